@@ -1,0 +1,257 @@
+"""Functions and files that a config names, found and checked.
+
+A method section is `dict(name=..., **arguments of that function)`: `bind`
+checks the arguments against the function's own signature, so there is no
+second list to keep. Every failure is a `UserError` of one line.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import pathlib
+import sys
+import traceback
+import types
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxreward.errors import UserError, nearest, one_line
+
+_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def find_file(path: str | os.PathLike[str]) -> pathlib.Path:
+  """The file as given, or beside the package where the path is relative."""
+  given = pathlib.Path(path).expanduser()
+  for candidate in (given, _REPOSITORY / given):
+    if candidate.is_file():
+      return candidate
+  raise UserError(f"{path}: no such file{_nearest_file(given)}")
+
+
+def _nearest_file(path: pathlib.Path) -> str:
+  for folder in (path.parent, _REPOSITORY / path.parent):
+    if folder.is_dir():
+      return nearest(
+        str(path),
+        [
+          str(path.parent / p.name)
+          for p in folder.glob(f"*{path.suffix or '.py'}")
+        ],
+      )
+  return ""
+
+
+def split_arg(spec: str) -> tuple[str, str | None]:
+  """Splits "configs/x.py:arg" into ("configs/x.py", "arg")."""
+  path, colon, arg = spec.partition(".py:")
+  return (path + ".py", arg) if colon else (spec, None)
+
+
+def load_module(
+  path: str | os.PathLike[str], *, fresh: bool = True
+) -> types.ModuleType:
+  """Runs a Python file and returns it as a module.
+
+  Args:
+    path: the file, absolute, or relative to the working directory or to the
+      repository.
+    fresh: run it again even if this process has run it before.
+  """
+  file = find_file(path).resolve()
+  name = f"{file.stem}_{zlib.crc32(str(file).encode()):08x}"
+  if not fresh and name in sys.modules:
+    return sys.modules[name]
+  spec = importlib.util.spec_from_file_location(name, file)
+  if spec is None or spec.loader is None:
+    raise UserError(f"{path}: not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module  # dataclasses and pickle look it up there
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:
+    del sys.modules[name]
+    raise blame(error, path, file) from error
+  return module
+
+
+def blame(
+  error: Exception, path: str | os.PathLike[str], file: pathlib.Path
+) -> UserError:
+  """The error as one line that names the file and the line at fault."""
+  if isinstance(error, UserError):
+    return error
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [f.lineno for f in frames if f.filename == str(file)]
+  if isinstance(error, SyntaxError) and error.filename == str(file):
+    lines.append(error.lineno)
+  where = f"{path}:{lines[-1]}" if lines else str(path)
+  return UserError(f"{where}: {one_line(error)}")
+
+
+def lookup(name: Any, registry: Mapping[str, Any], *, field: str) -> Any:
+  """Entry of a registry, or a line with the nearest name there is."""
+  if not isinstance(name, str) or name not in registry:
+    raise UserError(
+      f'config.{field}="{name}" is not known'
+      f"{nearest(str(name), registry)}; "
+      f"known: {', '.join(sorted(registry)) or 'none'}"
+    )
+  return registry[name]
+
+
+def resolve_callable(
+  spec: str, registry: Mapping[str, Callable[..., Any]], *, field: str
+) -> Callable[..., Any]:
+  """A function by registry name, "package.module.fn" or "file.py:fn".
+
+  Args:
+    spec: which function.
+    registry: names known to the package; they win.
+    field: config field that holds `spec`, for the error.
+  """
+  if not isinstance(spec, str) or spec in registry:
+    return lookup(spec, registry, field=field)
+  path, name = split_arg(spec)
+  if name is None and path.endswith(".py"):
+    raise UserError(
+      f"config.{field}={spec}: name the function too, as in {spec}:function"
+    )
+  if name is None and "." not in spec:
+    return lookup(spec, registry, field=field)
+  try:
+    if name is not None:
+      module = load_module(path, fresh=False)
+    else:
+      path, _, name = spec.rpartition(".")
+      module = importlib.import_module(path)
+  except UserError as error:
+    raise UserError(f"config.{field}={spec}: {error}") from error
+  except Exception as error:
+    raise UserError(f"config.{field}={spec}: {one_line(error)}") from error
+  found = getattr(module, name, None)
+  if not callable(found):
+    functions = [k for k, v in vars(module).items() if callable(v)]
+    raise UserError(
+      f'config.{field}={spec}: {path} has no function "{name}"'
+      f"{nearest(name, functions)}"
+    )
+  return found
+
+
+def bind(
+  section: ConfigDict,
+  registry: Mapping[str, Callable[..., Any]],
+  *,
+  field: str,
+  supplied: Sequence[str] = (),
+  positional: int = 0,
+  reserved: Sequence[str] = (),
+  key: str = "name",
+) -> functools.partial:
+  """The function a section names, with the section's arguments filled in.
+
+  Args:
+    section: `key` and keyword arguments of that function.
+    registry: functions by name; under key "fn" dotted paths and files too.
+    field: where the section lies, such as "objective", for errors.
+    supplied: names of arguments that the caller will give by keyword.
+    positional: how many leading arguments the caller gives by position.
+    reserved: fields of the section that are not arguments, such as "weight".
+    key: the field that names the function.
+
+  Returns:
+    A partial with the function's name, docstring and attributes.
+  """
+  if key not in section:
+    raise UserError(
+      f'config.{field} lacks "{key}"; known: {", ".join(sorted(registry))}'
+    )
+  find = resolve_callable if key == "fn" else lookup
+  fn = find(section[key], registry, field=f"{field}.{key}")
+  arguments = {
+    k: _plain(section[k]) for k in section if k not in {key, *reserved}
+  }
+  arguments = _checked(
+    fn, arguments, field, str(section[key]), set(supplied), positional
+  )
+  return functools.update_wrapper(functools.partial(fn, **arguments), fn)
+
+
+def _checked(
+  fn: Callable[..., Any],
+  arguments: dict[str, Any],
+  field: str,
+  name: str,
+  supplied: set[str],
+  positional: int,
+) -> dict[str, Any]:
+  """The arguments, in their types, if they and `supplied` suit the function."""
+  P = inspect.Parameter
+  parameters = list(inspect.signature(fn).parameters.values())
+  by_position = [
+    p
+    for p in parameters
+    if p.kind in (P.POSITIONAL_ONLY, P.POSITIONAL_OR_KEYWORD)
+  ]
+  takes_any = any(p.kind is P.VAR_POSITIONAL for p in parameters)
+  if len(by_position) < positional and not takes_any:
+    raise UserError(
+      f'config.{field}: "{name}" takes {len(by_position)} '
+      f"positional arguments; {positional} are given to it"
+    )
+  supplied = supplied | {p.name for p in by_position[:positional]}
+  named = {
+    p.name: p
+    for p in parameters
+    if p.kind in (P.POSITIONAL_OR_KEYWORD, P.KEYWORD_ONLY)
+  }
+  free = [n for n in named if n not in supplied]
+  open_ended = any(p.kind is P.VAR_KEYWORD for p in parameters)
+  for key in arguments:
+    if key in supplied:
+      raise UserError(
+        f"config.{field}.{key} is given by the program, not by the config"
+      )
+    if key not in named and not open_ended:
+      raise UserError(
+        f'config.{field}.{key} is no argument of "{name}"'
+        f"{nearest(key, free)}; it takes: {', '.join(free)}"
+      )
+  lacking = [
+    n for n in free if named[n].default is P.empty and n not in arguments
+  ]
+  if lacking:
+    raise UserError(
+      f'config.{field} lacks "{lacking[0]}", which "{name}" needs'
+    )
+  return {
+    k: _typed(f"config.{field}.{k}", v, named.get(k))
+    for k, v in arguments.items()
+  }
+
+
+def _typed(field: str, value: Any, parameter: Any) -> Any:
+  """The value if it has the type of the parameter's default, else a line."""
+  default = getattr(parameter, "default", None)
+  if isinstance(default, float) and type(value) is int:
+    return float(value)
+  if type(default) not in (bool, int, float, str) or type(value) is type(
+    default
+  ):
+    return value
+  raise UserError(
+    f"{field}={value!r}: expected {type(default).__name__}, as "
+    f"in the default {default!r}"
+  )
+
+
+def _plain(value: Any) -> Any:
+  return value.to_dict() if isinstance(value, ConfigDict) else value

@@ -1,0 +1,129 @@
+"""Many scores into one signal.
+
+A score that is not finite failed: its sample is masked, never counted as 0.
+Scores without a weight (held-out rewards) are left alone.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from jaxreward.errors import UserError
+from jaxreward.numerics import Mean, masked_mean, masked_std
+from jaxreward.types import Array, ArrayLike
+
+Scores = Mapping[str, Float[ArrayLike, "P G"]]
+Masks = Mapping[str, Bool[ArrayLike, "P G"]] | Bool[ArrayLike, "P G"]
+Weights = Mapping[str, float | int | ArrayLike]
+Signal = tuple[Float[Array, "P G"], Bool[Array, "P G"]]
+
+
+def weighted_sum(scores: Scores, masks: Masks, weights: Weights) -> Signal:
+  """Sum of raw scores, sum_k w_k r_k.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; the scores that take part.
+
+  Returns:
+    (signal, mask): a sample stays only when all its weighted scores are
+    valid; the signal is 0 elsewhere.
+  """
+  mask = _valid(scores, masks, weights)
+  total = sum(
+    weight * jnp.where(mask, scores[name], 0.0)
+    for name, weight in weights.items()
+  )
+  return jnp.asarray(total), mask
+
+
+def advantage_sum(
+  scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-6
+) -> Signal:
+  """Sum of each score's own group advantage, sum_k w_k A_k.
+
+  A_k = (r_k - mean_G r_k) / (std_G r_k + epsilon): a weight then means the
+  same for every score, whatever its scale or offset, and a score that is
+  equal over a group drops out there. Follow it with an advantage that does
+  not divide again, `dict(name="group", std="none")`.
+
+  The published codes add 1e-8 to 1e-4 to the standard deviation; the default
+  is small so that rescaling a score hardly shows.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; the scores that take part.
+    epsilon: added to each group's standard deviation.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`; the statistics are over the samples
+    that stay.
+  """
+  mask = _valid(scores, masks, weights)
+  total = sum(
+    weight * _group_score(scores[name], mask, epsilon)
+    for name, weight in weights.items()
+  )
+  return jnp.asarray(total), mask
+
+
+def gdpo(
+  scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-6
+) -> Signal:
+  """`advantage_sum`, whitened over the batch (GDPO).
+
+  (S - mean S) / (std S + epsilon) over all valid samples keeps the size of
+  the signal independent of the number of scores (Liu et al. 2026, group
+  reward-decoupled normalisation). Follow it with
+  `dict(name="group", std="none")`.
+  """
+  total, mask = advantage_sum(scores, masks, weights, epsilon=epsilon)
+  centred = total - masked_mean(total, mask)
+  scale = masked_std(total, mask) + epsilon
+  return jnp.where(mask, centred / jnp.where(scale > 0, scale, 1), 0.0), mask
+
+
+def failures(scores: Scores, masks: Masks) -> dict[str, Mean]:
+  """Share of failed samples per score, `{"failed/<name>": Mean}`.
+
+  A sample that was already masked out (padding) is not counted.
+  """
+  return {
+    f"failed/{name}": Mean.of(~jnp.isfinite(score), _mask_of(name, masks))
+    for name, score in scores.items()
+  }
+
+
+def _mask_of(name: str, masks: Masks) -> Array:
+  mask = masks[name] if isinstance(masks, Mapping) else masks
+  return jnp.asarray(mask, bool)
+
+
+def _valid(scores, masks, weights):
+  """Where every weighted score is valid, [P, G]."""
+  missing = sorted(set(weights) - set(scores))
+  if missing or not weights:
+    raise UserError(
+      f"no score for the weighted reward(s) {', '.join(missing) or '(none)'}; "
+      f"there are: {', '.join(sorted(scores))}."
+    )
+  valid = [
+    _mask_of(name, masks) & jnp.isfinite(scores[name]) for name in weights
+  ]
+  return functools.reduce(jnp.logical_and, valid)
+
+
+def _group_score(score, valid, epsilon):
+  """Masked z-score along the group; exactly 0 for equal scores."""
+  low = jnp.min(score, axis=1, keepdims=True, where=valid, initial=jnp.inf)
+  # From the smallest entry, so that equal scores are exact zeros.
+  shifted = jnp.where(valid, score - jnp.where(valid, low, 0.0), 0.0)
+  centred = shifted - masked_mean(shifted, valid, axis=1, keepdims=True)
+  scale = masked_std(shifted, valid, axis=1, keepdims=True) + epsilon
+  return jnp.where(valid, centred / jnp.where(scale > 0, scale, 1.0), 0.0)

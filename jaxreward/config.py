@@ -1,0 +1,333 @@
+"""Configs: files with `get_config(arg)`, checked overrides, bound arguments.
+
+A config is a locked `ml_collections.ConfigDict` of numbers, text, booleans,
+tuples and sections. Every failure is a `UserError` of one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from jaxreward.binding import (
+  bind,
+  blame,
+  find_file,
+  load_module,
+  lookup,
+  resolve_callable,
+  split_arg,
+)
+from jaxreward.errors import UserError, nearest, one_line
+
+__all__ = [
+  "bind",
+  "differences",
+  "find_file",
+  "from_json",
+  "load",
+  "load_module",
+  "load_sibling",
+  "lookup",
+  "override",
+  "parse_arg",
+  "resolve_callable",
+  "split_arg",
+  "to_json",
+]
+
+# Sections that take new entries and arguments from the command line.
+OPEN_SECTIONS = ("rewards", "heldout_rewards")
+# Sections that are one method: `name` and the arguments of that function.
+METHOD_SECTIONS = ("objective", "advantage")
+# Fields (or whole sections) that may change when a run is resumed: they do not
+# change its results, or, for the mesh, only within float tolerance.
+NOT_RESULTS = (
+  "workdir",
+  "checkpoint",
+  "logging",
+  "mesh",
+  "progress",
+  "report",
+)
+
+_ABSENT = object()
+
+
+def load_config_file(spec: str) -> ConfigDict:
+  """`get_config` of "configs/x.py" or "configs/x.py:arg", not yet locked."""
+  path, arg = split_arg(spec)
+  module = load_module(path)
+  get_config = getattr(module, "get_config", None)
+  if not callable(get_config):
+    raise UserError(f"{path}: defines no function get_config(arg)")
+  takes_arg = bool(inspect.signature(get_config).parameters)
+  if arg is not None and not takes_arg:
+    raise UserError(f'{path}: get_config takes no argument, got "{arg}"')
+  try:
+    config = get_config(arg) if takes_arg else get_config()
+  except Exception as error:
+    raise blame(error, path, find_file(path).resolve()) from error
+  if isinstance(config, Mapping):
+    config = ConfigDict(config)
+  if not isinstance(config, ConfigDict):
+    raise UserError(
+      f"{path}: get_config returned {type(config).__name__}, not a ConfigDict"
+    )
+  return config
+
+
+def load_sibling(spec: str, beside: str) -> ConfigDict:
+  """Config of a file near another: `load_sibling("base.py", __file__)`."""
+  return load_config_file(str(pathlib.Path(beside).resolve().parent / spec))
+
+
+def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+  """Loads a config file, applies the overrides in order and locks it.
+
+  Args:
+    spec: "configs/x.py" or "configs/x.py:arg".
+    overrides: pairs of a dotted field and its value as text.
+  """
+  config = load_config_file(spec)
+  override(config, overrides)
+  return config
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
+  """Typed values of "a=1,b" style config arguments.
+
+  Args:
+    arg: comma-separated `name=value` entries; a bare name of a boolean is
+      true; a bare value goes to the first name.
+    **defaults: the names there are, with their default values.
+  """
+  values = dict(defaults)
+  for entry in filter(None, (arg or "").split(",")):
+    name, equals, text = entry.partition("=")
+    if not equals:
+      is_flag = isinstance(defaults.get(name), bool)
+      name, text = (name, "true") if is_flag else (next(iter(defaults)), entry)
+    if name not in defaults:
+      raise UserError(
+        f'config argument "{name}" is unknown{nearest(name, defaults)}'
+      )
+    default = defaults[name]
+    values[name] = _parse(f"argument {name}", text, type(default), default)
+  return values
+
+
+def override(config: ConfigDict, pairs: Sequence[tuple[str, str]]) -> None:
+  """Sets fields from text, each to its own type, and locks the config."""
+  with config.unlocked():
+    for key, text in pairs:
+      _switch_method(config, key, text)
+    for key, text in pairs:
+      _set(config, key, text)
+  config.lock()
+
+
+def _switch_method(config: ConfigDict, key: str, text: str) -> None:
+  """Another method by name starts from that method's own defaults."""
+  section, _, field = key.partition(".")
+  if section not in METHOD_SECTIONS or field != "name":
+    return
+  old = config.get(section, {})
+  if old and old.get("name") != text:
+    dropped = [k for k in old if k != "name"]
+    if dropped:
+      logging.info(
+        "config.%s is %s now: dropped the arguments of %s (%s)",
+        section, text, old.get("name"), ", ".join(dropped),
+      )  # fmt: skip
+    config[section] = ConfigDict({"name": text})
+
+
+def _is_open(parts: Sequence[str]) -> bool:
+  """Whether the section at this path takes new fields."""
+  return bool(parts) and (
+    parts[0] in OPEN_SECTIONS
+    or (parts[0] in METHOD_SECTIONS and len(parts) == 1)
+  )
+
+
+def _set(config: ConfigDict, key: str, text: str) -> None:
+  *sections, last = parts = key.split(".")
+  node = config
+  for i, part in enumerate(sections):
+    if part not in node:
+      if not _is_open(parts[:i]) and part not in OPEN_SECTIONS:
+        raise _unknown(config, node, key)
+      node[part] = ConfigDict()
+    node = node[part]
+    if not isinstance(node, ConfigDict):
+      raise UserError(
+        f"config.{key}: config.{'.'.join(parts[: i + 1])} is "
+        f"{node!r}, not a section"
+      )
+  if last not in node:
+    if not _is_open(sections):
+      raise _unknown(config, node, key)
+    node[last] = _literal(text)
+  elif sections and sections[0] in OPEN_SECTIONS and _is_none(text):
+    del node[last]
+  elif isinstance(node[last], ConfigDict):
+    node[last] = _parse_section(key, text, node[last])
+  else:
+    value = _parse(f"config.{key}", text, node.get_type(last), node[last])
+    try:
+      node[last] = value
+    except TypeError as error:
+      raise UserError(f"config.{key}={text}: {one_line(error)}") from error
+
+
+def _unknown(config: ConfigDict, node: ConfigDict, key: str) -> UserError:
+  """Names the nearest field: the same last word elsewhere goes first."""
+  paths = list(_flatten(config))
+  last = key.rpartition(".")[2]
+  same = [p for p in paths if p.rpartition(".")[2] == last]
+  hint = nearest(key, same) or (f' (did you mean "{same[0]}"?)' if same else "")
+  hint = hint or nearest(key, paths)
+  if not hint:
+    hint = f"; the fields there are {', '.join(sorted(node))}"
+  return UserError(f"config.{key}: no such field{hint}")
+
+
+def _is_none(text: str) -> bool:
+  return text.lower() == "none"
+
+
+def _literal(text: str) -> Any:
+  """A Python literal, true, false or none, or else the text itself."""
+  words = {"true": True, "false": False, "none": None}
+  if text.lower() in words:
+    return words[text.lower()]
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
+    return text
+  return ConfigDict(value) if isinstance(value, dict) else value
+
+
+def _parse_section(key: str, text: str, section: ConfigDict) -> ConfigDict:
+  value = _literal(text)
+  if _is_open(key.split(".")) and isinstance(value, ConfigDict):
+    return value
+  raise UserError(
+    f"config.{key}={text}: this is a section; set one of its "
+    f"fields: {', '.join(sorted(section))}"
+  )
+
+
+def _parse(field: str, text: str, kind: type, current: Any) -> Any:
+  """Text as a value of the field's type, or a line that says what it takes."""
+  if _is_none(text) and current is None:
+    return None
+  if kind is type(None):
+    return _literal(text)
+  if kind in (tuple, list):
+    return kind(_parse_sequence(field, text, current or ()))
+  booleans = {"true": True, "false": False, "1": True, "0": False}
+  readers: dict[type, tuple[Callable[[str], Any], str]] = {
+    bool: (lambda t: booleans[t.lower()], "true or false"),
+    int: (int, "an integer"),
+    float: (float, "a number"),
+    str: (str, "text"),
+  }
+  read, expected = readers.get(kind, (_literal, kind.__name__))
+  try:
+    value = read(text)
+    if kind not in readers and not isinstance(value, kind):
+      raise ValueError
+  except (ValueError, KeyError):
+    if isinstance(current, tuple | list):
+      text, expected = f"...{text}...", f"{expected} in each place"
+      current = ",".join(map(str, current))
+    example = "" if current is None else f", as in {field}={current}"
+    raise UserError(f"{field}={text}: expected {expected}{example}") from None
+  return value
+
+
+def _parse_sequence(field: str, text: str, current: Sequence[Any]) -> list[Any]:
+  """Items of "(1, 2)", "1,2" or "a,b", each of the type of those there."""
+  value = _literal(text)
+  if isinstance(value, str):
+    value = [t.strip().strip("\"'") for t in text.strip("()[] ").split(",")]
+    value = [t for t in value if t]
+  items = list(value) if isinstance(value, list | tuple) else [value]
+  kinds = {type(c) for c in current}
+  if len(kinds) != 1:
+    return items
+  kind = kinds.pop()
+  if kind in (bool, int, float, str):
+    return [_parse(field, str(i), kind, current) for i in items]
+  return items
+
+
+def to_json(config: ConfigDict) -> str:
+  """The resolved config as JSON text; infinities are kept, as {"$float"}."""
+  return json.dumps(_encode("config", config), indent=2, allow_nan=False)
+
+
+def _encode(field: str, value: Any) -> Any:
+  if isinstance(value, ConfigDict | dict):
+    return {k: _encode(f"{field}.{k}", value[k]) for k in sorted(value)}
+  if isinstance(value, list | tuple):
+    return [_encode(field, v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return {"$float": str(value)}
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise UserError(
+    f"{field} holds a {type(value).__name__}; a config holds "
+    "numbers, text, booleans, tuples and sections"
+  )
+
+
+def from_json(text: str) -> ConfigDict:
+  """The config back from `to_json`, locked; every list becomes a tuple."""
+  value = _decode(json.loads(text))
+  if not isinstance(value, dict):
+    raise ValueError(f"expected an object, found {value!r}")
+  return ConfigDict(value).lock()
+
+
+def _decode(value: Any) -> Any:
+  if isinstance(value, dict):
+    if set(value) == {"$float"}:
+      return float(value["$float"])
+    return {k: _decode(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return tuple(_decode(v) for v in value)
+  return value
+
+
+def _flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for key in config:
+    value = config[key]
+    if isinstance(value, ConfigDict) and value:
+      flat.update(_flatten(value, f"{prefix}{key}."))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+  """Lines "field: old -> new" for what changes results; empty if nothing."""
+  before, after = (_flatten(from_json(to_json(c))) for c in (old, new))
+  show = lambda v: "(absent)" if v is _ABSENT else repr(v)
+  lines = []
+  for key in sorted(before.keys() | after.keys()):
+    a, b = before.get(key, _ABSENT), after.get(key, _ABSENT)
+    if key.split(".")[0] not in NOT_RESULTS and show(a) != show(b):
+      lines.append(f"{key}: {show(a)} -> {show(b)}")
+  return lines

@@ -1,0 +1,1 @@
+"""Prompts, preferences, images and the embedded scenes."""

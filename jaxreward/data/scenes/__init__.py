@@ -1,0 +1,1 @@
+"""Procedural scenes: a grammar, a renderer and a detector that agree."""

@@ -1,0 +1,1 @@
+"""Numbers about a policy that the training loss does not see."""

@@ -1,0 +1,97 @@
+"""Share of right pictures, by kind of prompt and over all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreward.evaluation.intervals import Values, wilson
+
+
+def share(strict: np.ndarray) -> dict[str, Any]:
+  """Mean of 0/1 values [N] as {accuracy, n, low, high}, Wilson at 95 %.
+
+  `accuracy` is NaN when N is 0.
+  """
+  n = int(strict.size)
+  low, high = wilson(float(strict.sum()), n)
+  accuracy = float(strict.mean()) if n else math.nan
+  return {"accuracy": accuracy, "n": n, "low": low, "high": high}
+
+
+def by_kind(
+  strict: Values,
+  kind: Values,
+  mask: Values | None = None,
+  *,
+  names: Sequence[str] | None = None,
+) -> dict[str, dict[str, Any]]:
+  """Accuracy of each kind that occurs.
+
+  Args:
+    strict: [N], 1 for a right picture, 0 for a wrong one.
+    kind: int [N], an index into `names`.
+    mask: bool [N], False for padding; None keeps all.
+    names: of the kinds; None names them by number.
+
+  Returns:
+    kind name -> {accuracy, n, low, high}, in the order of the kinds.
+  """
+  strict, kind, keep = _flat(strict, kind, mask)
+  strict, kind = strict[keep], kind[keep]
+  present = sorted({int(k) for k in kind})
+  label = (lambda k: names[k]) if names is not None else str
+  return {label(k): share(strict[kind == k]) for k in present}
+
+
+def summarise(
+  strict: Values,
+  kind: Values,
+  mask: Values | None = None,
+  *,
+  names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+  """Accuracy over samples, over kinds and within kinds.
+
+  A sample whose verdict is not finite failed to be judged: it enters no mean
+  and is counted under `failed`.
+
+  Args:
+    strict: [N], 1 for a right picture, 0 for a wrong one.
+    kind: int [N], an index into `names`.
+    mask: bool [N], False for padding; None keeps all.
+    names: of the kinds; None names them by number.
+
+  Returns:
+    {strict: mean over samples, mean_over_kinds: every kind weighs the same,
+    n, failed, interval: [low, high] of `strict`, kinds: see `by_kind`}.
+  """
+  values, kinds, keep = _flat(strict, kind, mask)
+  wanted = int(np.sum(np.ones_like(values) if mask is None else mask))
+  overall = share(values[keep])
+  table = by_kind(values, kinds, keep, names=names)
+  rates = [row["accuracy"] for row in table.values()]
+  return {
+    "strict": overall["accuracy"],
+    "mean_over_kinds": float(np.mean(rates)) if rates else math.nan,
+    "n": overall["n"],
+    "failed": wanted - overall["n"],
+    "interval": [overall["low"], overall["high"]],
+    "kinds": table,
+  }
+
+
+def _flat(strict, kind, mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """(values, kinds, keep), all [N]; keep drops padding and failures."""
+  strict = np.asarray(strict, np.float64)
+  kind = np.asarray(kind)
+  keep = np.ones(strict.shape, bool) if mask is None else np.asarray(mask, bool)
+  if not strict.shape == kind.shape == keep.shape or strict.ndim != 1:
+    raise ValueError(
+      "strict, kind and mask must share one shape [N], got "
+      f"{strict.shape}, {kind.shape}, {keep.shape}"
+    )
+  return strict, kind, keep & np.isfinite(strict)

@@ -1,0 +1,198 @@
+"""An evaluation as plain text and as JSON.
+
+An evaluation is a nested dict:
+
+  {"before": {setting: numbers}, "after": {setting: numbers},
+   "reward_model": {"accuracy", "low", "high", "n"}}
+
+where a setting names how pictures were drawn, such as "guidance_scale=1.0",
+and its numbers are {"strict", "n", "interval": [low, high], "kinds": {kind:
+{"accuracy", "n", "low", "high"}}, "rewards": {name: mean}} and further
+scalars. Every part may be missing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+SCALARS = (
+  ("strict", "strict accuracy"),
+  ("mean_over_kinds", "mean over kinds"),
+  ("diversity", "diversity"),
+  ("kl", "KL to base"),
+  ("texture", "texture"),
+  ("out_of_range", "out of range"),
+)
+_NOT_ROWS = ("interval", "kinds", "rewards", "n", "failed")
+
+
+def plain(value: Any) -> Any:
+  """The value in JSON's types: arrays become lists, NaN and inf null."""
+  if isinstance(value, Mapping):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple, set, frozenset)):
+    return [plain(v) for v in value]
+  if value is None or isinstance(value, (bool, str, int)):
+    return value
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if hasattr(value, "dtype"):
+    return plain(np.asarray(value).astype(object).tolist())
+  return str(value)
+
+
+def to_json(value: Any, *, indent: int | None = 2) -> str:
+  """Strict JSON text of a nested value (see `plain`)."""
+  return json.dumps(
+    plain(value), indent=indent, allow_nan=False, ensure_ascii=False
+  )
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes a file whole or not at all: beside it first, then renamed."""
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+  try:
+    beside.write_bytes(text.encode("utf-8"))
+    beside.replace(path)
+  except BaseException:
+    beside.unlink(missing_ok=True)
+    raise
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+  """`to_json` into a file, whole or not at all."""
+  write_text(path, to_json(value) + "\n")
+
+
+def settings(evaluation: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+  """Columns of the evaluation table: (heading, numbers), before first."""
+  columns = []
+  for side in ("before", "after"):
+    for setting, numbers in (evaluation.get(side) or {}).items():
+      if isinstance(numbers, Mapping):
+        columns.append((f"{side}, {setting_label(setting)}", dict(numbers)))
+  return columns
+
+
+def setting_label(setting: str) -> str:
+  """A setting's key for people: "guidance_scale=3.0" -> "guidance 3"."""
+  name, equals, value = setting.partition("=")
+  try:
+    value = f"{float(value):g}"
+  except ValueError:
+    pass
+  name = name.replace("guidance_scale", "guidance").replace("_", " ")
+  return f"{name} {value}" if equals else name
+
+
+def evaluation_rows(
+  evaluation: Mapping[str, Any],
+) -> tuple[list[str], list[list[str]]]:
+  """The evaluation as text cells.
+
+  Returns:
+    (headings, rows): the first cell of each is the name of the number; what
+    no setting holds has no row, what one setting lacks is "–".
+  """
+  columns = settings(evaluation)
+  numbers = [n for _, n in columns]
+  rows = [
+    [
+      label,
+      *(
+        _share_cell(n) if key == "strict" else cell(n.get(key)) for n in numbers
+      ),
+    ]
+    for key, label in _scalar_rows(numbers)
+  ]
+  for kind in _union(numbers, "kinds"):
+    cells = (_kind_cell((n.get("kinds") or {}).get(kind)) for n in numbers)
+    rows.append([kind, *cells])
+  for name in _union(numbers, "rewards"):
+    cells = (cell((n.get("rewards") or {}).get(name)) for n in numbers)
+    rows.append([f"reward {name}", *cells])
+  if numbers:
+    rows.append(["pictures", *(cell(n.get("n")) for n in numbers)])
+  return ["", *(heading for heading, _ in columns)], rows
+
+
+def evaluation_table(evaluation: Mapping[str, Any]) -> str:
+  """The evaluation as aligned plain text, one column per setting."""
+  headings, rows = evaluation_rows(evaluation)
+  lines = [aligned([headings, *rows])] if rows else []
+  model = evaluation.get("reward_model")
+  if model:
+    share = _kind_cell(model)
+    lines.append(
+      f"reward model pair accuracy {share}, n {cell(model.get('n'))}"
+    )
+  return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+  """Columns padded to one width: the first to the left, others to the right."""
+  widths = [max(len(c) for c in column) for column in zip(*rows, strict=True)]
+  pad = lambda i, text: (
+    text.ljust(widths[i]) if i == 0 else text.rjust(widths[i])
+  )
+  lines = ("  ".join(pad(i, c) for i, c in enumerate(row)) for row in rows)
+  return "\n".join(line.rstrip() for line in lines)
+
+
+def cell(value: Any) -> str:
+  """One number for people; "–" for what is missing or not finite.
+
+  Whole numbers as they are, from 0.1 on three decimals, below three digits.
+  """
+  if value is None or isinstance(value, str):
+    return value or "–"
+  if isinstance(value, int):
+    return f"{value}"
+  number = float(value)
+  if not math.isfinite(number):
+    return "–"
+  plain_size = number == 0 or 0.1 <= abs(number) < 1e5
+  return f"{number:.3f}" if plain_size else f"{number:.3g}"
+
+
+def _share_cell(numbers: Mapping[str, Any]) -> str:
+  low, high = numbers.get("interval") or (None, None)
+  return _kind_cell(
+    {"accuracy": numbers.get("strict"), "low": low, "high": high}
+  )
+
+
+def _kind_cell(row: Mapping[str, Any] | None) -> str:
+  """ ".613 [.568, .656]" from {accuracy, low, high}."""
+  if not row or row.get("accuracy") is None:
+    return "–"
+  text = cell(float(row["accuracy"]))
+  if row.get("low") is None or row.get("high") is None:
+    return text
+  return f"{text} [{cell(float(row['low']))}, {cell(float(row['high']))}]"
+
+
+def _scalar_rows(numbers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+  """(key, label) of every scalar that a setting holds, known ones first."""
+  held: dict[str, None] = {}
+  for n in numbers:
+    for key, value in n.items():
+      if isinstance(value, (int, float)) and key not in _NOT_ROWS:
+        held[key] = None
+  known = [(key, label) for key, label in SCALARS if key in held]
+  names = {key for key, _ in SCALARS}
+  return known + [(k, k.replace("_", " ")) for k in held if k not in names]
+
+
+def _union(numbers: Sequence[Mapping[str, Any]], part: str) -> list[str]:
+  """Names under `part` in any setting, in order of appearance."""
+  return list(dict.fromkeys(k for n in numbers for k in n.get(part) or {}))

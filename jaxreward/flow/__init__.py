@@ -1,0 +1,1 @@
+"""Probability path, time schedules, samplers and their log-probabilities."""

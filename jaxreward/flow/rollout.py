@@ -1,0 +1,223 @@
+"""Rollouts: from keys to samples, one scan over the denoising steps.
+
+Samples lie on one flat axis of B rows (see `layout`), cut into chunks of a
+fixed micro-batch. The update cuts its batches the same way, so both run the
+network at one shape. Step facts (times, coefficients, index) are made before
+the scan and fed to it; the body is pure, and its noise depends on nothing but
+the sample's key and the step's index.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward import rng
+from jaxreward.flow import guidance, steppers
+from jaxreward.types import Array, Cond, Params, Policy, Trajectory
+
+INITIAL_NOISE = 0xFFFF  # folded in place of a step index
+
+
+@flax.struct.dataclass
+class Layout:
+  """Which prompt and member every row of the flat sample axis is.
+
+  Row b = m * C + c belongs to chunk c of C, place m of M, so that an axis
+  sharded over devices stays sharded when it is cut into chunks.
+
+  Attributes:
+    prompt_index: int32 [B].
+    member: int32 [B].
+    mask: bool [B], False for padding.
+    chunks: C, static.
+  """
+
+  prompt_index: Array
+  member: Array
+  mask: Array
+  chunks: int = flax.struct.field(pytree_node=False)
+
+
+def make_layout(
+  prompts: int, group: int, microbatch: int, devices: int = 1
+) -> Layout:
+  """Lays P x G samples out in chunks of at most `microbatch` rows.
+
+  Prompts, group, micro-batch and devices need not divide one another: the
+  micro-batch is rounded up to a multiple of the devices and the last chunk is
+  padded under a mask.
+  """
+  total = prompts * group
+  rows = min(microbatch, total)
+  rows = -(-rows // devices) * devices
+  chunks = -(-total // rows)
+  sample = np.arange(rows * chunks)
+  mask = sample < total
+  sample = np.where(mask, sample, 0)
+  return Layout(
+    prompt_index=(sample // group).astype(np.int32),
+    member=(sample % group).astype(np.int32),
+    mask=mask,
+    chunks=chunks,
+  )
+
+
+def to_chunks(x: Array, chunks: int) -> Array:
+  """[B, ...] -> [C, M, ...]."""
+  return x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
+
+
+def from_chunks(x: Array) -> Array:
+  """[C, M, ...] -> [B, ...]."""
+  x = x.swapaxes(0, 1)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def to_groups(x: Array, prompts: int, group: int) -> Array:
+  """[B, ...] -> [P, G, ...], padding dropped."""
+  return x[: prompts * group].reshape(prompts, group, *x.shape[1:])
+
+
+def from_groups(x: Array, layout: Layout) -> Array:
+  """[P, G] -> [B]; padding repeats the first sample, under the mask."""
+  return x[layout.prompt_index, layout.member]
+
+
+def gather_cond(cond: Cond, index: Array) -> Cond:
+  """Rows of a per-prompt conditioning, one per sample."""
+  return jax.tree.map(lambda c: c[index], cond)
+
+
+def _step(policy, params, cond, uncond, scale, keys, x, step, index):
+  """One denoising step: next latents, log-probability, velocity."""
+  t = jnp.full((x.shape[0],), step.t)
+  v = guidance.guided_velocity(policy, params, x, t, cond, uncond, scale)
+  mean = steppers.mean(x, v, step)
+
+  def draw():
+    noise = rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
+    return mean + step.std * noise
+
+  x_next = jax.lax.cond(step.std > 0, draw, lambda: mean)
+  x_next = jax.lax.optimization_barrier(x_next)
+  return x_next, steppers.log_prob(x_next, mean, step), v
+
+
+def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+  """x_1 of every sample, float32 [B, *shape]."""
+  return rng.normal_each(rng.fold_each(keys, INITIAL_NOISE), shape)
+
+
+def sample_chunk(
+  policy: Policy,
+  params: Params,
+  keys: Array,
+  cond: Cond,
+  uncond: Cond | None,
+  table: steppers.StepTable,
+  *,
+  guidance_scale: float = 1.0,
+  record: bool = True,
+):
+  """Runs one micro-batch from noise to sample.
+
+  Args:
+    policy: the policy.
+    params: its parameters.
+    keys: typed keys [M], one per sample.
+    cond: leaves [M, ...].
+    uncond: leaves [1, ...] or None.
+    table: constants of T steps.
+    guidance_scale: static.
+    record: keep every latent and log-probability; False returns the sample.
+
+  Returns:
+    x_0 [M, H, W, C], and (latents [T + 1, M, ...], log_probs [T, M]) or None.
+  """
+  x1 = initial_noise(keys, policy.latent_shape)
+  table = jax.tree.map(jnp.asarray, table)
+  index = jnp.arange(table.t.shape[0], dtype=jnp.uint32)
+
+  def body(x, facts):
+    step, i = facts
+    x_next, log_p, _ = _step(
+      policy, params, cond, uncond, guidance_scale, keys, x, step, i
+    )
+    return x_next, (x_next, log_p) if record else None
+
+  x0, rest = jax.lax.scan(body, x1, (table, index))
+  if not record:
+    return x0, None
+  latents, log_probs = rest
+  return x0, (jnp.concatenate([x1[None], latents]), log_probs)
+
+
+def rollout(
+  policy: Policy,
+  params: Params,
+  key: Array,
+  tokens: Array,
+  prompt_ids: Array,
+  layout: Layout,
+  table: steppers.StepTable,
+  *,
+  guidance_scale: float = 1.0,
+  record: bool = True,
+) -> Trajectory:
+  """Samples G pictures for each of P prompts.
+
+  Args:
+    policy: the policy.
+    params: its parameters.
+    key: scalar key of this iteration's rollout stream.
+    tokens: int32 [P, L].
+    prompt_ids: uint32 [P].
+    layout: from `make_layout`.
+    table: constants of T steps.
+    guidance_scale: classifier-free guidance, static.
+    record: False leaves only the samples, as latents [1, B, ...].
+
+  Returns:
+    A Trajectory; log-probabilities are of the (guided) step that was taken.
+  """
+  cond, uncond = guidance.conditioning(policy, params, tokens, guidance_scale)
+  index = jnp.asarray(layout.prompt_index)
+  member = jnp.asarray(layout.member)
+  keys = rng.sample_keys(key, jnp.asarray(prompt_ids)[index], member)
+
+  run = functools.partial(
+    sample_chunk,
+    policy,
+    params,
+    table=table,
+    guidance_scale=guidance_scale,
+    record=record,
+  )
+  chunked = (
+    to_chunks(keys, layout.chunks),
+    to_chunks(index, layout.chunks),
+  )
+  x0, recorded = jax.lax.map(
+    lambda c: run(c[0], gather_cond(cond, c[1]), uncond), chunked
+  )
+  x0 = from_chunks(x0)
+  if record:
+    latents, log_probs = (
+      from_chunks(r.swapaxes(1, 2)).swapaxes(0, 1) for r in recorded
+    )
+  else:
+    latents = x0[None]
+    log_probs = jnp.zeros((table.t.shape[0], x0.shape[0]))
+  return Trajectory(
+    latents=latents,
+    log_probs=log_probs,
+    velocities=None,
+    prompt_index=index,
+    member=member,
+    mask=jnp.asarray(layout.mask),
+  )

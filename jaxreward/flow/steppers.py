@@ -1,0 +1,180 @@
+"""One denoising step as a Gaussian: mean and standard deviation.
+
+A step goes from t to t' < t with delta = t - t' > 0. Every stochastic sampler
+here has a mean that is affine in (x_t, v), so a step is four numbers:
+
+  mean = c_x x_t + c_v v,   x_{t'} = mean + std xi,   xi ~ N(0, I).
+
+The coefficients depend on times alone. They are computed once, in float64 on
+the host, and fed to the scan: rollout and update read the same constants.
+
+Flow-SDE (Flow-GRPO, Liu et al., 2025, eq. 9) and Dance-SDE (DanceGRPO, Xue et
+al., 2025) share the mean
+  x - delta [v + s^2 / (2 t) (x + (1 - t) v)],   std = s sqrt(delta),
+with s = a sqrt(t / (1 - t)) and s = eta. CPS (FlowCPS, Wang and Yu, 2025) puts
+  (1 - t') x0_hat + t' cos(a pi / 2) x1_hat,    std = t' sin(a pi / 2),
+which keeps the total noise at t' exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.struct
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxreward.errors import UserError
+from jaxreward.flow import path
+from jaxreward.types import Array, ArrayLike
+
+LOG_2PI = float(np.log(2 * np.pi))
+
+
+@flax.struct.dataclass
+class StepTable:
+  """Constants of T steps, each float32 [T].
+
+  Attributes:
+    t: time before the step.
+    t_next: time after it.
+    c_x: factor of x_t in the mean.
+    c_v: factor of the velocity in the mean.
+    std: standard deviation; 0 for a deterministic step.
+    diffusion: s, with std = s sqrt(delta) (for CPS std / sqrt(delta)).
+    log_scale: 1 where log-probabilities carry variance and constants; 0 where
+      published code drops them (CPS).
+  """
+
+  t: ArrayLike
+  t_next: ArrayLike
+  c_x: ArrayLike
+  c_v: ArrayLike
+  std: ArrayLike
+  diffusion: ArrayLike
+  log_scale: ArrayLike
+
+
+def _ode(t, t_next):
+  delta = t - t_next
+  return np.ones_like(t), -delta, np.zeros_like(t)
+
+
+def _score_sde(t, t_next, s):
+  delta = t - t_next
+  c_x = 1 - s**2 * delta / (2 * t)
+  c_v = -delta * (1 + s**2 * (1 - t) / (2 * t))
+  return c_x, c_v, s * np.sqrt(delta)
+
+
+def _cps(t, t_next, noise_level):
+  keep = t_next * np.cos(noise_level * np.pi / 2)
+  # x0_hat = x - t v and x1_hat = x + (1 - t) v.
+  c_x = (1 - t_next) + keep
+  c_v = -(1 - t_next) * t + keep * (1 - t)
+  return c_x, c_v, t_next * np.sin(noise_level * np.pi / 2)
+
+
+def _table(times, coefficients, log_scale=1.0, noisy=None) -> StepTable:
+  t, t_next = times[:-1], times[1:]
+  c_x, c_v, std = coefficients
+  if noisy is not None:
+    o_x, o_v, o_std = _ode(t, t_next)
+    c_x, c_v = np.where(noisy, c_x, o_x), np.where(noisy, c_v, o_v)
+    std = np.where(noisy, std, o_std)
+  rows = (
+    t,
+    t_next,
+    c_x,
+    c_v,
+    std,
+    std / np.sqrt(t - t_next),
+    np.full_like(t, log_scale),
+  )
+  return StepTable(*(np.asarray(r, np.float32) for r in rows))
+
+
+def ode(times: np.ndarray, noisy=None) -> StepTable:
+  """Euler steps of the probability-flow ODE; nothing is drawn."""
+  times = np.asarray(times, np.float64)
+  return _table(times, _ode(times[:-1], times[1:]), noisy=noisy)
+
+
+def flow_sde(
+  times: np.ndarray, noisy=None, *, noise_level: float = 0.7
+) -> StepTable:
+  """Flow-SDE, s = a sqrt(t / (1 - t)).
+
+  At t = 1 the denominator is taken at the next time, as the authors do, which
+  makes the first standard deviation exactly a.
+  """
+  _positive("noise_level", noise_level)
+  times = np.asarray(times, np.float64)
+  t = times[:-1]
+  below = np.where(t >= 1, times[1:], t)
+  s = noise_level * np.sqrt(t / np.maximum(1 - below, 1e-12))
+  return _table(times, _score_sde(t, times[1:], s), noisy=noisy)
+
+
+def dance_sde(
+  times: np.ndarray, noisy=None, *, noise_level: float = 0.3
+) -> StepTable:
+  """Dance-SDE, constant s = eta."""
+  _positive("noise_level", noise_level)
+  times = np.asarray(times, np.float64)
+  s = np.full_like(times[:-1], noise_level)
+  return _table(times, _score_sde(times[:-1], times[1:], s), noisy=noisy)
+
+
+def cps(
+  times: np.ndarray, noisy=None, *, noise_level: float = 0.8
+) -> StepTable:
+  """Coefficients-preserving sampling; its log-probability drops the scale."""
+  _positive("noise_level", noise_level)
+  times = np.asarray(times, np.float64)
+  coefficients = _cps(times[:-1], times[1:], noise_level)
+  return _table(times, coefficients, log_scale=0.0, noisy=noisy)
+
+
+def _positive(field: str, value: float):
+  if not value > 0:
+    raise UserError(
+      f"rollout.sampler.{field}={value}: a stochastic sampler needs a positive"
+      ' value; for none use rollout.sampler.name="ode"'
+    )
+
+
+REGISTRY: dict[str, Callable[..., StepTable]] = {
+  "ode": ode,
+  "flow_sde": flow_sde,
+  "dance_sde": dance_sde,
+  "cps": cps,
+}
+
+
+def mean(
+  x_t: Float[ArrayLike, "B *L"], v: Float[ArrayLike, "B *L"], step: StepTable
+) -> Float[Array, "B *L"]:
+  """Mean of the next latents; `step` holds scalars or [B] rows."""
+  return path.expand(step.c_x, x_t) * x_t + path.expand(step.c_v, x_t) * v
+
+
+def log_prob(
+  x_next: Float[ArrayLike, "B *L"],
+  mean_next: Float[ArrayLike, "B *L"],
+  step: StepTable,
+) -> Float[Array, "B"]:
+  """Mean over latent elements of the log density of a step; 0 if it is ODE.
+
+  -(x' - mean)^2 / (2 std^2) - log std - log(2 pi) / 2, averaged, not summed:
+  published clip ranges belong to the average. Where `log_scale` is 0 it is
+  -(x' - mean)^2, averaged.
+  """
+  error = jnp.square(x_next - mean_next)
+  error = error.reshape(error.shape[0], -1).mean(-1)
+  noisy = step.std > 0
+  std = jnp.where(noisy, step.std, 1.0)
+  full = -error / (2 * jnp.square(std)) - jnp.log(std) - 0.5 * LOG_2PI
+  value = jnp.where(step.log_scale > 0, full, -error)
+  return jnp.where(noisy, value, 0.0)

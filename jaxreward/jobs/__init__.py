@@ -1,0 +1,45 @@
+"""Jobs: the verbs a person runs, one file each.
+
+A job is `run(config: ConfigDict, workdir: epath.Path) -> None`. Modules are
+imported when their job is asked for, so that starting one job does not wait
+for what the others need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward.errors import UserError
+
+Job = Callable[[ConfigDict, epath.Path], None]
+
+
+def _lazy(module: str) -> Job:
+  """The `run` of a module, imported at the first call."""
+
+  def run(config: ConfigDict, workdir: epath.Path) -> None:
+    importlib.import_module(module).run(config, workdir)
+
+  return run
+
+
+JOBS: dict[str, Job] = {
+  "align": _lazy("jaxreward.jobs.align"),
+  "evaluate": _lazy("jaxreward.jobs.evaluate"),
+  "pipeline": _lazy("jaxreward.jobs.pipeline"),
+  "pretrain": _lazy("jaxreward.jobs.pretrain"),
+  "sample": _lazy("jaxreward.jobs.sample"),
+  "train_reward": _lazy("jaxreward.jobs.train_reward"),
+}
+
+
+def find(config: ConfigDict) -> Job:
+  """The job that `config.job` names: one above, or "file.py:fn"."""
+  if "job" not in config:
+    raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
+  return config_lib.resolve_callable(config.job, JOBS, field="job")

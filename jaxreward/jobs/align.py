@@ -1,0 +1,298 @@
+"""Aligns a policy with rewards, online.
+
+prompts -> rollout -> rewards -> composition -> advantage -> objective ->
+optimizer, over and over; evaluated before, during and after on held-out
+prompts, with a report at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import advantages, composition, objectives, rng
+from jaxreward import config as config_lib
+from jaxreward.data import pipeline, sources
+from jaxreward.data.scenes import detect, grammar
+from jaxreward.errors import UserError
+from jaxreward.evaluation import hacking, intervals, tables
+from jaxreward.flow import schedule, steppers
+from jaxreward.jobs import align_steps, evaluate, setup
+from jaxreward.jobs import rewards as reward_setup
+from jaxreward.numerics import Mean
+from jaxreward.report import collect, grids
+from jaxreward.training import loop, optimizer, state, weights, writers
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.training.checkpoint import Checkpoints
+
+KL_SAMPLES = 24  # prompts whose path KL is measured, four pictures each
+
+
+def _bind(config: ConfigDict, field: str, registry, **options):
+  return config_lib.bind(config[field], registry, field=field, **options)
+
+
+def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
+  """Binds everything the config names, before any array is made."""
+  objective = _bind(
+    config, "objective", objectives.REGISTRY,
+    positional=4 if plan.on_steps else 7, reserved=("kl", "kl_with_dt", "old_decay"),
+  )  # fmt: skip
+  tx, _ = optimizer.make_optimizer(
+    **config.optimizer.to_dict(),
+    total_steps=config.align.iterations * config.align.updates,
+  )
+  return align_steps.Updater(
+    trainable=trainable,
+    plan=plan,
+    objective=objective,
+    tx=tx,
+    advantage=_bind(config, "advantage", advantages.REGISTRY, positional=3),
+    compose=_bind(config, "composition", composition.REGISTRY, positional=3),
+    weights=weights_of,
+    seed=config.seed,
+    shift=config.rollout.shift,
+    kl=config.objective.get("kl", 0.0),
+    kl_with_dt=config.objective.get("kl_with_dt", True),
+    ema_decay=config.ema.decay,
+    old_decay=config.objective.get("old_decay", 0.0),
+  )
+
+
+def _panel(images, pixels, prompts, scores, rewards, heldout, update) -> dict[str, Mean]:
+  """The over-optimisation panel of one iteration; jitted by the caller."""
+  found = evaluate.measure(images, pixels, prompts)
+  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
+  trained = sum(rewards[name] * scores[name] for name in rewards)
+  panel = hacking.measure_panel(
+    images, mask,
+    trained=trained,
+    heldout=scores[heldout] if heldout else None,
+    strict=found["strict"], texture=found["texture"],
+    out_of_range=found["out_of_range"],
+    kl=update.get("kl"),
+    clip_fraction_high=update.get("clip_fraction_high"),
+    clip_fraction_low=update.get("clip_fraction_low"),
+  )  # fmt: skip
+  kinds = {
+    f"train/accuracy/{name}": Mean.of(
+      found["strict"], mask & (jnp.asarray(prompts.kind) == i)[:, None]
+    )
+    for i, name in enumerate(grammar.KINDS)
+  }
+  return panel.metrics() | kinds
+
+
+def _checker(bound: float):
+  """Stops a run that would learn from wrong ratios or from no reward."""
+
+  def check(n: int, row: Mapping[str, float]) -> None:
+    gap = row.get("log_prob_gap", 0.0)
+    if not gap <= bound:
+      raise UserError(
+        f"align: at step {n} the update's log-probabilities differ from the"
+        f" rollout's by {gap:.3g} before any update, more than"
+        f" config.align.log_prob_gap_bound={bound:g}: ratios would be wrong"
+      )
+
+  return check
+
+
+def _warn(history: list[dict[str, float]], n: int) -> None:
+  """One plain line when trained and held-out reward part ways."""
+  if n % 25:
+    return
+  message = hacking.divergence_warning(
+    [r.get("panel/trained_reward") for r in history],
+    [r.get("panel/heldout_reward") for r in history],
+  )
+  if message:
+    logging.warning("step %d: %s", n, message)
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Aligns `config.init.checkpoint`, writes weights, evaluation and report."""
+  advantages.check_group_size(config.rollout.group)
+  mesh = setup.make_mesh(config)
+  policy = setup.make_policy(config)
+  sampler = config_lib.bind(
+    config.rollout.sampler, steppers.REGISTRY, field="rollout.sampler", positional=2
+  )
+  devices = mesh_lib.round_up_to_devices(1, mesh)
+  plan = align_steps.make_plan(config, sampler, devices)
+  prompts = sources.load_prompts(config.data.source, "train")
+  dataset = pipeline.prompt_batches(
+    prompts, seed=config.seed, batch_size=config.rollout.prompts,
+    kind_weights=config.data.kind_weights,
+  )  # fmt: skip
+  trained = reward_setup.load(config, workdir, ("rewards",))
+  rewards = trained | reward_setup.load(config, workdir, ("heldout_rewards",))
+  weights_of = {name: float(config.rewards[name].weight) for name in trained}
+  heldout = next((n for n in rewards if n not in trained), None)
+
+  with jax.set_mesh(mesh):
+    base = setup.load_params(config, policy)
+    trainable = setup.make_trainable(config, policy, base)
+    updater = make_updater(config, trainable, plan, weights_of)
+    keep_old = not plan.on_steps
+    fresh = jax.jit(lambda p: state.create(p, updater.tx, keep_old=keep_old))(
+      trainable.params
+    )
+    rules = trainable.policy.sharding_rules
+    fresh, places = setup.place(fresh, rules, mesh, trainable.params)
+    base, _ = setup.place(base, rules, mesh, base)
+    put = pipeline.place_batch(mesh, replicated=True)
+
+    @jax.jit
+    def sample(current, base, batch):
+      drawer = current.old if keep_old else current.params
+      trajectory, pixels = align_steps.sample(
+        trainable.policy, trainable.whole(drawer, base), batch, plan,
+        seed=config.seed, iteration=current.step,
+      )  # fmt: skip
+      return trajectory, pixels, jnp.clip(pixels, 0, 1)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+    def update(current, base, trajectory, scores, batch):
+      return align_steps.update(updater, current, base, trajectory, scores, batch)
+
+    @jax.jit
+    def panel(images, pixels, batch, scores, update_metrics):
+      return _panel(
+        images, pixels, batch, scores, weights_of, heldout, update_metrics
+      )
+
+    timer = loop.Timer()
+    history: list[dict[str, float]] = []
+
+    def one(current, n):
+      batch = timer("data", put(dataset(n)))
+      trajectory, pixels, images = timer("sample", sample(current, base, batch))
+      scores, failed = timer("reward", reward_setup.score(rewards, images, batch))
+      usable = {name: scores[name] for name in weights_of}
+      current, metrics = update(current, base, trajectory, usable, batch)
+      timer("update", metrics)
+      signs = timer("panel", panel(images, pixels, batch, scores, metrics))
+      named = {
+        f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
+      }
+      return current, {**metrics, **signs, **named, **failed}
+
+    evaluator = evaluate.make_evaluator(
+      config, policy, rewards, samples=config.eval.quick_samples
+    )
+
+    def quick(current, n):
+      found, _, _ = evaluator(trainable.export(current.ema, base))
+      row = {"eval/accuracy": found["strict"], "eval/texture": found["texture"]}
+      row |= {f"eval/accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()}
+      row |= {f"eval/reward/{k}": v for k, v in found["rewards"].items()}
+      return row | {"eval/diversity": found["diversity"]}
+
+    def watch(n, row):
+      check(n, row)
+      history.append(dict(row))
+      _warn(history, n)
+
+    check = _checker(config.align.log_prob_gap_bound)
+    final = Final(config, workdir, trainable, rewards, base)
+    final.before()
+    with writers.MetricsWriter(
+      workdir, "align", order=config.get("jobs", ("align",))
+    ) as writer, Checkpoints(
+      workdir / "checkpoints" / "align", keep=config.checkpoint.keep
+    ) as checkpoints:
+      job = loop.Loop(
+        "align", config.align.iterations, one, writer, checkpoints,
+        save_every=config.checkpoint.every, evaluate=quick,
+        evaluate_every=config.eval.every, check=watch, timer=timer,
+        shown=("reward", "panel/accuracy", "eval/accuracy"),
+      )  # fmt: skip
+      current, start, _ = loop.restore(job, fresh)
+      current = loop.run(job, current, start)
+    final.after(current)
+
+
+class Final:
+  """The full evaluation before and after, and what is written from it."""
+
+  def __init__(self, config, workdir, trainable, rewards, base):
+    self.config, self.workdir, self.base = config, workdir, base
+    self.trainable = trainable
+    self.evaluator = evaluate.make_evaluator(config, trainable.plain, rewards)
+    self.pictures = workdir / "grids" / "before.npz"
+
+  def _evaluation(self) -> dict[str, Any]:
+    problems: list[str] = []
+    return collect.read_json(self.workdir / evaluate.EVALUATION_FILE, problems)
+
+  def before(self) -> None:
+    """Evaluates the base policy, once per run."""
+    if "before" in self._evaluation() and self.pictures.exists():
+      return
+    results, images, strict = evaluate.at_scales(
+      self.evaluator, self.base, self.config.eval.guidance_scales
+    )
+    evaluate.save_pictures(self.pictures, images, strict)
+    tables.write_json(
+      self.workdir / evaluate.EVALUATION_FILE,
+      self._evaluation() | {"before": results},
+    )
+
+  def after(self, current: state.TrainState) -> None:
+    """Evaluates the aligned policy; writes weights, grids and report."""
+    trainable, config = self.trainable, self.config
+    params = trainable.export(current.ema, self.base)
+    results, images, strict = evaluate.at_scales(
+      self.evaluator, params, config.eval.guidance_scales
+    )
+    kl = self._kl(params)
+    first = next(iter(results))
+    results[first]["kl"] = kl
+    images_before, strict_before = evaluate.load_pictures(self.pictures)
+    rows = np.repeat(np.arange(len(strict)), strict.shape[1])
+    gain = intervals.paired_bootstrap(
+      strict_before.reshape(-1), strict.reshape(-1), clusters=rows
+    )
+    evaluation = self._evaluation() | {
+      "after": results,
+      "difference": {"value": gain.value, "low": gain.low, "high": gain.high},
+    }
+    tables.write_json(self.workdir / evaluate.EVALUATION_FILE, evaluation)
+    weights.save_params(
+      self.workdir / "policy.safetensors", jax.device_get(params)
+    )
+    texts, chosen = evaluate.cards(
+      self.evaluator.data, images_before, strict_before, images, strict
+    )
+    grids.save_cards(
+      self.workdir / "grids" / "cards.npz",
+      images_before[chosen, 0], images[chosen, 0], texts,
+    )  # fmt: skip
+    path = collect.report_from_workdir(self.workdir)
+    logging.info("\n%s", tables.evaluation_table(evaluation))
+    logging.info("report: %s", path)
+
+  def _kl(self, params) -> float:
+    """Path KL to the base under Flow-SDE with the schedule of the evaluation."""
+    config, data = self.config, self.evaluator.data
+    table = steppers.flow_sde(
+      schedule.timesteps(config.eval.num_steps, config.rollout.shift)
+    )
+    rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
+    batch = jax.tree.map(lambda x: np.asarray(x)[rows], data.batch)
+    key = rng.stream_key(config.eval.seed, "path_kl")
+    run = jax.jit(
+      lambda p, r: evaluate.path_kl(
+        self.trainable.plain, p, self.trainable.plain, r, key, batch, table, 4
+      )
+    )
+    return float(run(params, self.base))

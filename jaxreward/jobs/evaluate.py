@@ -1,0 +1,278 @@
+"""Evaluates a policy: fixed held-out prompts, fixed seeds, the ODE sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import rng
+from jaxreward.data import sources
+from jaxreward.data.scenes import detect, grammar
+from jaxreward.errors import UserError
+from jaxreward.evaluation import accuracy, diversity, hacking, tables
+from jaxreward.flow import guidance, rollout, schedule, steppers
+from jaxreward.jobs import setup
+from jaxreward.jobs import rewards as reward_setup
+from jaxreward.numerics import masked_mean
+from jaxreward.report import grids
+from jaxreward.training import weights
+from jaxreward.types import Array, Params, Policy, PromptBatch
+
+EVALUATION_FILE = "evaluation.json"
+_REPEAT = 0x9E3779B9  # spreads the ids of a prompt's repetitions
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSet:
+  """Prompts of an evaluation, as rows of a group each.
+
+  Attributes:
+    prompts: the rows; a prompt may stand in several.
+    batch: the same as arrays; ids differ between repetitions, so that every
+      picture has noise of its own.
+    group: pictures per row.
+  """
+
+  prompts: tuple[grammar.Prompt, ...]
+  batch: PromptBatch
+  group: int
+
+
+def evaluation_set(
+  prompts: Sequence[grammar.Prompt], samples: int, group: int
+) -> EvaluationSet:
+  """At least `samples` pictures, spread evenly over the kinds there are."""
+  if not prompts:
+    raise UserError("there are no prompts to evaluate on")
+  kinds = sorted({p.kind for p in prompts})
+  rows_per_kind = -(-samples // (len(kinds) * group))
+  chosen, repeats = [], []
+  for kind in kinds:
+    of_kind = [p for p in prompts if p.kind == kind]
+    for row in range(rows_per_kind):
+      chosen.append(of_kind[row % len(of_kind)])
+      repeats.append(row // len(of_kind))
+  batch = grammar.batch(chosen)
+  ids = np.asarray(batch.ids, np.uint64) + np.array(repeats, np.uint64) * _REPEAT
+  batch = batch.replace(ids=(ids % 2**32).astype(np.uint32))
+  return EvaluationSet(tuple(chosen), batch, group)
+
+
+def measure(images: Array, pixels: Array, prompts: PromptBatch) -> dict[str, Array]:
+  """Detector's view of [P, G] pictures, each value [P, G]."""
+  p, g = images.shape[:2]
+  flat = images.reshape(p * g, *images.shape[2:])
+  detection = detect.detect(flat)
+  verdict = detect.judge(detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts))
+  out = (pixels < 0) | (pixels > 1)
+  found = {
+    "strict": verdict.strict,
+    "dense": verdict.dense,
+    "texture": detection.texture,
+  }
+  return {k: v.reshape(p, g) for k, v in found.items()} | {
+    "out_of_range": out.mean((2, 3, 4))
+  }
+
+
+def path_kl(policy, params, reference_policy, reference, key, prompts, table, group):
+  """KL of the sampling paths per picture, in nats, by the chain rule.
+
+  The path of a stochastic sampler is a chain of Gaussians with equal noise, so
+  its KL to the reference's is the sum over steps of the steps' KL, averaged
+  over paths of the policy: exact up to the number of paths.
+  """
+  rows = prompts.tokens.shape[0]
+  layout = rollout.make_layout(rows, group, rows * group)
+  cond, _ = guidance.conditioning(policy, params, prompts.tokens, 1.0)
+  cond_r, _ = guidance.conditioning(reference_policy, reference, prompts.tokens, 1.0)
+  index = jnp.asarray(layout.prompt_index)
+  cond, cond_r = (rollout.gather_cond(c, index) for c in (cond, cond_r))
+  keys = rng.sample_keys(key, jnp.asarray(prompts.ids)[index], jnp.asarray(layout.member))
+  x = rollout.initial_noise(keys, policy.latent_shape)
+  table = jax.tree.map(jnp.asarray, table)
+
+  def body(x, facts):
+    step, i = facts
+    t = jnp.full((x.shape[0],), step.t)
+    v = policy.velocity(params, x, t, cond)
+    v_r = reference_policy.velocity(reference, x, t, cond_r)
+    shift = jnp.square(step.c_v * (v - v_r)).sum((1, 2, 3))
+    kl = shift / (2 * jnp.square(step.std))
+    noise = rng.normal_each(rng.fold_each(keys, i), x.shape[1:])
+    return steppers.mean(x, v, step) + step.std * noise, kl
+
+  count = jnp.arange(table.t.shape[0], dtype=jnp.uint32)
+  _, kl = jax.lax.scan(body, x, (table, count))
+  return kl.sum(0).mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+  """Draws and measures the pictures of one evaluation set.
+
+  Attributes:
+    policy: takes the parameters given to `__call__`.
+    data: prompts.
+    rewards: name -> bound reward.
+    num_steps: of the ODE sampler.
+    shift: of its schedule.
+    seed: of the noise; the same for every call.
+    microbatch: samples drawn at once.
+  """
+
+  policy: Policy
+  data: EvaluationSet
+  rewards: dict[str, Any]
+  num_steps: int
+  shift: float
+  seed: int
+  microbatch: int = 256
+
+  @functools.cached_property
+  def _draw(self) -> Callable[..., Any]:
+    table = steppers.ode(schedule.timesteps(self.num_steps, self.shift))
+    rows = len(self.data.prompts)
+    layout = rollout.make_layout(rows, self.data.group, self.microbatch)
+
+    @functools.partial(jax.jit, static_argnames="scale")
+    def draw(params, prompts, scale):
+      trajectory = rollout.rollout(
+        self.policy, params, rng.stream_key(self.seed, "evaluate"),
+        prompts.tokens, prompts.ids, layout, table,
+        guidance_scale=scale, record=False,
+      )  # fmt: skip
+      pixels = self.policy.to_pixels(trajectory.latents[-1])
+      pixels = rollout.to_groups(pixels, rows, self.data.group)
+      images = jnp.clip(pixels, 0, 1)
+      found = measure(images, pixels, prompts)
+      mask = jnp.ones(images.shape[:2], bool)
+      found["diversity"] = diversity.group_diversity(images, mask)
+      for name in ("edge_density", "colour_entropy", "brightness"):
+        found[name] = getattr(hacking, name)(images)
+      return images, found
+
+    return draw
+
+  def __call__(
+    self, params: Params, guidance_scale: float = 1.0
+  ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
+    images, found = self._draw(params, self.data.batch, guidance_scale)
+    scores, _ = reward_setup.score(self.rewards, images, self.data.batch)
+    host = jax.device_get(found)
+    strict = np.asarray(host["strict"])
+    kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
+    result = accuracy.summarise(strict.reshape(-1), kind)
+    result["rewards"] = {
+      name: float(masked_mean(s, jnp.isfinite(s))) for name, s in scores.items()
+    }
+    for name in set(host) - {"strict"}:
+      result[name] = float(np.mean(host[name]))
+    return result, np.asarray(images), strict
+
+
+def make_evaluator(
+  config: ConfigDict,
+  policy: Policy,
+  rewards: dict[str, Any],
+  *,
+  samples: int | None = None,
+  split: str = "heldout",
+) -> Evaluator:
+  """The evaluator that `config.eval` describes, on the held-out prompts."""
+  prompts = sources.load_prompts(config.data.source, split)
+  data = evaluation_set(prompts, samples or config.eval.samples, config.eval.group)
+  return Evaluator(
+    policy, data, rewards, config.eval.num_steps, config.rollout.shift,
+    config.eval.seed, config.eval.microbatch,
+  )  # fmt: skip
+
+
+def at_scales(
+  evaluator: Evaluator, params: Params, scales: Sequence[float]
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+  """Results per guidance scale; pictures and verdicts of the first scale."""
+  results, pictures, strict = {}, None, None
+  for scale in scales:
+    found, images, right = evaluator(params, float(scale))
+    results[f"guidance_scale={float(scale)}"] = found
+    if pictures is None:
+      pictures, strict = images, right
+  return results, pictures, strict
+
+
+def save_pictures(path: epath.Path, images: np.ndarray, strict: np.ndarray) -> None:
+  """Keeps an evaluation's pictures (uint8) and verdicts, whole or not at all."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, images=grids.to_uint8(images), strict=strict)
+  weights.write_atomic(path, buffer.getvalue())
+
+
+def load_pictures(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Inverse of `save_pictures`."""
+  with np.load(io.BytesIO(path.read_bytes())) as data:
+    return data["images"], data["strict"]
+
+
+def cards(
+  data: EvaluationSet,
+  before: np.ndarray,
+  strict_before: np.ndarray,
+  after: np.ndarray,
+  strict_after: np.ndarray,
+  per_kind: int = 8,
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+  """(texts, rows) of the report's pictures: the first rows of every kind.
+
+  The choice does not look at the pictures, so the grid is a fair sample.
+  """
+  kinds = np.array([p.kind for p in data.prompts])
+  rows = np.concatenate(
+    [np.flatnonzero(kinds == k)[:per_kind] for k in np.unique(kinds)]
+  )
+  seen = [
+    detect.describe(jax.jit(detect.detect)(to_float(x[rows, 0])))
+    for x in (before, after)
+  ]
+  texts = [
+    {
+      "prompt": data.prompts[row].text,
+      "kind": grammar.KINDS[kinds[row]],
+      "seen_before": seen[0][i],
+      "seen_after": seen[1][i],
+      "ok_before": bool(strict_before[row, 0]),
+      "ok_after": bool(strict_after[row, 0]),
+    }
+    for i, row in enumerate(rows)
+  ]
+  return texts, rows
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+  """uint8 pictures as float32 in [0, 1]; floats as they are."""
+  images = np.asarray(images)
+  return images / np.float32(255) if images.dtype == np.uint8 else images
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Evaluates `config.init.checkpoint` and writes evaluation.json."""
+  policy = setup.make_policy(config)
+  params = setup.load_params(config, policy)
+  rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
+  evaluator = make_evaluator(config, policy, rewards)
+  results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
+  evaluation = {"policy": results}
+  tables.write_json(workdir / EVALUATION_FILE, evaluation)
+  logging.info("\n%s", tables.evaluation_table(evaluation))

@@ -1,0 +1,50 @@
+"""Runs several jobs in a row in one working directory.
+
+A job that has finished leaves a mark, so a run that was stopped goes on with
+the job it was in.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import jobs
+from jaxreward.errors import UserError, nearest
+from jaxreward.training import weights
+
+MARKS_FILE = "finished.json"
+
+
+def _finished(workdir: epath.Path) -> dict[str, float]:
+  path = workdir / MARKS_FILE
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Runs `config.jobs` in order.
+
+  Raises:
+    UserError: a name that is no job, or the pipeline itself.
+  """
+  known = [name for name in jobs.JOBS if name != "pipeline"]
+  for name in config.jobs:
+    if name not in known:
+      raise UserError(
+        f'config.jobs holds "{name}", which is no job{nearest(name, known)};'
+        f" known: {', '.join(known)}"
+      )
+  for name in config.jobs:
+    done = _finished(workdir)
+    if name in done:
+      logging.info("%s: finished before", name)
+      continue
+    start = time.monotonic()
+    jobs.JOBS[name](config, workdir)
+    done[name] = round(time.monotonic() - start, 1)
+    weights.write_atomic(workdir / MARKS_FILE, json.dumps(done).encode())
+    logging.info("%s: %.0f s", name, done[name])

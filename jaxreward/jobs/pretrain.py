@@ -1,0 +1,124 @@
+"""Trains the scene policy from nothing, by flow matching on rendered scenes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import rng
+from jaxreward.data import pipeline, sources
+from jaxreward.data.scenes import render
+from jaxreward.evaluation import tables
+from jaxreward.flow import path
+from jaxreward.jobs import evaluate, setup
+from jaxreward.numerics import Mean
+from jaxreward.training import loop, optimizer, state, step, weights, writers
+from jaxreward.training.checkpoint import Checkpoints
+from jaxreward.types import Array, Params, Policy
+
+
+def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
+  """Flow matching on a micro-batch of captions and seeds of pictures.
+
+  The pictures are rendered where they are needed, from keys: nothing but a
+  few integers per sample ever crosses from the host.
+  """
+
+  def loss_fn(params: Params, micro: dict[str, Any], frozen: Array):
+    key = rng.stream_key(seed, "pretrain", frozen)
+    rows = micro["seed"].shape[0]
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(micro["seed"])
+    pictures = render.render_prompts(rng.fold_each(keys, 0), micro["scene"])
+    x0 = pictures * 2 - 1
+    noise = rng.normal_each(rng.fold_each(keys, 1), x0.shape[1:])
+    t = path.logit_normal_times(
+      jax.random.fold_in(key, 2), rows,
+      mean=options["time_mean"], std=options["time_std"], shift=options["shift"],
+    )  # fmt: skip
+    dropped = jax.random.uniform(jax.random.fold_in(key, 3), (rows, 1))
+    tokens = jnp.where(dropped < options["caption_drop"], 0, micro["caption"])
+    x_t = path.interpolate(x0, noise, t)
+    v = policy.velocity(params, x_t, t, policy.encode(params, tokens))
+    return Mean.of(path.flow_matching_loss(v, x0, noise)), {}
+
+  return loss_fn
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Pretrains, evaluates and exports workdir/policy.safetensors."""
+  mesh = setup.make_mesh(config)
+  policy = setup.make_policy(config)
+  tx, _ = optimizer.make_optimizer(
+    **config.optimizer.to_dict(), total_steps=config.pretrain.steps
+  )
+  prompts = sources.load_prompts(config.data.source, "train")
+  batches = pipeline.scene_batches(
+    prompts,
+    seed=config.seed,
+    batch_size=config.pretrain.batch_size,
+    corruption=config.pretrain.caption_corruption,
+  )
+  options = config.pretrain.to_dict()
+  loss_fn = flow_loss(policy, config.seed, options)
+  evaluator = evaluate.make_evaluator(
+    config, policy, {}, samples=config.eval.quick_samples, split="validation"
+  )
+
+  with jax.set_mesh(mesh):
+    params = setup.load_params(config, policy)
+    fresh = jax.jit(lambda p: state.create(p, tx))(params)
+    fresh, places = setup.place(fresh, policy.sharding_rules, mesh, params)
+    micros = pipeline.place_batch(mesh)
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+    def update(current, micro):
+      stacked = jax.tree.map(lambda x: x[None, None], micro)
+      current, metrics = step.update(
+        current, loss_fn, tx, stacked, current.step,
+        ema_decay=config.ema.decay, ema_schedule="warmup",
+      )  # fmt: skip
+      metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+      return current.replace(step=current.step + 1), metrics
+
+    timer = loop.Timer()
+
+    def one(current, n):
+      micro = timer("data", micros(batches(n)))
+      current, metrics = update(current, micro)
+      timer("update", metrics)
+      return current, metrics
+
+    def quick(current, n):
+      found, _, _ = evaluator(current.ema)
+      kinds = {f"accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()}
+      return {"eval/accuracy": found["strict"], "eval/texture": found["texture"], **kinds}
+
+    with writers.MetricsWriter(workdir, "pretrain") as writer, Checkpoints(
+      workdir / "checkpoints" / "pretrain", keep=config.checkpoint.keep
+    ) as checkpoints:
+      job = loop.Loop(
+        "pretrain", config.pretrain.steps, one, writer, checkpoints,
+        save_every=config.checkpoint.every, evaluate=quick,
+        evaluate_every=config.eval.every, shown=("loss", "eval/accuracy"),
+        timer=timer,
+      )  # fmt: skip
+      current, start, _ = loop.restore(job, fresh)
+      current = loop.run(job, current, start)
+
+    final = evaluate.make_evaluator(config, policy, {})
+    results, _, _ = evaluate.at_scales(
+      final, current.ema, config.eval.guidance_scales
+    )
+  evaluation = {"policy": results}
+  tables.write_json(workdir / evaluate.EVALUATION_FILE, evaluation)
+  weights.save_params(
+    workdir / "policy.safetensors", jax.device_get(current.ema),
+    dtype=config.pretrain.export_dtype,
+  )  # fmt: skip
+  logging.info("\n%s", tables.evaluation_table(evaluation))

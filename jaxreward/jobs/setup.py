@@ -1,0 +1,109 @@
+"""What several jobs build first: policy, weights, mesh, placed arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import models, rng
+from jaxreward.errors import UserError, nearest
+from jaxreward.models import lora
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.training import sharding, weights
+from jaxreward.types import Params, Policy
+
+ASSETS = epath.Path(__file__).parent.parent / "assets"
+
+
+def make_policy(config: ConfigDict) -> Policy:
+  """The architecture that `config.model` names."""
+  return config_lib.bind(config.model, models.REGISTRY, field="model")()
+
+
+def checkpoint_path(spec: str, field: str = "init.checkpoint") -> epath.Path:
+  """A safetensors file, "package:NAME" for one shipped with the package."""
+  if not spec.startswith("package:"):
+    path = epath.Path(spec)
+    if not path.exists():
+      raise UserError(f"config.{field}={spec}: there is no such file")
+    return path
+  name = spec.removeprefix("package:")
+  path = ASSETS / f"{name}.safetensors"
+  if not path.exists():
+    known = [f"package:{p.stem}" for p in ASSETS.glob("*.safetensors")]
+    raise UserError(f"config.{field}={spec} is not shipped{nearest(spec, known)}")
+  return path
+
+
+def load_params(config: ConfigDict, policy: Policy) -> Params:
+  """Parameters of the base policy: from a file, or drawn from the seed."""
+  spec = config.init.checkpoint
+  key = rng.stream_key(config.seed, "init")
+  if not spec:
+    return jax.jit(policy.init)(key)
+  like = jax.eval_shape(policy.init, key)
+  path = checkpoint_path(spec)
+  logging.info("starting from %s", spec)
+  return weights.load_params(path, like)
+
+
+def make_mesh(config: ConfigDict) -> Mesh:
+  """The mesh of `config.mesh` over all devices of the program."""
+  return mesh_lib.make_mesh(**config.mesh.to_dict())
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainable:
+  """What of a policy is trained, and how it becomes whole.
+
+  Attributes:
+    policy: takes whole parameters (with adapters, if there are any).
+    params: what is trained.
+    base: frozen parameters of the plain policy; also the reference.
+    plain: the policy without adapters, for the reference.
+    whole: (trained, base) -> parameters that `policy` takes.
+    export: (trained, base) -> parameters that `plain` takes.
+  """
+
+  policy: Policy
+  params: Params
+  base: Params
+  plain: Policy
+  whole: Callable[[Params, Params], Params]
+  export: Callable[[Params, Params], Params]
+
+
+def make_trainable(config: ConfigDict, policy: Policy, base: Params) -> Trainable:
+  """All parameters (`config.lora.rank` 0) or adapters of that rank."""
+  if not config.lora.rank:
+    whole = lambda trained, base: trained
+    return Trainable(policy, base, base, policy, whole, whole)
+  options = config.lora.to_dict()
+  adapted = lora.adapt_policy(policy, **options)
+  drawn = jax.jit(adapted.init)(rng.stream_key(config.seed, "lora"))
+  adapter = lora.split(drawn)[1]
+
+  def export(trained: Params, base: Params) -> Params:
+    return lora.fuse(lora.merge(base, trained), alpha=options["alpha"])
+
+  def whole(trained: Params, base: Params) -> Params:
+    return lora.merge(base, trained)
+
+  return Trainable(adapted, adapter, base, policy, whole, export)
+
+
+def place(tree: Any, rules, mesh: Mesh, params: Params) -> tuple[Any, Any]:
+  """(tree on the mesh, its shardings), by the architecture's table."""
+  abstract = jax.eval_shape(lambda: tree)
+  shardings = sharding.state_shardings(abstract, rules, mesh, params=params)
+  # A copy, so that donating the result leaves the caller's arrays alone.
+  placed = jax.jit(lambda x: jax.tree.map(lambda a: a + 0, x), out_shardings=shardings)(tree)
+  return placed, shardings

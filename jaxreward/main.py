@@ -1,0 +1,291 @@
+"""The only entry: `python -m jaxreward.main --config=FILE.py --workdir=DIR`.
+
+Reads the flags, sets JAX up, takes the working directory and runs `config.job`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging as py_logging
+import os
+import pathlib
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Sequence
+
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import jobs, workdirs
+from jaxreward.errors import Stopped, UserError, nearest
+
+USAGE = """\
+python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
+
+  --config=FILE.py[:ARG]   config file with get_config(arg); looked up from
+                           here, then beside the package
+  --config.FIELD=VALUE     sets a field, as in --config.optimizer.b1=0.9;
+                           tuples as 1,2,3
+  --config.rewards.MINE.fn=my.py:score --config.rewards.MINE.weight=0.5
+                           adds a reward of your own
+  --workdir=DIR            where the run lives; the same command goes on with
+                           a run that was stopped
+  --sweep=FILE.py          runs every override of get_sweep() in DIR/0, DIR/1...
+  --dry-run                with --sweep: prints the commands instead
+  --help                   this text
+"""
+
+_VALUED = ("config", "workdir", "sweep")
+_BARE = ("dry-run", "help")
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+  """The command line, split but not interpreted."""
+
+  config: str = ""
+  workdir: str = ""
+  sweep: str = ""
+  dry_run: bool = False
+  help: bool = False
+  overrides: tuple[tuple[str, str], ...] = ()
+
+
+def parse_flags(argv: Sequence[str]) -> Flags:
+  """Splits "--name=value" and "--name value"; names nothing unknown."""
+  values: dict = {}
+  overrides = []
+  rest = list(argv)
+  while rest:
+    word = rest.pop(0)
+    name, equals, value = word.lstrip("-").partition("=")
+    if not word.startswith("--") and word != "-h":
+      raise UserError(f'unexpected "{word}"; flags look like --name=value')
+    is_field = name.startswith("config.")
+    if name in ("h", *_BARE) and not equals:
+      values["help" if name == "h" else name.replace("-", "_")] = True
+      continue
+    if name not in _VALUED and not is_field:
+      hint = nearest(f"--{name}", [f"--{f}" for f in (*_VALUED, *_BARE)])
+      raise UserError(
+        f"unknown flag --{name}{hint}; fields of the config are set as "
+        f"--config.{name}=VALUE"
+      )
+    if not equals:
+      if not rest or rest[0].startswith("--"):
+        raise UserError(f"--{name} needs a value, as in --{name}=...")
+      value = rest.pop(0)
+    if is_field:
+      overrides.append((name.removeprefix("config."), value))
+    else:
+      values[name] = value
+  return Flags(**values, overrides=tuple(overrides))
+
+
+class _Console(py_logging.StreamHandler):
+  """Writes to whatever stderr is now, so lines go above a progress bar."""
+
+  def __init__(self):
+    py_logging.Handler.__init__(self)
+
+  @property
+  def stream(self):
+    return sys.stderr
+
+  def format(self, record: py_logging.LogRecord) -> str:
+    text = super().format(record)
+    severe = record.levelno > py_logging.INFO
+    return f"{record.levelname.lower()}: {text}" if severe else text
+
+
+def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
+  """False for Orbax's commentary and for tracebacks of what it raises again."""
+  if f"{os.sep}orbax{os.sep}" not in record.pathname:
+    return True
+  return record.levelno >= py_logging.WARNING and not record.exc_info
+
+
+def configure_logging() -> None:
+  """Plain lines on stderr, without the checkpointer's running commentary."""
+  if any(isinstance(h, _Console) for h in py_logging.getLogger().handlers):
+    return
+  handler = _Console()
+  handler.setFormatter(
+    py_logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S")
+  )
+  handler.addFilter(_is_worth_a_line)
+  py_logging.getLogger().addHandler(handler)
+  logging.set_verbosity(logging.INFO)
+
+
+def _cache_dir() -> pathlib.Path:
+  """Compiled programs live per kind of processor: homes are shared."""
+  base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  try:
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+    features = next(
+      (
+        line for line in text.splitlines() if line.startswith(("flags", "Feat"))
+      ),
+      "",
+    )
+  except OSError:
+    features = ""
+  kind = f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
+  return pathlib.Path(base) / "jaxreward" / "jax" / kind
+
+
+def configure_jax() -> None:
+  """Pins the random bits and keeps compiled programs; before any array."""
+  import jax
+
+  jax.config.update("jax_default_prng_impl", "threefry2x32")
+  jax.config.update("jax_threefry_partitionable", True)
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+  if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  try:
+    cache = _cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+  except (OSError, RuntimeError) as error:
+    logging.warning("no cache for compiled programs: %s", error)
+    return
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def run(flags: Flags) -> None:
+  """Runs the config's job in its working directory."""
+  if not flags.config:
+    raise UserError("--config is missing, as in --config=configs/quickstart.py")
+  config = config_lib.load(flags.config, flags.overrides)
+  job = jobs.find(config)
+  if not flags.workdir:
+    raise UserError("--workdir is missing, as in --workdir=runs/first")
+  configure_jax()
+  workdir = epath.Path(flags.workdir).expanduser()
+  if "workdir" in config:
+    with config.unlocked():
+      config.workdir = os.fspath(workdir)
+  with workdirs.take(workdir, config):
+    job(config, workdir)
+
+
+def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
+  """One list of (field, text) per run, from the file's `get_sweep()`."""
+  module = config_lib.load_module(spec)
+  if not callable(getattr(module, "get_sweep", None)):
+    raise UserError(f"{spec}: defines no function get_sweep()")
+  runs = list(module.get_sweep())
+  for i, one in enumerate(runs):
+    if not isinstance(one, dict | ConfigDict):
+      raise UserError(
+        f"{spec}: entry {i} of get_sweep() is a {type(one).__name__}; "
+        'each is a dict such as {"seed": 1}'
+      )
+  return [[(k, str(v)) for k, v in one.items()] for one in runs]
+
+
+def sweep_commands(flags: Flags) -> list[list[str]]:
+  """Arguments after `python` for every run; every config is checked first."""
+  commands = []
+  for i, extra in enumerate(sweep_overrides(flags.sweep)):
+    overrides = (*flags.overrides, *extra)
+    try:
+      jobs.find(config_lib.load(flags.config, overrides))
+    except UserError as error:
+      raise UserError(f"{flags.sweep}: entry {i}: {error}") from error
+    commands.append(
+      [
+        "-m",
+        "jaxreward.main",
+        f"--config={flags.config}",
+        f"--workdir={os.path.join(flags.workdir, str(i))}",
+        *(f"--config.{k}={v}" for k, v in overrides),
+      ]
+    )
+  return commands
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+  """A child process; Ctrl-C reaches it from the terminal, SIGTERM from here."""
+  child = subprocess.Popen([sys.executable, *arguments])
+  previous = {
+    signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
+    signal.SIGTERM: signal.signal(
+      signal.SIGTERM, lambda signum, _: child.send_signal(signum)
+    ),
+  }
+  try:
+    return child.wait()
+  finally:
+    for signum, handler in previous.items():
+      signal.signal(signum, handler)
+
+
+def run_sweep(flags: Flags) -> int:
+  """Runs or prints every entry; the first failure stops the sweep."""
+  if not flags.config or not flags.workdir:
+    raise UserError("--sweep needs --config and --workdir")
+  commands = sweep_commands(flags)
+  for i, command in enumerate(commands):
+    if flags.dry_run:
+      sys.stdout.write(shlex.join(["python", *command]) + "\n")
+      continue
+    logging.info("run %d of %d: %s", i + 1, len(commands), shlex.join(command))
+    if code := _run_command(command):
+      return code if code > 0 else 128 - code
+  return 0
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+  flags = parse_flags(argv)
+  if flags.help or not argv:
+    sys.stdout.write(USAGE)
+    return 0
+  if flags.dry_run and not flags.sweep:
+    raise UserError("--dry-run goes with --sweep")
+  if flags.sweep:
+    return run_sweep(flags)
+  run(flags)
+  return 0
+
+
+def _fail(message: str) -> int:
+  sys.stderr.write(f"error: {message}\n")
+  return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command line and returns its exit code.
+
+  Returns:
+    0 done; 2 an error the user can mend, told in one line on stderr;
+    130 (143) stopped by Ctrl-C (SIGTERM) after saving.
+  """
+  configure_logging()
+  try:
+    return _dispatch(sys.argv[1:] if argv is None else argv)
+  except UserError as error:
+    return _fail(str(error))
+  except Stopped as stopped:
+    logging.info("%s", stopped)
+    return 128 + stopped.signum
+  except KeyboardInterrupt:
+    logging.info("interrupted")
+    return 130
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      return _fail(f"the disk is full: {error.filename or error}")
+    raise
+
+
+if __name__ == "__main__":
+  sys.exit(main())

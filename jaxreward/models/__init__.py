@@ -1,0 +1,5 @@
+"""Flax architectures and nothing else."""
+
+from jaxreward.models import scene_dit
+
+REGISTRY = {"scene_dit": scene_dit.make_policy}

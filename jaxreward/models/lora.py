@@ -1,0 +1,166 @@
+"""Low-rank adapters for Linen models, without touching the model.
+
+y = x W + b + (alpha / rank) (x A) B, with A [in, rank] and B [rank, out]
+(Hu et al. 2021, https://arxiv.org/abs/2106.09685). A method interceptor adds
+a child module `lora` to every chosen `nn.Dense`; paths and initial values of
+the base parameters stay as they are. B starts at 0, so that step 0 is the base
+model bit for bit. A is drawn as PEFT draws it, uniform in +-1 / sqrt(in).
+
+Parameters are nested dicts. Train the adapter alone:
+
+  base, adapter = lora.split(params)
+  loss = lambda adapter: objective(lora.merge(base, adapter))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError
+from jaxreward.types import Array, Params, Policy
+
+NAME = "lora"
+# Adapters are small: whole on every device. Add it to an architecture's table.
+SHARDING_RULES = ((rf"(^|/){NAME}/[ab]$", ()),)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Adapter(nn.Module):
+  """(alpha / rank) (x A) B, in float32."""
+
+  features: int
+  rank: int
+  alpha: float
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    a = self.param("a", init, (x.shape[-1], self.rank), jnp.float32)
+    b = self.param(
+      "b", nn.initializers.zeros, (self.rank, self.features), jnp.float32
+    )
+    low = jnp.asarray(x, jnp.float32) @ a
+    return (low @ b) * (self.alpha / self.rank)
+
+
+def with_lora(
+  apply_fn: F, *, rank: int, alpha: float, targets: str = ".*"
+) -> F:
+  """The function, with adapters in every chosen `nn.Dense` that it calls.
+
+  Args:
+    apply_fn: anything that runs Linen modules: `model.init`, `model.apply`,
+      or a function around them.
+    rank: of the adapters, 1 or more.
+    alpha: scale; the adapter's output is multiplied by alpha / rank.
+    targets: regex searched in the module's path, such as
+      "attention/(query|value)$".
+
+  Returns:
+    A function of the same signature, whose parameters hold adapters.
+  """
+  if rank < 1:
+    raise UserError(f"lora.rank is {rank}; adapters need 1 or more.")
+  try:
+    pattern = re.compile(targets)
+  except re.error as error:
+    raise UserError(f'lora.targets is "{targets}": {error}.') from error
+
+  def adapt(next_fn, args, kwargs, context):
+    y = next_fn(*args, **kwargs)
+    module = context.module
+    if not isinstance(module, nn.Dense) or context.method_name != "__call__":
+      return y
+    if not pattern.search("/".join(module.path)):
+      return y
+    adapter = Adapter(module.features, rank, alpha, name=NAME)
+    x = args[0] if args else kwargs["inputs"]
+    return y + adapter(x).astype(y.dtype)
+
+  @functools.wraps(apply_fn)
+  def adapted(*args, **kwargs):
+    with nn.intercept_methods(adapt):
+      return apply_fn(*args, **kwargs)
+
+  return adapted  # pyrefly: ignore
+
+
+def adapt_policy(
+  policy: Policy, *, rank: int, alpha: float, targets: str = ".*"
+) -> Policy:
+  """The policy with adapters in `init`, `encode` and `velocity`.
+
+  Raises `UserError` when `targets` chooses no layer.
+  """
+  wrap = functools.partial(with_lora, rank=rank, alpha=alpha, targets=targets)
+  adapted = dataclasses.replace(
+    policy,
+    init=wrap(policy.init),
+    encode=wrap(policy.encode),
+    velocity=wrap(policy.velocity),
+    sharding_rules=(*policy.sharding_rules, *SHARDING_RULES),
+  )
+  abstract = jax.eval_shape(adapted.init, jax.random.key(0))
+  if not jax.tree.leaves(split(abstract)[1]):
+    raise UserError(
+      f'lora.targets is "{targets}", which matches no dense layer of the model.'
+    )
+  return adapted
+
+
+def split(params: Params) -> tuple[Params, Params]:
+  """(base, adapter): the tree without adapters, and the adapters alone."""
+  base: dict[str, Any] = {}
+  adapter: dict[str, Any] = {}
+  for name, child in params.items():
+    if name == NAME:
+      adapter[name] = child
+    elif isinstance(child, dict):
+      base[name], below = split(child)
+      if below:
+        adapter[name] = below
+    else:
+      base[name] = child
+  return base, adapter
+
+
+def merge(base: Params, adapter: Params) -> Params:
+  """Inverse of `split`; raises ValueError when both hold a parameter."""
+  merged = dict(base)
+  for name, child in adapter.items():
+    if name not in merged:
+      merged[name] = child
+    elif isinstance(child, dict) and isinstance(merged[name], dict):
+      merged[name] = merge(merged[name], child)
+    else:
+      raise ValueError(f"both trees hold {name}.")
+  return merged
+
+
+def fuse(params: Params, *, alpha: float) -> Params:
+  """Plain weights W + (alpha / rank) A B, for the model without adapters.
+
+  Stacks of layers [depth, in, out] are fused layer by layer; the sum is taken
+  in float32 and stored in the kernel's type.
+  """
+  fused: dict[str, Any] = {}
+  for name, child in params.items():
+    if name != NAME:
+      fused[name] = (
+        fuse(child, alpha=alpha) if isinstance(child, dict) else child
+      )
+  if NAME in params:
+    a, b = params[NAME]["a"], params[NAME]["b"]
+    kernel = fused["kernel"]
+    change = (alpha / a.shape[-1]) * (a @ b)
+    fused["kernel"] = (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
+  return fused

@@ -1,0 +1,286 @@
+"""A small text-conditioned flow-matching transformer for the scenes.
+
+The words pass once through a text encoder, which also makes the keys and
+values that every image block will attend to; the image patches then run
+through adaLN-modulated blocks that attend to themselves and to the words
+together. `encode` therefore costs one pass per prompt, however many samples
+and denoising steps follow.
+
+The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreward.data.scenes import grammar, render
+from jaxreward.errors import UserError, nearest
+from jaxreward.models import blocks
+from jaxreward.types import Array, Cond, Params, Policy
+
+T_MIN = 0.05
+REMAT = ("none", "dots", "full")
+
+SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+  (r"text/embed(ding)?/embedding", (None, "fsdp")),
+  (r"text/position", (None, "fsdp")),
+)
+
+
+class TextBlock(nn.Module):
+  """Pre-norm transformer block over the words of a prompt."""
+
+  width: int
+  heads: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array, mask: Array) -> Array:
+    n, d = x.shape[0], self.width
+    h = blocks.rows(
+      blocks.dense(3 * d, "qkv", self.dtype), blocks.layer_norm(x)
+    )
+    h = h.reshape(n, -1, 3, self.heads, d // self.heads)
+    h = blocks.attention(h[:, :, 0], h[:, :, 1], h[:, :, 2], mask)
+    x = x + blocks.rows(blocks.dense(d, "out", self.dtype), h)
+    h = blocks.rows(blocks.dense(3 * d, "up", self.dtype), blocks.layer_norm(x))
+    h = blocks.squared_relu(h)
+    return x + blocks.rows(blocks.dense(d, "down", self.dtype), h)
+
+
+class TextEncoder(nn.Module):
+  """Words [P, L] -> keys and values of every image block, and a summary."""
+
+  width: int
+  heads: int
+  layers: int
+  depth: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, tokens: Array) -> Cond:
+    d = self.width
+    tokens = jnp.asarray(tokens)
+    mask = (tokens > 0).at[:, 0].set(True)  # the empty prompt is one pad word
+    table = self.param(
+      "embedding", nn.initializers.normal(0.5), (len(grammar.VOCAB), d)
+    )
+    place = self.param(
+      "position", nn.initializers.normal(0.5), (grammar.MAX_WORDS, d)
+    )
+    x = (table[tokens] + place).astype(self.dtype)
+    for i in range(self.layers):
+      x = TextBlock(d, self.heads, self.dtype, name=f"block_{i}")(x, mask)
+    x = blocks.layer_norm(x)
+    weight = mask[..., None] / mask.sum(-1)[:, None, None]
+    kv = blocks.rows(blocks.dense(self.depth * 2 * d, "kv", self.dtype), x)
+    return {
+      "kv": kv.reshape(*kv.shape[:2], self.depth, 2 * d),
+      "mask": mask,
+      "pooled": (x * weight).sum(1).astype(jnp.float32),
+    }
+
+
+class ImageBlock(nn.Module):
+  """adaLN block: patches attend to patches and words, then an MLP."""
+
+  width: int
+  heads: int
+  mlp_ratio: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
+    kv, mask, signal = scan_in
+    n, d, h = x.shape[0], self.width, self.heads
+    modulation = blocks.dense(6 * d, "modulation", self.dtype, zero=True)(
+      signal
+    )
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
+      modulation[:, None], 6, axis=-1
+    )
+    y = blocks.layer_norm(x) * (1 + scale1) + shift1
+    qkv = blocks.rows(blocks.dense(3 * d, "qkv", self.dtype), y)
+    q, own = qkv[..., :d], qkv[..., d:]
+    both = jnp.concatenate([own, kv], axis=1)
+    both = both.reshape(n, -1, 2, h, d // h)
+    keys = jnp.concatenate([jnp.ones((n, x.shape[1]), bool), mask], axis=1)
+    y = blocks.attention(
+      q.reshape(n, -1, h, d // h), both[:, :, 0], both[:, :, 1], keys
+    )
+    x = x + gate1 * blocks.rows(blocks.dense(d, "out", self.dtype), y)
+    y = blocks.layer_norm(x) * (1 + scale2) + shift2
+    y = blocks.rows(blocks.dense(self.mlp_ratio * d, "up", self.dtype), y)
+    y = blocks.squared_relu(y)
+    y = blocks.rows(blocks.dense(d, "down", self.dtype), y)
+    return x + gate2 * y, None
+
+
+def _remat(block, remat: str):
+  if remat == "none":
+    return block
+  policy = (
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    if remat == "dots"
+    else jax.checkpoint_policies.nothing_saveable
+  )
+  return nn.remat(block, prevent_cse=False, policy=policy)
+
+
+class SceneDiT(nn.Module):
+  """Predicts x0 from x_t; call with method="encode" or as a function."""
+
+  image_size: int = render.SIZE
+  patch: int = render.CELL
+  width: int = 128
+  depth: int = 6
+  heads: int = 4
+  mlp_ratio: int = 3
+  text_layers: int = 2
+  remat: str = "none"
+  unroll: int = 1
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    d = self.width
+    self.text = TextEncoder(
+      d, self.heads, self.text_layers, self.depth, self.dtype
+    )
+    self.patch_in = blocks.dense(d, None, self.dtype)
+    side = self.image_size // self.patch
+    self.place = self.param(
+      "place", nn.initializers.normal(0.5), (side * side, d)
+    )
+    self.time_in = blocks.dense(d, None, self.dtype)
+    self.time_out = blocks.dense(d, None, self.dtype)
+    self.pooled_in = blocks.dense(d, None, self.dtype)
+    self.blocks = nn.scan(
+      _remat(ImageBlock, self.remat),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=((2, nn.broadcast, nn.broadcast),),
+      length=self.depth,
+      unroll=self.unroll,
+    )(d, self.heads, self.mlp_ratio, self.dtype)
+    self.final_modulation = blocks.dense(2 * d, None, self.dtype, zero=True)
+    self.patch_out = blocks.dense(
+      self.patch**2 * 3, None, self.dtype, zero=True
+    )
+
+  def encode(self, tokens: Array) -> Cond:
+    return self.text(tokens)
+
+  def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
+    b, size, _, channels = x.shape
+    p, side = self.patch, size // self.patch
+    y = x.reshape(b, side, p, side, p, channels).swapaxes(2, 3)
+    y = y.reshape(b, side * side, p * p * channels).astype(self.dtype)
+    y = blocks.rows(self.patch_in, y) + self.place.astype(self.dtype)
+    signal = self.time_in(blocks.timestep_features(t, self.width))
+    signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
+    signal = nn.silu(signal)
+    kv, mask = cond["kv"].astype(self.dtype), cond["mask"]
+    y, _ = self.blocks(y, (kv, mask, signal))
+    shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    y = blocks.layer_norm(y) * (1 + scale) + shift
+    y = blocks.rows(self.patch_out, y).astype(jnp.float32)
+    y = y.reshape(b, side, side, p, p, channels).swapaxes(2, 3)
+    return y.reshape(b, size, size, channels)
+
+  def everything(self, x: Array, t: Array, tokens: Array) -> Array:
+    return self(x, t, self.encode(tokens))
+
+
+def velocity_from_x0(x_t: Array, x0: Array, t: Array) -> Array:
+  """(x_t - x0) / max(t, T_MIN), with t [B] broadcast over pixels."""
+  t = jnp.maximum(t, T_MIN).reshape(-1, *([1] * (x_t.ndim - 1)))
+  return (x_t - x0) / t
+
+
+def make_policy(
+  *,
+  image_size: int = render.SIZE,
+  patch: int = render.CELL,
+  width: int = 128,
+  depth: int = 6,
+  heads: int = 4,
+  mlp_ratio: int = 3,
+  text_layers: int = 2,
+  remat: str = "none",
+  unroll: int = 1,
+  dtype: str = "float32",
+) -> Policy:
+  """The scene policy as pure functions.
+
+  Args:
+    image_size: pixels per side; latents are pixels in [-1, 1].
+    patch: pixels per side of a token; divides image_size.
+    width: features; divisible by 2 * heads.
+    depth: image blocks.
+    heads: attention heads.
+    mlp_ratio: hidden features of the MLP over width.
+    text_layers: text blocks.
+    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
+    unroll: blocks per turn of the scan over blocks; `depth` unrolls it fully,
+      which compiles longer and runs faster on a CPU. Parameters are stacked
+      either way.
+    dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
+
+  Raises:
+    UserError: sizes that do not fit together.
+  """
+  if image_size % patch:
+    raise UserError(
+      f"model.patch={patch} does not divide model.image_size={image_size}"
+    )
+  if width % (2 * heads):
+    raise UserError(
+      f"model.width={width} is not divisible by 2 * model.heads={2 * heads}"
+    )
+  if remat not in REMAT:
+    raise UserError(
+      f'model.remat="{remat}" is not known{nearest(remat, REMAT)}'
+    )
+  net = SceneDiT(
+    image_size=image_size,
+    patch=patch,
+    width=width,
+    depth=depth,
+    heads=heads,
+    mlp_ratio=mlp_ratio,
+    text_layers=text_layers,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+  )
+  shape = (image_size, image_size, 3)
+
+  def init(key: Array) -> Params:
+    args = (
+      jnp.zeros((1, *shape)),
+      jnp.zeros((1,)),
+      jnp.zeros((1, grammar.MAX_WORDS), int),
+    )
+    return net.init(key, *args, method="everything")["params"]
+
+  def encode(params: Params, tokens: Array) -> Cond:
+    return net.apply({"params": params}, tokens, method="encode")
+
+  def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+    x0 = net.apply({"params": params}, x_t, t, cond)
+    return velocity_from_x0(x_t, x0, t)
+
+  return Policy(
+    init=init,
+    encode=encode,
+    velocity=velocity,
+    decode=lambda latents: jnp.clip(latents * 0.5 + 0.5, 0.0, 1.0),
+    to_pixels=lambda latents: latents * 0.5 + 0.5,
+    latent_shape=shape,
+    sharding_rules=SHARDING_RULES,
+  )

@@ -1,0 +1,82 @@
+"""Masked statistics and weighted metrics, safe in value and in gradient."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxreward.types import Array, ArrayLike
+
+
+def masked_mean(
+  x: ArrayLike, mask: ArrayLike | None = None, axis=None, keepdims=False
+) -> Array:
+  """Mean over the entries where `mask` is true; 0 where there are none.
+
+  Masked entries may hold anything, NaN included: they reach neither the value
+  nor the gradient.
+  """
+  if mask is None:
+    return jnp.mean(x, axis=axis, keepdims=keepdims)
+  mask = jnp.broadcast_to(mask, jnp.shape(x))
+  total = jnp.sum(jnp.where(mask, x, 0), axis=axis, keepdims=keepdims)
+  count = jnp.sum(mask, axis=axis, keepdims=keepdims)
+  return total / jnp.maximum(count, 1)
+
+
+def masked_var(
+  x: ArrayLike, mask: ArrayLike | None = None, axis=None, keepdims=False
+) -> Array:
+  """Population variance over unmasked entries; 0 where there are none."""
+  mean = masked_mean(x, mask, axis=axis, keepdims=True)
+  x = x if mask is None else jnp.where(mask, x, mean)
+  return masked_mean(jnp.square(x - mean), mask, axis=axis, keepdims=keepdims)
+
+
+def safe_sqrt(x: ArrayLike) -> Array:
+  """Square root whose gradient at 0 is 0 instead of infinite."""
+  positive = x > 0
+  return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def masked_std(
+  x: ArrayLike, mask: ArrayLike | None = None, axis=None, keepdims=False
+) -> Array:
+  """Population standard deviation over unmasked entries."""
+  return safe_sqrt(masked_var(x, mask, axis=axis, keepdims=keepdims))
+
+
+@flax.struct.dataclass
+class Mean:
+  """A mean as (unreduced sum, weight): pools exactly over any split."""
+
+  total: ArrayLike
+  weight: ArrayLike
+
+  @classmethod
+  def of(cls, x: ArrayLike, mask: ArrayLike | None = None) -> Mean:
+    """Sum and count of the unmasked entries of `x`, in float32."""
+    x = jnp.asarray(x, jnp.float32)
+    if mask is None:
+      return cls(jnp.sum(x), jnp.float32(x.size))
+    mask = jnp.broadcast_to(mask, x.shape)
+    return cls(
+      jnp.sum(jnp.where(mask, x, 0.0)), jnp.sum(mask, dtype=jnp.float32)
+    )
+
+  def __add__(self, other: Mean) -> Mean:
+    return Mean(self.total + other.total, self.weight + other.weight)
+
+  def value(self) -> Array:
+    """total / weight, or 0 when nothing was weighed."""
+    weighed = self.weight > 0
+    return jnp.where(
+      weighed, self.total / jnp.where(weighed, self.weight, 1), 0
+    )
+
+
+def reduce_metrics(metrics: dict[str, Mean]) -> dict[str, Array]:
+  """Divides every pooled mean once."""
+  is_mean = lambda m: isinstance(m, Mean)
+  return jax.tree.map(lambda m: m.value(), metrics, is_leaf=is_mean)

@@ -1,0 +1,33 @@
+"""Policy losses: objective(arrays, mask, *, ...) -> (Mean, metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxreward.objectives.likelihood_free import awm, diffusion_nft
+from jaxreward.objectives.policy_gradient import (
+  flow_dppo,
+  flow_grpo,
+  grpo_guard,
+)
+from jaxreward.objectives.preference import flow_dpo
+
+REGISTRY: dict[str, Callable[..., Any]] = {
+  "flow_grpo": flow_grpo,
+  "grpo_guard": grpo_guard,
+  "flow_dppo": flow_dppo,
+  "diffusion_nft": diffusion_nft,
+  "awm": awm,
+  "flow_dpo": flow_dpo,
+}
+
+__all__ = [
+  "REGISTRY",
+  "awm",
+  "diffusion_nft",
+  "flow_dpo",
+  "flow_dppo",
+  "flow_grpo",
+  "grpo_guard",
+]

@@ -1,0 +1,15 @@
+"""Terms added to an objective: regularizer(arrays, mask, *, ...) -> Mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxreward.regularizers.kl import step_kl, velocity_distance
+
+REGISTRY: dict[str, Callable[..., Any]] = {
+  "step_kl": step_kl,
+  "velocity_distance": velocity_distance,
+}
+
+__all__ = ["REGISTRY", "step_kl", "velocity_distance"]

@@ -1,0 +1,130 @@
+"""The report of whatever a run's folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+from etils import epath
+
+from jaxreward.report import summary
+from jaxreward.report.environment import describe
+from jaxreward.report.grids import load_cards, make_cards
+from jaxreward.report.html import write_report
+from jaxreward.report.series import alignment_rows
+
+
+def report_from_workdir(
+  workdir: epath.PathLike,
+  *,
+  title: str | None = None,
+  notes: tuple[str, ...] = (),
+  environment: Mapping[str, Any] | None = None,
+) -> epath.Path:
+  """Reads the folder of a run and writes its report.html.
+
+  Takes config.json, metrics.jsonl, timings.jsonl, evaluation.json and
+  grids/cards.npz, each where it is there. What is damaged is left out, and
+  the page says so.
+
+  Args:
+    workdir: of the run.
+    title: of the page; None makes one from the config.
+    notes: plain lines for the reader.
+    environment: from `environment.describe`; None describes this process.
+
+  Returns:
+    The path of the page.
+  """
+  workdir = epath.Path(workdir)
+  problems: list[str] = []
+  config = read_json(workdir / "config.json", problems)
+  evaluation = read_json(workdir / "evaluation.json", problems)
+  metrics = read_jsonl(workdir / "metrics.jsonl", problems)
+  timings = read_jsonl(workdir / "timings.jsonl", problems)
+  cards = _cards(workdir / "grids" / "cards.npz", problems)
+  for problem in problems:
+    logging.warning("report: %s", problem)
+  path = workdir / "report.html"
+  write_report(
+    path,
+    title=title or _title(config, evaluation),
+    summary=summary.tiles(evaluation),
+    cards=cards,
+    curves=metrics,
+    timings=timings,
+    evaluation=evaluation,
+    config=config,
+    environment=describe() if environment is None else environment,
+    notes=[*notes, *problems],
+    warnings=summary.automatic_warnings(evaluation, alignment_rows(metrics)),
+  )
+  return path
+
+
+def read_json(path: epath.Path, problems: list[str]) -> dict[str, Any]:
+  """The object in a file; empty when missing, noted when damaged."""
+  if not path.exists():
+    return {}
+  try:
+    value = json.loads(path.read_text())
+  except (ValueError, OSError) as error:
+    problems.append(f"{path.name} could not be read and was left out: {error}")
+    return {}
+  if not isinstance(value, dict):
+    problems.append(f"{path.name} holds no object and was left out")
+    return {}
+  return value
+
+
+def read_jsonl(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
+  """The objects of a file, one per line.
+
+  A last line without its end was cut off by a stop and is dropped silently;
+  any other damaged line is noted by its number.
+  """
+  if not path.exists():
+    return []
+  try:
+    text = path.read_bytes().decode("utf-8", errors="replace")
+  except OSError as error:
+    problems.append(f"{path.name} could not be read and was left out: {error}")
+    return []
+  rows = []
+  lines = text.split("\n")
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except ValueError:
+      row = None
+    if isinstance(row, dict):
+      rows.append(row)
+    elif number < len(lines):
+      problems.append(f"{path.name}, line {number}: no JSON object, left out")
+  return rows
+
+
+def _cards(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
+  if not path.exists():
+    return []
+  try:
+    return make_cards(*load_cards(path))
+  except Exception as error:  # a damaged archive raises nearly anything
+    problems.append(f"{path.name} could not be read and was left out: {error}")
+    return []
+
+
+def _title(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
+  if evaluation.get("before") and evaluation.get("after"):
+    return "Before and after alignment"
+  titles = {
+    "pretrain": "Pretraining run",
+    "train_reward": "Reward model run",
+    "align": "Alignment run",
+    "evaluate": "Evaluation",
+  }
+  return titles.get(str(config.get("job")), "Run report")

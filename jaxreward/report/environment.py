@@ -1,0 +1,106 @@
+"""What a run ran on: versions, devices, memory. No names of hosts or people."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+from collections import Counter
+from typing import Any
+
+import jax
+
+PACKAGES = (
+  "jaxreward",
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "numpy",
+  "libtpu",
+)
+GIB = 2**30
+
+
+def describe() -> dict[str, Any]:
+  """The environment of this process, ready for JSON.
+
+  Returns:
+    {python, versions, system, machine, platform, devices: {kind: count},
+    processes, cpu_count (usable by this process), memory_gib (physical or the
+    container's limit, whichever is less), peak_rss_gib, xla_flags}.
+  """
+  return {
+    "python": platform.python_version(),
+    "versions": versions(),
+    "system": operating_system(),
+    "machine": platform.machine(),
+    "platform": jax.default_backend(),
+    "devices": dict(Counter(d.device_kind for d in jax.devices())),
+    "processes": jax.process_count(),
+    "cpu_count": usable_cpus(),
+    "memory_gib": _gib(memory_bytes()),
+    "peak_rss_gib": _gib(peak_rss_bytes()),
+    "xla_flags": xla_flags(),
+  }
+
+
+def versions() -> dict[str, str]:
+  """Installed versions of the packages that change results."""
+  found = {}
+  for name in PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def operating_system() -> str:
+  """Name and kernel release, with the distribution where it is known."""
+  text = f"{platform.system()} {platform.release()}"
+  try:
+    return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {text}"
+  except (OSError, KeyError):
+    return text
+
+
+def usable_cpus() -> int:
+  """Cores this process may run on."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+  """Memory of the machine, or of the container when that is less."""
+  try:
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (ValueError, OSError):
+    return None
+  try:
+    with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+      limit = file.read().strip()
+  except OSError:
+    return physical
+  return min(physical, int(limit)) if limit.isdigit() else physical
+
+
+def peak_rss_bytes() -> int:
+  """Largest resident memory of this process so far."""
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else peak * 1024
+
+
+def xla_flags() -> list[str]:
+  """XLA_FLAGS without those that hold a path."""
+  flags = os.environ.get("XLA_FLAGS", "").split()
+  return [flag for flag in flags if "/" not in flag]
+
+
+def _gib(size: int | None) -> float | None:
+  return None if size is None else round(size / GIB, 2)

@@ -1,0 +1,167 @@
+"""Pictures before and after, as PNG and as cards for the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from jaxreward.types import ArrayLike
+
+GAP = 2  # pixels between the pictures of a grid, before scaling
+PAPER = 255  # grey level of the gap
+TEXT_KEYS = (
+  "prompt",
+  "kind",
+  "seen_before",
+  "seen_after",
+  "ok_before",
+  "ok_after",
+)
+
+
+def to_uint8(images: ArrayLike) -> np.ndarray:
+  """Bytes from floats in [0, 1]: clipped, NaN is 0; uint8 passes through.
+
+  Args:
+    images: uint8 or float [N, H, W, C], C 1 or 3.
+
+  Returns:
+    uint8 [N, H, W, 3].
+
+  Raises:
+    ValueError: for another shape.
+  """
+  images = np.asarray(images)
+  if images.ndim != 4 or images.shape[-1] not in (1, 3):
+    raise ValueError(f"images must be [N, H, W, 1 or 3], got {images.shape}")
+  if images.dtype != np.uint8:
+    clean = np.nan_to_num(np.asarray(images, np.float32), nan=0.0)
+    images = np.round(np.clip(clean, 0, 1) * 255).astype(np.uint8)
+  return np.broadcast_to(images, (*images.shape[:3], 3))
+
+
+def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
+  """Nearest-neighbour upscaling of [N, H, W, C] by a whole factor."""
+  return images.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def png(image: np.ndarray) -> bytes:
+  """PNG file of one picture uint8 [H, W, 3]."""
+  out = io.BytesIO()
+  Image.fromarray(image).save(out, format="PNG", optimize=True)
+  return out.getvalue()
+
+
+def image_grid_png(
+  images: ArrayLike, scale: int = 3, columns: int | None = None
+) -> bytes:
+  """One PNG with all pictures in rows, a thin white gap between them.
+
+  Args:
+    images: uint8 or float in [0, 1], [N, H, W, 3].
+    scale: whole factor of nearest-neighbour upscaling.
+    columns: pictures per row; None makes the grid about square.
+
+  Returns:
+    The bytes of a PNG file.
+
+  Raises:
+    ValueError: when there is no picture.
+  """
+  pixels = to_uint8(images)
+  n, height, width, channels = pixels.shape
+  if n == 0:
+    raise ValueError("a grid needs at least one picture")
+  columns = columns or int(np.ceil(np.sqrt(n)))
+  rows = -(-n // columns)
+  tall, wide = height + GAP, width + GAP
+  shape = (rows * tall - GAP, columns * wide - GAP, channels)
+  canvas = np.full(shape, PAPER, np.uint8)
+  for i, picture in enumerate(pixels):
+    top, left = i // columns * tall, i % columns * wide
+    canvas[top : top + height, left : left + width] = picture
+  return png(enlarge(canvas[None], scale)[0])
+
+
+def data_uri(content: bytes, media: str = "image/png") -> str:
+  """The content as a link that holds it."""
+  return f"data:{media};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def make_cards(
+  before: ArrayLike,
+  after: ArrayLike,
+  texts: Sequence[Mapping[str, Any]],
+  *,
+  scale: int = 3,
+) -> list[dict[str, Any]]:
+  """Pictures with their verdicts, ready for the page.
+
+  Args:
+    before: uint8 or float in [0, 1], [N, H, W, 3].
+    after: the same prompts and seeds after training.
+    texts: one per pair: {prompt, kind, seen_before, seen_after, ok_before,
+      ok_after}; what is missing is None.
+    scale: whole factor of nearest-neighbour upscaling.
+
+  Returns:
+    The texts, each with `before` and `after` as data links.
+
+  Raises:
+    ValueError: when the three differ in length.
+  """
+  first, second = to_uint8(before), to_uint8(after)
+  if not len(first) == len(second) == len(texts):
+    raise ValueError(
+      f"cards need as many pictures as texts: {len(first)} before, "
+      f"{len(second)} after, {len(texts)} texts"
+    )
+  link = lambda image: data_uri(png(enlarge(image[None], scale)[0]))
+  return [
+    {key: text.get(key) for key in TEXT_KEYS}
+    | {"before": link(a), "after": link(b)}
+    for a, b, text in zip(first, second, texts, strict=True)
+  ]
+
+
+def save_cards(
+  path: epath.PathLike,
+  before: ArrayLike,
+  after: ArrayLike,
+  texts: Sequence[Mapping[str, Any]],
+) -> None:
+  """Keeps pictures and texts in one .npz; see `make_cards` for the parts."""
+  if not len(before) == len(after) == len(texts):
+    raise ValueError(
+      f"cards need as many pictures as texts: {len(before)} before, "
+      f"{len(after)} after, {len(texts)} texts"
+    )
+  out = io.BytesIO()
+  np.savez_compressed(
+    out,
+    before=to_uint8(before),
+    after=to_uint8(after),
+    texts=np.array(json.dumps([dict(t) for t in texts], allow_nan=False)),
+  )
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.parent / f".{path.name}.tmp"
+  beside.write_bytes(out.getvalue())
+  beside.replace(path)
+
+
+def load_cards(
+  path: epath.PathLike,
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
+  """(before, after, texts) of a file written by `save_cards`."""
+  content = io.BytesIO(epath.Path(path).read_bytes())
+  with np.load(content, allow_pickle=False) as arrays:
+    texts = json.loads(str(arrays["texts"][()]))
+    return arrays["before"], arrays["after"], texts

@@ -1,0 +1,61 @@
+"""Keys are addresses: every draw is a function of what it is for.
+
+No key is carried in a state and none is split across steps. A key is folded
+from (seed, stream, step, prompt id, member), so noise does not depend on batch
+layout, device count or order, and a resumed run needs the step alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.types import Array, ArrayLike
+
+
+def stream_key(seed: int, stream: str, step: ArrayLike = 0) -> Array:
+  """Key of a named stream at a step.
+
+  Args:
+    seed: the run's seed.
+    stream: what the draw is for, such as "rollout"; hashed to 32 bits.
+    step: iteration number, a Python int or an int32 scalar.
+
+  Returns:
+    A typed scalar key.
+  """
+  key = jax.random.key(seed, impl="threefry2x32")
+  key = jax.random.fold_in(key, zlib.crc32(stream.encode()))
+  return jax.random.fold_in(key, step)
+
+
+def sample_keys(key: Array, prompt_ids: ArrayLike, members: ArrayLike) -> Array:
+  """One key per sample, folded with its prompt id and its group index.
+
+  Args:
+    key: scalar key of the stream at this step.
+    prompt_ids: uint32 [B].
+    members: int32 [B].
+
+  Returns:
+    Typed keys [B].
+  """
+
+  def fold(prompt_id, member):
+    return jax.random.fold_in(jax.random.fold_in(key, prompt_id), member)
+
+  return jax.vmap(fold)(
+    jnp.asarray(prompt_ids, jnp.uint32), jnp.asarray(members, jnp.uint32)
+  )
+
+
+def fold_each(keys: Array, number: ArrayLike) -> Array:
+  """Folds the same number, such as a denoising step, into every key [B]."""
+  return jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+
+
+def normal_each(keys: Array, shape: tuple[int, ...]) -> Array:
+  """Standard normal float32 [B, *shape], each row from its own key."""
+  return jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys)

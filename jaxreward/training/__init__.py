@@ -1,0 +1,1 @@
+"""State, optimizer, mesh, checkpoints, writers and the step."""

@@ -1,0 +1,324 @@
+"""Training state on disk: asynchronous, atomic, verified. Wraps Orbax v1.
+
+One directory holds the steps of one job. A step is written beside and renamed
+when whole, so a process killed at any moment leaves whole steps only; what
+was damaged later is found by its digest, and the step before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from jaxreward.errors import UserError, one_line
+from jaxreward.training.weights import load_metadata, load_params, save_params
+from jaxreward.types import Params
+
+__all__ = [
+  "Checkpoints",
+  "digests",
+  "load_metadata",
+  "load_params",
+  "save_params",
+]
+
+Extras = dict[str, Any]
+_policies = ocp.training.preservation_policies
+
+
+def _weighted_bits(
+  block: np.ndarray, starts: tuple[int, ...], shape: tuple[int, ...]
+) -> int:
+  """Sum over a block of element bits times (2 * global position + 1)."""
+  bits = np.asarray(block, order="C").view(f"u{block.dtype.itemsize}")
+  position = np.zeros((1,) * block.ndim, np.uint64)
+  stride = 1
+  for axis in reversed(range(block.ndim)):
+    index = np.arange(block.shape[axis], dtype=np.uint64) + starts[axis]
+    index = index * np.uint64(stride)
+    position = position + index.reshape(
+      [-1 if a == axis else 1 for a in range(block.ndim)]
+    )
+    stride *= shape[axis]
+  position *= np.uint64(2)
+  position += np.uint64(1)
+  return int(np.sum(position * bits, dtype=np.uint64))
+
+
+def _leaf_digest(leaf: Any) -> int:
+  if not isinstance(leaf, jax.Array):
+    return _weighted_bits(leaf, (0,) * leaf.ndim, leaf.shape)
+  total = 0
+  for shard in leaf.addressable_shards:
+    if shard.replica_id == 0:
+      starts = tuple(s.start or 0 for s in shard.index)
+      total += _weighted_bits(np.asarray(shard.data), starts, leaf.shape)
+  return total % 2**64
+
+
+def digests(tree: Params) -> dict[str, str]:
+  r"""A number per leaf that any single changed, moved or lost element changes.
+
+  $\sum_i (2 i + 1) \, bits(x_i) \bmod 2^{64}$ over the global positions i: the
+  multipliers are odd, hence invertible, and a sum over shards is the same on
+  every mesh.
+
+  Args:
+    tree: pytree of arrays; on several hosts the sum over this host's shards.
+
+  Returns:
+    Leaf path -> type and 16 hexadecimal digits, as in "int32:0...03".
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{np.dtype(leaf.dtype).name}:{_leaf_digest(leaf):016x}"
+    )
+    for path, leaf in leaves
+  }
+
+
+class Checkpoints:
+  """The steps of one job.
+
+  Args:
+    directory: made if absent.
+    keep: how many of the newest steps stay.
+    keep_best: also keep this many steps with the largest `best_metric`.
+    best_metric: name in the `metrics` given to `save`.
+  """
+
+  def __init__(
+    self,
+    directory: os.PathLike[str] | str,
+    keep: int = 2,
+    keep_best: int | None = None,
+    best_metric: str = "score",
+  ):
+    is_local = "://" not in os.fspath(directory)
+    self.directory = epath.Path(
+      os.path.abspath(directory) if is_local else directory
+    )
+    policy = _policies.LatestN(n=max(keep, 1))
+    if keep_best:
+      policy = _policies.AnyPreservationPolicy(
+        [
+          policy,
+          _policies.BestN(
+            get_metric_fn=lambda metrics: metrics[best_metric],
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+          ),
+        ]
+      )
+    self._policy = policy
+    self._pending: Any = None
+    self._opened: ocp.training.Checkpointer | None = None
+    self._translated(self._open)
+
+  def _open(self) -> ocp.training.Checkpointer:
+    """The Orbax object; one that has failed once is never used again."""
+    if self._opened is None:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      self._opened = ocp.training.Checkpointer(
+        self.directory,
+        preservation_policy=self._policy,
+        cleanup_tmp_directories=True,
+      )
+    return self._opened
+
+  def _discard(self) -> None:
+    opened, self._opened = self._opened, None
+    if opened is not None:
+      with contextlib.suppress(Exception):  # it repeats the error told before
+        opened.close()
+
+  def _translated(self, action: Callable[[], Any]) -> Any:
+    """Runs an action and says what the disk's refusal means."""
+    try:
+      return action()
+    except Exception as error:
+      self._discard()
+      reason = _disk_reason(error)
+      if reason is None:
+        raise
+      raise UserError(
+        f"cannot write checkpoints to {self.directory}: {reason}; "
+        f"whole steps there: {self.steps() or 'none'}"
+      ) from error
+
+  def steps(self) -> list[int]:
+    """Steps that are whole, oldest first."""
+    if not self.directory.exists():
+      return []
+    names = [p.name for p in self.directory.iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+  def save(
+    self,
+    step: int,
+    state: Params,
+    extras: Extras,
+    metrics: dict[str, float] | None = None,
+    *,
+    wait: bool = False,
+  ) -> None:
+    """Starts to save a step; waits first for the save before it.
+
+    Args:
+      step: number of finished steps; a step that exists is left as it is.
+      state: pytree of arrays; copied before this returns, so the caller may
+        donate it.
+      extras: what JSON can hold, such as the state of the data iterator.
+      metrics: for `keep_best`.
+      wait: return when the step is on disk.
+
+    Raises:
+      UserError: this or the save before it failed for want of room or
+        permission; steps already there stay.
+    """
+    self.wait()
+    if step not in self.steps():
+      extras = json.loads(json.dumps(extras))
+      record = {"extras": extras, "digests": digests(state)}
+      self._pending = self._translated(
+        lambda: self._open().save_checkpointables_async(
+          step,
+          {"state": state},
+          force=True,
+          metrics=metrics,
+          custom_metadata=record,
+        )
+      )
+    if wait:
+      self.wait()
+
+  def wait(self) -> None:
+    """Blocks until the last save is whole on disk, or raises its error."""
+    pending, self._pending = self._pending, None
+    if pending is not None:
+      self._translated(pending.result)
+
+  def restore_latest(
+    self, abstract_state: Params
+  ) -> tuple[int, Params, Extras] | None:
+    """The newest whole step, on the shardings asked for.
+
+    Steps that cannot be read or whose digests differ are named in a warning
+    and moved to `<directory>.damaged/` once an older one has been restored.
+
+    Args:
+      abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings.
+
+    Returns:
+      (step, state, extras), or None if nothing was ever saved.
+
+    Raises:
+      UserError: there are steps, and none can be restored.
+    """
+    self.wait()
+    damaged = []
+    for step in reversed(self.steps()):
+      try:
+        state, extras = self._restore(step, abstract_state)
+      except Exception as error:  # whatever a damaged file makes Orbax raise
+        logging.warning(
+          "checkpoint %s cannot be restored: %s",
+          self.directory / str(step),
+          one_line(error),
+        )
+        damaged.append((step, error))
+        continue
+      self._move_aside([step for step, _ in damaged])
+      return step, state, extras
+    if damaged:
+      step, error = damaged[0]
+      raise UserError(
+        f"none of the checkpoints in {self.directory} can be restored "
+        f"(step {step}: {one_line(error)}); move them away to start afresh"
+      ) from error
+    return None
+
+  def _restore(
+    self, step: int, abstract_state: Params
+  ) -> tuple[Params, Extras]:
+    checkpointer = self._open()
+    record = checkpointer.checkpointables_metadata(step).custom_metadata
+    state = checkpointer.load_checkpointables(step, {"state": abstract_state})[
+      "state"
+    ]
+    wrong = [
+      name
+      for name, digest in digests(state).items()
+      if record["digests"].get(name) != digest
+    ]
+    if wrong and jax.process_count() == 1:
+      raise ValueError(f"the content of {wrong[0]} has changed since the save")
+    return state, record["extras"]
+
+  def _move_aside(self, steps: list[int]) -> None:
+    if not steps:
+      return
+    aside = self.directory.parent / f"{self.directory.name}.damaged"
+    aside.mkdir(parents=True, exist_ok=True)
+    self._discard()
+    for step in steps:
+      target = aside / str(step)
+      if target.exists():
+        target.rmtree()
+      (self.directory / str(step)).rename(target)
+      logging.warning("moved checkpoint %d to %s", step, target)
+
+  def close(self) -> None:
+    """Waits for the last save and ends the background threads."""
+    try:
+      self.wait()
+    finally:
+      self._discard()
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()
+
+
+def _disk_reason(error: BaseException) -> str | None:
+  """What the disk refused, if that is what an error (or its cause) says."""
+  words = {
+    "no space left": "the disk is full",
+    "disk quota": "the disk quota is used up",
+    "file too large": "the file is larger than this system allows",
+    "permission denied": "permission denied",
+    "read-only file system": "the file system is read-only",
+  }
+  refused = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+  }
+  cause: BaseException | None = error
+  while cause is not None:
+    for word, reason in words.items():
+      if word in str(cause).lower():
+        return reason
+    if isinstance(cause, OSError) and cause.errno in refused:
+      return cause.strerror
+    cause = cause.__cause__ or cause.__context__
+  return None

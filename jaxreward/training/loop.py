@@ -1,0 +1,157 @@
+"""The loop around a step: progress, records, checkpoints, a clean stop.
+
+The order is a contract. Step n + 1 runs, its row is written (with whatever the
+evaluation at that step adds), then the step is saved, and only then does the
+next begin. A run that is killed anywhere goes back to a saved step, drops the
+rows after it and writes them again, equal.
+
+Metrics are read once per step, after its parts have been timed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxreward.errors import UserError
+from jaxreward.numerics import reduce_metrics
+from jaxreward.training.checkpoint import Checkpoints
+from jaxreward.training.interrupt import GracefulStop
+from jaxreward.training.progress import Progress
+from jaxreward.training.state import TrainState, abstract
+from jaxreward.training.writers import MetricsWriter
+
+# step(state, n) -> (state, metrics: name -> Mean or number)
+Step = Callable[[TrainState, int], tuple[TrainState, Mapping[str, Any]]]
+MAX_SKIPPED = 20
+
+
+class Timer:
+  """Seconds per part of a step; blocks on what each part returns."""
+
+  def __init__(self, enabled: bool = True):
+    self.enabled = enabled
+    self.seconds: dict[str, float] = {}
+
+  def __call__(self, part: str, value: Any) -> Any:
+    """Adds the time since the last mark to `part`; returns `value`."""
+    if self.enabled:
+      jax.block_until_ready(value)
+      now = time.perf_counter()
+      self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+      self._last = now
+    return value
+
+  def start(self) -> None:
+    self.seconds, self._last = {}, time.perf_counter()
+
+
+@dataclasses.dataclass
+class Loop:
+  """What a job gives to `run`.
+
+  Attributes:
+    name: of the job, in records and progress.
+    total: steps in all.
+    step: one step.
+    writer: of the job's rows.
+    checkpoints: of the job.
+    save_every: steps between checkpoints; 0 saves the last alone.
+    evaluate: (state, n) -> metrics added to row n, or None.
+    evaluate_every: steps between evaluations; step 0 is evaluated too.
+    check: called with every row as plain numbers; raises to stop the run.
+    shown: names of metrics for the progress line.
+    timer: of the parts of a step.
+    extras: saved with every step; n -> what JSON can hold.
+  """
+
+  name: str
+  total: int
+  step: Step
+  writer: MetricsWriter
+  checkpoints: Checkpoints
+  save_every: int = 0
+  evaluate: Callable[[TrainState, int], Mapping[str, Any]] | None = None
+  evaluate_every: int = 0
+  check: Callable[[int, Mapping[str, float]], None] | None = None
+  shown: tuple[str, ...] = ()
+  timer: Timer = dataclasses.field(default_factory=Timer)
+  extras: Callable[[int], dict[str, Any]] = lambda n: {}
+
+
+def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+  """Pooled means and device scalars as plain floats."""
+  host = jax.device_get(reduce_metrics(dict(metrics)))
+  return {k: float(np.asarray(v)) for k, v in host.items()}
+
+
+def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:
+  """(state, step, extras) of the newest checkpoint, or of the start."""
+  found = loop.checkpoints.restore_latest(abstract(state))
+  if found is None:
+    loop.writer.truncate(-1)
+    return state, 0, {}
+  step, state, extras = found
+  loop.writer.truncate(step)
+  return state, step, extras
+
+
+def run(loop: Loop, state: TrainState, start: int) -> TrainState:
+  """Runs steps start ... total - 1 and leaves everything saved.
+
+  Raises:
+    UserError: a run of skipped updates, or what `check` raises.
+    Stopped: Ctrl-C or SIGTERM, after saving.
+  """
+  skipped = 0
+
+  def finish(n: int, metrics: Mapping[str, Any]) -> dict[str, float]:
+    nonlocal skipped
+    row = to_numbers(metrics)
+    loop.writer.write(n, row)
+    if loop.timer.seconds:
+      loop.writer.write_timings(n, loop.timer.seconds)
+    if loop.check:
+      loop.check(n, row)
+    skipped = skipped + 1 if row.get("skipped_updates", 0) >= 1 else 0
+    if skipped >= MAX_SKIPPED:
+      raise UserError(
+        f"{loop.name}: the loss or its gradient was not finite in"
+        f" {MAX_SKIPPED} steps running (up to step {n}); parameters were kept;"
+        " lower config.optimizer.learning_rate or look at the rewards"
+      )
+    return row
+
+  def save(n: int, wait: bool = False) -> None:
+    loop.checkpoints.save(n, state, loop.extras(n), wait=wait)
+
+  with GracefulStop() as stop, Progress(
+    loop.name, total=loop.total, start=start
+  ) as progress:
+    if start == 0 and loop.evaluate and loop.evaluate_every:
+      loop.timer.start()
+      loop.timer.seconds = {}
+      finish(0, loop.evaluate(state, 0))
+    for n in range(start + 1, loop.total + 1):
+      loop.timer.start()
+      state, metrics = loop.step(state, n - 1)
+      due = loop.evaluate_every and n % loop.evaluate_every == 0
+      if loop.evaluate and (due or (loop.evaluate_every and n == loop.total)):
+        metrics = {**metrics, **loop.evaluate(state, n)}
+        loop.timer("evaluate", ())
+      row = finish(n, metrics)
+      progress.update(n, {k: row[k] for k in loop.shown if k in row})
+      if (loop.save_every and n % loop.save_every == 0) or n == loop.total:
+        save(n)
+      if stop.requested and n < loop.total:
+        save(n, wait=True)
+        stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
+    if start < loop.total or not loop.checkpoints.steps():
+      save(loop.total)
+    loop.checkpoints.wait()
+  return state

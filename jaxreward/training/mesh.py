@@ -1,0 +1,75 @@
+"""One mesh, three axes: data and fsdp share the batch, tensor the layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxreward.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Mesh over ("data", "fsdp", "tensor") with Auto axes.
+
+  Args:
+    data: parts of the batch that hold whole parameters; -1 for what is left.
+    fsdp: parts of the batch that also share the parameters.
+    tensor: parts of each layer.
+    devices: all of the program's devices if None. An error if not all used.
+
+  Returns:
+    The mesh; enter it with `jax.set_mesh`.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  shape = _resolve(sizes, len(devices))
+  return jax.make_mesh(
+    shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """First axis over data and fsdp, the rest whole."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """A whole copy on every device."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def round_up_to_devices(n: int, mesh: Mesh) -> int:
+  """Smallest batch of at least n (and 1) rows that splits evenly."""
+  parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  return max(-(-n // parts), 1) * parts
+
+
+def _resolve(sizes: dict[str, int], count: int) -> tuple[int, ...]:
+  """Axis sizes with -1 filled in, or an error that says what would fit."""
+  given = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+  free = [axis for axis, size in sizes.items() if size == -1]
+  wrong = [axis for axis, size in sizes.items() if size < 1 and size != -1]
+  if wrong or len(free) > 1:
+    raise UserError(
+      f"mesh {given}: sizes are positive, and at most one may be -1."
+    )
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if free and count % fixed == 0:
+    sizes = sizes | {free[0]: count // fixed}
+  elif free or fixed != count:
+    raise UserError(
+      f"mesh {given} needs {'a multiple of ' if free else ''}{fixed} devices, "
+      f"but there are {count}: choose sizes whose product is {count}."
+    )
+  return tuple(sizes[axis] for axis in AXES)

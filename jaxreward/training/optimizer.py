@@ -1,0 +1,212 @@
+"""Optax chains by name, and the update that refuses what is not finite."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Float
+from optax import contrib
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.numerics import Mean
+from jaxreward.types import ArrayLike, Params
+
+# Linen's dense and convolution weights, adapters, and nothing else: a bias of
+# scanned layers is [depth, features], so the number of axes tells nothing.
+MATRICES = r"(^|/)(kernel|lora/[ab])$"
+
+
+def make_schedule(
+  *,
+  learning_rate: float,
+  schedule: str = "constant",
+  warmup_steps: int = 0,
+  total_steps: int = 0,
+  final_scale: float = 0.0,
+) -> optax.Schedule:
+  """Learning rate of step n = 0, 1, ...
+
+  lr min(1, (n + 1) / warmup) d(p), p = (n - warmup) / (total - warmup) in
+  [0, 1]; d falls from 1 to `final_scale` along half a cosine or a line. The
+  warm-up starts at lr / warmup, since a step at rate 0 is a step lost.
+  """
+  decays = {
+    "constant": lambda p: jnp.ones_like(p),
+    "cosine": lambda p: 0.5 * (1 + jnp.cos(jnp.pi * p)),
+    "linear": lambda p: 1 - p,
+  }
+  if schedule not in decays:
+    raise UserError(
+      f'optimizer.schedule is "{schedule}"{nearest(schedule, decays)}; '
+      f"it must be one of {', '.join(decays)}."
+    )
+  if schedule != "constant" and total_steps <= warmup_steps:
+    raise UserError(
+      f"optimizer.warmup_steps is {warmup_steps} of {total_steps} steps in "
+      f'all: schedule "{schedule}" has none left to decay in.'
+    )
+
+  def rate(step):
+    n = jnp.asarray(step, jnp.float32)
+    warm = jnp.minimum(1.0, (n + 1) / max(warmup_steps, 1))
+    progress = (n - warmup_steps) / max(total_steps - warmup_steps, 1)
+    decay = decays[schedule](jnp.clip(progress, 0.0, 1.0))
+    if schedule != "constant":
+      decay = final_scale + (1 - final_scale) * decay
+    return learning_rate * warm * decay
+
+  return rate
+
+
+def make_optimizer(
+  *,
+  name: str = "adamw",
+  learning_rate: float,
+  schedule: str = "constant",
+  warmup_steps: int = 0,
+  total_steps: int = 0,
+  final_scale: float = 0.0,
+  clip_norm: float | None = 1.0,
+  weight_decay: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+  momentum: float = 0.95,
+  adam_scale: float = 1.0,
+  matrices: str = MATRICES,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Clip by global norm, then an optimizer under a schedule.
+
+  Args:
+    name: "adamw"; "muon" (matrices by Muon, the rest by Adam); or "sgd".
+    learning_rate: peak rate.
+    schedule: "constant", "cosine" or "linear", see `make_schedule`.
+    warmup_steps: steps of linear warm-up.
+    total_steps: steps until the decay ends; not read by "constant".
+    final_scale: share of the peak rate left at the end of a decay.
+    clip_norm: largest global norm of the gradient; None or 0 for no bound.
+    weight_decay: decoupled, times the rate, on matrices only.
+    b1: Adam's first decay.
+    b2: Adam's second decay.
+    eps: Adam's and Muon's epsilon.
+    momentum: of "muon" and "sgd".
+    adam_scale: rate of Muon's Adam part, relative to `learning_rate`.
+    matrices: regex on the parameter path ("a/b/kernel"); matching arrays with
+      two or more axes are matrices [..., in, out], the axes before them
+      (scanned layers) independent.
+
+  Returns:
+    (transformation, schedule), the schedule for logging the rate.
+  """
+  rate = make_schedule(
+    learning_rate=learning_rate,
+    schedule=schedule,
+    warmup_steps=warmup_steps,
+    total_steps=total_steps,
+    final_scale=final_scale,
+  )
+  adam = dict(b1=b1, b2=b2, eps=eps)
+  decayed = lambda params: matrix_mask(params, matrices)
+  optimizers = {
+    "adamw": lambda: optax.adamw(
+      rate, **adam, weight_decay=weight_decay, mask=decayed
+    ),
+    "muon": lambda: _muon(
+      rate, adam, momentum, weight_decay, adam_scale, matrices
+    ),
+    "sgd": lambda: optax.chain(
+      optax.trace(decay=momentum, nesterov=True),
+      optax.add_decayed_weights(weight_decay, mask=decayed),
+      optax.scale_by_learning_rate(rate),
+    ),
+  }
+  if name not in optimizers:
+    raise UserError(
+      f'optimizer.name is "{name}"{nearest(name, optimizers)}; '
+      f"it must be one of {', '.join(optimizers)}."
+    )
+  chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
+  return optax.chain(*chain, optimizers[name]()), rate
+
+
+def matrix_mask(params: Params, matrices: str = MATRICES) -> Params:
+  """Tree of bool: whether a parameter is a matrix (or a stack of them)."""
+  pattern = re.compile(matrices)
+
+  def is_matrix(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return pattern.search(name) is not None and jnp.ndim(leaf) >= 2
+
+  return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def apply_if_finite(
+  optimizer: optax.GradientTransformation,
+  grads: Params,
+  opt_state: optax.OptState,
+  params: Params,
+  *,
+  loss: Float[ArrayLike, ""],
+  weight: Float[ArrayLike, ""] | None = None,
+) -> tuple[Params, optax.OptState, dict[str, Mean]]:
+  """One optimizer step, or none when the loss or the gradient is not finite.
+
+  A skipped step leaves parameters and optimizer state as they were, bit for
+  bit. It is branch-free, so it runs under `jit` on any mesh.
+
+  Args:
+    optimizer: from `make_optimizer`.
+    grads: gradient tree, like `params`.
+    opt_state: the optimizer's state.
+    params: the trained parameters.
+    loss: the scalar that was differentiated.
+    weight: of the batch; a step on a batch of weight 0 is skipped too, where
+      momentum and weight decay would have moved the parameters.
+
+  Returns:
+    (params, opt_state, metrics): grad_norm before clipping and update_norm,
+    over steps taken, and skipped_updates, 1 for a skipped step.
+  """
+  grad_norm = optax.tree.norm(grads)
+  taken = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  if weight is not None:
+    taken &= jnp.asarray(weight) > 0
+  updates, new_state = optimizer.update(grads, opt_state, params)
+  update_norm = optax.tree.norm(updates)
+  # Finite gradients can still overflow inside the optimizer.
+  taken &= jnp.isfinite(update_norm)
+  new_params = optax.apply_updates(params, updates)
+  choose = lambda new, old: jnp.where(taken, new, old)
+  metrics = {
+    "grad_norm": Mean.of(grad_norm, taken),
+    "update_norm": Mean.of(update_norm, taken),
+    "skipped_updates": Mean.of(~taken),
+  }
+  return (
+    jax.tree.map(choose, new_params, params),
+    jax.tree.map(choose, new_state, opt_state),
+    metrics,
+  )
+
+
+def _muon(rate, adam, momentum, weight_decay, adam_scale, matrices):
+  """Muon on matrices over their last two axes, Adam on the rest."""
+  axes = contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+
+  def dimensions(params):
+    chosen = matrix_mask(params, matrices)
+    return jax.tree.map(lambda matrix: axes if matrix else None, chosen)
+
+  return contrib.muon(
+    rate,
+    beta=momentum,
+    eps=adam["eps"],
+    weight_decay=weight_decay,
+    adam_b1=adam["b1"],
+    adam_b2=adam["b2"],
+    adam_learning_rate=lambda step: adam_scale * rate(step),
+    muon_weight_dimension_numbers=dimensions,
+  )

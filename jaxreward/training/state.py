@@ -1,0 +1,55 @@
+"""The training state: everything a resumed run needs besides its config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxreward.training import ema
+from jaxreward.types import Array, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+  """State of a job.
+
+  Attributes:
+    step: int32, iterations done.
+    updates: int32, optimizer steps done.
+    params: what is trained: all parameters, or the adapters.
+    opt_state: the optimizer's.
+    ema: average of params, for evaluation and export.
+    old: the policy that draws samples for off-policy objectives; None where
+      the trained parameters draw them.
+    stats: running statistics of advantages; None without.
+  """
+
+  step: Array
+  updates: Array
+  params: Params
+  opt_state: Any
+  ema: Params
+  old: Params | None = None
+  stats: Any = None
+
+
+def create(params: Params, optimizer, *, keep_old: bool = False) -> TrainState:
+  """A state at step 0; averages are copies, so that it can be donated."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    updates=jnp.zeros((), jnp.int32),
+    params=ema.init_ema(params),
+    opt_state=optimizer.init(params),
+    ema=ema.init_ema(params),
+    old=ema.init_ema(params) if keep_old else None,
+  )
+
+
+def abstract(state: TrainState) -> TrainState:
+  """Shapes, types and shardings of a placed state, to restore into."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )

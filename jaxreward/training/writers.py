@@ -1,0 +1,224 @@
+"""Metrics of a run: JSON lines are the record, TensorBoard is a view of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+
+from jaxreward.errors import UserError, one_line
+from jaxreward.files import write_atomic
+
+METRICS_FILE = "metrics.jsonl"
+TIMINGS_FILE = "timings.jsonl"
+
+Row = dict[str, Any]
+
+
+def _lines(path: os.PathLike[str] | str) -> list[bytes]:
+  """Whole lines of a file; what a killed process left half-written is not."""
+  path = epath.Path(path)
+  if not path.exists():
+    return []
+  return path.read_bytes().split(b"\n")[:-1]
+
+
+def _parse(path: os.PathLike[str] | str, number: int, line: bytes) -> Row:
+  try:
+    row = json.loads(line)
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise UserError(f"{path}:{number}: {one_line(error)}") from error
+  if not isinstance(row, dict):
+    raise UserError(f"{path}:{number}: expected an object, found {row!r}")
+  return row
+
+
+def read_rows(
+  path: os.PathLike[str] | str, job: str | None = None
+) -> list[Row]:
+  """Rows of a JSON-lines file, of one job or all; a torn last line is left.
+
+  Raises:
+    UserError: a line that is no object, by file and line number.
+  """
+  lines = _lines(path)
+  rows = [_parse(path, i + 1, line) for i, line in enumerate(lines) if line]
+  return [r for r in rows if job is None or r.get("job") == job]
+
+
+def truncate_rows(
+  path: os.PathLike[str] | str, job: str, step: int, order: Sequence[str] = ()
+) -> None:
+  """Drops what a resumed job will write again, in one atomic replacement.
+
+  Args:
+    path: the JSON-lines file; absent is empty.
+    job: rows of this job past `step` go.
+    step: the last step that the checkpoint holds.
+    order: jobs of the run in order; rows of those after `job` go too.
+  """
+  later = set(order[order.index(job) + 1 :]) if job in order else set()
+  lines = _lines(path)
+
+  def stays(number: int, line: bytes) -> bool:
+    row = _parse(path, number, line)
+    past = row.get("job") == job and row.get("step", 0) > step
+    return not past and row.get("job") not in later
+
+  kept = [line for i, line in enumerate(lines) if line and stays(i + 1, line)]
+  data = b"".join(line + b"\n" for line in kept)
+  if epath.Path(path).exists() and epath.Path(path).read_bytes() != data:
+    write_atomic(path, data)
+
+
+class _Lines:
+  """Appends whole lines and syncs each to disk."""
+
+  def __init__(self, path: epath.Path):
+    self.path = path
+    whole = b"".join(line + b"\n" for line in _lines(path))
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      self._file = open(path, "ab", buffering=0)
+      if self._file.tell() != len(whole):
+        self._file.truncate(len(whole))
+    except OSError as error:
+      raise self._refused(error) from error
+
+  def _refused(self, error: OSError) -> UserError:
+    return UserError(f"cannot write {self.path}: {error.strerror or error}")
+
+  def append(self, row: Row) -> None:
+    line = json.dumps(row, allow_nan=False).encode() + b"\n"
+    start = os.fstat(self._file.fileno()).st_size
+    try:
+      while line:
+        line = line[self._file.write(line) or 0 :]
+      os.fsync(self._file.fileno())
+    except OSError as error:
+      self._file.truncate(start)
+      raise self._refused(error) from error
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _scalar(name: str, value: Any) -> bool | int | float | str | None:
+  """A plain scalar; None for what is not finite."""
+  if isinstance(value, str):
+    return value
+  array = np.asarray(value)
+  if array.ndim != 0 or array.dtype == object:
+    raise TypeError(f"metric {name} is no scalar: {value!r}")
+  value = array.item() if array.dtype.kind in "biu" else float(array)
+  return value if math.isfinite(value) else None
+
+
+def to_row(job: str, step: int, metrics: Mapping[str, Any]) -> Row:
+  """One object of the record.
+
+  Values that are not finite become null, and "nonfinite" counts them.
+  """
+  if clash := {"job", "step", "nonfinite"} & set(metrics):
+    raise ValueError(f"metrics may not be called {', '.join(sorted(clash))}")
+  values = {name: _scalar(name, v) for name, v in metrics.items()}
+  row = {"job": job, "step": int(step), **values}
+  if lost := sum(v is None for v in values.values()):
+    row["nonfinite"] = lost
+  return row
+
+
+class MetricsWriter:
+  """Writes a job's metrics and timings; process 0 alone touches the disk.
+
+  Args:
+    workdir: holds metrics.jsonl, timings.jsonl and tensorboard/<job>/.
+    job: goes into every row.
+    order: jobs of the run in order, for `truncate`.
+    tensorboard: write events too.
+  """
+
+  def __init__(
+    self,
+    workdir: os.PathLike[str] | str,
+    job: str,
+    *,
+    order: Sequence[str] = (),
+    tensorboard: bool = True,
+  ):
+    self.workdir = epath.Path(workdir)
+    self.job = job
+    self._order = tuple(order)
+    self._active = jax.process_index() == 0
+    self._tensorboard = tensorboard
+    self._events: Any = None
+    self._purge_step: int | None = None
+    self._files: dict[str, _Lines] = {}
+
+  def truncate(self, step: int) -> None:
+    """Forgets what comes after `step`, before a resumed job writes again."""
+    self.close()
+    self._purge_step = step + 1
+    if self._active:
+      for name in (METRICS_FILE, TIMINGS_FILE):
+        truncate_rows(self.workdir / name, self.job, step, self._order)
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Appends one row to metrics.jsonl: scalars only, no timings."""
+    self._write(METRICS_FILE, "", step, metrics)
+
+  def write_timings(self, step: int, seconds: Mapping[str, Any]) -> None:
+    """Appends seconds per part to timings.jsonl, apart from the metrics."""
+    self._write(TIMINGS_FILE, "seconds/", step, seconds)
+
+  def _write(
+    self, name: str, prefix: str, step: int, values: Mapping[str, Any]
+  ) -> None:
+    if not self._active:
+      return
+    row = to_row(self.job, step, values)
+    if name not in self._files:
+      self._files[name] = _Lines(self.workdir / name)
+    self._files[name].append(row)
+    for key in values:
+      if isinstance(row[key], bool | int | float):
+        self._event(prefix + key, row[key], step)
+
+  def _event(self, name: str, value: float, step: int) -> None:
+    """A TensorBoard event; its failure does not stop a run."""
+    if not self._tensorboard:
+      return
+    try:
+      if self._events is None:
+        import tensorboardX
+
+        self._events = tensorboardX.SummaryWriter(
+          os.fspath(self.workdir / "tensorboard" / self.job),
+          purge_step=self._purge_step,
+        )
+      self._events.add_scalar(name, value, step)
+    except (ImportError, OSError) as error:
+      logging.warning("TensorBoard is off: %s", one_line(error))
+      self._tensorboard = False
+
+  def close(self) -> None:
+    """Closes the files; a later write opens them again."""
+    for file in self._files.values():
+      file.close()
+    self._files = {}
+    if self._events is not None:
+      self._events.close()
+      self._events = None
+
+  def __enter__(self) -> MetricsWriter:
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self.close()

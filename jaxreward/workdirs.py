@@ -1,0 +1,119 @@
+"""The working directory of a run: one config, one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward.errors import UserError, one_line
+from jaxreward.files import write_atomic
+
+CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
+_SHOWN = 3
+_HELD: set[int] = set()
+
+
+@contextlib.contextmanager
+def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
+  """Creates or reopens a working directory and holds it for this process.
+
+  Args:
+    workdir: made if absent; a run of the same config is resumed.
+    config: resolved config, written to `config.json`.
+
+  Raises:
+    UserError: it cannot be written, another process uses it, or it holds
+      another config or something that is no run.
+  """
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = _lock(workdir)
+  except OSError as error:
+    raise UserError(
+      f"cannot write to --workdir={workdir}: {error.strerror or error}"
+    ) from error
+  try:
+    _claim(workdir, config)
+    yield
+  finally:
+    if lock is not None:
+      _release(lock)
+
+
+def _lock(workdir: epath.Path) -> int | None:
+  """An exclusive flock, which the kernel drops however the process ends."""
+  if "://" in os.fspath(workdir):
+    return None  # object stores have no locks
+  flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+  lock = os.open(os.path.join(workdir, LOCK_FILE), flags, 0o644)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    pid = os.read(lock, 32).decode(errors="replace").strip()
+    os.close(lock)
+    who = f"process {pid}" if pid else "another process"
+    raise UserError(f"--workdir={workdir} is in use by {who}") from None
+  except OSError as error:
+    logging.warning("%s cannot be locked: %s", workdir, error.strerror)
+  os.ftruncate(lock, 0)
+  os.write(lock, f"{os.getpid()}\n".encode())
+  _HELD.add(lock)
+  return lock
+
+
+def _release(lock: int) -> None:
+  _HELD.discard(lock)
+  os.close(lock)
+
+
+def _release_in_child() -> None:
+  """A forked worker that outlives this process must not keep its lock."""
+  while _HELD:
+    os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _claim(workdir: epath.Path, config: ConfigDict) -> None:
+  """Checks that what is there is this run, and records the config."""
+  path = workdir / CONFIG_FILE
+  text = config_lib.to_json(config)
+  if not path.exists():
+    others = sorted(
+      p.name for p in workdir.iterdir() if not p.name.startswith(".")
+    )
+    if others:
+      raise UserError(
+        f"--workdir={workdir} holds no run but other files "
+        f"({', '.join(others[:_SHOWN])}); give a new or empty folder"
+      )
+  else:
+    old = _read(path)
+    changed = config_lib.differences(old, config)
+    if changed:
+      more = len(changed) - _SHOWN
+      raise UserError(
+        f"--workdir={workdir} holds a run with another config "
+        f"({'; '.join(changed[:_SHOWN])}{f'; {more} more' if more > 0 else ''})"
+        "; give another --workdir, or the config it was started with"
+      )
+    logging.info("resuming %s", workdir)
+    if config_lib.to_json(old) == text:
+      return
+  write_atomic(path, text + "\n")
+
+
+def _read(path: epath.Path) -> ConfigDict:
+  try:
+    return config_lib.from_json(path.read_text())
+  except ValueError as error:
+    raise UserError(f"{path} is damaged: {one_line(error)}") from error

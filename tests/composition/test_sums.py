@@ -1,0 +1,172 @@
+"""Composition of scores: references, failed scores, invariances."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+
+from jaxreward import composition
+from jaxreward.errors import UserError
+
+WEIGHTS = {"detector": 1.0, "model": 0.25}
+
+EXACT_ADVANTAGE_SUM, EXACT_GDPO = (
+  jax.jit(functools.partial(compose, epsilon=0.0))
+  for compose in (composition.advantage_sum, composition.gdpo)
+)
+
+
+def draw(seed, failed=0.2, shape=(4, 6)):
+  rng = np.random.default_rng(seed)
+  scores = {
+    "detector": rng.random(shape).astype(np.float32),
+    "model": rng.normal(3, 20, shape).astype(np.float32),
+    "heldout": np.full(shape, np.nan, np.float32),
+  }
+  for name in WEIGHTS:
+    bad = rng.random(shape) < failed
+    scores[name][bad] = rng.choice([np.nan, np.inf, -np.inf], bad.sum())
+  return scores, rng.random(shape) > 0.1
+
+
+def reference_valid(scores, mask):
+  return {name: mask & np.isfinite(scores[name]) for name in WEIGHTS}
+
+
+def reference_advantage_sum(scores, mask, epsilon):
+  valid = reference_valid(scores, mask)
+  both = valid["detector"] & valid["model"]
+  total = np.zeros(mask.shape)
+  for name, weight in WEIGHTS.items():
+    for p in range(mask.shape[0]):
+      row = scores[name][p][both[p]].astype(np.float64)
+      if row.size:
+        total[p][both[p]] += weight * (row - row.mean()) / (row.std() + epsilon)
+  return np.where(both, total, 0), both
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weighted_sum_matches_float64(seed):
+  scores, mask = draw(seed)
+  signal, valid = composition.weighted_sum(scores, mask, WEIGHTS)
+  both = np.logical_and(*reference_valid(scores, mask).values())
+  want = np.zeros(mask.shape)
+  for name, weight in WEIGHTS.items():
+    want[both] += weight * scores[name][both].astype(np.float64)
+  assert np.array_equal(valid, both)
+  np.testing.assert_allclose(signal, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-2])
+def test_advantage_sum_matches_float64(seed, epsilon):
+  scores, mask = draw(seed)
+  signal, valid = composition.advantage_sum(
+    scores, mask, WEIGHTS, epsilon=epsilon
+  )
+  want, both = reference_advantage_sum(scores, mask, epsilon)
+  assert np.array_equal(valid, both)
+  np.testing.assert_allclose(signal, want, rtol=2e-4, atol=2e-5)
+
+
+def test_gdpo_is_the_whitened_sum():
+  scores, mask = draw(7)
+  signal, valid = composition.gdpo(scores, mask, WEIGHTS)
+  want, both = reference_advantage_sum(scores, mask, 1e-6)
+  want = (want - want[both].mean()) / (want[both].std() + 1e-6)
+  np.testing.assert_allclose(
+    np.asarray(signal)[both], want[both], rtol=2e-4, atol=2e-5
+  )
+  assert np.array_equal(valid, both)
+
+
+@hypothesis.given(
+  seed=st.integers(0, 2**31),
+  scale=st.floats(0.05, 1000),
+  shift=st.floats(-5, 5),
+)
+@hypothesis.settings(max_examples=25, deadline=None)
+def test_affine_rescale_of_one_score_does_not_matter(seed, scale, shift):
+  scores, mask = draw(seed)
+  moved = dict(scores, detector=(scores["detector"] + shift) * scale)
+  for compose in (EXACT_ADVANTAGE_SUM, EXACT_GDPO):
+    base, _ = compose(scores, mask, WEIGHTS)
+    got, _ = compose(moved, mask, WEIGHTS)
+    np.testing.assert_allclose(got, base, atol=3e-3)
+  base, _ = composition.weighted_sum(scores, mask, WEIGHTS)
+  got, _ = composition.weighted_sum(moved, mask, WEIGHTS)
+  if abs(scale - 1) > 0.1 and np.any(np.asarray(base)):
+    assert not np.allclose(got, base, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", composition.REGISTRY)
+def test_failed_scores_are_masked_not_zero(name):
+  scores, mask = draw(2, failed=0.0)
+  scores["model"][1, 2] = np.nan
+  signal, valid = composition.REGISTRY[name](scores, mask, WEIGHTS)
+  assert np.array_equal(valid, mask & np.isfinite(scores["model"]))
+  assert np.all(np.isfinite(signal))
+  # The others of the group are as if the failed sample had not been drawn.
+  without = {k: np.delete(v, 2, axis=1) for k, v in scores.items()}
+  rest, _ = composition.REGISTRY[name](without, np.delete(mask, 2, 1), WEIGHTS)
+  if name != "gdpo":  # whitening looks at other prompts too
+    np.testing.assert_allclose(
+      np.delete(signal[1], 2), rest[1], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", composition.REGISTRY)
+def test_all_masked_is_zero_and_finite(name):
+  scores, mask = draw(0)
+  signal, valid = composition.REGISTRY[name](scores, mask & False, WEIGHTS)
+  assert not np.any(valid)
+  assert np.array_equal(signal, np.zeros(mask.shape))
+
+
+@pytest.mark.parametrize("name", ["advantage_sum", "gdpo"])
+def test_equal_scores_drop_out_exactly(name):
+  scores, mask = draw(4, failed=0.0)
+  flat = dict(scores, detector=np.full_like(scores["detector"], 0.1))
+  got, _ = composition.REGISTRY[name](flat, mask, WEIGHTS)
+  alone, _ = composition.REGISTRY[name](flat, mask, {"model": 0.25})
+  np.testing.assert_allclose(got, alone, rtol=1e-6, atol=1e-7)
+
+
+def test_masks_per_score():
+  scores, mask = draw(5, failed=0.0)
+  hidden = mask.copy()
+  hidden[0, 0] = False
+  masks = {"detector": mask, "model": hidden}
+  _, valid = composition.weighted_sum(scores, masks, WEIGHTS)
+  assert np.array_equal(valid, mask & hidden)
+
+
+@pytest.mark.parametrize("name", composition.REGISTRY)
+def test_permutations_carry_over(name):
+  scores, mask = draw(6)
+  g = np.random.default_rng(0).permutation(6)
+  base, _ = composition.REGISTRY[name](scores, mask, WEIGHTS)
+  moved = {k: v[:, g] for k, v in scores.items()}
+  got, _ = composition.REGISTRY[name](moved, mask[:, g], WEIGHTS)
+  np.testing.assert_allclose(got, base[:, g], rtol=1e-4, atol=1e-5)
+
+
+def test_failures_are_counted_over_valid_samples():
+  scores, mask = draw(8)
+  counted = composition.failures(scores, mask)
+  for name, score in scores.items():
+    mean = counted[f"failed/{name}"]
+    assert mean.total == np.sum(mask & ~np.isfinite(score))
+    assert mean.weight == np.sum(mask)
+
+
+@pytest.mark.parametrize("name", composition.REGISTRY)
+def test_weights_must_name_scores(name):
+  scores, mask = draw(0)
+  with pytest.raises(UserError, match="detecto"):
+    composition.REGISTRY[name](scores, mask, {"detecto": 1.0})
+  with pytest.raises(UserError):
+    composition.REGISTRY[name](scores, mask, {})

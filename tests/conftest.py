@@ -1,0 +1,69 @@
+"""Eight virtual CPU devices, cached compilation, checked shapes."""
+
+import ast
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{cache}/jaxreward/tests"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+
+import jax
+import jax.monitoring
+import jaxtyping._import_hook
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_threefry_partitionable", True)
+
+
+class _FunctionsOnly(jaxtyping._import_hook.JaxtypingTransformer):
+  """Leaves dataclasses alone: unflattening a pytree fills them with anything."""
+
+  def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+    self._parents.append(node)
+    self.generic_visit(node)
+    self._parents.pop()
+    return node
+
+
+jaxtyping._import_hook.JaxtypingTransformer = _FunctionsOnly
+jaxtyping.install_import_hook(
+  ["jaxreward", "pallas_kernels"], "beartype.beartype"
+)
+
+_compilations = []
+
+
+def _on_duration(event: str, duration: float, **kwargs) -> None:
+  if event == "/jax/core/compile/backend_compile_duration":
+    _compilations.append(kwargs.get("fun_name", "?"))
+
+
+jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+class CompileCounter:
+  """Programs that JAX has compiled, or fetched compiled, since `reset`."""
+
+  def __init__(self):
+    self.reset()
+
+  def reset(self) -> None:
+    self._start = len(_compilations)
+
+  @property
+  def names(self) -> list[str]:
+    return _compilations[self._start :]
+
+  @property
+  def count(self) -> int:
+    return len(self.names)
+
+
+@pytest.fixture
+def compile_counter() -> CompileCounter:
+  """Counts XLA compilations: `compile_counter.reset()`, run, `.count`."""
+  return CompileCounter()

@@ -1,0 +1,167 @@
+"""What every objective promises, on one table of example arguments."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import objectives
+
+B, SHAPE = 6, (2, 2, 3)
+ROWS = {"log_prob", "old_log_prob", "advantage"}
+
+
+def example(name, seed=0):
+  """(keyword arrays, name of the trained array) for an objective."""
+  rng = np.random.default_rng(seed)
+  function = objectives.REGISTRY[name]
+  arrays = {}
+  for key, parameter in inspect.signature(function).parameters.items():
+    if parameter.kind is parameter.KEYWORD_ONLY or key == "mask":
+      continue
+    if key in ROWS:
+      arrays[key] = rng.normal(0, 1, B)
+    elif key in ("t", "std", "dt"):
+      arrays[key] = rng.uniform(0.2, 0.9, B)
+    else:
+      arrays[key] = rng.normal(0, 1, (B, *SHAPE))
+  if "old_log_prob" in arrays:
+    arrays["old_log_prob"] = arrays["log_prob"] + rng.normal(0, 2e-5, B)
+  if "old_mean" in arrays:
+    arrays["old_mean"] = arrays["mean"] + rng.normal(0, 1e-3, (B, *SHAPE))
+  arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
+  trained = next(k for k in ("v", "v_chosen", "log_prob") if k in arrays)
+  return arrays, trained
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def value_and_grad(name, arrays, trained, mask):
+  def loss(x):
+    mean, metrics = objectives.REGISTRY[name](
+      **{**arrays, trained: x}, mask=mask
+    )
+    return mean.total, (mean, metrics)
+
+  (_, aux), grad = jax.value_and_grad(loss, has_aux=True)(arrays[trained])
+  return aux, grad
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_forms(name):
+  arrays, trained = example(name)
+  (mean, metrics), grad = value_and_grad(
+    name, arrays, trained, np.ones(B, bool)
+  )
+  assert np.any(grad)
+  assert mean.weight == B
+  for key, metric in {"loss": mean, **metrics}.items():
+    assert metric.total.dtype == jnp.float32, key
+    assert metric.total.shape == (), key
+    assert np.isfinite(metric.value()), key
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_padding_reaches_neither_value_nor_gradient(name):
+  arrays, trained = example(name)
+  mask = np.array([True, False, True, True, False, True])
+  dirty = {k: v.copy() for k, v in arrays.items()}
+  for array in dirty.values():
+    array[~mask] = np.nan
+  dense = {k: v[mask] for k, v in arrays.items()}
+  (clean, metrics), grad = value_and_grad(
+    name, dense, trained, np.ones(4, bool)
+  )
+  (got, padded), padded_grad = value_and_grad(name, dirty, trained, mask)
+  np.testing.assert_allclose(got.value(), clean.value(), rtol=2e-5)
+  assert got.weight == clean.weight == 4
+  np.testing.assert_allclose(padded_grad[mask], grad, rtol=1e-4, atol=1e-6)
+  assert np.array_equal(padded_grad[~mask], np.zeros_like(padded_grad[~mask]))
+  for key in metrics:
+    np.testing.assert_allclose(
+      padded[key].value(), metrics[key].value(), rtol=1e-4, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_all_masked_is_zero(name):
+  arrays, trained = example(name)
+  (mean, metrics), grad = value_and_grad(
+    name, arrays, trained, np.zeros(B, bool)
+  )
+  assert (mean.total, mean.weight, mean.value()) == (0, 0, 0)
+  assert all(metric.value() == 0 for metric in metrics.values())
+  assert np.array_equal(grad, np.zeros_like(grad))
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_pools_exactly_over_any_split_and_order(name):
+  arrays, trained = example(name)
+  ones = np.ones(B, bool)
+  (whole, metrics), grad = value_and_grad(name, arrays, trained, ones)
+  order = np.random.default_rng(1).permutation(B)
+  totals, grads = None, np.zeros_like(grad)
+  for rows in (order[:2], order[2:]):
+    part = {k: v[rows] for k, v in arrays.items()}
+    (mean, found), g = value_and_grad(name, part, trained, ones[rows])
+    pair = {"loss": mean, **found}
+    totals = pair if totals is None else {k: totals[k] + pair[k] for k in pair}
+    grads[rows] = g
+  for key, mean in {"loss": whole, **metrics}.items():
+    np.testing.assert_allclose(
+      totals[key].value(), mean.value(), rtol=2e-5, atol=1e-7
+    )
+  np.testing.assert_allclose(grads, grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_only_the_trained_policy_gets_gradients(name):
+  arrays, _ = example(name)
+  constants = {
+    "flow_dpo": ("v_ref_chosen", "v_ref_rejected"),
+    "diffusion_nft": ("v_old", "advantage"),
+    "awm": ("v_old", "advantage"),
+    "grpo_guard": ("old_log_prob", "advantage", "old_mean"),
+  }.get(name, ("old_log_prob", "advantage"))
+  for key in constants:
+    _, grad = value_and_grad(name, arrays, key, np.ones(B, bool))
+    assert np.array_equal(grad, np.zeros_like(grad)), key
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_metrics_carry_no_gradient(name):
+  arrays, trained = example(name)
+
+  def metric_sum(x):
+    _, metrics = objectives.REGISTRY[name](
+      **{**arrays, trained: x}, mask=np.ones(B, bool)
+    )
+    return sum(metric.total for metric in metrics.values())
+
+  grad = jax.jit(jax.grad(metric_sum))(arrays[trained])
+  assert np.array_equal(grad, np.zeros_like(grad))
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_low_precision_inputs_are_reduced_in_float32(name):
+  arrays, _ = example(name)
+  low = {k: jnp.asarray(v, jnp.bfloat16) for k, v in arrays.items()}
+  same = {k: v.astype(jnp.float32) for k, v in low.items()}
+  mask = np.ones(B, bool)
+  got, _ = objectives.REGISTRY[name](**low, mask=mask)
+  want, _ = objectives.REGISTRY[name](**same, mask=mask)
+  assert got.total.dtype == jnp.float32
+  # Divisors such as t, std and dt may stay in low precision.
+  np.testing.assert_allclose(got.value(), want.value(), rtol=2e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", objectives.REGISTRY)
+def test_compiles_once(name):
+  arrays, _ = example(name)
+  fn = jax.jit(lambda kw, m: objectives.REGISTRY[name](**kw, mask=m)[0].total)
+  for seed in range(3):
+    arrays, _ = example(name, seed)
+    fn(arrays, np.ones(B, bool))
+  assert fn._cache_size() == 1

@@ -1,0 +1,31 @@
+"""The harness itself: it must notice what the other tests rely on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+def test_there_are_eight_devices():
+  assert jax.device_count() == 8
+  assert jax.devices()[0].platform == "cpu"
+
+
+def test_compile_counter_counts_new_programs_only(compile_counter):
+  step = jax.jit(lambda x: jnp.sin(x) * 3.25)
+  x = np.ones(5, np.float32)
+  step(x)
+  compile_counter.reset()
+  step(x)
+  assert compile_counter.count == 0
+  step(np.ones(6, np.float32))
+  assert compile_counter.count == 1, compile_counter.names
+
+
+def test_functions_are_checked_and_records_are_not():
+  from jaxreward import rng, types
+
+  with pytest.raises(Exception, match="seed"):
+    rng.stream_key("not a seed", "stream")
+  batch = types.PromptBatch(*[np.zeros(2) for _ in range(6)])
+  assert jax.tree.map(lambda _: None, batch).tokens is None

@@ -1,0 +1,131 @@
+"""Dependencies point one way; read from the sources, nothing is imported."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = ("jaxreward", "pallas_kernels")
+LAYERS = {
+  0: {"types", "rng", "numerics", "errors", "files"},
+  1: {"models", "flow", "data", "pallas_kernels"},
+  2: {
+    "rewards",
+    "reward_models",
+    "composition",
+    "advantages",
+    "objectives",
+    "regularizers",
+    "steering",
+  },
+  3: {"training", "evaluation", "report"},
+  4: {"jobs"},
+  5: {"main"},
+}
+LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+# Read by jobs and main only; functions receive plain values.
+CONFIG = {"config", "binding", "workdirs"}
+CONFIG_READERS = {"jobs", "main"} | CONFIG
+
+
+def imports(source: str, module: str) -> set[str]:
+  """Absolute names of everything a module imports, at any depth of code."""
+  names = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      names.update(alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      base = node.module or ""
+      if node.level:
+        parent = module.split(".")[: -node.level]
+        base = ".".join([*parent, base]).rstrip(".")
+      names.update(f"{base}.{alias.name}" for alias in node.names)
+  return names
+
+
+def family(name: str) -> str | None:
+  """Gives "flow" for "jaxreward.flow.steppers.ode"; None for other packages."""
+  parts = name.split(".")
+  if parts[0] == "pallas_kernels":
+    return "pallas_kernels"
+  return parts[1] if parts[0] == "jaxreward" and len(parts) > 1 else None
+
+
+def violations(module: str, source: str) -> list[str]:
+  """What a module imports that it may not."""
+  me = family(module)
+  found = []
+  for name in sorted(imports(source, module)):
+    other = family(name)
+    if name.startswith("flax.linen") and me != "models":
+      found.append(f"{module} imports {name}: architectures are in models/")
+    if name.startswith("orbax") and module != "jaxreward.training.checkpoint":
+      found.append(f"{module} imports {name}: only training.checkpoint may")
+    if other in (None, me) or other.startswith("__"):
+      continue
+    if other in CONFIG:
+      if me not in CONFIG_READERS:
+        found.append(f"{module} imports {name}: pass plain values instead")
+    elif me in CONFIG:
+      if LAYER.get(other, 9) > 0:
+        found.append(f"{module} imports {name}")
+    elif me not in LAYER or other not in LAYER:
+      found.append(f"{module} imports {name}: give the package a layer")
+    elif LAYER[other] > LAYER[me]:
+      found.append(f"{module} imports {name}, which lies above it")
+    elif LAYER[other] == LAYER[me] and LAYER[me] in (1, 2):
+      found.append(f"{module} imports its sibling {name}")
+    elif me == "training" and LAYER[other] == 2:
+      found.append(f"{module} imports {name}: the step takes a loss function")
+  return found
+
+
+def modules() -> dict[str, pathlib.Path]:
+  found = {}
+  for package in PACKAGES:
+    for path in sorted((ROOT / package).rglob("*.py")):
+      parts = path.relative_to(ROOT).with_suffix("").parts
+      found[".".join(parts)] = path
+  return found
+
+
+@pytest.mark.parametrize("module", list(modules()))
+def test_module_imports_only_what_lies_below(module):
+  assert not violations(module, modules()[module].read_text())
+
+
+@pytest.mark.parametrize(
+  ("module", "line"),
+  [
+    ("jaxreward.types", "from jaxreward import models"),
+    ("jaxreward.flow.rollout", "from jaxreward.models import lora"),
+    ("jaxreward.rewards.learned", "from jaxreward import reward_models"),
+    ("jaxreward.objectives.x", "import jaxreward.advantages.group as g"),
+    ("jaxreward.objectives.x", "from ..advantages import group"),
+    ("jaxreward.flow.x", "def f():\n  from jaxreward import rewards"),
+    ("jaxreward.training.step", "from jaxreward.objectives import nft"),
+    ("jaxreward.evaluation.x", "from jaxreward import config"),
+    ("jaxreward.jobs.align", "from jaxreward.main import run"),
+    ("jaxreward.flow.x", "import flax.linen as nn"),
+    ("jaxreward.flow.x", "from flax import linen"),
+    ("jaxreward.training.state", "from orbax.checkpoint import v1"),
+    ("jaxreward.newcomer.x", "from jaxreward import flow"),
+  ],
+)
+def test_wrong_imports_are_noticed(module, line):
+  assert len(violations(module, line)) == 1
+
+
+@pytest.mark.parametrize(
+  ("module", "line"),
+  [
+    ("jaxreward.objectives.x", "from jaxreward.flow import log_prob"),
+    ("jaxreward.jobs.align", "from jaxreward import config, training"),
+    ("jaxreward.models.dit", "from flax import linen as nn"),
+    ("jaxreward.report.html", "from jaxreward.evaluation import accuracy"),
+    ("jaxreward.flow.x", "from jaxreward import __version__"),
+  ],
+)
+def test_right_imports_pass(module, line):
+  assert not violations(module, line)
