@@ -31,7 +31,9 @@ class _FunctionsOnly(jaxtyping._import_hook.JaxtypingTransformer):
 
 jaxtyping._import_hook.JaxtypingTransformer = _FunctionsOnly
 jaxtyping.install_import_hook(
-  ["jaxreward", "pallas_kernels"], "beartype.beartype"
+  ["jaxreward", "pallas_kernels"],
+  # an int is welcome where a float is expected
+  "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 
 _compilations = []

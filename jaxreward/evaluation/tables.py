@@ -76,10 +76,11 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 def settings(evaluation: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
   """Columns of the evaluation table: (heading, numbers), before first."""
   columns = []
-  for side in ("before", "after"):
+  for side in ("policy", "before", "after"):
+    prefix = "" if side == "policy" else f"{side}, "
     for setting, numbers in (evaluation.get(side) or {}).items():
       if isinstance(numbers, Mapping):
-        columns.append((f"{side}, {setting_label(setting)}", dict(numbers)))
+        columns.append((prefix + setting_label(setting), dict(numbers)))
   return columns
 
 

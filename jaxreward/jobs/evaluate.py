@@ -174,7 +174,9 @@ class Evaluator:
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
-    result = accuracy.summarise(strict.reshape(-1), kind)
+    result = accuracy.summarise(
+      strict.reshape(-1), kind, names=grammar.KINDS
+    )
     result["rewards"] = {
       name: float(masked_mean(s, jnp.isfinite(s))) for name, s in scores.items()
     }

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import rng
-from jaxreward.data import pipeline, sources
+from jaxreward.data import captions, sources
 from jaxreward.data.scenes import render
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
@@ -58,11 +58,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
   prompts = sources.load_prompts(config.data.source, "train")
-  batches = pipeline.scene_batches(
+  batches = captions.caption_batches(
     prompts,
     seed=config.seed,
     batch_size=config.pretrain.batch_size,
     corruption=config.pretrain.caption_corruption,
+    kind_weights=config.data.kind_weights,
+    steps=config.pretrain.steps,
   )
   options = config.pretrain.to_dict()
   loss_fn = flow_loss(policy, config.seed, options)
@@ -74,7 +76,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     params = setup.load_params(config, policy)
     fresh = jax.jit(lambda p: state.create(p, tx))(params)
     fresh, places = setup.place(fresh, policy.sharding_rules, mesh, params)
-    micros = pipeline.place_batch(mesh)
+    put = setup.batch_placer(mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def update(current, micro):
@@ -89,7 +91,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     timer = loop.Timer()
 
     def one(current, n):
-      micro = timer("data", micros(batches(n)))
+      micro = timer("data", put(batches[n]))
       current, metrics = update(current, micro)
       timer("update", metrics)
       return current, metrics

@@ -26,9 +26,20 @@ from jaxreward.types import Array, Cond, Params, Policy
 T_MIN = 0.05
 REMAT = ("none", "dots", "full")
 
+# Columns of the first matrix of a pair and rows of the second over `tensor`;
+# the other side over `fsdp`. Stacked blocks carry their depth first.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-  (r"text/embed(ding)?/embedding", (None, "fsdp")),
-  (r"text/position", (None, "fsdp")),
+  (r"^blocks/(qkv|up|modulation)/kernel$", (None, "fsdp", "tensor")),
+  (r"^blocks/(out|down)/kernel$", (None, "tensor", "fsdp")),
+  (r"^text/(block_\d+/(qkv|up)|kv)/kernel$", ("fsdp", "tensor")),
+  (r"^text/block_\d+/(out|down)/kernel$", ("tensor", "fsdp")),
+  (
+    r"^(patch_in|time_in|pooled_in|final_modulation)/kernel$",
+    ("fsdp", "tensor"),
+  ),
+  (r"^(time_out|patch_out)/kernel$", ("tensor", "fsdp")),
+  (r"(^|/)bias$", ()),
+  (r"^(place|text/(embedding|position))$", ()),
 )
 
 

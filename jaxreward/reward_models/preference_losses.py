@@ -8,10 +8,13 @@ counts for nothing, as does a masked one. d is the first score less the second.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
+from jaxreward.errors import UserError
 from jaxreward.numerics import Mean
 from jaxreward.types import Array, ArrayLike
 
@@ -20,19 +23,16 @@ Prob = Float[ArrayLike, "*B"] | float
 Mask = Bool[ArrayLike, "*B"] | None
 
 
-def _answered(scores: Pairs, prob: Prob, mask: Mask):
-  """(d, prob, mask) with finite stand-ins where a pair does not count."""
+def _answered(scores, prob, mask) -> tuple[Array, Array, Array]:
+  """(d, p, mask) with finite stand-ins where a pair does not count."""
   scores = jnp.asarray(scores, jnp.float32)
   prob = jnp.broadcast_to(jnp.asarray(prob, jnp.float32), scores.shape[:-1])
   counts = jnp.isfinite(prob)
   if mask is not None:
     counts &= jnp.asarray(mask, bool)
   scores = jnp.where(counts[..., None], scores, 0.0)
-  return (
-    scores[..., 0] - scores[..., 1],
-    jnp.where(counts, prob, 0.5),
-    counts,
-  )
+  d = scores[..., 0] - scores[..., 1]
+  return d, jnp.where(counts, prob, 0.5), counts
 
 
 def bradley_terry(
@@ -41,22 +41,97 @@ def bradley_terry(
   mask: Mask = None,
   *,
   margin: float = 0.0,
-  smoothing: float = 0.0,
+  label_noise: float = 0.0,
 ) -> Mean:
   """-p log sigmoid(d - m) - (1 - p) log sigmoid(-d - m).
 
-  Bradley and Terry (1952); the margin m as in Llama 2 (Touvron et al., 2023,
+  Bradley and Terry (1952); the margin as in Llama 2 (Touvron et al., 2023,
   eq. 2).
 
   Args:
     scores: [..., 2].
     label_prob: probability that the first is preferred; NaN is no answer.
     mask: pairs that count.
-    margin: m, a lead that the preferred score must have.
-    smoothing: s; p becomes s + (1 - 2 s) p. At the rate at which labels are
-      turned round it makes the expected loss that of... the true scores.
+    margin: m, the lead that the preferred score must have.
+    label_noise: e, the share of labels thought to be turned round; p becomes
+      e + (1 - 2 e) p, so that no pair asks for an infinite d.
   """
   d, p, counts = _answered(scores, label_prob, mask)
-  p = smoothing + (1 - 2 * smoothing) * p
+  p = label_noise + (1 - 2 * label_noise) * p
   loss = p * jax.nn.softplus(margin - d) + (1 - p) * jax.nn.softplus(margin + d)
   return Mean.of(loss, counts)
+
+
+def rao_kupper(
+  scores: Pairs,
+  label_prob: Prob = 1.0,
+  mask: Mask = None,
+  *,
+  threshold: float = 2.0,
+) -> Mean:
+  """Bradley-Terry with ties (Rao and Kupper, 1967, eq. 2.10).
+
+  P(first) = sigmoid(d - log k), P(second) = sigmoid(-d - log k), and
+  P(tie) = (k^2 - 1) P(first) P(second). A label probability between 0 and 1
+  mixes the tie (weight 1 - |2 p - 1|) with the nearer certain answer.
+
+  Args:
+    scores: [..., 2].
+    label_prob: 1, 0, or one half for a tie; NaN is no answer.
+    mask: pairs that count.
+    threshold: k > 1; ties grow with it.
+  """
+  if not threshold > 1:
+    raise UserError(
+      f"loss.threshold={threshold}: it must be above 1, where ties begin"
+    )
+  d, p, counts = _answered(scores, label_prob, mask)
+  shift = math.log(threshold)
+  first = jax.nn.log_sigmoid(d - shift)
+  second = jax.nn.log_sigmoid(-d - shift)
+  tie = math.log(threshold**2 - 1) + first + second
+  sure = 2 * p - 1
+  log_p = (
+    jnp.maximum(sure, 0) * first
+    + jnp.maximum(-sure, 0) * second
+    + (1 - jnp.abs(sure)) * tie
+  )
+  return Mean.of(-log_p, counts)
+
+
+def hinge(
+  scores: Pairs,
+  label_prob: Prob = 1.0,
+  mask: Mask = None,
+  *,
+  margin: float = 1.0,
+) -> Mean:
+  """p max(0, m - d) + (1 - p) max(0, m + d)."""
+  d, p, counts = _answered(scores, label_prob, mask)
+  loss = p * jax.nn.relu(margin - d) + (1 - p) * jax.nn.relu(margin + d)
+  return Mean.of(loss, counts)
+
+
+def plackett_luce(
+  scores: Float[ArrayLike, "*B N"],
+  mask: Bool[ArrayLike, "*B N"] | None = None,
+) -> Mean:
+  """-sum_k log exp(s_k) / sum_{l >= k} exp(s_l), best first.
+
+  Plackett (1975), Luce (1959); for N = 2 it is Bradley-Terry.
+
+  Args:
+    scores: [..., N], the best candidate first, the worst last.
+    mask: candidates that are there; the order of the others stands.
+
+  Returns:
+    Mean over the lists that hold at least two candidates.
+  """
+  scores = jnp.asarray(scores, jnp.float32)
+  there = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
+  safe = jnp.where(there, scores, 0.0)
+  low = jnp.where(there, safe, -1e30)
+  # log-sum-exp over the candidates that are left at each place.
+  rest = jax.lax.associative_scan(jnp.logaddexp, low, reverse=True, axis=-1)
+  loss = jnp.where(there, rest - safe, 0.0).sum(-1)
+  return Mean.of(loss, there.sum(-1) >= 2)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.numerics import reduce_metrics
+from jaxreward.numerics import Mean
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.interrupt import GracefulStop
 from jaxreward.training.progress import Progress
@@ -85,9 +85,14 @@ class Loop:
 
 
 def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-  """Pooled means and device scalars as plain floats."""
-  host = jax.device_get(reduce_metrics(dict(metrics)))
-  return {k: float(np.asarray(v)) for k, v in host.items()}
+  """Pooled means and scalars as plain floats; what weighs nothing is left."""
+  numbers = {}
+  for name, value in jax.device_get(dict(metrics)).items():
+    if not isinstance(value, Mean):
+      numbers[name] = float(value)
+    elif value.weight > 0:
+      numbers[name] = float(np.float32(value.total) / np.float32(value.weight))
+  return numbers
 
 
 def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from etils import epath
 
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
+from jaxreward.training.events import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 TIMINGS_FILE = "timings.jsonl"
@@ -158,7 +160,7 @@ class MetricsWriter:
     self._order = tuple(order)
     self._active = jax.process_index() == 0
     self._tensorboard = tensorboard
-    self._events: Any = None
+    self._events: EventFile | None = None
     self._purge_step: int | None = None
     self._files: dict[str, _Lines] = {}
 
@@ -187,24 +189,22 @@ class MetricsWriter:
     if name not in self._files:
       self._files[name] = _Lines(self.workdir / name)
     self._files[name].append(row)
-    for key in values:
-      if isinstance(row[key], bool | int | float):
-        self._event(prefix + key, row[key], step)
+    scalars = {
+      prefix + key: row[key]
+      for key in values
+      if isinstance(row[key], bool | int | float)
+    }
+    if self._tensorboard and scalars:
+      self._write_events(step, scalars)
 
-  def _event(self, name: str, value: float, step: int) -> None:
-    """A TensorBoard event; its failure does not stop a run."""
-    if not self._tensorboard:
-      return
+  def _write_events(self, step: int, scalars: Mapping[str, float]) -> None:
+    """TensorBoard is a view: its failure does not stop a run."""
     try:
       if self._events is None:
-        import tensorboardX
-
-        self._events = tensorboardX.SummaryWriter(
-          os.fspath(self.workdir / "tensorboard" / self.job),
-          purge_step=self._purge_step,
-        )
-      self._events.add_scalar(name, value, step)
-    except (ImportError, OSError) as error:
+        folder = self.workdir / "tensorboard" / self.job
+        self._events = EventFile(folder, self._purge_step)
+      self._events.write(step, scalars)
+    except OSError as error:
       logging.warning("TensorBoard is off: %s", one_line(error))
       self._tensorboard = False
 
@@ -214,7 +214,8 @@ class MetricsWriter:
       file.close()
     self._files = {}
     if self._events is not None:
-      self._events.close()
+      with contextlib.suppress(OSError):
+        self._events.close()
       self._events = None
 
   def __enter__(self) -> MetricsWriter:

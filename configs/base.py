@@ -1,0 +1,86 @@
+"""Defaults of every scene job; other configs start here and change a little."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+  """Every field there is, with the value that suits two CPU cores."""
+  return ConfigDict(
+    dict(
+      job="align",
+      jobs=("align",),
+      seed=0,
+      model=dict(
+        name="scene_dit",
+        width=128,
+        depth=4,
+        heads=2,
+        mlp_ratio=3,
+        text_layers=2,
+        remat="none",
+        unroll=4,
+        dtype="float32",
+      ),
+      init=dict(checkpoint="package:scenes_base"),
+      lora=dict(rank=0, alpha=32.0, targets="qkv|out|up|down"),
+      data=dict(
+        source="scenes",  # or a prompts.txt / train.jsonl of your own
+        kind_weights=(1, 1, 1, 1, 1, 1),  # in the order of grammar.KINDS
+      ),
+      pretrain=dict(
+        steps=5000,
+        batch_size=128,
+        caption_corruption=0.15,
+        caption_drop=0.1,
+        time_mean=0.0,
+        time_std=1.0,
+        shift=2.5,
+        export_dtype="bfloat16",
+      ),
+      rollout=dict(
+        prompts=16,
+        group=16,
+        microbatch=256,
+        num_steps=8,
+        shift=2.5,
+        guidance_scale=1.0,
+        sampler=dict(name="ode"),
+        window_start=0,
+        window_size=0,  # 0: noise in every step
+      ),
+      rewards=dict(detector=dict(fn="detector", weight=1.0)),
+      heldout_rewards=dict(),
+      composition=dict(name="weighted_sum"),
+      advantage=dict(name="group", std="group"),
+      objective=dict(name="diffusion_nft", beta=1.0, kl=0.0, old_decay=0.9),
+      align=dict(
+        iterations=200,
+        times=4,  # noise levels per sample and iteration, forward objectives
+        updates=4,  # optimizer steps per iteration
+        log_prob_gap_bound=1e-6,
+      ),
+      optimizer=dict(
+        name="adamw",
+        learning_rate=3e-4,
+        schedule="constant",
+        warmup_steps=10,
+        clip_norm=1.0,
+        weight_decay=0.0,
+        b1=0.9,
+        b2=0.99,
+      ),
+      ema=dict(decay=0.95),
+      mesh=dict(data=-1, fsdp=1, tensor=1),
+      eval=dict(
+        samples=480,
+        quick_samples=240,
+        group=4,
+        num_steps=10,
+        guidance_scales=(1.0, 2.0, 3.0),
+        every=25,
+        seed=20,
+        microbatch=240,
+      ),
+      checkpoint=dict(every=25, keep=2),
+    )
+  )

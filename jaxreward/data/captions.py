@@ -1,0 +1,123 @@
+"""Captions for pretraining: random-access batches, some captions wrong.
+
+The pictures of web data often do not show what their captions say. Here a
+share of the captions differs from the picture in one attribute, which leaves
+the pretrained policy the same thing to be aligned that a real one has: it can
+draw what is asked for, and often does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+
+
+def _attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
+  return (*(v for item in prompt.items for v in item), prompt.relation)
+
+
+def one_attribute_away(
+  prompts: Sequence[grammar.Prompt],
+) -> list[list[int]]:
+  """For every prompt, the prompts of its kind that differ in one attribute.
+
+  Only the given prompts are used, so a corrupted caption of the training split
+  is itself of the training split. A prompt without such a neighbour is its
+  own.
+  """
+  found = []
+  for i, prompt in enumerate(prompts):
+    own = _attributes(prompt)
+    near = [
+      j
+      for j, other in enumerate(prompts)
+      if other.kind == prompt.kind
+      and len(other.items) == len(prompt.items)
+      and sum(a != b for a, b in zip(own, _attributes(other), strict=True)) == 1
+    ]
+    found.append(near or [i])
+  return found
+
+
+def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:
+  """int [size] kinds in proportion to integer weights, evenly interleaved."""
+  weights = np.asarray(weights, np.float64)
+  if len(weights) != len(grammar.KINDS) or (weights < 0).any() or not weights.sum():
+    raise UserError(
+      f"config.data.kind_weights={tuple(weights)}: {len(grammar.KINDS)}"
+      " non-negative numbers are needed, in the order"
+      f" {', '.join(grammar.KINDS)}"
+    )
+  share, given = weights / weights.sum(), np.zeros(len(weights))
+  pattern = np.zeros(size, np.int64)
+  for i in range(size):  # the kind furthest behind its share comes next
+    pattern[i] = np.argmax(share * (i + 1) - given)
+    given[pattern[i]] += 1
+  return pattern
+
+
+class _Draw:
+  """Batch of one index: picture prompts, captions and seeds of the noise."""
+
+  def __init__(self, prompts, batch_size, corruption, kind_weights):
+    present = sorted({p.kind for p in prompts})
+    weights = [w if k in present else 0 for k, w in enumerate(kind_weights)]
+    self.kinds = kind_pattern(weights, batch_size)
+    self.rows = {
+      k: np.array([i for i, p in enumerate(prompts) if p.kind == k])
+      for k in present
+    }
+    near = one_attribute_away(prompts)
+    self.near_count = np.array([len(n) for n in near])
+    self.near = np.zeros((len(near), self.near_count.max()), np.int64)
+    for i, n in enumerate(near):
+      self.near[i, : len(n)] = n
+    self.table = grammar.batch(prompts)
+    self.corruption = corruption
+
+  def __call__(self, index: int, rng: np.random.Generator) -> dict:
+    size = len(self.kinds)
+    scene = np.zeros(size, np.int64)
+    for kind, rows in self.rows.items():
+      chosen = self.kinds == kind
+      scene[chosen] = rng.choice(rows, chosen.sum())
+    other = self.near[scene, rng.integers(0, self.near_count[scene])]
+    wrong = rng.random(size) < self.corruption
+    take = lambda x: np.asarray(x)[scene]
+    return {
+      "scene": type(self.table)(**{k: take(v) for k, v in vars(self.table).items()}),
+      "caption": np.asarray(self.table.tokens)[np.where(wrong, other, scene)],
+      "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
+    }
+
+
+def caption_batches(
+  prompts: Sequence[grammar.Prompt],
+  *,
+  seed: int,
+  batch_size: int,
+  corruption: float,
+  kind_weights: Sequence[int] = (1,) * len(grammar.KINDS),
+  steps: int,
+) -> grain.MapDataset:
+  """Batches by step number, the same in every process and after a resume.
+
+  Returns:
+    A dataset whose element n is {"scene": PromptBatch of the pictures,
+    "caption": int32 [B, L], "seed": uint32 [B] to draw the picture from}.
+  """
+  draw = _Draw(prompts, batch_size, corruption, kind_weights)
+  indices = grain.MapDataset.range(steps).seed(seed)
+  return indices.random_map(_with_index(draw))
+
+
+def _with_index(draw):
+  def apply(index, rng):
+    return draw(int(index), rng)
+
+  return apply

@@ -1,0 +1,26 @@
+"""What a reward declares about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def declare(
+  *, is_host: bool = False, is_differentiable: bool = False
+) -> Callable[[F], F]:
+  """Marks a reward; without it, it runs inside jit and has no gradient.
+
+  Args:
+    is_host: it gets NumPy arrays, outside jit.
+    is_differentiable: its scores have a useful gradient in the pictures.
+  """
+
+  def mark(reward: F) -> F:
+    reward.is_host = is_host
+    reward.is_differentiable = is_differentiable
+    return reward
+
+  return mark

@@ -1,0 +1,248 @@
+"""Running rewards: those in jit together, those on the host one by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from jaxreward.errors import UserError, one_line
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+Scores = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Reward:
+  """A reward that is ready to run.
+
+  Attributes:
+    name: the config's key for it.
+    fn: (images [P, G, H, W, C], prompts, **context) -> scores [P, G], or
+      {name: scores}.
+    weight: in the composed signal; 0 for one that is only reported.
+    context: arrays that `fn` takes by keyword, such as parameters; they enter
+      jit as arguments, not as constants.
+    is_host: runs outside jit on NumPy arrays.
+    is_differentiable: has a useful gradient in the pictures.
+  """
+
+  name: str
+  fn: Callable[..., Any]
+  weight: float = 1.0
+  context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  is_host: bool = False
+  is_differentiable: bool = False
+
+
+def build(
+  functions: Mapping[str, Callable[..., Any]],
+  weights: Mapping[str, float] | None = None,
+  contexts: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[Reward, ...]:
+  """Rewards of functions whose options are bound.
+
+  Args:
+    functions: name -> reward(images, prompts).
+    weights: name -> weight; 1 where a name is missing.
+    contexts: name -> arrays that the function takes by keyword.
+  """
+  weights, contexts = weights or {}, contexts or {}
+  for name in (*weights, *contexts):
+    if name not in functions:
+      raise UserError(f'reward "{name}" has a weight but no function')
+  for name, weight in weights.items():
+    if not np.isfinite(weight):
+      raise UserError(f"rewards.{name}.weight={weight}: it must be finite")
+  return tuple(
+    Reward(
+      name=name,
+      fn=fn,
+      weight=float(weights.get(name, 1.0)),
+      context=dict(contexts.get(name, {})),
+      is_host=bool(getattr(fn, "is_host", False)),
+      is_differentiable=bool(getattr(fn, "is_differentiable", False)),
+    )
+    for name, fn in functions.items()
+  )
+
+
+def _named(reward: Reward, result: Any) -> dict[str, Any]:
+  """The result under its names: one score is called after the config's key."""
+  if not isinstance(result, Mapping):
+    return {reward.name: result}
+  if len(result) == 1:
+    return {reward.name: next(iter(result.values()))}
+  if not result:
+    raise UserError(f'reward "{reward.name}" returned no score')
+  return {f"{reward.name}/{name}": value for name, value in result.items()}
+
+
+def _checked(reward: Reward, result: Any, shape: tuple[int, int]):
+  """float32 scores of the right shape, or a line that says what came back."""
+  scores = {}
+  for name, value in _named(reward, result).items():
+    expected = f"expected numbers of shape [P, G] = {list(shape)}"
+    kind = getattr(value, "dtype", None)
+    if kind is None:
+      if not isinstance(value, list | tuple | int | float):
+        raise UserError(
+          f'reward "{name}" returned a {type(value).__name__}; {expected}'
+        )
+      try:
+        value = np.asarray(value)
+      except ValueError:
+        raise UserError(
+          f'reward "{name}" returned rows of unequal length; {expected}'
+        ) from None
+      kind = value.dtype
+    if not jnp.issubdtype(kind, jnp.number) and kind != bool:
+      raise UserError(
+        f'reward "{name}" returned values of type {kind}; {expected}'
+      )
+    if jnp.issubdtype(kind, jnp.complexfloating):
+      raise UserError(f'reward "{name}" returned complex values; {expected}')
+    if tuple(value.shape) != tuple(shape):
+      raise UserError(
+        f'reward "{name}" returned shape {list(value.shape)}; {expected}'
+      )
+    scores[name] = value.astype(np.float32)
+  return scores
+
+
+def device_scores(
+  rewards: tuple[Reward, ...],
+  contexts: Mapping[str, Any],
+  images: ArrayLike,
+  prompts: PromptBatch,
+) -> Scores:
+  """Scores of the rewards that run in jit; call it inside one.
+
+  Args:
+    rewards: all of them; those of the host are left out.
+    contexts: `contexts_of(rewards)`, passed through jit as an argument.
+    images: [P, G, H, W, C] in [0, 1].
+    prompts: P prompts.
+  """
+  scores: Scores = {}
+  for reward in rewards:
+    if not reward.is_host:
+      result = reward.fn(images, prompts, **contexts[reward.name])
+      scores |= _checked(reward, result, jnp.shape(images)[:2])
+  return scores
+
+
+def contexts_of(rewards: tuple[Reward, ...]) -> dict[str, Any]:
+  """The arrays that the rewards in jit take besides pictures and prompts."""
+  return {r.name: dict(r.context) for r in rewards if not r.is_host}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _jitted(rewards, contexts, images, prompts):
+  return device_scores(rewards, contexts, images, prompts)
+
+
+def host_scores(
+  rewards: tuple[Reward, ...], images: ArrayLike, prompts: PromptBatch
+) -> Scores:
+  """Scores of the host rewards on NumPy copies of the arrays.
+
+  A reward that raises is asked again prompt by prompt; prompts for which it
+  raises again score NaN.
+
+  Raises:
+    UserError: a reward that raises for every prompt.
+  """
+  chosen = [r for r in rewards if r.is_host]
+  if not chosen:
+    return {}
+  images, prompts = jax.device_get((images, prompts))
+  scores: dict[str, Any] = {}
+  for reward in chosen:
+    scores |= _one_host(reward, images, prompts)
+  return scores
+
+
+def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
+  try:
+    result = reward.fn(images, prompts, **reward.context)
+  except Exception as error:
+    return _prompt_by_prompt(reward, images, prompts, error)
+  return _checked(reward, result, images.shape[:2])
+
+
+def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
+  """What can be saved of a batch in which a host reward raised."""
+  found: dict[int, dict[str, Any]] = {}
+  for p in range(images.shape[0]):
+    one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
+    try:
+      result = reward.fn(images[p : p + 1], one, **reward.context)
+    except Exception as error:
+      logging.warning(
+        'reward "%s" failed for prompt %d: %s', reward.name, p, one_line(error)
+      )
+      continue
+    found[p] = _checked(reward, result, (1, images.shape[1]))
+  if not found:
+    raise UserError(
+      f'reward "{reward.name}" failed for the whole batch:'
+      f" {one_line(first_error)}"
+    ) from first_error
+  names = next(iter(found.values()))
+  lost = np.full((1, images.shape[1]), np.nan, np.float32)
+  return {
+    name: np.concatenate(
+      [found.get(p, {}).get(name, lost) for p in range(images.shape[0])]
+    )
+    for name in names
+  }
+
+
+def score(
+  rewards: tuple[Reward, ...], images: ArrayLike, prompts: PromptBatch
+) -> tuple[Scores, dict[str, Array]]:
+  """Scores of all rewards and how many of each failed.
+
+  Args:
+    rewards: from `build`; keep the tuple, for jit knows programs by it.
+    images: [P, G, H, W, C] in [0, 1].
+    prompts: P prompts; padding rows are scored like the others.
+
+  Returns:
+    {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
+  """
+  scores = {}
+  if any(not r.is_host for r in rewards):
+    scores = _jitted(rewards, contexts_of(rewards), images, prompts)
+  scores = scores | host_scores(rewards, images, prompts)
+  failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
+  return scores, failed
+
+
+def require_scores(
+  scores: Mapping[str, ArrayLike], mask: ArrayLike | None = None
+) -> None:
+  """Stops when a reward has no finite score in the whole batch.
+
+  Args:
+    scores: {name: [P, G]}.
+    mask: bool [P, G], samples that are there; all of them if None.
+
+  Raises:
+    UserError: naming the reward.
+  """
+  for name, value in scores.items():
+    value = np.asarray(value)
+    there = np.ones(value.shape, bool) if mask is None else np.asarray(mask)
+    if there.any() and not np.isfinite(value[there]).any():
+      raise UserError(
+        f'reward "{name}" gave no finite score for a whole batch of'
+        f" {int(there.sum())} samples; nothing can be learned from it"
+      )
