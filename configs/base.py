@@ -81,6 +81,15 @@ def get_config() -> ConfigDict:
         seed=20,
         microbatch=240,
       ),
+      sample=dict(
+        split="heldout",
+        prompts=24,
+        group=4,
+        num_steps=10,
+        guidance_scale=1.0,
+        microbatch=96,
+        scale=4,  # pixels per pixel in the files
+      ),
       checkpoint=dict(every=25, keep=2),
     )
   )

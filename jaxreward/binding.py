@@ -25,6 +25,14 @@ from ml_collections import ConfigDict
 from jaxreward.errors import UserError, nearest, one_line
 
 _REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_BY_POSITION = (
+  inspect.Parameter.POSITIONAL_ONLY,
+  inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
+_BY_NAME = (
+  inspect.Parameter.POSITIONAL_OR_KEYWORD,
+  inspect.Parameter.KEYWORD_ONLY,
+)
 
 
 def find_file(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -196,42 +204,29 @@ def _checked(
   """The arguments, in their types, if they and `supplied` suit the function."""
   P = inspect.Parameter
   parameters = list(inspect.signature(fn).parameters.values())
-  by_position = [
-    p
-    for p in parameters
-    if p.kind in (P.POSITIONAL_ONLY, P.POSITIONAL_OR_KEYWORD)
-  ]
-  takes_any = any(p.kind is P.VAR_POSITIONAL for p in parameters)
-  if len(by_position) < positional and not takes_any:
+  kinds = {p.kind for p in parameters}
+  ordered = [p.name for p in parameters if p.kind in _BY_POSITION]
+  if len(ordered) < positional and P.VAR_POSITIONAL not in kinds:
     raise UserError(
-      f'config.{field}: "{name}" takes {len(by_position)} '
+      f'config.{field}: "{name}" takes {len(ordered)} '
       f"positional arguments; {positional} are given to it"
     )
-  supplied = supplied | {p.name for p in by_position[:positional]}
-  named = {
-    p.name: p
-    for p in parameters
-    if p.kind in (P.POSITIONAL_OR_KEYWORD, P.KEYWORD_ONLY)
-  }
+  supplied = supplied | set(ordered[:positional])
+  named = {p.name: p for p in parameters if p.kind in _BY_NAME}
   free = [n for n in named if n not in supplied]
-  open_ended = any(p.kind is P.VAR_KEYWORD for p in parameters)
   for key in arguments:
     if key in supplied:
       raise UserError(
         f"config.{field}.{key} is given by the program, not by the config"
       )
-    if key not in named and not open_ended:
+    if key not in named and P.VAR_KEYWORD not in kinds:
       raise UserError(
         f'config.{field}.{key} is no argument of "{name}"'
         f"{nearest(key, free)}; it takes: {', '.join(free)}"
       )
-  lacking = [
-    n for n in free if named[n].default is P.empty and n not in arguments
-  ]
-  if lacking:
-    raise UserError(
-      f'config.{field} lacks "{lacking[0]}", which "{name}" needs'
-    )
+  for n in free:
+    if named[n].default is P.empty and n not in arguments:
+      raise UserError(f'config.{field} lacks "{n}", which "{name}" needs')
   return {
     k: _typed(f"config.{field}.{k}", v, named.get(k))
     for k, v in arguments.items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -127,9 +128,7 @@ def choose_rows(
     by_kind.setdefault(chosen[index].kind, []).append(chosen[index])
   kinds = [by_kind[k] for k in sorted(by_kind)]
   turn = lambda some, i: some[i % len(some)]
-  even = [
-    turn(turn(kinds, i), i // len(kinds)) for i in range((rows + 1) // 2)
-  ]
+  even = [turn(turn(kinds, i), i // len(kinds)) for i in range((rows + 1) // 2)]
   return even + [chosen[turn(order, i)] for i in range(rows // 2)]
 
 

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 
 from jaxreward import advantages, composition, objectives, rng
 from jaxreward import config as config_lib
-from jaxreward.data import pipeline, sources
-from jaxreward.data.scenes import detect, grammar
+from jaxreward.data import captions, sources
+from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import schedule, steppers
@@ -29,6 +29,7 @@ from jaxreward.jobs import align_steps, evaluate, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import collect, grids
+from jaxreward.rewards import require_scores, score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
@@ -129,14 +130,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   devices = mesh_lib.round_up_to_devices(1, mesh)
   plan = align_steps.make_plan(config, sampler, devices)
   prompts = sources.load_prompts(config.data.source, "train")
-  dataset = pipeline.prompt_batches(
+  dataset = captions.prompt_batches(
     prompts, seed=config.seed, batch_size=config.rollout.prompts,
-    kind_weights=config.data.kind_weights,
+    kind_weights=config.data.kind_weights, steps=config.align.iterations,
   )  # fmt: skip
-  trained = reward_setup.load(config, workdir, ("rewards",))
-  rewards = trained | reward_setup.load(config, workdir, ("heldout_rewards",))
-  weights_of = {name: float(config.rewards[name].weight) for name in trained}
-  heldout = next((n for n in rewards if n not in trained), None)
+  rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
+  weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  heldout = next((k for k in rewards if k not in weights_of), None)
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)
@@ -149,7 +149,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     rules = trainable.policy.sharding_rules
     fresh, places = setup.place(fresh, rules, mesh, trainable.params)
     base, _ = setup.place(base, rules, mesh, base)
-    put = pipeline.place_batch(mesh, replicated=True)
+    put = setup.batch_placer(mesh, whole=True)
 
     @jax.jit
     def sample(current, base, batch):
@@ -174,17 +174,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     history: list[dict[str, float]] = []
 
     def one(current, n):
-      batch = timer("data", put(dataset(n)))
+      batch = timer("data", put(dataset[n]))
       trajectory, pixels, images = timer("sample", sample(current, base, batch))
-      scores, failed = timer("reward", reward_setup.score(rewards, images, batch))
+      scores, failed = timer("reward", score(rewards, images, batch))
       usable = {name: scores[name] for name in weights_of}
       current, metrics = update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, pixels, batch, scores, metrics))
+      lost = {f"failed/{k}": v for k, v in failed.items()}
       named = {
         f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
       }
-      return current, {**metrics, **signs, **named, **failed}
+      return current, {**metrics, **signs, **named, **lost}
 
     evaluator = evaluate.make_evaluator(
       config, policy, rewards, samples=config.eval.quick_samples

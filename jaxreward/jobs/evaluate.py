@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rng
-from jaxreward.data import sources
+from jaxreward.data import captions, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
@@ -26,11 +26,12 @@ from jaxreward.jobs import setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
+from jaxreward.rewards import Reward, score
 from jaxreward.training import weights
 from jaxreward.types import Array, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
-_REPEAT = 0x9E3779B9  # spreads the ids of a prompt's repetitions
+
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def evaluation_set(
       chosen.append(of_kind[row % len(of_kind)])
       repeats.append(row // len(of_kind))
   batch = grammar.batch(chosen)
-  ids = np.asarray(batch.ids, np.uint64) + np.array(repeats, np.uint64) * _REPEAT
+  ids = np.asarray(batch.ids, np.uint64) + np.array(repeats, np.uint64) * captions.REPEAT
   batch = batch.replace(ids=(ids % 2**32).astype(np.uint32))
   return EvaluationSet(tuple(chosen), batch, group)
 
@@ -125,7 +126,7 @@ class Evaluator:
   Attributes:
     policy: takes the parameters given to `__call__`.
     data: prompts.
-    rewards: name -> bound reward.
+    rewards: to report besides.
     num_steps: of the ODE sampler.
     shift: of its schedule.
     seed: of the noise; the same for every call.
@@ -134,7 +135,7 @@ class Evaluator:
 
   policy: Policy
   data: EvaluationSet
-  rewards: dict[str, Any]
+  rewards: dict[str, Reward]
   num_steps: int
   shift: float
   seed: int
@@ -170,7 +171,7 @@ class Evaluator:
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
     images, found = self._draw(params, self.data.batch, guidance_scale)
-    scores, _ = reward_setup.score(self.rewards, images, self.data.batch)
+    scores, _ = score(self.rewards, images, self.data.batch)
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
@@ -188,7 +189,7 @@ class Evaluator:
 def make_evaluator(
   config: ConfigDict,
   policy: Policy,
-  rewards: dict[str, Any],
+  rewards: dict[str, Reward],
   *,
   samples: int | None = None,
   split: str = "heldout",
@@ -218,7 +219,9 @@ def at_scales(
 def save_pictures(path: epath.Path, images: np.ndarray, strict: np.ndarray) -> None:
   """Keeps an evaluation's pictures (uint8) and verdicts, whole or not at all."""
   buffer = io.BytesIO()
-  np.savez_compressed(buffer, images=grids.to_uint8(images), strict=strict)
+  p, g = images.shape[:2]
+  flat = grids.to_uint8(images.reshape(p * g, *images.shape[2:]))
+  np.savez_compressed(buffer, images=flat.reshape(images.shape), strict=strict)
   weights.write_atomic(path, buffer.getvalue())
 
 

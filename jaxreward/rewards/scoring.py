@@ -45,8 +45,8 @@ def build(
   functions: Mapping[str, Callable[..., Any]],
   weights: Mapping[str, float] | None = None,
   contexts: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[Reward, ...]:
-  """Rewards of functions whose options are bound.
+) -> dict[str, Reward]:
+  """Rewards, by name, of functions whose options are bound.
 
   Args:
     functions: name -> reward(images, prompts).
@@ -60,8 +60,8 @@ def build(
   for name, weight in weights.items():
     if not np.isfinite(weight):
       raise UserError(f"rewards.{name}.weight={weight}: it must be finite")
-  return tuple(
-    Reward(
+  return {
+    name: Reward(
       name=name,
       fn=fn,
       weight=float(weights.get(name, 1.0)),
@@ -70,7 +70,7 @@ def build(
       is_differentiable=bool(getattr(fn, "is_differentiable", False)),
     )
     for name, fn in functions.items()
-  )
+  }
 
 
 def _named(reward: Reward, result: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _checked(reward: Reward, result: Any, shape: tuple[int, int]):
           f'reward "{name}" returned rows of unequal length; {expected}'
         ) from None
       kind = value.dtype
-    if not jnp.issubdtype(kind, jnp.number) and kind != bool:
+    if not jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, bool):
       raise UserError(
         f'reward "{name}" returned values of type {kind}; {expected}'
       )
@@ -117,7 +117,7 @@ def _checked(reward: Reward, result: Any, shape: tuple[int, int]):
 
 
 def device_scores(
-  rewards: tuple[Reward, ...],
+  rewards: Mapping[str, Reward],
   contexts: Mapping[str, Any],
   images: ArrayLike,
   prompts: PromptBatch,
@@ -125,31 +125,32 @@ def device_scores(
   """Scores of the rewards that run in jit; call it inside one.
 
   Args:
-    rewards: all of them; those of the host are left out.
+    rewards: by name; those of the host are left out.
     contexts: `contexts_of(rewards)`, passed through jit as an argument.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts.
   """
   scores: Scores = {}
-  for reward in rewards:
+  for reward in rewards.values():
     if not reward.is_host:
       result = reward.fn(images, prompts, **contexts[reward.name])
       scores |= _checked(reward, result, jnp.shape(images)[:2])
   return scores
 
 
-def contexts_of(rewards: tuple[Reward, ...]) -> dict[str, Any]:
+def contexts_of(rewards: Mapping[str, Reward]) -> dict[str, Any]:
   """The arrays that the rewards in jit take besides pictures and prompts."""
-  return {r.name: dict(r.context) for r in rewards if not r.is_host}
+  return {r.name: dict(r.context) for r in rewards.values() if not r.is_host}
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _jitted(rewards, contexts, images, prompts):
-  return device_scores(rewards, contexts, images, prompts)
+  by_name = {reward.name: reward for reward in rewards}
+  return device_scores(by_name, contexts, images, prompts)
 
 
 def host_scores(
-  rewards: tuple[Reward, ...], images: ArrayLike, prompts: PromptBatch
+  rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
 ) -> Scores:
   """Scores of the host rewards on NumPy copies of the arrays.
 
@@ -159,7 +160,7 @@ def host_scores(
   Raises:
     UserError: a reward that raises for every prompt.
   """
-  chosen = [r for r in rewards if r.is_host]
+  chosen = [r for r in rewards.values() if r.is_host]
   if not chosen:
     return {}
   images, prompts = jax.device_get((images, prompts))
@@ -206,21 +207,22 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
 
 
 def score(
-  rewards: tuple[Reward, ...], images: ArrayLike, prompts: PromptBatch
+  rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
 ) -> tuple[Scores, dict[str, Array]]:
   """Scores of all rewards and how many of each failed.
 
   Args:
-    rewards: from `build`; keep the tuple, for jit knows programs by it.
+    rewards: from `build`; programs are kept per Reward, so build them once.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts; padding rows are scored like the others.
 
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
   """
-  scores = {}
-  if any(not r.is_host for r in rewards):
-    scores = _jitted(rewards, contexts_of(rewards), images, prompts)
+  scores: Scores = {}
+  inside = tuple(r for r in rewards.values() if not r.is_host)
+  if inside:
+    scores = _jitted(inside, contexts_of(rewards), images, prompts)
   scores = scores | host_scores(rewards, images, prompts)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed

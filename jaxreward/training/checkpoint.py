@@ -169,7 +169,7 @@ class Checkpoints:
     step: int,
     state: Params,
     extras: Extras,
-    metrics: dict[str, float] | None = None,
+    metrics: Any = None,
     *,
     wait: bool = False,
   ) -> None:
@@ -180,7 +180,7 @@ class Checkpoints:
       state: pytree of arrays; copied before this returns, so the caller may
         donate it.
       extras: what JSON can hold, such as the state of the data iterator.
-      metrics: for `keep_best`.
+      metrics: dict of floats, for `keep_best`.
       wait: return when the step is on disk.
 
     Raises:
@@ -190,7 +190,7 @@ class Checkpoints:
     self.wait()
     if step not in self.steps():
       extras = json.loads(json.dumps(extras))
-      record = {"extras": extras, "digests": digests(state)}
+      record: Any = {"extras": extras, "digests": digests(state)}
       self._pending = self._translated(
         lambda: self._open().save_checkpointables_async(
           step,
@@ -253,7 +253,8 @@ class Checkpoints:
     self, step: int, abstract_state: Params
   ) -> tuple[Params, Extras]:
     checkpointer = self._open()
-    record = checkpointer.checkpointables_metadata(step).custom_metadata
+    metadata = checkpointer.checkpointables_metadata(step)
+    record: Any = metadata.custom_metadata
     state = checkpointer.load_checkpointables(step, {"state": abstract_state})[
       "state"
     ]

@@ -1,0 +1,26 @@
+"""Aligns the scene policy: `:diffusion_nft` (default), `:flow_grpo`, `:smoke`.
+
+DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117. Flow-GRPO: Liu et al.
+(2025), arXiv 2505.05470.
+"""
+
+from jaxreward import config as config_lib
+
+
+def get_config(arg: str | None = None):
+  """The objective by name; add `,smoke` for a few tiny iterations."""
+  given = config_lib.parse_arg(arg, objective="diffusion_nft", smoke=False)
+  config = config_lib.load_sibling("base.py", __file__)
+  config.job = "align"
+  config.data.kind_weights = (1, 1, 3, 1, 5, 5)
+  if given["objective"] == "flow_grpo":
+    config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.0)
+    config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
+  if given["smoke"]:
+    config.rollout.update(prompts=6, group=4, num_steps=3, microbatch=12)
+    config.align.update(iterations=4, times=2, updates=2)
+    config.eval.update(
+      samples=24, quick_samples=24, every=2, group=2, num_steps=3, microbatch=24
+    )
+    config.checkpoint.every = 2
+  return config

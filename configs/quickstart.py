@@ -1,0 +1,24 @@
+"""From a prompt to an aligned picture on two CPU cores, in under ten minutes.
+
+Starts from the base policy in the package, trains a reward model on
+preferences between its pictures, aligns the policy with the detector's reward
+while the learned reward watches, and writes report.html. `:flow_grpo` takes
+the other objective, `:smoke` runs the same arrow in miniature.
+"""
+
+from jaxreward import config as config_lib
+
+
+def get_config(arg: str | None = None):
+  """The objective by name, and `smoke`, separated by commas."""
+  given = config_lib.parse_arg(arg, objective="diffusion_nft", smoke=False)
+  spec = f"align_scenes.py:{given['objective']},smoke={given['smoke']}"
+  config = config_lib.load_sibling(spec, __file__)
+  size = ":smoke" if given["smoke"] else ""
+  reward = config_lib.load_sibling(f"train_reward_scenes.py{size}", __file__)
+  config.job = "pipeline"
+  config.jobs = ("train_reward", "align")
+  config.reward_model = reward.reward_model
+  config.train_reward = reward.train_reward
+  config.heldout_rewards = dict(learned=dict(fn="learned", weight=1.0))
+  return config

@@ -1,0 +1,76 @@
+"""Trains the scene reward model on preferences over the base policy's pictures.
+
+Other configs that train a reward model start here, for `reward_model` and
+`train_reward`.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` runs a few steps on few pictures."""
+  config = config_lib.load_sibling("base.py", __file__)
+  config.job = "train_reward"
+  config.reward_model = ConfigDict(
+    dict(
+      name="scene",
+      width=128,
+      depth=2,
+      heads=2,
+      mlp_ratio=3,
+      text_layers=2,
+      stem=256,
+      unroll=2,
+      dtype="float32",
+    )
+  )
+  config.train_reward = ConfigDict(
+    dict(
+      source="scenes",  # or a pairs.jsonl of your own
+      train_rows=768,  # prompts; a rare kind's prompts stand in several rows
+      heldout_rows=256,
+      sampling=dict(
+        samples=2,  # per row and guidance scale
+        guidance_scales=(1.0, 2.0),
+        num_steps=10,
+        shift=2.5,
+        microbatch=256,
+      ),
+      pictures=dict(renders=2, spoiled=3, borrowed=2, strict_weight=0.5),
+      label_noise=0.05,
+      margin=0.02,  # scores that are closer are a tie
+      ties="drop",
+      loss=dict(name="bradley_terry", margin=0.0, label_noise=0.0),
+      init_from_policy=True,
+      steps=300,
+      rows=32,  # per step
+      pictures_per_row=8,  # all their pairs are compared
+      ema_decay=0.98,
+      evaluate_every=100,
+      save_every=100,
+      optimizer=dict(
+        name="muon",
+        learning_rate=1e-2,
+        schedule="cosine",
+        warmup_steps=20,
+        clip_norm=1.0,
+        weight_decay=0.01,
+        b1=0.9,
+        b2=0.99,
+        adam_scale=0.15,
+      ),
+    )
+  )
+  if arg == "smoke":
+    config.model.update(width=32, depth=2, unroll=1)
+    config.init.checkpoint = ""
+    config.reward_model.update(width=32, depth=1, stem=32, unroll=1)
+    config.train_reward.update(
+      train_rows=24, heldout_rows=12, steps=6, rows=4, pictures_per_row=4,
+      evaluate_every=3, save_every=3,
+    )  # fmt: skip
+    config.train_reward.sampling.update(samples=1, num_steps=2)
+    config.train_reward.optimizer.warmup_steps = 2
+  return config

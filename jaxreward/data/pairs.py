@@ -1,0 +1,156 @@
+"""A user's own preferences: one JSON object a line, pictures beside the file.
+
+  {"prompt": "a red circle", "image_a": "1.png", "image_b": "2.png",
+   "label": "a"}
+
+The label is "a", "b" or "tie", or the probability that a is preferred.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxreward.data.preferences import SOURCES, Preferences
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, one_line
+
+LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
+FIELDS = ("prompt", "image_a", "image_b", "label")
+_HELDOUT_PERCENT = 20
+
+
+def _label(value: Any) -> float:
+  if isinstance(value, str) and value in LABELS:
+    return LABELS[value]
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if is_number and 0 <= value <= 1:
+    return float(value)
+  raise UserError(
+    f'"label" is {json.dumps(value)}; it must be "a", "b", "tie" or the'
+    " probability that a is preferred, from 0 to 1"
+  )
+
+
+def _row(line: str) -> dict[str, Any]:
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise UserError(f"no JSON: {error.msg} at column {error.colno}") from None
+  if not isinstance(row, dict):
+    raise UserError("expected an object in braces")
+  if missing := [name for name in FIELDS if name not in row]:
+    raise UserError(
+      f'"{missing[0]}" is missing; a pair has {", ".join(FIELDS)}'
+    )
+  for name in FIELDS[:3]:
+    if not isinstance(row[name], str) or not row[name].strip():
+      raise UserError(f'"{name}" must be text, found {json.dumps(row[name])}')
+  return row
+
+
+def is_heldout(text: str) -> bool:
+  """Which side a prompt is on: the grammar's split, else a hash of its words.
+
+  All pairs of one prompt lie on one side.
+  """
+  try:
+    return grammar.parse(text).split != "train"
+  except UserError:
+    words = " ".join(text.lower().replace(".", " ").split())
+    return zlib.crc32(words.encode()) % 100 < _HELDOUT_PERCENT
+
+
+class _Pictures:
+  """Every picture once, by its path."""
+
+  def __init__(self, folder: epath.Path, size: int):
+    self.folder, self.size = folder, size
+    self.rows: dict[str, int] = {}
+    self.images: list[np.ndarray] = []
+
+  def __call__(self, name: str) -> int:
+    from jaxreward.data import images as image_files
+
+    path = os.path.normpath(self.folder / name)
+    if path not in self.rows:
+      image = np.asarray(image_files.read_image(path, self.size))
+      if np.issubdtype(image.dtype, np.floating):
+        image = np.round(np.clip(image, 0, 1) * 255)
+      self.rows[path] = len(self.images)
+      self.images.append(image.astype(np.uint8))
+    return self.rows[path]
+
+
+def load_pairs(
+  path: os.PathLike[str] | str, size: int
+) -> tuple[Preferences, Preferences]:
+  """Training and held-out pairs of a file, split by prompt.
+
+  Args:
+    path: of the file; picture paths are relative to it.
+    size: pictures are brought to size x size.
+
+  Raises:
+    UserError: by file and line; a side without a pair; a picture that stands
+      on both sides.
+  """
+  path = epath.Path(path)
+  try:
+    lines = path.read_text().splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    reason = getattr(error, "strerror", None) or one_line(error)
+    raise UserError(f"cannot read {path}: {reason}") from error
+  sides = {False: ([], _Pictures(path.parent, size)),
+           True: ([], _Pictures(path.parent, size))}  # fmt: skip
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      row = _row(line)
+      found, pictures = sides[is_heldout(row["prompt"])]
+      found.append(
+        (
+          grammar.tokenize(row["prompt"]),
+          [pictures(row["image_a"]), pictures(row["image_b"])],
+          _label(row["label"]),
+        )
+      )
+    except UserError as error:
+      raise UserError(f"{path}:{number}: {error}") from error
+  shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
+  if shared:
+    raise UserError(
+      f"{path}: {shared[0]} belongs to training and to held-out prompts; a"
+      " picture may stand on one side only"
+    )
+  return _arrays(path, *sides[False], side="training"), _arrays(
+    path, *sides[True], side="held-out"
+  )
+
+
+def _arrays(path, found, pictures, side: str) -> Preferences:
+  if not found:
+    raise UserError(
+      f"{path}: none of its pairs is on the {side} side; pairs are split by"
+      " prompt, so more prompts are needed"
+    )
+  tokens, members, label = (np.array(column) for column in zip(*found))  # noqa: B905
+  nothing = np.full((len(label), 2), np.nan, np.float32)
+  prob = np.full((len(label), 2, 2), np.nan, np.float32)
+  prob[:, 0, 1], prob[:, 1, 0] = label, 1 - label
+  return Preferences(
+    images=np.stack(pictures.images),
+    tokens=tokens.astype(np.int32),
+    kind=np.full(len(label), -1, np.int32),
+    members=members.astype(np.int32),
+    prob=prob,
+    score=nothing,
+    strict=nothing,
+    source=np.full(2, SOURCES.index("file"), np.int32),
+  )

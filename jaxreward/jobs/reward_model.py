@@ -1,0 +1,140 @@
+"""A trained reward model: how it is tested, and how it is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from jaxreward.data import preferences
+from jaxreward.data.preferences import Preferences
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+from jaxreward.evaluation import intervals
+from jaxreward.models import scene_reward
+from jaxreward.models.scene_reward import RewardModel
+from jaxreward.reward_models import accuracy, calibration
+from jaxreward.training import weights
+from jaxreward.types import Params
+
+MODEL_FILE = "reward_model.safetensors"
+RECORD_FILE = "reward_model.json"
+_SCORED_AT_ONCE = 64  # rows
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+  """A trained reward model, as the reward `learned` takes it.
+
+  Attributes:
+    scorer: the architecture.
+    params: its parameters.
+    mean: of the scores of the policy's held-out pictures.
+    std: their standard deviation.
+  """
+
+  scorer: RewardModel
+  params: Params
+  mean: float
+  std: float
+
+
+def load(path: epath.PathLike) -> LoadedModel:
+  """Reads what the job train_reward has written.
+
+  Args:
+    path: of reward_model.safetensors; reward_model.json lies beside it.
+
+  Raises:
+    UserError: one of the two is missing, damaged or does not fit.
+  """
+  path = epath.Path(path)
+  record_path = path.parent / f"{path.stem}.json"
+  try:
+    record = json.loads(record_path.read_text())
+    scorer = scene_reward.make_scorer(**record["scorer"])
+    mean, std = float(record["mean"]), float(record["std"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f"cannot read {record_path}, which belongs to {path.name}: {error};"
+      ' the job "train_reward" writes both'
+    ) from error
+  like = jax.eval_shape(scorer.init, jax.random.key(0))
+  return LoadedModel(scorer, weights.load_params(path, like), mean, std)
+
+
+def row_scorer(
+  scorer: RewardModel,
+) -> Callable[[Params, Preferences], np.ndarray]:
+  """(params, Preferences) -> scores [Q, N], a few rows at a time."""
+
+  @jax.jit
+  def scores(params, images, members, tokens):
+    rows, n = members.shape
+    chunks = -(-rows // _SCORED_AT_ONCE)
+    pad = chunks * _SCORED_AT_ONCE - rows
+
+    def chunked(x):
+      x = jnp.pad(x, ((0, pad), (0, 0)))
+      return x.reshape(chunks, _SCORED_AT_ONCE, -1)
+
+    def one(row):
+      pictures = preferences.as_float(images[row[0]])
+      return scorer.score_groups(params, pictures, row[1])
+
+    found = jax.lax.map(one, (chunked(members), chunked(tokens)))
+    return found.reshape(-1, n)[:rows]
+
+  return lambda params, data: np.asarray(
+    scores(params, data.images, data.members, data.tokens)
+  )
+
+
+def _share(scores: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+  """{accuracy, low, high, n} of pairs [K, 2], the preferred picture first."""
+  right, n = accuracy.pair_accuracy(scores, mask)
+  low, high = intervals.wilson(right, n)
+  return dict(accuracy=right / n if n else None, low=low, high=high, n=n)
+
+
+def evaluate(
+  data: Preferences, scores: np.ndarray, seed: int
+) -> dict[str, Any]:
+  """Held-out accuracy over pairs of which no two share a picture.
+
+  Args:
+    data: held-out rows.
+    scores: [Q, N], the model's.
+    seed: of the pairing.
+
+  Returns:
+    {accuracy, low, high, n} of all pairs; the same under "strict" for pairs
+    of which one is strictly right and the other is not, under "policy_strict"
+    for those of them that the policy drew both, and per kind of prompt; and
+    the calibration.
+  """
+  row, place = preferences.separate_pairs(data, seed)
+  pair = scores[row[:, None], place]
+  verdict = np.asarray(data.strict)[row[:, None], place]
+  differ = np.abs(verdict[:, 0] - verdict[:, 1]) == 1
+  drawn = np.asarray(data.source)[place] == preferences.SOURCES.index("policy")
+  kind = np.asarray(data.kind)[row]
+  found = _share(pair, np.ones(len(pair), bool))
+  found["strict"] = _share(pair, differ)
+  found["policy_strict"] = _share(pair, differ & drawn.all(1))
+  found["kinds"] = {
+    grammar.KINDS[k]: _share(pair, differ & (kind == k))
+    for k in np.unique(kind[kind >= 0])
+  }
+  d = pair[:, 0] - pair[:, 1]
+  if np.isfinite(d).any():
+    temperature = calibration.fit_temperature(d)
+    found["temperature"] = temperature
+    found["calibration_error"] = calibration.expected_calibration_error(d)
+  return found

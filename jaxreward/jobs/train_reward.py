@@ -1,0 +1,294 @@
+"""Trains a reward model on preferences between pictures of one prompt.
+
+Pictures come from the policy that is to be aligned, from renders and from
+spoiled renders; the detector says which of two is better, with a share of its
+answers turned round. Or they come from a user's file of pairs. The model is
+tested on prompts that training has not seen.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import reward_models, rng
+from jaxreward.data import pairs, preferences
+from jaxreward.data.preferences import Preferences
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+from jaxreward.evaluation import tables
+from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.jobs import reward_model, setup
+from jaxreward.models import scene_reward
+from jaxreward.models.scene_reward import RewardModel
+from jaxreward.numerics import Mean
+from jaxreward.training import loop, optimizer, state, step, weights, writers
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.training.checkpoint import Checkpoints
+from jaxreward.types import Array, Params, Policy
+
+EVALUATION_FILE = "evaluation.json"
+
+
+def sample_policy(
+  config: ConfigDict,
+  policy: Policy,
+  params: Params,
+  chosen: list[grammar.Prompt],
+) -> Array:
+  """uint8 [Q, S, H, W, C]: the policy's pictures at several guidance scales."""
+  options = config.train_reward.sampling
+  prompts = grammar.batch(chosen)
+  ids = preferences.row_ids(prompts)
+  table = steppers.ode(schedule.timesteps(options.num_steps, options.shift))
+  layout = rollout.make_layout(
+    len(chosen), options.samples, options.microbatch, jax.device_count()
+  )
+
+  @functools.partial(jax.jit, static_argnames="scale")
+  def draw(params, key, tokens, ids, scale):
+    found = rollout.rollout(
+      policy, params, key, tokens, ids, layout, table,
+      guidance_scale=scale, record=False,
+    )  # fmt: skip
+    images = policy.decode(found.latents[-1])
+    images = preferences.as_bytes(images)
+    return rollout.to_groups(images, len(chosen), options.samples)
+
+  drawn = [
+    draw(
+      params,
+      rng.stream_key(config.seed, "preferences", number),
+      prompts.tokens,
+      ids,
+      float(scale),
+    )
+    for number, scale in enumerate(options.guidance_scales)
+  ]
+  return jnp.concatenate(drawn, 1)
+
+
+def scene_preferences(
+  config: ConfigDict, policy: Policy, params: Params
+) -> tuple[Preferences, Preferences]:
+  """Training and held-out preferences on prompts of their own.
+
+  Held-out answers are the detector's own; training answers are turned round
+  at the rate `train_reward.label_noise`.
+  """
+  options = config.train_reward
+  train = preferences.choose_rows(
+    grammar.prompts("train"), options.train_rows, config.seed
+  )
+  unseen = grammar.prompts("validation") + grammar.prompts("heldout")
+  heldout = preferences.choose_rows(unseen, options.heldout_rows, config.seed)
+  chosen = train + heldout
+  samples = sample_policy(config, policy, params, chosen)
+  key = rng.stream_key(config.seed, "preference pictures")
+  found = preferences.collect(
+    key, chosen, samples, **options.pictures.to_dict()
+  )
+  own = found.images.shape[0] // len(chosen)
+  sides = (
+    preferences.rows_between(found, 0, len(train), own=own),
+    preferences.rows_between(found, len(train), len(chosen), own=own),
+  )
+  answered = (
+    side.replace(
+      prob=preferences.preference_probabilities(
+        rng.stream_key(config.seed, "preference labels", number),
+        side.score,
+        label_noise=noise,
+        margin=options.margin,
+        ties=options.ties,
+      )
+    )
+    for number, (side, noise) in enumerate(
+      zip(sides, (options.label_noise, 0.0), strict=True)
+    )
+  )
+  return tuple(answered)
+
+
+def preference_loss(config: ConfigDict, scorer: RewardModel, pictures: int):
+  """The loss over all pairs of every row's pictures."""
+  bound = config_lib.bind(
+    config.train_reward.loss, reward_models.REGISTRY,
+    field="train_reward.loss", positional=3,
+  )  # fmt: skip
+  first, second = np.triu_indices(pictures, 1)
+
+  def loss_fn(params: Params, batch: Any, frozen: Any):
+    del frozen
+    images, tokens, prob = batch
+    scores = scorer.score_groups(params, images, tokens)
+    pair = jnp.stack([scores[:, first], scores[:, second]], -1)
+    prob = prob[:, first, second]
+    ahead = (pair[..., 0] > pair[..., 1]) == (prob > 0.5)
+    sure = jnp.isfinite(prob) & (prob != 0.5)
+    return bound(pair, prob, None), {"pair_accuracy": Mean.of(ahead, sure)}
+
+  return loss_fn
+
+
+def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
+  """(state, training rows) -> (state, metrics): one step, compiled once."""
+  options = config.train_reward
+  rows = mesh_lib.round_up_to_devices(options.rows, mesh)
+  spread = PartitionSpec(mesh_lib.BATCH_AXES)
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+  def update(current, data):
+    key = rng.stream_key(config.seed, "preference batch", current.step)
+    pictures = min(options.pictures_per_row, data.members.shape[1])
+    images, tokens, prob = preferences.draw_batch(
+      data, key, rows=rows, pictures=pictures
+    )
+    real = (jnp.arange(rows) < options.rows)[:, None, None]
+    batch = (images, tokens, jnp.where(real, prob, jnp.nan))
+    batch = jax.lax.with_sharding_constraint(batch, spread)
+    current, metrics = step.update(
+      current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), None,
+      ema_decay=options.ema_decay, ema_schedule="warmup",
+    )  # fmt: skip
+    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+    return current.replace(step=current.step + 1), metrics
+
+  return update
+
+
+def _start(config: ConfigDict, scorer: RewardModel, base: Params | None):
+  params = jax.jit(scorer.init)(rng.stream_key(config.seed, "reward model"))
+  if base is not None and config.train_reward.init_from_policy:
+    params = scene_reward.init_from_policy(params, base)
+  return params
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Trains, tests and exports workdir/reward_model.safetensors."""
+  options = config.train_reward
+  mesh = setup.make_mesh(config)
+  scorer = config_lib.bind(
+    config.reward_model, {"scene": scene_reward.make_scorer},
+    field="reward_model",
+  )()  # fmt: skip
+  tx, _ = optimizer.make_optimizer(
+    **options.optimizer.to_dict(), total_steps=options.steps
+  )
+  with jax.set_mesh(mesh):
+    train, heldout, base = _data(config, scorer, mesh)
+    params = _start(config, scorer, base)
+    fresh = jax.jit(lambda p: state.create(p, tx))(params)
+    fresh, places = setup.place(fresh, scorer.sharding_rules, mesh, params)
+    pictures = min(options.pictures_per_row, train.members.shape[1])
+    loss_fn = preference_loss(config, scorer, pictures)
+    update = make_update(config, loss_fn, tx, places, mesh)
+    score = reward_model.row_scorer(scorer)
+    timer = loop.Timer()
+
+    def one(current, n):
+      current, metrics = update(current, train)
+      timer("update", metrics)
+      return current, metrics
+
+    def quick(current, n):
+      found = reward_model.evaluate(
+        heldout, score(current.ema, heldout), config.seed
+      )
+      shares = {"": found, "_strict": found["strict"]}
+      return {
+        f"eval/pair_accuracy{name}": share["accuracy"]
+        for name, share in shares.items()
+        if share["n"]
+      }
+
+    with (
+      writers.MetricsWriter(workdir, "train_reward") as writer,
+      Checkpoints(
+        workdir / "checkpoints" / "train_reward", keep=config.checkpoint.keep
+      ) as checkpoints,
+    ):
+      job = loop.Loop(
+        "train_reward", options.steps, one, writer, checkpoints,
+        save_every=options.save_every, evaluate=quick,
+        evaluate_every=options.evaluate_every,
+        shown=("loss", "pair_accuracy", "eval/pair_accuracy_strict"),
+        timer=timer,
+      )  # fmt: skip
+      current, start, _ = loop.restore(job, fresh)
+      current = loop.run(job, current, start)
+    scores = score(current.ema, heldout)
+  finish(config, workdir, jax.device_get(current.ema), heldout, scores)
+
+
+def _data(config: ConfigDict, scorer: RewardModel, mesh):
+  """(training rows, held-out rows, the policy's parameters or None)."""
+  source = config.train_reward.source
+  start = time.monotonic()
+  base = None
+  if source != "scenes":
+    sides = pairs.load_pairs(source, scorer.image_shape[0])
+  if source == "scenes" or config.train_reward.init_from_policy:
+    policy = setup.make_policy(config)
+    base = setup.load_params(config, policy)
+  if source == "scenes":
+    sides = scene_preferences(config, policy, base)
+  train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
+  answers = int(jnp.isfinite(train.prob).sum()) // 2
+  if not answers:
+    raise UserError(
+      "there is no training pair with an answer: every pair is a tie; lower"
+      " config.train_reward.margin or give other pictures"
+    )
+  logging.info(
+    "%d pictures of %d prompts, %d answered pairs, %d pictures held out; %.0f s",
+    train.images.shape[0], train.tokens.shape[0], answers,
+    heldout.images.shape[0], time.monotonic() - start,
+  )  # fmt: skip
+  return train, heldout, base
+
+
+def finish(
+  config: ConfigDict,
+  workdir: epath.Path,
+  params: Params,
+  heldout: Preferences,
+  scores: np.ndarray,
+) -> None:
+  """Writes the model, its record and its part of evaluation.json."""
+  found = reward_model.evaluate(heldout, scores, config.seed)
+  source = np.asarray(heldout.source)
+  drawn = scores[:, np.isin(source, (0, preferences.SOURCES.index("file")))]
+  record = {
+    "scorer": {k: v for k, v in config.reward_model.items() if k != "name"},
+    "mean": float(np.mean(drawn)),
+    "std": float(np.std(drawn)),
+    "metrics": found,
+    "config": json.loads(config_lib.to_json(config)),
+  }
+  weights.save_params(workdir / reward_model.MODEL_FILE, params)
+  tables.write_json(workdir / reward_model.RECORD_FILE, record)
+  path = workdir / EVALUATION_FILE
+  evaluation = json.loads(path.read_text()) if path.exists() else {}
+  tables.write_json(path, evaluation | {"reward_model": found})
+  strict = found["strict"]
+  if strict["n"]:
+    logging.info(
+      "held-out pairs that differ in verdict: %.3f right (%.3f to %.3f, n %d)",
+      strict["accuracy"], strict["low"], strict["high"], strict["n"],
+    )  # fmt: skip
+  logging.info(
+    "all held-out pairs: %.3f right (%.3f to %.3f, n %d)",
+    found["accuracy"] or float("nan"), found["low"], found["high"], found["n"],
+  )  # fmt: skip
