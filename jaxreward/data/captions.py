@@ -16,7 +16,6 @@ import numpy as np
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 
-
 REPEAT = 0x9E3779B9  # spreads the ids of a prompt's repetitions
 
 
@@ -50,7 +49,11 @@ def one_attribute_away(
 def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:
   """int [size] kinds in proportion to integer weights, evenly interleaved."""
   weights = np.asarray(weights, np.float64)
-  if len(weights) != len(grammar.KINDS) or (weights < 0).any() or not weights.sum():
+  if (
+    len(weights) != len(grammar.KINDS)
+    or (weights < 0).any()
+    or not weights.sum()
+  ):
     raise UserError(
       f"config.data.kind_weights={tuple(weights)}: {len(grammar.KINDS)}"
       " non-negative numbers are needed, in the order"
@@ -93,7 +96,9 @@ class _Draw:
     wrong = rng.random(size) < self.corruption
     take = lambda x: np.asarray(x)[scene]
     return {
-      "scene": type(self.table)(**{k: take(v) for k, v in vars(self.table).items()}),
+      "scene": type(self.table)(
+        **{k: take(v) for k, v in vars(self.table).items()}
+      ),
       "caption": np.asarray(self.table.tokens)[np.where(wrong, other, scene)],
       "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
     }

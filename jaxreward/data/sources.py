@@ -1,9 +1,273 @@
-"""Prompts from the scenes or from a user's own files."""
+"""Prompts from the scenes or from a user's own files.
+
+A source is "scenes", a file, or a folder:
+
+- `*.txt`: one prompt per line; blank lines and lines that begin with `#` are
+  skipped;
+- `*.jsonl`: one object per line with the text under "prompt"; other keys are
+  ignored;
+- a folder with `train.txt` or `train.jsonl`, and, if there are any,
+  `validation.*` and `test.*` (the held-out prompts).
+
+A split that no file gives is taken from the training file by meaning: all
+wordings of one meaning go to one split, so what is held out never occurs in
+training. Each text counts once, because noise is addressed by it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+
+from absl import logging
+from etils import epath
+
 from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, nearest
+
+SUFFIXES = (".txt", ".jsonl")
+# File names of each split in a folder, the usual one first.
+FILES = {
+  "train": ("train",),
+  "validation": ("validation", "val"),
+  "heldout": ("test", "heldout"),
+}
+_SHOWN = 60  # characters of a wrong line in a message
 
 
-def load_prompts(source, split, kinds=None, validation_share=0.1):
-  return grammar.prompts(split, kinds)
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  prompt: grammar.Prompt
+  where: str
+
+  @property
+  def meaning(self) -> str:
+    return grammar.combination(self.prompt.items, self.prompt.relation)
+
+
+def _quote(text: str) -> str:
+  return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _read(path: epath.Path) -> bytes:
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    reason = error.strerror or "it cannot be read"
+    raise UserError(f"{path}: {reason}") from error
+
+
+def _lines(path: epath.Path) -> Iterator[tuple[str, str]]:
+  """(place, text) of every line that is not blank; numbers start at 1."""
+  data = _read(path).removeprefix(b"\xef\xbb\xbf")
+  for number, raw in enumerate(data.split(b"\n"), 1):
+    where = f"{path}, line {number}"
+    try:
+      text = raw.decode().strip()
+    except UnicodeDecodeError as error:
+      raise UserError(
+        f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+      ) from error
+    if text:
+      yield where, text
+
+
+def _prompt_of_json(where: str, text: str) -> str:
+  try:
+    row = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+    raise UserError(
+      f"{where}: `{_quote(text)}` is not JSON ({reason});"
+      ' a line reads like {"prompt": "a red circle"}'
+    ) from error
+  if not isinstance(row, dict):
+    raise UserError(
+      f"{where}: `{_quote(text)}` is not an object;"
+      ' a line reads like {"prompt": "a red circle"}'
+    )
+  if "prompt" not in row:
+    near = nearest("prompt", row)
+    raise UserError(f'{where}: there is no key "prompt"{near}')
+  if not isinstance(row["prompt"], str):
+    value = _quote(json.dumps(row["prompt"]))
+    raise UserError(f'{where}: "prompt" is {value}, which is not text')
+  return row["prompt"]
+
+
+def _read_file(path: epath.Path) -> list[_Entry]:
+  """Prompts of a file, each text once, in the order of the lines."""
+  if path.suffix not in SUFFIXES:
+    raise UserError(
+      f"{path}: prompts are read from {' and '.join(SUFFIXES)} files"
+    )
+  entries: dict[str, _Entry] = {}
+  repeated = 0
+  for where, text in _lines(path):
+    if path.suffix == ".jsonl":
+      text = _prompt_of_json(where, text)
+    elif text.startswith("#"):
+      continue
+    if not text.strip():
+      raise UserError(f"{where}: the prompt is empty")
+    try:
+      prompt = grammar.parse(text)
+    except UserError as error:
+      raise UserError(f"{where}: {error}") from error
+    repeated += prompt.text in entries
+    entries.setdefault(prompt.text, _Entry(prompt, where))
+  if not entries:
+    raise UserError(f"{path}: there is no prompt in this file")
+  if repeated:
+    logging.info("%s: %d repeated prompts are used once", path, repeated)
+  return list(entries.values())
+
+
+def _file_of(folder: epath.Path, split: str) -> epath.Path | None:
+  names = [stem + suffix for stem in FILES[split] for suffix in SUFFIXES]
+  found = [folder / name for name in names if (folder / name).exists()]
+  if len(found) > 1:
+    raise UserError(
+      f"{folder}: {found[0].name} and {found[1].name} are the same split;"
+      " keep one"
+    )
+  return found[0] if found else None
+
+
+def _find_files(source: str) -> dict[str, epath.Path]:
+  """Files of a source by split; "train" is always there."""
+  path = epath.Path(source)
+  try:
+    is_folder, exists = path.is_dir(), path.exists()
+  except OSError as error:
+    raise UserError(f"data.source={source}: {error.strerror}") from error
+  if not exists:
+    parent = path.parent
+    beside = [p.name for p in parent.iterdir()] if parent.is_dir() else []
+    near = nearest(path.name, ["scenes", *beside])
+    raise UserError(
+      f"data.source={source}: there is no such file or folder{near}"
+    )
+  if not is_folder:
+    return {"train": path}
+  found = {split: _file_of(path, split) for split in grammar.SPLITS}
+  if found["train"] is None:
+    raise UserError(
+      f"data.source={source}: the folder holds neither train.txt nor"
+      " train.jsonl"
+    )
+  return {split: file for split, file in found.items() if file is not None}
+
+
+def _check_disjoint(read: dict[str, list[_Entry]]) -> None:
+  """No meaning in two of the files."""
+  seen: dict[str, tuple[str, _Entry]] = {}
+  for split, entries in read.items():
+    for entry in entries:
+      other_split, other = seen.setdefault(entry.meaning, (split, entry))
+      if other_split != split:
+        raise UserError(
+          f'{entry.where}: "{entry.prompt.text}" means the same as'
+          f' "{other.prompt.text}" of another split ({other.where}); keep one'
+        )
+
+
+def _assign(
+  entries: Sequence[_Entry], missing: Sequence[str], share: float
+) -> dict[str, str]:
+  """Split of every meaning of the training file, by hash, within each kind.
+
+  Meanings are ordered by the rank of their hash within their kind, so that
+  each kind gives about its share, and a file of three meanings or more gives
+  at least one to each split.
+  """
+  by_kind: dict[int, set[str]] = {}
+  for entry in entries:
+    by_kind.setdefault(entry.prompt.kind, set()).add(entry.meaning)
+  ranked = []
+  for names in by_kind.values():
+    ordered = sorted((zlib.crc32(n.encode()), n) for n in names)
+    ranked += [
+      ((rank + 0.5) / len(ordered), *key) for rank, key in enumerate(ordered)
+    ]
+  order = [name for _, _, name in sorted(ranked)]
+  each = max(1, round(share * len(order))) if share else 0
+  if len(order) <= len(missing):
+    each = 0
+  splits = dict.fromkeys(order, "train")
+  for i, split in enumerate(missing):
+    splits.update(dict.fromkeys(order[i * each : (i + 1) * each], split))
+  return splits
+
+
+def _load_own(source: str, split: str, share: float) -> list[grammar.Prompt]:
+  files = _find_files(source)
+  read = {name: _read_file(path) for name, path in files.items()}
+  _check_disjoint(read)
+  missing = [s for s in ("heldout", "validation") if s not in read]
+  splits = _assign(read["train"], missing, share)
+  train = [e for e in read["train"] if splits[e.meaning] == split]
+  chosen = read[split] if split != "train" and split in read else train
+  if not chosen:
+    name = FILES[split][0]
+    raise UserError(
+      f"data.source={source}: {len(splits)} meanings and validation_share="
+      f"{share} leave nothing for the {split} split; give more prompts, or a"
+      f" folder with train.txt and {name}.txt"
+    )
+  return [dataclasses.replace(e.prompt, split=split) for e in chosen]
+
+
+def _check_names(split: str, kinds: Sequence[str]) -> None:
+  if split not in grammar.SPLITS:
+    raise UserError(
+      f'split "{split}" is not known{nearest(split, grammar.SPLITS)}'
+    )
+  for kind in kinds:
+    if kind not in grammar.KINDS:
+      raise UserError(
+        f'prompt kind "{kind}" is not known{nearest(kind, grammar.KINDS)}'
+      )
+
+
+def load_prompts(
+  source: str,
+  split: str,
+  kinds: Sequence[str] | None = None,
+  validation_share: float = 0.1,
+) -> tuple[grammar.Prompt, ...]:
+  """Prompts of one split of a source.
+
+  Args:
+    source: "scenes", or the path of a .txt or .jsonl file, or of a folder.
+    split: "train", "validation" or "heldout".
+    kinds: names of `grammar.KINDS` to keep; all if None. The choice does not
+      change which split a prompt is in.
+    validation_share: of the meanings of a training file, in [0, 0.5); so many
+      go to each split that has no file of its own. Not used for "scenes".
+
+  Returns:
+    At least one prompt, each text once.
+
+  Raises:
+    UserError: the file, the line, what is wrong and what would be right.
+  """
+  kinds = tuple(kinds or ())
+  _check_names(split, kinds)
+  if not 0 <= validation_share < 0.5:
+    raise UserError(
+      f"validation_share={validation_share}: it must lie in [0, 0.5)"
+    )
+  if source == "scenes":
+    return grammar.prompts(split, kinds or None)
+  prompts = _load_own(str(source), split, validation_share)
+  wanted = {grammar.KINDS.index(k) for k in kinds or grammar.KINDS}
+  chosen = tuple(p for p in prompts if p.kind in wanted)
+  if not chosen:
+    raise UserError(
+      f"data.source={source}: the {split} split has no prompt of the kinds"
+      f" {', '.join(kinds)}"
+    )
+  return chosen

@@ -68,7 +68,9 @@ def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
   )
 
 
-def _panel(images, pixels, prompts, scores, rewards, heldout, update) -> dict[str, Mean]:
+def _panel(
+  images, pixels, prompts, scores, rewards, heldout, update
+) -> dict[str, Mean]:
   """The over-optimisation panel of one iteration; jitted by the caller."""
   found = evaluate.measure(images, pixels, prompts)
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
@@ -125,7 +127,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
   sampler = config_lib.bind(
-    config.rollout.sampler, steppers.REGISTRY, field="rollout.sampler", positional=2
+    config.rollout.sampler,
+    steppers.REGISTRY,
+    field="rollout.sampler",
+    positional=2,
   )
   devices = mesh_lib.round_up_to_devices(1, mesh)
   plan = align_steps.make_plan(config, sampler, devices)
@@ -162,7 +167,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def update(current, base, trajectory, scores, batch):
-      return align_steps.update(updater, current, base, trajectory, scores, batch)
+      return align_steps.update(
+        updater, current, base, trajectory, scores, batch
+      )
 
     @jax.jit
     def panel(images, pixels, batch, scores, update_metrics):
@@ -194,7 +201,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     def quick(current, n):
       found, _, _ = evaluator(trainable.export(current.ema, base))
       row = {"eval/accuracy": found["strict"], "eval/texture": found["texture"]}
-      row |= {f"eval/accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()}
+      row |= {
+        f"eval/accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()
+      }
       row |= {f"eval/reward/{k}": v for k, v in found["rewards"].items()}
       return row | {"eval/diversity": found["diversity"]}
 
@@ -206,11 +215,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     check = _checker(config.align.log_prob_gap_bound)
     final = Final(config, workdir, trainable, rewards, base)
     final.before()
-    with writers.MetricsWriter(
-      workdir, "align", order=config.get("jobs", ("align",))
-    ) as writer, Checkpoints(
-      workdir / "checkpoints" / "align", keep=config.checkpoint.keep
-    ) as checkpoints:
+    with (
+      writers.MetricsWriter(
+        workdir, "align", order=config.get("jobs", ("align",))
+      ) as writer,
+      Checkpoints(
+        workdir / "checkpoints" / "align", keep=config.checkpoint.keep
+      ) as checkpoints,
+    ):
       job = loop.Loop(
         "align", config.align.iterations, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,

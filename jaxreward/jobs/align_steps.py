@@ -9,7 +9,6 @@ on the forward process.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +83,9 @@ class Plan:
   on_steps: bool
 
 
-def make_plan(config, sampler: Callable[..., steppers.StepTable], devices: int) -> Plan:
+def make_plan(
+  config, sampler: Callable[..., steppers.StepTable], devices: int
+) -> Plan:
   """Checks the geometry and makes the constants.
 
   Raises:
@@ -132,7 +133,13 @@ def make_plan(config, sampler: Callable[..., steppers.StepTable], devices: int) 
 
 
 def sample(
-  policy: Policy, params: Params, prompts: PromptBatch, plan: Plan, *, seed: int, iteration: Array
+  policy: Policy,
+  params: Params,
+  prompts: PromptBatch,
+  plan: Plan,
+  *,
+  seed: int,
+  iteration: Array,
 ) -> tuple[Trajectory, Array]:
   """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
   trajectory = rollout.rollout(
@@ -227,7 +234,10 @@ def forward_samples(
 
   t = jax.vmap(draw_times)(keys).T  # [K, B]
   noise = jnp.stack(
-    [rng.normal_each(rng.fold_each(keys, 16 + k), x0.shape[1:]) for k in range(times)]
+    [
+      rng.normal_each(rng.fold_each(keys, 16 + k), x0.shape[1:])
+      for k in range(times)
+    ]
   )
   rows = _shared(trajectory, advantage, times)
   rows |= {
@@ -296,7 +306,9 @@ def forward_loss(trainable, objective, kl: float):
       trainable.policy, trainable.whole(trained, frozen.base), frozen, micro
     )
     old = trainable.whole(frozen.old, frozen.base)
-    v_old = velocity(trainable.policy, jax.lax.stop_gradient(old), frozen, micro)
+    v_old = velocity(
+      trainable.policy, jax.lax.stop_gradient(old), frozen, micro
+    )
     loss, metrics = objective(
       v, v_old, micro.target, micro.x_t, micro.t, micro.advantage, micro.mask
     )
@@ -346,7 +358,9 @@ class Updater:
     )  # fmt: skip
 
 
-def credit(updater: Updater, scores: dict[str, Array], prompt_mask: Array, stats):
+def credit(
+  updater: Updater, scores: dict[str, Array], prompt_mask: Array, stats
+):
   """(advantage, mask, new statistics, signal), each [P, G] or a tree."""
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(prompt_mask[:, None], first.shape)

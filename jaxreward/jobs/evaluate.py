@@ -15,15 +15,14 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import config as config_lib
 from jaxreward import rng
 from jaxreward.data import captions, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, schedule, steppers
-from jaxreward.jobs import setup
 from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import setup
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, score
@@ -31,7 +30,6 @@ from jaxreward.training import weights
 from jaxreward.types import Array, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,17 +63,24 @@ def evaluation_set(
       chosen.append(of_kind[row % len(of_kind)])
       repeats.append(row // len(of_kind))
   batch = grammar.batch(chosen)
-  ids = np.asarray(batch.ids, np.uint64) + np.array(repeats, np.uint64) * captions.REPEAT
+  ids = (
+    np.asarray(batch.ids, np.uint64)
+    + np.array(repeats, np.uint64) * captions.REPEAT
+  )
   batch = batch.replace(ids=(ids % 2**32).astype(np.uint32))
   return EvaluationSet(tuple(chosen), batch, group)
 
 
-def measure(images: Array, pixels: Array, prompts: PromptBatch) -> dict[str, Array]:
+def measure(
+  images: Array, pixels: Array, prompts: PromptBatch
+) -> dict[str, Array]:
   """Detector's view of [P, G] pictures, each value [P, G]."""
   p, g = images.shape[:2]
   flat = images.reshape(p * g, *images.shape[2:])
   detection = detect.detect(flat)
-  verdict = detect.judge(detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts))
+  verdict = detect.judge(
+    detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts)
+  )
   out = (pixels < 0) | (pixels > 1)
   found = {
     "strict": verdict.strict,
@@ -87,7 +92,9 @@ def measure(images: Array, pixels: Array, prompts: PromptBatch) -> dict[str, Arr
   }
 
 
-def path_kl(policy, params, reference_policy, reference, key, prompts, table, group):
+def path_kl(
+  policy, params, reference_policy, reference, key, prompts, table, group
+):
   """KL of the sampling paths per picture, in nats, by the chain rule.
 
   The path of a stochastic sampler is a chain of Gaussians with equal noise, so
@@ -97,10 +104,14 @@ def path_kl(policy, params, reference_policy, reference, key, prompts, table, gr
   rows = prompts.tokens.shape[0]
   layout = rollout.make_layout(rows, group, rows * group)
   cond, _ = guidance.conditioning(policy, params, prompts.tokens, 1.0)
-  cond_r, _ = guidance.conditioning(reference_policy, reference, prompts.tokens, 1.0)
+  cond_r, _ = guidance.conditioning(
+    reference_policy, reference, prompts.tokens, 1.0
+  )
   index = jnp.asarray(layout.prompt_index)
   cond, cond_r = (rollout.gather_cond(c, index) for c in (cond, cond_r))
-  keys = rng.sample_keys(key, jnp.asarray(prompts.ids)[index], jnp.asarray(layout.member))
+  keys = rng.sample_keys(
+    key, jnp.asarray(prompts.ids)[index], jnp.asarray(layout.member)
+  )
   x = rollout.initial_noise(keys, policy.latent_shape)
   table = jax.tree.map(jnp.asarray, table)
 
@@ -175,9 +186,7 @@ class Evaluator:
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
-    result = accuracy.summarise(
-      strict.reshape(-1), kind, names=grammar.KINDS
-    )
+    result = accuracy.summarise(strict.reshape(-1), kind, names=grammar.KINDS)
     result["rewards"] = {
       name: float(masked_mean(s, jnp.isfinite(s))) for name, s in scores.items()
     }
@@ -196,7 +205,9 @@ def make_evaluator(
 ) -> Evaluator:
   """The evaluator that `config.eval` describes, on the held-out prompts."""
   prompts = sources.load_prompts(config.data.source, split)
-  data = evaluation_set(prompts, samples or config.eval.samples, config.eval.group)
+  data = evaluation_set(
+    prompts, samples or config.eval.samples, config.eval.group
+  )
   return Evaluator(
     policy, data, rewards, config.eval.num_steps, config.rollout.shift,
     config.eval.seed, config.eval.microbatch,
@@ -216,7 +227,9 @@ def at_scales(
   return results, pictures, strict
 
 
-def save_pictures(path: epath.Path, images: np.ndarray, strict: np.ndarray) -> None:
+def save_pictures(
+  path: epath.Path, images: np.ndarray, strict: np.ndarray
+) -> None:
   """Keeps an evaluation's pictures (uint8) and verdicts, whole or not at all."""
   buffer = io.BytesIO()
   p, g = images.shape[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxreward import config as config_lib
 from jaxreward import rng
 from jaxreward.data import captions, sources
 from jaxreward.data.scenes import render
@@ -18,6 +20,7 @@ from jaxreward.evaluation import tables
 from jaxreward.flow import path
 from jaxreward.jobs import evaluate, setup
 from jaxreward.numerics import Mean
+from jaxreward.report import collect, environment
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
@@ -98,12 +101,21 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def quick(current, n):
       found, _, _ = evaluator(current.ema)
-      kinds = {f"accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()}
-      return {"eval/accuracy": found["strict"], "eval/texture": found["texture"], **kinds}
+      kinds = {
+        f"accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()
+      }
+      return {
+        "eval/accuracy": found["strict"],
+        "eval/texture": found["texture"],
+        **kinds,
+      }
 
-    with writers.MetricsWriter(workdir, "pretrain") as writer, Checkpoints(
-      workdir / "checkpoints" / "pretrain", keep=config.checkpoint.keep
-    ) as checkpoints:
+    with (
+      writers.MetricsWriter(workdir, "pretrain") as writer,
+      Checkpoints(
+        workdir / "checkpoints" / "pretrain", keep=config.checkpoint.keep
+      ) as checkpoints,
+    ):
       job = loop.Loop(
         "pretrain", config.pretrain.steps, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
@@ -120,7 +132,28 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   evaluation = {"policy": results}
   tables.write_json(workdir / evaluate.EVALUATION_FILE, evaluation)
   weights.save_params(
-    workdir / "policy.safetensors", jax.device_get(current.ema),
+    workdir / "policy.safetensors",
+    jax.device_get(current.ema),
     dtype=config.pretrain.export_dtype,
-  )  # fmt: skip
+  )
+  tables.write_json(workdir / "policy.json", manifest(config, workdir))
   logging.info("\n%s", tables.evaluation_table(evaluation))
+
+
+def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
+  """What made policy.safetensors: command, seed, time, metrics, versions."""
+  rows = writers.read_rows(workdir / writers.TIMINGS_FILE, "pretrain")
+  parts = ("data", "update", "evaluate")
+  seconds = sum(row.get(part, 0.0) for row in rows for part in parts)
+  problems: list[str] = []
+  found = collect.read_json(workdir / evaluate.EVALUATION_FILE, problems)
+  return {
+    "command": "python -m jaxreward.main --config=configs/pretrain_scenes.py"
+    f" --workdir=runs/pretrain --config.seed={config.seed}",
+    "seed": config.seed,
+    "steps": config.pretrain.steps,
+    "seconds": round(seconds),
+    "evaluation": found.get("policy", {}),
+    "config": json.loads(config_lib.to_json(config)),
+    "environment": environment.describe(),
+  }

@@ -56,7 +56,9 @@ def load(
 
 def _load_learned(fn, entry, workdir, field):
   """(function with its architecture bound, arrays it takes)."""
-  path = epath.Path(entry.get("weights", "") or workdir / reward_model.MODEL_FILE)
+  path = epath.Path(
+    entry.get("weights", "") or workdir / reward_model.MODEL_FILE
+  )
   if not path.exists():
     raise UserError(
       f"config.{field}: there is no reward model at {path}; train one first"

@@ -41,7 +41,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       batch.ids, layout, table,
       guidance_scale=options.guidance_scale, record=False,
     )  # fmt: skip
-    images = policy.decode(trajectory.latents[-1])[: len(prompts) * options.group]
+    images = policy.decode(trajectory.latents[-1])[
+      : len(prompts) * options.group
+    ]
     detection = detect.detect(images)
     repeated = jax.tree.map(
       lambda x: jnp.repeat(jnp.asarray(x), options.group, 0), batch

@@ -39,7 +39,9 @@ def checkpoint_path(spec: str, field: str = "init.checkpoint") -> epath.Path:
   path = ASSETS / f"{name}.safetensors"
   if not path.exists():
     known = [f"package:{p.stem}" for p in ASSETS.glob("*.safetensors")]
-    raise UserError(f"config.{field}={spec} is not shipped{nearest(spec, known)}")
+    raise UserError(
+      f"config.{field}={spec} is not shipped{nearest(spec, known)}"
+    )
   return path
 
 
@@ -81,7 +83,9 @@ class Trainable:
   export: Callable[[Params, Params], Params]
 
 
-def make_trainable(config: ConfigDict, policy: Policy, base: Params) -> Trainable:
+def make_trainable(
+  config: ConfigDict, policy: Policy, base: Params
+) -> Trainable:
   """All parameters (`config.lora.rank` 0) or adapters of that rank."""
   if not config.lora.rank:
     whole = lambda trained, base: trained
@@ -105,7 +109,9 @@ def place(tree: Any, rules, mesh: Mesh, params: Params) -> tuple[Any, Any]:
   abstract = jax.eval_shape(lambda: tree)
   shardings = sharding.state_shardings(abstract, rules, mesh, params=params)
   # A copy, so that donating the result leaves the caller's arrays alone.
-  placed = jax.jit(lambda x: jax.tree.map(lambda a: a + 0, x), out_shardings=shardings)(tree)
+  placed = jax.jit(
+    lambda x: jax.tree.map(lambda a: a + 0, x), out_shardings=shardings
+  )(tree)
   return placed, shardings
 
 

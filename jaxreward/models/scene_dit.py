@@ -11,7 +11,6 @@ The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn

@@ -19,7 +19,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxreward.data.scenes import grammar, render
 from jaxreward.errors import UserError
@@ -214,7 +213,9 @@ def init_from_policy(params: Params, policy_params: Params) -> Params:
     deep = name.startswith("blocks/") or name.startswith("text/kv/")
     axis = 0 if name.startswith("blocks/") else found.ndim - 1
     if deep and found.shape[axis] > leaf.shape[axis]:
-      found = np.take(found, np.arange(leaf.shape[axis]), axis=axis)
+      found = jax.lax.slice_in_dim(
+        jnp.asarray(found), 0, leaf.shape[axis], axis=axis
+      )
     if found.shape != leaf.shape:
       raise UserError(
         f"the policy's {name} is {found.shape}, the reward model's is"

@@ -135,9 +135,10 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
   def save(n: int, wait: bool = False) -> None:
     loop.checkpoints.save(n, state, loop.extras(n), wait=wait)
 
-  with GracefulStop() as stop, Progress(
-    loop.name, total=loop.total, start=start
-  ) as progress:
+  with (
+    GracefulStop() as stop,
+    Progress(loop.name, total=loop.total, start=start) as progress,
+  ):
     if start == 0 and loop.evaluate and loop.evaluate_every:
       loop.timer.start()
       loop.timer.seconds = {}

@@ -1,0 +1,101 @@
+"""Every sampler reaches the marginals of the probability-flow ODE.
+
+On a Gaussian target the velocity is affine, so the sampler's own mean and
+variance follow exactly from its coefficients and can be held against the
+closed form at every time, without Monte Carlo.
+"""
+
+import gaussian_target as gaussian
+import jax
+import numpy as np
+import pytest
+
+from jaxreward import rng
+from jaxreward.flow import rollout, schedule, steppers
+
+
+def error(name, steps, shift=1.0, **kwargs):
+  """Largest error of mean and standard deviation over all times."""
+  times = schedule.timesteps(steps, shift)
+  got = gaussian.propagate(steppers.REGISTRY[name](times, **kwargs))
+  mean, var = gaussian.moments(np.float64(times))
+  return np.abs([got[:, 0] - mean, np.sqrt(got[:, 1]) - np.sqrt(var)]).max()
+
+
+CASES = [
+  ("ode", {}, 1.0),
+  ("ode", {}, 3.0),
+  ("dance_sde", {"noise_level": 0.3}, 1.0),
+  ("dance_sde", {"noise_level": 1.0}, 3.0),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs", "shift"), CASES)
+def test_marginals_converge_at_first_order(name, kwargs, shift):
+  errors = [error(name, n, shift, **kwargs) for n in (100, 200, 400, 800)]
+  ratios = np.divide(errors[:-1], errors[1:])
+  assert errors[-1] < 5e-3
+  assert ((ratios > 1.8) & (ratios < 2.2)).all(), (errors, ratios)
+
+
+@pytest.mark.parametrize("level", [0.7, 1.0])
+def test_flow_sde_marginals_converge(level):
+  """s = a sqrt(t / (1 - t)) is singular at t = 1.
+
+  Near there the noise of a step does not shrink with its length, and what the
+  first steps get wrong decays like (1 - t)^(a^2): the error falls with the
+  number of steps to the power -a^2, not at first order.
+  """
+  counts = (200, 800, 3200)
+  times = [schedule.timesteps(n) for n in counts]
+  finals = []
+  for t in times:
+    table = steppers.flow_sde(t, noise_level=level)
+    got = gaussian.propagate(table)
+    at = np.searchsorted(-t, -0.5)
+    mean, var = gaussian.moments(np.float64(t[at]))
+    finals.append(abs(np.sqrt(got[at, 1]) - np.sqrt(var)))
+  order = np.log(np.divide(finals[:-1], finals[1:])) / np.log(4)
+  assert finals[-1] < 1e-2
+  assert (order > 0.8 * level**2).all(), (finals, order)
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_cps_is_exact_on_a_point(shift):
+  """Where x0_hat is the truth, CPS keeps the marginal at any step count."""
+  times = schedule.timesteps(7, shift)
+  table = steppers.cps(times, noise_level=0.8)
+  # A width of 1e-9 stands for a point; t = 0 itself is never evaluated.
+  got = gaussian.propagate(table, std=1e-9)
+  mean, var = gaussian.moments(np.float64(times), std=0.0)
+  np.testing.assert_allclose(got[:, 0], mean, atol=1e-6)
+  np.testing.assert_allclose(got[:, 1], var, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(steppers.REGISTRY))
+def test_sampled_chunks_have_the_moments_of_the_recursion(name):
+  """The scan, its noise and its constants together, on many samples."""
+  policy, count = gaussian.policy((4, 4, 1)), 4096
+  table = steppers.REGISTRY[name](schedule.timesteps(6, 2.0))
+  keys = rng.sample_keys(
+    rng.stream_key(0, "rollout"), np.zeros(count, np.uint32), np.arange(count)
+  )
+  params = policy.init(None)
+  cond = policy.encode(params, np.zeros((count, 1), np.int32))
+  sample = jax.jit(
+    lambda p, k: rollout.sample_chunk(policy, p, k, cond, None, table)[1]
+  )
+  latents, log_probs = jax.device_get(sample(params, keys))
+  expected = gaussian.propagate(table)
+  draws = latents.reshape(len(latents), -1).astype(np.float64)
+  n = draws.shape[1]
+  se_mean = np.sqrt(expected[:, 1] / n)
+  se_var = expected[:, 1] * np.sqrt(2 / n)
+  assert (np.abs(draws.mean(1) - expected[:, 0]) < 4.5 * se_mean + 1e-6).all()
+  assert (np.abs(draws.var(1) - expected[:, 1]) < 4.5 * se_var + 1e-6).all()
+  noisy = np.asarray(table.std) > 0
+  assert (log_probs[~noisy] == 0).all()
+  if name in ("flow_sde", "dance_sde"):
+    # The mean log density of a Gaussian is minus its entropy.
+    entropy = 0.5 * np.log(2 * np.pi * np.e * np.float64(table.std) ** 2)
+    np.testing.assert_allclose(log_probs.mean(1), -entropy, atol=0.015)
