@@ -190,7 +190,9 @@ def bind(
   arguments = _checked(
     fn, arguments, field, str(section[key]), set(supplied), positional
   )
-  return functools.update_wrapper(functools.partial(fn, **arguments), fn)
+  bound = functools.partial(fn, **arguments)
+  functools.update_wrapper(bound, fn)
+  return bound
 
 
 def _checked(

@@ -89,20 +89,17 @@ def parse_flags(argv: Sequence[str]) -> Flags:
   return Flags(**values, overrides=tuple(overrides))
 
 
-class _Console(py_logging.StreamHandler):
+class _Console(py_logging.Handler):
   """Writes to whatever stderr is now, so lines go above a progress bar."""
 
-  def __init__(self):
-    py_logging.Handler.__init__(self)
-
-  @property
-  def stream(self):
-    return sys.stderr
-
-  def format(self, record: py_logging.LogRecord) -> str:
-    text = super().format(record)
+  def emit(self, record: py_logging.LogRecord) -> None:
     severe = record.levelno > py_logging.INFO
-    return f"{record.levelname.lower()}: {text}" if severe else text
+    prefix = f"{record.levelname.lower()}: " if severe else ""
+    try:
+      sys.stderr.write(f"{prefix}{self.format(record)}\n")
+      sys.stderr.flush()
+    except (OSError, ValueError):  # a closed terminal does not stop a run
+      pass
 
 
 def _is_worth_a_line(record: py_logging.LogRecord) -> bool:

@@ -16,8 +16,6 @@ import numpy as np
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 
-REPEAT = 0x9E3779B9  # spreads the ids of a prompt's repetitions
-
 
 def _attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
   return (*(v for item in prompt.items for v in item), prompt.relation)
@@ -122,54 +120,6 @@ def caption_batches(
   draw = _Draw(prompts, batch_size, corruption, kind_weights)
   indices = grain.MapDataset.range(steps).seed(seed)
   return indices.random_map(_with_index(draw))
-
-
-class _Prompts:
-  """Batch of one index: the kinds in proportion, each running through a
-  shuffle of its prompts, so that none comes again before all have come."""
-
-  def __init__(self, prompts, batch_size, kind_weights, seed):
-    present = sorted({p.kind for p in prompts})
-    weights = [w if k in present else 0 for k, w in enumerate(kind_weights)]
-    kinds = kind_pattern(weights, batch_size)
-    self.prompts, self.seed, self.size = prompts, seed, batch_size
-    self.rows = {
-      k: np.array([i for i, p in enumerate(prompts) if p.kind == k])
-      for k in present
-      if (kinds == k).any()
-    }
-    self.counts = {k: int((kinds == k).sum()) for k in self.rows}
-
-  def __call__(self, index: int):
-    chosen, repeats = [], []
-    for kind, rows in self.rows.items():
-      for place in range(self.counts[kind]):
-        turn, i = divmod(index * self.counts[kind] + place, len(rows))
-        order = np.random.default_rng((self.seed, kind, turn))
-        row = int(order.permutation(rows)[i])
-        repeats.append(chosen.count(row))
-        chosen.append(row)
-    found = grammar.batch([self.prompts[i] for i in chosen], self.size)
-    # A prompt that stands twice in a batch has noise of its own each time.
-    extra = np.zeros(self.size, np.uint64)
-    extra[: len(repeats)] = repeats
-    ids = np.asarray(found.ids, np.uint64) + extra * REPEAT
-    return found.replace(ids=(ids % 2**32).astype(np.uint32))
-
-
-def prompt_batches(
-  prompts: Sequence[grammar.Prompt],
-  *,
-  seed: int,
-  batch_size: int,
-  kind_weights: Sequence[int],
-  steps: int,
-) -> grain.MapDataset:
-  """PromptBatch of P prompts by iteration, the same in every process."""
-  if not prompts:
-    raise UserError("there are no prompts to train on")
-  draw = _Prompts(prompts, batch_size, kind_weights, seed)
-  return grain.MapDataset.range(steps).map(lambda n: draw(int(n)))
 
 
 def _with_index(draw):

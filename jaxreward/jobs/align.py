@@ -7,8 +7,9 @@ prompts, with a report at the end.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import advantages, composition, objectives, rng
 from jaxreward import config as config_lib
-from jaxreward.data import captions, sources
+from jaxreward.data import pipeline, repeats, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
@@ -29,10 +30,11 @@ from jaxreward.jobs import align_steps, evaluate, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import collect, grids
-from jaxreward.rewards import require_scores, score
+from jaxreward.rewards import score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
+from jaxreward.types import Params
 
 KL_SAMPLES = 24  # prompts whose path KL is measured, four pictures each
 
@@ -66,6 +68,54 @@ def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
     ema_decay=config.ema.decay,
     old_decay=config.objective.get("old_decay", 0.0),
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a run computes with, on its mesh.
+
+  Attributes:
+    trainable: the policy, and what of it is trained.
+    base: frozen parameters of the plain policy.
+    state: at step 0.
+    sample: (state, base, prompts) -> (trajectory, pixels, images), jitted.
+    update: (state, base, trajectory, scores, prompts) -> (state, metrics),
+      jitted; it donates the state.
+  """
+
+  trainable: setup.Trainable
+  base: Params
+  state: state.TrainState
+  sample: Callable[..., Any]
+  update: Callable[..., Any]
+
+
+def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
+  """Places the state and makes the two programs; call it under the mesh."""
+  trainable = setup.make_trainable(config, policy, base)
+  updater = make_updater(config, trainable, plan, weights_of)
+  keep_old = not plan.on_steps
+  fresh = jax.jit(lambda p: state.create(p, updater.tx, keep_old=keep_old))(
+    trainable.params
+  )
+  rules = trainable.policy.sharding_rules
+  fresh, places = setup.place(fresh, rules, mesh, trainable.params)
+  base, _ = setup.place(base, rules, mesh, base)
+
+  @jax.jit
+  def sample(current, base, batch):
+    drawer = current.old if keep_old else current.params
+    trajectory, pixels = align_steps.sample(
+      trainable.policy, trainable.whole(drawer, base), batch, plan,
+      seed=config.seed, iteration=current.step,
+    )  # fmt: skip
+    return trajectory, pixels, jnp.clip(pixels, 0, 1)
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+  def update(current, base, trajectory, scores, batch):
+    return align_steps.update(updater, current, base, trajectory, scores, batch)
+
+  return Parts(trainable, base, fresh, sample, update)
 
 
 def _panel(
@@ -135,7 +185,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   devices = mesh_lib.round_up_to_devices(1, mesh)
   plan = align_steps.make_plan(config, sampler, devices)
   prompts = sources.load_prompts(config.data.source, "train")
-  dataset = captions.prompt_batches(
+  batches = pipeline.prompt_batches(
     prompts, seed=config.seed, batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights, steps=config.align.iterations,
   )  # fmt: skip
@@ -145,31 +195,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)
-    trainable = setup.make_trainable(config, policy, base)
-    updater = make_updater(config, trainable, plan, weights_of)
-    keep_old = not plan.on_steps
-    fresh = jax.jit(lambda p: state.create(p, updater.tx, keep_old=keep_old))(
-      trainable.params
-    )
-    rules = trainable.policy.sharding_rules
-    fresh, places = setup.place(fresh, rules, mesh, trainable.params)
-    base, _ = setup.place(base, rules, mesh, base)
-    put = setup.batch_placer(mesh, whole=True)
-
-    @jax.jit
-    def sample(current, base, batch):
-      drawer = current.old if keep_old else current.params
-      trajectory, pixels = align_steps.sample(
-        trainable.policy, trainable.whole(drawer, base), batch, plan,
-        seed=config.seed, iteration=current.step,
-      )  # fmt: skip
-      return trajectory, pixels, jnp.clip(pixels, 0, 1)
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-    def update(current, base, trajectory, scores, batch):
-      return align_steps.update(
-        updater, current, base, trajectory, scores, batch
-      )
+    parts = prepare(config, mesh, policy, base, plan, weights_of)
+    trainable, base = parts.trainable, parts.base
+    put = pipeline.place_batch(mesh, replicated=True)
 
     @jax.jit
     def panel(images, pixels, batch, scores, update_metrics):
@@ -181,11 +209,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     history: list[dict[str, float]] = []
 
     def one(current, n):
-      batch = timer("data", put(dataset[n]))
-      trajectory, pixels, images = timer("sample", sample(current, base, batch))
+      batch = timer("data", put(repeats.distinct_ids(batches(n))))
+      trajectory, pixels, images = timer(
+        "sample", parts.sample(current, base, batch)
+      )
       scores, failed = timer("reward", score(rewards, images, batch))
       usable = {name: scores[name] for name in weights_of}
-      current, metrics = update(current, base, trajectory, usable, batch)
+      current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, pixels, batch, scores, metrics))
       lost = {f"failed/{k}": v for k, v in failed.items()}
@@ -229,7 +259,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         evaluate_every=config.eval.every, check=watch, timer=timer,
         shown=("reward", "panel/accuracy", "eval/accuracy"),
       )  # fmt: skip
-      current, start, _ = loop.restore(job, fresh)
+      current, start, _ = loop.restore(job, parts.state)
       current = loop.run(job, current, start)
     final.after(current)
 

@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import rng
-from jaxreward.data import captions, sources
+from jaxreward.data import repeats, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
@@ -56,18 +56,11 @@ def evaluation_set(
     raise UserError("there are no prompts to evaluate on")
   kinds = sorted({p.kind for p in prompts})
   rows_per_kind = -(-samples // (len(kinds) * group))
-  chosen, repeats = [], []
+  chosen = []
   for kind in kinds:
     of_kind = [p for p in prompts if p.kind == kind]
-    for row in range(rows_per_kind):
-      chosen.append(of_kind[row % len(of_kind)])
-      repeats.append(row // len(of_kind))
-  batch = grammar.batch(chosen)
-  ids = (
-    np.asarray(batch.ids, np.uint64)
-    + np.array(repeats, np.uint64) * captions.REPEAT
-  )
-  batch = batch.replace(ids=(ids % 2**32).astype(np.uint32))
+    chosen += [of_kind[row % len(of_kind)] for row in range(rows_per_kind)]
+  batch = repeats.distinct_ids(grammar.batch(chosen))
   return EvaluationSet(tuple(chosen), batch, group)
 
 

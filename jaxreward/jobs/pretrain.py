@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rng
-from jaxreward.data import captions, sources
+from jaxreward.data import captions, pipeline, sources
 from jaxreward.data.scenes import render
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
@@ -79,7 +79,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     params = setup.load_params(config, policy)
     fresh = jax.jit(lambda p: state.create(p, tx))(params)
     fresh, places = setup.place(fresh, policy.sharding_rules, mesh, params)
-    put = setup.batch_placer(mesh)
+    put = pipeline.place_batch(mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def update(current, micro):

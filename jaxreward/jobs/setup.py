@@ -113,9 +113,3 @@ def place(tree: Any, rules, mesh: Mesh, params: Params) -> tuple[Any, Any]:
     lambda x: jax.tree.map(lambda a: a + 0, x), out_shardings=shardings
   )(tree)
   return placed, shardings
-
-
-def batch_placer(mesh: Mesh, *, whole: bool = False) -> Callable[[Any], Any]:
-  """Puts host batches on the mesh: rows over data and fsdp, or whole copies."""
-  where = mesh_lib.replicated(mesh) if whole else mesh_lib.batch_sharding(mesh)
-  return lambda batch: jax.device_put(batch, where)

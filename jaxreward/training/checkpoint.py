@@ -109,7 +109,7 @@ class Checkpoints:
     self.directory = epath.Path(
       os.path.abspath(directory) if is_local else directory
     )
-    policy = _policies.LatestN(n=max(keep, 1))
+    policy: Any = _policies.LatestN(n=max(keep, 1))
     if keep_best:
       policy = _policies.AnyPreservationPolicy(
         [

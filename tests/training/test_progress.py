@@ -119,7 +119,7 @@ def test_log_lines_do_not_tear_the_bar_on_a_real_terminal():
       break
     shown += piece
   os.close(master)
-  assert run.wait(20) == 0
+  assert run.wait(120) == 0
   text = shown.decode()
   for step in (1, 2, 3):
     (line,) = [p for p in text.splitlines() if f"line {step}" in p]

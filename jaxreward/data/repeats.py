@@ -1,0 +1,25 @@
+"""Prompts that stand in a batch more than once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxreward.types import PromptBatch
+
+_SPREAD = 0x9E3779B9  # odd, so that repetitions of an id stay apart
+
+
+def distinct_ids(batch: PromptBatch) -> PromptBatch:
+  """The batch with an id of its own for every repetition of a prompt.
+
+  Keys are folded with ids, so without this two groups of one prompt would be
+  the same pictures. The first stays as it is; the n-th repetition adds n times
+  a constant, modulo 2^32.
+  """
+  ids = np.asarray(batch.ids, np.uint64)
+  seen: dict[int, int] = {}
+  repeat = np.zeros(len(ids), np.uint64)
+  for row, number in enumerate(ids.tolist()):
+    repeat[row] = seen.get(number, 0)
+    seen[number] = seen.get(number, 0) + 1
+  return batch.replace(ids=((ids + repeat * _SPREAD) % 2**32).astype(np.uint32))
