@@ -5,13 +5,17 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Num, Shaped
 
 from jaxreward.types import Array, ArrayLike
 
 
 def masked_mean(
-  x: ArrayLike, mask: ArrayLike | None = None, axis=None, keepdims=False
-) -> Array:
+  x: Num[ArrayLike, "*N"],
+  mask: Bool[ArrayLike, "..."] | None = None,
+  axis: int | tuple[int, ...] | None = None,
+  keepdims: bool = False,
+) -> Num[Array, "..."]:
   """Mean over the entries where `mask` is true; 0 where there are none.
 
   Masked entries may hold anything, NaN included: they reach neither the value
@@ -26,23 +30,29 @@ def masked_mean(
 
 
 def masked_var(
-  x: ArrayLike, mask: ArrayLike | None = None, axis=None, keepdims=False
-) -> Array:
+  x: Num[ArrayLike, "*N"],
+  mask: Bool[ArrayLike, "..."] | None = None,
+  axis: int | tuple[int, ...] | None = None,
+  keepdims: bool = False,
+) -> Num[Array, "..."]:
   """Population variance over unmasked entries; 0 where there are none."""
   mean = masked_mean(x, mask, axis=axis, keepdims=True)
   x = x if mask is None else jnp.where(mask, x, mean)
   return masked_mean(jnp.square(x - mean), mask, axis=axis, keepdims=keepdims)
 
 
-def safe_sqrt(x: ArrayLike) -> Array:
+def safe_sqrt(x: Num[ArrayLike, "*N"]) -> Num[Array, "*N"]:
   """Square root whose gradient at 0 is 0 instead of infinite."""
   positive = x > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def masked_std(
-  x: ArrayLike, mask: ArrayLike | None = None, axis=None, keepdims=False
-) -> Array:
+  x: Num[ArrayLike, "*N"],
+  mask: Bool[ArrayLike, "..."] | None = None,
+  axis: int | tuple[int, ...] | None = None,
+  keepdims: bool = False,
+) -> Num[Array, "..."]:
   """Population standard deviation over unmasked entries."""
   return safe_sqrt(masked_var(x, mask, axis=axis, keepdims=keepdims))
 
@@ -55,7 +65,11 @@ class Mean:
   weight: ArrayLike
 
   @classmethod
-  def of(cls, x: ArrayLike, mask: ArrayLike | None = None) -> Mean:
+  def of(
+    cls,
+    x: Shaped[ArrayLike, "..."],
+    mask: Bool[ArrayLike, "..."] | None = None,
+  ) -> Mean:
     """Sum and count of the unmasked entries of `x`, in float32."""
     x = jnp.asarray(x, jnp.float32)
     if mask is None:

@@ -11,11 +11,15 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Integer, Key
 
 from jaxreward.types import Array, ArrayLike
 
+Number = Integer[ArrayLike, ""] | np.integer | int
 
-def stream_key(seed: int, stream: str, step: ArrayLike = 0) -> Array:
+
+def stream_key(seed: int, stream: str, step: Number = 0) -> Key[Array, ""]:
   """Key of a named stream at a step.
 
   Args:
@@ -31,7 +35,11 @@ def stream_key(seed: int, stream: str, step: ArrayLike = 0) -> Array:
   return jax.random.fold_in(key, step)
 
 
-def sample_keys(key: Array, prompt_ids: ArrayLike, members: ArrayLike) -> Array:
+def sample_keys(
+  key: Key[Array, ""],
+  prompt_ids: Integer[ArrayLike, "B"],
+  members: Integer[ArrayLike, "B"],
+) -> Key[Array, "B"]:
   """One key per sample, folded with its prompt id and its group index.
 
   Args:
@@ -51,11 +59,13 @@ def sample_keys(key: Array, prompt_ids: ArrayLike, members: ArrayLike) -> Array:
   )
 
 
-def fold_each(keys: Array, number: ArrayLike) -> Array:
+def fold_each(keys: Key[Array, "B"], number: Number) -> Key[Array, "B"]:
   """Folds the same number, such as a denoising step, into every key [B]."""
   return jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
 
 
-def normal_each(keys: Array, shape: tuple[int, ...]) -> Array:
+def normal_each(
+  keys: Key[Array, "B"], shape: tuple[int, ...]
+) -> Float[Array, "B *L"]:
   """Standard normal float32 [B, *shape], each row from its own key."""
   return jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys)

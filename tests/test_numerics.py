@@ -1,5 +1,7 @@
 """Masked statistics against numpy.ma, gradients, and pooling."""
 
+import itertools
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -59,9 +61,7 @@ def test_a_mask_broadcasts(name):
   ours, reference = FUNCTIONS[name]
   x, _ = case()
   mask = np.array([True, False, True, True, False, True])[:, None, None]
-  masked = np.ma.masked_array(
-    np.float64(x), ~np.broadcast_to(mask, x.shape)
-  )
+  masked = np.ma.masked_array(np.float64(x), ~np.broadcast_to(mask, x.shape))
   np.testing.assert_allclose(
     ours(x, mask), reference(masked), rtol=1e-5, atol=1e-5
   )
@@ -141,7 +141,7 @@ def test_any_split_pools_to_the_whole(cuts, seed):
   mask = r.random(40) < 0.7
   edges = [0, *sorted(cuts), 40]
   pooled = Mean(np.float32(0), np.float32(0))
-  for start, stop in zip(edges[:-1], edges[1:], strict=True):
+  for start, stop in itertools.pairwise(edges):
     pooled += Mean.of(x[start:stop], mask[start:stop])
   whole = Mean.of(x, mask)
   assert pooled.total == whole.total and pooled.weight == whole.weight
@@ -154,7 +154,10 @@ def test_a_pooled_mean_weighs_by_count_not_by_part():
 
 
 def test_reduce_metrics_divides_each_once():
-  metrics = {"a": Mean(jnp.float32(6), jnp.float32(4)), "b": Mean.of(jnp.ones(3))}
+  metrics = {
+    "a": Mean(jnp.float32(6), jnp.float32(4)),
+    "b": Mean.of(jnp.ones(3)),
+  }
   reduced = jax.jit(numerics.reduce_metrics)(metrics)
   assert reduced == {"a": 1.5, "b": 1.0}
 

@@ -7,7 +7,8 @@ the state of the data is the step. Each kind is a deck that is dealt whole and
 shuffled anew, and kinds are interleaved in proportion to their weights. A deck
 is dealt in two halves, each shuffled for itself: what ends one round can then
 not begin the next, and no batch holds a prompt twice unless its kind has fewer
-prompts than the batch needs.
+prompts than the batch needs; a repeated prompt gets another id, hence other
+noise.
 
 Shuffling is NumPy's: Grain's own takes milliseconds per element for sets as
 small as a kind.
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxreward.data.repeats import distinct_ids
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.types import PromptBatch
@@ -149,7 +151,7 @@ def process_rows(size: int, index: int, count: int) -> slice:
 
 
 def _padded(table: PromptBatch, rows: np.ndarray, size: int) -> PromptBatch:
-  """Rows of a table; -1 and what is missing up to `size` are padding."""
+  """Rows of a table; what is missing up to `size` is padding."""
   chosen = np.full(size, -1, np.int64)
   chosen[: len(rows)] = rows
   mask = chosen >= 0
@@ -196,9 +198,8 @@ def prompt_batches(
   stream = _stream(prompts, int(seed) % 2**63, batch_size, kind_weights)
 
   def assemble(rows):
-    padded = np.full(pad_to, -1, np.int64)
-    padded[:batch_size] = rows
-    return _padded(table, padded[mine], mine.stop - mine.start)
+    batch = distinct_ids(_padded(table, rows, pad_to))
+    return jax.tree.map(lambda x: x[mine], batch)
 
   return PromptBatches(stream.batch(batch_size).map(assemble))
 

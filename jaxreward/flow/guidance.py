@@ -8,6 +8,11 @@ import jax.numpy as jnp
 from jaxreward.types import Array, Cond, Params, Policy
 
 
+def is_off(scale: float | Array) -> bool:
+  """Whether the scale is the plain number 1."""
+  return isinstance(scale, int | float) and scale == 1
+
+
 def guided_velocity(
   policy: Policy,
   params: Params,
@@ -15,7 +20,7 @@ def guided_velocity(
   t: Array,
   cond: Cond,
   uncond: Cond | None,
-  scale: float,
+  scale: float | Array,
 ) -> Array:
   """v_uncond + scale (v_cond - v_uncond), in one pass over both.
 
@@ -27,12 +32,13 @@ def guided_velocity(
     cond: per-sample conditioning, leaves [B, ...].
     uncond: the empty prompt's conditioning, leaves [1, ...]; not read when
       scale is 1.
-    scale: static; 1 runs the conditional pass alone.
+    scale: the number 1 runs the conditional pass alone; an array always runs
+      both, so that one program serves every scale.
 
   Returns:
     velocity [B, H, W, C].
   """
-  if scale == 1.0 or uncond is None:
+  if is_off(scale) or uncond is None:
     return policy.velocity(params, x_t, t, cond)
   both = jax.tree.map(
     lambda c, u: jnp.concatenate([c, jnp.broadcast_to(u, c.shape)]),
@@ -47,10 +53,10 @@ def guided_velocity(
 
 
 def conditioning(
-  policy: Policy, params: Params, tokens: Array, scale: float
+  policy: Policy, params: Params, tokens: Array, scale: float | Array
 ) -> tuple[Cond, Cond | None]:
   """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's tokens."""
   cond = policy.encode(params, tokens)
-  if scale == 1.0:
+  if is_off(scale):
     return cond, None
   return cond, policy.encode(params, jnp.zeros_like(tokens[:1]))

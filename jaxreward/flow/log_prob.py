@@ -1,18 +1,101 @@
-"""Log-probability of a stored step under given parameters."""
+"""Log-probability of a stored step, equal to the bit in every program.
+
+A rollout stores log p of the steps it took. An update recomputes them, and the
+ratio of the two must be exactly 1 until a parameter changes. Two programs with
+the same operations do not give that by themselves: a compiler fuses an
+element-wise chain with whatever surrounds it, and a sum whose terms are also
+kept for a gradient is added in another order than one whose terms are not.
+
+`transition` therefore is one sealed computation. It stands in a conditional of
+its own, which no compiler fuses across, and its derivative is a separate rule,
+so that differentiation adds no output to it. Rollout and update call it on the
+same stored latents, in micro-batches of the same shape.
+"""
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from jaxreward.flow import guidance, steppers
+from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
+
+
+def _plain(x_t, v, x_next, step):
+  return steppers.log_prob(x_next, steppers.mean(x_t, v, step), step)
+
+
+@jax.custom_vjp
+def transition(
+  x_t: Float[ArrayLike, "B *L"],
+  v: Float[ArrayLike, "B *L"],
+  x_next: Float[ArrayLike, "B *L"],
+  step: steppers.StepTable,
+) -> Float[Array, "B"]:
+  """`steppers.log_prob` of x_next under the step's mean, sealed.
+
+  Args:
+    x_t: latents before the step.
+    v: velocity at x_t.
+    x_next: stored latents after the step.
+    step: constants of the step, scalars or [B] rows.
+
+  Returns:
+    Mean log density per latent element; 0 where the step draws no noise.
+  """
+  rows = x_t.shape[0]
+  return jax.lax.cond(
+    jnp.any(step.std > 0),
+    _plain,
+    lambda *_: jnp.zeros((rows,), jnp.float32),
+    x_t,
+    v,
+    x_next,
+    step,
+  )
+
+
+def _forward(x_t, v, x_next, step):
+  return transition(x_t, v, x_next, step), (x_t, v, x_next, step)
+
+
+def _backward(operands, cotangent):
+  _, pull = jax.vjp(_plain, *operands)
+  return pull(cotangent)
+
+
+transition.defvjp(_forward, _backward)
 
 
 def step_log_prob(
-  policy, params, cond, uncond, x_t, x_next, step, *, guidance_scale=1.0
-):
+  policy: Policy,
+  params: Params,
+  cond: Cond,
+  uncond: Cond | None,
+  x_t: Float[ArrayLike, "B *L"],
+  x_next: Float[ArrayLike, "B *L"],
+  step: steppers.StepTable,
+  *,
+  guidance_scale: float = 1.0,
+) -> tuple[Float[Array, "B"], Float[Array, "B *L"]]:
+  """Replays a stored step under given parameters.
+
+  Args:
+    policy: the policy.
+    params: its parameters, which may be differentiated.
+    cond: conditioning per sample, leaves [B, ...].
+    uncond: of the empty prompt, leaves [1, ...], or None.
+    x_t: stored latents before the step.
+    x_next: stored latents after it.
+    step: scalars of the step.
+    guidance_scale: as in the rollout, static.
+
+  Returns:
+    (log-probability, mean of the step).
+  """
   t = jnp.full((x_t.shape[0],), step.t)
   v = guidance.guided_velocity(
     policy, params, x_t, t, cond, uncond, guidance_scale
   )
-  mean = steppers.mean(x_t, v, step)
-  return steppers.log_prob(x_next, mean, step), mean
+  return transition(x_t, v, x_next, step), steppers.mean(x_t, v, step)

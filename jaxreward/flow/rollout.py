@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward import rng
-from jaxreward.flow import guidance, steppers
+from jaxreward.flow import guidance, log_prob, steppers
 from jaxreward.types import Array, Cond, Params, Policy, Trajectory
 
 INITIAL_NOISE = 0xFFFF  # folded in place of a step index
@@ -104,8 +104,7 @@ def _step(policy, params, cond, uncond, scale, keys, x, step, index):
     return mean + step.std * noise
 
   x_next = jax.lax.cond(step.std > 0, draw, lambda: mean)
-  x_next = jax.lax.optimization_barrier(x_next)
-  return x_next, steppers.log_prob(x_next, mean, step), v
+  return x_next, log_prob.transition(x, v, x_next, step), v
 
 
 def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:
@@ -121,7 +120,7 @@ def sample_chunk(
   uncond: Cond | None,
   table: steppers.StepTable,
   *,
-  guidance_scale: float = 1.0,
+  guidance_scale: float | Array = 1.0,
   record: bool = True,
 ):
   """Runs one micro-batch from noise to sample.
@@ -166,7 +165,7 @@ def rollout(
   layout: Layout,
   table: steppers.StepTable,
   *,
-  guidance_scale: float = 1.0,
+  guidance_scale: float | Array = 1.0,
   record: bool = True,
 ) -> Trajectory:
   """Samples G pictures for each of P prompts.

@@ -34,7 +34,9 @@ from jaxreward.rewards import score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
-from jaxreward.types import Params
+from jaxreward.types import Array, Params
+
+Scores = Mapping[str, Array]
 
 KL_SAMPLES = 24  # prompts whose path KL is measured, four pictures each
 
@@ -144,12 +146,25 @@ def _panel(
   return panel.metrics() | kinds
 
 
+def _trained(scores: Scores, weights_of: Mapping[str, float]) -> Scores:
+  """The scores that are trained on, one per reward."""
+  for name in weights_of:
+    several = [k for k in scores if k.startswith(f"{name}/")]
+    if name not in scores:
+      raise UserError(
+        f"config.rewards.{name}: the reward returned several scores"
+        f" ({', '.join(several)}); one that is trained on returns one"
+      )
+  return {name: scores[name] for name in weights_of}
+
+
 def _checker(bound: float):
-  """Stops a run that would learn from wrong ratios or from no reward."""
+  """Stops a run that would learn from wrong ratios."""
 
   def check(n: int, row: Mapping[str, float]) -> None:
+    # A gap that is not finite belongs to an update that was skipped.
     gap = row.get("log_prob_gap", 0.0)
-    if not gap <= bound:
+    if gap > bound:
       raise UserError(
         f"align: at step {n} the update's log-probabilities differ from the"
         f" rollout's by {gap:.3g} before any update, more than"
@@ -214,7 +229,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         "sample", parts.sample(current, base, batch)
       )
       scores, failed = timer("reward", score(rewards, images, batch))
-      usable = {name: scores[name] for name in weights_of}
+      usable = _trained(scores, weights_of)
+      require_scores(usable)
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, pixels, batch, scores, metrics))

@@ -22,6 +22,7 @@ from jaxreward import rng
 from jaxreward.advantages import zero_variance_share
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance, log_prob, path, rollout, schedule, steppers
+from jaxreward.jobs import setup
 from jaxreward.numerics import Mean
 from jaxreward.regularizers import step_kl, velocity_distance
 from jaxreward.training import ema, step
@@ -148,7 +149,7 @@ def sample(
     rng.stream_key(seed, "rollout", iteration),
     prompts.tokens,
     prompts.ids,
-    plan.layout,
+    setup.spread_rows(plan.layout),
     plan.table,
     guidance_scale=plan.guidance_scale,
     record=plan.on_steps,
@@ -184,9 +185,23 @@ def _shared(trajectory: Trajectory, advantage: Array, times: int):
   spread = lambda x: jnp.broadcast_to(x, (times, *x.shape))
   return {
     "advantage": spread(advantage),
-    "mask": spread(trajectory.mask & jnp.isfinite(advantage)),
+    "mask": spread(_counts(trajectory, advantage)),
     "prompt_index": spread(trajectory.prompt_index),
   }
+
+
+def _counts(trajectory: Trajectory, advantage: Array) -> Array:
+  """bool [B]: neither padding nor a failed sample."""
+  return trajectory.mask & jnp.isfinite(advantage)
+
+
+def _latents(trajectory: Trajectory, advantage: Array) -> Array:
+  """The latents, with zeros where a row does not count.
+
+  A NaN there would pass the mask of the loss: its gradient is 0 times it.
+  """
+  counts = path.expand(_counts(trajectory, advantage), trajectory.latents[0])
+  return jnp.where(counts, trajectory.latents, 0.0)
 
 
 def transitions(trajectory: Trajectory, advantage: Array, plan: Plan) -> Micro:
@@ -194,9 +209,10 @@ def transitions(trajectory: Trajectory, advantage: Array, plan: Plan) -> Micro:
   steps = np.array(plan.trained)
   rows = _shared(trajectory, advantage, len(steps))
   zero = jnp.zeros_like(rows["advantage"])
+  latents = _latents(trajectory, advantage)
   rows |= {
-    "x_t": trajectory.latents[steps],
-    "target": trajectory.latents[steps + 1],
+    "x_t": latents[steps],
+    "target": latents[steps + 1],
     "old_log_prob": trajectory.log_probs[steps],
     "t": zero,
   }
@@ -221,7 +237,7 @@ def forward_samples(
   [0, 1], in an order of its own per sample, then is shifted.
   """
   times = len(plan.trained)
-  x0 = trajectory.latents[-1]
+  x0 = _latents(trajectory, advantage)[-1]
   key = rng.stream_key(seed, "forward", iteration)
   keys = rng.sample_keys(
     key, jnp.asarray(prompt_ids)[trajectory.prompt_index], trajectory.member

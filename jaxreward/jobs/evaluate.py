@@ -151,7 +151,6 @@ class Evaluator:
     rows = len(self.data.prompts)
     layout = rollout.make_layout(rows, self.data.group, self.microbatch)
 
-    @functools.partial(jax.jit, static_argnames="scale")
     def draw(params, prompts, scale):
       trajectory = rollout.rollout(
         self.policy, params, rng.stream_key(self.seed, "evaluate"),
@@ -168,13 +167,22 @@ class Evaluator:
         found[name] = getattr(hacking, name)(images)
       return images, found
 
-    return draw
+    # One program without guidance, one for every other scale.
+    plain = jax.jit(lambda params, prompts: draw(params, prompts, 1.0))
+    guided = jax.jit(draw)
+
+    def choose(params, prompts, scale):
+      if guidance.is_off(scale):
+        return plain(params, prompts)
+      return guided(params, prompts, jnp.float32(scale))
+
+    return choose
 
   def __call__(
     self, params: Params, guidance_scale: float = 1.0
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
-    images, found = self._draw(params, self.data.batch, guidance_scale)
+    images, found = self._draw(params, self.data.batch, float(guidance_scale))
     scores, _ = score(self.rewards, images, self.data.batch)
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])

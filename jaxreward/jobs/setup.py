@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
@@ -113,3 +114,20 @@ def place(tree: Any, rules, mesh: Mesh, params: Params) -> tuple[Any, Any]:
     lambda x: jax.tree.map(lambda a: a + 0, x), out_shardings=shardings
   )(tree)
   return placed, shardings
+
+
+def batch_devices() -> int:
+  """Parts that the mesh in use cuts a batch into; 1 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return math.prod(mesh.shape.get(axis, 1) for axis in mesh_lib.BATCH_AXES)
+
+
+def spread_rows(tree: Any) -> Any:
+  """Cuts the first axis of every leaf over the mesh in use; call it in jit.
+
+  What is computed row by row from these leaves is then cut alike.
+  """
+  if batch_devices() == 1:
+    return tree
+  rows = PartitionSpec(mesh_lib.BATCH_AXES)
+  return jax.lax.with_sharding_constraint(tree, rows)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
-from jaxreward.types import Array
+from jaxreward.types import Array, ArrayLike
 
 
 def dense(features: int, name: str, dtype, *, zero: bool = False) -> nn.Dense:
@@ -26,13 +27,13 @@ def dense(features: int, name: str, dtype, *, zero: bool = False) -> nn.Dense:
   )
 
 
-def rows(layer: nn.Module, x: Array) -> Array:
+def rows(layer: nn.Module, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
   """Applies a layer to [..., D] as one [rows, D] product."""
   y = layer(x.reshape(-1, x.shape[-1]))
   return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def layer_norm(x: Array) -> Array:
+def layer_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   """Normalises the last axis in float32, without parameters."""
   x32 = x.astype(jnp.float32)
   mean = x32.mean(-1, keepdims=True)
@@ -40,19 +41,24 @@ def layer_norm(x: Array) -> Array:
   return ((x32 - mean) * jax.lax.rsqrt(var + 1e-6)).astype(x.dtype)
 
 
-def rms_norm(x: Array) -> Array:
+def rms_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   """Scales the last axis to unit mean square, in float32."""
   x32 = x.astype(jnp.float32)
   scale = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)
   return (x32 * scale).astype(x.dtype)
 
 
-def squared_relu(x: Array) -> Array:
+def squared_relu(x: Float[ArrayLike, "*N"]) -> Float[Array, "*N"]:
   """max(x, 0) squared (So et al., 2021, Primer)."""
   return jnp.square(jax.nn.relu(x))
 
 
-def attention(q: Array, k: Array, v: Array, key_mask: Array | None) -> Array:
+def attention(
+  q: Float[ArrayLike, "B N H D"],
+  k: Float[ArrayLike, "B M H D"],
+  v: Float[ArrayLike, "B M H D"],
+  key_mask: Bool[ArrayLike, "B M"] | None,
+) -> Float[Array, "B N H*D"]:
   """Softmax attention with normalised queries and keys.
 
   Args:
@@ -69,7 +75,9 @@ def attention(q: Array, k: Array, v: Array, key_mask: Array | None) -> Array:
   return out.reshape(*out.shape[:2], -1)
 
 
-def timestep_features(t: Array, width: int) -> Array:
+def timestep_features(
+  t: Float[ArrayLike, "B"], width: int
+) -> Float[Array, "B {width}"]:
   """Sinusoids of t in [0, 1] at frequencies 1 to 1000, [B, width]."""
   frequency = jnp.exp(jnp.linspace(0.0, jnp.log(1000.0), width // 2))
   angle = t[:, None] * frequency[None]

@@ -27,18 +27,20 @@ REMAT = ("none", "dots", "full")
 
 # Columns of the first matrix of a pair and rows of the second over `tensor`;
 # the other side over `fsdp`. Stacked blocks carry their depth first.
+# Features are split, words, places and pixels are not: every split dimension is
+# a multiple of `width`. Kernels of the image blocks have the layer axis first.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-  (r"^blocks/(qkv|up|modulation)/kernel$", (None, "fsdp", "tensor")),
-  (r"^blocks/(out|down)/kernel$", (None, "tensor", "fsdp")),
-  (r"^text/(block_\d+/(qkv|up)|kv)/kernel$", ("fsdp", "tensor")),
+  (r"^text/(embedding|position)$", (None, "fsdp")),
+  (r"^place$", (None, "fsdp")),
+  (r"^patch_in/kernel$", (None, "fsdp")),
+  (r"^patch_out/kernel$", ("fsdp", None)),
+  (r"^(time_in|pooled_in|final_modulation)/kernel$", ("fsdp", "tensor")),
+  (r"^time_out/kernel$", ("tensor", "fsdp")),
+  (r"^text/(kv|block_\d+/(qkv|up))/kernel$", ("fsdp", "tensor")),
   (r"^text/block_\d+/(out|down)/kernel$", ("tensor", "fsdp")),
-  (
-    r"^(patch_in|time_in|pooled_in|final_modulation)/kernel$",
-    ("fsdp", "tensor"),
-  ),
-  (r"^(time_out|patch_out)/kernel$", ("tensor", "fsdp")),
+  (r"^blocks/(modulation|qkv|up)/kernel$", (None, "fsdp", "tensor")),
+  (r"^blocks/(out|down)/kernel$", (None, "tensor", "fsdp")),
   (r"(^|/)bias$", ()),
-  (r"^(place|text/(embedding|position))$", ()),
 )
 
 

@@ -97,9 +97,7 @@ def test_gradient_reaches_both_passes(case):
     return policy.velocity(params, x, t, whole | {"pooled": pooled}).sum()
 
   both = jax.jit(jax.grad(guided, (0, 1)))(cond["pooled"], empty["pooled"])
-  spread = jax.tree.map(
-    lambda u, c: jnp.broadcast_to(u, c.shape), empty, cond
-  )
+  spread = jax.tree.map(lambda u, c: jnp.broadcast_to(u, c.shape), empty, cond)
   own = jax.jit(jax.grad(alone, 1))
   np.testing.assert_allclose(
     both[0], 3.0 * own(cond, cond["pooled"]), rtol=1e-3, atol=1e-4

@@ -53,7 +53,7 @@ def test_flow_sde_marginals_converge(level):
     table = steppers.flow_sde(t, noise_level=level)
     got = gaussian.propagate(table)
     at = np.searchsorted(-t, -0.5)
-    mean, var = gaussian.moments(np.float64(t[at]))
+    _, var = gaussian.moments(np.float64(t[at]))
     finals.append(abs(np.sqrt(got[at, 1]) - np.sqrt(var)))
   order = np.log(np.divide(finals[:-1], finals[1:])) / np.log(4)
   assert finals[-1] < 1e-2

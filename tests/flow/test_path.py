@@ -37,9 +37,7 @@ def test_data_and_noise_come_back():
   x0, noise, t = draw()
   x_t = path.interpolate(x0, noise, t)
   v = noise - x0
-  np.testing.assert_allclose(
-    path.x0_from_velocity(x_t, v, t), x0, atol=1e-6
-  )
+  np.testing.assert_allclose(path.x0_from_velocity(x_t, v, t), x0, atol=1e-6)
   x1 = np.asarray(x_t) + (1 - t).reshape(-1, 1, 1, 1) * v
   np.testing.assert_allclose(x1, noise, atol=1e-6)
 
@@ -103,7 +101,9 @@ def test_loss_is_least_at_the_conditional_expectation():
   best = np.linalg.lstsq(design, target, rcond=None)[0]
   grad = jax.grad(loss)(jnp.asarray(best, jnp.float32))
   np.testing.assert_allclose(grad, 0.0, atol=2e-5)
-  assert np.abs(jax.grad(loss)(jnp.asarray(best + 0.1, jnp.float32))).min() > 0.05
+  assert (
+    np.abs(jax.grad(loss)(jnp.asarray(best + 0.1, jnp.float32))).min() > 0.05
+  )
   variance = (1 - t) ** 2 * c**2 + t**2
   a = (t - (1 - t) * c**2) / variance
   np.testing.assert_allclose(best, [a, -m - a * (1 - t) * m], atol=0.06)

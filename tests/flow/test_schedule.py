@@ -38,7 +38,13 @@ def test_impossible_schedules_are_refused(steps, shift):
 
 
 def test_window_marks_its_steps():
-  assert list(schedule.window_mask(5, 1, 2)) == [False, True, True, False, False]
+  assert list(schedule.window_mask(5, 1, 2)) == [
+    False,
+    True,
+    True,
+    False,
+    False,
+  ]
   assert schedule.window_mask(5, 0, 5).all()
 
 

@@ -194,7 +194,11 @@ def test_log_prob_gradient_by_finite_differences(name):
 
 def test_window_is_noisy_inside_and_euler_outside():
   noisy = schedule.window_mask(STEPS, 2, 3)
-  windowed, full, euler = make("flow_sde", noisy=noisy), make("flow_sde"), make("ode")
+  windowed, full, euler = (
+    make("flow_sde", noisy=noisy),
+    make("flow_sde"),
+    make("ode"),
+  )
   for field in ("c_x", "c_v", "std"):
     expected = np.where(noisy, getattr(full, field), getattr(euler, field))
     np.testing.assert_array_equal(getattr(windowed, field), expected)

@@ -307,8 +307,8 @@ def background_quality(detection: Detection) -> Array:
     return jnp.clip((stop - value) / (stop - start), 0, 1)
 
   return (
-    fall(detection.texture, 0.008, MAX_TEXTURE)
-    * fall(detection.background_std, 0.02, MAX_BACKGROUND_STD)
+    fall(detection.texture, 0.0008, MAX_TEXTURE)
+    * fall(detection.background_std, 0.002, MAX_BACKGROUND_STD)
     * fall(-detection.brightness, -MIN_BRIGHTNESS - 0.1, -MIN_BRIGHTNESS)
     * fall(detection.stray, MAX_STRAY, 40.0)
   )

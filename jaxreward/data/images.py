@@ -1,0 +1,103 @@
+"""Image files as float32 arrays in [0, 1], and back."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+from jaxreward.errors import UserError, one_line
+from jaxreward.files import write_atomic
+from jaxreward.types import ArrayLike
+
+# Modes that become RGB without losing or inventing anything.
+MODES = ("RGB", "L", "1", "P", "RGBA", "LA")
+
+
+def _to_rgb(image: Image.Image, path: os.PathLike[str] | str) -> Image.Image:
+  if image.mode not in MODES:
+    raise UserError(
+      f"{path}: images of mode {image.mode} are not read; convert it to 8-bit"
+      " RGB"
+    )
+  if "A" in image.mode or "transparency" in image.info:
+    alpha = image.convert("RGBA").getchannel("A")
+    if alpha.getextrema()[0] < 255:
+      raise UserError(
+        f"{path}: the image is partly transparent; lay it on a background"
+        " and save it as RGB"
+      )
+  return image.convert("RGB")
+
+
+def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
+  """The largest centred part with the wanted aspect ratio, resampled."""
+  height, width = (size, size) if isinstance(size, int) else size
+  if image.size == (width, height):
+    return image
+  return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def read_image(
+  path: os.PathLike[str] | str, size: int | tuple[int, int] | None = None
+) -> Float[np.ndarray, "H W 3"]:
+  """Reads an image file.
+
+  Args:
+    path: of anything Pillow reads with 8 bits per channel; camera orientation
+      is applied.
+    size: side, or (height, width), in pixels. An image of another size is
+      cropped around its centre to that aspect ratio and resampled. None keeps
+      it as it is.
+
+  Returns:
+    float32 [H, W, 3] in [0, 1].
+
+  Raises:
+    UserError: the file, and what is wrong with it: absent, not an image, cut
+      short, partly transparent, or not 8-bit grey or colour.
+  """
+  try:
+    data = epath.Path(path).read_bytes()
+  except OSError as error:
+    reason = error.strerror or one_line(error)
+    raise UserError(f"{path}: {reason}") from error
+  try:
+    with Image.open(io.BytesIO(data)) as image:
+      image.load()
+      image = ImageOps.exif_transpose(image)
+      image = _to_rgb(image, path)
+  except Image.UnidentifiedImageError as error:
+    raise UserError(f"{path}: this is not an image Pillow can read") from error
+  except UserError:
+    raise
+  except Exception as error:  # decoders raise whatever a broken file leads to
+    raise UserError(
+      f"{path}: the image is damaged or cut short ({one_line(error)})"
+    ) from error
+  image = image if size is None else _fit(image, size)
+  return np.asarray(image, np.float32) / 255
+
+
+def write_png(
+  path: os.PathLike[str] | str, image: Float[ArrayLike, "H W 3"]
+) -> None:
+  """Writes an image in [0, 1] as an 8-bit PNG file, whole or not at all.
+
+  Values outside [0, 1] are clipped; each is rounded to the nearest level.
+
+  Raises:
+    UserError: NaN or infinite values, or the file cannot be written.
+  """
+  pixels = np.asarray(image, np.float32)
+  if not np.isfinite(pixels).all():
+    count = int((~np.isfinite(pixels)).sum())
+    raise UserError(f"{path}: the image has {count} values that are not finite")
+  pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, "PNG")
+  write_atomic(path, buffer.getvalue())

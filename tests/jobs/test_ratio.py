@@ -1,0 +1,124 @@
+"""The ratio of the first update is exactly 1, and the run watches it."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from jaxreward.errors import UserError
+from jaxreward.jobs import align, align_steps
+
+SPEC = "align_scenes.py:flow_grpo,smoke"
+SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}
+
+
+def gaps(*overrides, steps=2):
+  """Metrics of a few iterations on one device."""
+  config = tiny.load(SPEC, tiny.MODEL, tiny.REWARD, tiny.FAST, *overrides)
+  iteration = tiny.Iteration(config, tiny.mesh_of(1))
+  state, found = iteration.state, []
+  for _ in range(steps):
+    state, metrics, _ = iteration.step(state)
+    found.append(tiny.numbers(metrics))
+  assert not tiny.same_bits(state.params, iteration.state.params)
+  return found
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("updates", [1, 2])
+def test_first_update_has_no_gap(remat, updates):
+  overrides = {"model.remat": remat, "align.updates": updates}
+  for row in gaps(SETTINGS, overrides):
+    assert row["log_prob_gap"] == 0.0
+    if updates == 1:
+      assert row["log_ratio_abs"] == 0.0
+      assert row["ratio"] == 1.0
+      assert row["clip_fraction_low"] == row["clip_fraction_high"] == 0.0
+    else:  # the second update sees parameters that the first has moved
+      assert row["log_ratio_abs"] > 1e-7
+      assert row["ratio"] != 1.0
+      assert row["approx_kl"] > 0
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    {"rollout.guidance_scale": 2.0},
+    {"rollout.sampler.name": "cps"},
+    {"rollout.sampler.name": "dance_sde"},
+    {"rollout.window_start": 1, "rollout.window_size": 1, "align.updates": 1},
+    {"lora.rank": 2},
+    {"model.dtype": "bfloat16"},
+    {"model.depth": 2, "model.unroll": 2},
+    {"rollout.microbatch": 24},
+    {"rollout.microbatch": 7},
+    {"objective.kl": 0.1},
+  ],
+  ids=lambda o: ",".join(f"{k}={v}" for k, v in o.items()),
+)
+def test_nor_with_other_samplers_models_and_geometry(overrides):
+  found = gaps(SETTINGS, overrides)
+  assert [row["log_prob_gap"] for row in found] == [0.0, 0.0]
+
+
+def test_the_gap_is_of_the_first_update_alone():
+  """A stored log-probability that is wrong by 1e-3 shows as 1e-3."""
+  config = tiny.load(SPEC, tiny.MODEL, tiny.REWARD, tiny.FAST, SETTINGS)
+  iteration = tiny.Iteration(config, tiny.mesh_of(1))
+  trajectory, _, images = iteration.sample(iteration.state)
+  wrong = trajectory.replace(log_probs=trajectory.log_probs - 1e-3)
+  scores = {"redness": tiny.redness(images, None)}
+  _, metrics = iteration.update(iteration.state, wrong, scores)
+  gap = tiny.numbers(metrics)["log_prob_gap"]
+  np.testing.assert_allclose(gap, 1e-3, rtol=1e-2)
+
+
+def test_a_wrong_log_probability_stops_the_run(
+  monkeypatch, command, tmp_path, weights_file
+):
+  right = align_steps.transitions
+
+  def biased(*args):
+    micro = right(*args)
+    return micro.replace(old_log_prob=micro.old_log_prob + 1e-4)
+
+  monkeypatch.setattr(align_steps, "transitions", biased)
+  overrides = {"init.checkpoint": weights_file, "checkpoint.every": 1}
+  code = command(
+    SPEC, tmp_path / "run", tiny.MODEL, tiny.REWARD, tiny.FAST, overrides
+  )
+  assert code == 2
+  assert "log_prob_gap_bound" in command.error
+  assert "at step 1" in command.error
+  assert not (tmp_path / "run" / "policy.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+  ("gap", "stops"), [(0.0, False), (1e-6, False), (1.1e-6, True), (1.0, True)]
+)
+def test_the_bound(gap, stops):
+  check = align._checker(1e-6)
+  if stops:
+    with pytest.raises(UserError, match="log_prob_gap_bound=1e-06"):
+      check(3, {"log_prob_gap": gap})
+  else:
+    check(3, {"log_prob_gap": gap})
+
+
+def test_no_gap_and_an_unknown_gap_do_not_stop():
+  """Nothing was weighed, or the update was skipped: both are told elsewhere."""
+  align._checker(1e-6)(3, {})
+  align._checker(1e-6)(3, {"log_prob_gap": math.nan})
+
+
+def test_replaying_a_rollout_twice_is_the_same():
+  """Two programs of the same rollout, one update each: no hidden state."""
+  config = tiny.load(SPEC, tiny.MODEL, tiny.REWARD, tiny.FAST, SETTINGS)
+  found = []
+  for _ in range(2):
+    iteration = tiny.Iteration(config, tiny.mesh_of(1))
+    state, _, trajectory = iteration.step(iteration.state)
+    found.append((jax.device_get(state), jax.device_get(trajectory)))
+  assert tiny.same_bits(*found)

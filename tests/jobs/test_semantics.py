@@ -1,0 +1,218 @@
+"""What is averaged, which policy draws, and the KL that is reported."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from jaxreward.data.scenes import grammar
+from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.jobs import evaluate
+from jaxreward.types import Policy
+
+NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
+
+
+def iteration_of(spec, *overrides):
+  config = tiny.load(spec, tiny.MODEL, tiny.REWARD, tiny.FAST, *overrides)
+  return tiny.Iteration(config, tiny.mesh_of(1))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.9, 1.0])
+def test_the_old_policy_follows_once_per_iteration(decay):
+  iteration = iteration_of(NFT, {"objective.old_decay": decay})
+  old = tiny.flat(iteration.state.old)
+  state, _, _ = iteration.step(iteration.state)
+  new = tiny.flat(state.params)
+  assert (new != old).any()
+  expected = decay * old + (1 - decay) * new
+  np.testing.assert_allclose(tiny.flat(state.old), expected, atol=1e-6)
+  again, _, _ = iteration.step(iteration.copy(state))
+  expected = decay * expected + (1 - decay) * tiny.flat(again.params)
+  np.testing.assert_allclose(tiny.flat(again.old), expected, atol=1e-6)
+
+
+def test_the_average_follows_every_update():
+  """decay 0.5 over two updates: e0/4 + p1/4 + p2/2, with p1 from one update."""
+  overrides = {"ema.decay": 0.5, "align.updates": 2, "align.times": 2}
+  iteration = iteration_of(NFT, overrides)
+  start = tiny.flat(iteration.state.ema)
+  state, _, _ = iteration.step(iteration.state)
+  assert int(state.updates) == 2 and int(state.step) == 1
+  p2 = tiny.flat(state.params)
+  p1 = 4 * (tiny.flat(state.ema) - start / 4 - p2 / 2)
+  # The first update alone is a run whose second lesson is skipped: here it is
+  # enough that p1 lies off both ends, near them.
+  assert 0 < np.abs(p1 - start).max() < 10 * np.abs(p2 - start).max() + 1e-4
+  overrides["ema.decay"] = 0.0
+  state, _, _ = (one := iteration_of(NFT, overrides)).step(one.state)
+  assert tiny.same_bits(state.ema, state.params)
+
+
+@pytest.mark.parametrize("spec", [NFT, GRPO])
+def test_who_draws_the_samples(spec):
+  """The old policy for NFT, the trained parameters for a ratio objective."""
+  iteration = iteration_of(spec)
+  state = iteration.state
+  other = jax.tree.map(lambda x: x * 1.5, iteration.state.params)
+  drawn, _, _ = iteration.sample(state)
+  trained_moved, _, _ = iteration.sample(state.replace(params=other))
+  ema_moved, _, _ = iteration.sample(state.replace(ema=other))
+  assert tiny.same_bits(drawn, ema_moved)
+  same = tiny.same_bits(drawn, trained_moved)
+  if spec == NFT:
+    assert same
+    old_moved, _, _ = iteration.sample(state.replace(old=other))
+    assert not tiny.same_bits(drawn, old_moved)
+  else:
+    assert not same
+    assert state.old is None
+
+
+def test_the_loss_of_nft_reads_the_old_policy():
+  iteration = iteration_of(NFT, {"align.updates": 1})
+  trajectory, _, images = iteration.sample(iteration.state)
+  scores = {"redness": tiny.redness(images, None)}
+  _, metrics = iteration.update(iteration.state, trajectory, scores)
+  assert tiny.numbers(metrics)["velocity_shift"] == 0.0  # old is trained, yet
+  other = jax.tree.map(lambda x: x * 1.2, iteration.state.old)
+  moved = iteration.state.replace(old=other)
+  _, metrics = iteration.update(moved, trajectory, scores)
+  assert tiny.numbers(metrics)["velocity_shift"] > 1e-6
+
+
+@pytest.mark.parametrize("spec", [NFT, GRPO])
+def test_kl_penalty_is_zero_at_the_reference_and_pulls_back(spec):
+  overrides = {"objective.kl": 1.0, "align.updates": 1}
+  iteration = iteration_of(spec, overrides)
+  _, first, _ = iteration.step(iteration.state)
+  assert tiny.numbers(first)["kl"] == pytest.approx(0.0, abs=1e-10)
+  away = jax.tree.map(lambda x: x * 1.1, iteration.state.params)
+  state = iteration.state.replace(params=away)
+  if state.old is not None:
+    state = state.replace(old=iteration.copy(away))
+  _, moved, _ = iteration.step(state)
+  assert tiny.numbers(moved)["kl"] > 1e-6
+
+
+def test_a_skipped_update_changes_nothing():
+  """Not finite velocities: parameters, moments and average stay, bit for bit."""
+  iteration = iteration_of(NFT)
+  trajectory, _, images = iteration.sample(iteration.state)
+  scores = {"redness": tiny.redness(images, None)}
+  broken = jax.tree.map(lambda x: x, iteration.state)
+  old = jax.tree.map(lambda x: x * jnp.nan, broken.old)
+  before = jax.device_get(iteration.state)
+  state, metrics = iteration.update(
+    broken.replace(old=old), trajectory, scores
+  )
+  assert tiny.numbers(metrics)["skipped_updates"] == 1.0
+  assert tiny.same_bits(state.params, before.params)
+  assert tiny.same_bits(state.opt_state, before.opt_state)
+  assert tiny.same_bits(state.ema, before.ema)
+  assert int(state.step) == 1
+
+
+# KL of the paths
+
+
+def linear_policy():
+  """v = a x + b t + c, on [2, 2, 1] pictures; the prompt's number scales c."""
+
+  def velocity(params, x_t, t, cond):
+    shift = (params["b"] * t + params["c"] * cond)[:, None, None, None]
+    return params["a"] * x_t + shift
+
+  return Policy(
+    init=lambda key: {"a": 0.0, "b": 0.0, "c": 0.0},
+    encode=lambda params, tokens: jnp.asarray(tokens)[:, 0].astype(float),
+    velocity=velocity,
+    decode=lambda x: x,
+    to_pixels=lambda x: x,
+    latent_shape=(2, 2, 1),
+  )
+
+
+def reference_kl(p, q, noise, level, times, word):
+  """float64 NumPy: the sum over steps of KL of Gaussians of equal variance."""
+  x, total = noise[0], np.zeros(len(word))
+  for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    below = t_next if t >= 1 else t
+    s = level * np.sqrt(t / (1 - below))
+    delta = t - t_next
+    std = s * np.sqrt(delta)
+
+    def mean(theta, x=x, t=t, s=s, delta=delta):
+      shift = (theta["b"] * t + theta["c"] * word)[:, None, None, None]
+      v = theta["a"] * x + shift
+      drift = v + s**2 / (2 * t) * (x + (1 - t) * v)
+      return x - delta * drift
+
+    difference = mean(p) - mean(q)
+    total += (difference**2).sum((1, 2, 3)) / (2 * std**2)
+    x = mean(p) + std * noise[i + 1]
+  return total.mean()
+
+
+def test_path_kl_is_the_closed_form_of_every_step():
+  policy = linear_policy()
+  times = schedule.timesteps(5, 2.5)
+  table = steppers.flow_sde(times, noise_level=0.7)
+  chosen = grammar.prompts("heldout")[:3]
+  batch, group = grammar.batch(chosen), 4
+  key = jax.random.key(7)
+  p = {"a": 0.9, "b": 0.3, "c": 0.2}
+  q = {"a": 0.8, "b": 0.1, "c": 0.25}
+  found = evaluate.path_kl(
+    policy, p, policy, q, key, batch, table, group
+  )
+  noise = path_noise(key, batch, group, len(table.t))
+  word = np.repeat(np.asarray(batch.tokens)[:, 0], group).astype(float)
+  expected = reference_kl(p, q, noise, 0.7, times.astype(np.float64), word)
+  assert expected > 0.1
+  np.testing.assert_allclose(float(found), expected, rtol=1e-4)
+
+
+def path_noise(key, batch, group, steps):
+  """The draws that belong to (prompt, member, step), in float64."""
+  from jaxreward import rng
+
+  rows = len(batch.ids)
+  ids, members = np.repeat(batch.ids, group), np.tile(np.arange(group), rows)
+  keys = rng.sample_keys(key, ids, members)
+  numbers = [rollout.INITIAL_NOISE, *range(steps)]
+  draws = [rng.normal_each(rng.fold_each(keys, n), (2, 2, 1)) for n in numbers]
+  return [np.asarray(d, np.float64) for d in draws]
+
+
+def test_path_kl_of_equal_parameters_is_zero():
+  iteration = iteration_of(NFT)
+  params = iteration.parts.base
+  table = steppers.flow_sde(schedule.timesteps(4, 2.5))
+  batch = grammar.batch(grammar.prompts("heldout")[:2])
+  args = jax.random.key(0), batch, table, 2
+  policy = iteration.policy
+  same = evaluate.path_kl(policy, params, policy, params, *args)
+  assert float(same) == 0.0
+  other = jax.tree.map(lambda x: x * 1.05, params)
+  assert float(evaluate.path_kl(policy, other, policy, params, *args)) > 0
+
+
+def test_kl_reported_is_zero_when_nothing_is_learned(
+  tmp_path, weights_file
+):
+  import json
+
+  config = tiny.load(
+    NFT, tiny.MODEL, tiny.REWARD, tiny.FAST,
+    {"init.checkpoint": weights_file, "optimizer.learning_rate": 0.0},
+    {"align.iterations": 1, "optimizer.name": "sgd"},
+  )  # fmt: skip
+  workdir = tiny.run(config, tmp_path / "run")
+  found = json.loads((workdir / "evaluation.json").read_text())
+  before = found["before"]["guidance_scale=1.0"]
+  after = found["after"]["guidance_scale=1.0"]
+  assert after.pop("kl") == 0.0
+  assert after == before  # same prompts, same seeds, same pictures
+  assert found["difference"]["value"] == 0.0

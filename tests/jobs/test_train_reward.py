@@ -1,0 +1,163 @@
+"""The job that trains a reward model: it learns, resumes and reads back."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from jaxreward import config as config_lib
+from jaxreward import rewards
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+from jaxreward.jobs import reward_model, train_reward
+from jaxreward.training import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def make_config(**fields):
+  config = config_lib.load(str(ROOT / "configs/train_reward_scenes.py:smoke"))
+  with config.unlocked():
+    config.mesh.data = 1
+    config.train_reward.update(
+      init_from_policy=False, steps=12, rows=8, evaluate_every=6, save_every=4
+    )
+    config.train_reward.update(fields)
+  return config
+
+
+@pytest.fixture(scope="module")
+def pairs_file(tmp_path_factory):
+  """Light pictures are preferred to dark ones, whatever the prompt."""
+  folder = tmp_path_factory.mktemp("pairs")
+  generator = np.random.default_rng(0)
+  rows = []
+  chosen = grammar.prompts("train")[:24] + grammar.prompts("heldout")[:12]
+  for i, prompt in enumerate(chosen):
+    label = "ab"[i % 2]
+    for side in "ab":
+      low = 150 if side == label else 0
+      picture = generator.integers(low, low + 100, (36, 36, 3), np.uint8)
+      Image.fromarray(picture).save(folder / f"{i}{side}.png")
+    rows.append(
+      dict(
+        prompt=prompt.text,
+        image_a=f"{i}a.png",
+        image_b=f"{i}b.png",
+        label=label,
+      )
+    )
+  path = folder / "pairs.jsonl"
+  path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+  return str(path)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+
+
+@pytest.fixture(scope="module")
+def unbroken(pairs_file, tmp_path_factory):
+  workdir = epath.Path(tmp_path_factory.mktemp("unbroken"))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+    train_reward.run(make_config(source=pairs_file), workdir)
+  return workdir
+
+
+def test_it_learns_an_easy_preference(unbroken):
+  found = json.loads((unbroken / "evaluation.json").read_text())["reward_model"]
+  assert found["n"] == 12
+  assert found["accuracy"] >= 0.9
+  assert found["low"] <= found["accuracy"] <= found["high"]
+  assert found["strict"]["n"] == 0  # nobody has judged these pictures
+  rows = [json.loads(x) for x in (unbroken / "metrics.jsonl").open()]
+  assert [r["step"] for r in rows] == list(range(13))
+  assert rows[0]["eval/pair_accuracy"] == 0.5  # a fresh model has no opinion
+  assert rows[-1]["loss"] < rows[1]["loss"]
+
+
+def test_what_it_writes_is_read_back_as_a_reward(unbroken):
+  model = reward_model.load(unbroken / "reward_model.safetensors")
+  prompts = grammar.batch(grammar.prompts("heldout")[:2])
+  images = np.full((2, 2, 36, 36, 3), 0.2, np.float32)
+  images[:, 1] = 0.8
+  built = rewards.build(
+    {"learned": lambda i, p, **c: rewards.learned(i, p, scorer=model.scorer, **c)},
+    contexts={
+      "learned": dict(params=model.params, mean=model.mean, std=model.std)
+    },
+  )  # fmt: skip
+  scores, failed = rewards.score(built, jnp.asarray(images), prompts)
+  assert int(failed["learned"]) == 0
+  assert (scores["learned"][:, 1] > scores["learned"][:, 0]).all()
+  assert model.std > 0
+
+
+def test_a_broken_record_is_named(unbroken, tmp_path):
+  (tmp_path / "reward_model.json").write_text("{}")
+  with pytest.raises(UserError, match=r"reward_model\.json"):
+    reward_model.load(tmp_path / "reward_model.safetensors")
+
+
+def test_a_run_that_breaks_off_goes_on_as_if_nothing_had_happened(
+  unbroken, pairs_file, tmp_path, monkeypatch
+):
+  workdir = epath.Path(tmp_path)
+  config = make_config(source=pairs_file)
+  save = checkpoint.Checkpoints.save
+
+  def save_and_fall(self, step, *args, **kwargs):
+    if step == 8:
+      self.wait()
+      raise RuntimeError("power cut")
+    save(self, step, *args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, "save", save_and_fall)
+    with pytest.raises(RuntimeError, match="power cut"):
+      train_reward.run(config, workdir)
+  broken = (workdir / "metrics.jsonl").read_bytes()
+  assert len(broken.splitlines()) == 9
+  train_reward.run(config, workdir)
+  for name in ("metrics.jsonl", "reward_model.safetensors"):
+    assert (workdir / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+def test_other_results_in_the_folder_are_kept(unbroken, pairs_file):
+  path = unbroken / "evaluation.json"
+  kept = json.loads(path.read_text()) | {"policy": {"guidance_scale=1.0": {}}}
+  path.write_text(json.dumps(kept))
+  train_reward.run(make_config(source=pairs_file), unbroken)
+  assert json.loads(path.read_text()) == kept
+
+
+def test_ties_train_but_do_not_count_in_accuracy(pairs_file, tmp_path):
+  rows = [json.loads(x) for x in pathlib.Path(pairs_file).open()]
+  folder = pathlib.Path(pairs_file).parent
+  path = folder / "nobody.jsonl"
+  path.write_text(
+    "".join(json.dumps(r | {"label": "tie"}) + "\n" for r in rows)
+  )
+  config = make_config(source=str(path))
+  train_reward.run(config, epath.Path(tmp_path))
+  found = json.loads((tmp_path / "evaluation.json").read_text())
+  assert found["reward_model"]["n"] == 0
+
+
+@pytest.mark.slow
+def test_scenes_from_policy_to_reward(tmp_path):
+  config = make_config(init_from_policy=True)
+  with config.unlocked():
+    config.reward_model.heads = config.model.heads
+  train_reward.run(config, epath.Path(tmp_path))
+  found = json.loads((tmp_path / "evaluation.json").read_text())["reward_model"]
+  assert found["n"] > 20
+  assert set(found["kinds"]) <= set(grammar.KINDS)
+  assert (tmp_path / "reward_model.safetensors").exists()

@@ -1,0 +1,328 @@
+"""The scene policy: what each output depends on, precision, remat, sizes."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+from jaxreward.models import scene_dit
+from jaxreward.training import mesh as meshes
+from jaxreward.training import sharding
+
+SMALL = dict(width=16, depth=2, heads=2, text_layers=1, mlp_ratio=2)
+ROWS = 4
+
+
+def perturb(params, scale=0.1):
+  """Moves the parts that start at zero, on which most tests would pass idly."""
+  leaves, tree = jax.tree.flatten(params)
+  key = jax.random.key(1)
+  return jax.tree.unflatten(
+    tree,
+    [
+      leaf + scale * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
+      for i, leaf in enumerate(leaves)
+    ],
+  )
+
+
+@functools.cache
+def start(**kwargs):
+  policy = scene_dit.make_policy(**{**SMALL, **kwargs})
+  return policy, jax.jit(policy.init)(jax.random.key(0))
+
+
+@functools.cache
+def inputs():
+  chosen = grammar.prompts("train")[:: len(grammar.prompts("train")) // ROWS]
+  tokens = jnp.asarray(grammar.batch(chosen[:ROWS]).tokens)
+  x = jax.random.normal(jax.random.key(2), (ROWS, 36, 36, 3))
+  return x, jnp.array([0.0, 0.3, 0.9, 1.0]), tokens
+
+
+@functools.cache
+def program(policy):
+  return jax.jit(
+    lambda p, x, t, tokens: policy.velocity(p, x, t, policy.encode(p, tokens))
+  )
+
+
+@functools.cache
+def gradient(policy):
+  def loss(p, x, t, tokens):
+    v = policy.velocity(p, x, t, policy.encode(p, tokens))
+    return jnp.square(v * t.reshape(-1, 1, 1, 1)).mean()
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
+def test_output_starts_at_x0_zero():
+  policy, params = start()
+  x, t, tokens = inputs()
+  expected = x / np.maximum(t, scene_dit.T_MIN).reshape(-1, 1, 1, 1)
+  np.testing.assert_allclose(
+    program(policy)(params, x, t, tokens), expected, rtol=1e-6
+  )
+
+
+def test_velocity_is_finite_at_both_ends_and_float32():
+  policy, params = start()
+  x, t, tokens = inputs()
+  v = program(policy)(perturb(params), x, t, tokens)
+  assert v.dtype == jnp.float32 and v.shape == x.shape
+  assert np.isfinite(v).all()
+  loss, grads = gradient(policy)(perturb(params), x, t, tokens)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves((loss, grads)))
+
+
+def test_velocity_is_the_path_through_the_predicted_x0():
+  x, t = np.ones((2, 3, 3, 1)), np.array([0.5, 0.01])
+  x0 = np.full_like(x, 0.2)
+  v = scene_dit.velocity_from_x0(
+    jnp.asarray(x), jnp.asarray(x0), jnp.asarray(t)
+  )
+  np.testing.assert_allclose(v[0], 0.8 / 0.5, rtol=1e-6)
+  np.testing.assert_allclose(v[1], 0.8 / scene_dit.T_MIN, rtol=1e-6)
+
+
+def test_a_row_depends_on_its_own_sample_alone():
+  """The Jacobian of row i by the inputs of row j is zero, and not for j = i."""
+  policy, params = start()
+  params = perturb(params)
+  x, t, tokens = inputs()
+  cond = policy.encode(params, tokens)
+
+  @jax.jit
+  def jacobian(x, kv, direction):
+    _, pull = jax.vjp(
+      lambda x, kv: policy.velocity(params, x, t, cond | {"kv": kv}), x, kv
+    )
+    return pull(direction)
+
+  for row in range(ROWS):
+    direction = jnp.zeros_like(x).at[row].set(1.0)
+    for grad in jacobian(x, cond["kv"], direction):
+      moved = np.abs(np.asarray(grad)).reshape(ROWS, -1).sum(1) > 0
+      assert list(np.flatnonzero(moved)) == [row]
+
+
+def test_prompts_are_encoded_one_by_one():
+  policy, params = start()
+  params = perturb(params)
+  *_, tokens = inputs()
+  encode = jax.jit(policy.encode)
+  whole = encode(params, tokens)
+  for row in range(ROWS):
+    alone = encode(params, tokens[row : row + 1])
+    jax.tree.map(
+      lambda a, b, row=row: np.testing.assert_allclose(a[0], b[row], atol=2e-5),
+      alone,
+      whole,
+    )
+  assert not np.allclose(whole["pooled"][0], whole["pooled"][1])
+
+
+def test_padding_words_change_nothing():
+  """Whatever the embedding of <pad> is, a prompt's velocity is the same."""
+  policy, params = start()
+  params = perturb(params)
+  x, t, tokens = inputs()
+  other = jax.tree.map(lambda a: a, params)
+  table = params["text"]["embedding"]
+  other["text"]["embedding"] = table.at[0].add(5.0)
+  assert (tokens == 0).any()
+  before = program(policy)(params, x, t, tokens)
+  np.testing.assert_array_equal(before, program(policy)(other, x, t, tokens))
+  # The empty prompt is made of that word, and does change.
+  empty = jnp.zeros_like(tokens)
+  blank = [program(policy)(p, x, t, empty) for p in (params, other)]
+  assert np.isfinite(blank[0]).all()
+  assert np.abs(blank[0] - blank[1]).max() > 1e-3
+
+
+def test_position_of_padding_changes_nothing():
+  policy, params = start()
+  params = perturb(params)
+  x, t, tokens = inputs()
+  one = jnp.zeros_like(tokens).at[:, :2].set(tokens[:, :2])
+  other = jax.tree.map(lambda a: a, params)
+  place = params["text"]["position"]
+  other["text"]["position"] = place.at[2:].add(3.0)
+  np.testing.assert_array_equal(
+    program(policy)(params, x, t, one), program(policy)(other, x, t, one)
+  )
+
+
+def test_words_and_their_order_matter():
+  policy, params = start()
+  params = perturb(params)
+  x, _, _ = inputs()
+  texts = (
+    "a circle left of a square",
+    "a square left of a circle",
+    "a circle above a square",
+  )
+  tokens = jnp.asarray([grammar.tokenize(text) for text in texts])
+  run = program(policy)
+  same = jnp.broadcast_to(x[:1], (ROWS, *x.shape[1:]))
+  rows = jnp.concatenate([tokens, tokens[:1]])
+  v = np.asarray(run(params, same, jnp.full(ROWS, 0.5), rows))
+  for a, b in itertools.combinations(range(3), 2):
+    assert np.abs(v[a] - v[b]).max() > 1e-3
+  np.testing.assert_array_equal(v[0], v[3])
+
+
+@pytest.mark.parametrize(
+  "kwargs",
+  [
+    {"remat": "dots"},
+    {"remat": "full"},
+    {"unroll": 2},
+    {"remat": "dots", "unroll": 2},
+  ],
+  ids=str,
+)
+def test_remat_and_unroll_change_no_value_and_no_gradient(kwargs):
+  policy, params = start()
+  other, other_params = start(**kwargs)
+  jax.tree.map(np.testing.assert_array_equal, params, other_params)
+  params = perturb(params)
+  loss, grads = gradient(policy)(params, *inputs())
+  loss2, grads2 = gradient(other)(params, *inputs())
+  np.testing.assert_allclose(loss, loss2, rtol=1e-6)
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
+    grads,
+    grads2,
+  )
+
+
+def test_bfloat16_stays_near_float32():
+  policy, params = start()
+  half, half_params = start(dtype="bfloat16")
+  assert {leaf.dtype for leaf in jax.tree.leaves(half_params)} == {
+    jnp.dtype("float32")
+  }
+  params = perturb(params)
+  x, t, tokens = inputs()
+  t = jnp.maximum(t, 0.3)  # a small t amplifies the error of x0 by 1 / t
+  full = program(policy)(params, x, t, tokens)
+  gap = np.abs(program(half)(params, x, t, tokens) - full)
+  spread = np.abs(x / t.reshape(-1, 1, 1, 1) - full).std()
+  assert 0 < gap.mean() < 0.05 * spread
+  assert gap.max() < 0.5 * spread
+
+
+def test_parameter_count():
+  """Counted layer by layer from the documented sizes."""
+  d, depth, layers, ratio, patch = 32, 3, 2, 3, 12
+  policy = scene_dit.make_policy(width=d, depth=depth, heads=2)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  linear = lambda i, o: i * o + o
+  text = (len(grammar.VOCAB) + grammar.MAX_WORDS) * d
+  text += layers * (
+    linear(d, 3 * d) + linear(d, d) + linear(d, 3 * d) + linear(3 * d, d)
+  )
+  text += linear(d, depth * 2 * d)
+  pixels = 3 * patch**2
+  image = linear(pixels, d) + (36 // patch) ** 2 * d + 3 * linear(d, d)
+  image += depth * (
+    linear(d, 6 * d)
+    + linear(d, 3 * d)
+    + linear(d, d)
+    + linear(d, ratio * d)
+    + linear(ratio * d, d)
+  )
+  image += linear(d, 2 * d) + linear(d, pixels)
+  assert count == text + image
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "field"),
+  [
+    ({"patch": 7}, "model.patch=7"),
+    ({"width": 30, "heads": 4}, "model.width=30"),
+    ({"remat": "dot"}, 'did you mean "dots"'),
+  ],
+)
+def test_sizes_that_do_not_fit_are_refused(kwargs, field):
+  with pytest.raises(UserError, match=field):
+    scene_dit.make_policy(**kwargs)
+
+
+CONFIGURATIONS = [
+  {},
+  {"depth": 4, "heads": 2},
+  {"depth": 1, "text_layers": 1, "patch": 6},
+  {"depth": 3, "text_layers": 3, "mlp_ratio": 4, "patch": 4},
+]
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 2, 4)]
+
+
+@pytest.mark.parametrize("kwargs", CONFIGURATIONS, ids=str)
+def test_every_parameter_has_one_rule_that_divides_on_any_mesh(kwargs):
+  policy = scene_dit.make_policy(width=128, **kwargs)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  for sizes in MESHES:
+    mesh = meshes.make_mesh(*sizes)
+    specs = sharding.param_specs(params, policy.sharding_rules, mesh)
+    pairs = zip(
+      jax.tree.leaves(params), jax.tree.leaves(specs, is_leaf=_is_spec),
+      strict=True,
+    )  # fmt: skip
+    for leaf, spec in pairs:
+      NamedSharding(mesh, spec).shard_shape(leaf.shape)  # divides, or raises
+      used = {axis for axis in spec if axis}
+      if leaf.ndim > (1 if spec else 9):
+        assert "fsdp" in used
+
+
+def _is_spec(x):
+  return isinstance(x, jax.sharding.PartitionSpec)
+
+
+def test_kernels_are_cut_as_megatron_cuts_them():
+  """qkv and up by output, out and down by input; the layer axis stays whole."""
+  policy = scene_dit.make_policy(width=128, depth=4)
+  params = jax.eval_shape(policy.init, jax.random.key(0))
+  mesh = meshes.make_mesh(1, 2, 4)
+  specs = sharding.param_specs(params, policy.sharding_rules, mesh)
+  blocks = specs["blocks"]
+  for name in ("qkv", "up", "modulation"):
+    assert tuple(blocks[name]["kernel"]) == (None, "fsdp", "tensor")
+  for name in ("out", "down"):
+    assert tuple(blocks[name]["kernel"]) == (None, "tensor", "fsdp")
+  assert tuple(specs["text"]["embedding"]) == (None, "fsdp")
+  whole = [
+    path
+    for path, spec in jax.tree_util.tree_flatten_with_path(
+      specs, is_leaf=_is_spec
+    )[0]
+    if not any(spec)
+  ]
+  names = {jax.tree_util.keystr(path, simple=True) for path in whole}
+  assert all("bias" in name for name in names)
+
+
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
+def test_sharded_parameters_give_the_same_velocity(sizes):
+  policy, params = start(width=32, heads=2)
+  params = perturb(params)
+  x, t, tokens = inputs()
+  expected = program(policy)(params, x, t, tokens)
+  mesh = meshes.make_mesh(*sizes)
+  specs = sharding.param_specs(params, policy.sharding_rules, mesh)
+  places = jax.tree.map(
+    lambda s: NamedSharding(mesh, s), specs, is_leaf=_is_spec
+  )
+  with jax.set_mesh(mesh):
+    actual = program(policy)(jax.device_put(params, places), x, t, tokens)
+  np.testing.assert_allclose(actual, expected, atol=5e-4)

@@ -1,0 +1,97 @@
+"""The detector as a reward, and a learned model as one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import rewards
+from jaxreward.data.scenes import detect, grammar, render
+from jaxreward.errors import UserError
+from jaxreward.models import scene_reward
+
+TEXTS = ("a red circle", "two squares")
+
+
+@pytest.fixture(scope="module")
+def prompts():
+  batch = grammar.batch([grammar.parse(t) for t in TEXTS])
+  return jax.tree.map(jnp.asarray, batch)
+
+
+@pytest.fixture(scope="module")
+def images(prompts):
+  """[2, 3]: the right picture, the other prompt's, a broken one."""
+  right = np.array(
+    render.render_prompts(jax.random.split(jax.random.key(3), 2), prompts)
+  )
+  broken = right.copy()
+  broken[:, 4, 5, 0] = [np.nan, np.inf]
+  return np.stack([right, right[::-1], broken], 1)
+
+
+@pytest.fixture(scope="module")
+def verdict(images, prompts):
+  judge = jax.jit(lambda x, p: detect.judge(detect.detect(x), p))
+  found = [judge(jnp.asarray(images[:, g]), prompts) for g in range(2)]
+  column = lambda name: np.stack([getattr(v, name) for v in found], 1)
+  return column("dense"), column("strict")
+
+
+def test_detector_is_the_weighted_verdict(images, prompts, verdict):
+  dense, strict = verdict
+  built = rewards.build({"detector": rewards.detector, "s": rewards.strict})
+  scores, failed = rewards.score(built, images, prompts)
+  expected = 0.5 * dense + 0.5 * strict
+  np.testing.assert_allclose(scores["detector"][:, :2], expected, atol=1e-6)
+  np.testing.assert_array_equal(scores["s"][:, :2], [[1, 0], [1, 0]])
+  # A picture that cannot be read failed; it is not a bad picture.
+  assert np.isnan(scores["detector"][:, 2]).all()
+  assert int(failed["detector"]) == int(failed["s"]) == 2
+
+
+def test_strict_weight_is_checked(images, prompts):
+  with pytest.raises(UserError, match="strict_weight=2"):
+    rewards.detector(images, prompts, strict_weight=2.0)
+
+
+@pytest.fixture(scope="module")
+def scorer():
+  return scene_reward.make_scorer(width=16, depth=1, heads=1, stem=8)
+
+
+@pytest.fixture(scope="module")
+def params(scorer):
+  params = scorer.init(jax.random.key(0))
+  kernel = params["head_out"]["kernel"]
+  drawn = jax.random.normal(jax.random.key(1), kernel.shape)
+  return params | {"head_out": params["head_out"] | {"kernel": drawn}}
+
+
+def test_learned_is_the_z_score_of_the_model(scorer, params, images, prompts):
+  raw = np.stack(
+    [scorer.score(params, images[:, g], prompts.tokens) for g in range(2)], 1
+  )
+  found = rewards.learned(
+    images, prompts, params=params, scorer=scorer, mean=0.3, std=2.0
+  )["learned"]
+  np.testing.assert_allclose(found[:, :2], (raw - 0.3) / 2.0, rtol=1e-4)
+  assert np.isnan(found[:, 2]).all()
+
+
+def test_learned_has_a_finite_gradient_in_the_pictures(
+  scorer, params, images, prompts
+):
+  def total(x):
+    found = rewards.learned(x, prompts, params=params, scorer=scorer)
+    return jnp.nansum(found["learned"])
+
+  grad = np.asarray(jax.grad(total)(jnp.asarray(images[:, :2])))
+  assert np.isfinite(grad).all()
+  assert np.abs(grad).max() > 0
+  h = 1e-2
+  step = np.sign(grad).astype(np.float32) * h
+  up, down = (float(total(images[:, :2] + k * step)) for k in (1, -1))
+  np.testing.assert_allclose(
+    (up - down) / (2 * h), np.abs(grad).sum(), rtol=0.1
+  )

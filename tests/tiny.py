@@ -1,0 +1,237 @@
+"""Runs that are small enough for a test: configs, weights, rewards, programs."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from jaxreward import config as config_lib
+from jaxreward import jobs, workdirs
+from jaxreward.jobs import align, align_steps, setup
+from jaxreward.jobs import rewards as reward_setup
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.training import weights
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+HERE = pathlib.Path(__file__).resolve()
+
+MODEL = {
+  "model.width": 32,
+  "model.depth": 1,
+  "model.heads": 2,
+  "model.mlp_ratio": 2,
+  "model.text_layers": 1,
+  "model.unroll": 1,
+}
+# Smooth in the pictures, so that a last bit more or less changes little, and
+# not the same for all members of a group, as the detector's score of noise is.
+REWARD = {
+  "rewards.detector": "none",
+  "rewards.redness.fn": f"{HERE}:redness",
+}
+FAST = {
+  "init.checkpoint": "",
+  "eval.guidance_scales": "1.0",
+  "optimizer.warmup_steps": 0,
+}
+
+
+def redness(images, prompts, *, scale=4.0):
+  """Mean of the red channel: a reward as a user would write it."""
+  return scale * images[..., 0].mean((2, 3))
+
+
+def texts(*overrides) -> list[tuple[str, str]]:
+  """Overrides as the command line gives them; later ones win."""
+  merged = {}
+  for one in overrides:
+    merged |= one
+  return [(k, str(v)) for k, v in merged.items()]
+
+
+def flags(spec, workdir, *overrides) -> list[str]:
+  """Arguments of `jaxreward.main`."""
+  return [
+    f"--config={CONFIGS / spec}",
+    f"--workdir={workdir}",
+    *(f"--config.{k}={v}" for k, v in texts(*overrides)),
+  ]
+
+
+def load(spec, *overrides):
+  """The locked config of a file in configs/ with overrides."""
+  return config_lib.load(str(CONFIGS / spec), texts(*overrides))
+
+
+def run(config, workdir) -> epath.Path:
+  """Runs the config's job in this process."""
+  workdir = epath.Path(workdir)
+  with workdirs.take(workdir, config):
+    jobs.find(config)(config, workdir)
+  return workdir
+
+
+def start(arguments, *, devices=1, **kwargs) -> subprocess.Popen:
+  """The same in a process of its own."""
+  env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+  env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+  return subprocess.Popen(
+    [sys.executable, "-m", "jaxreward.main", *arguments],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=env,
+    **kwargs,
+  )
+
+
+def rows(workdir, job=None) -> list[dict]:
+  """Rows of metrics.jsonl."""
+  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  found = [json.loads(line) for line in text.splitlines()]
+  return [r for r in found if job is None or r["job"] == job]
+
+
+def shaken(params, scale=0.05, seed=0):
+  """Parameters with noise added: layers that start at zero do something."""
+  leaves, tree = jax.tree.flatten(params)
+  rng = np.random.default_rng(seed)
+  drawn = [
+    np.asarray(x) + scale * rng.standard_normal(x.shape).astype(np.float32)
+    for x in leaves
+  ]
+  return jax.tree.unflatten(tree, drawn)
+
+
+def save_weights(path, config, **kwargs) -> str:
+  """A checkpoint of the config's model that draws more than grey."""
+  policy = setup.make_policy(config)
+  params = jax.jit(policy.init)(jax.random.key(0))
+  weights.save_params(path, shaken(params, **kwargs))
+  return str(path)
+
+
+def mesh_of(count, data=-1, fsdp=1):
+  """A mesh over the first devices."""
+  return mesh_lib.make_mesh(data, fsdp, devices=jax.devices()[:count])
+
+
+class Iteration:
+  """The programs of an align job on a mesh, with one batch of prompts.
+
+  Attributes:
+    mesh: entered by every method.
+    plan: geometry and constants.
+    parts: what `align.prepare` makes.
+    batch: prompts of the first iteration, on the mesh.
+  """
+
+  def __init__(self, config, mesh, base=None, plan=None):
+    self.config, self.mesh = config, mesh
+    self.policy = setup.make_policy(config)
+    self.plan = plan or make_plan(config, mesh)
+    loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
+    self.weights = {k: r.weight for k, r in loaded.items()}
+    with jax.set_mesh(mesh):
+      if base is None:
+        base = shaken(jax.jit(self.policy.init)(jax.random.key(0)))
+      self.parts = align.prepare(
+        config, mesh, self.policy, base, self.plan, self.weights
+      )
+      self.batch = setup.batch_placer(mesh, whole=True)(prompts_of(config))
+
+  @property
+  def state(self):
+    """The state at step 0, in arrays of its own: `update` uses them up."""
+    return self.copy(self.parts.state)
+
+  def copy(self, tree):
+    """The tree in new buffers on the same places."""
+    places = jax.tree.map(lambda x: x.sharding, tree)
+    same = lambda t: jax.tree.map(lambda x: x + 0, t)
+    return jax.jit(same, out_shardings=places)(tree)
+
+  def sample(self, state):
+    """(trajectory, pixels, images)."""
+    with jax.set_mesh(self.mesh):
+      return self.parts.sample(state, self.parts.base, self.batch)
+
+  def update(self, state, trajectory, scores):
+    """(state, metrics as numbers); the state given is used up."""
+    with jax.set_mesh(self.mesh):
+      state, metrics = self.parts.update(
+        state, self.parts.base, trajectory, scores, self.batch
+      )
+    return state, metrics
+
+  def step(self, state):
+    """A whole iteration: (state, metrics, trajectory)."""
+    trajectory, _, images = self.sample(state)
+    scores = {"redness": redness(images, None)}
+    state, metrics = self.update(state, trajectory, scores)
+    return state, metrics, trajectory
+
+
+def make_plan(config, mesh):
+  """The plan that the align job would make on this mesh."""
+  from jaxreward.flow import steppers
+
+  sampler = config_lib.bind(
+    config.rollout.sampler,
+    steppers.REGISTRY,
+    field="rollout.sampler",
+    positional=2,
+  )
+  devices = mesh_lib.round_up_to_devices(1, mesh)
+  return align_steps.make_plan(config, sampler, devices)
+
+
+def prompts_of(config, n=0):
+  """Prompts of iteration n of the align job."""
+  from jaxreward.data import captions, sources
+
+  batches = captions.prompt_batches(
+    sources.load_prompts(config.data.source, "train"),
+    seed=config.seed,
+    batch_size=config.rollout.prompts,
+    kind_weights=config.data.kind_weights,
+    steps=n + 1,
+  )
+  return batches[n]
+
+
+def numbers(metrics) -> dict[str, float]:
+  """Pooled means as floats; NaN where nothing was weighed."""
+  from jaxreward.training import loop
+
+  return loop.to_numbers(metrics)
+
+
+def flat(tree) -> np.ndarray:
+  """All leaves as one float64 vector."""
+  leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+  return np.concatenate(leaves)
+
+
+def same_bits(a, b) -> bool:
+  """Whether two trees hold the same bits."""
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all(
+    np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs
+  )
+
+
+def zero_velocity(policy):
+  """The policy with no network: x0 is the picture that there is."""
+  import dataclasses
+
+  return dataclasses.replace(
+    policy, velocity=lambda params, x_t, t, cond: jnp.zeros_like(x_t)
+  )
