@@ -19,6 +19,7 @@ def get_config(arg: str | None = None):
   if given["smoke"]:
     config.rollout.update(prompts=6, group=4, num_steps=3, microbatch=12)
     config.align.update(iterations=4, times=2, updates=2)
+    config.optimizer.warmup_steps = 1
     config.eval.update(
       samples=24, quick_samples=24, every=2, group=2, num_steps=3, microbatch=24
     )

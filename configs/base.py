@@ -54,22 +54,23 @@ def get_config() -> ConfigDict:
       advantage=dict(name="group", std="group"),
       objective=dict(name="diffusion_nft", beta=1.0, kl=0.0, old_decay=0.9),
       align=dict(
-        iterations=200,
+        iterations=220,
         times=4,  # noise levels per sample and iteration, forward objectives
         updates=4,  # optimizer steps per iteration
         log_prob_gap_bound=1e-6,
       ),
       optimizer=dict(
         name="adamw",
-        learning_rate=3e-4,
-        schedule="constant",
+        learning_rate=7e-4,
+        schedule="cosine",
+        final_scale=0.1,
         warmup_steps=10,
         clip_norm=1.0,
         weight_decay=0.0,
         b1=0.9,
         b2=0.99,
       ),
-      ema=dict(decay=0.95),
+      ema=dict(decay=0.97),
       mesh=dict(data=-1, fsdp=1, tensor=1),
       eval=dict(
         samples=480,

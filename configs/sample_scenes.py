@@ -3,8 +3,10 @@
 from jaxreward import config as config_lib
 
 
-def get_config():
-  """The base config with the sample job."""
+def get_config(arg: str | None = None):
+  """The base config with the sample job; `:smoke` draws a few."""
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "sample"
+  if arg == "smoke":
+    config.sample.update(prompts=3, group=2, num_steps=2, microbatch=6)
   return config

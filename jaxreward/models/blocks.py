@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float
 from jaxreward.types import Array, ArrayLike
 
 
-def dense(features: int, name: str, dtype, *, zero: bool = False) -> nn.Dense:
+def dense(
+  features: int, name: str | None, dtype, *, zero: bool = False
+) -> nn.Dense:
   """Linear layer with float32 parameters; `zero` starts it at nothing."""
   init = (
     nn.initializers.zeros

@@ -17,12 +17,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreward.data.scenes import grammar, render
 from jaxreward.errors import UserError, nearest
 from jaxreward.models import blocks
 from jaxreward.types import Array, Cond, Params, Policy
 
 T_MIN = 0.05
+# Sizes of the scenes; a test holds them to the grammar and the renderer.
+IMAGE_SIZE, PATCH = 36, 12
+VOCABULARY, MAX_WORDS = 24, 8
 REMAT = ("none", "dots", "full")
 
 # Columns of the first matrix of a pair and rows of the second over `tensor`;
@@ -80,10 +82,10 @@ class TextEncoder(nn.Module):
     tokens = jnp.asarray(tokens)
     mask = (tokens > 0).at[:, 0].set(True)  # the empty prompt is one pad word
     table = self.param(
-      "embedding", nn.initializers.normal(0.5), (len(grammar.VOCAB), d)
+      "embedding", nn.initializers.normal(0.5), (VOCABULARY, d)
     )
     place = self.param(
-      "position", nn.initializers.normal(0.5), (grammar.MAX_WORDS, d)
+      "position", nn.initializers.normal(0.5), (MAX_WORDS, d)
     )
     x = (table[tokens] + place).astype(self.dtype)
     for i in range(self.layers):
@@ -147,8 +149,8 @@ def _remat(block, remat: str):
 class SceneDiT(nn.Module):
   """Predicts x0 from x_t; call with method="encode" or as a function."""
 
-  image_size: int = render.SIZE
-  patch: int = render.CELL
+  image_size: int = IMAGE_SIZE
+  patch: int = PATCH
   width: int = 128
   depth: int = 6
   heads: int = 4
@@ -216,8 +218,8 @@ def velocity_from_x0(x_t: Array, x0: Array, t: Array) -> Array:
 
 def make_policy(
   *,
-  image_size: int = render.SIZE,
-  patch: int = render.CELL,
+  image_size: int = IMAGE_SIZE,
+  patch: int = PATCH,
   width: int = 128,
   depth: int = 6,
   heads: int = 4,
@@ -276,7 +278,7 @@ def make_policy(
     args = (
       jnp.zeros((1, *shape)),
       jnp.zeros((1,)),
-      jnp.zeros((1, grammar.MAX_WORDS), int),
+      jnp.zeros((1, MAX_WORDS), int),
     )
     return net.init(key, *args, method="everything")["params"]
 

@@ -20,7 +20,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreward.data.scenes import grammar, render
 from jaxreward.errors import UserError
 from jaxreward.models import blocks, scene_dit
 from jaxreward.types import Array, Params
@@ -57,8 +56,8 @@ class RewardModel:
 class SceneScorer(nn.Module):
   """Scores images [P, G, H, W, C] in [0, 1] against tokens [P, L]."""
 
-  image_size: int = render.SIZE
-  patch: int = render.CELL
+  image_size: int = scene_dit.IMAGE_SIZE
+  patch: int = scene_dit.PATCH
   width: int = 128
   depth: int = 2
   heads: int = 2
@@ -124,8 +123,8 @@ class SceneScorer(nn.Module):
 
 def make_scorer(
   *,
-  image_size: int = render.SIZE,
-  patch: int = render.CELL,
+  image_size: int = scene_dit.IMAGE_SIZE,
+  patch: int = scene_dit.PATCH,
   width: int = 128,
   depth: int = 2,
   heads: int = 2,
@@ -177,7 +176,7 @@ def make_scorer(
   shape = (image_size, image_size, 3)
 
   def init(key: Array) -> Params:
-    tokens = jnp.zeros((1, grammar.MAX_WORDS), int)
+    tokens = jnp.zeros((1, scene_dit.MAX_WORDS), int)
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
   def score_groups(params: Params, images: Array, tokens: Array) -> Array:

@@ -61,12 +61,11 @@ def versions() -> dict[str, str]:
 
 
 def operating_system() -> str:
-  """Name and kernel release, with the distribution where it is known."""
-  text = f"{platform.system()} {platform.release()}"
+  """The distribution where it is known, else the kernel's name."""
   try:
-    return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {text}"
+    return platform.freedesktop_os_release()["PRETTY_NAME"]
   except (OSError, KeyError):
-    return text
+    return platform.system()
 
 
 def usable_cpus() -> int:

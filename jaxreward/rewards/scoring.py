@@ -15,7 +15,7 @@ from absl import logging
 from jaxreward.errors import UserError, one_line
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-Scores = dict[str, Array]
+Scores = dict[str, ArrayLike]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

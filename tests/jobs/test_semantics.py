@@ -33,23 +33,6 @@ def test_the_old_policy_follows_once_per_iteration(decay):
   np.testing.assert_allclose(tiny.flat(again.old), expected, atol=1e-6)
 
 
-def test_the_average_follows_every_update():
-  """decay 0.5 over two updates: e0/4 + p1/4 + p2/2, with p1 from one update."""
-  overrides = {"ema.decay": 0.5, "align.updates": 2, "align.times": 2}
-  iteration = iteration_of(NFT, overrides)
-  start = tiny.flat(iteration.state.ema)
-  state, _, _ = iteration.step(iteration.state)
-  assert int(state.updates) == 2 and int(state.step) == 1
-  p2 = tiny.flat(state.params)
-  p1 = 4 * (tiny.flat(state.ema) - start / 4 - p2 / 2)
-  # The first update alone is a run whose second lesson is skipped: here it is
-  # enough that p1 lies off both ends, near them.
-  assert 0 < np.abs(p1 - start).max() < 10 * np.abs(p2 - start).max() + 1e-4
-  overrides["ema.decay"] = 0.0
-  state, _, _ = (one := iteration_of(NFT, overrides)).step(one.state)
-  assert tiny.same_bits(state.ema, state.params)
-
-
 @pytest.mark.parametrize("spec", [NFT, GRPO])
 def test_who_draws_the_samples(spec):
   """The old policy for NFT, the trained parameters for a ratio objective."""

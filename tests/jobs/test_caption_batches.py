@@ -1,0 +1,185 @@
+"""Batches of captions and of prompts: functions of the seed and the number."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from jaxreward.data import captions
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+
+TRAIN = grammar.prompts("train")
+BY_TOKENS = {tuple(grammar.tokenize(p.text)): p for p in TRAIN}
+ONES = (1,) * 6
+
+
+def batches(seed=0, size=48, corruption=0.2, weights=ONES, steps=40):
+  return captions.caption_batches(
+    TRAIN, seed=seed, batch_size=size, corruption=corruption,
+    kind_weights=weights, steps=steps,
+  )  # fmt: skip
+
+
+def prompt_batches(seed=0, size=12, weights=ONES, steps=200, prompts=TRAIN):
+  return captions.prompt_batches(
+    prompts, seed=seed, batch_size=size, kind_weights=weights, steps=steps
+  )
+
+
+def attributes(prompt):
+  return (*(v for item in prompt.items for v in item), prompt.relation)
+
+
+def captioned(batch) -> list[tuple[grammar.Prompt, grammar.Prompt]]:
+  """(what the picture shows, what its caption says), row by row."""
+  shown = [BY_TOKENS[tuple(row)] for row in batch["scene"].tokens]
+  said = [BY_TOKENS[tuple(row)] for row in batch["caption"]]
+  return list(zip(shown, said, strict=True))
+
+
+def same(a, b):
+  return (
+    all(
+      np.array_equal(x, y)
+      for x, y in zip(
+        vars(a["scene"]).values(), vars(b["scene"]).values(), strict=True
+      )
+    )
+    and np.array_equal(a["caption"], b["caption"])
+    and np.array_equal(a["seed"], b["seed"])
+  )
+
+
+def test_a_batch_is_a_function_of_seed_and_number():
+  one, again = batches(), batches()
+  for n in (7, 0, 39, 7):  # in any order
+    assert same(one[n], again[n])
+  assert not same(one[0], one[1])
+  assert not same(one[0], batches(seed=1)[0])
+  assert same(one[3], batches(steps=4)[3])  # the total plays no part
+
+
+def test_pictures_never_share_a_seed():
+  data = batches()
+  seeds = np.concatenate([data[n]["seed"] for n in range(40)])
+  assert seeds.dtype == np.uint32
+  assert len(np.unique(seeds)) == 40 * 48
+
+
+def test_a_wrong_caption_differs_in_one_attribute_and_is_of_the_split():
+  data = batches(corruption=1.0)
+  for n in range(6):
+    for shown, said in captioned(data[n]):  # BY_TOKENS holds the split alone
+      assert shown.kind == said.kind
+      pairs = zip(attributes(shown), attributes(said), strict=True)
+      assert sum(a != b for a, b in pairs) == 1
+
+
+def test_without_corruption_every_caption_is_right():
+  for shown, said in captioned(batches(corruption=0.0)[0]):
+    assert shown == said
+
+
+def test_the_rate_of_wrong_captions():
+  """Within 4 standard errors of a binomial: fails once in 16,000 by chance."""
+  data, rate = batches(corruption=0.2), 0.2
+  wrong = [a != b for n in range(40) for a, b in captioned(data[n])]
+  error = np.sqrt(rate * (1 - rate) / len(wrong))
+  assert abs(np.mean(wrong) - rate) < 4 * error
+
+
+@pytest.mark.parametrize("weights", [ONES, (1, 2, 2, 1, 3, 3), (0, 0, 1, 0, 2, 1)])
+def test_kinds_are_in_proportion(weights):
+  expected = 48 * np.array(weights) / sum(weights)
+  for n in range(3):
+    kinds = batches(weights=weights)[n]["scene"].kind
+    counts = np.bincount(kinds, minlength=6)
+    assert np.abs(counts - expected).max() <= 1
+    prompts = prompt_batches(size=48, weights=weights)[n]
+    counts = np.bincount(prompts.kind, minlength=6)
+    assert np.abs(counts - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100])
+def test_the_pattern_is_even_at_every_length(size):
+  weights = np.array([1, 1, 3, 1, 5, 5])
+  pattern = captions.kind_pattern(weights, size)
+  for i in range(1, size + 1):
+    counts = np.bincount(pattern[:i], minlength=6)
+    assert np.abs(counts - i * weights / weights.sum()).max() < 1.01
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (0,) * 6, (-1, 1, 1, 1, 1, 1)])
+def test_weights_that_make_no_sense(weights):
+  with pytest.raises(UserError, match=r"config.data.kind_weights"):
+    captions.kind_pattern(weights, 4)
+
+
+def test_neighbours_are_symmetric():
+  near = captions.one_attribute_away(TRAIN)
+  for i in range(0, len(TRAIN), 37):
+    for j in near[i]:
+      assert i == j or i in near[j]
+
+
+# Prompts of the align job
+
+
+def test_prompts_are_a_function_of_seed_and_number():
+  one, again = prompt_batches(), prompt_batches()
+  for n in (5, 0, 199, 5):
+    np.testing.assert_array_equal(one[n].ids, again[n].ids)
+    np.testing.assert_array_equal(one[n].tokens, again[n].tokens)
+  assert (one[0].ids != prompt_batches(seed=1)[0].ids).any()
+  np.testing.assert_array_equal(one[3].ids, prompt_batches(steps=4)[3].ids)
+
+
+def test_every_prompt_of_a_kind_comes_before_one_comes_again():
+  data = prompt_batches(size=12, steps=200)
+  seen = collections.defaultdict(list)
+  for n in range(200):
+    for kind, tokens in zip(data[n].kind, data[n].tokens, strict=True):
+      seen[int(kind)].append(tuple(tokens))
+  for kind, order in seen.items():
+    count = sum(p.kind == kind for p in TRAIN)
+    for turn in range(len(order) // count):
+      part = order[turn * count : (turn + 1) * count]
+      assert len(set(part)) == count  # a shuffle of all of them
+    if count >= 8 and len(order) >= 2 * count:
+      assert order[:count] != order[count : 2 * count]  # another one each time
+
+
+def test_a_prompt_that_stands_twice_has_ids_of_its_own():
+  """Two prompts of one object only: eight rows of the kind repeat them."""
+  weights = (1, 0, 0, 0, 0, 0)
+  batch = prompt_batches(size=8, weights=weights)[0]
+  assert len({tuple(row) for row in batch.tokens}) == 2
+  assert len(np.unique(batch.ids)) == 8
+  first = {p.prompt_id() if callable(p.prompt_id) else p.prompt_id for p in TRAIN}
+  assert sum(int(i) in first for i in batch.ids) == 2  # the first of each
+  assert batch.ids.dtype == np.uint32
+
+
+def test_ids_are_distinct_in_every_batch():
+  data = prompt_batches(size=64)
+  for n in range(20):
+    assert len(np.unique(data[n].ids)) == 64
+    assert np.asarray(data[n].mask).all()
+
+
+def test_prompts_of_one_kind_alone():
+  few = [p for p in TRAIN if p.kind == 2][:5]
+  batch = prompt_batches(size=10, weights=(1, 1, 3, 1, 5, 5), prompts=few)[0]
+  assert (batch.kind == 2).all() and len(batch.kind) == 10
+
+
+def test_kinds_that_have_no_prompts():
+  few = [p for p in TRAIN if p.kind == 2][:5]
+  with pytest.raises(UserError, match="kind_weights"):
+    prompt_batches(weights=(1, 0, 0, 0, 0, 0), prompts=few)
+
+
+def test_no_prompts_at_all():
+  with pytest.raises(UserError, match="no prompts"):
+    prompt_batches(prompts=())

@@ -1,0 +1,242 @@
+"""The step against NumPy, and the loop around it with a step that is told."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxreward.errors import UserError
+from jaxreward.numerics import Mean
+from jaxreward.training import loop, state, step
+from jaxreward.training.checkpoint import Checkpoints
+from jaxreward.training.writers import MetricsWriter, read_rows
+
+RATE = 0.1
+ROWS = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+MASK = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1], bool)
+
+
+def quadratic(params, micro, frozen):
+  """Masked mean over rows of |p - x|^2 / 2; `frozen` shifts the rows."""
+  rows, mask = micro
+  error = 0.5 * jnp.square(params["p"] - rows - frozen).sum(-1)
+  return Mean.of(error, mask), {"error": Mean.of(error, mask)}
+
+
+def fresh(tx=optax.sgd(RATE)):
+  return state.create({"p": jnp.array([1.0, -2.0, 0.5])}, tx)
+
+
+def cut(updates, count):
+  """The twelve rows as [U, N, M, ...]."""
+  size = 12 // updates // count
+  return (
+    ROWS.reshape(updates, count, size, 3),
+    MASK.reshape(updates, count, size),
+  )
+
+
+def updated(updates, count, decay=0.75, tx=optax.sgd(RATE), **kwargs):
+  return step.update(
+    fresh(tx), quadratic, tx, cut(updates, count), jnp.float32(0.25),
+    ema_decay=decay, **kwargs,
+  )  # fmt: skip
+
+
+def reference(updates, decay):
+  """float64 NumPy: descent and average, update by update."""
+  p = np.array([1.0, -2.0, 0.5])
+  average, losses = p.copy(), []
+  rows = ROWS.astype(np.float64).reshape(updates, -1, 3)
+  masks = MASK.reshape(updates, -1)
+  for x, mask in zip(rows, masks, strict=True):
+    error = p - x[mask] - 0.25
+    losses.append(0.5 * (error**2).sum(-1).mean())
+    p = p - RATE * error.mean(0)
+    average = decay * average + (1 - decay) * p
+  return p, average, losses
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3])
+@pytest.mark.parametrize("decay", [0.0, 0.75, 1.0])
+def test_descent_and_average_per_update(updates, decay):
+  found, metrics = updated(updates, 2, decay)
+  p, average, losses = reference(updates, decay)
+  np.testing.assert_allclose(found.params["p"], p, rtol=1e-6)
+  np.testing.assert_allclose(found.ema["p"], average, rtol=1e-6)
+  np.testing.assert_allclose(
+    jax.vmap(Mean.value)(metrics["loss"]), losses, rtol=1e-6
+  )
+  assert int(found.updates) == updates and int(found.step) == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_any_cut_of_a_batch_is_the_same_update(count):
+  """Micro-batches hold different numbers of masked rows."""
+  found, metrics = updated(2, count)
+  expected, whole = updated(2, 1)
+  np.testing.assert_allclose(found.params["p"], expected.params["p"], rtol=1e-6)
+  for name in ("loss", "error", "grad_norm"):
+    got, want = metrics[name], whole[name]
+    np.testing.assert_allclose(got.total, want.total, rtol=1e-5)
+    np.testing.assert_array_equal(got.weight, want.weight)
+
+
+def test_the_average_can_warm_up():
+  found, _ = updated(2, 1, 0.9, ema_schedule="warmup")
+  p = np.array([1.0, -2.0, 0.5])
+  average = p.copy()
+  for n in range(2):
+    rows, mask = ROWS.reshape(2, 6, 3)[n], MASK.reshape(2, 6)[n]
+    p = p - RATE * (p - rows[mask] - 0.25).mean(0)
+    decay = min(0.9, (1 + n) / (10 + n))
+    average = decay * average + (1 - decay) * p
+  np.testing.assert_allclose(found.ema["p"], average, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient", "weight"])
+def test_a_bad_update_is_skipped_and_the_next_is_not(bad):
+  tx = optax.adam(0.1)
+
+  def loss_fn(params, micro, frozen):
+    rows, mask = micro
+    first = rows[0, 0] == ROWS[0, 0]
+    loss, _ = quadratic(params, micro, frozen)
+    if bad == "loss":
+      total = jnp.where(first, jnp.nan, loss.total)
+    elif bad == "gradient":  # finite loss, infinite slope
+      root = jnp.sqrt(jnp.where(first, 0.0, 1.0) * params["p"][0] ** 2)
+      total = loss.total + root - jax.lax.stop_gradient(root)
+    else:
+      return Mean(loss.total, jnp.where(first, 0.0, loss.weight)), {}
+    return Mean(total, loss.weight), {}
+
+  start = fresh(tx)
+  found, metrics = step.update(
+    start, loss_fn, tx, cut(2, 1), jnp.float32(0), ema_decay=0.5
+  )
+  np.testing.assert_array_equal(metrics["skipped_updates"].total, [1, 0])
+  second = jax.tree.map(lambda x: x[1:], cut(2, 1))
+  expected, _ = step.update(
+    start, quadratic, tx, second, jnp.float32(0), ema_decay=0.5
+  )
+  np.testing.assert_array_equal(found.params["p"], expected.params["p"])
+  for got, want in zip(
+    jax.tree.leaves(found.opt_state),
+    jax.tree.leaves(expected.opt_state),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(got, want)
+
+
+# The loop
+
+
+@dataclasses.dataclass
+class Told:
+  """A step whose updates are skipped when it is told so."""
+
+  skipped: set
+  seen: list
+
+  def __call__(self, current, n):
+    self.seen.append(n)
+    bad = n + 1 in self.skipped
+    moved = {"p": current.params["p"] + (0.0 if bad else 1.0)}
+    metrics = {"skipped_updates": Mean.of(float(bad)), "loss": 0.5 * n}
+    return current.replace(params=moved, step=current.step + 1), metrics
+
+
+def run(tmp_path, total, skipped=(), start=None, **kwargs):
+  told = Told(set(skipped), [])
+  with (
+    MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
+    Checkpoints(tmp_path / "checkpoints") as checkpoints,
+  ):
+    job = loop.Loop("test", total, told, writer, checkpoints, **kwargs)
+    restored, at, extras = loop.restore(job, start or jax.jit(fresh)())
+    found = loop.run(job, restored, at)
+  return found, told, extras
+
+
+def test_twenty_skipped_steps_running_stop_the_run(tmp_path):
+  with pytest.raises(UserError, match="20 steps running") as caught:
+    run(tmp_path, 40, range(6, 60), save_every=5)
+  assert "learning_rate" in str(caught.value)
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert rows[-1]["step"] == 25
+  assert sum(row["skipped_updates"] for row in rows) == 20
+  with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    _, kept, _ = checkpoints.restore_latest(state.abstract(jax.jit(fresh)()))
+  np.testing.assert_array_equal(kept.params["p"], np.array([1, -2, 0.5]) + 5)
+
+
+def test_nineteen_do_not_and_a_good_step_starts_the_count_again(tmp_path):
+  skipped = [*range(2, 21), *range(22, 41)]
+  found, told, _ = run(tmp_path, 41, skipped)
+  assert told.seen == list(range(41))
+  np.testing.assert_array_equal(found.params["p"], np.array([1, -2, 0.5]) + 3)
+
+
+def test_a_share_of_skipped_updates_does_not_stop(tmp_path):
+  """One of two updates of an iteration was taken."""
+
+  def half(current, n):
+    return current, {"skipped_updates": Mean(1.0, 2.0)}
+
+  with (
+    MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
+    Checkpoints(tmp_path / "checkpoints") as checkpoints,
+  ):
+    job = loop.Loop("test", 30, half, writer, checkpoints)
+    loop.run(job, jax.jit(fresh)(), 0)
+  assert len(read_rows(tmp_path / "metrics.jsonl")) == 30
+
+
+def test_evaluation_rows_and_saves_are_where_they_should_be(tmp_path):
+  run(
+    tmp_path, 7, evaluate=lambda s, n: {"eval/x": float(n)}, evaluate_every=3,
+    save_every=2, extras=lambda n: {"n": n},
+  )  # fmt: skip
+  rows = read_rows(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in rows] == list(range(8))
+  evaluated = {row["step"]: row["eval/x"] for row in rows if "eval/x" in row}
+  assert evaluated == {0: 0.0, 3: 3.0, 6: 6.0, 7: 7.0}
+  with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    assert checkpoints.steps() == [6, 7]
+  _, told, extras = run(tmp_path, 7, save_every=2)
+  assert told.seen == [] and extras == {"n": 7}
+  _, told, _ = run(tmp_path, 9, save_every=2)
+  assert told.seen == [7, 8]
+  steps = [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")]
+  assert steps == list(range(10))
+
+
+def test_a_check_sees_every_row_and_may_stop(tmp_path):
+  seen = []
+
+  def check(n, row):
+    seen.append((n, row["loss"]))
+    if n == 3:
+      raise UserError("enough")
+
+  with pytest.raises(UserError, match="enough"):
+    run(tmp_path, 9, check=check, save_every=1)
+  assert seen == [(1, 0.0), (2, 0.5), (3, 1.0)]
+  with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    assert checkpoints.steps() == [1, 2]  # what was stopped is not saved
+
+
+def test_numbers_of_metrics():
+  metrics = {
+    "mean": Mean(jnp.float32(3), jnp.float32(2)),
+    "nothing": Mean(jnp.float32(3), jnp.float32(0)),
+    "plain": 2,
+    "array": jnp.float32(0.5),
+  }
+  found = loop.to_numbers(metrics)
+  assert found == {"mean": 1.5, "plain": 2.0, "array": 0.5}
+  assert all(type(value) is float for value in found.values())
