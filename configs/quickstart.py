@@ -20,5 +20,7 @@ def get_config(arg: str | None = None):
   config.jobs = ("train_reward", "align")
   config.reward_model = reward.reward_model
   config.train_reward = reward.train_reward
+  if given["smoke"]:
+    config.train_reward.init_from_policy = False  # its model is narrower
   config.heldout_rewards = dict(learned=dict(fn="learned", weight=1.0))
   return config

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxreward.data.images import read_image
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, one_line
@@ -75,15 +76,11 @@ class _Pictures:
     self.images: list[np.ndarray] = []
 
   def __call__(self, name: str) -> int:
-    from jaxreward.data import images as image_files
-
     path = os.path.normpath(self.folder / name)
     if path not in self.rows:
-      image = np.asarray(image_files.read_image(path, self.size))
-      if np.issubdtype(image.dtype, np.floating):
-        image = np.round(np.clip(image, 0, 1) * 255)
+      image = read_image(path, self.size)
       self.rows[path] = len(self.images)
-      self.images.append(image.astype(np.uint8))
+      self.images.append(np.round(image * 255).astype(np.uint8))
     return self.rows[path]
 
 

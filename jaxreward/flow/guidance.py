@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Integer
 
-from jaxreward.types import Array, Cond, Params, Policy
+from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
 
 def is_off(scale: float | Array) -> bool:
@@ -16,12 +17,12 @@ def is_off(scale: float | Array) -> bool:
 def guided_velocity(
   policy: Policy,
   params: Params,
-  x_t: Array,
-  t: Array,
+  x_t: Float[ArrayLike, "B *L"],
+  t: Float[ArrayLike, "B"],
   cond: Cond,
   uncond: Cond | None,
   scale: float | Array,
-) -> Array:
+) -> Float[Array, "B *L"]:
   """v_uncond + scale (v_cond - v_uncond), in one pass over both.
 
   Args:
@@ -53,7 +54,10 @@ def guided_velocity(
 
 
 def conditioning(
-  policy: Policy, params: Params, tokens: Array, scale: float | Array
+  policy: Policy,
+  params: Params,
+  tokens: Integer[ArrayLike, "P W"],
+  scale: float | Array,
 ) -> tuple[Cond, Cond | None]:
   """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's tokens."""
   cond = policy.encode(params, tokens)

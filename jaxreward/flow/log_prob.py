@@ -77,7 +77,7 @@ def step_log_prob(
   x_next: Float[ArrayLike, "B *L"],
   step: steppers.StepTable,
   *,
-  guidance_scale: float = 1.0,
+  guidance_scale: float | Array = 1.0,
 ) -> tuple[Float[Array, "B"], Float[Array, "B *L"]]:
   """Replays a stored step under given parameters.
 

@@ -15,10 +15,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Integer, Key, Shaped
 
 from jaxreward import rng
 from jaxreward.flow import guidance, log_prob, steppers
-from jaxreward.types import Array, Cond, Params, Policy, Trajectory
+from jaxreward.types import Array, ArrayLike, Cond, Params, Policy, Trajectory
 
 INITIAL_NOISE = 0xFFFF  # folded in place of a step index
 
@@ -67,28 +68,34 @@ def make_layout(
   )
 
 
-def to_chunks(x: Array, chunks: int) -> Array:
+def to_chunks(
+  x: Shaped[ArrayLike, "B *L"], chunks: int
+) -> Shaped[ArrayLike, "{chunks} M *L"]:
   """[B, ...] -> [C, M, ...]."""
   return x.reshape(-1, chunks, *x.shape[1:]).swapaxes(0, 1)
 
 
-def from_chunks(x: Array) -> Array:
+def from_chunks(x: Shaped[ArrayLike, "C M *L"]) -> Shaped[ArrayLike, "C*M *L"]:
   """[C, M, ...] -> [B, ...]."""
   x = x.swapaxes(0, 1)
   return x.reshape(-1, *x.shape[2:])
 
 
-def to_groups(x: Array, prompts: int, group: int) -> Array:
+def to_groups(
+  x: Shaped[ArrayLike, "B *L"], prompts: int, group: int
+) -> Shaped[ArrayLike, "{prompts} {group} *L"]:
   """[B, ...] -> [P, G, ...], padding dropped."""
   return x[: prompts * group].reshape(prompts, group, *x.shape[1:])
 
 
-def from_groups(x: Array, layout: Layout) -> Array:
+def from_groups(
+  x: Shaped[ArrayLike, "P G"], layout: Layout
+) -> Shaped[ArrayLike, "B"]:
   """[P, G] -> [B]; padding repeats the first sample, under the mask."""
   return x[layout.prompt_index, layout.member]
 
 
-def gather_cond(cond: Cond, index: Array) -> Cond:
+def gather_cond(cond: Cond, index: Integer[ArrayLike, "B"]) -> Cond:
   """Rows of a per-prompt conditioning, one per sample."""
   return jax.tree.map(lambda c: c[index], cond)
 
@@ -107,7 +114,9 @@ def _step(policy, params, cond, uncond, scale, keys, x, step, index):
   return x_next, log_prob.transition(x, v, x_next, step), v
 
 
-def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+def initial_noise(
+  keys: Key[Array, "B"], shape: tuple[int, ...]
+) -> Float[Array, "B *L"]:
   """x_1 of every sample, float32 [B, *shape]."""
   return rng.normal_each(rng.fold_each(keys, INITIAL_NOISE), shape)
 
@@ -115,7 +124,7 @@ def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:
 def sample_chunk(
   policy: Policy,
   params: Params,
-  keys: Array,
+  keys: Key[Array, "M"],
   cond: Cond,
   uncond: Cond | None,
   table: steppers.StepTable,
@@ -159,9 +168,9 @@ def sample_chunk(
 def rollout(
   policy: Policy,
   params: Params,
-  key: Array,
-  tokens: Array,
-  prompt_ids: Array,
+  key: Key[Array, ""],
+  tokens: Integer[ArrayLike, "P W"],
+  prompt_ids: Integer[ArrayLike, "P"],
   layout: Layout,
   table: steppers.StepTable,
   *,

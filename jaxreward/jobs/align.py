@@ -30,7 +30,7 @@ from jaxreward.jobs import align_steps, evaluate, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import collect, grids
-from jaxreward.rewards import score
+from jaxreward.rewards import require_scores, score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
@@ -202,7 +202,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   prompts = sources.load_prompts(config.data.source, "train")
   batches = pipeline.prompt_batches(
     prompts, seed=config.seed, batch_size=config.rollout.prompts,
-    kind_weights=config.data.kind_weights, steps=config.align.iterations,
+    kind_weights=config.data.kind_weights,
   )  # fmt: skip
   rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}

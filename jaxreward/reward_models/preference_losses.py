@@ -132,6 +132,6 @@ def plackett_luce(
   safe = jnp.where(there, scores, 0.0)
   low = jnp.where(there, safe, -1e30)
   # log-sum-exp over the candidates that are left at each place.
-  rest = jax.lax.associative_scan(jnp.logaddexp, low, reverse=True, axis=-1)
+  rest = jax.lax.cumlogsumexp(low, axis=low.ndim - 1, reverse=True)
   loss = jnp.where(there, rest - safe, 0.0).sum(-1)
   return Mean.of(loss, there.sum(-1) >= 2)

@@ -64,7 +64,7 @@ def test_the_panel_is_on_by_default(workdir):
     "colour_entropy",
     "brightness",
     "texture",
-    "zero_variance_share",
+    "zero_variance_groups",
   }
   assert {f"panel/{name}" for name in names} <= set(row)
   kinds = [k for k in row if k.startswith("train/accuracy/")]

@@ -156,7 +156,7 @@ def test_a_prompt_that_stands_twice_has_ids_of_its_own():
   batch = prompt_batches(size=8, weights=weights)[0]
   assert len({tuple(row) for row in batch.tokens}) == 2
   assert len(np.unique(batch.ids)) == 8
-  first = {p.prompt_id() if callable(p.prompt_id) else p.prompt_id for p in TRAIN}
+  first = {p.prompt_id for p in TRAIN}
   assert sum(int(i) in first for i in batch.ids) == 2  # the first of each
   assert batch.ids.dtype == np.uint32
 

@@ -1,0 +1,156 @@
+"""What a user can get wrong in an align run: one line that names the field."""
+
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward.errors import UserError
+
+NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
+FAST = tiny.FAST | tiny.MODEL
+
+
+@pytest.mark.parametrize(
+  ("spec", "overrides", "words"),
+  [
+    # names
+    (
+      NFT,
+      {"objective.name": "flow_gpro"},
+      ('config.objective.name="flow_gpro"', 'did you mean "flow_grpo"'),
+    ),
+    (
+      NFT,
+      {"objective.name": "flow_dpo"},  # learns from pairs, not online
+      ('config.objective.name="flow_dpo"', "diffusion_nft"),
+    ),
+    (NFT, {"objective.betta": 1.0}, ("objective.betta", "beta")),
+    (
+      GRPO,
+      {"rollout.sampler.name": "flow_sd"},
+      ('config.rollout.sampler.name="flow_sd"', 'did you mean "flow_sde"'),
+    ),
+    (NFT, {"advantage.name": "grupp"}, ("config.advantage.name", '"group"')),
+    (NFT, {"advantage.std": "grop"}, ("advantage.std", '"grop"')),
+    (NFT, {"composition.name": "sum"}, ("composition.name", "weighted_sum")),
+    (NFT, {"optimizer.name": "adam"}, ("optimizer.name", '"adamw"')),
+    (NFT, {"optimizer.schedule": "cosin"}, ("schedule", '"cosine"')),
+    (NFT, {"model.name": "scene_dot"}, ("model.name", '"scene_dit"')),
+    (
+      NFT,
+      {"rewards.mine.fn": "detecor"},
+      ("config.rewards.mine.fn", 'did you mean "detector"'),
+    ),
+    (NFT, {"rewards.mine.weight": 1.0}, ("config.rewards.mine", "fn")),
+    (NFT, {"rewards.detector.strictness": 1.0}, ("strict_weight",)),
+    (NFT, {"rewards.detector": "none"}, ("config.rewards",)),
+    (NFT, {"rewards.mine.fn": "no_such.module.fn"}, ("rewards.mine.fn",)),
+    (NFT, {"rewards.mine.fn": "no_such.py:fn"}, ("rewards.mine.fn", "no such")),
+    (NFT, {"rewards.detector.weight": "nan"}, ("detector.weight",)),
+    (
+      NFT,
+      {"heldout_rewards.detector.fn": "detector"},
+      ("heldout_rewards.detector", "not trained on"),
+    ),
+    (
+      NFT,
+      {"heldout_rewards.model.fn": "learned"},
+      ("heldout_rewards.model", "train_reward"),
+    ),
+    # geometry
+    (NFT, {"rollout.group": 1}, ("rollout.group is 1", "2 or more")),
+    (NFT, {"rollout.group": 0}, ("rollout.group is 0",)),
+    (NFT, {"rollout.prompts": 0}, ("config.rollout.prompts=0",)),
+    (NFT, {"rollout.microbatch": 0}, ("config.rollout.microbatch=0",)),
+    (NFT, {"align.updates": 3}, ("config.align.updates=3", "divide")),
+    (GRPO, {"align.updates": 3}, ("config.align.updates=3", "divide")),
+    (NFT, {"align.updates": 0}, ("config.align.updates=0",)),
+    (NFT, {"align.times": 0}, ("config.align.times=0",)),
+    (GRPO, {"rollout.num_steps": 0}, ("rollout.num_steps=0",)),
+    (GRPO, {"rollout.shift": 0}, ("rollout.shift=0",)),
+    (
+      GRPO,
+      {"rollout.window_start": 2, "rollout.window_size": 3},
+      ("window", "3 steps"),
+    ),
+    (GRPO, {"rollout.sampler.noise_level": 0.0}, ("noise_level=0.0",)),
+    (NFT, {"objective.name": "flow_grpo"}, ("sampler with noise", "flow_sde")),
+    # files and sizes
+    (NFT, {"init.checkpoint": "none.safetensors"}, ("init.checkpoint",)),
+    (NFT, {"init.checkpoint": "package:scene"}, ("init.checkpoint", "shipped")),
+    (NFT, {"data.source": "none.txt"}, ("none.txt",)),
+    (NFT, {"data.kind_weights": "1,2"}, ("config.data.kind_weights",)),
+    (NFT, {"model.width": 30}, ("model.width=30", "heads")),
+    (NFT, {"lora.rank": -1}, ("lora.rank",)),
+    (NFT, {"lora.rank": 2, "lora.targets": "nothing_of_this"}, ("targets",)),
+  ],
+)
+def test_one_line_names_the_field(spec, overrides, words, command, tmp_path):
+  workdir = tmp_path / "run"
+  assert command(spec, workdir, FAST, overrides) == 2
+  for word in words:
+    assert word in command.error
+  assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_a_deterministic_sampler_has_no_ratio(tmp_path):
+  config = tiny.load(GRPO, FAST)
+  with config.unlocked():
+    config.rollout.sampler = ConfigDict(dict(name="ode"))
+  with pytest.raises(UserError, match='"flow_sde", "dance_sde" or "cps"'):
+    tiny.run(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("job", ["alignn", "reward"])
+def test_an_unknown_job(job, command, tmp_path):
+  assert command(NFT, tmp_path / "run", FAST, {"job": job}) == 2
+  assert f'config.job="{job}"' in command.error
+
+
+@pytest.mark.parametrize("name", ["pipeline", "alin"])
+def test_a_pipeline_of_what_is_no_job(name, command, tmp_path):
+  code = command(
+    "quickstart.py:smoke", tmp_path / "run", FAST, {"jobs": f"align,{name}"}
+  )
+  assert code == 2
+  assert f'config.jobs holds "{name}"' in command.error
+  assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_another_config_in_the_same_working_directory(
+  command, tmp_path, weights_file
+):
+  given = {"init.checkpoint": weights_file, "align.iterations": 1}
+  workdir = tmp_path / "run"
+  assert command(NFT, workdir, FAST, tiny.REWARD, given) == 0
+  rows = (workdir / "metrics.jsonl").read_bytes()
+  other = given | {"optimizer.learning_rate": 0.5}
+  assert command(NFT, workdir, FAST, tiny.REWARD, other) == 2
+  assert "optimizer.learning_rate: 0.0003 -> 0.5" in command.error
+  assert (workdir / "metrics.jsonl").read_bytes() == rows
+  # what does not change results may change
+  other = given | {"checkpoint.keep": 3}
+  assert command(NFT, workdir, FAST, tiny.REWARD, other) == 0
+  assert (workdir / "metrics.jsonl").read_bytes() == rows
+
+
+SPECS = [
+  "align_scenes.py",
+  "align_scenes.py:flow_grpo",
+  NFT,
+  GRPO,
+  "quickstart.py",
+  "quickstart.py:flow_grpo",
+  "quickstart.py:smoke",
+  "quickstart.py:flow_grpo,smoke",
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_configs_that_ship_have_a_plan(spec, devices):
+  """Geometry, sampler and objective of each go together, on any mesh."""
+  config = config_lib.load(str(tiny.CONFIGS / spec))
+  plan = tiny.make_plan(config, tiny.mesh_of(devices))
+  assert plan.layout.mask.sum() == plan.prompts * plan.group
