@@ -12,7 +12,7 @@ def get_config(arg: str | None = None):
   given = config_lib.parse_arg(arg, objective="diffusion_nft", smoke=False)
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "align"
-  config.data.kind_weights = (1, 1, 3, 1, 5, 5)
+  config.data.kind_weights = (1, 2, 4, 1, 4, 4)
   if given["objective"] == "flow_grpo":
     config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.0)
     config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)

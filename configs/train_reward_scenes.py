@@ -44,12 +44,12 @@ def get_config(arg: str | None = None):
       ties="drop",
       loss=dict(name="bradley_terry", margin=0.0, label_noise=0.0),
       init_from_policy=True,
-      steps=300,
+      steps=240,
       rows=32,  # per step
       pictures_per_row=8,  # all their pairs are compared
       ema_decay=0.98,
-      evaluate_every=100,
-      save_every=100,
+      evaluate_every=80,
+      save_every=80,
       optimizer=dict(
         name="muon",
         learning_rate=1e-2,

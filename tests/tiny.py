@@ -7,16 +7,17 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from jaxreward import config as config_lib
 from jaxreward import jobs, workdirs
+from jaxreward.data import pipeline, sources
+from jaxreward.flow import steppers
 from jaxreward.jobs import align, align_steps, setup
 from jaxreward.jobs import rewards as reward_setup
+from jaxreward.training import loop, weights
 from jaxreward.training import mesh as mesh_lib
-from jaxreward.training import weights
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -145,7 +146,8 @@ class Iteration:
       self.parts = align.prepare(
         config, mesh, self.policy, base, self.plan, self.weights
       )
-      self.batch = setup.batch_placer(mesh, whole=True)(prompts_of(config))
+      put = pipeline.place_batch(mesh, replicated=True)
+      self.batch = put(prompts_of(config))
 
   @property
   def state(self):
@@ -181,8 +183,6 @@ class Iteration:
 
 def make_plan(config, mesh):
   """The plan that the align job would make on this mesh."""
-  from jaxreward.flow import steppers
-
   sampler = config_lib.bind(
     config.rollout.sampler,
     steppers.REGISTRY,
@@ -195,22 +195,17 @@ def make_plan(config, mesh):
 
 def prompts_of(config, n=0):
   """Prompts of iteration n of the align job."""
-  from jaxreward.data import captions, sources
-
-  batches = captions.prompt_batches(
+  batches = pipeline.prompt_batches(
     sources.load_prompts(config.data.source, "train"),
     seed=config.seed,
     batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights,
-    steps=n + 1,
   )
-  return batches[n]
+  return batches(n)
 
 
 def numbers(metrics) -> dict[str, float]:
-  """Pooled means as floats; NaN where nothing was weighed."""
-  from jaxreward.training import loop
-
+  """Pooled means as floats, without those that weigh nothing."""
   return loop.to_numbers(metrics)
 
 
@@ -225,13 +220,4 @@ def same_bits(a, b) -> bool:
   pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
   return all(
     np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs
-  )
-
-
-def zero_velocity(policy):
-  """The policy with no network: x0 is the picture that there is."""
-  import dataclasses
-
-  return dataclasses.replace(
-    policy, velocity=lambda params, x_t, t, cond: jnp.zeros_like(x_t)
   )

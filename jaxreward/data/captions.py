@@ -18,7 +18,14 @@ from jaxreward.errors import UserError
 
 
 def _attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
-  return (*(v for item in prompt.items for v in item), prompt.relation)
+  """Count, colour and shape of two items, the relation; last what is fixed.
+
+  The kind and the number of items stand twice, so that prompts that differ in
+  them differ in two places.
+  """
+  items = [v for item in prompt.items for v in item]
+  fixed = prompt.kind, len(prompt.items)
+  return (*items, *[-9] * (6 - len(items)), prompt.relation, *fixed, *fixed)
 
 
 def one_attribute_away(
@@ -30,18 +37,9 @@ def one_attribute_away(
   is itself of the training split. A prompt without such a neighbour is its
   own.
   """
-  found = []
-  for i, prompt in enumerate(prompts):
-    own = _attributes(prompt)
-    near = [
-      j
-      for j, other in enumerate(prompts)
-      if other.kind == prompt.kind
-      and len(other.items) == len(prompt.items)
-      and sum(a != b for a, b in zip(own, _attributes(other), strict=True)) == 1
-    ]
-    found.append(near or [i])
-  return found
+  rows = np.array([_attributes(prompt) for prompt in prompts])
+  near = (rows[:, None] != rows).sum(-1) == 1
+  return [np.flatnonzero(row).tolist() or [i] for i, row in enumerate(near)]
 
 
 def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:

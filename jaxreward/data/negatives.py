@@ -42,14 +42,12 @@ def _texture(keys: Array, images: Array) -> Array:
 def _blur(images: Array) -> Array:
   for _ in range(3):
     pad = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    images = (
-      sum(
-        pad[:, i : i + images.shape[1], j : j + images.shape[2]]
-        for i in range(3)
-        for j in range(3)
-      )
-      / 9.0
-    )
+    windows = [
+      pad[:, i : i + images.shape[1], j : j + images.shape[2]]
+      for i in range(3)
+      for j in range(3)
+    ]
+    images = jnp.stack(windows).mean(0)
   return images
 
 

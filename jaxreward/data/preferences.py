@@ -7,6 +7,7 @@ renders, judged by the detector) or from a user's file of pairs, where N is 2.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -66,7 +67,7 @@ def preference_probabilities(
     key: of the misreadings; a pair is misread once and for all.
     score: NaN for a picture that could not be judged.
     label_noise: share of answers that are turned round, below one half.
-    margin: scores that differ by less are a tie.
+    margin: scores that differ by less are a tie; equal ones always are.
     ties: "drop" leaves ties unanswered; "half" answers one half.
 
   Returns:
@@ -74,11 +75,11 @@ def preference_probabilities(
   """
   if not 0.0 <= label_noise < 0.5:
     raise UserError(
-      f"preferences.label_noise={label_noise}: it must lie in [0, 0.5)"
+      f"train_reward.label_noise={label_noise}: it must lie in [0, 0.5)"
     )
   if ties not in TIES:
     raise UserError(
-      f'preferences.ties="{ties}" is not known{nearest(ties, TIES)}'
+      f'train_reward.ties="{ties}" is not known{nearest(ties, TIES)}'
     )
   rows, n = jnp.shape(score)
   difference = jnp.asarray(score)[:, :, None] - jnp.asarray(score)[:, None, :]
@@ -86,7 +87,8 @@ def preference_probabilities(
   flip = flip | flip.swapaxes(1, 2)
   answer = jnp.where(flip, difference < 0, difference > 0)
   tie = 0.5 if ties == "half" else jnp.nan
-  prob = jnp.where(jnp.abs(difference) < margin, tie, answer)
+  is_tie = (jnp.abs(difference) < margin) | (difference == 0)
+  prob = jnp.where(is_tie, tie, answer)
   prob = jnp.where(jnp.isfinite(difference), prob, jnp.nan)
   return jnp.where(jnp.eye(n, dtype=bool), jnp.nan, prob)
 
@@ -279,7 +281,8 @@ def rows_between(
 ) -> Preferences:
   """The rows start ... stop - 1 and their pictures, `own` to a row."""
   cut = lambda x: x[start:stop]
-  return preferences.replace(
+  return dataclasses.replace(
+    preferences,
     images=preferences.images[start * own : stop * own],
     tokens=cut(preferences.tokens),
     kind=cut(preferences.kind),
@@ -320,23 +323,32 @@ def draw_batch(
 
 
 def separate_pairs(
-  preferences: Preferences, seed: int = 0
+  preferences: Preferences, seed: int = 0, source: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
   """Answered pairs of which no two share a picture.
 
   Pairs that share pictures are not independent, and an interval that takes
   them as such is too narrow.
 
+  Args:
+    preferences: Q rows.
+    seed: of the pairing.
+    source: one of `SOURCES`, to pair its pictures alone.
+
   Returns:
     row [K] and places [K, 2] in it, the preferred picture first.
   """
   prob = np.asarray(preferences.prob)
   members = np.asarray(preferences.members)
+  sources = np.asarray(preferences.source)
+  places = np.arange(len(sources))
+  if source is not None:
+    places = np.flatnonzero(sources == SOURCES.index(source))
   generator = np.random.default_rng(seed)
   used: set[int] = set()
   found = []
   for row in range(members.shape[0]):
-    order = generator.permutation(members.shape[1])
+    order = generator.permutation(places)
     order = [int(i) for i in order if members[row, i] not in used]
     for i, j in zip(order[::2], order[1::2], strict=False):
       p = prob[row, i, j]

@@ -47,8 +47,9 @@ def _bind(config: ConfigDict, field: str, registry, **options):
 
 def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
   """Binds everything the config names, before any array is made."""
+  known = (*align_steps.ON_STEPS, *align_steps.FORWARD)
   objective = _bind(
-    config, "objective", objectives.REGISTRY,
+    config, "objective", {name: objectives.REGISTRY[name] for name in known},
     positional=4 if plan.on_steps else 7, reserved=("kl", "kl_with_dt", "old_decay"),
   )  # fmt: skip
   tx, _ = optimizer.make_optimizer(
@@ -130,7 +131,7 @@ def _panel(
   panel = hacking.measure_panel(
     images, mask,
     trained=trained,
-    heldout=scores[heldout] if heldout else None,
+    heldout=scores.get(heldout),
     strict=found["strict"], texture=found["texture"],
     out_of_range=found["out_of_range"],
     kl=update.get("kl"),
@@ -207,6 +208,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
+  if not weights_of:
+    raise UserError("config.rewards is empty: there is nothing to learn from")
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)
@@ -250,7 +253,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       row |= {
         f"eval/accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()
       }
-      row |= {f"eval/reward/{k}": v for k, v in found["rewards"].items()}
+      row |= {
+        f"eval/reward/{k}": v
+        for k, v in found["rewards"].items()
+        if v is not None
+      }
       return row | {"eval/diversity": found["diversity"]}
 
     def watch(n, row):

@@ -29,7 +29,8 @@ from jaxreward.training import ema, step
 from jaxreward.training.state import TrainState
 from jaxreward.types import Array, Params, Policy, PromptBatch, Trajectory
 
-ON_STEPS = ("flow_grpo", "grpo_guard", "flow_dppo")
+# Objectives that this job feeds: on the sampler's steps, on the forward process.
+ON_STEPS = ("flow_grpo",)
 FORWARD = ("diffusion_nft", "awm")
 
 
@@ -84,6 +85,19 @@ class Plan:
   on_steps: bool
 
 
+def _check_counts(config) -> None:
+  for section, name in (
+    ("rollout", "prompts"),
+    ("rollout", "microbatch"),
+    ("align", "times"),
+    ("align", "updates"),
+  ):
+    if config[section][name] < 1:
+      raise UserError(
+        f"config.{section}.{name}={config[section][name]}: at least 1 is needed"
+      )
+
+
 def make_plan(
   config, sampler: Callable[..., steppers.StepTable], devices: int
 ) -> Plan:
@@ -94,6 +108,7 @@ def make_plan(
       outside the schedule, or optimizer steps that cannot share the work.
   """
   r, objective = config.rollout, config.objective.name
+  _check_counts(config)
   on_steps = objective in ON_STEPS
   times = schedule.timesteps(r.num_steps, r.shift)
   noisy = None

@@ -54,6 +54,11 @@ def evaluation_set(
   """At least `samples` pictures, spread evenly over the kinds there are."""
   if not prompts:
     raise UserError("there are no prompts to evaluate on")
+  if samples < 1 or group < 1:
+    raise UserError(
+      f"an evaluation of {samples} pictures in groups of {group} is empty;"
+      " config.eval.samples and config.eval.group must be at least 1"
+    )
   kinds = sorted({p.kind for p in prompts})
   rows_per_kind = -(-samples // (len(kinds) * group))
   chosen = []
@@ -123,6 +128,12 @@ def path_kl(
   return kl.sum(0).mean()
 
 
+def _mean_score(scores: Array) -> float | None:
+  """Mean of the scores that did not fail; None if all did."""
+  valid = jnp.isfinite(scores)
+  return float(masked_mean(scores, valid)) if bool(valid.any()) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
   """Draws and measures the pictures of one evaluation set.
@@ -149,12 +160,14 @@ class Evaluator:
   def _draw(self) -> Callable[..., Any]:
     table = steppers.ode(schedule.timesteps(self.num_steps, self.shift))
     rows = len(self.data.prompts)
-    layout = rollout.make_layout(rows, self.data.group, self.microbatch)
+    layout = rollout.make_layout(
+      rows, self.data.group, self.microbatch, setup.batch_devices()
+    )
 
     def draw(params, prompts, scale):
       trajectory = rollout.rollout(
         self.policy, params, rng.stream_key(self.seed, "evaluate"),
-        prompts.tokens, prompts.ids, layout, table,
+        prompts.tokens, prompts.ids, setup.spread_rows(layout), table,
         guidance_scale=scale, record=False,
       )  # fmt: skip
       pixels = self.policy.to_pixels(trajectory.latents[-1])
@@ -188,9 +201,7 @@ class Evaluator:
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
     result = accuracy.summarise(strict.reshape(-1), kind, names=grammar.KINDS)
-    result["rewards"] = {
-      name: float(masked_mean(s, jnp.isfinite(s))) for name, s in scores.items()
-    }
+    result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in set(host) - {"strict"}:
       result[name] = float(np.mean(host[name]))
     return result, np.asarray(images), strict
@@ -291,7 +302,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   params = setup.load_params(config, policy)
   rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
   evaluator = make_evaluator(config, policy, rewards)
-  results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
+  with jax.set_mesh(setup.make_mesh(config)):
+    results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
   evaluation = {"policy": results}
   tables.write_json(workdir / EVALUATION_FILE, evaluation)
   logging.info("\n%s", tables.evaluation_table(evaluation))

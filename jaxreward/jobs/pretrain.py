@@ -16,12 +16,14 @@ from jaxreward import config as config_lib
 from jaxreward import rng
 from jaxreward.data import captions, pipeline, sources
 from jaxreward.data.scenes import render
+from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
 from jaxreward.jobs import evaluate, setup
 from jaxreward.numerics import Mean
 from jaxreward.report import collect, environment
 from jaxreward.training import loop, optimizer, state, step, weights, writers
+from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
 
@@ -56,6 +58,12 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Pretrains, evaluates and exports workdir/policy.safetensors."""
   mesh = setup.make_mesh(config)
+  rows = config.pretrain.batch_size
+  if rows < 1 or rows != mesh_lib.round_up_to_devices(rows, mesh):
+    raise UserError(
+      f"config.pretrain.batch_size={rows} does not divide over the devices;"
+      f" choose a multiple of {mesh_lib.round_up_to_devices(1, mesh)}"
+    )
   policy = setup.make_policy(config)
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps

@@ -103,6 +103,13 @@ def _share(scores: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
   return dict(accuracy=right / n if n else None, low=low, high=high, n=n)
 
 
+def _read(data, scores, row, place) -> tuple[np.ndarray, np.ndarray]:
+  """Scores [K, 2] of pairs, and whether their strict verdicts differ [K]."""
+  verdict = np.asarray(data.strict)[row[:, None], place]
+  differ = np.abs(verdict[:, 0] - verdict[:, 1]) == 1
+  return scores[row[:, None], place], differ
+
+
 def evaluate(
   data: Preferences, scores: np.ndarray, seed: int
 ) -> dict[str, Any]:
@@ -114,20 +121,18 @@ def evaluate(
     seed: of the pairing.
 
   Returns:
-    {accuracy, low, high, n} of all pairs; the same under "strict" for pairs
-    of which one is strictly right and the other is not, under "policy_strict"
-    for those of them that the policy drew both, and per kind of prompt; and
-    the calibration.
+    {accuracy, low, high, n} of all pairs; under "strict" the same for pairs of
+    which one is strictly right and the other is not, under "kinds" for those
+    of each kind of prompt, and under "policy_strict" for such pairs between
+    pictures of the policy alone, paired anew; and the calibration.
   """
   row, place = preferences.separate_pairs(data, seed)
-  pair = scores[row[:, None], place]
-  verdict = np.asarray(data.strict)[row[:, None], place]
-  differ = np.abs(verdict[:, 0] - verdict[:, 1]) == 1
-  drawn = np.asarray(data.source)[place] == preferences.SOURCES.index("policy")
+  pair, differ = _read(data, scores, row, place)
   kind = np.asarray(data.kind)[row]
   found = _share(pair, np.ones(len(pair), bool))
   found["strict"] = _share(pair, differ)
-  found["policy_strict"] = _share(pair, differ & drawn.all(1))
+  drawn = preferences.separate_pairs(data, seed, "policy")
+  found["policy_strict"] = _share(*_read(data, scores, *drawn))
   found["kinds"] = {
     grammar.KINDS[k]: _share(pair, differ & (kind == k))
     for k in np.unique(kind[kind >= 0])

@@ -8,6 +8,7 @@ tested on prompts that training has not seen.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -91,8 +92,8 @@ def scene_preferences(
   train = preferences.choose_rows(
     grammar.prompts("train"), options.train_rows, config.seed
   )
-  unseen = grammar.prompts("validation") + grammar.prompts("heldout")
-  heldout = preferences.choose_rows(unseen, options.heldout_rows, config.seed)
+  others = grammar.prompts("validation") + grammar.prompts("heldout")
+  heldout = preferences.choose_rows(others, options.heldout_rows, config.seed)
   chosen = train + heldout
   samples = sample_policy(config, policy, params, chosen)
   key = rng.stream_key(config.seed, "preference pictures")
@@ -100,25 +101,21 @@ def scene_preferences(
     key, chosen, samples, **options.pictures.to_dict()
   )
   own = found.images.shape[0] // len(chosen)
-  sides = (
-    preferences.rows_between(found, 0, len(train), own=own),
-    preferences.rows_between(found, len(train), len(chosen), own=own),
-  )
-  answered = (
-    side.replace(
-      prob=preferences.preference_probabilities(
-        rng.stream_key(config.seed, "preference labels", number),
-        side.score,
-        label_noise=noise,
-        margin=options.margin,
-        ties=options.ties,
-      )
+
+  def answered(side: Preferences, number: int, noise: float) -> Preferences:
+    prob = preferences.preference_probabilities(
+      rng.stream_key(config.seed, "preference labels", number),
+      side.score,
+      label_noise=noise,
+      margin=options.margin,
+      ties=options.ties,
     )
-    for number, (side, noise) in enumerate(
-      zip(sides, (options.label_noise, 0.0), strict=True)
-    )
-  )
-  return tuple(answered)
+    return dataclasses.replace(side, prob=prob)
+
+  split = len(train)
+  seen = preferences.rows_between(found, 0, split, own=own)
+  unseen = preferences.rows_between(found, split, len(chosen), own=own)
+  return answered(seen, 0, options.label_noise), answered(unseen, 1, 0.0)
 
 
 def preference_loss(config: ConfigDict, scorer: RewardModel, pictures: int):
@@ -163,7 +160,7 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
       ema_decay=options.ema_decay, ema_schedule="warmup",
     )  # fmt: skip
     metrics = jax.tree.map(lambda x: x.sum(0), metrics)
-    return current.replace(step=current.step + 1), metrics
+    return dataclasses.replace(current, step=current.step + 1), metrics
 
   return update
 
@@ -236,14 +233,13 @@ def _data(config: ConfigDict, scorer: RewardModel, mesh):
   """(training rows, held-out rows, the policy's parameters or None)."""
   source = config.train_reward.source
   start = time.monotonic()
-  base = None
-  if source != "scenes":
-    sides = pairs.load_pairs(source, scorer.image_shape[0])
+  policy, base = setup.make_policy(config), None
   if source == "scenes" or config.train_reward.init_from_policy:
-    policy = setup.make_policy(config)
     base = setup.load_params(config, policy)
   if source == "scenes":
     sides = scene_preferences(config, policy, base)
+  else:
+    sides = pairs.load_pairs(source, scorer.image_shape[0])
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2
   if not answers:

@@ -180,7 +180,8 @@ def make_scorer(
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
   def score_groups(params: Params, images: Array, tokens: Array) -> Array:
-    return net.apply({"params": params}, images, tokens)
+    scores: Any = net.apply({"params": params}, images, tokens)
+    return scores
 
   return RewardModel(
     init=init,

@@ -19,8 +19,7 @@ def declare(
   """
 
   def mark(reward: F) -> F:
-    reward.is_host = is_host
-    reward.is_differentiable = is_differentiable
+    vars(reward).update(is_host=is_host, is_differentiable=is_differentiable)
     return reward
 
   return mark

@@ -84,7 +84,7 @@ def _named(reward: Reward, result: Any) -> dict[str, Any]:
   return {f"{reward.name}/{name}": value for name, value in result.items()}
 
 
-def _checked(reward: Reward, result: Any, shape: tuple[int, int]):
+def _checked(reward: Reward, result: Any, shape: tuple[int, ...]):
   """float32 scores of the right shape, or a line that says what came back."""
   scores = {}
   for name, value in _named(reward, result).items():

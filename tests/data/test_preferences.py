@@ -30,6 +30,7 @@ def test_ties_are_dropped_or_one_half():
   assert np.isnan(answers(score)[0, 0, 1])
   assert answers(score, ties="half")[0, 0, 1] == 0.5
   assert answers(score, margin=0.001)[0, 0, 1] == 0.0
+  assert np.isnan(answers([[0.5, 0.5]], margin=0.0)).all()
   with pytest.raises(UserError, match='ties="hal"'):
     answers(score, ties="hal")
 
@@ -206,6 +207,14 @@ def test_separate_pairs_share_no_picture_and_name_the_preferred_first():
   assert len(row) >= 45
   score = data.score[row[:, None], place]
   assert (score[:, 0] > score[:, 1]).all()
+
+
+def test_separate_pairs_of_one_source():
+  data = toy(rows=10, n=4)
+  data = data.replace(source=np.array([2, 0, 4, 0], np.int32))
+  row, place = pr.separate_pairs(data, source="policy")
+  np.testing.assert_array_equal(row, np.arange(10))
+  assert set(place.reshape(-1).tolist()) == {1, 3}
 
 
 def test_separate_pairs_of_nothing():

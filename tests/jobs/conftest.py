@@ -2,11 +2,11 @@
 
 import jax
 import pytest
-import tiny
 
 from jaxreward import main as main_lib
 from jaxreward.jobs import setup
 from jaxreward.training import mesh as mesh_lib
+from tests import tiny
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
-"""Batches of captions and of prompts: functions of the seed and the number."""
+"""Batches of captions for pretraining: functions of the seed and the number."""
 
-import collections
+import functools
 
 import numpy as np
 import pytest
@@ -14,17 +14,12 @@ BY_TOKENS = {tuple(grammar.tokenize(p.text)): p for p in TRAIN}
 ONES = (1,) * 6
 
 
+@functools.cache
 def batches(seed=0, size=48, corruption=0.2, weights=ONES, steps=40):
   return captions.caption_batches(
     TRAIN, seed=seed, batch_size=size, corruption=corruption,
     kind_weights=weights, steps=steps,
   )  # fmt: skip
-
-
-def prompt_batches(seed=0, size=12, weights=ONES, steps=200, prompts=TRAIN):
-  return captions.prompt_batches(
-    prompts, seed=seed, batch_size=size, kind_weights=weights, steps=steps
-  )
 
 
 def attributes(prompt):
@@ -89,15 +84,14 @@ def test_the_rate_of_wrong_captions():
   assert abs(np.mean(wrong) - rate) < 4 * error
 
 
-@pytest.mark.parametrize("weights", [ONES, (1, 2, 2, 1, 3, 3), (0, 0, 1, 0, 2, 1)])
+@pytest.mark.parametrize(
+  "weights", [ONES, (1, 2, 2, 1, 3, 3), (0, 0, 1, 0, 2, 1)]
+)
 def test_kinds_are_in_proportion(weights):
   expected = 48 * np.array(weights) / sum(weights)
   for n in range(3):
     kinds = batches(weights=weights)[n]["scene"].kind
     counts = np.bincount(kinds, minlength=6)
-    assert np.abs(counts - expected).max() <= 1
-    prompts = prompt_batches(size=48, weights=weights)[n]
-    counts = np.bincount(prompts.kind, minlength=6)
     assert np.abs(counts - expected).max() <= 1
 
 
@@ -116,70 +110,22 @@ def test_weights_that_make_no_sense(weights):
     captions.kind_pattern(weights, 4)
 
 
+def test_kinds_without_prompts_are_left_out():
+  few = [p for p in TRAIN if p.kind in (2, 5)]
+  data = captions.caption_batches(
+    few, seed=0, batch_size=8, corruption=0.0, kind_weights=ONES, steps=2
+  )
+  counts = np.bincount(data[0]["scene"].kind, minlength=6)
+  assert counts.tolist() == [0, 0, 4, 0, 0, 4]
+
+
+def test_a_prompt_without_a_neighbour_is_its_own():
+  one = captions.one_attribute_away(TRAIN[:1])
+  assert one == [[0]]
+
+
 def test_neighbours_are_symmetric():
   near = captions.one_attribute_away(TRAIN)
   for i in range(0, len(TRAIN), 37):
     for j in near[i]:
       assert i == j or i in near[j]
-
-
-# Prompts of the align job
-
-
-def test_prompts_are_a_function_of_seed_and_number():
-  one, again = prompt_batches(), prompt_batches()
-  for n in (5, 0, 199, 5):
-    np.testing.assert_array_equal(one[n].ids, again[n].ids)
-    np.testing.assert_array_equal(one[n].tokens, again[n].tokens)
-  assert (one[0].ids != prompt_batches(seed=1)[0].ids).any()
-  np.testing.assert_array_equal(one[3].ids, prompt_batches(steps=4)[3].ids)
-
-
-def test_every_prompt_of_a_kind_comes_before_one_comes_again():
-  data = prompt_batches(size=12, steps=200)
-  seen = collections.defaultdict(list)
-  for n in range(200):
-    for kind, tokens in zip(data[n].kind, data[n].tokens, strict=True):
-      seen[int(kind)].append(tuple(tokens))
-  for kind, order in seen.items():
-    count = sum(p.kind == kind for p in TRAIN)
-    for turn in range(len(order) // count):
-      part = order[turn * count : (turn + 1) * count]
-      assert len(set(part)) == count  # a shuffle of all of them
-    if count >= 8 and len(order) >= 2 * count:
-      assert order[:count] != order[count : 2 * count]  # another one each time
-
-
-def test_a_prompt_that_stands_twice_has_ids_of_its_own():
-  """Two prompts of one object only: eight rows of the kind repeat them."""
-  weights = (1, 0, 0, 0, 0, 0)
-  batch = prompt_batches(size=8, weights=weights)[0]
-  assert len({tuple(row) for row in batch.tokens}) == 2
-  assert len(np.unique(batch.ids)) == 8
-  first = {p.prompt_id for p in TRAIN}
-  assert sum(int(i) in first for i in batch.ids) == 2  # the first of each
-  assert batch.ids.dtype == np.uint32
-
-
-def test_ids_are_distinct_in_every_batch():
-  data = prompt_batches(size=64)
-  for n in range(20):
-    assert len(np.unique(data[n].ids)) == 64
-    assert np.asarray(data[n].mask).all()
-
-
-def test_prompts_of_one_kind_alone():
-  few = [p for p in TRAIN if p.kind == 2][:5]
-  batch = prompt_batches(size=10, weights=(1, 1, 3, 1, 5, 5), prompts=few)[0]
-  assert (batch.kind == 2).all() and len(batch.kind) == 10
-
-
-def test_kinds_that_have_no_prompts():
-  few = [p for p in TRAIN if p.kind == 2][:5]
-  with pytest.raises(UserError, match="kind_weights"):
-    prompt_batches(weights=(1, 0, 0, 0, 0, 0), prompts=few)
-
-
-def test_no_prompts_at_all():
-  with pytest.raises(UserError, match="no prompts"):
-    prompt_batches(prompts=())

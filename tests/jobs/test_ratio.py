@@ -5,10 +5,10 @@ import math
 import jax
 import numpy as np
 import pytest
-import tiny
 
 from jaxreward.errors import UserError
 from jaxreward.jobs import align, align_steps
+from tests import tiny
 
 SPEC = "align_scenes.py:flow_grpo,smoke"
 SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}

@@ -4,7 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
+
+from tests import tiny
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 

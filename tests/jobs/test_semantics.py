@@ -1,15 +1,19 @@
 """What is averaged, which policy draws, and the KL that is reported."""
 
+import itertools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
+from jaxreward import rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import evaluate
 from jaxreward.types import Policy
+from tests import tiny
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 
@@ -87,9 +91,7 @@ def test_a_skipped_update_changes_nothing():
   broken = jax.tree.map(lambda x: x, iteration.state)
   old = jax.tree.map(lambda x: x * jnp.nan, broken.old)
   before = jax.device_get(iteration.state)
-  state, metrics = iteration.update(
-    broken.replace(old=old), trajectory, scores
-  )
+  state, metrics = iteration.update(broken.replace(old=old), trajectory, scores)
   assert tiny.numbers(metrics)["skipped_updates"] == 1.0
   assert tiny.same_bits(state.params, before.params)
   assert tiny.same_bits(state.opt_state, before.opt_state)
@@ -120,7 +122,7 @@ def linear_policy():
 def reference_kl(p, q, noise, level, times, word):
   """float64 NumPy: the sum over steps of KL of Gaussians of equal variance."""
   x, total = noise[0], np.zeros(len(word))
-  for i, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+  for i, (t, t_next) in enumerate(itertools.pairwise(times)):
     below = t_next if t >= 1 else t
     s = level * np.sqrt(t / (1 - below))
     delta = t - t_next
@@ -147,9 +149,7 @@ def test_path_kl_is_the_closed_form_of_every_step():
   key = jax.random.key(7)
   p = {"a": 0.9, "b": 0.3, "c": 0.2}
   q = {"a": 0.8, "b": 0.1, "c": 0.25}
-  found = evaluate.path_kl(
-    policy, p, policy, q, key, batch, table, group
-  )
+  found = evaluate.path_kl(policy, p, policy, q, key, batch, table, group)
   noise = path_noise(key, batch, group, len(table.t))
   word = np.repeat(np.asarray(batch.tokens)[:, 0], group).astype(float)
   expected = reference_kl(p, q, noise, 0.7, times.astype(np.float64), word)
@@ -159,8 +159,6 @@ def test_path_kl_is_the_closed_form_of_every_step():
 
 def path_noise(key, batch, group, steps):
   """The draws that belong to (prompt, member, step), in float64."""
-  from jaxreward import rng
-
   rows = len(batch.ids)
   ids, members = np.repeat(batch.ids, group), np.tile(np.arange(group), rows)
   keys = rng.sample_keys(key, ids, members)
@@ -182,11 +180,7 @@ def test_path_kl_of_equal_parameters_is_zero():
   assert float(evaluate.path_kl(policy, other, policy, params, *args)) > 0
 
 
-def test_kl_reported_is_zero_when_nothing_is_learned(
-  tmp_path, weights_file
-):
-  import json
-
+def test_kl_reported_is_zero_when_nothing_is_learned(tmp_path, weights_file):
   config = tiny.load(
     NFT, tiny.MODEL, tiny.REWARD, tiny.FAST,
     {"init.checkpoint": weights_file, "optimizer.learning_rate": 0.0},

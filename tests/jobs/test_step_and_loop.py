@@ -15,6 +15,7 @@ from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.writers import MetricsWriter, read_rows
 
 RATE = 0.1
+DESCENT = optax.sgd(RATE)
 ROWS = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
 MASK = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1, 1], bool)
 
@@ -26,7 +27,7 @@ def quadratic(params, micro, frozen):
   return Mean.of(error, mask), {"error": Mean.of(error, mask)}
 
 
-def fresh(tx=optax.sgd(RATE)):
+def fresh(tx=DESCENT):
   return state.create({"p": jnp.array([1.0, -2.0, 0.5])}, tx)
 
 
@@ -39,7 +40,7 @@ def cut(updates, count):
   )
 
 
-def updated(updates, count, decay=0.75, tx=optax.sgd(RATE), **kwargs):
+def updated(updates, count, decay=0.75, tx=DESCENT, **kwargs):
   return step.update(
     fresh(tx), quadratic, tx, cut(updates, count), jnp.float32(0.25),
     ema_decay=decay, **kwargs,
@@ -102,7 +103,7 @@ def test_a_bad_update_is_skipped_and_the_next_is_not(bad):
   tx = optax.adam(0.1)
 
   def loss_fn(params, micro, frozen):
-    rows, mask = micro
+    rows, _ = micro
     first = rows[0, 0] == ROWS[0, 0]
     loss, _ = quadratic(params, micro, frozen)
     if bad == "loss":

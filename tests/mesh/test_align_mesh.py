@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from jaxreward import rng
 from jaxreward.flow import rollout, steppers
-from jaxreward.jobs import align_steps, setup
+from jaxreward.jobs import align_steps, evaluate, setup
+from tests import tiny
 
 # devices, data, fsdp
 MESHES = {
@@ -343,3 +343,23 @@ def test_the_samplers_constants_are_not_the_meshs():
   eight = tiny.make_plan(config, tiny.mesh_of(8, 2, 4))
   assert isinstance(one.table, steppers.StepTable)
   assert tiny.same_bits(one.table, eight.table)
+
+
+@functools.cache
+def evaluation(mesh):
+  config = config_of("diffusion_nft", {"eval.samples": 18, "eval.group": 3})
+  policy = setup.make_policy(config)
+  params = tiny.shaken(jax.jit(policy.init)(jax.random.key(0)))
+  found = evaluate.make_evaluator(config, policy, {})
+  with jax.set_mesh(tiny.mesh_of(*MESHES[mesh])):
+    return found(params, 2.0)
+
+
+@pytest.mark.parametrize("mesh", ["8x1", "4x2"])
+def test_evaluations_agree(mesh):
+  result, images, _ = evaluation(mesh)
+  expected, pictures, _ = evaluation("1x1")
+  assert images.shape == pictures.shape == (6, 3, 36, 36, 3)
+  np.testing.assert_allclose(images, pictures, atol=1e-4)
+  for name in ("texture", "diversity", "brightness", "edge_density"):
+    assert result[name] == pytest.approx(expected[name], rel=1e-4)

@@ -1,0 +1,139 @@
+"""What an installed copy holds: the packages, their data, and not too much."""
+
+import fnmatch
+import json
+import pathlib
+import tomllib
+import zipfile
+
+import pytest
+
+from jaxreward.data.scenes import grammar
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ASSETS = ROOT / "jaxreward" / "assets"
+BASE = ASSETS / "scenes_base.safetensors"
+MANIFEST = ASSETS / "scenes_base.json"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> list[zipfile.ZipInfo]:
+  """Members of a wheel built from a copy of what git would carry."""
+  build_meta = pytest.importorskip("setuptools.build_meta")
+  import os
+  import shutil
+
+  copy = tmp_path_factory.mktemp("source") / "project"
+  copy.mkdir()
+  for name in ("pyproject.toml", "README.md", "LICENSE"):
+    if (ROOT / name).exists():
+      shutil.copy(ROOT / name, copy / name)
+  if not (copy / "README.md").exists():
+    (copy / "README.md").write_text("to be written\n")
+  ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+  for package in ("jaxreward", "pallas_kernels"):
+    if (ROOT / package).exists():
+      shutil.copytree(ROOT / package, copy / package, ignore=ignored)
+  here = os.getcwd()
+  try:
+    os.chdir(copy)
+    name = build_meta.build_wheel(str(copy))
+  finally:
+    os.chdir(here)
+  with zipfile.ZipFile(copy / name) as archive:
+    return archive.infolist()
+
+
+def names(wheel) -> set[str]:
+  return {member.filename for member in wheel}
+
+
+def test_every_module_is_in_the_wheel(wheel):
+  modules = {
+    str(p.relative_to(ROOT)) for p in (ROOT / "jaxreward").rglob("*.py")
+  }
+  assert modules <= names(wheel)
+
+
+def test_data_is_in_the_wheel(wheel):
+  found = names(wheel)
+  assert "jaxreward/py.typed" in found
+  assert "jaxreward/report/report.html.j2" in found
+  assert any(name.endswith("licenses/LICENSE") for name in found)
+  for asset in ASSETS.glob("*"):
+    if asset.is_file():
+      assert f"jaxreward/assets/{asset.name}" in found
+
+
+def test_no_data_file_is_forgotten():
+  """Every file of the package that is no module has a pattern in pyproject."""
+  patterns = PROJECT["tool"]["setuptools"]["package-data"]["jaxreward"]
+  for path in (ROOT / "jaxreward").rglob("*"):
+    name = str(path.relative_to(ROOT / "jaxreward"))
+    if path.is_file() and path.suffix not in (".py", ".pyc"):
+      assert any(fnmatch.fnmatch(name, p) for p in patterns), name
+
+
+def test_every_package_has_an_init():
+  """Without one, setuptools would leave a folder out."""
+  for folder in (ROOT / "jaxreward").rglob("*"):
+    if folder.is_dir() and any(folder.glob("*.py")):
+      assert (folder / "__init__.py").exists(), folder
+
+
+def test_nothing_else_is_in_the_wheel(wheel):
+  roots = {name.split("/")[0] for name in names(wheel)}
+  info = {r for r in roots if r.endswith(".dist-info")}
+  assert len(info) == 1
+  assert roots - info <= {"jaxreward", "pallas_kernels"}
+  assert not any("test" in name.split("/") for name in names(wheel))
+
+
+def test_size(wheel):
+  data = [m for m in wheel if not m.filename.endswith(".py")]
+  assert sum(m.file_size for m in data) <= 6 * 2**20
+  assert sum(m.compress_size for m in wheel) <= 8 * 2**20
+
+
+def test_the_entry_point_is_in_the_wheel(wheel):
+  assert "jaxreward/main.py" in names(wheel)
+
+
+def test_requirements_have_lower_bounds():
+  project = PROJECT["project"]
+  extras = project["optional-dependencies"]
+  for group in (project["dependencies"], *extras.values()):
+    for line in group:
+      if not line.startswith("jaxreward["):
+        assert ">=" in line, line
+
+
+@pytest.mark.skipif(not BASE.exists(), reason="no base checkpoint yet")
+def test_the_base_checkpoint_is_small_and_says_how_it_was_made():
+  assert BASE.stat().st_size <= 5 * 2**20
+  made = json.loads(MANIFEST.read_text())
+  assert "jaxreward.main" in made["command"]
+  assert "pretrain_scenes.py" in made["command"]
+  assert isinstance(made["seed"], int)
+  assert made["seconds"] > 0
+  results = made["evaluation"]["guidance_scale=1.0"]
+  assert 0 < results["strict"] < 1
+  assert results["n"] >= 480
+  assert set(results["kinds"]) == set(grammar.KINDS)
+
+
+@pytest.mark.skipif(not BASE.exists(), reason="no base checkpoint yet")
+def test_the_base_checkpoint_fits_the_config_that_ships():
+  import jax
+
+  from jaxreward import config as config_lib
+  from jaxreward.jobs import setup
+
+  config = config_lib.load(str(ROOT / "configs" / "quickstart.py"))
+  policy = setup.make_policy(config)
+  params = setup.load_params(config, policy)
+  assert config.init.checkpoint == "package:scenes_base"
+  like = jax.eval_shape(policy.init, jax.random.key(0))
+  shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
+  assert shapes(params) == shapes(like)
