@@ -44,18 +44,14 @@ def one_attribute_away(
 
 def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:
   """int [size] kinds in proportion to integer weights, evenly interleaved."""
-  weights = np.asarray(weights, np.float64)
-  if (
-    len(weights) != len(grammar.KINDS)
-    or (weights < 0).any()
-    or not weights.sum()
-  ):
+  share = np.asarray(weights, np.float64)
+  if len(share) != len(grammar.KINDS) or share.min() < 0 or share.max() <= 0:
     raise UserError(
       f"config.data.kind_weights={tuple(weights)}: {len(grammar.KINDS)}"
       " non-negative numbers are needed, in the order"
       f" {', '.join(grammar.KINDS)}"
     )
-  share, given = weights / weights.sum(), np.zeros(len(weights))
+  share, given = share / share.sum(), np.zeros(len(share))
   pattern = np.zeros(size, np.int64)
   for i in range(size):  # the kind furthest behind its share comes next
     pattern[i] = np.argmax(share * (i + 1) - given)

@@ -26,7 +26,7 @@ def _to_rgb(image: Image.Image, path: os.PathLike[str] | str) -> Image.Image:
     )
   if "A" in image.mode or "transparency" in image.info:
     alpha = image.convert("RGBA").getchannel("A")
-    if alpha.getextrema()[0] < 255:
+    if np.asarray(alpha).min() < 255:
       raise UserError(
         f"{path}: the image is partly transparent; lay it on a background"
         " and save it as RGB"

@@ -48,7 +48,7 @@ class PromptBatches:
 
   def __call__(self, step: int) -> PromptBatch:
     """The batch of a step, counted from 0, as NumPy arrays."""
-    return self.dataset[step]
+    return self.dataset[step]  # pyrefly: ignore
 
   def iterate(self, step: int = 0) -> grain.DatasetIterator:
     """Grain's iterator from a step on; its state is a small dictionary.

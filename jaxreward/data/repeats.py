@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from jaxreward.types import PromptBatch
@@ -22,4 +24,5 @@ def distinct_ids(batch: PromptBatch) -> PromptBatch:
   for row, number in enumerate(ids.tolist()):
     repeat[row] = seen.get(number, 0)
     seen[number] = seen.get(number, 0) + 1
-  return batch.replace(ids=((ids + repeat * _SPREAD) % 2**32).astype(np.uint32))
+  spread = ((ids + repeat * _SPREAD) % 2**32).astype(np.uint32)
+  return dataclasses.replace(batch, ids=spread)

@@ -31,7 +31,7 @@ def x0_from_velocity(
   t: Float[ArrayLike, "B"],
 ) -> Float[Array, "B *L"]:
   """x0_hat = x_t - t v."""
-  return x_t - expand(t, x_t) * v
+  return jnp.asarray(x_t) - expand(t, x_t) * v
 
 
 def logit_normal_times(

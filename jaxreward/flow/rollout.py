@@ -38,9 +38,9 @@ class Layout:
     chunks: C, static.
   """
 
-  prompt_index: Array
-  member: Array
-  mask: Array
+  prompt_index: ArrayLike
+  member: ArrayLike
+  mask: ArrayLike
   chunks: int = flax.struct.field(pytree_node=False)
 
 
@@ -159,7 +159,7 @@ def sample_chunk(
     return x_next, (x_next, log_p) if record else None
 
   x0, rest = jax.lax.scan(body, x1, (table, index))
-  if not record:
+  if rest is None:
     return x0, None
   latents, log_probs = rest
   return x0, (jnp.concatenate([x1[None], latents]), log_probs)

@@ -127,7 +127,8 @@ def _panel(
   """The over-optimisation panel of one iteration; jitted by the caller."""
   found = evaluate.measure(images, pixels, prompts)
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
-  trained = sum(rewards[name] * scores[name] for name in rewards)
+  terms = [rewards[name] * scores[name] for name in rewards]
+  trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(
     images, mask,
     trained=trained,
@@ -269,9 +270,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     final = Final(config, workdir, trainable, rewards, base)
     final.before()
     with (
-      writers.MetricsWriter(
-        workdir, "align", order=config.get("jobs", ("align",))
-      ) as writer,
+      writers.MetricsWriter(workdir, "align", order=config.jobs) as writer,
       Checkpoints(
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,

@@ -27,7 +27,14 @@ from jaxreward.numerics import Mean
 from jaxreward.regularizers import step_kl, velocity_distance
 from jaxreward.training import ema, step
 from jaxreward.training.state import TrainState
-from jaxreward.types import Array, Params, Policy, PromptBatch, Trajectory
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Params,
+  Policy,
+  PromptBatch,
+  Trajectory,
+)
 
 # Objectives that this job feeds: on the sampler's steps, on the forward process.
 ON_STEPS = ("flow_grpo",)
@@ -156,7 +163,7 @@ def sample(
   *,
   seed: int,
   iteration: Array,
-) -> tuple[Trajectory, Array]:
+) -> tuple[Trajectory, ArrayLike]:
   """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
   trajectory = rollout.rollout(
     policy,
@@ -195,7 +202,7 @@ def _stack_facts(facts: steppers.StepTable, plan: Plan) -> steppers.StepTable:
   return jax.tree.map(cut, facts)
 
 
-def _shared(trajectory: Trajectory, advantage: Array, times: int):
+def _shared(trajectory: Trajectory, advantage: ArrayLike, times: int):
   """Rows that every time shares, repeated along a new first axis."""
   spread = lambda x: jnp.broadcast_to(x, (times, *x.shape))
   return {
@@ -205,12 +212,12 @@ def _shared(trajectory: Trajectory, advantage: Array, times: int):
   }
 
 
-def _counts(trajectory: Trajectory, advantage: Array) -> Array:
+def _counts(trajectory: Trajectory, advantage: ArrayLike) -> ArrayLike:
   """bool [B]: neither padding nor a failed sample."""
   return trajectory.mask & jnp.isfinite(advantage)
 
 
-def _latents(trajectory: Trajectory, advantage: Array) -> Array:
+def _latents(trajectory: Trajectory, advantage: ArrayLike) -> Array:
   """The latents, with zeros where a row does not count.
 
   A NaN there would pass the mask of the loss: its gradient is 0 times it.
@@ -219,7 +226,9 @@ def _latents(trajectory: Trajectory, advantage: Array) -> Array:
   return jnp.where(counts, trajectory.latents, 0.0)
 
 
-def transitions(trajectory: Trajectory, advantage: Array, plan: Plan) -> Micro:
+def transitions(
+  trajectory: Trajectory, advantage: ArrayLike, plan: Plan
+) -> Micro:
   """Micro-batches of the stored steps that are trained."""
   steps = np.array(plan.trained)
   rows = _shared(trajectory, advantage, len(steps))
@@ -237,8 +246,8 @@ def transitions(trajectory: Trajectory, advantage: Array, plan: Plan) -> Micro:
 
 def forward_samples(
   trajectory: Trajectory,
-  advantage: Array,
-  prompt_ids: Array,
+  advantage: ArrayLike,
+  prompt_ids: ArrayLike,
   plan: Plan,
   *,
   seed: int,
@@ -443,5 +452,5 @@ def update(
   old = state.old
   if old is not None:
     old = ema.update_ema(old, state.params, updater.old_decay)
-  state = state.replace(step=state.step + 1, old=old, stats=stats)
+  state = dataclasses.replace(state, step=state.step + 1, old=old, stats=stats)
   return state, pooled

@@ -27,7 +27,7 @@ from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, score
 from jaxreward.training import weights
-from jaxreward.types import Array, Params, Policy, PromptBatch
+from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -70,7 +70,7 @@ def evaluation_set(
 
 
 def measure(
-  images: Array, pixels: Array, prompts: PromptBatch
+  images: Array, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
   """Detector's view of [P, G] pictures, each value [P, G]."""
   p, g = images.shape[:2]
@@ -128,7 +128,7 @@ def path_kl(
   return kl.sum(0).mean()
 
 
-def _mean_score(scores: Array) -> float | None:
+def _mean_score(scores: ArrayLike) -> float | None:
   """Mean of the scores that did not fail; None if all did."""
   valid = jnp.isfinite(scores)
   return float(masked_mean(scores, valid)) if bool(valid.any()) else None
@@ -230,13 +230,13 @@ def at_scales(
   evaluator: Evaluator, params: Params, scales: Sequence[float]
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
   """Results per guidance scale; pictures and verdicts of the first scale."""
-  results, pictures, strict = {}, None, None
+  results: dict[str, Any] = {}
+  first: list[tuple[np.ndarray, np.ndarray]] = []
   for scale in scales:
     found, images, right = evaluator(params, float(scale))
     results[f"guidance_scale={float(scale)}"] = found
-    if pictures is None:
-      pictures, strict = images, right
-  return results, pictures, strict
+    first.append((images, right))
+  return results, *first[0]
 
 
 def save_pictures(

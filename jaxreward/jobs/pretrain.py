@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -97,7 +98,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         ema_decay=config.ema.decay, ema_schedule="warmup",
       )  # fmt: skip
       metrics = jax.tree.map(lambda x: x.sum(0), metrics)
-      return current.replace(step=current.step + 1), metrics
+      return dataclasses.replace(current, step=current.step + 1), metrics
 
     timer = loop.Timer()
 

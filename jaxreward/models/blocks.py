@@ -37,6 +37,7 @@ def rows(layer: nn.Module, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
 
 def layer_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   """Normalises the last axis in float32, without parameters."""
+  x = jnp.asarray(x)
   x32 = x.astype(jnp.float32)
   mean = x32.mean(-1, keepdims=True)
   var = jnp.square(x32 - mean).mean(-1, keepdims=True)
@@ -45,6 +46,7 @@ def layer_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
 
 def rms_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   """Scales the last axis to unit mean square, in float32."""
+  x = jnp.asarray(x)
   x32 = x.astype(jnp.float32)
   scale = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)
   return (x32 * scale).astype(x.dtype)

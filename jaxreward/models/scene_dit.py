@@ -84,9 +84,7 @@ class TextEncoder(nn.Module):
     table = self.param(
       "embedding", nn.initializers.normal(0.5), (VOCABULARY, d)
     )
-    place = self.param(
-      "position", nn.initializers.normal(0.5), (MAX_WORDS, d)
-    )
+    place = self.param("position", nn.initializers.normal(0.5), (MAX_WORDS, d))
     x = (table[tokens] + place).astype(self.dtype)
     for i in range(self.layers):
       x = TextBlock(d, self.heads, self.dtype, name=f"block_{i}")(x, mask)
@@ -286,7 +284,7 @@ def make_policy(
     return net.apply({"params": params}, tokens, method="encode")
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
-    x0 = net.apply({"params": params}, x_t, t, cond)
+    x0 = jnp.asarray(net.apply({"params": params}, x_t, t, cond))
     return velocity_from_x0(x_t, x0, t)
 
   return Policy(

@@ -8,6 +8,7 @@ once, so any cut of a batch gives the same update.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -107,7 +108,7 @@ def update(
 
   carry = (state.params, state.opt_state, state.ema, state.updates)
   (params, opt_state, average, done), metrics = jax.lax.scan(one, carry, micros)
-  state = state.replace(
-    params=params, opt_state=opt_state, ema=average, updates=done
+  state = dataclasses.replace(
+    state, params=params, opt_state=opt_state, ema=average, updates=done
   )
   return state, metrics
