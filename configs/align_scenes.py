@@ -14,8 +14,11 @@ def get_config(arg: str | None = None):
   config.job = "align"
   config.data.kind_weights = (1, 2, 4, 1, 4, 4)
   if given["objective"] == "flow_grpo":
-    config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.0)
+    config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.3)
     config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
+    config.rollout.update(window_start=0, window_size=4)
+    config.optimizer.learning_rate = 1.5e-4
+    config.align.updates = 2
   if given["smoke"]:
     config.rollout.update(prompts=6, group=4, num_steps=3, microbatch=12)
     config.align.update(iterations=4, times=2, updates=2)

@@ -7,8 +7,10 @@ element-wise chain with whatever surrounds it, and a sum whose terms are also
 kept for a gradient is added in another order than one whose terms are not.
 
 `transition` therefore is one sealed computation. It stands in a conditional of
-its own, which no compiler fuses across, and its derivative is a separate rule,
-so that differentiation adds no output to it. Rollout and update call it on the
+its own, which no compiler fuses across (the barrier on its predicate keeps a
+constant one from being folded away; a barrier alone seals nothing, since some
+backends drop it before they fuse), and its derivative is a separate rule, so
+that differentiation adds no output to it. Rollout and update call it on the
 same stored latents, in micro-batches of the same shape.
 """
 
@@ -46,7 +48,7 @@ def transition(
   """
   rows = x_t.shape[0]
   return jax.lax.cond(
-    jnp.any(step.std > 0),
+    jax.lax.optimization_barrier(jnp.any(step.std > 0)),
     _plain,
     lambda *_: jnp.zeros((rows,), jnp.float32),
     x_t,

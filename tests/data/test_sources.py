@@ -91,15 +91,17 @@ def test_own_splits_do_not_depend_on_the_order_of_lines(tmp_path):
 
 
 def test_every_kind_gives_its_share(tmp_path):
-  splits = _all_splits(_write(tmp_path / "a.txt", TEXTS), validation_share=0.2)
-  for kind in range(1, 6):
-    total = {_meaning(p) for p in ALL if p.kind == kind}
+  some = ALL[:300]
+  path = _write(tmp_path / "a.txt", [p.text for p in some])
+  splits = _all_splits(path, validation_share=0.2)
+  for kind in range(1, 5):
+    total = {_meaning(p) for p in some if p.kind == kind}
     held = {_meaning(p) for p in splits["heldout"] if p.kind == kind}
     assert abs(len(held) - 0.2 * len(total)) <= 1
 
 
 def test_kinds_do_not_move_prompts_between_splits(tmp_path):
-  path = _write(tmp_path / "a.txt", TEXTS)
+  path = _write(tmp_path / "a.txt", TEXTS[:200])
   some = sources.load_prompts(path, "heldout", kinds=("colours",))
   whole = sources.load_prompts(path, "heldout")
   assert some == tuple(p for p in whole if p.kind == 3)
@@ -116,8 +118,9 @@ def test_folder_with_files_of_its_own(tmp_path):
 
 
 def test_folder_without_validation_takes_it_from_training(tmp_path):
-  held = [p.text for p in grammar.prompts("heldout")]
-  _write(tmp_path / "train.txt", [p.text for p in grammar.prompts("train")])
+  held = [p.text for p in grammar.prompts("heldout")[:50]]
+  train = [p.text for p in grammar.prompts("train")[:300]]
+  _write(tmp_path / "train.txt", train)
   _write(tmp_path / "test.txt", held)
   splits = _all_splits(str(tmp_path))
   assert [p.text for p in splits["heldout"]] == held
