@@ -6,10 +6,15 @@ DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117. Flow-GRPO: Liu et al.
 
 from jaxreward import config as config_lib
 
+OBJECTIVES = ("diffusion_nft", "flow_grpo")
+
 
 def get_config(arg: str | None = None):
   """The objective by name; add `,smoke` for a few tiny iterations."""
   given = config_lib.parse_arg(arg, objective="diffusion_nft", smoke=False)
+  config_lib.lookup(
+    given["objective"], dict.fromkeys(OBJECTIVES), field="objective.name"
+  )
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "align"
   config.data.kind_weights = (1, 2, 4, 1, 4, 4)
@@ -20,7 +25,9 @@ def get_config(arg: str | None = None):
     config.optimizer.learning_rate = 1.5e-4
     config.align.updates = 2
   if given["smoke"]:
-    config.rollout.update(prompts=6, group=4, num_steps=3, microbatch=12)
+    config.rollout.update(
+      prompts=6, group=4, num_steps=3, microbatch=12, window_size=0
+    )
     config.align.update(iterations=4, times=2, updates=2)
     config.optimizer.warmup_steps = 1
     config.eval.update(

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         dtype="float32",
       ),
       init=dict(checkpoint="package:scenes_base"),
-      lora=dict(rank=0, alpha=32.0, targets="qkv|out|up|down"),
+      lora=dict(rank=0, alpha=32.0, targets="^blocks/(qkv|out|up|down)$"),
       data=dict(
         source="scenes",  # or a prompts.txt / train.jsonl of your own
         kind_weights=(1, 1, 1, 1, 1, 1),  # in the order of grammar.KINDS

@@ -8,6 +8,6 @@ def get_config(arg: str | None = None):
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "evaluate"
   config.eval.update(samples=960, guidance_scales=(1.0, 1.5, 2.0, 3.0, 4.0))
-  if arg == "smoke":
+  if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.eval.update(samples=24, group=2, num_steps=2, microbatch=24)
   return config

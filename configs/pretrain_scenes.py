@@ -16,12 +16,13 @@ def get_config(arg: str | None = None):
     b2=0.99,
   )
   config.optimizer.adam_scale = 0.15
+  config.optimizer.final_scale = 0.0
   config.optimizer.matrices = r"^(?!.*modulation).*kernel$"
   config.data.kind_weights = (1, 2, 2, 1, 3, 3)
   config.ema.decay = 0.995
   config.eval.every = 500
   config.checkpoint.every = 500
-  if arg == "smoke":
+  if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.pretrain.update(steps=6, batch_size=16)
     config.optimizer.warmup_steps = 2
     config.model.update(width=32, depth=2, unroll=1)

@@ -7,6 +7,6 @@ def get_config(arg: str | None = None):
   """The base config with the sample job; `:smoke` draws a few."""
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "sample"
-  if arg == "smoke":
+  if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.sample.update(prompts=3, group=2, num_steps=2, microbatch=6)
   return config

@@ -63,7 +63,7 @@ def get_config(arg: str | None = None):
       ),
     )
   )
-  if arg == "smoke":
+  if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.model.update(width=32, depth=2, unroll=1)
     config.init.checkpoint = ""
     config.reward_model.update(width=32, depth=1, stem=32, unroll=1)

@@ -115,6 +115,10 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
     name, equals, text = entry.partition("=")
     if not equals:
       is_flag = isinstance(defaults.get(name), bool)
+      if not is_flag and isinstance(next(iter(defaults.values())), bool):
+        raise UserError(
+          f'config argument "{name}" is unknown{nearest(name, defaults)}'
+        )
       name, text = (name, "true") if is_flag else (next(iter(defaults)), entry)
     if name not in defaults:
       raise UserError(

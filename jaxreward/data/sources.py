@@ -271,3 +271,17 @@ def load_prompts(
       f" {', '.join(kinds)}"
     )
   return chosen
+
+
+def all_prompts(source: str) -> tuple[grammar.Prompt, ...]:
+  """Every prompt of a user's file or folder, in order, whatever its split.
+
+  Raises:
+    UserError: the file, the line, what is wrong and what would be right.
+  """
+  if source == "scenes":
+    return grammar.all_prompts()
+  entries = [
+    e for path in _find_files(source).values() for e in _read_file(path)
+  ]
+  return tuple({e.prompt.text: e.prompt for e in entries}.values())

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+
+from jaxreward.files import write_atomic
 
 SCALARS = (
   ("strict", "strict accuracy"),
@@ -57,15 +58,7 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a file whole or not at all: beside it first, then renamed."""
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
-  try:
-    beside.write_bytes(text.encode("utf-8"))
-    beside.replace(path)
-  except BaseException:
-    beside.unlink(missing_ok=True)
-    raise
+  write_atomic(path, text)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

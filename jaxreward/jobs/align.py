@@ -38,7 +38,7 @@ from jaxreward.types import Array, Params
 
 Scores = Mapping[str, Array]
 
-KL_SAMPLES = 24  # prompts whose path KL is measured, four pictures each
+KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 
 
 def _bind(config: ConfigDict, field: str, registry, **options):
@@ -235,6 +235,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       scores, failed = timer("reward", score(rewards, images, batch))
       usable = _trained(scores, weights_of)
       require_scores(usable)
+      require_scores({" and ".join(usable): sum(usable.values())})
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, pixels, batch, scores, metrics))
@@ -245,8 +246,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       return current, {**metrics, **signs, **named, **lost}
 
     evaluator = evaluate.make_evaluator(
-      config, policy, rewards, samples=config.eval.quick_samples
-    )
+      config, policy, rewards, samples=config.eval.quick_samples,
+      split="validation",
+    )  # fmt: skip
 
     def quick(current, n):
       found, _, _ = evaluator(trainable.export(current.ema, base))
@@ -259,7 +261,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         for k, v in found["rewards"].items()
         if v is not None
       }
-      return row | {"eval/diversity": found["diversity"]}
+      kl = final.kl(trainable.export(current.ema, base))
+      return row | {"eval/diversity": found["diversity"], "eval/kl": kl}
 
     def watch(n, row):
       check(n, row)
@@ -307,10 +310,7 @@ class Final:
       self.evaluator, self.base, self.config.eval.guidance_scales
     )
     evaluate.save_pictures(self.pictures, images, strict)
-    tables.write_json(
-      self.workdir / evaluate.EVALUATION_FILE,
-      self._evaluation() | {"before": results},
-    )
+    evaluate.merge(self.workdir, {"before": results})
 
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights, grids and report."""
@@ -319,19 +319,26 @@ class Final:
     results, images, strict = evaluate.at_scales(
       self.evaluator, params, config.eval.guidance_scales
     )
-    kl = self._kl(params)
-    first = next(iter(results))
-    results[first]["kl"] = kl
+    for name, found in results.items():
+      if name == "guidance_scale=1.0":  # the KL is of the unguided sampler
+        found["kl"] = self.kl(params)
     images_before, strict_before = evaluate.load_pictures(self.pictures)
-    rows = np.repeat(np.arange(len(strict)), strict.shape[1])
+    meanings = [
+      grammar.combination(p.items, p.relation)
+      for p in self.evaluator.data.prompts
+    ]
+    # Pictures of one meaning are not independent: they are drawn together.
     gain = intervals.paired_bootstrap(
-      strict_before.reshape(-1), strict.reshape(-1), clusters=rows
+      strict_before.reshape(-1), strict.reshape(-1),
+      clusters=np.repeat(meanings, strict.shape[1]),
+    )  # fmt: skip
+    evaluation = evaluate.merge(
+      self.workdir,
+      {
+        "after": results,
+        "difference": {"value": gain.value, "low": gain.low, "high": gain.high},
+      },
     )
-    evaluation = self._evaluation() | {
-      "after": results,
-      "difference": {"value": gain.value, "low": gain.low, "high": gain.high},
-    }
-    tables.write_json(self.workdir / evaluate.EVALUATION_FILE, evaluation)
     weights.save_params(
       self.workdir / "policy.safetensors", jax.device_get(params)
     )
@@ -346,8 +353,13 @@ class Final:
     logging.info("\n%s", tables.evaluation_table(evaluation))
     logging.info("report: %s", path)
 
-  def _kl(self, params) -> float:
-    """Path KL to the base under Flow-SDE with the schedule of the evaluation."""
+  def kl(self, params) -> float:
+    """Path KL to the base, in nats; see `evaluate.path_kl`."""
+    return float(self._path_kl(params, self.base))
+
+  @functools.cached_property
+  def _path_kl(self):
+    """The jitted KL under Flow-SDE with the schedule of the evaluation."""
     config, data = self.config, self.evaluator.data
     table = steppers.flow_sde(
       schedule.timesteps(config.eval.num_steps, config.rollout.shift)
@@ -355,9 +367,9 @@ class Final:
     rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
     batch = jax.tree.map(lambda x: np.asarray(x)[rows], data.batch)
     key = rng.stream_key(config.eval.seed, "path_kl")
-    run = jax.jit(
+    plain = self.trainable.plain
+    return jax.jit(
       lambda p, r: evaluate.path_kl(
-        self.trainable.plain, p, self.trainable.plain, r, key, batch, table, 4
+        plain, p, plain, r, key, batch, table, KL_MEMBERS
       )
     )
-    return float(run(params, self.base))

@@ -136,12 +136,12 @@ def make_plan(
   else:
     trained = tuple(range(config.align.times))
   layout = rollout.make_layout(r.prompts, r.group, r.microbatch, devices)
-  work = len(trained) * layout.chunks
-  if work % config.align.updates:
+  if len(trained) % config.align.updates:
+    # Whole times only: an optimizer step then sees every sample, and does not
+    # depend on the micro-batch or the devices.
     raise UserError(
       f"config.align.updates={config.align.updates} does not divide the"
-      f" {work} micro-batches of an iteration ({len(trained)} times x"
-      f" {layout.chunks} chunks)"
+      f" {len(trained)} noise levels that are trained in an iteration"
     )
   return Plan(
     table=table,
@@ -214,7 +214,9 @@ def _shared(trajectory: Trajectory, advantage: ArrayLike, times: int):
 
 def _counts(trajectory: Trajectory, advantage: ArrayLike) -> ArrayLike:
   """bool [B]: neither padding nor a failed sample."""
-  return trajectory.mask & jnp.isfinite(advantage)
+  finite = jnp.isfinite(jnp.asarray(trajectory.latents))
+  axes = (0, *range(2, finite.ndim))
+  return trajectory.mask & jnp.isfinite(advantage) & finite.all(axes)
 
 
 def _latents(trajectory: Trajectory, advantage: ArrayLike) -> Array:

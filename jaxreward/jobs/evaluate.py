@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import rng
+from jaxreward import files, rng
 from jaxreward.data import repeats, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
@@ -24,9 +24,8 @@ from jaxreward.flow import guidance, rollout, schedule, steppers
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup
 from jaxreward.numerics import masked_mean
-from jaxreward.report import grids
+from jaxreward.report import collect, grids
 from jaxreward.rewards import Reward, score
-from jaxreward.training import weights
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
@@ -49,9 +48,13 @@ class EvaluationSet:
 
 
 def evaluation_set(
-  prompts: Sequence[grammar.Prompt], samples: int, group: int
+  prompts: Sequence[grammar.Prompt], samples: int, group: int, seed: int
 ) -> EvaluationSet:
-  """At least `samples` pictures, spread evenly over the kinds there are."""
+  """At least `samples` pictures, spread evenly over the kinds there are.
+
+  Each kind's prompts come in an order drawn from the seed, so that a few of
+  them are a fair sample of all.
+  """
   if not prompts:
     raise UserError("there are no prompts to evaluate on")
   if samples < 1 or group < 1:
@@ -64,7 +67,8 @@ def evaluation_set(
   chosen = []
   for kind in kinds:
     of_kind = [p for p in prompts if p.kind == kind]
-    chosen += [of_kind[row % len(of_kind)] for row in range(rows_per_kind)]
+    order = np.random.default_rng([seed, kind]).permutation(len(of_kind))
+    chosen += [of_kind[order[row % len(order)]] for row in range(rows_per_kind)]
   batch = repeats.distinct_ids(grammar.batch(chosen))
   return EvaluationSet(tuple(chosen), batch, group)
 
@@ -218,7 +222,10 @@ def make_evaluator(
   """The evaluator that `config.eval` describes, on the held-out prompts."""
   prompts = sources.load_prompts(config.data.source, split)
   data = evaluation_set(
-    prompts, samples or config.eval.samples, config.eval.group
+    prompts,
+    samples or config.eval.samples,
+    config.eval.group,
+    config.eval.seed,
   )
   return Evaluator(
     policy, data, rewards, config.eval.num_steps, config.rollout.shift,
@@ -247,7 +254,7 @@ def save_pictures(
   p, g = images.shape[:2]
   flat = grids.to_uint8(images.reshape(p * g, *images.shape[2:]))
   np.savez_compressed(buffer, images=flat.reshape(images.shape), strict=strict)
-  weights.write_atomic(path, buffer.getvalue())
+  files.write_atomic(path, buffer.getvalue())
 
 
 def load_pictures(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -296,6 +303,14 @@ def to_float(images: np.ndarray) -> np.ndarray:
   return images / np.float32(255) if images.dtype == np.uint8 else images
 
 
+def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
+  """Adds entries to evaluation.json and returns the whole."""
+  path, problems = workdir / EVALUATION_FILE, []
+  evaluation = collect.read_json(path, problems) | found
+  tables.write_json(path, evaluation)
+  return evaluation
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Evaluates `config.init.checkpoint` and writes evaluation.json."""
   policy = setup.make_policy(config)
@@ -304,6 +319,5 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   evaluator = make_evaluator(config, policy, rewards)
   with jax.set_mesh(setup.make_mesh(config)):
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
-  evaluation = {"policy": results}
-  tables.write_json(workdir / EVALUATION_FILE, evaluation)
+  evaluation = merge(workdir, {"policy": results})
   logging.info("\n%s", tables.evaluation_table(evaluation))

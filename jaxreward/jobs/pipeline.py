@@ -13,9 +13,8 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import jobs
+from jaxreward import files, jobs
 from jaxreward.errors import UserError, nearest
-from jaxreward.training import weights
 
 MARKS_FILE = "finished.json"
 
@@ -46,5 +45,5 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     start = time.monotonic()
     jobs.JOBS[name](config, workdir)
     done[name] = round(time.monotonic() - start, 1)
-    weights.write_atomic(workdir / MARKS_FILE, json.dumps(done).encode())
+    files.write_atomic(workdir / MARKS_FILE, json.dumps(done).encode())
     logging.info("%s: %.0f s", name, done[name])

@@ -134,17 +134,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
 
+    exported = workdir / "policy.safetensors"
+    average = jax.device_get(current.ema)
+    weights.save_params(exported, average, dtype=config.pretrain.export_dtype)
+    # What is evaluated is what was written, rounding included.
+    written = weights.load_params(exported, jax.eval_shape(lambda: average))
     final = evaluate.make_evaluator(config, policy, {})
     results, _, _ = evaluate.at_scales(
-      final, current.ema, config.eval.guidance_scales
+      final, written, config.eval.guidance_scales
     )
-  evaluation = {"policy": results}
-  tables.write_json(workdir / evaluate.EVALUATION_FILE, evaluation)
-  weights.save_params(
-    workdir / "policy.safetensors",
-    jax.device_get(current.ema),
-    dtype=config.pretrain.export_dtype,
-  )
+  evaluation = evaluate.merge(workdir, {"policy": results})
   tables.write_json(workdir / "policy.json", manifest(config, workdir))
   logging.info("\n%s", tables.evaluation_table(evaluation))
 
@@ -164,5 +163,5 @@ def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     "seconds": round(seconds),
     "evaluation": found.get("policy", {}),
     "config": json.loads(config_lib.to_json(config)),
-    "environment": environment.describe(),
+    "versions": environment.versions(),
   }

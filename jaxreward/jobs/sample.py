@@ -11,21 +11,25 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import rng
+from jaxreward import files, rng
 from jaxreward.data import sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import setup
 from jaxreward.report import grids
-from jaxreward.training import weights
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Writes workdir/samples/*.png, a grid of all, and what each one shows."""
   options = config.sample
   policy = setup.make_policy(config)
-  prompts = sources.load_prompts(config.data.source, options.split)
+  source = config.data.source
+  prompts = (
+    sources.load_prompts(source, options.split)
+    if source == "scenes"
+    else sources.all_prompts(source)  # of a file of one's own, all
+  )
   prompts = prompts[: options.prompts]
   params = setup.load_params(config, policy)
   batch = grammar.batch(prompts)
@@ -58,7 +62,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     prompt, member = prompts[i // options.group], i % options.group
     name = f"{i // options.group:04d}-{member}.png"
     enlarged = grids.enlarge(grids.to_uint8(image[None]), options.scale)[0]
-    weights.write_atomic(folder / name, grids.png(enlarged))
+    files.write_atomic(folder / name, grids.png(enlarged))
     rows.append(
       {
         "file": name,
@@ -68,7 +72,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       }
     )
   grid = grids.image_grid_png(images, columns=options.group * 4)
-  weights.write_atomic(workdir / "samples.png", grid)
+  files.write_atomic(workdir / "samples.png", grid)
   tables.write_json(workdir / "samples.json", rows)
   logging.info(
     "%d pictures in %s, %.1f %% right by the detector",

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from jaxreward.files import write_atomic
 from jaxreward.types import ArrayLike
 
 GAP = 2  # pixels between the pictures of a grid, before scaling
@@ -150,11 +151,7 @@ def save_cards(
     after=to_uint8(after),
     texts=np.array(json.dumps([dict(t) for t in texts], allow_nan=False)),
   )
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.parent / f".{path.name}.tmp"
-  beside.write_bytes(out.getvalue())
-  beside.replace(path)
+  write_atomic(path, out.getvalue())
 
 
 def load_cards(

@@ -120,7 +120,7 @@ CHARTS = (
   Chart(
     "log_prob_gap",
     "Replay gap of log-probabilities",
-    "Largest |Δ log p| when a stored rollout is replayed before any update: it"
+    "Mean |Δ log p| when a stored rollout is replayed before any update: it"
     " is zero when sampler and trainer agree.",
     r"log_prob_gap(_max)?|replay_gap",
     limits=(0.0, None),

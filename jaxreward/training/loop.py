@@ -160,4 +160,6 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     if start < loop.total or not loop.checkpoints.steps():
       save(loop.total)
     loop.checkpoints.wait()
+    if stop.requested:
+      stop.exit(f"{loop.name} saved at step {loop.total} of {loop.total}")
   return state
