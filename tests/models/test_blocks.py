@@ -1,5 +1,6 @@
 """Blocks against float64 NumPy."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,8 +108,6 @@ def test_rows_is_the_layer_on_the_last_axis():
   layer = blocks.dense(6, "out", jnp.float32)
   params = layer.init(jax.random.key(0), x)
   kernel = np.float64(params["params"]["kernel"])
-
-  import flax.linen as nn
 
   class Wrapped(nn.Module):
     @nn.compact

@@ -274,15 +274,9 @@ def test_every_parameter_has_one_rule_that_divides_on_any_mesh(kwargs):
   for sizes in MESHES:
     mesh = meshes.make_mesh(*sizes)
     specs = sharding.param_specs(params, policy.sharding_rules, mesh)
-    pairs = zip(
-      jax.tree.leaves(params), jax.tree.leaves(specs, is_leaf=_is_spec),
-      strict=True,
-    )  # fmt: skip
-    for leaf, spec in pairs:
+    specs = jax.tree.leaves(specs, is_leaf=_is_spec)
+    for leaf, spec in zip(jax.tree.leaves(params), specs, strict=True):
       NamedSharding(mesh, spec).shard_shape(leaf.shape)  # divides, or raises
-      used = {axis for axis in spec if axis}
-      if leaf.ndim > (1 if spec else 9):
-        assert "fsdp" in used
 
 
 def _is_spec(x):

@@ -62,7 +62,9 @@ def draw(prompts):
 def look(images):
   """Detection of any number of pictures, by programs of one shape."""
   images = np.asarray(images, np.float32)
-  parts = [jax.device_get(_detect(_pad(images[c]))) for c in _chunks(len(images))]
+  parts = [
+    jax.device_get(_detect(_pad(images[c]))) for c in _chunks(len(images))
+  ]
   return _join(parts, len(images))
 
 
