@@ -7,17 +7,20 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
 from jaxreward import config as config_lib
 from jaxreward import jobs, workdirs
 from jaxreward.data import pipeline, sources
+from jaxreward.data.scenes import grammar
 from jaxreward.flow import steppers
 from jaxreward.jobs import align, align_steps, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.training import loop, weights
 from jaxreward.training import mesh as mesh_lib
+from jaxreward.types import Policy
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -119,6 +122,41 @@ def save_weights(path, config, **kwargs) -> str:
   return str(path)
 
 
+def small_policy() -> Policy:
+  """Two layers on the pixels: compiles in a moment, and no layer is zero."""
+  side, hidden, pixels = 36, 16, 36 * 36 * 3
+
+  def init(key):
+    a, b, c, d = jax.random.split(key, 4)
+    normal = lambda k, *shape: jax.random.normal(k, shape)
+    return {
+      "words": normal(a, len(grammar.VOCAB), hidden) * 0.5,
+      "into": {"kernel": normal(b, pixels, hidden) / pixels**0.5},
+      "time": {"bias": normal(c, hidden)},
+      "out": {"kernel": normal(d, hidden, pixels) * 0.2},
+    }
+
+  def velocity(params, x_t, t, cond):
+    h = x_t.reshape(-1, pixels) @ params["into"]["kernel"]
+    h = jnp.tanh(h + cond + t[:, None] * params["time"]["bias"])
+    x0 = jnp.tanh(h @ params["out"]["kernel"]).reshape(x_t.shape)
+    return (x_t - x0) / jnp.maximum(t, 0.05)[:, None, None, None]
+
+  return Policy(
+    init=init,
+    encode=lambda params, tokens: params["words"][tokens].sum(1),
+    velocity=velocity,
+    decode=lambda x: jnp.clip(x * 0.5 + 0.5, 0, 1),
+    to_pixels=lambda x: x * 0.5 + 0.5,
+    latent_shape=(side, side, 3),
+    sharding_rules=(
+      ("^into/kernel$", ("fsdp", None)),
+      ("^out/kernel$", (None, "fsdp")),
+      ("^(words|time/bias)$", ()),
+    ),
+  )
+
+
 def mesh_of(count, data=-1, fsdp=1):
   """A mesh over the first devices."""
   return mesh_lib.make_mesh(data, fsdp, devices=jax.devices()[:count])
@@ -127,6 +165,8 @@ def mesh_of(count, data=-1, fsdp=1):
 class Iteration:
   """The programs of an align job on a mesh, with one batch of prompts.
 
+  The policy is the small one; `real` takes the config's.
+
   Attributes:
     mesh: entered by every method.
     plan: geometry and constants.
@@ -134,15 +174,15 @@ class Iteration:
     batch: prompts of the first iteration, on the mesh.
   """
 
-  def __init__(self, config, mesh, base=None, plan=None):
+  def __init__(self, config, mesh, *, real=False, plan=None):
     self.config, self.mesh = config, mesh
-    self.policy = setup.make_policy(config)
+    self.policy = setup.make_policy(config) if real else small_policy()
     self.plan = plan or make_plan(config, mesh)
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}
     with jax.set_mesh(mesh):
-      if base is None:
-        base = shaken(jax.jit(self.policy.init)(jax.random.key(0)))
+      base = jax.jit(self.policy.init)(jax.random.key(0))
+      base = shaken(base) if real else base
       self.parts = align.prepare(
         config, mesh, self.policy, base, self.plan, self.weights
       )

@@ -6,12 +6,13 @@ the same operations do not give that by themselves: a compiler fuses an
 element-wise chain with whatever surrounds it, and a sum whose terms are also
 kept for a gradient is added in another order than one whose terms are not.
 
-`transition` therefore is one sealed computation. It stands in a conditional of
-its own, which no compiler fuses across (the barrier on its predicate keeps a
+`velocity` and `transition` therefore are sealed computations. Each stands in a
+conditional of its own, which no compiler fuses across (the barrier on its predicate keeps a
 constant one from being folded away; a barrier alone seals nothing, since some
 backends drop it before they fuse), and its derivative is a separate rule, so
-that differentiation adds no output to it. Rollout and update call it on the
-same stored latents, in micro-batches of the same shape.
+that differentiation adds no output to it. Rollout and update call them on the
+same stored latents, in micro-batches of the same shape. The price is that the
+gradient runs the network's forward pass once more.
 """
 
 from __future__ import annotations
@@ -26,6 +27,38 @@ from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
 def _plain(x_t, v, x_next, step):
   return steppers.log_prob(x_next, steppers.mean(x_t, v, step), step)
+
+
+def velocity(
+  policy: Policy,
+  params: Params,
+  x_t: Float[ArrayLike, "B *L"],
+  t: Float[ArrayLike, "B"],
+  cond: Cond,
+  uncond: Cond | None,
+  scale: float,
+) -> Float[Array, "B *L"]:
+  """`guidance.guided_velocity`, sealed; t in [0, 1], `scale` a plain number."""
+
+  def plain(params, x_t, t, cond, uncond):
+    return guidance.guided_velocity(
+      policy, params, x_t, t, cond, uncond, scale
+    )
+
+  @jax.custom_vjp
+  def run(*operands):
+    always = jax.lax.optimization_barrier(jnp.all(operands[2] >= 0))
+    nothing = lambda *other: jnp.zeros(jnp.shape(other[1]), jnp.float32)
+    return jax.lax.cond(always, plain, nothing, *operands)
+
+  def forward(*operands):
+    return run(*operands), operands
+
+  def backward(operands, cotangent):
+    return jax.vjp(plain, *operands)[1](cotangent)
+
+  run.defvjp(forward, backward)
+  return run(params, x_t, t, cond, uncond)
 
 
 @jax.custom_vjp
@@ -79,7 +112,7 @@ def step_log_prob(
   x_next: Float[ArrayLike, "B *L"],
   step: steppers.StepTable,
   *,
-  guidance_scale: float | Array = 1.0,
+  guidance_scale: float = 1.0,
 ) -> tuple[Float[Array, "B"], Float[Array, "B *L"]]:
   """Replays a stored step under given parameters.
 
@@ -97,7 +130,5 @@ def step_log_prob(
     (log-probability, mean of the step).
   """
   t = jnp.full((x_t.shape[0],), step.t)
-  v = guidance.guided_velocity(
-    policy, params, x_t, t, cond, uncond, guidance_scale
-  )
+  v = velocity(policy, params, x_t, t, cond, uncond, guidance_scale)
   return transition(x_t, v, x_next, step), steppers.mean(x_t, v, step)

@@ -100,10 +100,14 @@ def gather_cond(cond: Cond, index: Integer[ArrayLike, "B"]) -> Cond:
   return jax.tree.map(lambda c: c[index], cond)
 
 
-def _step(policy, params, cond, uncond, scale, keys, x, step, index):
-  """One denoising step: next latents, log-probability, velocity."""
+def _step(policy, params, cond, uncond, scale, keys, x, step, index, record):
+  """One denoising step: next latents, log-probability, velocity.
+
+  A step that is recorded may be replayed, so its velocity is sealed.
+  """
   t = jnp.full((x.shape[0],), step.t)
-  v = guidance.guided_velocity(policy, params, x, t, cond, uncond, scale)
+  run = log_prob.velocity if record else guidance.guided_velocity
+  v = run(policy, params, x, t, cond, uncond, scale)
   mean = steppers.mean(x, v, step)
 
   def draw():
@@ -154,7 +158,7 @@ def sample_chunk(
   def body(x, facts):
     step, i = facts
     x_next, log_p, _ = _step(
-      policy, params, cond, uncond, guidance_scale, keys, x, step, i
+      policy, params, cond, uncond, guidance_scale, keys, x, step, i, record
     )
     return x_next, (x_next, log_p) if record else None
 

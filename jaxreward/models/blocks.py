@@ -35,14 +35,8 @@ def rows(layer: nn.Module, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
   return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-@jax.checkpoint
 def layer_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
-  """Normalises the last axis in float32, without parameters.
-
-  Nothing but x is kept for the gradient: a sum whose terms are kept as well
-  may be added in another order than the same sum in a program without a
-  gradient, and a rollout and its replay must agree to the bit.
-  """
+  """Normalises the last axis in float32, without parameters."""
   x = jnp.asarray(x)
   x32 = x.astype(jnp.float32)
   mean = x32.mean(-1, keepdims=True)
@@ -50,9 +44,8 @@ def layer_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   return ((x32 - mean) * jax.lax.rsqrt(var + 1e-6)).astype(x.dtype)
 
 
-@jax.checkpoint
 def rms_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
-  """Scales the last axis to unit mean square, in float32; as `layer_norm`."""
+  """Scales the last axis to unit mean square, in float32."""
   x = jnp.asarray(x)
   x32 = x.astype(jnp.float32)
   scale = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
 from jaxreward.models import blocks
-from jaxreward.types import Array, Cond, Params, Policy
+from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
 T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
@@ -280,7 +280,7 @@ def make_policy(
     )
     return net.init(key, *args, method="everything")["params"]
 
-  def encode(params: Params, tokens: Array) -> Cond:
+  def encode(params: Params, tokens: ArrayLike) -> Cond:
     return net.apply({"params": params}, tokens, method="encode")
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:

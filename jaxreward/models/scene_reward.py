@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxreward.errors import UserError
 from jaxreward.models import blocks, scene_dit
-from jaxreward.types import Array, Params
+from jaxreward.types import Array, ArrayLike, Params
 
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^blocks/.*kernel$", (None, "fsdp")),

@@ -89,7 +89,7 @@ def test_bad_files_are_named(tmp_path, content, wanted):
 
 
 def test_missing_file_and_folder(tmp_path):
-  with pytest.raises(UserError, match="gone.png: No such file"):
+  with pytest.raises(UserError, match=r"gone\.png: No such file"):
     images.read_image(tmp_path / "gone.png")
   with pytest.raises(UserError, match=str(tmp_path)):
     images.read_image(tmp_path)

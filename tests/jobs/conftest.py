@@ -24,6 +24,13 @@ def weights_file(tmp_path_factory) -> str:
   return tiny.save_weights(path, config)
 
 
+@pytest.fixture
+def small_model(monkeypatch) -> None:
+  """Jobs take a policy that compiles in a moment, with drawn weights."""
+  small = lambda config: tiny.small_policy()
+  monkeypatch.setattr(setup, "make_policy", small)
+
+
 class Command:
   """`python -m jaxreward.main` in this process.
 

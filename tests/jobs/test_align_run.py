@@ -40,7 +40,14 @@ def runs(tmp_path_factory, weights_file):
   return get
 
 
-@pytest.fixture(params=list(RUNS))
+@pytest.fixture(
+  params=[
+    "nft",
+    "grpo_lora",
+    pytest.param("nft_lora", marks=pytest.mark.slow),
+    pytest.param("grpo", marks=pytest.mark.slow),
+  ]
+)
 def workdir(request, runs, one_device):
   return runs(request.param)
 
@@ -82,9 +89,8 @@ def test_it_learns(workdir):
   assert all(row["update_norm"] > 0 for row in rows[1:])
 
 
-@pytest.mark.parametrize("name", ["grpo", "grpo_lora"])
-def test_only_ratio_objectives_have_a_gap_and_it_is_zero(name, runs):
-  rows = tiny.rows(runs(name))
+def test_only_ratio_objectives_have_a_gap_and_it_is_zero(runs):
+  rows = tiny.rows(runs("grpo_lora"))
   assert [row["log_prob_gap"] for row in rows[1:]] == [0.0] * 4
   assert "log_prob_gap" not in tiny.rows(runs("nft"))[1]
 
@@ -137,7 +143,7 @@ def test_weights_fit_the_plain_model(workdir, weights_file):
 def test_adapters_leave_other_weights_alone(runs, weights_file):
   config = tiny.load("align_scenes.py:smoke", tiny.MODEL)
   like = jax.eval_shape(setup.make_policy(config).init, jax.random.key(0))
-  path = runs("nft_lora") / "policy.safetensors"
+  path = runs("grpo_lora") / "policy.safetensors"
   found = weights.load_params(path, like)
   base = weights.load_params(weights_file, like)
   assert tiny.same_bits(found["patch_in"], base["patch_in"])
@@ -152,7 +158,7 @@ def test_timings_by_part(workdir):
 
 
 def test_nothing_is_compiled_after_the_first_step(
-  tmp_path, weights_file, compile_counter, monkeypatch
+  tmp_path, small_model, compile_counter, monkeypatch
 ):
   """The whole loop: data, rollout, rewards, update, panel, evaluation."""
   compiled = {}
@@ -165,7 +171,7 @@ def test_nothing_is_compiled_after_the_first_step(
   monkeypatch.setattr(writers.MetricsWriter, "write", counting)
   config = tiny.load(
     "align_scenes.py:smoke", tiny.MODEL, tiny.REWARD, tiny.FAST,
-    {"init.checkpoint": weights_file, "align.iterations": 6, "eval.every": 3},
+    {"align.iterations": 6, "eval.every": 3},
   )  # fmt: skip
   tiny.run(config, tmp_path / "run")
   assert compiled[0] > 0
@@ -199,7 +205,7 @@ def test_a_finished_run_started_again_does_nothing_more(
 
 
 def test_equal_rewards_teach_nothing_and_break_nothing(
-  command, tmp_path, weights_file
+  command, tmp_path, small_model
 ):
   (tmp_path / "flat.py").write_text(
     "def flat(images, prompts):\n  return 0 * images[..., 0].mean((2, 3)) + 0.1\n"
@@ -210,7 +216,7 @@ def test_equal_rewards_teach_nothing_and_break_nothing(
       "rewards.flat.fn": f"{tmp_path}/flat.py:flat",
     }
     workdir = tmp_path / spec.rpartition(":")[2].replace(",", "_")
-    given = {"init.checkpoint": weights_file, "align.iterations": 2}
+    given = {"align.iterations": 2}
     assert command(spec, workdir, tiny.MODEL, reward, tiny.FAST, given) == 0
     rows = tiny.rows(workdir)[1:]
     assert len(rows) == 2

@@ -88,7 +88,11 @@ FAST = tiny.FAST | tiny.MODEL
     (NFT, {"lora.rank": 2, "lora.targets": "nothing_of_this"}, ("targets",)),
   ],
 )
-def test_one_line_names_the_field(spec, overrides, words, command, tmp_path):
+def test_one_line_names_the_field(
+  spec, overrides, words, command, tmp_path, request
+):
+  if not any(k.split(".")[0] in ("model", "lora", "init") for k in overrides):
+    request.getfixturevalue("small_model")
   workdir = tmp_path / "run"
   assert command(spec, workdir, FAST, overrides) == 2
   for word in words:
@@ -122,9 +126,9 @@ def test_a_pipeline_of_what_is_no_job(name, command, tmp_path):
 
 
 def test_another_config_in_the_same_working_directory(
-  command, tmp_path, weights_file
+  command, tmp_path, small_model
 ):
-  given = {"init.checkpoint": weights_file, "align.iterations": 1}
+  given = {"align.iterations": 1}
   workdir = tmp_path / "run"
   assert command(NFT, workdir, FAST, tiny.REWARD, given) == 0
   rows = (workdir / "metrics.jsonl").read_bytes()

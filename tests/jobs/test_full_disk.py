@@ -17,7 +17,7 @@ class Pending:
     raise OSError(errno.ENOSPC, "No space left on device", "some/file")
 
 
-def fill(monkeypatch, step, *, late):
+def fill(step, *, late):
   """Saves from this step on fail, at once or when they are waited for."""
   save = ocp.training.Checkpointer.save_checkpointables_async
 
@@ -35,11 +35,11 @@ def fill(monkeypatch, step, *, late):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_one_line_and_the_run_goes_on_once_there_is_room(
-  late, command, tmp_path, weights_file, monkeypatch
+  late, command, tmp_path, small_model
 ):
-  given = {"init.checkpoint": weights_file, "checkpoint.every": 1}
+  given = {"checkpoint.every": 1}
   args = NFT, tmp_path / "run", tiny.MODEL, tiny.REWARD, tiny.FAST, given
-  disk = fill(monkeypatch, 3, late=late)
+  disk = fill(3, late=late)
   try:
     assert command(*args) == 2
   finally:
@@ -56,13 +56,11 @@ def test_one_line_and_the_run_goes_on_once_there_is_room(
   assert found == (tmp_path / "other" / "metrics.jsonl").read_bytes()
 
 
-def test_a_full_disk_under_the_metrics(
-  command, tmp_path, weights_file, monkeypatch
-):
+def test_a_full_disk_under_the_metrics(command, tmp_path, small_model):
   """The row that did not fit is written whole by the next run."""
   from jaxreward.training import writers
 
-  given = {"init.checkpoint": weights_file, "checkpoint.every": 1}
+  given = {"checkpoint.every": 1}
   args = NFT, tmp_path / "run", tiny.MODEL, tiny.REWARD, tiny.FAST, given
   write = writers._Lines.append
 

@@ -61,14 +61,14 @@ def rewards(tmp_path):
 
 
 @pytest.fixture
-def run(command, tmp_path, rewards, weights_file):
+def run(command, tmp_path, rewards, small_model):
   """Runs the align job with one reward; gives the exit code."""
 
   def start(fn, spec=NFT, **overrides):
     return command(
       spec, tmp_path / "run", tiny.MODEL, tiny.FAST,
       {"rewards.detector": "none", "rewards.mine.fn": fn},
-      {"init.checkpoint": weights_file, "align.iterations": 2},
+      {"align.iterations": 2},
       {"eval.samples": 12, "eval.quick_samples": 12, "checkpoint.every": 1},
       {k.replace("__", "."): v for k, v in overrides.items()},
     )  # fmt: skip

@@ -180,11 +180,11 @@ def test_path_kl_of_equal_parameters_is_zero():
   assert float(evaluate.path_kl(policy, other, policy, params, *args)) > 0
 
 
-def test_kl_reported_is_zero_when_nothing_is_learned(tmp_path, weights_file):
+def test_kl_reported_is_zero_when_nothing_is_learned(tmp_path, small_model):
   config = tiny.load(
     NFT, tiny.MODEL, tiny.REWARD, tiny.FAST,
-    {"init.checkpoint": weights_file, "optimizer.learning_rate": 0.0},
-    {"align.iterations": 1, "optimizer.name": "sgd"},
+    {"optimizer.learning_rate": 0.0, "optimizer.name": "sgd"},
+    {"align.iterations": 1},
   )  # fmt: skip
   workdir = tiny.run(config, tmp_path / "run")
   found = json.loads((workdir / "evaluation.json").read_text())

@@ -59,6 +59,7 @@ class Result:
 
 
 def run(iteration, steps=2):
+  """Iterations from the start, for comparison."""
   state = iteration.state
   start = tiny.flat(state.params)
   trajectories, metrics = [], []
@@ -348,8 +349,8 @@ def test_the_samplers_constants_are_not_the_meshs():
 @functools.cache
 def evaluation(mesh):
   config = config_of("diffusion_nft", {"eval.samples": 18, "eval.group": 3})
-  policy = setup.make_policy(config)
-  params = tiny.shaken(jax.jit(policy.init)(jax.random.key(0)))
+  policy = tiny.small_policy()
+  params = jax.jit(policy.init)(jax.random.key(0))
   found = evaluate.make_evaluator(config, policy, {})
   with jax.set_mesh(tiny.mesh_of(*MESHES[mesh])):
     return found(params, 2.0)
@@ -363,3 +364,28 @@ def test_evaluations_agree(mesh):
   np.testing.assert_allclose(images, pictures, atol=1e-4)
   for name in ("texture", "diversity", "brightness", "edge_density"):
     assert result[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+@functools.cache
+def transformer(objective, mesh):
+  """The scene model, with its own table of shardings and adapters."""
+  overrides = {"lora.rank": 2} if objective == "flow_grpo" else {}
+  config = config_of(objective, overrides)
+  mesh = tiny.mesh_of(*MESHES[mesh])
+  return run(tiny.Iteration(config, mesh, real=True), steps=1)
+
+
+@pytest.mark.parametrize(
+  ("objective", "mesh"),
+  [
+    ("diffusion_nft", "4x2"),
+    pytest.param("flow_grpo", "2x4", marks=pytest.mark.slow),
+    pytest.param("diffusion_nft", "1x8", marks=pytest.mark.slow),
+  ],
+)
+def test_the_scene_model_agrees(objective, mesh):
+  found, expected = transformer(objective, mesh), transformer(objective, "1x1")
+  assert np.linalg.norm(moved(expected)) > 1e-4
+  assert_close(found, expected)
+  if objective == "flow_grpo":
+    assert found.metrics[0]["log_prob_gap"] == 0.0

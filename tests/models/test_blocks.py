@@ -104,7 +104,7 @@ def test_attention_does_not_know_the_order_of_keys():
 
 
 def test_rows_is_the_layer_on_the_last_axis():
-  x = draw(3, 4, 5, 8)
+  x = jnp.asarray(draw(3, 4, 5, 8))
   layer = blocks.dense(6, "out", jnp.float32)
   params = layer.init(jax.random.key(0), x)
   kernel = np.float64(params["params"]["kernel"])

@@ -98,7 +98,7 @@ def test_a_policy_of_another_width_is_refused(params):
 
 
 @pytest.mark.parametrize(
-  ("sizes", "field"), [(dict(patch=7), "patch=7"), (dict(width=10), "width=10")]
+  ("sizes", "field"), [(dict(patch=7), "patch=7"), (dict(width=15), "width=15")]
 )
 def test_sizes_that_do_not_fit(sizes, field):
   with pytest.raises(UserError, match=f"reward_model.{field}"):

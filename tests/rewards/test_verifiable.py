@@ -89,7 +89,7 @@ def test_learned_has_a_finite_gradient_in_the_pictures(
   grad = np.asarray(jax.grad(total)(jnp.asarray(images[:, :2])))
   assert np.isfinite(grad).all()
   assert np.abs(grad).max() > 0
-  h = 1e-2
+  h = 1e-3
   step = np.sign(grad).astype(np.float32) * h
   up, down = (float(total(images[:, :2] + k * step)) for k in (1, -1))
   np.testing.assert_allclose(

@@ -44,9 +44,14 @@ def _pad(x):
   return np.concatenate([x, np.repeat(x[-1:], CHUNK - len(x), 0)])
 
 
+def take(tree, index):
+  """Rows of every array."""
+  return jax.tree.map(lambda x: x[index], tree)
+
+
 def _join(parts, count):
   joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  return jax.tree.map(lambda x: x[:count], joined)
+  return take(joined, slice(0, count))
 
 
 def draw(prompts):
@@ -72,10 +77,15 @@ def verdict(detection, prompts):
   """Verdict on pictures that were looked at, one prompt each."""
   parts = []
   for part in _chunks(len(prompts)):
-    seen = jax.tree.map(lambda x: _pad(x[part]), detection)
-    batch = grammar.batch(prompts[part])
-    parts.append(jax.device_get(_judge(seen, jax.tree.map(_pad, batch))))
+    seen = jax.tree.map(_pad, take(detection, part))
+    batch = jax.tree.map(_pad, grammar.batch(prompts[part]))
+    parts.append(jax.device_get(_judge(seen, batch)))
   return _join(parts, len(prompts))
+
+
+def judge(images, prompts):
+  """Verdict on pictures, one prompt each."""
+  return verdict(look(images), prompts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +146,3 @@ def is_true(scene, prompt, tolerance=0.1):
   if abs(cosine - 0.5) < tolerance:
     return None
   return bool(cosine > 0.5)
-
-
-def row(scenes, index):
-  return jax.tree.map(lambda x: x[index], scenes)

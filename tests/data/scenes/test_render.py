@@ -44,7 +44,7 @@ def _reference(scene, factor=16):
 def test_pictures_are_those_of_hard_edges_sampled_densely():
   drawn = pictures.two_thousand()
   for i in range(0, 120, 5):
-    expected = _reference(pictures.row(drawn.scenes, i))
+    expected = _reference(pictures.take(drawn.scenes, i))
     error = np.abs(drawn.images[i] - expected)
     assert error.mean() < 0.002
     assert error.max() < 0.2  # a sharp corner inside one pixel
@@ -113,7 +113,7 @@ def test_one_picture_alone_is_that_of_the_batch():
 def test_scenes_satisfy_their_prompts():
   drawn = pictures.two_thousand()
   for i, prompt in enumerate(drawn.prompts):
-    assert pictures.is_true(pictures.row(drawn.scenes, i), prompt) is True
+    assert pictures.is_true(pictures.take(drawn.scenes, i), prompt) is True
 
 
 def test_objects_have_room():
