@@ -41,9 +41,7 @@ def velocity(
   """`guidance.guided_velocity`, sealed; t in [0, 1], `scale` a plain number."""
 
   def plain(params, x_t, t, cond, uncond):
-    return guidance.guided_velocity(
-      policy, params, x_t, t, cond, uncond, scale
-    )
+    return guidance.guided_velocity(policy, params, x_t, t, cond, uncond, scale)
 
   @jax.custom_vjp
   def run(*operands):

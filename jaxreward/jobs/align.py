@@ -235,7 +235,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       scores, failed = timer("reward", score(rewards, images, batch))
       usable = _trained(scores, weights_of)
       require_scores(usable)
-      require_scores({" and ".join(usable): jnp.stack([*usable.values()]).sum(0)})
+      require_scores(
+        {" and ".join(usable): jnp.stack([*usable.values()]).sum(0)}
+      )
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, pixels, batch, scores, metrics))

@@ -298,7 +298,7 @@ class Frozen:
 
   base: Params
   old: Params | None
-  tokens: Array
+  tokens: ArrayLike
 
 
 def _conditioning(policy, params, frozen, micro, scale):

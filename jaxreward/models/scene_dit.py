@@ -77,7 +77,7 @@ class TextEncoder(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, tokens: Array) -> Cond:
+  def __call__(self, tokens: ArrayLike) -> Cond:
     d = self.width
     tokens = jnp.asarray(tokens)
     mask = (tokens > 0).at[:, 0].set(True)  # the empty prompt is one pad word
@@ -184,7 +184,7 @@ class SceneDiT(nn.Module):
       self.patch**2 * 3, None, self.dtype, zero=True
     )
 
-  def encode(self, tokens: Array) -> Cond:
+  def encode(self, tokens: ArrayLike) -> Cond:
     return self.text(tokens)
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
@@ -204,7 +204,7 @@ class SceneDiT(nn.Module):
     y = y.reshape(b, side, side, p, p, channels).swapaxes(2, 3)
     return y.reshape(b, size, size, channels)
 
-  def everything(self, x: Array, t: Array, tokens: Array) -> Array:
+  def everything(self, x: Array, t: Array, tokens: ArrayLike) -> Array:
     return self(x, t, self.encode(tokens))
 
 

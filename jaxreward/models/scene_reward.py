@@ -105,7 +105,7 @@ class SceneScorer(nn.Module):
     y = blocks.rows(self.stem_out, blocks.layer_norm(y))
     return y + blocks.rows(self.patch_in, x) + self.place.astype(self.dtype)
 
-  def __call__(self, images: Array, tokens: Array) -> Array:
+  def __call__(self, images: ArrayLike, tokens: ArrayLike) -> Array:
     prompts, group = images.shape[:2]
     cond = self.text(tokens)
     cond = jax.tree.map(lambda c: jnp.repeat(c, group, 0), cond)
@@ -179,7 +179,9 @@ def make_scorer(
     tokens = jnp.zeros((1, scene_dit.MAX_WORDS), int)
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
-  def score_groups(params: Params, images: Array, tokens: Array) -> Array:
+  def score_groups(
+    params: Params, images: ArrayLike, tokens: ArrayLike
+  ) -> Array:
     scores: Any = net.apply({"params": params}, images, tokens)
     return scores
 

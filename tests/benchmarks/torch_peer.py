@@ -2,15 +2,19 @@
 
 It is the yardstick of `grpo_iteration.py`: the same architecture, sizes and
 work, as one writes them in PyTorch: fused `scaled_dot_product_attention`,
-`layer_norm` and `rms_norm`, words encoded once per prompt, `inference_mode`
-in the rollout, a fused AdamW. `flax_weights` loads the parameters of
-`jaxreward.models.scene_dit`, which is how `tests/parity/test_torch_peer.py`
-knows that the two are one model.
+`layer_norm` and `rms_norm`, words encoded once per prompt and the reference's
+once per iteration, no graph in the rollout, a fused AdamW. `load_flax` takes
+the parameters of `jaxreward.models.scene_dit`, which is how
+`tests/parity/test_torch_peer.py` knows that the two are one model.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 
 LOG_2PI = float(np.log(2 * np.pi))
 T_MIN = 0.05
+SIZES = ("width", "depth", "heads", "mlp_ratio", "text_layers")
 
 
 class TextBlock(nn.Module):
@@ -36,7 +41,7 @@ class TextBlock(nn.Module):
     b, n, d = x.shape
     qkv = self.qkv(layer_norm(x)).view(b, n, 3, self.heads, d // self.heads)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    y = attention(q, k, v, mask)
+    y = attention(rms_norm(q), rms_norm(k), v, mask)
     x = x + self.out(y.transpose(1, 2).reshape(b, n, d))
     return x + self.down(F.relu(self.up(layer_norm(x))).square())
 
@@ -63,23 +68,24 @@ class ImageBlock(nn.Module):
     y = layer_norm(x) * (1 + scale1) + shift1
     qkv = self.qkv(y).view(b, n, 3, self.heads, d // self.heads)
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    k, v = torch.cat([k, k_words], 2), torch.cat([v, v_words], 2)
-    y = attention(q, k, v, mask)
+    k = torch.cat([rms_norm(k), k_words], 2)
+    v = torch.cat([v, v_words], 2)
+    y = attention(rms_norm(q), k, v, mask)
     x = x + gate1 * self.out(y.transpose(1, 2).reshape(b, n, d))
     y = layer_norm(x) * (1 + scale2) + shift2
     return x + gate2 * self.down(F.relu(self.up(y)).square())
 
 
-@dataclasses.dataclass
-class Words:
-  """What the image blocks read of P (or B) prompts."""
+class Words(NamedTuple):
+  """What the image blocks read of P prompts (or of B samples)."""
 
-  kv: Tensor  # [P, L, depth, 2 D]
+  k: Tensor  # [P, depth, H, L, D / H], normalised
+  v: Tensor  # the same
   mask: Tensor  # bool [P, L]
   pooled: Tensor  # [P, D]
 
   def rows(self, index: Tensor) -> Words:
-    return Words(self.kv[index], self.mask[index], self.pooled[index])
+    return Words(*(x[index] for x in self))
 
 
 class SceneDiT(nn.Module):
@@ -128,8 +134,10 @@ class SceneDiT(nn.Module):
       x = block(x, mask)
     x = layer_norm(x)
     weight = mask[..., None] / mask.sum(-1)[:, None, None]
-    kv = self.kv(x).unflatten(-1, (self.depth, 2 * self.width))
-    return Words(kv, mask, (x * weight).sum(1))
+    b, n, d = x.shape
+    kv = self.kv(x).view(b, n, self.depth, 2, self.heads, d // self.heads)
+    k, v = kv.permute(3, 0, 2, 4, 1, 5)
+    return Words(rms_norm(k), v, mask, (x * weight).sum(1))
 
   def forward(self, x: Tensor, t: Tensor, words: Words) -> Tensor:
     """Velocity [B, H, W, C] of x_t [B, H, W, C] at t [B]."""
@@ -139,10 +147,8 @@ class SceneDiT(nn.Module):
     signal = self.time_out(F.silu(signal)) + self.pooled_in(words.pooled)
     signal = F.silu(signal)
     mask = F.pad(words.mask, (y.shape[1], 0), value=True)
-    shape = (*words.kv.shape[:3], 2, self.heads, self.width // self.heads)
-    keys, values = words.kv.view(shape).permute(3, 2, 0, 4, 1, 5)
     for i, block in enumerate(self.blocks):
-      y = block(y, signal, keys[i], values[i], mask)
+      y = block(y, signal, words.k[:, i], words.v[:, i], mask)
     shift, scale = self.final_modulation(signal)[:, None].chunk(2, -1)
     y = self.patch_out(layer_norm(y) * (1 + scale) + shift)
     x0 = self._to_image(y, x.shape)
@@ -164,10 +170,200 @@ def layer_norm(x: Tensor) -> Tensor:
   return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
+def rms_norm(x: Tensor) -> Tensor:
+  return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
   """q [B, H, N, D], k and v [B, H, M, D], mask bool [B, M]."""
-  q = F.rms_norm(q, q.shape[-1:], eps=1e-6)
-  k = F.rms_norm(k, k.shape[-1:], eps=1e-6)
-  return F.scaled_dot_product_attention(
-    q, k, v, attn_mask=mask[:, None, None, :]
-  )
+  mask = mask[:, None, None, :]
+  return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def torch_names(params: Mapping) -> dict[str, np.ndarray]:
+  """Arrays of a Flax tree (parameters or gradients) by their PyTorch names."""
+  found = {
+    "embedding.weight": params["text"]["embedding"],
+    "position": params["text"]["position"],
+    "place": params["place"],
+  }
+
+  def linear(name, layer):
+    found[f"{name}.weight"] = np.asarray(layer["kernel"]).T
+    found[f"{name}.bias"] = layer["bias"]
+
+  outer = "patch_in time_in time_out pooled_in final_modulation patch_out"
+  for name in outer.split():
+    linear(name, params[name])
+  linear("kv", params["text"]["kv"])
+  for block, layers in params["text"].items():
+    if block.startswith("block_"):
+      for name, layer in layers.items():
+        linear(f"text.{block.removeprefix('block_')}.{name}", layer)
+  for name, layer in params["blocks"].items():
+    for i in range(len(layer["bias"])):
+      at = {k: np.asarray(v)[i] for k, v in layer.items()}
+      linear(f"blocks.{i}.{name}", at)
+  return {k: np.array(v, np.float32) for k, v in found.items()}
+
+
+def load_flax(model: SceneDiT, params: Mapping) -> SceneDiT:
+  """Copies the parameters of the Flax model into the PyTorch one."""
+  weights = {k: torch.from_numpy(v) for k, v in torch_names(params).items()}
+  model.load_state_dict(weights | {"frequency": model.frequency})
+  return model
+
+
+class Step(NamedTuple):
+  """Constants of one denoising step, scalars: mean = c_x x + c_v v."""
+
+  t: Tensor
+  c_x: Tensor
+  c_v: Tensor
+  std: Tensor
+
+
+def steps_of(table) -> list[Step]:
+  """Steps of a `jaxreward.flow.steppers.StepTable`."""
+  columns = (table.t, table.c_x, table.c_v, table.std)
+  return [Step(*map(torch.tensor, row)) for row in zip(*columns, strict=True)]
+
+
+def step_mean(model: SceneDiT, x: Tensor, words: Words, step: Step) -> Tensor:
+  return step.c_x * x + step.c_v * model(x, step.t.expand(len(x)), words)
+
+
+def log_prob(x_next: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+  """Mean over elements of the log density of a step, [B]."""
+  error = (x_next - mean).square().flatten(1).mean(1)
+  return -error / (2 * std.square()) - std.log() - 0.5 * LOG_2PI
+
+
+def noisy_step(model, x: Tensor, words: Words, step: Step):
+  """(next latents, their log-probability) of a stochastic step."""
+  mean = step_mean(model, x, words, step)
+  x_next = mean + step.std * torch.randn_like(mean)
+  return x_next, log_prob(x_next, mean, step.std)
+
+
+class Batch(NamedTuple):
+  """One trained transition of every sample."""
+
+  x_t: Tensor
+  x_next: Tensor
+  old_log_prob: Tensor
+  advantage: Tensor
+  tokens: Tensor
+  index: Tensor
+
+
+def grpo_loss(
+  model: SceneDiT,
+  reference: SceneDiT,
+  reference_words: Words,
+  batch: Batch,
+  step: Step,
+  clip_range: float,
+  kl: float,
+) -> Tensor:
+  """Clipped ratio loss and KL to the reference, mean over samples."""
+  words = model.encode(batch.tokens).rows(batch.index)
+  mean = step_mean(model, batch.x_t, words, step)
+  ratio = (log_prob(batch.x_next, mean, step.std) - batch.old_log_prob).exp()
+  clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+  advantage = batch.advantage
+  loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
+  if kl:
+    with torch.no_grad():
+      anchor = step_mean(reference, batch.x_t, reference_words, step)
+    loss = loss + kl * (mean - anchor).square().mean() / (2 * step.std**2)
+  return loss
+
+
+def group_advantage(reward: Tensor) -> Tensor:
+  """[P, G] -> [P, G]."""
+  centred = reward - reward.mean(1, keepdim=True)
+  std = reward.std(1, keepdim=True, correction=0)
+  return (centred / (std + 1e-4)).clamp(-5, 5)
+
+
+@dataclasses.dataclass
+class Recipe:
+  """Constants of an iteration."""
+
+  steps: list[Step]
+  trained: tuple[int, ...]
+  updates: int
+  group: int
+  clip_range: float
+  kl: float
+  learning_rate: float
+  clip_norm: float
+  betas: tuple[float, float]
+  ema_decay: float
+
+
+class Trainer:
+  """Rollout and update of Flow-GRPO, eager or through `torch.compile`."""
+
+  def __init__(self, model: SceneDiT, recipe: Recipe, *, compiled: bool):
+    self.model, self.recipe = model, recipe
+    self.reference = copy.deepcopy(model).requires_grad_(False)
+    self.average = [p.detach().clone() for p in model.parameters()]
+    self.optimizer = torch.optim.AdamW(
+      model.parameters(),
+      lr=recipe.learning_rate,
+      betas=recipe.betas,
+      weight_decay=0.0,
+      fused=True,
+    )
+    # Shapes never change, so neither program is compiled twice.
+    wrap = functools.partial(torch.compile, dynamic=False)
+    self.mean = wrap(step_mean) if compiled else step_mean
+    self.noisy = wrap(noisy_step) if compiled else noisy_step
+    self.loss = wrap(grpo_loss) if compiled else grpo_loss
+
+  def rollout(self, tokens: Tensor, shape: tuple[int, ...]):
+    """(latents: T + 1 of [B, *shape], log-probabilities: T of [B])."""
+    index = torch.arange(len(tokens)).repeat_interleave(self.recipe.group)
+    latents, log_probs = [], []
+    # Not inference_mode: the update differentiates with respect to weights
+    # that multiply these latents, which it refuses.
+    with torch.no_grad():
+      words = self.model.encode(tokens).rows(index)
+      x = torch.randn(len(index), *shape)
+      latents.append(x)
+      for step in self.recipe.steps:
+        log_p = torch.zeros(len(index))
+        if step.std > 0:
+          x, log_p = self.noisy(self.model, x, words, step)
+        else:
+          x = self.mean(self.model, x, words, step)
+        latents.append(x)
+        log_probs.append(log_p)
+    return latents, log_probs
+
+  def update(self, latents, log_probs, reward: Tensor, tokens: Tensor):
+    """The optimizer steps of one iteration; `reward` is [P, G]."""
+    r = self.recipe
+    index = torch.arange(len(tokens)).repeat_interleave(r.group)
+    advantage = group_advantage(reward).flatten()
+    with torch.no_grad():
+      anchor = self.reference.encode(tokens).rows(index)
+    each = len(r.trained) // r.updates
+    for first in range(0, len(r.trained), each):
+      self.optimizer.zero_grad(set_to_none=True)
+      for i in r.trained[first : first + each]:
+        batch = Batch(
+          latents[i], latents[i + 1], log_probs[i], advantage, tokens, index
+        )
+        loss = self.loss(
+          self.model, self.reference, anchor, batch, r.steps[i],
+          r.clip_range, r.kl,
+        )  # fmt: skip
+        (loss / each).backward()
+      nn.utils.clip_grad_norm_(self.model.parameters(), r.clip_norm)
+      self.optimizer.step()
+      with torch.no_grad():
+        current = list(self.model.parameters())
+        torch._foreach_lerp_(self.average, current, 1 - r.ema_decay)

@@ -1,13 +1,14 @@
 """Evaluation as text and JSON."""
 
+import errno
 import json
 import math
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 
 NUMBERS = {
@@ -88,15 +89,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "deep" / "evaluation.json"
   tables.write_json(path, {"a": 1})
 
-  def full(self, content):
-    raise OSError("no space left on device")
+  def full(source, target):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-  for kind in {type(path), pathlib.PosixPath}:
-    monkeypatch.setattr(kind, "write_bytes", full)
-  monkeypatch.setattr(
-    type(tables.epath.Path(path)), "write_bytes", full, raising=False
-  )
-  with pytest.raises(OSError, match="no space"):
+  monkeypatch.setattr("jaxreward.files.os.replace", full)
+  with pytest.raises(UserError, match="No space left"):
     tables.write_json(path, {"a": 2})
   monkeypatch.undo()
   assert json.loads(path.read_text()) == {"a": 1}

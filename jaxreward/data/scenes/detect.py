@@ -25,6 +25,7 @@ from jaxreward.types import Array, ArrayLike, PromptBatch
 SLOTS = 6  # components examined; a picture with more is wrong anyway
 FOREGROUND = 0.30  # colour distance from the background
 MIN_AREA = 6  # pixels; smaller components are stray
+MIN_NAMED_AREA = 14.0  # soft pixels; smaller objects have no name
 MAX_STRAY = 3  # stray pixels a correct picture may have
 MIN_IOU = 0.80
 MIN_IOU_MARGIN = 0.035
@@ -35,7 +36,7 @@ MAX_TEXTURE = 0.03  # mean |Laplacian| of the background
 MAX_BACKGROUND_STD = 0.06
 MIN_BRIGHTNESS = 0.60  # scenes have a light background
 CROP = 14  # pixels, side of the window a component is compared in
-_SWEEPS = 48
+_SWEEPS = 256
 _RELATION_MARGIN, _RELATION_COSINE = 0.1, 0.5  # as GenEval
 
 
@@ -100,7 +101,7 @@ def _neighbours(x: Array, fill) -> list[Array]:
   ]
 
 
-def label_components(foreground: Array) -> Array:
+def label_components(foreground: ArrayLike) -> Array:
   """4-connected components of bool [B, H, W] as int32 labels, 0 outside.
 
   A component's label is the largest pixel number (from 1) in it. Labels spread
@@ -132,7 +133,7 @@ def _median(x: Array) -> Array:
   return jnp.sort(x, axis=-1)[..., x.shape[-1] // 2]
 
 
-def background_colour(images: Array) -> Array:
+def background_colour(images: ArrayLike) -> Array:
   """Median colour [B, 3] of the border ring of images [B, H, W, 3]."""
   ring = jnp.concatenate(
     [images[:, 0], images[:, -1], images[:, 1:-1, 0], images[:, 1:-1, -1]],
@@ -269,6 +270,7 @@ def detect(images: ArrayLike) -> Detection:
     alpha.reshape(batch, SLOTS, size, size), area, centroid
   )
   sure = (iou >= MIN_IOU) & (margin >= MIN_IOU_MARGIN)
+  sure &= area >= MIN_NAMED_AREA
   covered = jnp.where(present, counts, 0).sum(-1)
   return Detection(
     present=present,

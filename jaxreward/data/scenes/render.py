@@ -77,7 +77,9 @@ def _relation_cells() -> np.ndarray:
 _CELLS = _relation_cells()
 
 
-def signed_distance(shape_id: int, x: ArrayLike, y: ArrayLike, r: ArrayLike):
+def signed_distance(
+  shape_id: int, x: ArrayLike, y: ArrayLike, r: ArrayLike | float
+):
   """Signed distance in pixels to one of `grammar.SHAPES` of radius r.
 
   The square's and the cross's are exact inside and along the edges; corners
@@ -100,7 +102,9 @@ def signed_distance(shape_id: int, x: ArrayLike, y: ArrayLike, r: ArrayLike):
   return jnp.minimum(bar_x, bar_y)
 
 
-def coverage(shape: ArrayLike, x: ArrayLike, y: ArrayLike, r: ArrayLike):
+def coverage(
+  shape: ArrayLike | int, x: ArrayLike, y: ArrayLike, r: ArrayLike | float
+):
   """Soft coverage in [0, 1] of pixels at offset (x, y) from the centre."""
   distances = jnp.stack(
     [signed_distance(i, x, y, r) for i in range(len(grammar.SHAPES))]
