@@ -34,9 +34,9 @@ from jaxreward.rewards import require_scores, score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
-from jaxreward.types import Array, Params
+from jaxreward.types import ArrayLike, Params
 
-Scores = Mapping[str, Array]
+Scores = Mapping[str, ArrayLike]
 
 KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 
