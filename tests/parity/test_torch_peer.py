@@ -61,7 +61,8 @@ def arrays():
   x[1] = x[0] + 0.2 * x[1]
   advantage = draw.normal(size=rows).astype(np.float32)
   index = np.repeat(np.arange(PROMPTS), GROUP)
-  return x[0], x[1], advantage, grammar.batch(prompts).tokens, index
+  tokens = np.asarray(grammar.batch(prompts).tokens)
+  return x[0], x[1], advantage, tokens, index
 
 
 def table():
@@ -75,7 +76,7 @@ def facts():
 def moments(params):
   policy = models()[0]
   x_t, x_next, _, tokens, index = arrays()
-  cond = rollout.gather_cond(policy.encode(params, tokens), index)
+  cond = rollout.gather_cond(policy.encode(params, jnp.asarray(tokens)), index)
   return log_prob.step_log_prob(
     policy, params, cond, None, x_t, x_next, facts()
   )
@@ -89,13 +90,13 @@ def stored():
   return (found + CLIP * noise).astype(np.float32)
 
 
-def loss(params, base):
+def loss(params, base, old):
   *_, advantage, _, _ = arrays()
   mask = np.ones(PROMPTS * GROUP, bool)
   log_p, mean = moments(params)
   _, anchor = moments(base)
   value, _ = objectives.REGISTRY["flow_grpo"](
-    log_p, stored(), advantage, mask, clip_range=CLIP
+    log_p, old, advantage, mask, clip_range=CLIP
   )
   step = facts()
   penalty = regularizers.step_kl(
@@ -128,7 +129,9 @@ def test_velocity_is_the_same():
 
   @jax.jit
   def velocity(params, x, t):
-    cond = rollout.gather_cond(policy.encode(params, tokens), index)
+    cond = rollout.gather_cond(
+      policy.encode(params, jnp.asarray(tokens)), index
+    )
     return policy.velocity(params, x, t, cond)
 
   with torch.no_grad():
@@ -146,7 +149,7 @@ def test_velocity_is_the_same():
 
 def test_loss_and_gradient_are_the_same():
   _, params, base, *_ = models()
-  expected, grads = jax.jit(jax.value_and_grad(loss))(params, base)
+  expected, grads = jax.jit(jax.value_and_grad(loss))(params, base, stored())
   actual, found = of_torch()
   assert actual == pytest.approx(float(expected), rel=1e-4)
   wanted = torch_peer.torch_names(jax.device_get(grads))
