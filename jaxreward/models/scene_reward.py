@@ -109,6 +109,7 @@ class SceneScorer(nn.Module):
     prompts, group = images.shape[:2]
     cond = self.text(tokens)
     cond = jax.tree.map(lambda c: jnp.repeat(c, group, 0), cond)
+    images = jnp.asarray(images)
     x = self.embed(images.reshape(prompts * group, *images.shape[2:]))
     t = jnp.full((1,), _TIME)
     signal = self.time_in(blocks.timestep_features(t, self.width))
