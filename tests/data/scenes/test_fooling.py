@@ -12,7 +12,7 @@ import scipy.ndimage
 from jaxreward.data.scenes import grammar, render
 
 LIGHT = 0.9
-SUB = 8  # samples a pixel along each axis
+SUB = 4  # samples a pixel along each axis
 _AXIS = (np.arange(36)[:, None] + (np.arange(SUB) + 0.5) / SUB - 0.5).ravel()
 
 
@@ -131,14 +131,14 @@ def _ten_overlapping(generator, text):
 
 def test_ten_overlapping_shapes_score_zero():
   generator = np.random.default_rng(1)
-  asked = pictures.balanced(168, seed=2)
+  asked = pictures.balanced(84, seed=2)
   images = [_ten_overlapping(generator, p.text) for p in asked]
   verdict = pictures.judge(np.stack(images), asked)
   assert verdict.strict.max() == 0
   assert verdict.dense.mean() < 0.25
 
 
-def _spoiled(spoil, seed=3, count=168):
+def _spoiled(spoil, seed=3, count=84):
   """Strict verdicts on pictures that were right before they were spoiled."""
   prompts = pictures.balanced(count, seed=seed)
   scenes, images = pictures.draw(prompts)
@@ -292,9 +292,12 @@ def test_blobs_have_no_name():
 
 
 def test_between_two_colours_there_is_no_name():
+  """Except between red and blue, where purple lies."""
   images = []
   for i in range(5):
     for j in range(i):
+      if (i, j) == (2, 0):
+        continue
       if (i, j) == (2, 0):
         continue  # half red, half blue is a purple
       mixed = (render.PALETTE[i] + render.PALETTE[j]) / 2
