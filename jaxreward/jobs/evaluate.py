@@ -206,7 +206,7 @@ class Evaluator:
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
     result = accuracy.summarise(strict.reshape(-1), kind, names=grammar.KINDS)
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
-    for name in set(host) - {"strict"}:
+    for name in sorted(set(host) - {"strict"}):
       result[name] = float(np.mean(host[name]))
     return result, np.asarray(images), strict
 

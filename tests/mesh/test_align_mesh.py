@@ -379,7 +379,7 @@ def transformer(objective, mesh):
 @pytest.mark.parametrize(
   ("objective", "mesh"),
   [
-    ("diffusion_nft", "4x2"),
+    pytest.param("diffusion_nft", "4x2", marks=pytest.mark.slow),
     pytest.param("flow_grpo", "2x4", marks=pytest.mark.slow),
     pytest.param("diffusion_nft", "1x8", marks=pytest.mark.slow),
   ],
