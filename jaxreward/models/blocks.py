@@ -38,18 +38,58 @@ def rows(layer: nn.Module, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
 def layer_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   """Normalises the last axis in float32, without parameters."""
   x = jnp.asarray(x)
-  x32 = x.astype(jnp.float32)
-  mean = x32.mean(-1, keepdims=True)
-  var = jnp.square(x32 - mean).mean(-1, keepdims=True)
-  return ((x32 - mean) * jax.lax.rsqrt(var + 1e-6)).astype(x.dtype)
+  return _layer_norm(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def rms_norm(x: Float[ArrayLike, "*N D"]) -> Float[Array, "*N D"]:
   """Scales the last axis to unit mean square, in float32."""
   x = jnp.asarray(x)
-  x32 = x.astype(jnp.float32)
-  scale = jax.lax.rsqrt(jnp.square(x32).mean(-1, keepdims=True) + 1e-6)
-  return (x32 * scale).astype(x.dtype)
+  return _rms_norm(x.astype(jnp.float32)).astype(x.dtype)
+
+
+# Their gradients are written out: derived ones read and write the rows about
+# twice as often, and these two are bound by memory.
+
+
+@jax.custom_vjp
+def _layer_norm(x):
+  return _layer_norm_forward(x)[0]
+
+
+def _layer_norm_forward(x):
+  centred = x - x.mean(-1, keepdims=True)
+  variance = jnp.square(centred).mean(-1, keepdims=True)
+  scale = jax.lax.rsqrt(variance + 1e-6)
+  y = centred * scale
+  return y, (y, scale)
+
+
+def _layer_norm_backward(kept, g):
+  y, scale = kept
+  along = (g * y).mean(-1, keepdims=True)
+  return (scale * (g - g.mean(-1, keepdims=True) - y * along),)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def _rms_norm(x):
+  return _rms_norm_forward(x)[0]
+
+
+def _rms_norm_forward(x):
+  scale = jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+  y = x * scale
+  return y, (y, scale)
+
+
+def _rms_norm_backward(kept, g):
+  y, scale = kept
+  return (scale * (g - y * (g * y).mean(-1, keepdims=True)),)
+
+
+_rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 def squared_relu(x: Float[ArrayLike, "*N"]) -> Float[Array, "*N"]:
@@ -57,26 +97,82 @@ def squared_relu(x: Float[ArrayLike, "*N"]) -> Float[Array, "*N"]:
   return jnp.square(jax.nn.relu(x))
 
 
-def attention(
-  q: Float[ArrayLike, "B N H D"],
-  k: Float[ArrayLike, "B M H D"],
-  v: Float[ArrayLike, "B M H D"],
-  key_mask: Bool[ArrayLike, "B M"] | None,
-) -> Float[Array, "B N H*D"]:
-  """Softmax attention with normalised queries and keys.
+def to_heads(
+  x: Float[Array, "B N F"], parts: int, heads: int
+) -> Float[Array, "{parts} B {heads} N D"]:
+  """[B, N, parts * H * D] -> [parts, B, H, N, D]."""
+  x = x.reshape(*x.shape[:2], parts, heads, -1)
+  return x.transpose(2, 0, 3, 1, 4)
+
+
+def from_heads(x: Float[Array, "B H N D"]) -> Float[Array, "B N H*D"]:
+  """[B, H, N, D] -> [B, N, H * D]."""
+  x = x.swapaxes(1, 2)
+  return x.reshape(*x.shape[:2], -1)
+
+
+def key_bias(
+  mask: Bool[ArrayLike, "B L"], own: int = 0
+) -> Float[Array, "B 1 1 {own}+L"]:
+  """0 where a key is attended to, else so low that its weight is 0.
+
+  The first `own` keys, which `mask` does not hold, are always attended to.
+  """
+  bias = jnp.where(mask, 0.0, -1e30)
+  return jnp.pad(bias, ((0, 0), (own, 0)))[:, None, None, :]
+
+
+@jax.custom_vjp
+def attend(
+  q: Float[Array, "B H N D"],
+  k: Float[Array, "B H M D"],
+  v: Float[Array, "B H M D"],
+  bias: Float[Array, "B 1 1 M"],
+) -> Float[Array, "B H N D"]:
+  """Softmax attention, heads first.
+
+  Heads stand before tokens, so that each product is batched over leading axes
+  and no operand is transposed for it. Rows of q and k come from `rms_norm`:
+  no logit exceeds sqrt(D), and the softmax needs no maximum taken off.
 
   Args:
-    q: [B, N, H, D].
-    k: [B, M, H, D].
-    v: [B, M, H, D].
-    key_mask: bool [B, M] or None; False keys are not attended to.
+    q: [B, H, N, D].
+    k: [B, H, M, D].
+    v: [B, H, M, D].
+    bias: from `key_bias`, has no derivative; some key of each row is not
+      masked.
 
   Returns:
-    [B, N, H * D].
+    [B, H, N, D].
   """
-  mask = None if key_mask is None else key_mask[:, None, None, :]
-  out = jax.nn.dot_product_attention(rms_norm(q), rms_norm(k), v, mask=mask)
-  return out.reshape(*out.shape[:2], -1)
+  return _attend_forward(q, k, v, bias)[0]
+
+
+def _attend_forward(q, k, v, bias):
+  logits = jnp.einsum(
+    "bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32
+  )
+  weight = jnp.exp(logits * q.shape[-1] ** -0.5 + bias)
+  weight = weight / weight.sum(-1, keepdims=True)
+  out = jnp.einsum("bhnm,bhmd->bhnd", weight.astype(v.dtype), v)
+  return out, (q, k, v, weight)
+
+
+def _attend_backward(kept, g):
+  q, k, v, weight = kept
+  # Behind the barrier the small matrix is transposed once, on its own; the
+  # product would transpose and pack it anew for every head.
+  flip = lambda x: jax.lax.optimization_barrier(x.swapaxes(-1, -2))
+  dv = jnp.einsum("bhmn,bhnd->bhmd", flip(weight.astype(g.dtype)), g)
+  dw = jnp.einsum("bhnd,bhmd->bhnm", g, v, preferred_element_type=jnp.float32)
+  dl = weight * (dw - (weight * dw).sum(-1, keepdims=True))
+  dl = (dl * q.shape[-1] ** -0.5).astype(q.dtype)
+  dq = jnp.einsum("bhnm,bhmd->bhnd", dl, k)
+  dk = jnp.einsum("bhmn,bhnd->bhmd", flip(dl), q)
+  return dq, dk, dv, None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
 
 
 def timestep_features(

@@ -55,12 +55,13 @@ class TextBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, mask: Array) -> Array:
-    n, d = x.shape[0], self.width
+    d = self.width
     h = blocks.rows(
       blocks.dense(3 * d, "qkv", self.dtype), blocks.layer_norm(x)
     )
-    h = h.reshape(n, -1, 3, self.heads, d // self.heads)
-    h = blocks.attention(h[:, :, 0], h[:, :, 1], h[:, :, 2], mask)
+    q, k, v = blocks.to_heads(h, 3, self.heads)
+    q, k = blocks.rms_norm(q), blocks.rms_norm(k)
+    h = blocks.from_heads(blocks.attend(q, k, v, blocks.key_bias(mask)))
     x = x + blocks.rows(blocks.dense(d, "out", self.dtype), h)
     h = blocks.rows(blocks.dense(3 * d, "up", self.dtype), blocks.layer_norm(x))
     h = blocks.squared_relu(h)
@@ -91,8 +92,12 @@ class TextEncoder(nn.Module):
     x = blocks.layer_norm(x)
     weight = mask[..., None] / mask.sum(-1)[:, None, None]
     kv = blocks.rows(blocks.dense(self.depth * 2 * d, "kv", self.dtype), x)
+    # [depth, 2, P, H, L, D / H]: heads first, as the image blocks attend.
+    kv = blocks.to_heads(kv, self.depth * 2, self.heads)
+    kv = kv.reshape(self.depth, 2, *kv.shape[1:])
+    k, v = blocks.rms_norm(kv[:, 0]), kv[:, 1]
     return {
-      "kv": kv.reshape(*kv.shape[:2], self.depth, 2 * d),
+      "kv": jnp.stack([k, v], 2).swapaxes(0, 1),
       "mask": mask,
       "pooled": (x * weight).sum(1).astype(jnp.float32),
     }
@@ -108,8 +113,8 @@ class ImageBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
-    kv, mask, signal = scan_in
-    n, d, h = x.shape[0], self.width, self.heads
+    words, bias, signal = scan_in  # words: k and v, [B, 2, H, L, D / H]
+    d = self.width
     modulation = blocks.dense(6 * d, "modulation", self.dtype, zero=True)(
       signal
     )
@@ -118,13 +123,10 @@ class ImageBlock(nn.Module):
     )
     y = blocks.layer_norm(x) * (1 + scale1) + shift1
     qkv = blocks.rows(blocks.dense(3 * d, "qkv", self.dtype), y)
-    q, own = qkv[..., :d], qkv[..., d:]
-    both = jnp.concatenate([own, kv], axis=1)
-    both = both.reshape(n, -1, 2, h, d // h)
-    keys = jnp.concatenate([jnp.ones((n, x.shape[1]), bool), mask], axis=1)
-    y = blocks.attention(
-      q.reshape(n, -1, h, d // h), both[:, :, 0], both[:, :, 1], keys
-    )
+    q, k, v = blocks.to_heads(qkv, 3, self.heads)
+    k = jnp.concatenate([blocks.rms_norm(k), words[:, 0]], axis=2)
+    v = jnp.concatenate([v, words[:, 1]], axis=2)
+    y = blocks.from_heads(blocks.attend(blocks.rms_norm(q), k, v, bias))
     x = x + gate1 * blocks.rows(blocks.dense(d, "out", self.dtype), y)
     y = blocks.layer_norm(x) * (1 + scale2) + shift2
     y = blocks.rows(blocks.dense(self.mlp_ratio * d, "up", self.dtype), y)
@@ -175,7 +177,7 @@ class SceneDiT(nn.Module):
       _remat(ImageBlock, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=((2, nn.broadcast, nn.broadcast),),
+      in_axes=((1, nn.broadcast, nn.broadcast),),
       length=self.depth,
       unroll=self.unroll,
     )(d, self.heads, self.mlp_ratio, self.dtype)
@@ -196,8 +198,8 @@ class SceneDiT(nn.Module):
     signal = self.time_in(blocks.timestep_features(t, self.width))
     signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
     signal = nn.silu(signal)
-    kv, mask = cond["kv"].astype(self.dtype), cond["mask"]
-    y, _ = self.blocks(y, (kv, mask, signal))
+    bias = blocks.key_bias(cond["mask"], own=side * side)
+    y, _ = self.blocks(y, (cond["kv"].astype(self.dtype), bias, signal))
     shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
     y = blocks.layer_norm(y) * (1 + scale) + shift
     y = blocks.rows(self.patch_out, y).astype(jnp.float32)

@@ -87,7 +87,7 @@ class SceneScorer(nn.Module):
       scene_dit.ImageBlock,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=((2, nn.broadcast, nn.broadcast),),
+      in_axes=((1, nn.broadcast, nn.broadcast),),
       length=self.depth,
       unroll=self.unroll,
     )(d, self.heads, self.mlp_ratio, self.dtype)
@@ -115,7 +115,8 @@ class SceneScorer(nn.Module):
     signal = self.time_in(blocks.timestep_features(t, self.width))
     signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
     signal = nn.silu(signal)
-    x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), cond["mask"], signal))
+    bias = blocks.key_bias(cond["mask"], own=x.shape[1])
+    x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), bias, signal))
     x = blocks.layer_norm(x)
     pooled = jnp.concatenate([x.mean(1), x.max(1), signal], -1)
     y = self.head_out(nn.gelu(self.head_in(pooled)))

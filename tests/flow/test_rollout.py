@@ -261,3 +261,24 @@ def test_guidance_enters_mean_and_log_probability():
   assert np.abs(guided.latents[1] - plain.latents[1]).max() > 1e-2
   # The first step's noise is the same, so its density is too.
   np.testing.assert_allclose(guided.log_probs[0], plain.log_probs[0], atol=1e-4)
+
+
+def test_the_gradient_of_gathered_rows_adds_them_up():
+  generator = np.random.default_rng(0)
+  index = generator.integers(0, 4, 11)
+  cond = {
+    "kv": jnp.asarray(generator.normal(size=(4, 3, 2)), jnp.float32),
+    "mask": jnp.asarray(generator.random((4, 3)) < 0.5),
+  }
+  weight = generator.normal(size=(11, 3, 2))
+  taken = rollout.gather_cond(cond, jnp.asarray(index))
+  np.testing.assert_array_equal(taken["kv"], np.asarray(cond["kv"])[index])
+  np.testing.assert_array_equal(taken["mask"], np.asarray(cond["mask"])[index])
+
+  def total(kv):
+    taken = rollout.gather_cond(cond | {"kv": kv}, jnp.asarray(index))
+    return (taken["kv"] * weight).sum()
+
+  expected = np.zeros((4, 3, 2))
+  np.add.at(expected, index, weight)
+  np.testing.assert_allclose(jax.grad(total)(cond["kv"]), expected, atol=1e-6)

@@ -68,11 +68,22 @@ def attend64(q, k, v, mask):
   return out.reshape(*out.shape[:2], -1)
 
 
+def attention(q, k, v, mask):
+  """`blocks.attend` from tokens-first arrays, its operands normalised."""
+  if mask is None:
+    mask = np.ones(k.shape[:2], bool)
+  q, k, v = (jnp.swapaxes(jnp.asarray(x), 1, 2) for x in (q, k, v))
+  out = blocks.attend(
+    blocks.rms_norm(q), blocks.rms_norm(k), v, blocks.key_bias(mask)
+  )
+  return blocks.from_heads(out)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_equals_numpy(masked):
   q, k, v = draw(2, 5, 3, 4), draw(2, 7, 3, 4, seed=1), draw(2, 7, 3, 4, seed=2)
   mask = np.arange(7) < np.array([[3], [6]]) if masked else None
-  actual = blocks.attention(q, k, v, mask)
+  actual = attention(q, k, v, mask)
   np.testing.assert_allclose(actual, attend64(q, k, v, mask), atol=2e-5)
 
 
@@ -81,7 +92,7 @@ def test_masked_keys_reach_neither_value_nor_gradient():
   mask = np.arange(7) < np.array([[3], [6]])
 
   def total(k, v):
-    return jnp.square(blocks.attention(q, k, v, mask)).sum()
+    return jnp.square(attention(q, k, v, mask)).sum()
 
   other = (
     np.where(mask[:, :, None, None], k, 9.0),
@@ -97,10 +108,69 @@ def test_attention_does_not_know_the_order_of_keys():
   q, k, v = draw(2, 5, 3, 4), draw(2, 7, 3, 4, seed=1), draw(2, 7, 3, 4, seed=2)
   order = np.random.default_rng(3).permutation(7)
   np.testing.assert_allclose(
-    blocks.attention(q, k[:, order], v[:, order], None),
-    blocks.attention(q, k, v, None),
+    attention(q, k[:, order], v[:, order], None),
+    attention(q, k, v, None),
     atol=1e-5,
   )
+
+
+def test_gradients_of_attention_are_those_of_the_plain_formula():
+  q, k, v = draw(2, 5, 3, 4), draw(2, 7, 3, 4, seed=1), draw(2, 7, 3, 4, seed=2)
+  mask = np.arange(7) < np.array([[3], [6]])
+  out = draw(2, 5, 12, seed=3)
+
+  def plain(q, k, v):
+    q, k = (
+      x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) for x in (q, k)
+    )
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) / 2
+    weight = jax.nn.softmax(
+      jnp.where(mask[:, None, None], logits, -jnp.inf), -1
+    )
+    return jnp.einsum("bhnm,bmhd->bnhd", weight, v).reshape(2, 5, 12)
+
+  def of(fn):
+    total = lambda q, k, v: (fn(q, k, v) * out).sum()
+    return jax.grad(total, (0, 1, 2))(*map(jnp.asarray, (q, k, v)))
+
+  found = of(lambda q, k, v: attention(q, k, v, mask))
+  for got, expected in zip(found, of(plain), strict=True):
+    np.testing.assert_allclose(got, expected, atol=3e-6)
+
+
+def layer64(x):
+  centred = x - x.mean(-1, keepdims=True)
+  return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def rms64(x):
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+  ("norm", "reference"),
+  [(blocks.layer_norm, layer64), (blocks.rms_norm, rms64)],
+)
+def test_gradients_of_the_norms_by_finite_differences(norm, reference):
+  x, out = np.float64(draw(3, 8)), np.float64(draw(3, 8, seed=1))
+  found = jax.grad(lambda x: (norm(x) * out).sum())(jnp.asarray(x, jnp.float32))
+  for i in np.ndindex(x.shape):
+    step = np.zeros_like(x)
+    step[i] = 1e-5
+    up, down = ((reference(x + s) * out).sum() for s in (step, -step))
+    assert found[i] == pytest.approx((up - down) / 2e-5, abs=5e-6)
+
+
+def test_own_keys_stand_before_the_masked_ones():
+  bias = np.asarray(blocks.key_bias(np.array([[True, False]]), own=3))
+  np.testing.assert_array_equal(bias[0, 0, 0] == 0, [1, 1, 1, 1, 0])
+
+
+def test_heads_there_and_back():
+  x = draw(2, 5, 24)
+  q, k = blocks.to_heads(jnp.asarray(x), 2, 3)
+  np.testing.assert_array_equal(blocks.from_heads(q), x[..., :12])
+  np.testing.assert_array_equal(k[:, 1], x[..., 16:20])
 
 
 def test_rows_is_the_layer_on_the_last_axis():
