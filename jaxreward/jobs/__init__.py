@@ -2,7 +2,8 @@
 
 A job is `run(config: ConfigDict, workdir: epath.Path) -> None`. Modules are
 imported when their job is asked for, so that starting one job does not wait
-for what the others need.
+for what the others need. Every job that measures something leaves report.html,
+of all that the working directory holds by then.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -19,11 +21,14 @@ from jaxreward.errors import UserError
 Job = Callable[[ConfigDict, epath.Path], None]
 
 
-def _lazy(module: str) -> Job:
-  """The `run` of a module, imported at the first call."""
+def _lazy(module: str, *, reports: bool = True) -> Job:
+  """The `run` of a module, imported at the first call, and its report."""
 
   def run(config: ConfigDict, workdir: epath.Path) -> None:
     importlib.import_module(module).run(config, workdir)
+    if reports:
+      collect = importlib.import_module("jaxreward.report.collect")
+      logging.info("report: %s", collect.report_from_workdir(workdir))
 
   return run
 
@@ -31,9 +36,9 @@ def _lazy(module: str) -> Job:
 JOBS: dict[str, Job] = {
   "align": _lazy("jaxreward.jobs.align"),
   "evaluate": _lazy("jaxreward.jobs.evaluate"),
-  "pipeline": _lazy("jaxreward.jobs.pipeline"),
+  "pipeline": _lazy("jaxreward.jobs.pipeline", reports=False),
   "pretrain": _lazy("jaxreward.jobs.pretrain"),
-  "sample": _lazy("jaxreward.jobs.sample"),
+  "sample": _lazy("jaxreward.jobs.sample", reports=False),
   "train_reward": _lazy("jaxreward.jobs.train_reward"),
 }
 

@@ -2,7 +2,7 @@
 
 prompts -> rollout -> rewards -> composition -> advantage -> objective ->
 optimizer, over and over; evaluated before, during and after on held-out
-prompts, with a report at the end.
+prompts.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ class Final:
     evaluate.merge(self.workdir, {"before": results})
 
   def after(self, current: state.TrainState) -> None:
-    """Evaluates the aligned policy; writes weights, grids and report."""
+    """Evaluates the aligned policy; writes weights and grids."""
     trainable, config = self.trainable, self.config
     params = trainable.export(current.ema, self.base)
     results, images, strict = evaluate.at_scales(
@@ -351,9 +351,7 @@ class Final:
       self.workdir / "grids" / "cards.npz",
       images_before[chosen, 0], images[chosen, 0], texts,
     )  # fmt: skip
-    path = collect.report_from_workdir(self.workdir)
     logging.info("\n%s", tables.evaluation_table(evaluation))
-    logging.info("report: %s", path)
 
   def kl(self, params) -> float:
     """Path KL to the base, in nats; see `evaluate.path_kl`."""

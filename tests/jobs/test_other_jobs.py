@@ -17,6 +17,13 @@ from tests import tiny
 EVAL = {"eval.guidance_scales": "1.0,2.0", "eval.samples": 12}
 
 
+def page_of(workdir):
+  """The run's page without the pictures and charts that it holds."""
+  page = (workdir / "report.html").read_text()
+  assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+  return re.sub(r"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]+", "", page)
+
+
 def test_pretrain_trains_evaluates_and_exports(command, tmp_path):
   workdir = tmp_path / "run"
   assert command("pretrain_scenes.py:smoke", workdir, tiny.MODEL, EVAL) == 0
@@ -31,6 +38,9 @@ def test_pretrain_trains_evaluates_and_exports(command, tmp_path):
   like = jax.eval_shape(setup.make_policy(config).init, jax.random.key(0))
   params = weights.load_params(workdir / "policy.safetensors", like)
   assert np.isfinite(tiny.flat(params)).all()
+  page = page_of(workdir)
+  assert "Pretraining run" in page and 'alt="Chart: Loss"' in page
+  assert f"{100 * found['guidance_scale=1.0']['strict']:.1f} % show" in page
   # in half the room
   size = (workdir / "policy.safetensors").stat().st_size
   assert size < 2.2 * sum(x.size for x in jax.tree.leaves(like)) + 20_000
@@ -75,6 +85,8 @@ def test_an_evaluation_is_the_same_every_time(command, tmp_path, small_model):
     workdir = tmp_path / name
     assert command("evaluate_scenes.py", workdir, tiny.MODEL, given) == 0
     texts.append((workdir / "evaluation.json").read_text())
+    page = page_of(workdir)
+    assert "<title>Evaluation</title>" in page and "strict accuracy" in page
   assert texts[0] == texts[1]
   other = given | {"eval.seed": 21}
   workdir = tmp_path / "c"
