@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -37,8 +37,10 @@ from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import ArrayLike, Params
 
 Scores = Mapping[str, ArrayLike]
+Row = Mapping[str, Any]
 
 KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
+WARN_EVERY = 25  # steps between looks at the rewards' trends
 
 
 def _bind(config: ConfigDict, field: str, registry, **options):
@@ -160,32 +162,41 @@ def _trained(scores: Scores, weights_of: Mapping[str, float]) -> Scores:
   return {name: scores[name] for name in weights_of}
 
 
-def _checker(bound: float):
-  """Stops a run that would learn from wrong ratios."""
+class Watch:
+  """Looks at every row: stops on wrong ratios, warns when rewards part ways.
 
-  def check(n: int, row: Mapping[str, float]) -> None:
+  Attributes:
+    bound: largest `log_prob_gap`.
+    history: the rows so far; those of a resumed run go in first.
+  """
+
+  def __init__(self, bound: float, history: Iterable[Row] = ()):
+    self.bound = bound
+    self.history = list(history)
+
+  def __call__(self, n: int, row: Row) -> None:
     # A gap that is not finite belongs to an update that was skipped.
     gap = row.get("log_prob_gap", 0.0)
-    if gap > bound:
+    if gap > self.bound:
       raise UserError(
         f"align: at step {n} the update's log-probabilities differ from the"
         f" rollout's by {gap:.3g} before any update, more than"
-        f" config.align.log_prob_gap_bound={bound:g}: ratios would be wrong"
+        f" config.align.log_prob_gap_bound={self.bound:g}: ratios would be"
+        " wrong"
       )
+    self.history.append(dict(row))
+    if n % WARN_EVERY == 0:
+      self._warn(n)
 
-  return check
-
-
-def _warn(history: list[dict[str, float]], n: int) -> None:
-  """One plain line when trained and held-out reward part ways."""
-  if n % 25:
-    return
-  message = hacking.divergence_warning(
-    [r.get("panel/trained_reward") for r in history],
-    [r.get("panel/heldout_reward") for r in history],
-  )
-  if message:
-    logging.warning("step %d: %s", n, message)
+  def _warn(self, n: int) -> None:
+    """One plain line when trained and held-out reward part ways."""
+    trained, heldout = (
+      [r.get(f"panel/{side}_reward") for r in self.history]
+      for side in ("trained", "heldout")
+    )
+    message = hacking.divergence_warning(trained, heldout)
+    if message:
+      logging.warning("step %d: %s", n, message)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
@@ -225,7 +236,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
 
     timer = loop.Timer()
-    history: list[dict[str, float]] = []
 
     def one(current, n):
       batch = timer("data", put(repeats.distinct_ids(batches(n))))
@@ -266,12 +276,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       kl = final.kl(trainable.export(current.ema, base))
       return row | {"eval/diversity": found["diversity"], "eval/kl": kl}
 
-    def watch(n, row):
-      check(n, row)
-      history.append(dict(row))
-      _warn(history, n)
-
-    check = _checker(config.align.log_prob_gap_bound)
     final = Final(config, workdir, trainable, rewards, base)
     final.before()
     with (
@@ -280,6 +284,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,
     ):
+      watch = Watch(config.align.log_prob_gap_bound)
       job = loop.Loop(
         "align", config.align.iterations, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
@@ -287,6 +292,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         shown=("reward", "panel/accuracy", "eval/accuracy"),
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
+      watch.history += writers.read_rows(
+        workdir / writers.METRICS_FILE, "align"
+      )
       current = loop.run(job, current, start)
     final.after(current)
 

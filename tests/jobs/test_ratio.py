@@ -109,7 +109,7 @@ def test_a_wrong_log_probability_stops_the_run(
   ("gap", "stops"), [(0.0, False), (1e-6, False), (1.1e-6, True), (1.0, True)]
 )
 def test_the_bound(gap, stops):
-  check = align._checker(1e-6)
+  check = align.Watch(1e-6)
   if stops:
     with pytest.raises(UserError, match="log_prob_gap_bound=1e-06"):
       check(3, {"log_prob_gap": gap})
@@ -119,8 +119,8 @@ def test_the_bound(gap, stops):
 
 def test_no_gap_and_an_unknown_gap_do_not_stop():
   """Nothing was weighed, or the update was skipped: both are told elsewhere."""
-  align._checker(1e-6)(3, {})
-  align._checker(1e-6)(3, {"log_prob_gap": math.nan})
+  align.Watch(1e-6)(3, {})
+  align.Watch(1e-6)(3, {"log_prob_gap": math.nan})
 
 
 def test_replaying_a_rollout_twice_is_the_same():
