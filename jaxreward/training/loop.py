@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Max, Mean
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.interrupt import GracefulStop
 from jaxreward.training.progress import Progress
@@ -85,10 +85,13 @@ class Loop:
 
 
 def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-  """Pooled means and scalars as plain floats; what weighs nothing is left."""
+  """Pooled metrics and scalars as plain floats; what weighs nothing is left."""
   numbers = {}
   for name, value in jax.device_get(dict(metrics)).items():
-    if not isinstance(value, Mean):
+    if isinstance(value, Max):
+      if value.weight > 0:
+        numbers[name] = float(value.largest)
+    elif not isinstance(value, Mean):
       numbers[name] = float(value)
     elif value.weight > 0:
       numbers[name] = float(np.float32(value.total) / np.float32(value.weight))
