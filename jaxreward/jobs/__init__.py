@@ -44,7 +44,20 @@ JOBS: dict[str, Job] = {
 
 
 def find(config: ConfigDict) -> Job:
-  """The job that `config.job` names: one above, or "file.py:fn"."""
+  """The job that `config.job` names: one above, or "file.py:fn".
+
+  Raises:
+    UserError: there is none, or a value in the config makes no sense to it.
+  """
   if "job" not in config:
     raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
-  return config_lib.resolve_callable(config.job, JOBS, field="job")
+  job = config_lib.resolve_callable(config.job, JOBS, field="job")
+  if config.job in JOBS:
+    importlib.import_module("jaxreward.jobs.checks").check(config)
+  return job
+
+
+def check(name: str, config: ConfigDict) -> None:
+  """Lets a job look at what its config names, where it has a `check`."""
+  module = importlib.import_module(f"jaxreward.jobs.{name}")
+  getattr(module, "check", lambda config: None)(config)

@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import advantages, composition, objectives, rng
+from jaxreward import advantages, composition, objectives, rng, workdirs
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline, repeats, sources
 from jaxreward.data.scenes import grammar
@@ -29,7 +29,7 @@ from jaxreward.flow import schedule, steppers
 from jaxreward.jobs import align_steps, evaluate, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
-from jaxreward.report import collect, grids
+from jaxreward.report import grids
 from jaxreward.rewards import require_scores, score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
@@ -47,24 +47,52 @@ def _bind(config: ConfigDict, field: str, registry, **options):
   return config_lib.bind(config[field], registry, field=field, **options)
 
 
-def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
-  """Binds everything the config names, before any array is made."""
+def bind_methods(config: ConfigDict) -> dict[str, Any]:
+  """The methods that the config names, bound before any array is made."""
   known = (*align_steps.ON_STEPS, *align_steps.FORWARD)
-  objective = _bind(
-    config, "objective", {name: objectives.REGISTRY[name] for name in known},
-    positional=4 if plan.on_steps else 7, reserved=("kl", "kl_with_dt", "old_decay"),
-  )  # fmt: skip
+  on_steps = config.objective.get("name") in align_steps.ON_STEPS
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(),
     total_steps=config.align.iterations * config.align.updates,
   )
-  return align_steps.Updater(
-    trainable=trainable,
-    plan=plan,
-    objective=objective,
-    tx=tx,
+  return dict(
+    objective=_bind(
+      config, "objective", {name: objectives.REGISTRY[name] for name in known},
+      positional=4 if on_steps else 7,
+      reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay"),
+    ),
     advantage=_bind(config, "advantage", advantages.REGISTRY, positional=3),
     compose=_bind(config, "composition", composition.REGISTRY, positional=3),
+    tx=tx,
+  )  # fmt: skip
+
+
+def _plan(config: ConfigDict, devices: int) -> align_steps.Plan:
+  advantages.check_group_size(config.rollout.group)
+  sampler = config_lib.bind(
+    config.rollout.sampler,
+    steppers.REGISTRY,
+    field="rollout.sampler",
+    positional=2,
+  )
+  return align_steps.make_plan(config, sampler, devices)
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  _plan(config, devices=1)
+  bind_methods(config)
+  reward_setup.bind(config)
+  if not len(config.rewards):
+    raise UserError("config.rewards is empty: there is nothing to learn from")
+
+
+def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
+  """The update's static parts, from the config."""
+  return align_steps.Updater(
+    **bind_methods(config),
+    trainable=trainable,
+    plan=plan,
     weights=weights_of,
     seed=config.seed,
     shift=config.rollout.shift,
@@ -200,28 +228,19 @@ class Watch:
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Aligns `config.init.checkpoint`, writes weights, evaluation and report."""
-  advantages.check_group_size(config.rollout.group)
+  """Aligns `config.init.checkpoint`, writes weights, evaluation and grids."""
+  check(config)
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
-  sampler = config_lib.bind(
-    config.rollout.sampler,
-    steppers.REGISTRY,
-    field="rollout.sampler",
-    positional=2,
-  )
-  devices = mesh_lib.round_up_to_devices(1, mesh)
-  plan = align_steps.make_plan(config, sampler, devices)
+  plan = _plan(config, mesh_lib.round_up_to_devices(1, mesh))
   prompts = sources.load_prompts(config.data.source, "train")
   batches = pipeline.prompt_batches(
     prompts, seed=config.seed, batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights,
   )  # fmt: skip
-  rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
+  rewards = reward_setup.load(config, workdir)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
-  if not weights_of:
-    raise UserError("config.rewards is empty: there is nothing to learn from")
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)
@@ -308,13 +327,10 @@ class Final:
     self.evaluator = evaluate.make_evaluator(config, trainable.plain, rewards)
     self.pictures = workdir / "grids" / "before.npz"
 
-  def _evaluation(self) -> dict[str, Any]:
-    problems: list[str] = []
-    return collect.read_json(self.workdir / evaluate.EVALUATION_FILE, problems)
-
   def before(self) -> None:
     """Evaluates the base policy, once per run."""
-    if "before" in self._evaluation() and self.pictures.exists():
+    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
+    if "before" in found and self.pictures.exists():
       return
     results, images, strict = evaluate.at_scales(
       self.evaluator, self.base, self.config.eval.guidance_scales

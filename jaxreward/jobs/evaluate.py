@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, rng
+from jaxreward import files, rng, workdirs
 from jaxreward.data import repeats, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
@@ -24,7 +24,7 @@ from jaxreward.flow import guidance, rollout, schedule, steppers
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup
 from jaxreward.numerics import masked_mean
-from jaxreward.report import collect, grids
+from jaxreward.report import grids
 from jaxreward.rewards import Reward, score
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
@@ -305,17 +305,35 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
   """Adds entries to evaluation.json and returns the whole."""
-  path, problems = workdir / EVALUATION_FILE, []
-  evaluation = collect.read_json(path, problems) | found
+  path = workdir / EVALUATION_FILE
+  evaluation = workdirs.read_record(path) | found
   tables.write_json(path, evaluation)
   return evaluation
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what a run in a pipeline would refuse, before its first job."""
+  reward_setup.bind(config)
+  before = config.jobs[: config.jobs.index("evaluate")]
+  writers = ("align", "pretrain")
+  if config.eval.checkpoint == setup.OWN_POLICY and not (
+    set(writers) & set(before)
+  ):
+    raise UserError(
+      f"config.eval.checkpoint={setup.OWN_POLICY}: no job before evaluate in"
+      f" config.jobs={','.join(config.jobs)} writes a policy"
+      f" ({' or '.join(writers)}); add one, or name a file"
+    )
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Evaluates `config.init.checkpoint` and writes evaluation.json."""
   policy = setup.make_policy(config)
-  params = setup.load_params(config, policy)
-  rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
+  params = setup.load_params(
+    config, policy, workdir=workdir,
+    spec=config.eval.checkpoint, field="eval.checkpoint",
+  )  # fmt: skip
+  rewards = reward_setup.load(config, workdir)
   evaluator = make_evaluator(config, policy, rewards)
   with jax.set_mesh(setup.make_mesh(config)):
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)

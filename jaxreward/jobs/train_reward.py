@@ -30,7 +30,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import reward_model, setup
+from jaxreward.jobs import evaluate, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.models.scene_reward import RewardModel
 from jaxreward.numerics import Mean
@@ -38,8 +38,6 @@ from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
-
-EVALUATION_FILE = "evaluation.json"
 
 
 def sample_policy(
@@ -275,9 +273,7 @@ def finish(
   }
   weights.save_params(workdir / reward_model.MODEL_FILE, params)
   tables.write_json(workdir / reward_model.RECORD_FILE, record)
-  path = workdir / EVALUATION_FILE
-  evaluation = json.loads(path.read_text()) if path.exists() else {}
-  tables.write_json(path, evaluation | {"reward_model": found})
+  evaluate.merge(workdir, {"reward_model": found})
   strict = found["strict"]
   if strict["n"]:
     logging.info(
