@@ -366,7 +366,7 @@ class Final:
       },
     )
     weights.save_params(
-      self.workdir / "policy.safetensors", jax.device_get(params)
+      self.workdir / setup.POLICY_FILE, jax.device_get(params)
     )
     texts, chosen = evaluate.cards(
       self.evaluator.data, images_before, strict_before, images, strict

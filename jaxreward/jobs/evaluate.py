@@ -327,7 +327,7 @@ def check(config: ConfigDict) -> None:
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Evaluates `config.init.checkpoint` and writes evaluation.json."""
+  """Evaluates `config.eval.checkpoint` and writes evaluation.json."""
   policy = setup.make_policy(config)
   params = setup.load_params(
     config, policy, workdir=workdir,

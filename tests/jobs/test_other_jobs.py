@@ -162,6 +162,44 @@ def test_samples_do_not_see_the_micro_batch(command, tmp_path, small_model):
   assert np.abs(difference).max() <= 1
 
 
+IN_A_ROW = {"job": "pipeline", "jobs": "align,evaluate"}
+
+
+def test_a_pipeline_evaluates_the_policy_that_it_has_aligned(
+  command, tmp_path, small_model
+):
+  workdir = tmp_path / "run"
+  given = IN_A_ROW | {"optimizer.learning_rate": 3e-3}
+  spec = "align_scenes.py:smoke"
+  code = command(spec, workdir, tiny.MODEL, tiny.REWARD, tiny.FAST, given)
+  assert code == 0
+  found = json.loads((workdir / "evaluation.json").read_text())
+  before, after, policy = (
+    found[side]["guidance_scale=1.0"] for side in ("before", "after", "policy")
+  )
+  for name in ("texture", "brightness", "diversity"):
+    moved = abs(after[name] - before[name])
+    assert abs(policy[name] - after[name]) < 1e-3 * moved, name
+  assert policy["kinds"] == after["kinds"]
+
+
+def test_a_policy_that_no_job_has_written(command, tmp_path, small_model):
+  spec, given = "align_scenes.py:smoke", (tiny.MODEL, tiny.REWARD, tiny.FAST)
+  alone = {"job": "evaluate"}
+  assert command(spec, tmp_path / "a", *given, alone) == 2
+  assert "config.eval.checkpoint=workdir:policy: there is no" in command.error
+  assert "align or pretrain" in command.error
+  row = IN_A_ROW | {"jobs": "evaluate,align"}
+  assert command(spec, tmp_path / "b", *given, row) == 2
+  assert "no job before evaluate" in command.error
+  wrong = alone | {"eval.checkpoint": "workdir:polcy"}
+  assert command(spec, tmp_path / "c", *given, wrong) == 2
+  assert 'did you mean "workdir:policy"' in command.error
+  itself = {"init.checkpoint": "workdir:policy"}
+  assert command(spec, tmp_path / "d", *given, itself) == 2
+  assert "config.init.checkpoint=workdir:policy: this job" in command.error
+
+
 PIPELINE = {"eval.samples": 24, "eval.guidance_scales": "1.0"}
 
 
