@@ -333,8 +333,9 @@ class Final:
     if "before" in found and self.pictures.exists():
       return
     results, images, strict = evaluate.at_scales(
-      self.evaluator, self.base, self.config.eval.guidance_scales
-    )
+      self.evaluator, self.base, self.config.eval.guidance_scales,
+      name="base policy",
+    )  # fmt: skip
     evaluate.save_pictures(self.pictures, images, strict)
     evaluate.merge(self.workdir, {"before": results})
 
@@ -343,8 +344,9 @@ class Final:
     trainable, config = self.trainable, self.config
     params = trainable.export(current.ema, self.base)
     results, images, strict = evaluate.at_scales(
-      self.evaluator, params, config.eval.guidance_scales
-    )
+      self.evaluator, params, config.eval.guidance_scales,
+      name="aligned policy",
+    )  # fmt: skip
     for name, found in results.items():
       if name == "guidance_scale=1.0":  # the KL is of the unguided sampler
         found["kl"] = self.kl(params)

@@ -234,9 +234,17 @@ def make_evaluator(
 
 
 def at_scales(
-  evaluator: Evaluator, params: Params, scales: Sequence[float]
+  evaluator: Evaluator,
+  params: Params,
+  scales: Sequence[float],
+  name: str = "policy",
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
   """Results per guidance scale; pictures and verdicts of the first scale."""
+  data = evaluator.data
+  logging.info(
+    "evaluating the %s on %d pictures at guidance %s ...",
+    name, len(data.prompts) * data.group, ", ".join(f"{s:g}" for s in scales),
+  )  # fmt: skip
   results: dict[str, Any] = {}
   first: list[tuple[np.ndarray, np.ndarray]] = []
   for scale in scales:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from jaxreward.errors import UserError
 from jaxreward.numerics import Max, Mean
@@ -143,9 +144,15 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     Progress(loop.name, total=loop.total, start=start) as progress,
   ):
     if start == 0 and loop.evaluate and loop.evaluate_every:
+      logging.info("%s: evaluating before the first step ...", loop.name)
       loop.timer.start()
       loop.timer.seconds = {}
       finish(0, loop.evaluate(state, 0))
+    if start < loop.total:
+      logging.info(
+        "%s: step %d of %d compiles its programs ...",
+        loop.name, start + 1, loop.total,
+      )  # fmt: skip
     for n in range(start + 1, loop.total + 1):
       loop.timer.start()
       state, metrics = loop.step(state, n - 1)

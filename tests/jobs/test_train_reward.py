@@ -118,6 +118,52 @@ def test_the_bins_of_its_confidence_are_those_of_its_pairs():
   assert unsure["confidence"] == pytest.approx(1 / (1 + np.exp(-0.1)))
 
 
+class Drawn(Exception):
+  """Raised in place of the policy's work."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """Prompts that the policy was asked to draw; it draws nothing."""
+  found = []
+
+  def draw(config, policy, params, chosen):
+    found.extend(chosen)
+    raise Drawn
+
+  monkeypatch.setattr(train_reward, "sample_policy", draw)
+  return found
+
+
+def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
+  own = [p for p in grammar.prompts("train") if p.kind == 0]
+  path = tmp_path / "prompts.txt"
+  path.write_text("".join(p.text + "\n" for p in own))
+  config = make_config()
+  with config.unlocked():
+    config.data.source = str(path)
+  with caplog.at_level("INFO"), pytest.raises(Drawn):
+    train_reward.scene_preferences(config, None, None)
+  rows = config.train_reward.train_rows
+  assert {p.text for p in asked} <= {p.text for p in own}
+  assert all(p.split == "train" for p in asked[:rows])
+  assert {p.split for p in asked[rows:]} == {"validation", "heldout"}
+  # a plain line before the long silence
+  said = [r.getMessage() for r in caplog.records]
+  assert "drawing and judging pictures of 36 prompts, 2 each" in said[-1]
+
+
+def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):
+  path = tmp_path / "prompts.txt"
+  path.write_text("a red circle\n")
+  config = make_config()
+  with config.unlocked():
+    config.data.source = str(path)
+  with pytest.raises(UserError, match=r"prompts\.txt"):
+    train_reward.scene_preferences(config, None, None)
+  assert not asked
+
+
 def test_what_it_writes_is_read_back_as_a_reward(unbroken):
   model = reward_model.load(unbroken / "reward_model.safetensors")
   prompts = grammar.batch(grammar.prompts("heldout")[:2])

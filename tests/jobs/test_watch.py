@@ -66,3 +66,33 @@ def test_it_warns_at_its_pace(monkeypatch, caplog):
       watch(n, row)
   said = [r.getMessage() for r in caplog.records if "part ways" in r.message]
   assert [line.split(":")[0] for line in said] == ["step 25", "step 50"]
+
+
+def test_a_line_before_every_long_silence(
+  tmp_path, small_model, monkeypatch, caplog
+):
+  """The evaluations and the first step say what they do before they do it."""
+  config = tiny.load(
+    "align_scenes.py:smoke", tiny.MODEL, tiny.REWARD, tiny.FAST
+  )
+  call = evaluate.Evaluator.__call__
+
+  def logged(self, *args):
+    logging.info("evaluator works")
+    return call(self, *args)
+
+  monkeypatch.setattr(evaluate.Evaluator, "__call__", logged)
+  with caplog.at_level("INFO"):
+    tiny.run(config, tmp_path / "run")
+  said = [record.getMessage() for record in caplog.records]
+  wanted = [
+    "evaluating the base policy on 24 pictures at guidance 1 ...",
+    "evaluator works",
+    "align: evaluating before the first step ...",
+    "evaluator works",
+    "align: step 1 of 4 compiles its programs ...",
+    "evaluating the aligned policy on 24 pictures at guidance 1 ...",
+    "evaluator works",
+  ]
+  left = iter(said)
+  assert all(line in left for line in wanted), said
