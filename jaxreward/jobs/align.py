@@ -351,14 +351,9 @@ class Final:
       if name == "guidance_scale=1.0":  # the KL is of the unguided sampler
         found["kl"] = self.kl(params)
     images_before, strict_before = evaluate.load_pictures(self.pictures)
-    meanings = [
-      grammar.combination(p.items, p.relation)
-      for p in self.evaluator.data.prompts
-    ]
-    # Pictures of one meaning are not independent: they are drawn together.
     gain = intervals.paired_bootstrap(
       strict_before.reshape(-1), strict.reshape(-1),
-      clusters=np.repeat(meanings, strict.shape[1]),
+      clusters=self.evaluator.data.meanings,
     )  # fmt: skip
     evaluation = evaluate.merge(
       self.workdir,

@@ -46,6 +46,15 @@ class EvaluationSet:
   batch: PromptBatch
   group: int
 
+  @functools.cached_property
+  def meanings(self) -> np.ndarray:
+    """What each picture's prompt means, [P * G].
+
+    Pictures of one meaning are not independent: they succeed together.
+    """
+    names = [grammar.combination(p.items, p.relation) for p in self.prompts]
+    return np.repeat(names, self.group)
+
 
 def evaluation_set(
   prompts: Sequence[grammar.Prompt], samples: int, group: int, seed: int
@@ -204,7 +213,10 @@ class Evaluator:
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
-    result = accuracy.summarise(strict.reshape(-1), kind, names=grammar.KINDS)
+    result = accuracy.summarise(
+      strict.reshape(-1), kind,
+      names=grammar.KINDS, clusters=self.data.meanings,
+    )  # fmt: skip
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
       result[name] = float(np.mean(host[name]))
