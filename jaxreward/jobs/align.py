@@ -152,10 +152,9 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
 
 
 def _panel(
-  images, pixels, prompts, scores, rewards, heldout, update
+  images, found, prompts, scores, rewards, heldout, update
 ) -> dict[str, Mean]:
   """The over-optimisation panel of one iteration; jitted by the caller."""
-  found = evaluate.measure(images, pixels, prompts)
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
   terms = [rewards[name] * scores[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
@@ -248,10 +247,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
 
+    detect = jax.jit(evaluate.measure)
+
     @jax.jit
-    def panel(images, pixels, batch, scores, update_metrics):
+    def panel(images, found, batch, scores, update_metrics):
       return _panel(
-        images, pixels, batch, scores, weights_of, heldout, update_metrics
+        images, found, batch, scores, weights_of, heldout, update_metrics
       )
 
     timer = loop.Timer()
@@ -261,7 +262,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       trajectory, pixels, images = timer(
         "sample", parts.sample(current, base, batch)
       )
-      scores, failed = timer("reward", score(rewards, images, batch))
+      # Seen once, for the rewards that ask the detector and for the panel.
+      found = timer("detect", detect(images, pixels, batch))
+      scores, failed = timer("reward", score(rewards, images, batch, found))
       usable = _trained(scores, weights_of)
       require_scores(usable)
       require_scores(
@@ -269,7 +272,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
-      signs = timer("panel", panel(images, pixels, batch, scores, metrics))
+      signs = timer("panel", panel(images, found, batch, scores, metrics))
       lost = {f"failed/{k}": v for k, v in failed.items()}
       named = {
         f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()

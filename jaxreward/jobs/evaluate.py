@@ -85,9 +85,14 @@ def evaluation_set(
 def measure(
   images: Array, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
-  """Detector's view of [P, G] pictures, each value [P, G]."""
+  """Detector's view of [P, G] pictures, each value [P, G].
+
+  What is not finite is judged as black.
+  """
   p, g = images.shape[:2]
   flat = images.reshape(p * g, *images.shape[2:])
+  usable = jnp.isfinite(flat).all((1, 2, 3), keepdims=True)
+  flat = jnp.where(usable, flat, 0.0)
   detection = detect.detect(flat)
   verdict = detect.judge(
     detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts)
@@ -209,7 +214,7 @@ class Evaluator:
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
     images, found = self._draw(params, self.data.batch, float(guidance_scale))
-    scores, _ = score(self.rewards, images, self.data.batch)
+    scores, _ = score(self.rewards, images, self.data.batch, found)
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
