@@ -35,17 +35,15 @@ MAX_SKIPPED = 20
 class Timer:
   """Seconds per part of a step; blocks on what each part returns."""
 
-  def __init__(self, enabled: bool = True):
-    self.enabled = enabled
+  def __init__(self):
     self.seconds: dict[str, float] = {}
 
   def __call__(self, part: str, value: Any) -> Any:
     """Adds the time since the last mark to `part`; returns `value`."""
-    if self.enabled:
-      jax.block_until_ready(value)
-      now = time.perf_counter()
-      self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
-      self._last = now
+    jax.block_until_ready(value)
+    now = time.perf_counter()
+    self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+    self._last = now
     return value
 
   def start(self) -> None:
