@@ -17,6 +17,7 @@ def get_config(arg: str | None = None):
   )
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "align"
+  config.eval.checkpoint = "workdir:policy"  # in a pipeline: what was aligned
   config.data.kind_weights = (1, 2, 4, 1, 4, 4)
   if given["objective"] == "flow_grpo":
     config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.3)

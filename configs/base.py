@@ -73,6 +73,7 @@ def get_config() -> ConfigDict:
       ema=dict(decay=0.97),
       mesh=dict(data=-1, fsdp=1, tensor=1),
       eval=dict(
+        checkpoint="",  # of the job evaluate; empty for init.checkpoint
         samples=480,
         quick_samples=240,
         group=4,

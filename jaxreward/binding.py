@@ -188,7 +188,7 @@ def bind(
     k: _plain(section[k]) for k in section if k not in {key, *reserved}
   }
   arguments = _checked(
-    fn, arguments, field, str(section[key]), set(supplied), positional
+    fn, arguments, field, str(section[key]), set(supplied), positional, reserved
   )
   bound = functools.partial(fn, **arguments)
   functools.update_wrapper(bound, fn)
@@ -202,6 +202,7 @@ def _checked(
   name: str,
   supplied: set[str],
   positional: int,
+  reserved: Sequence[str],
 ) -> dict[str, Any]:
   """The arguments, in their types, if they and `supplied` suit the function."""
   P = inspect.Parameter
@@ -222,9 +223,10 @@ def _checked(
         f"config.{field}.{key} is given by the program, not by the config"
       )
     if key not in named and P.VAR_KEYWORD not in kinds:
+      known = [*free, *reserved]
       raise UserError(
         f'config.{field}.{key} is no argument of "{name}"'
-        f"{nearest(key, free)}; it takes: {', '.join(free)}"
+        f"{nearest(key, known)}; it takes: {', '.join(known)}"
       )
   for n in free:
     if named[n].default is P.empty and n not in arguments:

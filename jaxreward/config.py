@@ -261,7 +261,10 @@ def _parse(field: str, text: str, kind: type, current: Any) -> Any:
 
 
 def _parse_sequence(field: str, text: str, current: Sequence[Any]) -> list[Any]:
-  """Items of "(1, 2)", "1,2" or "a,b", each of the type of those there."""
+  """Items of "(1, 2)", "1,2" or "a,b", each of the type of those there.
+
+  Shares are often written as whole numbers; they may still be given as others.
+  """
   value = _literal(text)
   if isinstance(value, str):
     value = [t.strip().strip("\"'") for t in text.strip("()[] ").split(",")]
@@ -271,6 +274,8 @@ def _parse_sequence(field: str, text: str, current: Sequence[Any]) -> list[Any]:
   if len(kinds) != 1:
     return items
   kind = kinds.pop()
+  if kind is int and items and all(type(i) in (int, float) for i in items):
+    kind = float if any(type(i) is float for i in items) else int
   if kind in (bool, int, float, str):
     return [_parse(field, str(i), kind, current) for i in items]
   return items

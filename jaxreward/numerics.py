@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -90,7 +93,43 @@ class Mean:
     )
 
 
-def reduce_metrics(metrics: dict[str, Mean]) -> dict[str, Array]:
-  """Divides every pooled mean once."""
-  is_mean = lambda m: isinstance(m, Mean)
-  return jax.tree.map(lambda m: m.value(), metrics, is_leaf=is_mean)
+@flax.struct.dataclass
+class Max:
+  """A maximum as (largest, weight): pools exactly over any split, by `+`.
+
+  Zeros are the neutral element, as they are for `Mean`; a NaN stays.
+  """
+
+  largest: ArrayLike
+  weight: ArrayLike
+
+  @classmethod
+  def of(
+    cls,
+    x: Shaped[ArrayLike, "..."],
+    mask: Bool[ArrayLike, "..."] | None = None,
+  ) -> Max:
+    """Maximum and count of the unmasked entries of `x`, in float32."""
+    x = jnp.asarray(x, jnp.float32)
+    mask = jnp.broadcast_to(True if mask is None else mask, x.shape)
+    weight = jnp.sum(mask, dtype=jnp.float32)
+    largest = jnp.max(jnp.where(mask, x, -jnp.inf), initial=-jnp.inf)
+    return cls(jnp.where(weight > 0, largest, 0.0), weight)
+
+  def __add__(self, other: Max) -> Max:
+    a, b = (jnp.where(m.weight > 0, m.largest, -jnp.inf) for m in (self, other))
+    weight = self.weight + other.weight
+    return Max(jnp.where(weight > 0, jnp.maximum(a, b), 0.0), weight)
+
+  def value(self) -> ArrayLike:
+    """The largest, or 0 when nothing was weighed."""
+    return self.largest
+
+
+Metric = Mean | Max
+
+
+def pool(first: Any, second: Any) -> Any:
+  """Sum of two trees of metrics and arrays, maxima by the larger."""
+  is_metric = lambda x: isinstance(x, Metric)
+  return jax.tree.map(operator.add, first, second, is_leaf=is_metric)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 from etils import epath
@@ -16,6 +18,7 @@ from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
 
 CONFIG_FILE = "config.json"
+RECORDS = ("evaluation.json", "finished.json")  # what jobs add entries to
 LOCK_FILE = ".lock"
 _SHOWN = 3
 _HELD: set[int] = set()
@@ -31,7 +34,7 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
 
   Raises:
     UserError: it cannot be written, another process uses it, or it holds
-      another config or something that is no run.
+      another config, something that is no run, or a damaged record.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -42,6 +45,8 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
     ) from error
   try:
     _claim(workdir, config)
+    for name in RECORDS:
+      read_record(workdir / name)
     yield
   finally:
     if lock is not None:
@@ -110,6 +115,26 @@ def _claim(workdir: epath.Path, config: ConfigDict) -> None:
     if config_lib.to_json(old) == text:
       return
   write_atomic(path, text + "\n")
+
+
+def read_record(path: epath.Path) -> dict[str, Any]:
+  """The object in a JSON file of the working directory; {} if it is absent.
+
+  Raises:
+    UserError: it is damaged; what would be added to it would be lost.
+  """
+  if not path.exists():
+    return {}
+  try:
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict):
+      raise ValueError("it holds no object")
+  except ValueError as error:
+    raise UserError(
+      f"{path} is damaged: {one_line(error)}; mend it, or remove it to do"
+      " without what it holds"
+    ) from error
+  return value
 
 
 def _read(path: epath.Path) -> ConfigDict:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxreward import numerics
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Max, Mean
 
 AXES = [None, 0, 1, (0, 1), -1]
 FUNCTIONS = {
@@ -148,18 +148,38 @@ def test_any_split_pools_to_the_whole(cuts, seed):
   assert pooled.value() == whole.value()
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_any_split_of_a_maximum_pools_to_the_whole(sign):
+  """Parts without a weight, and zeros to begin with, say nothing."""
+  x, mask = sign * np.arange(1.0, 9.0), np.arange(8) % 4 < 2
+  for size in (1, 2, 4, 8):
+    pooled = Max(np.float32(0), np.float32(0))
+    for start in range(0, 8, size):
+      part = slice(start, start + size)
+      dirty = np.where(mask, x, np.nan)
+      pooled = numerics.pool(pooled, Max.of(dirty[part], mask[part]))
+    assert pooled.value() == x[mask].max() and pooled.weight == 4
+
+
+def test_a_maximum_of_nothing_is_zero_and_a_nan_stays():
+  nothing = Max.of(jnp.full(3, jnp.nan), jnp.zeros(3, bool))
+  assert nothing.value() == 0.0 and nothing.weight == 0
+  assert Max.of(jnp.zeros(0)).value() == 0.0
+  lost = Max.of(jnp.array([1.0, jnp.nan])) + Max.of(jnp.array([2.0]))
+  assert np.isnan(lost.value())
+
+
+def test_pooling_adds_what_is_no_maximum():
+  tree = {"m": Mean(1.0, 2.0), "top": Max(3.0, 1.0), "x": np.ones(2)}
+  found = numerics.pool(tree, tree)
+  assert (found["m"].total, found["m"].weight) == (2.0, 4.0)
+  assert (found["top"].largest, found["top"].weight) == (3.0, 2.0)
+  np.testing.assert_array_equal(found["x"], 2.0)
+
+
 def test_a_pooled_mean_weighs_by_count_not_by_part():
   parts = Mean.of(jnp.array([1.0])) + Mean.of(jnp.array([4.0, 4.0, 4.0]))
   assert parts.value() == 3.25
-
-
-def test_reduce_metrics_divides_each_once():
-  metrics = {
-    "a": Mean(jnp.float32(6), jnp.float32(4)),
-    "b": Mean.of(jnp.ones(3)),
-  }
-  reduced = jax.jit(numerics.reduce_metrics)(metrics)
-  assert reduced == {"a": 1.5, "b": 1.0}
 
 
 def test_mean_is_a_pytree_that_scans():

@@ -1,4 +1,4 @@
-"""Image files as float32 arrays in [0, 1], and back."""
+"""Image files as float32 arrays in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 
 from jaxreward.errors import UserError, one_line
-from jaxreward.files import write_atomic
-from jaxreward.types import ArrayLike
 
 # Modes that become RGB without losing or inventing anything.
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA")
@@ -81,23 +79,3 @@ def read_image(
     ) from error
   image = image if size is None else _fit(image, size)
   return np.asarray(image, np.float32) / 255
-
-
-def write_png(
-  path: os.PathLike[str] | str, image: Float[ArrayLike, "H W 3"]
-) -> None:
-  """Writes an image in [0, 1] as an 8-bit PNG file, whole or not at all.
-
-  Values outside [0, 1] are clipped; each is rounded to the nearest level.
-
-  Raises:
-    UserError: NaN or infinite values, or the file cannot be written.
-  """
-  pixels = np.asarray(image, np.float32)
-  if not np.isfinite(pixels).all():
-    count = int((~np.isfinite(pixels)).sum())
-    raise UserError(f"{path}: the image has {count} values that are not finite")
-  pixels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "PNG")
-  write_atomic(path, buffer.getvalue())

@@ -204,19 +204,6 @@ def prompt_batches(
   return PromptBatches(stream.batch(batch_size).map(assemble))
 
 
-def in_order(
-  prompts: Sequence[grammar.Prompt], batch_size: int
-) -> PromptBatches:
-  """Every prompt once, in order; the last batch is padded and masked."""
-  if not prompts or batch_size < 1:
-    raise UserError(
-      f"{len(prompts)} prompts do not make batches of {batch_size}"
-    )
-  table = grammar.batch(prompts)
-  rows = grain.MapDataset.range(len(prompts)).batch(batch_size)
-  return PromptBatches(rows.map(lambda r: _padded(table, r, batch_size)))
-
-
 def place_batch(
   mesh: Mesh, *, replicated: bool = False, local: bool = False
 ) -> Callable[[Any], Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxreward.evaluation.intervals import Values, wilson
+from jaxreward.evaluation.intervals import Values, clustered_share, wilson
 
 
 def share(strict: np.ndarray) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def summarise(
   mask: Values | None = None,
   *,
   names: Sequence[str] | None = None,
+  clusters: Values | None = None,
 ) -> dict[str, Any]:
   """Accuracy over samples, over kinds and within kinds.
 
@@ -64,22 +65,28 @@ def summarise(
     kind: int [N], an index into `names`.
     mask: bool [N], False for padding; None keeps all.
     names: of the kinds; None names them by number.
+    clusters: [N], what samples belong together, such as the meaning of their
+      prompts; None takes all as independent.
 
   Returns:
     {strict: mean over samples, mean_over_kinds: every kind weighs the same,
-    n, failed, interval: [low, high] of `strict`, kinds: see `by_kind`}.
+    n, failed, interval: [low, high] of `strict`, by resampling clusters where
+    they are given, kinds: see `by_kind`}.
   """
   values, kinds, keep = _flat(strict, kind, mask)
   wanted = int(np.sum(np.ones_like(values) if mask is None else mask))
   overall = share(values[keep])
   table = by_kind(values, kinds, keep, names=names)
   rates = [row["accuracy"] for row in table.values()]
+  interval = overall["low"], overall["high"]
+  if clusters is not None:
+    interval = clustered_share(values[keep], np.asarray(clusters)[keep])
   return {
     "strict": overall["accuracy"],
     "mean_over_kinds": float(np.mean(rates)) if rates else math.nan,
     "n": overall["n"],
     "failed": wanted - overall["n"],
-    "interval": [overall["low"], overall["high"]],
+    "interval": list(interval),
     "kinds": table,
   }
 

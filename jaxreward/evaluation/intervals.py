@@ -57,6 +57,43 @@ def wilson(
   return min(max(low, 0.0), rate), max(min(high, 1.0), rate)
 
 
+def clustered_share(
+  strict: Values, clusters: Values, **options: Any
+) -> tuple[float, float]:
+  """Interval of a share of samples that come in clusters, as of one prompt.
+
+  Samples of a cluster succeed together, so `wilson` over samples is too
+  narrow. Whole clusters are resampled; where all have the same share there is
+  nothing to resample, and they are counted by `wilson` instead.
+
+  Args:
+    strict: [N] of 0 and 1, finite.
+    clusters: [N], what each sample belongs to.
+    **options: of `paired_bootstrap`: seed, resamples, confidence.
+
+  Returns:
+    (low, high).
+
+  Raises:
+    ValueError: when the lengths differ.
+  """
+  strict, clusters = np.asarray(strict, float), np.asarray(clusters)
+  if strict.shape != clusters.shape or strict.ndim != 1:
+    raise ValueError(
+      f"strict {strict.shape} and clusters {clusters.shape} must be equal [N]"
+    )
+  index = np.unique(clusters, return_inverse=True)[1]
+  count = np.bincount(index)
+  share = np.bincount(index, weights=strict) / count
+  if np.unique(share).size <= 1:
+    level = {k: v for k, v in options.items() if k == "confidence"}
+    return wilson(share.sum(), share.size, **level)
+  found = paired_bootstrap(
+    np.zeros_like(strict), strict, clusters=clusters, **options
+  )
+  return found.low, found.high
+
+
 def paired_bootstrap(
   before: Values,
   after: Values,

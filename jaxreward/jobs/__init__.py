@@ -2,7 +2,8 @@
 
 A job is `run(config: ConfigDict, workdir: epath.Path) -> None`. Modules are
 imported when their job is asked for, so that starting one job does not wait
-for what the others need.
+for what the others need. Every job that measures something leaves report.html,
+of all that the working directory holds by then.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -19,11 +21,14 @@ from jaxreward.errors import UserError
 Job = Callable[[ConfigDict, epath.Path], None]
 
 
-def _lazy(module: str) -> Job:
-  """The `run` of a module, imported at the first call."""
+def _lazy(module: str, *, reports: bool = True) -> Job:
+  """The `run` of a module, imported at the first call, and its report."""
 
   def run(config: ConfigDict, workdir: epath.Path) -> None:
     importlib.import_module(module).run(config, workdir)
+    if reports:
+      collect = importlib.import_module("jaxreward.report.collect")
+      logging.info("report: %s", collect.report_from_workdir(workdir))
 
   return run
 
@@ -31,15 +36,28 @@ def _lazy(module: str) -> Job:
 JOBS: dict[str, Job] = {
   "align": _lazy("jaxreward.jobs.align"),
   "evaluate": _lazy("jaxreward.jobs.evaluate"),
-  "pipeline": _lazy("jaxreward.jobs.pipeline"),
+  "pipeline": _lazy("jaxreward.jobs.pipeline", reports=False),
   "pretrain": _lazy("jaxreward.jobs.pretrain"),
-  "sample": _lazy("jaxreward.jobs.sample"),
+  "sample": _lazy("jaxreward.jobs.sample", reports=False),
   "train_reward": _lazy("jaxreward.jobs.train_reward"),
 }
 
 
 def find(config: ConfigDict) -> Job:
-  """The job that `config.job` names: one above, or "file.py:fn"."""
+  """The job that `config.job` names: one above, or "file.py:fn".
+
+  Raises:
+    UserError: there is none, or a value in the config makes no sense to it.
+  """
   if "job" not in config:
     raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
-  return config_lib.resolve_callable(config.job, JOBS, field="job")
+  job = config_lib.resolve_callable(config.job, JOBS, field="job")
+  if config.job in JOBS:
+    importlib.import_module("jaxreward.jobs.checks").check(config)
+  return job
+
+
+def check(name: str, config: ConfigDict) -> None:
+  """Lets a job look at what its config names, where it has a `check`."""
+  module = importlib.import_module(f"jaxreward.jobs.{name}")
+  getattr(module, "check", lambda config: None)(config)

@@ -2,14 +2,14 @@
 
 prompts -> rollout -> rewards -> composition -> advantage -> objective ->
 optimizer, over and over; evaluated before, during and after on held-out
-prompts, with a report at the end.
+prompts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import advantages, composition, objectives, rng
+from jaxreward import advantages, composition, objectives, rng, workdirs
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline, repeats, sources
 from jaxreward.data.scenes import grammar
@@ -29,7 +29,7 @@ from jaxreward.flow import schedule, steppers
 from jaxreward.jobs import align_steps, evaluate, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
-from jaxreward.report import collect, grids
+from jaxreward.report import grids
 from jaxreward.rewards import require_scores, score
 from jaxreward.training import loop, optimizer, state, weights, writers
 from jaxreward.training import mesh as mesh_lib
@@ -37,32 +37,62 @@ from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import ArrayLike, Params
 
 Scores = Mapping[str, ArrayLike]
+Row = Mapping[str, Any]
 
 KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
+WARN_EVERY = 25  # steps between looks at the rewards' trends
 
 
 def _bind(config: ConfigDict, field: str, registry, **options):
   return config_lib.bind(config[field], registry, field=field, **options)
 
 
-def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
-  """Binds everything the config names, before any array is made."""
+def bind_methods(config: ConfigDict) -> dict[str, Any]:
+  """The methods that the config names, bound before any array is made."""
   known = (*align_steps.ON_STEPS, *align_steps.FORWARD)
-  objective = _bind(
-    config, "objective", {name: objectives.REGISTRY[name] for name in known},
-    positional=4 if plan.on_steps else 7, reserved=("kl", "kl_with_dt", "old_decay"),
-  )  # fmt: skip
+  on_steps = config.objective.get("name") in align_steps.ON_STEPS
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(),
     total_steps=config.align.iterations * config.align.updates,
   )
-  return align_steps.Updater(
-    trainable=trainable,
-    plan=plan,
-    objective=objective,
-    tx=tx,
+  return dict(
+    objective=_bind(
+      config, "objective", {name: objectives.REGISTRY[name] for name in known},
+      positional=4 if on_steps else 7,
+      reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay"),
+    ),
     advantage=_bind(config, "advantage", advantages.REGISTRY, positional=3),
     compose=_bind(config, "composition", composition.REGISTRY, positional=3),
+    tx=tx,
+  )  # fmt: skip
+
+
+def _plan(config: ConfigDict, devices: int) -> align_steps.Plan:
+  advantages.check_group_size(config.rollout.group)
+  sampler = config_lib.bind(
+    config.rollout.sampler,
+    steppers.REGISTRY,
+    field="rollout.sampler",
+    positional=2,
+  )
+  return align_steps.make_plan(config, sampler, devices)
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  _plan(config, devices=1)
+  bind_methods(config)
+  reward_setup.bind(config)
+  if not len(config.rewards):
+    raise UserError("config.rewards is empty: there is nothing to learn from")
+
+
+def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
+  """The update's static parts, from the config."""
+  return align_steps.Updater(
+    **bind_methods(config),
+    trainable=trainable,
+    plan=plan,
     weights=weights_of,
     seed=config.seed,
     shift=config.rollout.shift,
@@ -122,10 +152,9 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
 
 
 def _panel(
-  images, pixels, prompts, scores, rewards, heldout, update
+  images, found, prompts, scores, rewards, heldout, update
 ) -> dict[str, Mean]:
   """The over-optimisation panel of one iteration; jitted by the caller."""
-  found = evaluate.measure(images, pixels, prompts)
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
   terms = [rewards[name] * scores[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
@@ -160,57 +189,57 @@ def _trained(scores: Scores, weights_of: Mapping[str, float]) -> Scores:
   return {name: scores[name] for name in weights_of}
 
 
-def _checker(bound: float):
-  """Stops a run that would learn from wrong ratios."""
+class Watch:
+  """Looks at every row: stops on wrong ratios, warns when rewards part ways.
 
-  def check(n: int, row: Mapping[str, float]) -> None:
+  Attributes:
+    bound: largest `log_prob_gap`.
+    history: the rows so far; those of a resumed run go in first.
+  """
+
+  def __init__(self, bound: float, history: Iterable[Row] = ()):
+    self.bound = bound
+    self.history = list(history)
+
+  def __call__(self, n: int, row: Row) -> None:
     # A gap that is not finite belongs to an update that was skipped.
     gap = row.get("log_prob_gap", 0.0)
-    if gap > bound:
+    if gap > self.bound:
       raise UserError(
         f"align: at step {n} the update's log-probabilities differ from the"
         f" rollout's by {gap:.3g} before any update, more than"
-        f" config.align.log_prob_gap_bound={bound:g}: ratios would be wrong"
+        f" config.align.log_prob_gap_bound={self.bound:g}: ratios would be"
+        " wrong"
       )
+    self.history.append(dict(row))
+    if n % WARN_EVERY == 0:
+      self._warn(n)
 
-  return check
-
-
-def _warn(history: list[dict[str, float]], n: int) -> None:
-  """One plain line when trained and held-out reward part ways."""
-  if n % 25:
-    return
-  message = hacking.divergence_warning(
-    [r.get("panel/trained_reward") for r in history],
-    [r.get("panel/heldout_reward") for r in history],
-  )
-  if message:
-    logging.warning("step %d: %s", n, message)
+  def _warn(self, n: int) -> None:
+    """One plain line when trained and held-out reward part ways."""
+    trained, heldout = (
+      [r.get(f"panel/{side}_reward") for r in self.history]
+      for side in ("trained", "heldout")
+    )
+    message = hacking.divergence_warning(trained, heldout)
+    if message:
+      logging.warning("step %d: %s", n, message)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Aligns `config.init.checkpoint`, writes weights, evaluation and report."""
-  advantages.check_group_size(config.rollout.group)
+  """Aligns `config.init.checkpoint`, writes weights, evaluation and grids."""
+  check(config)
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
-  sampler = config_lib.bind(
-    config.rollout.sampler,
-    steppers.REGISTRY,
-    field="rollout.sampler",
-    positional=2,
-  )
-  devices = mesh_lib.round_up_to_devices(1, mesh)
-  plan = align_steps.make_plan(config, sampler, devices)
+  plan = _plan(config, mesh_lib.round_up_to_devices(1, mesh))
   prompts = sources.load_prompts(config.data.source, "train")
   batches = pipeline.prompt_batches(
     prompts, seed=config.seed, batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights,
   )  # fmt: skip
-  rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
+  rewards = reward_setup.load(config, workdir)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
-  if not weights_of:
-    raise UserError("config.rewards is empty: there is nothing to learn from")
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)
@@ -218,21 +247,24 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
 
+    detect = jax.jit(evaluate.measure)
+
     @jax.jit
-    def panel(images, pixels, batch, scores, update_metrics):
+    def panel(images, found, batch, scores, update_metrics):
       return _panel(
-        images, pixels, batch, scores, weights_of, heldout, update_metrics
+        images, found, batch, scores, weights_of, heldout, update_metrics
       )
 
     timer = loop.Timer()
-    history: list[dict[str, float]] = []
 
     def one(current, n):
       batch = timer("data", put(repeats.distinct_ids(batches(n))))
       trajectory, pixels, images = timer(
         "sample", parts.sample(current, base, batch)
       )
-      scores, failed = timer("reward", score(rewards, images, batch))
+      # Seen once, for the rewards that ask the detector and for the panel.
+      found = timer("detect", detect(images, pixels, batch))
+      scores, failed = timer("reward", score(rewards, images, batch, found))
       usable = _trained(scores, weights_of)
       require_scores(usable)
       require_scores(
@@ -240,7 +272,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
-      signs = timer("panel", panel(images, pixels, batch, scores, metrics))
+      signs = timer("panel", panel(images, found, batch, scores, metrics))
       lost = {f"failed/{k}": v for k, v in failed.items()}
       named = {
         f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
@@ -266,12 +298,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       kl = final.kl(trainable.export(current.ema, base))
       return row | {"eval/diversity": found["diversity"], "eval/kl": kl}
 
-    def watch(n, row):
-      check(n, row)
-      history.append(dict(row))
-      _warn(history, n)
-
-    check = _checker(config.align.log_prob_gap_bound)
     final = Final(config, workdir, trainable, rewards, base)
     final.before()
     with (
@@ -280,6 +306,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,
     ):
+      watch = Watch(config.align.log_prob_gap_bound)
       job = loop.Loop(
         "align", config.align.iterations, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
@@ -287,6 +314,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         shown=("reward", "panel/accuracy", "eval/accuracy"),
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
+      watch.history += writers.read_rows(
+        workdir / writers.METRICS_FILE, "align"
+      )
       current = loop.run(job, current, start)
     final.after(current)
 
@@ -300,39 +330,33 @@ class Final:
     self.evaluator = evaluate.make_evaluator(config, trainable.plain, rewards)
     self.pictures = workdir / "grids" / "before.npz"
 
-  def _evaluation(self) -> dict[str, Any]:
-    problems: list[str] = []
-    return collect.read_json(self.workdir / evaluate.EVALUATION_FILE, problems)
-
   def before(self) -> None:
     """Evaluates the base policy, once per run."""
-    if "before" in self._evaluation() and self.pictures.exists():
+    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
+    if "before" in found and self.pictures.exists():
       return
     results, images, strict = evaluate.at_scales(
-      self.evaluator, self.base, self.config.eval.guidance_scales
-    )
+      self.evaluator, self.base, self.config.eval.guidance_scales,
+      name="base policy",
+    )  # fmt: skip
     evaluate.save_pictures(self.pictures, images, strict)
     evaluate.merge(self.workdir, {"before": results})
 
   def after(self, current: state.TrainState) -> None:
-    """Evaluates the aligned policy; writes weights, grids and report."""
+    """Evaluates the aligned policy; writes weights and grids."""
     trainable, config = self.trainable, self.config
     params = trainable.export(current.ema, self.base)
     results, images, strict = evaluate.at_scales(
-      self.evaluator, params, config.eval.guidance_scales
-    )
+      self.evaluator, params, config.eval.guidance_scales,
+      name="aligned policy",
+    )  # fmt: skip
     for name, found in results.items():
       if name == "guidance_scale=1.0":  # the KL is of the unguided sampler
         found["kl"] = self.kl(params)
     images_before, strict_before = evaluate.load_pictures(self.pictures)
-    meanings = [
-      grammar.combination(p.items, p.relation)
-      for p in self.evaluator.data.prompts
-    ]
-    # Pictures of one meaning are not independent: they are drawn together.
     gain = intervals.paired_bootstrap(
       strict_before.reshape(-1), strict.reshape(-1),
-      clusters=np.repeat(meanings, strict.shape[1]),
+      clusters=self.evaluator.data.meanings,
     )  # fmt: skip
     evaluation = evaluate.merge(
       self.workdir,
@@ -342,7 +366,7 @@ class Final:
       },
     )
     weights.save_params(
-      self.workdir / "policy.safetensors", jax.device_get(params)
+      self.workdir / setup.POLICY_FILE, jax.device_get(params)
     )
     texts, chosen = evaluate.cards(
       self.evaluator.data, images_before, strict_before, images, strict
@@ -351,9 +375,7 @@ class Final:
       self.workdir / "grids" / "cards.npz",
       images_before[chosen, 0], images[chosen, 0], texts,
     )  # fmt: skip
-    path = collect.report_from_workdir(self.workdir)
     logging.info("\n%s", tables.evaluation_table(evaluation))
-    logging.info("report: %s", path)
 
   def kl(self, params) -> float:
     """Path KL to the base, in nats; see `evaluate.path_kl`."""

@@ -23,7 +23,7 @@ from jaxreward.advantages import zero_variance_share
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance, log_prob, path, rollout, schedule, steppers
 from jaxreward.jobs import setup
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Mean, Metric
 from jaxreward.regularizers import step_kl, velocity_distance
 from jaxreward.training import ema, step
 from jaxreward.training.state import TrainState
@@ -418,7 +418,7 @@ def update(
   trajectory: Trajectory,
   scores: dict[str, Array],
   prompts: PromptBatch,
-) -> tuple[TrainState, dict[str, Mean]]:
+) -> tuple[TrainState, dict[str, Metric]]:
   """One iteration's optimizer steps.
 
   Args:
@@ -430,8 +430,8 @@ def update(
     prompts: P prompts.
 
   Returns:
-    (state, metrics); `log_prob_gap` is mean |log p - stored log p| over the
-    first optimizer step, before any parameter has changed.
+    (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
+    the first optimizer step, before any parameter has changed.
   """
   advantage, mask, stats, signal = credit(
     updater, scores, jnp.asarray(prompts.mask), state.stats
@@ -444,8 +444,8 @@ def update(
     state, updater.loss_fn(), updater.tx, micros, frozen,
     ema_decay=updater.ema_decay,
   )  # fmt: skip
-  gap = metrics.get("log_ratio_abs")
-  pooled = jax.tree.map(lambda x: x.sum(0), metrics)
+  gap = metrics.pop("log_ratio_max", None)
+  pooled: dict[str, Any] = jax.tree.map(lambda x: x.sum(0), metrics)
   if gap is not None:
     pooled["log_prob_gap"] = jax.tree.map(lambda x: x[0], gap)
   pooled["reward"] = Mean.of(signal, mask)

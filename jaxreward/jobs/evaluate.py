@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, rng
+from jaxreward import files, rng, workdirs
 from jaxreward.data import repeats, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
@@ -24,7 +24,7 @@ from jaxreward.flow import guidance, rollout, schedule, steppers
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup
 from jaxreward.numerics import masked_mean
-from jaxreward.report import collect, grids
+from jaxreward.report import grids
 from jaxreward.rewards import Reward, score
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
@@ -45,6 +45,15 @@ class EvaluationSet:
   prompts: tuple[grammar.Prompt, ...]
   batch: PromptBatch
   group: int
+
+  @functools.cached_property
+  def meanings(self) -> np.ndarray:
+    """What each picture's prompt means, [P * G].
+
+    Pictures of one meaning are not independent: they succeed together.
+    """
+    names = [grammar.combination(p.items, p.relation) for p in self.prompts]
+    return np.repeat(names, self.group)
 
 
 def evaluation_set(
@@ -76,9 +85,14 @@ def evaluation_set(
 def measure(
   images: Array, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
-  """Detector's view of [P, G] pictures, each value [P, G]."""
+  """Detector's view of [P, G] pictures, each value [P, G].
+
+  What is not finite is judged as black.
+  """
   p, g = images.shape[:2]
   flat = images.reshape(p * g, *images.shape[2:])
+  usable = jnp.isfinite(flat).all((1, 2, 3), keepdims=True)
+  flat = jnp.where(usable, flat, 0.0)
   detection = detect.detect(flat)
   verdict = detect.judge(
     detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts)
@@ -200,11 +214,14 @@ class Evaluator:
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
     images, found = self._draw(params, self.data.batch, float(guidance_scale))
-    scores, _ = score(self.rewards, images, self.data.batch)
+    scores, _ = score(self.rewards, images, self.data.batch, found)
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
     kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
-    result = accuracy.summarise(strict.reshape(-1), kind, names=grammar.KINDS)
+    result = accuracy.summarise(
+      strict.reshape(-1), kind,
+      names=grammar.KINDS, clusters=self.data.meanings,
+    )  # fmt: skip
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
       result[name] = float(np.mean(host[name]))
@@ -234,9 +251,17 @@ def make_evaluator(
 
 
 def at_scales(
-  evaluator: Evaluator, params: Params, scales: Sequence[float]
+  evaluator: Evaluator,
+  params: Params,
+  scales: Sequence[float],
+  name: str = "policy",
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
   """Results per guidance scale; pictures and verdicts of the first scale."""
+  data = evaluator.data
+  logging.info(
+    "evaluating the %s on %d pictures at guidance %s ...",
+    name, len(data.prompts) * data.group, ", ".join(f"{s:g}" for s in scales),
+  )  # fmt: skip
   results: dict[str, Any] = {}
   first: list[tuple[np.ndarray, np.ndarray]] = []
   for scale in scales:
@@ -305,17 +330,35 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
   """Adds entries to evaluation.json and returns the whole."""
-  path, problems = workdir / EVALUATION_FILE, []
-  evaluation = collect.read_json(path, problems) | found
+  path = workdir / EVALUATION_FILE
+  evaluation = workdirs.read_record(path) | found
   tables.write_json(path, evaluation)
   return evaluation
 
 
+def check(config: ConfigDict) -> None:
+  """Refuses what a run in a pipeline would refuse, before its first job."""
+  reward_setup.bind(config)
+  before = config.jobs[: config.jobs.index("evaluate")]
+  writers = ("align", "pretrain")
+  if config.eval.checkpoint == setup.OWN_POLICY and not (
+    set(writers) & set(before)
+  ):
+    raise UserError(
+      f"config.eval.checkpoint={setup.OWN_POLICY}: no job before evaluate in"
+      f" config.jobs={','.join(config.jobs)} writes a policy"
+      f" ({' or '.join(writers)}); add one, or name a file"
+    )
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Evaluates `config.init.checkpoint` and writes evaluation.json."""
+  """Evaluates `config.eval.checkpoint` and writes evaluation.json."""
   policy = setup.make_policy(config)
-  params = setup.load_params(config, policy)
-  rewards = reward_setup.load(config, workdir, ("rewards", "heldout_rewards"))
+  params = setup.load_params(
+    config, policy, workdir=workdir,
+    spec=config.eval.checkpoint, field="eval.checkpoint",
+  )  # fmt: skip
+  rewards = reward_setup.load(config, workdir)
   evaluator = make_evaluator(config, policy, rewards)
   with jax.set_mesh(setup.make_mesh(config)):
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)

@@ -13,22 +13,18 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, jobs
+from jaxreward import files, jobs, workdirs
 from jaxreward.errors import UserError, nearest
 
 MARKS_FILE = "finished.json"
-
-
-def _finished(workdir: epath.Path) -> dict[str, float]:
-  path = workdir / MARKS_FILE
-  return json.loads(path.read_text()) if path.exists() else {}
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Runs `config.jobs` in order.
 
   Raises:
-    UserError: a name that is no job, or the pipeline itself.
+    UserError: a name that is no job, or the pipeline itself, or what one of
+      the jobs to come refuses; before the first of them runs.
   """
   known = [name for name in jobs.JOBS if name != "pipeline"]
   for name in config.jobs:
@@ -37,8 +33,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         f'config.jobs holds "{name}", which is no job{nearest(name, known)};'
         f" known: {', '.join(known)}"
       )
+  done = workdirs.read_record(workdir / MARKS_FILE)
   for name in config.jobs:
-    done = _finished(workdir)
+    if name not in done:
+      jobs.check(name, config)
+  for name in config.jobs:
     if name in done:
       logging.info("%s: finished before", name)
       continue

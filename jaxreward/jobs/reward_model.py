@@ -124,7 +124,8 @@ def evaluate(
     {accuracy, low, high, n} of all pairs; under "strict" the same for pairs of
     which one is strictly right and the other is not, under "kinds" for those
     of each kind of prompt, and under "policy_strict" for such pairs between
-    pictures of the policy alone, paired anew; and the calibration.
+    pictures of the policy alone, paired anew; and under "calibration" the bins
+    {confidence, accuracy, n} that hold a pair.
   """
   row, place = preferences.separate_pairs(data, seed)
   pair, differ = _read(data, scores, row, place)
@@ -142,4 +143,15 @@ def evaluate(
     temperature = calibration.fit_temperature(d)
     found["temperature"] = temperature
     found["calibration_error"] = calibration.expected_calibration_error(d)
+    found["calibration"] = _bins(d)
   return found
+
+
+def _bins(d: np.ndarray) -> list[dict[str, Any]]:
+  """Stated confidence against the share of right answers, bin by bin."""
+  rows = zip(*calibration.reliability(d), strict=True)
+  return [
+    {"confidence": float(confidence), "accuracy": float(right), "n": int(n)}
+    for n, confidence, right in rows
+    if n
+  ]

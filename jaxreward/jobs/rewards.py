@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -12,13 +13,25 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
-from jaxreward.jobs import reward_model
+from jaxreward.jobs import checks, reward_model
 
+SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """A reward as a config names it, its function found and bound."""
+
+  field: str
+  fn: Callable[..., Any]
+  weight: float
+  is_learned: bool
+  weights: str
+
+
 def load(
-  config: ConfigDict, workdir: epath.Path, sections: Sequence[str]
+  config: ConfigDict, workdir: epath.Path, sections: Sequence[str] = SECTIONS
 ) -> dict[str, rewards.Reward]:
   """The rewards of some sections, "rewards" or "heldout_rewards".
 
@@ -30,41 +43,65 @@ def load(
   Raises:
     UserError: what is wrong with an entry, before anything runs.
   """
-  functions: dict[str, Any] = {}
-  weights: dict[str, float] = {}
+  entries = bind(config, sections)
+  functions = {name: entry.fn for name, entry in entries.items()}
   contexts: dict[str, dict[str, Any]] = {}
+  for name, entry in entries.items():
+    if entry.is_learned:
+      functions[name], contexts[name] = _load_learned(entry, workdir)
+  weights = {name: entry.weight for name, entry in entries.items()}
+  return rewards.build(functions, weights, contexts)
+
+
+def bind(
+  config: ConfigDict, sections: Sequence[str] = SECTIONS
+) -> dict[str, _Entry]:
+  """What `load` can find out without reading a reward model."""
+  entries: dict[str, _Entry] = {}
   for section in sections:
     for name in config[section]:
-      if name in functions:
+      if name in entries:
         raise UserError(
           f'config.{section}.{name}: "{name}" stands in another section too;'
           " a held-out reward is one that is not trained on"
         )
-      entry, field = config[section][name], f"{section}.{name}"
-      learned = entry.get("fn") == "learned"
-      fn = config_lib.bind(
-        entry, rewards.REGISTRY, field=field, key="fn", positional=2,
-        reserved=_RESERVED,
-        supplied=("params", "scorer", "mean", "std") if learned else (),
-      )  # fmt: skip
-      if learned:
-        fn, contexts[name] = _load_learned(fn, entry, workdir, field)
-      functions[name] = fn
-      weights[name] = float(entry.get("weight", 1.0))
-  return rewards.build(functions, weights, contexts)
+      entries[name] = _bound(config[section][name], f"{section}.{name}")
+  return entries
 
 
-def _load_learned(fn, entry, workdir, field):
+def _bound(entry: Any, field: str) -> _Entry:
+  if not isinstance(entry, ConfigDict):
+    raise UserError(
+      f"config.{field}={entry!r}: a reward is a section; name its function in"
+      f" config.{field}.fn"
+    )
+  name: Any = entry.get("fn")
+  is_learned, known = name == "learned", rewards.REGISTRY.get(name)
+  seen = ("verdict",) if getattr(known, "takes_verdict", False) else ()
+  fn = config_lib.bind(
+    entry, rewards.REGISTRY, field=field, key="fn", positional=2,
+    reserved=_RESERVED,
+    supplied=("params", "scorer", "mean", "std") if is_learned else seen,
+  )  # fmt: skip
+  weight: Any = entry.get("weight", 1.0)
+  file = entry.get("weights", "")
+  if not checks.is_finite(weight):
+    raise UserError(f"config.{field}.weight={weight}: expected a finite number")
+  if not isinstance(file, str):
+    raise UserError(f"config.{field}.weights={file}: expected a file's name")
+  return _Entry(field, fn, float(weight), is_learned, file)
+
+
+def _load_learned(entry: _Entry, workdir: epath.Path):
   """(function with its architecture bound, arrays it takes)."""
-  path = epath.Path(
-    entry.get("weights", "") or workdir / reward_model.MODEL_FILE
-  )
+  path = epath.Path(entry.weights or workdir / reward_model.MODEL_FILE)
   if not path.exists():
     raise UserError(
-      f"config.{field}: there is no reward model at {path}; train one first"
-      f" (job train_reward) or name its file in config.{field}.weights"
+      f"config.{entry.field}: there is no reward model at {path}; train one"
+      " first (job train_reward) or name its file in"
+      f" config.{entry.field}.weights"
     )
   model = reward_model.load(path)
-  bound = functools.partial(fn, scorer=model.scorer)
+  bound = functools.partial(entry.fn, scorer=model.scorer)
   context = {"params": model.params, "mean": model.mean, "std": model.std}
-  return functools.update_wrapper(bound, fn), context
+  return functools.update_wrapper(bound, entry.fn), context

@@ -22,6 +22,8 @@ from jaxreward.training import sharding, weights
 from jaxreward.types import Params, Policy
 
 ASSETS = epath.Path(__file__).parent.parent / "assets"
+POLICY_FILE = "policy.safetensors"  # what align and pretrain write
+OWN_POLICY = "workdir:policy"
 
 
 def make_policy(config: ConfigDict) -> Policy:
@@ -29,8 +31,21 @@ def make_policy(config: ConfigDict) -> Policy:
   return config_lib.bind(config.model, models.REGISTRY, field="model")()
 
 
-def checkpoint_path(spec: str, field: str = "init.checkpoint") -> epath.Path:
-  """A safetensors file, "package:NAME" for one shipped with the package."""
+def checkpoint_path(
+  spec: str,
+  field: str = "init.checkpoint",
+  workdir: epath.Path | None = None,
+) -> epath.Path:
+  """The safetensors file that a config names.
+
+  Args:
+    spec: its path; "package:NAME" for one shipped with the package;
+      "workdir:policy" for what an earlier job wrote into the working directory.
+    field: where the spec stands, for errors.
+    workdir: of a job that reads policies; None for one that writes them.
+  """
+  if spec.startswith("workdir:"):
+    return _own_policy(spec, field, workdir)
   if not spec.startswith("package:"):
     path = epath.Path(spec)
     if not path.exists():
@@ -46,14 +61,50 @@ def checkpoint_path(spec: str, field: str = "init.checkpoint") -> epath.Path:
   return path
 
 
-def load_params(config: ConfigDict, policy: Policy) -> Params:
-  """Parameters of the base policy: from a file, or drawn from the seed."""
-  spec = config.init.checkpoint
+def _own_policy(spec: str, field: str, workdir: epath.Path | None):
+  """The policy of the working directory, or a line that says who makes it."""
+  if spec != OWN_POLICY:
+    raise UserError(
+      f"config.{field}={spec} is not known{nearest(spec, [OWN_POLICY])}"
+    )
+  if workdir is None:
+    raise UserError(
+      f"config.{field}={spec}: this job does not start from a policy that its"
+      " working directory holds; name a file or package:NAME"
+    )
+  path = workdir / POLICY_FILE
+  if not path.exists():
+    raise UserError(
+      f"config.{field}={spec}: there is no {path} yet; put a job that writes it"
+      " (align or pretrain) before this one in config.jobs, or name a file"
+    )
+  return path
+
+
+def load_params(
+  config: ConfigDict,
+  policy: Policy,
+  *,
+  spec: str = "",
+  field: str = "init.checkpoint",
+  workdir: epath.Path | None = None,
+) -> Params:
+  """Parameters of a policy: from a file, or drawn from the seed.
+
+  Args:
+    config: of the run.
+    policy: the architecture.
+    spec: which file, see `checkpoint_path`; empty for `init.checkpoint`.
+    field: where the spec stands.
+    workdir: see `checkpoint_path`.
+  """
+  if not spec:
+    spec, field = config.init.checkpoint, "init.checkpoint"
   key = rng.stream_key(config.seed, "init")
   if not spec:
     return jax.jit(policy.init)(key)
   like = jax.eval_shape(policy.init, key)
-  path = checkpoint_path(spec)
+  path = checkpoint_path(spec, field, workdir)
   logging.info("starting from %s", spec)
   return weights.load_params(path, like)
 

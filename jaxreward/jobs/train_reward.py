@@ -24,13 +24,13 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import reward_models, rng
-from jaxreward.data import pairs, preferences
+from jaxreward.data import pairs, preferences, sources
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import reward_model, setup
+from jaxreward.jobs import evaluate, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.models.scene_reward import RewardModel
 from jaxreward.numerics import Mean
@@ -38,8 +38,6 @@ from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
-
-EVALUATION_FILE = "evaluation.json"
 
 
 def sample_policy(
@@ -83,18 +81,24 @@ def sample_policy(
 def scene_preferences(
   config: ConfigDict, policy: Policy, params: Params
 ) -> tuple[Preferences, Preferences]:
-  """Training and held-out preferences on prompts of their own.
+  """Training and held-out preferences on prompts of `data.source`.
 
   Held-out answers are the detector's own; training answers are turned round
   at the rate `train_reward.label_noise`.
   """
   options = config.train_reward
+  prompts = functools.partial(sources.load_prompts, config.data.source)
   train = preferences.choose_rows(
-    grammar.prompts("train"), options.train_rows, config.seed
+    prompts("train"), options.train_rows, config.seed
   )
-  others = grammar.prompts("validation") + grammar.prompts("heldout")
+  others = prompts("validation") + prompts("heldout")
   heldout = preferences.choose_rows(others, options.heldout_rows, config.seed)
   chosen = train + heldout
+  scales = options.sampling.guidance_scales
+  logging.info(
+    "drawing and judging pictures of %d prompts, %d each by the policy ...",
+    len(chosen), options.sampling.samples * len(scales),
+  )  # fmt: skip
   samples = sample_policy(config, policy, params, chosen)
   key = rng.stream_key(config.seed, "preference pictures")
   found = preferences.collect(
@@ -275,9 +279,7 @@ def finish(
   }
   weights.save_params(workdir / reward_model.MODEL_FILE, params)
   tables.write_json(workdir / reward_model.RECORD_FILE, record)
-  path = workdir / EVALUATION_FILE
-  evaluation = json.loads(path.read_text()) if path.exists() else {}
-  tables.write_json(path, evaluation | {"reward_model": found})
+  evaluate.merge(workdir, {"reward_model": found})
   strict = found["strict"]
   if strict["n"]:
     logging.info(

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Max, Mean, Metric
 from jaxreward.objectives.reductions import keep, mean_square, per_row
 from jaxreward.types import Array, ArrayLike
 
-Loss = tuple[Mean, dict[str, Mean]]
+Loss = tuple[Mean, dict[str, Metric]]
 Rows = Float[ArrayLike, "B"]
 ScalarOrRows = ArrayLike | np.floating | float
 
@@ -48,8 +48,9 @@ def flow_grpo(
     clip_range_high: and up to 1 + clip_range_high; None for `clip_range`.
 
   Returns:
-    (loss, metrics): ratio, log_ratio_abs, approx_kl and the share of samples
-    at each side whose gradient the clip removed.
+    (loss, metrics): ratio, mean and maximum of |log r| as log_ratio_abs and
+    log_ratio_max, approx_kl and the share of samples at each side whose
+    gradient the clip removed.
   """
   log_prob, old_log_prob, advantage = keep(
     mask, log_prob, old_log_prob, advantage
@@ -171,12 +172,13 @@ def _clipped(log_ratio, advantage, mask, clip_low, clip_high):
 
 def _metrics(
   log_ratio: Array, ratio: Array, low: Array, high: Array, mask: ArrayLike
-) -> dict[str, Mean]:
+) -> dict[str, Metric]:
   """Shared metrics; approx_kl is the unbiased, non-negative r - 1 - log r."""
   log_ratio, ratio = jax.lax.stop_gradient((log_ratio, ratio))
   return {
     "ratio": Mean.of(ratio, mask),
     "log_ratio_abs": Mean.of(jnp.abs(log_ratio), mask),
+    "log_ratio_max": Max.of(jnp.abs(log_ratio), mask),
     "approx_kl": Mean.of(jnp.expm1(log_ratio) - log_ratio, mask),
     "clip_fraction_low": Mean.of(low, mask),
     "clip_fraction_high": Mean.of(high, mask),

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib
 import matplotlib.axes
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -156,14 +155,6 @@ def svg(figure: Figure) -> str:
   """The figure as SVG text, the same bytes for the same figure."""
   out = io.StringIO()
   FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
-  return out.getvalue()
-
-
-def png(figure: Figure, dpi: int = 144) -> bytes:
-  """The figure as the bytes of a PNG file."""
-  figure.set_dpi(dpi)
-  out = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(out)
   return out.getvalue()
 
 

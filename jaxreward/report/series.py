@@ -120,9 +120,9 @@ CHARTS = (
   Chart(
     "log_prob_gap",
     "Replay gap of log-probabilities",
-    "Mean |Δ log p| when a stored rollout is replayed before any update: it"
-    " is zero when sampler and trainer agree.",
-    r"log_prob_gap(_max)?|replay_gap",
+    "Largest |Δ log p| of a sample when a stored rollout is replayed before any"
+    " update: it is zero when sampler and trainer agree.",
+    r"log_prob_gap|replay_gap",
     limits=(0.0, None),
   ),
   Chart(

@@ -32,6 +32,7 @@ def common_setting(evaluation: Evaluation) -> str | None:
   before = evaluation.get("before") or {}
   after = evaluation.get("after") or {}
   shared = [k for k in before if k in after] or [*after, *before]
+  shared = shared or [*(evaluation.get("policy") or {})]
   return PLAIN if PLAIN in shared else next(iter(shared), None)
 
 
@@ -64,7 +65,8 @@ def lead(evaluation: Evaluation) -> str:
       f" {percent(after['strict'])} show exactly what their prompt asks;"
       f" before alignment it was {percent(before['strict'])}."
     )
-  for numbers in (after, before):
+  alone = numbers_at(evaluation, "policy", setting)
+  for numbers in (after, before, alone):
     if _real(numbers.get("strict")):
       return (
         f"Of {numbers.get('n', '–')} held-out pictures drawn {drawn},"
@@ -84,8 +86,11 @@ def tiles(evaluation: Evaluation) -> dict[str, dict[str, str]]:
   setting = common_setting(evaluation)
   before = numbers_at(evaluation, "before", setting)
   after = numbers_at(evaluation, "after", setting)
+  alone = {} if before or after else numbers_at(evaluation, "policy", setting)
   found = {
-    "Held-out accuracy": _accuracy_tile(before, after, setting, evaluation),
+    "Held-out accuracy": _accuracy_tile(
+      before, after or alone, setting, evaluation
+    ),
     "Base with its best guidance": _best_tile(evaluation, after),
     "Texture against the base": _ratio_tile(
       before, after, "texture", f"up to {TEXTURE_LIMIT} × counts as clean"

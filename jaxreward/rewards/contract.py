@@ -9,17 +9,26 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def declare(
-  *, is_host: bool = False, is_differentiable: bool = False
+  *,
+  is_host: bool = False,
+  is_differentiable: bool = False,
+  takes_verdict: bool = False,
 ) -> Callable[[F], F]:
   """Marks a reward; without it, it runs inside jit and has no gradient.
 
   Args:
     is_host: it gets NumPy arrays, outside jit.
     is_differentiable: its scores have a useful gradient in the pictures.
+    takes_verdict: it takes, as `verdict`, what the detector has found in these
+      pictures already: {"dense", "strict"}, each [P, G], or None.
   """
 
   def mark(reward: F) -> F:
-    vars(reward).update(is_host=is_host, is_differentiable=is_differentiable)
+    vars(reward).update(
+      is_host=is_host,
+      is_differentiable=is_differentiable,
+      takes_verdict=takes_verdict,
+    )
     return reward
 
   return mark

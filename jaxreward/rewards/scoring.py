@@ -31,6 +31,7 @@ class Reward:
       jit as arguments, not as constants.
     is_host: runs outside jit on NumPy arrays.
     is_differentiable: has a useful gradient in the pictures.
+    takes_verdict: takes what the detector has found already as `verdict`.
   """
 
   name: str
@@ -39,6 +40,7 @@ class Reward:
   context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_host: bool = False
   is_differentiable: bool = False
+  takes_verdict: bool = False
 
 
 def build(
@@ -68,6 +70,7 @@ def build(
       context=dict(contexts.get(name, {})),
       is_host=bool(getattr(fn, "is_host", False)),
       is_differentiable=bool(getattr(fn, "is_differentiable", False)),
+      takes_verdict=bool(getattr(fn, "takes_verdict", False)),
     )
     for name, fn in functions.items()
   }
@@ -121,6 +124,7 @@ def device_scores(
   contexts: Mapping[str, Any],
   images: ArrayLike,
   prompts: PromptBatch,
+  verdict: Mapping[str, ArrayLike] | None = None,
 ) -> Scores:
   """Scores of the rewards that run in jit; call it inside one.
 
@@ -129,11 +133,13 @@ def device_scores(
     contexts: `contexts_of(rewards)`, passed through jit as an argument.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts.
+    verdict: see `score`.
   """
   scores: Scores = {}
   for reward in rewards.values():
     if not reward.is_host:
-      result = reward.fn(images, prompts, **contexts[reward.name])
+      seen = {"verdict": verdict} if reward.takes_verdict else {}
+      result = reward.fn(images, prompts, **contexts[reward.name], **seen)
       scores |= _checked(reward, result, jnp.shape(images)[:2])
   return scores
 
@@ -144,9 +150,9 @@ def contexts_of(rewards: Mapping[str, Reward]) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _jitted(rewards, contexts, images, prompts):
+def _jitted(rewards, contexts, images, prompts, verdict):
   by_name = {reward.name: reward for reward in rewards}
-  return device_scores(by_name, contexts, images, prompts)
+  return device_scores(by_name, contexts, images, prompts, verdict)
 
 
 def host_scores(
@@ -207,7 +213,10 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
 
 
 def score(
-  rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
+  rewards: Mapping[str, Reward],
+  images: ArrayLike,
+  prompts: PromptBatch,
+  verdict: Mapping[str, ArrayLike] | None = None,
 ) -> tuple[Scores, dict[str, Array]]:
   """Scores of all rewards and how many of each failed.
 
@@ -215,6 +224,9 @@ def score(
     rewards: from `build`; programs are kept per Reward, so build them once.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts; padding rows are scored like the others.
+    verdict: {"dense", "strict"}, [P, G] each, of the detector on these
+      pictures where it has seen them already; rewards that ask it then do not
+      let it look again. Other entries are not read.
 
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
@@ -222,7 +234,9 @@ def score(
   scores: Scores = {}
   inside = tuple(r for r in rewards.values() if not r.is_host)
   if inside:
-    scores = _jitted(inside, contexts_of(rewards), images, prompts)
+    if verdict is not None:
+      verdict = {name: verdict[name] for name in ("dense", "strict")}
+    scores = _jitted(inside, contexts_of(rewards), images, prompts, verdict)
   scores = scores | host_scores(rewards, images, prompts)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed

@@ -21,16 +21,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from jaxreward.errors import UserError, one_line
-from jaxreward.training.weights import load_metadata, load_params, save_params
 from jaxreward.types import Params
-
-__all__ = [
-  "Checkpoints",
-  "digests",
-  "load_metadata",
-  "load_params",
-  "save_params",
-]
 
 Extras = dict[str, Any]
 _policies = ocp.training.preservation_policies
@@ -94,34 +85,14 @@ class Checkpoints:
   Args:
     directory: made if absent.
     keep: how many of the newest steps stay.
-    keep_best: also keep this many steps with the largest `best_metric`.
-    best_metric: name in the `metrics` given to `save`.
   """
 
-  def __init__(
-    self,
-    directory: os.PathLike[str] | str,
-    keep: int = 2,
-    keep_best: int | None = None,
-    best_metric: str = "score",
-  ):
+  def __init__(self, directory: os.PathLike[str] | str, keep: int = 2):
     is_local = "://" not in os.fspath(directory)
     self.directory = epath.Path(
       os.path.abspath(directory) if is_local else directory
     )
-    policy: Any = _policies.LatestN(n=max(keep, 1))
-    if keep_best:
-      policy = _policies.AnyPreservationPolicy(
-        [
-          policy,
-          _policies.BestN(
-            get_metric_fn=lambda metrics: metrics[best_metric],
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
-          ),
-        ]
-      )
-    self._policy = policy
+    self._policy: Any = _policies.LatestN(n=max(keep, 1))
     self._pending: Any = None
     self._opened: ocp.training.Checkpointer | None = None
     self._translated(self._open)
@@ -169,7 +140,6 @@ class Checkpoints:
     step: int,
     state: Params,
     extras: Extras,
-    metrics: Any = None,
     *,
     wait: bool = False,
   ) -> None:
@@ -180,7 +150,6 @@ class Checkpoints:
       state: pytree of arrays; copied before this returns, so the caller may
         donate it.
       extras: what JSON can hold, such as the state of the data iterator.
-      metrics: dict of floats, for `keep_best`.
       wait: return when the step is on disk.
 
     Raises:
@@ -196,7 +165,6 @@ class Checkpoints:
           step,
           {"state": state},
           force=True,
-          metrics=metrics,
           custom_metadata=record,
         )
       )

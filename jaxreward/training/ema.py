@@ -9,13 +9,6 @@ from jaxtyping import Float, Int
 from jaxreward.errors import UserError
 from jaxreward.types import Array, ArrayLike, Params
 
-# DiffusionNFT's old policy: (steps at 0, rise per step, cap).
-NFT_OLD_SCHEDULES = {
-  0: (0, 0.0, 0.0),
-  1: (0, 0.001, 0.5),
-  2: (75, 0.0075, 0.999),
-}
-
 
 def init_ema(params: Params) -> Params:
   """A copy of `params` in buffers of its own, so that both can be donated."""
@@ -52,19 +45,3 @@ def ema_decay(
   raise UserError(
     f'ema.schedule is "{schedule}"; it must be "constant" or "warmup".'
   )
-
-
-def nft_old_decay(
-  step: Int[ArrayLike, ""] | int, kind: int = 1
-) -> Float[Array, ""]:
-  """Decay of DiffusionNFT's old policy after iteration `step`.
-
-  min((step - flat) * rate, cap), 0 before `flat`; the old policy becomes
-  decay * old + (1 - decay) * trained. Kind 0 copies (on-policy), 1 rises by
-  .001 to .5, 2 copies for 75 steps and then rises by .0075 to .999.
-  """
-  if kind not in NFT_OLD_SCHEDULES:
-    raise UserError(f"the old policy's schedule is {kind}; use 0, 1 or 2.")
-  flat, rate, cap = NFT_OLD_SCHEDULES[kind]
-  n = jnp.asarray(step, jnp.float32)
-  return jnp.clip((n - flat) * rate, 0.0, cap)

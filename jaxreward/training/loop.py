@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from jaxreward.errors import UserError
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Max, Mean
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.interrupt import GracefulStop
 from jaxreward.training.progress import Progress
@@ -34,17 +35,15 @@ MAX_SKIPPED = 20
 class Timer:
   """Seconds per part of a step; blocks on what each part returns."""
 
-  def __init__(self, enabled: bool = True):
-    self.enabled = enabled
+  def __init__(self):
     self.seconds: dict[str, float] = {}
 
   def __call__(self, part: str, value: Any) -> Any:
     """Adds the time since the last mark to `part`; returns `value`."""
-    if self.enabled:
-      jax.block_until_ready(value)
-      now = time.perf_counter()
-      self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
-      self._last = now
+    jax.block_until_ready(value)
+    now = time.perf_counter()
+    self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+    self._last = now
     return value
 
   def start(self) -> None:
@@ -85,10 +84,13 @@ class Loop:
 
 
 def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-  """Pooled means and scalars as plain floats; what weighs nothing is left."""
+  """Pooled metrics and scalars as plain floats; what weighs nothing is left."""
   numbers = {}
   for name, value in jax.device_get(dict(metrics)).items():
-    if not isinstance(value, Mean):
+    if isinstance(value, Max):
+      if value.weight > 0:
+        numbers[name] = float(value.largest)
+    elif not isinstance(value, Mean):
       numbers[name] = float(value)
     elif value.weight > 0:
       numbers[name] = float(np.float32(value.total) / np.float32(value.weight))
@@ -140,9 +142,15 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     Progress(loop.name, total=loop.total, start=start) as progress,
   ):
     if start == 0 and loop.evaluate and loop.evaluate_every:
+      logging.info("%s: evaluating before the first step ...", loop.name)
       loop.timer.start()
       loop.timer.seconds = {}
       finish(0, loop.evaluate(state, 0))
+    if start < loop.total:
+      logging.info(
+        "%s: step %d of %d compiles its programs ...",
+        loop.name, start + 1, loop.total,
+      )  # fmt: skip
     for n in range(start + 1, loop.total + 1):
       loop.timer.start()
       state, metrics = loop.step(state, n - 1)

@@ -39,11 +39,6 @@ def make_mesh(
   )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """First axis over data and fsdp, the rest whole."""
-  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
   """A whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())

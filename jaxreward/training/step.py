@@ -3,7 +3,8 @@
 The step takes a loss as a function, so it knows no method. Work comes as
 micro-batches of one static shape with a leading axis; gradients are summed
 over the micro-batches of one optimizer step as (sum, weight) pairs and divided
-once, so any cut of a batch gives the same update.
+once, so any cut of a batch gives the same update. Metrics are pooled likewise:
+means as such pairs, maxima by the larger.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Mean, Metric, pool
 from jaxreward.training import ema, optimizer
 from jaxreward.training.state import TrainState
 from jaxreward.types import Params
 
-Metrics = dict[str, Mean]
+Metrics = dict[str, Metric]
 # loss(params, micro-batch, frozen) -> (Mean loss, metrics)
 LossFn = Callable[[Params, Any, Any], tuple[Mean, Metrics]]
 
@@ -61,7 +62,7 @@ def accumulate(loss_fn: LossFn, params: Params, micros: Any, frozen: Any):
 
     def add(carry, micro):
       found = value_and_grad(loss_fn, params, micro, frozen)
-      return jax.tree.map(jnp.add, carry, found), None
+      return pool(carry, found), None
 
     (loss, metrics, grads), _ = jax.lax.scan(add, zeros, micros)
   scale = 1 / jnp.maximum(loss.weight, 1e-12)

@@ -38,11 +38,7 @@ def _stored(name: str, leaf: Any, dtype: np.dtype | None) -> np.ndarray:
 
 
 def save_params(
-  path: os.PathLike[str] | str,
-  tree: Params,
-  *,
-  dtype: Any = None,
-  metadata: Mapping[str, str] | None = None,
+  path: os.PathLike[str] | str, tree: Params, *, dtype: Any = None
 ) -> None:
   """Writes a tree of arrays whole or not at all.
 
@@ -50,14 +46,13 @@ def save_params(
     path: the file; an older one is replaced in one step.
     tree: nested dict of arrays.
     dtype: storage type of floating leaves, such as "bfloat16" or "float16".
-    metadata: text to keep in the file's header.
 
   Raises:
     UserError: no room, no permission, or a value `dtype` cannot hold.
   """
   dtype = None if dtype is None else jax.numpy.dtype(dtype)
   arrays = {n: _stored(n, leaf, dtype) for n, leaf in _named(tree).items()}
-  data = safetensors.numpy.save(arrays, dict(metadata or {}))
+  data = safetensors.numpy.save(arrays, {})
   write_atomic(path, data)
 
 
@@ -95,15 +90,6 @@ def load_params(path: os.PathLike[str] | str, like: Params) -> Params:
     return value if sharding is None else jax.device_put(value, sharding)
 
   return jax.tree_util.tree_map_with_path(fill, like)
-
-
-def load_metadata(path: os.PathLike[str] | str) -> dict[str, str]:
-  """The text kept in the header of a safetensors file."""
-  try:
-    with safetensors.safe_open(os.fspath(path), "numpy") as file:
-      return file.metadata() or {}
-  except (OSError, safetensors.SafetensorError) as error:
-    raise UserError(f"cannot read {path}: {one_line(error)}") from error
 
 
 def _read(path: os.PathLike[str] | str) -> dict[str, np.ndarray]:

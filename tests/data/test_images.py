@@ -1,4 +1,4 @@
-"""Image files in and out, and what is said about those that are no good."""
+"""Image files, and what is said about those that are no good."""
 
 import io
 
@@ -21,21 +21,11 @@ def _save(path, image, **options):
   return path
 
 
-def test_png_goes_round_exactly(tmp_path):
-  image = _pixels().astype(np.float32) / 255
-  images.write_png(tmp_path / "deep" / "a.png", image)
-  read = images.read_image(tmp_path / "deep" / "a.png")
+def test_png_is_read_exactly(tmp_path):
+  pixels = _pixels()
+  read = images.read_image(_save(tmp_path / "a.png", Image.fromarray(pixels)))
   assert read.dtype == np.float32
-  np.testing.assert_array_equal(read, image)
-
-
-def test_written_values_are_clipped_and_rounded(tmp_path):
-  values = np.array([-0.5, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 7.0])
-  expected = np.array([0, 0, 0, 1, 255, 255]) / 255
-  image = np.broadcast_to(values[:, None, None], (6, 2, 3))
-  images.write_png(tmp_path / "a.png", image)
-  read = images.read_image(tmp_path / "a.png")
-  np.testing.assert_allclose(read[:, 0, 0], expected, atol=1e-7)
+  np.testing.assert_array_equal(read, pixels.astype(np.float32) / 255)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA"])
@@ -109,17 +99,3 @@ def test_transparency_is_refused(tmp_path):
   path = _save(tmp_path / "a.png", Image.fromarray(pixels))
   with pytest.raises(UserError, match="partly transparent"):
     images.read_image(path)
-
-
-def test_nan_is_not_written(tmp_path):
-  image = np.zeros((4, 4, 3), np.float32)
-  image[0, 0, 0] = np.nan
-  with pytest.raises(UserError, match="1 values that are not finite"):
-    images.write_png(tmp_path / "a.png", image)
-  assert not (tmp_path / "a.png").exists()
-
-
-def test_folder_that_cannot_be_made(tmp_path):
-  (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match="cannot write"):
-    images.write_png(tmp_path / "file" / "a.png", np.zeros((2, 2, 3)))

@@ -144,16 +144,6 @@ def test_iterator_goes_on_where_it_was_saved():
   _equal(next(batches.iterate(5)), batches(5))
 
 
-def test_in_order_shows_each_prompt_once():
-  prompts = TRAIN[:10]
-  batches = pipeline.in_order(prompts, 4)
-  assert len(batches.dataset) == 3
-  read = [batches(n) for n in range(3)]
-  assert {len(b.ids) for b in read} == {4}
-  joined = jax.tree.map(lambda *x: np.concatenate(x), *read)
-  _equal(joined, grammar.batch(prompts, 12))
-
-
 @pytest.mark.parametrize("replicated", [False, True])
 def test_placed_on_a_mesh(replicated):
   mesh = jax.make_mesh((2, 4, 1), ("data", "fsdp", "tensor"))
@@ -188,5 +178,3 @@ def test_wrong_arguments(options, wanted):
 def test_no_prompts():
   with pytest.raises(UserError, match="no prompts"):
     pipeline.prompt_batches((), seed=0, batch_size=2)
-  with pytest.raises(UserError):
-    pipeline.in_order((), 2)

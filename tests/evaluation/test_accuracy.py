@@ -63,6 +63,19 @@ def test_padding_and_order_change_nothing():
   assert padded == want
 
 
+def test_clusters_widen_the_whole_and_leave_the_kinds():
+  rng = np.random.default_rng(1)
+  strict = np.repeat((rng.random(40) < 0.6).astype(float), 5)
+  kind, cluster = np.repeat(np.arange(40) % 3, 5), np.repeat(np.arange(40), 5)
+  strict[7] = math.nan  # a failed sample leaves its cluster
+  plain = accuracy.summarise(strict, kind)
+  got = accuracy.summarise(strict, kind, clusters=cluster)
+  low, high = got.pop("interval")
+  first, last = plain.pop("interval")
+  assert low < first < last < high
+  assert got == plain
+
+
 def test_nothing_left_is_nan_not_zero():
   got = accuracy.summarise([1.0], [0], [False])
   assert math.isnan(got["strict"]) and got["interval"] == [0.0, 1.0]

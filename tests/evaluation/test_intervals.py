@@ -66,6 +66,53 @@ def test_prompts_widen_the_interval():
   np.testing.assert_allclose(whole.value, alone.value)
 
 
+def test_clusters_widen_the_interval_of_a_share():
+  """Ten pictures of a prompt that succeed together count as one."""
+  rng = np.random.default_rng(4)
+  strict = np.repeat((rng.random(60) < 0.7).astype(float), 10)
+  prompt = np.repeat(np.arange(60), 10)
+  low, high = intervals.clustered_share(strict, prompt)
+  alone = intervals.wilson(strict.sum(), 600)
+  whole = intervals.wilson(strict[::10].sum(), 60)
+  assert high - low > 2.5 * (alone[1] - alone[0])
+  np.testing.assert_allclose((low, high), whole, atol=0.03)
+  order = rng.permutation(600)
+  names = np.array([f"prompt {i}" for i in range(60)])[prompt]
+  again = intervals.clustered_share(strict[order], prompt[order])
+  np.testing.assert_allclose(again, (low, high), rtol=1e-12)
+  # samples of their own are nearly what Wilson says
+  each = intervals.clustered_share(strict, np.arange(600))
+  np.testing.assert_allclose(each, alone, atol=0.01)
+  assert intervals.clustered_share(strict, names)[0] < alone[0]
+
+
+def test_a_share_of_clusters_covers_the_truth():
+  rng = np.random.default_rng(5)
+  prompt, covered = np.repeat(np.arange(50), 4), {"whole": 0, "alone": 0}
+  for seed in range(150):
+    rate = np.repeat(rng.beta(0.6, 0.4, 50), 4)  # prompts are easy or hard
+    strict = (rng.random(200) < rate).astype(float)
+    ends = {
+      "whole": intervals.clustered_share(
+        strict, prompt, seed=seed, resamples=300
+      ),
+      "alone": intervals.wilson(strict.sum(), 200),
+    }
+    for name, (low, high) in ends.items():
+      covered[name] += low <= 0.6 <= high
+  assert 0.87 <= covered["whole"] / 150 <= 0.99
+  assert covered["alone"] < covered["whole"]
+
+
+def test_clusters_that_agree_still_leave_doubt():
+  for value in (0.0, 1.0):
+    got = intervals.clustered_share(np.full(40, value), np.repeat(range(10), 4))
+    assert got == intervals.wilson(10 * value, 10)
+  assert intervals.clustered_share([], []) == (0.0, 1.0)
+  with pytest.raises(ValueError, match="equal"):
+    intervals.clustered_share([1.0], [0, 1])
+
+
 def test_bootstrap_of_damaged_pairs():
   got = intervals.paired_bootstrap([1.0, math.nan, 0.0], [2.0, 5.0, math.inf])
   assert got == (1.0, 1.0, 1.0)

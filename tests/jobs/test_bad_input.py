@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -78,6 +79,38 @@ FAST = tiny.FAST | tiny.MODEL
     ),
     (GRPO, {"rollout.sampler.noise_level": 0.0}, ("noise_level=0.0",)),
     (NFT, {"objective.name": "flow_grpo"}, ("sampler with noise", "flow_sde")),
+    # arguments of another method
+    (
+      GRPO,
+      {"objective.old_decay": 0.5},
+      (
+        'config.objective.old_decay is no argument of "flow_grpo"',
+        "kl_with_dt",
+      ),
+    ),
+    (
+      NFT,
+      {"objective.kl_with_dt": "true"},
+      ('kl_with_dt is no argument of "diffusion_nft"', "old_decay"),
+    ),
+    # values that their type does not tell from right ones
+    (NFT, {"seed": -1}, ("config.seed=-1", "from 0 to")),
+    (NFT, {"eval.seed": -1}, ("config.eval.seed=-1", "from 0 to")),
+    (NFT, {"seed": 2**32}, ("config.seed=4294967296", "from 0 to")),
+    (NFT, {"eval.guidance_scales": ""}, ("eval.guidance_scales=()",)),
+    (NFT, {"eval.guidance_scales": "nan"}, ("eval.guidance_scales=(nan,)",)),
+    (NFT, {"ema.decay": 1.0}, ("config.ema.decay=1.0", "less than 1")),
+    (NFT, {"ema.decay": -0.1}, ("config.ema.decay=-0.1", "less than 1")),
+    (NFT, {"objective.old_decay": 1.0}, ("objective.old_decay=1.0",)),
+    (NFT, {"objective.kl": "nan"}, ("config.objective.kl=nan",)),
+    (NFT, {"rewards.mine": 3}, ("config.rewards.mine=3", "rewards.mine.fn")),
+    (
+      NFT,
+      {"rewards.mine.fn": "strict", "rewards.mine.weight": "abc"},
+      ("config.rewards.mine.weight=abc", "number"),
+    ),
+    (NFT, {"data.kind_weights": "0,0,0,0,0,0"}, ("data.kind_weights=(0,",)),
+    (NFT, {"data.kind_weights": "1,1,1,1,1,-0.5"}, ("kind_weights=(1.0,",)),
     # files and sizes
     (NFT, {"init.checkpoint": "none.safetensors"}, ("init.checkpoint",)),
     (NFT, {"init.checkpoint": "package:scene"}, ("init.checkpoint", "shipped")),
@@ -101,6 +134,79 @@ def test_one_line_names_the_field(
     assert word in command.error
   if (workdir / "metrics.jsonl").exists():
     assert [row["step"] for row in tiny.rows(workdir)] in ([], [0])
+
+
+@pytest.mark.parametrize(
+  ("spec", "overrides"),
+  [
+    (NFT, {"seed": -1}),
+    ("quickstart.py:smoke", {"ema.decay": 2.0}),
+    ("train_reward_scenes.py:smoke", {"train_reward.ema_decay": 1.0}),
+    (
+      "train_reward_scenes.py:smoke",
+      {"train_reward.sampling.guidance_scales": ""},
+    ),
+    ("evaluate_scenes.py:smoke", {"eval.guidance_scales": ""}),
+  ],
+)
+def test_a_wrong_value_leaves_no_working_directory(
+  spec, overrides, command, tmp_path
+):
+  """So that the same one can be given again with the right value."""
+  assert command(spec, tmp_path / "run", overrides) == 2
+  ((field, _),) = overrides.items()
+  assert f"config.{field}=" in command.error
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [
+    {"objective.betta": 1.0},
+    {"rewards.mine.fn": "detecor"},
+    {"heldout_rewards.mine.fn": "strict", "heldout_rewards.mine.weight": "abc"},
+    {"align.updates": 3},
+  ],
+  ids=lambda o: next(iter(o)),
+)
+def test_a_pipeline_looks_at_all_its_jobs_first(overrides, command, tmp_path):
+  workdir = tmp_path / "run"
+  assert command("quickstart.py:smoke", workdir, overrides) == 2
+  assert next(iter(overrides)).rpartition(".")[0] in command.error
+  assert not (workdir / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "finished.json"])
+@pytest.mark.parametrize("text", ["{ half", "[1]", "\x80"])
+def test_a_damaged_record_is_named_before_anything_runs(
+  name, text, command, tmp_path
+):
+  config = tiny.load("quickstart.py:smoke")
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / "config.json").write_text(config_lib.to_json(config))
+  (workdir / name).write_bytes(text.encode("latin-1"))
+  assert command("quickstart.py:smoke", workdir) == 2
+  assert f"{name} is damaged" in command.error
+  assert (workdir / name).read_bytes() == text.encode("latin-1")
+  assert not (workdir / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("spec", [NFT, "pretrain_scenes.py:smoke"])
+def test_shares_of_kinds_need_not_be_whole(spec):
+  shares = (0.5, 0.0, 0.5, 1.0, 1.0, 1.0)
+  given = {"data.kind_weights": ",".join(map(str, shares))}
+  config = tiny.load(spec, given)
+  assert config.data.kind_weights == shares
+  mixed = tiny.load(spec, {"data.kind_weights": "1,1,1,2,2,0.5"})
+  assert mixed.data.kind_weights == (1.0, 1.0, 1.0, 2.0, 2.0, 0.5)
+  whole = tiny.load(spec, {"data.kind_weights": "1,1,1,2,2,3"})
+  assert repr(whole.data.kind_weights) == "(1, 1, 1, 2, 2, 3)"
+  kinds = np.concatenate([tiny.prompts_of(config, n).kind for n in range(8)])
+  counts = np.bincount(kinds, minlength=6)
+  assert counts[1] == 0
+  expected = len(kinds) * np.array(shares) / sum(shares)
+  assert np.abs(counts - expected).max() <= 1
 
 
 def test_a_deterministic_sampler_has_no_ratio(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 
 import jax
@@ -15,6 +16,13 @@ from jaxreward.training import weights
 from tests import tiny
 
 EVAL = {"eval.guidance_scales": "1.0,2.0", "eval.samples": 12}
+
+
+def page_of(workdir):
+  """The run's page without the pictures and charts that it holds."""
+  page = (workdir / "report.html").read_text()
+  assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+  return re.sub(r"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]+", "", page)
 
 
 def test_pretrain_trains_evaluates_and_exports(command, tmp_path):
@@ -31,6 +39,9 @@ def test_pretrain_trains_evaluates_and_exports(command, tmp_path):
   like = jax.eval_shape(setup.make_policy(config).init, jax.random.key(0))
   params = weights.load_params(workdir / "policy.safetensors", like)
   assert np.isfinite(tiny.flat(params)).all()
+  page = page_of(workdir)
+  assert "Pretraining run" in page and 'alt="Chart: Loss"' in page
+  assert f"{100 * found['guidance_scale=1.0']['strict']:.1f} % show" in page
   # in half the room
   size = (workdir / "policy.safetensors").stat().st_size
   assert size < 2.2 * sum(x.size for x in jax.tree.leaves(like)) + 20_000
@@ -75,6 +86,8 @@ def test_an_evaluation_is_the_same_every_time(command, tmp_path, small_model):
     workdir = tmp_path / name
     assert command("evaluate_scenes.py", workdir, tiny.MODEL, given) == 0
     texts.append((workdir / "evaluation.json").read_text())
+    page = page_of(workdir)
+    assert "<title>Evaluation</title>" in page and "strict accuracy" in page
   assert texts[0] == texts[1]
   other = given | {"eval.seed": 21}
   workdir = tmp_path / "c"
@@ -109,6 +122,9 @@ def test_the_evaluation_set_spreads_over_kinds():
   assert len(data.prompts) * 4 >= 480
   assert len(np.unique(data.batch.ids)) == len(data.prompts)
   assert all(p.split == "heldout" for p in data.prompts)
+  # rows of one meaning in other words are one cluster of pictures
+  assert data.meanings.shape == (len(data.prompts) * 4,)
+  assert len(np.unique(data.meanings)) < len({p.text for p in data.prompts})
   few = evaluate.evaluation_set(prompts[:1], 10, 4, seed=20)
   assert len(few.prompts) == 3 and len(np.unique(few.batch.ids)) == 3
 
@@ -148,6 +164,44 @@ def test_samples_do_not_see_the_micro_batch(command, tmp_path, small_model):
     pictures.append(np.stack([np.asarray(Image.open(f)) for f in files]))
   difference = pictures[0].astype(int) - pictures[1]
   assert np.abs(difference).max() <= 1
+
+
+IN_A_ROW = {"job": "pipeline", "jobs": "align,evaluate"}
+
+
+def test_a_pipeline_evaluates_the_policy_that_it_has_aligned(
+  command, tmp_path, small_model
+):
+  workdir = tmp_path / "run"
+  given = IN_A_ROW | {"optimizer.learning_rate": 3e-3}
+  spec = "align_scenes.py:smoke"
+  code = command(spec, workdir, tiny.MODEL, tiny.REWARD, tiny.FAST, given)
+  assert code == 0
+  found = json.loads((workdir / "evaluation.json").read_text())
+  before, after, policy = (
+    found[side]["guidance_scale=1.0"] for side in ("before", "after", "policy")
+  )
+  for name in ("texture", "brightness", "diversity"):
+    moved = abs(after[name] - before[name])
+    assert abs(policy[name] - after[name]) < 1e-3 * moved, name
+  assert policy["kinds"] == after["kinds"]
+
+
+def test_a_policy_that_no_job_has_written(command, tmp_path, small_model):
+  spec, given = "align_scenes.py:smoke", (tiny.MODEL, tiny.REWARD, tiny.FAST)
+  alone = {"job": "evaluate"}
+  assert command(spec, tmp_path / "a", *given, alone) == 2
+  assert "config.eval.checkpoint=workdir:policy: there is no" in command.error
+  assert "align or pretrain" in command.error
+  row = IN_A_ROW | {"jobs": "evaluate,align"}
+  assert command(spec, tmp_path / "b", *given, row) == 2
+  assert "no job before evaluate" in command.error
+  wrong = alone | {"eval.checkpoint": "workdir:polcy"}
+  assert command(spec, tmp_path / "c", *given, wrong) == 2
+  assert 'did you mean "workdir:policy"' in command.error
+  itself = {"init.checkpoint": "workdir:policy"}
+  assert command(spec, tmp_path / "d", *given, itself) == 2
+  assert "config.init.checkpoint=workdir:policy: this job" in command.error
 
 
 PIPELINE = {"eval.samples": 24, "eval.guidance_scales": "1.0"}
@@ -212,8 +266,10 @@ def test_the_learned_reward_watches_and_is_not_trained_on(quickstart):
 def test_a_finished_pipeline_started_again_does_nothing(
   quickstart, compile_counter
 ):
-  kept = {p: p.stat().st_mtime_ns for p in quickstart.glob("*.*")}
+  written = lambda: {p: os.stat(p).st_mtime_ns for p in quickstart.glob("*.*")}
+  kept = written()
+  assert len(kept) >= 8
   config = tiny.load("quickstart.py:smoke", PIPELINE)
   tiny.run(config, quickstart)
-  assert {p: p.stat().st_mtime_ns for p in quickstart.glob("*.*")} == kept
+  assert written() == kept
   assert compile_counter.names == []

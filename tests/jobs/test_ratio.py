@@ -85,6 +85,26 @@ def test_the_gap_is_of_the_first_update_alone():
   np.testing.assert_allclose(gap, 1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("row", [0, 23])
+def test_the_gap_is_the_largest_of_all_samples(row, devices):
+  """One sample of 24 is wrong, in whichever micro-batch, on whatever device."""
+  one = {"align.updates": 1}
+  config = tiny.load(SPEC, tiny.MODEL, tiny.REWARD, tiny.FAST, SETTINGS, one)
+  iteration = tiny.Iteration(config, tiny.mesh_of(devices))
+  trajectory, _, images = iteration.sample(iteration.state)
+  stored = np.array(trajectory.log_probs)
+  stored[iteration.plan.trained[0], row] -= 1e-3
+  stored = jax.device_put(stored, trajectory.log_probs.sharding)
+  scores = {"redness": tiny.redness(images, None)}
+  _, metrics = iteration.update(
+    iteration.state, trajectory.replace(log_probs=stored), scores
+  )
+  found = tiny.numbers(metrics)
+  np.testing.assert_allclose(found["log_prob_gap"], 1e-3, rtol=1e-2)
+  assert found["log_ratio_abs"] < 1e-3 / 8
+
+
 def test_a_wrong_log_probability_stops_the_run(
   monkeypatch, command, tmp_path, small_model
 ):
@@ -109,7 +129,7 @@ def test_a_wrong_log_probability_stops_the_run(
   ("gap", "stops"), [(0.0, False), (1e-6, False), (1.1e-6, True), (1.0, True)]
 )
 def test_the_bound(gap, stops):
-  check = align._checker(1e-6)
+  check = align.Watch(1e-6)
   if stops:
     with pytest.raises(UserError, match="log_prob_gap_bound=1e-06"):
       check(3, {"log_prob_gap": gap})
@@ -119,8 +139,8 @@ def test_the_bound(gap, stops):
 
 def test_no_gap_and_an_unknown_gap_do_not_stop():
   """Nothing was weighed, or the update was skipped: both are told elsewhere."""
-  align._checker(1e-6)(3, {})
-  align._checker(1e-6)(3, {"log_prob_gap": math.nan})
+  align.Watch(1e-6)(3, {})
+  align.Watch(1e-6)(3, {"log_prob_gap": math.nan})
 
 
 def test_replaying_a_rollout_twice_is_the_same():

@@ -1,10 +1,13 @@
 """Rewards of a user's own, and rewards that fail, inside an align run."""
 
+import json
 import sys
+import types
 
 import numpy as np
 import pytest
 
+from jaxreward.rewards import verifiable
 from tests import tiny
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
@@ -51,6 +54,28 @@ def breaks_for_some(images, prompts):
     raise RuntimeError("no such prompt")
   return images[..., 0].mean((2, 3))
 """
+
+
+def test_the_detector_looks_once_per_iteration(
+  command, tmp_path, small_model, monkeypatch
+):
+  """Rewards, held-out rewards and panel share what it found."""
+  blind = lambda *_: pytest.fail("a reward let the detector look again")
+  monkeypatch.setattr(verifiable, "detect", types.SimpleNamespace(detect=blind))
+  given = {"heldout_rewards.other.fn": "strict"}
+  workdir = tmp_path / "run"
+  assert command(NFT, workdir, tiny.MODEL, tiny.FAST, given) == 0
+  for row in tiny.rows(workdir, "align")[1:]:
+    assert row["reward/other"] == row["panel/accuracy"]
+    assert {"failed/detector", "reward/detector"} <= set(row)
+  timings = (workdir / "timings.jsonl").read_text().splitlines()
+  assert {"detect", "reward", "panel"} <= set(json.loads(timings[-1]))
+
+
+def test_what_the_detector_found_is_no_field_of_a_config(command, tmp_path):
+  given = {"rewards.detector.verdict": 1}
+  assert command(NFT, tmp_path / "run", tiny.MODEL, tiny.FAST, given) == 2
+  assert "detector.verdict is given by the program" in command.error
 
 
 @pytest.fixture

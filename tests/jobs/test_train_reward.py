@@ -11,7 +11,8 @@ from etils import epath
 from PIL import Image
 
 from jaxreward import config as config_lib
-from jaxreward import rewards
+from jaxreward import jobs, rewards
+from jaxreward.data import preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import reward_model, train_reward
@@ -81,6 +82,86 @@ def test_it_learns_an_easy_preference(unbroken):
   assert [r["step"] for r in rows] == list(range(13))
   assert rows[0]["eval/pair_accuracy"] == 0.5  # a fresh model has no opinion
   assert rows[-1]["loss"] < rows[1]["loss"]
+
+
+def test_started_alone_it_leaves_a_report(pairs_file, tmp_path):
+  workdir = epath.Path(tmp_path)
+  config = make_config(source=pairs_file, steps=4)
+  workdir.joinpath("config.json").write_text(config_lib.to_json(config))
+  jobs.find(config)(config, workdir)
+  page = (workdir / "report.html").read_text()
+  assert "Reward model run" in page
+  assert 'alt="Chart: Loss"' in page and 'alt="Chart: Pair accuracy"' in page
+  assert 'alt="Chart: Calibration"' in page
+
+
+def test_the_bins_of_its_confidence_are_those_of_its_pairs():
+  """Four pairs of one row each: two sure and right, one wrong, one unsure."""
+  gaps = np.array([3.0, 3.0, -3.0, 0.1], np.float32)
+  scores = np.stack([gaps, np.zeros(4, np.float32)], 1)
+  prob = np.full((4, 2, 2), np.nan, np.float32)
+  prob[:, 0, 1], prob[:, 1, 0] = 1.0, 0.0
+  data = preferences.Preferences(
+    images=np.zeros((8, 2, 2, 3), np.uint8),
+    tokens=np.zeros((4, 3), np.int32),
+    kind=np.zeros(4, np.int32),
+    members=np.arange(8).reshape(4, 2),
+    prob=prob,
+    score=np.full((4, 2), np.nan),
+    strict=np.full((4, 2), np.nan),
+    source=np.full(2, preferences.SOURCES.index("file")),
+  )
+  unsure, sure = reward_model.evaluate(data, scores, seed=0)["calibration"]
+  assert (unsure["n"], sure["n"]) == (1, 3)
+  assert unsure["accuracy"] == 1.0 and sure["accuracy"] == pytest.approx(2 / 3)
+  assert sure["confidence"] == pytest.approx(1 / (1 + np.exp(-3.0)))
+  assert unsure["confidence"] == pytest.approx(1 / (1 + np.exp(-0.1)))
+
+
+class Drawn(Exception):
+  """Raised in place of the policy's work."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """Prompts that the policy was asked to draw; it draws nothing."""
+  found = []
+
+  def draw(config, policy, params, chosen):
+    found.extend(chosen)
+    raise Drawn
+
+  monkeypatch.setattr(train_reward, "sample_policy", draw)
+  return found
+
+
+def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
+  own = [p for p in grammar.prompts("train") if p.kind == 0]
+  path = tmp_path / "prompts.txt"
+  path.write_text("".join(p.text + "\n" for p in own))
+  config = make_config()
+  with config.unlocked():
+    config.data.source = str(path)
+  with caplog.at_level("INFO"), pytest.raises(Drawn):
+    train_reward.scene_preferences(config, None, None)
+  rows = config.train_reward.train_rows
+  assert {p.text for p in asked} <= {p.text for p in own}
+  assert all(p.split == "train" for p in asked[:rows])
+  assert {p.split for p in asked[rows:]} == {"validation", "heldout"}
+  # a plain line before the long silence
+  said = [r.getMessage() for r in caplog.records]
+  assert "drawing and judging pictures of 36 prompts, 2 each" in said[-1]
+
+
+def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):
+  path = tmp_path / "prompts.txt"
+  path.write_text("a red circle\n")
+  config = make_config()
+  with config.unlocked():
+    config.data.source = str(path)
+  with pytest.raises(UserError, match=r"prompts\.txt"):
+    train_reward.scene_preferences(config, None, None)
+  assert not asked
 
 
 def test_what_it_writes_is_read_back_as_a_reward(unbroken):

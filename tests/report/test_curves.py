@@ -1,13 +1,11 @@
 """Which metric goes where, and what is drawn."""
 
-import io
 import re
 import xml.etree.ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
-from PIL import Image
 
 from jaxreward.report import curves, series
 
@@ -154,11 +152,3 @@ def test_reliability():
   assert (
     curves.draw_reliability([{"confidence": 0.5, "accuracy": None}]) is None
   )
-
-
-def test_png():
-  figure, axes = curves._blank()
-  axes.plot([0, 1], [0, 1])
-  image = Image.open(io.BytesIO(curves.png(figure, dpi=100)))
-  want = tuple(round(100 * side) for side in curves.SIZE)
-  assert image.size == want

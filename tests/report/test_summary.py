@@ -35,6 +35,18 @@ def test_compares_without_guidance_and_names_the_best_base():
   assert "Reward model" not in tiles
 
 
+def test_a_policy_that_was_not_aligned_is_told_alone():
+  alone = {"policy": {GUIDED: side(0.7), PLAIN: side(0.5)}}
+  assert "50.0 % show exactly" in summary.lead(alone)
+  assert summary.tiles(alone)["Held-out accuracy"]["value"] == "50.0 %"
+  guided = {"policy": {GUIDED: side(0.7)}}
+  assert "with guidance 3, 70.0 %" in summary.lead(guided)
+  # beside an alignment it does not take the place of either side
+  both = EVALUATION | alone
+  assert summary.tiles(both) == summary.tiles(EVALUATION)
+  assert summary.lead(both) == summary.lead(EVALUATION)
+
+
 def test_paired_gain_is_told_when_known():
   difference = {"value": 0.3, "low": 0.25, "high": 0.35}
   tile = summary.tiles(EVALUATION | {"difference": difference})

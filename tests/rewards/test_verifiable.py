@@ -50,6 +50,23 @@ def test_detector_is_the_weighted_verdict(images, prompts, verdict):
   assert int(failed["detector"]) == int(failed["s"]) == 2
 
 
+def test_what_the_detector_has_found_is_not_looked_for_again(
+  images, prompts, monkeypatch
+):
+  """A picture that is not finite fails all the same."""
+  blind = lambda *_: pytest.fail("the detector looked again")
+  monkeypatch.setattr(detect, "detect", blind)
+  dense = np.float32([[0.5, 0.25, 1.0], [0.75, 0.0, 1.0]])
+  found = {"dense": dense, "strict": dense > 0.4, "texture": dense}
+  built = rewards.build({"detector": rewards.detector, "s": rewards.strict})
+  scores, failed = rewards.score(built, images, prompts, found)
+  want = 0.5 * dense + 0.5 * (dense > 0.4)
+  np.testing.assert_allclose(scores["detector"][:, :2], want[:, :2])
+  np.testing.assert_array_equal(scores["s"][:, :2], (dense > 0.4)[:, :2])
+  assert np.isnan(scores["s"][:, 2]).all()
+  assert failed == {"detector": 2, "s": 2}
+
+
 def test_strict_weight_is_checked(images, prompts):
   with pytest.raises(UserError, match="strict_weight=2"):
     rewards.detector(images, prompts, strict_weight=2.0)

@@ -134,14 +134,6 @@ def test_the_newest_step_comes_back_and_old_ones_go(tmp_path):
     assert_equal(state, make_state(10))
 
 
-def test_the_best_step_stays(tmp_path):
-  with checkpoint.Checkpoints(tmp_path, keep=1, keep_best=1) as checkpoints:
-    for step, score in ((1, 0.2), (2, 0.9), (3, 0.5), (4, 0.1)):
-      checkpoints.save(step, make_state(step), {}, {"score": score})
-    checkpoints.wait()
-    assert checkpoints.steps() == [2, 4]
-
-
 def test_a_saved_state_may_be_donated_at_once(tmp_path):
   double = jax.jit(lambda s: jax.tree.map(lambda x: x + x, s), donate_argnums=0)
   w = lambda: {"w": jax.device_put(np.ones((512, 512), np.float32))}

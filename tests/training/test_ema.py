@@ -61,29 +61,3 @@ def test_decay_schedules():
     np.testing.assert_allclose(got, want, rtol=1e-6)
   with pytest.raises(UserError, match="warm"):
     ema.ema_decay(0, schedule="warm")
-
-
-@pytest.mark.parametrize(
-  ("kind", "values"),
-  [
-    (0, {0: 0.0, 10: 0.0, 10_000: 0.0}),
-    (1, {0: 0.0, 1: 0.001, 100: 0.1, 500: 0.5, 9999: 0.5}),
-    (2, {0: 0.0, 75: 0.0, 76: 0.0075, 100: 0.1875, 208: 0.9975, 9999: 0.999}),
-  ],
-)
-def test_nft_old_policy_schedules(kind, values):
-  for step, want in values.items():
-    got = jax.jit(lambda n: ema.nft_old_decay(n, kind))(jnp.int32(step))
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-9)
-
-
-def test_unknown_kind_is_named():
-  with pytest.raises(UserError, match="schedule is 3"):
-    ema.nft_old_decay(0, 3)
-
-
-def test_schedules_do_not_recompile():
-  function = jax.jit(lambda n: ema.nft_old_decay(n, 2))
-  for step in range(4):
-    function(jnp.int32(step))
-  assert function._cache_size() == 1

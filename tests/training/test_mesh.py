@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxreward.errors import UserError
 from jaxreward.training import mesh as meshes
+
+ROWS = PartitionSpec(meshes.BATCH_AXES)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +61,7 @@ def test_sizes_that_do_not_fit(devices, sizes, message):
 
 def test_batches_split_over_data_and_fsdp(devices):
   mesh = meshes.make_mesh(2, 2, 2, devices=devices)
-  sharding = meshes.batch_sharding(mesh)
-  assert sharding.spec == PartitionSpec(("data", "fsdp"))
+  sharding = NamedSharding(mesh, ROWS)
   x = jax.device_put(np.arange(24.0).reshape(8, 3), sharding)
   assert {s.data.shape for s in x.addressable_shards} == {(2, 3)}
   y = jax.device_put(np.arange(5.0), meshes.replicated(mesh))
@@ -72,7 +73,7 @@ def test_group_axis_stays_whole_and_sums_agree(devices):
   want = x - x.mean(1, keepdims=True)
   for sizes in ((8, 1, 1), (2, 4, 1), (1, 2, 4)):
     mesh = meshes.make_mesh(*sizes, devices=devices)
-    placed = jax.device_put(x, meshes.batch_sharding(mesh))
+    placed = jax.device_put(x, NamedSharding(mesh, ROWS))
     got = jax.jit(lambda v: v - jnp.mean(v, axis=1, keepdims=True))(placed)
     np.testing.assert_allclose(got, want, atol=1e-6)
 

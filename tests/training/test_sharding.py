@@ -183,7 +183,9 @@ def test_a_step_keeps_its_shardings_and_agrees_with_one_device(mesh):
     update = jax.jit(
       step, donate_argnums=0, out_shardings=(places, meshes.replicated(mesh))
     )
-    batch = jax.device_put(x, meshes.batch_sharding(mesh))
+    batch = jax.device_put(
+      x, NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES))
+    )
 
     def run():
       state = start()

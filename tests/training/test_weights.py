@@ -34,12 +34,11 @@ def params_tree():
 
 def test_params_round_trip_with_their_names(tmp_path):
   path = tmp_path / "deep" / "policy.safetensors"
-  weights.save_params(path, params_tree(), metadata={"seed": "3"})
+  weights.save_params(path, params_tree())
   header = path.read_bytes()
   (length,) = struct.unpack("<Q", header[:8])
   for name in ("block/kernel", "block/scale", "table/0", "table/1"):
     assert f'"{name}"'.encode() in header[8 : 8 + length]
-  assert weights.load_metadata(path) == {"seed": "3"}
   like = jax.eval_shape(params_tree)
   restored = weights.load_params(path, like)
   assert_equal(restored, params_tree())
@@ -111,8 +110,6 @@ def test_files_that_are_no_params_are_named(tmp_path):
   for name, expected in (("no.st", "no such file"), ("bad.st", "cannot read")):
     with pytest.raises(UserError, match=expected):
       weights.load_params(tmp_path / name, params_tree())
-    with pytest.raises(UserError):
-      weights.load_metadata(tmp_path / name)
 
 
 def test_a_failed_write_keeps_the_older_file(tmp_path):
