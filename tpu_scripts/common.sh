@@ -8,6 +8,7 @@ if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
   exit 2
 fi
 set -euo pipefail
+shopt -s inherit_errexit
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A FLAGS=()  # --zone=x is FLAGS[zone]; a bare flag holds "yes"
@@ -59,15 +60,16 @@ note() {
 dry() { [[ -n ${FLAGS[dry-run]-} ]]; }
 
 quote() {  # the words as one line that a shell reads back as the same words
-  local word out=() plain='^[A-Za-z0-9_@%+=:,./-]+$'
+  local word single=\' escaped="'\\''" out=() plain='^[A-Za-z0-9_@%+=:,./-]+$'
   local flag='^(--[A-Za-z0-9_.-]+=)(.*)$'
   for word in "$@"; do
     if [[ $word =~ $plain ]]; then
       out+=("$word")
     elif [[ $word =~ $flag ]]; then
-      out+=("${BASH_REMATCH[1]}${BASH_REMATCH[2]@Q}")
+      word=${BASH_REMATCH[2]//"$single"/"$escaped"}
+      out+=("${BASH_REMATCH[1]}'$word'")
     else
-      out+=("${word@Q}")
+      out+=("'${word//"$single"/"$escaped"}'")
     fi
   done
   printf '%s\n' "${out[*]}"
@@ -113,7 +115,7 @@ nearest() {  # WORD CANDIDATE...: the closest candidate
 }
 
 parse_flags() {  # "valued names" "bare names" WORD...
-  local valued=" $1 " bare=" $2 help dry-run " word name
+  local valued=" ${1//$'\n'/ } " bare=" $2 help dry-run " word name
   shift 2
   for word in "$@"; do
     [[ $word == --* ]] \

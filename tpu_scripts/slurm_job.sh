@@ -8,7 +8,7 @@ requeue=
 # shellcheck disable=SC2329  # called by the trap
 on_limit() {
   echo "slurm_job.sh: time is nearly over, saving"
-  requeue=yes
+  requeue=yes signalled=yes
   scancel --signal=TERM "$SLURM_JOB_ID"  # to the processes, not to this script
 }
 trap on_limit USR1
@@ -16,11 +16,10 @@ trap on_limit USR1
 # Every process sees all GPUs of its node and takes the one of its number.
 srun --kill-on-bad-exit=1 --gpu-bind=none "$1" -m jaxreward.main "${@:2}" &
 step=$!
-code=0
-wait "$step" || code=$?
-while kill -0 "$step" 2>/dev/null; do  # a signal ends `wait`, not the step
-  code=0
-  wait "$step" || code=$?
+until [[ -n ${code-} ]]; do
+  signalled=
+  wait "$step" && code=0 || code=$?
+  [[ -z $signalled ]] || unset code  # a signal ends `wait`, not the step
 done
 if [[ -n $requeue ]] && ((code != 0)); then
   scontrol requeue "$SLURM_JOB_ID"
