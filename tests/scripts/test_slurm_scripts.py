@@ -40,8 +40,7 @@ def test_dry_run_prints_what_is_run(stubs, verb, queue, expected):
   stubs.answer("sacct", "COMPLETED")
   words = [*FLAGS, "--dry-run", *([f"--state={queue}"] if queue else [])]
   printed = stubs.run("slurm.sh", verb, *words)
-  if verb != "watch":  # supposes a state for two questions
-    assert (printed.code, printed.err, printed.calls) == (0, "", [])
+  assert (printed.code, printed.err, printed.calls) == (0, "", [])
   done = stubs.run("slurm.sh", verb, *FLAGS)
   assert done.code == 0, done.err
   assert done.calls == printed.commands
