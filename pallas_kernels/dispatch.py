@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxreward.errors import UserError, nearest
+from jaxreward.types import ArrayLike
 
 IMPLEMENTATIONS = (
   "auto",
@@ -62,7 +63,7 @@ def backend(form: str, tpu: Any, gpu: Any) -> Callable[..., Any]:
 
 
 def over_rows(
-  body: Callable[..., Any], batch_axes: tuple[str, ...], *operands: jax.Array
+  body: Callable[..., Any], batch_axes: tuple[str, ...], *operands: ArrayLike
 ) -> Any:
   """Runs `body` on each device's share of the rows, through `jax.shard_map`.
 
@@ -99,7 +100,7 @@ def over_rows(
   return jax.tree.map(lambda x: x[:rows], result) if extra else result
 
 
-def _more_rows(x: jax.Array, extra: int) -> jax.Array:
+def _more_rows(x: ArrayLike, extra: int) -> ArrayLike:
   if not extra:
     return x
   return jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))

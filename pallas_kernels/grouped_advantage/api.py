@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from pallas_kernels.grouped_advantage.reference import STATISTICS, Options
 
 STDS = ("group", "batch", "none")
 BASELINES = ("group", "leave_one_out")
+MAX_GROUP = 1024  # whole groups stand in a TPU's fast memory
 How = tuple[str, tuple[str, ...], Options]
 
 
@@ -53,10 +55,11 @@ def advantage(
     (advantage float32, 0 where masked, a constant; stats).
 
   Raises:
-    UserError: an unknown `std`, `baseline` or `implementation`.
+    UserError: an unknown `std`, `baseline` or `implementation`, or groups
+      above 1,024 (but for implementation="xla").
   """
   options = _options(std, baseline, epsilon, clip)
-  how = (dispatch.choose(implementation), tuple(batch_axes), options)
+  how = _how(implementation, batch_axes, options, signal.shape[1])
   rows = _signal_rows(signal, mask, options)
   value, _ = _fused(how, None, None, None, *rows)
   return jax.lax.stop_gradient(value), stats
@@ -105,7 +108,7 @@ def grouped_policy_loss(
     (loss, metrics as in `flow_grpo`, advantage).
 
   Raises:
-    UserError: shapes that do not go together, or an unknown choice.
+    UserError: shapes that do not go together, and as in `advantage`.
   """
   if log_prob.shape[:2] != signal.shape or log_prob.shape != old_log_prob.shape:
     raise UserError(
@@ -113,7 +116,7 @@ def grouped_policy_loss(
       f" both be [P, G, T] over the signal's {signal.shape}"
     )
   options = _options(std, baseline, epsilon, clip, clip_range, clip_range_high)
-  how = (dispatch.choose(implementation), tuple(batch_axes), options)
+  how = _how(implementation, batch_axes, options, signal.shape[1])
   rows = _signal_rows(signal, mask, options)
   keep = None if step_mask is None else jnp.asarray(step_mask, jnp.float32)
   value, sums = _fused(how, jnp.asarray(log_prob), old_log_prob, keep, *rows)
@@ -149,8 +152,9 @@ def clipped_loss(
   Returns:
     (loss, metrics).
   """
-  options = _options("given", "group", 0.0, None, clip_range, clip_range_high)
-  how = (dispatch.choose(implementation), tuple(batch_axes), options)
+  low, high = _bounds(clip_range, clip_range_high)
+  options = Options(std="given", low=low, high=high)
+  how = _how(implementation, batch_axes, options)
   rows = (advantage[:, None], jnp.asarray(mask)[:, None], None)
   cube = lambda x: jnp.asarray(x)[:, None, None]
   _, sums = _fused(how, cube(log_prob), cube(old_log_prob), None, *rows)
@@ -159,19 +163,32 @@ def clipped_loss(
 
 def _options(std, baseline, epsilon, clip, clip_range=0.0, clip_high=None):
   for field, value, known in (
-    ("std", std, (*STDS, "given")),
+    ("std", std, STDS),
     ("baseline", baseline, BASELINES),
   ):
     if value not in known:
       raise UserError(
         f'advantage.{field} is "{value}"; it must be'
-        f" {' or '.join(known[:3])}{nearest(value, known)}."
+        f" {' or '.join(known)}{nearest(value, known)}."
       )
+  clip = clip and float(clip)
+  low, high = _bounds(clip_range, clip_high)
+  alone = baseline == "leave_one_out"
+  return Options(std, float(epsilon), clip, alone, low, high)
+
+
+def _bounds(clip_range, clip_high):
   high = clip_range if clip_high is None else clip_high
-  return Options(
-    std, float(epsilon), clip and float(clip), baseline == "leave_one_out",
-    1 - float(clip_range), 1 + float(high),
-  )  # fmt: skip
+  return 1 - float(clip_range), 1 + float(high)
+
+
+def _how(implementation, batch_axes, options, members=1) -> How:
+  if members > MAX_GROUP and implementation != "xla":
+    raise UserError(
+      f"a group of {members} samples is above the kernel's {MAX_GROUP}: use"
+      ' smaller groups, or implementation="xla"'
+    )
+  return dispatch.choose(implementation), tuple(batch_axes), options
 
 
 def _signal_rows(signal, mask, options):
@@ -195,20 +212,19 @@ def _means(sums):
 def _rows_first(how, with_gradient, signal, mask, scale, *cubes):
   """The backend on one device's prompts; first axes are prompts throughout."""
   implementation, _, options = how
-  last = lambda x: None if x is None else jnp.moveaxis(x, 0, -1)
+  last = lambda x: jnp.moveaxis(x, 0, -1)
   first = lambda x: jnp.moveaxis(x, -1, 0)
-  # [P, G, T] -> [T, G, P]
-  cubes = [x if x is None else jnp.transpose(x, (2, 1, 0)) for x in cubes]
-  cubes += [None] * (3 - len(cubes))
-  run = reference.run
+  turn = lambda x: jnp.transpose(x, (2, 1, 0))  # [P, G, T] <-> [T, G, P]
+  there = [turn(x) for x in cubes]
+  run: Callable[..., tuple[Array, ...]] = reference.run
   if implementation != "xla":
     run = dispatch.backend(implementation, tpu, gpu)
   found = run(
-    *map(last, (signal, mask, scale)), *cubes,
+    last(signal), last(mask), last(scale), *there, *[None] * (3 - len(there)),
     options=options, with_gradient=with_gradient,
   )  # fmt: skip
   result = [first(x) for x in found[:2]]
-  return *result, *(jnp.transpose(x, (2, 1, 0)) for x in found[2:])
+  return *result, *map(turn, found[2:])
 
 
 def _run(how, with_gradient, log_prob, old_log_prob, keep, signal, mask, scale):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+from jaxtyping import Float
 
 from jaxreward.types import Array
 from pallas_kernels import tiling
@@ -17,7 +18,10 @@ WIDTH = 32  # prompts of a block, at most
 
 
 def run(
-  *operands: Array | None,
+  signal: Float[Array, "G P"],
+  mask: Float[Array, "G P"],
+  scale: Float[Array, "1 P"],
+  *cubes: Float[Array, "T G P"] | None,
   options: Options,
   with_gradient: bool,
   interpret: bool = False,
@@ -26,9 +30,9 @@ def run(
 
   Members, steps and prompts are padded to powers of two under the mask.
   """
-  members, prompts = operands[0].shape
-  log_prob = operands[3]
-  steps = 1 if log_prob is None else log_prob.shape[0]
+  members, prompts = signal.shape
+  there = [x for x in cubes if x is not None]
+  steps = there[0].shape[0] if there else 1
   group = tiling.power_of_two(members)
   width = min(tiling.power_of_two(prompts), WIDTH)
   height = max(ELEMENTS // (group * width), 1)
@@ -38,31 +42,26 @@ def run(
   row = pl.BlockSpec((1, width), lambda p, t: (0, p))
   cube = pl.BlockSpec((height, group, width), lambda p, t: (t, 0, p))
   sums = pl.BlockSpec((1, tiling.SUBLANES, width), lambda p, t: (t, 0, p))
-  planes = [
-    tiling.pad_to(x, {0: x.shape[0] if i == 2 else group, 1: columns})
-    for i, x in enumerate(operands[:3])
-  ]
-  cubes = [
-    tiling.pad_to(x, {0: blocks * height, 1: group, 2: columns})
-    for x in operands[3:]
-    if x is not None
-  ]
+  planes = [tiling.pad_to(x, {0: group, 1: columns}) for x in (signal, mask)]
+  planes += [tiling.pad_to(scale, {1: columns})]
+  sizes = {0: blocks * height, 1: group, 2: columns}
+  there = [tiling.pad_to(x, sizes) for x in there]
   float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   out_specs, out_shape = [flat], [float32(group, columns)]
-  if log_prob is not None:
+  if there:
     out_specs += [sums] + [cube] * with_gradient
     out_shape += [float32(blocks, tiling.SUBLANES, columns)]
     out_shape += [float32(blocks * height, group, columns)] * with_gradient
   advantage, *rest = pl.pallas_call(
-    kernel.make(options, steps, operands),
+    kernel.make(options, steps, len(there)),
     grid=(columns // width, blocks),
-    in_specs=[flat, flat, row] + [cube] * len(cubes),
+    in_specs=[flat, flat, row] + [cube] * len(there),
     out_specs=out_specs,
     out_shape=out_shape,
     compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
     interpret=interpret,
     name="grouped_advantage",
-  )(*planes, *cubes)
+  )(*planes, *there)
   if rest:
     rest[0] = jnp.sum(rest[0], axis=0)[: len(STATISTICS), :prompts]
   if len(rest) > 1:

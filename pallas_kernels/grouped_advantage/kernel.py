@@ -56,12 +56,8 @@ def body(*refs, options: Options, steps: int, has_loss: bool, has_keep: bool):
     outputs[2][...] = gradient
 
 
-def make(options: Options, steps: int, operands: tuple):
-  """`body` for these operands of `reference.run`."""
+def make(options: Options, steps: int, cubes: int):
+  """`body` for so many operands [T, G, P]: none, two, or three with a mask."""
   return functools.partial(
-    body,
-    options=options,
-    steps=steps,
-    has_loss=operands[3] is not None,
-    has_keep=operands[5] is not None,
+    body, options=options, steps=steps, has_loss=cubes > 0, has_keep=cubes > 2
   )

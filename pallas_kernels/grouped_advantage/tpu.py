@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Float
 
 from jaxreward.types import Array
 from pallas_kernels import tiling
@@ -16,7 +17,10 @@ ELEMENTS = 1 << 17  # of one operand in a block: 512 KiB of float32
 
 
 def run(
-  *operands: Array | None,
+  signal: Float[Array, "G P"],
+  mask: Float[Array, "G P"],
+  scale: Float[Array, "1 P"],
+  *cubes: Float[Array, "T G P"] | None,
   options: Options,
   with_gradient: bool,
   interpret: bool = False,
@@ -25,9 +29,9 @@ def run(
 
   Blocks reach beyond odd numbers of prompts and steps; nothing is copied.
   """
-  signal, log_prob = operands[0], operands[3]
   members, prompts = signal.shape
-  steps = 1 if log_prob is None else log_prob.shape[0]
+  there = [x for x in cubes if x is not None]
+  steps = there[0].shape[0] if there else 1
   width = min(prompts, tiling.LANES)
   plane = tiling.round_up(members, tiling.SUBLANES) * tiling.LANES
   height = min(steps, max(ELEMENTS // plane, 1))
@@ -36,17 +40,16 @@ def run(
   row = pl.BlockSpec((1, width), lambda p, t: (0, p))
   cube = pl.BlockSpec((height, members, width), lambda p, t: (t, 0, p))
   sums = pl.BlockSpec((1, tiling.SUBLANES, width), lambda p, t: (t, 0, p))
-  there = [x for x in operands if x is not None]
   float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
   out_specs, out_shape = [flat], [float32(members, prompts)]
-  if log_prob is not None:
+  if there:
     out_specs += [sums] + [cube] * with_gradient
     out_shape += [float32(blocks, tiling.SUBLANES, prompts)]
     out_shape += [float32(steps, members, prompts)] * with_gradient
   advantage, *rest = pl.pallas_call(
-    kernel.make(options, steps, operands),
+    kernel.make(options, steps, len(there)),
     grid=(pl.cdiv(prompts, width), blocks),
-    in_specs=[flat, flat, row] + [cube] * (len(there) - 3),
+    in_specs=[flat, flat, row] + [cube] * len(there),
     out_specs=out_specs,
     out_shape=out_shape,
     compiler_params=pltpu.CompilerParams(
@@ -54,7 +57,7 @@ def run(
     ),
     interpret=interpret,
     name="grouped_advantage",
-  )(*there)
+  )(signal, mask, scale, *there)
   if rest:
     rest[0] = jnp.sum(rest[0], axis=0)[: len(STATISTICS)]
   return advantage, *rest

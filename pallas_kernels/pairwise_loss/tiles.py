@@ -47,7 +47,8 @@ class PairLoss:
 
   def __call__(self, own: Own, other: Other, distinct: Pairs) -> Sums:
     """(loss, d loss / d own score, pairs); fields are (score, rating)."""
-    lead, gap = own[0] - other[0], own[1] - other[1]
+    gap = own[1] - other[1]
+    lead = jnp.where(jnp.isnan(gap), 0.0, own[0] - other[0])
     above, below = gap > self.width, gap < -self.width
     alike = (jnp.abs(gap) <= self.width) & distinct
     pick = lambda high, tie, low: jnp.where(
@@ -74,7 +75,7 @@ class WinRate:
     else:
       chance = jnp.where(lead > 0, 1.0, 0.5)
       chance = jnp.where(lead < 0, 0.0, chance)
-    return (jnp.where(distinct & (jnp.abs(lead) >= 0), chance, 0.0),)
+    return (jnp.where(distinct & ~jnp.isnan(lead), chance, 0.0),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class WinRateGradient:
     lead = own[1] - other[1]
     up, down, _ = _sigmoids(lead / self.temperature)
     push = up * down * (own[0] - other[0]) / self.temperature
-    return (jnp.where(distinct & (jnp.abs(lead) >= 0), push, 0.0),)
+    return (jnp.where(distinct & ~jnp.isnan(lead), push, 0.0),)
 
 
 def bradley_terry(

@@ -111,7 +111,7 @@ def _coefficients(step, samples):
   return jax.lax.stop_gradient(jnp.stack([spread(x) for x in rows], axis=1))
 
 
-def _run(how, draw, rows, x_t, v, other):
+def _run(how, draw, rows, x_t, v, other) -> tuple[Array, ...]:
   """Squared deviations [B] last, next latents before them if `draw`."""
   implementation, batch_axes = how
   if implementation == "xla":

@@ -33,39 +33,48 @@ def draw(
   x_t: Flat, v: Flat, noise: Flat, coefficients: Coefficients
 ) -> tuple[Flat, Float[Array, "B"]]:
   """Next latents in the type of x_t, and their sum of squared deviations."""
+  x_next = _sealed(_next, x_t, v, noise, coefficients)
+  return x_next, replay(x_t, v, x_next, coefficients)
+
+
+def _next(x_t, v, noise, coefficients):
   centre = mean(x_t, v, coefficients)
   x_next = centre + coefficients[:, 2:3] * noise.astype(jnp.float32)
-  x_next = x_next.astype(x_t.dtype)
-  return x_next, _squares(x_next, centre)
+  return x_next.astype(x_t.dtype)
 
 
 def replay(
   x_t: Flat, v: Flat, x_next: Flat, coefficients: Coefficients
 ) -> Float[Array, "B"]:
-  """Sum over latent elements of (x_next - mean)^2."""
-  return _squares(x_next, mean(x_t, v, coefficients))
+  """Sum over latent elements of (x_next - mean)^2, sealed."""
+  return _sealed(_squares, x_t, v, x_next, coefficients)
 
 
-def _squares(x_next, centre):
-  return jnp.sum(jnp.square(x_next.astype(jnp.float32) - centre), axis=1)
+def _squares(x_t, v, x_next, coefficients):
+  deviation = x_next.astype(jnp.float32) - mean(x_t, v, coefficients)
+  return jnp.sum(jnp.square(deviation), axis=1)
+
+
+def _sealed(function, *operands):
+  """`function(*operands)`, equal to the bit in every program.
+
+  It stands in a conditional of its own, which no compiler fuses across, so
+  that what is around it cannot change its rounding. The predicate always
+  holds, behind a barrier that keeps it from being folded away; the last
+  operand is the coefficients.
+  """
+  always = jax.lax.optimization_barrier(jnp.all(operands[-1][:, 2] >= 0))
+  result = jax.eval_shape(function, *operands)
+  nothing = lambda *_: jnp.zeros(result.shape, result.dtype)
+  return jax.lax.cond(always, function, nothing, *operands)
 
 
 def log_density(
   squares: Float[Array, "B"], coefficients: Coefficients, elements: int
 ) -> Float[Array, "B"]:
-  """Mean log density per element, from the sum of squared deviations.
-
-  It stands in a conditional of its own, which no compiler fuses across: what
-  is around it cannot change its rounding.
-  """
-  sealed = jax.lax.optimization_barrier(jnp.any(coefficients[:, 2] > 0))
-  return jax.lax.cond(
-    sealed,
-    lambda s, c: _log_density(s / elements, c),
-    lambda s, _: jnp.zeros_like(s),
-    squares,
-    coefficients,
-  )
+  """Mean log density per element from the summed squares, sealed."""
+  density = lambda s, c: _log_density(s / elements, c)
+  return _sealed(density, squares, coefficients)
 
 
 def _log_density(error, coefficients):

@@ -82,6 +82,8 @@ CASES = {
   "policy": (policy, policy_of(48, 24, 10)),
   "policy_odd": (policy, policy_of(131, 7, 3)),
   "policy_bf16": (policy, policy_of(12, 9, 50, BF16)),
+  "policy_large": (policy, policy_of(256, 64, 100)),
+  "policy_1024": (policy, policy_of(130, 1024, 3)),
   "advantage": (
     advantage,
     (_array(48, 24), _array(48, 24, dtype=jnp.bool_)),

@@ -1,5 +1,7 @@
 """Losses and win rates over all pairs against float64 and pairs one by one."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,7 +210,7 @@ def test_vmap_and_axes_equal_a_loop():
 def test_a_wrong_choice_is_one_line(options, word):
   scores, ratings, _ = draw(2, 5)
   with pytest.raises(UserError) as error:
-    kernel.pairwise_loss(scores, ratings, **options)
+    inspect.unwrap(kernel.pairwise_loss)(scores, ratings, **options)
   assert word in str(error.value) and "\n" not in str(error.value)
 
 

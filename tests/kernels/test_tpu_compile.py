@@ -31,8 +31,12 @@ pytestmark = [
 def compile_for(chip, *cases) -> dict[str, dict]:
   """Facts by case, from a process of its own."""
   done = subprocess.run(
-    [sys.executable, "-m", "tests.kernels.tpu_compile", TOPOLOGIES[chip]]
-    + list(cases),
+    [
+      sys.executable,
+      "-m",
+      "tests.kernels.tpu_compile",
+      *(TOPOLOGIES[chip], *cases),
+    ],
     cwd=ROOT,
     env=os.environ | ENVIRONMENT,
     capture_output=True,
