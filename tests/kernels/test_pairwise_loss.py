@@ -12,6 +12,7 @@ from jaxreward.reward_models import preference_losses
 from pallas_kernels import pairwise_loss as kernel
 from tests.kernels import oracles
 
+SLOW = pytest.mark.slow
 FORMS = ("xla", "interpret", "interpret_triton")
 CHOICES = {
   "half": {"ties": "half"},
@@ -51,7 +52,9 @@ def value_and_grad(scores, ratings, mask, **options):
   return jax.jit(jax.value_and_grad(loss, has_aux=True))(scores)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+  "form", ["interpret", "interpret_triton", pytest.param("xla", marks=SLOW)]
+)
 @pytest.mark.parametrize("choice", list(CHOICES))
 def test_loss_and_gradient_equal_float64(choice, form):
   scores, ratings, mask = draw(3, 11)
@@ -69,7 +72,7 @@ def test_loss_and_gradient_equal_float64(choice, form):
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 40), (5, 3), (2, 130)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 40), (5, 3), (2, 130)])
 def test_odd_sizes(shape, form):
   scores, ratings, mask = draw(*shape, seed=1)
   total, count = expected_loss(scores, ratings, mask, {"ties": "half"})
@@ -97,8 +100,8 @@ def test_equals_the_plain_loss_on_gathered_pairs(choice):
     )
     return mean.value()
 
-  expected, slope = jax.value_and_grad(loss)(jnp.asarray(scores))
-  found, gradient = jax.value_and_grad(fused)(jnp.asarray(scores))
+  expected, slope = jax.jit(jax.value_and_grad(loss))(jnp.asarray(scores))
+  found, gradient = jax.jit(jax.value_and_grad(fused))(jnp.asarray(scores))
   assert float(found) == pytest.approx(float(expected), rel=1e-5)
   assert oracles.relative(gradient, slope) < 1e-5
 
@@ -141,8 +144,16 @@ def test_a_full_group_of_4096():
   assert oracles.relative(gradient[0], slope) < 1e-5
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("temperature", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize(
+  ("form", "temperature"),
+  [
+    ("xla", 0.3),
+    ("interpret", 0.3),
+    ("interpret", 0.0),
+    ("interpret_triton", 1.0),
+    ("interpret_triton", 0.0),
+  ],
+)
 def test_win_rates_equal_float64(form, temperature):
   scores, _, mask = draw(3, 13)
   scores = np.round(scores)  # with ties
@@ -156,7 +167,8 @@ def test_win_rates_equal_float64(form, temperature):
     )
     return (rate * weights).sum(), rate
 
-  (_, found), gradient = jax.value_and_grad(total, has_aux=True)(dirty)
+  run = jax.jit(jax.value_and_grad(total, has_aux=True))
+  (_, found), gradient = run(dirty)
   expected = oracles.win_rate(scores, mask, temperature)
   assert oracles.relative(found, expected) < 1e-5
   slope = np.zeros(scores.shape)
@@ -187,14 +199,13 @@ def test_vmap_and_axes_equal_a_loop():
     (loss, _), slope = value_and_grad(s, r, m, implementation="interpret")
     return loss, slope
 
-  loss, slope = jax.vmap(both)(scores, ratings, mask)
+  loss, slope = jax.jit(jax.vmap(both))(scores, ratings, mask)
   whole, same = both(scores, ratings, mask)
   np.testing.assert_allclose(loss.sum(), whole, rtol=1e-6)
   np.testing.assert_allclose(slope, same, rtol=1e-5, atol=1e-6)
-  flat = kernel.win_rate(scores[0, 0], mask[0, 0])
-  np.testing.assert_allclose(
-    flat, kernel.win_rate(scores, mask)[0, 0], rtol=1e-6
-  )
+  rate = jax.jit(kernel.win_rate)
+  flat, every = rate(scores[0, 0], mask[0, 0]), rate(scores, mask)
+  np.testing.assert_allclose(flat, every[0, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Fused SDE step against float64, the plain steppers, and its own replay."""
 
+import functools
 import inspect
 
 import jax
@@ -15,6 +16,7 @@ from tests.kernels import oracles
 
 FORMS = ("xla", "interpret", "interpret_triton")
 SHAPES = ((1, 3), (3, 5, 7, 4), (2, 16, 16, 4), (4, 40, 64))
+FAST = ((3, 5, 7, 4), (4, 40, 64))
 TIMES = np.linspace(1.0, 0.1, 5)
 TABLES = {
   name: steppers.REGISTRY[name](TIMES)
@@ -38,7 +40,12 @@ def exact(x, v, step):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+  "shape",
+  [
+    pytest.param(s, marks=() if s in FAST else pytest.mark.slow) for s in SHAPES
+  ],
+)
 def test_step_and_log_prob_equal_float64(shape, form):
   x, v, noise = draw(shape)
   step = step_of()
@@ -50,16 +57,26 @@ def test_step_and_log_prob_equal_float64(shape, form):
   assert oracles.relative(found, mean + std * np.asarray(noise)) < 1e-6
   expected = oracles.log_prob(np.asarray(found), mean, std, True)
   np.testing.assert_allclose(log_p, expected, rtol=1e-5)
-  again = kernel.transition(x, v, found, step, implementation=form)
+  again = jax.jit(lambda *a: kernel.transition(*a, step, implementation=form))(
+    x, v, found
+  )
   np.testing.assert_allclose(again, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS[1:])
-@pytest.mark.parametrize("name", list(TABLES))
+@pytest.mark.parametrize(
+  ("form", "name"),
+  [
+    ("interpret", "flow_sde"),
+    ("interpret", "ode"),
+    ("interpret_triton", "dance_sde"),
+    ("interpret_triton", "cps"),
+  ],
+)
 def test_equals_the_plain_steppers(name, form):
   x, v, noise = draw((3, 6, 5))
   step = step_of(name)
-  found, log_p = kernel.sde_step(x, v, noise, step, implementation=form)
+  run = jax.jit(lambda *a: kernel.sde_step(*a, step, implementation=form))
+  found, log_p = run(x, v, noise)
   plain = steppers.mean(x, v, step) + step.std * noise
   np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-6)
   expected = log_prob.transition(x, v, found, step)
@@ -72,7 +89,7 @@ def test_equals_the_plain_steppers(name, form):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_replay_finds_the_same_bits(form, dtype):
   """In programs of their own, with the gradient taken along."""
-  for seed, shape in enumerate(SHAPES):
+  for seed, shape in enumerate(FAST):
     x, v, noise = draw(shape, seed, dtype)
     step = step_of(i=1 + seed % 3)
     x_next, log_p = jax.jit(
@@ -89,8 +106,10 @@ def test_replay_finds_the_same_bits(form, dtype):
     assert x_next.dtype == dtype and log_p.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["flow_sde", "cps"])
+@pytest.mark.parametrize(
+  ("form", "name"),
+  [("xla", "cps"), ("interpret", "flow_sde"), ("interpret_triton", "cps")],
+)
 def test_replay_gradient_equals_finite_differences(name, form):
   x, v, x_next = draw((2, 5, 4))
   step = step_of(name)
@@ -135,8 +154,8 @@ def test_step_gradient_equals_the_plain_one(form):
     x_next, log_p = kernel.sde_step(*a, step, implementation=form)
     return (x_next * pull).sum() + 5 * log_p.sum()
 
-  found = jax.grad(fused, (0, 1, 2))(*operands)
-  expected = jax.grad(plain, (0, 1, 2))(*operands)
+  found = jax.jit(jax.grad(fused, (0, 1, 2)))(*operands)
+  expected = jax.jit(jax.grad(plain, (0, 1, 2)))(*operands)
   for a, b in zip(found, expected, strict=True):
     assert oracles.relative(a, b) < 1e-5
 
@@ -148,15 +167,17 @@ def test_every_sample_may_be_at_its_own_step(form):
     lambda *y: jnp.stack([jnp.asarray(z) for z in y]),
     step_of(i=0), step_of("cps", 2), step_of("ode", 1),
   )  # fmt: skip
-  found, log_p = kernel.sde_step(x, v, noise, rows, implementation=form)
+  run = jax.jit(functools.partial(kernel.sde_step, implementation=form))
+  found, log_p = run(x, v, noise, rows)
   for b, step in enumerate((step_of(i=0), step_of("cps", 2), step_of("ode"))):
     one = [y[b : b + 1] for y in (x, v, noise)]
-    alone, density = kernel.sde_step(*one, step, implementation=form)
+    alone, density = run(*one, step)
     np.testing.assert_allclose(found[b], alone[0], rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(log_p[b], density[0], rtol=1e-5)
-  gradient = jax.grad(
-    lambda y: kernel.transition(x, y, found, rows, implementation=form).sum()
-  )(v)
+  total = lambda y: kernel.transition(
+    x, y, found, rows, implementation=form
+  ).sum()
+  gradient = jax.jit(jax.grad(total))(v)
   assert (np.asarray(gradient[2]) == 0).all() and np.asarray(gradient[:2]).any()
 
 
@@ -182,8 +203,10 @@ def test_half_precision_is_summed_in_float32():
 
 def test_vmap_equals_a_loop():
   x, v, noise = (y.reshape(3, 2, 10) for y in draw((6, 10)))
-  run = lambda *a: kernel.sde_step(*a, step_of(), implementation="interpret")
-  found, log_p = jax.vmap(run)(x, v, noise)
+  step = step_of()
+  run = lambda *a: kernel.sde_step(*a, step, implementation="interpret")
+  found, log_p = jax.jit(jax.vmap(run))(x, v, noise)
+  run = jax.jit(run)
   for i in range(3):
     alone, density = run(x[i], v[i], noise[i])
     np.testing.assert_allclose(found[i], alone, rtol=1e-6)
