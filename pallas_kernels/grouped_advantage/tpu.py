@@ -27,7 +27,9 @@ def run(
 ) -> tuple[Array, ...]:
   """`reference.run` in one launch; same operands, same results.
 
-  Blocks reach beyond odd numbers of prompts and steps; nothing is copied.
+  Blocks reach beyond odd numbers of prompts and steps, without padding.
+  Prompts lie on the lanes: a log-probability stored with the steps last is
+  turned by the compiler first.
   """
   members, prompts = signal.shape
   there = [x for x in cubes if x is not None]

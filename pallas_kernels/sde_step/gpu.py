@@ -28,7 +28,9 @@ def run(
 ) -> tuple[Array, ...]:
   """([B, D] next latents, only if `draw`; sums of squared deviations [B]).
 
-  D that is no multiple of 2,048 costs a copy of each operand.
+  The latents are read as rows of 128 elements in their logical order: D that
+  is no multiple of 2,048 costs a copy of each operand, and so does a producer
+  or a reader that lays them out in another order.
   """
   samples, elements = x_t.shape
   width = tiling.round_up(elements, tiling.LANES * ROWS)

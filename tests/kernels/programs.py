@@ -101,6 +101,7 @@ CASES = {
   "wins": (wins, (_array(5, 300),) * 2),
   "draw": (draw, latents(16, 64, 64, 16)),
   "draw_bf16": (draw, latents(4, 128, 128, 16, dtype=BF16)),
+  "draw_flat": (draw, latents(16, 64 * 64 * 16)),
   "draw_odd": (draw, latents(3, 33, 7, 4)),
   "replay": (replay, latents(16, 64, 64, 16)),
   "replay_bf16": (replay, latents(5, 33, 7, 4, dtype=BF16)),
