@@ -1,0 +1,106 @@
+"""Which form of a kernel runs, and on which rows of a mesh."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.types import ArrayLike
+
+IMPLEMENTATIONS = (
+  "auto",
+  "xla",
+  "tpu",
+  "triton",
+  "interpret",
+  "interpret_triton",
+)
+BATCH_AXES = ("data", "fsdp")
+_BY_PLATFORM = {"tpu": "tpu", "gpu": "triton", "cuda": "triton"}
+
+
+def choose(implementation: str) -> str:
+  """The form of a kernel to run, one of `IMPLEMENTATIONS` but "auto".
+
+  Args:
+    implementation: "auto" takes "tpu" on TPUs, "triton" on GPUs and
+      "interpret" elsewhere; the platform is that of the mesh that is set, so
+      that a program compiled for absent devices gets their kernel, else that
+      of JAX's default backend. "xla" is the plain reference, which the
+      compiler cuts over a mesh as it does any other code. "interpret" runs the
+      blocks of "tpu", and "interpret_triton" those of "triton", on any backend.
+
+  Raises:
+    UserError: there is no such form.
+  """
+  if implementation not in IMPLEMENTATIONS:
+    raise UserError(
+      f'implementation="{implementation}" is none of'
+      f" {', '.join(IMPLEMENTATIONS)}{nearest(implementation, IMPLEMENTATIONS)}"
+    )
+  if implementation != "auto":
+    return implementation
+  return _BY_PLATFORM.get(_platform(), "interpret")
+
+
+def _platform() -> str:
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
+def backend(form: str, tpu: Any, gpu: Any) -> Callable[..., Any]:
+  """`run` of the module that holds a form's blocks."""
+  module = gpu if form.endswith("triton") else tpu
+  return functools.partial(module.run, interpret=form.startswith("interpret"))
+
+
+def over_rows(
+  body: Callable[..., Any], batch_axes: tuple[str, ...], *operands: ArrayLike
+) -> Any:
+  """Runs `body` on each device's share of the rows, through `jax.shard_map`.
+
+  A compiler cannot cut a kernel by itself. Rows must not depend on each other;
+  where they do not divide by the devices, zeros are added and dropped again.
+
+  Args:
+    body: takes the operands, returns a tree of arrays; all have the same first
+      axis.
+    batch_axes: mesh axes that share the rows; those that the mesh lacks are
+      passed over, and every device of its other axes does the same work.
+    *operands: arrays with the same first axis.
+
+  Returns:
+    `body(*operands)`. Without a mesh, or inside a region that is already
+    manual over all of it, nothing else happens.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  free = [
+    name
+    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+    if kind != AxisType.Manual
+  ]
+  if not free:
+    return body(*operands)
+  axes = tuple(name for name in batch_axes if name in free)
+  rows = operands[0].shape[0]
+  extra = -rows % math.prod(mesh.shape[name] for name in axes)
+  spec = PartitionSpec(axes) if axes else PartitionSpec()
+  mapped = jax.shard_map(
+    body, in_specs=spec, out_specs=spec, axis_names=set(free), check_vma=False
+  )
+  result = mapped(*(_more_rows(x, extra) for x in operands))
+  return jax.tree.map(lambda x: x[:rows], result) if extra else result
+
+
+def _more_rows(x: ArrayLike, extra: int) -> ArrayLike:
+  if not extra:
+    return x
+  return jnp.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1))
