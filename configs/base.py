@@ -50,6 +50,7 @@ def get_config() -> ConfigDict:
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),
       heldout_rewards=dict(),
+      kernels=dict(implementation="xla"),  # or "auto": Pallas on TPU and GPU
       composition=dict(name="weighted_sum"),
       advantage=dict(name="group", std="group"),
       objective=dict(name="diffusion_nft", beta=1.0, kl=0.0, old_decay=0.9),

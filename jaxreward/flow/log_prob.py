@@ -17,12 +17,17 @@ gradient runs the network's forward pass once more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxreward.flow import guidance, steppers
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
+
+# (x_t, v, x_next, step) -> log-probability [B]
+Replay = Callable[..., Array]
 
 
 def _plain(x_t, v, x_next, step):
@@ -111,6 +116,7 @@ def step_log_prob(
   step: steppers.StepTable,
   *,
   guidance_scale: float = 1.0,
+  replay: Replay | None = None,
 ) -> tuple[Float[Array, "B"], Float[Array, "B *L"]]:
   """Replays a stored step under given parameters.
 
@@ -123,10 +129,12 @@ def step_log_prob(
     x_next: stored latents after it.
     step: scalars of the step.
     guidance_scale: as in the rollout, static.
+    replay: what takes the place of `transition`, such as a kernel.
 
   Returns:
     (log-probability, mean of the step).
   """
   t = jnp.full((x_t.shape[0],), step.t)
   v = velocity(policy, params, x_t, t, cond, uncond, guidance_scale)
-  return transition(x_t, v, x_next, step), steppers.mean(x_t, v, step)
+  found = (replay or transition)(x_t, v, x_next, step)
+  return found, steppers.mean(x_t, v, step)

@@ -10,6 +10,7 @@ the sample's key and the step's index.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -22,6 +23,8 @@ from jaxreward.flow import guidance, log_prob, steppers
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy, Trajectory
 
 INITIAL_NOISE = 0xFFFF  # folded in place of a step index
+# (x, v, noise, step) -> (next latents, their log-probability [B])
+TakeStep = Callable[..., tuple[Array, Array]]
 
 
 @flax.struct.dataclass
@@ -130,22 +133,26 @@ def gather_cond(cond: Cond, index: Integer[ArrayLike, "B"]) -> Cond:
   return jax.tree.map(take, cond)
 
 
-def _step(policy, params, cond, uncond, scale, keys, x, step, index, record):
-  """One denoising step: next latents, log-probability, velocity.
+def _step(
+  policy, params, cond, uncond, scale, keys, x, step, index, record, take_step
+):
+  """One denoising step: next latents and their log-probability.
 
   A step that is recorded may be replayed, so its velocity is sealed.
   """
   t = jnp.full((x.shape[0],), step.t)
   run = log_prob.velocity if record else guidance.guided_velocity
   v = run(policy, params, x, t, cond, uncond, scale)
+  draw = lambda: rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
+  if take_step is not None:
+    nothing = lambda: jnp.zeros(x.shape, jnp.float32)
+    noise = jax.lax.cond(step.std > 0, draw, nothing)
+    return take_step(x, v, noise, step)
   mean = steppers.mean(x, v, step)
-
-  def draw():
-    noise = rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
-    return mean + step.std * noise
-
-  x_next = jax.lax.cond(step.std > 0, draw, lambda: mean)
-  return x_next, log_prob.transition(x, v, x_next, step), v
+  x_next = jax.lax.cond(
+    step.std > 0, lambda: mean + step.std * draw(), lambda: mean
+  )
+  return x_next, log_prob.transition(x, v, x_next, step)
 
 
 def initial_noise(
@@ -165,6 +172,7 @@ def sample_chunk(
   *,
   guidance_scale: float | Array = 1.0,
   record: bool = True,
+  take_step: TakeStep | None = None,
 ):
   """Runs one micro-batch from noise to sample.
 
@@ -177,6 +185,8 @@ def sample_chunk(
     table: constants of T steps.
     guidance_scale: static.
     record: keep every latent and log-probability; False returns the sample.
+    take_step: what takes the place of mean, noise and log-probability of
+      a step, such as a kernel.
 
   Returns:
     x_0 [M, H, W, C], and (latents [T + 1, M, ...], log_probs [T, M]) or None.
@@ -187,9 +197,10 @@ def sample_chunk(
 
   def body(x, facts):
     step, i = facts
-    x_next, log_p, _ = _step(
-      policy, params, cond, uncond, guidance_scale, keys, x, step, i, record
-    )
+    x_next, log_p = _step(
+      policy, params, cond, uncond, guidance_scale, keys, x, step, i, record,
+      take_step,
+    )  # fmt: skip
     return x_next, (x_next, log_p) if record else None
 
   x0, rest = jax.lax.scan(body, x1, (table, index))
@@ -210,6 +221,7 @@ def rollout(
   *,
   guidance_scale: float | Array = 1.0,
   record: bool = True,
+  take_step: TakeStep | None = None,
 ) -> Trajectory:
   """Samples G pictures for each of P prompts.
 
@@ -223,6 +235,8 @@ def rollout(
     table: constants of T steps.
     guidance_scale: classifier-free guidance, static.
     record: False leaves only the samples, as latents [1, B, ...].
+    take_step: what takes the place of mean, noise and log-probability of
+      a step, such as a kernel.
 
   Returns:
     A Trajectory; log-probabilities are of the (guided) step that was taken.
@@ -239,6 +253,7 @@ def rollout(
     table=table,
     guidance_scale=guidance_scale,
     record=record,
+    take_step=take_step,
   )
   chunked = (
     to_chunks(keys, layout.chunks),

@@ -26,7 +26,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import schedule, steppers
-from jaxreward.jobs import align_steps, evaluate, setup
+from jaxreward.jobs import align_steps, evaluate, kernels, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
@@ -57,11 +57,15 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
   )
   return dict(
     objective=_bind(
-      config, "objective", {name: objectives.REGISTRY[name] for name in known},
+      config, "objective",
+      kernels.objectives({name: objectives.REGISTRY[name] for name in known}, config),
       positional=4 if on_steps else 7,
       reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay"),
     ),
-    advantage=_bind(config, "advantage", advantages.REGISTRY, positional=3),
+    advantage=_bind(
+      config, "advantage", kernels.advantages(advantages.REGISTRY, config),
+      positional=3,
+    ),
     compose=_bind(config, "composition", composition.REGISTRY, positional=3),
     tx=tx,
   )  # fmt: skip

@@ -22,7 +22,7 @@ from jaxreward import rng
 from jaxreward.advantages import zero_variance_share
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance, log_prob, path, rollout, schedule, steppers
-from jaxreward.jobs import setup
+from jaxreward.jobs import kernels, setup
 from jaxreward.numerics import Mean, Metric
 from jaxreward.regularizers import step_kl, velocity_distance
 from jaxreward.training import ema, step
@@ -80,6 +80,8 @@ class Plan:
     updates: optimizer steps per iteration.
     guidance_scale: of the rollout and, on the sampler's steps, of the loss.
     on_steps: whether the objective is on the sampler's steps.
+    take_step: what runs a step of the rollout; None for plain operations.
+    replay: what recomputes a stored step; None for plain operations.
   """
 
   table: steppers.StepTable
@@ -90,6 +92,8 @@ class Plan:
   updates: int
   guidance_scale: float
   on_steps: bool
+  take_step: rollout.TakeStep | None = None
+  replay: log_prob.Replay | None = None
 
 
 def _check_counts(config) -> None:
@@ -152,6 +156,8 @@ def make_plan(
     updates=config.align.updates,
     guidance_scale=r.guidance_scale,
     on_steps=on_steps,
+    take_step=kernels.take_step(config) if on_steps else None,
+    replay=kernels.replay(config) if on_steps else None,
   )
 
 
@@ -175,6 +181,7 @@ def sample(
     plan.table,
     guidance_scale=plan.guidance_scale,
     record=plan.on_steps,
+    take_step=plan.take_step,
   )
   pixels = policy.to_pixels(trajectory.latents[-1])
   return trajectory, rollout.to_groups(pixels, plan.prompts, plan.group)
@@ -314,7 +321,7 @@ def step_loss(trainable, objective, plan: Plan, kl: float, kl_with_dt: bool):
     cond, uncond = _conditioning(policy, params, frozen, micro, scale)
     return log_prob.step_log_prob(
       policy, params, cond, uncond, micro.x_t, micro.target, micro.facts,
-      guidance_scale=scale,
+      guidance_scale=scale, replay=plan.replay,
     )  # fmt: skip
 
   def loss_fn(trained, micro: Micro, frozen: Frozen):

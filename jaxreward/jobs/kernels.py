@@ -1,0 +1,101 @@
+"""Pallas kernels in the place of plain functions, where the config asks.
+
+`config.kernels.implementation` is "xla" for plain operations, which XLA fuses
+by itself, "auto" for the kernel of the platform, or a form of
+`pallas_kernels.dispatch.IMPLEMENTATIONS`. A kernel takes the same arguments as
+the function whose place it takes, and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.flow import log_prob, rollout
+from jaxreward.numerics import Max
+from pallas_kernels import dispatch
+from pallas_kernels.grouped_advantage import api as grouped
+from pallas_kernels.sde_step import api as sde
+
+Registry = Mapping[str, Callable[..., Any]]
+
+
+def chosen(config: ConfigDict) -> str | None:
+  """The form of the kernels, None for plain operations.
+
+  Raises:
+    UserError: there is no such form.
+  """
+  name = config.kernels.implementation
+  if name not in dispatch.IMPLEMENTATIONS:
+    known = dispatch.IMPLEMENTATIONS
+    raise UserError(
+      f'config.kernels.implementation="{name}" is none of'
+      f" {', '.join(known)}{nearest(name, known)}"
+    )
+  return None if name == "xla" else name
+
+
+def take_step(config: ConfigDict) -> rollout.TakeStep | None:
+  """The fused step of a rollout."""
+  form = chosen(config)
+  return form and functools.partial(sde.sde_step, implementation=form)
+
+
+def replay(config: ConfigDict) -> log_prob.Replay | None:
+  """The fused log-probability of a stored step."""
+  form = chosen(config)
+  return form and functools.partial(sde.transition, implementation=form)
+
+
+def advantages(registry: Registry, config: ConfigDict) -> dict[str, Any]:
+  """The registry with the fused statistics of a group in their places."""
+  form = chosen(config)
+  if form is None:
+    return dict(registry)
+
+  def fused(baseline: str):
+    @functools.wraps(registry[baseline])
+    def run(signal, mask, stats=None, **options):
+      defaults = _defaults(registry[baseline])
+      return grouped.advantage(
+        signal, mask, stats, baseline=baseline, implementation=form,
+        **defaults | options,
+      )  # fmt: skip
+
+    return run
+
+  return dict(registry) | {name: fused(name) for name in grouped.BASELINES}
+
+
+def objectives(registry: Registry, config: ConfigDict) -> dict[str, Any]:
+  """The registry with the fused clipped loss in its place."""
+  form = chosen(config)
+  if form is None:
+    return dict(registry)
+
+  @functools.wraps(registry["flow_grpo"])
+  def flow_grpo(log_prob, old_log_prob, advantage, mask, **options):
+    loss, metrics = grouped.clipped_loss(
+      log_prob, old_log_prob, advantage, mask, implementation=form, **options
+    )
+    gap = jnp.abs(jax.lax.stop_gradient(log_prob) - old_log_prob)
+    return loss, metrics | {"log_ratio_max": Max.of(gap, mask)}
+
+  return dict(registry) | {"flow_grpo": flow_grpo}
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+  """Values of the function's arguments that are given by name only."""
+  return {
+    name: parameter.default
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+  }
