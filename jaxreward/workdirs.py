@@ -33,9 +33,14 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
     config: resolved config, written to `config.json`.
 
   Raises:
-    UserError: it cannot be written, another process uses it, or it holds
+    UserError: it is a bucket, cannot be written, another process uses it, or it holds
       another config, something that is no run, or a damaged record.
   """
+  if "://" in os.fspath(workdir):
+    raise UserError(
+      f"--workdir={workdir} is no local folder: records are appended line by"
+      " line, which a bucket cannot do; give a folder, and copy it afterwards"
+    )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = _lock(workdir)
@@ -49,14 +54,11 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
       read_record(workdir / name)
     yield
   finally:
-    if lock is not None:
-      _release(lock)
+    _release(lock)
 
 
-def _lock(workdir: epath.Path) -> int | None:
+def _lock(workdir: epath.Path) -> int:
   """An exclusive flock, which the kernel drops however the process ends."""
-  if "://" in os.fspath(workdir):
-    return None  # object stores have no locks
   flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
   lock = os.open(os.path.join(workdir, LOCK_FILE), flags, 0o644)
   try:

@@ -35,7 +35,7 @@ END
 run() {
   local flag job
   job=(sbatch --parsable --job-name="${FLAGS[name]}" --nodes="$NODES"
-    --ntasks-per-node="${FLAGS[gpus]-8}" --gpus-per-node="${FLAGS[gpus]-8}"
+    --ntasks-per-node=1 --gpus-per-node="${FLAGS[gpus]-8}"
     --dependency=singleton --requeue --open-mode=append
     --signal="B:USR1@${FLAGS[grace]-180}" --output="$LOG" --chdir="$ROOT")
   for flag in time partition account qos constraint; do

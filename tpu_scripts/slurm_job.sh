@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The batch script of slurm.sh: slurm_job.sh PYTHON FLAG...
-# One process per GPU; JAX finds the others through SLURM's environment. USR1,
+# One process for all GPUs of a node. USR1,
 # sent some time before the limit, makes the run save and the job queue again.
 set -euo pipefail
 

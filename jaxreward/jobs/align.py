@@ -14,18 +14,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import advantages, composition, objectives, rng, workdirs
+from jaxreward import advantages, composition, objectives, workdirs
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline, repeats, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
-from jaxreward.flow import schedule, steppers
+from jaxreward.flow import steppers
 from jaxreward.jobs import align_steps, evaluate, kernels, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
@@ -39,7 +38,6 @@ from jaxreward.types import ArrayLike, Params
 Scores = Mapping[str, ArrayLike]
 Row = Mapping[str, Any]
 
-KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 WARN_EVERY = 25  # steps between looks at the rewards' trends
 
 
@@ -354,9 +352,7 @@ class Final:
       self.evaluator, params, config.eval.guidance_scales,
       name="aligned policy",
     )  # fmt: skip
-    for name, found in results.items():
-      if name == "guidance_scale=1.0":  # the KL is of the unguided sampler
-        found["kl"] = self.kl(params)
+    evaluate.add_kl(results, self.kl(params))
     images_before, strict_before = evaluate.load_pictures(self.pictures)
     gain = intervals.paired_bootstrap(
       strict_before.reshape(-1), strict.reshape(-1),
@@ -387,17 +383,6 @@ class Final:
 
   @functools.cached_property
   def _path_kl(self):
-    """The jitted KL under Flow-SDE with the schedule of the evaluation."""
-    config, data = self.config, self.evaluator.data
-    table = steppers.flow_sde(
-      schedule.timesteps(config.eval.num_steps, config.rollout.shift)
-    )
-    rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
-    batch = jax.tree.map(lambda x: np.asarray(x)[rows], data.batch)
-    key = rng.stream_key(config.eval.seed, "path_kl")
-    plain = self.trainable.plain
-    return jax.jit(
-      lambda p, r: evaluate.path_kl(
-        plain, p, plain, r, key, batch, table, KL_MEMBERS
-      )
+    return evaluate.base_kl(
+      self.config, self.trainable.plain, self.evaluator.data
     )

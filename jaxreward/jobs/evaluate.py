@@ -29,6 +29,7 @@ from jaxreward.rewards import Reward, score
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
+KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,8 +352,35 @@ def check(config: ConfigDict) -> None:
     )
 
 
+def base_kl(config: ConfigDict, policy: Policy, data: EvaluationSet):
+  """Jitted (parameters, base) -> path KL in nats, without guidance.
+
+  Under Flow-SDE with the schedule of the evaluation, on some of its prompts;
+  see `path_kl`.
+  """
+  table = steppers.flow_sde(
+    schedule.timesteps(config.eval.num_steps, config.rollout.shift)
+  )
+  rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
+  batch = jax.tree.map(lambda x: np.asarray(x)[rows], data.batch)
+  key = rng.stream_key(config.eval.seed, "path_kl")
+  return jax.jit(
+    lambda p, r: path_kl(policy, p, policy, r, key, batch, table, KL_MEMBERS)
+  )
+
+
+def add_kl(results: dict[str, dict[str, Any]], kl: float) -> None:
+  """Puts the KL of the unguided sampler where it belongs, or at the first."""
+  plain = "guidance_scale=1.0"
+  results[plain if plain in results else next(iter(results))]["kl"] = kl
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Evaluates `config.eval.checkpoint` and writes evaluation.json."""
+  """Evaluates `config.eval.checkpoint` and writes evaluation.json.
+
+  Where it is another checkpoint than `config.init.checkpoint`, its KL to that
+  one is reported too.
+  """
   policy = setup.make_policy(config)
   params = setup.load_params(
     config, policy, workdir=workdir,
@@ -362,5 +390,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   evaluator = make_evaluator(config, policy, rewards)
   with jax.set_mesh(setup.make_mesh(config)):
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
+    if config.eval.checkpoint not in ("", config.init.checkpoint):
+      base = setup.load_params(config, policy)
+      kl = base_kl(config, policy, evaluator.data)
+      add_kl(results, float(kl(params, base)))
   evaluation = merge(workdir, {"policy": results})
   logging.info("\n%s", tables.evaluation_table(evaluation))

@@ -46,13 +46,17 @@ def chosen(config: ConfigDict) -> str | None:
 def take_step(config: ConfigDict) -> rollout.TakeStep | None:
   """The fused step of a rollout."""
   form = chosen(config)
-  return form and functools.partial(sde.sde_step, implementation=form)
+  if form is None:
+    return None
+  return functools.partial(sde.sde_step, implementation=form)
 
 
 def replay(config: ConfigDict) -> log_prob.Replay | None:
   """The fused log-probability of a stored step."""
   form = chosen(config)
-  return form and functools.partial(sde.transition, implementation=form)
+  if form is None:
+    return None
+  return functools.partial(sde.transition, implementation=form)
 
 
 def advantages(registry: Registry, config: ConfigDict) -> dict[str, Any]:

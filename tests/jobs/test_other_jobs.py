@@ -185,6 +185,8 @@ def test_a_pipeline_evaluates_the_policy_that_it_has_aligned(
     moved = abs(after[name] - before[name])
     assert abs(policy[name] - after[name]) < 1e-3 * moved, name
   assert policy["kinds"] == after["kinds"]
+  assert policy["kl"] > 0
+  assert policy["kl"] == pytest.approx(after["kl"], rel=1e-4)
 
 
 def test_a_policy_that_no_job_has_written(command, tmp_path, small_model):

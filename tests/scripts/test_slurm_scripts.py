@@ -55,7 +55,7 @@ def test_the_words_of_the_submission(stubs):
     "--parsable",
     "--job-name=r1",
     "--nodes=2",
-    "--ntasks-per-node=4",
+    "--ntasks-per-node=1",
     "--gpus-per-node=4",
     "--dependency=singleton",
     "--requeue",

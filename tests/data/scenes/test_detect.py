@@ -180,9 +180,39 @@ def test_a_little_brighter_or_darker_changes_nothing(shift):
 def test_a_little_noise_changes_nothing():
   drawn = pictures.two_thousand()
   noise = np.random.default_rng(0).normal(size=(168, 36, 36, 3))
-  images = np.clip(drawn.images[:168] + 0.015 * noise, 0, 1)
+  images = np.clip(drawn.images[:168] + 0.008 * noise, 0, 1)
   verdict = pictures.judge(images, drawn.prompts[:168])
   assert verdict.strict.mean() >= 0.97
+
+
+def _chequered(images, amplitude):
+  """A chequer whose mean |Laplacian| is 2 x amplitude."""
+  rows, columns = np.indices((36, 36))
+  sign = np.where((rows + columns) % 2, 1.0, -1.0)[..., None]
+  return images + amplitude * sign
+
+
+def _sloped(images, deviation):
+  """A ramp from left to right of the given standard deviation."""
+  ramp = np.linspace(-1, 1, 36) * np.sqrt(3) * deviation
+  return images + ramp[:, None]
+
+
+@pytest.mark.parametrize(
+  ("spoil", "limit", "scale"),
+  [
+    (_chequered, detect.MAX_TEXTURE, 0.5),
+    (_sloped, detect.MAX_BACKGROUND_STD, 1.0),
+  ],
+)
+def test_the_background_limits_are_where_they_are_stated(spoil, limit, scale):
+  assert limit <= 0.03  # fainter than the eye finds at once
+  drawn = pictures.two_thousand()
+  plain = drawn.images[:168] * 0.9  # room above and below
+  for share, expected in ((0.7, 1.0), (1.3, 0.0)):
+    images = spoil(plain, share * limit * scale)
+    verdict = pictures.judge(images, drawn.prompts[:168])
+    assert abs(verdict.strict.mean() - expected) <= 0.03
 
 
 def test_eight_bits_change_nothing():
