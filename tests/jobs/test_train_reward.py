@@ -17,6 +17,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import reward_model, train_reward
 from jaxreward.training import checkpoint
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -143,7 +144,7 @@ def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
   with config.unlocked():
     config.data.source = str(path)
   with caplog.at_level("INFO"), pytest.raises(Drawn):
-    train_reward.scene_preferences(config, None, None)
+    train_reward.scene_preferences(config, tiny.small_policy(), {})
   rows = config.train_reward.train_rows
   assert {p.text for p in asked} <= {p.text for p in own}
   assert all(p.split == "train" for p in asked[:rows])
@@ -160,7 +161,7 @@ def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):
   with config.unlocked():
     config.data.source = str(path)
   with pytest.raises(UserError, match=r"prompts\.txt"):
-    train_reward.scene_preferences(config, None, None)
+    train_reward.scene_preferences(config, tiny.small_policy(), {})
   assert not asked
 
 

@@ -184,7 +184,7 @@ def test_a_step_keeps_its_shardings_and_agrees_with_one_device(mesh):
       step, donate_argnums=0, out_shardings=(places, meshes.replicated(mesh))
     )
     batch = jax.device_put(
-      x, NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES))
+      x, jax.sharding.NamedSharding(mesh, P(meshes.BATCH_AXES))
     )
 
     def run():
