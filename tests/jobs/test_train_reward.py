@@ -137,7 +137,7 @@ def asked(monkeypatch):
 
 
 def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
-  own = [p for p in grammar.prompts("train") if p.kind == 0]
+  own = [p for p in grammar.prompts("train") if p.kind == 3]
   path = tmp_path / "prompts.txt"
   path.write_text("".join(p.text + "\n" for p in own))
   config = make_config()
