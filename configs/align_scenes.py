@@ -23,7 +23,7 @@ def get_config(arg: str | None = None):
     config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.3)
     config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
     config.rollout.update(window_start=0, window_size=4)
-    config.optimizer.learning_rate = 1.5e-4
+    config.optimizer.learning_rate = 5e-5
     config.align.updates = 2
   if given["smoke"]:
     config.rollout.update(
