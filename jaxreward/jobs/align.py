@@ -358,9 +358,10 @@ class Final:
       if name == "guidance_scale=1.0":  # the KL is of the unguided sampler
         found["kl"] = self.kl(params)
     images_before, strict_before = evaluate.load_pictures(self.pictures)
+    data = self.evaluator.data
     gain = intervals.paired_bootstrap(
       strict_before.reshape(-1), strict.reshape(-1),
-      clusters=self.evaluator.data.meanings,
+      clusters=data.meanings, strata=data.kinds,
     )  # fmt: skip
     evaluation = evaluate.merge(
       self.workdir,
@@ -373,7 +374,7 @@ class Final:
       self.workdir / setup.POLICY_FILE, jax.device_get(params)
     )
     texts, chosen = evaluate.cards(
-      self.evaluator.data, images_before, strict_before, images, strict
+      data, images_before, strict_before, images, strict
     )
     grids.save_cards(
       self.workdir / "grids" / "cards.npz",
