@@ -8,18 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from jaxreward.evaluation.intervals import Values, clustered_share, wilson
+from jaxreward.evaluation.intervals import Values, clustered_share
+from jaxreward.evaluation.intervals import share as share_interval
 
 
-def share(strict: np.ndarray) -> dict[str, Any]:
-  """Mean of 0/1 values [N] as {accuracy, n, low, high}, Wilson at 95 %.
+def share(
+  strict: np.ndarray, clusters: np.ndarray | None = None
+) -> dict[str, Any]:
+  """Mean of 0/1 values [N] as {accuracy, n, low, high} at 95 %.
 
-  `accuracy` is NaN when N is 0.
+  With clusters [N] their number is under `clusters`, and the interval is that
+  of `intervals.share`; without, it is Wilson's. `accuracy` is NaN when N is 0.
   """
   n = int(strict.size)
-  low, high = wilson(float(strict.sum()), n)
+  low, high = share_interval(strict, clusters)
   accuracy = float(strict.mean()) if n else math.nan
-  return {"accuracy": accuracy, "n": n, "low": low, "high": high}
+  row = {"accuracy": accuracy, "n": n, "low": low, "high": high}
+  if clusters is not None:
+    row["clusters"] = int(np.unique(clusters).size)
+  return row
 
 
 def by_kind(
@@ -28,6 +35,7 @@ def by_kind(
   mask: Values | None = None,
   *,
   names: Sequence[str] | None = None,
+  clusters: Values | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Accuracy of each kind that occurs.
 
@@ -36,15 +44,22 @@ def by_kind(
     kind: int [N], an index into `names`.
     mask: bool [N], False for padding; None keeps all.
     names: of the kinds; None names them by number.
+    clusters: [N], what samples belong together; None takes all as independent.
 
   Returns:
-    kind name -> {accuracy, n, low, high}, in the order of the kinds.
+    kind name -> {accuracy, n, low, high}, in the order of the kinds; with
+    clusters also their number, `clusters`. A kind that has one rests on one
+    meaning: its interval says nothing about others.
   """
   strict, kind, keep = _flat(strict, kind, mask)
   strict, kind = strict[keep], kind[keep]
+  own = None if clusters is None else np.asarray(clusters)[keep]
   present = sorted({int(k) for k in kind})
   label = (lambda k: names[k]) if names is not None else str
-  return {label(k): share(strict[kind == k]) for k in present}
+  return {
+    label(k): share(strict[kind == k], own if own is None else own[kind == k])
+    for k in present
+  }
 
 
 def summarise(
@@ -70,17 +85,20 @@ def summarise(
 
   Returns:
     {strict: mean over samples, mean_over_kinds: every kind weighs the same,
-    n, failed, interval: [low, high] of `strict`, by resampling clusters where
-    they are given, kinds: see `by_kind`}.
+    n, failed, interval: [low, high] of `strict`, by resampling clusters within
+    each kind where they are given, and single samples in a kind that has one
+    cluster, kinds: see `by_kind`}.
   """
   values, kinds, keep = _flat(strict, kind, mask)
   wanted = int(np.sum(np.ones_like(values) if mask is None else mask))
   overall = share(values[keep])
-  table = by_kind(values, kinds, keep, names=names)
+  table = by_kind(values, kinds, keep, names=names, clusters=clusters)
   rates = [row["accuracy"] for row in table.values()]
   interval = overall["low"], overall["high"]
   if clusters is not None:
-    interval = clustered_share(values[keep], np.asarray(clusters)[keep])
+    interval = clustered_share(
+      values[keep], np.asarray(clusters)[keep], strata=kinds[keep]
+    )
   return {
     "strict": overall["accuracy"],
     "mean_over_kinds": float(np.mean(rates)) if rates else math.nan,

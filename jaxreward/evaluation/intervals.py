@@ -12,6 +12,7 @@ import numpy as np
 from jaxreward.types import ArrayLike
 
 Values = Sequence[Any] | ArrayLike  # numbers on the host, [N]
+_DRAWS_AT_ONCE = 2**20
 
 
 class Interval(NamedTuple):
@@ -57,18 +58,52 @@ def wilson(
   return min(max(low, 0.0), rate), max(min(high, 1.0), rate)
 
 
+def share(
+  strict: Values, clusters: Values | None = None, **options: Any
+) -> tuple[float, float]:
+  """Interval of the share of one kind: no narrower than `wilson`.
+
+  With several clusters it reaches as far as `clustered_share` too, for a few
+  clusters may look alike by chance. Samples of one cluster alone are counted
+  by `wilson`: the interval then speaks of that cluster, not of others.
+
+  Args:
+    strict: [N] of shares, each between 0 and 1; most are 0 or 1.
+    clusters: [N], what each sample belongs to; None makes each its own.
+    **options: of `clustered_share`: seed, resamples, confidence.
+
+  Returns:
+    (low, high).
+  """
+  strict = np.asarray(strict, float)
+  level = {k: v for k, v in options.items() if k == "confidence"}
+  low, high = wilson(float(strict.sum()), strict.size, **level)
+  if clusters is None or np.unique(np.asarray(clusters)).size <= 1:
+    return low, high
+  ends = clustered_share(strict, clusters, **options)
+  return min(low, ends[0]), max(high, ends[1])
+
+
 def clustered_share(
-  strict: Values, clusters: Values, **options: Any
+  strict: Values,
+  clusters: Values,
+  *,
+  strata: Values | None = None,
+  **options: Any,
 ) -> tuple[float, float]:
   """Interval of a share of samples that come in clusters, as of one prompt.
 
   Samples of a cluster succeed together, so `wilson` over samples is too
-  narrow. Whole clusters are resampled; where all have the same share there is
-  nothing to resample, and they are counted by `wilson` instead.
+  narrow. Whole clusters are resampled within their stratum, as
+  `paired_bootstrap` does it; what it says of strata with one cluster holds
+  here too. Where no stratum has units that differ there is nothing to
+  resample, and `wilson` counts the units instead: as many as give a mean of
+  the strata's weights the same variance, which is all of them in one stratum.
 
   Args:
     strict: [N] of 0 and 1, finite.
     clusters: [N], what each sample belongs to.
+    strata: [N], parts of fixed size, such as kinds; None makes one of all.
     **options: of `paired_bootstrap`: seed, resamples, confidence.
 
   Returns:
@@ -77,19 +112,22 @@ def clustered_share(
   Raises:
     ValueError: when the lengths differ.
   """
-  strict, clusters = np.asarray(strict, float), np.asarray(clusters)
-  if strict.shape != clusters.shape or strict.ndim != 1:
+  strict = np.asarray(strict, float)
+  if strict.shape != np.shape(clusters) or strict.ndim != 1:
     raise ValueError(
-      f"strict {strict.shape} and clusters {clusters.shape} must be equal [N]"
+      f"strict {strict.shape} and clusters {np.shape(clusters)} must be equal"
+      " [N]"
     )
-  index = np.unique(clusters, return_inverse=True)[1]
-  count = np.bincount(index)
-  share = np.bincount(index, weights=strict) / count
-  if np.unique(share).size <= 1:
+  if not strict.size:
+    return 0.0, 1.0
+  units = _units(strict, clusters, strata)
+  if all(np.unique(total / weight).size == 1 for total, weight in units):
     level = {k: v for k, v in options.items() if k == "confidence"}
-    return wilson(share.sum(), share.size, **level)
+    parts = [(w.sum() / strict.size) ** 2 / w.size for _, w in units]
+    n = 1 / float(sum(parts))
+    return wilson(float(strict.mean()) * n, n, **level)
   found = paired_bootstrap(
-    np.zeros_like(strict), strict, clusters=clusters, **options
+    np.zeros_like(strict), strict, clusters=clusters, strata=strata, **options
   )
   return found.low, found.high
 
@@ -99,6 +137,7 @@ def paired_bootstrap(
   after: Values,
   *,
   clusters: Values | None = None,
+  strata: Values | None = None,
   seed: int = 0,
   resamples: int = 4000,
   confidence: float = 0.95,
@@ -109,10 +148,20 @@ def paired_bootstrap(
   its two halves. Samples that share a prompt are not independent: with
   `clusters`, whole prompts are resampled, which is the wider, honest interval.
 
+  An evaluation that fixes the number of samples per kind has the kinds for
+  `strata`: units are resampled within each, and each keeps its weight. A
+  stratum with one cluster only has its single pairs resampled: its part of
+  the interval rests on one meaning and says nothing about others.
+
+  Of K units K - 1 are drawn, with replacement; K would make the variance
+  (K - 1) / K of what it should be (Rao and Wu 1988), too little for strata of
+  a few units.
+
   Args:
     before: [N]; a pair with a non-finite half is left out.
     after: [N].
     clusters: [N], the prompt of each pair; None makes each its own.
+    strata: [N], parts of fixed size, such as kinds; None makes one of all.
     seed: of the resampling; equal seeds give equal intervals.
     resamples: number of bootstrap draws.
     confidence: two-sided, between 0 and 1.
@@ -132,17 +181,46 @@ def paired_bootstrap(
   if not keep.any():
     return Interval(math.nan, math.nan, math.nan)
   difference = (after - before)[keep]
-  if clusters is None:
-    index = np.arange(difference.size)
-  else:
-    index = np.unique(np.asarray(clusters)[keep], return_inverse=True)[1]
-  total = np.bincount(index, weights=difference)
-  weight = np.bincount(index).astype(float)
+  kept = lambda x: None if x is None else np.asarray(x)[keep]
   generator = np.random.Generator(np.random.PCG64(seed))
-  means = np.empty(resamples)
-  for i in range(resamples):
-    drawn = generator.integers(total.size, size=total.size)
-    means[i] = total[drawn].sum() / weight[drawn].sum()
+  means = np.zeros(resamples)
+  for total, weight in _units(difference, kept(clusters), kept(strata)):
+    part = weight.sum() / difference.size
+    means += part * _resampled(generator, total, weight, resamples)
   tail = (1 - confidence) / 2
   low, high = np.quantile(means, (tail, 1 - tail))
   return Interval(float(difference.mean()), float(low), float(high))
+
+
+def _units(values, clusters, strata) -> list[tuple[np.ndarray, np.ndarray]]:
+  """(sum of values, size) of what is resampled, for each stratum.
+
+  Units are clusters, or single values where a stratum has one cluster.
+  """
+  strata = np.zeros(values.shape, int) if strata is None else np.asarray(strata)
+  if strata.shape != values.shape:
+    raise ValueError(f"strata {strata.shape} must be {values.shape}")
+  clusters = np.arange(values.size) if clusters is None else clusters
+  clusters = np.asarray(clusters)
+  found = []
+  for stratum in np.unique(strata):
+    own = strata == stratum
+    index = np.unique(clusters[own], return_inverse=True)[1]
+    if not index.any():
+      index = np.arange(index.size)
+    weight = np.bincount(index).astype(float)
+    found.append((np.bincount(index, weights=values[own]), weight))
+  return found
+
+
+def _resampled(generator, total, weight, resamples: int) -> np.ndarray:
+  """Means [resamples] of units drawn anew, `_DRAWS_AT_ONCE` at a time."""
+  units = total.size
+  size = max(units - 1, 1)
+  rows = max(1, _DRAWS_AT_ONCE // size)
+  means = np.empty(resamples)
+  for start in range(0, resamples, rows):
+    stop = min(start + rows, resamples)
+    drawn = generator.integers(units, size=(stop - start, size))
+    means[start:stop] = total[drawn].sum(1) / weight[drawn].sum(1)
+  return means

@@ -7,8 +7,9 @@ An evaluation is a nested dict:
 
 where a setting names how pictures were drawn, such as "guidance_scale=1.0",
 and its numbers are {"strict", "n", "interval": [low, high], "kinds": {kind:
-{"accuracy", "n", "low", "high"}}, "rewards": {name: mean}} and further
-scalars. Every part may be missing.
+{"accuracy", "n", "low", "high", "clusters"}}, "rewards": {name: mean}} and
+further scalars. Every part may be missing. A kind with one cluster rests on one
+meaning, and its interval does not speak of others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SCALARS = (
   ("texture", "texture"),
   ("out_of_range", "out of range"),
 )
+ONE_MEANING = "one meaning"
 _NOT_ROWS = ("interval", "kinds", "rewards", "n", "failed")
 
 
@@ -110,13 +112,20 @@ def evaluation_rows(
   ]
   for kind in _union(numbers, "kinds"):
     cells = (_kind_cell((n.get("kinds") or {}).get(kind)) for n in numbers)
-    rows.append([kind, *cells])
+    note = f" ({ONE_MEANING})" if one_meaning(numbers, kind) else ""
+    rows.append([kind + note, *cells])
   for name in _union(numbers, "rewards"):
     cells = (cell((n.get("rewards") or {}).get(name)) for n in numbers)
     rows.append([f"reward {name}", *cells])
   if numbers:
     rows.append(["pictures", *(cell(n.get("n")) for n in numbers)])
   return ["", *(heading for heading, _ in columns)], rows
+
+
+def one_meaning(numbers: Sequence[Mapping[str, Any]], kind: str) -> bool:
+  """Whether a setting's accuracy of the kind rests on one meaning."""
+  rows = ((n.get("kinds") or {}).get(kind) or {} for n in numbers)
+  return any(row.get("clusters") == 1 for row in rows)
 
 
 def evaluation_table(evaluation: Mapping[str, Any]) -> str:

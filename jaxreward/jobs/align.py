@@ -354,9 +354,10 @@ class Final:
     )  # fmt: skip
     evaluate.add_kl(results, self.kl(params))
     images_before, strict_before = evaluate.load_pictures(self.pictures)
+    data = self.evaluator.data
     gain = intervals.paired_bootstrap(
       strict_before.reshape(-1), strict.reshape(-1),
-      clusters=self.evaluator.data.meanings,
+      clusters=data.meanings, strata=data.kinds,
     )  # fmt: skip
     evaluation = evaluate.merge(
       self.workdir,
@@ -369,7 +370,7 @@ class Final:
       self.workdir / setup.POLICY_FILE, jax.device_get(params)
     )
     texts, chosen = evaluate.cards(
-      self.evaluator.data, images_before, strict_before, images, strict
+      data, images_before, strict_before, images, strict
     )
     grids.save_cards(
       self.workdir / "grids" / "cards.npz",

@@ -56,6 +56,11 @@ class EvaluationSet:
     names = [grammar.combination(p.items, p.relation) for p in self.prompts]
     return np.repeat(names, self.group)
 
+  @functools.cached_property
+  def kinds(self) -> np.ndarray:
+    """The kind of each picture's prompt, [P * G]; the set fixes how many."""
+    return np.repeat(np.asarray(self.batch.kind), self.group)
+
 
 def evaluation_set(
   prompts: Sequence[grammar.Prompt], samples: int, group: int, seed: int
@@ -218,9 +223,8 @@ class Evaluator:
     scores, _ = score(self.rewards, images, self.data.batch, found)
     host = jax.device_get(found)
     strict = np.asarray(host["strict"])
-    kind = np.repeat(np.asarray(self.data.batch.kind), self.data.group)
     result = accuracy.summarise(
-      strict.reshape(-1), kind,
+      strict.reshape(-1), self.data.kinds,
       names=grammar.KINDS, clusters=self.data.meanings,
     )  # fmt: skip
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}

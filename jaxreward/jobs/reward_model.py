@@ -96,10 +96,16 @@ def row_scorer(
   )
 
 
-def _share(scores: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-  """{accuracy, low, high, n} of pairs [K, 2], the preferred picture first."""
+def _share(
+  scores: np.ndarray, mask: np.ndarray, prompt: np.ndarray
+) -> dict[str, Any]:
+  """{accuracy, low, high, n} of pairs [K, 2], the preferred picture first.
+
+  Pairs that share a prompt are not independent: see `intervals.share`.
+  """
   right, n = accuracy.pair_accuracy(scores, mask)
-  low, high = intervals.wilson(right, n)
+  each = [accuracy.pair_accuracy(pair[None])[0] for pair in scores[mask]]
+  low, high = intervals.share(each, prompt[mask])
   return dict(accuracy=right / n if n else None, low=low, high=high, n=n)
 
 
@@ -121,7 +127,8 @@ def evaluate(
     seed: of the pairing.
 
   Returns:
-    {accuracy, low, high, n} of all pairs; under "strict" the same for pairs of
+    {accuracy, low, high, n} of all pairs, the interval by resampling prompts
+    rather than pairs; under "strict" the same for pairs of
     which one is strictly right and the other is not, under "kinds" for those
     of each kind of prompt, and under "policy_strict" for such pairs between
     pictures of the policy alone, paired anew; and under "calibration" the bins
@@ -130,12 +137,17 @@ def evaluate(
   row, place = preferences.separate_pairs(data, seed)
   pair, differ = _read(data, scores, row, place)
   kind = np.asarray(data.kind)[row]
-  found = _share(pair, np.ones(len(pair), bool))
-  found["strict"] = _share(pair, differ)
+  # A prompt may stand in several rows.
+  prompts = np.unique(np.asarray(data.tokens), axis=0, return_inverse=True)[1]
+  prompts = prompts.reshape(-1)
+  found = _share(pair, np.ones(len(pair), bool), prompts[row])
+  found["strict"] = _share(pair, differ, prompts[row])
   drawn = preferences.separate_pairs(data, seed, "policy")
-  found["policy_strict"] = _share(*_read(data, scores, *drawn))
+  found["policy_strict"] = _share(
+    *_read(data, scores, *drawn), prompts[drawn[0]]
+  )
   found["kinds"] = {
-    grammar.KINDS[k]: _share(pair, differ & (kind == k))
+    grammar.KINDS[k]: _share(pair, differ & (kind == k), prompts[row])
     for k in np.unique(kind[kind >= 0])
   }
   d = pair[:, 0] - pair[:, 1]

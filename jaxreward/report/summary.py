@@ -10,7 +10,12 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from jaxreward.evaluation.divergence import divergence_warning
-from jaxreward.evaluation.tables import cell, setting_label
+from jaxreward.evaluation.tables import (
+  ONE_MEANING,
+  cell,
+  one_meaning,
+  setting_label,
+)
 from jaxreward.report.series import CHARTS, Rows, bare, history, metric_keys
 
 TEXTURE_LIMIT = 1.5  # times the base, above which a background is suspect
@@ -107,8 +112,8 @@ def kind_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
   """Accuracy of each kind before and after, for the table and its bars.
 
   Returns:
-    {kind, before, after, guided: texts, change: text, marks: [{side, left,
-    low, width}] in per cent of the axis}, the last row being all kinds.
+    {kind, note, before, after, guided: texts, change: text, marks: [{side,
+    left, low, width}] in per cent of the axis}, the last row being all kinds.
   """
   setting = common_setting(evaluation)
   sides = {s: numbers_at(evaluation, s, setting) for s in ("before", "after")}
@@ -126,6 +131,9 @@ def kind_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
   overall = {s: _overall(n) for s, n in sides.items()}
   if any(overall.values()):
     rows.append(_kind_row("all", overall, _overall(guided)))
+  for row in rows:
+    alone = one_meaning([*sides.values()], row["kind"])
+    row["note"] = ONE_MEANING if alone else ""
   return rows
 
 

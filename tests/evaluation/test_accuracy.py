@@ -63,7 +63,7 @@ def test_padding_and_order_change_nothing():
   assert padded == want
 
 
-def test_clusters_widen_the_whole_and_leave_the_kinds():
+def test_clusters_widen_the_whole_and_the_kinds():
   rng = np.random.default_rng(1)
   strict = np.repeat((rng.random(40) < 0.6).astype(float), 5)
   kind, cluster = np.repeat(np.arange(40) % 3, 5), np.repeat(np.arange(40), 5)
@@ -73,7 +73,27 @@ def test_clusters_widen_the_whole_and_leave_the_kinds():
   low, high = got.pop("interval")
   first, last = plain.pop("interval")
   assert low < first < last < high
+  for name, row in got.pop("kinds").items():
+    alone = plain["kinds"][name]
+    assert row["low"] < alone["low"] and alone["high"] < row["high"]
+    assert row["clusters"] == (14, 13, 13)[int(name)]
+    assert (row["accuracy"], row["n"]) == (alone["accuracy"], alone["n"])
+  del plain["kinds"]
   assert got == plain
+
+
+def test_a_kind_of_one_cluster_counts_its_pictures():
+  """Kinds keep their weights: the interval does not see how they differ."""
+  strict = np.r_[np.ones(79), 0, np.zeros(79), 1]
+  kind = np.repeat([0, 1], 80)
+  plain = accuracy.summarise(strict, kind)
+  got = accuracy.summarise(strict, kind, clusters=kind)
+  assert all(row.pop("clusters") == 1 for row in got["kinds"].values())
+  assert got["kinds"] == plain["kinds"]
+  low, high = got["interval"]
+  assert 0.4 < low < 0.5 < high < 0.6
+  want = 2 * 1.96 * (79 / 80 / 80 / 79 / 2) ** 0.5  # of a stratified mean
+  np.testing.assert_allclose(high - low, want, rtol=0.2)
 
 
 def test_nothing_left_is_nan_not_zero():

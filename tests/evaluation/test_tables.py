@@ -65,6 +65,15 @@ def test_table_columns_line_up():
   assert "0.930 [0.910, 0.950]" in lines[-1]
 
 
+def test_a_kind_that_rests_on_one_meaning_says_so():
+  kinds = {
+    name: NUMBERS["kinds"]["single"] | {"clusters": count}
+    for name, count in (("single", 1), ("colours", 4))
+  }
+  _, rows = tables.evaluation_rows({"after": {"plain": {"kinds": kinds}}})
+  assert [row[0] for row in rows[:2]] == ["single (one meaning)", "colours"]
+
+
 def test_table_of_little():
   assert tables.evaluation_table({}) == ""
   only = {"reward_model": {"accuracy": 0.9, "n": 5}}

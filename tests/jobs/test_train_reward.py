@@ -15,6 +15,7 @@ from jaxreward import jobs, rewards
 from jaxreward.data import preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.evaluation import intervals
 from jaxreward.jobs import reward_model, train_reward
 from jaxreward.training import checkpoint
 from tests import tiny
@@ -117,6 +118,34 @@ def test_the_bins_of_its_confidence_are_those_of_its_pairs():
   assert unsure["accuracy"] == 1.0 and sure["accuracy"] == pytest.approx(2 / 3)
   assert sure["confidence"] == pytest.approx(1 / (1 + np.exp(-3.0)))
   assert unsure["confidence"] == pytest.approx(1 / (1 + np.exp(-0.1)))
+
+
+def test_pairs_of_a_prompt_are_not_independent():
+  """Thirty prompts in two rows of four pairs each, right or wrong as one."""
+  rng = np.random.default_rng(0)
+  prompt = np.arange(60) % 30
+  right = np.arange(30) % 10 < 7
+  scores = np.tile([1.0, 0.0], (60, 4))
+  scores[~right[prompt]] *= -1
+  prob = np.full((60, 8, 8), np.nan, np.float32)
+  odd = np.arange(8) % 2
+  prob[:, (odd[:, None] == 0) & (odd == 1)] = 1.0
+  prob[:, (odd[:, None] == 1) & (odd == 0)] = 0.0
+  data = preferences.Preferences(
+    images=np.zeros((480, 1, 1, 3), np.uint8),
+    tokens=rng.integers(9, size=(30, 8))[prompt],
+    kind=np.zeros(60, np.int32),
+    members=np.arange(480).reshape(60, 8),
+    prob=prob,
+    score=np.full((60, 8), np.nan),
+    strict=np.tile([1.0, 0.0], (60, 4)),
+    source=np.full(8, preferences.SOURCES.index("file")),
+  )
+  found = reward_model.evaluate(data, scores, seed=0)
+  assert found["n"] > 100 and found["policy_strict"]["n"] == 0
+  prompts = intervals.wilson(21, 30)
+  for row in (found, found["strict"], *found["kinds"].values()):
+    np.testing.assert_allclose((row["low"], row["high"]), prompts, atol=0.04)
 
 
 class Drawn(Exception):

@@ -65,6 +65,11 @@ def test_kind_rows():
   mark = {"side": "before", "left": "50.00", "low": "40.00", "width": "60.00"}
   assert two["marks"][0] == mark
   assert overall["kind"] == "all" and overall["n"] == 9
+  assert two["note"] == overall["note"] == ""
+  numbers = side(0.8)
+  numbers["kinds"]["two"]["clusters"] = 1
+  two, overall = summary.kind_rows({"after": {PLAIN: numbers}})
+  assert (two["note"], overall["note"]) == ("one meaning", "")
 
 
 def test_nulls_everywhere_are_survived():
