@@ -167,6 +167,8 @@ def run(flags: Flags) -> None:
   if not flags.workdir:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   configure_jax()
+  if config.job in jobs.JOBS:
+    jobs.check(config.job, config)
   workdir = epath.Path(flags.workdir).expanduser()
   if "workdir" in config:
     with config.unlocked():

@@ -26,7 +26,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import schedule, steppers
-from jaxreward.jobs import align_steps, evaluate, kernels, setup
+from jaxreward.jobs import align_steps, checks, evaluate, kernels, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
@@ -71,6 +71,30 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
   )  # fmt: skip
 
 
+def _try_methods(config: ConfigDict) -> None:
+  """Lets every method look at its own options, before the first update."""
+  plain = config.copy_and_resolve_references()
+  with plain.unlocked():
+    plain.kernels.implementation = "xla"  # kernels ask for more than options
+  methods = bind_methods(plain)
+  on_steps = config.objective.get("name") in align_steps.ON_STEPS
+  shape = jax.ShapeDtypeStruct
+  rows, latents = shape((2,), jnp.float32), shape((2, 1, 1, 1), jnp.float32)
+  group, members = shape((2, 2), jnp.float32), shape((2, 2), bool)
+  arrays = [rows] * 3 if on_steps else [latents] * 4 + [rows] * 2
+  for field, fn, shapes in (
+    (
+      "composition",
+      lambda *x: methods["compose"](*x, {"_": 1.0}),
+      [{"_": group}],
+    ),
+    ("advantage", methods["advantage"], [group]),
+    ("objective", methods["objective"], arrays),
+  ):
+    mask = shape((2,), bool) if field == "objective" else members
+    checks.try_out(fn, *shapes, mask, field=field)
+
+
 def _plan(config: ConfigDict, devices: int) -> align_steps.Plan:
   advantages.check_group_size(config.rollout.group)
   sampler = config_lib.bind(
@@ -86,6 +110,8 @@ def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   _plan(config, devices=1)
   bind_methods(config)
+  _try_methods(config)
+  setup.make_policy(config)
   reward_setup.bind(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")

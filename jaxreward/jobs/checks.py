@@ -7,13 +7,14 @@ is what would otherwise end a run in the middle, or in a traceback.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, one_line
 
 SEEDS = ("seed", "eval.seed")
 SCALES = ("eval.guidance_scales", "train_reward.sampling.guidance_scales")
@@ -150,6 +151,28 @@ def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
       f'config.{field}="{value}" is none of {", ".join(known)}'
       f"{nearest(str(value), known)}"
     )
+
+
+def try_out(
+  fn: Callable[..., Any], *shapes: Any, field: str, prefix: str = "config."
+) -> None:
+  """Calls a function on shapes alone, so that it looks at its own options.
+
+  Args:
+    fn: a method with its options bound.
+    *shapes: trees of `jax.ShapeDtypeStruct`; nothing is computed.
+    field: where the method stands, for errors that do not say it.
+    prefix: of the function's own errors.
+
+  Raises:
+    UserError: what the function says of its options.
+  """
+  try:
+    jax.eval_shape(fn, *shapes)
+  except UserError as error:
+    raise UserError(f"{prefix}{error}") from error
+  except Exception as error:
+    raise UserError(f"config.{field}: {one_line(error)}") from error
 
 
 def is_finite(value: Any) -> bool:

@@ -56,6 +56,14 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
   return loss_fn
 
 
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  setup.make_policy(config)
+  optimizer.make_optimizer(
+    **config.optimizer.to_dict(), total_steps=config.pretrain.steps
+  )
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Pretrains, evaluates and exports workdir/policy.safetensors."""
   mesh = setup.make_mesh(config)

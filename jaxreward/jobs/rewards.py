@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -14,6 +16,7 @@ from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.jobs import checks, reward_model
+from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights")
@@ -83,6 +86,8 @@ def _bound(entry: Any, field: str) -> _Entry:
     reserved=_RESERVED,
     supplied=("params", "scorer", "mean", "std") if is_learned else seen,
   )  # fmt: skip
+  if seen:
+    _try_out(fn, field)
   weight: Any = entry.get("weight", 1.0)
   file = entry.get("weights", "")
   if not checks.is_finite(weight):
@@ -90,6 +95,23 @@ def _bound(entry: Any, field: str) -> _Entry:
   if not isinstance(file, str):
     raise UserError(f"config.{field}.weights={file}: expected a file's name")
   return _Entry(field, fn, float(weight), is_learned, file)
+
+
+def _try_out(fn: Callable[..., Any], field: str) -> None:
+  """Lets a reward that asks the detector look at its own options."""
+  shape = jax.ShapeDtypeStruct
+  number, ids = shape((1,), jnp.int32), shape((1,), jnp.uint32)
+  prompts = PromptBatch(
+    tokens=shape((1, 1), jnp.int32), ids=ids, kind=number,
+    items=shape((1, 2, 3), jnp.int32), relation=number, mask=shape((1,), bool),
+  )  # fmt: skip
+  scores = shape((1, 1), jnp.float32)
+  checks.try_out(
+    lambda images, prompts, found: fn(images, prompts, verdict=found),
+    shape((1, 1, 1, 1, 3), jnp.float32), prompts,
+    {"dense": scores, "strict": scores},
+    field=field, prefix=f"config.{field}: ",
+  )  # fmt: skip
 
 
 def _load_learned(entry: _Entry, workdir: epath.Path):

@@ -236,6 +236,89 @@ def test_a_value_out_of_range_is_refused_before_anything(
 
 
 @pytest.mark.parametrize(
+  ("spec", "given", "words"),
+  [
+    (QUICK, {"advantage.std": "global"}, ("advantage.std", "global", "batch")),
+    (QUICK, {"objective.adv_mode": "foo"}, ("objective.adv_mode", "binary")),
+    (
+      QUICK,
+      {"objective.name": "awm", "objective.weighting": "t3"},
+      ("config.objective.weighting", "t3", "ghuber"),
+    ),
+    (QUICK, {"composition.epsilon": 0.1}, ("composition.epsilon", "no arg")),
+    (
+      QUICK,
+      {"composition.name": "gdpo", "composition.epsilon": -1.0},
+      ("config.composition.epsilon=-1.0", ">= 0"),
+    ),
+    (
+      QUICK,
+      {"rewards.detector.strict_weight": 2.0},
+      ("config.rewards.detector", "strict_weight=2.0", "[0, 1]"),
+    ),
+    (
+      QUICK,
+      {
+        "train_reward.loss.name": "rao_kupper",
+        "train_reward.loss.threshold": 1,
+      },
+      ("config.train_reward.loss.threshold=1.0", "above 1"),
+    ),
+    (QUICK, {"train_reward.ties": "keep"}, ("config.train_reward.ties",)),
+    (
+      QUICK,
+      {"train_reward.optimizer.schedule": "cosin"},
+      ("config.train_reward.optimizer.schedule", '"cosine"'),
+    ),
+    (QUICK, {"reward_model.name": "scenes"}, ('did you mean "scene"',)),
+    (QUICK, {"model.width": 30}, ("model.width=30", "heads")),
+    (QUICK, {"jobs": "align,alin"}, ('config.jobs holds "alin"',)),
+    (PRETRAIN, {"optimizer.name": "adam"}, ("optimizer.name", '"adamw"')),
+    (SAMPLE, {"model.remat": "all"}, ("model.remat", "all")),
+    (
+      "evaluate_scenes.py:smoke",
+      {"rewards.mine.fn": "detecor"},
+      ("config.rewards.mine.fn", "detector"),
+    ),
+    (
+      QUICK,
+      {"rollout.window_size": 3},
+      ("config.rollout.window_size=3", '"ode"', "flow_sde"),
+    ),
+    (
+      GRPO,
+      {"rollout.sampler.name": "ode", "objective.name": "awm"}
+      | {"rollout.window_size": 2},
+      ("config.rollout.window_size=2", '"ode"'),
+    ),
+  ],
+)
+def test_a_method_looks_at_its_options_before_anything(
+  spec, given, words, command, tmp_path
+):
+  assert command(spec, tmp_path / "run", given) == 2
+  for word in words:
+    assert word in command.error
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    {"rollout.sampler.name": "flow_sde", "rollout.sampler.noise_level": 0.5},
+    {"composition.name": "gdpo", "composition.epsilon": 1e-4},
+    {"train_reward.loss.name": "hinge", "train_reward.loss.margin": 0.5},
+    {"objective.name": "awm", "objective.weighting": "huber"},
+    {"kernels.implementation": "auto", "advantage.std": "batch"},
+  ],
+)
+def test_other_methods_and_their_options_are_taken(given):
+  config = tiny.load(QUICK, given)
+  jobs.find(config)
+  jobs.check("pipeline", config)
+
+
+@pytest.mark.parametrize(
   "given",
   [
     {"checkpoint.every": 0, "eval.every": 0},
