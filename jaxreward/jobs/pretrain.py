@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import rng
+from jaxreward import rng, workdirs
 from jaxreward.data import captions, pipeline, sources
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
@@ -164,8 +164,7 @@ def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   problems: list[str] = []
   found = collect.read_json(workdir / evaluate.EVALUATION_FILE, problems)
   return {
-    "command": "python -m jaxreward.main --config=configs/pretrain_scenes.py"
-    f" --workdir=runs/pretrain --config.seed={config.seed}",
+    "command": workdirs.read_command(workdir),
     "seed": config.seed,
     "steps": config.pretrain.steps,
     "seconds": round(seconds),
