@@ -184,8 +184,12 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
 def _panel(
   images, found, prompts, scores, rewards, heldout, update
 ) -> dict[str, Mean]:
-  """The over-optimisation panel of one iteration; jitted by the caller."""
-  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
+  """The over-optimisation panel of one iteration; jitted by the caller.
+
+  Pictures with a pixel that is not finite are left out.
+  """
+  usable = jnp.isfinite(images).all((2, 3, 4))
+  mask = jnp.asarray(prompts.mask)[:, None] & usable
   terms = [rewards[name] * scores[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(
@@ -270,6 +274,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   rewards = reward_setup.load(config, workdir)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
+  if heldout is None:
+    logging.info(
+      "nothing is held out, so over-optimisation cannot be seen; a reward under"
+      " config.heldout_rewards is watched and not trained on"
+    )
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)

@@ -59,7 +59,10 @@ def load(
 def bind(
   config: ConfigDict, sections: Sequence[str] = SECTIONS
 ) -> dict[str, _Entry]:
-  """What `load` can find out without reading a reward model."""
+  """What `load` can find out without reading a reward model.
+
+  The detector is held out where nothing else is and no reward asks it.
+  """
   entries: dict[str, _Entry] = {}
   for section in sections:
     for name in config[section]:
@@ -69,7 +72,17 @@ def bind(
           " a held-out reward is one that is not trained on"
         )
       entries[name] = _bound(config[section][name], f"{section}.{name}")
+  if entries and "heldout_rewards" in sections and not config.heldout_rewards:
+    _hold_out_detector(entries)
   return entries
+
+
+def _hold_out_detector(entries: dict[str, _Entry]) -> None:
+  """Watches the detector where no trained reward asks it."""
+  if not any(getattr(e.fn, "takes_verdict", False) for e in entries.values()):
+    name = "heldout_detector" if "detector" in entries else "detector"
+    entry = ConfigDict({"fn": "detector"})
+    entries[name] = _bound(entry, f"heldout_rewards.{name}")
 
 
 def _bound(entry: Any, field: str) -> _Entry:
