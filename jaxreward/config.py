@@ -47,7 +47,13 @@ __all__ = [
 # Sections that take new entries and arguments from the command line.
 OPEN_SECTIONS = ("rewards", "heldout_rewards")
 # Sections that are one method: `name` and the arguments of that function.
-METHOD_SECTIONS = ("objective", "advantage")
+METHOD_SECTIONS = (
+  "objective",
+  "advantage",
+  "composition",
+  "rollout.sampler",
+  "train_reward.loss",
+)
 # Fields (or whole sections) that may change when a run is resumed: they do not
 # change its results, or, for the mesh, only within float tolerance.
 NOT_RESULTS = (
@@ -141,25 +147,30 @@ def override(config: ConfigDict, pairs: Sequence[tuple[str, str]]) -> None:
 
 def _switch_method(config: ConfigDict, key: str, text: str) -> None:
   """Another method by name starts from that method's own defaults."""
-  section, _, field = key.partition(".")
+  section, _, field = key.rpartition(".")
   if section not in METHOD_SECTIONS or field != "name":
     return
-  old = config.get(section, {})
-  if old and old.get("name") != text:
+  *outer, last = section.split(".")
+  parent: Any = config
+  for part in outer:
+    parent = parent.get(part)
+    if not isinstance(parent, ConfigDict):
+      return  # `_set` says that there is no such field
+  old = parent.get(last)
+  if isinstance(old, ConfigDict) and old.get("name") != text:
     dropped = [k for k in old if k != "name"]
     if dropped:
       logging.info(
         "config.%s is %s now: dropped the arguments of %s (%s)",
         section, text, old.get("name"), ", ".join(dropped),
       )  # fmt: skip
-    config[section] = ConfigDict({"name": text})
+    parent[last] = ConfigDict({"name": text})
 
 
 def _is_open(parts: Sequence[str]) -> bool:
   """Whether the section at this path takes new fields."""
   return bool(parts) and (
-    parts[0] in OPEN_SECTIONS
-    or (parts[0] in METHOD_SECTIONS and len(parts) == 1)
+    parts[0] in OPEN_SECTIONS or ".".join(parts) in METHOD_SECTIONS
   )
 
 

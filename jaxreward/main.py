@@ -158,6 +158,15 @@ def configure_jax() -> None:
   jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
+def _arguments(flags: Flags) -> list[str]:
+  """The flags of one run again, as `parse_flags` takes them."""
+  return [
+    f"--config={flags.config}",
+    f"--workdir={flags.workdir}",
+    *(f"--config.{field}={value}" for field, value in flags.overrides),
+  ]
+
+
 def run(flags: Flags) -> None:
   """Runs the config's job in its working directory."""
   if not flags.config:
@@ -167,11 +176,14 @@ def run(flags: Flags) -> None:
   if not flags.workdir:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   configure_jax()
+  if config.job in jobs.JOBS:
+    jobs.check(config.job, config)
   workdir = epath.Path(flags.workdir).expanduser()
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
   with workdirs.take(workdir, config):
+    workdirs.record_command(workdir, _arguments(flags))
     job(config, workdir)
 
 
@@ -199,15 +211,12 @@ def sweep_commands(flags: Flags) -> list[list[str]]:
       jobs.find(config_lib.load(flags.config, overrides))
     except UserError as error:
       raise UserError(f"{flags.sweep}: entry {i}: {error}") from error
-    commands.append(
-      [
-        "-m",
-        "jaxreward.main",
-        f"--config={flags.config}",
-        f"--workdir={os.path.join(flags.workdir, str(i))}",
-        *(f"--config.{k}={v}" for k, v in overrides),
-      ]
+    one = dataclasses.replace(
+      flags,
+      workdir=os.path.join(flags.workdir, str(i)),
+      overrides=overrides,
     )
+    commands.append(["-m", "jaxreward.main", *_arguments(one)])
   return commands
 
 

@@ -6,7 +6,8 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -19,6 +20,7 @@ from jaxreward.files import write_atomic
 
 CONFIG_FILE = "config.json"
 RECORDS = ("evaluation.json", "finished.json")  # what jobs add entries to
+COMMAND_FILE = "command.txt"
 LOCK_FILE = ".lock"
 _SHOWN = 3
 _HELD: set[int] = set()
@@ -137,6 +139,21 @@ def read_record(path: epath.Path) -> dict[str, Any]:
       " without what it holds"
     ) from error
   return value
+
+
+def record_command(workdir: epath.Path, arguments: Sequence[str]) -> None:
+  """Keeps the command that a run was last started with, for a person to read.
+
+  It is no part of the config, so the run stays the same run.
+  """
+  text = shlex.join(["python", "-m", "jaxreward.main", *arguments])
+  write_atomic(workdir / COMMAND_FILE, text + "\n")
+
+
+def read_command(workdir: epath.Path) -> str:
+  """What `record_command` has kept; empty if nothing was."""
+  path = workdir / COMMAND_FILE
+  return path.read_text().strip() if path.exists() else ""
 
 
 def _read(path: epath.Path) -> ConfigDict:

@@ -211,6 +211,30 @@ def test_another_method_drops_the_arguments_of_the_old_one(file):
   assert same.objective.clip == 0.1
 
 
+@pytest.mark.parametrize(
+  ("section", "old", "argument"),
+  [
+    ("composition", "weighted_sum", "epsilon"),
+    ("rollout.sampler", "ode", "noise_level"),
+    ("train_reward.loss", "bradley_terry", "threshold"),
+  ],
+)
+def test_a_method_takes_arguments_wherever_it_stands(section, old, argument):
+  outer, _, last = section.rpartition(".")
+  method = {last: {"name": old, "margin": 0.5}, "other": 1}
+  config = ConfigDict({outer: method} if outer else method)
+  pairs = [(f"{section}.{argument}", "0.25"), (f"{section}.name", "new")]
+  config_lib.override(config, pairs)
+  found = config[outer][last] if outer else config[last]
+  assert found.to_dict() == {"name": "new", argument: 0.25}
+  assert (config[outer] if outer else config).other == 1
+
+
+def test_a_method_of_a_section_that_is_not_there(file):
+  text = failure(config_lib.load, file, [("train_reward.loss.name", "hinge")])
+  assert "config.train_reward.loss.name: no such field" in text
+
+
 def test_references_follow_an_override():
   config = ConfigDict({"n": 2})
   config.twice = config.get_ref("n") * 2

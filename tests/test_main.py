@@ -264,6 +264,21 @@ def test_what_a_job_raises_sets_the_exit_code(
   assert expected in text and "Traceback" not in text
 
 
+def test_the_command_is_kept_and_is_no_part_of_the_run(config, tmp_path):
+  argv = [f"--config={config}:smoke", f"--workdir={tmp_path}/a b"]
+  spoken = tmp_path / "a b" / "command.txt"
+  assert main_lib.main([*argv, "--config.seed", "3"]) == 0
+  first = shlex.split(spoken.read_text())
+  assert first == ["python", "-m", "jaxreward.main", *argv, "--config.seed=3"]
+  identity = (tmp_path / "a b" / "config.json").read_bytes()
+  more = [*argv, "--config.seed=3", "--config.checkpoint.keep=2"]
+  assert main_lib.main(more) == 0  # goes on with the same run
+  assert shlex.split(spoken.read_text())[3:] == more
+  assert (tmp_path / "a b" / "config.json").read_bytes() == identity
+  assert main_lib.main([*argv, "--config.seed=4"]) == 2
+  assert shlex.split(spoken.read_text())[3:] == more
+
+
 def test_a_bug_keeps_its_traceback(config, tmp_path):
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
   with pytest.raises(RuntimeError, match="a bug"):

@@ -25,7 +25,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import steppers
-from jaxreward.jobs import align_steps, evaluate, kernels, setup
+from jaxreward.jobs import align_steps, checks, evaluate, kernels, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
@@ -69,6 +69,30 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
   )  # fmt: skip
 
 
+def _try_methods(config: ConfigDict) -> None:
+  """Lets every method look at its own options, before the first update."""
+  plain = config.copy_and_resolve_references()
+  with plain.unlocked():
+    plain.kernels.implementation = "xla"  # kernels ask for more than options
+  methods = bind_methods(plain)
+  on_steps = config.objective.get("name") in align_steps.ON_STEPS
+  shape = jax.ShapeDtypeStruct
+  rows, latents = shape((2,), jnp.float32), shape((2, 1, 1, 1), jnp.float32)
+  group, members = shape((2, 2), jnp.float32), shape((2, 2), bool)
+  arrays = [rows] * 3 if on_steps else [latents] * 4 + [rows] * 2
+  for field, fn, shapes in (
+    (
+      "composition",
+      lambda *x: methods["compose"](*x, {"_": 1.0}),
+      [{"_": group}],
+    ),
+    ("advantage", methods["advantage"], [group]),
+    ("objective", methods["objective"], arrays),
+  ):
+    mask = shape((2,), bool) if field == "objective" else members
+    checks.try_out(fn, *shapes, mask, field=field)
+
+
 def _plan(config: ConfigDict, devices: int) -> align_steps.Plan:
   advantages.check_group_size(config.rollout.group)
   sampler = config_lib.bind(
@@ -84,6 +108,8 @@ def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   _plan(config, devices=1)
   bind_methods(config)
+  _try_methods(config)
+  setup.make_policy(config)
   reward_setup.bind(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
@@ -156,8 +182,12 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
 def _panel(
   images, found, prompts, scores, rewards, heldout, update
 ) -> dict[str, Mean]:
-  """The over-optimisation panel of one iteration; jitted by the caller."""
-  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], images.shape[:2])
+  """The over-optimisation panel of one iteration; jitted by the caller.
+
+  Pictures with a pixel that is not finite are left out.
+  """
+  usable = jnp.isfinite(images).all((2, 3, 4))
+  mask = jnp.asarray(prompts.mask)[:, None] & usable
   terms = [rewards[name] * scores[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(
@@ -242,6 +272,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   rewards = reward_setup.load(config, workdir)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
+  if heldout is None:
+    logging.info(
+      "nothing is held out, so over-optimisation cannot be seen; a reward under"
+      " config.heldout_rewards is watched and not trained on"
+    )
 
   with jax.set_mesh(mesh):
     base = setup.load_params(config, policy)

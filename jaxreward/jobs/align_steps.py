@@ -133,6 +133,12 @@ def make_plan(
       f' config.rollout.sampler.name="{r.sampler.name}" draws none:'
       ' use "flow_sde", "dance_sde" or "cps"'
     )
+  if r.window_size and not len(drawn):
+    raise UserError(
+      f"config.rollout.window_size={r.window_size}: the sampler"
+      f' "{r.sampler.name}" draws no noise in any step; use 0, or'
+      ' config.rollout.sampler.name="flow_sde", "dance_sde" or "cps"'
+    )
   if on_steps:
     # The last step's Gaussian is too sharp to learn from.
     drawn = drawn[drawn < r.num_steps - 1] if len(drawn) > 1 else drawn

@@ -7,17 +7,84 @@ is what would otherwise end a run in the middle, or in a traceback.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest, one_line
 
 SEEDS = ("seed", "eval.seed")
 SCALES = ("eval.guidance_scales", "train_reward.sampling.guidance_scales")
-PENALTIES = ("objective.kl",)
 DECAYS = ("ema.decay", "objective.old_decay", "train_reward.ema_decay")
+COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
+NAMES = {
+  "model.dtype": COMPUTED,
+  "reward_model.dtype": COMPUTED,
+  "pretrain.export_dtype": STORED,
+  "sample.split": grammar.SPLITS,
+}
+
+_OPTIMIZERS = ("optimizer", "train_reward.optimizer")
+_MOMENTA = [
+  f"{section}.{name}"
+  for section in _OPTIMIZERS
+  for name in ("b1", "b2", "momentum")
+]
+# Fields of a section, by what they must be.
+_COUNTS = {  # 1 or more
+  "pretrain": ("steps", "batch_size"),
+  "rollout": ("prompts", "microbatch", "num_steps"),
+  "align": ("iterations", "times", "updates"),
+  "eval": ("samples", "quick_samples", "group", "num_steps", "microbatch"),
+  "sample": ("prompts", "group", "num_steps", "microbatch", "scale"),
+  "train_reward": ("train_rows", "heldout_rows", "steps", "rows"),
+  "train_reward.sampling": ("samples", "num_steps", "microbatch"),
+  "checkpoint": ("keep",),
+}
+_COUNTS_OR_NONE = {  # 0 or more
+  "rollout": ("window_start", "window_size"),
+  "eval": ("every",),
+  "checkpoint": ("every",),
+  "train_reward": ("evaluate_every", "save_every"),
+  "train_reward.pictures": ("renders", "spoiled", "borrowed"),
+  "lora": ("rank",),
+} | dict.fromkeys(_OPTIMIZERS, ("warmup_steps",))
+_POSITIVE = {
+  "rollout": ("shift",),
+  "pretrain": ("shift",),
+  "train_reward.sampling": ("shift",),
+  "objective": (
+    "beta", "adv_clip", "weight_floor", "power", "clip_range",
+    "clip_range_high",
+  ),
+} | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
+_NOT_NEGATIVE = {
+  "objective": ("kl",),
+  "advantage": ("epsilon", "clip"),
+  "composition": ("epsilon",),
+  "pretrain": ("time_std",),
+  "train_reward": ("margin",),
+} | dict.fromkeys(
+  _OPTIMIZERS, ("learning_rate", "weight_decay", "adam_scale", "clip_norm")
+)
+_FINITE = {
+  "rollout": ("guidance_scale",),
+  "sample": ("guidance_scale",),
+  "pretrain": ("time_mean",),
+}
+_SHARES = {
+  "pretrain": ("caption_corruption", "caption_drop"),
+  "train_reward.pictures": ("strict_weight",),
+} | dict.fromkeys(_OPTIMIZERS, ("final_scale",))
+
+
+def _fields(sections: Mapping[str, Sequence[str]]) -> list[str]:
+  return [
+    f"{section}.{name}" for section in sections for name in sections[section]
+  ]
 
 
 def check(config: ConfigDict) -> None:
@@ -26,11 +93,45 @@ def check(config: ConfigDict) -> None:
   Raises:
     UserError: the field, its value and what it takes.
   """
+  for field, known in NAMES.items():
+    _check_name(field, _value(config, field), known)
   for fields, is_right, wanted in (
     (SEEDS, _is_seed, "a whole number from 0 to 2**32 - 1"),
     (SCALES, _are_scales, "one finite number or more, as in 1.0,2.0"),
     (DECAYS, _is_decay, "at least 0 and less than 1"),
-    (PENALTIES, lambda v: is_finite(v) and v >= 0, "a number >= 0"),
+    (_MOMENTA, _is_decay, "at least 0 and less than 1"),
+    (_fields(_COUNTS), lambda v: _is_count(v, 1), "a whole number, at least 1"),
+    (
+      ("train_reward.pictures_per_row",),
+      lambda v: _is_count(v, 2),
+      "a whole number, at least 2: pictures are compared in pairs",
+    ),
+    (
+      _fields(_COUNTS_OR_NONE),
+      lambda v: _is_count(v, 0),
+      "a whole number, at least 0",
+    ),
+    (
+      _fields(_POSITIVE),
+      lambda v: is_finite(v) and v > 0,
+      "a number greater than 0",
+    ),
+    (
+      _fields(_NOT_NEGATIVE),
+      lambda v: is_finite(v) and v >= 0,
+      "a number >= 0",
+    ),
+    (_fields(_FINITE), is_finite, "a finite number"),
+    (
+      _fields(_SHARES),
+      lambda v: is_finite(v) and 0 <= v <= 1,
+      "a number from 0 to 1",
+    ),
+    (
+      ("train_reward.label_noise", "train_reward.loss.label_noise"),
+      lambda v: is_finite(v) and 0 <= v < 0.5,
+      "at least 0 and less than 0.5",
+    ),
     (
       ("data.kind_weights",),
       _are_kind_weights,
@@ -42,6 +143,36 @@ def check(config: ConfigDict) -> None:
       value = _value(config, field)
       if value is not None and not is_right(value):
         raise UserError(f"config.{field}={value}: expected {wanted}")
+
+
+def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
+  if value is not None and value not in known:
+    raise UserError(
+      f'config.{field}="{value}" is none of {", ".join(known)}'
+      f"{nearest(str(value), known)}"
+    )
+
+
+def try_out(
+  fn: Callable[..., Any], *shapes: Any, field: str, prefix: str = "config."
+) -> None:
+  """Calls a function on shapes alone, so that it looks at its own options.
+
+  Args:
+    fn: a method with its options bound.
+    *shapes: trees of `jax.ShapeDtypeStruct`; nothing is computed.
+    field: where the method stands, for errors that do not say it.
+    prefix: of the function's own errors.
+
+  Raises:
+    UserError: what the function says of its options.
+  """
+  try:
+    jax.eval_shape(fn, *shapes)
+  except UserError as error:
+    raise UserError(f"{prefix}{error}") from error
+  except Exception as error:
+    raise UserError(f"config.{field}: {one_line(error)}") from error
 
 
 def is_finite(value: Any) -> bool:
@@ -62,6 +193,10 @@ def _value(config: ConfigDict, field: str) -> Any:
 
 def _is_seed(value: Any) -> bool:
   return is_finite(value) and value == int(value) and 0 <= value < 2**32
+
+
+def _is_count(value: Any, least: int) -> bool:
+  return is_finite(value) and value == int(value) and value >= least
 
 
 def _are_scales(value: Any) -> bool:

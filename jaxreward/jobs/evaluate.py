@@ -342,8 +342,11 @@ def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run in a pipeline would refuse, before its first job."""
+  """Refuses what a run, or one in a pipeline, would refuse before it starts."""
+  setup.make_policy(config)
   reward_setup.bind(config)
+  if config.job != "pipeline":
+    return
   before = config.jobs[: config.jobs.index("evaluate")]
   writers = ("align", "pretrain")
   if config.eval.checkpoint == setup.OWN_POLICY and not (

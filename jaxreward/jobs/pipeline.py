@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Collection
 
 from absl import logging
 from etils import epath
@@ -19,12 +20,16 @@ from jaxreward.errors import UserError, nearest
 MARKS_FILE = "finished.json"
 
 
-def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Runs `config.jobs` in order.
+def check(config: ConfigDict, done: Collection[str] = ()) -> None:
+  """Refuses what a job to come would refuse, before the first of them runs.
+
+  Args:
+    config: of the run.
+    done: jobs that have finished.
 
   Raises:
-    UserError: a name that is no job, or the pipeline itself, or what one of
-      the jobs to come refuses; before the first of them runs.
+    UserError: a name that is no job, or the pipeline itself, or what a job
+      refuses.
   """
   known = [name for name in jobs.JOBS if name != "pipeline"]
   for name in config.jobs:
@@ -33,10 +38,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         f'config.jobs holds "{name}", which is no job{nearest(name, known)};'
         f" known: {', '.join(known)}"
       )
-  done = workdirs.read_record(workdir / MARKS_FILE)
   for name in config.jobs:
     if name not in done:
       jobs.check(name, config)
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Runs `config.jobs` in order; see `check` for what is refused first."""
+  done = workdirs.read_record(workdir / MARKS_FILE)
+  check(config, done)
   for name in config.jobs:
     if name in done:
       logging.info("%s: finished before", name)

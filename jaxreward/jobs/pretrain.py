@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import rng
+from jaxreward import rng, workdirs
 from jaxreward.data import captions, pipeline, sources
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
@@ -54,6 +54,14 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
     return Mean.of(path.flow_matching_loss(v, x0, noise)), {}
 
   return loss_fn
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  setup.make_policy(config)
+  optimizer.make_optimizer(
+    **config.optimizer.to_dict(), total_steps=config.pretrain.steps
+  )
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
@@ -156,8 +164,7 @@ def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   problems: list[str] = []
   found = collect.read_json(workdir / evaluate.EVALUATION_FILE, problems)
   return {
-    "command": "python -m jaxreward.main --config=configs/pretrain_scenes.py"
-    f" --workdir=runs/pretrain --config.seed={config.seed}",
+    "command": workdirs.read_command(workdir),
     "seed": config.seed,
     "steps": config.pretrain.steps,
     "seconds": round(seconds),

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -14,6 +16,7 @@ from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.jobs import checks, reward_model
+from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights")
@@ -56,7 +59,10 @@ def load(
 def bind(
   config: ConfigDict, sections: Sequence[str] = SECTIONS
 ) -> dict[str, _Entry]:
-  """What `load` can find out without reading a reward model."""
+  """What `load` can find out without reading a reward model.
+
+  The detector is held out where nothing else is and no reward asks it.
+  """
   entries: dict[str, _Entry] = {}
   for section in sections:
     for name in config[section]:
@@ -66,7 +72,17 @@ def bind(
           " a held-out reward is one that is not trained on"
         )
       entries[name] = _bound(config[section][name], f"{section}.{name}")
+  if entries and "heldout_rewards" in sections and not config.heldout_rewards:
+    _hold_out_detector(entries)
   return entries
+
+
+def _hold_out_detector(entries: dict[str, _Entry]) -> None:
+  """Watches the detector where no trained reward asks it."""
+  if not any(getattr(e.fn, "takes_verdict", False) for e in entries.values()):
+    name = "heldout_detector" if "detector" in entries else "detector"
+    entry = ConfigDict({"fn": "detector"})
+    entries[name] = _bound(entry, f"heldout_rewards.{name}")
 
 
 def _bound(entry: Any, field: str) -> _Entry:
@@ -83,6 +99,8 @@ def _bound(entry: Any, field: str) -> _Entry:
     reserved=_RESERVED,
     supplied=("params", "scorer", "mean", "std") if is_learned else seen,
   )  # fmt: skip
+  if seen:
+    _try_out(fn, field)
   weight: Any = entry.get("weight", 1.0)
   file = entry.get("weights", "")
   if not checks.is_finite(weight):
@@ -90,6 +108,23 @@ def _bound(entry: Any, field: str) -> _Entry:
   if not isinstance(file, str):
     raise UserError(f"config.{field}.weights={file}: expected a file's name")
   return _Entry(field, fn, float(weight), is_learned, file)
+
+
+def _try_out(fn: Callable[..., Any], field: str) -> None:
+  """Lets a reward that asks the detector look at its own options."""
+  shape: Any = jax.ShapeDtypeStruct
+  number, ids = shape((1,), jnp.int32), shape((1,), jnp.uint32)
+  prompts = PromptBatch(
+    tokens=shape((1, 1), jnp.int32), ids=ids, kind=number,
+    items=shape((1, 2, 3), jnp.int32), relation=number, mask=shape((1,), bool),
+  )  # fmt: skip
+  scores = shape((1, 1), jnp.float32)
+  checks.try_out(
+    lambda images, prompts, found: fn(images, prompts, verdict=found),
+    shape((1, 1, 1, 1, 3), jnp.float32), prompts,
+    {"dense": scores, "strict": scores},
+    field=field, prefix=f"config.{field}: ",
+  )  # fmt: skip
 
 
 def _load_learned(entry: _Entry, workdir: epath.Path):

@@ -20,6 +20,11 @@ from jaxreward.jobs import setup
 from jaxreward.report import grids
 
 
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  setup.make_policy(config)
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Writes workdir/samples/*.png, a grid of all, and what each one shows."""
   options = config.sample

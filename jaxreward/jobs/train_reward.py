@@ -30,7 +30,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import evaluate, reward_model, setup
+from jaxreward.jobs import checks, evaluate, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.models.scene_reward import RewardModel
 from jaxreward.numerics import Mean
@@ -124,10 +124,7 @@ def scene_preferences(
 
 def preference_loss(config: ConfigDict, scorer: RewardModel, pictures: int):
   """The loss over all pairs of every row's pictures."""
-  bound = config_lib.bind(
-    config.train_reward.loss, reward_models.REGISTRY,
-    field="train_reward.loss", positional=3,
-  )  # fmt: skip
+  bound = _loss(config)
   first, second = np.triu_indices(pictures, 1)
 
   def loss_fn(params: Params, batch: Any, frozen: Any):
@@ -176,17 +173,58 @@ def _start(config: ConfigDict, scorer: RewardModel, base: Params | None):
   return params
 
 
+def _optimizer(config: ConfigDict):
+  options = config.train_reward
+  try:
+    tx, _ = optimizer.make_optimizer(
+      **options.optimizer.to_dict(), total_steps=options.steps
+    )
+  except UserError as error:
+    raise UserError(f"config.train_reward.{error}") from error
+  return tx
+
+
+def _scorer(config: ConfigDict) -> RewardModel:
+  return config_lib.bind(
+    config.reward_model, {"scene": scene_reward.make_scorer},
+    field="reward_model",
+  )()  # fmt: skip
+
+
+def _loss(config: ConfigDict):
+  return config_lib.bind(
+    config.train_reward.loss, reward_models.REGISTRY,
+    field="train_reward.loss", positional=3,
+  )  # fmt: skip
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  options, shape = config.train_reward, jax.ShapeDtypeStruct
+  setup.make_policy(config)
+  _scorer(config)
+  _optimizer(config)
+  checks.try_out(
+    lambda scores, prob: _loss(config)(scores, prob, None),
+    shape((2, 2), jnp.float32), shape((2,), jnp.float32),
+    field="train_reward.loss", prefix="config.train_reward.",
+  )  # fmt: skip
+  checks.try_out(
+    functools.partial(
+      preferences.preference_probabilities,
+      label_noise=options.label_noise, margin=options.margin, ties=options.ties,
+    ),
+    jax.eval_shape(lambda: jax.random.key(0)), shape((2, 2), jnp.float32),
+    field="train_reward",
+  )  # fmt: skip
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains, tests and exports workdir/reward_model.safetensors."""
   options = config.train_reward
   mesh = setup.make_mesh(config)
-  scorer = config_lib.bind(
-    config.reward_model, {"scene": scene_reward.make_scorer},
-    field="reward_model",
-  )()  # fmt: skip
-  tx, _ = optimizer.make_optimizer(
-    **options.optimizer.to_dict(), total_steps=options.steps
-  )
+  scorer = _scorer(config)
+  tx = _optimizer(config)
   with jax.set_mesh(mesh):
     train, heldout, base = _data(config, scorer, mesh)
     params = _start(config, scorer, base)

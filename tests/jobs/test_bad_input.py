@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
+from jaxreward import jobs
 from jaxreward.errors import UserError
 from tests import tiny
 
@@ -157,6 +158,177 @@ def test_a_wrong_value_leaves_no_working_directory(
   ((field, _),) = overrides.items()
   assert f"config.{field}=" in command.error
   assert not (tmp_path / "run").exists()
+
+
+QUICK, PRETRAIN = "quickstart.py:smoke", "pretrain_scenes.py:smoke"
+SAMPLE = "sample_scenes.py:smoke"
+
+
+@pytest.mark.parametrize(
+  ("spec", "field", "value", "wanted"),
+  [
+    (PRETRAIN, "pretrain.export_dtype", "bf16", 'did you mean "bfloat16"'),
+    (PRETRAIN, "pretrain.export_dtype", "fp16", 'did you mean "float16"'),
+    (PRETRAIN, "model.dtype", "bf16", 'did you mean "bfloat16"'),
+    (NFT, "model.dtype", "float16", "none of float32, bfloat16"),
+    (QUICK, "reward_model.dtype", "f32", 'did you mean "float32"'),
+    (SAMPLE, "sample.split", "held", 'did you mean "heldout"'),
+    *(
+      (QUICK, field, value, "at least 1")
+      for field in (
+        "eval.microbatch", "eval.num_steps", "eval.group", "eval.samples",
+        "eval.quick_samples", "sample.prompts", "sample.group",
+        "sample.microbatch", "sample.num_steps", "sample.scale",
+        "rollout.prompts", "rollout.microbatch", "rollout.num_steps",
+        "train_reward.sampling.microbatch", "train_reward.sampling.samples",
+        "train_reward.sampling.num_steps", "train_reward.steps",
+        "train_reward.rows", "train_reward.train_rows",
+        "train_reward.heldout_rows", "pretrain.steps", "pretrain.batch_size",
+        "align.iterations", "align.times", "align.updates", "checkpoint.keep",
+      )
+      for value in (0, -2)
+    ),
+    (QUICK, "train_reward.pictures_per_row", 1, "at least 2"),
+    *(
+      (QUICK, field, -1, "at least 0")
+      for field in (
+        "checkpoint.every", "eval.every", "train_reward.save_every",
+        "train_reward.evaluate_every", "train_reward.pictures.renders",
+        "optimizer.warmup_steps", "train_reward.optimizer.warmup_steps",
+        "rollout.window_start", "rollout.window_size", "lora.rank",
+      )
+    ),
+    *(
+      (QUICK, field, value, "greater than 0")
+      for field in (
+        "rollout.shift", "pretrain.shift", "train_reward.sampling.shift",
+        "objective.beta",
+      )
+      for value in (0.0, -1.0, "nan", "inf")
+    ),
+    (GRPO, "objective.clip_range", 0.0, "greater than 0"),
+    (GRPO, "objective.clip_range_high", "much", "greater than 0"),
+    (NFT, "objective.adv_clip", -5.0, "greater than 0"),
+    *(
+      (QUICK, field, value, "a number >= 0")
+      for field in (
+        "optimizer.learning_rate", "train_reward.optimizer.learning_rate",
+        "optimizer.weight_decay", "optimizer.clip_norm",
+      )
+      for value in (-1e-4, "nan")
+    ),
+    (QUICK, "advantage.clip", "abc", "a number >= 0"),
+    (QUICK, "optimizer.b1", 1.0, "less than 1"),
+    (QUICK, "train_reward.optimizer.b2", -0.1, "less than 1"),
+    (QUICK, "optimizer.final_scale", 1.5, "from 0 to 1"),
+    (PRETRAIN, "pretrain.caption_drop", 2.0, "from 0 to 1"),
+    (QUICK, "train_reward.label_noise", 0.5, "less than 0.5"),
+    (NFT, "rollout.guidance_scale", "nan", "a finite number"),
+  ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_before_anything(
+  spec, field, value, wanted, command, tmp_path
+):
+  assert command(spec, tmp_path / "run", {field: value}) == 2
+  assert f"config.{field}=" in command.error
+  assert wanted in command.error
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  ("spec", "given", "words"),
+  [
+    (QUICK, {"advantage.std": "global"}, ("advantage.std", "global", "batch")),
+    (QUICK, {"objective.adv_mode": "foo"}, ("objective.adv_mode", "binary")),
+    (
+      QUICK,
+      {"objective.name": "awm", "objective.weighting": "t3"},
+      ("config.objective.weighting", "t3", "ghuber"),
+    ),
+    (QUICK, {"composition.epsilon": 0.1}, ("composition.epsilon", "no arg")),
+    (
+      QUICK,
+      {"composition.name": "gdpo", "composition.epsilon": -1.0},
+      ("config.composition.epsilon=-1.0", ">= 0"),
+    ),
+    (
+      QUICK,
+      {"rewards.detector.strict_weight": 2.0},
+      ("config.rewards.detector", "strict_weight=2.0", "[0, 1]"),
+    ),
+    (
+      QUICK,
+      {
+        "train_reward.loss.name": "rao_kupper",
+        "train_reward.loss.threshold": 1,
+      },
+      ("config.train_reward.loss.threshold=1.0", "above 1"),
+    ),
+    (QUICK, {"train_reward.ties": "keep"}, ("config.train_reward.ties",)),
+    (
+      QUICK,
+      {"train_reward.optimizer.schedule": "cosin"},
+      ("config.train_reward.optimizer.schedule", '"cosine"'),
+    ),
+    (QUICK, {"reward_model.name": "scenes"}, ('did you mean "scene"',)),
+    (QUICK, {"model.width": 30}, ("model.width=30", "heads")),
+    (QUICK, {"jobs": "align,alin"}, ('config.jobs holds "alin"',)),
+    (PRETRAIN, {"optimizer.name": "adam"}, ("optimizer.name", '"adamw"')),
+    (SAMPLE, {"model.remat": "all"}, ("model.remat", "all")),
+    (
+      "evaluate_scenes.py:smoke",
+      {"rewards.mine.fn": "detecor"},
+      ("config.rewards.mine.fn", "detector"),
+    ),
+    (
+      QUICK,
+      {"rollout.window_size": 3},
+      ("config.rollout.window_size=3", '"ode"', "flow_sde"),
+    ),
+    (
+      GRPO,
+      {"rollout.sampler.name": "ode", "objective.name": "awm"}
+      | {"rollout.window_size": 2},
+      ("config.rollout.window_size=2", '"ode"'),
+    ),
+  ],
+)
+def test_a_method_looks_at_its_options_before_anything(
+  spec, given, words, command, tmp_path
+):
+  assert command(spec, tmp_path / "run", given) == 2
+  for word in words:
+    assert word in command.error
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    {"rollout.sampler.name": "flow_sde", "rollout.sampler.noise_level": 0.5},
+    {"composition.name": "gdpo", "composition.epsilon": 1e-4},
+    {"train_reward.loss.name": "hinge", "train_reward.loss.margin": 0.5},
+    {"objective.name": "awm", "objective.weighting": "huber"},
+    {"kernels.implementation": "auto", "advantage.std": "batch"},
+  ],
+)
+def test_other_methods_and_their_options_are_taken(given):
+  config = tiny.load(QUICK, given)
+  jobs.find(config)
+  jobs.check("pipeline", config)
+
+
+@pytest.mark.parametrize(
+  "given",
+  [
+    {"checkpoint.every": 0, "eval.every": 0},
+    {"optimizer.learning_rate": 0.0, "optimizer.clip_norm": 0.0},
+    {"advantage.clip": "none", "optimizer.final_scale": 0.0},
+    {"model.dtype": "bfloat16", "pretrain.export_dtype": "float16"},
+  ],
+)
+def test_a_value_that_means_something_is_taken(given):
+  assert jobs.find(tiny.load(QUICK, given))
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import re
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
+from jaxreward import workdirs
 from jaxreward.data.scenes import grammar
-from jaxreward.jobs import evaluate, setup
+from jaxreward.jobs import evaluate, pretrain, setup
 from jaxreward.training import weights
 from tests import tiny
 
@@ -279,3 +281,14 @@ def test_a_finished_pipeline_started_again_does_nothing(
   tiny.run(config, quickstart)
   assert written() == kept
   assert compile_counter.names == []
+
+
+def test_the_record_of_a_policy_holds_the_command_that_ran(tmp_path):
+  workdir = epath.Path(tmp_path)
+  given = ["--config=configs/pretrain_scenes.py:smoke", "--config.seed=7"]
+  workdirs.record_command(workdir, given)
+  config = tiny.load("pretrain_scenes.py:smoke", {"seed": 7})
+  found = pretrain.manifest(config, workdir)
+  expected = "python -m jaxreward.main " + " ".join(given)
+  assert found["command"] == expected
+  assert found["seed"] == 7

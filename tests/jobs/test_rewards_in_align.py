@@ -6,7 +6,12 @@ import types
 
 import numpy as np
 import pytest
+from etils import epath
 
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+from jaxreward.jobs import align, setup
+from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import verifiable
 from tests import tiny
 
@@ -222,3 +227,60 @@ def test_a_lost_held_out_reward_does_not_stop_the_run(run, rewards, tmp_path):
   row = rows(tmp_path)[-1]
   assert row["failed/other"] == 24
   assert "reward/other" not in row
+
+
+@pytest.mark.parametrize(
+  ("given", "names"),
+  [
+    ({}, ["detector"]),
+    ({"rewards.mine.fn": "strict"}, ["detector", "mine"]),
+    (tiny.REWARD, ["redness", "detector"]),
+    (tiny.REWARD | {"rewards.redness": "none"}, []),
+    (
+      tiny.REWARD | {"heldout_rewards.other.fn": f"{tiny.HERE}:redness"},
+      ["redness", "other"],
+    ),
+    (
+      {"rewards.detector.fn": f"{tiny.HERE}:redness"},
+      ["detector", "heldout_detector"],
+    ),
+  ],
+)
+def test_the_detector_is_held_out_where_nothing_else_is(given, names):
+  config = tiny.load(NFT, given)
+  assert sorted(reward_setup.bind(config)) == sorted(names)
+  trained = reward_setup.bind(config, ("rewards",))
+  assert sorted(trained) == sorted(config.rewards)
+
+
+def test_the_panel_leaves_out_pictures_that_are_not_finite():
+  generator = np.random.default_rng(0)
+  images = generator.random((2, 3, 36, 36, 3)).astype(np.float32)
+  images[1, 2, 0, 0, 0] = np.nan
+  scores = {"mine": generator.random((2, 3)).astype(np.float32)}
+  batch = grammar.batch(grammar.prompts("train")[:2])
+  found = {k: np.ones((2, 3), np.float32) for k in ("strict", "texture")} | {
+    "out_of_range": np.zeros((2, 3), np.float32)
+  }
+  panel = align._panel(images, found, batch, scores, {"mine": 1.0}, None, {})
+  numbers = tiny.numbers(panel)
+  assert np.isfinite(list(numbers.values())).all()
+  assert panel["panel/brightness"].weight == 5
+  assert panel["panel/accuracy"].weight == 5
+  kept = np.delete(scores["mine"].ravel(), 5)
+  np.testing.assert_allclose(
+    numbers["panel/trained_reward"], kept.mean(), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_run_says_when_nothing_is_held_out(held, monkeypatch, caplog):
+  def stop(*args):
+    raise UserError("that is enough")
+
+  monkeypatch.setattr(setup, "load_params", stop)
+  more = {"heldout_rewards.other.fn": f"{tiny.HERE}:redness"} if held else {}
+  config = tiny.load(NFT, tiny.FAST, tiny.MODEL, more)
+  with pytest.raises(UserError, match="enough"), caplog.at_level("INFO"):
+    align.run(config, epath.Path("nowhere"))
+  assert ("over-optimisation cannot be seen" in caplog.text) != held
