@@ -112,7 +112,7 @@ def _bound(entry: Any, field: str) -> _Entry:
 
 def _try_out(fn: Callable[..., Any], field: str) -> None:
   """Lets a reward that asks the detector look at its own options."""
-  shape = jax.ShapeDtypeStruct
+  shape: Any = jax.ShapeDtypeStruct
   number, ids = shape((1,), jnp.int32), shape((1,), jnp.uint32)
   prompts = PromptBatch(
     tokens=shape((1, 1), jnp.int32), ids=ids, kind=number,
