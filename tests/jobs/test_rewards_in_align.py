@@ -281,6 +281,7 @@ def test_a_run_says_when_nothing_is_held_out(held, monkeypatch, caplog):
   monkeypatch.setattr(setup, "load_params", stop)
   more = {"heldout_rewards.other.fn": f"{tiny.HERE}:redness"} if held else {}
   config = tiny.load(NFT, tiny.FAST, tiny.MODEL, more)
-  with pytest.raises(UserError, match="enough"), caplog.at_level("INFO"):
+  caplog.set_level("INFO", logger="absl")
+  with pytest.raises(UserError, match="enough"):
     align.run(config, epath.Path("nowhere"))
   assert ("over-optimisation cannot be seen" in caplog.text) != held
