@@ -13,13 +13,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import log_prob, rollout
-from jaxreward.numerics import Max
 from pallas_kernels import dispatch
 from pallas_kernels.grouped_advantage import api as grouped
 from pallas_kernels.sde_step import api as sde
@@ -87,11 +84,9 @@ def objectives(registry: Registry, config: ConfigDict) -> dict[str, Any]:
 
   @functools.wraps(registry["flow_grpo"])
   def flow_grpo(log_prob, old_log_prob, advantage, mask, **options):
-    loss, metrics = grouped.clipped_loss(
+    return grouped.clipped_loss(
       log_prob, old_log_prob, advantage, mask, implementation=form, **options
     )
-    gap = jnp.abs(jax.lax.stop_gradient(log_prob) - old_log_prob)
-    return loss, metrics | {"log_ratio_max": Max.of(gap, mask)}
 
   return dict(registry) | {"flow_grpo": flow_grpo}
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.numerics import Mean, masked_std
+from jaxreward.numerics import Max, Mean, Metric, masked_std
 from jaxreward.types import Array, ArrayLike
 from pallas_kernels import dispatch
 from pallas_kernels.grouped_advantage import gpu, reference, tpu
@@ -134,7 +134,7 @@ def clipped_loss(
   clip_range_high: float | None = None,
   implementation: str = "auto",
   batch_axes: tuple[str, ...] = dispatch.BATCH_AXES,
-) -> tuple[Mean, dict[str, Mean]]:
+) -> tuple[Mean, dict[str, Metric]]:
   """`jaxreward.objectives.flow_grpo` for advantages that are there already.
 
   The same kernel, for micro-batches that hold parts of groups.
@@ -158,7 +158,9 @@ def clipped_loss(
   rows = (advantage[:, None], jnp.asarray(mask)[:, None], None)
   cube = lambda x: jnp.asarray(x)[:, None, None]
   _, sums = _fused(how, cube(log_prob), cube(old_log_prob), None, *rows)
-  return _means(sums)
+  loss, metrics = _means(sums)
+  gap = jnp.abs(jax.lax.stop_gradient(log_prob) - old_log_prob)
+  return loss, metrics | {"log_ratio_max": Max.of(gap, mask)}
 
 
 def _options(std, baseline, epsilon, clip, clip_range=0.0, clip_high=None):

@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxreward.training.mesh import batch_sharding, make_mesh
+from jaxreward.training.mesh import BATCH_AXES, make_mesh
 from pallas_kernels import dispatch
 from tests.kernels import programs
+
+
+def batch_sharding(mesh):
+  """Rows over all axes that share a batch."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
 
 MESHES = {"8x1x1": (8, 1, 1), "2x2x2": (2, 2, 2)}
 
