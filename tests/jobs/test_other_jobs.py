@@ -127,6 +127,7 @@ def test_the_evaluation_set_spreads_over_kinds():
   # rows of one meaning in other words are one cluster of pictures
   assert data.meanings.shape == (len(data.prompts) * 4,)
   assert len(np.unique(data.meanings)) < len({p.text for p in data.prompts})
+  assert data.kinds.tolist() == np.repeat(data.batch.kind, 4).tolist()
   few = evaluate.evaluation_set(prompts[:1], 10, 4, seed=20)
   assert len(few.prompts) == 3 and len(np.unique(few.batch.ids)) == 3
 
