@@ -17,6 +17,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import reward_model, train_reward
 from jaxreward.training import checkpoint
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -136,14 +137,14 @@ def asked(monkeypatch):
 
 
 def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
-  own = [p for p in grammar.prompts("train") if p.kind == 0]
+  own = [p for p in grammar.prompts("train") if p.kind == 3]
   path = tmp_path / "prompts.txt"
   path.write_text("".join(p.text + "\n" for p in own))
   config = make_config()
   with config.unlocked():
     config.data.source = str(path)
   with caplog.at_level("INFO"), pytest.raises(Drawn):
-    train_reward.scene_preferences(config, None, None)
+    train_reward.scene_preferences(config, tiny.small_policy(), None)
   rows = config.train_reward.train_rows
   assert {p.text for p in asked} <= {p.text for p in own}
   assert all(p.split == "train" for p in asked[:rows])
@@ -160,7 +161,7 @@ def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):
   with config.unlocked():
     config.data.source = str(path)
   with pytest.raises(UserError, match=r"prompts\.txt"):
-    train_reward.scene_preferences(config, None, None)
+    train_reward.scene_preferences(config, tiny.small_policy(), None)
   assert not asked
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxreward.errors import UserError
@@ -183,9 +184,7 @@ def test_a_step_keeps_its_shardings_and_agrees_with_one_device(mesh):
     update = jax.jit(
       step, donate_argnums=0, out_shardings=(places, meshes.replicated(mesh))
     )
-    batch = jax.device_put(
-      x, NamedSharding(mesh, PartitionSpec(meshes.BATCH_AXES))
-    )
+    batch = jax.device_put(x, NamedSharding(mesh, P(meshes.BATCH_AXES)))
 
     def run():
       state = start()
