@@ -92,7 +92,11 @@ WRONG = [
     " --config=configs/align_scenes.py --workdir=runs/r",
     "--workdir=runs/r: the pods of a run must share it",
   ),
-  ("slurm.sh", f"run --name=r {MAIN}", "no such program; make the environment"),
+  (
+    "slurm.sh",
+    f"run --name=r {MAIN} --python=/absent/python",
+    "no such program; make the environment",
+  ),
   (
     "slurm.sh",
     "run --name=r --nodes=2 --config=configs/align_scenes.py"
