@@ -40,14 +40,19 @@ def choose(implementation: str) -> str:
   Raises:
     UserError: there is no such form.
   """
-  if implementation not in IMPLEMENTATIONS:
-    raise UserError(
-      f'implementation="{implementation}" is none of'
-      f" {', '.join(IMPLEMENTATIONS)}{nearest(implementation, IMPLEMENTATIONS)}"
-    )
+  check(implementation)
   if implementation != "auto":
     return implementation
   return _BY_PLATFORM.get(_platform(), "interpret")
+
+
+def check(implementation: str, prefix: str = "") -> None:
+  """Raises `UserError` unless the form is known; it looks at no device."""
+  if implementation not in IMPLEMENTATIONS:
+    raise UserError(
+      f'{prefix}implementation="{implementation}" is none of'
+      f" {', '.join(IMPLEMENTATIONS)}{nearest(implementation, IMPLEMENTATIONS)}"
+    )
 
 
 def _platform() -> str:

@@ -15,8 +15,7 @@ from jaxreward import config as config_lib
 from jaxreward import jobs, workdirs
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
-from jaxreward.flow import steppers
-from jaxreward.jobs import align, align_steps, setup
+from jaxreward.jobs import align, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.training import loop, weights
 from jaxreward.training import mesh as mesh_lib
@@ -223,14 +222,7 @@ class Iteration:
 
 def make_plan(config, mesh):
   """The plan that the align job would make on this mesh."""
-  sampler = config_lib.bind(
-    config.rollout.sampler,
-    steppers.REGISTRY,
-    field="rollout.sampler",
-    positional=2,
-  )
-  devices = mesh_lib.round_up_to_devices(1, mesh)
-  return align_steps.make_plan(config, sampler, devices)
+  return align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
 
 
 def prompts_of(config, n=0):

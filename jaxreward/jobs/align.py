@@ -93,7 +93,8 @@ def _try_methods(config: ConfigDict) -> None:
     checks.try_out(fn, *shapes, mask, field=field)
 
 
-def _plan(config: ConfigDict, devices: int) -> align_steps.Plan:
+def make_plan(config: ConfigDict, devices: int) -> align_steps.Plan:
+  """The plan of a run on so many devices, its sampler bound."""
   advantages.check_group_size(config.rollout.group)
   sampler = config_lib.bind(
     config.rollout.sampler,
@@ -106,7 +107,7 @@ def _plan(config: ConfigDict, devices: int) -> align_steps.Plan:
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
-  _plan(config, devices=1)
+  make_plan(config, devices=1)
   bind_methods(config)
   _try_methods(config)
   setup.make_policy(config)
@@ -263,7 +264,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   check(config)
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
-  plan = _plan(config, mesh_lib.round_up_to_devices(1, mesh))
+  plan = make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   prompts = sources.load_prompts(config.data.source, "train")
   batches = pipeline.prompt_batches(
     prompts, seed=config.seed, batch_size=config.rollout.prompts,

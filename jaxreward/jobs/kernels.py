@@ -15,7 +15,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxreward.errors import UserError, nearest
 from jaxreward.flow import log_prob, rollout
 from pallas_kernels import dispatch
 from pallas_kernels.grouped_advantage import api as grouped
@@ -31,12 +30,7 @@ def chosen(config: ConfigDict) -> str | None:
     UserError: there is no such form.
   """
   name = config.kernels.implementation
-  if name not in dispatch.IMPLEMENTATIONS:
-    known = dispatch.IMPLEMENTATIONS
-    raise UserError(
-      f'config.kernels.implementation="{name}" is none of'
-      f" {', '.join(known)}{nearest(name, known)}"
-    )
+  dispatch.check(name, "config.kernels.")
   return None if name == "xla" else name
 
 

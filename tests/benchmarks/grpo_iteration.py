@@ -164,8 +164,7 @@ def load_job(flags):
 
   from jaxreward import config as config_lib
   from jaxreward.data.scenes import grammar
-  from jaxreward.flow import steppers
-  from jaxreward.jobs import align_steps, setup
+  from jaxreward.jobs import align, setup
 
   config = config_lib.load(
     SPEC,
@@ -176,13 +175,7 @@ def load_job(flags):
   )
   policy = setup.make_policy(config)
   params = jax.tree.map(jax.numpy.asarray, setup.load_params(config, policy))
-  sampler = config_lib.bind(
-    config.rollout.sampler,
-    steppers.REGISTRY,
-    field="rollout.sampler",
-    positional=2,
-  )
-  plan = align_steps.make_plan(config, sampler, 1)
+  plan = align.make_plan(config, devices=1)
   chosen = grammar.prompts("train")
   chosen = chosen[:: len(chosen) // flags.prompts][: flags.prompts]
   return config, policy, params, plan, grammar.batch(chosen)
