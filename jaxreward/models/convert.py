@@ -162,11 +162,7 @@ def load_params(
   """
   stored = hub.open_weights(spec)
   by_path = _by_path(rules, like)
-  expected = {
-    name: (part.shape, _is_float(leaf))
-    for path, leaf in _leaves(like)
-    for name, part in by_path[path].to_public(_outline(leaf))
-  }
+  expected = _outlines(like, by_path)
   ignored = [name for rule in rules if not rule.ours for name in rule.names()]
   _require_fit(spec, stored, expected, [n for names in ignored for n in names])
 
@@ -187,6 +183,12 @@ def to_public(params: Params, rules: Rules) -> dict[str, np.ndarray]:
     for path, leaf in _leaves(params)
     for name, array in by_path[path].to_public(np.asarray(leaf))
   }
+
+
+def public_shapes(params: Params, rules: Rules) -> dict[str, tuple[int, ...]]:
+  """Shape of every public tensor; the parameters may be abstract."""
+  outlines = _outlines(params, _by_path(rules, params))
+  return {name: shape for name, (shape, _) in outlines.items()}
 
 
 def save_params(
@@ -286,9 +288,18 @@ def _require_fit(
     raise UserError(f"{spec} does not fit this model: {'; '.join(parts)}")
 
 
-def _outline(leaf: Any) -> np.ndarray:
-  """An array of the leaf's shape that takes no memory."""
-  return np.broadcast_to(np.zeros((), np.int8), leaf.shape)
+def _outlines(
+  tree: Params, by_path: Mapping[str, Rule]
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+  """(shape, whether it is a float) of every public tensor."""
+  nothing = np.zeros((), np.int8)  # broadcast, it takes no memory
+  return {
+    name: (part.shape, _is_float(leaf))
+    for path, leaf in _leaves(tree)
+    for name, part in by_path[path].to_public(
+      np.broadcast_to(nothing, leaf.shape)
+    )
+  }
 
 
 def _is_float(leaf: Any) -> bool:
