@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxreward.errors import UserError, nearest
 from jaxreward.types import Array, Cond, Params, Policy
+
+
+def find_size(sizes: Mapping[str, dict[str, Any]], size: str) -> dict[str, Any]:
+  """Fields of a named size; `UserError` for a name that there is not."""
+  if size not in sizes:
+    raise UserError(
+      f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
+      f" {', '.join(sizes)}"
+    )
+  return sizes[size]
 
 
 def make(

@@ -102,21 +102,38 @@ def rotary_angles(
 
 
 def patches(
-  x: Float[ArrayLike, "B H W C"], patch: int
-) -> Float[ArrayLike, "B N {patch}*{patch}*C"]:
-  """Squares of pixels as tokens, row by row; channels vary fastest."""
+  x: Float[ArrayLike, "B H W C"], patch: int, *, by_channel: bool = False
+) -> Float[ArrayLike, "B N F"]:
+  """Squares of pixels as tokens [B, N, patch * patch * C], row by row.
+
+  Args:
+    x: pixels.
+    patch: side of a square.
+    by_channel: a token is [C, patch, patch], else [patch, patch, C].
+  """
   b, h, w, c = x.shape
-  x = x.reshape(b, h // patch, patch, w // patch, patch, c).swapaxes(2, 3)
+  x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+  x = x.transpose(0, 1, 3, *((5, 2, 4) if by_channel else (2, 4, 5)))
   return x.reshape(b, -1, patch * patch * c)
 
 
 def from_patches(
-  x: Float[Array, "B N F"], patch: int, height: int, width: int
+  x: Float[Array, "B N F"],
+  patch: int,
+  height: int,
+  width: int,
+  *,
+  by_channel: bool = False,
 ) -> Float[Array, "B {height} {width} C"]:
   """Inverse of `patches`."""
-  b = x.shape[0]
-  x = x.reshape(b, height // patch, width // patch, patch, patch, -1)
-  return x.swapaxes(2, 3).reshape(b, height, width, -1)
+  b, rows, columns = x.shape[0], height // patch, width // patch
+  if by_channel:
+    x = x.reshape(b, rows, columns, -1, patch, patch)
+    x = x.transpose(0, 1, 4, 2, 5, 3)
+  else:
+    x = x.reshape(b, rows, columns, patch, patch, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, height, width, -1)
 
 
 def patch_form(patch: int) -> convert.Form:
@@ -255,20 +272,43 @@ def stacked(block: Any, depth: int, remat: str, unroll: int) -> Any:
   )
 
 
-def joint_rules(
+def block_layout(
   ours: str,
   public: str,
   names: dict[str, str],
   layers: range | None,
 ) -> tuple[convert.Rule, ...]:
-  """Rules of a block: `names` gives the public name of each of our parts."""
+  """Rules of a block: `names` gives the public name of each of its parts."""
   found: list[convert.Rule] = []
   for part, name in names.items():
-    if part.endswith("norm"):
-      rule = convert.norm(
-        f"{ours}/{part}", f"{public}.{name}", layers, bias=False
-      )
-    else:
-      rule = convert.linear(f"{ours}/{part}", f"{public}.{name}", layers)
-    found.extend(rule)
+    make = convert.norm if part.endswith("norm") else convert.linear
+    found += make(
+      f"{ours}/{part}",
+      f"{public}.{name}",
+      layers,
+      bias=not part.endswith("norm"),
+    )
   return tuple(found)
+
+
+def mlp_layout(ours: str, public: str) -> tuple[convert.Rule, ...]:
+  """Rules of an `Mlp`."""
+  return (
+    *convert.linear(f"{ours}/in", f"{public}.linear_1"),
+    *convert.linear(f"{ours}/out", f"{public}.linear_2"),
+  )
+
+
+def attention_names(public: str, *, qk_norm: bool = True) -> dict[str, str]:
+  """Public names of the attention of a `JointBlock`."""
+  names = {
+    "image_out": f"{public}.to_out.0",
+    "text_out": f"{public}.to_add_out",
+  }
+  for part in "qkv":
+    names[f"image_{part}"] = f"{public}.to_{part}"
+    names[f"text_{part}"] = f"{public}.add_{part}_proj"
+  for part in "qk" if qk_norm else "":
+    names[f"image_{part}norm"] = f"{public}.norm_{part}"
+    names[f"text_{part}norm"] = f"{public}.norm_added_{part}"
+  return names

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError
 from jaxreward.models import blocks, convert, latent_policy, mmdit
 from jaxreward.types import Array, Cond, Policy
 
@@ -169,46 +169,35 @@ def layout(net: SD3) -> tuple[convert.Rule, ...]:
     *convert.linear("patch_out", "proj_out"),
   ]
   for ours, public in (("time", "timestep"), ("pooled", "text")):
-    for i, part in enumerate(("in", "out")):
-      name = f"time_text_embed.{public}_embedder.linear_{i + 1}"
-      found += convert.linear(f"{ours}/{part}", name)
+    found += mmdit.mlp_layout(ours, f"time_text_embed.{public}_embedder")
   for name, layers in runs.items():
     if layers:
-      found += mmdit.joint_rules(
+      found += mmdit.block_layout(
         name, "transformer_blocks.{}", _names(net, name), layers
       )
   last = f"transformer_blocks.{net.depth - 1}"
-  found += mmdit.joint_rules("last", last, _names(net, "last"), None)
+  found += mmdit.block_layout("last", last, _names(net, "last"), None)
   return tuple(found)
 
 
 def _names(net: SD3, run: str) -> dict[str, str]:
   """Public name of each part of a block."""
-  names = {
+  names = mmdit.attention_names("attn", qk_norm=net.qk_norm) | {
     "image_modulation": "norm1.linear",
     "text_modulation": "norm1_context.linear",
-    "image_out": "attn.to_out.0",
     "image_up": "ff.net.0.proj",
     "image_down": "ff.net.2",
+    "text_up": "ff_context.net.0.proj",
+    "text_down": "ff_context.net.2",
   }
-  for part in "qkv":
-    names[f"image_{part}"] = f"attn.to_{part}"
-    names[f"text_{part}"] = f"attn.add_{part}_proj"
+  if run == "last":
+    for part in ("text_out", "text_up", "text_down"):
+      del names[part]
   if run == "dual":
     names |= {f"own_{part}": f"attn2.to_{part}" for part in "qkv"}
     names["own_out"] = "attn2.to_out.0"
-  if run != "last":
-    names |= {
-      "text_out": "attn.to_add_out",
-      "text_up": "ff_context.net.0.proj",
-      "text_down": "ff_context.net.2",
-    }
-  if net.qk_norm:
-    for part in "qk":
-      names[f"image_{part}norm"] = f"attn.norm_{part}"
-      names[f"text_{part}norm"] = f"attn.norm_added_{part}"
-      if run == "dual":
-        names[f"own_{part}norm"] = f"attn2.norm_{part}"
+    for part in "qk" if net.qk_norm else "":
+      names[f"own_{part}norm"] = f"attn2.norm_{part}"
   return names
 
 
@@ -238,12 +227,7 @@ def make_net(size: str, **fields: Any) -> SD3:
   Raises:
     UserError: an unknown size, or more dual blocks than there are.
   """
-  if size not in SIZES:
-    raise UserError(
-      f'model.size="{size}" is not known{nearest(size, SIZES)}; it is one of'
-      f" {', '.join(SIZES)}"
-    )
-  net = SD3(**{**SIZES[size], **fields})
+  net = SD3(**{**latent_policy.find_size(SIZES, size), **fields})
   if not 0 <= net.dual_layers < net.depth:
     raise UserError(
       f"dual_layers={net.dual_layers} is not less than depth={net.depth}"
