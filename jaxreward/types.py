@@ -22,6 +22,19 @@ Cond = Any  # a pytree of arrays with the prompt (or sample) axis first
 
 
 @flax.struct.dataclass
+class Embedded:
+  """Prompts as outputs of text encoders, such as {"words", "pooled"}.
+
+  Attributes:
+    prompts: leaves [P, ...].
+    empty: of the empty prompt, leaves [1, ...]; guidance leads away from it.
+  """
+
+  prompts: Any
+  empty: Any
+
+
+@flax.struct.dataclass
 class PromptBatch:
   """P prompts as arrays, with what a scene must show to satisfy them.
 
@@ -34,6 +47,10 @@ class PromptBatch:
     relation: int32 [P], index into `grammar.RELATIONS`, 0 is none; the first
       item stands in that relation to the second.
     mask: bool [P], False for padding rows.
+    text: uint8 [P, N], the words in UTF-8, padded with zeros
+      (`data.texts`).
+    embedded: what text encoders outside the policy made of the words; None
+      for policies that read `tokens`.
   """
 
   tokens: ArrayLike
@@ -42,6 +59,18 @@ class PromptBatch:
   items: ArrayLike
   relation: ArrayLike
   mask: ArrayLike
+  text: ArrayLike | None = None
+  embedded: Embedded | None = None
+
+  @property
+  def words(self) -> ArrayLike | Embedded:
+    """What a policy encodes."""
+    return self.tokens if self.embedded is None else self.embedded
+
+  @property
+  def plain(self) -> PromptBatch:
+    """Without what only a policy reads: every leaf starts with P."""
+    return dataclasses.replace(self, embedded=None)
 
 
 @flax.struct.dataclass
@@ -74,7 +103,7 @@ class Policy:
     init: key -> params.
     encode: (params, tokens int32 [P, L]) -> cond, a pytree whose leaves start
       with P. The all-padding prompt is the unconditional one. Policies whose
-      text encoders run outside take a pytree of their outputs for tokens.
+      text encoders run outside take leaves of `Embedded` for tokens.
     velocity: (params, x_t [B, H, W, C], t float32 [B], cond [B, ...]) ->
       velocity [B, H, W, C], float32.
     decode: latents [..., H, W, C] -> images in [0, 1], clipped.
@@ -82,6 +111,8 @@ class Policy:
     latent_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
+    prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
+      word ids.
   """
 
   init: Callable[..., Params]
@@ -92,3 +123,4 @@ class Policy:
   latent_shape: tuple[int, int, int]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
+  prompts: Cond | None = None

@@ -44,7 +44,7 @@ class _Entry:
 
   @property
   def meaning(self) -> str:
-    return grammar.combination(self.prompt.items, self.prompt.relation)
+    return self.prompt.meaning
 
 
 def _quote(text: str) -> str:
@@ -97,8 +97,9 @@ def _prompt_of_json(where: str, text: str) -> str:
   return row["prompt"]
 
 
-def _read_file(path: epath.Path) -> list[_Entry]:
+def _read_file(path: epath.Path, free: bool) -> list[_Entry]:
   """Prompts of a file, each text once, in the order of the lines."""
+  parse = grammar.free if free else grammar.parse
   if path.suffix not in SUFFIXES:
     raise UserError(
       f"{path}: prompts are read from {' and '.join(SUFFIXES)} files"
@@ -113,7 +114,7 @@ def _read_file(path: epath.Path) -> list[_Entry]:
     if not text.strip():
       raise UserError(f"{where}: the prompt is empty")
     try:
-      prompt = grammar.parse(text)
+      prompt = parse(text)
     except UserError as error:
       raise UserError(f"{where}: {error}") from error
     repeated += prompt.text in entries
@@ -202,9 +203,11 @@ def _assign(
   return splits
 
 
-def _load_own(source: str, split: str, share: float) -> list[grammar.Prompt]:
+def _load_own(
+  source: str, split: str, share: float, free: bool
+) -> list[grammar.Prompt]:
   files = _find_files(source)
-  read = {name: _read_file(path) for name, path in files.items()}
+  read = {name: _read_file(path, free) for name, path in files.items()}
   _check_disjoint(read)
   missing = [s for s in ("heldout", "validation") if s not in read]
   splits = _assign(read["train"], missing, share)
@@ -237,6 +240,8 @@ def load_prompts(
   split: str,
   kinds: Sequence[str] | None = None,
   validation_share: float = 0.1,
+  *,
+  free: bool = False,
 ) -> tuple[grammar.Prompt, ...]:
   """Prompts of one split of a source.
 
@@ -247,6 +252,7 @@ def load_prompts(
       change which split a prompt is in.
     validation_share: of the meanings of a training file, in [0, 0.5); so many
       go to each split that has no file of its own. Not used for "scenes".
+    free: prompts in any words, which no detector judges; not for "scenes".
 
   Returns:
     At least one prompt, each text once.
@@ -262,8 +268,8 @@ def load_prompts(
     )
   if source == "scenes":
     return grammar.prompts(split, kinds or None)
-  prompts = _load_own(str(source), split, validation_share)
-  wanted = {grammar.KINDS.index(k) for k in kinds or grammar.KINDS}
+  prompts = _load_own(str(source), split, validation_share, free)
+  wanted = {grammar.KIND_NAMES.index(k) for k in kinds or grammar.KIND_NAMES}
   chosen = tuple(p for p in prompts if p.kind in wanted)
   if not chosen:
     raise UserError(
@@ -273,8 +279,14 @@ def load_prompts(
   return chosen
 
 
-def all_prompts(source: str) -> tuple[grammar.Prompt, ...]:
+def all_prompts(
+  source: str, *, free: bool = False
+) -> tuple[grammar.Prompt, ...]:
   """Every prompt of a user's file or folder, in order, whatever its split.
+
+  Args:
+    source: see `load_prompts`.
+    free: see `load_prompts`.
 
   Raises:
     UserError: the file, the line, what is wrong and what would be right.
@@ -282,6 +294,6 @@ def all_prompts(source: str) -> tuple[grammar.Prompt, ...]:
   if source == "scenes":
     return grammar.all_prompts()
   entries = [
-    e for path in _find_files(source).values() for e in _read_file(path)
+    e for path in _find_files(source).values() for e in _read_file(path, free)
   ]
   return tuple({e.prompt.text: e.prompt for e in entries}.values())

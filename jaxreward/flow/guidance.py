@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Integer
 
-from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Cond,
+  Embedded,
+  Params,
+  Policy,
+)
 
 
 def is_off(scale: float | Array) -> bool:
@@ -56,11 +63,13 @@ def guided_velocity(
 def conditioning(
   policy: Policy,
   params: Params,
-  tokens: Integer[ArrayLike, "P W"],
+  words: Integer[ArrayLike, "P W"] | Embedded,
   scale: float | Array,
 ) -> tuple[Cond, Cond | None]:
-  """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's tokens."""
-  cond = policy.encode(params, tokens)
-  if is_off(scale):
-    return cond, None
-  return cond, policy.encode(params, jnp.zeros_like(tokens[:1]))
+  """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's words."""
+  if isinstance(words, Embedded):
+    prompts, empty = words.prompts, words.empty
+  else:
+    prompts, empty = words, jnp.zeros_like(words[:1])
+  cond = policy.encode(params, prompts)
+  return cond, None if is_off(scale) else policy.encode(params, empty)

@@ -20,7 +20,15 @@ from jaxtyping import Float, Integer, Key, Shaped
 
 from jaxreward import rng
 from jaxreward.flow import guidance, log_prob, steppers
-from jaxreward.types import Array, ArrayLike, Cond, Params, Policy, Trajectory
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Cond,
+  Embedded,
+  Params,
+  Policy,
+  Trajectory,
+)
 
 INITIAL_NOISE = 0xFFFF  # folded in place of a step index
 # (x, v, noise, step) -> (next latents, their log-probability [B])
@@ -214,7 +222,7 @@ def rollout(
   policy: Policy,
   params: Params,
   key: Key[Array, ""],
-  tokens: Integer[ArrayLike, "P W"],
+  words: Integer[ArrayLike, "P W"] | Embedded,
   prompt_ids: Integer[ArrayLike, "P"],
   layout: Layout,
   table: steppers.StepTable,
@@ -229,7 +237,7 @@ def rollout(
     policy: the policy.
     params: its parameters.
     key: scalar key of this iteration's rollout stream.
-    tokens: int32 [P, L].
+    words: int32 [P, L], or what text encoders made of them.
     prompt_ids: uint32 [P].
     layout: from `make_layout`.
     table: constants of T steps.
@@ -241,7 +249,7 @@ def rollout(
   Returns:
     A Trajectory; log-probabilities are of the (guided) step that was taken.
   """
-  cond, uncond = guidance.conditioning(policy, params, tokens, guidance_scale)
+  cond, uncond = guidance.conditioning(policy, params, words, guidance_scale)
   index = jnp.asarray(layout.prompt_index)
   member = jnp.asarray(layout.member)
   keys = rng.sample_keys(key, jnp.asarray(prompt_ids)[index], member)

@@ -30,6 +30,7 @@ from jaxreward.training.state import TrainState
 from jaxreward.types import (
   Array,
   ArrayLike,
+  Embedded,
   Params,
   Policy,
   PromptBatch,
@@ -186,7 +187,7 @@ def sample(
     policy,
     params,
     rng.stream_key(seed, "rollout", iteration),
-    prompts.tokens,
+    prompts.words,
     prompts.ids,
     setup.spread_rows(plan.layout),
     plan.table,
@@ -316,11 +317,11 @@ class Frozen:
 
   base: Params
   old: Params | None
-  tokens: ArrayLike
+  words: ArrayLike | Embedded
 
 
 def _conditioning(policy, params, frozen, micro, scale):
-  cond, uncond = guidance.conditioning(policy, params, frozen.tokens, scale)
+  cond, uncond = guidance.conditioning(policy, params, frozen.words, scale)
   return rollout.gather_cond(cond, micro.prompt_index), uncond
 
 
@@ -457,7 +458,8 @@ def update(
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
   advantage = jnp.where(mask, advantage, jnp.nan)
   micros = updater.micros(trajectory, advantage, prompts, state.step)
-  frozen = Frozen(base=base, old=state.old, tokens=jnp.asarray(prompts.tokens))
+  words = jax.tree.map(jnp.asarray, prompts.words)
+  frozen = Frozen(base=base, old=state.old, words=words)
   state, metrics = step.update(
     state, updater.loss_fn(), updater.tx, micros, frozen,
     ema_decay=updater.ema_decay,

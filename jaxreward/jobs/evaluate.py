@@ -53,8 +53,7 @@ class EvaluationSet:
 
     Pictures of one meaning are not independent: they succeed together.
     """
-    names = [grammar.combination(p.items, p.relation) for p in self.prompts]
-    return np.repeat(names, self.group)
+    return np.repeat([p.meaning for p in self.prompts], self.group)
 
   @functools.cached_property
   def kinds(self) -> np.ndarray:
@@ -225,7 +224,7 @@ class Evaluator:
     strict = np.asarray(host["strict"])
     result = accuracy.summarise(
       strict.reshape(-1), self.data.kinds,
-      names=grammar.KINDS, clusters=self.data.meanings,
+      names=grammar.KIND_NAMES, clusters=self.data.meanings,
     )  # fmt: skip
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
@@ -316,7 +315,7 @@ def cards(
   texts = [
     {
       "prompt": data.prompts[row].text,
-      "kind": grammar.KINDS[kinds[row]],
+      "kind": grammar.KIND_NAMES[kinds[row]],
       "seen_before": seen[0][i],
       "seen_after": seen[1][i],
       "ok_before": bool(strict_before[row, 0]),

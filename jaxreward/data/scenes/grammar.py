@@ -20,10 +20,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jaxreward.data import texts
 from jaxreward.errors import UserError, nearest
 from jaxreward.types import PromptBatch
 
 KINDS = ("single", "two", "counting", "colours", "position", "attribution")
+FREE = len(KINDS)  # kind of a prompt in any words, which no detector judges
+KIND_NAMES = (*KINDS, "free")
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 RELATIONS = ("none", "left of", "right of", "above", "below")
@@ -70,6 +73,13 @@ class Prompt:
   def prompt_id(self) -> int:
     """Stable 32-bit number of the text; keys are folded with it."""
     return zlib.crc32(self.text.encode())
+
+  @property
+  def meaning(self) -> str:
+    """What all wordings of one meaning share; the unit of the splits."""
+    if self.kind == FREE:
+      return self.text
+    return combination(self.items, self.relation)
 
 
 def _item_text(item: Item) -> str:
@@ -263,21 +273,30 @@ def parse(text: str) -> Prompt:
   return Prompt(_text(items, relation), kind, items, relation, split)
 
 
+def free(text: str) -> Prompt:
+  """A prompt in any words."""
+  return Prompt(" ".join(text.split()), FREE, ())
+
+
 def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
-  """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows."""
+  """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows.
+
+  Free prompts have no `tokens`, only `text`.
+  """
   size = len(chosen) if size is None else size
   if not chosen or size < len(chosen):
     raise UserError(f"{len(chosen)} prompts do not make a batch of {size}")
   items = np.zeros((size, 2, 3), np.int32)
+  tokens = np.zeros((size, MAX_WORDS), np.int32)
   for row, prompt in enumerate(chosen):
-    items[row, : len(prompt.items)] = prompt.items
+    if prompt.kind != FREE:
+      items[row, : len(prompt.items)] = prompt.items
+      tokens[row] = tokenize(prompt.text)
   pad = size - len(chosen)
 
   def column(values, dtype):
     return np.array([*values, *([0] * pad)], dtype)
 
-  tokens = np.zeros((size, MAX_WORDS), np.int32)
-  tokens[: len(chosen)] = [tokenize(p.text) for p in chosen]
   return PromptBatch(
     tokens=tokens,
     ids=column((p.prompt_id for p in chosen), np.uint32),
@@ -285,4 +304,5 @@ def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
     items=items,
     relation=column((p.relation for p in chosen), np.int32),
     mask=np.arange(size) < len(chosen),
+    text=texts.encode([p.text for p in chosen], size),
   )
