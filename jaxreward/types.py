@@ -73,13 +73,15 @@ class Policy:
   Attributes:
     init: key -> params.
     encode: (params, tokens int32 [P, L]) -> cond, a pytree whose leaves start
-      with P. The all-padding prompt is the unconditional one.
+      with P. The all-padding prompt is the unconditional one. Policies whose
+      text encoders run outside take a pytree of their outputs for tokens.
     velocity: (params, x_t [B, H, W, C], t float32 [B], cond [B, ...]) ->
       velocity [B, H, W, C], float32.
     decode: latents [..., H, W, C] -> images in [0, 1], clipped.
     to_pixels: latents -> images without the clip, to measure range errors.
     latent_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
+    layout: the table of public names (`models.convert`) of its parameters.
   """
 
   init: Callable[..., Params]
@@ -89,3 +91,4 @@ class Policy:
   to_pixels: Callable[[Array], Array]
   latent_shape: tuple[int, int, int]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+  layout: tuple[Any, ...] = ()

@@ -1,5 +1,9 @@
 """Flax architectures and nothing else."""
 
-from jaxreward.models import scene_dit
+from jaxreward.models import flux, scene_dit, sd3
 
-REGISTRY = {"scene_dit": scene_dit.make_policy}
+REGISTRY = {
+  "scene_dit": scene_dit.make_policy,
+  "sd3": sd3.make_policy,
+  "flux": flux.make_policy,
+}

@@ -7,12 +7,17 @@ elsewhere.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jaxreward.errors import UserError, nearest
 from jaxreward.types import Array, ArrayLike
+
+REMAT = ("none", "dots", "full")
 
 
 def dense(
@@ -27,6 +32,31 @@ def dense(
   return nn.Dense(
     features, name=name, dtype=dtype, param_dtype=jnp.float32, kernel_init=init
   )
+
+
+def require_remat(how: str) -> None:
+  """Raises `UserError` for a word that is not in REMAT."""
+  if how not in REMAT:
+    raise UserError(f'model.remat="{how}" is not known{nearest(how, REMAT)}')
+
+
+def remat(block: Any, how: str) -> Any:
+  """The block with its activations kept, kept for products alone, or redrawn.
+
+  Args:
+    block: a module class, for `nn.scan`.
+    how: "none" keeps all, "dots" the outputs of matrix products without batch
+      dimensions, "full" the inputs of the block alone.
+  """
+  if how == "none":
+    return block
+  policies = jax.checkpoint_policies
+  policy = (
+    policies.dots_with_no_batch_dims_saveable
+    if how == "dots"
+    else policies.nothing_saveable
+  )
+  return nn.remat(block, prevent_cse=False, policy=policy)
 
 
 def rows(layer: nn.Module, x: Float[Array, "... D"]) -> Float[Array, "... F"]:

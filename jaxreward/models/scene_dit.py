@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError
 from jaxreward.models import blocks
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
@@ -25,7 +24,6 @@ T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
 IMAGE_SIZE, PATCH = 36, 12
 VOCABULARY, MAX_WORDS = 24, 8
-REMAT = ("none", "dots", "full")
 
 # Columns of the first matrix of a pair and rows of the second over `tensor`;
 # the other side over `fsdp`. Stacked blocks carry their depth first.
@@ -135,17 +133,6 @@ class ImageBlock(nn.Module):
     return x + gate2 * y, None
 
 
-def _remat(block, remat: str):
-  if remat == "none":
-    return block
-  policy = (
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    if remat == "dots"
-    else jax.checkpoint_policies.nothing_saveable
-  )
-  return nn.remat(block, prevent_cse=False, policy=policy)
-
-
 class SceneDiT(nn.Module):
   """Predicts x0 from x_t; call with method="encode" or as a function."""
 
@@ -174,7 +161,7 @@ class SceneDiT(nn.Module):
     self.time_out = blocks.dense(d, None, self.dtype)
     self.pooled_in = blocks.dense(d, None, self.dtype)
     self.blocks = nn.scan(
-      _remat(ImageBlock, self.remat),
+      blocks.remat(ImageBlock, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       in_axes=((1, nn.broadcast, nn.broadcast),),
@@ -256,10 +243,7 @@ def make_policy(
     raise UserError(
       f"model.width={width} is not divisible by 2 * model.heads={2 * heads}"
     )
-  if remat not in REMAT:
-    raise UserError(
-      f'model.remat="{remat}" is not known{nearest(remat, REMAT)}'
-    )
+  blocks.require_remat(remat)
   net = SceneDiT(
     image_size=image_size,
     patch=patch,

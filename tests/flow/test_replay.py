@@ -15,7 +15,7 @@ import pytest
 from jaxreward import rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance, log_prob, rollout, schedule, steppers
-from jaxreward.models import scene_dit
+from jaxreward.models import blocks, scene_dit
 
 SMALL = dict(width=32, depth=2, heads=2, text_layers=1)
 
@@ -124,7 +124,7 @@ def gap(
 
 
 @pytest.mark.parametrize("unroll", [1, 2])
-@pytest.mark.parametrize("remat", scene_dit.REMAT)
+@pytest.mark.parametrize("remat", blocks.REMAT)
 def test_replay_is_exact(remat, unroll):
   assert gap(remat=remat, unroll=unroll)[0] == 0.0
 

@@ -1,0 +1,320 @@
+"""Public weight layouts: one table per architecture, read in both directions.
+
+A table is a sequence of `Rule`s, each of which ties one of our parameters to
+the public tensors that make it. Loading and saving follow the same rules, so
+that a round trip gives back the same bits.
+
+  rules = (
+    *linear("patch_in", "x_embedder"),
+    *linear("blocks/query", "blocks.{}.attn.to_q", layers=range(24)),
+    Rule("", "*.position_ids"),
+  )
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.files import write_atomic
+from jaxreward.models import hub
+from jaxreward.types import Params
+
+_SHOWN = 3
+SHARD_BYTES = 5 * 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """How one public tensor becomes one of ours, and back; views, no values."""
+
+  to_ours: Callable[[np.ndarray], np.ndarray]
+  to_public: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Form(lambda x: x, lambda x: x)
+# [out, in] <-> [in, out]
+LINEAR = Form(lambda x: x.T, lambda x: x.T)
+# [out, in, *window] <-> [*window, in, out]
+CONV = Form(
+  lambda x: np.moveaxis(x, (0, 1), (-1, -2)),
+  lambda x: np.moveaxis(x, (-1, -2), (0, 1)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """One parameter of ours and the public tensors that make it.
+
+  Attributes:
+    ours: path, such as "blocks/query/kernel"; empty for public tensors that
+      may be there and are not read, and then `public` is a glob.
+    public: name, with "{}" for the layer if `layers` is given. Several names
+      are equal parts of ours, one after the other on the first public axis
+      (query, key and value of a fused product).
+    form: of each public tensor, or of their concatenation.
+    layers: layers that lie on the first axis of ours, for a scan.
+  """
+
+  ours: str
+  public: str | tuple[str, ...]
+  form: Form = SAME
+  layers: Sequence[int] | None = None
+
+  def names(self) -> list[tuple[str, ...]]:
+    """Public names of each layer; one entry where there is no layer axis."""
+    public = (self.public,) if isinstance(self.public, str) else self.public
+    if self.layers is None:
+      return [public]
+    return [tuple(n.format(i) for n in public) for i in self.layers]
+
+  def to_public(self, ours: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of every public tensor in one of our parameters."""
+    rows = [ours] if self.layers is None else ours
+    for names, row in zip(self.names(), rows, strict=True):
+      parts = np.split(self.form.to_public(row), len(names))
+      yield from zip(names, parts, strict=True)
+
+  def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Our parameter from the public tensors that `read` gives by name."""
+    join = lambda parts: parts[0] if len(parts) == 1 else np.concatenate(parts)
+    rows = [
+      self.form.to_ours(join([read(n) for n in names]))
+      for names in self.names()
+    ]
+    return rows[0] if self.layers is None else np.stack(rows)
+
+
+Rules = Sequence[Rule]
+Names = str | tuple[str, ...]
+
+
+def _pair(ours, public, kernel, form, bias, layers) -> tuple[Rule, ...]:
+  public = (public,) if isinstance(public, str) else public
+  ends = [(kernel, "weight", form), ("bias", "bias", SAME)]
+  return tuple(
+    Rule(f"{ours}/{k}", tuple(f"{n}.{p}" for n in public), f, layers)
+    for k, p, f in ends[: 1 + bias]
+  )
+
+
+def linear(
+  ours: str,
+  public: Names,
+  layers: Sequence[int] | None = None,
+  *,
+  bias: bool = True,
+) -> tuple[Rule, ...]:
+  """Kernel and bias of an `nn.Dense`."""
+  return _pair(ours, public, "kernel", LINEAR, bias, layers)
+
+
+def conv(
+  ours: str,
+  public: Names,
+  layers: Sequence[int] | None = None,
+  *,
+  bias: bool = True,
+) -> tuple[Rule, ...]:
+  """Kernel and bias of an `nn.Conv` of any rank."""
+  return _pair(ours, public, "kernel", CONV, bias, layers)
+
+
+def norm(
+  ours: str,
+  public: Names,
+  layers: Sequence[int] | None = None,
+  *,
+  bias: bool = True,
+) -> tuple[Rule, ...]:
+  """Scale and bias of a normalisation."""
+  return _pair(ours, public, "scale", SAME, bias, layers)
+
+
+def load_params(
+  spec: os.PathLike[str] | str, rules: Rules, like: Params
+) -> Params:
+  """Fills every leaf of `like` from a public checkpoint.
+
+  Args:
+    spec: see `hub.resolve`.
+    rules: the architecture's table.
+    like: tree of `jax.ShapeDtypeStruct` or arrays; gives the shapes and types,
+      and the shardings where its leaves have one.
+
+  Returns:
+    The tree; leaves are NumPy arrays where `like` has no sharding.
+
+  Raises:
+    UserError: unreadable weights, or missing, unexpected or wrongly shaped
+      tensors, by name; nothing is read before all of them fit.
+    ValueError: the table and the parameters do not name the same leaves.
+  """
+  stored = hub.open_weights(spec)
+  by_path = _by_path(rules, like)
+  expected = _outlines(like, by_path)
+  ignored = [name for rule in rules if not rule.ours for name in rule.names()]
+  _require_fit(spec, stored, expected, [n for names in ignored for n in names])
+
+  def fill(key_path, leaf):
+    rule = by_path[_name(key_path)]
+    value = rule.to_ours(lambda name: stored[name].read()).astype(leaf.dtype)
+    sharding = getattr(leaf, "sharding", None)
+    return value if sharding is None else jax.device_put(value, sharding)
+
+  return jax.tree_util.tree_map_with_path(fill, like)
+
+
+def to_public(params: Params, rules: Rules) -> dict[str, np.ndarray]:
+  """Our parameters by their public names, in the public layout."""
+  by_path = _by_path(rules, params)
+  return {
+    name: array
+    for path, leaf in _leaves(params)
+    for name, array in by_path[path].to_public(np.asarray(leaf))
+  }
+
+
+def public_shapes(params: Params, rules: Rules) -> dict[str, tuple[int, ...]]:
+  """Shape of every public tensor; the parameters may be abstract."""
+  outlines = _outlines(params, _by_path(rules, params))
+  return {name: shape for name, (shape, _) in outlines.items()}
+
+
+def save_params(
+  folder: os.PathLike[str] | str,
+  params: Params,
+  rules: Rules,
+  *,
+  config: Mapping[str, Any] | None = None,
+  stem: str = "diffusion_pytorch_model",
+  dtype: Any = None,
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes a folder that the public libraries load.
+
+  Args:
+    folder: made if absent.
+    params: our parameters.
+    rules: the architecture's table.
+    config: what to write as `config.json`, if anything.
+    stem: name of the weights; transformers calls them "model".
+    dtype: storage type of floating leaves, such as "bfloat16".
+    shard_bytes: largest file; what is larger is sharded, with an index.
+
+  Raises:
+    UserError: no room or no permission.
+  """
+  folder = pathlib.Path(folder)
+  kind = None if dtype is None else jax.numpy.dtype(dtype)
+  cast = lambda x: x.astype(kind) if kind and _is_float(x) else x
+  arrays = {n: cast(x) for n, x in sorted(to_public(params, rules).items())}
+  shards: list[list[str]] = [[]]
+  size = 0
+  for name, array in arrays.items():
+    if shards[-1] and size + array.nbytes > shard_bytes:
+      shards.append([])
+      size = 0
+    shards[-1].append(name)
+    size += array.nbytes
+  count = len(shards)
+  places: dict[str, str] = {}
+  for i, names in enumerate(shards):
+    part = f"-{i + 1:05d}-of-{count:05d}" if count > 1 else ""
+    file = f"{stem}{part}.safetensors"
+    data = {n: np.asarray(arrays[n], order="C") for n in names}
+    write_atomic(folder / file, safetensors.numpy.save(data, {"format": "pt"}))
+    places |= dict.fromkeys(names, file)
+  if count > 1:
+    total = sum(array.nbytes for array in arrays.values())
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    write_atomic(
+      folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2)
+    )
+  if config is not None:
+    write_atomic(folder / "config.json", json.dumps(dict(config), indent=2))
+
+
+def _by_path(rules: Rules, tree: Params) -> dict[str, Rule]:
+  """The rule of every leaf, each of which has exactly one."""
+  by_path = {rule.ours: rule for rule in rules if rule.ours}
+  paths = [path for path, _ in _leaves(tree)]
+  odd = sorted(set(paths) ^ set(by_path))
+  if odd or len(by_path) != sum(bool(rule.ours) for rule in rules):
+    raise ValueError(
+      f"the table of public names and the parameters differ: {odd or 'twice'}"
+    )
+  return by_path
+
+
+def _require_fit(
+  spec: os.PathLike[str] | str,
+  stored: Mapping[str, hub.Stored],
+  expected: Mapping[str, tuple[tuple[int, ...], bool]],
+  ignored: list[str],
+) -> None:
+  missing = [n for n in expected if n not in stored]
+  unexpected = [
+    n
+    for n in stored
+    if n not in expected and not any(fnmatch.fnmatch(n, g) for g in ignored)
+  ]
+  wrong = [
+    f"{n} is {stored[n].dtype}{list(stored[n].shape)}, expected"
+    f" {'float' if is_float else 'int'}{list(shape)}"
+    for n, (shape, is_float) in expected.items()
+    if n in stored
+    and (stored[n].shape != shape or stored[n].is_float != is_float)
+  ]
+  parts = []
+  if missing:
+    hint = nearest(missing[0], unexpected)
+    parts.append(f"it lacks {_list(missing)}{hint}")
+  if unexpected:
+    parts.append(f"it holds besides {_list(unexpected)}")
+  if wrong:
+    parts.append(_list(wrong))
+  if parts:
+    raise UserError(f"{spec} does not fit this model: {'; '.join(parts)}")
+
+
+def _outlines(
+  tree: Params, by_path: Mapping[str, Rule]
+) -> dict[str, tuple[tuple[int, ...], bool]]:
+  """(shape, whether it is a float) of every public tensor."""
+  nothing = np.zeros((), np.int8)  # broadcast, it takes no memory
+  return {
+    name: (part.shape, _is_float(leaf))
+    for path, leaf in _leaves(tree)
+    for name, part in by_path[path].to_public(
+      np.broadcast_to(nothing, leaf.shape)
+    )
+  }
+
+
+def _is_float(leaf: Any) -> bool:
+  return bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
+
+
+def _list(names: list[str]) -> str:
+  more = len(names) - _SHOWN
+  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _name(key_path) -> str:
+  return jax.tree_util.keystr(key_path, simple=True, separator="/")
+
+
+def _leaves(tree: Params) -> list[tuple[str, Any]]:
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [(_name(path), leaf) for path, leaf in flat]

@@ -1,0 +1,220 @@
+"""Public weights on disk or on the Hugging Face hub, read without PyTorch.
+
+A place is a `.safetensors` file, a `.safetensors.index.json` with its shards,
+or a folder that holds either. Tensors are listed first and read when asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
+import numpy as np
+import safetensors
+
+from jaxreward.errors import UserError, one_line
+
+_SUFFIX = ".safetensors"
+_INDEX = ".safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """One tensor of a file, not read yet.
+
+  Attributes:
+    file: where it is.
+    name: its name there.
+    dtype: as safetensors spells it, such as "BF16".
+    shape: its shape.
+  """
+
+  file: pathlib.Path
+  name: str
+  dtype: str
+  shape: tuple[int, ...]
+
+  @property
+  def is_float(self) -> bool:
+    return self.dtype in _FLOATS
+
+  def read(self) -> np.ndarray:
+    """The values.
+
+    Raises:
+      UserError: a type that is not a plain number, such as a quantised one.
+    """
+    if self.dtype not in _FLOATS + _WHOLE:
+      raise UserError(
+        f"{self.file}: {self.name} is stored as {self.dtype}, which is not"
+        f" read; use a copy of the weights in one of {', '.join(_FLOATS)}"
+      )
+    try:
+      with safetensors.safe_open(self.file, "numpy") as file:
+        return file.get_tensor(self.name)
+    except (OSError, safetensors.SafetensorError) as error:
+      raise UserError(f"cannot read {self.file}: {one_line(error)}") from error
+
+
+def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
+  """The local file or folder that `spec` names, downloaded if need be.
+
+  Args:
+    spec: a path, or "org/name" of the Hugging Face hub; either may end in
+      ":subfolder", such as "org/name:transformer".
+
+  Raises:
+    UserError: no such path, no network, or not the extra `hub`; the line says
+      what to download where.
+  """
+  spec = os.fspath(spec)
+  if pathlib.Path(spec).exists():
+    return pathlib.Path(spec)
+  place, _, inside = spec.partition(":")
+  if pathlib.Path(place).exists():
+    path = pathlib.Path(place) / inside
+    if not path.exists():
+      raise UserError(f"{place} has no {inside}")
+    return path
+  if not _HUB_ID.fullmatch(place):
+    raise UserError(f"{spec}: no such file or folder, and no hub id (org/name)")
+  return _download(place, inside) / inside
+
+
+def _download(repository: str, inside: str) -> pathlib.Path:
+  """The folder of a snapshot that holds the safetensors and configs asked."""
+  by_hand = (
+    f"download *.safetensors and *.json of"
+    f" https://huggingface.co/{repository}/tree/main/{inside} into a folder and"
+    " name that folder"
+  )
+  try:
+    import huggingface_hub
+  except ImportError as error:
+    raise UserError(
+      f'{repository} is not a local folder; pip install "jaxreward[hub]" to'
+      f" fetch it from the hub, or {by_hand}"
+    ) from error
+  if inside.endswith(_SUFFIX):
+    which: dict[str, Any] = {"allow_patterns": [inside]}
+  elif inside:
+    which = {"allow_patterns": [f"{inside}/*{s}" for s in (_SUFFIX, ".json")]}
+  else:
+    which = {
+      "allow_patterns": [f"*{_SUFFIX}", "*.json"],
+      "ignore_patterns": "*/*",
+    }
+  try:
+    return pathlib.Path(huggingface_hub.snapshot_download(repository, **which))
+  except Exception as error:  # of the hub client, its HTTP client or the disk
+    raise UserError(
+      f"{repository} could not be fetched ({one_line(error)}); {by_hand}"
+    ) from error
+
+
+def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
+  """Every tensor of a public checkpoint by its public name, none read.
+
+  Args:
+    spec: see `resolve`.
+
+  Raises:
+    UserError: no weights there, pickles, missing shards, a truncated or
+      foreign file; each by name.
+  """
+  path = resolve(spec)
+  path = _choose(path) if path.is_dir() else path
+  if path.name.endswith(_INDEX):
+    return _sharded(path)
+  if path.suffix != _SUFFIX:
+    raise UserError(_refusal(path))
+  return _listed(path)
+
+
+def read_config(spec: os.PathLike[str] | str) -> dict[str, Any]:
+  """The `config.json` beside the weights; empty if there is none."""
+  path = resolve(spec)
+  path = (path if path.is_dir() else path.parent) / "config.json"
+  return _json(path) if path.exists() else {}
+
+
+def _choose(folder: pathlib.Path) -> pathlib.Path:
+  """The one index, or the one safetensors file, of a folder."""
+  names = sorted(p.name for p in folder.iterdir())
+  indices = [n for n in names if n.endswith(_INDEX)]
+  files = indices or [n for n in names if n.endswith(_SUFFIX)]
+  if len(files) == 1:
+    return folder / files[0]
+  if files:
+    raise UserError(
+      f"{folder} holds several checkpoints, name one of them: "
+      + ", ".join(f"{folder / n}" for n in files)
+    )
+  pickles = [n for n in names if n.endswith(_PICKLES)]
+  if pickles:
+    raise UserError(_refusal(folder / pickles[0]))
+  below = sorted({p.parent.name for p in folder.glob(f"*/*{_SUFFIX}")})
+  hint = f"; its sub-folders {', '.join(below)} do" if below else ""
+  raise UserError(f"{folder} holds no *{_SUFFIX}{hint}")
+
+
+def _refusal(path: pathlib.Path) -> str:
+  if path.name.endswith(_PICKLES):
+    return (
+      f"{path} is a pickle, which can run any code when it is read, and is"
+      f" refused; use the {_SUFFIX} file of the same weights"
+    )
+  return f"{path} is not a {_SUFFIX} file or a folder with one"
+
+
+def _sharded(index: pathlib.Path) -> dict[str, Stored]:
+  places = _json(index).get("weight_map")
+  if not isinstance(places, dict):
+    raise UserError(f'{index} has no "weight_map"')
+  shards = sorted(set(places.values()))
+  absent = [name for name in shards if not (index.parent / name).exists()]
+  if absent:
+    raise UserError(
+      f"{index.parent} lacks {len(absent)} of {len(shards)} shards:"
+      f" {', '.join(absent)}"
+    )
+  found = {name: _listed(index.parent / name) for name in shards}
+  lost = [name for name, shard in places.items() if name not in found[shard]]
+  if lost:
+    raise UserError(
+      f"{index.parent / places[lost[0]]} does not hold {lost[0]}, which"
+      f" {index.name} says it does"
+    )
+  return {name: found[shard][name] for name, shard in places.items()}
+
+
+def _listed(path: pathlib.Path) -> dict[str, Stored]:
+  try:
+    with safetensors.safe_open(path, "numpy") as file:
+      views = {name: file.get_slice(name) for name in file.keys()}
+      return {
+        name: Stored(path, name, view.get_dtype(), tuple(view.get_shape()))
+        for name, view in views.items()
+      }
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such file") from None
+  except (OSError, safetensors.SafetensorError) as error:
+    raise UserError(
+      f"cannot read {path}: {one_line(error)}; is the download complete?"
+    ) from error
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(f"cannot read {path}: {one_line(error)}") from error

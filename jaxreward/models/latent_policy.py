@@ -1,0 +1,72 @@
+"""A policy over latents, from a network with `encode` and `everything`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.types import Array, Cond, Params, Policy
+
+
+def find_size(sizes: Mapping[str, dict[str, Any]], size: str) -> dict[str, Any]:
+  """Fields of a named size; `UserError` for a name that there is not."""
+  if size not in sizes:
+    raise UserError(
+      f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
+      f" {', '.join(sizes)}"
+    )
+  return sizes[size]
+
+
+def make(
+  net: nn.Module,
+  prompts: Cond,
+  *,
+  latent_shape: tuple[int, int, int],
+  param_dtype: Any = jnp.float32,
+  sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
+  layout: tuple[Any, ...],
+) -> Policy:
+  """The network's functions as a `Policy`.
+
+  Without an autoencoder a picture is the first three channels of the latents,
+  around grey.
+
+  Args:
+    net: called as (x, t, cond), with methods `encode` (prompts) and
+      `everything` (x, t, prompts).
+    prompts: what `encode` takes, for one prompt.
+    latent_shape: (H, W, C).
+    param_dtype: of the parameters that `init` draws.
+    sharding_rules: of its parameters.
+    layout: of its parameters.
+  """
+
+  def init(key: Array) -> Params:
+    x, t = jnp.zeros((1, *latent_shape)), jnp.zeros((1,))
+    params = net.init(key, x, t, prompts, method="everything")["params"]
+    return jax.tree.map(lambda p: p.astype(param_dtype), params)
+
+  def encode(params: Params, prompts: Cond) -> Cond:
+    return net.apply({"params": params}, prompts, method="encode")
+
+  def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+    v: Any = net.apply({"params": params}, x_t, t, cond)
+    return v
+
+  to_pixels = lambda latents: latents[..., :3] * 0.5 + 0.5
+  return Policy(
+    init=init,
+    encode=encode,
+    velocity=velocity,
+    decode=lambda latents: jnp.clip(to_pixels(latents), 0.0, 1.0),
+    to_pixels=to_pixels,
+    latent_shape=latent_shape,
+    sharding_rules=sharding_rules,
+    layout=layout,
+  )

@@ -1,0 +1,314 @@
+"""Two streams of tokens, words and pixels, that attend to each other.
+
+The vocabulary of the multimodal diffusion transformers (Esser et al. 2024,
+https://arxiv.org/abs/2403.03206): SD3, FLUX and Qwen-Image are made of these
+parts. Words stand before pixels wherever both lie on one axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxreward.models import blocks, convert
+from jaxreward.types import Array, ArrayLike
+
+Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
+
+# Megatron's cut of every pair of products; stacks carry their layers first.
+_WIDE = r"(modulation|_q|_k|_v|_up)/kernel$"
+_NARROW = r"(_out|_down)/kernel$"
+
+
+def sharding_rules(
+  stacks: str, singles: str = "$^"
+) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+  """Rules of the blocks in scopes whose names match, stacked or single."""
+  return (
+    (rf"^({stacks})/\w*{_WIDE}", (None, "fsdp", "tensor")),
+    (rf"^({stacks})/\w*{_NARROW}", (None, "tensor", "fsdp")),
+    (rf"^({singles})/\w*{_WIDE}", ("fsdp", "tensor")),
+    (rf"^({singles})/\w*{_NARROW}", ("tensor", "fsdp")),
+    (r"(^|/)(bias|scale)$", ()),
+  )
+
+
+def attention(
+  q: Float[Array, "B N H D"],
+  k: Float[Array, "B M H D"],
+  v: Float[Array, "B M H D"],
+  mask: Bool[Array, "B M"] | None = None,
+) -> Float[Array, "B N H*D"]:
+  """Softmax attention, logits and weights in float32.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    mask: False for keys that nobody attends to.
+
+  Returns:
+    [B, N, H * D].
+  """
+  if mask is not None:
+    mask = mask[:, None, None, :]
+  y = jax.nn.dot_product_attention(q, k, v, mask=mask)
+  return y.reshape(*y.shape[:2], -1)
+
+
+def rotate(
+  x: Float[Array, "B N H D"], rotary: tuple[Array, Array]
+) -> Float[Array, "B N H D"]:
+  """Turns neighbouring pairs of features by the angles of their token.
+
+  Args:
+    x: queries or keys.
+    rotary: cosines and sines, float32 [N, D / 2].
+  """
+  cos, sin = (part[None, :, None, :] for part in rotary)
+  pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+  a, b = pairs[..., 0], pairs[..., 1]
+  turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], -1)
+  return turned.reshape(x.shape).astype(x.dtype)
+
+
+def rotary_angles(
+  ids: np.ndarray, widths: Sequence[int], theta: float = 10000.0
+) -> tuple[Array, Array]:
+  """Cosines and sines of rotary positions with several axes.
+
+  Args:
+    ids: [N, axes], the place of every token.
+    widths: features of a head that each axis turns.
+    theta: base of the frequencies.
+
+  Returns:
+    Two float32 [N, sum(widths) / 2].
+  """
+  angles = [
+    np.outer(ids[:, i], theta ** -(np.arange(0, width, 2) / width))
+    for i, width in enumerate(widths)
+  ]
+  angle = np.concatenate(angles, -1)
+  return jnp.asarray(np.cos(angle), "float32"), jnp.asarray(
+    np.sin(angle), "float32"
+  )
+
+
+def patches(
+  x: Float[ArrayLike, "B H W C"], patch: int, *, by_channel: bool = False
+) -> Float[ArrayLike, "B N F"]:
+  """Squares of pixels as tokens [B, N, patch * patch * C], row by row.
+
+  Args:
+    x: pixels.
+    patch: side of a square.
+    by_channel: a token is [C, patch, patch], else [patch, patch, C].
+  """
+  b, h, w, c = x.shape
+  x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+  x = x.transpose(0, 1, 3, *((5, 2, 4) if by_channel else (2, 4, 5)))
+  return x.reshape(b, -1, patch * patch * c)
+
+
+def from_patches(
+  x: Float[Array, "B N F"],
+  patch: int,
+  height: int,
+  width: int,
+  *,
+  by_channel: bool = False,
+) -> Float[Array, "B {height} {width} C"]:
+  """Inverse of `patches`."""
+  b, rows, columns = x.shape[0], height // patch, width // patch
+  if by_channel:
+    x = x.reshape(b, rows, columns, -1, patch, patch)
+    x = x.transpose(0, 1, 4, 2, 5, 3)
+  else:
+    x = x.reshape(b, rows, columns, patch, patch, -1)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+  return x.reshape(b, height, width, -1)
+
+
+def patch_form(patch: int) -> convert.Form:
+  """A convolution [D, C, p, p] over squares as a product [p * p * C, D]."""
+  there, back = convert.CONV.to_ours, convert.CONV.to_public
+
+  def to_ours(x: np.ndarray) -> np.ndarray:
+    x = there(x)
+    return x.reshape(-1, x.shape[-1])
+
+  return convert.Form(
+    to_ours, lambda x: back(x.reshape(patch, patch, -1, x.shape[-1]))
+  )
+
+
+def wave_features(
+  t: Float[ArrayLike, "B"], width: int = 256
+) -> Float[Array, "B {width}"]:
+  """Cosines, then sines, of 1000 t at frequencies from 1 to 1 / 10000."""
+  frequency = 10000.0 ** -(np.arange(width // 2) / (width // 2))
+  angle = 1000.0 * jnp.asarray(t, jnp.float32)[:, None] * frequency[None]
+  return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+class Mlp(nn.Module):
+  """Two products with SiLU between, for vectors [B, F]."""
+
+  width: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: ArrayLike) -> Array:
+    x = blocks.dense(self.width, "in", self.dtype)(jnp.asarray(x))
+    return blocks.dense(self.width, "out", self.dtype)(nn.silu(x))
+
+
+def modulate(x: Array, shift: Array, scale: Array) -> Array:
+  """Layer norm of x, scaled by 1 + scale and shifted."""
+  return blocks.layer_norm(x) * (1 + scale) + shift
+
+
+class Stream(nn.Module):
+  """Names and sizes that the parts of a block share."""
+
+  width: int
+  heads: int
+  dtype: Any
+  qk_norm: bool = True
+
+  def dense(self, features: int, name: str):
+    return blocks.dense(features, name, self.dtype)
+
+  def heads_of(self, x: Array, prefix: str) -> list[Array]:
+    """Queries, keys and values [B, N, H, D] of one stream."""
+    q, k, v = (
+      self.dense(self.width, f"{prefix}_{part}")(x).reshape(
+        *x.shape[:2], self.heads, -1
+      )
+      for part in "qkv"
+    )
+    if self.qk_norm:
+      q, k = (
+        nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{prefix}_{part}norm")(
+          y
+        )
+        for part, y in (("q", q), ("k", k))
+      )
+    return [q, k, v]
+
+  def feed_forward(self, x: Array, prefix: str) -> Array:
+    x = self.dense(4 * self.width, f"{prefix}_up")(x)
+    return self.dense(self.width, f"{prefix}_down")(nn.gelu(x))
+
+  def modulation(self, signal: Array, prefix: str, parts: int) -> list[Array]:
+    y = self.dense(parts * self.width, f"{prefix}_modulation")(signal)
+    return jnp.split(y[:, None], parts, axis=-1)
+
+
+class JointBlock(Stream):
+  """Words and pixels attend to both; each has its own weights.
+
+  Attributes:
+    dual: pixels also attend to themselves alone (SD3.5 medium).
+    last: words are not carried on.
+  """
+
+  dual: bool = False
+  last: bool = False
+
+  @nn.compact
+  def __call__(
+    self, carry: tuple[Array, Array], signal: Array, rotary: Rotary, mask: Any
+  ) -> tuple[tuple[Array, Array], None]:
+    x, words = carry
+    shift, scale, gate, *rest = self.modulation(
+      signal, "image", 9 if self.dual else 6
+    )
+    shift2, scale2, gate2, *own = rest
+    of_words = self.modulation(signal, "text", 2 if self.last else 6)
+    # The last block has its scale first.
+    word_shift, word_scale = of_words[:2][:: -1 if self.last else 1]
+    image = self.heads_of(modulate(x, shift, scale), "image")
+    text = self.heads_of(modulate(words, word_shift, word_scale), "text")
+    q, k, v = (
+      jnp.concatenate(pair, axis=1) for pair in zip(text, image, strict=True)
+    )
+    if rotary is not None:
+      q, k = rotate(q, rotary), rotate(k, rotary)
+    y = attention(q, k, v, mask)
+    length = words.shape[1]
+    new = x + gate * self.dense(self.width, "image_out")(y[:, length:])
+    if self.dual:
+      shift3, scale3, gate3 = own
+      own_heads = self.heads_of(modulate(x, shift3, scale3), "own")
+      z = self.dense(self.width, "own_out")(attention(*own_heads))
+      new = new + gate3 * z
+    x = new
+    x = x + gate2 * self.feed_forward(modulate(x, shift2, scale2), "image")
+    if not self.last:
+      gate, shift2, scale2, gate2 = of_words[2:]
+      words = words + gate * self.dense(self.width, "text_out")(y[:, :length])
+      h = self.feed_forward(modulate(words, shift2, scale2), "text")
+      words = words + gate2 * h
+    return (x, words), None
+
+
+def stacked(block: Any, depth: int, remat: str, unroll: int) -> Any:
+  """The block as a scan over `depth` layers, other inputs the same for all."""
+  return nn.scan(
+    blocks.remat(block, remat),
+    variable_axes={"params": 0},
+    split_rngs={"params": True},
+    in_axes=nn.broadcast,
+    length=depth,
+    unroll=unroll,
+  )
+
+
+def block_layout(
+  ours: str,
+  public: str,
+  names: dict[str, str],
+  layers: range | None,
+) -> tuple[convert.Rule, ...]:
+  """Rules of a block: `names` gives the public name of each of its parts."""
+  found: list[convert.Rule] = []
+  for part, name in names.items():
+    make = convert.norm if part.endswith("norm") else convert.linear
+    found += make(
+      f"{ours}/{part}",
+      f"{public}.{name}",
+      layers,
+      bias=not part.endswith("norm"),
+    )
+  return tuple(found)
+
+
+def mlp_layout(ours: str, public: str) -> tuple[convert.Rule, ...]:
+  """Rules of an `Mlp`."""
+  return (
+    *convert.linear(f"{ours}/in", f"{public}.linear_1"),
+    *convert.linear(f"{ours}/out", f"{public}.linear_2"),
+  )
+
+
+def attention_names(public: str, *, qk_norm: bool = True) -> dict[str, str]:
+  """Public names of the attention of a `JointBlock`."""
+  names = {
+    "image_out": f"{public}.to_out.0",
+    "text_out": f"{public}.to_add_out",
+  }
+  for part in "qkv":
+    names[f"image_{part}"] = f"{public}.to_{part}"
+    names[f"text_{part}"] = f"{public}.add_{part}_proj"
+  for part in "qk" if qk_norm else "":
+    names[f"image_{part}norm"] = f"{public}.norm_{part}"
+    names[f"text_{part}norm"] = f"{public}.norm_added_{part}"
+  return names

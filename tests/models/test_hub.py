@@ -1,0 +1,170 @@
+"""Reading public weights: every layout of files, and what is refused."""
+
+import json
+import pathlib
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jaxreward.errors import UserError
+from jaxreward.models import hub
+
+ARRAYS = {
+  "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+  "b.bias": np.arange(3).astype(ml_dtypes.bfloat16),
+  "c.ids": np.arange(4, dtype=np.int64),
+}
+
+
+def write(path: pathlib.Path, arrays) -> pathlib.Path:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  safetensors.numpy.save_file(arrays, path)
+  return path
+
+
+def sharded(folder: pathlib.Path) -> pathlib.Path:
+  """Two shards and their index."""
+  places = {}
+  for i, name in enumerate(ARRAYS):
+    file = f"model-{min(i, 1) + 1:05d}-of-00002.safetensors"
+    places[name] = file
+  for file in set(places.values()):
+    write(folder / file, {n: ARRAYS[n] for n, f in places.items() if f == file})
+  index = folder / "model.safetensors.index.json"
+  index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+  return index
+
+
+def assert_whole(found):
+  assert set(found) == set(ARRAYS)
+  for name, array in ARRAYS.items():
+    assert found[name].shape == array.shape
+    value = found[name].read()
+    assert value.dtype == array.dtype
+    np.testing.assert_array_equal(value, array)
+
+
+def test_file_folder_and_shards_read_alike(tmp_path):
+  file = write(tmp_path / "one" / "model.safetensors", ARRAYS)
+  index = sharded(tmp_path / "two")
+  for place in (file, file.parent, index, index.parent, f"{tmp_path}:two"):
+    assert_whole(hub.open_weights(place))
+  assert hub.open_weights(file)["b.bias"].dtype == "BF16"
+  assert hub.open_weights(file)["b.bias"].is_float
+  assert not hub.open_weights(file)["c.ids"].is_float
+
+
+def test_config_beside_the_weights(tmp_path):
+  file = write(tmp_path / "model.safetensors", ARRAYS)
+  assert hub.read_config(file) == {}
+  (tmp_path / "config.json").write_text('{"layers": 3}')
+  assert hub.read_config(file) == hub.read_config(tmp_path) == {"layers": 3}
+
+
+def refusal(place) -> str:
+  with pytest.raises(UserError) as error:
+    hub.open_weights(place)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "x.ckpt"])
+def test_pickles_are_refused_by_name_and_never_opened(tmp_path, name):
+  (tmp_path / name).write_bytes(b"not even a pickle")
+  for place in (tmp_path, tmp_path / name):
+    assert f"{name} is a pickle" in refusal(place)
+
+
+def test_missing_shards_are_named(tmp_path):
+  index = sharded(tmp_path)
+  (tmp_path / "model-00002-of-00002.safetensors").unlink()
+  message = refusal(index)
+  assert "lacks 1 of 2 shards: model-00002-of-00002.safetensors" in message
+
+
+def test_an_index_that_promises_too_much(tmp_path):
+  index = sharded(tmp_path)
+  text = json.loads(index.read_text())
+  text["weight_map"]["ghost"] = "model-00001-of-00002.safetensors"
+  index.write_text(json.dumps(text))
+  assert "does not hold ghost" in refusal(tmp_path)
+  index.write_text("{}")
+  assert "weight_map" in refusal(tmp_path)
+  index.write_text("{")
+  assert "cannot read" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [4, 60, -1])
+def test_truncated_files(tmp_path, kept):
+  file = write(tmp_path / "model.safetensors", ARRAYS)
+  file.write_bytes(file.read_bytes()[:kept])
+  assert "is the download complete?" in refusal(file)
+
+
+def test_folders_with_none_or_several(tmp_path):
+  assert "holds no *.safetensors" in refusal(tmp_path)
+  write(tmp_path / "vae" / "model.safetensors", ARRAYS)
+  assert "sub-folders vae do" in refusal(tmp_path)
+  write(tmp_path / "model.safetensors", ARRAYS)
+  write(tmp_path / "model.fp16.safetensors", ARRAYS)
+  assert "model.fp16.safetensors" in refusal(tmp_path)
+  assert f"{tmp_path} has no text" in refusal(f"{tmp_path}:text")
+  (tmp_path / "notes.txt").write_text("x")
+  assert "is not a .safetensors file" in refusal(tmp_path / "notes.txt")
+
+
+def test_quantised_tensors_are_refused_when_read(tmp_path):
+  arrays = {"q": np.zeros(3, ml_dtypes.float8_e4m3fn)}
+  found = hub.open_weights(write(tmp_path / "model.safetensors", arrays))
+  with pytest.raises(UserError, match=r"q is stored as F8_E4M3.*BF16"):
+    found["q"].read()
+
+
+def test_without_the_extra_the_line_says_what_to_download(monkeypatch):
+  monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+  message = refusal("org/name:transformer")
+  assert 'pip install "jaxreward[hub]"' in message
+  assert "https://huggingface.co/org/name/tree/main/transformer" in message
+  assert "no hub id" in refusal("no/such/folder")
+
+
+class NoNetwork:
+  """Stands for the hub's client."""
+
+  def __init__(self, place=None):
+    self.place, self.asked = place, None
+
+  def snapshot_download(self, repository, **which):
+    self.asked = which
+    if self.place is None:
+      raise OSError("no route to host")
+    return str(self.place)
+
+
+def test_without_network_the_line_says_what_to_download(monkeypatch):
+  monkeypatch.setitem(sys.modules, "huggingface_hub", NoNetwork())
+  message = refusal("org/name")
+  assert "no route to host" in message and "*.safetensors" in message
+
+
+@pytest.mark.parametrize(
+  ("inside", "patterns"),
+  [
+    ("transformer", ["transformer/*.safetensors", "transformer/*.json"]),
+    ("transformer/model.safetensors", ["transformer/model.safetensors"]),
+    ("", ["*.safetensors", "*.json"]),
+  ],
+)
+def test_a_hub_id_fetches_only_what_is_asked(
+  monkeypatch, tmp_path, inside, patterns
+):
+  folder = "" if not inside else "transformer"
+  write(tmp_path / folder / "model.safetensors", ARRAYS)
+  client = NoNetwork(tmp_path)
+  monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+  spec = f"org/name:{inside}" if inside else "org/name"
+  assert_whole(hub.open_weights(spec))
+  assert client.asked["allow_patterns"] == patterns
