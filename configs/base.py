@@ -73,6 +73,11 @@ def get_config() -> ConfigDict:
       ),
       ema=dict(decay=0.97),
       mesh=dict(data=-1, fsdp=1, tensor=1),
+      topology="v5e:16x16",  # that the job compile_check compiles for
+      compile_check=dict(
+        meshes="",  # others to compare, as in 16x1x1,4x4x1, or "all"
+        memory=0.0,  # GiB per device; 0 takes what the compiler gives
+      ),
       eval=dict(
         checkpoint="",  # of the job evaluate; empty for init.checkpoint
         samples=480,

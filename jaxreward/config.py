@@ -61,6 +61,8 @@ NOT_RESULTS = (
   "checkpoint",
   "logging",
   "mesh",
+  "topology",
+  "compile_check",
   "progress",
   "report",
 )

@@ -173,12 +173,15 @@ def run(flags: Flags) -> None:
     raise UserError("--config is missing, as in --config=configs/quickstart.py")
   config = config_lib.load(flags.config, flags.overrides)
   job = jobs.find(config)
-  if not flags.workdir:
+  if not flags.workdir and config.job not in jobs.LOOKING:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   configure_jax()
   if config.job in jobs.JOBS:
     jobs.check(config.job, config)
-  workdir = epath.Path(flags.workdir).expanduser()
+  workdir = epath.Path(flags.workdir or ".").expanduser()
+  if config.job in jobs.LOOKING:
+    job(config, workdir)
+    return
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)

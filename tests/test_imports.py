@@ -19,7 +19,7 @@ LAYERS = {
     "regularizers",
     "steering",
   },
-  3: {"training", "evaluation", "report"},
+  3: {"training", "evaluation", "report", "compilation"},
   4: {"jobs"},
   5: {"main"},
 }

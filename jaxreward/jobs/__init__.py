@@ -35,12 +35,15 @@ def _lazy(module: str, *, reports: bool = True) -> Job:
 
 JOBS: dict[str, Job] = {
   "align": _lazy("jaxreward.jobs.align"),
+  "compile_check": _lazy("jaxreward.jobs.compile_check", reports=False),
   "evaluate": _lazy("jaxreward.jobs.evaluate"),
   "pipeline": _lazy("jaxreward.jobs.pipeline", reports=False),
   "pretrain": _lazy("jaxreward.jobs.pretrain"),
   "sample": _lazy("jaxreward.jobs.sample", reports=False),
   "train_reward": _lazy("jaxreward.jobs.train_reward"),
 }
+# Jobs that look and leave no run behind: they need no working directory.
+LOOKING = ("compile_check",)
 
 
 def find(config: ConfigDict) -> Job:

@@ -137,16 +137,37 @@ def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
-  """What a run computes with, on its mesh.
+class Programs:
+  """The jitted programs of a run on its mesh, made from shapes alone.
 
   Attributes:
     trainable: the policy, and what of it is trained.
-    base: frozen parameters of the plain policy.
-    state: at step 0.
+    base: shapes of the frozen parameters, with their shardings.
+    state: shapes of the training state, with their shardings.
+    create: base -> the state at step 0.
     sample: (state, base, prompts) -> (trajectory, pixels, images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
       jitted; it donates the state.
+  """
+
+  trainable: setup.Trainable
+  base: Params
+  state: state.TrainState
+  create: Callable[..., state.TrainState]
+  sample: Callable[..., Any]
+  update: Callable[..., Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What a run computes with: its programs and its arrays, on its mesh.
+
+  Attributes:
+    trainable: see `Programs`, as are the last two.
+    base: frozen parameters of the plain policy.
+    state: at step 0.
+    sample: draws.
+    update: learns.
   """
 
   trainable: setup.Trainable
@@ -156,17 +177,30 @@ class Parts:
   update: Callable[..., Any]
 
 
-def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
-  """Places the state and makes the two programs; call it under the mesh."""
-  trainable = setup.make_trainable(config, policy, base)
+def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
+  """The programs of a run; they are traced and compiled when first called.
+
+  Args:
+    config: of the run.
+    mesh: set it where the programs are called, or lowered.
+    policy: the architecture.
+    base: its parameters, or their shapes.
+    plan: from `make_plan`.
+    weights_of: weights of the rewards that are trained on.
+  """
+  trainable = setup.make_trainable(config, policy)
   updater = make_updater(config, trainable, plan, weights_of)
   keep_old = not plan.on_steps
-  fresh = jax.jit(lambda p: state.create(p, updater.tx, keep_old=keep_old))(
-    trainable.params
+
+  def create(base):
+    return state.create(trainable.init(base), updater.tx, keep_old=keep_old)
+
+  base = setup.shapes(base, trainable.plain.sharding_rules, mesh)
+  fresh = jax.eval_shape(create, base)
+  fresh = setup.shapes(
+    fresh, trainable.policy.sharding_rules, mesh, params=fresh.params
   )
-  rules = trainable.policy.sharding_rules
-  fresh, places = setup.place(fresh, rules, mesh, trainable.params)
-  base, _ = setup.place(base, rules, mesh, base)
+  places = jax.tree.map(lambda x: x.sharding, fresh)
 
   @jax.jit
   def sample(current, base, batch):
@@ -181,7 +215,18 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   def update(current, base, trajectory, scores, batch):
     return align_steps.update(updater, current, base, trajectory, scores, batch)
 
-  return Parts(trainable, base, fresh, sample, update)
+  create = jax.jit(create, out_shardings=places)
+  return Programs(trainable, base, fresh, create, sample, update)
+
+
+def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
+  """Makes the programs and places the arrays; call it under the mesh."""
+  made = make_programs(config, mesh, policy, base, plan, weights_of)
+  setup.log_placement(made.state, made.base)
+  base = setup.put(base, made.base)
+  return Parts(
+    made.trainable, base, made.create(base), made.sample, made.update
+  )
 
 
 def _panel(
@@ -274,7 +319,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     prompts, seed=config.seed, batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights,
   )  # fmt: skip
-  rewards = reward_setup.load(config, workdir)
+  rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
   if heldout is None:

@@ -31,7 +31,7 @@ def check(config: ConfigDict, done: Collection[str] = ()) -> None:
     UserError: a name that is no job, or the pipeline itself, or what a job
       refuses.
   """
-  known = [name for name in jobs.JOBS if name != "pipeline"]
+  known = [k for k in jobs.JOBS if k not in ("pipeline", *jobs.LOOKING)]
   for name in config.jobs:
     if name not in known:
       raise UserError(

@@ -95,7 +95,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   with jax.set_mesh(mesh):
     params = setup.load_params(config, policy)
     fresh = jax.jit(lambda p: state.create(p, tx))(params)
-    fresh, places = setup.place(fresh, policy.sharding_rules, mesh, params)
+    placed = setup.shapes(fresh, policy.sharding_rules, mesh, params)
+    setup.log_placement(placed)
+    fresh = setup.put(fresh, placed)
+    places = jax.tree.map(lambda x: x.sharding, placed)
     put = pipeline.place_batch(mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))

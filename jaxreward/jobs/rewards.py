@@ -10,12 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
-from jaxreward.jobs import checks, reward_model
+from jaxreward.jobs import checks, reward_model, setup
+from jaxreward.models import scene_reward
 from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
@@ -34,24 +36,57 @@ class _Entry:
 
 
 def load(
-  config: ConfigDict, workdir: epath.Path, sections: Sequence[str] = SECTIONS
+  config: ConfigDict,
+  workdir: epath.Path,
+  sections: Sequence[str] = SECTIONS,
+  mesh: Mesh | None = None,
 ) -> dict[str, rewards.Reward]:
   """The rewards of some sections, "rewards" or "heldout_rewards".
 
   A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
   of the registry, a dotted path or "file.py:function". A learned reward takes
   `weights`, its safetensors file; without, the one trained in the working
-  directory.
+  directory. On a mesh its parameters lie as its own rules say.
 
   Raises:
     UserError: what is wrong with an entry, before anything runs.
   """
-  entries = bind(config, sections)
+  return _build(
+    bind(config, sections), lambda entry: _load_learned(entry, workdir, mesh)
+  )
+
+
+def abstract(
+  config: ConfigDict, workdir: epath.Path, mesh: Mesh
+) -> dict[str, rewards.Reward]:
+  """As `load`, with placed shapes for arrays where nothing is trained yet.
+
+  The architecture is that of the trained model, or of `config.reward_model`.
+  """
+
+  def learned(entry: _Entry):
+    file = epath.Path(entry.weights or workdir / reward_model.MODEL_FILE)
+    if file.exists() or "reward_model" not in config:
+      scorer = _read_learned(entry, workdir).scorer
+    else:
+      known = {"scene": scene_reward.make_scorer}
+      scorer = config_lib.bind(
+        config.reward_model, known, field="reward_model"
+      )()
+    drawn = jax.eval_shape(scorer.init, jax.random.key(0))
+    return _bound_learned(entry, scorer), {
+      "params": setup.shapes(drawn, scorer.sharding_rules, mesh)
+    }
+
+  return _build(bind(config), learned)
+
+
+def _build(entries: dict[str, _Entry], learned) -> dict[str, rewards.Reward]:
   functions = {name: entry.fn for name, entry in entries.items()}
   contexts: dict[str, dict[str, Any]] = {}
   for name, entry in entries.items():
     if entry.is_learned:
-      functions[name], contexts[name] = _load_learned(entry, workdir)
+      functions[name], contexts[name] = learned(entry)
   weights = {name: entry.weight for name, entry in entries.items()}
   return rewards.build(functions, weights, contexts)
 
@@ -127,8 +162,7 @@ def _try_out(fn: Callable[..., Any], field: str) -> None:
   )  # fmt: skip
 
 
-def _load_learned(entry: _Entry, workdir: epath.Path):
-  """(function with its architecture bound, arrays it takes)."""
+def _read_learned(entry: _Entry, workdir: epath.Path):
   path = epath.Path(entry.weights or workdir / reward_model.MODEL_FILE)
   if not path.exists():
     raise UserError(
@@ -136,7 +170,20 @@ def _load_learned(entry: _Entry, workdir: epath.Path):
       " first (job train_reward) or name its file in"
       f" config.{entry.field}.weights"
     )
-  model = reward_model.load(path)
-  bound = functools.partial(entry.fn, scorer=model.scorer)
-  context = {"params": model.params, "mean": model.mean, "std": model.std}
-  return functools.update_wrapper(bound, entry.fn), context
+  return reward_model.load(path)
+
+
+def _load_learned(entry: _Entry, workdir: epath.Path, mesh: Mesh | None):
+  """(function with its architecture bound, arrays it takes)."""
+  model = _read_learned(entry, workdir)
+  params = model.params
+  if mesh is not None:
+    rules = model.scorer.sharding_rules
+    params = setup.put(params, setup.shapes(params, rules, mesh))
+  context = {"params": params, "mean": model.mean, "std": model.std}
+  return _bound_learned(entry, model.scorer), context
+
+
+def _bound_learned(entry: _Entry, scorer: scene_reward.RewardModel):
+  bound = functools.partial(entry.fn, scorer=scorer)
+  return functools.update_wrapper(bound, entry.fn)

@@ -18,7 +18,7 @@ from jaxreward import models, rng
 from jaxreward.errors import UserError, nearest
 from jaxreward.models import lora
 from jaxreward.training import mesh as mesh_lib
-from jaxreward.training import sharding, weights
+from jaxreward.training import sharding, state, weights
 from jaxreward.types import Params, Policy
 
 ASSETS = epath.Path(__file__).parent.parent / "assets"
@@ -120,32 +120,32 @@ class Trainable:
 
   Attributes:
     policy: takes whole parameters (with adapters, if there are any).
-    params: what is trained.
-    base: frozen parameters of the plain policy; also the reference.
     plain: the policy without adapters, for the reference.
+    init: base -> what is trained, at step 0; run it in jit, which leaves out
+      what of the model is not an adapter.
     whole: (trained, base) -> parameters that `policy` takes.
     export: (trained, base) -> parameters that `plain` takes.
   """
 
   policy: Policy
-  params: Params
-  base: Params
   plain: Policy
+  init: Callable[[Params], Params]
   whole: Callable[[Params, Params], Params]
   export: Callable[[Params, Params], Params]
 
 
-def make_trainable(
-  config: ConfigDict, policy: Policy, base: Params
-) -> Trainable:
+def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
   """All parameters (`config.lora.rank` 0) or adapters of that rank."""
   if not config.lora.rank:
     whole = lambda trained, base: trained
-    return Trainable(policy, base, base, policy, whole, whole)
+    return Trainable(policy, policy, lambda base: base, whole, whole)
   options = config.lora.to_dict()
   adapted = lora.adapt_policy(policy, **options)
-  drawn = jax.jit(adapted.init)(rng.stream_key(config.seed, "lora"))
-  adapter = lora.split(drawn)[1]
+  key = rng.stream_key(config.seed, "lora")
+
+  def init(base: Params) -> Params:
+    del base
+    return lora.split(adapted.init(key))[1]
 
   def export(trained: Params, base: Params) -> Params:
     return lora.fuse(lora.merge(base, trained), alpha=options["alpha"])
@@ -153,18 +153,51 @@ def make_trainable(
   def whole(trained: Params, base: Params) -> Params:
     return lora.merge(base, trained)
 
-  return Trainable(adapted, adapter, base, policy, whole, export)
+  return Trainable(adapted, policy, init, whole, export)
 
 
-def place(tree: Any, rules, mesh: Mesh, params: Params) -> tuple[Any, Any]:
-  """(tree on the mesh, its shardings), by the architecture's table."""
+def shapes(tree: Any, rules, mesh: Mesh, params: Params | None = None) -> Any:
+  """Shapes of arrays (or of shapes), with shardings by the rules.
+
+  Args:
+    tree: a training state, or parameters.
+    rules: the architecture's table.
+    mesh: where they will live.
+    params: what of the tree the rules speak of; all of it if None.
+  """
   abstract = jax.eval_shape(lambda: tree)
+  params = abstract if params is None else params
   shardings = sharding.state_shardings(abstract, rules, mesh, params=params)
-  # A copy, so that donating the result leaves the caller's arrays alone.
-  placed = jax.jit(
-    lambda x: jax.tree.map(lambda a: a + 0, x), out_shardings=shardings
-  )(tree)
-  return placed, shardings
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract, shardings,
+  )  # fmt: skip
+
+
+def put(tree: Any, placed: Any) -> Any:
+  """A copy of the arrays where `shapes` says; donating it leaves them alone."""
+  copy = lambda x: jax.tree.map(lambda a: a + 0, x)
+  places = jax.tree.map(lambda x: x.sharding, placed)
+  return jax.jit(copy, out_shardings=places)(tree)
+
+
+def parts_of(
+  placed: state.TrainState, base: Params | None = None
+) -> dict[str, Any]:
+  """The parts of a state by the names that people call them by."""
+  return {
+    "parameters": placed.params,
+    "optimizer": placed.opt_state,
+    "average": placed.ema,
+    "sampling policy": placed.old,
+    "reference": base,
+  }
+
+
+def log_placement(placed: state.TrainState, base: Params | None = None) -> None:
+  """Says which device holds which part of a state, and of its reference."""
+  parts = parts_of(placed, base)
+  logging.info("largest arrays:\n%s", sharding.describe(parts, limit=6))
 
 
 def batch_devices() -> int:

@@ -155,6 +155,24 @@ def _jitted(rewards, contexts, images, prompts, verdict):
   return device_scores(by_name, contexts, images, prompts, verdict)
 
 
+def _arguments(rewards, images, prompts, verdict):
+  """What the rewards in jit run on."""
+  inside = tuple(r for r in rewards.values() if not r.is_host)
+  if verdict is not None:
+    verdict = {name: verdict[name] for name in ("dense", "strict")}
+  return inside, contexts_of(rewards), images, prompts, verdict
+
+
+def trace(
+  rewards: Mapping[str, Reward],
+  images: ArrayLike,
+  prompts: PromptBatch,
+  verdict: Mapping[str, ArrayLike] | None = None,
+) -> jax.stages.Traced:
+  """The program of the rewards in jit, on arrays or shapes; see `score`."""
+  return _jitted.trace(*_arguments(rewards, images, prompts, verdict))
+
+
 def host_scores(
   rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
 ) -> Scores:
@@ -232,11 +250,8 @@ def score(
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
   """
   scores: Scores = {}
-  inside = tuple(r for r in rewards.values() if not r.is_host)
-  if inside:
-    if verdict is not None:
-      verdict = {name: verdict[name] for name in ("dense", "strict")}
-    scores = _jitted(inside, contexts_of(rewards), images, prompts, verdict)
+  if any(not reward.is_host for reward in rewards.values()):
+    scores = _jitted(*_arguments(rewards, images, prompts, verdict))
   scores = scores | host_scores(rewards, images, prompts)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed

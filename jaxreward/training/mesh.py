@@ -33,7 +33,7 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-  shape = _resolve(sizes, len(devices))
+  shape = resolve(sizes, len(devices))
   return jax.make_mesh(
     shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
   )
@@ -50,7 +50,7 @@ def round_up_to_devices(n: int, mesh: Mesh) -> int:
   return max(-(-n // parts), 1) * parts
 
 
-def _resolve(sizes: dict[str, int], count: int) -> tuple[int, ...]:
+def resolve(sizes: dict[str, int], count: int) -> tuple[int, ...]:
   """Axis sizes with -1 filled in, or an error that says what would fit."""
   given = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size == -1]

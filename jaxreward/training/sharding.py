@@ -97,24 +97,30 @@ def state_shardings(
   return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def describe(state: Any, shardings: Any, *, limit: int = 20) -> str:
-  """A short table: the largest leaves, their specs and bytes per device.
+def device_bytes(tree: Any) -> int:
+  """Bytes of a placed tree that one device holds; see `describe`."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def describe(parts: dict[str, Any], *, limit: int = 20) -> str:
+  """A short table: the largest leaves, where they lie, bytes per device.
 
   Args:
-    state: abstract or real state.
-    shardings: from `state_shardings`.
-    limit: rows before "and n more"; the total counts all.
+    parts: name -> tree of arrays, or of shapes with shardings.
+    limit: rows before "and n more"; the totals count all.
 
   Returns:
-    Lines of text.
+    Lines of text; the last has the total of every part.
   """
   rows = []
-  places = jax.tree.leaves(shardings)
-  for (path, leaf), place in zip(_leaves(state), places, strict=True):
-    shard = math.prod(place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+  for path, leaf in _leaves(parts):
     shape = ",".join(map(str, leaf.shape))
     kind = f"{leaf.dtype}[{shape}]"
-    rows.append((shard, path, kind, str(tuple(place.spec))))
+    spec = " ".join(_entry(axes) for axes in leaf.sharding.spec) or "replicated"
+    rows.append((device_bytes(leaf), path, kind, spec))
   rows.sort(key=lambda row: (-row[0], row[1]))
   shown = rows[:limit]
   widths = [max((len(r[i]) for r in shown), default=0) for i in (1, 2, 3)]
@@ -126,9 +132,17 @@ def describe(state: Any, shardings: Any, *, limit: int = 20) -> str:
   if len(rows) > limit:
     rest = sum(row[0] for row in rows[limit:])
     lines.append(f"and {len(rows) - limit} more, {_size(rest)}")
-  total = sum(row[0] for row in rows)
-  lines.append(f"total per device: {_size(total)}")
+  totals = {name: device_bytes(tree) for name, tree in parts.items()}
+  named = ", ".join(f"{k} {_size(v)}" for k, v in totals.items() if v)
+  lines.append(
+    f"total per device: {_size(sum(totals.values()))} ({named or 'nothing'})"
+  )
   return "\n".join(lines)
+
+
+def _entry(axes: str | tuple[str, ...] | None) -> str:
+  """One dimension of a spec, as in "fsdp", "data+fsdp" or "-"."""
+  return "+".join(axes) if isinstance(axes, tuple) else axes or "-"
 
 
 def _name(key_path) -> str:

@@ -1,0 +1,141 @@
+"""Compiles a program for devices that need not be there, and measures it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+
+from jaxreward.compilation import flops, hlo, roofline
+from jaxreward.compilation.topology import GIB, Topology
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_NUMBER = r"([\d.]+)([KMGT])"
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes per device.
+
+  Attributes:
+    argument: of the inputs.
+    output: of the results that do not take an input's place.
+    temporary: at the worst moment in between.
+    code: of the program itself.
+    beside: of what the run keeps on the device and this program does not take.
+    required: what the compiler asked for where it refused; 0 where it did not.
+  """
+
+  argument: float = 0.0
+  output: float = 0.0
+  temporary: float = 0.0
+  code: float = 0.0
+  beside: float = 0.0
+  required: float = 0.0
+
+  @property
+  def total(self) -> float:
+    """All of it; where the compiler refused, what it asked for."""
+    program = self.argument + self.output + self.temporary + self.code
+    return max(self.required, program) + self.beside
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """One program on one mesh.
+
+  Attributes:
+    memory: per device.
+    counted_flops: of the program as written, on all devices together.
+    once_flops: the compiler's cost analysis, per device, loop bodies once.
+    once_bytes: the same, bytes accessed.
+    costs: read from the compiled text, per device; None where there is none.
+    compile_seconds: on this machine.
+    result: of the compiled program: shapes with shardings, for the next one.
+  """
+
+  memory: Memory
+  counted_flops: float
+  once_flops: float = 0.0
+  once_bytes: float = 0.0
+  costs: hlo.Costs | None = None
+  compile_seconds: float = 0.0
+  result: Any = None
+
+  def fits(self, limit: float) -> bool:
+    """Whether the compiler took it and all stays under so many bytes."""
+    return self.costs is not None and not (limit and self.memory.total > limit)
+
+  def seconds(self, topology: Topology) -> roofline.Seconds | None:
+    """Bounds on its time; None where nothing was compiled or no peak is known."""
+    if topology.chip is None or self.costs is None:
+      return None
+    return roofline.seconds(self.costs, topology.chip)
+
+
+def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
+  """Compiles and measures.
+
+  Args:
+    traced: `jitted.trace(...)` on shapes that carry shardings.
+    axes: names and sizes of the mesh, in the order of its devices.
+    alive: bytes per device that the run holds by then, arguments and all.
+  """
+  counted = flops.count(traced.jaxpr)
+  start = time.monotonic()
+  try:
+    compiled = traced.lower().compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    memory = Memory(required=required_bytes(str(error)))
+    return Report(
+      memory, counted, compile_seconds=time.monotonic() - start,
+      result=_placed(traced.out_info),
+    )  # fmt: skip
+  found = compiled.memory_analysis()
+  once = compiled.cost_analysis() or {}
+  return Report(
+    memory=Memory(
+      argument=found.argument_size_in_bytes,
+      output=found.output_size_in_bytes - found.alias_size_in_bytes,
+      temporary=found.temp_size_in_bytes,
+      code=found.generated_code_size_in_bytes,
+      beside=max(alive - found.argument_size_in_bytes, 0.0),
+    ),
+    counted_flops=counted,
+    once_flops=once.get("flops", 0.0),
+    once_bytes=once.get("bytes accessed", 0.0),
+    costs=hlo.read(compiled.as_text(), axes),
+    compile_seconds=time.monotonic() - start,
+    result=_placed(traced.out_info, compiled.output_shardings),
+  )
+
+
+def _placed(shapes: Any, shardings: Any = None) -> Any:
+  """Shapes for the program that comes after."""
+  if shardings is None:
+    return shapes
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  return jax.tree.map(place, shapes, shardings)
+
+
+def required_bytes(message: str) -> float:
+  """What the TPU compiler wanted, from the text of its refusal.
+
+  It says "Used 40.67G of 15.75G hbm" of a whole program, and "required for HLO
+  temporaries (65.24G) exceeds available HBM (15.75G)" of a part of one.
+  """
+  found = re.search(rf"Used {_NUMBER} of", message) or re.search(
+    rf"\({_NUMBER}\) exceeds available", message
+  )
+  return float(found[1]) * _UNITS[found[2]] if found else 0.0
+
+
+def gib(count: float) -> str:
+  """Bytes as GiB, with the digits that matter."""
+  value = count / GIB
+  return f"{value:.1f}" if value >= 10 else f"{value:.3g}"

@@ -1,0 +1,65 @@
+"""Operations of a program as it is written, whatever machine runs it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jax.extend import core
+
+# Parameters under which primitives keep the programs that they run.
+_BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr", "cond_jaxpr")
+
+
+def count(jaxpr: Any) -> float:
+  """Multiplications and additions of all matrix products and convolutions.
+
+  Two operations for each product of the contraction. The body of a scan counts
+  as often as it runs, the body of a `shard_map` once per device that it is
+  mapped over, of a `cond` the dearest branch. A `while_loop` of unknown length
+  counts once; elementwise work and kernels count nothing. Taps of a convolution
+  that fall on padding count.
+
+  Args:
+    jaxpr: of `jax.make_jaxpr` or of `jitted.trace(...)`, before any cut over
+      devices: the count is of the whole program.
+  """
+  return sum(_equation(eqn) for eqn in _open(jaxpr).eqns)
+
+
+def _open(jaxpr: Any) -> Any:
+  return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def _equation(eqn: Any) -> float:
+  name, params = eqn.primitive.name, eqn.params
+  if name == "dot_general":
+    return _dot(eqn)
+  if name == "conv_general_dilated":
+    return _convolution(eqn)
+  if name == "cond":
+    return max(count(branch) for branch in params["branches"])
+  if name == "pallas_call":
+    return 0.0
+  inner = sum(count(params[key]) for key in _BODIES if key in params)
+  if name == "scan":
+    return inner * params["length"]
+  if name == "shard_map":
+    mesh = params["mesh"].shape
+    return inner * math.prod(mesh[axis] for axis in params["newly_manual_axes"])
+  return inner
+
+
+def _dot(eqn: Any) -> float:
+  (contracted, _), _ = eqn.params["dimension_numbers"]
+  left = eqn.invars[0].aval.shape
+  out = eqn.outvars[0].aval.shape
+  return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(eqn: Any) -> float:
+  kernel = eqn.invars[1].aval.shape
+  out = eqn.outvars[0].aval.shape
+  spec = eqn.params["dimension_numbers"].rhs_spec  # (out, in, *space)
+  taps = math.prod(kernel[axis] for axis in spec[1:])
+  return 2.0 * math.prod(out) * taps

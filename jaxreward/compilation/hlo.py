@@ -1,0 +1,482 @@
+"""Reads a compiled program's text: loops multiplied, collectives by axes.
+
+The compiler's own cost analysis counts the body of a loop once. Here every
+computation counts as often as it runs, as far as the text tells.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+COLLECTIVES = (
+  "all-gather",
+  "all-reduce",
+  "all-to-all",
+  "collective-permute",
+  "reduce-scatter",
+)
+_BYTES = {"pred": 1, "token": 0, "opaque": 0}
+# Operations that move nothing: names for parts of other buffers.
+_NAMES = {
+  "after-all", "bitcast", "conditional", "constant", "copy-done",
+  "get-tuple-element", "optimization-barrier", "parameter", "slice-done",
+  "tuple", "while",
+}  # fmt: skip
+_OP = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """One array: type, dimensions, and whether it lies in the main memory."""
+
+  dtype: str
+  dims: tuple[int, ...]
+  is_main: bool
+
+  @property
+  def size(self) -> int:
+    """Bytes."""
+    digits = re.search(r"\d+", self.dtype)
+    bits = int(digits[0]) if digits else 8 * _BYTES.get(self.dtype, 4)
+    return math.ceil(math.prod(self.dims) * bits / 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+  """One line of a computation."""
+
+  name: str
+  kind: str
+  shapes: tuple[Shape, ...]
+  operands: tuple[str, ...]
+  rest: str
+  is_root: bool
+
+  @property
+  def size(self) -> int:
+    """Bytes of the result."""
+    return sum(shape.size for shape in self.shapes)
+
+  @property
+  def main_size(self) -> int:
+    """Bytes of the result in the main memory."""
+    return sum(shape.size for shape in self.shapes if shape.is_main)
+
+  def called(self, attribute: str) -> list[str]:
+    """Computations that an attribute names."""
+    found = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.\-]+)", self.rest)
+    return re.findall(r"%([\w.\-]+)", found[1]) if found else []
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+  """What collectives of one kind over the same devices move, per device.
+
+  Attributes:
+    times: how often they run.
+    size: bytes that go in.
+    sent: bytes that a device sends, as a ring sends them.
+  """
+
+  times: float = 0.0
+  size: float = 0.0
+  sent: float = 0.0
+
+  def plus(self, other: Traffic, times: float) -> Traffic:
+    """The sum, the other taken so many times."""
+    return Traffic(
+      self.times + times * other.times,
+      self.size + times * other.size,
+      self.sent + times * other.sent,
+    )
+
+
+@dataclasses.dataclass
+class Costs:
+  """What one device does.
+
+  Attributes:
+    flops: of matrix products and convolutions.
+    bytes: between the main memory and the chip.
+    cycles: the TPU compiler's own estimate of everything but collectives.
+    kernels: runs of Pallas kernels (Mosaic), whose flops are not known.
+    unknown_loops: loops that counted once because nothing says how often
+      they run.
+    collectives: {(kind, mesh axes): Traffic}.
+  """
+
+  flops: float = 0.0
+  bytes: float = 0.0
+  cycles: float = 0.0
+  kernels: float = 0.0
+  unknown_loops: int = 0
+  collectives: dict[tuple[str, str], Traffic] = dataclasses.field(
+    default_factory=dict
+  )
+
+  @property
+  def sent(self) -> float:
+    """Bytes that a device sends in all collectives."""
+    return sum(traffic.sent for traffic in self.collectives.values())
+
+  def add(self, other: Costs, times: float = 1.0) -> None:
+    """Adds the other, taken so many times."""
+    self.flops += times * other.flops
+    self.bytes += times * other.bytes
+    self.cycles += times * other.cycles
+    self.kernels += times * other.kernels
+    self.unknown_loops += other.unknown_loops
+    for key, traffic in other.collectives.items():
+      before = self.collectives.get(key, Traffic())
+      self.collectives[key] = before.plus(traffic, times)
+
+
+def read(text: str, axes: dict[str, int] | None = None) -> Costs:
+  """Costs of the program on one device.
+
+  Args:
+    text: `compiled.as_text()`.
+    axes: names and sizes of the mesh whose devices, in order, the program is
+      compiled for; collectives are then named by the axes that they cross.
+  """
+  program = Program(text, axes or {})
+  return program.costs(program.entry)
+
+
+def parse(text: str) -> tuple[dict[str, list[Op]], str]:
+  """({computation: its operations}, name of the one that runs first)."""
+  computations: dict[str, list[Op]] = {}
+  entry, ops = "", []
+  for line in text.splitlines():
+    header = re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line)
+    if header:
+      ops = computations.setdefault(header[2], [])
+      entry = header[2] if header[1] else entry
+    elif found := _OP.match(line):
+      ops.append(_parse_op(found, line))
+  return computations, entry
+
+
+def _parse_op(found: re.Match, line: str) -> Op:
+  start = found.end()
+  if line[start] == "(":
+    end = _closing(line, start) + 1
+  else:
+    end = line.index(" ", start)
+  opening = line.index("(", end)
+  closing = _closing(line, opening)
+  return Op(
+    name=found[2],
+    kind=line[end:opening].strip(),
+    shapes=tuple(_shapes(line[start:end])),
+    operands=tuple(re.findall(r"%([\w.\-]+)", line[opening:closing])),
+    rest=line[opening:],
+    is_root=bool(found[1]),
+  )
+
+
+def _closing(line: str, start: int) -> int:
+  """Index of the parenthesis that closes the one at `start`."""
+  depth = 0
+  for found in re.finditer(r"[()]", line[start:]):
+    depth += 1 if found[0] == "(" else -1
+    if not depth:
+      return start + found.start()
+  raise ValueError(f"no closing parenthesis: {line[:200]}")
+
+
+def _shapes(text: str) -> Iterator[Shape]:
+  for dtype, dims, layout in _SHAPE.findall(text):
+    sizes = tuple(int(size) for size in dims.split(",") if size)
+    # S(1) and above are the chip's own memories.
+    yield Shape(dtype, sizes, "S(" not in layout)
+
+
+class Program:
+  """A parsed program, its costs kept per computation."""
+
+  def __init__(self, text: str, axes: dict[str, int]):
+    self.computations, self.entry = parse(text)
+    self.axes = axes
+    count = re.search(r"num_partitions=(\d+)", text)
+    self.devices = int(count[1]) if count else 1
+    self._known: dict[tuple[str, bool], Costs] = {}
+
+  def costs(self, name: str, is_fused: bool = False) -> Costs:
+    """Costs of one run of a computation; a fused one reads no memory."""
+    if (name, is_fused) not in self._known:
+      self._known[name, is_fused] = self._sum(name, is_fused)
+    return self._known[name, is_fused]
+
+  def _sum(self, name: str, is_fused: bool) -> Costs:
+    ops = {op.name: op for op in self.computations[name]}
+    total, seen = Costs(), set()
+    for op in ops.values():
+      total.add(self._own(op, ops, name, is_fused))
+      if op.kind == "while":
+        times = self._trips(op, ops)
+        total.unknown_loops += times is None
+        for body in op.called("body") + op.called("condition"):
+          total.add(self.costs(body), 1 if times is None else times)
+      elif op.kind == "conditional":
+        total.add(self._dearest(op))
+      elif op.kind in ("fusion", "call", "async-start"):
+        self._add_called(op, total, seen, is_fused or op.kind == "fusion")
+    return total
+
+  def _add_called(self, op: Op, total: Costs, seen: set, is_fused: bool):
+    """An asynchronous collective stands in several fusions, and runs once."""
+    for name in op.called("calls") + op.called("to_apply"):
+      inner = self.costs(name, is_fused)
+      channels = {
+        found[1]
+        for one in self.computations[name]
+        if _collective(one)
+        and (found := re.search(r"channel_id=(\d+)", one.rest))
+      }
+      if channels & seen:
+        inner = dataclasses.replace(inner, collectives={})
+      total.add(inner)
+      seen |= channels
+
+  def _dearest(self, op: Op) -> Costs:
+    names = [
+      name
+      for attribute in (
+        "branch_computations", "true_computation", "false_computation"
+      )
+      for name in op.called(attribute)
+    ]  # fmt: skip
+    branches = [self.costs(name) for name in names]
+    return max(branches, key=lambda c: (c.cycles, c.flops, c.bytes, c.sent))
+
+  def _own(self, op: Op, ops: dict[str, Op], name: str, is_fused: bool):
+    """Costs of an operation without what it calls."""
+    cost = Costs()
+    if op.kind in ("dot", "convolution"):
+      count = _dot_flops if op.kind == "dot" else _convolution_flops
+      cost.flops = count(op, ops)
+    if kind := _collective(op):
+      if "all-reduce-scatter" in name:
+        kind = "reduce-scatter"
+      cost.collectives = self._traffic(kind, op, ops)
+    if is_fused:
+      return cost
+    cost.bytes = self._bytes(op, ops)
+    cost.kernels = float('custom_call_target="tpu_custom_call"' in op.rest)
+    estimate = re.search(r'"estimated_cycles":"(\d+)"', op.rest)
+    # Some operations without an estimate carry the largest number there is.
+    if estimate and int(estimate[1]) < 2**53:
+      cost.cycles = float(estimate[1])
+    return cost
+
+  def _traffic(self, kind: str, op: Op, ops: dict[str, Op]):
+    size = float(sum(ops[name].size for name in op.operands if name in ops))
+    group = _group(op.rest, self.devices)
+    n = max(len(group), 1)
+    sent = {
+      "all-gather": size * (n - 1),
+      "all-reduce": 2 * size * (n - 1) / n,
+      "collective-permute": size,
+    }.get(kind, size * (n - 1) / n)
+    return {(kind, self._crossed(group)): Traffic(1.0, size, sent)}
+
+  def _crossed(self, group: Sequence[int]) -> str:
+    """Mesh axes along which the members of a group differ."""
+    if math.prod(self.axes.values()) != self.devices or len(group) < 2:
+      return f"{len(group)} devices"
+    places = np.array(np.unravel_index(group, tuple(self.axes.values())))
+    differ = (places != places[:, :1]).any(1)
+    names = [
+      name for name, is_in in zip(self.axes, differ, strict=True) if is_in
+    ]
+    return " x ".join(names)
+
+  def _trips(self, op: Op, ops: dict[str, Op]) -> int | None:
+    """How often a loop runs; None where the text does not tell."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
+    if known:
+      return int(known[1])
+    (condition,), (body,) = op.called("condition"), op.called("body")
+    tests = {one.name: one for one in self.computations[condition]}
+    compare = next((t for t in tests.values() if t.is_root), None)
+    if compare is None or compare.kind != "compare":
+      return None
+    if "direction=LT" not in compare.rest:
+      return None
+    counter, limit = (tests.get(name) for name in compare.operands)
+    last = _constant(limit, tests)
+    index = counter and re.search(r"index=(\d+)", counter.rest)
+    if last is None or not index:
+      return None
+    place = int(index[1])
+    first = self._first(op, ops, place)
+    return max(0, math.ceil((last - first) / self._stride(body, place)))
+
+  def _first(self, op: Op, ops: dict[str, Op], place: int) -> int:
+    """Where a loop's counter starts; 0, as scans start, if nothing says."""
+    entered = ops.get(op.operands[0])
+    if entered is None or entered.kind != "tuple":
+      return 0
+    return _constant(ops.get(entered.operands[place]), ops) or 0
+
+  def _stride(self, body: str, place: int) -> int:
+    """What a loop's counter grows by; 1, as in scans, if nothing says."""
+    ops = {one.name: one for one in self.computations[body]}
+    root = next(one for one in ops.values() if one.is_root)
+    if root.kind != "tuple":
+      return 1
+    step = ops.get(root.operands[place])
+    while step is not None and step.kind == "copy":
+      step = ops.get(step.operands[0])
+    if step is None or step.kind != "add":
+      return 1
+    found = [_constant(ops.get(name), ops) for name in step.operands]
+    return next((value for value in found if value), 1)
+
+  def _bytes(self, op: Op, ops: dict[str, Op]) -> float:
+    """Bytes that an operation reads and writes in the main memory."""
+    if op.kind in _NAMES or op.kind == "call" or op.kind.endswith("-done"):
+      return 0.0
+    read = [ops[name].main_size for name in op.operands if name in ops]
+    if op.kind.endswith("-start"):
+      return float(sum(read) or op.main_size)
+    if op.kind == "dynamic-slice":
+      return 2.0 * op.main_size
+    if op.kind == "dynamic-update-slice":
+      return 2.0 * ops[op.operands[1]].size
+    written = op.main_size
+    if op.kind == "fusion":
+      read, written = self._fusion_bytes(op, read, written)
+    return float(sum(read) + written)
+
+  def _fusion_bytes(self, op: Op, read: list[int], written: int):
+    """Of a buffer that a fusion only slices, the slices count."""
+    (name,) = op.called("calls")
+    inner = self.computations[name]
+    table = {one.name: one for one in inner}
+    users = collections.defaultdict(list)
+    for one in inner:
+      for place, operand in enumerate(one.operands):
+        users[operand].append((one, place))
+    for one in inner:
+      if one.kind != "parameter":
+        continue
+      number = int(re.match(r"\((\d+)\)", one.rest)[1])  # pyrefly: ignore
+      sizes = [_sliced(user, place, table) for user, place in users[one.name]]
+      if number < len(read) and read[number] and None not in sizes:
+        read[number] = min(read[number], sum(sizes))  # pyrefly: ignore
+    for one in inner:
+      if one.kind == "dynamic-update-slice" and one.size <= written:
+        written -= one.size - table[one.operands[1]].size
+    return read, written
+
+
+def _sliced(user: Op, place: int, table: dict[str, Op]) -> int | None:
+  """Bytes that an operation takes of its operand, if it takes a slice."""
+  if place == 0 and user.kind == "dynamic-slice":
+    return user.size
+  if place == 0 and user.kind == "dynamic-update-slice":
+    return 0
+  return None
+
+
+def _collective(op: Op) -> str:
+  """The kind of a collective; empty for others, and for the end of one."""
+  kind = op.kind.removesuffix("-start")
+  return kind if kind in COLLECTIVES else ""
+
+
+def _constant(op: Op | None, ops: dict[str, Op]) -> int | None:
+  """Value of a whole number that is known, through copies."""
+  while op is not None and op.kind in ("copy", "bitcast"):
+    op = ops.get(op.operands[0])
+  if op is None or op.kind != "constant":
+    return None
+  found = re.match(r"\((-?\d+)\)", op.rest)
+  return int(found[1]) if found else None
+
+
+def _group(rest: str, devices: int) -> list[int]:
+  """Devices of a collective's first group."""
+  if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+    return [int(found[1]), int(found[2])]
+  if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+    return [int(one) for one in found[1].split(",")]
+  if found := re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
+  ):
+    shape, order, swap = (
+      [int(x) for x in part.split(",")] if part else None
+      for part in found.groups()
+    )
+    ids = np.arange(devices if order is None else math.prod(order))
+    ids = ids.reshape(order or -1).transpose(swap)
+    return ids.reshape(shape or (1, -1))[0].tolist()
+  if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+    sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", found[1])}
+    chosen = re.findall(r"'(\w+)'", found[2])
+    ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    slices = tuple(slice(None) if name in chosen else 0 for name in sizes)
+    return ids[slices].reshape(-1).tolist()
+  return list(range(devices))
+
+
+def _dot_flops(op: Op, ops: dict[str, Op]) -> float:
+  found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.rest)
+  axes = [int(x) for x in found[1].split(",") if x] if found else []
+  left = ops[op.operands[0]].shapes[0].dims
+  out = math.prod(op.shapes[0].dims)
+  return 2.0 * out * math.prod(left[axis] for axis in axes)
+
+
+def _convolution_flops(op: Op, ops: dict[str, Op]) -> float:
+  """Products whose window does not hang over the edge or into a hole."""
+  found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest)
+  assert found is not None, op.rest
+  left, right, out = found.groups()
+  sizes = [ops[name].shapes[0].dims for name in op.operands[:2]]
+  pairs = 1.0
+  for axis in sorted(set(left) - set("bf")):
+    pairs *= _valid_pairs(
+      size=sizes[0][left.index(axis)],
+      taps=sizes[1][right.index(axis)],
+      out=op.shapes[0].dims[out.index(axis)],
+      window=_window(op.rest, int(axis)),
+    )
+  dims = op.shapes[0].dims
+  others = dims[out.index("b")] * dims[out.index("f")]
+  return 2.0 * pairs * others * sizes[1][right.index("i")]
+
+
+def _window(rest: str, axis: int) -> dict[str, int]:
+  """Stride, dilations and padding of one dimension of a convolution."""
+  found = re.search(r"window=\{([^}]*)\}", rest)
+  values = {"stride": 1, "lhs_dilate": 1, "rhs_dilate": 1, "low": 0}
+  for name, text in re.findall(r"(\w+)=(\S+)", found[1] if found else ""):
+    part = text.split("x")[axis]
+    if name == "pad":
+      values["low"] = int(part.split("_")[0])
+    elif name in values:
+      values[name] = int(part)
+  return values
+
+
+@functools.cache
+def _count_pairs(size, taps, out, stride, lhs_dilate, rhs_dilate, low) -> float:
+  place = np.arange(out)[:, None] * stride - low
+  place = place + np.arange(taps)[None] * rhs_dilate
+  inside = (place >= 0) & (place <= (size - 1) * lhs_dilate)
+  return float((inside & (place % lhs_dilate == 0)).sum())
+
+
+def _valid_pairs(*, size: int, taps: int, out: int, window: dict) -> float:
+  return _count_pairs(size, taps, out, **window)

@@ -1,0 +1,50 @@
+"""Seconds that a program takes at least, and what holds it back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxreward.compilation.hlo import Costs
+from jaxreward.compilation.topology import Chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Seconds:
+  """Lower bounds, each as if the other two were free, and an estimate.
+
+  Attributes:
+    compute: matrix products at the chip's bf16 peak.
+    memory: bytes at the bandwidth of the HBM.
+    network: bytes sent at the bandwidth of all links.
+    compiler: the compiler's own estimate of all that is no collective.
+  """
+
+  compute: float
+  memory: float
+  network: float
+  compiler: float
+
+  @property
+  def roofline(self) -> float:
+    """The largest of the three bounds."""
+    return max(self.compute, self.memory, self.network)
+
+  @property
+  def wall(self) -> str:
+    """Which bound that is."""
+    return max(("compute", "memory", "network"), key=lambda k: getattr(self, k))
+
+  @property
+  def step(self) -> float:
+    """The compiler's estimate, then the collectives, with no overlap."""
+    return max(self.compiler, self.compute) + self.network
+
+
+def seconds(costs: Costs, chip: Chip) -> Seconds:
+  """Of one device's costs, on its chip."""
+  return Seconds(
+    compute=costs.flops / chip.flops,
+    memory=costs.bytes / chip.bandwidth,
+    network=costs.sent / chip.network,
+    compiler=costs.cycles / chip.clock,
+  )

@@ -1,0 +1,203 @@
+"""Compiles the programs of an align run for a TPU slice that is not there.
+
+config.topology names the slice, config.mesh cuts it. The rollout, the rewards
+and the update are those of the job align, on shapes in the place of arrays.
+What the compiler makes of them is printed: whether they fit, what they
+compute, read and send, what holds them back, and which mesh suits best.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from jaxreward.compilation import compiled, report, topology
+from jaxreward.compilation.report import MeshReport
+from jaxreward.data import pipeline, repeats, sources
+from jaxreward.errors import UserError, one_line
+from jaxreward.evaluation import tables
+from jaxreward.jobs import align, evaluate, setup
+from jaxreward.jobs import rewards as reward_setup
+from jaxreward.rewards import scoring
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.training import sharding
+from jaxreward.types import Trajectory
+
+REPORT_FILE = "compile_check.json"
+Sizes = tuple[int, int, int]
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what `run` would refuse, and starts JAX without a TPU."""
+  found = topology.find(config.topology)
+  topology.require(found)
+  meshes(config, found.size)
+  align.check(config)
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Prints the table and writes workdir/compile_check.json.
+
+  Args:
+    config: of an align run; any job's config holds one.
+    workdir: where the report goes, and where trained reward models are
+      looked for; nothing else of it is touched.
+  """
+  found = topology.find(config.topology)
+  devices = topology.devices(found)
+  limit = config.compile_check.memory * topology.GIB
+  limit = limit or (found.chip.memory if found.chip else 0.0)
+  reports = []
+  for sizes in meshes(config, found.size):
+    logging.info("compiling for %s, %s ...", found.name, report.title(sizes))
+    reports.append(compile_mesh(config, workdir, devices, sizes))
+  run_report = report.RunReport(
+    found, limit, reports, lora_rank=config.lora.rank,
+    remat=config.model.get("remat", ""), microbatch=config.rollout.microbatch,
+  )  # fmt: skip
+  sys.stdout.write(report.to_text(run_report))
+  workdir.mkdir(parents=True, exist_ok=True)
+  tables.write_json(workdir / REPORT_FILE, report.to_json(run_report))
+  logging.info("the same as JSON: %s", workdir / REPORT_FILE)
+
+
+def meshes(config: ConfigDict, devices: int) -> list[Sizes]:
+  """The mesh of the config, then those of `compile_check.meshes`.
+
+  Raises:
+    UserError: sizes that are no mesh of so many devices.
+  """
+  given = config.mesh.to_dict()
+  sizes = [mesh_lib.resolve(given, devices)]
+  text = config.compile_check.meshes
+  if text == "all":
+    sizes += factorings(devices)
+  for one in filter(None, text.split(",") if text != "all" else ()):
+    if not re.fullmatch(r"\d+x\d+x\d+", one):
+      raise UserError(
+        f'config.compile_check.meshes="{text}": expected all, or sizes of data,'
+        ' fsdp and tensor as in "16x1x1,4x4x1"'
+      )
+    named = dict(zip(mesh_lib.AXES, map(int, one.split("x")), strict=True))
+    sizes.append(mesh_lib.resolve(named, devices))
+  return list(dict.fromkeys(sizes))
+
+
+def factorings(count: int) -> list[Sizes]:
+  """Every (data, fsdp, tensor) whose product is `count`."""
+  parts = [n for n in range(1, count + 1) if count % n == 0]
+  return [
+    (count // (fsdp * tensor), fsdp, tensor)
+    for tensor, fsdp in itertools.product(parts, parts)
+    if count % (fsdp * tensor) == 0
+  ]
+
+
+def compile_mesh(
+  config: ConfigDict,
+  workdir: epath.Path,
+  devices: Sequence[jax.Device],
+  sizes: Sizes,
+) -> MeshReport:
+  """The programs of the run on one mesh, or why there are none."""
+  try:
+    mesh = mesh_lib.make_mesh(*sizes, devices=devices)
+    return _compile(config, workdir, mesh, sizes)
+  except (UserError, NotImplementedError) as error:
+    said = str(error) if isinstance(error, UserError) else one_line(error)
+    return MeshReport(sizes, refused=said)
+
+
+def _compile(
+  config: ConfigDict, workdir: epath.Path, mesh: Mesh, sizes: Sizes
+) -> MeshReport:
+  """Traces and compiles in the order of an iteration of the job align."""
+  policy = setup.make_policy(config)
+  rewards = reward_setup.abstract(config, workdir, mesh)
+  weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
+  base = jax.eval_shape(policy.init, jax.random.key(0))
+  made = align.make_programs(config, mesh, policy, base, plan, weights_of)
+  batch = prompt_shapes(config, mesh)
+  context = scoring.contexts_of(rewards)
+  alive = sharding.device_bytes((made.state, made.base, context, batch))
+  axes = dict(mesh.shape)
+  programs: dict[str, compiled.Report] = {}
+
+  def build(name: str, program: Any, *arguments: Any) -> Any:
+    logging.info("  %s ...", name)
+    # Nothing may be computed here: the mesh's devices run nothing.
+    with jax.set_mesh(mesh):
+      traced = program(*arguments)
+      programs[name] = compiled.build(traced, axes, alive)
+    return programs[name].result
+
+  drawn = build("rollout", made.sample.trace, made.state, made.base, batch)
+  trajectory, pixels, images = _with_places(drawn, mesh)
+  alive += sharding.device_bytes((trajectory, pixels, images))
+  detect = jax.jit(evaluate.measure)
+  found = build("detector", detect.trace, images, pixels, batch)
+  if any(not reward.is_host for reward in rewards.values()):
+    build("rewards", scoring.trace, rewards, images, batch, found)
+  scores = _replicated(
+    {k: jax.ShapeDtypeStruct(images.shape[:2], np.float32) for k in weights_of},
+    mesh,
+  )
+  build(
+    "update", made.update.trace, made.state, made.base, trajectory, scores,
+    batch,
+  )  # fmt: skip
+  parts = setup.parts_of(made.state, made.base) | {"reward models": context}
+  return MeshReport(
+    sizes, programs, placement=sharding.describe(parts, limit=8),
+    state_bytes=sharding.device_bytes((made.state, made.base)),
+  )  # fmt: skip
+
+
+def prompt_shapes(config: ConfigDict, mesh: Mesh) -> Any:
+  """Shapes of an iteration's prompts, whole on every device."""
+  batches = pipeline.prompt_batches(
+    sources.load_prompts(config.data.source, "train"),
+    seed=config.seed, batch_size=config.rollout.prompts,
+    kind_weights=config.data.kind_weights,
+  )  # fmt: skip
+  return _replicated(repeats.distinct_ids(batches(0)), mesh)
+
+
+def _replicated(tree: Any, mesh: Mesh) -> Any:
+  place = mesh_lib.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
+  )
+
+
+def _with_places(drawn: tuple[Trajectory, Any, Any], mesh: Mesh) -> Any:
+  """What a rollout leaves; where it did not compile, its rows are spread."""
+  if all(x.sharding is not None for x in jax.tree.leaves(drawn)):
+    return drawn
+  trajectory, pixels, images = drawn
+  spread = lambda axis: NamedSharding(
+    mesh, PartitionSpec(*[None] * axis, mesh_lib.BATCH_AXES)
+  )
+  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
+  rows = {"prompt_index", "member", "mask"}
+  placed = {
+    field.name: jax.tree.map(
+      lambda x, n=field.name: place(x, spread(0 if n in rows else 1)),
+      getattr(trajectory, field.name),
+    )
+    for field in dataclasses.fields(trajectory)
+  }
+  whole = _replicated((pixels, images), mesh)
+  return (Trajectory(**placed), *whole)
