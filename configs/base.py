@@ -21,10 +21,14 @@ def get_config() -> ConfigDict:
         unroll=4,
         dtype="float32",
       ),
+      # of policies that work outside the pixels, or read no words themselves
+      autoencoder=dict(name="none"),
+      text_encoder=dict(name="none"),
       init=dict(checkpoint="package:scenes_base"),
       lora=dict(rank=0, alpha=32.0, targets="^blocks/(qkv|out|up|down)$"),
       data=dict(
         source="scenes",  # or a prompts.txt / train.jsonl of your own
+        grammar="scenes",  # or "free": prompts in any words
         kind_weights=(1, 1, 1, 1, 1, 1),  # in the order of grammar.KINDS
       ),
       pretrain=dict(

@@ -48,6 +48,8 @@ __all__ = [
 OPEN_SECTIONS = ("rewards", "heldout_rewards")
 # Sections that are one method: `name` and the arguments of that function.
 METHOD_SECTIONS = (
+  "autoencoder",
+  "text_encoder",
   "objective",
   "advantage",
   "composition",

@@ -13,6 +13,7 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -106,11 +107,15 @@ class Policy:
       text encoders run outside take leaves of `Embedded` for tokens.
     velocity: (params, x_t [B, H, W, C], t float32 [B], cond [B, ...]) ->
       velocity [B, H, W, C], float32.
-    decode: latents [..., H, W, C] -> images in [0, 1], clipped.
-    to_pixels: latents -> images without the clip, to measure range errors.
+    to_pixels: (latents [..., H, W, C], decoder) -> images, [0, 1] but for range
+      errors, which are not clipped; `decoder` holds the parameters of an
+      autoencoder, None where there is none.
     latent_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
+    decoder: key -> parameters of the autoencoder; None where there is none.
+    decoder_rules: their sharding rules.
+    decoder_layout: the table of their public names.
     prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
       word ids.
   """
@@ -118,9 +123,15 @@ class Policy:
   init: Callable[..., Params]
   encode: Callable[..., Cond]
   velocity: Callable[..., Array]
-  decode: Callable[[Array], Array]
-  to_pixels: Callable[[Array], Array]
+  to_pixels: Callable[..., Array]
   latent_shape: tuple[int, int, int]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
+  decoder: Callable[..., Params] | None = None
+  decoder_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+  decoder_layout: tuple[Any, ...] = ()
   prompts: Cond | None = None
+
+  def decode(self, latents: Array, decoder: Params | None = None) -> Array:
+    """Latents [..., H, W, C] -> images in [0, 1], clipped."""
+    return jnp.clip(self.to_pixels(latents, decoder), 0.0, 1.0)

@@ -145,8 +145,7 @@ def small_policy() -> Policy:
     init=init,
     encode=lambda params, tokens: params["words"][tokens].sum(1),
     velocity=velocity,
-    decode=lambda x: jnp.clip(x * 0.5 + 0.5, 0, 1),
-    to_pixels=lambda x: x * 0.5 + 0.5,
+    to_pixels=lambda x, decoder=None: x * 0.5 + 0.5,
     latent_shape=(side, side, 3),
     sharding_rules=(
       ("^into/kernel$", ("fsdp", None)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import grain
+import jax
 import numpy as np
 
 from jaxreward.data.scenes import grammar
@@ -88,9 +89,7 @@ class _Draw:
     wrong = rng.random(size) < self.corruption
     take = lambda x: np.asarray(x)[scene]
     return {
-      "scene": type(self.table)(
-        **{k: take(v) for k, v in vars(self.table).items()}
-      ),
+      "scene": jax.tree.map(take, self.table),
       "caption": np.asarray(self.table.tokens)[np.where(wrong, other, scene)],
       "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
     }

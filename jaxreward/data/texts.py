@@ -12,7 +12,9 @@ from jaxreward.types import ArrayLike
 _STEP = 64  # lengths are rounded up to it, so that few shapes occur
 
 
-def encode(texts: Sequence[str], rows: int | None = None) -> UInt8:
+def encode(
+  texts: Sequence[str], rows: int | None = None
+) -> UInt8[np.ndarray, "P N"]:
   """UTF-8 bytes [rows, N], padded with zeros; rows without a text are empty.
 
   Args:

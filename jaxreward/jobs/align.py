@@ -14,18 +14,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import advantages, composition, objectives, workdirs
 from jaxreward import config as config_lib
-from jaxreward.data import pipeline, repeats, sources
+from jaxreward.data import pipeline
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import steppers
-from jaxreward.jobs import align_steps, checks, evaluate, kernels, setup
+from jaxreward.jobs import (
+  align_steps,
+  checks,
+  evaluate,
+  kernels,
+  setup,
+  words,
+)
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
@@ -114,7 +122,7 @@ def check(config: ConfigDict) -> None:
   make_plan(config, devices=1)
   bind_methods(config)
   _try_methods(config)
-  setup.make_policy(config)
+  words.bind(config, setup.make_policy(config))
   reward_setup.bind(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
@@ -203,11 +211,11 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
   places = jax.tree.map(lambda x: x.sharding, fresh)
 
   @jax.jit
-  def sample(current, base, batch):
+  def sample(current, base, batch, decoder=None):
     drawer = current.old if keep_old else current.params
     trajectory, pixels = align_steps.sample(
       trainable.policy, trainable.whole(drawer, base), batch, plan,
-      seed=config.seed, iteration=current.step,
+      seed=config.seed, iteration=current.step, decoder=decoder,
     )  # fmt: skip
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
 
@@ -244,12 +252,14 @@ def _panel(
     images, mask,
     trained=trained,
     heldout=scores.get(heldout),
-    strict=found["strict"], texture=found["texture"],
+    strict=found.get("strict"), texture=found.get("texture"),
     out_of_range=found["out_of_range"],
     kl=update.get("kl"),
     clip_fraction_high=update.get("clip_fraction_high"),
     clip_fraction_low=update.get("clip_fraction_low"),
   )  # fmt: skip
+  if "strict" not in found:
+    return panel.metrics()
   kinds = {
     f"train/accuracy/{name}": Mean.of(
       found["strict"], mask & (jnp.asarray(prompts.kind) == i)[:, None]
@@ -314,11 +324,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
   plan = make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
-  prompts = sources.load_prompts(config.data.source, "train")
-  batches = pipeline.prompt_batches(
-    prompts, seed=config.seed, batch_size=config.rollout.prompts,
-    kind_weights=config.data.kind_weights,
-  )  # fmt: skip
+  batches = setup.prompt_batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   heldout = next((k for k in rewards if k not in weights_of), None)
@@ -329,12 +335,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     )
 
   with jax.set_mesh(mesh):
+    encode = words.make_encode(config, policy)
     base = setup.load_params(config, policy)
+    decoder = setup.put_decoder(config, policy, mesh)
     parts = prepare(config, mesh, policy, base, plan, weights_of)
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
 
-    detect = jax.jit(evaluate.measure)
+    detect = jax.jit(evaluate.measurer(config))
 
     @jax.jit
     def panel(images, found, batch, scores, update_metrics):
@@ -345,13 +353,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     timer = loop.Timer()
 
     def one(current, n):
-      batch = timer("data", put(repeats.distinct_ids(batches(n))))
+      batch = timer("data", put(encode(batches(n))))
       trajectory, pixels, images = timer(
-        "sample", parts.sample(current, base, batch)
+        "sample", parts.sample(current, base, batch, decoder)
       )
       # Seen once, for the rewards that ask the detector and for the panel.
       found = timer("detect", detect(images, pixels, batch))
-      scores, failed = timer("reward", score(rewards, images, batch, found))
+      verdict = found if "strict" in found else None
+      scores, failed = timer("reward", score(rewards, images, batch, verdict))
       usable = _trained(scores, weights_of)
       require_scores(usable)
       require_scores(
@@ -368,14 +377,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     evaluator = evaluate.make_evaluator(
       config, policy, rewards, samples=config.eval.quick_samples,
-      split="validation",
+      split="validation", encode=encode, decoder=decoder,
     )  # fmt: skip
 
     def quick(current, n):
       found, _, _ = evaluator(trainable.export(current.ema, base))
-      row = {"eval/accuracy": found["strict"], "eval/texture": found["texture"]}
+      row = {
+        f"eval/{name}": found[key]
+        for name, key in (("accuracy", "strict"), ("texture", "texture"))
+        if key in found
+      }
       row |= {
-        f"eval/accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()
+        f"eval/accuracy/{k}": v["accuracy"]
+        for k, v in found.get("kinds", {}).items()
       }
       row |= {
         f"eval/reward/{k}": v
@@ -385,7 +399,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       kl = final.kl(trainable.export(current.ema, base))
       return row | {"eval/diversity": found["diversity"], "eval/kl": kl}
 
-    final = Final(config, workdir, trainable, rewards, base)
+    final = Final(config, workdir, trainable, rewards, base, encode, decoder)
     final.before()
     with (
       writers.MetricsWriter(workdir, "align", order=config.jobs) as writer,
@@ -411,10 +425,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 class Final:
   """The full evaluation before and after, and what is written from it."""
 
-  def __init__(self, config, workdir, trainable, rewards, base):
+  def __init__(
+    self, config, workdir, trainable, rewards, base, encode, decoder
+  ):
     self.config, self.workdir, self.base = config, workdir, base
-    self.trainable = trainable
-    self.evaluator = evaluate.make_evaluator(config, trainable.plain, rewards)
+    self.trainable, self.encode = trainable, encode
+    self.evaluator = evaluate.make_evaluator(
+      config, trainable.plain, rewards, encode=encode, decoder=decoder
+    )
     self.pictures = workdir / "grids" / "before.npz"
 
   def before(self) -> None:
@@ -440,17 +458,14 @@ class Final:
     evaluate.add_kl(results, self.kl(params))
     images_before, strict_before = evaluate.load_pictures(self.pictures)
     data = self.evaluator.data
-    gain = intervals.paired_bootstrap(
-      strict_before.reshape(-1), strict.reshape(-1),
-      clusters=data.meanings, strata=data.kinds,
-    )  # fmt: skip
-    evaluation = evaluate.merge(
-      self.workdir,
-      {
-        "after": results,
-        "difference": {"value": gain.value, "low": gain.low, "high": gain.high},
-      },
-    )
+    found: dict[str, Any] = {"after": results}
+    if np.isfinite(strict).any():
+      gain = intervals.paired_bootstrap(
+        strict_before.reshape(-1), strict.reshape(-1),
+        clusters=data.meanings, strata=data.kinds,
+      )  # fmt: skip
+      found["difference"] = gain._asdict()
+    evaluation = evaluate.merge(self.workdir, found)
     weights.save_params(
       self.workdir / setup.POLICY_FILE, jax.device_get(params)
     )
@@ -470,5 +485,5 @@ class Final:
   @functools.cached_property
   def _path_kl(self):
     return evaluate.base_kl(
-      self.config, self.trainable.plain, self.evaluator.data
+      self.config, self.trainable.plain, self.evaluator.data, self.encode
     )

@@ -181,21 +181,23 @@ def sample(
   *,
   seed: int,
   iteration: Array,
+  decoder: Params | None = None,
 ) -> tuple[Trajectory, ArrayLike]:
   """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
+  layout = setup.spread_rows(plan.layout)
   trajectory = rollout.rollout(
     policy,
     params,
     rng.stream_key(seed, "rollout", iteration),
     prompts.words,
     prompts.ids,
-    setup.spread_rows(plan.layout),
+    layout,
     plan.table,
     guidance_scale=plan.guidance_scale,
     record=plan.on_steps,
     take_step=plan.take_step,
   )
-  pixels = policy.to_pixels(trajectory.latents[-1])
+  pixels = setup.decode_chunks(policy, trajectory.latents[-1], layout, decoder)
   return trajectory, rollout.to_groups(pixels, plan.prompts, plan.group)
 
 

@@ -25,6 +25,7 @@ NAMES = {
   "reward_model.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
   "sample.split": grammar.SPLITS,
+  "data.grammar": ("scenes", "free"),
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")

@@ -24,10 +24,9 @@ from ml_collections import ConfigDict
 
 from jaxreward.compilation import compiled, report, topology
 from jaxreward.compilation.report import MeshReport
-from jaxreward.data import pipeline, repeats, sources
 from jaxreward.errors import UserError, one_line
 from jaxreward.evaluation import tables
-from jaxreward.jobs import align, evaluate, setup
+from jaxreward.jobs import align, evaluate, setup, words
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import scoring
 from jaxreward.training import mesh as mesh_lib
@@ -167,12 +166,8 @@ def _compile(
 
 def prompt_shapes(config: ConfigDict, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, whole on every device."""
-  batches = pipeline.prompt_batches(
-    sources.load_prompts(config.data.source, "train"),
-    seed=config.seed, batch_size=config.rollout.prompts,
-    kind_weights=config.data.kind_weights,
-  )  # fmt: skip
-  return _replicated(repeats.distinct_ids(batches(0)), mesh)
+  batch = setup.prompt_batches(config)(0)
+  return _replicated(words.abstract(batch, setup.make_policy(config)), mesh)
 
 
 def _replicated(tree: Any, mesh: Mesh) -> Any:

@@ -16,13 +16,13 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, rng, workdirs
-from jaxreward.data import repeats, sources
+from jaxreward.data import repeats
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, schedule, steppers
 from jaxreward.jobs import rewards as reward_setup
-from jaxreward.jobs import setup
+from jaxreward.jobs import setup, words
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, score
@@ -87,6 +87,17 @@ def evaluation_set(
   return EvaluationSet(tuple(chosen), batch, group)
 
 
+def measurer(config: ConfigDict) -> Callable[..., dict[str, Array]]:
+  """`measure`, or for prompts in any words what needs no detector."""
+  if config.data.grammar != "free":
+    return measure
+  return lambda images, pixels, prompts: {"out_of_range": _out_of_range(pixels)}
+
+
+def _out_of_range(pixels: ArrayLike) -> Array:
+  return ((pixels < 0) | (pixels > 1)).mean((2, 3, 4))
+
+
 def measure(
   images: Array, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
@@ -100,16 +111,15 @@ def measure(
   flat = jnp.where(usable, flat, 0.0)
   detection = detect.detect(flat)
   verdict = detect.judge(
-    detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts)
+    detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts.plain)
   )
-  out = (pixels < 0) | (pixels > 1)
   found = {
     "strict": verdict.strict,
     "dense": verdict.dense,
     "texture": detection.texture,
   }
   return {k: v.reshape(p, g) for k, v in found.items()} | {
-    "out_of_range": out.mean((2, 3, 4))
+    "out_of_range": _out_of_range(pixels)
   }
 
 
@@ -122,11 +132,11 @@ def path_kl(
   its KL to the reference's is the sum over steps of the steps' KL, averaged
   over paths of the policy: exact up to the number of paths.
   """
-  rows = prompts.tokens.shape[0]
+  rows = prompts.ids.shape[0]
   layout = rollout.make_layout(rows, group, rows * group)
-  cond, _ = guidance.conditioning(policy, params, prompts.tokens, 1.0)
+  cond, _ = guidance.conditioning(policy, params, prompts.words, 1.0)
   cond_r, _ = guidance.conditioning(
-    reference_policy, reference, prompts.tokens, 1.0
+    reference_policy, reference, prompts.words, 1.0
   )
   index = jnp.asarray(layout.prompt_index)
   cond, cond_r = (rollout.gather_cond(c, index) for c in (cond, cond_r))
@@ -169,6 +179,9 @@ class Evaluator:
     shift: of its schedule.
     seed: of the noise; the same for every call.
     microbatch: samples drawn at once.
+    measure: (images, pixels, prompts) -> numbers [P, G], in jit.
+    encode: batch -> the batch as the policy takes it.
+    decoder: parameters of the policy's autoencoder.
   """
 
   policy: Policy
@@ -178,6 +191,9 @@ class Evaluator:
   shift: float
   seed: int
   microbatch: int = 256
+  measure: Callable[..., dict[str, Array]] = measure
+  encode: Callable[[PromptBatch], PromptBatch] = lambda batch: batch
+  decoder: Params | None = None
 
   @functools.cached_property
   def _draw(self) -> Callable[..., Any]:
@@ -187,16 +203,19 @@ class Evaluator:
       rows, self.data.group, self.microbatch, setup.batch_devices()
     )
 
-    def draw(params, prompts, scale):
+    def draw(params, prompts, decoder, scale):
+      spread = setup.spread_rows(layout)
       trajectory = rollout.rollout(
         self.policy, params, rng.stream_key(self.seed, "evaluate"),
-        prompts.tokens, prompts.ids, setup.spread_rows(layout), table,
+        prompts.words, prompts.ids, spread, table,
         guidance_scale=scale, record=False,
       )  # fmt: skip
-      pixels = self.policy.to_pixels(trajectory.latents[-1])
+      pixels = setup.decode_chunks(
+        self.policy, trajectory.latents[-1], spread, decoder
+      )
       pixels = rollout.to_groups(pixels, rows, self.data.group)
       images = jnp.clip(pixels, 0, 1)
-      found = measure(images, pixels, prompts)
+      found = self.measure(images, pixels, prompts)
       mask = jnp.ones(images.shape[:2], bool)
       found["diversity"] = diversity.group_diversity(images, mask)
       for name in ("edge_density", "colour_entropy", "brightness"):
@@ -204,28 +223,36 @@ class Evaluator:
       return images, found
 
     # One program without guidance, one for every other scale.
-    plain = jax.jit(lambda params, prompts: draw(params, prompts, 1.0))
+    plain = jax.jit(functools.partial(draw, scale=1.0))
     guided = jax.jit(draw)
 
     def choose(params, prompts, scale):
       if guidance.is_off(scale):
-        return plain(params, prompts)
-      return guided(params, prompts, jnp.float32(scale))
+        return plain(params, prompts, self.decoder)
+      return guided(params, prompts, self.decoder, jnp.float32(scale))
 
     return choose
 
   def __call__(
     self, params: Params, guidance_scale: float = 1.0
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
-    images, found = self._draw(params, self.data.batch, float(guidance_scale))
-    scores, _ = score(self.rewards, images, self.data.batch, found)
+    """(results for evaluation.json, images [P, G, ...], strict [P, G]).
+
+    Where no detector judges, strict is NaN.
+    """
+    batch = self.encode(self.data.batch)
+    images, found = self._draw(params, batch, float(guidance_scale))
+    verdict = found if "strict" in found else None
+    scores, _ = score(self.rewards, images, self.data.batch, verdict)
     host = jax.device_get(found)
-    strict = np.asarray(host["strict"])
-    result = accuracy.summarise(
-      strict.reshape(-1), self.data.kinds,
-      names=grammar.KIND_NAMES, clusters=self.data.meanings,
-    )  # fmt: skip
+    strict = np.full(images.shape[:2], np.nan)
+    result: dict[str, Any] = {"n": strict.size}
+    if verdict is not None:
+      strict = np.asarray(host["strict"])
+      result = accuracy.summarise(
+        strict.reshape(-1), self.data.kinds,
+        names=grammar.KIND_NAMES, clusters=self.data.meanings,
+      )  # fmt: skip
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
       result[name] = float(np.mean(host[name]))
@@ -239,9 +266,21 @@ def make_evaluator(
   *,
   samples: int | None = None,
   split: str = "heldout",
+  encode: words.Encode | None = None,
+  decoder: Params | None = None,
 ) -> Evaluator:
-  """The evaluator that `config.eval` describes, on the held-out prompts."""
-  prompts = sources.load_prompts(config.data.source, split)
+  """The evaluator that `config.eval` describes, on the held-out prompts.
+
+  Args:
+    config: of the run.
+    policy: takes the parameters that are evaluated.
+    rewards: to report besides.
+    samples: pictures; `config.eval.samples` if None.
+    split: of the prompts.
+    encode: `words.make_encode`; made anew if None.
+    decoder: parameters of the policy's autoencoder.
+  """
+  prompts = setup.load_prompts(config, split)
   data = evaluation_set(
     prompts,
     samples or config.eval.samples,
@@ -250,7 +289,8 @@ def make_evaluator(
   )
   return Evaluator(
     policy, data, rewards, config.eval.num_steps, config.rollout.shift,
-    config.eval.seed, config.eval.microbatch,
+    config.eval.seed, config.eval.microbatch, measurer(config),
+    encode or words.make_encode(config, policy), decoder,
   )  # fmt: skip
 
 
@@ -308,18 +348,22 @@ def cards(
   rows = np.concatenate(
     [np.flatnonzero(kinds == k)[:per_kind] for k in np.unique(kinds)]
   )
+  judged = np.isfinite(strict_before).any()
   seen = [
     detect.describe(jax.jit(detect.detect)(to_float(x[rows, 0])))
+    if judged
+    else [""] * len(rows)
     for x in (before, after)
   ]
+  verdict = lambda x: bool(x) if np.isfinite(x) else None
   texts = [
     {
       "prompt": data.prompts[row].text,
       "kind": grammar.KIND_NAMES[kinds[row]],
       "seen_before": seen[0][i],
       "seen_after": seen[1][i],
-      "ok_before": bool(strict_before[row, 0]),
-      "ok_after": bool(strict_after[row, 0]),
+      "ok_before": verdict(strict_before[row, 0]),
+      "ok_after": verdict(strict_after[row, 0]),
     }
     for i, row in enumerate(rows)
   ]
@@ -342,7 +386,7 @@ def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run, or one in a pipeline, would refuse before it starts."""
-  setup.make_policy(config)
+  words.bind(config, setup.make_policy(config))
   reward_setup.bind(config)
   if config.job != "pipeline":
     return
@@ -358,7 +402,9 @@ def check(config: ConfigDict) -> None:
     )
 
 
-def base_kl(config: ConfigDict, policy: Policy, data: EvaluationSet):
+def base_kl(
+  config: ConfigDict, policy: Policy, data: EvaluationSet, encode: words.Encode
+):
   """Jitted (parameters, base) -> path KL in nats, without guidance.
 
   Under Flow-SDE with the schedule of the evaluation, on some of its prompts;
@@ -368,11 +414,14 @@ def base_kl(config: ConfigDict, policy: Policy, data: EvaluationSet):
     schedule.timesteps(config.eval.num_steps, config.rollout.shift)
   )
   rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
-  batch = jax.tree.map(lambda x: np.asarray(x)[rows], data.batch)
+  batch = encode(jax.tree.map(lambda x: np.asarray(x)[rows], data.batch))
   key = rng.stream_key(config.eval.seed, "path_kl")
-  return jax.jit(
-    lambda p, r: path_kl(policy, p, policy, r, key, batch, table, KL_MEMBERS)
+  run = jax.jit(
+    lambda p, r, prompts: path_kl(
+      policy, p, policy, r, key, prompts, table, KL_MEMBERS
+    )
   )
+  return lambda params, base: run(params, base, batch)
 
 
 def add_kl(results: dict[str, dict[str, Any]], kl: float) -> None:
@@ -393,12 +442,17 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     spec=config.eval.checkpoint, field="eval.checkpoint",
   )  # fmt: skip
   rewards = reward_setup.load(config, workdir)
-  evaluator = make_evaluator(config, policy, rewards)
-  with jax.set_mesh(setup.make_mesh(config)):
+  mesh = setup.make_mesh(config)
+  encode = words.make_encode(config, policy)
+  evaluator = make_evaluator(
+    config, policy, rewards, encode=encode,
+    decoder=setup.put_decoder(config, policy, mesh),
+  )  # fmt: skip
+  with jax.set_mesh(mesh):
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
     if config.eval.checkpoint not in ("", config.init.checkpoint):
       base = setup.load_params(config, policy)
-      kl = base_kl(config, policy, evaluator.data)
+      kl = base_kl(config, policy, evaluator.data, encode)
       add_kl(results, float(kl(params, base)))
   evaluation = merge(workdir, {"policy": results})
   logging.info("\n%s", tables.evaluation_table(evaluation))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,9 +107,20 @@ def bind(
           " a held-out reward is one that is not trained on"
         )
       entries[name] = _bound(config[section][name], f"{section}.{name}")
-  if entries and "heldout_rewards" in sections and not config.heldout_rewards:
+  if config.data.grammar == "free":
+    _refuse_detector(entries)
+  elif entries and "heldout_rewards" in sections and not config.heldout_rewards:
     _hold_out_detector(entries)
   return entries
+
+
+def _refuse_detector(entries: Mapping[str, _Entry]) -> None:
+  for entry in entries.values():
+    if getattr(entry.fn, "takes_verdict", False):
+      raise UserError(
+        f"config.{entry.field}: the detector judges scenes alone, and"
+        ' config.data.grammar="free"; take another reward'
+      )
 
 
 def _hold_out_detector(entries: dict[str, _Entry]) -> None:

@@ -16,13 +16,13 @@ from jaxreward.data import sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import setup
+from jaxreward.jobs import setup, words
 from jaxreward.report import grids
 
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
-  setup.make_policy(config)
+  words.bind(config, setup.make_policy(config))
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
@@ -30,37 +30,42 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   options = config.sample
   policy = setup.make_policy(config)
   source = config.data.source
+  free = config.data.grammar == "free"
   prompts = (
-    sources.load_prompts(source, options.split)
+    setup.load_prompts(config, options.split)
     if source == "scenes"
-    else sources.all_prompts(source)  # of a file of one's own, all
+    else sources.all_prompts(source, free=free)  # of a file of one's own, all
   )
   prompts = prompts[: options.prompts]
   params = setup.load_params(config, policy)
-  batch = grammar.batch(prompts)
+  batch = words.make_encode(config, policy)(grammar.batch(prompts))
+  decoder = setup.load_decoder(config, policy)
   layout = rollout.make_layout(len(prompts), options.group, options.microbatch)
   table = steppers.ode(
     schedule.timesteps(options.num_steps, config.rollout.shift)
   )
 
   @functools.partial(jax.jit)
-  def draw(params, batch):
+  def draw(params, batch, decoder):
     trajectory = rollout.rollout(
-      policy, params, rng.stream_key(config.seed, "sample"), batch.tokens,
+      policy, params, rng.stream_key(config.seed, "sample"), batch.words,
       batch.ids, layout, table,
       guidance_scale=options.guidance_scale, record=False,
     )  # fmt: skip
-    images = policy.decode(trajectory.latents[-1])[
-      : len(prompts) * options.group
-    ]
+    pixels = setup.decode_chunks(
+      policy, trajectory.latents[-1], layout, decoder
+    )
+    images = jnp.clip(pixels, 0, 1)[: len(prompts) * options.group]
+    if free:
+      return images, None, None
     detection = detect.detect(images)
     repeated = jax.tree.map(
-      lambda x: jnp.repeat(jnp.asarray(x), options.group, 0), batch
+      lambda x: jnp.repeat(jnp.asarray(x), options.group, 0), batch.plain
     )
     return images, detection, detect.judge(detection, repeated).strict
 
-  images, detection, strict = jax.device_get(draw(params, batch))
-  seen = detect.describe(detection)
+  images, detection, strict = jax.device_get(draw(params, batch, decoder))
+  seen = None if free else detect.describe(detection)
   folder = workdir / "samples"
   rows = []
   for i, image in enumerate(images):
@@ -68,18 +73,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     name = f"{i // options.group:04d}-{member}.png"
     enlarged = grids.enlarge(grids.to_uint8(image[None]), options.scale)[0]
     files.write_atomic(folder / name, grids.png(enlarged))
-    rows.append(
-      {
-        "file": name,
-        "prompt": prompt.text,
-        "seen": seen[i],
-        "right": bool(strict[i]),
-      }
-    )
+    row = {"file": name, "prompt": prompt.text}
+    if seen is not None:
+      row |= {"seen": seen[i], "right": bool(strict[i])}
+    rows.append(row)
   grid = grids.image_grid_png(images, columns=options.group * 4)
   files.write_atomic(workdir / "samples.png", grid)
   tables.write_json(workdir / "samples.json", rows)
-  logging.info(
-    "%d pictures in %s, %.1f %% right by the detector",
-    len(images), folder, 100 * float(np.mean(strict)),
-  )  # fmt: skip
+  judged = ""
+  if seen is not None:
+    judged = f", {100 * float(np.mean(strict)):.1f} % right by the detector"
+  logging.info("%d pictures in %s%s", len(images), folder, judged)

@@ -15,11 +15,14 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import models, rng
+from jaxreward.data import pipeline, sources
+from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import lora
+from jaxreward.flow import rollout
+from jaxreward.models import convert, lora, vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
-from jaxreward.types import Params, Policy
+from jaxreward.types import Array, ArrayLike, Params, Policy
 
 ASSETS = epath.Path(__file__).parent.parent / "assets"
 POLICY_FILE = "policy.safetensors"  # what align and pretrain write
@@ -27,8 +30,109 @@ OWN_POLICY = "workdir:policy"
 
 
 def make_policy(config: ConfigDict) -> Policy:
-  """The architecture that `config.model` names."""
-  return config_lib.bind(config.model, models.REGISTRY, field="model")()
+  """The architecture that `config.model` names, with its autoencoder.
+
+  Raises:
+    UserError: one of the two is not known, or they do not go together.
+  """
+  policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
+  section = config.autoencoder
+  if section.name == "none":
+    return policy
+  made = config_lib.bind(
+    section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
+  )()
+  return _with_autoencoder(policy, made, config)
+
+
+def _with_autoencoder(
+  policy: Policy, autoencoder: vae.Autoencoder, config: ConfigDict
+) -> Policy:
+  channels = policy.latent_shape[-1]
+  if channels != autoencoder.channels:
+    raise UserError(
+      f'config.autoencoder.name="{config.autoencoder.name}" has latents of'
+      f" {autoencoder.channels} channels, and the policy"
+      f' "{config.model.name}" of {channels}: take one that fits'
+    )
+
+  def to_pixels(latents: Array, decoder: Params | None = None) -> Array:
+    images = autoencoder.decode(decoder, _pictures(latents))
+    return images.reshape(*latents.shape[:-3], *images.shape[1:])
+
+  return dataclasses.replace(
+    policy,
+    to_pixels=to_pixels,
+    decoder=autoencoder.init,
+    decoder_rules=autoencoder.sharding_rules,
+    decoder_layout=autoencoder.layout,
+  )
+
+
+def _pictures(x: Array) -> Array:
+  """[..., H, W, C] -> [B, H, W, C]."""
+  return x.reshape(-1, *x.shape[-3:])
+
+
+def load_prompts(config: ConfigDict, split: str) -> tuple[grammar.Prompt, ...]:
+  """The prompts of `config.data` of one split."""
+  return sources.load_prompts(
+    config.data.source, split, free=config.data.grammar == "free"
+  )
+
+
+def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:
+  """Batches of `config.rollout.prompts` training prompts, by the step.
+
+  Prompts in any words are of one kind, and come equally often.
+  """
+  free = config.data.grammar == "free"
+  return pipeline.prompt_batches(
+    load_prompts(config, "train"), seed=config.seed,
+    batch_size=config.rollout.prompts,
+    kind_weights=None if free else config.data.kind_weights,
+  )  # fmt: skip
+
+
+def put_decoder(
+  config: ConfigDict, policy: Policy, mesh: Mesh
+) -> Params | None:
+  """`load_decoder` on the mesh, by the autoencoder's sharding rules."""
+  found = load_decoder(config, policy)
+  if found is None:
+    return None
+  return put(found, shapes(found, policy.decoder_rules, mesh))
+
+
+def load_decoder(config: ConfigDict, policy: Policy) -> Params | None:
+  """Parameters of the autoencoder: from a checkpoint, or drawn from the seed.
+
+  Returns:
+    NumPy arrays or fresh ones, on no mesh; None for a policy without one.
+  """
+  if policy.decoder is None:
+    return None
+  key = rng.stream_key(config.seed, "autoencoder")
+  spec = config.autoencoder.get("weights", "")
+  if not spec:
+    return jax.jit(policy.decoder)(key)
+  logging.info("autoencoder from %s", spec)
+  like = jax.eval_shape(policy.decoder, key)
+  return convert.load_params(spec, policy.decoder_layout, like)
+
+
+def decode_chunks(
+  policy: Policy,
+  latents: Array,
+  layout: rollout.Layout,
+  decoder: Params | None,
+) -> ArrayLike:
+  """Pixels of latents [B, H, W, C], one micro-batch after the other."""
+  if decoder is None:
+    return policy.to_pixels(latents)
+  chunks = rollout.to_chunks(latents, layout.chunks)
+  pixels = jax.lax.map(lambda z: policy.to_pixels(z, decoder), chunks)
+  return rollout.from_chunks(pixels)
 
 
 def checkpoint_path(
@@ -104,8 +208,10 @@ def load_params(
   if not spec:
     return jax.jit(policy.init)(key)
   like = jax.eval_shape(policy.init, key)
-  path = checkpoint_path(spec, field, workdir)
   logging.info("starting from %s", spec)
+  if policy.layout and not spec.startswith(("package:", "workdir:")):
+    return convert.load_params(spec, policy.layout, like)
+  path = checkpoint_path(spec, field, workdir)
   return weights.load_params(path, like)
 
 

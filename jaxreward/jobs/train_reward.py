@@ -30,7 +30,14 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import checks, evaluate, kernels, reward_model, setup
+from jaxreward.jobs import (
+  checks,
+  evaluate,
+  kernels,
+  reward_model,
+  setup,
+  words,
+)
 from jaxreward.models import scene_reward
 from jaxreward.models.scene_reward import RewardModel
 from jaxreward.numerics import Mean
@@ -48,7 +55,8 @@ def sample_policy(
 ) -> Array:
   """uint8 [Q, S, H, W, C]: the policy's pictures at several guidance scales."""
   options = config.train_reward.sampling
-  prompts = grammar.batch(chosen)
+  prompts = words.make_encode(config, policy)(grammar.batch(chosen))
+  decoder = setup.load_decoder(config, policy)
   ids = preferences.row_ids(prompts)
   table = steppers.ode(schedule.timesteps(options.num_steps, options.shift))
   layout = rollout.make_layout(
@@ -56,21 +64,22 @@ def sample_policy(
   )
 
   @functools.partial(jax.jit, static_argnames="scale")
-  def draw(params, key, tokens, ids, scale):
+  def draw(params, key, asked, ids, decoder, scale):
     found = rollout.rollout(
-      policy, params, key, tokens, ids, layout, table,
+      policy, params, key, asked, ids, layout, table,
       guidance_scale=scale, record=False,
     )  # fmt: skip
-    images = policy.decode(found.latents[-1])
-    images = preferences.as_bytes(images)
+    pixels = setup.decode_chunks(policy, found.latents[-1], layout, decoder)
+    images = preferences.as_bytes(jnp.clip(pixels, 0, 1))
     return rollout.to_groups(images, len(chosen), options.samples)
 
   drawn = [
     draw(
       params,
       rng.stream_key(config.seed, "preferences", number),
-      prompts.tokens,
+      prompts.words,
       ids,
+      decoder,
       float(scale),
     )
     for number, scale in enumerate(options.guidance_scales)

@@ -59,13 +59,11 @@ def make(
     v: Any = net.apply({"params": params}, x_t, t, cond)
     return v
 
-  to_pixels = lambda latents: latents[..., :3] * 0.5 + 0.5
   return Policy(
     init=init,
     encode=encode,
     velocity=velocity,
-    decode=lambda latents: jnp.clip(to_pixels(latents), 0.0, 1.0),
-    to_pixels=to_pixels,
+    to_pixels=lambda latents, decoder=None: latents[..., :3] * 0.5 + 0.5,
     latent_shape=latent_shape,
     sharding_rules=sharding_rules,
     layout=layout,

@@ -277,8 +277,7 @@ def make_policy(
     init=init,
     encode=encode,
     velocity=velocity,
-    decode=lambda latents: jnp.clip(latents * 0.5 + 0.5, 0.0, 1.0),
-    to_pixels=lambda latents: latents * 0.5 + 0.5,
+    to_pixels=lambda latents, decoder=None: latents * 0.5 + 0.5,
     latent_shape=shape,
     sharding_rules=SHARDING_RULES,
   )

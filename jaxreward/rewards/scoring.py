@@ -160,7 +160,7 @@ def _arguments(rewards, images, prompts, verdict):
   inside = tuple(r for r in rewards.values() if not r.is_host)
   if verdict is not None:
     verdict = {name: verdict[name] for name in ("dense", "strict")}
-  return inside, contexts_of(rewards), images, prompts, verdict
+  return inside, contexts_of(rewards), images, prompts.plain, verdict
 
 
 def trace(
@@ -252,7 +252,7 @@ def score(
   scores: Scores = {}
   if any(not reward.is_host for reward in rewards.values()):
     scores = _jitted(*_arguments(rewards, images, prompts, verdict))
-  scores = scores | host_scores(rewards, images, prompts)
+  scores = scores | host_scores(rewards, images, prompts.plain)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed
 

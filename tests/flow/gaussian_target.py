@@ -36,8 +36,7 @@ def policy(shape=(1, 1, 1)) -> Policy:
     init=lambda key: {"mean": jnp.float32(MEAN), "std": jnp.float32(STD)},
     encode=lambda params, tokens: {"none": jnp.zeros((len(tokens), 1))},
     velocity=velocity,
-    decode=lambda x: jnp.clip(x, 0, 1),
-    to_pixels=lambda x: x,
+    to_pixels=lambda x, decoder=None: x,
     latent_shape=shape,
   )
 

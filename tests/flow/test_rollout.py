@@ -44,8 +44,7 @@ def toy() -> Policy:
     init=init,
     encode=lambda p, tokens: {"prompt": p["embed"][tokens].sum(1)},
     velocity=velocity,
-    decode=lambda x: jnp.clip(x, 0, 1),
-    to_pixels=lambda x: x,
+    to_pixels=lambda x, decoder=None: x,
     latent_shape=SHAPE,
   )
 

@@ -113,8 +113,7 @@ def linear_policy():
     init=lambda key: {"a": 0.0, "b": 0.0, "c": 0.0},
     encode=lambda params, tokens: jnp.asarray(tokens)[:, 0].astype(float),
     velocity=velocity,
-    decode=lambda x: x,
-    to_pixels=lambda x: x,
+    to_pixels=lambda x, decoder=None: x,
     latent_shape=(2, 2, 1),
   )
 

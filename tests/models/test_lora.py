@@ -215,8 +215,7 @@ def policy_of():
     init=lambda key: {"net": net.init(key, X)["params"]},
     encode=lambda params, tokens: tokens,
     velocity=lambda params, x, t, cond: apply(params, x) * t[:, None],
-    decode=lambda x: x,
-    to_pixels=lambda x: x,
+    to_pixels=lambda x, decoder=None: x,
     latent_shape=(2, 2, 1),
     sharding_rules=(("(kernel|bias|scale)$", ()),),
   )

@@ -1,0 +1,138 @@
+"""Prompts as the policy takes them: word ids, or outputs of text encoders.
+
+A policy whose text encoders run outside gets them from `config.text_encoder`.
+They are frozen, so a text is encoded once and kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward.data import texts
+from jaxreward.errors import UserError
+from jaxreward.types import Cond, Embedded, Policy, PromptBatch
+
+# texts -> leaves [P, ...], as NumPy or device arrays
+TextEncoder = Callable[[Sequence[str]], Cond]
+Encode = Callable[[PromptBatch], PromptBatch]
+
+KEPT = 1024  # texts whose outputs stay in memory
+
+
+def noise_encoder(shapes: Cond) -> TextEncoder:
+  """Stands in for text encoders: normal numbers that the text alone decides.
+
+  Args:
+    shapes: of one prompt, [1, ...]; see `Policy.prompts`.
+  """
+
+  def one(text: str) -> Cond:
+    rng = np.random.default_rng(zlib.crc32(text.encode()))
+    draw = lambda s: rng.standard_normal(s.shape[1:], np.float32)
+    return jax.tree.map(draw, shapes)
+
+  return lambda words: jax.tree.map(lambda *x: np.stack(x), *map(one, words))
+
+
+REGISTRY: dict[str, Callable[..., TextEncoder]] = {"noise": noise_encoder}
+
+
+def bind(
+  config: ConfigDict, policy: Policy
+) -> Callable[..., TextEncoder] | None:
+  """The maker of the text encoders; None for a policy that reads word ids.
+
+  Raises:
+    UserError: a policy and a config that do not go together.
+  """
+  name = config.text_encoder.name
+  if policy.prompts is None:
+    if name != "none":
+      raise UserError(
+        f'config.text_encoder.name="{name}": the policy'
+        f' "{config.model.name}" reads words by itself; use "none"'
+      )
+    if config.data.grammar == "free":
+      raise UserError(
+        f'config.data.grammar="free": the policy "{config.model.name}" knows'
+        " the words of the scenes alone; take one with a text encoder"
+      )
+    return None
+  if name == "none":
+    raise UserError(
+      f'config.text_encoder.name="none": the policy "{config.model.name}" takes'
+      f" outputs of text encoders; known: {', '.join(REGISTRY)}"
+    )
+  return config_lib.bind(
+    config.text_encoder, REGISTRY, field="text_encoder", positional=1
+  )
+
+
+def make_encode(config: ConfigDict, policy: Policy) -> Encode:
+  """Batch of prompts -> the same with what the policy reads, on the host.
+
+  Raises:
+    UserError: see `bind`; or outputs of other shapes than the policy takes.
+  """
+  made = bind(config, policy)
+  if made is None:
+    return lambda batch: batch
+  encoder, kept = made(policy.prompts), OrderedDict[str, Cond]()
+
+  def encoded(words: Sequence[str]) -> list[Cond]:
+    fresh = [w for w in dict.fromkeys(words) if w not in kept]
+    if fresh:
+      found = jax.device_get(encoder(fresh))
+      _check(found, policy.prompts, len(fresh), config)
+      for i, word in enumerate(fresh):
+        kept[word] = jax.tree.map(lambda x, i=i: x[i], found)
+    rows = [kept[w] for w in words]
+    for word in words:
+      kept.move_to_end(word)
+    while len(kept) > max(KEPT, len(words)):
+      kept.popitem(last=False)
+    return rows
+
+  stack = lambda rows: jax.tree.map(lambda *x: np.stack(x), *rows)
+  (empty,) = encoded([""])
+
+  def encode(batch: PromptBatch) -> PromptBatch:
+    rows = encoded(texts.decode(np.asarray(batch.text)))
+    both = Embedded(stack(rows), jax.tree.map(lambda x: x[None], empty))
+    return dataclasses.replace(batch, embedded=both)
+
+  return encode
+
+
+def abstract(batch: PromptBatch, policy: Policy) -> PromptBatch:
+  """Shapes of what `make_encode` makes of a batch, nothing encoded."""
+  if policy.prompts is None:
+    return batch
+  count = batch.ids.shape[0]
+  several = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+  both = Embedded(jax.tree.map(several, policy.prompts), policy.prompts)
+  return dataclasses.replace(batch, embedded=both)
+
+
+def _check(found: Cond, shapes: Cond, count: int, config: ConfigDict) -> None:
+  describe = lambda tree: {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape[1:])
+    for path, x in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  has, wants = describe(found), describe(shapes)
+  if has != wants:
+    raise UserError(
+      f'config.text_encoder.name="{config.text_encoder.name}" gives {has} per'
+      f' prompt, and the policy "{config.model.name}" takes {wants}'
+    )
+  lengths = {x.shape[0] for x in jax.tree.leaves(found)}
+  if lengths != {count}:
+    raise ValueError(f"{count} texts were encoded into {lengths} rows")
