@@ -37,6 +37,55 @@ def test_impossible_schedules_are_refused(steps, shift):
     schedule.timesteps(steps, shift)
 
 
+def test_unknown_grids_and_a_terminal_of_one_step_are_refused():
+  with pytest.raises(UserError, match='did you mean "uniform"'):
+    schedule.timesteps(4, grid="unifrom")
+  with pytest.raises(UserError, match="at least 2 needed"):
+    schedule.timesteps(1, terminal=0.02)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("shift", [1.0, 3.0, 0.7])
+@pytest.mark.parametrize("steps", [1, 4, 28])
+def test_the_trained_grid_is_that_of_diffusers(steps, shift):
+  """As the pipeline of SD3 asks for its times."""
+  diffusers = pytest.importorskip("diffusers")
+  scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+  scheduler.set_timesteps(steps)
+  times = schedule.timesteps(steps, shift, grid="trained")
+  np.testing.assert_allclose(times, scheduler.sigmas.numpy(), atol=3e-7)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+  ("options", "terminal"),
+  [
+    (dict(least=0.5, most=1.15, most_tokens=4096), 0.0),  # FLUX
+    (dict(least=0.5, most=0.9, most_tokens=8192), 0.02),  # Qwen-Image
+  ],
+)
+@pytest.mark.parametrize("tokens", [256, 1024, 4096])
+@pytest.mark.parametrize("steps", [2, 28])
+def test_dynamic_shifts_are_those_of_diffusers(
+  steps, tokens, options, terminal
+):
+  diffusers = pytest.importorskip("diffusers")
+  from diffusers.pipelines.flux import pipeline_flux
+
+  scheduler = diffusers.FlowMatchEulerDiscreteScheduler(
+    use_dynamic_shifting=True, shift_terminal=terminal or None
+  )
+  mu = pipeline_flux.calculate_shift(
+    tokens, 256, options["most_tokens"], options["least"], options["most"]
+  )
+  grid = np.linspace(1.0, 1 / steps, steps)
+  scheduler.set_timesteps(sigmas=grid, mu=mu)
+  shift = schedule.dynamic_shift(tokens, **options)
+  assert shift == pytest.approx(np.exp(mu), rel=1e-12)
+  times = schedule.timesteps(steps, shift, terminal=terminal)
+  np.testing.assert_allclose(times, scheduler.sigmas.numpy(), atol=3e-7)
+
+
 def test_window_marks_its_steps():
   assert list(schedule.window_mask(5, 1, 2)) == [
     False,
