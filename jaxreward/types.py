@@ -82,6 +82,8 @@ class Policy:
     latent_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
+    prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
+      word ids.
   """
 
   init: Callable[..., Params]
@@ -92,3 +94,4 @@ class Policy:
   latent_shape: tuple[int, int, int]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
+  prompts: Cond | None = None

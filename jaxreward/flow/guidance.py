@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
@@ -56,11 +56,16 @@ def guided_velocity(
 def conditioning(
   policy: Policy,
   params: Params,
-  tokens: Integer[ArrayLike, "P W"],
+  tokens: Cond,
   scale: float | Array,
 ) -> tuple[Cond, Cond | None]:
-  """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's tokens."""
+  """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's tokens.
+
+  The empty prompt is all zeros, in the form of the others.
+  """
   cond = policy.encode(params, tokens)
   if is_off(scale):
     return cond, None
-  return cond, policy.encode(params, jnp.zeros_like(tokens[:1]))
+  return cond, policy.encode(
+    params, jax.tree.map(lambda x: jnp.zeros_like(x[:1]), tokens)
+  )

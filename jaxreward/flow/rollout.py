@@ -214,7 +214,7 @@ def rollout(
   policy: Policy,
   params: Params,
   key: Key[Array, ""],
-  tokens: Integer[ArrayLike, "P W"],
+  tokens: Cond,
   prompt_ids: Integer[ArrayLike, "P"],
   layout: Layout,
   table: steppers.StepTable,
@@ -229,7 +229,7 @@ def rollout(
     policy: the policy.
     params: its parameters.
     key: scalar key of this iteration's rollout stream.
-    tokens: int32 [P, L].
+    tokens: what `policy.encode` takes for P prompts.
     prompt_ids: uint32 [P].
     layout: from `make_layout`.
     table: constants of T steps.

@@ -30,6 +30,7 @@ from jaxreward.training.state import TrainState
 from jaxreward.types import (
   Array,
   ArrayLike,
+  Cond,
   Params,
   Policy,
   PromptBatch,
@@ -311,7 +312,7 @@ class Frozen:
 
   base: Params
   old: Params | None
-  tokens: ArrayLike
+  tokens: Cond
 
 
 def _conditioning(policy, params, frozen, micro, scale):
@@ -452,7 +453,7 @@ def update(
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
   advantage = jnp.where(mask, advantage, jnp.nan)
   micros = updater.micros(trajectory, advantage, prompts, state.step)
-  frozen = Frozen(base=base, old=state.old, tokens=jnp.asarray(prompts.tokens))
+  frozen = Frozen(base=base, old=state.old, tokens=prompts.tokens)
   state, metrics = step.update(
     state, updater.loss_fn(), updater.tx, micros, frozen,
     ema_decay=updater.ema_decay,

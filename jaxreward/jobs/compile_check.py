@@ -32,7 +32,7 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import scoring
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding
-from jaxreward.types import Trajectory
+from jaxreward.types import Policy, Trajectory
 
 REPORT_FILE = "compile_check.json"
 Sizes = tuple[int, int, int]
@@ -124,12 +124,15 @@ def _compile(
 ) -> MeshReport:
   """Traces and compiles in the order of an iteration of the job align."""
   policy = setup.make_policy(config)
-  rewards = reward_setup.abstract(config, workdir, mesh)
+  # The detector knows scenes, and nothing else.
+  sees = policy.prompts is None
+  sections = reward_setup.SECTIONS if sees else ("rewards",)
+  rewards = reward_setup.abstract(config, workdir, mesh, sections)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   base = jax.eval_shape(policy.init, jax.random.key(0))
   made = align.make_programs(config, mesh, policy, base, plan, weights_of)
-  batch = prompt_shapes(config, mesh)
+  batch = prompt_shapes(config, policy, mesh)
   context = scoring.contexts_of(rewards)
   alive = sharding.device_bytes((made.state, made.base, context, batch))
   axes = dict(mesh.shape)
@@ -146,8 +149,10 @@ def _compile(
   drawn = build("rollout", made.sample.trace, made.state, made.base, batch)
   trajectory, pixels, images = _with_places(drawn, mesh)
   alive += sharding.device_bytes((trajectory, pixels, images))
-  detect = jax.jit(evaluate.measure)
-  found = build("detector", detect.trace, images, pixels, batch)
+  found = None
+  if sees:
+    detect = jax.jit(evaluate.measure)
+    found = build("detector", detect.trace, images, pixels, batch)
   if any(not reward.is_host for reward in rewards.values()):
     build("rewards", scoring.trace, rewards, images, batch, found)
   scores = _replicated(
@@ -165,14 +170,20 @@ def _compile(
   )  # fmt: skip
 
 
-def prompt_shapes(config: ConfigDict, mesh: Mesh) -> Any:
+def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, whole on every device."""
   batches = pipeline.prompt_batches(
     sources.load_prompts(config.data.source, "train"),
     seed=config.seed, batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights,
   )  # fmt: skip
-  return _replicated(repeats.distinct_ids(batches(0)), mesh)
+  batch = repeats.distinct_ids(batches(0))
+  if policy.prompts is not None:
+    rows = config.rollout.prompts
+    several = lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)
+    tokens = jax.tree.map(several, policy.prompts)
+    batch = dataclasses.replace(batch, tokens=tokens)
+  return _replicated(batch, mesh)
 
 
 def _replicated(tree: Any, mesh: Mesh) -> Any:

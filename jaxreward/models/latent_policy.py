@@ -69,4 +69,5 @@ def make(
     latent_shape=latent_shape,
     sharding_rules=sharding_rules,
     layout=layout,
+    prompts=jax.eval_shape(lambda: prompts),
   )
