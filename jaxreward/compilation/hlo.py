@@ -30,6 +30,8 @@ _NAMES = {
   "tuple", "while",
 }  # fmt: skip
 _OP = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = ")
+# Devices as "[2,4]T(1,0)": 0 to 7 as two rows of four, then transposed.
+_ORDER = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 
 
@@ -314,8 +316,8 @@ class Program:
       return None
     counter, limit = (tests.get(name) for name in compare.operands)
     last = _constant(limit, tests)
-    index = counter and re.search(r"index=(\d+)", counter.rest)
-    if last is None or not index:
+    index = re.search(r"index=(\d+)", counter.rest) if counter else None
+    if last is None or index is None:
       return None
     place = int(index[1])
     first = self._first(op, ops, place)
@@ -359,9 +361,22 @@ class Program:
     return float(sum(read) + written)
 
   def _fusion_bytes(self, op: Op, read: list[int], written: int):
-    """Of a buffer that a fusion only slices, the slices count."""
+    """Of a buffer that a fusion only slices, the slices count.
+
+    What an asynchronous collective hands on from its start to its end is
+    neither read nor written by what runs in between.
+    """
     (name,) = op.called("calls")
     inner = self.computations[name]
+    if any("AsyncCollectiveDone" in one.rest for one in inner):
+      return [], 0
+    if "async_collective" in name or any(
+      "AsyncCollectiveStart" in one.rest for one in inner
+    ):
+      for out, operand in re.findall(r"\{(\d+)\}: \((\d+), ", op.rest):
+        written -= op.shapes[int(out)].size * op.shapes[int(out)].is_main
+        read[int(operand)] = 0
+      return read, written
     table = {one.name: one for one in inner}
     users = collections.defaultdict(list)
     for one in inner:
@@ -410,24 +425,29 @@ def _group(rest: str, devices: int) -> list[int]:
   if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
     return [int(found[1]), int(found[2])]
   if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
-    return [int(one) for one in found[1].split(",")]
+    return _numbers(found[1])
+  if found := re.search(rf"replica_groups=\[([\d,]+)\]<={_ORDER}", rest):
+    return _ordered(*found.groups()[1:]).reshape(_numbers(found[1]))[0].tolist()
   if found := re.search(
-    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
+    r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", rest
   ):
-    shape, order, swap = (
-      [int(x) for x in part.split(",")] if part else None
-      for part in found.groups()
-    )
-    ids = np.arange(devices if order is None else math.prod(order))
-    ids = ids.reshape(order or -1).transpose(swap)
-    return ids.reshape(shape or (1, -1))[0].tolist()
-  if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
     sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", found[1])}
-    chosen = re.findall(r"'(\w+)'", found[2])
-    ids = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    order = re.search(_ORDER, found[2])
+    ids = _ordered(*order.groups()) if order else np.arange(devices)
+    chosen = re.findall(r"'(\w+)'", found[3])
     slices = tuple(slice(None) if name in chosen else 0 for name in sizes)
-    return ids[slices].reshape(-1).tolist()
+    return ids.reshape(tuple(sizes.values()))[slices].reshape(-1).tolist()
   return list(range(devices))
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(one) for one in text.split(",")]
+
+
+def _ordered(dims: str, swap: str | None) -> np.ndarray:
+  """Devices in the order that "[2,4]T(1,0)" says."""
+  ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
+  return ids.transpose(_numbers(swap)) if swap else ids
 
 
 def _dot_flops(op: Op, ops: dict[str, Op]) -> float:

@@ -122,13 +122,15 @@ def require(topology: Topology) -> None:
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
   jax.config.update("jax_platforms", "cpu")
+  # What is compiled for absent chips can be kept, but not read back.
+  jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _more_cpus(count: int) -> None:
   """Asks for that many virtual CPUs, unless JAX has started already."""
   jax.config.update("jax_platforms", "cpu")
   try:
-    if jax.config.jax_num_cpu_devices < count:
+    if jax.config.read("jax_num_cpu_devices") < count:
       jax.config.update("jax_num_cpu_devices", count)
   except RuntimeError:
     pass  # `devices` says how many there are

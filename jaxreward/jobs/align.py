@@ -162,8 +162,8 @@ class Programs:
   base: Params
   state: state.TrainState
   create: Callable[..., state.TrainState]
-  sample: Callable[..., Any]
-  update: Callable[..., Any]
+  sample: Any
+  update: Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,7 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import scoring
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding
-from jaxreward.types import Trajectory
+from jaxreward.types import Policy, Trajectory
 
 REPORT_FILE = "compile_check.json"
 Sizes = tuple[int, int, int]
@@ -128,9 +128,11 @@ def _compile(
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   base = jax.eval_shape(policy.init, jax.random.key(0))
   made = align.make_programs(config, mesh, policy, base, plan, weights_of)
-  batch = prompt_shapes(config, mesh)
+  batch = prompt_shapes(config, policy, mesh)
   context = scoring.contexts_of(rewards)
-  alive = sharding.device_bytes((made.state, made.base, context, batch))
+  decoder = setup.decoder_shapes(policy, mesh)
+  held = (made.state, made.base, context, batch, decoder)
+  alive = sharding.device_bytes(held)
   axes = dict(mesh.shape)
   programs: dict[str, compiled.Report] = {}
 
@@ -142,11 +144,14 @@ def _compile(
       programs[name] = compiled.build(traced, axes, alive)
     return programs[name].result
 
-  drawn = build("rollout", made.sample.trace, made.state, made.base, batch)
+  drawn = build(
+    "rollout", made.sample.trace, made.state, made.base, batch, decoder
+  )
   trajectory, pixels, images = _with_places(drawn, mesh)
   alive += sharding.device_bytes((trajectory, pixels, images))
-  detect = jax.jit(evaluate.measure)
+  detect = jax.jit(evaluate.measurer(config))
   found = build("detector", detect.trace, images, pixels, batch)
+  found = found if "strict" in found else None
   if any(not reward.is_host for reward in rewards.values()):
     build("rewards", scoring.trace, rewards, images, batch, found)
   scores = _replicated(
@@ -157,17 +162,18 @@ def _compile(
     "update", made.update.trace, made.state, made.base, trajectory, scores,
     batch,
   )  # fmt: skip
-  parts = setup.parts_of(made.state, made.base) | {"reward models": context}
+  parts = setup.parts_of(made.state, made.base)
+  parts |= {"reward models": context, "autoencoder": decoder}
   return MeshReport(
     sizes, programs, placement=sharding.describe(parts, limit=8),
     state_bytes=sharding.device_bytes((made.state, made.base)),
   )  # fmt: skip
 
 
-def prompt_shapes(config: ConfigDict, mesh: Mesh) -> Any:
+def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, whole on every device."""
   batch = setup.prompt_batches(config)(0)
-  return _replicated(words.abstract(batch, setup.make_policy(config)), mesh)
+  return _replicated(words.abstract(batch, policy), mesh)
 
 
 def _replicated(tree: Any, mesh: Mesh) -> Any:

@@ -57,7 +57,10 @@ def load(
 
 
 def abstract(
-  config: ConfigDict, workdir: epath.Path, mesh: Mesh
+  config: ConfigDict,
+  workdir: epath.Path,
+  mesh: Mesh,
+  sections: Sequence[str] = SECTIONS,
 ) -> dict[str, rewards.Reward]:
   """As `load`, with placed shapes for arrays where nothing is trained yet.
 
@@ -78,7 +81,7 @@ def abstract(
       "params": setup.shapes(drawn, scorer.sharding_rules, mesh)
     }
 
-  return _build(bind(config), learned)
+  return _build(bind(config, sections), learned)
 
 
 def _build(entries: dict[str, _Entry], learned) -> dict[str, rewards.Reward]:

@@ -99,9 +99,15 @@ def put_decoder(
 ) -> Params | None:
   """`load_decoder` on the mesh, by the autoencoder's sharding rules."""
   found = load_decoder(config, policy)
-  if found is None:
+  return None if found is None else put(found, decoder_shapes(policy, mesh))
+
+
+def decoder_shapes(policy: Policy, mesh: Mesh) -> Params | None:
+  """Shapes of the autoencoder's parameters, with their shardings."""
+  if policy.decoder is None:
     return None
-  return put(found, shapes(found, policy.decoder_rules, mesh))
+  like = jax.eval_shape(policy.decoder, jax.random.key(0))
+  return shapes(like, policy.decoder_rules, mesh)
 
 
 def load_decoder(config: ConfigDict, policy: Policy) -> Params | None:

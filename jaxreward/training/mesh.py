@@ -50,7 +50,7 @@ def round_up_to_devices(n: int, mesh: Mesh) -> int:
   return max(-(-n // parts), 1) * parts
 
 
-def resolve(sizes: dict[str, int], count: int) -> tuple[int, ...]:
+def resolve(sizes: dict[str, int], count: int) -> tuple[int, int, int]:
   """Axis sizes with -1 filled in, or an error that says what would fit."""
   given = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size == -1]
@@ -67,4 +67,5 @@ def resolve(sizes: dict[str, int], count: int) -> tuple[int, ...]:
       f"mesh {given} needs {'a multiple of ' if free else ''}{fixed} devices, "
       f"but there are {count}: choose sizes whose product is {count}."
     )
-  return tuple(sizes[axis] for axis in AXES)
+  data, fsdp, tensor = (sizes[axis] for axis in AXES)
+  return data, fsdp, tensor

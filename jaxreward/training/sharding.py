@@ -115,7 +115,7 @@ def describe(parts: dict[str, Any], *, limit: int = 20) -> str:
   Returns:
     Lines of text; the last has the total of every part.
   """
-  rows = []
+  rows: list[tuple[int, str, str, str]] = []
   for path, leaf in _leaves(parts):
     shape = ",".join(map(str, leaf.shape))
     kind = f"{leaf.dtype}[{shape}]"
@@ -123,7 +123,7 @@ def describe(parts: dict[str, Any], *, limit: int = 20) -> str:
     rows.append((device_bytes(leaf), path, kind, spec))
   rows.sort(key=lambda row: (-row[0], row[1]))
   shown = rows[:limit]
-  widths = [max((len(r[i]) for r in shown), default=0) for i in (1, 2, 3)]
+  widths = [max((len(str(r[i])) for r in shown), default=0) for i in (1, 2, 3)]
   lines = [
     f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {spec:<{widths[2]}}  "
     f"{_size(count):>10}"

@@ -1,0 +1,160 @@
+"""The job compile_check, through the command line."""
+
+import json
+
+import jax
+import pytest
+
+from jaxreward.compilation import topology
+from jaxreward.jobs import align, compile_check, setup
+from jaxreward.training import mesh as mesh_lib
+from tests import tiny
+
+SMOKE = "align_scenes.py:flow_grpo,smoke"
+CHECK = tiny.FAST | {"job": "compile_check", "topology": "cpu:8"}
+FAST = CHECK | tiny.MODEL
+
+
+@pytest.fixture(autouse=True)
+def many_devices(monkeypatch):
+  """JAX has started: a job of this process keeps its platform and cache."""
+  monkeypatch.setattr(topology, "require", lambda found: None)
+
+
+def found(workdir):
+  return json.loads((workdir / compile_check.REPORT_FILE).read_text())
+
+
+def test_a_table_and_json_for_eight_cpus(tmp_path, command, capfd):
+  argv = tiny.flags(
+    SMOKE, tmp_path, FAST, {"compile_check.meshes": "2x4x1,1x3x1"}
+  )
+  from jaxreward import main
+
+  assert main.main([*argv[:-1], argv[-1]]) == 2  # 1 x 3 x 1 is not 8
+  err = capfd.readouterr().err
+  assert "needs 3 devices" in err and "Traceback" not in err
+  argv = tiny.flags(SMOKE, tmp_path, FAST, {"compile_check.meshes": "2x4x1"})
+  assert main.main(argv) == 0
+  text = capfd.readouterr().out
+  report = found(tmp_path)
+  assert "data=8, fsdp=1, tensor=1: fits" in text
+  assert "total per device" in text and "reference" in text
+  assert "Best: data=" in text
+  assert report["devices"] == 8 and len(report["meshes"]) == 2
+  whole, cut = report["meshes"]
+  assert list(whole["programs"]) == ["rollout", "detector", "rewards", "update"]
+  for one in (whole, cut):
+    assert one["fits"]
+    update = one["programs"]["update"]
+    # Every device computes its share; the text encoder runs on each.
+    counted = update["counted_flops_all_devices"]
+    assert counted / 8 <= update["compiled_flops"] <= counted
+    assert update["memory"]["argument"] > 0
+  # Shares of the parameters are smaller, and must be gathered.
+  assert cut["state_bytes"] < whole["state_bytes"] / 2
+  kinds = lambda m: {
+    (c["kind"], c["axes"]) for c in m["programs"]["update"]["collectives"]
+  }
+  assert any(kind == "all-reduce" for kind, _ in kinds(whole))
+  assert ("all-gather", "fsdp") in kinds(cut)
+  assert ("all-gather", "fsdp") not in kinds(whole)
+
+
+def test_little_memory_does_not_fit_and_says_what_to_change(
+  tmp_path, command, capfd
+):
+  small = {"compile_check.memory": 1e-4, "rollout.microbatch": 16}
+  assert command(SMOKE, tmp_path, FAST, small) == 0
+  report = found(tmp_path)
+  (mesh,) = report["meshes"]
+  assert not mesh["fits"] and report["best"] is None
+  advice = "\n".join(mesh["advice"])
+  for part in ("config.mesh.fsdp=", "lora.rank", "remat=full", "microbatch=8"):
+    assert part in advice
+
+
+@pytest.mark.parametrize(
+  ("overrides", "words"),
+  [
+    ({"topology": "v5e:16x61"}, ('config.topology="v5e:16x61"', "v5e:16x16")),
+    ({"topology": "cpu:7"}, ("mesh data=2", "7")),
+    ({"compile_check.meshes": "4x2"}, ("compile_check.meshes", "4x2")),
+    ({"objective.name": "flow_gpro"}, ("objective.name", "flow_grpo")),
+  ],
+)
+def test_one_line_for_what_cannot_be_compiled(
+  tmp_path, command, overrides, words
+):
+  overrides = {"mesh.data": 2, "mesh.fsdp": 4} | overrides
+  if "topology" not in overrides:
+    overrides |= {"mesh.data": -1}
+  assert command(SMOKE, tmp_path, FAST, overrides) == 2
+  for word in words:
+    assert word in command.error
+
+
+def test_no_working_directory_is_needed(tmp_path, monkeypatch, capfd):
+  from jaxreward import main
+
+  monkeypatch.chdir(tmp_path)
+  seen = []
+  monkeypatch.setattr(
+    compile_check, "compile_mesh", lambda *args: seen.append(args) or _nothing()
+  )
+  argv = tiny.flags(SMOKE, "", FAST)
+  argv = [one for one in argv if not one.startswith("--workdir")]
+  assert main.main(argv) == 0
+  assert seen and (tmp_path / compile_check.REPORT_FILE).exists()
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    compile_check.REPORT_FILE
+  ]
+
+
+def _nothing():
+  from jaxreward.compilation.report import MeshReport
+
+  return MeshReport((8, 1, 1), refused="nothing was asked for")
+
+
+def test_a_mesh_that_cuts_nothing_evenly_is_explained():
+  config = tiny.load(SMOKE, FAST, {"model.width": 20, "model.heads": 2})
+  report = compile_check.compile_mesh(
+    config, None, jax.devices()[:8], (1, 8, 1)
+  )
+  assert "cannot be split over mesh.fsdp = 8" in report.refused
+  assert not report.fits(0.0)
+
+
+@pytest.mark.parametrize("count", [1, 6, 8])
+def test_all_factorings(count):
+  found = compile_check.factorings(count)
+  brute = {
+    (a, b, c)
+    for a in range(1, count + 1)
+    for b in range(1, count + 1)
+    for c in range(1, count + 1)
+    if a * b * c == count
+  }
+  assert len(found) == len(set(found)) and set(found) == brute
+
+
+def test_what_is_compiled_is_what_align_runs():
+  """The same programs and shapes as those of a run with arrays."""
+  config = tiny.load(SMOKE, FAST, tiny.REWARD)
+  mesh = mesh_lib.make_mesh(2, 4, devices=jax.devices()[:8])
+  run = tiny.Iteration(config, mesh, real=True)
+  base = jax.eval_shape(lambda: run.policy.init(jax.random.key(0)))
+  made = align.make_programs(
+    config, mesh, run.policy, base, run.plan, run.weights
+  )
+  shaped = compile_check.prompt_shapes(config, run.policy, mesh)
+  with jax.set_mesh(mesh):
+    real = run.parts.sample.lower(run.parts.state, run.parts.base, run.batch)
+    abstract = made.sample.lower(made.state, made.base, shaped)
+  assert real.as_text() == abstract.as_text()
+  for x, y in zip(
+    jax.tree.leaves(run.parts.state), jax.tree.leaves(made.state), strict=True
+  ):
+    assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)
+  assert setup.shapes(base, run.policy.sharding_rules, mesh)
