@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.rewards import compression
 from jaxreward.rewards.contract import declare
 from jaxreward.rewards.learned import learned
 from jaxreward.rewards.scoring import (
@@ -27,6 +28,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "detector": detector,
   "strict": strict,
   "learned": learned,
+  "jpeg_compressibility": compression.jpeg_compressibility,
+  "jpeg_incompressibility": compression.jpeg_incompressibility,
 }
 
 __all__ = [

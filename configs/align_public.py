@@ -1,0 +1,119 @@
+"""Aligns public text-to-image policies: `:MODEL`, `objective=NAME`, `tiny`.
+
+  python -m jaxreward.main --workdir=runs/sd35 \
+    --config=configs/align_public.py:sd35_medium,objective=flow_grpo \
+    --config.data.source=prompts.txt
+
+`tiny` runs the same programs with small random weights on a CPU. Settings are
+those that the authors publish for 512 pixels. Flow-GRPO: Liu et al. (2025),
+arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+
+SD35 = "stabilityai/stable-diffusion-3.5-"
+FLUX = "black-forest-labs/FLUX.1-"
+# Steps, guidance and noise level of the rollout differ by model.
+MODELS = {
+  "sd35_medium": dict(
+    model=dict(name="sd3", size="sd35_medium"), weights=f"{SD35}medium",
+    autoencoder="sd3", steps=10, eval_steps=40, guidance=4.5, noise=0.7,
+  ),
+  "sd35_large": dict(
+    model=dict(name="sd3", size="sd35_large"), weights=f"{SD35}large",
+    autoencoder="sd3", steps=10, eval_steps=40, guidance=4.5, noise=0.7,
+  ),
+  # FLUX was distilled: the network takes its guidance as an input.
+  "flux_dev": dict(
+    model=dict(name="flux", size="flux_dev", guidance=3.5),
+    weights=f"{FLUX}dev",
+    autoencoder="flux", steps=6, eval_steps=28, guidance=1.0, noise=0.9,
+  ),
+}  # fmt: skip
+OBJECTIVES = ("flow_grpo", "diffusion_nft")
+
+
+def get_config(arg: str | None = None):
+  """A model, an objective and a size."""
+  given = config_lib.parse_arg(
+    arg, model="sd35_medium", objective="flow_grpo", tiny=False
+  )
+  config_lib.lookup(given["model"], MODELS, field="model.size")
+  config_lib.lookup(
+    given["objective"], dict.fromkeys(OBJECTIVES), field="objective.name"
+  )
+  chosen = MODELS[given["model"]]
+  config = config_lib.load_sibling("base.py", __file__)
+  config.job = "align"
+  config.model = ConfigDict(
+    chosen["model"]
+    | dict(latent_side=64, remat="full", dtype="bfloat16")
+    | dict(param_dtype="bfloat16")  # frozen; the adapters are float32
+  )
+  config.init.checkpoint = f"{chosen['weights']}:transformer"
+  config.autoencoder = dict(
+    name="kl", size=chosen["autoencoder"], weights=f"{chosen['weights']}:vae",
+    dtype="bfloat16",
+  )  # fmt: skip
+  config.text_encoder = dict(
+    name=chosen["model"]["name"], weights=chosen["weights"]
+  )
+  config.lora = dict(rank=32, alpha=64.0, targets="_(q|k|v|out)$")
+  config.data.update(source="prompts.txt", grammar="free")
+  config.rollout.update(
+    prompts=48, group=24, microbatch=8, num_steps=chosen["steps"], shift=3.0
+  )
+  config.optimizer.update(
+    learning_rate=3e-4, schedule="constant", warmup_steps=0, clip_norm=1.0,
+    weight_decay=1e-4, b1=0.9, b2=0.999,
+  )  # fmt: skip
+  config.ema.decay = 0.9
+  config.advantage = dict(name="group", std="batch", clip=5.0)
+  config.align.iterations = 1000
+  if given["objective"] == "flow_grpo":
+    config.rollout.guidance_scale = chosen["guidance"]
+    config.rollout.sampler = dict(name="flow_sde", noise_level=chosen["noise"])
+    config.objective = dict(
+      name="flow_grpo", clip_range=1e-4, kl=0.01, kl_with_dt=False
+    )
+    config.align.updates = 1
+    config.align.log_prob_gap_bound = 0.01  # bfloat16 in two programs
+  else:
+    config.objective = dict(
+      name="diffusion_nft", beta=1.0, kl=1e-4, old_decay=0.5
+    )
+    config.align.update(times=9, updates=1)
+  config.rewards = dict(jpeg=dict(fn="jpeg_compressibility", weight=1.0))
+  config.eval.update(
+    samples=512, quick_samples=128, group=4, num_steps=chosen["eval_steps"],
+    guidance_scales=(chosen["guidance"],), every=50, microbatch=8,
+  )  # fmt: skip
+  config.eval.checkpoint = "workdir:policy"
+  config.mesh = dict(data=1, fsdp=-1, tensor=1)
+  if given["tiny"]:
+    _shrink(config)
+  return config
+
+
+def _shrink(config: ConfigDict) -> None:
+  """Small random weights and pictures of 36 pixels, as the scenes have."""
+  config.model.update(
+    size="tiny", latent_side=18, remat="none", dtype="float32",
+    param_dtype="float32",
+  )  # fmt: skip
+  config.model.words = 6
+  config.init.checkpoint = ""
+  config.autoencoder = dict(name="kl", size="tiny")
+  config.text_encoder = dict(name="noise")
+  config.lora.rank = 4
+  config.data.update(source="scenes", grammar="scenes")
+  config.rollout.update(prompts=3, group=4, microbatch=12, num_steps=3)
+  config.align.iterations = 2
+  if config.objective.name == "diffusion_nft":
+    config.align.times = 2
+  config.eval.update(
+    samples=12, quick_samples=12, group=2, num_steps=2, every=2, microbatch=12
+  )
+  config.checkpoint.every = 2
