@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from etils import epath
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
-from jaxreward.jobs import checks, reward_model
+from jaxreward.jobs import checks, reward_model, setup
+from jaxreward.training import sharding
 from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
@@ -31,6 +35,7 @@ class _Entry:
   weight: float
   is_learned: bool
   weights: str
+  loads: Callable[..., rewards.Loaded] | None
 
 
 def load(
@@ -41,19 +46,52 @@ def load(
   A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
   of the registry, a dotted path or "file.py:function". A learned reward takes
   `weights`, its safetensors file; without, the one trained in the working
-  directory.
+  directory. A published one takes `weights`, a folder or hub id, and what else
+  its loader asks for.
 
   Raises:
     UserError: what is wrong with an entry, before anything runs.
   """
   entries = bind(config, sections)
   functions = {name: entry.fn for name, entry in entries.items()}
-  contexts: dict[str, dict[str, Any]] = {}
+  contexts: dict[str, Mapping[str, Any]] = {}
+  prepares: dict[str, Any] = {}
   for name, entry in entries.items():
     if entry.is_learned:
       functions[name], contexts[name] = _load_learned(entry, workdir)
+    elif entry.loads:
+      loaded = _load(entry)
+      functions[name] = _with(entry.fn, loaded.static)
+      contexts[name] = _placed(config, loaded)
+      prepares[name] = loaded.prepare
   weights = {name: entry.weight for name, entry in entries.items()}
-  return rewards.build(functions, weights, contexts)
+  return rewards.build(functions, weights, contexts, prepares)
+
+
+def _load(entry: _Entry) -> rewards.Loaded:
+  """What the entry's loader reads, its complaints under the entry's name."""
+  logging.info("config.%s: reading %s", entry.field, entry.weights)
+  try:
+    return entry.loads()  # pyrefly: ignore
+  except UserError as error:
+    raise UserError(f"config.{entry.field}: {error}") from error
+
+
+def _with(fn: Callable[..., Any], static: Mapping[str, Any]):
+  return functools.update_wrapper(functools.partial(fn, **static), fn)
+
+
+def _placed(config: ConfigDict, loaded: rewards.Loaded) -> dict[str, Any]:
+  """The arrays on the mesh, by their rules or whole on every device."""
+  mesh = setup.make_mesh(config)
+  placed: dict[str, Any] = {}
+  for name, tree in loaded.arrays.items():
+    specs = jax.tree.map(lambda _: PartitionSpec(), tree)
+    if name in loaded.rules:
+      specs = sharding.param_specs(tree, loaded.rules[name], mesh)
+    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+    placed[name] = jax.tree.map(put, tree, specs)
+  return placed
 
 
 def bind(
@@ -92,12 +130,15 @@ def _bound(entry: Any, field: str) -> _Entry:
       f" config.{field}.fn"
     )
   name: Any = entry.get("fn")
-  is_learned, known = name == "learned", rewards.REGISTRY.get(name)
-  seen = ("verdict",) if getattr(known, "takes_verdict", False) else ()
+  is_learned, known = name == "learned", _found(entry, field)
+  seen = ("verdict",) if _is_own(known) else ()
+  loads, options = _bound_loader(entry, known, field)
   fn = config_lib.bind(
     entry, rewards.REGISTRY, field=field, key="fn", positional=2,
-    reserved=_RESERVED,
-    supplied=("params", "scorer", "mean", "std") if is_learned else seen,
+    reserved=(*_RESERVED, *options),
+    supplied=("params", "scorer", "mean", "std")
+    if is_learned
+    else (*seen, *rewards.supplied(known)),
   )  # fmt: skip
   if seen:
     _try_out(fn, field)
@@ -107,7 +148,37 @@ def _bound(entry: Any, field: str) -> _Entry:
     raise UserError(f"config.{field}.weight={weight}: expected a finite number")
   if not isinstance(file, str):
     raise UserError(f"config.{field}.weights={file}: expected a file's name")
-  return _Entry(field, fn, float(weight), is_learned, file)
+  return _Entry(field, fn, float(weight), is_learned, file, loads)
+
+
+def _found(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
+  """The entry's function; None where it names none, which `bind` refuses."""
+  if "fn" not in entry:
+    return None
+  return config_lib.resolve_callable(
+    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
+  )
+
+
+def _is_own(fn: Callable[..., Any] | None) -> bool:
+  """Whether a function of the package takes the detector's verdict."""
+  own = fn in rewards.REGISTRY.values()
+  return own and bool(getattr(fn, "takes_verdict", False))
+
+
+def _bound_loader(
+  entry: ConfigDict, fn: Callable[..., Any] | None, field: str
+) -> tuple[Callable[..., rewards.Loaded] | None, tuple[str, ...]]:
+  """(the reward's loader with its options, their names)."""
+  loader = getattr(fn, "loads", None)
+  if loader is None:
+    return None, ()
+  names = tuple(inspect.signature(loader).parameters)
+  given = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
+  bound = config_lib.bind(
+    ConfigDict(given), {entry.fn: loader}, field=field, key="fn"
+  )
+  return bound, names
 
 
 def _try_out(fn: Callable[..., Any], field: str) -> None:

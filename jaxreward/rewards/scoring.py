@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, one_line
+from jaxreward.rewards.contract import Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Scores = dict[str, ArrayLike]
@@ -32,6 +34,7 @@ class Reward:
     is_host: runs outside jit on NumPy arrays.
     is_differentiable: has a useful gradient in the pictures.
     takes_verdict: takes what the detector has found already as `verdict`.
+    prepare: texts -> more context, made on the host once per batch.
   """
 
   name: str
@@ -41,12 +44,14 @@ class Reward:
   is_host: bool = False
   is_differentiable: bool = False
   takes_verdict: bool = False
+  prepare: Prepare | None = None
 
 
 def build(
   functions: Mapping[str, Callable[..., Any]],
   weights: Mapping[str, float] | None = None,
   contexts: Mapping[str, Mapping[str, Any]] | None = None,
+  prepares: Mapping[str, Prepare] | None = None,
 ) -> dict[str, Reward]:
   """Rewards, by name, of functions whose options are bound.
 
@@ -54,9 +59,11 @@ def build(
     functions: name -> reward(images, prompts).
     weights: name -> weight; 1 where a name is missing.
     contexts: name -> arrays that the function takes by keyword.
+    prepares: name -> what makes more of them from a batch's texts.
   """
   weights, contexts = weights or {}, contexts or {}
-  for name in (*weights, *contexts):
+  prepares = prepares or {}
+  for name in (*weights, *contexts, *prepares):
     if name not in functions:
       raise UserError(f'reward "{name}" has a weight but no function')
   for name, weight in weights.items():
@@ -71,6 +78,7 @@ def build(
       is_host=bool(getattr(fn, "is_host", False)),
       is_differentiable=bool(getattr(fn, "is_differentiable", False)),
       takes_verdict=bool(getattr(fn, "takes_verdict", False)),
+      prepare=prepares.get(name),
     )
     for name, fn in functions.items()
   }
@@ -130,7 +138,7 @@ def device_scores(
 
   Args:
     rewards: by name; those of the host are left out.
-    contexts: `contexts_of(rewards)`, passed through jit as an argument.
+    contexts: `contexts_of(...)`, passed through jit as an argument.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts.
     verdict: see `score`.
@@ -144,9 +152,23 @@ def device_scores(
   return scores
 
 
-def contexts_of(rewards: Mapping[str, Reward]) -> dict[str, Any]:
+def contexts_of(
+  rewards: Mapping[str, Reward], prompts: PromptBatch
+) -> dict[str, Any]:
   """The arrays that the rewards in jit take besides pictures and prompts."""
-  return {r.name: dict(r.context) for r in rewards.values() if not r.is_host}
+  inside = [r for r in rewards.values() if not r.is_host]
+  texts = texts_of(prompts) if any(r.prepare for r in inside) else []
+  return {r.name: _context(r, texts) for r in inside}
+
+
+def texts_of(prompts: PromptBatch) -> list[str]:
+  """The words of P prompts; padding rows are empty."""
+  return grammar.texts(jax.device_get(prompts.tokens))
+
+
+def _context(reward: Reward, texts: Sequence[str]) -> dict[str, Any]:
+  prepared = reward.prepare(texts) if reward.prepare else {}
+  return {**reward.context, **prepared}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -178,7 +200,7 @@ def host_scores(
 
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
   try:
-    result = reward.fn(images, prompts, **reward.context)
+    result = reward.fn(images, prompts, **_context(reward, texts_of(prompts)))
   except Exception as error:
     return _prompt_by_prompt(reward, images, prompts, error)
   return _checked(reward, result, images.shape[:2])
@@ -190,7 +212,8 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
   for p in range(images.shape[0]):
     one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
     try:
-      result = reward.fn(images[p : p + 1], one, **reward.context)
+      context = _context(reward, texts_of(one))
+      result = reward.fn(images[p : p + 1], one, **context)
     except Exception as error:
       logging.warning(
         'reward "%s" failed for prompt %d: %s', reward.name, p, one_line(error)
@@ -236,7 +259,8 @@ def score(
   if inside:
     if verdict is not None:
       verdict = {name: verdict[name] for name in ("dense", "strict")}
-    scores = _jitted(inside, contexts_of(rewards), images, prompts, verdict)
+    contexts = contexts_of(rewards, prompts)
+    scores = _jitted(inside, contexts, images, prompts, verdict)
   scores = scores | host_scores(rewards, images, prompts)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed

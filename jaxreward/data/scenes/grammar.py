@@ -202,6 +202,11 @@ def tokenize(text: str) -> np.ndarray:
   return np.array(ids + [0] * (MAX_WORDS - len(ids)), np.int32)
 
 
+def texts(tokens: np.ndarray) -> list[str]:
+  """Inverse of `tokenize` for rows of word ids [P, L]."""
+  return [" ".join(VOCAB[i] for i in row if i) for row in np.asarray(tokens)]
+
+
 def _parse_item(words: list[str], text: str) -> Item:
   def fail(what: str):
     raise UserError(
