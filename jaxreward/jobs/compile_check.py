@@ -129,7 +129,7 @@ def _compile(
   base = jax.eval_shape(policy.init, jax.random.key(0))
   made = align.make_programs(config, mesh, policy, base, plan, weights_of)
   batch = prompt_shapes(config, policy, mesh)
-  context = scoring.contexts_of(rewards)
+  context = scoring.contexts_of(rewards, batch)
   decoder = setup.decoder_shapes(policy, mesh)
   held = (made.state, made.base, context, batch, decoder)
   alive = sharding.device_bytes(held)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from etils import epath
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
@@ -18,6 +20,7 @@ from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.jobs import checks, reward_model, setup
 from jaxreward.models import scene_reward
+from jaxreward.training import sharding
 from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
@@ -33,6 +36,7 @@ class _Entry:
   weight: float
   is_learned: bool
   weights: str
+  loads: Callable[..., rewards.Loaded] | None
 
 
 def load(
@@ -46,14 +50,21 @@ def load(
   A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
   of the registry, a dotted path or "file.py:function". A learned reward takes
   `weights`, its safetensors file; without, the one trained in the working
-  directory. On a mesh its parameters lie as its own rules say.
+  directory. A published one takes `weights`, a folder or hub id, and what else
+  its loader asks for. Parameters lie on the mesh as their own rules say.
 
   Raises:
     UserError: what is wrong with an entry, before anything runs.
   """
+  whole = setup.make_mesh(config) if mesh is None else mesh
   return _build(
-    bind(config, sections), lambda entry: _load_learned(entry, workdir, mesh)
-  )
+    bind(config, sections),
+    lambda entry: _load_learned(entry, workdir, mesh),
+    lambda loaded: jax.tree.map(
+      lambda x, place: jax.device_put(x, place),
+      dict(loaded.arrays), _places(loaded, whole),
+    ),
+  )  # fmt: skip
 
 
 def abstract(
@@ -81,17 +92,58 @@ def abstract(
       "params": setup.shapes(drawn, scorer.sharding_rules, mesh)
     }
 
-  return _build(bind(config, sections), learned)
+  def published(loaded: rewards.Loaded) -> dict[str, Any]:
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      dict(loaded.arrays), _places(loaded, mesh),
+    )  # fmt: skip
+
+  return _build(bind(config, sections), learned, published)
 
 
-def _build(entries: dict[str, _Entry], learned) -> dict[str, rewards.Reward]:
+def _build(
+  entries: dict[str, _Entry], learned, published
+) -> dict[str, rewards.Reward]:
   functions = {name: entry.fn for name, entry in entries.items()}
-  contexts: dict[str, dict[str, Any]] = {}
+  contexts: dict[str, Mapping[str, Any]] = {}
+  prepares: dict[str, Any] = {}
   for name, entry in entries.items():
     if entry.is_learned:
       functions[name], contexts[name] = learned(entry)
+    elif entry.loads:
+      loaded = _load(entry)
+      functions[name] = _with(entry.fn, loaded.static)
+      contexts[name] = published(loaded)
+      prepares[name] = loaded.prepare
   weights = {name: entry.weight for name, entry in entries.items()}
-  return rewards.build(functions, weights, contexts)
+  return rewards.build(functions, weights, contexts, prepares)
+
+
+def _load(entry: _Entry) -> rewards.Loaded:
+  """What the entry's loader reads, its complaints under the entry's name."""
+  logging.info("config.%s: reading %s", entry.field, entry.weights)
+  try:
+    return entry.loads()  # pyrefly: ignore
+  except UserError as error:
+    raise UserError(f"config.{entry.field}: {error}") from error
+
+
+def _with(fn: Callable[..., Any], static: Mapping[str, Any]):
+  return functools.update_wrapper(functools.partial(fn, **static), fn)
+
+
+def _places(loaded: rewards.Loaded, mesh: Mesh) -> dict[str, Any]:
+  """Shardings of the arrays: by their rules, or whole on every device."""
+  places: dict[str, Any] = {}
+  for name, tree in loaded.arrays.items():
+    specs = jax.tree.map(lambda _: PartitionSpec(), tree)
+    if name in loaded.rules:
+      specs = sharding.param_specs(tree, loaded.rules[name], mesh)
+    places[name] = jax.tree.map(
+      lambda spec: NamedSharding(mesh, spec), specs,
+      is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )  # fmt: skip
+  return places
 
 
 def bind(
@@ -141,12 +193,15 @@ def _bound(entry: Any, field: str) -> _Entry:
       f" config.{field}.fn"
     )
   name: Any = entry.get("fn")
-  is_learned, known = name == "learned", rewards.REGISTRY.get(name)
-  seen = ("verdict",) if getattr(known, "takes_verdict", False) else ()
+  is_learned, known = name == "learned", _found(entry, field)
+  seen = ("verdict",) if _is_own(known) else ()
+  loads, options = _bound_loader(entry, known, field)
   fn = config_lib.bind(
     entry, rewards.REGISTRY, field=field, key="fn", positional=2,
-    reserved=_RESERVED,
-    supplied=("params", "scorer", "mean", "std") if is_learned else seen,
+    reserved=(*_RESERVED, *options),
+    supplied=("params", "scorer", "mean", "std")
+    if is_learned
+    else (*seen, *rewards.supplied(known)),
   )  # fmt: skip
   if seen:
     _try_out(fn, field)
@@ -156,7 +211,37 @@ def _bound(entry: Any, field: str) -> _Entry:
     raise UserError(f"config.{field}.weight={weight}: expected a finite number")
   if not isinstance(file, str):
     raise UserError(f"config.{field}.weights={file}: expected a file's name")
-  return _Entry(field, fn, float(weight), is_learned, file)
+  return _Entry(field, fn, float(weight), is_learned, file, loads)
+
+
+def _found(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
+  """The entry's function; None where it names none, which `bind` refuses."""
+  if "fn" not in entry:
+    return None
+  return config_lib.resolve_callable(
+    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
+  )
+
+
+def _is_own(fn: Callable[..., Any] | None) -> bool:
+  """Whether a function of the package takes the detector's verdict."""
+  own = fn in rewards.REGISTRY.values()
+  return own and bool(getattr(fn, "takes_verdict", False))
+
+
+def _bound_loader(
+  entry: ConfigDict, fn: Callable[..., Any] | None, field: str
+) -> tuple[Callable[..., rewards.Loaded] | None, tuple[str, ...]]:
+  """(the reward's loader with its options, their names)."""
+  loader = getattr(fn, "loads", None)
+  if loader is None:
+    return None, ()
+  names = tuple(inspect.signature(loader).parameters)
+  given = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
+  bound = config_lib.bind(
+    ConfigDict(given), {entry.fn: loader}, field=field, key="fn"
+  )
+  return bound, names
 
 
 def _try_out(fn: Callable[..., Any], field: str) -> None:

@@ -82,7 +82,8 @@ class Rule:
     """(name, array) of every public tensor in one of our parameters."""
     rows = [ours] if self.layers is None else ours
     for names, row in zip(self.names(), rows, strict=True):
-      parts = np.split(self.form.to_public(row), len(names))
+      whole = self.form.to_public(row)
+      parts = [whole] if len(names) == 1 else np.split(whole, len(names))
       yield from zip(names, parts, strict=True)
 
   def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:

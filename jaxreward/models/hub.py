@@ -140,10 +140,12 @@ def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
   return _listed(path)
 
 
-def read_config(spec: os.PathLike[str] | str) -> dict[str, Any]:
-  """The `config.json` beside the weights; empty if there is none."""
+def read_config(
+  spec: os.PathLike[str] | str, name: str = "config.json"
+) -> dict[str, Any]:
+  """The JSON record `name` beside the weights; empty if there is none."""
   path = resolve(spec)
-  path = (path if path.is_dir() else path.parent) / "config.json"
+  path = (path if path.is_dir() else path.parent) / name
   return _json(path) if path.exists() else {}
 
 

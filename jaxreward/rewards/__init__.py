@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.rewards import compression
-from jaxreward.rewards.contract import declare
+from jaxreward.rewards import alignment, compression
+from jaxreward.rewards.contract import Loaded, declare, supplied
 from jaxreward.rewards.learned import learned
 from jaxreward.rewards.scoring import (
   Reward,
@@ -28,12 +28,18 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "detector": detector,
   "strict": strict,
   "learned": learned,
+  "clip_score": alignment.clip_score,
+  "clip_score_hessel": alignment.clip_score_hessel,
+  "clip_goal": alignment.clip_goal,
+  "pick_score": alignment.pick_score,
+  "hps_v2": alignment.hps_v2,
   "jpeg_compressibility": compression.jpeg_compressibility,
   "jpeg_incompressibility": compression.jpeg_incompressibility,
 }
 
 __all__ = [
   "REGISTRY",
+  "Loaded",
   "Reward",
   "build",
   "contexts_of",
@@ -45,4 +51,5 @@ __all__ = [
   "require_scores",
   "score",
   "strict",
+  "supplied",
 ]

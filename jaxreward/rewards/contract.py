@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+Prepare = Callable[[Sequence[str]], Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """What a reward has read from its weights.
+
+  Attributes:
+    static: keyword arguments that are no arrays, such as an architecture.
+    arrays: keyword arguments that are; they enter jit as arguments.
+    rules: sharding rules of the arrays that have some, by name; the others are
+      whole on every device.
+    prepare: texts of the prompts -> further keyword arguments, made on the
+      host once per batch, such as token ids.
+  """
+
+  static: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  arrays: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  rules: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  prepare: Prepare | None = None
 
 
 def declare(
@@ -13,6 +35,7 @@ def declare(
   is_host: bool = False,
   is_differentiable: bool = False,
   takes_verdict: bool = False,
+  loads: Callable[..., Loaded] | None = None,
 ) -> Callable[[F], F]:
   """Marks a reward; without it, it runs inside jit and has no gradient.
 
@@ -21,6 +44,9 @@ def declare(
     is_differentiable: its scores have a useful gradient in the pictures.
     takes_verdict: it takes, as `verdict`, what the detector has found in these
       pictures already: {"dense", "strict"}, each [P, G], or None.
+    loads: (**options) -> what it has read. A config gives the options beside
+      the reward's own; the reward's keyword arguments without a default are
+      what this and its `prepare` give.
   """
 
   def mark(reward: F) -> F:
@@ -28,7 +54,20 @@ def declare(
       is_host=is_host,
       is_differentiable=is_differentiable,
       takes_verdict=takes_verdict,
+      loads=loads,
     )
     return reward
 
   return mark
+
+
+def supplied(reward: Callable[..., Any] | None) -> tuple[str, ...]:
+  """Keyword arguments that a reward's `loads` gives it."""
+  if reward is None or getattr(reward, "loads", None) is None:
+    return ()
+  P = inspect.Parameter
+  return tuple(
+    p.name
+    for p in inspect.signature(reward).parameters.values()
+    if p.kind is P.KEYWORD_ONLY and p.default is P.empty
+  )

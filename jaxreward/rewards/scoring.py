@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxreward.data import texts
 from jaxreward.errors import UserError, one_line
+from jaxreward.rewards.contract import Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Scores = dict[str, ArrayLike]
@@ -32,6 +34,7 @@ class Reward:
     is_host: runs outside jit on NumPy arrays.
     is_differentiable: has a useful gradient in the pictures.
     takes_verdict: takes what the detector has found already as `verdict`.
+    prepare: texts -> more context, made on the host once per batch.
   """
 
   name: str
@@ -41,12 +44,14 @@ class Reward:
   is_host: bool = False
   is_differentiable: bool = False
   takes_verdict: bool = False
+  prepare: Prepare | None = None
 
 
 def build(
   functions: Mapping[str, Callable[..., Any]],
   weights: Mapping[str, float] | None = None,
   contexts: Mapping[str, Mapping[str, Any]] | None = None,
+  prepares: Mapping[str, Prepare] | None = None,
 ) -> dict[str, Reward]:
   """Rewards, by name, of functions whose options are bound.
 
@@ -54,9 +59,11 @@ def build(
     functions: name -> reward(images, prompts).
     weights: name -> weight; 1 where a name is missing.
     contexts: name -> arrays that the function takes by keyword.
+    prepares: name -> what makes more of them from a batch's texts.
   """
   weights, contexts = weights or {}, contexts or {}
-  for name in (*weights, *contexts):
+  prepares = prepares or {}
+  for name in (*weights, *contexts, *prepares):
     if name not in functions:
       raise UserError(f'reward "{name}" has a weight but no function')
   for name, weight in weights.items():
@@ -71,6 +78,7 @@ def build(
       is_host=bool(getattr(fn, "is_host", False)),
       is_differentiable=bool(getattr(fn, "is_differentiable", False)),
       takes_verdict=bool(getattr(fn, "takes_verdict", False)),
+      prepare=prepares.get(name),
     )
     for name, fn in functions.items()
   }
@@ -130,7 +138,7 @@ def device_scores(
 
   Args:
     rewards: by name; those of the host are left out.
-    contexts: `contexts_of(rewards)`, passed through jit as an argument.
+    contexts: `contexts_of(...)`, passed through jit as an argument.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts.
     verdict: see `score`.
@@ -144,9 +152,24 @@ def device_scores(
   return scores
 
 
-def contexts_of(rewards: Mapping[str, Reward]) -> dict[str, Any]:
+def contexts_of(
+  rewards: Mapping[str, Reward], prompts: PromptBatch
+) -> dict[str, Any]:
   """The arrays that the rewards in jit take besides pictures and prompts."""
-  return {r.name: dict(r.context) for r in rewards.values() if not r.is_host}
+  inside = [r for r in rewards.values() if not r.is_host]
+  return {r.name: _context(r, prompts) for r in inside}
+
+
+def texts_of(prompts: PromptBatch) -> list[str]:
+  """The words of P prompts; padding rows, and mere shapes, have none."""
+  if isinstance(prompts.text, jax.ShapeDtypeStruct):
+    return [""] * prompts.text.shape[0]
+  return texts.decode(jax.device_get(prompts.text))
+
+
+def _context(reward: Reward, prompts: PromptBatch) -> dict[str, Any]:
+  prepared = reward.prepare(texts_of(prompts)) if reward.prepare else {}
+  return {**reward.context, **prepared}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -160,7 +183,8 @@ def _arguments(rewards, images, prompts, verdict):
   inside = tuple(r for r in rewards.values() if not r.is_host)
   if verdict is not None:
     verdict = {name: verdict[name] for name in ("dense", "strict")}
-  return inside, contexts_of(rewards), images, prompts.plain, verdict
+  contexts = contexts_of(rewards, prompts)
+  return inside, contexts, images, prompts.plain, verdict
 
 
 def trace(
@@ -196,7 +220,7 @@ def host_scores(
 
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
   try:
-    result = reward.fn(images, prompts, **reward.context)
+    result = reward.fn(images, prompts, **_context(reward, prompts))
   except Exception as error:
     return _prompt_by_prompt(reward, images, prompts, error)
   return _checked(reward, result, images.shape[:2])
@@ -208,7 +232,8 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
   for p in range(images.shape[0]):
     one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
     try:
-      result = reward.fn(images[p : p + 1], one, **reward.context)
+      context = _context(reward, one)
+      result = reward.fn(images[p : p + 1], one, **context)
     except Exception as error:
       logging.warning(
         'reward "%s" failed for prompt %d: %s', reward.name, p, one_line(error)

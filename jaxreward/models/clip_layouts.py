@@ -1,0 +1,306 @@
+"""Public layouts of CLIP weights: those of transformers and of open_clip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.models import clip, convert, hub
+from jaxreward.models.clip import Clip, Text, Vision
+from jaxreward.models.convert import LINEAR, Rule, conv, linear, norm
+from jaxreward.models.tower import Size
+
+# As transformers calls them.
+ACTIVATIONS = {
+  "quick_gelu": "quick_gelu",
+  "gelu": "gelu",
+  "gelu_pytorch_tanh": "gelu_tanh",
+  "gelu_new": "gelu_tanh",
+  "silu": "silu",
+}
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+
+
+def hf_layers(ours: str, public: str, depth: int) -> tuple[Rule, ...]:
+  """Layers of CLIP and SigLIP towers as transformers names them."""
+  each = range(depth)
+  at = f"{public}.encoder.layers.{{}}"
+  attention = tuple(f"{at}.self_attn.{x}_proj" for x in "qkv")
+  return (
+    *norm(f"{ours}/norm_1", f"{at}.layer_norm1", each),
+    *linear(f"{ours}/qkv", attention, each),
+    *linear(f"{ours}/out", f"{at}.self_attn.out_proj", each),
+    *norm(f"{ours}/norm_2", f"{at}.layer_norm2", each),
+    *linear(f"{ours}/up", f"{at}.mlp.fc1", each),
+    *linear(f"{ours}/down", f"{at}.mlp.fc2", each),
+  )
+
+
+def hf_text(config: Text, ours: str = "text/") -> tuple[Rule, ...]:
+  """Table of a text tower; `ours` is "" for one that stands alone."""
+  rules = (
+    Rule(f"{ours}token", "text_model.embeddings.token_embedding.weight"),
+    Rule(f"{ours}position", "text_model.embeddings.position_embedding.weight"),
+    *hf_layers(f"{ours}stack/layers", "text_model", config.size.depth),
+    *norm(f"{ours}norm", "text_model.final_layer_norm"),
+    Rule("", "text_model.embeddings.position_ids"),
+  )
+  if config.projection:
+    rules += linear(f"{ours}projection", "text_projection", bias=False)
+  return rules
+
+
+def hf_vision(config: Vision) -> tuple[Rule, ...]:
+  """Table of an image tower; "pre_layrnorm" is spelt so."""
+  embeddings = "vision_model.embeddings"
+  return (
+    Rule("vision/class", f"{embeddings}.class_embedding"),
+    *conv(
+      "vision/patches/embedding", f"{embeddings}.patch_embedding", bias=False
+    ),
+    Rule("vision/position", f"{embeddings}.position_embedding.weight"),
+    Rule("", f"{embeddings}.position_ids"),
+    *norm("vision/norm_in", "vision_model.pre_layrnorm"),
+    *hf_layers("vision/stack/layers", "vision_model", config.size.depth),
+    *norm("vision/norm_out", "vision_model.post_layernorm"),
+    *linear("vision/projection", "visual_projection", bias=False),
+  )
+
+
+def _open_clip_layers(ours: str, at: str, depth: int) -> tuple[Rule, ...]:
+  each = range(depth)
+  return (
+    *norm(f"{ours}/norm_1", f"{at}.ln_1", each),
+    Rule(f"{ours}/qkv/kernel", f"{at}.attn.in_proj_weight", LINEAR, each),
+    Rule(f"{ours}/qkv/bias", f"{at}.attn.in_proj_bias", layers=each),
+    *linear(f"{ours}/out", f"{at}.attn.out_proj", each),
+    *norm(f"{ours}/norm_2", f"{at}.ln_2", each),
+    *linear(f"{ours}/up", f"{at}.mlp.c_fc", each),
+    *linear(f"{ours}/down", f"{at}.mlp.c_proj", each),
+  )
+
+
+def rules_of(config: Clip, layout: str) -> tuple[Rule, ...]:
+  """Table of public names in layout "hf" or "open_clip"."""
+  text, vision = config.text, config.vision
+  rules: tuple[Rule, ...] = ()
+  if text and vision:
+    rules += (Rule("logit_scale", "logit_scale"),)
+  if layout == "hf":
+    rules += hf_text(text) if text else ()
+    return rules + (hf_vision(vision) if vision else ())
+  if text:
+    rules += (
+      Rule("text/token", "token_embedding.weight"),
+      Rule("text/position", "positional_embedding"),
+      *_open_clip_layers(
+        "text/stack/layers", "transformer.resblocks.{}", text.size.depth
+      ),
+      *norm("text/norm", "ln_final"),
+      Rule("text/projection/kernel", "text_projection"),
+      Rule("", "attn_mask"),
+    )
+  if vision:
+    rules += (
+      Rule("vision/class", "visual.class_embedding"),
+      *conv("vision/patches/embedding", "visual.conv1", bias=False),
+      Rule("vision/position", "visual.positional_embedding"),
+      *norm("vision/norm_in", "visual.ln_pre"),
+      *_open_clip_layers(
+        "vision/stack/layers",
+        "visual.transformer.resblocks.{}",
+        vision.size.depth,
+      ),
+      *norm("vision/norm_out", "visual.ln_post"),
+      Rule("vision/projection/kernel", "visual.proj"),
+    )
+  return rules
+
+
+def size_of(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> Size:
+  """Geometry of a stack, from a tower's config as transformers writes it.
+
+  Args:
+    record: the tower's part of `config.json`.
+    defaults: for what old files leave out.
+
+  Raises:
+    UserError: an activation that is not known, or a field that is missing.
+  """
+  record = {**defaults, **record}
+  name = record["hidden_act"]
+  if name not in ACTIVATIONS:
+    raise UserError(
+      f"config.json: hidden_act={name} is not known{nearest(name, ACTIVATIONS)}"
+    )
+  try:
+    return Size(
+      record["hidden_size"],
+      record["num_hidden_layers"],
+      record["num_attention_heads"],
+      record["intermediate_size"],
+      ACTIVATIONS[name],
+      record["layer_norm_eps"],
+    )
+  except KeyError as error:
+    raise UserError(f"config.json lacks {error}") from error
+
+
+_DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+_TEXT = _DEFAULTS | {
+  "hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8,
+  "intermediate_size": 2048, "vocab_size": 49408, "eos_token_id": 49407,
+  "max_position_embeddings": 77, "projection_dim": 512,
+}  # fmt: skip
+_VISION = _DEFAULTS | {
+  "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+  "intermediate_size": 3072, "image_size": 224, "patch_size": 32,
+  "projection_dim": 512,
+}  # fmt: skip
+
+
+def text_of(record: Mapping[str, Any], projection: int | None = None) -> Text:
+  """A text tower from its config; `projection` overrides what that says."""
+  full: dict[str, Any] = {**_TEXT, **record}
+  eos = full["eos_token_id"]
+  return Text(
+    size_of(record, _TEXT),
+    full["vocab_size"],
+    full["max_position_embeddings"],
+    None if eos == 2 else eos,  # 2 stands in old files that pool at the largest
+    full["projection_dim"] if projection is None else projection,
+  )
+
+
+def vision_of(
+  record: Mapping[str, Any], projection: int | None = None
+) -> Vision:
+  """An image tower from its config; `projection` overrides what that says."""
+  full: dict[str, Any] = {**_VISION, **record}
+  return Vision(
+    size_of(record, _VISION),
+    full["patch_size"],
+    full["image_size"],
+    full["projection_dim"] if projection is None else projection,
+  )
+
+
+def _of_hf(record: Mapping[str, Any]) -> Clip:
+  kind = record.get("model_type", "clip")
+  if kind == "clip_text_model":
+    return Clip(text_of(record), None)
+  if kind == "clip_vision_model":
+    return Clip(None, vision_of(record))
+  if kind != "clip":
+    raise UserError(f'config.json describes a "{kind}", not a CLIP model')
+  shared = record.get("projection_dim", 512)
+  # Old files hold only what differs, and hold it twice.
+  part = lambda name: (
+    record.get(f"{name}_config_dict") or record.get(f"{name}_config", {})
+  )
+  return Clip(text_of(part("text"), shared), vision_of(part("vision"), shared))
+
+
+def _of_open_clip(record: Mapping[str, Any]) -> Clip:
+  cfg = record["model_cfg"]
+  text, vision = cfg["text_cfg"], cfg["vision_cfg"]
+  unknown = {"timm_model_name", "hf_model_name"} & {*text, *vision}
+  if unknown:
+    raise UserError(
+      f"{OPEN_CLIP_CONFIG} has {', '.join(sorted(unknown))}: towers of other"
+      " libraries are not read; use a checkpoint whose towers are open_clip's"
+    )
+  active = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
+  width, head = vision["width"], vision.get("head_width", 64)
+  mlp = int(width * vision.get("mlp_ratio", 4))
+  heads = text.get("heads", 8)
+  return Clip(
+    Text(
+      Size(text["width"], text["layers"], heads, 4 * text["width"], active),
+      text.get("vocab_size", 49408),
+      text.get("context_length", 77),
+      None,
+      cfg["embed_dim"],
+    ),
+    Vision(
+      Size(width, vision["layers"], width // head, mlp, active),
+      vision["patch_size"],
+      vision["image_size"],
+      cfg["embed_dim"],
+    ),
+  )
+
+
+def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
+  """(architecture, layout "hf" or "open_clip") of a checkpoint.
+
+  Args:
+    spec: see `hub.resolve`.
+    size: a name of `clip.SIZES`, for weights without a config beside them.
+
+  Raises:
+    UserError: no config and no size, or one that is no CLIP's.
+  """
+  layout = "hf"
+  if "visual.conv1.weight" in hub.open_weights(spec):
+    layout = "open_clip"
+  if size:
+    if size not in clip.SIZES:
+      raise UserError(
+        f"size={size} is not known{nearest(size, clip.SIZES)}; known:"
+        f" {', '.join(clip.SIZES)}"
+      )
+    return clip.SIZES[size], layout
+  name = OPEN_CLIP_CONFIG if layout == "open_clip" else "config.json"
+  record = hub.read_config(spec, name)
+  if not record:
+    raise UserError(
+      f"{spec} has no {name} beside the weights; put it there or name one of"
+      f" size={', '.join(clip.SIZES)}"
+    )
+  return (_of_hf if layout == "hf" else _of_open_clip)(record), layout
+
+
+def shapes(config: Clip, dtype: str = "float32") -> Any:
+  """The parameters of both towers as `jax.ShapeDtypeStruct`."""
+  net = clip.ClipModel(config)
+  side = config.vision.image if config.vision else 0
+  pictures = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  length = config.text.length if config.text else 0
+  tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
+  key = jax.random.key(0)
+  if not config.vision:
+    made = jax.eval_shape(
+      lambda k, t: net.init(k, t, method="read"), key, tokens
+    )
+  elif not config.text:
+    made = jax.eval_shape(
+      lambda k, x: net.init(k, x, method="look"), key, pictures
+    )
+  else:
+    made = jax.eval_shape(net.init, key, tokens, pictures)
+  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(cast, made["params"])
+
+
+def load(
+  spec: os.PathLike[str] | str, *, size: str = "", dtype: str = "float32"
+) -> tuple[Clip, Any]:
+  """(architecture, parameters) of a public checkpoint in either layout.
+
+  Args:
+    spec: see `hub.resolve`.
+    size: see `describe`.
+    dtype: of the parameters.
+
+  Raises:
+    UserError: see `describe` and `convert.load_params`.
+  """
+  config, layout = describe(spec, size)
+  like = shapes(config, dtype)
+  return config, convert.load_params(spec, rules_of(config, layout), like)

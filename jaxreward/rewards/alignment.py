@@ -1,0 +1,229 @@
+"""How well a picture goes with its prompt, by published towers.
+
+Scalings are those under which others report these rewards, so that numbers
+compare.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxreward.errors import UserError
+from jaxreward.rewards import encoders
+from jaxreward.rewards.contract import Loaded, declare
+from jaxreward.rewards.encoders import Encoder
+from jaxreward.types import Array, ArrayLike, Params, PromptBatch
+
+Images = Float[ArrayLike, "P G H W 3"]
+Scores = dict[str, Float[Array, "P G"]]
+
+
+def load_pair(
+  weights: str,
+  *,
+  size: str = "",
+  dtype: str = "float32",
+  tokenizer: str = "",
+  microbatch: int = 64,
+) -> Loaded:
+  """Both towers of a checkpoint and its tokenizer.
+
+  Args:
+    weights: folder, file or hub id; see `models.hub.resolve`.
+    size: named architecture of weights without a config beside them.
+    dtype: of parameters and products, "float32" or "bfloat16".
+    tokenizer: its folder or hub id, where it lies elsewhere.
+    microbatch: pictures that go through the tower at once; 0 for all.
+  """
+  found = encoders.load(weights, size=size, dtype=dtype, microbatch=microbatch)
+  if not found.length:
+    raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
+  ids = encoders.tokenizer(weights, found.length, tokenizer)
+  return Loaded(
+    {"encoder": found.encoder},
+    {"params": found.params},
+    {"params": found.rules},
+    lambda texts: {"text": ids(texts)},
+  )
+
+
+def _cosines(images: Images, encoder: Encoder, params: Params, text) -> Array:
+  """Cosines [P, G] of pictures with their texts; NaN where not finite."""
+  seen, usable = encoders.image_features(encoder, params, images)
+  said = encoders.text_features(encoder, params, text)
+  return jnp.where(usable, jnp.einsum("pge,pe->pg", seen, said), jnp.nan)
+
+
+def _logits(encoder: Encoder, params: Params, cosines: Array) -> Array:
+  if encoder.logits is None:
+    raise UserError("these weights have no scale of their logits")
+  return encoder.logits(params, cosines)
+
+
+@declare(is_differentiable=True, loads=load_pair)
+def clip_score(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+  divisor: float = 30.0,
+) -> Scores:
+  """exp(s) cos / divisor, with s the scale that the pair was trained with.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    prompts: P prompts.
+    encoder: both towers.
+    params: of them.
+    text: the prompts' token ids.
+    divisor: 30 is Flow-GRPO's.
+  """
+  logits = _logits(encoder, params, _cosines(images, encoder, params, text))
+  return {"clip_score": logits / divisor}
+
+
+@declare(is_differentiable=True, loads=load_pair)
+def clip_score_hessel(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+) -> Scores:
+  """2.5 max(cos, 0) (Hessel et al. 2021, https://arxiv.org/abs/2104.08718).
+
+  Arguments as `clip_score`. The paper sets "A photo depicts" before captions;
+  prompts are taken as they are.
+  """
+  cosines = _cosines(images, encoder, params, text)
+  return {"clip_score_hessel": 2.5 * jnp.maximum(cosines, 0.0)}
+
+
+@declare(is_differentiable=True, loads=load_pair)
+def pick_score(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+  divisor: float = 26.0,
+) -> Scores:
+  """exp(s) cos / 26, about 0.8 to 0.9 for good pictures.
+
+  Kirstain et al. 2023, https://arxiv.org/abs/2305.01569; weights
+  yuvalkirstain/PickScore_v1. Arguments as `clip_score`.
+  """
+  logits = _logits(encoder, params, _cosines(images, encoder, params, text))
+  return {"pick_score": logits / divisor}
+
+
+@declare(is_differentiable=True, loads=load_pair)
+def hps_v2(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+) -> Scores:
+  """The plain cosine of a tuned ViT-H/14, about 0.2 to 0.35.
+
+  Wu et al. 2023, https://arxiv.org/abs/2306.09341; weights HPSv2.1 in
+  safetensors, with size="vit_h_14" where no config lies beside them. Arguments
+  as `clip_score`.
+  """
+  return {"hps_v2": _cosines(images, encoder, params, text)}
+
+
+def load_goal(
+  weights: str,
+  *,
+  baseline: str,
+  size: str = "",
+  dtype: str = "float32",
+  tokenizer: str = "",
+  microbatch: int = 64,
+) -> Loaded:
+  """As `load_pair`, with a text that says what any picture shows.
+
+  Args:
+    weights: see `load_pair`.
+    baseline: such as "a picture".
+    size: see `load_pair`.
+    dtype: see `load_pair`.
+    tokenizer: see `load_pair`.
+    microbatch: see `load_pair`.
+  """
+  pair = load_pair(
+    weights, size=size, dtype=dtype, tokenizer=tokenizer, microbatch=microbatch
+  )
+  if pair.prepare is None or not baseline:
+    raise UserError("baseline is empty; name a text, such as 'a picture'")
+  tokens = pair.prepare([baseline])["text"]
+  return Loaded(
+    pair.static, {**pair.arrays, "baseline": tokens}, pair.rules, pair.prepare
+  )
+
+
+@declare(is_differentiable=True, loads=load_goal)
+def clip_goal(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+  baseline: Int[ArrayLike, "1 L"],
+  strength: float = 0.5,
+) -> Scores:
+  """1 - |a P (x - g) + (1 - a) (x - g)|^2 / 2, with P onto the line b to g.
+
+  x, g and b are the unit features of picture, prompt and baseline, and a the
+  strength: what a picture shows besides what leads from the baseline to the
+  prompt counts less. At strength 0 it is the cosine. Rocamonde et al. 2023,
+  https://arxiv.org/abs/2310.12921, section 3.2.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    prompts: P prompts.
+    encoder: both towers.
+    params: of them.
+    text: the prompts' token ids.
+    baseline: the baseline's token ids.
+    strength: a, in [0, 1].
+  """
+  if not 0.0 <= strength <= 1.0:
+    raise UserError(f"clip_goal.strength={strength}: it must lie in [0, 1]")
+  seen, usable = encoders.image_features(encoder, params, images)
+  goal = encoders.text_features(encoder, params, text)
+  base = encoders.text_features(encoder, params, baseline)
+  way = encoders.unit(goal - base)[:, None]
+  far = seen - goal[:, None]
+  along = jnp.sum(far * way, -1, keepdims=True) * way
+  rest = strength * along + (1 - strength) * far
+  score = 1 - jnp.sum(jnp.square(rest), -1) / 2
+  return {"clip_goal": jnp.where(usable, score, jnp.nan)}
+
+
+@declare(is_differentiable=True, loads=load_pair)
+def siglip_score(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+) -> Scores:
+  """sigmoid(exp(s) cos + b): the probability that the two belong together.
+
+  Zhai et al. 2023, https://arxiv.org/abs/2303.15343; weights such as
+  google/siglip2-so400m-patch14-384. Arguments as `clip_score`.
+  """
+  logits = _logits(encoder, params, _cosines(images, encoder, params, text))
+  return {"siglip_score": jax.nn.sigmoid(logits)}

@@ -1,0 +1,270 @@
+"""Towers as rewards use them: pictures and texts in, unit vectors out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxreward.errors import UserError, one_line
+from jaxreward.models import clip, clip_layouts, dino, hub, siglip
+from jaxreward.rewards import preprocess
+from jaxreward.types import Array, ArrayLike, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Encoder:
+  """A tower, or a pair that meets in one space, as pure functions.
+
+  Attributes:
+    images: (params, normalised pictures) -> features [B, E].
+    prepared: pictures in [0, 1] -> what `images` takes.
+    text: (params, tokens [P, L]) -> features [P, E]; None for pictures alone.
+    logits: (params, cosines) -> logits as the pair was trained with.
+    patches: (params, normalised pictures) -> features of places [B, N, E].
+    microbatch: pictures that go through the tower at once; 0 for all.
+  """
+
+  images: Callable[[Params, Array], Array]
+  prepared: preprocess.Preprocess
+  text: Callable[[Params, Array], Array] | None = None
+  logits: Callable[[Params, Array], Array] | None = None
+  patches: Callable[[Params, Array], Array] | None = None
+  microbatch: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """An encoder with what was read for it.
+
+  Attributes:
+    encoder: the functions.
+    params: their parameters.
+    rules: sharding rules of the parameters.
+    length: tokens of a text; 0 without a text tower.
+  """
+
+  encoder: Encoder
+  params: Params
+  rules: Any
+  length: int = 0
+
+
+def load(
+  weights: str, *, size: str = "", dtype: str = "float32", microbatch: int = 64
+) -> Weights:
+  """A published tower or pair, of the kind that its config names.
+
+  Args:
+    weights: folder, file or hub id; see `hub.resolve`.
+    size: a name of `clip.SIZES`, for CLIP weights without a config.
+    dtype: of parameters and products, "float32" or "bfloat16".
+    microbatch: pictures that go through the tower at once; 0 for all.
+
+  Raises:
+    UserError: what cannot be read, or a dtype that is not one of the two.
+  """
+  if dtype not in ("float32", "bfloat16"):
+    raise UserError(f"dtype={dtype}: known are float32 and bfloat16")
+  kind = "" if size else str(hub.read_config(weights).get("model_type", ""))
+  if kind == "siglip":
+    return _load_siglip(weights, dtype, microbatch)
+  if kind.startswith("dino"):
+    return _load_dino(weights, dtype, microbatch)
+  return _load_clip(weights, size, dtype, microbatch)
+
+
+def _load_clip(weights, size, dtype, microbatch) -> Weights:
+  config, params = clip_layouts.load(weights, size=size, dtype=dtype)
+  if config.text is None or config.vision is None:
+    raise UserError(f"{weights} holds one tower of CLIP; both are needed")
+  net = clip.ClipModel(config, jnp.dtype(dtype))
+  side = config.vision.image
+  encoder = Encoder(
+    lambda p, x: _applied(net, p, x, "look")["embedding"],
+    _preprocess(weights, preprocess.Preprocess((side, side), side)),
+    lambda p, t: _applied(net, p, t, "read")["embedding"],
+    lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
+    microbatch=microbatch,
+  )
+  return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
+
+
+def _load_siglip(weights, dtype, microbatch) -> Weights:
+  config, params = siglip.load(weights, dtype=dtype)
+  net = siglip.SiglipModel(config, jnp.dtype(dtype))
+  half = (0.5, 0.5, 0.5)
+  plain = preprocess.Preprocess((config.image,) * 2, 0, "cubic", half, half)
+
+  def logits(p, cosines):
+    wide = lambda name: p[name].astype(jnp.float32)[0]
+    return jnp.exp(wide("logit_scale")) * cosines + wide("logit_bias")
+
+  encoder = Encoder(
+    lambda p, x: _applied(net, p, x, "look"),
+    _preprocess(weights, plain),
+    lambda p, t: _applied(net, p, t, "read"),
+    logits,
+    microbatch=microbatch,
+  )
+  return Weights(encoder, params, siglip.SHARDING_RULES, config.length)
+
+
+def _load_dino(weights, dtype, microbatch) -> Weights:
+  config, params = dino.load(weights, dtype=dtype)
+  net = dino.DinoModel(config, jnp.dtype(dtype))
+  mean, std = preprocess.IMAGENET_MEAN, preprocess.IMAGENET_STD
+  side = 16 * config.patch if not config.theta else config.image
+  edge = 0 if config.theta else side * 256 // 224
+  method = "linear" if config.theta else "cubic"
+  plain = preprocess.Preprocess((side, side), edge, method, mean, std)
+  record = hub.read_config(weights, "preprocessor_config.json")
+  encoder = Encoder(
+    lambda p, x: _applied(net, p, x)["pooled"],
+    preprocess.of_record(record, plain),
+    patches=lambda p, x: _applied(net, p, x)["patches"],
+    microbatch=microbatch,
+  )
+  return Weights(encoder, params, dino.SHARDING_RULES)
+
+
+def _applied(
+  net: Any, params: Params, x: Array, method: str | None = None
+) -> Any:
+  return net.apply({"params": params}, x, method=method)
+
+
+def _preprocess(weights: str, default: preprocess.Preprocess):
+  """What lies beside the weights as `preprocessor_config.json`, or default."""
+  record = hub.read_config(weights, "preprocessor_config.json")
+  found = preprocess.of_record(record, default)
+  if found.size != default.size:
+    raise UserError(
+      f"{weights}: preprocessor_config.json makes pictures of {found.size}, the"
+      f" tower takes {default.size}"
+    )
+  return found
+
+
+def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
+  """Rows of length 1, in float32."""
+  x = x.astype(jnp.float32)
+  square = jnp.sum(jnp.square(x), -1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def in_chunks(
+  fn: Callable[[Array], Array], x: Float[Array, "B ..."], size: int
+) -> Array:
+  """fn(x), some rows at a time.
+
+  Every chunk takes rows from all over the batch, so that on a mesh, which cuts
+  the batch into runs of rows, every device works on every chunk.
+  """
+  rows = x.shape[0]
+  if not size or rows <= size:
+    return fn(x)
+  chunks = -(-rows // size)
+  pad = size * chunks - rows
+  x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pad, *x.shape[1:]))])
+  spread = x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
+  found = jax.lax.map(fn, spread).swapaxes(0, 1)
+  return found.reshape(size * chunks, *found.shape[2:])[:rows]
+
+
+def image_features(
+  encoder: Encoder,
+  params: Params,
+  images: Float[ArrayLike, "*B H W 3"],
+  *,
+  places: bool = False,
+) -> tuple[Array, Bool[Array, "*B"]]:
+  """Unit features of pictures in [0, 1], and which pictures are finite.
+
+  Args:
+    encoder: the tower.
+    params: of it.
+    images: in [0, 1].
+    places: features of every place [*B, N, E] in place of the pictures'.
+  """
+  tower = encoder.patches if places else encoder.images
+  if tower is None:
+    raise UserError(
+      "these weights have no features of places; use a DINO tower"
+    )
+  images = jnp.asarray(images)
+  usable = jnp.isfinite(images).all((-3, -2, -1))
+  flat = jnp.where(usable[..., None, None, None], images, 0.0)
+  flat = flat.reshape(-1, *images.shape[-3:])
+  look = lambda x: unit(tower(params, encoder.prepared(x)))
+  found = in_chunks(look, flat, encoder.microbatch)
+  return found.reshape(*images.shape[:-3], *found.shape[1:]), usable
+
+
+def text_features(
+  encoder: Encoder, params: Params, tokens: ArrayLike
+) -> Float[Array, "P E"]:
+  """Unit features of token ids [P, L]."""
+  if encoder.text is None:
+    raise UserError("these weights have no text tower")
+  return unit(encoder.text(params, jnp.asarray(tokens)))
+
+
+def tokenizer(
+  weights: os.PathLike[str] | str, length: int, other: str = ""
+) -> Callable[[Sequence[str]], np.ndarray]:
+  """Texts -> int32 [P, length], by the tokenizer that lies with the weights.
+
+  Args:
+    weights: see `hub.resolve`; a file's folder is asked.
+    length: texts are cut and padded to it.
+    other: folder or hub id of the tokenizer, where it lies elsewhere.
+
+  Raises:
+    UserError: transformers is not installed, or there is no tokenizer.
+  """
+  tokens = _pretrained(other or weights)
+
+  def ids(texts: Sequence[str]) -> np.ndarray:
+    found = tokens(
+      list(texts), padding="max_length", truncation=True, max_length=length
+    )
+    return np.asarray(found["input_ids"], np.int32)
+
+  return ids
+
+
+_TOKENIZERS = (
+  "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model",
+)  # fmt: skip
+
+
+def _pretrained(spec: os.PathLike[str] | str) -> Any:
+  try:
+    import transformers
+  except ImportError as error:
+    raise UserError(
+      'texts need the tokenizer of transformers; pip install "jaxreward[text]"'
+    ) from error
+  path = hub.resolve(spec)
+  folder = path if path.is_dir() else path.parent
+  if not any((folder / name).exists() for name in _TOKENIZERS):
+    raise UserError(
+      f"there is no tokenizer in {folder}; put tokenizer.json and"
+      " tokenizer_config.json of the model there, or name their folder in"
+      " tokenizer"
+    )
+  try:
+    return transformers.AutoTokenizer.from_pretrained(
+      folder, local_files_only=True
+    )
+  except Exception as error:  # of transformers, tokenizers or the disk
+    raise UserError(
+      f"the tokenizer in {folder} cannot be read: {one_line(error)}"
+    ) from error

@@ -1,0 +1,338 @@
+"""How much of a reference a picture keeps.
+
+Distances are given as their negative, so that more is better. References come
+from a folder, see `references`; a picture without one scores NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from jaxreward.errors import UserError
+from jaxreward.models import convert, hub, perceptual
+from jaxreward.rewards import preprocess
+from jaxreward.rewards import references as files
+from jaxreward.rewards.contract import Loaded, declare
+from jaxreward.types import Array, ArrayLike, Params, PromptBatch
+
+Images = Float[ArrayLike, "P G H W 3"]
+Reference = Float[ArrayLike, "P 1 S S 3"]
+Known = Bool[ArrayLike, "P 1"]
+Scores = dict[str, Float[Array, "P G"]]
+Pictures = Float[ArrayLike, "B H W C"]
+
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def psnr(a: Pictures, b: Pictures) -> Float[Array, "B"]:
+  """10 log10(1 / mean squared error) in dB; 100 for equal pictures."""
+  error = jnp.square(jnp.asarray(a) - b).mean((1, 2, 3))
+  return -10 * jnp.log10(jnp.maximum(error, 1e-10))
+
+
+def _blur(x: Array) -> Array:
+  """Gaussian of 11 pixels and sigma 1.5, where it lies whole in the picture."""
+  at = np.arange(11) - 5
+  line = np.exp(-(at**2) / (2 * 1.5**2))
+  line = jnp.asarray(line / line.sum(), x.dtype)
+  channels = x.shape[-1]
+  for shape in ((11, 1, 1, 1), (1, 11, 1, 1)):
+    x = jax.lax.conv_general_dilated(
+      x, jnp.tile(line.reshape(shape), (1, 1, 1, channels)), (1, 1), "VALID",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=channels, precision=jax.lax.Precision.HIGHEST,
+    )  # fmt: skip
+  return x
+
+
+def _ssim_parts(a: Pictures, b: Pictures) -> tuple[Array, Array]:
+  """(mean of the whole index, mean of contrast and structure), each [B, C]."""
+  a, b = jnp.asarray(a), jnp.asarray(b)
+  if min(a.shape[1:3]) < 11:
+    raise UserError(
+      f"ssim: pictures of {a.shape[1]} x {a.shape[2]} are smaller than its"
+      " window of 11 pixels"
+    )
+  ma, mb = _blur(a), _blur(b)
+  va, vb = _blur(a * a) - ma * ma, _blur(b * b) - mb * mb
+  both = _blur(a * b) - ma * mb
+  contrast = (2 * both + 0.03**2) / (va + vb + 0.03**2)
+  mean = (2 * ma * mb + 0.01**2) / (ma * ma + mb * mb + 0.01**2)
+  return (mean * contrast).mean((1, 2)), contrast.mean((1, 2))
+
+
+def ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
+  """Structural similarity of pictures in [0, 1], the mean over channels.
+
+  Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03.
+  """
+  return _ssim_parts(a, b)[0].mean(-1)
+
+
+def ms_ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
+  """SSIM over five scales (Wang et al. 2003); sides of 161 pixels or more.
+
+  Negative parts count as 0, where their power is not defined.
+  """
+  a, b = jnp.asarray(a), jnp.asarray(b)
+  if min(a.shape[1:3]) < 161:
+    raise UserError(
+      f"ms_ssim: pictures of {a.shape[1]} x {a.shape[2]} are too small for"
+      " five scales, which need 161 pixels a side; use ssim"
+    )
+  total = jnp.ones((a.shape[0], a.shape[-1]))
+  for i, power in enumerate(_SCALES):
+    whole, contrast = _ssim_parts(a, b)
+    part = whole if i == len(_SCALES) - 1 else contrast
+    total = total * jnp.maximum(part, 1e-12) ** power
+    a, b = _halved(a), _halved(b)
+  return total.mean(-1)
+
+
+def _halved(x: Array) -> Array:
+  h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+  x = x[:, :h, :w].reshape(x.shape[0], h // 2, 2, w // 2, 2, -1)
+  return x.mean((2, 4))
+
+
+def against(
+  measure: Callable[[Array, Array], Array],
+  images: Images,
+  reference: Reference,
+  known: Known,
+) -> Float[Array, "P G"]:
+  """A measure of pairs, of every picture with its prompt's reference.
+
+  The reference is resized to the pictures; pictures that are not finite and
+  those without a reference get NaN.
+  """
+  images = jnp.asarray(images)
+  p, g, h, w, _ = images.shape
+  usable = jnp.isfinite(images).all((2, 3, 4)) & jnp.asarray(known)
+  safe = jnp.where(usable[..., None, None, None], images, 0.0)
+  target = preprocess.resize(jnp.asarray(reference)[:, 0], (h, w))
+  target = jnp.repeat(target, g, 0)
+  found = measure(safe.reshape(p * g, h, w, 3), target).reshape(p, g)
+  return jnp.where(usable, found, jnp.nan)
+
+
+def load_references(references: str, size: int = 512) -> Loaded:
+  """The pictures to compare with.
+
+  Args:
+    references: the folder; see `references`.
+    size: side they are kept at.
+  """
+  return Loaded(prepare=files.pictures(references, "image", size))
+
+
+def _full_reference(name: str, measure: Callable[[Array, Array], Array]):
+  """The reward of a measure without weights."""
+
+  @declare(is_differentiable=True, loads=load_references)
+  def reward(
+    images: Images, prompts: PromptBatch, *, reference: Reference, known: Known
+  ) -> Scores:
+    return {name: against(measure, images, reference, known)}
+
+  reward.__name__, reward.__doc__ = name, measure.__doc__
+  return reward
+
+
+psnr_reward = _full_reference("psnr", psnr)
+ssim_reward = _full_reference("ssim", ssim)
+ms_ssim_reward = _full_reference("ms_ssim", ms_ssim)
+
+
+def load_lpips(
+  weights: str, references: str, size: int = 512, net: str = "vgg"
+) -> Loaded:
+  """LPIPS's network and the pictures to compare with.
+
+  Args:
+    weights: the state of `lpips.LPIPS(net=...)` as safetensors.
+    references: the folder; see `references`.
+    size: side the pictures are kept at.
+    net: "vgg" or "alex".
+  """
+  if net not in perceptual.WIDTHS:
+    raise UserError(f"net={net}: known are {', '.join(perceptual.WIDTHS)}")
+  model = perceptual.Lpips(net)
+  kept_once = "lin0.model.1.weight" not in hub.open_weights(weights)
+  rules = perceptual.lpips_rules(net, "lins.{}" if kept_once else "lin{}")
+  params = _load(model, weights, rules)
+  return Loaded(
+    {"distance": _distance(model)},
+    {"params": params},
+    {"params": perceptual.SHARDING_RULES},
+    files.pictures(references, "image", size),
+  )
+
+
+def load_dists(weights: str, references: str, size: int = 512) -> Loaded:
+  """DISTS's network and the pictures to compare with.
+
+  Args:
+    weights: the state of the published module as safetensors.
+    references: the folder; see `references`.
+    size: side the pictures are kept at.
+  """
+  model = perceptual.Dists()
+  params = _load(model, weights, perceptual.dists_rules())
+  return Loaded(
+    {"distance": _distance(model)},
+    {"params": params},
+    {"params": perceptual.SHARDING_RULES},
+    files.pictures(references, "image", size),
+  )
+
+
+Distance = Callable[[Params, Array, Array], Array]
+
+
+def _distance(model) -> Distance:
+  return lambda params, a, b: model.apply({"params": params}, a, b)
+
+
+def _load(model, weights: str, rules) -> Params:
+  picture = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  made = jax.eval_shape(model.init, jax.random.key(0), picture, picture)
+  return convert.load_params(weights, rules, made["params"])
+
+
+@declare(is_differentiable=True, loads=load_lpips)
+def lpips(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  distance: Distance,
+  params: Params,
+  reference: Reference,
+  known: Known,
+) -> Scores:
+  """Minus the LPIPS distance to the reference (Zhang et al. 2018).
+
+  Args:
+    images: in [0, 1].
+    prompts: P prompts.
+    distance: the network.
+    params: of it.
+    reference: of each prompt.
+    known: whether it has one.
+  """
+  measure = lambda a, b: -distance(params, a, b)
+  return {"lpips": against(measure, images, reference, known)}
+
+
+@declare(is_differentiable=True, loads=load_dists)
+def dists(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  distance: Distance,
+  params: Params,
+  reference: Reference,
+  known: Known,
+) -> Scores:
+  """Minus the DISTS distance to the reference (Ding et al. 2020).
+
+  Arguments as `lpips`.
+  """
+  measure = lambda a, b: -distance(params, a, b)
+  return {"dists": against(measure, images, reference, known)}
+
+
+def _grey(x: Array) -> Array:
+  return x @ jnp.array([0.299, 0.587, 0.114])
+
+
+def _edges(x: Array) -> Array:
+  """Length of the Sobel gradient of the grey picture, [B, H - 2, W - 2, 1]."""
+  y = _grey(x)
+  tall = y[:, :-2] + 2 * y[:, 1:-1] + y[:, 2:]
+  wide = y[:, :, :-2] + 2 * y[:, :, 1:-1] + y[:, :, 2:]
+  dx = tall[:, :, 2:] - tall[:, :, :-2]
+  dy = wide[:, 2:] - wide[:, :-2]
+  return jnp.sqrt(dx**2 + dy**2 + 1e-8)[..., None]
+
+
+CONDITIONS: dict[str, Callable[[Array], Array]] = {
+  "edges": _edges,
+  "grey": lambda x: _grey(x)[..., None],
+  "layout": lambda x: _pooled(x, 8),
+}
+
+
+def _pooled(x: Array, side: int) -> Array:
+  return jax.image.resize(
+    x, (x.shape[0], side, side, x.shape[-1]), "linear", antialias=True
+  )
+
+
+@declare(is_differentiable=True, loads=load_references)
+def condition_cycle(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  reference: Reference,
+  known: Known,
+  condition: str = "edges",
+) -> Scores:
+  """1 - mean |c(picture) - c(reference)| / (mean |c(reference)| + 0.01).
+
+  The condition is drawn from the picture again, and should be the one that the
+  picture was made from (Li et al. 2024, ControlNet++,
+  https://arxiv.org/abs/2404.07987).
+
+  Args:
+    images: in [0, 1].
+    prompts: P prompts.
+    reference: the picture that the condition was drawn from.
+    known: whether there is one.
+    condition: c: "edges" (Sobel), "grey" or "layout" (8 x 8 colours).
+  """
+  if condition not in CONDITIONS:
+    raise UserError(
+      f"condition_cycle.condition={condition}: known are"
+      f" {', '.join(CONDITIONS)}"
+    )
+  draw = CONDITIONS[condition]
+
+  def measure(a: Array, b: Array) -> Array:
+    gap = jnp.abs(draw(a) - draw(b)).mean((1, 2, 3))
+    return 1 - gap / (jnp.abs(draw(b)).mean((1, 2, 3)) + 0.01)
+
+  return {"condition_cycle": against(measure, images, reference, known)}
+
+
+@declare(loads=load_references)
+def rendered_equivalence(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  reference: Reference,
+  known: Known,
+  tolerance: float = 0.04,
+) -> Scores:
+  """Share of pixels whose every channel is within `tolerance` of the reference.
+
+  For pictures that are renderings of something exact, such as charts, text or
+  code, where close is either right or wrong.
+
+  Args:
+    images: in [0, 1].
+    prompts: P prompts.
+    reference: the rendering that is asked for.
+    known: whether there is one.
+    tolerance: in [0, 1]; 0.04 is ten levels of 256.
+  """
+
+  def measure(a: Array, b: Array) -> Array:
+    return (jnp.abs(a - b).max(-1) <= tolerance).mean((1, 2))
+
+  return {"rendered_equivalence": against(measure, images, reference, known)}

@@ -1,0 +1,97 @@
+"""Reference pictures of prompts, for rewards that compare with one.
+
+A folder holds `references.jsonl`, a line per prompt:
+
+  {"prompt": "a red circle", "image": "a.png", "mask": "a_mask.png"}
+  {"prompt": "two friends", "faces": ["ann.png", "bob.png"]}
+
+Files are named from the folder on. A prompt without a line scores NaN.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from jaxreward.data.images import read_image
+from jaxreward.errors import UserError
+
+FILE = "references.jsonl"
+
+
+def rows(folder: str) -> dict[str, dict[str, Any]]:
+  """The lines of a folder by prompt.
+
+  Raises:
+    UserError: no such file, or a line that is none of the above.
+  """
+  path = epath.Path(folder) / FILE
+  try:
+    lines = path.read_text().splitlines()
+  except OSError as error:
+    raise UserError(
+      f"{path}: no such file; it holds one line per prompt, such as"
+      ' {"prompt": "a red circle", "image": "a.png"}'
+    ) from error
+  found: dict[str, dict[str, Any]] = {}
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+      prompt = row["prompt"]
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(
+        f'{path}:{number}: expected a JSON object with "prompt"'
+      ) from error
+    if prompt in found:
+      raise UserError(f'{path}:{number}: "{prompt}" stands there twice')
+    found[prompt] = row
+  return found
+
+
+def pictures(
+  folder: str, field: str, size: int, most: int = 1
+) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
+  """Texts -> the pictures of one field.
+
+  Args:
+    folder: see the top of the module.
+    field: of the lines: a file's name or, where `most` is over 1, several.
+    size: side that pictures are cut and resampled to.
+    most: pictures per prompt.
+
+  Returns:
+    A function that gives {"reference": float32 [P, most, size, size, 3],
+    "known": bool [P, most]}.
+
+  Raises:
+    UserError: an unreadable line or file, a field that is missing, or more
+      than `most` pictures.
+  """
+  kept: dict[str, list[np.ndarray]] = {}
+  for prompt, row in rows(folder).items():
+    names = row.get(field, [])
+    names = [names] if isinstance(names, str) else names
+    if len(names) > most:
+      raise UserError(
+        f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
+      )
+    at = epath.Path(folder)
+    kept[prompt] = [read_image(at / name, size) for name in names]
+  if not any(kept.values()):
+    raise UserError(f'{folder}: no line of {FILE} has "{field}"')
+
+  def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    shape = (len(texts), most, size, size, 3)
+    reference, known = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
+    for p, text in enumerate(texts):
+      for i, picture in enumerate(kept.get(text, [])):
+        reference[p, i], known[p, i] = picture, True
+    return {"reference": reference, "known": known}
+
+  return prepare
