@@ -1,0 +1,113 @@
+"""Recipes of public policies, end to end with small random weights."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxreward.jobs import align, evaluate, sample, setup
+from jaxreward.models import convert
+from tests import tiny
+
+SPEC = "align_public.py:{},objective={},tiny"
+SMALL = {
+  "eval.samples": 6, "eval.quick_samples": 6, "eval.every": 0,
+  "rollout.prompts": 2, "rollout.microbatch": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+
+
+def rows_of(workdir, job):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return [row for row in rows if row["job"] == job and row["step"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("model", "objective"),
+  [("sd35_medium", "flow_grpo"), ("flux_dev", "diffusion_nft")],
+)
+def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
+  config = tiny.load(SPEC.format(model, objective), SMALL)
+  workdir = epath.Path(tmp_path)
+  align.run(config, workdir)
+  rows = rows_of(workdir, "align")
+  assert len(rows) == 2
+  assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows)
+  if objective == "flow_grpo":
+    assert [row["log_prob_gap"] for row in rows] == [0.0, 0.0]
+  policy = setup.make_policy(config)
+  tuned = setup.load_params(
+    config, policy, spec=str(workdir / setup.POLICY_FILE)
+  )
+  base = setup.load_params(config, policy)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), tuned, base)
+  assert any(jax.tree.leaves(moved))
+
+
+@pytest.mark.slow
+def test_free_prompts_run_without_a_detector(tmp_path):
+  path = tmp_path / "prompts.txt"
+  path.write_text("".join(f"{n} cats on a sofa\n" for n in range(20)))
+  config = tiny.load(
+    SPEC.format("sd35_medium", "flow_grpo"),
+    SMALL | {"data.source": str(path), "data.grammar": "free"},
+  )
+  workdir = epath.Path(tmp_path / "run")
+  align.run(config, workdir)
+  found = json.loads((workdir / "evaluation.json").read_text())
+  (after,) = found["after"].values()
+  assert "strict" not in after and "difference" not in found
+  assert after["rewards"]["jpeg"] < 0 and after["diversity"] > 0
+  row = rows_of(workdir, "align")[-1]
+  assert "panel/accuracy" not in row and row["panel/trained_reward"] < 0
+  evaluate.run(config, workdir)
+  sample.run(config, workdir)
+  shown = json.loads((workdir / "samples.json").read_text())
+  assert shown[0].keys() == {"file", "prompt"}
+
+
+def test_weights_of_a_public_folder_start_a_run(tmp_path):
+  """The transformer and the autoencoder, read back bit by bit."""
+  config = tiny.load(SPEC.format("sd35_medium", "flow_grpo"))
+  policy = setup.make_policy(config)
+  params = jax.jit(policy.init)(jax.random.key(3))
+  decoder = jax.jit(policy.decoder)(jax.random.key(4))
+  for name, tree, rules in (
+    ("transformer", params, policy.layout),
+    ("vae", decoder, policy.decoder_layout),
+  ):
+    convert.save_params(tmp_path / name, tree, rules)
+  with config.unlocked():
+    config.init.checkpoint = str(tmp_path / "transformer")
+    config.autoencoder.weights = str(tmp_path / "vae")
+  read = (
+    setup.load_params(config, policy),
+    setup.load_decoder(config, policy),
+  )
+  for a, b in zip(
+    jax.tree.leaves((params, decoder)), jax.tree.leaves(read), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_pictures_are_decoded_a_micro_batch_at_a_time():
+  config = tiny.load(SPEC.format("sd35_medium", "flow_grpo"))
+  policy = setup.make_policy(config)
+  decoder = setup.load_decoder(config, policy)
+  latents = jax.random.normal(jax.random.key(0), (6, *policy.latent_shape))
+  plan = align.make_plan(config, devices=1)
+  layout = plan.layout.__class__(
+    np.zeros(6), np.zeros(6), np.ones(6, bool), chunks=3
+  )
+  whole = jax.jit(policy.to_pixels)(latents, decoder)
+  assert whole.shape == (6, 36, 36, 3)
+  cut = jax.jit(lambda z, p: setup.decode_chunks(policy, z, layout, p))
+  np.testing.assert_allclose(cut(latents, decoder), whole, atol=1e-5)

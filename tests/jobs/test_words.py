@@ -1,0 +1,147 @@
+"""Prompts as a policy takes them: encoded once, checked, or left alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreward.data import texts
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+from jaxreward.flow import guidance
+from jaxreward.jobs import align, words
+from jaxreward.models import sd3
+from tests import tiny
+
+SPEC = "align_public.py:tiny"
+PROMPTS = grammar.prompts("train")[:3]
+
+
+@pytest.fixture(scope="module")
+def policy():
+  return sd3.make_policy(
+    size="tiny", latent_side=4, words=5, remat="none", dtype="float32"
+  )
+
+
+def encoder_of(calls, shapes=None, rows=0):
+  """A text encoder that notes what it is asked."""
+
+  def make(given):
+    def encode(said):
+      calls.append(list(said))
+      return jax.tree.map(
+        lambda s: np.stack(
+          [np.full(s.shape[1:], len(text), s.dtype) for text in said]
+          + [np.zeros(s.shape[1:], s.dtype)] * rows
+        ),
+        given if shapes is None else shapes,
+      )
+
+    return encode
+
+  return make
+
+
+def test_a_policy_of_word_ids_gets_them_as_they_are():
+  config = tiny.load("align_scenes.py:smoke")
+  batch = grammar.batch(PROMPTS)
+  encode = words.make_encode(config, tiny.small_policy())
+  assert encode(batch) is batch and batch.words is batch.tokens
+
+
+def test_each_text_is_encoded_once(policy, monkeypatch):
+  calls = []
+  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))
+  encode = words.make_encode(tiny.load(SPEC), policy)
+  batch = grammar.batch([*PROMPTS, PROMPTS[0]], 5)
+  found = encode(batch).embedded
+  again = encode(grammar.batch([PROMPTS[1]])).embedded
+  assert calls == [[""], [p.text for p in PROMPTS]]
+  lengths = [len(text) for text in texts.decode(batch.text)]
+  assert found.prompts["pooled"].shape == (5, 20)
+  np.testing.assert_array_equal(found.prompts["pooled"][:, 0], lengths)
+  assert again.prompts["words"][0, 0, 0] == len(PROMPTS[1].text)
+  assert found.empty["words"].shape == (1, 5, 24)
+
+
+def test_noise_is_the_texts_own(policy):
+  encode = words.noise_encoder(policy.prompts)
+  a, b = encode(["a", "b"]), encode(["b"])
+  np.testing.assert_array_equal(a["words"][1], b["words"][0])
+  assert not np.array_equal(a["words"][0], a["words"][1])
+
+
+def test_guidance_leads_away_from_the_empty_prompt(policy):
+  encode = words.make_encode(tiny.load(SPEC), policy)
+  batch = encode(grammar.batch(PROMPTS))
+  params = jax.jit(policy.init)(jax.random.key(0))
+  cond, none = guidance.conditioning(policy, params, batch.words, 1.0)
+  again, empty = guidance.conditioning(policy, params, batch.words, 3.0)
+  assert none is None
+  np.testing.assert_array_equal(cond["words"], again["words"])
+  want = policy.encode(params, batch.embedded.empty)
+  np.testing.assert_array_equal(empty["words"], want["words"])
+
+
+def test_shapes_alone_are_enough_to_compile(policy):
+  batch = grammar.batch(PROMPTS)
+  abstract = words.abstract(batch, policy)
+  real = words.make_encode(tiny.load(SPEC), policy)(batch)
+  shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shape(abstract.embedded) == shape(real.embedded)
+
+
+def test_outputs_of_another_shape_are_refused(policy, monkeypatch):
+  wrong = policy.prompts | {"pooled": jax.ShapeDtypeStruct((1, 7), np.float32)}
+  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of([], wrong))
+  with pytest.raises(UserError, match=r"'pooled': \(7,\).*'pooled': \(20,\)"):
+    words.make_encode(tiny.load(SPEC), policy)
+  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of([], rows=1))
+  with pytest.raises(ValueError, match="1 texts were encoded into"):
+    words.make_encode(tiny.load(SPEC), policy)
+
+
+@pytest.mark.parametrize(
+  ("spec", "changes", "said"),
+  [
+    (SPEC, {"text_encoder.name": "none"}, "takes outputs of text encoders"),
+    (SPEC, {"text_encoder.name": "nois"}, r'did you mean "noise"'),
+    (
+      "align_scenes.py:smoke",
+      {"text_encoder.name": "noise"},
+      "reads words by itself",
+    ),
+    (
+      "align_scenes.py:smoke",
+      {"data.grammar": "free"},
+      "knows the words of the scenes alone",
+    ),
+    (SPEC, {"data.grammar": "any"}, "scenes, free"),
+    (SPEC, {"autoencoder.size": "flux"}, "latents of 16 channels"),
+    (SPEC, {"autoencoder.name": "vae"}, "autoencoder.name"),
+  ],
+)
+def test_what_does_not_go_together_is_refused(spec, changes, said):
+  with pytest.raises(UserError, match=said):
+    config = tiny.load(spec, changes)
+    from jaxreward.jobs import checks
+
+    checks.check(config)
+    align.check(config)
+
+
+def test_the_detector_judges_no_free_prompts():
+  config = tiny.load(SPEC, {"data.grammar": "free"})
+  with config.unlocked():
+    config.rewards = dict(mine=dict(fn="detector", weight=1.0))
+  with pytest.raises(UserError, match=r"config\.rewards\.mine: the detector"):
+    align.check(config)
+
+
+def test_rewards_do_not_see_what_text_encoders_made(policy):
+  batch = words.make_encode(tiny.load(SPEC), policy)(grammar.batch(PROMPTS))
+  assert batch.plain.embedded is None
+  assert {x.shape[0] for x in jax.tree.leaves(batch.plain)} == {3}
+  assert dataclasses.replace(batch.plain, embedded=batch.embedded) is not batch
