@@ -79,7 +79,7 @@ class Policy:
       velocity [B, H, W, C], float32.
     decode: latents [..., H, W, C] -> images in [0, 1], clipped.
     to_pixels: latents -> images without the clip, to measure range errors.
-    latent_shape: (H, W, C).
+    latent_shape: (H, W, C), of videos (F, H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
   """
@@ -89,6 +89,6 @@ class Policy:
   velocity: Callable[..., Array]
   decode: Callable[[Array], Array]
   to_pixels: Callable[[Array], Array]
-  latent_shape: tuple[int, int, int]
+  latent_shape: tuple[int, ...]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
