@@ -24,7 +24,7 @@ def get_config(arg: str | None = None):
     config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
     config.rollout.update(window_start=0, window_size=4)
     config.optimizer.learning_rate = 5e-5
-    config.align.updates = 2
+    config.align.update(iterations=160, updates=2)
   if given["smoke"]:
     config.rollout.update(
       prompts=6, group=4, num_steps=3, microbatch=12, window_size=0

@@ -55,7 +55,7 @@ def get_config() -> ConfigDict:
       advantage=dict(name="group", std="group"),
       objective=dict(name="diffusion_nft", beta=1.0, kl=0.0, old_decay=0.9),
       align=dict(
-        iterations=160,
+        iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
         updates=4,  # optimizer steps per iteration
         log_prob_gap_bound=1e-6,

@@ -42,6 +42,7 @@ def get_config(arg: str | None = None):
       label_noise=0.05,
       margin=0.02,  # scores that are closer are a tie
       ties="drop",
+      # or "pairwise": ratings in place of answers, no matrix of pairs
       loss=dict(name="bradley_terry", margin=0.0, label_noise=0.0),
       init_from_policy=True,
       steps=240,

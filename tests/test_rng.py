@@ -129,3 +129,12 @@ def test_noise_is_standard_normal_and_uncorrelated():
     assert abs(product) < 4.5 / np.sqrt(draws[lag:].size)
   assert len(np.unique(draws)) > 0.99 * n  # float32 draws repeat, rows do not
   assert len(np.unique(draws, axis=0)) == 4096
+
+
+def test_normals_are_those_of_the_key_whatever_the_shape():
+  keys = keys_of([3, 5], [0, 1])
+  shape = (4, 4, 3)
+  expected = [jax.random.normal(key, shape) for key in keys]
+  np.testing.assert_array_equal(
+    jax.jit(lambda k: rng.normal_each(k, shape))(keys), np.stack(expected)
+  )

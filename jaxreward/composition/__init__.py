@@ -10,12 +10,21 @@ from jaxreward.composition.sums import (
   failures,
   gdpo,
   weighted_sum,
+  win_rate,
 )
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "weighted_sum": weighted_sum,
   "advantage_sum": advantage_sum,
   "gdpo": gdpo,
+  "win_rate": win_rate,
 }
 
-__all__ = ["REGISTRY", "advantage_sum", "failures", "gdpo", "weighted_sum"]
+__all__ = [
+  "REGISTRY",
+  "advantage_sum",
+  "failures",
+  "gdpo",
+  "weighted_sum",
+  "win_rate",
+]

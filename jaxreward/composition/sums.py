@@ -7,8 +7,9 @@ Scores without a weight (held-out rewards) are left alone.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
@@ -19,6 +20,8 @@ from jaxreward.types import Array, ArrayLike
 Scores = Mapping[str, Float[ArrayLike, "P G"]]
 Masks = Mapping[str, Bool[ArrayLike, "P G"]] | Bool[ArrayLike, "P G"]
 Weights = Mapping[str, float | int | ArrayLike]
+# (score [P, G], mask, temperature=) -> win rates [P, G]
+WinRate = Callable[..., Array]
 Signal = tuple[Float[Array, "P G"], Bool[Array, "P G"]]
 
 
@@ -87,6 +90,71 @@ def gdpo(
   centred = total - masked_mean(total, mask)
   scale = masked_std(total, mask) + epsilon
   return jnp.where(mask, centred / jnp.where(scale > 0, scale, 1), 0.0), mask
+
+
+def win_rate(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  temperature: float = 0.0,
+  rate: WinRate | None = None,
+) -> Signal:
+  """Sum of each score's win rate in its group, sum_k w_k W_k.
+
+  W_k of a sample is the share of the others of its group that score lower,
+  ties as one half: a score then counts by its order alone, and a large
+  difference between two near equals teaches no more than any other (Pref-GRPO,
+  Wang et al., 2025, arXiv 2508.20751).
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; the scores that take part.
+    temperature: above 0, the mean of sigmoid((s_i - s_j) / temperature) in the
+      place of the share.
+    rate: what takes the place of `group_win_rate`, such as a kernel.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`; rates are over the samples that stay.
+
+  Raises:
+    UserError: a negative temperature.
+  """
+  if not temperature >= 0:
+    raise UserError(
+      f"composition.temperature={temperature}: it must be 0 or above"
+    )
+  mask = _valid(scores, masks, weights)
+  rate = group_win_rate if rate is None else rate
+  total = sum(
+    weight
+    * rate(jnp.where(mask, scores[name], 0.0), mask, temperature=temperature)
+    for name, weight in weights.items()
+  )
+  return jnp.asarray(total), mask
+
+
+def group_win_rate(
+  score: Float[ArrayLike, "P G"],
+  mask: Bool[ArrayLike, "P G"],
+  *,
+  temperature: float,
+) -> Float[Array, "P G"]:
+  """Mean chance to beat another sample of the group; 0 where masked.
+
+  One half for a sample that has no other. Memory grows with G^2.
+  """
+  d = score[:, :, None] - score[:, None, :]
+  wins = (
+    jax.nn.sigmoid(d / temperature)
+    if temperature
+    else 0.5 * (1.0 + jnp.sign(d))
+  )
+  others = mask[:, None, :] & ~jnp.eye(score.shape[1], dtype=bool)
+  count = others.sum(-1)
+  share = jnp.where(others, wins, 0.0).sum(-1) / jnp.maximum(count, 1)
+  return jnp.where(mask, jnp.where(count > 0, share, 0.5), 0.0)
 
 
 def failures(scores: Scores, masks: Masks) -> dict[str, Mean]:

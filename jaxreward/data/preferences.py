@@ -305,7 +305,8 @@ def draw_batch(
     pictures: K of each row's N, drawn without.
 
   Returns:
-    images float32 [R, K, H, W, C], tokens [R, L], prob [R, K, K].
+    images float32 [R, K, H, W, C], tokens [R, L], prob [R, K, K], score
+    [R, K].
   """
   count, n = preferences.members.shape
 
@@ -319,7 +320,9 @@ def draw_batch(
   prob = preferences.prob[
     row[:, None, None], place[:, :, None], place[:, None, :]
   ]
-  return as_float(preferences.images[members]), preferences.tokens[row], prob
+  images = as_float(preferences.images[members])
+  score = preferences.score[row[:, None], place]
+  return images, preferences.tokens[row], prob, score
 
 
 def separate_pairs(

@@ -64,7 +64,11 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
       config, "advantage", kernels.advantages(advantages.REGISTRY, config),
       positional=3,
     ),
-    compose=_bind(config, "composition", composition.REGISTRY, positional=3),
+    compose=_bind(
+      config, "composition",
+      kernels.compositions(composition.REGISTRY, config),
+      positional=3, supplied=("rate",),
+    ),
     tx=tx,
   )  # fmt: skip
 

@@ -123,6 +123,11 @@ def make_plan(
   on_steps = objective in ON_STEPS
   times = schedule.timesteps(r.num_steps, r.shift)
   noisy = None
+  if r.window_start and not r.window_size:
+    raise UserError(
+      f"config.rollout.window_start={r.window_start} without a window: set"
+      " config.rollout.window_size to its number of steps, or both to 0"
+    )
   if r.window_size:
     noisy = schedule.window_mask(r.num_steps, r.window_start, r.window_size)
   table = sampler(times, noisy)

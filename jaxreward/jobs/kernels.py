@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from jaxreward.flow import log_prob, rollout
 from pallas_kernels import dispatch
 from pallas_kernels.grouped_advantage import api as grouped
+from pallas_kernels.pairwise_loss import api as pairwise
 from pallas_kernels.sde_step import api as sde
 
 Registry = Mapping[str, Callable[..., Any]]
@@ -83,6 +84,34 @@ def objectives(registry: Registry, config: ConfigDict) -> dict[str, Any]:
     )
 
   return dict(registry) | {"flow_grpo": flow_grpo}
+
+
+def compositions(registry: Registry, config: ConfigDict) -> dict[str, Any]:
+  """The registry with win rates that keep no [G, G] matrix in memory."""
+  form = chosen(config)
+  if form is None:
+    return dict(registry)
+  rate = functools.partial(pairwise.win_rate, implementation=form)
+
+  @functools.wraps(registry["win_rate"])
+  def win_rate(scores, masks, weights, **options):
+    return registry["win_rate"](scores, masks, weights, rate=rate, **options)
+
+  return dict(registry) | {"win_rate": win_rate}
+
+
+def group_losses(config: ConfigDict) -> dict[str, Callable[..., Any]]:
+  """Preference losses over all pairs of a group, from its ratings."""
+  form = config.kernels.implementation
+  dispatch.check(form, "config.kernels.")
+
+  @functools.wraps(pairwise.pairwise_loss)
+  def run(scores, ratings, mask, **options):
+    return pairwise.pairwise_loss(
+      scores, ratings, mask, implementation=form, **options
+    )
+
+  return {"pairwise": run}
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from jaxreward.evaluation import tables
 from jaxreward.flow import path
 from jaxreward.jobs import evaluate, setup
 from jaxreward.numerics import Mean
-from jaxreward.report import collect, environment
+from jaxreward.report import environment
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
@@ -161,8 +161,7 @@ def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   rows = writers.read_rows(workdir / writers.TIMINGS_FILE, "pretrain")
   parts = ("data", "update", "evaluate")
   seconds = sum(row.get(part, 0.0) for row in rows for part in parts)
-  problems: list[str] = []
-  found = collect.read_json(workdir / evaluate.EVALUATION_FILE, problems)
+  found = workdirs.read_record(workdir / evaluate.EVALUATION_FILE)
   return {
     "command": workdirs.read_command(workdir),
     "seed": config.seed,

@@ -30,7 +30,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import checks, evaluate, reward_model, setup
+from jaxreward.jobs import checks, evaluate, kernels, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.models.scene_reward import RewardModel
 from jaxreward.numerics import Mean
@@ -129,13 +129,14 @@ def preference_loss(config: ConfigDict, scorer: RewardModel, pictures: int):
 
   def loss_fn(params: Params, batch: Any, frozen: Any):
     del frozen
-    images, tokens, prob = batch
+    images, tokens, prob, rating = batch
     scores = scorer.score_groups(params, images, tokens)
     pair = jnp.stack([scores[:, first], scores[:, second]], -1)
     prob = prob[:, first, second]
     ahead = (pair[..., 0] > pair[..., 1]) == (prob > 0.5)
     sure = jnp.isfinite(prob) & (prob != 0.5)
-    return bound(pair, prob, None), {"pair_accuracy": Mean.of(ahead, sure)}
+    asked = (scores, rating) if _by_rating(config) else (pair, prob)
+    return bound(*asked, None), {"pair_accuracy": Mean.of(ahead, sure)}
 
   return loss_fn
 
@@ -150,11 +151,12 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
   def update(current, data):
     key = rng.stream_key(config.seed, "preference batch", current.step)
     pictures = min(options.pictures_per_row, data.members.shape[1])
-    images, tokens, prob = preferences.draw_batch(
+    images, tokens, prob, rating = preferences.draw_batch(
       data, key, rows=rows, pictures=pictures
     )
-    real = (jnp.arange(rows) < options.rows)[:, None, None]
-    batch = (images, tokens, jnp.where(real, prob, jnp.nan))
+    real = (jnp.arange(rows) < options.rows)[:, None]
+    prob = jnp.where(real[..., None], prob, jnp.nan)
+    batch = (images, tokens, prob, jnp.where(real, rating, jnp.nan))
     batch = jax.lax.with_sharding_constraint(batch, spread)
     current, metrics = step.update(
       current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), None,
@@ -193,9 +195,32 @@ def _scorer(config: ConfigDict) -> RewardModel:
 
 def _loss(config: ConfigDict):
   return config_lib.bind(
-    config.train_reward.loss, reward_models.REGISTRY,
+    config.train_reward.loss,
+    reward_models.REGISTRY | kernels.group_losses(config),
     field="train_reward.loss", positional=3,
+    supplied=("implementation", "batch_axes"),
   )  # fmt: skip
+
+
+def _by_rating(config: ConfigDict) -> bool:
+  """Whether the loss reads a rating per picture, not an answer per pair."""
+  return config.train_reward.loss.name in kernels.group_losses(config)
+
+
+def _check_ratings(config: ConfigDict) -> None:
+  options = config.train_reward
+  name = f'config.train_reward.loss.name="{options.loss.name}"'
+  if options.source != "scenes":
+    raise UserError(
+      f"{name} compares ratings, and {options.source} holds answers to pairs:"
+      ' use "bradley_terry"'
+    )
+  if options.label_noise:
+    raise UserError(
+      f"{name} compares ratings, of which no answer can be turned round: set"
+      f" config.train_reward.label_noise={options.label_noise} to 0, or use"
+      ' "bradley_terry"'
+    )
 
 
 def check(config: ConfigDict) -> None:
@@ -204,10 +229,18 @@ def check(config: ConfigDict) -> None:
   setup.make_policy(config)
   _scorer(config)
   _optimizer(config)
+  kernels.chosen(config)
+  labels, prefix = shape((2,), jnp.float32), "config.train_reward."
+  if _by_rating(config):
+    _check_ratings(config)
+    labels, prefix = shape((2, 2), jnp.float32), f"{prefix}loss."
+  plain = config.copy_and_resolve_references()
+  with plain.unlocked():
+    plain.kernels.implementation = "xla"
   checks.try_out(
-    lambda scores, prob: _loss(config)(scores, prob, None),
-    shape((2, 2), jnp.float32), shape((2,), jnp.float32),
-    field="train_reward.loss", prefix="config.train_reward.",
+    lambda scores, labels: _loss(plain)(scores, labels, None),
+    shape((2, 2), jnp.float32), labels,
+    field="train_reward.loss", prefix=prefix,
   )  # fmt: skip
   checks.try_out(
     functools.partial(

@@ -170,3 +170,44 @@ def test_weights_must_name_scores(name):
     composition.REGISTRY[name](scores, mask, {"detecto": 1.0})
   with pytest.raises(UserError):
     composition.REGISTRY[name](scores, mask, {})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("seed", range(3))
+def test_win_rate_matches_float64(seed, temperature):
+  scores, mask = draw(seed)
+  scores["detector"] = np.round(scores["detector"] * 3)  # with ties
+  signal, valid = composition.win_rate(
+    scores, mask, WEIGHTS, temperature=temperature
+  )
+  both = np.logical_and(*reference_valid(scores, mask).values())
+  assert np.array_equal(valid, both)
+  want = np.zeros(mask.shape)
+  for name, weight in WEIGHTS.items():
+    for p, i in np.argwhere(both):
+      others = [j for j in np.flatnonzero(both[p]) if j != i]
+      d = [np.float64(scores[name][p, i]) - scores[name][p, j] for j in others]
+      wins = [
+        1 / (1 + np.exp(-x / temperature))
+        if temperature
+        else (np.sign(x) + 1) / 2
+        for x in d
+      ]
+      want[p, i] += weight * (np.mean(wins) if wins else 0.5)
+  np.testing.assert_allclose(signal, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_win_rate_reads_the_order_alone():
+  scores, mask = draw(7, failed=0.0)
+  weights = {"model": 1.0}
+  plain, _ = composition.win_rate(scores, mask, weights)
+  bent = {"model": np.exp(scores["model"] / 10)}
+  np.testing.assert_array_equal(
+    plain, composition.win_rate(bent, mask, weights)[0]
+  )
+
+
+def test_a_negative_temperature_is_refused():
+  scores, mask = draw(0)
+  with pytest.raises(UserError, match=r"composition\.temperature=-1"):
+    composition.win_rate(scores, mask, WEIGHTS, temperature=-1.0)

@@ -174,7 +174,7 @@ def toy(rows=5, n=4):
 
 def test_batches_keep_pictures_words_and_answers_together():
   data = jax.tree.map(jnp.asarray, toy())
-  images, tokens, prob = pr.draw_batch(
+  images, tokens, prob, rating = pr.draw_batch(
     data, jax.random.key(3), rows=6, pictures=3
   )
   assert images.shape == (6, 3, 1, 1, 1) and prob.shape == (6, 3, 3)
@@ -185,6 +185,7 @@ def test_batches_keep_pictures_words_and_answers_together():
   known = np.isfinite(prob)
   expected = score[:, :, None] > score[:, None, :]
   np.testing.assert_array_equal(np.asarray(prob)[known], expected[known])
+  np.testing.assert_array_equal(rating, score)
 
 
 def test_a_row_depends_on_the_key_and_its_number_alone():

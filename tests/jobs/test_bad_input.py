@@ -78,6 +78,11 @@ FAST = tiny.FAST | tiny.MODEL
       {"rollout.window_start": 2, "rollout.window_size": 3},
       ("window", "3 steps"),
     ),
+    (
+      GRPO,
+      {"rollout.window_start": 2, "rollout.window_size": 0},
+      ("config.rollout.window_start=2 without a window", "window_size"),
+    ),
     (GRPO, {"rollout.sampler.noise_level": 0.0}, ("noise_level=0.0",)),
     (NFT, {"objective.name": "flow_grpo"}, ("sampler with noise", "flow_sde")),
     # arguments of another method

@@ -48,6 +48,15 @@ def test_plain_operations_are_the_default():
   assert kernels.take_step(config) is kernels.replay(config) is None
 
 
+def test_win_rates_through_the_kernel_are_those_of_plain_operations():
+  choice = {"composition.name": "win_rate"}
+  plain, params, _ = iterate("xla", **choice)
+  fused, moved, _ = iterate("interpret", **choice)
+  assert 0 < plain["reward"] == pytest.approx(fused["reward"], rel=1e-5)
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(moved), strict=True):
+    np.testing.assert_allclose(a, b, atol=5e-5)
+
+
 def test_the_config_reaches_the_kernel(monkeypatch):
   seen = set()
   choose = dispatch.choose

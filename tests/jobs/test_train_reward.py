@@ -272,3 +272,50 @@ def test_scenes_from_policy_to_reward(tmp_path):
   assert found["n"] > 20
   assert set(found["kinds"]) <= set(grammar.KINDS)
   assert (tmp_path / "reward_model.safetensors").exists()
+
+
+def rated_batch(rows=3, pictures=5):
+  """(images, tokens, answers, ratings); two ratings are alike, one missing."""
+  rng = np.random.default_rng(5)
+  rating = rng.normal(size=(rows, pictures)).astype(np.float32)
+  rating[0, 1], rating[1, 2] = rating[0, 0], np.nan
+  prob = preferences.preference_probabilities(
+    jax.random.key(0), rating, margin=0.0, ties="half"
+  )
+  images = rng.random((rows, pictures, 36, 36, 3), np.float32)
+  tokens = grammar.batch(grammar.prompts("train")[:rows]).tokens
+  return images, tokens, prob, rating
+
+
+@pytest.mark.parametrize("form", ["xla", "interpret"])
+def test_ratings_of_a_group_teach_what_the_answers_to_its_pairs_teach(form):
+  batch = rated_batch()
+  found = {}
+  for loss in ("bradley_terry", "pairwise"):
+    config = make_config(loss=dict(name=loss), label_noise=0.0)
+    with config.unlocked():
+      config.kernels.implementation = form
+    scorer = train_reward._scorer(config)
+    params = scorer.init(jax.random.key(1))
+    loss_fn = train_reward.preference_loss(config, scorer, 5)
+    value = lambda p, loss_fn=loss_fn: loss_fn(p, batch, None)[0].value()
+    found[loss] = jax.value_and_grad(value)(params)
+  for a, b in zip(
+    jax.tree.leaves(found["bradley_terry"]),
+    jax.tree.leaves(found["pairwise"]),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)
+  assert max(np.abs(g).max() for g in jax.tree.leaves(found["pairwise"])) > 1e-3
+
+
+def test_the_rating_loss_is_refused_where_there_are_no_ratings(pairs_file):
+  loss = dict(name="pairwise")
+  with pytest.raises(UserError, match=r"label_noise=0\.05 to 0"):
+    train_reward.check(make_config(loss=loss))
+  with pytest.raises(UserError, match=r"holds answers to pairs"):
+    train_reward.check(make_config(loss=loss, source=pairs_file))
+  with pytest.raises(UserError, match=r"config\.train_reward\.loss\.ties"):
+    train_reward.check(
+      make_config(loss=loss | dict(ties="halve"), label_noise=0.0)
+    )
