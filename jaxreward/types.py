@@ -110,7 +110,7 @@ class Policy:
     to_pixels: (latents [..., H, W, C], decoder) -> images, [0, 1] but for range
       errors, which are not clipped; `decoder` holds the parameters of an
       autoencoder, None where there is none.
-    latent_shape: (H, W, C).
+    latent_shape: (H, W, C), of videos (F, H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
     decoder: key -> parameters of the autoencoder; None where there is none.
@@ -124,7 +124,7 @@ class Policy:
   encode: Callable[..., Cond]
   velocity: Callable[..., Array]
   to_pixels: Callable[..., Array]
-  latent_shape: tuple[int, int, int]
+  latent_shape: tuple[int, ...]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
   decoder: Callable[..., Params] | None = None

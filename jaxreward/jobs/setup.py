@@ -57,7 +57,8 @@ def _with_autoencoder(
     )
 
   def to_pixels(latents: Array, decoder: Params | None = None) -> Array:
-    images = autoencoder.decode(decoder, _pictures(latents))
+    rows = latents.reshape(-1, *policy.latent_shape)
+    images = autoencoder.decode(decoder, rows)
     return images.reshape(*latents.shape[:-3], *images.shape[1:])
 
   return dataclasses.replace(
@@ -67,11 +68,6 @@ def _with_autoencoder(
     decoder_rules=autoencoder.sharding_rules,
     decoder_layout=autoencoder.layout,
   )
-
-
-def _pictures(x: Array) -> Array:
-  """[..., H, W, C] -> [B, H, W, C]."""
-  return x.reshape(-1, *x.shape[-3:])
 
 
 def load_prompts(config: ConfigDict, split: str) -> tuple[grammar.Prompt, ...]:

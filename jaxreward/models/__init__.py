@@ -1,11 +1,24 @@
 """Flax architectures and nothing else."""
 
-from jaxreward.models import flux, scene_dit, sd3, vae
+from jaxreward.models import (
+  flux,
+  qwen_image,
+  scene_dit,
+  sd3,
+  vae,
+  video_vae,
+  wan,
+)
 
 REGISTRY = {
   "scene_dit": scene_dit.make_policy,
   "sd3": sd3.make_policy,
   "flux": flux.make_policy,
+  "qwen_image": qwen_image.make_policy,
+  "wan": wan.make_policy,
 }
 
-AUTOENCODERS = {"kl": vae.make_autoencoder}
+AUTOENCODERS = {
+  "kl": vae.make_autoencoder,
+  "wan": video_vae.make_picture_autoencoder,
+}

@@ -27,7 +27,7 @@ def make(
   net: nn.Module,
   prompts: Cond,
   *,
-  latent_shape: tuple[int, int, int],
+  latent_shape: tuple[int, ...],
   param_dtype: Any = jnp.float32,
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
   layout: tuple[Any, ...],
@@ -41,7 +41,7 @@ def make(
     net: called as (x, t, cond), with methods `encode` (prompts) and
       `everything` (x, t, prompts).
     prompts: what `encode` takes, for one prompt.
-    latent_shape: (H, W, C).
+    latent_shape: (H, W, C) or (F, H, W, C).
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.

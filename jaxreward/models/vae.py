@@ -302,7 +302,8 @@ def make_autoencoder(
   def encode(
     params: Params, images: ArrayLike, key: Array | None = None
   ) -> Float[Array, "B h w C"]:
-    y: Any = net.apply({"params": params}, images * 2 - 1, method="encode")
+    pixels = jnp.asarray(images) * 2 - 1
+    y: Any = net.apply({"params": params}, pixels, method="encode")
     mean, log_variance = jnp.split(y.astype(jnp.float32), 2, -1)
     if key is not None:
       std = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))

@@ -67,7 +67,9 @@ def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path):
   def ours(params):
     got = coder.encode(params, pixels * 0.5 + 0.5)
     picture = coder.decode(params, z)
-    moments = net.apply({"params": params}, pixels, method="encode")
+    moments = net.apply(
+      {"params": params}, jnp.asarray(pixels), method="encode"
+    )
     std = jnp.exp(0.5 * moments[..., 4:]).sum()
     total = (got * a).sum() + ((picture * 2 - 1) * b).sum() + std
     return total, (got, picture)

@@ -1,0 +1,204 @@
+"""Qwen-Image: two-stream blocks throughout, prompts of a language model.
+
+Qwen team 2025 (https://arxiv.org/abs/2508.02324). Latents are read as 2 x 2
+squares; places are rotary and count from the middle of the picture, and words
+stand behind its edge on every axis. A picture to edit (Qwen-Image-Edit) is
+given as latents beside the prompt, one step further on the first axis.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward.errors import UserError
+from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.types import Array, Cond, Policy
+
+_FULL = dict(depth=60, heads=24)
+SIZES: dict[str, dict[str, Any]] = {
+  "qwen_image": _FULL,
+  "qwen_image_edit": _FULL,
+  "tiny": dict(depth=3, heads=2, axes=(4, 6, 6), channels=4, text_width=24),
+}
+
+SHARDING_RULES = (
+  (r"^patch_in/kernel$", (None, "fsdp")),
+  (r"^(text_in|time/in)/kernel$", ("fsdp", "tensor")),
+  (r"^time/out/kernel$", ("tensor", "fsdp")),
+  (r"^final_modulation/kernel$", ("fsdp", "tensor")),
+  (r"^patch_out/kernel$", ("fsdp",)),
+  *mmdit.sharding_rules("joint"),
+)
+_PATCH = 2
+
+
+class QwenImage(nn.Module):
+  """Velocity of latents; call with method="encode" or as a function.
+
+  Attributes:
+    depth: joint blocks.
+    heads: attention heads.
+    axes: features of a head that each rotary axis (picture, row, column) turns;
+      together they are a head.
+    channels: of the latents.
+    text_width: features of the words.
+  """
+
+  depth: int
+  heads: int
+  axes: tuple[int, int, int] = (16, 56, 56)
+  channels: int = 16
+  text_width: int = 3584
+  remat: str = "none"
+  unroll: int = 1
+  dtype: Any = jnp.float32
+
+  @property
+  def width(self) -> int:
+    return self.heads * sum(self.axes)
+
+  def setup(self):
+    d = self.width
+    dense = lambda features: blocks.dense(features, None, self.dtype)
+    self.text_norm = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype)
+    self.patch_in, self.text_in = dense(d), dense(d)
+    self.time = mmdit.Mlp(d, self.dtype)
+    self.joint = mmdit.stacked(
+      mmdit.JointBlock, self.depth, self.remat, self.unroll
+    )(d, self.heads, self.dtype)
+    self.final_modulation = dense(2 * d)
+    self.patch_out = dense(_PATCH**2 * self.channels)
+
+  def encode(self, prompts: Cond) -> Cond:
+    """Words to the network's width; mask and picture stay."""
+    words = self.text_in(self.text_norm(prompts["words"]))
+    return dict(prompts, words=words)
+
+  def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
+    b, height, width, _ = x.shape
+    words = cond["words"].astype(self.dtype)
+    pictures = [x, cond["picture"]] if "picture" in cond else [x]
+    squares = [mmdit.patches(p, _PATCH, by_channel=True) for p in pictures]
+    y = self.patch_in(jnp.concatenate(squares, axis=1))
+    rotary = mmdit.rotary_angles(
+      _places(words.shape[1], [(p.shape[1], p.shape[2]) for p in pictures]),
+      self.axes,
+    )
+    seen = jnp.concatenate(
+      [cond["mask"].astype(bool), jnp.ones((b, y.shape[1]), bool)], axis=1
+    )
+    signal = nn.silu(self.time(mmdit.wave_features(t)))
+    (y, _), _ = self.joint((y, words), signal, rotary, seen)
+    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    y = mmdit.modulate(y[:, : squares[0].shape[1]], shift, scale)
+    y = self.patch_out(y).astype(jnp.float32)
+    return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
+
+  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+    return self(x, t, self.encode(prompts))
+
+
+def _places(words: int, sizes: list[tuple[int, int]]) -> np.ndarray:
+  """(picture, row, column) of every token, [N, 3], rows from the middle."""
+  sides = [(h // _PATCH, w // _PATCH) for h, w in sizes]
+  grids = []
+  for i, (h, w) in enumerate(sides):
+    middle = np.array([-i, h - h // 2, w - w // 2])
+    grids.append(np.indices((1, h, w)).reshape(3, -1).T - middle)
+  start = max(max(h // 2, w // 2) for h, w in sides)
+  line = np.arange(start, start + words)
+  return np.concatenate([np.stack([line] * 3, -1), *grids])
+
+
+def layout(net: QwenImage) -> tuple[convert.Rule, ...]:
+  """The diffusers names (`QwenImageTransformer2DModel`) of the parameters."""
+  names = mmdit.attention_names("attn") | {
+    "image_modulation": "img_mod.1",
+    "text_modulation": "txt_mod.1",
+    "image_up": "img_mlp.net.0.proj",
+    "image_down": "img_mlp.net.2",
+    "text_up": "txt_mlp.net.0.proj",
+    "text_down": "txt_mlp.net.2",
+  }
+  return (
+    *convert.norm("text_norm", "txt_norm", bias=False),
+    *convert.linear("patch_in", "img_in"),
+    *convert.linear("text_in", "txt_in"),
+    *mmdit.mlp_layout("time", "time_text_embed.timestep_embedder"),
+    *mmdit.block_layout(
+      "joint", "transformer_blocks.{}", names, range(net.depth)
+    ),
+    *convert.linear("final_modulation", "norm_out.linear"),
+    *convert.linear("patch_out", "proj_out"),
+  )
+
+
+def public_config(net: QwenImage) -> dict[str, Any]:
+  """The `config.json` that diffusers reads."""
+  return {
+    "_class_name": "QwenImageTransformer2DModel",
+    "patch_size": _PATCH,
+    "in_channels": net.channels * _PATCH**2,
+    "out_channels": net.channels,
+    "num_layers": net.depth,
+    "attention_head_dim": sum(net.axes),
+    "num_attention_heads": net.heads,
+    "joint_attention_dim": net.text_width,
+    "axes_dims_rope": list(net.axes),
+  }
+
+
+def make_net(size: str, **fields: Any) -> QwenImage:
+  """The architecture of a named size, with fields of its own if given."""
+  net = QwenImage(**{**latent_policy.find_size(SIZES, size), **fields})
+  blocks.require_remat(net.remat)
+  return net
+
+
+def make_policy(
+  *,
+  size: str = "qwen_image",
+  latent_side: int = 64,
+  words: int = 512,
+  remat: str = "full",
+  unroll: int = 1,
+  dtype: str = "bfloat16",
+  param_dtype: str = "float32",
+) -> Policy:
+  """Qwen-Image as pure functions.
+
+  `encode` takes {"words" [P, L, 3584], "mask" bool [P, L]}, the last states of
+  Qwen2.5-VL and which of them are words, and for the edit form "picture"
+  [P, H, W, 16], latents of the picture to edit.
+
+  Args:
+    size: one of `SIZES`.
+    latent_side: latent pixels per side, an eighth of the picture's.
+    words: L of the prompts that `init` sees; no parameter depends on it.
+    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
+    unroll: blocks per turn of the scan.
+    dtype: of matrix products.
+    param_dtype: of the parameters that `init` draws.
+
+  Raises:
+    UserError: an unknown size, or an odd side.
+  """
+  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  if latent_side % _PATCH:
+    raise UserError(f"model.latent_side={latent_side} is odd")
+  prompts = {
+    "words": jnp.zeros((1, words, net.text_width)),
+    "mask": jnp.ones((1, words), bool),
+  }
+  return latent_policy.make(
+    net,
+    prompts,
+    latent_shape=(latent_side, latent_side, net.channels),
+    param_dtype=jnp.dtype(param_dtype),
+    sharding_rules=SHARDING_RULES,
+    layout=layout(net),
+  )

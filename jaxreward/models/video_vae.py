@@ -1,0 +1,399 @@
+"""The causal video autoencoder of Wan 2.1 and Qwen-Image.
+
+Wan team 2025 (https://arxiv.org/abs/2503.20314). A frame of latents depends on
+frames up to its own: convolutions look back in time. The first frame stands
+alone, each further latent frame holds four frames of the video; a picture is a
+video of one frame. Latents are an eighth of the side, normalised per channel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxreward.models import blocks, convert, latent_policy
+from jaxreward.models.vae import SHARDING_RULES, Autoencoder
+from jaxreward.types import Array, ArrayLike, Params
+
+_MEAN = (
+  -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+  0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+_STD = (
+  2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+  3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+SIZES: dict[str, dict[str, Any]] = {
+  "wan21": dict(mean=_MEAN, std=_STD),
+  "tiny": dict(
+    width=4, layers=1, mean=(0.1, -0.2, 0.3, 0.0), std=(2.0, 1.5, 1.0, 0.5)
+  ),
+}
+# Which of the halvings from the pixels inwards also halve the time.
+_IN_TIME = (False, True, True)
+_LOOK_BACK = ((2, 0), (1, 1), (1, 1))
+
+
+class ChannelNorm(nn.Module):
+  """Features of a pixel to length sqrt(D), scaled."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+    y = x.astype(jnp.float32)
+    # The gradient of a pixel without length is zero.
+    square = jnp.sum(jnp.square(y), -1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.maximum(square, 1e-24)) * x.shape[-1] ** 0.5
+    return y.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class _Part(nn.Module):
+  """Convolutions over [B, T, H, W, C]."""
+
+  dtype: Any
+
+  def causal(self, features: int, name: str) -> nn.Conv:
+    return nn.Conv(
+      features, (3, 3, 3), padding=_LOOK_BACK, dtype=self.dtype, name=name
+    )
+
+  def point(self, features: int, name: str) -> nn.Dense:
+    return blocks.dense(features, name, self.dtype)
+
+
+class ResBlock(_Part):
+  """Two normalised causal convolutions around a skip connection."""
+
+  width: int = 0
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    y = nn.silu(ChannelNorm(name="norm1")(x))
+    y = self.causal(self.width, "conv1")(y)
+    y = nn.silu(ChannelNorm(name="norm2")(y))
+    y = self.causal(self.width, "conv2")(y)
+    if x.shape[-1] != self.width:
+      x = self.point(self.width, "conv_shortcut")(x)
+    return x + y
+
+
+class FrameAttention(_Part):
+  """One head over the pixels of each frame."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    b, t, h, w, d = x.shape
+    y = self.point(3 * d, "qkv")(ChannelNorm(name="norm")(x))
+    q, k, v = jnp.split(y.reshape(b * t, h * w, 1, 3 * d), 3, axis=-1)
+    y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+    return x + self.point(d, "proj")(y)
+
+
+class Downsample(_Part):
+  """Halves the side and, if asked, the frames after the first."""
+
+  in_time: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    width = x.shape[-1]
+    x = nn.Conv(
+      width, (3, 3), strides=2, padding=((0, 1), (0, 1)), dtype=self.dtype,
+      name="space",
+    )(x)  # fmt: skip
+    if not self.in_time:
+      return x
+    along = nn.Conv(
+      width, (3, 1, 1), strides=(2, 1, 1), padding="VALID", dtype=self.dtype,
+      name="time",
+    )  # fmt: skip
+    # One frame alone has no later frames; it still makes the parameters.
+    if x.shape[1] == 1 and not self.is_initializing():
+      return x
+    rest = along(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
+    return x if x.shape[1] == 1 else jnp.concatenate([x[:, :1], rest], axis=1)
+
+
+class Upsample(_Part):
+  """Doubles the side and, if asked, the frames after the first."""
+
+  in_time: bool = False
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    b, t, h, w, d = x.shape
+    if self.in_time:
+      along = nn.Conv(
+        2 * d, (3, 1, 1), padding=((2, 0), (0, 0), (0, 0)), dtype=self.dtype,
+        name="time",
+      )  # fmt: skip
+      if t > 1:
+        pairs = along(x[:, 1:]).reshape(b, t - 1, h, w, 2, d)
+        rest = jnp.moveaxis(pairs, 4, 2).reshape(b, 2 * (t - 1), h, w, d)
+        x = jnp.concatenate([x[:, :1], rest], axis=1)
+      elif self.is_initializing():
+        along(x)
+    x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
+    return nn.Conv(d // 2, (3, 3), padding=1, dtype=self.dtype, name="space")(x)
+
+
+class _Coder(_Part):
+  """What encoder and decoder share."""
+
+  widths: tuple[int, ...] = ()  # from the pixels' side inwards
+  layers: int = 2
+  out: int = 3
+  remat: str = "none"
+
+  def res(self, width: int, name: str) -> nn.Module:
+    return blocks.remat(ResBlock, self.remat)(self.dtype, width, name=name)
+
+  def middle(self, x: Array) -> Array:
+    x = self.res(self.widths[-1], "mid_0")(x)
+    x = FrameAttention(self.dtype, name="mid_attention")(x)
+    return self.res(self.widths[-1], "mid_1")(x)
+
+  def last(self, x: Array) -> Array:
+    x = nn.silu(ChannelNorm(name="norm_out")(x))
+    return self.causal(self.out, "conv_out")(x)
+
+
+class Encoder(_Coder):
+  """Videos to the mean and log-variance of their latents."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    x = self.causal(self.widths[0], "conv_in")(x)
+    for i, width in enumerate(self.widths):
+      for j in range(self.layers):
+        x = self.res(width, f"down_{i}_{j}")(x)
+      if i < len(self.widths) - 1:
+        x = Downsample(self.dtype, _IN_TIME[i], name=f"sample_{i}")(x)
+    x = self.last(self.middle(x))
+    return self.point(self.out, "quant")(x)
+
+
+class Decoder(_Coder):
+  """Latents to videos."""
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    x = self.point(x.shape[-1], "quant")(x)
+    x = self.middle(self.causal(self.widths[-1], "conv_in")(x))
+    for i, width in enumerate(reversed(self.widths)):
+      for j in range(self.layers + 1):
+        x = self.res(width, f"up_{i}_{j}")(x)
+      if i < len(self.widths) - 1:
+        in_time = _IN_TIME[::-1][i]
+        x = Upsample(self.dtype, in_time, name=f"sample_{i}")(x)
+    return self.last(x)
+
+
+class VideoAutoencoder(nn.Module):
+  """Encoder and decoder; pixels in [-1, 1], latents not normalised here.
+
+  Attributes:
+    mean: of the latents, per channel.
+    std: of the latents, per channel.
+    width: features at the pixels' side.
+    multiples: of the width at each scale, from the pixels inwards.
+    layers: residual blocks per scale of the encoder; the decoder has one more.
+  """
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  width: int = 96
+  multiples: tuple[int, int, int, int] = (1, 2, 4, 4)
+  layers: int = 2
+  remat: str = "none"
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    widths = tuple(self.width * m for m in self.multiples)
+    make = lambda kind, out: kind(
+      self.dtype, widths, self.layers, out, self.remat
+    )
+    self.encoder = make(Encoder, 2 * len(self.mean))
+    self.decoder = make(Decoder, 3)
+
+  def encode(self, x: Array) -> Array:
+    return self.encoder(x)
+
+  def decode(self, z: Array) -> Array:
+    return self.decoder(z)
+
+  def __call__(self, x: Array) -> Array:
+    """A video there and back, by the mean of its posterior."""
+    return self.decode(self.encode(x)[..., : len(self.mean)])
+
+
+_POINT = convert.Form(  # [out, in, 1, ...] <-> [in, out]
+  lambda x: x.reshape(x.shape[:2]).T, lambda x: x.T[:, :, None, None]
+)
+_POINT_3D = convert.Form(_POINT.to_ours, lambda x: x.T[:, :, None, None, None])
+_GAMMA = convert.Form(lambda x: x.ravel(), lambda x: x[:, None, None, None])
+_GAMMA_2D = convert.Form(_GAMMA.to_ours, lambda x: x[:, None, None])
+
+
+def _point(ours: str, public: str, form: convert.Form):
+  return (
+    convert.Rule(f"{ours}/kernel", f"{public}.weight", form),
+    convert.Rule(f"{ours}/bias", f"{public}.bias"),
+  )
+
+
+def _res(ours: str, public: str, shortcut: bool) -> tuple[convert.Rule, ...]:
+  rules: list[convert.Rule] = []
+  for i in (1, 2):
+    rules.append(
+      convert.Rule(f"{ours}/norm{i}/scale", f"{public}.norm{i}.gamma", _GAMMA)
+    )
+    rules += convert.conv(f"{ours}/conv{i}", f"{public}.conv{i}")
+  if shortcut:
+    name = "conv_shortcut"
+    rules += _point(f"{ours}/{name}", f"{public}.{name}", _POINT_3D)
+  return tuple(rules)
+
+
+def _ends(side: str) -> list[convert.Rule]:
+  """First, middle and last layers of encoder or decoder."""
+  ours, public = f"{side}/mid_attention", f"{side}.mid_block.attentions.0"
+  return [
+    *convert.conv(f"{side}/conv_in", f"{side}.conv_in"),
+    *convert.conv(f"{side}/conv_out", f"{side}.conv_out"),
+    convert.Rule(f"{side}/norm_out/scale", f"{side}.norm_out.gamma", _GAMMA),
+    *_res(f"{side}/mid_0", f"{side}.mid_block.resnets.0", False),
+    *_res(f"{side}/mid_1", f"{side}.mid_block.resnets.1", False),
+    convert.Rule(f"{ours}/norm/scale", f"{public}.norm.gamma", _GAMMA_2D),
+    *_point(f"{ours}/qkv", f"{public}.to_qkv", _POINT),
+    *_point(f"{ours}/proj", f"{public}.proj", _POINT),
+  ]
+
+
+def layout(net: VideoAutoencoder) -> tuple[convert.Rule, ...]:
+  """The diffusers names (`AutoencoderKLWan`) of the parameters."""
+  found = [*_ends("encoder"), *_ends("decoder")]
+  found += _point("encoder/quant", "quant_conv", _POINT_3D)
+  found += _point("decoder/quant", "post_quant_conv", _POINT_3D)
+  place, before = 0, 1  # the encoder's blocks stand in one list
+  last = len(net.multiples) - 1
+  for i, multiple in enumerate(net.multiples):
+    for j in range(net.layers):
+      public = f"encoder.down_blocks.{place}"
+      changes = j == 0 and multiple != before
+      found += _res(f"encoder/down_{i}_{j}", public, changes)
+      place += 1
+    if i < last:
+      public = f"encoder.down_blocks.{place}"
+      found += _sample(f"encoder/sample_{i}", public, _IN_TIME[i])
+      place += 1
+    before = multiple
+  before = net.multiples[-1]
+  for i, multiple in enumerate(net.multiples[::-1]):
+    public = f"decoder.up_blocks.{i}"
+    for j in range(net.layers + 1):
+      changes = j == 0 and multiple != before
+      found += _res(f"decoder/up_{i}_{j}", f"{public}.resnets.{j}", changes)
+    if i < last:
+      name = f"{public}.upsamplers.0"
+      found += _sample(f"decoder/sample_{i}", name, _IN_TIME[::-1][i])
+    before = multiple / 2
+  return tuple(found)
+
+
+def _sample(ours: str, public: str, in_time: bool) -> list[convert.Rule]:
+  rules = [*convert.conv(f"{ours}/space", f"{public}.resample.1")]
+  if in_time:
+    rules += convert.conv(f"{ours}/time", f"{public}.time_conv")
+  return rules
+
+
+def public_config(net: VideoAutoencoder) -> dict[str, Any]:
+  """The `config.json` that diffusers reads."""
+  return {
+    "_class_name": "AutoencoderKLWan",
+    "base_dim": net.width,
+    "z_dim": len(net.mean),
+    "dim_mult": list(net.multiples),
+    "num_res_blocks": net.layers,
+    "temperal_downsample": list(_IN_TIME),
+    "latents_mean": list(net.mean),
+    "latents_std": list(net.std),
+  }
+
+
+def make_net(size: str, **fields: Any) -> VideoAutoencoder:
+  """The architecture of a named size, with fields of its own if given."""
+  sizes = latent_policy.find_size(SIZES, size)
+  net = VideoAutoencoder(**{**sizes, **fields})
+  blocks.require_remat(net.remat)
+  return net
+
+
+def make_autoencoder(
+  *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
+) -> Autoencoder:
+  """A video autoencoder as pure functions.
+
+  `encode` takes videos [B, 1 + 4 n, H, W, 3] in [0, 1] and gives latents
+  [B, 1 + n, H / 8, W / 8, C]; `decode` is the way back.
+
+  Args:
+    size: one of `SIZES`.
+    remat: "none" or "full" (keep inputs of residual blocks alone).
+    dtype: of products and convolutions.
+  """
+  net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
+  mean, std = jnp.asarray(net.mean), jnp.asarray(net.std)
+
+  def init(key: Array) -> Params:
+    return net.init(key, jnp.zeros((1, 1, 16, 16, 3)))["params"]
+
+  def encode(
+    params: Params, videos: ArrayLike, key: Array | None = None
+  ) -> Float[Array, "B f h w C"]:
+    pixels = jnp.asarray(videos) * 2 - 1
+    y: Any = net.apply({"params": params}, pixels, method="encode")
+    center, log_variance = jnp.split(y.astype(jnp.float32), 2, -1)
+    if key is not None:
+      spread = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
+      center = center + spread * jax.random.normal(key, center.shape)
+    return (center - mean) / std
+
+  def decode(params: Params, latents: ArrayLike) -> Float[Array, "B F H W 3"]:
+    raw = jnp.asarray(latents) * std + mean
+    y: Any = net.apply({"params": params}, raw, method="decode")
+    return y.astype(jnp.float32) * 0.5 + 0.5
+
+  return Autoencoder(
+    init=init,
+    encode=encode,
+    decode=decode,
+    factor=8,
+    channels=len(net.mean),
+    sharding_rules=SHARDING_RULES,
+    layout=layout(net),
+  )
+
+
+def make_picture_autoencoder(
+  *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
+) -> Autoencoder:
+  """`make_autoencoder` on single pictures, as Qwen-Image uses it.
+
+  `encode` takes [B, H, W, 3] and gives [B, H / 8, W / 8, C].
+  """
+  video = make_autoencoder(size=size, remat=remat, dtype=dtype)
+
+  def encode(params: Params, images: Array, key: Array | None = None) -> Array:
+    return video.encode(params, images[:, None], key)[:, 0]
+
+  def decode(params: Params, latents: Array) -> Array:
+    return video.decode(params, latents[:, None])[:, 0]
+
+  return dataclasses.replace(video, encode=encode, decode=decode)

@@ -1,0 +1,333 @@
+"""Wan 2.x: video transformer with rotary places in time, height and width.
+
+Wan team 2025 (https://arxiv.org/abs/2503.20314). Latents are videos [F, H, W,
+C] of the causal video autoencoder; pictures are videos of one frame. Prompts
+are the states of umT5, padded with zeros. For image-to-video, latents of the
+first frame with its mask come as further channels, and Wan 2.1 also attends to
+the states of a CLIP vision tower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxreward.errors import UserError
+from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.types import Array, ArrayLike, Cond, Policy
+
+_LARGE = dict(depth=40, heads=40, hidden=13824)
+SIZES: dict[str, dict[str, Any]] = {
+  "wan21_1b": dict(depth=30, heads=12, hidden=8960),
+  "wan21_14b": _LARGE,
+  "wan21_i2v_14b": dict(_LARGE, extra_channels=20, vision_width=1280),
+  "wan22_5b": dict(depth=30, heads=24, hidden=14336, channels=48),
+  "wan22_i2v_14b": dict(_LARGE, extra_channels=20),
+  "tiny": dict(
+    depth=2, heads=2, head_width=12, hidden=40, channels=4, text_width=24
+  ),
+}
+
+SHARDING_RULES = (
+  (r"^patch_in/kernel$", (None, "fsdp")),
+  (r"^(time|words)/in/kernel$", ("fsdp", "tensor")),
+  (r"^(time|words)/out/kernel$", ("tensor", "fsdp")),
+  (r"^modulation/kernel$", ("fsdp", "tensor")),
+  (r"^vision/in/kernel$", ("fsdp", "tensor")),
+  (r"^vision/out/kernel$", ("tensor", "fsdp")),
+  (r"^patch_out/kernel$", ("fsdp",)),
+  (r"(^|/)table$", ()),
+  *mmdit.sharding_rules("blocks"),
+)
+_PATCH = 2
+
+
+def modulate(
+  x: Float[Array, "B N D"],
+  shift: Float[Array, "B 1 D"],
+  scale: Float[Array, "B 1 D"],
+) -> Float[Array, "B N D"]:
+  """Layer norm, scale and shift in float32, in the type of x."""
+  y = blocks.layer_norm(x.astype(jnp.float32)) * (1 + scale) + shift
+  return y.astype(x.dtype)
+
+
+class Words(nn.Module):
+  """Two products with GELU between: words to the network's width."""
+
+  width: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: ArrayLike) -> Array:
+    x = blocks.dense(self.width, "in", self.dtype)(jnp.asarray(x))
+    return blocks.dense(self.width, "out", self.dtype)(nn.gelu(x))
+
+
+class Vision(nn.Module):
+  """States of a vision tower to the network's width."""
+
+  width: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: ArrayLike) -> Array:
+    features = x.shape[-1]
+    norm = lambda name: nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32, name=name)
+    x = norm("norm_in")(jnp.asarray(x)).astype(self.dtype)
+    x = nn.gelu(blocks.dense(features, "in", self.dtype)(x), approximate=False)
+    x = blocks.dense(self.width, "out", self.dtype)(x)
+    return norm("norm_out")(x).astype(self.dtype)
+
+
+class Block(nn.Module):
+  """Attention over the video, attention to the words, an MLP."""
+
+  width: int
+  heads: int
+  hidden: int
+  dtype: Any
+
+  def dense(self, features: int, name: str):
+    return blocks.dense(features, name, self.dtype)
+
+  def part(self, x: Array, name: str, *, norm: bool) -> Array:
+    """One of queries, keys and values, [B, N, H, D], normed over all heads."""
+    y = self.dense(self.width, name)(x)
+    if norm:
+      y = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{name}norm")(y)
+    return y.reshape(*y.shape[:2], self.heads, -1)
+
+  @nn.compact
+  def __call__(
+    self, x: Array, words: Array, vision: Any, signal: Array, rotary: Any
+  ) -> tuple[Array, None]:
+    table = self.param(
+      "table", nn.initializers.normal(self.width**-0.5), (6, self.width)
+    )
+    shift, scale, gate, shift2, scale2, gate2 = jnp.split(
+      signal + table.astype(jnp.float32)[None], 6, axis=1
+    )
+    y = modulate(x, shift, scale)
+    q, k = (self.part(y, f"self_{p}", norm=True) for p in "qk")
+    q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
+    y = mmdit.attention(q, k, self.part(y, "self_v", norm=False))
+    y = self.dense(self.width, "self_out")(y)
+    x = (x + gate * y).astype(x.dtype)
+
+    norm = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="cross_norm")
+    q = self.part(norm(x).astype(x.dtype), "cross_q", norm=True)
+    k = self.part(words, "cross_k", norm=True)
+    y = mmdit.attention(q, k, self.part(words, "cross_v", norm=False))
+    if vision is not None:
+      k = self.part(vision, "vision_k", norm=True)
+      v = self.part(vision, "vision_v", norm=False)
+      y = y + mmdit.attention(q, k, v)
+    x = x + self.dense(self.width, "cross_out")(y)
+
+    y = self.dense(self.hidden, "mlp_up")(modulate(x, shift2, scale2))
+    y = self.dense(self.width, "mlp_down")(nn.gelu(y))
+    return (x + gate2 * y).astype(x.dtype), None
+
+
+class Wan(nn.Module):
+  """Velocity of latents; call with method="encode" or as a function.
+
+  Attributes:
+    depth: blocks.
+    heads: attention heads.
+    hidden: features within the MLP of a block.
+    head_width: features of a head.
+    channels: of the latents.
+    extra_channels: of what the first frame adds to the latents.
+    text_width: features of the words.
+    vision_width: features of the vision tower's states, 0 without one.
+  """
+
+  depth: int
+  heads: int
+  hidden: int
+  head_width: int = 128
+  channels: int = 16
+  extra_channels: int = 0
+  text_width: int = 4096
+  vision_width: int = 0
+  remat: str = "none"
+  unroll: int = 1
+  dtype: Any = jnp.float32
+
+  @property
+  def width(self) -> int:
+    return self.heads * self.head_width
+
+  def setup(self):
+    d = self.width
+    self.patch_in = blocks.dense(d, None, self.dtype)
+    self.words = Words(d, self.dtype)
+    if self.vision_width:
+      self.vision = Vision(d, self.dtype)
+    # The signal of the time stays in float32, as the public weights expect.
+    self.time = mmdit.Mlp(d, jnp.float32)
+    self.modulation = blocks.dense(6 * d, None, jnp.float32)
+    self.blocks = mmdit.stacked(Block, self.depth, self.remat, self.unroll)(
+      d, self.heads, self.hidden, self.dtype
+    )
+    self.table = self.param("table", nn.initializers.normal(d**-0.5), (2, d))
+    self.patch_out = blocks.dense(_PATCH**2 * self.channels, None, self.dtype)
+
+  def encode(self, prompts: Cond) -> Cond:
+    """Words and vision to the network's width; the first frame stays."""
+    cond = dict(prompts, words=self.words(prompts["words"]))
+    if self.vision_width:
+      cond["vision"] = self.vision(prompts["vision"])
+    return cond
+
+  def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
+    b, frames, height, width, _ = x.shape
+    if self.extra_channels:
+      x = jnp.concatenate([x, cond["first"]], axis=-1)
+    y = mmdit.patches(x.reshape(b * frames, *x.shape[2:]), _PATCH)
+    y = self.patch_in(y.reshape(b, -1, y.shape[-1]))
+    grid = np.indices((frames, height // _PATCH, width // _PATCH))
+    rotary = mmdit.rotary_angles(grid.reshape(3, -1).T, self.axes)
+    time = self.time(mmdit.wave_features(t))
+    signal = self.modulation(nn.silu(time)).reshape(b, 6, -1)
+    words = cond["words"].astype(self.dtype)
+    y, _ = self.blocks(y, words, cond.get("vision"), signal, rotary)
+    table = jnp.asarray(self.table, jnp.float32)
+    shift, scale = jnp.split(time[:, None] + table[None], 2, axis=1)
+    y = self.patch_out(modulate(y, shift, scale)).astype(jnp.float32)
+    y = y.reshape(b * frames, -1, y.shape[-1])
+    y = mmdit.from_patches(y, _PATCH, height, width)
+    return y.reshape(b, frames, height, width, -1)
+
+  @property
+  def axes(self) -> tuple[int, int, int]:
+    """Features of a head that time, height and width turn."""
+    side = 2 * (self.head_width // 6)
+    return self.head_width - 2 * side, side, side
+
+  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+    return self(x, t, self.encode(prompts))
+
+
+def layout(net: Wan) -> tuple[convert.Rule, ...]:
+  """The diffusers names (`WanTransformer3DModel`) of the parameters."""
+  square = mmdit.patch_form(_PATCH)
+  first = convert.Form(lambda x: x[0], lambda x: x[None])
+  embed = "condition_embedder"
+  names = {"mlp_up": "ffn.net.0.proj", "mlp_down": "ffn.net.2"}
+  for ours, public in (("self", "attn1"), ("cross", "attn2")):
+    names |= {f"{ours}_{p}": f"{public}.to_{p}" for p in "qkv"}
+    names |= {f"{ours}_{p}norm": f"{public}.norm_{p}" for p in "qk"}
+    names[f"{ours}_out"] = f"{public}.to_out.0"
+  found = [
+    convert.Rule(
+      "patch_in/kernel",
+      "patch_embedding.weight",
+      convert.Form(
+        lambda x: square.to_ours(x[:, :, 0]),
+        lambda x: square.to_public(x)[:, :, None],
+      ),
+    ),
+    convert.Rule("patch_in/bias", "patch_embedding.bias"),
+    convert.Rule("table", "scale_shift_table", first),
+    convert.Rule(
+      "blocks/table", "blocks.{}.scale_shift_table", first, range(net.depth)
+    ),
+    *mmdit.mlp_layout("time", f"{embed}.time_embedder"),
+    *mmdit.mlp_layout("words", f"{embed}.text_embedder"),
+    *convert.linear("modulation", f"{embed}.time_proj"),
+    *convert.linear("patch_out", "proj_out"),
+    *convert.norm("blocks/cross_norm", "blocks.{}.norm2", range(net.depth)),
+  ]
+  if net.vision_width:
+    names |= {f"vision_{p}": f"attn2.add_{p}_proj" for p in "kv"}
+    names["vision_knorm"] = "attn2.norm_added_k"
+    image = f"{embed}.image_embedder"
+    found += convert.norm("vision/norm_in", f"{image}.norm1")
+    found += convert.linear("vision/in", f"{image}.ff.net.0.proj")
+    found += convert.linear("vision/out", f"{image}.ff.net.2")
+    found += convert.norm("vision/norm_out", f"{image}.norm2")
+  found += mmdit.block_layout("blocks", "blocks.{}", names, range(net.depth))
+  return tuple(found)
+
+
+def public_config(net: Wan) -> dict[str, Any]:
+  """The `config.json` that diffusers reads."""
+  return {
+    "_class_name": "WanTransformer3DModel",
+    "patch_size": [1, _PATCH, _PATCH],
+    "num_attention_heads": net.heads,
+    "attention_head_dim": net.head_width,
+    "in_channels": net.channels + net.extra_channels,
+    "out_channels": net.channels,
+    "text_dim": net.text_width,
+    "ffn_dim": net.hidden,
+    "num_layers": net.depth,
+    "image_dim": net.vision_width or None,
+    "added_kv_proj_dim": net.width if net.vision_width else None,
+  }
+
+
+def make_net(size: str, **fields: Any) -> Wan:
+  """The architecture of a named size, with fields of its own if given."""
+  net = Wan(**{**latent_policy.find_size(SIZES, size), **fields})
+  blocks.require_remat(net.remat)
+  return net
+
+
+def make_policy(
+  *,
+  size: str = "wan21_1b",
+  frames: int = 21,
+  latent_height: int = 60,
+  latent_width: int = 104,
+  words: int = 512,
+  remat: str = "full",
+  unroll: int = 1,
+  dtype: str = "bfloat16",
+  param_dtype: str = "float32",
+) -> Policy:
+  """Wan as pure functions; latents are videos [F, H, W, C].
+
+  `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "first"
+  [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame, and
+  that of Wan 2.1 "vision" [P, 257, 1280].
+
+  Args:
+    size: one of `SIZES`.
+    frames: F, of latents; a video has 4 (F - 1) + 1.
+    latent_height: H, an eighth of the video's.
+    latent_width: W.
+    words: L of the prompts that `init` sees; no parameter depends on it.
+    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
+    unroll: blocks per turn of the scan.
+    dtype: of matrix products.
+    param_dtype: of the parameters that `init` draws.
+
+  Raises:
+    UserError: an unknown size, or an odd side.
+  """
+  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  for name, side in (("height", latent_height), ("width", latent_width)):
+    if side % _PATCH:
+      raise UserError(f"model.latent_{name}={side} is odd")
+  shape = (frames, latent_height, latent_width)
+  prompts: dict[str, Any] = {"words": jnp.zeros((1, words, net.text_width))}
+  if net.extra_channels:
+    prompts["first"] = jnp.zeros((1, *shape, net.extra_channels))
+  if net.vision_width:
+    prompts["vision"] = jnp.zeros((1, 257, net.vision_width))
+  return latent_policy.make(
+    net,
+    prompts,
+    latent_shape=(*shape, net.channels),
+    param_dtype=jnp.dtype(param_dtype),
+    sharding_rules=SHARDING_RULES,
+    layout=layout(net),
+  )

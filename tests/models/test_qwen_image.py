@@ -1,0 +1,209 @@
+"""Qwen-Image against diffusers: outputs, gradients, names, sizes, editing."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward.errors import UserError
+from jaxreward.models import convert, qwen_image
+
+B, HEIGHT, WIDTH, WORDS = 4, 6, 8, 5
+LENGTHS = np.array([5, 3, 4, 1])
+
+
+@pytest.fixture(scope="module")
+def peers():
+  pytest.importorskip("torch")
+  pytest.importorskip("diffusers")
+  import peers
+
+  return peers
+
+
+def make(**fields):
+  options = dict(size="tiny", latent_side=8, dtype="float32", remat="none")
+  return qwen_image.make_policy(**(options | fields))
+
+
+def theirs(size="tiny"):
+  import diffusers
+
+  config = qwen_image.public_config(qwen_image.make_net(size))
+  del config["_class_name"]
+  return diffusers.QwenImageTransformer2DModel(**config)
+
+
+def inputs(draw, *, edit=False):
+  net = qwen_image.make_net("tiny")
+  x = draw(1, B, HEIGHT, WIDTH, net.channels)
+  prompts = {
+    "words": draw(2, B, WORDS, net.text_width),
+    "mask": np.arange(WORDS) < LENGTHS[:, None],
+  }
+  if edit:
+    prompts["picture"] = draw(4, B, 4, 10, net.channels)
+  t = np.array([0.5, 0.25, 1.0, 0.0], np.float32)
+  return jax.tree.map(jnp.asarray, (x, t, prompts))
+
+
+def run_theirs(model, x, t, prompts):
+  import torch
+  from diffusers import QwenImagePipeline as Pipeline
+
+  kind = next(model.parameters()).dtype
+  put = lambda a: torch.tensor(np.asarray(a), dtype=kind)
+
+  def packed(pixels):
+    b, h, w, c = pixels.shape
+    latents = put(pixels).permute(0, 3, 1, 2)
+    return Pipeline._pack_latents(latents, b, c, h, w), (1, h // 2, w // 2)
+
+  pictures = [x, prompts["picture"]] if "picture" in prompts else [x]
+  tokens, shapes = zip(*map(packed, pictures), strict=True)
+  out = model(
+    hidden_states=torch.cat(tokens, dim=1),
+    encoder_hidden_states=put(prompts["words"]),
+    encoder_hidden_states_mask=torch.tensor(np.asarray(prompts["mask"])),
+    timestep=put(t),
+    img_shapes=[list(shapes)] * B,
+  ).sample[:, : tokens[0].shape[1]]
+  out = Pipeline._unpack_latents(out, HEIGHT * 8, WIDTH * 8, 8)
+  return out[:, :, 0].permute(0, 2, 3, 1)
+
+
+def run(policy, params, x, t, prompts):
+  return policy.velocity(params, x, t, policy.encode(params, prompts))
+
+
+def load(peers, policy, model, folder):
+  like = jax.eval_shape(policy.init, jax.random.key(0))
+  return peers.params_of(model, policy.layout, like, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize("edit", [False, True])
+def test_outputs_and_gradients_are_those_of_diffusers(peers, tmp_path, edit):
+  import torch
+
+  policy, model = make(), peers.shaken(theirs())
+  params = load(peers, policy, model, tmp_path)
+  args = inputs(peers.draw, edit=edit)
+  weight = peers.draw(7, *args[0].shape)
+  want = run_theirs(model, *args)
+  (want * torch.tensor(weight)).sum().backward()
+  # The words of the last block lead nowhere: no gradient there, ours is zero.
+  for parameter in model.parameters():
+    if parameter.grad is None:
+      parameter.grad = torch.zeros_like(parameter)
+
+  def scalar(params):
+    v = run(policy, params, *args)
+    return (v * weight).sum(), v
+
+  (_, got), grads = jax.jit(jax.value_and_grad(scalar, has_aux=True))(params)
+  peers.assert_near(got, peers.array(want), 1e-4)
+  peers.assert_same_gradients(model, policy.layout, grads)
+  peers.assert_round_trip(model, policy.layout, params)
+
+
+@pytest.mark.parity
+def test_bfloat16_is_that_of_diffusers(peers, tmp_path):
+  import torch
+
+  policy = make(dtype="bfloat16", param_dtype="bfloat16")
+  model = peers.shaken(theirs()).to(torch.bfloat16)
+  params = load(peers, policy, model, tmp_path)
+  args = inputs(peers.draw)
+  got = jax.jit(functools.partial(run, policy))(params, *args)
+  peers.assert_near(got, peers.array(run_theirs(model, *args)), 2e-2)
+
+
+@pytest.mark.parity
+def test_words_behind_the_mask_change_nothing(peers, tmp_path):
+  policy, model = make(), peers.shaken(theirs())
+  params = load(peers, policy, model, tmp_path)
+  x, t, prompts = inputs(peers.draw)
+  compiled = jax.jit(functools.partial(run, policy))
+  mask = prompts["mask"][..., None]
+  words = prompts["words"]
+  noise = jnp.asarray(peers.draw(9, *words.shape))
+  moved = dict(prompts, words=jnp.where(mask, words, noise))
+  others = dict(prompts, words=jnp.where(mask, noise, words))
+  want = compiled(params, x, t, prompts)
+  np.testing.assert_allclose(
+    compiled(params, x, t, moved), want, rtol=1e-5, atol=1e-5
+  )
+  assert np.abs(compiled(params, x, t, others) - want).max() > 1e-2
+
+
+@pytest.mark.parity
+def test_diffusers_reads_what_we_write(peers, tmp_path):
+  import diffusers
+
+  policy, model = make(), peers.shaken(theirs())
+  params = load(peers, policy, model, tmp_path)
+  config = qwen_image.public_config(qwen_image.make_net("tiny"))
+  peers.assert_loads_in_diffusers(
+    diffusers.QwenImageTransformer2DModel, model, params, policy.layout,
+    config, tmp_path / "out",
+  )  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", ["qwen_image", "qwen_image_edit"])
+def test_full_sizes_have_the_published_parameters(peers, size):
+  import torch
+
+  policy = qwen_image.make_policy(size=size)
+  like = peers.assert_rules_cover(policy)
+  with torch.device("meta"):
+    model = theirs(size)
+  assert peers.count(like) == 20_430_401_088
+  shapes = {n: tuple(p.shape) for n, p in model.state_dict().items()}
+  assert convert.public_shapes(like, policy.layout) == shapes
+
+
+@functools.cache
+def loss_and_gradients(**fields):
+  policy = make(**fields)
+  params = jax.jit(make().init)(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  args = inputs(lambda _, *s: rng.standard_normal(s).astype(np.float32))
+  loss = lambda params: jnp.square(run(policy, params, *args)).sum()
+  return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.slow
+def test_remat_and_unroll_change_nothing():
+  want, grads = loss_and_gradients()
+  got, others = loss_and_gradients(remat="full", unroll=3)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+  near = functools.partial(np.testing.assert_allclose, atol=1e-5 * scale)
+  jax.tree.map(near, grads, others)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_eight_devices_agree_with_one(peers):
+  policy = make()
+  params = jax.jit(policy.init)(jax.random.key(0))
+  peers.assert_sharded_equals_one(
+    policy, params, *inputs(peers.draw, edit=True)
+  )
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"size": "qwen_imge"}, 'did you mean "qwen_image"'),
+    ({"latent_side": 7}, "latent_side=7 is odd"),
+  ],
+)
+def test_what_does_not_fit_is_refused(fields, message):
+  with pytest.raises(UserError, match=message):
+    make(**fields)

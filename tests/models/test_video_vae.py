@@ -1,0 +1,143 @@
+"""The video autoencoder against diffusers, and what causal means."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward.models import convert, video_vae
+
+B, FRAMES, SIDE = 1, 9, 16
+
+
+@pytest.fixture(scope="module")
+def peers():
+  pytest.importorskip("torch")
+  pytest.importorskip("diffusers")
+  import peers
+
+  return peers
+
+
+def make(**fields):
+  return video_vae.make_autoencoder(**(dict(size="tiny") | fields))
+
+
+def theirs(size="tiny"):
+  import diffusers
+
+  config = video_vae.public_config(video_vae.make_net(size))
+  del config["_class_name"]
+  return diffusers.AutoencoderKLWan(**config)
+
+
+def load(peers, model, folder, **fields):
+  coder = make(**fields)
+  like = jax.eval_shape(coder.init, jax.random.key(0))
+  return coder, peers.params_of(model, coder.layout, like, folder)
+
+
+def channels_last(tensor):
+  return tensor.permute(0, 2, 3, 4, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path):
+  """There frames pass one by one through caches, here all at once."""
+  import torch
+
+  model = peers.shaken(theirs())
+  coder, params = load(peers, model, tmp_path)
+  pixels = peers.draw(0, B, FRAMES, SIDE, SIDE, 3)
+  z = peers.draw(1, B, 3, SIDE // 8, SIDE // 8, 4)
+  a, b = peers.draw(2, *z.shape), peers.draw(3, *pixels.shape)
+  put = lambda x: torch.tensor(x).permute(0, 4, 1, 2, 3)
+  mean = torch.tensor(model.config.latents_mean).reshape(1, -1, 1, 1, 1)
+  std = torch.tensor(model.config.latents_std).reshape(1, -1, 1, 1, 1)
+  posterior = model.encode(put(pixels)).latent_dist
+  latents = (posterior.mean - mean) / std
+  drawn = model.decode(put(z) * std + mean).sample
+  scalar = (latents * put(a)).sum() + (drawn * put(b)).sum()
+  (scalar + posterior.std.sum()).backward()
+
+  net = video_vae.make_net("tiny")
+
+  def ours(params):
+    got = coder.encode(params, pixels * 0.5 + 0.5)
+    video = jnp.clip(coder.decode(params, z), 0, 1)
+    moments = net.apply(
+      {"params": params}, jnp.asarray(pixels), method="encode"
+    )
+    std = jnp.exp(0.5 * moments[..., 4:]).sum()
+    total = (got * a).sum() + ((video * 2 - 1) * b).sum() + std
+    return total, (got, video)
+
+  (_, (got, video)), grads = jax.jit(jax.value_and_grad(ours, has_aux=True))(
+    params
+  )
+  peers.assert_near(got, peers.array(channels_last(latents)), 1e-4)
+  want = peers.array(channels_last(drawn)) * 0.5 + 0.5
+  assert want.shape == pixels.shape
+  assert ((want > 0) & (want < 1)).mean() > 0.2  # not all is cut off
+  peers.assert_near(video, want, 1e-4)
+  peers.assert_same_gradients(model, coder.layout, grads)
+  peers.assert_round_trip(model, coder.layout, params)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
+  import torch
+
+  model = peers.shaken(theirs(), scale=0.05)
+  coder, params = load(peers, model, tmp_path, dtype="bfloat16")
+  z = peers.draw(1, B, 1, 2, 2, 4)
+  net = video_vae.make_net("tiny")
+  raw = z * np.asarray(net.std) + np.asarray(net.mean)
+  put = torch.tensor(raw, dtype=torch.float32).permute(0, 4, 1, 2, 3)
+  want = peers.array(
+    channels_last(model.bfloat16().decode(put.bfloat16()).sample)
+  )
+  got = jnp.clip(jax.jit(coder.decode)(params, z), 0, 1)
+  assert got.shape == (B, 1, 16, 16, 3)
+  peers.assert_near(got, want * 0.5 + 0.5, 2e-2)
+
+
+@pytest.mark.slow
+def test_frames_depend_on_no_later_latents():
+  coder = make()
+  params = jax.jit(coder.init)(jax.random.key(0))
+  z = jax.random.normal(jax.random.key(1), (1, 3, 2, 2, 4))
+  decode = jax.jit(coder.decode)
+  before, after = decode(params, z), decode(params, z.at[:, 2].add(1.0))
+  np.testing.assert_array_equal(before[:, :5], after[:, :5])
+  assert (np.abs(before - after)[:, 5:].max((0, 2, 3, 4)) > 1e-4).all()
+
+
+@pytest.mark.parity
+def test_the_full_size_is_that_of_wan_and_of_qwen_image(peers):
+  import diffusers
+  import torch
+
+  coder = make(size="wan21")
+  like = jax.eval_shape(coder.init, jax.random.key(0))
+  assert peers.count(like) == 126_892_531
+  shapes = convert.public_shapes(like, coder.layout)
+  with torch.device("meta"):
+    for model in (theirs("wan21"), diffusers.AutoencoderKLQwenImage()):
+      state = model.state_dict()
+      assert shapes == {n: tuple(p.shape) for n, p in state.items()}
+
+
+@pytest.mark.parity
+def test_diffusers_reads_what_we_write(peers, tmp_path):
+  import diffusers
+
+  model = peers.shaken(theirs())
+  coder, params = load(peers, model, tmp_path)
+  config = video_vae.public_config(video_vae.make_net("tiny"))
+  peers.assert_loads_in_diffusers(
+    diffusers.AutoencoderKLWan, model, params, coder.layout, config,
+    tmp_path / "out",
+  )  # fmt: skip
