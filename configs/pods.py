@@ -43,7 +43,9 @@ def get_config(arg: str | None = None):
   )
   config.init.checkpoint = ""
   rank = 32 if given["lora"] else 0
-  config.lora = dict(rank=rank, alpha=64.0, targets="_(q|k|v|out)$")
+  config.lora = dict(
+    rank=rank, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"
+  )
   is_flux = given["model"] == "flux_dev"
   config.rollout.update(
     prompts=32,
@@ -59,5 +61,5 @@ def get_config(arg: str | None = None):
   config.align.updates = 1
   config.rewards = dict(brightness=dict(fn=f"{__file__}:brightness"))
   config.kernels.implementation = "auto"
-  config.mesh = dict(data=1, fsdp=-1, tensor=1)
+  config.mesh = dict(data=-1, fsdp=16, tensor=1)
   return config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxreward.compilation.compiled import Report, gib
@@ -78,16 +78,18 @@ class RunReport:
     topology: compiled for.
     limit: bytes per device; 0 where none is known.
     meshes: the config's, then those that it is compared with.
-    lora_rank: of the config, as are the last two; for advice.
-    remat: of the model.
+    model: of the config, as are the others; for advice and for the record.
+    pictures: of an iteration.
+    lora_rank: 0 where all parameters are trained.
     microbatch: rows.
   """
 
   topology: Topology
   limit: float
   meshes: Sequence[MeshReport]
+  model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  pictures: int = 0
   lora_rank: int = 0
-  remat: str = ""
   microbatch: int = 1
 
   def best(self) -> MeshReport | None:
@@ -304,9 +306,10 @@ def advice(run: RunReport, mesh: MeshReport) -> list[str]:
       "config.lora.rank=32: no optimizer state, gradient or average of the"
       " base; the reference alone stays whole"
     )
-  if run.remat and run.remat != "full":
+  remat = run.model.get("remat", "full")
+  if remat != "full":
     lines.append(
-      f'config.model.remat=full for "{run.remat}": activations are computed'
+      f'config.model.remat=full for "{remat}": activations are computed'
       " again in the backward pass"
     )
   if run.microbatch > 1:
@@ -325,6 +328,9 @@ def to_json(run: RunReport) -> dict[str, Any]:
   return {
     "topology": run.topology.name,
     "devices": run.topology.size,
+    "model": dict(run.model),
+    "lora_rank": run.lora_rank,
+    "pictures": run.pictures,
     "memory_per_device": run.limit,
     "meshes": [_mesh_json(run, mesh) for mesh in run.meshes],
     "best": list(best.sizes) if best else None,

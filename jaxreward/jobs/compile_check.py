@@ -62,8 +62,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     logging.info("compiling for %s, %s ...", found.name, report.title(sizes))
     reports.append(compile_mesh(config, workdir, devices, sizes))
   run_report = report.RunReport(
-    found, limit, reports, lora_rank=config.lora.rank,
-    remat=config.model.get("remat", ""), microbatch=config.rollout.microbatch,
+    found, limit, reports, model=config.model.to_dict(),
+    pictures=config.rollout.prompts * config.rollout.group,
+    lora_rank=config.lora.rank, microbatch=config.rollout.microbatch,
   )  # fmt: skip
   sys.stdout.write(report.to_text(run_report))
   workdir.mkdir(parents=True, exist_ok=True)

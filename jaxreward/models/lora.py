@@ -99,12 +99,20 @@ def adapt_policy(
 ) -> Policy:
   """The policy with adapters in `init`, `encode` and `velocity`.
 
+  Adapters are float32 whatever the type of the base, since they are trained.
+
   Raises `UserError` when `targets` chooses no layer.
   """
   wrap = functools.partial(with_lora, rank=rank, alpha=alpha, targets=targets)
+
+  def init(key: Array) -> Params:
+    base, adapter = split(wrap(policy.init)(key))
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32), adapter)
+    return merge(base, wide)
+
   adapted = dataclasses.replace(
     policy,
-    init=wrap(policy.init),
+    init=init,
     encode=wrap(policy.encode),
     velocity=wrap(policy.velocity),
     sharding_rules=(*policy.sharding_rules, *SHARDING_RULES),

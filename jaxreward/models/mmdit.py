@@ -7,6 +7,7 @@ parts. Words stand before pixels wherever both lie on one axis.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxreward.models import blocks, convert
+from jaxreward.models import blocks, convert, sequence
 from jaxreward.types import Array, ArrayLike
 
 Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
@@ -58,7 +59,8 @@ def attention(
   """
   if mask is not None:
     mask = mask[:, None, None, :]
-  y = jax.nn.dot_product_attention(q, k, v, mask=mask)
+  run = functools.partial(jax.nn.dot_product_attention, mask=mask)
+  y = sequence.attend(run, q, k, v)
   return y.reshape(*y.shape[:2], -1)
 
 

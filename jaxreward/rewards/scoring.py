@@ -189,9 +189,9 @@ def _arguments(rewards, images, prompts, verdict):
 
 def trace(
   rewards: Mapping[str, Reward],
-  images: ArrayLike,
+  images: Any,
   prompts: PromptBatch,
-  verdict: Mapping[str, ArrayLike] | None = None,
+  verdict: Mapping[str, Any] | None = None,
 ) -> jax.stages.Traced:
   """The program of the rewards in jit, on arrays or shapes; see `score`."""
   return _jitted.trace(*_arguments(rewards, images, prompts, verdict))

@@ -109,14 +109,16 @@ def test_no_mesh_fits():
 
 def test_advice_names_the_shards_that_would_do():
   large = mesh((4, 1, 1), program(160.0), state_bytes=150)
-  run = report.RunReport(SLICE, 100.0, [large], remat="none", microbatch=8)
+  run = report.RunReport(
+    SLICE, 100.0, [large], model={"remat": "none"}, microbatch=8
+  )
   first, *rest = report.advice(run, large)
   # 150 bytes of state leave 90 of 100: two shards of 75.
   assert first.startswith("config.mesh.fsdp=2 for 1")
   text = "\n".join(rest)
   for part in ("lora.rank", "model.remat=full", "microbatch=4 for 8"):
     assert part in text
-  adapters = report.RunReport(SLICE, 100.0, [large], lora_rank=4, remat="full")
+  adapters = report.RunReport(SLICE, 100.0, [large], lora_rank=4)
   assert "lora" not in "\n".join(report.advice(adapters, large))
   assert "remat" not in "\n".join(report.advice(adapters, large))
   # Where activations are what is large, they come first.

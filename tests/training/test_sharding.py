@@ -222,22 +222,40 @@ def test_describe_counts_bytes_per_device(mesh):
   init, _ = make_state()
   abstract = jax.eval_shape(init)
   places = sharding.state_shardings(abstract, RULES, mesh)
-  text = sharding.describe(abstract, places, limit=2)
+  placed = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    abstract, places,
+  )  # fmt: skip
+  parts = {
+    "parameters": placed.params,
+    "optimizer": placed.opt_state,
+    "average": placed.average,
+    "reference": None,
+  }
+  text = sharding.describe(parts, limit=2)
   # Kernels over 4 devices, 3 * 8 * 16 floats each; biases and scalars whole.
   kernels = 2 * 3 * 8 * 16 * 4 // 4
   one = kernels + (3 * 16 + 3 * 8) * 4 + 5 * 8 * 4 // 4
   scalars = sum(
-    leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract) if not leaf.ndim
+    leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(abstract.opt_state)
+    if not leaf.ndim
   )
   total = 4 * one + scalars
-  assert f"total per device: {total / 1024:.1f} KiB" in text
+  kib = lambda count: f"{count / 1024:.1f} KiB"
   lines = text.splitlines()
   assert len(lines) == 4
-  assert "kernel" in lines[0]
+  assert "up/kernel" in lines[0] or "down/kernel" in lines[0]
+  assert "- fsdp tensor" in lines[0] or "- tensor fsdp" in lines[0]
   assert "float32[3,16,8]" in lines[0] or "float32[3,8,16]" in lines[0]
   assert lines[2].startswith("and ")
+  assert lines[3] == (
+    f"total per device: {kib(total)} (parameters {kib(one)},"
+    f" optimizer {kib(2 * one + scalars)}, average {kib(one)})"
+  )
   real = jax.jit(init, out_shardings=places)()
   held = sum(
-    leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(real)
+    leaf.addressable_shards[0].data.nbytes
+    for leaf in jax.tree.leaves((real.params, real.opt_state, real.average))
   )
-  assert held == total
+  assert held == total == sharding.device_bytes(parts)
