@@ -20,7 +20,8 @@ LEGEND = """\
 - counted: flops of matrix products and convolutions in the program as
   written, scans multiplied, whole program / devices. compiled: the same in the
   compiled text of one device, loops multiplied; more than counted is work
-  that several devices do alike, or again. once: the compiler's cost analysis,
+  that several devices do alike, or again, less is work that the compiler
+  found to be unused. once: the compiler's cost analysis,
   which counts the body of a loop once; do not read it as a total.
 - bytes: between HBM and chip, from the compiled text, loops multiplied; once:
   the cost analysis again.

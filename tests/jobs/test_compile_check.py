@@ -4,6 +4,7 @@ import json
 
 import jax
 import pytest
+from etils import epath
 
 from jaxreward import main
 from jaxreward.compilation import topology
@@ -41,9 +42,10 @@ def test_a_table_and_json_for_eight_cpus(tmp_path, small_model, capfd):
   for one in (whole, cut):
     assert one["fits"]
     update = one["programs"]["update"]
-    # Every device computes its share, and little is done twice.
-    counted = update["counted_flops_all_devices"]
-    assert counted / 8 <= update["compiled_flops"] <= counted / 4
+    # Every device computes its share; the compiler leaves out what nobody
+    # reads, and little is done twice.
+    share = update["counted_flops_all_devices"] / 8
+    assert 0.8 * share <= update["compiled_flops"] <= 2 * share
     assert update["memory"]["argument"] > 0
   # Shares of the parameters are smaller, and must be gathered.
   assert cut["state_bytes"] < whole["state_bytes"] / 2
@@ -111,7 +113,7 @@ def _nothing():
 def test_a_mesh_that_cuts_nothing_evenly_is_explained():
   config = tiny.load(SMOKE, FAST, {"model.width": 20, "model.heads": 2})
   report = compile_check.compile_mesh(
-    config, None, jax.devices()[:8], (1, 8, 1)
+    config, epath.Path("."), jax.devices()[:8], (1, 8, 1)
   )
   assert "cannot be split over mesh.fsdp = 8" in report.refused
   assert not report.fits(0.0)
