@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -288,8 +289,21 @@ def shapes(config: Clip, dtype: str = "float32") -> Any:
   return jax.tree.map(cast, made["params"])
 
 
+_TEXT_TENSORS = {
+  "hf": ("text_model.*", "text_projection.*", "logit_scale"),
+  "open_clip": (
+    "transformer.*", "token_embedding.*", "positional_embedding", "ln_final.*",
+    "text_projection", "logit_scale", "attn_mask",
+  ),
+}  # fmt: skip
+
+
 def load(
-  spec: os.PathLike[str] | str, *, size: str = "", dtype: str = "float32"
+  spec: os.PathLike[str] | str,
+  *,
+  size: str = "",
+  dtype: str = "float32",
+  texts: bool = True,
 ) -> tuple[Clip, Any]:
   """(architecture, parameters) of a public checkpoint in either layout.
 
@@ -297,10 +311,16 @@ def load(
     spec: see `hub.resolve`.
     size: see `describe`.
     dtype: of the parameters.
+    texts: False leaves the text tower out, and a head on the image tower,
+      "layers.*", unread.
 
   Raises:
     UserError: see `describe` and `convert.load_params`.
   """
   config, layout = describe(spec, size)
-  like = shapes(config, dtype)
-  return config, convert.load_params(spec, rules_of(config, layout), like)
+  if not texts:
+    config = dataclasses.replace(config, text=None)
+  rules = rules_of(config, layout)
+  if not texts:
+    rules += tuple(Rule("", n) for n in (*_TEXT_TENSORS[layout], "layers.*"))
+  return config, convert.load_params(spec, rules, shapes(config, dtype))

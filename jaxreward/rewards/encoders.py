@@ -57,7 +57,12 @@ class Weights:
 
 
 def load(
-  weights: str, *, size: str = "", dtype: str = "float32", microbatch: int = 64
+  weights: str,
+  *,
+  size: str = "",
+  dtype: str = "float32",
+  microbatch: int = 64,
+  texts: bool = True,
 ) -> Weights:
   """A published tower or pair, of the kind that its config names.
 
@@ -66,6 +71,7 @@ def load(
     size: a name of `clip.SIZES`, for CLIP weights without a config.
     dtype: of parameters and products, "float32" or "bfloat16".
     microbatch: pictures that go through the tower at once; 0 for all.
+    texts: False leaves the text tower of CLIP out.
 
   Raises:
     UserError: what cannot be read, or a dtype that is not one of the two.
@@ -77,21 +83,28 @@ def load(
     return _load_siglip(weights, dtype, microbatch)
   if kind.startswith("dino"):
     return _load_dino(weights, dtype, microbatch)
-  return _load_clip(weights, size, dtype, microbatch)
+  return _load_clip(weights, size, dtype, microbatch, texts)
 
 
-def _load_clip(weights, size, dtype, microbatch) -> Weights:
-  config, params = clip_layouts.load(weights, size=size, dtype=dtype)
-  if config.text is None or config.vision is None:
-    raise UserError(f"{weights} holds one tower of CLIP; both are needed")
+def _load_clip(weights, size, dtype, microbatch, texts) -> Weights:
+  config, params = clip_layouts.load(
+    weights, size=size, dtype=dtype, texts=texts
+  )
+  if config.vision is None or (texts and config.text is None):
+    raise UserError(f"{weights} lacks a tower of CLIP that is needed")
   net = clip.ClipModel(config, jnp.dtype(dtype))
   side = config.vision.image
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look")["embedding"],
     _preprocess(weights, preprocess.Preprocess((side, side), side)),
-    lambda p, t: _applied(net, p, t, "read")["embedding"],
-    lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
     microbatch=microbatch,
+  )
+  if config.text is None:
+    return Weights(encoder, params, clip.SHARDING_RULES)
+  encoder = dataclasses.replace(
+    encoder,
+    text=lambda p, t: _applied(net, p, t, "read")["embedding"],
+    logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
   return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
 
