@@ -15,6 +15,7 @@ from jaxreward.rewards import (
   consistency,
   fidelity,
   identity,
+  image_reward,
   quality,
 )
 from jaxreward.rewards.contract import Loaded, declare, supplied
@@ -40,6 +41,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "pick_score": alignment.pick_score,
   "hps_v2": alignment.hps_v2,
   "siglip_score": alignment.siglip_score,
+  "image_reward": image_reward.image_reward,
   "aesthetic": quality.aesthetic,
   "psnr": fidelity.psnr_reward,
   "ssim": fidelity.ssim_reward,

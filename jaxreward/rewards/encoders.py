@@ -172,23 +172,24 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def in_chunks(
-  fn: Callable[[Array], Array], x: Float[Array, "B ..."], size: int
-) -> Array:
-  """fn(x), some rows at a time.
+def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
+  """fn(rows), some at a time; `rows` is an array or a tree of arrays.
 
   Every chunk takes rows from all over the batch, so that on a mesh, which cuts
   the batch into runs of rows, every device works on every chunk.
   """
-  rows = x.shape[0]
-  if not size or rows <= size:
-    return fn(x)
-  chunks = -(-rows // size)
-  pad = size * chunks - rows
-  x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pad, *x.shape[1:]))])
-  spread = x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
-  found = jax.lax.map(fn, spread).swapaxes(0, 1)
-  return found.reshape(size * chunks, *found.shape[2:])[:rows]
+  count = jax.tree.leaves(rows)[0].shape[0]
+  if not size or count <= size:
+    return fn(rows)
+  chunks = -(-count // size)
+  pad = size * chunks - count
+
+  def spread(x: Array) -> Array:
+    x = jnp.concatenate([x, jnp.repeat(x[:1], pad, 0)])
+    return x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
+
+  found = jax.lax.map(fn, jax.tree.map(spread, rows)).swapaxes(0, 1)
+  return found.reshape(size * chunks, *found.shape[2:])[:count]
 
 
 def image_features(
@@ -242,7 +243,7 @@ def tokenizer(
   Raises:
     UserError: transformers is not installed, or there is no tokenizer.
   """
-  tokens = _pretrained(other or weights)
+  tokens = pretrained(other or weights)
 
   def ids(texts: Sequence[str]) -> np.ndarray:
     found = tokens(
@@ -258,7 +259,12 @@ _TOKENIZERS = (
 )  # fmt: skip
 
 
-def _pretrained(spec: os.PathLike[str] | str) -> Any:
+def pretrained(spec: os.PathLike[str] | str) -> Any:
+  """The tokenizer of transformers in a folder or beside a file.
+
+  Raises:
+    UserError: transformers is not installed, or there is no tokenizer.
+  """
   try:
     import transformers
   except ImportError as error:
