@@ -30,7 +30,7 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 def hf_layers(ours: str, public: str, depth: int) -> tuple[Rule, ...]:
   """Layers of CLIP and SigLIP towers as transformers names them."""
   each = range(depth)
-  at = f"{public}.encoder.layers.{{}}"
+  at = f"{public}encoder.layers.{{}}"
   attention = tuple(f"{at}.self_attn.{x}_proj" for x in "qkv")
   return (
     *norm(f"{ours}/norm_1", f"{at}.layer_norm1", each),
@@ -42,14 +42,22 @@ def hf_layers(ours: str, public: str, depth: int) -> tuple[Rule, ...]:
   )
 
 
-def hf_text(config: Text, ours: str = "text/") -> tuple[Rule, ...]:
-  """Table of a text tower; `ours` is "" for one that stands alone."""
+def hf_text(
+  config: Text, ours: str = "text/", at: str = "text_model."
+) -> tuple[Rule, ...]:
+  """Table of a text tower.
+
+  Args:
+    config: geometry.
+    ours: path of the tower, "" for one that stands alone.
+    at: what stands before public names.
+  """
   rules = (
-    Rule(f"{ours}token", "text_model.embeddings.token_embedding.weight"),
-    Rule(f"{ours}position", "text_model.embeddings.position_embedding.weight"),
-    *hf_layers(f"{ours}stack/layers", "text_model", config.size.depth),
-    *norm(f"{ours}norm", "text_model.final_layer_norm"),
-    Rule("", "text_model.embeddings.position_ids"),
+    Rule(f"{ours}token", f"{at}embeddings.token_embedding.weight"),
+    Rule(f"{ours}position", f"{at}embeddings.position_embedding.weight"),
+    *hf_layers(f"{ours}stack/layers", at, config.size.depth),
+    *norm(f"{ours}norm", f"{at}final_layer_norm"),
+    Rule("", f"{at}embeddings.position_ids"),
   )
   if config.projection:
     rules += linear(f"{ours}projection", "text_projection", bias=False)
@@ -67,7 +75,7 @@ def hf_vision(config: Vision) -> tuple[Rule, ...]:
     Rule("vision/position", f"{embeddings}.position_embedding.weight"),
     Rule("", f"{embeddings}.position_ids"),
     *norm("vision/norm_in", "vision_model.pre_layrnorm"),
-    *hf_layers("vision/stack/layers", "vision_model", config.size.depth),
+    *hf_layers("vision/stack/layers", "vision_model.", config.size.depth),
     *norm("vision/norm_out", "vision_model.post_layernorm"),
     *linear("vision/projection", "visual_projection", bias=False),
   )

@@ -76,7 +76,7 @@ def encode_sd3(
   encoders: Encoders,
   params: Params,
   clip_tokens: tuple[Tokens, Tokens],
-  t5_tokens: Tokens | None,
+  t5_tokens: Int[ArrayLike, "B M"] | None,
   *,
   places: int = 256,
   width: int = 4096,
@@ -103,7 +103,10 @@ def encode_sd3(
 
 
 def encode_flux(
-  encoders: Encoders, params: Params, clip_tokens: Tokens, t5_tokens: Tokens
+  encoders: Encoders,
+  params: Params,
+  clip_tokens: Tokens,
+  t5_tokens: Int[ArrayLike, "B M"],
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B E"]]:
   """(tokens, pooled) as FLUX takes them; arguments as `encode_sd3`."""
   pooled = _clip(encoders, params, 0, clip_tokens)["pooled"]
@@ -164,5 +167,7 @@ def load_clip_text(
   tokens = jax.ShapeDtypeStruct((1, text.length), jnp.int32)
   made = jax.eval_shape(net.init, jax.random.key(0), tokens)["params"]
   cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  rules: tuple[Rule, ...] = clip_layouts.hf_text(text, "")
+  # Old files say "text_model." before every name, new ones do not.
+  at = "text_model." if any(n.startswith("text_model.") for n in stored) else ""
+  rules: tuple[Rule, ...] = clip_layouts.hf_text(text, "", at)
   return text, convert.load_params(spec, rules, jax.tree.map(cast, made))

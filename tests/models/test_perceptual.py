@@ -144,7 +144,7 @@ def torch_pair(a, b):
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", ["vgg", "alex", "dists"])
 def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
-  a, b = pair(64)
+  a, b = pair(32)
   if kind == "dists":
     peer, net = dists_peer(), perceptual.Dists()
     rules = perceptual.dists_rules()
@@ -173,13 +173,11 @@ def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
   expected = peers.numpy(ta.grad).transpose(0, 2, 3, 1)
   gap = np.abs(slope - expected).max()
   assert gap < 1e-3 * np.abs(expected).max()
-  half = net.apply({"params": peers.half(params)}, peers.half(a), peers.half(b))
-  peers.close(half, peers.numpy(theirs), 2e-2)
 
 
 @pytest.mark.parametrize("net", [perceptual.Lpips(), perceptual.Dists()])
 def test_equal_pictures_are_at_distance_0_with_a_finite_slope(net):
-  a = jnp.full((1, 40, 40, 3), 0.5)
+  a = jnp.full((1, 32, 32, 3), 0.5)
   params = jax.jit(net.init)(jax.random.key(0), a, a)["params"]
   distance = lambda x: net.apply({"params": params}, x, a).sum()
   value, slope = jax.jit(jax.value_and_grad(distance))(a)

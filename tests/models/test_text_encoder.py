@@ -24,7 +24,10 @@ T5 = dict(
 def t5_peer():
   transformers = pytest.importorskip("transformers")
   pytest.importorskip("torch")
-  return peers.shake(transformers.T5EncoderModel(transformers.T5Config(**T5)))
+  model = peers.shake(transformers.T5EncoderModel(transformers.T5Config(**T5)))
+  for block in model.encoder.block:  # the scale that logits lack is in here
+    block.layer[0].SelfAttention.q.weight.data.mul_(T5["d_kv"] ** -0.5)
+  return model
 
 
 def clip_peer(width, projected, seed):
