@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +30,7 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 def hf_layers(ours: str, public: str, depth: int) -> tuple[Rule, ...]:
   """Layers of CLIP and SigLIP towers as transformers names them."""
   each = range(depth)
-  at = f"{public}.encoder.layers.{{}}"
+  at = f"{public}encoder.layers.{{}}"
   attention = tuple(f"{at}.self_attn.{x}_proj" for x in "qkv")
   return (
     *norm(f"{ours}/norm_1", f"{at}.layer_norm1", each),
@@ -41,14 +42,22 @@ def hf_layers(ours: str, public: str, depth: int) -> tuple[Rule, ...]:
   )
 
 
-def hf_text(config: Text, ours: str = "text/") -> tuple[Rule, ...]:
-  """Table of a text tower; `ours` is "" for one that stands alone."""
+def hf_text(
+  config: Text, ours: str = "text/", at: str = "text_model."
+) -> tuple[Rule, ...]:
+  """Table of a text tower.
+
+  Args:
+    config: geometry.
+    ours: path of the tower, "" for one that stands alone.
+    at: what stands before public names.
+  """
   rules = (
-    Rule(f"{ours}token", "text_model.embeddings.token_embedding.weight"),
-    Rule(f"{ours}position", "text_model.embeddings.position_embedding.weight"),
-    *hf_layers(f"{ours}stack/layers", "text_model", config.size.depth),
-    *norm(f"{ours}norm", "text_model.final_layer_norm"),
-    Rule("", "text_model.embeddings.position_ids"),
+    Rule(f"{ours}token", f"{at}embeddings.token_embedding.weight"),
+    Rule(f"{ours}position", f"{at}embeddings.position_embedding.weight"),
+    *hf_layers(f"{ours}stack/layers", at, config.size.depth),
+    *norm(f"{ours}norm", f"{at}final_layer_norm"),
+    Rule("", f"{at}embeddings.position_ids"),
   )
   if config.projection:
     rules += linear(f"{ours}projection", "text_projection", bias=False)
@@ -66,7 +75,7 @@ def hf_vision(config: Vision) -> tuple[Rule, ...]:
     Rule("vision/position", f"{embeddings}.position_embedding.weight"),
     Rule("", f"{embeddings}.position_ids"),
     *norm("vision/norm_in", "vision_model.pre_layrnorm"),
-    *hf_layers("vision/stack/layers", "vision_model", config.size.depth),
+    *hf_layers("vision/stack/layers", "vision_model.", config.size.depth),
     *norm("vision/norm_out", "vision_model.post_layernorm"),
     *linear("vision/projection", "visual_projection", bias=False),
   )
@@ -288,8 +297,21 @@ def shapes(config: Clip, dtype: str = "float32") -> Any:
   return jax.tree.map(cast, made["params"])
 
 
+_TEXT_TENSORS = {
+  "hf": ("text_model.*", "text_projection.*", "logit_scale"),
+  "open_clip": (
+    "transformer.*", "token_embedding.*", "positional_embedding", "ln_final.*",
+    "text_projection", "logit_scale", "attn_mask",
+  ),
+}  # fmt: skip
+
+
 def load(
-  spec: os.PathLike[str] | str, *, size: str = "", dtype: str = "float32"
+  spec: os.PathLike[str] | str,
+  *,
+  size: str = "",
+  dtype: str = "float32",
+  texts: bool = True,
 ) -> tuple[Clip, Any]:
   """(architecture, parameters) of a public checkpoint in either layout.
 
@@ -297,10 +319,16 @@ def load(
     spec: see `hub.resolve`.
     size: see `describe`.
     dtype: of the parameters.
+    texts: False leaves the text tower out, and a head on the image tower,
+      "layers.*", unread.
 
   Raises:
     UserError: see `describe` and `convert.load_params`.
   """
   config, layout = describe(spec, size)
-  like = shapes(config, dtype)
-  return config, convert.load_params(spec, rules_of(config, layout), like)
+  if not texts:
+    config = dataclasses.replace(config, text=None)
+  rules = rules_of(config, layout)
+  if not texts:
+    rules += tuple(Rule("", n) for n in (*_TEXT_TENSORS[layout], "layers.*"))
+  return config, convert.load_params(spec, rules, shapes(config, dtype))

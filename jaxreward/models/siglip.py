@@ -149,12 +149,14 @@ def rules_of(config: Siglip) -> tuple[Rule, ...]:
     Rule("logit_bias", "logit_bias"),
     Rule("text/token", f"{text}.embeddings.token_embedding.weight"),
     Rule("text/position", f"{text}.embeddings.position_embedding.weight"),
-    *clip_layouts.hf_layers("text/stack/layers", text, config.text.depth),
+    *clip_layouts.hf_layers("text/stack/layers", f"{text}.", config.text.depth),
     *norm("text/norm", f"{text}.final_layer_norm"),
     *linear("text/head", f"{text}.head"),
     *conv("vision/patches/embedding", f"{vision}.embeddings.patch_embedding"),
     Rule("vision/position", f"{vision}.embeddings.position_embedding.weight"),
-    *clip_layouts.hf_layers("vision/stack/layers", vision, config.vision.depth),
+    *clip_layouts.hf_layers(
+      "vision/stack/layers", f"{vision}.", config.vision.depth
+    ),
     *norm("vision/norm", f"{vision}.post_layernorm"),
     Rule("vision/probe", f"{head}.probe"),
     Rule("vision/pool_qkv/kernel", f"{head}.attention.in_proj_weight", LINEAR),

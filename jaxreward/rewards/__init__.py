@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.rewards import alignment, compression
+from jaxreward.rewards import (
+  alignment,
+  compression,
+  consistency,
+  fidelity,
+  identity,
+  image_reward,
+  quality,
+)
 from jaxreward.rewards.contract import Loaded, declare, supplied
 from jaxreward.rewards.learned import learned
 from jaxreward.rewards.scoring import (
@@ -33,6 +41,23 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "clip_goal": alignment.clip_goal,
   "pick_score": alignment.pick_score,
   "hps_v2": alignment.hps_v2,
+  "siglip_score": alignment.siglip_score,
+  "image_reward": image_reward.image_reward,
+  "aesthetic": quality.aesthetic,
+  "psnr": fidelity.psnr_reward,
+  "ssim": fidelity.ssim_reward,
+  "ms_ssim": fidelity.ms_ssim_reward,
+  "lpips": fidelity.lpips,
+  "dists": fidelity.dists,
+  "condition_cycle": fidelity.condition_cycle,
+  "rendered_equivalence": fidelity.rendered_equivalence,
+  "image_similarity": consistency.image_similarity,
+  "feature_distance": consistency.feature_distance,
+  "cross_image": consistency.cross_image,
+  "edit": consistency.edit,
+  "background": consistency.background,
+  "attributes_kept": consistency.attributes_kept,
+  "identity": identity.identity,
   "jpeg_compressibility": compression.jpeg_compressibility,
   "jpeg_incompressibility": compression.jpeg_incompressibility,
 }

@@ -57,7 +57,12 @@ class Weights:
 
 
 def load(
-  weights: str, *, size: str = "", dtype: str = "float32", microbatch: int = 64
+  weights: str,
+  *,
+  size: str = "",
+  dtype: str = "float32",
+  microbatch: int = 64,
+  texts: bool = True,
 ) -> Weights:
   """A published tower or pair, of the kind that its config names.
 
@@ -66,6 +71,7 @@ def load(
     size: a name of `clip.SIZES`, for CLIP weights without a config.
     dtype: of parameters and products, "float32" or "bfloat16".
     microbatch: pictures that go through the tower at once; 0 for all.
+    texts: False leaves the text tower of CLIP out.
 
   Raises:
     UserError: what cannot be read, or a dtype that is not one of the two.
@@ -77,21 +83,28 @@ def load(
     return _load_siglip(weights, dtype, microbatch)
   if kind.startswith("dino"):
     return _load_dino(weights, dtype, microbatch)
-  return _load_clip(weights, size, dtype, microbatch)
+  return _load_clip(weights, size, dtype, microbatch, texts)
 
 
-def _load_clip(weights, size, dtype, microbatch) -> Weights:
-  config, params = clip_layouts.load(weights, size=size, dtype=dtype)
-  if config.text is None or config.vision is None:
-    raise UserError(f"{weights} holds one tower of CLIP; both are needed")
+def _load_clip(weights, size, dtype, microbatch, texts) -> Weights:
+  config, params = clip_layouts.load(
+    weights, size=size, dtype=dtype, texts=texts
+  )
+  if config.vision is None or (texts and config.text is None):
+    raise UserError(f"{weights} lacks a tower of CLIP that is needed")
   net = clip.ClipModel(config, jnp.dtype(dtype))
   side = config.vision.image
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look")["embedding"],
     _preprocess(weights, preprocess.Preprocess((side, side), side)),
-    lambda p, t: _applied(net, p, t, "read")["embedding"],
-    lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
     microbatch=microbatch,
+  )
+  if config.text is None:
+    return Weights(encoder, params, clip.SHARDING_RULES)
+  encoder = dataclasses.replace(
+    encoder,
+    text=lambda p, t: _applied(net, p, t, "read")["embedding"],
+    logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
   return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
 
@@ -159,23 +172,24 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def in_chunks(
-  fn: Callable[[Array], Array], x: Float[Array, "B ..."], size: int
-) -> Array:
-  """fn(x), some rows at a time.
+def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
+  """fn(rows), some at a time; `rows` is an array or a tree of arrays.
 
   Every chunk takes rows from all over the batch, so that on a mesh, which cuts
   the batch into runs of rows, every device works on every chunk.
   """
-  rows = x.shape[0]
-  if not size or rows <= size:
-    return fn(x)
-  chunks = -(-rows // size)
-  pad = size * chunks - rows
-  x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (pad, *x.shape[1:]))])
-  spread = x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
-  found = jax.lax.map(fn, spread).swapaxes(0, 1)
-  return found.reshape(size * chunks, *found.shape[2:])[:rows]
+  count = jax.tree.leaves(rows)[0].shape[0]
+  if not size or count <= size:
+    return fn(rows)
+  chunks = -(-count // size)
+  pad = size * chunks - count
+
+  def spread(x: Array) -> Array:
+    x = jnp.concatenate([x, jnp.repeat(x[:1], pad, 0)])
+    return x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
+
+  found = jax.lax.map(fn, jax.tree.map(spread, rows)).swapaxes(0, 1)
+  return found.reshape(size * chunks, *found.shape[2:])[:count]
 
 
 def image_features(
@@ -229,7 +243,7 @@ def tokenizer(
   Raises:
     UserError: transformers is not installed, or there is no tokenizer.
   """
-  tokens = _pretrained(other or weights)
+  tokens = pretrained(other or weights)
 
   def ids(texts: Sequence[str]) -> np.ndarray:
     found = tokens(
@@ -245,7 +259,12 @@ _TOKENIZERS = (
 )  # fmt: skip
 
 
-def _pretrained(spec: os.PathLike[str] | str) -> Any:
+def pretrained(spec: os.PathLike[str] | str) -> Any:
+  """The tokenizer of transformers in a folder or beside a file.
+
+  Raises:
+    UserError: transformers is not installed, or there is no tokenizer.
+  """
   try:
     import transformers
   except ImportError as error:

@@ -1,0 +1,222 @@
+"""The encoder of T5 1.1, which SD3 and FLUX read prompts with.
+
+Raffel et al. 2019, https://arxiv.org/abs/1910.10683; Shazeer 2020 for the
+gated MLP, https://arxiv.org/abs/2002.05202. Places enter as a bias on the
+attention logits that all layers share; logits are not scaled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxreward.errors import UserError
+from jaxreward.models import convert, hub, tower
+from jaxreward.models.convert import Rule, linear, norm
+from jaxreward.types import Array, ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class T5:
+  """Geometry of the encoder.
+
+  Attributes:
+    width: features per token.
+    depth: layers.
+    heads: attention heads.
+    head: features of a head; heads * head need not be `width`.
+    mlp: hidden features of the gated MLP.
+    vocabulary: token ids.
+    buckets: distances that the bias tells apart.
+    far: distance from which on all are alike.
+    eps: of the norms.
+  """
+
+  width: int
+  depth: int
+  heads: int
+  head: int
+  mlp: int
+  vocabulary: int = 32128
+  buckets: int = 32
+  far: int = 128
+  eps: float = 1e-6
+
+
+SIZES = {
+  "t5_small": T5(512, 8, 6, 64, 1024),
+  "t5_xl": T5(2048, 24, 32, 64, 5120),
+  "t5_xxl": T5(4096, 24, 64, 64, 10240),
+}
+
+SHARDING_RULES: tower.Rules = (
+  (r"^token$", (None, "fsdp")),
+  (r"^places$", ()),
+  (r"^layers/(qkv|up)/kernel$", (None, "fsdp", "tensor")),
+  (r"^layers/(out|down)/kernel$", (None, "tensor", "fsdp")),
+  (r"^(layers/norm_[12]|norm)/scale$", ()),
+)
+
+
+def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
+  """Number of the bucket of every (query, key) by their distance.
+
+  Half of the buckets are for keys that come later; of each half the first half
+  are single distances and the others grow with the logarithm up to `far`.
+  """
+  at = np.arange(length)
+  distance = at[None, :] - at[:, None]
+  half = count // 2
+  exact = half // 2
+  size = np.abs(distance)
+  share = np.log(np.maximum(size, 1) / exact, dtype=np.float32)
+  share = share / np.float32(math.log(far / exact))
+  large = exact + (share * (half - exact)).astype(np.int64)
+  found = np.where(size < exact, size, np.minimum(large, half - 1))
+  return found + np.where(distance > 0, half, 0)
+
+
+class Layer(nn.Module):
+  """Attention and gated MLP, each on scaled input and added to it."""
+
+  config: T5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, bias: Array) -> tuple[Array, None]:
+    c, dtype = self.config, self.dtype
+    dense = lambda n, name: nn.Dense(n, use_bias=False, dtype=dtype, name=name)
+    scaled = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
+    h = dense(3 * c.heads * c.head, "qkv")(scaled("norm_1")(x))
+    q, k, v = jnp.split(h, 3, -1)
+    h = tower.attend(q, k, v, c.heads, bias, scale=1.0)
+    x = x + dense(c.width, "out")(h)
+    gate, h = jnp.split(dense(2 * c.mlp, "up")(scaled("norm_2")(x)), 2, -1)
+    return x + dense(c.width, "down")(jax.nn.gelu(gate) * h), None
+
+
+class T5Encoder(nn.Module):
+  """Token ids -> hidden states after the last norm."""
+
+  config: T5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: Int[ArrayLike, "B L"],
+    mask: Bool[ArrayLike, "B L"] | None = None,
+  ) -> Float[Array, "B L D"]:
+    """Hidden states.
+
+    Args:
+      tokens: token ids.
+      mask: tokens that are attended to; all if None, as SD3 and FLUX do it,
+        padding included.
+    """
+    c = self.config
+    length = tokens.shape[1]
+    table = self.param(
+      "token", nn.initializers.normal(1.0), (c.vocabulary, c.width)
+    )
+    places = self.param(
+      "places", nn.initializers.normal(0.1), (c.buckets, c.heads)
+    )
+    at = buckets(length, c.buckets, c.far)
+    bias = jnp.take(places, at, 0).astype(jnp.float32).transpose(2, 0, 1)[None]
+    if mask is not None:
+      bias = bias + jnp.where(mask, 0.0, -1e9)[:, None, None]
+    layers = nn.scan(
+      nn.remat(Layer, prevent_cse=False),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=c.depth,
+    )
+    x = jnp.take(table, tokens, 0).astype(self.dtype)
+    x, _ = layers(c, self.dtype, name="layers")(x, bias)
+    return nn.RMSNorm(epsilon=c.eps, dtype=self.dtype, name="norm")(x)
+
+
+def rules_of(config: T5) -> tuple[Rule, ...]:
+  """Table of public names, as transformers has them."""
+  each = range(config.depth)
+  attention, mlp = "encoder.block.{}.layer.0", "encoder.block.{}.layer.1"
+  first = "encoder.block.0.layer.0.SelfAttention"
+  scaled = lambda ours, public: norm(ours, public, each, bias=False)
+  dense = lambda ours, public: linear(ours, public, each, bias=False)
+  return (
+    Rule("token", "shared.weight"),
+    Rule("", "encoder.embed_tokens.weight"),  # the same once more
+    Rule("", "decoder.*"),
+    Rule("", "lm_head.weight"),
+    Rule("places", f"{first}.relative_attention_bias.weight"),
+    *scaled("layers/norm_1", f"{attention}.layer_norm"),
+    *dense(
+      "layers/qkv", tuple(f"{attention}.SelfAttention.{x}" for x in "qkv")
+    ),
+    *dense("layers/out", f"{attention}.SelfAttention.o"),
+    *scaled("layers/norm_2", f"{mlp}.layer_norm"),
+    *dense("layers/up", tuple(f"{mlp}.DenseReluDense.wi_{i}" for i in (0, 1))),
+    *dense("layers/down", f"{mlp}.DenseReluDense.wo"),
+    *norm("norm", "encoder.final_layer_norm", bias=False),
+  )
+
+
+def config_of(record: Mapping[str, Any]) -> T5:
+  """Geometry from `config.json`.
+
+  Raises:
+    UserError: another architecture, or a T5 before 1.1.
+  """
+  if record.get("model_type") != "t5":
+    raise UserError(
+      f'config.json describes a "{record.get("model_type")}", not T5'
+    )
+  if record.get("feed_forward_proj") != "gated-gelu":
+    raise UserError(
+      f"config.json: feed_forward_proj={record.get('feed_forward_proj')}; only"
+      " gated-gelu, of T5 1.1, is read"
+    )
+  return T5(
+    record["d_model"],
+    record["num_layers"],
+    record["num_heads"],
+    record["d_kv"],
+    record["d_ff"],
+    record["vocab_size"],
+    record.get("relative_attention_num_buckets", 32),
+    record.get("relative_attention_max_distance", 128),
+    record.get("layer_norm_epsilon", 1e-6),
+  )
+
+
+def shapes(config: T5, dtype: str = "float32") -> Any:
+  """The parameters as `jax.ShapeDtypeStruct`."""
+  tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+  made = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), tokens)
+  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(cast, made["params"])
+
+
+def load(
+  spec: os.PathLike[str] | str, *, dtype: str = "float32"
+) -> tuple[T5, Any]:
+  """(architecture, parameters) of a public checkpoint.
+
+  Raises:
+    UserError: see `config_of` and `convert.load_params`.
+  """
+  config = config_of(hub.read_config(spec))
+  return config, convert.load_params(
+    spec, rules_of(config), shapes(config, dtype)
+  )

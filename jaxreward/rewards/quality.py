@@ -1,0 +1,72 @@
+"""How a picture looks, whatever it shows."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxreward.models import aesthetic as head_of
+from jaxreward.models import convert
+from jaxreward.rewards import encoders
+from jaxreward.rewards.contract import Loaded, declare
+from jaxreward.rewards.encoders import Encoder
+from jaxreward.types import Array, ArrayLike, Params, PromptBatch
+
+
+def load_aesthetic(
+  weights: str,
+  *,
+  head: str = "",
+  size: str = "",
+  dtype: str = "float32",
+  microbatch: int = 64,
+) -> Loaded:
+  """A CLIP image tower and the head on it.
+
+  Args:
+    weights: a CLIP ViT-L/14, or a predictor that holds tower and head.
+    head: the head's file of safetensors, if it is apart.
+    size: a name of `clip.SIZES`, for weights without a config.
+    dtype: of the tower.
+    microbatch: pictures that go through the tower at once; 0 for all.
+  """
+  found = encoders.load(
+    weights, size=size, dtype=dtype, microbatch=microbatch, texts=False
+  )
+  like = head_of.shapes(
+    found.params["vision"]["projection"]["kernel"].shape[-1]
+  )
+  rules = head_of.RULES
+  if not head:  # beside the tower in one file
+    head, rules = weights, (*rules, convert.Rule("", "*"))
+  params = convert.load_params(head, rules, like)
+  return Loaded(
+    {"encoder": found.encoder},
+    {"params": found.params, "head": params},
+    {"params": found.rules},
+  )
+
+
+@declare(is_differentiable=True, loads=load_aesthetic)
+def aesthetic(
+  images: Float[ArrayLike, "P G H W 3"],
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  head: Params,
+  divisor: float = 1.0,
+) -> dict[str, Float[Array, "P G"]]:
+  """The aesthetic score, about 1 to 10, of LAION's linear predictor.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    prompts: not looked at.
+    encoder: the CLIP image tower.
+    params: of it.
+    head: parameters of the predictor.
+    divisor: of the score.
+  """
+  seen, usable = encoders.image_features(encoder, params, images)
+  score = head_of.apply(head, seen) / divisor
+  return {"aesthetic": jnp.where(usable, score, jnp.nan)}
