@@ -73,6 +73,11 @@ def get_config() -> ConfigDict:
       ),
       ema=dict(decay=0.97),
       mesh=dict(data=-1, fsdp=1, tensor=1),
+      processes=dict(
+        detect=False,  # ask Cloud TPU, GKE, SLURM or Open MPI for the others
+        patience=300,  # seconds to wait for all of them at the start
+        heartbeat=100,  # seconds without a sign until one counts as lost
+      ),
       eval=dict(
         checkpoint="",  # of the job evaluate; empty for init.checkpoint
         samples=480,

@@ -61,6 +61,7 @@ NOT_RESULTS = (
   "checkpoint",
   "logging",
   "mesh",
+  "processes",
   "progress",
   "report",
 )

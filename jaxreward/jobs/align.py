@@ -18,7 +18,13 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import advantages, composition, objectives, workdirs
+from jaxreward import (
+  advantages,
+  composition,
+  objectives,
+  processes,
+  workdirs,
+)
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline, repeats, sources
 from jaxreward.data.scenes import grammar
@@ -370,8 +376,7 @@ class Final:
 
   def before(self) -> None:
     """Evaluates the base policy, once per run."""
-    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
-    if "before" in found and self.pictures.exists():
+    if processes.on_first(self._is_done_before):
       return
     results, images, strict = evaluate.at_scales(
       self.evaluator, self.base, self.config.eval.guidance_scales,
@@ -379,6 +384,10 @@ class Final:
     )  # fmt: skip
     evaluate.save_pictures(self.pictures, images, strict)
     evaluate.merge(self.workdir, {"before": results})
+
+  def _is_done_before(self) -> bool:
+    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
+    return "before" in found and self.pictures.exists()
 
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights and grids."""
@@ -403,7 +412,7 @@ class Final:
       },
     )
     weights.save_params(
-      self.workdir / setup.POLICY_FILE, jax.device_get(params)
+      self.workdir / setup.POLICY_FILE, processes.fetch(params)
     )
     texts, chosen = evaluate.cards(
       data, images_before, strict_before, images, strict

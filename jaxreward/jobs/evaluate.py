@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, rng, workdirs
+from jaxreward import files, processes, rng, workdirs
 from jaxreward.data import repeats, sources
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
@@ -221,7 +221,7 @@ class Evaluator:
     """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
     images, found = self._draw(params, self.data.batch, float(guidance_scale))
     scores, _ = score(self.rewards, images, self.data.batch, found)
-    host = jax.device_get(found)
+    host = processes.fetch(found)
     strict = np.asarray(host["strict"])
     result = accuracy.summarise(
       strict.reshape(-1), self.data.kinds,
@@ -230,7 +230,7 @@ class Evaluator:
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
       result[name] = float(np.mean(host[name]))
-    return result, np.asarray(images), strict
+    return result, np.asarray(processes.fetch(images)), strict
 
 
 def make_evaluator(

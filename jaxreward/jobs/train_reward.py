@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import reward_models, rng
+from jaxreward import processes, reward_models, rng
 from jaxreward.data import pairs, preferences, sources
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
@@ -268,7 +268,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
     scores = score(current.ema, heldout)
-  finish(config, workdir, jax.device_get(current.ema), heldout, scores)
+  finish(config, workdir, processes.fetch(current.ema), heldout, scores)
 
 
 def _data(config: ConfigDict, scorer: RewardModel, mesh):

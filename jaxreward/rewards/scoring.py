@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -160,6 +161,8 @@ def host_scores(
 ) -> Scores:
   """Scores of the host rewards on NumPy copies of the arrays.
 
+  Of several processes, process 0 asks them and tells the others.
+
   A reward that raises is asked again prompt by prompt; prompts for which it
   raises again score NaN.
 
@@ -169,11 +172,15 @@ def host_scores(
   chosen = [r for r in rewards.values() if r.is_host]
   if not chosen:
     return {}
-  images, prompts = jax.device_get((images, prompts))
-  scores: dict[str, Any] = {}
-  for reward in chosen:
-    scores |= _one_host(reward, images, prompts)
-  return scores
+  images, prompts = processes.fetch((images, prompts))
+
+  def judge() -> Scores:
+    scores: Scores = {}
+    for reward in chosen:
+      scores |= _one_host(reward, images, prompts)
+    return scores
+
+  return processes.on_first(judge)
 
 
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
@@ -255,7 +262,7 @@ def require_scores(
     UserError: naming the reward.
   """
   for name, value in scores.items():
-    value = np.asarray(value)
+    value = np.asarray(processes.fetch(value))
     there = np.ones(value.shape, bool) if mask is None else np.asarray(mask)
     if there.any() and not np.isfinite(value[there]).any():
       raise UserError(
