@@ -98,6 +98,11 @@ def get_config() -> ConfigDict:
         microbatch=96,
         scale=4,  # pixels per pixel in the files
       ),
-      checkpoint=dict(every=25, keep=2),
+      checkpoint=dict(
+        every=25,
+        keep=2,  # newest ones
+        best="",  # kept too: highest metric of this name; held-out reward if ""
+        grace=0.0,  # seconds after SIGTERM, saved or not; 0: no limit
+      ),
     )
   )

@@ -28,7 +28,8 @@ from jaxreward.errors import Lost, UserError, one_line
 
 T = TypeVar("T")
 ADDRESS, COUNT, INDEX = (
-  f"JAX_{name}" for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
+  f"JAX_{name}"
+  for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 )
 _PARTING = 10.0  # seconds that a process that fails waits for the others
 _WITNESS = """
@@ -233,7 +234,9 @@ def _alone():
   """A mesh of one device of this process instead of the one in use."""
   import jax
 
-  return jax.set_mesh(jax.make_mesh((1,), ("alone",), devices=jax.local_devices()[:1]))
+  return jax.set_mesh(
+    jax.make_mesh((1,), ("alone",), devices=jax.local_devices()[:1])
+  )
 
 
 def gather(value: np.ndarray) -> np.ndarray:

@@ -265,6 +265,13 @@ class Watch:
       logging.warning("step %d: %s", n, message)
 
 
+def _best(config: ConfigDict, heldout: str | None) -> str:
+  """The metric that marks the best checkpoint; the held-out reward's if any."""
+  if config.checkpoint.best or heldout is None:
+    return config.checkpoint.best
+  return f"eval/reward/{heldout}"
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Aligns `config.init.checkpoint`, writes weights, evaluation and grids."""
   check(config)
@@ -356,6 +363,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         save_every=config.checkpoint.every, evaluate=quick,
         evaluate_every=config.eval.every, check=watch, timer=timer,
         shown=("reward", "panel/accuracy", "eval/accuracy"),
+        best=_best(config, heldout), grace=config.checkpoint.grace,
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
       watch.history += writers.read_rows(

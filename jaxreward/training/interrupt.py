@@ -88,7 +88,7 @@ class GracefulStop:
     """Whether any process was asked; every process has to call it."""
     if processes.count() == 1:
       return self.requested
-    asked = int(processes.gather(np.int32(self.signum or 0)).max())
+    asked = int(processes.gather(np.array(self.signum or 0)).max())
     self._asked = asked or None
     return bool(asked)
 
