@@ -187,7 +187,8 @@ def run(flags: Flags) -> None:
   configure_jax()
   if config.job in jobs.JOBS:
     jobs.check(config.job, config)
-  processes.start(**config.get("processes", {}))
+  if "processes" in config:
+    processes.start(**config.processes)
   workdir = epath.Path(flags.workdir).expanduser()
   if "workdir" in config:
     with config.unlocked():

@@ -66,8 +66,6 @@ def start(
     return
   import jax
 
-  if "cpu" in (jax.config.jax_platforms or ""):
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
     jax.distributed.initialize(
       **given,
