@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
         times=4,  # noise levels per sample and iteration, forward objectives
         updates=4,  # optimizer steps per iteration
         log_prob_gap_bound=1e-6,
+        overlap=False,  # draw with parameters one update old, never waiting
       ),
       optimizer=dict(
         name="adamw",

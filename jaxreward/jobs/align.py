@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,12 +32,19 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import steppers
-from jaxreward.jobs import align_steps, checks, evaluate, kernels, setup
+from jaxreward.jobs import ahead, align_steps, checks, evaluate, kernels, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
-from jaxreward.rewards import require_scores, score
-from jaxreward.training import loop, optimizer, state, weights, writers
+from jaxreward.rewards import host_scores, jitted_scores, require_scores
+from jaxreward.training import (
+  faults,
+  loop,
+  optimizer,
+  state,
+  weights,
+  writers,
+)
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import ArrayLike, Params
@@ -146,7 +154,8 @@ class Parts:
     trainable: the policy, and what of it is trained.
     base: frozen parameters of the plain policy.
     state: at step 0.
-    sample: (state, base, prompts) -> (trajectory, pixels, images), jitted.
+    draw: (parameters, iteration, base, prompts) -> (trajectory, pixels,
+      images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
       jitted; it donates the state.
   """
@@ -154,8 +163,12 @@ class Parts:
   trainable: setup.Trainable
   base: Params
   state: state.TrainState
-  sample: Callable[..., Any]
+  draw: Callable[..., Any]
   update: Callable[..., Any]
+
+  def sample(self, current: state.TrainState, base: Params, prompts: Any):
+    """What a state draws for the iteration that it is before."""
+    return self.draw(ahead.drawer(current), current.step, base, prompts)
 
 
 def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
@@ -163,19 +176,20 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   trainable = setup.make_trainable(config, policy, base)
   updater = make_updater(config, trainable, plan, weights_of)
   keep_old = not plan.on_steps
-  fresh = jax.jit(lambda p: state.create(p, updater.tx, keep_old=keep_old))(
-    trainable.params
-  )
+  fresh = jax.jit(
+    lambda p: state.create(
+      p, updater.tx, keep_old=keep_old, ahead=config.align.overlap
+    )
+  )(trainable.params)
   rules = trainable.policy.sharding_rules
   fresh, places = setup.place(fresh, rules, mesh, trainable.params)
   base, _ = setup.place(base, rules, mesh, base)
 
   @jax.jit
-  def sample(current, base, batch):
-    drawer = current.old if keep_old else current.params
+  def draw(params, iteration, base, batch):
     trajectory, pixels = align_steps.sample(
-      trainable.policy, trainable.whole(drawer, base), batch, plan,
-      seed=config.seed, iteration=current.step,
+      trainable.policy, trainable.whole(params, base), batch, plan,
+      seed=config.seed, iteration=iteration,
     )  # fmt: skip
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
 
@@ -183,7 +197,22 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   def update(current, base, trajectory, scores, batch):
     return align_steps.update(updater, current, base, trajectory, scores, batch)
 
-  return Parts(trainable, base, fresh, sample, update)
+  return Parts(trainable, base, fresh, draw, update)
+
+
+@jax.jit
+def _of_finite(scores: Scores, images) -> tuple[Scores, dict[str, Any]]:
+  """Scores, NaN for pictures that are not finite, and counts of what failed.
+
+  Some rewards give such a picture a number, as the detector, to which it is
+  black.
+  """
+  usable = jnp.isfinite(images).all((2, 3, 4))
+  scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
+  failed = {
+    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in scores.items()
+  }
+  return scores, failed | {faults.PICTURES: jnp.sum(~usable)}
 
 
 def _panel(
@@ -308,14 +337,29 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     timer = loop.Timer()
 
-    def one(current, n):
-      batch = timer("data", put(repeats.distinct_ids(batches(n))))
-      trajectory, pixels, images = timer(
-        "sample", parts.sample(current, base, batch)
-      )
+    def draw(params, n):
+      """All that a device can do for iteration n before the host is asked."""
+      batch = put(repeats.distinct_ids(batches(n)))
+      trajectory, pixels, images = parts.draw(params, jnp.int32(n), base, batch)
       # Seen once, for the rewards that ask the detector and for the panel.
-      found = timer("detect", detect(images, pixels, batch))
-      scores, failed = timer("reward", score(rewards, images, batch, found))
+      found = detect(images, pixels, batch)
+      scores = jitted_scores(rewards, images, batch, found)
+      return batch, trajectory, images, found, scores
+
+    samples = ahead.Samples(draw, config.align.iterations)
+
+    def one(current, n):
+      batch, trajectory, images, found, scores = samples.of(current, n)
+      timer("data", batch)
+      timer("sample", (trajectory, images))
+      timer("detect", found)
+      scores = scores | host_scores(rewards, images, batch)
+      scores, lost = timer("reward", _of_finite(scores, images))
+      if lost[faults.PICTURES] == images.shape[0] * images.shape[1]:
+        raise UserError(
+          f"align: no picture of step {n + 1} is finite; the velocities of"
+          f" config.init.checkpoint={config.init.checkpoint} are not"
+        )
       usable = _trained(scores, weights_of)
       require_scores(usable)
       require_scores(
@@ -324,7 +368,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))
-      lost = {f"failed/{k}": v for k, v in failed.items()}
+      samples.begin_next(current, n + 1)
       named = {
         f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
       }
@@ -357,7 +401,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,
     ):
-      watch = Watch(config.align.log_prob_gap_bound)
+      late = config.align.overlap  # ratios are not 1 then, and should not be
+      watch = Watch(math.inf if late else config.align.log_prob_gap_bound)
       job = loop.Loop(
         "align", config.align.iterations, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,

@@ -156,6 +156,24 @@ def _jitted(rewards, contexts, images, prompts, verdict):
   return device_scores(by_name, contexts, images, prompts, verdict)
 
 
+def jitted_scores(
+  rewards: Mapping[str, Reward],
+  images: ArrayLike,
+  prompts: PromptBatch,
+  verdict: Mapping[str, ArrayLike] | None = None,
+) -> Scores:
+  """Scores of the rewards that run in jit; returns before they are there.
+
+  The arguments are those of `score`.
+  """
+  inside = tuple(r for r in rewards.values() if not r.is_host)
+  if not inside:
+    return {}
+  if verdict is not None:
+    verdict = {name: verdict[name] for name in ("dense", "strict")}
+  return _jitted(inside, contexts_of(rewards), images, prompts, verdict)
+
+
 def host_scores(
   rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
 ) -> Scores:
@@ -238,12 +256,7 @@ def score(
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
   """
-  scores: Scores = {}
-  inside = tuple(r for r in rewards.values() if not r.is_host)
-  if inside:
-    if verdict is not None:
-      verdict = {name: verdict[name] for name in ("dense", "strict")}
-    scores = _jitted(inside, contexts_of(rewards), images, prompts, verdict)
+  scores = jitted_scores(rewards, images, prompts, verdict)
   scores = scores | host_scores(rewards, images, prompts)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed

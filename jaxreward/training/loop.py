@@ -22,6 +22,7 @@ from absl import logging
 
 from jaxreward.errors import UserError
 from jaxreward.numerics import Max, Mean
+from jaxreward.training import faults
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.interrupt import GracefulStop
 from jaxreward.training.progress import Progress
@@ -134,11 +135,17 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     UserError: a run of skipped updates, or what `check` raises.
     Stopped: Ctrl-C or SIGTERM, after saving.
   """
+  told: set[str] = set()
   skipped, best = 0, (loop.checkpoints.best() or (-math.inf, 0))[0]
 
   def finish(n: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-    nonlocal skipped
+    nonlocal skipped, told
     row = to_numbers(metrics)
+    lost = faults.describe(row)
+    if lost and set(lost) != told:
+      words = ", ".join(lost.values())
+      logging.warning("%s: step %d left out %s", loop.name, n, words)
+    told = set(lost)
     loop.writer.write(n, row)
     if loop.timer.seconds:
       loop.writer.write_timings(n, loop.timer.seconds)
