@@ -1,11 +1,13 @@
 """Not a number in velocities, rewards and gradients; work drawn ahead."""
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxreward.jobs import ahead, align, setup
 from jaxreward.training import faults
@@ -35,11 +37,7 @@ def poisoned(policy, bad):
     v = policy.velocity(params, x_t, t, cond)
     return jnp.where(bad(x_t, t)[:, None, None, None], jnp.nan, v)
 
-  return (
-    policy.replace(velocity=velocity)
-    if hasattr(policy, "replace")
-    else type(policy)(**vars(policy) | {"velocity": velocity})
-  )
+  return dataclasses.replace(policy, velocity=velocity)
 
 
 @pytest.fixture
@@ -53,17 +51,13 @@ def poison(monkeypatch):
   return use
 
 
-def weights_of(workdir):
-  import safetensors.numpy
-
-  return safetensors.numpy.load_file(workdir / "policy.safetensors")
-
-
 def assert_sound(workdir, steps):
   """All rows there, and nothing but numbers in what was learned."""
   rows = tiny.rows(workdir)
   assert [row["step"] for row in rows] == steps
-  for value in weights_of(workdir).values():
+  for value in safetensors.numpy.load_file(
+    workdir / "policy.safetensors"
+  ).values():
     assert np.isfinite(value).all()
   return rows
 
@@ -103,7 +97,7 @@ def gradient_fails(policy):
     zero = jnp.sqrt(jnp.abs(hidden - jax.lax.stop_gradient(hidden)))
     return v + zero * (t > 0.5)[:, None, None, None]
 
-  return type(policy)(**vars(policy) | {"velocity": velocity})
+  return dataclasses.replace(policy, velocity=velocity)
 
 
 def test_a_gradient_that_fails_is_skipped_counted_and_named(
