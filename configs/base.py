@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
       job="align",
       jobs=("align",),
       seed=0,
+      profile=False,  # a trace and a table of step time in WORKDIR/profile
       model=dict(
         name="scene_dit",
         width=128,

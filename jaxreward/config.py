@@ -62,6 +62,7 @@ NOT_RESULTS = (
   "logging",
   "mesh",
   "processes",
+  "profile",
   "progress",
   "report",
 )

@@ -228,6 +228,22 @@ def on_first(action: Callable[[], T]) -> T:
   return value
 
 
+def on_all(action: Callable[[], T]) -> T:
+  """What every process gets from an action of its own.
+
+  Raises:
+    Exception: in every process, if the action raised in one.
+  """
+  value, error = None, None
+  try:
+    value = action()
+  except Exception as caught:
+    error = caught
+  if gather(np.array(error is not None)).any():
+    raise error or UserError("another process has failed and says why")
+  return value  # pyrefly: ignore
+
+
 def _alone():
   """A mesh of one device of this process instead of the one in use."""
   import jax

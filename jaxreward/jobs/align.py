@@ -409,6 +409,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         evaluate_every=config.eval.every, check=watch, timer=timer,
         shown=("reward", "panel/accuracy", "eval/accuracy"),
         best=_best(config, heldout), grace=config.checkpoint.grace,
+        profile=setup.profile_folder(config, workdir),
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
       watch.history += writers.read_rows(

@@ -137,7 +137,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         "pretrain", config.pretrain.steps, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
         evaluate_every=config.eval.every, shown=("loss", "eval/accuracy"),
-        timer=timer, grace=config.checkpoint.grace, best=config.checkpoint.best,
+        timer=timer, grace=config.checkpoint.grace,
+        profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)

@@ -119,6 +119,13 @@ def make_mesh(config: ConfigDict) -> Mesh:
   return mesh_lib.make_mesh(**config.mesh.to_dict())
 
 
+def profile_folder(
+  config: ConfigDict, workdir: epath.Path
+) -> epath.Path | None:
+  """Where `config.profile` puts a trace and a table; None without it."""
+  return workdir / "profile" if config.profile else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Trainable:
   """What of a policy is trained, and how it becomes whole.

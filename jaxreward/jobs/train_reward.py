@@ -263,7 +263,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         save_every=options.save_every, evaluate=quick,
         evaluate_every=options.evaluate_every,
         shown=("loss", "pair_accuracy", "eval/pair_accuracy_strict"),
-        timer=timer, grace=config.checkpoint.grace, best=config.checkpoint.best,
+        timer=timer, grace=config.checkpoint.grace,
+        profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)

@@ -255,17 +255,13 @@ class Checkpoints:
   def _restore(
     self, step: int, abstract_state: Params
   ) -> tuple[Params, Extras]:
-    record, state, error = {}, None, None
-    try:
+    def load() -> tuple[Params, dict[str, Any]]:
       checkpointer = self._open()
       metadata: Any = checkpointer.checkpointables_metadata(step)
-      record = metadata.custom_metadata
       found = checkpointer.load_checkpointables(step, {"state": abstract_state})
-      state = found["state"]
-    except Exception as caught:
-      error = caught
-    if processes.gather(np.array(error is not None)).any():
-      raise error or ValueError("another process cannot read it")
+      return found["state"], metadata.custom_metadata
+
+    state, record = processes.on_all(load)
     wrong = [
       name
       for name, digest in digests(state).items()

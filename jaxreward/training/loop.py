@@ -19,12 +19,14 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 
 from jaxreward.errors import UserError
 from jaxreward.numerics import Max, Mean
 from jaxreward.training import faults
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.interrupt import GracefulStop
+from jaxreward.training.profile import Profile
 from jaxreward.training.progress import Progress
 from jaxreward.training.state import TrainState, abstract
 from jaxreward.training.writers import MetricsWriter, Row
@@ -73,6 +75,7 @@ class Loop:
     best: the metric whose highest value marks the checkpoint to keep; a step
       that beats the others is saved even if none is due. Empty for none.
     grace: seconds that SIGTERM leaves to save in; 0 for no limit.
+    profile: folder of a trace and a table of step time by part, or None.
   """
 
   name: str
@@ -89,6 +92,7 @@ class Loop:
   extras: Callable[[int], dict[str, Any]] = lambda n: {}
   best: str = ""
   grace: float = 0.0
+  profile: epath.Path | None = None
   # Of a run that was stopped before it evaluated the step it saved.
   unevaluated: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -180,6 +184,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
   with (
     GracefulStop(loop.grace, last) as stop,
     Progress(loop.name, total=loop.total, start=start) as progress,
+    Profile(loop.profile) as profile,
   ):
     if start == 0 and loop.evaluate and loop.evaluate_every:
       logging.info("%s: evaluating before the first step ...", loop.name)
@@ -195,6 +200,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
         loop.name, start + 1, loop.total,
       )  # fmt: skip
     for n in range(start + 1, loop.total + 1):
+      profile.begin()
       loop.timer.start()
       state, metrics = loop.step(state, n - 1)
       if _is_due(loop, n):
@@ -208,6 +214,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       due = loop.save_every and n % loop.save_every == 0
       if due or n == loop.total or row.get(loop.best, -math.inf) > best:
         save(n, row)
+      profile.end(loop.timer.seconds)
       if n < loop.total and stop.agreed():
         save(n, row, wait=True)
         stop.exit(f"{loop.name} saved at step {n} of {loop.total}")

@@ -1,5 +1,6 @@
 """Two and four processes on loopback: one run, as if it were one process."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -13,7 +14,9 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
+from jaxreward.data.scenes import grammar
 from tests import tiny
 
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
@@ -35,6 +38,7 @@ GIVEN = {
   # A host reward, which writes down that it was asked.
   "rewards.asked.fn": f"{pathlib.Path(__file__)}:asked",
 }
+PROMPTS = [grammar.prompts(split)[0].text for split in ("train", "heldout")]
 # A policy that compiles in a moment.
 PROGRAM = """
 import sys
@@ -303,6 +307,72 @@ def test_one_that_does_not_come_is_waited_for_so_long(tmp_path):
   if run.codes == [75]:
     (line,) = run.lines(0)
     assert "within 5 s" in line
+
+
+READER = """
+import hashlib, sys
+import jax
+from jaxreward import processes
+from jaxreward.data import pairs
+processes.start()
+seen = []
+read = pairs.read_image
+pairs.read_image = lambda path, size: seen.append(path) or read(path, size)
+sides = pairs.load_pairs(sys.argv[1], 8)
+names = " ".join(path.rsplit("/", 1)[1] for path in seen)
+digest = hashlib.sha256(b"".join(s.images.tobytes() for s in sides)).hexdigest()
+print(f"{names};{digest}")
+processes.finish()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_pictures_are_read_once_over_all_processes(count, tmp_path):
+  """And every process holds all of them, in the order of the file."""
+  draw, lines = np.random.default_rng(0), []
+  for i in range(14):
+    pixels = draw.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+  for i in range(7):
+    prompt = PROMPTS[i % 2]
+    first, second = 2 * i, 2 * i + 1
+    lines.append(
+      json.dumps(
+        {"prompt": prompt, "image_a": f"{first}.png",
+         "image_b": f"{second}.png", "label": "a"}
+      )
+    )  # fmt: skip
+  (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+  port, started = free_port(), []
+  for index in range(count):
+    env = os.environ | {"PYTHONPATH": str(tiny.ROOT), "XLA_FLAGS": ""}
+    if count > 1:
+      env |= {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(index),
+      }
+    started.append(
+      subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path / "pairs.jsonl")],
+        stdout=subprocess.PIPE, text=True, env=env,
+      )
+    )  # fmt: skip
+  said = [p.communicate(timeout=PATIENCE)[0].splitlines()[-1] for p in started]
+  assert [p.returncode for p in started] == [0] * count
+  names, digests = zip(*(line.split(";") for line in said), strict=True)
+  read = [name for part in names for name in part.split()]
+  assert sorted(read) == sorted(f"{i}.png" for i in range(14))
+  assert len({len(part.split()) for part in names}) <= 2  # fair shares
+  assert len(set(digests)) == 1
+  whole = hashlib.sha256()
+  for side in (0, 1):
+    for i in range(side, 7, 2):
+      for picture in (2 * i, 2 * i + 1):
+        with Image.open(tmp_path / f"{picture}.png") as image:
+          whole.update(np.asarray(image).tobytes())
+  assert digests[0] == whole.hexdigest()
 
 
 @pytest.mark.parametrize(
