@@ -10,6 +10,7 @@ def get_config() -> ConfigDict:
       job="align",
       jobs=("align",),
       seed=0,
+      profile=False,  # a trace and a table of step time in WORKDIR/profile
       model=dict(
         name="scene_dit",
         width=128,
@@ -63,6 +64,7 @@ def get_config() -> ConfigDict:
         times=4,  # noise levels per sample and iteration, forward objectives
         updates=4,  # optimizer steps per iteration
         log_prob_gap_bound=1e-6,
+        overlap=False,  # draw with parameters one update old, never waiting
       ),
       optimizer=dict(
         name="adamw",
@@ -81,6 +83,11 @@ def get_config() -> ConfigDict:
       compile_check=dict(
         meshes="",  # others to compare, as in 16x1x1,4x4x1, or "all"
         memory=0.0,  # GiB per device; 0 takes what the compiler gives
+      ),
+      processes=dict(
+        detect=False,  # ask Cloud TPU, GKE, SLURM or Open MPI for the others
+        patience=300,  # seconds to wait for all of them at the start
+        heartbeat=100,  # seconds without a sign until one counts as lost
       ),
       eval=dict(
         checkpoint="",  # of the job evaluate; empty for init.checkpoint
@@ -102,6 +109,11 @@ def get_config() -> ConfigDict:
         microbatch=96,
         scale=4,  # pixels per pixel in the files
       ),
-      checkpoint=dict(every=25, keep=2),
+      checkpoint=dict(
+        every=25,
+        keep=2,  # newest ones
+        best="",  # kept too: highest metric of this name; held-out reward if ""
+        grace=0.0,  # seconds after SIGTERM, saved or not; 0: no limit
+      ),
     )
   )

@@ -65,6 +65,8 @@ NOT_RESULTS = (
   "mesh",
   "topology",
   "compile_check",
+  "processes",
+  "profile",
   "progress",
   "report",
 )

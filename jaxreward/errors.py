@@ -23,6 +23,10 @@ class Stopped(Exception):
     self.signum = int(signum)
 
 
+class Lost(Exception):
+  """Another process of the run is gone; all are started again together."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
   """' (did you mean "x"?)' for the closest option, or an empty string."""
   close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.4)

@@ -7,11 +7,14 @@ import os
 
 from etils import epath
 
+from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 
 
 def write_atomic(path: os.PathLike[str] | str, data: bytes | str) -> None:
   """Writes beside, syncs and renames: readers see the old file or the new.
+
+  Of several processes, process 0 alone writes.
 
   Args:
     path: the file; its folder is made if absent.
@@ -20,6 +23,8 @@ def write_atomic(path: os.PathLike[str] | str, data: bytes | str) -> None:
   Raises:
     UserError: no room or no permission; an older file stays as it was.
   """
+  if not processes.is_first():
+    return
   path = epath.Path(path)
   data = data.encode() if isinstance(data, str) else data
   temporary = path.parent / f".{path.name}.tmp"

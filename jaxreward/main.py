@@ -15,6 +15,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import traceback
 import zlib
 from collections.abc import Sequence
 
@@ -23,8 +24,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import jobs, workdirs
-from jaxreward.errors import Stopped, UserError, nearest
+from jaxreward import jobs, processes, workdirs
+from jaxreward.errors import Lost, Stopped, UserError, nearest
 
 USAGE = """\
 python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
@@ -44,6 +45,7 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
 
 _VALUED = ("config", "workdir", "sweep")
 _BARE = ("dry-run", "help")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,8 @@ class _Console(py_logging.Handler):
   def emit(self, record: py_logging.LogRecord) -> None:
     severe = record.levelno > py_logging.INFO
     prefix = f"{record.levelname.lower()}: " if severe else ""
+    if processes.count() > 1:
+      prefix = f"[{processes.index()}] {prefix}"
     try:
       sys.stderr.write(f"{prefix}{self.format(record)}\n")
       sys.stderr.flush()
@@ -103,7 +107,12 @@ class _Console(py_logging.Handler):
 
 
 def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
-  """False for Orbax's commentary and for tracebacks of what it raises again."""
+  """False for Orbax's commentary and for tracebacks of what it raises again.
+
+  Of several processes the first one speaks; the others warn.
+  """
+  if record.levelno < py_logging.WARNING and not processes.is_first():
+    return False
   if f"{os.sep}orbax{os.sep}" not in record.pathname:
     return True
   return record.levelno >= py_logging.WARNING and not record.exc_info
@@ -182,12 +191,15 @@ def run(flags: Flags) -> None:
   if config.job in jobs.LOOKING:
     job(config, workdir)
     return
+  if "processes" in config:
+    processes.start(**config.processes)
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
   with workdirs.take(workdir, config):
     workdirs.record_command(workdir, _arguments(flags))
     job(config, workdir)
+    processes.finish()
 
 
 def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
@@ -267,9 +279,30 @@ def _dispatch(argv: Sequence[str]) -> int:
   return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 2) -> int:
   sys.stderr.write(f"error: {message}\n")
-  return 2
+  return code
+
+
+def _run_told(argv: Sequence[str]) -> int:
+  """Exit code of a command line, with one line for what has ended it."""
+  try:
+    return _dispatch(argv)
+  except Stopped as stopped:
+    logging.info("%s", stopped)
+    return 128 + stopped.signum
+  except KeyboardInterrupt:
+    logging.info("interrupted")
+    return 130
+  except Exception as error:
+    lost = processes.as_loss(error)
+    if lost or isinstance(error, Lost):
+      return _fail(str(lost or error), os.EX_TEMPFAIL)
+    if isinstance(error, UserError):
+      return _fail(str(error))
+    if isinstance(error, OSError) and error.errno in _FULL:
+      return _fail(f"the disk is full: {error.filename or error}")
+    raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -277,23 +310,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Returns:
     0 done; 2 an error the user can mend, told in one line on stderr;
+    75 another process of the run was lost, all can be started again;
     130 (143) stopped by Ctrl-C (SIGTERM) after saving.
   """
   configure_logging()
   try:
-    return _dispatch(sys.argv[1:] if argv is None else argv)
-  except UserError as error:
-    return _fail(str(error))
-  except Stopped as stopped:
-    logging.info("%s", stopped)
-    return 128 + stopped.signum
-  except KeyboardInterrupt:
-    logging.info("interrupted")
-    return 130
-  except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-      return _fail(f"the disk is full: {error.filename or error}")
+    code = _run_told(sys.argv[1:] if argv is None else argv)
+  except Exception:
+    if processes.count() > 1:
+      traceback.print_exc()
+      processes.leave(1)
     raise
+  if code and processes.count() > 1:
+    processes.leave(code)
+  return code
 
 
 if __name__ == "__main__":

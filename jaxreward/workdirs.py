@@ -15,6 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
+from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
 
@@ -28,7 +29,9 @@ _HELD: set[int] = set()
 
 @contextlib.contextmanager
 def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
-  """Creates or reopens a working directory and holds it for this process.
+  """Creates or reopens a working directory and holds it for this run.
+
+  Of several processes, process 0 does so for all.
 
   Args:
     workdir: made if absent; a run of the same config is resumed.
@@ -43,6 +46,21 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
       f"--workdir={workdir} is no local folder: records are appended line by"
       " line, which a bucket cannot do; give a folder, and copy it afterwards"
     )
+  lock = processes.on_first(lambda: _open(workdir, config))
+  if not (workdir / CONFIG_FILE).exists():
+    raise UserError(
+      f"--workdir={workdir}: process {processes.index()} does not see what"
+      " process 0 has written; give a folder that all processes share"
+    )
+  try:
+    yield
+  finally:
+    if processes.is_first():
+      _release(lock)
+
+
+def _open(workdir: epath.Path, config: ConfigDict) -> int:
+  """The lock, once everything there is what it should be."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = _lock(workdir)
@@ -54,9 +72,10 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
     _claim(workdir, config)
     for name in RECORDS:
       read_record(workdir / name)
-    yield
-  finally:
+  except BaseException:
     _release(lock)
+    raise
+  return lock
 
 
 def _lock(workdir: epath.Path) -> int:

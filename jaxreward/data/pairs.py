@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxreward import processes
 from jaxreward.data.images import read_image
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.data.scenes import grammar
@@ -68,20 +69,39 @@ def is_heldout(text: str) -> bool:
 
 
 class _Pictures:
-  """Every picture once, by its path."""
+  """Every picture once, by its path; each process reads its share of them."""
 
   def __init__(self, folder: epath.Path, size: int):
     self.folder, self.size = folder, size
     self.rows: dict[str, int] = {}
-    self.images: list[np.ndarray] = []
+    self.places: list[str] = []
 
-  def __call__(self, name: str) -> int:
+  def __call__(self, name: str, place: str) -> int:
+    """The row of a picture that stands at a place, "file:line"."""
     path = os.path.normpath(self.folder / name)
     if path not in self.rows:
-      image = read_image(path, self.size)
-      self.rows[path] = len(self.images)
-      self.images.append(np.round(image * 255).astype(np.uint8))
+      self.rows[path] = len(self.places)
+      self.places.append(place)
     return self.rows[path]
+
+  def read(self) -> np.ndarray:
+    """uint8 [N, size, size, 3], in every process."""
+    count, index = processes.count(), processes.index()
+    part = -(-len(self.rows) // count)
+    mine = np.zeros((part, self.size, self.size, 3), np.uint8)
+
+    def fill() -> None:
+      for path, row in self.rows.items():
+        if row % count == index:
+          try:
+            image = read_image(path, self.size)
+          except UserError as error:
+            raise UserError(f"{self.places[row]}: {error}") from error
+          mine[row // count] = np.round(image * 255).astype(np.uint8)
+
+    processes.on_all(fill)
+    parts = processes.gather(mine).swapaxes(0, 1)
+    return parts.reshape(-1, *mine.shape[1:])[: len(self.rows)]
 
 
 def load_pairs(
@@ -108,18 +128,19 @@ def load_pairs(
   for number, line in enumerate(lines, start=1):
     if not line.strip():
       continue
+    place = f"{path}:{number}"
     try:
       row = _row(line)
       found, pictures = sides[is_heldout(row["prompt"])]
       found.append(
         (
           grammar.tokenize(row["prompt"]),
-          [pictures(row["image_a"]), pictures(row["image_b"])],
+          [pictures(row[side], place) for side in FIELDS[1:3]],
           _label(row["label"]),
         )
       )
     except UserError as error:
-      raise UserError(f"{path}:{number}: {error}") from error
+      raise UserError(f"{place}: {error}") from error
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
   if shared:
     raise UserError(
@@ -142,7 +163,7 @@ def _arrays(path, found, pictures, side: str) -> Preferences:
   prob = np.full((len(label), 2, 2), np.nan, np.float32)
   prob[:, 0, 1], prob[:, 1, 0] = label, 1 - label
   return Preferences(
-    images=np.stack(pictures.images),
+    images=pictures.read(),
     tokens=tokens.astype(np.int32),
     kind=np.full(len(label), -1, np.int32),
     members=members.astype(np.int32),

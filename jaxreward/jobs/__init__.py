@@ -16,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
+from jaxreward import processes
 from jaxreward.errors import UserError
 
 Job = Callable[[ConfigDict, epath.Path], None]
@@ -26,7 +27,8 @@ def _lazy(module: str, *, reports: bool = True) -> Job:
 
   def run(config: ConfigDict, workdir: epath.Path) -> None:
     importlib.import_module(module).run(config, workdir)
-    if reports:
+    processes.wait_for_all("job")  # what it has written is there
+    if reports and processes.is_first():
       collect = importlib.import_module("jaxreward.report.collect")
       logging.info("report: %s", collect.report_from_workdir(workdir))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,13 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import advantages, composition, objectives, workdirs
+from jaxreward import (
+  advantages,
+  composition,
+  objectives,
+  processes,
+  workdirs,
+)
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import grammar
@@ -27,6 +34,7 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import steppers
 from jaxreward.jobs import (
+  ahead,
   align_steps,
   checks,
   evaluate,
@@ -37,8 +45,15 @@ from jaxreward.jobs import (
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
-from jaxreward.rewards import require_scores, score
-from jaxreward.training import loop, optimizer, state, weights, writers
+from jaxreward.rewards import host_scores, jitted_scores, require_scores
+from jaxreward.training import (
+  faults,
+  loop,
+  optimizer,
+  state,
+  weights,
+  writers,
+)
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import ArrayLike, Params
@@ -153,7 +168,8 @@ class Programs:
     base: shapes of the frozen parameters, with their shardings.
     state: shapes of the training state, with their shardings.
     create: base -> the state at step 0.
-    sample: (state, base, prompts) -> (trajectory, pixels, images), jitted.
+    draw: (parameters, iteration, base, prompts, decoder) -> (trajectory,
+      pixels, images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
       jitted; it donates the state.
   """
@@ -162,7 +178,7 @@ class Programs:
   base: Params
   state: state.TrainState
   create: Callable[..., state.TrainState]
-  sample: Any
+  draw: Any
   update: Any
 
 
@@ -174,15 +190,26 @@ class Parts:
     trainable: see `Programs`, as are the last two.
     base: frozen parameters of the plain policy.
     state: at step 0.
-    sample: draws.
+    draw: draws.
     update: learns.
   """
 
   trainable: setup.Trainable
   base: Params
   state: state.TrainState
-  sample: Callable[..., Any]
+  draw: Callable[..., Any]
   update: Callable[..., Any]
+
+  def sample(
+    self,
+    current: state.TrainState,
+    base: Params,
+    prompts: Any,
+    decoder: Params | None = None,
+  ):
+    """What a state draws for the iteration that it is before."""
+    drawer = ahead.drawer(current)
+    return self.draw(drawer, current.step, base, prompts, decoder)
 
 
 def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
@@ -201,7 +228,10 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
   keep_old = not plan.on_steps
 
   def create(base):
-    return state.create(trainable.init(base), updater.tx, keep_old=keep_old)
+    return state.create(
+      trainable.init(base), updater.tx,
+      keep_old=keep_old, ahead=config.align.overlap,
+    )  # fmt: skip
 
   base = setup.shapes(base, trainable.plain.sharding_rules, mesh)
   fresh = jax.eval_shape(create, base)
@@ -211,11 +241,10 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
   places = jax.tree.map(lambda x: x.sharding, fresh)
 
   @jax.jit
-  def sample(current, base, batch, decoder=None):
-    drawer = current.old if keep_old else current.params
+  def draw(params, iteration, base, batch, decoder=None):
     trajectory, pixels = align_steps.sample(
-      trainable.policy, trainable.whole(drawer, base), batch, plan,
-      seed=config.seed, iteration=current.step, decoder=decoder,
+      trainable.policy, trainable.whole(params, base), batch, plan,
+      seed=config.seed, iteration=iteration, decoder=decoder,
     )  # fmt: skip
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
 
@@ -224,7 +253,7 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
     return align_steps.update(updater, current, base, trajectory, scores, batch)
 
   create = jax.jit(create, out_shardings=places)
-  return Programs(trainable, base, fresh, create, sample, update)
+  return Programs(trainable, base, fresh, create, draw, update)
 
 
 def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
@@ -232,9 +261,22 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   made = make_programs(config, mesh, policy, base, plan, weights_of)
   setup.log_placement(made.state, made.base)
   base = setup.put(base, made.base)
-  return Parts(
-    made.trainable, base, made.create(base), made.sample, made.update
-  )
+  return Parts(made.trainable, base, made.create(base), made.draw, made.update)
+
+
+@jax.jit
+def _of_finite(scores: Scores, images) -> tuple[Scores, dict[str, Any]]:
+  """Scores, NaN for pictures that are not finite, and counts of what failed.
+
+  Some rewards give such a picture a number, as the detector, to which it is
+  black.
+  """
+  usable = jnp.isfinite(images).all((2, 3, 4))
+  scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
+  failed = {
+    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in scores.items()
+  }
+  return scores, failed | {faults.PICTURES: jnp.sum(~usable)}
 
 
 def _panel(
@@ -318,6 +360,13 @@ class Watch:
       logging.warning("step %d: %s", n, message)
 
 
+def _best(config: ConfigDict, heldout: str | None) -> str:
+  """The metric that marks the best checkpoint; the held-out reward's if any."""
+  if config.checkpoint.best or heldout is None:
+    return config.checkpoint.best
+  return f"eval/reward/{heldout}"
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Aligns `config.init.checkpoint`, writes weights, evaluation and grids."""
   check(config)
@@ -352,15 +401,32 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     timer = loop.Timer()
 
-    def one(current, n):
-      batch = timer("data", put(encode(batches(n))))
-      trajectory, pixels, images = timer(
-        "sample", parts.sample(current, base, batch, decoder)
+    def draw(params, n):
+      """All that a device can do for iteration n before the host is asked."""
+      batch = put(encode(batches(n)))
+      trajectory, pixels, images = parts.draw(
+        params, jnp.int32(n), base, batch, decoder
       )
       # Seen once, for the rewards that ask the detector and for the panel.
-      found = timer("detect", detect(images, pixels, batch))
+      found = detect(images, pixels, batch)
       verdict = found if "strict" in found else None
-      scores, failed = timer("reward", score(rewards, images, batch, verdict))
+      scores = jitted_scores(rewards, images, batch, verdict)
+      return batch, trajectory, images, found, scores
+
+    samples = ahead.Samples(draw, config.align.iterations)
+
+    def one(current, n):
+      batch, trajectory, images, found, scores = samples.of(current, n)
+      timer("data", batch)
+      timer("sample", (trajectory, images))
+      timer("detect", found)
+      scores = scores | host_scores(rewards, images, batch)
+      scores, lost = timer("reward", _of_finite(scores, images))
+      if lost[faults.PICTURES] == images.shape[0] * images.shape[1]:
+        raise UserError(
+          f"align: no picture of step {n + 1} is finite; the velocities of"
+          f" config.init.checkpoint={config.init.checkpoint} are not"
+        )
       usable = _trained(scores, weights_of)
       require_scores(usable)
       require_scores(
@@ -369,7 +435,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))
-      lost = {f"failed/{k}": v for k, v in failed.items()}
+      samples.begin_next(current, n + 1)
       named = {
         f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
       }
@@ -407,12 +473,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,
     ):
-      watch = Watch(config.align.log_prob_gap_bound)
+      late = config.align.overlap  # ratios are not 1 then, and should not be
+      watch = Watch(math.inf if late else config.align.log_prob_gap_bound)
       job = loop.Loop(
         "align", config.align.iterations, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
         evaluate_every=config.eval.every, check=watch, timer=timer,
         shown=("reward", "panel/accuracy", "eval/accuracy"),
+        best=_best(config, heldout), grace=config.checkpoint.grace,
+        profile=setup.profile_folder(config, workdir),
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
       watch.history += writers.read_rows(
@@ -437,8 +506,7 @@ class Final:
 
   def before(self) -> None:
     """Evaluates the base policy, once per run."""
-    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
-    if "before" in found and self.pictures.exists():
+    if processes.on_first(self._is_done_before):
       return
     results, images, strict = evaluate.at_scales(
       self.evaluator, self.base, self.config.eval.guidance_scales,
@@ -446,6 +514,10 @@ class Final:
     )  # fmt: skip
     evaluate.save_pictures(self.pictures, images, strict)
     evaluate.merge(self.workdir, {"before": results})
+
+  def _is_done_before(self) -> bool:
+    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
+    return "before" in found and self.pictures.exists()
 
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights and grids."""
@@ -467,7 +539,7 @@ class Final:
       found["difference"] = gain._asdict()
     evaluation = evaluate.merge(self.workdir, found)
     weights.save_params(
-      self.workdir / setup.POLICY_FILE, jax.device_get(params)
+      self.workdir / setup.POLICY_FILE, processes.fetch(params)
     )
     texts, chosen = evaluate.cards(
       data, images_before, strict_before, images, strict

@@ -22,7 +22,7 @@ from jaxreward import rng
 from jaxreward.advantages import zero_variance_share
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance, log_prob, path, rollout, schedule, steppers
-from jaxreward.jobs import kernels, setup
+from jaxreward.jobs import ahead, kernels, setup
 from jaxreward.numerics import Mean, Metric
 from jaxreward.regularizers import step_kl, velocity_distance
 from jaxreward.training import ema, step
@@ -454,6 +454,7 @@ def update(
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
     the first optimizer step, before any parameter has changed.
   """
+  behind, drew = state.behind, ahead.drawer(state)
   advantage, mask, stats, signal = credit(
     updater, scores, jnp.asarray(prompts.mask), state.stats
   )
@@ -476,5 +477,9 @@ def update(
   old = state.old
   if old is not None:
     old = ema.update_ema(old, state.params, updater.old_decay)
-  state = dataclasses.replace(state, step=state.step + 1, old=old, stats=stats)
+  if behind is not None:
+    behind = drew
+  state = dataclasses.replace(
+    state, step=state.step + 1, old=old, stats=stats, behind=behind
+  )
   return state, pooled

@@ -68,6 +68,7 @@ _NOT_NEGATIVE = {
   "composition": ("epsilon",),
   "pretrain": ("time_std",),
   "train_reward": ("margin",),
+  "checkpoint": ("grace",),
 } | dict.fromkeys(
   _OPTIMIZERS, ("learning_rate", "weight_decay", "adam_scale", "clip_norm")
 )

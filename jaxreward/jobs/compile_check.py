@@ -26,7 +26,7 @@ from jaxreward.compilation import compiled, report, topology
 from jaxreward.compilation.report import MeshReport
 from jaxreward.errors import UserError, one_line
 from jaxreward.evaluation import tables
-from jaxreward.jobs import align, evaluate, setup, words
+from jaxreward.jobs import ahead, align, evaluate, setup, words
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import scoring
 from jaxreward.training import mesh as mesh_lib
@@ -146,7 +146,13 @@ def _compile(
     return programs[name].result
 
   drawn = build(
-    "rollout", made.sample.trace, made.state, made.base, batch, decoder
+    "rollout",
+    made.draw.trace,
+    ahead.drawer(made.state),
+    made.state.step,
+    made.base,
+    batch,
+    decoder,
   )
   trajectory, pixels, images = _with_places(drawn, mesh)
   alive += sharding.device_bytes((trajectory, pixels, images))

@@ -15,7 +15,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, rng, workdirs
+from jaxreward import files, processes, rng, workdirs
 from jaxreward.data import repeats
 from jaxreward.data.scenes import detect, grammar
 from jaxreward.errors import UserError
@@ -244,7 +244,7 @@ class Evaluator:
     images, found = self._draw(params, batch, float(guidance_scale))
     verdict = found if "strict" in found else None
     scores, _ = score(self.rewards, images, self.data.batch, verdict)
-    host = jax.device_get(found)
+    host = processes.fetch(found)
     strict = np.full(images.shape[:2], np.nan)
     result: dict[str, Any] = {"n": strict.size}
     if verdict is not None:
@@ -256,7 +256,7 @@ class Evaluator:
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
       result[name] = float(np.mean(host[name]))
-    return result, np.asarray(images), strict
+    return result, np.asarray(processes.fetch(images)), strict
 
 
 def make_evaluator(

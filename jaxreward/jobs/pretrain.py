@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import rng, workdirs
+from jaxreward import processes, rng, workdirs
 from jaxreward.data import captions, pipeline, sources
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
@@ -140,14 +140,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         "pretrain", config.pretrain.steps, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
         evaluate_every=config.eval.every, shown=("loss", "eval/accuracy"),
-        timer=timer,
+        timer=timer, grace=config.checkpoint.grace,
+        profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
 
     exported = workdir / "policy.safetensors"
-    average = jax.device_get(current.ema)
+    average = processes.fetch(current.ema)
     weights.save_params(exported, average, dtype=config.pretrain.export_dtype)
+    processes.wait_for_all("export")
     # What is evaluated is what was written, rounding included.
     written = weights.load_params(exported, jax.eval_shape(lambda: average))
     final = evaluate.make_evaluator(config, policy, {})

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from jaxreward import processes
 from jaxreward.data import preferences
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
@@ -91,7 +92,7 @@ def row_scorer(
     found = jax.lax.map(one, (chunked(members), chunked(tokens)))
     return found.reshape(-1, n)[:rows]
 
-  return lambda params, data: np.asarray(
+  return lambda params, data: processes.fetch(
     scores(params, data.images, data.members, data.tokens)
   )
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import models, rng
+from jaxreward import models, processes, rng
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
@@ -219,7 +219,19 @@ def load_params(
 
 def make_mesh(config: ConfigDict) -> Mesh:
   """The mesh of `config.mesh` over all devices of the program."""
+  if jax.process_count() != processes.count():
+    raise UserError(
+      f"config.processes.detect=False: this is one of {jax.process_count()}"
+      " processes, which have to know of each other; set it to True"
+    )
   return mesh_lib.make_mesh(**config.mesh.to_dict())
+
+
+def profile_folder(
+  config: ConfigDict, workdir: epath.Path
+) -> epath.Path | None:
+  """Where `config.profile` puts a trace and a table; None without it."""
+  return workdir / "profile" if config.profile else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import reward_models, rng
+from jaxreward import processes, reward_models, rng
 from jaxreward.data import pairs, preferences, sources
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
@@ -308,12 +308,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         save_every=options.save_every, evaluate=quick,
         evaluate_every=options.evaluate_every,
         shown=("loss", "pair_accuracy", "eval/pair_accuracy_strict"),
-        timer=timer,
+        timer=timer, grace=config.checkpoint.grace,
+        profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
     scores = score(current.ema, heldout)
-  finish(config, workdir, jax.device_get(current.ema), heldout, scores)
+  finish(config, workdir, processes.fetch(current.ema), heldout, scores)
 
 
 def _data(config: ConfigDict, scorer: RewardModel, mesh):

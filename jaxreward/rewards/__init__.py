@@ -27,6 +27,7 @@ from jaxreward.rewards.scoring import (
   contexts_of,
   device_scores,
   host_scores,
+  jitted_scores,
   require_scores,
   score,
 )
@@ -72,6 +73,7 @@ __all__ = [
   "detector",
   "device_scores",
   "host_scores",
+  "jitted_scores",
   "learned",
   "require_scores",
   "score",

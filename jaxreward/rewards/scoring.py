@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from jaxreward import processes
 from jaxreward.data import texts
 from jaxreward.errors import UserError, one_line
 from jaxreward.rewards.contract import Prepare
@@ -197,10 +198,27 @@ def trace(
   return _jitted.trace(*_arguments(rewards, images, prompts, verdict))
 
 
+def jitted_scores(
+  rewards: Mapping[str, Reward],
+  images: ArrayLike,
+  prompts: PromptBatch,
+  verdict: Mapping[str, ArrayLike] | None = None,
+) -> Scores:
+  """Scores of the rewards that run in jit; returns before they are there.
+
+  The arguments are those of `score`.
+  """
+  if all(reward.is_host for reward in rewards.values()):
+    return {}
+  return _jitted(*_arguments(rewards, images, prompts, verdict))
+
+
 def host_scores(
   rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
 ) -> Scores:
   """Scores of the host rewards on NumPy copies of the arrays.
+
+  Of several processes, process 0 asks them and tells the others.
 
   A reward that raises is asked again prompt by prompt; prompts for which it
   raises again score NaN.
@@ -211,11 +229,15 @@ def host_scores(
   chosen = [r for r in rewards.values() if r.is_host]
   if not chosen:
     return {}
-  images, prompts = jax.device_get((images, prompts))
-  scores: dict[str, Any] = {}
-  for reward in chosen:
-    scores |= _one_host(reward, images, prompts)
-  return scores
+  images, prompts = processes.fetch((images, prompts))
+
+  def judge() -> Scores:
+    scores: Scores = {}
+    for reward in chosen:
+      scores |= _one_host(reward, images, prompts)
+    return scores
+
+  return processes.on_first(judge)
 
 
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
@@ -274,10 +296,8 @@ def score(
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
   """
-  scores: Scores = {}
-  if any(not reward.is_host for reward in rewards.values()):
-    scores = _jitted(*_arguments(rewards, images, prompts, verdict))
-  scores = scores | host_scores(rewards, images, prompts.plain)
+  scores = jitted_scores(rewards, images, prompts, verdict)
+  scores = scores | host_scores(rewards, images, prompts)
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed
 
@@ -295,7 +315,7 @@ def require_scores(
     UserError: naming the reward.
   """
   for name, value in scores.items():
-    value = np.asarray(value)
+    value = np.asarray(processes.fetch(value))
     there = np.ones(value.shape, bool) if mask is None else np.asarray(mask)
     if there.any() and not np.isfinite(value[there]).any():
       raise UserError(

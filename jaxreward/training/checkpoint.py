@@ -20,10 +20,12 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.types import Params
 
 Extras = dict[str, Any]
+_SCORE = "score"
 _policies = ocp.training.preservation_policies
 
 
@@ -57,6 +59,13 @@ def _leaf_digest(leaf: Any) -> int:
   return total % 2**64
 
 
+def _over_processes(local: list[int]) -> list[int]:
+  """Sums modulo 2^64 of what every process has found in its shards."""
+  parts = processes.gather(np.array(local, np.uint64).view(np.uint32))
+  total: Any = np.sum(parts.view(np.uint64), 0, dtype=np.uint64)
+  return total.tolist()
+
+
 def digests(tree: Params) -> dict[str, str]:
   r"""A number per leaf that any single changed, moved or lost element changes.
 
@@ -65,17 +74,19 @@ def digests(tree: Params) -> dict[str, str]:
   every mesh.
 
   Args:
-    tree: pytree of arrays; on several hosts the sum over this host's shards.
+    tree: pytree of arrays; those of several processes are global ones, and
+      every process has to call this.
 
   Returns:
     Leaf path -> type and 16 hexadecimal digits, as in "int32:0...03".
   """
   leaves = jax.tree_util.tree_leaves_with_path(tree)
+  sums = _over_processes([_leaf_digest(leaf) for _, leaf in leaves])
   return {
     jax.tree_util.keystr(path, simple=True, separator="/"): (
-      f"{np.dtype(leaf.dtype).name}:{_leaf_digest(leaf):016x}"
+      f"{np.dtype(leaf.dtype).name}:{number:016x}"
     )
-    for path, leaf in leaves
+    for (path, leaf), number in zip(leaves, sums, strict=True)
   }
 
 
@@ -84,7 +95,8 @@ class Checkpoints:
 
   Args:
     directory: made if absent.
-    keep: how many of the newest steps stay.
+    keep: how many of the newest steps stay; the one of the highest score stays
+      besides.
   """
 
   def __init__(self, directory: os.PathLike[str] | str, keep: int = 2):
@@ -92,7 +104,14 @@ class Checkpoints:
     self.directory = epath.Path(
       os.path.abspath(directory) if is_local else directory
     )
-    self._policy: Any = _policies.LatestN(n=max(keep, 1))
+    best = _policies.BestN(
+      get_metric_fn=lambda found: found[_SCORE],
+      n=1,
+      keep_checkpoints_without_metrics=False,
+    )
+    self._policy: Any = _policies.AnyPreservationPolicy(
+      [_policies.LatestN(n=max(keep, 1)), best]
+    )
     self._pending: Any = None
     self._opened: ocp.training.Checkpointer | None = None
     self._translated(self._open)
@@ -135,12 +154,24 @@ class Checkpoints:
     names = [p.name for p in self.directory.iterdir()]
     return sorted(int(name) for name in names if name.isdigit())
 
+  def best(self) -> tuple[float, int] | None:
+    """(score, step) of the best step there is; None if none has a score."""
+    self.wait()
+
+    def read() -> tuple[float, int] | None:
+      found: Any = self._open().checkpoints
+      scored = [(s.metrics[_SCORE], s.step) for s in found if s.metrics]
+      return max(scored, default=None)
+
+    return processes.on_first(read)
+
   def save(
     self,
     step: int,
     state: Params,
     extras: Extras,
     *,
+    score: float | None = None,
     wait: bool = False,
   ) -> None:
     """Starts to save a step; waits first for the save before it.
@@ -150,6 +181,7 @@ class Checkpoints:
       state: pytree of arrays; copied before this returns, so the caller may
         donate it.
       extras: what JSON can hold, such as the state of the data iterator.
+      score: finite, higher is better; the best step is not cleared away.
       wait: return when the step is on disk.
 
     Raises:
@@ -157,7 +189,7 @@ class Checkpoints:
         permission; steps already there stay.
     """
     self.wait()
-    if step not in self.steps():
+    if step not in processes.on_first(self.steps):
       extras = json.loads(json.dumps(extras))
       record: Any = {"extras": extras, "digests": digests(state)}
       self._pending = self._translated(
@@ -165,6 +197,7 @@ class Checkpoints:
           step,
           {"state": state},
           force=True,
+          metrics=None if score is None else {_SCORE: float(score)},
           custom_metadata=record,
         )
       )
@@ -196,10 +229,12 @@ class Checkpoints:
     """
     self.wait()
     damaged = []
-    for step in reversed(self.steps()):
+    for step in reversed(processes.on_first(self.steps)):
       try:
         state, extras = self._restore(step, abstract_state)
       except Exception as error:  # whatever a damaged file makes Orbax raise
+        if processes.as_loss(error):
+          raise
         logging.warning(
           "checkpoint %s cannot be restored: %s",
           self.directory / str(step),
@@ -220,27 +255,33 @@ class Checkpoints:
   def _restore(
     self, step: int, abstract_state: Params
   ) -> tuple[Params, Extras]:
-    checkpointer = self._open()
-    metadata = checkpointer.checkpointables_metadata(step)
-    record: Any = metadata.custom_metadata
-    state = checkpointer.load_checkpointables(step, {"state": abstract_state})[
-      "state"
-    ]
+    def load() -> tuple[Params, dict[str, Any]]:
+      checkpointer = self._open()
+      metadata: Any = checkpointer.checkpointables_metadata(step)
+      found = checkpointer.load_checkpointables(step, {"state": abstract_state})
+      return found["state"], metadata.custom_metadata
+
+    state, record = processes.on_all(load)
     wrong = [
       name
       for name, digest in digests(state).items()
       if record["digests"].get(name) != digest
     ]
-    if wrong and jax.process_count() == 1:
+    if wrong:
       raise ValueError(f"the content of {wrong[0]} has changed since the save")
     return state, record["extras"]
 
   def _move_aside(self, steps: list[int]) -> None:
     if not steps:
       return
+    self._discard()
+    if processes.is_first():
+      self._rename_aside(steps)
+    processes.wait_for_all("damaged checkpoints")
+
+  def _rename_aside(self, steps: list[int]) -> None:
     aside = self.directory.parent / f"{self.directory.name}.damaged"
     aside.mkdir(parents=True, exist_ok=True)
-    self._discard()
     for step in steps:
       target = aside / str(step)
       if target.exists():

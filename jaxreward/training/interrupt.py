@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from absl import logging
 
+from jaxreward import processes
 from jaxreward.errors import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -17,20 +21,32 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class GracefulStop:
   """The first signal asks, the second insists.
 
+  Of several processes, one that is asked stops them all, at the same step.
+
       with GracefulStop() as stop:
         for step in range(total):
           ...
-          if stop.requested:
+          if stop.agreed():
             checkpoints.save(step + 1, state, extras, wait=True)
             stop.exit(f"saved step {step + 1}")
 
+  Args:
+    grace: seconds from SIGTERM, the notice of a preemption, after which the
+      process ends whether it has saved or not; 0 for no limit.
+    last: what is said of the newest checkpoint then.
+
   Attributes:
-    requested: whether a signal has come.
+    requested: whether a signal has come to this process.
     signum: which one, or None.
   """
 
-  def __init__(self):
+  def __init__(
+    self, grace: float = 0.0, last: Callable[[], str] = lambda: "nothing"
+  ):
     self.signum: int | None = None
+    self._grace, self._last = grace, last
+    self._asked: int | None = None
+    self._limit: threading.Timer | None = None
     self._previous: dict[int, Any] = {}
 
   @property
@@ -44,6 +60,8 @@ class GracefulStop:
     return self
 
   def __exit__(self, *_: Any) -> None:
+    if self._limit:
+      self._limit.cancel()
     for signum, handler in self._previous.items():
       signal.signal(signum, handler)
     self._previous = {}
@@ -53,7 +71,26 @@ class GracefulStop:
     if self.requested:
       raise KeyboardInterrupt
     self.signum = signum
+    if signum == signal.SIGTERM and self._grace:
+      self._limit = threading.Timer(self._grace, self._give_up)
+      self._limit.daemon = True
+      self._limit.start()
     logging.info("stopping after this step; once more to quit without saving")
+
+  def _give_up(self) -> None:
+    logging.warning(
+      "not saved within %g s of SIGTERM (config.checkpoint.grace); the same"
+      " command goes on from %s", self._grace, self._last(),
+    )  # fmt: skip
+    os._exit(128 + signal.SIGTERM)
+
+  def agreed(self) -> bool:
+    """Whether any process was asked; every process has to call it."""
+    if processes.count() == 1:
+      return self.requested
+    asked = int(processes.gather(np.array(self.signum or 0)).max())
+    self._asked = asked or None
+    return bool(asked)
 
   def exit(self, what_is_saved: str) -> None:
     """Leaves the job, once the loop has saved.
@@ -63,5 +100,5 @@ class GracefulStop:
     """
     raise Stopped(
       f"stopped: {what_is_saved}; the same command goes on from there",
-      self.signum or signal.SIGINT,
+      self.signum or self._asked or signal.SIGINT,
     )

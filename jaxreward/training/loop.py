@@ -11,6 +11,7 @@ Metrics are read once per step, after its parts have been timed.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,18 +19,22 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from etils import epath
 
 from jaxreward.errors import UserError
 from jaxreward.numerics import Max, Mean
+from jaxreward.training import faults
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.interrupt import GracefulStop
+from jaxreward.training.profile import Profile
 from jaxreward.training.progress import Progress
 from jaxreward.training.state import TrainState, abstract
-from jaxreward.training.writers import MetricsWriter
+from jaxreward.training.writers import MetricsWriter, Row
 
 # step(state, n) -> (state, metrics: name -> Mean or number)
 Step = Callable[[TrainState, int], tuple[TrainState, Mapping[str, Any]]]
 MAX_SKIPPED = 20
+_UNEVALUATED = "unevaluated"
 
 
 class Timer:
@@ -67,6 +72,10 @@ class Loop:
     shown: names of metrics for the progress line.
     timer: of the parts of a step.
     extras: saved with every step; n -> what JSON can hold.
+    best: the metric whose highest value marks the checkpoint to keep; a step
+      that beats the others is saved even if none is due. Empty for none.
+    grace: seconds that SIGTERM leaves to save in; 0 for no limit.
+    profile: folder of a trace and a table of step time by part, or None.
   """
 
   name: str
@@ -81,6 +90,11 @@ class Loop:
   shown: tuple[str, ...] = ()
   timer: Timer = dataclasses.field(default_factory=Timer)
   extras: Callable[[int], dict[str, Any]] = lambda n: {}
+  best: str = ""
+  grace: float = 0.0
+  profile: epath.Path | None = None
+  # Of a run that was stopped before it evaluated the step it saved.
+  unevaluated: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -104,8 +118,18 @@ def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:
     loop.writer.truncate(-1)
     return state, 0, {}
   step, state, extras = found
-  loop.writer.truncate(step)
+  loop.unevaluated = {
+    k: float(v) for k, v in extras.pop(_UNEVALUATED, {}).items()
+  }
+  loop.writer.truncate(step - 1 if loop.unevaluated else step)
   return state, step, extras
+
+
+def _is_due(loop: Loop, n: int) -> bool:
+  """Whether step n is evaluated."""
+  if not (loop.evaluate and loop.evaluate_every):
+    return False
+  return n % loop.evaluate_every == 0 or n == loop.total
 
 
 def run(loop: Loop, state: TrainState, start: int) -> TrainState:
@@ -115,11 +139,17 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     UserError: a run of skipped updates, or what `check` raises.
     Stopped: Ctrl-C or SIGTERM, after saving.
   """
-  skipped = 0
+  told: set[str] = set()
+  skipped, best = 0, (loop.checkpoints.best() or (-math.inf, 0))[0]
 
   def finish(n: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-    nonlocal skipped
+    nonlocal skipped, told
     row = to_numbers(metrics)
+    lost = faults.describe(row)
+    if lost and set(lost) != told:
+      words = ", ".join(lost.values())
+      logging.warning("%s: step %d left out %s", loop.name, n, words)
+    told = set(lost)
     loop.writer.write(n, row)
     if loop.timer.seconds:
       loop.writer.write_timings(n, loop.timer.seconds)
@@ -134,40 +164,65 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       )
     return row
 
-  def save(n: int, wait: bool = False) -> None:
-    loop.checkpoints.save(n, state, loop.extras(n), wait=wait)
+  def save(n: int, row: Row, wait: bool = False, **more: Any) -> None:
+    nonlocal best
+    score = row.get(loop.best, math.nan)
+    score = score if math.isfinite(score) else None
+    extras = loop.extras(n) | more
+    loop.checkpoints.save(n, state, extras, score=score, wait=wait)
+    best = max(best, score if score is not None else best)
+
+  def evaluate(n: int, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+    assert loop.evaluate
+    metrics = {**metrics, **loop.evaluate(state, n)}
+    loop.timer("evaluate", ())
+    return metrics
+
+  def last() -> str:
+    return f"step {max(loop.checkpoints.steps(), default=0)}"
 
   with (
-    GracefulStop() as stop,
+    GracefulStop(loop.grace, last) as stop,
     Progress(loop.name, total=loop.total, start=start) as progress,
+    Profile(loop.profile) as profile,
   ):
     if start == 0 and loop.evaluate and loop.evaluate_every:
       logging.info("%s: evaluating before the first step ...", loop.name)
       loop.timer.start()
       loop.timer.seconds = {}
       finish(0, loop.evaluate(state, 0))
+    if loop.unevaluated:
+      loop.timer.start()
+      finish(start, evaluate(start, loop.unevaluated))
     if start < loop.total:
       logging.info(
         "%s: step %d of %d compiles its programs ...",
         loop.name, start + 1, loop.total,
       )  # fmt: skip
     for n in range(start + 1, loop.total + 1):
+      profile.begin()
       loop.timer.start()
       state, metrics = loop.step(state, n - 1)
-      due = loop.evaluate_every and n % loop.evaluate_every == 0
-      if loop.evaluate and (due or (loop.evaluate_every and n == loop.total)):
-        metrics = {**metrics, **loop.evaluate(state, n)}
-        loop.timer("evaluate", ())
+      if _is_due(loop, n):
+        if stop.agreed():  # there may be no time for it
+          kept = {k: repr(v) for k, v in to_numbers(metrics).items()}
+          save(n, {}, wait=True, **{_UNEVALUATED: kept})
+          stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
+        metrics = evaluate(n, metrics)
       row = finish(n, metrics)
       progress.update(n, {k: row[k] for k in loop.shown if k in row})
-      if (loop.save_every and n % loop.save_every == 0) or n == loop.total:
-        save(n)
-      if stop.requested and n < loop.total:
-        save(n, wait=True)
+      due = loop.save_every and n % loop.save_every == 0
+      if due or n == loop.total or row.get(loop.best, -math.inf) > best:
+        save(n, row)
+      profile.end(loop.timer.seconds)
+      if n < loop.total and stop.agreed():
+        save(n, row, wait=True)
         stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
     if start < loop.total or not loop.checkpoints.steps():
-      save(loop.total)
+      save(loop.total, {})
     loop.checkpoints.wait()
-    if stop.requested:
+    if found := loop.best and loop.checkpoints.best():
+      logging.info("best by %s: %.4g at step %d", loop.best, *found)
+    if stop.agreed():
       stop.exit(f"{loop.name} saved at step {loop.total} of {loop.total}")
   return state

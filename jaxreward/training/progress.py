@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 from absl import logging
+
+from jaxreward import processes
 
 _LINE_EVERY = 10.0  # seconds between plain lines
 
@@ -55,7 +56,7 @@ class Progress:
     self.title, self.total, self.start = title, total, start
     self._line_every = line_every
     self._clock = clock
-    self._active = jax.process_index() == 0
+    self._active = processes.is_first()
     self._terminal = sys.stderr.isatty() if terminal is None else terminal
     self._bar: Any = None
     self._task: Any = None

@@ -25,6 +25,8 @@ class TrainState:
     old: the policy that draws samples for off-policy objectives; None where
       the trained parameters draw them.
     stats: running statistics of advantages; None without.
+    behind: the parameters that draw the next iteration's samples, where those
+      are drawn ahead: the ones of an update ago; else None.
   """
 
   step: Array
@@ -34,9 +36,12 @@ class TrainState:
   ema: Params
   old: Params | None = None
   stats: Any = None
+  behind: Params | None = None
 
 
-def create(params: Params, optimizer, *, keep_old: bool = False) -> TrainState:
+def create(
+  params: Params, optimizer, *, keep_old: bool = False, ahead: bool = False
+) -> TrainState:
   """A state at step 0; averages are copies, so that it can be donated."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -45,6 +50,7 @@ def create(params: Params, optimizer, *, keep_old: bool = False) -> TrainState:
     opt_state=optimizer.init(params),
     ema=ema.init_ema(params),
     old=ema.init_ema(params) if keep_old else None,
+    behind=ema.init_ema(params) if ahead else None,
   )
 
 

@@ -9,11 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
+from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
 from jaxreward.training.events import EventFile
@@ -158,7 +158,7 @@ class MetricsWriter:
     self.workdir = epath.Path(workdir)
     self.job = job
     self._order = tuple(order)
-    self._active = jax.process_index() == 0
+    self._active = processes.is_first()
     self._tensorboard = tensorboard
     self._events: EventFile | None = None
     self._purge_step: int | None = None

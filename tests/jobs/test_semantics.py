@@ -11,7 +11,7 @@ import pytest
 from jaxreward import rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import evaluate
+from jaxreward.jobs import ahead, evaluate
 from jaxreward.types import Policy
 from tests import tiny
 
@@ -192,3 +192,45 @@ def test_kl_reported_is_zero_when_nothing_is_learned(tmp_path, small_model):
   assert after.pop("kl") < 1e-6
   assert after == before  # same prompts, same seeds, same pictures
   assert found["difference"]["value"] == 0.0
+
+
+# Samples that are drawn ahead
+
+
+@pytest.mark.parametrize("spec", [NFT, GRPO])
+def test_samples_drawn_ahead_are_those_of_an_update_ago(spec):
+  """Iteration by iteration, against states that were kept on the way."""
+  iteration = iteration_of(spec, {"align.overlap": True, "align.iterations": 4})
+  drawn = []
+
+  def draw(params, n):
+    drawn.append((n, tiny.flat(params)))
+    with jax.set_mesh(iteration.mesh):
+      return iteration.parts.draw(
+        params, jnp.int32(n), iteration.parts.base, iteration.batch
+      )
+
+  samples, state, kept = ahead.Samples(draw, 4), iteration.state, []
+  for n in range(4):
+    kept.append(tiny.flat(ahead.drawer(state)))
+    trajectory, _, images = samples.of(state, n)
+    scores = {"redness": tiny.redness(images, None)}
+    state, metrics = iteration.update(state, trajectory, scores)
+    gap = tiny.numbers(metrics).get("log_prob_gap")
+    # Iteration 0 has no policy before its own.
+    assert gap is None or (gap == 0.0) == (n == 0)
+    samples.begin_next(state, n + 1)
+    assert [m for m, _ in drawn] == list(range(min(n + 3, 4)))
+  assert (kept[1] != kept[0]).any()
+  for n, params in drawn:
+    np.testing.assert_array_equal(params, kept[max(n - 1, 0)])
+
+
+def test_without_overlap_samples_are_drawn_when_they_are_asked_for():
+  iteration = iteration_of(GRPO)
+  drawn = []
+  samples = ahead.Samples(lambda params, n: drawn.append(n) or n, 9)
+  assert iteration.state.behind is None
+  assert samples.of(iteration.state, 3) == 3
+  samples.begin_next(iteration.state, 4)
+  assert drawn == [3]

@@ -1,6 +1,11 @@
 """The step against NumPy, and the loop around it with a step that is told."""
 
 import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +13,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxreward.errors import UserError
+from jaxreward.errors import Stopped, UserError
 from jaxreward.numerics import Mean
-from jaxreward.training import loop, state, step
+from jaxreward.training import interrupt, loop, state, step
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.training.writers import MetricsWriter, read_rows
 
@@ -142,17 +147,19 @@ class Told:
 
   skipped: set
   seen: list
+  during: Callable[[int], object] = bool
 
   def __call__(self, current, n):
     self.seen.append(n)
+    self.during(n + 1)
     bad = n + 1 in self.skipped
     moved = {"p": current.params["p"] + (0.0 if bad else 1.0)}
     metrics = {"skipped_updates": Mean.of(jnp.asarray(bad)), "loss": 0.5 * n}
     return current.replace(params=moved, step=current.step + 1), metrics
 
 
-def run(tmp_path, total, skipped=(), start=None, **kwargs):
-  told = Told(set(skipped), [])
+def run(tmp_path, total, skipped=(), start=None, during=bool, **kwargs):
+  told = Told(set(skipped), [], during)
   with (
     MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
     Checkpoints(tmp_path / "checkpoints") as checkpoints,
@@ -214,6 +221,88 @@ def test_evaluation_rows_and_saves_are_where_they_should_be(tmp_path):
   assert told.seen == [7, 8]
   steps = [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")]
   assert steps == list(range(10))
+
+
+SCORES = {2: 0.1, 4: 0.9, 6: 0.3, 8: float("nan"), 10: 0.8, 12: 0.4, 14: 0.95}
+
+
+def steps_of(tmp_path):
+  with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    return checkpoints.steps(), checkpoints.best()
+
+
+def test_the_best_step_is_saved_and_stays(tmp_path):
+  given = {
+    "evaluate": lambda s, n: {"eval/x": SCORES.get(n, 0.0)},
+    "evaluate_every": 2, "save_every": 5, "best": "eval/x",
+  }  # fmt: skip
+  run(tmp_path, 8, **given)  # 8 is the last, and not finite
+  assert steps_of(tmp_path) == ([4, 5, 8], (0.9, 4))
+  run(tmp_path, 13, **given)  # a resumed run knows the best
+  assert steps_of(tmp_path) == ([4, 10, 13], (0.9, 4))
+  run(tmp_path, 14, **given)
+  assert steps_of(tmp_path) == ([13, 14], (0.95, 14))
+
+
+def test_a_metric_that_never_comes_keeps_no_step(tmp_path):
+  run(tmp_path, 9, save_every=2, best="eval/nonsuch")
+  assert steps_of(tmp_path) == ([8, 9], None)
+
+
+def test_a_stop_does_not_wait_for_an_evaluation(tmp_path):
+  """The resumed run evaluates what the stopped one has saved."""
+  evaluated = []
+
+  def evaluate(current, n):
+    evaluated.append(n)
+    return {"eval/p": float(current.params["p"][0]) / 3}
+
+  given = {"evaluate": evaluate, "evaluate_every": 3, "save_every": 50}
+
+  def check(n, row):
+    if n == 5:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  stopped = tmp_path / "stopped"
+  with pytest.raises(Stopped, match="saved at step 5 of 8"):
+    run(stopped, 8, check=check, **given)
+  with pytest.raises(Stopped, match="saved at step 6 of 8"):
+    ask = lambda n: n == 6 and os.kill(os.getpid(), signal.SIGTERM)
+    run(stopped, 8, during=ask, **given)
+  assert evaluated == [0, 3]
+  rows = read_rows(stopped / "metrics.jsonl")
+  assert [row["step"] for row in rows] == list(range(6))
+  for _ in range(2):  # and once more when all is done
+    run(stopped, 8, **given)
+    run(tmp_path / "unbroken", 8, **given)
+    first, second = (
+      (tmp_path / name / "metrics.jsonl").read_bytes()
+      for name in ("stopped", "unbroken")
+    )
+    assert first == second
+
+
+def test_a_grace_time_that_is_over_ends_the_process(monkeypatch, caplog):
+  codes, over = [], threading.Event()
+
+  def end(code):
+    codes.append(code)
+    over.set()
+
+  monkeypatch.setattr(interrupt.os, "_exit", end)
+  with interrupt.GracefulStop(0.05, lambda: "step 4") as stop:
+    os.kill(os.getpid(), signal.SIGINT)  # a person may wait
+    time.sleep(0.1)
+    assert stop.requested and not codes
+  with interrupt.GracefulStop(0.05, lambda: "step 4") as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert over.wait(60)
+  assert codes == [143]
+  assert "within 0.05 s" in caplog.text and "from step 4" in caplog.text
+  with interrupt.GracefulStop(0.2):
+    os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(0.4)
+  assert codes == [143]  # what has been left in time is not ended
 
 
 def test_a_check_sees_every_row_and_may_stop(tmp_path):

@@ -80,7 +80,7 @@ def test_a_terminal_shows_a_bar_and_lines_above_it(monkeypatch):
 
 def test_only_process_zero_speaks(caplog, monkeypatch):
   caplog.set_level("INFO")
-  monkeypatch.setattr(progress.jax, "process_index", lambda: 1)
+  monkeypatch.setattr(progress.processes, "is_first", lambda: False)
   with progress.Progress("align", 2, terminal=True) as bar:
     bar.update(1)
     bar.update(2)

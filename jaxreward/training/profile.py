@@ -1,0 +1,76 @@
+"""A trace of a few steps, and where the time of all of them goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+
+from jaxreward.files import write_atomic
+
+TABLE_FILE = "parts.txt"
+REST = "rows and checkpoints"
+_TRACED = 3  # steps
+_COMPILING = 1  # steps at the start, which say nothing about the others
+
+
+class Profile:
+  """Wraps the steps of a loop.
+
+  Args:
+    folder: gets the trace, for TensorBoard or Perfetto, and the table; None to
+      do nothing.
+  """
+
+  def __init__(self, folder: epath.Path | None):
+    self.folder = folder
+    self.steps: list[dict[str, float]] = []
+    self._seen, self._begun, self._tracing = 0, 0.0, False
+
+  def begin(self) -> None:
+    """Before a step."""
+    self._begun = time.perf_counter()
+    if self.folder and self._seen == _COMPILING:
+      jax.profiler.start_trace(str(self.folder))
+      self._tracing = True
+
+  def end(self, seconds: Mapping[str, float]) -> None:
+    """After a step, its row and its checkpoint; seconds by part."""
+    whole = time.perf_counter() - self._begun
+    self._seen += 1
+    if self._seen > _COMPILING:
+      rest = max(whole - sum(seconds.values()), 0.0)
+      self.steps.append({**seconds, REST: rest})
+    if self._seen == _COMPILING + _TRACED:
+      self._stop()
+
+  def _stop(self) -> None:
+    if self._tracing:
+      jax.profiler.stop_trace()
+      self._tracing = False
+
+  def __enter__(self) -> Profile:
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    self._stop()
+    if self.folder and self.steps:
+      text = table(self.steps)
+      write_atomic(self.folder / TABLE_FILE, text + "\n")
+      logging.info("%s\n%s", self.folder, text)
+
+
+def table(steps: list[dict[str, float]]) -> str:
+  """Mean seconds and share of every part, over steps that have it or not."""
+  names = list(dict.fromkeys(name for step in steps for name in step))
+  mean = {n: sum(s.get(n, 0.0) for s in steps) / len(steps) for n in names}
+  whole = sum(mean.values())
+  lines = [f"{'part':<22}{'s per step':>12}{'share':>9}"]
+  for name, value in (*mean.items(), ("whole step", whole)):
+    share = value / whole if whole else 0.0
+    lines.append(f"{name:<22}{value:>12.4f}{share:>9.1%}")
+  return "\n".join([*lines, f"mean of {len(steps)} steps"])

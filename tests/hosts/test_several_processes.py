@@ -1,0 +1,405 @@
+"""Two and four processes on loopback: one run, as if it were one process."""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from jaxreward.data.scenes import grammar
+from tests import tiny
+
+PATIENCE = 400.0  # seconds; machines that run tests may be busy
+HEARTBEAT = 20
+LAST = 6
+GIVEN = {
+  "align.iterations": LAST,
+  "rollout.prompts": 4,
+  "rollout.group": 4,
+  "rollout.num_steps": 3,
+  "rollout.microbatch": 16,
+  "optimizer.name": "sgd",  # its step is linear in the gradient
+  "optimizer.learning_rate": 1e-2,
+  "eval.samples": 6,
+  "eval.quick_samples": 6,
+  "eval.every": 3,
+  "checkpoint.every": 2,
+  "processes.heartbeat": HEARTBEAT,
+  # A host reward, which writes down that it was asked.
+  "rewards.asked.fn": f"{pathlib.Path(__file__)}:asked",
+}
+PROMPTS = [grammar.prompts(split)[0].text for split in ("train", "heldout")]
+# A policy that compiles in a moment.
+PROGRAM = """
+import sys
+from jaxreward import main
+main.configure_logging()
+from jaxreward.jobs import setup
+from tests import tiny
+setup.make_policy = lambda config: tiny.small_policy()
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+def asked(images, prompts):
+  """Greenness, on the host; a line per call in the file of its process."""
+  assert isinstance(images, np.ndarray)
+  with open(os.environ["ASKED"], "a") as file:
+    file.write(f"{images.shape[0]}\n")
+  return 2.0 * images[..., 1].mean((2, 3))
+
+
+asked.is_host = True
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+class Run:
+  """The processes of one command.
+
+  Attributes:
+    processes: in order.
+    codes: exit codes, once `finish` has been called.
+    errors: what they wrote to stderr.
+  """
+
+  def __init__(self, workdir, count, *overrides, devices=1, absent=()):
+    port = free_port()
+    self.processes = []
+    self.workdir = pathlib.Path(workdir)
+    for index in range(count):
+      if index in absent:
+        continue
+      env = os.environ | {
+        "PYTHONPATH": str(tiny.ROOT),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "ASKED": f"{workdir}.asked.{index}",
+      }
+      if count > 1:
+        env |= {
+          "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+          "JAX_NUM_PROCESSES": str(count),
+          "JAX_PROCESS_ID": str(index),
+        }
+      flags = tiny.flags(
+        "align_scenes.py:flow_grpo,smoke", workdir, tiny.FAST, tiny.REWARD,
+        GIVEN, *overrides,
+      )  # fmt: skip
+      self.processes.append(
+        subprocess.Popen(
+          [sys.executable, "-c", PROGRAM, *flags],
+          stdout=subprocess.DEVNULL,
+          stderr=subprocess.PIPE,
+          text=True,
+          env=env,
+        )
+      )
+
+  def finish(self, seconds=PATIENCE):
+    """Waits for all of them; those that have not ended by then are killed."""
+    end = time.monotonic() + seconds
+    self.errors = []
+    for process in self.processes:
+      try:
+        left = max(end - time.monotonic(), 1)
+        self.errors.append(process.communicate(timeout=left)[1])
+      except subprocess.TimeoutExpired:
+        for one in self.processes:
+          one.kill()
+        raise
+    self.codes = [process.returncode for process in self.processes]
+    return self
+
+  def wait_for(self, ready):
+    end = time.monotonic() + PATIENCE
+    while not ready():
+      if any(process.poll() is not None for process in self.processes):
+        self.finish(5)
+        raise AssertionError("\n".join(self.errors))
+      assert time.monotonic() < end
+      time.sleep(0.005)
+
+  def rows(self) -> int:
+    path = self.workdir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+  def lines(self, index) -> list[str]:
+    """What process `index` says went wrong."""
+    found = self.errors[index].splitlines()
+    return [line for line in found if line.startswith("error: ")]
+
+
+def calls(workdir, index) -> int:
+  path = pathlib.Path(f"{workdir}.asked.{index}")
+  return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  """(process count, devices each) -> working directory of a finished run."""
+  found = {}
+
+  def get(count, devices=1):
+    if (count, devices) not in found:
+      workdir = tmp_path_factory.mktemp("run") / f"{count}x{devices}"
+      run = Run(workdir, count, devices=devices).finish()
+      assert run.codes == [0] * count, run.errors
+      found[count, devices] = workdir, run
+    return found[count, devices]
+
+  return get
+
+
+def assert_close(found, expected, tolerance):
+  """Rows of two runs; sums are taken in another order on another mesh."""
+  assert [r.keys() for r in found] == [r.keys() for r in expected]
+  for got, want in zip(found, expected, strict=True):
+    for name, value in want.items():
+      if isinstance(value, float) and name != "log_prob_gap":
+        scale = max(abs(value), 1e-2)
+        assert abs(got[name] - value) <= tolerance * scale, (got["step"], name)
+
+
+def moved(workdir) -> np.ndarray:
+  tree = safetensors.numpy.load_file(workdir / "policy.safetensors")
+  return tiny.flat(tree)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_metrics_of_one_process(count, done):
+  """On as many devices, and on a single one."""
+  workdir, _ = done(count)
+  rows = tiny.rows(workdir)
+  assert [row["step"] for row in rows] == list(range(LAST + 1))
+  assert rows[1]["advantage_abs"] > 0.1 and rows[1]["reward"] > 0.1
+  for other in ((1, count), (1, 1)):
+    alone, _ = done(*other)
+    assert_close(rows, tiny.rows(alone), 1e-3)
+    np.testing.assert_allclose(moved(workdir), moved(alone), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_host_rewards_are_asked_once_over_all_processes(count, done):
+  workdir, _ = done(count)
+  alone, _ = done(1, 1)
+  assert calls(workdir, 0) == calls(alone, 0) > LAST
+  assert [calls(workdir, i) for i in range(1, count)] == [0] * (count - 1)
+
+
+@pytest.mark.slow
+def test_process_0_alone_writes_and_speaks(done):
+  workdir, run = done(2)
+  alone, _ = done(1, 1)
+  names = lambda folder: {
+    str(p.relative_to(folder))
+    for p in folder.rglob("*")
+    if p.is_file() and not {"checkpoints", "tensorboard"} & set(p.parts)
+  }
+  assert names(workdir) == names(alone)
+  events = list((workdir / "tensorboard" / "align").iterdir())
+  assert len(events) == 1
+  assert "align 1/6" in run.errors[0] and "report" in run.errors[0]
+  said = [line for line in run.errors[1].splitlines() if "[1]" in line]
+  assert said == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_run_which_goes_on(victim, done, tmp_path):
+  """One clear line from the other, within a few heartbeats; then no loss."""
+  expected, _ = done(2)
+  workdir = tmp_path / "run"
+  run = Run(workdir, 2)
+  run.wait_for(lambda: run.rows() >= 4)
+  run.processes[victim].send_signal(signal.SIGKILL)
+  start = time.monotonic()
+  run.finish()
+  assert time.monotonic() - start < 4 * HEARTBEAT + 60
+  other = 1 - victim
+  assert run.codes[victim] == -signal.SIGKILL
+  assert run.codes[other] in (75, -signal.SIGABRT)
+  (line,) = run.lines(other)
+  assert f"process {other} of 2" in line and "last checkpoint" in line
+  again = Run(workdir, 2).finish()
+  assert again.codes == [0, 0], again.errors
+  first = re.search(rf"align (\d+)/{LAST}", again.errors[0])
+  assert int(first[1]) > 2  # from a checkpoint, not from the start
+  assert tiny.rows(workdir) == tiny.rows(expected)
+
+
+@pytest.mark.slow
+def test_a_notice_to_one_process_stops_all_at_one_step(done, tmp_path):
+  """And one process alone goes on from what two have saved."""
+  expected, _ = done(2)
+  workdir = tmp_path / "run"
+  given = {"checkpoint.every": 0}
+  run = Run(workdir, 2, given)
+  run.wait_for(lambda: run.rows() >= 3)
+  run.processes[1].send_signal(signal.SIGTERM)
+  run.finish()
+  assert run.codes == [143, 143], run.errors
+  saved = int(re.search(rf"saved at step (\d+) of {LAST}", run.errors[0])[1])
+  steps = [p.name for p in (workdir / "checkpoints" / "align").iterdir()]
+  assert steps == [str(saved)]
+  alone = Run(workdir, 1, given).finish()
+  assert alone.codes == [0], alone.errors
+  rows = tiny.rows(workdir)
+  assert rows[:saved] == tiny.rows(expected)[:saved]
+  assert_close(rows, tiny.rows(expected), 1e-3)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
+  expected, _ = done(2)
+  workdir = tmp_path / "run"
+  run = Run(workdir, 2)
+  run.wait_for(lambda: run.rows() >= 6)
+  for process in run.processes:
+    process.kill()
+  run.finish()
+  folder = workdir / "checkpoints" / "align"
+  newest = max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))  # fmt: skip
+  files = [p for p in newest.rglob("*") if p.is_file()]
+  largest = max(files, key=lambda p: p.stat().st_size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 0xFF
+  largest.write_bytes(data)
+  again = Run(workdir, 2).finish()
+  assert again.codes == [0, 0], again.errors
+  assert f"{newest} cannot be restored" in again.errors[0]
+  assert (workdir / "checkpoints" / "align.damaged" / newest.name).is_dir()
+  assert tiny.rows(workdir) == tiny.rows(expected)
+
+
+@pytest.mark.slow
+def test_what_a_user_can_mend_is_told_by_every_process(tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  (workdir / "other").write_text("")
+  run = Run(workdir, 2).finish()
+  assert run.codes == [2, 2], run.errors
+  for index in range(2):
+    (line,) = run.lines(index)
+    assert "holds no run but other files" in line
+
+
+@pytest.mark.slow
+def test_one_that_does_not_come_is_waited_for_so_long(tmp_path):
+  run = Run(tmp_path / "run", 2, {"processes.patience": 5}, absent=(1,))
+  run.finish()
+  assert run.codes[0] not in (0, 2)
+  if run.codes == [75]:
+    (line,) = run.lines(0)
+    assert "within 5 s" in line
+
+
+READER = """
+import hashlib, sys
+import jax
+from jaxreward import processes
+from jaxreward.data import pairs
+processes.start()
+seen = []
+read = pairs.read_image
+pairs.read_image = lambda path, size: seen.append(path) or read(path, size)
+sides = pairs.load_pairs(sys.argv[1], 8)
+names = " ".join(path.rsplit("/", 1)[1] for path in seen)
+digest = hashlib.sha256(b"".join(s.images.tobytes() for s in sides)).hexdigest()
+print(f"{names};{digest}")
+processes.finish()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_pictures_are_read_once_over_all_processes(count, tmp_path):
+  """And every process holds all of them, in the order of the file."""
+  draw, lines = np.random.default_rng(0), []
+  for i in range(14):
+    pixels = draw.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+  for i in range(7):
+    prompt = PROMPTS[i % 2]
+    first, second = 2 * i, 2 * i + 1
+    lines.append(
+      json.dumps(
+        {"prompt": prompt, "image_a": f"{first}.png",
+         "image_b": f"{second}.png", "label": "a"}
+      )
+    )  # fmt: skip
+  (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+  port, started = free_port(), []
+  for index in range(count):
+    env = os.environ | {"PYTHONPATH": str(tiny.ROOT), "XLA_FLAGS": ""}
+    if count > 1:
+      env |= {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(index),
+      }
+    started.append(
+      subprocess.Popen(
+        [sys.executable, "-c", READER, str(tmp_path / "pairs.jsonl")],
+        stdout=subprocess.PIPE, text=True, env=env,
+      )
+    )  # fmt: skip
+  said = [p.communicate(timeout=PATIENCE)[0].splitlines()[-1] for p in started]
+  assert [p.returncode for p in started] == [0] * count
+  names, digests = zip(*(line.split(";") for line in said), strict=True)
+  read = [name for part in names for name in part.split()]
+  assert sorted(read) == sorted(f"{i}.png" for i in range(14))
+  assert len({len(part.split()) for part in names}) <= 2  # fair shares
+  assert len(set(digests)) == 1
+  whole = hashlib.sha256()
+  for side in (0, 1):
+    for i in range(side, 7, 2):
+      for picture in (2 * i, 2 * i + 1):
+        with Image.open(tmp_path / f"{picture}.png") as image:
+          whole.update(np.asarray(image).tobytes())
+  assert digests[0] == whole.hexdigest()
+
+
+@pytest.mark.parametrize(
+  ("env", "words"),
+  [
+    ({"JAX_NUM_PROCESSES": "2"}, "all three are needed"),
+    ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2",
+      "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "the id below the count"),
+    ({"JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0",
+      "JAX_COORDINATOR_ADDRESS": "127.0.0.1:1"}, "whole numbers"),
+  ],
+)  # fmt: skip
+def test_a_part_of_the_environment_is_refused(env, words, monkeypatch):
+  from jaxreward import processes
+  from jaxreward.errors import UserError
+
+  for name, value in env.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(UserError, match=words) as caught:
+    processes.start()
+  assert "JAX_NUM_PROCESSES=" in str(caught.value)
+
+
+def test_alone_nothing_is_exchanged():
+  from jaxreward import processes
+
+  assert (processes.count(), processes.index()) == (1, 0)
+  assert processes.on_first(lambda: 3) == 3
+  np.testing.assert_array_equal(processes.gather(np.arange(2)), [[0, 1]])
+  assert json.dumps(processes.fetch({"a": 1})) == '{"a": 1}'
