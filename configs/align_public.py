@@ -31,6 +31,10 @@ MODELS = {
     weights=f"{FLUX}dev",
     autoencoder="flux", steps=6, eval_steps=28, guidance=1.0, noise=0.9,
   ),
+  "qwen_image": dict(
+    model=dict(name="qwen_image", size="qwen_image"), weights="Qwen/Qwen-Image",
+    autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.2,
+  ),
 }  # fmt: skip
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
 
@@ -54,7 +58,8 @@ def get_config(arg: str | None = None):
   )
   config.init.checkpoint = f"{chosen['weights']}:transformer"
   config.autoencoder = dict(
-    name="kl", size=chosen["autoencoder"], weights=f"{chosen['weights']}:vae",
+    name="wan" if chosen["autoencoder"] == "wan21" else "kl",
+    size=chosen["autoencoder"], weights=f"{chosen['weights']}:vae",
     dtype="bfloat16",
   )  # fmt: skip
   config.text_encoder = dict(
@@ -105,7 +110,11 @@ def _shrink(config: ConfigDict) -> None:
   )  # fmt: skip
   config.model.words = 6
   config.init.checkpoint = ""
-  config.autoencoder = dict(name="kl", size="tiny")
+  is_video = config.autoencoder.name == "wan"
+  config.autoencoder = dict(name=config.autoencoder.name, size="tiny")
+  if is_video:  # eight pixels to a latent
+    config.model.latent_side = 4
+    config.data.grammar = "free"
   config.text_encoder = dict(name="noise")
   config.lora.rank = 4
   config.data.update(source="scenes", grammar="scenes")

@@ -384,7 +384,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     )
 
   with jax.set_mesh(mesh):
-    encode = words.make_encode(config, policy)
+    encode = words.make_encode(config, policy, mesh)
     base = setup.load_params(config, policy)
     decoder = setup.put_decoder(config, policy, mesh)
     parts = prepare(config, mesh, policy, base, plan, weights_of)

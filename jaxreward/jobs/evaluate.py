@@ -443,7 +443,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   )  # fmt: skip
   rewards = reward_setup.load(config, workdir)
   mesh = setup.make_mesh(config)
-  encode = words.make_encode(config, policy)
+  encode = words.make_encode(config, policy, mesh)
   evaluator = make_evaluator(
     config, policy, rewards, encode=encode,
     decoder=setup.put_decoder(config, policy, mesh),

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward.data import texts
 from jaxreward.errors import UserError
+from jaxreward.jobs import pipelines
 from jaxreward.types import Cond, Embedded, Policy, PromptBatch
 
 # texts -> leaves [P, ...], as NumPy or device arrays
@@ -27,22 +29,34 @@ Encode = Callable[[PromptBatch], PromptBatch]
 KEPT = 1024  # texts whose outputs stay in memory
 
 
-def noise_encoder(shapes: Cond) -> TextEncoder:
+def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
   """Stands in for text encoders: normal numbers that the text alone decides.
 
   Args:
-    shapes: of one prompt, [1, ...]; see `Policy.prompts`.
+    shapes: of one prompt, [1, ...]; see `Policy.prompts`. A mask is all true.
+    mesh: not used.
   """
+  del mesh
 
   def one(text: str) -> Cond:
     rng = np.random.default_rng(zlib.crc32(text.encode()))
-    draw = lambda s: rng.standard_normal(s.shape[1:], np.float32)
+
+    def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
+      if shape.dtype == bool:
+        return np.ones(shape.shape[1:], bool)
+      return rng.standard_normal(shape.shape[1:], np.float32)
+
     return jax.tree.map(draw, shapes)
 
   return lambda words: jax.tree.map(lambda *x: np.stack(x), *map(one, words))
 
 
-REGISTRY: dict[str, Callable[..., TextEncoder]] = {"noise": noise_encoder}
+REGISTRY: dict[str, Callable[..., TextEncoder]] = {
+  "noise": noise_encoder,
+  "sd3": pipelines.sd3,
+  "flux": pipelines.flux,
+  "qwen_image": pipelines.qwen_image,
+}
 
 
 def bind(
@@ -72,12 +86,19 @@ def bind(
       f" outputs of text encoders; known: {', '.join(REGISTRY)}"
     )
   return config_lib.bind(
-    config.text_encoder, REGISTRY, field="text_encoder", positional=1
+    config.text_encoder, REGISTRY, field="text_encoder", positional=2
   )
 
 
-def make_encode(config: ConfigDict, policy: Policy) -> Encode:
+def make_encode(
+  config: ConfigDict, policy: Policy, mesh: Mesh | None = None
+) -> Encode:
   """Batch of prompts -> the same with what the policy reads, on the host.
+
+  Args:
+    config: of the run.
+    policy: the policy.
+    mesh: that holds the text encoders.
 
   Raises:
     UserError: see `bind`; or outputs of other shapes than the policy takes.
@@ -85,7 +106,7 @@ def make_encode(config: ConfigDict, policy: Policy) -> Encode:
   made = bind(config, policy)
   if made is None:
     return lambda batch: batch
-  encoder, kept = made(policy.prompts), OrderedDict[str, Cond]()
+  encoder, kept = made(policy.prompts, mesh), OrderedDict[str, Cond]()
 
   def encoded(words: Sequence[str]) -> list[Cond]:
     fresh = [w for w in dict.fromkeys(words) if w not in kept]

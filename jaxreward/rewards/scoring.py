@@ -229,7 +229,7 @@ def host_scores(
   chosen = [r for r in rewards.values() if r.is_host]
   if not chosen:
     return {}
-  images, prompts = processes.fetch((images, prompts))
+  images, prompts = processes.fetch((images, prompts.plain))
 
   def judge() -> Scores:
     scores: Scores = {}

@@ -28,7 +28,7 @@ def policy():
 def encoder_of(calls, shapes=None, rows=0):
   """A text encoder that notes what it is asked."""
 
-  def make(given):
+  def make(given, mesh):
     def encode(said):
       calls.append(list(said))
       return jax.tree.map(

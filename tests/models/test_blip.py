@@ -10,7 +10,7 @@ from jaxreward.models.tower import Size
 from jaxreward.rewards import build, image_reward, score
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
-from tests.models import peers
+from tests.models import tower_peers as peers
 from tests.rewards import folders
 
 TINY = blip.Blip(

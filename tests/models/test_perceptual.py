@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxreward.models import aesthetic, convert, iresnet, perceptual
-from tests.models import peers
+from tests.models import tower_peers as peers
 from tests.rewards import folders
 
 

@@ -9,7 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import qwen
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
-from tests.models import peers
+from tests.models import tower_peers as peers
 
 TEXT = dict(
   hidden_size=48, num_hidden_layers=2, num_attention_heads=4,

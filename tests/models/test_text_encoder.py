@@ -9,7 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import clip, clip_layouts, convert, t5, text_encoder
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
-from tests.models import peers
+from tests.models import tower_peers as peers
 from tests.rewards import folders
 
 LENGTH, T5_LENGTH = folders.LENGTH, 15

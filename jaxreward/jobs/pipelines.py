@@ -1,0 +1,132 @@
+"""Text encoders of public pipelines, as `config.text_encoder` names them.
+
+Each maker takes the shapes that the policy wants and the mesh, reads weights and
+tokenizers from a pipeline's folder or hub id, and gives texts -> what the policy
+encodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxreward.errors import UserError
+from jaxreward.jobs import setup
+from jaxreward.models import qwen, text_encoder
+from jaxreward.rewards import encoders as tokenizers
+from jaxreward.types import Cond, Params
+
+Texts = Sequence[str]
+_AT_ONCE = 8  # texts; the last ones are padded, so that one program serves all
+
+
+def sd3(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  with_t5: bool = True,
+) -> Callable[[Texts], Cond]:
+  """CLIP-L, CLIP-G and T5 of an SD3 pipeline.
+
+  Args:
+    shapes: of one prompt, [1, ...].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+    with_t5: False leaves zeros in T5's place, and its 9 GB unread.
+  """
+  _, places, width = shapes["words"].shape
+  found, params = text_encoder.load(weights, dtype=dtype, with_t5=with_t5)
+  if len(found.clips) != 2:
+    raise UserError(
+      f"config.text_encoder.weights={weights} holds {len(found.clips)} CLIP"
+      " towers; Stable Diffusion 3 has two"
+    )
+  length = found.clips[0].length
+  clips = [
+    tokenizers.tokenizer(f"{weights}:{name}", length)
+    for name in ("tokenizer", "tokenizer_2")
+  ]
+  last = None
+  if with_t5:
+    last = tokenizers.tokenizer(f"{weights}:tokenizer_3", places - length)
+
+  def encode(params, both, t5):
+    words, pooled = text_encoder.encode_sd3(
+      found, params, both, t5, places=places - length, width=width
+    )
+    return {"words": words, "pooled": pooled}
+
+  def tokens(texts: Texts) -> Any:
+    both = tuple(clip(texts) for clip in clips)
+    return both, None if last is None else last(texts)
+
+  return _runner(encode, params, tokens, mesh)
+
+
+def flux(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """CLIP-L and T5 of a FLUX pipeline; arguments as `sd3`."""
+  found, params = text_encoder.load(weights, dtype=dtype)
+  places = shapes["words"].shape[1]
+  clip = tokenizers.tokenizer(f"{weights}:tokenizer", found.clips[0].length)
+  t5 = tokenizers.tokenizer(f"{weights}:tokenizer_2", places)
+
+  def encode(params, first, second):
+    words, pooled = text_encoder.encode_flux(found, params, first, second)
+    return {"words": words, "pooled": pooled}
+
+  return _runner(encode, params, lambda t: (clip(t), t5(t)), mesh)
+
+
+def qwen_image(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """The language tower of a Qwen-Image pipeline; arguments as `sd3`."""
+  config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  places = shapes["words"].shape[1]
+
+  def encode(params, ids, mask):
+    words, kept = qwen.encode_qwen_image(
+      config, params, ids, mask, dtype=jnp.dtype(dtype)
+    )
+    return {"words": words, "mask": kept}
+
+  tokens = lambda texts: qwen.tokenize(reader, texts, places)
+  return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
+
+
+def _runner(
+  encode: Callable[..., Cond],
+  params: Params,
+  tokens: Callable[[Texts], Any],
+  mesh: Mesh | None,
+  rules: Any = text_encoder.SHARDING_RULES,
+) -> Callable[[Texts], Cond]:
+  """Texts -> outputs [P, ...] on the host, a few texts at a time."""
+  if mesh is not None:
+    params = setup.put(params, setup.shapes(params, rules, mesh))
+  run = jax.jit(encode)
+
+  def few(texts: Texts) -> Cond:
+    padded = [*texts, *[""] * (_AT_ONCE - len(texts))]
+    found = jax.device_get(run(params, *tokens(padded)))
+    cast = lambda x: x if x.dtype == bool else x.astype(np.float32)
+    return jax.tree.map(lambda x: cast(x[: len(texts)]), found)
+
+  def all_of(texts: Texts) -> Cond:
+    parts = [
+      few(texts[i : i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  return all_of
