@@ -37,8 +37,8 @@ import sys
 if not sys.stdin.read():
   sys.stderr.write(sys.argv[1])
 """
-_SIGNS = ("gloo", "coordination", "heartbeat", "barrier", "unavailable",
-          "deadline_exceeded", "connection")  # fmt: skip
+_SIGNS = ("gloo", "coordinationservice", "coordination service", "heartbeat",
+          "unavailable:", "deadline_exceeded:")  # fmt: skip
 _witness: subprocess.Popen | None = None
 _count, _index = 1, 0
 
@@ -146,9 +146,10 @@ def leave(code: int) -> None:
   import jax
 
   _dismiss_witness()
-  parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-  parting.start()
-  parting.join(_PARTING)
+  if code != os.EX_TEMPFAIL:  # the others may be about to say the same
+    parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    parting.start()
+    parting.join(_PARTING)
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)  # the interpreter's own end would wait for those left
@@ -173,11 +174,10 @@ def as_loss(error: BaseException) -> Lost | None:
   """The error told in words, if it says that another process is gone."""
   if count() == 1:
     return None
-  import jax
-
   seen: BaseException | None = error
   while seen is not None:
-    told = isinstance(seen, jax.errors.JaxRuntimeError)
+    # A failed exchange is a ValueError or a JaxRuntimeError, as it happens.
+    told = isinstance(seen, ValueError | RuntimeError)
     if told and any(sign in str(seen).lower() for sign in _SIGNS):
       return Lost(
         f"process {index()} of {count()} lost another one"

@@ -73,7 +73,8 @@ class Loop:
     timer: of the parts of a step.
     extras: saved with every step; n -> what JSON can hold.
     best: the metric whose highest value marks the checkpoint to keep; a step
-      that beats the others is saved even if none is due. Empty for none.
+      that beats the others is saved even if none is due, unless `save_every`
+      is 0. Empty for none.
     grace: seconds that SIGTERM leaves to save in; 0 for no limit.
     profile: folder of a trace and a table of step time by part, or None.
   """
@@ -212,7 +213,8 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       row = finish(n, metrics)
       progress.update(n, {k: row[k] for k in loop.shown if k in row})
       due = loop.save_every and n % loop.save_every == 0
-      if due or n == loop.total or row.get(loop.best, -math.inf) > best:
+      better = loop.save_every and row.get(loop.best, -math.inf) > best
+      if due or better or n == loop.total:
         save(n, row)
       profile.end(loop.timer.seconds)
       if n < loop.total and stop.agreed():
