@@ -148,8 +148,8 @@ class VisionTower(nn.Module):
     """What the tower sees in pictures of its size.
 
     Returns:
-      "last": [B, 1 + N, D], the class token first, before the last norm;
-      "pooled": [B, D], the class token after it; "embedding": [B, E].
+      "states": [B, 1 + N, D] after the last norm, the class token first;
+      "pooled": [B, D], the class token; "embedding": [B, E].
     """
     c, s = self.config, self.config.size
     patches = tower.Patches(s.width, c.patch, False, self.dtype, name="patches")
@@ -160,9 +160,9 @@ class VisionTower(nn.Module):
     x = jnp.concatenate([first, x], 1) + place.astype(self.dtype)
     x = tower.layer_norm(s.eps, self.dtype, "norm_in")(x)
     x, _ = tower.Stack(s, self.dtype, name="stack")(x)
-    pooled = tower.layer_norm(s.eps, self.dtype, "norm_out")(x[:, 0])
-    embedding = _project(c.projection, self.dtype)(pooled)
-    return {"last": x, "pooled": pooled, "embedding": embedding}
+    x = tower.layer_norm(s.eps, self.dtype, "norm_out")(x)
+    embedding = _project(c.projection, self.dtype)(x[:, 0])
+    return {"states": x, "pooled": x[:, 0], "embedding": embedding}
 
 
 def _project(features: int, dtype: Any) -> nn.Dense:
@@ -186,12 +186,21 @@ class ClipModel(nn.Module):
       )
 
   def __call__(
-    self, tokens: Int[ArrayLike, "P L"], images: Float[ArrayLike, "B H W 3"]
-  ) -> tuple[Float[Array, "P E"], Float[Array, "B E"], Float[Array, ""]]:
-    """(text embeddings, image embeddings, scale), neither of unit length."""
+    self,
+    tokens: Int[ArrayLike, "P L"],
+    images: Float[ArrayLike, "B H W 3"],
+    states: bool = False,
+  ) -> tuple[Float[Array, "P E"], Array, Float[Array, ""]]:
+    """(text embeddings, image embeddings [B, E], scale), not of unit length.
+
+    Args:
+      tokens: ids of texts.
+      images: normalised pictures.
+      states: the image tower's states [B, 1 + N, D] in place of embeddings.
+    """
     text = self.text(tokens)["embedding"]
-    image = self.vision(images)["embedding"]
-    return text, image, jnp.exp(self.logit_scale)
+    image = self.vision(images)["states" if states else "embedding"]
+    return text, image, jnp.exp(jnp.asarray(self.logit_scale))
 
   def read(self, tokens: Int[ArrayLike, "B L"]) -> dict[str, Array]:
     """See `TextTower`."""

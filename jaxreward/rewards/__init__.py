@@ -17,6 +17,8 @@ from jaxreward.rewards import (
   fidelity,
   identity,
   image_reward,
+  objects,
+  ocr,
   quality,
 )
 from jaxreward.rewards.contract import Loaded, declare, supplied
@@ -61,6 +63,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "identity": identity.identity,
   "jpeg_compressibility": compression.jpeg_compressibility,
   "jpeg_incompressibility": compression.jpeg_incompressibility,
+  "ocr": ocr.ocr,
+  "objects": objects.objects,
 }
 
 __all__ = [

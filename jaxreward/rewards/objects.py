@@ -1,0 +1,274 @@
+"""Whether a picture shows the objects its prompt asks for, in the right places.
+
+GenEval (Ghosh et al. 2023, https://arxiv.org/abs/2310.11513) with an open
+detector, OWL-ViT, in place of Mask2Former: what is asked for is looked up by
+its words, the colour among them ("a photo of a red circle"), counted, and its
+place compared. Numbers are therefore near GenEval's and not the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import Bool, Float, Int
+
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, nearest
+from jaxreward.models import owlvit
+from jaxreward.rewards import encoders, preprocess
+from jaxreward.rewards.contract import Loaded, declare
+from jaxreward.types import Array, ArrayLike, Params, PromptBatch
+
+KEPT = 32  # boxes per text that are looked at
+ITEMS = 2
+POSITION_THRESHOLD = 0.1
+RELATIONS = grammar.RELATIONS
+_OPPOSITE = (0, 2, 1, 4, 3)
+
+Detect = Callable[[Params, Array, Array], tuple[Array, Array]]
+Fact = tuple[list[tuple[str, int]], int, bool]  # items, relation, exact
+
+
+def fact_of_scene(text: str) -> Fact:
+  """What a prompt of the grammar asks for.
+
+  Returns:
+    ([(words, count), ...], relation of the second item to the first, whether
+    more than the count is wrong).
+  """
+  prompt = grammar.parse(text)
+  items = []
+  for count, colour, shape in prompt.items:
+    words = [] if colour < 0 else [grammar.COLOURS[colour]]
+    items.append((" ".join([*words, grammar.SHAPES[shape]]), count))
+  counting = grammar.KINDS[prompt.kind] == "counting"
+  return items, _OPPOSITE[prompt.relation], counting
+
+
+def facts_of_file(path: str) -> dict[str, Fact]:
+  """What the prompts of GenEval's `evaluation_metadata.jsonl` ask for.
+
+  Raises:
+    UserError: no such file, a line that is no such record, or more items than
+      two.
+  """
+  found: dict[str, Fact] = {}
+  try:
+    lines = epath.Path(path).read_text().splitlines()
+  except OSError as error:
+    raise UserError(f"{path}: {error.strerror or error}") from error
+  for number, line in enumerate(lines, 1):
+    if line.strip():
+      try:
+        prompt, fact = _of_record(json.loads(line))
+      except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(
+          f"{path}:{number}: expected GenEval's record with prompt and include"
+        ) from error
+      if len(fact[0]) > ITEMS:
+        raise UserError(f"{path}:{number}: more than {ITEMS} items")
+      found[prompt] = fact
+  return found
+
+
+def _of_record(record: Mapping[str, Any]) -> tuple[str, Fact]:
+  items, relation = [], 0
+  for item in record["include"]:
+    words = [item["color"]] if "color" in item else []
+    items.append((" ".join([*words, item["class"]]), int(item["count"])))
+    if "position" in item:
+      relation = RELATIONS.index(item["position"][0])
+  return record["prompt"], (items, relation, bool(record.get("exclude")))
+
+
+def prepare_with(
+  ids: Callable[[Sequence[str]], np.ndarray], facts: Mapping[str, Fact] | None
+) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
+  """Texts -> what is looked for, by a tokenizer."""
+
+  def fact(text: str) -> Fact:
+    if facts is None:
+      return fact_of_scene(text) if text else ([], 0, False)
+    return facts.get(text, ([], 0, False))
+
+  def prepare(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
+    asked = [fact(text) for text in texts]
+    padded = [(items + [("", 0)] * ITEMS)[:ITEMS] for items, _, _ in asked]
+    words = [f"a photo of a {w}" if n else "" for row in padded for w, n in row]
+    tokens = ids(words)
+    return {
+      "queries": tokens.reshape(len(texts), ITEMS, -1),
+      "count": np.array([[n for _, n in row] for row in padded], np.int32),
+      "relation": np.array([r for _, r, _ in asked], np.int32),
+      "exact": np.array([e for _, _, e in asked], bool),
+    }
+
+  return prepare
+
+
+def load_objects(
+  weights: str,
+  *,
+  facts: str = "",
+  dtype: str = "float32",
+  tokenizer: str = "",
+  microbatch: int = 16,
+) -> Loaded:
+  """The detector, and what prompts ask for.
+
+  Args:
+    weights: OWL-ViT, such as google/owlvit-base-patch32.
+    facts: GenEval's `evaluation_metadata.jsonl`; empty for prompts of scenes.
+    dtype: of parameters and products, "float32" or "bfloat16".
+    tokenizer: its folder or hub id, where it lies elsewhere.
+    microbatch: pictures that go through the tower at once; 0 for all.
+  """
+  if dtype not in ("float32", "bfloat16"):
+    raise UserError(
+      f"dtype={dtype} is not known{nearest(dtype, ('float32', 'bfloat16'))}"
+    )
+  known = facts_of_file(facts) if facts else None
+  config, params = owlvit.load(weights, dtype=dtype)
+  net = owlvit.OwlVit(config, jnp.dtype(dtype))
+  assert config.text and config.vision
+  prepared = preprocess.Preprocess((config.vision.image,) * 2)
+
+  def detect(params: Params, tokens: Array, images: Array):
+    found: Any = net.apply({"params": params}, tokens, prepared(images))
+    return found[0], jax.nn.sigmoid(found[1].astype(jnp.float32))
+
+  ids = encoders.tokenizer(weights, config.text.length, tokenizer)
+  return Loaded(
+    {"detect": detect, "microbatch": microbatch},
+    {"params": params},
+    {"params": owlvit.SHARDING_RULES},
+    prepare_with(ids, known),
+  )
+
+
+def overlap(
+  a: Float[Array, "*B 4"], b: Float[Array, "*B 4"]
+) -> Float[Array, "*B"]:
+  """Intersection over union of boxes (centre x, centre y, width, height)."""
+  low = jnp.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
+  high = jnp.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
+  inside = jnp.prod(jnp.maximum(high - low, 0), -1)
+  whole = jnp.prod(a[..., 2:], -1) + jnp.prod(b[..., 2:], -1) - inside
+  return inside / jnp.maximum(whole, 1e-9)
+
+
+def distinct(
+  boxes: Float[Array, "K 4"], there: Bool[Array, "K"], most: float
+) -> Bool[Array, "K"]:
+  """Boxes, best first, that overlap no better one that is kept by `most`."""
+  near = overlap(boxes[:, None], boxes[None]) > most
+
+  def body(i, kept):
+    beaten = (near[i] & kept & (jnp.arange(len(boxes)) < i)).any()
+    return kept.at[i].set(kept[i] & ~beaten)
+
+  return jax.lax.fori_loop(0, len(boxes), body, there)
+
+
+def stands(a: Float[Array, "4"], b: Float[Array, "4"]) -> Bool[Array, "5"]:
+  """Whether a stands in each of `RELATIONS` to b, as GenEval decides it."""
+  offset = a[:2] - b[:2]
+  margin = POSITION_THRESHOLD * (a[2:] + b[2:])
+  clear = jnp.maximum(jnp.abs(offset) - margin, 0) * jnp.sign(offset)
+  x, y = clear / jnp.maximum(jnp.linalg.norm(offset), 1e-6)
+  yes = jnp.array(True)
+  return jnp.stack([yes, x < -0.5, x > 0.5, y < -0.5, y > 0.5])
+
+
+def judge(
+  boxes: Float[Array, "N 4"],
+  scores: Float[Array, "N 2"],
+  count: Int[Array, "2"],
+  relation: Int[Array, ""],
+  exact: Bool[Array, ""],
+  threshold: float,
+  most: float,
+) -> Float[Array, "3"]:
+  """Of one picture: each item's count is right, and the relation holds.
+
+  A box belongs to the text it fits best among those asked for.
+  """
+  scores = jnp.where(count > 0, scores, 0.0)
+  own = jnp.argmax(scores, -1)
+  best, right = [], []
+  for i in range(ITEMS):
+    mine = jnp.where(own == i, scores[:, i], 0.0)
+    value, at = jax.lax.top_k(mine, min(KEPT, mine.shape[0]))
+    kept = distinct(boxes[at], value > threshold, most)
+    n = kept.sum()
+    right.append(jnp.where(exact, n == count[i], n >= count[i]))
+    best.append(boxes[at[0]])
+  there = (scores.max(0) > threshold).all()
+  holds = stands(best[1], best[0])[relation] & (there | (relation == 0))
+  return jnp.stack([*right, holds]).astype(jnp.float32)
+
+
+@declare(loads=load_objects)
+def objects(
+  images: Float[ArrayLike, "P G H W 3"],
+  prompts: PromptBatch,
+  *,
+  detect: Detect,
+  microbatch: int,
+  params: Params,
+  queries: Int[ArrayLike, "P 2 L"],
+  count: Int[ArrayLike, "P 2"],
+  relation: Int[ArrayLike, "P"],
+  exact: Bool[ArrayLike, "P"],
+  threshold: float = 0.1,
+  most_overlap: float = 0.5,
+  strict: bool = True,
+) -> dict[str, Float[Array, "P G"]]:
+  """1 if every object, count and place is right, else 0; or the share that is.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    prompts: P prompts.
+    detect: (params, tokens, pictures) -> boxes and scores.
+    microbatch: pictures at once; 0 for all.
+    params: of the detector.
+    queries: token ids of what is looked for.
+    count: how many of each, 0 for an item that is not asked for; a prompt that
+      asks for nothing scores NaN.
+    relation: of the second item to the first, as in `RELATIONS`.
+    exact: more than the count is wrong.
+    threshold: score from which on a box counts.
+    most_overlap: intersection over union up to which two boxes are two things.
+    strict: False gives the share of checks that are right.
+  """
+  images, count = jnp.asarray(images), jnp.asarray(count)
+  p, g = images.shape[:2]
+  usable = jnp.isfinite(images).all((2, 3, 4)) & count.any(-1)[:, None]
+  safe = jnp.where(jnp.isfinite(images), images, 0.0)
+  each = lambda x: jnp.repeat(jnp.asarray(x), g, 0)
+  rows = {
+    "images": safe.reshape(p * g, *images.shape[2:]),
+    "queries": each(queries), "count": each(count),
+    "relation": each(relation), "exact": each(exact),
+  }  # fmt: skip
+
+  def one(row):
+    boxes, scores = detect(params, row["queries"], row["images"])
+    checks = jax.vmap(
+      lambda b, s, c, r, e: judge(b, s, c, r, e, threshold, most_overlap)
+    )
+    return checks(boxes, scores, row["count"], row["relation"], row["exact"])
+
+  right = encoders.in_chunks(one, rows, microbatch).reshape(p, g, ITEMS + 1)
+  asked = jnp.concatenate(
+    [count > 0, (jnp.asarray(relation) > 0)[:, None]], -1
+  )[:, None]
+  share = (right * asked).sum(-1) / jnp.maximum(asked.sum(-1), 1)
+  score = (share > 1 - 1e-6).astype(jnp.float32) if strict else share
+  return {"objects": jnp.where(usable, score, jnp.nan)}
