@@ -142,7 +142,7 @@ def test_the_score_is_the_heads_normalised():
       prepares={"mine": loaded.prepare},
     )  # fmt: skip
     found[chunk] = np.asarray(score(rewards, images, batch)[0]["mine"])
-  np.testing.assert_allclose(found[4], found[0], atol=1e-5)
+  np.testing.assert_allclose(found[4], found[0], rtol=1e-5)
   assert np.isnan(found[0][1, 0]) and np.isfinite(found[0]).sum() == 5
   net = blip.BlipModel(TINY)
   from jaxreward.rewards import preprocess
@@ -152,7 +152,7 @@ def test_the_score_is_the_heads_normalised():
   states = net.apply({"params": towers}, tokens[1:], mask[1:], x)
   raw = float(aesthetic.apply(params["head"], states[:, 0])[0])
   expected = (raw - 0.16717362830052426) / 1.0333394966054072
-  np.testing.assert_allclose(found[0][1, 2], expected, atol=1e-4)
+  np.testing.assert_allclose(found[0][1, 2], expected, rtol=1e-4)
 
 
 def test_the_full_size_has_the_published_counts():
