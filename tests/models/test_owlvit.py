@@ -9,7 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import owlvit
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
-from tests.models import peers
+from tests.models import tower_peers as peers
 
 LAYERS = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2)
 
