@@ -114,7 +114,8 @@ def _build(
       loaded = _load(entry)
       functions[name] = _with(entry.fn, loaded.static)
       contexts[name] = published(loaded)
-      prepares[name] = loaded.prepare
+      if loaded.prepare:
+        prepares[name] = loaded.prepare
   weights = {name: entry.weight for name, entry in entries.items()}
   return rewards.build(functions, weights, contexts, prepares)
 

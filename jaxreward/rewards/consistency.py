@@ -219,7 +219,10 @@ def edit(
   before, _ = encoders.image_features(encoder, params, reference)
   wanted = encoders.text_features(encoder, params, text)
   wanted = wanted - encoders.text_features(encoder, params, source)
-  moved = encoders.unit(seen - before)
+  moved = seen - before
+  # Rounding alone moves features by about 1e-6, and that is no direction.
+  far = jnp.sqrt(jnp.sum(jnp.square(moved), -1, keepdims=True) + 1e-6)
+  moved = moved / far
   execution = jnp.einsum("pge,pe->pg", moved, encoders.unit(wanted))
   kept = jnp.einsum("pge,pe->pg", seen, before[:, 0])
   score = (1 - preserve) * execution + preserve * kept

@@ -153,9 +153,10 @@ def load_objects(
 
 
 def overlap(
-  a: Float[Array, "*B 4"], b: Float[Array, "*B 4"]
-) -> Float[Array, "*B"]:
+  a: Float[Array, "N 4"], b: Float[Array, "M 4"]
+) -> Float[Array, "N M"]:
   """Intersection over union of boxes (centre x, centre y, width, height)."""
+  a, b = a[:, None], b[None]
   low = jnp.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
   high = jnp.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
   inside = jnp.prod(jnp.maximum(high - low, 0), -1)
@@ -167,7 +168,7 @@ def distinct(
   boxes: Float[Array, "K 4"], there: Bool[Array, "K"], most: float
 ) -> Bool[Array, "K"]:
   """Boxes, best first, that overlap no better one that is kept by `most`."""
-  near = overlap(boxes[:, None], boxes[None]) > most
+  near = overlap(boxes, boxes) > most
 
   def body(i, kept):
     beaten = (near[i] & kept & (jnp.arange(len(boxes)) < i)).any()
