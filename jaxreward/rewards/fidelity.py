@@ -75,15 +75,16 @@ def ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
 
 
 def ms_ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
-  """SSIM over five scales (Wang et al. 2003); sides of 161 pixels or more.
+  """SSIM over five scales (Wang et al. 2003); sides of 176 pixels or more.
 
-  Negative parts count as 0, where their power is not defined.
+  Each scale is the mean of 2 x 2 pixels of the one before; an odd row or column
+  is left out. Negative parts count as 0, where their power is not defined.
   """
   a, b = jnp.asarray(a), jnp.asarray(b)
-  if min(a.shape[1:3]) < 161:
+  if min(a.shape[1:3]) < 176:
     raise UserError(
       f"ms_ssim: pictures of {a.shape[1]} x {a.shape[2]} are too small for"
-      " five scales, which need 161 pixels a side; use ssim"
+      " five scales, which need 176 pixels a side; use ssim"
     )
   total = jnp.ones((a.shape[0], a.shape[-1]))
   for i, power in enumerate(_SCALES):
