@@ -29,7 +29,8 @@ LEGEND = """\
   bandwidth; network is bytes sent / bandwidth of all links of a chip, rings
   assumed. Each is a lower bound, and the largest is the wall. compiler is the
   TPU compiler's estimated cycles / clock, collectives left out, loops
-  multiplied. step is the larger of compiler and compute, then network, with no
+  multiplied; far above the roofline, it says that vector units or latency hold
+  the program back and none of the three walls. step is the larger of compiler and compute, then network, with no
   overlap: the number by which meshes are compared.
 """
 
