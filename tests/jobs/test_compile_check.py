@@ -28,6 +28,7 @@ def found(workdir):
   return json.loads((workdir / compile_check.REPORT_FILE).read_text())
 
 
+@pytest.mark.slow
 def test_a_table_and_json_for_eight_cpus(tmp_path, small_model, capfd):
   meshes = {"compile_check.meshes": "2x4x1"}
   assert main.main(tiny.flags(SMOKE, tmp_path, FAST, meshes)) == 0
@@ -57,6 +58,7 @@ def test_a_table_and_json_for_eight_cpus(tmp_path, small_model, capfd):
   assert ("all-gather", "fsdp") not in kinds(whole)
 
 
+@pytest.mark.slow
 def test_little_memory_does_not_fit_and_says_what_to_change(
   tmp_path, small_model, command
 ):
@@ -132,11 +134,16 @@ def test_all_factorings(count):
   assert len(found) == len(set(found)) and set(found) == brute
 
 
-def test_what_is_compiled_is_what_align_runs():
+def test_what_is_compiled_is_what_align_runs(caplog):
   """The same programs and shapes as those of a run with arrays."""
   config = tiny.load(SMOKE, FAST, tiny.REWARD)
   mesh = mesh_lib.make_mesh(2, 4, devices=jax.devices()[:8])
-  run = tiny.Iteration(config, mesh)
+  with caplog.at_level("INFO", logger="absl"):
+    run = tiny.Iteration(config, mesh)
+  # A run says at its start where everything lies.
+  assert "total per device: " in caplog.text
+  for part in ("parameters", "optimizer", "average", "reference"):
+    assert f"{part} " in caplog.text.split("total per device: ")[1]
   base = jax.eval_shape(lambda: run.policy.init(jax.random.key(0)))
   made = align.make_programs(
     config, mesh, run.policy, base, run.plan, run.weights
