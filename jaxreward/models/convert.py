@@ -169,7 +169,8 @@ def load_params(
 
   def fill(key_path, leaf):
     rule = by_path[_name(key_path)]
-    value = rule.to_ours(lambda name: stored[name].read()).astype(leaf.dtype)
+    value = rule.to_ours(lambda name: stored[name].read())
+    value = value.astype(leaf.dtype, copy=False)
     sharding = getattr(leaf, "sharding", None)
     return value if sharding is None else jax.device_put(value, sharding)
 

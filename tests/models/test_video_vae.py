@@ -96,12 +96,14 @@ def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   net = video_vae.make_net("tiny")
   raw = z * np.asarray(net.std) + np.asarray(net.mean)
   put = torch.tensor(raw, dtype=torch.float32).permute(0, 4, 1, 2, 3)
-  want = peers.array(
-    channels_last(model.bfloat16().decode(put.bfloat16()).sample)
-  )
-  got = jnp.clip(jax.jit(coder.decode)(params, z), 0, 1)
+  full = peers.array(channels_last(model.decode(put).sample))
+  half = model.bfloat16().decode(put.bfloat16()).sample
+  want = peers.array(channels_last(half))
+  got = jnp.clip(jax.jit(coder.decode)(params, z), 0, 1) * 2 - 1
   assert got.shape == (B, 1, 16, 16, 3)
-  peers.assert_near(got, want * 0.5 + 0.5, 2e-2)
+  assert np.abs(got - want).mean() < 2e-2
+  # Theirs is itself off by more than 2e-2 in places: ours no more than twice.
+  assert np.abs(got - full).max() < 2 * np.abs(want - full).max()
 
 
 @pytest.mark.slow
