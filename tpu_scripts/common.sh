@@ -220,10 +220,17 @@ need_main_flags() {  # HOSTS WHO: config and workdir, fit for so many hosts
     fail "--workdir=${FLAGS[workdir]}: a bucket looks like" \
       "gs://my-bucket/my-run"
   fi
-  if ((hosts > 1)) && [[ ${FLAGS[workdir]} != gs://* ]]; then
+  if ((hosts > 1)) && [[ ${FLAGS[workdir]} != gs://* \
+    && ${FLAGS[workdir]} != /* ]]; then
     fail "--workdir=${FLAGS[workdir]}: the $who must share it; give a" \
-      "bucket, as in --workdir=gs://my-bucket/my-run"
+      "folder that is mounted on all, as in --workdir=/mnt/runs/my-run"
   fi
+  find_each_other "$hosts"
+}
+
+find_each_other() {  # HOSTS: each process asks the cluster for the others
+  (($1 < 2)) || [[ " ${MAIN[*]} " == *" --config.processes."* ]] \
+    || MAIN+=(--config.processes.detect=true)
 }
 
 pack() {  # ARCHIVE: what a host needs to install and run the checkout

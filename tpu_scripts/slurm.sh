@@ -103,6 +103,7 @@ check() {
   JOBS=(--user="${USER:-$(id -un)}" --name="${FLAGS[name]}")
   [[ $VERB == run || $VERB == resume ]] || return 0
   need_main_flags 1 "nodes"
+  find_each_other "$NODES"
   workdir=${FLAGS[workdir]}
   if ((NODES > 1)) && [[ $workdir == /tmp/* || $workdir == /dev/shm/* ]]; then
     fail "--workdir=$workdir: $NODES nodes must share it, and /tmp is each" \

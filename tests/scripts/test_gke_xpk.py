@@ -87,6 +87,7 @@ def test_the_words_of_every_call(stubs):
     "-m",
     "jaxreward.main",
     *FLAGS[-3:],
+    "--config.processes.detect=true",
   ]
 
 

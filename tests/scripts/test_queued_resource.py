@@ -113,7 +113,7 @@ def test_the_words_of_every_call(stubs):
   assert start[7] == (
     "--command=bash jaxreward/tpu_scripts/worker.sh start"
     " --config=configs/quickstart.py:smoke --config.seed=1"
-    " --workdir=gs://bucket/r1"
+    " --workdir=gs://bucket/r1 --config.processes.detect=true"
   )
 
 

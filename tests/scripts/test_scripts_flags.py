@@ -63,12 +63,12 @@ WRONG = [
   (
     "queued_resource.sh",
     f"run {TPU} --config=configs/align_scenes.py --workdir=runs/r",
-    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a bucket",
+    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a folder",
   ),
   (
     "queued_resource.sh",
     f"create {TPU} --config=configs/align_scenes.py --workdir=runs/r",
-    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a bucket",
+    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a folder",
   ),
   (
     "queued_resource.sh",
@@ -170,4 +170,4 @@ def test_hard_words_arrive_as_they_were_given(stubs):
   start = result.commands[-1]
   remote = next(w for w in start if w.startswith("--command="))
   sent = shlex.split(remote.removeprefix("--command="))
-  assert sent[-1] == hard
+  assert sent[-2:] == [hard, "--config.processes.detect=true"]

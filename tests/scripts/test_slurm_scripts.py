@@ -71,6 +71,7 @@ def test_the_words_of_the_submission(stubs):
     "--config=configs/quickstart.py:smoke",
     "--config.data.source=my prompts.txt",
     f"--workdir={stubs.folder}/runs/r1",
+    "--config.processes.detect=true",
   ]
   assert pathlib.Path(log).parent.is_dir()
 

@@ -50,7 +50,10 @@ def test_main_unfolds_the_real_sweep(stubs):
   assert len(created) == 3
   for i, words in enumerate(created):
     assert f"--workload=s-{i}" in words
-    assert words[-1].endswith(f"--workdir=gs://bucket/s/{i} --config.seed={i}")
+    assert words[-1].endswith(
+      f"--workdir=gs://bucket/s/{i} --config.seed={i}"
+      " --config.processes.detect=true"
+    )
 
 
 def test_tpus_are_all_asked_for_before_one_is_waited_for(place):
