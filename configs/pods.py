@@ -42,6 +42,9 @@ def get_config(arg: str | None = None):
     )
   )
   config.init.checkpoint = ""
+  # Encoded prompts are made elsewhere, and no detector judges such pictures.
+  config.text_encoder = dict(name="noise")
+  config.data.grammar = "free"
   rank = 32 if given["lora"] else 0
   config.lora = dict(
     rank=rank, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"

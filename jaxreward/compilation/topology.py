@@ -130,7 +130,7 @@ def _more_cpus(count: int) -> None:
   """Asks for that many virtual CPUs, unless JAX has started already."""
   jax.config.update("jax_platforms", "cpu")
   try:
-    if jax.config.read("jax_num_cpu_devices") < count:
+    if jax.config.jax_num_cpu_devices < count:  # pyrefly: ignore
       jax.config.update("jax_num_cpu_devices", count)
   except RuntimeError:
     pass  # `devices` says how many there are

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxreward.errors import UserError
@@ -34,9 +35,14 @@ def make_mesh(
   devices = jax.devices() if devices is None else list(devices)
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
   shape = resolve(sizes, len(devices))
-  return jax.make_mesh(
-    shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
-  )
+  kinds = (AxisType.Auto,) * 3
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+  except NotImplementedError:  # an axis of the slice has to be split
+    grid = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, AXES, axis_types=kinds)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
