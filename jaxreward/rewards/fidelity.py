@@ -122,14 +122,14 @@ def against(
   return jnp.where(usable, found, jnp.nan)
 
 
-def load_references(references: str, size: int = 512) -> Loaded:
+def load_references(references: str, image_size: int = 512) -> Loaded:
   """The pictures to compare with.
 
   Args:
     references: the folder; see `references`.
-    size: side they are kept at.
+    image_size: side they are kept at.
   """
-  return Loaded(prepare=files.pictures(references, "image", size))
+  return Loaded(prepare=files.pictures(references, "image", image_size))
 
 
 def _full_reference(name: str, measure: Callable[[Array, Array], Array]):
@@ -151,14 +151,14 @@ ms_ssim_reward = _full_reference("ms_ssim", ms_ssim)
 
 
 def load_lpips(
-  weights: str, references: str, size: int = 512, net: str = "vgg"
+  weights: str, references: str, image_size: int = 512, net: str = "vgg"
 ) -> Loaded:
   """LPIPS's network and the pictures to compare with.
 
   Args:
     weights: the state of `lpips.LPIPS(net=...)` as safetensors.
     references: the folder; see `references`.
-    size: side the pictures are kept at.
+    image_size: side the pictures are kept at.
     net: "vgg" or "alex".
   """
   if net not in perceptual.WIDTHS:
@@ -171,17 +171,17 @@ def load_lpips(
     {"distance": _distance(model)},
     {"params": params},
     {"params": perceptual.SHARDING_RULES},
-    files.pictures(references, "image", size),
+    files.pictures(references, "image", image_size),
   )
 
 
-def load_dists(weights: str, references: str, size: int = 512) -> Loaded:
+def load_dists(weights: str, references: str, image_size: int = 512) -> Loaded:
   """DISTS's network and the pictures to compare with.
 
   Args:
     weights: the state of the published module as safetensors.
     references: the folder; see `references`.
-    size: side the pictures are kept at.
+    image_size: side the pictures are kept at.
   """
   model = perceptual.Dists()
   params = _load(model, weights, perceptual.dists_rules())
@@ -189,7 +189,7 @@ def load_dists(weights: str, references: str, size: int = 512) -> Loaded:
     {"distance": _distance(model)},
     {"params": params},
     {"params": perceptual.SHARDING_RULES},
-    files.pictures(references, "image", size),
+    files.pictures(references, "image", image_size),
   )
 
 

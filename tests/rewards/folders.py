@@ -1,12 +1,16 @@
 """Folders of small random weights with a tokenizer, as a hub would give them."""
 
 import json
+import pathlib
 
 import numpy as np
 import safetensors.numpy
+from etils import epath
 
 from jaxreward.data.scenes import grammar
+from jaxreward.jobs import rewards as reward_setup
 from jaxreward.models import clip_layouts, convert
+from tests import tiny
 
 LENGTH, SIDE = 12, 28
 BOS, EOS = "<start>", "<end>"
@@ -95,3 +99,13 @@ def prompts(count=2, seed=0):
   chosen = grammar.prompts("train")[seed :: len(grammar.prompts("train")) // 7]
   chosen = chosen[:count]
   return grammar.batch(chosen), [p.text for p in chosen]
+
+
+def load(fn, **options):
+  """The reward "mine" that a config of these words names."""
+  given = {"rewards.detector": "none", "rewards.mine.fn": fn}
+  for name, value in options.items():
+    path = isinstance(value, pathlib.Path)
+    given[f"rewards.mine.{name}"] = str(value) if path else value
+  config = tiny.load("align_scenes.py:smoke", given)
+  return reward_setup.load(config, epath.Path("."), ("rewards",))

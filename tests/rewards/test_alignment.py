@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from jaxreward.errors import UserError
@@ -26,19 +25,9 @@ def folder(tmp_path_factory):
   return folders.clip_folder(tmp_path_factory.mktemp("clip"))
 
 
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  one = lambda config: mesh_lib.make_mesh(devices=jax.devices()[:1])
-  monkeypatch.setattr(setup, "make_mesh", one)
-
-
 def load(fn, weights, **options):
-  """The reward that a config of these words names."""
-  given = {"rewards.detector": "none", "rewards.mine.fn": fn}
-  options = {"weights": str(weights), **options}
-  given |= {f"rewards.mine.{k}": v for k, v in options.items()}
-  config = tiny.load("align_scenes.py:smoke", given)
-  return reward_setup.load(config, epath.Path("."), ("rewards",))
+  """A published reward, by its weights."""
+  return folders.load(fn, **{"weights": weights, **options})
 
 
 @functools.cache

@@ -10,9 +10,14 @@ from jaxreward.errors import UserError
 from jaxreward.models import aesthetic
 from jaxreward.rewards import encoders, references, score
 from tests.rewards import folders
-from tests.rewards.test_alignment import load, one_device  # noqa: F401
 
 pytest.importorskip("transformers")
+
+
+def load(fn, weights, **options):
+  """A published reward, by its weights."""
+  return folders.load(fn, weights=weights, **options)
+
 
 DINO = dict(
   model_type="dinov2", hidden_size=32, num_hidden_layers=2, mlp_ratio=2,

@@ -12,7 +12,6 @@ from PIL import Image
 from jaxreward.errors import UserError
 from jaxreward.rewards import fidelity, preprocess, references, score
 from tests.rewards import folders
-from tests.rewards.test_alignment import load, one_device  # noqa: F401
 
 
 def pair(shape=(3, 40, 33, 3), seed=0):
@@ -131,20 +130,6 @@ def folder(tmp_path):
   return tmp_path, pictures
 
 
-def without_weights(fn, folder, **options):
-  """A reward that takes no weights, as a config names it."""
-  from etils import epath
-
-  from jaxreward.jobs import rewards as reward_setup
-  from tests import tiny
-
-  given = {"rewards.detector": "none", "rewards.mine.fn": fn}
-  options = {"references": str(folder), **options}
-  given |= {f"rewards.mine.{k}": v for k, v in options.items()}
-  config = tiny.load("align_scenes.py:smoke", given)
-  return reward_setup.load(config, epath.Path("."), ("rewards",))
-
-
 @pytest.mark.parametrize(
   ("fn", "options", "own"),
   [
@@ -159,7 +144,7 @@ def without_weights(fn, folder, **options):
 def test_the_reference_itself_scores_best(fn, options, own, folder):
   folder, pictures = folder
   batch, _ = folders.prompts(3)
-  loaded = without_weights(fn, folder, size=40, **options)
+  loaded = folders.load(fn, references=folder, image_size=40, **options)
   noisy = np.clip(pictures + 0.1, 0, 1)
   images = np.stack([pictures, noisy, pictures[[1, 0, 2]]], 1)
   images[0, 2, 3, 3, 0] = np.nan
@@ -174,7 +159,7 @@ def test_the_reference_itself_scores_best(fn, options, own, folder):
 def test_a_reference_of_another_size_is_resized(folder):
   folder, pictures = folder
   batch, _ = folders.prompts(3)
-  loaded = without_weights("psnr", folder, size=40)
+  loaded = folders.load("psnr", references=folder, image_size=40)
   images = preprocess.resize(jnp.asarray(pictures), (60, 20))[:, None]
   found, _ = score(loaded, images, batch)
   np.testing.assert_allclose(np.asarray(found["mine"])[:2, 0], 100.0)
@@ -183,7 +168,7 @@ def test_a_reference_of_another_size_is_resized(folder):
 def test_the_background_counts_and_the_rest_does_not(folder):
   folder, pictures = folder
   batch, _ = folders.prompts(3)
-  loaded = without_weights("background", folder, image_size=40)
+  loaded = folders.load("background", references=folder, image_size=40)
   images = np.stack([pictures] * 3, 1)
   images[:, 1, :20] = 0.0  # where it may change
   images[:, 2, 20:] = np.clip(images[:, 2, 20:] + 0.25, 0, 1)
@@ -214,6 +199,6 @@ def test_bad_references(text, said, tmp_path):
   if text is not None:
     (tmp_path / references.FILE).write_text(text)
   with pytest.raises(UserError) as error:
-    without_weights("psnr", tmp_path)
+    folders.load("psnr", references=tmp_path)
   assert said in str(error.value)
   assert "config.rewards.mine" in str(error.value)

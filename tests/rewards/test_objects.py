@@ -49,10 +49,15 @@ def test_counts():
 
 
 def test_a_box_is_one_thing():
-  """What fits the other text better is not counted twice."""
-  both = [(L, 0, 0.9), (L, 1, 0.5)]
-  assert scored([both], (1, 1)) == [0]
-  assert scored([both], (1, 1), strict=False) == [0.5]
+  """What fits the other text better is not counted for this one."""
+  boxes, asked = jnp.array([L, R]), jnp.array([1, 1])
+  judge = lambda scores: objects.judge(
+    boxes, jnp.array(scores), asked, jnp.array(0), jnp.array(False), 0.1, 0.5
+  )
+  assert judge([[0.9, 0.5], [0.0, 0.0]]).tolist() == [1, 0, 1]
+  assert judge([[0.9, 0.5], [0.2, 0.6]]).tolist() == [1, 1, 1]
+  share = scored([[(L, 0, 0.9)]], (1, 1), strict=False)
+  assert share == [0.5]
 
 
 @pytest.mark.parametrize(
