@@ -75,18 +75,21 @@ class OwlVit(nn.Module):
       jnp.reshape(tokens, (batch * queries, -1)), images, states=True
     )
     said = _unit(said.astype(jnp.float32)).reshape(batch, queries, -1)
+    image = image.astype(jnp.float32)
     seen = image[:, 1:] * image[:, :1]
-    seen = tower.layer_norm(c.vision.size.eps, dtype, "norm")(seen)
-    dense = lambda n, name: nn.Dense(n, dtype=dtype, name=name)
+    # The heads are small and their boxes fine: they are computed in float32.
+    wide = jnp.float32
+    seen = tower.layer_norm(c.vision.size.eps, wide, "norm")(seen)
+    dense = lambda n, name: nn.Dense(n, dtype=wide, name=name)
     kind = dense(c.text.size.width, "class_out")(seen)
-    logits = jnp.einsum("bnd,bqd->bnq", _unit(kind.astype(jnp.float32)), said)
+    logits = jnp.einsum("bnd,bqd->bnq", _unit(kind), said)
     shift = dense(1, "class_shift")(seen)
     scale = jax.nn.elu(dense(1, "class_scale")(seen)) + 1
     width = c.vision.size.width
     h = jax.nn.gelu(dense(width, "box_0")(seen), approximate=False)
     h = jax.nn.gelu(dense(width, "box_1")(h), approximate=False)
     bias = box_bias(c.vision.image // c.vision.patch)
-    boxes = jax.nn.sigmoid(dense(4, "box_2")(h).astype(jnp.float32) + bias)
+    boxes = jax.nn.sigmoid(dense(4, "box_2")(h) + bias)
     return boxes, (logits + shift) * scale
 
 
