@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxreward.models.convert import Rule, linear
-from jaxreward.types import Array, Params
+from jaxreward.types import Array, ArrayLike, Params
 
 WIDTHS = (1024, 128, 64, 16, 1)
 _NUMBERS = (0, 2, 4, 6, 7)
@@ -33,9 +33,9 @@ def shapes(features: int = 768) -> Params:
   return made
 
 
-def apply(params: Params, x: Float[Array, "*B E"]) -> Float[Array, "*B"]:
+def apply(params: Params, x: Float[ArrayLike, "*B E"]) -> Float[Array, "*B"]:
   """The score of unit features, about 1 to 10."""
   for n in _NUMBERS:
     layer = params[f"layer_{n}"]
     x = jnp.dot(x, layer["kernel"]) + layer["bias"]
-  return x[..., 0]
+  return jnp.asarray(x)[..., 0]
