@@ -9,7 +9,7 @@ from etils import epath
 from jaxreward import main
 from jaxreward.compilation import topology
 from jaxreward.compilation.report import MeshReport
-from jaxreward.jobs import align, compile_check
+from jaxreward.jobs import ahead, align, compile_check
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 
@@ -150,8 +150,11 @@ def test_what_is_compiled_is_what_align_runs(caplog):
   )
   shaped = compile_check.prompt_shapes(config, run.policy, mesh)
   with jax.set_mesh(mesh):
-    real = run.parts.sample.lower(run.parts.state, run.parts.base, run.batch)
-    abstract = made.sample.lower(made.state, made.base, shaped)
+    lower = lambda draw, state, *rest: draw.lower(
+      ahead.drawer(state), state.step, *rest
+    )
+    real = lower(run.parts.draw, run.parts.state, run.parts.base, run.batch)
+    abstract = lower(made.draw, made.state, made.base, shaped)
   assert real.as_text() == abstract.as_text()
   for x, y in zip(
     jax.tree.leaves(run.parts.state), jax.tree.leaves(made.state), strict=True

@@ -204,7 +204,7 @@ def test_eight_devices_agree_with_one(peers, monkeypatch):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"size": "wan21_13b"}, 'did you mean "wan21_14b"'),
+    ({"size": "wan21_14"}, 'did you mean "wan21_14b"'),
     ({"latent_width": 7}, "latent_width=7 is odd"),
   ],
 )
