@@ -435,19 +435,20 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))
-      samples.begin_next(current, n + 1)
       named = {
         f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
       }
+      samples.begin_next(current, n + 1)
       return current, {**metrics, **signs, **named, **lost}
 
     evaluator = evaluate.make_evaluator(
-      config, policy, rewards, samples=config.eval.quick_samples,
+      config, trainable.policy, rewards, samples=config.eval.quick_samples,
       split="validation", encode=encode, decoder=decoder,
     )  # fmt: skip
 
     def quick(current, n):
-      found, _, _ = evaluator(trainable.export(current.ema, base))
+      params = trainable.whole(current.ema, base)
+      found, _, _ = evaluator(params)
       row = {
         f"eval/{name}": found[key]
         for name, key in (("accuracy", "strict"), ("texture", "texture"))
@@ -462,7 +463,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         for k, v in found["rewards"].items()
         if v is not None
       }
-      kl = final.kl(trainable.export(current.ema, base))
+      kl = final.kl(params)
       return row | {"eval/diversity": found["diversity"], "eval/kl": kl}
 
     final = Final(config, workdir, trainable, rewards, base, encode, decoder)
@@ -522,12 +523,12 @@ class Final:
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights and grids."""
     trainable, config = self.trainable, self.config
-    params = trainable.export(current.ema, self.base)
+    whole = trainable.whole(current.ema, self.base)
+    evaluator = dataclasses.replace(self.evaluator, policy=trainable.policy)
     results, images, strict = evaluate.at_scales(
-      self.evaluator, params, config.eval.guidance_scales,
-      name="aligned policy",
-    )  # fmt: skip
-    evaluate.add_kl(results, self.kl(params))
+      evaluator, whole, config.eval.guidance_scales, name="aligned policy"
+    )
+    evaluate.add_kl(results, self.kl(whole))
     images_before, strict_before = evaluate.load_pictures(self.pictures)
     data = self.evaluator.data
     found: dict[str, Any] = {"after": results}
@@ -539,7 +540,8 @@ class Final:
       found["difference"] = gain._asdict()
     evaluation = evaluate.merge(self.workdir, found)
     weights.save_params(
-      self.workdir / setup.POLICY_FILE, processes.fetch(params)
+      self.workdir / setup.POLICY_FILE,
+      processes.fetch(trainable.export(current.ema, self.base)),
     )
     texts, chosen = evaluate.cards(
       data, images_before, strict_before, images, strict
@@ -557,5 +559,9 @@ class Final:
   @functools.cached_property
   def _path_kl(self):
     return evaluate.base_kl(
-      self.config, self.trainable.plain, self.evaluator.data, self.encode
+      self.config,
+      self.trainable.policy,
+      self.trainable.plain,
+      self.evaluator.data,
+      self.encode,
     )

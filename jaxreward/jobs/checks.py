@@ -22,6 +22,9 @@ DECAYS = ("ema.decay", "objective.old_decay", "train_reward.ema_decay")
 COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
 NAMES = {
   "model.dtype": COMPUTED,
+  "model.param_dtype": COMPUTED,
+  "autoencoder.dtype": COMPUTED,
+  "text_encoder.dtype": COMPUTED,
   "reward_model.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
   "sample.split": grammar.SPLITS,

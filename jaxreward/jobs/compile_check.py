@@ -130,7 +130,7 @@ def _compile(
   base = jax.eval_shape(policy.init, jax.random.key(0))
   made = align.make_programs(config, mesh, policy, base, plan, weights_of)
   batch = prompt_shapes(config, policy, mesh)
-  context = scoring.contexts_of(rewards, batch)
+  context = _placed(scoring.contexts_of(rewards, batch), mesh)
   decoder = setup.decoder_shapes(policy, mesh)
   held = (made.state, made.base, context, batch, decoder)
   alive = sharding.device_bytes(held)
@@ -188,6 +188,18 @@ def _replicated(tree: Any, mesh: Mesh) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree
   )
+
+
+def _placed(tree: Any, mesh: Mesh) -> Any:
+  """Shapes of a tree; what lies nowhere yet is whole on every device."""
+  whole = mesh_lib.replicated(mesh)
+
+  def shape(x: Any) -> jax.ShapeDtypeStruct:
+    place = getattr(x, "sharding", None)
+    place = place if isinstance(place, NamedSharding) else whole
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+  return jax.tree.map(shape, tree)
 
 
 def _with_places(drawn: tuple[Trajectory, Any, Any], mesh: Mesh) -> Any:

@@ -124,8 +124,9 @@ def measure(
 
 
 def path_kl(
-  policy, params, reference_policy, reference, key, prompts, table, group
-):
+  policy, params, reference_policy, reference, key, prompts, table, group,
+  microbatch,
+):  # fmt: skip
   """KL of the sampling paths per picture, in nats, by the chain rule.
 
   The path of a stochastic sampler is a chain of Gaussians with equal noise, so
@@ -133,32 +134,40 @@ def path_kl(
   over paths of the policy: exact up to the number of paths.
   """
   rows = prompts.ids.shape[0]
-  layout = rollout.make_layout(rows, group, rows * group)
+  layout = setup.spread_rows(
+    rollout.make_layout(rows, group, microbatch, setup.batch_devices())
+  )
   cond, _ = guidance.conditioning(policy, params, prompts.words, 1.0)
   cond_r, _ = guidance.conditioning(
     reference_policy, reference, prompts.words, 1.0
   )
   index = jnp.asarray(layout.prompt_index)
-  cond, cond_r = (rollout.gather_cond(c, index) for c in (cond, cond_r))
   keys = rng.sample_keys(
     key, jnp.asarray(prompts.ids)[index], jnp.asarray(layout.member)
   )
-  x = rollout.initial_noise(keys, policy.latent_shape)
   table = jax.tree.map(jnp.asarray, table)
-
-  def body(x, facts):
-    step, i = facts
-    t = jnp.full((x.shape[0],), step.t)
-    v = policy.velocity(params, x, t, cond)
-    v_r = reference_policy.velocity(reference, x, t, cond_r)
-    shift = jnp.square(step.c_v * (v - v_r)).sum((1, 2, 3))
-    kl = shift / (2 * jnp.square(step.std))
-    noise = rng.normal_each(rng.fold_each(keys, i), x.shape[1:])
-    return steppers.mean(x, v, step) + step.std * noise, kl
-
   count = jnp.arange(table.t.shape[0], dtype=jnp.uint32)
-  _, kl = jax.lax.scan(body, x, (table, count))
-  return kl.sum(0).mean()
+
+  def chunk(rows):
+    keys, index = rows
+    own, other = (rollout.gather_cond(c, index) for c in (cond, cond_r))
+
+    def body(x, facts):
+      step, i = facts
+      t = jnp.full((x.shape[0],), step.t)
+      v = policy.velocity(params, x, t, own)
+      v_r = reference_policy.velocity(reference, x, t, other)
+      shift = jnp.square(step.c_v * (v - v_r)).sum((1, 2, 3))
+      kl = shift / (2 * jnp.square(step.std))
+      noise = rng.normal_each(rng.fold_each(keys, i), x.shape[1:])
+      return steppers.mean(x, v, step) + step.std * noise, kl
+
+    x = rollout.initial_noise(keys, policy.latent_shape)
+    return jax.lax.scan(body, x, (table, count))[1].sum(0)
+
+  cut = lambda x: rollout.to_chunks(x, layout.chunks)
+  kl = rollout.from_chunks(jax.lax.map(chunk, (cut(keys), cut(index))))
+  return masked_mean(kl, layout.mask)
 
 
 def _mean_score(scores: ArrayLike) -> float | None:
@@ -311,7 +320,7 @@ def at_scales(
   for scale in scales:
     found, images, right = evaluator(params, float(scale))
     results[f"guidance_scale={float(scale)}"] = found
-    first.append((images, right))
+    first = first or [(images, right)]
   return results, *first[0]
 
 
@@ -403,7 +412,11 @@ def check(config: ConfigDict) -> None:
 
 
 def base_kl(
-  config: ConfigDict, policy: Policy, data: EvaluationSet, encode: words.Encode
+  config: ConfigDict,
+  policy: Policy,
+  plain: Policy,
+  data: EvaluationSet,
+  encode: words.Encode,
 ):
   """Jitted (parameters, base) -> path KL in nats, without guidance.
 
@@ -418,7 +431,15 @@ def base_kl(
   key = rng.stream_key(config.eval.seed, "path_kl")
   run = jax.jit(
     lambda p, r, prompts: path_kl(
-      policy, p, policy, r, key, prompts, table, KL_MEMBERS
+      policy,
+      p,
+      plain,
+      r,
+      key,
+      prompts,
+      table,
+      KL_MEMBERS,
+      config.eval.microbatch,
     )
   )
   return lambda params, base: run(params, base, batch)
@@ -441,18 +462,22 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     config, policy, workdir=workdir,
     spec=config.eval.checkpoint, field="eval.checkpoint",
   )  # fmt: skip
-  rewards = reward_setup.load(config, workdir)
   mesh = setup.make_mesh(config)
+  rewards = reward_setup.load(config, workdir, mesh=mesh)
+  place = lambda tree: setup.put(
+    tree, setup.shapes(tree, policy.sharding_rules, mesh)
+  )
   encode = words.make_encode(config, policy, mesh)
   evaluator = make_evaluator(
     config, policy, rewards, encode=encode,
     decoder=setup.put_decoder(config, policy, mesh),
   )  # fmt: skip
   with jax.set_mesh(mesh):
+    params = place(params)
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)
     if config.eval.checkpoint not in ("", config.init.checkpoint):
-      base = setup.load_params(config, policy)
-      kl = base_kl(config, policy, evaluator.data, encode)
+      base = place(setup.load_params(config, policy))
+      kl = base_kl(config, policy, policy, evaluator.data, encode)
       add_kl(results, float(kl(params, base)))
   evaluation = merge(workdir, {"policy": results})
   logging.info("\n%s", tables.evaluation_table(evaluation))

@@ -19,6 +19,7 @@ from jaxreward.errors import UserError
 from jaxreward.jobs import setup
 from jaxreward.models import qwen, text_encoder
 from jaxreward.rewards import encoders as tokenizers
+from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Params
 
 Texts = Sequence[str]
@@ -113,9 +114,11 @@ def _runner(
   rules: Any = text_encoder.SHARDING_RULES,
 ) -> Callable[[Texts], Cond]:
   """Texts -> outputs [P, ...] on the host, a few texts at a time."""
+  whole = None
   if mesh is not None:
     params = setup.put(params, setup.shapes(params, rules, mesh))
-  run = jax.jit(encode)
+    whole = mesh_lib.replicated(mesh)
+  run = jax.jit(encode, out_shardings=whole)
 
   def few(texts: Texts) -> Cond:
     padded = [*texts, *[""] * (_AT_ONCE - len(texts))]

@@ -20,7 +20,7 @@ from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
-from jaxreward.jobs import evaluate, setup
+from jaxreward.jobs import evaluate, setup, words
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
 from jaxreward.training import loop, optimizer, state, step, weights, writers
@@ -58,7 +58,13 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
-  setup.make_policy(config)
+  policy = setup.make_policy(config)
+  words.bind(config, policy)
+  if policy.prompts is not None:
+    raise UserError(
+      f'config.model.name="{config.model.name}" is trained on scenes by no job;'
+      ' pretrain takes "scene_dit"'
+    )
   optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )

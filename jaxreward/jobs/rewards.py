@@ -212,6 +212,10 @@ def _bound(entry: Any, field: str) -> _Entry:
     raise UserError(f"config.{field}.weight={weight}: expected a finite number")
   if not isinstance(file, str):
     raise UserError(f"config.{field}.weights={file}: expected a file's name")
+  if file and not (is_learned or loads):
+    raise UserError(
+      f'config.{field}.weights={file}: the reward "{name}" reads none'
+    )
   return _Entry(field, fn, float(weight), is_learned, file, loads)
 
 

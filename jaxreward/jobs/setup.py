@@ -19,7 +19,7 @@ from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import rollout
-from jaxreward.models import convert, lora, vae
+from jaxreward.models import convert, hub, lora, vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
 from jaxreward.types import Array, ArrayLike, Params, Policy
@@ -36,6 +36,11 @@ def make_policy(config: ConfigDict) -> Policy:
     UserError: one of the two is not known, or they do not go together.
   """
   policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
+  if len(policy.latent_shape) != 3:
+    raise UserError(
+      f'config.model.name="{config.model.name}" makes videos, which no job'
+      " takes yet; its functions are in jaxreward.models"
+    )
   section = config.autoencoder
   if section.name == "none":
     return policy
@@ -211,10 +216,21 @@ def load_params(
     return jax.jit(policy.init)(key)
   like = jax.eval_shape(policy.init, key)
   logging.info("starting from %s", spec)
-  if policy.layout and not spec.startswith(("package:", "workdir:")):
+  if policy.layout and not _is_own(spec):
     return convert.load_params(spec, policy.layout, like)
   path = checkpoint_path(spec, field, workdir)
   return weights.load_params(path, like)
+
+
+def _is_own(spec: str) -> bool:
+  """Whether a file is one that `weights.save_params` has written.
+
+  Its names are paths; public names never hold a slash.
+  """
+  if spec.startswith(("package:", "workdir:")):
+    return True
+  is_file = spec.endswith(".safetensors") and epath.Path(spec).is_file()
+  return is_file and any("/" in name for name in hub.open_weights(spec))
 
 
 def make_mesh(config: ConfigDict) -> Mesh:

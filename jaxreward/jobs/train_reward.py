@@ -216,6 +216,15 @@ def _by_rating(config: ConfigDict) -> bool:
   return config.train_reward.loss.name in kernels.group_losses(config)
 
 
+def _check_grammar(config: ConfigDict) -> None:
+  if config.data.grammar == "free":
+    raise UserError(
+      'config.data.grammar="free": the detector, which says what of two'
+      " pictures is better, judges scenes alone; give pairs of your own in"
+      " config.train_reward.source"
+    )
+
+
 def _check_ratings(config: ConfigDict) -> None:
   options = config.train_reward
   name = f'config.train_reward.loss.name="{options.loss.name}"'
@@ -235,7 +244,9 @@ def _check_ratings(config: ConfigDict) -> None:
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   options, shape = config.train_reward, jax.ShapeDtypeStruct
-  setup.make_policy(config)
+  if options.source == "scenes":
+    words.bind(config, setup.make_policy(config))
+    _check_grammar(config)
   _scorer(config)
   _optimizer(config)
   kernels.chosen(config)

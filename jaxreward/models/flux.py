@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -246,8 +247,8 @@ def make_policy(
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {
-    "words": jnp.zeros((1, words, net.text_width)),
-    "pooled": jnp.zeros((1, net.pooled_width)),
+    "words": jax.ShapeDtypeStruct((1, words, net.text_width), jnp.float32),
+    "pooled": jax.ShapeDtypeStruct((1, net.pooled_width), jnp.float32),
   }
   return latent_policy.make(
     net,

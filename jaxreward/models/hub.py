@@ -20,6 +20,8 @@ import safetensors
 from jaxreward.errors import UserError, one_line
 
 _SUFFIX = ".safetensors"
+# What is read of a repository: weights, configs, and tokenizers of any kind.
+_READ = (_SUFFIX, ".json", "merges.txt", "vocab.txt", ".model")
 _INDEX = ".safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -93,7 +95,7 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
 def _download(repository: str, inside: str) -> pathlib.Path:
   """The folder of a snapshot that holds the safetensors and configs asked."""
   by_hand = (
-    f"download *.safetensors and *.json of"
+    f"download {', '.join(f'*{end}' for end in _READ)} of"
     f" https://huggingface.co/{repository}/tree/main/{inside} into a folder and"
     " name that folder"
   )
@@ -107,10 +109,10 @@ def _download(repository: str, inside: str) -> pathlib.Path:
   if inside.endswith(_SUFFIX):
     which: dict[str, Any] = {"allow_patterns": [inside]}
   elif inside:
-    which = {"allow_patterns": [f"{inside}/*{s}" for s in (_SUFFIX, ".json")]}
+    which = {"allow_patterns": [f"{inside}/*{end}" for end in _READ]}
   else:
     which = {
-      "allow_patterns": [f"*{_SUFFIX}", "*.json"],
+      "allow_patterns": [f"*{end}" for end in _READ],
       "ignore_patterns": "*/*",
     }
   try:

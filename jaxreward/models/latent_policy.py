@@ -40,7 +40,7 @@ def make(
   Args:
     net: called as (x, t, cond), with methods `encode` (prompts) and
       `everything` (x, t, prompts).
-    prompts: what `encode` takes, for one prompt.
+    prompts: shapes of what `encode` takes, for one prompt.
     latent_shape: (H, W, C) or (F, H, W, C).
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
@@ -49,7 +49,8 @@ def make(
 
   def init(key: Array) -> Params:
     x, t = jnp.zeros((1, *latent_shape)), jnp.zeros((1,))
-    params = net.init(key, x, t, prompts, method="everything")["params"]
+    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), prompts)
+    params = net.init(key, x, t, empty, method="everything")["params"]
     return jax.tree.map(lambda p: p.astype(param_dtype), params)
 
   def encode(params: Params, prompts: Cond) -> Cond:
@@ -67,5 +68,5 @@ def make(
     latent_shape=latent_shape,
     sharding_rules=sharding_rules,
     layout=layout,
-    prompts=jax.eval_shape(lambda: prompts),
+    prompts=prompts,
   )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -191,8 +192,8 @@ def make_policy(
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {
-    "words": jnp.zeros((1, words, net.text_width)),
-    "mask": jnp.ones((1, words), bool),
+    "words": jax.ShapeDtypeStruct((1, words, net.text_width), jnp.float32),
+    "mask": jax.ShapeDtypeStruct((1, words), jnp.bool_),
   }
   return latent_policy.make(
     net,

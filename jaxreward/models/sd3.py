@@ -272,8 +272,8 @@ def make_policy(
       f" {net.patch * net.position_side}"
     )
   prompts = {
-    "words": jnp.zeros((1, words, net.text_width)),
-    "pooled": jnp.zeros((1, net.pooled_width)),
+    "words": jax.ShapeDtypeStruct((1, words, net.text_width), jnp.float32),
+    "pooled": jax.ShapeDtypeStruct((1, net.pooled_width), jnp.float32),
   }
   return latent_policy.make(
     net,

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from jaxreward.models import blocks, convert, latent_policy
@@ -349,7 +350,7 @@ def make_autoencoder(
     dtype: of products and convolutions.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
-  mean, std = jnp.asarray(net.mean), jnp.asarray(net.std)
+  mean, std = (np.asarray(x, np.float32) for x in (net.mean, net.std))
 
   def init(key: Array) -> Params:
     return net.init(key, jnp.zeros((1, 1, 16, 16, 3)))["params"]

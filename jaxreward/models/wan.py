@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -318,11 +319,12 @@ def make_policy(
     if side % _PATCH:
       raise UserError(f"model.latent_{name}={side} is odd")
   shape = (frames, latent_height, latent_width)
-  prompts: dict[str, Any] = {"words": jnp.zeros((1, words, net.text_width))}
+  floats = lambda *sizes: jax.ShapeDtypeStruct((1, *sizes), jnp.float32)
+  prompts: dict[str, Any] = {"words": floats(words, net.text_width)}
   if net.extra_channels:
-    prompts["first"] = jnp.zeros((1, *shape, net.extra_channels))
+    prompts["first"] = floats(*shape, net.extra_channels)
   if net.vision_width:
-    prompts["vision"] = jnp.zeros((1, 257, net.vision_width))
+    prompts["vision"] = floats(257, net.vision_width)
   return latent_policy.make(
     net,
     prompts,

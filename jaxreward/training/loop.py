@@ -21,6 +21,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from jaxreward import processes
 from jaxreward.errors import UserError
 from jaxreward.numerics import Max, Mean
 from jaxreward.training import faults
@@ -220,7 +221,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       if n < loop.total and stop.agreed():
         save(n, row, wait=True)
         stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
-    if start < loop.total or not loop.checkpoints.steps():
+    if start < loop.total or not processes.on_first(loop.checkpoints.steps):
       save(loop.total, {})
     loop.checkpoints.wait()
     if found := loop.best and loop.checkpoints.best():

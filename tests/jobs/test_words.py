@@ -1,11 +1,15 @@
 """Prompts as a policy takes them: encoded once, checked, or left alone."""
 
 import dataclasses
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
+from jaxreward import jobs
 from jaxreward.data import texts
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
@@ -15,6 +19,7 @@ from jaxreward.models import sd3
 from tests import tiny
 
 SPEC = "align_public.py:tiny"
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROMPTS = grammar.prompts("train")[:3]
 
 
@@ -145,3 +150,45 @@ def test_rewards_do_not_see_what_text_encoders_made(policy):
   assert batch.plain.embedded is None
   assert {x.shape[0] for x in jax.tree.leaves(batch.plain)} == {3}
   assert dataclasses.replace(batch.plain, embedded=batch.embedded) is not batch
+
+
+def test_what_is_checked_starts_no_device():
+  """Processes join after the checks, and before any device is there."""
+  code = """
+from jax._src import xla_bridge
+from jaxreward import config, jobs
+for spec in ("sd35_medium", "flux_dev", "qwen_image"):
+  found = config.load(f"configs/align_public.py:{spec},tiny")
+  jobs.check("align", found)
+assert not xla_bridge._backends, xla_bridge._backends
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+  ("job", "spec", "changes", "said"),
+  [
+    ("pretrain", SPEC, {}, 'pretrain takes "scene_dit"'),
+    (
+      "train_reward",
+      "train_reward_scenes.py:smoke",
+      {"data.grammar": "free"},
+      "knows the words of the scenes alone",
+    ),
+    ("align", SPEC, {"rewards.jpeg.weights": "a.safetensors"}, "reads none"),
+  ],
+)
+def test_jobs_refuse_what_they_cannot_run(job, spec, changes, said):
+  with pytest.raises(UserError, match=said):
+    jobs.check(job, tiny.load(spec, changes))
+
+
+def test_videos_are_refused():
+  config = tiny.load(SPEC)
+  with config.unlocked():
+    config.model = dict(name="wan", size="tiny")
+  with pytest.raises(UserError, match=r'model\.name="wan" makes videos'):
+    align.check(config)

@@ -150,12 +150,16 @@ def test_without_network_the_line_says_what_to_download(monkeypatch):
   assert "no route to host" in message and "*.safetensors" in message
 
 
+# Weights and configs, and what tokenizers of every kind are read from.
+READ = (".safetensors", ".json", "merges.txt", "vocab.txt", ".model")
+
+
 @pytest.mark.parametrize(
   ("inside", "patterns"),
   [
-    ("transformer", ["transformer/*.safetensors", "transformer/*.json"]),
+    ("transformer", [f"transformer/*{end}" for end in READ]),
     ("transformer/model.safetensors", ["transformer/model.safetensors"]),
-    ("", ["*.safetensors", "*.json"]),
+    ("", [f"*{end}" for end in READ]),
   ],
 )
 def test_a_hub_id_fetches_only_what_is_asked(
