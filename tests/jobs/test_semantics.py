@@ -139,7 +139,8 @@ def reference_kl(p, q, noise, level, times, word):
   return total.mean()
 
 
-def test_path_kl_is_the_closed_form_of_every_step():
+@pytest.mark.parametrize("microbatch", [5, 12, 100])  # padded, whole, few rows
+def test_path_kl_is_the_closed_form_of_every_step(microbatch):
   policy = linear_policy()
   times = schedule.timesteps(5, 2.5)
   table = steppers.flow_sde(times, noise_level=0.7)
@@ -148,7 +149,9 @@ def test_path_kl_is_the_closed_form_of_every_step():
   key = jax.random.key(7)
   p = {"a": 0.9, "b": 0.3, "c": 0.2}
   q = {"a": 0.8, "b": 0.1, "c": 0.25}
-  found = evaluate.path_kl(policy, p, policy, q, key, batch, table, group)
+  found = evaluate.path_kl(
+    policy, p, policy, q, key, batch, table, group, microbatch
+  )
   noise = path_noise(key, batch, group, len(table.t))
   word = np.repeat(np.asarray(batch.tokens)[:, 0], group).astype(float)
   expected = reference_kl(p, q, noise, 0.7, times.astype(np.float64), word)
@@ -171,7 +174,7 @@ def test_path_kl_of_equal_parameters_is_zero():
   params = iteration.parts.base
   table = steppers.flow_sde(schedule.timesteps(4, 2.5))
   batch = grammar.batch(grammar.prompts("heldout")[:2])
-  args = jax.random.key(0), batch, table, 2
+  args = jax.random.key(0), batch, table, 2, 4
   policy = iteration.policy
   same = evaluate.path_kl(policy, params, policy, params, *args)
   assert float(same) < 1e-6
