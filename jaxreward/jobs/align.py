@@ -409,8 +409,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
       # Seen once, for the rewards that ask the detector and for the panel.
       found = detect(images, pixels, batch)
-      verdict = found if "strict" in found else None
-      scores = jitted_scores(rewards, images, batch, verdict)
+      scores = jitted_scores(rewards, images, batch, found)
       return batch, trajectory, images, found, scores
 
     samples = ahead.Samples(draw, config.align.iterations)

@@ -158,7 +158,6 @@ def _compile(
   alive += sharding.device_bytes((trajectory, pixels, images))
   detect = jax.jit(evaluate.measurer(config))
   found = build("detector", detect.trace, images, pixels, batch)
-  found = found if "strict" in found else None
   if any(not reward.is_host for reward in rewards.values()):
     build("rewards", scoring.trace, rewards, images, batch, found)
   scores = _replicated(

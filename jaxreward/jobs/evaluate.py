@@ -251,12 +251,11 @@ class Evaluator:
     """
     batch = self.encode(self.data.batch)
     images, found = self._draw(params, batch, float(guidance_scale))
-    verdict = found if "strict" in found else None
-    scores, _ = score(self.rewards, images, self.data.batch, verdict)
+    scores, _ = score(self.rewards, images, self.data.batch, found)
     host = processes.fetch(found)
     strict = np.full(images.shape[:2], np.nan)
     result: dict[str, Any] = {"n": strict.size}
-    if verdict is not None:
+    if "strict" in host:
       strict = np.asarray(host["strict"])
       result = accuracy.summarise(
         strict.reshape(-1), self.data.kinds,

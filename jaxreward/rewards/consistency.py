@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,20 @@ Known = Bool[ArrayLike, "P 1"]
 Scores = dict[str, Float[Array, "P G"]]
 
 
+def load_alone(
+  weights: str, *, size: str = "", dtype: str = "float32", microbatch: int = 64
+) -> Loaded:
+  """An image tower; see `encoders.load`."""
+  found = encoders.load(
+    weights, size=size, dtype=dtype, microbatch=microbatch, texts=False
+  )
+  return Loaded(
+    {"encoder": found.encoder},
+    {"params": found.params},
+    {"params": found.rules},
+  )
+
+
 def load_tower(
   weights: str,
   references: str,
@@ -42,15 +57,9 @@ def load_tower(
     dtype: see `encoders.load`.
     microbatch: see `encoders.load`.
   """
-  found = encoders.load(
-    weights, size=size, dtype=dtype, microbatch=microbatch, texts=False
-  )
-  return Loaded(
-    {"encoder": found.encoder},
-    {"params": found.params},
-    {"params": found.rules},
-    files.pictures(references, "image", image_size),
-  )
+  tower = load_alone(weights, size=size, dtype=dtype, microbatch=microbatch)
+  pictures = files.pictures(references, "image", image_size)
+  return dataclasses.replace(tower, prepare=pictures)
 
 
 @declare(is_differentiable=True, loads=load_tower)
@@ -98,20 +107,6 @@ def feature_distance(
   cosine = jnp.einsum("pgne,pne->pgn", seen, given[:, 0])
   score = cosine.mean(-1) - 1
   return {"feature_distance": jnp.where(usable & known, score, jnp.nan)}
-
-
-def load_alone(
-  weights: str, *, size: str = "", dtype: str = "float32", microbatch: int = 64
-) -> Loaded:
-  """An image tower; see `encoders.load`."""
-  found = encoders.load(
-    weights, size=size, dtype=dtype, microbatch=microbatch, texts=False
-  )
-  return Loaded(
-    {"encoder": found.encoder},
-    {"params": found.params},
-    {"params": found.rules},
-  )
 
 
 @declare(is_differentiable=True, loads=load_alone)

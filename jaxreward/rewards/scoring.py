@@ -183,7 +183,9 @@ def _arguments(rewards, images, prompts, verdict):
   """What the rewards in jit run on."""
   inside = tuple(r for r in rewards.values() if not r.is_host)
   if verdict is not None:
-    verdict = {name: verdict[name] for name in ("dense", "strict")}
+    there = "strict" in verdict  # not where no detector judges
+    names = ("dense", "strict")
+    verdict = {name: verdict[name] for name in names} if there else None
   contexts = contexts_of(rewards, prompts)
   return inside, contexts, images, prompts.plain, verdict
 
