@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _DEV = dict(double=19, single=38, heads=24)
@@ -57,7 +57,7 @@ class SingleBlock(mmdit.Stream):
     seen = mmdit.attention(q, k, v, mask)
     hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
     y = jnp.concatenate([seen, hidden], -1)
-    return x + gate * self.dense(self.width, "all_out")(y), None
+    return x + gate * self.narrow(y, "all_out"), None
 
 
 class Flux(nn.Module):
@@ -136,7 +136,8 @@ class Flux(nn.Module):
     y, _ = self.single_blocks(y, signal, rotary, None)
     start = words.shape[1]
     y = y[:, start : start + squares[0].shape[1]]
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = self.patch_out(mmdit.modulate(y, shift, scale)).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
+from jaxreward.models import sequence
 from jaxreward.types import Array, Cond, Params, Policy
 
 
@@ -57,6 +58,7 @@ def make(
     return net.apply({"params": params}, prompts, method="encode")
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+    x_t, t, cond = jax.tree.map(sequence.rows, (x_t, t, cond))
     v: Any = net.apply({"params": params}, x_t, t, cond)
     return v
 

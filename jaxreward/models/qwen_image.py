@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _FULL = dict(depth=60, heads=24)
@@ -94,7 +94,8 @@ class QwenImage(nn.Module):
     )
     signal = nn.silu(self.time(mmdit.wave_features(t)))
     (y, _), _ = self.joint((y, words), signal, rotary, seen)
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = mmdit.modulate(y[:, : squares[0].shape[1]], shift, scale)
     y = self.patch_out(y).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)

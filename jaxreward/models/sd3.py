@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _MEDIUM = dict(depth=24, heads=24, position_side=192)
@@ -120,7 +120,8 @@ class SD3(nn.Module):
     carry = y, cond["words"].astype(self.dtype)
     for block in (*self.runs, self.last):
       carry, _ = block(carry, signal, None, None)
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = self.patch_out(mmdit.modulate(carry[0], shift, scale))
     y = y.astype(jnp.float32)
     return mmdit.from_patches(y, self.patch, height, width)
