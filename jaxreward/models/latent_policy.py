@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
+from jaxreward.models import blocks
 from jaxreward.types import Array, Cond, Params, Policy
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def find_size(sizes: Mapping[str, dict[str, Any]], size: str) -> dict[str, Any]:
-  """Fields of a named size; `UserError` for a name that there is not."""
+
+def make_net(
+  kind: Callable[..., Net],
+  sizes: Mapping[str, dict[str, Any]],
+  size: str,
+  fields: Mapping[str, Any],
+) -> Net:
+  """The architecture of a named size, with fields of its own if given.
+
+  Raises:
+    UserError: no such size, or no such way to save memory.
+  """
   if size not in sizes:
     raise UserError(
       f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
       f" {', '.join(sizes)}"
     )
-  return sizes[size]
+  blocks.require_remat(fields.get("remat", "none"))
+  return kind(**{**sizes[size], **fields})
 
 
 def make(

@@ -155,9 +155,7 @@ def public_config(net: QwenImage) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> QwenImage:
   """The architecture of a named size, with fields of its own if given."""
-  net = QwenImage(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(QwenImage, SIZES, size, fields)
 
 
 def make_policy(

@@ -330,10 +330,7 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> VideoAutoencoder:
   """The architecture of a named size, with fields of its own if given."""
-  sizes = latent_policy.find_size(SIZES, size)
-  net = VideoAutoencoder(**{**sizes, **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(VideoAutoencoder, SIZES, size, fields)
 
 
 def make_autoencoder(
