@@ -101,6 +101,12 @@ def get_config() -> ConfigDict:
         seed=20,
         microbatch=240,
       ),
+      export=dict(  # of the job export, from a checkpoint of align
+        step="final",  # or "best", or the number of a step
+        average=True,  # the EMA, or what the last update left
+        fuse=False,  # adapters into the weights, or as a folder of their own
+        dtype="same",  # as trained, or float32, bfloat16, float16
+      ),
       sample=dict(
         split="heldout",
         prompts=24,

@@ -66,6 +66,7 @@ NOT_RESULTS = (
   "mesh",
   "topology",
   "compile_check",
+  "export",
   "processes",
   "profile",
   "progress",

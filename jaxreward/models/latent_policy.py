@@ -44,6 +44,7 @@ def make(
   param_dtype: Any = jnp.float32,
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
   layout: tuple[Any, ...],
+  public_config: Mapping[str, Any],
 ) -> Policy:
   """The network's functions as a `Policy`.
 
@@ -58,6 +59,7 @@ def make(
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.
+    public_config: what diffusers reads beside them.
   """
 
   def init(key: Array) -> Params:
@@ -81,5 +83,6 @@ def make(
     latent_shape=latent_shape,
     sharding_rules=sharding_rules,
     layout=layout,
+    public_config=public_config,
     prompts=prompts,
   )
