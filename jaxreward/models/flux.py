@@ -207,9 +207,7 @@ def public_config(net: Flux) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> Flux:
   """The architecture of a named size, with fields of its own if given."""
-  net = Flux(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(Flux, SIZES, size, fields)
 
 
 def make_policy(
@@ -258,4 +256,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

@@ -156,9 +156,7 @@ def public_config(net: QwenImage) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> QwenImage:
   """The architecture of a named size, with fields of its own if given."""
-  net = QwenImage(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(QwenImage, SIZES, size, fields)
 
 
 def make_policy(
@@ -203,4 +201,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

@@ -228,12 +228,11 @@ def make_net(size: str, **fields: Any) -> SD3:
   Raises:
     UserError: an unknown size, or more dual blocks than there are.
   """
-  net = SD3(**{**latent_policy.find_size(SIZES, size), **fields})
+  net = latent_policy.make_net(SD3, SIZES, size, fields)
   if not 0 <= net.dual_layers < net.depth:
     raise UserError(
       f"dual_layers={net.dual_layers} is not less than depth={net.depth}"
     )
-  blocks.require_remat(net.remat)
   return net
 
 
@@ -283,4 +282,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

@@ -278,9 +278,7 @@ def public_config(net: Wan) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> Wan:
   """The architecture of a named size, with fields of its own if given."""
-  net = Wan(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(Wan, SIZES, size, fields)
 
 
 def make_policy(
@@ -333,4 +331,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )
