@@ -86,6 +86,7 @@ class RunReport:
     pictures: of an iteration.
     lora_rank: 0 where all parameters are trained.
     microbatch: rows.
+    effort: of the compiler, from -1 to 1; 0 is what a run gets.
   """
 
   topology: Topology
@@ -95,6 +96,7 @@ class RunReport:
   pictures: int = 0
   lora_rank: int = 0
   microbatch: int = 1
+  effort: float = 0.0
 
   def best(self) -> MeshReport | None:
     """The mesh with the least cost of those that fit."""
@@ -163,9 +165,10 @@ def _heading(run: RunReport, mesh: MeshReport) -> str:
   if mesh.refused:
     verdict = f"impossible: {mesh.refused}"
   room = f", {gib(run.limit)} GiB each" if run.limit else ""
+  tried = f", compiled at effort {run.effort:g}" if run.effort else ""
   return (
     f"## {run.topology.name} ({run.topology.size} devices{room}),"
-    f" {title(mesh.sizes)}: {verdict}"
+    f" {title(mesh.sizes)}{tried}: {verdict}"
   )
 
 
@@ -337,6 +340,7 @@ def to_json(run: RunReport) -> dict[str, Any]:
     "lora_rank": run.lora_rank,
     "pictures": run.pictures,
     "memory_per_device": run.limit,
+    "compiler_effort": run.effort,
     "meshes": [_mesh_json(run, mesh) for mesh in run.meshes],
     "best": list(best.sizes) if best else None,
   }
