@@ -73,9 +73,7 @@ def said(text, tokens=None, total=10):
         {
           "token": token,
           "logprob": top.get(token, -9.0),
-          "top_logprobs": [
-            {"token": t, "logprob": p} for t, p in top.items()
-          ],
+          "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()],
         }
         for token, top in tokens
       ]
@@ -140,9 +138,7 @@ class Server:
         self._busy -= 1
     if reply.reset:
       linger = struct.pack("ii", 1, 0)
-      request.connection.setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, linger
-      )
+      request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
       request.rfile.close()
       request.wfile.close()
       request.connection.close()
@@ -168,9 +164,7 @@ class Loaded:
 
   def __init__(self, name, url, folder, **options):
     self.fn = REGISTRY[name]
-    self.loaded = self.fn.loads(
-      folder=folder, url=url, **{**QUICK, **options}
-    )
+    self.loaded = self.fn.loads(folder=folder, url=url, **{**QUICK, **options})
     self.judge = self.loaded.static["judge"]
 
   def __call__(self, images, texts, rows=None):

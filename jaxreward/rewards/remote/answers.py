@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 Tokens = Sequence[tuple[str, Sequence[tuple[str, float]]]]
 
@@ -101,28 +101,6 @@ def objects(text: str) -> Iterator[dict[str, Any]]:
       end = at + 1
     at = text.find("{", end)
   yield from reversed(found)
-
-
-class Form(Protocol):
-  """What answers to a question look like.
-
-  Attributes:
-    schema: of the JSON object.
-    words: what is answered in a single word instead, where probabilities of
-      words are asked for; empty where that cannot be.
-  """
-
-  @property
-  def schema(self) -> dict[str, Any]: ...
-  @property
-  def words(self) -> Sequence[str]: ...
-  def request(self, one_word: bool) -> str:
-    """The sentence that asks for it."""
-    ...
-
-  def read(self, answer: Answer) -> Any:
-    """The value of an answer; raises `Malformed`."""
-    ...
 
 
 def _schema(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,6 +214,12 @@ class Texts:
         if all(isinstance(t, str) and t.strip() for t in texts):
           return tuple(t.strip() for t in texts)
     raise Malformed(f"no list of 1 to {self.most} {self.name}")
+
+
+# What answers to a question look like: the `schema` of a JSON object, the single
+# `words` that may stand for it where their probabilities are asked for, the
+# sentence that asks for it (`request`), and how it is read (`read`).
+Form = Score | Choice | Texts
 
 
 def plain(word: str) -> str:

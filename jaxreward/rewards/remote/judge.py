@@ -77,7 +77,7 @@ class Judge:
     found = self._answers(form, wordings, fields, self.options.samples)
     table = np.array(
       [[np.nan if x is None else x for x in row] for row in found], np.float64
-    ).reshape(len(fields), -1)
+    ).reshape(len(fields), len(wordings) * self.options.samples)
     combined = np.full(len(fields), np.nan)
     combine = np.nanmean if self.options.combine == "mean" else np.nanmedian
     some = np.isfinite(table).any(1)
@@ -125,24 +125,19 @@ class Judge:
         return self._one(key, question)
       except NoAnswer as error:
         lost[str(error)] += 1
-        return None
+      except BaseException:
+        self._client.stop.set()
+        raise
 
     self._client.stop.clear()
     count = self.options.concurrency
     with concurrent.futures.ThreadPoolExecutor(count, "judge") as pool:
       futures = {k: pool.submit(one, k, q) for k, q in wanted.items()}
       try:
-        concurrent.futures.wait(
-          futures.values(), return_when=concurrent.futures.FIRST_EXCEPTION
-        )
-        first = [f.exception() for f in futures.values() if f.done()]
-        for error in filter(None, first):
-          raise error
+        found = {k: f.result() for k, f in futures.items()}
       except BaseException:
-        self._client.stop.set()
-        pool.shutdown(wait=False, cancel_futures=True)
+        self._client.stop.set()  # of an interrupt too; then threads end soon
         raise
-    found = {k: f.result() for k, f in futures.items()}
     if lost:
       why = "; ".join(
         f"{n} times {reason}" for reason, n in lost.most_common(3)

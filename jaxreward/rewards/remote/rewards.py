@@ -41,13 +41,19 @@ def _texts(texts: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _shown(
-  images: Images, prompts: PromptBatch, size: int
-) -> Iterator[tuple[int, dict[int, Picture]]]:
-  """(prompt, its finite pictures by member) of every prompt that is there."""
-  there = np.asarray(prompts.mask)
+  images: Images, prompts: PromptBatch, texts: Sequence[str], size: int
+) -> Iterator[tuple[int, Fields, dict[int, Picture]]]:
+  """(row, what belongs to the prompt, its finite pictures by member) of each.
+
+  Padding is left out. Prompts with pictures to start from have a "source".
+  """
+  there, source = np.asarray(prompts.mask), getattr(prompts, "source", None)
   for p, group in enumerate(pictures.encode_all(images, size)):
     if there[p]:
-      yield p, {g: picture for g, picture in enumerate(group) if picture}
+      own: dict[str, str | Picture] = {"prompt": texts[p]}
+      if source is not None:
+        own["source"] = pictures.encode(np.asarray(source[p]), size)
+      yield p, own, {g: picture for g, picture in enumerate(group) if picture}
 
 
 @with_options
@@ -74,7 +80,7 @@ def load_pointwise(
   form, default = answers.Score(low, high), templates.POINTWISE
   if answer == "yes_no":
     form, default = YES, templates.YES_NO
-  names = ("image", "prompt", "low", "high")
+  names = ("image", "source", "prompt", "low", "high")
   wordings = templates.read(
     options.templates, default, names, ("image", "prompt")
   )
@@ -112,10 +118,10 @@ def judge_pointwise(
     texts: of the prompts.
   """
   places, fields = [], []
-  for p, shown in _shown(images, prompts, judge.options.size):
+  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
     for g, picture in shown.items():
       places.append((p, g))
-      fields.append({"image": picture, "prompt": texts[p], **limits})
+      fields.append({**own, **limits, "image": picture})
   return {
     "judge": _placed(images, places, judge.scores(form, wordings, fields))
   }
@@ -160,7 +166,9 @@ def load_pairwise(
       ' pairs="reference" go together'
     )
   names = ("first", "second", "prompt")
-  wordings = templates.read(options.templates, templates.PAIRWISE, names, names)
+  wordings = templates.read(
+    options.templates, templates.PAIRWISE, (*names, "source"), names
+  )
   known = _references(references, options.size) if references else {}
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
@@ -218,13 +226,13 @@ def judge_pairwise(
     reference: what each prompt's pictures are compared with, if they are.
   """
   games: list[tuple[int, int, int]] = []
-  asked: list[tuple[str, Picture, Picture]] = []
-  for p, shown in _shown(images, prompts, judge.options.size):
+  asked: list[tuple[Fields, Picture, Picture]] = []
+  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
     other = reference[p]
     met = shown if other is None else {**shown, _REFERENCE: other}
     for i, j in _matches(texts[p], met, pairs, opponents):
       games.append((p, i, j))
-      asked.append((texts[p], met[i], met[j]))
+      asked.append((own, met[i], met[j]))
   wins = _wins(judge, wordings, asked, swap)
   scores = np.full(images.shape[:2], np.nan, np.float32)
   played = np.array(games, int).reshape(-1, 3)
@@ -247,16 +255,16 @@ def _matches(
 
 def _wins(judge, wordings, asked, swap) -> Float[np.ndarray, "M"]:
   """P(the first of each two is better)."""
-  fields = lambda t, a, b: {"first": a, "second": b, "prompt": t}
+  fields = lambda own, a, b: {**own, "first": a, "second": b}
   if swap:
-    both = [fields(t, a, b) for t, a, b in asked]
-    both += [fields(t, b, a) for t, a, b in asked]
+    both = [fields(own, a, b) for own, a, b in asked]
+    both += [fields(own, b, a) for own, a, b in asked]
     here, there = judge.scores(WINNER, wordings, both).reshape(2, -1)
     return (here + 1 - there) / 2
-  turned = np.array([_turned(t, a, b) for t, a, b in asked], bool)
+  turned = np.array([_turned(own["prompt"], a, b) for own, a, b in asked], bool)
   drawn = [
-    fields(t, b, a) if turn else fields(t, a, b)
-    for (t, a, b), turn in zip(asked, turned, strict=True)
+    fields(own, b, a) if turn else fields(own, a, b)
+    for (own, a, b), turn in zip(asked, turned, strict=True)
   ]
   found = judge.scores(WINNER, wordings, drawn)
   return np.where(turned, 1 - found, found)
@@ -290,7 +298,7 @@ def load_checklist(
   """
   if most_questions < 1:
     raise UserError(f"most_questions={most_questions}: it must be at least 1")
-  names = ("image", "prompt", "question")
+  names = ("image", "source", "prompt", "question")
   wordings = templates.read(
     options.templates, templates.CHECKLIST, names, ("image", "question")
   )
@@ -383,12 +391,11 @@ def judge_checklist(
   if questions is None:
     questions = _written(judge, wording, most, texts, prompts)
   places, fields = [], []
-  for p, shown in _shown(images, prompts, judge.options.size):
+  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
     for g, picture in shown.items() if questions[p] else ():
       places.append((p, g))
       fields += [
-        {"image": picture, "prompt": texts[p], "question": q}
-        for q, _ in questions[p]
+        {**own, "image": picture, "question": q} for q, _ in questions[p]
       ]
   values = judge.scores(YES, wordings, fields)
   ends = np.cumsum([len(questions[p]) for p, _ in places])

@@ -96,7 +96,15 @@ def fill(template: str, fields: Mapping[str, str | Picture]) -> Parts:
   Args:
     template: see the top of the module.
     fields: what the names in braces stand for.
+
+  Raises:
+    UserError: {source} where no prompt has a picture to start from.
   """
+  if "source" not in fields and "{source}" in template:
+    raise UserError(
+      "templates: {source} is a picture to start from, which these prompts do"
+      " not have"
+    )
   parts: list[str | Picture] = []
   for i, piece in enumerate(_PLACE.split(template)):
     value = fields[piece] if i % 2 else piece
