@@ -46,10 +46,11 @@ def serve(monkeypatch):
     yield lambda answer: stack.enter_context(contextlib.closing(Server(answer)))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_judge(serve, command, tmp_path, small_model):
   server, run = serve(reddest), tmp_path / "run"
   assert command(NFT, run, SMALL, options(server.url)) == 0
-  rows = tiny.rows(run, "align")[1:]
+  rows = tiny.rows(run, "align")
   assert len(rows) == 3
   for row in rows:
     # Pictures are sent with 8 bits.
@@ -66,6 +67,7 @@ def test_a_run_with_a_judge(serve, command, tmp_path, small_model):
     assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_asks_nothing_twice(
   serve, command, tmp_path, small_model, monkeypatch
 ):
@@ -93,6 +95,7 @@ def test_a_run_that_breaks_off_asks_nothing_twice(
     assert one.read_bytes() == other.read_bytes(), name
 
 
+@pytest.mark.slow
 def test_pictures_without_an_answer_are_masked_and_counted(
   serve, command, tmp_path, small_model
 ):
@@ -101,12 +104,13 @@ def test_pictures_without_an_answer_are_masked_and_counted(
 
   more = options(serve(answer).url, retries=0, concurrency=1)
   assert command(NFT, tmp_path / "run", SMALL, more) == 0
-  rows = tiny.rows(tmp_path / "run", "align")[1:]
+  rows = tiny.rows(tmp_path / "run", "align")
   for row in rows:
     assert row["failed/judge"] == 3 and "nonfinite" not in row
     np.testing.assert_allclose(row["reward/judge"], 4 / 9, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_win_rates_are_trained_on(serve, command, tmp_path, small_model):
   def answer(ask):
     first, second = ask.red

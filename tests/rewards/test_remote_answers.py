@@ -171,7 +171,8 @@ def test_lists_of_questions():
 @pytest.mark.parametrize("form", [TEN, YES, WINNER, answers.Texts("q", 3)])
 def test_what_a_form_asks_for_it_reads(form):
   """The example in its own request is an answer in its form."""
-  *_, example = answers.objects(form.request(False))
+  request = form.request(False).replace(": number", ": 3")
+  *_, example = answers.objects(request)
   value = form.read(answer(json.dumps(example)))
   assert np.ndim(value) == 1 or 0 <= value <= 1
   assert list(form.schema["properties"]) == list(example)

@@ -6,6 +6,8 @@ import os
 import pathlib
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.rewards.remote import client, store
+from tests import tiny
 from tests.rewards.judges import KEY, Loaded, Reply, levels, reds, said, scored
 
 TEXT = ["a red circle"]
@@ -291,34 +294,31 @@ def test_a_damaged_entry_is_asked_again(damage, serve, tmp_path):
   assert paths[0].read_bytes() == data
 
 
-def _put_many(folder, start):
-  start.wait()
-  cache = store.Cache(folder)
-  for i in range(60):
-    cache.put(store.digest([i % 3]), {"text": "x" * 2000})
+WRITER = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("store", sys.argv[1])
+store = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(store)
+cache = store.Cache(sys.argv[2])
+for i in range(90):
+  cache.put(store.digest([i % 3]), {"text": "x" * 2000})
+"""
 
 
 def test_processes_share_a_cache(tmp_path):
   """Whoever reads while others write sees an entry whole, or none."""
-  context = multiprocessing.get_context("fork")
-  start = context.Event()
-  workers = [
-    context.Process(target=_put_many, args=(tmp_path, start)) for _ in range(3)
-  ]
-  for worker in workers:
-    worker.start()
-  start.set()
+  command = [sys.executable, "-c", WRITER, store.__file__, str(tmp_path)]
+  env = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+  workers = [subprocess.Popen(command, env=env) for _ in range(3)]
   cache, seen = store.Cache(tmp_path), 0
-  while any(worker.is_alive() for worker in workers) or not seen:
+  while any(worker.poll() is None for worker in workers):
     for i in range(3):
       path = cache._path(store.digest([i]))
       if path.exists():
         value = json.loads(path.read_bytes())["value"]
         assert value == {"text": "x" * 2000}
         seen += 1
-  for worker in workers:
-    worker.join()
-    assert worker.exitcode == 0
+  assert seen and all(worker.returncode == 0 for worker in workers)
   assert len(list(tmp_path.rglob("*.json"))) == 3
   assert not list(tmp_path.rglob("*.tmp"))
 

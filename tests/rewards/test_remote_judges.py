@@ -471,6 +471,9 @@ def test_checklists_by_probability(serve, tmp_path):
     ("{", "line 1"),
     ('{"questions": ["a?"]}', "line 1"),
     ('{"prompt": "a", "questions": [3]}', "line 1"),
+    ('{"prompt": "a", "questions": "Is it?"}', "line 1"),
+    ('{"prompt": "a", "questions": [" "]}', "line 1"),
+    ('{"prompt": "a", "questions": [{"question": 3}]}', "line 1"),
     ('{"prompt": "a", "questions": [{"weight": 3}]}', "line 1"),
     (
       '{"prompt": "a", "questions": [{"question": "a", "weight": 0}]}',

@@ -125,7 +125,7 @@ class Score:
     return _schema("score", {"type": "number"})
 
   def request(self, one_word: bool) -> str:
-    return f'Answer with JSON, such as {{"score": {self.low:g}}}.'
+    return 'Answer with JSON of the form {"score": number}.'
 
   def read(self, answer: Answer) -> float:
     """Of the last object that has a score, or of an answer that is a number."""

@@ -135,6 +135,7 @@ class Client:
         raise NoAnswer(f"{reason}, asks to wait {after:.0f} s")
       if attempt < options.retries:
         self._postpone(after)
+        self._await_turn()
         most = min(options.longest_wait, options.backoff * 2**attempt)
         self._sleep(most * share(key, attempt))
     raise NoAnswer(reason)

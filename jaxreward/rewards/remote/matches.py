@@ -20,7 +20,7 @@ def schedule(
     order: the members, shuffled.
     pairs: "all"; "random", so that each member meets `opponents` others (one
       more where both the group and it are odd); or "member", so that all meet
-      the first one, as Bootstrapped Relative Policy Optimization does.
+      the first one.
     opponents: see above.
   """
   n = len(order)

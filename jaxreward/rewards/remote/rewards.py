@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from etils import epath
 from jaxtyping import Float
 
 from jaxreward.data.images import read_image
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError
 from jaxreward.rewards import references as reference_lines
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.rewards.remote import answers, matches, pictures, templates
@@ -23,17 +22,16 @@ from jaxreward.rewards.remote.options import (
   with_options,
 )
 from jaxreward.rewards.remote.pictures import Picture
+from jaxreward.rewards.remote.questions import Weighted, read_questions
 from jaxreward.rewards.remote.store import digest
 from jaxreward.types import PromptBatch
 
 Images = Float[np.ndarray, "P G H W 3"]
 Scores = dict[str, Float[np.ndarray, "P G"]]
-Weighted = Sequence[tuple[str, float]]
 
 YES = answers.Choice("answer", {"yes": 1.0, "no": 0.0})
 WINNER = answers.Choice("winner", {"first": 1.0, "second": 0.0, "tie": 0.5})
 _REFERENCE = -1  # in place of a member
-_LINE = '{"prompt": "a red circle", "questions": ["Is there a circle?"]}'
 
 
 def _texts(texts: Sequence[str]) -> Mapping[str, Any]:
@@ -209,9 +207,10 @@ def judge_pairwise(
 
   A win counts 1, a tie 1/2, or what the words' probabilities say. Who meets
   whom, and in which order, is drawn from what the pictures show, so that the
-  same group is judged alike whenever it comes. Win rates within a group as
-  rewards: UnifiedReward-Flex, Wang et al. 2026; against a drawn member:
-  Bootstrapped Relative Policy Optimization.
+  same group is judged alike whenever it comes. Win rates of a whole
+  group: UnifiedReward-Flex, Wang et al. 2026, https://arxiv.org/abs/2602.02380;
+  against a drawn member: BRPO, Jia et al. 2025,
+  https://arxiv.org/abs/2506.00103, which leaves that member without a score.
 
   Args:
     images: in [0, 1]; a picture with a value that is not finite scores NaN, as
@@ -290,9 +289,8 @@ def load_checklist(
   Args:
     options: see `Options`.
     folder: of what the judge keeps.
-    questions: a .jsonl file, such as that of the prompts, or a folder of them;
-      its lines read {"prompt": "...", "questions": ["...", {"question": "...",
-      "weight": 2}]}. If empty, the judge writes them, once per prompt.
+    questions: file or folder of them (`read_questions`). If empty, the judge
+      writes them, once per prompt.
     most_questions: that it may write.
     questions_template: file of how it is asked to.
   """
@@ -317,49 +315,6 @@ def load_checklist(
     most=most_questions,
   )  # fmt: skip
   return Loaded(static, prepare=prepare)
-
-
-def read_questions(path: str) -> dict[str, Weighted]:
-  """((question, weight), ...) of each prompt that has some.
-
-  Args:
-    path: see `load_checklist`.
-
-  Raises:
-    UserError: nothing there, or a line that is wrong.
-  """
-  at = epath.Path(path).expanduser()
-  files = sorted(at.glob("*.jsonl")) if at.is_dir() else [at]
-  found: dict[str, Weighted] = {}
-  for file in files:
-    try:
-      lines = file.read_text().splitlines()
-    except (OSError, ValueError) as error:
-      raise UserError(f"questions={path}: {one_line(error)}") from error
-    for number, line in enumerate(lines, 1):
-      if line.strip():
-        found |= _questions_of(line, f"questions: {file}, line {number}")
-  if not found:
-    raise UserError(
-      f'questions={path}: no line has "questions"; one reads like {_LINE}'
-    )
-  return found
-
-
-def _questions_of(line: str, where: str) -> dict[str, Weighted]:
-  try:
-    row = json.loads(line)
-    prompt, listed = " ".join(row["prompt"].split()), row.get("questions", [])
-    pairs = [
-      (q, 1.0) if isinstance(q, str) else (q["question"], q.get("weight", 1.0))
-      for q in listed
-    ]
-    weighted = tuple((str(q), float(weight)) for q, weight in pairs)
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{where}: a line reads like {_LINE}") from error
-  if not all(0 < weight < np.inf for _, weight in weighted):
-    raise UserError(f"{where}: a weight must be greater than 0")
-  return {prompt: weighted} if weighted else {}
 
 
 @declare(is_host=True, loads=load_checklist)
