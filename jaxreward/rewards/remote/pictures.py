@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import io
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from jaxreward.rewards.remote.store import digest
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-  """A PNG and its hash.
+  """A picture that is sent, if it is, as PNG.
 
   Attributes:
-    png: the file.
-    digest: of it.
+    levels: its pixels.
   """
 
-  png: bytes
-  digest: str
+  levels: UInt8[np.ndarray, "H W 3"]
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """Hash of the pixels, which no version of an encoder changes."""
+    return digest(b"%d %d " % self.levels.shape[:2] + self.levels.tobytes())
+
+  @functools.cached_property
+  def png(self) -> bytes:
+    """The file; made by the thread that first sends it."""
+    buffer = io.BytesIO()
+    # A tenth of the time of the usual level, and a sixth more bytes.
+    Image.fromarray(self.levels).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
   @property
   def url(self) -> str:
@@ -31,29 +43,18 @@ class Picture:
     return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def encode(pixels: Float[np.ndarray, "H W 3"], size: int = 0) -> Picture:
-  """A picture in [0, 1] as PNG; values outside are clipped.
+def make(pixels: Float[np.ndarray, "H W 3"], size: int = 0) -> Picture:
+  """A picture of pixels in [0, 1]; values outside are clipped.
 
   Args:
     pixels: finite.
-    size: of the longer side in pixels; as it is if 0.
+    size: of the longer side; as it is if 0.
   """
   levels = np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-  image = Image.fromarray(levels)
-  if size and max(image.size) != size:
-    scale = size / max(image.size)
-    width, height = (max(1, round(x * scale)) for x in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-  buffer = io.BytesIO()
-  image.save(buffer, "PNG")
-  return Picture(buffer.getvalue(), digest(buffer.getvalue()))
-
-
-def encode_all(
-  images: Float[np.ndarray, "P G H W 3"], size: int = 0
-) -> list[list[Picture | None]]:
-  """Every picture of a batch; None for one that is not finite."""
-  return [
-    [encode(x, size) if np.isfinite(x).all() else None for x in group]
-    for group in images
-  ]
+  height, width = levels.shape[:2]
+  if size and max(height, width) != size:
+    scale = size / max(height, width)
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(levels).resize(shape, Image.Resampling.LANCZOS)
+    levels = np.asarray(image)
+  return Picture(levels)

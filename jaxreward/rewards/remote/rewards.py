@@ -46,12 +46,18 @@ def _shown(
   Padding is left out. Prompts with pictures to start from have a "source".
   """
   there, source = np.asarray(prompts.mask), getattr(prompts, "source", None)
-  for p, group in enumerate(pictures.encode_all(images, size)):
-    if there[p]:
-      own: dict[str, str | Picture] = {"prompt": texts[p]}
-      if source is not None:
-        own["source"] = pictures.encode(np.asarray(source[p]), size)
-      yield p, own, {g: picture for g, picture in enumerate(group) if picture}
+  for p in range(len(images)):
+    if not there[p]:
+      continue
+    own: dict[str, str | Picture] = {"prompt": texts[p]}
+    if source is not None:
+      own["source"] = pictures.make(np.asarray(source[p]), size)
+    shown = {
+      g: pictures.make(pixels, size)
+      for g, pixels in enumerate(images[p])
+      if np.isfinite(pixels).all()
+    }
+    yield p, own, shown
 
 
 @with_options
@@ -186,7 +192,7 @@ def _references(folder: str, size: int) -> dict[str, Picture]:
   for prompt, row in reference_lines.rows(folder).items():
     if not isinstance(row.get("image"), str):
       raise UserError(f'references={folder}: "{prompt}" has no "image"')
-    found[prompt] = pictures.encode(read_image(at / row["image"]), size)
+    found[prompt] = pictures.make(read_image(at / row["image"]), size)
   return found
 
 
