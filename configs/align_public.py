@@ -77,7 +77,7 @@ def get_config(arg: str | None = None):
   config.job = "align"
   config.model = ConfigDict(
     chosen["model"]
-    | dict(latent_side=64, remat="full", dtype="bfloat16")
+    | dict(latent_side=64, remat="full", dtype="bfloat16", attention="auto")
     | dict(param_dtype="bfloat16")  # frozen; the adapters are float32
   )
   config.init.checkpoint = f"{chosen['weights']}:transformer"

@@ -101,6 +101,13 @@ class Traffic:
     )
 
 
+# Parts of names that say how a program is built and not what it computes.
+_PLUMBING = {
+  "", "body", "branch_0_fun", "branch_1_fun", "checkpoint", "closed_call",
+  "cond", "rematted_computation", "shard_map", "while",
+}  # fmt: skip
+
+
 @dataclasses.dataclass
 class Costs:
   """What one device does.
@@ -114,6 +121,7 @@ class Costs:
     unknown_loops: loops that counted once because nothing says how often
       they run.
     collectives: {(kind, mesh axes): Traffic}.
+    by_operation: {what asked for it, as the program names it: cycles}.
   """
 
   flops: float = 0.0
@@ -125,6 +133,7 @@ class Costs:
   collectives: dict[tuple[str, str], Traffic] = dataclasses.field(
     default_factory=dict
   )
+  by_operation: dict[str, float] = dataclasses.field(default_factory=dict)
 
   @property
   def sent(self) -> float:
@@ -142,6 +151,9 @@ class Costs:
     for key, traffic in other.collectives.items():
       before = self.collectives.get(key, Traffic())
       self.collectives[key] = before.plus(traffic, times)
+    for name, cycles in other.by_operation.items():
+      before = self.by_operation.get(name, 0.0)
+      self.by_operation[name] = before + times * cycles
 
 
 def read(text: str, axes: dict[str, int] | None = None) -> Costs:
@@ -186,6 +198,18 @@ def _parse_op(found: re.Match, line: str) -> Op:
     rest=line[opening:],
     is_root=bool(found[1]),
   )
+
+
+def _asked_by(op: Op) -> str:
+  """The scopes and the primitive that it was made from, by name."""
+  found = re.search(r'op_name="([^"]*)"', op.rest)
+  if not found:
+    return op.kind
+  inner = found[1]
+  while inner != (bare := re.sub(r"[\w\-]+\(([^()]*)\)", r"\1", inner)):
+    inner = bare  # jvp(SD3) -> SD3
+  scopes = [part for part in inner.split("/") if part not in _PLUMBING]
+  return "/".join(scopes[-3:])
 
 
 def _closing(line: str, start: int) -> int:
@@ -281,6 +305,7 @@ class Program:
     # Some operations without an estimate carry the largest number there is.
     if estimate and int(estimate[1]) < 2**53:
       cost.cycles = float(estimate[1])
+      cost.by_operation = {_asked_by(op): cost.cycles}
     return cost
 
   def _traffic(self, kind: str, op: Op, ops: dict[str, Op]):

@@ -150,7 +150,7 @@ def to_text(run: RunReport) -> str:
   if first.programs:
     parts += [_memory(run, first), _work(run, first), _traffic(first)]
     if first.seconds(run.topology):
-      parts.append(_seconds(run, first))
+      parts += filter(None, [_seconds(run, first), _costliest(first)])
   if not first.fits(run.limit):
     parts.append(
       "What to change:\n" + "\n".join(f"- {x}" for x in advice(run, first))
@@ -249,6 +249,24 @@ def _seconds(run: RunReport, mesh: MeshReport) -> str:
   ]
   heads = ("seconds", "compute", "memory", "network", "roofline", "wall")
   return table((*heads, "compiler", "step"), rows)
+
+
+def _costliest(mesh: MeshReport, limit: int = 10) -> str:
+  """The operations on which the compiler expects to spend most."""
+  costs = {k: p.costs for k, p in mesh.programs.items() if p.costs}
+  total = sum(c.cycles for c in costs.values())
+  found = [
+    (cycles, name, operation)
+    for name, c in costs.items()
+    for operation, cycles in c.by_operation.items()
+  ]
+  if not total:
+    return ""
+  rows = [
+    [f"{cycles / total:.1%}", name, operation]
+    for cycles, name, operation in sorted(found, reverse=True)[:limit]
+  ]
+  return table(("share of cycles", "program", "asked for by"), rows)
 
 
 def _time(value: float) -> str:
@@ -375,6 +393,7 @@ def _program_json(run: RunReport, program: Report) -> dict[str, Any]:
       "compiled_flops": costs.flops,
       "compiled_bytes": costs.bytes,
       "compiler_cycles": costs.cycles,
+      "cycles_by_operation": costs.by_operation,
       "mosaic_runs": costs.kernels,
       "mosaic_flops": costs.kernel_flops,
       "unknown_loops": costs.unknown_loops,

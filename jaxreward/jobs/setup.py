@@ -19,7 +19,7 @@ from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import rollout, schedule
-from jaxreward.models import convert, hub, lora, vae
+from jaxreward.models import attention, convert, hub, lora, vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
 from jaxreward.types import Array, ArrayLike, Params, Policy
@@ -267,6 +267,8 @@ def make_mesh(config: ConfigDict) -> Mesh:
       f"config.processes.detect=False: this is one of {jax.process_count()}"
       " processes, which have to know of each other; set it to True"
     )
+  form = config.model.get("attention", "plain")
+  attention.require_platform(form, jax.default_backend())
   return mesh_lib.make_mesh(**config.mesh.to_dict())
 
 

@@ -21,6 +21,7 @@ from jaxreward.models import sequence
 from jaxreward.types import Array
 
 FORMS = ("auto", "plain", "flash", "cudnn")
+_WHERE = {"flash": ("tpu",), "cudnn": ("gpu", "cuda")}
 _BLOCKS = (512, 256, 128)  # tokens; the widest that pads little is taken
 
 
@@ -39,26 +40,25 @@ def check(form: str, dtype: jnp.dtype | type) -> None:
     )
 
 
-def choose(form: str, dtype: jnp.dtype | type) -> str:
-  """The form that runs where this is compiled for.
-
-  "auto" is "flash" on TPUs, "cudnn" on GPUs in 16 bits, else "plain".
-
-  Raises:
-    UserError: a form that this platform does not have.
-  """
-  platform = processes.platform()
-  needed = {"flash": ("tpu",), "cudnn": ("gpu", "cuda")}
-  if form == "auto":
-    here = [name for name, where in needed.items() if platform in where]
-    wide = jnp.dtype(dtype).itemsize != 2
-    return "plain" if not here or (here == ["cudnn"] and wide) else here[0]
-  if platform not in needed.get(form, (platform,)):
+def require_platform(form: str, platform: str) -> None:
+  """Raises `UserError` for a form that the platform does not have."""
+  if platform not in _WHERE.get(form, (platform,)):
     raise UserError(
-      f'model.attention="{form}" needs a {needed[form][0].upper()}, and this'
+      f'model.attention="{form}" needs a {_WHERE[form][0].upper()}, and this'
       f' is a {platform.upper()}: use "auto"'
     )
-  return form
+
+
+def choose(form: str, dtype: jnp.dtype | type, platform: str) -> str:
+  """What "auto" stands for; other forms stay.
+
+  "flash" on TPUs, "cudnn" on GPUs in 16 bits, else "plain".
+  """
+  if form != "auto":
+    return form
+  here = [name for name, where in _WHERE.items() if platform in where]
+  wide = jnp.dtype(dtype).itemsize != 2
+  return "plain" if not here or (here == ["cudnn"] and wide) else here[0]
 
 
 def attention(
@@ -81,7 +81,7 @@ def attention(
     [B, N, H * D].
   """
   q, k, v = map(sequence.heads, (q, k, v))
-  form = choose(form, q.dtype)
+  form = choose(form, q.dtype, processes.platform())
   if form == "flash":
     y = sequence.by_device(flash, q, k, v, mask)
   else:

@@ -49,7 +49,7 @@ HloModule jit_step, is_scheduled=true, num_partitions=8
   %stack = f32[5,4,8]{2,1,0} get-tuple-element(%carry), index=2
   %one = s32[]{:T(128)} constant(1)
   %next = s32[]{:T(128)} add(%copy.1, %one)
-  %slice.1 = f32[4,8]{1,0:T(8,128)S(1)} fusion(%stack, %copy.1), kind=kLoop, calls=%take, backend_config={"window_config":{"estimated_cycles":"100"}}
+  %slice.1 = f32[4,8]{1,0:T(8,128)S(1)} fusion(%stack, %copy.1), kind=kLoop, calls=%take, metadata={op_name="jit(f)/while/body/transpose(jvp(Net))/up/dynamic_slice" source_line=3}, backend_config={"window_config":{"estimated_cycles":"100"}}
   %begun = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) fusion(%x), kind=kCustom, output_to_operand_aliasing={{0}: (0, {})}, calls=%start
   %ended = bf16[16,8]{1,0} fusion(%x), kind=kCustom, calls=%done
   %dot.1 = f32[16,8]{1,0} dot(%ended, %slice.1), lhs_contracting_dims={1}, rhs_contracting_dims={1}, backend_config={"window_config":{"estimated_cycles":"9223372036854775807"}}
@@ -85,6 +85,7 @@ def test_a_tpu_loop_is_multiplied_and_its_collectives_counted_once():
   assert costs.kernels == 5
   # The estimate of the product is the number that says there is none.
   assert costs.cycles == 5 * 100
+  assert costs.by_operation == {"Net/up/dynamic_slice": 500}
   assert costs.collectives == {
     ("all-gather", "fsdp"): hlo.Traffic(5, 5 * 64, 5 * 64 * 3),
     ("reduce-scatter", "fsdp"): hlo.Traffic(5, 5 * 512, 5 * 512 * 3 / 4),

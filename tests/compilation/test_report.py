@@ -72,6 +72,29 @@ def test_what_lies_beside_a_program_counts_against_the_limit():
   assert not refused.fits(0.0) and refused.memory.total == 50
 
 
+def test_kernels_take_their_products_at_the_peak():
+  found = costs(flops=100.0, cycles=20.0)
+  found.kernel_flops = 50.0
+  seconds = roofline.seconds(found, CHIP)
+  assert seconds.compute == 10.0 + 5.0 and seconds.compiler == 20 / 4 + 5.0
+
+
+def test_the_costliest_operations_come_first():
+  one, two = costs(cycles=300.0), costs(cycles=100.0)
+  one.by_operation = {"Net/up/dot": 250.0, "Net/norm/mul": 50.0}
+  two.by_operation = {"Net/down/dot": 100.0}
+  run = report.RunReport(
+    SLICE, 0.0, [mesh((4, 1, 1), program(found=one), program(found=two))]
+  )
+  lines = report.to_text(run).splitlines()
+  rows = [line.split("|")[1:4] for line in lines if "%  " in line]
+  assert [[cell.strip() for cell in row] for row in rows] == [
+    ["62.5%", "p0", "Net/up/dot"],
+    ["25.0%", "p1", "Net/down/dot"],
+    ["12.5%", "p0", "Net/norm/mul"],
+  ]
+
+
 def test_the_best_mesh_fits_and_takes_the_least_time():
   fast_but_large = mesh((4, 1, 1), program(120.0, costs(flops=10.0)))
   fast = mesh((2, 2, 1), program(90.0, costs(flops=50.0, sent=4.0)))

@@ -7,9 +7,11 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxreward import main
 from jaxreward.errors import UserError
 from jaxreward.models import attention, sd3, sequence
 from jaxreward.training import mesh as mesh_lib
+from tests import tiny
 
 D = 16
 
@@ -111,10 +113,10 @@ def test_auto_is_plain_on_a_cpu_to_the_bit():
     ("cpu", "bfloat16", "plain"),
   ],
 )
-def test_auto_takes_what_the_platform_has(platform, dtype, form, monkeypatch):
-  monkeypatch.setattr(attention.processes, "platform", lambda: platform)
-  assert attention.choose("auto", jnp.dtype(dtype)) == form
-  assert attention.choose("plain", jnp.dtype(dtype)) == "plain"
+def test_auto_takes_what_the_platform_has(platform, dtype, form):
+  assert attention.choose("auto", jnp.dtype(dtype), platform) == form
+  assert attention.choose("plain", jnp.dtype(dtype), platform) == "plain"
+  attention.require_platform(form, platform)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +131,21 @@ def test_a_form_that_cannot_be_is_refused_at_start(fields, message):
     sd3.make_policy(size="tiny", latent_side=8, **fields)
 
 
-def test_another_platforms_form_is_refused():
-  q, k, v = arrays(1, 4, 4, 2)
-  with pytest.raises(UserError, match='"flash" needs a TPU, and this is a CPU'):
-    attention.attention(q, k, v, form="flash")
+@pytest.mark.parametrize(
+  ("form", "platform", "needed"),
+  [("flash", "cpu", "TPU"), ("flash", "gpu", "TPU"), ("cudnn", "tpu", "GPU")],
+)
+def test_another_platforms_form_is_refused(form, platform, needed):
+  with pytest.raises(UserError, match=f'"{form}" needs a {needed}, and this'):
+    attention.require_platform(form, platform)
+
+
+def test_a_job_refuses_it_before_it_starts(tmp_path, capfd):
+  flags = tiny.flags(
+    "align_public.py:tiny", tmp_path, {"model.attention": "flash"}
+  )
+  assert main.main(flags) == 2
+  assert 'needs a TPU, and this is a CPU: use "auto"' in capfd.readouterr().err
 
 
 @pytest.mark.slow
