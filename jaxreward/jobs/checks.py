@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.jobs import videos
 
 SEEDS = ("seed", "eval.seed")
 SCALES = ("eval.guidance_scales", "train_reward.sampling.guidance_scales")
@@ -30,6 +31,7 @@ NAMES = {
   "export.dtype": ("same", *STORED),
   "sample.split": grammar.SPLITS,
   "data.grammar": ("scenes", "free"),
+  "video.scored": videos.SCORED,
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")
@@ -48,6 +50,7 @@ _COUNTS = {  # 1 or more
   "train_reward": ("train_rows", "heldout_rows", "steps", "rows"),
   "train_reward.sampling": ("samples", "num_steps", "microbatch"),
   "checkpoint": ("keep",),
+  "video": ("frames",),
 }
 _COUNTS_OR_NONE = {  # 0 or more
   "rollout": ("window_start", "window_size"),

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
-from jaxreward.jobs import checks, reward_model, setup
+from jaxreward.jobs import checks, reward_model, setup, videos
 from jaxreward.models import scene_reward
 from jaxreward.training import sharding
 from jaxreward.types import PromptBatch
@@ -58,7 +58,7 @@ def load(
   """
   whole = setup.make_mesh(config) if mesh is None else mesh
   return _build(
-    bind(config, sections),
+    config, bind(config, sections),
     lambda entry: _load_learned(entry, workdir, mesh),
     lambda loaded: jax.tree.map(
       lambda x, place: jax.device_put(x, place),
@@ -98,11 +98,11 @@ def abstract(
       dict(loaded.arrays), _places(loaded, mesh),
     )  # fmt: skip
 
-  return _build(bind(config, sections), learned, published)
+  return _build(config, bind(config, sections), learned, published)
 
 
 def _build(
-  entries: dict[str, _Entry], learned, published
+  config: ConfigDict, entries: dict[str, _Entry], learned, published
 ) -> dict[str, rewards.Reward]:
   functions = {name: entry.fn for name, entry in entries.items()}
   contexts: dict[str, Mapping[str, Any]] = {}
@@ -116,6 +116,8 @@ def _build(
       contexts[name] = published(loaded)
       if loaded.prepare:
         prepares[name] = loaded.prepare
+  if videos.is_video(setup.make_policy(config)):
+    functions = {k: videos.scored(fn, config) for k, fn in functions.items()}
   weights = {name: entry.weight for name, entry in entries.items()}
   return rewards.build(functions, weights, contexts, prepares)
 
