@@ -134,6 +134,10 @@ def get_config(arg: str | None = None):
     guidance_scales=(config.rollout.guidance_scale,), every=50, microbatch=8,
   )  # fmt: skip
   config.eval.checkpoint = "workdir:policy"
+  config.sample.update(
+    num_steps=chosen["eval_steps"], microbatch=8, scale=1,
+    guidance_scale=config.rollout.guidance_scale,
+  )  # fmt: skip
   config.mesh = dict(data=1, fsdp=-1, tensor=1)
   if is_video:
     _make_videos(config)
@@ -150,6 +154,7 @@ def _make_videos(config: ConfigDict) -> None:
   config.optimizer.learning_rate = 1e-4
   config.advantage.std = "group"
   config.eval.update(samples=128, quick_samples=32, microbatch=2)
+  config.sample.microbatch = 2
   if config.objective.name == "flow_grpo":
     config.rollout.sampler = dict(name="linear_sde")
     config.objective.update(clip_range=1e-3, kl=0.004, kl_with_dt=True)
@@ -180,4 +185,5 @@ def _shrink(config: ConfigDict) -> None:
   config.eval.update(
     samples=12, quick_samples=12, group=2, num_steps=2, every=2, microbatch=12
   )
+  config.sample.update(prompts=3, group=2, num_steps=2, microbatch=12)
   config.checkpoint.every = 2

@@ -17,6 +17,7 @@ from jaxreward.types import ArrayLike
 
 GAP = 2  # pixels between the pictures of a grid, before scaling
 PAPER = 255  # grey level of the gap
+SMALL = 160  # pixels; what is higher is shown as large as it is
 TEXT_KEYS = (
   "prompt",
   "kind",
@@ -110,7 +111,8 @@ def make_cards(
     after: the same prompts and seeds after training.
     texts: one per pair: {prompt, kind, seen_before, seen_after, ok_before,
       ok_after}; what is missing is None.
-    scale: whole factor of nearest-neighbour upscaling.
+    scale: whole factor of nearest-neighbour upscaling, for pictures of at most
+      `SMALL` pixels in height.
 
   Returns:
     The texts, each with `before` and `after` as data links.
@@ -124,6 +126,7 @@ def make_cards(
       f"cards need as many pictures as texts: {len(first)} before, "
       f"{len(second)} after, {len(texts)} texts"
     )
+  scale = scale if first.shape[1] <= SMALL else 1
   link = lambda image: data_uri(png(enlarge(image[None], scale)[0]))
   return [
     {key: text.get(key) for key in TEXT_KEYS}
