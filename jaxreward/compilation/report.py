@@ -19,19 +19,21 @@ LEGEND = """\
   verdict is the compiler's: it refuses a program that does not fit.
 - counted: flops of matrix products and convolutions in the program as
   written, scans multiplied, whole program / devices. compiled: the same in the
-  compiled text of one device, loops multiplied; more than counted is work
-  that several devices do alike, or again, less is work that the compiler
-  found to be unused. once: the compiler's cost analysis,
-  which counts the body of a loop once; do not read it as a total.
+  compiled text of one device, loops multiplied, and those of Pallas kernels
+  as written; more than counted is work that several devices do alike, or
+  again, less is work that the compiler found to be unused. once: the
+  compiler's cost analysis, which counts the body of a loop once; do not read
+  it as a total.
 - bytes: between HBM and chip, from the compiled text, loops multiplied; once:
   the cost analysis again.
 - seconds: compute is compiled flops / bf16 peak; memory is bytes / HBM
   bandwidth; network is bytes sent / bandwidth of all links of a chip, rings
   assumed. Each is a lower bound, and the largest is the wall. compiler is the
-  TPU compiler's estimated cycles / clock, collectives left out, loops
-  multiplied; far above the roofline, it says that vector units or latency hold
-  the program back and none of the three walls. step is the larger of compiler and compute, then network, with no
-  overlap: the number by which meshes are compared.
+  TPU compiler's estimated cycles / clock, collectives left out, kernels at the
+  bf16 peak, loops multiplied; far above the roofline, it says that vector units
+  or latency hold the program back and none of the three walls. step is the
+  larger of compiler and compute, then network, with no overlap: the number by
+  which meshes are compared.
 """
 
 
@@ -84,6 +86,7 @@ class RunReport:
     pictures: of an iteration.
     lora_rank: 0 where all parameters are trained.
     microbatch: rows.
+    effort: of the compiler, from -1 to 1; 0 is what a run gets.
   """
 
   topology: Topology
@@ -93,6 +96,7 @@ class RunReport:
   pictures: int = 0
   lora_rank: int = 0
   microbatch: int = 1
+  effort: float = 0.0
 
   def best(self) -> MeshReport | None:
     """The mesh with the least cost of those that fit."""
@@ -161,9 +165,10 @@ def _heading(run: RunReport, mesh: MeshReport) -> str:
   if mesh.refused:
     verdict = f"impossible: {mesh.refused}"
   room = f", {gib(run.limit)} GiB each" if run.limit else ""
+  tried = f", compiled at effort {run.effort:g}" if run.effort else ""
   return (
     f"## {run.topology.name} ({run.topology.size} devices{room}),"
-    f" {title(mesh.sizes)}: {verdict}"
+    f" {title(mesh.sizes)}{tried}: {verdict}"
   )
 
 
@@ -193,7 +198,8 @@ def _work(run: RunReport, mesh: MeshReport) -> str:
     shown = ["?"] * 6
     if costs:
       once = map(number, (program.once_flops, program.once_bytes))
-      shown = [number(costs.flops), next(once), number(costs.bytes), next(once)]
+      products = number(costs.flops + costs.kernel_flops)
+      shown = [products, next(once), number(costs.bytes), next(once)]
       shown += [f"{costs.kernels:.0f}", str(costs.unknown_loops)]
     rows.append(
       [name, number(share), *shown, f"{program.compile_seconds:.0f} s"]
@@ -334,6 +340,7 @@ def to_json(run: RunReport) -> dict[str, Any]:
     "lora_rank": run.lora_rank,
     "pictures": run.pictures,
     "memory_per_device": run.limit,
+    "compiler_effort": run.effort,
     "meshes": [_mesh_json(run, mesh) for mesh in run.meshes],
     "best": list(best.sizes) if best else None,
   }
@@ -369,6 +376,7 @@ def _program_json(run: RunReport, program: Report) -> dict[str, Any]:
       "compiled_bytes": costs.bytes,
       "compiler_cycles": costs.cycles,
       "mosaic_runs": costs.kernels,
+      "mosaic_flops": costs.kernel_flops,
       "unknown_loops": costs.unknown_loops,
       "cost_analysis_once": {
         "flops": program.once_flops, "bytes": program.once_bytes

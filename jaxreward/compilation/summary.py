@@ -17,6 +17,7 @@ from jaxreward.compilation.report import number, table
 HEADS = (
   "model", "trained", "slice", "mesh", "fits", "largest, GiB", "of",
   "flops of a step", "compute, s", "memory, s", "network, s", "wall", "step, s",
+  "effort",
 )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ def row(report: Mapping[str, Any]) -> list[str]:
     gib(report["memory_per_device"]),
     number(sum(p["counted_flops_all_devices"] for p in programs)),
     *totals,
+    f"{report.get('compiler_effort', 0):g}",
   ]
 
 

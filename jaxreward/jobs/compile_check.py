@@ -42,6 +42,11 @@ def check(config: ConfigDict) -> None:
   found = topology.find(config.topology)
   topology.require(found)
   meshes(config, found.size)
+  effort = config.compile_check.effort
+  if not -1 <= effort <= 1:
+    raise UserError(
+      f"config.compile_check.effort={effort}: expected -1 (fast) to 1"
+    )
   align.check(config)
 
 
@@ -58,13 +63,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   limit = config.compile_check.memory * topology.GIB
   limit = limit or (found.chip.memory if found.chip else 0.0)
   reports = []
-  for sizes in meshes(config, found.size):
-    logging.info("compiling for %s, %s ...", found.name, report.title(sizes))
-    reports.append(compile_mesh(config, workdir, devices, sizes))
+  with compiled.effort(config.compile_check.effort):
+    for sizes in meshes(config, found.size):
+      logging.info("compiling for %s, %s ...", found.name, report.title(sizes))
+      reports.append(compile_mesh(config, workdir, devices, sizes))
   run_report = report.RunReport(
     found, limit, reports, model=config.model.to_dict(),
     pictures=config.rollout.prompts * config.rollout.group,
     lora_rank=config.lora.rank, microbatch=config.rollout.microbatch,
+    effort=config.compile_check.effort,
   )  # fmt: skip
   sys.stdout.write(report.to_text(run_report))
   workdir.mkdir(parents=True, exist_ok=True)

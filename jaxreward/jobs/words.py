@@ -26,7 +26,7 @@ from jaxreward.types import Cond, Embedded, Policy, PromptBatch
 TextEncoder = Callable[[Sequence[str]], Cond]
 Encode = Callable[[PromptBatch], PromptBatch]
 
-KEPT = 1024  # texts whose outputs stay in memory
+KEPT = 4 << 30  # bytes of outputs that stay in memory
 
 
 def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
@@ -119,7 +119,8 @@ def make_encode(
     rows = [kept[w] for w in words]
     for word in words:
       kept.move_to_end(word)
-    while len(kept) > max(KEPT, len(words)):
+    size = sum(x.nbytes for x in jax.tree.leaves(rows[0]))
+    while len(kept) > max(KEPT // size, len(words)):
       kept.popitem(last=False)
     return rows
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _DEV = dict(double=19, single=38, heads=24)
@@ -54,10 +54,10 @@ class SingleBlock(mmdit.Stream):
     q, k, v = self.heads_of(y, "all")
     if rotary is not None:
       q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
-    seen = mmdit.attention(q, k, v, mask)
+    seen = self.attend(q, k, v, mask)
     hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
     y = jnp.concatenate([seen, hidden], -1)
-    return x + gate * self.dense(self.width, "all_out")(y), None
+    return x + gate * self.narrow(y, "all_out"), None
 
 
 class Flux(nn.Module):
@@ -87,6 +87,7 @@ class Flux(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -102,7 +103,7 @@ class Flux(nn.Module):
       self.guidance_in = mmdit.Mlp(d, self.dtype, name="guidance")
     stack = lambda block, depth, name: mmdit.stacked(
       block, depth, self.remat, self.unroll
-    )(d, self.heads, self.dtype, name=name)
+    )(d, self.heads, self.dtype, attention=self.attention, name=name)
     self.double_blocks = stack(mmdit.JointBlock, self.double, "double")
     self.single_blocks = stack(SingleBlock, self.single, "single")
     self.final_modulation = dense(2 * d)
@@ -136,7 +137,8 @@ class Flux(nn.Module):
     y, _ = self.single_blocks(y, signal, rotary, None)
     start = words.shape[1]
     y = y[:, start : start + squares[0].shape[1]]
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = self.patch_out(mmdit.modulate(y, shift, scale)).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
 
@@ -218,6 +220,7 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
   param_dtype: str = "float32",
 ) -> Policy:
   """FLUX.1 as pure functions.
@@ -234,13 +237,20 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scans.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or an odd side.
   """
   net = make_net(
-    size, guidance=guidance, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype)
+    size,
+    guidance=guidance,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
   )
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import blocks
+from jaxreward.models import attention, blocks, sequence
 from jaxreward.types import Array, Cond, Params, Policy
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -25,7 +25,7 @@ def make_net(
   """The architecture of a named size, with fields of its own if given.
 
   Raises:
-    UserError: no such size, or no such way to save memory.
+    UserError: no such size, way to save memory or form of attention.
   """
   if size not in sizes:
     raise UserError(
@@ -33,6 +33,9 @@ def make_net(
       f" {', '.join(sizes)}"
     )
   blocks.require_remat(fields.get("remat", "none"))
+  attention.check(
+    fields.get("attention", "plain"), fields.get("dtype", jnp.float32)
+  )
   return kind(**{**sizes[size], **fields})
 
 
@@ -72,6 +75,7 @@ def make(
     return net.apply({"params": params}, prompts, method="encode")
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+    x_t, t, cond = jax.tree.map(sequence.rows, (x_t, t, cond))
     v: Any = net.apply({"params": params}, x_t, t, cond)
     return v
 

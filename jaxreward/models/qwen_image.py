@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _FULL = dict(depth=60, heads=24)
@@ -57,6 +57,7 @@ class QwenImage(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -70,7 +71,7 @@ class QwenImage(nn.Module):
     self.time = mmdit.Mlp(d, self.dtype)
     self.joint = mmdit.stacked(
       mmdit.JointBlock, self.depth, self.remat, self.unroll
-    )(d, self.heads, self.dtype)
+    )(d, self.heads, self.dtype, attention=self.attention)
     self.final_modulation = dense(2 * d)
     self.patch_out = dense(_PATCH**2 * self.channels)
 
@@ -94,7 +95,8 @@ class QwenImage(nn.Module):
     )
     signal = nn.silu(self.time(mmdit.wave_features(t)))
     (y, _), _ = self.joint((y, words), signal, rotary, seen)
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = mmdit.modulate(y[:, : squares[0].shape[1]], shift, scale)
     y = self.patch_out(y).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
@@ -166,6 +168,7 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
   param_dtype: str = "float32",
 ) -> Policy:
   """Qwen-Image as pure functions.
@@ -181,12 +184,20 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scan.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or an odd side.
   """
-  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  net = make_net(
+    size,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
+  )
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {

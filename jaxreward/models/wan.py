@@ -18,7 +18,14 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import (
+  attention,
+  blocks,
+  convert,
+  latent_policy,
+  mmdit,
+  sequence,
+)
 from jaxreward.types import Array, ArrayLike, Cond, Policy
 
 _LARGE = dict(depth=40, heads=40, hidden=13824)
@@ -53,6 +60,7 @@ def modulate(
   scale: Float[Array, "B 1 D"],
 ) -> Float[Array, "B N D"]:
   """Layer norm, scale and shift in float32, in the type of x."""
+  x = sequence.rows(x)
   y = blocks.layer_norm(x.astype(jnp.float32)) * (1 + scale) + shift
   return y.astype(x.dtype)
 
@@ -92,6 +100,10 @@ class Block(nn.Module):
   heads: int
   hidden: int
   dtype: Any
+  attention: str = "plain"
+
+  def attend(self, q: Array, k: Array, v: Array) -> Array:
+    return attention.attention(q, k, v, form=self.attention)
 
   def dense(self, features: int, name: str):
     return blocks.dense(features, name, self.dtype)
@@ -116,22 +128,22 @@ class Block(nn.Module):
     y = modulate(x, shift, scale)
     q, k = (self.part(y, f"self_{p}", norm=True) for p in "qk")
     q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
-    y = mmdit.attention(q, k, self.part(y, "self_v", norm=False))
-    y = self.dense(self.width, "self_out")(y)
+    y = self.attend(q, k, self.part(y, "self_v", norm=False))
+    y = sequence.rows(self.dense(self.width, "self_out")(y))
     x = (x + gate * y).astype(x.dtype)
 
     norm = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="cross_norm")
     q = self.part(norm(x).astype(x.dtype), "cross_q", norm=True)
     k = self.part(words, "cross_k", norm=True)
-    y = mmdit.attention(q, k, self.part(words, "cross_v", norm=False))
+    y = self.attend(q, k, self.part(words, "cross_v", norm=False))
     if vision is not None:
       k = self.part(vision, "vision_k", norm=True)
       v = self.part(vision, "vision_v", norm=False)
-      y = y + mmdit.attention(q, k, v)
-    x = x + self.dense(self.width, "cross_out")(y)
+      y = y + self.attend(q, k, v)
+    x = x + sequence.rows(self.dense(self.width, "cross_out")(y))
 
     y = self.dense(self.hidden, "mlp_up")(modulate(x, shift2, scale2))
-    y = self.dense(self.width, "mlp_down")(nn.gelu(y))
+    y = sequence.rows(self.dense(self.width, "mlp_down")(nn.gelu(y)))
     return (x + gate2 * y).astype(x.dtype), None
 
 
@@ -160,6 +172,7 @@ class Wan(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -175,7 +188,7 @@ class Wan(nn.Module):
     self.time = mmdit.Mlp(d, jnp.float32)
     self.modulation = blocks.dense(6 * d, None, jnp.float32)
     self.blocks = mmdit.stacked(Block, self.depth, self.remat, self.unroll)(
-      d, self.heads, self.hidden, self.dtype
+      d, self.heads, self.hidden, self.dtype, self.attention
     )
     self.table = self.param("table", nn.initializers.normal(d**-0.5), (2, d))
     self.patch_out = blocks.dense(_PATCH**2 * self.channels, None, self.dtype)
@@ -196,7 +209,7 @@ class Wan(nn.Module):
     grid = np.indices((frames, height // _PATCH, width // _PATCH))
     rotary = mmdit.rotary_angles(grid.reshape(3, -1).T, self.axes)
     time = self.time(mmdit.wave_features(t))
-    signal = self.modulation(nn.silu(time)).reshape(b, 6, -1)
+    signal = sequence.rows(self.modulation(nn.silu(time))).reshape(b, 6, -1)
     words = cond["words"].astype(self.dtype)
     y, _ = self.blocks(y, words, cond.get("vision"), signal, rotary)
     table = jnp.asarray(self.table, jnp.float32)
@@ -290,6 +303,7 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
   param_dtype: str = "float32",
 ) -> Policy:
   """Wan as pure functions; latents are videos [F, H, W, C].
@@ -307,12 +321,20 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scan.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or an odd side.
   """
-  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  net = make_net(
+    size,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
+  )
   for name, side in (("height", latent_height), ("width", latent_width)):
     if side % _PATCH:
       raise UserError(f"model.latent_{name}={side} is odd")

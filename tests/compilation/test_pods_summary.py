@@ -21,6 +21,7 @@ def report(*programs, fits=True, rank=0):
   return {
     "topology": "v5e:2x4", "memory_per_device": 2**34, "lora_rank": rank,
     "model": {"name": "sd3", "size": "sd35_medium"}, "meshes": meshes,
+    "compiler_effort": -1.0,
   }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def test_programs_are_added_and_the_largest_need_is_shown(tmp_path, capsys):
   )
   assert summary.row(one) == [
     "sd35_medium", "LoRA 32", "v5e:2x4", "2 x 4 x 1", "yes", "3", "16.0", "2T",
-    "4", "3", "0.75", "compute", "9",
+    "4", "3", "0.75", "compute", "9", "-1",
   ]  # fmt: skip
   path = tmp_path / "a.json"
   path.write_text(json.dumps(one))
@@ -52,4 +53,4 @@ def test_a_program_that_was_refused_leaves_no_seconds():
   one = report(program(seconds(1.0, 2.0, 0.25, 4.0)), program(), fits=False)
   row = summary.row(one)
   assert row[1] == "all" and row[4] == "no"
-  assert row[8:] == ["?"] * 5
+  assert row[8:-1] == ["?"] * 5

@@ -79,6 +79,7 @@ def test_little_memory_does_not_fit_and_says_what_to_change(
     ({"topology": "cpu:7"}, ("mesh data=2", "7")),
     ({"compile_check.meshes": "4x2"}, ("compile_check.meshes", "4x2")),
     ({"compile_check.meshes": "1x3x1"}, ("needs 3 devices", "8")),
+    ({"compile_check.effort": -2.0}, ("compile_check.effort=-2", "-1")),
     ({"objective.name": "flow_gpro"}, ("objective.name", "flow_grpo")),
   ],
 )
@@ -96,13 +97,17 @@ def test_one_line_for_what_cannot_be_compiled(
 def test_no_working_directory_is_needed(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   seen = []
+  effort = lambda: jax.config.values["jax_exec_time_optimization_effort"]
   monkeypatch.setattr(
-    compile_check, "compile_mesh", lambda *args: seen.append(args) or _nothing()
+    compile_check,
+    "compile_mesh",
+    lambda *_: seen.append(effort()) or _nothing(),
   )
-  argv = tiny.flags(SMOKE, "", FAST)
+  argv = tiny.flags(SMOKE, "", FAST, {"compile_check.effort": -0.5})
   argv = [one for one in argv if not one.startswith("--workdir")]
   assert main.main(argv) == 0
-  assert seen and (tmp_path / compile_check.REPORT_FILE).exists()
+  assert seen == [-0.5] and effort() == 0
+  assert found(tmp_path)["compiler_effort"] == -0.5
   assert sorted(p.name for p in tmp_path.iterdir()) == [
     compile_check.REPORT_FILE
   ]
