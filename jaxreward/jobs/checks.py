@@ -24,6 +24,7 @@ COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
 NAMES = {
   "model.dtype": COMPUTED,
   "model.param_dtype": COMPUTED,
+  "video.scored": videos.SCORED,
   "autoencoder.dtype": COMPUTED,
   "text_encoder.dtype": COMPUTED,
   "reward_model.dtype": COMPUTED,
@@ -31,7 +32,6 @@ NAMES = {
   "export.dtype": ("same", *STORED),
   "sample.split": grammar.SPLITS,
   "data.grammar": ("scenes", "free"),
-  "video.scored": videos.SCORED,
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")

@@ -18,13 +18,14 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import rewards
 from jaxreward.errors import UserError
-from jaxreward.jobs import checks, reward_model, setup, videos
+from jaxreward.jobs import checks, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.training import sharding
 from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights")
+_FOLDER = "folder"  # argument of a loader: its place in the working directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,7 @@ def load(
   """
   whole = setup.make_mesh(config) if mesh is None else mesh
   return _build(
-    config, bind(config, sections),
+    bind(config, sections), workdir,
     lambda entry: _load_learned(entry, workdir, mesh),
     lambda loaded: jax.tree.map(
       lambda x, place: jax.device_put(x, place),
@@ -98,11 +99,11 @@ def abstract(
       dict(loaded.arrays), _places(loaded, mesh),
     )  # fmt: skip
 
-  return _build(config, bind(config, sections), learned, published)
+  return _build(bind(config, sections), workdir, learned, published)
 
 
 def _build(
-  config: ConfigDict, entries: dict[str, _Entry], learned, published
+  entries: dict[str, _Entry], workdir: epath.Path, learned, published
 ) -> dict[str, rewards.Reward]:
   functions = {name: entry.fn for name, entry in entries.items()}
   contexts: dict[str, Mapping[str, Any]] = {}
@@ -111,22 +112,24 @@ def _build(
     if entry.is_learned:
       functions[name], contexts[name] = learned(entry)
     elif entry.loads:
-      loaded = _load(entry)
+      loaded = _load(entry, workdir)
       functions[name] = _with(entry.fn, loaded.static)
       contexts[name] = published(loaded)
       if loaded.prepare:
         prepares[name] = loaded.prepare
-  if videos.is_video(setup.make_policy(config)):
-    functions = {k: videos.scored(fn, config) for k, fn in functions.items()}
   weights = {name: entry.weight for name, entry in entries.items()}
   return rewards.build(functions, weights, contexts, prepares)
 
 
-def _load(entry: _Entry) -> rewards.Loaded:
+def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
   """What the entry's loader reads, its complaints under the entry's name."""
-  logging.info("config.%s: reading %s", entry.field, entry.weights)
+  if entry.weights:
+    logging.info("config.%s: reading %s", entry.field, entry.weights)
+  own = {}
+  if _FOLDER in inspect.signature(entry.loads).parameters:  # pyrefly: ignore
+    own[_FOLDER] = workdir / entry.field.replace(".", "/")
   try:
-    return entry.loads()  # pyrefly: ignore
+    return entry.loads(**own)  # pyrefly: ignore
   except UserError as error:
     raise UserError(f"config.{entry.field}: {error}") from error
 
@@ -165,6 +168,10 @@ def bind(
           " a held-out reward is one that is not trained on"
         )
       entries[name] = _bound(config[section][name], f"{section}.{name}")
+  entries = {
+    name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
+    for name, entry in entries.items()
+  }
   if config.data.grammar == "free":
     _refuse_detector(entries)
   elif entries and "heldout_rewards" in sections and not config.heldout_rewards:
@@ -243,11 +250,12 @@ def _bound_loader(
   loader = getattr(fn, "loads", None)
   if loader is None:
     return None, ()
-  names = tuple(inspect.signature(loader).parameters)
+  names = tuple(n for n in inspect.signature(loader).parameters if n != _FOLDER)
   given = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
   bound = config_lib.bind(
-    ConfigDict(given), {entry.fn: loader}, field=field, key="fn"
-  )
+    ConfigDict(given), {entry.fn: loader}, field=field, key="fn",
+    supplied=(_FOLDER,),
+  )  # fmt: skip
   return bound, names
 
 

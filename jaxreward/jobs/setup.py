@@ -84,6 +84,14 @@ def _with_autoencoder(
   )
 
 
+def score_frames(
+  config: ConfigDict, reward: Callable[..., Any]
+) -> Callable[..., Any]:
+  """A reward of pictures as it scores what the policy of the config makes."""
+  policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
+  return videos.scored(reward, config) if videos.is_video(policy) else reward
+
+
 def make_schedule(config: ConfigDict) -> schedule.Schedule:
   """The sampling times that `config.rollout.schedule` and `.shift` describe.
 

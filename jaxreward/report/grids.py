@@ -17,7 +17,7 @@ from jaxreward.types import ArrayLike
 
 GAP = 2  # pixels between the pictures of a grid, before scaling
 PAPER = 255  # grey level of the gap
-SMALL = 160  # pixels; what is higher is shown as large as it is
+SMALL = 160  # pixels; on cards, what is higher is not enlarged
 TEXT_KEYS = (
   "prompt",
   "kind",
@@ -111,8 +111,7 @@ def make_cards(
     after: the same prompts and seeds after training.
     texts: one per pair: {prompt, kind, seen_before, seen_after, ok_before,
       ok_after}; what is missing is None.
-    scale: whole factor of nearest-neighbour upscaling, for pictures of at most
-      `SMALL` pixels in height.
+    scale: whole factor of nearest-neighbour upscaling.
 
   Returns:
     The texts, each with `before` and `after` as data links.
