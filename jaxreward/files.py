@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 
 from etils import epath
 
@@ -11,7 +12,9 @@ from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 
 
-def write_atomic(path: os.PathLike[str] | str, data: bytes | str) -> None:
+def write_atomic(
+  path: os.PathLike[str] | str, data: bytes | str, *, shared: bool = False
+) -> None:
   """Writes beside, syncs and renames: readers see the old file or the new.
 
   Of several processes, process 0 alone writes.
@@ -19,6 +22,7 @@ def write_atomic(path: os.PathLike[str] | str, data: bytes | str) -> None:
   Args:
     path: the file; its folder is made if absent.
     data: text is written as UTF-8.
+    shared: other runs may be writing the same file.
 
   Raises:
     UserError: no room or no permission; an older file stays as it was.
@@ -27,7 +31,8 @@ def write_atomic(path: os.PathLike[str] | str, data: bytes | str) -> None:
     return
   path = epath.Path(path)
   data = data.encode() if isinstance(data, str) else data
-  temporary = path.parent / f".{path.name}.tmp"
+  own = f".{uuid.uuid4().hex}" if shared else ""
+  temporary = path.parent / f".{path.name}{own}.tmp"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     if "://" in os.fspath(path):

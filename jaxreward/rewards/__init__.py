@@ -20,6 +20,7 @@ from jaxreward.rewards import (
   objects,
   ocr,
   quality,
+  remote,
 )
 from jaxreward.rewards.contract import Loaded, declare, supplied
 from jaxreward.rewards.learned import learned
@@ -65,6 +66,9 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "jpeg_incompressibility": compression.jpeg_incompressibility,
   "ocr": ocr.ocr,
   "objects": objects.objects,
+  "judge_pointwise": remote.judge_pointwise,
+  "judge_pairwise": remote.judge_pairwise,
+  "judge_checklist": remote.judge_checklist,
 }
 
 __all__ = [

@@ -46,7 +46,9 @@ def declare(
       pictures already: {"dense", "strict"}, each [P, G], or None.
     loads: (**options) -> what it has read. A config gives the options beside
       the reward's own; the reward's keyword arguments without a default are
-      what this and its `prepare` give.
+      what this and its `prepare` give. A `folder` among the arguments is given
+      by the program: a place in the working directory for what the reward
+      keeps.
   """
 
   def mark(reward: F) -> F:

@@ -223,7 +223,8 @@ def host_scores(
   Of several processes, process 0 asks them and tells the others.
 
   A reward that raises is asked again prompt by prompt; prompts for which it
-  raises again score NaN.
+  raises again score NaN. One that raises a UserError is not: only a person can
+  mend that.
 
   Raises:
     UserError: a reward that raises for every prompt.
@@ -245,6 +246,8 @@ def host_scores(
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
   try:
     result = reward.fn(images, prompts, **_context(reward, prompts))
+  except UserError as error:
+    raise UserError(f'reward "{reward.name}": {error}') from error
   except Exception as error:
     return _prompt_by_prompt(reward, images, prompts, error)
   return _checked(reward, result, images.shape[:2])

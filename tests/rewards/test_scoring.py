@@ -143,6 +143,19 @@ def test_a_host_reward_that_always_raises_stops_the_run(images, prompts):
   assert '"judge"' in str(error.value)
 
 
+def test_what_a_person_has_to_mend_is_not_asked_for_again(images, prompts):
+  asked = []
+
+  @rewards.declare(is_host=True)
+  def refused(images, prompts):
+    asked.append(len(images))
+    raise UserError("key_env=KEY: no such key")
+
+  with pytest.raises(UserError, match=r'^reward "judge": key_env=KEY: no such'):
+    rewards.score(rewards.build({"judge": refused}), images, prompts)
+  assert asked == [P]
+
+
 def test_require_scores_stops_on_a_lost_batch_only():
   some = np.array([[1.0, np.nan]])
   lost = np.full((1, 2), np.nan)

@@ -1,0 +1,253 @@
+"""What a judge answers, read and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Tokens = Sequence[tuple[str, Sequence[tuple[str, float]]]]
+
+_THOUGHT = re.compile(r"^.*</think(ing)?>", re.DOTALL)
+_NOT_WORD = " \t\r\n\"'`*_.,:;!?()[]{}▁ĠĊ"
+
+
+class Malformed(Exception):
+  """An answer that cannot be read, or that says what it may not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """What a model has said.
+
+  Attributes:
+    text: all of it.
+    tokens: (token, ((alternative, log-probability), ...)) of each place; empty
+      where the server gives none.
+  """
+
+  text: str
+  tokens: Tokens = ()
+
+  @property
+  def spoken(self) -> Answer:
+    """Without the thoughts before it, where the model writes them down."""
+    thought = _THOUGHT.match(self.text)
+    if thought is None:
+      return self
+    ends = itertools.accumulate(len(token) for token, _ in self.tokens)
+    left = sum(end <= thought.end() for end in ends)
+    return Answer(self.text[thought.end() :], self.tokens[left:])
+
+
+def of_reply(reply: Any) -> Answer:
+  """The answer within a reply of `/chat/completions`.
+
+  Raises:
+    Malformed: it is no such reply, or has no text.
+  """
+  try:
+    choice = reply["choices"][0]
+    text = choice["message"]["content"]
+    places = (choice.get("logprobs") or {}).get("content") or ()
+    tokens = tuple(
+      (
+        str(place["token"]),
+        tuple(
+          (str(t["token"]), float(t["logprob"]))
+          for t in place.get("top_logprobs") or [place]
+        ),
+      )
+      for place in places
+    )
+  except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    raise Malformed("a reply without choices[0].message.content") from error
+  if not isinstance(text, str) or not text.strip():
+    raise Malformed("an answer without text")
+  return Answer(text, tokens)
+
+
+def of_stored(value: Any) -> Answer:
+  """An answer from its fields, as JSON gives them back."""
+  try:
+    tokens = tuple(
+      (str(token), tuple((str(t), float(p)) for t, p in alternatives))
+      for token, alternatives in value["tokens"]
+    )
+    return Answer(str(value["text"]), tokens)
+  except (KeyError, TypeError, ValueError) as error:
+    raise Malformed("no answer") from error
+
+
+def tokens_used(reply: Any) -> int:
+  """Tokens of question and answer as the server counts them; 0 if it does not."""
+  usage = reply.get("usage") if isinstance(reply, Mapping) else None
+  total = usage.get("total_tokens") if isinstance(usage, Mapping) else None
+  return total if isinstance(total, int) and total > 0 else 0
+
+
+def objects(text: str) -> Iterator[dict[str, Any]]:
+  """JSON objects within a text, the last one first."""
+  decoder, found, at = json.JSONDecoder(), [], text.find("{")
+  while at >= 0:
+    try:
+      value, end = decoder.raw_decode(text, at)
+      found.append(value)
+    except (ValueError, RecursionError):
+      end = at + 1
+    at = text.find("{", end)
+  yield from reversed(found)
+
+
+def _schema(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
+  return {
+    "type": "object",
+    "properties": {name: dict(kind)},
+    "required": [name],
+    "additionalProperties": False,
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A number from `low` to `high`, read as its place between them, in [0, 1]."""
+
+  low: float
+  high: float
+  words = ()
+
+  @property
+  def schema(self) -> dict[str, Any]:
+    return _schema("score", {"type": "number"})
+
+  def request(self, one_word: bool) -> str:
+    return 'Answer with JSON of the form {"score": number}.'
+
+  def read(self, answer: Answer) -> float:
+    """Of the last object that has a score, or of an answer that is a number."""
+    for found in objects(answer.spoken.text):
+      if "score" in found:
+        return self._placed(found["score"])
+    return self._placed(answer.spoken.text)
+
+  def _placed(self, value: Any) -> float:
+    try:
+      score = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+      score = math.nan
+    if not self.low <= score <= self.high:
+      raise Malformed(f"no score from {self.low:g} to {self.high:g}")
+    return (score - self.low) / (self.high - self.low)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+  """One of a few words, each of which has a value in [0, 1].
+
+  Attributes:
+    name: of the JSON object's entry.
+    values: word -> value; one has 1, one 0, the others lie between.
+  """
+
+  name: str
+  values: Mapping[str, float]
+
+  @property
+  def words(self) -> Sequence[str]:
+    return tuple(self.values)
+
+  @property
+  def schema(self) -> dict[str, Any]:
+    return _schema(self.name, {"type": "string", "enum": list(self.values)})
+
+  def request(self, one_word: bool) -> str:
+    *rest, last = self.values
+    if one_word:
+      return f"Answer with one word: {', '.join(rest)} or {last}."
+    known = " or ".join(f'{{"{self.name}": "{word}"}}' for word in self.values)
+    return f"Answer with JSON: {known}."
+
+  def read(self, answer: Answer) -> float:
+    """By the words' probabilities, else the last object, else the first word."""
+    answer = answer.spoken
+    weighed = expected(answer.tokens, self.values)
+    if weighed is not None:
+      return weighed
+    for found in objects(answer.text):
+      if self.name in found:
+        return self._value(found[self.name])
+    return self._value(next(iter(answer.text.split()), ""))
+
+  def _value(self, found: Any) -> float:
+    if isinstance(found, bool) and {"yes", "no"} <= set(self.values):
+      found = "yes" if found else "no"
+    word = plain(found) if isinstance(found, str) else ""
+    if word not in self.values:
+      raise Malformed(f"none of {', '.join(self.values)}")
+    return self.values[word]
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """One to `most` texts."""
+
+  name: str
+  most: int
+  words = ()
+
+  @property
+  def schema(self) -> dict[str, Any]:
+    return _schema(self.name, {"type": "array", "items": {"type": "string"}})
+
+  def request(self, one_word: bool) -> str:
+    return f'Answer with JSON, such as {{"{self.name}": ["...", "..."]}}.'
+
+  def read(self, answer: Answer) -> tuple[str, ...]:
+    """Of the last object that has them."""
+    for found in objects(answer.spoken.text):
+      texts = found.get(self.name)
+      if isinstance(texts, list) and 0 < len(texts) <= self.most:
+        if all(isinstance(t, str) and t.strip() for t in texts):
+          return tuple(t.strip() for t in texts)
+    raise Malformed(f"no list of 1 to {self.most} {self.name}")
+
+
+# What answers to a question look like: the `schema` of a JSON object, the single
+# `words` that may stand for it where their probabilities are asked for, the
+# sentence that asks for it (`request`), and how it is read (`read`).
+Form = Score | Choice | Texts
+
+
+def plain(word: str) -> str:
+  """A word in small letters, without spaces and marks around it."""
+  return word.strip(_NOT_WORD).lower()
+
+
+def expected(tokens: Tokens, values: Mapping[str, float]) -> float | None:
+  """Mean value under the probabilities of the words, all spellings of them.
+
+  For {"yes": 1, "no": 0}, P(yes) / (P(yes) + P(no)). The place that counts is
+  the first whose token is one of the words. VQAScore, Lin et al. 2024,
+  https://arxiv.org/abs/2404.01291, takes P(yes) alone.
+
+  Args:
+    tokens: of an answer.
+    values: word -> value.
+
+  Returns:
+    None where there is no such place, or no probability at it.
+  """
+  for token, alternatives in tokens:
+    if plain(token) in values:
+      total = weighted = 0.0
+      for other, log_probability in alternatives:
+        if plain(other) in values and log_probability <= 0.01:
+          probability = math.exp(log_probability)
+          total += probability
+          weighted += probability * values[plain(other)]
+      return weighted / total if total > 0 else None
+  return None

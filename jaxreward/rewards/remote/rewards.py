@@ -1,0 +1,382 @@
+"""The three ways to ask a judge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from jaxreward.data.images import read_image
+from jaxreward.errors import UserError
+from jaxreward.rewards import references as reference_lines
+from jaxreward.rewards.contract import Loaded, declare
+from jaxreward.rewards.remote import answers, matches, pictures, templates
+from jaxreward.rewards.remote.judge import Fields, Judge
+from jaxreward.rewards.remote.options import (
+  Options,
+  require_choice,
+  with_options,
+)
+from jaxreward.rewards.remote.pictures import Picture
+from jaxreward.rewards.remote.questions import Weighted, read_questions
+from jaxreward.rewards.remote.store import digest
+from jaxreward.types import PromptBatch
+
+Images = Float[np.ndarray, "P G H W 3"]
+Scores = dict[str, Float[np.ndarray, "P G"]]
+
+YES = answers.Choice("answer", {"yes": 1.0, "no": 0.0})
+WINNER = answers.Choice("winner", {"first": 1.0, "second": 0.0, "tie": 0.5})
+_REFERENCE = -1  # in place of a member
+
+
+def _texts(texts: Sequence[str]) -> Mapping[str, Any]:
+  return {"texts": list(texts)}
+
+
+def _shown(
+  images: Images, prompts: PromptBatch, texts: Sequence[str], size: int
+) -> Iterator[tuple[int, Fields, dict[int, Picture]]]:
+  """(row, what belongs to the prompt, its finite pictures by member) of each.
+
+  Padding is left out. Prompts with pictures to start from have a "source".
+  """
+  there, source = np.asarray(prompts.mask), getattr(prompts, "source", None)
+  for p in range(len(images)):
+    if not there[p]:
+      continue
+    own: dict[str, str | Picture] = {"prompt": texts[p]}
+    if source is not None:
+      own["source"] = pictures.make(np.asarray(source[p]), size)
+    shown = {
+      g: pictures.make(pixels, size)
+      for g, pixels in enumerate(images[p])
+      if np.isfinite(pixels).all()
+    }
+    yield p, own, shown
+
+
+@with_options
+def load_pointwise(
+  options: Options,
+  *,
+  folder: os.PathLike[str],
+  answer: str = "score",
+  low: float = 1.0,
+  high: float = 10.0,
+) -> Loaded:
+  """A judge that looks at one picture at a time.
+
+  Args:
+    options: see `Options`.
+    folder: of what the judge keeps.
+    answer: "score" for a number, or "yes_no".
+    low: the worst score.
+    high: the best.
+  """
+  require_choice("answer", answer, ("score", "yes_no"))
+  if not -np.inf < low < high < np.inf:
+    raise UserError(f"low={low}, high={high}: low must be less than high")
+  form, default = answers.Score(low, high), templates.POINTWISE
+  if answer == "yes_no":
+    form, default = YES, templates.YES_NO
+  names = ("image", "source", "prompt", "low", "high")
+  wordings = templates.read(
+    options.templates, default, names, ("image", "prompt")
+  )
+  limits = {"low": f"{low:g}", "high": f"{high:g}"}
+  judge = Judge(options, folder)
+  return Loaded(
+    dict(judge=judge, form=form, wordings=wordings, limits=limits),
+    prepare=_texts,
+  )
+
+
+@declare(is_host=True, loads=load_pointwise)
+def judge_pointwise(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  judge: Judge,
+  form: answers.Form,
+  wordings: Sequence[str],
+  limits: Mapping[str, str],
+  texts: Sequence[str],
+) -> Scores:
+  """A judge's score of each picture, in [0, 1].
+
+  Scores are mapped from [low, high]; of yes and no, the probability of yes.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN, as
+      do pictures of padding and those that the judge has no answer for.
+    prompts: P prompts.
+    judge: who is asked.
+    form: of the answers.
+    wordings: templates of the question.
+    limits: the lowest and the highest score as words.
+    texts: of the prompts.
+  """
+  places, fields = [], []
+  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
+    for g, picture in shown.items():
+      places.append((p, g))
+      fields.append({**own, **limits, "image": picture})
+  return {
+    "judge": _placed(images, places, judge.scores(form, wordings, fields))
+  }
+
+
+def _placed(images, places, values) -> Float[np.ndarray, "P G"]:
+  scores = np.full(images.shape[:2], np.nan, np.float32)
+  for place, value in zip(places, values, strict=True):
+    scores[place] = value
+  return scores
+
+
+@with_options
+def load_pairwise(
+  options: Options,
+  *,
+  folder: os.PathLike[str],
+  pairs: str = "all",
+  opponents: int = 4,
+  references: str = "",
+  swap: bool = True,
+) -> Loaded:
+  """A judge that compares two pictures of a prompt.
+
+  Args:
+    options: see `Options`.
+    folder: of what the judge keeps.
+    pairs: who meets whom in a group: "all"; "random", each member so many
+      others; "member", all of them a drawn one of their own; "reference", all
+      of them the prompt's own picture.
+    opponents: of each member, for "random".
+    references: folder of the prompts' pictures (`rewards.references`).
+    swap: ask for both orders and average, which cancels what a judge gives to
+      a place. Without, the order is drawn.
+  """
+  require_choice("pairs", pairs, matches.SCHEDULES)
+  if opponents < 1:
+    raise UserError(f"opponents={opponents}: it must be at least 1")
+  if (pairs == "reference") != bool(references):
+    raise UserError(
+      f'references="{references}", pairs="{pairs}": a folder of references and'
+      ' pairs="reference" go together'
+    )
+  names = ("first", "second", "prompt")
+  wordings = templates.read(
+    options.templates, templates.PAIRWISE, (*names, "source"), names
+  )
+  known = _references(references, options.size) if references else {}
+
+  def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
+    return {"texts": list(texts), "reference": [known.get(t) for t in texts]}
+
+  static = dict(
+    judge=Judge(options, folder), wordings=wordings, pairs=pairs,
+    opponents=opponents, swap=swap,
+  )  # fmt: skip
+  return Loaded(static, prepare=prepare)
+
+
+def _references(folder: str, size: int) -> dict[str, Picture]:
+  """The reference picture of each prompt that has one."""
+  at = epath.Path(folder)
+  found = {}
+  for prompt, row in reference_lines.rows(folder).items():
+    if not isinstance(row.get("image"), str):
+      raise UserError(f'references={folder}: "{prompt}" has no "image"')
+    found[prompt] = pictures.make(read_image(at / row["image"]), size)
+  return found
+
+
+@declare(is_host=True, loads=load_pairwise)
+def judge_pairwise(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  judge: Judge,
+  wordings: Sequence[str],
+  pairs: str,
+  opponents: int,
+  swap: bool,
+  texts: Sequence[str],
+  reference: Sequence[Picture | None],
+) -> Scores:
+  """The rate at which each picture wins against others of its prompt.
+
+  A win counts 1, a tie 1/2, or what the words' probabilities say. Who meets
+  whom, and in which order, is drawn from what the pictures show, so that the
+  same group is judged alike whenever it comes. Win rates of a whole
+  group: UnifiedReward-Flex, Wang et al. 2026, https://arxiv.org/abs/2602.02380;
+  against a drawn member: BRPO, Jia et al. 2025,
+  https://arxiv.org/abs/2506.00103, which leaves that member without a score.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN, as
+      do those of padding and those left without a match.
+    prompts: P prompts.
+    judge: who is asked.
+    wordings: templates of the question.
+    pairs: see `load_pairwise`, as are the next two.
+    opponents: of each member.
+    swap: ask for both orders.
+    texts: of the prompts.
+    reference: what each prompt's pictures are compared with, if they are.
+  """
+  games: list[tuple[int, int, int]] = []
+  asked: list[tuple[Fields, Picture, Picture]] = []
+  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
+    other = reference[p]
+    met = shown if other is None else {**shown, _REFERENCE: other}
+    for i, j in _matches(texts[p], met, pairs, opponents):
+      games.append((p, i, j))
+      asked.append((own, met[i], met[j]))
+  wins = _wins(judge, wordings, asked, swap)
+  scores = np.full(images.shape[:2], np.nan, np.float32)
+  played = np.array(games, int).reshape(-1, 3)
+  for p in set(played[:, 0]):
+    own = played[:, 0] == p
+    scores[p] = matches.win_rates(scores.shape[1], played[own, 1:], wins[own])
+  return {"judge": scores}
+
+
+def _matches(
+  text: str, met: Mapping[int, Picture], pairs: str, opponents: int
+) -> list[tuple[int, int]]:
+  """The matches of one prompt."""
+  if pairs == "reference":
+    own = [g for g in met if g != _REFERENCE]
+    return [(g, _REFERENCE) for g in own if _REFERENCE in met]
+  order = sorted(met, key=lambda g: digest([text, met[g].digest]))
+  return matches.schedule(order, pairs, opponents)
+
+
+def _wins(judge, wordings, asked, swap) -> Float[np.ndarray, "M"]:
+  """P(the first of each two is better)."""
+  fields = lambda own, a, b: {**own, "first": a, "second": b}
+  if swap:
+    both = [fields(own, a, b) for own, a, b in asked]
+    both += [fields(own, b, a) for own, a, b in asked]
+    here, there = judge.scores(WINNER, wordings, both).reshape(2, -1)
+    return (here + 1 - there) / 2
+  turned = np.array([_turned(own["prompt"], a, b) for own, a, b in asked], bool)
+  drawn = [
+    fields(own, b, a) if turn else fields(own, a, b)
+    for (own, a, b), turn in zip(asked, turned, strict=True)
+  ]
+  found = judge.scores(WINNER, wordings, drawn)
+  return np.where(turned, 1 - found, found)
+
+
+def _turned(text: str, a: Picture, b: Picture) -> bool:
+  """Whether b is shown first: a coin that lands alike for (a, b) and (b, a)."""
+  one, other = [text, a.digest, b.digest], [text, b.digest, a.digest]
+  return digest(one) > digest(other)
+
+
+@with_options
+def load_checklist(
+  options: Options,
+  *,
+  folder: os.PathLike[str],
+  questions: str = "",
+  most_questions: int = 8,
+  questions_template: str = "",
+) -> Loaded:
+  """A judge that answers yes or no to questions about a picture.
+
+  Args:
+    options: see `Options`.
+    folder: of what the judge keeps.
+    questions: file or folder of them (`read_questions`). If empty, the judge
+      writes them, once per prompt.
+    most_questions: that it may write.
+    questions_template: file of how it is asked to.
+  """
+  if most_questions < 1:
+    raise UserError(f"most_questions={most_questions}: it must be at least 1")
+  names = ("image", "source", "prompt", "question")
+  wordings = templates.read(
+    options.templates, templates.CHECKLIST, names, ("image", "question")
+  )
+  [wording] = templates.read(
+    [questions_template] if questions_template else [], templates.QUESTIONS,
+    ("prompt", "most"), ("prompt",),
+  )  # fmt: skip
+  known = read_questions(questions) if questions else None
+
+  def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
+    given = None if known is None else [known.get(t, ()) for t in texts]
+    return {"texts": list(texts), "questions": given}
+
+  static = dict(
+    judge=Judge(options, folder), wordings=wordings, wording=wording,
+    most=most_questions,
+  )  # fmt: skip
+  return Loaded(static, prepare=prepare)
+
+
+@declare(is_host=True, loads=load_checklist)
+def judge_checklist(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  judge: Judge,
+  wordings: Sequence[str],
+  wording: str,
+  most: int,
+  texts: Sequence[str],
+  questions: Sequence[Weighted] | None,
+) -> Scores:
+  """The weighted share of a prompt's questions that are answered by yes.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN, as
+      do those of padding, of a prompt without questions, and those with a
+      question that stays without an answer.
+    prompts: P prompts.
+    judge: who is asked.
+    wordings: templates of a question about a picture.
+    wording: template of the request for questions.
+    most: how many there may be.
+    texts: of the prompts.
+    questions: of the prompts, with weights; if None the judge writes them.
+  """
+  if questions is None:
+    questions = _written(judge, wording, most, texts, prompts)
+  places, fields = [], []
+  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
+    for g, picture in shown.items() if questions[p] else ():
+      places.append((p, g))
+      fields += [
+        {**own, "image": picture, "question": q} for q, _ in questions[p]
+      ]
+  values = judge.scores(YES, wordings, fields)
+  ends = np.cumsum([len(questions[p]) for p, _ in places])
+  shares = (
+    [
+      np.average(own, weights=[weight for _, weight in questions[p]])
+      for (p, _), own in zip(places, np.split(values, ends[:-1]), strict=True)
+    ]
+    if places
+    else []
+  )
+  return {"judge": _placed(images, places, shares)}
+
+
+def _written(judge, wording, most, texts, prompts) -> list[Weighted]:
+  """Questions that the judge writes, of prompts that are there."""
+  there = [p for p, used in enumerate(np.asarray(prompts.mask)) if used]
+  found: list[Weighted] = [()] * len(texts)
+  asked: list[Fields] = [{"prompt": texts[p], "most": str(most)} for p in there]
+  written = judge.texts(answers.Texts("questions", most), wording, asked)
+  for p, own in zip(there, written, strict=True):
+    found[p] = tuple((q, 1.0) for q in own)
+  return found

@@ -1,0 +1,115 @@
+"""Questions as texts with places for words and pictures.
+
+A template is a text in which names in braces stand for words, such as
+{prompt}, and for pictures, such as {image}. {answer} is the sentence that asks
+for an answer in the form that is read. Other braces are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from etils import epath
+
+from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.rewards.remote.pictures import Picture
+
+POINTWISE = """\
+{image}
+This picture was made for the prompt: {prompt}
+How well does it show all that the prompt asks for, and how well is it made? \
+Give a score from {low} (not at all) to {high} (perfectly). {answer}"""
+
+YES_NO = """\
+{image}
+Does this picture show all that this prompt asks for: {prompt}
+{answer}"""
+
+PAIRWISE = """\
+First picture:
+{first}
+Second picture:
+{second}
+Both were made for the prompt: {prompt}
+Which of them shows better what the prompt asks for? Where they are equal in \
+this, which is made better? {answer}"""
+
+CHECKLIST = """\
+{image}
+Look at this picture and answer: {question}
+{answer}"""
+
+QUESTIONS = """\
+Pictures will be made for the prompt: {prompt}
+Write at most {most} questions to check such a picture with. Each asks for one \
+thing that the prompt asks for and is answered by yes or no; yes means that the \
+picture is right. {answer}"""
+
+_PLACE = re.compile(r"\{([a-z]+)\}")
+
+Parts = tuple[str | Picture, ...]
+
+
+def read(
+  files: Sequence[str],
+  default: str,
+  known: Sequence[str],
+  needed: Sequence[str],
+) -> tuple[str, ...]:
+  """The templates in some files, or the default.
+
+  Args:
+    files: one, or several.
+    default: where there is none.
+    known: names that may stand in braces, besides "answer".
+    needed: those that have to.
+
+  Raises:
+    UserError: a file that cannot be read, or a name that is wrong or missing.
+  """
+  files = [files] if isinstance(files, str) else files
+  known = (*known, "answer")
+  found = []
+  for file in files:
+    try:
+      text = epath.Path(file).expanduser().read_text().strip()
+    except (OSError, ValueError, TypeError) as error:
+      raise UserError(f"templates={file}: {one_line(error)}") from error
+    names = _PLACE.findall(text)
+    for name in names:
+      if name not in known:
+        raise UserError(
+          f"templates={file}: {{{name}}} stands for nothing"
+          f"{nearest(name, known)}; known: {', '.join(known)}"
+        )
+    for name in needed:
+      if name not in names:
+        raise UserError(f"templates={file}: {{{name}}} has no place in it")
+    found.append(text)
+  return tuple(found) or (default,)
+
+
+def fill(template: str, fields: Mapping[str, str | Picture]) -> Parts:
+  """The words and pictures of a template, one after the other.
+
+  Args:
+    template: see the top of the module.
+    fields: what the names in braces stand for.
+
+  Raises:
+    UserError: {source} where no prompt has a picture to start from.
+  """
+  if "source" not in fields and "{source}" in template:
+    raise UserError(
+      "templates: {source} is a picture to start from, which these prompts do"
+      " not have"
+    )
+  parts: list[str | Picture] = []
+  for i, piece in enumerate(_PLACE.split(template)):
+    value = fields[piece] if i % 2 else piece
+    if isinstance(value, str) and parts and isinstance(parts[-1], str):
+      parts[-1] += value
+    elif value:
+      parts.append(value)
+  return tuple(parts)
