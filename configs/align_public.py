@@ -1,4 +1,4 @@
-"""Aligns public text-to-image policies: `:MODEL`, `objective=NAME`, `tiny`.
+"""Aligns public policies of pictures and videos: `:MODEL`, `objective=NAME`, `tiny`.
 
   python -m jaxreward.main --workdir=runs/sd35 \
     --config=configs/align_public.py:sd35_medium,objective=flow_grpo \
@@ -59,6 +59,15 @@ MODELS = {
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.2,
     times=QWEN_TIMES,
   ),
+  # 33 frames of 240 x 416 pixels.
+  "wan_t2v": dict(
+    model=dict(
+      name="wan", size="wan21_1b", frames=9, latent_height=30, latent_width=52
+    ),
+    weights="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    autoencoder="wan21", steps=20, eval_steps=50, guidance=4.5, noise=1.0,
+    times=dict(shift=3.0, schedule=dict(name="constant", grid="unipc")),
+  ),
 }  # fmt: skip
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
 
@@ -75,9 +84,11 @@ def get_config(arg: str | None = None):
   chosen = MODELS[given["model"]]
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "align"
+  is_video = "frames" in chosen["model"]
   config.model = ConfigDict(
     chosen["model"]
-    | dict(latent_side=64, remat="full", dtype="bfloat16", attention="auto")
+    | ({} if is_video else dict(latent_side=64))
+    | dict(remat="full", dtype="bfloat16", attention="auto")
     | dict(param_dtype="bfloat16")  # frozen; the adapters are float32
   )
   config.init.checkpoint = f"{chosen['weights']}:transformer"
@@ -123,27 +134,49 @@ def get_config(arg: str | None = None):
     guidance_scales=(config.rollout.guidance_scale,), every=50, microbatch=8,
   )  # fmt: skip
   config.eval.checkpoint = "workdir:policy"
+  config.sample.update(
+    num_steps=chosen["eval_steps"], microbatch=8, scale=1,
+    guidance_scale=config.rollout.guidance_scale,
+  )  # fmt: skip
   config.mesh = dict(data=1, fsdp=-1, tensor=1)
+  if is_video:
+    _make_videos(config)
   if given["tiny"]:
     _shrink(config)
   return config
 
 
+def _make_videos(config: ConfigDict) -> None:
+  """What Flow-GRPO publishes for Wan 2.1, and less at once."""
+  config.autoencoder.name = "wan_video"
+  config.lora.targets = "(self|cross)_(q|k|v|out)$"
+  config.rollout.update(prompts=32, group=4, microbatch=2)
+  config.optimizer.learning_rate = 1e-4
+  config.advantage.std = "group"
+  config.eval.update(samples=128, quick_samples=32, microbatch=2)
+  config.sample.microbatch = 2
+  if config.objective.name == "flow_grpo":
+    config.rollout.sampler = dict(name="linear_sde")
+    config.objective.update(clip_range=1e-3, kl=0.004, kl_with_dt=True)
+
+
 def _shrink(config: ConfigDict) -> None:
   """Small random weights and pictures of 36 pixels, as the scenes have."""
   config.model.update(
-    size="tiny", latent_side=18, remat="none", dtype="float32",
-    param_dtype="float32",
-  )  # fmt: skip
+    size="tiny", remat="none", dtype="float32", param_dtype="float32"
+  )
   config.model.words = 6
   config.init.checkpoint = ""
-  is_video = config.autoencoder.name == "wan"
-  config.autoencoder = dict(name=config.autoencoder.name, size="tiny")
-  if is_video:  # eight pixels to a latent
-    config.model.latent_side = 4
+  coder = config.autoencoder.name
+  config.autoencoder = dict(name=coder, size="tiny")
+  # Wan's autoencoder has eight pixels to a latent.
+  if coder == "wan_video":
+    config.model.update(frames=2, latent_height=4, latent_width=4)
+  else:
+    config.model.latent_side = 4 if coder == "wan" else 18
   config.text_encoder = dict(name="noise")
   config.lora.rank = 4
-  grammar = "free" if is_video else "scenes"  # of 32 pixels, or of 36
+  grammar = "scenes" if coder == "kl" else "free"  # of 36 pixels, or of 32
   config.data.update(source="scenes", grammar=grammar)
   config.rollout.update(prompts=3, group=4, microbatch=12, num_steps=3)
   config.align.iterations = 2
@@ -152,4 +185,5 @@ def _shrink(config: ConfigDict) -> None:
   config.eval.update(
     samples=12, quick_samples=12, group=2, num_steps=2, every=2, microbatch=12
   )
+  config.sample.update(prompts=3, group=2, num_steps=2, microbatch=12)
   config.checkpoint.every = 2

@@ -25,6 +25,9 @@ def get_config() -> ConfigDict:
       # of policies that work outside the pixels, or read no words themselves
       autoencoder=dict(name="none"),
       text_encoder=dict(name="none"),
+      # of a video: frames kept; rewards see the first, the middle or, for the
+      # mean of their scores, every one of them
+      video=dict(frames=5, scored="mean"),
       init=dict(checkpoint="package:scenes_base"),
       lora=dict(rank=0, alpha=32.0, targets="^blocks/(qkv|out|up|down)$"),
       data=dict(

@@ -109,7 +109,8 @@ class Policy:
       velocity [B, H, W, C], float32.
     to_pixels: (latents [..., H, W, C], decoder) -> images, [0, 1] but for range
       errors, which are not clipped; `decoder` holds the parameters of an
-      autoencoder, None where there is none.
+      autoencoder, None where there is none. Latents [..., F, H, W, C] give
+      videos, of which jobs keep strips of frames.
     latent_shape: (H, W, C), of videos (F, H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.

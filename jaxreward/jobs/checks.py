@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.jobs import videos
 
 SEEDS = ("seed", "eval.seed")
 SCALES = ("eval.guidance_scales", "train_reward.sampling.guidance_scales")
@@ -23,6 +24,7 @@ COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
 NAMES = {
   "model.dtype": COMPUTED,
   "model.param_dtype": COMPUTED,
+  "video.scored": videos.SCORED,
   "autoencoder.dtype": COMPUTED,
   "text_encoder.dtype": COMPUTED,
   "reward_model.dtype": COMPUTED,
@@ -48,6 +50,7 @@ _COUNTS = {  # 1 or more
   "train_reward": ("train_rows", "heldout_rows", "steps", "rows"),
   "train_reward.sampling": ("samples", "num_steps", "microbatch"),
   "checkpoint": ("keep",),
+  "video": ("frames",),
 }
 _COUNTS_OR_NONE = {  # 0 or more
   "rollout": ("window_start", "window_size"),

@@ -157,7 +157,7 @@ def path_kl(
       t = jnp.full((x.shape[0],), step.t)
       v = policy.velocity(params, x, t, own)
       v_r = reference_policy.velocity(reference, x, t, other)
-      shift = jnp.square(step.c_v * (v - v_r)).sum((1, 2, 3))
+      shift = jnp.square(step.c_v * (v - v_r)).sum(tuple(range(1, v.ndim)))
       kl = shift / (2 * jnp.square(step.std))
       noise = rng.normal_each(rng.fold_each(keys, i), x.shape[1:])
       return steppers.mean(x, v, step) + step.std * noise, kl

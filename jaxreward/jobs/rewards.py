@@ -168,6 +168,10 @@ def bind(
           " a held-out reward is one that is not trained on"
         )
       entries[name] = _bound(config[section][name], f"{section}.{name}")
+  entries = {
+    name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
+    for name, entry in entries.items()
+  }
   if config.data.grammar == "free":
     _refuse_detector(entries)
   elif entries and "heldout_rewards" in sections and not config.heldout_rewards:

@@ -19,6 +19,7 @@ from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import rollout, schedule
+from jaxreward.jobs import videos
 from jaxreward.models import attention, convert, hub, lora, vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
@@ -36,23 +37,31 @@ def make_policy(config: ConfigDict) -> Policy:
     UserError: one of the two is not known, or they do not go together.
   """
   policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
-  if len(policy.latent_shape) != 3:
+  if videos.is_video(policy) and config.data.grammar != "free":
     raise UserError(
-      f'config.model.name="{config.model.name}" makes videos, which no job'
-      " takes yet; its functions are in jaxreward.models"
+      f'config.data.grammar="{config.data.grammar}": "{config.model.name}" makes'
+      ' videos, and the detector judges pictures; use "free"'
     )
   section = config.autoencoder
-  if section.name == "none":
-    return policy
-  made = config_lib.bind(
-    section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
-  )()
-  return _with_autoencoder(policy, made, config)
+  if section.name != "none":
+    made = config_lib.bind(
+      section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
+    )()
+    policy = _with_autoencoder(policy, made, config)
+  return videos.as_strips(policy, config)
 
 
 def _with_autoencoder(
   policy: Policy, autoencoder: vae.Autoencoder, config: ConfigDict
 ) -> Policy:
+  dims = len(policy.latent_shape)
+  if autoencoder.is_video != videos.is_video(policy):
+    kinds = ("pictures", "videos")
+    raise UserError(
+      f'config.autoencoder.name="{config.autoencoder.name}" is one of'
+      f' {kinds[autoencoder.is_video]}, and "{config.model.name}" makes'
+      f" {kinds[not autoencoder.is_video]}: take one that fits"
+    )
   channels = policy.latent_shape[-1]
   if channels != autoencoder.channels:
     raise UserError(
@@ -64,7 +73,7 @@ def _with_autoencoder(
   def to_pixels(latents: Array, decoder: Params | None = None) -> Array:
     rows = latents.reshape(-1, *policy.latent_shape)
     images = autoencoder.decode(decoder, rows)
-    return images.reshape(*latents.shape[:-3], *images.shape[1:])
+    return images.reshape(*latents.shape[:-dims], *images.shape[1:])
 
   return dataclasses.replace(
     policy,
@@ -73,6 +82,14 @@ def _with_autoencoder(
     decoder_rules=autoencoder.sharding_rules,
     decoder_layout=autoencoder.layout,
   )
+
+
+def score_frames(
+  config: ConfigDict, reward: Callable[..., Any]
+) -> Callable[..., Any]:
+  """A reward of pictures as it scores what the policy of the config makes."""
+  policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
+  return videos.scored(reward, config) if videos.is_video(policy) else reward
 
 
 def make_schedule(config: ConfigDict) -> schedule.Schedule:
@@ -161,7 +178,7 @@ def decode_chunks(
   layout: rollout.Layout,
   decoder: Params | None,
 ) -> ArrayLike:
-  """Pixels of latents [B, H, W, C], one micro-batch after the other."""
+  """Pixels of latents [B, ...], one micro-batch after the other."""
   if decoder is None:
     return policy.to_pixels(latents)
   chunks = rollout.to_chunks(latents, layout.chunks)

@@ -21,4 +21,5 @@ REGISTRY = {
 AUTOENCODERS = {
   "kl": vae.make_autoencoder,
   "wan": video_vae.make_picture_autoencoder,
+  "wan_video": video_vae.make_autoencoder,
 }

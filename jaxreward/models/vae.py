@@ -42,6 +42,7 @@ class Autoencoder:
     decode: (params, latents [B, h, w, C]) -> images [B, H, W, 3], not clipped.
     factor: H / h.
     channels: C.
+    is_video: takes [B, F, H, W, 3] and gives [B, f, h, w, C].
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names of its parameters.
   """
@@ -51,6 +52,7 @@ class Autoencoder:
   decode: Callable[..., Array]
   factor: int
   channels: int
+  is_video: bool = False
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[convert.Rule, ...] = ()
 

@@ -430,6 +430,7 @@ def make_autoencoder(
     decode=decode,
     factor=8,
     channels=len(net.mean),
+    is_video=True,
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
   )
@@ -450,4 +451,6 @@ def make_picture_autoencoder(
   def decode(params: Params, latents: Array) -> Array:
     return video.decode(params, latents[:, None])[:, 0]
 
-  return dataclasses.replace(video, encode=encode, decode=decode)
+  return dataclasses.replace(
+    video, encode=encode, decode=decode, is_video=False
+  )

@@ -17,6 +17,7 @@ from jaxreward.types import ArrayLike
 
 GAP = 2  # pixels between the pictures of a grid, before scaling
 PAPER = 255  # grey level of the gap
+SMALL = 160  # pixels; on cards, what is higher is not enlarged
 TEXT_KEYS = (
   "prompt",
   "kind",
@@ -124,6 +125,7 @@ def make_cards(
       f"cards need as many pictures as texts: {len(first)} before, "
       f"{len(second)} after, {len(texts)} texts"
     )
+  scale = scale if first.shape[1] <= SMALL else 1
   link = lambda image: data_uri(png(enlarge(image[None], scale)[0]))
   return [
     {key: text.get(key) for key in TEXT_KEYS}

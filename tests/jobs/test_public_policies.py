@@ -32,7 +32,12 @@ def rows_of(workdir, job):
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("model", "objective"),
-  [("sd35_medium", "flow_grpo"), ("flux_dev", "diffusion_nft")],
+  [
+    ("sd35_medium", "flow_grpo"),
+    ("flux_dev", "diffusion_nft"),
+    ("wan_t2v", "flow_grpo"),
+    ("wan_t2v", "diffusion_nft"),
+  ],
 )
 def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   config = tiny.load(SPEC.format(model, objective), SMALL)

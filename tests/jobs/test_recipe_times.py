@@ -34,6 +34,13 @@ SCHEDULERS = {
       time_shift_type="exponential",
     ),
   ),
+  # 480p and below; 720p takes 5.
+  "wan_t2v": (
+    "UniPCMultistepScheduler",
+    dict(
+      flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ),
+  ),
 }  # fmt: skip
 
 

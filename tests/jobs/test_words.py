@@ -199,11 +199,3 @@ assert not xla_bridge._backends, xla_bridge._backends
 def test_jobs_refuse_what_they_cannot_run(job, spec, changes, said):
   with pytest.raises(UserError, match=said):
     jobs.check(job, tiny.load(spec, changes))
-
-
-def test_videos_are_refused():
-  config = tiny.load(SPEC)
-  with config.unlocked():
-    config.model = dict(name="wan", size="tiny")
-  with pytest.raises(UserError, match=r'model\.name="wan" makes videos'):
-    align.check(config)

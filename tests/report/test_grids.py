@@ -61,3 +61,10 @@ def test_cards_survive_the_disk(tmp_path):
   assert cards[2]["prompt"] == 'é "2"' and cards[2]["seen_before"] is None
   content = base64.b64decode(cards[1]["after"].partition(",")[2])
   np.testing.assert_array_equal(decode(content)[::2, ::2], after[1])
+
+
+def test_cards_of_large_pictures_are_not_enlarged():
+  tall = np.zeros((1, grids.SMALL + 1, 4, 3), np.uint8)
+  (card,) = grids.make_cards(tall, tall, [{}], scale=3)
+  content = base64.b64decode(card["after"].partition(",")[2])
+  np.testing.assert_array_equal(decode(content), tall[0])

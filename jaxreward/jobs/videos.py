@@ -1,0 +1,81 @@
+"""Videos where jobs take pictures: strips of frames.
+
+Of a video, `config.video.frames` frames are kept, evenly from the first to the
+last, and laid side by side. The strip is what the panel measures and what the
+report shows; rewards see the frames of `config.video.scored`, one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from jaxreward.types import Array, ArrayLike, Policy
+
+SCORED = ("first", "middle", "mean")
+
+
+def is_video(policy: Policy) -> bool:
+  """Whether a policy's latents are [F, H, W, C]."""
+  return len(policy.latent_shape) == 4
+
+
+def to_strip(
+  videos: Float[ArrayLike, "*B F H W C"], count: int
+) -> Float[Array, "*B H W2 C"]:
+  """`count` frames, evenly from the first to the last, from left to right.
+
+  One frame alone is the middle one.
+  """
+  total = jnp.shape(videos)[-4]
+  last = total - 1
+  at = np.linspace(0, last, count) if count > 1 else np.array([last / 2])
+  frames = jnp.take(jnp.asarray(videos), np.round(at).astype(int), axis=-4)
+  frames = jnp.moveaxis(frames, -4, -3)  # [..., H, count, W, C]
+  *outer, height, _, width, channels = frames.shape
+  return frames.reshape(*outer, height, count * width, channels)
+
+
+def as_strips(policy: Policy, config: ConfigDict) -> Policy:
+  """The policy with pixels as strips; one of pictures stays as it is."""
+  if not is_video(policy):
+    return policy
+  count = config.video.frames
+
+  def to_pixels(latents: Array, decoder: Any = None) -> Array:
+    return to_strip(policy.to_pixels(latents, decoder), count)
+
+  return dataclasses.replace(policy, to_pixels=to_pixels)
+
+
+def frames_of(strips: ArrayLike, count: int) -> list[ArrayLike]:
+  """The frames of strips [..., H, W, C], each [..., H, W / count, C]."""
+  width = strips.shape[-2] // count
+  return [strips[..., i * width : (i + 1) * width, :] for i in range(count)]
+
+
+def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
+  """A reward of pictures on strips: of one frame, or the mean over all.
+
+  A frame whose score is not finite makes that of its video so.
+  """
+  count, which = config.video.frames, config.video.scored
+
+  @functools.wraps(fn)
+  def run(images: ArrayLike, prompts: Any, **context: Any):
+    frames = frames_of(images, count)
+    if which != "mean":
+      chosen = frames[0 if which == "first" else count // 2]
+      return fn(chosen, prompts, **context)
+    found = [fn(frame, prompts, **context) for frame in frames]
+    return jax.tree.map(lambda *x: sum(x) / count, *found)
+
+  return run

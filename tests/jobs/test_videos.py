@@ -1,0 +1,152 @@
+"""Strips of frames, the rewards that see them, and videos in the jobs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxreward.errors import UserError
+from jaxreward.jobs import align, sample, setup, videos
+from jaxreward.jobs import rewards as reward_setup
+from jaxreward.report import grids
+from jaxreward.rewards import score
+from tests import tiny
+
+WAN = "align_public.py:wan_t2v,tiny"
+
+
+def numbered(frames, *outer):
+  """Videos [..., F, 4, 6, 3] whose frame i is i everywhere."""
+  values = np.arange(frames, dtype=np.float32)[:, None, None, None]
+  return np.broadcast_to(values, (*outer, frames, 4, 6, 3))
+
+
+@pytest.mark.parametrize(
+  ("frames", "count", "kept"),
+  [
+    (9, 5, [0, 2, 4, 6, 8]),
+    (9, 2, [0, 8]),
+    (9, 1, [4]),
+    (1, 3, [0, 0, 0]),
+    (33, 4, [0, 11, 21, 32]),
+  ],
+)
+def test_a_strip_holds_frames_from_the_first_to_the_last(frames, count, kept):
+  strip = videos.to_strip(numbered(frames, 2, 3), count)
+  assert strip.shape == (2, 3, 4, count * 6, 3)
+  found = [float(f.max()) for f in videos.frames_of(strip, count)]
+  assert found == kept
+  assert all(np.ptp(np.asarray(f)) == 0 for f in videos.frames_of(strip, count))
+
+
+@pytest.mark.parametrize(
+  ("which", "expected"), [("first", 1.0), ("middle", 3.0), ("mean", 4.0)]
+)
+def test_a_reward_sees_the_frames_it_is_to_score(which, expected):
+  config = tiny.load(WAN, {"video.frames": 3, "video.scored": which})
+  frames = np.array([1.0, 3.0, 8.0], np.float32)
+  strips = np.repeat(frames, 6)[None, None, None, :, None] * np.ones(
+    (2, 4, 5, 1, 3), np.float32
+  )
+
+  def level(images, prompts):
+    assert images.shape == (2, 4, 5, 6, 3)
+    return {
+      "level": images.mean((2, 3, 4)),
+      "twice": 2 * images.mean((2, 3, 4)),
+    }
+
+  for strip in (strips, jnp.asarray(strips)):
+    found = videos.scored(level, config)(strip, None)
+    np.testing.assert_allclose(found["level"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["twice"], 2 * expected, rtol=1e-6)
+
+
+def test_a_frame_that_is_not_finite_spoils_its_video_alone():
+  config = tiny.load(WAN, {"video.frames": 3})
+  strips = np.ones((1, 2, 8, 24, 3), np.float32)
+  strips[0, 1, 0, -1] = np.nan
+  loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
+  prompts = tiny.prompts_of(tiny.load("align_scenes.py:smoke"))
+  scores, _ = score(loaded, strips, jax.tree.map(lambda x: x[:1], prompts))
+  assert np.isfinite(scores["jpeg"]).tolist() == [[True, False]]
+
+
+def test_pixels_are_the_decoded_frames():
+  config = tiny.load(WAN, {"video.frames": 3})
+  policy = setup.make_policy(config)
+  decoder = setup.load_decoder(config, policy)
+  latents = jax.random.normal(jax.random.key(0), (2, 3, *policy.latent_shape))
+  strips = jax.jit(policy.to_pixels)(latents, decoder)
+  assert strips.shape == (2, 3, 32, 96, 3)
+  from jaxreward.models import video_vae
+
+  coder = video_vae.make_autoencoder(size="tiny")
+  whole = jax.jit(coder.decode)(decoder, latents.reshape(6, 2, 4, 4, 4))
+  for at, frame in zip(
+    (0, 2, 4), videos.frames_of(strips.reshape(6, 32, 96, 3), 3), strict=True
+  ):
+    np.testing.assert_allclose(frame, whole[:, at], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_report_and_the_samples_show_strips(tmp_path):
+  config = tiny.load(
+    WAN,
+    {
+      "eval.samples": 4, "eval.quick_samples": 4, "eval.every": 0,
+      "rollout.prompts": 2, "rollout.microbatch": 4, "align.iterations": 1,
+      "video.frames": 3, "sample.prompts": 2, "sample.group": 1,
+      "sample.num_steps": 2, "sample.scale": 1,
+    },
+  )  # fmt: skip
+  workdir = epath.Path(tmp_path)
+  align.run(config, workdir)
+  before, after, texts = grids.load_cards(workdir / "grids" / "cards.npz")
+  assert before.shape == after.shape == (len(texts), 32, 96, 3)
+  sample.run(config, workdir)
+  from PIL import Image
+
+  (first, *_) = sorted((workdir / "samples").iterdir())
+  assert Image.open(first).size == (96, 32)
+
+
+@pytest.mark.parametrize(
+  ("spec", "overrides", "message"),
+  [
+    (
+      WAN,
+      {"data.grammar": "scenes"},
+      'config.data.grammar="scenes": "wan" mak',
+    ),
+    (
+      WAN,
+      {"autoencoder.name": "wan"},
+      'config.autoencoder.name="wan" is one of pictures, and "wan" makes videos',
+    ),
+    (
+      "align_public.py:qwen_image,tiny",
+      {"autoencoder.name": "wan_video", "autoencoder.size": "tiny"},
+      'config.autoencoder.name="wan_video" is one of videos',
+    ),
+  ],
+)
+def test_what_does_not_go_together_is_refused(spec, overrides, message):
+  with pytest.raises(UserError) as caught:
+    setup.make_policy(tiny.load(spec, overrides))
+  assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"video.scored": "last"}, 'config.video.scored="last" is none of first'),
+    ({"video.frames": 0}, "config.video.frames=0: expected a whole number"),
+  ],
+)
+def test_choices_of_frames_that_make_no_sense_are_refused(
+  overrides, message, command, tmp_path
+):
+  assert command("align_public.py:wan_t2v,tiny", tmp_path / "x", overrides) == 2
+  assert message in command.error
