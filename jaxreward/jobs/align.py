@@ -302,11 +302,13 @@ def _panel(
   )  # fmt: skip
   if "strict" not in found:
     return panel.metrics()
+  plain = prompts.task is None
+  names = grammar.KINDS if plain else grammar.EDITS
   kinds = {
     f"train/accuracy/{name}": Mean.of(
       found["strict"], mask & (jnp.asarray(prompts.kind) == i)[:, None]
     )
-    for i, name in enumerate(grammar.KINDS)
+    for i, name in enumerate(names, 0 if plain else grammar.FREE + 1)
   }
   return panel.metrics() | kinds
 
@@ -384,9 +386,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     )
 
   with jax.set_mesh(mesh):
-    encode = words.make_encode(config, policy, mesh)
-    base = setup.load_params(config, policy)
     decoder = setup.put_decoder(config, policy, mesh)
+    encode = words.make_encode(config, policy, mesh, decoder)
+    base = setup.load_params(config, policy)
     parts = prepare(config, mesh, policy, base, plan, weights_of)
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
@@ -548,6 +550,7 @@ class Final:
     grids.save_cards(
       self.workdir / "grids" / "cards.npz",
       images_before[chosen, 0], images[chosen, 0], texts,
+      None if data.batch.source is None else data.batch.source[chosen],
     )  # fmt: skip
     logging.info("\n%s", tables.evaluation_table(evaluation))
 

@@ -28,7 +28,7 @@ NAMES = {
   "reward_model.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
   "sample.split": grammar.SPLITS,
-  "data.grammar": ("scenes", "free"),
+  "data.grammar": ("scenes", "edits", "free"),
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")
