@@ -45,7 +45,12 @@ from jaxreward.jobs import (
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
-from jaxreward.rewards import host_scores, jitted_scores, require_scores
+from jaxreward.rewards import (
+  applied,
+  host_scores,
+  jitted_scores,
+  require_scores,
+)
 from jaxreward.training import (
   faults,
   loop,
@@ -56,7 +61,7 @@ from jaxreward.training import (
 )
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
-from jaxreward.types import ArrayLike, Params
+from jaxreward.types import ArrayLike, Params, PromptBatch
 
 Scores = Mapping[str, ArrayLike]
 Row = Mapping[str, Any]
@@ -264,19 +269,22 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   return Parts(made.trainable, base, made.create(base), made.draw, made.update)
 
 
-@jax.jit
-def _of_finite(scores: Scores, images) -> tuple[Scores, dict[str, Any]]:
-  """Scores, NaN for pictures that are not finite, and counts of what failed.
+@functools.partial(jax.jit, static_argnums=2)
+def _of_finite(
+  scores: Scores, images, weights: tuple, prompts: PromptBatch
+) -> tuple[Scores, Scores, dict[str, Any]]:
+  """(scores, the same with 0 where a reward has no say, counts of failures).
 
-  Some rewards give such a picture a number, as the detector, to which it is
-  black.
+  They are NaN for pictures that are not finite: some rewards give such a
+  picture a number, as the detector, to which it is black.
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
+  asked, _ = applied(scores, dict(weights), prompts)
   failed = {
-    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in scores.items()
+    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in asked.items()
   }
-  return scores, failed | {faults.PICTURES: jnp.sum(~usable)}
+  return scores, asked, failed | {faults.PICTURES: jnp.sum(~usable)}
 
 
 def _panel(
@@ -288,7 +296,8 @@ def _panel(
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   mask = jnp.asarray(prompts.mask)[:, None] & usable
-  terms = [rewards[name] * scores[name] for name in rewards]
+  asked, weights_of = applied(scores, rewards, prompts)
+  terms = [weights_of[name] * asked[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(
     images, mask,
@@ -313,7 +322,7 @@ def _panel(
   return panel.metrics() | kinds
 
 
-def _trained(scores: Scores, weights_of: Mapping[str, float]) -> Scores:
+def _trained(scores: Scores, weights_of: Mapping[str, Any]) -> Scores:
   """The scores that are trained on, one per reward."""
   for name in weights_of:
     several = [k for k in scores if k.startswith(f"{name}/")]
@@ -378,6 +387,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   batches = setup.prompt_batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  every_weight = tuple((k, r.weight) for k, r in rewards.items())
   heldout = next((k for k in rewards if k not in weights_of), None)
   if heldout is None:
     logging.info(
@@ -422,16 +432,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       timer("sample", (trajectory, images))
       timer("detect", found)
       scores = scores | host_scores(rewards, images, batch)
-      scores, lost = timer("reward", _of_finite(scores, images))
+      scores, asked, lost = timer(
+        "reward", _of_finite(scores, images, every_weight, batch.plain)
+      )
       if lost[faults.PICTURES] == images.shape[0] * images.shape[1]:
         raise UserError(
           f"align: no picture of step {n + 1} is finite; the velocities of"
           f" config.init.checkpoint={config.init.checkpoint} are not"
         )
       usable = _trained(scores, weights_of)
-      require_scores(usable)
+      asked = {name: asked[name] for name in usable}
+      require_scores(asked)
       require_scores(
-        {" and ".join(usable): jnp.stack([*usable.values()]).sum(0)}
+        {" and ".join(usable): jnp.stack([*asked.values()]).sum(0)}
       )
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
