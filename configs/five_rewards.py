@@ -52,4 +52,8 @@ def get_config(arg: str | None = None):
   config.heldout_rewards = dict(strict=dict(fn="strict", weight=1.0))
   config.composition = dict(name="gdpo")
   config.advantage = dict(name="group", std="none")
+  if config.align.iterations < 10:  # smoke
+    config.eval.guidance_scales = (1.0,)
+    config.model.update(depth=2, width=64, unroll=1)
+    config.init.checkpoint = ""
   return config

@@ -169,7 +169,8 @@ def _likeness(images: Array, found: Detection, task: edits.Expected) -> Array:
       scores.append(1 - wrong / jnp.maximum(most, 1e-6))
     return jnp.minimum(*scores)
 
-  score = jnp.stack([fit(p) for p in itertools.product(_SHIFTS, _SHIFTS)])
+  places = jnp.array([*itertools.product(_SHIFTS, _SHIFTS)], jnp.float32)
+  score = jax.lax.map(fit, places)
   # Its outline, with the spot in the subject's colour.
   extent = (found.box[..., 2:] - found.box[..., :2]) / 2 + 1
   inside = (jnp.abs(x) <= extent[..., 0, None, None]) & (
