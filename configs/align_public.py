@@ -6,8 +6,9 @@
 
 `tiny` runs the same programs with small random weights on a CPU. Group, steps,
 guidance, noise, clip range, adapters and optimizer are those that the authors
-publish for 512 pixels; the schedule's shift is 3 for all. Flow-GRPO: Liu et al. (2025),
-arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117.
+publish for 512 pixels; the sampling times are those of each model's public
+pipeline. Flow-GRPO: Liu et al. (2025), arXiv 2505.05470. DiffusionNFT: Zheng et
+al. (2025), arXiv 2509.16117.
 """
 
 from ml_collections import ConfigDict
@@ -16,25 +17,47 @@ from jaxreward import config as config_lib
 
 SD35 = "stabilityai/stable-diffusion-3.5-"
 FLUX = "black-forest-labs/FLUX.1-"
+# Sampling times as the schedulers of the public pipelines have them.
+SD35_TIMES = dict(shift=3.0, schedule=dict(name="constant", grid="trained"))
+FLUX_TIMES = dict(
+  shift=1.0, schedule=dict(name="dynamic", base_shift=0.5, max_shift=1.15)
+)
+QWEN_TIMES = dict(
+  shift=1.0,
+  schedule=dict(
+    name="dynamic", base_shift=0.5, max_shift=0.9, max_tokens=8192,
+    terminal=0.02,
+  ),
+)  # fmt: skip
 # Steps, guidance and noise level of the rollout differ by model.
 MODELS = {
   "sd35_medium": dict(
     model=dict(name="sd3", size="sd35_medium"), weights=f"{SD35}medium",
     autoencoder="sd3", steps=10, eval_steps=40, guidance=4.5, noise=0.7,
+    times=SD35_TIMES,
   ),
   "sd35_large": dict(
     model=dict(name="sd3", size="sd35_large"), weights=f"{SD35}large",
     autoencoder="sd3", steps=10, eval_steps=40, guidance=4.5, noise=0.7,
+    times=SD35_TIMES,
   ),
   # FLUX was distilled: the network takes its guidance as an input.
   "flux_dev": dict(
     model=dict(name="flux", size="flux_dev", guidance=3.5),
     weights=f"{FLUX}dev",
     autoencoder="flux", steps=6, eval_steps=28, guidance=1.0, noise=0.9,
+    times=FLUX_TIMES,
+  ),
+  "flux_schnell": dict(
+    model=dict(name="flux", size="flux_schnell", words=256),
+    weights=f"{FLUX}schnell",
+    autoencoder="flux", steps=4, eval_steps=4, guidance=1.0, noise=0.9,
+    times=dict(shift=1.0),
   ),
   "qwen_image": dict(
     model=dict(name="qwen_image", size="qwen_image"), weights="Qwen/Qwen-Image",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.2,
+    times=QWEN_TIMES,
   ),
 }  # fmt: skip
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
@@ -71,8 +94,9 @@ def get_config(arg: str | None = None):
   )
   config.data.update(source="prompts.txt", grammar="free")
   config.rollout.update(
-    prompts=48, group=24, microbatch=8, num_steps=chosen["steps"], shift=3.0
-  )
+    prompts=48, group=24, microbatch=8, num_steps=chosen["steps"],
+    **chosen["times"],
+  )  # fmt: skip
   config.optimizer.update(
     learning_rate=3e-4, schedule="constant", warmup_steps=0, clip_norm=1.0,
     weight_decay=1e-4, b1=0.9, b2=0.999,

@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
         microbatch=256,
         num_steps=8,
         shift=2.5,
+        schedule=dict(name="constant"),  # or "dynamic": grows with the picture
         guidance_scale=1.0,
         sampler=dict(name="ode"),
         window_start=0,
@@ -99,6 +100,12 @@ def get_config() -> ConfigDict:
         every=25,
         seed=20,
         microbatch=240,
+      ),
+      export=dict(  # of the job export, from a checkpoint of align
+        step="final",  # or "best", or the number of a step
+        average=True,  # the EMA, or what the last update left
+        fuse=False,  # adapters into the weights, or as a folder of their own
+        dtype="same",  # as trained, or float32, bfloat16, float16
       ),
       sample=dict(
         split="heldout",

@@ -54,6 +54,7 @@ METHOD_SECTIONS = (
   "advantage",
   "composition",
   "rollout.sampler",
+  "rollout.schedule",
   "train_reward.loss",
 )
 # Fields (or whole sections) that may change when a run is resumed: they do not
@@ -65,6 +66,7 @@ NOT_RESULTS = (
   "mesh",
   "topology",
   "compile_check",
+  "export",
   "processes",
   "profile",
   "progress",

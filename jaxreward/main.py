@@ -176,6 +176,15 @@ def _arguments(flags: Flags) -> list[str]:
   ]
 
 
+def _of_run(config: ConfigDict, recorded: ConfigDict) -> ConfigDict:
+  """The config of a run for a job that reads it, on the devices there are."""
+  found = recorded.copy_and_resolve_references()
+  with found.unlocked():
+    for name in ("job", config.job, "mesh", "processes"):
+      found[name] = config[name]
+  return found.lock()
+
+
 def run(flags: Flags) -> None:
   """Runs the config's job in its working directory."""
   if not flags.config:
@@ -185,9 +194,13 @@ def run(flags: Flags) -> None:
   if not flags.workdir and config.job not in jobs.LOOKING:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   configure_jax()
+  workdir = epath.Path(flags.workdir or ".").expanduser()
+  recorded = None
+  if config.job in jobs.READING:
+    recorded = workdirs.read_config(workdir)
+    config = _of_run(config, recorded)
   if config.job in jobs.JOBS:
     jobs.check(config.job, config)
-  workdir = epath.Path(flags.workdir or ".").expanduser()
   if config.job in jobs.LOOKING:
     job(config, workdir)
     return
@@ -196,8 +209,9 @@ def run(flags: Flags) -> None:
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
-  with workdirs.take(workdir, config):
-    workdirs.record_command(workdir, _arguments(flags))
+  with workdirs.take(workdir, recorded or config):
+    if recorded is None:
+      workdirs.record_command(workdir, _arguments(flags))
     job(config, workdir)
     processes.finish()
 

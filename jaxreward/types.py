@@ -8,7 +8,7 @@ H W C pixels. Time runs from data (0) to noise (1).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -127,6 +127,7 @@ class Policy:
     latent_shape: (H, W, C), of videos (F, H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
+    public_config: what diffusers reads beside parameters of those names.
     decoder: key -> parameters of the autoencoder; None where there is none.
     decoder_rules: their sharding rules.
     decoder_layout: the table of their public names.
@@ -147,6 +148,7 @@ class Policy:
   latent_shape: tuple[int, ...]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
+  public_config: Mapping[str, Any] | None = None
   decoder: Callable[..., Params] | None = None
   decoder_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   decoder_layout: tuple[Any, ...] = ()

@@ -175,6 +175,18 @@ def read_command(workdir: epath.Path) -> str:
   return path.read_text().strip() if path.exists() else ""
 
 
+def read_config(workdir: epath.Path) -> ConfigDict:
+  """The config of the run that a working directory holds.
+
+  Raises:
+    UserError: it holds none, or a damaged one.
+  """
+  path = workdir / CONFIG_FILE
+  if not path.exists():
+    raise UserError(f"--workdir={workdir} holds no run: there is no {path}")
+  return _read(path)
+
+
 def _read(path: epath.Path) -> ConfigDict:
   try:
     return config_lib.from_json(path.read_text())

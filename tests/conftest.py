@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, cached compilation, checked shapes."""
 
 import ast
+import importlib.util
 import os
 import pathlib
 
@@ -45,6 +46,18 @@ def _on_duration(event: str, duration: float, **kwargs) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(_on_duration)
+
+
+def pytest_collection_modifyitems(items):
+  """Comparisons with PyTorch are skipped where the extra is not installed."""
+  peers = ("torch", "diffusers", "peft", "transformers")
+  missing = [name for name in peers if importlib.util.find_spec(name) is None]
+  if not missing:
+    return
+  skip = pytest.mark.skip(reason=f"{', '.join(missing)}: extra `parity`")
+  for item in items:
+    if item.get_closest_marker("parity"):
+      item.add_marker(skip)
 
 
 class CompileCounter:

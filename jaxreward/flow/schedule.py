@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from jaxreward.errors import UserError, nearest
 
-GRIDS = ("uniform", "trained")
+GRIDS = ("uniform", "trained", "unipc")
+_MOST = 20.0  # of mu; its exponential is beyond what float32 tells apart
 
 
 def timesteps(
@@ -24,59 +27,149 @@ def timesteps(
   of the pipelines of FLUX and Qwen-Image. The grid "trained" runs from 1 to the
   last of 1000 training times, which is shifted already, and is shifted again:
   that is `FlowMatchEulerDiscreteScheduler` of diffusers with its own grid, as
-  the pipeline of SD3 uses it.
+  the pipeline of SD3 uses it. The grid "unipc" is the first T of T + 1 equal
+  parts from 1 to 1 / 1000, as `UniPCMultistepScheduler` has it for Wan.
 
   Args:
     num_steps: T.
     shift: s; see `dynamic_shift` for the shift that grows with the picture.
-    grid: "uniform" or "trained".
+    grid: one of `GRIDS`.
     terminal: if not 0, noise of t_(T-1), to which the times are stretched
       (0.02 for Qwen-Image).
 
   Raises:
-    UserError: too few steps, a shift that is not positive, an unknown grid.
+    UserError: too few steps, an unknown grid, or a shift that leaves no times
+      that differ.
   """
-  if num_steps < 1 + bool(terminal):
-    raise UserError(
-      f"rollout.num_steps={num_steps}: at least {1 + bool(terminal)} needed"
-    )
+  least = 1 + bool(terminal)
+  if num_steps < least:
+    end = f" before a terminal of {terminal}" if terminal else ""
+    raise UserError(f"{num_steps} steps, and at least {least} are needed{end}")
   if not shift > 0:
-    raise UserError(f"rollout.shift={shift}: it must be positive")
+    raise UserError(f"a shift of {shift}: it must be positive")
   if grid not in GRIDS:
-    raise UserError(f'rollout.grid="{grid}" is not known{nearest(grid, GRIDS)}')
+    raise UserError(f'the grid "{grid}" is not known{nearest(grid, GRIDS)}')
   move = lambda u: shift * u / (1 + (shift - 1) * u)
-  if grid == "uniform":
-    u = np.linspace(1.0, 0.0, num_steps + 1)[:-1]
-  else:
+  if grid == "trained":
     u = np.linspace(1.0, move(1 / 1000), num_steps)
+  else:
+    last = 1 / 1000 if grid == "unipc" else 0.0
+    u = np.linspace(1.0, last, num_steps + 1)[:-1]
   t = move(u)
   if terminal:
     t = 1 - (1 - t) * (1 - terminal) / (1 - t[-1])
-  return np.append(t, 0.0).astype(np.float32)
+  t = np.append(t, 0.0).astype(np.float32)
+  if not (np.diff(t) < 0).all():
+    raise UserError(
+      f"a shift of {shift:g} leaves {num_steps} steps no times that differ"
+    )
+  return t
 
 
 def dynamic_shift(
   tokens: int,
   *,
-  least: float = 0.5,
-  most: float = 1.15,
-  least_tokens: int = 256,
-  most_tokens: int = 4096,
+  base_shift: float = 0.5,
+  max_shift: float = 1.15,
+  base_tokens: int = 256,
+  max_tokens: int = 4096,
 ) -> float:
   """The shift of a picture of that many tokens, exp(mu), mu linear in them.
 
-  The defaults are those of FLUX; Qwen-Image has `most=0.9` at
-  `most_tokens=8192`.
+  The defaults are those of FLUX; Qwen-Image has `max_shift=0.9` at
+  `max_tokens=8192`.
 
   Args:
     tokens: of the picture, for FLUX a 256th of its pixels.
-    least: mu at `least_tokens`.
-    most: mu at `most_tokens`.
-    least_tokens: see there.
-    most_tokens: see there.
+    base_shift: mu at `base_tokens`.
+    max_shift: mu at `max_tokens`.
+    base_tokens: see there.
+    max_tokens: see there.
+
+  Raises:
+    UserError: numbers of tokens that are no range, or a mu beyond all use.
   """
-  slope = (most - least) / (most_tokens - least_tokens)
-  return math.exp(least + slope * (tokens - least_tokens))
+  if not base_tokens < max_tokens:
+    raise UserError(
+      f"rollout.schedule.base_tokens={base_tokens} is not less than"
+      f" rollout.schedule.max_tokens={max_tokens}"
+    )
+  slope = (max_shift - base_shift) / (max_tokens - base_tokens)
+  mu = base_shift + slope * (tokens - base_tokens)
+  if not abs(mu) < _MOST:
+    raise UserError(
+      f"rollout.schedule: base_shift={base_shift} and max_shift={max_shift} give"
+      f" {mu:g} at {tokens} tokens, and their exponential is the shift"
+    )
+  return math.exp(mu)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """Times for any number of steps; see `timesteps` for the fields."""
+
+  shift: float
+  grid: str = "uniform"
+  terminal: float = 0.0
+
+  def times(self, num_steps: int) -> np.ndarray:
+    """float32 [T + 1]."""
+    return timesteps(
+      num_steps, self.shift, grid=self.grid, terminal=self.terminal
+    )
+
+
+def constant(
+  shift: float, latent_shape: tuple[int, ...], *, grid: str = "uniform"
+) -> Schedule:
+  """The same shift for every size.
+
+  Args:
+    shift: `rollout.shift`.
+    latent_shape: not read.
+    grid: "uniform"; "trained" (SD3) or "unipc" (Wan).
+  """
+  del latent_shape
+  if grid not in GRIDS:
+    raise UserError(
+      f'rollout.schedule.grid="{grid}" is not known{nearest(grid, GRIDS)};'
+      f" known: {', '.join(GRIDS)}"
+    )
+  return Schedule(shift, grid)
+
+
+def dynamic(
+  shift: float,
+  latent_shape: tuple[int, ...],
+  *,
+  base_shift: float = 0.5,
+  max_shift: float = 1.15,
+  base_tokens: int = 256,
+  max_tokens: int = 4096,
+  terminal: float = 0.0,
+) -> Schedule:
+  """`dynamic_shift` of the latents' 2 x 2 squares, times `rollout.shift`.
+
+  Shifts multiply: with a `rollout.shift` of 1 this is what the pipelines of
+  FLUX and, with a terminal of 0.02, of Qwen-Image do.
+  """
+  if not 0 <= terminal < 1:
+    raise UserError(
+      f"rollout.schedule.terminal={terminal}: expected at least 0 and less than"
+      " 1"
+    )
+  grown = dynamic_shift(
+    math.prod(latent_shape[:-1]) // 4,
+    base_shift=base_shift, max_shift=max_shift,
+    base_tokens=base_tokens, max_tokens=max_tokens,
+  )  # fmt: skip
+  return Schedule(shift * grown, terminal=terminal)
+
+
+REGISTRY: dict[str, Callable[..., Schedule]] = {
+  "constant": constant,
+  "dynamic": dynamic,
+}
 
 
 def window_mask(num_steps: int, start: int, size: int) -> np.ndarray:

@@ -11,7 +11,8 @@ the host, and fed to the scan: rollout and update read the same constants.
 Flow-SDE (Flow-GRPO, Liu et al., 2025, eq. 9) and Dance-SDE (DanceGRPO, Xue et
 al., 2025) share the mean
   x - delta [v + s^2 / (2 t) (x + (1 - t) v)],   std = s sqrt(delta),
-with s = a sqrt(t / (1 - t)) and s = eta. CPS (FlowCPS, Wang and Yu, 2025) puts
+with s = a sqrt(t / (1 - t)) and s = eta; the published code of Flow-GRPO for Wan
+has s = a t_1 t. CPS (FlowCPS, Wang and Yu, 2025) puts
   (1 - t') x0_hat + t' cos(a pi / 2) x1_hat,    std = t' sin(a pi / 2),
 which keeps the total noise at t' exactly.
 """
@@ -127,6 +128,16 @@ def dance_sde(
   return _table(times, _score_sde(times[:-1], times[1:], s), noisy=noisy)
 
 
+def linear_sde(
+  times: np.ndarray, noisy=None, *, noise_level: float = 1.0
+) -> StepTable:
+  """s = a t_1 t, with the second time t_1, as Flow-GRPO draws videos of Wan."""
+  _positive("noise_level", noise_level)
+  times = np.asarray(times, np.float64)
+  s = noise_level * times[1] * times[:-1]
+  return _table(times, _score_sde(times[:-1], times[1:], s), noisy=noisy)
+
+
 def cps(
   times: np.ndarray, noisy=None, *, noise_level: float = 0.8
 ) -> StepTable:
@@ -149,6 +160,7 @@ REGISTRY: dict[str, Callable[..., StepTable]] = {
   "ode": ode,
   "flow_sde": flow_sde,
   "dance_sde": dance_sde,
+  "linear_sde": linear_sde,
   "cps": cps,
 }
 

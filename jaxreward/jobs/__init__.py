@@ -39,6 +39,7 @@ JOBS: dict[str, Job] = {
   "align": _lazy("jaxreward.jobs.align"),
   "compile_check": _lazy("jaxreward.jobs.compile_check", reports=False),
   "evaluate": _lazy("jaxreward.jobs.evaluate"),
+  "export": _lazy("jaxreward.jobs.export", reports=False),
   "pipeline": _lazy("jaxreward.jobs.pipeline", reports=False),
   "pretrain": _lazy("jaxreward.jobs.pretrain"),
   "sample": _lazy("jaxreward.jobs.sample", reports=False),
@@ -46,6 +47,8 @@ JOBS: dict[str, Job] = {
 }
 # Jobs that look and leave no run behind: they need no working directory.
 LOOKING = ("compile_check",)
+# Jobs on a run that is there: the working directory holds their config.
+READING = ("export",)
 
 
 def find(config: ConfigDict) -> Job:

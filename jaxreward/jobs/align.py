@@ -156,7 +156,7 @@ def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
     plan=plan,
     weights=weights_of,
     seed=config.seed,
-    shift=config.rollout.shift,
+    shift=setup.make_schedule(config).shift,
     kl=config.objective.get("kl", 0.0),
     kl_with_dt=config.objective.get("kl_with_dt", True),
     ema_decay=config.ema.decay,

@@ -123,7 +123,7 @@ def make_plan(
   r, objective = config.rollout, config.objective.name
   _check_counts(config)
   on_steps = objective in ON_STEPS
-  times = schedule.timesteps(r.num_steps, r.shift)
+  times = setup.make_schedule(config).times(r.num_steps)
   noisy = None
   if r.window_start and not r.window_size:
     raise UserError(

@@ -27,6 +27,7 @@ NAMES = {
   "text_encoder.dtype": COMPUTED,
   "reward_model.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
+  "export.dtype": ("same", *STORED),
   "sample.split": grammar.SPLITS,
   "data.grammar": ("scenes", "edits", "free"),
 }

@@ -183,7 +183,7 @@ class Evaluator:
     data: prompts.
     rewards: to report besides.
     num_steps: of the ODE sampler.
-    shift: of its schedule.
+    schedule: of its times.
     seed: of the noise; the same for every call.
     microbatch: samples drawn at once.
     measure: (images, pixels, prompts) -> numbers [P, G], in jit.
@@ -195,7 +195,7 @@ class Evaluator:
   data: EvaluationSet
   rewards: dict[str, Reward]
   num_steps: int
-  shift: float
+  schedule: schedule.Schedule
   seed: int
   microbatch: int = 256
   measure: Callable[..., dict[str, Array]] = measure
@@ -204,7 +204,7 @@ class Evaluator:
 
   @functools.cached_property
   def _draw(self) -> Callable[..., Any]:
-    table = steppers.ode(schedule.timesteps(self.num_steps, self.shift))
+    table = steppers.ode(self.schedule.times(self.num_steps))
     rows = len(self.data.prompts)
     layout = rollout.make_layout(
       rows, self.data.group, self.microbatch, setup.batch_devices()
@@ -296,7 +296,8 @@ def make_evaluator(
     setup.picture_side(policy),
   )
   return Evaluator(
-    policy, data, rewards, config.eval.num_steps, config.rollout.shift,
+    policy, data, rewards, config.eval.num_steps,
+    setup.make_schedule(config),
     config.eval.seed, config.eval.microbatch, measurer(config),
     encode or words.make_encode(config, policy, decoder=decoder), decoder,
   )  # fmt: skip
@@ -395,6 +396,7 @@ def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
 def check(config: ConfigDict) -> None:
   """Refuses what a run, or one in a pipeline, would refuse before it starts."""
   words.bind(config, setup.make_policy(config))
+  setup.make_schedule(config)
   reward_setup.bind(config)
   if config.job != "pipeline":
     return
@@ -423,7 +425,7 @@ def base_kl(
   see `path_kl`.
   """
   table = steppers.flow_sde(
-    schedule.timesteps(config.eval.num_steps, config.rollout.shift)
+    setup.make_schedule(config).times(config.eval.num_steps)
   )
   rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
   batch = encode(jax.tree.map(lambda x: np.asarray(x)[rows], data.batch))

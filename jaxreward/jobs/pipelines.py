@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from jaxreward.errors import UserError
 from jaxreward.jobs import setup
-from jaxreward.models import qwen, text_encoder
+from jaxreward.models import qwen, t5, text_encoder
 from jaxreward.rewards import encoders as tokenizers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Params
@@ -104,6 +104,22 @@ def qwen_image(
 
   tokens = lambda texts: qwen.tokenize(reader, texts, places)
   return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
+
+
+def wan(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """The umT5 of a Wan pipeline; arguments as `sd3`."""
+  config, params = t5.load(f"{weights}:text_encoder", dtype=dtype)
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  places = shapes["words"].shape[1]
+
+  def encode(params, ids, mask):
+    words = text_encoder.encode_wan(config, params, ids, mask, jnp.dtype(dtype))
+    return {"words": words}
+
+  tokens = lambda texts: text_encoder.tokenize_wan(reader, texts, places)
+  return _runner(encode, params, tokens, mesh, t5.SHARDING_RULES)
 
 
 def _runner(

@@ -15,7 +15,7 @@ from jaxreward import files, rng
 from jaxreward.data import pictures, sources
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
-from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow import rollout, steppers
 from jaxreward.jobs import setup, words
 from jaxreward.report import grids
 
@@ -23,6 +23,7 @@ from jaxreward.report import grids
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   words.bind(config, setup.make_policy(config))
+  setup.make_schedule(config)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
@@ -46,9 +47,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   )
   batch = words.make_encode(config, policy, decoder=decoder)(batch)
   layout = rollout.make_layout(len(prompts), options.group, options.microbatch)
-  table = steppers.ode(
-    schedule.timesteps(options.num_steps, config.rollout.shift)
-  )
+  table = steppers.ode(setup.make_schedule(config).times(options.num_steps))
 
   @functools.partial(jax.jit)
   def draw(params, batch, decoder):

@@ -21,7 +21,7 @@ from jaxreward import models, processes, rng
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
-from jaxreward.flow import rollout
+from jaxreward.flow import rollout, schedule
 from jaxreward.models import convert, hub, lora, vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
@@ -80,6 +80,33 @@ def _with_autoencoder(
     decoder_rules=autoencoder.sharding_rules,
     decoder_layout=autoencoder.layout,
   )
+
+
+def make_schedule(config: ConfigDict) -> schedule.Schedule:
+  """The sampling times that `config.rollout.schedule` and `.shift` describe.
+
+  Raises:
+    UserError: values that make no sense, or too few steps somewhere.
+  """
+  bound = config_lib.bind(
+    config.rollout.schedule, schedule.REGISTRY, field="rollout.schedule",
+    positional=2,
+  )  # fmt: skip
+  shape, shift = make_policy(config).latent_shape, config.rollout.shift
+  try:
+    made = bound(shift, shape)
+  except UserError as error:
+    raise UserError(f"config.{error}") from error
+  for section in ("rollout", "eval", "sample"):
+    count = config[section].num_steps
+    try:
+      made.times(count)
+    except UserError as error:
+      raise UserError(
+        f"config.{section}.num_steps={count}, config.rollout.shift={shift:g}:"
+        f" {error}"
+      ) from error
+  return made
 
 
 def load_prompts(config: ConfigDict, split: str) -> tuple[grammar.Prompt, ...]:

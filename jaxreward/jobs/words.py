@@ -61,6 +61,7 @@ REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "sd3": pipelines.sd3,
   "flux": pipelines.flux,
   "qwen_image": pipelines.qwen_image,
+  "wan": pipelines.wan,
 }
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _DEV = dict(double=19, single=38, heads=24)
@@ -57,7 +57,7 @@ class SingleBlock(mmdit.Stream):
     seen = mmdit.attention(q, k, v, mask)
     hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
     y = jnp.concatenate([seen, hidden], -1)
-    return x + gate * self.dense(self.width, "all_out")(y), None
+    return x + gate * self.narrow(y, "all_out"), None
 
 
 class Flux(nn.Module):
@@ -136,7 +136,8 @@ class Flux(nn.Module):
     y, _ = self.single_blocks(y, signal, rotary, None)
     start = words.shape[1]
     y = y[:, start : start + squares[0].shape[1]]
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = self.patch_out(mmdit.modulate(y, shift, scale)).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
 
@@ -206,9 +207,7 @@ def public_config(net: Flux) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> Flux:
   """The architecture of a named size, with fields of its own if given."""
-  net = Flux(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(Flux, SIZES, size, fields)
 
 
 def make_policy(
@@ -257,4 +256,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

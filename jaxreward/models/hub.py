@@ -1,7 +1,9 @@
 """Public weights on disk or on the Hugging Face hub, read without PyTorch.
 
 A place is a `.safetensors` file, a `.safetensors.index.json` with its shards,
-or a folder that holds either. Tensors are listed first and read when asked for.
+or a folder that holds either. Of a folder with variants, such as
+`model.fp16.safetensors` beside `model.safetensors`, the plain one is read; name
+the file for another. Tensors are listed first and read when asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from jaxreward.errors import UserError, one_line
 _SUFFIX = ".safetensors"
 # What is read of a repository: weights, configs, and tokenizers of any kind.
 _READ = (_SUFFIX, ".json", "merges.txt", "vocab.txt", ".model")
-_INDEX = ".safetensors.index.json"
+_INDEX = re.compile(r".*\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
@@ -135,7 +137,7 @@ def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
   """
   path = resolve(spec)
   path = _choose(path) if path.is_dir() else path
-  if path.name.endswith(_INDEX):
+  if _INDEX.fullmatch(path.name):
     return _sharded(path)
   if path.suffix != _SUFFIX:
     raise UserError(_refusal(path))
@@ -152,10 +154,16 @@ def read_config(
 
 
 def _choose(folder: pathlib.Path) -> pathlib.Path:
-  """The one index, or the one safetensors file, of a folder."""
+  """The one index, or the one safetensors file, of a folder.
+
+  Those without a variant in their name come first.
+  """
   names = sorted(p.name for p in folder.iterdir())
-  indices = [n for n in names if n.endswith(_INDEX)]
-  files = indices or [n for n in names if n.endswith(_SUFFIX)]
+  every = [n for n in names if n.endswith(_SUFFIX)]
+  indices = [n for n in names if _INDEX.fullmatch(n)]
+  plain = [n for n in every if "." not in n.removesuffix(_SUFFIX)]
+  own = [n for n in indices if n.count(".") == 3]  # NAME.safetensors.index.json
+  files = own or plain or indices or every
   if len(files) == 1:
     return folder / files[0]
   if files:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
+from jaxreward.models import blocks, sequence
 from jaxreward.types import Array, Cond, Params, Policy
 
+Net = TypeVar("Net", bound=nn.Module)
 
-def find_size(sizes: Mapping[str, dict[str, Any]], size: str) -> dict[str, Any]:
-  """Fields of a named size; `UserError` for a name that there is not."""
+
+def make_net(
+  kind: Callable[..., Net],
+  sizes: Mapping[str, dict[str, Any]],
+  size: str,
+  fields: Mapping[str, Any],
+) -> Net:
+  """The architecture of a named size, with fields of its own if given.
+
+  Raises:
+    UserError: no such size, or no such way to save memory.
+  """
   if size not in sizes:
     raise UserError(
       f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
       f" {', '.join(sizes)}"
     )
-  return sizes[size]
+  blocks.require_remat(fields.get("remat", "none"))
+  return kind(**{**sizes[size], **fields})
 
 
 def make(
@@ -31,6 +44,7 @@ def make(
   param_dtype: Any = jnp.float32,
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
   layout: tuple[Any, ...],
+  public_config: Mapping[str, Any],
 ) -> Policy:
   """The network's functions as a `Policy`.
 
@@ -45,6 +59,7 @@ def make(
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.
+    public_config: what diffusers reads beside them.
   """
 
   def init(key: Array) -> Params:
@@ -57,6 +72,7 @@ def make(
     return net.apply({"params": params}, prompts, method="encode")
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+    x_t, t, cond = jax.tree.map(sequence.rows, (x_t, t, cond))
     v: Any = net.apply({"params": params}, x_t, t, cond)
     return v
 
@@ -68,5 +84,6 @@ def make(
     latent_shape=latent_shape,
     sharding_rules=sharding_rules,
     layout=layout,
+    public_config=public_config,
     prompts=prompts,
   )

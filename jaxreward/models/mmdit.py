@@ -60,7 +60,7 @@ def attention(
   if mask is not None:
     mask = mask[:, None, None, :]
   run = functools.partial(jax.nn.dot_product_attention, mask=mask)
-  y = sequence.attend(run, q, k, v)
+  y = sequence.attend(run, *map(sequence.heads, (q, k, v)))
   return y.reshape(*y.shape[:2], -1)
 
 
@@ -174,7 +174,7 @@ class Mlp(nn.Module):
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
   """Layer norm of x, scaled by 1 + scale and shifted."""
-  return blocks.layer_norm(x) * (1 + scale) + shift
+  return blocks.layer_norm(sequence.rows(x)) * (1 + scale) + shift
 
 
 class Stream(nn.Module):
@@ -207,10 +207,15 @@ class Stream(nn.Module):
 
   def feed_forward(self, x: Array, prefix: str) -> Array:
     x = self.dense(4 * self.width, f"{prefix}_up")(x)
-    return self.dense(self.width, f"{prefix}_down")(nn.gelu(x))
+    return self.narrow(nn.gelu(x), f"{prefix}_down")
+
+  def narrow(self, x: Array, name: str) -> Array:
+    """Back to the width of the stream, whole on every device of a row."""
+    return sequence.rows(self.dense(self.width, name)(x))
 
   def modulation(self, signal: Array, prefix: str, parts: int) -> list[Array]:
     y = self.dense(parts * self.width, f"{prefix}_modulation")(signal)
+    y = sequence.rows(y)
     return jnp.split(y[:, None], parts, axis=-1)
 
 
@@ -246,17 +251,17 @@ class JointBlock(Stream):
       q, k = rotate(q, rotary), rotate(k, rotary)
     y = attention(q, k, v, mask)
     length = words.shape[1]
-    new = x + gate * self.dense(self.width, "image_out")(y[:, length:])
+    new = x + gate * self.narrow(y[:, length:], "image_out")
     if self.dual:
       shift3, scale3, gate3 = own
       own_heads = self.heads_of(modulate(x, shift3, scale3), "own")
-      z = self.dense(self.width, "own_out")(attention(*own_heads))
+      z = self.narrow(attention(*own_heads), "own_out")
       new = new + gate3 * z
     x = new
     x = x + gate2 * self.feed_forward(modulate(x, shift2, scale2), "image")
     if not self.last:
       gate, shift2, scale2, gate2 = of_words[2:]
-      words = words + gate * self.dense(self.width, "text_out")(y[:, :length])
+      words = words + gate * self.narrow(y[:, :length], "text_out")
       h = self.feed_forward(modulate(words, shift2, scale2), "text")
       words = words + gate2 * h
     return (x, words), None

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _FULL = dict(depth=60, heads=24)
@@ -94,7 +94,8 @@ class QwenImage(nn.Module):
     )
     signal = nn.silu(self.time(mmdit.wave_features(t)))
     (y, _), _ = self.joint((y, words), signal, rotary, seen)
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = mmdit.modulate(y[:, : squares[0].shape[1]], shift, scale)
     y = self.patch_out(y).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
@@ -155,9 +156,7 @@ def public_config(net: QwenImage) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> QwenImage:
   """The architecture of a named size, with fields of its own if given."""
-  net = QwenImage(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(QwenImage, SIZES, size, fields)
 
 
 def make_policy(
@@ -202,4 +201,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, Cond, Policy
 
 _MEDIUM = dict(depth=24, heads=24, position_side=192)
@@ -120,7 +120,8 @@ class SD3(nn.Module):
     carry = y, cond["words"].astype(self.dtype)
     for block in (*self.runs, self.last):
       carry, _ = block(carry, signal, None, None)
-    scale, shift = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
+    final = sequence.rows(self.final_modulation(signal))
+    scale, shift = jnp.split(final[:, None], 2, -1)
     y = self.patch_out(mmdit.modulate(carry[0], shift, scale))
     y = y.astype(jnp.float32)
     return mmdit.from_patches(y, self.patch, height, width)
@@ -227,12 +228,11 @@ def make_net(size: str, **fields: Any) -> SD3:
   Raises:
     UserError: an unknown size, or more dual blocks than there are.
   """
-  net = SD3(**{**latent_policy.find_size(SIZES, size), **fields})
+  net = latent_policy.make_net(SD3, SIZES, size, fields)
   if not 0 <= net.dual_layers < net.depth:
     raise UserError(
       f"dual_layers={net.dual_layers} is not less than depth={net.depth}"
     )
-  blocks.require_remat(net.remat)
   return net
 
 
@@ -282,4 +282,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

@@ -1,4 +1,8 @@
-"""Attention cut over the `tensor` axis of the mesh in use, by tokens.
+"""Where the activations of a network lie on the mesh in use.
+
+Rows follow the batch: parameters that are cut over `fsdp` are gathered, layer
+by layer. A compiler that is left to itself may cut features instead, because
+that is how the parameters lie, and then sends every activation around.
 
 Heads are what `tensor` cuts where they divide by it: the rules of parameters
 see to that. Where they do not, as with the 38 heads of SD3.5 large, every
@@ -13,16 +17,55 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
-from jaxtyping import Float
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Float, Shaped
 
 from jaxreward.types import Array
 
 AXIS = "tensor"
+BATCH_AXES = ("data", "fsdp")
 LEAST = 256  # tokens, below which logits are small
 _FREE = PartitionSpec.UNCONSTRAINED
 
 Attend = Callable[[Array, Array, Array], Array]
+
+
+def rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
+  """`x` with its rows cut over the batch axes of the mesh in use, no more.
+
+  Where there is no mesh, or the rows do not divide by it, x as it is. The
+  gradient of x lies as x does. Nothing is left open: between products that
+  are cut over all three axes, partitioners have been seen to give wrong
+  values where they choose for themselves (vectors split out of one that is
+  cut, times a product whose features are cut otherwise).
+  """
+  return _place(x, [None] * (x.ndim - 1))
+
+
+def heads(x: Float[Array, "B N H D"]) -> Float[Array, "B N H D"]:
+  """`rows`, with heads cut over `tensor` where they divide by it."""
+  parts = _free_axes().get(AXIS, 1)
+  cut = AXIS if parts > 1 and x.shape[2] % parts == 0 else None
+  return _place(x, [None, cut, None])
+
+
+def _free_axes() -> dict[str, int]:
+  """Sizes of the axes of the mesh in use that the compiler may cut."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return {
+    name: mesh.shape[name]
+    for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+    if kind == AxisType.Auto
+  }
+
+
+def _place(x: Array, others: list[str | None]) -> Array:
+  free = _free_axes()
+  axes = tuple(name for name in BATCH_AXES if name in free)
+  parts = math.prod(free[name] for name in axes)
+  if math.prod(free.values()) == 1 or x.shape[0] % parts:
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *others))
 
 
 def attend(

@@ -1,8 +1,10 @@
-"""The encoder of T5 1.1, which SD3 and FLUX read prompts with.
+"""The encoders of T5 1.1, for SD3 and FLUX, and of umT5, for Wan.
 
 Raffel et al. 2019, https://arxiv.org/abs/1910.10683; Shazeer 2020 for the
-gated MLP, https://arxiv.org/abs/2002.05202. Places enter as a bias on the
-attention logits that all layers share; logits are not scaled.
+gated MLP, https://arxiv.org/abs/2002.05202; Chung et al. 2023 for umT5,
+https://arxiv.org/abs/2304.09151. Places enter as a bias on the attention
+logits, which all layers of T5 share and each of umT5 has for itself; logits are
+not scaled.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class T5:
     buckets: distances that the bias tells apart.
     far: distance from which on all are alike.
     eps: of the norms.
+    shared: one bias for all layers (T5) or one for each (umT5).
   """
 
   width: int
@@ -50,17 +53,19 @@ class T5:
   buckets: int = 32
   far: int = 128
   eps: float = 1e-6
+  shared: bool = True
 
 
 SIZES = {
   "t5_small": T5(512, 8, 6, 64, 1024),
   "t5_xl": T5(2048, 24, 32, 64, 5120),
   "t5_xxl": T5(4096, 24, 64, 64, 10240),
+  "umt5_xxl": T5(4096, 24, 64, 64, 10240, 256384, shared=False),
 }
 
 SHARDING_RULES: tower.Rules = (
   (r"^token$", (None, "fsdp")),
-  (r"^places$", ()),
+  (r"^(layers/)?places$", ()),
   (r"^layers/(qkv|up)/kernel$", (None, "fsdp", "tensor")),
   (r"^layers/(out|down)/kernel$", (None, "tensor", "fsdp")),
   (r"^(layers/norm_[12]|norm)/scale$", ()),
@@ -85,6 +90,17 @@ def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
   return found + np.where(distance > 0, half, 0)
 
 
+def place_bias(
+  module: nn.Module, config: T5, length: int
+) -> Float[Array, "1 H L L"]:
+  """The module's bias on attention logits, by the distance of key and query."""
+  table = module.param(
+    "places", nn.initializers.normal(0.1), (config.buckets, config.heads)
+  )
+  at = buckets(length, config.buckets, config.far)
+  return jnp.take(table, at, 0).astype(jnp.float32).transpose(2, 0, 1)[None]
+
+
 class Layer(nn.Module):
   """Attention and gated MLP, each on scaled input and added to it."""
 
@@ -96,6 +112,8 @@ class Layer(nn.Module):
     c, dtype = self.config, self.dtype
     dense = lambda n, name: nn.Dense(n, use_bias=False, dtype=dtype, name=name)
     scaled = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
+    if not c.shared:
+      bias = bias + place_bias(self, c, x.shape[1])
     h = dense(3 * c.heads * c.head, "qkv")(scaled("norm_1")(x))
     q, k, v = jnp.split(h, 3, -1)
     h = tower.attend(q, k, v, c.heads, bias, scale=1.0)
@@ -124,15 +142,12 @@ class T5Encoder(nn.Module):
         padding included.
     """
     c = self.config
-    length = tokens.shape[1]
     table = self.param(
       "token", nn.initializers.normal(1.0), (c.vocabulary, c.width)
     )
-    places = self.param(
-      "places", nn.initializers.normal(0.1), (c.buckets, c.heads)
-    )
-    at = buckets(length, c.buckets, c.far)
-    bias = jnp.take(places, at, 0).astype(jnp.float32).transpose(2, 0, 1)[None]
+    bias = jnp.zeros((1, 1, 1, 1))
+    if c.shared:
+      bias = place_bias(self, c, tokens.shape[1])
     if mask is not None:
       bias = bias + jnp.where(mask, 0.0, -1e9)[:, None, None]
     layers = nn.scan(
@@ -151,7 +166,7 @@ def rules_of(config: T5) -> tuple[Rule, ...]:
   """Table of public names, as transformers has them."""
   each = range(config.depth)
   attention, mlp = "encoder.block.{}.layer.0", "encoder.block.{}.layer.1"
-  first = "encoder.block.0.layer.0.SelfAttention"
+  place = "SelfAttention.relative_attention_bias.weight"
   scaled = lambda ours, public: norm(ours, public, each, bias=False)
   dense = lambda ours, public: linear(ours, public, each, bias=False)
   return (
@@ -159,7 +174,9 @@ def rules_of(config: T5) -> tuple[Rule, ...]:
     Rule("", "encoder.embed_tokens.weight"),  # the same once more
     Rule("", "decoder.*"),
     Rule("", "lm_head.weight"),
-    Rule("places", f"{first}.relative_attention_bias.weight"),
+    Rule("places", f"{attention.format(0)}.{place}")
+    if config.shared
+    else Rule("layers/places", f"{attention}.{place}", layers=each),
     *scaled("layers/norm_1", f"{attention}.layer_norm"),
     *dense(
       "layers/qkv", tuple(f"{attention}.SelfAttention.{x}" for x in "qkv")
@@ -178,10 +195,9 @@ def config_of(record: Mapping[str, Any]) -> T5:
   Raises:
     UserError: another architecture, or a T5 before 1.1.
   """
-  if record.get("model_type") != "t5":
-    raise UserError(
-      f'config.json describes a "{record.get("model_type")}", not T5'
-    )
+  kind = record.get("model_type")
+  if kind not in ("t5", "umt5"):
+    raise UserError(f'config.json describes a "{kind}", neither T5 nor umT5')
   if record.get("feed_forward_proj") != "gated-gelu":
     raise UserError(
       f"config.json: feed_forward_proj={record.get('feed_forward_proj')}; only"
@@ -197,6 +213,7 @@ def config_of(record: Mapping[str, Any]) -> T5:
     record.get("relative_attention_num_buckets", 32),
     record.get("relative_attention_max_distance", 128),
     record.get("layer_norm_epsilon", 1e-6),
+    shared=kind == "t5",
   )
 
 

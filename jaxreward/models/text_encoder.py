@@ -1,4 +1,4 @@
-"""Prompts as SD3 and FLUX read them: several text towers side by side.
+"""Prompts as SD3, FLUX and Wan read them: one or several text towers.
 
 Orders, padding and layers are those of the public pipelines:
 
@@ -7,19 +7,23 @@ Orders, padding and layers are those of the public pipelines:
         pooled   [projected CLIP-L | projected CLIP-G]
   FLUX  tokens   T5's states, 512 places (256 for schnell)
         pooled   CLIP-L, not projected
+  Wan   tokens   umT5's states, 512 places, zero after the end of the text
 
-Nothing masks the padding: the image models have learned to read it.
+Nothing masks the padding of SD3 and FLUX: they have learned to read it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
 from jaxreward.models import clip, clip_layouts, convert, hub, t5, tower
@@ -111,6 +115,40 @@ def encode_flux(
   """(tokens, pooled) as FLUX takes them; arguments as `encode_sd3`."""
   pooled = _clip(encoders, params, 0, clip_tokens)["pooled"]
   return _t5(encoders, params, t5_tokens), pooled
+
+
+def encode_wan(
+  config: T5,
+  params: Params,
+  tokens: Int[ArrayLike, "B L"],
+  mask: Bool[ArrayLike, "B L"],
+  dtype: Any = jnp.float32,
+) -> Float[Array, "B L D"]:
+  """The words as Wan takes them, from `tokenize_wan`."""
+  net = t5.T5Encoder(config, dtype)
+  found: Any = net.apply({"params": params}, tokens, mask)
+  return jnp.where(jnp.asarray(mask)[..., None], found, 0)
+
+
+def tokenize_wan(
+  tokenizer: Any, texts: Sequence[str], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """(int32 ids, bool mask), each [B, length], of umT5.
+
+  Entities of HTML are written out and runs of blanks made one, as in training.
+
+  Args:
+    tokenizer: of transformers.
+    texts: B prompts.
+    length: texts are cut and padded to it.
+  """
+  clean = lambda text: " ".join(html.unescape(html.unescape(text)).split())
+  found = tokenizer(
+    [clean(text) for text in texts],
+    padding="max_length", truncation=True, max_length=length,
+  )  # fmt: skip
+  ids = np.asarray(found["input_ids"], np.int32)
+  return ids, np.asarray(found["attention_mask"], bool)
 
 
 def load(

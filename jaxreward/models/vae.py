@@ -267,9 +267,7 @@ def public_config(net: AutoencoderKL) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> AutoencoderKL:
   """The architecture of a named size, with fields of its own if given."""
-  net = AutoencoderKL(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(AutoencoderKL, SIZES, size, fields)
 
 
 def make_autoencoder(

@@ -37,7 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 # Which of the halvings from the pixels inwards also halve the time.
 _IN_TIME = (False, True, True)
-_LOOK_BACK = ((2, 0), (1, 1), (1, 1))
+PAST = "past"  # frames that causal convolutions keep between calls
 
 
 class ChannelNorm(nn.Module):
@@ -53,14 +53,38 @@ class ChannelNorm(nn.Module):
     return y.astype(x.dtype) * scale.astype(x.dtype)
 
 
+class CausalConv(nn.Conv):
+  """A convolution that looks two frames back, to nothing before the first.
+
+  Where the collection `PAST` is mutable, frames may come in several calls: the
+  last two of each are kept for the next.
+  """
+
+  @nn.compact
+  def __call__(self, inputs: Array, skip: bool = False) -> Array:
+    """The convolved frames; `skip` leaves them as they are and keeps none."""
+    past = jnp.zeros((inputs.shape[0], 2, *inputs.shape[2:]), inputs.dtype)
+    if self.is_mutable_collection(PAST):
+      kept = self.variable(PAST, "frames", lambda: past)
+      past = kept.value
+      if not skip:
+        kept.value = jnp.concatenate([past, inputs], axis=1)[:, -2:]
+    if skip and not self.is_initializing():
+      return inputs
+    return super().__call__(jnp.concatenate([past, inputs], axis=1))
+
+
 class _Part(nn.Module):
   """Convolutions over [B, T, H, W, C]."""
 
   dtype: Any
 
-  def causal(self, features: int, name: str) -> nn.Conv:
-    return nn.Conv(
-      features, (3, 3, 3), padding=_LOOK_BACK, dtype=self.dtype, name=name
+  def causal(
+    self, features: int, name: str, window: tuple[int, int, int] = (3, 3, 3)
+  ) -> CausalConv:
+    around = [(0, 0), *((n // 2, n // 2) for n in window[1:])]
+    return CausalConv(
+      features, window, padding=around, dtype=self.dtype, name=name
     )
 
   def point(self, features: int, name: str) -> nn.Dense:
@@ -127,20 +151,27 @@ class Upsample(_Part):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    b, t, h, w, d = x.shape
     if self.in_time:
-      along = nn.Conv(
-        2 * d, (3, 1, 1), padding=((2, 0), (0, 0), (0, 0)), dtype=self.dtype,
-        name="time",
-      )  # fmt: skip
-      if t > 1:
-        pairs = along(x[:, 1:]).reshape(b, t - 1, h, w, 2, d)
-        rest = jnp.moveaxis(pairs, 4, 2).reshape(b, 2 * (t - 1), h, w, d)
-        x = jnp.concatenate([x[:, :1], rest], axis=1)
-      elif self.is_initializing():
-        along(x)
+      x = self.twice(x)
+    width = x.shape[-1] // 2
     x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-    return nn.Conv(d // 2, (3, 3), padding=1, dtype=self.dtype, name="space")(x)
+    return nn.Conv(width, (3, 3), padding=1, dtype=self.dtype, name="space")(x)
+
+  def twice(self, x: Array) -> Array:
+    """Two frames in the place of each, but for the very first of the video."""
+    b, _, h, w, d = x.shape
+    along = self.causal(2 * d, "time", (3, 1, 1))
+    is_later = self.has_variable(PAST, "later")
+    if self.is_mutable_collection(PAST):
+      self.variable(PAST, "later", jnp.zeros, ())
+    first, rest = (x[:, :0], x) if is_later else (x[:, :1], x[:, 1:])
+    if not rest.shape[1]:
+      # One frame alone has no later frames; it still makes the parameters.
+      along(x, skip=True)
+      return x
+    pairs = along(rest).reshape(b, rest.shape[1], h, w, 2, d)
+    pairs = jnp.moveaxis(pairs, 4, 2).reshape(b, -1, h, w, d)
+    return jnp.concatenate([first, pairs], axis=1)
 
 
 class _Coder(_Part):
@@ -330,10 +361,32 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> VideoAutoencoder:
   """The architecture of a named size, with fields of its own if given."""
-  sizes = latent_policy.find_size(SIZES, size)
-  net = VideoAutoencoder(**{**sizes, **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(VideoAutoencoder, SIZES, size, fields)
+
+
+def decode_by_frame(
+  net: VideoAutoencoder, params: Params, latents: Float[Array, "B f h w C"]
+) -> Float[Array, "B F H W 3"]:
+  """`decode`, one frame of latents after the other.
+
+  No more than four frames of the video go through the layers at once; what
+  later frames look back to is kept, so that the result is that of all at once.
+  """
+
+  def one(past: Any, frame: Array) -> tuple[Any, Array]:
+    variables = {"params": params} | ({PAST: past} if past else {})
+    video, kept = net.apply(
+      variables, frame[:, None], method="decode", mutable=[PAST]
+    )
+    return kept[PAST], video
+
+  past, first = one(None, latents[:, 0])
+  if latents.shape[1] == 1:
+    return first
+  _, rest = jax.lax.scan(one, past, jnp.moveaxis(latents[:, 1:], 1, 0))
+  rest = jnp.moveaxis(rest, 0, 1)  # [B, f - 1, 4, H, W, 3]
+  rest = rest.reshape(rest.shape[0], -1, *rest.shape[3:])
+  return jnp.concatenate([first, rest], axis=1)
 
 
 def make_autoencoder(
@@ -368,7 +421,7 @@ def make_autoencoder(
 
   def decode(params: Params, latents: ArrayLike) -> Float[Array, "B F H W 3"]:
     raw = jnp.asarray(latents) * std + mean
-    y: Any = net.apply({"params": params}, raw, method="decode")
+    y = decode_by_frame(net, params, raw)
     return y.astype(jnp.float32) * 0.5 + 0.5
 
   return Autoencoder(

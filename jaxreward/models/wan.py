@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit
+from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
 from jaxreward.types import Array, ArrayLike, Cond, Policy
 
 _LARGE = dict(depth=40, heads=40, hidden=13824)
@@ -53,6 +53,7 @@ def modulate(
   scale: Float[Array, "B 1 D"],
 ) -> Float[Array, "B N D"]:
   """Layer norm, scale and shift in float32, in the type of x."""
+  x = sequence.rows(x)
   y = blocks.layer_norm(x.astype(jnp.float32)) * (1 + scale) + shift
   return y.astype(x.dtype)
 
@@ -117,7 +118,7 @@ class Block(nn.Module):
     q, k = (self.part(y, f"self_{p}", norm=True) for p in "qk")
     q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
     y = mmdit.attention(q, k, self.part(y, "self_v", norm=False))
-    y = self.dense(self.width, "self_out")(y)
+    y = sequence.rows(self.dense(self.width, "self_out")(y))
     x = (x + gate * y).astype(x.dtype)
 
     norm = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="cross_norm")
@@ -128,10 +129,10 @@ class Block(nn.Module):
       k = self.part(vision, "vision_k", norm=True)
       v = self.part(vision, "vision_v", norm=False)
       y = y + mmdit.attention(q, k, v)
-    x = x + self.dense(self.width, "cross_out")(y)
+    x = x + sequence.rows(self.dense(self.width, "cross_out")(y))
 
     y = self.dense(self.hidden, "mlp_up")(modulate(x, shift2, scale2))
-    y = self.dense(self.width, "mlp_down")(nn.gelu(y))
+    y = sequence.rows(self.dense(self.width, "mlp_down")(nn.gelu(y)))
     return (x + gate2 * y).astype(x.dtype), None
 
 
@@ -196,7 +197,7 @@ class Wan(nn.Module):
     grid = np.indices((frames, height // _PATCH, width // _PATCH))
     rotary = mmdit.rotary_angles(grid.reshape(3, -1).T, self.axes)
     time = self.time(mmdit.wave_features(t))
-    signal = self.modulation(nn.silu(time)).reshape(b, 6, -1)
+    signal = sequence.rows(self.modulation(nn.silu(time))).reshape(b, 6, -1)
     words = cond["words"].astype(self.dtype)
     y, _ = self.blocks(y, words, cond.get("vision"), signal, rotary)
     table = jnp.asarray(self.table, jnp.float32)
@@ -277,9 +278,7 @@ def public_config(net: Wan) -> dict[str, Any]:
 
 def make_net(size: str, **fields: Any) -> Wan:
   """The architecture of a named size, with fields of its own if given."""
-  net = Wan(**{**latent_policy.find_size(SIZES, size), **fields})
-  blocks.require_remat(net.remat)
-  return net
+  return latent_policy.make_net(Wan, SIZES, size, fields)
 
 
 def make_policy(
@@ -332,4 +331,5 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_config=public_config(net),
   )

@@ -252,6 +252,23 @@ class Checkpoints:
       ) from error
     return None
 
+  def restore(self, step: int, abstract_state: Params) -> Params:
+    """The state of one step, on the shardings asked for.
+
+    Raises:
+      UserError: it cannot be read, or is not what was saved.
+    """
+    self.wait()
+    try:
+      return self._restore(step, abstract_state)[0]
+    except Exception as error:  # whatever a damaged file makes Orbax raise
+      if processes.as_loss(error):
+        raise
+      raise UserError(
+        f"checkpoint {self.directory / str(step)} cannot be restored:"
+        f" {one_line(error)}"
+      ) from error
+
   def _restore(
     self, step: int, abstract_state: Params
   ) -> tuple[Params, Extras]:

@@ -27,6 +27,7 @@ CASES = [
   ("ode", {}, 3.0),
   ("dance_sde", {"noise_level": 0.3}, 1.0),
   ("dance_sde", {"noise_level": 1.0}, 3.0),
+  ("linear_sde", {}, 3.0),
 ]
 
 
@@ -95,7 +96,7 @@ def test_sampled_chunks_have_the_moments_of_the_recursion(name):
   assert (np.abs(draws.var(1) - expected[:, 1]) < 4.5 * se_var + 1e-6).all()
   noisy = np.asarray(table.std) > 0
   assert (log_probs[~noisy] == 0).all()
-  if name in ("flow_sde", "dance_sde"):
+  if name in ("flow_sde", "dance_sde", "linear_sde"):
     # The mean log density of a Gaussian is minus its entropy.
     entropy = 0.5 * np.log(2 * np.pi * np.e * np.float64(table.std) ** 2)
     np.testing.assert_allclose(log_probs.mean(1), -entropy, atol=0.015)

@@ -33,15 +33,43 @@ def test_no_shift_is_the_uniform_grid():
   ("steps", "shift"), [(0, 1.0), (-3, 1.0), (4, 0.0), (4, -1.0), (4, np.nan)]
 )
 def test_impossible_schedules_are_refused(steps, shift):
-  with pytest.raises(UserError, match=r"rollout\.(num_steps|shift)="):
+  with pytest.raises(UserError, match=r"at least 1 are|must be positive"):
     schedule.timesteps(steps, shift)
 
 
 def test_unknown_grids_and_a_terminal_of_one_step_are_refused():
   with pytest.raises(UserError, match='did you mean "uniform"'):
     schedule.timesteps(4, grid="unifrom")
-  with pytest.raises(UserError, match="at least 2 needed"):
+  with pytest.raises(UserError, match="at least 2 are needed before a termin"):
     schedule.timesteps(1, terminal=0.02)
+
+
+def test_a_shift_beyond_float32_is_refused():
+  with pytest.raises(UserError, match="no times that differ"):
+    schedule.timesteps(8, 1e9)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"base_tokens": 4096}, "base_tokens=4096 is not less than"),
+    ({"max_shift": 1e3}, "base_shift=0.5 and max_shift=1000.0 give"),
+    ({"max_shift": float("nan")}, "max_shift=nan"),
+    ({"terminal": 1.0}, r"rollout\.schedule\.terminal=1.0"),
+    ({"terminal": -0.1}, r"rollout\.schedule\.terminal=-0.1"),
+  ],
+)
+def test_dynamic_schedules_that_make_no_sense_are_refused(options, message):
+  with pytest.raises(UserError, match=message):
+    schedule.dynamic(1.0, (64, 64, 16), **options)
+
+
+def test_a_dynamic_shift_multiplies_that_of_the_config():
+  """Shifts multiply odds, so that they multiply each other."""
+  once = schedule.dynamic(1.0, (64, 64, 16)).times(9)
+  twice = schedule.dynamic(2.0, (64, 64, 16)).times(9)
+  odds = lambda t: np.float64(t[1:-1]) / (1 - np.float64(t[1:-1]))
+  np.testing.assert_allclose(odds(twice), 2 * odds(once), rtol=1e-5)
 
 
 @pytest.mark.parity
@@ -60,8 +88,8 @@ def test_the_trained_grid_is_that_of_diffusers(steps, shift):
 @pytest.mark.parametrize(
   ("options", "terminal"),
   [
-    (dict(least=0.5, most=1.15, most_tokens=4096), 0.0),  # FLUX
-    (dict(least=0.5, most=0.9, most_tokens=8192), 0.02),  # Qwen-Image
+    (dict(base_shift=0.5, max_shift=1.15, max_tokens=4096), 0.0),  # FLUX
+    (dict(base_shift=0.5, max_shift=0.9, max_tokens=8192), 0.02),  # Qwen-Image
   ],
 )
 @pytest.mark.parametrize("tokens", [256, 1024, 4096])
@@ -76,7 +104,11 @@ def test_dynamic_shifts_are_those_of_diffusers(
     use_dynamic_shifting=True, shift_terminal=terminal or None
   )
   mu = pipeline_flux.calculate_shift(
-    tokens, 256, options["most_tokens"], options["least"], options["most"]
+    tokens,
+    256,
+    options["max_tokens"],
+    options["base_shift"],
+    options["max_shift"],
   )
   grid = np.linspace(1.0, 1 / steps, steps)
   scheduler.set_timesteps(sigmas=grid, mu=mu)

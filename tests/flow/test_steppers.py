@@ -11,7 +11,7 @@ from jaxreward.flow import schedule, steppers
 from jaxreward.regularizers import step_kl
 
 SHIFTS = (1.0, 2.5, 3.0, 5.0)
-LEVELS = {"flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.8}
+LEVELS = {"flow_sde": 0.7, "dance_sde": 0.3, "linear_sde": 1.0, "cps": 0.8}
 STEPS = 10
 
 
@@ -34,6 +34,8 @@ def reference_step(name, times, index, x, v, level):
     return (1 - t_next) * x0_hat + np.sqrt(t_next**2 - std**2) * x1_hat, std
   if name == "flow_sde":
     s = level * np.sqrt(t / (1 - (times[1] if t == 1 else t)))
+  elif name == "linear_sde":  # from times[1] at the first step's t down to 0
+    s = level * (0.0 + (times[1] - 0.0) * t)
   else:
     s = {"ode": 0.0, "dance_sde": level}[name]
   score = -(x + (1 - t) * v) / t

@@ -109,11 +109,43 @@ def test_folders_with_none_or_several(tmp_path):
   write(tmp_path / "vae" / "model.safetensors", ARRAYS)
   assert "sub-folders vae do" in refusal(tmp_path)
   write(tmp_path / "model.safetensors", ARRAYS)
-  write(tmp_path / "model.fp16.safetensors", ARRAYS)
-  assert "model.fp16.safetensors" in refusal(tmp_path)
+  write(tmp_path / "adapter.safetensors", ARRAYS)
+  assert "adapter.safetensors" in refusal(tmp_path)
   assert f"{tmp_path} has no text" in refusal(f"{tmp_path}:text")
   (tmp_path / "notes.txt").write_text("x")
   assert "is not a .safetensors file" in refusal(tmp_path / "notes.txt")
+
+
+def halved(arrays):
+  """The arrays as float16 where they are floats: another variant."""
+  is_whole = lambda x: np.issubdtype(x.dtype, np.integer)
+  return {
+    n: x if is_whole(x) else x.astype(np.float16) for n, x in arrays.items()
+  }
+
+
+def test_of_several_variants_the_plain_one_is_read(tmp_path):
+  fp16 = write(tmp_path / "model.fp16.safetensors", halved(ARRAYS))
+  assert hub.open_weights(tmp_path)["a.weight"].dtype == "F16"  # alone
+  write(tmp_path / "model.safetensors", ARRAYS)
+  assert_whole(hub.open_weights(tmp_path))
+  assert hub.open_weights(fp16)["a.weight"].dtype == "F16"
+
+
+@pytest.mark.parametrize("variant", ["index.fp16", "fp16.index"])
+def test_variants_in_shards(tmp_path, variant):
+  """Both spellings of a variant's index, as the public libraries write them."""
+  index = sharded(tmp_path)
+  shard = "model.fp16-00001-of-00001.safetensors"
+  write(tmp_path / shard, halved(ARRAYS))
+  other = tmp_path / f"model.safetensors.{variant}.json"
+  other.write_text(json.dumps({"weight_map": dict.fromkeys(ARRAYS, shard)}))
+  assert_whole(hub.open_weights(tmp_path))
+  assert hub.open_weights(other)["a.weight"].dtype == "F16"
+  index.unlink()
+  for path in tmp_path.glob("model-*"):
+    path.unlink()
+  assert hub.open_weights(tmp_path)["a.weight"].dtype == "F16"
 
 
 def test_quantised_tensors_are_refused_when_read(tmp_path):

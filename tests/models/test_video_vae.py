@@ -117,6 +117,49 @@ def test_frames_depend_on_no_later_latents():
   assert (np.abs(before - after)[:, 5:].max((0, 2, 3, 4)) > 1e-4).all()
 
 
+@pytest.mark.slow
+def test_frame_by_frame_is_all_at_once():
+  """The public function keeps what frames look back to; the layers need not."""
+  coder, net = make(), video_vae.make_net("tiny")
+  params = jax.jit(coder.init)(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+    lambda x: x + 0.1 * rng.standard_normal(x.shape).astype("f4"), params
+  )
+  z = jax.random.normal(jax.random.key(1), (2, 4, 2, 4, 4))
+  raw = z * np.asarray(net.std) + np.asarray(net.mean)
+
+  @jax.jit
+  def whole(params):
+    return net.apply({"params": params}, raw, method="decode") * 0.5 + 0.5
+
+  got, want = jax.jit(coder.decode)(params, z), whole(params)
+  assert got.shape == (2, 13, 16, 32, 3)
+  np.testing.assert_allclose(got, want, atol=2e-5)
+  weight = jnp.asarray(rng.standard_normal(got.shape), jnp.float32)
+  slopes = [
+    jax.jit(jax.grad(lambda p, f=f: (f(p) * weight).sum()))(params)
+    for f in (whole, lambda p: coder.decode(p, z))
+  ]
+  scale = max(np.abs(x).max() for x in jax.tree.leaves(slopes[0]))
+  near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * scale)
+  jax.tree.map(near, *slopes)
+
+
+def test_layers_see_four_frames_of_a_long_video_at_once():
+  """Peak memory, as the compiler lays it out, grows with the output alone."""
+  coder = make()
+  like = jax.eval_shape(coder.init, jax.random.key(0))
+
+  def peak(frames):
+    z = jax.ShapeDtypeStruct((1, frames, 16, 16, 4), jnp.float32)
+    built = jax.jit(coder.decode).lower(like, z).compile()
+    return built.memory_analysis().temp_size_in_bytes
+
+  output = 4 * 128 * 128 * 3 * 4  # bytes of four frames
+  assert peak(9) - peak(5) < 4 * 3 * output
+
+
 @pytest.mark.parity
 def test_the_full_size_is_that_of_wan_and_of_qwen_image(peers):
   import diffusers

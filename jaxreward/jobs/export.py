@@ -1,0 +1,146 @@
+"""Writes the policy of a checkpoint as other programs read it.
+
+A public architecture becomes a folder that diffusers loads, or its adapters one
+that PEFT and diffusers load; the policy of the scenes one file, such as
+`init.checkpoint` takes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxreward import processes
+from jaxreward.errors import UserError
+from jaxreward.evaluation import tables
+from jaxreward.jobs import align, setup
+from jaxreward.models import convert, lora_files
+from jaxreward.training import checkpoint, weights
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.training.state import TrainState
+from jaxreward.types import Params, Policy
+
+STEPS = ("final", "best")
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses what a run would refuse, in a moment and without any array."""
+  step = config.export.step
+  if step not in STEPS and not step.isdigit():
+    raise UserError(
+      f'config.export.step="{step}": expected final, best or the number of a'
+      " step"
+    )
+  if config.export.fuse and not config.lora.rank:
+    raise UserError(
+      "config.export.fuse=True: config.lora.rank=0, so there are no adapters to"
+      " fuse; all parameters are exported anyway"
+    )
+  policy = setup.make_policy(config)
+  if config.lora.rank and not config.export.fuse and not policy.layout:
+    raise UserError(
+      f'config.export.fuse=False: adapters of "{config.model.name}" have no'
+      " public layout; set it to True"
+    )
+  if config.job == "pipeline":
+    before = config.jobs[: config.jobs.index("export")]
+    if "align" not in before:
+      raise UserError(
+        f"config.jobs={','.join(config.jobs)}: no align before export, which"
+        " reads its checkpoints"
+      )
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> None:
+  """Writes workdir/export/STEP from a checkpoint of the job align."""
+  check(config)
+  options = config.export
+  mesh = setup.make_mesh(config)
+  policy = setup.make_policy(config)
+  with jax.set_mesh(mesh):
+    made = _programs(config, mesh, policy)
+    step, state = _restore(config, workdir, made.state)
+    trained = state.ema if options.average else state.params
+    if options.fuse:
+      base = setup.put(setup.load_params(config, policy), made.base)
+      trained = jax.jit(made.trainable.export)(trained, base)
+    trained = processes.fetch(trained)
+  folder = workdir / "export" / options.step
+  if processes.is_first():
+    _write_whole(config, policy, folder, trained, step)
+    logging.info("step %d is in %s", step, folder)
+
+
+def _programs(config: ConfigDict, mesh: Mesh, policy: Policy) -> align.Programs:
+  """Of the run; only their shapes are of use here."""
+  like = jax.eval_shape(policy.init, jax.random.key(0))
+  plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
+  return align.make_programs(config, mesh, policy, like, plan, {})
+
+
+def _restore(
+  config: ConfigDict, workdir: epath.Path, like: TrainState
+) -> tuple[int, TrainState]:
+  """(step, state) of the checkpoint that `export.step` means."""
+  folder = workdir / "checkpoints" / "align"
+  if not folder.exists():
+    raise UserError(
+      f"--workdir={workdir} holds no checkpoint of the job align, which export"
+      " reads"
+    )
+  which, keep = config.export.step, config.checkpoint.keep
+  with checkpoint.Checkpoints(folder, keep=keep) as checkpoints:
+    steps = processes.on_first(checkpoints.steps)
+    best = checkpoints.best() if which == "best" else None
+    if which == "best" and best is None:
+      raise UserError(
+        "config.export.step=best: no checkpoint has a score; a run whose"
+        " config.eval.every is not 0 gives them one"
+      )
+    step = best[1] if best else max(steps) if which == "final" else int(which)
+    if step not in steps:
+      raise UserError(
+        f"config.export.step={which}: there is no checkpoint of step {step};"
+        f" there are {', '.join(map(str, steps))}"
+      )
+    return step, checkpoints.restore(step, like)
+
+
+def _write_whole(
+  config: ConfigDict,
+  policy: Policy,
+  folder: epath.Path,
+  params: Params,
+  step: int,
+) -> None:
+  """Writes beside and renames: a folder that is there is whole."""
+  beside = folder.parent / f".{folder.name}.tmp"
+  shutil.rmtree(beside, ignore_errors=True)
+  _write(config, policy, beside, params)
+  found: dict[str, Any] = {"step": step, "average": config.export.average}
+  tables.write_json(beside / "export.json", found)
+  shutil.rmtree(folder, ignore_errors=True)
+  beside.rename(folder)
+
+
+def _write(
+  config: ConfigDict, policy: Policy, folder: epath.Path, params: Params
+) -> None:
+  given = config.export.dtype
+  dtype = None if given == "same" else given
+  if not policy.layout:
+    weights.save_params(folder / setup.POLICY_FILE, params, dtype=dtype)
+  elif config.lora.rank and not config.export.fuse:
+    lora_files.save_adapter(
+      folder, params, policy.layout, alpha=config.lora.alpha, dtype=dtype
+    )
+  else:
+    convert.save_params(
+      folder, params, policy.layout, config=policy.public_config, dtype=dtype
+    )

@@ -1,0 +1,103 @@
+"""Sampling times of the public recipes against the schedulers of diffusers."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from jaxreward.errors import UserError
+from jaxreward.jobs import setup
+from tests import tiny
+
+PIXELS = 512
+# `scheduler_config.json` of the public repositories.
+EULER = "FlowMatchEulerDiscreteScheduler"
+RANGE = dict(base_image_seq_len=256, max_image_seq_len=4096)
+SCHEDULERS = {
+  "sd35_medium": (EULER, dict(shift=3.0)),
+  "sd35_large": (EULER, dict(shift=3.0)),
+  "flux_dev": (
+    EULER,
+    dict(
+      shift=3.0, base_shift=0.5, max_shift=1.15, use_dynamic_shifting=True,
+      **RANGE,
+    ),
+  ),
+  "flux_schnell": (
+    EULER, dict(shift=1.0, base_shift=0.5, max_shift=1.15, **RANGE),
+  ),
+  "qwen_image": (
+    EULER,
+    dict(
+      shift=1.0, base_shift=0.5, max_shift=0.9, use_dynamic_shifting=True,
+      base_image_seq_len=256, max_image_seq_len=8192, shift_terminal=0.02,
+      time_shift_type="exponential",
+    ),
+  ),
+}  # fmt: skip
+
+
+def sigmas_of(scheduler, model, steps):
+  """As the pipeline of the model asks its scheduler for them."""
+  from diffusers.pipelines.flux import pipeline_flux
+
+  given = {}
+  if model.startswith(("flux", "qwen")):
+    c = scheduler.config
+    given["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    given["mu"] = pipeline_flux.calculate_shift(
+      (PIXELS // 16) ** 2, c.base_image_seq_len, c.max_image_seq_len,
+      c.base_shift, c.max_shift,
+    )  # fmt: skip
+  else:
+    given["num_inference_steps"] = steps
+  scheduler.set_timesteps(**given)
+  return scheduler.sigmas.numpy()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("objective", ["flow_grpo", "diffusion_nft"])
+@pytest.mark.parametrize("model", list(SCHEDULERS))
+def test_a_recipe_samples_at_its_schedulers_times(model, objective):
+  diffusers = pytest.importorskip("diffusers")
+  config = tiny.load(f"align_public.py:{model},objective={objective}")
+  name, options = SCHEDULERS[model]
+  kind = getattr(diffusers, name)
+  assert not set(options) - set(inspect.signature(kind).parameters)
+  made = setup.make_schedule(config)
+  for steps in (config.rollout.num_steps, config.eval.num_steps):
+    want = sigmas_of(kind(**options), model, steps)
+    np.testing.assert_allclose(made.times(steps), want, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"rollout.schedule.name": "dynamical"}, 'did you mean "dynamic"'),
+    ({"rollout.schedule.grid": "train"}, "config.rollout.schedule.grid="),
+    (
+      {"rollout.schedule.terminal": 0.1},
+      'config.rollout.schedule.terminal is no argument of "constant"',
+    ),
+    (
+      {"rollout.schedule.name": "dynamic", "rollout.schedule.base_tokens": 9999},
+      "config.rollout.schedule.base_tokens=9999 is not less than",
+    ),
+    (
+      {
+        "rollout.schedule.name": "dynamic", "rollout.schedule.terminal": 0.1,
+        "eval.num_steps": 1,
+      },
+      "config.eval.num_steps=1, config.rollout.shift=3: 1 steps, and at least",
+    ),
+    (
+      {"rollout.shift": 1e12},
+      "config.rollout.num_steps=10, config.rollout.shift=1e+12: a shift of 1e+12",
+    ),
+  ],
+)  # fmt: skip
+def test_a_schedule_that_makes_no_sense_is_refused(overrides, message):
+  config = tiny.load("align_public.py:sd35_medium", overrides)
+  with pytest.raises(UserError) as caught:
+    setup.make_schedule(config)
+  assert message in str(caught.value)
