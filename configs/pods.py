@@ -38,6 +38,7 @@ def get_config(arg: str | None = None):
       remat="full",
       unroll=1,
       dtype="bfloat16",
+      attention="auto",
       param_dtype="bfloat16" if given["lora"] else "float32",
     )
   )
@@ -53,7 +54,7 @@ def get_config(arg: str | None = None):
   config.rollout.update(
     prompts=32,
     group=24,
-    microbatch=1,  # rounded up to one picture per device
+    microbatch=64,  # rounded up to whole pictures per device
     num_steps=6 if is_flux else 10,
     shift=3.0,
     # FLUX was distilled: the network takes its scale as an input.

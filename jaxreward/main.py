@@ -80,10 +80,12 @@ def parse_flags(argv: Sequence[str]) -> Flags:
         f"unknown flag --{name}{hint}; fields of the config are set as "
         f"--config.{name}=VALUE"
       )
-    if not equals:
-      if not rest or rest[0].startswith("--"):
-        raise UserError(f"--{name} needs a value, as in --{name}=...")
+    if not equals and rest and not rest[0].startswith("--"):
       value = rest.pop(0)
+    elif not equals and is_field:
+      value = "true"  # --config.profile
+    elif not equals:
+      raise UserError(f"--{name} needs a value, as in --{name}=...")
     if is_field:
       overrides.append((name.removeprefix("config."), value))
     else:

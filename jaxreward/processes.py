@@ -275,3 +275,16 @@ def fetch(tree: Any) -> Any:
     return x
 
   return jax.device_get(jax.tree.map(whole, tree))
+
+
+def platform() -> str:
+  """What is traced now is for: "cpu", "gpu" or "tpu".
+
+  Of the devices of the mesh that is set, so that a program compiled for absent
+  devices gets their kernels, else of JAX's default backend.
+  """
+  import jax
+
+  mesh = jax.sharding.get_abstract_mesh()
+  device = None if mesh.empty else mesh.abstract_device
+  return jax.default_backend() if device is None else device.platform

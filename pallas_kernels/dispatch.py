@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
+from jaxreward import processes
 from jaxreward.errors import UserError, nearest
 from jaxreward.types import ArrayLike
 
@@ -43,7 +44,7 @@ def choose(implementation: str) -> str:
   check(implementation)
   if implementation != "auto":
     return implementation
-  return _BY_PLATFORM.get(_platform(), "interpret")
+  return _BY_PLATFORM.get(processes.platform(), "interpret")
 
 
 def check(implementation: str, prefix: str = "") -> None:
@@ -53,12 +54,6 @@ def check(implementation: str, prefix: str = "") -> None:
       f'{prefix}implementation="{implementation}" is none of'
       f" {', '.join(IMPLEMENTATIONS)}{nearest(implementation, IMPLEMENTATIONS)}"
     )
-
-
-def _platform() -> str:
-  mesh = jax.sharding.get_abstract_mesh()
-  device = None if mesh.empty else mesh.abstract_device
-  return jax.default_backend() if device is None else device.platform
 
 
 def backend(form: str, tpu: Any, gpu: Any) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import time
 from typing import Any
@@ -96,6 +97,9 @@ def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
       memory, counted, compile_seconds=time.monotonic() - start,
       result=_placed(traced.out_info),
     )  # fmt: skip
+  costs = hlo.read(compiled.as_text(), axes)
+  inside = flops.count(traced.jaxpr, kernels_only=True)
+  costs.kernel_flops = inside / math.prod(axes.values())
   found = compiled.memory_analysis()
   once = compiled.cost_analysis() or {}
   return Report(
@@ -109,7 +113,7 @@ def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
     counted_flops=counted,
     once_flops=once.get("flops", 0.0),
     once_bytes=once.get("bytes accessed", 0.0),
-    costs=hlo.read(compiled.as_text(), axes),
+    costs=costs,
     compile_seconds=time.monotonic() - start,
     result=_placed(traced.out_info, compiled.output_shardings),
   )

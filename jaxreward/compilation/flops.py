@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -11,37 +12,39 @@ from jax.extend import core
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr", "cond_jaxpr")
 
 
-def count(jaxpr: Any) -> float:
+def count(jaxpr: Any, *, kernels_only: bool = False) -> float:
   """Multiplications and additions of all matrix products and convolutions.
 
   Two operations for each product of the contraction. The body of a scan counts
   as often as it runs, the body of a `shard_map` once per device that it is
   mapped over, of a `cond` the dearest branch. A `while_loop` of unknown length
-  counts once; elementwise work and kernels count nothing. Taps of a convolution
-  that fall on padding count.
+  counts once, the body of a Pallas kernel once per cell of its grid; elementwise
+  work counts nothing. Taps of a convolution that fall on padding count.
 
   Args:
     jaxpr: of `jax.make_jaxpr` or of `jitted.trace(...)`, before any cut over
       devices: the count is of the whole program.
+    kernels_only: leave out what is not within a kernel.
   """
-  return sum(_equation(eqn) for eqn in _open(jaxpr).eqns)
+  return sum(_equation(eqn, kernels_only) for eqn in _open(jaxpr).eqns)
 
 
 def _open(jaxpr: Any) -> Any:
   return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
 
 
-def _equation(eqn: Any) -> float:
+def _equation(eqn: Any, kernels_only: bool) -> float:
   name, params = eqn.primitive.name, eqn.params
   if name == "dot_general":
-    return _dot(eqn)
+    return 0.0 if kernels_only else _dot(eqn)
   if name == "conv_general_dilated":
-    return _convolution(eqn)
-  if name == "cond":
-    return max(count(branch) for branch in params["branches"])
+    return 0.0 if kernels_only else _convolution(eqn)
   if name == "pallas_call":
-    return 0.0
-  inner = sum(count(params[key]) for key in _BODIES if key in params)
+    return math.prod(params["grid_mapping"].grid) * count(params["jaxpr"])
+  inside = functools.partial(count, kernels_only=kernels_only)
+  if name == "cond":
+    return max(map(inside, params["branches"]))
+  inner = sum(inside(params[key]) for key in _BODIES if key in params)
   if name == "scan":
     return inner * params["length"]
   if name == "shard_map":

@@ -109,7 +109,8 @@ class Costs:
     flops: of matrix products and convolutions.
     bytes: between the main memory and the chip.
     cycles: the TPU compiler's own estimate of everything but collectives.
-    kernels: runs of Pallas kernels (Mosaic), whose flops are not known.
+    kernels: runs of Pallas kernels (Mosaic), whose costs the text lacks.
+    kernel_flops: within them, where somebody has counted; not in `flops`.
     unknown_loops: loops that counted once because nothing says how often
       they run.
     collectives: {(kind, mesh axes): Traffic}.
@@ -119,6 +120,7 @@ class Costs:
   bytes: float = 0.0
   cycles: float = 0.0
   kernels: float = 0.0
+  kernel_flops: float = 0.0
   unknown_loops: int = 0
   collectives: dict[tuple[str, str], Traffic] = dataclasses.field(
     default_factory=dict
@@ -135,6 +137,7 @@ class Costs:
     self.bytes += times * other.bytes
     self.cycles += times * other.cycles
     self.kernels += times * other.kernels
+    self.kernel_flops += times * other.kernel_flops
     self.unknown_loops += other.unknown_loops
     for key, traffic in other.collectives.items():
       before = self.collectives.get(key, Traffic())

@@ -19,19 +19,21 @@ LEGEND = """\
   verdict is the compiler's: it refuses a program that does not fit.
 - counted: flops of matrix products and convolutions in the program as
   written, scans multiplied, whole program / devices. compiled: the same in the
-  compiled text of one device, loops multiplied; more than counted is work
-  that several devices do alike, or again, less is work that the compiler
-  found to be unused. once: the compiler's cost analysis,
-  which counts the body of a loop once; do not read it as a total.
+  compiled text of one device, loops multiplied, and those of Pallas kernels
+  as written; more than counted is work that several devices do alike, or
+  again, less is work that the compiler found to be unused. once: the
+  compiler's cost analysis, which counts the body of a loop once; do not read
+  it as a total.
 - bytes: between HBM and chip, from the compiled text, loops multiplied; once:
   the cost analysis again.
 - seconds: compute is compiled flops / bf16 peak; memory is bytes / HBM
   bandwidth; network is bytes sent / bandwidth of all links of a chip, rings
   assumed. Each is a lower bound, and the largest is the wall. compiler is the
-  TPU compiler's estimated cycles / clock, collectives left out, loops
-  multiplied; far above the roofline, it says that vector units or latency hold
-  the program back and none of the three walls. step is the larger of compiler and compute, then network, with no
-  overlap: the number by which meshes are compared.
+  TPU compiler's estimated cycles / clock, collectives left out, kernels at the
+  bf16 peak, loops multiplied; far above the roofline, it says that vector units
+  or latency hold the program back and none of the three walls. step is the
+  larger of compiler and compute, then network, with no overlap: the number by
+  which meshes are compared.
 """
 
 
@@ -193,7 +195,8 @@ def _work(run: RunReport, mesh: MeshReport) -> str:
     shown = ["?"] * 6
     if costs:
       once = map(number, (program.once_flops, program.once_bytes))
-      shown = [number(costs.flops), next(once), number(costs.bytes), next(once)]
+      products = number(costs.flops + costs.kernel_flops)
+      shown = [products, next(once), number(costs.bytes), next(once)]
       shown += [f"{costs.kernels:.0f}", str(costs.unknown_loops)]
     rows.append(
       [name, number(share), *shown, f"{program.compile_seconds:.0f} s"]
@@ -369,6 +372,7 @@ def _program_json(run: RunReport, program: Report) -> dict[str, Any]:
       "compiled_bytes": costs.bytes,
       "compiler_cycles": costs.cycles,
       "mosaic_runs": costs.kernels,
+      "mosaic_flops": costs.kernel_flops,
       "unknown_loops": costs.unknown_loops,
       "cost_analysis_once": {
         "flops": program.once_flops, "bytes": program.once_bytes

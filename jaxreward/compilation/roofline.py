@@ -13,10 +13,11 @@ class Seconds:
   """Lower bounds, each as if the other two were free, and an estimate.
 
   Attributes:
-    compute: matrix products at the chip's bf16 peak.
+    compute: matrix products at the chip's bf16 peak, those of kernels too.
     memory: bytes at the bandwidth of the HBM.
     network: bytes sent at the bandwidth of all links.
-    compiler: the compiler's own estimate of all that is no collective.
+    compiler: the compiler's own estimate of all that is no collective, with
+      the products of kernels, which it does not estimate, at the peak.
   """
 
   compute: float
@@ -42,9 +43,10 @@ class Seconds:
 
 def seconds(costs: Costs, chip: Chip) -> Seconds:
   """Of one device's costs, on its chip."""
+  kernels = costs.kernel_flops / chip.flops
   return Seconds(
-    compute=costs.flops / chip.flops,
+    compute=costs.flops / chip.flops + kernels,
     memory=costs.bytes / chip.bandwidth,
     network=costs.sent / chip.network,
-    compiler=costs.cycles / chip.clock,
+    compiler=costs.cycles / chip.clock + kernels,
   )

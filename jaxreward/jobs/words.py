@@ -30,7 +30,7 @@ from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 TextEncoder = Callable[[Sequence[str]], Cond]
 Encode = Callable[[PromptBatch], PromptBatch]
 
-KEPT = 1024  # texts whose outputs stay in memory
+KEPT = 4 << 30  # bytes of outputs that stay in memory
 _AT_ONCE = 8  # pictures that are encoded together
 
 
@@ -61,6 +61,7 @@ REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "sd3": pipelines.sd3,
   "flux": pipelines.flux,
   "qwen_image": pipelines.qwen_image,
+  "qwen_image_edit": pipelines.qwen_image_edit,
   "wan": pipelines.wan,
 }
 
@@ -161,7 +162,8 @@ def make_encode(
     rows = [kept[w] for w in words]
     for word in words:
       kept.move_to_end(word)
-    while len(kept) > max(KEPT, len(words)):
+    size = sum(x.nbytes for x in jax.tree.leaves(rows[0]))
+    while len(kept) > max(KEPT // size, len(words)):
       kept.popitem(last=False)
     return rows
 

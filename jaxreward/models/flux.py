@@ -54,7 +54,7 @@ class SingleBlock(mmdit.Stream):
     q, k, v = self.heads_of(y, "all")
     if rotary is not None:
       q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
-    seen = mmdit.attention(q, k, v, mask)
+    seen = self.attend(q, k, v, mask)
     hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
     y = jnp.concatenate([seen, hidden], -1)
     return x + gate * self.narrow(y, "all_out"), None
@@ -87,6 +87,7 @@ class Flux(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -102,7 +103,7 @@ class Flux(nn.Module):
       self.guidance_in = mmdit.Mlp(d, self.dtype, name="guidance")
     stack = lambda block, depth, name: mmdit.stacked(
       block, depth, self.remat, self.unroll
-    )(d, self.heads, self.dtype, name=name)
+    )(d, self.heads, self.dtype, attention=self.attention, name=name)
     self.double_blocks = stack(mmdit.JointBlock, self.double, "double")
     self.single_blocks = stack(SingleBlock, self.single, "single")
     self.final_modulation = dense(2 * d)
@@ -219,6 +220,8 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
+  takes_source: bool = False,
   param_dtype: str = "float32",
 ) -> Policy:
   """FLUX.1 as pure functions.
@@ -235,13 +238,21 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scans.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
+    takes_source: whether prompts come with a picture to edit.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or an odd side.
   """
   net = make_net(
-    size, guidance=guidance, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype)
+    size,
+    guidance=guidance,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
   )
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
@@ -256,5 +267,6 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    takes_source=takes_source,
     public_config=public_config(net),
   )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import blocks, sequence
+from jaxreward.models import attention, blocks, sequence
 from jaxreward.types import Array, Cond, Params, Policy
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -25,7 +25,7 @@ def make_net(
   """The architecture of a named size, with fields of its own if given.
 
   Raises:
-    UserError: no such size, or no such way to save memory.
+    UserError: no such size, way to save memory or form of attention.
   """
   if size not in sizes:
     raise UserError(
@@ -33,6 +33,9 @@ def make_net(
       f" {', '.join(sizes)}"
     )
   blocks.require_remat(fields.get("remat", "none"))
+  attention.check(
+    fields.get("attention", "plain"), fields.get("dtype", jnp.float32)
+  )
   return kind(**{**sizes[size], **fields})
 
 
@@ -44,6 +47,7 @@ def make(
   param_dtype: Any = jnp.float32,
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
   layout: tuple[Any, ...],
+  takes_source: bool = False,
   public_config: Mapping[str, Any],
 ) -> Policy:
   """The network's functions as a `Policy`.
@@ -59,6 +63,7 @@ def make(
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.
+    takes_source: whether `encode` is to get latents as "picture" as well.
     public_config: what diffusers reads beside them.
   """
 
@@ -86,4 +91,5 @@ def make(
     layout=layout,
     public_config=public_config,
     prompts=prompts,
+    takes_source=takes_source,
   )

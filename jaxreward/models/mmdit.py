@@ -7,17 +7,15 @@ parts. Words stand before pixels wherever both lie on one axis.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from jaxreward.models import blocks, convert, sequence
+from jaxreward.models import attention, blocks, convert, sequence
 from jaxreward.types import Array, ArrayLike
 
 Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
@@ -38,30 +36,6 @@ def sharding_rules(
     (rf"^({singles})/\w*{_NARROW}", ("tensor", "fsdp")),
     (r"(^|/)(bias|scale)$", ()),
   )
-
-
-def attention(
-  q: Float[Array, "B N H D"],
-  k: Float[Array, "B M H D"],
-  v: Float[Array, "B M H D"],
-  mask: Bool[Array, "B M"] | None = None,
-) -> Float[Array, "B N H*D"]:
-  """Softmax attention, logits and weights in float32.
-
-  Args:
-    q: queries.
-    k: keys.
-    v: values.
-    mask: False for keys that nobody attends to.
-
-  Returns:
-    [B, N, H * D].
-  """
-  if mask is not None:
-    mask = mask[:, None, None, :]
-  run = functools.partial(jax.nn.dot_product_attention, mask=mask)
-  y = sequence.attend(run, *map(sequence.heads, (q, k, v)))
-  return y.reshape(*y.shape[:2], -1)
 
 
 def rotate(
@@ -184,6 +158,10 @@ class Stream(nn.Module):
   heads: int
   dtype: Any
   qk_norm: bool = True
+  attention: str = "plain"
+
+  def attend(self, q: Array, k: Array, v: Array, mask: Any = None) -> Array:
+    return attention.attention(q, k, v, mask, self.attention)
 
   def dense(self, features: int, name: str):
     return blocks.dense(features, name, self.dtype)
@@ -249,13 +227,13 @@ class JointBlock(Stream):
     )
     if rotary is not None:
       q, k = rotate(q, rotary), rotate(k, rotary)
-    y = attention(q, k, v, mask)
+    y = self.attend(q, k, v, mask)
     length = words.shape[1]
     new = x + gate * self.narrow(y[:, length:], "image_out")
     if self.dual:
       shift3, scale3, gate3 = own
       own_heads = self.heads_of(modulate(x, shift3, scale3), "own")
-      z = self.narrow(attention(*own_heads), "own_out")
+      z = self.narrow(self.attend(*own_heads), "own_out")
       new = new + gate3 * z
     x = new
     x = x + gate2 * self.feed_forward(modulate(x, shift2, scale2), "image")

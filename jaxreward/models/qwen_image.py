@@ -57,6 +57,7 @@ class QwenImage(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -70,7 +71,7 @@ class QwenImage(nn.Module):
     self.time = mmdit.Mlp(d, self.dtype)
     self.joint = mmdit.stacked(
       mmdit.JointBlock, self.depth, self.remat, self.unroll
-    )(d, self.heads, self.dtype)
+    )(d, self.heads, self.dtype, attention=self.attention)
     self.final_modulation = dense(2 * d)
     self.patch_out = dense(_PATCH**2 * self.channels)
 
@@ -167,6 +168,8 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
+  takes_source: bool = False,
   param_dtype: str = "float32",
 ) -> Policy:
   """Qwen-Image as pure functions.
@@ -182,12 +185,21 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scan.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
+    takes_source: whether prompts come with a picture to edit.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or an odd side.
   """
-  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  net = make_net(
+    size,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
+  )
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {
@@ -201,5 +213,6 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    takes_source=takes_source,
     public_config=public_config(net),
   )

@@ -74,6 +74,7 @@ class SD3(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -88,7 +89,7 @@ class SD3(nn.Module):
     self.patch_in, self.text_in = dense(d), dense(d)
     self.time = mmdit.Mlp(d, self.dtype)
     self.pooled = mmdit.Mlp(d, self.dtype)
-    sizes = (d, self.heads, self.dtype, self.qk_norm)
+    sizes = (d, self.heads, self.dtype, self.qk_norm, self.attention)
     runs = {"dual": self.dual_layers, "joint": self.plain_layers}
     self.runs = [
       mmdit.stacked(mmdit.JointBlock, n, self.remat, self.unroll)(
@@ -244,6 +245,7 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
   param_dtype: str = "float32",
 ) -> Policy:
   """Stable Diffusion 3 as pure functions.
@@ -259,13 +261,21 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scans.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or a side that the patch does not divide or the
       table of places does not hold.
   """
-  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  net = make_net(
+    size,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
+  )
   if latent_side % net.patch or latent_side // net.patch > net.position_side:
     raise UserError(
       f"model.latent_side={latent_side} is not a multiple of {net.patch} up to"

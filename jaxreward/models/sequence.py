@@ -18,7 +18,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from jaxreward.types import Array
 
@@ -96,3 +96,43 @@ def attend(
   padded = jnp.pad(q, ((0, 0), (0, -tokens % parts), (0, 0), (0, 0)))
   y = run(cut(padded, AXIS), cut(k, None), cut(v, None))
   return cut(y, AXIS)[:, :tokens]
+
+
+def by_device(
+  run: Callable[..., Array],
+  q: Float[Array, "B N H D"],
+  k: Float[Array, "B M H D"],
+  v: Float[Array, "B M H D"],
+  mask: Bool[Array, "B M"] | None,
+) -> Float[Array, "B N H D"]:
+  """`run(q, k, v, mask)` on each device's share, through `jax.shard_map`.
+
+  For kernels, which a compiler cannot cut. Rows are cut over the batch axes,
+  and over `tensor` heads, or queries where heads do not divide.
+
+  Args:
+    run: attention; each head and row of its result depends on that head and
+      row of q alone.
+    q: queries; zeros are added where they do not divide, and dropped again.
+    k: keys.
+    v: values.
+    mask: False for keys that nobody attends to.
+  """
+  free = _free_axes()
+  if math.prod(free.values()) == 1:
+    return run(q, k, v, mask)
+  batch = tuple(name for name in BATCH_AXES if name in free)
+  if q.shape[0] % math.prod(free[name] for name in batch):
+    batch = ()
+  parts = free.get(AXIS, 1)
+  tensor = AXIS if parts > 1 else None
+  tokens = q.shape[1]
+  mine = others = PartitionSpec(batch, None, tensor)
+  if q.shape[2] % parts:
+    mine, others = PartitionSpec(batch, tensor), PartitionSpec(batch)
+    q = jnp.pad(q, ((0, 0), (0, -tokens % parts), (0, 0), (0, 0)))
+  mapped = jax.shard_map(
+    run, in_specs=(mine, others, others, PartitionSpec(batch)),
+    out_specs=mine, axis_names=set(free), check_vma=False,
+  )  # fmt: skip
+  return mapped(q, k, v, mask)[:, :tokens]

@@ -18,7 +18,14 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
+from jaxreward.models import (
+  attention,
+  blocks,
+  convert,
+  latent_policy,
+  mmdit,
+  sequence,
+)
 from jaxreward.types import Array, ArrayLike, Cond, Policy
 
 _LARGE = dict(depth=40, heads=40, hidden=13824)
@@ -93,6 +100,10 @@ class Block(nn.Module):
   heads: int
   hidden: int
   dtype: Any
+  attention: str = "plain"
+
+  def attend(self, q: Array, k: Array, v: Array) -> Array:
+    return attention.attention(q, k, v, form=self.attention)
 
   def dense(self, features: int, name: str):
     return blocks.dense(features, name, self.dtype)
@@ -117,18 +128,18 @@ class Block(nn.Module):
     y = modulate(x, shift, scale)
     q, k = (self.part(y, f"self_{p}", norm=True) for p in "qk")
     q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
-    y = mmdit.attention(q, k, self.part(y, "self_v", norm=False))
+    y = self.attend(q, k, self.part(y, "self_v", norm=False))
     y = sequence.rows(self.dense(self.width, "self_out")(y))
     x = (x + gate * y).astype(x.dtype)
 
     norm = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="cross_norm")
     q = self.part(norm(x).astype(x.dtype), "cross_q", norm=True)
     k = self.part(words, "cross_k", norm=True)
-    y = mmdit.attention(q, k, self.part(words, "cross_v", norm=False))
+    y = self.attend(q, k, self.part(words, "cross_v", norm=False))
     if vision is not None:
       k = self.part(vision, "vision_k", norm=True)
       v = self.part(vision, "vision_v", norm=False)
-      y = y + mmdit.attention(q, k, v)
+      y = y + self.attend(q, k, v)
     x = x + sequence.rows(self.dense(self.width, "cross_out")(y))
 
     y = self.dense(self.hidden, "mlp_up")(modulate(x, shift2, scale2))
@@ -161,6 +172,7 @@ class Wan(nn.Module):
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
+  attention: str = "plain"
 
   @property
   def width(self) -> int:
@@ -176,7 +188,7 @@ class Wan(nn.Module):
     self.time = mmdit.Mlp(d, jnp.float32)
     self.modulation = blocks.dense(6 * d, None, jnp.float32)
     self.blocks = mmdit.stacked(Block, self.depth, self.remat, self.unroll)(
-      d, self.heads, self.hidden, self.dtype
+      d, self.heads, self.hidden, self.dtype, self.attention
     )
     self.table = self.param("table", nn.initializers.normal(d**-0.5), (2, d))
     self.patch_out = blocks.dense(_PATCH**2 * self.channels, None, self.dtype)
@@ -291,6 +303,7 @@ def make_policy(
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
+  attention: str = "plain",
   param_dtype: str = "float32",
 ) -> Policy:
   """Wan as pure functions; latents are videos [F, H, W, C].
@@ -308,12 +321,20 @@ def make_policy(
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scan.
     dtype: of matrix products.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
+      the platform has.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
     UserError: an unknown size, or an odd side.
   """
-  net = make_net(size, remat=remat, unroll=unroll, dtype=jnp.dtype(dtype))
+  net = make_net(
+    size,
+    remat=remat,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+    attention=attention,
+  )
   for name, side in (("height", latent_height), ("width", latent_width)):
     if side % _PATCH:
       raise UserError(f"model.latent_{name}={side} is odd")

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxreward.compilation import flops
-from jaxreward.models import scene_dit
+from jaxreward.models import attention, scene_dit
 from jaxreward.training import mesh as mesh_lib
 
 X = jax.ShapeDtypeStruct((6, 8), jnp.float32)
@@ -110,3 +110,18 @@ def test_a_network_against_its_formula():
   want = 2 * rows * (depth * block + outer)
   assert counted(policy.velocity, params, x, t, cond) == want
   assert np.isfinite(want)
+
+
+def test_kernels_count_as_often_as_they_run():
+  """Flash attention: two products forward; seven back, weights made twice."""
+  q = jax.ShapeDtypeStruct((2, 256, 3, 16), jnp.float32)
+  k = jax.ShapeDtypeStruct((2, 600, 3, 16), jnp.float32)  # filled up to 640
+  one = 2 * 2 * 3 * 256 * 640 * 16
+  run = lambda q, k: (
+    attention.flash(q, k, k).sum() + jnp.sum(q[0, 0] @ k[0, :, 0].T)
+  )
+  both = jax.make_jaxpr(jax.grad(run, (0, 1)))(q, k)
+  forward = jax.make_jaxpr(run)(q, k)
+  assert flops.count(forward, kernels_only=True) == 2 * one
+  assert flops.count(forward) > 2 * one
+  assert flops.count(both, kernels_only=True) == (2 + 7) * one

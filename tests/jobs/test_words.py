@@ -71,6 +71,21 @@ def test_each_text_is_encoded_once(policy, monkeypatch):
   assert found.empty["words"].shape == (1, 5, 24)
 
 
+def test_what_is_kept_is_bounded_in_bytes(policy, monkeypatch):
+  calls = []
+  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))
+  size = sum(4 * s.size for s in jax.tree.leaves(policy.prompts))
+  monkeypatch.setattr(words, "KEPT", 2 * size)
+  encode = words.make_encode(tiny.load(SPEC), policy)
+  a, b, _ = PROMPTS
+  for prompt in (a, b, b, a, b):  # the empty text leaves first, then none
+    encode(grammar.batch([prompt]))
+  assert calls == [[""], [a.text], [b.text]]
+  encode(grammar.batch(PROMPTS))  # an iteration's own are kept, all three
+  encode(grammar.batch(PROMPTS))
+  assert calls[3:] == [[PROMPTS[2].text]]
+
+
 def test_noise_is_the_texts_own(policy):
   encode = words.noise_encoder(policy.prompts)
   a, b = encode(["a", "b"]), encode(["b"])

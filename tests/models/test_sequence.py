@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward.compilation import hlo
-from jaxreward.models import mmdit, sequence
+from jaxreward.models import attention, sequence
 from jaxreward.training import mesh as mesh_lib
 
 B, D = 4, 8
@@ -84,5 +84,5 @@ def test_short_sequences_and_small_meshes_are_left_alone(mesh):
 def test_the_transformers_attend_through_it(mesh):
   q, k, v = (jax.ShapeDtypeStruct((B, 300, 3, D), jnp.float32),) * 3
   with jax.set_mesh(mesh):
-    found = str(jax.make_jaxpr(mmdit.attention)(q, k, v))
+    found = str(jax.make_jaxpr(attention.attention)(q, k, v))
   assert "sharding_constraint" in found

@@ -1,0 +1,135 @@
+"""Softmax attention: plain, or through a kernel that keeps no logits.
+
+The logits of a picture of 1024 pixels are 2 GB per layer in float32. The
+kernels are those that come with JAX: flash attention (Dao et al. 2022,
+https://arxiv.org/abs/2205.14135) in Pallas on TPUs, cuDNN's on GPUs. Their
+backward passes compute the weights again.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import flash_attention as library
+from jaxtyping import Bool, Float
+
+from jaxreward import processes
+from jaxreward.errors import UserError, nearest
+from jaxreward.models import sequence
+from jaxreward.types import Array
+
+FORMS = ("auto", "plain", "flash", "cudnn")
+_BLOCKS = (512, 256, 128)  # tokens; the widest that pads little is taken
+
+
+def check(form: str, dtype: jnp.dtype | type) -> None:
+  """Raises `UserError` unless the form is known and takes such arrays."""
+  if form not in FORMS:
+    raise UserError(
+      f'model.attention="{form}" is none of {", ".join(FORMS)}'
+      f"{nearest(form, FORMS)}"
+    )
+  if form == "cudnn" and jnp.dtype(dtype).itemsize != 2:
+    raise UserError(
+      f'model.attention="cudnn" takes 16 bits and model.dtype is'
+      f' "{jnp.dtype(dtype)}": set model.dtype="bfloat16", or'
+      ' model.attention="plain"'
+    )
+
+
+def choose(form: str, dtype: jnp.dtype | type) -> str:
+  """The form that runs where this is compiled for.
+
+  "auto" is "flash" on TPUs, "cudnn" on GPUs in 16 bits, else "plain".
+
+  Raises:
+    UserError: a form that this platform does not have.
+  """
+  platform = processes.platform()
+  needed = {"flash": ("tpu",), "cudnn": ("gpu", "cuda")}
+  if form == "auto":
+    here = [name for name, where in needed.items() if platform in where]
+    wide = jnp.dtype(dtype).itemsize != 2
+    return "plain" if not here or (here == ["cudnn"] and wide) else here[0]
+  if platform not in needed.get(form, (platform,)):
+    raise UserError(
+      f'model.attention="{form}" needs a {needed[form][0].upper()}, and this'
+      f' is a {platform.upper()}: use "auto"'
+    )
+  return form
+
+
+def attention(
+  q: Float[Array, "B N H D"],
+  k: Float[Array, "B M H D"],
+  v: Float[Array, "B M H D"],
+  mask: Bool[Array, "B M"] | None = None,
+  form: str = "plain",
+) -> Float[Array, "B N H*D"]:
+  """Softmax attention, sums in float32.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    mask: False for keys that nobody attends to.
+    form: one of `FORMS`.
+
+  Returns:
+    [B, N, H * D].
+  """
+  q, k, v = map(sequence.heads, (q, k, v))
+  form = choose(form, q.dtype)
+  if form == "flash":
+    y = sequence.by_device(flash, q, k, v, mask)
+  else:
+    name = None if form == "plain" else form
+    seen = None if mask is None else mask[:, None, None, :]
+    run = functools.partial(
+      jax.nn.dot_product_attention, mask=seen, implementation=name
+    )
+    y = sequence.attend(run, q, k, v)
+  return y.reshape(*y.shape[:2], -1)
+
+
+def flash(
+  q: Float[Array, "B N H D"],
+  k: Float[Array, "B M H D"],
+  v: Float[Array, "B M H D"],
+  mask: Bool[Array, "B M"] | None = None,
+) -> Float[Array, "B N H D"]:
+  """Flash attention of one TPU; tokens are filled up to whole blocks."""
+  (b, n, _, d), m = q.shape, k.shape[1]
+  across, along = _block(n), _block(m)
+  ids = None
+  if mask is not None or m % along:
+    seen = jnp.ones((b, m), bool) if mask is None else mask
+    # Queries are of segment 0, and so are the keys that they see.
+    hidden = jnp.logical_not(_fill(seen, along)).astype(jnp.int32)
+    ids = library.SegmentIds(jnp.zeros((b, n + -n % across), jnp.int32), hidden)
+  sizes = library.BlockSizes(
+    block_q=across, block_k_major=along, block_k=along, block_b=1,
+    block_q_major_dkv=across, block_q_dkv=across,
+    block_k_major_dkv=along, block_k_dkv=along,
+    block_q_dq=across, block_k_major_dq=along, block_k_dq=along,
+  )  # fmt: skip
+  heads_first = lambda x, block: _fill(x, block).swapaxes(1, 2)
+  y = library.flash_attention(
+    heads_first(q, across), heads_first(k, along), heads_first(v, along),
+    segment_ids=ids, sm_scale=d**-0.5, block_sizes=sizes,
+  )  # fmt: skip
+  return y.swapaxes(1, 2)[:, :n]
+
+
+def _block(tokens: int) -> int:
+  """The widest block that adds at most a sixth."""
+  fits = (b for b in _BLOCKS if 6 * (-tokens % b) <= tokens)
+  return next(fits, _BLOCKS[-1])
+
+
+def _fill(x: Array, block: int) -> Array:
+  """Zeros after the tokens, up to whole blocks."""
+  extra = -x.shape[1] % block
+  return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2))
