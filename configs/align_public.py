@@ -9,6 +9,12 @@ guidance, noise, clip range, adapters and optimizer are those that the authors
 publish for 512 pixels; the sampling times are those of each model's public
 pipeline. Flow-GRPO: Liu et al. (2025), arXiv 2505.05470. DiffusionNFT: Zheng et
 al. (2025), arXiv 2509.16117.
+
+`kontext` and `qwen_image_edit` edit pictures: `data.source` is a .jsonl file
+whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
+the source and agreement with the words are weighed as by Flow-GRPO's authors,
+who count objects for the latter (`objects` with its `facts`). Pictures are
+edited at the policy's own square size.
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +23,7 @@ from jaxreward import config as config_lib
 
 SD35 = "stabilityai/stable-diffusion-3.5-"
 FLUX = "black-forest-labs/FLUX.1-"
+CLIP = "openai/clip-vit-large-patch14"
 # Sampling times as the schedulers of the public pipelines have them.
 SD35_TIMES = dict(shift=3.0, schedule=dict(name="constant", grid="trained"))
 FLUX_TIMES = dict(
@@ -68,6 +75,20 @@ MODELS = {
     autoencoder="wan21", steps=20, eval_steps=50, guidance=4.5, noise=1.0,
     times=dict(shift=3.0, schedule=dict(name="constant", grid="unipc")),
   ),
+  "kontext": dict(
+    model=dict(
+      name="flux", size="flux_kontext", guidance=2.5, takes_source=True
+    ),
+    weights=f"{FLUX}Kontext-dev",
+    autoencoder="flux", steps=6, eval_steps=28, guidance=1.0, noise=0.9,
+    times=FLUX_TIMES, group=21, kl=0.0, similarity=0.5,
+  ),
+  "qwen_image_edit": dict(
+    model=dict(name="qwen_image", size="qwen_image_edit", takes_source=True),
+    weights="Qwen/Qwen-Image-Edit", text_encoder="qwen_image_edit",
+    autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.0,
+    times=QWEN_TIMES, group=16, prompts=32, kl=0.0, similarity=0.2,
+  ),
 }  # fmt: skip
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
 
@@ -98,15 +119,16 @@ def get_config(arg: str | None = None):
     dtype="bfloat16",
   )  # fmt: skip
   config.text_encoder = dict(
-    name=chosen["model"]["name"], weights=chosen["weights"]
+    name=chosen.get("text_encoder", chosen["model"]["name"]),
+    weights=chosen["weights"],
   )
   config.lora = dict(
     rank=32, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"
   )
   config.data.update(source="prompts.txt", grammar="free")
   config.rollout.update(
-    prompts=48, group=24, microbatch=8, num_steps=chosen["steps"],
-    **chosen["times"],
+    prompts=chosen.get("prompts", 48), group=chosen.get("group", 24),
+    microbatch=8, num_steps=chosen["steps"], **chosen["times"],
   )  # fmt: skip
   config.optimizer.update(
     learning_rate=3e-4, schedule="constant", warmup_steps=0, clip_norm=1.0,
@@ -119,8 +141,9 @@ def get_config(arg: str | None = None):
     config.rollout.guidance_scale = chosen["guidance"]
     config.rollout.sampler = dict(name="flow_sde", noise_level=chosen["noise"])
     config.objective = dict(
-      name="flow_grpo", clip_range=1e-4, kl=0.01, kl_with_dt=False
-    )
+      name="flow_grpo", clip_range=1e-4, kl=chosen.get("kl", 0.01),
+      kl_with_dt=False,
+    )  # fmt: skip
     config.align.updates = 1
     config.align.log_prob_gap_bound = 0.01  # bfloat16 in two programs
   else:
@@ -129,6 +152,8 @@ def get_config(arg: str | None = None):
     )
     config.align.update(times=9, updates=1)
   config.rewards = dict(jpeg=dict(fn="jpeg_compressibility", weight=1.0))
+  if "similarity" in chosen:
+    _edit(config, chosen["similarity"])
   config.eval.update(
     samples=512, quick_samples=128, group=4, num_steps=chosen["eval_steps"],
     guidance_scales=(config.rollout.guidance_scale,), every=50, microbatch=8,
@@ -160,6 +185,15 @@ def _make_videos(config: ConfigDict) -> None:
     config.objective.update(clip_range=1e-3, kl=0.004, kl_with_dt=True)
 
 
+def _edit(config: ConfigDict, similarity: float) -> None:
+  """Pictures to edit, and rewards that look at them."""
+  config.data.source = "train.jsonl"
+  config.rewards = dict(
+    similarity=dict(fn="image_similarity", weights=CLIP, weight=similarity),
+    words=dict(fn="clip_score", weights=CLIP, weight=1 - similarity),
+  )
+
+
 def _shrink(config: ConfigDict) -> None:
   """Small random weights and pictures of 36 pixels, as the scenes have."""
   config.model.update(
@@ -176,8 +210,12 @@ def _shrink(config: ConfigDict) -> None:
     config.model.latent_side = 4 if coder == "wan" else 18
   config.text_encoder = dict(name="noise")
   config.lora.rank = 4
-  grammar = "scenes" if coder == "kl" else "free"  # of 36 pixels, or of 32
-  config.data.update(source="scenes", grammar=grammar)
+  source = "scenes"
+  if config.model.get("takes_source", False):
+    source = "edits"
+    config.rewards = dict(kept=dict(fn="condition_cycle", condition="layout"))
+  grammar = source if coder == "kl" else "free"  # of 36 pixels, or of 32
+  config.data.update(source=source, grammar=grammar)
   config.rollout.update(prompts=3, group=4, microbatch=12, num_steps=3)
   config.align.iterations = 2
   if config.objective.name == "diffusion_nft":

@@ -52,6 +52,11 @@ class PromptBatch:
       (`data.texts`).
     embedded: what text encoders outside the policy made of the words; None
       for policies that read `tokens`.
+    source: float32 [P, H, W, 3] in [0, 1], pictures to start from; this and
+      the next two are NaN in rows that have none, and None where no row can.
+    target: float32 [P, H, W, 3], the exact answers.
+    changes: float32 [P, H, W, 3], 1 where an edit may change the source.
+    task: of scenes, what the detector should find (`edits.Expected`).
   """
 
   tokens: ArrayLike
@@ -62,11 +67,20 @@ class PromptBatch:
   mask: ArrayLike
   text: ArrayLike | None = None
   embedded: Embedded | None = None
+  source: ArrayLike | None = None
+  target: ArrayLike | None = None
+  changes: ArrayLike | None = None
+  task: Any = None
 
   @property
   def words(self) -> ArrayLike | Embedded:
     """What a policy encodes."""
-    return self.tokens if self.embedded is None else self.embedded
+    if self.embedded is not None:
+      return self.embedded
+    if self.source is None:
+      return self.tokens
+    empty = {"tokens": jnp.zeros_like(self.tokens[:1])}
+    return Embedded({"tokens": self.tokens, "source": self.source}, empty)
 
   @property
   def plain(self) -> PromptBatch:
@@ -120,6 +134,12 @@ class Policy:
     decoder_layout: the table of their public names.
     prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
       word ids.
+    takes_source: whether `encode` also takes a picture to start from: pixels
+      as "source" beside the word ids as "tokens", or with `to_latents` latents
+      as "picture" beside what `prompts` names.
+    to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C].
+    optional: regex of the parameters that an older checkpoint may lack; they
+      are then drawn anew.
   """
 
   init: Callable[..., Params]
@@ -134,6 +154,9 @@ class Policy:
   decoder_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   decoder_layout: tuple[Any, ...] = ()
   prompts: Cond | None = None
+  takes_source: bool = False
+  to_latents: Callable[..., Array] | None = None
+  optional: str = ""
 
   def decode(self, latents: Array, decoder: Params | None = None) -> Array:
     """Latents [..., H, W, C] -> images in [0, 1], clipped."""

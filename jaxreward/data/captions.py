@@ -14,7 +14,7 @@ import grain
 import jax
 import numpy as np
 
-from jaxreward.data.scenes import grammar
+from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
 
 
@@ -111,6 +111,47 @@ def caption_batches(
     "caption": int32 [B, L], "seed": uint32 [B] to draw the picture from}.
   """
   draw = _Draw(prompts, batch_size, corruption, kind_weights)
+  indices = grain.MapDataset.range(steps).seed(seed)
+  return indices.random_map(_with_index(draw))
+
+
+class _DrawEdits:
+  """Tasks of one index, with a picture that solves each."""
+
+  def __init__(self, prompts, batch_size, kind_weights):
+    self.prompts = prompts
+    self.kinds = kind_pattern(kind_weights, batch_size) + edits.FIRST
+    self.rows = {
+      k: np.array([i for i, p in enumerate(prompts) if p.kind == k])
+      for k in set(self.kinds.tolist())
+    }
+
+  def __call__(self, index: int, rng: np.random.Generator) -> dict:
+    size = len(self.kinds)
+    chosen = [self.prompts[rng.choice(self.rows[k])] for k in self.kinds]
+    source, picture = edits.draw(chosen)
+    tokens = [grammar.tokenize(p.text, edits=True) for p in chosen]
+    return {
+      "source": source, "picture": picture, "caption": np.stack(tokens),
+      "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
+    }  # fmt: skip
+
+
+def edit_batches(
+  prompts: Sequence[grammar.Prompt],
+  *,
+  seed: int,
+  batch_size: int,
+  kind_weights: Sequence[int] = (1,) * len(grammar.EDITS),
+  steps: int,
+) -> grain.MapDataset:
+  """As `caption_batches`, of tasks with a picture.
+
+  Returns:
+    A dataset whose element n is {"source" and "picture", the answer: float32
+    [B, S, S, 3], "caption": int32 [B, L], "seed": uint32 [B]}.
+  """
+  draw = _DrawEdits(prompts, batch_size, kind_weights)
   indices = grain.MapDataset.range(steps).seed(seed)
   return indices.random_map(_with_index(draw))
 

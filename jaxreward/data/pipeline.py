@@ -27,6 +27,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxreward.data import pictures
 from jaxreward.data.repeats import distinct_ids
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
@@ -96,16 +97,17 @@ def _check_weights(
 ) -> list[float]:
   """Weights of the kinds there are."""
   given = tuple(kind_weights)
-  needed = len(grammar.KINDS)
+  first = grammar.FREE + 1 if min(kinds) > grammar.FREE else 0
+  order = grammar.EDITS if first else grammar.KINDS
   wrong = [w for w in given if not (w >= 0 and math.isfinite(w))]
-  if len(given) != needed or wrong:
+  if len(given) != len(order) or wrong:
     raise UserError(
-      f"data.kind_weights={given}: {needed} numbers >= 0 are needed, in the"
-      f" order {', '.join(grammar.KINDS)}"
+      f"data.kind_weights={given}: {len(order)} numbers >= 0 are needed, in the"
+      f" order {', '.join(order)}"
     )
-  chosen = [given[k] for k in kinds]
+  chosen = [given[k - first] for k in kinds]
   if not sum(chosen):
-    names = ", ".join(grammar.KINDS[k] for k in kinds)
+    names = ", ".join(grammar.KIND_NAMES[k] for k in kinds)
     raise UserError(
       f"data.kind_weights={given}: all weights of the kinds of these prompts"
       f" ({names}) are 0"
@@ -172,6 +174,7 @@ def prompt_batches(
   kind_weights: Sequence[float] | None = (1,) * len(grammar.KINDS),
   pad_to: int | None = None,
   process: tuple[int, int] = (0, 1),
+  side: int = 0,
 ) -> PromptBatches:
   """Endless batches of prompts, kinds in proportion to their weights.
 
@@ -179,12 +182,14 @@ def prompt_batches(
     prompts: one split.
     seed: of the shuffles.
     batch_size: prompts per step, all processes together.
-    kind_weights: in the order of `grammar.KINDS`; kinds without prompts are
-      left out. None takes all prompts equally often, whatever their kind.
+    kind_weights: in the order of `grammar.KINDS`, or of `grammar.EDITS` for
+      tasks with a picture; kinds without prompts are left out. None takes all
+      prompts equally often, whatever their kind.
     pad_to: rows of the arrays; more than `batch_size` adds masked rows.
     process: (index, count), as `(jax.process_index(), jax.process_count())`,
       to get one process's rows alone; all processes together hold each row of
       the step once, in the order that one process would see.
+    side: pixels of pictures that are read from files.
   """
   pad_to = batch_size if pad_to is None else pad_to
   if not prompts:
@@ -199,7 +204,9 @@ def prompt_batches(
 
   def assemble(rows):
     batch = distinct_ids(_padded(table, rows, pad_to))
-    return jax.tree.map(lambda x: x[mine], batch)
+    batch = jax.tree.map(lambda x: x[mine], batch)
+    padded = [*rows, *[rows[0]] * (pad_to - len(rows))]
+    return pictures.attach(batch, [prompts[r] for r in padded[mine]], side)
 
   return PromptBatches(stream.batch(batch_size).map(assemble))
 

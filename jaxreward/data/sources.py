@@ -1,30 +1,37 @@
 """Prompts from the scenes or from a user's own files.
 
-A source is "scenes", a file, or a folder:
+A source is "scenes", "edits" (tasks on scenes, see `edits`), a file, or a
+folder:
 
 - `*.txt`: one prompt per line; blank lines and lines that begin with `#` are
   skipped;
-- `*.jsonl`: one object per line with the text under "prompt"; other keys are
-  ignored;
+- `*.jsonl`: one object per line with the text under "prompt"; where pictures
+  are asked for, also "image", the one to start from, and possibly "target", the
+  exact answer, and "mask", white where the answer may differ, as files named
+  from the folder on; other keys are ignored;
 - a folder with `train.txt` or `train.jsonl`, and, if there are any,
   `validation.*` and `test.*` (the held-out prompts).
 
 A split that no file gives is taken from the training file by meaning: all
 wordings of one meaning go to one split, so what is held out never occurs in
-training. Each text counts once, because noise is addressed by it.
+training. Each text counts once, or once with each picture, because noise is
+addressed by it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import logging
 from etils import epath
 
-from jaxreward.data.scenes import grammar
+from jaxreward.data import pictures
+from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError, nearest
 
 SUFFIXES = (".txt", ".jsonl")
@@ -74,7 +81,8 @@ def _lines(path: epath.Path) -> Iterator[tuple[str, str]]:
       yield where, text
 
 
-def _prompt_of_json(where: str, text: str) -> str:
+def _row_of_json(where: str, text: str) -> dict[str, Any]:
+  """The object of a line, whose "prompt" is text."""
   try:
     row = json.loads(text)
   except (ValueError, RecursionError) as error:
@@ -94,31 +102,42 @@ def _prompt_of_json(where: str, text: str) -> str:
   if not isinstance(row["prompt"], str):
     value = _quote(json.dumps(row["prompt"]))
     raise UserError(f'{where}: "prompt" is {value}, which is not text')
-  return row["prompt"]
+  return row
 
 
-def _read_file(path: epath.Path, free: bool) -> list[_Entry]:
-  """Prompts of a file, each text once, in the order of the lines."""
+def _read_file(
+  path: epath.Path, free: bool, with_pictures: bool
+) -> list[_Entry]:
+  """Prompts of a file, each once, in the order of the lines."""
   parse = grammar.free if free else grammar.parse
   if path.suffix not in SUFFIXES:
     raise UserError(
       f"{path}: prompts are read from {' and '.join(SUFFIXES)} files"
     )
+  if with_pictures and path.suffix != ".jsonl":
+    raise UserError(
+      f"{path}: the policy starts from pictures, which a .jsonl file names; a"
+      ' line reads like {"prompt": "make it blue", "image": "a.png"}'
+    )
   entries: dict[str, _Entry] = {}
   repeated = 0
   for where, text in _lines(path):
+    task = None
     if path.suffix == ".jsonl":
-      text = _prompt_of_json(where, text)
+      row = _row_of_json(where, text)
+      text = row["prompt"]
+      if with_pictures:
+        task = pictures.files_of(row, where, path.parent)
     elif text.startswith("#"):
       continue
     if not text.strip():
       raise UserError(f"{where}: the prompt is empty")
     try:
-      prompt = parse(text)
+      prompt = dataclasses.replace(parse(text), task=task)
     except UserError as error:
       raise UserError(f"{where}: {error}") from error
-    repeated += prompt.text in entries
-    entries.setdefault(prompt.text, _Entry(prompt, where))
+    repeated += prompt.key in entries
+    entries.setdefault(prompt.key, _Entry(prompt, where))
   if not entries:
     raise UserError(f"{path}: there is no prompt in this file")
   if repeated:
@@ -147,7 +166,7 @@ def _find_files(source: str) -> dict[str, epath.Path]:
   if not exists:
     parent = path.parent
     beside = [p.name for p in parent.iterdir()] if parent.is_dir() else []
-    near = nearest(path.name, ["scenes", *beside])
+    near = nearest(path.name, ["scenes", "edits", *beside])
     raise UserError(
       f"data.source={source}: there is no such file or folder{near}"
     )
@@ -203,11 +222,32 @@ def _assign(
   return splits
 
 
+def _read_all(
+  source: str, free: bool, with_pictures: bool
+) -> dict[str, list[_Entry]]:
+  """Every file of a source by split; its rows know what others of it have."""
+  read = {
+    name: _read_file(path, free, with_pictures)
+    for name, path in _find_files(source).items()
+  }
+  tasks = [e.prompt.task for entries in read.values() for e in entries]
+  kinds = tuple(
+    key for key in pictures.FIELDS if any(getattr(t, key, "") for t in tasks)
+  )
+
+  def informed(entry: _Entry) -> _Entry:
+    if entry.prompt.task is None:
+      return entry
+    task = dataclasses.replace(entry.prompt.task, kinds=kinds)
+    return _Entry(dataclasses.replace(entry.prompt, task=task), entry.where)
+
+  return {name: [informed(e) for e in found] for name, found in read.items()}
+
+
 def _load_own(
-  source: str, split: str, share: float, free: bool
+  source: str, split: str, share: float, free: bool, with_pictures: bool
 ) -> list[grammar.Prompt]:
-  files = _find_files(source)
-  read = {name: _read_file(path, free) for name, path in files.items()}
+  read = _read_all(source, free, with_pictures)
   _check_disjoint(read)
   missing = [s for s in ("heldout", "validation") if s not in read]
   splits = _assign(read["train"], missing, share)
@@ -242,17 +282,20 @@ def load_prompts(
   validation_share: float = 0.1,
   *,
   free: bool = False,
+  with_pictures: bool = False,
 ) -> tuple[grammar.Prompt, ...]:
   """Prompts of one split of a source.
 
   Args:
-    source: "scenes", or the path of a .txt or .jsonl file, or of a folder.
+    source: "scenes", "edits", or the path of a .txt or .jsonl file, or of a
+      folder.
     split: "train", "validation" or "heldout".
     kinds: names of `grammar.KINDS` to keep; all if None. The choice does not
       change which split a prompt is in.
     validation_share: of the meanings of a training file, in [0, 0.5); so many
       go to each split that has no file of its own. Not used for "scenes".
     free: prompts in any words, which no detector judges; not for "scenes".
+    with_pictures: rows of a file may name pictures.
 
   Returns:
     At least one prompt, each text once.
@@ -268,7 +311,9 @@ def load_prompts(
     )
   if source == "scenes":
     return grammar.prompts(split, kinds or None)
-  prompts = _load_own(str(source), split, validation_share, free)
+  if source == "edits":
+    return edits.prompts(split)
+  prompts = _load_own(str(source), split, validation_share, free, with_pictures)
   wanted = {grammar.KIND_NAMES.index(k) for k in kinds or grammar.KIND_NAMES}
   chosen = tuple(p for p in prompts if p.kind in wanted)
   if not chosen:
@@ -280,20 +325,22 @@ def load_prompts(
 
 
 def all_prompts(
-  source: str, *, free: bool = False
+  source: str, *, free: bool = False, with_pictures: bool = False
 ) -> tuple[grammar.Prompt, ...]:
   """Every prompt of a user's file or folder, in order, whatever its split.
 
   Args:
     source: see `load_prompts`.
     free: see `load_prompts`.
+    with_pictures: see `load_prompts`.
 
   Raises:
     UserError: the file, the line, what is wrong and what would be right.
   """
   if source == "scenes":
     return grammar.all_prompts()
-  entries = [
-    e for path in _find_files(source).values() for e in _read_file(path, free)
-  ]
-  return tuple({e.prompt.text: e.prompt for e in entries}.values())
+  if source == "edits":
+    return edits.all_prompts()
+  read = _read_all(source, free, with_pictures)
+  entries = itertools.chain.from_iterable(read.values())
+  return tuple({e.prompt.key: e.prompt for e in entries}.values())

@@ -39,7 +39,7 @@ def guided_velocity(
     t: [B].
     cond: per-sample conditioning, leaves [B, ...].
     uncond: the empty prompt's conditioning, leaves [1, ...]; not read when
-      scale is 1.
+      scale is 1. What it lacks, as the picture to edit, is the sample's own.
     scale: the number 1 runs the conditional pass alone; an array always runs
       both, so that one program serves every scale.
 
@@ -48,6 +48,8 @@ def guided_velocity(
   """
   if is_off(scale) or uncond is None:
     return policy.velocity(params, x_t, t, cond)
+  if isinstance(cond, dict):
+    uncond = {k: uncond.get(k, own) for k, own in cond.items()}
   both = jax.tree.map(
     lambda c, u: jnp.concatenate([c, jnp.broadcast_to(u, c.shape)]),
     cond,

@@ -45,7 +45,12 @@ from jaxreward.jobs import (
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
-from jaxreward.rewards import host_scores, jitted_scores, require_scores
+from jaxreward.rewards import (
+  applied,
+  host_scores,
+  jitted_scores,
+  require_scores,
+)
 from jaxreward.training import (
   faults,
   loop,
@@ -56,7 +61,7 @@ from jaxreward.training import (
 )
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
-from jaxreward.types import ArrayLike, Params
+from jaxreward.types import ArrayLike, Params, PromptBatch
 
 Scores = Mapping[str, ArrayLike]
 Row = Mapping[str, Any]
@@ -264,19 +269,22 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   return Parts(made.trainable, base, made.create(base), made.draw, made.update)
 
 
-@jax.jit
-def _of_finite(scores: Scores, images) -> tuple[Scores, dict[str, Any]]:
-  """Scores, NaN for pictures that are not finite, and counts of what failed.
+@functools.partial(jax.jit, static_argnums=2)
+def _of_finite(
+  scores: Scores, images, weights: tuple, prompts: PromptBatch
+) -> tuple[Scores, Scores, dict[str, Any]]:
+  """(scores, the same with 0 where a reward has no say, counts of failures).
 
-  Some rewards give such a picture a number, as the detector, to which it is
-  black.
+  They are NaN for pictures that are not finite: some rewards give such a
+  picture a number, as the detector, to which it is black.
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
+  asked, _ = applied(scores, dict(weights), prompts)
   failed = {
-    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in scores.items()
+    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in asked.items()
   }
-  return scores, failed | {faults.PICTURES: jnp.sum(~usable)}
+  return scores, asked, failed | {faults.PICTURES: jnp.sum(~usable)}
 
 
 def _panel(
@@ -288,7 +296,8 @@ def _panel(
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   mask = jnp.asarray(prompts.mask)[:, None] & usable
-  terms = [rewards[name] * scores[name] for name in rewards]
+  asked, weights_of = applied(scores, rewards, prompts)
+  terms = [weights_of[name] * asked[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(
     images, mask,
@@ -302,16 +311,18 @@ def _panel(
   )  # fmt: skip
   if "strict" not in found:
     return panel.metrics()
+  plain = prompts.task is None
+  names = grammar.KINDS if plain else grammar.EDITS
   kinds = {
     f"train/accuracy/{name}": Mean.of(
       found["strict"], mask & (jnp.asarray(prompts.kind) == i)[:, None]
     )
-    for i, name in enumerate(grammar.KINDS)
+    for i, name in enumerate(names, 0 if plain else grammar.FREE + 1)
   }
   return panel.metrics() | kinds
 
 
-def _trained(scores: Scores, weights_of: Mapping[str, float]) -> Scores:
+def _trained(scores: Scores, weights_of: Mapping[str, Any]) -> Scores:
   """The scores that are trained on, one per reward."""
   for name in weights_of:
     several = [k for k in scores if k.startswith(f"{name}/")]
@@ -376,6 +387,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   batches = setup.prompt_batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  every_weight = tuple((k, r.weight) for k, r in rewards.items())
   heldout = next((k for k in rewards if k not in weights_of), None)
   if heldout is None:
     logging.info(
@@ -384,9 +396,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     )
 
   with jax.set_mesh(mesh):
-    encode = words.make_encode(config, policy, mesh)
-    base = setup.load_params(config, policy)
     decoder = setup.put_decoder(config, policy, mesh)
+    encode = words.make_encode(config, policy, mesh, decoder)
+    base = setup.load_params(config, policy)
     parts = prepare(config, mesh, policy, base, plan, weights_of)
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
@@ -420,16 +432,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       timer("sample", (trajectory, images))
       timer("detect", found)
       scores = scores | host_scores(rewards, images, batch)
-      scores, lost = timer("reward", _of_finite(scores, images))
+      scores, asked, lost = timer(
+        "reward", _of_finite(scores, images, every_weight, batch.plain)
+      )
       if lost[faults.PICTURES] == images.shape[0] * images.shape[1]:
         raise UserError(
           f"align: no picture of step {n + 1} is finite; the velocities of"
           f" config.init.checkpoint={config.init.checkpoint} are not"
         )
       usable = _trained(scores, weights_of)
-      require_scores(usable)
+      asked = {name: asked[name] for name in usable}
+      require_scores(asked)
       require_scores(
-        {" and ".join(usable): jnp.stack([*usable.values()]).sum(0)}
+        {" and ".join(usable): jnp.stack([*asked.values()]).sum(0)}
       )
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
@@ -548,6 +563,7 @@ class Final:
     grids.save_cards(
       self.workdir / "grids" / "cards.npz",
       images_before[chosen, 0], images[chosen, 0], texts,
+      None if data.batch.source is None else data.batch.source[chosen],
     )  # fmt: skip
     logging.info("\n%s", tables.evaluation_table(evaluation))
 

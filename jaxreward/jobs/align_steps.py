@@ -25,6 +25,7 @@ from jaxreward.flow import guidance, log_prob, path, rollout, schedule, steppers
 from jaxreward.jobs import ahead, kernels, setup
 from jaxreward.numerics import Mean, Metric
 from jaxreward.regularizers import step_kl, velocity_distance
+from jaxreward.rewards import RowWeight, applied
 from jaxreward.training import ema, step
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
@@ -395,7 +396,7 @@ class Updater:
   tx: optax.GradientTransformation
   advantage: Callable[..., Any]
   compose: Callable[..., Any]
-  weights: dict[str, float]
+  weights: dict[str, float | RowWeight]
   seed: int
   shift: float
   kl: float
@@ -422,12 +423,13 @@ class Updater:
 
 
 def credit(
-  updater: Updater, scores: dict[str, Array], prompt_mask: Array, stats
+  updater: Updater, scores: dict[str, Array], prompts: PromptBatch, stats
 ):
   """(advantage, mask, new statistics, signal), each [P, G] or a tree."""
   first = next(iter(scores.values()))
-  mask = jnp.broadcast_to(prompt_mask[:, None], first.shape)
-  signal, mask = updater.compose(scores, mask, updater.weights)
+  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
+  asked, weights = applied(scores, updater.weights, prompts)
+  signal, mask = updater.compose(asked, mask, weights)
   advantage, stats = updater.advantage(signal, mask, stats)
   return advantage, mask, stats, signal
 
@@ -455,9 +457,7 @@ def update(
     the first optimizer step, before any parameter has changed.
   """
   behind, drew = state.behind, ahead.drawer(state)
-  advantage, mask, stats, signal = credit(
-    updater, scores, jnp.asarray(prompts.mask), state.stats
-  )
+  advantage, mask, stats, signal = credit(updater, scores, prompts, state.stats)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
   advantage = jnp.where(mask, advantage, jnp.nan)
   micros = updater.micros(trajectory, advantage, prompts, state.step)

@@ -31,7 +31,7 @@ NAMES = {
   "pretrain.export_dtype": STORED,
   "export.dtype": ("same", *STORED),
   "sample.split": grammar.SPLITS,
-  "data.grammar": ("scenes", "free"),
+  "data.grammar": ("scenes", "edits", "free"),
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")

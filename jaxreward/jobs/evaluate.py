@@ -16,8 +16,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, processes, rng, workdirs
-from jaxreward.data import repeats
-from jaxreward.data.scenes import detect, grammar
+from jaxreward.data import pictures, repeats
+from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, schedule, steppers
@@ -62,12 +62,16 @@ class EvaluationSet:
 
 
 def evaluation_set(
-  prompts: Sequence[grammar.Prompt], samples: int, group: int, seed: int
+  prompts: Sequence[grammar.Prompt],
+  samples: int,
+  group: int,
+  seed: int,
+  side: int = 0,
 ) -> EvaluationSet:
   """At least `samples` pictures, spread evenly over the kinds there are.
 
   Each kind's prompts come in an order drawn from the seed, so that a few of
-  them are a fair sample of all.
+  them are a fair sample of all. `side` is that of pictures read from files.
   """
   if not prompts:
     raise UserError("there are no prompts to evaluate on")
@@ -84,6 +88,7 @@ def evaluation_set(
     order = np.random.default_rng([seed, kind]).permutation(len(of_kind))
     chosen += [of_kind[order[row % len(order)]] for row in range(rows_per_kind)]
   batch = repeats.distinct_ids(grammar.batch(chosen))
+  batch = pictures.attach(batch, chosen, side)
   return EvaluationSet(tuple(chosen), batch, group)
 
 
@@ -109,15 +114,8 @@ def measure(
   flat = images.reshape(p * g, *images.shape[2:])
   usable = jnp.isfinite(flat).all((1, 2, 3), keepdims=True)
   flat = jnp.where(usable, flat, 0.0)
-  detection = detect.detect(flat)
-  verdict = detect.judge(
-    detection, jax.tree.map(lambda x: jnp.repeat(x, g, 0), prompts.plain)
-  )
-  found = {
-    "strict": verdict.strict,
-    "dense": verdict.dense,
-    "texture": detection.texture,
-  }
+  seen = judge.look(flat, judge.repeat(prompts, g))
+  found = seen.scores() | {"texture": seen.detection.texture}
   return {k: v.reshape(p, g) for k, v in found.items()} | {
     "out_of_range": _out_of_range(pixels)
   }
@@ -263,7 +261,8 @@ class Evaluator:
       )  # fmt: skip
     result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
     for name in sorted(set(host) - {"strict"}):
-      result[name] = float(np.mean(host[name]))
+      mean = np.mean if np.isfinite(host[name]).all() else np.nanmean
+      result[name] = float(mean(host[name]))
     return result, np.asarray(processes.fetch(images)), strict
 
 
@@ -294,12 +293,13 @@ def make_evaluator(
     samples or config.eval.samples,
     config.eval.group,
     config.eval.seed,
+    setup.picture_side(policy),
   )
   return Evaluator(
     policy, data, rewards, config.eval.num_steps,
     setup.make_schedule(config),
     config.eval.seed, config.eval.microbatch, measurer(config),
-    encode or words.make_encode(config, policy), decoder,
+    encode or words.make_encode(config, policy, decoder=decoder), decoder,
   )  # fmt: skip
 
 
@@ -468,11 +468,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   place = lambda tree: setup.put(
     tree, setup.shapes(tree, policy.sharding_rules, mesh)
   )
-  encode = words.make_encode(config, policy, mesh)
+  decoder = setup.put_decoder(config, policy, mesh)
+  encode = words.make_encode(config, policy, mesh, decoder)
   evaluator = make_evaluator(
-    config, policy, rewards, encode=encode,
-    decoder=setup.put_decoder(config, policy, mesh),
-  )  # fmt: skip
+    config, policy, rewards, encode=encode, decoder=decoder
+  )
   with jax.set_mesh(mesh):
     params = place(params)
     results, _, _ = at_scales(evaluator, params, config.eval.guidance_scales)

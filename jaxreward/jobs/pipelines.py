@@ -92,17 +92,42 @@ def qwen_image(
   shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
 ) -> Callable[[Texts], Cond]:
   """The language tower of a Qwen-Image pipeline; arguments as `sd3`."""
+  template = qwen.TEMPLATE, qwen.TEMPLATE_TOKENS
+  return _qwen(shapes, mesh, weights, dtype, template)
+
+
+def qwen_image_edit(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """The language tower of a Qwen-Image-Edit pipeline; arguments as `sd3`.
+
+  It reads the instruction in the pipeline's template, and not the picture: the
+  vision tower, with which the public pipeline shows the picture to the language
+  model too, is not here. The transformer gets the picture as latents all the
+  same.
+  """
+  template = qwen.EDIT_TEMPLATE, qwen.EDIT_TEMPLATE_TOKENS
+  return _qwen(shapes, mesh, weights, dtype, template)
+
+
+def _qwen(
+  shapes: Cond,
+  mesh: Mesh | None,
+  weights: str,
+  dtype: str,
+  template: tuple[str, int],
+) -> Callable[[Texts], Cond]:
   config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   places = shapes["words"].shape[1]
 
   def encode(params, ids, mask):
     words, kept = qwen.encode_qwen_image(
-      config, params, ids, mask, dtype=jnp.dtype(dtype)
+      config, params, ids, mask, dtype=jnp.dtype(dtype), drop=template[1]
     )
     return {"words": words, "mask": kept}
 
-  tokens = lambda texts: qwen.tokenize(reader, texts, places)
+  tokens = lambda texts: qwen.tokenize(reader, texts, places, *template)
   return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
 
 

@@ -1,4 +1,4 @@
-"""Trains the scene policy from nothing, by flow matching on rendered scenes."""
+"""Trains the scene policy by flow matching on rendered scenes, or on edits."""
 
 from __future__ import annotations
 
@@ -33,14 +33,18 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
   """Flow matching on a micro-batch of captions and seeds of pictures.
 
   The pictures are rendered where they are needed, from keys: nothing but a
-  few integers per sample ever crosses from the host.
+  few integers per sample ever crosses from the host. Tasks that start from a
+  picture come with it and with the answer.
   """
 
   def loss_fn(params: Params, micro: dict[str, Any], frozen: Array):
     key = rng.stream_key(seed, "pretrain", frozen)
     rows = micro["seed"].shape[0]
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(micro["seed"])
-    pictures = render.render_prompts(rng.fold_each(keys, 0), micro["scene"])
+    if "picture" in micro:
+      pictures = micro["picture"]
+    else:
+      pictures = render.render_prompts(rng.fold_each(keys, 0), micro["scene"])
     x0 = pictures * 2 - 1
     noise = rng.normal_each(rng.fold_each(keys, 1), x0.shape[1:])
     t = path.logit_normal_times(
@@ -50,6 +54,8 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
     dropped = jax.random.uniform(jax.random.fold_in(key, 3), (rows, 1))
     tokens = jnp.where(dropped < options["caption_drop"], 0, micro["caption"])
     x_t = path.interpolate(x0, noise, t)
+    if "source" in micro:
+      tokens = {"tokens": tokens, "source": micro["source"]}
     v = policy.velocity(params, x_t, t, policy.encode(params, tokens))
     return Mean.of(path.flow_matching_loss(v, x0, noise)), {}
 
@@ -85,11 +91,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
   prompts = sources.load_prompts(config.data.source, "train")
-  batches = captions.caption_batches(
+  draw = captions.edit_batches
+  if config.data.grammar != "edits":
+    corruption = config.pretrain.caption_corruption
+    draw = functools.partial(captions.caption_batches, corruption=corruption)
+  batches = draw(
     prompts,
     seed=config.seed,
     batch_size=config.pretrain.batch_size,
-    corruption=config.pretrain.caption_corruption,
     kind_weights=config.data.kind_weights,
     steps=config.pretrain.steps,
   )

@@ -17,14 +17,16 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rewards
-from jaxreward.errors import UserError
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, nearest
 from jaxreward.jobs import checks, reward_model, setup
 from jaxreward.models import scene_reward
+from jaxreward.rewards import scoring
 from jaxreward.training import sharding
 from jaxreward.types import PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
-_RESERVED = ("weight", "weights")
+_RESERVED = ("weight", "weights", "kinds")
 _FOLDER = "folder"  # argument of a loader: its place in the working directory
 
 
@@ -34,7 +36,7 @@ class _Entry:
 
   field: str
   fn: Callable[..., Any]
-  weight: float
+  weight: float | rewards.RowWeight
   is_learned: bool
   weights: str
   loads: Callable[..., rewards.Loaded] | None
@@ -53,6 +55,8 @@ def load(
   `weights`, its safetensors file; without, the one trained in the working
   directory. A published one takes `weights`, a folder or hub id, and what else
   its loader asks for. Parameters lie on the mesh as their own rules say.
+  `kinds=dict(upscale=2.0, ...)` lets a reward count for these kinds of prompts
+  alone, with a factor on its weight.
 
   Raises:
     UserError: what is wrong with an entry, before anything runs.
@@ -174,6 +178,8 @@ def bind(
   }
   if config.data.grammar == "free":
     _refuse_detector(entries)
+  elif config.data.grammar != "edits":
+    _refuse_parts(config, entries)
   elif entries and "heldout_rewards" in sections and not config.heldout_rewards:
     _hold_out_detector(entries)
   return entries
@@ -186,6 +192,18 @@ def _refuse_detector(entries: Mapping[str, _Entry]) -> None:
         f"config.{entry.field}: the detector judges scenes alone, and"
         ' config.data.grammar="free"; take another reward'
       )
+
+
+def _refuse_parts(config: ConfigDict, entries: Mapping[str, _Entry]) -> None:
+  """Refuses what judges edits alone, where there are none."""
+  for section in SECTIONS:
+    for name in config[section]:
+      fn = config[section][name].get("fn")
+      if name in entries and fn in scoring.PARTS:
+        raise UserError(
+          f'config.{section}.{name}.fn="{fn}": it judges tasks with a picture;'
+          ' set config.data.source and config.data.grammar to "edits"'
+        )
 
 
 def _hold_out_detector(entries: dict[str, _Entry]) -> None:
@@ -225,7 +243,35 @@ def _bound(entry: Any, field: str) -> _Entry:
     raise UserError(
       f'config.{field}.weights={file}: the reward "{name}" reads none'
     )
-  return _Entry(field, fn, float(weight), is_learned, file, loads)
+  row_weight = _row_weight(entry, known, float(weight), field)
+  return _Entry(field, fn, row_weight, is_learned, file, loads)
+
+
+def _row_weight(
+  entry: ConfigDict, fn: Callable[..., Any] | None, weight: float, field: str
+) -> float | rewards.RowWeight:
+  """The weight; row by row where it, or the reward's say, is not for all."""
+  kinds = entry.get("kinds", {})
+  if not isinstance(kinds, Mapping | ConfigDict):
+    raise UserError(
+      f"config.{field}.kinds={kinds}: it is a section, as in"
+      " dict(upscale=1.0, add=0.5)"
+    )
+  for name in kinds:
+    if name not in grammar.KIND_NAMES:
+      near = nearest(name, grammar.KIND_NAMES)
+      raise UserError(f'config.{field}.kinds: "{name}" is not known{near}')
+    if not checks.is_finite(kinds[name]):
+      raise UserError(
+        f"config.{field}.kinds.{name}={kinds[name]}: expected a finite number"
+      )
+  factors = tuple(
+    (grammar.KIND_NAMES.index(name), float(kinds[name])) for name in kinds
+  )
+  applies = None if entry.get("references") else getattr(fn, "applies", None)
+  if not factors and applies is None:
+    return weight
+  return rewards.RowWeight(weight, factors, applies)
 
 
 def _found(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
@@ -271,7 +317,7 @@ def _try_out(fn: Callable[..., Any], field: str) -> None:
   checks.try_out(
     lambda images, prompts, found: fn(images, prompts, verdict=found),
     shape((1, 1, 1, 1, 3), jnp.float32), prompts,
-    {"dense": scores, "strict": scores},
+    dict.fromkeys(scoring.PARTS, scores),
     field=field, prefix=f"config.{field}: ",
   )  # fmt: skip
 

@@ -12,8 +12,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, rng
-from jaxreward.data import sources
-from jaxreward.data.scenes import detect, grammar
+from jaxreward.data import pictures, sources
+from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, steppers
 from jaxreward.jobs import setup, words
@@ -34,13 +34,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   free = config.data.grammar == "free"
   prompts = (
     setup.load_prompts(config, options.split)
-    if source == "scenes"
-    else sources.all_prompts(source, free=free)  # of a file of one's own, all
+    if source in ("scenes", "edits")
+    else sources.all_prompts(  # of a file of one's own, all
+      source, free=free, with_pictures=policy.takes_source
+    )
   )
   prompts = prompts[: options.prompts]
   params = setup.load_params(config, policy)
-  batch = words.make_encode(config, policy)(grammar.batch(prompts))
   decoder = setup.load_decoder(config, policy)
+  batch = pictures.attach(
+    grammar.batch(prompts), prompts, setup.picture_side(policy)
+  )
+  batch = words.make_encode(config, policy, decoder=decoder)(batch)
   layout = rollout.make_layout(len(prompts), options.group, options.microbatch)
   table = steppers.ode(setup.make_schedule(config).times(options.num_steps))
 
@@ -57,11 +62,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     images = jnp.clip(pixels, 0, 1)[: len(prompts) * options.group]
     if free:
       return images, None, None
-    detection = detect.detect(images)
-    repeated = jax.tree.map(
-      lambda x: jnp.repeat(jnp.asarray(x), options.group, 0), batch.plain
-    )
-    return images, detection, detect.judge(detection, repeated).strict
+    seen = judge.look(images, judge.repeat(batch, options.group))
+    return images, seen.detection, seen.verdict.strict
 
   images, detection, strict = jax.device_get(draw(params, batch, decoder))
   seen = None if free else detect.describe(detection)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from etils import epath
+from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -75,9 +78,13 @@ def _with_autoencoder(
     images = autoencoder.decode(decoder, rows)
     return images.reshape(*latents.shape[:-dims], *images.shape[1:])
 
+  def to_latents(images: Array, decoder: Params | None = None) -> Array:
+    return autoencoder.encode(decoder, images)
+
   return dataclasses.replace(
     policy,
     to_pixels=to_pixels,
+    to_latents=to_latents,
     decoder=autoencoder.init,
     decoder_rules=autoencoder.sharding_rules,
     decoder_layout=autoencoder.layout,
@@ -122,8 +129,9 @@ def make_schedule(config: ConfigDict) -> schedule.Schedule:
 def load_prompts(config: ConfigDict, split: str) -> tuple[grammar.Prompt, ...]:
   """The prompts of `config.data` of one split."""
   return sources.load_prompts(
-    config.data.source, split, free=config.data.grammar == "free"
-  )
+    config.data.source, split, free=config.data.grammar == "free",
+    with_pictures=make_policy(config).takes_source,
+  )  # fmt: skip
 
 
 def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:
@@ -136,7 +144,17 @@ def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:
     load_prompts(config, "train"), seed=config.seed,
     batch_size=config.rollout.prompts,
     kind_weights=None if free else config.data.kind_weights,
+    side=picture_side(make_policy(config)),
   )  # fmt: skip
+
+
+def picture_side(policy: Policy) -> int:
+  """Pixels a side of what a policy draws."""
+  rows = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
+  decoder = None
+  if policy.decoder is not None:
+    decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
+  return jax.eval_shape(policy.to_pixels, rows, decoder).shape[-3]
 
 
 def put_decoder(
@@ -263,7 +281,17 @@ def load_params(
   if policy.layout and not _is_own(spec):
     return convert.load_params(spec, policy.layout, like)
   path = checkpoint_path(spec, field, workdir)
-  return weights.load_params(path, like)
+  if not policy.optional:
+    return weights.load_params(path, like)
+  fresh = _chosen(jax.jit(policy.init)(key), policy.optional)
+  return weights.load_params(path, like, fresh)
+
+
+def _chosen(tree: Params, pattern: str) -> Params:
+  """The leaves whose path the pattern finds, as a nested dict."""
+  flat = traverse_util.flatten_dict(tree, sep="/")
+  kept = {name: x for name, x in flat.items() if re.search(pattern, name)}
+  return traverse_util.unflatten_dict(kept, sep="/")
 
 
 def _is_own(spec: str) -> bool:

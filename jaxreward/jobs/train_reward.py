@@ -217,11 +217,11 @@ def _by_rating(config: ConfigDict) -> bool:
 
 
 def _check_grammar(config: ConfigDict) -> None:
-  if config.data.grammar == "free":
+  if config.data.grammar != "scenes":
     raise UserError(
-      'config.data.grammar="free": the detector, which says what of two'
-      " pictures is better, judges scenes alone; give pairs of your own in"
-      " config.train_reward.source"
+      f'config.data.grammar="{config.data.grammar}": the detector, which says'
+      " what of two pictures is better, here judges scenes alone; give pairs of"
+      " your own in config.train_reward.source"
     )
 
 

@@ -1,17 +1,20 @@
 """Prompts as the policy takes them: word ids, or outputs of text encoders.
 
 A policy whose text encoders run outside gets them from `config.text_encoder`.
-They are frozen, so a text is encoded once and kept.
+They are frozen, so a text is encoded once and kept. A picture to start from goes
+through the policy's autoencoder, which gives the mean of its latents.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -19,14 +22,16 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward.data import texts
 from jaxreward.errors import UserError
-from jaxreward.jobs import pipelines
-from jaxreward.types import Cond, Embedded, Policy, PromptBatch
+from jaxreward.jobs import pipelines, setup
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 
 # texts -> leaves [P, ...], as NumPy or device arrays
 TextEncoder = Callable[[Sequence[str]], Cond]
 Encode = Callable[[PromptBatch], PromptBatch]
 
 KEPT = 4 << 30  # bytes of outputs that stay in memory
+_AT_ONCE = 8  # pictures that are encoded together
 
 
 def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
@@ -56,6 +61,7 @@ REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "sd3": pipelines.sd3,
   "flux": pipelines.flux,
   "qwen_image": pipelines.qwen_image,
+  "qwen_image_edit": pipelines.qwen_image_edit,
   "wan": pipelines.wan,
 }
 
@@ -69,6 +75,7 @@ def bind(
     UserError: a policy and a config that do not go together.
   """
   name = config.text_encoder.name
+  _check_source(config, policy)
   if policy.prompts is None:
     if name != "none":
       raise UserError(
@@ -91,8 +98,42 @@ def bind(
   )
 
 
+def _check_source(config: ConfigDict, policy: Policy) -> None:
+  """Refuses data and a policy of which one alone knows pictures."""
+  data = config.data
+  edits = "edits" in (data.source, data.grammar)
+  if data.grammar == "edits" != data.source:
+    raise UserError(
+      f'config.data.grammar="edits": it judges the tasks of'
+      f' config.data.source="edits" alone, which is "{data.source}"'
+    )
+  if data.source == "edits" and data.grammar == "scenes":
+    raise UserError(
+      'config.data.source="edits": set config.data.grammar to "edits", or to'
+      ' "free" for a policy that draws other sizes'
+    )
+  if edits and not policy.takes_source:
+    raise UserError(
+      f'config.data.source="edits": the policy "{config.model.name}" takes no'
+      " picture; set config.model.takes_source=True if it can"
+    )
+  if policy.takes_source and policy.prompts and policy.to_latents is None:
+    raise UserError(
+      'config.autoencoder.name="none": the policy takes a picture to edit, which'
+      " an autoencoder has to encode"
+    )
+  if policy.takes_source and policy.prompts and data.source == "scenes":
+    raise UserError(
+      f'config.data.source="scenes": the policy "{config.model.name}" takes a'
+      ' picture to edit; take "edits", or a .jsonl file that names pictures'
+    )
+
+
 def make_encode(
-  config: ConfigDict, policy: Policy, mesh: Mesh | None = None
+  config: ConfigDict,
+  policy: Policy,
+  mesh: Mesh | None = None,
+  decoder: Params | None = None,
 ) -> Encode:
   """Batch of prompts -> the same with what the policy reads, on the host.
 
@@ -100,6 +141,7 @@ def make_encode(
     config: of the run.
     policy: the policy.
     mesh: that holds the text encoders.
+    decoder: parameters of the autoencoder, for pictures to start from.
 
   Raises:
     UserError: see `bind`; or outputs of other shapes than the policy takes.
@@ -108,6 +150,7 @@ def make_encode(
   if made is None:
     return lambda batch: batch
   encoder, kept = made(policy.prompts, mesh), OrderedDict[str, Cond]()
+  latents = _latents_of(policy, mesh) if policy.takes_source else None
 
   def encoded(words: Sequence[str]) -> list[Cond]:
     fresh = [w for w in dict.fromkeys(words) if w not in kept]
@@ -130,9 +173,34 @@ def make_encode(
   def encode(batch: PromptBatch) -> PromptBatch:
     rows = encoded(texts.decode(np.asarray(batch.text)))
     both = Embedded(stack(rows), jax.tree.map(lambda x: x[None], empty))
+    if latents is not None:
+      picture = latents(decoder, np.asarray(batch.source))
+      both = dataclasses.replace(both, prompts=both.prompts | picture)
     return dataclasses.replace(batch, embedded=both)
 
   return encode
+
+
+def _latents_of(policy: Policy, mesh: Mesh | None):
+  """(autoencoder, pictures [P, H, W, 3]) -> {"picture"}, a few at a time."""
+  side = setup.picture_side(policy)
+  whole = None if mesh is None else mesh_lib.replicated(mesh)
+
+  @functools.partial(jax.jit, out_shardings=whole)
+  def run(decoder, images):
+    if images.shape[1] != side:
+      shape = (len(images), side, side, 3)
+      images = jnp.clip(jax.image.resize(images, shape, "cubic"), 0, 1)
+    return policy.to_latents(images, decoder)  # pyrefly: ignore
+
+  def all_of(decoder: Params, images: np.ndarray) -> dict[str, np.ndarray]:
+    count = len(images)
+    fill = np.zeros((-count % _AT_ONCE, *images.shape[1:]), np.float32)
+    rows = np.concatenate([images, fill]).reshape(-1, _AT_ONCE, *fill.shape[1:])
+    found = [jax.device_get(run(decoder, some)) for some in rows]
+    return {"picture": np.concatenate(found)[:count]}
+
+  return all_of
 
 
 def abstract(batch: PromptBatch, policy: Policy) -> PromptBatch:
@@ -141,7 +209,11 @@ def abstract(batch: PromptBatch, policy: Policy) -> PromptBatch:
     return batch
   count = batch.ids.shape[0]
   several = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
-  both = Embedded(jax.tree.map(several, policy.prompts), policy.prompts)
+  prompts = jax.tree.map(several, policy.prompts)
+  if policy.takes_source:
+    shape = (count, *policy.latent_shape)
+    prompts |= {"picture": jax.ShapeDtypeStruct(shape, jnp.float32)}
+  both = Embedded(prompts, policy.prompts)
   return dataclasses.replace(batch, embedded=both)
 
 

@@ -47,6 +47,7 @@ def make(
   param_dtype: Any = jnp.float32,
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
   layout: tuple[Any, ...],
+  takes_source: bool = False,
   public_config: Mapping[str, Any],
 ) -> Policy:
   """The network's functions as a `Policy`.
@@ -62,6 +63,7 @@ def make(
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.
+    takes_source: whether `encode` is to get latents as "picture" as well.
     public_config: what diffusers reads beside them.
   """
 
@@ -89,4 +91,5 @@ def make(
     layout=layout,
     public_config=public_config,
     prompts=prompts,
+    takes_source=takes_source,
   )

@@ -31,6 +31,16 @@ TEMPLATE = (
   "assistant\n"
 )
 TEMPLATE_TOKENS = 34
+# Qwen-Image-Edit's, without the picture in it, which the text tower cannot see.
+EDIT_TEMPLATE = (
+  "<|im_start|>system\nDescribe the key features of the input image (color,"
+  " shape, size, texture, objects, background), then explain how the user's text"
+  " instruction should alter or modify the image. Generate a new image that"
+  " meets the user's requirements while maintaining consistency with the"
+  " original input where appropriate.<|im_end|>\n<|im_start|>user\n{}"
+  "<|im_end|>\n<|im_start|>assistant\n"
+)
+EDIT_TEMPLATE_TOKENS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +141,11 @@ class QwenText(nn.Module):
 
 
 def tokenize(
-  tokens: Any, texts: Sequence[str], length: int
+  tokens: Any,
+  texts: Sequence[str],
+  length: int,
+  template: str = TEMPLATE,
+  drop: int = TEMPLATE_TOKENS,
 ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
   """(ids, mask) of texts in Qwen-Image's template, padded on the right.
 
@@ -140,14 +154,16 @@ def tokenize(
     texts: the prompts.
     length: most tokens of a prompt, 1024 for the public pipeline; the template
       before it comes on top. What is longer is cut at the end.
+    template: what is set around a prompt.
+    drop: tokens of the part before it.
   """
-  whole = length + TEMPLATE_TOKENS
+  whole = length + drop
   ids, mask = (
     np.zeros((len(texts), whole), np.int32),
     np.zeros((len(texts), whole), bool),
   )
   for row, text in enumerate(texts):
-    found = tokens(TEMPLATE.format(text), truncation=True, max_length=whole)
+    found = tokens(template.format(text), truncation=True, max_length=whole)
     found = found["input_ids"]
     ids[row, : len(found)], mask[row, : len(found)] = found, True
   return ids, mask

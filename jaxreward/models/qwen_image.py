@@ -169,6 +169,7 @@ def make_policy(
   unroll: int = 1,
   dtype: str = "bfloat16",
   attention: str = "plain",
+  takes_source: bool = False,
   param_dtype: str = "float32",
 ) -> Policy:
   """Qwen-Image as pure functions.
@@ -186,6 +187,7 @@ def make_policy(
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
+    takes_source: whether prompts come with a picture to edit.
     param_dtype: of the parameters that `init` draws.
 
   Raises:
@@ -211,5 +213,6 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    takes_source=takes_source,
     public_config=public_config(net),
   )

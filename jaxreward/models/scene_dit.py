@@ -7,6 +7,10 @@ together. `encode` therefore costs one pass per prompt, however many samples
 and denoising steps follow.
 
 The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
+
+With `takes_source` it also reads the words of instructions and a picture to
+start from, whose patches are further channels of the noisy ones; the weights of
+these begin at zero, so that a checkpoint without them draws what it drew.
 """
 
 from __future__ import annotations
@@ -23,16 +27,16 @@ from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
 IMAGE_SIZE, PATCH = 36, 12
-VOCABULARY, MAX_WORDS = 24, 8
+VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
 
 # Columns of the first matrix of a pair and rows of the second over `tensor`;
 # the other side over `fsdp`. Stacked blocks carry their depth first.
 # Features are split, words, places and pixels are not: every split dimension is
 # a multiple of `width`. Kernels of the image blocks have the layer axis first.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-  (r"^text/(embedding|position)$", (None, "fsdp")),
+  (r"^text/(embedding|edit_words|position)$", (None, "fsdp")),
   (r"^place$", (None, "fsdp")),
-  (r"^patch_in/kernel$", (None, "fsdp")),
+  (r"^(patch|source)_in/kernel$", (None, "fsdp")),
   (r"^patch_out/kernel$", ("fsdp", None)),
   (r"^(time_in|pooled_in|final_modulation)/kernel$", ("fsdp", "tensor")),
   (r"^time_out/kernel$", ("tensor", "fsdp")),
@@ -74,6 +78,7 @@ class TextEncoder(nn.Module):
   layers: int
   depth: int
   dtype: Any
+  edits: bool = False
 
   @nn.compact
   def __call__(self, tokens: ArrayLike) -> Cond:
@@ -83,6 +88,11 @@ class TextEncoder(nn.Module):
     table = self.param(
       "embedding", nn.initializers.normal(0.5), (VOCABULARY, d)
     )
+    if self.edits:
+      more = self.param(
+        "edit_words", nn.initializers.normal(0.5), (EDIT_WORDS, d)
+      )
+      table = jnp.concatenate([table, more])
     place = self.param("position", nn.initializers.normal(0.5), (MAX_WORDS, d))
     x = (table[tokens] + place).astype(self.dtype)
     for i in range(self.layers):
@@ -145,14 +155,17 @@ class SceneDiT(nn.Module):
   text_layers: int = 2
   remat: str = "none"
   unroll: int = 1
+  takes_source: bool = False
   dtype: Any = jnp.float32
 
   def setup(self):
     d = self.width
     self.text = TextEncoder(
-      d, self.heads, self.text_layers, self.depth, self.dtype
+      d, self.heads, self.text_layers, self.depth, self.dtype, self.takes_source
     )
     self.patch_in = blocks.dense(d, None, self.dtype)
+    if self.takes_source:
+      self.source_in = blocks.dense(d, None, self.dtype, zero=True)
     side = self.image_size // self.patch
     self.place = self.param(
       "place", nn.initializers.normal(0.5), (side * side, d)
@@ -173,15 +186,33 @@ class SceneDiT(nn.Module):
       self.patch**2 * 3, None, self.dtype, zero=True
     )
 
-  def encode(self, tokens: ArrayLike) -> Cond:
-    return self.text(tokens)
+  def encode(self, prompts: Any) -> Cond:
+    """Word ids [P, L], or {"tokens", "source" [P, H, W, 3] in [0, 1]}."""
+    if not isinstance(prompts, dict):
+      return self.text(prompts)
+    cond = self.text(prompts["tokens"])
+    if "source" not in prompts:
+      return cond
+    source = jnp.asarray(prompts["source"])
+    given = jnp.isfinite(source).all((1, 2, 3))[:, None, None]
+    y = self._patches(jnp.where(given[..., None], source * 2 - 1, 0.0))
+    y = blocks.rows(self.source_in, y).astype(jnp.float32)
+    return dict(cond, source=jnp.where(given, y, 0.0))
+
+  def _patches(self, x: Array) -> Array:
+    """[B, H, W, C] -> [B, (H / p) (W / p), p p C]."""
+    b, size, _, channels = x.shape
+    p, side = self.patch, size // self.patch
+    y = x.reshape(b, side, p, side, p, channels).swapaxes(2, 3)
+    return y.reshape(b, side * side, p * p * channels).astype(self.dtype)
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     b, size, _, channels = x.shape
     p, side = self.patch, size // self.patch
-    y = x.reshape(b, side, p, side, p, channels).swapaxes(2, 3)
-    y = y.reshape(b, side * side, p * p * channels).astype(self.dtype)
-    y = blocks.rows(self.patch_in, y) + self.place.astype(self.dtype)
+    y = blocks.rows(self.patch_in, self._patches(x))
+    y = y + self.place.astype(self.dtype)
+    if "source" in cond:
+      y = y + cond["source"].astype(self.dtype)
     signal = self.time_in(blocks.timestep_features(t, self.width))
     signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
     signal = nn.silu(signal)
@@ -193,8 +224,8 @@ class SceneDiT(nn.Module):
     y = y.reshape(b, side, side, p, p, channels).swapaxes(2, 3)
     return y.reshape(b, size, size, channels)
 
-  def everything(self, x: Array, t: Array, tokens: ArrayLike) -> Array:
-    return self(x, t, self.encode(tokens))
+  def everything(self, x: Array, t: Array, prompts: Any) -> Array:
+    return self(x, t, self.encode(prompts))
 
 
 def velocity_from_x0(x_t: Array, x0: Array, t: Array) -> Array:
@@ -214,6 +245,7 @@ def make_policy(
   text_layers: int = 2,
   remat: str = "none",
   unroll: int = 1,
+  takes_source: bool = False,
   dtype: str = "float32",
 ) -> Policy:
   """The scene policy as pure functions.
@@ -230,6 +262,7 @@ def make_policy(
     unroll: blocks per turn of the scan over blocks; `depth` unrolls it fully,
       which compiles longer and runs faster on a CPU. Parameters are stacked
       either way.
+    takes_source: also reads instructions and a picture to start from.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:
@@ -254,20 +287,20 @@ def make_policy(
     text_layers=text_layers,
     remat=remat,
     unroll=unroll,
+    takes_source=takes_source,
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, 3)
 
   def init(key: Array) -> Params:
-    args = (
-      jnp.zeros((1, *shape)),
-      jnp.zeros((1,)),
-      jnp.zeros((1, MAX_WORDS), int),
-    )
+    x, prompts = jnp.zeros((1, *shape)), jnp.zeros((1, MAX_WORDS), int)
+    if takes_source:
+      prompts = {"tokens": prompts, "source": x}
+    args = x, jnp.zeros((1,)), prompts
     return net.init(key, *args, method="everything")["params"]
 
-  def encode(params: Params, tokens: ArrayLike) -> Cond:
-    return net.apply({"params": params}, tokens, method="encode")
+  def encode(params: Params, prompts: Any) -> Cond:
+    return net.apply({"params": params}, prompts, method="encode")
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
     x0 = jnp.asarray(net.apply({"params": params}, x_t, t, cond))
@@ -280,4 +313,6 @@ def make_policy(
     to_pixels=lambda latents, decoder=None: latents * 0.5 + 0.5,
     latent_shape=shape,
     sharding_rules=SHARDING_RULES,
+    takes_source=takes_source,
+    optional=r"^(text/edit_words|source_in/.*)$" if takes_source else "",
   )

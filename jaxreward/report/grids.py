@@ -101,6 +101,7 @@ def make_cards(
   before: ArrayLike,
   after: ArrayLike,
   texts: Sequence[Mapping[str, Any]],
+  sources: ArrayLike | None = None,
   *,
   scale: int = 3,
 ) -> list[dict[str, Any]]:
@@ -111,10 +112,12 @@ def make_cards(
     after: the same prompts and seeds after training.
     texts: one per pair: {prompt, kind, seen_before, seen_after, ok_before,
       ok_after}; what is missing is None.
+    sources: pictures that both started from, [N, h, w, 3]; None without.
     scale: whole factor of nearest-neighbour upscaling.
 
   Returns:
-    The texts, each with `before` and `after` as data links.
+    The texts, each with `before` and `after` as data links, and `source` where
+    there is one.
 
   Raises:
     ValueError: when the three differ in length.
@@ -127,11 +130,15 @@ def make_cards(
     )
   scale = scale if first.shape[1] <= SMALL else 1
   link = lambda image: data_uri(png(enlarge(image[None], scale)[0]))
-  return [
+  cards = [
     {key: text.get(key) for key in TEXT_KEYS}
     | {"before": link(a), "after": link(b)}
     for a, b, text in zip(first, second, texts, strict=True)
   ]
+  if sources is not None:
+    for card, picture in zip(cards, to_uint8(sources), strict=True):
+      card["source"] = link(picture)
+  return cards
 
 
 def save_cards(
@@ -139,6 +146,7 @@ def save_cards(
   before: ArrayLike,
   after: ArrayLike,
   texts: Sequence[Mapping[str, Any]],
+  sources: ArrayLike | None = None,
 ) -> None:
   """Keeps pictures and texts in one .npz; see `make_cards` for the parts."""
   if not len(before) == len(after) == len(texts):
@@ -147,20 +155,23 @@ def save_cards(
       f"{len(after)} after, {len(texts)} texts"
     )
   out = io.BytesIO()
-  np.savez_compressed(
-    out,
-    before=to_uint8(before),
-    after=to_uint8(after),
-    texts=np.array(json.dumps([dict(t) for t in texts], allow_nan=False)),
-  )
+  arrays: dict[str, Any] = {
+    "before": to_uint8(before),
+    "after": to_uint8(after),
+    "texts": np.array(json.dumps([dict(t) for t in texts], allow_nan=False)),
+  }
+  if sources is not None:
+    arrays["sources"] = to_uint8(sources)
+  np.savez_compressed(out, **arrays)
   write_atomic(path, out.getvalue())
 
 
 def load_cards(
   path: epath.PathLike,
-) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:
-  """(before, after, texts) of a file written by `save_cards`."""
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]], np.ndarray | None]:
+  """(before, after, texts, sources) of a file written by `save_cards`."""
   content = io.BytesIO(epath.Path(path).read_bytes())
   with np.load(content, allow_pickle=False) as arrays:
     texts = json.loads(str(arrays["texts"][()]))
-    return arrays["before"], arrays["after"], texts
+    sources = arrays["sources"] if "sources" in arrays else None
+    return arrays["before"], arrays["after"], texts, sources

@@ -26,6 +26,8 @@ from jaxreward.rewards.contract import Loaded, declare, supplied
 from jaxreward.rewards.learned import learned
 from jaxreward.rewards.scoring import (
   Reward,
+  RowWeight,
+  applied,
   build,
   contexts_of,
   device_scores,
@@ -34,11 +36,22 @@ from jaxreward.rewards.scoring import (
   require_scores,
   score,
 )
-from jaxreward.rewards.verifiable import detector, strict
+from jaxreward.rewards.verifiable import (
+  clean,
+  detector,
+  execution,
+  preservation,
+  strict,
+  subject,
+)
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "detector": detector,
   "strict": strict,
+  "execution": execution,
+  "preservation": preservation,
+  "subject": subject,
+  "clean": clean,
   "learned": learned,
   "clip_score": alignment.clip_score,
   "clip_score_hessel": alignment.clip_score_hessel,
@@ -75,6 +88,8 @@ __all__ = [
   "REGISTRY",
   "Loaded",
   "Reward",
+  "RowWeight",
+  "applied",
   "build",
   "contexts_of",
   "declare",

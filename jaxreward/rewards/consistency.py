@@ -1,4 +1,8 @@
-"""What an edit changes and what it keeps, and how alike several pictures are."""
+"""What an edit changes and what it keeps, and how alike several pictures are.
+
+The pictures before the edit are the sources of the prompts, or come from a
+folder, see `references`.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ def load_alone(
 
 def load_tower(
   weights: str,
-  references: str,
+  references: str = "",
   *,
   image_size: int = 512,
   size: str = "",
@@ -51,7 +55,7 @@ def load_tower(
 
   Args:
     weights: CLIP, SigLIP or DINO; see `encoders.load`.
-    references: the folder; see `references`.
+    references: the folder; see `references`. Empty for the prompts' sources.
     image_size: side the pictures are kept at.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
@@ -62,15 +66,15 @@ def load_tower(
   return dataclasses.replace(tower, prepare=pictures)
 
 
-@declare(is_differentiable=True, loads=load_tower)
+@declare(is_differentiable=True, loads=load_tower, applies=files.has("source"))
 def image_similarity(
   images: Images,
   prompts: PromptBatch,
   *,
   encoder: Encoder,
   params: Params,
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
 ) -> Scores:
   """Cosine of a tower's features of the picture and of its reference.
 
@@ -82,26 +86,28 @@ def image_similarity(
     reference: of each prompt.
     known: whether it has one; without, its pictures score NaN.
   """
+  reference, known = files.given(prompts, "source", reference, known)
   seen, usable = encoders.image_features(encoder, params, images)
   given, _ = encoders.image_features(encoder, params, reference)
   score = jnp.einsum("pge,pe->pg", seen, given[:, 0])
   return {"image_similarity": jnp.where(usable & known, score, jnp.nan)}
 
 
-@declare(is_differentiable=True, loads=load_tower)
+@declare(is_differentiable=True, loads=load_tower, applies=files.has("source"))
 def feature_distance(
   images: Images,
   prompts: PromptBatch,
   *,
   encoder: Encoder,
   params: Params,
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
 ) -> Scores:
   """Minus the mean over places of 1 - cosine of a DINO tower's features.
 
   Unlike `image_similarity` it sees where things are. Arguments as there.
   """
+  reference, known = files.given(prompts, "source", reference, known)
   seen, usable = encoders.image_features(encoder, params, images, places=True)
   given, _ = encoders.image_features(encoder, params, reference, places=True)
   cosine = jnp.einsum("pgne,pne->pgn", seen, given[:, 0])
@@ -157,7 +163,7 @@ def load_edit(
   pair = alignment.load_pair(
     weights, size=size, dtype=dtype, tokenizer=tokenizer, microbatch=microbatch
   )
-  given = files.pictures(references, "image", image_size)
+  given: Any = files.pictures(references, "image", image_size)
   sources = {
     k: row.get("source", "") for k, row in files.rows(references).items()
   }
@@ -224,16 +230,18 @@ def edit(
   return {"edit": jnp.where(usable & known, score, jnp.nan)}
 
 
-def load_masked(references: str, *, image_size: int = 512) -> Loaded:
+def load_masked(references: str = "", *, image_size: int = 512) -> Loaded:
   """Pictures and masks of what may change.
 
   Args:
     references: the folder; its lines name "image" and "mask", white where the
-      picture may change; see `references`.
+      picture may change; see `references`. Empty for the prompts' own.
     image_size: side they are kept at.
   """
   image = files.pictures(references, "image", image_size)
   mask = files.pictures(references, "mask", image_size)
+  if image is None or mask is None:
+    return Loaded()
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     found, white = image(texts), mask(texts)
@@ -243,14 +251,18 @@ def load_masked(references: str, *, image_size: int = 512) -> Loaded:
   return Loaded(prepare=prepare)
 
 
-@declare(is_differentiable=True, loads=load_masked)
+def _has_both(prompts: PromptBatch) -> Array:
+  return files.has("source")(prompts) & files.has("changes")(prompts)
+
+
+@declare(is_differentiable=True, loads=load_masked, applies=_has_both)
 def background(
   images: Images,
   prompts: PromptBatch,
   *,
-  reference: Reference,
-  mask: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  mask: Reference | None = None,
+  known: Known | None = None,
 ) -> Scores:
   """1 - mean |difference| over the pixels that should not change.
 
@@ -261,8 +273,11 @@ def background(
     mask: white, 0.5 or more, where they may change.
     known: whether both are there; without, or without a pixel to keep, NaN.
   """
-  images, given = jnp.asarray(images), jnp.asarray(reference)
-  both = jnp.concatenate([given, jnp.asarray(mask)[..., :1]], -1)
+  images = jnp.asarray(images)
+  mask, masked = files.given(prompts, "changes", mask, known)
+  given, known = files.given(prompts, "source", reference, known)
+  known = jnp.asarray(known) & masked
+  both = jnp.concatenate([jnp.asarray(given), jnp.asarray(mask)[..., :1]], -1)
   resized = preprocess.resize(both[:, 0], (images.shape[2], images.shape[3]))
   kept = (resized[..., 3] < 0.5).astype(jnp.float32)[:, None]
   usable = jnp.isfinite(images).all((2, 3, 4))
@@ -276,7 +291,7 @@ def background(
 
 def load_attributes(
   weights: str,
-  references: str,
+  references: str = "",
   *,
   attributes: Sequence[str],
   image_size: int = 512,
@@ -289,7 +304,7 @@ def load_attributes(
 
   Args:
     weights: a CLIP or SigLIP pair; see `encoders.load`.
-    references: the folder; see `references`.
+    references: the folder; see `references`. Empty for the prompts' sources.
     attributes: texts such as "a photo in watercolour style".
     image_size: side the pictures are kept at.
     size: see `encoders.load`.
@@ -313,7 +328,9 @@ def load_attributes(
   )
 
 
-@declare(is_differentiable=True, loads=load_attributes)
+@declare(
+  is_differentiable=True, loads=load_attributes, applies=files.has("source")
+)
 def attributes_kept(
   images: Images,
   prompts: PromptBatch,
@@ -321,8 +338,8 @@ def attributes_kept(
   encoder: Encoder,
   params: Params,
   attributes: Int[ArrayLike, "A L"],
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
 ) -> Scores:
   """1 - mean over attributes of |change of the cosine with the attribute|.
 
@@ -335,6 +352,7 @@ def attributes_kept(
     reference: the pictures before the edit.
     known: whether there is one.
   """
+  reference, known = files.given(prompts, "source", reference, known)
   seen, usable = encoders.image_features(encoder, params, images)
   before, _ = encoders.image_features(encoder, params, reference)
   said = encoders.text_features(encoder, params, attributes)

@@ -7,8 +7,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from jaxreward.types import PromptBatch
+
 F = TypeVar("F", bound=Callable[..., Any])
 Prepare = Callable[[Sequence[str]], Mapping[str, Any]]
+Applies = Callable[[PromptBatch], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ def declare(
   is_differentiable: bool = False,
   takes_verdict: bool = False,
   loads: Callable[..., Loaded] | None = None,
+  applies: Applies | None = None,
 ) -> Callable[[F], F]:
   """Marks a reward; without it, it runs inside jit and has no gradient.
 
@@ -49,6 +53,9 @@ def declare(
       what this and its `prepare` give. A `folder` among the arguments is given
       by the program: a place in the working directory for what the reward
       keeps.
+    applies: prompts -> bool [P], rows that have what it compares with; in the
+      others it has no say, which is no failure. Not asked where the config
+      names a folder of references.
   """
 
   def mark(reward: F) -> F:
@@ -57,6 +64,7 @@ def declare(
       is_differentiable=is_differentiable,
       takes_verdict=takes_verdict,
       loads=loads,
+      applies=applies,
     )
     return reward
 

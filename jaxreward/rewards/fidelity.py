@@ -1,7 +1,8 @@
 """How much of a reference a picture keeps.
 
-Distances are given as their negative, so that more is better. References come
-from a folder, see `references`; a picture without one scores NaN.
+Distances are given as their negative, so that more is better. References are
+the targets of the prompts (of `condition_cycle` their sources), or come from a
+folder, see `references`; a picture without one scores NaN.
 """
 
 from __future__ import annotations
@@ -122,11 +123,11 @@ def against(
   return jnp.where(usable, found, jnp.nan)
 
 
-def load_references(references: str, image_size: int = 512) -> Loaded:
+def load_references(references: str = "", image_size: int = 512) -> Loaded:
   """The pictures to compare with.
 
   Args:
-    references: the folder; see `references`.
+    references: the folder; see `references`. Empty for the prompts' own.
     image_size: side they are kept at.
   """
   return Loaded(prepare=files.pictures(references, "image", image_size))
@@ -135,11 +136,18 @@ def load_references(references: str, image_size: int = 512) -> Loaded:
 def _full_reference(name: str, measure: Callable[[Array, Array], Array]):
   """The reward of a measure without weights."""
 
-  @declare(is_differentiable=True, loads=load_references)
+  @declare(
+    is_differentiable=True, loads=load_references, applies=files.has("target")
+  )
   def reward(
-    images: Images, prompts: PromptBatch, *, reference: Reference, known: Known
+    images: Images,
+    prompts: PromptBatch,
+    *,
+    reference: Reference | None = None,
+    known: Known | None = None,
   ) -> Scores:
-    return {name: against(measure, images, reference, known)}
+    found = files.given(prompts, "target", reference, known)
+    return {name: against(measure, images, *found)}
 
   reward.__name__, reward.__doc__ = name, measure.__doc__
   return reward
@@ -151,7 +159,7 @@ ms_ssim_reward = _full_reference("ms_ssim", ms_ssim)
 
 
 def load_lpips(
-  weights: str, references: str, image_size: int = 512, net: str = "vgg"
+  weights: str, references: str = "", image_size: int = 512, net: str = "vgg"
 ) -> Loaded:
   """LPIPS's network and the pictures to compare with.
 
@@ -175,7 +183,9 @@ def load_lpips(
   )
 
 
-def load_dists(weights: str, references: str, image_size: int = 512) -> Loaded:
+def load_dists(
+  weights: str, references: str = "", image_size: int = 512
+) -> Loaded:
   """DISTS's network and the pictures to compare with.
 
   Args:
@@ -206,15 +216,15 @@ def _load(model, weights: str, rules) -> Params:
   return convert.load_params(weights, rules, made["params"])
 
 
-@declare(is_differentiable=True, loads=load_lpips)
+@declare(is_differentiable=True, loads=load_lpips, applies=files.has("target"))
 def lpips(
   images: Images,
   prompts: PromptBatch,
   *,
   distance: Distance,
   params: Params,
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
 ) -> Scores:
   """Minus the LPIPS distance to the reference (Zhang et al. 2018).
 
@@ -227,25 +237,27 @@ def lpips(
     known: whether it has one.
   """
   measure = lambda a, b: -distance(params, a, b)
-  return {"lpips": against(measure, images, reference, known)}
+  found = files.given(prompts, "target", reference, known)
+  return {"lpips": against(measure, images, *found)}
 
 
-@declare(is_differentiable=True, loads=load_dists)
+@declare(is_differentiable=True, loads=load_dists, applies=files.has("target"))
 def dists(
   images: Images,
   prompts: PromptBatch,
   *,
   distance: Distance,
   params: Params,
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
 ) -> Scores:
   """Minus the DISTS distance to the reference (Ding et al. 2020).
 
   Arguments as `lpips`.
   """
   measure = lambda a, b: -distance(params, a, b)
-  return {"dists": against(measure, images, reference, known)}
+  found = files.given(prompts, "target", reference, known)
+  return {"dists": against(measure, images, *found)}
 
 
 def _grey(x: Array) -> Array:
@@ -275,13 +287,15 @@ def _pooled(x: Array, side: int) -> Array:
   )
 
 
-@declare(is_differentiable=True, loads=load_references)
+@declare(
+  is_differentiable=True, loads=load_references, applies=files.has("source")
+)
 def condition_cycle(
   images: Images,
   prompts: PromptBatch,
   *,
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
   condition: str = "edges",
 ) -> Scores:
   """1 - mean |c(picture) - c(reference)| / (mean |c(reference)| + 0.01).
@@ -308,16 +322,17 @@ def condition_cycle(
     gap = jnp.abs(draw(a) - draw(b)).mean((1, 2, 3))
     return 1 - gap / (jnp.abs(draw(b)).mean((1, 2, 3)) + 0.01)
 
-  return {"condition_cycle": against(measure, images, reference, known)}
+  found = files.given(prompts, "source", reference, known)
+  return {"condition_cycle": against(measure, images, *found)}
 
 
-@declare(loads=load_references)
+@declare(loads=load_references, applies=files.has("target"))
 def rendered_equivalence(
   images: Images,
   prompts: PromptBatch,
   *,
-  reference: Reference,
-  known: Known,
+  reference: Reference | None = None,
+  known: Known | None = None,
   tolerance: float = 0.04,
 ) -> Scores:
   """Share of pixels whose every channel is within `tolerance` of the reference.
@@ -336,4 +351,5 @@ def rendered_equivalence(
   def measure(a: Array, b: Array) -> Array:
     return (jnp.abs(a - b).max(-1) <= tolerance).mean((1, 2))
 
-  return {"rendered_equivalence": against(measure, images, reference, known)}
+  found = files.given(prompts, "target", reference, known)
+  return {"rendered_equivalence": against(measure, images, *found)}

@@ -114,7 +114,7 @@ def face_pool(
 
 def load_faces(
   weights: str,
-  references: str,
+  references: str = "",
   *,
   net: str = "iresnet50",
   subjects: int = 2,
@@ -124,7 +124,7 @@ def load_faces(
   Args:
     weights: of an IResNet, as safetensors in insightface's layout.
     references: a folder; its lines name "faces", cut out and upright; see
-      `references`.
+      `references`. Empty where the prompts' sources show one face each.
     net: a name of `iresnet.BLOCKS`.
     subjects: most faces of a line.
   """
@@ -150,15 +150,24 @@ def _apply(model: iresnet.IResNet) -> Faces:
   return faces
 
 
-@declare(is_differentiable=True, loads=load_faces)
+def _faces_of(prompts: PromptBatch, reference, known) -> tuple[Array, Array]:
+  """The subjects' faces, or the whole source as the face of one."""
+  if reference is None:
+    reference, known = files.given(prompts, "source", reference, known)
+    side = (iresnet.SIDE, iresnet.SIDE)
+    reference = preprocess.resize(jnp.asarray(reference)[:, 0], side)[:, None]
+  return jnp.asarray(reference), jnp.asarray(known)
+
+
+@declare(is_differentiable=True, loads=load_faces, applies=files.has("source"))
 def identity(
   images: Float[ArrayLike, "P G *F H W 3"],
   prompts: PromptBatch,
   *,
   faces: Faces,
   params: Params,
-  reference: Float[ArrayLike, "P S h w 3"],
-  known: Bool[ArrayLike, "P S"],
+  reference: Float[ArrayLike, "P S h w 3"] | None = None,
+  known: Bool[ArrayLike, "P S"] | None = None,
   windows: int = 2,
 ) -> dict[str, Float[Array, "P G"]]:
   """Harmonic mean over subjects of the cosine to their face, in [0, 1].
@@ -175,7 +184,8 @@ def identity(
     known: subjects that there are; a prompt without one scores NaN.
     windows: 1 looks at the whole picture, 2 at its halves too, and so on.
   """
-  images, known = jnp.asarray(images), jnp.asarray(known)
+  images = jnp.asarray(images)
+  reference, known = _faces_of(prompts, reference, known)
   p, g = images.shape[:2]
   usable = jnp.isfinite(images).all(tuple(range(2, images.ndim)))
   usable = usable & known.any(-1)[:, None]

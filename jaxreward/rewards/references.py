@@ -1,6 +1,7 @@
 """Reference pictures of prompts, for rewards that compare with one.
 
-A folder holds `references.jsonl`, a line per prompt:
+They are those that the prompts come with, `PromptBatch.source` or `.target`, or
+those of a folder. It holds `references.jsonl`, a line per prompt:
 
   {"prompt": "a red circle", "image": "a.png", "mask": "a_mask.png"}
   {"prompt": "two friends", "faces": ["ann.png", "bob.png"]}
@@ -11,14 +12,18 @@ Files are named from the folder on. A prompt without a line scores NaN.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, Float
 
 from jaxreward.data.images import read_image
 from jaxreward.errors import UserError
+from jaxreward.rewards.contract import Applies, Prepare
+from jaxreward.types import Array, ArrayLike, PromptBatch
 
 FILE = "references.jsonl"
 
@@ -56,11 +61,11 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
 
 def pictures(
   folder: str, field: str, size: int, most: int = 1
-) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
-  """Texts -> the pictures of one field.
+) -> Prepare | None:
+  """Texts -> the pictures of one field; None without a folder.
 
   Args:
-    folder: see the top of the module.
+    folder: see the top of the module; empty where prompts bring pictures.
     field: of the lines: a file's name or, where `most` is over 1, several.
     size: side that pictures are cut and resampled to.
     most: pictures per prompt.
@@ -73,6 +78,8 @@ def pictures(
     UserError: an unreadable line or file, a field that is missing, or more
       than `most` pictures.
   """
+  if not folder:
+    return None
   kept: dict[str, list[np.ndarray]] = {}
   for prompt, row in rows(folder).items():
     names = row.get(field, [])
@@ -95,3 +102,46 @@ def pictures(
     return {"reference": reference, "known": known}
 
   return prepare
+
+
+def has(field: str) -> Applies:
+  """Which rows have a picture in a field of PromptBatch."""
+
+  def rows_with(prompts: PromptBatch) -> Array:
+    return jnp.isfinite(_own(prompts, field)).all((1, 2, 3))
+
+  return rows_with
+
+
+def _own(prompts: PromptBatch, field: str) -> ArrayLike:
+  found = getattr(prompts, field)
+  if found is None:
+    raise UserError(
+      f"a reward compares with the {field} of the prompts, and these bring none;"
+      " name a folder of pictures in its references"
+    )
+  return found
+
+
+def given(
+  prompts: PromptBatch,
+  field: str,
+  reference: Float[ArrayLike, "P N h w 3"] | None,
+  known: Bool[ArrayLike, "P N"] | None,
+) -> tuple[Float[ArrayLike, "P N H W 3"], Bool[ArrayLike, "P N"]]:
+  """(pictures, which there are): those of a folder, or else the prompts' own.
+
+  Args:
+    prompts: P prompts.
+    field: of PromptBatch: "source", "target" or "changes".
+    reference: what `pictures` gave; None without a folder.
+    known: which of them there are.
+
+  Raises:
+    UserError: there is neither.
+  """
+  if reference is not None and known is not None:
+    return reference, known
+  there = has(field)(prompts)
+  whole = jnp.where(there[:, None, None, None], _own(prompts, field), 0.0)
+  return whole[:, None], there[:, None]

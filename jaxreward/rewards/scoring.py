@@ -15,10 +15,58 @@ from absl import logging
 from jaxreward import processes
 from jaxreward.data import texts
 from jaxreward.errors import UserError, one_line
-from jaxreward.rewards.contract import Prepare
+from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Scores = dict[str, ArrayLike]
+# What the detector says of a picture; all but the first two of edits alone.
+PARTS = ("dense", "strict", "execution", "preservation", "subject", "clean")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowWeight:
+  """A weight that differs from row to row; 0 where a reward has no say.
+
+  Attributes:
+    weight: in the rows where it counts.
+    kinds: ((kind, factor), ...) of the kinds that it counts for; empty for all.
+    applies: prompts -> bool [P], rows that have what it compares with.
+  """
+
+  weight: float
+  kinds: tuple[tuple[int, float], ...] = ()
+  applies: Applies | None = None
+
+  def __call__(self, prompts: PromptBatch) -> Array:
+    """float32 [P, 1]."""
+    kind = jnp.asarray(prompts.kind)
+    rows = jnp.full(kind.shape, self.weight, jnp.float32)
+    if self.kinds:
+      factor = sum(f * (kind == k) for k, f in self.kinds)
+      rows = rows * factor
+    if self.applies is not None:
+      rows = jnp.where(self.applies(prompts), rows, 0.0)
+    return rows[:, None]
+
+
+def applied(
+  scores: Mapping[str, ArrayLike],
+  weights: Mapping[str, float | RowWeight],
+  prompts: PromptBatch,
+) -> tuple[Scores, dict[str, Any]]:
+  """(scores, weights [P, 1] or numbers) with 0 in rows without a say.
+
+  Args:
+    scores: {name: [P, G]}; those without a weight stay as they are.
+    weights: {name: weight}.
+    prompts: P prompts.
+  """
+  scores, found = dict(scores), dict[str, Any](weights)
+  for name, weight in weights.items():
+    if isinstance(weight, RowWeight) and name in scores:
+      found[name] = weight(prompts)
+      scores[name] = jnp.where(found[name] != 0, scores[name], 0.0)
+  return scores, found
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +77,7 @@ class Reward:
     name: the config's key for it.
     fn: (images [P, G, H, W, C], prompts, **context) -> scores [P, G], or
       {name: scores}.
-    weight: in the composed signal; 0 for one that is only reported.
+    weight: in the composed signal.
     context: arrays that `fn` takes by keyword, such as parameters; they enter
       jit as arguments, not as constants.
     is_host: runs outside jit on NumPy arrays.
@@ -40,7 +88,7 @@ class Reward:
 
   name: str
   fn: Callable[..., Any]
-  weight: float = 1.0
+  weight: float | RowWeight = 1.0
   context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_host: bool = False
   is_differentiable: bool = False
@@ -50,7 +98,7 @@ class Reward:
 
 def build(
   functions: Mapping[str, Callable[..., Any]],
-  weights: Mapping[str, float] | None = None,
+  weights: Mapping[str, float | RowWeight] | None = None,
   contexts: Mapping[str, Mapping[str, Any]] | None = None,
   prepares: Mapping[str, Prepare] | None = None,
 ) -> dict[str, Reward]:
@@ -68,13 +116,13 @@ def build(
     if name not in functions:
       raise UserError(f'reward "{name}" has a weight but no function')
   for name, weight in weights.items():
-    if not np.isfinite(weight):
+    if not isinstance(weight, RowWeight) and not np.isfinite(weight):
       raise UserError(f"rewards.{name}.weight={weight}: it must be finite")
   return {
     name: Reward(
       name=name,
       fn=fn,
-      weight=float(weights.get(name, 1.0)),
+      weight=_number(weights.get(name, 1.0)),
       context=dict(contexts.get(name, {})),
       is_host=bool(getattr(fn, "is_host", False)),
       is_differentiable=bool(getattr(fn, "is_differentiable", False)),
@@ -83,6 +131,10 @@ def build(
     )
     for name, fn in functions.items()
   }
+
+
+def _number(weight: float | RowWeight) -> float | RowWeight:
+  return weight if isinstance(weight, RowWeight) else float(weight)
 
 
 def _named(reward: Reward, result: Any) -> dict[str, Any]:
@@ -184,7 +236,7 @@ def _arguments(rewards, images, prompts, verdict):
   inside = tuple(r for r in rewards.values() if not r.is_host)
   if verdict is not None:
     there = "strict" in verdict  # not where no detector judges
-    names = ("dense", "strict")
+    names = [name for name in PARTS if name in verdict]
     verdict = {name: verdict[name] for name in names} if there else None
   contexts = contexts_of(rewards, prompts)
   return inside, contexts, images, prompts.plain, verdict
@@ -294,9 +346,9 @@ def score(
     rewards: from `build`; programs are kept per Reward, so build them once.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts; padding rows are scored like the others.
-    verdict: {"dense", "strict"}, [P, G] each, of the detector on these
-      pictures where it has seen them already; rewards that ask it then do not
-      let it look again. Other entries are not read.
+    verdict: {"dense", "strict"} and the other `PARTS`, [P, G] each, of the
+      detector on these pictures where it has seen them already; rewards that
+      ask it then do not let it look again. Other entries are not read.
 
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.

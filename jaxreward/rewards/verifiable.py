@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.data.scenes import detect
+from jaxreward.data.scenes import judge
 from jaxreward.errors import UserError
-from jaxreward.rewards.contract import declare
+from jaxreward.rewards.contract import Applies, declare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Images = Float[ArrayLike, "P G H W C"]
@@ -18,21 +17,18 @@ Found = Mapping[str, ArrayLike] | None
 Scores = dict[str, Float[Array, "P G"]]
 
 
-def _verdict(images: Images, prompts: PromptBatch, found: Found):
-  """(dense, strict, usable), each [P, G]; a broken picture is not usable."""
+def _seen(images: Images, prompts: PromptBatch, found: Found):
+  """({part: [P, G]}, usable [P, G]); a broken picture is not usable."""
   if found is not None:
     usable = jnp.isfinite(images).all((2, 3, 4))
-    return jnp.asarray(found["dense"]), jnp.asarray(found["strict"]), usable
+    return {name: jnp.asarray(x) for name, x in found.items()}, usable
   groups, members = jnp.shape(images)[:2]
   flat = jnp.reshape(images, (groups * members, *jnp.shape(images)[2:]))
   usable = jnp.isfinite(flat).all((1, 2, 3))
   flat = jnp.where(usable[:, None, None, None], flat, 0.0)
-  repeated = jax.tree.map(
-    lambda x: jnp.repeat(jnp.asarray(x), members, 0), prompts
-  )
-  verdict = detect.judge(detect.detect(flat), repeated)
-  shaped = (verdict.dense, verdict.strict, usable)
-  return tuple(x.reshape(groups, members) for x in shaped)
+  seen = judge.look(flat, judge.repeat(prompts, members)).scores()
+  shaped = {n: x.reshape(groups, members) for n, x in seen.items()}
+  return shaped, usable.reshape(groups, members)
 
 
 @declare(takes_verdict=True)
@@ -55,8 +51,8 @@ def detector(
     raise UserError(
       f"detector.strict_weight={strict_weight}: it must lie in [0, 1]"
     )
-  dense, strict, usable = _verdict(images, prompts, verdict)
-  score = (1 - strict_weight) * dense + strict_weight * strict
+  seen, usable = _seen(images, prompts, verdict)
+  score = (1 - strict_weight) * seen["dense"] + strict_weight * seen["strict"]
   return {"detector": jnp.where(usable, score, jnp.nan)}
 
 
@@ -65,5 +61,42 @@ def strict(
   images: Images, prompts: PromptBatch, *, verdict: Found = None
 ) -> Scores:
   """1 if all that is asked for is there and nothing else, else 0."""
-  _, right, usable = _verdict(images, prompts, verdict)
-  return {"strict": jnp.where(usable, right, jnp.nan)}
+  seen, usable = _seen(images, prompts, verdict)
+  return {"strict": jnp.where(usable, seen["strict"], jnp.nan)}
+
+
+def _part(name: str, text: str, applies: Applies | None = None):
+  """The reward of one part of what the detector says of a task."""
+
+  @declare(takes_verdict=True, applies=applies)
+  def reward(
+    images: Images, prompts: PromptBatch, *, verdict: Found = None
+  ) -> Scores:
+    seen, usable = _seen(images, prompts, verdict)
+    if name not in seen:
+      raise UserError(
+        f'the reward "{name}" judges tasks with a picture, and these prompts are'
+        ' none; set config.data.source and config.data.grammar to "edits"'
+      )
+    return {name: jnp.where(usable, seen[name], jnp.nan)}
+
+  reward.__name__, reward.__doc__ = name, text
+  return reward
+
+
+def _with_subject(prompts: PromptBatch) -> Array:
+  return jnp.asarray(prompts.task.subject) >= 0
+
+
+execution = _part(
+  "execution", "How much of an edit was carried out, in [0, 1]."
+)
+preservation = _part(
+  "preservation",
+  "How much of what an edit does not speak of is as before, in [0, 1].",
+  lambda prompts: ~_with_subject(prompts),
+)
+subject = _part(
+  "subject", "Likeness to the subject of the source, in [0, 1].", _with_subject
+)
+clean = _part("clean", "How even and light the background is, in [0, 1].")

@@ -56,13 +56,16 @@ def save_params(
   write_atomic(path, data)
 
 
-def load_params(path: os.PathLike[str] | str, like: Params) -> Params:
+def load_params(
+  path: os.PathLike[str] | str, like: Params, fresh: Params | None = None
+) -> Params:
   """Fills every leaf of `like` exactly once from a safetensors file.
 
   Args:
     path: a file of `save_params`.
     like: tree of arrays or `jax.ShapeDtypeStruct`; gives the structure, the
       shapes and the types, and the shardings where its leaves have one.
+    fresh: the part of the tree that the file may lack, as arrays.
 
   Returns:
     The tree; leaves are NumPy arrays where `like` has no sharding.
@@ -71,7 +74,7 @@ def load_params(path: os.PathLike[str] | str, like: Params) -> Params:
     UserError: no such file, no safetensors, or missing, unexpected or
       wrongly shaped tensors, by name.
   """
-  found = _read(path)
+  found = _named({} if fresh is None else fresh) | _read(path)
   wanted = _named(like)
   _require_equal_names(path, found, wanted)
   wrong = [

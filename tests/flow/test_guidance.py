@@ -1,5 +1,7 @@
 """Classifier-free guidance: its two fixed points, and linearity between."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,3 +110,20 @@ def test_gradient_reaches_both_passes(case):
     rtol=1e-3,
     atol=1e-3,
   )
+
+
+def test_what_the_empty_prompt_lacks_is_the_samples_own():
+  """A picture to edit stands in both passes, the words in one."""
+
+  def velocity(params, x, t, cond):
+    return x * 0 + cond["word"] + 10 * cond["picture"]
+
+  policy = scene_dit.make_policy(width=16, depth=1, heads=1, text_layers=1)
+  policy = dataclasses.replace(policy, velocity=velocity)
+  rows = jnp.arange(3.0)[:, None]
+  cond = {"word": rows + 1, "picture": rows}
+  found = guidance.guided_velocity(
+    policy, None, jnp.zeros((3, 1)), jnp.zeros(3), cond,
+    {"word": jnp.full((1, 1), 0.5)}, 3.0,
+  )  # fmt: skip
+  np.testing.assert_allclose(found, 0.5 + 3 * (rows + 0.5) + 10 * rows)

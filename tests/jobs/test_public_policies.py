@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxreward.jobs import align, evaluate, sample, setup
+from jaxreward.data.scenes import edits
+from jaxreward.flow import guidance
+from jaxreward.jobs import align, evaluate, sample, setup, words
 from jaxreward.models import convert
+from jaxreward.report import grids
+from jaxreward.types import Embedded
 from tests import tiny
 
 SPEC = "align_public.py:{},objective={},tiny"
@@ -116,3 +120,79 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   assert whole.shape == (6, 36, 36, 3)
   cut = jax.jit(lambda z, p: setup.decode_chunks(policy, z, layout, p))
   np.testing.assert_allclose(cut(latents, decoder), whole, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("model", "objective"),
+  [("kontext", "flow_grpo"), ("qwen_image_edit", "diffusion_nft")],
+)
+def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
+  """Ratios are 1, and another source gives another picture."""
+  config = tiny.load(SPEC.format(model, objective), SMALL)
+  workdir = epath.Path(tmp_path)
+  align.run(config, workdir)
+  rows = rows_of(workdir, "align")
+  assert len(rows) == 2
+  assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows)
+  assert all(np.isfinite(row["reward/kept"]) for row in rows)
+  if objective == "flow_grpo":
+    assert [row["log_prob_gap"] for row in rows] == [0.0, 0.0]
+    assert "panel/accuracy" in rows[0]
+  *_, sources = grids.load_cards(workdir / "grids" / "cards.npz")
+  prompts = setup.load_prompts(config, "heldout")
+  drawn = {x.tobytes() for x in grids.to_uint8(edits.draw(prompts)[0])}
+  assert len(sources) and all(x.tobytes() in drawn for x in sources)
+
+
+@pytest.mark.parametrize("model", ["kontext", "qwen_image_edit"])
+def test_the_autoencoders_mean_stands_beside_the_words(model):
+  config = tiny.load(SPEC.format(model, "flow_grpo"))
+  policy = setup.make_policy(config)
+  decoder = setup.load_decoder(config, policy)
+  encode = words.make_encode(config, policy, decoder=decoder)
+  batch = setup.prompt_batches(config)(0)
+  found = encode(batch).embedded
+  assert "picture" not in found.empty
+  side = setup.picture_side(policy)
+  pixels = batch.source
+  if side != pixels.shape[1]:
+    pixels = jax.image.resize(pixels, (3, side, side, 3), "cubic").clip(0, 1)
+  made = setup.config_lib.bind(
+    config.autoencoder, setup.models.AUTOENCODERS, field="autoencoder"
+  )()
+  latents = jax.jit(made.encode)(decoder, pixels)
+  np.testing.assert_allclose(found.prompts["picture"], latents, atol=2e-5)
+  assert latents.shape == (3, *policy.latent_shape)
+  shapes = words.abstract(batch, policy).embedded
+  assert shapes.prompts["picture"].shape == latents.shape
+
+
+def test_guidance_leads_away_from_words_and_keeps_the_picture():
+  config = tiny.load(SPEC.format("kontext", "flow_grpo"))
+  policy = setup.make_policy(config)
+  key = jax.random.key(0)
+  params = tiny.shaken(jax.jit(policy.init)(key))
+  draw = lambda i, x: jax.random.normal(
+    jax.random.fold_in(key, i), (2, *x.shape[1:])
+  )
+  given = {k: draw(i, x) for i, (k, x) in enumerate(policy.prompts.items())}
+  picture = jax.random.normal(key, (2, *policy.latent_shape))
+  empty = {k: 0 * x[:1] for k, x in given.items()}
+
+  @jax.jit
+  def run(picture):
+    x, t = jax.random.normal(key, picture.shape), jax.numpy.full((2,), 0.5)
+    prompts = Embedded(given | {"picture": picture}, empty)
+    cond, uncond = guidance.conditioning(policy, params, prompts, 3.0)
+    both = guidance.guided_velocity(policy, params, x, t, cond, uncond, 3.0)
+    blank = jax.tree.map(lambda e: e.repeat(2, 0), empty)
+    alone = [
+      policy.velocity(params, x, t, policy.encode(params, w))
+      for w in (prompts.prompts, blank | {"picture": picture})
+    ]
+    return both, alone[1] + 3.0 * (alone[0] - alone[1])
+
+  found, expected = run(picture)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert np.abs(run(-picture)[0] - found).max() > 1e-4

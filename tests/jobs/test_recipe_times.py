@@ -23,6 +23,13 @@ SCHEDULERS = {
       **RANGE,
     ),
   ),
+  "kontext": (
+    EULER,
+    dict(
+      shift=3.0, base_shift=0.5, max_shift=1.15, use_dynamic_shifting=True,
+      **RANGE,
+    ),
+  ),
   "flux_schnell": (
     EULER, dict(shift=1.0, base_shift=0.5, max_shift=1.15, **RANGE),
   ),
@@ -42,6 +49,7 @@ SCHEDULERS = {
     ),
   ),
 }  # fmt: skip
+SCHEDULERS["qwen_image_edit"] = SCHEDULERS["qwen_image"]
 
 
 def sigmas_of(scheduler, model, steps):
@@ -49,7 +57,7 @@ def sigmas_of(scheduler, model, steps):
   from diffusers.pipelines.flux import pipeline_flux
 
   given = {}
-  if model.startswith(("flux", "qwen")):
+  if model.startswith(("flux", "kontext", "qwen")):
     c = scheduler.config
     given["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     given["mu"] = pipeline_flux.calculate_shift(

@@ -138,7 +138,7 @@ def test_outputs_of_another_shape_are_refused(policy, monkeypatch):
       {"data.grammar": "free"},
       "knows the words of the scenes alone",
     ),
-    (SPEC, {"data.grammar": "any"}, "scenes, free"),
+    (SPEC, {"data.grammar": "any"}, "scenes, edits, free"),
     (SPEC, {"autoencoder.size": "flux"}, "latents of 16 channels"),
     (SPEC, {"autoencoder.name": "vae"}, "autoencoder.name"),
   ],

@@ -321,3 +321,67 @@ def test_sharded_parameters_give_the_same_velocity(sizes):
   with jax.set_mesh(mesh):
     actual = program(policy)(jax.device_put(params, places), x, t, tokens)
   np.testing.assert_allclose(actual, expected, atol=5e-4)
+
+
+EDITING = {"takes_source": True}
+
+
+def sources():
+  return jax.random.uniform(jax.random.key(5), (ROWS, 36, 36, 3))
+
+
+def test_an_editing_policy_starts_as_the_one_without_a_source():
+  """Same weights, no source or any source: the same bits."""
+  plain, params = start()
+  policy, fresh = start(**EDITING)
+  x, t, tokens = inputs()
+  params = perturb(params)
+  whole = dict(params, source_in=fresh["source_in"])
+  whole["text"] = dict(params["text"], edit_words=fresh["text"]["edit_words"])
+  assert not jax.tree.leaves(fresh["source_in"])[0].any()
+  expected = program(plain)(params, x, t, tokens)
+  np.testing.assert_array_equal(program(policy)(whole, x, t, tokens), expected)
+  given = {"tokens": tokens, "source": sources()}
+  np.testing.assert_allclose(
+    program(policy)(whole, x, t, given), expected, atol=1e-6
+  )
+
+
+def test_the_source_matters_row_by_row_and_a_missing_one_is_none():
+  policy, params = start(**EDITING)
+  params = perturb(params)
+  x, t, tokens = inputs()
+  source = sources()
+  run = lambda s: program(policy)(params, x, t, {"tokens": tokens, "source": s})
+  both, other = run(source), run(source.at[1].set(1 - source[1]))
+  changed = np.abs(both - other).max((1, 2, 3))
+  assert changed[1] > 1e-4 and not np.delete(changed, 1).any()
+  missing = run(source.at[1:].set(np.nan))
+  without = program(policy)(params, x, t, tokens)
+  np.testing.assert_array_equal(missing[1:], without[1:])
+  np.testing.assert_array_equal(missing[0], both[0])
+
+
+def test_the_gradient_reaches_the_weights_of_the_source_at_zero():
+  policy, params = start(**EDITING)
+  moved = dict(perturb(params), source_in=params["source_in"])
+  x, t, tokens = inputs()
+  given = {"tokens": tokens, "source": sources().at[0].set(np.nan)}
+  _, g = gradient(policy)(moved, x, t, given)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(g))
+  assert np.abs(g["source_in"]["kernel"]).max() > 0
+
+
+def test_instructions_have_words_of_their_own():
+  policy, params = start(**EDITING)
+  params = perturb(params)
+  x, t, _ = inputs()
+  texts = ("make the red circle blue", "remove the red circle",
+           "move the red circle top left", "sharpen the picture")  # fmt: skip
+  tokens = jnp.stack([grammar.tokenize(s, edits=True) for s in texts])
+  first = program(policy)(params, x, t, tokens)
+  words = params["text"]["edit_words"]
+  table = dict(params["text"], edit_words=words.at[0].multiply(-1))  # "make"
+  other = program(policy)(dict(params, text=table), x, t, tokens)
+  changed = np.abs(first - other).max((1, 2, 3))
+  assert changed[0] > 1e-4 and not changed[1:].any()

@@ -61,6 +61,7 @@ def test_cards_survive_the_disk(tmp_path):
   assert cards[2]["prompt"] == 'é "2"' and cards[2]["seen_before"] is None
   content = base64.b64decode(cards[1]["after"].partition(",")[2])
   np.testing.assert_array_equal(decode(content)[::2, ::2], after[1])
+  assert got[3] is None and "source" not in cards[1]
 
 
 def test_cards_of_large_pictures_are_not_enlarged():
@@ -68,3 +69,14 @@ def test_cards_of_large_pictures_are_not_enlarged():
   (card,) = grids.make_cards(tall, tall, [{}], scale=3)
   content = base64.b64decode(card["after"].partition(",")[2])
   np.testing.assert_array_equal(decode(content), tall[0])
+
+
+def test_cards_show_what_pictures_started_from(tmp_path):
+  rng = np.random.default_rng(2)
+  before, after = rng.integers(0, 256, (2, 3, 5, 5, 3), dtype=np.uint8)
+  sources = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
+  path = tmp_path / "cards.npz"
+  grids.save_cards(path, before, after, [{}] * 3, sources)
+  cards = grids.make_cards(*grids.load_cards(path), scale=2)
+  content = base64.b64decode(cards[2]["source"].partition(",")[2])
+  np.testing.assert_array_equal(decode(content)[::2, ::2], sources[2])

@@ -26,6 +26,10 @@ RUNS = {
   ),
   "flow_grpo": ("align_scenes.py:flow_grpo,smoke", ALIGN),
   "diffusion_nft": ("align_scenes.py:smoke", ALIGN),
+  "edits": (
+    "five_rewards.py:smoke",
+    SMALL | {"align.iterations": 14, "eval.every": 5},
+  ),
 }
 LAST = 14
 

@@ -191,7 +191,7 @@ def _moments(mask: Array, weight: Array, images: Array):
   return area, centroid, mean, std, jnp.concatenate([low, high], -1)
 
 
-def _name_shape(alpha: Array, area: Array, centroid: Array):
+def name_shape(alpha: Array, area: Array, centroid: Array):
   """Best template's index, IoU and margin; alpha [B, K, H, W] is coverage."""
   size = alpha.shape[-1]
   corner = jnp.clip(jnp.round(centroid) - CROP // 2, 0, size - CROP).astype(int)
@@ -266,7 +266,7 @@ def detect(images: ArrayLike) -> Detection:
   alpha = jnp.clip(alpha, 0, 1) * reach
   area, centroid, mean, colour_std, _ = _moments(reach, alpha, images)
   box = _moments(own.astype(jnp.float32), alpha, images)[4]
-  shape, iou, margin = _name_shape(
+  shape, iou, margin = name_shape(
     alpha.reshape(batch, SLOTS, size, size), area, centroid
   )
   sure = (iou >= MIN_IOU) & (margin >= MIN_IOU_MARGIN)
@@ -287,7 +287,7 @@ def detect(images: ArrayLike) -> Detection:
   )
 
 
-def _relation_holds(first: Array, second: Array, relation: Array) -> Array:
+def relation_holds(first: Array, second: Array, relation: Array) -> Array:
   """GenEval's rule on boxes [B, 4]: the offset, less a margin, points there."""
   centre = lambda box: (box[:, :2] + box[:, 2:]) / 2
   extent = lambda box: box[:, 2:] - box[:, :2] + 1
@@ -344,7 +344,7 @@ def judge(detection: Detection, prompts: PromptBatch) -> Verdict:
     for i in range(2)
   ]
   exact = jnp.where(asked, found == count, True).all(-1)
-  holds = _relation_holds(box[0], box[1], relation) & (found > 0).all(-1)
+  holds = relation_holds(box[0], box[1], relation) & (found > 0).all(-1)
   relation_ok = jnp.where(relation > 0, holds, True)
   score = jnp.where(relation > 0, 0.6 * item_score + 0.4 * holds, item_score)
 

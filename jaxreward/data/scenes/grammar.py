@@ -16,7 +16,8 @@ import dataclasses
 import functools
 import itertools
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,9 @@ from jaxreward.types import PromptBatch
 
 KINDS = ("single", "two", "counting", "colours", "position", "attribution")
 FREE = len(KINDS)  # kind of a prompt in any words, which no detector judges
-KIND_NAMES = (*KINDS, "free")
+# Kinds of tasks with a picture, see `edits`.
+EDITS = ("recolour", "remove", "add", "move", "identity", "upscale")
+KIND_NAMES = (*KINDS, "free", *EDITS)
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 RELATIONS = ("none", "left of", "right of", "above", "below")
@@ -54,29 +57,57 @@ VOCAB: tuple[str, ...] = (
   *SHAPES,
   *_PLURAL.values(),
 )
+# Words of instructions, which only policies that take a picture know.
+EDIT_WORDS: tuple[str, ...] = (
+  "make",
+  "the",
+  "remove",
+  "add",
+  "move",
+  "same",
+  "sharpen",
+  "picture",
+  "top",
+  "middle",
+  "bottom",
+  "centre",
+)
 _WORD_IDS = {word: i for i, word in enumerate(VOCAB)}
+_ALL_IDS = {word: i for i, word in enumerate((*VOCAB, *EDIT_WORDS))}
 
 Item = tuple[int, int, int]  # count, colour (or ANY_COLOUR), shape
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """One prompt: its words and what a picture must show to satisfy it."""
+  """One prompt: its words and what a picture must show to satisfy it.
+
+  One that comes with pictures has a `task`, an `edits.Edit` or a
+  `pictures.Files`, whose name tells it from others of the same words.
+  """
 
   text: str
   kind: int
   items: tuple[Item, ...]
   relation: int = 0
   split: str = "train"
+  task: Any = None
+
+  @property
+  def key(self) -> str:
+    """What no other prompt has: the text, and the name of the task."""
+    return self.text if self.task is None else f"{self.text}\n{self.task.name}"
 
   @property
   def prompt_id(self) -> int:
-    """Stable 32-bit number of the text; keys are folded with it."""
-    return zlib.crc32(self.text.encode())
+    """Stable 32-bit number of the key; keys of noise are folded with it."""
+    return zlib.crc32(self.key.encode())
 
   @property
   def meaning(self) -> str:
     """What all wordings of one meaning share; the unit of the splits."""
+    if self.task is not None:
+      return self.task.meaning
     if self.kind == FREE:
       return self.text
     return combination(self.items, self.relation)
@@ -139,10 +170,15 @@ def _meanings() -> Iterable[tuple[int, tuple[Item, ...], int]]:
 
 @functools.cache
 def _split_of() -> dict[str, str]:
-  """Split of every combination: per kind, the smallest hashes are held out."""
+  """Split of every combination of the grammar."""
   by_kind: dict[int, set[str]] = {}
   for kind, items, relation in _meanings():
     by_kind.setdefault(kind, set()).add(combination(items, relation))
+  return split_names(by_kind)
+
+
+def split_names(by_kind: Mapping[int, Iterable[str]]) -> dict[str, str]:
+  """Split of every name: of each kind, the smallest hashes are held out."""
   splits = {}
   for names in by_kind.values():
     ordered = sorted(names, key=lambda n: (zlib.crc32(n.encode()), n))
@@ -191,24 +227,29 @@ def prompts(
   )
 
 
-def tokenize(text: str) -> np.ndarray:
+def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
   """Word ids of a prompt, int32 [MAX_WORDS], padded with 0.
+
+  Args:
+    text: the prompt.
+    edits: whether the words of instructions are known too.
 
   Raises:
     UserError: an unknown word, or more than MAX_WORDS of them.
   """
+  known = _ALL_IDS if edits else _WORD_IDS
   words = text.lower().replace(".", " ").split()
   if len(words) > MAX_WORDS:
     raise UserError(
       f'prompt "{text}" has {len(words)} words; at most {MAX_WORDS} fit'
     )
   for word in words:
-    if word not in _WORD_IDS or word == VOCAB[0]:
+    if word not in known or word == VOCAB[0]:
       raise UserError(
         f'prompt "{text}": the word "{word}" is not in the vocabulary of the'
-        f" scenes{nearest(word, VOCAB[1:])}"
+        f" scenes{nearest(word, list(known)[1:])}"
       )
-  ids = [_WORD_IDS[word] for word in words]
+  ids = [known[word] for word in words]
   return np.array(ids + [0] * (MAX_WORDS - len(ids)), np.int32)
 
 
@@ -289,9 +330,10 @@ def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
   items = np.zeros((size, 2, 3), np.int32)
   tokens = np.zeros((size, MAX_WORDS), np.int32)
   for row, prompt in enumerate(chosen):
-    if prompt.kind != FREE:
+    if prompt.items:
       items[row, : len(prompt.items)] = prompt.items
-      tokens[row] = tokenize(prompt.text)
+    if prompt.kind != FREE:
+      tokens[row] = tokenize(prompt.text, edits=prompt.kind > FREE)
   pad = size - len(chosen)
 
   def column(values, dtype):

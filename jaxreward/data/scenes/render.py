@@ -7,6 +7,8 @@ position, colour and the light background vary. Coverage of a pixel is
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -77,29 +79,38 @@ def _relation_cells() -> np.ndarray:
 _CELLS = _relation_cells()
 
 
+def related_cells(relation: int) -> np.ndarray:
+  """[K, 2] pairs of cells of which the first stands so to the second."""
+  return _CELLS[relation]
+
+
 def signed_distance(
-  shape_id: int, x: ArrayLike, y: ArrayLike, r: ArrayLike | float
+  shape_id: int,
+  x: ArrayLike,
+  y: ArrayLike,
+  r: ArrayLike | float,
+  xp: Any = jnp,
 ):
   """Signed distance in pixels to one of `grammar.SHAPES` of radius r.
 
   The square's and the cross's are exact inside and along the edges; corners
   are sharp, which at this size differs from the exact distance by less than a
-  grey level.
+  grey level. `xp` is jax.numpy, or numpy for pictures drawn on the host.
   """
-  ax, ay = jnp.abs(x), jnp.abs(y)
+  ax, ay = xp.abs(x), xp.abs(y)
   if shape_id == 0:
-    return jnp.sqrt(x * x + y * y + 1e-12) - r
+    return xp.sqrt(x * x + y * y + 1e-12) - r
   if shape_id == 1:
-    return jnp.maximum(ax, ay) - 0.885 * r
+    return xp.maximum(ax, ay) - 0.885 * r
   if shape_id == 2:  # upright, bounding box centred: tip -0.975 r, base 0.975 r
-    slope = jnp.float32(1.1258 / 1.95)
-    norm = jnp.sqrt(1 + slope * slope)
+    slope = xp.float32(1.1258 / 1.95)
+    norm = xp.sqrt(1 + slope * slope)
     side = (ax - slope * (y + 0.975 * r)) / norm
-    return jnp.maximum(side, y - 0.975 * r)
+    return xp.maximum(side, y - 0.975 * r)
   long, short = r, 0.38 * r
-  bar_x = jnp.maximum(ax - long, ay - short)
-  bar_y = jnp.maximum(ax - short, ay - long)
-  return jnp.minimum(bar_x, bar_y)
+  bar_x = xp.maximum(ax - long, ay - short)
+  bar_y = xp.maximum(ax - short, ay - long)
+  return xp.minimum(bar_x, bar_y)
 
 
 def coverage(
