@@ -1,4 +1,4 @@
-"""Aligns public policies of pictures and videos: `:MODEL`, `objective=NAME`, `tiny`.
+"""Aligns public policies: `:MODEL`, `objective=NAME`, `tiny`.
 
   python -m jaxreward.main --workdir=runs/sd35 \
     --config=configs/align_public.py:sd35_medium,objective=flow_grpo \
