@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, rng
+from jaxreward import files, processes, rng
 from jaxreward.data import pictures, sources
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
@@ -41,16 +41,21 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   )
   prompts = prompts[: options.prompts]
   params = setup.load_params(config, policy)
-  decoder = setup.load_decoder(config, policy)
+  mesh = setup.make_mesh(config)
+  decoder = setup.put_decoder(config, policy, mesh)
   batch = pictures.attach(
     grammar.batch(prompts), prompts, setup.picture_side(policy)
   )
-  batch = words.make_encode(config, policy, decoder=decoder)(batch)
-  layout = rollout.make_layout(len(prompts), options.group, options.microbatch)
+  batch = words.make_encode(config, policy, mesh, decoder)(batch)
   table = steppers.ode(setup.make_schedule(config).times(options.num_steps))
 
   @functools.partial(jax.jit)
   def draw(params, batch, decoder):
+    layout = setup.spread_rows(
+      rollout.make_layout(
+        len(prompts), options.group, options.microbatch, setup.batch_devices()
+      )
+    )
     trajectory = rollout.rollout(
       policy, params, rng.stream_key(config.seed, "sample"), batch.words,
       batch.ids, layout, table,
@@ -65,7 +70,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     seen = judge.look(images, judge.repeat(batch, options.group))
     return images, seen.detection, seen.verdict.strict
 
-  images, detection, strict = jax.device_get(draw(params, batch, decoder))
+  with jax.set_mesh(mesh):
+    params = setup.put(
+      params, setup.shapes(params, policy.sharding_rules, mesh)
+    )
+    images, detection, strict = processes.fetch(draw(params, batch, decoder))
   seen = None if free else detect.describe(detection)
   folder = workdir / "samples"
   rows = []

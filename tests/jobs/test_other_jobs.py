@@ -154,19 +154,22 @@ def test_sample_writes_pictures_and_what_they_show(
   assert (workdir / "samples.png").exists()
 
 
-def test_samples_do_not_see_the_micro_batch(command, tmp_path, small_model):
+def test_samples_do_not_see_the_micro_batch_or_the_mesh(
+  command, tmp_path, small_model
+):
   pictures = []
-  for rows in (8, 3):
-    workdir = tmp_path / str(rows)
+  for rows, fsdp in ((8, 1), (3, 1), (8, 4)):
+    workdir = tmp_path / f"{rows}-{fsdp}"
     given = {
+      "mesh.fsdp": fsdp,
       "init.checkpoint": "", "sample.prompts": 4, "sample.group": 2,
       "sample.num_steps": 2, "sample.microbatch": rows, "sample.scale": 1,
     }  # fmt: skip
     assert command("sample_scenes.py", workdir, tiny.MODEL, given) == 0
     files = sorted((workdir / "samples").iterdir())
     pictures.append(np.stack([np.asarray(Image.open(f)) for f in files]))
-  difference = pictures[0].astype(int) - pictures[1]
-  assert np.abs(difference).max() <= 1
+  first, *others = (x.astype(int) for x in pictures)
+  assert max(np.abs(first - other).max() for other in others) <= 1
 
 
 IN_A_ROW = {"job": "pipeline", "jobs": "align,evaluate"}
