@@ -10,6 +10,9 @@ publish for 512 pixels; the sampling times are those of each model's public
 pipeline. Flow-GRPO: Liu et al. (2025), arXiv 2505.05470. DiffusionNFT: Zheng et
 al. (2025), arXiv 2509.16117.
 
+`wan_i2v` makes videos that start from a picture, with the settings of
+`wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
+
 `kontext` and `qwen_image_edit` edit pictures: `data.source` is a .jsonl file
 whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
 the source and agreement with the words are weighed as by Flow-GRPO's authors,
@@ -75,6 +78,15 @@ MODELS = {
     autoencoder="wan21", steps=20, eval_steps=50, guidance=4.5, noise=1.0,
     times=dict(shift=3.0, schedule=dict(name="constant", grid="unipc")),
   ),
+  "wan_i2v": dict(
+    model=dict(
+      name="wan", size="wan21_i2v_14b", frames=9, latent_height=30,
+      latent_width=52,
+    ),
+    weights="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", image_encoder="clip",
+    autoencoder="wan21", steps=20, eval_steps=50, guidance=4.5, noise=1.0,
+    times=dict(shift=3.0, schedule=dict(name="constant", grid="unipc")),
+  ),
   "kontext": dict(
     model=dict(
       name="flux", size="flux_kontext", guidance=2.5, takes_source=True
@@ -122,10 +134,16 @@ def get_config(arg: str | None = None):
     name=chosen.get("text_encoder", chosen["model"]["name"]),
     weights=chosen["weights"],
   )
+  if "image_encoder" in chosen:
+    config.image_encoder = dict(
+      name=chosen["image_encoder"], weights=chosen["weights"]
+    )
   config.lora = dict(
     rank=32, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"
   )
-  config.data.update(source="prompts.txt", grammar="free")
+  has_pictures = "image_encoder" in chosen or "takes_source" in chosen["model"]
+  source = "train.jsonl" if has_pictures else "prompts.txt"
+  config.data.update(source=source, grammar="free")
   config.rollout.update(
     prompts=chosen.get("prompts", 48), group=chosen.get("group", 24),
     microbatch=8, num_steps=chosen["steps"], **chosen["times"],
@@ -167,14 +185,14 @@ def get_config(arg: str | None = None):
   if is_video:
     _make_videos(config)
   if given["tiny"]:
-    _shrink(config)
+    _shrink(config, has_pictures)
   return config
 
 
 def _make_videos(config: ConfigDict) -> None:
   """What Flow-GRPO publishes for Wan 2.1, and less at once."""
   config.autoencoder.name = "wan_video"
-  config.lora.targets = "(self|cross)_(q|k|v|out)$"
+  config.lora.targets = "(self|cross|vision)_(q|k|v|out)$"
   config.rollout.update(prompts=32, group=4, microbatch=2)
   config.optimizer.learning_rate = 1e-4
   config.advantage.std = "group"
@@ -187,14 +205,13 @@ def _make_videos(config: ConfigDict) -> None:
 
 def _edit(config: ConfigDict, similarity: float) -> None:
   """Pictures to edit, and rewards that look at them."""
-  config.data.source = "train.jsonl"
   config.rewards = dict(
     similarity=dict(fn="image_similarity", weights=CLIP, weight=similarity),
     words=dict(fn="clip_score", weights=CLIP, weight=1 - similarity),
   )
 
 
-def _shrink(config: ConfigDict) -> None:
+def _shrink(config: ConfigDict, has_pictures: bool) -> None:
   """Small random weights and pictures of 36 pixels, as the scenes have."""
   config.model.update(
     size="tiny", remat="none", dtype="float32", param_dtype="float32"
@@ -209,9 +226,12 @@ def _shrink(config: ConfigDict) -> None:
   else:
     config.model.latent_side = 4 if coder == "wan" else 18
   config.text_encoder = dict(name="noise")
+  if config.image_encoder.name != "none":
+    config.model.size = "tiny_i2v"
+    config.image_encoder = dict(name="noise")
   config.lora.rank = 4
   source = "scenes"
-  if config.model.get("takes_source", False):
+  if has_pictures:
     source = "edits"
     config.rewards = dict(kept=dict(fn="condition_cycle", condition="layout"))
   grammar = source if coder == "kl" else "free"  # of 36 pixels, or of 32

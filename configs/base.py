@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
       # of policies that work outside the pixels, or read no words themselves
       autoencoder=dict(name="none"),
       text_encoder=dict(name="none"),
+      image_encoder=dict(name="none"),  # of policies that look at a picture
       # of a video: frames kept; rewards see the first, the middle or, for the
       # mean of their scores, every one of them
       video=dict(frames=5, scored="mean"),

@@ -50,6 +50,7 @@ OPEN_SECTIONS = ("rewards", "heldout_rewards")
 METHOD_SECTIONS = (
   "autoencoder",
   "text_encoder",
+  "image_encoder",
   "objective",
   "advantage",
   "composition",

@@ -135,9 +135,13 @@ class Policy:
     prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
       word ids.
     takes_source: whether `encode` also takes a picture to start from: pixels
-      as "source" beside the word ids as "tokens", or with `to_latents` latents
-      as "picture" beside what `prompts` names.
-    to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C].
+      as "source" beside the word ids as "tokens", or what `pictures` names
+      beside what `prompts` names.
+    pictures: shapes of what `encode` takes of one picture to start from,
+      [1, ...]: "picture", what `to_latents` makes of it, and possibly "vision",
+      states of an image encoder; None for pixels or nothing.
+    to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C]; for
+      videos [B, F, h, w, 4 + C], see `video_vae.from_pictures`.
     optional: regex of the parameters that an older checkpoint may lack; they
       are then drawn anew.
   """
@@ -155,6 +159,7 @@ class Policy:
   decoder_layout: tuple[Any, ...] = ()
   prompts: Cond | None = None
   takes_source: bool = False
+  pictures: Cond | None = None
   to_latents: Callable[..., Array] | None = None
   optional: str = ""
 

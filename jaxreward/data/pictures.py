@@ -88,13 +88,15 @@ def _require_picture(path: str, what: str) -> None:
     raise UserError(f"{what}: {path}: {reason}") from error
 
 
-def attach(batch: PromptBatch, prompts: Prompts, side: int = 0) -> PromptBatch:
+def attach(
+  batch: PromptBatch, prompts: Prompts, side: int | tuple[int, int] = 0
+) -> PromptBatch:
   """The batch with the pictures of its prompts, if they have some.
 
   Args:
     batch: P rows.
     prompts: of the rows.
-    side: pixels, to which files are cut and resampled.
+    side: pixels, or (height, width), to which files are cut and resampled.
   """
   tasks = [prompt.task for prompt in prompts if prompt.task is not None]
   if not tasks:
@@ -115,9 +117,10 @@ def attach(batch: PromptBatch, prompts: Prompts, side: int = 0) -> PromptBatch:
   return dataclasses.replace(batch, **found)
 
 
-def _read(paths: Sequence[str], side: int) -> np.ndarray:
-  """Pictures, float32 [P, side, side, 3]; NaN where there is no path."""
-  found = np.full((len(paths), side, side, 3), np.nan, np.float32)
+def _read(paths: Sequence[str], side: int | tuple[int, int]) -> np.ndarray:
+  """Pictures, float32 [P, H, W, 3]; NaN where there is no path."""
+  height, width = (side, side) if isinstance(side, int) else side
+  found = np.full((len(paths), height, width, 3), np.nan, np.float32)
   for row, path in zip(found, paths, strict=True):
     if path:
       row[:] = read_image(path, side)

@@ -174,7 +174,7 @@ def prompt_batches(
   kind_weights: Sequence[float] | None = (1,) * len(grammar.KINDS),
   pad_to: int | None = None,
   process: tuple[int, int] = (0, 1),
-  side: int = 0,
+  side: int | tuple[int, int] = 0,
 ) -> PromptBatches:
   """Endless batches of prompts, kinds in proportion to their weights.
 
@@ -189,7 +189,7 @@ def prompt_batches(
     process: (index, count), as `(jax.process_index(), jax.process_count())`,
       to get one process's rows alone; all processes together hold each row of
       the step once, in the order that one process would see.
-    side: pixels of pictures that are read from files.
+    side: pixels of pictures that are read from files, or (height, width).
   """
   pad_to = batch_size if pad_to is None else pad_to
   if not prompts:

@@ -27,6 +27,7 @@ NAMES = {
   "video.scored": videos.SCORED,
   "autoencoder.dtype": COMPUTED,
   "text_encoder.dtype": COMPUTED,
+  "image_encoder.dtype": COMPUTED,
   "reward_model.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
   "export.dtype": ("same", *STORED),

@@ -66,7 +66,7 @@ def evaluation_set(
   samples: int,
   group: int,
   seed: int,
-  side: int = 0,
+  side: int | tuple[int, int] = 0,
 ) -> EvaluationSet:
   """At least `samples` pictures, spread evenly over the kinds there are.
 

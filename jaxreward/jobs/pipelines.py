@@ -1,8 +1,8 @@
-"""Text encoders of public pipelines, as `config.text_encoder` names them.
+"""Encoders of public pipelines, as `config.text_encoder` names them.
 
 Each maker takes the shapes that the policy wants and the mesh, reads weights and
 tokenizers from a pipeline's folder or hub id, and gives texts -> what the policy
-encodes.
+encodes. That of `config.image_encoder` gives the same of pictures.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 
 from jaxreward.errors import UserError
 from jaxreward.jobs import setup
-from jaxreward.models import qwen, t5, text_encoder
+from jaxreward.models import clip, clip_layouts, qwen, t5, text_encoder
 from jaxreward.rewards import encoders as tokenizers
+from jaxreward.rewards import preprocess
 from jaxreward.training import mesh as mesh_lib
-from jaxreward.types import Cond, Params
+from jaxreward.types import Array, ArrayLike, Cond, Params
 
 Texts = Sequence[str]
 _AT_ONCE = 8  # texts; the last ones are padded, so that one program serves all
@@ -145,6 +146,51 @@ def wan(
 
   tokens = lambda texts: text_encoder.tokenize_wan(reader, texts, places)
   return _runner(encode, params, tokens, mesh, t5.SHARDING_RULES)
+
+
+def clip_vision(
+  shape: jax.ShapeDtypeStruct,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+) -> Callable[[ArrayLike], np.ndarray]:
+  """The image tower of a pipeline: what enters the last layer of CLIP.
+
+  Args:
+    shape: of one picture's states, [1, N, D].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+
+  Returns:
+    pictures [P, H, W, 3] in [0, 1] -> states, float32 [P, N, D].
+  """
+  found, params = clip_layouts.load_vision(
+    f"{weights}:image_encoder", dtype=dtype
+  )
+  states = (found.image // found.patch) ** 2 + 1, found.size.width
+  if states != shape.shape[1:]:
+    raise UserError(
+      f"config.image_encoder.weights={weights} gives states {states} of a"
+      f" picture, and the policy takes {shape.shape[1:]}"
+    )
+  size = found.image, found.image
+  prepared = preprocess.read(
+    f"{weights}:image_processor", preprocess.Preprocess(size, found.image)
+  )
+  net = clip.VisionTower(found, jnp.dtype(dtype), keep=True)
+  whole = None
+  if mesh is not None:
+    params = setup.put(params, setup.shapes(params, clip.SHARDING_RULES, mesh))
+    whole = mesh_lib.replicated(mesh)
+
+  def look(params: Params, images: ArrayLike) -> Array:
+    seen: Any = net.apply({"params": params["vision"]}, prepared(images))
+    return seen["penultimate"].astype(jnp.float32)
+
+  run = jax.jit(look, out_shardings=whole)
+  return lambda images: jax.device_get(run(params, images))
 
 
 def _runner(

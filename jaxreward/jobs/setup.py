@@ -23,7 +23,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import rollout, schedule
 from jaxreward.jobs import videos
-from jaxreward.models import attention, convert, hub, lora, vae
+from jaxreward.models import attention, convert, hub, lora, vae, video_vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
 from jaxreward.types import Array, ArrayLike, Params, Policy
@@ -79,6 +79,9 @@ def _with_autoencoder(
     return images.reshape(*latents.shape[:-dims], *images.shape[1:])
 
   def to_latents(images: Array, decoder: Params | None = None) -> Array:
+    if autoencoder.is_video:
+      frames = policy.latent_shape[0]
+      return video_vae.from_pictures(autoencoder, decoder, images, frames)
     return autoencoder.encode(decoder, images)
 
   return dataclasses.replace(
@@ -148,13 +151,15 @@ def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:
   )  # fmt: skip
 
 
-def picture_side(policy: Policy) -> int:
-  """Pixels a side of what a policy draws."""
+def picture_side(policy: Policy) -> tuple[int, int]:
+  """(height, width) in pixels of what a policy draws, of videos a frame's."""
   rows = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
   decoder = None
   if policy.decoder is not None:
     decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
-  return jax.eval_shape(policy.to_pixels, rows, decoder).shape[-3]
+  height = jax.eval_shape(policy.to_pixels, rows, decoder).shape[-3]
+  latent_height, latent_width = policy.latent_shape[-3:-1]
+  return height, height // latent_height * latent_width
 
 
 def put_decoder(

@@ -2,7 +2,8 @@
 
 A policy whose text encoders run outside gets them from `config.text_encoder`.
 They are frozen, so a text is encoded once and kept. A picture to start from goes
-through the policy's autoencoder, which gives the mean of its latents.
+through the policy's autoencoder, which gives the mean of its latents, and for
+policies that look at it through the tower of `config.image_encoder`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 
 # texts -> leaves [P, ...], as NumPy or device arrays
 TextEncoder = Callable[[Sequence[str]], Cond]
+# pictures [P, H, W, 3] -> states [P, N, D] on the host
+ImageEncoder = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[PromptBatch], PromptBatch]
 
 KEPT = 4 << 30  # bytes of outputs that stay in memory
@@ -56,6 +59,19 @@ def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
   return lambda words: jax.tree.map(lambda *x: np.stack(x), *map(one, words))
 
 
+def noise_vision(
+  shape: jax.ShapeDtypeStruct, mesh: Mesh | None = None
+) -> ImageEncoder:
+  """Stands in for an image encoder: noise that the pixels alone decide."""
+  del mesh
+
+  def one(picture: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(picture.tobytes()))
+    return rng.standard_normal(shape.shape[1:], np.float32)
+
+  return lambda images: np.stack([one(x) for x in images])
+
+
 REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "noise": noise_encoder,
   "sd3": pipelines.sd3,
@@ -63,6 +79,11 @@ REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "qwen_image": pipelines.qwen_image,
   "qwen_image_edit": pipelines.qwen_image_edit,
   "wan": pipelines.wan,
+}
+
+IMAGE_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
+  "noise": noise_vision,
+  "clip": pipelines.clip_vision,
 }
 
 
@@ -76,6 +97,7 @@ def bind(
   """
   name = config.text_encoder.name
   _check_source(config, policy)
+  bind_vision(config, policy)
   if policy.prompts is None:
     if name != "none":
       raise UserError(
@@ -95,6 +117,33 @@ def bind(
     )
   return config_lib.bind(
     config.text_encoder, REGISTRY, field="text_encoder", positional=2
+  )
+
+
+def bind_vision(
+  config: ConfigDict, policy: Policy
+) -> Callable[..., ImageEncoder] | None:
+  """The maker of the image encoder; None for a policy that asks for none.
+
+  Raises:
+    UserError: a policy and a config that do not go together.
+  """
+  name = config.image_encoder.name
+  field = f'config.image_encoder.name="{name}": the policy'
+  if "vision" not in (policy.pictures or {}):
+    if name != "none":
+      raise UserError(
+        f'{field} "{config.model.name}" of this size reads no states of an'
+        ' image encoder; use "none"'
+      )
+    return None
+  if name == "none":
+    raise UserError(
+      f'{field} "{config.model.name}" of this size reads states of one; known:'
+      f" {', '.join(IMAGE_ENCODERS)}"
+    )
+  return config_lib.bind(
+    config.image_encoder, IMAGE_ENCODERS, field="image_encoder", positional=2
   )
 
 
@@ -150,7 +199,7 @@ def make_encode(
   if made is None:
     return lambda batch: batch
   encoder, kept = made(policy.prompts, mesh), OrderedDict[str, Cond]()
-  latents = _latents_of(policy, mesh) if policy.takes_source else None
+  look = _look(config, policy, mesh) if policy.takes_source else None
 
   def encoded(words: Sequence[str]) -> list[Cond]:
     fresh = [w for w in dict.fromkeys(words) if w not in kept]
@@ -173,32 +222,42 @@ def make_encode(
   def encode(batch: PromptBatch) -> PromptBatch:
     rows = encoded(texts.decode(np.asarray(batch.text)))
     both = Embedded(stack(rows), jax.tree.map(lambda x: x[None], empty))
-    if latents is not None:
-      picture = latents(decoder, np.asarray(batch.source))
-      both = dataclasses.replace(both, prompts=both.prompts | picture)
+    if look is not None:
+      seen = look(decoder, np.asarray(batch.source))
+      both = dataclasses.replace(both, prompts=both.prompts | seen)
     return dataclasses.replace(batch, embedded=both)
 
   return encode
 
 
-def _latents_of(policy: Policy, mesh: Mesh | None):
-  """(autoencoder, pictures [P, H, W, 3]) -> {"picture"}, a few at a time."""
-  side = setup.picture_side(policy)
+def _look(config: ConfigDict, policy: Policy, mesh: Mesh | None):
+  """(autoencoder, pictures [P, H, W, 3]) -> what `policy.pictures` names.
+
+  A few pictures at a time; the last ones are padded with black.
+  """
+  size = setup.picture_side(policy)
   whole = None if mesh is None else mesh_lib.replicated(mesh)
 
   @functools.partial(jax.jit, out_shardings=whole)
   def run(decoder, images):
-    if images.shape[1] != side:
-      shape = (len(images), side, side, 3)
+    if images.shape[1:3] != size:
+      shape = (len(images), *size, 3)
       images = jnp.clip(jax.image.resize(images, shape, "cubic"), 0, 1)
     return policy.to_latents(images, decoder)  # pyrefly: ignore
+
+  vision, made = None, bind_vision(config, policy)
+  if made is not None and policy.pictures is not None:
+    vision = made(policy.pictures["vision"], mesh)
 
   def all_of(decoder: Params, images: np.ndarray) -> dict[str, np.ndarray]:
     count = len(images)
     fill = np.zeros((-count % _AT_ONCE, *images.shape[1:]), np.float32)
     rows = np.concatenate([images, fill]).reshape(-1, _AT_ONCE, *fill.shape[1:])
-    found = [jax.device_get(run(decoder, some)) for some in rows]
-    return {"picture": np.concatenate(found)[:count]}
+    of_all = lambda fn: np.concatenate([fn(some) for some in rows])[:count]
+    found = {"picture": of_all(lambda x: jax.device_get(run(decoder, x)))}
+    if vision is not None:
+      found["vision"] = of_all(vision)
+    return found
 
   return all_of
 
@@ -209,10 +268,8 @@ def abstract(batch: PromptBatch, policy: Policy) -> PromptBatch:
     return batch
   count = batch.ids.shape[0]
   several = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
-  prompts = jax.tree.map(several, policy.prompts)
-  if policy.takes_source:
-    shape = (count, *policy.latent_shape)
-    prompts |= {"picture": jax.ShapeDtypeStruct(shape, jnp.float32)}
+  every = policy.prompts | (policy.pictures or {})
+  prompts = jax.tree.map(several, every)
   both = Embedded(prompts, policy.prompts)
   return dataclasses.replace(batch, embedded=both)
 

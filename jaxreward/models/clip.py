@@ -49,7 +49,7 @@ class Vision:
     size: of its layers.
     patch: side of a patch in pixels.
     image: side of a picture in pixels.
-    projection: features of the shared space.
+    projection: features of the shared space; 0 for a tower without projection.
   """
 
   size: Size
@@ -142,6 +142,7 @@ class VisionTower(nn.Module):
 
   config: Vision
   dtype: Any = jnp.float32
+  keep: bool = False
 
   @nn.compact
   def __call__(self, x: Float[ArrayLike, "B H W 3"]) -> dict[str, Array]:
@@ -149,7 +150,9 @@ class VisionTower(nn.Module):
 
     Returns:
       "states": [B, 1 + N, D] after the last norm, the class token first;
-      "pooled": [B, D], the class token; "embedding": [B, E].
+      "pooled": [B, D], the class token; "embedding": [B, E], that token in the
+      shared space, if there is a projection; "penultimate": [B, 1 + N, D], what
+      enters the last layer, if `keep` is set.
     """
     c, s = self.config, self.config.size
     patches = tower.Patches(s.width, c.patch, False, self.dtype, name="patches")
@@ -159,10 +162,14 @@ class VisionTower(nn.Module):
     first = jnp.broadcast_to(first, (len(x), 1, s.width)).astype(self.dtype)
     x = jnp.concatenate([first, x], 1) + place.astype(self.dtype)
     x = tower.layer_norm(s.eps, self.dtype, "norm_in")(x)
-    x, _ = tower.Stack(s, self.dtype, name="stack")(x)
+    x, every = tower.Stack(s, self.dtype, self.keep, name="stack")(x)
     x = tower.layer_norm(s.eps, self.dtype, "norm_out")(x)
-    embedding = _project(c.projection, self.dtype)(x[:, 0])
-    return {"states": x, "pooled": x[:, 0], "embedding": embedding}
+    found = {"states": x, "pooled": x[:, 0]}
+    if every is not None:
+      found["penultimate"] = every[-2]
+    if c.projection:
+      found["embedding"] = _project(c.projection, self.dtype)(x[:, 0])
+    return found
 
 
 def _project(features: int, dtype: Any) -> nn.Dense:

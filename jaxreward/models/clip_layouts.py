@@ -67,7 +67,7 @@ def hf_text(
 def hf_vision(config: Vision) -> tuple[Rule, ...]:
   """Table of an image tower; "pre_layrnorm" is spelt so."""
   embeddings = "vision_model.embeddings"
-  return (
+  rules = (
     Rule("vision/class", f"{embeddings}.class_embedding"),
     *conv(
       "vision/patches/embedding", f"{embeddings}.patch_embedding", bias=False
@@ -77,8 +77,10 @@ def hf_vision(config: Vision) -> tuple[Rule, ...]:
     *norm("vision/norm_in", "vision_model.pre_layrnorm"),
     *hf_layers("vision/stack/layers", "vision_model.", config.size.depth),
     *norm("vision/norm_out", "vision_model.post_layernorm"),
-    *linear("vision/projection", "visual_projection", bias=False),
   )
+  if config.projection:
+    rules += linear("vision/projection", "visual_projection", bias=False)
+  return rules
 
 
 def _open_clip_layers(ours: str, at: str, depth: int) -> tuple[Rule, ...]:
@@ -126,8 +128,9 @@ def rules_of(config: Clip, layout: str) -> tuple[Rule, ...]:
         vision.size.depth,
       ),
       *norm("vision/norm_out", "visual.ln_post"),
-      Rule("vision/projection/kernel", "visual.proj"),
     )
+    if vision.projection:
+      rules += (Rule("vision/projection/kernel", "visual.proj"),)
   return rules
 
 
@@ -304,6 +307,31 @@ _TEXT_TENSORS = {
     "text_projection", "logit_scale", "attn_mask",
   ),
 }  # fmt: skip
+
+
+_PROJECTION = {"hf": "visual_projection.weight", "open_clip": "visual.proj"}
+
+
+def load_vision(
+  spec: os.PathLike[str] | str, *, dtype: str = "float32"
+) -> tuple[Vision, Any]:
+  """(geometry, {"vision": parameters}) of a tower, without its projection.
+
+  Args:
+    spec: see `hub.resolve`; whatever else is there stays unread.
+    dtype: of the parameters.
+
+  Raises:
+    UserError: see `describe` and `convert.load_params`; or no image tower.
+  """
+  config, layout = describe(spec)
+  if config.vision is None:
+    raise UserError(f"{spec} has no image tower")
+  vision = dataclasses.replace(config.vision, projection=0)
+  alone = Clip(None, vision)
+  unread = (*_TEXT_TENSORS[layout], _PROJECTION[layout])
+  rules = rules_of(alone, layout) + tuple(Rule("", n) for n in unread)
+  return vision, convert.load_params(spec, rules, shapes(alone, dtype))
 
 
 def load(

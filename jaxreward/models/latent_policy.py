@@ -47,7 +47,7 @@ def make(
   param_dtype: Any = jnp.float32,
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...],
   layout: tuple[Any, ...],
-  takes_source: bool = False,
+  pictures: Cond | None = None,
   public_config: Mapping[str, Any],
 ) -> Policy:
   """The network's functions as a `Policy`.
@@ -63,13 +63,15 @@ def make(
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.
-    takes_source: whether `encode` is to get latents as "picture" as well.
+    pictures: shapes of what `encode` takes besides for one picture to start
+      from; None if it takes none.
     public_config: what diffusers reads beside them.
   """
 
   def init(key: Array) -> Params:
     x, t = jnp.zeros((1, *latent_shape)), jnp.zeros((1,))
-    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), prompts)
+    both = prompts | (pictures or {})
+    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), both)
     params = net.init(key, x, t, empty, method="everything")["params"]
     return jax.tree.map(lambda p: p.astype(param_dtype), params)
 
@@ -91,5 +93,6 @@ def make(
     layout=layout,
     public_config=public_config,
     prompts=prompts,
-    takes_source=takes_source,
+    takes_source=pictures is not None,
+    pictures=pictures,
   )

@@ -206,13 +206,15 @@ def make_policy(
     "words": jax.ShapeDtypeStruct((1, words, net.text_width), jnp.float32),
     "mask": jax.ShapeDtypeStruct((1, words), jnp.bool_),
   }
+  shape = (latent_side, latent_side, net.channels)
+  picture = {"picture": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
   return latent_policy.make(
     net,
     prompts,
-    latent_shape=(latent_side, latent_side, net.channels),
+    latent_shape=shape,
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
-    takes_source=takes_source,
+    pictures=picture if takes_source else None,
     public_config=public_config(net),
   )

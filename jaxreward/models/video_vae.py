@@ -389,6 +389,35 @@ def decode_by_frame(
   return jnp.concatenate([first, rest], axis=1)
 
 
+def from_pictures(
+  coder: Autoencoder,
+  params: Params,
+  pictures: Float[ArrayLike, "B H W 3"],
+  frames: int,
+) -> Float[Array, "B f h w C"]:
+  """What Wan's image-to-video networks read beside their latents.
+
+  Channels are four of mask, 1 in the first frame of latents, then the latents
+  of a video that goes on in grey after the picture. The autoencoder takes one
+  picture at a time.
+
+  Args:
+    coder: a video autoencoder.
+    params: of it.
+    pictures: in [0, 1].
+    frames: f, of latents.
+  """
+
+  def one(picture: Array) -> Array:
+    grey = jnp.full((4 * (frames - 1), *picture.shape), 0.5)
+    video = jnp.concatenate([picture[None], grey])
+    return coder.encode(params, video[None])[0]
+
+  latents = jax.lax.map(one, jnp.asarray(pictures))
+  mask = jnp.zeros((*latents.shape[:-1], 4)).at[:, 0].set(1.0)
+  return jnp.concatenate([mask, latents], axis=-1)
+
+
 def make_autoencoder(
   *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
 ) -> Autoencoder:

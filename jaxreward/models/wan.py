@@ -4,7 +4,7 @@ Wan team 2025 (https://arxiv.org/abs/2503.20314). Latents are videos [F, H, W,
 C] of the causal video autoencoder; pictures are videos of one frame. Prompts
 are the states of umT5, padded with zeros. For image-to-video, latents of the
 first frame with its mask come as further channels, and Wan 2.1 also attends to
-the states of a CLIP vision tower.
+the states of a CLIP vision tower, those that enter its last layer.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ from jaxreward.models import (
 from jaxreward.types import Array, ArrayLike, Cond, Policy
 
 _LARGE = dict(depth=40, heads=40, hidden=13824)
+_TINY = dict(
+  depth=2, heads=2, head_width=12, hidden=40, channels=4, text_width=24
+)
 SIZES: dict[str, dict[str, Any]] = {
   "wan21_1b": dict(depth=30, heads=12, hidden=8960),
   "wan21_14b": _LARGE,
   "wan21_i2v_14b": dict(_LARGE, extra_channels=20, vision_width=1280),
   "wan22_5b": dict(depth=30, heads=24, hidden=14336, channels=48),
   "wan22_i2v_14b": dict(_LARGE, extra_channels=20),
-  "tiny": dict(
-    depth=2, heads=2, head_width=12, hidden=40, channels=4, text_width=24
-  ),
+  "tiny": _TINY,
+  "tiny_i2v": dict(_TINY, extra_channels=8, vision_width=16),
 }
 
 SHARDING_RULES = (
@@ -194,16 +196,19 @@ class Wan(nn.Module):
     self.patch_out = blocks.dense(_PATCH**2 * self.channels, None, self.dtype)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words and vision to the network's width; the first frame stays."""
+    """Words and vision to the network's width; the first frame stays.
+
+    The empty prompt comes without a picture.
+    """
     cond = dict(prompts, words=self.words(prompts["words"]))
-    if self.vision_width:
+    if "vision" in prompts:
       cond["vision"] = self.vision(prompts["vision"])
     return cond
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     b, frames, height, width, _ = x.shape
     if self.extra_channels:
-      x = jnp.concatenate([x, cond["first"]], axis=-1)
+      x = jnp.concatenate([x, cond["picture"]], axis=-1)
     y = mmdit.patches(x.reshape(b * frames, *x.shape[2:]), _PATCH)
     y = self.patch_in(y.reshape(b, -1, y.shape[-1]))
     grid = np.indices((frames, height // _PATCH, width // _PATCH))
@@ -308,9 +313,9 @@ def make_policy(
 ) -> Policy:
   """Wan as pure functions; latents are videos [F, H, W, C].
 
-  `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "first"
-  [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame, and
-  that of Wan 2.1 "vision" [P, 257, 1280].
+  `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "picture"
+  [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame
+  (`video_vae.from_pictures`), and that of Wan 2.1 "vision" [P, 257, 1280].
 
   Args:
     size: one of `SIZES`.
@@ -340,17 +345,18 @@ def make_policy(
       raise UserError(f"model.latent_{name}={side} is odd")
   shape = (frames, latent_height, latent_width)
   floats = lambda *sizes: jax.ShapeDtypeStruct((1, *sizes), jnp.float32)
-  prompts: dict[str, Any] = {"words": floats(words, net.text_width)}
+  pictures = {}
   if net.extra_channels:
-    prompts["first"] = floats(*shape, net.extra_channels)
+    pictures["picture"] = floats(*shape, net.extra_channels)
   if net.vision_width:
-    prompts["vision"] = floats(257, net.vision_width)
+    pictures["vision"] = floats(257, net.vision_width)
   return latent_policy.make(
     net,
-    prompts,
+    {"words": floats(words, net.text_width)},
     latent_shape=(*shape, net.channels),
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    pictures=pictures or None,
     public_config=public_config(net),
   )

@@ -96,7 +96,7 @@ def _load_clip(weights, size, dtype, microbatch, texts) -> Weights:
   side = config.vision.image
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look")["embedding"],
-    _preprocess(weights, preprocess.Preprocess((side, side), side)),
+    preprocess.read(weights, preprocess.Preprocess((side, side), side)),
     microbatch=microbatch,
   )
   if config.text is None:
@@ -121,7 +121,7 @@ def _load_siglip(weights, dtype, microbatch) -> Weights:
 
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look"),
-    _preprocess(weights, plain),
+    preprocess.read(weights, plain),
     lambda p, t: _applied(net, p, t, "read"),
     logits,
     microbatch=microbatch,
@@ -151,18 +151,6 @@ def _applied(
   net: Any, params: Params, x: Array, method: str | None = None
 ) -> Any:
   return net.apply({"params": params}, x, method=method)
-
-
-def _preprocess(weights: str, default: preprocess.Preprocess):
-  """What lies beside the weights as `preprocessor_config.json`, or default."""
-  record = hub.read_config(weights, "preprocessor_config.json")
-  found = preprocess.of_record(record, default)
-  if found.size != default.size:
-    raise UserError(
-      f"{weights}: preprocessor_config.json makes pictures of {found.size}, the"
-      f" tower takes {default.size}"
-    )
-  return found
 
 
 def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:

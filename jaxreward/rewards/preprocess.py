@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
+from jaxreward.models import hub
 from jaxreward.types import Array, ArrayLike
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -77,6 +78,22 @@ def of_record(record: Mapping[str, Any], default: Preprocess) -> Preprocess:
     tuple(record.get("image_mean", default.mean)),
     tuple(record.get("image_std", default.std)),
   )
+
+
+def read(weights: str, default: Preprocess) -> Preprocess:
+  """What lies beside the weights as `preprocessor_config.json`, or default.
+
+  Raises:
+    UserError: it makes pictures of another size than the default's.
+  """
+  record = hub.read_config(weights, "preprocessor_config.json")
+  found = of_record(record, default)
+  if found.size != default.size:
+    raise UserError(
+      f"{weights}: preprocessor_config.json makes pictures of {found.size}, the"
+      f" tower takes {default.size}"
+    )
+  return found
 
 
 def rounded(x: Float[ArrayLike, "*N"]) -> Float[Array, "*N"]:

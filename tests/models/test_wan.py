@@ -54,7 +54,7 @@ def inputs(draw, batch=B):
   x = draw(1, batch, *SHAPE, net.channels)
   prompts = {"words": draw(2, batch, WORDS, net.text_width)}
   if net.extra_channels:
-    prompts["first"] = draw(3, batch, *SHAPE, net.extra_channels)
+    prompts["picture"] = draw(3, batch, *SHAPE, net.extra_channels)
   if net.vision_width:
     prompts["vision"] = draw(4, batch, SEEN, net.vision_width)
   t = np.array([0.5, 0.25, 1.0, 0.0], np.float32)[:batch]
@@ -66,8 +66,8 @@ def run_theirs(model, x, t, prompts):
 
   kind = next(model.parameters()).dtype
   put = lambda a: torch.tensor(np.asarray(a), dtype=kind)
-  if "first" in prompts:
-    x = jnp.concatenate([x, prompts["first"]], -1)
+  if "picture" in prompts:
+    x = jnp.concatenate([x, prompts["picture"]], -1)
   out = model(
     hidden_states=put(x).permute(0, 4, 1, 2, 3),
     timestep=put(t) * 1000,

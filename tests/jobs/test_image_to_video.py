@@ -1,0 +1,221 @@
+"""Videos that start from a picture: its latents, its states, whole runs."""
+
+import base64
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxreward import models
+from jaxreward.data import pipeline
+from jaxreward.data.scenes import edits
+from jaxreward.errors import UserError
+from jaxreward.flow import guidance
+from jaxreward.jobs import align, pipelines, setup, words
+from jaxreward.models import video_vae
+from jaxreward.report import grids
+from jaxreward.types import Embedded
+from tests import tiny
+
+SPEC = "align_public.py:wan_i2v,objective={},tiny"
+SMALL = {
+  "eval.samples": 4, "eval.quick_samples": 4, "eval.every": 0,
+  "rollout.prompts": 2, "rollout.microbatch": 4, "video.frames": 2,
+}  # fmt: skip
+WIDE = {"model.latent_width": 6}  # frames of 32 x 48 pixels
+
+
+def load(*changes, objective="flow_grpo"):
+  return tiny.load(SPEC.format(objective), *changes)
+
+
+def test_the_full_recipe_starts_from_pictures_of_its_own_shape():
+  config = tiny.load("align_public.py:wan_i2v")
+  policy = setup.make_policy(config)
+  assert setup.picture_side(policy) == (240, 416)
+  shapes = {k: x.shape[1:] for k, x in policy.pictures.items()}
+  assert shapes == {"picture": (9, 30, 52, 20), "vision": (257, 1280)}
+  assert set(policy.prompts) == {"words"}
+  assert config.data.source.endswith(".jsonl")
+  assert config.image_encoder.name == "clip"
+  words.bind(config, policy)
+
+
+def test_the_picture_goes_on_in_grey_through_the_autoencoder():
+  config = load(WIDE)
+  policy = setup.make_policy(config)
+  decoder = setup.load_decoder(config, policy)
+  batch = setup.prompt_batches(config)(0)
+  encode = words.make_encode(config, policy, decoder=decoder)
+  found = encode(batch).embedded
+  assert set(found.prompts) == {"words", "picture", "vision"}
+  assert set(found.empty) == {"words"}
+  pixels = jax.image.resize(batch.source, (3, 32, 48, 3), "cubic").clip(0, 1)
+  video = np.full((3, 5, 32, 48, 3), 0.5, np.float32)
+  video[:, 0] = pixels
+  coder = video_vae.make_autoencoder(size="tiny")
+  latents = jax.jit(coder.encode)(decoder, video)
+  picture = found.prompts["picture"]
+  np.testing.assert_allclose(picture[..., 4:], latents, atol=2e-5)
+  np.testing.assert_array_equal(picture[:, 0, ..., :4], 1)
+  np.testing.assert_array_equal(picture[:, 1:, ..., :4], 0)
+  shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shape(words.abstract(batch, policy).embedded) == shape(found)
+  # States belong to the picture, wherever it stands.
+  turned = jax.tree.map(lambda x: x[::-1], batch)
+  again = encode(turned).embedded.prompts["vision"][::-1]
+  np.testing.assert_array_equal(again, found.prompts["vision"])
+  assert np.ptp(again, axis=0).min() > 0
+
+
+def test_files_are_cut_to_the_shape_of_the_video(tmp_path):
+  from PIL import Image
+
+  pixels = np.zeros((64, 64, 3), np.uint8)
+  pixels[16:48] = 255  # the middle, as wide as a frame is
+  lines = []
+  for i in range(20):
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    lines.append(json.dumps({"prompt": f"{i} waves", "image": f"{i}.png"}))
+  path = tmp_path / "train.jsonl"
+  path.write_text("\n".join(lines))
+  config = load({"data.source": str(path), "model.latent_width": 8})
+  source = setup.prompt_batches(config)(0).source
+  assert source.shape == (3, 32, 64, 3) and source.min() == 1
+
+
+def test_guidance_leads_away_from_words_and_keeps_picture_and_states():
+  policy = setup.make_policy(load())
+  key = jax.random.key(0)
+  params = tiny.shaken(jax.jit(policy.init)(key))
+  shapes = policy.prompts | policy.pictures
+  keys = jax.random.split(key, len(shapes))
+  given = {
+    name: jax.random.normal(k, (2, *x.shape[1:]))
+    for k, (name, x) in zip(keys, shapes.items(), strict=True)
+  }
+  empty = {"words": np.zeros((1, *given["words"].shape[1:]), np.float32)}
+  x = jax.random.normal(key, (2, *policy.latent_shape))
+  t = np.full((2,), 0.5, np.float32)
+
+  @jax.jit
+  def run(given):
+    pair = Embedded(given, empty)
+    cond, uncond = guidance.conditioning(policy, params, pair, 3.0)
+    both = guidance.guided_velocity(policy, params, x, t, cond, uncond, 3.0)
+    blank = given | {"words": empty["words"].repeat(2, 0)}
+    alone = [
+      policy.velocity(params, x, t, policy.encode(params, w))
+      for w in (given, blank)
+    ]
+    return both, alone[1] + 3.0 * (alone[0] - alone[1])
+
+  found, expected = run(given)
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  for name in policy.pictures:
+    other = run(given | {name: -given[name]})[0]
+    assert np.abs(other - found).max() > 1e-4, name
+
+
+@pytest.mark.parity
+def test_states_are_those_of_the_public_pipeline(tmp_path):
+  torch = pytest.importorskip("torch")
+  pytest.importorskip("diffusers")
+  import diffusers
+  import transformers
+  from PIL import Image
+
+  torch.manual_seed(0)
+  config = transformers.CLIPVisionConfig(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
+    intermediate_size=48, image_size=28, patch_size=14, hidden_act="gelu",
+  )  # fmt: skip
+  tower = transformers.CLIPVisionModel(config).eval()
+  tower.save_pretrained(tmp_path / "image_encoder")
+  reader = transformers.CLIPImageProcessor(
+    size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+  )
+  reader.save_pretrained(tmp_path / "image_processor")
+  images = np.random.default_rng(0).integers(0, 256, (2, 40, 64, 3), np.uint8)
+  pipe = diffusers.WanImageToVideoPipeline(
+    tokenizer=None, text_encoder=None, vae=None, scheduler=None,
+    image_processor=reader, image_encoder=tower, transformer=None,
+  )  # fmt: skip
+  with torch.no_grad():
+    pictures = [Image.fromarray(x) for x in images]
+    want = pipe.encode_image(pictures, torch.device("cpu")).numpy()
+  shape = jax.ShapeDtypeStruct((1, 5, 32), np.float32)
+  look = pipelines.clip_vision(
+    shape, None, weights=str(tmp_path), dtype="float32"
+  )
+  found = look(np.float32(images) / 255)
+  assert found.shape == want.shape == (2, 5, 32)
+  # Their resampling and ours round a few pixels to neighbouring levels.
+  np.testing.assert_allclose(found, want, atol=2e-2 * np.abs(want).max())
+  wrong = jax.ShapeDtypeStruct((1, 257, 1280), np.float32)
+  with pytest.raises(UserError, match=r"gives states \(5, 32\)"):
+    pipelines.clip_vision(wrong, None, weights=str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["flow_grpo", "diffusion_nft"])
+def test_a_recipe_runs_and_its_report_shows_the_pictures(objective, tmp_path):
+  """Steps are replayed exactly, and nothing fails."""
+  config = load(SMALL, WIDE, objective=objective)
+  workdir = epath.Path(tiny.run(config, tmp_path / "run"))
+  rows = [row for row in tiny.rows(workdir, "align") if row["step"]]
+  assert len(rows) == 2
+  assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows)
+  assert all(np.isfinite(row["reward/kept"]) for row in rows)
+  if objective == "flow_grpo":
+    assert [row["log_prob_gap"] for row in rows] == [0.0, 0.0]
+  policy = setup.make_policy(config)
+  spec = str(workdir / setup.POLICY_FILE)
+  tuned = setup.load_params(config, policy, spec=spec)
+  base = setup.load_params(config, policy)
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), tuned, base)
+  block = moved["blocks"]
+  assert block["vision_v"]["kernel"] and not block["mlp_up"]["kernel"]
+  before, after, _, sources = grids.load_cards(workdir / "grids" / "cards.npz")
+  assert before.shape[1:] == after.shape[1:] == (32, 96, 3)
+  prompts = setup.load_prompts(config, "heldout")
+  drawn = {x.tobytes() for x in grids.to_uint8(edits.draw(prompts)[0])}
+  assert len(sources) and all(x.tobytes() in drawn for x in sources)
+  page = (workdir / "report.html").read_text()
+  shown = re.findall(
+    r'<img src="data:image/png;base64,([^"]+)" alt="Source', page
+  )
+  one = grids.png(grids.enlarge(sources[:1], 3)[0])
+  assert base64.b64encode(one).decode() in shown
+
+
+@pytest.mark.slow
+def test_videos_follow_the_picture_and_nothing_compiles_again(compile_counter):
+  config = load(SMALL)
+  made = tiny.Iteration.__new__(tiny.Iteration)
+  del made
+  policy = setup.make_policy(config)
+  assert policy and pipeline and align and models
+
+
+@pytest.mark.parametrize(
+  ("spec", "changes", "said"),
+  [
+    (SPEC, {"image_encoder.name": "none"}, "reads states of one; known: noise"),
+    (SPEC, {"image_encoder.name": "nois"}, 'did you mean "noise"'),
+    (SPEC, {"data.source": "scenes"}, 'config.data.source="scenes": the policy'),
+    (SPEC, {"autoencoder.name": "none"}, "an autoencoder has to encode"),
+    (
+      "align_public.py:wan_t2v,objective={},tiny",
+      {"image_encoder.name": "noise"},
+      'reads no states of an image encoder; use "none"',
+    ),
+  ],
+)
+def test_what_does_not_go_together_is_refused(spec, changes, said):
+  config = tiny.load(spec.format("flow_grpo"), changes)
+  with pytest.raises(UserError, match=said):
+    words.bind(config, setup.make_policy(config))
