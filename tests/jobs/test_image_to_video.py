@@ -5,16 +5,17 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from etils import epath
 
-from jaxreward import models
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import edits
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
-from jaxreward.jobs import align, pipelines, setup, words
+from jaxreward.jobs import pipelines, setup, words
 from jaxreward.models import video_vae
 from jaxreward.report import grids
 from jaxreward.types import Embedded
@@ -97,9 +98,9 @@ def test_guidance_leads_away_from_words_and_keeps_picture_and_states():
     name: jax.random.normal(k, (2, *x.shape[1:]))
     for k, (name, x) in zip(keys, shapes.items(), strict=True)
   }
-  empty = {"words": np.zeros((1, *given["words"].shape[1:]), np.float32)}
+  empty = {"words": 0 * given["words"][:1]}
   x = jax.random.normal(key, (2, *policy.latent_shape))
-  t = np.full((2,), 0.5, np.float32)
+  t = jnp.full((2,), 0.5)
 
   @jax.jit
   def run(given):
@@ -134,7 +135,13 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
     intermediate_size=48, image_size=28, patch_size=14, hidden_act="gelu",
   )  # fmt: skip
   tower = transformers.CLIPVisionModel(config).eval()
-  tower.save_pretrained(tmp_path / "image_encoder")
+  config.save_pretrained(tmp_path / "image_encoder")
+  public = {  # as in the published folder
+    f"vision_model.{name.removeprefix('vision_model.')}": x.numpy()
+    for name, x in tower.state_dict().items()
+  }
+  file = tmp_path / "image_encoder" / "model.safetensors"
+  safetensors.numpy.save_file(public, file)
   reader = transformers.CLIPImageProcessor(
     size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
   )
@@ -195,10 +202,25 @@ def test_a_recipe_runs_and_its_report_shows_the_pictures(objective, tmp_path):
 @pytest.mark.slow
 def test_videos_follow_the_picture_and_nothing_compiles_again(compile_counter):
   config = load(SMALL)
-  made = tiny.Iteration.__new__(tiny.Iteration)
-  del made
-  policy = setup.make_policy(config)
-  assert policy and pipeline and align and models
+  made = tiny.Iteration(config, tiny.mesh_of(1), real=True)
+  policy, put = made.policy, pipeline.place_batch(made.mesh, replicated=True)
+  batches = setup.prompt_batches(config)
+  with jax.set_mesh(made.mesh):
+    decoder = setup.put_decoder(config, policy, made.mesh)
+    encode = words.make_encode(config, policy, made.mesh, decoder)
+
+    def draw(batch):
+      parts, given = made.parts, put(encode(batch))
+      drawn = parts.sample(parts.state, parts.base, given, decoder)
+      return np.asarray(drawn[2])
+
+    first = draw(batches(0))
+    other = draw(batches(0).replace(source=1 - batches(0).source))
+    assert np.abs(first - other).max((1, 2, 3, 4)).min() > 1e-3
+    compile_counter.reset()
+    for n in (1, 2):
+      draw(batches(n))
+    assert compile_counter.count == 0
 
 
 @pytest.mark.parametrize(
@@ -206,7 +228,11 @@ def test_videos_follow_the_picture_and_nothing_compiles_again(compile_counter):
   [
     (SPEC, {"image_encoder.name": "none"}, "reads states of one; known: noise"),
     (SPEC, {"image_encoder.name": "nois"}, 'did you mean "noise"'),
-    (SPEC, {"data.source": "scenes"}, 'config.data.source="scenes": the policy'),
+    (
+      SPEC,
+      {"data.source": "scenes"},
+      'config.data.source="scenes": the policy',
+    ),
     (SPEC, {"autoencoder.name": "none"}, "an autoencoder has to encode"),
     (
       "align_public.py:wan_t2v,objective={},tiny",

@@ -96,6 +96,32 @@ def test_hidden_states_equal_the_peers(peer):
 
 
 @pytest.mark.parity
+def test_states_of_a_picture_equal_the_peers(peer, tmp_path):
+  """Read from both towers, and from an image tower that stands alone."""
+  import torch
+
+  model, folder = peer
+  _, images = inputs()
+  pixels = torch.tensor(images).permute(0, 3, 1, 2)
+  theirs = model.vision_model(pixels, output_hidden_states=True)
+  alone = tmp_path / "alone"
+  model.config.vision_config.save_pretrained(alone)
+  tensors = {
+    name: peers.numpy(x)
+    for name, x in model.state_dict().items()
+    if name.startswith("vision_model.")
+  }
+  safetensors.numpy.save_file(tensors, alone / "model.safetensors")
+  for place in (folder, alone):
+    size, params = clip_layouts.load_vision(place)
+    net = clip.VisionTower(size, keep=True)
+    ours = net.apply({"params": params["vision"]}, jnp.asarray(images))
+    assert set(ours) == {"states", "pooled", "penultimate"}
+    peers.close(ours["pooled"][:, None], ours["states"][:, :1])
+    peers.close(ours["penultimate"], peers.numpy(theirs.hidden_states[-2]))
+
+
+@pytest.mark.parity
 def test_bfloat16_stays_near_the_peer(peer):
   model, folder = peer
   config, params = clip_layouts.load(folder, dtype="bfloat16")

@@ -106,6 +106,36 @@ def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   assert np.abs(got - full).max() < 2 * np.abs(want - full).max()
 
 
+@pytest.mark.parity
+def test_pictures_become_the_condition_of_the_public_pipeline(peers, tmp_path):
+  """Mask and latents of `WanImageToVideoPipeline.prepare_latents`."""
+  import diffusers
+  import torch
+
+  model = peers.shaken(theirs())
+  coder, params = load(peers, model, tmp_path)
+  pipe = diffusers.WanImageToVideoPipeline(
+    tokenizer=None, text_encoder=None, vae=model, scheduler=None,
+    image_processor=None, image_encoder=None, transformer=None,
+  )  # fmt: skip
+  pixels = np.clip(peers.draw(0, 2, 16, 24, 3), -1, 1)
+  with torch.no_grad():
+    want = [
+      pipe.prepare_latents(
+        torch.tensor(one).permute(2, 0, 1)[None], 1, num_channels_latents=4,
+        height=16, width=24, num_frames=FRAMES, dtype=torch.float32,
+      )[1]
+      for one in pixels
+    ]  # fmt: skip
+  want = peers.array(channels_last(torch.cat(want)))
+  found = jax.jit(video_vae.from_pictures, static_argnums=(0, 3))(
+    coder, params, pixels * 0.5 + 0.5, 3
+  )
+  assert found.shape == (2, 3, 2, 3, 8)
+  np.testing.assert_array_equal(found[..., :4], want[..., :4])
+  peers.assert_near(found[..., 4:], want[..., 4:], 1e-4)
+
+
 @pytest.mark.slow
 def test_frames_depend_on_no_later_latents():
   coder = make()
