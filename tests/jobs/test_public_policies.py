@@ -154,10 +154,10 @@ def test_the_autoencoders_mean_stands_beside_the_words(model):
   batch = setup.prompt_batches(config)(0)
   found = encode(batch).embedded
   assert "picture" not in found.empty
-  side = setup.picture_side(policy)
+  size = setup.picture_side(policy)
   pixels = batch.source
-  if side != pixels.shape[1]:
-    pixels = jax.image.resize(pixels, (3, side, side, 3), "cubic").clip(0, 1)
+  if size != pixels.shape[1:3]:
+    pixels = jax.image.resize(pixels, (3, *size, 3), "cubic").clip(0, 1)
   made = setup.config_lib.bind(
     config.autoencoder, setup.models.AUTOENCODERS, field="autoencoder"
   )()
