@@ -23,7 +23,7 @@ from jaxreward.jobs import checks, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.rewards import scoring
 from jaxreward.training import sharding
-from jaxreward.types import PromptBatch
+from jaxreward.types import Array, PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights", "kinds")
@@ -76,11 +76,13 @@ def abstract(
   config: ConfigDict,
   workdir: epath.Path,
   mesh: Mesh,
-  sections: Sequence[str] = SECTIONS,
+  absent: dict[str, str],
 ) -> dict[str, rewards.Reward]:
   """As `load`, with placed shapes for arrays where nothing is trained yet.
 
   The architecture is that of the trained model, or of `config.reward_model`.
+  A published reward that cannot be read is replaced by zeros, and the reason
+  put into `absent` under its name.
   """
 
   def learned(entry: _Entry):
@@ -103,11 +105,20 @@ def abstract(
       dict(loaded.arrays), _places(loaded, mesh),
     )  # fmt: skip
 
-  return _build(bind(config, sections), workdir, learned, published)
+  return _build(bind(config), workdir, learned, published, absent)
+
+
+def _zeros(images: Array, prompts: PromptBatch) -> Array:
+  del prompts
+  return jnp.zeros(images.shape[:2])
 
 
 def _build(
-  entries: dict[str, _Entry], workdir: epath.Path, learned, published
+  entries: dict[str, _Entry],
+  workdir: epath.Path,
+  learned,
+  published,
+  absent: dict[str, str] | None = None,
 ) -> dict[str, rewards.Reward]:
   functions = {name: entry.fn for name, entry in entries.items()}
   contexts: dict[str, Mapping[str, Any]] = {}
@@ -116,7 +127,13 @@ def _build(
     if entry.is_learned:
       functions[name], contexts[name] = learned(entry)
     elif entry.loads:
-      loaded = _load(entry, workdir)
+      try:
+        loaded = _load(entry, workdir)
+      except UserError as error:
+        if absent is None:
+          raise
+        functions[name], absent[name] = _zeros, str(error)
+        continue
       functions[name] = _with(entry.fn, loaded.static)
       contexts[name] = published(loaded)
       if loaded.prepare:
