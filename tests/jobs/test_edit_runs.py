@@ -12,7 +12,7 @@ from etils import epath
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, setup
+from jaxreward.jobs import align, setup, words
 from jaxreward.report import grids
 from tests import tiny
 
@@ -115,13 +115,40 @@ def test_samples_follow_the_source_and_nothing_compiles_again(
     assert compile_counter.count == 0
 
 
+def test_a_judge_of_scenes_is_refused_for_pictures_of_other_sizes():
+  given = {"data.grammar": "edits"}
+  config = tiny.load("align_public.py:qwen_image_edit,tiny", given)
+  with pytest.raises(UserError, match="pictures of 36 pixels a side, and the"):
+    words.bind(config, setup.make_policy(config))
+
+
+def test_a_reward_that_fails_wherever_it_has_a_say_stops_the_run(
+  command, tmp_path, weights_file
+):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "import jax.numpy as jnp\n"
+    "def lost(images, prompts):\n  return jnp.full(images.shape[:2], jnp.nan)\n"
+  )
+  given = {
+    "rewards.mine.fn": f"{path}:lost", "rewards.mine.kinds.identity": 1.0,
+    "data.kind_weights": "(1,0,0,0,1,0)", "init.checkpoint": weights_file,
+  }  # fmt: skip
+  assert (
+    command("five_rewards.py:smoke", tmp_path / "run", tiny.MODEL, given) == 2
+  )
+  assert 'reward "mine" gave no finite score' in command.error
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
     ({"model.takes_source": False}, "takes no picture; set config.model"),
     ({"data.grammar": "scenes"}, 'set config.data.grammar to "edits"'),
     ({"data.source": "scenes"}, "judges the tasks of"),
-    ({"data.kind_weights": "(0,0,0,0,0,0)"}, "not all 0"),
+    ({"data.kind_weights": "(0,0,0,0,0,0)"}, "order recolour, remove"),
+    ({"rewards.clean.fn": "learned"}, "reads the words of the scenes alone"),
+    ({"rewards.psnr.kinds.counting": 1.0}, '"counting" is not known'),
   ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):
