@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from jaxreward import rewards
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, setup, words
+from jaxreward.jobs import align, evaluate, setup, words
 from jaxreward.report import grids
 from tests import tiny
 
@@ -113,6 +114,20 @@ def test_samples_follow_the_source_and_nothing_compiles_again(
     compile_counter.reset()
     jax.block_until_ready([draw(batch) for batch in later])
     assert compile_counter.count == 0
+
+
+def test_the_mean_of_a_reward_is_over_the_rows_where_it_has_a_say():
+  every = edits.prompts("train")
+  prompts = grammar.batch(every[:: len(every) // 6][:6])
+  kind = int(prompts.kind[0])
+  weight = rewards.RowWeight(2.0, ((kind, 1.0),))
+  found = rewards.build({"one": lambda *_: None}, {"one": weight})["one"]
+  scores = np.arange(12.0).reshape(6, 2)
+  own = np.asarray(prompts.kind) == kind
+  assert 0 < own.sum() < 6
+  mean = evaluate._mean_score(scores, found, prompts)
+  assert mean == pytest.approx(scores[own].mean())
+  assert evaluate._mean_score(scores, None, prompts) == scores.mean()
 
 
 def test_a_judge_of_scenes_is_refused_for_pictures_of_other_sizes():
