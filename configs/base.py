@@ -34,7 +34,14 @@ def get_config() -> ConfigDict:
       data=dict(
         source="scenes",  # or a prompts.txt / train.jsonl of your own
         grammar="scenes",  # or "free": prompts in any words
-        kind_weights=(1, 1, 1, 1, 1, 1),  # in the order of grammar.KINDS
+        kind_weights=(
+          1,
+          1,
+          1,
+          1,
+          1,
+          1,
+        ),  # in the order of grammar.KINDS, or EDITS
       ),
       pretrain=dict(
         steps=5000,

@@ -1,8 +1,7 @@
 """Aligns an editing policy with five families of rewards in one run.
 
   python -m jaxreward.main --workdir=runs/five \
-    --config=configs/five_rewards.py \
-    --config.init.checkpoint=runs/edits/policy.safetensors
+    --config=configs/five_rewards.py
 
 The tasks start from a picture (`jaxreward.data.scenes.edits`): four kinds of
 edits, one that keeps a subject's identity, one that sharpens. A reward has a say
@@ -24,7 +23,8 @@ taken by `clip_score`, `image_similarity`, `background`, `identity`,
 
 Each reward is measured by its own group's mean and deviation before they are
 added up (GDPO, Liu et al., 2026), so that a weight means the same for all. The
-checkpoint comes from configs/pretrain_edits.py.
+policy to start from, runs/edits/policy.safetensors, comes from
+configs/pretrain_edits.py.
 """
 
 from jaxreward import config as config_lib
@@ -56,4 +56,6 @@ def get_config(arg: str | None = None):
     config.eval.guidance_scales = (1.0,)
     config.model.update(depth=2, width=64, unroll=1)
     config.init.checkpoint = ""
+  else:
+    config.init.checkpoint = "runs/edits/policy.safetensors"
   return config

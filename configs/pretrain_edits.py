@@ -17,6 +17,7 @@ def get_config(arg: str | None = None):
   config.data.update(
     source="edits", grammar="edits", kind_weights=(1, 1, 1, 1, 1, 1)
   )
+  config.pretrain.caption_corruption = 0.0  # of prompts without pictures
   if not smoke:
     config.init.checkpoint = "package:scenes_base"
     config.optimizer.learning_rate = 5e-3

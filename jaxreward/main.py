@@ -184,7 +184,22 @@ def _of_run(config: ConfigDict, recorded: ConfigDict) -> ConfigDict:
   with found.unlocked():
     for name in ("job", config.job, "mesh", "processes"):
       found[name] = config[name]
+    _fill(found, config)
   return found.lock()
+
+
+def _fill(found: ConfigDict, defaults: ConfigDict) -> None:
+  """Fields that there were not yet when a run was recorded."""
+  for name, value in defaults.items():
+    if name not in found:
+      found[name] = value
+    elif isinstance(value, ConfigDict) and not _is_chosen(name, value):
+      _fill(found[name], value)
+
+
+def _is_chosen(name: str, section: ConfigDict) -> bool:
+  """Whether the fields of a section depend on what is chosen in it."""
+  return name.endswith("rewards") or "name" in section
 
 
 def run(flags: Flags) -> None:

@@ -42,7 +42,7 @@ class PromptBatch:
   Attributes:
     tokens: int32 [P, L], word ids, 0 is padding.
     ids: uint32 [P], a stable number per prompt text; part of every key.
-    kind: int32 [P], index into `grammar.KINDS`.
+    kind: int32 [P], index into `grammar.KIND_NAMES`.
     items: int32 [P, 2, 3], rows of (count, colour, shape); count 0 means the
       row is absent, colour -1 means any colour.
     relation: int32 [P], index into `grammar.RELATIONS`, 0 is none; the first

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from ml_collections import ConfigDict
 
 from jaxreward import main as main_lib
 from jaxreward.errors import UserError
@@ -126,6 +127,27 @@ def error_of(capfd) -> str:
   ]
   assert len(lines) == 1
   return lines[0].removeprefix("error: ")
+
+
+# configs of earlier runs
+
+
+def test_fields_that_came_later_are_filled_in():
+  now = ConfigDict(
+    dict(rollout=dict(a=1, b=dict(name="x", c=2)), video=dict(frames=8),
+         rewards=dict(detector=dict(fn="detector")), model=dict(name="m", d=3),
+         job="export", export=dict(step="best"), mesh=dict(data=1),
+         processes=dict(detect=False))
+  )  # fmt: skip
+  then = ConfigDict(
+    dict(rollout=dict(a=5), rewards=dict(mine=dict(fn="f")),
+         model=dict(name="other"), job="align", mesh=dict(data=4))
+  )  # fmt: skip
+  found = main_lib._of_run(now, then)
+  assert found.rollout.to_dict() == {"a": 5, "b": {"name": "x", "c": 2}}
+  assert found.video.frames == 8 and list(found.rewards) == ["mine"]
+  assert found.model.to_dict() == {"name": "other"}
+  assert found.job == "export" and found.mesh.data == 1
 
 
 # flags

@@ -47,6 +47,7 @@ class MeshReport:
     placement: table of the largest arrays.
     state_bytes: of training state and reference, per device.
     refused: why there is nothing to compile; empty where there is.
+    left_out: rewards that are not counted, for they could not be read.
   """
 
   sizes: Sizes
@@ -54,6 +55,7 @@ class MeshReport:
   placement: str = ""
   state_bytes: int = 0
   refused: str = ""
+  left_out: tuple[str, ...] = ()
 
   def fits(self, limit: float) -> bool:
     """Whether every program does."""
@@ -145,6 +147,9 @@ def to_text(run: RunReport) -> str:
   """Everything as Markdown."""
   first = run.meshes[0]
   parts = [_heading(run, first)]
+  if first.left_out:
+    names = ", ".join(first.left_out)
+    parts.append(f"Not counted, for want of weights: {names}.")
   if first.placement:
     parts.append(f"```\n{first.placement}\n```")
   if first.programs:
@@ -369,6 +374,7 @@ def _mesh_json(run: RunReport, mesh: MeshReport) -> dict[str, Any]:
     "mesh": dict(zip(("data", "fsdp", "tensor"), mesh.sizes, strict=True)),
     "fits": mesh.fits(run.limit),
     "refused": mesh.refused,
+    "left_out": list(mesh.left_out),
     "state_bytes": mesh.state_bytes,
     "cost": mesh.cost(run.topology),
     "advice": [] if mesh.fits(run.limit) else advice(run, mesh),

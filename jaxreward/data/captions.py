@@ -49,8 +49,7 @@ def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:
   if len(share) != len(grammar.KINDS) or share.min() < 0 or share.max() <= 0:
     raise UserError(
       f"config.data.kind_weights={tuple(weights)}: {len(grammar.KINDS)}"
-      " non-negative numbers are needed, in the order"
-      f" {', '.join(grammar.KINDS)}"
+      " non-negative numbers, not all 0, are needed: one for each kind"
     )
   share, given = share / share.sum(), np.zeros(len(share))
   pattern = np.zeros(size, np.int64)

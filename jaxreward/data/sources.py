@@ -14,7 +14,7 @@ folder:
 
 A split that no file gives is taken from the training file by meaning: all
 wordings of one meaning go to one split, so what is held out never occurs in
-training. Each text counts once, or once with each picture, because noise is
+training. Rows with pictures go by text and picture. Each text counts once, or once with each picture, because noise is
 addressed by it.
 """
 
@@ -263,15 +263,17 @@ def _load_own(
   return [dataclasses.replace(e.prompt, split=split) for e in chosen]
 
 
-def _check_names(split: str, kinds: Sequence[str]) -> None:
+def _check_names(
+  split: str, kinds: Sequence[str], known: Sequence[str]
+) -> None:
   if split not in grammar.SPLITS:
     raise UserError(
       f'split "{split}" is not known{nearest(split, grammar.SPLITS)}'
     )
   for kind in kinds:
-    if kind not in grammar.KINDS:
+    if kind not in known:
       raise UserError(
-        f'prompt kind "{kind}" is not known{nearest(kind, grammar.KINDS)}'
+        f'prompt kind "{kind}" is not known{nearest(kind, known)}'
       )
 
 
@@ -290,7 +292,7 @@ def load_prompts(
     source: "scenes", "edits", or the path of a .txt or .jsonl file, or of a
       folder.
     split: "train", "validation" or "heldout".
-    kinds: names of `grammar.KINDS` to keep; all if None. The choice does not
+    kinds: names of `grammar.KINDS` (of "edits": `EDITS`) to keep; all if None. The choice does not
       change which split a prompt is in.
     validation_share: of the meanings of a training file, in [0, 0.5); so many
       go to each split that has no file of its own. Not used for "scenes".
@@ -304,7 +306,9 @@ def load_prompts(
     UserError: the file, the line, what is wrong and what would be right.
   """
   kinds = tuple(kinds or ())
-  _check_names(split, kinds)
+  _check_names(
+    split, kinds, grammar.EDITS if source == "edits" else grammar.KINDS
+  )
   if not 0 <= validation_share < 0.5:
     raise UserError(
       f"validation_share={validation_share}: it must lie in [0, 0.5)"
@@ -312,7 +316,8 @@ def load_prompts(
   if source == "scenes":
     return grammar.prompts(split, kinds or None)
   if source == "edits":
-    return edits.prompts(split)
+    wanted = {grammar.KIND_NAMES.index(k) for k in kinds or grammar.EDITS}
+    return tuple(p for p in edits.prompts(split) if p.kind in wanted)
   prompts = _load_own(str(source), split, validation_share, free, with_pictures)
   wanted = {grammar.KIND_NAMES.index(k) for k in kinds or grammar.KIND_NAMES}
   chosen = tuple(p for p in prompts if p.kind in wanted)

@@ -46,6 +46,7 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
+  RowWeight,
   applied,
   host_scores,
   jitted_scores,
@@ -272,19 +273,26 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
 @functools.partial(jax.jit, static_argnums=2)
 def _of_finite(
   scores: Scores, images, weights: tuple, prompts: PromptBatch
-) -> tuple[Scores, Scores, dict[str, Any]]:
-  """(scores, the same with 0 where a reward has no say, counts of failures).
+) -> tuple[Scores, Scores, Scores, dict[str, Any]]:
+  """(scores, with 0 where a reward has no say, where it has, failures).
 
-  They are NaN for pictures that are not finite: some rewards give such a
+  Scores are NaN for pictures that are not finite: some rewards give such a
   picture a number, as the detector, to which it is black.
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
-  asked, _ = applied(scores, dict(weights), prompts)
+  asked, found = applied(scores, dict(weights), prompts)
+  every = jnp.ones(usable.shape, bool)
+  says = {
+    k: (found[k] != 0) & every
+    if isinstance(dict(weights).get(k), RowWeight)
+    else every
+    for k in scores
+  }
   failed = {
     f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in asked.items()
   }
-  return scores, asked, failed | {faults.PICTURES: jnp.sum(~usable)}
+  return scores, asked, says, failed | {faults.PICTURES: jnp.sum(~usable)}
 
 
 def _panel(
@@ -432,7 +440,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       timer("sample", (trajectory, images))
       timer("detect", found)
       scores = scores | host_scores(rewards, images, batch)
-      scores, asked, lost = timer(
+      scores, asked, says, lost = timer(
         "reward", _of_finite(scores, images, every_weight, batch.plain)
       )
       if lost[faults.PICTURES] == images.shape[0] * images.shape[1]:
@@ -441,16 +449,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
           f" config.init.checkpoint={config.init.checkpoint} are not"
         )
       usable = _trained(scores, weights_of)
-      asked = {name: asked[name] for name in usable}
-      require_scores(asked)
+      for name in usable:
+        require_scores({name: asked[name]}, says[name])
       require_scores(
-        {" and ".join(usable): jnp.stack([*asked.values()]).sum(0)}
+        {" and ".join(usable): jnp.stack([asked[k] for k in usable]).sum(0)},
+        functools.reduce(jnp.logical_or, (says[name] for name in usable)),
       )
       current, metrics = parts.update(current, base, trajectory, usable, batch)
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))
       named = {
-        f"reward/{k}": Mean.of(v, jnp.isfinite(v)) for k, v in scores.items()
+        f"reward/{k}": Mean.of(v, jnp.isfinite(v) & says[k])
+        for k, v in scores.items()
       }
       samples.begin_next(current, n + 1)
       return current, {**metrics, **signs, **named, **lost}

@@ -138,13 +138,14 @@ def make_plan(
     raise UserError(
       f'config.objective.name="{objective}" needs a sampler with noise;'
       f' config.rollout.sampler.name="{r.sampler.name}" draws none:'
-      ' use "flow_sde", "dance_sde" or "cps"'
+      ' use "flow_sde", "dance_sde", "cps" or "linear_sde"'
     )
   if r.window_size and not len(drawn):
     raise UserError(
       f"config.rollout.window_size={r.window_size}: the sampler"
       f' "{r.sampler.name}" draws no noise in any step; use 0, or'
-      ' config.rollout.sampler.name="flow_sde", "dance_sde" or "cps"'
+      ' config.rollout.sampler.name="flow_sde", "dance_sde", "cps" or'
+      ' "linear_sde"'
     )
   if on_steps:
     # The last step's Gaussian is too sharp to learn from.

@@ -145,8 +145,8 @@ def check(config: ConfigDict) -> None:
     (
       ("data.kind_weights",),
       _are_kind_weights,
-      f"{len(grammar.KINDS)} numbers >= 0, not all 0, in the order"
-      f" {', '.join(grammar.KINDS)}",
+      f"{len(_kinds(config))} numbers >= 0, not all 0, in the order"
+      f" {', '.join(_kinds(config))}",
     ),
   ):
     for field in fields:
@@ -217,6 +217,11 @@ def _are_scales(value: Any) -> bool:
 
 def _is_decay(value: Any) -> bool:
   return is_finite(value) and 0 <= value < 1
+
+
+def _kinds(config: ConfigDict) -> tuple[str, ...]:
+  is_edits = "data" in config and config.data.get("source") == "edits"
+  return grammar.EDITS if is_edits else grammar.KINDS
 
 
 def _are_kind_weights(value: Any) -> bool:

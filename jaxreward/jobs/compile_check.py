@@ -131,7 +131,10 @@ def _compile(
 ) -> MeshReport:
   """Traces and compiles in the order of an iteration of the job align."""
   policy = setup.make_policy(config)
-  rewards = reward_setup.abstract(config, workdir, mesh)
+  absent: dict[str, str] = {}
+  rewards = reward_setup.abstract(config, workdir, mesh, absent)
+  for reason in absent.values():
+    logging.warning("not counted: %s", reason)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   base = jax.eval_shape(policy.init, jax.random.key(0))
@@ -179,6 +182,7 @@ def _compile(
   parts |= {"reward models": context, "autoencoder": decoder}
   return MeshReport(
     sizes, programs, placement=sharding.describe(parts, limit=8),
+    left_out=tuple(absent),
     state_bytes=sharding.device_bytes((made.state, made.base)),
   )  # fmt: skip
 

@@ -25,7 +25,7 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup, words
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
-from jaxreward.rewards import Reward, score
+from jaxreward.rewards import Reward, RowWeight, score
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
@@ -168,9 +168,16 @@ def path_kl(
   return masked_mean(kl, layout.mask)
 
 
-def _mean_score(scores: ArrayLike) -> float | None:
-  """Mean of the scores that did not fail; None if all did."""
+def _mean_score(
+  scores: ArrayLike, reward: Reward | None, prompts: PromptBatch
+) -> float | None:
+  """Mean of the scores that did not fail, where the reward has a say.
+
+  None if there is none.
+  """
   valid = jnp.isfinite(scores)
+  if reward is not None and isinstance(reward.weight, RowWeight):
+    valid &= np.asarray(reward.weight(prompts)) != 0
   return float(masked_mean(scores, valid)) if bool(valid.any()) else None
 
 
@@ -259,7 +266,10 @@ class Evaluator:
         strict.reshape(-1), self.data.kinds,
         names=grammar.KIND_NAMES, clusters=self.data.meanings,
       )  # fmt: skip
-    result["rewards"] = {name: _mean_score(s) for name, s in scores.items()}
+    result["rewards"] = {
+      name: _mean_score(s, self.rewards.get(name), self.data.batch.plain)
+      for name, s in scores.items()
+    }
     for name in sorted(set(host) - {"strict"}):
       mean = np.mean if np.isfinite(host[name]).all() else np.nanmean
       result[name] = float(mean(host[name]))

@@ -23,7 +23,7 @@ from jaxreward.jobs import checks, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.rewards import scoring
 from jaxreward.training import sharding
-from jaxreward.types import PromptBatch
+from jaxreward.types import Array, PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights", "kinds")
@@ -76,11 +76,13 @@ def abstract(
   config: ConfigDict,
   workdir: epath.Path,
   mesh: Mesh,
-  sections: Sequence[str] = SECTIONS,
+  absent: dict[str, str],
 ) -> dict[str, rewards.Reward]:
   """As `load`, with placed shapes for arrays where nothing is trained yet.
 
   The architecture is that of the trained model, or of `config.reward_model`.
+  A published reward that cannot be read is replaced by zeros, and the reason
+  put into `absent` under its name.
   """
 
   def learned(entry: _Entry):
@@ -103,11 +105,20 @@ def abstract(
       dict(loaded.arrays), _places(loaded, mesh),
     )  # fmt: skip
 
-  return _build(bind(config, sections), workdir, learned, published)
+  return _build(bind(config), workdir, learned, published, absent)
+
+
+def _zeros(images: Array, prompts: PromptBatch) -> Array:
+  del prompts
+  return jnp.zeros(images.shape[:2])
 
 
 def _build(
-  entries: dict[str, _Entry], workdir: epath.Path, learned, published
+  entries: dict[str, _Entry],
+  workdir: epath.Path,
+  learned,
+  published,
+  absent: dict[str, str] | None = None,
 ) -> dict[str, rewards.Reward]:
   functions = {name: entry.fn for name, entry in entries.items()}
   contexts: dict[str, Mapping[str, Any]] = {}
@@ -116,7 +127,13 @@ def _build(
     if entry.is_learned:
       functions[name], contexts[name] = learned(entry)
     elif entry.loads:
-      loaded = _load(entry, workdir)
+      try:
+        loaded = _load(entry, workdir)
+      except UserError as error:
+        if absent is None or not entry.weights:
+          raise
+        functions[name], absent[name] = _zeros, str(error)
+        continue
       functions[name] = _with(entry.fn, loaded.static)
       contexts[name] = published(loaded)
       if loaded.prepare:
@@ -171,15 +188,19 @@ def bind(
           f'config.{section}.{name}: "{name}" stands in another section too;'
           " a held-out reward is one that is not trained on"
         )
+      _check_kinds(config, section, name)
       entries[name] = _bound(config[section][name], f"{section}.{name}")
   entries = {
     name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
     for name, entry in entries.items()
   }
+  if config.data.grammar == "edits":
+    _refuse_learned(entries)
+  else:
+    _refuse_parts(config, entries)
+  _refuse_without_pictures(config, entries)
   if config.data.grammar == "free":
     _refuse_detector(entries)
-  elif config.data.grammar != "edits":
-    _refuse_parts(config, entries)
   elif entries and "heldout_rewards" in sections and not config.heldout_rewards:
     _hold_out_detector(entries)
   return entries
@@ -199,10 +220,50 @@ def _refuse_parts(config: ConfigDict, entries: Mapping[str, _Entry]) -> None:
   for section in SECTIONS:
     for name in config[section]:
       fn = config[section][name].get("fn")
-      if name in entries and fn in scoring.PARTS:
+      if name in entries and fn in scoring.PARTS[2:]:
         raise UserError(
           f'config.{section}.{name}.fn="{fn}": it judges tasks with a picture;'
           ' set config.data.source and config.data.grammar to "edits"'
+        )
+
+
+def _check_kinds(config: ConfigDict, section: str, name: str) -> None:
+  """Refuses kinds that the prompts do not have."""
+  by = {"edits": grammar.EDITS, "free": ("free",)}
+  known = by.get(config.data.grammar, grammar.KINDS)
+  entry: Any = config[section][name]
+  kinds = entry.get("kinds", {}) if isinstance(entry, ConfigDict) else {}
+  for kind in kinds if isinstance(kinds, ConfigDict) else ():
+    if kind not in known:
+      raise UserError(
+        f'config.{section}.{name}.kinds: "{kind}" is not known'
+        f"{nearest(kind, known)}; with config.data.grammar="
+        f'"{config.data.grammar}" there are {", ".join(known)}'
+      )
+
+
+def _refuse_learned(entries: Mapping[str, _Entry]) -> None:
+  for entry in entries.values():
+    if entry.is_learned:
+      raise UserError(
+        f'config.{entry.field}.fn="learned": the reward model reads the words of'
+        ' the scenes alone, and config.data.grammar="edits"; take another reward'
+      )
+
+
+def _refuse_without_pictures(
+  config: ConfigDict, entries: Mapping[str, _Entry]
+) -> None:
+  """Refuses what compares with pictures of prompts that bring none."""
+  for section in SECTIONS if config.data.source == "scenes" else ():
+    for name, entry in config[section].items():
+      fn = entries[name].fn if name in entries else None
+      if getattr(fn, "applies", None) and not entry.get("references"):
+        raise UserError(
+          f"config.{section}.{name}: it compares with pictures, and the prompts"
+          ' of config.data.source="scenes" bring none; name a folder in'
+          f" config.{section}.{name}.references, or a .jsonl with pictures in"
+          " config.data.source"
         )
 
 
@@ -258,9 +319,6 @@ def _row_weight(
       " dict(upscale=1.0, add=0.5)"
     )
   for name in kinds:
-    if name not in grammar.KIND_NAMES:
-      near = nearest(name, grammar.KIND_NAMES)
-      raise UserError(f'config.{field}.kinds: "{name}" is not known{near}')
     if not checks.is_finite(kinds[name]):
       raise UserError(
         f"config.{field}.kinds.{name}={kinds[name]}: expected a finite number"

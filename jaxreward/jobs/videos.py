@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
+from jaxreward.errors import UserError
 from jaxreward.types import Array, ArrayLike, Policy
 
 SCORED = ("first", "middle", "mean")
@@ -68,6 +69,11 @@ def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
   A frame whose score is not finite makes that of its video so.
   """
   count, which = config.video.frames, config.video.scored
+  if count == 1 and which == "first":
+    raise UserError(
+      'config.video.frames=1 with config.video.scored="first": one frame alone'
+      ' is the middle one; keep 2 or more, or score the "middle"'
+    )
 
   @functools.wraps(fn)
   def run(images: ArrayLike, prompts: Any, **context: Any):

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward.data import texts
+from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.jobs import pipelines, setup
 from jaxreward.training import mesh as mesh_lib
@@ -160,6 +161,12 @@ def _check_source(config: ConfigDict, policy: Policy) -> None:
     raise UserError(
       'config.data.source="edits": set config.data.grammar to "edits", or to'
       ' "free" for a policy that draws other sizes'
+    )
+  side = setup.picture_side(policy) if data.grammar == "edits" else render.SIZE
+  if side != render.SIZE:
+    raise UserError(
+      f'config.data.grammar="edits": it judges pictures of {render.SIZE} pixels'
+      f' a side, and the policy draws {side}; set it to "free"'
     )
   if edits and not policy.takes_source:
     raise UserError(

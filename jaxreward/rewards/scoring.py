@@ -373,7 +373,9 @@ def require_scores(
   """
   for name, value in scores.items():
     value = np.asarray(processes.fetch(value))
-    there = np.ones(value.shape, bool) if mask is None else np.asarray(mask)
+    there = np.ones(value.shape, bool)
+    if mask is not None:
+      there = np.asarray(processes.fetch(mask))
     if there.any() and not np.isfinite(value[there]).any():
       raise UserError(
         f'reward "{name}" gave no finite score for a whole batch of'

@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
 import numpy as np
 import safetensors
 import safetensors.numpy
+from absl import logging
 
 from jaxreward.errors import UserError, nearest, one_line
 from jaxreward.files import write_atomic
@@ -74,7 +75,10 @@ def load_params(
     UserError: no such file, no safetensors, or missing, unexpected or
       wrongly shaped tensors, by name.
   """
-  found = _named({} if fresh is None else fresh) | _read(path)
+  drawn, read = _named({} if fresh is None else fresh), _read(path)
+  if untaught := sorted(drawn.keys() - read.keys()):
+    logging.warning("%s lacks %s: untaught", path, ", ".join(untaught))
+  found = drawn | read
   wanted = _named(like)
   _require_equal_names(path, found, wanted)
   wrong = [

@@ -3,13 +3,15 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 from etils import epath
 
 from jaxreward import main
-from jaxreward.compilation import topology
-from jaxreward.compilation.report import MeshReport
-from jaxreward.jobs import ahead, align, compile_check
+from jaxreward.compilation import report, topology
+from jaxreward.compilation.report import MeshReport, RunReport
+from jaxreward.data.scenes import grammar
+from jaxreward.jobs import ahead, align, compile_check, rewards
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 
@@ -33,12 +35,12 @@ def test_a_table_and_json_for_eight_cpus(tmp_path, small_model, capfd):
   meshes = {"compile_check.meshes": "2x4x1"}
   assert main.main(tiny.flags(SMOKE, tmp_path, FAST, meshes)) == 0
   text = capfd.readouterr().out
-  report = found(tmp_path)
+  told = found(tmp_path)
   assert "data=8, fsdp=1, tensor=1: fits" in text
   assert "total per device" in text and "reference" in text
   assert "Best: data=" in text
-  assert report["devices"] == 8 and len(report["meshes"]) == 2
-  whole, cut = report["meshes"]
+  assert told["devices"] == 8 and len(told["meshes"]) == 2
+  whole, cut = told["meshes"]
   assert list(whole["programs"]) == ["rollout", "detector", "rewards", "update"]
   for one in (whole, cut):
     assert one["fits"]
@@ -64,9 +66,9 @@ def test_little_memory_does_not_fit_and_says_what_to_change(
 ):
   small = {"compile_check.memory": 1e-4, "rollout.microbatch": 16}
   assert command(SMOKE, tmp_path, FAST, small) == 0
-  report = found(tmp_path)
-  (mesh,) = report["meshes"]
-  assert not mesh["fits"] and report["best"] is None
+  told = found(tmp_path)
+  (mesh,) = told["meshes"]
+  assert not mesh["fits"] and told["best"] is None
   advice = "\n".join(mesh["advice"])
   for part in ("config.mesh.fsdp=", "lora.rank", "remat=full", "microbatch=8"):
     assert part in advice
@@ -165,3 +167,22 @@ def test_what_is_compiled_is_what_align_runs(caplog):
     jax.tree.leaves(run.parts.state), jax.tree.leaves(made.state), strict=True
   ):
     assert (x.shape, x.dtype, x.sharding) == (y.shape, y.dtype, y.sharding)
+
+
+def test_a_reward_that_cannot_be_read_counts_nothing(tmp_path):
+  config = tiny.load(SMOKE, tiny.MODEL)
+  config.unlock()
+  entry = dict(fn="clip_score", weight=1.0, weights=str(tmp_path / "none"))
+  config.rewards = dict(
+    clip=entry, jpeg=dict(fn="jpeg_compressibility", weight=1.0)
+  )
+  absent, batch = {}, grammar.batch(grammar.prompts("train")[:2])
+  mesh = mesh_lib.make_mesh(-1)
+  found = rewards.abstract(config, epath.Path(tmp_path), mesh, absent)
+  assert list(absent) == ["clip"] and "config.rewards.clip" in absent["clip"]
+  assert not found["clip"].fn(jnp.ones((2, 3, 4, 4, 3)), batch).any()
+  run = RunReport(
+    topology.find("cpu:8"), 0.0, [MeshReport((8, 1, 1), left_out=("clip",))]
+  )
+  assert "Not counted, for want of weights: clip." in report.to_text(run)
+  assert report.to_json(run)["meshes"][0]["left_out"] == ["clip"]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from jaxreward import rewards
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, setup
+from jaxreward.jobs import align, evaluate, setup, words
 from jaxreward.report import grids
 from tests import tiny
 
@@ -59,13 +60,15 @@ def test_five_families_are_scored_and_none_fails(workdir):
   rows = tiny.rows(workdir)
   assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
   trained = ("execution", "preservation", "background", "subject", "clean")
+  names = {f"reward/{name}" for name in (*trained, "ssim", "psnr")}
+  assert names <= set().union(*rows[1:])  # a batch may lack a kind
   for row in rows[1:]:
-    assert {f"reward/{name}" for name in (*trained, "ssim", "psnr")} <= set(row)
     assert not any(row[k] for k in row if k.startswith("failed"))
     assert row["update_norm"] > 0 and row["skipped_updates"] == 0
     assert np.isfinite(row["panel/trained_reward"])
     assert row.get("log_prob_gap", 0.0) == 0.0
-  kinds = {k.rpartition("/")[2] for k in rows[1] if "train/accuracy" in k}
+  every = set().union(*rows[1:])
+  kinds = {k.rpartition("/")[2] for k in every if "train/accuracy" in k}
   assert kinds == set(grammar.EDITS)
 
 
@@ -113,13 +116,54 @@ def test_samples_follow_the_source_and_nothing_compiles_again(
     assert compile_counter.count == 0
 
 
+def test_the_mean_of_a_reward_is_over_the_rows_where_it_has_a_say():
+  every = edits.prompts("train")
+  prompts = grammar.batch(every[:: len(every) // 6][:6])
+  kind = int(prompts.kind[0])
+  weight = rewards.RowWeight(2.0, ((kind, 1.0),))
+  found = rewards.build({"one": lambda *_: None}, {"one": weight})["one"]
+  scores = np.arange(12.0).reshape(6, 2)
+  own = np.asarray(prompts.kind) == kind
+  assert 0 < own.sum() < 6
+  mean = evaluate._mean_score(scores, found, prompts)
+  assert mean == pytest.approx(scores[own].mean())
+  assert evaluate._mean_score(scores, None, prompts) == scores.mean()
+
+
+def test_a_judge_of_scenes_is_refused_for_pictures_of_other_sizes():
+  given = {"data.grammar": "edits"}
+  config = tiny.load("align_public.py:qwen_image_edit,tiny", given)
+  with pytest.raises(UserError, match="pictures of 36 pixels a side, and the"):
+    words.bind(config, setup.make_policy(config))
+
+
+def test_a_reward_that_fails_wherever_it_has_a_say_stops_the_run(
+  command, tmp_path, weights_file
+):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "import jax.numpy as jnp\n"
+    "def lost(images, prompts):\n  return jnp.full(images.shape[:2], jnp.nan)\n"
+  )
+  given = {
+    "rewards.mine.fn": f"{path}:lost", "rewards.mine.kinds.identity": 1.0,
+    "data.kind_weights": "(1,0,0,0,1,0)", "init.checkpoint": weights_file,
+  }  # fmt: skip
+  assert (
+    command("five_rewards.py:smoke", tmp_path / "run", tiny.MODEL, given) == 2
+  )
+  assert 'reward "mine" gave no finite score' in command.error
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
     ({"model.takes_source": False}, "takes no picture; set config.model"),
     ({"data.grammar": "scenes"}, 'set config.data.grammar to "edits"'),
     ({"data.source": "scenes"}, "judges the tasks of"),
-    ({"data.kind_weights": "(0,0,0,0,0,0)"}, "not all 0"),
+    ({"data.kind_weights": "(0,0,0,0,0,0)"}, "order recolour, remove"),
+    ({"rewards.clean.fn": "learned"}, "reads the words of the scenes alone"),
+    ({"rewards.psnr.kinds.counting": 1.0}, '"counting" is not known'),
   ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):

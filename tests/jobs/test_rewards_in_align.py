@@ -66,7 +66,8 @@ def test_the_detector_looks_once_per_iteration(
 ):
   """Rewards, held-out rewards and panel share what it found."""
   blind = lambda *_: pytest.fail("a reward let the detector look again")
-  monkeypatch.setattr(verifiable, "detect", types.SimpleNamespace(detect=blind))
+  judge = types.SimpleNamespace(look=blind, repeat=verifiable.judge.repeat)
+  monkeypatch.setattr(verifiable, "judge", judge)
   given = {"heldout_rewards.other.fn": "strict"}
   workdir = tmp_path / "run"
   assert command(NFT, workdir, tiny.MODEL, tiny.FAST, given) == 0
@@ -251,6 +252,22 @@ def test_the_detector_is_held_out_where_nothing_else_is(given, names):
   assert sorted(reward_setup.bind(config)) == sorted(names)
   trained = reward_setup.bind(config, ("rewards",))
   assert sorted(trained) == sorted(config.rewards)
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    (
+      {"rewards.q.fn": "psnr"},
+      r"config\.rewards\.q: it compares with pictures",
+    ),
+    ({"rewards.q.fn": "execution"}, "judges tasks with a picture"),
+    (tiny.REWARD | {"rewards.redness.kinds.add": 1.0}, '"add" is not known'),
+  ],
+)
+def test_what_scenes_do_not_have_is_refused(given, message):
+  with pytest.raises(UserError, match=message):
+    reward_setup.bind(tiny.load(NFT, given))
 
 
 def test_the_panel_leaves_out_pictures_that_are_not_finite():

@@ -63,6 +63,12 @@ def test_a_reward_sees_the_frames_it_is_to_score(which, expected):
     np.testing.assert_allclose(found["twice"], 2 * expected, rtol=1e-6)
 
 
+def test_the_first_of_one_frame_is_refused():
+  config = tiny.load(WAN, {"video.frames": 1, "video.scored": "first"})
+  with pytest.raises(UserError, match=r"video\.frames=1"):
+    videos.scored(lambda images, prompts: images, config)
+
+
 def test_a_frame_that_is_not_finite_spoils_its_video_alone():
   config = tiny.load(WAN, {"video.frames": 3})
   strips = np.ones((1, 2, 8, 24, 3), np.float32)

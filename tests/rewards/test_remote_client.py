@@ -175,6 +175,19 @@ def test_a_refusal_stops_at_once(status, words, serve, tmp_path, monkeypatch):
   assert server.count <= 4  # not forty
 
 
+@pytest.mark.parametrize("before", range(120, 162, 6))
+def test_no_part_of_the_key_is_left_at_a_cut(
+  before, serve, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("JUDGE_KEY", KEY)
+  message = {"error": {"message": "x" * before + KEY}}
+  server = serve(lambda ask: Reply(message, 401))
+  judge = pointwise(server, tmp_path, key_env="JUDGE_KEY")
+  with pytest.raises(UserError) as error:
+    judge(reds([levels(4)]), TEXT)
+  assert KEY[:4] not in str(error.value)
+
+
 def test_an_account_without_money_is_a_refusal(serve, tmp_path):
   body = {"error": {"code": "insufficient_quota", "message": "pay"}}
   server = serve(lambda ask: Reply(body, 429))
@@ -455,6 +468,7 @@ WRONG = [
   (dict(url="http://host:port/v1"), "url"),
   (dict(url=f"http://me:{KEY}@host/v1"), "url"),
   (dict(url="$NO_SUCH_PLACE"), "NO_SUCH_PLACE"),
+  (dict(url=f"http://host/v1?api-key={KEY}"), 'url="$NAME"'),
   (dict(model=""), "model"),
   (dict(key_env=KEY), "key_env"),
   (dict(key_env="NO_SUCH_KEY"), "NO_SUCH_KEY"),
@@ -493,11 +507,12 @@ def test_wrong_options_are_refused_before_anything_is_asked(
   [
     ("http://h:8000/v1", "http://h:8000/v1/chat/completions"),
     ("https://h/v1/", "https://h/v1/chat/completions"),
-    ("http://h/a/chat/completions?v=1", "http://h/a/chat/completions?v=1"),
     ("$JUDGE_URL", "http://there/v1/chat/completions"),
+    ("$ITS_QUERY", "http://h/a/chat/completions?v=1"),
   ],
 )
 def test_addresses(url, endpoint, tmp_path, monkeypatch):
   monkeypatch.setenv("JUDGE_URL", "http://there/v1")
+  monkeypatch.setenv("ITS_QUERY", "http://h/a/chat/completions?v=1")
   judge = Loaded("judge_pointwise", url, tmp_path)
   assert judge.judge.options.endpoint == endpoint

@@ -182,9 +182,7 @@ class Client:
 
   def _failure(self, error: urllib.error.HTTPError) -> Exception:
     """What a status other than 200 means."""
-    code, says = _said(error)
-    if self._key:
-      says = says.replace(self._key, "***")
+    code, says = _said(error, self._key)
     status = f"HTTP {error.code}"
     if code in _FILTERED:
       return NoAnswer(f"{status}, {code}")
@@ -223,8 +221,11 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
   return b"".join(parts)
 
 
-def _said(error: urllib.error.HTTPError) -> tuple[str, str]:
-  """(code of an error, what the server says about it as ' (...)' or '')."""
+def _said(error: urllib.error.HTTPError, key: str) -> tuple[str, str]:
+  """(code of an error, what the server says about it as ' (...)' or '').
+
+  The key is taken out before the text is cut, which could leave a part of it.
+  """
   try:
     text = error.read(_LARGEST).decode(errors="replace")
   except (OSError, http.client.HTTPException):
@@ -237,5 +238,6 @@ def _said(error: urllib.error.HTTPError) -> tuple[str, str]:
       code, text = str(found.get("code") or ""), str(found.get("message", text))
   except (ValueError, AttributeError):
     pass
+  text = text.replace(key, "***") if key else text
   text = " ".join(text.split())[:_SHOWN]
   return code, f" ({text})" if text else ""

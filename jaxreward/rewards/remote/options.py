@@ -133,6 +133,11 @@ class Options:
         "url holds a user's name or password, which would be written down;"
         " name the variable that holds the key in key_env"
       )
+    if parts.query and not self.url.startswith("$"):
+      raise UserError(
+        "url holds a query, which would be written down and may be a secret;"
+        ' put the address into an environment variable and give url="$NAME"'
+      )
     path = parts.path.rstrip("/")
     path = path if path.endswith(_PATH) else path + _PATH
     return urllib.parse.urlunsplit(parts._replace(path=path, fragment=""))
