@@ -162,11 +162,12 @@ def _check_source(config: ConfigDict, policy: Policy) -> None:
       'config.data.source="edits": set config.data.grammar to "edits", or to'
       ' "free" for a policy that draws other sizes'
     )
-  side = setup.picture_side(policy) if data.grammar == "edits" else render.SIZE
-  if side != render.SIZE:
+  square = render.SIZE, render.SIZE
+  size = setup.picture_side(policy) if data.grammar == "edits" else square
+  if size != square:
     raise UserError(
       f'config.data.grammar="edits": it judges pictures of {render.SIZE} pixels'
-      f' a side, and the policy draws {side}; set it to "free"'
+      f' a side, and the policy draws {size[0]} x {size[1]}; set it to "free"'
     )
   if edits and not policy.takes_source:
     raise UserError(
