@@ -60,6 +60,13 @@ def pytest_collection_modifyitems(items):
       item.add_marker(skip)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """PyTorch draws the weights of peers; the same ones every time."""
+  if item.get_closest_marker("parity") and importlib.util.find_spec("torch"):
+    importlib.import_module("torch").manual_seed(0)
+
+
 class CompileCounter:
   """Programs that JAX has compiled, or fetched compiled, since `reset`."""
 
