@@ -46,8 +46,8 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
-  RowWeight,
   applied,
+  has_say,
   host_scores,
   jitted_scores,
   require_scores,
@@ -281,12 +281,10 @@ def _of_finite(
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
-  asked, found = applied(scores, dict(weights), prompts)
-  every = jnp.ones(usable.shape, bool)
+  weight_of = dict(weights)
+  asked, _ = applied(scores, weight_of, prompts)
   says = {
-    k: (found[k] != 0) & every
-    if isinstance(dict(weights).get(k), RowWeight)
-    else every
+    k: jnp.broadcast_to(has_say(weight_of.get(k, 1.0), prompts), usable.shape)
     for k in scores
   }
   failed = {

@@ -25,7 +25,7 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup, words
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
-from jaxreward.rewards import Reward, RowWeight, score
+from jaxreward.rewards import Reward, has_say, score
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
@@ -175,9 +175,8 @@ def _mean_score(
 
   None if there is none.
   """
-  valid = jnp.isfinite(scores)
-  if reward is not None and isinstance(reward.weight, RowWeight):
-    valid &= np.asarray(reward.weight(prompts)) != 0
+  weight = 1.0 if reward is None else reward.weight
+  valid = jnp.isfinite(scores) & np.asarray(has_say(weight, prompts))
   return float(masked_mean(scores, valid)) if bool(valid.any()) else None
 
 

@@ -59,13 +59,23 @@ def _free_axes() -> dict[str, int]:
   }
 
 
-def _place(x: Array, others: list[str | None]) -> Array:
+def _axes_of_rows(count: int) -> tuple[str, ...] | None:
+  """Batch axes of the mesh in use; None where they do not divide the rows."""
   free = _free_axes()
   axes = tuple(name for name in BATCH_AXES if name in free)
-  parts = math.prod(free[name] for name in axes)
-  if math.prod(free.values()) == 1 or x.shape[0] % parts:
+  return None if count % math.prod(free[name] for name in axes) else axes
+
+
+def _place(x: Array, others: list[str | None]) -> Array:
+  axes = _axes_of_rows(x.shape[0])
+  if math.prod(_free_axes().values()) == 1 or axes is None:
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *others))
+
+
+def _fill(q: Array, parts: int) -> Array:
+  """Zeros after the queries, up to a number that the parts divide."""
+  return jnp.pad(q, ((0, 0), (0, -q.shape[1] % parts), (0, 0), (0, 0)))
 
 
 def attend(
@@ -93,8 +103,7 @@ def attend(
   cut = lambda x, axis: jax.lax.with_sharding_constraint(
     x, PartitionSpec(_FREE, axis, None, None)
   )
-  padded = jnp.pad(q, ((0, 0), (0, -tokens % parts), (0, 0), (0, 0)))
-  y = run(cut(padded, AXIS), cut(k, None), cut(v, None))
+  y = run(cut(_fill(q, parts), AXIS), cut(k, None), cut(v, None))
   return cut(y, AXIS)[:, :tokens]
 
 
@@ -121,16 +130,14 @@ def by_device(
   free = _free_axes()
   if math.prod(free.values()) == 1:
     return run(q, k, v, mask)
-  batch = tuple(name for name in BATCH_AXES if name in free)
-  if q.shape[0] % math.prod(free[name] for name in batch):
-    batch = ()
+  batch = _axes_of_rows(q.shape[0]) or ()
   parts = free.get(AXIS, 1)
   tensor = AXIS if parts > 1 else None
   tokens = q.shape[1]
   mine = others = PartitionSpec(batch, None, tensor)
   if q.shape[2] % parts:
     mine, others = PartitionSpec(batch, tensor), PartitionSpec(batch)
-    q = jnp.pad(q, ((0, 0), (0, -tokens % parts), (0, 0), (0, 0)))
+    q = _fill(q, parts)
   mapped = jax.shard_map(
     run, in_specs=(mine, others, others, PartitionSpec(batch)),
     out_specs=mine, axis_names=set(free), check_vma=False,

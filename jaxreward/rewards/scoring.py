@@ -49,6 +49,13 @@ class RowWeight:
     return rows[:, None]
 
 
+def has_say(weight: float | RowWeight, prompts: PromptBatch) -> Array:
+  """bool [P, 1]: rows in which a reward of this weight counts."""
+  if isinstance(weight, RowWeight):
+    return weight(prompts) != 0
+  return jnp.ones((jnp.shape(prompts.kind)[0], 1), bool)
+
+
 def applied(
   scores: Mapping[str, ArrayLike],
   weights: Mapping[str, float | RowWeight],
