@@ -101,7 +101,15 @@ def test_every_parameter_has_one_sharding_rule():
 @pytest.mark.parametrize(
   ("record", "said"),
   [
-    ({"model_type": "siglip2"}, 'describes a "siglip2"'),
+    ({"model_type": "clip"}, 'describes a "clip"'),
+    (
+      {"model_type": "siglip2", "vision_config": {"num_patches": 200}},
+      "num_patches=200 is no square",
+    ),
+    (
+      {"model_type": "siglip2", "vision_config": {"vision_use_head": False}},
+      "the image tower has no probe",
+    ),
     (
       {"model_type": "siglip", "text_config": {"projection_size": 7}},
       "text features of 7 and image features of 768",
@@ -111,3 +119,126 @@ def test_every_parameter_has_one_sharding_rule():
 def test_a_config_that_is_not_read_says_why(record, said):
   with pytest.raises(UserError, match=said):
     siglip.config_of(record)
+
+
+SHAPES = [(40, 61), (61, 40), (33, 33), (8, 90), (5, 5)]  # pixels
+
+
+@pytest.fixture(scope="module")
+def flexible(tmp_path_factory):
+  """(transformers' NaFlex, its folder, its processor, tokens, pictures)."""
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  from transformers.models.siglip2 import image_processing_pil_siglip2 as pil
+
+  config = transformers.Siglip2Config(
+    text_config=LAYERS
+    | {"vocab_size": 40, "max_position_embeddings": 8, "projection_size": 32},
+    vision_config=LAYERS | {"num_patches": 16, "patch_size": 4},
+  )
+  model = peers.shake(transformers.Siglip2Model(config))
+  with torch.no_grad():  # or padding that is seen would hardly show
+    model.vision_model.embeddings.position_embedding.weight.mul_(5)
+  folder = tmp_path_factory.mktemp("naflex")
+  model.save_pretrained(folder)
+  reader = pil.Siglip2ImageProcessorPil(patch_size=4, max_num_patches=20)
+  reader.save_pretrained(folder)
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(1, 40, (3, 8)).astype(np.int32)
+  images = [rng.integers(0, 256, (*s, 3), np.uint8) for s in SHAPES]
+  return model, folder, reader, tokens, images
+
+
+def batch_of(reader, images, config):
+  """(what the peer takes, the same as our patches)."""
+  theirs = reader(images=images, return_tensors="pt")
+  parts = []
+  for pixels, (h, w) in zip(
+    theirs["pixel_values"].numpy(),
+    theirs["spatial_shapes"].tolist(),
+    strict=True,
+  ):
+    x = pixels[: h * w].reshape(h, w, 4, 4, 3).swapaxes(1, 2)
+    parts.append(siglip.cut(x.reshape(1, 4 * h, 4 * w, 3), config, 20))
+  ours = siglip.Patches(*(jnp.concatenate(x) for x in zip(*parts, strict=True)))
+  np.testing.assert_array_equal(ours.pixels, theirs["pixel_values"].numpy())
+  np.testing.assert_array_equal(
+    ours.mask, theirs["pixel_attention_mask"].numpy() > 0
+  )
+  return theirs, ours
+
+
+def flexible_forward(model, tokens, batch):
+  import torch
+
+  return model(input_ids=torch.tensor(tokens, dtype=torch.long), **batch)
+
+
+@pytest.mark.parity
+def test_pictures_of_any_shape_equal_the_peers(flexible):
+  model, folder, reader, tokens, images = flexible
+  config, params = siglip.load(folder)
+  assert config.flexible and config.image == 16
+  batch, patches = batch_of(reader, images, config)
+  assert (~patches.mask).any() and patches.mask.all(1).any()
+  net = siglip.SiglipModel(config)
+  theirs = flexible_forward(model, tokens, batch)
+  run = jax.jit(lambda p: logits(net, p, tokens, patches))
+  text, image, found = run(params)
+  peers.close(text, peers.numpy(theirs.text_embeds))
+  peers.close(image, peers.numpy(theirs.image_embeds))
+  peers.close(found, peers.numpy(theirs.logits_per_image))
+  rules = siglip.rules_of(config)
+  peers.same_after_round_trip(params, rules, folder)
+  loss = lambda p: jnp.sin(logits(net, p, tokens, patches)[2]).sum()
+  ours = jax.jit(jax.grad(loss))(params)
+  scalar = theirs.logits_per_image.sin().sum()
+  peers.close_trees(ours, peers.gradients(model, scalar, rules, params))
+  half = siglip.SiglipModel(config, jnp.bfloat16)
+  text, image, _ = logits(half, peers.half(params), tokens, patches)
+  peers.close(text, peers.numpy(theirs.text_embeds), 2e-2)
+  peers.close(image, peers.numpy(theirs.image_embeds), 2e-2)
+
+
+@pytest.mark.parity
+def test_padding_is_not_seen_and_positions_are_the_pictures(flexible):
+  _, folder, reader, _, images = flexible
+  config, params = siglip.load(folder)
+  _, patches = batch_of(reader, images, config)
+  net = siglip.SiglipModel(config)
+  look = jax.jit(lambda x: net.apply({"params": params}, x, method="look"))
+  found = look(patches)
+  noise = jnp.where(patches.mask[..., None], patches.pixels, 7.0)
+  np.testing.assert_allclose(
+    look(patches._replace(pixels=noise)), found, atol=1e-6
+  )
+  flat = patches._replace(places=patches.places.mean(1, keepdims=True)[:1])
+  flat = flat._replace(
+    places=jnp.broadcast_to(flat.places, patches.places.shape)
+  )
+  assert np.abs(look(flat) - found).max() > 1e-2
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", [*SHAPES, (512, 512), (37, 1200), (3, 7)])
+@pytest.mark.parametrize(("patch", "most"), [(16, 256), (4, 20), (14, 100)])
+def test_sizes_are_the_published_ones(size, patch, most):
+  pytest.importorskip("torch")
+  pil = pytest.importorskip(
+    "transformers.models.siglip2.image_processing_pil_siglip2"
+  )
+  theirs = pil.get_image_size_for_max_num_patches(*size, patch, most)
+  assert siglip.size_within(*size, patch, most) == theirs
+  assert theirs[0] * theirs[1] <= most * patch**2
+
+
+@pytest.mark.parametrize(("many", "few"), [(5, 5), (9, 4), (3, 16), (1, 7)])
+def test_resizing_is_linear_between_places_and_a_mean_below(many, few):
+  weight = siglip.resizing(many, few)
+  np.testing.assert_allclose(weight.sum(1), 1, rtol=1e-6)
+  x = np.arange(few) * 2.0 + 1
+  where = np.clip((np.arange(many) + 0.5) * few / many - 0.5, 0, few - 1)
+  if many >= few:  # a line stays a line, but for the flat ends
+    np.testing.assert_allclose(weight @ x, np.interp(where, range(few), x))
+  else:
+    np.testing.assert_allclose((weight @ x).mean(), x.mean(), rtol=1e-6)
