@@ -146,7 +146,8 @@ def _prepared_for_siglip(
     )
 
   def prepared(images: Array) -> siglip.Patches:
-    size = siglip.size_within(*images.shape[1:3], patch, most)
+    height, width = images.shape[1:3]
+    size = siglip.size_within(height, width, patch, most)
     resized = dataclasses.replace(plain, size=size)(images)
     return siglip.cut(resized, config, most)
 

@@ -7,6 +7,7 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.models import siglip
+from jaxreward.rewards import encoders
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers
@@ -198,6 +199,21 @@ def test_pictures_of_any_shape_equal_the_peers(flexible):
   text, image, _ = logits(half, peers.half(params), tokens, patches)
   peers.close(text, peers.numpy(theirs.text_embeds), 2e-2)
   peers.close(image, peers.numpy(theirs.image_embeds), 2e-2)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("i", range(len(SHAPES)))
+def test_pictures_are_prepared_as_the_peer_prepares_them(i, flexible):
+  """Resized to what fits, cut and normalised; a few pixels round otherwise."""
+  _, folder, reader, _, images = flexible
+  config, _ = siglip.load(folder)
+  _, expected = batch_of(reader, images[i : i + 1], config)
+  ready = encoders.load(str(folder)).encoder.prepared
+  found = ready(jnp.asarray(images[i][None] / np.float32(255)))
+  np.testing.assert_array_equal(found.mask, expected.mask)
+  np.testing.assert_array_equal(found.places, expected.places)
+  gap = np.abs(np.asarray(found.pixels) - expected.pixels) * 255 / 2
+  assert gap.max() < 1.01 and (gap > 0.5).mean() < 0.02
 
 
 @pytest.mark.parity
