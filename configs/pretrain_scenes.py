@@ -2,6 +2,8 @@
 
 from jaxreward import config as config_lib
 
+CONDITIONS = ("text", "class")
+
 
 def get_config(arg: str | None = None):
   """`:smoke` runs a few steps of a tiny model; `:class` knows no words.
@@ -10,6 +12,9 @@ def get_config(arg: str | None = None):
   go on with it take `--config.model.condition=class` too.
   """
   given = config_lib.parse_arg(arg, condition="text", smoke=False)
+  config_lib.lookup(
+    given["condition"], dict.fromkeys(CONDITIONS), field="model.condition"
+  )
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "pretrain"
   config.init.checkpoint = ""

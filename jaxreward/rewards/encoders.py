@@ -23,15 +23,15 @@ class Encoder:
   """A tower, or a pair that meets in one space, as pure functions.
 
   Attributes:
-    images: (params, normalised pictures) -> features [B, E].
-    prepared: pictures in [0, 1] -> what `images` takes.
+    images: (params, prepared pictures) -> features [B, E].
+    prepared: pictures [B, H, W, 3] in [0, 1] -> what `images` takes.
     text: (params, tokens [P, L]) -> features [P, E]; None for pictures alone.
     logits: (params, cosines) -> logits as the pair was trained with.
     patches: (params, normalised pictures) -> features of places [B, N, E].
     microbatch: pictures that go through the tower at once; 0 for all.
   """
 
-  images: Callable[[Params, Array], Array]
+  images: Callable[[Params, Any], Array]
   prepared: Callable[[Array], Any]
   text: Callable[[Params, Array], Array] | None = None
   logits: Callable[[Params, Array], Array] | None = None
@@ -173,7 +173,7 @@ def _load_dino(weights, dtype, microbatch) -> Weights:
 
 
 def _applied(
-  net: Any, params: Params, x: Array, method: str | None = None
+  net: Any, params: Params, x: Any, method: str | None = None
 ) -> Any:
   return net.apply({"params": params}, x, method=method)
 

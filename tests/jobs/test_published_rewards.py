@@ -154,7 +154,11 @@ def weights(tmp_path):
 def siglip_folder(folder, record):
   config = siglip.config_of(record)
   params = folders.drawn(siglip.shapes(config))
-  return save(folder, params, siglip.rules_of(config), record)
+  save(folder, params, siglip.rules_of(config), record)
+  if config.flexible:
+    reader = {"patch_size": config.patch, "max_num_patches": 12}
+    (folder / "preprocessor_config.json").write_text(json.dumps(reader))
+  return folder
 
 
 def owlvit_folder(folder):

@@ -409,8 +409,7 @@ def test_classes_are_the_prompts_of_one_item():
   np.testing.assert_array_equal(found, expected)
   assert there.all() and len(set(expected)) == len(known) == 4 * 6 * 4
   assert not scene_dit.classes(jnp.zeros((1, 8), int))[1].any()
-  others = [p for p in grammar.all_prompts() if p not in set(known)]
-  assert all(len(p.items) == 2 for p in others)
+  assert len(known) == sum(len(p.items) == 1 for p in grammar.all_prompts())
 
 
 def test_no_class_is_seen_before_training():
@@ -456,6 +455,7 @@ def test_guidance_goes_from_no_class_to_the_class():
   policy, params = start(**CLASSES)
   params = perturb(params)
   x, t, _ = inputs()
+  t = jnp.maximum(t, 0.3)  # a small t amplifies the error of x0 by 1 / t
   tokens = class_tokens(*ITEMS)
   pair = guidance.conditioning(policy, params, tokens, 2.0)
   guided = jax.jit(

@@ -1,5 +1,8 @@
 """SigLIP towers against transformers."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,8 +95,11 @@ def test_full_sizes_have_the_published_counts(name, published):
   assert round(peers.count(shapes) / 1e6, 2) == published  # millions
 
 
-def test_every_parameter_has_one_sharding_rule():
-  shapes = siglip.shapes(siglip.SIZES["siglip2_base_16_224"])
+@pytest.mark.parametrize(
+  "name", ["siglip2_base_16_224", "siglip2_base_16_naflex"]
+)
+def test_every_parameter_has_one_sharding_rule(name):
+  shapes = siglip.shapes(siglip.SIZES[name])
   mesh = meshes.make_mesh(2, 2, 2)
   specs = sharding.param_specs(shapes, siglip.SHARDING_RULES, mesh)
   assert tuple(specs["vision"]["pool_qkv"]["kernel"]) == ("fsdp", "tensor")
@@ -258,3 +264,27 @@ def test_resizing_is_linear_between_places_and_a_mean_below(many, few):
     np.testing.assert_allclose(weight @ x, np.interp(where, range(few), x))
   else:
     np.testing.assert_allclose((weight @ x).mean(), x.mean(), rtol=1e-6)
+
+
+@pytest.mark.parity
+def test_a_preprocessor_of_other_patches_is_refused(flexible, tmp_path):
+  _, folder, *_ = flexible
+  shutil.copytree(folder, tmp_path / "other")
+  file = tmp_path / "other" / "preprocessor_config.json"
+  file.write_text(json.dumps({"patch_size": 8, "max_num_patches": 20}))
+  with pytest.raises(UserError, match="20 patches of 8 pixels"):
+    encoders.load(str(tmp_path / "other"))
+
+
+@pytest.mark.parity
+def test_the_full_size_of_any_shape_has_the_peers_count():
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  layers = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12)
+  config = transformers.Siglip2Config(
+    text_config=layers | {"vocab_size": 256000}, vision_config=layers
+  )
+  with torch.device("meta"):
+    model = transformers.Siglip2Model(config)
+  shapes = siglip.shapes(siglip.SIZES["siglip2_base_16_naflex"])
+  assert peers.count(shapes) == sum(p.numel() for p in model.parameters())
