@@ -32,8 +32,7 @@ def get_config(arg: str | None = None):
   config.ema.decay = 0.995
   config.eval.every = 500
   config.checkpoint.every = 500
-  if given["condition"] != "text":
-    config.model.condition = given["condition"]
+  config.model.condition = given["condition"]
   if given["smoke"]:
     config.pretrain.update(steps=6, batch_size=16)
     config.optimizer.warmup_steps = 2

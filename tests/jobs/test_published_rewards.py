@@ -32,6 +32,7 @@ from jaxreward.rewards import (
   objects,
   references,
 )
+from tests import tiny
 from tests.rewards import folders
 
 pytestmark = pytest.mark.slow
@@ -207,9 +208,7 @@ def direct(name, images, prompts, options):
   return np.asarray(found)
 
 
-def test_a_job_scores_as_the_functions_do(
-  command, tmp_path, small_model, weights
-):
+def test_a_job_scores_as_the_functions_do(tmp_path, small_model, weights):
   """One run with all of them; every mean is that of the direct calls."""
   for name in ("data", "given", "kept"):
     (tmp_path / name).mkdir()
@@ -236,8 +235,8 @@ def test_a_job_scores_as_the_functions_do(
       | ARGUMENTS.get(name, {})
     )
     overrides |= {f"rewards.{name}.{k}": v for k, v in given.items()}
-  spec, workdir = "evaluate_scenes.py:smoke", tmp_path / "run"
-  assert command(spec, workdir, overrides) == 0, command.error
+  config = tiny.load("evaluate_scenes.py:smoke", overrides)
+  workdir = tiny.run(config, tmp_path / "run")
   record = json.loads((workdir / "evaluation.json").read_text())
   reported = record["policy"]["guidance_scale=1.0"]["rewards"]
   (kept,) = (tmp_path / "kept").iterdir()
