@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
         heads=2,
         mlp_ratio=3,
         text_layers=2,
+        condition="text",  # or "class": prompts of one item, no word read
         remat="none",
         unroll=4,
         dtype="float32",

@@ -2,9 +2,19 @@
 
 from jaxreward import config as config_lib
 
+CONDITIONS = ("text", "class")
+
 
 def get_config(arg: str | None = None):
-  """`:smoke` runs a few steps of a tiny model."""
+  """`:smoke` runs a few steps of a tiny model; `:class` knows no words.
+
+  A policy of `:class` draws prompts of one item by their class alone; jobs that
+  go on with it take `--config.model.condition=class` too.
+  """
+  given = config_lib.parse_arg(arg, condition="text", smoke=False)
+  config_lib.lookup(
+    given["condition"], dict.fromkeys(CONDITIONS), field="model.condition"
+  )
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "pretrain"
   config.init.checkpoint = ""
@@ -22,7 +32,8 @@ def get_config(arg: str | None = None):
   config.ema.decay = 0.995
   config.eval.every = 500
   config.checkpoint.every = 500
-  if config_lib.parse_arg(arg, smoke=False)["smoke"]:
+  config.model.condition = given["condition"]
+  if given["smoke"]:
     config.pretrain.update(steps=6, batch_size=16)
     config.optimizer.warmup_steps = 2
     config.model.update(width=32, depth=2, unroll=1)

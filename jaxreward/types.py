@@ -144,6 +144,7 @@ class Policy:
       videos [B, F, h, w, 4 + C], see `video_vae.from_pictures`.
     optional: regex of the parameters that an older checkpoint may lack; they
       are then drawn anew.
+    kinds: kinds of scene prompts that it knows; empty for all.
   """
 
   init: Callable[..., Params]
@@ -162,6 +163,7 @@ class Policy:
   pictures: Cond | None = None
   to_latents: Callable[..., Array] | None = None
   optional: str = ""
+  kinds: tuple[str, ...] = ()
 
   def decode(self, latents: Array, decoder: Params | None = None) -> Array:
     """Latents [..., H, W, C] -> images in [0, 1], clipped."""

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, rng, workdirs
-from jaxreward.data import captions, pipeline, sources
+from jaxreward.data import captions, pipeline
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
@@ -90,7 +90,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
-  prompts = sources.load_prompts(config.data.source, "train")
+  prompts = setup.load_prompts(config, "train")
   draw = captions.edit_batches
   if config.data.grammar != "edits":
     corruption = config.pretrain.caption_corruption

@@ -12,7 +12,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, processes, rng
-from jaxreward.data import pictures, sources
+from jaxreward.data import pictures
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, steppers
@@ -30,15 +30,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Writes workdir/samples/*.png, a grid of all, and what each one shows."""
   options = config.sample
   policy = setup.make_policy(config)
-  source = config.data.source
   free = config.data.grammar == "free"
-  prompts = (
-    setup.load_prompts(config, options.split)
-    if source in ("scenes", "edits")
-    else sources.all_prompts(  # of a file of one's own, all
-      source, free=free, with_pictures=policy.takes_source
-    )
-  )
+  is_own = config.data.source not in ("scenes", "edits")
+  prompts = setup.load_prompts(config, None if is_own else options.split)
   prompts = prompts[: options.prompts]
   params = setup.load_params(config, policy)
   mesh = setup.make_mesh(config)

@@ -129,12 +129,37 @@ def make_schedule(config: ConfigDict) -> schedule.Schedule:
   return made
 
 
-def load_prompts(config: ConfigDict, split: str) -> tuple[grammar.Prompt, ...]:
-  """The prompts of `config.data` of one split."""
-  return sources.load_prompts(
-    config.data.source, split, free=config.data.grammar == "free",
-    with_pictures=make_policy(config).takes_source,
-  )  # fmt: skip
+def load_prompts(
+  config: ConfigDict, split: str | None
+) -> tuple[grammar.Prompt, ...]:
+  """The prompts of `config.data` of one split; None for all of a file's.
+
+  Of the grammar's own prompts only those are taken that the policy knows.
+
+  Raises:
+    UserError: a prompt of one's own that the policy does not know.
+  """
+  policy, source = make_policy(config), config.data.source
+  free = config.data.grammar == "free"
+  if split is None:
+    found = sources.all_prompts(
+      source, free=free, with_pictures=policy.takes_source
+    )
+  else:
+    found = sources.load_prompts(
+      source, split, policy.kinds if source == "scenes" else None,
+      free=free, with_pictures=policy.takes_source,
+    )  # fmt: skip
+  for prompt in found if policy.kinds else ():
+    if grammar.KIND_NAMES[prompt.kind] not in policy.kinds:
+      raise UserError(
+        f'config.data.source={source}: the prompt "{prompt.text}" is of the kind'
+        f' "{grammar.KIND_NAMES[prompt.kind]}", and config.model.condition='
+        f'"class" knows {", ".join(policy.kinds)} alone, such as "a red circle"'
+        ' or "three squares"; leave it out, or set config.model.condition to'
+        ' "text"'
+      )
+  return found
 
 
 def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:

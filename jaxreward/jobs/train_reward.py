@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, reward_models, rng
-from jaxreward.data import pairs, preferences, sources
+from jaxreward.data import pairs, preferences
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
@@ -96,7 +96,7 @@ def scene_preferences(
   at the rate `train_reward.label_noise`.
   """
   options = config.train_reward
-  prompts = functools.partial(sources.load_prompts, config.data.source)
+  prompts = functools.partial(setup.load_prompts, config)
   train = preferences.choose_rows(
     prompts("train"), options.train_rows, config.seed
   )

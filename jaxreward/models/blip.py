@@ -8,6 +8,7 @@ each sum, whose layers attend to the picture's patches too.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.models import aesthetic, convert, tower
+from jaxreward.errors import UserError
+from jaxreward.models import aesthetic, convert, hub, tower
 from jaxreward.models.convert import Rule, conv, linear, norm
 from jaxreward.models.tower import Size
 from jaxreward.types import Array, ArrayLike
@@ -45,6 +47,7 @@ class Blip:
   places: int = 512
 
 
+_HEAD = 64  # features of a head of attention, in both towers of every size
 IMAGE_REWARD = Blip(
   Size(1024, 24, 16, 4096, eps=1e-6), Size(768, 12, 12, 3072, eps=1e-12)
 )
@@ -229,6 +232,48 @@ def shapes(config: Blip, dtype: str = "float32", *, head: bool = True) -> Any:
   cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
   found = jax.tree.map(cast, dict(made["params"]))
   return found | ({"head": aesthetic.shapes(config.text.width)} if head else {})
+
+
+def config_of(spec: os.PathLike[str] | str) -> Blip:
+  """Geometry of weights in ImageReward's layout, which says it by its shapes.
+
+  Raises:
+    UserError: unreadable weights, tensors that are no BLIP's, or a width that
+      does not divide into heads of 64 features.
+  """
+  stored = hub.open_weights(spec)
+
+  def shape(name: str) -> tuple[int, ...]:
+    name = f"blip.{name}"
+    if name not in stored:
+      raise UserError(f"{spec} lacks {name}; it is no ImageReward")
+    return stored[name].shape
+
+  def size(width: int, first: str, mlp: str, eps: float) -> Size:
+    if width % _HEAD:
+      raise UserError(
+        f"{spec}: a tower of width {width} has no whole heads of {_HEAD}"
+      )
+    depth = 0
+    while f"blip.{first.format(depth)}" in stored:
+      depth += 1
+    hidden, _ = shape(mlp.format(0))
+    return Size(width, depth, width // _HEAD, hidden, eps=eps)
+
+  block = "visual_encoder.blocks.{}"
+  layer = "text_encoder.encoder.layer.{}"
+  width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight")
+  side = math.isqrt(shape("visual_encoder.pos_embed")[1] - 1)
+  words, features = shape("text_encoder.embeddings.word_embeddings.weight")
+  places, _ = shape("text_encoder.embeddings.position_embeddings.weight")
+  return Blip(
+    size(width, f"{block}.norm1.weight", f"{block}.mlp.fc1.weight", 1e-6),
+    size(
+      features, f"{layer}.attention.output.dense.weight",
+      f"{layer}.intermediate.dense.weight", 1e-12,
+    ),
+    patch, side * patch, words, places,
+  )  # fmt: skip
 
 
 def load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -64,9 +64,14 @@ def hf_text(
   return rules
 
 
-def hf_vision(config: Vision) -> tuple[Rule, ...]:
-  """Table of an image tower; "pre_layrnorm" is spelt so."""
-  embeddings = "vision_model.embeddings"
+def hf_vision(config: Vision, at: str = "vision_model.") -> tuple[Rule, ...]:
+  """Table of an image tower; "pre_layrnorm" is spelt so.
+
+  Args:
+    config: geometry.
+    at: what stands before public names; "" where the tower was saved alone.
+  """
+  embeddings = f"{at}embeddings"
   rules = (
     Rule("vision/class", f"{embeddings}.class_embedding"),
     *conv(
@@ -74,9 +79,9 @@ def hf_vision(config: Vision) -> tuple[Rule, ...]:
     ),
     Rule("vision/position", f"{embeddings}.position_embedding.weight"),
     Rule("", f"{embeddings}.position_ids"),
-    *norm("vision/norm_in", "vision_model.pre_layrnorm"),
-    *hf_layers("vision/stack/layers", "vision_model.", config.size.depth),
-    *norm("vision/norm_out", "vision_model.post_layernorm"),
+    *norm("vision/norm_in", f"{at}pre_layrnorm"),
+    *hf_layers("vision/stack/layers", at, config.size.depth),
+    *norm("vision/norm_out", f"{at}post_layernorm"),
   )
   if config.projection:
     rules += linear("vision/projection", "visual_projection", bias=False)
@@ -317,6 +322,9 @@ def load_vision(
 ) -> tuple[Vision, Any]:
   """(geometry, {"vision": parameters}) of a tower, without its projection.
 
+  Its tensors may be called "vision_model.*" or, where the tower was saved
+  alone, go without that; what fits neither is named by the closer of the two.
+
   Args:
     spec: see `hub.resolve`; whatever else is there stays unread.
     dtype: of the parameters.
@@ -330,8 +338,21 @@ def load_vision(
   vision = dataclasses.replace(config.vision, projection=0)
   alone = Clip(None, vision)
   unread = (*_TEXT_TENSORS[layout], _PROJECTION[layout])
-  rules = rules_of(alone, layout) + tuple(Rule("", n) for n in unread)
+  rules = rules_of(alone, layout)
+  if layout == "hf":
+    rules = _closer(rules, hf_vision(vision, ""), hub.open_weights(spec))
+  rules += tuple(Rule("", n) for n in unread)
   return vision, convert.load_params(spec, rules, shapes(alone, dtype))
+
+
+def _closer(
+  first: tuple[Rule, ...], second: tuple[Rule, ...], stored: Collection[str]
+) -> tuple[Rule, ...]:
+  """The table of which more names are stored; the first if as many."""
+  held = lambda rules: sum(
+    name in stored for rule in rules for part in rule.names() for name in part
+  )
+  return second if held(second) > held(first) else first
 
 
 def load(

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.models import convert
+from jaxreward.errors import UserError
+from jaxreward.models import convert, hub
 from jaxreward.models.convert import Form, Rule, conv, linear
 from jaxreward.types import Array, ArrayLike
 
@@ -152,6 +153,28 @@ def shapes(net: IResNet, side: int = SIDE) -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   return jax.eval_shape(net.init, jax.random.key(0), picture)["params"]
+
+
+def net_of(spec: str) -> IResNet:
+  """The architecture of weights in insightface's layout, from their shapes.
+
+  Raises:
+    UserError: unreadable weights, or tensors that are no IResNet's.
+  """
+  stored = hub.open_weights(spec)
+  numbers = range(1, len(WIDTHS) + 1)
+  first = [f"layer{i}.0.conv1.weight" for i in numbers]
+  lost = [n for n in (*first, "fc.weight") if n not in stored]
+  if lost:
+    raise UserError(f"{spec} lacks {lost[0]}; it is no IResNet")
+  blocks = []
+  for i in numbers:
+    count = 1
+    while f"layer{i}.{count}.conv1.weight" in stored:
+      count += 1
+    blocks.append(count)
+  widths = tuple(stored[name].shape[0] for name in first)
+  return IResNet(tuple(blocks), widths, stored["fc.weight"].shape[0])
 
 
 def load(spec: str, net: IResNet, side: int = SIDE) -> Any:

@@ -1,4 +1,4 @@
-"""A small text-conditioned flow-matching transformer for the scenes.
+"""A small flow-matching transformer for the scenes, conditioned on text or class.
 
 The words pass once through a text encoder, which also makes the keys and
 values that every image block will attend to; the image patches then run
@@ -11,6 +11,13 @@ The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
 With `takes_source` it also reads the words of instructions and a picture to
 start from, whose patches are further channels of the noisy ones; the weights of
 these begin at zero, so that a checkpoint without them draws what it drew.
+
+With `condition="class"` it reads no words: the class of a prompt of one item,
+its (count, colour, shape), is added to the time that modulates the blocks, as
+in DiT (Peebles & Xie 2023, https://arxiv.org/abs/2212.09748, adaLN-Zero). The
+embedding of a class is the sum of one row for each of its three parts, so that
+classes that are held out are made of parts that training has seen; the empty
+prompt is the null class of classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -19,8 +26,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Bool, Int
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest
 from jaxreward.models import blocks
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
@@ -28,6 +36,11 @@ T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
 IMAGE_SIZE, PATCH = 36, 12
 VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
+CONDITIONS = ("text", "class")
+# Classes: prompts of one item. Ids of the first word of each part, and how many
+# values it has; plurals follow the shapes, and any colour comes before them all.
+CLASS_KINDS = ("single", "counting", "colours")
+COUNTS, COLOURS, SHAPES = (1, 4), (11, 5), (16, 4)
 
 # Columns of the first matrix of a pair and rows of the second over `tensor`;
 # the other side over `fsdp`. Stacked blocks carry their depth first.
@@ -35,6 +48,7 @@ VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
 # a multiple of `width`. Kernels of the image blocks have the layer axis first.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^text/(embedding|edit_words|position)$", (None, "fsdp")),
+  (r"^classes/(count|colour|shape|null)$", (None, "fsdp")),
   (r"^place$", (None, "fsdp")),
   (r"^(patch|source)_in/kernel$", (None, "fsdp")),
   (r"^patch_out/kernel$", ("fsdp", None)),
@@ -111,6 +125,46 @@ class TextEncoder(nn.Module):
     }
 
 
+def classes(
+  tokens: Int[ArrayLike, "P L"],
+) -> tuple[Int[Array, "P 3"], Bool[Array, "P"]]:
+  """((count, colour or 0 for any, shape), whether it is a class at all).
+
+  Of prompts of one item; all padding is the null class.
+  """
+  tokens = jnp.asarray(tokens)
+
+  def word(first: int, many: int) -> Array:
+    """1 for the first of `many` words, 0 for none of them."""
+    there = (tokens >= first) & (tokens < first + many)
+    return jnp.where(there, tokens - first + 1, 0).max(-1)
+
+  count, colour = word(*COUNTS), word(*COLOURS)
+  shape = word(SHAPES[0], 2 * SHAPES[1])
+  parts = jnp.stack([count - 1, colour, (shape - 1) % SHAPES[1]], -1)
+  return parts, tokens[:, 0] > 0
+
+
+class ClassEncoder(nn.Module):
+  """Words of prompts of one item [P, L] -> what modulates the blocks."""
+
+  width: int
+
+  @nn.compact
+  def __call__(self, tokens: Int[ArrayLike, "P L"]) -> Cond:
+    row = lambda name, many: self.param(
+      name, nn.initializers.normal(0.5), (many, self.width)
+    )
+    parts, known = classes(tokens)
+    sizes = {"count": COUNTS[1], "colour": 1 + COLOURS[1], "shape": SHAPES[1]}
+    drawn = sum(
+      row(name, many)[parts[:, i]]
+      for i, (name, many) in enumerate(sizes.items())
+    )
+    null = row("null", 1)
+    return {"class": jnp.where(known[:, None], drawn, null)}
+
+
 class ImageBlock(nn.Module):
   """adaLN block: patches attend to patches and words, then an MLP."""
 
@@ -121,7 +175,9 @@ class ImageBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
-    words, bias, signal = scan_in  # words: k and v, [B, 2, H, L, D / H]
+    words, bias, signal = (
+      scan_in  # words: k and v, [B, 2, H, L, D / H], or None
+    )
     d = self.width
     modulation = blocks.dense(6 * d, "modulation", self.dtype, zero=True)(
       signal
@@ -132,8 +188,10 @@ class ImageBlock(nn.Module):
     y = blocks.layer_norm(x) * (1 + scale1) + shift1
     qkv = blocks.rows(blocks.dense(3 * d, "qkv", self.dtype), y)
     q, k, v = blocks.to_heads(qkv, 3, self.heads)
-    k = jnp.concatenate([blocks.rms_norm(k), words[:, 0]], axis=2)
-    v = jnp.concatenate([v, words[:, 1]], axis=2)
+    k = blocks.rms_norm(k)
+    if words is not None:
+      k = jnp.concatenate([k, words[:, 0]], axis=2)
+      v = jnp.concatenate([v, words[:, 1]], axis=2)
     y = blocks.from_heads(blocks.attend(blocks.rms_norm(q), k, v, bias))
     x = x + gate1 * blocks.rows(blocks.dense(d, "out", self.dtype), y)
     y = blocks.layer_norm(x) * (1 + scale2) + shift2
@@ -156,13 +214,19 @@ class SceneDiT(nn.Module):
   remat: str = "none"
   unroll: int = 1
   takes_source: bool = False
+  condition: str = "text"
   dtype: Any = jnp.float32
 
   def setup(self):
     d = self.width
-    self.text = TextEncoder(
-      d, self.heads, self.text_layers, self.depth, self.dtype, self.takes_source
-    )
+    if self.condition == "class":
+      self.classes = ClassEncoder(d)
+    else:
+      self.text = TextEncoder(
+        d, self.heads, self.text_layers, self.depth, self.dtype,
+        self.takes_source,
+      )  # fmt: skip
+      self.pooled_in = blocks.dense(d, None, self.dtype)
     self.patch_in = blocks.dense(d, None, self.dtype)
     if self.takes_source:
       self.source_in = blocks.dense(d, None, self.dtype, zero=True)
@@ -172,7 +236,6 @@ class SceneDiT(nn.Module):
     )
     self.time_in = blocks.dense(d, None, self.dtype)
     self.time_out = blocks.dense(d, None, self.dtype)
-    self.pooled_in = blocks.dense(d, None, self.dtype)
     self.blocks = nn.scan(
       blocks.remat(ImageBlock, self.remat),
       variable_axes={"params": 0},
@@ -188,6 +251,8 @@ class SceneDiT(nn.Module):
 
   def encode(self, prompts: Any) -> Cond:
     """Word ids [P, L], or {"tokens", "source" [P, H, W, 3] in [0, 1]}."""
+    if self.condition == "class":
+      return self.classes(prompts)
     if not isinstance(prompts, dict):
       return self.text(prompts)
     cond = self.text(prompts["tokens"])
@@ -214,10 +279,15 @@ class SceneDiT(nn.Module):
     if "source" in cond:
       y = y + cond["source"].astype(self.dtype)
     signal = self.time_in(blocks.timestep_features(t, self.width))
-    signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
-    signal = nn.silu(signal)
-    bias = blocks.key_bias(cond["mask"], own=side * side)
-    y, _ = self.blocks(y, (cond["kv"].astype(self.dtype), bias, signal))
+    signal = self.time_out(nn.silu(signal))
+    if self.condition == "class":
+      signal = nn.silu(signal + cond["class"].astype(self.dtype))
+      words, mask = None, jnp.ones((b, 0), bool)
+    else:
+      signal = nn.silu(signal + self.pooled_in(cond["pooled"]))
+      words, mask = cond["kv"].astype(self.dtype), cond["mask"]
+    bias = blocks.key_bias(mask, own=side * side)
+    y, _ = self.blocks(y, (words, bias, signal))
     shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
     y = blocks.layer_norm(y) * (1 + scale) + shift
     y = blocks.rows(self.patch_out, y).astype(jnp.float32)
@@ -246,6 +316,7 @@ def make_policy(
   remat: str = "none",
   unroll: int = 1,
   takes_source: bool = False,
+  condition: str = "text",
   dtype: str = "float32",
 ) -> Policy:
   """The scene policy as pure functions.
@@ -263,11 +334,23 @@ def make_policy(
       which compiles longer and runs faster on a CPU. Parameters are stacked
       either way.
     takes_source: also reads instructions and a picture to start from.
+    condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
+      which no word is read but the count, the colour and the shape.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:
-    UserError: sizes that do not fit together.
+    UserError: sizes or options that do not fit together.
   """
+  if condition not in CONDITIONS:
+    raise UserError(
+      f'model.condition="{condition}" is not known'
+      f"{nearest(condition, CONDITIONS)}; known: {', '.join(CONDITIONS)}"
+    )
+  if condition == "class" and takes_source:
+    raise UserError(
+      'model.condition="class": a class is no instruction to edit; set it to'
+      ' "text", or model.takes_source to False'
+    )
   if image_size % patch:
     raise UserError(
       f"model.patch={patch} does not divide model.image_size={image_size}"
@@ -288,6 +371,7 @@ def make_policy(
     remat=remat,
     unroll=unroll,
     takes_source=takes_source,
+    condition=condition,
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, 3)
@@ -315,4 +399,5 @@ def make_policy(
     sharding_rules=SHARDING_RULES,
     takes_source=takes_source,
     optional=r"^(text/edit_words|source_in/.*)$" if takes_source else "",
+    kinds=CLASS_KINDS if condition == "class" else (),
   )

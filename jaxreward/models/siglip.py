@@ -2,20 +2,24 @@
 
 Zhai et al. 2023, https://arxiv.org/abs/2303.15343; Tschannen et al. 2025,
 https://arxiv.org/abs/2502.14786. The checkpoints of one resolution, which
-transformers calls "siglip" for both generations.
+transformers calls "siglip" for both generations, and NaFlex, which it calls
+"siglip2": pictures of any shape as patches, padded to as many as fit, with the
+table of positions resized to each picture's grid.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
 from jaxreward.models import clip_layouts, convert, hub, tower
@@ -36,7 +40,9 @@ class Siglip:
     vocabulary: token ids.
     length: positions; texts are always padded to them.
     patch: side of a patch in pixels.
-    image: side of a picture in pixels.
+    image: side of a picture in pixels; of NaFlex, of one whose grid is as large
+      as the table of positions.
+    flexible: NaFlex: pictures are `Patches` of any grid.
   """
 
   text: Size
@@ -45,11 +51,14 @@ class Siglip:
   length: int = 64
   patch: int = 16
   image: int = 224
+  flexible: bool = False
 
 
-def _same(width, depth, heads, mlp, vocabulary, patch, image) -> Siglip:
+def _same(
+  width, depth, heads, mlp, vocabulary, patch, image, flexible=False
+) -> Siglip:
   size = Size(width, depth, heads, mlp, "gelu_tanh", 1e-6)
-  return Siglip(size, size, vocabulary, 64, patch, image)
+  return Siglip(size, size, vocabulary, 64, patch, image, flexible)
 
 
 SIZES = {
@@ -57,12 +66,76 @@ SIZES = {
   "siglip_so400m_14_384": _same(1152, 27, 16, 4304, 32000, 14, 384),
   "siglip2_base_16_224": _same(768, 12, 12, 3072, 256000, 16, 224),
   "siglip2_so400m_14_384": _same(1152, 27, 16, 4304, 256000, 14, 384),
+  "siglip2_base_16_naflex": _same(768, 12, 12, 3072, 256000, 16, 256, True),
+  "siglip2_so400m_16_naflex": _same(1152, 27, 16, 4304, 256000, 16, 256, True),
 }
+
+
+class Patches(NamedTuple):
+  """Pictures of any shape as NaFlex takes them, padded to N patches.
+
+  Attributes:
+    pixels: normalised, [B, N, 3 * patch**2], row by row of the grid and each
+      row by row of its pixels.
+    places: [B or 1, N, K], what resizes the table of K positions to the grid.
+    mask: [B or 1, N], False for padding.
+  """
+
+  pixels: Float[ArrayLike, "B N F"]
+  places: Float[ArrayLike, "#B N K"]
+  mask: Bool[ArrayLike, "#B N"]
+
+
+def size_within(
+  height: int, width: int, patch: int, most: int
+) -> tuple[int, int]:
+  """The largest (height, width) of whole patches, at most so many of them.
+
+  Both sides grow by one factor and are rounded up to patches, as the published
+  preprocessing does it: the factor is bisected to 1e-5.
+  """
+  count = lambda side, factor: max(math.ceil(side * factor / patch), 1)
+  low, high = 1e-6, 100.0
+  while high - low >= 1e-5:
+    middle = (low + high) / 2
+    if count(height, middle) * count(width, middle) <= most:
+      low = middle
+    else:
+      high = middle
+  return count(height, low) * patch, count(width, low) * patch
+
+
+def resizing(many: int, few: int) -> Float[np.ndarray, "{many} {few}"]:
+  """Rows that resize `few` values to `many`: bilinear and antialiased."""
+  reach = max(few / many, 1.0)
+  centre = (np.arange(many) + 0.5) * few / many
+  gap = np.abs(np.arange(few) + 0.5 - centre[:, None]) / reach
+  weight = np.maximum(1 - gap, 0)
+  return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+
+
+def cut(
+  images: Float[ArrayLike, "B H W 3"], config: Siglip, most: int
+) -> Patches:
+  """Normalised pictures whose sides are whole patches, padded to `most`."""
+  x, p = jnp.asarray(images), config.patch
+  b, grid = x.shape[0], (x.shape[1] // p, x.shape[2] // p)
+  x = x.reshape(b, grid[0], p, grid[1], p, 3).swapaxes(2, 3)
+  count, side = grid[0] * grid[1], config.image // p
+  pad = most - count
+  down, across = resizing(grid[0], side), resizing(grid[1], side)
+  places = np.einsum("hi,wj->hwij", down, across).reshape(count, side**2)
+  return Patches(
+    jnp.pad(x.reshape(b, count, -1), ((0, 0), (0, pad), (0, 0))),
+    np.pad(places, ((0, pad), (0, 0)))[None],
+    (np.arange(most) < count)[None],
+  )
+
 
 SHARDING_RULES: tower.Rules = (
   *tower.sharding_rules("(text|vision)/stack"),
   (r"^text/(token|position)$", (None, "fsdp")),
-  (r"^vision/(position|probe|patches/embedding/(kernel|bias))$", ()),
+  (r"^vision/(position|probe|patches/(kernel|embedding/.*))$", ()),
   (r"^text/head/kernel$", ("fsdp", "tensor")),
   (r"^vision/(pool_qkv|pool_up)/kernel$", ("fsdp", "tensor")),
   (r"^vision/(pool_out|pool_down)/kernel$", ("tensor", "fsdp")),
@@ -95,23 +168,41 @@ class VisionTower(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[ArrayLike, "B H W 3"]) -> Float[Array, "B E"]:
-    c, s, dtype = self.config, self.config.vision, self.dtype
-    x = jnp.asarray(x, dtype)
-    x = tower.Patches(s.width, c.patch, True, dtype, name="patches")(x)
-    place = self.param("position", _NORMAL, (x.shape[1], s.width))
-    x, _ = tower.Stack(s, dtype, name="stack")(x + place.astype(dtype))
+  def __call__(
+    self, x: Float[ArrayLike, "B H W 3"] | Patches
+  ) -> Float[Array, "B E"]:
+    s, dtype = self.config.vision, self.dtype
+    x, bias = self._flexible(x) if isinstance(x, Patches) else self._square(x)
+    x, _ = tower.Stack(s, dtype, name="stack")(x, bias)
     x = tower.layer_norm(s.eps, dtype, "norm")(x)
     probe = self.param("probe", _NORMAL, (1, 1, s.width)).astype(dtype)
     both = jnp.concatenate([jnp.repeat(probe, len(x), 0), x], 1)
     both = nn.Dense(3 * s.width, dtype=dtype, name="pool_qkv")(both)
     q, k, v = jnp.split(both, 3, -1)
-    h = tower.attend(q[:, :1], k[:, 1:], v[:, 1:], s.heads)[:, 0]
+    h = tower.attend(q[:, :1], k[:, 1:], v[:, 1:], s.heads, bias)[:, 0]
     h = nn.Dense(s.width, dtype=dtype, name="pool_out")(h)
     y = tower.layer_norm(s.eps, dtype, "pool_norm")(h)
     y = nn.Dense(s.mlp, dtype=dtype, name="pool_up")(y)
     y = tower.ACTIVATIONS[s.activation](y)
     return h + nn.Dense(s.width, dtype=dtype, name="pool_down")(y)
+
+  def _square(self, x: ArrayLike) -> tuple[Array, None]:
+    c, width, dtype = self.config, self.config.vision.width, self.dtype
+    x = jnp.asarray(x, dtype)
+    x = tower.Patches(width, c.patch, True, dtype, name="patches")(x)
+    place = self.param("position", _NORMAL, (x.shape[1], width))
+    return x + place.astype(dtype), None
+
+  def _flexible(self, x: Patches) -> tuple[Array, Array]:
+    """(tokens, the bias that hides padding)."""
+    width, dtype = self.config.vision.width, self.dtype
+    y = nn.Dense(width, dtype=dtype, name="patches")(
+      jnp.asarray(x.pixels, dtype)
+    )
+    table = self.param("position", _NORMAL, (x.places.shape[-1], width))
+    place = jnp.einsum("bnk,kd->bnd", x.places, table.astype(jnp.float32))
+    bias = jnp.where(x.mask, 0.0, -jnp.inf)[:, None, None]
+    return y + place.astype(dtype), bias
 
 
 class SiglipModel(nn.Module):
@@ -127,7 +218,9 @@ class SiglipModel(nn.Module):
     self.logit_bias = self.param("logit_bias", _NORMAL, (1,))
 
   def __call__(
-    self, tokens: Int[ArrayLike, "P L"], images: Float[ArrayLike, "B H W 3"]
+    self,
+    tokens: Int[ArrayLike, "P L"],
+    images: Float[ArrayLike, "B H W 3"] | Patches,
   ) -> tuple[Float[Array, "P E"], Float[Array, "B E"]]:
     """(text features, image features), neither of unit length."""
     return self.text(tokens), self.vision(images)
@@ -136,7 +229,9 @@ class SiglipModel(nn.Module):
     """See `TextTower`."""
     return self.text(tokens)
 
-  def look(self, images: Float[ArrayLike, "B H W 3"]) -> Float[Array, "B E"]:
+  def look(
+    self, images: Float[ArrayLike, "B H W 3"] | Patches
+  ) -> Float[Array, "B E"]:
     """See `VisionTower`."""
     return self.vision(images)
 
@@ -144,6 +239,7 @@ class SiglipModel(nn.Module):
 def rules_of(config: Siglip) -> tuple[Rule, ...]:
   """Table of public names, as transformers has them."""
   text, vision, head = "text_model", "vision_model", "vision_model.head"
+  embedding = f"{vision}.embeddings.patch_embedding"
   return (
     Rule("logit_scale", "logit_scale"),
     Rule("logit_bias", "logit_bias"),
@@ -152,7 +248,11 @@ def rules_of(config: Siglip) -> tuple[Rule, ...]:
     *clip_layouts.hf_layers("text/stack/layers", f"{text}.", config.text.depth),
     *norm("text/norm", f"{text}.final_layer_norm"),
     *linear("text/head", f"{text}.head"),
-    *conv("vision/patches/embedding", f"{vision}.embeddings.patch_embedding"),
+    *(
+      linear("vision/patches", embedding)
+      if config.flexible
+      else conv("vision/patches/embedding", embedding)
+    ),
     Rule("vision/position", f"{vision}.embeddings.position_embedding.weight"),
     *clip_layouts.hf_layers(
       "vision/stack/layers", f"{vision}.", config.vision.depth
@@ -180,21 +280,32 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
   """Geometry from `config.json`.
 
   Raises:
-    UserError: another architecture, or towers that do not meet.
+    UserError: another architecture, towers that do not meet, no probe, or a
+      table of positions that is not square.
   """
-  if record.get("model_type") != "siglip":
-    raise UserError(
-      f'config.json describes a "{record.get("model_type")}", not a SigLIP of'
-      " one resolution"
-    )
+  kind = record.get("model_type")
+  if kind not in ("siglip", "siglip2"):
+    raise UserError(f'config.json describes a "{kind}", not a SigLIP')
   text, vision = record.get("text_config", {}), record.get("vision_config", {})
+  patch, image = vision.get("patch_size", 16), vision.get("image_size", 224)
+  if kind == "siglip2":
+    count = vision.get("num_patches", 256)
+    image = math.isqrt(count) * patch
+    if math.isqrt(count) ** 2 != count:
+      raise UserError(f"config.json: num_patches={count} is no square number")
+  if not vision.get("vision_use_head", True):
+    raise UserError(
+      "config.json: vision_use_head=false: the image tower has no probe, and so"
+      " no features of whole pictures"
+    )
   found = Siglip(
     clip_layouts.size_of(text, _DEFAULTS),
     clip_layouts.size_of(vision, _DEFAULTS),
     text.get("vocab_size", 32000),
     text.get("max_position_embeddings", 64),
-    vision.get("patch_size", 16),
-    vision.get("image_size", 224),
+    patch,
+    image,
+    kind == "siglip2",
   )
   shared = text.get("projection_size", found.text.width)
   if shared != found.vision.width:
@@ -208,9 +319,12 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
 def shapes(config: Siglip, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   net = SiglipModel(config)
-  picture = jax.ShapeDtypeStruct(
+  picture: Any = jax.ShapeDtypeStruct(
     (1, config.image, config.image, 3), jnp.float32
   )
+  if config.flexible:
+    most = (config.image // config.patch) ** 2
+    picture = jax.eval_shape(lambda x: cut(x, config, most), picture)
   tokens = jax.ShapeDtypeStruct((1, config.length), jnp.int32)
   made = jax.eval_shape(net.init, jax.random.key(0), tokens, picture)
   cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))

@@ -223,7 +223,8 @@ def siglip_score(
   """sigmoid(exp(s) cos + b): the probability that the two belong together.
 
   Zhai et al. 2023, https://arxiv.org/abs/2303.15343; weights such as
-  google/siglip2-so400m-patch14-384. Arguments as `clip_score`.
+  google/siglip2-so400m-patch14-384, or siglip2-so400m-patch16-naflex for
+  pictures whose shape is kept. Arguments as `clip_score`.
   """
   logits = _logits(encoder, params, _cosines(images, encoder, params, text))
   return {"siglip_score": jax.nn.sigmoid(logits)}

@@ -23,16 +23,16 @@ class Encoder:
   """A tower, or a pair that meets in one space, as pure functions.
 
   Attributes:
-    images: (params, normalised pictures) -> features [B, E].
-    prepared: pictures in [0, 1] -> what `images` takes.
+    images: (params, prepared pictures) -> features [B, E].
+    prepared: pictures [B, H, W, 3] in [0, 1] -> what `images` takes.
     text: (params, tokens [P, L]) -> features [P, E]; None for pictures alone.
     logits: (params, cosines) -> logits as the pair was trained with.
     patches: (params, normalised pictures) -> features of places [B, N, E].
     microbatch: pictures that go through the tower at once; 0 for all.
   """
 
-  images: Callable[[Params, Array], Array]
-  prepared: preprocess.Preprocess
+  images: Callable[[Params, Any], Array]
+  prepared: Callable[[Array], Any]
   text: Callable[[Params, Array], Array] | None = None
   logits: Callable[[Params, Array], Array] | None = None
   patches: Callable[[Params, Array], Array] | None = None
@@ -79,7 +79,7 @@ def load(
   if dtype not in ("float32", "bfloat16"):
     raise UserError(f"dtype={dtype}: known are float32 and bfloat16")
   kind = "" if size else str(hub.read_config(weights).get("model_type", ""))
-  if kind == "siglip":
+  if kind in ("siglip", "siglip2"):
     return _load_siglip(weights, dtype, microbatch)
   if kind.startswith("dino"):
     return _load_dino(weights, dtype, microbatch)
@@ -112,8 +112,6 @@ def _load_clip(weights, size, dtype, microbatch, texts) -> Weights:
 def _load_siglip(weights, dtype, microbatch) -> Weights:
   config, params = siglip.load(weights, dtype=dtype)
   net = siglip.SiglipModel(config, jnp.dtype(dtype))
-  half = (0.5, 0.5, 0.5)
-  plain = preprocess.Preprocess((config.image,) * 2, 0, "cubic", half, half)
 
   def logits(p, cosines):
     wide = lambda name: p[name].astype(jnp.float32)[0]
@@ -121,12 +119,39 @@ def _load_siglip(weights, dtype, microbatch) -> Weights:
 
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look"),
-    preprocess.read(weights, plain),
+    _prepared_for_siglip(weights, config),
     lambda p, t: _applied(net, p, t, "read"),
     logits,
     microbatch=microbatch,
   )
   return Weights(encoder, params, siglip.SHARDING_RULES, config.length)
+
+
+def _prepared_for_siglip(
+  weights: str, config: siglip.Siglip
+) -> Callable[[Array], Any]:
+  half, size = (0.5, 0.5, 0.5), (config.image,) * 2
+  if not config.flexible:
+    plain = preprocess.Preprocess(size, 0, "cubic", half, half)
+    return preprocess.read(weights, plain)
+  record = hub.read_config(weights, "preprocessor_config.json")
+  plain = preprocess.Preprocess(size, 0, "linear", half, half)
+  plain = preprocess.of_record(record, plain)
+  most = int(record.get("max_num_patches", 256))
+  patch = record.get("patch_size", config.patch)
+  if patch != config.patch or most < 1:
+    raise UserError(
+      f"{weights}: preprocessor_config.json makes {most} patches of {patch}"
+      f" pixels, the tower takes patches of {config.patch}"
+    )
+
+  def prepared(images: Array) -> siglip.Patches:
+    height, width = images.shape[1:3]
+    size = siglip.size_within(height, width, patch, most)
+    resized = dataclasses.replace(plain, size=size)(images)
+    return siglip.cut(resized, config, most)
+
+  return prepared
 
 
 def _load_dino(weights, dtype, microbatch) -> Weights:
@@ -148,7 +173,7 @@ def _load_dino(weights, dtype, microbatch) -> Weights:
 
 
 def _applied(
-  net: Any, params: Params, x: Array, method: str | None = None
+  net: Any, params: Params, x: Any, method: str | None = None
 ) -> Any:
   return net.apply({"params": params}, x, method=method)
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError
 from jaxreward.models import iresnet
 from jaxreward.rewards import encoders, preprocess
 from jaxreward.rewards import references as files
@@ -116,24 +116,17 @@ def load_faces(
   weights: str,
   references: str = "",
   *,
-  net: str = "iresnet50",
   subjects: int = 2,
 ) -> Loaded:
   """The face tower and the faces to be found.
 
   Args:
-    weights: of an IResNet, as safetensors in insightface's layout.
+    weights: of an IResNet of any depth, as safetensors in insightface's layout.
     references: a folder; its lines name "faces", cut out and upright; see
       `references`. Empty where the prompts' sources show one face each.
-    net: a name of `iresnet.BLOCKS`.
     subjects: most faces of a line.
   """
-  if net not in iresnet.BLOCKS:
-    raise UserError(
-      f"net={net} is not known{nearest(net, iresnet.BLOCKS)}; known:"
-      f" {', '.join(iresnet.BLOCKS)}"
-    )
-  model = iresnet.IResNet(iresnet.BLOCKS[net])
+  model = iresnet.net_of(weights)
   return Loaded(
     {"faces": _apply(model)},
     {"params": iresnet.load(weights, model)},

@@ -32,7 +32,8 @@ def load_image_reward(
   """Both towers, the head and the tokenizer, BERT's.
 
   Args:
-    weights: ImageReward-v1.0 as safetensors, in its own layout.
+    weights: ImageReward-v1.0 as safetensors, in its own layout; its shapes
+      say how large the towers are.
     tokenizer: folder or hub id, such as "google-bert/bert-base-uncased",
       where it does not lie with the weights.
     dtype: of parameters and products, "float32" or "bfloat16".
@@ -40,7 +41,7 @@ def load_image_reward(
   """
   if dtype not in ("float32", "bfloat16"):
     raise UserError(f"dtype={dtype}: known are float32 and bfloat16")
-  config = blip.IMAGE_REWARD
+  config = blip.config_of(weights)
   return loaded(
     config,
     blip.load(weights, config, dtype=dtype),

@@ -61,7 +61,7 @@ class Preprocess:
 def of_record(record: Mapping[str, Any], default: Preprocess) -> Preprocess:
   """What a `preprocessor_config.json` says; `default` where it is silent."""
   cut = bool(record.get("do_center_crop", default.edge > 0))
-  size = record.get("size", {})
+  size = record.get("size") or {}
   side = lambda x: (x, x) if isinstance(x, int) else (x["height"], x["width"])
   if cut:
     edge = size if isinstance(size, int) else size.get("shortest_edge")

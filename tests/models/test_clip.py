@@ -1,5 +1,6 @@
 """CLIP towers against transformers, and open_clip's layout against its own."""
 
+import dataclasses
 import json
 
 import jax
@@ -13,6 +14,7 @@ from jaxreward.models import clip, clip_layouts, convert
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers
+from tests.rewards import folders
 
 TEXT = dict(
   vocab_size=50, hidden_size=32, intermediate_size=128, num_hidden_layers=3,
@@ -277,3 +279,41 @@ def test_weights_without_a_config_ask_for_a_size(tmp_path):
     clip_layouts.load(tmp_path, size="vit_b_32")
   with pytest.raises(UserError, match='did you mean "vit_b_32"'):
     clip_layouts.load(tmp_path, size="vit_b_3")
+
+
+def vision_folder(folder, at, **changes):
+  """An image tower alone, its tensors called as transformers calls them."""
+  record = {
+    "model_type": "clip_vision_model", "hidden_size": 32, "image_size": 28,
+    "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "patch_size": 14, "hidden_act": "gelu",
+  }  # fmt: skip
+  tower = dataclasses.replace(clip_layouts.vision_of(record), projection=0)
+  params = folders.drawn(clip_layouts.shapes(clip.Clip(None, tower)))
+  named = convert.to_public(params, clip_layouts.hf_vision(tower, at))
+  folder.mkdir()
+  (folder / "config.json").write_text(json.dumps(record))
+  folders.save_tensors(folder / "model.safetensors", named | changes)
+  return folder, params
+
+
+@pytest.mark.parametrize("at", ["vision_model.", ""])
+def test_a_tower_alone_loads_with_its_prefix_and_without(at, tmp_path):
+  folder, params = vision_folder(tmp_path / "tower", at)
+  _, found = clip_layouts.load_vision(folder)
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+@pytest.mark.parametrize("at", ["vision_model.", "", "tower."])
+def test_a_tower_that_does_not_fit_is_named_as_it_is_stored(at, tmp_path):
+  folder, _ = vision_folder(tmp_path / "tower", at, other=np.zeros(3))
+  with pytest.raises(UserError, match="holds besides") as error:
+    clip_layouts.load_vision(folder)
+  if at == "tower.":
+    assert "it lacks vision_model.embeddings.class_embedding" in str(
+      error.value
+    )
+    assert "tower.embeddings" in str(error.value)
+  else:
+    assert "it holds besides other" in str(error.value)
+    assert "lacks" not in str(error.value)

@@ -249,7 +249,8 @@ def test_the_face_tower_equals_insightfaces(tmp_path):
   folders.save_tensors(
     file, {k: v.numpy() for k, v in peer.state_dict().items()}
   )
-  net = iresnet.IResNet(blocks, widths, 20)
+  net = iresnet.net_of(str(file))
+  assert net == iresnet.IResNet(blocks, widths, 20)
   params = iresnet.load(str(file), net, side)
   for name, value in convert.to_public(
     params, iresnet.rules_of(net, side)

@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.flow import guidance
 from jaxreward.models import scene_dit
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
@@ -264,6 +265,7 @@ CONFIGURATIONS = [
   {"depth": 4, "heads": 2},
   {"depth": 1, "text_layers": 1, "patch": 6},
   {"depth": 3, "text_layers": 3, "mlp_ratio": 4, "patch": 4},
+  {"condition": "class"},
 ]
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 2, 4)]
 
@@ -385,3 +387,134 @@ def test_instructions_have_words_of_their_own():
   other = program(policy)(dict(params, text=table), x, t, tokens)
   changed = np.abs(first - other).max((1, 2, 3))
   assert changed[0] > 1e-4 and not changed[1:].any()
+
+
+CLASSES = {"condition": "class"}
+ITEMS = ("a circle", "three crosses", "a red square", "four blue triangles")
+
+
+def class_tokens(*texts):
+  return jnp.stack([grammar.tokenize(text) for text in texts])
+
+
+def test_classes_are_the_prompts_of_one_item():
+  """Every one of them, each another, and those that the grammar parses."""
+  known = [
+    p for p in grammar.all_prompts()
+    if grammar.KINDS[p.kind] in scene_dit.CLASS_KINDS
+  ]  # fmt: skip
+  assert all(len(p.items) == 1 for p in known)
+  found, there = scene_dit.classes(class_tokens(*(p.text for p in known)))
+  expected = [(n - 1, c + 1, s) for p in known for n, c, s in p.items]
+  np.testing.assert_array_equal(found, expected)
+  assert there.all() and len(set(expected)) == len(known) == 4 * 6 * 4
+  assert not scene_dit.classes(jnp.zeros((1, 8), int))[1].any()
+  assert len(known) == sum(len(p.items) == 1 for p in grammar.all_prompts())
+
+
+def test_no_class_is_seen_before_training():
+  """Modulation starts at zero: every class is the null class, to the bit."""
+  policy, fresh = start(**CLASSES)
+  moved = perturb(fresh)
+  blocks = dict(moved["blocks"], modulation=fresh["blocks"]["modulation"])
+  zero = {"final_modulation": fresh["final_modulation"], "blocks": blocks}
+  x, t, _ = inputs()
+  tokens = class_tokens(*ITEMS)
+  run = program(policy)
+  unconditional = run(moved | zero, x, t, 0 * tokens)
+  np.testing.assert_array_equal(run(moved | zero, x, t, tokens), unconditional)
+  trivial = x / np.maximum(t, scene_dit.T_MIN).reshape(-1, 1, 1, 1)
+  assert np.abs(unconditional - trivial).max() > 1e-2
+  changed = np.abs(run(moved, x, t, tokens) - run(moved, x, t, 0 * tokens))
+  assert (changed.max((1, 2, 3)) > 1e-3).all()
+
+
+def test_the_null_class_is_its_own_and_each_part_has_a_row():
+  policy, params = start(**CLASSES)
+  params = perturb(params)
+  x, t, _ = inputs()
+  tokens = class_tokens(*ITEMS).at[3].set(0)
+  before = program(policy)(params, x, t, tokens)
+
+  def moved_by(name, row):
+    table = params["classes"][name].at[row].add(1.0)
+    other = params | {"classes": params["classes"] | {name: table}}
+    after = program(policy)(other, x, t, tokens)
+    gap = np.abs(np.asarray(after) - before).max((1, 2, 3))
+    assert not gap[gap < 1e-4].any()
+    return (gap > 0).tolist()
+
+  assert moved_by("null", 0) == [False, False, False, True]
+  assert moved_by("count", 0) == [True, False, True, False]
+  assert moved_by("count", 2) == [False, True, False, False]
+  assert moved_by("colour", 0) == [True, True, False, False]
+  assert moved_by("shape", 1) == [False, False, True, False]
+
+
+def test_guidance_goes_from_no_class_to_the_class():
+  policy, params = start(**CLASSES)
+  params = perturb(params)
+  x, t, _ = inputs()
+  t = jnp.maximum(t, 0.3)  # a small t amplifies the error of x0 by 1 / t
+  tokens = class_tokens(*ITEMS)
+  pair = guidance.conditioning(policy, params, tokens, 2.0)
+  guided = jax.jit(
+    lambda scale: guidance.guided_velocity(policy, params, x, t, *pair, scale)
+  )
+  class_, null = (
+    program(policy)(params, x, t, words) for words in (tokens, 0 * tokens)
+  )
+  np.testing.assert_allclose(guided(jnp.float32(0)), null, atol=2e-5)
+  np.testing.assert_allclose(guided(jnp.float32(1)), class_, atol=2e-5)
+  expected = null + 3 * (class_ - null)
+  np.testing.assert_allclose(guided(jnp.float32(3)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "kwargs", [{"remat": "dots"}, {"remat": "full", "unroll": 2}], ids=str
+)
+def test_remat_and_unroll_change_nothing_of_classes(kwargs):
+  policy, params = start(**CLASSES)
+  other, other_params = start(**CLASSES, **kwargs)
+  jax.tree.map(np.testing.assert_array_equal, params, other_params)
+  params = perturb(params)
+  x, t, _ = inputs()
+  tokens = class_tokens(*ITEMS)
+  loss, grads = gradient(policy)(params, x, t, tokens)
+  loss2, grads2 = gradient(other)(params, x, t, tokens)
+  np.testing.assert_allclose(loss, loss2, rtol=1e-6)
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
+    grads,
+    grads2,
+  )
+
+
+def test_classes_on_a_mesh_give_the_same_velocity():
+  policy, params = start(width=32, heads=2, **CLASSES)
+  params = perturb(params)
+  x, t, _ = inputs()
+  tokens = class_tokens(*ITEMS)
+  expected = program(policy)(params, x, t, tokens)
+  mesh = meshes.make_mesh(2, 2, 2)
+  specs = sharding.param_specs(params, policy.sharding_rules, mesh)
+  assert tuple(specs["classes"]["colour"]) == (None, "fsdp")
+  places = jax.tree.map(
+    lambda s: NamedSharding(mesh, s), specs, is_leaf=_is_spec
+  )
+  with jax.set_mesh(mesh):
+    actual = program(policy)(jax.device_put(params, places), x, t, tokens)
+  np.testing.assert_allclose(actual, expected, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "said"),
+  [
+    ({"condition": "klass"}, 'did you mean "class"'),
+    ({"condition": "class", "takes_source": True}, "no instruction to edit"),
+  ],
+)
+def test_conditions_that_do_not_fit_are_refused(kwargs, said):
+  with pytest.raises(UserError, match=said):
+    scene_dit.make_policy(**kwargs)
