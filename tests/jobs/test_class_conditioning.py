@@ -36,7 +36,7 @@ def test_a_prompt_that_is_no_class_is_named(split, tmp_path):
       setup.load_prompts(config, one)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_from_pretraining_to_pictures(command, tmp_path):
   """The loss falls, alignment goes on from the file, and samples are drawn."""
   steps = {

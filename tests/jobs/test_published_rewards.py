@@ -35,7 +35,7 @@ from jaxreward.rewards import (
 from tests import tiny
 from tests.rewards import folders
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.job
 
 RECORDER = """
 import numpy as np
