@@ -96,7 +96,10 @@ MODELS = {
     times=FLUX_TIMES, group=21, kl=0.0, similarity=0.5,
   ),
   "qwen_image_edit": dict(
-    model=dict(name="qwen_image", size="qwen_image_edit", takes_source=True),
+    # Its text encoder looks at the picture too: 1371 places before the words.
+    model=dict(
+      name="qwen_image", size="qwen_image_edit", takes_source=True, words=1536
+    ),
     weights="Qwen/Qwen-Image-Edit", text_encoder="qwen_image_edit",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.0,
     times=QWEN_TIMES, group=16, prompts=32, kl=0.0, similarity=0.2,
