@@ -286,7 +286,7 @@ def _require_pictures(
   bare = list(said[:1])
   if batch.source is not None:
     sources = np.asarray(batch.source, np.float32)
-    there = np.isfinite(sources).all((1, 2, 3))
+    there = np.isfinite(sources).reshape(len(sources), -1).all(1)
     bare = [text for text, whole in zip(said, there, strict=True) if not whole]
   if sources is None or bare:
     raise UserError(

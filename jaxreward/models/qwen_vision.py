@@ -177,9 +177,9 @@ class VisionTower(nn.Module):
     )
     x, _ = layers(c, self.dtype, name="layers")(
       x,
-      np.isin(np.arange(c.depth), c.full),
+      jnp.asarray(np.isin(np.arange(c.depth), c.full)),
       jnp.asarray(angles, jnp.float32),
-      np.repeat(real, c.merge**2, 1),
+      jnp.asarray(np.repeat(real, c.merge**2, 1)),
     )
     x = nn.RMSNorm(epsilon=_EPS, dtype=self.dtype, name="merger_norm")(x)
     back = np.flatnonzero(real)[np.argsort(index[real])]
