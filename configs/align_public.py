@@ -17,7 +17,9 @@ al. (2025), arXiv 2509.16117.
 whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
 the source and agreement with the words are weighed as by Flow-GRPO's authors,
 who count objects for the latter (`objects` with its `facts`). Pictures are
-edited at the policy's own square size.
+edited at the policy's own square size. The text encoder of `qwen_image_edit`
+sees them too, at `text_encoder.area` pixels, a megapixel if left out as in the
+public pipeline; `model.words` counts the picture's tokens.
 """
 
 from ml_collections import ConfigDict

@@ -286,8 +286,8 @@ def _require_pictures(
   bare = list(said[:1])
   if batch.source is not None:
     sources = np.asarray(batch.source, np.float32)
-    there = np.isfinite(sources).reshape(len(sources), -1).all(1)
-    bare = [text for text, whole in zip(said, there, strict=True) if not whole]
+    pairs = zip(said, sources, strict=True)
+    bare = [text for text, pixels in pairs if not np.isfinite(pixels).all()]
   if sources is None or bare:
     raise UserError(
       f'config.text_encoder.name="{config.text_encoder.name}": it reads the'

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jaxreward import jobs
 from jaxreward.data import texts
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
@@ -19,6 +20,8 @@ from jaxreward.types import Embedded
 from tests import tiny
 from tests.models import test_qwen
 from tests.rewards import folders
+
+pytestmark = pytest.mark.job
 
 SPEC = "align_public.py:qwen_image_edit,objective={},tiny"
 VISION = qwen_vision.Vision(16, 2, 2, 8, 24, 4, 2, 2, 16, (1,))
@@ -227,6 +230,12 @@ def test_a_policy_that_takes_no_picture_is_refused():
   )
   with pytest.raises(UserError, match="takes none; set config"):
     align.check(config)
+
+
+def test_an_area_of_no_pixels_is_refused():
+  config = load("nowhere", **{"text_encoder.area": 0})
+  with pytest.raises(UserError, match=r"text_encoder\.area=0"):
+    jobs.check("align", config)
 
 
 def test_a_prompt_too_short_for_the_picture_is_refused(weights):
