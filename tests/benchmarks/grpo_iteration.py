@@ -7,6 +7,12 @@ sizes of `configs/align_scenes.py:flow_grpo`: jaxreward, PyTorch eager and
 `torch.compile` (`torch_peer.py`). Each warms up; then they take turns, one
 iteration at a time and one process at a time, so that whatever else the
 machine does meets all three. A line of JSON follows the table.
+
+  python tests/benchmarks/grpo_iteration.py \
+    --peers jaxreward mesh8x1 mesh2x4
+
+does the same with eight virtual devices on those two cores (data x fsdp): what
+a mesh costs where it cannot gain anything.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ import time
 HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parent.parent.parent
 PEERS = ("jaxreward", "eager", "compile")
+MESHES = {"jaxreward": (1, 1), "mesh8x1": (8, 1), "mesh2x4": (2, 4)}
 PARTS = ("rollout", "update", "iteration")
 SPEC = f"{ROOT}/configs/align_scenes.py:flow_grpo"
 # Freed memory is kept for the next call, in all three alike.
@@ -57,13 +64,17 @@ def parse(argv) -> argparse.Namespace:
   parser.add_argument("--pairs", type=int, default=5, help="turns of each")
   parser.add_argument("--threads", type=int, default=2, help="and cores")
   parser.add_argument("--warmup", type=int, default=2, help="iterations first")
-  parser.add_argument("--peers", nargs="+", choices=PEERS, default=PEERS)
+  parser.add_argument(
+    "--peers", nargs="+", choices={*PEERS, *MESHES}, default=PEERS
+  )
   parser.add_argument("--prompts", type=int, default=16)
   parser.add_argument("--group", type=int, default=16)
   parser.add_argument(
     "--plain-malloc", action="store_true", help="leave the allocator as it is"
   )
-  parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
+  parser.add_argument(
+    "--peer", choices={*PEERS, *MESHES}, help=argparse.SUPPRESS
+  )
   return parser.parse_args(argv)
 
 
@@ -71,6 +82,8 @@ def start(peer: str, flags, cores) -> subprocess.Popen:
   """A worker process, bound to the cores before it loads anything."""
   env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
   env["OMP_NUM_THREADS"] = str(flags.threads)
+  data, fsdp = MESHES.get(peer, (1, 1))
+  env["JAX_NUM_CPU_DEVICES"] = str(data * fsdp)
   if not flags.plain_malloc:
     env |= MALLOC
   options = ("threads", "warmup", "prompts", "group")
@@ -139,7 +152,7 @@ def serve(flags) -> None:
   out = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # whatever a library prints goes elsewhere
   begin = time.perf_counter()
-  make = make_jaxreward if flags.peer == "jaxreward" else make_torch
+  make = make_jaxreward if flags.peer in MESHES else make_torch
   rollout, update = make(flags)
 
   def iterate():
@@ -175,7 +188,7 @@ def load_job(flags):
   )
   policy = setup.make_policy(config)
   params = jax.tree.map(jax.numpy.asarray, setup.load_params(config, policy))
-  plan = align.make_plan(config, devices=1)
+  plan = align.make_plan(config, devices=jax.device_count())
   chosen = grammar.prompts("train")
   chosen = chosen[:: len(chosen) // flags.prompts][: flags.prompts]
   return config, policy, params, plan, grammar.batch(chosen)
@@ -198,7 +211,7 @@ def make_jaxreward(flags):
   from jaxreward.training import mesh as mesh_lib
 
   config, policy, params, plan, prompts = load_job(flags)
-  mesh = mesh_lib.make_mesh(1, 1, devices=jax.devices()[:1])
+  mesh = mesh_lib.make_mesh(*MESHES[flags.peer])
   with jax.set_mesh(mesh):
     parts = align.prepare(config, mesh, policy, params, plan, {"detector": 1.0})
     batch = pipeline.place_batch(mesh, replicated=True)(prompts)

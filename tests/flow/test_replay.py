@@ -17,6 +17,8 @@ from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance, log_prob, rollout, schedule, steppers
 from jaxreward.models import blocks, scene_dit
 
+pytestmark = pytest.mark.job
+
 SMALL = dict(width=32, depth=2, heads=2, text_layers=1)
 
 

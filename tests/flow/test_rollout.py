@@ -12,6 +12,8 @@ from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.training import mesh as meshes
 from jaxreward.types import Policy
 
+pytestmark = pytest.mark.job
+
 SHAPE = (4, 4, 3)
 GEOMETRIES = [
   # prompts, group, microbatch, devices

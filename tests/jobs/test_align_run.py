@@ -13,6 +13,8 @@ from jaxreward.jobs import setup
 from jaxreward.training import weights, writers
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 RUNS = {
   "nft": ("align_scenes.py:smoke", {}),
   "nft_lora": ("align_scenes.py:smoke", {"lora.rank": 2}),

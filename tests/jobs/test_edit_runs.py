@@ -17,6 +17,8 @@ from jaxreward.jobs import align, evaluate, setup, words
 from jaxreward.report import grids
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 SMALL = {
   "eval.samples": 12, "eval.quick_samples": 12, "eval.every": 2,
   "optimizer.warmup_steps": 0, "optimizer.learning_rate": 3e-3,

@@ -19,6 +19,8 @@ from jaxreward.models import lora
 from jaxreward.training.checkpoint import Checkpoints
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 ROOT = pathlib.Path(__file__).parents[2]
 SD3 = "align_public.py:sd35_medium,objective=flow_grpo,tiny"
 SMALL = {

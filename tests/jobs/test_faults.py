@@ -13,6 +13,8 @@ from jaxreward.jobs import ahead, align, setup
 from jaxreward.training import faults
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 SMALL = (
   tiny.MODEL

@@ -7,6 +7,8 @@ from orbax.checkpoint import v1 as ocp
 
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 NFT = "align_scenes.py:smoke"
 
 

@@ -21,6 +21,8 @@ from jaxreward.report import grids
 from jaxreward.types import Embedded
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 SPEC = "align_public.py:wan_i2v,objective={},tiny"
 SMALL = {
   "eval.samples": 4, "eval.quick_samples": 4, "eval.every": 0,

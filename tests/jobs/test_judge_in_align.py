@@ -10,6 +10,8 @@ from jaxreward.jobs import align
 from tests import tiny
 from tests.rewards.judges import KEY, QUICK, Reply, Server, scored
 
+pytestmark = pytest.mark.job
+
 NFT = "align_scenes.py:smoke"
 SMALL = tiny.MODEL | tiny.FAST | {
   "align.overlap": True,

@@ -9,6 +9,8 @@ from jaxreward.jobs import align, kernels
 from pallas_kernels import dispatch
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 SPEC = "align_scenes.py:flow_grpo,smoke"
 SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}
 

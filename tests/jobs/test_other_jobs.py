@@ -17,6 +17,8 @@ from jaxreward.jobs import evaluate, pretrain, setup
 from jaxreward.training import weights
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 EVAL = {"eval.guidance_scales": "1.0,2.0", "eval.samples": 12}
 
 

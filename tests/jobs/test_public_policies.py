@@ -15,6 +15,8 @@ from jaxreward.report import grids
 from jaxreward.types import Embedded
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 SPEC = "align_public.py:{},objective={},tiny"
 SMALL = {
   "eval.samples": 6, "eval.quick_samples": 6, "eval.every": 0,

@@ -10,6 +10,8 @@ from jaxreward.errors import UserError
 from jaxreward.jobs import align, align_steps
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 SPEC = "align_scenes.py:flow_grpo,smoke"
 SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}
 

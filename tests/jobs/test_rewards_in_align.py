@@ -15,6 +15,8 @@ from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import verifiable
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 
 REWARDS = """

@@ -15,6 +15,8 @@ from jaxreward.jobs import ahead, evaluate
 from jaxreward.types import Policy
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 
 

@@ -20,6 +20,8 @@ from jaxreward.jobs import reward_model, train_reward
 from jaxreward.training import checkpoint
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

@@ -13,6 +13,8 @@ from jaxreward.report import grids
 from jaxreward.rewards import score
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 WAN = "align_public.py:wan_t2v,tiny"
 
 

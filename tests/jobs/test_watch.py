@@ -8,6 +8,8 @@ from jaxreward.jobs import align, evaluate
 from jaxreward.training import checkpoint
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 HELDOUT = {"heldout_rewards.strict.fn": "strict"}
 
 

@@ -13,6 +13,8 @@ from jaxreward.flow import rollout, steppers
 from jaxreward.jobs import align_steps, evaluate, setup
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 # devices, data, fsdp
 MESHES = {
   "1x1": (1, 1, 1),

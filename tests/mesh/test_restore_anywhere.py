@@ -9,6 +9,8 @@ from jaxreward.training import state as state_lib
 from jaxreward.training.checkpoint import Checkpoints
 from tests import tiny
 
+pytestmark = pytest.mark.job
+
 # devices, data, fsdp
 MESHES = {
   "4x2": (8, 4, 2),
