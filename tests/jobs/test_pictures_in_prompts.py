@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxreward import jobs
 from jaxreward.data import texts
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import align, setup, words
+from jaxreward.jobs import align, checks, setup, words
 from jaxreward.models import convert, qwen, qwen_vision
 from jaxreward.rewards import encoders
 from jaxreward.types import Embedded
@@ -235,7 +234,7 @@ def test_a_policy_that_takes_no_picture_is_refused():
 def test_an_area_of_no_pixels_is_refused():
   config = load("nowhere", **{"text_encoder.area": 0})
   with pytest.raises(UserError, match=r"text_encoder\.area=0"):
-    jobs.check("align", config)
+    checks.check(config)
 
 
 def test_a_prompt_too_short_for_the_picture_is_refused(weights):
