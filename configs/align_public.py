@@ -17,7 +17,9 @@ al. (2025), arXiv 2509.16117.
 whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
 the source and agreement with the words are weighed as by Flow-GRPO's authors,
 who count objects for the latter (`objects` with its `facts`). Pictures are
-edited at the policy's own square size.
+edited at the policy's own square size. The text encoder of `qwen_image_edit`
+sees them too, at `text_encoder.area` pixels, a megapixel if left out as in the
+public pipeline; `model.words` counts the picture's tokens.
 """
 
 from ml_collections import ConfigDict
@@ -96,7 +98,10 @@ MODELS = {
     times=FLUX_TIMES, group=21, kl=0.0, similarity=0.5,
   ),
   "qwen_image_edit": dict(
-    model=dict(name="qwen_image", size="qwen_image_edit", takes_source=True),
+    # Its text encoder looks at the picture too: 1371 places before the words.
+    model=dict(
+      name="qwen_image", size="qwen_image_edit", takes_source=True, words=1536
+    ),
     weights="Qwen/Qwen-Image-Edit", text_encoder="qwen_image_edit",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.0,
     times=QWEN_TIMES, group=16, prompts=32, kl=0.0, similarity=0.2,

@@ -38,8 +38,8 @@ def guided_velocity(
     x_t: [B, H, W, C].
     t: [B].
     cond: per-sample conditioning, leaves [B, ...].
-    uncond: the empty prompt's conditioning, leaves [1, ...]; not read when
-      scale is 1. What it lacks, as the picture to edit, is the sample's own.
+    uncond: the empty prompt's conditioning, leaves [1, ...] or [B, ...]; not
+      read when scale is 1. What it lacks, as the picture to edit, is the sample's own.
     scale: the number 1 runs the conditional pass alone; an array always runs
       both, so that one program serves every scale.
 
@@ -68,7 +68,7 @@ def conditioning(
   words: Integer[ArrayLike, "P W"] | Embedded,
   scale: float | Array,
 ) -> tuple[Cond, Cond | None]:
-  """(cond [P, ...], uncond [1, ...] or None) of a prompt batch's words."""
+  """(cond [P, ...], uncond [1 or P, ...] or None) of a batch's words."""
   if isinstance(words, Embedded):
     prompts, empty = words.prompts, words.empty
   else:

@@ -124,7 +124,7 @@ def step_log_prob(
     policy: the policy.
     params: its parameters, which may be differentiated.
     cond: conditioning per sample, leaves [B, ...].
-    uncond: of the empty prompt, leaves [1, ...], or None.
+    uncond: of the empty prompt, leaves [1, ...] or [B, ...], or None.
     x_t: stored latents before the step.
     x_next: stored latents after it.
     step: scalars of the step.

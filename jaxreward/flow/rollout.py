@@ -141,6 +141,14 @@ def gather_cond(cond: Cond, index: Integer[ArrayLike, "B"]) -> Cond:
   return jax.tree.map(take, cond)
 
 
+def gather_uncond(
+  uncond: Cond | None, index: Integer[ArrayLike, "B"]
+) -> Cond | None:
+  """The same of the empty prompt, of which one row may stand for all."""
+  rows = {len(x) for x in jax.tree.leaves(uncond)}
+  return uncond if rows <= {1} else gather_cond(uncond, index)
+
+
 def _step(
   policy, params, cond, uncond, scale, keys, x, step, index, record, take_step
 ):
@@ -189,7 +197,7 @@ def sample_chunk(
     params: its parameters.
     keys: typed keys [M], one per sample.
     cond: leaves [M, ...].
-    uncond: leaves [1, ...] or None.
+    uncond: leaves [1, ...] or [M, ...], or None.
     table: constants of T steps.
     guidance_scale: static.
     record: keep every latent and log-probability; False returns the sample.
@@ -268,7 +276,8 @@ def rollout(
     to_chunks(index, layout.chunks),
   )
   x0, recorded = jax.lax.map(
-    lambda c: run(c[0], gather_cond(cond, c[1]), uncond), chunked
+    lambda c: run(c[0], gather_cond(cond, c[1]), gather_uncond(uncond, c[1])),
+    chunked,
   )
   x0 = from_chunks(x0)
   if record:

@@ -326,7 +326,8 @@ class Frozen:
 
 def _conditioning(policy, params, frozen, micro, scale):
   cond, uncond = guidance.conditioning(policy, params, frozen.words, scale)
-  return rollout.gather_cond(cond, micro.prompt_index), uncond
+  rows = micro.prompt_index
+  return rollout.gather_cond(cond, rows), rollout.gather_uncond(uncond, rows)
 
 
 def step_loss(trainable, objective, plan: Plan, kl: float, kl_with_dt: bool):

@@ -52,6 +52,7 @@ _COUNTS = {  # 1 or more
   "train_reward.sampling": ("samples", "num_steps", "microbatch"),
   "checkpoint": ("keep",),
   "video": ("frames",),
+  "text_encoder": ("area",),
 }
 _COUNTS_OR_NONE = {  # 0 or more
   "rollout": ("window_start", "window_size"),

@@ -190,7 +190,10 @@ def _compile(
 def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, whole on every device."""
   batch = setup.prompt_batches(config)(0)
-  return _replicated(words.abstract(batch, policy), mesh)
+  shapes = words.abstract(
+    batch, policy, with_pictures=words.reads_pictures(config)
+  )
+  return _replicated(shapes, mesh)
 
 
 def _replicated(tree: Any, mesh: Mesh) -> Any:

@@ -2,11 +2,13 @@
 
 Each maker takes the shapes that the policy wants and the mesh, reads weights and
 tokenizers from a pipeline's folder or hub id, and gives texts -> what the policy
-encodes. That of `config.image_encoder` gives the same of pictures.
+encodes; those of `READ_PICTURES` take the pictures to edit beside the texts.
+That of `config.image_encoder` gives the same of pictures alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,13 +19,22 @@ from jax.sharding import Mesh
 
 from jaxreward.errors import UserError
 from jaxreward.jobs import setup
-from jaxreward.models import clip, clip_layouts, qwen, t5, text_encoder
+from jaxreward.models import (
+  clip,
+  clip_layouts,
+  hub,
+  qwen,
+  qwen_vision,
+  t5,
+  text_encoder,
+)
 from jaxreward.rewards import encoders as tokenizers
 from jaxreward.rewards import preprocess
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, ArrayLike, Cond, Params
 
 Texts = Sequence[str]
+READ_PICTURES = ("qwen_image_edit",)
 _AT_ONCE = 8  # texts; the last ones are padded, so that one program serves all
 
 
@@ -93,43 +104,73 @@ def qwen_image(
   shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
 ) -> Callable[[Texts], Cond]:
   """The language tower of a Qwen-Image pipeline; arguments as `sd3`."""
-  template = qwen.TEMPLATE, qwen.TEMPLATE_TOKENS
-  return _qwen(shapes, mesh, weights, dtype, template)
-
-
-def qwen_image_edit(
-  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
-) -> Callable[[Texts], Cond]:
-  """The language tower of a Qwen-Image-Edit pipeline; arguments as `sd3`.
-
-  It reads the instruction in the pipeline's template, and not the picture: the
-  vision tower, with which the public pipeline shows the picture to the language
-  model too, is not here. The transformer gets the picture as latents all the
-  same.
-  """
-  template = qwen.EDIT_TEMPLATE, qwen.EDIT_TEMPLATE_TOKENS
-  return _qwen(shapes, mesh, weights, dtype, template)
-
-
-def _qwen(
-  shapes: Cond,
-  mesh: Mesh | None,
-  weights: str,
-  dtype: str,
-  template: tuple[str, int],
-) -> Callable[[Texts], Cond]:
   config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   places = shapes["words"].shape[1]
 
   def encode(params, ids, mask):
     words, kept = qwen.encode_qwen_image(
-      config, params, ids, mask, dtype=jnp.dtype(dtype), drop=template[1]
+      config, params, ids, mask, dtype=jnp.dtype(dtype)
     )
     return {"words": words, "mask": kept}
 
-  tokens = lambda texts: qwen.tokenize(reader, texts, places, *template)
+  tokens = lambda texts: qwen.tokenize(reader, texts, places)
   return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
+
+
+def qwen_image_edit(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  area: int = qwen_vision.AREA,
+) -> Callable[[Texts, ArrayLike], Cond]:
+  """Both towers of a Qwen-Image-Edit pipeline's Qwen2.5-VL.
+
+  Args:
+    shapes: of one prompt, [1, ...].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+    area: pixels, about, at which the picture is looked at; the published
+      pipeline's has 1369 tokens.
+
+  Returns:
+    (texts, pictures [P, H, W, 3] in [0, 1]) -> what the policy encodes.
+  """
+  place, places = f"{weights}:text_encoder", shapes["words"].shape[1]
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  record = hub.read_config(place)
+  seen, language = qwen_vision.config_of(record), qwen.config_of(record)
+  prepared = qwen_vision.pictures_of(
+    hub.read_config(f"{weights}:processor", "preprocessor_config.json"),
+    seen, area,
+  )  # fmt: skip
+
+  def asked(texts: Texts, height: int, width: int) -> Any:
+    _, size = prepared.sizes(height, width)
+    count = math.prod(seen.grid(*size))
+    return qwen.tokenize_edit(reader, texts, places, count, language.pad)
+
+  _, _, start = asked([""], 1, 1)
+  params = {
+    "text": qwen.load(place, dtype=dtype)[1],
+    "vision": qwen_vision.load(place, dtype=dtype)[1],
+  }
+
+  def encode(params, ids, mask, images):
+    words, kept = qwen.encode_qwen_image_edit(
+      language, seen, params, ids, mask, images,
+      start=start, dtype=jnp.dtype(dtype),
+    )  # fmt: skip
+    return {"words": words, "mask": kept}
+
+  def tokens(texts: Texts, pictures: ArrayLike) -> Any:
+    ids, mask, _ = asked(texts, *pictures.shape[1:3])
+    return ids, mask, prepared(pictures)
+
+  return _runner(encode, params, tokens, mesh, qwen.EDIT_SHARDING_RULES)
 
 
 def wan(
@@ -196,26 +237,35 @@ def clip_vision(
 def _runner(
   encode: Callable[..., Cond],
   params: Params,
-  tokens: Callable[[Texts], Any],
+  tokens: Callable[..., Any],
   mesh: Mesh | None,
   rules: Any = text_encoder.SHARDING_RULES,
-) -> Callable[[Texts], Cond]:
-  """Texts -> outputs [P, ...] on the host, a few texts at a time."""
+) -> Callable[..., Cond]:
+  """Texts -> outputs [P, ...] on the host, a few texts at a time.
+
+  What `tokens` takes besides, as pictures [P, ...], is padded with zeros.
+  """
   whole = None
   if mesh is not None:
     params = setup.put(params, setup.shapes(params, rules, mesh))
     whole = mesh_lib.replicated(mesh)
   run = jax.jit(encode, out_shardings=whole)
 
-  def few(texts: Texts) -> Cond:
-    padded = [*texts, *[""] * (_AT_ONCE - len(texts))]
-    found = jax.device_get(run(params, *tokens(padded)))
+  def few(texts: Texts, *rest: np.ndarray) -> Cond:
+    extra = _AT_ONCE - len(texts)
+    filled = [
+      np.concatenate([x, np.zeros((extra, *x.shape[1:]), x.dtype)])
+      for x in rest
+    ]
+    given = tokens([*texts, *[""] * extra], *filled)
+    found = jax.device_get(run(params, *given))
     cast = lambda x: x if x.dtype == bool else x.astype(np.float32)
     return jax.tree.map(lambda x: cast(x[: len(texts)]), found)
 
-  def all_of(texts: Texts) -> Cond:
+  def all_of(*given: Any) -> Cond:
     parts = [
-      few(texts[i : i + _AT_ONCE]) for i in range(0, len(texts), _AT_ONCE)
+      few(*(x[i : i + _AT_ONCE] for x in given))
+      for i in range(0, len(given[0]), _AT_ONCE)
     ]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 

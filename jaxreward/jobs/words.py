@@ -1,15 +1,18 @@
 """Prompts as the policy takes them: word ids, or outputs of text encoders.
 
 A policy whose text encoders run outside gets them from `config.text_encoder`.
-They are frozen, so a text is encoded once and kept. A picture to start from goes
-through the policy's autoencoder, which gives the mean of its latents, and for
-policies that look at it through the tower of `config.image_encoder`.
+They are frozen, so a text is encoded once and kept; with those that read the
+picture to edit too (`pipelines.READ_PICTURES`), a text and its picture. A picture
+to start from also goes through the policy's autoencoder, which gives the mean of
+its latents, and for policies that look at it through the tower of
+`config.image_encoder`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,13 +31,15 @@ from jaxreward.jobs import pipelines, setup
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 
-# texts -> leaves [P, ...], as NumPy or device arrays
-TextEncoder = Callable[[Sequence[str]], Cond]
+# texts, and for some pictures [P, H, W, 3] too -> leaves [P, ...], as NumPy or
+# device arrays
+TextEncoder = Callable[..., Cond]
 # pictures [P, H, W, 3] -> states [P, N, D] on the host
 ImageEncoder = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[PromptBatch], PromptBatch]
 
 KEPT = 4 << 30  # bytes of outputs that stay in memory
+_Key = tuple[str, bytes]
 _AT_ONCE = 8  # pictures that are encoded together
 
 
@@ -116,9 +121,20 @@ def bind(
       f'config.text_encoder.name="none": the policy "{config.model.name}" takes'
       f" outputs of text encoders; known: {', '.join(REGISTRY)}"
     )
+  if reads_pictures(config) and not policy.takes_source:
+    raise UserError(
+      f'config.text_encoder.name="{name}": it reads the picture to edit beside'
+      f' the words, and the policy "{config.model.name}" takes none; set'
+      " config.model.takes_source=True, or take another text encoder"
+    )
   return config_lib.bind(
     config.text_encoder, REGISTRY, field="text_encoder", positional=2
   )
+
+
+def reads_pictures(config: ConfigDict) -> bool:
+  """Whether the text encoders read the picture to edit beside the words."""
+  return config.text_encoder.name in pipelines.READ_PICTURES
 
 
 def bind_vision(
@@ -201,41 +217,84 @@ def make_encode(
     decoder: parameters of the autoencoder, for pictures to start from.
 
   Raises:
-    UserError: see `bind`; or outputs of other shapes than the policy takes.
+    UserError: see `bind`; or outputs of other shapes than the policy takes;
+      of the result, prompts without the picture that is to be read.
   """
   made = bind(config, policy)
   if made is None:
     return lambda batch: batch
-  encoder, kept = made(policy.prompts, mesh), OrderedDict[str, Cond]()
+  encoder, kept = made(policy.prompts, mesh), OrderedDict[_Key, Cond]()
   look = _look(config, policy, mesh) if policy.takes_source else None
 
-  def encoded(words: Sequence[str]) -> list[Cond]:
-    fresh = [w for w in dict.fromkeys(words) if w not in kept]
+  def encoded(words: Sequence[str], sources: np.ndarray | None = None) -> Cond:
+    keys = _keys(words, sources)
+    rows = {k: i for i, k in reversed([*enumerate(keys)]) if k not in kept}
+    fresh = sorted(rows.values())
     if fresh:
-      found = jax.device_get(encoder(fresh))
+      seen = () if sources is None else (sources[fresh],)
+      found = jax.device_get(encoder([words[i] for i in fresh], *seen))
       _check(found, policy.prompts, len(fresh), config)
-      for i, word in enumerate(fresh):
-        kept[word] = jax.tree.map(lambda x, i=i: x[i], found)
-    rows = [kept[w] for w in words]
-    for word in words:
-      kept.move_to_end(word)
-    size = sum(x.nbytes for x in jax.tree.leaves(rows[0]))
-    while len(kept) > max(KEPT // size, len(words)):
+      for n, i in enumerate(fresh):
+        kept[keys[i]] = jax.tree.map(lambda x, n=n: x[n], found)
+    every = [kept[k] for k in keys]
+    for key in keys:
+      kept.move_to_end(key)
+    size = sum(x.nbytes for x in jax.tree.leaves(every[0]))
+    while len(kept) > max(KEPT // size, len(keys)):
       kept.popitem(last=False)
-    return rows
+    return jax.tree.map(lambda *x: np.stack(x), *every)
 
-  stack = lambda rows: jax.tree.map(lambda *x: np.stack(x), *rows)
-  (empty,) = encoded([""])
+  reads = reads_pictures(config)
+  blank = None
+  if reads:
+    blank = np.zeros((1, *setup.picture_side(policy), 3), np.float32)
+  empty = encoded([""], blank)  # shows whether the outputs fit the policy, too
 
   def encode(batch: PromptBatch) -> PromptBatch:
-    rows = encoded(texts.decode(np.asarray(batch.text)))
-    both = Embedded(stack(rows), jax.tree.map(lambda x: x[None], empty))
+    said = texts.decode(np.asarray(batch.text))
+    if reads:
+      sources = _require_pictures(batch, said, config)
+      both = Embedded(
+        encoded(said, sources), encoded([""] * len(said), sources)
+      )
+    else:
+      both = Embedded(encoded(said), empty)
     if look is not None:
       seen = look(decoder, np.asarray(batch.source))
       both = dataclasses.replace(both, prompts=both.prompts | seen)
     return dataclasses.replace(batch, embedded=both)
 
   return encode
+
+
+def _keys(words: Sequence[str], sources: np.ndarray | None) -> list[_Key]:
+  """What decides an output: a text, and the content of its picture."""
+  if sources is None:
+    return [(word, b"") for word in words]
+  digest = lambda x: hashlib.sha256(repr(x.shape).encode() + x.tobytes())
+  return [
+    (word, digest(source).digest())
+    for word, source in zip(words, sources, strict=True)
+  ]
+
+
+def _require_pictures(
+  batch: PromptBatch, said: Sequence[str], config: ConfigDict
+) -> np.ndarray:
+  """The batch's pictures, of which every prompt has one."""
+  sources = None
+  bare = list(said[:1])
+  if batch.source is not None:
+    sources = np.asarray(batch.source, np.float32)
+    pairs = zip(said, sources, strict=True)
+    bare = [text for text, pixels in pairs if not np.isfinite(pixels).all()]
+  if sources is None or bare:
+    raise UserError(
+      f'config.text_encoder.name="{config.text_encoder.name}": it reads the'
+      " picture to edit beside the words, and the prompt"
+      f' "{bare[0]}" of config.data.source="{config.data.source}" has none'
+    )
+  return sources
 
 
 def _look(config: ConfigDict, policy: Policy, mesh: Mesh | None):
@@ -270,15 +329,26 @@ def _look(config: ConfigDict, policy: Policy, mesh: Mesh | None):
   return all_of
 
 
-def abstract(batch: PromptBatch, policy: Policy) -> PromptBatch:
-  """Shapes of what `make_encode` makes of a batch, nothing encoded."""
+def abstract(
+  batch: PromptBatch, policy: Policy, *, with_pictures: bool = False
+) -> PromptBatch:
+  """Shapes of what `make_encode` makes of a batch, nothing encoded.
+
+  Args:
+    batch: P prompts.
+    policy: the policy.
+    with_pictures: see `reads_pictures`.
+  """
   if policy.prompts is None:
     return batch
   count = batch.ids.shape[0]
   several = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
   every = policy.prompts | (policy.pictures or {})
   prompts = jax.tree.map(several, every)
-  both = Embedded(prompts, policy.prompts)
+  empty = policy.prompts
+  if with_pictures:
+    empty = jax.tree.map(several, empty)
+  both = Embedded(prompts, empty)
   return dataclasses.replace(batch, embedded=both)
 
 

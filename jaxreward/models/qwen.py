@@ -2,7 +2,8 @@
 
 Bai et al. 2025, https://arxiv.org/abs/2502.13923; Wu et al. 2025 (Qwen-Image),
 https://arxiv.org/abs/2508.02324. A causal transformer with rotary places,
-grouped keys and a gated MLP; for texts alone its three axes of places are one.
+grouped keys and a gated MLP. Its places have three axes, time, row and column:
+for texts they are one, and tokens of a picture (`qwen_vision`) stand in a grid.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, tower
+from jaxreward.models import convert, hub, qwen_vision, tower
 from jaxreward.models.convert import Rule, linear, norm
+from jaxreward.models.qwen_vision import Vision
 from jaxreward.types import Array, ArrayLike, Params
 
 # What Qwen-Image sets around a prompt; states of the part before it are cut.
@@ -31,16 +33,18 @@ TEMPLATE = (
   "assistant\n"
 )
 TEMPLATE_TOKENS = 34
-# Qwen-Image-Edit's, without the picture in it, which the text tower cannot see.
+# Qwen-Image-Edit's; as many of _PAD as the picture has tokens stand for it.
 EDIT_TEMPLATE = (
   "<|im_start|>system\nDescribe the key features of the input image (color,"
   " shape, size, texture, objects, background), then explain how the user's text"
   " instruction should alter or modify the image. Generate a new image that"
   " meets the user's requirements while maintaining consistency with the"
-  " original input where appropriate.<|im_end|>\n<|im_start|>user\n{}"
-  "<|im_end|>\n<|im_start|>assistant\n"
+  " original input where appropriate.<|im_end|>\n<|im_start|>user\n"
+  "<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>"
+  "assistant\n"
 )
 EDIT_TEMPLATE_TOKENS = 64
+_PAD = "<|image_pad|>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Qwen:
     vocabulary: token ids.
     theta: base of the rotary places.
     eps: of the norms.
+    sections: features of half a head that each axis of places turns.
+    pad: id of the token that stands for one of a picture.
   """
 
   width: int
@@ -66,6 +72,8 @@ class Qwen:
   vocabulary: int = 152064
   theta: float = 1e6
   eps: float = 1e-6
+  sections: tuple[int, ...] = (16, 24, 24)
+  pad: int = 151655
 
 
 SIZES = {
@@ -79,6 +87,13 @@ SHARDING_RULES: tower.Rules = (
   (r"^layers/(out|down)/kernel$", (None, "tensor", "fsdp")),
   (r"^layers/(query|kv)/bias$", ()),
   (r"^(layers/norm_[12]|norm)/scale$", ()),
+)
+EDIT_SHARDING_RULES: tower.Rules = (
+  *((p.replace("^", "^text/", 1), axes) for p, axes in SHARDING_RULES),
+  *(
+    (p.replace("^", "^vision/", 1), axes)
+    for p, axes in qwen_vision.SHARDING_RULES
+  ),
 )
 
 
@@ -120,13 +135,31 @@ class QwenText(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens: Int[ArrayLike, "B L"]) -> Float[Array, "B L D"]:
+  def __call__(
+    self,
+    tokens: Int[ArrayLike, "B L"],
+    seen: Float[ArrayLike, "B M D"] | None = None,
+    start: int = 0,
+    grid: tuple[int, int] = (0, 0),
+  ) -> Float[Array, "B L D"]:
+    """Hidden states.
+
+    Args:
+      tokens: ids.
+      seen: tokens of a picture, which take the places of M ids.
+      start: of the picture, the same in every row.
+      grid: rows and columns of the picture's tokens; their product is M.
+    """
     c, length = self.config, tokens.shape[1]
     table = self.param(
       "token", nn.initializers.normal(0.02), (c.vocabulary, c.width)
     )
     frequency = c.theta ** -jnp.arange(0, 1, 2 * c.heads / c.width)
-    angles = jnp.tile(jnp.arange(length)[:, None] * frequency, 2)[None]
+    angles = jnp.arange(length)[:, None] * frequency
+    if seen is not None:
+      axis = np.repeat(np.arange(3), c.sections)
+      angles = rope_places(length, start, grid)[:, axis] * frequency
+    angles = jnp.tile(angles, 2)[None]
     layers = nn.scan(
       nn.remat(Layer, prevent_cse=False),
       variable_axes={"params": 0},
@@ -135,17 +168,38 @@ class QwenText(nn.Module):
       length=c.depth,
     )
     x = jnp.take(table, tokens, 0).astype(self.dtype)
+    if seen is not None:
+      x = x.at[:, start : start + seen.shape[1]].set(seen.astype(self.dtype))
     bias = tower.causal_bias(length)
     x, _ = layers(c, self.dtype, name="layers")(x, bias, angles)
     return nn.RMSNorm(epsilon=c.eps, dtype=self.dtype, name="norm")(x)
+
+
+def rope_places(
+  length: int, start: int, grid: tuple[int, int]
+) -> Int[np.ndarray, "{length} 3"]:
+  """(time, row, column) of tokens of which some are a picture's.
+
+  A picture is one moment; the words after it go on behind its longer side.
+
+  Args:
+    length: tokens in all.
+    start: of the picture.
+    grid: rows and columns of its tokens.
+  """
+  line = lambda first, count: np.repeat(
+    np.arange(first, first + count)[:, None], 3, 1
+  )
+  picture = np.indices((1, *grid)).reshape(3, -1).T + start
+  rest = length - start - len(picture)
+  last = line(start + max(grid), rest)
+  return np.concatenate([line(0, start), picture, last])
 
 
 def tokenize(
   tokens: Any,
   texts: Sequence[str],
   length: int,
-  template: str = TEMPLATE,
-  drop: int = TEMPLATE_TOKENS,
 ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
   """(ids, mask) of texts in Qwen-Image's template, padded on the right.
 
@@ -154,19 +208,53 @@ def tokenize(
     texts: the prompts.
     length: most tokens of a prompt, 1024 for the public pipeline; the template
       before it comes on top. What is longer is cut at the end.
-    template: what is set around a prompt.
-    drop: tokens of the part before it.
   """
-  whole = length + drop
+  whole = length + TEMPLATE_TOKENS
   ids, mask = (
     np.zeros((len(texts), whole), np.int32),
     np.zeros((len(texts), whole), bool),
   )
   for row, text in enumerate(texts):
-    found = tokens(template.format(text), truncation=True, max_length=whole)
+    found = tokens(TEMPLATE.format(text), truncation=True, max_length=whole)
     found = found["input_ids"]
     ids[row, : len(found)], mask[row, : len(found)] = found, True
   return ids, mask
+
+
+def tokenize_edit(
+  tokens: Any, texts: Sequence[str], length: int, count: int, pad: int
+) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"], int]:
+  """(ids, mask, start of the picture) in Qwen-Image-Edit's template.
+
+  Args:
+    tokens: transformers' tokenizer of the model.
+    texts: the instructions.
+    length: most tokens of picture and instruction; the part of the template
+      before them comes on top. A text that is too long is cut at the end.
+    count: tokens of the picture.
+    pad: id that stands for each of them.
+
+  Raises:
+    UserError: the picture leaves no room for words.
+  """
+  before, after = EDIT_TEMPLATE.split(_PAD)
+  first = [*tokens(before)["input_ids"], *[pad] * count]
+  rest = length + EDIT_TEMPLATE_TOKENS - len(first)
+  around = len(tokens(after.format(""))["input_ids"])
+  if rest <= around:
+    least = length + around + 1 - rest
+    raise UserError(
+      f"config.model.words={length}: the picture to edit takes {count} of them"
+      f" and leaves none for the instruction; set it to {least} and as many as"
+      " instructions have, or config.text_encoder.area to less"
+    )
+  ids = np.zeros((len(texts), length + EDIT_TEMPLATE_TOKENS), np.int32)
+  mask = np.zeros(ids.shape, bool)
+  for row, text in enumerate(texts):
+    found = tokens(after.format(text), truncation=True, max_length=rest)
+    whole = [*first, *found["input_ids"]]
+    ids[row, : len(whole)], mask[row, : len(whole)] = whole, True
+  return ids, mask, len(first) - count
 
 
 def encode_qwen_image(
@@ -176,7 +264,6 @@ def encode_qwen_image(
   mask: Bool[ArrayLike, "B L"],
   *,
   dtype: Any = jnp.float32,
-  drop: int = TEMPLATE_TOKENS,
 ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
   """(states, mask) as Qwen-Image takes them; 0 where the mask is False.
 
@@ -186,9 +273,49 @@ def encode_qwen_image(
     tokens: from `tokenize`.
     mask: from `tokenize`.
     dtype: of the products.
-    drop: leading tokens that belong to the template.
   """
   states: Any = QwenText(config, dtype).apply({"params": params}, tokens)
+  return _after(states, mask, TEMPLATE_TOKENS)
+
+
+def encode_qwen_image_edit(
+  config: Qwen,
+  vision: Vision,
+  params: Params,
+  tokens: Int[ArrayLike, "B L"],
+  mask: Bool[ArrayLike, "B L"],
+  images: Float[ArrayLike, "B H W 3"],
+  *,
+  start: int,
+  dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
+  """(states, mask) of picture and words as Qwen-Image-Edit takes them.
+
+  Args:
+    config: geometry of the text tower.
+    vision: geometry of the vision tower.
+    params: {"text", "vision"}.
+    tokens: from `tokenize_edit`.
+    mask: from `tokenize_edit`.
+    images: normalised, from `qwen_vision.Pictures`; looked at one by one.
+    start: from `tokenize_edit`.
+    dtype: of the products.
+  """
+  net = qwen_vision.VisionTower(vision, dtype)
+
+  def look(image: Array) -> Array:
+    found: Any = net.apply({"params": params["vision"]}, image[None])
+    return found[0]
+
+  seen = jax.lax.map(look, jnp.asarray(images))
+  grid = vision.grid(*images.shape[1:3])
+  states: Any = QwenText(config, dtype).apply(
+    {"params": params["text"]}, tokens, seen, start, grid
+  )
+  return _after(states, mask, EDIT_TEMPLATE_TOKENS)
+
+
+def _after(states: Array, mask: ArrayLike, drop: int) -> tuple[Array, Array]:
   kept = jnp.asarray(mask)[:, drop:]
   return jnp.where(kept[..., None], states[:, drop:], 0.0), kept
 
@@ -229,7 +356,7 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
       f'config.json describes a "{record.get("model_type")}", not Qwen2.5-VL'
     )
   text: Any = {**record, **record.get("text_config", {})}
-  rope = text.get("rope_parameters") or {}
+  rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
   return Qwen(
     text["hidden_size"],
     text["num_hidden_layers"],
@@ -239,6 +366,8 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
     text["vocab_size"],
     float(text.get("rope_theta") or rope.get("rope_theta", 1e6)),
     text.get("rms_norm_eps", 1e-6),
+    tuple(rope.get("mrope_section", (16, 24, 24))),
+    record.get("image_token_id", 151655),
   )
 
 

@@ -1,4 +1,7 @@
-"""The text tower of Qwen2.5-VL and the prompts of Qwen-Image."""
+"""The text tower of Qwen2.5-VL and the prompts of Qwen-Image and its edits."""
+
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import qwen
+from jaxreward.models import qwen, qwen_vision
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers
@@ -21,7 +24,7 @@ TEXT = dict(
   },
 )  # fmt: skip
 VISION = dict(
-  depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=48,
+  depth=2, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=48,
   patch_size=4, window_size=16, fullatt_block_indexes=[0],
 )  # fmt: skip
 
@@ -136,10 +139,206 @@ def test_prompts_of_qwen_image_equal_the_pipelines(peer):
   assert not np.asarray(found[:, longest:]).any()
 
 
+SPECIAL = {
+  "<|im_start|>": 286, "<|im_end|>": 287, "<|image_pad|>": 290,
+  "<|vision_start|>": 292, "<|vision_end|>": 293,
+}  # fmt: skip
+
+
+def marked(text, **options):
+  """A tokenizer of bytes and of the template's marks."""
+  parts = re.split("(" + "|".join(map(re.escape, SPECIAL)) + ")", text)
+  of = lambda part: [SPECIAL[part]] if part in SPECIAL else part.encode()
+  ids = [i for part in parts for i in of(part)]
+  return {"input_ids": ids[: options.get("max_length")]}
+
+
+class Processor:
+  """The public processor over `marked`, padded on the right."""
+
+  def __init__(self, images):
+    self.images = images
+
+  def __call__(self, text, images, padding, return_tensors):
+    import torch
+
+    read = self.images(images=images, return_tensors="pt")
+    counts = (read["image_grid_thw"].prod(1) // 4).tolist()
+    rows = []
+    for one, count in zip(text, counts, strict=True):
+      pads = "<|image_pad|>" * count
+      rows.append(marked(one.replace("<|image_pad|>", pads))["input_ids"])
+    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+      ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+
+    class Found(dict):
+      to = lambda self, device: self
+
+    return Found(read, input_ids=ids, attention_mask=mask)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", [(36, 36), (24, 50)])
+def test_prompts_of_qwen_image_edit_equal_the_pipelines(
+  size, peer, monkeypatch
+):
+  """The whole of `encode_prompt`, from the instruction and the picture."""
+  import torch
+  from diffusers import QwenImageEditPipeline
+  from diffusers.image_processor import VaeImageProcessor
+  from PIL import Image
+  from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+  )
+
+  model, folder = peer
+  config, text = qwen.load(folder)
+  vision, tower = qwen_vision.load(folder)
+  limits = {"shortest_edge": 64, "longest_edge": 1600}
+  prepared = qwen_vision.pictures_of({"size": limits}, vision, 64 * 64)
+  rng = np.random.default_rng(2)
+  pixels = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
+  (high, wide), last = prepared.sizes(*size)
+  grid = vision.grid(*last)
+  shown = [
+    VaeImageProcessor(vae_scale_factor=16).resize(
+      Image.fromarray(p), high, wide
+    )
+    for p in pixels
+  ]
+  pipeline = QwenImageEditPipeline(None, None, model, None, None, None)
+  assert pipeline.prompt_template_encode == qwen.EDIT_TEMPLATE
+  assert pipeline.prompt_template_encode_start_idx == qwen.EDIT_TEMPLATE_TOKENS
+  pipeline.processor = Processor(
+    Qwen2VLImageProcessorPil(patch_size=4, size=limits)
+  )
+  # The model was published with places from `get_rope_index`; transformers 5
+  # computes them where it is told which tokens are a picture's.
+  forward = model.forward
+  monkeypatch.setattr(
+    model,
+    "forward",
+    lambda input_ids, **given: forward(
+      input_ids,
+      mm_token_type_ids=(input_ids == config.pad).int(),
+      **given,
+    ),
+  )
+  texts = ["make it blue", "a much longer instruction with many words"]
+  with torch.no_grad():
+    theirs, mask = pipeline.encode_prompt(texts, shown, device="cpu")
+  ids, ours, start = qwen.tokenize_edit(
+    marked, texts, 600, math.prod(grid), config.pad
+  )
+  found, kept = jax.jit(
+    lambda p, x: qwen.encode_qwen_image_edit(
+      config, vision, p, ids, ours, x, start=start
+    )
+  )({"text": text, "vision": tower}, prepared(pixels / np.float32(255)))
+  longest = theirs.shape[1]
+  np.testing.assert_array_equal(kept[:, :longest], mask.numpy())
+  peers.close(found[:, :longest], peers.numpy(theirs))
+  assert not np.asarray(found[:, longest:]).any()
+  with torch.no_grad():
+    blind, _ = pipeline.encode_prompt(texts, shown[::-1], device="cpu")
+  assert (blind - theirs).abs().max() > 1e-2  # the picture is seen
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("grid", [(5, 5), (3, 7), (7, 3)])
+def test_places_beside_a_picture_are_the_peers(grid, peer):
+  import torch
+
+  model, _ = peer
+  count = math.prod(grid)
+  kinds = torch.tensor([[0] * 6 + [1] * count + [0] * 9])
+  theirs, _ = model.model.get_rope_index(
+    kinds, kinds, torch.tensor([[1, 2 * grid[0], 2 * grid[1]]])
+  )
+  found = qwen.rope_places(kinds.shape[1], 6, grid)
+  np.testing.assert_array_equal(found.T[:, None], theirs.numpy())
+
+
+@pytest.mark.parity
+def test_gradients_through_both_towers_equal_the_peers(peer):
+  import torch
+
+  from tests.models import test_qwen_vision as one
+
+  model, folder = peer
+  config, text = qwen.load(folder)
+  vision, tower = qwen_vision.load(folder)
+  images = one.pictures((24, 40), 2)
+  rng = np.random.default_rng(3)
+  tokens = rng.integers(2, 280, (2, 30)).astype(np.int32)
+  tokens[:, 4:19] = config.pad
+  pixels, grid = one.patches(images)
+  ids = torch.tensor(tokens, dtype=torch.long)
+  theirs = model(
+    ids, pixel_values=pixels, image_grid_thw=grid, output_hidden_states=True,
+    mm_token_type_ids=(ids == config.pad).int(),
+  ).hidden_states[-1]  # fmt: skip
+  apply = lambda p: qwen.QwenText(config).apply(
+    {"params": p["text"]},
+    tokens,
+    qwen_vision.VisionTower(vision).apply({"params": p["vision"]}, images),
+    4,
+    (3, 5),
+  )
+  params = {"text": text, "vision": tower}
+  peers.close(jax.jit(apply)(params), peers.numpy(theirs))
+  slope = jax.jit(jax.grad(lambda p: jnp.sin(apply(p)).mean()))(params)
+  model.zero_grad()
+  theirs.sin().mean().backward()
+  named = {
+    n.replace("model.language_model.", "model.").replace("model.v", "v"): g
+    for n, g in (
+      (n, peers.numpy(p.grad))
+      for n, p in model.named_parameters()
+      if p.grad is not None
+    )
+  }
+  expected = {
+    "text": peers.from_public(named, qwen.rules_of(config), text),
+    "vision": peers.from_public(named, qwen_vision.rules_of(vision), tower),
+  }
+  peers.close_trees(slope, expected)
+  half = qwen.QwenText(config, jnp.bfloat16).apply(
+    {"params": peers.half(text)},
+    tokens,
+    qwen_vision.VisionTower(vision).apply({"params": tower}, images),
+    4,
+    (3, 5),
+  )
+  peers.close(half, peers.numpy(theirs), 2e-2)
+
+
+def test_long_instructions_are_cut_and_the_picture_is_not():
+  ids, mask, start = qwen.tokenize_edit(marked, ["a", "b" * 900], 520, 30, 290)
+  assert ids.shape == (2, 584) and mask[1].all() and not mask[0].all()
+  assert (ids == 290).sum(1).tolist() == [30, 30]
+  assert (ids[:, start : start + 30] == 290).all()
+  assert ids[0, start - 1] == 292 and ids[0, start + 30] == 293
+  with pytest.raises(UserError, match=r"model.words=520: the picture.* 250 of"):
+    qwen.tokenize_edit(marked, ["a"], 520, 250, 290)
+
+
 def test_the_full_size_has_the_published_count():
   config = qwen.SIZES["qwen2.5_vl_7b"]
   head = config.vocabulary * config.width  # of the language model
   assert peers.count(qwen.shapes(config)) + head == 7_615_616_512
+
+
+def test_the_message_about_room_for_words_names_what_suffices():
+  with pytest.raises(UserError, match=r"set it to (\d+) and as") as caught:
+    qwen.tokenize_edit(marked, ["a"], 400, 250, 290)
+  least = int(re.search(r"set it to (\d+)", str(caught.value)).group(1))
+  ids, mask, _ = qwen.tokenize_edit(marked, ["a"], least, 250, 290)
+  assert mask.all() and ids[0, -1] == ord("\n")
+  with pytest.raises(UserError):
+    qwen.tokenize_edit(marked, ["a"], least - 1, 250, 290)
 
 
 def test_every_parameter_has_one_sharding_rule():
