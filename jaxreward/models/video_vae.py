@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward.models import blocks, convert, latent_policy
+from jaxreward.models import blocks, convert, latent_policy, tiles
 from jaxreward.models.vae import SHARDING_RULES, Autoencoder
 from jaxreward.types import Array, ArrayLike, Params
 
@@ -419,7 +419,12 @@ def from_pictures(
 
 
 def make_autoencoder(
-  *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
+  *,
+  size: str = "wan21",
+  tile: int = 0,
+  overlap: int = 64,
+  remat: str = "none",
+  dtype: str = "float32",
 ) -> Autoencoder:
   """A video autoencoder as pure functions.
 
@@ -428,10 +433,18 @@ def make_autoencoder(
 
   Args:
     size: one of `SIZES`.
+    tile: side in pixels of the squares that are encoded or decoded one after
+      the other, to bound memory; 0 for all at once.
+    overlap: pixels that neighbouring squares share.
     remat: "none" or "full" (keep inputs of residual blocks alone).
     dtype: of products and convolutions.
+
+  Raises:
+    UserError: an unknown size, or squares that do not fit the latents.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
+  tiles.check(tile, overlap, 8)
+  outer, inner = (tile, overlap), (tile // 8, overlap // 8)
   mean, std = (np.asarray(x, np.float32) for x in (net.mean, net.std))
 
   def init(key: Array) -> Params:
@@ -441,8 +454,13 @@ def make_autoencoder(
     params: Params, videos: ArrayLike, key: Array | None = None
   ) -> Float[Array, "B f h w C"]:
     pixels = jnp.asarray(videos) * 2 - 1
-    y: Any = net.apply({"params": params}, pixels, method="encode")
-    center, log_variance = jnp.split(y.astype(jnp.float32), 2, -1)
+
+    def run(x: Array) -> Array:
+      y: Any = net.apply({"params": params}, x, method="encode")
+      return y.astype(jnp.float32)
+
+    moments = tiles.run(run, pixels, outer, inner)
+    center, log_variance = jnp.split(moments, 2, -1)
     if key is not None:
       spread = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
       center = center + spread * jax.random.normal(key, center.shape)
@@ -450,8 +468,11 @@ def make_autoencoder(
 
   def decode(params: Params, latents: ArrayLike) -> Float[Array, "B F H W 3"]:
     raw = jnp.asarray(latents) * std + mean
-    y = decode_by_frame(net, params, raw)
-    return y.astype(jnp.float32) * 0.5 + 0.5
+
+    def run(z: Array) -> Array:
+      return decode_by_frame(net, params, z).astype(jnp.float32)
+
+    return tiles.run(run, raw, inner, outer) * 0.5 + 0.5
 
   return Autoencoder(
     init=init,
@@ -466,13 +487,20 @@ def make_autoencoder(
 
 
 def make_picture_autoencoder(
-  *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
+  *,
+  size: str = "wan21",
+  tile: int = 0,
+  overlap: int = 64,
+  remat: str = "none",
+  dtype: str = "float32",
 ) -> Autoencoder:
   """`make_autoencoder` on single pictures, as Qwen-Image uses it.
 
   `encode` takes [B, H, W, 3] and gives [B, H / 8, W / 8, C].
   """
-  video = make_autoencoder(size=size, remat=remat, dtype=dtype)
+  video = make_autoencoder(
+    size=size, tile=tile, overlap=overlap, remat=remat, dtype=dtype
+  )
 
   def encode(params: Params, images: Array, key: Array | None = None) -> Array:
     return video.encode(params, images[:, None], key)[:, 0]

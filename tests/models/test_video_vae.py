@@ -37,6 +37,11 @@ def load(peers, model, folder, **fields):
   return coder, peers.params_of(model, coder.layout, like, folder)
 
 
+def coder_moments(size="tiny"):
+  net = video_vae.make_net(size)
+  return net.mean, net.std
+
+
 def channels_last(tensor):
   return tensor.permute(0, 2, 3, 4, 1)
 
@@ -104,6 +109,33 @@ def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   assert np.abs(got - want).mean() < 2e-2
   # Theirs is itself off by more than 2e-2 in places: ours no more than twice.
   assert np.abs(got - full).max() < 2 * np.abs(want - full).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", ["AutoencoderKLWan", "AutoencoderKLQwenImage"])
+def test_tiles_are_those_of_diffusers(peers, tmp_path, kind):
+  import diffusers
+  import torch
+
+  options = video_vae.public_config(video_vae.make_net("tiny"))
+  del options["_class_name"]
+  model = peers.shaken(getattr(diffusers, kind)(**options))
+  coder, params = load(peers, model, tmp_path, tile=24, overlap=8)
+  model.enable_tiling(24, 24, 16, 16)
+  z = peers.draw(1, B, 2, 4, 7, 4)
+  mean, std = (np.asarray(x, "f4") for x in coder_moments())
+  put = lambda x: torch.tensor(x).permute(0, 4, 1, 2, 3)
+  with torch.no_grad():
+    drawn = model.decode(put(z * std + mean)).sample.clip(-1, 1)
+    found = model.encode(drawn).latent_dist.mean
+  pixels = peers.array(channels_last(drawn)) * 0.5 + 0.5
+  latents = (peers.array(channels_last(found)) - mean) / std
+  got = jax.jit(coder.decode)(params, z)
+  peers.assert_near(jnp.clip(got, 0, 1), pixels, 1e-4)
+  peers.assert_near(jax.jit(coder.encode)(params, pixels), latents, 1e-4)
+  whole = jax.jit(make().decode)(params, z)
+  assert np.abs(whole - got).max() > 1e-3  # it was cut
 
 
 @pytest.mark.parity
