@@ -14,12 +14,10 @@ latents and at a time of zero.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -29,11 +27,12 @@ from jaxreward.models import (
   attention,
   blocks,
   convert,
+  experts,
   latent_policy,
   mmdit,
   sequence,
 )
-from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
+from jaxreward.types import Array, ArrayLike, Cond, Policy
 
 _LARGE = dict(depth=40, heads=40, hidden=13824)
 _TINY = dict(
@@ -50,8 +49,6 @@ SIZES: dict[str, dict[str, Any]] = {
   "tiny_i2v": dict(_TINY, extra_channels=8, vision_width=16),
   "tiny22_i2v": dict(_TINY, extra_channels=8),
 }
-# The networks of A14B, and the folders that hold them.
-EXPERTS = {"high": "transformer", "low": "transformer_2"}
 
 _ANY = "^((high|low)/)?"
 SHARDING_RULES = (
@@ -274,83 +271,6 @@ class Wan(nn.Module):
     return self(x, t, self.encode(prompts))
 
 
-class Experts(nn.Module):
-  """Two networks for two ranges of times."""
-
-  high: Wan
-  low: Wan
-
-  def encode(self, prompts: Cond) -> Cond:
-    """What both make of the words, on an axis after the prompts'."""
-    words = [net.encode(prompts)["words"] for net in (self.high, self.low)]
-    return dict(prompts, words=jnp.stack(words, 1))
-
-  def __call__(self, x: Array, t: Array, cond: Cond, name: str) -> Array:
-    """The velocity that one of them gives."""
-    words = cond["words"][:, list(EXPERTS).index(name)]
-    return getattr(self, name)(x, t, dict(cond, words=words))
-
-  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
-    cond = self.encode(prompts)
-    return self(x, t, cond, "high") + self(x, t, cond, "low")
-
-
-def by_time(net: Experts, boundary: float) -> Callable[..., Array]:
-  """Velocity by the network of each row's time; see `Policy.velocity`.
-
-  A network that no row asks for does not run: a sampler's step, where all rows
-  have one time, costs what one of them does.
-  """
-
-  def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
-    x_t, t, cond = jax.tree.map(sequence.rows, (x_t, t, cond))
-    is_high = t >= boundary
-
-    def of(name: str, rows: Array) -> Array:
-      def run(params, x_t, t, cond):
-        v: Any = net.apply({"params": {name: params}}, x_t, t, cond, name)
-        return v
-
-      return _where_asked(run, jnp.any(rows), params[name], x_t, t, cond)
-
-    high, low = of("high", is_high), of("low", ~is_high)
-    return jnp.where(is_high[:, None, None, None, None], high, low)
-
-  return velocity
-
-
-def _where_asked(fn: Callable[..., Array], asked: Array, *given: Any) -> Array:
-  """fn(*given) if asked, else zeros; likewise its gradient.
-
-  The gradient runs `fn` once more. A plain conditional would keep what it needs
-  in arrays that both of its branches fill, and copy the parameters into them.
-  """
-  leaves, tree = jax.tree.flatten(given)
-  # As it is now: the gradient is traced outside the contexts of this call.
-  once = jax.extend.core.jaxpr_as_fun(
-    jax.make_jaxpr(lambda *x: fn(*tree.unflatten(x)))(*leaves)
-  )
-  plain = lambda *leaves: once(*leaves)[0]
-  made = jax.eval_shape(plain, *leaves)
-
-  @jax.custom_vjp
-  def run(asked, *leaves):
-    nothing = lambda *_: jnp.zeros(made.shape, made.dtype)
-    return jax.lax.cond(asked, plain, nothing, *leaves)
-
-  def forward(asked, *leaves):
-    return run(asked, *leaves), (asked, leaves)
-
-  def backward(kept, cotangent):
-    asked, leaves = kept
-    pull = lambda *leaves: jax.vjp(plain, *leaves)[1](cotangent)
-    none = lambda *leaves: jax.tree.map(jnp.zeros_like, leaves)
-    return None, *jax.lax.cond(asked, pull, none, *leaves)
-
-  run.defvjp(forward, backward)
-  return run(asked, *leaves)
-
-
 def layout(net: Wan) -> tuple[convert.Rule, ...]:
   """The diffusers names (`WanTransformer3DModel`) of the parameters."""
   square = mmdit.patch_form(_PATCH)
@@ -495,7 +415,7 @@ def make_policy(
     pictures["picture"] = floats(1, *shape[1:], net.channels)
   if net.vision_width:
     pictures["vision"] = floats(257, net.vision_width)
-  both = Experts(net, net.copy()) if boundary else net
+  both = experts.Experts(net, net.copy()) if boundary else net
   policy = latent_policy.make(
     both,
     {"words": floats(words, net.text_width)},
@@ -506,12 +426,12 @@ def make_policy(
     pictures=pictures or None,
     public_config=public_config(net),
   )
-  if not isinstance(both, Experts):
+  if not isinstance(both, experts.Experts):
     return policy
   scale_at = lambda scale, t: jnp.where(t >= boundary, scale, low_guidance)
   return dataclasses.replace(
     policy,
-    velocity=by_time(both, boundary),
-    parts=EXPERTS,
+    velocity=experts.by_time(both, boundary),
+    parts=experts.FOLDERS,
     scale_at=scale_at if low_guidance else None,
   )

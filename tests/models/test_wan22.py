@@ -9,7 +9,7 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance, rollout, steppers
-from jaxreward.models import convert, lora, video_vae, wan
+from jaxreward.models import convert, experts, lora, video_vae, wan
 
 B, SHAPE, WORDS = 2, (3, 4, 4), 7
 BOUNDARY = 0.875
@@ -46,7 +46,7 @@ def load(peers, policy, models, folder):
   like = jax.eval_shape(policy.init, jax.random.key(0))
   return {
     name: peers.params_of(model, policy.layout, like[name], folder)
-    for name, model in zip(wan.EXPERTS, models, strict=True)
+    for name, model in zip(experts.FOLDERS, models, strict=True)
   }
 
 
@@ -173,9 +173,9 @@ def test_a_picture_starts_videos_as_in_the_public_pipeline(
 def reference(policy, params, x, t, cond):
   """Both networks on every row; the row's time chooses."""
   net = wan.make_net("tiny")
-  both = wan.Experts(net, net.copy())
+  both = experts.Experts(net, net.copy())
   high, low = (
-    both.apply({"params": params}, x, t, cond, name) for name in wan.EXPERTS
+    both.apply({"params": params}, x, t, cond, name) for name in experts.FOLDERS
   )
   return jnp.where((t >= BOUNDARY)[:, None, None, None, None], high, low)
 
@@ -210,14 +210,14 @@ def test_gradients_with_adapters_are_those_of_running_both():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", list(wan.EXPERTS))
+@pytest.mark.parametrize("asked", list(experts.FOLDERS))
 def test_a_network_that_no_row_asks_for_has_no_say(asked):
   """Were it run, its numbers that are none would be in the gradient."""
   policy = make()
   params = shaken(jax.jit(policy.init)(jax.random.key(0)))
   x, prompts = inputs(policy)
   cond = jax.jit(policy.encode)(params, prompts)
-  (other,) = set(wan.EXPERTS) - {asked}
+  (other,) = set(experts.FOLDERS) - {asked}
   params[other] = jax.tree.map(lambda p: p + np.nan, params[other])
   t = jnp.full((B,), BOUNDARY if asked == "high" else BOUNDARY - 1e-3)
   loss = lambda p: jnp.square(policy.velocity(p, x, t, cond)).sum()
