@@ -301,7 +301,9 @@ def test_a_time_for_every_token_is_that_of_diffusers(peers, tmp_path):
   (out * torch.tensor(weight)).sum().backward()
 
   def scalar(params):
-    v = policy.velocity(params, x, t, policy.encode(params, prompts))
+    v = policy.velocity(
+      params, x, jnp.asarray(t), policy.encode(params, prompts)
+    )
     return (v * weight).sum(), v
 
   (_, v), slopes = jax.jit(jax.value_and_grad(scalar, has_aux=True))(params)
