@@ -261,6 +261,10 @@ def _shrink(config: ConfigDict, has_pictures: bool, chosen: dict) -> None:
     param_dtype="float32",
   )
   config.model.words = 6
+  if "boundary" in config.model:
+    # Of three steps the first two are trained: one by each network.
+    config.model.boundary = 0.95
+    config.rollout.shift = 5.0
   config.init.checkpoint = ""
   coder = config.autoencoder.name
   config.autoencoder = dict(name=coder, size=chosen.get("tiny_coder", "tiny"))
