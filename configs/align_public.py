@@ -12,6 +12,11 @@ al. (2025), arXiv 2509.16117.
 
 `wan_i2v` makes videos that start from a picture, with the settings of
 `wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
+`wan22_t2v` and `wan22_i2v` have two networks, for times near noise and near the
+video; adapters go to both, or with `lora.targets` such as "^low/.*_(q|k|v)$" to
+one. `wan22_ti2v_5b` starts from a picture too, and from words alone with
+`model.takes_source=False` and prompts without pictures. Their sampling times
+and guidance are those of the authors' own programs.
 
 `kontext` and `qwen_image_edit` edit pictures: `data.source` is a .jsonl file
 whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
@@ -89,6 +94,36 @@ MODELS = {
     autoencoder="wan21", steps=20, eval_steps=50, guidance=4.5, noise=1.0,
     times=dict(shift=3.0, schedule=dict(name="constant", grid="unipc")),
   ),
+  # Two networks, from the boundary up and below it.
+  "wan22_t2v": dict(
+    model=dict(
+      name="wan", size="wan22_t2v_14b", boundary=0.875, low_guidance=3.0,
+      frames=9, latent_height=30, latent_width=52,
+    ),
+    weights="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    autoencoder="wan21", steps=20, eval_steps=40, guidance=4.0, noise=1.0,
+    times=dict(shift=12.0, schedule=dict(name="constant", grid="unipc")),
+  ),
+  "wan22_i2v": dict(
+    model=dict(
+      name="wan", size="wan22_i2v_14b", boundary=0.9, frames=9,
+      latent_height=30, latent_width=52,
+    ),
+    weights="Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+    tiny_size="tiny22_i2v", has_pictures=True,
+    autoencoder="wan21", steps=20, eval_steps=40, guidance=3.5, noise=1.0,
+    times=dict(shift=5.0, schedule=dict(name="constant", grid="unipc")),
+  ),
+  # 33 frames of 256 x 448 pixels: a latent pixel has 16 of them.
+  "wan22_ti2v_5b": dict(
+    model=dict(
+      name="wan", size="wan22_5b", takes_source=True, frames=9,
+      latent_height=16, latent_width=28,
+    ),
+    weights="Wan-AI/Wan2.2-TI2V-5B-Diffusers", tiny_coder="tiny22",
+    autoencoder="wan22", steps=20, eval_steps=50, guidance=5.0, noise=1.0,
+    times=dict(shift=5.0, schedule=dict(name="constant", grid="unipc")),
+  ),
   "kontext": dict(
     model=dict(
       name="flux", size="flux_kontext", guidance=2.5, takes_source=True
@@ -129,9 +164,11 @@ def get_config(arg: str | None = None):
     | dict(remat="full", dtype="bfloat16", attention="auto")
     | dict(param_dtype="bfloat16")  # frozen; the adapters are float32
   )
-  config.init.checkpoint = f"{chosen['weights']}:transformer"
+  config.init.checkpoint = chosen["weights"]
+  if "boundary" not in chosen["model"]:
+    config.init.checkpoint += ":transformer"
   config.autoencoder = dict(
-    name="wan" if chosen["autoencoder"] == "wan21" else "kl",
+    name="wan" if chosen["autoencoder"].startswith("wan") else "kl",
     size=chosen["autoencoder"], weights=f"{chosen['weights']}:vae",
     dtype="bfloat16",
   )  # fmt: skip
@@ -146,7 +183,11 @@ def get_config(arg: str | None = None):
   config.lora = dict(
     rank=32, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"
   )
-  has_pictures = "image_encoder" in chosen or "takes_source" in chosen["model"]
+  has_pictures = (
+    "image_encoder" in chosen
+    or "takes_source" in chosen["model"]
+    or "has_pictures" in chosen
+  )
   source = "train.jsonl" if has_pictures else "prompts.txt"
   config.data.update(source=source, grammar="free")
   config.rollout.update(
@@ -190,7 +231,7 @@ def get_config(arg: str | None = None):
   if is_video:
     _make_videos(config)
   if given["tiny"]:
-    _shrink(config, has_pictures)
+    _shrink(config, has_pictures, chosen)
   return config
 
 
@@ -216,18 +257,26 @@ def _edit(config: ConfigDict, similarity: float) -> None:
   )
 
 
-def _shrink(config: ConfigDict, has_pictures: bool) -> None:
+def _shrink(config: ConfigDict, has_pictures: bool, chosen: dict) -> None:
   """Small random weights and pictures of 36 pixels, as the scenes have."""
   config.model.update(
-    size="tiny", remat="none", dtype="float32", param_dtype="float32"
+    size=chosen.get("tiny_size", "tiny"),
+    remat="none",
+    dtype="float32",
+    param_dtype="float32",
   )
   config.model.words = 6
+  if "boundary" in config.model:
+    # Of three steps the first two are trained: one by each network.
+    config.model.boundary = 0.95
+    config.rollout.shift = 5.0
   config.init.checkpoint = ""
   coder = config.autoencoder.name
-  config.autoencoder = dict(name=coder, size="tiny")
-  # Wan's autoencoder has eight pixels to a latent.
+  config.autoencoder = dict(name=coder, size=chosen.get("tiny_coder", "tiny"))
+  # Wan's autoencoders have eight pixels to a latent, or 16.
   if coder == "wan_video":
-    config.model.update(frames=2, latent_height=4, latent_width=4)
+    side = 2 if config.autoencoder.size == "tiny22" else 4
+    config.model.update(frames=2, latent_height=side, latent_width=side)
   else:
     config.model.latent_side = 4 if coder == "wan" else 18
   config.text_encoder = dict(name="noise")

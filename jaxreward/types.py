@@ -129,6 +129,11 @@ class Policy:
     latent_shape: (H, W, C), of videos (F, H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names (`models.convert`) of its parameters.
+    parts: where the parameters are those of several networks of one layout:
+      their names in the tree, and the folders of a public pipeline that hold
+      them; None for one network.
+    scale_at: (guidance scale, t [B]) -> scale [B] of each row; None where it is
+      the same at all times.
     public_config: what diffusers reads beside parameters of those names.
     decoder: key -> parameters of the autoencoder; None where there is none.
     decoder_rules: their sharding rules.
@@ -155,6 +160,8 @@ class Policy:
   latent_shape: tuple[int, ...]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
+  parts: Mapping[str, str] | None = None
+  scale_at: Callable[..., Array] | None = None
   public_config: Mapping[str, Any] | None = None
   decoder: Callable[..., Params] | None = None
   decoder_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()

@@ -41,7 +41,8 @@ def guided_velocity(
     uncond: the empty prompt's conditioning, leaves [1, ...] or [B, ...]; not
       read when scale is 1. What it lacks, as the picture to edit, is the sample's own.
     scale: the number 1 runs the conditional pass alone; an array always runs
-      both, so that one program serves every scale.
+      both, so that one program serves every scale. Of what is not off,
+      `policy.scale_at` makes the scale of each time.
 
   Returns:
     velocity [B, H, W, C].
@@ -59,6 +60,9 @@ def guided_velocity(
     params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both
   )
   v_cond, v_uncond = jnp.split(v, 2)
+  if policy.scale_at is not None:
+    found = policy.scale_at(scale, jnp.asarray(t))
+    scale = found.reshape(-1, *[1] * (v.ndim - 1))
   return v_uncond + scale * (v_cond - v_uncond)
 
 

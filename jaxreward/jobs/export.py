@@ -1,7 +1,7 @@
 """Writes the policy of a checkpoint as other programs read it.
 
 A public architecture becomes a folder that diffusers loads, or its adapters one
-that PEFT and diffusers load; the policy of the scenes one file, such as
+that PEFT and diffusers load, each of several networks by itself; the policy of the scenes one file, such as
 `init.checkpoint` takes.
 """
 
@@ -136,7 +136,21 @@ def _write(
   dtype = None if given == "same" else given
   if not policy.layout:
     weights.save_params(folder / setup.POLICY_FILE, params, dtype=dtype)
-  elif config.lora.rank and not config.export.fuse:
+    return
+  for name, below in (policy.parts or {"": ""}).items():
+    if not name or name in params:  # adapters may be of one network alone
+      part = params[name] if name else params
+      _write_public(config, policy, folder / below, part, dtype)
+
+
+def _write_public(
+  config: ConfigDict,
+  policy: Policy,
+  folder: epath.Path,
+  params: Params,
+  dtype: str | None,
+) -> None:
+  if config.lora.rank and not config.export.fuse:
     lora_files.save_adapter(
       folder, params, policy.layout, alpha=config.lora.alpha, dtype=dtype
     )

@@ -79,10 +79,12 @@ def _with_autoencoder(
     return images.reshape(*latents.shape[:-dims], *images.shape[1:])
 
   def to_latents(images: Array, decoder: Params | None = None) -> Array:
-    if autoencoder.is_video:
-      frames = policy.latent_shape[0]
-      return video_vae.from_pictures(autoencoder, decoder, images, frames)
-    return autoencoder.encode(decoder, images)
+    if not autoencoder.is_video:
+      return autoencoder.encode(decoder, images)
+    frames, *_, wanted = policy.pictures["picture"].shape[1:]  # pyrefly: ignore
+    if wanted == channels:  # the first frame and no mask
+      return autoencoder.encode(decoder, images[:, None])
+    return video_vae.from_pictures(autoencoder, decoder, images, frames)
 
   return dataclasses.replace(
     policy,
@@ -309,12 +311,22 @@ def load_params(
   like = jax.eval_shape(policy.init, key)
   logging.info("starting from %s", spec)
   if policy.layout and not _is_own(spec):
-    return convert.load_params(spec, policy.layout, like)
+    return _load_public(spec, policy, like)
   path = checkpoint_path(spec, field, workdir)
   if not policy.optional:
     return weights.load_params(path, like)
   fresh = _chosen(jax.jit(policy.init)(key), policy.optional)
   return weights.load_params(path, like, fresh)
+
+
+def _load_public(spec: str, policy: Policy, like: Params) -> Params:
+  """A public checkpoint; of several networks, the folder with all of them."""
+  if policy.parts is None:
+    return convert.load_params(spec, policy.layout, like)
+  return {
+    name: convert.load_params(f"{spec}:{folder}", policy.layout, like[name])
+    for name, folder in policy.parts.items()
+  }
 
 
 def _chosen(tree: Params, pattern: str) -> Params:

@@ -8,6 +8,7 @@ side. Latents are shifted and scaled to about unit variance.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy
+from jaxreward.models import blocks, convert, latent_policy, tiles
 from jaxreward.types import Array, ArrayLike, Params
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -276,6 +276,7 @@ def make_autoencoder(
   *,
   size: str = "sd3",
   tile: int = 0,
+  overlap: int = 64,
   remat: str = "none",
   dtype: str = "float32",
 ) -> Autoencoder:
@@ -283,18 +284,23 @@ def make_autoencoder(
 
   Args:
     size: one of `SIZES`.
-    tile: side of the latent squares that are decoded one after the other, to
-      bound memory; a multiple of 4, or 0 to decode all at once.
+    tile: side in pixels of the squares that are encoded or decoded one after
+      the other, to bound memory; 0 for all at once.
+    overlap: pixels that neighbouring squares share.
     remat: "none" or "full" (keep inputs of residual blocks alone).
     dtype: of products and convolutions.
 
   Raises:
-    UserError: an unknown size, or a tile that is no multiple of 4.
+    UserError: an unknown size, or squares that do not fit the latents.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
-  if tile % 4:
-    raise UserError(f"vae tile={tile} is not a multiple of 4")
   factor = 2 ** (len(net.widths) - 1)
+  tiles.check(tile, overlap, factor)
+  outer, inner = (tile, overlap), (tile // factor, overlap // factor)
+
+  def apply(params: Params, x: Array, method: str) -> Array:
+    y: Any = net.apply({"params": params}, x, method=method)
+    return y.astype(jnp.float32)
 
   def init(key: Array) -> Params:
     return net.init(key, jnp.zeros((1, 4 * factor, 4 * factor, 3)))["params"]
@@ -303,8 +309,8 @@ def make_autoencoder(
     params: Params, images: ArrayLike, key: Array | None = None
   ) -> Float[Array, "B h w C"]:
     pixels = jnp.asarray(images) * 2 - 1
-    y: Any = net.apply({"params": params}, pixels, method="encode")
-    mean, log_variance = jnp.split(y.astype(jnp.float32), 2, -1)
+    run = functools.partial(apply, params, method="encode")
+    mean, log_variance = jnp.split(tiles.run(run, pixels, outer, inner), 2, -1)
     if key is not None:
       std = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
       mean = mean + std * jax.random.normal(key, mean.shape)
@@ -312,14 +318,8 @@ def make_autoencoder(
 
   def decode(params: Params, latents: ArrayLike) -> Float[Array, "B H W 3"]:
     raw = jnp.asarray(latents) / net.scaling + net.shift
-
-    def run(z: Array) -> Array:
-      y: Any = net.apply({"params": params}, z, method="decode")
-      return y.astype(jnp.float32)
-
-    small = max(latents.shape[1:3]) <= tile or not tile
-    y = run(raw) if small else decode_tiles(run, raw, tile, factor)
-    return y * 0.5 + 0.5
+    run = functools.partial(apply, params, method="decode")
+    return tiles.run(run, raw, inner, outer) * 0.5 + 0.5
 
   return Autoencoder(
     init=init,
@@ -330,55 +330,3 @@ def make_autoencoder(
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
   )
-
-
-def decode_tiles(
-  run: Callable[[Array], Array],
-  z: Float[ArrayLike, "B h w C"],
-  tile: int,
-  factor: int,
-) -> Float[Array, "B H W F"]:
-  """Decodes overlapping squares in turn and fades each into the next.
-
-  Squares start every 3/4 of a tile; those at the right and lower edges are
-  what is left. A quarter of a tile is faded, first downwards, then rightwards.
-
-  Args:
-    run: latents to pixels, for any side.
-    z: latents.
-    tile: side of a square of latents, a multiple of 4.
-    factor: pixels per latent pixel.
-  """
-  step, fade, keep = tile * 3 // 4, tile * factor // 4, tile * factor * 3 // 4
-  rows, columns = (range(0, n, step) for n in z.shape[1:3])
-  cut = {
-    (i, j): z[:, i : i + tile, j : j + tile] for i in rows for j in columns
-  }
-  drawn: dict[tuple[int, int], Array] = {}
-  for shape in {c.shape for c in cut.values()}:
-    places = [place for place, c in cut.items() if c.shape == shape]
-    pictures = jax.lax.map(run, jnp.stack([cut[place] for place in places]))
-    drawn |= dict(zip(places, pictures, strict=True))
-  lines = []
-  for i in rows:
-    line = []
-    for j in columns:
-      if i:
-        drawn[i, j] = _fade(drawn[i - step, j], drawn[i, j], fade, axis=1)
-      if j:
-        drawn[i, j] = _fade(drawn[i, j - step], drawn[i, j], fade, axis=2)
-      line.append(drawn[i, j][:, :keep, :keep])
-    lines.append(jnp.concatenate(line, axis=2))
-  return jnp.concatenate(lines, axis=1)
-
-
-def _fade(a: Array, b: Array, extent: int, axis: int) -> Array:
-  """b, whose first pixels go over from the last ones of a."""
-  extent = min(a.shape[axis], b.shape[axis], extent)
-  shape = [1] * b.ndim
-  shape[axis] = extent
-  weight = (jnp.arange(extent) / extent).reshape(shape)
-  end = jax.lax.slice_in_dim(a, a.shape[axis] - extent, None, axis=axis)
-  start = jax.lax.slice_in_dim(b, 0, extent, axis=axis)
-  rest = jax.lax.slice_in_dim(b, extent, None, axis=axis)
-  return jnp.concatenate([end * (1 - weight) + start * weight, rest], axis)

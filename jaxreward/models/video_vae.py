@@ -1,9 +1,12 @@
-"""The causal video autoencoder of Wan 2.1 and Qwen-Image.
+"""The causal video autoencoders of Wan 2.1, Qwen-Image and Wan 2.2 TI2V.
 
 Wan team 2025 (https://arxiv.org/abs/2503.20314). A frame of latents depends on
 frames up to its own: convolutions look back in time. The first frame stands
 alone, each further latent frame holds four frames of the video; a picture is a
 video of one frame. Latents are an eighth of the side, normalised per channel.
+That of TI2V sees squares of 2 x 2 pixels as one, hence a sixteenth of the side,
+and has skip connections around each scale: means on the way in, copies on the
+way out.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward.models import blocks, convert, latent_policy
+from jaxreward.models import blocks, convert, latent_policy, tiles
 from jaxreward.models.vae import SHARDING_RULES, Autoencoder
 from jaxreward.types import Array, ArrayLike, Params
 
@@ -29,11 +32,32 @@ _STD = (
   2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
   3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+_MEAN_22 = (
+  -0.2289, -0.0052, -0.1323, -0.2339, -0.2799, 0.0174, 0.1838, 0.1557,
+  -0.1382, 0.0542, 0.2813, 0.0891, 0.1570, -0.0098, 0.0375, -0.1825,
+  -0.2246, -0.1207, -0.0698, 0.5109, 0.2665, -0.2108, -0.2158, 0.2502,
+  -0.2055, -0.0322, 0.1109, 0.1567, -0.0729, 0.0899, -0.2799, -0.1230,
+  -0.0313, -0.1649, 0.0117, 0.0723, -0.2839, -0.2083, -0.0520, 0.3748,
+  0.0152, 0.1957, 0.1433, -0.2944, 0.3573, -0.0548, -0.1681, -0.0667,
+)  # fmt: skip
+_STD_22 = (
+  0.4765, 1.0364, 0.4514, 1.1677, 0.5313, 0.4990, 0.4818, 0.5013,
+  0.8158, 1.0344, 0.5894, 1.0901, 0.6885, 0.6165, 0.8454, 0.4978,
+  0.5759, 0.3523, 0.7135, 0.6804, 0.5833, 1.4146, 0.8986, 0.5659,
+  0.7069, 0.5338, 0.4889, 0.4917, 0.4069, 0.4999, 0.6866, 0.4093,
+  0.5709, 0.6065, 0.6415, 0.4944, 0.5726, 1.2042, 0.5458, 1.6887,
+  0.3971, 1.0600, 0.3943, 0.5537, 0.5444, 0.4089, 0.7468, 0.7744,
+)  # fmt: skip
+_TINY = dict(
+  width=4, layers=1, mean=(0.1, -0.2, 0.3, 0.0), std=(2.0, 1.5, 1.0, 0.5)
+)
 SIZES: dict[str, dict[str, Any]] = {
   "wan21": dict(mean=_MEAN, std=_STD),
-  "tiny": dict(
-    width=4, layers=1, mean=(0.1, -0.2, 0.3, 0.0), std=(2.0, 1.5, 1.0, 0.5)
+  "wan22": dict(
+    mean=_MEAN_22, std=_STD_22, width=160, outward=256, patch=2, residual=True
   ),
+  "tiny": _TINY,
+  "tiny22": dict(_TINY, outward=8, patch=2, residual=True),
 }
 # Which of the halvings from the pixels inwards also halve the time.
 _IN_TIME = (False, True, True)
@@ -144,18 +168,53 @@ class Downsample(_Part):
     return x if x.shape[1] == 1 else jnp.concatenate([x[:, :1], rest], axis=1)
 
 
+def fewer(
+  x: Float[Array, "B T H W C"], features: int, in_time: bool, side: int
+) -> Float[Array, "B t h w D"]:
+  """Means of neighbouring pixels, frames and features.
+
+  Frames are paired from the last one; the first stands with an empty one.
+
+  Args:
+    x: features of a video.
+    features: D.
+    in_time: whether frames are paired.
+    side: of the squares of pixels.
+  """
+  pair = 1 + in_time
+  x = jnp.pad(x, ((0, 0), (-x.shape[1] % pair, 0), *[(0, 0)] * 3))
+  b, t, h, w, c = x.shape
+  x = x.reshape(b, t // pair, pair, h // side, side, w // side, side, c)
+  x = x.transpose(0, 1, 3, 5, 7, 2, 4, 6)
+  return x.reshape(*x.shape[:4], features, -1).mean(-1)
+
+
+def more(
+  x: Float[Array, "B T H W C"], features: int, in_time: bool
+) -> Float[Array, "B t h w D"]:
+  """Copies of features for four pixels, and for two frames if asked."""
+  pair = 1 + in_time
+  b, t, h, w, c = x.shape
+  x = jnp.repeat(x, features * 4 * pair // c, axis=-1)
+  x = x.reshape(b, t, h, w, features, pair, 2, 2)
+  x = x.transpose(0, 1, 5, 2, 6, 3, 7, 4)
+  return x.reshape(b, t * pair, 2 * h, 2 * w, features)
+
+
 class Upsample(_Part):
   """Doubles the side and, if asked, the frames after the first."""
 
+  width: int = 0
   in_time: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     if self.in_time:
       x = self.twice(x)
-    width = x.shape[-1] // 2
     x = jnp.repeat(jnp.repeat(x, 2, axis=2), 2, axis=3)
-    return nn.Conv(width, (3, 3), padding=1, dtype=self.dtype, name="space")(x)
+    return nn.Conv(
+      self.width, (3, 3), padding=1, dtype=self.dtype, name="space"
+    )(x)
 
   def twice(self, x: Array) -> Array:
     """Two frames in the place of each, but for the very first of the video."""
@@ -180,6 +239,7 @@ class _Coder(_Part):
   widths: tuple[int, ...] = ()  # from the pixels' side inwards
   layers: int = 2
   out: int = 3
+  residual: bool = False
   remat: str = "none"
 
   def res(self, width: int, name: str) -> nn.Module:
@@ -202,10 +262,14 @@ class Encoder(_Coder):
   def __call__(self, x: Array) -> Array:
     x = self.causal(self.widths[0], "conv_in")(x)
     for i, width in enumerate(self.widths):
+      before, halves = x, i < len(self.widths) - 1
+      in_time = halves and _IN_TIME[i]
       for j in range(self.layers):
         x = self.res(width, f"down_{i}_{j}")(x)
-      if i < len(self.widths) - 1:
-        x = Downsample(self.dtype, _IN_TIME[i], name=f"sample_{i}")(x)
+      if halves:
+        x = Downsample(self.dtype, in_time, name=f"sample_{i}")(x)
+      if self.residual:
+        x = x + fewer(before, width, in_time, 1 + halves)
     x = self.last(self.middle(x))
     return self.point(self.out, "quant")(x)
 
@@ -218,16 +282,25 @@ class Decoder(_Coder):
     x = self.point(x.shape[-1], "quant")(x)
     x = self.middle(self.causal(self.widths[-1], "conv_in")(x))
     for i, width in enumerate(reversed(self.widths)):
+      before = x
       for j in range(self.layers + 1):
         x = self.res(width, f"up_{i}_{j}")(x)
-      if i < len(self.widths) - 1:
-        in_time = _IN_TIME[::-1][i]
-        x = Upsample(self.dtype, in_time, name=f"sample_{i}")(x)
+      if i == len(self.widths) - 1:
+        break
+      in_time = _IN_TIME[::-1][i]
+      kept = width if self.residual else width // 2
+      x = Upsample(self.dtype, kept, in_time, name=f"sample_{i}")(x)
+      if self.residual:
+        around = more(before, width, in_time)
+        # The very first frame is not doubled; its second copy stays.
+        x = x + around[:, around.shape[1] - x.shape[1] :]
     return self.last(x)
 
 
 class VideoAutoencoder(nn.Module):
   """Encoder and decoder; pixels in [-1, 1], latents not normalised here.
+
+  Both work on squares of pixels, see `to_squares`.
 
   Attributes:
     mean: of the latents, per channel.
@@ -235,6 +308,9 @@ class VideoAutoencoder(nn.Module):
     width: features at the pixels' side.
     multiples: of the width at each scale, from the pixels inwards.
     layers: residual blocks per scale of the encoder; the decoder has one more.
+    outward: the width of the decoder, 0 for that of the encoder.
+    patch: side of the squares of pixels that are one.
+    residual: whether there are skip connections around each scale.
   """
 
   mean: tuple[float, ...]
@@ -242,16 +318,24 @@ class VideoAutoencoder(nn.Module):
   width: int = 96
   multiples: tuple[int, int, int, int] = (1, 2, 4, 4)
   layers: int = 2
+  outward: int = 0
+  patch: int = 1
+  residual: bool = False
   remat: str = "none"
   dtype: Any = jnp.float32
 
+  @property
+  def factor(self) -> int:
+    """Pixels per latent pixel."""
+    return self.patch * 2 ** (len(self.multiples) - 1)
+
   def setup(self):
-    widths = tuple(self.width * m for m in self.multiples)
-    make = lambda kind, out: kind(
-      self.dtype, widths, self.layers, out, self.remat
-    )
-    self.encoder = make(Encoder, 2 * len(self.mean))
-    self.decoder = make(Decoder, 3)
+    make = lambda kind, width, out: kind(
+      self.dtype, tuple(width * m for m in self.multiples), self.layers, out,
+      self.residual, self.remat,
+    )  # fmt: skip
+    self.encoder = make(Encoder, self.width, 2 * len(self.mean))
+    self.decoder = make(Decoder, self.outward or self.width, 3 * self.patch**2)
 
   def encode(self, x: Array) -> Array:
     return self.encoder(x)
@@ -262,6 +346,25 @@ class VideoAutoencoder(nn.Module):
   def __call__(self, x: Array) -> Array:
     """A video there and back, by the mean of its posterior."""
     return self.decode(self.encode(x)[..., : len(self.mean)])
+
+
+def to_squares(
+  x: Float[Array, "B F H W C"], patch: int
+) -> Float[Array, "B F h w D"]:
+  """Squares of pixels as one pixel of more channels, column by column."""
+  b, f, h, w, c = x.shape
+  x = x.reshape(b, f, h // patch, patch, w // patch, patch, c)
+  x = x.transpose(0, 1, 2, 4, 6, 5, 3)
+  return x.reshape(*x.shape[:4], -1)
+
+
+def from_squares(
+  x: Float[Array, "B F h w D"], patch: int
+) -> Float[Array, "B F H W C"]:
+  """Inverse of `to_squares`."""
+  b, f, h, w, _ = x.shape
+  x = x.reshape(b, f, h, w, -1, patch, patch).transpose(0, 1, 2, 6, 3, 5, 4)
+  return x.reshape(b, f, h * patch, w * patch, -1)
 
 
 _POINT = convert.Form(  # [out, in, 1, ...] <-> [in, out]
@@ -312,18 +415,20 @@ def layout(net: VideoAutoencoder) -> tuple[convert.Rule, ...]:
   found = [*_ends("encoder"), *_ends("decoder")]
   found += _point("encoder/quant", "quant_conv", _POINT_3D)
   found += _point("decoder/quant", "post_quant_conv", _POINT_3D)
-  place, before = 0, 1  # the encoder's blocks stand in one list
   last = len(net.multiples) - 1
+  # The blocks of the plain encoder stand in one list.
+  places = iter(range((net.layers + 1) * (last + 1)))
+  before = 1
   for i, multiple in enumerate(net.multiples):
+    scale = f"encoder.down_blocks.{i}"
+    plain = lambda: f"encoder.down_blocks.{next(places)}"
     for j in range(net.layers):
-      public = f"encoder.down_blocks.{place}"
+      public = f"{scale}.resnets.{j}" if net.residual else plain()
       changes = j == 0 and multiple != before
       found += _res(f"encoder/down_{i}_{j}", public, changes)
-      place += 1
     if i < last:
-      public = f"encoder.down_blocks.{place}"
+      public = f"{scale}.downsampler" if net.residual else plain()
       found += _sample(f"encoder/sample_{i}", public, _IN_TIME[i])
-      place += 1
     before = multiple
   before = net.multiples[-1]
   for i, multiple in enumerate(net.multiples[::-1]):
@@ -332,9 +437,9 @@ def layout(net: VideoAutoencoder) -> tuple[convert.Rule, ...]:
       changes = j == 0 and multiple != before
       found += _res(f"decoder/up_{i}_{j}", f"{public}.resnets.{j}", changes)
     if i < last:
-      name = f"{public}.upsamplers.0"
+      name = f"{public}.{'upsampler' if net.residual else 'upsamplers.0'}"
       found += _sample(f"decoder/sample_{i}", name, _IN_TIME[::-1][i])
-    before = multiple / 2
+    before = multiple if net.residual else multiple / 2
   return tuple(found)
 
 
@@ -347,7 +452,7 @@ def _sample(ours: str, public: str, in_time: bool) -> list[convert.Rule]:
 
 def public_config(net: VideoAutoencoder) -> dict[str, Any]:
   """The `config.json` that diffusers reads."""
-  return {
+  found = {
     "_class_name": "AutoencoderKLWan",
     "base_dim": net.width,
     "z_dim": len(net.mean),
@@ -357,6 +462,16 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
     "latents_mean": list(net.mean),
     "latents_std": list(net.std),
   }
+  if net.residual:
+    found |= {
+      "decoder_base_dim": net.outward or net.width,
+      "is_residual": True,
+      "patch_size": net.patch,
+      "in_channels": 3 * net.patch**2,
+      "out_channels": 3 * net.patch**2,
+      "scale_factor_spatial": net.factor,
+    }
+  return found
 
 
 def make_net(size: str, **fields: Any) -> VideoAutoencoder:
@@ -366,7 +481,7 @@ def make_net(size: str, **fields: Any) -> VideoAutoencoder:
 
 def decode_by_frame(
   net: VideoAutoencoder, params: Params, latents: Float[Array, "B f h w C"]
-) -> Float[Array, "B F H W 3"]:
+) -> Float[Array, "B F H W D"]:
   """`decode`, one frame of latents after the other.
 
   No more than four frames of the video go through the layers at once; what
@@ -384,7 +499,7 @@ def decode_by_frame(
   if latents.shape[1] == 1:
     return first
   _, rest = jax.lax.scan(one, past, jnp.moveaxis(latents[:, 1:], 1, 0))
-  rest = jnp.moveaxis(rest, 0, 1)  # [B, f - 1, 4, H, W, 3]
+  rest = jnp.moveaxis(rest, 0, 1)  # [B, f - 1, 4, H, W, D]
   rest = rest.reshape(rest.shape[0], -1, *rest.shape[3:])
   return jnp.concatenate([first, rest], axis=1)
 
@@ -419,30 +534,52 @@ def from_pictures(
 
 
 def make_autoencoder(
-  *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
+  *,
+  size: str = "wan21",
+  tile: int = 0,
+  overlap: int = 64,
+  remat: str = "none",
+  dtype: str = "float32",
 ) -> Autoencoder:
   """A video autoencoder as pure functions.
 
   `encode` takes videos [B, 1 + 4 n, H, W, 3] in [0, 1] and gives latents
-  [B, 1 + n, H / 8, W / 8, C]; `decode` is the way back.
+  [B, 1 + n, H / 8, W / 8, C], of "wan22" at a sixteenth; `decode` is the way
+  back.
 
   Args:
     size: one of `SIZES`.
+    tile: side in pixels of the squares that are encoded or decoded one after
+      the other, to bound memory; 0 for all at once.
+    overlap: pixels that neighbouring squares share.
     remat: "none" or "full" (keep inputs of residual blocks alone).
     dtype: of products and convolutions.
+
+  Raises:
+    UserError: an unknown size, or squares that do not fit the latents.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
+  tiles.check(tile, overlap, net.factor)
+  patch = net.patch
+  outer = tile // patch, overlap // patch
+  inner = tile // net.factor, overlap // net.factor
   mean, std = (np.asarray(x, np.float32) for x in (net.mean, net.std))
 
   def init(key: Array) -> Params:
-    return net.init(key, jnp.zeros((1, 1, 16, 16, 3)))["params"]
+    pixels = jnp.zeros((1, 1, 2 * net.factor, 2 * net.factor, 3))
+    return net.init(key, to_squares(pixels, patch))["params"]
 
   def encode(
     params: Params, videos: ArrayLike, key: Array | None = None
   ) -> Float[Array, "B f h w C"]:
     pixels = jnp.asarray(videos) * 2 - 1
-    y: Any = net.apply({"params": params}, pixels, method="encode")
-    center, log_variance = jnp.split(y.astype(jnp.float32), 2, -1)
+
+    def run(x: Array) -> Array:
+      y: Any = net.apply({"params": params}, x, method="encode")
+      return y.astype(jnp.float32)
+
+    moments = tiles.run(run, to_squares(pixels, patch), outer, inner)
+    center, log_variance = jnp.split(moments, 2, -1)
     if key is not None:
       spread = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
       center = center + spread * jax.random.normal(key, center.shape)
@@ -450,14 +587,18 @@ def make_autoencoder(
 
   def decode(params: Params, latents: ArrayLike) -> Float[Array, "B F H W 3"]:
     raw = jnp.asarray(latents) * std + mean
-    y = decode_by_frame(net, params, raw)
-    return y.astype(jnp.float32) * 0.5 + 0.5
+
+    def run(z: Array) -> Array:
+      return decode_by_frame(net, params, z).astype(jnp.float32)
+
+    squares = tiles.run(run, raw, inner, outer)
+    return from_squares(squares, patch) * 0.5 + 0.5
 
   return Autoencoder(
     init=init,
     encode=encode,
     decode=decode,
-    factor=8,
+    factor=net.factor,
     channels=len(net.mean),
     is_video=True,
     sharding_rules=SHARDING_RULES,
@@ -466,13 +607,20 @@ def make_autoencoder(
 
 
 def make_picture_autoencoder(
-  *, size: str = "wan21", remat: str = "none", dtype: str = "float32"
+  *,
+  size: str = "wan21",
+  tile: int = 0,
+  overlap: int = 64,
+  remat: str = "none",
+  dtype: str = "float32",
 ) -> Autoencoder:
   """`make_autoencoder` on single pictures, as Qwen-Image uses it.
 
   `encode` takes [B, H, W, 3] and gives [B, H / 8, W / 8, C].
   """
-  video = make_autoencoder(size=size, remat=remat, dtype=dtype)
+  video = make_autoencoder(
+    size=size, tile=tile, overlap=overlap, remat=remat, dtype=dtype
+  )
 
   def encode(params: Params, images: Array, key: Array | None = None) -> Array:
     return video.encode(params, images[:, None], key)[:, 0]

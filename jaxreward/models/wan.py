@@ -5,10 +5,15 @@ C] of the causal video autoencoder; pictures are videos of one frame. Prompts
 are the states of umT5, padded with zeros. For image-to-video, latents of the
 first frame with its mask come as further channels, and Wan 2.1 also attends to
 the states of a CLIP vision tower, those that enter its last layer.
+
+Wan 2.2 A14B is two such networks: one for times near noise, one for those near
+the video. Its small sibling TI2V takes the first frame itself, in place of its
+latents and at a time of zero.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +27,7 @@ from jaxreward.models import (
   attention,
   blocks,
   convert,
+  experts,
   latent_policy,
   mmdit,
   sequence,
@@ -37,34 +43,53 @@ SIZES: dict[str, dict[str, Any]] = {
   "wan21_14b": _LARGE,
   "wan21_i2v_14b": dict(_LARGE, extra_channels=20, vision_width=1280),
   "wan22_5b": dict(depth=30, heads=24, hidden=14336, channels=48),
+  "wan22_t2v_14b": _LARGE,
   "wan22_i2v_14b": dict(_LARGE, extra_channels=20),
   "tiny": _TINY,
   "tiny_i2v": dict(_TINY, extra_channels=8, vision_width=16),
+  "tiny22_i2v": dict(_TINY, extra_channels=8),
 }
 
+_ANY = "^((high|low)/)?"
 SHARDING_RULES = (
-  (r"^patch_in/kernel$", (None, "fsdp")),
-  (r"^(time|words)/in/kernel$", ("fsdp", "tensor")),
-  (r"^(time|words)/out/kernel$", ("tensor", "fsdp")),
-  (r"^modulation/kernel$", ("fsdp", "tensor")),
-  (r"^vision/in/kernel$", ("fsdp", "tensor")),
-  (r"^vision/out/kernel$", ("tensor", "fsdp")),
-  (r"^patch_out/kernel$", ("fsdp",)),
+  (rf"{_ANY}patch_in/kernel$", (None, "fsdp")),
+  (rf"{_ANY}(time|words)/in/kernel$", ("fsdp", "tensor")),
+  (rf"{_ANY}(time|words)/out/kernel$", ("tensor", "fsdp")),
+  (rf"{_ANY}modulation/kernel$", ("fsdp", "tensor")),
+  (rf"{_ANY}vision/in/kernel$", ("fsdp", "tensor")),
+  (rf"{_ANY}vision/out/kernel$", ("tensor", "fsdp")),
+  (rf"{_ANY}patch_out/kernel$", ("fsdp",)),
   (r"(^|/)table$", ()),
-  *mmdit.sharding_rules("blocks"),
+  *mmdit.sharding_rules("((high|low)/)?blocks"),
 )
 _PATCH = 2
 
 
 def modulate(
   x: Float[Array, "B N D"],
-  shift: Float[Array, "B 1 D"],
-  scale: Float[Array, "B 1 D"],
+  shift: Float[Array, "B #N D"],
+  scale: Float[Array, "B #N D"],
 ) -> Float[Array, "B N D"]:
   """Layer norm, scale and shift in float32, in the type of x."""
   x = sequence.rows(x)
   y = blocks.layer_norm(x.astype(jnp.float32)) * (1 + scale) + shift
   return y.astype(x.dtype)
+
+
+def parts(
+  signal: Float[Array, "B S K D"], tokens: int
+) -> list[Float[Array, "B N D"]]:
+  """The K vectors of a signal, each for all tokens or for every token's own.
+
+  Args:
+    signal: one for all, or one per frame; S divides the tokens.
+    tokens: of the video.
+  """
+  count = signal.shape[1]
+  found = [signal[:, :, i] for i in range(signal.shape[2])]
+  if count == 1:
+    return found
+  return [jnp.repeat(x, tokens // count, axis=1) for x in found]
 
 
 class Words(nn.Module):
@@ -124,8 +149,8 @@ class Block(nn.Module):
     table = self.param(
       "table", nn.initializers.normal(self.width**-0.5), (6, self.width)
     )
-    shift, scale, gate, shift2, scale2, gate2 = jnp.split(
-      signal + table.astype(jnp.float32)[None], 6, axis=1
+    shift, scale, gate, shift2, scale2, gate2 = parts(
+      signal + table.astype(jnp.float32), x.shape[1]
     )
     y = modulate(x, shift, scale)
     q, k = (self.part(y, f"self_{p}", norm=True) for p in "qk")
@@ -161,6 +186,8 @@ class Wan(nn.Module):
     extra_channels: of what the first frame adds to the latents.
     text_width: features of the words.
     vision_width: features of the vision tower's states, 0 without one.
+    takes_first: whether the first frame of latents is given; its velocity leads
+      there.
   """
 
   depth: int
@@ -171,6 +198,7 @@ class Wan(nn.Module):
   extra_channels: int = 0
   text_width: int = 4096
   vision_width: int = 0
+  takes_first: bool = False
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
@@ -207,22 +235,31 @@ class Wan(nn.Module):
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     b, frames, height, width, _ = x.shape
+    y, times = x, t[:, None]
     if self.extra_channels:
-      x = jnp.concatenate([x, cond["picture"]], axis=-1)
-    y = mmdit.patches(x.reshape(b * frames, *x.shape[2:]), _PATCH)
+      y = jnp.concatenate([x, cond["picture"]], axis=-1)
+    if self.takes_first:
+      y = jnp.concatenate([cond["picture"], x[:, 1:]], axis=1)
+      times = jnp.where(np.arange(frames) > 0, times, 0.0)
+    y = mmdit.patches(y.reshape(b * frames, *y.shape[2:]), _PATCH)
     y = self.patch_in(y.reshape(b, -1, y.shape[-1]))
     grid = np.indices((frames, height // _PATCH, width // _PATCH))
     rotary = mmdit.rotary_angles(grid.reshape(3, -1).T, self.axes)
-    time = self.time(mmdit.wave_features(t))
-    signal = sequence.rows(self.modulation(nn.silu(time))).reshape(b, 6, -1)
+    time = self.time(mmdit.wave_features(times.reshape(-1)))
+    signal = self.modulation(nn.silu(time)).reshape(b, -1, 6, self.width)
+    time, signal = time.reshape(b, -1, self.width), sequence.rows(signal)
     words = cond["words"].astype(self.dtype)
     y, _ = self.blocks(y, words, cond.get("vision"), signal, rotary)
     table = jnp.asarray(self.table, jnp.float32)
-    shift, scale = jnp.split(time[:, None] + table[None], 2, axis=1)
+    shift, scale = parts(time[:, :, None] + table, y.shape[1])
     y = self.patch_out(modulate(y, shift, scale)).astype(jnp.float32)
     y = y.reshape(b * frames, -1, y.shape[-1])
     y = mmdit.from_patches(y, _PATCH, height, width)
-    return y.reshape(b, frames, height, width, -1)
+    v = y.reshape(b, frames, height, width, -1)
+    if self.takes_first:
+      left = jnp.maximum(t, 1e-6)[:, None, None, None, None]
+      v = v.at[:, :1].set((x[:, :1] - cond["picture"]) / left)
+    return v
 
   @property
   def axes(self) -> tuple[int, int, int]:
@@ -305,6 +342,9 @@ def make_policy(
   latent_height: int = 60,
   latent_width: int = 104,
   words: int = 512,
+  boundary: float = 0.0,
+  low_guidance: float = 0.0,
+  takes_source: bool = False,
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
@@ -315,7 +355,13 @@ def make_policy(
 
   `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "picture"
   [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame
-  (`video_vae.from_pictures`), and that of Wan 2.1 "vision" [P, 257, 1280].
+  (`video_vae.from_pictures`), and that of Wan 2.1 "vision" [P, 257, 1280]. With
+  `takes_source` another size takes as "picture" [P, 1, H, W, C] the latents of
+  the first frame.
+
+  With a boundary the parameters are those of two networks, {"high", "low"}.
+  Each step of a sampler runs one of them; losses whose rows differ in time run
+  both.
 
   Args:
     size: one of `SIZES`.
@@ -323,6 +369,11 @@ def make_policy(
     latent_height: H, an eighth of the video's.
     latent_width: W.
     words: L of the prompts that `init` sees; no parameter depends on it.
+    boundary: time from which on the first of two networks serves, below it the
+      second; 0 for one network.
+    low_guidance: scale of the guidance below the boundary, where there is any
+      above; 0 for the same.
+    takes_source: whether a size without frames to start from gets the first.
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scan.
     dtype: of matrix products.
@@ -331,10 +382,12 @@ def make_policy(
     param_dtype: of the parameters that `init` draws.
 
   Raises:
-    UserError: an unknown size, or an odd side.
+    UserError: an unknown size, an odd side, a boundary that is no time, or
+      guidance below none.
   """
   net = make_net(
     size,
+    takes_first=takes_source and not SIZES.get(size, {}).get("extra_channels"),
     remat=remat,
     unroll=unroll,
     dtype=jnp.dtype(dtype),
@@ -343,15 +396,28 @@ def make_policy(
   for name, side in (("height", latent_height), ("width", latent_width)):
     if side % _PATCH:
       raise UserError(f"model.latent_{name}={side} is odd")
+  if not 0 <= boundary < 1:
+    raise UserError(
+      f"model.boundary={boundary}: expected a time between 0 and 1, or 0 for"
+      " one network"
+    )
+  if low_guidance < 0 or (low_guidance and not boundary):
+    raise UserError(
+      f"model.low_guidance={low_guidance}: expected a scale for times below a"
+      f" model.boundary, which is {boundary}"
+    )
   shape = (frames, latent_height, latent_width)
   floats = lambda *sizes: jax.ShapeDtypeStruct((1, *sizes), jnp.float32)
   pictures = {}
   if net.extra_channels:
     pictures["picture"] = floats(*shape, net.extra_channels)
+  if net.takes_first:
+    pictures["picture"] = floats(1, *shape[1:], net.channels)
   if net.vision_width:
     pictures["vision"] = floats(257, net.vision_width)
-  return latent_policy.make(
-    net,
+  both = experts.Experts(net, net.copy()) if boundary else net
+  policy = latent_policy.make(
+    both,
     {"words": floats(words, net.text_width)},
     latent_shape=(*shape, net.channels),
     param_dtype=jnp.dtype(param_dtype),
@@ -359,4 +425,13 @@ def make_policy(
     layout=layout(net),
     pictures=pictures or None,
     public_config=public_config(net),
+  )
+  if not isinstance(both, experts.Experts):
+    return policy
+  scale_at = lambda scale, t: jnp.where(t >= boundary, scale, low_guidance)
+  return dataclasses.replace(
+    policy,
+    velocity=experts.by_time(both, boundary),
+    parts=experts.FOLDERS,
+    scale_at=scale_at if low_guidance else None,
   )

@@ -24,6 +24,7 @@ from tests import tiny
 pytestmark = pytest.mark.job
 
 SPEC = "align_public.py:wan_i2v,objective={},tiny"
+OTHER = "align_public.py:{},objective={},tiny"
 SMALL = {
   "eval.samples": 4, "eval.quick_samples": 4, "eval.every": 0,
   "rollout.prompts": 2, "rollout.microbatch": 4, "video.frames": 2,
@@ -44,6 +45,50 @@ def test_the_full_recipe_starts_from_pictures_of_its_own_shape():
   assert set(policy.prompts) == {"words"}
   assert config.data.source.endswith(".jsonl")
   assert config.image_encoder.name == "clip"
+  words.bind(config, policy)
+
+
+@pytest.mark.parametrize(
+  ("model", "side", "picture"),
+  [
+    ("wan22_i2v", (240, 416), (9, 30, 52, 20)),
+    ("wan22_ti2v_5b", (256, 448), (1, 16, 28, 48)),
+  ],
+)
+def test_the_full_recipes_of_wan22_read_no_vision(model, side, picture):
+  config = tiny.load(f"align_public.py:{model}")
+  policy = setup.make_policy(config)
+  assert setup.picture_side(policy) == side
+  assert {k: x.shape[1:] for k, x in policy.pictures.items()} == {
+    "picture": picture
+  }
+  assert config.data.source.endswith(".jsonl")
+  words.bind(config, policy)
+
+
+def test_the_first_frame_is_the_picture_that_was_given():
+  """Its latents stand beside the words, and a video begins with them."""
+  config = tiny.load(OTHER.format("wan22_ti2v_5b", "flow_grpo"))
+  policy = setup.make_policy(config)
+  decoder = setup.load_decoder(config, policy)
+  batch = setup.prompt_batches(config)(0)
+  encode = words.make_encode(config, policy, decoder=decoder)
+  found = encode(batch).embedded.prompts["picture"]
+  pixels = jax.image.resize(batch.source, (3, 32, 32, 3), "cubic").clip(0, 1)
+  coder = video_vae.make_autoencoder(size="tiny22")
+  latents = jax.jit(coder.encode)(decoder, pixels[:, None])
+  np.testing.assert_allclose(found, latents, atol=2e-5)
+  shapes = words.abstract(batch, policy).embedded
+  assert shapes.prompts["picture"].shape == found.shape == (3, 1, 2, 2, 4)
+
+
+def test_words_alone_start_a_video_of_ti2v():
+  config = tiny.load(
+    OTHER.format("wan22_ti2v_5b", "flow_grpo"),
+    {"model.takes_source": False, "data.source": "scenes"},
+  )
+  policy = setup.make_policy(config)
+  assert policy.pictures is None and not policy.takes_source
   words.bind(config, policy)
 
 
@@ -170,10 +215,21 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["flow_grpo", "diffusion_nft"])
-def test_a_recipe_runs_and_its_report_shows_the_pictures(objective, tmp_path):
+@pytest.mark.parametrize(
+  ("model", "objective"),
+  [
+    ("wan_i2v", "flow_grpo"),
+    ("wan_i2v", "diffusion_nft"),
+    ("wan22_i2v", "flow_grpo"),
+    ("wan22_ti2v_5b", "flow_grpo"),
+    ("wan22_ti2v_5b", "diffusion_nft"),
+  ],
+)
+def test_a_recipe_runs_and_its_report_shows_the_pictures(
+  model, objective, tmp_path
+):
   """Steps are replayed exactly, and nothing fails."""
-  config = load(SMALL, WIDE, objective=objective)
+  config = tiny.load(OTHER.format(model, objective), SMALL, WIDE)
   workdir = epath.Path(tiny.run(config, tmp_path / "run"))
   rows = [row for row in tiny.rows(workdir, "align") if row["step"]]
   assert len(rows) == 2
@@ -186,10 +242,13 @@ def test_a_recipe_runs_and_its_report_shows_the_pictures(objective, tmp_path):
   tuned = setup.load_params(config, policy, spec=spec)
   base = setup.load_params(config, policy)
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), tuned, base)
-  block = moved["blocks"]
-  assert block["vision_v"]["kernel"] and not block["mlp_up"]["kernel"]
+  chosen = "vision_v" if model == "wan_i2v" else "cross_v"
+  for name in policy.parts or [""]:
+    block = (moved[name] if name else moved)["blocks"]
+    assert block[chosen]["kernel"] and not block["mlp_up"]["kernel"]
   before, after, _, sources = grids.load_cards(workdir / "grids" / "cards.npz")
-  assert before.shape[1:] == after.shape[1:] == (32, 96, 3)
+  height, width = setup.picture_side(policy)
+  assert before.shape[1:] == after.shape[1:] == (height, 2 * width, 3)
   prompts = setup.load_prompts(config, "heldout")
   drawn = {x.tobytes() for x in grids.to_uint8(edits.draw(prompts)[0])}
   assert len(sources) and all(x.tobytes() in drawn for x in sources)

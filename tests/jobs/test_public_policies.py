@@ -9,7 +9,7 @@ from etils import epath
 
 from jaxreward.data.scenes import edits
 from jaxreward.flow import guidance
-from jaxreward.jobs import align, evaluate, sample, setup, words
+from jaxreward.jobs import align, evaluate, export, sample, setup, words
 from jaxreward.models import convert
 from jaxreward.report import grids
 from jaxreward.types import Embedded
@@ -43,6 +43,8 @@ def rows_of(workdir, job):
     ("flux_dev", "diffusion_nft"),
     ("wan_t2v", "flow_grpo"),
     ("wan_t2v", "diffusion_nft"),
+    ("wan22_t2v", "flow_grpo"),
+    ("wan22_t2v", "diffusion_nft"),
   ],
 )
 def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
@@ -60,7 +62,8 @@ def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   )
   base = setup.load_params(config, policy)
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), tuned, base)
-  assert any(jax.tree.leaves(moved))
+  networks = [moved[name] for name in policy.parts] if policy.parts else [moved]
+  assert all(any(jax.tree.leaves(network)) for network in networks)
 
 
 @pytest.mark.slow
@@ -107,6 +110,30 @@ def test_weights_of_a_public_folder_start_a_run(tmp_path):
     jax.tree.leaves((params, decoder)), jax.tree.leaves(read), strict=True
   ):
     np.testing.assert_array_equal(a, b)
+
+
+def test_two_networks_are_written_and_read_by_folder(tmp_path):
+  """Whole, as the public pipeline has them, and as adapters of either."""
+  config = tiny.load(SPEC.format("wan22_t2v", "flow_grpo"))
+  policy = setup.make_policy(config)
+  params = jax.jit(policy.init)(jax.random.key(3))
+  whole = config.copy_and_resolve_references()
+  whole.lora.rank = 0
+  export._write(whole, policy, epath.Path(tmp_path), params)
+  found = {path.parent.name for path in tmp_path.glob("*/config.json")}
+  assert found == {"transformer", "transformer_2"}
+  whole.init.checkpoint = str(tmp_path)
+  read = setup.load_params(whole, policy)
+  jax.tree.map(np.testing.assert_array_equal, params, read)
+  trainable = setup.make_trainable(config, policy)
+  adapters = jax.jit(trainable.init)(params)
+  export._write(config, policy, epath.Path(tmp_path / "both"), adapters)
+  del adapters["high"]
+  export._write(config, policy, epath.Path(tmp_path / "low"), adapters)
+  for folder, names in (("both", 2), ("low", 1)):
+    written = list((tmp_path / folder).glob("*/adapter_model.safetensors"))
+    assert len(written) == names
+  assert written[0].parent.name == "transformer_2"
 
 
 def test_pictures_are_decoded_a_micro_batch_at_a_time():

@@ -48,6 +48,24 @@ SCHEDULERS = {
       flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
     ),
   ),
+  "wan22_t2v": (
+    "UniPCMultistepScheduler",
+    dict(
+      flow_shift=12.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ),
+  ),
+  "wan22_i2v": (
+    "UniPCMultistepScheduler",
+    dict(
+      flow_shift=5.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ),
+  ),
+  "wan22_ti2v_5b": (
+    "UniPCMultistepScheduler",
+    dict(
+      flow_shift=5.0, use_flow_sigmas=True, prediction_type="flow_prediction"
+    ),
+  ),
 }  # fmt: skip
 SCHEDULERS["qwen_image_edit"] = SCHEDULERS["qwen_image"]
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxreward.models import convert, video_vae
 
-B, FRAMES, SIDE = 1, 9, 16
+B, FRAMES = 1, 9
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +43,16 @@ def channels_last(tensor):
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path):
+@pytest.mark.parametrize("size", ["tiny", "tiny22"])
+def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path, size):
   """There frames pass one by one through caches, here all at once."""
   import torch
 
-  model = peers.shaken(theirs())
-  coder, params = load(peers, model, tmp_path)
-  pixels = peers.draw(0, B, FRAMES, SIDE, SIDE, 3)
-  z = peers.draw(1, B, 3, SIDE // 8, SIDE // 8, 4)
+  model = peers.shaken(theirs(size))
+  coder, params = load(peers, model, tmp_path, size=size)
+  side = 2 * coder.factor
+  pixels = peers.draw(0, B, FRAMES, side, side, 3)
+  z = peers.draw(1, B, 3, 2, 2, 4)
   a, b = peers.draw(2, *z.shape), peers.draw(3, *pixels.shape)
   put = lambda x: torch.tensor(x).permute(0, 4, 1, 2, 3)
   mean = torch.tensor(model.config.latents_mean).reshape(1, -1, 1, 1, 1)
@@ -61,14 +63,13 @@ def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path):
   scalar = (latents * put(a)).sum() + (drawn * put(b)).sum()
   (scalar + posterior.std.sum()).backward()
 
-  net = video_vae.make_net("tiny")
+  net = video_vae.make_net(size)
+  squares = video_vae.to_squares(jnp.asarray(pixels), net.patch)
 
   def ours(params):
     got = coder.encode(params, pixels * 0.5 + 0.5)
     video = jnp.clip(coder.decode(params, z), 0, 1)
-    moments = net.apply(
-      {"params": params}, jnp.asarray(pixels), method="encode"
-    )
+    moments = net.apply({"params": params}, squares, method="encode")
     std = jnp.exp(0.5 * moments[..., 4:]).sum()
     total = (got * a).sum() + ((video * 2 - 1) * b).sum() + std
     return total, (got, video)
@@ -104,6 +105,49 @@ def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   assert np.abs(got - want).mean() < 2e-2
   # Theirs is itself off by more than 2e-2 in places: ours no more than twice.
   assert np.abs(got - full).max() < 2 * np.abs(want - full).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize(
+  ("kind", "size"),
+  [
+    ("AutoencoderKLWan", "tiny"),
+    ("AutoencoderKLQwenImage", "tiny"),
+    ("AutoencoderKLWan", "tiny22"),
+  ],
+)
+def test_tiles_are_those_of_diffusers(peers, tmp_path, kind, size):
+  import diffusers
+  import torch
+
+  net = video_vae.make_net(size)
+  options = video_vae.public_config(net)
+  del options["_class_name"]
+  model = peers.shaken(getattr(diffusers, kind)(**options))
+  tile, overlap = 3 * net.factor, net.factor
+  coder, params = load(
+    peers, model, tmp_path, size=size, tile=tile, overlap=overlap
+  )
+  z = peers.draw(1, B, 2, 4, 7, 4)
+  mean, std = (np.asarray(x, "f4") for x in (net.mean, net.std))
+  put = lambda x: torch.tensor(x).permute(0, 4, 1, 2, 3)
+  model.enable_tiling(tile, tile, tile - overlap, tile - overlap)
+  with torch.no_grad():
+    drawn = model.decode(put(z * std + mean)).sample.clip(-1, 1)
+    # There tiles are measured in squares of pixels on the way in.
+    n = net.patch
+    model.enable_tiling(
+      tile // n, tile // n, (tile - overlap) // n, (tile - overlap) // n
+    )
+    found = model.encode(drawn).latent_dist.mean
+  pixels = peers.array(channels_last(drawn)) * 0.5 + 0.5
+  latents = (peers.array(channels_last(found)) - mean) / std
+  got = jax.jit(coder.decode)(params, z)
+  peers.assert_near(jnp.clip(got, 0, 1), pixels, 1e-4)
+  peers.assert_near(jax.jit(coder.encode)(params, pixels), latents, 1e-4)
+  whole = jax.jit(make(size=size).decode)(params, z)
+  assert np.abs(whole - got).max() > 1e-3  # it was cut
 
 
 @pytest.mark.parity
@@ -148,9 +192,10 @@ def test_frames_depend_on_no_later_latents():
 
 
 @pytest.mark.slow
-def test_frame_by_frame_is_all_at_once():
+@pytest.mark.parametrize("size", ["tiny", "tiny22"])
+def test_frame_by_frame_is_all_at_once(size):
   """The public function keeps what frames look back to; the layers need not."""
-  coder, net = make(), video_vae.make_net("tiny")
+  coder, net = make(size=size), video_vae.make_net(size)
   params = jax.jit(coder.init)(jax.random.key(0))
   rng = np.random.default_rng(0)
   params = jax.tree.map(
@@ -161,10 +206,11 @@ def test_frame_by_frame_is_all_at_once():
 
   @jax.jit
   def whole(params):
-    return net.apply({"params": params}, raw, method="decode") * 0.5 + 0.5
+    squares = net.apply({"params": params}, raw, method="decode")
+    return video_vae.from_squares(squares, net.patch) * 0.5 + 0.5
 
   got, want = jax.jit(coder.decode)(params, z), whole(params)
-  assert got.shape == (2, 13, 16, 32, 3)
+  assert got.shape == (2, 13, 2 * net.factor, 4 * net.factor, 3)
   np.testing.assert_allclose(got, want, atol=2e-5)
   weight = jnp.asarray(rng.standard_normal(got.shape), jnp.float32)
   slopes = [
@@ -206,12 +252,27 @@ def test_the_full_size_is_that_of_wan_and_of_qwen_image(peers):
 
 
 @pytest.mark.parity
-def test_diffusers_reads_what_we_write(peers, tmp_path):
+def test_the_full_size_is_that_of_ti2v(peers):
+  import torch
+
+  coder = make(size="wan22")
+  like = jax.eval_shape(coder.init, jax.random.key(0))
+  assert peers.count(like) == 704_688_668
+  with torch.device("meta"):
+    state = theirs("wan22").state_dict()
+  shapes = {n: tuple(p.shape) for n, p in state.items()}
+  assert convert.public_shapes(like, coder.layout) == shapes
+  assert coder.factor == 16 and coder.channels == 48
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", ["tiny", "tiny22"])
+def test_diffusers_reads_what_we_write(peers, tmp_path, size):
   import diffusers
 
-  model = peers.shaken(theirs())
-  coder, params = load(peers, model, tmp_path)
-  config = video_vae.public_config(video_vae.make_net("tiny"))
+  model = peers.shaken(theirs(size))
+  coder, params = load(peers, model, tmp_path, size=size)
+  config = video_vae.public_config(video_vae.make_net(size))
   peers.assert_loads_in_diffusers(
     diffusers.AutoencoderKLWan, model, params, coder.layout, config,
     tmp_path / "out",

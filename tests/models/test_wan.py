@@ -19,6 +19,7 @@ PUBLISHED = {
   "wan21_14b": 14_288_491_584,
   "wan21_i2v_14b": None,
   "wan22_5b": None,
+  "wan22_t2v_14b": 14_288_491_584,
   "wan22_i2v_14b": None,
 }
 VARIANTS = [{}, {"extra_channels": 5, "vision_width": 16}]

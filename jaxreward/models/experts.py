@@ -1,0 +1,97 @@
+"""Two networks of one architecture as one policy, chosen by the time.
+
+Wan 2.2 A14B has one for times near noise and one for those near the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+
+from jaxreward.models import sequence
+from jaxreward.types import Array, Cond, Params
+
+# Names in the tree of parameters, and folders of a public pipeline.
+FOLDERS = {"high": "transformer", "low": "transformer_2"}
+
+
+class Experts(nn.Module):
+  """Two networks for two ranges of times."""
+
+  high: Any
+  low: Any
+
+  def encode(self, prompts: Cond) -> Cond:
+    """What both make of the words, on an axis after the prompts'."""
+    words = [net.encode(prompts)["words"] for net in (self.high, self.low)]
+    return dict(prompts, words=jnp.stack(words, 1))
+
+  def __call__(self, x: Array, t: Array, cond: Cond, name: str) -> Array:
+    """The velocity that one of them gives."""
+    words = cond["words"][:, list(FOLDERS).index(name)]
+    return getattr(self, name)(x, t, dict(cond, words=words))
+
+  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+    cond = self.encode(prompts)
+    return self(x, t, cond, "high") + self(x, t, cond, "low")
+
+
+def by_time(net: Experts, boundary: float) -> Callable[..., Array]:
+  """Velocity by the network of each row's time; see `Policy.velocity`.
+
+  A network that no row asks for does not run: a sampler's step, where all rows
+  have one time, costs what one of them does.
+  """
+
+  def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
+    x_t, t, cond = jax.tree.map(sequence.rows, (x_t, t, cond))
+    is_high = t >= boundary
+
+    def of(name: str, rows: Array) -> Array:
+      def run(params, x_t, t, cond):
+        v: Any = net.apply({"params": {name: params}}, x_t, t, cond, name)
+        return v
+
+      return _where_asked(run, jnp.any(rows), params[name], x_t, t, cond)
+
+    high, low = of("high", is_high), of("low", ~is_high)
+    return jnp.where(is_high[:, None, None, None, None], high, low)
+
+  return velocity
+
+
+def _where_asked(fn: Callable[..., Array], asked: Array, *given: Any) -> Array:
+  """fn(*given) if asked, else zeros; likewise its gradient.
+
+  The gradient runs `fn` once more. A plain conditional would keep what it needs
+  in arrays that both of its branches fill, and copy the parameters into them.
+  """
+  leaves, tree = jax.tree.flatten(given)
+  # As it is now: the gradient is traced outside the contexts of this call.
+  once = jax.extend.core.jaxpr_as_fun(
+    jax.make_jaxpr(lambda *x: fn(*tree.unflatten(x)))(*leaves)
+  )
+  plain = lambda *leaves: once(*leaves)[0]
+  made = jax.eval_shape(plain, *leaves)
+
+  @jax.custom_vjp
+  def run(asked, *leaves):
+    nothing = lambda *_: jnp.zeros(made.shape, made.dtype)
+    return jax.lax.cond(asked, plain, nothing, *leaves)
+
+  def forward(asked, *leaves):
+    return run(asked, *leaves), (asked, leaves)
+
+  def backward(kept, cotangent):
+    asked, leaves = kept
+    pull = lambda *leaves: jax.vjp(plain, *leaves)[1](cotangent)
+    none = lambda *leaves: jax.tree.map(jnp.zeros_like, leaves)
+    return None, *jax.lax.cond(asked, pull, none, *leaves)
+
+  run.defvjp(forward, backward)
+  return run(asked, *leaves)

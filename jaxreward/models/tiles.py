@@ -1,0 +1,102 @@
+"""Autoencoders on overlapping squares, one after the other, to bound memory.
+
+Each square fades into the next, as the tiled autoencoders of diffusers have it.
+Layers that look at a whole picture, such as attention, see a square alone, so
+that the result is near what the whole gives, and not the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxreward.errors import UserError
+from jaxreward.types import Array
+
+
+def check(tile: int, overlap: int, factor: int) -> None:
+  """Refuses squares that do not fit the latents; a tile of 0 is none.
+
+  Args:
+    tile: side of a square in pixels.
+    overlap: pixels that neighbours share.
+    factor: pixels per latent pixel.
+
+  Raises:
+    UserError: the field and what it takes.
+  """
+  if not tile:
+    return
+  for name, value in (("tile", tile), ("overlap", overlap)):
+    if value < 0 or value % factor:
+      raise UserError(
+        f"autoencoder.{name}={value} is not a multiple of {factor}, the pixels"
+        " of a latent pixel"
+      )
+  if overlap >= tile:
+    raise UserError(
+      f"autoencoder.overlap={overlap} is not less than autoencoder.tile={tile}"
+    )
+
+
+def run(
+  fn: Callable[[Array], Array],
+  x: Float[Array, "*B h w C"],
+  before: tuple[int, int],
+  after: tuple[int, int],
+) -> Float[Array, "*E H W D"]:
+  """A function of whole pictures on squares of them.
+
+  Squares start every `tile - overlap` pixels; those at the right and lower
+  edges are what is left. The overlap is faded, first downwards, then rightwards.
+  No more than one square is in work at a time, in the gradient too.
+
+  Args:
+    fn: pictures to pictures of another scale, for any side.
+    x: pictures, or videos with their frames before the height.
+    before: tile and overlap in pixels of x; a tile of 0 is all of x.
+    after: the same in pixels of the result.
+  """
+  tile, overlap = before
+  if not tile or max(x.shape[-3:-1]) <= tile:
+    return fn(x)
+  step, keep, fade = tile - overlap, after[0] - after[1], after[1]
+  rows, columns = (range(0, n, step) for n in x.shape[-3:-1])
+  cut = {
+    (i, j): x[..., i : i + tile, j : j + tile, :] for i in rows for j in columns
+  }
+  made: dict[tuple[int, int], Array] = {}
+  for shape in dict.fromkeys(square.shape for square in cut.values()):
+    places = [place for place, square in cut.items() if square.shape == shape]
+    squares = jnp.stack([cut[place] for place in places])
+    squares = jax.lax.map(jax.checkpoint(fn), squares)
+    made |= dict(zip(places, squares, strict=True))
+  lines = []
+  for i in rows:
+    line = []
+    for j in columns:
+      if i:
+        made[i, j] = _fade(made[i - step, j], made[i, j], fade, axis=-3)
+      if j:
+        made[i, j] = _fade(made[i, j - step], made[i, j], fade, axis=-2)
+      line.append(made[i, j][..., :keep, :keep, :])
+    lines.append(jnp.concatenate(line, axis=-2))
+  return jnp.concatenate(lines, axis=-3)
+
+
+def _fade(a: Array, b: Array, extent: int, axis: int) -> Array:
+  """b, whose first pixels go over from the last ones of a."""
+  axis %= b.ndim
+  extent = min(a.shape[axis], b.shape[axis], extent)
+  if not extent:
+    return b
+  shape = [1] * b.ndim
+  shape[axis] = extent
+  weight = (jnp.arange(extent) / extent).reshape(shape)
+  end = jax.lax.slice_in_dim(a, a.shape[axis] - extent, None, axis=axis)
+  start = jax.lax.slice_in_dim(b, 0, extent, axis=axis)
+  rest = jax.lax.slice_in_dim(b, extent, None, axis=axis)
+  return jnp.concatenate([end * (1 - weight) + start * weight, rest], axis)
