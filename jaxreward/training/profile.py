@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,8 @@ import jax
 from absl import logging
 from etils import epath
 
-from jaxreward.files import write_atomic
+from jaxreward import buckets
+from jaxreward.files import copy_folder, write_atomic
 
 TABLE_FILE = "parts.txt"
 REST = "rows and checkpoints"
@@ -29,14 +32,19 @@ class Profile:
   def __init__(self, folder: epath.Path | None):
     self.folder = folder
     self.steps: list[dict[str, float]] = []
-    self._seen, self._begun, self._tracing = 0, 0.0, False
+    self._seen, self._begun = 0, 0.0
+    self._trace = contextlib.ExitStack()
 
   def begin(self) -> None:
     """Before a step."""
     self._begun = time.perf_counter()
     if self.folder and self._seen == _COMPILING:
-      jax.profiler.start_trace(str(self.folder))
-      self._tracing = True
+      place = str(self.folder)
+      if buckets.is_bucket(place):
+        place = self._trace.enter_context(tempfile.TemporaryDirectory())
+        self._trace.callback(copy_folder, place, self.folder)
+      jax.profiler.start_trace(place)
+      self._trace.callback(jax.profiler.stop_trace)
 
   def end(self, seconds: Mapping[str, float]) -> None:
     """After a step, its row and its checkpoint; seconds by part."""
@@ -46,18 +54,13 @@ class Profile:
       rest = max(whole - sum(seconds.values()), 0.0)
       self.steps.append({**seconds, REST: rest})
     if self._seen == _COMPILING + _TRACED:
-      self._stop()
-
-  def _stop(self) -> None:
-    if self._tracing:
-      jax.profiler.stop_trace()
-      self._tracing = False
+      self._trace.close()
 
   def __enter__(self) -> Profile:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._stop()
+    self._trace.close()
     if self.folder and self.steps:
       text = table(self.steps)
       write_atomic(self.folder / TABLE_FILE, text + "\n")
