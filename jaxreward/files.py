@@ -184,4 +184,5 @@ def move_folder(source: epath.Path, target: epath.Path) -> None:
   import fsspec
 
   system = fsspec.filesystem("gs")
-  system.mv(os.fspath(source), os.fspath(target), recursive=True)
+  system.copy(os.fspath(source), os.fspath(target), recursive=True)
+  system.rm(os.fspath(source), recursive=True)

@@ -26,12 +26,14 @@ class Bucket:
   Attributes:
     objects: name -> (generation, content).
     unknown: requests that this server does not understand.
+    is_closed: whether nobody may read or write.
   """
 
   def __init__(self, name):
     self.name = name
     self.objects: dict[str, tuple[int, bytes]] = {}
     self.unknown: list[str] = []
+    self.is_closed = False
     self.lock = threading.RLock()
     self.sessions: dict[str, tuple[str, dict, bytearray]] = {}
     self._next = itertools.count(1)
@@ -141,6 +143,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     kind, bucket, what, name, copy, target = place.groups()
     if urllib.parse.unquote(bucket) != self.bucket.name:
       return self.error(404, "The specified bucket does not exist.")
+    if self.bucket.is_closed:
+      return self.error(403, "no access")
     name = urllib.parse.unquote(name or "")
     if what is None:
       return self.answer(200, {"kind": "storage#bucket", "name": bucket})
@@ -266,4 +270,5 @@ def environment(port) -> dict[str, str]:
     "TENSORSTORE_GCS_HTTP_URL": place,
     "GCE_METADATA_HOST": f"127.0.0.1:{port}",  # no credentials are there
     "NO_GCE_CHECK": "true",
+    "NO_PROXY": "127.0.0.1",
   }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -32,19 +32,16 @@ class Profile:
   def __init__(self, folder: epath.Path | None):
     self.folder = folder
     self.steps: list[dict[str, float]] = []
-    self._seen, self._begun = 0, 0.0
-    self._trace = contextlib.ExitStack()
+    self._seen, self._begun, self._tracing = 0, 0.0, ""
 
   def begin(self) -> None:
     """Before a step."""
     self._begun = time.perf_counter()
     if self.folder and self._seen == _COMPILING:
-      place = str(self.folder)
-      if buckets.is_bucket(place):
-        place = self._trace.enter_context(tempfile.TemporaryDirectory())
-        self._trace.callback(copy_folder, place, self.folder)
-      jax.profiler.start_trace(place)
-      self._trace.callback(jax.profiler.stop_trace)
+      self._tracing = str(self.folder)
+      if buckets.is_bucket(self.folder):
+        self._tracing = tempfile.mkdtemp()
+      jax.profiler.start_trace(self._tracing)
 
   def end(self, seconds: Mapping[str, float]) -> None:
     """After a step, its row and its checkpoint; seconds by part."""
@@ -54,13 +51,22 @@ class Profile:
       rest = max(whole - sum(seconds.values()), 0.0)
       self.steps.append({**seconds, REST: rest})
     if self._seen == _COMPILING + _TRACED:
-      self._trace.close()
+      self._stop()
+
+  def _stop(self) -> None:
+    place, self._tracing = self._tracing, ""
+    if not place:
+      return
+    jax.profiler.stop_trace()
+    if place != str(self.folder):
+      copy_folder(place, self.folder)
+      shutil.rmtree(place)
 
   def __enter__(self) -> Profile:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._trace.close()
+    self._stop()
     if self.folder and self.steps:
       text = table(self.steps)
       write_atomic(self.folder / TABLE_FILE, text + "\n")
