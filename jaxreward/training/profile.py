@@ -39,7 +39,7 @@ class Profile:
     self._begun = time.perf_counter()
     if self.folder and self._seen == _COMPILING:
       self._tracing = str(self.folder)
-      if buckets.is_bucket(self.folder):
+      if buckets.is_bucket(self.folder):  # where the profiler cannot write
         self._tracing = tempfile.mkdtemp()
       jax.profiler.start_trace(self._tracing)
 
@@ -55,7 +55,7 @@ class Profile:
 
   def _stop(self) -> None:
     place, self._tracing = self._tracing, ""
-    if not place:
+    if not (place and self.folder):
       return
     jax.profiler.stop_trace()
     if place != str(self.folder):
