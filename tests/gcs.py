@@ -104,6 +104,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def log_message(self, format, *args):
     pass
 
+  def handle(self):
+    with contextlib.suppress(ConnectionError):  # clients cancel, and are killed
+      super().handle()
+
   def answer(self, code, body=b"", **headers):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     self.send_response(code)
