@@ -8,7 +8,7 @@ pytest.importorskip("gcsfs")
 pytest.importorskip("google.cloud.storage")
 
 LAST = 12
-# A job whose step moves a few numbers, spread over all devices.
+# A job whose step moves a few whole numbers, spread over all devices.
 PROGRAM = f"""
 import sys
 import jax
@@ -30,7 +30,7 @@ def told(config, workdir):
     lambda x: rows if x.ndim else whole, jax.eval_shape(fresh)
   )
   def move(current, n):
-    moved = jax.tree.map(lambda p: 0.9 * p + n, current.params)
+    moved = jax.tree.map(lambda p: 2 * p + n, current.params)
     current = current.replace(params=moved, step=current.step + 1)
     return current, jnp.sum(moved["p"])
   move = jax.jit(move, out_shardings=(places, whole))
