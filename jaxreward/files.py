@@ -1,15 +1,28 @@
-"""Writing files so that a killed process leaves the old one or the new."""
+"""Writing files so that a killed process leaves the old one or the new.
+
+A path is local or in a bucket. There is no appending to an object, so a file
+that grows is kept in memory there and written again, whole, now and then and
+before every checkpoint.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
+import time
 import uuid
+from collections.abc import Iterator
+from typing import IO
 
+from absl import logging
 from etils import epath
 
-from jaxreward import processes
-from jaxreward.errors import UserError, one_line
+from jaxreward import buckets, processes
+from jaxreward.errors import Lost, UserError, one_line
+
+_EVERY = 30.0  # seconds between two times a growing object is written
 
 
 def write_atomic(
@@ -26,18 +39,20 @@ def write_atomic(
 
   Raises:
     UserError: no room or no permission; an older file stays as it was.
+    Lost: it is in a bucket that is out of reach.
   """
   if not processes.is_first():
     return
   path = epath.Path(path)
   data = data.encode() if isinstance(data, str) else data
+  if buckets.is_bucket(path):
+    with buckets.writing(path):
+      path.write_bytes(data)
+    return
   own = f".{uuid.uuid4().hex}" if shared else ""
   temporary = path.parent / f".{path.name}{own}.tmp"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    if "://" in os.fspath(path):
-      path.write_bytes(data)  # object stores show whole files only
-      return
     with open(temporary, "wb") as file:
       file.write(data)
       file.flush()
@@ -48,3 +63,126 @@ def write_atomic(
       temporary.unlink(missing_ok=True)
     reason = error.strerror or one_line(error)
     raise UserError(f"cannot write {path}: {reason}") from error
+
+
+class GrowingObject:
+  """What an open file is that is appended to, for an object in a bucket.
+
+  Args:
+    path: of the object; one that is there goes on growing.
+  """
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._data = bytearray(path.read_bytes() if path.exists() else b"")
+    self._is_new, self._written = False, time.monotonic()
+
+  def tell(self) -> int:
+    return len(self._data)
+
+  def write(self, data: bytes) -> int:
+    self._data += data
+    self._is_new = True
+    if time.monotonic() - self._written > _EVERY:
+      self._written = time.monotonic()
+      try:
+        self.publish()
+      except Lost as error:  # the next time may do better
+        logging.warning("%s", error)
+    return len(data)
+
+  def truncate(self, size: int) -> None:
+    del self._data[size:]
+    self._is_new = True
+
+  def publish(self) -> None:
+    """Writes what is new.
+
+    Raises:
+      UserError: another process has taken the working directory over.
+      Lost: the bucket is out of reach.
+    """
+    if not self._is_new:
+      return
+    buckets.require_held()
+    write_atomic(self._path, bytes(self._data))
+    self._is_new, self._written = False, time.monotonic()
+
+  def close(self) -> None:
+    self.publish()
+
+
+def open_growing(path: os.PathLike[str] | str) -> IO[bytes] | GrowingObject:
+  """A file to append to, unbuffered; its folder is made if absent."""
+  path = epath.Path(path)
+  if buckets.is_bucket(path):
+    return GrowingObject(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  return open(path, "ab", buffering=0)
+
+
+def sync(file: IO[bytes] | GrowingObject) -> None:
+  """Has on disk what was written to a file that has one."""
+  if not isinstance(file, GrowingObject):
+    os.fsync(file.fileno())
+
+
+def publish(file: IO[bytes] | GrowingObject) -> None:
+  """Has everything where other processes, and later ones, find it."""
+  if isinstance(file, GrowingObject):
+    file.publish()
+
+
+@contextlib.contextmanager
+def local(path: os.PathLike[str] | str) -> Iterator[str]:
+  """A local file of the same content, for what can read no other."""
+  if not buckets.is_bucket(path):
+    yield os.fspath(path)
+    return
+  with tempfile.NamedTemporaryFile() as copy:
+    with epath.Path(path).open("rb") as file:
+      shutil.copyfileobj(file, copy)
+    copy.flush()
+    yield copy.name
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: epath.Path) -> Iterator[epath.Path]:
+  """A folder to write in, which takes the place of `folder` when it is whole.
+
+  In a bucket its files come one by one, in the order of their names.
+  """
+  if buckets.is_bucket(folder):
+    with tempfile.TemporaryDirectory() as beside:
+      yield epath.Path(beside)
+      folder.rmtree(missing_ok=True)
+      copy_folder(beside, folder)
+    return
+  beside = folder.parent / f".{folder.name}.tmp"
+  shutil.rmtree(beside, ignore_errors=True)
+  yield beside
+  shutil.rmtree(folder, ignore_errors=True)
+  beside.rename(folder)
+
+
+def copy_folder(source: str, target: epath.Path) -> None:
+  """Copies all files of a local folder, at any depth, into a bucket."""
+  for root, _, names in sorted(os.walk(source)):
+    for name in sorted(names):
+      path = os.path.join(root, name)
+      into = target / os.path.relpath(path, source)
+      with open(path, "rb") as file, buckets.writing(into):
+        with into.open("wb") as out:
+          shutil.copyfileobj(file, out)
+
+
+def move_folder(source: epath.Path, target: epath.Path) -> None:
+  """Renames a folder; in a bucket its objects are copied and removed."""
+  if not buckets.is_bucket(source):
+    source.rename(target)
+    return
+  import fsspec
+
+  system = fsspec.filesystem("gs")
+  system.copy(os.fspath(source), os.fspath(target), recursive=True)
+  system.rm(os.fspath(source), recursive=True)

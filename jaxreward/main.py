@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Sequence
 
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
@@ -36,8 +35,8 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
                            tuples as 1,2,3
   --config.rewards.MINE.fn=my.py:score --config.rewards.MINE.weight=0.5
                            adds a reward of your own
-  --workdir=DIR            where the run lives; the same command goes on with
-                           a run that was stopped
+  --workdir=DIR            where the run lives, a folder or gs://BUCKET/FOLDER;
+                           the same command goes on with a run that was stopped
   --sweep=FILE.py          runs every override of get_sweep() in DIR/0, DIR/1...
   --dry-run                with --sweep: prints the commands instead
   --help                   this text
@@ -211,7 +210,7 @@ def run(flags: Flags) -> None:
   if not flags.workdir and config.job not in jobs.LOOKING:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   configure_jax()
-  workdir = epath.Path(flags.workdir or ".").expanduser()
+  workdir = workdirs.find(flags.workdir or ".")
   recorded = None
   if config.job in jobs.READING:
     recorded = workdirs.read_config(workdir)

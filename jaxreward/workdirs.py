@@ -14,8 +14,8 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxreward import buckets, processes
 from jaxreward import config as config_lib
-from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
 
@@ -34,18 +34,14 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
   Of several processes, process 0 does so for all.
 
   Args:
-    workdir: made if absent; a run of the same config is resumed.
+    workdir: made if absent; a run of the same config is resumed. One in a
+      bucket is taken over from a process that has it (see `buckets`).
     config: resolved config, written to `config.json`.
 
   Raises:
-    UserError: it is a bucket, cannot be written, another process uses it, or it holds
+    UserError: it cannot be written, another process uses it, or it holds
       another config, something that is no run, or a damaged record.
   """
-  if "://" in os.fspath(workdir):
-    raise UserError(
-      f"--workdir={workdir} is no local folder: records are appended line by"
-      " line, which a bucket cannot do; give a folder, and copy it afterwards"
-    )
   lock = processes.on_first(lambda: _open(workdir, config))
   if not (workdir / CONFIG_FILE).exists():
     raise UserError(
@@ -59,7 +55,18 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
       _release(lock)
 
 
-def _open(workdir: epath.Path, config: ConfigDict) -> int:
+def find(workdir: str) -> epath.Path:
+  """The path of a working directory, which may be in a bucket, gs://....
+
+  Raises:
+    UserError: it is in a bucket that cannot be used.
+  """
+  if workdir.startswith("gs:") or buckets.is_bucket(workdir):
+    buckets.reach(workdir)
+  return epath.Path(workdir).expanduser()
+
+
+def _open(workdir: epath.Path, config: ConfigDict) -> int | str:
   """The lock, once everything there is what it should be."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -78,8 +85,10 @@ def _open(workdir: epath.Path, config: ConfigDict) -> int:
   return lock
 
 
-def _lock(workdir: epath.Path) -> int:
+def _lock(workdir: epath.Path) -> int | str:
   """An exclusive flock, which the kernel drops however the process ends."""
+  if buckets.is_bucket(workdir):
+    return buckets.take(workdir)
   flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
   lock = os.open(os.path.join(workdir, LOCK_FILE), flags, 0o644)
   try:
@@ -97,7 +106,10 @@ def _lock(workdir: epath.Path) -> int:
   return lock
 
 
-def _release(lock: int) -> None:
+def _release(lock: int | str) -> None:
+  if isinstance(lock, str):
+    buckets.release(lock)
+    return
   _HELD.discard(lock)
   os.close(lock)
 

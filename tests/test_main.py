@@ -354,12 +354,6 @@ def test_two_processes_cannot_share_a_workdir(config, tmp_path, capfd):
   assert "holds a run with another config" in error_of(capfd)
 
 
-def test_a_bucket_is_no_working_directory(config, capfd):
-  argv = [f"--config={config}", "--workdir=gs://bucket/run"]
-  assert main_lib.main(argv) == 2
-  assert "--workdir=gs://bucket/run is no local folder" in error_of(capfd)
-
-
 def test_a_forked_worker_does_not_keep_the_lock(config, tmp_path, capfd):
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
   first = start(*argv, "--config.kind=fork")

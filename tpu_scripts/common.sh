@@ -207,7 +207,7 @@ need_topology() {  # sets TOPOLOGY, ACCELERATOR and HOSTS
 }
 
 need_main_flags() {  # HOSTS WHO: config and workdir, fit for so many hosts
-  local hosts=$1 who=$2 file bucket='^gs://[a-z0-9][a-z0-9._-]+(/|$)'
+  local hosts=$1 who=$2 file bucket='^gs://[a-z0-9][a-z0-9._-]+/[^/]'
   need config configs/align_scenes.py
   need workdir gs://my-bucket/my-run
   file=${FLAGS[config]%%:*}
@@ -223,7 +223,8 @@ need_main_flags() {  # HOSTS WHO: config and workdir, fit for so many hosts
   if ((hosts > 1)) && [[ ${FLAGS[workdir]} != gs://* \
     && ${FLAGS[workdir]} != /* ]]; then
     fail "--workdir=${FLAGS[workdir]}: the $who must share it; give a" \
-      "folder that is mounted on all, as in --workdir=/mnt/runs/my-run"
+      "bucket, as in --workdir=gs://my-bucket/my-run, or a folder that is" \
+      "mounted on all"
   fi
   find_each_other "$hosts"
 }

@@ -22,11 +22,13 @@ Verbs take the same flags:
   --slices=N               1
   --config=FILE[:ARG]      relative to the checkout
   --config.FIELD=VALUE     as in python -m jaxreward.main
-  --workdir=gs://BUCKET/X  a bucket: pods keep nothing
+  --workdir=gs://BUCKET/X  a bucket, or a folder that all pods mount: pods
+                           keep nothing
   --spot | --reservation=R with create: which capacity; on demand if neither
   --project=PROJECT        gcloud's own setting if absent
-  --image=IMAGE            an image with the package and /app/configs; without
-                           it python:3.11 gets the checkout and installs it
+  --image=IMAGE            an image with the package, its extra gcs and
+                           /app/configs; without it python:3.11 gets the
+                           checkout and installs it
   --include=FILE,...       further files of the checkout, such as my_rewards.py
   --restarts=N             of a run that ends with an error, 5
   --priority=medium        very-low, low, medium, high or very-high
@@ -55,7 +57,7 @@ run() {
     execute mkdir -p "$stage"
     execute tar --extract --gzip --file="$stage.tar.gz" --directory="$stage"
     image=(--base-docker-image=python:3.11 --script-dir="$stage")
-    command="'.[tpu]' 'etils[epath-gcs]' && $command"
+    command="'.[tpu,gcs]' && $command"
     command="pip install --quiet --editable $command"
   fi
   execute xpk workload create "${PLACE[@]}" --workload="${FLAGS[name]}" \

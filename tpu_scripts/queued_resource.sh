@@ -22,7 +22,8 @@ Verbs take the same flags, so a command line is used again with another verb:
   --topology=v5e:4x4       or v5p:2x2x4, v6e:16x16, v6e-256 ...
   --config=FILE[:ARG]      relative to the checkout
   --config.FIELD=VALUE     as in python -m jaxreward.main
-  --workdir=gs://BUCKET/X  a bucket, if the topology has several hosts
+  --workdir=gs://BUCKET/X  a bucket: hosts that are taken away keep nothing, and
+                           several share it; or a folder that all mount
   --spot | --reserved      which capacity; on demand if neither
   --project=PROJECT        gcloud's own setting if absent
   --runtime-version=V      the generation's own if absent

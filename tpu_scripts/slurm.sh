@@ -18,7 +18,8 @@ Verbs take the same flags:
   --gpus=N                 of every node, 8
   --config=FILE[:ARG]      relative to the checkout
   --config.FIELD=VALUE     as in python -m jaxreward.main
-  --workdir=DIR            on a file system that all nodes share, or gs://...
+  --workdir=DIR            on a file system that all nodes share, or
+                           gs://BUCKET/X with the extra gcs installed
   --python=FILE            that all nodes can run; .venv/bin/python
   --time=1-00:00:00        limit of one turn; when it is over the run saves and
                            queues again

@@ -38,7 +38,7 @@ install() {  # the images bring Python 3.10: uv brings the one that is needed
   execute python3 -m uv venv --quiet --allow-existing --python=3.11 \
     "$HERE/jaxreward-env"
   execute python3 -m uv pip install --quiet --python="$PYTHON" \
-    --editable "${ROOT}[tpu]" 'etils[epath-gcs]'
+    --editable "${ROOT}[tpu,gcs]"
 }
 
 start() {

@@ -7,7 +7,6 @@ that PEFT and diffusers load, each of several networks by itself; the policy of 
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxreward import processes
+from jaxreward import files, processes
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.jobs import align, setup
@@ -119,14 +118,11 @@ def _write_whole(
   params: Params,
   step: int,
 ) -> None:
-  """Writes beside and renames: a folder that is there is whole."""
-  beside = folder.parent / f".{folder.name}.tmp"
-  shutil.rmtree(beside, ignore_errors=True)
-  _write(config, policy, beside, params)
-  found: dict[str, Any] = {"step": step, "average": config.export.average}
-  tables.write_json(beside / "export.json", found)
-  shutil.rmtree(folder, ignore_errors=True)
-  beside.rename(folder)
+  """A folder that is there is whole."""
+  with files.replaced_folder(folder) as beside:
+    _write(config, policy, beside, params)
+    found: dict[str, Any] = {"step": step, "average": config.export.average}
+    tables.write_json(beside / "export.json", found)
 
 
 def _write(

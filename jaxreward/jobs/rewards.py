@@ -15,8 +15,8 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from jaxreward import buckets, rewards
 from jaxreward import config as config_lib
-from jaxreward import rewards
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.jobs import checks, reward_model, setup
@@ -148,6 +148,11 @@ def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
     logging.info("config.%s: reading %s", entry.field, entry.weights)
   own = {}
   if _FOLDER in inspect.signature(entry.loads).parameters:  # pyrefly: ignore
+    if buckets.is_bucket(workdir):
+      raise UserError(
+        f"config.{entry.field} keeps answers and counts in the working"
+        f" directory, line by line; --workdir={workdir} has to be a folder"
+      )
     own[_FOLDER] = workdir / entry.field.replace(".", "/")
   try:
     return entry.loads(**own)  # pyrefly: ignore

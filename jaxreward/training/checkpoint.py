@@ -1,8 +1,9 @@
 """Training state on disk: asynchronous, atomic, verified. Wraps Orbax v1.
 
 One directory holds the steps of one job. A step is written beside and renamed
-when whole, so a process killed at any moment leaves whole steps only; what
-was damaged later is found by its digest, and the step before it is used.
+when whole, or in a bucket marked when whole, so a process killed at any moment
+leaves whole steps only; what was damaged later is found by its digest, and the
+step before it is used.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from jaxreward import processes
+from jaxreward import buckets, files, processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.types import Params
 
 Extras = dict[str, Any]
 _SCORE = "score"
+_COMMITTED = "commit_success.txt"  # written last, in a bucket
 _policies = ocp.training.preservation_policies
 
 
@@ -100,10 +102,9 @@ class Checkpoints:
   """
 
   def __init__(self, directory: os.PathLike[str] | str, keep: int = 2):
-    is_local = "://" not in os.fspath(directory)
-    self.directory = epath.Path(
-      os.path.abspath(directory) if is_local else directory
-    )
+    if not buckets.is_bucket(directory):
+      directory = os.path.abspath(directory)
+    self.directory = epath.Path(directory)
     best = _policies.BestN(
       get_metric_fn=lambda found: found[_SCORE],
       n=1,
@@ -151,8 +152,10 @@ class Checkpoints:
     """Steps that are whole, oldest first."""
     if not self.directory.exists():
       return []
-    names = [p.name for p in self.directory.iterdir()]
-    return sorted(int(name) for name in names if name.isdigit())
+    there = [p for p in self.directory.iterdir() if p.name.isdigit()]
+    if buckets.is_bucket(self.directory):
+      there = [p for p in there if (p / _COMMITTED).exists()]
+    return sorted(int(p.name) for p in there)
 
   def best(self) -> tuple[float, int] | None:
     """(score, step) of the best step there is; None if none has a score."""
@@ -303,7 +306,7 @@ class Checkpoints:
       target = aside / str(step)
       if target.exists():
         target.rmtree()
-      (self.directory / str(step)).rename(target)
+      files.move_folder(self.directory / str(step), target)
       logging.warning("moved checkpoint %d to %s", step, target)
 
   def close(self) -> None:

@@ -11,7 +11,8 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from typing import IO
+
+from jaxreward import files
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf wire types
 
@@ -90,10 +91,9 @@ class EventFile:
   def __init__(
     self, folder: os.PathLike[str] | str, purge_step: int | None = None
   ):
-    os.makedirs(folder, exist_ok=True)
     name = f"{time.time_ns() // 10**9}.{socket.gethostname()}.{os.getpid()}"
     path = os.path.join(folder, f"events.out.tfevents.{name}")
-    self._file: IO[bytes] = open(path, "ab", buffering=0)
+    self._file = files.open_growing(path)
     self._file.write(_record(_event(0, _message(3, b"brain.Event:2"))))
     if purge_step is not None:
       start = _message(7, _key(1, _VARINT) + _varint(1))  # SessionLog.START
@@ -104,6 +104,9 @@ class EventFile:
     values = [_scalar(name, _float32(v)) for name, v in scalars.items()]
     summary = _message(5, b"".join(values))
     self._file.write(_record(_event(step, summary)))
+
+  def publish(self) -> None:
+    files.publish(self._file)
 
   def close(self) -> None:
     self._file.close()

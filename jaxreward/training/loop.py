@@ -171,6 +171,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     score = row.get(loop.best, math.nan)
     score = score if math.isfinite(score) else None
     extras = loop.extras(n) | more
+    loop.writer.publish()  # a step that is whole has its rows
     loop.checkpoints.save(n, state, extras, score=score, wait=wait)
     best = max(best, score if score is not None else best)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +12,8 @@ import jax
 from absl import logging
 from etils import epath
 
-from jaxreward.files import write_atomic
+from jaxreward import buckets
+from jaxreward.files import copy_folder, write_atomic
 
 TABLE_FILE = "parts.txt"
 REST = "rows and checkpoints"
@@ -29,14 +32,16 @@ class Profile:
   def __init__(self, folder: epath.Path | None):
     self.folder = folder
     self.steps: list[dict[str, float]] = []
-    self._seen, self._begun, self._tracing = 0, 0.0, False
+    self._seen, self._begun, self._tracing = 0, 0.0, ""
 
   def begin(self) -> None:
     """Before a step."""
     self._begun = time.perf_counter()
     if self.folder and self._seen == _COMPILING:
-      jax.profiler.start_trace(str(self.folder))
-      self._tracing = True
+      self._tracing = str(self.folder)
+      if buckets.is_bucket(self.folder):  # where the profiler cannot write
+        self._tracing = tempfile.mkdtemp()
+      jax.profiler.start_trace(self._tracing)
 
   def end(self, seconds: Mapping[str, float]) -> None:
     """After a step, its row and its checkpoint; seconds by part."""
@@ -49,9 +54,13 @@ class Profile:
       self._stop()
 
   def _stop(self) -> None:
-    if self._tracing:
-      jax.profiler.stop_trace()
-      self._tracing = False
+    place, self._tracing = self._tracing, ""
+    if not (place and self.folder):
+      return
+    jax.profiler.stop_trace()
+    if place != str(self.folder):
+      copy_folder(place, self.folder)
+      shutil.rmtree(place)
 
   def __enter__(self) -> Profile:
     return self

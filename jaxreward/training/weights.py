@@ -14,7 +14,7 @@ import safetensors.numpy
 from absl import logging
 
 from jaxreward.errors import UserError, nearest, one_line
-from jaxreward.files import write_atomic
+from jaxreward.files import local, write_atomic
 from jaxreward.types import Params
 
 _SHOWN = 3
@@ -101,7 +101,7 @@ def load_params(
 
 def _read(path: os.PathLike[str] | str) -> dict[str, np.ndarray]:
   try:
-    with safetensors.safe_open(os.fspath(path), "numpy") as file:
+    with local(path) as copy, safetensors.safe_open(copy, "numpy") as file:
       return {name: file.get_tensor(name) for name in file.keys()}
   except FileNotFoundError:
     raise UserError(f"{path}: no such file") from None

@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from jaxreward import processes
+from jaxreward import files, processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
 from jaxreward.training.events import EventFile
@@ -81,32 +81,36 @@ def truncate_rows(
 
 
 class _Lines:
-  """Appends whole lines and syncs each to disk."""
+  """Appends whole lines and syncs each to disk, or a bucket now and then."""
 
   def __init__(self, path: epath.Path):
     self.path = path
     whole = b"".join(line + b"\n" for line in _lines(path))
     try:
-      path.parent.mkdir(parents=True, exist_ok=True)
-      self._file = open(path, "ab", buffering=0)
+      self._file = files.open_growing(path)
       if self._file.tell() != len(whole):
         self._file.truncate(len(whole))
     except OSError as error:
       raise self._refused(error) from error
+    self._size = len(whole)
 
   def _refused(self, error: OSError) -> UserError:
     return UserError(f"cannot write {self.path}: {error.strerror or error}")
 
   def append(self, row: Row) -> None:
     line = json.dumps(row, allow_nan=False).encode() + b"\n"
-    start = os.fstat(self._file.fileno()).st_size
+    rest = line
     try:
-      while line:
-        line = line[self._file.write(line) or 0 :]
-      os.fsync(self._file.fileno())
+      while rest:
+        rest = rest[self._file.write(rest) or 0 :]
+      files.sync(self._file)
     except OSError as error:
-      self._file.truncate(start)
+      self._file.truncate(self._size)
       raise self._refused(error) from error
+    self._size += len(line)
+
+  def publish(self) -> None:
+    files.publish(self._file)
 
   def close(self) -> None:
     self._file.close()
@@ -171,6 +175,7 @@ class MetricsWriter:
     if self._active:
       for name in (METRICS_FILE, TIMINGS_FILE):
         truncate_rows(self.workdir / name, self.job, step, self._order)
+    processes.wait_for_all("rows")
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Appends one row to metrics.jsonl: scalars only, no timings."""
@@ -207,6 +212,13 @@ class MetricsWriter:
     except OSError as error:
       logging.warning("TensorBoard is off: %s", one_line(error))
       self._tensorboard = False
+
+  def publish(self) -> None:
+    """Has all rows where a later process finds them; before a checkpoint."""
+    for file in self._files.values():
+      file.publish()
+    if self._events is not None:
+      self._events.publish()
 
   def close(self) -> None:
     """Closes the files; a later write opens them again."""

@@ -80,7 +80,7 @@ def test_the_words_of_every_call(stubs):
   ]
   inside = shlex.split(create[-1].removeprefix("--command="))
   assert inside[: inside.index("&&")] == [
-    *"pip install --quiet --editable .[tpu] etils[epath-gcs]".split()
+    *"pip install --quiet --editable .[tpu,gcs]".split()
   ]
   assert inside[inside.index("&&") + 1 :] == [
     "python",

@@ -63,17 +63,22 @@ WRONG = [
   (
     "queued_resource.sh",
     f"run {TPU} --config=configs/align_scenes.py --workdir=runs/r",
-    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a folder",
+    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a bucket",
   ),
   (
     "queued_resource.sh",
     f"create {TPU} --config=configs/align_scenes.py --workdir=runs/r",
-    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a folder",
+    "--workdir=runs/r: the 4 hosts of v5e:4x4 must share it; give a bucket",
   ),
   (
     "queued_resource.sh",
     f"run {TPU} --config=configs/align_scenes.py --workdir=gs:/bucket/r",
     "--workdir=gs:/bucket/r: a bucket looks like gs://my-bucket/my-run",
+  ),
+  (
+    "queued_resource.sh",
+    f"run {TPU} --config=configs/align_scenes.py --workdir=gs://bucket/",
+    "--workdir=gs://bucket/: a bucket looks like gs://my-bucket/my-run",
   ),
   (
     "queued_resource.sh",

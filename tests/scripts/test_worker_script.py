@@ -126,7 +126,7 @@ def test_install_makes_the_environment(stubs):
   lines = (stubs.folder / "pythons").read_text().splitlines()
   assert lines[0] == "-m pip install --user --quiet uv"
   assert lines[1].startswith("-m uv venv") and "--python=3.11" in lines[1]
-  assert lines[2].endswith("[tpu] etils[epath-gcs]")
+  assert lines[2].endswith("[tpu,gcs]")
   printed = stubs.run("worker.sh", "install", "--dry-run").out.splitlines()
   assert len(printed) == 3 and printed[0].startswith("'python3' '-m' 'pip'")
 
