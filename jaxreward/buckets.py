@@ -69,13 +69,13 @@ def _is_installed(name: str) -> bool:
 
 def _require_bucket(path: str, name: str) -> None:
   from google.api_core import exceptions, retry
-  from google.cloud import storage
+  from google.cloud.storage import Client
 
   again = retry.Retry(
     predicate=retry.if_transient_error, initial=0.5, timeout=_PATIENCE
   )
   try:
-    storage.Client().get_bucket(name, timeout=_PATIENCE, retry=again)
+    Client().get_bucket(name, timeout=_PATIENCE, retry=again)
   except exceptions.NotFound:
     raise UserError(
       f"--workdir={path}: there is no bucket {name}; make it, as in"
