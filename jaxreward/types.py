@@ -147,7 +147,8 @@ class Policy:
       [1, ...]: "picture", what `to_latents` makes of it, and possibly "vision",
       states of an image encoder; None for pixels or nothing.
     to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C]; for
-      videos [B, F, h, w, 4 + C], see `video_vae.from_pictures`.
+      videos [B, F, h, w, 4 + C], see `video_vae.from_pictures`, or those of
+      the first frame alone, [B, 1, h, w, C], as `pictures` asks for it.
     optional: regex of the parameters that an older checkpoint may lack; they
       are then drawn anew.
     kinds: kinds of scene prompts that it knows; empty for all.

@@ -1,8 +1,8 @@
 """Writes the policy of a checkpoint as other programs read it.
 
 A public architecture becomes a folder that diffusers loads, or its adapters one
-that PEFT and diffusers load, each of several networks by itself; the policy of the scenes one file, such as
-`init.checkpoint` takes.
+that PEFT and diffusers load, each of several networks by itself; the policy of
+the scenes becomes one file, such as `init.checkpoint` takes.
 """
 
 from __future__ import annotations

@@ -175,9 +175,8 @@ class ImageBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
-    words, bias, signal = (
-      scan_in  # words: k and v, [B, 2, H, L, D / H], or None
-    )
+    # words: k and v, [B, 2, H, L, D / H], or None
+    words, bias, signal = scan_in
     d = self.width
     modulation = blocks.dense(6 * d, "modulation", self.dtype, zero=True)(
       signal

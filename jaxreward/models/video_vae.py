@@ -616,7 +616,7 @@ def make_picture_autoencoder(
 ) -> Autoencoder:
   """`make_autoencoder` on single pictures, as Qwen-Image uses it.
 
-  `encode` takes [B, H, W, 3] and gives [B, H / 8, W / 8, C].
+  `encode` takes [B, H, W, 3] and gives [B, h, w, C] of the same scale.
   """
   video = make_autoencoder(
     size=size, tile=tile, overlap=overlap, remat=remat, dtype=dtype

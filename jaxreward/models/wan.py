@@ -366,7 +366,7 @@ def make_policy(
   Args:
     size: one of `SIZES`.
     frames: F, of latents; a video has 4 (F - 1) + 1.
-    latent_height: H, an eighth of the video's.
+    latent_height: H, an eighth of the video's, of "wan22_5b" a sixteenth.
     latent_width: W.
     words: L of the prompts that `init` sees; no parameter depends on it.
     boundary: time from which on the first of two networks serves, below it the
@@ -382,8 +382,8 @@ def make_policy(
     param_dtype: of the parameters that `init` draws.
 
   Raises:
-    UserError: an unknown size, an odd side, a boundary that is no time, or
-      guidance below none.
+    UserError: an unknown size, an odd side, a boundary that is no time or of
+      a size with states of a vision tower, or guidance below none.
   """
   net = make_net(
     size,
@@ -400,6 +400,11 @@ def make_policy(
     raise UserError(
       f"model.boundary={boundary}: expected a time between 0 and 1, or 0 for"
       " one network"
+    )
+  if boundary and net.vision_width:
+    raise UserError(
+      f'model.boundary={boundary}: model.size="{size}" reads states of a vision'
+      " tower, which two networks do not; set it to 0"
     )
   if low_guidance < 0 or (low_guidance and not boundary):
     raise UserError(

@@ -35,6 +35,7 @@ from jaxreward.rewards import (
 from tests import tiny
 from tests.rewards import folders
 
+pytest.importorskip("transformers")
 pytestmark = pytest.mark.job
 
 RECORDER = """

@@ -359,6 +359,7 @@ def test_a_given_first_frame_is_kept_as_in_the_public_pipeline(
       {"boundary": 0.0, "low_guidance": 3.0},
       r"model\.low_guidance=3\.0: expected a scale for times below",
     ),
+    ({"size": "tiny_i2v"}, r'size="tiny_i2v" reads states of a vision tower'),
   ],
 )
 def test_what_does_not_fit_is_refused(fields, message):
