@@ -14,8 +14,8 @@ folder:
 
 A split that no file gives is taken from the training file by meaning: all
 wordings of one meaning go to one split, so what is held out never occurs in
-training. Rows with pictures go by text and picture. Each text counts once, or once with each picture, because noise is
-addressed by it.
+training. Rows with pictures go by text and picture. Each text counts once, or
+once with each picture, because noise is addressed by it.
 """
 
 from __future__ import annotations
@@ -292,8 +292,8 @@ def load_prompts(
     source: "scenes", "edits", or the path of a .txt or .jsonl file, or of a
       folder.
     split: "train", "validation" or "heldout".
-    kinds: names of `grammar.KINDS` (of "edits": `EDITS`) to keep; all if None. The choice does not
-      change which split a prompt is in.
+    kinds: names of `grammar.KINDS` (of "edits": `EDITS`) to keep; all if None.
+      The choice does not change which split a prompt is in.
     validation_share: of the meanings of a training file, in [0, 0.5); so many
       go to each split that has no file of its own. Not used for "scenes".
     free: prompts in any words, which no detector judges; not for "scenes".

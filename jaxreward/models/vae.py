@@ -28,7 +28,8 @@ SIZES: dict[str, dict[str, Any]] = {
   ),
 }
 
-SHARDING_RULES = ((r"(kernel|bias|scale)$", ()),)  # 84 million, held whole; 705 of Wan 2.2
+# 84 million parameters, 705 of Wan 2.2, are held whole.
+SHARDING_RULES = ((r"(kernel|bias|scale)$", ()),)
 
 
 @dataclasses.dataclass(frozen=True)
