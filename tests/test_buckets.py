@@ -12,6 +12,7 @@ from jaxreward.errors import Lost, UserError
 from jaxreward.training import weights, writers
 from tests import gcs, tiny
 
+pytestmark = pytest.mark.extras
 CONFIG = f"--config={tiny.CONFIGS / 'align_scenes.py'}:smoke"
 WHERE = "gs://bucket/runs/a"
 

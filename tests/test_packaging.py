@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import pathlib
+import re
 import tomllib
 import zipfile
 
@@ -137,3 +138,13 @@ def test_the_base_checkpoint_fits_the_config_that_ships():
   like = jax.eval_shape(policy.init, jax.random.key(0))
   shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
   assert shapes(params) == shapes(like)
+
+
+def test_what_needs_an_extra_is_marked_so():
+  """CI runs what bears the marks once the extras are installed."""
+  needs = re.compile(r'importorskip\(\s*"(torch|diff|transf|peft|rapid|gcsfs)')
+  marks = re.compile(r"mark\.(parity|extras|job|slow)\b")
+  sources = {p: p.read_text() for p in (ROOT / "tests").rglob("test_*.py")}
+  needing = [p for p, text in sources.items() if needs.search(text)]
+  assert len(needing) > 20
+  assert [p.name for p in needing if not marks.search(sources[p])] == []

@@ -244,6 +244,7 @@ def test_a_config_that_is_not_read_says_why(record, said):
     t5.config_of(record)
 
 
+@pytest.mark.extras
 def test_a_pipeline_with_another_tower_is_refused(tmp_path):
   pytest.importorskip("transformers")
   folder = folders.clip_folder(tmp_path / "text_encoder")

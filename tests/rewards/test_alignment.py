@@ -18,6 +18,7 @@ from tests import tiny
 from tests.rewards import folders
 
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.extras
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from jaxreward.rewards import encoders, references, score
 from tests.rewards import folders
 
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.extras
 
 
 def load(fn, weights, **options):

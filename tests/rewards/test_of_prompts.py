@@ -88,6 +88,7 @@ def test_background_is_the_source_outside_the_edited_cells(batch, images):
   assert np.isnan(found[4:]).all()
 
 
+@pytest.mark.extras
 def test_towers_compare_with_the_source(tmp_path, batch, images):
   pytest.importorskip("transformers")
   tower = consistency.load_tower(str(folders.clip_folder(tmp_path / "clip")))

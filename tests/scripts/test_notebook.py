@@ -98,7 +98,7 @@ def test_install_without_a_checkout_says_what_to_do(tmp_path):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_its_cells_run_from_top_to_bottom(tmp_path):
   script = tmp_path / "cells.py"
   script.write_text("\n".join([BEFORE, *code(tagged=False), AFTER]))
