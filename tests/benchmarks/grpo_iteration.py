@@ -30,6 +30,7 @@ HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parent.parent.parent
 PEERS = ("jaxreward", "eager", "compile")
 MESHES = {"jaxreward": (1, 1), "mesh8x1": (8, 1), "mesh2x4": (2, 4)}
+KNOWN = (*MESHES, "eager", "compile")
 PARTS = ("rollout", "update", "iteration")
 SPEC = f"{ROOT}/configs/align_scenes.py:flow_grpo"
 # Freed memory is kept for the next call, in all three alike.
@@ -64,17 +65,13 @@ def parse(argv) -> argparse.Namespace:
   parser.add_argument("--pairs", type=int, default=5, help="turns of each")
   parser.add_argument("--threads", type=int, default=2, help="and cores")
   parser.add_argument("--warmup", type=int, default=2, help="iterations first")
-  parser.add_argument(
-    "--peers", nargs="+", choices={*PEERS, *MESHES}, default=PEERS
-  )
+  parser.add_argument("--peers", nargs="+", choices=KNOWN, default=PEERS)
   parser.add_argument("--prompts", type=int, default=16)
   parser.add_argument("--group", type=int, default=16)
   parser.add_argument(
     "--plain-malloc", action="store_true", help="leave the allocator as it is"
   )
-  parser.add_argument(
-    "--peer", choices={*PEERS, *MESHES}, help=argparse.SUPPRESS
-  )
+  parser.add_argument("--peer", choices=KNOWN, help=argparse.SUPPRESS)
   return parser.parse_args(argv)
 
 

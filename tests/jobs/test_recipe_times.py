@@ -13,6 +13,16 @@ PIXELS = 512
 # `scheduler_config.json` of the public repositories.
 EULER = "FlowMatchEulerDiscreteScheduler"
 RANGE = dict(base_image_seq_len=256, max_image_seq_len=4096)
+
+
+def unipc(flow_shift):
+  """Wan's scheduler."""
+  return "UniPCMultistepScheduler", dict(
+    flow_shift=flow_shift, use_flow_sigmas=True,
+    prediction_type="flow_prediction",
+  )  # fmt: skip
+
+
 SCHEDULERS = {
   "sd35_medium": (EULER, dict(shift=3.0)),
   "sd35_large": (EULER, dict(shift=3.0)),
@@ -42,30 +52,10 @@ SCHEDULERS = {
     ),
   ),
   # 480p and below; 720p takes 5.
-  "wan_t2v": (
-    "UniPCMultistepScheduler",
-    dict(
-      flow_shift=3.0, use_flow_sigmas=True, prediction_type="flow_prediction"
-    ),
-  ),
-  "wan22_t2v": (
-    "UniPCMultistepScheduler",
-    dict(
-      flow_shift=12.0, use_flow_sigmas=True, prediction_type="flow_prediction"
-    ),
-  ),
-  "wan22_i2v": (
-    "UniPCMultistepScheduler",
-    dict(
-      flow_shift=5.0, use_flow_sigmas=True, prediction_type="flow_prediction"
-    ),
-  ),
-  "wan22_ti2v_5b": (
-    "UniPCMultistepScheduler",
-    dict(
-      flow_shift=5.0, use_flow_sigmas=True, prediction_type="flow_prediction"
-    ),
-  ),
+  "wan_t2v": unipc(3.0),
+  "wan22_t2v": unipc(12.0),
+  "wan22_i2v": unipc(5.0),
+  "wan22_ti2v_5b": unipc(5.0),
 }  # fmt: skip
 SCHEDULERS["qwen_image_edit"] = SCHEDULERS["qwen_image"]
 

@@ -18,15 +18,6 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   options = dict(size="tiny", latent_side=8, dtype="float32", remat="none")
   return flux.make_policy(**(options | fields))

@@ -14,15 +14,6 @@ B, HEIGHT, WIDTH, WORDS = 4, 6, 8, 5
 LENGTHS = np.array([5, 3, 4, 1])
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   options = dict(size="tiny", latent_side=8, dtype="float32", remat="none")
   return qwen_image.make_policy(**(options | fields))

@@ -63,6 +63,19 @@ def gradient(policy):
   return jax.jit(jax.value_and_grad(loss))
 
 
+def assert_same_slopes(policy, other, params, *given):
+  """Losses and gradients of two policies agree to float tolerance."""
+  loss, grads = gradient(policy)(params, *given)
+  loss2, grads2 = gradient(other)(params, *given)
+  np.testing.assert_allclose(loss, loss2, rtol=1e-6)
+  scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
+    grads,
+    grads2,
+  )
+
+
 def test_output_starts_at_x0_zero():
   policy, params = start()
   x, t, tokens = inputs()
@@ -195,15 +208,7 @@ def test_remat_and_unroll_change_no_value_and_no_gradient(kwargs):
   other, other_params = start(**kwargs)
   jax.tree.map(np.testing.assert_array_equal, params, other_params)
   params = perturb(params)
-  loss, grads = gradient(policy)(params, *inputs())
-  loss2, grads2 = gradient(other)(params, *inputs())
-  np.testing.assert_allclose(loss, loss2, rtol=1e-6)
-  scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
-    grads,
-    grads2,
-  )
+  assert_same_slopes(policy, other, params, *inputs())
 
 
 def test_bfloat16_stays_near_float32():
@@ -480,15 +485,7 @@ def test_remat_and_unroll_change_nothing_of_classes(kwargs):
   params = perturb(params)
   x, t, _ = inputs()
   tokens = class_tokens(*ITEMS)
-  loss, grads = gradient(policy)(params, x, t, tokens)
-  loss2, grads2 = gradient(other)(params, x, t, tokens)
-  np.testing.assert_allclose(loss, loss2, rtol=1e-6)
-  scale = max(np.abs(g).max() for g in jax.tree.leaves(grads))
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale),
-    grads,
-    grads2,
-  )
+  assert_same_slopes(policy, other, params, x, t, tokens)
 
 
 def test_classes_on_a_mesh_give_the_same_velocity():

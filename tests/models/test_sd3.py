@@ -18,15 +18,6 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   """A small policy; tests of float32 products ask for nothing less."""
   options = dict(size="tiny", latent_side=SIDE, dtype="float32", remat="none")

@@ -57,12 +57,10 @@ def logits(net, params, tokens, images):
   return text, image, image @ text.T * scale + params["logit_bias"]
 
 
-@pytest.mark.parity
-def test_features_and_gradients_equal_the_peers(peer):
-  model, folder, tokens, images = peer
+def assert_equals_the_peer(model, folder, theirs, tokens, images):
+  """Features, logits and gradients, and weights back bit for bit."""
   config, params = siglip.load(folder)
   net = siglip.SiglipModel(config)
-  theirs = forward(model, tokens, images)
   text, image, found = jax.jit(lambda p: logits(net, p, tokens, images))(params)
   peers.close(text, peers.numpy(theirs.text_embeds))
   peers.close(image, peers.numpy(theirs.image_embeds))
@@ -73,6 +71,13 @@ def test_features_and_gradients_equal_the_peers(peer):
   ours = jax.jit(jax.grad(loss))(params)
   scalar = theirs.logits_per_image.sin().sum()
   peers.close_trees(ours, peers.gradients(model, scalar, rules, params))
+
+
+@pytest.mark.parity
+def test_features_and_gradients_equal_the_peers(peer):
+  model, folder, tokens, images = peer
+  theirs = forward(model, tokens, images)
+  assert_equals_the_peer(model, folder, theirs, tokens, images)
 
 
 @pytest.mark.parity
@@ -188,19 +193,8 @@ def test_pictures_of_any_shape_equal_the_peers(flexible):
   assert config.flexible and config.image == 16
   batch, patches = batch_of(reader, images, config)
   assert (~patches.mask).any() and patches.mask.all(1).any()
-  net = siglip.SiglipModel(config)
   theirs = flexible_forward(model, tokens, batch)
-  run = jax.jit(lambda p: logits(net, p, tokens, patches))
-  text, image, found = run(params)
-  peers.close(text, peers.numpy(theirs.text_embeds))
-  peers.close(image, peers.numpy(theirs.image_embeds))
-  peers.close(found, peers.numpy(theirs.logits_per_image))
-  rules = siglip.rules_of(config)
-  peers.same_after_round_trip(params, rules, folder)
-  loss = lambda p: jnp.sin(logits(net, p, tokens, patches)[2]).sum()
-  ours = jax.jit(jax.grad(loss))(params)
-  scalar = theirs.logits_per_image.sin().sum()
-  peers.close_trees(ours, peers.gradients(model, scalar, rules, params))
+  assert_equals_the_peer(model, folder, theirs, tokens, patches)
   half = siglip.SiglipModel(config, jnp.bfloat16)
   text, image, _ = logits(half, peers.half(params), tokens, patches)
   peers.close(text, peers.numpy(theirs.text_embeds), 2e-2)

@@ -11,15 +11,6 @@ from jaxreward.models import convert, vae
 B, SIDE = 2, 12  # pixels; the tiny size halves them once
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   return vae.make_autoencoder(**(dict(size="tiny") | fields))
 

@@ -10,15 +10,6 @@ from jaxreward.models import convert, video_vae
 B, FRAMES = 1, 9
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   return video_vae.make_autoencoder(**(dict(size="tiny") | fields))
 

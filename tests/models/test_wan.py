@@ -25,15 +25,6 @@ PUBLISHED = {
 VARIANTS = [{}, {"extra_channels": 5, "vision_width": 16}]
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   options = dict(
     size="tiny", frames=SHAPE[0], latent_height=SHAPE[1],

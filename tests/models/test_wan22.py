@@ -15,15 +15,6 @@ B, SHAPE, WORDS = 2, (3, 4, 4), 7
 BOUNDARY = 0.875
 
 
-@pytest.fixture(scope="module")
-def peers():
-  pytest.importorskip("torch")
-  pytest.importorskip("diffusers")
-  import peers
-
-  return peers
-
-
 def make(**fields):
   options = dict(
     size="tiny", frames=SHAPE[0], latent_height=SHAPE[1],
