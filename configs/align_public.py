@@ -148,11 +148,7 @@ OBJECTIVES = ("flow_grpo", "diffusion_nft")
 def get_config(arg: str | None = None):
   """A model, an objective and a size."""
   given = config_lib.parse_arg(
-    arg, model="sd35_medium", objective="flow_grpo", tiny=False
-  )
-  config_lib.lookup(given["model"], MODELS, field="model.size")
-  config_lib.lookup(
-    given["objective"], dict.fromkeys(OBJECTIVES), field="objective.name"
+    arg, model=tuple(MODELS), objective=OBJECTIVES, tiny=False
   )
   chosen = MODELS[given["model"]]
   config = config_lib.load_sibling("base.py", __file__)

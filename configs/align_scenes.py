@@ -11,10 +11,7 @@ OBJECTIVES = ("diffusion_nft", "flow_grpo")
 
 def get_config(arg: str | None = None):
   """The objective by name; add `,smoke` for a few tiny iterations."""
-  given = config_lib.parse_arg(arg, objective="diffusion_nft", smoke=False)
-  config_lib.lookup(
-    given["objective"], dict.fromkeys(OBJECTIVES), field="objective.name"
-  )
+  given = config_lib.parse_arg(arg, objective=OBJECTIVES, smoke=False)
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "align"
   config.eval.checkpoint = "workdir:policy"  # in a pipeline: what was aligned

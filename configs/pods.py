@@ -27,8 +27,7 @@ def brightness(images, prompts):
 
 def get_config(arg: str | None = None):
   """The model's name, and `lora`, separated by commas."""
-  given = config_lib.parse_arg(arg, model="sd35_medium", lora=False)
-  config_lib.lookup(given["model"], MODELS, field="model.size")
+  given = config_lib.parse_arg(arg, model=tuple(MODELS), lora=False)
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "compile_check"
   config.model = ConfigDict(

@@ -11,10 +11,7 @@ def get_config(arg: str | None = None):
   A policy of `:class` draws prompts of one item by their class alone; jobs that
   go on with it take `--config.model.condition=class` too.
   """
-  given = config_lib.parse_arg(arg, condition="text", smoke=False)
-  config_lib.lookup(
-    given["condition"], dict.fromkeys(CONDITIONS), field="model.condition"
-  )
+  given = config_lib.parse_arg(arg, condition=CONDITIONS, smoke=False)
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "pretrain"
   config.init.checkpoint = ""

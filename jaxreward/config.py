@@ -22,7 +22,6 @@ from jaxreward.binding import (
   blame,
   find_file,
   load_module,
-  lookup,
   resolve_callable,
   split_arg,
 )
@@ -36,7 +35,6 @@ __all__ = [
   "load",
   "load_module",
   "load_sibling",
-  "lookup",
   "override",
   "parse_arg",
   "resolve_callable",
@@ -123,25 +121,39 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
   Args:
     arg: comma-separated `name=value` entries; a bare name of a boolean is
       true; a bare value goes to the first name.
-    **defaults: the names there are, with their default values.
+    **defaults: the names there are, with their default values; a tuple holds
+      the choices, its first the default.
+
+  Raises:
+    UserError: a name or a choice there is not, by the nearest of those there
+      are, or text that is no value of its name's type.
   """
-  values = dict(defaults)
+  choices = {k: v for k, v in defaults.items() if isinstance(v, tuple)}
+  values = defaults | {name: of[0] for name, of in choices.items()}
+  first, *_ = defaults
+  flags = [name for name, value in defaults.items() if isinstance(value, bool)]
   for entry in filter(None, (arg or "").split(",")):
     name, equals, text = entry.partition("=")
     if not equals:
-      is_flag = isinstance(defaults.get(name), bool)
-      if not is_flag and isinstance(next(iter(defaults.values())), bool):
-        raise UserError(
-          f'config argument "{name}" is unknown{nearest(name, defaults)}'
-        )
-      name, text = (name, "true") if is_flag else (next(iter(defaults)), entry)
+      bare = [*choices.get(first, ()), *flags]
+      if first in flags + list(choices) and entry not in bare:
+        raise _unknown_arg(entry, bare)
+      name, text = (name, "true") if name in flags else (first, entry)
     if name not in defaults:
-      raise UserError(
-        f'config argument "{name}" is unknown{nearest(name, defaults)}'
-      )
-    default = defaults[name]
-    values[name] = _parse(f"argument {name}", text, type(default), default)
+      raise _unknown_arg(name, list(defaults))
+    default = values[name]
+    value = _parse(f"argument {name}", text, type(default), default)
+    if value not in choices.get(name, (value,)):
+      raise _unknown_arg(value, choices[name])
+    values[name] = value
   return values
+
+
+def _unknown_arg(name: str, known: Sequence[str]) -> UserError:
+  return UserError(
+    f'config argument "{name}" is not known{nearest(name, known)}; known:'
+    f" {', '.join(known)}"
+  )
 
 
 def override(config: ConfigDict, pairs: Sequence[tuple[str, str]]) -> None:

@@ -118,6 +118,22 @@ def test_parse_arg_types_its_values():
   assert "expected an integer" in failure(parse, "n=x")
 
 
+def test_parse_arg_knows_the_choices():
+  kinds = ("text", "class")
+  parse = lambda arg: config_lib.parse_arg(arg, kind=kinds, smoke=False)
+  assert parse("") == {"kind": "text", "smoke": False}
+  assert parse("smoke,kind=class") == {"kind": "class", "smoke": True}
+  assert parse("class,smoke=false") == {"kind": "class", "smoke": False}
+  known = "known: text, class, smoke"
+  assert f'"smok" is not known (did you mean "smoke"?); {known}' in failure(
+    parse, "smok"
+  )
+  text = failure(parse, "smoke,kind=clas")
+  assert text.endswith('(did you mean "class"?); known: text, class')
+  flags = lambda arg: config_lib.parse_arg(arg, smoke=False)
+  assert '(did you mean "smoke"?)' in failure(flags, "smok")
+
+
 # overrides
 
 

@@ -243,29 +243,25 @@ def config_of(spec: os.PathLike[str] | str) -> Blip:
   """
   stored = hub.open_weights(spec)
 
-  def shape(name: str) -> tuple[int, ...]:
-    name = f"blip.{name}"
-    if name not in stored:
-      raise UserError(f"{spec} lacks {name}; it is no ImageReward")
-    return stored[name].shape
+  def shape(name: str, rank: int) -> tuple[int, ...]:
+    of = f"{spec}: no ImageReward"
+    return hub.shape_of(stored, f"blip.{name}", rank, of=of)
 
   def size(width: int, first: str, mlp: str, eps: float) -> Size:
     if width % _HEAD:
       raise UserError(
         f"{spec}: a tower of width {width} has no whole heads of {_HEAD}"
       )
-    depth = 0
-    while f"blip.{first.format(depth)}" in stored:
-      depth += 1
-    hidden, _ = shape(mlp.format(0))
+    hidden, _ = shape(mlp.format(0), 2)
+    depth = hub.count_layers(stored, f"blip.{first}")
     return Size(width, depth, width // _HEAD, hidden, eps=eps)
 
   block = "visual_encoder.blocks.{}"
   layer = "text_encoder.encoder.layer.{}"
-  width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight")
-  side = math.isqrt(shape("visual_encoder.pos_embed")[1] - 1)
-  words, features = shape("text_encoder.embeddings.word_embeddings.weight")
-  places, _ = shape("text_encoder.embeddings.position_embeddings.weight")
+  width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
+  side = math.isqrt(shape("visual_encoder.pos_embed", 3)[1] - 1)
+  words, features = shape("text_encoder.embeddings.word_embeddings.weight", 2)
+  places, _ = shape("text_encoder.embeddings.position_embeddings.weight", 2)
   return Blip(
     size(width, f"{block}.norm1.weight", f"{block}.mlp.fc1.weight", 1e-6),
     size(

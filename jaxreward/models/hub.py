@@ -9,10 +9,12 @@ the file for another. Tensors are listed first and read when asked for.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
@@ -151,6 +153,34 @@ def read_config(
   path = resolve(spec)
   path = (path if path.is_dir() else path.parent) / name
   return _json(path) if path.exists() else {}
+
+
+def shape_of(
+  stored: Mapping[str, Stored], name: str, rank: int, *, of: str
+) -> tuple[int, ...]:
+  """The shape of a tensor that tells an architecture.
+
+  Args:
+    stored: from `open_weights`.
+    name: its public name.
+    rank: how many axes it has in that architecture.
+    of: checkpoint and architecture, such as "a.safetensors: no IResNet", for
+      the error.
+
+  Raises:
+    UserError: it is not there, or has other axes.
+  """
+  if name not in stored:
+    raise UserError(f"{of}: it lacks {name}")
+  shape = stored[name].shape
+  if len(shape) != rank:
+    raise UserError(f"{of}: {name} has {len(shape)} axes, not {rank}")
+  return shape
+
+
+def count_layers(stored: Mapping[str, Stored], name: str) -> int:
+  """How many of name.format(0), name.format(1), ... there are in a row."""
+  return next(i for i in itertools.count() if name.format(i) not in stored)
 
 
 def _choose(folder: pathlib.Path) -> pathlib.Path:

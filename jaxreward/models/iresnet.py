@@ -7,6 +7,7 @@ the weights; the tower is not trained here.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.errors import UserError
 from jaxreward.models import convert, hub
 from jaxreward.models.convert import Form, Rule, conv, linear
 from jaxreward.types import Array, ArrayLike
@@ -162,19 +162,11 @@ def net_of(spec: str) -> IResNet:
     UserError: unreadable weights, or tensors that are no IResNet's.
   """
   stored = hub.open_weights(spec)
-  numbers = range(1, len(WIDTHS) + 1)
-  first = [f"layer{i}.0.conv1.weight" for i in numbers]
-  lost = [n for n in (*first, "fc.weight") if n not in stored]
-  if lost:
-    raise UserError(f"{spec} lacks {lost[0]}; it is no IResNet")
-  blocks = []
-  for i in numbers:
-    count = 1
-    while f"layer{i}.{count}.conv1.weight" in stored:
-      count += 1
-    blocks.append(count)
-  widths = tuple(stored[name].shape[0] for name in first)
-  return IResNet(tuple(blocks), widths, stored["fc.weight"].shape[0])
+  first = [f"layer{i + 1}.{{}}.conv1.weight" for i in range(len(WIDTHS))]
+  shape = functools.partial(hub.shape_of, stored, of=f"{spec}: no IResNet")
+  widths = tuple(shape(name.format(0), 4)[0] for name in first)
+  blocks = tuple(hub.count_layers(stored, name) for name in first)
+  return IResNet(blocks, widths, shape("fc.weight", 2)[0])
 
 
 def load(spec: str, net: IResNet, side: int = SIDE) -> Any:

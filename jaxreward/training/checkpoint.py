@@ -160,9 +160,10 @@ class Checkpoints:
   def best(self) -> tuple[float, int] | None:
     """(score, step) of the best step there is; None if none has a score."""
     self.wait()
+    opened = self._open()  # by all processes: they meet in it
 
     def read() -> tuple[float, int] | None:
-      found: Any = self._open().checkpoints
+      found: Any = opened.checkpoints
       scored = [(s.metrics[_SCORE], s.step) for s in found if s.metrics]
       return max(scored, default=None)
 

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from jaxreward.errors import UserError
-from jaxreward.models import hub
+from jaxreward.models import blip, hub, iresnet
 
 ARRAYS = {
   "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -55,6 +55,33 @@ def test_file_folder_and_shards_read_alike(tmp_path):
   assert hub.open_weights(file)["b.bias"].dtype == "BF16"
   assert hub.open_weights(file)["b.bias"].is_float
   assert not hub.open_weights(file)["c.ids"].is_float
+
+
+def test_layers_in_a_row_are_counted(tmp_path):
+  one = np.zeros(1, np.float32)
+  names = ("up.0.in", "up.1.in", "up.3.in", "down.1.in")
+  file = write(tmp_path / "a.safetensors", dict.fromkeys(names, one))
+  stored = hub.open_weights(file)
+  counts = {"up.{}.in": 2, "down.{}.in": 0, "up.{}.out": 0}
+  assert {n: hub.count_layers(stored, n) for n in counts} == counts
+
+
+@pytest.mark.parametrize(
+  ("read", "name", "words"),
+  [
+    (iresnet.net_of, "layer1.0.conv1.weight", "no IResNet"),
+    (blip.config_of, "blip.visual_encoder.patch_embed.proj.weight",
+     "no ImageReward"),
+  ],
+)  # fmt: skip
+def test_what_tells_an_architecture_is_checked(read, name, words, tmp_path):
+  file = write(tmp_path / "other.safetensors", ARRAYS)
+  with pytest.raises(UserError, match=f"{words}: it lacks {name}$") as caught:
+    read(str(file))
+  assert str(file) in str(caught.value)
+  write(file, {name: np.zeros(3, np.float32)})
+  with pytest.raises(UserError, match=f"{words}: {name} has 1 axes, not 4"):
+    read(str(file))
 
 
 def test_config_beside_the_weights(tmp_path):
