@@ -62,8 +62,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-  """PyTorch draws the weights of peers; the same ones every time."""
-  if item.get_closest_marker("parity") and importlib.util.find_spec("torch"):
+  """PyTorch draws the weights of peers; the same ones every time.
+
+  What is compared with a peer runs once or twice: it is compiled in a hurry.
+  """
+  is_parity = item.get_closest_marker("parity") is not None
+  is_hurried = is_parity or item.get_closest_marker("hurried") is not None
+  jax.config.update("jax_disable_most_optimizations", is_hurried)
+  if is_parity and importlib.util.find_spec("torch"):
     importlib.import_module("torch").manual_seed(0)
 
 

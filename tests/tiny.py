@@ -84,6 +84,7 @@ def run(config, workdir) -> epath.Path:
 def start(arguments, *, devices=1, **kwargs) -> subprocess.Popen:
   """The same in a process of its own."""
   env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+  env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # it ends soon
   env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
     [sys.executable, "-m", "jaxreward.main", *arguments],

@@ -85,6 +85,7 @@ class RunReport:
     limit: bytes per device; 0 where none is known.
     meshes: the config's, then those that it is compared with.
     model: of the config, as are the others; for advice and for the record.
+    objective: its name.
     pictures: of an iteration.
     lora_rank: 0 where all parameters are trained.
     microbatch: rows.
@@ -95,6 +96,7 @@ class RunReport:
   limit: float
   meshes: Sequence[MeshReport]
   model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  objective: str = ""
   pictures: int = 0
   lora_rank: int = 0
   microbatch: int = 1
@@ -360,6 +362,7 @@ def to_json(run: RunReport) -> dict[str, Any]:
     "topology": run.topology.name,
     "devices": run.topology.size,
     "model": dict(run.model),
+    "objective": run.objective,
     "lora_rank": run.lora_rank,
     "pictures": run.pictures,
     "memory_per_device": run.limit,

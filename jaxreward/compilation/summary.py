@@ -15,7 +15,7 @@ from jaxreward.compilation.compiled import gib
 from jaxreward.compilation.report import number, table
 
 HEADS = (
-  "model", "trained", "slice", "mesh", "fits", "largest, GiB", "of",
+  "model", "objective", "trained", "slice", "mesh", "fits", "largest, GiB", "of",
   "flops of a step", "compute, s", "memory, s", "network, s", "wall", "step, s",
   "effort",
 )  # fmt: skip
@@ -43,6 +43,7 @@ def row(report: Mapping[str, Any]) -> list[str]:
   most = max((p["memory"]["total"] for p in programs), default=0)
   return [
     report["model"].get("size", report["model"]["name"]),
+    report.get("objective") or "?",
     f"LoRA {rank}" if rank else "all",
     report["topology"],
     " x ".join(str(size) for size in mesh["mesh"].values()),

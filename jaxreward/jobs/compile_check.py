@@ -69,6 +69,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       reports.append(compile_mesh(config, workdir, devices, sizes))
   run_report = report.RunReport(
     found, limit, reports, model=config.model.to_dict(),
+    objective=config.objective.name,
     pictures=config.rollout.prompts * config.rollout.group,
     lora_rank=config.lora.rank, microbatch=config.rollout.microbatch,
     effort=config.compile_check.effort,

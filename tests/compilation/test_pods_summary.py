@@ -21,7 +21,7 @@ def report(*programs, fits=True, rank=0):
   return {
     "topology": "v5e:2x4", "memory_per_device": 2**34, "lora_rank": rank,
     "model": {"name": "sd3", "size": "sd35_medium"}, "meshes": meshes,
-    "compiler_effort": -1.0,
+    "compiler_effort": -1.0, "objective": "flow_grpo",
   }  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_programs_are_added_and_the_largest_need_is_shown(tmp_path, capsys):
     rank=32,
   )
   assert summary.row(one) == [
-    "sd35_medium", "LoRA 32", "v5e:2x4", "2 x 4 x 1", "yes", "3", "16.0", "2T",
+    "sd35_medium", "flow_grpo", "LoRA 32", "v5e:2x4", "2 x 4 x 1", "yes", "3", "16.0", "2T",
     "4", "3", "0.75", "compute", "9", "-1",
   ]  # fmt: skip
   path = tmp_path / "a.json"
@@ -52,5 +52,5 @@ def test_programs_are_added_and_the_largest_need_is_shown(tmp_path, capsys):
 def test_a_program_that_was_refused_leaves_no_seconds():
   one = report(program(seconds(1.0, 2.0, 0.25, 4.0)), program(), fits=False)
   row = summary.row(one)
-  assert row[1] == "all" and row[4] == "no"
-  assert row[8:-1] == ["?"] * 5
+  assert row[2] == "all" and row[5] == "no"
+  assert row[9:-1] == ["?"] * 5

@@ -86,6 +86,7 @@ class Run:
         continue
       env = os.environ | {
         "PYTHONPATH": str(tiny.ROOT),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "ASKED": f"{workdir}.asked.{index}",
       }

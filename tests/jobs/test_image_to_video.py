@@ -20,6 +20,7 @@ from jaxreward.models import video_vae
 from jaxreward.report import grids
 from jaxreward.types import Embedded
 from tests import tiny
+from tests.jobs import recipes
 
 pytestmark = pytest.mark.job
 
@@ -214,16 +215,10 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
     pipelines.clip_vision(wrong, None, weights=str(tmp_path))
 
 
-@pytest.mark.slow
+@pytest.mark.hurried
 @pytest.mark.parametrize(
   ("model", "objective"),
-  [
-    ("wan_i2v", "flow_grpo"),
-    ("wan_i2v", "diffusion_nft"),
-    ("wan22_i2v", "flow_grpo"),
-    ("wan22_ti2v_5b", "flow_grpo"),
-    ("wan22_ti2v_5b", "diffusion_nft"),
-  ],
+  recipes.cases("diffusion_nft", "wan_i2v", "wan22_i2v", "wan22_ti2v_5b"),
 )
 def test_a_recipe_runs_and_its_report_shows_the_pictures(
   model, objective, tmp_path

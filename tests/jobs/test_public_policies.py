@@ -14,6 +14,7 @@ from jaxreward.models import convert
 from jaxreward.report import grids
 from jaxreward.types import Embedded
 from tests import tiny
+from tests.jobs import recipes
 
 pytestmark = pytest.mark.job
 
@@ -35,17 +36,12 @@ def rows_of(workdir, job):
   return [row for row in rows if row["job"] == job and row["step"]]
 
 
-@pytest.mark.slow
+@pytest.mark.hurried
 @pytest.mark.parametrize(
   ("model", "objective"),
-  [
-    ("sd35_medium", "flow_grpo"),
-    ("flux_dev", "diffusion_nft"),
-    ("wan_t2v", "flow_grpo"),
-    ("wan_t2v", "diffusion_nft"),
-    ("wan22_t2v", "flow_grpo"),
-    ("wan22_t2v", "diffusion_nft"),
-  ],
+  recipes.cases(
+    "flow_grpo", "sd35_medium", "flux_dev", "wan_t2v", "qwen_image", "wan22_t2v"
+  ),
 )
 def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   config = tiny.load(SPEC.format(model, objective), SMALL)
@@ -151,10 +147,10 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   np.testing.assert_allclose(cut(latents, decoder), whole, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.hurried
 @pytest.mark.parametrize(
   ("model", "objective"),
-  [("kontext", "flow_grpo"), ("qwen_image_edit", "diffusion_nft")],
+  recipes.cases("flow_grpo", "kontext", "qwen_image_edit"),
 )
 def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
   """Ratios are 1, and another source gives another picture."""

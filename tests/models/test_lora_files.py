@@ -36,7 +36,6 @@ def adapted(module, targets):
   return policy, base, busy(adapter)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["sd3", "flux"])
 def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):

@@ -74,7 +74,6 @@ def load(peers, policy, model, folder):
   return peers.params_of(model, policy.layout, like, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("edit", [False, True])
 def test_outputs_and_gradients_are_those_of_diffusers(peers, tmp_path, edit):
@@ -178,7 +177,6 @@ def test_remat_and_unroll_change_nothing():
   jax.tree.map(near, grads, others)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers):
   policy = make()

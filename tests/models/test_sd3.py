@@ -76,7 +76,6 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_outputs_and_gradients_are_those_of_diffusers(
@@ -199,7 +198,6 @@ def plain_inputs():
   return inputs(lambda _, *s: rng.standard_normal(s).astype(np.float32))
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers):
   policy = make()

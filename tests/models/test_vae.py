@@ -33,7 +33,6 @@ def channels_last(tensor):
   return tensor.permute(0, 2, 3, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path):
   import torch
@@ -90,7 +89,6 @@ def test_bfloat16_is_that_of_diffusers(peers, tmp_path):
   peers.assert_near(jax.jit(coder.decode)(params, z), want, 2e-2)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("shape", [(8, 11), (4, 13)], ids=str)
 def test_tiles_are_those_of_diffusers(peers, tmp_path, shape):

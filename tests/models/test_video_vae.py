@@ -32,7 +32,6 @@ def channels_last(tensor):
   return tensor.permute(0, 2, 3, 4, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("size", ["tiny", "tiny22"])
 def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path, size):
@@ -77,7 +76,6 @@ def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path, size):
   peers.assert_round_trip(model, coder.layout, params)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   import torch
@@ -98,7 +96,6 @@ def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   assert np.abs(got - full).max() < 2 * np.abs(want - full).max()
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize(
   ("kind", "size"),

@@ -80,7 +80,6 @@ def load(peers, policy, model, folder):
   return peers.params_of(model, policy.layout, like, folder)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_outputs_and_gradients_are_those_of_diffusers(
@@ -183,7 +182,6 @@ def test_remat_and_unroll_change_nothing():
   jax.tree.map(near, grads, others)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers, monkeypatch):
   fields = dict(VARIANTS[1], vision_width=16)

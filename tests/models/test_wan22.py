@@ -94,7 +94,6 @@ def run_pipeline(pipe, scheduler, start, words, empty, **options):
   return out.movedim(1, -1).numpy(), scheduler.sigmas.numpy()
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_sampling_is_that_of_the_public_pipeline(peers, monkeypatch, tmp_path):
   """Steps on both sides of the boundary, each with its guidance."""
@@ -123,7 +122,6 @@ def test_sampling_is_that_of_the_public_pipeline(peers, monkeypatch, tmp_path):
   assert np.abs(draw(same) - want).max() > 1e-3  # the second scale is used
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_a_picture_starts_videos_as_in_the_public_pipeline(
   peers, monkeypatch, tmp_path
@@ -258,7 +256,6 @@ def test_the_full_sizes_are_two_networks_of_fourteen_billion(peers, size):
   assert set(policy.pictures or {}) <= {"picture"}
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers):
   policy = make()
@@ -268,7 +265,6 @@ def test_eight_devices_agree_with_one(peers):
   peers.assert_sharded_equals_one(policy, params, x, t, prompts)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_a_time_for_every_token_is_that_of_diffusers(peers, tmp_path):
   """Tokens of the first frame have time zero; velocities and gradients."""
@@ -304,7 +300,6 @@ def test_a_time_for_every_token_is_that_of_diffusers(peers, tmp_path):
   np.testing.assert_allclose(v[:, :1], left, rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parity
 def test_a_given_first_frame_is_kept_as_in_the_public_pipeline(
   peers, monkeypatch, tmp_path
