@@ -22,6 +22,7 @@ from tests import tiny
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
 HEARTBEAT = 20
 LAST = 6
+COUNTS = [2, pytest.param(4, marks=pytest.mark.slow)]
 GIVEN = {
   "align.iterations": LAST,
   "rollout.prompts": 4,
@@ -180,8 +181,8 @@ def moved(workdir) -> np.ndarray:
   return tiny.flat(tree)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.job
+@pytest.mark.parametrize("count", COUNTS)
 def test_metrics_of_one_process(count, done):
   """On as many devices, and on a single one."""
   workdir, _ = done(count)
@@ -194,8 +195,8 @@ def test_metrics_of_one_process(count, done):
     np.testing.assert_allclose(moved(workdir), moved(alone), atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.job
+@pytest.mark.parametrize("count", COUNTS)
 def test_host_rewards_are_asked_once_over_all_processes(count, done):
   workdir, _ = done(count)
   alone, _ = done(1, 1)
@@ -203,7 +204,7 @@ def test_host_rewards_are_asked_once_over_all_processes(count, done):
   assert [calls(workdir, i) for i in range(1, count)] == [0] * (count - 1)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_process_0_alone_writes_and_speaks(done):
   workdir, run = done(2)
   alone, _ = done(1, 1)
@@ -220,8 +221,8 @@ def test_process_0_alone_writes_and_speaks(done):
   assert said == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.job
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_run_which_goes_on(victim, done, tmp_path):
   """One clear line from the other, within a few heartbeats; then no loss."""
   expected, _ = done(2)
@@ -265,7 +266,7 @@ def test_a_notice_to_one_process_stops_all_at_one_step(done, tmp_path):
   assert_close(rows, tiny.rows(expected), 1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
   expected, _ = done(2)
   workdir = tmp_path / "run"
@@ -288,7 +289,7 @@ def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
   assert tiny.rows(workdir) == tiny.rows(expected)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_what_a_user_can_mend_is_told_by_every_process(tmp_path):
   workdir = tmp_path / "run"
   workdir.mkdir()
@@ -300,7 +301,7 @@ def test_what_a_user_can_mend_is_told_by_every_process(tmp_path):
     assert "holds no run but other files" in line
 
 
-@pytest.mark.slow
+@pytest.mark.job
 def test_one_that_does_not_come_is_waited_for_so_long(tmp_path):
   run = Run(tmp_path / "run", 2, {"processes.patience": 5}, absent=(1,))
   run.finish()
@@ -327,7 +328,7 @@ processes.finish()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.job
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_pictures_are_read_once_over_all_processes(count, tmp_path):
   """And every process holds all of them, in the order of the file."""

@@ -34,6 +34,14 @@ RUNS = {
 LAST = 14
 
 
+def soon(names, *chosen):
+  """The names as cases, slow but those chosen."""
+  return [
+    name if name in chosen else pytest.param(name, marks=pytest.mark.slow)
+    for name in names
+  ]
+
+
 def arguments(name, workdir, **more):
   spec, overrides = RUNS[name]
   return tiny.flags(spec, workdir, overrides, more)
@@ -113,8 +121,8 @@ def assert_is_a_run(workdir):
   assert all("nonfinite" not in row for row in rows)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(RUNS))
+@pytest.mark.job
+@pytest.mark.parametrize("name", soon(RUNS, "diffusion_nft"))
 def test_killed_at_random_moments(name, unbroken, tmp_path):
   """After some row and a while; the rest of the run is as if nothing was."""
   expected = unbroken(name)
@@ -151,9 +159,13 @@ def test_killed_while_a_checkpoint_is_written(name, unbroken, tmp_path):
   assert_same_run(workdir, expected)
 
 
-@pytest.mark.slow
+@pytest.mark.job
 @pytest.mark.parametrize(
-  ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+  ("signum", "code"),
+  [
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    (signal.SIGTERM, 143),
+  ],
 )
 def test_asked_to_stop(signum, code, unbroken, tmp_path):
   """Saves the step it is in, says so, and goes on from there."""
