@@ -27,6 +27,7 @@ from jaxreward.types import Params
 
 Extras = dict[str, Any]
 _SCORE = "score"
+_SCORES = "metrics"  # a folder of a step, and its one file
 _COMMITTED = "commit_success.txt"  # written last, in a bucket
 _policies = ocp.training.preservation_policies
 
@@ -121,12 +122,34 @@ class Checkpoints:
     """The Orbax object; one that has failed once is never used again."""
     if self._opened is None:
       self.directory.mkdir(parents=True, exist_ok=True)
+      if processes.is_first():
+        self._tidy()
+      processes.wait_for_all("checkpoints")
       self._opened = ocp.training.Checkpointer(
         self.directory,
         preservation_policy=self._policy,
         cleanup_tmp_directories=True,
       )
     return self._opened
+
+  def _tidy(self) -> None:
+    """Names half-written steps, and sets aside scores that nobody can read."""
+    whole = self.steps()
+    for path in self.directory.iterdir():
+      if path.is_dir() and not (
+        path.name.isdigit() and int(path.name) in whole
+      ):
+        logging.warning("checkpoint %s was not finished; it is left out", path)
+    for step in whole:
+      folder = self.directory / str(step) / _SCORES
+      try:
+        if folder.exists():
+          json.loads((folder / _SCORES).read_bytes())
+      except (OSError, ValueError) as error:
+        logging.warning(
+          "the score of checkpoint %d cannot be read: %s", step, one_line(error)
+        )
+        self._rename_aside(folder, f"{step}.{_SCORES}")
 
   def _discard(self) -> None:
     opened, self._opened = self._opened, None
@@ -276,10 +299,16 @@ class Checkpoints:
   def _restore(
     self, step: int, abstract_state: Params
   ) -> tuple[Params, Extras]:
+    path = self.directory / str(step)
+
     def load() -> tuple[Params, dict[str, Any]]:
-      checkpointer = self._open()
-      metadata: Any = checkpointer.checkpointables_metadata(step)
-      found = checkpointer.load_checkpointables(step, {"state": abstract_state})
+      # Each process for itself: one that fails leaves no other waiting.
+      mine = ocp.options.MultiprocessingOptions(
+        primary_host=processes.index(), active_processes={processes.index()}
+      )
+      with ocp.Context(multiprocessing_options=mine):
+        metadata: Any = ocp.checkpointables_metadata(path)
+        found = ocp.load_checkpointables(path, {"state": abstract_state})
       return found["state"], metadata.custom_metadata
 
     state, record = processes.on_all(load)
@@ -297,18 +326,18 @@ class Checkpoints:
       return
     self._discard()
     if processes.is_first():
-      self._rename_aside(steps)
+      for step in steps:
+        self._rename_aside(self.directory / str(step), str(step))
     processes.wait_for_all("damaged checkpoints")
 
-  def _rename_aside(self, steps: list[int]) -> None:
+  def _rename_aside(self, folder: epath.Path, name: str) -> None:
     aside = self.directory.parent / f"{self.directory.name}.damaged"
     aside.mkdir(parents=True, exist_ok=True)
-    for step in steps:
-      target = aside / str(step)
-      if target.exists():
-        target.rmtree()
-      files.move_folder(self.directory / str(step), target)
-      logging.warning("moved checkpoint %d to %s", step, target)
+    target = aside / name
+    if target.exists():
+      target.rmtree()
+    files.move_folder(folder, target)
+    logging.warning("moved %s to %s", folder, target)
 
   def close(self) -> None:
     """Waits for the last save and ends the background threads."""

@@ -131,7 +131,9 @@ def test_killed_at_random_moments(name, unbroken, tmp_path):
   for after in (rng.randint(1, 3), rng.randint(6, 9)):
     process = tiny.start(arguments(name, workdir))
     if wait_for(process, lambda n=after: rows_written(workdir) >= n, "a row"):
-      time.sleep(rng.uniform(0.0, 0.15))
+      moment = time.monotonic() + rng.uniform(0.0, 0.15)
+      while time.monotonic() < moment and rows_written(workdir) < LAST - 4:
+        time.sleep(0.002)
     killed += kill(process)
   assert killed == 2
   code, err = finish(tiny.start(arguments(name, workdir)))

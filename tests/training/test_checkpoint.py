@@ -222,8 +222,8 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(
   make = lambda seed: make_state(seed, size=256)
   folder = tmp_path / "align"
   with checkpoint.Checkpoints(folder) as checkpoints:
-    checkpoints.save(1, make(1), {"n": 1})
-    checkpoints.save(2, make(2), {"n": 2})
+    checkpoints.save(1, make(1), {"n": 1}, score=0.5)
+    checkpoints.save(2, make(2), {"n": 2}, score=0.6)
   damage(folder / "2")
   with checkpoint.Checkpoints(folder) as checkpoints:
     step, state, extras = checkpoints.restore_latest(abstract(make(0)))
@@ -235,6 +235,40 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(
     step, state, extras = checkpoints.restore_latest(abstract(make(0)))
     assert (step, extras) == (2, {"n": 9})
     assert_equal(state, make(9))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", None])
+def test_a_step_whose_score_is_damaged_is_one_without(
+  tmp_path, caplog, content
+):
+  """The step itself is whole; the best is that of the scores left."""
+  folder = tmp_path / "align"
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    for n in (1, 2):
+      checkpoints.save(n, make_state(n), {"n": n}, score=0.5 + n)
+  score = folder / "2" / "metrics" / "metrics"
+  score.unlink() if content is None else score.write_bytes(content)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    assert "the score of checkpoint 2 cannot be read" in caplog.text
+    step, state, _ = checkpoints.restore_latest(abstract(make_state(0)))
+    assert step == 2
+    assert_equal(state, make_state(2))
+    assert checkpoints.best() == (1.5, 1)
+    checkpoints.save(3, make_state(3), {"n": 3}, score=1.0)
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    assert checkpoints.best() == (1.5, 1)
+    assert checkpoints.steps() == [1, 2, 3]
+
+
+def test_a_half_written_step_is_named(tmp_path, caplog):
+  folder = tmp_path / "align"
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    checkpoints.save(1, make_state(1), {"n": 1})
+  half = folder / "2.orbax-checkpoint-tmp"
+  half.mkdir()
+  with checkpoint.Checkpoints(folder) as checkpoints:
+    assert f"{half} was not finished" in caplog.text
+    assert checkpoints.steps() == [1]
 
 
 def test_if_every_step_is_damaged_the_run_does_not_start_over(tmp_path):
