@@ -74,8 +74,10 @@ def make_layout(
   up_to = lambda count, step: -(-count // step) * step
   total = prompts * group
   rows = up_to(min(microbatch, total), devices)
-  chunks = up_to(-(-total // rows), parts)
-  rows = min(rows, up_to(-(-total // chunks), devices))
+  chunks = -(-total // rows)
+  if chunks % parts:
+    chunks = up_to(chunks, parts)
+    rows = up_to(-(-total // chunks), devices)
   sample = np.arange(rows * chunks)
   mask = sample < total
   sample = np.where(mask, sample, 0)
