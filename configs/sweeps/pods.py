@@ -1,6 +1,7 @@
 """Public shapes on TPU slices, LoRA and full: docs/compile_check.md.
 
   python -m jaxreward.main --config=configs/pods.py \
+    --config.compile_check.effort=-1.0 \
     --sweep=configs/sweeps/pods.py --workdir=runs/pods
   python -m jaxreward.compilation.summary runs/pods/*/compile_check.json
 """
