@@ -2,7 +2,8 @@
 
 Of a video, `config.video.frames` frames are kept, evenly from the first to the
 last, and laid side by side. The strip is what the panel measures and what the
-report shows; rewards see the frames of `config.video.scored`, one by one.
+report shows; rewards see the frames of `config.video.scored`, one by one, but
+for those that declare `takes_frames`.
 """
 
 from __future__ import annotations
@@ -63,9 +64,20 @@ def frames_of(strips: ArrayLike, count: int) -> list[ArrayLike]:
   return [strips[..., i * width : (i + 1) * width, :] for i in range(count)]
 
 
+def stacked(
+  strips: Float[ArrayLike, "*B H W C"], count: int
+) -> Float[ArrayLike, "*B F H w C"]:
+  """The frames of strips as one array, of NumPy where the strips are."""
+  *outer, height, width, channels = strips.shape
+  frames = strips.reshape(*outer, height, count, width // count, channels)
+  return frames.swapaxes(-4, -3)
+
+
 def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
   """A reward of pictures on strips: of one frame, or the mean over all.
 
+  In place of the mean, one that declares `takes_frames` scores all frames at
+  once, as [P, G, F, H, W, C].
   A frame whose score is not finite makes that of its video so.
   """
   count, which = config.video.frames, config.video.scored
@@ -81,6 +93,8 @@ def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
     if which != "mean":
       chosen = frames[0 if which == "first" else count // 2]
       return fn(chosen, prompts, **context)
+    if getattr(fn, "takes_frames", False):
+      return fn(stacked(images, count), prompts, **context)
     found = [fn(frame, prompts, **context) for frame in frames]
     return jax.tree.map(lambda *x: sum(x) / count, *found)
 

@@ -38,6 +38,7 @@ def declare(
   is_host: bool = False,
   is_differentiable: bool = False,
   takes_verdict: bool = False,
+  takes_frames: bool = False,
   loads: Callable[..., Loaded] | None = None,
   applies: Applies | None = None,
 ) -> Callable[[F], F]:
@@ -48,6 +49,9 @@ def declare(
     is_differentiable: its scores have a useful gradient in the pictures.
     takes_verdict: it takes, as `verdict`, what the detector has found in these
       pictures already: {"dense", "strict"}, each [P, G], or None.
+    takes_frames: of videos it takes all frames at once, [P, G, F, H, W, C], and
+      pools them itself; without it, its scores of the frames are averaged.
+      Where a config has one frame scored, and of pictures, it gets no F.
     loads: (**options) -> what it has read. A config gives the options beside
       the reward's own; the reward's keyword arguments without a default are
       what this and its `prepare` give. A `folder` among the arguments is given
@@ -63,6 +67,7 @@ def declare(
       is_host=is_host,
       is_differentiable=is_differentiable,
       takes_verdict=takes_verdict,
+      takes_frames=takes_frames,
       loads=loads,
       applies=applies,
     )

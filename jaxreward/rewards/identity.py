@@ -152,7 +152,12 @@ def _faces_of(prompts: PromptBatch, reference, known) -> tuple[Array, Array]:
   return jnp.asarray(reference), jnp.asarray(known)
 
 
-@declare(is_differentiable=True, loads=load_faces, applies=files.has("source"))
+@declare(
+  is_differentiable=True,
+  takes_frames=True,
+  loads=load_faces,
+  applies=files.has("source"),
+)
 def identity(
   images: Float[ArrayLike, "P G *F H W 3"],
   prompts: PromptBatch,

@@ -3,7 +3,10 @@
 GenEval (Ghosh et al. 2023, https://arxiv.org/abs/2310.11513) with an open
 detector, OWL-ViT, in place of Mask2Former: what is asked for is looked up by
 its words, the colour among them ("a photo of a red circle"), counted, and its
-place compared. Numbers are therefore near GenEval's and not the same.
+place compared. An item with a colour is looked up in the other colours too, and
+a box counts where the asked one scores highest; GenEval lets CLIP choose among
+the same colours on the object's crop instead, by the mean of three phrases.
+Numbers are therefore near GenEval's and not the same.
 """
 
 from __future__ import annotations
@@ -27,26 +30,31 @@ from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 KEPT = 32  # boxes per text that are looked at
 ITEMS = 2
+COLOURS = (
+  "red", "orange", "yellow", "green", "blue",
+  "purple", "pink", "brown", "black", "white",
+)  # fmt: skip
 POSITION_THRESHOLD = 0.1
 RELATIONS = grammar.RELATIONS
 _OPPOSITE = (0, 2, 1, 4, 3)
 
 Detect = Callable[[Params, Array, Array], tuple[Array, Array]]
-Fact = tuple[list[tuple[str, int]], int, bool]  # items, relation, exact
+Item = tuple[str, str, int]  # colour or "", what it is, how many
+Fact = tuple[list[Item], int, bool]  # items, relation, exact
 
 
 def fact_of_scene(text: str) -> Fact:
   """What a prompt of the grammar asks for.
 
   Returns:
-    ([(words, count), ...], relation of the second item to the first, whether
-    more than the count is wrong).
+    ([(colour or "", shape, count), ...], relation of the second item to the
+    first, whether more than the count is wrong).
   """
   prompt = grammar.parse(text)
   items = []
   for count, colour, shape in prompt.items:
-    words = [] if colour < 0 else [grammar.COLOURS[colour]]
-    items.append((" ".join([*words, grammar.SHAPES[shape]]), count))
+    word = "" if colour < 0 else grammar.COLOURS[colour]
+    items.append((word, grammar.SHAPES[shape], count))
   counting = grammar.KINDS[prompt.kind] == "counting"
   return items, _OPPOSITE[prompt.relation], counting
 
@@ -80,17 +88,42 @@ def facts_of_file(path: str) -> dict[str, Fact]:
 def _of_record(record: Mapping[str, Any]) -> tuple[str, Fact]:
   items, relation = [], 0
   for item in record["include"]:
-    words = [item["color"]] if "color" in item else []
-    items.append((" ".join([*words, item["class"]]), int(item["count"])))
+    items.append((item.get("color", ""), item["class"], int(item["count"])))
     if "position" in item:
       relation = RELATIONS.index(item["position"][0])
   return record["prompt"], (items, relation, bool(record.get("exclude")))
 
 
+def phrases(items: Sequence[Item], length: int) -> list[list[str]]:
+  """Of each item the asked phrase, those of its other colours, and "".
+
+  A phrase that is asked for is no other colour of another item, and where an
+  item is asked for without a colour too, that phrase alone competes with it.
+  """
+
+  def say(colour: str, name: str) -> str:
+    return f"a photo of a {f'{colour} {name}'.strip()}"
+
+  asked = [say(colour, name) if n else "" for colour, name, n in items]
+  rows = []
+  for (colour, name, _), first in zip(items, asked, strict=True):
+    competes = colour and say("", name) not in asked
+    others = [say(c, name) for c in COLOURS] if competes else []
+    row = [first, *(w for w in others if w not in asked)]
+    rows.append(row + [""] * (length - len(row)))
+  return rows
+
+
 def prepare_with(
   ids: Callable[[Sequence[str]], np.ndarray], facts: Mapping[str, Fact] | None
 ) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
-  """Texts -> what is looked for, by a tokenizer."""
+  """Texts -> what is looked for, by a tokenizer.
+
+  Every item has room for all colours, or for one phrase where no fact has any.
+  """
+  known = [] if facts is None else facts.values()
+  coloured = facts is None or any(c for items, *_ in known for c, *_ in items)
+  length = 1 + len(COLOURS) * coloured
 
   def fact(text: str) -> Fact:
     if facts is None:
@@ -99,12 +132,14 @@ def prepare_with(
 
   def prepare(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
     asked = [fact(text) for text in texts]
-    padded = [(items + [("", 0)] * ITEMS)[:ITEMS] for items, _, _ in asked]
-    words = [f"a photo of a {w}" if n else "" for row in padded for w, n in row]
-    tokens = ids(words)
+    none: Item = ("", "", 0)
+    padded = [(items + [none] * ITEMS)[:ITEMS] for items, _, _ in asked]
+    words = [w for r in padded for i in phrases(r, length) for w in i]
+    shape = (len(texts), ITEMS, length)
     return {
-      "queries": tokens.reshape(len(texts), ITEMS, -1),
-      "count": np.array([[n for _, n in row] for row in padded], np.int32),
+      "queries": ids(words).reshape(*shape, -1),
+      "named": np.array([w != "" for w in words]).reshape(shape),
+      "count": np.array([[n for *_, n in row] for row in padded], np.int32),
       "relation": np.array([r for _, r, _ in asked], np.int32),
       "exact": np.array([e for _, _, e in asked], bool),
     }
@@ -189,7 +224,8 @@ def stands(a: Float[Array, "4"], b: Float[Array, "4"]) -> Bool[Array, "5"]:
 
 def judge(
   boxes: Float[Array, "N 4"],
-  scores: Float[Array, "N 2"],
+  scores: Float[Array, "N 2 Q"],
+  named: Bool[Array, "2 Q"],
   count: Int[Array, "2"],
   relation: Int[Array, ""],
   exact: Bool[Array, ""],
@@ -198,19 +234,23 @@ def judge(
 ) -> Float[Array, "3"]:
   """Of one picture: each item's count is right, and the relation holds.
 
-  A box belongs to the text it fits best among those asked for.
+  A box belongs to the item of which a phrase fits it best. It is a thing of its
+  own whatever its colour, and counts where the asked phrase is that phrase.
   """
-  scores = jnp.where(count > 0, scores, 0.0)
-  own = jnp.argmax(scores, -1)
+  others = jnp.where(named, scores, -1.0)[..., 1:].max(-1, initial=-1.0)
+  scores = jnp.where(count > 0, scores[..., 0], 0.0)
+  fits = scores > others
+  highest = jnp.maximum(scores, others)
+  own = jnp.argmax(highest, -1)
   best, right = [], []
   for i in range(ITEMS):
-    mine = jnp.where(own == i, scores[:, i], 0.0)
+    mine = jnp.where(own == i, highest[:, i], 0.0)
     value, at = jax.lax.top_k(mine, min(KEPT, mine.shape[0]))
-    kept = distinct(boxes[at], value > threshold, most)
+    kept = distinct(boxes[at], value > threshold, most) & fits[at, i]
     n = kept.sum()
     right.append(jnp.where(exact, n == count[i], n >= count[i]))
-    best.append(boxes[at[0]])
-  there = (scores.max(0) > threshold).all()
+    best.append(boxes[at[jnp.argmax(kept)]])
+  there = (jnp.where(fits, scores, 0.0).max(0) > threshold).all()
   holds = stands(best[1], best[0])[relation] & (there | (relation == 0))
   return jnp.stack([*right, holds]).astype(jnp.float32)
 
@@ -223,7 +263,8 @@ def objects(
   detect: Detect,
   microbatch: int,
   params: Params,
-  queries: Int[ArrayLike, "P 2 L"],
+  queries: Int[ArrayLike, "P 2 Q L"],
+  named: Bool[ArrayLike, "P 2 Q"],
   count: Int[ArrayLike, "P 2"],
   relation: Int[ArrayLike, "P"],
   exact: Bool[ArrayLike, "P"],
@@ -239,7 +280,9 @@ def objects(
     detect: (params, tokens, pictures) -> boxes and scores.
     microbatch: pictures at once; 0 for all.
     params: of the detector.
-    queries: token ids of what is looked for.
+    queries: token ids of what is looked for: of each item the phrase asked for,
+      then those it competes with, the same thing in other colours.
+    named: phrases that there are.
     count: how many of each, 0 for an item that is not asked for; a prompt that
       asks for nothing scores NaN.
     relation: of the second item to the first, as in `RELATIONS`.
@@ -255,16 +298,20 @@ def objects(
   each = lambda x: jnp.repeat(jnp.asarray(x), g, 0)
   rows = {
     "images": safe.reshape(p * g, *images.shape[2:]),
-    "queries": each(queries), "count": each(count),
+    "queries": each(queries), "named": each(named), "count": each(count),
     "relation": each(relation), "exact": each(exact),
   }  # fmt: skip
 
   def one(row):
-    boxes, scores = detect(params, row["queries"], row["images"])
+    tokens = row["queries"]  # [B, 2, Q, L]
+    flat = tokens.reshape(len(tokens), -1, tokens.shape[-1])
+    boxes, scores = detect(params, flat, row["images"])
+    scores = scores.reshape(*scores.shape[:2], *tokens.shape[1:3])
+    facts = [row[name] for name in ("named", "count", "relation", "exact")]
     checks = jax.vmap(
-      lambda b, s, c, r, e: judge(b, s, c, r, e, threshold, most_overlap)
+      lambda b, s, n, c, r, e: judge(b, s, n, c, r, e, threshold, most_overlap)
     )
-    return checks(boxes, scores, row["count"], row["relation"], row["exact"])
+    return checks(boxes, scores, *facts)
 
   right = encoders.in_chunks(one, rows, microbatch).reshape(p, g, ITEMS + 1)
   asked = jnp.concatenate(

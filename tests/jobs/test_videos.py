@@ -10,7 +10,7 @@ from jaxreward.errors import UserError
 from jaxreward.jobs import align, sample, setup, videos
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.report import grids
-from jaxreward.rewards import score
+from jaxreward.rewards import declare, score
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -63,6 +63,62 @@ def test_a_reward_sees_the_frames_it_is_to_score(which, expected):
     found = videos.scored(level, config)(strip, None)
     np.testing.assert_allclose(found["level"], expected, rtol=1e-6)
     np.testing.assert_allclose(found["twice"], 2 * expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("backend", [np, jnp])
+def test_a_reward_that_takes_frames_gets_them_in_order(backend):
+  config = tiny.load(WAN, {"video.frames": 3})
+  values = np.arange(2 * 4 * 3 * 5 * 6 * 3, dtype=np.float32)
+  frames = values.reshape(2, 4, 3, 5, 6, 3)
+  strips = backend.asarray(np.concatenate(np.moveaxis(frames, 2, 0), -2))
+  seen = []
+
+  @declare(takes_frames=True)
+  def reward(images, prompts, *, factor):
+    seen.append(images)
+    return {"most": factor * images.max(tuple(range(2, images.ndim)))}
+
+  found = videos.scored(reward, config)(strips, None, factor=2)
+  np.testing.assert_array_equal(found["most"], 2 * frames.max((2, 3, 4, 5)))
+  (given,) = seen
+  assert isinstance(given, backend.ndarray)
+  np.testing.assert_array_equal(given, frames)
+  config = tiny.load(WAN, {"video.frames": 3, "video.scored": "middle"})
+  videos.scored(reward, config)(strips, None, factor=2)
+  np.testing.assert_array_equal(seen[1], frames[:, :, 1])
+
+
+def test_identity_pools_the_frames_of_a_video():
+  """A face twice, its negative between: the mean of the cosines 1, -1, 1.
+
+  The mean of the frames' scores would be that of 1, the floor 0.001, and 1.
+  """
+  given = {
+    "video.frames": 3, "rewards.face.fn": "identity",
+    "rewards.face.weights": "x", "rewards.face.references": "y",
+    "rewards.face.windows": 1,
+  }  # fmt: skip
+  rng = np.random.default_rng(0)
+  weights = rng.standard_normal((8 * 8 * 3, 16)).astype(np.float32)
+  ann = rng.uniform(size=(8, 8, 3)).astype(np.float32)
+  strips = np.concatenate([ann, 1 - ann, ann], 1)[None, None]
+  arguments = {
+    "faces": lambda params, x: x.reshape(x.shape[0], -1) @ params,
+    "params": jnp.asarray(weights), "reference": ann[None, None],
+    "known": np.ones((1, 1), bool),
+  }  # fmt: skip
+
+  every = tiny.prompts_of(tiny.load("align_scenes.py:smoke"))
+  prompts = jax.tree.map(lambda x: x[:1], every)
+
+  def score_of(which):
+    config = tiny.load(WAN, given | {"video.scored": which})
+    entry = reward_setup.bind(config, ("rewards",))["face"]
+    return float(entry.fn(strips, prompts, **arguments)["identity"][0, 0])
+
+  assert score_of("mean") == pytest.approx(1 / 3, rel=1e-4)
+  assert score_of("first") == pytest.approx(1.0, rel=1e-4)
+  assert score_of("middle") == pytest.approx(1e-3, rel=1e-4)
 
 
 def test_the_first_of_one_frame_is_refused():

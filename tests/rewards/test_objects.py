@@ -1,7 +1,9 @@
 """Objects, counts and places, judged on boxes that a stand-in detector finds."""
 
+import functools
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,7 +32,8 @@ def scored(found, items, relation=0, exact=False, **options):
   prompts = grammar.batch(grammar.prompts("train")[:1])
   result = objects.objects(
     images, prompts, detect=detect, microbatch=2, params={},
-    queries=np.zeros((1, 2, 3), np.int32), count=np.array([items], np.int32),
+    queries=np.zeros((1, 2, 1, 3), np.int32), named=np.ones((1, 2, 1), bool),
+    count=np.array([items], np.int32),
     relation=np.array([relation], np.int32), exact=np.array([exact]), **options,
   )  # fmt: skip
   return np.asarray(result["objects"])[0].tolist()
@@ -52,8 +55,9 @@ def test_a_box_is_one_thing():
   """What fits the other text better is not counted for this one."""
   boxes, asked = jnp.array([L, R]), jnp.array([1, 1])
   judge = lambda scores: objects.judge(
-    boxes, jnp.array(scores), asked, jnp.array(0), jnp.array(False), 0.1, 0.5
-  )
+    boxes, jnp.array(scores)[..., None], jnp.ones((2, 1), bool), asked,
+    jnp.array(0), jnp.array(False), 0.1, 0.5,
+  )  # fmt: skip
   assert judge([[0.9, 0.5], [0.0, 0.0]]).tolist() == [1, 0, 1]
   assert judge([[0.9, 0.5], [0.2, 0.6]]).tolist() == [1, 1, 1]
   share = scored([[(L, 0, 0.9)]], (1, 1), strict=False)
@@ -111,8 +115,12 @@ def test_places_are_genevals():
 
 def test_what_a_prompt_of_scenes_asks_for():
   fact = objects.fact_of_scene("a red circle left of a square")
-  assert fact == ([("red circle", 1), ("square", 1)], 2, False)
-  assert objects.fact_of_scene("three crosses") == ([("cross", 3)], 0, True)
+  assert fact == (
+    [("red", "circle", 1), ("", "square", 1)],
+    2,
+    False,
+  )
+  assert objects.fact_of_scene("three crosses") == ([("", "cross", 3)], 0, True)
 
 
 def test_what_a_record_of_geneval_asks_for(tmp_path):
@@ -126,17 +134,22 @@ def test_what_a_record_of_geneval_asks_for(tmp_path):
   path = tmp_path / "facts.jsonl"
   path.write_text("\n".join(map(json.dumps, lines)))
   facts = objects.facts_of_file(str(path))
-  assert facts["three dogs"] == ([("dog", 3)], 0, True)
+  assert facts["three dogs"] == ([("", "dog", 3)], 0, True)
   assert facts["a red dog below a cat"] == (
-    [("cat", 1), ("red dog", 1)],
+    [("", "cat", 1), ("red", "dog", 1)],
     4,
     False,
   )
   asked = []
   ids = lambda texts: asked.extend(texts) or np.zeros((len(texts), 5), np.int32)
   found = objects.prepare_with(ids, facts)(["a red dog below a cat", "unknown"])
-  assert asked == ["a photo of a cat", "a photo of a red dog", "", ""]
-  assert found["queries"].shape == (2, 2, 5)
+  others = [f"a photo of a {c} dog" for c in objects.COLOURS if c != "red"]
+  assert asked == [
+    "a photo of a cat", *[""] * 10, "a photo of a red dog", *others, *[""] * 23,
+  ]  # fmt: skip
+  assert found["queries"].shape == (2, 2, 11, 5)
+  expected = np.arange(11) < np.array([[1, 10], [0, 0]])[..., None]
+  np.testing.assert_array_equal(found["named"], expected)
   np.testing.assert_array_equal(found["count"], [[1, 1], [0, 0]])
   path.write_text('{"prompt": "x"}')
   with pytest.raises(UserError, match=":1: expected GenEval's record"):
@@ -145,3 +158,148 @@ def test_what_a_record_of_geneval_asks_for(tmp_path):
 
 def test_a_prompt_that_asks_for_nothing_scores_nan():
   assert np.isnan(scored([[(L, 0, 0.9)]], (0, 0))).all()
+
+
+BOXES = jnp.array([L, R, NEAR, T])
+
+
+def looked_up(facts, text, things):
+  """The score of a picture in which a detector of words finds `things`.
+
+  Args:
+    facts: {text: fact}; None for prompts of scenes.
+    text: of the prompt.
+    things: of each box of `BOXES` {phrase without "a photo of a": score}.
+  """
+  said = []
+  ids = lambda words: said.extend(words) or np.arange(len(words))[:, None]
+  asked = objects.prepare_with(ids, facts)([text])
+  scores = np.zeros((len(BOXES), len(said)), np.float32)
+  for row, box in zip(scores, things, strict=False):
+    row[:] = [box.get(w[len("a photo of a ") :], 0.0) for w in said]
+  return float(score_of(scores, asked))
+
+
+@jax.jit
+def score_of(scores, asked):
+  """Of a picture whose boxes have these scores for the words of the prompt."""
+  detect = lambda params, tokens, images: (BOXES[None], scores[None])
+  result = objects.objects(
+    np.zeros((1, 1, 4, 4, 3), np.float32),
+    grammar.batch(grammar.prompts("train")[:1]),
+    detect=detect, microbatch=0, params={}, **asked,
+  )  # fmt: skip
+  return result["objects"][0, 0]
+
+
+def thing(colour, name):
+  """What a detector says of it: its name, and a little of every colour."""
+  wrong = {f"{c} {name}": 0.2 for c in objects.COLOURS}
+  return wrong | {name: 0.3, f"{colour} {name}": 0.5}
+
+
+def test_a_colour_competes_with_the_others():
+  look = lambda colour, seen: looked_up(
+    {"x": ([(colour, "bench", 1)], 0, False)}, "x", [thing(seen, "bench")]
+  )
+  assert look("red", "red") == 1 and look("blue", "red") == 0
+  assert look("blue", "blue") == 1 and look("", "red") == 1
+  assert look("crimson", "crimson") == 1 and look("crimson", "red") == 0
+  assert looked_up(None, "a red circle", [thing("red", "circle")]) == 1
+  assert looked_up(None, "a blue circle", [thing("red", "circle")]) == 0
+
+
+def test_colours_belong_to_their_things():
+  def look(first, second, *seen):
+    items = [(*first, 1), (*second, 1)]
+    return looked_up({"x": (items, 0, False)}, "x", [thing(*s) for s in seen])
+
+  bench, car = ("red", "bench"), ("green", "car")
+  assert look(bench, car, bench, car) == 1
+  assert look(bench, car, ("green", "bench"), ("red", "car")) == 0
+  assert look(bench, car, bench, ("red", "car")) == 0
+  blue, any_bench = ("blue", "bench"), ("", "bench")
+  assert look(bench, blue, bench, blue) == 1
+  assert look(bench, blue, bench, bench) == 0
+  assert look(any_bench, bench, ("pink", "bench"), bench) == 1
+
+
+def test_things_of_another_colour_are_not_counted():
+  look = lambda count, *seen: looked_up(
+    {"x": ([("red", "bench", count)], 0, True)}, "x",
+    [thing(c, "bench") for c in seen],
+  )  # fmt: skip
+  assert look(1, "red", "blue") == 1 and look(2, "red", "blue") == 0
+  assert look(2, "red", "red") == 1
+  # The third box lies on the first, a blue bench, and is no red one on its own.
+  assert look(1, "blue", "red", "red") == 1
+  assert look(2, "blue", "red", "red") == 0
+
+
+def test_a_place_is_that_of_the_thing_of_the_right_colour():
+  """`L` and `T` are left of `R`; blue things on the wrong side do not count."""
+  left = objects.RELATIONS.index("left of")
+  items = [("red", "bench", 1), ("", "dog", 1)]
+  dog = {"dog": 0.9}
+  look = lambda *seen: looked_up({"x": (items, left, False)}, "x", list(seen))
+  red, blue = thing("red", "bench"), thing("blue", "bench")
+  blue = blue | {"blue bench": 0.8}
+  assert look(dog, red, {}, blue) == 1  # dog left, red right
+  assert look(red, dog, {}, blue) == 0
+  assert look(blue, red, {}, dog) == 1  # the dog above, left of the red bench
+
+
+def reference_overlap(a, b):
+  low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
+  high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
+  inside = np.prod(np.maximum(high - low, 0))
+  return inside / (np.prod(a[2:]) + np.prod(b[2:]) - inside)
+
+
+def reference_judge(boxes, scores, count, relation, exact):
+  """What is right without colours, box by box."""
+  scores = np.where(count > 0, scores, 0)
+  own, right, best = scores.argmax(-1), [], []
+  for i in range(2):
+    mine, kept = np.where(own == i, scores[:, i], 0), []
+    for at in np.argsort(-mine, kind="stable"):
+      near = [reference_overlap(boxes[at], boxes[k]) > 0.5 for k in kept]
+      if mine[at] > 0.1 and not any(near):
+        kept.append(at)
+    n = len(kept)
+    right.append(n == count[i] if exact else n >= count[i])
+    best.append(boxes[np.argmax(mine)])
+  there = (scores.max(0) > 0.1).all()
+  stands = objects.RELATIONS[relation] in reference_relations(best[1], best[0])
+  return [*right, relation == 0 or (there and stands)]
+
+
+def test_without_colours_nothing_competes():
+  rng = np.random.default_rng(0)
+  judge = jax.jit(functools.partial(objects.judge, threshold=0.1, most=0.5))
+  named = np.zeros((2, 11), bool)
+  results = set()
+  for _ in range(60):
+    boxes = rng.uniform(0.1, 0.9, (8, 4)).astype(np.float32)
+    scores = rng.uniform(0, 0.3, (8, 2, 11)).astype(np.float32)
+    scores[..., 0] /= 2
+    count, relation = rng.integers(0, 3, 2), rng.integers(0, 5)
+    exact = rng.random() < 0.5
+    named[:, 0] = count > 0
+    expected = reference_judge(boxes, scores[..., 0], count, relation, exact)
+    given = (boxes, scores, named, count, relation, exact)
+    found = judge(*map(jnp.asarray, given)).tolist()
+    assert found == expected
+    results.add(tuple(found))
+  assert len(results) > 4
+
+
+def test_only_facts_with_colours_are_looked_up_in_others():
+  ids = lambda words: np.zeros((len(words), 5), np.int32)
+  facts = {"x": ([("", "dog", 1)], 0, False)}
+  found = objects.prepare_with(ids, facts)(["x", ""])
+  assert found["queries"].shape == (2, 2, 1, 5)
+  facts["y"] = [("red", "dog", 1)], 0, False
+  found = objects.prepare_with(ids, facts)(["x"])
+  assert found["queries"].shape == (1, 2, 11, 5)
+  assert found["named"].sum() == 1
