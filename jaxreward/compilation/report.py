@@ -169,6 +169,8 @@ def to_text(run: RunReport) -> str:
 
 def _heading(run: RunReport, mesh: MeshReport) -> str:
   verdict = "fits" if mesh.fits(run.limit) else "does not fit"
+  if mesh.fits(run.limit) and not run.limit:
+    verdict = "compiles (how much memory there is, is not known)"
   if mesh.refused:
     verdict = f"impossible: {mesh.refused}"
   room = f", {gib(run.limit)} GiB each" if run.limit else ""

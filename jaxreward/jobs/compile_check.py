@@ -166,7 +166,9 @@ def _compile(
     decoder,
   )
   trajectory, pixels, images = _with_places(drawn, mesh)
-  alive += sharding.device_bytes((trajectory, pixels, images))
+  # With overlap two iterations are drawn ahead of the one that is learned from.
+  ahead_of = 2 if config.align.overlap else 0
+  alive += (1 + ahead_of) * sharding.device_bytes((trajectory, pixels, images))
   detect = jax.jit(evaluate.measurer(config))
   found = build("detector", detect.trace, images, pixels, batch)
   if any(not reward.is_host for reward in rewards.values()):
