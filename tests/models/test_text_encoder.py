@@ -237,6 +237,10 @@ def test_every_parameter_has_one_sharding_rule(size):
   [
     ({"model_type": "mt5"}, 'describes a "mt5"'),
     ({"model_type": "t5", "feed_forward_proj": "relu"}, "only gated-gelu"),
+    (
+      {"model_type": "t5", "feed_forward_proj": "gated-gelu", "d_model": "9"},
+      'config.json: d_model="9"; expected a whole number above 0',
+    ),
   ],
 )
 def test_a_config_that_is_not_read_says_why(record, said):
