@@ -85,7 +85,6 @@ def test_t5_equals_its_peer(kind, tmp_path):
   exact = peers.numpy(theirs)
   error = lambda x: np.abs(x - exact)
   assert error(found).mean() < 1.5 * error(rough).mean()
-
   assert np.abs(found - rough).mean() <= 2e-2 * np.abs(rough).mean()
 
 
