@@ -142,7 +142,9 @@ def test_the_base_checkpoint_fits_the_config_that_ships():
 
 def test_what_needs_an_extra_is_marked_so():
   """CI runs what bears the marks once the extras are installed."""
-  needs = re.compile(r'importorskip\(\s*"(torch|diff|transf|peft|rapid|gcsfs)')
+  needs = re.compile(
+    r'importorskip\(\s*"(torch|diff|transf|peft|rapid|gcsfs|hugg)'
+  )
   marks = re.compile(r"mark\.(parity|extras|job|slow)\b")
   sources = {p: p.read_text() for p in (ROOT / "tests").rglob("test_*.py")}
   needing = [p for p, text in sources.items() if needs.search(text)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -147,25 +148,25 @@ def size_of(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> Size:
     defaults: for what old files leave out.
 
   Raises:
-    UserError: an activation that is not known, or a field that is missing.
+    UserError: an activation that is not known, or a field that is missing or
+      no number.
   """
   record = {**defaults, **record}
-  name = record["hidden_act"]
-  if name not in ACTIVATIONS:
+  name = record.get("hidden_act")
+  if not isinstance(name, str) or name not in ACTIVATIONS:
     raise UserError(
-      f"config.json: hidden_act={name} is not known{nearest(name, ACTIVATIONS)}"
+      f"config.json: hidden_act={name} is not known"
+      f"{nearest(str(name), ACTIVATIONS)}"
     )
-  try:
-    return Size(
-      record["hidden_size"],
-      record["num_hidden_layers"],
-      record["num_attention_heads"],
-      record["intermediate_size"],
-      ACTIVATIONS[name],
-      record["layer_norm_eps"],
-    )
-  except KeyError as error:
-    raise UserError(f"config.json lacks {error}") from error
+  field = functools.partial(hub.field, record, of="config.json")
+  return Size(
+    field("hidden_size", int),
+    field("num_hidden_layers", int),
+    field("num_attention_heads", int),
+    field("intermediate_size", int),
+    ACTIVATIONS[name],
+    field("layer_norm_eps", float),
+  )
 
 
 _DEFAULTS = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
@@ -184,13 +185,14 @@ _VISION = _DEFAULTS | {
 def text_of(record: Mapping[str, Any], projection: int | None = None) -> Text:
   """A text tower from its config; `projection` overrides what that says."""
   full: dict[str, Any] = {**_TEXT, **record}
+  field = functools.partial(hub.field, full, kind=int, of="config.json")
   eos = full["eos_token_id"]
   return Text(
     size_of(record, _TEXT),
-    full["vocab_size"],
-    full["max_position_embeddings"],
+    field("vocab_size"),
+    field("max_position_embeddings"),
     None if eos == 2 else eos,  # 2 stands in old files that pool at the largest
-    full["projection_dim"] if projection is None else projection,
+    field("projection_dim") if projection is None else projection,
   )
 
 
@@ -199,11 +201,12 @@ def vision_of(
 ) -> Vision:
   """An image tower from its config; `projection` overrides what that says."""
   full: dict[str, Any] = {**_VISION, **record}
+  field = functools.partial(hub.field, full, kind=int, of="config.json")
   return Vision(
     size_of(record, _VISION),
-    full["patch_size"],
-    full["image_size"],
-    full["projection_dim"] if projection is None else projection,
+    field("patch_size"),
+    field("image_size"),
+    field("projection_dim") if projection is None else projection,
   )
 
 
@@ -215,17 +218,24 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
     return Clip(None, vision_of(record))
   if kind != "clip":
     raise UserError(f'config.json describes a "{kind}", not a CLIP model')
-  shared = record.get("projection_dim", 512)
-  # Old files hold only what differs, and hold it twice.
-  part = lambda name: (
-    record.get(f"{name}_config_dict") or record.get(f"{name}_config", {})
+  shared = hub.field(
+    record, "projection_dim", int, of="config.json", default=512
   )
+
+  def part(tower: str) -> Mapping[str, Any]:
+    # Old files hold only what differs, and hold it twice.
+    old = f"{tower}_config_dict"
+    name = old if record.get(old) else f"{tower}_config"
+    return hub.field(record, name, dict, of="config.json", default={})
+
   return Clip(text_of(part("text"), shared), vision_of(part("vision"), shared))
 
 
 def _of_open_clip(record: Mapping[str, Any]) -> Clip:
-  cfg = record["model_cfg"]
-  text, vision = cfg["text_cfg"], cfg["vision_cfg"]
+  of = OPEN_CLIP_CONFIG
+  cfg = hub.field(record, "model_cfg", dict, of=of)
+  text = hub.field(cfg, "text_cfg", dict, of=of)
+  vision = hub.field(cfg, "vision_cfg", dict, of=of)
   unknown = {"timm_model_name", "hf_model_name"} & {*text, *vision}
   if unknown:
     raise UserError(
@@ -233,24 +243,24 @@ def _of_open_clip(record: Mapping[str, Any]) -> Clip:
       " libraries are not read; use a checkpoint whose towers are open_clip's"
     )
   active = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
-  width, head = vision["width"], vision.get("head_width", 64)
-  mlp = int(width * vision.get("mlp_ratio", 4))
-  heads = text.get("heads", 8)
-  return Clip(
-    Text(
-      Size(text["width"], text["layers"], heads, 4 * text["width"], active),
-      text.get("vocab_size", 49408),
-      text.get("context_length", 77),
-      None,
-      cfg["embed_dim"],
-    ),
-    Vision(
-      Size(width, vision["layers"], width // head, mlp, active),
-      vision["patch_size"],
-      vision["image_size"],
-      cfg["embed_dim"],
-    ),
+  words = functools.partial(hub.field, text, of=f"{of}: text_cfg")
+  sight = functools.partial(hub.field, vision, of=f"{of}: vision_cfg")
+  shared = hub.field(cfg, "embed_dim", int, of=of)
+  width = words("width", int)
+  stack = Size(
+    width, words("layers", int), words("heads", int, default=8), 4 * width,
+    active,
+  )  # fmt: skip
+  vocab = words("vocab_size", int, default=49408)
+  read = Text(
+    stack, vocab, words("context_length", int, default=77), None, shared
   )
+  width = sight("width", int)
+  heads = width // sight("head_width", int, default=64)
+  mlp = int(width * sight("mlp_ratio", float, default=4))
+  stack = Size(width, sight("layers", int), heads, mlp, active)
+  side = sight("image_size", int)
+  return Clip(read, Vision(stack, sight("patch_size", int), side, shared))
 
 
 def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
@@ -280,7 +290,10 @@ def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
       f"{spec} has no {name} beside the weights; put it there or name one of"
       f" size={', '.join(clip.SIZES)}"
     )
-  return (_of_hf if layout == "hf" else _of_open_clip)(record), layout
+  try:
+    return (_of_hf if layout == "hf" else _of_open_clip)(record), layout
+  except UserError as error:
+    raise UserError(f"{spec}: {error}") from error
 
 
 def shapes(config: Clip, dtype: str = "float32") -> Any:

@@ -8,6 +8,7 @@ https://arxiv.org/abs/2508.10104.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -249,8 +250,9 @@ def config_of(record: Mapping[str, Any]) -> Dino:
   size = dataclasses.replace(
     clip_layouts.size_of(full, {}), gated=gated, scaled=True, key_bias=False
   )
+  count = functools.partial(hub.field, full, kind=int, of="config.json")
   return Dino(
-    size, full["patch_size"], full.get("image_size", 224),
+    size, count("patch_size"), count("image_size", default=224),
     full.get("num_register_tokens", 0), float(full.get("rope_theta", 100.0)),
   )  # fmt: skip
 
@@ -259,8 +261,9 @@ def _config_of_v2(record: Mapping[str, Any]) -> Dino:
   full: dict[str, Any] = {
     "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4, **record,
   }  # fmt: skip
-  width = full["hidden_size"]
-  mlp = int(width * full["mlp_ratio"])
+  count = functools.partial(hub.field, full, kind=int, of="config.json")
+  ratio = hub.field(full, "mlp_ratio", float, of="config.json")
+  mlp = int(count("hidden_size") * ratio)
   gated = bool(full.get("use_swiglu_ffn", False))
   if gated:  # two thirds, rounded up to a multiple of 8
     mlp, full["hidden_act"] = (int(mlp * 2 / 3) + 7) // 8 * 8, "silu"
@@ -268,8 +271,8 @@ def _config_of_v2(record: Mapping[str, Any]) -> Dino:
   with_registers = full["model_type"] == "dinov2_with_registers"
   return Dino(
     dataclasses.replace(size, gated=gated, scaled=True),
-    full.get("patch_size", 14),
-    full.get("image_size", 518),
+    count("patch_size", default=14),
+    count("image_size", default=518),
     full.get("num_register_tokens", 4) if with_registers else 0,
   )
 

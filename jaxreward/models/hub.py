@@ -2,8 +2,11 @@
 
 A place is a `.safetensors` file, a `.safetensors.index.json` with its shards,
 or a folder that holds either. Of a folder with variants, such as
-`model.fp16.safetensors` beside `model.safetensors`, the plain one is read; name
-the file for another. Tensors are listed first and read when asked for.
+`model.fp16.safetensors` beside `model.safetensors`, the plain one is read; of
+several plain ones, such as `open_clip_model.safetensors` beside that, the one
+that transformers calls `model`. Name the file for another, on the hub as
+"org/name:open_clip_model.safetensors"; the configs and tokenizer beside it come
+with it. Tensors are listed first and read when asked for.
 """
 
 from __future__ import annotations
@@ -25,11 +28,16 @@ from jaxreward.errors import UserError, one_line
 
 _SUFFIX = ".safetensors"
 # What is read of a repository: weights, configs, and tokenizers of any kind.
-_READ = (_SUFFIX, ".json", "merges.txt", "vocab.txt", ".model")
+_BESIDE = (".json", "merges.txt", "vocab.txt", ".model")
+_READ = (_SUFFIX, *_BESIDE)
 _INDEX = re.compile(r".*\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
+_KINDS = {
+  int: "a whole number above 0", float: "a number above 0", dict: "an object",
+}  # fmt: skip
+_SHOWN = 60  # characters of a value in an error
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -76,7 +84,7 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
 
   Args:
     spec: a path, or "org/name" of the Hugging Face hub; either may end in
-      ":subfolder", such as "org/name:transformer".
+      ":subfolder" or ":file", such as "org/name:transformer".
 
   Raises:
     UserError: no such path, no network, or not the extra `hub`; the line says
@@ -97,11 +105,20 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
 
 
 def _download(repository: str, inside: str) -> pathlib.Path:
-  """The folder of a snapshot that holds the safetensors and configs asked."""
+  """The folder of a snapshot that holds the safetensors and configs asked.
+
+  A file brings what lies beside it, but of weights only itself, or, as an
+  index, all its folder's.
+  """
+  is_file = inside.endswith(_SUFFIX)
+  is_index = _INDEX.fullmatch(inside) is not None
+  folder = inside.rpartition("/")[0] if is_file or is_index else inside
+  at = f"{folder}/" if folder else ""
+  asked = [f"{at}*{end}" for end in (_BESIDE if is_file else _READ)]
   by_hand = (
     f"download {', '.join(f'*{end}' for end in _READ)} of"
-    f" https://huggingface.co/{repository}/tree/main/{inside} into a folder and"
-    " name that folder"
+    f" https://huggingface.co/{repository}/tree/main/{folder} into a folder and"
+    f" name that folder{' or file' if is_file or is_index else ''}"
   )
   try:
     import huggingface_hub
@@ -110,15 +127,10 @@ def _download(repository: str, inside: str) -> pathlib.Path:
       f'{repository} is not a local folder; pip install "jaxreward[hub]" to'
       f" fetch it from the hub, or {by_hand}"
     ) from error
-  if inside.endswith(_SUFFIX):
-    which: dict[str, Any] = {"allow_patterns": [inside]}
-  elif inside:
-    which = {"allow_patterns": [f"{inside}/*{end}" for end in _READ]}
-  else:
-    which = {
-      "allow_patterns": [f"*{end}" for end in _READ],
-      "ignore_patterns": "*/*",
-    }
+  which = {
+    "allow_patterns": [inside, *asked] if is_file else asked,
+    "ignore_patterns": f"{at}*/*",
+  }
   try:
     return pathlib.Path(huggingface_hub.snapshot_download(repository, **which))
   except Exception as error:  # of the hub client, its HTTP client or the disk
@@ -155,6 +167,42 @@ def read_config(
   return _json(path) if path.exists() else {}
 
 
+def misfit(of: str, name: str, value: Any, expected: str) -> UserError:
+  """The line on a field of a record: where, which, what it is and should be."""
+  shown = json.dumps(value)[:_SHOWN]
+  return UserError(f"{of}: {name}={shown}; expected {expected}")
+
+
+def field(
+  record: Mapping[str, Any],
+  name: str,
+  kind: type,
+  *,
+  of: str,
+  default: Any = None,
+) -> Any:
+  """`record[name]`, which public libraries read as a value of that kind.
+
+  Args:
+    record: a part of a JSON file.
+    name: of the field.
+    kind: int for counts of 1 or more, float for numbers above 0, dict for
+      objects.
+    of: file and part, such as "config.json: text_config", for the error.
+    default: where the field is absent or null; None if it must be there.
+
+  Raises:
+    UserError: another kind of value, or none.
+  """
+  value = record.get(name)
+  value = default if value is None else value
+  right = (int, float) if kind is float else kind
+  is_right = isinstance(value, right) and not isinstance(value, bool)
+  if not is_right or (kind is not dict and value <= 0):
+    raise misfit(of, name, value, _KINDS[kind])
+  return value
+
+
 def shape_of(
   stored: Mapping[str, Stored], name: str, rank: int, *, of: str
 ) -> tuple[int, ...]:
@@ -186,7 +234,7 @@ def count_layers(stored: Mapping[str, Stored], name: str) -> int:
 def _choose(folder: pathlib.Path) -> pathlib.Path:
   """The one index, or the one safetensors file, of a folder.
 
-  Those without a variant in their name come first.
+  Those without a variant in their name come first, then those called "model".
   """
   names = sorted(p.name for p in folder.iterdir())
   every = [n for n in names if n.endswith(_SUFFIX)]
@@ -194,8 +242,9 @@ def _choose(folder: pathlib.Path) -> pathlib.Path:
   plain = [n for n in every if "." not in n.removesuffix(_SUFFIX)]
   own = [n for n in indices if n.count(".") == 3]  # NAME.safetensors.index.json
   files = own or plain or indices or every
-  if len(files) == 1:
-    return folder / files[0]
+  for found in (files, [n for n in files if n.startswith("model.")]):
+    if len(found) == 1:
+      return folder / found[0]
   if files:
     raise UserError(
       f"{folder} holds several checkpoints, name one of them: "
@@ -221,7 +270,10 @@ def _refusal(path: pathlib.Path) -> str:
 def _sharded(index: pathlib.Path) -> dict[str, Stored]:
   places = _json(index).get("weight_map")
   if not isinstance(places, dict):
-    raise UserError(f'{index} has no "weight_map"')
+    raise misfit(f"{index}", "weight_map", places, "an object of file names")
+  for name, shard in places.items():
+    if not isinstance(shard, str):
+      raise misfit(f"{index}", f"weight_map.{name}", shard, "a file name")
   shards = sorted(set(places.values()))
   absent = [name for name in shards if not (index.parent / name).exists()]
   if absent:
@@ -257,6 +309,11 @@ def _listed(path: pathlib.Path) -> dict[str, Stored]:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return json.loads(path.read_text())
+    record = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise UserError(f"cannot read {path}: {one_line(error)}") from error
+  if not isinstance(record, dict):
+    raise UserError(
+      f"{path} holds {json.dumps(record)[:_SHOWN]}; expected an object"
+    )
+  return record

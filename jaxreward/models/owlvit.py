@@ -133,12 +133,17 @@ def config_of(record: Mapping[str, Any]) -> Clip:
     raise UserError(
       f'config.json describes a "{record.get("model_type")}", not an OWL-ViT'
     )
+  part = lambda name: hub.field(
+    record, name, dict, of="config.json", default={}
+  )
   text = {
     "max_position_embeddings": 16, "eos_token_id": 2,
-    **record.get("text_config", {}),
+    **part("text_config"),
   }  # fmt: skip
-  vision = {"image_size": 768, **record.get("vision_config", {})}
-  shared = record.get("projection_dim", 512)
+  vision = {"image_size": 768, **part("vision_config")}
+  shared = hub.field(
+    record, "projection_dim", int, of="config.json", default=512
+  )
   # Texts are pooled at their largest id, whatever the end token is called.
   found = dataclasses.replace(clip_layouts.text_of(text, shared), eos=None)
   return Clip(found, clip_layouts.vision_of(vision, shared))

@@ -9,6 +9,7 @@ for texts they are one, and tokens of a picture (`qwen_vision`) stand in a grid.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -349,21 +350,24 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
   """Geometry from `config.json`.
 
   Raises:
-    UserError: another architecture.
+    UserError: another architecture, or a size that is none.
   """
   if record.get("model_type") != "qwen2_5_vl":
     raise UserError(
       f'config.json describes a "{record.get("model_type")}", not Qwen2.5-VL'
     )
-  text: Any = {**record, **record.get("text_config", {})}
+  of = "config.json"
+  part = hub.field(record, "text_config", dict, of=of, default={})
+  text: Any = {**record, **part}
+  count = functools.partial(hub.field, text, kind=int, of=of)
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
   return Qwen(
-    text["hidden_size"],
-    text["num_hidden_layers"],
-    text["num_attention_heads"],
-    text["num_key_value_heads"],
-    text["intermediate_size"],
-    text["vocab_size"],
+    count("hidden_size"),
+    count("num_hidden_layers"),
+    count("num_attention_heads"),
+    count("num_key_value_heads"),
+    count("intermediate_size"),
+    count("vocab_size"),
     float(text.get("rope_theta") or rope.get("rope_theta", 1e6)),
     text.get("rms_norm_eps", 1e-6),
     tuple(rope.get("mrope_section", (16, 24, 24))),

@@ -10,6 +10,7 @@ the edge are filled up with places that nobody attends to.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -307,25 +308,27 @@ def config_of(record: Mapping[str, Any]) -> Vision:
   """Geometry from the `vision_config` of a `config.json`.
 
   Raises:
-    UserError: there is none.
+    UserError: there is none, or a size in it is none.
   """
-  vision = record.get("vision_config")
-  if not vision:
+  if not record.get("vision_config"):
     raise UserError(
       "config.json describes no vision tower (vision_config), with which"
       " Qwen2.5-VL reads pictures"
     )
+  vision = hub.field(record, "vision_config", dict, of="config.json")
+  of = "config.json: vision_config"
+  count = functools.partial(hub.field, vision, kind=int, of=of)
   rope = vision.get("rope_parameters") or {}
   return Vision(
-    vision["hidden_size"],
-    vision["depth"],
-    vision["num_heads"],
-    vision["intermediate_size"],
-    vision["out_hidden_size"],
-    vision.get("patch_size", 14),
-    vision.get("spatial_merge_size", 2),
-    vision.get("temporal_patch_size", 2),
-    vision.get("window_size", 112),
+    count("hidden_size"),
+    count("depth"),
+    count("num_heads"),
+    count("intermediate_size"),
+    count("out_hidden_size"),
+    count("patch_size", default=14),
+    count("spatial_merge_size", default=2),
+    count("temporal_patch_size", default=2),
+    count("window_size", default=112),
     tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
     float(rope.get("rope_theta", 1e4)),
   )

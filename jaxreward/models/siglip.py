@@ -10,6 +10,7 @@ table of positions resized to each picture's grid.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -286,10 +287,15 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
   kind = record.get("model_type")
   if kind not in ("siglip", "siglip2"):
     raise UserError(f'config.json describes a "{kind}", not a SigLIP')
-  text, vision = record.get("text_config", {}), record.get("vision_config", {})
-  patch, image = vision.get("patch_size", 16), vision.get("image_size", 224)
+  field = functools.partial(hub.field, of="config.json")
+  text, vision = (
+    field(record, name, dict, default={})
+    for name in ("text_config", "vision_config")
+  )
+  patch = field(vision, "patch_size", int, default=16)
+  image = field(vision, "image_size", int, default=224)
   if kind == "siglip2":
-    count = vision.get("num_patches", 256)
+    count = field(vision, "num_patches", int, default=256)
     image = math.isqrt(count) * patch
     if math.isqrt(count) ** 2 != count:
       raise UserError(f"config.json: num_patches={count} is no square number")
@@ -301,8 +307,8 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
   found = Siglip(
     clip_layouts.size_of(text, _DEFAULTS),
     clip_layouts.size_of(vision, _DEFAULTS),
-    text.get("vocab_size", 32000),
-    text.get("max_position_embeddings", 64),
+    field(text, "vocab_size", int, default=32000),
+    field(text, "max_position_embeddings", int, default=64),
     patch,
     image,
     kind == "siglip2",

@@ -10,6 +10,7 @@ not scaled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping
@@ -193,7 +194,7 @@ def config_of(record: Mapping[str, Any]) -> T5:
   """Geometry from `config.json`.
 
   Raises:
-    UserError: another architecture, or a T5 before 1.1.
+    UserError: another architecture, a T5 before 1.1, or a size that is none.
   """
   kind = record.get("model_type")
   if kind not in ("t5", "umt5"):
@@ -203,16 +204,19 @@ def config_of(record: Mapping[str, Any]) -> T5:
       f"config.json: feed_forward_proj={record.get('feed_forward_proj')}; only"
       " gated-gelu, of T5 1.1, is read"
     )
+  count = functools.partial(hub.field, record, kind=int, of="config.json")
   return T5(
-    record["d_model"],
-    record["num_layers"],
-    record["num_heads"],
-    record["d_kv"],
-    record["d_ff"],
-    record["vocab_size"],
-    record.get("relative_attention_num_buckets", 32),
-    record.get("relative_attention_max_distance", 128),
-    record.get("layer_norm_epsilon", 1e-6),
+    count("d_model"),
+    count("num_layers"),
+    count("num_heads"),
+    count("d_kv"),
+    count("d_ff"),
+    count("vocab_size"),
+    count("relative_attention_num_buckets", default=32),
+    count("relative_attention_max_distance", default=128),
+    hub.field(
+      record, "layer_norm_epsilon", float, of="config.json", default=1e-6
+    ),
     shared=kind == "t5",
   )
 

@@ -136,13 +136,14 @@ def _prepared_for_siglip(
     return preprocess.read(weights, plain)
   record = hub.read_config(weights, "preprocessor_config.json")
   plain = preprocess.Preprocess(size, 0, "linear", half, half)
-  plain = preprocess.of_record(record, plain)
-  most = int(record.get("max_num_patches", 256))
+  of = f"{weights}: preprocessor_config.json"
+  plain = preprocess.of_record(record, plain, of)
+  most = hub.field(record, "max_num_patches", int, of=of, default=256)
   patch = record.get("patch_size", config.patch)
-  if patch != config.patch or most < 1:
+  if patch != config.patch:
     raise UserError(
-      f"{weights}: preprocessor_config.json makes {most} patches of {patch}"
-      f" pixels, the tower takes patches of {config.patch}"
+      f"{of} makes patches of {patch} pixels, the tower takes patches of"
+      f" {config.patch}"
     )
 
   def prepared(images: Array) -> siglip.Patches:
@@ -165,7 +166,7 @@ def _load_dino(weights, dtype, microbatch) -> Weights:
   record = hub.read_config(weights, "preprocessor_config.json")
   encoder = Encoder(
     lambda p, x: _applied(net, p, x)["pooled"],
-    preprocess.of_record(record, plain),
+    preprocess.of_record(record, plain, f"{weights}: preprocessor_config.json"),
     patches=lambda p, x: _applied(net, p, x)["patches"],
     microbatch=microbatch,
   )

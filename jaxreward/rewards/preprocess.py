@@ -58,36 +58,77 @@ class Preprocess:
     return (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
 
-def of_record(record: Mapping[str, Any], default: Preprocess) -> Preprocess:
-  """What a `preprocessor_config.json` says; `default` where it is silent."""
+def of_record(
+  record: Mapping[str, Any],
+  default: Preprocess,
+  of: str = "preprocessor_config.json",
+) -> Preprocess:
+  """What a `preprocessor_config.json` says; `default` where it is silent.
+
+  Args:
+    record: the file.
+    default: for what it leaves out.
+    of: where it lies, for errors.
+
+  Raises:
+    UserError: a size, method, mean or deviation of another form.
+  """
   cut = bool(record.get("do_center_crop", default.edge > 0))
+  record = {name: x for name, x in record.items() if x is not None}
   size = record.get("size") or {}
-  side = lambda x: (x, x) if isinstance(x, int) else (x["height"], x["width"])
+  edge, final = 0, default.size
   if cut:
-    edge = size if isinstance(size, int) else size.get("shortest_edge")
-    final = side(record["crop_size"]) if "crop_size" in record else default.size
-  else:
-    edge = 0
-    square = isinstance(size, int) or "height" in size
-    final = side(size) if square else default.size
-  method = _METHODS.get(record.get("resample", 0), default.method)
+    edge = size.get("shortest_edge") if isinstance(size, dict) else size
+    edge = default.edge if edge is None else edge
+    if type(edge) is not int or edge < 0:
+      expected = 'pixels or {"shortest_edge": pixels}'
+      raise hub.misfit(of, "size", size, expected)
+    if "crop_size" in record:
+      final = _pair(record, "crop_size", of)
+  elif not isinstance(size, dict) or "height" in size:
+    final = _pair(record, "size", of)
+  method = record.get("resample", 0)
+  if type(method) is not int:
+    raise hub.misfit(of, "resample", method, "a number of Pillow's methods")
   return Preprocess(
     final,
-    default.edge if edge is None else edge,
-    method,
-    tuple(record.get("image_mean", default.mean)),
-    tuple(record.get("image_std", default.std)),
+    edge,
+    _METHODS.get(method, default.method),
+    _channels(record, "image_mean", default.mean, of),
+    _channels(record, "image_std", default.std, of),
   )
+
+
+def _pair(record: Mapping[str, Any], name: str, of: str) -> tuple[int, int]:
+  value = record[name]
+  found = value if isinstance(value, dict) else dict(height=value, width=value)
+  height, width = (found.get(side) for side in ("height", "width"))
+  if isinstance(height, int) and isinstance(width, int):
+    if min(height, width) > 0:
+      return height, width
+  expected = 'pixels or {"height": pixels, "width": pixels}'
+  raise hub.misfit(of, name, value, expected)
+
+
+def _channels(
+  record: Mapping[str, Any], name: str, default: tuple[float, ...], of: str
+) -> tuple[float, ...]:
+  value = record.get(name, default)
+  is_list = isinstance(value, list | tuple) and len(value) == 3
+  if not is_list or not all(type(x) in (int, float) for x in value):
+    raise hub.misfit(of, name, value, "three numbers")
+  return tuple(value)
 
 
 def read(weights: str, default: Preprocess) -> Preprocess:
   """What lies beside the weights as `preprocessor_config.json`, or default.
 
   Raises:
-    UserError: it makes pictures of another size than the default's.
+    UserError: it makes pictures of another size than the default's; see
+      `of_record`.
   """
   record = hub.read_config(weights, "preprocessor_config.json")
-  found = of_record(record, default)
+  found = of_record(record, default, f"{weights}: preprocessor_config.json")
   if found.size != default.size:
     raise UserError(
       f"{weights}: preprocessor_config.json makes pictures of {found.size}, the"

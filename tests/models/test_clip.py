@@ -171,16 +171,18 @@ def drawn(config, seed=0):
   return jax.tree.map(draw, clip_layouts.shapes(config))
 
 
-def open_clip_folder(tmp_path, tensors):
-  cfg = {
-    "embed_dim": 16, "quick_gelu": True,
-    "text_cfg": dict(context_length=9, vocab_size=50, width=32, heads=4, layers=3),
-    "vision_cfg": dict(
-      image_size=28, patch_size=7, width=32, head_width=16, layers=2, mlp_ratio=2,
-    ),
-  }  # fmt: skip
+OPEN_CLIP = {
+  "embed_dim": 16, "quick_gelu": True,
+  "text_cfg": dict(context_length=9, vocab_size=50, width=32, heads=4, layers=3),
+  "vision_cfg": dict(
+    image_size=28, patch_size=7, width=32, head_width=16, layers=2, mlp_ratio=2,
+  ),
+}  # fmt: skip
+
+
+def open_clip_folder(tmp_path, tensors, **changes):
   (tmp_path / "open_clip_config.json").write_text(
-    json.dumps({"model_cfg": cfg})
+    json.dumps({"model_cfg": OPEN_CLIP | changes})
   )
   safetensors.numpy.save_file(
     {n: np.asarray(x, order="C") for n, x in tensors.items()},
@@ -262,12 +264,42 @@ def test_a_config_of_other_weights_names_tensors_and_shapes(tmp_path):
   [
     ({"model_type": "siglip"}, 'describes a "siglip"'),
     ({"text_config": TEXT | {"hidden_act": "gelo"}}, 'did you mean "gelu"'),
+    (
+      {"text_config": TEXT | {"hidden_act": ["gelu"]}},
+      "hidden_act=.* not known",
+    ),
+    ({"text_config": [1]}, r"text_config=\[1\]; expected an object"),
+    ({"projection_dim": "16"}, 'projection_dim="16"; expected a whole'),
+    (
+      {"vision_config": VISION | {"hidden_size": None}},
+      "hidden_size=null; exp",
+    ),
+    ({"vision_config": VISION | {"patch_size": 7.5}}, "patch_size=7.5; exp"),
   ],
 )
 def test_a_config_that_is_not_read_says_why(changes, said, tmp_path):
   write_hf(tmp_path, hf_tensors(), **changes)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=f"^{tmp_path}: config.json.*{said}"):
     clip_layouts.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"vision_cfg": OPEN_CLIP["vision_cfg"] | {"layers": [3, 4, 6, 3]}},
+     "vision_cfg: layers=[3, 4, 6, 3]; expected a whole number above 0"),
+    ({"text_cfg": {"layers": 3}}, "text_cfg: width=null; expected a whole"),
+    ({"vision_cfg": None}, "vision_cfg=null; expected an object"),
+    ({"embed_dim": 0}, "embed_dim=0; expected a whole number above 0"),
+  ],
+)  # fmt: skip
+def test_an_open_clip_config_names_the_field(changes, said, tmp_path):
+  tensors = {"visual.conv1.weight": np.zeros((1, 3, 7, 7))}
+  open_clip_folder(tmp_path, tensors, **changes)
+  with pytest.raises(UserError) as error:
+    clip_layouts.load(tmp_path)
+  start = f"{tmp_path}: open_clip_config.json: "
+  assert str(error.value).startswith(start + said)
 
 
 def test_weights_without_a_config_ask_for_a_size(tmp_path):

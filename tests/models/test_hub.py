@@ -1,7 +1,9 @@
 """Reading public weights: every layout of files, and what is refused."""
 
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import ml_dtypes
@@ -89,6 +91,30 @@ def test_config_beside_the_weights(tmp_path):
   assert hub.read_config(file) == {}
   (tmp_path / "config.json").write_text('{"layers": 3}')
   assert hub.read_config(file) == hub.read_config(tmp_path) == {"layers": 3}
+  (tmp_path / "config.json").write_text("[1]")
+  with pytest.raises(UserError, match=r"config.json holds \[1\]; expected an"):
+    hub.read_config(file)
+
+
+@pytest.mark.parametrize("value", ["wide", 0, -1, 2.5, True, [3, 4], None])
+def test_a_field_of_another_kind_is_named_with_its_value(value):
+  read = lambda kind: hub.field({"n": value}, "n", kind, of="a.json: part")
+  shown = json.dumps(value)
+  for kind, expected in ((int, "a whole number above 0"), (dict, "an object")):
+    with pytest.raises(UserError) as error:
+      read(kind)
+    assert str(error.value) == f"a.json: part: n={shown}; expected {expected}"
+  if value == 2.5:
+    assert read(float) == 2.5
+  else:
+    with pytest.raises(UserError, match="expected a number above 0"):
+      read(float)
+
+
+def test_a_field_that_is_absent_or_null_has_its_default():
+  for record in ({}, {"n": None}):
+    assert hub.field(record, "n", int, of="a.json", default=3) == 3
+  assert hub.field({"n": 2}, "n", int, of="a.json", default=3) == 2
 
 
 def refusal(place) -> str:
@@ -119,7 +145,12 @@ def test_an_index_that_promises_too_much(tmp_path):
   index.write_text(json.dumps(text))
   assert "does not hold ghost" in refusal(tmp_path)
   index.write_text("{}")
-  assert "weight_map" in refusal(tmp_path)
+  assert f"{index}: weight_map=null" in refusal(tmp_path)
+  index.write_text('{"weight_map": {"a.weight": 3}}')
+  message = refusal(tmp_path)
+  assert f"{index}: weight_map.a.weight=3; expected a file name" in message
+  index.write_text("[1]")
+  assert f"{index} holds [1]; expected an object" in refusal(tmp_path)
   index.write_text("{")
   assert "cannot read" in refusal(tmp_path)
 
@@ -135,9 +166,11 @@ def test_folders_with_none_or_several(tmp_path):
   assert "holds no *.safetensors" in refusal(tmp_path)
   write(tmp_path / "vae" / "model.safetensors", ARRAYS)
   assert "sub-folders vae do" in refusal(tmp_path)
-  write(tmp_path / "model.safetensors", ARRAYS)
+  write(tmp_path / "other.safetensors", ARRAYS)
   write(tmp_path / "adapter.safetensors", ARRAYS)
-  assert "adapter.safetensors" in refusal(tmp_path)
+  message = refusal(tmp_path)
+  assert "several checkpoints, name one of them" in message
+  assert "adapter.safetensors" in message and "other.safetensors" in message
   assert f"{tmp_path} has no text" in refusal(f"{tmp_path}:text")
   (tmp_path / "notes.txt").write_text("x")
   assert "is not a .safetensors file" in refusal(tmp_path / "notes.txt")
@@ -157,6 +190,18 @@ def test_of_several_variants_the_plain_one_is_read(tmp_path):
   write(tmp_path / "model.safetensors", ARRAYS)
   assert_whole(hub.open_weights(tmp_path))
   assert hub.open_weights(fp16)["a.weight"].dtype == "F16"
+
+
+def test_of_several_plain_ones_that_of_transformers_is_read(tmp_path):
+  """As repositories that open_clip and transformers share hold them."""
+  other = write(tmp_path / "open_clip_model.safetensors", halved(ARRAYS))
+  write(tmp_path / "model.safetensors", ARRAYS)
+  write(tmp_path / "model.fp16.safetensors", halved(ARRAYS))
+  assert_whole(hub.open_weights(tmp_path))
+  assert hub.open_weights(other)["a.weight"].dtype == "F16"
+  (tmp_path / "model.safetensors").unlink()
+  sharded(tmp_path)
+  assert_whole(hub.open_weights(tmp_path))
 
 
 @pytest.mark.parametrize("variant", ["index.fp16", "fp16.index"])
@@ -210,24 +255,61 @@ def test_without_network_the_line_says_what_to_download(monkeypatch):
 
 
 # Weights and configs, and what tokenizers of every kind are read from.
-READ = (".safetensors", ".json", "merges.txt", "vocab.txt", ".model")
+BESIDE = (".json", "merges.txt", "vocab.txt", ".model")
+READ = (".safetensors", *BESIDE)
+INDEX = "model.safetensors.index.json"
 
 
 @pytest.mark.parametrize(
   ("inside", "patterns"),
   [
-    ("transformer", [f"transformer/*{end}" for end in READ]),
-    ("transformer/model.safetensors", ["transformer/model.safetensors"]),
+    ("a", [f"a/*{end}" for end in READ]),
+    ("a/model.safetensors",
+     ["a/model.safetensors", *(f"a/*{end}" for end in BESIDE)]),
+    (f"a/{INDEX}", [f"a/*{end}" for end in READ]),
+    ("model.safetensors",
+     ["model.safetensors", *(f"*{end}" for end in BESIDE)]),
+    (INDEX, [f"*{end}" for end in READ]),
     ("", [f"*{end}" for end in READ]),
   ],
-)
+)  # fmt: skip
 def test_a_hub_id_fetches_only_what_is_asked(
   monkeypatch, tmp_path, inside, patterns
 ):
-  folder = "" if not inside else "transformer"
-  write(tmp_path / folder / "model.safetensors", ARRAYS)
+  """A file's configs and tokenizer too, and nothing of folders below."""
+  folder = tmp_path / ("a" if inside.startswith("a") else "")
+  if inside.endswith(INDEX):
+    folder.mkdir(exist_ok=True)
+    sharded(folder)
+  else:
+    write(folder / "model.safetensors", ARRAYS)
   client = NoNetwork(tmp_path)
   monkeypatch.setitem(sys.modules, "huggingface_hub", client)
   spec = f"org/name:{inside}" if inside else "org/name"
   assert_whole(hub.open_weights(spec))
-  assert client.asked["allow_patterns"] == patterns
+  below = "a/*/*" if folder.name == "a" else "*/*"
+  asked = {"allow_patterns": patterns, "ignore_patterns": below}
+  assert client.asked == asked
+
+
+@pytest.mark.extras
+def test_offline_the_client_of_the_hub_ends_in_one_line(tmp_path):
+  """The client reads its environment when it is imported."""
+  pytest.importorskip("huggingface_hub")
+  script = (
+    "from jaxreward.errors import UserError\n"
+    "from jaxreward.models import hub\n"
+    "try:\n"
+    "  hub.open_weights('org/name:transformer/model.safetensors')\n"
+    "except UserError as error:\n"
+    "  print(error)\n"
+  )
+  env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+  done = subprocess.run(
+    [sys.executable, "-c", script], env=env, check=True, capture_output=True,
+    text=True,
+  )  # fmt: skip
+  (line,) = done.stdout.splitlines()
+  assert line.startswith("org/name could not be fetched (")
+  assert "LocalEntryNotFound" in line
+  assert "https://huggingface.co/org/name/tree/main/transformer into" in line

@@ -8,13 +8,25 @@ import pytest
 import safetensors.numpy
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, flux, lora, lora_files, sd3
+from jaxreward.models import (
+  convert,
+  flux,
+  lora,
+  lora_files,
+  qwen_image,
+  sd3,
+  wan,
+)
 
 RANK, ALPHA = 3, 5.0
 TARGETS = {
   "sd3": r"(_q|_k|_v|_out|_down|text_modulation)$",
   "flux": r"(_q|_k|_v|_out|patch_out)$",
+  "qwen_image": r"(_q|_k|_v|_out|_down|text_modulation)$",
+  "wan": r"(_q|_k|_v|_out|mlp_up|mlp_down)$",
 }
+MODULES = {"sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan}
+FRAMES = 3
 B, SIDE, WORDS = 2, 8, 5
 
 
@@ -27,8 +39,11 @@ def busy(adapter):
 
 
 def adapted(module, targets):
+  sides: dict = {"latent_side": SIDE, "words": WORDS}
+  if module is wan:
+    sides = dict(frames=FRAMES, latent_height=SIDE, latent_width=SIDE)
   plain = module.make_policy(
-    size="tiny", latent_side=SIDE, words=WORDS, dtype="float32", remat="none"
+    size="tiny", dtype="float32", remat="none", **sides
   )
   policy = lora.adapt_policy(plain, rank=RANK, alpha=ALPHA, targets=targets)
   params = jax.jit(policy.init)(jax.random.key(0))
@@ -37,15 +52,17 @@ def adapted(module, targets):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["sd3", "flux"])
+@pytest.mark.parametrize("name", list(MODULES))
 def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):
   diffusers = pytest.importorskip("diffusers")
   peft = pytest.importorskip("peft")
   import peers
   import test_flux
+  import test_qwen_image
   import test_sd3
+  import test_wan
 
-  module = {"sd3": sd3, "flux": flux}[name]
+  module = MODULES[name]
   policy, base, adapter = adapted(module, TARGETS[name])
   config = module.public_config(module.make_net("tiny"))
   kind = getattr(diffusers, config["_class_name"])
@@ -55,11 +72,14 @@ def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):
   )
 
   net = module.make_net("tiny")
-  x = peers.draw(1, B, SIDE, SIDE, net.channels)
-  prompts = {
-    "words": peers.draw(2, B, WORDS, net.text_width),
-    "pooled": peers.draw(3, B, net.pooled_width),
-  }
+  frames = (FRAMES,) if name == "wan" else ()
+  x = peers.draw(1, B, *frames, SIDE, SIDE, net.channels)
+  words = test_wan.WORDS if name == "wan" else WORDS
+  prompts = {"words": peers.draw(2, B, words, net.text_width)}
+  if name == "qwen_image":
+    prompts["mask"] = np.arange(WORDS) < np.array([[WORDS], [3]])
+  elif name != "wan":
+    prompts["pooled"] = peers.draw(3, B, net.pooled_width)
   t = np.array([0.5, 0.25], np.float32)
 
   @jax.jit
@@ -71,7 +91,12 @@ def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):
     lora.merge(base, jax.tree.map(np.zeros_like, adapter)), x, t, prompts
   )
   assert np.abs(got - still).max() > 0.1
-  theirs = {"sd3": test_sd3.run_theirs, "flux": packed(test_flux)}[name]
+  theirs = {
+    "sd3": test_sd3.run_theirs,
+    "flux": at_these_sizes(test_flux),
+    "qwen_image": at_these_sizes(test_qwen_image),
+    "wan": test_wan.run_theirs,
+  }[name]
 
   model = kind.from_pretrained(tmp_path / "base")
   peers.assert_near(still, peers.array(theirs(model, x, t, prompts)), 1e-4)
@@ -91,14 +116,14 @@ def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):
   peers.assert_near(got, want, 1e-4)
 
 
-def packed(test_flux):
-  """Runs FLUX at this file's sizes."""
+def at_these_sizes(module):
+  """Runs the peer of a test's module at this file's sizes."""
 
   def run(model, x, t, prompts):
-    before = test_flux.B, test_flux.HEIGHT, test_flux.WIDTH
-    test_flux.B, test_flux.HEIGHT, test_flux.WIDTH = B, SIDE, SIDE
-    out = test_flux.run_theirs(model, x, t, prompts)
-    test_flux.B, test_flux.HEIGHT, test_flux.WIDTH = before
+    before = module.B, module.HEIGHT, module.WIDTH
+    module.B, module.HEIGHT, module.WIDTH = B, SIDE, SIDE
+    out = module.run_theirs(model, x, t, prompts)
+    module.B, module.HEIGHT, module.WIDTH = before
     return out
 
   return run

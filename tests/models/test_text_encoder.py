@@ -81,8 +81,11 @@ def test_t5_equals_its_peer(kind, tmp_path):
   half = t5.T5Encoder(config, jnp.bfloat16)
   found = half.apply({"params": peers.half(params)}, tokens)
   rough = model.bfloat16()(ids).last_hidden_state
-  error = lambda x: np.abs(np.asarray(x, np.float32) - peers.numpy(theirs))
-  assert error(found).mean() < 1.5 * error(peers.numpy(rough.float())).mean()
+  found, rough = np.asarray(found, np.float32), peers.numpy(rough.float())
+  exact = peers.numpy(theirs)
+  error = lambda x: np.abs(x - exact)
+  assert error(found).mean() < 1.5 * error(rough).mean()
+  assert np.abs(found - rough).mean() <= 2e-2 * np.abs(rough).mean()
 
 
 @pytest.mark.parity
@@ -237,6 +240,10 @@ def test_every_parameter_has_one_sharding_rule(size):
   [
     ({"model_type": "mt5"}, 'describes a "mt5"'),
     ({"model_type": "t5", "feed_forward_proj": "relu"}, "only gated-gelu"),
+    (
+      {"model_type": "t5", "feed_forward_proj": "gated-gelu", "d_model": "9"},
+      'config.json: d_model="9"; expected a whole number above 0',
+    ),
   ],
 )
 def test_a_config_that_is_not_read_says_why(record, said):

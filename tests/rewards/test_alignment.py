@@ -1,6 +1,7 @@
 """Published text-image rewards: from a folder of weights to a score."""
 
 import functools
+import json
 import math
 
 import jax
@@ -236,4 +237,36 @@ def test_a_preprocessor_config_is_followed():
   )
   whole = {"size": {"height": 20, "width": 30}, "do_center_crop": False}
   assert preprocess.of_record(whole, default) == preprocess.Preprocess((20, 30))
-  assert preprocess.of_record({}, default) == default
+  silent = {"resample": None, "crop_size": None, "image_mean": None}
+  for record in ({}, silent):
+    assert preprocess.of_record(record, default) == default
+
+
+@pytest.mark.parametrize(
+  ("record", "said"),
+  [
+    ({"crop_size": {"shortest_edge": 224}},
+     'crop_size={"shortest_edge": 224}; expected pixels or {"height": pixels'),
+    ({"crop_size": 0}, "crop_size=0; expected pixels or"),
+    ({"size": [224]}, 'size=[224]; expected pixels or {"shortest_edge": pixels'),
+    ({"do_center_crop": False, "size": {"height": 224}},
+     'size={"height": 224}; expected pixels or {"height": pixels, "width"'),
+    ({"resample": "cubic"}, 'resample="cubic"; expected a number'),
+    ({"image_mean": 0.5}, "image_mean=0.5; expected three numbers"),
+    ({"image_std": [0.5, "a", 1]}, 'image_std=[0.5, "a", 1]; expected three'),
+  ],
+)  # fmt: skip
+def test_a_preprocessor_config_of_another_form_names_the_field(
+  record, said, tmp_path
+):
+  (tmp_path / "preprocessor_config.json").write_text(json.dumps(record))
+  with pytest.raises(UserError) as error:
+    preprocess.read(str(tmp_path), preprocess.Preprocess((224, 224), 224))
+  start = f"{tmp_path}: preprocessor_config.json: "
+  assert str(error.value).startswith(start + said)
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path):
+  (tmp_path / "config.json").write_text("[1]")
+  with pytest.raises(UserError, match=r"config.json holds \[1\]"):
+    encoders.load(str(tmp_path))
