@@ -4,11 +4,15 @@
     --config=configs/align_public.py:sd35_medium,objective=flow_grpo \
     --config.data.source=prompts.txt
 
-`tiny` runs the same programs with small random weights on a CPU. Group, steps,
-guidance, noise, clip range, adapters and optimizer are those that the authors
-publish for 512 pixels; the sampling times are those of each model's public
-pipeline. Flow-GRPO: Liu et al. (2025), arXiv 2505.05470. DiffusionNFT: Zheng et
-al. (2025), arXiv 2509.16117.
+`tiny` runs the same programs with small random weights on a CPU. Prompts,
+group, steps, guidance, noise, clip range, KL, adapters, optimizer and optimizer
+steps per iteration are those that the authors publish for 512 pixels; the
+sampling times are those of each model's public pipeline. Flow-GRPO: Liu et al.
+(2025), arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117, who
+publish for SD3.5: the other models take the same. Where this differs: the window
+of Qwen-Image's noise stays in steps 1 and 2, where theirs is drawn from the first
+five steps in every iteration; averages follow each optimizer step, not every
+eighth; DiffusionNFT draws by Euler's method, not by a second-order solver.
 
 `wan_i2v` makes videos that start from a picture, with the settings of
 `wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
@@ -63,18 +67,18 @@ MODELS = {
     model=dict(name="flux", size="flux_dev", guidance=3.5),
     weights=f"{FLUX}dev",
     autoencoder="flux", steps=6, eval_steps=28, guidance=1.0, noise=0.9,
-    times=FLUX_TIMES,
+    times=FLUX_TIMES, kl=0.0,
   ),
   "flux_schnell": dict(
     model=dict(name="flux", size="flux_schnell", words=256),
     weights=f"{FLUX}schnell",
     autoencoder="flux", steps=4, eval_steps=4, guidance=1.0, noise=0.9,
-    times=dict(shift=1.0),
+    times=dict(shift=1.0), kl=0.0,
   ),
   "qwen_image": dict(
     model=dict(name="qwen_image", size="qwen_image"), weights="Qwen/Qwen-Image",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.2,
-    times=QWEN_TIMES,
+    times=QWEN_TIMES, group=16, prompts=32, kl=0.0, ema=0.0, window=(1, 2),
   ),
   # 33 frames of 240 x 416 pixels.
   "wan_t2v": dict(
@@ -139,7 +143,7 @@ MODELS = {
     ),
     weights="Qwen/Qwen-Image-Edit", text_encoder="qwen_image_edit",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.0,
-    times=QWEN_TIMES, group=16, prompts=32, kl=0.0, similarity=0.2,
+    times=QWEN_TIMES, group=16, prompts=32, kl=0.0, ema=0.0, similarity=0.2,
   ),
 }  # fmt: skip
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
@@ -194,7 +198,7 @@ def get_config(arg: str | None = None):
     learning_rate=3e-4, schedule="constant", warmup_steps=0, clip_norm=1.0,
     weight_decay=1e-4, b1=0.9, b2=0.999,
   )  # fmt: skip
-  config.ema.decay = 0.9
+  config.ema.decay = chosen.get("ema", 0.9)
   config.advantage = dict(name="group", std="batch", clip=5.0)
   config.align.iterations = 1000
   if given["objective"] == "flow_grpo":
@@ -204,11 +208,14 @@ def get_config(arg: str | None = None):
       name="flow_grpo", clip_range=1e-4, kl=chosen.get("kl", 0.01),
       kl_with_dt=False,
     )  # fmt: skip
-    config.align.updates = 1
+    config.align.update(updates=2, split="samples")
+    if "window" in chosen:
+      start, size = chosen["window"]
+      config.rollout.update(window_start=start, window_size=size)
     config.align.log_prob_gap_bound = 0.01  # bfloat16 in two programs
   else:
     config.objective = dict(
-      name="diffusion_nft", beta=1.0, kl=1e-4, old_decay=0.5
+      name="diffusion_nft", beta=1.0, kl=1e-4, old_decay=0.5, old_rate=1e-3
     )
     config.align.update(times=9, updates=1)
   config.rewards = dict(jpeg=dict(fn="jpeg_compressibility", weight=1.0))
@@ -224,6 +231,7 @@ def get_config(arg: str | None = None):
     guidance_scale=config.rollout.guidance_scale,
   )  # fmt: skip
   config.mesh = dict(data=1, fsdp=-1, tensor=1)
+  config.topology = "v6e-64"  # docs/compile_check.md has its figures
   if is_video:
     _make_videos(config)
   if given["tiny"]:

@@ -76,6 +76,7 @@ def get_config() -> ConfigDict:
         iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
         updates=4,  # optimizer steps per iteration
+        split="times",  # or "samples": what they share out
         log_prob_gap_bound=1e-6,
         overlap=False,  # draw with parameters one update old, never waiting
       ),

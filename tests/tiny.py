@@ -156,9 +156,9 @@ def small_policy() -> Policy:
   )
 
 
-def mesh_of(count, data=-1, fsdp=1):
+def mesh_of(count, data=-1, fsdp=1, tensor=1):
   """A mesh over the first devices."""
-  return mesh_lib.make_mesh(data, fsdp, devices=jax.devices()[:count])
+  return mesh_lib.make_mesh(data, fsdp, tensor, devices=jax.devices()[:count])
 
 
 class Iteration:

@@ -56,18 +56,28 @@ class Layout:
 
 
 def make_layout(
-  prompts: int, group: int, microbatch: int, devices: int = 1
+  prompts: int, group: int, microbatch: int, devices: int = 1, parts: int = 1
 ) -> Layout:
   """Lays P x G samples out in chunks of at most `microbatch` rows.
 
   Prompts, group, micro-batch and devices need not divide one another: the
   micro-batch is rounded up to a multiple of the devices and the last chunk is
   padded under a mask.
+
+  Args:
+    prompts: P.
+    group: G.
+    microbatch: rows of a chunk, at most, but for that rounding.
+    devices: that the rows are spread over.
+    parts: the number of chunks is a multiple of it.
   """
+  up_to = lambda count, step: -(-count // step) * step
   total = prompts * group
-  rows = min(microbatch, total)
-  rows = -(-rows // devices) * devices
+  rows = up_to(min(microbatch, total), devices)
   chunks = -(-total // rows)
+  if chunks % parts:
+    chunks = up_to(chunks, parts)
+    rows = up_to(-(-total // chunks), devices)
   sample = np.arange(rows * chunks)
   mask = sample < total
   sample = np.where(mask, sample, 0)

@@ -88,7 +88,7 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
       config, "objective",
       kernels.objectives({name: objectives.REGISTRY[name] for name in known}, config),
       positional=4 if on_steps else 7,
-      reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay"),
+      reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay", "old_rate"),
     ),
     advantage=_bind(
       config, "advantage", kernels.advantages(advantages.REGISTRY, config),
@@ -163,6 +163,7 @@ def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
     kl_with_dt=config.objective.get("kl_with_dt", True),
     ema_decay=config.ema.decay,
     old_decay=config.objective.get("old_decay", 0.0),
+    old_rate=config.objective.get("old_rate", 0.0),
   )
 
 

@@ -80,6 +80,8 @@ class Plan:
     prompts: P.
     group: G.
     updates: optimizer steps per iteration.
+    split: what they share out, "times" (each sees every sample) or "samples"
+      (each sees every time).
     guidance_scale: of the rollout and, on the sampler's steps, of the loss.
     on_steps: whether the objective is on the sampler's steps.
     take_step: what runs a step of the rollout; None for plain operations.
@@ -95,6 +97,7 @@ class Plan:
   guidance_scale: float
   on_steps: bool
   take_step: rollout.TakeStep | None = None
+  split: str = "times"
   replay: log_prob.Replay | None = None
 
 
@@ -153,14 +156,19 @@ def make_plan(
     trained = tuple(int(i) for i in drawn)
   else:
     trained = tuple(range(config.align.times))
-  layout = rollout.make_layout(r.prompts, r.group, r.microbatch, devices)
-  if len(trained) % config.align.updates:
-    # Whole times only: an optimizer step then sees every sample, and does not
-    # depend on the micro-batch or the devices.
+  by_samples = config.align.split == "samples"
+  if not by_samples and len(trained) % config.align.updates:
+    # Whole times only: what an optimizer step sees then depends neither on the
+    # micro-batch nor on the devices, as every U-th sample of U steps does not.
     raise UserError(
       f"config.align.updates={config.align.updates} does not divide the"
-      f" {len(trained)} noise levels that are trained in an iteration"
+      f" {len(trained)} noise levels that are trained in an iteration; another"
+      ' number, or config.align.split="samples"'
     )
+  layout = rollout.make_layout(
+    r.prompts, r.group, r.microbatch, devices,
+    parts=config.align.updates if by_samples else 1,
+  )  # fmt: skip
   return Plan(
     table=table,
     trained=trained,
@@ -168,6 +176,7 @@ def make_plan(
     prompts=r.prompts,
     group=r.group,
     updates=config.align.updates,
+    split=config.align.split,
     guidance_scale=r.guidance_scale,
     on_steps=on_steps,
     take_step=kernels.take_step(config) if on_steps else None,
@@ -204,23 +213,28 @@ def sample(
 
 
 def _stack(rows: Any, plan: Plan) -> Any:
-  """Leaves [K, B, ...] -> [U, K C / U, M, ...]."""
-  chunks = plan.layout.chunks
+  """Leaves [K, B, ...] -> [U, K C / U, M, ...]; C chunks of every C-th row."""
+  chunks, updates = plan.layout.chunks, plan.updates
 
   def cut(x):
     k = x.shape[0]
     x = x.reshape(k, -1, chunks, *x.shape[2:]).swapaxes(1, 2)
-    return x.reshape(plan.updates, k * chunks // plan.updates, *x.shape[2:])
+    if plan.split == "samples":
+      x = x.reshape(k, -1, updates, *x.shape[2:])
+      x = jnp.moveaxis(x, 2, 0).reshape(k, chunks, *x.shape[3:])
+    return x.reshape(updates, k * chunks // updates, *x.shape[2:])
 
   return jax.tree.map(cut, rows)
 
 
 def _stack_facts(facts: steppers.StepTable, plan: Plan) -> steppers.StepTable:
   """Scalars per time [K] -> [U, K C / U]."""
-  count = len(plan.trained) * plan.layout.chunks // plan.updates
+  chunks, updates = plan.layout.chunks, plan.updates
 
   def cut(x):
-    return jnp.repeat(x, plan.layout.chunks).reshape(plan.updates, count)
+    if plan.split == "samples":
+      return jnp.tile(jnp.repeat(x, chunks // updates), (updates, 1))
+    return jnp.repeat(x, chunks).reshape(updates, -1)
 
   return jax.tree.map(cut, facts)
 
@@ -405,6 +419,7 @@ class Updater:
   kl_with_dt: bool
   ema_decay: float
   old_decay: float
+  old_rate: float
 
   def loss_fn(self):
     if self.plan.on_steps:
@@ -478,7 +493,10 @@ def update(
   pooled["zero_variance_share"] = zero_variance_share(signal, mask)
   old = state.old
   if old is not None:
-    old = ema.update_ema(old, state.params, updater.old_decay)
+    decay: Any = updater.old_decay
+    if updater.old_rate:  # on-policy at first
+      decay = jnp.minimum(decay, updater.old_rate * state.step)
+    old = ema.update_ema(old, state.params, decay)
   if behind is not None:
     behind = drew
   state = dataclasses.replace(

@@ -24,6 +24,7 @@ COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
 NAMES = {
   "model.dtype": COMPUTED,
   "model.param_dtype": COMPUTED,
+  "align.split": ("times", "samples"),
   "video.scored": videos.SCORED,
   "autoencoder.dtype": COMPUTED,
   "text_encoder.dtype": COMPUTED,
@@ -72,7 +73,7 @@ _POSITIVE = {
   ),
 } | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
 _NOT_NEGATIVE = {
-  "objective": ("kl",),
+  "objective": ("kl", "old_rate"),
   "advantage": ("epsilon", "clip"),
   "composition": ("epsilon",),
   "pretrain": ("time_std",),

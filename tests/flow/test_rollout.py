@@ -88,15 +88,17 @@ def grouped(trajectory, prompts, group):
   )
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3])
 @pytest.mark.parametrize(("prompts", "group", "rows", "devices"), GEOMETRIES)
-def test_layout_covers_every_sample_once(prompts, group, rows, devices):
-  layout = rollout.make_layout(prompts, group, rows, devices)
+def test_layout_covers_every_sample_once(prompts, group, rows, devices, parts):
+  layout = rollout.make_layout(prompts, group, rows, devices, parts)
   count = len(layout.mask)
-  assert count % layout.chunks == 0
+  assert count % layout.chunks == 0 and layout.chunks % parts == 0
   per_chunk = count // layout.chunks
   assert per_chunk % devices == 0
   assert per_chunk < rows + devices
-  assert count - prompts * group < per_chunk  # no chunk is all padding
+  if parts == 1:
+    assert count - prompts * group < per_chunk  # no chunk is all padding
   pairs = [
     (int(p), int(m))
     for p, m, real in zip(

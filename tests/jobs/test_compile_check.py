@@ -60,7 +60,6 @@ def test_a_table_and_json_for_eight_cpus(tmp_path, small_model, capfd):
   assert ("all-gather", "fsdp") not in kinds(whole)
 
 
-@pytest.mark.slow
 def test_little_memory_does_not_fit_and_says_what_to_change(
   tmp_path, small_model, command
 ):

@@ -11,7 +11,7 @@ import pytest
 from jaxreward import rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import ahead, evaluate
+from jaxreward.jobs import ahead, align_steps, evaluate
 from jaxreward.types import Policy
 from tests import tiny
 
@@ -23,6 +23,63 @@ NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 def iteration_of(spec, *overrides):
   config = tiny.load(spec, tiny.MODEL, tiny.REWARD, tiny.FAST, *overrides)
   return tiny.Iteration(config, tiny.mesh_of(1))
+
+
+@pytest.mark.parametrize("split", ["times", "samples"])
+@pytest.mark.parametrize("rows", [2, 6, 24])
+def test_what_optimizer_steps_share_out(split, rows):
+  """Each pair of sample and time once, whatever the micro-batch."""
+  iteration = iteration_of(
+    GRPO,
+    {"rollout.prompts": 3, "rollout.group": 5, "rollout.microbatch": rows,
+     "align.updates": 2, "align.split": split},
+  )  # fmt: skip
+  plan, times = iteration.plan, len(iteration.plan.trained)
+  trajectory, _, _ = iteration.sample(iteration.state)
+  count = len(plan.layout.mask)
+  micro = align_steps.transitions(trajectory, jnp.arange(1.0, count + 1), plan)
+  shape = (2, times * plan.layout.chunks // 2)
+  assert micro.advantage.shape[:2] == micro.facts.t.shape == shape
+  seen = []
+  for u in range(2):
+    number, t = np.broadcast_arrays(
+      np.asarray(micro.advantage[u]) - 1, np.asarray(micro.facts.t[u])[:, None]
+    )
+    real = np.asarray(micro.mask[u])
+    seen.append(set(zip(number[real].tolist(), t[real].tolist(), strict=True)))
+    assert real.sum() == len(seen[u])
+  every = range(3 * 5)
+  samples = [{n for n, _ in one} for one in seen]
+  if split == "times":
+    assert samples == [set(every)] * 2
+    assert not {t for _, t in seen[0]} & {t for _, t in seen[1]}
+  else:
+    assert samples == [set(every[0::2]), set(every[1::2])]
+    assert [len({t for _, t in one}) for one in seen] == [times] * 2
+  assert len(seen[0] | seen[1]) == 15 * times
+  # The rows' own latents and times belong together.
+  of = {
+    (b, float(plan.table.t[k])): np.asarray(trajectory.latents[k, b])
+    for b in every
+    for k in plan.trained
+  }
+  for u in range(2):
+    for i in range(shape[1]):
+      for m in np.flatnonzero(micro.mask[u, i]):
+        name = int(micro.advantage[u, i, m]) - 1, float(micro.facts.t[u, i])
+        np.testing.assert_array_equal(micro.x_t[u, i, m], of[name])
+
+
+def test_an_old_policy_that_is_the_trained_one_at_first():
+  """min(rate * step, decay), the published schedule."""
+  given = {"objective.old_decay": 0.25, "objective.old_rate": 0.2}
+  iteration = iteration_of(NFT, given)
+  state = iteration.state
+  for decay in (0.0, 0.2, 0.25):
+    old = tiny.flat(state.old)
+    state, _, _ = iteration.step(iteration.copy(state))
+    expected = decay * old + (1 - decay) * tiny.flat(state.params)
+    np.testing.assert_allclose(tiny.flat(state.old), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.25, 0.9, 1.0])

@@ -61,9 +61,10 @@ def assert_compiled(found, cases):
     assert found["pairs_4096"]["temporary"] < 8 << 20
 
 
-def test_one_of_each_for_v5e():
+@pytest.mark.parametrize("chip", list(TOPOLOGIES))
+def test_one_of_each_for_every_chip(chip):
   cases = ("policy", "pairs_4096", "draw", "replay")
-  assert_compiled(compile_for("v5e", *cases), cases)
+  assert_compiled(compile_for(chip, *cases), cases)
 
 
 @pytest.mark.slow

@@ -148,11 +148,11 @@ def test_a_job_refuses_it_before_it_starts(tmp_path, capfd):
   assert 'needs a TPU, and this is a CPU: use "auto"' in capfd.readouterr().err
 
 
-@pytest.mark.slow
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize("heads", [24, 38], ids=["by heads", "by queries"])
 def test_a_tpu_takes_it_forward_and_backward(heads):
   """Over data and tensor of v5e, at the sizes of SD3.5 at 512 pixels."""
+  pytest.importorskip("libtpu")
   from jaxreward.compilation import topology
 
   found = topology.find("v5e-4")

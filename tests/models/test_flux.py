@@ -185,9 +185,15 @@ def loss_and_gradients(**fields):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.slow
+@pytest.mark.job
+@pytest.mark.hurried
 @pytest.mark.parametrize(
-  "fields", [{"remat": "full", "unroll": 2}, {"remat": "dots"}], ids=str
+  "fields",
+  [
+    {"remat": "full", "unroll": 2},
+    pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
+  ],
+  ids=str,
 )
 def test_remat_and_unroll_change_nothing(fields):
   (want, grads), (got, others) = (

@@ -178,9 +178,15 @@ def loss_and_gradients(**fields):
   return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.slow
+@pytest.mark.job
+@pytest.mark.hurried
 @pytest.mark.parametrize(
-  "fields", [{"remat": "full", "unroll": 2}, {"remat": "dots"}], ids=str
+  "fields",
+  [
+    {"remat": "dots"},
+    pytest.param({"remat": "full", "unroll": 2}, marks=pytest.mark.slow),
+  ],
+  ids=str,
 )
 def test_remat_and_unroll_change_nothing(fields):
   (want, grads), (got, others) = (
