@@ -488,7 +488,7 @@ def test_marks_of_process_0_hold_for_all(tmp_path, monkeypatch):
   monkeypatch.setattr(
     pipeline.processes, "on_first", lambda read: dict.fromkeys(config.jobs, 1.0)
   )
-  monkeypatch.setattr(pipeline.jobs, "JOBS", {})
+  monkeypatch.setitem(pipeline.jobs.JOBS, "align", None)
   pipeline.run(config, epath.Path(tmp_path))
   assert not (tmp_path / pipeline.MARKS_FILE).exists()
 
