@@ -206,7 +206,6 @@ def test_samples_are_drawn_ahead_as_by_one_process(tmp_path):
     assert run.codes == [0] * count, run.errors
     found.append((tiny.rows(workdir), moved(workdir), calls(workdir, 0)))
   (rows, ours, times), (alone, theirs, expected) = found
-  assert rows[-1]["log_prob_gap"] > 1e-4  # drawn with older parameters
   assert_close(rows, alone, 1e-3)
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
   assert times == expected
