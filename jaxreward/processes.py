@@ -3,7 +3,7 @@
 Every process runs the same program on its own devices. Arrays span all of
 them; what lies outside arrays is decided by process 0 and told to the others,
 so that none of them waits for one that went another way. Files are read by
-all and written by process 0.
+all, pictures by one of them each, and written by process 0.
 
 A process that is lost ends the others: at their next exchange, or when its
 heartbeats have stayed away, in which case the runtime ends them without a word
@@ -32,6 +32,7 @@ ADDRESS, COUNT, INDEX = (
   for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 )
 _PARTING = 10.0  # seconds that a process that fails waits for the others
+_PATIENT = 2**31 - 1  # ms; a process that is lost ends the wait before
 _WITNESS = """
 import sys
 if not sys.stdin.read():
@@ -41,6 +42,7 @@ _SIGNS = ("gloo", "coordinationservice", "coordination service", "heartbeat",
           "unavailable:", "deadline_exceeded:")  # fmt: skip
 _witness: subprocess.Popen | None = None
 _count, _index = 1, 0
+_rounds = 0
 
 
 def start(
@@ -239,7 +241,7 @@ def on_all(action: Callable[[], T]) -> T:
     value = action()
   except Exception as caught:
     error = caught
-  if gather(np.array(error is not None)).any():
+  if "failed" in tell("failed" if error else "done"):
     raise error or UserError("another process has failed and says why")
   return value  # pyrefly: ignore
 
@@ -251,6 +253,29 @@ def _alone():
   return jax.set_mesh(
     jax.make_mesh((1,), ("alone",), devices=jax.local_devices()[:1])
   )
+
+
+def tell(word: str) -> list[str]:
+  """The words of all processes, in order; no device is asked or waited for.
+
+  Every process has to call it, and none of them from another thread.
+  """
+  if count() == 1:
+    return [word]
+  from jax._src import distributed  # JAX has no public way to its store
+
+  global _rounds
+  _rounds += 1
+  store: Any = distributed.global_state.client
+  name = "jaxreward/{}/{}".format
+  store.key_value_set(name(_rounds, index()), word)
+  words = [
+    store.blocking_key_value_get(name(_rounds, i), _PATIENT)
+    for i in range(count())
+  ]
+  if _rounds > 1:  # who speaks in this round has heard all of the last
+    store.key_value_delete(name(_rounds - 1, index()))
+  return words
 
 
 def gather(value: np.ndarray) -> np.ndarray:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
+from jaxreward import processes
 from jaxreward.errors import UserError, one_line
 
 # Modes that become RGB without losing or inventing anything.
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA")
+_EXCHANGED = 2**28  # bytes that a device holds while pictures are exchanged
 
 
 def _to_rgb(image: Image.Image, path: os.PathLike[str] | str) -> Image.Image:
@@ -79,3 +83,42 @@ def read_image(
     ) from error
   image = image if size is None else _fit(image, size)
   return np.asarray(image, np.float32) / 255
+
+
+def read_images(
+  paths: Sequence[str],
+  size: int | tuple[int, int],
+  places: Sequence[str] = (),
+) -> UInt8[np.ndarray, "N H W 3"]:
+  """Reads image files, each in one of the processes, for all of them.
+
+  Every process has to call it, with the same files.
+
+  Args:
+    paths: of the files.
+    size: side, or (height, width), in pixels; see `read_image`.
+    places: where each path stands, for errors.
+
+  Raises:
+    UserError: see `read_image`; in every process.
+  """
+  shape = (*((size, size) if isinstance(size, int) else size), 3)
+  count, index = processes.count(), processes.index()
+  mine = np.zeros((-(-len(paths) // count), *shape), np.uint8)
+
+  def fill() -> None:
+    for row in range(index, len(paths), count):
+      try:
+        image = read_image(paths[row], size)
+      except UserError as error:
+        place = f"{places[row]}: " if places else ""
+        raise UserError(f"{place}{error}") from error
+      mine[row // count] = np.round(image * 255).astype(np.uint8)
+
+  processes.on_all(fill)
+  each = max(_EXCHANGED // (count * math.prod(shape)), 1)
+  parts = [
+    processes.gather(mine[i : i + each]).swapaxes(0, 1).reshape(-1, *shape)
+    for i in range(0, len(mine), each)
+  ]
+  return np.concatenate([mine[:0], *parts])[: len(paths)]

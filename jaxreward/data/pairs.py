@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxreward import processes
-from jaxreward.data.images import read_image
+from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, one_line
@@ -69,7 +68,7 @@ def is_heldout(text: str) -> bool:
 
 
 class _Pictures:
-  """Every picture once, by its path; each process reads its share of them."""
+  """Every picture once, by its path."""
 
   def __init__(self, folder: epath.Path, size: int):
     self.folder, self.size = folder, size
@@ -86,22 +85,7 @@ class _Pictures:
 
   def read(self) -> np.ndarray:
     """uint8 [N, size, size, 3], in every process."""
-    count, index = processes.count(), processes.index()
-    part = -(-len(self.rows) // count)
-    mine = np.zeros((part, self.size, self.size, 3), np.uint8)
-
-    def fill() -> None:
-      for path, row in self.rows.items():
-        if row % count == index:
-          try:
-            image = read_image(path, self.size)
-          except UserError as error:
-            raise UserError(f"{self.places[row]}: {error}") from error
-          mine[row // count] = np.round(image * 255).astype(np.uint8)
-
-    processes.on_all(fill)
-    parts = processes.gather(mine).swapaxes(0, 1)
-    return parts.reshape(-1, *mine.shape[1:])[: len(self.rows)]
+    return read_images(list(self.rows), self.size, self.places)
 
 
 def load_pairs(

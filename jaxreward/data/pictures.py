@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxreward.data.images import read_image
+from jaxreward.data.images import read_images
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError, nearest, one_line
 from jaxreward.types import PromptBatch
@@ -93,6 +93,9 @@ def attach(
 ) -> PromptBatch:
   """The batch with the pictures of its prompts, if they have some.
 
+  Every process has to call it, with the same prompts: files are read once over
+  all of them.
+
   Args:
     batch: P rows.
     prompts: of the rows.
@@ -121,7 +124,9 @@ def _read(paths: Sequence[str], side: int | tuple[int, int]) -> np.ndarray:
   """Pictures, float32 [P, H, W, 3]; NaN where there is no path."""
   height, width = (side, side) if isinstance(side, int) else side
   found = np.full((len(paths), height, width, 3), np.nan, np.float32)
-  for row, path in zip(found, paths, strict=True):
-    if path:
-      row[:] = read_image(path, side)
+  there = [row for row, path in enumerate(paths) if path]
+  once = list(dict.fromkeys(paths[row] for row in there))
+  images = dict(zip(once, read_images(once, side), strict=True))
+  for row in there:
+    found[row] = images[paths[row]].astype(np.float32) / 255
   return found

@@ -204,9 +204,9 @@ def prompt_batches(
 
   def assemble(rows):
     batch = distinct_ids(_padded(table, rows, pad_to))
-    batch = jax.tree.map(lambda x: x[mine], batch)
     padded = [*rows, *[rows[0]] * (pad_to - len(rows))]
-    return pictures.attach(batch, [prompts[r] for r in padded[mine]], side)
+    batch = pictures.attach(batch, [prompts[r] for r in padded], side)
+    return jax.tree.map(lambda x: x[mine], batch)
 
   return PromptBatches(stream.batch(batch_size).map(assemble))
 

@@ -47,6 +47,7 @@ from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
   applied,
+  for_host,
   has_say,
   host_scores,
   jitted_scores,
@@ -429,16 +430,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       # Seen once, for the rewards that ask the detector and for the panel.
       found = detect(images, pixels, batch)
       scores = jitted_scores(rewards, images, batch, found)
-      return batch, trajectory, images, found, scores
+      shown = for_host(rewards, images)
+      return batch, trajectory, images, shown, found, scores
 
     samples = ahead.Samples(draw, config.align.iterations)
 
     def one(current, n):
-      batch, trajectory, images, found, scores = samples.of(current, n)
+      drawn = samples.of(current, n)
+      batch, trajectory, images, shown, found, scores = drawn
       timer("data", batch)
       timer("sample", (trajectory, images))
       timer("detect", found)
-      scores = scores | host_scores(rewards, images, batch)
+      scores = scores | host_scores(rewards, shown, batch)
       scores, asked, says, lost = timer(
         "reward", _of_finite(scores, images, every_weight, batch.plain)
       )

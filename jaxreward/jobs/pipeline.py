@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, jobs, workdirs
+from jaxreward import files, jobs, processes, workdirs
 from jaxreward.errors import UserError, nearest
 
 MARKS_FILE = "finished.json"
@@ -45,7 +45,8 @@ def check(config: ConfigDict, done: Collection[str] = ()) -> None:
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Runs `config.jobs` in order; see `check` for what is refused first."""
-  done = workdirs.read_record(workdir / MARKS_FILE)
+  marks = workdir / MARKS_FILE
+  done = processes.on_first(lambda: workdirs.read_record(marks))
   check(config, done)
   for name in config.jobs:
     if name in done:
@@ -54,5 +55,5 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     start = time.monotonic()
     jobs.JOBS[name](config, workdir)
     done[name] = round(time.monotonic() - start, 1)
-    files.write_atomic(workdir / MARKS_FILE, json.dumps(done).encode())
+    files.write_atomic(marks, json.dumps(done).encode())
     logging.info("%s: %.0f s", name, done[name])

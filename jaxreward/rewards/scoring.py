@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward import processes
 from jaxreward.data import texts
@@ -272,6 +273,19 @@ def jitted_scores(
   if all(reward.is_host for reward in rewards.values()):
     return {}
   return _jitted(*_arguments(rewards, images, prompts, verdict))
+
+
+def for_host(rewards: Mapping[str, Reward], images: Array) -> Array:
+  """The pictures as `host_scores` takes them at once, in every process.
+
+  Call it under the mesh, and before anything else is queued: gathering
+  pictures is the devices' work, and waits for all that they were given before.
+  """
+  if processes.count() == 1 or not any(r.is_host for r in rewards.values()):
+    return images
+  return jax.device_put(
+    images, NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+  )
 
 
 def host_scores(

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from jaxreward import processes
@@ -78,17 +77,19 @@ class GracefulStop:
     logging.info("stopping after this step; once more to quit without saving")
 
   def _give_up(self) -> None:
-    logging.warning(
-      "not saved within %g s of SIGTERM (config.checkpoint.grace); the same"
-      " command goes on from %s", self._grace, self._last(),
-    )  # fmt: skip
-    os._exit(128 + signal.SIGTERM)
+    try:
+      logging.warning(
+        "not saved within %g s of SIGTERM (config.checkpoint.grace); the same"
+        " command goes on from %s", self._grace, self._last(),
+      )  # fmt: skip
+    finally:
+      os._exit(128 + signal.SIGTERM)
 
   def agreed(self) -> bool:
     """Whether any process was asked; every process has to call it."""
     if processes.count() == 1:
       return self.requested
-    asked = int(processes.gather(np.array(self.signum or 0)).max())
+    asked = max(int(word) for word in processes.tell(str(self.signum or 0)))
     self._asked = asked or None
     return bool(asked)
 

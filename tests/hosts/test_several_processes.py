@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
+from etils import epath
 from PIL import Image
 
 from jaxreward.data.scenes import grammar
@@ -195,6 +196,21 @@ def test_metrics_of_one_process(count, done):
     np.testing.assert_allclose(moved(workdir), moved(alone), atol=1e-5)
 
 
+@pytest.mark.slow
+def test_samples_are_drawn_ahead_as_by_one_process(tmp_path):
+  found = []
+  for count in (2, 1):
+    workdir = tmp_path / f"{count}"
+    given = {"align.overlap": True}
+    run = Run(workdir, count, given, devices=2 // count).finish()
+    assert run.codes == [0] * count, run.errors
+    found.append((tiny.rows(workdir), moved(workdir), calls(workdir, 0)))
+  (rows, ours, times), (alone, theirs, expected) = found
+  assert_close(rows, alone, 1e-3)
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)
+  assert times == expected
+
+
 @pytest.mark.job
 @pytest.mark.parametrize("count", COUNTS)
 def test_host_rewards_are_asked_once_over_all_processes(count, done):
@@ -311,19 +327,64 @@ def test_one_that_does_not_come_is_waited_for_so_long(tmp_path):
     assert "within 5 s" in line
 
 
+def said(code, count, *args) -> list[list[str]]:
+  """The lines of each process of a program of two devices each."""
+  port, started = free_port(), []
+  for index in range(count):
+    env = os.environ | {
+      "PYTHONPATH": str(tiny.ROOT),
+      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    if count > 1:
+      env |= {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(index),
+      }
+    started.append(
+      subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)],
+        stdout=subprocess.PIPE, text=True, env=env,
+      )
+    )  # fmt: skip
+  heard = [p.communicate(timeout=PATIENCE)[0].splitlines() for p in started]
+  assert [p.returncode for p in started] == [0] * count
+  return heard
+
+
 READER = """
 import hashlib, sys
-import jax
+import numpy as np
 from jaxreward import processes
-from jaxreward.data import pairs
+from jaxreward.data import images, pairs, pictures, sources
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
 processes.start()
+images._EXCHANGED = 1000  # several exchanges
 seen = []
-read = pairs.read_image
-pairs.read_image = lambda path, size: seen.append(path) or read(path, size)
-sides = pairs.load_pairs(sys.argv[1], 8)
-names = " ".join(path.rsplit("/", 1)[1] for path in seen)
-digest = hashlib.sha256(b"".join(s.images.tobytes() for s in sides)).hexdigest()
-print(f"{names};{digest}")
+read = images.read_image
+images.read_image = lambda path, size: seen.append(path) or read(path, size)
+
+def told(arrays):
+  names = " ".join(path.rsplit("/", 1)[1] for path in seen)
+  seen.clear()
+  data = b"".join(a.tobytes() for a in arrays)
+  return f"{names};{hashlib.sha256(data).hexdigest()}"
+
+print(told([side.images for side in pairs.load_pairs(sys.argv[1], 8)]))
+prompts = sources.all_prompts(sys.argv[2], free=True, with_pictures=True)
+batch = pictures.attach(grammar.batch(prompts), prompts, 8)
+for row, prompt in zip(batch.source, prompts):
+  np.testing.assert_array_equal(row, read(prompt.task.image, 8))
+print(told([batch.source]))
+processes.wait_for_all("read")
+if processes.is_first():
+  open(prompts[0].task.image, "wb").close()
+processes.wait_for_all("damaged")
+try:
+  pictures.attach(grammar.batch(prompts), prompts, 8)
+except UserError as error:
+  print(error)
 processes.finish()
 """
 
@@ -332,10 +393,12 @@ processes.finish()
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_pictures_are_read_once_over_all_processes(count, tmp_path):
   """And every process holds all of them, in the order of the file."""
-  draw, lines = np.random.default_rng(0), []
+  draw, lines, own = np.random.default_rng(0), [], []
   for i in range(14):
     pixels = draw.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    for prompt in ("make it blue", "add a hat"):
+      own.append(json.dumps({"prompt": prompt, "image": f"{i}.png"}))
   for i in range(7):
     prompt = PROMPTS[i % 2]
     first, second = 2 * i, 2 * i + 1
@@ -346,35 +409,87 @@ def test_pictures_are_read_once_over_all_processes(count, tmp_path):
       )
     )  # fmt: skip
   (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-  port, started = free_port(), []
-  for index in range(count):
-    env = os.environ | {"PYTHONPATH": str(tiny.ROOT), "XLA_FLAGS": ""}
-    if count > 1:
-      env |= {
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": str(count),
-        "JAX_PROCESS_ID": str(index),
-      }
-    started.append(
-      subprocess.Popen(
-        [sys.executable, "-c", READER, str(tmp_path / "pairs.jsonl")],
-        stdout=subprocess.PIPE, text=True, env=env,
-      )
-    )  # fmt: skip
-  said = [p.communicate(timeout=PATIENCE)[0].splitlines()[-1] for p in started]
-  assert [p.returncode for p in started] == [0] * count
-  names, digests = zip(*(line.split(";") for line in said), strict=True)
-  read = [name for part in names for name in part.split()]
-  assert sorted(read) == sorted(f"{i}.png" for i in range(14))
-  assert len({len(part.split()) for part in names}) <= 2  # fair shares
-  assert len(set(digests)) == 1
+  (tmp_path / "own.jsonl").write_text("\n".join(own))
   whole = hashlib.sha256()
   for side in (0, 1):
     for i in range(side, 7, 2):
       for picture in (2 * i, 2 * i + 1):
         with Image.open(tmp_path / f"{picture}.png") as image:
           whole.update(np.asarray(image).tobytes())
+  files = (tmp_path / "pairs.jsonl", tmp_path / "own.jsonl")
+  heard = [lines[-3:] for lines in said(READER, count, *files)]
+  *parts, errors = zip(*heard, strict=True)
+  digests = []
+  for part in parts:
+    names, found = zip(*(line.split(";") for line in part), strict=True)
+    read = [name for one in names for name in one.split()]
+    assert sorted(read) == sorted(f"{i}.png" for i in range(14))
+    assert len({len(one.split()) for one in names}) <= 2  # fair shares
+    assert len(set(found)) == 1
+    digests.append(found[0])
+  assert sum("not an image" in error for error in errors) == 1
+  assert sum("another process" in error for error in errors) == count - 1
   assert digests[0] == whole.hexdigest()
+
+
+HOSTS = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxreward import processes, rewards
+from jaxreward.rewards import declare
+from jaxreward.training import interrupt
+processes.start()
+mesh = jax.make_mesh((4,), ("data",))
+rows = jax.NamedSharding(mesh, jax.P("data"))
+plain = rewards.build({"none": lambda images, prompts: 0})
+asked = declare(is_host=True)(lambda images, prompts: 0)
+with jax.set_mesh(mesh):
+  draw = jax.jit(
+    lambda: jnp.arange(4.0 * 192).reshape(4, 1, 8, 8, 3), out_shardings=rows
+  )
+  images = draw()
+  assert not images.is_fully_replicated
+  assert rewards.for_host(plain, images) is images
+  shown = rewards.for_host(rewards.build({"asked": asked}), images)
+
+def refuse(*args, **kwargs):
+  raise AssertionError("the devices were asked")
+
+exchange = processes._exchange()
+exchange.process_allgather = refuse
+found = processes.fetch(shown)
+np.testing.assert_array_equal(found.reshape(-1), np.arange(4 * 192))
+exchange.broadcast_one_to_all = exchange.sync_global_devices = refuse
+stop = interrupt.GracefulStop()
+assert not stop.agreed() and not stop.agreed()
+if processes.index() == 1:
+  stop.signum = 15
+assert stop.agreed() and stop._asked == 15
+assert processes.on_all(processes.index) == processes.index()
+print(processes.tell(f"word {processes.index()}"))
+processes.leave(0)
+"""
+
+
+@pytest.mark.job
+def test_what_stands_between_two_draws_waits_for_no_device():
+  """Pictures for host rewards, whether to stop, and whether all went well."""
+  for *_, words in said(HOSTS, 2):
+    assert words == "['word 0', 'word 1']"
+
+
+def test_marks_of_process_0_hold_for_all(tmp_path, monkeypatch):
+  """A process that does not see the file of marks yet begins no job again."""
+  from jaxreward.jobs import pipeline
+
+  config = tiny.load("align_scenes.py:flow_grpo,smoke")
+  monkeypatch.setattr(
+    pipeline.processes, "on_first", lambda read: dict.fromkeys(config.jobs, 1.0)
+  )
+  monkeypatch.setitem(pipeline.jobs.JOBS, "align", None)
+  pipeline.run(config, epath.Path(tmp_path))
+  assert not (tmp_path / pipeline.MARKS_FILE).exists()
 
 
 @pytest.mark.parametrize(

@@ -305,6 +305,17 @@ def test_a_grace_time_that_is_over_ends_the_process(monkeypatch, caplog):
   assert codes == [143]  # what has been left in time is not ended
 
 
+def test_a_grace_time_ends_the_process_whatever_is_saved(monkeypatch):
+  def gone():
+    raise OSError("the folder of checkpoints is gone")
+
+  codes = []
+  monkeypatch.setattr(interrupt.os, "_exit", codes.append)
+  with pytest.raises(OSError, match="gone"):
+    interrupt.GracefulStop(1.0, gone)._give_up()
+  assert codes == [143]
+
+
 def test_a_check_sees_every_row_and_may_stop(tmp_path):
   seen = []
 
