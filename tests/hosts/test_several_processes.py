@@ -284,9 +284,10 @@ def test_a_notice_to_one_process_stops_all_at_one_step(done, tmp_path):
 
 @pytest.mark.job
 def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
+  """Also where one process alone reads the part that is damaged."""
   expected, _ = done(2)
-  workdir = tmp_path / "run"
-  run = Run(workdir, 2)
+  workdir, cut = tmp_path / "run", {"mesh.data": 1, "mesh.fsdp": 2}
+  run = Run(workdir, 2, cut)
   run.wait_for(lambda: run.rows() >= 6)
   for process in run.processes:
     process.kill()
@@ -298,11 +299,11 @@ def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
   data = bytearray(largest.read_bytes())
   data[len(data) // 2] ^= 0xFF
   largest.write_bytes(data)
-  again = Run(workdir, 2).finish()
+  again = Run(workdir, 2, cut).finish()
   assert again.codes == [0, 0], again.errors
   assert f"{newest} cannot be restored" in again.errors[0]
   assert (workdir / "checkpoints" / "align.damaged" / newest.name).is_dir()
-  assert tiny.rows(workdir) == tiny.rows(expected)
+  assert_close(tiny.rows(workdir), tiny.rows(expected), 1e-3)
 
 
 @pytest.mark.job
