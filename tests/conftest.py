@@ -68,7 +68,9 @@ def pytest_runtest_setup(item):
   """
   is_parity = item.get_closest_marker("parity") is not None
   is_hurried = is_parity or item.get_closest_marker("hurried") is not None
-  jax.config.update("jax_disable_most_optimizations", is_hurried)
+  if is_hurried != jax.config.read("jax_disable_most_optimizations"):
+    jax.config.update("jax_disable_most_optimizations", is_hurried)
+    jax.clear_caches()  # which do not tell the two apart
   if is_parity and importlib.util.find_spec("torch"):
     importlib.import_module("torch").manual_seed(0)
 
