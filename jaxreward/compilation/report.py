@@ -168,9 +168,9 @@ def to_text(run: RunReport) -> str:
 
 
 def _heading(run: RunReport, mesh: MeshReport) -> str:
-  verdict = "fits" if mesh.fits(run.limit) else "does not fit"
-  if mesh.fits(run.limit) and not run.limit:
-    verdict = "compiles (how much memory there is, is not known)"
+  unknown = "compiles (how much memory there is, is not known)"
+  fits = "fits" if run.limit else unknown
+  verdict = fits if mesh.fits(run.limit) else "does not fit"
   if mesh.refused:
     verdict = f"impossible: {mesh.refused}"
   room = f", {gib(run.limit)} GiB each" if run.limit else ""
