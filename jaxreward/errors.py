@@ -6,6 +6,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+LINE = 290  # characters of an error line at most, without "error: "
+
 
 class UserError(Exception):
   """One clear line: the field, the value and the mend."""
@@ -34,6 +36,29 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-  """Type and first line of an exception's message."""
+  """Type and first line of an exception's message, of bounded length."""
   text = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+  name = type(error).__name__
+  return f"{name}: {shown(text[0], 160)}" if text else name
+
+
+def shown(text: object, limit: int = 60) -> str:
+  """Text for an error line: printable, on one line, cut to `limit` characters.
+
+  Line breaks, control characters, lone surrogates and characters without a
+  glyph are escaped as in a Python literal.
+  """
+  head = str(text)[: limit + 1]
+  safe = "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in head
+  )
+  return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
+def squeeze(message: str, limit: int = LINE) -> str:
+  """A message as one printable line; of a longer one the middle is left out."""
+  safe = shown(message, len(message) * 10 + 1)
+  if len(safe) <= limit:
+    return safe
+  tail = limit // 3
+  return f"{safe[: limit - tail - 5]} ... {safe[-tail:]}"

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import jobs, processes, workdirs
-from jaxreward.errors import Lost, Stopped, UserError, nearest
+from jaxreward.errors import Lost, Stopped, UserError, nearest, squeeze
 
 USAGE = """\
 python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
@@ -310,7 +310,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-  sys.stderr.write(f"error: {message}\n")
+  sys.stderr.write(f"error: {squeeze(message)}\n")
   return code
 
 
