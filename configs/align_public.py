@@ -204,10 +204,9 @@ def get_config(arg: str | None = None):
   if given["objective"] == "flow_grpo":
     config.rollout.guidance_scale = chosen["guidance"]
     config.rollout.sampler = dict(name="flow_sde", noise_level=chosen["noise"])
-    config.objective = dict(
-      name="flow_grpo", clip_range=1e-4, kl=chosen.get("kl", 0.01),
-      kl_with_dt=False,
-    )  # fmt: skip
+    config.objective = dict(name="flow_grpo", clip_range=1e-4)
+    if chosen.get("kl", 0.01):
+      config.regularizers.kl = dict(fn="step_kl", weight=0.01, with_dt=False)
     config.align.update(updates=2, split="samples")
     if "window" in chosen:
       start, size = chosen["window"]
@@ -215,8 +214,9 @@ def get_config(arg: str | None = None):
     config.align.log_prob_gap_bound = 0.01  # bfloat16 in two programs
   else:
     config.objective = dict(
-      name="diffusion_nft", beta=1.0, kl=1e-4, old_decay=0.5, old_rate=1e-3
+      name="diffusion_nft", beta=1.0, old_decay=0.5, old_rate=1e-3
     )
+    config.regularizers.kl = dict(fn="velocity_distance", weight=1e-4)
     config.align.update(times=9, updates=1)
   config.rewards = dict(jpeg=dict(fn="jpeg_compressibility", weight=1.0))
   if "similarity" in chosen:
@@ -250,7 +250,8 @@ def _make_videos(config: ConfigDict) -> None:
   config.sample.microbatch = 2
   if config.objective.name == "flow_grpo":
     config.rollout.sampler = dict(name="linear_sde")
-    config.objective.update(clip_range=1e-3, kl=0.004, kl_with_dt=True)
+    config.objective.clip_range = 1e-3
+    config.regularizers.kl = dict(fn="step_kl", weight=0.004)
 
 
 def _edit(config: ConfigDict, similarity: float) -> None:

@@ -71,10 +71,13 @@ def get_config() -> ConfigDict:
       kernels=dict(implementation="xla"),  # or "auto": Pallas on TPU and GPU
       composition=dict(name="weighted_sum"),
       advantage=dict(name="group", std="group"),
-      objective=dict(name="diffusion_nft", beta=1.0, kl=0.0, old_decay=0.9),
+      objective=dict(name="diffusion_nft", beta=1.0, old_decay=0.9),
+      regularizers=dict(),  # as kl=dict(fn="velocity_distance", weight=0.1)
       align=dict(
         iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
+        pairs=1,  # of each group, objectives on pairs
+        last_steps=1,  # that are differentiated, objectives through the reward
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
         log_prob_gap_bound=1e-6,

@@ -60,7 +60,8 @@ def get_config(arg: str | None = None):
     guidance_scale=1.0 if is_flux else 4.5,
     sampler=dict(name="flow_sde", noise_level=0.7),
   )
-  config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.04)
+  config.objective = dict(name="flow_grpo", clip_range=1e-4)
+  config.regularizers.kl = dict(fn="step_kl", weight=0.04)
   config.align.updates = 1
   config.rewards = dict(brightness=dict(fn=f"{__file__}:brightness"))
   config.kernels.implementation = "auto"

@@ -29,6 +29,15 @@ _BY_POSITION = (
   inspect.Parameter.POSITIONAL_ONLY,
   inspect.Parameter.POSITIONAL_OR_KEYWORD,
 )
+# Fields that stand elsewhere now.
+_KL = (
+  'moved: write config.regularizers.kl.fn="step_kl" (or "velocity_distance" for'
+  " objectives on noised samples) and config.regularizers.kl.{}"
+)
+MOVED = {
+  "objective.kl": _KL.format("weight"),
+  "objective.kl_with_dt": _KL.format("with_dt"),
+}
 _BY_NAME = (
   inspect.Parameter.POSITIONAL_OR_KEYWORD,
   inspect.Parameter.KEYWORD_ONLY,
@@ -159,7 +168,7 @@ def bind(
   registry: Mapping[str, Callable[..., Any]],
   *,
   field: str,
-  supplied: Sequence[str] = (),
+  supplied: Sequence[str] | Callable[..., Sequence[str]] = (),
   positional: int = 0,
   reserved: Sequence[str] = (),
   key: str = "name",
@@ -168,9 +177,10 @@ def bind(
 
   Args:
     section: `key` and keyword arguments of that function.
-    registry: functions by name; under key "fn" dotted paths and files too.
+    registry: functions by name; dotted paths and "file.py:fn" name others.
     field: where the section lies, such as "objective", for errors.
-    supplied: names of arguments that the caller will give by keyword.
+    supplied: names of arguments that the caller will give by keyword, or what
+      tells them of the function.
     positional: how many leading arguments the caller gives by position.
     reserved: fields of the section that are not arguments, such as "weight".
     key: the field that names the function.
@@ -182,14 +192,15 @@ def bind(
     raise UserError(
       f'config.{field} lacks "{key}"; known: {", ".join(sorted(registry))}'
     )
-  find = resolve_callable if key == "fn" else lookup
-  fn = find(section[key], registry, field=f"{field}.{key}")
+  fn = resolve_callable(section[key], registry, field=f"{field}.{key}")
   arguments = {
     k: _plain(section[k]) for k in section if k not in {key, *reserved}
   }
   arguments = _checked(
-    fn, arguments, field, str(section[key]), set(supplied), positional, reserved
-  )
+    fn, arguments, field, str(section[key]),
+    set(supplied(fn) if callable(supplied) else supplied),
+    positional, reserved,
+  )  # fmt: skip
   bound = functools.partial(fn, **arguments)
   functools.update_wrapper(bound, fn)
   return bound
@@ -222,6 +233,8 @@ def _checked(
       raise UserError(
         f"config.{field}.{key} is given by the program, not by the config"
       )
+    if key not in named and f"{field}.{key}" in MOVED:
+      raise UserError(f"config.{field}.{key} has {MOVED[f'{field}.{key}']}")
     if key not in named and P.VAR_KEYWORD not in kinds:
       known = [*free, *reserved]
       raise UserError(

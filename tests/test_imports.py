@@ -8,7 +8,16 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("jaxreward", "pallas_kernels")
 LAYERS = {
-  0: {"types", "rng", "numerics", "errors", "files", "processes", "buckets"},
+  0: {
+    "types",
+    "rng",
+    "numerics",
+    "errors",
+    "files",
+    "processes",
+    "buckets",
+    "methods",
+  },
   1: {"models", "flow", "data", "pallas_kernels"},
   2: {
     "rewards",
@@ -18,6 +27,7 @@ LAYERS = {
     "objectives",
     "regularizers",
     "steering",
+    "feeds",
   },
   3: {"training", "evaluation", "report", "compilation"},
   4: {"jobs"},
@@ -25,7 +35,7 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 # Read by jobs and main only; functions receive plain values.
-CONFIG = {"config", "binding", "workdirs"}
+CONFIG = {"config", "binding", "workdirs", "recipes"}
 CONFIG_READERS = {"jobs", "main"} | CONFIG
 
 

@@ -51,6 +51,11 @@ def redness(images, prompts, *, scale=4.0):
   return scale * images[..., 0].mean((2, 3))
 
 
+def kl(fn: str, weight: float) -> dict:
+  """Overrides for a term that holds the policy near its reference."""
+  return {"regularizers.kl.fn": fn, "regularizers.kl.weight": weight}
+
+
 def texts(*overrides) -> list[tuple[str, str]]:
   """Overrides as the command line gives them; later ones win."""
   merged = {}

@@ -7,8 +7,6 @@ axis whole on a device, or each part would be compared with its own mean.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -30,12 +28,11 @@ def check_group_size(group_size: int) -> None:
 def group(
   signal: Float[ArrayLike, "P G"],
   mask: Bool[ArrayLike, "P G"],
-  stats: Any = None,
   *,
   std: str = "group",
   epsilon: float = 1e-4,
   clip: float | None = 5.0,
-) -> tuple[Float[Array, "P G"], Any]:
+) -> Float[Array, "P G"]:
   """Deviation from the prompt's mean, in standard deviations.
 
   A = clip((r - mean_G r) / (std r + epsilon), -clip, clip), with the
@@ -45,7 +42,6 @@ def group(
   Args:
     signal: composed reward; anything where masked.
     mask: True where the reward is valid.
-    stats: carried for methods that keep running statistics; returned as is.
     std: "group" divides by the prompt's own standard deviation (Shao et al.
       2024, https://arxiv.org/abs/2402.03300, eq. 3), "batch" by that of all
       rewards in the batch (the default of the Flow-GRPO code), "none" by 1.
@@ -53,22 +49,21 @@ def group(
     clip: largest absolute advantage; None or 0 for no bound.
 
   Returns:
-    (advantage, 0 where masked; stats).
+    advantage, 0 where masked.
   """
   shifted = _from_minimum(signal, mask, axis=1)
   centred = shifted - masked_mean(shifted, mask, axis=1, keepdims=True)
-  return _finish(centred, signal, mask, std, epsilon, clip), stats
+  return _finish(centred, signal, mask, std, epsilon, clip)
 
 
 def leave_one_out(
   signal: Float[ArrayLike, "P G"],
   mask: Bool[ArrayLike, "P G"],
-  stats: Any = None,
   *,
   std: str = "none",
   epsilon: float = 1e-4,
   clip: float | None = None,
-) -> tuple[Float[Array, "P G"], Any]:
+) -> Float[Array, "P G"]:
   """Deviation from the mean of the *other* members (RLOO).
 
   A_i = r_i - mean_{j != i} r_j = n / (n - 1) (r_i - mean r), an unbiased
@@ -76,13 +71,13 @@ def leave_one_out(
   The arguments are those of `group`; the paper does not divide.
 
   Returns:
-    (advantage, 0 where masked or where no other member is left; stats).
+    advantage, 0 where masked or where no other member is left.
   """
   shifted = _from_minimum(signal, mask, axis=1)
   count = jnp.sum(mask, axis=1, keepdims=True)
   centred = shifted - masked_mean(shifted, mask, axis=1, keepdims=True)
   centred = centred * count / jnp.maximum(count - 1, 1)
-  return _finish(centred, signal, mask, std, epsilon, clip), stats
+  return _finish(centred, signal, mask, std, epsilon, clip)
 
 
 def zero_variance_share(

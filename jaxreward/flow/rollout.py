@@ -110,9 +110,9 @@ def to_groups(
 
 
 def from_groups(
-  x: Shaped[ArrayLike, "P G"], layout: Layout
-) -> Shaped[ArrayLike, "B"]:
-  """[P, G] -> [B]; padding repeats the first sample, under the mask."""
+  x: Shaped[ArrayLike, "P G *L"], layout: Layout
+) -> Shaped[ArrayLike, "B *L"]:
+  """[P, G, ...] -> [B, ...]; padding repeats the first sample, under the mask."""
   return x[layout.prompt_index, layout.member]
 
 
@@ -198,6 +198,7 @@ def sample_chunk(
   *,
   guidance_scale: float | Array = 1.0,
   record: bool = True,
+  tail: int = 0,
   take_step: TakeStep | None = None,
 ):
   """Runs one micro-batch from noise to sample.
@@ -211,11 +212,14 @@ def sample_chunk(
     table: constants of T steps.
     guidance_scale: static.
     record: keep every latent and log-probability; False returns the sample.
+    tail: keep the latents before the last `tail` steps, with the sample, in
+      place of all; needs `record` to be False.
     take_step: what takes the place of mean, noise and log-probability of
       a step, such as a kernel.
 
   Returns:
-    x_0 [M, H, W, C], and (latents [T + 1, M, ...], log_probs [T, M]) or None.
+    x_0 [M, H, W, C], and (latents [T + 1, M, ...], log_probs [T, M]), latents
+    [2, M, ...] with `tail`, or None.
   """
   x1 = initial_noise(keys, policy.latent_shape)
   table = jax.tree.map(jnp.asarray, table)
@@ -229,6 +233,14 @@ def sample_chunk(
     )  # fmt: skip
     return x_next, (x_next, log_p) if record else None
 
+  if tail:
+    parts = [
+      jax.tree.map(lambda x, s=s: x[s], (table, index))
+      for s in (slice(None, -tail), slice(-tail, None))
+    ]
+    middle, _ = jax.lax.scan(body, x1, parts[0])
+    x0, _ = jax.lax.scan(body, middle, parts[1])
+    return x0, jnp.stack([middle, x0])
   x0, rest = jax.lax.scan(body, x1, (table, index))
   if rest is None:
     return x0, None
@@ -247,6 +259,7 @@ def rollout(
   *,
   guidance_scale: float | Array = 1.0,
   record: bool = True,
+  tail: int = 0,
   take_step: TakeStep | None = None,
 ) -> Trajectory:
   """Samples G pictures for each of P prompts.
@@ -261,6 +274,8 @@ def rollout(
     table: constants of T steps.
     guidance_scale: classifier-free guidance, static.
     record: False leaves only the samples, as latents [1, B, ...].
+    tail: above 0, and without `record`, latents [2, B, ...]: before the last
+      `tail` steps, and the samples.
     take_step: what takes the place of mean, noise and log-probability of
       a step, such as a kernel.
 
@@ -279,6 +294,7 @@ def rollout(
     table=table,
     guidance_scale=guidance_scale,
     record=record,
+    tail=tail,
     take_step=take_step,
   )
   chunked = (
@@ -296,6 +312,8 @@ def rollout(
     )
   else:
     latents = x0[None]
+    if tail:
+      latents = from_chunks(recorded.swapaxes(1, 2)).swapaxes(0, 1)
     log_probs = jnp.zeros((table.t.shape[0], x0.shape[0]))
   return Trajectory(
     latents=latents,

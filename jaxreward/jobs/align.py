@@ -23,8 +23,10 @@ from ml_collections import ConfigDict
 from jaxreward import (
   advantages,
   composition,
+  feeds,
   objectives,
   processes,
+  regularizers,
   workdirs,
 )
 from jaxreward import config as config_lib
@@ -32,6 +34,7 @@ from jaxreward.data import pipeline
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
+from jaxreward.feeds import Plan
 from jaxreward.flow import steppers
 from jaxreward.jobs import (
   ahead,
@@ -43,14 +46,18 @@ from jaxreward.jobs import (
   words,
 )
 from jaxreward.jobs import rewards as reward_setup
+from jaxreward.methods import asks, prepare_of
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
+  Reward,
   applied,
+  contexts_of,
   for_host,
   has_say,
   host_scores,
   jitted_scores,
+  probe_gradients,
   require_scores,
 )
 from jaxreward.training import (
@@ -75,25 +82,68 @@ def _bind(config: ConfigDict, field: str, registry, **options):
   return config_lib.bind(config[field], registry, field=field, **options)
 
 
+def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
+  """(the objective with its options, the name of its feed)."""
+  known = kernels.objectives(objectives.REGISTRY, config)
+  names = config.objective
+  fn = config_lib.resolve_callable(
+    names.get("name"), known, field="objective.name"
+  )
+  feed = feeds.match(fn, feeds.FEEDS, "objective.name")
+  old = ("old_decay", "old_rate") if _keeps_old(fn, feeds.FEEDS[feed]) else ()
+  given = lambda fn: (*asks(fn), *_prepared(fn))
+  objective = _bind(config, "objective", known, supplied=given, reserved=old)
+  return objective, feed
+
+
+def _prepared(fn: Callable[..., Any]) -> tuple[str, ...]:
+  prepare = prepare_of(fn)
+  return prepare.gives if prepare else ()
+
+
+def _keeps_old(objective: Callable[..., Any], feed: feeds.Feed) -> bool:
+  """Whether samples are drawn by a policy that follows the trained one."""
+  names = ("v_old", "group_v_old")
+  return not feed.needs_noise and any(n in names for n in asks(objective))
+
+
+def bind_regularizers(
+  config: ConfigDict, feed: str
+) -> dict[str, tuple[Callable[..., Any], float]]:
+  """name -> (function with its options, weight); without those of weight 0."""
+  bound: dict[str, tuple[Callable[..., Any], float]] = {}
+  for name, section in config.regularizers.items():
+    field = f"regularizers.{name}"
+    if not isinstance(section, ConfigDict):
+      raise UserError(
+        f"config.{field}={section!r}: a term is a section; name its function in"
+        f" config.{field}.fn"
+      )
+    fn = config_lib.bind(
+      section, regularizers.REGISTRY, field=field, key="fn", supplied=asks,
+      reserved=("weight",),
+    )  # fmt: skip
+    weight: Any = section.get("weight", 1.0)
+    if not (checks.is_finite(weight) and weight >= 0):
+      raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
+    feeds.require(fn, feed, feeds.FEEDS[feed], f"{field}.fn={section.fn}")
+    if weight > 0:
+      bound[name] = fn, float(weight)
+  return bound
+
+
 def bind_methods(config: ConfigDict) -> dict[str, Any]:
   """The methods that the config names, bound before any array is made."""
-  known = (*align_steps.ON_STEPS, *align_steps.FORWARD)
-  on_steps = config.objective.get("name") in align_steps.ON_STEPS
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(),
     total_steps=config.align.iterations * config.align.updates,
   )
+  advantage = _bind(
+    config, "advantage", kernels.advantages(advantages.REGISTRY, config),
+    supplied=asks,
+  )  # fmt: skip
   return dict(
-    objective=_bind(
-      config, "objective",
-      kernels.objectives({name: objectives.REGISTRY[name] for name in known}, config),
-      positional=4 if on_steps else 7,
-      reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay", "old_rate"),
-    ),
-    advantage=_bind(
-      config, "advantage", kernels.advantages(advantages.REGISTRY, config),
-      positional=3,
-    ),
+    advantage=advantages.as_advantage(advantage),
     compose=_bind(
       config, "composition",
       kernels.compositions(composition.REGISTRY, config),
@@ -108,26 +158,44 @@ def _try_methods(config: ConfigDict) -> None:
   plain = config.copy_and_resolve_references()
   with plain.unlocked():
     plain.kernels.implementation = "xla"  # kernels ask for more than options
-  methods = bind_methods(plain)
-  on_steps = config.objective.get("name") in align_steps.ON_STEPS
+  bound = bind_methods(plain)
+  objective, feed = bind_objective(plain)
   shape = jax.ShapeDtypeStruct
-  rows, latents = shape((2,), jnp.float32), shape((2, 1, 1, 1), jnp.float32)
   group, members = shape((2, 2), jnp.float32), shape((2, 2), bool)
-  arrays = [rows] * 3 if on_steps else [latents] * 4 + [rows] * 2
-  for field, fn, shapes in (
-    (
-      "composition",
-      lambda *x: methods["compose"](*x, {"_": 1.0}),
-      [{"_": group}],
-    ),
-    ("advantage", methods["advantage"], [group]),
-    ("objective", methods["objective"], arrays),
-  ):
-    mask = shape((2,), bool) if field == "objective" else members
-    checks.try_out(fn, *shapes, mask, field=field)
+  compose = lambda *x: bound["compose"](*x, {"_": 1.0})
+  checks.try_out(compose, {"_": group}, members, field="composition")
+  terms = bind_regularizers(plain, feed)
+  for field, fn in {
+    "objective": objective,
+    **{f"regularizers.{name}": fn for name, (fn, _) in terms.items()},
+  }.items():
+    arrays = feeds.shapes(fn, feeds.FEEDS[feed])
+    call = lambda x, fn=fn: fn(**x)
+    checks.try_out(call, arrays, field=field)
+  sizes = advantages.Sizes(2, 2, config.rollout.num_steps, lambda: np.arange(2))
+  table = make_plan(plain, devices=1).table
+
+  def credit(signal, mask, ids, table):
+    offers = dict(
+      signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
+      steps=table,
+    )  # fmt: skip
+    state = bound["advantage"].init(sizes)
+    return advantages.credit(bound["advantage"], offers, state)[0]
+
+  shapes = group, members, shape((2,), jnp.uint32), table
+  checks.try_out(credit, *shapes, field="advantage")
+  credit_shape = jax.eval_shape(credit, *shapes)
+  if credit_shape.ndim == 3 and not feeds.FEEDS[feed].is_per_step:
+    raise UserError(
+      f'config.advantage.name="{config.advantage.name}" gives credit to each'
+      f' denoising step, which config.objective.name="{config.objective.name}"'
+      " does not read; take an objective on the sampler's steps, such as"
+      ' "flow_grpo"'
+    )
 
 
-def make_plan(config: ConfigDict, devices: int) -> align_steps.Plan:
+def make_plan(config: ConfigDict, devices: int) -> Plan:
   """The plan of a run on so many devices, its sampler bound."""
   advantages.check_group_size(config.rollout.group)
   sampler = config_lib.bind(
@@ -136,7 +204,8 @@ def make_plan(config: ConfigDict, devices: int) -> align_steps.Plan:
     field="rollout.sampler",
     positional=2,
   )
-  return align_steps.make_plan(config, sampler, devices)
+  feed = feeds.FEEDS[bind_objective(config)[1]]
+  return align_steps.make_plan(config, sampler, devices, feed)
 
 
 def check(config: ConfigDict) -> None:
@@ -146,21 +215,26 @@ def check(config: ConfigDict) -> None:
   _try_methods(config)
   words.bind(config, setup.make_policy(config))
   reward_setup.bind(config)
+  if feeds.FEEDS[bind_objective(config)[1]].needs_scores:
+    _refuse_host_rewards(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
 
 
-def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
+def make_updater(
+  config, trainable, plan, weights_of, rewards=()
+) -> align_steps.Updater:
   """The update's static parts, from the config."""
+  objective, feed = bind_objective(config)
+  loss = align_steps.Loss(
+    trainable, plan, objective, bind_regularizers(config, feed),
+    tuple(rewards), weights_of,
+  )  # fmt: skip
   return align_steps.Updater(
     **bind_methods(config),
-    trainable=trainable,
-    plan=plan,
+    loss=loss,
     weights=weights_of,
     seed=config.seed,
-    shift=setup.make_schedule(config).shift,
-    kl=config.objective.get("kl", 0.0),
-    kl_with_dt=config.objective.get("kl_with_dt", True),
     ema_decay=config.ema.decay,
     old_decay=config.objective.get("old_decay", 0.0),
     old_rate=config.objective.get("old_rate", 0.0),
@@ -220,7 +294,9 @@ class Parts:
     return self.draw(drawer, current.step, base, prompts, decoder)
 
 
-def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
+def make_programs(
+  config, mesh, policy, base, plan, weights_of, rewards=()
+) -> Programs:
   """The programs of a run; they are traced and compiled when first called.
 
   Args:
@@ -230,15 +306,21 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
     base: its parameters, or their shapes.
     plan: from `make_plan`.
     weights_of: weights of the rewards that are trained on.
+    rewards: those that the loss differentiates.
   """
   trainable = setup.make_trainable(config, policy)
-  updater = make_updater(config, trainable, plan, weights_of)
-  keep_old = not plan.on_steps
+  updater = make_updater(config, trainable, plan, weights_of, rewards)
+  keep_old = _keeps_old(updater.loss.objective, plan.feed)
+  sizes = advantages.Sizes(
+    plan.prompts, plan.group, len(plan.table.t),
+    functools.partial(setup.prompt_ids, config),
+  )  # fmt: skip
 
   def create(base):
     return state.create(
       trainable.init(base), updater.tx,
       keep_old=keep_old, ahead=config.align.overlap,
+      stats=updater.advantage.init(sizes),
     )  # fmt: skip
 
   base = setup.shapes(base, trainable.plain.sharding_rules, mesh)
@@ -257,16 +339,20 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
 
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-  def update(current, base, trajectory, scores, batch):
-    return align_steps.update(updater, current, base, trajectory, scores, batch)
+  def update(
+    current, base, trajectory, scores, batch, contexts=None, decoder=None
+  ):
+    return align_steps.update(
+      updater, current, base, trajectory, scores, batch, contexts, decoder
+    )
 
   create = jax.jit(create, out_shardings=places)
   return Programs(trainable, base, fresh, create, draw, update)
 
 
-def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
+def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   """Makes the programs and places the arrays; call it under the mesh."""
-  made = make_programs(config, mesh, policy, base, plan, weights_of)
+  made = make_programs(config, mesh, policy, base, plan, weights_of, rewards)
   setup.log_placement(made.state, made.base)
   base = setup.put(base, made.base)
   return Parts(made.trainable, base, made.create(base), made.draw, made.update)
@@ -328,6 +414,46 @@ def _panel(
     for i, name in enumerate(names, 0 if plain else grammar.FREE + 1)
   }
   return panel.metrics() | kinds
+
+
+def differentiated_rewards(
+  plan: Plan, rewards: Mapping[str, Reward], weights_of: Mapping[str, Any]
+) -> dict[str, Reward]:
+  """The rewards that the loss takes a gradient of; none for most feeds."""
+  if not plan.feed.needs_scores:
+    return {}
+  return {name: rewards[name] for name in weights_of}
+
+
+def _require_gradients(
+  rewards: Mapping[str, Reward], side: tuple[int, int], batch: PromptBatch
+) -> None:
+  """Asks every reward for a gradient at pictures of noise.
+
+  Raises:
+    UserError: one that has none, or one that is not finite.
+  """
+  shape = (len(batch.ids), 1, *side, 3)
+  images = jax.random.uniform(jax.random.key(0), shape)
+  for name, largest in probe_gradients(rewards, images, batch).items():
+    if not 0 < largest < math.inf:
+      what = "is zero" if largest == 0 else f"is {largest}"
+      raise UserError(
+        f"config.rewards.{name}: config.objective.name takes the reward's"
+        f" gradient in the image, which {what} at an image of noise; take a"
+        " differentiable reward, or an objective that reads scores alone"
+      )
+
+
+def _refuse_host_rewards(config: ConfigDict) -> None:
+  """Refuses rewards on the host where their gradient is taken."""
+  for name, entry in reward_setup.bind(config, ("rewards",)).items():
+    if getattr(entry.fn, "is_host", False):
+      raise UserError(
+        f"config.rewards.{name}: it runs on the host and has no gradient, which"
+        f' config.objective.name="{config.objective.name}" takes; use a reward'
+        " in JAX"
+      )
 
 
 def _trained(scores: Scores, weights_of: Mapping[str, Any]) -> Scores:
@@ -407,7 +533,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     decoder = setup.put_decoder(config, policy, mesh)
     encode = words.make_encode(config, policy, mesh, decoder)
     base = setup.load_params(config, policy)
-    parts = prepare(config, mesh, policy, base, plan, weights_of)
+    differentiated = differentiated_rewards(plan, rewards, weights_of)
+    parts = prepare(
+      config, mesh, policy, base, plan, weights_of, differentiated.values()
+    )
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
 
@@ -420,6 +549,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
 
     timer = loop.Timer()
+    if differentiated:
+      side = setup.picture_side(policy)
+      _require_gradients(differentiated, side, put(encode(batches(0))))
 
     def draw(params, n):
       """All that a device can do for iteration n before the host is asked."""
@@ -457,7 +589,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         {" and ".join(usable): jnp.stack([asked[k] for k in usable]).sum(0)},
         functools.reduce(jnp.logical_or, (says[name] for name in usable)),
       )
-      current, metrics = parts.update(current, base, trajectory, usable, batch)
+      contexts = None
+      if plan.feed.needs_scores:
+        contexts = contexts_of(differentiated, batch)
+      current, metrics = parts.update(
+        current, base, trajectory, usable, batch, contexts, decoder
+      )
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))
       named = {

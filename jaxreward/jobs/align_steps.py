@@ -1,15 +1,15 @@
 """The jitted programs of the align job: sample, and update.
 
-Both families of objectives run through the same update. What they read is a
-stack of micro-batches of one static shape: transitions of the stored
-trajectory for those on the sampler's steps, freshly noised samples for those
-on the forward process.
+Every objective runs through the same update: the feed that its arguments name
+makes rows of the rollout, cut into micro-batches of one static shape, and offers
+arrays of them (`jaxreward.feeds`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxreward import rng
-from jaxreward.advantages import zero_variance_share
+from jaxreward import advantages, feeds, methods, rng
 from jaxreward.errors import UserError
-from jaxreward.flow import guidance, log_prob, path, rollout, schedule, steppers
+from jaxreward.feeds import Credit, Plan
+from jaxreward.flow import path, rollout, schedule, steppers
 from jaxreward.jobs import ahead, kernels, setup
 from jaxreward.numerics import Mean, Metric
-from jaxreward.regularizers import step_kl, velocity_distance
-from jaxreward.rewards import RowWeight, applied
+from jaxreward.rewards import Reward, RowWeight, applied, device_scores
 from jaxreward.training import ema, step
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
@@ -38,68 +37,6 @@ from jaxreward.types import (
   Trajectory,
 )
 
-# Objectives that this job feeds: on the sampler's steps, on the forward process.
-ON_STEPS = ("flow_grpo",)
-FORWARD = ("diffusion_nft", "awm")
-
-
-@flax.struct.dataclass
-class Micro:
-  """Rows of one micro-batch, M of them.
-
-  Attributes:
-    x_t: [M, H, W, C] latents at time t.
-    target: [M, H, W, C]: x_{t'} of the transition, or x_0 of the sample.
-    t: [M], only for the forward process.
-    old_log_prob: [M], only on the sampler's steps.
-    advantage: [M].
-    mask: bool [M].
-    prompt_index: int32 [M].
-    facts: constants of the step, scalars (StepTable of one step).
-  """
-
-  x_t: Array
-  target: Array
-  t: Array
-  old_log_prob: Array
-  advantage: Array
-  mask: Array
-  prompt_index: Array
-  facts: steppers.StepTable
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """Static facts of a run: who is laid out where and what is trained.
-
-  Attributes:
-    table: constants of the sampler's T steps.
-    trained: indices of the steps, or the number of times per sample, whose
-      loss is taken each iteration.
-    layout: of the samples.
-    prompts: P.
-    group: G.
-    updates: optimizer steps per iteration.
-    split: what they share out, "times" (each sees every sample) or "samples"
-      (each sees every time).
-    guidance_scale: of the rollout and, on the sampler's steps, of the loss.
-    on_steps: whether the objective is on the sampler's steps.
-    take_step: what runs a step of the rollout; None for plain operations.
-    replay: what recomputes a stored step; None for plain operations.
-  """
-
-  table: steppers.StepTable
-  trained: tuple[int, ...]
-  layout: rollout.Layout
-  prompts: int
-  group: int
-  updates: int
-  guidance_scale: float
-  on_steps: bool
-  take_step: rollout.TakeStep | None = None
-  split: str = "times"
-  replay: log_prob.Replay | None = None
-
 
 def _check_counts(config) -> None:
   for section, name in (
@@ -107,6 +44,7 @@ def _check_counts(config) -> None:
     ("rollout", "microbatch"),
     ("align", "times"),
     ("align", "updates"),
+    ("align", "pairs"),
   ):
     if config[section][name] < 1:
       raise UserError(
@@ -115,9 +53,18 @@ def _check_counts(config) -> None:
 
 
 def make_plan(
-  config, sampler: Callable[..., steppers.StepTable], devices: int
+  config,
+  sampler: Callable[..., steppers.StepTable],
+  devices: int,
+  feed: feeds.Feed,
 ) -> Plan:
   """Checks the geometry and makes the constants.
+
+  Args:
+    config: of the run.
+    sampler: (times, noisy) -> constants of its steps.
+    devices: that rows are spread over.
+    feed: of the objective.
 
   Raises:
     UserError: an objective and a sampler that do not go together, a window
@@ -125,7 +72,7 @@ def make_plan(
   """
   r, objective = config.rollout, config.objective.name
   _check_counts(config)
-  on_steps = objective in ON_STEPS
+  on_steps = feed.needs_noise
   times = setup.make_schedule(config).times(r.num_steps)
   noisy = None
   if r.window_start and not r.window_size:
@@ -154,6 +101,9 @@ def make_plan(
     # The last step's Gaussian is too sharp to learn from.
     drawn = drawn[drawn < r.num_steps - 1] if len(drawn) > 1 else drawn
     trained = tuple(int(i) for i in drawn)
+  elif feed.keeps == "tail":
+    _check_tail(config, table)
+    trained = (0,)
   else:
     trained = tuple(range(config.align.times))
   by_samples = config.align.split == "samples"
@@ -165,23 +115,62 @@ def make_plan(
       f" {len(trained)} noise levels that are trained in an iteration; another"
       ' number, or config.align.split="samples"'
     )
+  parts = config.align.updates if by_samples else 1
   layout = rollout.make_layout(
-    r.prompts, r.group, r.microbatch, devices,
-    parts=config.align.updates if by_samples else 1,
-  )  # fmt: skip
-  return Plan(
+    r.prompts, r.group, r.microbatch, devices, parts=parts
+  )
+  plan = Plan(
     table=table,
     trained=trained,
     layout=layout,
+    rows=layout,
     prompts=r.prompts,
     group=r.group,
     updates=config.align.updates,
     split=config.align.split,
     guidance_scale=r.guidance_scale,
-    on_steps=on_steps,
+    feed=feed,
     take_step=kernels.take_step(config) if on_steps else None,
     replay=kernels.replay(config) if on_steps else None,
+    shift=setup.make_schedule(config).shift,
+    pairs=config.align.pairs,
+    last_steps=config.align.last_steps,
+    is_on_policy=config.align.updates == 1 and not config.align.overlap,
   )
+  return _with_rows(plan, r.microbatch, devices, parts)
+
+
+def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
+  """The plan with rows of its feed, where a row is more than one sample."""
+  size = plan.feed.size(plan)
+  if size == 1:
+    return plan
+  if size * plan.feed.per_group(plan) > plan.group:
+    raise UserError(
+      f"config.align.pairs={plan.pairs}: a group of config.rollout.group="
+      f"{plan.group} has at most {plan.group // 2} pairs"
+    )
+  rows = rollout.make_layout(
+    plan.prompts, plan.feed.per_group(plan), max(microbatch // size, 1),
+    devices, parts=parts,
+  )  # fmt: skip
+  return dataclasses.replace(plan, rows=rows)
+
+
+def _check_tail(config, table: steppers.StepTable) -> None:
+  """Refuses steps that a gradient cannot be taken through."""
+  last, steps = config.align.last_steps, config.rollout.num_steps
+  if not 1 <= last < steps:
+    raise UserError(
+      f"config.align.last_steps={last}: at least 1 and fewer than the"
+      f" {steps} of config.rollout.num_steps"
+    )
+  if np.asarray(table.std)[-last:].any():
+    raise UserError(
+      f"config.align.last_steps={last}: these steps draw noise with"
+      f' config.rollout.sampler.name="{config.rollout.sampler.name}"; use "ode",'
+      " or a window of noise before them"
+    )
 
 
 def sample(
@@ -205,250 +194,161 @@ def sample(
     layout,
     plan.table,
     guidance_scale=plan.guidance_scale,
-    record=plan.on_steps,
+    record=plan.feed.keeps == "steps",
+    tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
     take_step=plan.take_step,
   )
   pixels = setup.decode_chunks(policy, trajectory.latents[-1], layout, decoder)
   return trajectory, rollout.to_groups(pixels, plan.prompts, plan.group)
 
 
-def _stack(rows: Any, plan: Plan) -> Any:
-  """Leaves [K, B, ...] -> [U, K C / U, M, ...]; C chunks of every C-th row."""
-  chunks, updates = plan.layout.chunks, plan.updates
-
-  def cut(x):
-    k = x.shape[0]
-    x = x.reshape(k, -1, chunks, *x.shape[2:]).swapaxes(1, 2)
-    if plan.split == "samples":
-      x = x.reshape(k, -1, updates, *x.shape[2:])
-      x = jnp.moveaxis(x, 2, 0).reshape(k, chunks, *x.shape[3:])
-    return x.reshape(updates, k * chunks // updates, *x.shape[2:])
-
-  return jax.tree.map(cut, rows)
-
-
-def _stack_facts(facts: steppers.StepTable, plan: Plan) -> steppers.StepTable:
-  """Scalars per time [K] -> [U, K C / U]."""
-  chunks, updates = plan.layout.chunks, plan.updates
-
-  def cut(x):
-    if plan.split == "samples":
-      return jnp.tile(jnp.repeat(x, chunks // updates), (updates, 1))
-    return jnp.repeat(x, chunks).reshape(updates, -1)
-
-  return jax.tree.map(cut, facts)
-
-
-def _shared(trajectory: Trajectory, advantage: ArrayLike, times: int):
-  """Rows that every time shares, repeated along a new first axis."""
-  spread = lambda x: jnp.broadcast_to(x, (times, *x.shape))
-  return {
-    "advantage": spread(advantage),
-    "mask": spread(_counts(trajectory, advantage)),
-    "prompt_index": spread(trajectory.prompt_index),
-  }
-
-
-def _counts(trajectory: Trajectory, advantage: ArrayLike) -> ArrayLike:
-  """bool [B]: neither padding nor a failed sample."""
-  finite = jnp.isfinite(jnp.asarray(trajectory.latents))
-  axes = (0, *range(2, finite.ndim))
-  return trajectory.mask & jnp.isfinite(advantage) & finite.all(axes)
-
-
-def _latents(trajectory: Trajectory, advantage: ArrayLike) -> Array:
-  """The latents, with zeros where a row does not count.
-
-  A NaN there would pass the mask of the loss: its gradient is 0 times it.
-  """
-  counts = path.expand(_counts(trajectory, advantage), trajectory.latents[0])
-  return jnp.where(counts, trajectory.latents, 0.0)
-
-
-def transitions(
-  trajectory: Trajectory, advantage: ArrayLike, plan: Plan
-) -> Micro:
-  """Micro-batches of the stored steps that are trained."""
-  steps = np.array(plan.trained)
-  rows = _shared(trajectory, advantage, len(steps))
-  zero = jnp.zeros_like(rows["advantage"])
-  latents = _latents(trajectory, advantage)
-  rows |= {
-    "x_t": latents[steps],
-    "target": latents[steps + 1],
-    "old_log_prob": trajectory.log_probs[steps],
-    "t": zero,
-  }
-  facts = jax.tree.map(lambda x: jnp.asarray(x)[steps], plan.table)
-  return Micro(**_stack(rows, plan), facts=_stack_facts(facts, plan))
-
-
-def forward_samples(
-  trajectory: Trajectory,
-  advantage: ArrayLike,
-  prompt_ids: ArrayLike,
-  plan: Plan,
-  *,
-  seed: int,
-  iteration: Array,
-  shift: float,
-  t_min: float = 0.02,
-) -> Micro:
-  """Micro-batches of samples noised again, each row from its own key.
-
-  Times are stratified: the k-th of K draws falls into the k-th part of
-  [0, 1], in an order of its own per sample, then is shifted.
-  """
-  times = len(plan.trained)
-  x0 = _latents(trajectory, advantage)[-1]
-  key = rng.stream_key(seed, "forward", iteration)
-  keys = rng.sample_keys(
-    key, jnp.asarray(prompt_ids)[trajectory.prompt_index], trajectory.member
-  )
-
-  def draw_times(k):
-    order = jax.random.permutation(jax.random.fold_in(k, 1), times)
-    u = (order + jax.random.uniform(jax.random.fold_in(k, 2), (times,))) / times
-    return jnp.maximum(shift * u / (1 + (shift - 1) * u), t_min)
-
-  t = jax.vmap(draw_times)(keys).T  # [K, B]
-  noise = jnp.stack(
-    [
-      rng.normal_each(rng.fold_each(keys, 16 + k), x0.shape[1:])
-      for k in range(times)
-    ]
-  )
-  rows = _shared(trajectory, advantage, times)
-  rows |= {
-    "x_t": jax.vmap(path.interpolate, (None, 0, 0))(x0, noise, t),
-    "target": jnp.broadcast_to(x0, noise.shape),
-    "t": t,
-    "old_log_prob": jnp.zeros_like(t),
-  }
-  facts = jax.tree.map(lambda x: jnp.zeros((times,)), plan.table)
-  return Micro(**_stack(rows, plan), facts=_stack_facts(facts, plan))
-
-
 @flax.struct.dataclass
 class Frozen:
-  """What a loss reads besides the trained parameters and its rows."""
+  """What a loss reads besides the trained parameters and its rows.
+
+  Attributes:
+    base: parameters of the plain policy.
+    old: trained parameters that drew the samples.
+    words: what a policy encodes.
+    prompts: for rewards that are differentiated; else None.
+    contexts: arrays of these rewards.
+    decoder: parameters of an autoencoder before them.
+  """
 
   base: Params
-  old: Params | None
+  old: Params
   words: ArrayLike | Embedded
+  prompts: PromptBatch | None = None
+  contexts: Any = None
+  decoder: Params | None = None
 
 
-def _conditioning(policy, params, frozen, micro, scale):
-  cond, uncond = guidance.conditioning(policy, params, frozen.words, scale)
-  rows = micro.prompt_index
-  return rollout.gather_cond(cond, rows), rollout.gather_uncond(uncond, rows)
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """An objective and its regularizers on rows of a feed.
 
+  Attributes:
+    trainable: the policy, and what of it is trained.
+    plan: of the run.
+    objective: asks for arrays by name -> (Mean, metrics).
+    regularizers: name -> (function, weight); asks -> Mean, logged by its name.
+    rewards: that are differentiated, for feeds that need their scores.
+    weights: of these.
+  """
 
-def step_loss(trainable, objective, plan: Plan, kl: float, kl_with_dt: bool):
-  """Loss on the sampler's steps, for `training.step`."""
-  scale = plan.guidance_scale
+  trainable: Any
+  plan: Plan
+  objective: Callable[..., Any]
+  regularizers: Mapping[str, tuple[Callable[..., Mean], float]]
+  rewards: tuple[Reward, ...] = ()
+  weights: Mapping[str, float | RowWeight] = dataclasses.field(
+    default_factory=dict
+  )
 
-  def moments(policy, params, frozen, micro):
-    cond, uncond = _conditioning(policy, params, frozen, micro, scale)
-    return log_prob.step_log_prob(
-      policy, params, cond, uncond, micro.x_t, micro.target, micro.facts,
-      guidance_scale=scale, replay=plan.replay,
-    )  # fmt: skip
-
-  def loss_fn(trained, micro: Micro, frozen: Frozen):
-    params = trainable.whole(trained, frozen.base)
-    log_p, mean = moments(trainable.policy, params, frozen, micro)
-    loss, metrics = objective(
-      log_p, micro.old_log_prob, micro.advantage, micro.mask
+  def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
+    """What a micro-batch offers under the trained parameters."""
+    policy, plain = self.trainable.policy, self.trainable.plain
+    whole = lambda params: self.trainable.whole(params, frozen.base)
+    network = lambda policy, params: feeds.Network(
+      policy, params, frozen.words, self.plan
     )
-    if kl > 0:
-      _, reference = moments(trainable.plain, frozen.base, frozen, micro)
-      dt = micro.facts.t - micro.facts.t_next
-      penalty = step_kl(
-        mean, reference, micro.facts.std, dt, micro.mask, with_dt=kl_with_dt
+    networks = {
+      "policy": lambda: network(policy, whole(trained)),
+      "old": lambda: network(policy, jax.lax.stop_gradient(whole(frozen.old))),
+      "reference": lambda: network(plain, frozen.base),
+    }
+    score = functools.partial(self._score, frozen)
+    return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score)
+
+  def __call__(self, trained: Params, rows: Any, frozen: Frozen):
+    """(Mean loss, metrics) of a micro-batch, for `training.step`."""
+    arrays = self.arrays(trained, rows, frozen)
+    loss, metrics = feeds.call(self.objective, arrays)
+    for name, (fn, weight) in self.regularizers.items():
+      penalty = feeds.call(fn, arrays)
+      if name in metrics:
+        raise UserError(
+          f"config.regularizers.{name}: the objective has a metric of this"
+          " name; give the term another"
+        )
+      metrics = metrics | {name: penalty}
+      loss = Mean(loss.total + weight * penalty.total, loss.weight)
+    return loss, metrics
+
+  @property
+  def prepare(self) -> Callable[..., Any] | None:
+    """What is computed of all rows of an optimizer step, before it."""
+    asked = methods.prepare_of(self.objective)
+    if asked is None:
+      return None
+
+    def prepare(trained, micros, frozen):
+      one = lambda rows: feeds.call(
+        asked.read, self.arrays(trained, rows, frozen)
       )
-      metrics = metrics | {"kl": penalty}
-      loss = Mean(loss.total + kl * penalty.total, loss.weight)
-    return loss, metrics
+      columns = jax.lax.stop_gradient(jax.lax.map(one, micros))
+      return {**micros, **asked.finish(columns)}
 
-  return loss_fn
+    return prepare
 
-
-def forward_loss(trainable, objective, kl: float):
-  """Loss on the forward process, for `training.step`."""
-
-  def velocity(policy, params, frozen, micro):
-    cond, _ = _conditioning(policy, params, frozen, micro, 1.0)
-    return policy.velocity(params, micro.x_t, micro.t, cond)
-
-  def loss_fn(trained, micro: Micro, frozen: Frozen):
-    v = velocity(
-      trainable.policy, trainable.whole(trained, frozen.base), frozen, micro
-    )
-    old = trainable.whole(frozen.old, frozen.base)
-    v_old = velocity(
-      trainable.policy, jax.lax.stop_gradient(old), frozen, micro
-    )
-    loss, metrics = objective(
-      v, v_old, micro.target, micro.x_t, micro.t, micro.advantage, micro.mask
-    )
-    if kl > 0:
-      v_ref = velocity(trainable.plain, frozen.base, frozen, micro)
-      penalty = velocity_distance(v, v_ref, micro.mask)
-      metrics = metrics | {"kl": penalty}
-      loss = Mean(loss.total + kl * penalty.total, loss.weight)
-    return loss, metrics
-
-  return loss_fn
+  def _score(self, frozen: Frozen, latents: Array, index: ArrayLike):
+    """(weighted scores [M], images [M, ...]) of rows, differentiable."""
+    images = self.trainable.policy.to_pixels(latents, frozen.decoder)
+    images = jnp.clip(images, 0.0, 1.0)
+    prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], frozen.prompts)
+    by_name = {reward.name: reward for reward in self.rewards}
+    contexts = {k: v.take(index) for k, v in frozen.contexts.items()}
+    scores = device_scores(by_name, contexts, images[:, None], prompts)
+    scores, weights = applied(scores, dict(self.weights), prompts)
+    total = sum(weights[name] * scores[name] for name in by_name)
+    return jnp.asarray(total)[:, 0], images
 
 
 @dataclasses.dataclass(frozen=True)
 class Updater:
   """Static parts of the update program."""
 
-  trainable: Any
-  plan: Plan
-  objective: Callable[..., Any]
+  loss: Loss
   tx: optax.GradientTransformation
-  advantage: Callable[..., Any]
+  advantage: advantages.Advantage
   compose: Callable[..., Any]
   weights: dict[str, float | RowWeight]
   seed: int
-  shift: float
-  kl: float
-  kl_with_dt: bool
   ema_decay: float
   old_decay: float
   old_rate: float
 
-  def loss_fn(self):
-    if self.plan.on_steps:
-      return step_loss(
-        self.trainable, self.objective, self.plan, self.kl, self.kl_with_dt
-      )
-    return forward_loss(self.trainable, self.objective, self.kl)
+  @property
+  def plan(self) -> Plan:
+    return self.loss.plan
 
-  def micros(self, trajectory, advantage, prompts, iteration) -> Micro:
-    """Rows to train on, with the advantage back on the flat axis."""
-    flat = rollout.from_groups(advantage, self.plan.layout)
-    if self.plan.on_steps:
-      return transitions(trajectory, flat, self.plan)
-    return forward_samples(
-      trajectory, flat, prompts.ids, self.plan,
-      seed=self.seed, iteration=iteration, shift=self.shift,
-    )  # fmt: skip
+  def micros(self, trajectory, credit: Credit, prompts, iteration) -> Any:
+    """Rows to train on, [U, N, M, ...]."""
+    key = rng.stream_key(self.seed, "forward", iteration)
+    rows = self.plan.feed.make(trajectory, credit, prompts.ids, self.plan, key)
+    return feeds.cut(rows, self.plan)
 
 
-def credit(
+def credit_of(
   updater: Updater, scores: dict[str, Array], prompts: PromptBatch, stats
-):
-  """(advantage, mask, new statistics, signal), each [P, G] or a tree."""
+) -> tuple[Credit, Any]:
+  """(credit, the advantage's new state) of an iteration's scores."""
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
   asked, weights = applied(scores, updater.weights, prompts)
   signal, mask = updater.compose(asked, mask, weights)
-  advantage, stats = updater.advantage(signal, mask, stats)
-  return advantage, mask, stats, signal
+  offers = dict(
+    signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
+    steps=updater.plan.table,
+  )  # fmt: skip
+  advantage, stats = advantages.credit(updater.advantage, offers, stats)
+  if advantage.ndim == 3 and not updater.plan.feed.is_per_step:
+    raise UserError(
+      "config.advantage.name: it gives credit to each denoising step, which"
+      " config.objective.name does not read; take an objective on the sampler's"
+      ' steps, such as "flow_grpo"'
+    )
+  return Credit(signal, advantage, mask), stats
 
 
 def update(
@@ -458,6 +358,8 @@ def update(
   trajectory: Trajectory,
   scores: dict[str, Array],
   prompts: PromptBatch,
+  contexts: Any = None,
+  decoder: Params | None = None,
 ) -> tuple[TrainState, dict[str, Metric]]:
   """One iteration's optimizer steps.
 
@@ -468,29 +370,41 @@ def update(
     trajectory: of this iteration.
     scores: name -> [P, G], not finite where a score failed.
     prompts: P prompts.
+    contexts: arrays of rewards that the loss differentiates.
+    decoder: parameters of the autoencoder before them.
 
   Returns:
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
     the first optimizer step, before any parameter has changed.
   """
   behind, drew = state.behind, ahead.drawer(state)
-  advantage, mask, stats, signal = credit(updater, scores, prompts, state.stats)
+  credit, stats = credit_of(updater, scores, prompts, state.stats)
+  advantage, mask = credit.advantage, path.expand(credit.mask, credit.advantage)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
-  advantage = jnp.where(mask, advantage, jnp.nan)
-  micros = updater.micros(trajectory, advantage, prompts, state.step)
-  words = jax.tree.map(jnp.asarray, prompts.words)
-  frozen = Frozen(base=base, old=state.old, words=words)
+  credit = dataclasses.replace(
+    credit, advantage=jnp.where(mask, advantage, jnp.nan)
+  )
+  micros = updater.micros(trajectory, credit, prompts, state.step)
+  frozen = Frozen(
+    base=base, old=drew if behind is None or state.old is not None else behind,
+    words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
+    prompts=prompts.plain if contexts is not None else None, contexts=contexts,
+  )  # fmt: skip
   state, metrics = step.update(
-    state, updater.loss_fn(), updater.tx, micros, frozen,
-    ema_decay=updater.ema_decay,
+    state, updater.loss, updater.tx, micros, frozen,
+    ema_decay=updater.ema_decay, prepare=updater.loss.prepare,
   )  # fmt: skip
   gap = metrics.pop("log_ratio_max", None)
   pooled: dict[str, Any] = jax.tree.map(lambda x: x.sum(0), metrics)
   if gap is not None:
     pooled["log_prob_gap"] = jax.tree.map(lambda x: x[0], gap)
-  pooled["reward"] = Mean.of(signal, mask)
-  pooled["advantage_abs"] = Mean.of(jnp.abs(advantage), mask)
-  pooled["zero_variance_share"] = zero_variance_share(signal, mask)
+  pooled["reward"] = Mean.of(credit.signal, credit.mask)
+  pooled["advantage_abs"] = Mean.of(
+    jnp.abs(advantage), jnp.broadcast_to(mask, advantage.shape)
+  )
+  pooled["zero_variance_share"] = advantages.zero_variance_share(
+    credit.signal, credit.mask
+  )
   old = state.old
   if old is not None:
     decay: Any = updater.old_decay

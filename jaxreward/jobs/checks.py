@@ -46,7 +46,7 @@ _MOMENTA = [
 _COUNTS = {  # 1 or more
   "pretrain": ("steps", "batch_size"),
   "rollout": ("prompts", "microbatch", "num_steps"),
-  "align": ("iterations", "times", "updates"),
+  "align": ("iterations", "times", "updates", "pairs", "last_steps"),
   "eval": ("samples", "quick_samples", "group", "num_steps", "microbatch"),
   "sample": ("prompts", "group", "num_steps", "microbatch", "scale"),
   "train_reward": ("train_rows", "heldout_rows", "steps", "rows"),
@@ -73,7 +73,7 @@ _POSITIVE = {
   ),
 } | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
 _NOT_NEGATIVE = {
-  "objective": ("kl", "old_rate"),
+  "objective": ("old_rate",),
   "advantage": ("epsilon", "clip"),
   "composition": ("epsilon",),
   "pretrain": ("time_std",),

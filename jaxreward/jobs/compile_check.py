@@ -139,7 +139,10 @@ def _compile(
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   base = jax.eval_shape(policy.init, jax.random.key(0))
-  made = align.make_programs(config, mesh, policy, base, plan, weights_of)
+  inside = align.differentiated_rewards(plan, rewards, weights_of)
+  made = align.make_programs(
+    config, mesh, policy, base, plan, weights_of, inside.values()
+  )
   batch = prompt_shapes(config, policy, mesh)
   context = _placed(scoring.contexts_of(rewards, batch), mesh)
   decoder = setup.decoder_shapes(policy, mesh)
@@ -177,9 +180,10 @@ def _compile(
     {k: jax.ShapeDtypeStruct(images.shape[:2], np.float32) for k in weights_of},
     mesh,
   )
+  read = {name: context[name] for name in inside} or None
   build(
     "update", made.update.trace, made.state, made.base, trajectory, scores,
-    batch,
+    batch, read, decoder,
   )  # fmt: skip
   parts = setup.parts_of(made.state, made.base)
   parts |= {"reward models": context, "autoencoder": decoder}

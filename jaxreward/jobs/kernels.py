@@ -59,10 +59,10 @@ def advantages(registry: Registry, config: ConfigDict) -> dict[str, Any]:
 
   def fused(baseline: str):
     @functools.wraps(registry[baseline])
-    def run(signal, mask, stats=None, **options):
+    def run(signal, mask, **options):
       defaults = _defaults(registry[baseline])
       return grouped.advantage(
-        signal, mask, stats, baseline=baseline, implementation=form,
+        signal, mask, baseline=baseline, implementation=form,
         **defaults | options,
       )  # fmt: skip
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from etils import epath
 from flax import traverse_util
@@ -176,6 +177,12 @@ def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:
     kind_weights=None if free else config.data.kind_weights,
     side=picture_side(make_policy(config)),
   )  # fmt: skip
+
+
+def prompt_ids(config: ConfigDict) -> np.ndarray:
+  """uint32 [N], the ids of all training prompts."""
+  prompts = load_prompts(config, "train")
+  return np.array([prompt.prompt_id for prompt in prompts], np.uint32)
 
 
 def picture_side(policy: Policy) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.objectives.backprop import align_prop
+from jaxreward.objectives.groups import dgpo
 from jaxreward.objectives.likelihood_free import awm, diffusion_nft
 from jaxreward.objectives.policy_gradient import (
   flow_dppo,
@@ -20,11 +22,15 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "diffusion_nft": diffusion_nft,
   "awm": awm,
   "flow_dpo": flow_dpo,
+  "dgpo": dgpo,
+  "align_prop": align_prop,
 }
 
 __all__ = [
   "REGISTRY",
+  "align_prop",
   "awm",
+  "dgpo",
   "diffusion_nft",
   "flow_dpo",
   "flow_dppo",

@@ -35,6 +35,7 @@ from jaxreward.rewards.scoring import (
   has_say,
   host_scores,
   jitted_scores,
+  probe_gradients,
   require_scores,
   score,
 )
@@ -102,6 +103,7 @@ __all__ = [
   "host_scores",
   "jitted_scores",
   "learned",
+  "probe_gradients",
   "require_scores",
   "score",
   "strict",

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -190,7 +191,7 @@ def _checked(reward: Reward, result: Any, shape: tuple[int, ...]):
 
 def device_scores(
   rewards: Mapping[str, Reward],
-  contexts: Mapping[str, Any],
+  contexts: Mapping[str, Context],
   images: ArrayLike,
   prompts: PromptBatch,
   verdict: Mapping[str, ArrayLike] | None = None,
@@ -208,14 +209,38 @@ def device_scores(
   for reward in rewards.values():
     if not reward.is_host:
       seen = {"verdict": verdict} if reward.takes_verdict else {}
-      result = reward.fn(images, prompts, **contexts[reward.name], **seen)
+      result = reward.fn(
+        images, prompts, **contexts[reward.name].arguments, **seen
+      )
       scores |= _checked(reward, result, jnp.shape(images)[:2])
   return scores
 
 
+@flax.struct.dataclass
+class Context:
+  """Arrays that a reward takes besides pictures and prompts.
+
+  Attributes:
+    shared: by argument name, such as parameters.
+    rows: by argument name, leaves [P, ...], one row per prompt.
+  """
+
+  shared: dict[str, Any]
+  rows: dict[str, Any]
+
+  @property
+  def arguments(self) -> dict[str, Any]:
+    return {**self.shared, **self.rows}
+
+  def take(self, index: ArrayLike) -> Context:
+    """With the rows of some prompts, [M]."""
+    rows = jax.tree.map(lambda x: jnp.asarray(x)[index], self.rows)
+    return Context(self.shared, rows)
+
+
 def contexts_of(
   rewards: Mapping[str, Reward], prompts: PromptBatch
-) -> dict[str, Any]:
+) -> dict[str, Context]:
   """The arrays that the rewards in jit take besides pictures and prompts."""
   inside = [r for r in rewards.values() if not r.is_host]
   return {r.name: _context(r, prompts) for r in inside}
@@ -228,9 +253,9 @@ def texts_of(prompts: PromptBatch) -> list[str]:
   return texts.decode(jax.device_get(prompts.text))
 
 
-def _context(reward: Reward, prompts: PromptBatch) -> dict[str, Any]:
+def _context(reward: Reward, prompts: PromptBatch) -> Context:
   prepared = reward.prepare(texts_of(prompts)) if reward.prepare else {}
-  return {**reward.context, **prepared}
+  return Context(dict(reward.context), dict(prepared))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -273,6 +298,29 @@ def jitted_scores(
   if all(reward.is_host for reward in rewards.values()):
     return {}
   return _jitted(*_arguments(rewards, images, prompts, verdict))
+
+
+def probe_gradients(
+  rewards: Mapping[str, Reward], images: Array, prompts: PromptBatch
+) -> dict[str, float]:
+  """The largest absolute gradient of each reward in the images.
+
+  Args:
+    rewards: that run in jit.
+    images: [P, 1, H, W, C] in [0, 1].
+    prompts: P prompts.
+  """
+  contexts, prompts = contexts_of(rewards, prompts), prompts.plain
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def largest(name, contexts, images, prompts):
+    one = {name: rewards[name]}
+    total = lambda x: device_scores(one, contexts, x, prompts)[name].sum()
+    return jnp.abs(jax.grad(total)(images)).max()
+
+  return {
+    name: float(largest(name, contexts, images, prompts)) for name in rewards
+  }
 
 
 def for_host(rewards: Mapping[str, Reward], images: Array) -> Array:
@@ -318,7 +366,7 @@ def host_scores(
 
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
   try:
-    result = reward.fn(images, prompts, **_context(reward, prompts))
+    result = reward.fn(images, prompts, **_context(reward, prompts).arguments)
   except UserError as error:
     raise UserError(f'reward "{reward.name}": {error}') from error
   except Exception as error:
@@ -332,7 +380,7 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
   for p in range(images.shape[0]):
     one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
     try:
-      context = _context(reward, one)
+      context = _context(reward, one).arguments
       result = reward.fn(images[p : p + 1], one, **context)
     except Exception as error:
       logging.warning(

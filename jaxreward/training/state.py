@@ -40,7 +40,12 @@ class TrainState:
 
 
 def create(
-  params: Params, optimizer, *, keep_old: bool = False, ahead: bool = False
+  params: Params,
+  optimizer,
+  *,
+  keep_old: bool = False,
+  ahead: bool = False,
+  stats: Any = None,
 ) -> TrainState:
   """A state at step 0; averages are copies, so that it can be donated."""
   return TrainState(
@@ -51,6 +56,7 @@ def create(
     ema=ema.init_ema(params),
     old=ema.init_ema(params) if keep_old else None,
     behind=ema.init_ema(params) if ahead else None,
+    stats=stats,
   )
 
 

@@ -25,6 +25,7 @@ from jaxreward.types import Params
 Metrics = dict[str, Metric]
 # loss(params, micro-batch, frozen) -> (Mean loss, metrics)
 LossFn = Callable[[Params, Any, Any], tuple[Mean, Metrics]]
+Prepare = Callable[[Params, Any, Any], Any]
 
 
 def value_and_grad(loss_fn: LossFn, params: Params, micro: Any, frozen: Any):
@@ -78,6 +79,7 @@ def update(
   *,
   ema_decay: float,
   ema_schedule: str = "constant",
+  prepare: Prepare | None = None,
 ) -> tuple[TrainState, Metrics]:
   """U optimizer steps, each over N micro-batches.
 
@@ -89,6 +91,8 @@ def update(
     frozen: other inputs of the loss, such as the reference parameters.
     ema_decay: of the average of the parameters, per optimizer step.
     ema_schedule: see `ema.ema_decay`.
+    prepare: (params, micro-batches [N, ...], frozen) -> micro-batches, called
+      before every optimizer step.
 
   Returns:
     The state after U steps, and metrics with a leading axis U. A step whose
@@ -97,6 +101,8 @@ def update(
 
   def one(carry, micro):
     params, opt_state, average, done = carry
+    if prepare is not None:
+      micro = prepare(params, micro, frozen)
     loss, metrics, grads = accumulate(loss_fn, params, micro, frozen)
     value = loss.value()
     params, opt_state, extra = optimizer.apply_if_finite(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,6 @@ How = tuple[str, tuple[str, ...], Options]
 def advantage(
   signal: Float[ArrayLike, "P G"],
   mask: Bool[ArrayLike, "P G"],
-  stats: Any = None,
   *,
   std: str = "group",
   epsilon: float = 1e-4,
@@ -34,7 +32,7 @@ def advantage(
   baseline: str = "group",
   implementation: str = "auto",
   batch_axes: tuple[str, ...] = dispatch.BATCH_AXES,
-) -> tuple[Float[Array, "P G"], Any]:
+) -> Float[Array, "P G"]:
   """Deviation from the prompt's mean, in standard deviations.
 
   Equals `jaxreward.advantages.group`, or with baseline="leave_one_out"
@@ -43,7 +41,6 @@ def advantage(
   Args:
     signal: composed reward; anything where masked.
     mask: True where the reward is valid.
-    stats: carried for methods that keep running statistics; returned as is.
     std: "group", "batch" (over all rewards, of all devices) or "none".
     epsilon: added to the standard deviation.
     clip: largest absolute advantage; None or 0 for no bound.
@@ -52,7 +49,7 @@ def advantage(
     batch_axes: mesh axes that share the prompts; groups stay whole.
 
   Returns:
-    (advantage float32, 0 where masked, a constant; stats).
+    advantage float32, 0 where masked, a constant.
 
   Raises:
     UserError: an unknown `std`, `baseline` or `implementation`, or groups
@@ -62,7 +59,7 @@ def advantage(
   how = _how(implementation, batch_axes, options, signal.shape[1])
   rows = _signal_rows(signal, mask, options)
   value, _ = _fused(how, None, None, None, *rows)
-  return jax.lax.stop_gradient(value), stats
+  return jax.lax.stop_gradient(value)
 
 
 def grouped_policy_loss(

@@ -249,7 +249,7 @@ def make_torch(flags):
     updates=plan.updates,
     group=plan.group,
     clip_range=config.objective.clip_range,
-    kl=config.objective.kl,
+    kl=config.regularizers.kl.weight,
     learning_rate=o.learning_rate,
     clip_norm=o.clip_norm,
     betas=(o.b1, o.b2),

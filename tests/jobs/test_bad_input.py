@@ -26,8 +26,8 @@ FAST = tiny.FAST | tiny.MODEL
     ),
     (
       NFT,
-      {"objective.name": "flow_dpo"},  # learns from pairs, not online
-      ('config.objective.name="flow_dpo"', "diffusion_nft"),
+      {"objective.name": "flow_dpo", "align.pairs": 3},
+      ("config.align.pairs=3", "at most 2 pairs"),
     ),
     (NFT, {"objective.betta": 1.0}, ("objective.betta", "beta")),
     (
@@ -91,13 +91,13 @@ FAST = tiny.FAST | tiny.MODEL
       {"objective.old_decay": 0.5},
       (
         'config.objective.old_decay is no argument of "flow_grpo"',
-        "kl_with_dt",
+        "clip_range",
       ),
     ),
     (
       NFT,
       {"objective.kl_with_dt": "true"},
-      ('kl_with_dt is no argument of "diffusion_nft"', "old_decay"),
+      ("config.objective.kl_with_dt has moved", "config.regularizers.kl"),
     ),
     # values that their type does not tell from right ones
     (NFT, {"seed": -1}, ("config.seed=-1", "from 0 to")),
@@ -108,7 +108,19 @@ FAST = tiny.FAST | tiny.MODEL
     (NFT, {"ema.decay": 1.0}, ("config.ema.decay=1.0", "less than 1")),
     (NFT, {"ema.decay": -0.1}, ("config.ema.decay=-0.1", "less than 1")),
     (NFT, {"objective.old_decay": 1.0}, ("objective.old_decay=1.0",)),
-    (NFT, {"objective.kl": "nan"}, ("config.objective.kl=nan",)),
+    (NFT, {"objective.kl": 0.1}, ("config.objective.kl has moved",)),
+    (
+      NFT,
+      tiny.kl("velocity_distance", "nan"),
+      ("config.regularizers.kl.weight=nan",),
+    ),
+    (
+      NFT,
+      tiny.kl("step_kl", 0.1),
+      ("config.regularizers.kl.fn=step_kl", '"mean"', "v_reference"),
+    ),
+    (NFT, {"regularizers.kl.fn": "velocity"}, ("velocity_distance",)),
+    (NFT, {"regularizers.kl": 3}, ("config.regularizers.kl=3", "fn")),
     (NFT, {"rewards.mine": 3}, ("config.rewards.mine=3", "rewards.mine.fn")),
     (
       NFT,

@@ -38,6 +38,10 @@ def load(model, objective):
   )
 
 
+def weight_of(config) -> float:
+  return config.regularizers.kl.weight if config.regularizers else 0.0
+
+
 @pytest.mark.parametrize("model", list(FLOW_GRPO))
 def test_flow_grpo_as_published(model):
   config = load(model, "flow_grpo")
@@ -46,7 +50,7 @@ def test_flow_grpo_as_published(model):
   found = (
     config.rollout.prompts, config.rollout.group, config.rollout.num_steps,
     config.eval.num_steps, guidance, config.rollout.sampler.get("noise_level"),
-    config.objective.kl, config.objective.clip_range,
+    weight_of(config), config.objective.clip_range,
     config.optimizer.learning_rate, config.advantage.std, config.ema.decay,
     len(plan.trained),
   )  # fmt: skip
@@ -67,7 +71,10 @@ def test_diffusion_nft_as_published(model):
   assert config.rollout.guidance_scale == 1.0
   assert config.rollout.sampler.name == "ode"
   assert dict(config.objective) == dict(
-    name="diffusion_nft", beta=1.0, kl=1e-4, old_decay=0.5, old_rate=1e-3
+    name="diffusion_nft", beta=1.0, old_decay=0.5, old_rate=1e-3
+  )
+  assert dict(config.regularizers.kl) == dict(
+    fn="velocity_distance", weight=1e-4
   )
   assert (plan.updates, len(plan.trained)) == (1, 9)
 

@@ -1,13 +1,15 @@
 """The ratio of the first update is exactly 1, and the run watches it."""
 
+import dataclasses
 import math
 
 import jax
 import numpy as np
 import pytest
 
+from jaxreward import feeds
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, align_steps
+from jaxreward.jobs import align
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -49,7 +51,7 @@ def test_one_update_has_ratio_one_throughout():
   "overrides",
   [
     {"rollout.guidance_scale": 2.0, "rollout.sampler.name": "cps"},
-    {"lora.rank": 2, "model.dtype": "bfloat16", "objective.kl": 0.1},
+    {"lora.rank": 2, "model.dtype": "bfloat16", **tiny.kl("step_kl", 0.1)},
     pytest.param(
       {"model.depth": 2, "model.unroll": 2, "rollout.microbatch": 24},
       marks=pytest.mark.slow,
@@ -110,13 +112,14 @@ def test_the_gap_is_the_largest_of_all_samples(row, devices):
 def test_a_wrong_log_probability_stops_the_run(
   monkeypatch, command, tmp_path, small_model
 ):
-  right = align_steps.transitions
+  steps = feeds.FEEDS["steps"]
 
   def biased(*args):
-    micro = right(*args)
-    return micro.replace(old_log_prob=micro.old_log_prob + 1e-4)
+    rows = steps.make(*args)
+    return rows | {"old_log_prob": rows["old_log_prob"] + 1e-4}
 
-  monkeypatch.setattr(align_steps, "transitions", biased)
+  wrong = dataclasses.replace(steps, make=biased)
+  monkeypatch.setitem(feeds.FEEDS, "steps", wrong)
   overrides = {"checkpoint.every": 1}
   code = command(
     SPEC, tmp_path / "run", tiny.MODEL, tiny.REWARD, tiny.FAST, overrides

@@ -2,22 +2,24 @@
 
 import itertools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import rng
+from jaxreward import feeds, rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import ahead, align_steps, evaluate
+from jaxreward.jobs import ahead, evaluate
 from jaxreward.types import Policy
 from tests import tiny
 
 pytestmark = pytest.mark.job
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
+TERM = {NFT: "velocity_distance", GRPO: "step_kl"}
 
 
 def iteration_of(spec, *overrides):
@@ -36,14 +38,16 @@ def test_what_optimizer_steps_share_out(split, rows):
   )  # fmt: skip
   plan, times = iteration.plan, len(iteration.plan.trained)
   trajectory, _, _ = iteration.sample(iteration.state)
-  count = len(plan.layout.mask)
-  micro = align_steps.transitions(trajectory, jnp.arange(1.0, count + 1), plan)
+  numbers = jnp.arange(1.0, 3 * 5 + 1).reshape(3, 5)
+  credit = feeds.Credit(numbers, numbers, numbers > 0)
+  rows_of = plan.feed.make(trajectory, credit, None, plan, None)
+  micro = types.SimpleNamespace(**feeds.cut(rows_of, plan))
   shape = (2, times * plan.layout.chunks // 2)
-  assert micro.advantage.shape[:2] == micro.facts.t.shape == shape
+  assert micro.advantage.shape[:2] == micro.step.t.shape == shape
   seen = []
   for u in range(2):
     number, t = np.broadcast_arrays(
-      np.asarray(micro.advantage[u]) - 1, np.asarray(micro.facts.t[u])[:, None]
+      np.asarray(micro.advantage[u]) - 1, np.asarray(micro.step.t[u])[:, None]
     )
     real = np.asarray(micro.mask[u])
     seen.append(set(zip(number[real].tolist(), t[real].tolist(), strict=True)))
@@ -66,7 +70,7 @@ def test_what_optimizer_steps_share_out(split, rows):
   for u in range(2):
     for i in range(shape[1]):
       for m in np.flatnonzero(micro.mask[u, i]):
-        name = int(micro.advantage[u, i, m]) - 1, float(micro.facts.t[u, i])
+        name = int(micro.advantage[u, i, m]) - 1, float(micro.step.t[u, i])
         np.testing.assert_array_equal(micro.x_t[u, i, m], of[name])
 
 
@@ -130,7 +134,7 @@ def test_the_loss_of_nft_reads_the_old_policy():
 
 @pytest.mark.parametrize("spec", [NFT, GRPO])
 def test_kl_penalty_is_zero_at_the_reference_and_pulls_back(spec):
-  overrides = {"objective.kl": 1.0, "align.updates": 1}
+  overrides = {"align.updates": 1} | tiny.kl(TERM[spec], 1.0)
   iteration = iteration_of(spec, overrides)
   _, first, _ = iteration.step(iteration.state)
   assert tiny.numbers(first)["kl"] == pytest.approx(0.0, abs=1e-10)

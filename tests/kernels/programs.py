@@ -30,7 +30,7 @@ def policy_of(prompts, group, steps, dtype=jnp.float32):
 
 
 def advantage(form):
-  return lambda *a: grouped_advantage.advantage(*a, implementation=form)[0]
+  return lambda *a: grouped_advantage.advantage(*a, implementation=form)
 
 
 def rows(form):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import rng
+from jaxreward import feeds, rng
 from jaxreward.flow import rollout, steppers
-from jaxreward.jobs import align_steps, evaluate, setup
+from jaxreward.jobs import evaluate, setup
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -300,9 +300,13 @@ def test_forward_noise_belongs_to_the_sample():
     plan, batch = iteration.plan, tiny.prompts_of(iteration.config)
     trajectory, _, _ = iteration.sample(iteration.state)
     trajectory = trajectory.replace(latents=jnp.zeros_like(trajectory.latents))
-    micro = align_steps.forward_samples(
-      trajectory, jnp.ones(trajectory.mask.shape), batch.ids, plan,
-      seed=0, iteration=jnp.int32(0), shift=2.5,
+    ones = jnp.ones((plan.prompts, plan.group))
+    micro = feeds.cut(
+      plan.feed.make(
+        trajectory, feeds.Credit(ones, ones, ones > 0), batch.ids, plan,
+        rng.stream_key(0, "forward", 0),
+      ),
+      plan,
     )  # fmt: skip
     k, chunks = len(plan.trained), plan.layout.chunks
 
@@ -310,7 +314,7 @@ def test_forward_noise_belongs_to_the_sample():
       x = x.reshape(k, chunks, -1, *x.shape[3:]).swapaxes(1, 2)
       return np.asarray(x.reshape(k, -1, *x.shape[3:])[:, :24])
 
-    found[rows] = rows_of(micro.t), rows_of(micro.x_t)
+    found[rows] = rows_of(micro["t"]), rows_of(micro["x_t"])
   for a, b in zip(found[24], found[7], strict=True):
     np.testing.assert_array_equal(a, b)
   times = np.sort(found[24][0], 0)

@@ -169,6 +169,6 @@ def test_group_advantage_is_the_same():
   from jaxreward import advantages
 
   reward = np.random.default_rng(1).normal(size=(5, 7)).astype(np.float32)
-  expected, _ = advantages.group(reward, np.ones((5, 7), bool))
+  expected = advantages.group(reward, np.ones((5, 7), bool))
   actual = torch_peer.group_advantage(torch.from_numpy(reward))
   np.testing.assert_allclose(actual, expected, atol=1e-5)

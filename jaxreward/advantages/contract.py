@@ -1,0 +1,105 @@
+"""An advantage with a state of its own: (init, update), as in optax."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward.errors import UserError
+from jaxreward.methods import asks
+from jaxreward.types import Array
+
+# What `update` may ask for by name.
+OFFERS = ("signal", "mask", "state", "scores", "prompt_ids", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What a state may be made for.
+
+  Attributes:
+    prompts: P of an iteration.
+    group: G.
+    steps: T of the sampler.
+    prompt_ids: () -> uint32 [N], every prompt that is trained on.
+  """
+
+  prompts: int
+  group: int
+  steps: int
+  prompt_ids: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Advantage:
+  """Scores into credit, with running statistics.
+
+  Attributes:
+    init: sizes -> the first state, a pytree of arrays; it is saved with the
+      training state and every device holds all of it.
+    update: asks by argument name for some of `OFFERS` -> (advantage [P, G] or
+      [P, G, T], new state).
+  """
+
+  init: Callable[[Sizes], Any]
+  update: Callable[..., tuple[Array, Any]]
+
+
+def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
+  """An advantage from a function whose options are bound.
+
+  Args:
+    fn: one that asks for arrays returns the advantage and has no state; one
+      that asks for nothing returns an `Advantage`.
+    field: of the config that names it, for errors.
+
+  Raises:
+    UserError: an argument that nothing offers.
+  """
+  names = asks(fn)
+  if not names:
+    return fn()
+  unknown = [name for name in names if name not in OFFERS or name == "state"]
+  if unknown:
+    raise UserError(
+      f'config.{field}: it reads "{unknown[0]}"; a function of its own reads'
+      f" {', '.join(n for n in OFFERS if n != 'state')}; one with a state"
+      " returns an Advantage(init, update)"
+    )
+  return Advantage(lambda sizes: None, _Stateless(fn, names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stateless:
+  fn: Callable[..., Any]
+  names: tuple[str, ...]
+
+  def __call__(self, *, state: Any = None, **arrays: Any) -> tuple[Array, Any]:
+    return self.fn(**{name: arrays[name] for name in self.names}), state
+
+
+def credit(
+  advantage: Advantage, offers: Mapping[str, Any], state: Any
+) -> tuple[Array, Any]:
+  """(advantage, new state) from what there is.
+
+  Raises:
+    UserError: an advantage of another shape than [P, G] or [P, G, T].
+  """
+  offers = {**offers, "state": state}
+  wanted = OFFERS
+  if not isinstance(advantage.update, _Stateless):
+    wanted = asks(advantage.update)
+  value, state = advantage.update(**{name: offers[name] for name in wanted})
+  shape = jnp.shape(offers["signal"])
+  if value.shape[:2] != shape or value.ndim not in (2, 3):
+    raise UserError(
+      f"config.advantage.name: it returned shape {list(value.shape)} for"
+      f" signals of shape [P, G] = {list(shape)}; expected [P, G] or [P, G, T]"
+    )
+  return jax.lax.stop_gradient(value), state

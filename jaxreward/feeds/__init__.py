@@ -1,0 +1,40 @@
+"""How rows for a loss are made, and which arrays they offer by name."""
+
+from __future__ import annotations
+
+from jaxreward.feeds import lists, noised, pairs, steps, tail
+from jaxreward.feeds.contract import (
+  Credit,
+  Feed,
+  Plan,
+  Rows,
+  call,
+  cut,
+  match,
+  require,
+  shapes,
+)
+from jaxreward.feeds.networks import Arrays, Network
+
+FEEDS: dict[str, Feed] = {
+  "steps": steps.FEED,
+  "noised": noised.FEED,
+  "pairs": pairs.FEED,
+  "lists": lists.FEED,
+  "tail": tail.FEED,
+}
+
+__all__ = [
+  "FEEDS",
+  "Arrays",
+  "Credit",
+  "Feed",
+  "Network",
+  "Plan",
+  "Rows",
+  "call",
+  "cut",
+  "match",
+  "require",
+  "shapes",
+]

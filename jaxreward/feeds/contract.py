@@ -1,0 +1,228 @@
+"""What a feed is: rows made of a rollout, and arrays offered by name.
+
+A method (an objective or a regularizer) is a plain function. The names of its
+positional arguments are the arrays it reads; its keyword-only arguments are its
+options. The feed that offers all of those names makes its rows, and an array
+that no method asks for is never computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.flow import log_prob, rollout, steppers
+from jaxreward.methods import asks, prepare_of
+from jaxreward.types import Array, ArrayLike, Trajectory
+
+Rows = dict[str, Any]
+
+
+@flax.struct.dataclass
+class Credit:
+  """What a group's scores became.
+
+  Attributes:
+    signal: float32 [P, G], the composed reward.
+    advantage: float32 [P, G], or [P, G, T] with one per denoising step; NaN
+      where a sample does not count.
+    mask: bool [P, G].
+  """
+
+  signal: ArrayLike
+  advantage: ArrayLike
+  mask: ArrayLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Static facts of a run: who is laid out where and what is trained.
+
+  Attributes:
+    table: constants of the sampler's T steps.
+    trained: indices of the steps, or of the times per sample, whose loss is
+      taken each iteration; K of them.
+    layout: of the samples, as the rollout draws them.
+    rows: of what a loss reads: samples, or pairs or groups of them.
+    prompts: P.
+    group: G.
+    updates: optimizer steps per iteration.
+    guidance_scale: of the rollout, and of a loss on its steps.
+    feed: what makes the objective's rows.
+    take_step: what runs a step of the rollout; None for plain operations.
+    split: what optimizer steps share out, "times" (each sees every row) or
+      "samples" (each sees every time).
+    replay: what recomputes a stored step; None for plain operations.
+    shift: of the times at which finished samples are noised again.
+    t_min: the smallest of these times.
+    pairs: of each group, for the feed "pairs".
+    last_steps: steps that a loss differentiates, for the feed "tail".
+    is_on_policy: whether the parameters that drew the samples are those of the
+      first and only optimizer step.
+  """
+
+  table: steppers.StepTable
+  trained: tuple[int, ...]
+  layout: rollout.Layout
+  rows: rollout.Layout
+  prompts: int
+  group: int
+  updates: int
+  guidance_scale: float
+  feed: Feed
+  take_step: rollout.TakeStep | None = None
+  split: str = "times"
+  replay: log_prob.Replay | None = None
+  shift: float = 1.0
+  t_min: float = 0.02
+  pairs: int = 1
+  last_steps: int = 1
+  is_on_policy: bool = False
+
+
+# (trajectory, credit, prompt ids [P], plan, scalar key) -> rows [K, R, ...]; the
+# entry "step", if there is one, holds scalars per time, [K]
+Make = Callable[[Trajectory, Credit, ArrayLike, Plan, Any], Rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """A way to make rows of a rollout, and the arrays that they offer.
+
+  Attributes:
+    make: trajectory and credit -> rows with leaves [K, R, ...].
+    offers: name -> what computes the array for a micro-batch.
+    size: plan -> samples that a row holds: 1, or more where rows are pairs or
+      groups.
+    per_group: plan -> rows of each group.
+    keeps: what the rollout keeps: "steps" every latent, "samples" the last,
+      "tail" those at which the differentiated steps begin, and the last.
+    needs_noise: whether it reads steps of a sampler with noise.
+    is_per_step: whether its rows take credit [P, G, T].
+    latents: names of offers that have the shape of latents; the others have one
+      number per row.
+    is_grouped: whether its arrays are [R, G, ...] in place of [M, ...].
+    needs_scores: whether it differentiates the rewards.
+  """
+
+  make: Make
+  offers: Mapping[str, Callable[[Any], Array]]
+  size: Callable[[Plan], int] = lambda plan: 1
+  per_group: Callable[[Plan], int] = lambda plan: plan.group
+  keeps: str = "samples"
+  needs_noise: bool = False
+  is_per_step: bool = False
+  latents: tuple[str, ...] = ()
+  is_grouped: bool = False
+  needs_scores: bool = False
+
+
+def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
+  """Arrays of the right ranks that a method asks for, two of everything."""
+  prepare = prepare_of(fn)
+  given = prepare.gives if prepare else ()
+  lead = (2, 2) if feed.is_grouped else (2,)
+
+  def shape(name: str):
+    dims = (*lead, 1, 1, 1) if name in feed.latents else lead
+    kind = bool if name in ("mask", "group_mask") else jnp.float32
+    return jax.ShapeDtypeStruct(dims, kind)
+
+  return {name: shape(name) for name in (*asks(fn), *given)}
+
+
+def reads(fn: Callable[..., Any]) -> tuple[str, ...]:
+  """Names that a feed must offer: what is asked for and not prepared."""
+  prepare = prepare_of(fn)
+  if prepare is None:
+    return asks(fn)
+  rest = [name for name in asks(fn) if name not in prepare.gives]
+  return tuple(dict.fromkeys([*rest, *asks(prepare.read)]))
+
+
+def match(fn: Callable[..., Any], feeds: Mapping[str, Feed], field: str) -> str:
+  """The name of the first feed that offers all that a method asks for.
+
+  Args:
+    fn: an objective or a regularizer.
+    feeds: by name.
+    field: of the config that names the method, for the error.
+
+  Raises:
+    UserError: the name that no feed offers, and those that there are.
+  """
+  names = reads(fn)
+  for name, feed in feeds.items():
+    if set(names) <= set(feed.offers):
+      return name
+  raise UserError(f"config.{field}: {_missing(names, feeds)}")
+
+
+def _missing(names: Iterable[str], feeds: Mapping[str, Feed]) -> str:
+  """What no feed offers together, and what the nearest feed has."""
+  names = list(names)
+  lacks = {k: [n for n in names if n not in f.offers] for k, f in feeds.items()}
+  best = min(lacks, key=lambda k: len(lacks[k]))
+  unknown = lacks[best][0]
+  offers = ", ".join(sorted(feeds[best].offers))
+  return (
+    f'no feed offers "{unknown}"{nearest(unknown, feeds[best].offers)} beside'
+    f' the other arguments; the nearest feed, "{best}", offers {offers}'
+  )
+
+
+def require(fn: Callable[..., Any], name: str, feed: Feed, field: str) -> None:
+  """Refuses a regularizer that does not fit the feed of the objective.
+
+  Raises:
+    UserError: the array it lacks.
+  """
+  for argument in reads(fn):
+    if argument not in feed.offers:
+      raise UserError(
+        f'config.{field}: it reads "{argument}", which the feed "{name}" of'
+        f" config.objective.name does not offer; there are"
+        f" {', '.join(sorted(feed.offers))}"
+      )
+
+
+def call(fn: Callable[..., Any], arrays: Callable[[str], Array]) -> Any:
+  """A method on the arrays that it asks for."""
+  return fn(**{name: arrays(name) for name in asks(fn)})
+
+
+def cut(rows: Rows, plan: Plan) -> Rows:
+  """Leaves [K, R, ...] -> micro-batches [U, N, M, ...]; "step" -> [U, N].
+
+  Row r of R lies in chunk r mod C, so that an axis that is spread over devices
+  stays spread.
+  """
+  rows = dict(rows)
+  steps = rows.pop("step", None)
+  micros = jax.tree.map(lambda x: _cut(x, plan), rows)
+  if steps is not None:
+    micros["step"] = jax.tree.map(lambda x: _cut_steps(x, plan), steps)
+  return micros
+
+
+def _cut(x: Array, plan: Plan) -> Array:
+  chunks, updates = plan.rows.chunks, plan.updates
+  times = x.shape[0]
+  x = x.reshape(times, -1, chunks, *x.shape[2:]).swapaxes(1, 2)
+  if plan.split == "samples":
+    x = x.reshape(times, -1, updates, *x.shape[2:])
+    x = jnp.moveaxis(x, 2, 0).reshape(times, chunks, *x.shape[3:])
+  return x.reshape(updates, times * chunks // updates, *x.shape[2:])
+
+
+def _cut_steps(x: Array, plan: Plan) -> Array:
+  chunks, updates = plan.rows.chunks, plan.updates
+  if plan.split == "samples":
+    return jnp.tile(jnp.repeat(x, chunks // updates), (updates, 1))
+  return jnp.repeat(x, chunks).reshape(updates, -1)

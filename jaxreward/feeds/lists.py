@@ -1,0 +1,68 @@
+"""The feed "lists": a whole group at once, under one noise and time."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxreward.feeds import rollouts
+from jaxreward.feeds.contract import Feed, Rows
+from jaxreward.feeds.networks import Arrays, row, spread
+from jaxreward.flow import rollout
+
+
+def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
+  """Rows [K, R, G, ...] of R prompts; noise and time belong to the prompt."""
+  advantage = rollouts.flat_advantage(credit, plan)
+  usable = rollouts.counts(trajectory, advantage)
+  samples = rollouts.safe_latents(trajectory, usable)[-1]
+  prompt = plan.rows.prompt_index
+  of_prompts = lambda x: rollout.to_groups(x, plan.prompts, plan.group)[prompt]
+  x0 = of_prompts(samples)
+  keys = rollouts.keys_of(trajectory, prompt_ids, key)
+  keys = rollout.to_groups(keys, plan.prompts, plan.group)[prompt, 0]
+  t = rollouts.draw_times(keys, plan)
+  noise = rollouts.draw_noise(keys, samples.shape[1:], len(t))
+  shared = jnp.broadcast_to(noise[:, :, None], (len(t), *x0.shape))
+  every = jnp.broadcast_to(t[:, :, None], (*t.shape, plan.group))
+  mask = of_prompts(usable) & plan.rows.mask[:, None]
+  expand = every.reshape(*every.shape, *[1] * (x0.ndim - 2))
+  return {
+    "x_t": (1 - expand) * x0 + expand * shared,
+    "u": shared - x0,
+    "t": every,
+    "advantage": spread(jnp.where(mask, of_prompts(advantage), 0.0), len(t)),
+    "mask": spread(mask, len(t)),
+    "prompt_index": spread(
+      jnp.broadcast_to(prompt[:, None], mask.shape), len(t)
+    ),
+  }
+
+
+def _velocity(role: str):
+  """Velocities of R groups, [R, G, ...], from one pass over R G rows."""
+
+  def compute(arrays: Arrays):
+    x, t, index = (arrays.rows[k] for k in ("x_t", "t", "prompt_index"))
+    flat = lambda y: y.reshape(-1, *y.shape[2:])
+    v = arrays.network(role).velocity(flat(x), flat(t), flat(index))
+    return v.reshape(x.shape)
+
+  return lambda arrays: arrays.once(role, lambda: compute(arrays))
+
+
+FEED = Feed(
+  make,
+  {
+    "group_v": _velocity("policy"),
+    "group_v_old": _velocity("old"),
+    "group_v_reference": _velocity("reference"),
+    "group_u": row("u"),
+    "group_t": row("t"),
+    "group_advantage": row("advantage"),
+    "group_mask": row("mask"),
+  },
+  size=lambda plan: plan.group,
+  per_group=lambda plan: 1,
+  latents=("group_v", "group_v_old", "group_v_reference", "group_u"),
+  is_grouped=True,
+)

@@ -1,0 +1,135 @@
+"""Networks that a loss may ask, and the arrays of one micro-batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.feeds.contract import Feed, Plan, Rows
+from jaxreward.flow import guidance, log_prob, rollout
+from jaxreward.types import Array, ArrayLike, Cond, Embedded, Params, Policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """A policy with the parameters of one role.
+
+  Attributes:
+    policy: the architecture.
+    params: its parameters.
+    words: what it encodes, of P prompts.
+    plan: of the run.
+  """
+
+  policy: Policy
+  params: Params
+  words: ArrayLike | Embedded
+  plan: Plan
+
+  @functools.cached_property
+  def _guided(self) -> tuple[Cond, Cond | None]:
+    return guidance.conditioning(
+      self.policy, self.params, self.words, self.plan.guidance_scale
+    )
+
+  @functools.cached_property
+  def _plain(self) -> Cond:
+    return guidance.conditioning(self.policy, self.params, self.words, 1.0)[0]
+
+  def _guided_rows(self, index: ArrayLike) -> tuple[Cond, Cond | None]:
+    cond, uncond = self._guided
+    return rollout.gather_cond(cond, index), rollout.gather_uncond(
+      uncond, index
+    )
+
+  def velocity(self, x: Array, t: Array, index: ArrayLike) -> Array:
+    """Without guidance: x [M, ...], t [M], prompts' indices [M]."""
+    cond = rollout.gather_cond(self._plain, index)
+    return self.policy.velocity(self.params, x, t, cond)
+
+  def guided_velocity(self, x: Array, t: Array, index: ArrayLike) -> Array:
+    """With the rollout's guidance."""
+    cond, uncond = self._guided_rows(index)
+    return guidance.guided_velocity(
+      self.policy, self.params, x, t, cond, uncond, self.plan.guidance_scale
+    )
+
+  def step(self, rows: Rows) -> tuple[Array, Array]:
+    """(log-probability [M], mean) of stored steps, guided as they were."""
+    cond, uncond = self._guided_rows(rows["prompt_index"])
+    return log_prob.step_log_prob(
+      self.policy, self.params, cond, uncond, rows["x_t"], rows["x_next"],
+      rows["step"], guidance_scale=self.plan.guidance_scale,
+      replay=self.plan.replay,
+    )  # fmt: skip
+
+
+class Arrays:
+  """What a micro-batch offers by name; each is computed at most once.
+
+  Args:
+    feed: that made the rows.
+    rows: of this micro-batch, leaves [M, ...].
+    networks: role -> what makes its `Network`: "policy" is differentiated,
+      "old" drew the samples, "reference" is where training began.
+    score: (latents [M, ...], prompts' indices [M]) -> (scores [M], images), for
+      feeds that differentiate them.
+  """
+
+  def __init__(
+    self,
+    feed: Feed,
+    rows: Rows,
+    networks: Mapping[str, Callable[[], Network]],
+    plan: Plan,
+    score: Callable[..., Any] | None = None,
+  ):
+    self.rows, self.plan, self.score = rows, plan, score
+    self._feed, self._networks = feed, networks
+    self._known: dict[Any, Any] = {}
+
+  def __call__(self, name: str) -> Any:
+    """The array of this name, prepared or offered."""
+    if name not in self._feed.offers:
+      return self.rows[name]
+    return self.once(name, lambda: self._feed.offers[name](self))
+
+  def once(self, key: Any, compute: Callable[[], Any]) -> Any:
+    """A value under a key of the feed's own, computed when first asked for."""
+    if key not in self._known:
+      self._known[key] = compute()
+    return self._known[key]
+
+  def network(self, role: str) -> Network:
+    """The network of a role."""
+    return self.once(("network", role), self._networks[role])
+
+  def velocity(self, role: str, x: str = "x_t", t: str = "t") -> Array:
+    """The velocity of a network at rows of these names."""
+    return self.once(
+      ("velocity", role, x),
+      lambda: self.network(role).velocity(
+        self.rows[x], self.rows[t], self.rows["prompt_index"]
+      ),
+    )
+
+  def step(self, role: str) -> tuple[Array, Array]:
+    """(log-probability, mean) of the rows' steps under a network."""
+    if role == "old" and self.plan.is_on_policy:
+      return jax.lax.stop_gradient(self.step("policy"))
+    return self.once(("step", role), lambda: self.network(role).step(self.rows))
+
+
+def row(name: str) -> Callable[[Arrays], Array]:
+  """Offers what the rows hold under a name."""
+  return lambda arrays: arrays.rows[name]
+
+
+def spread(x: ArrayLike, times: int) -> Array:
+  """An array repeated along a new first axis."""
+  return jnp.broadcast_to(x, (times, *jnp.shape(x)))

@@ -1,0 +1,44 @@
+"""The feed "noised": finished samples, noised again at drawn times."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxreward.feeds import rollouts
+from jaxreward.feeds.contract import Feed, Rows
+from jaxreward.feeds.networks import row, spread
+
+
+def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
+  """Rows [K, B, ...]; noise and times belong to the sample."""
+  advantage = rollouts.flat_advantage(credit, plan)
+  usable = rollouts.counts(trajectory, advantage)
+  x0 = rollouts.safe_latents(trajectory, usable)[-1]
+  keys = rollouts.keys_of(trajectory, prompt_ids, key)
+  t = rollouts.draw_times(keys, plan)
+  noise = rollouts.draw_noise(keys, x0.shape[1:], len(t))
+  return {
+    "x_t": rollouts.noise_at(x0, noise, t),
+    "x0": spread(x0, len(t)),
+    "noise": noise,
+    "t": t,
+    "advantage": spread(advantage, len(t)),
+    "mask": spread(usable, len(t)),
+    "prompt_index": spread(trajectory.prompt_index, len(t)),
+    "sample": spread(jnp.arange(len(usable)), len(t)),
+  }
+
+
+FEED = Feed(
+  make,
+  {
+    "v": lambda arrays: arrays.velocity("policy"),
+    "v_old": lambda arrays: arrays.velocity("old"),
+    "v_reference": lambda arrays: arrays.velocity("reference"),
+    **{
+      name: row(name)
+      for name in ("x0", "x_t", "noise", "t", "advantage", "mask", "sample")
+    },
+  },
+  latents=("v", "v_old", "v_reference", "x0", "x_t", "noise"),
+)

@@ -1,0 +1,68 @@
+"""What every feed does with a rollout: rows that count, samples noised again."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward import rng
+from jaxreward.feeds.contract import Credit, Plan
+from jaxreward.flow import path, rollout
+from jaxreward.types import Array, ArrayLike, Trajectory
+
+
+def flat_advantage(credit: Credit, plan: Plan) -> Array:
+  """[P, G] or [P, G, T] -> [B] or [B, T]."""
+  return jnp.asarray(rollout.from_groups(credit.advantage, plan.layout))
+
+
+def counts(trajectory: Trajectory, advantage: ArrayLike) -> Array:
+  """bool [B]: neither padding nor a failed sample."""
+  finite = jnp.isfinite(jnp.asarray(trajectory.latents))
+  axes = (0, *range(2, finite.ndim))
+  usable = jnp.isfinite(advantage)
+  if usable.ndim == 2:
+    usable = usable.all(1)
+  return jnp.asarray(trajectory.mask) & usable & finite.all(axes)
+
+
+def safe_latents(trajectory: Trajectory, usable: ArrayLike) -> Array:
+  """The latents, with zeros where a row does not count.
+
+  A NaN there would pass the mask of the loss: its gradient is 0 times it.
+  """
+  rows = path.expand(usable, trajectory.latents[0])
+  return jnp.where(rows, trajectory.latents, 0.0)
+
+
+def keys_of(trajectory: Trajectory, prompt_ids: ArrayLike, key: Array) -> Array:
+  """Typed keys [B], one per sample."""
+  ids = jnp.asarray(prompt_ids)[trajectory.prompt_index]
+  return rng.sample_keys(key, ids, trajectory.member)
+
+
+def draw_times(keys: Array, plan: Plan) -> Array:
+  """Stratified times [K, B], shifted and at least `plan.t_min`.
+
+  The k-th of K draws falls into the k-th part of [0, 1], in an order of its own
+  per key.
+  """
+  times = len(plan.trained)
+
+  def one(k):
+    order = jax.random.permutation(jax.random.fold_in(k, 1), times)
+    u = (order + jax.random.uniform(jax.random.fold_in(k, 2), (times,))) / times
+    return jnp.maximum(plan.shift * u / (1 + (plan.shift - 1) * u), plan.t_min)
+
+  return jax.vmap(one)(keys).T
+
+
+def draw_noise(keys: Array, shape: tuple[int, ...], times: int) -> Array:
+  """Standard normal [K, B, *shape]."""
+  draws = [
+    rng.normal_each(rng.fold_each(keys, 16 + k), shape) for k in range(times)
+  ]
+  return jnp.stack(draws)
+
+
+noise_at = jax.vmap(path.interpolate, (None, 0, 0))  # (x0, noise, t) -> x_t

@@ -1,0 +1,62 @@
+"""The feed "steps": stored transitions of a sampler with noise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward.feeds import rollouts
+from jaxreward.feeds.contract import Feed, Rows
+from jaxreward.feeds.networks import row, spread
+
+
+def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
+  """Rows of the stored steps that are trained, [K, B, ...]."""
+  del prompt_ids, key
+  advantage = rollouts.flat_advantage(credit, plan)
+  usable = rollouts.counts(trajectory, advantage)
+  latents = rollouts.safe_latents(trajectory, usable)
+  steps = np.array(plan.trained)
+  if advantage.ndim == 2:
+    advantage = advantage.T[steps]
+  else:
+    advantage = spread(advantage, len(steps))
+  return {
+    "x_t": latents[steps],
+    "x_next": latents[steps + 1],
+    "old_log_prob": trajectory.log_probs[steps],
+    "advantage": advantage,
+    "mask": spread(usable, len(steps)),
+    "prompt_index": spread(trajectory.prompt_index, len(steps)),
+    "sample": spread(jnp.arange(len(usable)), len(steps)),
+    "step": jax.tree.map(lambda x: jnp.asarray(x)[steps], plan.table),
+  }
+
+
+def _fact(name: str):
+  return lambda arrays: getattr(arrays.rows["step"], name)
+
+
+FEED = Feed(
+  make,
+  {
+    "log_prob": lambda arrays: arrays.step("policy")[0],
+    "mean": lambda arrays: arrays.step("policy")[1],
+    "old_mean": lambda arrays: arrays.step("old")[1],
+    "reference_mean": lambda arrays: arrays.step("reference")[1],
+    "reference_log_prob": lambda arrays: arrays.step("reference")[0],
+    "dt": lambda arrays: arrays.rows["step"].t - arrays.rows["step"].t_next,
+    **{name: _fact(name) for name in ("t", "t_next", "std", "log_scale")},
+    **{
+      name: row(name)
+      for name in (
+        "x_t", "x_next", "old_log_prob", "advantage", "mask", "sample"
+      )
+    },
+  },
+  keeps="steps",
+  needs_noise=True,
+  is_per_step=True,
+  latents=("mean", "old_mean", "reference_mean", "x_t", "x_next"),
+)  # fmt: skip

@@ -1,0 +1,63 @@
+"""What a method is: a plain function whose argument names say what it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from jaxreward.types import Array
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def asks(fn: Callable[..., Any]) -> tuple[str, ...]:
+  """Names of the arrays that a method reads, in the order of its arguments.
+
+  They are its positional arguments without a default; keyword-only arguments
+  are options.
+  """
+  by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+  return tuple(
+    parameter.name
+    for parameter in inspect.signature(fn).parameters.values()
+    if parameter.kind not in by_name
+    and parameter.default is inspect.Parameter.empty
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Columns that a method needs of all rows of an optimizer step at once.
+
+  Attributes:
+    read: asks for arrays by name, as an objective does -> {name: [M]} of a
+      micro-batch; no gradient flows through it.
+    finish: {name: [N, M]} of all N micro-batches -> {name: [N, M]}, the columns
+      that the method may then ask for.
+    gives: names of those columns.
+  """
+
+  read: Callable[..., Mapping[str, Array]]
+  finish: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+  gives: tuple[str, ...]
+
+
+def prepares(
+  read: Callable[..., Mapping[str, Array]],
+  finish: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+  gives: tuple[str, ...],
+) -> Callable[[F], F]:
+  """Decorates a method that asks for columns of a whole optimizer step."""
+
+  def mark(fn: F) -> F:
+    fn.prepare = Prepare(read, finish, gives)  # pyrefly: ignore
+    return fn
+
+  return mark
+
+
+def prepare_of(fn: Callable[..., Any]) -> Prepare | None:
+  """What `prepares` has said of a method."""
+  return getattr(fn, "prepare", None)

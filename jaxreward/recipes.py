@@ -1,0 +1,59 @@
+"""What the recipes in configs/recipes share: three sizes of one run."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+
+SIZES = ("default", "smoke", "full")
+
+
+def size_of(arg: str | None) -> str:
+  """The size that a recipe's argument names.
+
+  Raises:
+    UserError: a size there is not.
+  """
+  return config_lib.parse_arg(arg, size=SIZES)["size"]
+
+
+def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
+  """The config that a recipe starts from.
+
+  Args:
+    objective: "flow_grpo" or "diffusion_nft", the nearest published settings.
+    arg: of the recipe: a size. "default" trains the scene policy on two cores,
+      "smoke" does so in miniature, and "full" trains adapters of Stable
+      Diffusion 3.5 medium.
+    beside: the recipe's file.
+  """
+  size = size_of(arg)
+  if size == "full":
+    spec = f"../align_public.py:sd35_medium,objective={objective}"
+  else:
+    small = ",smoke" if size == "smoke" else ""
+    spec = f"../align_scenes.py:{objective}{small}"
+  return config_lib.load_sibling(spec, beside)
+
+
+def train_reward_first(
+  config: ConfigDict, arg: str | None, beside: str
+) -> ConfigDict:
+  """Aligns with a reward model that the run trains first; the detector watches.
+
+  Args:
+    config: of the job align on scenes.
+    arg: of the recipe.
+    beside: the recipe's file.
+  """
+  small = ":smoke" if size_of(arg) == "smoke" else ""
+  reward = config_lib.load_sibling(f"../train_reward_scenes.py{small}", beside)
+  config.job, config.jobs = "pipeline", ("train_reward", "align")
+  config.reward_model = reward.reward_model
+  config.train_reward = reward.train_reward
+  if small:
+    config.train_reward.init_from_policy = False  # its model is narrower
+  config.rewards = dict(learned=dict(fn="learned", weight=1.0))
+  config.heldout_rewards = dict(detector=dict(fn="detector", weight=1.0))
+  return config

@@ -1,0 +1,116 @@
+"""DGPO and reward backpropagation against float64 and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import objectives
+from jaxreward.errors import UserError
+
+R, G, L = 3, 4, (2, 2, 1)
+
+
+def draw(seed=0):
+  rng = np.random.default_rng(seed)
+  v, ref, u = rng.normal(size=(3, R, G, *L))
+  advantage = rng.normal(size=(R, G))
+  mask = rng.random((R, G)) > 0.25
+  mask[0] = True
+  return v, ref, u, advantage, mask
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def reference(v, ref, u, advantage, mask, beta):
+  """Row by row, as the authors' scatter over groups adds up."""
+  total, weights, margins = 0.0, [], []
+  for r in range(R):
+    keep = np.flatnonzero(mask[r])
+    if not len(keep):
+      continue
+    l = [np.mean((v[r, i] - u[r, i]) ** 2) for i in keep]
+    l_ref = [np.mean((ref[r, i] - u[r, i]) ** 2) for i in keep]
+    moved = sum(
+      advantage[r, i] * beta * (a - b) / len(keep)
+      for i, a, b in zip(keep, l, l_ref, strict=True)
+    )
+    weights.append(sigmoid(moved))
+    margins.append(moved / beta)
+    total += sum(
+      weights[-1] * advantage[r, i] * a for i, a in zip(keep, l, strict=True)
+    )
+  return total, np.sum(weights), np.sum(margins)
+
+
+@pytest.mark.parametrize("beta", [0.5, 100.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_dgpo_equals_float64(beta, seed):
+  v, ref, u, advantage, mask = draw(seed)
+  dirty = np.where(mask[..., None, None, None], v, np.nan)
+  loss, metrics = objectives.dgpo(
+    *(x.astype(np.float32) for x in (dirty, ref, u, advantage)), mask,
+    beta=beta,
+  )  # fmt: skip
+  total, weight, margin = reference(v, ref, u, advantage, mask, beta)
+  np.testing.assert_allclose(loss.total, total, rtol=2e-4, atol=1e-5)
+  assert loss.weight == mask.sum()
+  np.testing.assert_allclose(
+    metrics["group_weight"].total, weight, rtol=2e-4, atol=1e-4
+  )
+  np.testing.assert_allclose(
+    metrics["group_margin"].total, margin, rtol=2e-4, atol=1e-5
+  )
+
+
+def test_its_gradient_is_that_of_the_log_sigmoid_over_beta():
+  v, ref, u, advantage, _ = draw(1)
+  mask, beta = np.ones((R, G), bool), 3.0
+  arrays = [jnp.asarray(x, jnp.float32) for x in (ref, u, advantage)]
+
+  def ours(v):
+    loss, _ = objectives.dgpo(v, *arrays, mask, beta=beta)
+    return loss.total / G
+
+  def whole(v):
+    """-log sigmoid(-beta / G sum A (l - l_ref)) / beta."""
+    error = lambda x: jnp.mean(jnp.square(x - arrays[1]), (2, 3, 4))
+    moved = jnp.mean(arrays[2] * (error(v) - error(arrays[0])), 1)
+    return jnp.sum(jax.nn.softplus(beta * moved)) / beta
+
+  v = jnp.asarray(v, jnp.float32)
+  got, want = jax.grad(ours)(v), jax.grad(whole)(v)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_at_the_reference_the_weight_is_one_half():
+  v, _, u, advantage, mask = draw(2)
+  _, metrics = objectives.dgpo(v, v, u, advantage, mask)
+  assert float(metrics["group_weight"].value()) == 0.5
+
+
+def test_dgpo_without_advantages_teaches_nothing():
+  v, ref, u, advantage, mask = draw(3)
+  slope = jax.grad(
+    lambda v: objectives.dgpo(v, ref, u, 0 * advantage, mask)[0].total
+  )(jnp.asarray(v, jnp.float32))
+  assert not np.any(slope)
+
+
+def test_a_beta_of_zero_is_refused():
+  with pytest.raises(UserError, match=r"objective.beta=0"):
+    objectives.dgpo(*draw(), beta=0)
+
+
+def test_backpropagation_is_minus_the_mean_score():
+  scores = np.array([1.0, 2.0, np.nan, 4.0], np.float32)
+  mask = np.isfinite(scores)
+  loss, metrics = objectives.align_prop(scores, mask, scale=0.5)
+  assert float(loss.value()) == pytest.approx(-0.5 * 7 / 3)
+  assert float(metrics["tail_reward"].value()) == pytest.approx(7 / 3)
+  slope = jax.grad(
+    lambda s: objectives.align_prop(s, mask, scale=0.5)[0].total
+  )(jnp.asarray(scores))
+  np.testing.assert_array_equal(slope, np.where(mask, -0.5, 0.0))
