@@ -17,6 +17,7 @@ from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.jobs import align, setup
 from jaxreward.jobs import rewards as reward_setup
+from jaxreward.rewards import contexts_of
 from jaxreward.training import loop, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy
@@ -184,12 +185,14 @@ class Iteration:
     self.plan = plan or make_plan(config, mesh)
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}
+    self.rewards = align.differentiated_rewards(self.plan, loaded, self.weights)
     with jax.set_mesh(mesh):
       base = jax.jit(self.policy.init)(jax.random.key(0))
       base = shaken(base) if real else base
       self.parts = align.prepare(
-        config, mesh, self.policy, base, self.plan, self.weights
-      )
+        config, mesh, self.policy, base, self.plan, self.weights,
+        self.rewards.values(),
+      )  # fmt: skip
       put = pipeline.place_batch(mesh, replicated=True)
       self.batch = put(prompts_of(config))
 
@@ -211,9 +214,10 @@ class Iteration:
 
   def update(self, state, trajectory, scores):
     """(state, metrics as numbers); the state given is used up."""
+    contexts = contexts_of(self.rewards, self.batch) if self.rewards else None
     with jax.set_mesh(self.mesh):
       state, metrics = self.parts.update(
-        state, self.parts.base, trajectory, scores, self.batch
+        state, self.parts.base, trajectory, scores, self.batch, contexts
       )
     return state, metrics
 

@@ -1,0 +1,170 @@
+"""Reward gradients through the last steps: finite differences, and memory."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import feeds
+from jaxreward.flow import rollout, steppers
+from jaxreward.types import Policy
+
+SIDE, PROMPTS, GROUP = (4, 4, 1), 2, 3
+
+
+def policy_of(shape=SIDE) -> Policy:
+  """v = x (w_0 + w_1 t) + c; affine in x, and in nothing else."""
+  return Policy(
+    init=lambda key: jnp.array([0.3, -0.2, 0.1]),
+    encode=lambda params, tokens: params[2] * (1.0 + tokens[:, 0]),
+    velocity=lambda params, x, t, cond: (
+      x * (params[0] + params[1] * t)[:, None, None, None]
+      + cond[:, None, None, None]
+    ),
+    to_pixels=lambda x, decoder=None: x,
+    latent_shape=shape,
+  )
+
+
+def plan_of(steps=6, last=2, shape=SIDE, group=GROUP):
+  layout = rollout.make_layout(PROMPTS, group, 4)
+  return feeds.Plan(
+    table=steppers.ode(np.linspace(1.0, 0.0, steps + 1)), trained=(0,),
+    layout=layout, rows=layout, prompts=PROMPTS, group=group, updates=1,
+    guidance_scale=1.0, feed=feeds.FEEDS["tail"], last_steps=last,
+  )  # fmt: skip
+
+
+TOKENS = np.array([[0], [1]], np.int32)
+
+
+def drawn(plan, params, policy):
+  return rollout.rollout(
+    policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS), plan.layout,
+    plan.table, record=False, tail=plan.last_steps,
+  )  # fmt: skip
+
+
+def total_score(plan, params, policy, x_t):
+  """Sum of the feed's scores for latents before the last steps."""
+  rows = {
+    "x_t": x_t, "mask": jnp.ones(len(x_t), bool),
+    "prompt_index": jnp.asarray(plan.layout.prompt_index),
+  }  # fmt: skip
+  network = feeds.Network(policy, params, TOKENS, plan)
+  score = lambda latents, index: (jnp.sin(latents).mean((1, 2, 3)), latents)
+  arrays = feeds.Arrays(
+    plan.feed, rows, {"policy": lambda: network}, plan, score
+  )
+  return arrays("scores").sum()
+
+
+def reference(plan, params, x_t):
+  """The same in float64, written out."""
+  params, x = np.asarray(params, np.float64), np.asarray(x_t, np.float64)
+  times = np.linspace(1.0, 0.0, len(plan.table.t) + 1)[-plan.last_steps - 1 :]
+  cond = params[2] * (1.0 + TOKENS[plan.layout.prompt_index, 0])
+  for t, t_next in itertools.pairwise(times):
+    v = x * (params[0] + params[1] * t) + cond[:, None, None, None]
+    x = x - (t - t_next) * v
+  return np.sin(x).mean((1, 2, 3)).sum()
+
+
+@pytest.mark.parametrize("last", [1, 2, 5])
+def test_the_gradient_is_that_of_the_last_steps(last):
+  plan, policy = plan_of(last=last), policy_of()
+  params = policy.init(None)
+  x_t = drawn(plan, params, policy).latents[0]
+  value, slope = jax.value_and_grad(total_score, 1)(plan, params, policy, x_t)
+  np.testing.assert_allclose(value, reference(plan, params, x_t), rtol=1e-5)
+  eps = 1e-6
+  for i, unit in enumerate(np.eye(3)):
+    up, down = (
+      reference(plan, np.asarray(params) + s * eps * unit, x_t) for s in (1, -1)
+    )
+    np.testing.assert_allclose(slope[i], (up - down) / (2 * eps), rtol=2e-4)
+
+
+def test_the_rows_lead_to_the_pictures_that_were_scored():
+  """The steps run again end where the rollout ended."""
+  plan, policy = plan_of(last=3), policy_of()
+  params = policy.init(None)
+  latents = drawn(plan, params, policy).latents
+  rows = {
+    "x_t": latents[0], "prompt_index": jnp.asarray(plan.layout.prompt_index)
+  }  # fmt: skip
+  network = feeds.Network(policy, params, TOKENS, plan)
+  arrays = feeds.Arrays(plan.feed, rows, {"policy": lambda: network}, plan)
+  np.testing.assert_allclose(arrays("latents"), latents[1], atol=1e-6)
+
+
+def test_latents_before_the_tail_are_those_of_a_whole_rollout():
+  plan, policy = plan_of(last=2), policy_of()
+  params = policy.init(None)
+  tail = drawn(plan, params, policy).latents
+  whole = rollout.rollout(
+    policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS), plan.layout,
+    plan.table,
+  ).latents  # fmt: skip
+  np.testing.assert_array_equal(tail[0], whole[-3])
+  np.testing.assert_array_equal(tail[1], whole[-1])
+
+
+def _temporary(function, *arguments) -> int:
+  compiled = jax.jit(function).lower(*arguments).compile()
+  memory = compiled.memory_analysis()
+  return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def test_memory_is_bounded_in_the_number_of_steps():
+  """By the compiler's own account; a rollout that keeps every step grows."""
+  shape = (64, 64, 4)
+  policy = policy_of(shape)
+  params = policy.init(None)
+
+  def held(steps, keep):
+    plan = plan_of(steps=steps, shape=shape)
+
+    def run(params):
+      if keep:
+        return rollout.rollout(
+          policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS),
+          plan.layout, plan.table,
+        ).latents  # fmt: skip
+      x_t = drawn(plan, params, policy).latents[0]
+      return jax.grad(total_score, 1)(plan, params, policy, x_t)
+
+    return _temporary(run, params)
+
+  assert held(24, False) < 1.1 * held(6, False)
+  assert held(24, True) > 2 * held(6, True)
+
+
+def test_memory_of_the_gradient_grows_by_one_latent_a_step():
+  shape, policy = (64, 64, 4), policy_of((64, 64, 4))
+  params = policy.init(None)
+
+  def held(last):
+    plan = plan_of(steps=20, last=last, shape=shape)
+    x_t = jax.ShapeDtypeStruct((len(plan.layout.mask), *shape), jnp.float32)
+    run = lambda p, x: jax.grad(total_score, 1)(plan, p, policy, x)
+    return _temporary(run, params, x_t), x_t.size * 4
+
+  (eight, latent), (sixteen, _) = held(8), held(16)
+  assert 7 * latent < sixteen - eight < 9 * latent
+
+
+def test_last_steps_of_another_plan_are_another_gradient():
+  policy = policy_of()
+  params = policy.init(None)
+  first = drawn(plan_of(last=1), params, policy).latents[0]
+  slopes = [
+    jax.grad(total_score, 1)(
+      dataclasses.replace(plan_of(), last_steps=k), params, policy, first
+    )
+    for k in (1, 2)
+  ]
+  assert not np.allclose(*slopes)

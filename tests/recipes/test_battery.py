@@ -1,0 +1,117 @@
+"""What holds for every recipe: one table, the same proofs for each row."""
+
+import os
+import pathlib
+import subprocess
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreward import config as config_lib
+from jaxreward import jobs
+from jaxreward.recipes import SIZES
+from jaxreward.training import checkpoint
+from jaxreward.training.state import abstract
+from tests import tiny
+
+RECIPES = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
+GEOMETRY = {
+  "rollout.prompts": 3,
+  "rollout.group": 4,
+  "align.updates": 1,
+  "optimizer.learning_rate": 1e-3,
+}
+TURNS = 3
+
+
+def load(name, *overrides, size="smoke"):
+  return tiny.load(f"recipes/{name}.py:{size}", *overrides)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
+  overrides = {}
+  if size == "full":
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na cat\na dog\n")
+    overrides["data.source"] = prompts
+  config = load(name, overrides, size=size)
+  jobs.find(config)
+  jobs.check(config.job, config)
+  text = config_lib.to_json(config)
+  assert config_lib.to_json(config_lib.from_json(text)) == text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_docstring_names_the_paper(name):
+  text = (tiny.CONFIGS / "recipes" / f"{name}.py").read_text()
+  assert "https://" in text.split('"""')[1]
+  assert len(text.splitlines()) <= 40
+
+
+def iteration(name, **changes):
+  dotted = {key.replace("__", "."): value for key, value in changes.items()}
+  others = {f"rewards.{reward}": "none" for reward in load(name).rewards}
+  redness = {"rewards.redness.fn": f"{tiny.HERE}:redness"}
+  config = load(name, others, redness, tiny.FAST, GEOMETRY, dotted)
+  return tiny.Iteration(config, tiny.mesh_of(1))
+
+
+@pytest.mark.job
+@pytest.mark.parametrize("name", RECIPES)
+def test_geometry_compiling_and_resuming(name, compile_counter, tmp_path):
+  """Padding changes nothing, a step compiles once, a resumed one is the same."""
+  runs = {}
+  for rows in (12, 5):
+    one = iteration(name, rollout__microbatch=rows)
+    state, metrics, _ = one.step(one.state)
+    runs[rows] = tiny.flat(state.params), tiny.numbers(metrics)
+  np.testing.assert_allclose(runs[12][0], runs[5][0], atol=2e-5)
+  assert runs[12][1].keys() == runs[5][1].keys()
+  assert runs[12][1]["skipped_updates"] == 0
+  start = tiny.flat(one.state.params)
+  assert not np.array_equal(runs[5][0], start)  # it learned something
+
+  compile_counter.reset()
+  saved = one.copy(state)
+  with jax.set_mesh(one.mesh), checkpoint.Checkpoints(tmp_path / "a") as files:
+    files.save(1, saved, {}, wait=True)
+    compile_counter.reset()
+    after, metrics, _ = one.step(state)
+    jax.block_until_ready(after)
+    assert not {"jit(update)", "jit(draw)"} & set(compile_counter.names)
+    step, restored, _ = files.restore_latest(abstract(one.parts.state))
+  assert step == 1
+  again, same, _ = one.step(restored)
+  assert tiny.same_bits(after, again)
+  assert tiny.numbers(metrics) == tiny.numbers(same)
+
+
+def turn() -> int:
+  """Which third of the recipes CI runs whole: by the number of commits."""
+  if "JAXREWARD_TURN" in os.environ:
+    return int(os.environ["JAXREWARD_TURN"]) % TURNS
+  done = subprocess.run(
+    ["git", "rev-list", "--count", "HEAD"], cwd=tiny.ROOT, text=True,
+    capture_output=True, check=False,
+  )  # fmt: skip
+  return int(done.stdout or 0) % TURNS
+
+
+def _whole(name: str):
+  due = zlib.crc32(name.encode()) % TURNS == turn()
+  return pytest.param(name, marks=[] if due else pytest.mark.slow)
+
+
+@pytest.mark.job
+@pytest.mark.parametrize("name", [_whole(name) for name in RECIPES])
+def test_the_miniature_runs_end_to_end(name, tmp_path):
+  workdir = tiny.run(load(name), tmp_path / "run")
+  rows = tiny.rows(workdir, "align")
+  assert [row["step"] for row in rows] == list(range(5))
+  assert all(np.isfinite(row["loss"]) for row in rows[1:])
+  assert (pathlib.Path(workdir) / "report.html").exists()
+  assert (pathlib.Path(workdir) / "policy.safetensors").exists()
