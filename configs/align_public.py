@@ -9,10 +9,9 @@ group, steps, guidance, noise, clip range, KL, adapters, optimizer and optimizer
 steps per iteration are those that the authors publish for 512 pixels; the
 sampling times are those of each model's public pipeline. Flow-GRPO: Liu et al.
 (2025), arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117, who
-publish for SD3.5: the other models take the same. Where this differs: the window
-of Qwen-Image's noise stays in steps 1 and 2, where theirs is drawn from the first
-five steps in every iteration; averages follow each optimizer step, not every
-eighth; DiffusionNFT draws by Euler's method, not by a second-order solver.
+publish for SD3.5: the other models take the same. Where this differs: averages
+follow each optimizer step, not every eighth; DiffusionNFT draws by Euler's method,
+not by a second-order solver.
 
 `wan_i2v` makes videos that start from a picture, with the settings of
 `wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
@@ -78,7 +77,7 @@ MODELS = {
   "qwen_image": dict(
     model=dict(name="qwen_image", size="qwen_image"), weights="Qwen/Qwen-Image",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.2,
-    times=QWEN_TIMES, group=16, prompts=32, kl=0.0, ema=0.0, window=(1, 2),
+    times=QWEN_TIMES, group=16, prompts=32, kl=0.0, ema=0.0, window=2,
   ),
   # 33 frames of 240 x 416 pixels.
   "wan_t2v": dict(
@@ -209,8 +208,8 @@ def get_config(arg: str | None = None):
       config.regularizers.kl = dict(fn="step_kl", weight=0.01, with_dt=False)
     config.align.update(updates=2, split="samples")
     if "window" in chosen:
-      start, size = chosen["window"]
-      config.rollout.update(window_start=start, window_size=size)
+      config.rollout.window_size = chosen["window"]
+      config.rollout.window_move = dict(name="drawn", first=0, last=5)
     config.align.log_prob_gap_bound = 0.01  # bfloat16 in two programs
   else:
     config.objective = dict(

@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
         sampler=dict(name="ode"),
         window_start=0,
         window_size=0,  # 0: noise in every step
+        window_move=dict(name="none"),  # or "drawn", "sliding"
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),
       heldout_rewards=dict(),

@@ -54,6 +54,7 @@ METHOD_SECTIONS = (
   "composition",
   "rollout.sampler",
   "rollout.schedule",
+  "rollout.window_move",
   "train_reward.loss",
 )
 # Fields (or whole sections) that may change when a run is resumed: they do not

@@ -65,10 +65,13 @@ class Plan:
     last_steps: steps that a loss differentiates, for the feed "tail".
     is_on_policy: whether the parameters that drew the samples are those of the
       first and only optimizer step.
+    move: iteration -> first step of a window that moves; None for one that
+      stays. The table then has noise in every step.
+    outside: constants of the steps without noise, where the window moves.
   """
 
   table: steppers.StepTable
-  trained: tuple[int, ...]
+  trained: tuple[int, ...] | Array
   layout: rollout.Layout
   rows: rollout.Layout
   prompts: int
@@ -84,6 +87,22 @@ class Plan:
   pairs: int = 1
   last_steps: int = 1
   is_on_policy: bool = False
+  move: Callable[[Array], Array] | None = None
+  outside: steppers.StepTable | None = None
+
+  def at(self, iteration: Array) -> Plan:
+    """The plan of one iteration: its constants may be traced arrays."""
+    if self.move is None:
+      return self
+    size, start = len(self.trained), self.move(iteration)
+    steps = jnp.arange(len(self.table.t))
+    inside = (steps >= start) & (steps < start + size)
+    table = jax.tree.map(
+      lambda noisy, plain: jnp.where(inside, noisy, plain),
+      self.table, self.outside,
+    )  # fmt: skip
+    trained = start + jnp.arange(size)
+    return dataclasses.replace(self, table=table, trained=trained, move=None)
 
 
 # (trajectory, credit, prompt ids [P], plan, scalar key) -> rows [K, R, ...]; the

@@ -17,7 +17,9 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   advantage = rollouts.flat_advantage(credit, plan)
   usable = rollouts.counts(trajectory, advantage)
   latents = rollouts.safe_latents(trajectory, usable)
-  steps = np.array(plan.trained)
+  steps = plan.trained
+  if isinstance(steps, tuple):
+    steps = np.array(steps)
   if advantage.ndim == 2:
     advantage = advantage.T[steps]
   else:

@@ -19,9 +19,10 @@ import numpy as np
 import optax
 
 from jaxreward import advantages, feeds, methods, rng
+from jaxreward import config as config_lib
 from jaxreward.errors import UserError
 from jaxreward.feeds import Credit, Plan
-from jaxreward.flow import path, rollout, schedule, steppers
+from jaxreward.flow import path, rollout, schedule, steppers, windows
 from jaxreward.jobs import ahead, kernels, setup
 from jaxreward.numerics import Mean, Metric
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
@@ -70,10 +71,51 @@ def make_plan(
     UserError: an objective and a sampler that do not go together, a window
       outside the schedule, or optimizer steps that cannot share the work.
   """
-  r, objective = config.rollout, config.objective.name
+  r, align = config.rollout, config.align
   _check_counts(config)
   on_steps = feed.needs_noise
+  steps = _steps(config, sampler, feed)
+  by_samples = align.split == "samples"
+  if not by_samples and len(steps["trained"]) % align.updates:
+    # Whole times only: what an optimizer step sees then depends neither on the
+    # micro-batch nor on the devices, as every U-th sample of U steps does not.
+    raise UserError(
+      f"config.align.updates={align.updates} does not divide the"
+      f" {len(steps['trained'])} noise levels that are trained in an iteration;"
+      ' another number, or config.align.split="samples"'
+    )
+  parts = align.updates if by_samples else 1
+  layout = rollout.make_layout(
+    r.prompts, r.group, r.microbatch, devices, parts=parts
+  )
+  plan = Plan(
+    **steps,
+    layout=layout,
+    rows=layout,
+    prompts=r.prompts,
+    group=r.group,
+    updates=align.updates,
+    split=align.split,
+    guidance_scale=r.guidance_scale,
+    feed=feed,
+    take_step=kernels.take_step(config) if on_steps else None,
+    replay=kernels.replay(config) if on_steps else None,
+    shift=setup.make_schedule(config).shift,
+    pairs=align.pairs,
+    last_steps=align.last_steps,
+    is_on_policy=align.updates == 1 and not align.overlap,
+  )
+  return _with_rows(plan, r.microbatch, devices, parts)
+
+
+def _steps(
+  config, sampler: Callable[..., steppers.StepTable], feed: feeds.Feed
+) -> dict[str, Any]:
+  """The plan's constants of steps, and those that are trained."""
+  r = config.rollout
   times = setup.make_schedule(config).times(r.num_steps)
+  if r.window_move.name != "none":
+    return _moving(config, sampler, times, feed)
   noisy = None
   if r.window_start and not r.window_size:
     raise UserError(
@@ -84,60 +126,74 @@ def make_plan(
     noisy = schedule.window_mask(r.num_steps, r.window_start, r.window_size)
   table = sampler(times, noisy)
   drawn = np.flatnonzero(table.std > 0)
-  if on_steps and not len(drawn):
+  _require_noise(config, feed, bool(len(drawn)))
+  if feed.needs_noise:
+    # The last step's Gaussian is too sharp to learn from.
+    drawn = drawn[drawn < r.num_steps - 1] if len(drawn) > 1 else drawn
+    return dict(table=table, trained=tuple(int(i) for i in drawn))
+  if feed.keeps == "tail":
+    _check_tail(config, table)
+    return dict(table=table, trained=(0,))
+  return dict(table=table, trained=tuple(range(config.align.times)))
+
+
+def _require_noise(config, feed: feeds.Feed, is_noisy: bool) -> None:
+  """Refuses a sampler without noise where something needs it."""
+  r = config.rollout
+  if is_noisy:
+    return
+  if feed.needs_noise:
     raise UserError(
-      f'config.objective.name="{objective}" needs a sampler with noise;'
-      f' config.rollout.sampler.name="{r.sampler.name}" draws none:'
+      f'config.objective.name="{config.objective.name}" needs a sampler with'
+      f' noise; config.rollout.sampler.name="{r.sampler.name}" draws none:'
       ' use "flow_sde", "dance_sde", "cps" or "linear_sde"'
     )
-  if r.window_size and not len(drawn):
+  if r.window_size:
     raise UserError(
       f"config.rollout.window_size={r.window_size}: the sampler"
       f' "{r.sampler.name}" draws no noise in any step; use 0, or'
       ' config.rollout.sampler.name="flow_sde", "dance_sde", "cps" or'
       ' "linear_sde"'
     )
-  if on_steps:
-    # The last step's Gaussian is too sharp to learn from.
-    drawn = drawn[drawn < r.num_steps - 1] if len(drawn) > 1 else drawn
-    trained = tuple(int(i) for i in drawn)
-  elif feed.keeps == "tail":
-    _check_tail(config, table)
-    trained = (0,)
-  else:
-    trained = tuple(range(config.align.times))
-  by_samples = config.align.split == "samples"
-  if not by_samples and len(trained) % config.align.updates:
-    # Whole times only: what an optimizer step sees then depends neither on the
-    # micro-batch nor on the devices, as every U-th sample of U steps does not.
+
+
+def _moving(
+  config,
+  sampler: Callable[..., steppers.StepTable],
+  times: np.ndarray,
+  feed: feeds.Feed,
+) -> dict[str, Any]:
+  """The same for a window that lies elsewhere in other iterations."""
+  r, name = config.rollout, config.rollout.window_move.name
+  field = f'config.rollout.window_move.name="{name}"'
+  bound = config_lib.bind(
+    r.window_move, windows.REGISTRY, field="rollout.window_move", positional=4
+  )
+  if not feed.needs_noise:
     raise UserError(
-      f"config.align.updates={config.align.updates} does not divide the"
-      f" {len(trained)} noise levels that are trained in an iteration; another"
-      ' number, or config.align.split="samples"'
+      f'{field}: config.objective.name="{config.objective.name}" reads finished'
+      ' samples alone; use window_move.name="none"'
     )
-  parts = config.align.updates if by_samples else 1
-  layout = rollout.make_layout(
-    r.prompts, r.group, r.microbatch, devices, parts=parts
-  )
-  plan = Plan(
-    table=table,
-    trained=trained,
-    layout=layout,
-    rows=layout,
-    prompts=r.prompts,
-    group=r.group,
-    updates=config.align.updates,
-    split=config.align.split,
-    guidance_scale=r.guidance_scale,
-    feed=feed,
-    take_step=kernels.take_step(config) if on_steps else None,
-    replay=kernels.replay(config) if on_steps else None,
-    shift=setup.make_schedule(config).shift,
-    pairs=config.align.pairs,
-    last_steps=config.align.last_steps,
-    is_on_policy=config.align.updates == 1 and not config.align.overlap,
-  )
-  return _with_rows(plan, r.microbatch, devices, parts)
+  if not r.window_size or r.window_start:
+    raise UserError(
+      f"{field} needs config.rollout.window_size, the number of its steps, and"
+      " a window_start of 0"
+    )
+  table = sampler(times, None)
+  _require_noise(config, feed, bool((table.std > 0).any()))
+
+  def move(iteration: ArrayLike) -> Array:
+    key = rng.stream_key(config.seed, "window", iteration)
+    return bound(jnp.asarray(iteration), key, r.window_size, r.num_steps)
+
+  jax.eval_shape(move, 0)  # lets it look at its options
+  outside = steppers.ode(times)
+  if not np.all(table.log_scale > 0):  # published forms differ in the constant
+    outside = dataclasses.replace(outside, log_scale=table.log_scale)
+  return dict(
+    table=table, trained=tuple(range(r.window_size)), move=move,
+    outside=outside,
+  )  # fmt: skip
 
 
 def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
@@ -184,6 +240,7 @@ def sample(
   decoder: Params | None = None,
 ) -> tuple[Trajectory, ArrayLike]:
   """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
+  plan = plan.at(iteration)
   layout = setup.spread_rows(plan.layout)
   trajectory = rollout.rollout(
     policy,
@@ -325,12 +382,17 @@ class Updater:
   def micros(self, trajectory, credit: Credit, prompts, iteration) -> Any:
     """Rows to train on, [U, N, M, ...]."""
     key = rng.stream_key(self.seed, "forward", iteration)
-    rows = self.plan.feed.make(trajectory, credit, prompts.ids, self.plan, key)
+    plan = self.plan.at(iteration)
+    rows = plan.feed.make(trajectory, credit, prompts.ids, plan, key)
     return feeds.cut(rows, self.plan)
 
 
 def credit_of(
-  updater: Updater, scores: dict[str, Array], prompts: PromptBatch, stats
+  updater: Updater,
+  scores: dict[str, Array],
+  prompts: PromptBatch,
+  stats: Any,
+  iteration: Array,
 ) -> tuple[Credit, Any]:
   """(credit, the advantage's new state) of an iteration's scores."""
   first = next(iter(scores.values()))
@@ -339,7 +401,7 @@ def credit_of(
   signal, mask = updater.compose(asked, mask, weights)
   offers = dict(
     signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
-    steps=updater.plan.table,
+    steps=updater.plan.at(iteration).table,
   )  # fmt: skip
   advantage, stats = advantages.credit(updater.advantage, offers, stats)
   if advantage.ndim == 3 and not updater.plan.feed.is_per_step:
@@ -378,7 +440,7 @@ def update(
     the first optimizer step, before any parameter has changed.
   """
   behind, drew = state.behind, ahead.drawer(state)
-  credit, stats = credit_of(updater, scores, prompts, state.stats)
+  credit, stats = credit_of(updater, scores, prompts, state.stats, state.step)
   advantage, mask = credit.advantage, path.expand(credit.mask, credit.advantage)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
   credit = dataclasses.replace(
@@ -405,6 +467,8 @@ def update(
   pooled["zero_variance_share"] = advantages.zero_variance_share(
     credit.signal, credit.mask
   )
+  if updater.plan.move is not None:
+    pooled["window_start"] = Mean.of(updater.plan.move(state.step))
   old = state.old
   if old is not None:
     decay: Any = updater.old_decay

@@ -72,6 +72,7 @@ def test_geometry_compiling_and_resuming(name, compile_counter, tmp_path):
   np.testing.assert_allclose(runs[12][0], runs[5][0], atol=2e-5)
   assert runs[12][1].keys() == runs[5][1].keys()
   assert runs[12][1]["skipped_updates"] == 0
+  assert runs[12][1].get("log_prob_gap", 0.0) == 0.0  # the ratio is exactly 1
   start = tiny.flat(one.state.params)
   assert not np.array_equal(runs[5][0], start)  # it learned something
 
