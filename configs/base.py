@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
         times=4,  # noise levels per sample and iteration, forward objectives
         pairs=1,  # of each group, objectives on pairs
         last_steps=1,  # that are differentiated, objectives through the reward
+        depth=dict(name="whole"),  # or "uniform", "normal": drawn, fewer
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
         log_prob_gap_bound=1e-6,

@@ -53,6 +53,7 @@ METHOD_SECTIONS = (
   "advantage",
   "composition",
   "rollout.sampler",
+  "align.depth",
   "rollout.schedule",
   "rollout.window_move",
   "train_reward.loss",

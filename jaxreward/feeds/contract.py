@@ -62,7 +62,8 @@ class Plan:
     shift: of the times at which finished samples are noised again.
     t_min: the smallest of these times.
     pairs: of each group, for the feed "pairs".
-    last_steps: steps that a loss differentiates, for the feed "tail".
+    last_steps: steps that a loss may differentiate, for the feed "tail".
+    depth: (key, last_steps) -> how many of them it does.
     is_on_policy: whether the parameters that drew the samples are those of the
       first and only optimizer step.
     move: iteration -> first step of a window that moves; None for one that
@@ -86,6 +87,7 @@ class Plan:
   t_min: float = 0.02
   pairs: int = 1
   last_steps: int = 1
+  depth: Callable[[Any, int], Any] = lambda key, most: most
   is_on_policy: bool = False
   move: Callable[[Array], Array] | None = None
   outside: steppers.StepTable | None = None

@@ -5,21 +5,65 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxreward.errors import UserError
 from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
 from jaxreward.feeds.networks import Arrays, row
 from jaxreward.flow import steppers
+from jaxreward.types import Array
+
+
+def whole(key: Array, most: int) -> Array:
+  """Every one of the last steps is differentiated (DRaFT-K)."""
+  del key
+  return jnp.int32(most)
+
+
+def uniform(key: Array, most: int) -> Array:
+  """1 to `most` of them, evenly: the truncation of AlignProp's paper."""
+  return jax.random.randint(key, (), 1, most + 1)
+
+
+def normal(
+  key: Array, most: int, *, mean: float = 8.0, std: float = 5.0
+) -> Array:
+  """A rounded normal, redrawn until it lies in 1 ... `most`.
+
+  Of T steps the released code of AlignProp leaves k = floor(N(42, 5)) without a
+  gradient, T = 50 and 1 <= k < T, so that d = T - k are differentiated: mean 8
+  and standard deviation 5 here, with `align.last_steps` of 49.
+
+  Args:
+    key: scalar key.
+    most: `align.last_steps`.
+    mean: of T - N.
+    std: of it, greater than 0.
+  """
+  if not std > 0:
+    raise UserError(f"config.align.depth.std={std}: it must be greater than 0")
+  depth = jnp.arange(1, most + 1)
+  # floor(N) = T - d where T - N lies in (d - 1, d].
+  upper, lower = (
+    jax.scipy.special.ndtr((depth - offset - mean) / std) for offset in (0, 1)
+  )
+  weight = jnp.maximum(upper - lower, 1e-30)
+  return 1 + jax.random.categorical(key, jnp.log(weight))
+
+
+# (key, align.last_steps, *, ...) -> how many of these a gradient flows through
+DEPTHS = {"whole": whole, "uniform": uniform, "normal": normal}
 
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [1, B, ...]: the latents at which the last steps begin."""
-  del prompt_ids, key
+  del prompt_ids
   usable = rollouts.counts(trajectory, rollouts.flat_advantage(credit, plan))
   latents = rollouts.safe_latents(trajectory, usable)
   return {
     "x_t": latents[:1],
     "mask": usable[None],
     "prompt_index": trajectory.prompt_index[None],
+    "step": jnp.asarray(plan.depth(key, plan.last_steps))[None],
   }
 
 
@@ -32,13 +76,17 @@ def _latents(arrays: Arrays):
   )
   table = jax.tree.map(lambda x: jnp.asarray(x)[-count:], arrays.plan.table)
 
+  constant = count - rows["step"]  # of these steps, the first ones
+
   @jax.checkpoint
-  def body(x, step):
+  def body(x, item):
+    step, i = item
     t = jnp.full((x.shape[0],), step.t)
     v = net.guided_velocity(x, t, rows["prompt_index"])
+    v = jnp.where(i < constant, jax.lax.stop_gradient(v), v)
     return steppers.mean(x, v, step), None
 
-  return jax.lax.scan(body, rows["x_t"], table)[0]
+  return jax.lax.scan(body, rows["x_t"], (table, jnp.arange(count)))[0]
 
 
 def _scored(arrays: Arrays):

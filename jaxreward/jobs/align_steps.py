@@ -21,7 +21,7 @@ import optax
 from jaxreward import advantages, feeds, methods, rng
 from jaxreward import config as config_lib
 from jaxreward.errors import UserError
-from jaxreward.feeds import Credit, Plan
+from jaxreward.feeds import Credit, Plan, tail
 from jaxreward.flow import path, rollout, schedule, steppers, windows
 from jaxreward.jobs import ahead, kernels, setup
 from jaxreward.numerics import Mean, Metric
@@ -103,6 +103,7 @@ def make_plan(
     shift=setup.make_schedule(config).shift,
     pairs=align.pairs,
     last_steps=align.last_steps,
+    depth=_depth(config),
     is_on_policy=align.updates == 1 and not align.overlap,
   )
   return _with_rows(plan, r.microbatch, devices, parts)
@@ -211,6 +212,15 @@ def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
     devices, parts=parts,
   )  # fmt: skip
   return dataclasses.replace(plan, rows=rows)
+
+
+def _depth(config) -> Callable[[Any, int], Any]:
+  """How many of the last steps are differentiated, drawn by iteration."""
+  bound = config_lib.bind(
+    config.align.depth, tail.DEPTHS, field="align.depth", positional=2
+  )
+  jax.eval_shape(lambda key: bound(key, 2), jax.random.key(0))  # its options
+  return bound
 
 
 def _check_tail(config, table: steppers.StepTable) -> None:

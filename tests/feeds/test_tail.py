@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward import feeds
+from jaxreward.feeds import tail
 from jaxreward.flow import rollout, steppers
 from jaxreward.types import Policy
 
@@ -48,11 +49,12 @@ def drawn(plan, params, policy):
   )  # fmt: skip
 
 
-def total_score(plan, params, policy, x_t):
+def total_score(plan, params, policy, x_t, depth=None):
   """Sum of the feed's scores for latents before the last steps."""
   rows = {
     "x_t": x_t, "mask": jnp.ones(len(x_t), bool),
     "prompt_index": jnp.asarray(plan.layout.prompt_index),
+    "step": jnp.int32(plan.last_steps if depth is None else depth),
   }  # fmt: skip
   network = feeds.Network(policy, params, TOKENS, plan)
   score = lambda latents, index: (jnp.sin(latents).mean((1, 2, 3)), latents)
@@ -94,7 +96,8 @@ def test_the_rows_lead_to_the_pictures_that_were_scored():
   params = policy.init(None)
   latents = drawn(plan, params, policy).latents
   rows = {
-    "x_t": latents[0], "prompt_index": jnp.asarray(plan.layout.prompt_index)
+    "x_t": latents[0], "prompt_index": jnp.asarray(plan.layout.prompt_index),
+    "step": jnp.int32(3),
   }  # fmt: skip
   network = feeds.Network(policy, params, TOKENS, plan)
   arrays = feeds.Arrays(plan.feed, rows, {"policy": lambda: network}, plan)
@@ -168,3 +171,41 @@ def test_last_steps_of_another_plan_are_another_gradient():
     for k in (1, 2)
   ]
   assert not np.allclose(*slopes)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_steps_before_the_depth_are_constants(depth):
+  """Of 4 steps run again, the gradient is that of the last `depth` alone."""
+  policy = policy_of()
+  params = policy.init(None)
+  plan = plan_of(last=4)
+  x_t = drawn(plan, params, policy).latents[0]
+  got = jax.grad(total_score, 1)(plan, params, policy, x_t, depth)
+  short = dataclasses.replace(plan, last_steps=depth)
+  middle = drawn(short, params, policy).latents[0]
+  want = jax.grad(total_score, 1)(short, params, policy, middle)
+  # A constant velocity still leaves x itself in the next steps' slope.
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_normal_depth_is_that_of_the_released_code():
+  """floor(N(42, 5)) redrawn until 1 <= k < 50: P(k = 49) = .0275, mean 9.09."""
+  keys = jax.random.split(jax.random.key(1), 20_000)
+  depth = np.asarray(jax.vmap(lambda k: tail.normal(k, 49))(keys))
+  assert depth.min() == 1 and depth.max() <= 49
+  assert abs(depth.mean() - 9.0887) < 4 * depth.std() / len(depth) ** 0.5
+  share = (depth == 1).mean()
+  assert abs(share - 0.0275) < 4 * (0.0275 / len(depth)) ** 0.5
+  draws = np.floor(np.random.default_rng(0).normal(42, 5, 40_000))
+  peer = 50 - draws[(draws >= 1) & (draws < 50)]
+  edges = [1, 4, 7, 10, 13, 16, 50]
+  a, b = (np.histogram(x, edges)[0] / len(x) for x in (depth, peer))
+  np.testing.assert_allclose(a, b, atol=0.02)
+
+
+def test_the_uniform_depth_is_even():
+  keys = jax.random.split(jax.random.key(2), 4000)
+  depth = np.asarray(jax.vmap(lambda k: tail.uniform(k, 4))(keys))
+  counts = np.unique(depth, return_counts=True)
+  assert counts[0].tolist() == [1, 2, 3, 4]
+  assert np.abs(counts[1] / 1000 - 1).max() < 0.1
