@@ -19,6 +19,7 @@ RECIPES = ROOT / "configs" / "recipes"
 PROOFS = {
   "alignprop": "tests/feeds/test_tail.py",
   "ddpo_tracker": "tests/advantages/test_tracked.py",
+  "dense_grpo": "tests/advantages/test_dense.py",
   "dgpo": "tests/objectives/test_groups.py",
   "draft_k": "tests/feeds/test_tail.py",
   "flow_dpo": "tests/objectives/test_preference.py",

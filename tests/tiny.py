@@ -15,7 +15,7 @@ from jaxreward import config as config_lib
 from jaxreward import jobs, workdirs
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
-from jaxreward.jobs import align, setup
+from jaxreward.jobs import ahead, align, setup
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import contexts_of
 from jaxreward.training import loop, weights
@@ -212,13 +212,28 @@ class Iteration:
     with jax.set_mesh(self.mesh):
       return self.parts.sample(state, self.parts.base, self.batch)
 
+  def step_scores(self, state, trajectory, scores):
+    """Scores of every step's latents where the advantage asks for them."""
+    if self.parts.finish is None:
+      return None
+    params = ahead.drawer(state)
+    images = [
+      self.parts.finish(
+        params, jnp.int32(i), self.parts.base, trajectory, self.batch
+      )
+      for i in range(len(self.plan.table.t))
+    ]
+    rows = [*(redness(x, None) for x in images), scores["redness"]]
+    return {"redness": jnp.stack(rows, -1)}
+
   def update(self, state, trajectory, scores):
     """(state, metrics as numbers); the state given is used up."""
     contexts = contexts_of(self.rewards, self.batch) if self.rewards else None
     with jax.set_mesh(self.mesh):
       state, metrics = self.parts.update(
-        state, self.parts.base, trajectory, scores, self.batch, contexts
-      )
+        state, self.parts.base, trajectory, scores, self.batch, contexts, None,
+        self.step_scores(state, trajectory, scores),
+      )  # fmt: skip
     return state, metrics
 
   def step(self, state):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.advantages.by_step import dense, gains
 from jaxreward.advantages.contract import (
   Advantage,
   Sizes,
@@ -23,6 +24,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "group": group,
   "leave_one_out": leave_one_out,
   "per_prompt": per_prompt,
+  "dense": dense,
 }
 
 __all__ = [
@@ -32,6 +34,8 @@ __all__ = [
   "as_advantage",
   "check_group_size",
   "credit",
+  "dense",
+  "gains",
   "group",
   "leave_one_out",
   "per_prompt",

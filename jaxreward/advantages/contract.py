@@ -15,7 +15,10 @@ from jaxreward.methods import asks
 from jaxreward.types import Array
 
 # What `update` may ask for by name.
-OFFERS = ("signal", "mask", "state", "scores", "prompt_ids", "steps")
+OFFERS = (
+  "signal", "mask", "state", "scores", "prompt_ids", "steps", "step_signal",
+  "step_mask",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Advantage:
   init: Callable[[Sizes], Any]
   update: Callable[..., tuple[Array, Any]]
 
+  @property
+  def names(self) -> tuple[str, ...]:
+    """What `update` asks for."""
+    if isinstance(self.update, _Stateless):
+      return self.update.names
+    return asks(self.update)
+
+  @property
+  def needs_steps(self) -> bool:
+    """Whether latents of every step have to be finished and scored."""
+    return bool({"step_signal", "step_mask"} & set(self.names))
+
 
 def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
   """An advantage from a function whose options are bound.
@@ -80,7 +95,7 @@ class _Stateless:
   names: tuple[str, ...]
 
   def __call__(self, *, state: Any = None, **arrays: Any) -> tuple[Array, Any]:
-    return self.fn(**{name: arrays[name] for name in self.names}), state
+    return self.fn(**arrays), state
 
 
 def credit(
@@ -92,9 +107,9 @@ def credit(
     UserError: an advantage of another shape than [P, G] or [P, G, T].
   """
   offers = {**offers, "state": state}
-  wanted = OFFERS
-  if not isinstance(advantage.update, _Stateless):
-    wanted = asks(advantage.update)
+  wanted = dict.fromkeys(advantage.names)
+  if isinstance(advantage.update, _Stateless):
+    wanted["state"] = None
   value, state = advantage.update(**{name: offers[name] for name in wanted})
   shape = jnp.shape(offers["signal"])
   if value.shape[:2] != shape or value.ndim not in (2, 3):

@@ -248,6 +248,52 @@ def sample_chunk(
   return x0, (jnp.concatenate([x1[None], latents]), log_probs)
 
 
+def finish(
+  policy: Policy,
+  params: Params,
+  words: Integer[ArrayLike, "P W"] | Embedded,
+  latents: Float[ArrayLike, "B *L"],
+  layout: Layout,
+  times: Float[ArrayLike, "S"],
+  first: Integer[ArrayLike, ""],
+  *,
+  guidance_scale: float | Array = 1.0,
+) -> Float[Array, "B *L"]:
+  """Latents before a step, brought to the end by the ODE.
+
+  Args:
+    policy: the policy.
+    params: its parameters.
+    words: as in `rollout`.
+    latents: before step `first`.
+    layout: of the rows.
+    times: T + 1 times of the sampler.
+    first: the step, int32; with T nothing is done. It may be traced.
+    guidance_scale: as in the rollout.
+  """
+  cond, uncond = guidance.conditioning(policy, params, words, guidance_scale)
+  times = jnp.asarray(times, jnp.float32)
+
+  def one(chunk):
+    x, index = chunk
+    own, empty = gather_cond(cond, index), gather_uncond(uncond, index)
+
+    def body(i, x):
+      t = jnp.full((x.shape[0],), times[i])
+      v = guidance.guided_velocity(
+        policy, params, x, t, own, empty, guidance_scale
+      )
+      return x - (times[i] - times[i + 1]) * v
+
+    return jax.lax.fori_loop(first, len(times) - 1, body, x)
+
+  chunked = (
+    to_chunks(jnp.asarray(latents), layout.chunks),
+    to_chunks(jnp.asarray(layout.prompt_index), layout.chunks),
+  )
+  return jnp.asarray(from_chunks(jax.lax.map(one, chunked)))
+
+
 def rollout(
   policy: Policy,
   params: Params,

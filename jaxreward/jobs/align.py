@@ -59,6 +59,7 @@ from jaxreward.rewards import (
   jitted_scores,
   probe_gradients,
   require_scores,
+  score,
 )
 from jaxreward.training import (
   faults,
@@ -176,9 +177,11 @@ def _try_methods(config: ConfigDict) -> None:
   table = make_plan(plain, devices=1).table
 
   def credit(signal, mask, ids, table):
+    steps = config.rollout.num_steps + 1
+    every = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps))
     offers = dict(
       signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
-      steps=table,
+      steps=table, step_signal=every(signal), step_mask=every(mask),
     )  # fmt: skip
     state = bound["advantage"].init(sizes)
     return advantages.credit(bound["advantage"], offers, state)[0]
@@ -254,6 +257,9 @@ class Programs:
       pixels, images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
       jitted; it donates the state.
+    finish: (parameters, step, base, trajectory, prompts, decoder) -> images of
+      the latents before a step, finished by the ODE; None where no credit is
+      given to steps.
   """
 
   trainable: setup.Trainable
@@ -262,6 +268,7 @@ class Programs:
   create: Callable[..., state.TrainState]
   draw: Any
   update: Any
+  finish: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +281,7 @@ class Parts:
     state: at step 0.
     draw: draws.
     update: learns.
+    finish: see `Programs`.
   """
 
   trainable: setup.Trainable
@@ -281,6 +289,7 @@ class Parts:
   state: state.TrainState
   draw: Callable[..., Any]
   update: Callable[..., Any]
+  finish: Callable[..., Any] | None = None
 
   def sample(
     self,
@@ -340,14 +349,26 @@ def make_programs(
 
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def update(
-    current, base, trajectory, scores, batch, contexts=None, decoder=None
-  ):
+    current, base, trajectory, scores, batch, contexts=None, decoder=None,
+    step_scores=None,
+  ):  # fmt: skip
     return align_steps.update(
-      updater, current, base, trajectory, scores, batch, contexts, decoder
-    )
+      updater, current, base, trajectory, scores, batch, contexts, decoder,
+      step_scores,
+    )  # fmt: skip
+
+  @jax.jit
+  def finish(params, first, base, trajectory, batch, decoder=None):
+    return align_steps.finish(
+      trainable.policy, trainable.whole(params, base), trajectory, batch, plan,
+      first=first, decoder=decoder,
+    )  # fmt: skip
 
   create = jax.jit(create, out_shardings=places)
-  return Programs(trainable, base, fresh, create, draw, update)
+  return Programs(
+    trainable, base, fresh, create, draw, update,
+    finish if updater.advantage.needs_steps else None,
+  )  # fmt: skip
 
 
 def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
@@ -355,7 +376,9 @@ def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   made = make_programs(config, mesh, policy, base, plan, weights_of, rewards)
   setup.log_placement(made.state, made.base)
   base = setup.put(base, made.base)
-  return Parts(made.trainable, base, made.create(base), made.draw, made.update)
+  return Parts(
+    made.trainable, base, made.create(base), made.draw, made.update, made.finish
+  )
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -414,6 +437,29 @@ def _panel(
     for i, name in enumerate(names, 0 if plain else grammar.FREE + 1)
   }
   return panel.metrics() | kinds
+
+
+def _step_scores(
+  finish: Callable[[int], ArrayLike],
+  rewards: Mapping[str, Reward],
+  final: Scores,
+  batch: PromptBatch,
+  steps: int,
+) -> dict[str, jax.Array]:
+  """Scores of every step's latents, and of the samples: {name: [P, G, T + 1]}.
+
+  Args:
+    finish: step -> images of its latents, finished by the ODE.
+    rewards: that are trained on.
+    final: their scores of the samples, [P, G].
+    batch: P prompts.
+    steps: T.
+  """
+  rows = [score(rewards, finish(first), batch)[0] for first in range(steps)]
+  return {
+    name: jnp.stack([*(row[name] for row in rows), final[name]], axis=-1)
+    for name in final
+  }
 
 
 def differentiated_rewards(
@@ -589,12 +635,26 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         {" and ".join(usable): jnp.stack([asked[k] for k in usable]).sum(0)},
         functools.reduce(jnp.logical_or, (says[name] for name in usable)),
       )
+      step_scores = None
+      if parts.finish is not None:
+        late = current.behind
+        if late is None:
+          late = ahead.drawer(current)
+        finished = lambda first: parts.finish(
+          late, jnp.int32(first), base, trajectory, batch, decoder
+        )
+        trained = {name: rewards[name] for name in usable}
+        step_scores = timer(
+          "finish",
+          _step_scores(finished, trained, usable, batch, len(plan.table.t)),
+        )
       contexts = None
       if plan.feed.needs_scores:
         contexts = contexts_of(differentiated, batch)
       current, metrics = parts.update(
-        current, base, trajectory, usable, batch, contexts, decoder
-      )
+        current, base, trajectory, usable, batch, contexts, decoder,
+        step_scores,
+      )  # fmt: skip
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))
       named = {

@@ -269,6 +269,38 @@ def sample(
   return trajectory, rollout.to_groups(pixels, plan.prompts, plan.group)
 
 
+def finish(
+  policy: Policy,
+  params: Params,
+  trajectory: Trajectory,
+  prompts: PromptBatch,
+  plan: Plan,
+  *,
+  first: Array,
+  decoder: Params | None = None,
+) -> Array:
+  """Images [P, G, H, W, C] of the latents before a step, finished by the ODE.
+
+  Args:
+    policy: the policy.
+    params: that drew the trajectory.
+    trajectory: with every latent.
+    prompts: P prompts.
+    plan: of the run.
+    first: the step, int32, traced: one program serves all.
+    decoder: parameters of the autoencoder.
+  """
+  layout = setup.spread_rows(plan.layout)
+  table = plan.table
+  times = jnp.append(jnp.asarray(table.t), jnp.asarray(table.t_next)[-1])
+  latents = rollout.finish(
+    policy, params, prompts.words, jnp.asarray(trajectory.latents)[first],
+    layout, times, first, guidance_scale=plan.guidance_scale,
+  )  # fmt: skip
+  pixels = setup.decode_chunks(policy, latents, layout, decoder)
+  return jnp.clip(rollout.to_groups(pixels, plan.prompts, plan.group), 0, 1)
+
+
 @flax.struct.dataclass
 class Frozen:
   """What a loss reads besides the trained parameters and its rows.
@@ -403,8 +435,18 @@ def credit_of(
   prompts: PromptBatch,
   stats: Any,
   iteration: Array,
+  step_scores: dict[str, Array] | None = None,
 ) -> tuple[Credit, Any]:
-  """(credit, the advantage's new state) of an iteration's scores."""
+  """(credit, the advantage's new state) of an iteration's scores.
+
+  Args:
+    updater: static parts.
+    scores: {name: [P, G]}.
+    prompts: P prompts.
+    stats: state of the advantage.
+    iteration: int32.
+    step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
+  """
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
   asked, weights = applied(scores, updater.weights, prompts)
@@ -413,6 +455,12 @@ def credit_of(
     signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
   )  # fmt: skip
+  if step_scores is not None:
+    compose = lambda one: updater.compose(
+      applied(one, updater.weights, prompts)[0], mask, weights
+    )
+    step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
+    offers |= dict(step_signal=step_signal, step_mask=step_mask)
   advantage, stats = advantages.credit(updater.advantage, offers, stats)
   if advantage.ndim == 3 and not updater.plan.feed.is_per_step:
     raise UserError(
@@ -432,6 +480,7 @@ def update(
   prompts: PromptBatch,
   contexts: Any = None,
   decoder: Params | None = None,
+  step_scores: dict[str, Array] | None = None,
 ) -> tuple[TrainState, dict[str, Metric]]:
   """One iteration's optimizer steps.
 
@@ -444,13 +493,16 @@ def update(
     prompts: P prompts.
     contexts: arrays of rewards that the loss differentiates.
     decoder: parameters of the autoencoder before them.
+    step_scores: see `credit_of`.
 
   Returns:
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
     the first optimizer step, before any parameter has changed.
   """
   behind, drew = state.behind, ahead.drawer(state)
-  credit, stats = credit_of(updater, scores, prompts, state.stats, state.step)
+  credit, stats = credit_of(
+    updater, scores, prompts, state.stats, state.step, step_scores
+  )
   advantage, mask = credit.advantage, path.expand(credit.mask, credit.advantage)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
   credit = dataclasses.replace(
