@@ -34,6 +34,7 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import steppers
 from jaxreward.jobs import (
+  adapters,
   ahead,
   align_steps,
   checks,
@@ -144,7 +145,9 @@ def check(config: ConfigDict) -> None:
   make_plan(config, devices=1)
   bind_methods(config)
   _try_methods(config)
-  words.bind(config, setup.make_policy(config))
+  policy = setup.make_policy(config)
+  words.bind(config, policy)
+  adapters.check(config, policy)
   reward_setup.bind(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
@@ -175,7 +178,7 @@ class Programs:
     trainable: the policy, and what of it is trained.
     base: shapes of the frozen parameters, with their shardings.
     state: shapes of the training state, with their shardings.
-    create: base -> the state at step 0.
+    create: (base, what is trained or None for fresh) -> the state at step 0.
     draw: (parameters, iteration, base, prompts, decoder) -> (trajectory,
       pixels, images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
@@ -235,9 +238,9 @@ def make_programs(config, mesh, policy, base, plan, weights_of) -> Programs:
   updater = make_updater(config, trainable, plan, weights_of)
   keep_old = not plan.on_steps
 
-  def create(base):
+  def create(base, start=None):
     return state.create(
-      trainable.init(base), updater.tx,
+      trainable.init(base) if start is None else start, updater.tx,
       keep_old=keep_old, ahead=config.align.overlap,
     )  # fmt: skip
 
@@ -269,7 +272,9 @@ def prepare(config, mesh, policy, base, plan, weights_of) -> Parts:
   made = make_programs(config, mesh, policy, base, plan, weights_of)
   setup.log_placement(made.state, made.base)
   base = setup.put(base, made.base)
-  return Parts(made.trainable, base, made.create(base), made.draw, made.update)
+  start = adapters.start(config, policy, made.trainable.init)
+  created = made.create(base, start)
+  return Parts(made.trainable, base, created, made.draw, made.update)
 
 
 @functools.partial(jax.jit, static_argnums=2)

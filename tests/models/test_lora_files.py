@@ -1,5 +1,6 @@
-"""Adapters that we train are adapters for PEFT and for diffusers."""
+"""Adapters that we train are adapters for PEFT and for diffusers' pipelines."""
 
+import inspect
 import json
 
 import jax
@@ -19,11 +20,11 @@ from jaxreward.models import (
 )
 
 RANK, ALPHA = 3, 5.0
-TARGETS = {
-  "sd3": r"(_q|_k|_v|_out|_down|text_modulation)$",
-  "flux": r"(_q|_k|_v|_out|patch_out)$",
-  "qwen_image": r"(_q|_k|_v|_out|_down|text_modulation)$",
-  "wan": r"(_q|_k|_v|_out|mlp_up|mlp_down)$",
+PIPELINES = {
+  "sd3": ["StableDiffusion3Pipeline"],
+  "flux": ["FluxPipeline", "FluxKontextPipeline"],
+  "qwen_image": ["QwenImagePipeline", "QwenImageEditPipeline"],
+  "wan": ["WanPipeline", "WanImageToVideoPipeline"],
 }
 MODULES = {"sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan}
 FRAMES = 3
@@ -38,7 +39,7 @@ def busy(adapter):
   return jax.tree.unflatten(tree, drawn)
 
 
-def adapted(module, targets):
+def adapted(module, targets=".*"):
   sides: dict = {"latent_side": SIDE, "words": WORDS}
   if module is wan:
     sides = dict(frames=FRAMES, latent_height=SIDE, latent_width=SIDE)
@@ -51,69 +52,90 @@ def adapted(module, targets):
   return policy, base, busy(adapter)
 
 
+def pipeline_of(name, model, second=None):
+  """A pipeline of diffusers that holds networks and nothing else."""
+  import diffusers
+
+  kind = getattr(diffusers, name)
+  parts = dict.fromkeys(list(inspect.signature(kind).parameters))
+  given = {"transformer": model, "boundary_ratio": 0.5}
+  given |= {"transformer_2": second, "expand_timesteps": False}
+  return kind(**parts | {k: v for k, v in given.items() if k in parts})
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("name", list(MODULES))
-def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):
+def test_peft_and_pipelines_draw_what_we_draw(tmp_path, name):
+  """Adapters of every layer; those of pictures as convolutions."""
   diffusers = pytest.importorskip("diffusers")
   peft = pytest.importorskip("peft")
   import peers
-  import test_flux
-  import test_qwen_image
-  import test_sd3
-  import test_wan
 
   module = MODULES[name]
-  policy, base, adapter = adapted(module, TARGETS[name])
+  policy, base, adapter = adapted(module)
   config = module.public_config(module.make_net("tiny"))
   kind = getattr(diffusers, config["_class_name"])
   convert.save_params(tmp_path / "base", base, policy.layout, config=config)
   lora_files.save_adapter(
     tmp_path / "lora", adapter, policy.layout, alpha=ALPHA
   )
-
-  net = module.make_net("tiny")
-  frames = (FRAMES,) if name == "wan" else ()
-  x = peers.draw(1, B, *frames, SIDE, SIDE, net.channels)
-  words = test_wan.WORDS if name == "wan" else WORDS
-  prompts = {"words": peers.draw(2, B, words, net.text_width)}
-  if name == "qwen_image":
-    prompts["mask"] = np.arange(WORDS) < np.array([[WORDS], [3]])
-  elif name != "wan":
-    prompts["pooled"] = peers.draw(3, B, net.pooled_width)
-  t = np.array([0.5, 0.25], np.float32)
+  args = inputs(module)
 
   @jax.jit
-  def ours(params, x, t, prompts):
+  def ours(params):
+    x, t, prompts = args
     return policy.velocity(params, x, t, policy.encode(params, prompts))
 
-  got = ours(lora.merge(base, adapter), x, t, prompts)
-  still = ours(
-    lora.merge(base, jax.tree.map(np.zeros_like, adapter)), x, t, prompts
-  )
-  assert np.abs(got - still).max() > 0.1
-  theirs = {
-    "sd3": test_sd3.run_theirs,
-    "flux": at_these_sizes(test_flux),
-    "qwen_image": at_these_sizes(test_qwen_image),
-    "wan": test_wan.run_theirs,
-  }[name]
-
-  model = kind.from_pretrained(tmp_path / "base")
-  peers.assert_near(still, peers.array(theirs(model, x, t, prompts)), 1e-4)
-  model.load_lora_adapter(
-    tmp_path / "lora",
-    prefix="base_model.model",
-    weight_name="adapter_model.safetensors",
-  )
-  peers.assert_near(got, peers.array(theirs(model, x, t, prompts)), 1e-4)
+  want = ours(lora.merge(base, adapter))
+  still = ours(lora.merge(base, jax.tree.map(np.zeros_like, adapter)))
+  assert np.abs(want - still).max() > 0.1
+  theirs = lambda model: peers.array(run_theirs(name)(model, *args))
 
   wrapped = peft.PeftModel.from_pretrained(
     kind.from_pretrained(tmp_path / "base"), tmp_path / "lora"
   )
   count = sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n)
   assert count == peers.count(adapter)
-  want = peers.array(theirs(wrapped.base_model.model, x, t, prompts))
-  peers.assert_near(got, want, 1e-4)
+  peers.assert_near(theirs(wrapped.base_model.model), want, 1e-4)
+
+  for pipeline in PIPELINES[name]:
+    model = kind.from_pretrained(tmp_path / "base")
+    peers.assert_near(theirs(model), still, 1e-4)
+    pipeline_of(pipeline, model).load_lora_weights(tmp_path / "lora")
+    peers.assert_near(theirs(model), want, 1e-4)
+
+
+def inputs(module):
+  """Latents, times and prompts, with a picture to edit where one can be."""
+  import peers
+  import test_wan
+
+  net = module.make_net("tiny")
+  frames = (FRAMES,) if module is wan else ()
+  x = peers.draw(1, B, *frames, SIDE, SIDE, net.channels)
+  words = test_wan.WORDS if module is wan else WORDS
+  prompts = {"words": peers.draw(2, B, words, net.text_width)}
+  if module is qwen_image:
+    prompts["mask"] = np.arange(WORDS) < np.array([[WORDS], [3]])
+  elif module is not wan:
+    prompts["pooled"] = peers.draw(3, B, net.pooled_width)
+  if module in (flux, qwen_image):
+    prompts["picture"] = peers.draw(4, *x.shape)
+  return x, np.array([0.5, 0.25], np.float32), prompts
+
+
+def run_theirs(name):
+  import test_flux
+  import test_qwen_image
+  import test_sd3
+  import test_wan
+
+  return {
+    "sd3": test_sd3.run_theirs,
+    "flux": at_these_sizes(test_flux),
+    "qwen_image": at_these_sizes(test_qwen_image),
+    "wan": test_wan.run_theirs,
+  }[name]
 
 
 def at_these_sizes(module):
