@@ -18,6 +18,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,13 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.files import write_atomic
 from jaxreward.models import hub
 from jaxreward.types import Params
 
 _SHOWN = 3
+_ADAPTER = re.compile(r"[._](lora[._](A|B|up|down)|lokr_|hada_)")
 SHARD_BYTES = 5 * 10**9
 
 
@@ -285,6 +287,12 @@ def _require_fit(
   expected: Mapping[str, tuple[tuple[int, ...], bool]],
   ignored: list[str],
 ) -> None:
+  adapters = [n for n in stored if _ADAPTER.search(n)]
+  if adapters:
+    raise UserError(
+      f"{spec} holds adapters ({shown(adapters[0])}), not whole weights; a"
+      " policy takes them as config.init.adapter"
+    )
   missing = [n for n in expected if n not in stored]
   unexpected = [
     n

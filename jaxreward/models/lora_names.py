@@ -165,6 +165,10 @@ _MARKS = {
   "a language model": r"^(model\.)?(language_model\.)?layers\.\d+\."
   r"(self_attn|mlp)\.",
 }
+_KINDS = {
+  "FLUX.1": "Flux", "Stable Diffusion 3": "SD3", "Qwen-Image": "QwenImage",
+  "Wan": "Wan",
+}  # fmt: skip
 
 
 def stripped(name: str) -> str:
@@ -189,7 +193,7 @@ def originals(kind: str, layers: Collection[str]) -> dict[str, Alias]:
   Returns:
     By the authors' name, with dots; empty where it is the same.
   """
-  numbers = re.findall(r"(?:^|\.)\w*blocks\.(\d+)\.", "\n".join(layers))
+  numbers = re.findall(r"blocks\.(\d+)\.", "\n".join(layers))
   depth = max(map(int, numbers), default=-1) + 1
   tables: dict[str, _Names] = {
     "FluxTransformer2DModel": _flux(),
@@ -225,11 +229,16 @@ def _alias(target: str | tuple[str, ...] | Alias) -> Alias:
   return Alias((target,) if isinstance(target, str) else target)
 
 
-def network_of(names: Iterable[str]) -> str:
-  """Which other network layers of these names are of; empty if not known."""
-  names = list(names)
+def other_network(name: str, kind: str) -> str:
+  """Which other network a layer of that name is of; empty if not known.
+
+  Args:
+    name: without what stands for the network.
+    kind: the class of this network in diffusers.
+  """
   for network, mark in _MARKS.items():
     loose = mark.replace(r"\.", "[._]").replace(r"\b", "[._]")
-    if any(re.search(loose, name) for name in names):
+    is_own = kind.startswith(_KINDS.get(network, "no class"))
+    if re.search(loose, name) and not is_own:
       return network
   return ""

@@ -102,7 +102,7 @@ def read(
   shapes = {
     name.removesuffix(".weight"): shape
     for name, shape in convert.public_shapes(like, rules).items()
-    if name.endswith(".weight")
+    if name.endswith(".weight") and len(shape) > 1
   }
   path = _file(hub.resolve(spec))
   stored = hub.open_weights(path)
@@ -264,8 +264,8 @@ def _wider(flat: str, given: tuple[int, ...], ins: tuple[int, ...]) -> str:
 def _stranger(
   name: str, alias: Mapping[str, lora_names.Alias], kind: str
 ) -> str:
-  network = lora_names.network_of([lora_names.stripped(name)])
-  if network and network.split(".")[0].split()[0].lower() not in kind.lower():
+  network = lora_names.other_network(lora_names.stripped(name), kind)
+  if network:
     return f"{shown(name)} is a layer of {network}, not of {kind}"
   public = sorted({layer for its in alias.values() for layer in its.layers})
   hint = nearest(lora_names.stripped(name), public)

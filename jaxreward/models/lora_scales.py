@@ -50,22 +50,23 @@ def scales(
     name = lora_files.PEFT_CONFIG
     if not (path.parent / name).exists():
       raise UserError(f"{spec} lacks {name} beside {path.name}: rank and alpha")
-    config = hub.read_config(path, name)
-  else:
-    name, config = lora_files.METADATA, _header(path, spec)
-  if not config:
+    return _scales_of(hub.read_config(path, name), f"{spec}: {name}")
+  config = _header(path, spec)
+  if config is None:
     return None
-  return _scales_of(config, f"{spec}: {name}")
+  return _scales_of(config, f"{spec}: {lora_files.METADATA}")
 
 
-def _header(path: pathlib.Path, spec: os.PathLike[str] | str) -> dict[str, Any]:
+def _header(
+  path: pathlib.Path, spec: os.PathLike[str] | str
+) -> dict[str, Any] | None:
   """What diffusers writes into a file, without the network's name."""
   if path.is_dir():
     path = next(iter(hub.open_weights(path).values())).file
   with safetensors.safe_open(path, "numpy") as file:
     text = (file.metadata() or {}).get(lora_files.METADATA)
   if text is None:
-    return {}
+    return None
   try:
     record = dict(json.loads(text))
   except (ValueError, TypeError) as error:

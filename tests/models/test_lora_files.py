@@ -1,9 +1,16 @@
 """Adapters that we train are adapters for PEFT and for diffusers' pipelines."""
 
+import dataclasses
+import functools
 import inspect
 import json
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -18,6 +25,7 @@ from jaxreward.models import (
   sd3,
   wan,
 )
+from jaxreward.types import Params, Policy
 
 RANK, ALPHA = 3, 5.0
 PIPELINES = {
@@ -49,7 +57,7 @@ def adapted(module, targets=".*"):
   policy = lora.adapt_policy(plain, rank=RANK, alpha=ALPHA, targets=targets)
   params = jax.jit(policy.init)(jax.random.key(0))
   base, adapter = lora.split(params)
-  return policy, base, busy(adapter)
+  return policy, plain, base, busy(adapter)
 
 
 def pipeline_of(name, model, second=None):
@@ -63,46 +71,87 @@ def pipeline_of(name, model, second=None):
   return kind(**parts | {k: v for k, v in given.items() if k in parts})
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("name", list(MODULES))
-def test_peft_and_pipelines_draw_what_we_draw(tmp_path, name):
-  """Adapters of every layer; those of pictures as convolutions."""
-  diffusers = pytest.importorskip("diffusers")
-  peft = pytest.importorskip("peft")
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """A policy with adapters of every layer, and a drawing.
+
+  Attributes:
+    policy: with adapters.
+    plain: without.
+    base: its parameters.
+    adapter: its adapters.
+    ours: adapters -> velocity.
+    theirs: network of diffusers -> its velocity, of the same inputs.
+    kind: class of that network.
+    folder: that it loads the base from.
+  """
+
+  policy: Policy
+  plain: Policy
+  base: Params
+  adapter: Params
+  ours: Callable[..., Any]
+  theirs: Callable[..., Any]
+  kind: Any
+  folder: pathlib.Path
+
+  def model(self):
+    return self.kind.from_pretrained(self.folder)
+
+  def loaded(self, pipeline, path, model=None):
+    """What a pipeline draws with the adapters of a path."""
+    model = self.model() if model is None else model
+    pipe = pipeline_of(pipeline, model)
+    pipe.load_lora_weights(path)
+    out = self.theirs(model)
+    pipe.unload_lora_weights()
+    return out
+
+
+@functools.cache
+def drawn(name) -> Drawn:
+  """Compiled once for all tests of a model."""
+  import diffusers
   import peers
 
   module = MODULES[name]
-  policy, base, adapter = adapted(module)
+  policy, plain, base, adapter = adapted(module)
   config = module.public_config(module.make_net("tiny"))
-  kind = getattr(diffusers, config["_class_name"])
-  convert.save_params(tmp_path / "base", base, policy.layout, config=config)
-  lora_files.save_adapter(
-    tmp_path / "lora", adapter, policy.layout, alpha=ALPHA
-  )
+  folder = pathlib.Path(tempfile.mkdtemp())
+  convert.save_params(folder, base, policy.layout, config=config)
   args = inputs(module)
 
   @jax.jit
-  def ours(params):
-    x, t, prompts = args
+  def ours(adapter):
+    x, t, prompts = jax.tree.map(jnp.asarray, args)
+    params = lora.merge(base, adapter)
     return policy.velocity(params, x, t, policy.encode(params, prompts))
 
-  want = ours(lora.merge(base, adapter))
-  still = ours(lora.merge(base, jax.tree.map(np.zeros_like, adapter)))
-  assert np.abs(want - still).max() > 0.1
   theirs = lambda model: peers.array(run_theirs(name)(model, *args))
+  kind = getattr(diffusers, config["_class_name"])
+  return Drawn(policy, plain, base, adapter, ours, theirs, kind, folder)
 
-  wrapped = peft.PeftModel.from_pretrained(
-    kind.from_pretrained(tmp_path / "base"), tmp_path / "lora"
-  )
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", list(MODULES))
+def test_peft_and_pipelines_draw_what_we_draw(peers, tmp_path, name):
+  """Adapters of every layer; those of pictures as convolutions."""
+  peft = pytest.importorskip("peft")
+  of = drawn(name)
+  lora_files.save_adapter(tmp_path, of.adapter, of.policy.layout, alpha=ALPHA)
+  want = of.ours(of.adapter)
+  still = of.ours(jax.tree.map(np.zeros_like, of.adapter))
+  assert np.abs(want - still).max() > 0.1
+
+  wrapped = peft.PeftModel.from_pretrained(of.model(), tmp_path)
   count = sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n)
-  assert count == peers.count(adapter)
-  peers.assert_near(theirs(wrapped.base_model.model), want, 1e-4)
+  assert count == peers.count(of.adapter)
+  peers.assert_near(of.theirs(wrapped.base_model.model), want, 1e-4)
 
+  model = of.model()
   for pipeline in PIPELINES[name]:
-    model = kind.from_pretrained(tmp_path / "base")
-    peers.assert_near(theirs(model), still, 1e-4)
-    pipeline_of(pipeline, model).load_lora_weights(tmp_path / "lora")
-    peers.assert_near(theirs(model), want, 1e-4)
+    peers.assert_near(of.theirs(model), still, 1e-4)
+    peers.assert_near(of.loaded(pipeline, tmp_path, model), want, 1e-4)
 
 
 def inputs(module):
