@@ -202,7 +202,8 @@ def layouts(policy):
       "flat": make(
         attention, lambda n: "lora_transformer_" + lora_names.flat(n), KOHYA
       ),
-      "alphas": make(public, at("transformer."), PEFT),
+      # Of `proj_out` the alpha would be that of every block's `proj_out` too.
+      "alphas": make(some(public, "^(?!proj_out)"), at("transformer."), PEFT),
     }
   if policy.public_config["_class_name"].startswith("Qwen"):
     default = tuple(f"{end}.default" for end in PEFT)
@@ -239,7 +240,8 @@ def test_pipelines_draw_what_we_draw(peers, tmp_path, name):
     got = of.ours(lora.pad(read, nothing, alpha=files.ALPHA))
     assert np.abs(got - still).max() > 0.01, layout
     want = of.loaded(files.PIPELINES[name][0], path, model)
-    peers.assert_near(got, want, 1e-4)
+    gap = np.abs(got - want).max() / np.abs(want).max()
+    assert gap < 1e-4, f"{layout}: off by {gap:.1e}"
 
 
 @pytest.mark.parity
