@@ -80,6 +80,15 @@ def folder(name, says, config, tensors=None):
   return row(name, says, files=peft(config, tensors), at="x")
 
 
+def save_large(folder):
+  policy, _ = policy_of(sd3)
+  a, b = ones(2, WIDTH, 1), np.full((2, 1, WIDTH), 1e6, "f4")
+  adapter = {"dual": {"image_q": {"lora": {"a": a, "b": b}}}}
+  lora_files.save_adapter(
+    folder, adapter, policy.layout, alpha=1.0, dtype="float16"
+  )
+
+
 def whole(path):
   """A full model in the public layout."""
   policy, like = policy_of(sd3)
@@ -356,5 +365,10 @@ ROWS = [
     "no alpha",
     ("config.lora.alpha=0", "greater than 0"),
     overrides={"lora.alpha": 0},
+  ),
+  Row(
+    "too large for its type",
+    ("to_q.lora_B.weight", "too large for float16"),
+    call=lambda here: save_large(here / "x"),
   ),
 ]
