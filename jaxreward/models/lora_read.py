@@ -125,7 +125,9 @@ def _file(path: pathlib.Path) -> pathlib.Path:
   if not path.is_dir():
     return path
   if (path / lora_files.PEFT_CONFIG).exists():
-    return path / lora_files.PEFT_FILE
+    pickle = path / "adapter_model.bin"
+    file = path / lora_files.PEFT_FILE
+    return pickle if pickle.exists() and not file.exists() else file
   named = path / lora_files.DIFFUSERS_FILE
   return named if named.exists() else path
 

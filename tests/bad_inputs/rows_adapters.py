@@ -278,6 +278,12 @@ ROWS = [
     files={"x/adapter_config.json": "{}"},
     at="x",
   ),
+  row(
+    "adapter_model.bin",
+    ("adapter_model.bin is a pickle",),
+    files={"x/adapter_config.json": "{}", "x/adapter_model.bin": b"\x80"},
+    at="x",
+  ),
   folder("config is no JSON", ("cannot read",), "{"),
   row("empty config", ("r=null",), files=peft("{}"), at="x"),
   folder("config without r", ("r=null",), {"r": None}),
