@@ -180,7 +180,7 @@ def get_config(arg: str | None = None):
       name=chosen["image_encoder"], weights=chosen["weights"]
     )
   config.lora = dict(
-    rank=32, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"
+    rank=32, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$", init=""
   )
   has_pictures = (
     "image_encoder" in chosen

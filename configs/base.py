@@ -30,8 +30,14 @@ def get_config() -> ConfigDict:
       # of a video: frames kept; rewards see the first, the middle or, for the
       # mean of their scores, every one of them
       video=dict(frames=5, scored="mean"),
-      init=dict(checkpoint="package:scenes_base"),
-      lora=dict(rank=0, alpha=32.0, targets="^blocks/(qkv|out|up|down)$"),
+      # an adapter (LoRA) is added to the weights, whatever the job
+      init=dict(checkpoint="package:scenes_base", adapter=""),
+      lora=dict(
+        rank=0,
+        alpha=32.0,
+        targets="^blocks/(qkv|out|up|down)$",
+        init="",  # an adapter from which the trained ones start
+      ),
       data=dict(
         source="scenes",  # or a prompts.txt / train.jsonl of your own
         grammar="scenes",  # or "free": prompts in any words

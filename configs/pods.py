@@ -47,7 +47,7 @@ def get_config(arg: str | None = None):
   config.data.grammar = "free"
   rank = 32 if given["lora"] else 0
   config.lora = dict(
-    rank=rank, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$"
+    rank=rank, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$", init=""
   )
   is_flux = given["model"] == "flux_dev"
   config.rollout.update(

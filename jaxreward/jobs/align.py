@@ -37,6 +37,7 @@ from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.feeds import Plan
 from jaxreward.flow import steppers
 from jaxreward.jobs import (
+  adapters,
   ahead,
   align_steps,
   checks,
@@ -216,7 +217,9 @@ def check(config: ConfigDict) -> None:
   make_plan(config, devices=1)
   bind_methods(config)
   _try_methods(config)
-  words.bind(config, setup.make_policy(config))
+  policy = setup.make_policy(config)
+  words.bind(config, policy)
+  adapters.check(config, policy)
   reward_setup.bind(config)
   if feeds.FEEDS[bind_objective(config)[1]].needs_scores:
     _refuse_host_rewards(config)
@@ -252,7 +255,7 @@ class Programs:
     trainable: the policy, and what of it is trained.
     base: shapes of the frozen parameters, with their shardings.
     state: shapes of the training state, with their shardings.
-    create: base -> the state at step 0.
+    create: (base, what is trained or None for fresh) -> the state at step 0.
     draw: (parameters, iteration, base, prompts, decoder) -> (trajectory,
       pixels, images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
@@ -325,9 +328,9 @@ def make_programs(
     functools.partial(setup.prompt_ids, config),
   )  # fmt: skip
 
-  def create(base):
+  def create(base, start=None):
     return state.create(
-      trainable.init(base), updater.tx,
+      trainable.init(base) if start is None else start, updater.tx,
       keep_old=keep_old, ahead=config.align.overlap,
       stats=updater.advantage.init(sizes),
     )  # fmt: skip
@@ -376,8 +379,10 @@ def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   made = make_programs(config, mesh, policy, base, plan, weights_of, rewards)
   setup.log_placement(made.state, made.base)
   base = setup.put(base, made.base)
+  start = adapters.start(config, policy, made.trainable.init)
+  created = made.create(base, start)
   return Parts(
-    made.trainable, base, made.create(base), made.draw, made.update, made.finish
+    made.trainable, base, created, made.draw, made.update, made.finish
   )
 
 

@@ -67,6 +67,7 @@ _POSITIVE = {
   "rollout": ("shift",),
   "pretrain": ("shift",),
   "train_reward.sampling": ("shift",),
+  "lora": ("alpha",),
   "objective": (
     "beta", "adv_clip", "weight_floor", "power", "clip_range",
     "clip_range_high",

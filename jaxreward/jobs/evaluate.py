@@ -21,8 +21,8 @@ from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, schedule, steppers
+from jaxreward.jobs import adapters, setup, words
 from jaxreward.jobs import rewards as reward_setup
-from jaxreward.jobs import setup, words
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
@@ -404,7 +404,9 @@ def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run, or one in a pipeline, would refuse before it starts."""
-  words.bind(config, setup.make_policy(config))
+  policy = setup.make_policy(config)
+  words.bind(config, policy)
+  adapters.check(config, policy)
   setup.make_schedule(config)
   reward_setup.bind(config)
   if config.job != "pipeline":

@@ -1,8 +1,9 @@
 """Writes the policy of a checkpoint as other programs read it.
 
 A public architecture becomes a folder that diffusers loads, or its adapters one
-that PEFT and diffusers load, each of several networks by itself; the policy of
-the scenes becomes one file, such as `init.checkpoint` takes.
+that PEFT loads and diffusers' pipelines do, each of several networks by itself
+(see `lora_files`); the policy of the scenes becomes one file, such as
+`init.checkpoint` takes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxreward import files, processes
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
-from jaxreward.jobs import align, setup
+from jaxreward.jobs import adapters, align, setup
 from jaxreward.models import convert, lora_files
 from jaxreward.training import checkpoint, weights
 from jaxreward.training import mesh as mesh_lib
@@ -74,6 +75,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   if processes.is_first():
     _write_whole(config, policy, folder, trained, step)
     logging.info("step %d is in %s", step, folder)
+    if config.lora.rank and not options.fuse:
+      below = [policy.parts[k] for k in trained] if policy.parts else [""]
+      logging.info("FOLDER=%s: %s", folder, "; ".join(adapters.calls(below)))
 
 
 def _programs(config: ConfigDict, mesh: Mesh, policy: Policy) -> align.Programs:
@@ -122,6 +126,9 @@ def _write_whole(
   with files.replaced_folder(folder) as beside:
     _write(config, policy, beside, params)
     found: dict[str, Any] = {"step": step, "average": config.export.average}
+    under = adapters.spec_of(config, adapters.BASE)
+    if under and config.lora.rank and not config.export.fuse:
+      found["on_top_of"] = under  # which others have to load first
     tables.write_json(beside / "export.json", found)
 
 

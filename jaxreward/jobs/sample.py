@@ -16,13 +16,15 @@ from jaxreward.data import pictures
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, steppers
-from jaxreward.jobs import setup, words
+from jaxreward.jobs import adapters, setup, words
 from jaxreward.report import grids
 
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
-  words.bind(config, setup.make_policy(config))
+  policy = setup.make_policy(config)
+  words.bind(config, policy)
+  adapters.check(config, policy)
   setup.make_schedule(config)
 
 

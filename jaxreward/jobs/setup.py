@@ -23,7 +23,7 @@ from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import rollout, schedule
-from jaxreward.jobs import videos
+from jaxreward.jobs import adapters, videos
 from jaxreward.models import attention, convert, hub, lora, vae, video_vae
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
@@ -306,12 +306,26 @@ def load_params(
   Args:
     config: of the run.
     policy: the architecture.
-    spec: which file, see `checkpoint_path`; empty for `init.checkpoint`.
+    spec: which file, see `checkpoint_path`; empty for `init.checkpoint` with
+      the adapter of `init.adapter`.
     field: where the spec stands.
     workdir: see `checkpoint_path`.
   """
-  if not spec:
-    spec, field = config.init.checkpoint, "init.checkpoint"
+  if spec:
+    return _load_plain(config, policy, spec, field, workdir)
+  spec, field = config.init.checkpoint, "init.checkpoint"
+  params = _load_plain(config, policy, spec, field, workdir)
+  return adapters.add(config, policy, params)
+
+
+def _load_plain(
+  config: ConfigDict,
+  policy: Policy,
+  spec: str,
+  field: str,
+  workdir: epath.Path | None,
+) -> Params:
+  """See `load_params`; without adapters, and no other file for no spec."""
   key = rng.stream_key(config.seed, "init")
   if not spec:
     return jax.jit(policy.init)(key)
@@ -398,7 +412,7 @@ def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
   if not config.lora.rank:
     whole = lambda trained, base: trained
     return Trainable(policy, policy, lambda base: base, whole, whole)
-  options = config.lora.to_dict()
+  options = {k: config.lora[k] for k in ("rank", "alpha", "targets")}
   adapted = lora.adapt_policy(policy, **options)
   key = rng.stream_key(config.seed, "lora")
 

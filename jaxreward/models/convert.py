@@ -18,6 +18,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,13 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.files import write_atomic
 from jaxreward.models import hub
 from jaxreward.types import Params
 
 _SHOWN = 3
+_ADAPTER = re.compile(r"[._](lora[._](A|B|up|down)|lokr_|hada_)")
 SHARD_BYTES = 5 * 10**9
 
 
@@ -215,36 +217,56 @@ def save_params(
     shard_bytes: largest file; what is larger is sharded, with an index.
 
   Raises:
-    UserError: no room or no permission.
+    UserError: no room, no permission, or a value the type cannot hold.
   """
   folder = pathlib.Path(folder)
-  kind = None if dtype is None else jax.numpy.dtype(dtype)
-  cast = lambda x: x.astype(kind) if kind and _is_float(x) else x
-  arrays = {n: cast(x) for n, x in sorted(to_public(params, rules).items())}
+  arrays = dict(sorted(to_public(params, rules).items()))
+  sizes = {name: _stored_bytes(x, dtype) for name, x in arrays.items()}
   shards: list[list[str]] = [[]]
   size = 0
-  for name, array in arrays.items():
-    if shards[-1] and size + array.nbytes > shard_bytes:
+  for name, count in sizes.items():
+    if shards[-1] and size + count > shard_bytes:
       shards.append([])
       size = 0
     shards[-1].append(name)
-    size += array.nbytes
+    size += count
   count = len(shards)
   places: dict[str, str] = {}
   for i, names in enumerate(shards):
     part = f"-{i + 1:05d}-of-{count:05d}" if count > 1 else ""
     file = f"{stem}{part}.safetensors"
-    data = {n: np.asarray(arrays[n], order="C") for n in names}
+    data = {n: stored(n, arrays[n], dtype) for n in names}
     write_atomic(folder / file, safetensors.numpy.save(data, {"format": "pt"}))
     places |= dict.fromkeys(names, file)
   if count > 1:
-    total = sum(array.nbytes for array in arrays.values())
+    total = sum(sizes.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
     write_atomic(
       folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2)
     )
   if config is not None:
     write_atomic(folder / "config.json", json.dumps(dict(config), indent=2))
+
+
+def stored(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
+  """An array as a file holds it, floats in `dtype` unless that is None.
+
+  Raises:
+    UserError: finite values that are too large for it.
+  """
+  if dtype is None or not _is_float(x):
+    return np.asarray(x, order="C")
+  kind = jax.numpy.dtype(dtype)
+  with np.errstate(over="ignore"):
+    small = np.asarray(x.astype(kind), order="C")
+  if np.isfinite(x).all() and not np.isfinite(small).all():
+    raise UserError(f"{name} has values too large for {kind.name}")
+  return small
+
+
+def _stored_bytes(x: np.ndarray, dtype: Any) -> int:
+  is_cast = dtype is not None and _is_float(x)
+  return x.size * (jax.numpy.dtype(dtype) if is_cast else x.dtype).itemsize
 
 
 def _by_path(rules: Rules, tree: Params) -> dict[str, Rule]:
@@ -265,6 +287,12 @@ def _require_fit(
   expected: Mapping[str, tuple[tuple[int, ...], bool]],
   ignored: list[str],
 ) -> None:
+  adapters = [n for n in stored if _ADAPTER.search(n)]
+  if adapters:
+    raise UserError(
+      f"{spec} holds adapters ({shown(adapters[0])}), not whole weights; a"
+      " policy takes them as config.init.adapter"
+    )
   missing = [n for n in expected if n not in stored]
   unexpected = [
     n

@@ -237,6 +237,11 @@ def _choose(folder: pathlib.Path) -> pathlib.Path:
   Those without a variant in their name come first, then those called "model".
   """
   names = sorted(p.name for p in folder.iterdir())
+  if "adapter_config.json" in names:
+    raise UserError(
+      f"{folder} holds adapters (adapter_config.json), not whole weights; a"
+      " policy takes them as config.init.adapter"
+    )
   every = [n for n in names if n.endswith(_SUFFIX)]
   indices = [n for n in names if _INDEX.fullmatch(n)]
   plain = [n for n in every if "." not in n.removesuffix(_SUFFIX)]

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreward.errors import UserError
 from jaxreward.types import Array, Params, Policy
@@ -172,3 +173,69 @@ def fuse(params: Params, *, alpha: float) -> Params:
     change = (alpha / a.shape[-1]) * (a @ b)
     fused["kernel"] = (kernel.astype(jnp.float32) + change).astype(kernel.dtype)
   return fused
+
+
+def pad(adapter: Params, fresh: Params, *, alpha: float) -> Params:
+  """An adapter as a start of those of another rank and alpha.
+
+  Args:
+    adapter: as `split` gives it, alpha its rank.
+    fresh: adapters at step 0, of as many layers or more, that add nothing.
+    alpha: of the fresh ones.
+
+  Returns:
+    `fresh` with the adapter in its first ranks: the same function.
+
+  Raises:
+    UserError: an adapted layer that the fresh ones leave out, or more ranks.
+  """
+  found = dict(fresh)
+  for name, child in adapter.items():
+    if name not in fresh:
+      raise UserError(
+        f"it adapts a layer {name} that config.lora.targets leaves out"
+      )
+    if name == NAME:
+      found[name] = _padded(child, fresh[name], alpha)
+    else:
+      found[name] = pad(child, fresh[name], alpha=alpha)
+  return found
+
+
+def _padded(pair: Params, fresh: Params, alpha: float) -> Params:
+  a, b = np.array(fresh["a"]), np.array(fresh["b"])
+  rank, new = pair["a"].shape[-1], a.shape[-1]
+  if rank > new:
+    raise UserError(
+      f"its rank is {rank}, and config.lora.rank={new}; set that to {rank} or"
+      " more"
+    )
+  # Of layers that the file leaves out the fresh A stays, or they never learn.
+  idle = ~pair["a"].any(-2) & ~pair["b"].any(-1)
+  a[..., :rank] = np.where(idle[..., None, :], a[..., :rank], pair["a"])
+  b[..., :rank, :] = pair["b"] * (new / alpha)
+  return {"a": a, "b": b}
+
+
+def add(params: Params, adapter: Params) -> Params:
+  """Parameters with an adapter in their kernels, on the host.
+
+  Layers are added one by one in float32 and kept in the kernel's type.
+  """
+  found: dict[str, Any] = dict(params)
+  for name, child in adapter.items():
+    if name != NAME:
+      found[name] = add(params[name], child)
+  if NAME in adapter:
+    a, b = adapter[NAME]["a"], adapter[NAME]["b"]
+    kernel = np.asarray(params["kernel"])
+    found["kernel"] = (
+      np.stack([_sum(*row) for row in zip(kernel, a, b, strict=True)])
+      if kernel.ndim == 3
+      else _sum(kernel, a, b)
+    )
+  return found
+
+
+def _sum(kernel: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  return (kernel.astype(np.float32) + a @ b).astype(kernel.dtype)

@@ -1,11 +1,19 @@
-"""Adapters as a folder that PEFT and diffusers load.
+"""Adapters as a folder that PEFT, diffusers and others load.
 
-`adapter_config.json` and `adapter_model.safetensors`, in the layout of
-`PeftModel.save_pretrained`; diffusers reads the same folder:
+`adapter_config.json` and `adapter_model.safetensors` are in the layout of
+`PeftModel.save_pretrained`. `pytorch_lora_weights.safetensors` has the names of
+diffusers' pipelines, its second matrices multiplied by alpha / rank, so that it
+means the same to programs that read no alpha, or another one's:
 
   PeftModel.from_pretrained(transformer, folder)
-  transformer.load_lora_adapter(
-    folder, prefix="base_model.model", weight_name="adapter_model.safetensors"
+  pipeline.load_lora_weights(folder)
+
+Of two networks each has a folder. diffusers takes the second network's names
+for those of the first, and is told where they go:
+
+  pipeline.load_lora_weights(f"{folder}/transformer")
+  pipeline.load_lora_weights(
+    f"{folder}/transformer_2", load_into_transformer_2=True
   )
 """
 
@@ -18,7 +26,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
 
@@ -27,7 +34,13 @@ from jaxreward.files import write_atomic
 from jaxreward.models import convert, lora
 from jaxreward.types import Params
 
-_PREFIX = "base_model.model"
+PEFT_FILE = "adapter_model.safetensors"
+PEFT_CONFIG = "adapter_config.json"
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+METADATA = "lora_adapter_metadata"  # key of a header, where diffusers looks
+PEFT_PREFIX = "base_model.model"
+DIFFUSERS_PREFIX = "transformer"
+Pairs = list[tuple[str, np.ndarray, np.ndarray]]
 
 
 def save_adapter(
@@ -48,19 +61,27 @@ def save_adapter(
     dtype: storage type, such as "bfloat16"; float32 if None.
 
   Raises:
-    UserError: no adapter at all, no room, or an adapter of a layer that has
-      another form in the public layout, such as a convolution.
+    UserError: no adapter at all, no room, values too large for the type, or an
+      adapter of a layer that is no product in the public layout.
   """
   pairs = list(_public_pairs(adapter, rules))
   if not pairs:
     raise UserError("there is no adapter to save; was lora.rank 0?")
   rank = pairs[0][1].shape[0]
-  arrays = {}
-  for name, a, b in pairs:
-    arrays[f"{_PREFIX}.{name}.lora_A.weight"] = _stored(a, dtype)
-    arrays[f"{_PREFIX}.{name}.lora_B.weight"] = _stored(b, dtype)
+  scaled = [(name, a, b * np.float32(alpha / rank)) for name, a, b in pairs]
+  config = _config(pairs, rank, alpha)
+  folder = pathlib.Path(folder)
+  for file, prefix, pairs_of, its in (
+    (PEFT_FILE, PEFT_PREFIX, pairs, config),
+    (DIFFUSERS_FILE, DIFFUSERS_PREFIX, scaled, config | {"lora_alpha": rank}),
+  ):
+    write_atomic(folder / file, _bytes(pairs_of, prefix, its, dtype))
+  write_atomic(folder / PEFT_CONFIG, json.dumps(config, indent=2))
+
+
+def _config(pairs: Pairs, rank: int, alpha: float) -> dict[str, Any]:
   names = "|".join(re.escape(name) for name, _, _ in pairs)
-  config = {
+  return {
     "peft_type": "LORA",
     "r": rank,
     "lora_alpha": alpha,
@@ -68,25 +89,35 @@ def save_adapter(
     "lora_dropout": 0.0,
     "bias": "none",
   }
-  folder = pathlib.Path(folder)
-  # Where diffusers looks for the scale.
-  known = {f"{_PREFIX}.{k}": v for k, v in config.items() if k != "peft_type"}
-  header = {"format": "pt", "lora_adapter_metadata": json.dumps(known)}
-  data = safetensors.numpy.save(arrays, header)
-  write_atomic(folder / "adapter_model.safetensors", data)
-  write_atomic(folder / "adapter_config.json", json.dumps(config, indent=2))
+
+
+def _bytes(
+  pairs: Pairs, prefix: str, config: dict[str, Any], dtype: Any
+) -> bytes:
+  """One safetensors file whose header holds the config, by the same prefix."""
+  arrays = {}
+  for name, a, b in pairs:
+    for end, x in (("A", a), ("B", b)):
+      key = f"{prefix}.{name}.lora_{end}.weight"
+      arrays[key] = convert.stored(key, x, dtype or "float32")
+  known = {f"{prefix}.{k}": v for k, v in config.items() if k != "peft_type"}
+  header = {"format": "pt", METADATA: json.dumps(known)}
+  return safetensors.numpy.save(arrays, header)
 
 
 def _public_pairs(
   adapter: Params, rules: convert.Rules
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-  """(public layer, A [rank, in], B [out, rank]) of every adapted layer."""
+  """(public layer, A [rank, in], B [out, rank]) of every adapted layer.
+
+  Of a convolution they are [rank, in, *window] and [out, rank, 1, ...].
+  """
   left = dict(_pairs(adapter, ""))
   for rule in rules:
     path = rule.ours.removesuffix("/kernel")
     if path not in left:
       continue
-    if rule.form is not convert.LINEAR:
+    if rule.form in (convert.SAME, convert.CONV):
       raise UserError(
         f"the adapter of {path} has no counterpart in the public layout;"
         " choose lora.targets without it"
@@ -96,9 +127,15 @@ def _public_pairs(
     for names, a_row, b_row in zip(
       rule.names(), a if stacked else [a], b if stacked else [b], strict=True
     ):
+      wide = rule.form.to_public(a_row)
+      window = (1,) * (wide.ndim - 2)
       # Layers that are one of ours share A, and each has its part of B.
       for name, part in zip(names, np.split(b_row.T, len(names)), strict=True):
-        yield name.removesuffix(".weight"), a_row.T, part
+        yield (
+          name.removesuffix(".weight"),
+          wide,
+          part.reshape(*part.shape, *window),
+        )
   if left:
     raise UserError(f"the table has no layer {next(iter(left))}")
 
@@ -111,7 +148,3 @@ def _pairs(
       yield path, (np.asarray(child["a"]), np.asarray(child["b"]))
     else:
       yield from _pairs(child, f"{path}/{name}" if path else name)
-
-
-def _stored(x: np.ndarray, dtype: Any) -> np.ndarray:
-  return np.asarray(x.astype(jax.numpy.dtype(dtype or "float32")), order="C")

@@ -1,8 +1,16 @@
-"""Adapters that we train are adapters for PEFT and for diffusers."""
+"""Adapters that we train are adapters for PEFT and for diffusers' pipelines."""
 
+import dataclasses
+import functools
+import inspect
 import json
+import pathlib
+import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -17,13 +25,14 @@ from jaxreward.models import (
   sd3,
   wan,
 )
+from jaxreward.types import Params, Policy
 
 RANK, ALPHA = 3, 5.0
-TARGETS = {
-  "sd3": r"(_q|_k|_v|_out|_down|text_modulation)$",
-  "flux": r"(_q|_k|_v|_out|patch_out)$",
-  "qwen_image": r"(_q|_k|_v|_out|_down|text_modulation)$",
-  "wan": r"(_q|_k|_v|_out|mlp_up|mlp_down)$",
+PIPELINES = {
+  "sd3": ["StableDiffusion3Pipeline"],
+  "flux": ["FluxPipeline", "FluxKontextPipeline"],
+  "qwen_image": ["QwenImagePipeline", "QwenImageEditPipeline"],
+  "wan": ["WanPipeline", "WanImageToVideoPipeline"],
 }
 MODULES = {"sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan}
 FRAMES = 3
@@ -38,7 +47,7 @@ def busy(adapter):
   return jax.tree.unflatten(tree, drawn)
 
 
-def adapted(module, targets):
+def adapted(module, targets=".*"):
   sides: dict = {"latent_side": SIDE, "words": WORDS}
   if module is wan:
     sides = dict(frames=FRAMES, latent_height=SIDE, latent_width=SIDE)
@@ -48,72 +57,134 @@ def adapted(module, targets):
   policy = lora.adapt_policy(plain, rank=RANK, alpha=ALPHA, targets=targets)
   params = jax.jit(policy.init)(jax.random.key(0))
   base, adapter = lora.split(params)
-  return policy, base, busy(adapter)
+  return policy, plain, base, busy(adapter)
+
+
+def pipeline_of(name, model, second=None):
+  """A pipeline of diffusers that holds networks and nothing else."""
+  import diffusers
+
+  kind = getattr(diffusers, name)
+  parts = dict.fromkeys(list(inspect.signature(kind).parameters))
+  given = {"transformer": model, "boundary_ratio": 0.5}
+  given |= {"transformer_2": second, "expand_timesteps": False}
+  return kind(**parts | {k: v for k, v in given.items() if k in parts})
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """A policy with adapters of every layer, and a drawing.
+
+  Attributes:
+    policy: with adapters.
+    plain: without.
+    base: its parameters.
+    adapter: its adapters.
+    ours: adapters -> velocity.
+    theirs: network of diffusers -> its velocity, of the same inputs.
+    kind: class of that network.
+    folder: that it loads the base from.
+  """
+
+  policy: Policy
+  plain: Policy
+  base: Params
+  adapter: Params
+  ours: Callable[..., Any]
+  theirs: Callable[..., Any]
+  kind: Any
+  folder: pathlib.Path
+
+  def model(self):
+    return self.kind.from_pretrained(self.folder)
+
+  def loaded(self, pipeline, path, model=None):
+    """What a pipeline draws with the adapters of a path."""
+    model = self.model() if model is None else model
+    pipe = pipeline_of(pipeline, model)
+    pipe.load_lora_weights(path)
+    out = self.theirs(model)
+    pipe.unload_lora_weights()
+    return out
+
+
+@functools.cache
+def drawn(name) -> Drawn:
+  """Compiled once for all tests of a model."""
+  import diffusers
+  import peers
+
+  module = MODULES[name]
+  policy, plain, base, adapter = adapted(module)
+  config = module.public_config(module.make_net("tiny"))
+  folder = pathlib.Path(tempfile.mkdtemp())
+  convert.save_params(folder, base, policy.layout, config=config)
+  args = inputs(module)
+
+  @jax.jit
+  def ours(adapter):
+    x, t, prompts = jax.tree.map(jnp.asarray, args)
+    params = lora.merge(base, adapter)
+    return policy.velocity(params, x, t, policy.encode(params, prompts))
+
+  theirs = lambda model: peers.array(run_theirs(name)(model, *args))
+  kind = getattr(diffusers, config["_class_name"])
+  return Drawn(policy, plain, base, adapter, ours, theirs, kind, folder)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", list(MODULES))
-def test_peft_and_diffusers_draw_what_we_draw(tmp_path, name):
-  diffusers = pytest.importorskip("diffusers")
+def test_peft_and_pipelines_draw_what_we_draw(peers, tmp_path, name):
+  """Adapters of every layer; those of pictures as convolutions."""
   peft = pytest.importorskip("peft")
+  of = drawn(name)
+  lora_files.save_adapter(tmp_path, of.adapter, of.policy.layout, alpha=ALPHA)
+  want = of.ours(of.adapter)
+  still = of.ours(jax.tree.map(np.zeros_like, of.adapter))
+  assert np.abs(want - still).max() > 0.1
+
+  wrapped = peft.PeftModel.from_pretrained(of.model(), tmp_path)
+  count = sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n)
+  assert count == peers.count(of.adapter)
+  peers.assert_near(of.theirs(wrapped.base_model.model), want, 1e-4)
+
+  model = of.model()
+  for pipeline in PIPELINES[name]:
+    peers.assert_near(of.theirs(model), still, 1e-4)
+    peers.assert_near(of.loaded(pipeline, tmp_path, model), want, 1e-4)
+
+
+def inputs(module):
+  """Latents, times and prompts, with a picture to edit where one can be."""
   import peers
+  import test_wan
+
+  net = module.make_net("tiny")
+  frames = (FRAMES,) if module is wan else ()
+  x = peers.draw(1, B, *frames, SIDE, SIDE, net.channels)
+  words = test_wan.WORDS if module is wan else WORDS
+  prompts = {"words": peers.draw(2, B, words, net.text_width)}
+  if module is qwen_image:
+    prompts["mask"] = np.arange(WORDS) < np.array([[WORDS], [3]])
+  elif module is not wan:
+    prompts["pooled"] = peers.draw(3, B, net.pooled_width)
+  if module in (flux, qwen_image):
+    prompts["picture"] = peers.draw(4, *x.shape)
+  return x, np.array([0.5, 0.25], np.float32), prompts
+
+
+def run_theirs(name):
   import test_flux
   import test_qwen_image
   import test_sd3
   import test_wan
 
-  module = MODULES[name]
-  policy, base, adapter = adapted(module, TARGETS[name])
-  config = module.public_config(module.make_net("tiny"))
-  kind = getattr(diffusers, config["_class_name"])
-  convert.save_params(tmp_path / "base", base, policy.layout, config=config)
-  lora_files.save_adapter(
-    tmp_path / "lora", adapter, policy.layout, alpha=ALPHA
-  )
-
-  net = module.make_net("tiny")
-  frames = (FRAMES,) if name == "wan" else ()
-  x = peers.draw(1, B, *frames, SIDE, SIDE, net.channels)
-  words = test_wan.WORDS if name == "wan" else WORDS
-  prompts = {"words": peers.draw(2, B, words, net.text_width)}
-  if name == "qwen_image":
-    prompts["mask"] = np.arange(WORDS) < np.array([[WORDS], [3]])
-  elif name != "wan":
-    prompts["pooled"] = peers.draw(3, B, net.pooled_width)
-  t = np.array([0.5, 0.25], np.float32)
-
-  @jax.jit
-  def ours(params, x, t, prompts):
-    return policy.velocity(params, x, t, policy.encode(params, prompts))
-
-  got = ours(lora.merge(base, adapter), x, t, prompts)
-  still = ours(
-    lora.merge(base, jax.tree.map(np.zeros_like, adapter)), x, t, prompts
-  )
-  assert np.abs(got - still).max() > 0.1
-  theirs = {
+  return {
     "sd3": test_sd3.run_theirs,
     "flux": at_these_sizes(test_flux),
     "qwen_image": at_these_sizes(test_qwen_image),
     "wan": test_wan.run_theirs,
   }[name]
-
-  model = kind.from_pretrained(tmp_path / "base")
-  peers.assert_near(still, peers.array(theirs(model, x, t, prompts)), 1e-4)
-  model.load_lora_adapter(
-    tmp_path / "lora",
-    prefix="base_model.model",
-    weight_name="adapter_model.safetensors",
-  )
-  peers.assert_near(got, peers.array(theirs(model, x, t, prompts)), 1e-4)
-
-  wrapped = peft.PeftModel.from_pretrained(
-    kind.from_pretrained(tmp_path / "base"), tmp_path / "lora"
-  )
-  count = sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n)
-  assert count == peers.count(adapter)
-  want = peers.array(theirs(wrapped.base_model.model, x, t, prompts))
-  peers.assert_near(got, want, 1e-4)
 
 
 def at_these_sizes(module):

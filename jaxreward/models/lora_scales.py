@@ -1,0 +1,134 @@
+"""How much the layers of a public adapter count, by the config of PEFT."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import safetensors
+
+from jaxreward.errors import UserError, shown
+from jaxreward.models import hub, lora_files, lora_names
+
+# Fields of adapter_config.json that change what the matrices mean.
+_OFF = {
+  "use_dora": "DoRA",
+  "lora_bias": "biases beside its matrices",
+  "modules_to_save": "whole layers beside its matrices",
+  "layer_replication": "layers repeated",
+  "fan_in_fan_out": "matrices the other way round",
+  "use_qalora": "QA-LoRA",
+  "trainable_token_indices": "trained tokens",
+  "target_parameters": "parameters that are no layers",
+}
+# Starts that take something away from the base first.
+_REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def scales(
+  path: pathlib.Path, spec: os.PathLike[str] | str
+) -> Callable[[str, int], float] | None:
+  """(layer, rank) -> scale, by the config of PEFT beside or inside a file.
+
+  Args:
+    path: of the file, or a folder with one alone.
+    spec: what a person named.
+
+  Returns:
+    Takes the name that the layer has in the network; None where there is no
+    config.
+
+  Raises:
+    UserError: a config that says what more is done than adding products.
+  """
+  if path.name == lora_files.PEFT_FILE:
+    name = lora_files.PEFT_CONFIG
+    if not (path.parent / name).exists():
+      raise UserError(f"{spec} lacks {name} beside {path.name}: rank and alpha")
+    return _scales_of(hub.read_config(path, name), f"{spec}: {name}")
+  config = _header(path, spec)
+  if config is None:
+    return None
+  return _scales_of(config, f"{spec}: {lora_files.METADATA}")
+
+
+def _header(
+  path: pathlib.Path, spec: os.PathLike[str] | str
+) -> dict[str, Any] | None:
+  """What diffusers writes into a file, without the network's name."""
+  if path.is_dir():
+    path = next(iter(hub.open_weights(path).values())).file
+  with safetensors.safe_open(path, "numpy") as file:
+    text = (file.metadata() or {}).get(lora_files.METADATA)
+  if text is None:
+    return None
+  try:
+    record = dict(json.loads(text))
+  except (ValueError, TypeError) as error:
+    raise UserError(
+      f"{spec}: {lora_files.METADATA} of its header is no JSON object"
+    ) from error
+  return {
+    lora_names.stripped(str(name)): value for name, value in record.items()
+  }
+
+
+def _scales_of(
+  config: Mapping[str, Any], of: str
+) -> Callable[[str, int], float]:
+  kind = config.get("peft_type", "LORA")
+  if kind != "LORA":
+    raise UserError(f"{of}: peft_type={shown(kind)}; expected LORA")
+  for field, what in _OFF.items():
+    if config.get(field):
+      raise UserError(f"{of}: {field} is on ({what}), which is not supported")
+  if config.get("bias", "none") != "none":
+    raise hub.misfit(of, "bias", config["bias"], "none")
+  start = str(config.get("init_lora_weights", "")).lower()
+  if start.startswith(_REBASED):
+    raise UserError(
+      f"{of}: init_lora_weights={shown(start)} changes the base too, which is"
+      " not supported; convert it to plain LoRA"
+    )
+  rank = hub.field(config, "r", int, of=of)
+  alpha = hub.field(config, "lora_alpha", float, of=of)
+  ranks = _patterns(config, "rank_pattern", of)
+  alphas = _patterns(config, "alpha_pattern", of)
+
+  def scale(name: str, stored: int) -> float:
+    said = _matching(ranks, name, rank)
+    if stored != said:
+      raise UserError(
+        f"{of}: the rank of {shown(name)} is {said:g} there, and {stored} in"
+        " the file"
+      )
+    root = math.sqrt(stored) if config.get("use_rslora") else stored
+    return _matching(alphas, name, alpha) / root
+
+  return scale
+
+
+def _patterns(
+  config: Mapping[str, Any], name: str, of: str
+) -> list[tuple[re.Pattern[str], float]]:
+  """Regexes of layers with their numbers, as PEFT matches them."""
+  record = hub.field(config, name, dict, of=of, default={})
+  found = []
+  for pattern in record:
+    value = hub.field(record, pattern, float, of=f"{of}: {name}")
+    try:
+      found.append((re.compile(rf"(.*\.)?({pattern})$"), value))
+    except re.error as error:
+      raise UserError(f"{of}: {name}: {shown(pattern)}: {error}") from error
+  return found
+
+
+def _matching(
+  patterns: list[tuple[re.Pattern[str], float]], name: str, default: float
+) -> float:
+  return next((value for p, value in patterns if p.match(name)), default)
