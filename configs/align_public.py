@@ -14,6 +14,10 @@ of Qwen-Image's noise stays in steps 1 and 2, where theirs is drawn from the fir
 five steps in every iteration; averages follow each optimizer step, not every
 eighth; DiffusionNFT draws by Euler's method, not by a second-order solver.
 
+The KL has the form of the sampler's authors (docs/defaults.md). With
+`rollout.sampler.name=cps` that is the one of their SD3 and FLUX programs;
+those for Qwen-Image and Kontext take `objective.kl_form=exact`.
+
 `wan_i2v` makes videos that start from a picture, with the settings of
 `wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
 `wan22_t2v` and `wan22_i2v` have two networks, for times near noise and near the
@@ -206,7 +210,7 @@ def get_config(arg: str | None = None):
     config.rollout.sampler = dict(name="flow_sde", noise_level=chosen["noise"])
     config.objective = dict(
       name="flow_grpo", clip_range=1e-4, kl=chosen.get("kl", 0.01),
-      kl_with_dt=False,
+      kl_form="authors",
     )  # fmt: skip
     config.align.update(updates=2, split="samples")
     if "window" in chosen:
@@ -250,7 +254,7 @@ def _make_videos(config: ConfigDict) -> None:
   config.sample.microbatch = 2
   if config.objective.name == "flow_grpo":
     config.rollout.sampler = dict(name="linear_sde")
-    config.objective.update(clip_range=1e-3, kl=0.004, kl_with_dt=True)
+    config.objective.update(clip_range=1e-3, kl=0.004)
 
 
 def _edit(config: ConfigDict, similarity: float) -> None:

@@ -17,7 +17,9 @@ def get_config(arg: str | None = None):
   config.eval.checkpoint = "workdir:policy"  # in a pipeline: what was aligned
   config.data.kind_weights = (1, 2, 4, 1, 4, 4)
   if given["objective"] == "flow_grpo":
-    config.objective = dict(name="flow_grpo", clip_range=1e-4, kl=0.3)
+    config.objective = dict(
+      name="flow_grpo", clip_range=1e-4, kl=0.3, kl_form="exact"
+    )
     config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
     config.rollout.update(window_start=0, window_size=4)
     config.optimizer.learning_rate = 5e-5

@@ -25,12 +25,13 @@ from jaxreward import (
   composition,
   objectives,
   processes,
+  regularizers,
   workdirs,
 )
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.flow import steppers
 from jaxreward.jobs import (
@@ -88,7 +89,7 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
       config, "objective",
       kernels.objectives({name: objectives.REGISTRY[name] for name in known}, config),
       positional=4 if on_steps else 7,
-      reserved=("kl", "kl_with_dt") if on_steps else ("kl", "old_decay", "old_rate"),
+      reserved=("kl", "kl_form") if on_steps else ("kl", "old_decay", "old_rate"),
     ),
     advantage=_bind(
       config, "advantage", kernels.advantages(advantages.REGISTRY, config),
@@ -127,6 +128,18 @@ def _try_methods(config: ConfigDict) -> None:
     checks.try_out(fn, *shapes, mask, field=field)
 
 
+def kl_form(config: ConfigDict) -> str:
+  """How the KL to the reference is weighed, by the config and its sampler."""
+  if "kl_with_dt" in config.objective and "kl_form" not in config.objective:
+    old = config.objective.kl_with_dt
+    raise UserError(
+      f"config.objective.kl_with_dt={shown(old)} is kl_form now: write"
+      f' objective.kl_form="{"exact" if old else "without_dt"}" in its place'
+    )
+  form = config.objective.get("kl_form", regularizers.DEFAULT_FORM)
+  return regularizers.form_of(form, config.rollout.sampler.name)
+
+
 def make_plan(config: ConfigDict, devices: int) -> align_steps.Plan:
   """The plan of a run on so many devices, its sampler bound."""
   advantages.check_group_size(config.rollout.group)
@@ -142,6 +155,8 @@ def make_plan(config: ConfigDict, devices: int) -> align_steps.Plan:
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   make_plan(config, devices=1)
+  if config.objective.get("name") in align_steps.ON_STEPS:
+    kl_form(config)
   bind_methods(config)
   _try_methods(config)
   words.bind(config, setup.make_policy(config))
@@ -160,7 +175,7 @@ def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:
     seed=config.seed,
     shift=setup.make_schedule(config).shift,
     kl=config.objective.get("kl", 0.0),
-    kl_with_dt=config.objective.get("kl_with_dt", True),
+    kl_form=kl_form(config) if plan.on_steps else "",
     ema_decay=config.ema.decay,
     old_decay=config.objective.get("old_decay", 0.0),
     old_rate=config.objective.get("old_rate", 0.0),

@@ -344,7 +344,7 @@ def _conditioning(policy, params, frozen, micro, scale):
   return rollout.gather_cond(cond, rows), rollout.gather_uncond(uncond, rows)
 
 
-def step_loss(trainable, objective, plan: Plan, kl: float, kl_with_dt: bool):
+def step_loss(trainable, objective, plan: Plan, kl: float, kl_form: str):
   """Loss on the sampler's steps, for `training.step`."""
   scale = plan.guidance_scale
 
@@ -363,10 +363,11 @@ def step_loss(trainable, objective, plan: Plan, kl: float, kl_with_dt: bool):
     )
     if kl > 0:
       _, reference = moments(trainable.plain, frozen.base, frozen, micro)
-      dt = micro.facts.t - micro.facts.t_next
+      facts = micro.facts
       penalty = step_kl(
-        mean, reference, micro.facts.std, dt, micro.mask, with_dt=kl_with_dt
-      )
+        mean, reference, facts.std, facts.t - facts.t_next, micro.mask,
+        form=kl_form, c_v=facts.c_v,
+      )  # fmt: skip
       metrics = metrics | {"kl": penalty}
       loss = Mean(loss.total + kl * penalty.total, loss.weight)
     return loss, metrics
@@ -416,7 +417,7 @@ class Updater:
   seed: int
   shift: float
   kl: float
-  kl_with_dt: bool
+  kl_form: str
   ema_decay: float
   old_decay: float
   old_rate: float
@@ -424,7 +425,7 @@ class Updater:
   def loss_fn(self):
     if self.plan.on_steps:
       return step_loss(
-        self.trainable, self.objective, self.plan, self.kl, self.kl_with_dt
+        self.trainable, self.objective, self.plan, self.kl, self.kl_form
       )
     return forward_loss(self.trainable, self.objective, self.kl)
 

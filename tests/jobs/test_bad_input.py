@@ -91,13 +91,13 @@ FAST = tiny.FAST | tiny.MODEL
       {"objective.old_decay": 0.5},
       (
         'config.objective.old_decay is no argument of "flow_grpo"',
-        "kl_with_dt",
+        "kl_form",
       ),
     ),
     (
       NFT,
-      {"objective.kl_with_dt": "true"},
-      ('kl_with_dt is no argument of "diffusion_nft"', "old_decay"),
+      {"objective.kl_form": "exact"},
+      ('kl_form is no argument of "diffusion_nft"', "old_decay"),
     ),
     # values that their type does not tell from right ones
     (NFT, {"seed": -1}, ("config.seed=-1", "from 0 to")),

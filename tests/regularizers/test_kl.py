@@ -29,21 +29,21 @@ def numeric_gradient(f, x, eps=1e-6):
   return grad
 
 
-def reference_kl(mean, reference, std, dt, with_dt):
+def reference_kl(mean, reference, std, dt, form):
   """From s = std / sqrt(dt), as the formula is published."""
   s = std.astype(np.float64) / np.sqrt(dt.astype(np.float64))
-  variance = s**2 * dt if with_dt else s**2
+  variance = s**2 * dt if form == "exact" else s**2
   square = np.mean((mean - reference.astype(np.float64)) ** 2, axis=(1, 2))
   return np.sum(square / (2 * variance))
 
 
-@pytest.mark.parametrize("with_dt", [True, False])
-def test_step_kl_value_and_gradient_match_float64(with_dt):
+@pytest.mark.parametrize("form", ["exact", "without_dt"])
+def test_step_kl_value_and_gradient_match_float64(form):
   mean, reference, std, dt = case()
   loss = lambda m: (
-    regularizers.step_kl(m, reference, std, dt, MASK, with_dt=with_dt).total
+    regularizers.step_kl(m, reference, std, dt, MASK, form=form).total
   )
-  oracle = lambda m: reference_kl(m, reference, std, dt, with_dt)
+  oracle = lambda m: reference_kl(m, reference, std, dt, form)
   np.testing.assert_allclose(jax.jit(loss)(mean), oracle(mean), rtol=1e-5)
   grad = jax.jit(jax.grad(loss))(mean)
   np.testing.assert_allclose(
@@ -73,7 +73,7 @@ def test_the_two_forms_differ_by_dt():
   mean, reference, std, _ = case(1)
   dt = np.float32(0.125)
   one = regularizers.step_kl(mean, reference, std, dt, MASK)
-  two = regularizers.step_kl(mean, reference, std, dt, MASK, with_dt=False)
+  two = regularizers.step_kl(mean, reference, std, dt, MASK, form="without_dt")
   np.testing.assert_allclose(two.value(), one.value() * 0.125, rtol=1e-6)
 
 
