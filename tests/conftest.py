@@ -3,27 +3,12 @@
 import ast
 import importlib.util
 import os
-import pathlib
-import platform
-import tempfile
-import zlib
 
-
-def _cache_dir() -> str:
-  """Per kind of processor: homes are shared, and compiled programs are not."""
-  base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-  if not os.path.isabs(base):  # nobody's home
-    base = tempfile.gettempdir()
-  about = pathlib.Path("/proc/cpuinfo")
-  lines = about.read_text().splitlines() if about.exists() else []
-  features = [x for x in lines if x.startswith(("flags", "Feat"))][:1]
-  kind = f"{platform.machine()}-{zlib.crc32(''.join(features).encode()):08x}"
-  return f"{base}/jaxreward/tests/{kind}"
-
+from tests import cache
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache_dir()
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.folder()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax
