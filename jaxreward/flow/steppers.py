@@ -149,7 +149,7 @@ def cps(
   _positive("noise_level", noise_level)
   if noise_level >= 2:
     raise UserError(
-      f'rollout.sampler.noise_level={noise_level}: of "cps" it must be less'
+      f'config.rollout.sampler.noise_level={noise_level}: of "cps" it must be less'
       " than 2; at 1 all noise is new"
     )
   times = np.asarray(times, np.float64)
@@ -160,7 +160,7 @@ def cps(
 def _positive(field: str, value: float):
   if not 0 < value < np.inf:
     raise UserError(
-      f"rollout.sampler.{field}={value}: a stochastic sampler needs a positive,"
+      f"config.rollout.sampler.{field}={value}: a stochastic sampler needs a positive,"
       ' finite value; for none use rollout.sampler.name="ode"'
     )
 

@@ -130,7 +130,7 @@ def _try_methods(config: ConfigDict) -> None:
 
 def kl_form(config: ConfigDict) -> str:
   """How the KL to the reference is weighed, by the config and its sampler."""
-  if "kl_with_dt" in config.objective and "kl_form" not in config.objective:
+  if "kl_with_dt" in config.objective:
     old = config.objective.kl_with_dt
     raise UserError(
       f"config.objective.kl_with_dt={shown(old)} is kl_form now: write"

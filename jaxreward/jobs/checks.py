@@ -68,8 +68,8 @@ _POSITIVE = {
   "pretrain": ("shift",),
   "train_reward.sampling": ("shift",),
   "objective": (
-    "beta", "adv_clip", "weight_floor", "power", "clip_range",
-    "clip_range_high",
+    "beta", "adv_clip", "adv_max", "weight_floor", "power", "clip_range",
+    "clip_range_high", "threshold",
   ),
 } | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
 _NOT_NEGATIVE = {
