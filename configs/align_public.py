@@ -13,6 +13,10 @@ publish for SD3.5: the other models take the same. Where this differs: averages
 follow each optimizer step, not every eighth; DiffusionNFT draws by Euler's method,
 not by a second-order solver.
 
+The KL has the form of the sampler's authors (docs/defaults.md). With
+`rollout.sampler.name=cps` that is the one of their SD3 and FLUX programs;
+those for Qwen-Image and Kontext take `regularizers.kl.form=exact`.
+
 `wan_i2v` makes videos that start from a picture, with the settings of
 `wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
 `wan22_t2v` and `wan22_i2v` have two networks, for times near noise and near the
@@ -205,7 +209,7 @@ def get_config(arg: str | None = None):
     config.rollout.sampler = dict(name="flow_sde", noise_level=chosen["noise"])
     config.objective = dict(name="flow_grpo", clip_range=1e-4)
     if chosen.get("kl", 0.01):
-      config.regularizers.kl = dict(fn="step_kl", weight=0.01, with_dt=False)
+      config.regularizers.kl = dict(fn="step_kl", weight=0.01, form="authors")
     config.align.update(updates=2, split="samples")
     if "window" in chosen:
       config.rollout.window_size = chosen["window"]

@@ -18,7 +18,7 @@ def get_config(arg: str | None = None):
   config.data.kind_weights = (1, 2, 4, 1, 4, 4)
   if given["objective"] == "flow_grpo":
     config.objective = dict(name="flow_grpo", clip_range=1e-4)
-    config.regularizers.kl = dict(fn="step_kl", weight=0.3)
+    config.regularizers.kl = dict(fn="step_kl", weight=0.3, form="exact")
     config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
     config.rollout.update(window_start=0, window_size=4)
     config.optimizer.learning_rate = 5e-5

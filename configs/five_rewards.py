@@ -50,7 +50,7 @@ def get_config(arg: str | None = None):
     psnr=dict(fn="psnr", weight=0.25, kinds=dict(upscale=1.0)),
   )
   config.heldout_rewards = dict(strict=dict(fn="strict", weight=1.0))
-  config.composition = dict(name="gdpo")
+  config.composition = dict(name="gdpo", epsilon=1e-6)
   config.advantage = dict(name="group", std="none")
   if config.align.iterations < 10:  # smoke
     config.eval.guidance_scales = (1.0,)

@@ -24,7 +24,8 @@ from ml_collections import ConfigDict
 
 from jaxreward.errors import UserError, nearest, one_line
 
-_REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+_REPOSITORY = _PACKAGE.parent
 _BY_POSITION = (
   inspect.Parameter.POSITIONAL_ONLY,
   inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -36,7 +37,7 @@ _KL = (
 )
 MOVED = {
   "objective.kl": _KL.format("weight"),
-  "objective.kl_with_dt": _KL.format("with_dt"),
+  "objective.kl_with_dt": _KL.format("form"),
 }
 _BY_NAME = (
   inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -45,16 +46,26 @@ _BY_NAME = (
 
 
 def find_file(path: str | os.PathLike[str]) -> pathlib.Path:
-  """The file as given, or beside the package where the path is relative."""
+  """The file as given, or the one that ships where the path is relative."""
   given = pathlib.Path(path).expanduser()
-  for candidate in (given, _REPOSITORY / given):
+  for candidate in _places(given):
     if candidate.is_file():
       return candidate
   raise UserError(f"{path}: no such file{_nearest_file(given)}")
 
 
+def _places(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
+  """Where to look: from here, then in what ships with the package.
+
+  A wheel holds the configs inside the package; beside it are other people's.
+  """
+  if not (_PACKAGE / "configs").is_dir():
+    return path, _REPOSITORY / path
+  return (path, _PACKAGE / path) if path.parts[:1] == ("configs",) else (path,)
+
+
 def _nearest_file(path: pathlib.Path) -> str:
-  for folder in (path.parent, _REPOSITORY / path.parent):
+  for folder in _places(path.parent):
     if folder.is_dir():
       return nearest(
         str(path),

@@ -30,7 +30,7 @@ USAGE = """\
 python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
 
   --config=FILE.py[:ARG]   config file with get_config(arg); looked up from
-                           here, then beside the package
+                           here, then among those that come with the package
   --config.FIELD=VALUE     sets a field, as in --config.optimizer.b1=0.9;
                            tuples as 1,2,3
   --config.rewards.MINE.fn=my.py:score --config.rewards.MINE.weight=0.5

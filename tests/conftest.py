@@ -3,12 +3,12 @@
 import ast
 import importlib.util
 import os
-import pathlib
+
+from tests import cache
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{cache}/jaxreward/tests"
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.folder()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax

@@ -4,12 +4,14 @@ import fnmatch
 import json
 import pathlib
 import re
+import tarfile
 import tomllib
 import zipfile
 
 import pytest
 
 from jaxreward.data.scenes import grammar
+from tests import wheels
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -19,31 +21,13 @@ MANIFEST = ASSETS / "scenes_base.json"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> list[zipfile.ZipInfo]:
-  """Members of a wheel built from a copy of what git would carry."""
-  build_meta = pytest.importorskip("setuptools.build_meta")
-  import os
-  import shutil
+def project(tmp_path_factory) -> pathlib.Path:
+  return wheels.copy_project(tmp_path_factory.mktemp("source") / "project")
 
-  copy = tmp_path_factory.mktemp("source") / "project"
-  copy.mkdir()
-  for name in ("pyproject.toml", "README.md", "LICENSE"):
-    if (ROOT / name).exists():
-      shutil.copy(ROOT / name, copy / name)
-  if not (copy / "README.md").exists():
-    (copy / "README.md").write_text("to be written\n")
-  ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-  for package in ("jaxreward", "pallas_kernels"):
-    if (ROOT / package).exists():
-      shutil.copytree(ROOT / package, copy / package, ignore=ignored)
-  here = os.getcwd()
-  try:
-    os.chdir(copy)
-    name = build_meta.build_wheel(str(copy))
-  finally:
-    os.chdir(here)
-  with zipfile.ZipFile(copy / name) as archive:
-    return archive.infolist()
+
+@pytest.fixture(scope="module")
+def wheel(project) -> list[zipfile.ZipInfo]:
+  return wheels.members(wheels.build(project, "wheel"))
 
 
 def names(wheel) -> set[str]:
@@ -67,6 +51,39 @@ def test_data_is_in_the_wheel(wheel):
       assert f"jaxreward/assets/{asset.name}" in found
 
 
+def shipped() -> set[str]:
+  return {str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py")}
+
+
+def test_every_config_and_sweep_is_in_the_wheel(wheel):
+  inside = {n for n in names(wheel) if n.startswith("jaxreward/configs/")}
+  assert inside == {f"jaxreward/{name}" for name in shipped()}
+  assert {"configs/quickstart.py", "configs/sweeps/seeds.py"} <= shipped()
+
+
+def test_configs_are_python_files_alone():
+  """Others would need a pattern in setup.py."""
+  kinds = {
+    p.suffix
+    for p in (ROOT / "configs").rglob("*")
+    if p.is_file() and "__pycache__" not in p.parts
+  }
+  assert kinds == {".py"}
+
+
+def test_a_wheel_of_the_sdist_is_the_wheel(project, wheel, tmp_path):
+  source = wheels.build(project, "sdist")
+  with tarfile.open(source) as archive:
+    archive.extractall(tmp_path, filter="data")
+  (unpacked,) = tmp_path.iterdir()
+  assert not (unpacked / "tests").exists()
+  assert (unpacked / "CHANGELOG.md").exists()
+  found = wheels.members(wheels.build(unpacked, "wheel"))
+  digests = lambda members: {m.filename: m.CRC for m in members}
+  same = digests(wheel)
+  assert digests(found) == same
+
+
 def test_no_data_file_is_forgotten():
   """Every file of the package that is no module has a pattern in pyproject."""
   patterns = PROJECT["tool"]["setuptools"]["package-data"]["jaxreward"]
@@ -88,7 +105,8 @@ def test_nothing_else_is_in_the_wheel(wheel):
   info = {r for r in roots if r.endswith(".dist-info")}
   assert len(info) == 1
   assert roots - info <= {"jaxreward", "pallas_kernels"}
-  assert not any("test" in name.split("/") for name in names(wheel))
+  parts = {part for name in names(wheel) for part in name.split("/")}
+  assert not parts & {"test", "tests", "conftest.py", "docs", "notebooks"}
 
 
 def test_size(wheel):

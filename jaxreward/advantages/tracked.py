@@ -36,7 +36,7 @@ def per_prompt(
   buffer_size: int = 16,
   min_count: int = 16,
   epsilon: float = 1e-6,
-  clip: float | None = 5.0,
+  clip: float | None = 10.0,
 ) -> Advantage:
   """Deviation from a prompt's own history, in standard deviations.
 

@@ -77,7 +77,7 @@ def advantage_sum(
 
 
 def gdpo(
-  scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-6
+  scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-4
 ) -> Signal:
   """`advantage_sum`, whitened over the batch (GDPO).
 

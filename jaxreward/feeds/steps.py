@@ -49,7 +49,7 @@ FEED = Feed(
     "reference_mean": lambda arrays: arrays.step("reference")[1],
     "reference_log_prob": lambda arrays: arrays.step("reference")[0],
     "dt": lambda arrays: arrays.rows["step"].t - arrays.rows["step"].t_next,
-    **{name: _fact(name) for name in ("t", "t_next", "std", "log_scale")},
+    **{name: _fact(name) for name in ("t", "t_next", "std", "c_v", "log_scale")},
     **{
       name: row(name)
       for name in (

@@ -13,7 +13,7 @@ al., 2025) share the mean
   x - delta [v + s^2 / (2 t) (x + (1 - t) v)],   std = s sqrt(delta),
 with s = a sqrt(t / (1 - t)) and s = eta; the published code of Flow-GRPO for Wan
 has s = a t_1 t. CPS (FlowCPS, Wang and Yu, 2025) puts
-  (1 - t') x0_hat + t' cos(a pi / 2) x1_hat,    std = t' sin(a pi / 2),
+  (1 - t') x0_hat + t' |cos(a pi / 2)| x1_hat,    std = t' sin(a pi / 2),
 which keeps the total noise at t' exactly.
 """
 
@@ -70,7 +70,7 @@ def _score_sde(t, t_next, s):
 
 
 def _cps(t, t_next, noise_level):
-  keep = t_next * np.cos(noise_level * np.pi / 2)
+  keep = t_next * np.abs(np.cos(noise_level * np.pi / 2))
   # x0_hat = x - t v and x1_hat = x + (1 - t) v.
   c_x = (1 - t_next) + keep
   c_v = -(1 - t_next) * t + keep * (1 - t)
@@ -141,18 +141,27 @@ def linear_sde(
 def cps(
   times: np.ndarray, noisy=None, *, noise_level: float = 0.8
 ) -> StepTable:
-  """Coefficients-preserving sampling; its log-probability drops the scale."""
+  """Coefficients-preserving sampling; its log-probability drops the scale.
+
+  From noise_level 1 on, where all noise is new, a part of the old comes back:
+  published levels go up to 1.8. At 2 there is none again.
+  """
   _positive("noise_level", noise_level)
+  if noise_level >= 2:
+    raise UserError(
+      f'config.rollout.sampler.noise_level={noise_level}: of "cps" it must be less'
+      " than 2; at 1 all noise is new"
+    )
   times = np.asarray(times, np.float64)
   coefficients = _cps(times[:-1], times[1:], noise_level)
   return _table(times, coefficients, log_scale=0.0, noisy=noisy)
 
 
 def _positive(field: str, value: float):
-  if not value > 0:
+  if not 0 < value < np.inf:
     raise UserError(
-      f"rollout.sampler.{field}={value}: a stochastic sampler needs a positive"
-      ' value; for none use rollout.sampler.name="ode"'
+      f"config.rollout.sampler.{field}={value}: a stochastic sampler needs a positive,"
+      ' finite value; for none use rollout.sampler.name="ode"'
     )
 
 

@@ -90,9 +90,10 @@ def _places(size: int, num_steps: int, first: int, last: int) -> int:
   end = last or num_steps - 1
   if not (0 <= first and end <= num_steps and first + size <= end):
     raise UserError(
-      f"config.rollout.window_move: no window of {size} steps lies between step"
-      f" {first} and step {end} of {num_steps}; see"
-      " config.rollout.window_size, and .first and .last"
+      f"config.rollout.window_move.first={first} and"
+      f" config.rollout.window_move.last={last}: no window of {size} steps"
+      f" (config.rollout.window_size) lies between steps {first} and {end} of"
+      f" {num_steps}"
     )
   return end - size - first + 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -122,9 +123,12 @@ def bind_regularizers(
         f" config.{field}.fn"
       )
     fn = config_lib.bind(
-      section, regularizers.REGISTRY, field=field, key="fn", supplied=asks,
-      reserved=("weight",),
+      section, regularizers.REGISTRY, field=field, key="fn",
+      supplied=lambda fn: (*asks(fn), "sampler"), reserved=("weight",),
     )  # fmt: skip
+    if "sampler" in inspect.signature(fn).parameters:
+      name_of = config.rollout.sampler.name
+      fn = functools.update_wrapper(functools.partial(fn, sampler=name_of), fn)
     weight: Any = section.get("weight", 1.0)
     if not (checks.is_finite(weight) and weight >= 0):
       raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
@@ -167,13 +171,15 @@ def _try_methods(config: ConfigDict) -> None:
   compose = lambda *x: bound["compose"](*x, {"_": 1.0})
   checks.try_out(compose, {"_": group}, members, field="composition")
   terms = bind_regularizers(plain, feed)
+  options = [f"regularizers.{name}" for name in terms]
   for field, fn in {
     "objective": objective,
     **{f"regularizers.{name}": fn for name, (fn, _) in terms.items()},
   }.items():
     arrays = feeds.shapes(fn, feeds.FEEDS[feed])
     call = lambda x, fn=fn: fn(**x)
-    checks.try_out(call, arrays, field=field)
+    own = f"config.{field}." if field in options else "config."
+    checks.try_out(call, arrays, field=field, prefix=own)
   sizes = advantages.Sizes(2, 2, config.rollout.num_steps, lambda: np.arange(2))
   table = make_plan(plain, devices=1).table
 

@@ -322,7 +322,7 @@ class Frozen:
   decoder: Params | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
   """An objective and its regularizers on rows of a feed.
 

@@ -69,8 +69,8 @@ _POSITIVE = {
   "train_reward.sampling": ("shift",),
   "lora": ("alpha",),
   "objective": (
-    "beta", "adv_clip", "weight_floor", "power", "clip_range",
-    "clip_range_high",
+    "beta", "adv_clip", "adv_max", "weight_floor", "power", "clip_range",
+    "clip_range_high", "threshold",
   ),
 } | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
 _NOT_NEGATIVE = {

@@ -84,9 +84,9 @@ def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
   half = count // 2
   exact = half // 2
   size = np.abs(distance)
-  share = np.log(np.maximum(size, 1) / exact, dtype=np.float32)
-  share = share / np.float32(math.log(far / exact))
-  large = exact + (share * (half - exact)).astype(np.int64)
+  share = np.log(np.maximum(size, 1) / exact) / math.log(far / exact)
+  # Powers of two fall on an edge; it belongs to the bucket that it opens.
+  large = exact + np.floor(share * (half - exact) + 1e-6).astype(np.int64)
   found = np.where(size < exact, size, np.minimum(large, half - 1))
   return found + np.where(distance > 0, half, 0)
 

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.regularizers.kl import step_kl, velocity_distance
+from jaxreward.regularizers.kl import (
+  form_of,
+  step_kl,
+  velocity_distance,
+)
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "step_kl": step_kl,
   "velocity_distance": velocity_distance,
 }
 
-__all__ = ["REGISTRY", "step_kl", "velocity_distance"]
+__all__ = [
+  "REGISTRY",
+  "form_of",
+  "step_kl",
+  "velocity_distance",
+]

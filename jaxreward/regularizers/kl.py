@@ -6,15 +6,54 @@ over the unmasked rows; multiply its value by the coefficient of the config.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.numerics import Mean
 from jaxreward.types import ArrayLike
 
 ScalarOrRows = ArrayLike | np.floating | float
+
+
+# Divisors of mean (mu - mu_ref)^2, by name.
+FORMS = ("exact", "without_dt", "without_variance", "velocity")
+# The form of each sampler's published program; see docs/defaults.md.
+AUTHORS = {
+  "flow_sde": "without_dt",
+  "linear_sde": "exact",
+  "dance_sde": "exact",
+  "cps": "without_variance",
+}
+
+
+def form_of(form: Any, sampler: str) -> str:
+  """The form of a config on a sampler's steps.
+
+  Args:
+    form: one of `FORMS`, or "authors" for that of the sampler's authors.
+    sampler: by name, as in `flow.steppers.REGISTRY`.
+
+  Raises:
+    UserError: a form that there is not, or that the sampler's noise has not.
+  """
+  known = ("authors", *FORMS)
+  if form not in known:
+    raise UserError(
+      f"form={shown(form)}: it is one of"
+      f" {', '.join(known)}{nearest(str(form), known)}"
+    )
+  if form == "without_dt" and sampler == "cps":
+    raise UserError(
+      'form="without_dt": the noise of the sampler "cps"'
+      ' is no multiple of sqrt(dt); use "without_variance", as its authors do'
+      ' for SD3 and FLUX, or "exact", as they do for Qwen-Image'
+    )
+  return AUTHORS.get(sampler, "exact") if form == "authors" else form
 
 
 def step_kl(
@@ -22,33 +61,53 @@ def step_kl(
   reference_mean: Float[ArrayLike, "B *L"],
   std: ScalarOrRows,
   dt: ScalarOrRows,
+  c_v: ScalarOrRows,
   mask: Bool[ArrayLike, "B"],
   *,
-  with_dt: bool = True,
+  form: str = "authors",
+  sampler: str = "",
 ) -> Mean:
   """KL between two Gaussian steps of equal noise, averaged over elements.
 
   KL = mean (mu - mu_ref)^2 / (2 std^2), std = s sqrt(dt), in nats per latent
-  element. A step without noise (std = 0) has no density and gives 0.
+  element: the form "exact". Published programs divide by other constants,
+  which shifts weight between the steps:
+
+    exact             2 std^2  Flow-GRPO for Wan; FlowCPS for Qwen-Image
+    without_dt        2 s^2    Flow-GRPO for SD3, FLUX and Qwen-Image
+    without_variance  1        FlowCPS for SD3 and FLUX
+    velocity          c_v^2    Flow-Factory: mean (v - v_ref)^2
+
+  A step without noise (std = 0) has no density: the first two give 0.
 
   Args:
     mean: mu of the step under the trained parameters.
     reference_mean: mu_ref of the same step under the reference.
     std: the step's noise, scalar or [B].
-    dt: length of the step, greater than 0, scalar or [B]; read only without
-      `with_dt`.
+    dt: length of the step, greater than 0, scalar or [B]; read only by
+      "without_dt".
+    c_v: factor of the velocity in the mean, not 0, scalar or [B]; read only
+      by "velocity".
     mask: False for padding, which may hold anything.
-    with_dt: False divides by 2 s^2 in place of 2 s^2 dt, the form of the
-      Flow-GRPO code, which weighs late (short) steps less than the KL does.
+    form: one of `FORMS`, or "authors" for that of the sampler's authors.
+    sampler: by name, given by the program.
 
   Returns:
     The mean over unmasked rows.
+
+  Raises:
+    UserError: a form that there is not, or that the sampler's noise has not.
   """
+  form = form_of(form, sampler)
   square = _mean_square(mean, reference_mean, mask)
+  if form == "without_variance":
+    return Mean.of(square, mask)
+  if form == "velocity":
+    return Mean.of(square / jnp.square(c_v), mask)
   variance = jnp.square(jnp.asarray(std, square.dtype))
   noisy = variance > 0
   kl = jnp.where(noisy, square / (2 * jnp.where(noisy, variance, 1)), 0.0)
-  return Mean.of(kl if with_dt else kl * dt, mask)
+  return Mean.of(kl * dt if form == "without_dt" else kl, mask)
 
 
 def velocity_distance(

@@ -35,7 +35,7 @@ class Reference:
       if len(history) < max(self.least, 1):
         history = signal[mask]
       out[p] = (signal[p] - history.mean()) / (history.std() + 1e-6)
-    return np.where(mask, np.clip(out, -5, 5), 0.0)
+    return np.where(mask, np.clip(out, -10, 10), 0.0)
 
 
 def tracker(**options):

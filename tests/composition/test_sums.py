@@ -75,12 +75,26 @@ def test_advantage_sum_matches_float64(seed, epsilon):
 def test_gdpo_is_the_whitened_sum():
   scores, mask = draw(7)
   signal, valid = composition.gdpo(scores, mask, WEIGHTS)
-  want, both = reference_advantage_sum(scores, mask, 1e-6)
-  want = (want - want[both].mean()) / (want[both].std() + 1e-6)
+  want, both = reference_advantage_sum(scores, mask, 1e-4)
+  want = (want - want[both].mean()) / (want[both].std() + 1e-4)
   np.testing.assert_allclose(
     np.asarray(signal)[both], want[both], rtol=2e-4, atol=2e-5
   )
   assert np.array_equal(valid, both)
+
+
+def test_gdpo_is_the_authors_but_for_their_divisors():
+  """NVlabs/GDPO grpo_trainer.py divides variances by n - 1, not by n."""
+  scores, _ = draw(8, failed=0.0)
+  total = 0.0
+  for name, weight in WEIGHTS.items():
+    r = scores[name].astype(np.float64)
+    spread = r.std(1, ddof=1, keepdims=True)
+    total = total + weight * (r - r.mean(1, keepdims=True)) / (spread + 1e-4)
+  want = (total - total.mean()) / (total.std(ddof=1) + 1e-4)
+  signal, _ = composition.gdpo(scores, np.ones(total.shape, bool), WEIGHTS)
+  factor = np.sqrt(total.size / (total.size - 1))
+  np.testing.assert_allclose(signal, want * factor, rtol=1e-3, atol=1e-3)
 
 
 @hypothesis.given(
@@ -155,7 +169,7 @@ def test_permutations_carry_over(name):
 
 
 def test_failures_are_counted_over_valid_samples():
-  scores, mask = draw(8)
+  scores, _ = draw(8, failed=0.0)
   counted = composition.failures(scores, mask)
   for name, score in scores.items():
     mean = counted[f"failed/{name}"]

@@ -126,4 +126,6 @@ def test_what_the_empty_prompt_lacks_is_the_samples_own():
     policy, None, jnp.zeros((3, 1)), jnp.zeros(3), cond,
     {"word": jnp.full((1, 1), 0.5)}, 3.0,
   )  # fmt: skip
-  np.testing.assert_allclose(found, 0.5 + 3 * (rows + 0.5) + 10 * rows)
+  expected = 0.5 + 3 * (np.arange(3.0)[:, None] + 0.5)
+  expected = expected + 10 * np.arange(3.0)[:, None]
+  np.testing.assert_allclose(found, expected, rtol=1e-6)

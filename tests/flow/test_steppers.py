@@ -97,7 +97,7 @@ def test_dance_and_flow_means_agree_where_their_noise_does():
       )
 
 
-@pytest.mark.parametrize("level", [0.1, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("level", [0.1, 0.5, 0.8, 1.0, 1.2, 1.8])
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_cps_keeps_the_total_noise(shift, level):
   """Of x0_hat (1 - t') is kept; of noise, old and new, exactly t'."""
@@ -236,6 +236,7 @@ def test_kl_of_two_steps_is_scipys_and_the_mean_log_ratio():
     np.float32(reference),
     step.std,
     step.t - step.t_next,
+    step.c_v,
     np.ones(1, bool),
   )
   grid = np.linspace(-12, 12, 200_001)[:, None] * std + mean[0]
@@ -255,10 +256,29 @@ def test_kl_of_two_steps_is_scipys_and_the_mean_log_ratio():
 
 
 @pytest.mark.parametrize("name", list(LEVELS))
-@pytest.mark.parametrize("level", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("level", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_stochastic_sampler_needs_positive_noise(name, level):
   with pytest.raises(UserError, match="noise_level"):
     make(name, noise_level=level)
+
+
+@pytest.mark.parametrize("level", [1.2, 1.8])  # FlowCPS for Qwen-Image
+@pytest.mark.parametrize("index", [0, 5])
+def test_cps_above_level_one_is_the_authors(level, index):
+  """Their root of t'^2 - std^2 is positive, where the cosine is not."""
+  x, v, _ = latents()
+  step = pick(make("cps", noise_level=level), index)
+  expected, std = reference_step(
+    "cps", times64(3.0), index, np.float64(x), np.float64(v), level
+  )
+  actual = steppers.mean(x, v, step)
+  np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=2e-6)
+  np.testing.assert_allclose(step.std, std, rtol=2e-6)
+
+
+def test_cps_has_no_noise_left_at_level_two():
+  with pytest.raises(UserError, match="less than 2"):
+    make("cps", noise_level=2.0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 100])

@@ -98,7 +98,14 @@ def test_buckets_equal_the_peers(count, far):
   theirs = attention._relative_position_bucket(
     at[None, :] - at[:, None], num_buckets=count, max_distance=far
   )
-  np.testing.assert_array_equal(t5.buckets(200, count, far), theirs.numpy())
+  found = t5.buckets(200, count, far)
+  # A logarithm that falls on the edge of a bucket may round to either side.
+  exact = count // 4
+  share = np.log(np.arange(1, 200) / exact) / np.log(far / exact) * exact
+  edges = 1 + np.flatnonzero(np.abs(share - np.round(share)) < 1e-5)
+  at_edge = np.isin(np.abs(np.subtract.outer(range(200), range(200))), edges)
+  gap = np.abs(found - theirs.numpy())
+  assert gap[~at_edge].max() == 0 and gap.max() <= 1
 
 
 def ids(tokens, length):

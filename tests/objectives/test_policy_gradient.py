@@ -86,8 +86,9 @@ def test_flow_grpo_matches_float64_in_value_and_gradient(high):
 
 def test_equal_log_probs_give_ratio_one_and_minus_a_grad():
   rng = np.random.default_rng(1)
-  theta = rng.normal(0, 1, 5).astype(np.float32)
-  features = rng.normal(0, 1, (8, 5)).astype(np.float32)
+  # Of JAX, or the old product would be NumPy's, whose last bits are its own.
+  theta = jnp.asarray(rng.normal(0, 1, 5), jnp.float32)
+  features = jnp.asarray(rng.normal(0, 1, (8, 5)), jnp.float32)
   advantage = rng.normal(0, 1, 8).astype(np.float32)
   mask = np.ones(8, bool)
   log_prob = lambda theta: jnp.tanh(features @ theta)

@@ -100,7 +100,7 @@ def loss(params, base, old):
   )
   step = facts()
   penalty = regularizers.step_kl(
-    mean, anchor, step.std, step.t - step.t_next, mask
+    mean, anchor, step.std, step.t - step.t_next, step.c_v, mask
   )
   return value.value() + KL * penalty.value()
 

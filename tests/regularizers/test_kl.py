@@ -29,21 +29,21 @@ def numeric_gradient(f, x, eps=1e-6):
   return grad
 
 
-def reference_kl(mean, reference, std, dt, with_dt):
+def reference_kl(mean, reference, std, dt, form):
   """From s = std / sqrt(dt), as the formula is published."""
   s = std.astype(np.float64) / np.sqrt(dt.astype(np.float64))
-  variance = s**2 * dt if with_dt else s**2
+  variance = s**2 * dt if form == "exact" else s**2
   square = np.mean((mean - reference.astype(np.float64)) ** 2, axis=(1, 2))
   return np.sum(square / (2 * variance))
 
 
-@pytest.mark.parametrize("with_dt", [True, False])
-def test_step_kl_value_and_gradient_match_float64(with_dt):
+@pytest.mark.parametrize("form", ["exact", "without_dt"])
+def test_step_kl_value_and_gradient_match_float64(form):
   mean, reference, std, dt = case()
   loss = lambda m: (
-    regularizers.step_kl(m, reference, std, dt, MASK, with_dt=with_dt).total
+    regularizers.step_kl(m, reference, std, dt, 1.0, MASK, form=form).total
   )
-  oracle = lambda m: reference_kl(m, reference, std, dt, with_dt)
+  oracle = lambda m: reference_kl(m, reference, std, dt, form)
   np.testing.assert_allclose(jax.jit(loss)(mean), oracle(mean), rtol=1e-5)
   grad = jax.jit(jax.grad(loss))(mean)
   np.testing.assert_allclose(
@@ -64,6 +64,7 @@ def test_step_kl_is_the_kl_of_the_densities():
     np.full((1, 1), nu, np.float32),
     np.float32(std),
     np.float32(0.1),
+    1.0,
     np.ones(1, bool),
   )
   np.testing.assert_allclose(got.value(), want, rtol=1e-5)
@@ -72,8 +73,10 @@ def test_step_kl_is_the_kl_of_the_densities():
 def test_the_two_forms_differ_by_dt():
   mean, reference, std, _ = case(1)
   dt = np.float32(0.125)
-  one = regularizers.step_kl(mean, reference, std, dt, MASK)
-  two = regularizers.step_kl(mean, reference, std, dt, MASK, with_dt=False)
+  one = regularizers.step_kl(mean, reference, std, dt, 1.0, MASK)
+  two = regularizers.step_kl(
+    mean, reference, std, dt, 1.0, MASK, form="without_dt"
+  )
   np.testing.assert_allclose(two.value(), one.value() * 0.125, rtol=1e-6)
 
 
@@ -81,7 +84,7 @@ def test_noise_free_steps_give_zero():
   mean, reference, std, dt = case(2)
   std[1] = 0.0
   mean[2] = reference[2]
-  loss = lambda m: regularizers.step_kl(m, reference, std, dt, MASK).total
+  loss = lambda m: regularizers.step_kl(m, reference, std, dt, 1.0, MASK).total
   grad = jax.jit(jax.grad(loss))(mean)
   assert np.all(np.isfinite(grad))
   assert not np.any(grad[1])
@@ -104,13 +107,13 @@ def test_velocity_distance():
 def test_reference_gets_no_gradient_and_padding_no_say(name):
   mean, reference, std, dt = case(4)
   mask = np.array([True, False, True, True])
-  extra = (std, dt) if name == "step_kl" else ()
+  extra = (std, dt, np.ones(4)) if name == "step_kl" else ()
   function = regularizers.REGISTRY[name]
   toward = jax.grad(lambda r: function(mean, r, *extra, mask).total)(reference)
   assert not np.any(toward)
   dirty, dirty_std = mean.copy(), std.copy()
   dirty[1], dirty_std[1] = np.nan, np.nan
-  extra_dirty = (dirty_std, dt) if name == "step_kl" else ()
+  extra_dirty = (dirty_std, dt, np.ones(4)) if name == "step_kl" else ()
   loss = lambda m: function(m, reference, *extra_dirty, mask).total
   value, grad = jax.value_and_grad(loss)(dirty)
   keep = lambda x: x[mask]

@@ -33,7 +33,7 @@ def test_subjects_that_are_not_there_take_no_face_from_others():
   found = identity.assign(likeness, np.array([[True, False]]))
   assert float(found[0, 0]) == pytest.approx(0.9)
   both = identity.assign(likeness, np.array([[True, True]]))
-  np.testing.assert_allclose(both, [[0.1, 0.8]])
+  np.testing.assert_allclose(both, [[0.1, 0.8]], rtol=1e-6)
 
 
 def test_the_harmonic_mean_is_over_what_is_known():

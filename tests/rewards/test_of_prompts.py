@@ -70,7 +70,7 @@ def test_the_prompts_pictures_count_as_a_folders(reward, field, batch, images):
 def test_psnr_of_the_exact_answer(batch, images):
   found = fidelity.psnr_reward(images, batch)["psnr"]
   rows = np.arange(6) != list(KINDS).index("identity")
-  np.testing.assert_allclose(found[rows, 0], 100)
+  np.testing.assert_allclose(found[rows, 0], 100, rtol=1e-6)
   error = np.square(images[:, 1].astype(np.float64) - images[:, 0])
   np.testing.assert_allclose(
     found[rows, 1], -10 * np.log10(error.mean((1, 2, 3)))[rows], rtol=1e-4

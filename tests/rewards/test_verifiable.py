@@ -61,7 +61,7 @@ def test_what_the_detector_has_found_is_not_looked_for_again(
   built = rewards.build({"detector": rewards.detector, "s": rewards.strict})
   scores, failed = rewards.score(built, images, prompts, found)
   want = 0.5 * dense + 0.5 * (dense > 0.4)
-  np.testing.assert_allclose(scores["detector"][:, :2], want[:, :2])
+  np.testing.assert_allclose(scores["detector"][:, :2], want[:, :2], rtol=1e-6)
   np.testing.assert_array_equal(scores["s"][:, :2], (dense > 0.4)[:, :2])
   assert np.isnan(scores["s"][:, 2]).all()
   assert failed == {"detector": 2, "s": 2}

@@ -1,0 +1,61 @@
+"""docs/defaults.md has every option, with the default that the code has."""
+
+import ast
+import inspect
+import pathlib
+
+import pytest
+
+from jaxreward import (
+  advantages,
+  composition,
+  objectives,
+  regularizers,
+)
+from jaxreward.flow import steppers
+
+PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "defaults.md"
+REGISTRIES = (
+  objectives.REGISTRY,
+  advantages.REGISTRY,
+  composition.REGISTRY,
+  regularizers.REGISTRY,
+  steppers.REGISTRY,
+)
+# Given by the program, not by a config.
+SUPPLIED = {("win_rate", "rate"), ("step_kl", "sampler")}
+
+
+def options() -> dict[tuple[str, str], object]:
+  """(method, option) -> default, from the signatures."""
+  found = {
+    (name, p.name): p.default
+    for registry in REGISTRIES
+    for name, function in registry.items()
+    for p in inspect.signature(function).parameters.values()
+    if p.kind is p.KEYWORD_ONLY
+  }
+  return {k: v for k, v in found.items() if k not in SUPPLIED}
+
+
+def rows() -> list[list[str]]:
+  """Cells of the first table."""
+  table = PAGE.read_text(encoding="utf-8").split("\n\n")[2]
+  lines = table.splitlines()[2:]
+  return [[c.strip() for c in line.strip("|").split("|")] for line in lines]
+
+
+def test_every_option_has_one_row():
+  named = [(method, option) for method, option, *_ in rows()]
+  assert len(named) == len(set(named))
+  assert set(named) == set(options())
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: ".".join(row[:2]))
+def test_the_default_is_the_signatures(row):
+  method, option, ours, theirs, where, why = row
+  default = options()[method, option]
+  assert ast.literal_eval(ours) == default
+  assert type(ast.literal_eval(ours)) is type(default)
+  assert where
+  assert bool(why) == (ast.literal_eval(theirs) != default)
