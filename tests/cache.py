@@ -13,7 +13,9 @@ def folder() -> str:
   if not os.path.isabs(base):  # nobody's home
     base = tempfile.gettempdir()
   about = pathlib.Path("/proc/cpuinfo")
-  lines = about.read_text().splitlines() if about.exists() else []
+  lines = (
+    about.read_text(encoding="utf-8").splitlines() if about.exists() else []
+  )
   features = [x for x in lines if x.startswith(("flags", "Feat"))][:1]
   kind = f"{platform.machine()}-{zlib.crc32(''.join(features).encode()):08x}"
   return f"{base}/jaxreward/tests/{kind}"

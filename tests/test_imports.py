@@ -102,7 +102,7 @@ def modules() -> dict[str, pathlib.Path]:
 
 @pytest.mark.parametrize("module", list(modules()))
 def test_module_imports_only_what_lies_below(module):
-  assert not violations(module, modules()[module].read_text())
+  assert not violations(module, modules()[module].read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(

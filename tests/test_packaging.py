@@ -14,7 +14,7 @@ from jaxreward.data.scenes import grammar
 from tests import wheels
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ASSETS = ROOT / "jaxreward" / "assets"
 BASE = ASSETS / "scenes_base.safetensors"
 MANIFEST = ASSETS / "scenes_base.json"
@@ -131,7 +131,7 @@ def test_requirements_have_lower_bounds():
 @pytest.mark.skipif(not BASE.exists(), reason="no base checkpoint yet")
 def test_the_base_checkpoint_is_small_and_says_how_it_was_made():
   assert BASE.stat().st_size <= 5 * 2**20
-  made = json.loads(MANIFEST.read_text())
+  made = json.loads(MANIFEST.read_text(encoding="utf-8"))
   assert "jaxreward.main" in made["command"]
   assert "pretrain_scenes.py" in made["command"]
   assert isinstance(made["seed"], int)
@@ -164,7 +164,10 @@ def test_what_needs_an_extra_is_marked_so():
     r'importorskip\(\s*"(torch|diff|transf|peft|rapid|gcsfs|hugg)'
   )
   marks = re.compile(r"mark\.(parity|extras|job|slow)\b")
-  sources = {p: p.read_text() for p in (ROOT / "tests").rglob("test_*.py")}
+  sources = {
+    p: p.read_text(encoding="utf-8")
+    for p in (ROOT / "tests").rglob("test_*.py")
+  }
   needing = [p for p, text in sources.items() if needs.search(text)]
   assert len(needing) > 20
   assert [p.name for p in needing if not marks.search(sources[p])] == []

@@ -58,7 +58,9 @@ def row(report: Mapping[str, Any]) -> list[str]:
 
 def main(paths: Sequence[str]) -> None:
   """Prints the table of the reports at these paths, in their order."""
-  reports = [json.loads(pathlib.Path(path).read_text()) for path in paths]
+  reports = [
+    json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in paths
+  ]
   sys.stdout.write(table(HEADS, [row(report) for report in reports]) + "\n")
 
 

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def test_every_folder_is_a_package_of_the_wheel():
   setuptools = pytest.importorskip("setuptools")
-  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
   find = project["tool"]["setuptools"]["packages"]["find"]
   found = set(setuptools.find_packages(str(ROOT), include=find["include"]))
   folders = {
@@ -22,6 +22,6 @@ def test_every_folder_is_a_package_of_the_wheel():
 
 
 def test_the_tpu_extra_brings_the_compiler():
-  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
   (entry,) = project["project"]["optional-dependencies"]["tpu"]
   assert entry.startswith("jax[tpu]")

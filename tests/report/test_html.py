@@ -112,15 +112,15 @@ def test_figures_are_strict_json_and_complete(run, page):
     raise AssertionError(text)
 
   figures = json.loads(page.raw["script"], parse_constant=refuse)
-  stored = json.loads((run[0] / "evaluation.json").read_text())
+  stored = json.loads((run[0] / "evaluation.json").read_text(encoding="utf-8"))
   assert figures["evaluation"] == stored
-  lines = (run[0] / "metrics.jsonl").read_text().splitlines()
+  lines = (run[0] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
   assert figures["metrics"] == [json.loads(line) for line in lines]
   assert len(figures["timings"]) == 90
 
 
 def test_key_numbers_are_those_of_the_evaluation(run, page):
-  stored = json.loads((run[0] / "evaluation.json").read_text())
+  stored = json.loads((run[0] / "evaluation.json").read_text(encoding="utf-8"))
   plain = "guidance_scale=1.0"
   rates = [stored[side][plain]["strict"] for side in ("before", "after")]
   first, last = (f"{100 * rate:.1f} %" for rate in rates)
@@ -141,7 +141,7 @@ def test_script_json_cannot_end_its_element():
 def test_an_empty_report_is_a_page(tmp_path):
   path = tmp_path / "deep" / "report.html"
   html.write_report(path, title="a < b & c")
-  page = Page(path.read_text())
+  page = Page(path.read_text(encoding="utf-8"))
   assert page.errors == []
   assert "a < b & c" in page.text
   assert [p.name for p in path.parent.iterdir()] == ["report.html"]
@@ -158,7 +158,7 @@ def test_warnings_notes_config_and_plain_summary_are_shown(tmp_path):
     warnings=["parted <ways>"],
     notes=["a base checkpoint was used"],
   )
-  page = Page(path.read_text())
+  page = Page(path.read_text(encoding="utf-8"))
   assert page.errors == []
   for part in (
     "Accuracy 0.5",
@@ -184,5 +184,5 @@ def test_a_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
   with pytest.raises(UserError, match="no space"):
     html.write_report(path, title="second")
   monkeypatch.undo()
-  assert "<title>first</title>" in path.read_text()
+  assert "<title>first</title>" in path.read_text(encoding="utf-8")
   assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
