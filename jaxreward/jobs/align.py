@@ -575,8 +575,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
   plan = make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
-  if plan.on_steps and config.objective.get("kl", 0.0):
-    logging.info("the KL to the reference has the form %s", kl_form(config))
   batches = setup.prompt_batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
