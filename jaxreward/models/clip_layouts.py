@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import clip, convert, hub
+from jaxreward.models import aesthetic, clip, convert, hub
 from jaxreward.models.clip import Clip, Text, Vision
 from jaxreward.models.convert import LINEAR, Rule, conv, linear, norm
 from jaxreward.models.tower import Size
@@ -122,6 +122,9 @@ def rules_of(config: Clip, layout: str) -> tuple[Rule, ...]:
       Rule("text/projection/kernel", "text_projection"),
       Rule("", "attn_mask"),
     )
+  # Whole numbers in the archives of the first CLIP models.
+  numbers = ("input_resolution", "context_length", "vocab_size")
+  rules += tuple(Rule("", name) for name in numbers)
   if vision:
     rules += (
       Rule("vision/class", "visual.class_embedding"),
@@ -328,6 +331,17 @@ _TEXT_TENSORS = {
 
 
 _PROJECTION = {"hf": "visual_projection.weight", "open_clip": "visual.proj"}
+_VISION_TENSORS = {
+  "hf": ("vision_model.*", _PROJECTION["hf"]),
+  "open_clip": ("visual.*",),
+}
+
+
+def towers(layout: str) -> tuple[Rule, ...]:
+  """Every tensor of a pair's towers, unread, for what lies beside them."""
+  return tuple(
+    Rule("", n) for n in (*_VISION_TENSORS[layout], *_TEXT_TENSORS[layout])
+  )
 
 
 def load_vision(
@@ -381,8 +395,8 @@ def load(
     spec: see `hub.resolve`.
     size: see `describe`.
     dtype: of the parameters.
-    texts: False leaves the text tower out, and a head on the image tower,
-      "layers.*", unread.
+    texts: False leaves the text tower out, and a head of `aesthetic` on the
+      image tower unread.
 
   Raises:
     UserError: see `describe` and `convert.load_params`.
@@ -392,5 +406,6 @@ def load(
     config = dataclasses.replace(config, text=None)
   rules = rules_of(config, layout)
   if not texts:
-    rules += tuple(Rule("", n) for n in (*_TEXT_TENSORS[layout], "layers.*"))
+    head = [n for rule in aesthetic.RULES for (n,) in rule.names()]
+    rules += tuple(Rule("", n) for n in (*_TEXT_TENSORS[layout], *head))
   return config, convert.load_params(spec, rules, shapes(config, dtype))

@@ -13,24 +13,27 @@ that a round trip gives back the same bits.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from jaxreward.errors import UserError, nearest
 from jaxreward.files import write_atomic
 from jaxreward.models import hub
 from jaxreward.types import Params
 
-_SHOWN = 3
+_SHOWN, _UNREAD = 3, 8
 SHARD_BYTES = 5 * 10**9
 
 
@@ -158,7 +161,8 @@ def load_params(
 
   Raises:
     UserError: unreadable weights, or missing, unexpected or wrongly shaped
-      tensors, by name; nothing is read before all of them fit.
+      tensors, by name; nothing is read before all of them fit. Or a tensor
+      with a value that is not finite; see `hub.Stored.read`.
     ValueError: the table and the parameters do not name the same leaves.
   """
   stored = hub.open_weights(spec)
@@ -166,6 +170,7 @@ def load_params(
   expected = _outlines(like, by_path)
   ignored = [name for rule in rules if not rule.ours for name in rule.names()]
   _require_fit(spec, stored, expected, [n for names in ignored for n in names])
+  _say_unread(spec, [name for name in stored if name not in expected])
 
   def fill(key_path, leaf):
     rule = by_path[_name(key_path)]
@@ -175,6 +180,14 @@ def load_params(
     return value if sharding is None else jax.device_put(value, sharding)
 
   return jax.tree_util.tree_map_with_path(fill, like)
+
+
+def _say_unread(spec: os.PathLike[str] | str, names: list[str]) -> None:
+  """One line on tensors that are left where they are, layers counted."""
+  if names:
+    kinds = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
+    said = [f"{n} ({k})" if k > 1 else n for n, k in kinds.items()]
+    logging.info("%s: not read, not needed: %s", spec, _list(said, _UNREAD))
 
 
 def to_public(params: Params, rules: Rules) -> dict[str, np.ndarray]:
@@ -308,9 +321,9 @@ def _is_float(leaf: Any) -> bool:
   return bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
 
 
-def _list(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _list(names: list[str], most: int = _SHOWN) -> str:
+  more = len(names) - most
+  return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _name(key_path) -> str:

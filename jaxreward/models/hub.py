@@ -65,7 +65,8 @@ class Stored:
     """The values.
 
     Raises:
-      UserError: a type that is not a plain number, such as a quantised one.
+      UserError: a type that is not a plain number, such as a quantised one, or
+        a value that is not finite.
     """
     if self.dtype not in _FLOATS + _WHOLE:
       raise UserError(
@@ -74,9 +75,31 @@ class Stored:
       )
     try:
       with safetensors.safe_open(self.file, "numpy") as file:
-        return file.get_tensor(self.name)
+        value = file.get_tensor(self.name)
     except (OSError, safetensors.SafetensorError) as error:
       raise UserError(f"cannot read {self.file}: {one_line(error)}") from error
+    if self.is_float and not is_finite(value):
+      raise UserError(
+        f"{self.file}: {self.name} holds a value that is not finite; these"
+        " weights were spoilt when they were trained, converted or copied"
+      )
+    return value
+
+
+def is_finite(x: np.ndarray) -> bool:
+  """Whether no value is NaN or infinite, at the speed of memory.
+
+  Such values have all bits of the exponent set, so that among whole numbers of
+  the same bits they are the largest: with a sign bit of those without a sign,
+  without one of those with a sign.
+  """
+  if not x.size:
+    return True
+  bits = 8 * x.dtype.itemsize
+  least = np.array(np.inf, x.dtype).view(f"u{bits // 8}")
+  signed, whole = (x.view(f"{kind}{bits // 8}") for kind in "iu")
+  top = 1 << (bits - 1)
+  return int(signed.max()) < int(least) > int(whole.max()) - top
 
 
 def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:

@@ -113,7 +113,8 @@ def rules_of(config: Clip) -> tuple[Rule, ...]:
   inner = clip_layouts.rules_of(config, "hf")
   return (
     *(moved(rule) for rule in inner if rule.ours),
-    Rule("", "*.position_ids"),
+    Rule("", "owlvit.text_model.embeddings.position_ids"),
+    Rule("", "owlvit.vision_model.embeddings.position_ids"),
     Rule("", "box_bias"),
     *norm("norm", "layer_norm"),
     *linear("class_out", "class_head.dense0"),

@@ -266,7 +266,8 @@ def rules_of(config: Siglip) -> tuple[Rule, ...]:
     *norm("vision/pool_norm", f"{head}.layernorm"),
     *linear("vision/pool_up", f"{head}.mlp.fc1"),
     *linear("vision/pool_down", f"{head}.mlp.fc2"),
-    Rule("", "*.position_ids"),
+    Rule("", f"{text}.embeddings.position_ids"),
+    Rule("", f"{vision}.embeddings.position_ids"),
   )
 
 

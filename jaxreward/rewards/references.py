@@ -60,18 +60,20 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def pictures(
-  folder: str, field: str, size: int, most: int = 1
+  folder: str, field: str, size: int, most: int = 1, *, square: bool = False
 ) -> Prepare | None:
   """Texts -> the pictures of one field; None without a folder.
 
   Args:
     folder: see the top of the module; empty where prompts bring pictures.
     field: of the lines: a file's name or, where `most` is over 1, several.
-    size: side that pictures are cut and resampled to.
+    size: length that the shorter side is resampled to. Pictures of one folder
+      that are not all of one shape are cut to squares.
     most: pictures per prompt.
+    square: cut them to squares anyway.
 
   Returns:
-    A function that gives {"reference": float32 [P, most, size, size, 3],
+    A function that gives {"reference": float32 [P, most, h, w, 3],
     "known": bool [P, most]}.
 
   Raises:
@@ -80,7 +82,29 @@ def pictures(
   """
   if not folder:
     return None
-  kept: dict[str, list[np.ndarray]] = {}
+  paths = _paths(folder, field, most)
+  every = [path for some in paths.values() for path in some]
+  shape = (size, size) if square else _shape(every, size)
+  kept = {
+    prompt: [read_image(path, shape) for path in some]
+    for prompt, some in paths.items()
+  }
+
+  def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
+    each = (len(texts), most)
+    reference = np.zeros((*each, *shape, 3), np.float32)
+    known = np.zeros(each, bool)
+    for p, text in enumerate(texts):
+      for i, picture in enumerate(kept.get(text, [])):
+        reference[p, i], known[p, i] = picture, True
+    return {"reference": reference, "known": known}
+
+  return prepare
+
+
+def _paths(folder: str, field: str, most: int) -> dict[str, list[epath.Path]]:
+  """The files of a field by prompt, at least one in all."""
+  found: dict[str, list[epath.Path]] = {}
   for prompt, row in rows(folder).items():
     names = row.get(field, [])
     names = [names] if isinstance(names, str) else names
@@ -88,20 +112,20 @@ def pictures(
       raise UserError(
         f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
       )
-    at = epath.Path(folder)
-    kept[prompt] = [read_image(at / name, size) for name in names]
-  if not any(kept.values()):
+    found[prompt] = [epath.Path(folder) / name for name in names]
+  if not any(found.values()):
     raise UserError(f'{folder}: no line of {FILE} has "{field}"')
+  return found
 
-  def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
-    shape = (len(texts), most, size, size, 3)
-    reference, known = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
-    for p, text in enumerate(texts):
-      for i, picture in enumerate(kept.get(text, [])):
-        reference[p, i], known[p, i] = picture, True
-    return {"reference": reference, "known": known}
 
-  return prepare
+def _shape(paths: Sequence[epath.Path], size: int) -> tuple[int, int]:
+  """(height, width) of all pictures once their shorter side is `size`."""
+  shapes = set()
+  for path in paths:
+    height, width, _ = read_image(path).shape
+    scale = size / min(height, width)
+    shapes.add((round(height * scale), round(width * scale)))
+  return shapes.pop() if len(shapes) == 1 else (size, size)
 
 
 def has(field: str) -> Applies:
