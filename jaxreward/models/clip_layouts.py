@@ -293,10 +293,8 @@ def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
       f"{spec} has no {name} beside the weights; put it there or name one of"
       f" size={', '.join(clip.SIZES)}"
     )
-  try:
+  with hub.beside(spec):
     return (_of_hf if layout == "hf" else _of_open_clip)(record), layout
-  except UserError as error:
-    raise UserError(f"{spec}: {error}") from error
 
 
 def shapes(config: Clip, dtype: str = "float32") -> Any:

@@ -292,13 +292,16 @@ def _require_fit(
     and (stored[n].shape != shape or stored[n].is_float != is_float)
   ]
   parts = []
+  most = (
+    _SHOWN if len([x for x in (missing, unexpected, wrong) if x]) < 2 else 1
+  )
   if missing:
     hint = nearest(missing[0], unexpected)
-    parts.append(f"it lacks {_list(missing)}{hint}")
+    parts.append(f"it lacks {_list(missing, most)}{hint}")
   if unexpected:
-    parts.append(f"it holds besides {_list(unexpected)}")
+    parts.append(f"it holds besides {_list(unexpected, most)}")
   if wrong:
-    parts.append(_list(wrong))
+    parts.append(_list(wrong, most))
   if parts:
     raise UserError(f"{spec} does not fit this model: {'; '.join(parts)}")
 
@@ -321,7 +324,7 @@ def _is_float(leaf: Any) -> bool:
   return bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
 
 
-def _list(names: list[str], most: int = _SHOWN) -> str:
+def _list(names: list[str], most: int) -> str:
   more = len(names) - most
   return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 

@@ -11,13 +11,14 @@ with it. Tensors are listed first and read when asked for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
@@ -25,6 +26,7 @@ import numpy as np
 import safetensors
 
 from jaxreward.errors import UserError, one_line
+from jaxreward.files import require_finite
 
 _SUFFIX = ".safetensors"
 # What is read of a repository: weights, configs, and tokenizers of any kind.
@@ -78,28 +80,8 @@ class Stored:
         value = file.get_tensor(self.name)
     except (OSError, safetensors.SafetensorError) as error:
       raise UserError(f"cannot read {self.file}: {one_line(error)}") from error
-    if self.is_float and not is_finite(value):
-      raise UserError(
-        f"{self.file}: {self.name} holds a value that is not finite; these"
-        " weights were spoilt when they were trained, converted or copied"
-      )
+    require_finite(self.file, self.name, value)
     return value
-
-
-def is_finite(x: np.ndarray) -> bool:
-  """Whether no value is NaN or infinite, at the speed of memory.
-
-  Such values have all bits of the exponent set, so that among whole numbers of
-  the same bits they are the largest: with a sign bit of those without a sign,
-  without one of those with a sign.
-  """
-  if not x.size:
-    return True
-  bits = 8 * x.dtype.itemsize
-  least = np.array(np.inf, x.dtype).view(f"u{bits // 8}")
-  signed, whole = (x.view(f"{kind}{bits // 8}") for kind in "iu")
-  top = 1 << (bits - 1)
-  return int(signed.max()) < int(least) > int(whole.max()) - top
 
 
 def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
@@ -188,6 +170,15 @@ def read_config(
   path = resolve(spec)
   path = (path if path.is_dir() else path.parent) / name
   return _json(path) if path.exists() else {}
+
+
+@contextlib.contextmanager
+def beside(spec: os.PathLike[str] | str) -> Iterator[None]:
+  """Errors on a record name the weights that it lies beside."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"{spec}: {error}") from error
 
 
 def misfit(of: str, name: str, value: Any, expected: str) -> UserError:
@@ -326,8 +317,21 @@ def _listed(path: pathlib.Path) -> dict[str, Stored]:
     raise UserError(f"{path}: no such file") from None
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(
-      f"cannot read {path}: {one_line(error)}; is the download complete?"
+      f"cannot read {path}: {_kind_of(path) or one_line(error)}; is the download"
+      " complete?"
     ) from error
+
+
+def _kind_of(path: pathlib.Path) -> str:
+  """What a file is that only bears the name of weights, if that is plain."""
+  try:
+    with path.open("rb") as file:
+      head = file.read(64).lstrip().lower()
+  except OSError:
+    return ""
+  if head.startswith(b"version https://git-lfs"):
+    return "it is a pointer of Git LFS, and the file comes with git lfs pull"
+  return "it is a web page" if head.startswith((b"<!doctype", b"<html")) else ""
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -170,7 +170,11 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  record = hub.read_config(spec)
+  if not record:
+    raise UserError(f"{spec} has no config.json beside the weights")
+  with hub.beside(spec):
+    config = config_of(record)
   return config, convert.load_params(
     spec, rules_of(config), shapes(config, dtype)
   )
