@@ -33,7 +33,8 @@ def load_pair(
   """Both towers of a checkpoint and its tokenizer.
 
   Pictures and texts are prepared as the library does it that saved the weights:
-  in open_clip's layout texts are mended (`words.mended`).
+  in open_clip's layout texts are mended (`words.mended`); for SigLIP they are
+  written in lower case.
 
   Args:
     weights: folder, file or hub id; see `models.hub.resolve`.
@@ -50,8 +51,9 @@ def _pair(weights: str, found: encoders.Weights, tokenizer: str) -> Loaded:
   if not found.length:
     raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
   ids = encoders.tokenizer(
-    weights, found.length, tokenizer, mends=found.mends, literal=found.literal
-  )
+    weights, found.length, tokenizer, wording=found.wording,
+    literal=found.literal,
+  )  # fmt: skip
   return Loaded(
     {"encoder": found.encoder},
     {"params": found.params},

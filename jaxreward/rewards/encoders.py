@@ -48,7 +48,7 @@ class Weights:
     params: their parameters.
     rules: sharding rules of the parameters.
     length: tokens of a text; 0 without a text tower.
-    mends: texts are mended before they become tokens; see `words.mended`.
+    wording: text -> text as the tower was trained on it.
     literal: the text tower's own marks are plain text where a prompt has them.
   """
 
@@ -56,7 +56,7 @@ class Weights:
   params: Params
   rules: Any
   length: int = 0
-  mends: bool = False
+  wording: Callable[[str], str] = str
   literal: bool = False
 
 
@@ -118,10 +118,10 @@ def _load_clip(weights, size, dtype, microbatch, texts, padded) -> Weights:
     text=lambda p, t: _applied(net, p, t, "read")["embedding"],
     logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
+  wording = words.mender() if theirs or padded else str
   return Weights(
-    encoder, params, clip.SHARDING_RULES, config.text.length,
-    theirs or padded, literal=True,
-  )  # fmt: skip
+    encoder, params, clip.SHARDING_RULES, config.text.length, wording, True
+  )
 
 
 def _prepared_for_clip(
@@ -149,7 +149,10 @@ def _load_siglip(weights, dtype, microbatch) -> Weights:
     logits,
     microbatch=microbatch,
   )
-  return Weights(encoder, params, siglip.SHARDING_RULES, config.length)
+  # Trained on lower case, which not all of its tokenizers see to.
+  return Weights(
+    encoder, params, siglip.SHARDING_RULES, config.length, str.lower
+  )
 
 
 def _prepared_for_siglip(
@@ -277,7 +280,7 @@ def tokenizer(
   length: int,
   other: str = "",
   *,
-  mends: bool = False,
+  wording: Callable[[str], str] = str,
   literal: bool = False,
 ) -> Callable[[Sequence[str]], np.ndarray]:
   """Texts -> int32 [P, length], by the tokenizer that lies with the weights.
@@ -286,7 +289,7 @@ def tokenizer(
     weights: see `hub.resolve`; a file's folder is asked.
     length: texts are cut and padded to it.
     other: folder or hub id of the tokenizer, where it lies elsewhere.
-    mends: texts go through `words.mended` first.
+    wording: texts go through it first, such as `words.mended`.
     literal: marks of the tokenizer are plain text where a text has them. The
       padding of some is "!", which they would else read for the mark.
 
@@ -294,13 +297,11 @@ def tokenizer(
     UserError: transformers is not installed, or there is no tokenizer.
   """
   tokens = pretrained(other or weights)
-  if mends:
-    words.require()
   marks = {"split_special_tokens": True} if literal else {}
 
   def ids(texts: Sequence[str]) -> np.ndarray:
     found = tokens(
-      [words.mended(text) if mends else text for text in texts],
+      [wording(text) for text in texts],
       padding="max_length", truncation=True, max_length=length, **marks,
     )  # fmt: skip
     return np.asarray(found["input_ids"], np.int32)

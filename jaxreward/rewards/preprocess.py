@@ -215,11 +215,12 @@ def resize(
     levels: False leaves out the rounding, and with it the limits 0 and 1.
   """
   b, h, w, c = x.shape
-  after = rounded if levels else lambda x: x
   if w != size[1]:
-    x = after(jax.image.resize(x, (b, h, size[1], c), method))
+    x = jax.image.resize(x, (b, h, size[1], c), method)
+    x = rounded(x) if levels else x
   if h != size[0]:
-    x = after(jax.image.resize(x, (b, size[0], size[1], c), method))
+    x = jax.image.resize(x, (b, size[0], size[1], c), method)
+    x = rounded(x) if levels else x
   return x
 
 

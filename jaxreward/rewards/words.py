@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 
 from jaxreward.errors import UserError
 
 
-def require() -> None:
-  """Makes sure that texts can be mended.
+def mender() -> Callable[[str], str]:
+  """`mended`, once it is sure that it can do its work.
 
   Raises:
     UserError: ftfy is not installed.
@@ -20,6 +21,7 @@ def require() -> None:
       "these weights were trained on texts mended with ftfy;"
       ' pip install "jaxreward[text]"'
     ) from error
+  return mended
 
 
 def mended(text: str) -> str:

@@ -268,7 +268,7 @@ ROWS = [
   Row("ftfy not installed", ('pip install "jaxreward[text]"',),
       prepare=lambda here, patch: patch.setitem(
         sys.modules, "ftfy", None),
-      call=lambda here: words.require()),
+      call=lambda here: words.mender()),
   # As people meet them.
   Row("reward of a folder that is not there",
       ("config.rewards.mine", "nowhere: no such file or folder"),
