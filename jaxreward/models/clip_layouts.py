@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -234,6 +235,30 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
   return Clip(text_of(part("text"), shared), vision_of(part("vision"), shared))
 
 
+# What changes an open_clip tower and shows in no tensor, as it is in ours.
+_PLAIN = {
+  "text_cfg": {
+    "pool_type": "argmax", "no_causal_mask": False,
+    "final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None,
+    "tokenizer_kwargs": None,
+  },
+  "vision_cfg": {
+    "pool_type": "tok", "final_ln_after_pool": False, "act_kwargs": None,
+    "norm_kwargs": None,
+  },
+}  # fmt: skip
+
+
+def _require_plain(part: str, cfg: Mapping[str, Any]) -> None:
+  for name, plain in _PLAIN[part].items():
+    value = cfg.get(name, plain)
+    if value != plain and (value or plain):
+      raise hub.misfit(
+        f"{OPEN_CLIP_CONFIG}: {part}", name, value,
+        f"{json.dumps(plain)}, the only one that is known",
+      )  # fmt: skip
+
+
 def _of_open_clip(record: Mapping[str, Any]) -> Clip:
   of = OPEN_CLIP_CONFIG
   cfg = hub.field(record, "model_cfg", dict, of=of)
@@ -245,6 +270,8 @@ def _of_open_clip(record: Mapping[str, Any]) -> Clip:
       f"{OPEN_CLIP_CONFIG} has {', '.join(sorted(unknown))}: towers of other"
       " libraries are not read; use a checkpoint whose towers are open_clip's"
     )
+  _require_plain("text_cfg", text)
+  _require_plain("vision_cfg", vision)
   active = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
   words = functools.partial(hub.field, text, of=f"{of}: text_cfg")
   sight = functools.partial(hub.field, vision, of=f"{of}: vision_cfg")

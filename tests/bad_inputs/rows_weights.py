@@ -41,6 +41,12 @@ RECORD = {
   ),
   "vision_config": LAYERS | dict(image_size=14, patch_size=7),
 }  # fmt: skip
+OPEN_CLIP = {
+  "embed_dim": 4,
+  "text_cfg": dict(context_length=5, vocab_size=9, width=8, heads=1, layers=1),
+  "vision_cfg": dict(image_size=14, patch_size=7, width=8, head_width=8,
+                     layers=1),
+}  # fmt: skip
 FILE = "clip/model.safetensors"
 CLASS = "vision_model.embeddings.class_embedding"
 NORM = "text_model.final_layer_norm.weight"
@@ -219,6 +225,20 @@ ROWS = [
            hidden_size=16, image_size=14, patch_size=7)),
   config("part that is null", ("text_config=[]; expected an object",),
          text_config=[]),
+  *(
+    Row(f"open_clip with {name}", (f"{part}: {name}={json.dumps(value)}",),
+        {"clip/open_clip_model.safetensors": saved(
+           {"visual.conv1.weight": np.zeros((1, 3, 7, 7))}),
+         "clip/open_clip_config.json": json.dumps(
+           {"model_cfg": OPEN_CLIP | {part: OPEN_CLIP[part] | {name: value}}})},
+        call=load())
+    for part, name, value in (
+      ("text_cfg", "no_causal_mask", True), ("text_cfg", "pool_type", "last"),
+      ("text_cfg", "tokenizer_kwargs", {"clean": "canonicalize"}),
+      ("vision_cfg", "final_ln_after_pool", True),
+      ("vision_cfg", "act_kwargs", {"approximate": "tanh"}),
+    )
+  ),
   Row("preprocessor of another size", ("makes pictures of (28, 28)",),
       folder(preprocessor_config={"crop_size": 28}), call=load()),
   Row("preprocessor without means", ("image_mean=0.5; expected three numbers",),
