@@ -12,6 +12,7 @@ Files are named from the folder on. A prompt without a line scores NaN.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,18 +83,28 @@ def pictures(
   """
   if not folder:
     return None
-  paths = _paths(folder, field, most)
-  every = [path for some in paths.values() for path in some]
-  shape = (size, size) if square else _shape(every, size)
-  kept = {
-    prompt: [read_image(path, shape) for path in some]
-    for prompt, some in paths.items()
-  }
+  kept: dict[str, list[np.ndarray]] = {}
+  for prompt, row in rows(folder).items():
+    names = row.get(field, [])
+    names = [names] if isinstance(names, str) else names
+    if len(names) > most:
+      raise UserError(
+        f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
+      )
+    at = epath.Path(folder)
+    kept[prompt] = [_read(at / name, size) for name in names]
+  if not any(kept.values()):
+    raise UserError(f'{folder}: no line of {FILE} has "{field}"')
+  shapes = {picture.shape for some in kept.values() for picture in some}
+  if square or len(shapes) > 1:
+    kept = {
+      prompt: [_cut(x, size) for x in some] for prompt, some in kept.items()
+    }
+  height, width = next(x.shape[:2] for some in kept.values() for x in some)
 
   def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
-    each = (len(texts), most)
-    reference = np.zeros((*each, *shape, 3), np.float32)
-    known = np.zeros(each, bool)
+    shape = (len(texts), most, height, width, 3)
+    reference, known = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
     for p, text in enumerate(texts):
       for i, picture in enumerate(kept.get(text, [])):
         reference[p, i], known[p, i] = picture, True
@@ -102,30 +113,23 @@ def pictures(
   return prepare
 
 
-def _paths(folder: str, field: str, most: int) -> dict[str, list[epath.Path]]:
-  """The files of a field by prompt, at least one in all."""
-  found: dict[str, list[epath.Path]] = {}
-  for prompt, row in rows(folder).items():
-    names = row.get(field, [])
-    names = [names] if isinstance(names, str) else names
-    if len(names) > most:
-      raise UserError(
-        f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
-      )
-    found[prompt] = [epath.Path(folder) / name for name in names]
-  if not any(found.values()):
-    raise UserError(f'{folder}: no line of {FILE} has "{field}"')
-  return found
+def _read(
+  path: os.PathLike[str] | str, size: int
+) -> Float[np.ndarray, "h w 3"]:
+  """A picture resampled so that its shorter side is `size`."""
+  picture = read_image(path)
+  height, width, _ = picture.shape
+  scale = size / min(height, width)
+  wanted = round(height * scale), round(width * scale)
+  return picture if wanted == (height, width) else read_image(path, wanted)
 
 
-def _shape(paths: Sequence[epath.Path], size: int) -> tuple[int, int]:
-  """(height, width) of all pictures once their shorter side is `size`."""
-  shapes = set()
-  for path in paths:
-    height, width, _ = read_image(path).shape
-    scale = size / min(height, width)
-    shapes.add((round(height * scale), round(width * scale)))
-  return shapes.pop() if len(shapes) == 1 else (size, size)
+def _cut(
+  picture: Float[np.ndarray, "h w 3"], size: int
+) -> Float[np.ndarray, "s s 3"]:
+  """The middle of a picture whose shorter side is `size`."""
+  top, left = ((side - size) // 2 for side in picture.shape[:2])
+  return picture[top : top + size, left : left + size]
 
 
 def has(field: str) -> Applies:
