@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from typing import IO
 
+import numpy as np
 from absl import logging
 from etils import epath
 
@@ -186,3 +187,42 @@ def move_folder(source: epath.Path, target: epath.Path) -> None:
   system = fsspec.filesystem("gs")
   system.copy(os.fspath(source), os.fspath(target), recursive=True)
   system.rm(os.fspath(source), recursive=True)
+
+
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+def require_finite(
+  path: os.PathLike[str] | str, name: str, x: np.ndarray
+) -> None:
+  """Makes sure that a tensor of weights has no NaN and no infinity.
+
+  Args:
+    path: of the file, for the error.
+    name: of the tensor there.
+    x: its values, of any type.
+
+  Raises:
+    UserError: it has one.
+  """
+  if x.dtype.name in _FLOATS and not is_finite(x):
+    raise UserError(
+      f"{path}: {name} holds a value that is not finite; the file was spoilt"
+      " when it was trained, converted or copied"
+    )
+
+
+def is_finite(x: np.ndarray) -> bool:
+  """Whether no value is NaN or infinite, at the speed of memory.
+
+  Such values have all bits of the exponent set, so that among whole numbers of
+  the same bits they are the largest: with a sign bit of those without a sign,
+  without one of those with a sign.
+  """
+  if not x.size:
+    return True
+  bits = 8 * x.dtype.itemsize
+  least = np.array(np.inf, x.dtype).view(f"u{bits // 8}")
+  signed, whole = (x.view(f"{kind}{bits // 8}") for kind in "iu")
+  top = 1 << (bits - 1)
+  return int(signed.max()) < int(least) > int(whole.max()) - top

@@ -170,8 +170,16 @@ def _text(depth: int, at: str) -> tuple[Rule, ...]:
     *linear(f"{ours}/up", f"{layer}.intermediate.dense", each),
     *linear(f"{ours}/down", f"{layer}.output.dense", each),
     *norm(f"{ours}/norm_3", f"{layer}.output.LayerNorm", each),
-    Rule("", "*.position_ids"),
+    Rule("", f"{at}.embeddings.position_ids"),
   )
+
+
+# What BLIP was trained with besides, and no score needs.
+_TRAINING = tuple(
+  Rule("", f"blip.{name}_proj.{part}")
+  for name in ("vision", "text")
+  for part in ("weight", "bias")
+)
 
 
 def rules_of(config: Blip) -> tuple[Rule, ...]:
@@ -198,6 +206,7 @@ def rules_of(config: Blip) -> tuple[Rule, ...]:
     *norm("vision/norm", f"{vision}.norm"),
     *_text(config.text.depth, "blip.text_encoder"),
     *head,
+    *_TRAINING,
   )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import clip, convert, hub
+from jaxreward.models import aesthetic, clip, convert, hub
 from jaxreward.models.clip import Clip, Text, Vision
 from jaxreward.models.convert import LINEAR, Rule, conv, linear, norm
 from jaxreward.models.tower import Size
@@ -122,6 +123,9 @@ def rules_of(config: Clip, layout: str) -> tuple[Rule, ...]:
       Rule("text/projection/kernel", "text_projection"),
       Rule("", "attn_mask"),
     )
+  # Whole numbers in the archives of the first CLIP models.
+  numbers = ("input_resolution", "context_length", "vocab_size")
+  rules += tuple(Rule("", name) for name in numbers)
   if vision:
     rules += (
       Rule("vision/class", "visual.class_embedding"),
@@ -231,6 +235,30 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
   return Clip(text_of(part("text"), shared), vision_of(part("vision"), shared))
 
 
+# What changes an open_clip tower and shows in no tensor, as it is in ours.
+_PLAIN = {
+  "text_cfg": {
+    "pool_type": "argmax", "no_causal_mask": False,
+    "final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None,
+    "tokenizer_kwargs": None,
+  },
+  "vision_cfg": {
+    "pool_type": "tok", "final_ln_after_pool": False, "act_kwargs": None,
+    "norm_kwargs": None,
+  },
+}  # fmt: skip
+
+
+def _require_plain(part: str, cfg: Mapping[str, Any]) -> None:
+  for name, plain in _PLAIN[part].items():
+    value = cfg.get(name, plain)
+    if value != plain and (value or plain):
+      raise hub.misfit(
+        f"{OPEN_CLIP_CONFIG}: {part}", name, value,
+        f"{json.dumps(plain)}, the only one that is known",
+      )  # fmt: skip
+
+
 def _of_open_clip(record: Mapping[str, Any]) -> Clip:
   of = OPEN_CLIP_CONFIG
   cfg = hub.field(record, "model_cfg", dict, of=of)
@@ -242,6 +270,8 @@ def _of_open_clip(record: Mapping[str, Any]) -> Clip:
       f"{OPEN_CLIP_CONFIG} has {', '.join(sorted(unknown))}: towers of other"
       " libraries are not read; use a checkpoint whose towers are open_clip's"
     )
+  _require_plain("text_cfg", text)
+  _require_plain("vision_cfg", vision)
   active = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
   words = functools.partial(hub.field, text, of=f"{of}: text_cfg")
   sight = functools.partial(hub.field, vision, of=f"{of}: vision_cfg")
@@ -290,10 +320,8 @@ def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
       f"{spec} has no {name} beside the weights; put it there or name one of"
       f" size={', '.join(clip.SIZES)}"
     )
-  try:
+  with hub.beside(spec):
     return (_of_hf if layout == "hf" else _of_open_clip)(record), layout
-  except UserError as error:
-    raise UserError(f"{spec}: {error}") from error
 
 
 def shapes(config: Clip, dtype: str = "float32") -> Any:
@@ -328,6 +356,17 @@ _TEXT_TENSORS = {
 
 
 _PROJECTION = {"hf": "visual_projection.weight", "open_clip": "visual.proj"}
+_VISION_TENSORS = {
+  "hf": ("vision_model.*", _PROJECTION["hf"]),
+  "open_clip": ("visual.*",),
+}
+
+
+def towers(layout: str) -> tuple[Rule, ...]:
+  """Every tensor of a pair's towers, unread, for what lies beside them."""
+  return tuple(
+    Rule("", n) for n in (*_VISION_TENSORS[layout], *_TEXT_TENSORS[layout])
+  )
 
 
 def load_vision(
@@ -381,8 +420,8 @@ def load(
     spec: see `hub.resolve`.
     size: see `describe`.
     dtype: of the parameters.
-    texts: False leaves the text tower out, and a head on the image tower,
-      "layers.*", unread.
+    texts: False leaves the text tower out, and a head of `aesthetic` on the
+      image tower unread.
 
   Raises:
     UserError: see `describe` and `convert.load_params`.
@@ -392,5 +431,6 @@ def load(
     config = dataclasses.replace(config, text=None)
   rules = rules_of(config, layout)
   if not texts:
-    rules += tuple(Rule("", n) for n in (*_TEXT_TENSORS[layout], "layers.*"))
+    head = [n for rule in aesthetic.RULES for (n,) in rule.names()]
+    rules += tuple(Rule("", n) for n in (*_TEXT_TENSORS[layout], *head))
   return config, convert.load_params(spec, rules, shapes(config, dtype))

@@ -13,6 +13,7 @@ that a round trip gives back the same bits.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 import json
@@ -25,13 +26,14 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors.numpy
+from absl import logging
 
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.files import write_atomic
 from jaxreward.models import hub
 from jaxreward.types import Params
 
-_SHOWN = 3
+_SHOWN, _UNREAD = 3, 8
 _ADAPTER = re.compile(r"[._](lora[._](A|B|up|down)|lokr_|hada_)")
 SHARD_BYTES = 5 * 10**9
 
@@ -160,7 +162,8 @@ def load_params(
 
   Raises:
     UserError: unreadable weights, or missing, unexpected or wrongly shaped
-      tensors, by name; nothing is read before all of them fit.
+      tensors, by name; nothing is read before all of them fit. Or a tensor
+      with a value that is not finite; see `hub.Stored.read`.
     ValueError: the table and the parameters do not name the same leaves.
   """
   stored = hub.open_weights(spec)
@@ -168,6 +171,7 @@ def load_params(
   expected = _outlines(like, by_path)
   ignored = [name for rule in rules if not rule.ours for name in rule.names()]
   _require_fit(spec, stored, expected, [n for names in ignored for n in names])
+  _say_unread(spec, [name for name in stored if name not in expected])
 
   def fill(key_path, leaf):
     rule = by_path[_name(key_path)]
@@ -177,6 +181,14 @@ def load_params(
     return value if sharding is None else jax.device_put(value, sharding)
 
   return jax.tree_util.tree_map_with_path(fill, like)
+
+
+def _say_unread(spec: os.PathLike[str] | str, names: list[str]) -> None:
+  """One line on tensors that are left where they are, layers counted."""
+  if names:
+    kinds = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
+    said = [f"{n} ({k})" if k > 1 else n for n, k in kinds.items()]
+    logging.info("%s: not read, not needed: %s", spec, _list(said, _UNREAD))
 
 
 def to_public(params: Params, rules: Rules) -> dict[str, np.ndarray]:
@@ -307,13 +319,16 @@ def _require_fit(
     and (stored[n].shape != shape or stored[n].is_float != is_float)
   ]
   parts = []
+  most = (
+    _SHOWN if len([x for x in (missing, unexpected, wrong) if x]) < 2 else 1
+  )
   if missing:
     hint = nearest(missing[0], unexpected)
-    parts.append(f"it lacks {_list(missing)}{hint}")
+    parts.append(f"it lacks {_list(missing, most)}{hint}")
   if unexpected:
-    parts.append(f"it holds besides {_list(unexpected)}")
+    parts.append(f"it holds besides {_list(unexpected, most)}")
   if wrong:
-    parts.append(_list(wrong))
+    parts.append(_list(wrong, most))
   if parts:
     raise UserError(f"{spec} does not fit this model: {'; '.join(parts)}")
 
@@ -336,9 +351,9 @@ def _is_float(leaf: Any) -> bool:
   return bool(jax.numpy.issubdtype(leaf.dtype, np.floating))
 
 
-def _list(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _list(names: list[str], most: int) -> str:
+  more = len(names) - most
+  return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _name(key_path) -> str:

@@ -295,6 +295,8 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  record = hub.read_config(spec)
+  with hub.beside(spec):
+    config = config_of(record)
   like = shapes(config, dtype)
   return config, convert.load_params(spec, rules_of(config), like)

@@ -11,13 +11,14 @@ with it. Tensors are listed first and read when asked for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
@@ -25,6 +26,7 @@ import numpy as np
 import safetensors
 
 from jaxreward.errors import UserError, one_line
+from jaxreward.files import require_finite
 
 _SUFFIX = ".safetensors"
 # What is read of a repository: weights, configs, and tokenizers of any kind.
@@ -65,7 +67,8 @@ class Stored:
     """The values.
 
     Raises:
-      UserError: a type that is not a plain number, such as a quantised one.
+      UserError: a type that is not a plain number, such as a quantised one, or
+        a value that is not finite.
     """
     if self.dtype not in _FLOATS + _WHOLE:
       raise UserError(
@@ -74,9 +77,11 @@ class Stored:
       )
     try:
       with safetensors.safe_open(self.file, "numpy") as file:
-        return file.get_tensor(self.name)
+        value = file.get_tensor(self.name)
     except (OSError, safetensors.SafetensorError) as error:
       raise UserError(f"cannot read {self.file}: {one_line(error)}") from error
+    require_finite(self.file, self.name, value)
+    return value
 
 
 def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
@@ -165,6 +170,15 @@ def read_config(
   path = resolve(spec)
   path = (path if path.is_dir() else path.parent) / name
   return _json(path) if path.exists() else {}
+
+
+@contextlib.contextmanager
+def beside(spec: os.PathLike[str] | str) -> Iterator[None]:
+  """Errors on a record name the weights that it lies beside."""
+  try:
+    yield
+  except UserError as error:
+    raise UserError(f"{spec}: {error}") from error
 
 
 def misfit(of: str, name: str, value: Any, expected: str) -> UserError:
@@ -308,8 +322,21 @@ def _listed(path: pathlib.Path) -> dict[str, Stored]:
     raise UserError(f"{path}: no such file") from None
   except (OSError, safetensors.SafetensorError) as error:
     raise UserError(
-      f"cannot read {path}: {one_line(error)}; is the download complete?"
+      f"cannot read {path}: {_kind_of(path) or one_line(error)}; is the download"
+      " complete?"
     ) from error
+
+
+def _kind_of(path: pathlib.Path) -> str:
+  """What a file is that only bears the name of weights, if that is plain."""
+  try:
+    with path.open("rb") as file:
+      head = file.read(64).lstrip().lower()
+  except OSError:
+    return ""
+  if head.startswith(b"version https://git-lfs"):
+    return "it is a pointer of Git LFS, and the file comes with git lfs pull"
+  return "it is a web page" if head.startswith((b"<!doctype", b"<html")) else ""
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -108,7 +108,9 @@ def _norm(ours: str, public: str) -> tuple[Rule, ...]:
     "scale": "weight", "bias": "bias",
     "mean": "running_mean", "var": "running_var",
   }  # fmt: skip
-  return tuple(Rule(f"{ours}/{k}", f"{public}.{v}") for k, v in names.items())
+  counter = Rule("", f"{public}.num_batches_tracked")  # of training
+  rules = (Rule(f"{ours}/{k}", f"{public}.{v}") for k, v in names.items())
+  return (*rules, counter)
 
 
 def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
@@ -145,7 +147,6 @@ def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
     Rule("fc/kernel", "fc.weight", whole),
     *linear("fc", "fc")[1:],
     *_norm("features", "features"),
-    Rule("", "*.num_batches_tracked"),
   )
 
 

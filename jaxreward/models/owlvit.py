@@ -113,7 +113,8 @@ def rules_of(config: Clip) -> tuple[Rule, ...]:
   inner = clip_layouts.rules_of(config, "hf")
   return (
     *(moved(rule) for rule in inner if rule.ours),
-    Rule("", "*.position_ids"),
+    Rule("", "owlvit.text_model.embeddings.position_ids"),
+    Rule("", "owlvit.vision_model.embeddings.position_ids"),
     Rule("", "box_bias"),
     *norm("norm", "layer_norm"),
     *linear("class_out", "class_head.dense0"),
@@ -169,7 +170,11 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  record = hub.read_config(spec)
+  if not record:
+    raise UserError(f"{spec} has no config.json beside the weights")
+  with hub.beside(spec):
+    config = config_of(record)
   return config, convert.load_params(
     spec, rules_of(config), shapes(config, dtype)
   )

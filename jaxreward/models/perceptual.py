@@ -164,8 +164,10 @@ def lpips_rules(net: str, lines: str = "lin{}") -> tuple[Rule, ...]:
     for number, *_ in stage:
       rules += conv(f"net/conv_{number}", f"net.slice{i + 1}.{number}")
     rules += (Rule(f"weight_{i}", f"{lines.format(i)}.model.1.weight", _LINE),)
-  other = "lins.*" if lines == "lin{}" else "lin?.*"
-  return (*rules, Rule("", other), Rule("", "scaling_layer.*"))
+  other = "lins.{}" if lines == "lin{}" else "lin{}"  # the same once more
+  unread = [f"{other.format(i)}.model.1.weight" for i in range(len(stages))]
+  unread += ["scaling_layer.shift", "scaling_layer.scale"]
+  return (*rules, *(Rule("", name) for name in unread))
 
 
 def dists_rules() -> tuple[Rule, ...]:
@@ -177,4 +179,7 @@ def dists_rules() -> tuple[Rule, ...]:
   for i, stage in enumerate(VGG):
     for number, _ in stage:
       rules += conv(f"net/conv_{number}", f"stage{i + 1}.{number}")
-  return (*rules, Rule("", "*.filter"), Rule("", "mean"), Rule("", "std"))
+  blurs = [
+    f"stage{i + 1}.{stage[0][0] - 1}.filter" for i, stage in enumerate(VGG) if i
+  ]
+  return (*rules, *(Rule("", name) for name in (*blurs, "mean", "std")))

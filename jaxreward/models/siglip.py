@@ -266,7 +266,8 @@ def rules_of(config: Siglip) -> tuple[Rule, ...]:
     *norm("vision/pool_norm", f"{head}.layernorm"),
     *linear("vision/pool_up", f"{head}.mlp.fc1"),
     *linear("vision/pool_down", f"{head}.mlp.fc2"),
-    Rule("", "*.position_ids"),
+    Rule("", f"{text}.embeddings.position_ids"),
+    Rule("", f"{vision}.embeddings.position_ids"),
   )
 
 
@@ -345,6 +346,8 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  record = hub.read_config(spec)
+  with hub.beside(spec):
+    config = config_of(record)
   like = shapes(config, dtype)
   return config, convert.load_params(spec, rules_of(config), like)

@@ -6,6 +6,8 @@ compare.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
@@ -30,6 +32,10 @@ def load_pair(
 ) -> Loaded:
   """Both towers of a checkpoint and its tokenizer.
 
+  Pictures and texts are prepared as the library does it that saved the weights:
+  in open_clip's layout texts are mended (`words.mended`); for SigLIP they are
+  written in lower case.
+
   Args:
     weights: folder, file or hub id; see `models.hub.resolve`.
     size: named architecture of weights without a config beside them.
@@ -38,15 +44,48 @@ def load_pair(
     microbatch: pictures that go through the tower at once; 0 for all.
   """
   found = encoders.load(weights, size=size, dtype=dtype, microbatch=microbatch)
+  return _pair(weights, found, tokenizer)
+
+
+def _pair(weights: str, found: encoders.Weights, tokenizer: str) -> Loaded:
   if not found.length:
     raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
-  ids = encoders.tokenizer(weights, found.length, tokenizer)
+  ids = encoders.tokenizer(
+    weights, found.length, tokenizer, wording=found.wording,
+    literal=found.literal,
+  )  # fmt: skip
   return Loaded(
     {"encoder": found.encoder},
     {"params": found.params},
     {"params": found.rules},
     lambda texts: {"text": ids(texts)},
   )
+
+
+def load_hps(
+  weights: str,
+  *,
+  size: str = "",
+  dtype: str = "float32",
+  tokenizer: str = "",
+  microbatch: int = 64,
+) -> Loaded:
+  """As `load_pair`, with pictures and texts as HPSv2's authors prepare them.
+
+  The longer side of a picture is resized, in floating point, and the rest is
+  black; texts are mended in either layout.
+
+  Args:
+    weights: see `load_pair`.
+    size: see `load_pair`.
+    dtype: see `load_pair`.
+    tokenizer: see `load_pair`.
+    microbatch: see `load_pair`.
+  """
+  found = encoders.load(
+    weights, size=size, dtype=dtype, microbatch=microbatch, padded=True
+  )
+  return _pair(weights, found, tokenizer)
 
 
 def _cosines(images: Images, encoder: Encoder, params: Params, text) -> Array:
@@ -86,7 +125,35 @@ def clip_score(
   return {"clip_score": logits / divisor}
 
 
-@declare(is_differentiable=True, loads=load_pair)
+def load_hessel(
+  weights: str,
+  *,
+  prefix: str = "",
+  size: str = "",
+  dtype: str = "float32",
+  tokenizer: str = "",
+  microbatch: int = 64,
+) -> Loaded:
+  """As `load_pair`, with words before every prompt.
+
+  Args:
+    weights: see `load_pair`.
+    prefix: such as "A photo depicts ", which the paper sets before captions.
+    size: see `load_pair`.
+    dtype: see `load_pair`.
+    tokenizer: see `load_pair`.
+    microbatch: see `load_pair`.
+  """
+  pair = load_pair(
+    weights, size=size, dtype=dtype, tokenizer=tokenizer, microbatch=microbatch
+  )
+  tokens = pair.prepare or (lambda texts: {})
+  return dataclasses.replace(
+    pair, prepare=lambda texts: tokens([prefix + text for text in texts])
+  )
+
+
+@declare(is_differentiable=True, loads=load_hessel)
 def clip_score_hessel(
   images: Images,
   prompts: PromptBatch,
@@ -97,8 +164,8 @@ def clip_score_hessel(
 ) -> Scores:
   """2.5 max(cos, 0) (Hessel et al. 2021, https://arxiv.org/abs/2104.08718).
 
-  Arguments as `clip_score`. The paper sets "A photo depicts" before captions;
-  prompts are taken as they are.
+  Arguments as `clip_score`. The paper sets "A photo depicts" before captions:
+  prompts are taken as they are unless `prefix` is set.
   """
   cosines = _cosines(images, encoder, params, text)
   return {"clip_score_hessel": 2.5 * jnp.maximum(cosines, 0.0)}
@@ -123,7 +190,7 @@ def pick_score(
   return {"pick_score": logits / divisor}
 
 
-@declare(is_differentiable=True, loads=load_pair)
+@declare(is_differentiable=True, loads=load_hps)
 def hps_v2(
   images: Images,
   prompts: PromptBatch,
@@ -135,8 +202,8 @@ def hps_v2(
   """The plain cosine of a tuned ViT-H/14, about 0.2 to 0.35.
 
   Wu et al. 2023, https://arxiv.org/abs/2306.09341; weights HPSv2.1 in
-  safetensors, with size="vit_h_14" where no config lies beside them. Arguments
-  as `clip_score`.
+  safetensors, with size="vit_h_14" where no config lies beside them. Pictures
+  are padded to squares, not cut; see `load_hps`. Arguments as `clip_score`.
   """
   return {"hps_v2": _cosines(images, encoder, params, text)}
 

@@ -23,7 +23,7 @@ from jaxreward.rewards.encoders import Encoder
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 Images = Float[ArrayLike, "P G H W 3"]
-Reference = Float[ArrayLike, "P 1 S S 3"]
+Reference = Float[ArrayLike, "P 1 h w 3"]
 Known = Bool[ArrayLike, "P 1"]
 Scores = dict[str, Float[Array, "P G"]]
 
@@ -56,7 +56,7 @@ def load_tower(
   Args:
     weights: CLIP, SigLIP or DINO; see `encoders.load`.
     references: the folder; see `references`. Empty for the prompts' sources.
-    image_size: side the pictures are kept at.
+    image_size: shorter side the pictures are kept at.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
     microbatch: see `encoders.load`.
@@ -154,7 +154,7 @@ def load_edit(
     weights: a CLIP or SigLIP pair; see `encoders.load`.
     references: the folder; its lines name "image" and, in "source", the text
       of what that shows; see `references`.
-    image_size: side the pictures are kept at.
+    image_size: shorter side the pictures are kept at.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
     tokenizer: see `alignment.load_pair`.
@@ -236,7 +236,7 @@ def load_masked(references: str = "", *, image_size: int = 512) -> Loaded:
   Args:
     references: the folder; its lines name "image" and "mask", white where the
       picture may change; see `references`. Empty for the prompts' own.
-    image_size: side they are kept at.
+    image_size: shorter side they are kept at; see `references.pictures`.
   """
   image = files.pictures(references, "image", image_size)
   mask = files.pictures(references, "mask", image_size)
@@ -277,12 +277,12 @@ def background(
   mask, masked = files.given(prompts, "changes", mask, known)
   given, known = files.given(prompts, "source", reference, known)
   known = jnp.asarray(known) & masked
-  both = jnp.concatenate([jnp.asarray(given), jnp.asarray(mask)[..., :1]], -1)
-  resized = preprocess.resize(both[:, 0], (images.shape[2], images.shape[3]))
-  kept = (resized[..., 3] < 0.5).astype(jnp.float32)[:, None]
+  size = (images.shape[2], images.shape[3])
+  fit = lambda x: preprocess.fitted(jnp.asarray(x)[:, 0], size)
+  kept = (fit(mask)[..., 0] < 0.5).astype(jnp.float32)[:, None]
   usable = jnp.isfinite(images).all((2, 3, 4))
   safe = jnp.where(usable[..., None, None, None], images, 0.0)
-  gap = jnp.abs(safe - resized[:, None, ..., :3]).mean(-1) * kept
+  gap = jnp.abs(safe - fit(given)[:, None]).mean(-1) * kept
   count = kept.sum((2, 3))
   score = 1 - gap.sum((2, 3)) / jnp.maximum(count, 1)
   there = usable & known & (count > 0)
@@ -306,7 +306,7 @@ def load_attributes(
     weights: a CLIP or SigLIP pair; see `encoders.load`.
     references: the folder; see `references`. Empty for the prompts' sources.
     attributes: texts such as "a photo in watercolour style".
-    image_size: side the pictures are kept at.
+    image_size: shorter side the pictures are kept at.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
     tokenizer: see `alignment.load_pair`.

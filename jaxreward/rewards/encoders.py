@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError, one_line
 from jaxreward.models import clip, clip_layouts, dino, hub, siglip
-from jaxreward.rewards import preprocess
+from jaxreward.rewards import preprocess, words
 from jaxreward.types import Array, ArrayLike, Params
 
 
@@ -48,12 +48,16 @@ class Weights:
     params: their parameters.
     rules: sharding rules of the parameters.
     length: tokens of a text; 0 without a text tower.
+    wording: text -> text as the tower was trained on it.
+    literal: the text tower's own marks are plain text where a prompt has them.
   """
 
   encoder: Encoder
   params: Params
   rules: Any
   length: int = 0
+  wording: Callable[[str], str] = str
+  literal: bool = False
 
 
 def load(
@@ -63,6 +67,7 @@ def load(
   dtype: str = "float32",
   microbatch: int = 64,
   texts: bool = True,
+  padded: bool = False,
 ) -> Weights:
   """A published tower or pair, of the kind that its config names.
 
@@ -72,6 +77,7 @@ def load(
     dtype: of parameters and products, "float32" or "bfloat16".
     microbatch: pictures that go through the tower at once; 0 for all.
     texts: False leaves the text tower of CLIP out.
+    padded: CLIP takes whole pictures on black in place of their middle.
 
   Raises:
     UserError: what cannot be read, or a dtype that is not one of the two.
@@ -83,20 +89,26 @@ def load(
     return _load_siglip(weights, dtype, microbatch)
   if kind.startswith("dino"):
     return _load_dino(weights, dtype, microbatch)
-  return _load_clip(weights, size, dtype, microbatch, texts)
+  return _load_clip(weights, size, dtype, microbatch, texts, padded)
 
 
-def _load_clip(weights, size, dtype, microbatch, texts) -> Weights:
+def _load_clip(weights, size, dtype, microbatch, texts, padded) -> Weights:
   config, params = clip_layouts.load(
     weights, size=size, dtype=dtype, texts=texts
   )
+  # Pictures and texts are treated as the library does that saved the weights.
+  theirs = clip_layouts.describe(weights, size)[1] == "open_clip"
   if config.vision is None or (texts and config.text is None):
     raise UserError(f"{weights} lacks a tower of CLIP that is needed")
   net = clip.ClipModel(config, jnp.dtype(dtype))
   side = config.vision.image
+  prepared = preprocess.Preprocess(
+    (side, side), 0 if padded else side, padded=padded, levels=not padded,
+    nearest=theirs,
+  )  # fmt: skip
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look")["embedding"],
-    preprocess.read(weights, preprocess.Preprocess((side, side), side)),
+    _prepared_for_clip(weights, prepared, theirs),
     microbatch=microbatch,
   )
   if config.text is None:
@@ -106,7 +118,20 @@ def _load_clip(weights, size, dtype, microbatch, texts) -> Weights:
     text=lambda p, t: _applied(net, p, t, "read")["embedding"],
     logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
-  return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
+  wording = words.mender() if theirs or padded else str
+  return Weights(
+    encoder, params, clip.SHARDING_RULES, config.text.length, wording, True
+  )
+
+
+def _prepared_for_clip(
+  weights: str, default: preprocess.Preprocess, theirs: bool
+) -> preprocess.Preprocess:
+  name = clip_layouts.OPEN_CLIP_CONFIG
+  record = hub.read_config(weights, name) if theirs else {}
+  if not record:
+    return preprocess.read(weights, default)
+  return preprocess.of_open_clip(record, default, f"{weights}: {name}")
 
 
 def _load_siglip(weights, dtype, microbatch) -> Weights:
@@ -124,7 +149,10 @@ def _load_siglip(weights, dtype, microbatch) -> Weights:
     logits,
     microbatch=microbatch,
   )
-  return Weights(encoder, params, siglip.SHARDING_RULES, config.length)
+  # Trained on lower case, which not all of its tokenizers see to.
+  return Weights(
+    encoder, params, siglip.SHARDING_RULES, config.length, str.lower
+  )
 
 
 def _prepared_for_siglip(
@@ -162,7 +190,10 @@ def _load_dino(weights, dtype, microbatch) -> Weights:
   side = 16 * config.patch if not config.theta else config.image
   edge = 0 if config.theta else side * 256 // 224
   method = "linear" if config.theta else "cubic"
-  plain = preprocess.Preprocess((side, side), edge, method, mean, std)
+  # Version 3 resizes what is scaled to [0, 1] already, and rounds nothing.
+  plain = preprocess.Preprocess(
+    (side, side), edge, method, mean, std, levels=not config.theta
+  )
   record = hub.read_config(weights, "preprocessor_config.json")
   encoder = Encoder(
     lambda p, x: _applied(net, p, x)["pooled"],
@@ -245,7 +276,12 @@ def text_features(
 
 
 def tokenizer(
-  weights: os.PathLike[str] | str, length: int, other: str = ""
+  weights: os.PathLike[str] | str,
+  length: int,
+  other: str = "",
+  *,
+  wording: Callable[[str], str] = str,
+  literal: bool = False,
 ) -> Callable[[Sequence[str]], np.ndarray]:
   """Texts -> int32 [P, length], by the tokenizer that lies with the weights.
 
@@ -253,16 +289,21 @@ def tokenizer(
     weights: see `hub.resolve`; a file's folder is asked.
     length: texts are cut and padded to it.
     other: folder or hub id of the tokenizer, where it lies elsewhere.
+    wording: texts go through it first, such as `words.mended`.
+    literal: marks of the tokenizer are plain text where a text has them. The
+      padding of some is "!", which they would else read for the mark.
 
   Raises:
     UserError: transformers is not installed, or there is no tokenizer.
   """
   tokens = pretrained(other or weights)
+  marks = {"split_special_tokens": True} if literal else {}
 
   def ids(texts: Sequence[str]) -> np.ndarray:
     found = tokens(
-      list(texts), padding="max_length", truncation=True, max_length=length
-    )
+      [wording(text) for text in texts],
+      padding="max_length", truncation=True, max_length=length, **marks,
+    )  # fmt: skip
     return np.asarray(found["input_ids"], np.int32)
 
   return ids

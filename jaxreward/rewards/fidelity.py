@@ -22,7 +22,7 @@ from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 Images = Float[ArrayLike, "P G H W 3"]
-Reference = Float[ArrayLike, "P 1 S S 3"]
+Reference = Float[ArrayLike, "P 1 h w 3"]
 Known = Bool[ArrayLike, "P 1"]
 Scores = dict[str, Float[Array, "P G"]]
 Pictures = Float[ArrayLike, "B H W C"]
@@ -110,14 +110,14 @@ def against(
 ) -> Float[Array, "P G"]:
   """A measure of pairs, of every picture with its prompt's reference.
 
-  The reference is resized to the pictures; pictures that are not finite and
-  those without a reference get NaN.
+  The reference's largest middle part of the pictures' shape is resized to them;
+  pictures that are not finite and those without a reference get NaN.
   """
   images = jnp.asarray(images)
   p, g, h, w, _ = images.shape
   usable = jnp.isfinite(images).all((2, 3, 4)) & jnp.asarray(known)
   safe = jnp.where(usable[..., None, None, None], images, 0.0)
-  target = preprocess.resize(jnp.asarray(reference)[:, 0], (h, w))
+  target = preprocess.fitted(jnp.asarray(reference)[:, 0], (h, w))
   target = jnp.repeat(target, g, 0)
   found = measure(safe.reshape(p * g, h, w, 3), target).reshape(p, g)
   return jnp.where(usable, found, jnp.nan)
@@ -128,7 +128,7 @@ def load_references(references: str = "", image_size: int = 512) -> Loaded:
 
   Args:
     references: the folder; see `references`. Empty for the prompts' own.
-    image_size: side they are kept at.
+    image_size: shorter side they are kept at; see `references.pictures`.
   """
   return Loaded(prepare=files.pictures(references, "image", image_size))
 
@@ -166,7 +166,7 @@ def load_lpips(
   Args:
     weights: the state of `lpips.LPIPS(net=...)` as safetensors.
     references: the folder; see `references`.
-    image_size: side the pictures are kept at.
+    image_size: see `load_references`.
     net: "vgg" or "alex".
   """
   if net not in perceptual.WIDTHS:
@@ -184,23 +184,44 @@ def load_lpips(
 
 
 def load_dists(
-  weights: str, references: str = "", image_size: int = 512
+  weights: str,
+  references: str = "",
+  image_size: int = 512,
+  edge: int = 256,
 ) -> Loaded:
   """DISTS's network and the pictures to compare with.
 
   Args:
     weights: the state of the published module as safetensors.
     references: the folder; see `references`.
-    image_size: side the pictures are kept at.
+    image_size: see `load_references`.
+    edge: pictures whose shorter side is longer are resized to it first, as the
+      authors do; 0 resizes none.
+
+  Raises:
+    UserError: see `convert.load_params`; or an edge below 0.
   """
+  if edge < 0:
+    raise UserError(f"edge={edge}: it is a length in pixels, or 0")
   model = perceptual.Dists()
   params = _load(model, weights, perceptual.dists_rules())
+  whole = _distance(model)
+  small = lambda params, *pair: whole(params, *(within(x, edge) for x in pair))
   return Loaded(
-    {"distance": _distance(model)},
+    {"distance": small if edge else whole},
     {"params": params},
     {"params": perceptual.SHARDING_RULES},
     files.pictures(references, "image", image_size),
   )
+
+
+def within(x: Pictures, edge: int) -> Float[Array, "B h w C"]:
+  """Pictures whose shorter side is no longer than `edge`, as Pillow resizes."""
+  x = jnp.asarray(x)
+  if min(x.shape[1:3]) <= edge:
+    return x
+  size = preprocess.shorter_to(edge, *x.shape[1:3])
+  return preprocess.resize(preprocess.rounded(x), size, "linear")
 
 
 Distance = Callable[[Params, Array, Array], Array]
@@ -253,6 +274,7 @@ def dists(
 ) -> Scores:
   """Minus the DISTS distance to the reference (Ding et al. 2020).
 
+  Of large pictures those of 256 pixels are compared; see `load_dists`.
   Arguments as `lpips`.
   """
   measure = lambda a, b: -distance(params, a, b)

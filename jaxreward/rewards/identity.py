@@ -10,6 +10,7 @@ missing cannot be made up for by the others.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import jax
@@ -77,16 +78,24 @@ def harmonic_mean(
   return count / jnp.maximum(each.sum(-1), 1e-9)
 
 
-def window_corners(count: int) -> list[tuple[float, float, float]]:
-  """(top, left, side) of windows, in shares of a picture.
+def window_corners(
+  count: int, height: int, width: int
+) -> list[tuple[int, int, int]]:
+  """(top, left, side) of windows in pixels, squares, as faces are aligned to.
 
-  The whole picture; for `count` 2 and more also windows of 1/2, 1/3, ... of its
-  side, each overlapping the next by half.
+  Windows of the picture's shorter side; for `count` 2 and more also of 1/2,
+  1/3, ... of it. Together those of one size cover the picture, and each
+  overlaps the next by half or more.
   """
-  found = []
+  found, shorter = [], min(height, width)
   for n in range(1, count + 1):
-    at = np.arange(2 * n - 1) / (2 * n)
-    found += [(y, x, 1 / n) for y in at for x in at]
+    side = max(shorter // n, 1)
+
+    def starts(length: int, n: int = n, side: int = side) -> list[int]:
+      steps = math.ceil(2 * (n * length - shorter) / shorter)
+      return [(length - side) * i // max(steps, 1) for i in range(steps + 1)]
+
+    found += [(y, x, side) for y in starts(height) for x in starts(width)]
   return found
 
 
@@ -100,12 +109,9 @@ def face_pool(
   """Unit features of every window of every picture."""
   height, width = images.shape[1:3]
   crops = []
-  for top, left, share in window_corners(windows):
-    y, x = int(top * height), int(left * width)
-    h, w = max(int(share * height), 1), max(int(share * width), 1)
-    crops.append(
-      preprocess.resize(images[:, y : y + h, x : x + w], (side, side), "linear")
-    )
+  for y, x, n in window_corners(windows, height, width):
+    part = images[:, y : y + n, x : x + n]
+    crops.append(preprocess.resize(part, (side, side), "linear"))
   stacked = jnp.stack(crops, 1)
   flat = stacked.reshape(-1, side, side, 3)
   found = encoders.unit(faces(params, 2 * flat - 1))
@@ -131,7 +137,7 @@ def load_faces(
     {"faces": _apply(model)},
     {"params": iresnet.load(weights, model)},
     {"params": iresnet.SHARDING_RULES},
-    files.pictures(references, "faces", iresnet.SIDE, subjects),
+    files.pictures(references, "faces", iresnet.SIDE, subjects, square=True),
   )
 
 
@@ -144,11 +150,11 @@ def _apply(model: iresnet.IResNet) -> Faces:
 
 
 def _faces_of(prompts: PromptBatch, reference, known) -> tuple[Array, Array]:
-  """The subjects' faces, or the whole source as the face of one."""
+  """The subjects' faces, or the middle of the source as the face of one."""
   if reference is None:
     reference, known = files.given(prompts, "source", reference, known)
     side = (iresnet.SIDE, iresnet.SIDE)
-    reference = preprocess.resize(jnp.asarray(reference)[:, 0], side)[:, None]
+    reference = preprocess.fitted(jnp.asarray(reference)[:, 0], side)[:, None]
   return jnp.asarray(reference), jnp.asarray(known)
 
 
@@ -180,7 +186,8 @@ def identity(
     params: of it.
     reference: faces of the subjects, cut out.
     known: subjects that there are; a prompt without one scores NaN.
-    windows: 1 looks at the whole picture, 2 at its halves too, and so on.
+    windows: 1 looks at squares as wide as the picture's shorter side, 2 at
+      those half as wide too, and so on.
   """
   images = jnp.asarray(images)
   reference, known = _faces_of(prompts, reference, known)

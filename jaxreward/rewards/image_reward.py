@@ -56,7 +56,9 @@ def loaded(
 ) -> Loaded:
   """What the reward takes, for towers of any size."""
   net = blip.BlipModel(config, jnp.dtype(dtype))
-  prepared = preprocess.Preprocess((config.image,) * 2, config.image)
+  prepared = preprocess.Preprocess(
+    (config.image,) * 2, config.image, nearest=True
+  )
 
   def reads(params: Params, tokens: Array, mask: Array, images: Array) -> Array:
     towers = {name: params[name] for name in ("vision", "text")}

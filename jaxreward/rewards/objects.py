@@ -154,6 +154,7 @@ def load_objects(
   dtype: str = "float32",
   tokenizer: str = "",
   microbatch: int = 16,
+  padded: bool = True,
 ) -> Loaded:
   """The detector, and what prompts ask for.
 
@@ -163,6 +164,8 @@ def load_objects(
     dtype: of parameters and products, "float32" or "bfloat16".
     tokenizer: its folder or hub id, where it lies elsewhere.
     microbatch: pictures that go through the tower at once; 0 for all.
+    padded: lay pictures at the top left of a grey square, as OWL-ViT's authors
+      do; False stretches them to one, as transformers does.
   """
   if dtype not in ("float32", "bfloat16"):
     raise UserError(
@@ -175,16 +178,28 @@ def load_objects(
   prepared = preprocess.Preprocess((config.vision.image,) * 2)
 
   def detect(params: Params, tokens: Array, images: Array):
+    sides = images.shape[1:3]
+    if padded:
+      images, sides = on_grey(images), (max(sides),) * 2
     found: Any = net.apply({"params": params}, tokens, prepared(images))
-    return found[0], jax.nn.sigmoid(found[1].astype(jnp.float32))
+    boxes = found[0] * jnp.array([sides[1], sides[0]] * 2, jnp.float32)
+    return boxes, jax.nn.sigmoid(found[1].astype(jnp.float32))
 
-  ids = encoders.tokenizer(weights, config.text.length, tokenizer)
+  ids = encoders.tokenizer(weights, config.text.length, tokenizer, literal=True)
   return Loaded(
     {"detect": detect, "microbatch": microbatch},
     {"params": params},
     {"params": owlvit.SHARDING_RULES},
     prepare_with(ids, known),
   )
+
+
+def on_grey(x: Float[ArrayLike, "B H W 3"]) -> Float[Array, "B S S 3"]:
+  """Pictures at the top left of squares of medium grey."""
+  x = jnp.asarray(x)
+  side = max(x.shape[1:3])
+  rest = ((0, 0), *((0, side - n) for n in x.shape[1:3]), (0, 0))
+  return jnp.pad(x, rest, constant_values=0.5)
 
 
 def overlap(
@@ -213,13 +228,17 @@ def distinct(
 
 
 def stands(a: Float[Array, "4"], b: Float[Array, "4"]) -> Bool[Array, "5"]:
-  """Whether a stands in each of `RELATIONS` to b, as GenEval decides it."""
+  """Whether a stands in each of `RELATIONS` to b, as GenEval decides it.
+
+  Boxes are in pixels, so that directions are those of the picture.
+  """
   offset = a[:2] - b[:2]
   margin = POSITION_THRESHOLD * (a[2:] + b[2:])
   clear = jnp.maximum(jnp.abs(offset) - margin, 0) * jnp.sign(offset)
+  apart = (jnp.abs(clear) >= 1e-3).any()
   x, y = clear / jnp.maximum(jnp.linalg.norm(offset), 1e-6)
-  yes = jnp.array(True)
-  return jnp.stack([yes, x < -0.5, x > 0.5, y < -0.5, y > 0.5])
+  sides = jnp.stack([x < -0.5, x > 0.5, y < -0.5, y > 0.5])
+  return jnp.concatenate([jnp.ones(1, bool), sides & apart])
 
 
 def judge(
@@ -277,7 +296,7 @@ def objects(
   Args:
     images: in [0, 1]; a picture with a value that is not finite scores NaN.
     prompts: P prompts.
-    detect: (params, tokens, pictures) -> boxes and scores.
+    detect: (params, tokens, pictures) -> boxes in pixels, and scores.
     microbatch: pictures at once; 0 for all.
     params: of the detector.
     queries: token ids of what is looked for: of each item the phrase asked for,

@@ -37,6 +37,12 @@ class Preprocess:
     method: "cubic" or "linear", antialiased as Pillow does it.
     mean: per channel, taken off.
     std: per channel, divided by.
+    padded: resize the longer side to `size` and lay the whole picture on
+      black, in place of cutting.
+    levels: round to eight bits after resizing, as Pillow does; torchvision's
+      resize of arrays does not.
+    nearest: an odd rest is cut as torchvision does it, whose middle begins at
+      the nearest pixel, halves to even; transformers rounds down.
   """
 
   size: tuple[int, int]
@@ -44,17 +50,23 @@ class Preprocess:
   method: str = "cubic"
   mean: tuple[float, ...] = CLIP_MEAN
   std: tuple[float, ...] = CLIP_STD
+  padded: bool = False
+  levels: bool = True
+  nearest: bool = False
 
   def __call__(
     self, images: Float[ArrayLike, "B H W 3"]
   ) -> Float[Array, "B h w 3"]:
-    """Resized, cut and normalised pictures."""
+    """Resized, cut or padded, and normalised pictures."""
     x = rounded(images)
-    if self.edge:
-      x = resize(x, _shorter_to(self.edge, *x.shape[1:3]), self.method)
-      x = _middle(x, self.size)
+    to = lambda size: resize(x, size, self.method, levels=self.levels)
+    if self.padded:
+      x = _on_black(to(longer_to(self.size, *x.shape[1:3])), self.size)
+    elif self.edge:
+      x = to(shorter_to(self.edge, *x.shape[1:3]))
+      x = _middle(x, self.size, self.nearest)
     else:
-      x = resize(x, self.size, self.method)
+      x = to(self.size)
     return (x - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
 
@@ -67,13 +79,17 @@ def of_record(
 
   Args:
     record: the file.
-    default: for what it leaves out.
+    default: for what it leaves out. Where that pads, so do we: the file says
+      how transformers would treat pictures, which pads none.
     of: where it lies, for errors.
 
   Raises:
     UserError: a size, method, mean or deviation of another form.
   """
-  cut = bool(record.get("do_center_crop", default.edge > 0))
+  if default.padded:
+    kept = ("crop_size", "image_mean", "image_std")
+    record = {name: record[name] for name in kept if name in record}
+  cut = bool(record.get("do_center_crop", default.edge > 0 or default.padded))
   record = {name: x for name, x in record.items() if x is not None}
   size = record.get("size") or {}
   edge, final = 0, default.size
@@ -90,12 +106,52 @@ def of_record(
   method = record.get("resample", 0)
   if type(method) is not int:
     raise hub.misfit(of, "resample", method, "a number of Pillow's methods")
-  return Preprocess(
-    final,
-    edge,
-    _METHODS.get(method, default.method),
-    _channels(record, "image_mean", default.mean, of),
-    _channels(record, "image_std", default.std, of),
+  return dataclasses.replace(
+    default,
+    size=final,
+    edge=edge,
+    method=_METHODS.get(method, default.method),
+    mean=_channels(record, "image_mean", default.mean, of),
+    std=_channels(record, "image_std", default.std, of),
+  )
+
+
+_FITS = ("shortest", "longest", "squash")
+
+
+def of_open_clip(
+  record: Mapping[str, Any], default: Preprocess, of: str
+) -> Preprocess:
+  """What "preprocess_cfg" of an `open_clip_config.json` says.
+
+  Args:
+    record: the file.
+    default: for what it leaves out, and for the size, which the tower gives.
+      Where that pads, so do we.
+    of: where it lies, for errors.
+
+  Raises:
+    UserError: another way to fit pictures, or a method, mean or deviation of
+      another form.
+  """
+  cfg = hub.field(record, "preprocess_cfg", dict, of=of, default={})
+  of = f"{of}: preprocess_cfg"
+  cfg = {name: x for name, x in cfg.items() if x is not None}
+  kept = dataclasses.replace(
+    default,
+    mean=_channels(cfg, "mean", default.mean, of),
+    std=_channels(cfg, "std", default.std, of),
+  )
+  if default.padded:
+    return kept
+  fit, method = cfg.get("resize_mode", _FITS[0]), cfg.get("interpolation")
+  if fit not in _FITS:
+    raise hub.misfit(of, "resize_mode", fit, f"one of {', '.join(_FITS)}")
+  return dataclasses.replace(
+    kept,
+    edge=default.edge if fit == "shortest" else 0,
+    padded=fit == "longest",
+    method="linear" if method == "bilinear" else "cubic",
   )
 
 
@@ -144,29 +200,70 @@ def rounded(x: Float[ArrayLike, "*N"]) -> Float[Array, "*N"]:
 
 
 def resize(
-  x: Float[Array, "B H W C"], size: tuple[int, int], method: str = "cubic"
+  x: Float[Array, "B H W C"],
+  size: tuple[int, int],
+  method: str = "cubic",
+  *,
+  levels: bool = True,
 ) -> Float[Array, "B h w C"]:
-  """Resizes as Pillow does: columns, then rows, rounded after each."""
+  """Resizes as Pillow does: columns, then rows, rounded after each.
+
+  Args:
+    x: in [0, 1].
+    size: height and width of the result.
+    method: "cubic" or "linear".
+    levels: False leaves out the rounding, and with it the limits 0 and 1.
+  """
   b, h, w, c = x.shape
   if w != size[1]:
-    x = rounded(jax.image.resize(x, (b, h, size[1], c), method))
+    x = jax.image.resize(x, (b, h, size[1], c), method)
+    x = rounded(x) if levels else x
   if h != size[0]:
-    x = rounded(jax.image.resize(x, (b, size[0], size[1], c), method))
+    x = jax.image.resize(x, (b, size[0], size[1], c), method)
+    x = rounded(x) if levels else x
   return x
 
 
-def _shorter_to(edge: int, height: int, width: int) -> tuple[int, int]:
+def shorter_to(edge: int, height: int, width: int) -> tuple[int, int]:
   """The size whose shorter side is `edge`, the other rounded down."""
   if height <= width:
     return edge, int(edge * width / height)
   return int(edge * height / width), edge
 
 
-def _middle(x: Array, size: tuple[int, int]) -> Array:
-  top, left = (x.shape[1] - size[0]) // 2, (x.shape[2] - size[1]) // 2
-  if top < 0 or left < 0:
+def longer_to(
+  size: tuple[int, int], height: int, width: int
+) -> tuple[int, int]:
+  """The size of a picture that just fits into another, halves to even."""
+  scale = min(size[0] / height, size[1] / width)
+  return max(round(height * scale), 1), max(round(width * scale), 1)
+
+
+def fitted(
+  x: Float[Array, "B H W C"], size: tuple[int, int]
+) -> Float[Array, "B h w C"]:
+  """The largest middle part of the wanted shape, resized to `size`."""
+  height, width = x.shape[1:3]
+  if height * size[1] > width * size[0]:
+    part = max(round(width * size[0] / size[1]), 1), width
+  else:
+    part = height, max(round(height * size[1] / size[0]), 1)
+  return resize(_middle(x, part), size)
+
+
+def _on_black(x: Array, size: tuple[int, int]) -> Array:
+  """The picture in the middle of black; an odd rest is larger at the end."""
+  rests = [whole - side for whole, side in zip(size, x.shape[1:3], strict=True)]
+  around = [(rest // 2, rest - rest // 2) for rest in rests]
+  return jnp.pad(x, ((0, 0), *around, (0, 0)))
+
+
+def _middle(x: Array, size: tuple[int, int], nearest: bool = False) -> Array:
+  rests = [side - part for side, part in zip(x.shape[1:3], size, strict=True)]
+  if min(rests) < 0:
     raise UserError(
       f"a middle of {size[0]} x {size[1]} pixels cannot be cut from"
       f" {x.shape[1]} x {x.shape[2]}; the tower's preprocessing is inconsistent"
     )
+  top, left = (round(n / 2) if nearest else n // 2 for n in rests)
   return x[:, top : top + size[0], left : left + size[1]]

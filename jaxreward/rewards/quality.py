@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxreward.models import aesthetic as head_of
-from jaxreward.models import convert
+from jaxreward.models import clip_layouts, convert
 from jaxreward.rewards import encoders
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.rewards.encoders import Encoder
@@ -38,7 +38,8 @@ def load_aesthetic(
   )
   rules = head_of.RULES
   if not head:  # beside the tower in one file
-    head, rules = weights, (*rules, convert.Rule("", "*"))
+    layout = clip_layouts.describe(weights, size)[1]
+    head, rules = weights, (*rules, *clip_layouts.towers(layout))
   params = convert.load_params(head, rules, like)
   return Loaded(
     {"encoder": found.encoder},

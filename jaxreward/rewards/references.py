@@ -12,6 +12,7 @@ Files are named from the folder on. A prompt without a line scores NaN.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,18 +61,20 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def pictures(
-  folder: str, field: str, size: int, most: int = 1
+  folder: str, field: str, size: int, most: int = 1, *, square: bool = False
 ) -> Prepare | None:
   """Texts -> the pictures of one field; None without a folder.
 
   Args:
     folder: see the top of the module; empty where prompts bring pictures.
     field: of the lines: a file's name or, where `most` is over 1, several.
-    size: side that pictures are cut and resampled to.
+    size: length that the shorter side is resampled to. Pictures of one folder
+      that are not all of one shape are cut to squares.
     most: pictures per prompt.
+    square: cut them to squares anyway.
 
   Returns:
-    A function that gives {"reference": float32 [P, most, size, size, 3],
+    A function that gives {"reference": float32 [P, most, h, w, 3],
     "known": bool [P, most]}.
 
   Raises:
@@ -89,12 +92,18 @@ def pictures(
         f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
       )
     at = epath.Path(folder)
-    kept[prompt] = [read_image(at / name, size) for name in names]
+    kept[prompt] = [_read(at / name, size) for name in names]
   if not any(kept.values()):
     raise UserError(f'{folder}: no line of {FILE} has "{field}"')
+  shapes = {picture.shape for some in kept.values() for picture in some}
+  if square or len(shapes) > 1:
+    kept = {
+      prompt: [_cut(x, size) for x in some] for prompt, some in kept.items()
+    }
+  height, width = next(x.shape[:2] for some in kept.values() for x in some)
 
   def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
-    shape = (len(texts), most, size, size, 3)
+    shape = (len(texts), most, height, width, 3)
     reference, known = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
     for p, text in enumerate(texts):
       for i, picture in enumerate(kept.get(text, [])):
@@ -102,6 +111,25 @@ def pictures(
     return {"reference": reference, "known": known}
 
   return prepare
+
+
+def _read(
+  path: os.PathLike[str] | str, size: int
+) -> Float[np.ndarray, "h w 3"]:
+  """A picture resampled so that its shorter side is `size`."""
+  picture = read_image(path)
+  height, width, _ = picture.shape
+  scale = size / min(height, width)
+  wanted = round(height * scale), round(width * scale)
+  return picture if wanted == (height, width) else read_image(path, wanted)
+
+
+def _cut(
+  picture: Float[np.ndarray, "h w 3"], size: int
+) -> Float[np.ndarray, "s s 3"]:
+  """The middle of a picture whose shorter side is `size`."""
+  top, left = ((side - size) // 2 for side in picture.shape[:2])
+  return picture[top : top + size, left : left + size]
 
 
 def has(field: str) -> Applies:

@@ -14,7 +14,7 @@ import safetensors.numpy
 from absl import logging
 
 from jaxreward.errors import UserError, nearest, one_line
-from jaxreward.files import local, write_atomic
+from jaxreward.files import local, require_finite, write_atomic
 from jaxreward.types import Params
 
 _SHOWN = 3
@@ -73,7 +73,7 @@ def load_params(
 
   Raises:
     UserError: no such file, no safetensors, or missing, unexpected or
-      wrongly shaped tensors, by name.
+      wrongly shaped tensors, by name, or one with a value that is not finite.
   """
   drawn, read = _named({} if fresh is None else fresh), _read(path)
   if untaught := sorted(drawn.keys() - read.keys()):
@@ -92,6 +92,8 @@ def load_params(
 
   def fill(leaf_path, leaf):
     name = jax.tree_util.keystr(leaf_path, simple=True, separator="/")
+    if name in read:
+      require_finite(path, name, found[name])
     value = found[name].astype(leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     return value if sharding is None else jax.device_put(value, sharding)

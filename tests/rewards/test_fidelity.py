@@ -156,13 +156,48 @@ def test_the_reference_itself_scores_best(fn, options, own, folder):
   assert (found[:2, 1] < own).all() and found[1, 2] < own
 
 
-def test_a_reference_of_another_size_is_resized(folder):
+@pytest.mark.parametrize(
+  ("size", "rows", "columns"),
+  [((60, 60), slice(40), slice(40)), ((60, 20), slice(40), slice(13, 26)),
+   ((20, 40), slice(10, 30), slice(40))],
+)  # fmt: skip
+def test_of_a_reference_of_another_shape_the_middle_counts(
+  folder, size, rows, columns
+):
+  """It is resized, and never stretched."""
   folder, pictures = folder
   batch, _ = folders.prompts(3)
   loaded = folders.load("psnr", references=folder, image_size=40)
-  images = preprocess.resize(jnp.asarray(pictures), (60, 20))[:, None]
-  found, _ = score(loaded, images, batch)
+  part = jnp.asarray(pictures)[:, rows, columns]
+  found, _ = score(loaded, preprocess.resize(part, size)[:, None], batch)
   np.testing.assert_allclose(np.asarray(found["mine"])[:2, 0], 100.0, rtol=1e-6)
+
+
+def test_references_keep_their_shape_if_they_all_have_one(tmp_path):
+  batch, texts = folders.prompts(2)
+  pictures = folders.pictures(2, 1, (40, 60))[:, 0]
+  lines = []
+  for i, text in enumerate(texts):
+    Image.fromarray((pictures[i] * 255).round().astype(np.uint8)).save(
+      tmp_path / f"{i}.png"
+    )
+    lines.append({"prompt": text, "image": f"{i}.png"})
+  write = lambda: (tmp_path / references.FILE).write_text(
+    "\n".join(map(json.dumps, lines))
+  )
+  write()
+  loaded = folders.load("psnr", references=tmp_path, image_size=40)
+  found, _ = score(loaded, pictures[:, None], batch)
+  np.testing.assert_allclose(found["mine"], 100.0)
+  shape = lambda **options: (
+    references.pictures(str(tmp_path), "image", 20, **options)(texts)[
+      "reference"
+    ].shape
+  )
+  assert shape() == (2, 1, 20, 30, 3)
+  assert shape(square=True) == (2, 1, 20, 20, 3)
+  Image.new("RGB", (30, 30)).save(tmp_path / "1.png")
+  assert shape() == (2, 1, 20, 20, 3)  # of several shapes, squares
 
 
 def test_the_background_counts_and_the_rest_does_not(folder):

@@ -45,10 +45,24 @@ def test_the_harmonic_mean_is_over_what_is_known():
 
 
 def test_windows_lie_in_the_picture_and_overlap_by_half():
-  corners = identity.window_corners(2)
-  assert corners[0] == (0, 0, 1) and len(corners) == 1 + 9
-  assert all(y + s <= 1 and x + s <= 1 for y, x, s in corners)
-  assert {y for y, _, s in corners if s == 0.5} == {0, 0.25, 0.5}
+  corners = identity.window_corners(2, 40, 40)
+  assert corners[0] == (0, 0, 40) and len(corners) == 1 + 9
+  assert {y for y, _, s in corners if s == 20} == {0, 10, 20}
+  assert {s for *_, s in identity.window_corners(3, 41, 41)} == {41, 20, 13}
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (20, 50), (50, 21), (7, 8)])
+def test_windows_are_squares_that_cover_the_picture(shape):
+  """Faces are not stretched, whatever the shape of the picture."""
+  corners = identity.window_corners(2, *shape)
+  for share in (1, 2):
+    side = min(shape) // share
+    mine = [(y, x) for y, x, s in corners if s == side]
+    seen = np.zeros(shape, int)
+    for y, x in mine:
+      assert y + side <= shape[0] and x + side <= shape[1]
+      seen[y : y + side, x : x + side] += 1
+    assert (seen > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import pytest
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.rewards import objects
+from tests.models import tower_peers
+from tests.rewards import folders
 
 L, R, T = (0.2, 0.5, 0.2, 0.2), (0.8, 0.5, 0.2, 0.2), (0.5, 0.1, 0.2, 0.2)
+SIDE = folders.SIDE
 NEAR = (0.21, 0.5, 0.2, 0.2)  # the same thing as L once more
 
 
@@ -100,10 +103,16 @@ def reference_relations(a, b):
   return {name for name, holds in rules.items() if holds}
 
 
-def test_places_are_genevals():
+@pytest.mark.parametrize("size", [(1, 1), (512, 512), (300, 900)])
+def test_places_are_genevals(size):
+  """In pixels of the picture: its shape decides what is beside or below."""
   rng = np.random.default_rng(0)
-  for _ in range(50):
-    a, b = rng.uniform(0.1, 0.9, (2, 4)).astype(np.float32)
+  scale = np.array([*size[::-1]] * 2)
+  pairs = rng.uniform(0.1, 0.9, (50, 2, 4)) * scale
+  pairs[-1, 1] = pairs[-1, 0]  # one place
+  pairs[-2, 1, :2] = pairs[-2, 0, :2] + 1e-4
+  pairs[-2, :, 2:] = 0.0  # not a thousandth of a pixel apart
+  for a, b in pairs.astype(np.float32):
     found = np.asarray(objects.stands(jnp.asarray(a), jnp.asarray(b)))
     names = {
       n
@@ -303,3 +312,51 @@ def test_only_facts_with_colours_are_looked_up_in_others():
   found = objects.prepare_with(ids, facts)(["x"])
   assert found["queries"].shape == (1, 2, 11, 5)
   assert found["named"].sum() == 1
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("shape", [(20, 35), (35, 30)])
+def test_boxes_are_in_pixels_of_the_picture(shape, padded, tmp_path):
+  """OWL-ViT's authors pad with grey at the end; transformers stretches."""
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  layers = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+    num_attention_heads=2,
+  )  # fmt: skip
+  words = dict(
+    vocab_size=len(folders.words()), max_position_embeddings=6, eos_token_id=2
+  )
+  config = transformers.OwlViTConfig(
+    text_config=layers | words, projection_dim=32,
+    vision_config=layers | dict(image_size=SIDE, patch_size=7),
+  )  # fmt: skip
+  model = tower_peers.shake(transformers.OwlViTForObjectDetection(config))
+  model.box_head.dense2.weight.data.mul_(0.1)  # or boxes fill the picture
+  model.save_pretrained(tmp_path)
+  folders.save_tokenizer(tmp_path)
+  loaded = objects.load_objects(str(tmp_path), padded=padded)
+  tokens = loaded.prepare(["a red circle"])["queries"].reshape(1, -1, 6)
+  image = folders.pictures(1, 1, shape)[0]
+  found, _ = loaded.static["detect"](
+    loaded.arrays["params"], jnp.asarray(tokens), jnp.asarray(image)
+  )
+  levels, scale = (image[0] * 255).round().astype(np.uint8), [*shape[::-1]] * 2
+  if padded:
+    rest = [(0, max(shape) - n) for n in shape]
+    levels = np.pad(levels, (*rest, (0, 0)), constant_values=128)
+    scale = [max(shape)] * 4
+  processor = transformers.OwlViTImageProcessorPil(
+    size={"height": SIDE, "width": SIDE}
+  )
+  pixels = processor(levels, return_tensors="pt")["pixel_values"]
+  with torch.no_grad():
+    out = model(
+      input_ids=torch.tensor(tokens[0], dtype=torch.long), pixel_values=pixels
+    )
+  expected = out.pred_boxes.numpy() * np.array(scale)
+  gap = np.abs(np.asarray(found) - expected) / max(shape)
+  # Ties of halves, of which grey is one, move a pixel by one level of 256.
+  assert gap.mean() < 1e-3 and gap.max() < 2e-2
+  assert expected.max() > 10
