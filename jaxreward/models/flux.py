@@ -17,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
+from jaxreward.models import (
+  blocks,
+  convert,
+  fields,
+  latent_policy,
+  mmdit,
+  sequence,
+)
 from jaxreward.types import Array, Cond, Policy
 
 _DEV = dict(double=19, single=38, heads=24)
@@ -206,6 +213,15 @@ def public_config(net: Flux) -> dict[str, Any]:
   }
 
 
+def public_fields(net: Flux) -> fields.Fields:
+  """What `config.json` may say of a network that this one can be."""
+  more = fields.Fields(
+    fixed={"out_channels": (None, net.channels * _PATCH**2)},
+    absent={"guidance_embeds": False},
+  )
+  return fields.like(public_config(net), more)
+
+
 def make_net(size: str, **fields: Any) -> Flux:
   """The architecture of a named size, with fields of its own if given."""
   return latent_policy.make_net(Flux, SIZES, size, fields)
@@ -271,4 +287,5 @@ def make_policy(
     layout=layout(net),
     pictures=picture if takes_source else None,
     public_config=public_config(net),
+    public_fields=public_fields(net),
   )

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip, clip_layouts, convert, hub, tower
+from jaxreward.models import clip, clip_layouts, convert, fields, hub, tower
 from jaxreward.models.clip import Clip, Text, Vision
 from jaxreward.models.convert import Rule, linear, norm
 from jaxreward.models.tower import Size
@@ -133,6 +133,7 @@ def config_of(record: Mapping[str, Any]) -> Clip:
     raise UserError(
       f'config.json describes a "{record.get("model_type")}", not an OWL-ViT'
     )
+  fields.check(record, clip_layouts.BOTH_FIELDS, of="config.json")
   part = lambda name: hub.field(
     record, name, dict, of="config.json", default={}
   )

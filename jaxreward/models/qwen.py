@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, qwen_vision, tower
+from jaxreward.models import convert, fields, hub, qwen_vision, tower
 from jaxreward.models.convert import Rule, linear, norm
 from jaxreward.models.qwen_vision import Vision
 from jaxreward.types import Array, ArrayLike, Params
@@ -346,6 +346,27 @@ def rules_of(config: Qwen, prefix: str = "model.") -> tuple[Rule, ...]:
   )
 
 
+_FIELDS = fields.Fields(
+  read=(
+    "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "intermediate_size", "vocab_size", "rope_theta",
+    "rope_parameters", "rope_scaling", "rms_norm_eps", "image_token_id",
+    "text_config", "vision_config", "layer_types",
+  ),
+  fixed={"hidden_act": ("silu",), "use_sliding_window": (False,)},
+  unread=(
+    *fields.TRANSFORMERS, "max_position_embeddings", "max_window_layers",
+    "sliding_window",  # of layers that use it
+    "video_token_id", "vision_end_token_id", "vision_start_token_id",
+    "vision_token_id",
+  ),
+)  # fmt: skip
+_ROPE_FIELDS = fields.Fields(
+  read=("mrope_section", "rope_theta"),
+  fixed={"rope_type": ("default", "mrope"), "type": ("default", "mrope")},
+)
+
+
 def config_of(record: Mapping[str, Any]) -> Qwen:
   """Geometry from `config.json`.
 
@@ -359,8 +380,14 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
   of = "config.json"
   part = hub.field(record, "text_config", dict, of=of, default={})
   text: Any = {**record, **part}
+  fields.check(text, _FIELDS, of=of)
   count = functools.partial(hub.field, text, kind=int, of=of)
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+  fields.check(rope, _ROPE_FIELDS, of=f"{of}: rope_parameters")
+  if set(text.get("layer_types") or ()) - {"full_attention"}:
+    raise hub.misfit(
+      of, "layer_types", text["layer_types"], "full_attention in every layer"
+    )
   return Qwen(
     count("hidden_size"),
     count("num_hidden_layers"),
@@ -369,7 +396,7 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
     count("intermediate_size"),
     count("vocab_size"),
     float(text.get("rope_theta") or rope.get("rope_theta", 1e6)),
-    text.get("rms_norm_eps", 1e-6),
+    text.get("rms_norm_eps", 1e-5),
     tuple(rope.get("mrope_section", (16, 24, 24))),
     record.get("image_token_id", 151655),
   )

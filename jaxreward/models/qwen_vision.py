@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, tower
+from jaxreward.models import convert, fields, hub, tower
 from jaxreward.models.convert import Rule, conv, linear, norm
 from jaxreward.types import Array, ArrayLike, Params
 
@@ -304,6 +304,24 @@ def rules_of(config: Vision, prefix: str = "visual.") -> tuple[Rule, ...]:
   )
 
 
+_FIELDS = fields.Fields(
+  read=(
+    "hidden_size", "depth", "num_heads", "intermediate_size",
+    "out_hidden_size", "patch_size", "spatial_merge_size",
+    "temporal_patch_size", "window_size", "fullatt_block_indexes",
+    "rope_parameters",
+  ),
+  fixed={"hidden_act": ("silu",), "in_channels": (3,), "in_chans": (3,)},
+  unread=(
+    *fields.TRANSFORMERS, "rope_theta", "spatial_patch_size",
+    "tokens_per_second",  # of videos
+  ),
+)  # fmt: skip
+_ROPE_FIELDS = fields.Fields(
+  read=("rope_theta",), fixed={"rope_type": ("default", "axial")}
+)
+
+
 def config_of(record: Mapping[str, Any]) -> Vision:
   """Geometry from the `vision_config` of a `config.json`.
 
@@ -317,8 +335,10 @@ def config_of(record: Mapping[str, Any]) -> Vision:
     )
   vision = hub.field(record, "vision_config", dict, of="config.json")
   of = "config.json: vision_config"
+  fields.check(vision, _FIELDS, of=of)
   count = functools.partial(hub.field, vision, kind=int, of=of)
   rope = vision.get("rope_parameters") or {}
+  fields.check(rope, _ROPE_FIELDS, of=f"{of}: rope_parameters")
   return Vision(
     count("hidden_size"),
     count("depth"),
