@@ -29,6 +29,7 @@ from jaxreward.models.convert import Rule, conv, linear, norm
 from jaxreward.types import Array, ArrayLike, Params
 
 AREA = 1024 * 1024  # pixels that Qwen-Image-Edit's pipeline aims at
+PLUS_AREA = 384 * 384  # and that of its Plus form
 _ASPECT = 200  # longest to shortest side, at most
 _EPS = 1e-6
 
@@ -270,8 +271,31 @@ def smart_size(
 def pictures_of(
   record: Mapping[str, Any], config: Vision, area: int = AREA
 ) -> Pictures:
-  """What a `preprocessor_config.json` says; the defaults where it is silent."""
+  """What a `preprocessor_config.json` says; the defaults where it is silent.
+
+  Raises:
+    UserError: it prepares pictures otherwise than `Pictures` does.
+  """
   plain = Pictures(area)
+  steps = ("convert_rgb", "normalize", "rescale", "resize")
+  known = fields.Fields(
+    read=("image_mean", "image_std", "max_pixels", "min_pixels", "size"),
+    fixed={
+      **{f"do_{step}": (True,) for step in steps},
+      "do_center_crop": (None, False),
+      "merge_size": (config.merge,),
+      "patch_size": (config.patch,),
+      "resample": (3,),  # bicubic
+      "rescale_factor": (1 / 255,),
+      "temporal_patch_size": (config.frames,),
+    },
+    unread=(
+      "crop_size", "data_format", "default_to_square", "device",
+      "disable_grouping", "image_processor_type", "input_data_format",
+      "processor_class", "return_tensors",
+    ),
+  )  # fmt: skip
+  fields.check(record, known, of="preprocessor_config.json")
   size = record.get("size") or {}
   return Pictures(
     area,
