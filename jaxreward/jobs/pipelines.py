@@ -22,6 +22,7 @@ from jaxreward.jobs import setup
 from jaxreward.models import (
   clip,
   clip_layouts,
+  fields,
   hub,
   qwen,
   qwen_prompts,
@@ -177,7 +178,7 @@ def _edit(
 ) -> Callable[[Texts, ArrayLike], Cond]:
   place, places = f"{weights}:text_encoder", shapes["words"].shape[1]
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
-  record = hub.read_config(place)
+  record = fields.read(place)
   seen, language = qwen_vision.config_of(record), qwen.config_of(record)
   prepared = qwen_vision.pictures_of(
     hub.read_config(f"{weights}:processor", "preprocessor_config.json"),

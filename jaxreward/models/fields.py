@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +91,8 @@ def check(record: Mapping[str, Any], known: Fields, *, of: str) -> None:
   """
   if not record:
     return
-  for name, value in {**known.absent, **record}.items():
+  silent = {k: v for k, v in known.absent.items() if k not in record}
+  for name, value in {**record, **silent}.items():
     expected = known.fixed.get(name)
     if expected is not None:
       if not any(_same(value, one) for one in expected):
@@ -103,6 +105,21 @@ def check(record: Mapping[str, Any], known: Fields, *, of: str) -> None:
         " what the network computes; take weights without it, or out of the"
         " file what you know to change nothing"
       )
+
+
+def read(spec: os.PathLike[str] | str) -> dict[str, Any]:
+  """The `config.json` of weights that cannot be read without it.
+
+  Raises:
+    UserError: there is none.
+  """
+  record = hub.read_config(spec)
+  if not record:
+    raise UserError(
+      f"{shown(os.fspath(spec), 160)} has no config.json, or an empty one; put"
+      " that of the model beside the weights"
+    )
+  return record
 
 
 def _other(

@@ -47,6 +47,7 @@ SHARDING_RULES = (
   *mmdit.sharding_rules("double|single"),
 )
 _PATCH = 2
+_GUIDANCE = 3.5  # that FLUX.1-dev is published with
 
 
 class SingleBlock(mmdit.Stream):
@@ -232,7 +233,7 @@ def make_policy(
   size: str = "flux_dev",
   latent_side: int = 64,
   words: int = 512,
-  guidance: float = 3.5,
+  guidance: float = _GUIDANCE,
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
@@ -270,6 +271,11 @@ def make_policy(
     dtype=jnp.dtype(dtype),
     attention=attention,
   )
+  if not net.guided and guidance != _GUIDANCE:
+    raise UserError(
+      f'model.guidance={guidance}: model.size="{size}" takes no distilled'
+      " guidance; leave it out"
+    )
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {

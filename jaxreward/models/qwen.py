@@ -353,7 +353,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   nested = "model.language_model.norm.weight" in hub.open_weights(spec)
   rules = rules_of(config, "model.language_model." if nested else "model.")
   return config, convert.load_params(spec, rules, shapes(config, dtype))

@@ -396,7 +396,7 @@ def load(
     UserError: the checkpoint has none; see `config_of` and
       `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   places = "visual.", "model.visual."
   stored = hub.open_weights(spec)
   found = [p for p in places if any(name.startswith(p) for name in stored)]

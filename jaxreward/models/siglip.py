@@ -361,6 +361,6 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   like = shapes(config, dtype)
   return config, convert.load_params(spec, rules_of(config), like)

@@ -253,7 +253,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   return config, convert.load_params(
     spec, rules_of(config), shapes(config, dtype)
   )

@@ -296,3 +296,17 @@ def test_gradients_of_guidance_are_differences():
     (g * m).sum() for g, m in zip(slopes, np.float32(move), strict=True)
   )
   np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parity
+def test_times_are_told_as_the_pipeline_tells_them():
+  torch = pytest.importorskip("torch")
+  t = np.linspace(0, 1, 1001, dtype=np.float32)
+  whole = torch.tensor(t) * 1000
+  for dtype in ("bfloat16", "float16"):
+    want = (whole.to(getattr(torch, dtype)) / 1000).float().numpy()
+    got = jax.jit(lambda t, d=dtype: qwen_image._told(t, jnp.dtype(d)))(t)
+    np.testing.assert_array_equal(got, want)
+    assert np.abs(want - t).max() > 1e-4
+  same = qwen_image._told(jnp.asarray(t), jnp.float32)
+  np.testing.assert_array_equal(same, t)
