@@ -31,7 +31,9 @@ the source and agreement with the words are weighed as by Flow-GRPO's authors,
 who count objects for the latter (`objects` with its `facts`). Pictures are
 edited at the policy's own square size. The text encoder of `qwen_image_edit`
 sees them too, at `text_encoder.area` pixels, a megapixel if left out as in the
-public pipeline; `model.words` counts the picture's tokens.
+public pipeline; `model.words` counts the picture's tokens. The Plus form,
+`qwen_image_edit_2509` and `qwen_image_edit_2511`, is trained on one picture a
+prompt.
 """
 
 from ml_collections import ConfigDict
@@ -52,6 +54,11 @@ QWEN_TIMES = dict(
     name="dynamic", base_shift=0.5, max_shift=0.9, max_tokens=8192,
     terminal=0.02,
   ),
+)  # fmt: skip
+QWEN_PLUS = dict(
+  text_encoder="qwen_image_edit_plus", autoencoder="wan21", steps=10,
+  eval_steps=40, guidance=4.0, noise=1.0, times=QWEN_TIMES, group=16,
+  prompts=32, kl=0.0, ema=0.0, similarity=0.2,
 )  # fmt: skip
 # Steps, guidance and noise level of the rollout differ by model.
 MODELS = {
@@ -147,6 +154,20 @@ MODELS = {
     weights="Qwen/Qwen-Image-Edit", text_encoder="qwen_image_edit",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.0,
     times=QWEN_TIMES, group=16, prompts=32, kl=0.0, ema=0.0, similarity=0.2,
+  ),
+  # Its text encoder looks at the picture in 196 places.
+  "qwen_image_edit_2509": dict(
+    model=dict(
+      name="qwen_image", size="qwen_image_edit", takes_source=True, words=512
+    ),
+    weights="Qwen/Qwen-Image-Edit-2509", **QWEN_PLUS,
+  ),
+  "qwen_image_edit_2511": dict(
+    model=dict(
+      name="qwen_image", size="qwen_image_edit_2511", takes_source=True,
+      words=512,
+    ),
+    weights="Qwen/Qwen-Image-Edit-2511", tiny_size="tiny_2511", **QWEN_PLUS,
   ),
 }  # fmt: skip
 OBJECTIVES = ("flow_grpo", "diffusion_nft")

@@ -132,12 +132,15 @@ class Policy:
     parts: where the parameters are those of several networks of one layout:
       their names in the tree, and the folders of a public pipeline that hold
       them; None for one network.
-    scale_at: (guidance scale, t [B]) -> scale [B] of each row; None where it is
-      the same at all times.
+    guide: (velocity of the prompt [B, ...], of the empty prompt, guidance scale,
+      t [B]) -> guided velocity [B, ...], as the model was published with it;
+      None for the plain formula, see `flow.guidance`.
     public_config: what diffusers reads beside parameters of those names.
+    public_fields: what such a file may say (`models.fields`); None for any.
     decoder: key -> parameters of the autoencoder; None where there is none.
     decoder_rules: their sharding rules.
     decoder_layout: the table of their public names.
+    decoder_fields: `public_fields` of the autoencoder.
     prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
       word ids.
     takes_source: whether `encode` also takes a picture to start from: pixels
@@ -162,11 +165,13 @@ class Policy:
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[Any, ...] = ()
   parts: Mapping[str, str] | None = None
-  scale_at: Callable[..., Array] | None = None
+  guide: Callable[..., Array] | None = None
   public_config: Mapping[str, Any] | None = None
+  public_fields: Any = None
   decoder: Callable[..., Params] | None = None
   decoder_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   decoder_layout: tuple[Any, ...] = ()
+  decoder_fields: Any = None
   prompts: Cond | None = None
   takes_source: bool = False
   pictures: Cond | None = None

@@ -21,6 +21,17 @@ def is_off(scale: float | Array) -> bool:
   return isinstance(scale, int | float) and scale == 1
 
 
+def plain(
+  v_cond: Float[Array, "B *L"],
+  v_uncond: Float[Array, "B *L"],
+  scale: float | Array,
+  t: Float[Array, "B"],
+) -> Float[Array, "B *L"]:
+  """v_uncond + scale (v_cond - v_uncond), at all times; see `Policy.guide`."""
+  del t
+  return v_uncond + scale * (v_cond - v_uncond)
+
+
 def guided_velocity(
   policy: Policy,
   params: Params,
@@ -30,7 +41,7 @@ def guided_velocity(
   uncond: Cond | None,
   scale: float | Array,
 ) -> Float[Array, "B *L"]:
-  """v_uncond + scale (v_cond - v_uncond), in one pass over both.
+  """The policy's guidance of its two velocities, in one pass over both.
 
   Args:
     policy: the policy.
@@ -42,8 +53,7 @@ def guided_velocity(
       read when scale is 1. What it lacks, as the picture to edit, is the
       sample's own.
     scale: the number 1 runs the conditional pass alone; an array always runs
-      both, so that one program serves every scale. Of what is not off,
-      `policy.scale_at` makes the scale of each time.
+      both, so that one program serves every scale.
 
   Returns:
     velocity [B, H, W, C].
@@ -61,10 +71,8 @@ def guided_velocity(
     params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both
   )
   v_cond, v_uncond = jnp.split(v, 2)
-  if policy.scale_at is not None:
-    found = policy.scale_at(scale, jnp.asarray(t))
-    scale = found.reshape(-1, *[1] * (v.ndim - 1))
-  return v_uncond + scale * (v_cond - v_uncond)
+  guide = plain if policy.guide is None else policy.guide
+  return guide(v_cond, v_uncond, scale, jnp.asarray(t))
 
 
 def conditioning(

@@ -22,8 +22,10 @@ from jaxreward.jobs import setup
 from jaxreward.models import (
   clip,
   clip_layouts,
+  fields,
   hub,
   qwen,
+  qwen_prompts,
   qwen_vision,
   t5,
   text_encoder,
@@ -34,7 +36,7 @@ from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, ArrayLike, Cond, Params
 
 Texts = Sequence[str]
-READ_PICTURES = ("qwen_image_edit",)
+READ_PICTURES = ("qwen_image_edit", "qwen_image_edit_plus")
 _AT_ONCE = 8  # texts; the last ones are padded, so that one program serves all
 
 
@@ -103,7 +105,10 @@ def flux(
 def qwen_image(
   shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
 ) -> Callable[[Texts], Cond]:
-  """The language tower of a Qwen-Image pipeline; arguments as `sd3`."""
+  """The language tower of a Qwen-Image pipeline; arguments as `sd3`.
+
+  No text at all is read as the authors' empty prompt, a blank.
+  """
   config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   places = shapes["words"].shape[1]
@@ -114,8 +119,13 @@ def qwen_image(
     )
     return {"words": words, "mask": kept}
 
-  tokens = lambda texts: qwen.tokenize(reader, texts, places)
+  tokens = lambda texts: qwen_prompts.tokenize(reader, _said(texts), places)
   return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
+
+
+def _said(texts: Texts) -> list[str]:
+  """Texts, of which those without a letter are the authors' empty prompt."""
+  return [text or qwen_prompts.EMPTY for text in texts]
 
 
 def qwen_image_edit(
@@ -139,9 +149,36 @@ def qwen_image_edit(
   Returns:
     (texts, pictures [P, H, W, 3] in [0, 1]) -> what the policy encodes.
   """
+  return _edit(shapes, mesh, weights, dtype, area, numbered=False)
+
+
+def qwen_image_edit_plus(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  area: int = qwen_vision.PLUS_AREA,
+) -> Callable[[Texts, ArrayLike], Cond]:
+  """Those of its Plus form, 2509 and later; arguments as `qwen_image_edit`.
+
+  The published pipeline looks at a picture in 196 tokens.
+  """
+  return _edit(shapes, mesh, weights, dtype, area, numbered=True)
+
+
+def _edit(
+  shapes: Cond,
+  mesh: Mesh | None,
+  weights: str,
+  dtype: str,
+  area: int,
+  *,
+  numbered: bool,
+) -> Callable[[Texts, ArrayLike], Cond]:
   place, places = f"{weights}:text_encoder", shapes["words"].shape[1]
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
-  record = hub.read_config(place)
+  record = fields.read(place)
   seen, language = qwen_vision.config_of(record), qwen.config_of(record)
   prepared = qwen_vision.pictures_of(
     hub.read_config(f"{weights}:processor", "preprocessor_config.json"),
@@ -150,10 +187,12 @@ def qwen_image_edit(
 
   def asked(texts: Texts, height: int, width: int) -> Any:
     _, size = prepared.sizes(height, width)
-    count = math.prod(seen.grid(*size))
-    return qwen.tokenize_edit(reader, texts, places, count, language.pad)
+    counts = [math.prod(seen.grid(*size))]
+    return qwen_prompts.tokenize_edit(
+      reader, _said(texts), places, counts, language.pad, numbered=numbered
+    )
 
-  _, _, start = asked([""], 1, 1)
+  _, _, starts = asked([""], 1, 1)
   params = {
     "text": qwen.load(place, dtype=dtype)[1],
     "vision": qwen_vision.load(place, dtype=dtype)[1],
@@ -161,8 +200,8 @@ def qwen_image_edit(
 
   def encode(params, ids, mask, images):
     words, kept = qwen.encode_qwen_image_edit(
-      language, seen, params, ids, mask, images,
-      start=start, dtype=jnp.dtype(dtype),
+      language, seen, params, ids, mask, [images],
+      starts=starts, dtype=jnp.dtype(dtype),
     )  # fmt: skip
     return {"words": words, "mask": kept}
 

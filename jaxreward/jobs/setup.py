@@ -24,7 +24,15 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import rollout, schedule
 from jaxreward.jobs import adapters, videos
-from jaxreward.models import attention, convert, hub, lora, vae, video_vae
+from jaxreward.models import (
+  attention,
+  convert,
+  fields,
+  hub,
+  lora,
+  vae,
+  video_vae,
+)
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding, state, weights
 from jaxreward.types import Array, ArrayLike, Params, Policy
@@ -94,6 +102,7 @@ def _with_autoencoder(
     decoder=autoencoder.init,
     decoder_rules=autoencoder.sharding_rules,
     decoder_layout=autoencoder.layout,
+    decoder_fields=autoencoder.public_fields,
   )
 
 
@@ -226,6 +235,7 @@ def load_decoder(config: ConfigDict, policy: Policy) -> Params | None:
     return jax.jit(policy.decoder)(key)
   logging.info("autoencoder from %s", spec)
   like = jax.eval_shape(policy.decoder, key)
+  _check_config(spec, policy.decoder_fields, "autoencoder")
   return convert.load_params(spec, policy.decoder_layout, like)
 
 
@@ -342,12 +352,30 @@ def _load_plain(
 
 def _load_public(spec: str, policy: Policy, like: Params) -> Params:
   """A public checkpoint; of several networks, the folder with all of them."""
-  if policy.parts is None:
+
+  def load(spec: str, like: Params) -> Params:
+    _check_config(spec, policy.public_fields, "model")
     return convert.load_params(spec, policy.layout, like)
+
+  if policy.parts is None:
+    return load(spec, like)
   return {
-    name: convert.load_params(f"{spec}:{folder}", policy.layout, like[name])
+    name: load(f"{spec}:{folder}", like[name])
     for name, folder in policy.parts.items()
   }
+
+
+def _check_config(spec: str, known: fields.Fields | None, field: str) -> None:
+  """Refuses weights whose `config.json` speaks of another network."""
+  if known is None:
+    return
+  record = hub.read_config(spec)
+  fields.check(record, known, of=f"{spec}: config.json")
+  if not record:
+    logging.info(
+      "%s has no config.json: its flags are taken to be those of config.%s",
+      spec, field,
+    )  # fmt: skip
 
 
 def _chosen(tree: Params, pattern: str) -> Params:

@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -28,6 +27,7 @@ from jaxreward.data import texts
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.jobs import pipelines, setup
+from jaxreward.rewards import preprocess
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 
@@ -84,6 +84,7 @@ REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "flux": pipelines.flux,
   "qwen_image": pipelines.qwen_image,
   "qwen_image_edit": pipelines.qwen_image_edit,
+  "qwen_image_edit_plus": pipelines.qwen_image_edit_plus,
   "wan": pipelines.wan,
 }
 
@@ -308,8 +309,7 @@ def _look(config: ConfigDict, policy: Policy, mesh: Mesh | None):
   @functools.partial(jax.jit, out_shardings=whole)
   def run(decoder, images):
     if images.shape[1:3] != size:
-      shape = (len(images), *size, 3)
-      images = jnp.clip(jax.image.resize(images, shape, "cubic"), 0, 1)
+      images = preprocess.resize(images, size, "lanczos3")
     return policy.to_latents(images, decoder)  # pyrefly: ignore
 
   vision, made = None, bind_vision(config, policy)

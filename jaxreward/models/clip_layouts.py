@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import aesthetic, clip, convert, hub
+from jaxreward.models import aesthetic, clip, convert, fields, hub
 from jaxreward.models.clip import Clip, Text, Vision
 from jaxreward.models.convert import LINEAR, Rule, conv, linear, norm
 from jaxreward.models.tower import Size
@@ -186,8 +185,35 @@ _VISION = _DEFAULTS | {
 }  # fmt: skip
 
 
+_SIZES = (
+  "hidden_size", "num_hidden_layers", "num_attention_heads",
+  "intermediate_size", "hidden_act", "layer_norm_eps",
+)  # fmt: skip
+TEXT_FIELDS = fields.Fields(
+  read=(
+    *_SIZES, "vocab_size", "max_position_embeddings", "eos_token_id",
+    "projection_dim",
+  ),
+  unread=fields.TRANSFORMERS,
+)  # fmt: skip
+VISION_FIELDS = fields.Fields(
+  read=(*_SIZES, "image_size", "patch_size", "projection_dim"),
+  fixed={"num_channels": (3,)},
+  unread=fields.TRANSFORMERS,
+)
+BOTH_FIELDS = fields.Fields(
+  read=(
+    "projection_dim", "text_config", "vision_config", "text_config_dict",
+    "vision_config_dict",
+  ),
+  # Scores are scaled by the stored tensor.
+  unread=(*fields.TRANSFORMERS, "logit_scale_init_value"),
+)  # fmt: skip
+
+
 def text_of(record: Mapping[str, Any], projection: int | None = None) -> Text:
   """A text tower from its config; `projection` overrides what that says."""
+  fields.check(record, TEXT_FIELDS, of="config.json: text_config")
   full: dict[str, Any] = {**_TEXT, **record}
   field = functools.partial(hub.field, full, kind=int, of="config.json")
   eos = full["eos_token_id"]
@@ -204,6 +230,7 @@ def vision_of(
   record: Mapping[str, Any], projection: int | None = None
 ) -> Vision:
   """An image tower from its config; `projection` overrides what that says."""
+  fields.check(record, VISION_FIELDS, of="config.json: vision_config")
   full: dict[str, Any] = {**_VISION, **record}
   field = functools.partial(hub.field, full, kind=int, of="config.json")
   return Vision(
@@ -222,6 +249,7 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
     return Clip(None, vision_of(record))
   if kind != "clip":
     raise UserError(f'config.json describes a "{kind}", not a CLIP model')
+  fields.check(record, BOTH_FIELDS, of="config.json")
   shared = hub.field(
     record, "projection_dim", int, of="config.json", default=512
   )
@@ -235,28 +263,28 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
   return Clip(text_of(part("text"), shared), vision_of(part("vision"), shared))
 
 
-# What changes an open_clip tower and shows in no tensor, as it is in ours.
-_PLAIN = {
-  "text_cfg": {
-    "pool_type": "argmax", "no_causal_mask": False,
-    "final_ln_after_pool": False, "act_kwargs": None, "norm_kwargs": None,
-    "tokenizer_kwargs": None,
+_OPEN_MODEL = fields.Fields(
+  read=("embed_dim", "quick_gelu", "text_cfg", "vision_cfg"),
+  unread=("cast_dtype", "custom_text", "init_logit_scale"),
+)
+_OPEN_TEXT = fields.Fields(
+  read=("context_length", "vocab_size", "width", "heads", "layers"),
+  fixed={
+    "mlp_ratio": (4,), "pool_type": ("argmax",), "proj_type": ("linear",),
   },
-  "vision_cfg": {
-    "pool_type": "tok", "final_ln_after_pool": False, "act_kwargs": None,
-    "norm_kwargs": None,
-  },
-}  # fmt: skip
-
-
-def _require_plain(part: str, cfg: Mapping[str, Any]) -> None:
-  for name, plain in _PLAIN[part].items():
-    value = cfg.get(name, plain)
-    if value != plain and (value or plain):
-      raise hub.misfit(
-        f"{OPEN_CLIP_CONFIG}: {part}", name, value,
-        f"{json.dumps(plain)}, the only one that is known",
-      )  # fmt: skip
+  unread=("hf_tokenizer_name",),
+)  # fmt: skip
+_OPEN_VISION = fields.Fields(
+  read=(
+    "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size",
+  ),
+  fixed={"pool_type": ("tok",), "pos_embed_type": ("learnable",)},
+  unread=(
+    "patch_dropout",  # of training
+    # of poolers and towers that only other fields bring
+    "attn_pooler_heads", "attn_pooler_queries", "timm_proj",
+  ),
+)  # fmt: skip
 
 
 def _of_open_clip(record: Mapping[str, Any]) -> Clip:
@@ -270,8 +298,12 @@ def _of_open_clip(record: Mapping[str, Any]) -> Clip:
       f"{OPEN_CLIP_CONFIG} has {', '.join(sorted(unknown))}: towers of other"
       " libraries are not read; use a checkpoint whose towers are open_clip's"
     )
-  _require_plain("text_cfg", text)
-  _require_plain("vision_cfg", vision)
+  for part, known, name in (
+    (cfg, _OPEN_MODEL, of),
+    (text, _OPEN_TEXT, f"{of}: text_cfg"),
+    (vision, _OPEN_VISION, f"{of}: vision_cfg"),
+  ):
+    fields.check(part, known, of=name)
   active = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
   words = functools.partial(hub.field, text, of=f"{of}: text_cfg")
   sight = functools.partial(hub.field, vision, of=f"{of}: vision_cfg")

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip_layouts, convert, hub, tower
+from jaxreward.models import clip_layouts, convert, fields, hub, tower
 from jaxreward.models.convert import Form, Rule, conv, linear, norm
 from jaxreward.models.tower import Size
 from jaxreward.types import Array, ArrayLike
@@ -230,6 +230,29 @@ def _v3_rules(config: Dino) -> tuple[Rule, ...]:
   )
 
 
+_SHARED = clip_layouts.VISION_FIELDS
+_UNREAD = (
+  *_SHARED.unread, "drop_path_rate", "layerscale_value",  # of training
+  # of the backbone's feature maps, not of the model that is read
+  "apply_layernorm", "out_features", "out_indices", "reshape_hidden_states",
+  "stage_names",
+)  # fmt: skip
+_V2_FIELDS = fields.Fields(
+  read=(*_SHARED.read, "mlp_ratio", "num_register_tokens", "use_swiglu_ffn"),
+  fixed={**_SHARED.fixed, "qkv_bias": (True,)},
+  unread=(*_UNREAD, "use_mask_token"),
+)  # fmt: skip
+_V3_FIELDS = fields.Fields(
+  read=(*_SHARED.read, "num_register_tokens", "rope_theta", "use_gated_mlp"),
+  fixed={
+    **_SHARED.fixed, "query_bias": (True,), "key_bias": (False,),
+    "value_bias": (True,), "proj_bias": (True,), "mlp_bias": (True,),
+  },
+  # Places are moved in training alone.
+  unread=(*_UNREAD, "pos_embed_jitter", "pos_embed_rescale", "pos_embed_shift"),
+)  # fmt: skip
+
+
 def config_of(record: Mapping[str, Any]) -> Dino:
   """Geometry from `config.json`.
 
@@ -241,6 +264,7 @@ def config_of(record: Mapping[str, Any]) -> Dino:
     return _config_of_v2(record)
   if kind != "dinov3_vit":
     raise UserError(f'config.json describes a "{kind}", not a DINO tower')
+  fields.check(record, _V3_FIELDS, of="config.json")
   full: dict[str, Any] = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
@@ -258,6 +282,7 @@ def config_of(record: Mapping[str, Any]) -> Dino:
 
 
 def _config_of_v2(record: Mapping[str, Any]) -> Dino:
+  fields.check(record, _V2_FIELDS, of="config.json")
   full: dict[str, Any] = {
     "hidden_act": "gelu", "layer_norm_eps": 1e-6, "mlp_ratio": 4, **record,
   }  # fmt: skip
@@ -295,7 +320,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  record = hub.read_config(spec)
+  record = fields.read(spec)
   with hub.beside(spec):
     config = config_of(record)
   like = shapes(config, dtype)

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
+from jaxreward.models import (
+  blocks,
+  convert,
+  fields,
+  latent_policy,
+  mmdit,
+  sequence,
+)
 from jaxreward.types import Array, Cond, Policy
 
 _DEV = dict(double=19, single=38, heads=24)
@@ -40,6 +47,7 @@ SHARDING_RULES = (
   *mmdit.sharding_rules("double|single"),
 )
 _PATCH = 2
+_GUIDANCE = 3.5  # that FLUX.1-dev is published with
 
 
 class SingleBlock(mmdit.Stream):
@@ -206,6 +214,15 @@ def public_config(net: Flux) -> dict[str, Any]:
   }
 
 
+def public_fields(net: Flux) -> fields.Fields:
+  """What `config.json` may say of a network that this one can be."""
+  more = fields.Fields(
+    fixed={"out_channels": (None, net.channels * _PATCH**2)},
+    absent={"guidance_embeds": False},
+  )
+  return fields.like(public_config(net), more)
+
+
 def make_net(size: str, **fields: Any) -> Flux:
   """The architecture of a named size, with fields of its own if given."""
   return latent_policy.make_net(Flux, SIZES, size, fields)
@@ -216,7 +233,7 @@ def make_policy(
   size: str = "flux_dev",
   latent_side: int = 64,
   words: int = 512,
-  guidance: float = 3.5,
+  guidance: float = _GUIDANCE,
   remat: str = "full",
   unroll: int = 1,
   dtype: str = "bfloat16",
@@ -254,6 +271,11 @@ def make_policy(
     dtype=jnp.dtype(dtype),
     attention=attention,
   )
+  if not net.guided and guidance != _GUIDANCE:
+    raise UserError(
+      f'model.guidance={guidance}: model.size="{size}" takes no distilled'
+      " guidance; leave it out"
+    )
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {
@@ -271,4 +293,5 @@ def make_policy(
     layout=layout(net),
     pictures=picture if takes_source else None,
     public_config=public_config(net),
+    public_fields=public_fields(net),
   )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
-from jaxreward.models import attention, blocks, sequence
+from jaxreward.models import attention, blocks, fields, sequence
 from jaxreward.types import Array, Cond, Params, Policy
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -20,7 +20,7 @@ def make_net(
   kind: Callable[..., Net],
   sizes: Mapping[str, dict[str, Any]],
   size: str,
-  fields: Mapping[str, Any],
+  given: Mapping[str, Any],
 ) -> Net:
   """The architecture of a named size, with fields of its own if given.
 
@@ -32,11 +32,11 @@ def make_net(
       f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
       f" {', '.join(sizes)}"
     )
-  blocks.require_remat(fields.get("remat", "none"))
+  blocks.require_remat(given.get("remat", "none"))
   attention.check(
-    fields.get("attention", "plain"), fields.get("dtype", jnp.float32)
+    given.get("attention", "plain"), given.get("dtype", jnp.float32)
   )
-  return kind(**{**sizes[size], **fields})
+  return kind(**{**sizes[size], **given})
 
 
 def make(
@@ -49,6 +49,7 @@ def make(
   layout: tuple[Any, ...],
   pictures: Cond | None = None,
   public_config: Mapping[str, Any],
+  public_fields: fields.Fields,
 ) -> Policy:
   """The network's functions as a `Policy`.
 
@@ -66,6 +67,7 @@ def make(
     pictures: shapes of what `encode` takes besides for one picture to start
       from; None if it takes none.
     public_config: what diffusers reads beside them.
+    public_fields: what a config of such parameters may say.
   """
 
   def init(key: Array) -> Params:
@@ -92,6 +94,7 @@ def make(
     sharding_rules=sharding_rules,
     layout=layout,
     public_config=public_config,
+    public_fields=public_fields,
     prompts=prompts,
     takes_source=pictures is not None,
     pictures=pictures,

@@ -8,17 +8,32 @@ parts. Words stand before pixels wherever both lie on one axis.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxreward.models import attention, blocks, convert, sequence
 from jaxreward.types import Array, ArrayLike
 
 Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
+
+
+class TwoTimes(NamedTuple):
+  """Signals of two times, for pixels of which some are given.
+
+  Attributes:
+    now: of the time, for words and drawn pixels.
+    still: of time zero, for given pixels.
+    given: which pixels are given.
+  """
+
+  now: Float[Array, "B D"]
+  still: Float[Array, "B D"]
+  given: Bool[ArrayLike, "N"]
+
 
 # Megatron's cut of every pair of products; stacks carry their layers first.
 _WIDE = r"(modulation|_q|_k|_v|_up)/kernel$"
@@ -191,10 +206,20 @@ class Stream(nn.Module):
     """Back to the width of the stream, whole on every device of a row."""
     return sequence.rows(self.dense(self.width, name)(x))
 
-  def modulation(self, signal: Array, prefix: str, parts: int) -> list[Array]:
-    y = self.dense(parts * self.width, f"{prefix}_modulation")(signal)
-    y = sequence.rows(y)
-    return jnp.split(y[:, None], parts, axis=-1)
+  def modulation(
+    self, signal: Array | TwoTimes, prefix: str, parts: int
+  ) -> list[Array]:
+    """Vectors [B, 1, D], or [B, N, D] where the time differs by token."""
+    dense = self.dense(parts * self.width, f"{prefix}_modulation")
+    if not isinstance(signal, TwoTimes):
+      y = sequence.rows(dense(signal))
+      return jnp.split(y[:, None], parts, axis=-1)
+    y = sequence.rows(dense(jnp.stack([signal.now, signal.still], axis=1)))
+    given = jnp.asarray(signal.given)[:, None]
+    return [
+      jnp.where(given, part[:, 1:], part[:, :1])
+      for part in jnp.split(y, parts, axis=-1)
+    ]
 
 
 class JointBlock(Stream):
@@ -210,14 +235,19 @@ class JointBlock(Stream):
 
   @nn.compact
   def __call__(
-    self, carry: tuple[Array, Array], signal: Array, rotary: Rotary, mask: Any
+    self,
+    carry: tuple[Array, Array],
+    signal: Array | TwoTimes,
+    rotary: Rotary,
+    mask: Any,
   ) -> tuple[tuple[Array, Array], None]:
     x, words = carry
     shift, scale, gate, *rest = self.modulation(
       signal, "image", 9 if self.dual else 6
     )
     shift2, scale2, gate2, *own = rest
-    of_words = self.modulation(signal, "text", 2 if self.last else 6)
+    now = signal.now if isinstance(signal, TwoTimes) else signal
+    of_words = self.modulation(now, "text", 2 if self.last else 6)
     # The last block has its scale first.
     word_shift, word_scale = of_words[:2][:: -1 if self.last else 1]
     image = self.heads_of(modulate(x, shift, scale), "image")

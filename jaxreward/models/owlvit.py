@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip, clip_layouts, convert, hub, tower
+from jaxreward.models import clip, clip_layouts, convert, fields, hub, tower
 from jaxreward.models.clip import Clip, Text, Vision
 from jaxreward.models.convert import Rule, linear, norm
 from jaxreward.models.tower import Size
@@ -134,6 +134,7 @@ def config_of(record: Mapping[str, Any]) -> Clip:
     raise UserError(
       f'config.json describes a "{record.get("model_type")}", not an OWL-ViT'
     )
+  fields.check(record, clip_layouts.BOTH_FIELDS, of="config.json")
   part = lambda name: hub.field(
     record, name, dict, of="config.json", default={}
   )
@@ -170,9 +171,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  record = hub.read_config(spec)
-  if not record:
-    raise UserError(f"{spec} has no config.json beside the weights")
+  record = fields.read(spec)
   with hub.beside(spec):
     config = config_of(record)
   return config, convert.load_params(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,31 +22,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, qwen_vision, tower
+from jaxreward.models import (
+  convert,
+  fields,
+  hub,
+  qwen_prompts,
+  qwen_vision,
+  tower,
+)
 from jaxreward.models.convert import Rule, linear, norm
 from jaxreward.models.qwen_vision import Vision
 from jaxreward.types import Array, ArrayLike, Params
-
-# What Qwen-Image sets around a prompt; states of the part before it are cut.
-TEMPLATE = (
-  "<|im_start|>system\nDescribe the image by detailing the color, shape, size,"
-  " texture, quantity, text, spatial relationships of the objects and"
-  " background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>"
-  "assistant\n"
-)
-TEMPLATE_TOKENS = 34
-# Qwen-Image-Edit's; as many of _PAD as the picture has tokens stand for it.
-EDIT_TEMPLATE = (
-  "<|im_start|>system\nDescribe the key features of the input image (color,"
-  " shape, size, texture, objects, background), then explain how the user's text"
-  " instruction should alter or modify the image. Generate a new image that"
-  " meets the user's requirements while maintaining consistency with the"
-  " original input where appropriate.<|im_end|>\n<|im_start|>user\n"
-  "<|vision_start|><|image_pad|><|vision_end|>{}<|im_end|>\n<|im_start|>"
-  "assistant\n"
-)
-EDIT_TEMPLATE_TOKENS = 64
-_PAD = "<|image_pad|>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,17 +126,17 @@ class QwenText(nn.Module):
   def __call__(
     self,
     tokens: Int[ArrayLike, "B L"],
-    seen: Float[ArrayLike, "B M D"] | None = None,
-    start: int = 0,
-    grid: tuple[int, int] = (0, 0),
+    seen: Sequence[Float[ArrayLike, "B _ D"]] = (),
+    starts: Sequence[int] = (),
+    grids: Sequence[tuple[int, int]] = (),
   ) -> Float[Array, "B L D"]:
     """Hidden states.
 
     Args:
       tokens: ids.
-      seen: tokens of a picture, which take the places of M ids.
-      start: of the picture, the same in every row.
-      grid: rows and columns of the picture's tokens; their product is M.
+      seen: tokens of pictures, each of which takes the places of so many ids.
+      starts: of the pictures, in order, the same in every row.
+      grids: rows and columns of each picture's tokens.
     """
     c, length = self.config, tokens.shape[1]
     table = self.param(
@@ -157,9 +144,9 @@ class QwenText(nn.Module):
     )
     frequency = c.theta ** -jnp.arange(0, 1, 2 * c.heads / c.width)
     angles = jnp.arange(length)[:, None] * frequency
-    if seen is not None:
+    if seen:
       axis = np.repeat(np.arange(3), c.sections)
-      angles = rope_places(length, start, grid)[:, axis] * frequency
+      angles = rope_places(length, starts, grids)[:, axis] * frequency
     angles = jnp.tile(angles, 2)[None]
     layers = nn.scan(
       nn.remat(Layer, prevent_cse=False),
@@ -169,93 +156,40 @@ class QwenText(nn.Module):
       length=c.depth,
     )
     x = jnp.take(table, tokens, 0).astype(self.dtype)
-    if seen is not None:
-      x = x.at[:, start : start + seen.shape[1]].set(seen.astype(self.dtype))
+    for start, some in zip(starts, seen, strict=True):
+      some = jnp.asarray(some, self.dtype)
+      x = x.at[:, start : start + some.shape[1]].set(some)
     bias = tower.causal_bias(length)
     x, _ = layers(c, self.dtype, name="layers")(x, bias, angles)
     return nn.RMSNorm(epsilon=c.eps, dtype=self.dtype, name="norm")(x)
 
 
 def rope_places(
-  length: int, start: int, grid: tuple[int, int]
+  length: int, starts: Sequence[int], grids: Sequence[tuple[int, int]]
 ) -> Int[np.ndarray, "{length} 3"]:
-  """(time, row, column) of tokens of which some are a picture's.
+  """(time, row, column) of tokens of which some are pictures'.
 
   A picture is one moment; the words after it go on behind its longer side.
 
   Args:
     length: tokens in all.
-    start: of the picture.
-    grid: rows and columns of its tokens.
+    starts: of the pictures, in order; none for words alone.
+    grids: rows and columns of each picture's tokens.
   """
-  line = lambda first, count: np.repeat(
-    np.arange(first, first + count)[:, None], 3, 1
-  )
-  picture = np.indices((1, *grid)).reshape(3, -1).T + start
-  rest = length - start - len(picture)
-  last = line(start + max(grid), rest)
-  return np.concatenate([line(0, start), picture, last])
+  parts: list[np.ndarray] = []
+  token = place = 0  # of the next
 
+  def words(end: int) -> None:
+    count = end - token
+    parts.append(np.repeat(np.arange(place, place + count)[:, None], 3, 1))
 
-def tokenize(
-  tokens: Any,
-  texts: Sequence[str],
-  length: int,
-) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
-  """(ids, mask) of texts in Qwen-Image's template, padded on the right.
-
-  Args:
-    tokens: transformers' tokenizer of the model.
-    texts: the prompts.
-    length: most tokens of a prompt, 1024 for the public pipeline; the template
-      before it comes on top. What is longer is cut at the end.
-  """
-  whole = length + TEMPLATE_TOKENS
-  ids, mask = (
-    np.zeros((len(texts), whole), np.int32),
-    np.zeros((len(texts), whole), bool),
-  )
-  for row, text in enumerate(texts):
-    found = tokens(TEMPLATE.format(text), truncation=True, max_length=whole)
-    found = found["input_ids"]
-    ids[row, : len(found)], mask[row, : len(found)] = found, True
-  return ids, mask
-
-
-def tokenize_edit(
-  tokens: Any, texts: Sequence[str], length: int, count: int, pad: int
-) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"], int]:
-  """(ids, mask, start of the picture) in Qwen-Image-Edit's template.
-
-  Args:
-    tokens: transformers' tokenizer of the model.
-    texts: the instructions.
-    length: most tokens of picture and instruction; the part of the template
-      before them comes on top. A text that is too long is cut at the end.
-    count: tokens of the picture.
-    pad: id that stands for each of them.
-
-  Raises:
-    UserError: the picture leaves no room for words.
-  """
-  before, after = EDIT_TEMPLATE.split(_PAD)
-  first = [*tokens(before)["input_ids"], *[pad] * count]
-  rest = length + EDIT_TEMPLATE_TOKENS - len(first)
-  around = len(tokens(after.format(""))["input_ids"])
-  if rest <= around:
-    least = length + around + 1 - rest
-    raise UserError(
-      f"config.model.words={length}: the picture to edit takes {count} of them"
-      f" and leaves none for the instruction; set it to {least} and as many as"
-      " instructions have, or config.text_encoder.area to less"
-    )
-  ids = np.zeros((len(texts), length + EDIT_TEMPLATE_TOKENS), np.int32)
-  mask = np.zeros(ids.shape, bool)
-  for row, text in enumerate(texts):
-    found = tokens(after.format(text), truncation=True, max_length=rest)
-    whole = [*first, *found["input_ids"]]
-    ids[row, : len(whole)], mask[row, : len(whole)] = whole, True
-  return ids, mask, len(first) - count
+  for start, grid in zip(starts, grids, strict=True):
+    words(start)
+    place += start - token
+    parts.append(np.indices((1, *grid)).reshape(3, -1).T + place)
+    token, place = start + math.prod(grid), place + max(grid)
+  words(length)
+  return np.concatenate(parts)
 
 
 def encode_qwen_image(
@@ -271,12 +205,12 @@ def encode_qwen_image(
   Args:
     config: geometry of the tower.
     params: of it.
-    tokens: from `tokenize`.
-    mask: from `tokenize`.
+    tokens: from `qwen_prompts.tokenize`.
+    mask: from the same.
     dtype: of the products.
   """
   states: Any = QwenText(config, dtype).apply({"params": params}, tokens)
-  return _after(states, mask, TEMPLATE_TOKENS)
+  return _after(states, mask, qwen_prompts.TEMPLATE_TOKENS)
 
 
 def encode_qwen_image_edit(
@@ -285,21 +219,22 @@ def encode_qwen_image_edit(
   params: Params,
   tokens: Int[ArrayLike, "B L"],
   mask: Bool[ArrayLike, "B L"],
-  images: Float[ArrayLike, "B H W 3"],
+  pictures: Sequence[Float[ArrayLike, "B _ _ 3"]],
   *,
-  start: int,
+  starts: Sequence[int],
   dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-  """(states, mask) of picture and words as Qwen-Image-Edit takes them.
+  """(states, mask) of pictures and words as Qwen-Image-Edit takes them.
 
   Args:
     config: geometry of the text tower.
     vision: geometry of the vision tower.
     params: {"text", "vision"}.
-    tokens: from `tokenize_edit`.
-    mask: from `tokenize_edit`.
-    images: normalised, from `qwen_vision.Pictures`; looked at one by one.
-    start: from `tokenize_edit`.
+    tokens: from `qwen_prompts.tokenize_edit`.
+    mask: from the same.
+    pictures: those of every row, each of its own size, normalised by
+      `qwen_vision.Pictures`; looked at one by one.
+    starts: from `qwen_prompts.tokenize_edit`, one per picture.
     dtype: of the products.
   """
   net = qwen_vision.VisionTower(vision, dtype)
@@ -308,12 +243,12 @@ def encode_qwen_image_edit(
     found: Any = net.apply({"params": params["vision"]}, image[None])
     return found[0]
 
-  seen = jax.lax.map(look, jnp.asarray(images))
-  grid = vision.grid(*images.shape[1:3])
+  seen = [jax.lax.map(look, jnp.asarray(images)) for images in pictures]
+  grids = [vision.grid(*images.shape[1:3]) for images in pictures]
   states: Any = QwenText(config, dtype).apply(
-    {"params": params["text"]}, tokens, seen, start, grid
+    {"params": params["text"]}, tokens, seen, tuple(starts), grids
   )
-  return _after(states, mask, EDIT_TEMPLATE_TOKENS)
+  return _after(states, mask, qwen_prompts.EDIT_TEMPLATE_TOKENS)
 
 
 def _after(states: Array, mask: ArrayLike, drop: int) -> tuple[Array, Array]:
@@ -346,6 +281,27 @@ def rules_of(config: Qwen, prefix: str = "model.") -> tuple[Rule, ...]:
   )
 
 
+_FIELDS = fields.Fields(
+  read=(
+    "hidden_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "intermediate_size", "vocab_size", "rope_theta",
+    "rope_parameters", "rope_scaling", "rms_norm_eps", "image_token_id",
+    "text_config", "vision_config", "layer_types",
+  ),
+  fixed={"hidden_act": ("silu",), "use_sliding_window": (False,)},
+  unread=(
+    *fields.TRANSFORMERS, "max_position_embeddings", "max_window_layers",
+    "sliding_window",  # of layers that use it
+    "video_token_id", "vision_end_token_id", "vision_start_token_id",
+    "vision_token_id",
+  ),
+)  # fmt: skip
+_ROPE_FIELDS = fields.Fields(
+  read=("mrope_section", "rope_theta"),
+  fixed={"rope_type": ("default", "mrope"), "type": ("default", "mrope")},
+)
+
+
 def config_of(record: Mapping[str, Any]) -> Qwen:
   """Geometry from `config.json`.
 
@@ -359,8 +315,14 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
   of = "config.json"
   part = hub.field(record, "text_config", dict, of=of, default={})
   text: Any = {**record, **part}
+  fields.check(text, _FIELDS, of=of)
   count = functools.partial(hub.field, text, kind=int, of=of)
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+  fields.check(rope, _ROPE_FIELDS, of=f"{of}: rope_parameters")
+  if set(text.get("layer_types") or ()) - {"full_attention"}:
+    raise hub.misfit(
+      of, "layer_types", text["layer_types"], "full_attention in every layer"
+    )
   return Qwen(
     count("hidden_size"),
     count("num_hidden_layers"),
@@ -369,7 +331,7 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
     count("intermediate_size"),
     count("vocab_size"),
     float(text.get("rope_theta") or rope.get("rope_theta", 1e6)),
-    text.get("rms_norm_eps", 1e-6),
+    text.get("rms_norm_eps", 1e-5),
     tuple(rope.get("mrope_section", (16, 24, 24))),
     record.get("image_token_id", 151655),
   )
@@ -391,7 +353,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   nested = "model.language_model.norm.weight" in hub.open_weights(spec)
   rules = rules_of(config, "model.language_model." if nested else "model.")
   return config, convert.load_params(spec, rules, shapes(config, dtype))

@@ -2,28 +2,42 @@
 
 Qwen team 2025 (https://arxiv.org/abs/2508.02324). Latents are read as 2 x 2
 squares; places are rotary and count from the middle of the picture, and words
-stand behind its edge on every axis. A picture to edit (Qwen-Image-Edit) is
-given as latents beside the prompt, one step further on the first axis.
+stand behind its edge on every axis. Pictures to edit (Qwen-Image-Edit) are given
+as latents beside the prompt, each one step further on the first axis. Guidance
+keeps the length of every token's velocity, as the public pipelines do.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from jaxreward import numerics
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
+from jaxreward.models import (
+  blocks,
+  convert,
+  fields,
+  latent_policy,
+  mmdit,
+  sequence,
+)
 from jaxreward.types import Array, Cond, Policy
 
 _FULL = dict(depth=60, heads=24)
+_TINY = dict(depth=3, heads=2, axes=(4, 6, 6), channels=4, text_width=24)
 SIZES: dict[str, dict[str, Any]] = {
   "qwen_image": _FULL,
   "qwen_image_edit": _FULL,
-  "tiny": dict(depth=3, heads=2, axes=(4, 6, 6), channels=4, text_width=24),
+  "qwen_image_edit_2511": dict(_FULL, zero_cond_t=True),
+  "tiny": _TINY,
+  "tiny_2511": dict(_TINY, zero_cond_t=True),
 }
 
 SHARDING_RULES = (
@@ -47,6 +61,8 @@ class QwenImage(nn.Module):
       together they are a head.
     channels: of the latents.
     text_width: features of the words.
+    zero_cond_t: whether given pictures are always at time zero, as they are
+      clean; the flag of that name of `config.json`.
   """
 
   depth: int
@@ -54,6 +70,7 @@ class QwenImage(nn.Module):
   axes: tuple[int, int, int] = (16, 56, 56)
   channels: int = 16
   text_width: int = 3584
+  zero_cond_t: bool = False
   remat: str = "none"
   unroll: int = 1
   dtype: Any = jnp.float32
@@ -76,14 +93,14 @@ class QwenImage(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words to the network's width; mask and picture stay."""
+    """Words to the network's width; mask and pictures stay."""
     words = self.text_in(self.text_norm(prompts["words"]))
     return dict(prompts, words=words)
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     b, height, width, _ = x.shape
     words = cond["words"].astype(self.dtype)
-    pictures = [x, cond["picture"]] if "picture" in cond else [x]
+    pictures = [x, *jax.tree.leaves(cond.get("picture"))]
     squares = [mmdit.patches(p, _PATCH, by_channel=True) for p in pictures]
     y = self.patch_in(jnp.concatenate(squares, axis=1))
     rotary = mmdit.rotary_angles(
@@ -93,16 +110,64 @@ class QwenImage(nn.Module):
     seen = jnp.concatenate(
       [cond["mask"].astype(bool), jnp.ones((b, y.shape[1]), bool)], axis=1
     )
+    count = squares[0].shape[1]
+    t = _told(t, self.dtype)
     signal = nn.silu(self.time(mmdit.wave_features(t)))
-    (y, _), _ = self.joint((y, words), signal, rotary, seen)
+    both: Array | mmdit.TwoTimes = signal
+    if self.zero_cond_t and len(pictures) > 1:
+      still = nn.silu(self.time(mmdit.wave_features(0 * t)))
+      both = mmdit.TwoTimes(signal, still, jnp.arange(y.shape[1]) >= count)
+    (y, _), _ = self.joint((y, words), both, rotary, seen)
     final = sequence.rows(self.final_modulation(signal))
     scale, shift = jnp.split(final[:, None], 2, -1)
-    y = mmdit.modulate(y[:, : squares[0].shape[1]], shift, scale)
+    y = mmdit.modulate(y[:, :count], shift, scale)
     y = self.patch_out(y).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
 
   def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
     return self(x, t, self.encode(prompts))
+
+
+def _told(t: Float[Array, "B"], dtype: Any) -> Float[Array, "B"]:
+  """t as the public pipelines tell it to a network of that type.
+
+  In 16 bits 1000 t is rounded, and a thousandth of that again: bfloat16 leaves
+  multiples of 4 above 512. The compiler may not drop the rounding.
+  """
+  info = jnp.finfo(dtype)
+  if info.bits >= 32:
+    return t
+  cut = lambda x: jax.lax.reduce_precision(x, info.nexp, info.nmant)
+  return cut(cut(1000 * jnp.asarray(t, jnp.float32)) / 1000)
+
+
+def guide(
+  v_cond: Float[Array, "B H W C"],
+  v_uncond: Float[Array, "B H W C"],
+  scale: float | Array,
+  t: Float[Array, "B"],
+) -> Float[Array, "B H W C"]:
+  """Plain guidance, every token brought to the length it has with the prompt.
+
+  A token is what the network reads, 2 x 2 latent pixels with all channels. One
+  that plain guidance makes zero stays zero. See `Policy.guide`.
+  """
+  del t
+  v_cond = v_cond.astype(jnp.float32)
+  v = v_uncond + scale * (v_cond - v_uncond)
+  whole, kept = _lengths(v), _lengths(v_cond)
+  is_some = whole > 0
+  return v * jnp.where(is_some, kept / jnp.where(is_some, whole, 1.0), 0.0)
+
+
+def _lengths(v: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:
+  """Euclidean length of each pixel's token."""
+  b, h, w, _ = v.shape
+  squares = jnp.square(v.astype(jnp.float32))
+  squares = squares.reshape(b, h // _PATCH, _PATCH, w // _PATCH, _PATCH, -1)
+  length = numerics.safe_sqrt(squares.sum((2, 4, 5), keepdims=True))
+  length = jnp.broadcast_to(length, (*squares.shape[:-1], 1))
+  return length.reshape(b, h, w, 1)
 
 
 def _places(words: int, sizes: list[tuple[int, int]]) -> np.ndarray:
@@ -142,7 +207,8 @@ def layout(net: QwenImage) -> tuple[convert.Rule, ...]:
 
 def public_config(net: QwenImage) -> dict[str, Any]:
   """The `config.json` that diffusers reads."""
-  return {
+  flags = {"zero_cond_t": True} if net.zero_cond_t else {}
+  return flags | {
     "_class_name": "QwenImageTransformer2DModel",
     "patch_size": _PATCH,
     "in_channels": net.channels * _PATCH**2,
@@ -153,6 +219,28 @@ def public_config(net: QwenImage) -> dict[str, Any]:
     "joint_attention_dim": net.text_width,
     "axes_dims_rope": list(net.axes),
   }
+
+
+def public_fields(net: QwenImage) -> fields.Fields:
+  """What `config.json` may say of a network that this one can be.
+
+  Not so of Qwen-Image-Layered, which embeds whether a layer is transparent
+  (`use_additional_t_cond`) and counts places by layer (`use_layer3d_rope`), nor
+  of distilled guidance, which diffusers names and has no code for.
+  """
+  more = fields.Fields(
+    fixed={
+      "guidance_embeds": (False,),
+      "use_additional_t_cond": (False,),
+      "use_layer3d_rope": (False,),
+      "zero_cond_t": (net.zero_cond_t,),
+    },
+    unread=(
+      "pooled_projection_dim",
+    ),  # in the published file; nothing reads it
+    absent={"zero_cond_t": False},
+  )
+  return fields.like(public_config(net), more)
 
 
 def make_net(size: str, **fields: Any) -> QwenImage:
@@ -175,8 +263,9 @@ def make_policy(
   """Qwen-Image as pure functions.
 
   `encode` takes {"words" [P, L, 3584], "mask" bool [P, L]}, the last states of
-  Qwen2.5-VL and which of them are words, and for the edit form "picture"
-  [P, H, W, 16], latents of the picture to edit.
+  Qwen2.5-VL and which of them are words, and for the edit forms "picture"
+  [P, H, W, 16], latents of the picture to edit; or a tuple of several, each of
+  its own size.
 
   Args:
     size: one of `SIZES`.
@@ -208,7 +297,7 @@ def make_policy(
   }
   shape = (latent_side, latent_side, net.channels)
   picture = {"picture": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
-  return latent_policy.make(
+  policy = latent_policy.make(
     net,
     prompts,
     latent_shape=shape,
@@ -217,4 +306,6 @@ def make_policy(
     layout=layout(net),
     pictures=picture if takes_source else None,
     public_config=public_config(net),
+    public_fields=public_fields(net),
   )
+  return dataclasses.replace(policy, guide=guide)

@@ -24,11 +24,12 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, tower
+from jaxreward.models import convert, fields, hub, tower
 from jaxreward.models.convert import Rule, conv, linear, norm
 from jaxreward.types import Array, ArrayLike, Params
 
 AREA = 1024 * 1024  # pixels that Qwen-Image-Edit's pipeline aims at
+PLUS_AREA = 384 * 384  # and that of its Plus form
 _ASPECT = 200  # longest to shortest side, at most
 _EPS = 1e-6
 
@@ -270,8 +271,31 @@ def smart_size(
 def pictures_of(
   record: Mapping[str, Any], config: Vision, area: int = AREA
 ) -> Pictures:
-  """What a `preprocessor_config.json` says; the defaults where it is silent."""
+  """What a `preprocessor_config.json` says; the defaults where it is silent.
+
+  Raises:
+    UserError: it prepares pictures otherwise than `Pictures` does.
+  """
   plain = Pictures(area)
+  steps = ("convert_rgb", "normalize", "rescale", "resize")
+  known = fields.Fields(
+    read=("image_mean", "image_std", "max_pixels", "min_pixels", "size"),
+    fixed={
+      **{f"do_{step}": (True,) for step in steps},
+      "do_center_crop": (None, False),
+      "merge_size": (config.merge,),
+      "patch_size": (config.patch,),
+      "resample": (3,),  # bicubic
+      "rescale_factor": (1 / 255,),
+      "temporal_patch_size": (config.frames,),
+    },
+    unread=(
+      "crop_size", "data_format", "default_to_square", "device",
+      "disable_grouping", "image_processor_type", "input_data_format",
+      "processor_class", "return_tensors",
+    ),
+  )  # fmt: skip
+  fields.check(record, known, of="preprocessor_config.json")
   size = record.get("size") or {}
   return Pictures(
     area,
@@ -304,6 +328,24 @@ def rules_of(config: Vision, prefix: str = "visual.") -> tuple[Rule, ...]:
   )
 
 
+_FIELDS = fields.Fields(
+  read=(
+    "hidden_size", "depth", "num_heads", "intermediate_size",
+    "out_hidden_size", "patch_size", "spatial_merge_size",
+    "temporal_patch_size", "window_size", "fullatt_block_indexes",
+    "rope_parameters",
+  ),
+  fixed={"hidden_act": ("silu",), "in_channels": (3,), "in_chans": (3,)},
+  unread=(
+    *fields.TRANSFORMERS, "rope_theta", "spatial_patch_size",
+    "tokens_per_second",  # of videos
+  ),
+)  # fmt: skip
+_ROPE_FIELDS = fields.Fields(
+  read=("rope_theta",), fixed={"rope_type": ("default", "axial")}
+)
+
+
 def config_of(record: Mapping[str, Any]) -> Vision:
   """Geometry from the `vision_config` of a `config.json`.
 
@@ -317,8 +359,10 @@ def config_of(record: Mapping[str, Any]) -> Vision:
     )
   vision = hub.field(record, "vision_config", dict, of="config.json")
   of = "config.json: vision_config"
+  fields.check(vision, _FIELDS, of=of)
   count = functools.partial(hub.field, vision, kind=int, of=of)
   rope = vision.get("rope_parameters") or {}
+  fields.check(rope, _ROPE_FIELDS, of=f"{of}: rope_parameters")
   return Vision(
     count("hidden_size"),
     count("depth"),
@@ -352,7 +396,7 @@ def load(
     UserError: the checkpoint has none; see `config_of` and
       `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   places = "visual.", "model.visual."
   stored = hub.open_weights(spec)
   found = [p for p in places if any(name.startswith(p) for name in stored)]

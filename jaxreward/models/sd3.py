@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError
-from jaxreward.models import blocks, convert, latent_policy, mmdit, sequence
+from jaxreward.models import (
+  blocks,
+  convert,
+  fields,
+  latent_policy,
+  mmdit,
+  sequence,
+)
 from jaxreward.types import Array, Cond, Policy
 
 _MEDIUM = dict(depth=24, heads=24, position_side=192)
@@ -223,6 +230,17 @@ def public_config(net: SD3) -> dict[str, Any]:
   }
 
 
+def public_fields(net: SD3) -> fields.Fields:
+  """What `config.json` may say of a network that this one can be.
+
+  The table of places is stored, so `sample_size` only names a default.
+  """
+  more = fields.Fields(
+    unread=("sample_size",), absent={"dual_attention_layers": ()}
+  )
+  return fields.like(public_config(net), more)
+
+
 def make_net(size: str, **fields: Any) -> SD3:
   """The architecture of a named size, with fields of its own if given.
 
@@ -293,4 +311,5 @@ def make_policy(
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
     public_config=public_config(net),
+    public_fields=public_fields(net),
   )

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip_layouts, convert, hub, tower
+from jaxreward.models import clip_layouts, convert, fields, hub, tower
 from jaxreward.models.convert import LINEAR, Rule, conv, linear, norm
 from jaxreward.models.tower import Size
 from jaxreward.types import Array, ArrayLike
@@ -278,6 +278,16 @@ _DEFAULTS = {
 }  # fmt: skip
 
 
+_TEXT_FIELDS = dataclasses.replace(
+  clip_layouts.TEXT_FIELDS,
+  read=(*clip_layouts.TEXT_FIELDS.read, "projection_size"),
+)
+_VISION_FIELDS = dataclasses.replace(
+  clip_layouts.VISION_FIELDS,
+  read=(*clip_layouts.VISION_FIELDS.read, "num_patches", "vision_use_head"),
+)
+
+
 def config_of(record: Mapping[str, Any]) -> Siglip:
   """Geometry from `config.json`.
 
@@ -293,6 +303,12 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
     field(record, name, dict, default={})
     for name in ("text_config", "vision_config")
   )
+  fields.check(record, clip_layouts.BOTH_FIELDS, of="config.json")
+  for part, known, name in (
+    (text, _TEXT_FIELDS, "text_config"),
+    (vision, _VISION_FIELDS, "vision_config"),
+  ):
+    fields.check(part, known, of=f"config.json: {name}")
   patch = field(vision, "patch_size", int, default=16)
   image = field(vision, "image_size", int, default=224)
   if kind == "siglip2":
@@ -346,7 +362,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  record = hub.read_config(spec)
+  record = fields.read(spec)
   with hub.beside(spec):
     config = config_of(record)
   like = shapes(config, dtype)

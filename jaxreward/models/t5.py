@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, tower
+from jaxreward.models import convert, fields, hub, tower
 from jaxreward.models.convert import Rule, linear, norm
 from jaxreward.types import Array, ArrayLike
 
@@ -190,6 +190,21 @@ def rules_of(config: T5) -> tuple[Rule, ...]:
   )
 
 
+_FIELDS = fields.Fields(
+  read=(
+    "feed_forward_proj", "d_model", "num_layers", "num_heads", "d_kv", "d_ff",
+    "vocab_size", "relative_attention_num_buckets",
+    "relative_attention_max_distance", "layer_norm_epsilon",
+  ),
+  fixed={"dense_act_fn": ("gelu_new",), "is_gated_act": (True,)},
+  unread=(
+    *fields.TRANSFORMERS, "classifier_dropout", "is_encoder_decoder",
+    "n_positions", "num_decoder_layers", "scalable_attention",
+    "scale_decoder_outputs",  # of the decoder, which is not read
+  ),
+)  # fmt: skip
+
+
 def config_of(record: Mapping[str, Any]) -> T5:
   """Geometry from `config.json`.
 
@@ -204,6 +219,7 @@ def config_of(record: Mapping[str, Any]) -> T5:
       f"config.json: feed_forward_proj={record.get('feed_forward_proj')}; only"
       " gated-gelu, of T5 1.1, is read"
     )
+  fields.check(record, _FIELDS, of="config.json")
   count = functools.partial(hub.field, record, kind=int, of="config.json")
   return T5(
     count("d_model"),
@@ -237,7 +253,7 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(hub.read_config(spec))
+  config = config_of(fields.read(spec))
   return config, convert.load_params(
     spec, rules_of(config), shapes(config, dtype)
   )

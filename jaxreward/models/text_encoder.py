@@ -26,7 +26,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip, clip_layouts, convert, hub, t5, tower
+from jaxreward.models import (
+  clip,
+  clip_layouts,
+  convert,
+  fields,
+  hub,
+  t5,
+  tower,
+)
 from jaxreward.models.clip import Text
 from jaxreward.models.convert import Rule
 from jaxreward.models.t5 import T5
@@ -177,7 +185,7 @@ def load(
     spec = f"{pipeline}:{place}"
     if place == "text_encoder_3" and config is not None:
       break  # FLUX has two
-    record = hub.read_config(spec)
+    record = fields.read(spec)
     kind = record.get("model_type")
     if kind == "t5":
       config = t5.config_of(record)

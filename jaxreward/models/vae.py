@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.models import blocks, convert, latent_policy, tiles
+from jaxreward.models import blocks, convert, fields, latent_policy, tiles
 from jaxreward.types import Array, ArrayLike, Params
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -46,6 +46,7 @@ class Autoencoder:
     is_video: takes [B, F, H, W, 3] and gives [B, f, h, w, C].
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names of its parameters.
+    public_fields: what a config of such parameters may say.
   """
 
   init: Callable[..., Params]
@@ -56,6 +57,7 @@ class Autoencoder:
   is_video: bool = False
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[convert.Rule, ...] = ()
+  public_fields: fields.Fields | None = None
 
 
 class _Part(nn.Module):
@@ -268,6 +270,30 @@ def public_config(net: AutoencoderKL) -> dict[str, Any]:
   }
 
 
+def public_fields(net: AutoencoderKL) -> fields.Fields:
+  """What `config.json` may say of an autoencoder that this one can be.
+
+  Latents are scaled by one number: pipelines of these models read neither
+  `latents_mean` nor `latents_std`.
+  """
+  more = fields.Fields(
+    fixed={
+      "act_fn": ("silu",),
+      "in_channels": (3,),
+      "latents_mean": (None,),
+      "latents_std": (None,),
+      "mid_block_add_attention": (True,),
+      "out_channels": (3,),
+    },
+    unread=("force_upcast", "sample_size"),
+    absent={
+      "scaling_factor": 0.18215, "shift_factor": None,
+      "use_quant_conv": True, "use_post_quant_conv": True,
+    },
+  )  # fmt: skip
+  return fields.like(public_config(net), more)
+
+
 def make_net(size: str, **fields: Any) -> AutoencoderKL:
   """The architecture of a named size, with fields of its own if given."""
   return latent_policy.make_net(AutoencoderKL, SIZES, size, fields)
@@ -330,4 +356,5 @@ def make_autoencoder(
     channels=net.channels,
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_fields=public_fields(net),
   )

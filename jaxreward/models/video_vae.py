@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward.models import blocks, convert, latent_policy, tiles
+from jaxreward.models import blocks, convert, fields, latent_policy, tiles
 from jaxreward.models.vae import SHARDING_RULES, Autoencoder
 from jaxreward.types import Array, ArrayLike, Params
 
@@ -474,6 +474,32 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
   return found
 
 
+def public_fields(net: VideoAutoencoder) -> fields.Fields:
+  """What `config.json` may say of an autoencoder that this one can be.
+
+  Qwen-Image has a class of its own for the network of Wan 2.1.
+  """
+  squares = 3 * net.patch**2
+  more = fields.Fields(
+    fixed={
+      "_class_name": ("AutoencoderKLQwenImage",),
+      "attn_scales": ((),),
+      "decoder_base_dim": (net.outward or net.width,)
+      + (() if net.outward else (None,)),
+      "in_channels": (squares,),
+      "input_channels": (squares,),
+      "is_residual": (net.residual,),
+      "out_channels": (squares,),
+      "patch_size": (net.patch, *((None,) if net.patch == 1 else ())),
+      "scale_factor_spatial": (net.factor,),
+      "scale_factor_temporal": (4,),
+    },
+    unread=("clip_output", "dropout"),
+    absent={"is_residual": False},
+  )
+  return fields.like(public_config(net), more)
+
+
 def make_net(size: str, **fields: Any) -> VideoAutoencoder:
   """The architecture of a named size, with fields of its own if given."""
   return latent_policy.make_net(VideoAutoencoder, SIZES, size, fields)
@@ -603,6 +629,7 @@ def make_autoencoder(
     is_video=True,
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
+    public_fields=public_fields(net),
   )
 
 

@@ -28,6 +28,7 @@ from jaxreward.models import (
   blocks,
   convert,
   experts,
+  fields,
   latent_policy,
   mmdit,
   sequence,
@@ -330,6 +331,25 @@ def public_config(net: Wan) -> dict[str, Any]:
   }
 
 
+def public_fields(net: Wan) -> fields.Fields:
+  """What `config.json` may say of a network that this one can be.
+
+  `pos_embed_seq_len` is of networks between a first and a last frame;
+  `rope_max_seq_len` only bounds the places.
+  """
+  more = fields.Fields(
+    fixed={
+      "cross_attn_norm": (True,),
+      "eps": (1e-6,),
+      "freq_dim": (256,),
+      "pos_embed_seq_len": (None,),
+      "qk_norm": ("rms_norm_across_heads",),
+    },
+    unread=("rope_max_seq_len",),
+  )
+  return fields.like(public_config(net), more)
+
+
 def make_net(size: str, **fields: Any) -> Wan:
   """The architecture of a named size, with fields of its own if given."""
   return latent_policy.make_net(Wan, SIZES, size, fields)
@@ -430,13 +450,20 @@ def make_policy(
     layout=layout(net),
     pictures=pictures or None,
     public_config=public_config(net),
+    public_fields=public_fields(net),
   )
   if not isinstance(both, experts.Experts):
     return policy
-  scale_at = lambda scale, t: jnp.where(t >= boundary, scale, low_guidance)
+
+  def guide(v_cond: Array, v_uncond: Array, scale: Any, t: Array) -> Array:
+    """The scale below the boundary is another one."""
+    scales = jnp.where(t >= boundary, scale, low_guidance)
+    scales = scales[:, None, None, None, None]
+    return v_uncond + scales * (v_cond - v_uncond)
+
   return dataclasses.replace(
     policy,
     velocity=experts.by_time(both, boundary),
     parts=experts.FOLDERS,
-    scale_at=scale_at if low_guidance else None,
+    guide=guide if low_guidance else None,
   )

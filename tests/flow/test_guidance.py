@@ -126,6 +126,23 @@ def test_what_the_empty_prompt_lacks_is_the_samples_own():
     policy, None, jnp.zeros((3, 1)), jnp.zeros(3), cond,
     {"word": jnp.full((1, 1), 0.5)}, 3.0,
   )  # fmt: skip
-  expected = 0.5 + 3 * (np.arange(3.0)[:, None] + 0.5)
-  expected = expected + 10 * np.arange(3.0)[:, None]
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  np.testing.assert_allclose(
+    found, 0.5 + 3 * (rows + 0.5) + 10 * rows, rtol=1e-6
+  )
+
+
+def test_a_policy_guides_by_its_own_formula():
+  """Passes, scale and times as they are go to `Policy.guide`."""
+  policy = scene_dit.make_policy(width=16, depth=1, heads=1, text_layers=1)
+  policy = dataclasses.replace(
+    policy,
+    velocity=lambda params, x, t, cond: x * 0 + cond,
+    guide=lambda v, u, scale, t: 100 * v + 10 * u + scale + t[:, None],
+  )
+  run = lambda scale: guidance.guided_velocity(
+    policy, None, jnp.zeros((2, 1)), jnp.asarray([0.25, 0.5]),
+    jnp.full((2, 1), 3.0), jnp.full((1, 1), 2.0), scale,
+  )  # fmt: skip
+  np.testing.assert_allclose(run(4.0), [[324.25], [324.5]])
+  np.testing.assert_allclose(run(jnp.asarray(4.0)), [[324.25], [324.5]])
+  np.testing.assert_allclose(run(1.0), 3.0)  # one pass, nothing to guide

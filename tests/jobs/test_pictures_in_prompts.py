@@ -13,7 +13,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import align, checks, setup, words
-from jaxreward.models import convert, qwen, qwen_vision
+from jaxreward.models import convert, qwen, qwen_prompts, qwen_vision
 from jaxreward.rewards import encoders
 from jaxreward.types import Embedded
 from tests import tiny
@@ -131,11 +131,13 @@ def test_what_the_towers_make_is_what_the_policy_gets(made, weights):
   (config, text), (vision, tower) = qwen.load(place), qwen_vision.load(place)
   reader = encoders.pretrained(weights / "tokenizer")
   said = texts.decode(np.asarray(batch.text))
-  ids, mask, start = qwen.tokenize_edit(reader, said, 64, 16, config.pad)
+  ids, mask, starts = qwen_prompts.tokenize_edit(
+    reader, said, 64, [16], config.pad
+  )
   prepared = qwen_vision.Pictures(32 * 32, 8, 64, 10**6)
   states, kept = qwen.encode_qwen_image_edit(
     config, vision, {"text": text, "vision": tower}, ids, mask,
-    prepared(batch.source), start=start,
+    [prepared(batch.source)], starts=starts,
   )  # fmt: skip
   np.testing.assert_allclose(found.prompts["words"], states, atol=1e-4)
   np.testing.assert_array_equal(found.prompts["mask"], kept)

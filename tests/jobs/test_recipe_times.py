@@ -57,7 +57,8 @@ SCHEDULERS = {
   "wan22_i2v": unipc(5.0),
   "wan22_ti2v_5b": unipc(5.0),
 }  # fmt: skip
-SCHEDULERS["qwen_image_edit"] = SCHEDULERS["qwen_image"]
+for form in ("edit", "edit_2509", "edit_2511"):
+  SCHEDULERS[f"qwen_image_{form}"] = SCHEDULERS["qwen_image"]
 
 
 def sigmas_of(scheduler, model, steps):

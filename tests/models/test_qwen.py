@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import qwen, qwen_vision
+from jaxreward.models import qwen, qwen_prompts, qwen_vision
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers
@@ -127,11 +127,13 @@ def test_prompts_of_qwen_image_equal_the_pipelines(peer):
 
   pipeline = QwenImagePipeline(None, None, model, None, None)
   pipeline.tokenizer, pipeline.tokenizer_max_length = padded, 320
-  assert pipeline.prompt_template_encode == qwen.TEMPLATE
-  assert pipeline.prompt_template_encode_start_idx == qwen.TEMPLATE_TOKENS
+  assert pipeline.prompt_template_encode == qwen_prompts.TEMPLATE
+  assert (
+    pipeline.prompt_template_encode_start_idx == qwen_prompts.TEMPLATE_TOKENS
+  )
   with torch.no_grad():
     theirs, _ = pipeline.encode_prompt(texts, device="cpu")
-  ids, mask = qwen.tokenize(letters, texts, 320)
+  ids, mask = qwen_prompts.tokenize(letters, texts, 320)
   found, kept = qwen.encode_qwen_image(config, params, ids, mask)
   longest = theirs.shape[1]
   assert longest == int(kept.sum(1).max())
@@ -209,8 +211,11 @@ def test_prompts_of_qwen_image_edit_equal_the_pipelines(
     for p in pixels
   ]
   pipeline = QwenImageEditPipeline(None, None, model, None, None, None)
-  assert pipeline.prompt_template_encode == qwen.EDIT_TEMPLATE
-  assert pipeline.prompt_template_encode_start_idx == qwen.EDIT_TEMPLATE_TOKENS
+  assert pipeline.prompt_template_encode == qwen_prompts.EDIT_TEMPLATE
+  assert (
+    pipeline.prompt_template_encode_start_idx
+    == qwen_prompts.EDIT_TEMPLATE_TOKENS
+  )
   pipeline.processor = Processor(
     Qwen2VLImageProcessorPil(patch_size=4, size=limits)
   )
@@ -229,12 +234,12 @@ def test_prompts_of_qwen_image_edit_equal_the_pipelines(
   texts = ["make it blue", "a much longer instruction with many words"]
   with torch.no_grad():
     theirs, mask = pipeline.encode_prompt(texts, shown, device="cpu")
-  ids, ours, start = qwen.tokenize_edit(
-    marked, texts, 600, math.prod(grid), config.pad
+  ids, ours, starts = qwen_prompts.tokenize_edit(
+    marked, texts, 600, [math.prod(grid)], config.pad
   )
   found, kept = jax.jit(
     lambda p, x: qwen.encode_qwen_image_edit(
-      config, vision, p, ids, ours, x, start=start
+      config, vision, p, ids, ours, [x], starts=starts
     )
   )({"text": text, "vision": tower}, prepared(pixels / np.float32(255)))
   longest = theirs.shape[1]
@@ -247,17 +252,22 @@ def test_prompts_of_qwen_image_edit_equal_the_pipelines(
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("grid", [(5, 5), (3, 7), (7, 3)])
-def test_places_beside_a_picture_are_the_peers(grid, peer):
+@pytest.mark.parametrize(
+  "grids", [[(5, 5)], [(3, 7)], [(7, 3)], [(3, 7), (2, 2), (7, 3)]]
+)
+def test_places_beside_pictures_are_the_peers(grids, peer):
   import torch
 
   model, _ = peer
-  count = math.prod(grid)
-  kinds = torch.tensor([[0] * 6 + [1] * count + [0] * 9])
+  kinds, starts = [0] * 6, []
+  for grid in grids:
+    starts.append(len(kinds))
+    kinds += [1] * math.prod(grid) + [0] * 9
+  kinds = torch.tensor([kinds])
   theirs, _ = model.model.get_rope_index(
-    kinds, kinds, torch.tensor([[1, 2 * grid[0], 2 * grid[1]]])
+    kinds, kinds, torch.tensor([[1, 2 * h, 2 * w] for h, w in grids])
   )
-  found = qwen.rope_places(kinds.shape[1], 6, grid)
+  found = qwen.rope_places(kinds.shape[1], starts, grids)
   np.testing.assert_array_equal(found.T[:, None], theirs.numpy())
 
 
@@ -283,9 +293,9 @@ def test_gradients_through_both_towers_equal_the_peers(peer):
   apply = lambda p: qwen.QwenText(config).apply(
     {"params": p["text"]},
     tokens,
-    qwen_vision.VisionTower(vision).apply({"params": p["vision"]}, images),
-    4,
-    (3, 5),
+    [qwen_vision.VisionTower(vision).apply({"params": p["vision"]}, images)],
+    (4,),
+    [(3, 5)],
   )
   params = {"text": text, "vision": tower}
   peers.close(jax.jit(apply)(params), peers.numpy(theirs))
@@ -308,21 +318,23 @@ def test_gradients_through_both_towers_equal_the_peers(peer):
   half = qwen.QwenText(config, jnp.bfloat16).apply(
     {"params": peers.half(text)},
     tokens,
-    qwen_vision.VisionTower(vision).apply({"params": tower}, images),
-    4,
-    (3, 5),
+    [qwen_vision.VisionTower(vision).apply({"params": tower}, images)],
+    (4,),
+    [(3, 5)],
   )
   peers.close(half, peers.numpy(theirs), 2e-2)
 
 
 def test_long_instructions_are_cut_and_the_picture_is_not():
-  ids, mask, start = qwen.tokenize_edit(marked, ["a", "b" * 900], 520, 30, 290)
+  ids, mask, (start,) = qwen_prompts.tokenize_edit(
+    marked, ["a", "b" * 900], 520, [30], 290
+  )
   assert ids.shape == (2, 584) and mask[1].all() and not mask[0].all()
   assert (ids == 290).sum(1).tolist() == [30, 30]
   assert (ids[:, start : start + 30] == 290).all()
   assert ids[0, start - 1] == 292 and ids[0, start + 30] == 293
   with pytest.raises(UserError, match=r"model.words=520: the picture.* 250 of"):
-    qwen.tokenize_edit(marked, ["a"], 520, 250, 290)
+    qwen_prompts.tokenize_edit(marked, ["a"], 520, [250], 290)
 
 
 def test_the_full_size_has_the_published_count():
@@ -333,12 +345,12 @@ def test_the_full_size_has_the_published_count():
 
 def test_the_message_about_room_for_words_names_what_suffices():
   with pytest.raises(UserError, match=r"set it to (\d+) and as") as caught:
-    qwen.tokenize_edit(marked, ["a"], 400, 250, 290)
+    qwen_prompts.tokenize_edit(marked, ["a"], 400, [250], 290)
   least = int(re.search(r"set it to (\d+)", str(caught.value)).group(1))
-  ids, mask, _ = qwen.tokenize_edit(marked, ["a"], least, 250, 290)
+  ids, mask, _ = qwen_prompts.tokenize_edit(marked, ["a"], least, [250], 290)
   assert mask.all() and ids[0, -1] == ord("\n")
   with pytest.raises(UserError):
-    qwen.tokenize_edit(marked, ["a"], least - 1, 250, 290)
+    qwen_prompts.tokenize_edit(marked, ["a"], least - 1, [250], 290)
 
 
 def test_every_parameter_has_one_sharding_rule():

@@ -22,7 +22,7 @@ def make(**fields):
 def theirs(size="tiny"):
   import diffusers
 
-  config = qwen_image.public_config(qwen_image.make_net(size))
+  config = dict(qwen_image.public_config(qwen_image.make_net(size)))
   del config["_class_name"]
   return diffusers.QwenImageTransformer2DModel(**config)
 
@@ -34,8 +34,12 @@ def inputs(draw, *, edit=False):
     "words": draw(2, B, WORDS, net.text_width),
     "mask": np.arange(WORDS) < LENGTHS[:, None],
   }
+  sizes = [(4, 10), (6, 4)][: int(edit)]
   if edit:
-    prompts["picture"] = draw(4, B, 4, 10, net.channels)
+    several = tuple(
+      draw(4 + i, B, *s, net.channels) for i, s in enumerate(sizes)
+    )
+    prompts["picture"] = several if edit > 1 else several[0]
   t = np.array([0.5, 0.25, 1.0, 0.0], np.float32)
   return jax.tree.map(jnp.asarray, (x, t, prompts))
 
@@ -52,7 +56,7 @@ def run_theirs(model, x, t, prompts):
     latents = put(pixels).permute(0, 3, 1, 2)
     return Pipeline._pack_latents(latents, b, c, h, w), (1, h // 2, w // 2)
 
-  pictures = [x, prompts["picture"]] if "picture" in prompts else [x]
+  pictures = [x, *jax.tree.leaves(prompts.get("picture"))]
   tokens, shapes = zip(*map(packed, pictures), strict=True)
   out = model(
     hidden_states=torch.cat(tokens, dim=1),
@@ -75,11 +79,17 @@ def load(peers, policy, model, folder):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("edit", [False, True])
-def test_outputs_and_gradients_are_those_of_diffusers(peers, tmp_path, edit):
+@pytest.mark.parametrize(
+  ("size", "edit"),
+  [("tiny", 0), ("tiny", 1), ("tiny_2511", 2)],
+)
+def test_outputs_and_gradients_are_those_of_diffusers(
+  peers, tmp_path, size, edit
+):
+  """From words, beside a picture, and beside two at time zero."""
   import torch
 
-  policy, model = make(), peers.shaken(theirs())
+  policy, model = make(size=size), peers.shaken(theirs(size))
   params = load(peers, policy, model, tmp_path)
   args = inputs(peers.draw, edit=edit)
   weight = peers.draw(7, *args[0].shape)
@@ -98,6 +108,21 @@ def test_outputs_and_gradients_are_those_of_diffusers(peers, tmp_path, edit):
   peers.assert_near(got, peers.array(want), 1e-4)
   peers.assert_same_gradients(model, policy.layout, grads)
   peers.assert_round_trip(model, policy.layout, params)
+
+
+@pytest.mark.parity
+def test_given_pictures_at_time_zero_are_what_the_flag_says(peers, tmp_path):
+  """Without a picture it changes nothing; with one it does, as in the peer."""
+  model = peers.shaken(theirs("tiny_2511"))
+  plain, still = make(), make(size="tiny_2511")
+  params = load(peers, plain, model, tmp_path)
+  for edit in (0, 1):
+    args = inputs(peers.draw, edit=edit)
+    want = peers.array(run_theirs(model, *args))
+    got = jax.jit(functools.partial(run, still))(params, *args)
+    peers.assert_near(got, want, 1e-4)
+    other = jax.jit(functools.partial(run, plain))(params, *args)
+    assert (np.abs(other - want).max() > 0.05) == bool(edit)
 
 
 @pytest.mark.parity
@@ -196,3 +221,92 @@ def test_eight_devices_agree_with_one(peers):
 def test_what_does_not_fit_is_refused(fields, message):
   with pytest.raises(UserError, match=message):
     make(**fields)
+
+
+def draw_pair(shape, dtype="float32"):
+  rng = np.random.default_rng(5)
+  two = rng.standard_normal((2, *shape))
+  return [jnp.asarray(x, dtype) for x in two]
+
+
+def packed(v):
+  """[B, H, W, C] -> tokens [B, N, 4 C], in float64."""
+  b, h, w, c = v.shape
+  v = np.asarray(v, np.float64).reshape(b, h // 2, 2, w // 2, 2, c)
+  return v.transpose(0, 1, 3, 5, 2, 4).reshape(b, -1, 4 * c)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "tolerance"), [("float32", 2e-6), ("bfloat16", 2e-2)]
+)
+def test_guidance_keeps_the_length_of_every_token(dtype, tolerance):
+  cond, uncond = draw_pair((B, HEIGHT, WIDTH, 4), dtype)
+  t = jnp.ones(B)
+  found = jax.jit(qwen_image.guide)(cond, uncond, 4.0, t)
+  c, u = packed(cond), packed(uncond)
+  plain = u + 4.0 * (c - u)
+  length = lambda x: np.linalg.norm(x, axis=-1, keepdims=True)
+  want = plain * (length(c) / length(plain))
+  np.testing.assert_allclose(packed(found), want, atol=tolerance * 4)
+  np.testing.assert_allclose(length(packed(found)), length(c), rtol=tolerance)
+  assert np.abs(packed(found) - plain).max() > 1  # lengths did change
+  one = qwen_image.guide(cond, uncond, jnp.float32(1), t)
+  np.testing.assert_allclose(packed(one), c, atol=tolerance * 4)
+
+
+def test_guidance_of_nothing_is_nothing_and_has_a_gradient():
+  """Tokens that are zero with the prompt, when guided, or both."""
+  cond, uncond = draw_pair((1, 2, 8, 4))
+  cond = cond.at[:, :, 2:4].set(0).at[:, :, 6:].set(0)
+  # Scale 2: u + 2 (c - u) = 0 where u = 2 c.
+  uncond = uncond.at[:, :, 4:].set(2 * cond[:, :, 4:])
+  run = lambda c, u: qwen_image.guide(c, u, 2.0, jnp.ones(1))
+  found = run(cond, uncond)
+  assert np.abs(found[:, :, :2]).max() > 0
+  assert not np.asarray(found[:, :, 2:]).any()
+  slopes = jax.grad(lambda c, u: (run(c, u) * cond).sum(), (0, 1))(cond, uncond)
+  assert all(np.isfinite(g).all() for g in slopes)
+
+
+def test_gradients_of_guidance_are_differences():
+  cond, uncond = draw_pair((1, 2, 4, 2))
+  weight = jnp.arange(cond.size, dtype=jnp.float32).reshape(cond.shape)
+  loss = lambda c, u: (qwen_image.guide(c, u, 3.0, jnp.ones(1)) * weight).sum()
+
+  with jax.enable_x64():
+    wide = [jnp.asarray(np.float64(x)) for x in (cond, uncond)]
+    move = jnp.asarray(
+      np.random.default_rng(1).standard_normal((2, *cond.shape))
+    )
+
+    def reference(c, u):
+      c, u = (x.reshape(1, 1, 2, 2, 2, 2) for x in (c, u))
+      v = u + 3.0 * (c - u)
+      norm = lambda x: jnp.sqrt((x**2).sum((2, 4, 5), keepdims=True))
+      return ((v * norm(c) / norm(v)).reshape(weight.shape) * weight).sum()
+
+    step = 1e-6
+    sides = [
+      reference(*(x + s * step * m for x, m in zip(wide, move, strict=True)))
+      for s in (1, -1)
+    ]
+    want = (sides[0] - sides[1]) / (2 * step)
+  slopes = jax.grad(loss, (0, 1))(cond, uncond)
+  got = sum(
+    (g * m).sum() for g, m in zip(slopes, np.float32(move), strict=True)
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parity
+def test_times_are_told_as_the_pipeline_tells_them():
+  torch = pytest.importorskip("torch")
+  t = np.linspace(0, 1, 1001, dtype=np.float32)
+  whole = torch.tensor(t) * 1000
+  for dtype in ("bfloat16", "float16"):
+    want = (whole.to(getattr(torch, dtype)) / 1000).float().numpy()
+    got = jax.jit(lambda t, d=dtype: qwen_image._told(t, jnp.dtype(d)))(t)
+    np.testing.assert_array_equal(got, want)
+    assert np.abs(want - t).max() > 1e-4
+  same = qwen_image._told(jnp.asarray(t), jnp.float32)
+  np.testing.assert_array_equal(same, t)

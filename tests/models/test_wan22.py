@@ -118,7 +118,7 @@ def test_sampling_is_that_of_the_public_pipeline(peers, monkeypatch, tmp_path):
     policy, params, monkeypatch, start, prompts, empty, times, 4.0
   )
   peers.assert_near(draw(policy), want, 1e-4)
-  same = dataclasses.replace(policy, scale_at=None)
+  same = dataclasses.replace(policy, guide=None)
   assert np.abs(draw(same) - want).max() > 1e-3  # the second scale is used
 
 

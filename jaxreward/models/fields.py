@@ -1,0 +1,146 @@
+"""Fields of a public `config.json` that no tensor shows.
+
+A flag may change what a network computes while its tensors stay as they are. So
+every field of a config is accounted for: some are read, some must have the one
+value that is implemented, some change no output; any other that is on is refused
+by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from jaxreward.errors import UserError, shown
+from jaxreward.models import hub
+
+_SHOWN = 60  # characters of an expected value in an error
+# What transformers writes into every config: training, generation, bookkeeping.
+TRANSFORMERS = (
+  "architectures", "attention_dropout", "attn_implementation", "auto_map",
+  "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
+  "chunk_size_feed_forward", "decoder_start_token_id", "diversity_penalty",
+  "do_sample", "dropout", "dropout_rate", "dtype", "early_stopping",
+  "encoder_no_repeat_ngram_size", "eos_token_id",
+  "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
+  "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout_prob",
+  "attention_probs_dropout_prob", "id2label", "initializer_factor",
+  "initializer_range", "label2id", "length_penalty", "max_length", "min_length",
+  "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+  "num_return_sequences", "output_attentions", "output_hidden_states",
+  "output_past", "output_scores", "pad_token_id", "prefix", "problem_type",
+  "remove_invalid_values", "repetition_penalty", "return_dict",
+  "return_dict_in_generate", "sep_token_id", "suppress_tokens",
+  "task_specific_params", "temperature", "tf_legacy_loss",
+  "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k",
+  "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
+  "use_bfloat16", "use_cache",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fields:
+  """What is known of the fields of one kind of config.
+
+  Attributes:
+    read: names whose values the reader takes.
+    fixed: by name, the values that mean what is implemented.
+    unread: names that change no output.
+    absent: what the public library takes for a field that is not there.
+  """
+
+  read: tuple[str, ...] = ()
+  fixed: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+  unread: tuple[str, ...] = ()
+  absent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def like(config: Mapping[str, Any], more: Fields) -> Fields:
+  """Fields that must be those of `config`, besides what `more` knows.
+
+  Args:
+    config: of the architecture that was asked for.
+    more: further values of some of them, and what else is known.
+  """
+  fixed = {name: (value,) for name, value in config.items()}
+  for name, values in more.fixed.items():
+    fixed[name] = (*fixed.get(name, ()), *values)
+  for name in more.unread:
+    fixed.pop(name, None)
+  return dataclasses.replace(more, fixed=fixed)
+
+
+def check(record: Mapping[str, Any], known: Fields, *, of: str) -> None:
+  """Refuses what would be computed otherwise than its authors do.
+
+  Names that begin with an underscore are the library's own; of those only a
+  fixed one, as `_class_name`, is looked at.
+
+  Args:
+    record: the config; an empty one, of weights without any, passes.
+    known: its kind.
+    of: where it stands, for the error.
+
+  Raises:
+    UserError: a field with another value than the one implemented, or one that
+      is not known and is on.
+  """
+  if not record:
+    return
+  silent = {k: v for k, v in known.absent.items() if k not in record}
+  for name, value in {**record, **silent}.items():
+    expected = known.fixed.get(name)
+    if expected is not None:
+      if not any(_same(value, one) for one in expected):
+        raise _other(of, name, value, expected, given=name in record)
+    elif name in known.read or name in known.unread or name.startswith("_"):
+      continue
+    elif _is_on(value):
+      raise UserError(
+        f"{of}: {shown(name)}={shown(json.dumps(value))} is not known here and may change"
+        " what the network computes; take weights without it, or out of the"
+        " file what you know to change nothing"
+      )
+
+
+def read(spec: os.PathLike[str] | str) -> dict[str, Any]:
+  """The `config.json` of weights that cannot be read without it.
+
+  Raises:
+    UserError: there is none.
+  """
+  record = hub.read_config(spec)
+  if not record:
+    raise UserError(
+      f"{shown(os.fspath(spec), 160)} has no config.json, or an empty one; put"
+      " that of the model beside the weights"
+    )
+  return record
+
+
+def _other(
+  of: str, name: str, value: Any, expected: tuple[Any, ...], *, given: bool
+) -> UserError:
+  kinds = list(dict.fromkeys(json.dumps(one)[:_SHOWN] for one in expected))
+  silent = "" if given else " (it is not there, which means that)"
+  return hub.misfit(of, name, value, " or ".join(kinds) + silent)
+
+
+def _is_on(value: Any) -> bool:
+  """Whether a value asks for something."""
+  return value not in (None, False, 0, "", [], {})
+
+
+def _same(a: Any, b: Any) -> bool:
+  """Equal, with lists as tuples and numbers up to their last digits."""
+  if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+    return len(a) == len(b) and all(map(_same, a, b))
+  if isinstance(a, bool) or isinstance(b, bool):
+    return a is b
+  if isinstance(a, int | float) and isinstance(b, int | float):
+    return math.isclose(a, b, rel_tol=1e-6)
+  return a == b

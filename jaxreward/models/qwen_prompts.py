@@ -1,0 +1,120 @@
+"""Prompts as Qwen-Image and its edit forms hand them to Qwen2.5-VL.
+
+Wu et al. 2025, https://arxiv.org/abs/2508.02324. The text stands in a template,
+and states of the part before it are cut. The edit forms set pictures before it:
+Qwen-Image-Edit one, its Plus form (2509 and later) one or several, numbered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from jaxreward.errors import UserError
+
+# What guidance leads away from, as the authors publish it: not nothing, a blank.
+EMPTY = " "
+TEMPLATE = (
+  "<|im_start|>system\nDescribe the image by detailing the color, shape, size,"
+  " texture, quantity, text, spatial relationships of the objects and"
+  " background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>"
+  "assistant\n"
+)
+TEMPLATE_TOKENS = 34
+# As many of _PAD as a picture has tokens stand for it.
+_PAD = "<|image_pad|>"
+_PICTURE = f"<|vision_start|>{_PAD}<|vision_end|>"
+PLUS_TEMPLATE = (
+  "<|im_start|>system\nDescribe the key features of the input image (color,"
+  " shape, size, texture, objects, background), then explain how the user's text"
+  " instruction should alter or modify the image. Generate a new image that"
+  " meets the user's requirements while maintaining consistency with the"
+  " original input where appropriate.<|im_end|>\n<|im_start|>user\n{}<|im_end|>"
+  "\n<|im_start|>assistant\n"
+)
+EDIT_TEMPLATE = PLUS_TEMPLATE.replace("{}", _PICTURE + "{}")
+EDIT_TEMPLATE_TOKENS = 64
+
+
+def tokenize(
+  tokens: Any, texts: Sequence[str], length: int
+) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+  """(ids, mask) of texts in Qwen-Image's template, padded on the right.
+
+  Args:
+    tokens: transformers' tokenizer of the model.
+    texts: the prompts.
+    length: most tokens of a prompt, 1024 for the public pipeline; the template
+      before it comes on top. What is longer is cut at the end.
+  """
+  whole = length + TEMPLATE_TOKENS
+  rows = [
+    tokens(TEMPLATE.format(text), truncation=True, max_length=whole)
+    for text in texts
+  ]
+  return _padded([row["input_ids"] for row in rows], whole)
+
+
+def tokenize_edit(
+  tokens: Any,
+  texts: Sequence[str],
+  length: int,
+  counts: Sequence[int],
+  pad: int,
+  *,
+  numbered: bool = False,
+) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"], tuple[int, ...]]:
+  """(ids, mask, start of each picture) in the template of an edit form.
+
+  Args:
+    tokens: transformers' tokenizer of the model.
+    texts: the instructions.
+    length: most tokens of pictures and instruction; the part of the template
+      before them comes on top. A text that is too long is cut at the end.
+    counts: tokens of each picture.
+    pad: id that stands for each of them.
+    numbered: whether pictures are called "Picture 1: " and on, as in the Plus
+      form; else there is one, without a name.
+
+  Raises:
+    UserError: the pictures leave no room for words.
+  """
+  name = "Picture {}: " if numbered else ""
+  shown = "".join(name.format(i + 1) + _PICTURE for i in range(len(counts)))
+  *before, after = PLUS_TEMPLATE.replace("{}", shown + "{}").split(_PAD)
+  first: list[int] = []
+  starts = []
+  for part, count in zip(before, counts, strict=True):
+    first += tokens(part)["input_ids"]
+    starts.append(len(first))
+    first += [pad] * count
+  whole = length + EDIT_TEMPLATE_TOKENS
+  rest = whole - len(first)
+  around = len(tokens(after.format(""))["input_ids"])
+  if rest <= around:
+    least = length + around + 1 - rest
+    raise UserError(
+      f"config.model.words={length}: the picture to edit takes {sum(counts)} of"
+      f" them and leaves none for the instruction; set it to {least} and as many"
+      " as instructions have, or config.text_encoder.area to less"
+    )
+  rows = [
+    tokens(after.format(text), truncation=True, max_length=rest)
+    for text in texts
+  ]
+  ids, mask = _padded([[*first, *row["input_ids"]] for row in rows], whole)
+  return ids, mask, tuple(starts)
+
+
+def _padded(
+  rows: Sequence[Sequence[int]], length: int
+) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
+  """(ids, mask), with zeros on the right."""
+  ids = np.zeros((len(rows), length), np.int32)
+  mask = np.zeros(ids.shape, bool)
+  for i, row in enumerate(rows):
+    ids[i, : len(row)], mask[i, : len(row)] = row, True
+  return ids, mask
