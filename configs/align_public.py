@@ -248,6 +248,8 @@ def _make_videos(config: ConfigDict) -> None:
   config.advantage.std = "group"
   config.eval.update(samples=128, quick_samples=32, microbatch=2)
   config.sample.microbatch = 2
+  config.eval.sampler = dict(name="unipc")  # as in the public pipelines
+  config.sample.sampler = dict(name="unipc")
   if config.objective.name == "flow_grpo":
     config.rollout.sampler = dict(name="linear_sde")
     config.objective.update(clip_range=1e-3, kl=0.004, kl_with_dt=True)

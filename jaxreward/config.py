@@ -54,6 +54,8 @@ METHOD_SECTIONS = (
   "composition",
   "rollout.sampler",
   "rollout.schedule",
+  "eval.sampler",
+  "sample.sampler",
   "train_reward.loss",
 )
 # Fields (or whole sections) that may change when a run is resumed: they do not

@@ -28,8 +28,9 @@ class Embedded:
 
   Attributes:
     prompts: leaves [P, ...].
-    empty: of the empty prompt, leaves [1, ...], or [P, ...] where encoders
-      read the picture to edit too; guidance leads away from it.
+    empty: of the negative prompt, "" if there is none, leaves [1, ...], or
+      [P, ...] where encoders read the picture to edit too; guidance leads away
+      from it.
   """
 
   prompts: Any

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Integer, Key, Shaped
 
 from jaxreward import rng
-from jaxreward.flow import guidance, log_prob, steppers
+from jaxreward.flow import guidance, log_prob, multistep, steppers
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -160,25 +160,29 @@ def gather_uncond(
 
 
 def _step(
-  policy, params, cond, uncond, scale, keys, x, step, index, record, take_step
-):
-  """One denoising step: next latents and their log-probability.
+  policy, params, cond, uncond, scale, keys, x, memory, step, index, record,
+  take_step,
+):  # fmt: skip
+  """One denoising step: next latents, log-probability, the solver's memory.
 
   A step that is recorded may be replayed, so its velocity is sealed.
   """
-  t = jnp.full((x.shape[0],), step.t)
+  t, cond = steppers.network_time(step, x.shape[0], cond)
   run = log_prob.velocity if record else guidance.guided_velocity
   v = run(policy, params, x, t, cond, uncond, scale)
+  if step.solver is not None:
+    x_next, memory = multistep.advance(x, v, memory, step.solver)
+    return x_next, jnp.zeros(x.shape[:1], jnp.float32), memory
   draw = lambda: rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
   if take_step is not None:
     nothing = lambda: jnp.zeros(x.shape, jnp.float32)
     noise = jax.lax.cond(step.std > 0, draw, nothing)
-    return take_step(x, v, noise, step)
+    return *take_step(x, v, noise, step), memory
   mean = steppers.mean(x, v, step)
   x_next = jax.lax.cond(
     step.std > 0, lambda: mean + step.std * draw(), lambda: mean
   )
-  return x_next, log_prob.transition(x, v, x_next, step)
+  return x_next, log_prob.transition(x, v, x_next, step), memory
 
 
 def initial_noise(
@@ -221,15 +225,16 @@ def sample_chunk(
   table = jax.tree.map(jnp.asarray, table)
   index = jnp.arange(table.t.shape[0], dtype=jnp.uint32)
 
-  def body(x, facts):
-    step, i = facts
-    x_next, log_p = _step(
-      policy, params, cond, uncond, guidance_scale, keys, x, step, i, record,
-      take_step,
+  def body(carry, facts):
+    (x, memory), (step, i) = carry, facts
+    x_next, log_p, memory = _step(
+      policy, params, cond, uncond, guidance_scale, keys, x, memory, step, i,
+      record, take_step,
     )  # fmt: skip
-    return x_next, (x_next, log_p) if record else None
+    return (x_next, memory), (x_next, log_p) if record else None
 
-  x0, rest = jax.lax.scan(body, x1, (table, index))
+  memory = () if table.solver is None else multistep.start(x1)
+  (x0, _), rest = jax.lax.scan(body, (x1, memory), (table, index))
   if rest is None:
     return x0, None
   latents, log_probs = rest

@@ -32,7 +32,6 @@ from jaxreward.data import pipeline
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
-from jaxreward.flow import steppers
 from jaxreward.jobs import (
   ahead,
   align_steps,
@@ -128,20 +127,15 @@ def _try_methods(config: ConfigDict) -> None:
 
 
 def make_plan(config: ConfigDict, devices: int) -> align_steps.Plan:
-  """The plan of a run on so many devices, its sampler bound."""
+  """The plan of a run on so many devices."""
   advantages.check_group_size(config.rollout.group)
-  sampler = config_lib.bind(
-    config.rollout.sampler,
-    steppers.REGISTRY,
-    field="rollout.sampler",
-    positional=2,
-  )
-  return align_steps.make_plan(config, sampler, devices)
+  return align_steps.make_plan(config, devices)
 
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   make_plan(config, devices=1)
+  setup.step_table(config, "eval")
   bind_methods(config)
   _try_methods(config)
   words.bind(config, setup.make_policy(config))

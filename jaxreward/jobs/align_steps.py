@@ -114,9 +114,7 @@ def _check_counts(config) -> None:
       )
 
 
-def make_plan(
-  config, sampler: Callable[..., steppers.StepTable], devices: int
-) -> Plan:
+def make_plan(config, devices: int) -> Plan:
   """Checks the geometry and makes the constants.
 
   Raises:
@@ -126,7 +124,6 @@ def make_plan(
   r, objective = config.rollout, config.objective.name
   _check_counts(config)
   on_steps = objective in ON_STEPS
-  times = setup.make_schedule(config).times(r.num_steps)
   noisy = None
   if r.window_start and not r.window_size:
     raise UserError(
@@ -135,20 +132,21 @@ def make_plan(
     )
   if r.window_size:
     noisy = schedule.window_mask(r.num_steps, r.window_start, r.window_size)
-  table = sampler(times, noisy)
+  table = setup.step_table(config, "rollout", noisy)
   drawn = np.flatnonzero(table.std > 0)
+  *first, last = (f'"{name}"' for name in steppers.NOISY)
+  known = f"{', '.join(first)} or {last}"
   if on_steps and not len(drawn):
     raise UserError(
       f'config.objective.name="{objective}" needs a sampler with noise;'
       f' config.rollout.sampler.name="{r.sampler.name}" draws none:'
-      ' use "flow_sde", "dance_sde", "cps" or "linear_sde"'
+      f" use {known}"
     )
   if r.window_size and not len(drawn):
     raise UserError(
       f"config.rollout.window_size={r.window_size}: the sampler"
       f' "{r.sampler.name}" draws no noise in any step; use 0, or'
-      ' config.rollout.sampler.name="flow_sde", "dance_sde", "cps" or'
-      ' "linear_sde"'
+      f" config.rollout.sampler.name={known}"
     )
   if on_steps:
     # The last step's Gaussian is too sharp to learn from.

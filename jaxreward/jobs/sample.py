@@ -15,7 +15,7 @@ from jaxreward import files, processes, rng
 from jaxreward.data import pictures
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
-from jaxreward.flow import rollout, steppers
+from jaxreward.flow import rollout
 from jaxreward.jobs import setup, words
 from jaxreward.report import grids
 
@@ -23,7 +23,7 @@ from jaxreward.report import grids
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   words.bind(config, setup.make_policy(config))
-  setup.make_schedule(config)
+  setup.step_table(config, "sample")
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
@@ -41,7 +41,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     grammar.batch(prompts), prompts, setup.picture_side(policy)
   )
   batch = words.make_encode(config, policy, mesh, decoder)(batch)
-  table = steppers.ode(setup.make_schedule(config).times(options.num_steps))
+  table = setup.step_table(config, "sample")
 
   @functools.partial(jax.jit)
   def draw(params, batch, decoder):

@@ -127,10 +127,10 @@ class Flux(nn.Module):
       _places(words.shape[1], [(p.shape[1], p.shape[2]) for p in pictures]),
       self.axes,
     )
-    signal = self.time(mmdit.wave_features(t)) + cond["pooled"]
+    wave = lambda x: mmdit.wave_features(mmdit.rounded_time(x, self.dtype))
+    signal = self.time(wave(t)) + cond["pooled"]
     if self.guided:
-      scale = jnp.full_like(t, self.guidance)
-      signal = signal + self.guidance_in(mmdit.wave_features(scale))
+      signal = signal + self.guidance_in(wave(jnp.full_like(t, self.guidance)))
     signal = nn.silu(signal)
     (y, words), _ = self.double_blocks((y, words), signal, rotary, None)
     y = jnp.concatenate([words, y], axis=1)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -132,6 +133,21 @@ def wave_features(
   frequency = 10000.0 ** -(np.arange(width // 2) / (width // 2))
   angle = 1000.0 * jnp.asarray(t, jnp.float32)[:, None] * frequency[None]
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def rounded_time(t: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
+  """t as FLUX's own loop hands it to a network of that type.
+
+  In 16 bits 1000 t is rounded, divided by 1000, rounded, and again times 1000;
+  bfloat16 leaves multiples of 4 above 512. The compiler may not drop the
+  rounding. In float32 it is t.
+  """
+  t = jnp.asarray(t, jnp.float32)
+  info = jnp.finfo(dtype)
+  if info.bits >= 32:
+    return t
+  cut = lambda x: jax.lax.reduce_precision(x, info.nexp, info.nmant)
+  return cut(1000 * cut(cut(1000 * t) / 1000)) / 1000
 
 
 class Mlp(nn.Module):
