@@ -7,12 +7,13 @@
 `tiny` runs the same programs with small random weights on a CPU. Prompts,
 group, steps, guidance, noise, clip range, KL, adapters, optimizer and optimizer
 steps per iteration are those that the authors publish for 512 pixels; the
-sampling times are those of each model's public pipeline. Flow-GRPO: Liu et al.
+sampling times are those of each model's public pipeline, whose solver draws for
+evaluation and sampling: UniPC for Wan, Euler's method for all others. Flow-GRPO: Liu et al.
 (2025), arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117, who
 publish for SD3.5: the other models take the same. Where this differs: the window
 of Qwen-Image's noise stays in steps 1 and 2, where theirs is drawn from the first
 five steps in every iteration; averages follow each optimizer step, not every
-eighth; DiffusionNFT draws by Euler's method, not by a second-order solver.
+eighth.
 
 `wan_i2v` makes videos that start from a picture, with the settings of
 `wan_t2v`: `data.source` names pictures as below, cut to the video's shape.
@@ -217,6 +218,7 @@ def get_config(arg: str | None = None):
     config.objective = dict(
       name="diffusion_nft", beta=1.0, kl=1e-4, old_decay=0.5, old_rate=1e-3
     )
+    config.rollout.sampler = dict(name="dpmpp_2m")
     config.align.update(times=9, updates=1)
   config.rewards = dict(jpeg=dict(fn="jpeg_compressibility", weight=1.0))
   if "similarity" in chosen:

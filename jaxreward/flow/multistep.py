@@ -55,7 +55,9 @@ def solver(
   """The constants for times t_0 > ... > t_T = 0.
 
   Args:
-    times: [T + 1]; a first one of 1 is taken as 1 - 1e-6, as diffusers does.
+    times: [T + 1]. With the corrector a first one of 1 is taken as 1 - 1e-6, as
+      diffusers does; the predictor alone takes the limit, in which the second
+      step is of order 1 too, as DiffusionNFT's authors do.
     order: 1 or 2.
     corrector: False for the predictor alone.
 
@@ -64,11 +66,12 @@ def solver(
   """
   if order not in (1, 2):
     raise UserError(f"sampler.order={order}: expected 1 or 2")
-  sigma = np.minimum(np.asarray(times, np.float32), _FIRST).astype(np.float64)
+  most = _FIRST if corrector else np.float32(1)
+  sigma = np.minimum(np.asarray(times, np.float32), most).astype(np.float64)
   steps = len(sigma) - 1
   orders = [min(order, i + 1, steps - i) for i in range(steps)]
   correct = np.tile([1.0, 0, 0, 0, 0], (steps, 1))
-  with np.errstate(divide="ignore"):  # lambda of 0 is infinite
+  with np.errstate(divide="ignore"):  # lambda of 0 and 1 is infinite
     log_snr = np.log1p(-sigma) - np.log(sigma)
   predict = np.stack(
     [_predict(sigma, log_snr, i, n) for i, n in enumerate(orders)]

@@ -124,6 +124,19 @@ def test_errors_fall_with_the_order(kind, order):
   assert errors[1] < errors[0] * 2**-order
 
 
+def test_the_predictor_alone_takes_the_limit_at_noise_itself():
+  """Then m of pure noise has no say in the second step, nor x in the first."""
+  times = np.float64(schedule.timesteps(4, SHIFT))
+  predict = multistep.solver(times, corrector=False).predict
+  np.testing.assert_allclose(
+    predict[0], [times[1], 1 - times[1], 0.0], atol=1e-7
+  )
+  ratio = times[2] / times[1]
+  of_m = (1 - times[2]) - ratio * (1 - times[1])
+  np.testing.assert_allclose(predict[1], [ratio, of_m, 0.0], atol=1e-7)
+  assert abs(predict[2][2]) > 0.05
+
+
 def test_what_is_no_solver_is_refused():
   with pytest.raises(UserError, match=r"sampler\.order=3: expected 1 or 2"):
     steppers.unipc(schedule.timesteps(4), order=3)
