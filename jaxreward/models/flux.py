@@ -127,10 +127,11 @@ class Flux(nn.Module):
       _places(words.shape[1], [(p.shape[1], p.shape[2]) for p in pictures]),
       self.axes,
     )
-    wave = lambda x: mmdit.wave_features(mmdit.rounded_time(x, self.dtype))
-    signal = self.time(wave(t)) + cond["pooled"]
+    told = mmdit.rounded_time(t, self.dtype)
+    signal = self.time(mmdit.wave_features(told)) + cond["pooled"]
     if self.guided:
-      signal = signal + self.guidance_in(wave(jnp.full_like(t, self.guidance)))
+      scale = mmdit.rounded(jnp.full_like(t, self.guidance), self.dtype)
+      signal = signal + self.guidance_in(mmdit.wave_features(scale))
     signal = nn.silu(signal)
     (y, words), _ = self.double_blocks((y, words), signal, rotary, None)
     y = jnp.concatenate([words, y], axis=1)

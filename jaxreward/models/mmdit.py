@@ -135,19 +135,29 @@ def wave_features(
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
 
-def rounded_time(t: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
-  """t as FLUX's own loop hands it to a network of that type.
-
-  In 16 bits 1000 t is rounded, divided by 1000, rounded, and again times 1000;
-  bfloat16 leaves multiples of 4 above 512. The compiler may not drop the
-  rounding. In float32 it is t.
-  """
-  t = jnp.asarray(t, jnp.float32)
+def _cut(x: Array, dtype: Any) -> Array:
+  """x rounded to a type of 16 bits, which no compiler may leave out."""
   info = jnp.finfo(dtype)
   if info.bits >= 32:
+    return x
+  return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
+
+def rounded(x: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
+  """x as a network of FLUX reads it, which takes 1000 x in its own type.
+
+  bfloat16 leaves multiples of 4 above 512, of 16 above 2048.
+  """
+  x = _cut(jnp.asarray(x, jnp.float32), dtype)
+  return _cut(1000 * x, dtype) / 1000 if jnp.finfo(dtype).bits < 32 else x
+
+
+def rounded_time(t: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
+  """`rounded` time of FLUX's loop, which rounds 1000 t before it divides."""
+  t = jnp.asarray(t, jnp.float32)
+  if jnp.finfo(dtype).bits >= 32:
     return t
-  cut = lambda x: jax.lax.reduce_precision(x, info.nexp, info.nmant)
-  return cut(1000 * cut(cut(1000 * t) / 1000)) / 1000
+  return rounded(_cut(1000 * t, dtype) / 1000, dtype)
 
 
 class Mlp(nn.Module):
