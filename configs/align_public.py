@@ -7,11 +7,11 @@
 `tiny` runs the same programs with small random weights on a CPU. Prompts,
 group, steps, guidance, noise, clip range, KL, adapters, optimizer and optimizer
 steps per iteration are those that the authors publish for 512 pixels; the
-sampling times are those of each model's public pipeline. Flow-GRPO: Liu et al.
+sampling times are those of each model's public pipeline, whose solver draws for
+evaluation and sampling: UniPC for Wan, Euler's method for all others. Flow-GRPO: Liu et al.
 (2025), arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117, who
 publish for SD3.5: the other models take the same. Where this differs: averages
-follow each optimizer step, not every eighth; DiffusionNFT draws by Euler's method,
-not by a second-order solver.
+follow each optimizer step, not every eighth.
 
 The KL has the form of the sampler's authors (docs/defaults.md). With
 `rollout.sampler.name=cps` that is the one of their SD3 and FLUX programs;
@@ -241,6 +241,7 @@ def get_config(arg: str | None = None):
       name="diffusion_nft", beta=1.0, old_decay=0.5, old_rate=1e-3
     )
     config.regularizers.kl = dict(fn="velocity_distance", weight=1e-4)
+    config.rollout.sampler = dict(name="dpmpp_2m")
     config.align.update(times=9, updates=1)
   config.rewards = dict(jpeg=dict(fn="jpeg_compressibility", weight=1.0))
   if "similarity" in chosen:
@@ -272,6 +273,8 @@ def _make_videos(config: ConfigDict) -> None:
   config.advantage.std = "group"
   config.eval.update(samples=128, quick_samples=32, microbatch=2)
   config.sample.microbatch = 2
+  config.eval.sampler = dict(name="unipc")  # as in the public pipelines
+  config.sample.sampler = dict(name="unipc")
   if config.objective.name == "flow_grpo":
     config.rollout.sampler = dict(name="linear_sde")
     config.objective.clip_range = 1e-3

@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
       data=dict(
         source="scenes",  # or a prompts.txt / train.jsonl of your own
         grammar="scenes",  # or "free": prompts in any words
+        negative_prompt="",  # what guidance leads away from
         kind_weights=(
           1,
           1,
@@ -68,7 +69,7 @@ def get_config() -> ConfigDict:
         shift=2.5,
         schedule=dict(name="constant"),  # or "dynamic": grows with the picture
         guidance_scale=1.0,
-        sampler=dict(name="ode"),
+        sampler=dict(name="ode"),  # or "flow_sde", "unipc" and others
         window_start=0,
         window_size=0,  # 0: noise in every step
         window_move=dict(name="none"),  # or "drawn", "sliding"
@@ -121,6 +122,7 @@ def get_config() -> ConfigDict:
         quick_samples=240,
         group=4,
         num_steps=10,
+        sampler=dict(name="ode"),  # or as rollout.sampler
         guidance_scales=(1.0, 2.0, 3.0),
         every=25,
         seed=20,
@@ -137,6 +139,7 @@ def get_config() -> ConfigDict:
         prompts=24,
         group=4,
         num_steps=10,
+        sampler=dict(name="ode"),
         guidance_scale=1.0,
         microbatch=96,
         scale=4,  # pixels per pixel in the files

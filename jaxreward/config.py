@@ -56,6 +56,8 @@ METHOD_SECTIONS = (
   "align.depth",
   "rollout.schedule",
   "rollout.window_move",
+  "eval.sampler",
+  "sample.sampler",
   "train_reward.loss",
 )
 # Fields (or whole sections) that may change when a run is resumed: they do not

@@ -28,8 +28,9 @@ class Embedded:
 
   Attributes:
     prompts: leaves [P, ...].
-    empty: of the empty prompt, leaves [1, ...], or [P, ...] where encoders
-      read the picture to edit too; guidance leads away from it.
+    empty: of the negative prompt, "" if there is none, leaves [1, ...], or
+      [P, ...] where encoders read the picture to edit too; guidance leads away
+      from it.
   """
 
   prompts: Any
@@ -121,7 +122,8 @@ class Policy:
       with P. The all-padding prompt is the unconditional one. Policies whose
       text encoders run outside take leaves of `Embedded` for tokens.
     velocity: (params, x_t [B, H, W, C], t float32 [B], cond [B, ...]) ->
-      velocity [B, H, W, C], float32.
+      velocity [B, H, W, C], float32. Where t is the rounded time that a network
+      is told, the conditioning holds the step's own as "sigma" [B].
     to_pixels: (latents [..., H, W, C], decoder) -> images, [0, 1] but for range
       errors, which are not clipped; `decoder` holds the parameters of an
       autoencoder, None where there is none. Latents [..., F, H, W, C] give

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.feeds.contract import Feed, Plan, Rows
-from jaxreward.flow import guidance, log_prob, rollout
+from jaxreward.flow import guidance, log_prob, rollout, steppers
 from jaxreward.types import Array, ArrayLike, Cond, Embedded, Params, Policy
 
 
@@ -52,9 +52,12 @@ class Network:
     cond = rollout.gather_cond(self._plain, index)
     return self.policy.velocity(self.params, x, t, cond)
 
-  def guided_velocity(self, x: Array, t: Array, index: ArrayLike) -> Array:
-    """With the rollout's guidance."""
+  def guided_velocity(
+    self, x: Array, step: steppers.StepTable, index: ArrayLike
+  ) -> Array:
+    """With the rollout's guidance, at the time of a step."""
     cond, uncond = self._guided_rows(index)
+    t, cond = steppers.network_time(step, x.shape[0], cond)
     return guidance.guided_velocity(
       self.policy, self.params, x, t, cond, uncond, self.plan.guidance_scale
     )

@@ -81,8 +81,7 @@ def _latents(arrays: Arrays):
   @jax.checkpoint
   def body(x, item):
     step, i = item
-    t = jnp.full((x.shape[0],), step.t)
-    v = net.guided_velocity(x, t, rows["prompt_index"])
+    v = net.guided_velocity(x, step, rows["prompt_index"])
     v = jnp.where(i < constant, jax.lax.stop_gradient(v), v)
     return steppers.mean(x, v, step), None
 

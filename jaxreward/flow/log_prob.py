@@ -134,7 +134,7 @@ def step_log_prob(
   Returns:
     (log-probability, mean of the step).
   """
-  t = jnp.full((x_t.shape[0],), step.t)
+  t, cond = steppers.network_time(step, x_t.shape[0], cond)
   v = velocity(policy, params, x_t, t, cond, uncond, guidance_scale)
   found = (replay or transition)(x_t, v, x_next, step)
   return found, steppers.mean(x_t, v, step)

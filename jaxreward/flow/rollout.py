@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Integer, Key, Shaped
 
 from jaxreward import rng
-from jaxreward.flow import guidance, log_prob, steppers
+from jaxreward.flow import guidance, log_prob, multistep, steppers
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -160,25 +160,29 @@ def gather_uncond(
 
 
 def _step(
-  policy, params, cond, uncond, scale, keys, x, step, index, record, take_step
-):
-  """One denoising step: next latents and their log-probability.
+  policy, params, cond, uncond, scale, keys, x, memory, step, index, record,
+  take_step,
+):  # fmt: skip
+  """One denoising step: next latents, log-probability, the solver's memory.
 
   A step that is recorded may be replayed, so its velocity is sealed.
   """
-  t = jnp.full((x.shape[0],), step.t)
+  t, cond = steppers.network_time(step, x.shape[0], cond)
   run = log_prob.velocity if record else guidance.guided_velocity
   v = run(policy, params, x, t, cond, uncond, scale)
+  if step.solver is not None:
+    x_next, memory = multistep.advance(x, v, memory, step.solver)
+    return x_next, jnp.zeros(x.shape[:1], jnp.float32), memory
   draw = lambda: rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
   if take_step is not None:
     nothing = lambda: jnp.zeros(x.shape, jnp.float32)
     noise = jax.lax.cond(step.std > 0, draw, nothing)
-    return take_step(x, v, noise, step)
+    return *take_step(x, v, noise, step), memory
   mean = steppers.mean(x, v, step)
   x_next = jax.lax.cond(
     step.std > 0, lambda: mean + step.std * draw(), lambda: mean
   )
-  return x_next, log_prob.transition(x, v, x_next, step)
+  return x_next, log_prob.transition(x, v, x_next, step), memory
 
 
 def initial_noise(
@@ -225,23 +229,25 @@ def sample_chunk(
   table = jax.tree.map(jnp.asarray, table)
   index = jnp.arange(table.t.shape[0], dtype=jnp.uint32)
 
-  def body(x, facts):
-    step, i = facts
-    x_next, log_p = _step(
-      policy, params, cond, uncond, guidance_scale, keys, x, step, i, record,
-      take_step,
+  def body(carry, facts):
+    (x, memory), (step, i) = carry, facts
+    x_next, log_p, memory = _step(
+      policy, params, cond, uncond, guidance_scale, keys, x, memory, step, i,
+      record, take_step,
     )  # fmt: skip
-    return x_next, (x_next, log_p) if record else None
+    return (x_next, memory), (x_next, log_p) if record else None
 
+  memory = () if table.solver is None else multistep.start(x1)
+  start, facts = (x1, memory), (table, index)
   if tail:
     parts = [
-      jax.tree.map(lambda x, s=s: x[s], (table, index))
+      jax.tree.map(lambda x, s=s: x[s], facts)
       for s in (slice(None, -tail), slice(-tail, None))
     ]
-    middle, _ = jax.lax.scan(body, x1, parts[0])
-    x0, _ = jax.lax.scan(body, middle, parts[1])
-    return x0, jnp.stack([middle, x0])
-  x0, rest = jax.lax.scan(body, x1, (table, index))
+    middle, _ = jax.lax.scan(body, start, parts[0])
+    (x0, _), _ = jax.lax.scan(body, middle, parts[1])
+    return x0, jnp.stack([middle[0], x0])
+  (x0, _), rest = jax.lax.scan(body, start, facts)
   if rest is None:
     return x0, None
   latents, log_probs = rest
@@ -254,7 +260,7 @@ def finish(
   words: Integer[ArrayLike, "P W"] | Embedded,
   latents: Float[ArrayLike, "B *L"],
   layout: Layout,
-  times: Float[ArrayLike, "S"],
+  table: steppers.StepTable,
   first: Integer[ArrayLike, ""],
   *,
   guidance_scale: float | Array = 1.0,
@@ -267,25 +273,26 @@ def finish(
     words: as in `rollout`.
     latents: before step `first`.
     layout: of the rows.
-    times: T + 1 times of the sampler.
+    table: constants of the sampler's T steps, of which the times are read.
     first: the step, int32; with T nothing is done. It may be traced.
     guidance_scale: as in the rollout.
   """
   cond, uncond = guidance.conditioning(policy, params, words, guidance_scale)
-  times = jnp.asarray(times, jnp.float32)
+  table = jax.tree.map(jnp.asarray, table)
 
   def one(chunk):
     x, index = chunk
     own, empty = gather_cond(cond, index), gather_uncond(uncond, index)
 
     def body(i, x):
-      t = jnp.full((x.shape[0],), times[i])
+      step = jax.tree.map(lambda y: y[i], table)
+      t, told = steppers.network_time(step, x.shape[0], own)
       v = guidance.guided_velocity(
-        policy, params, x, t, own, empty, guidance_scale
+        policy, params, x, t, told, empty, guidance_scale
       )
-      return x - (times[i] - times[i + 1]) * v
+      return x - (step.t - step.t_next) * v
 
-    return jax.lax.fori_loop(first, len(times) - 1, body, x)
+    return jax.lax.fori_loop(first, len(table.t), body, x)
 
   chunked = (
     to_chunks(jnp.asarray(latents), layout.chunks),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxreward.errors import UserError, nearest
 
 GRIDS = ("uniform", "trained", "unipc")
+_NEAR = 1e-6  # of 1, which UniPC keeps away from
 _MOST = 20.0  # of mu; its exponential is beyond what float32 tells apart
 
 
@@ -41,6 +42,18 @@ def timesteps(
     UserError: too few steps, an unknown grid, or a shift that leaves no times
       that differ.
   """
+  t = _times(num_steps, shift, grid, terminal).astype(np.float32)
+  if not (np.diff(t) < 0).all():
+    raise UserError(
+      f"a shift of {shift:g} leaves {num_steps} steps no times that differ"
+    )
+  return t
+
+
+def _times(
+  num_steps: int, shift: float, grid: str, terminal: float
+) -> np.ndarray:
+  """`timesteps` in float64."""
   least = 1 + bool(terminal)
   if num_steps < least:
     end = f" before a terminal of {terminal}" if terminal else ""
@@ -58,12 +71,7 @@ def timesteps(
   t = move(u)
   if terminal:
     t = 1 - (1 - t) * (1 - terminal) / (1 - t[-1])
-  t = np.append(t, 0.0).astype(np.float32)
-  if not (np.diff(t) < 0).all():
-    raise UserError(
-      f"a shift of {shift:g} leaves {num_steps} steps no times that differ"
-    )
-  return t
+  return np.append(t, 0.0)
 
 
 def dynamic_shift(
@@ -117,6 +125,19 @@ class Schedule:
     return timesteps(
       num_steps, self.shift, grid=self.grid, terminal=self.terminal
     )
+
+  def told(self, num_steps: int) -> np.ndarray | None:
+    """Times that the network is told, float32 [T]; None for `times`.
+
+    `UniPCMultistepScheduler` counts in whole thousandths, rounded down, and
+    starts just below 1: Wan is told 0.999 first. Schedulers of the other grids
+    tell their times as they are.
+    """
+    if self.grid != "unipc":
+      return None
+    t = _times(num_steps, self.shift, self.grid, self.terminal)[:-1]
+    t = np.where(np.abs(t - 1) < _NEAR, t - _NEAR, t)
+    return (np.trunc(t * 1000) / 1000).astype(np.float32)
 
 
 def constant(

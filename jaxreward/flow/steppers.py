@@ -15,11 +15,15 @@ with s = a sqrt(t / (1 - t)) and s = eta; the published code of Flow-GRPO for Wa
 has s = a t_1 t. CPS (FlowCPS, Wang and Yu, 2025) puts
   (1 - t') x0_hat + t' |cos(a pi / 2)| x1_hat,    std = t' sin(a pi / 2),
 which keeps the total noise at t' exactly.
+
+`unipc` and `dpmpp_2m` draw nothing and remember earlier steps (`multistep`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
@@ -27,8 +31,8 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.flow import path
-from jaxreward.types import Array, ArrayLike
+from jaxreward.flow import multistep, path
+from jaxreward.types import Array, ArrayLike, Cond
 
 LOG_2PI = float(np.log(2 * np.pi))
 
@@ -46,6 +50,9 @@ class StepTable:
     diffusion: s, with std = s sqrt(delta) (for CPS std / sqrt(delta)).
     log_scale: 1 where log-probabilities carry variance and constants; 0 where
       published code drops them (CPS).
+    told: time that the network is told, where it is not t itself
+      (`schedule.Schedule.told`); None where it is.
+    solver: of a multistep solver, whose steps are not the mean above.
   """
 
   t: ArrayLike
@@ -55,6 +62,23 @@ class StepTable:
   std: ArrayLike
   diffusion: ArrayLike
   log_scale: ArrayLike
+  told: ArrayLike | None = None
+  solver: multistep.Solver | None = None
+
+
+def network_time(
+  step: StepTable, rows: int, cond: Cond
+) -> tuple[Float[Array, "{rows}"], Cond]:
+  """(time [B] that the network is told, its conditioning) at a step.
+
+  Where that is not the step's own time, the latter stands in the conditioning
+  as "sigma" [B], for networks that compute with it.
+  """
+  if step.told is None:
+    return jnp.full((rows,), step.t), cond
+  if isinstance(cond, dict):
+    cond = cond | {"sigma": jnp.full((rows,), step.t)}
+  return jnp.full((rows,), step.told), cond
 
 
 def _ode(t, t_next):
@@ -84,16 +108,12 @@ def _table(times, coefficients, log_scale=1.0, noisy=None) -> StepTable:
     o_x, o_v, o_std = _ode(t, t_next)
     c_x, c_v = np.where(noisy, c_x, o_x), np.where(noisy, c_v, o_v)
     std = np.where(noisy, std, o_std)
-  rows = (
-    t,
-    t_next,
-    c_x,
-    c_v,
-    std,
-    std / np.sqrt(t - t_next),
-    np.full_like(t, log_scale),
-  )
-  return StepTable(*(np.asarray(r, np.float32) for r in rows))
+  rows = dict(
+    t=t, t_next=t_next, c_x=c_x, c_v=c_v, std=std,
+    diffusion=std / np.sqrt(t - t_next), log_scale=np.full_like(t, log_scale),
+  )  # fmt: skip
+  fields: Any = {k: np.asarray(r, np.float32) for k, r in rows.items()}
+  return StepTable(**fields)
 
 
 def ode(times: np.ndarray, noisy=None) -> StepTable:
@@ -157,11 +177,23 @@ def cps(
   return _table(times, coefficients, log_scale=0.0, noisy=noisy)
 
 
+def unipc(times: np.ndarray, noisy=None, *, order: int = 2) -> StepTable:
+  """UniPC, see `multistep.solver`; nothing is drawn."""
+  solver = multistep.solver(times, order=order)
+  return dataclasses.replace(ode(times, noisy), solver=solver)
+
+
+def dpmpp_2m(times: np.ndarray, noisy=None) -> StepTable:
+  """DPM-Solver++(2M), the predictor of UniPC alone; nothing is drawn."""
+  solver = multistep.solver(times, corrector=False)
+  return dataclasses.replace(ode(times, noisy), solver=solver)
+
+
 def _positive(field: str, value: float):
   if not 0 < value < np.inf:
     raise UserError(
-      f"config.rollout.sampler.{field}={value}: a stochastic sampler needs a positive,"
-      ' finite value; for none use rollout.sampler.name="ode"'
+      f"sampler.{field}={value}: a stochastic sampler needs a positive, finite"
+      ' value; for none use sampler.name="ode"'
     )
 
 
@@ -171,7 +203,10 @@ REGISTRY: dict[str, Callable[..., StepTable]] = {
   "dance_sde": dance_sde,
   "linear_sde": linear_sde,
   "cps": cps,
+  "unipc": unipc,
+  "dpmpp_2m": dpmpp_2m,
 }
+NOISY = ("flow_sde", "dance_sde", "cps", "linear_sde")  # of them, by name
 
 
 def mean(

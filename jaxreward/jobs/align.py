@@ -36,7 +36,6 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
 from jaxreward.feeds import Plan
-from jaxreward.flow import steppers
 from jaxreward.jobs import (
   adapters,
   ahead,
@@ -206,21 +205,16 @@ def _try_methods(config: ConfigDict) -> None:
 
 
 def make_plan(config: ConfigDict, devices: int) -> Plan:
-  """The plan of a run on so many devices, its sampler bound."""
+  """The plan of a run on so many devices."""
   advantages.check_group_size(config.rollout.group)
-  sampler = config_lib.bind(
-    config.rollout.sampler,
-    steppers.REGISTRY,
-    field="rollout.sampler",
-    positional=2,
-  )
   feed = feeds.FEEDS[bind_objective(config)[1]]
-  return align_steps.make_plan(config, sampler, devices, feed)
+  return align_steps.make_plan(config, devices, feed)
 
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   make_plan(config, devices=1)
+  setup.step_table(config, "eval")
   bind_methods(config)
   _try_methods(config)
   policy = setup.make_policy(config)

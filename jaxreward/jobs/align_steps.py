@@ -53,17 +53,11 @@ def _check_counts(config) -> None:
       )
 
 
-def make_plan(
-  config,
-  sampler: Callable[..., steppers.StepTable],
-  devices: int,
-  feed: feeds.Feed,
-) -> Plan:
+def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   """Checks the geometry and makes the constants.
 
   Args:
     config: of the run.
-    sampler: (times, noisy) -> constants of its steps.
     devices: that rows are spread over.
     feed: of the objective.
 
@@ -74,7 +68,7 @@ def make_plan(
   r, align = config.rollout, config.align
   _check_counts(config)
   on_steps = feed.needs_noise
-  steps = _steps(config, sampler, feed)
+  steps = _steps(config, feed)
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
     # Whole times only: what an optimizer step sees then depends neither on the
@@ -109,14 +103,11 @@ def make_plan(
   return _with_rows(plan, r.microbatch, devices, parts)
 
 
-def _steps(
-  config, sampler: Callable[..., steppers.StepTable], feed: feeds.Feed
-) -> dict[str, Any]:
+def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
   """The plan's constants of steps, and those that are trained."""
   r = config.rollout
-  times = setup.make_schedule(config).times(r.num_steps)
   if r.window_move.name != "none":
-    return _moving(config, sampler, times, feed)
+    return _moving(config, feed)
   noisy = None
   if r.window_start and not r.window_size:
     raise UserError(
@@ -125,7 +116,7 @@ def _steps(
     )
   if r.window_size:
     noisy = schedule.window_mask(r.num_steps, r.window_start, r.window_size)
-  table = sampler(times, noisy)
+  table = setup.step_table(config, "rollout", noisy)
   drawn = np.flatnonzero(table.std > 0)
   _require_noise(config, feed, bool(len(drawn)))
   if feed.needs_noise:
@@ -143,27 +134,23 @@ def _require_noise(config, feed: feeds.Feed, is_noisy: bool) -> None:
   r = config.rollout
   if is_noisy:
     return
+  *first, last = (f'"{name}"' for name in steppers.NOISY)
+  known = f"{', '.join(first)} or {last}"
   if feed.needs_noise:
     raise UserError(
       f'config.objective.name="{config.objective.name}" needs a sampler with'
       f' noise; config.rollout.sampler.name="{r.sampler.name}" draws none:'
-      ' use "flow_sde", "dance_sde", "cps" or "linear_sde"'
+      f" use {known}"
     )
   if r.window_size:
     raise UserError(
       f"config.rollout.window_size={r.window_size}: the sampler"
       f' "{r.sampler.name}" draws no noise in any step; use 0, or'
-      ' config.rollout.sampler.name="flow_sde", "dance_sde", "cps" or'
-      ' "linear_sde"'
+      f" config.rollout.sampler.name={known}"
     )
 
 
-def _moving(
-  config,
-  sampler: Callable[..., steppers.StepTable],
-  times: np.ndarray,
-  feed: feeds.Feed,
-) -> dict[str, Any]:
+def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
   """The same for a window that lies elsewhere in other iterations."""
   r, name = config.rollout, config.rollout.window_move.name
   field = f'config.rollout.window_move.name="{name}"'
@@ -180,7 +167,7 @@ def _moving(
       f"{field} needs config.rollout.window_size, the number of its steps, and"
       " a window_start of 0"
     )
-  table = sampler(times, None)
+  table = setup.step_table(config, "rollout")
   _require_noise(config, feed, bool((table.std > 0).any()))
 
   def move(iteration: ArrayLike) -> Array:
@@ -188,7 +175,8 @@ def _moving(
     return bound(jnp.asarray(iteration), key, r.window_size, r.num_steps)
 
   jax.eval_shape(move, 0)  # lets it look at its options
-  outside = steppers.ode(times)
+  times = setup.make_schedule(config).times(r.num_steps)
+  outside = dataclasses.replace(steppers.ode(times), told=table.told)
   if not np.all(table.log_scale > 0):  # published forms differ in the constant
     outside = dataclasses.replace(outside, log_scale=table.log_scale)
   return dict(
@@ -231,11 +219,12 @@ def _check_tail(config, table: steppers.StepTable) -> None:
       f"config.align.last_steps={last}: at least 1 and fewer than the"
       f" {steps} of config.rollout.num_steps"
     )
-  if np.asarray(table.std)[-last:].any():
+  if np.asarray(table.std)[-last:].any() or table.solver is not None:
     raise UserError(
-      f"config.align.last_steps={last}: these steps draw noise with"
-      f' config.rollout.sampler.name="{config.rollout.sampler.name}"; use "ode",'
-      " or a window of noise before them"
+      f"config.align.last_steps={last}: with"
+      f' config.rollout.sampler.name="{config.rollout.sampler.name}" these steps'
+      ' draw noise or remember others; use "ode", or a window of noise before'
+      " them"
     )
 
 
@@ -291,11 +280,9 @@ def finish(
     decoder: parameters of the autoencoder.
   """
   layout = setup.spread_rows(plan.layout)
-  table = plan.table
-  times = jnp.append(jnp.asarray(table.t), jnp.asarray(table.t_next)[-1])
   latents = rollout.finish(
     policy, params, prompts.words, jnp.asarray(trajectory.latents)[first],
-    layout, times, first, guidance_scale=plan.guidance_scale,
+    layout, plan.table, first, guidance_scale=plan.guidance_scale,
   )  # fmt: skip
   pixels = setup.decode_chunks(policy, latents, layout, decoder)
   return jnp.clip(rollout.to_groups(pixels, plan.prompts, plan.group), 0, 1)

@@ -44,6 +44,7 @@ _MOMENTA = [
 ]
 # Fields of a section, by what they must be.
 _COUNTS = {  # 1 or more
+  "model": ("latent_side", "latent_height", "latent_width", "frames", "words"),
   "pretrain": ("steps", "batch_size"),
   "rollout": ("prompts", "microbatch", "num_steps"),
   "align": ("iterations", "times", "updates", "pairs", "last_steps"),
@@ -84,6 +85,7 @@ _NOT_NEGATIVE = {
   _OPTIMIZERS, ("learning_rate", "weight_decay", "adam_scale", "clip_norm")
 )
 _FINITE = {
+  "model": ("guidance", "low_guidance"),
   "rollout": ("guidance_scale",),
   "sample": ("guidance_scale",),
   "pretrain": ("time_mean",),

@@ -1,4 +1,4 @@
-"""Evaluates a policy: fixed held-out prompts, fixed seeds, the ODE sampler."""
+"""Evaluates a policy: fixed held-out prompts, fixed seeds, `eval.sampler`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxreward.data import pictures, repeats
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
-from jaxreward.flow import guidance, rollout, schedule, steppers
+from jaxreward.flow import guidance, rollout, steppers
 from jaxreward.jobs import adapters, setup, words
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import masked_mean
@@ -152,9 +152,9 @@ def path_kl(
 
     def body(x, facts):
       step, i = facts
-      t = jnp.full((x.shape[0],), step.t)
-      v = policy.velocity(params, x, t, own)
-      v_r = reference_policy.velocity(reference, x, t, other)
+      clock = functools.partial(steppers.network_time, step, x.shape[0])
+      v = policy.velocity(params, x, *clock(own))
+      v_r = reference_policy.velocity(reference, x, *clock(other))
       shift = jnp.square(step.c_v * (v - v_r)).sum(tuple(range(1, v.ndim)))
       kl = shift / (2 * jnp.square(step.std))
       noise = rng.normal_each(rng.fold_each(keys, i), x.shape[1:])
@@ -188,8 +188,7 @@ class Evaluator:
     policy: takes the parameters given to `__call__`.
     data: prompts.
     rewards: to report besides.
-    num_steps: of the ODE sampler.
-    schedule: of its times.
+    table: constants of the sampler's steps.
     seed: of the noise; the same for every call.
     microbatch: samples drawn at once.
     measure: (images, pixels, prompts) -> numbers [P, G], in jit.
@@ -200,8 +199,7 @@ class Evaluator:
   policy: Policy
   data: EvaluationSet
   rewards: dict[str, Reward]
-  num_steps: int
-  schedule: schedule.Schedule
+  table: steppers.StepTable
   seed: int
   microbatch: int = 256
   measure: Callable[..., dict[str, Array]] = measure
@@ -210,7 +208,6 @@ class Evaluator:
 
   @functools.cached_property
   def _draw(self) -> Callable[..., Any]:
-    table = steppers.ode(self.schedule.times(self.num_steps))
     rows = len(self.data.prompts)
     layout = rollout.make_layout(
       rows, self.data.group, self.microbatch, setup.batch_devices()
@@ -220,7 +217,7 @@ class Evaluator:
       spread = setup.spread_rows(layout)
       trajectory = rollout.rollout(
         self.policy, params, rng.stream_key(self.seed, "evaluate"),
-        prompts.words, prompts.ids, spread, table,
+        prompts.words, prompts.ids, spread, self.table,
         guidance_scale=scale, record=False,
       )  # fmt: skip
       pixels = setup.decode_chunks(
@@ -305,8 +302,7 @@ def make_evaluator(
     setup.picture_side(policy),
   )
   return Evaluator(
-    policy, data, rewards, config.eval.num_steps,
-    setup.make_schedule(config),
+    policy, data, rewards, setup.step_table(config, "eval"),
     config.eval.seed, config.eval.microbatch, measurer(config),
     encode or words.make_encode(config, policy, decoder=decoder), decoder,
   )  # fmt: skip
@@ -407,7 +403,7 @@ def check(config: ConfigDict) -> None:
   policy = setup.make_policy(config)
   words.bind(config, policy)
   adapters.check(config, policy)
-  setup.make_schedule(config)
+  setup.step_table(config, "eval")
   reward_setup.bind(config)
   if config.job != "pipeline":
     return
@@ -435,9 +431,9 @@ def base_kl(
   Under Flow-SDE with the schedule of the evaluation, on some of its prompts;
   see `path_kl`.
   """
-  table = steppers.flow_sde(
-    setup.make_schedule(config).times(config.eval.num_steps)
-  )
+  made, count = setup.make_schedule(config), config.eval.num_steps
+  table = steppers.flow_sde(made.times(count))
+  table = dataclasses.replace(table, told=made.told(count))
   rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
   batch = encode(jax.tree.map(lambda x: np.asarray(x)[rows], data.batch))
   key = rng.stream_key(config.eval.seed, "path_kl")

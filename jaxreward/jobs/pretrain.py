@@ -71,7 +71,7 @@ def check(config: ConfigDict) -> None:
       f'config.model.name="{config.model.name}" is trained on scenes by no job;'
       ' pretrain takes "scene_dit"'
     )
-  setup.make_schedule(config)
+  setup.step_table(config, "eval")
   optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )

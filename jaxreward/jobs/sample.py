@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +13,10 @@ from jaxreward import files, processes, rng
 from jaxreward.data import pictures
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
-from jaxreward.flow import rollout, steppers
+from jaxreward.flow import rollout
 from jaxreward.jobs import adapters, setup, words
 from jaxreward.report import grids
+from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 
 def check(config: ConfigDict) -> None:
@@ -25,7 +24,39 @@ def check(config: ConfigDict) -> None:
   policy = setup.make_policy(config)
   words.bind(config, policy)
   adapters.check(config, policy)
-  setup.make_schedule(config)
+  setup.step_table(config, "sample")
+
+
+def pictures_of(
+  config: ConfigDict,
+  policy: Policy,
+  params: Params,
+  batch: PromptBatch,
+  decoder: Params | None = None,
+) -> tuple[ArrayLike, Array]:
+  """(latents, images in [0, 1]), [P * G, ...] both; call it in jit.
+
+  Args:
+    config: of the run; `config.sample` is read.
+    policy: takes the parameters.
+    params: its parameters.
+    batch: P encoded prompts.
+    decoder: parameters of its autoencoder.
+  """
+  options, rows = config.sample, len(batch.ids)
+  layout = rollout.make_layout(
+    rows, options.group, options.microbatch, setup.batch_devices()
+  )
+  layout = setup.spread_rows(layout)
+  trajectory = rollout.rollout(
+    policy, params, rng.stream_key(config.seed, "sample"), batch.words,
+    batch.ids, layout, setup.step_table(config, "sample"),
+    guidance_scale=options.guidance_scale, record=False,
+  )  # fmt: skip
+  latents = trajectory.latents[-1]
+  pixels = setup.decode_chunks(policy, latents, layout, decoder)
+  count = rows * options.group
+  return latents[:count], jnp.clip(pixels, 0, 1)[:count]
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
@@ -43,24 +74,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     grammar.batch(prompts), prompts, setup.picture_side(policy)
   )
   batch = words.make_encode(config, policy, mesh, decoder)(batch)
-  table = steppers.ode(setup.make_schedule(config).times(options.num_steps))
 
-  @functools.partial(jax.jit)
+  @jax.jit
   def draw(params, batch, decoder):
-    layout = setup.spread_rows(
-      rollout.make_layout(
-        len(prompts), options.group, options.microbatch, setup.batch_devices()
-      )
-    )
-    trajectory = rollout.rollout(
-      policy, params, rng.stream_key(config.seed, "sample"), batch.words,
-      batch.ids, layout, table,
-      guidance_scale=options.guidance_scale, record=False,
-    )  # fmt: skip
-    pixels = setup.decode_chunks(
-      policy, trajectory.latents[-1], layout, decoder
-    )
-    images = jnp.clip(pixels, 0, 1)[: len(prompts) * options.group]
+    _, images = pictures_of(config, policy, params, batch, decoder)
     if free:
       return images, None, None
     seen = judge.look(images, judge.repeat(batch, options.group))

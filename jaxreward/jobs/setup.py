@@ -22,7 +22,7 @@ from jaxreward import models, processes, rng
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest
-from jaxreward.flow import rollout, schedule
+from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import adapters, videos
 from jaxreward.models import (
   attention,
@@ -139,6 +139,37 @@ def make_schedule(config: ConfigDict) -> schedule.Schedule:
         f" {error}"
       ) from error
   return made
+
+
+def make_sampler(
+  config: ConfigDict, section: str
+) -> Callable[..., steppers.StepTable]:
+  """(times, noisy steps or None) -> constants, of `config.<section>.sampler`.
+
+  Raises:
+    UserError: no such sampler, or options that it does not take.
+  """
+  field = f"{section}.sampler"
+  bound = config_lib.bind(
+    config[section].sampler, steppers.REGISTRY, field=field, positional=2
+  )
+
+  def make(times: ArrayLike, noisy: ArrayLike | None = None) -> Any:
+    try:
+      return bound(times, noisy)
+    except UserError as error:
+      raise UserError(f"config.{section}.{error}") from error
+
+  return make
+
+
+def step_table(
+  config: ConfigDict, section: str, noisy: ArrayLike | None = None
+) -> steppers.StepTable:
+  """Constants of the steps of a section, "rollout", "eval" or "sample"."""
+  made, count = make_schedule(config), config[section].num_steps
+  table = make_sampler(config, section)(made.times(count), noisy)
+  return dataclasses.replace(table, told=made.told(count))
 
 
 def load_prompts(

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward.data import texts
 from jaxreward.data.scenes import render
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 from jaxreward.jobs import pipelines, setup
 from jaxreward.rewards import preprocess
 from jaxreward.training import mesh as mesh_lib
@@ -104,6 +104,7 @@ def bind(
   """
   name = config.text_encoder.name
   _check_source(config, policy)
+  _check_negative(config, policy)
   bind_vision(config, policy)
   if policy.prompts is None:
     if name != "none":
@@ -203,6 +204,36 @@ def _check_source(config: ConfigDict, policy: Policy) -> None:
     )
 
 
+def _check_negative(config: ConfigDict, policy: Policy) -> None:
+  """Refuses a negative prompt that cannot be read, or that nothing reads."""
+  text = config.data.get("negative_prompt", "")
+  if not text:
+    return
+  field = f'config.data.negative_prompt="{shown(text)}"'
+  if policy.prompts is None:
+    raise UserError(
+      f'{field}: the policy "{config.model.name}" reads words by itself, and of'
+      ' no prompt it knows the empty one alone; use ""'
+    )
+  try:
+    is_text = "\0" not in text and text.encode()
+  except UnicodeEncodeError:
+    is_text = False
+  if not is_text:
+    raise UserError(f"{field}: it is not text in UTF-8, or holds a NUL")
+  scales = (
+    config.rollout.guidance_scale,
+    config.sample.guidance_scale,
+    *config.eval.guidance_scales,
+  )
+  if all(scale == 1 for scale in scales):
+    raise UserError(
+      f"{field}: no guidance reads it; set config.rollout.guidance_scale,"
+      " config.eval.guidance_scales or config.sample.guidance_scale, or leave it"
+      " out"
+    )
+
+
 def make_encode(
   config: ConfigDict,
   policy: Policy,
@@ -245,18 +276,20 @@ def make_encode(
       kept.popitem(last=False)
     return jax.tree.map(lambda *x: np.stack(x), *every)
 
-  reads = reads_pictures(config)
+  reads, negative = reads_pictures(config), config.data.negative_prompt
   blank = None
   if reads:
     blank = np.zeros((1, *setup.picture_side(policy), 3), np.float32)
-  empty = encoded([""], blank)  # shows whether the outputs fit the policy, too
+  empty = encoded(
+    [negative], blank
+  )  # shows whether the outputs fit the policy, too
 
   def encode(batch: PromptBatch) -> PromptBatch:
     said = texts.decode(np.asarray(batch.text))
     if reads:
       sources = _require_pictures(batch, said, config)
       both = Embedded(
-        encoded(said, sources), encoded([""] * len(said), sources)
+        encoded(said, sources), encoded([negative] * len(said), sources)
       )
     else:
       both = Embedded(encoded(said), empty)

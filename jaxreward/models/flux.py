@@ -135,9 +135,10 @@ class Flux(nn.Module):
       _places(words.shape[1], [(p.shape[1], p.shape[2]) for p in pictures]),
       self.axes,
     )
-    signal = self.time(mmdit.wave_features(t)) + cond["pooled"]
+    told = mmdit.rounded_time(t, self.dtype)
+    signal = self.time(mmdit.wave_features(told)) + cond["pooled"]
     if self.guided:
-      scale = jnp.full_like(t, self.guidance)
+      scale = mmdit.rounded(jnp.full_like(t, self.guidance), self.dtype)
       signal = signal + self.guidance_in(mmdit.wave_features(scale))
     signal = nn.silu(signal)
     (y, words), _ = self.double_blocks((y, words), signal, rotary, None)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
@@ -147,6 +148,31 @@ def wave_features(
   frequency = 10000.0 ** -(np.arange(width // 2) / (width // 2))
   angle = 1000.0 * jnp.asarray(t, jnp.float32)[:, None] * frequency[None]
   return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
+
+
+def _cut(x: Array, dtype: Any) -> Array:
+  """x rounded to a type of 16 bits, which no compiler may leave out."""
+  info = jnp.finfo(dtype)
+  if info.bits >= 32:
+    return x
+  return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
+
+def rounded(x: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
+  """x as a network of FLUX reads it, which takes 1000 x in its own type.
+
+  bfloat16 leaves multiples of 4 above 512, of 16 above 2048.
+  """
+  x = _cut(jnp.asarray(x, jnp.float32), dtype)
+  return _cut(1000 * x, dtype) / 1000 if jnp.finfo(dtype).bits < 32 else x
+
+
+def rounded_time(t: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
+  """`rounded` time of FLUX's loop, which rounds 1000 t before it divides."""
+  t = jnp.asarray(t, jnp.float32)
+  if jnp.finfo(dtype).bits >= 32:
+    return t
+  return rounded(_cut(1000 * t, dtype) / 1000, dtype)
 
 
 class Mlp(nn.Module):

@@ -143,20 +143,34 @@ def tokenize_wan(
 ) -> tuple[np.ndarray, np.ndarray]:
   """(int32 ids, bool mask), each [B, length], of umT5.
 
-  Entities of HTML are written out and runs of blanks made one, as in training.
+  Broken encodings are mended, entities of HTML written out and runs of blanks
+  made one, as in training.
 
   Args:
     tokenizer: of transformers.
     texts: B prompts.
     length: texts are cut and padded to it.
+
+  Raises:
+    UserError: ftfy is not installed.
   """
-  clean = lambda text: " ".join(html.unescape(html.unescape(text)).split())
   found = tokenizer(
-    [clean(text) for text in texts],
+    [_clean(text) for text in texts],
     padding="max_length", truncation=True, max_length=length,
   )  # fmt: skip
   ids = np.asarray(found["input_ids"], np.int32)
   return ids, np.asarray(found["attention_mask"], bool)
+
+
+def _clean(text: str) -> str:
+  try:
+    import ftfy
+  except ImportError as error:
+    raise UserError(
+      'Wan was trained on texts mended with ftfy; pip install "jaxreward[text]"'
+    ) from error
+  text = html.unescape(html.unescape(ftfy.fix_text(text)))
+  return " ".join(text.split())
 
 
 def load(

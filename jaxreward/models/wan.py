@@ -258,7 +258,8 @@ class Wan(nn.Module):
     y = mmdit.from_patches(y, _PATCH, height, width)
     v = y.reshape(b, frames, height, width, -1)
     if self.takes_first:
-      left = jnp.maximum(t, 1e-6)[:, None, None, None, None]
+      # A sampler's step leads there from its own time, not the one told.
+      left = jnp.maximum(cond.get("sigma", t), 1e-6)[:, None, None, None, None]
       v = v.at[:, :1].set((x[:, :1] - cond["picture"]) / left)
     return v
 

@@ -62,11 +62,11 @@ def test_latents_of_a_step_are_finished_by_the_ode(sampler):
   layout = rollout.make_layout(2, 3, 4)
   trajectory = rollout.rollout(
     policy, params, jax.random.key(0), tokens, np.arange(2), layout,
-    steppers.REGISTRY[sampler](times),
+    table := steppers.REGISTRY[sampler](times),
   )  # fmt: skip
   finish = jax.jit(
     lambda first: rollout.finish(
-      policy, params, tokens, trajectory.latents[first], layout, times, first
+      policy, params, tokens, trajectory.latents[first], layout, table, first
     )
   )
   ends = [np.asarray(finish(first)) for first in range(6)]

@@ -73,7 +73,7 @@ def test_cps_is_exact_on_a_point(shift):
   np.testing.assert_allclose(got[:, 1], var, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(steppers.REGISTRY))
+@pytest.mark.parametrize("name", ["ode", *steppers.NOISY])
 def test_sampled_chunks_have_the_moments_of_the_recursion(name):
   """The scan, its noise and its constants together, on many samples."""
   policy, count = gaussian.policy((4, 4, 1)), 4096

@@ -69,7 +69,7 @@ def test_diffusion_nft_as_published(model):
   config = load(model, "diffusion_nft")
   plan = align.make_plan(config, 1)
   assert config.rollout.guidance_scale == 1.0
-  assert config.rollout.sampler.name == "ode"
+  assert config.rollout.sampler.name == "dpmpp_2m"
   assert dict(config.objective) == dict(
     name="diffusion_nft", beta=1.0, old_decay=0.5, old_rate=1e-3
   )

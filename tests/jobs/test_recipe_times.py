@@ -90,8 +90,14 @@ def test_a_recipe_samples_at_its_schedulers_times(model, objective):
   assert not set(options) - set(inspect.signature(kind).parameters)
   made = setup.make_schedule(config)
   for steps in (config.rollout.num_steps, config.eval.num_steps):
-    want = sigmas_of(kind(**options), model, steps)
+    scheduler = kind(**options)
+    want = sigmas_of(scheduler, model, steps)
     np.testing.assert_allclose(made.times(steps), want, atol=2e-6)
+    told = made.told(steps)
+    assert (told is None) == (name == EULER)
+    if told is not None:  # whole thousandths, but for the last bit
+      whole = scheduler.timesteps.numpy()
+      np.testing.assert_allclose(1000 * told, whole, rtol=2e-7)
 
 
 @pytest.mark.parametrize(

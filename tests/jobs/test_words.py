@@ -71,6 +71,18 @@ def test_each_text_is_encoded_once(policy, monkeypatch):
   assert found.empty["words"].shape == (1, 5, 24)
 
 
+def test_guidance_leads_away_from_the_negative_prompt(policy, monkeypatch):
+  calls = []
+  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))
+  config = tiny.load(
+    SPEC, {"data.negative_prompt": "blurry", "sample.guidance_scale": 2.0}
+  )
+  words.bind(config, policy)
+  found = words.make_encode(config, policy)(grammar.batch(PROMPTS[:1]))
+  assert calls == [["blurry"], [PROMPTS[0].text]]
+  assert found.embedded.empty["words"][0, 0, 0] == len("blurry")
+
+
 def test_what_is_kept_is_bounded_in_bytes(policy, monkeypatch):
   calls = []
   monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))

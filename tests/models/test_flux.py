@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, flux, hub
+from jaxreward.models import convert, flux, hub, mmdit
 
 B, HEIGHT, WIDTH, WORDS = 4, 6, 8, 5
 PUBLISHED = {
@@ -121,14 +121,34 @@ def test_outputs_and_gradients_are_those_of_diffusers(
 def test_bfloat16_is_that_of_diffusers(peers, tmp_path):
   import torch
 
-  # Over there 1000 times the scale is rounded to bfloat16, which holds 4000.
-  kind = dict(dtype="bfloat16", param_dtype="bfloat16", guidance=4.0)
-  policy, model = make(**kind), theirs().to(torch.bfloat16)
+  policy = make(dtype="bfloat16", param_dtype="bfloat16", guidance=3.7)
+  model = theirs().to(torch.bfloat16)
   params = load(peers, policy, model, tmp_path)
-  args = inputs(peers.draw)
-  got = jax.jit(functools.partial(run, policy))(params, *args)
-  want = run_theirs(model, *args, guidance=4.0)
+  x, t, prompts = inputs(peers.draw)
+  t = t + jnp.asarray([0.3551, 0.0513, 0.0, 0.9])  # that bfloat16 rounds
+  got = jax.jit(functools.partial(run, policy))(params, x, t, prompts)
+  # The pipeline rounds 1000 t before it divides.
+  told = torch.tensor(np.asarray(t) * 1000).bfloat16() / 1000
+  want = run_theirs(model, x, told.float(), prompts, guidance=3.7)
   peers.assert_near(got, peers.array(want), 2e-2)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_times_are_rounded_as_the_pipeline_rounds_them(peers, dtype):
+  import torch
+
+  t = np.random.default_rng(0).random(500, np.float32)
+  kind = getattr(torch, dtype)
+  there = (torch.tensor(t * 1000).to(kind) / 1000).to(kind) * 1000
+  got = 1000 * jax.jit(mmdit.rounded_time, static_argnums=1)(t, dtype)
+  np.testing.assert_allclose(got, there.float().numpy(), rtol=3e-7)
+  scale = 5 * t  # of the distilled guidance, which the network rounds alone
+  there = torch.tensor(scale).to(kind) * 1000
+  read = 1000 * jax.jit(mmdit.rounded, static_argnums=1)(scale, dtype)
+  np.testing.assert_allclose(read, there.float().numpy(), rtol=3e-7)
+  moved = np.abs(got - 1000 * t).max()
+  assert moved < 1e-3 if dtype == "float32" else moved > 0.2
 
 
 @pytest.mark.parity

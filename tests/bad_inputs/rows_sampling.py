@@ -1,0 +1,191 @@
+"""Samplers, solvers, schedules, windows, negative prompts, sizes, times."""
+
+from tests.bad_inputs.table import Row
+
+GRPO = "align_scenes.py:flow_grpo,smoke"
+SD3 = "align_public.py:sd35_medium,objective=flow_grpo,tiny"
+FLUX = "align_public.py:flux_dev,tiny"
+WAN = "align_public.py:wan_t2v,tiny"
+WAN22 = "align_public.py:wan22_t2v,tiny"
+SAMPLE = "sample_scenes.py:smoke"
+EVALUATE = "evaluate_scenes.py:smoke"
+
+
+def _row(name, config, says, **overrides):
+  """A row whose overrides are named with "__" for a dot."""
+  fields = {k.replace("__", "."): v for k, v in overrides.items()}
+  return Row(name, says, config=config, overrides=fields)
+
+
+ROWS = [
+  # Samplers and solvers.
+  _row(
+    "log-probabilities of a solver", GRPO,
+    ('config.rollout.sampler.name="unipc" draws none', '"flow_sde"'),
+    rollout__sampler__name="unipc",
+  ),
+  _row(
+    "log-probabilities of DPM-Solver++", GRPO,
+    ('config.rollout.sampler.name="dpmpp_2m" draws none',),
+    rollout__sampler__name="dpmpp_2m",
+  ),
+  _row(
+    "misspelled solver", EVALUATE,
+    ('config.eval.sampler.name="unipcc"', 'did you mean "unipc"?'),
+    eval__sampler__name="unipcc",
+  ),
+  _row(
+    "sampler of another library", SAMPLE,
+    ('config.sample.sampler.name="UniPCMultistepScheduler"',),
+    sample__sampler__name="UniPCMultistepScheduler",
+  ),
+  _row(
+    "third order", SAMPLE, ("config.sample.sampler.order=3: expected 1 or 2",),
+    sample__sampler__name="unipc", sample__sampler__order=3,
+  ),
+  _row(
+    "order zero", EVALUATE, ("config.eval.sampler.order=0: expected 1 or 2",),
+    eval__sampler__name="unipc", eval__sampler__order=0,
+  ),
+  _row(
+    "order in words", EVALUATE, ("config.eval.sampler.order", "two"),
+    eval__sampler__name="unipc", eval__sampler__order="two",
+  ),
+  _row(
+    "order of the ODE", EVALUATE,
+    ('config.eval.sampler.order is no argument of "ode"',),
+    eval__sampler__order=2,
+  ),
+  _row(
+    "noise of a solver", SAMPLE,
+    ('config.sample.sampler.noise_level is no argument of "unipc"',),
+    sample__sampler__name="unipc", sample__sampler__noise_level=0.7,
+  ),
+  _row(
+    "evaluation in a run of align", "align_scenes.py:smoke",
+    ('config.eval.sampler.name="heun"',), eval__sampler__name="heun",
+  ),
+  _row(
+    "no noise in an evaluation's SDE", EVALUATE,
+    ("config.eval.sampler.noise_level=0.0", 'sampler.name="ode"'),
+    eval__sampler__name="flow_sde", eval__sampler__noise_level=0.0,
+  ),
+  _row(
+    "noise without end", GRPO, ("config.rollout.sampler.noise_level=inf",),
+    rollout__sampler__noise_level="inf",
+  ),
+  _row(
+    "noise that is no number", GRPO,
+    ("config.rollout.sampler.noise_level=nan",),
+    rollout__sampler__noise_level="nan",
+  ),
+  # Windows.
+  _row(
+    "window on a solver", "align_scenes.py:smoke",
+    ("config.rollout.window_size=2", '"unipc" draws no noise'),
+    rollout__window_size=2, rollout__sampler__name="unipc",
+  ),
+  _row(
+    "window past the end", GRPO,
+    ("a window of 3 steps from step 2 does not fit into 3 steps",),
+    rollout__window_start=2, rollout__window_size=3,
+  ),
+  _row(
+    "window of no steps", GRPO, ("config.rollout.window_start=1 without",),
+    rollout__window_start=1,
+  ),
+  # Schedules and times.
+  _row(
+    "unknown grid", WAN,
+    ('config.rollout.schedule.grid="unipcs"', 'did you mean "unipc"'),
+    rollout__schedule__grid="unipcs",
+  ),
+  _row(
+    "shift beyond float32", WAN, ("rollout.shift=1e+12", "no times that differ"),
+    rollout__shift=1e12,
+  ),
+  _row(
+    "negative shift", SD3, ("config.rollout.shift=-3.0",), rollout__shift=-3.0
+  ),
+  _row(
+    "terminal of one step", SD3, ("config.sample.num_steps=1", "at least 2"),
+    rollout__schedule__name="dynamic", rollout__schedule__terminal=0.02,
+    sample__num_steps=1,
+  ),
+  _row(
+    "half a step", SAMPLE, ("config.sample.num_steps",), sample__num_steps=2.5
+  ),
+  _row(
+    "steps below one", EVALUATE, ("config.eval.num_steps=0",), eval__num_steps=0
+  ),
+  # Negative prompts.
+  _row(
+    "negative prompt of the scenes", SAMPLE,
+    ('config.data.negative_prompt="blurry"', "reads words by itself"),
+    data__negative_prompt="blurry",
+  ),
+  _row(
+    "negative prompt in a run of align", GRPO,
+    ('config.data.negative_prompt="blurry"',), data__negative_prompt="blurry",
+  ),
+  _row(
+    "negative prompt without guidance", FLUX,
+    ('config.data.negative_prompt="blurry"', "no guidance reads it"),
+    data__negative_prompt="blurry",
+  ),
+  _row(
+    "NUL in a negative prompt", SD3,
+    ("config.data.negative_prompt=", "holds a NUL"),
+    data__negative_prompt="a\0b",
+  ),
+  _row(
+    "negative prompt that is not UTF-8", SD3,
+    ("config.data.negative_prompt=", "not text in UTF-8"),
+    data__negative_prompt="a\udcff",
+  ),
+  _row(
+    "long negative prompt of the scenes", SAMPLE,
+    ("config.data.negative_prompt=", "..."), data__negative_prompt="bad " * 500,
+  ),
+  _row(
+    "lines in a negative prompt of the scenes", SAMPLE,
+    ("config.data.negative_prompt=", r"a\nb"), data__negative_prompt="a\nb",
+  ),
+  _row(
+    "misspelled negative prompt", SD3, ('did you mean "data.negative_prompt"',),
+    data__negativ_prompt="blurry",
+  ),
+  # Sizes.
+  _row(
+    "odd latents", FLUX, ("model.latent_side=17 is odd",), model__latent_side=17
+  ),
+  _row(
+    "odd video", WAN, ("model.latent_height=5 is odd",), model__latent_height=5
+  ),
+  _row(
+    "side of the table of places", SD3, ("model.latent_side=26",),
+    model__latent_side=26,
+  ),
+  _row(
+    "no latents", SD3, ("config.model.latent_side=0",), model__latent_side=0
+  ),
+  _row(
+    "no frames", WAN, ("config.model.frames=0",), model__frames=0
+  ),
+  _row(
+    "boundary that is no time", WAN22, ("model.boundary=875.0",),
+    model__boundary=875.0,
+  ),
+  _row(
+    "guidance below the boundary", WAN22, ("model.low_guidance=-3.0",),
+    model__low_guidance=-3.0,
+  ),
+  _row(
+    "guidance without end", SAMPLE, ("config.sample.guidance_scale=inf",),
+    sample__guidance_scale="inf",
+  ),
+  _row(
+    "distilled guidance that is no number", FLUX,
+    ("config.model.guidance=nan",), model__guidance="nan",
+  ),
+]  # fmt: skip
