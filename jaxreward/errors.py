@@ -32,7 +32,7 @@ class Lost(Exception):
 def nearest(name: str, options: Iterable[str]) -> str:
   """' (did you mean "x"?)' for the closest option, or an empty string."""
   close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.4)
-  return f' (did you mean "{close[0]}"?)' if close else ""
+  return f' (did you mean "{shown(close[0], 100)}"?)' if close else ""
 
 
 def one_line(error: BaseException) -> str:
