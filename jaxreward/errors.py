@@ -48,7 +48,10 @@ def shown(text: object, limit: int = 60) -> str:
   Line breaks, control characters, lone surrogates and characters without a
   glyph are escaped as in a Python literal.
   """
-  head = str(text)[: limit + 1]
+  try:
+    head = str(text)[: limit + 1]
+  except ValueError:  # a whole number of thousands of digits
+    head = "(a number of thousands of digits)"
   safe = "".join(
     c if c.isprintable() else c.encode("unicode_escape").decode() for c in head
   )

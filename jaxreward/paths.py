@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from etils import epath
 
@@ -19,6 +20,7 @@ from jaxreward.errors import UserError, shown
 # The checkpointer looks folders up by patterns and does not find these again;
 # `*` and `?` find themselves, and also what belongs to others.
 _PATTERNS = "[*?\\"
+_ABSENT = "there is no such file or folder"
 _LONGEST = 3500  # bytes of a path, below the 4096 that a system takes
 
 
@@ -72,13 +74,31 @@ def find(path: object, field: str = "") -> epath.Path:
 def trouble(path: epath.Path) -> str:
   """Why nothing is at an expanded path; empty where something is."""
   try:
-    if path.exists():
-      return ""
+    if "://" in os.fspath(path):
+      there = path.exists()
+    else:
+      there = bool(os.stat(path))
+  except (FileNotFoundError, NotADirectoryError):
+    there = False
   except OSError as error:
     return error.strerror or "it cannot be reached"
   except ValueError:
     return "it is no path"
-  return f"there is no such file or folder{hint(os.fspath(path))}"
+  if there:
+    return ""
+  return f"{_ABSENT}{hint(os.fspath(path))}"
+
+
+def is_there(path: os.PathLike[str] | str) -> bool:
+  """Whether anything is at an expanded path.
+
+  Raises:
+    UserError: it cannot be told, as below a folder that may not be entered.
+  """
+  reason = trouble(epath.Path(path))
+  if reason and not reason.startswith(_ABSENT):
+    raise UserError(f"{shown(path, 100)}: {reason}")
+  return not reason
 
 
 def hint(path: str) -> str:
@@ -89,8 +109,6 @@ def hint(path: str) -> str:
     return "; environment variables are not expanded"
   if path != path.strip():
     return "; its name begins or ends with white space"
-  if path.endswith("/") and os.path.isfile(path.rstrip("/")):
-    return "; without the / at its end there is a file"
   return ""
 
 
@@ -153,3 +171,18 @@ def within(folder: os.PathLike[str] | str, name: object, what: str) -> str:
   if not isinstance(name, str) or not name.strip():
     raise UserError(f"{what} is {shown(repr(name))}, not the name of a file")
   return os.fspath(epath.Path(folder) / expand(name, f"{what}"))
+
+
+def is_file(path: os.PathLike[str] | str, field: str = "") -> bool:
+  """Whether a file is at an expanded path.
+
+  Raises:
+    UserError: it cannot be told, as below a folder that may not be entered.
+  """
+  start = f"{field}={shown(path, 100)}" if field else shown(path, 100)
+  try:
+    return stat.S_ISREG(os.stat(path).st_mode)
+  except (FileNotFoundError, NotADirectoryError, ValueError):
+    return False
+  except OSError as error:
+    raise UserError(f"{start}: {reason_of(error)}") from error

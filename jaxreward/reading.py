@@ -187,7 +187,7 @@ def _of_whole(path: os.PathLike[str] | str, where: str, example: str) -> str:
     kind = "one JSON object over several lines"
   return (
     f"{where}: the file is {kind}; write one object per line, such as by"
-    f" jq -c {'.[]' if isinstance(whole, list) else '.'}; a line reads like"
+    f" jq -c '{'.[]' if isinstance(whole, list) else '.'}'; a line reads like"
     f" {example}"
   )
 

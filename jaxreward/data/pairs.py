@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,42 @@ def _label(value: Any) -> float:
   raise UserError(
     f'"label" is {shown(json.dumps(value))}; it must be "a", "b", "tie" or the'
     " probability that a is preferred, from 0 to 1"
+  )
+
+
+def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(place, row) of every pair; each is one whose pictures may be missing."""
+  for place, row in reading.rows(path, _EXAMPLE):
+    _check_row(row, place)
+    try:
+      grammar.tokenize(row["prompt"])
+      _label(row["label"])
+    except UserError as error:
+      raise UserError(f"{place}: {error}") from error
+    yield place, row
+
+
+def check(path: os.PathLike[str] | str, field: str = "") -> None:
+  """Reads the lines of a file of pairs, and none of its pictures.
+
+  Args:
+    path: see `load_pairs`.
+    field: that names the file, for errors.
+
+  Raises:
+    UserError: see `load_pairs`.
+  """
+  at = paths.find(path, field)
+  sides = {is_heldout(row["prompt"]) for _, row in _rows(at)}
+  for heldout, side in ((False, "training"), (True, "held-out")):
+    if heldout not in sides:
+      raise _no_pair(at, side)
+
+
+def _no_pair(path: epath.Path, side: str) -> UserError:
+  return UserError(
+    f"{reading.name(path)}: none of its pairs is on the {side} side; pairs are"
+    " split by prompt, so more prompts are needed"
   )
 
 
@@ -108,16 +145,12 @@ def load_pairs(
   path = paths.find(path, field)
   sides = {False: ([], _Pictures(path.parent, size)),
            True: ([], _Pictures(path.parent, size))}  # fmt: skip
-  for place, row in reading.rows(path, _EXAMPLE):
-    _check_row(row, place)
+  for place, row in _rows(path):
     found, pictures = sides[is_heldout(row["prompt"])]
     members = [
       pictures(row[side], f'{place}: "{side}"') for side in FIELDS[1:3]
     ]
-    try:
-      tokens, label = grammar.tokenize(row["prompt"]), _label(row["label"])
-    except UserError as error:
-      raise UserError(f"{place}: {error}") from error
+    tokens, label = grammar.tokenize(row["prompt"]), _label(row["label"])
     found.append((tokens, members, label))
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
   if shared:
@@ -132,10 +165,7 @@ def load_pairs(
 
 def _arrays(path, found, pictures, side: str) -> Preferences:
   if not found:
-    raise UserError(
-      f"{path}: none of its pairs is on the {side} side; pairs are split by"
-      " prompt, so more prompts are needed"
-    )
+    raise _no_pair(path, side)
   tokens, members, label = (np.array(column) for column in zip(*found))  # noqa: B905
   nothing = np.full((len(label), 2), np.nan, np.float32)
   prob = np.full((len(label), 2, 2), np.nan, np.float32)

@@ -21,6 +21,7 @@ once with each picture, because noise is addressed by it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import zlib
@@ -78,10 +79,19 @@ def _prompts(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     else:
       yield where, text, {}
   if skipped:
-    logging.info(
+    _tell(
+      logging.INFO,
       "%s: %d lines that begin with # are taken for comments; a prompt that"
-      " begins so goes into a .jsonl file", path, skipped,
-    )  # fmt: skip
+      " begins so goes into a .jsonl file",
+      path,
+      skipped,
+    )
+
+
+@functools.cache
+def _tell(level: int, text: str, *values: Any) -> None:
+  """Logs a line once, however often a file is read."""
+  logging.log(level, text, *values)
 
 
 def _read_file(
@@ -91,11 +101,11 @@ def _read_file(
   parse = grammar.free if free else grammar.parse
   if path.suffix not in SUFFIXES:
     raise UserError(
-      f"{path}: prompts are read from {' and '.join(SUFFIXES)} files"
+      f"{reading.name(path)}: prompts are read from {' and '.join(SUFFIXES)} files"
     )
   if with_pictures and path.suffix != ".jsonl":
     raise UserError(
-      f"{path}: the policy starts from pictures, which a .jsonl file names; a"
+      f"{reading.name(path)}: the policy starts from pictures, which a .jsonl file names; a"
       ' line reads like {"prompt": "make it blue", "image": "a.png"}'
     )
   entries: dict[str, _Entry] = {}
@@ -111,23 +121,26 @@ def _read_file(
     repeated += prompt.key in entries
     entries.setdefault(prompt.key, _Entry(prompt, where))
   if not entries:
-    raise UserError(f"{path}: there is no prompt in this file")
+    raise UserError(f"{reading.name(path)}: there is no prompt in this file")
   if odd:
-    logging.warning(
+    _tell(
+      logging.WARNING,
       "%d prompts hold characters that are no words, such as %s in %s",
-      len(odd), shown(ascii(odd[0][1])), odd[0][0],
-    )  # fmt: skip
+      len(odd),
+      ascii(odd[0][1]),
+      odd[0][0],
+    )
   if repeated:
-    logging.info("%s: %d repeated prompts are used once", path, repeated)
+    _tell(logging.INFO, "%s: %d repeated prompts are used once", path, repeated)
   return list(entries.values())
 
 
 def _file_of(folder: epath.Path, split: str) -> epath.Path | None:
   names = [stem + suffix for stem in FILES[split] for suffix in SUFFIXES]
-  found = [folder / name for name in names if (folder / name).exists()]
+  found = [folder / name for name in names if paths.is_there(folder / name)]
   if len(found) > 1:
     raise UserError(
-      f"{folder}: {found[0].name} and {found[1].name} are the same split;"
+      f"{reading.name(folder)}: {found[0].name} and {found[1].name} are the same split;"
       " keep one"
     )
   return found[0] if found else None

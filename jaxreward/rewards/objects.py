@@ -72,7 +72,7 @@ def facts_of_file(path: str) -> dict[str, Fact]:
   found: dict[str, Fact] = {}
   for where, row in reading.rows(paths.find(path, "facts"), _RECORD):
     try:
-      prompt, fact = _of_record(row)
+      fact, prompt = _of_record(row), row["prompt"]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
       raise UserError(
         f"{where}: expected GenEval's record with prompt and include, such as"
@@ -89,7 +89,7 @@ def facts_of_file(path: str) -> dict[str, Fact]:
   return found
 
 
-def _of_record(record: Mapping[str, Any]) -> tuple[str, Fact]:
+def _of_record(record: Mapping[str, Any]) -> Fact:
   items, relation = [], 0
   for item in record["include"]:
     items.append((item.get("color", ""), item["class"], int(item["count"])))
@@ -98,7 +98,7 @@ def _of_record(record: Mapping[str, Any]) -> tuple[str, Fact]:
   for *words, count in items:
     if not all(isinstance(w, str) for w in words) or not 0 < count < MOST:
       raise ValueError("color and class are words, count a small number")
-  return record["prompt"], (items, relation, bool(record.get("exclude")))
+  return items, relation, bool(record.get("exclude"))
 
 
 def phrases(items: Sequence[Item], length: int) -> list[list[str]]:

@@ -55,6 +55,10 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
     if prompt in found:
       raise UserError(f'{where}: "{shown(prompt)}" stands there twice')
     found[prompt] = row
+  if not found:
+    raise UserError(
+      f"{reading.name(path)}: it holds no line, such as {_EXAMPLE}"
+    )
   return found
 
 

@@ -72,8 +72,7 @@ def read(
   known = (*known, "answer")
   found = []
   for file in files:
-    text = reading.text(paths.find(file, "templates")).strip()
-    wordings.check_prompt(text, f"templates={shown(file, 100)}", "the text")
+    text = text_of(file)
     names = _PLACE.findall(text)
     for name in names:
       if name not in known:
@@ -89,6 +88,18 @@ def read(
         )
     found.append(text)
   return tuple(found) or (default,)
+
+
+def text_of(file: str) -> str:
+  """The template in a file.
+
+  Raises:
+    UserError: it cannot be read, or is empty.
+  """
+  text = reading.text(paths.find(file, "templates")).strip()
+  return wordings.check_prompt(
+    text, f"templates={shown(file, 100)}", "the text"
+  )
 
 
 def fill(template: str, fields: Mapping[str, str | Picture]) -> Parts:
