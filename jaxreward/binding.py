@@ -20,9 +20,11 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward.errors import UserError, nearest, one_line
+from jaxreward import paths
+from jaxreward.errors import UserError, nearest, one_line, shown
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _REPOSITORY = _PACKAGE.parent
@@ -47,11 +49,16 @@ _BY_NAME = (
 
 def find_file(path: str | os.PathLike[str]) -> pathlib.Path:
   """The file as given, or the one that ships where the path is relative."""
-  given = pathlib.Path(path).expanduser()
+  given = pathlib.Path(paths.expand(path))
   for candidate in _places(given):
-    if candidate.is_file():
+    if paths.is_file(candidate):
       return candidate
-  raise UserError(f"{path}: no such file{_nearest_file(given)}")
+  if os.path.isdir(given):
+    raise UserError(f"{shown(path, 100)}: it is a folder, not a file")
+  raise UserError(
+    f"{shown(path, 100)}: no such file{_nearest_file(given)}"
+    f"{paths.hint(str(given))}"
+  )
 
 
 def _places(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
@@ -65,15 +72,11 @@ def _places(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
 
 
 def _nearest_file(path: pathlib.Path) -> str:
-  for folder in _places(path.parent):
-    if folder.is_dir():
-      return nearest(
-        str(path),
-        [
-          str(path.parent / p.name)
-          for p in folder.glob(f"*{path.suffix or '.py'}")
-        ],
-      )
+  for folder in _places(path):
+    names = paths.beside(epath.Path(folder))
+    if names:
+      alike = [n for n in names if n.endswith(path.suffix or ".py")]
+      return nearest(str(path), [str(path.parent / n) for n in alike])
   return ""
 
 
@@ -128,7 +131,7 @@ def lookup(name: Any, registry: Mapping[str, Any], *, field: str) -> Any:
   """Entry of a registry, or a line with the nearest name there is."""
   if not isinstance(name, str) or name not in registry:
     raise UserError(
-      f'config.{field}="{name}" is not known'
+      f'config.{field}="{shown(name)}" is not known'
       f"{nearest(str(name), registry)}; "
       f"known: {', '.join(sorted(registry)) or 'none'}"
     )
@@ -136,7 +139,7 @@ def lookup(name: Any, registry: Mapping[str, Any], *, field: str) -> Any:
 
 
 def resolve_callable(
-  spec: str, registry: Mapping[str, Callable[..., Any]], *, field: str
+  spec: Any, registry: Mapping[str, Callable[..., Any]], *, field: str
 ) -> Callable[..., Any]:
   """A function by registry name, "package.module.fn" or "file.py:fn".
 
@@ -271,7 +274,7 @@ def _typed(field: str, value: Any, parameter: Any) -> Any:
   ):
     return value
   raise UserError(
-    f"{field}={value!r}: expected {type(default).__name__}, as "
+    f"{field}={shown(repr(value))}: expected {type(default).__name__}, as "
     f"in the default {default!r}"
   )
 

@@ -132,7 +132,7 @@ def _owner(lock: epath.Path) -> str:
   try:
     found = json.loads(lock.read_text())
     return f"process {found['process']} on {found['host']}"
-  except (ValueError, KeyError, TypeError, OSError):
+  except (ValueError, KeyError, TypeError, OSError, RecursionError):
     return "another process"
 
 

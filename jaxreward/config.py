@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from jaxreward import reading
 from jaxreward.binding import (
   bind,
   blame,
@@ -25,7 +26,7 @@ from jaxreward.binding import (
   resolve_callable,
   split_arg,
 )
-from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.errors import UserError, nearest, one_line, shown
 
 __all__ = [
   "bind",
@@ -77,6 +78,7 @@ NOT_RESULTS = (
 )
 
 _ABSENT = object()
+_LARGEST = 10**300
 
 
 def load_config_file(spec: str) -> ConfigDict:
@@ -201,6 +203,12 @@ def _is_open(parts: Sequence[str]) -> bool:
 
 def _set(config: ConfigDict, key: str, text: str) -> None:
   *sections, last = parts = key.split(".")
+  if not all(
+    part.isprintable() and part.strip() == part != "" for part in parts
+  ):
+    raise UserError(
+      f"config.{shown(key)}: names of fields are words joined by single dots"
+    )
   node = config
   for i, part in enumerate(sections):
     if part not in node:
@@ -210,8 +218,8 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     node = node[part]
     if not isinstance(node, ConfigDict):
       raise UserError(
-        f"config.{key}: config.{'.'.join(parts[: i + 1])} is "
-        f"{node!r}, not a section"
+        f"config.{shown(key)}: config.{shown('.'.join(parts[: i + 1]))} is "
+        f"{shown(repr(node))}, not a section"
       )
   if last not in node:
     if not _is_open(sections):
@@ -226,7 +234,9 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     try:
       node[last] = value
     except TypeError as error:
-      raise UserError(f"config.{key}={text}: {one_line(error)}") from error
+      raise UserError(
+        f"config.{key}={shown(text)}: {one_line(error)}"
+      ) from error
 
 
 def _unknown(config: ConfigDict, node: ConfigDict, key: str) -> UserError:
@@ -238,7 +248,7 @@ def _unknown(config: ConfigDict, node: ConfigDict, key: str) -> UserError:
   hint = hint or nearest(key, paths)
   if not hint:
     hint = f"; the fields there are {', '.join(sorted(node))}"
-  return UserError(f"config.{key}: no such field{hint}")
+  return UserError(f"config.{shown(key, 100)}: no such field{hint}")
 
 
 def _is_none(text: str) -> bool:
@@ -252,9 +262,14 @@ def _literal(text: str) -> Any:
     return words[text.lower()]
   try:
     value = ast.literal_eval(text)
-  except (ValueError, SyntaxError, MemoryError, RecursionError):
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     return text
-  return ConfigDict(value) if isinstance(value, dict) else value
+  if not isinstance(value, dict):
+    return value
+  try:
+    return ConfigDict(value)
+  except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
+    return text  # no section: its keys are no names
 
 
 def _parse_section(key: str, text: str, section: ConfigDict) -> ConfigDict:
@@ -262,7 +277,7 @@ def _parse_section(key: str, text: str, section: ConfigDict) -> ConfigDict:
   if _is_open(key.split(".")) and isinstance(value, ConfigDict):
     return value
   raise UserError(
-    f"config.{key}={text}: this is a section; set one of its "
+    f"config.{key}={shown(text)}: this is a section; set one of its "
     f"fields: {', '.join(sorted(section))}"
   )
 
@@ -292,7 +307,9 @@ def _parse(field: str, text: str, kind: type, current: Any) -> Any:
       text, expected = f"...{text}...", f"{expected} in each place"
       current = ",".join(map(str, current))
     example = "" if current is None else f", as in {field}={current}"
-    raise UserError(f"{field}={text}: expected {expected}{example}") from None
+    raise UserError(
+      f"{field}={shown(text)}: expected {expected}{example}"
+    ) from None
   return value
 
 
@@ -329,6 +346,8 @@ def _encode(field: str, value: Any) -> Any:
     return [_encode(field, v) for v in value]
   if isinstance(value, float) and not math.isfinite(value):
     return {"$float": str(value)}
+  if isinstance(value, int) and abs(value) >= _LARGEST:
+    raise UserError(f"{field} is a whole number of more than 300 digits")
   if value is None or isinstance(value, bool | int | float | str):
     return value
   raise UserError(
@@ -339,9 +358,9 @@ def _encode(field: str, value: Any) -> Any:
 
 def from_json(text: str) -> ConfigDict:
   """The config back from `to_json`, locked; every list becomes a tuple."""
-  value = _decode(json.loads(text))
+  value = _decode(reading.parse(text, "the config"))
   if not isinstance(value, dict):
-    raise ValueError(f"expected an object, found {value!r}")
+    raise ValueError(f"expected an object, found {shown(repr(value))}")
   return ConfigDict(value).lock()
 
 
@@ -370,9 +389,10 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
   """Lines "field: old -> new" for what changes results; empty if nothing."""
   before, after = (_flatten(from_json(to_json(c))) for c in (old, new))
   show = lambda v: "(absent)" if v is _ABSENT else repr(v)
+  said = lambda v: shown(show(v), 100)
   lines = []
   for key in sorted(before.keys() | after.keys()):
     a, b = before.get(key, _ABSENT), after.get(key, _ABSENT)
     if key.split(".")[0] not in NOT_RESULTS and show(a) != show(b):
-      lines.append(f"{key}: {show(a)} -> {show(b)}")
+      lines.append(f"{shown(key, 80)}: {said(a)} -> {said(b)}")
   return lines

@@ -32,7 +32,7 @@ class Lost(Exception):
 def nearest(name: str, options: Iterable[str]) -> str:
   """' (did you mean "x"?)' for the closest option, or an empty string."""
   close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.4)
-  return f' (did you mean "{close[0]}"?)' if close else ""
+  return f' (did you mean "{shown(close[0], 100)}"?)' if close else ""
 
 
 def one_line(error: BaseException) -> str:
@@ -48,7 +48,10 @@ def shown(text: object, limit: int = 60) -> str:
   Line breaks, control characters, lone surrogates and characters without a
   glyph are escaped as in a Python literal.
   """
-  head = str(text)[: limit + 1]
+  try:
+    head = str(text)[: limit + 1]
+  except ValueError:  # a whole number of thousands of digits
+    head = "(a number of thousands of digits)"
   safe = "".join(
     c if c.isprintable() else c.encode("unicode_escape").decode() for c in head
   )

@@ -22,9 +22,16 @@ from collections.abc import Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
+from jaxreward import binding, jobs, paths, processes, workdirs
 from jaxreward import config as config_lib
-from jaxreward import jobs, processes, workdirs
-from jaxreward.errors import Lost, Stopped, UserError, nearest, squeeze
+from jaxreward.errors import (
+  Lost,
+  Stopped,
+  UserError,
+  nearest,
+  shown,
+  squeeze,
+)
 
 USAGE = """\
 python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
@@ -36,10 +43,13 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
   --config.rewards.MINE.fn=my.py:score --config.rewards.MINE.weight=0.5
                            adds a reward of your own
   --workdir=DIR            where the run lives, a folder or gs://BUCKET/FOLDER;
+                           its path holds no [, *, ? or backslash;
                            the same command goes on with a run that was stopped
   --sweep=FILE.py          runs every override of get_sweep() in DIR/0, DIR/1...
   --dry-run                with --sweep: prints the commands instead
   --help                   this text
+
+Paths start from the working directory; ~ is the home folder.
 """
 
 _VALUED = ("config", "workdir", "sweep")
@@ -146,7 +156,7 @@ def _cache_dir() -> pathlib.Path:
   except OSError:
     features = ""
   kind = f"{platform.machine()}-{zlib.crc32(features.encode()):08x}"
-  return pathlib.Path(base) / "jaxreward" / "jax" / kind
+  return pathlib.Path(base).expanduser() / "jaxreward" / "jax" / kind
 
 
 def configure_jax() -> None:
@@ -193,6 +203,11 @@ def _fill(found: ConfigDict, defaults: ConfigDict) -> None:
     if name not in found:
       found[name] = value
     elif isinstance(value, ConfigDict) and not _is_chosen(name, value):
+      if not isinstance(found[name], ConfigDict):
+        raise UserError(
+          f"{workdirs.CONFIG_FILE} is damaged: {name} is"
+          f" {shown(repr(found[name]))}, not a section"
+        )
       _fill(found[name], value)
 
 
@@ -211,6 +226,8 @@ def run(flags: Flags) -> None:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   configure_jax()
   workdir = workdirs.find(flags.workdir or ".")
+  if config.job not in jobs.LOOKING:
+    paths.require_plain(workdir, "--workdir")
   recorded = None
   if config.job in jobs.READING:
     recorded = workdirs.read_config(workdir)
@@ -237,12 +254,21 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
   module = config_lib.load_module(spec)
   if not callable(getattr(module, "get_sweep", None)):
     raise UserError(f"{spec}: defines no function get_sweep()")
-  runs = list(module.get_sweep())
+  try:
+    runs = list(module.get_sweep())
+  except Exception as error:
+    file = config_lib.find_file(spec).resolve()
+    raise binding.blame(error, spec, file) from error
   for i, one in enumerate(runs):
     if not isinstance(one, dict | ConfigDict):
       raise UserError(
         f"{spec}: entry {i} of get_sweep() is a {type(one).__name__}; "
         'each is a dict such as {"seed": 1}'
+      )
+    if wrong := [k for k in one if not isinstance(k, str)]:
+      raise UserError(
+        f"{spec}: entry {i} of get_sweep() has the key {shown(repr(wrong[0]))};"
+        ' each is the name of a field, as in {"seed": 1}'
       )
   return [[(k, str(v)) for k, v in one.items()] for one in runs]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,9 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import buckets, processes
+from jaxreward import buckets, paths, processes, reading
 from jaxreward import config as config_lib
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError, shown
 from jaxreward.files import write_atomic
 
 CONFIG_FILE = "config.json"
@@ -61,9 +60,10 @@ def find(workdir: str) -> epath.Path:
   Raises:
     UserError: it is in a bucket that cannot be used.
   """
+  workdir = paths.expand(workdir, "--workdir")
   if workdir.startswith("gs:") or buckets.is_bucket(workdir):
     buckets.reach(workdir)
-  return epath.Path(workdir).expanduser()
+  return epath.Path(workdir)
 
 
 def _open(workdir: epath.Path, config: ConfigDict) -> int | str:
@@ -161,15 +161,17 @@ def read_record(path: epath.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    value = json.loads(path.read_text())
-    if not isinstance(value, dict):
-      raise ValueError("it holds no object")
-  except ValueError as error:
+    return reading.record(path)
+  except UserError as error:
     raise UserError(
-      f"{path} is damaged: {one_line(error)}; mend it, or remove it to do"
-      " without what it holds"
+      f"{reading.name(path)} is damaged: {_without(path, error)}; mend it, or"
+      " remove it to do without what it holds"
     ) from error
-  return value
+
+
+def _without(path: epath.Path, error: Exception) -> str:
+  """What an error says of a file, without the file's name once more."""
+  return shown(str(error).removeprefix(reading.name(path)).lstrip(",: "), 120)
 
 
 def record_command(workdir: epath.Path, arguments: Sequence[str]) -> None:
@@ -178,13 +180,16 @@ def record_command(workdir: epath.Path, arguments: Sequence[str]) -> None:
   It is no part of the config, so the run stays the same run.
   """
   text = shlex.join(["python", "-m", "jaxreward.main", *arguments])
-  write_atomic(workdir / COMMAND_FILE, text + "\n")
+  data = (text + "\n").encode(errors="surrogateescape")
+  write_atomic(workdir / COMMAND_FILE, data)
 
 
 def read_command(workdir: epath.Path) -> str:
   """What `record_command` has kept; empty if nothing was."""
   path = workdir / COMMAND_FILE
-  return path.read_text().strip() if path.exists() else ""
+  if not path.exists():
+    return ""
+  return path.read_bytes().decode(errors="replace").strip()
 
 
 def read_config(workdir: epath.Path) -> ConfigDict:
@@ -201,6 +206,8 @@ def read_config(workdir: epath.Path) -> ConfigDict:
 
 def _read(path: epath.Path) -> ConfigDict:
   try:
-    return config_lib.from_json(path.read_text())
-  except ValueError as error:
-    raise UserError(f"{path} is damaged: {one_line(error)}") from error
+    return config_lib.from_json(reading.text(path))
+  except (UserError, ValueError, TypeError, KeyError, AttributeError) as error:
+    raise UserError(
+      f"{reading.name(path)} is damaged: {_without(path, error)}"
+    ) from error

@@ -17,6 +17,8 @@ LAYERS = {
     "processes",
     "buckets",
     "methods",
+    "paths",
+    "reading",
   },
   1: {"models", "flow", "data", "pallas_kernels"},
   2: {

@@ -5,12 +5,11 @@ python -m jaxreward.compilation.summary runs/pods/*/compile_check.json
 
 from __future__ import annotations
 
-import json
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxreward import paths, reading
 from jaxreward.compilation.compiled import gib
 from jaxreward.compilation.report import number, table
 
@@ -56,11 +55,9 @@ def row(report: Mapping[str, Any]) -> list[str]:
   ]
 
 
-def main(paths: Sequence[str]) -> None:
+def main(names: Sequence[str]) -> None:
   """Prints the table of the reports at these paths, in their order."""
-  reports = [
-    json.loads(pathlib.Path(path).read_text(encoding="utf-8")) for path in paths
-  ]
+  reports = [reading.record(paths.find(name)) for name in names]
   sys.stdout.write(table(HEADS, [row(report) for report in reports]) + "\n")
 
 

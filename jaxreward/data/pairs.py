@@ -11,19 +11,25 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from jaxreward import paths, reading
+from jaxreward.data import wordings
 from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError, nearest, shown
 
 LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 FIELDS = ("prompt", "image_a", "image_b", "label")
 _HELDOUT_PERCENT = 20
+_EXAMPLE = (
+  '{"prompt": "a cross", "image_a": "1.png", "image_b": "2.png", "label": "a"}'
+)
 
 
 def _label(value: Any) -> float:
@@ -33,26 +39,60 @@ def _label(value: Any) -> float:
   if is_number and 0 <= value <= 1:
     return float(value)
   raise UserError(
-    f'"label" is {json.dumps(value)}; it must be "a", "b", "tie" or the'
+    f'"label" is {shown(json.dumps(value))}; it must be "a", "b", "tie" or the'
     " probability that a is preferred, from 0 to 1"
   )
 
 
-def _row(line: str) -> dict[str, Any]:
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise UserError(f"no JSON: {error.msg} at column {error.colno}") from None
-  if not isinstance(row, dict):
-    raise UserError("expected an object in braces")
+def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(place, row) of every pair; each is one whose pictures may be missing."""
+  for place, row in reading.rows(path, _EXAMPLE):
+    _check_row(row, place)
+    try:
+      grammar.tokenize(row["prompt"])
+      _label(row["label"])
+    except UserError as error:
+      raise UserError(f"{place}: {error}") from error
+    yield place, row
+
+
+def check(path: os.PathLike[str] | str, field: str = "") -> None:
+  """Reads the lines of a file of pairs, and none of its pictures.
+
+  Args:
+    path: see `load_pairs`.
+    field: that names the file, for errors.
+
+  Raises:
+    UserError: see `load_pairs`.
+  """
+  at = paths.find(path, field)
+  sides = {is_heldout(row["prompt"]) for _, row in _rows(at)}
+  for heldout, side in ((False, "training"), (True, "held-out")):
+    if heldout not in sides:
+      raise _no_pair(at, side)
+
+
+def _no_pair(path: epath.Path, side: str) -> UserError:
+  return UserError(
+    f"{reading.name(path)}: none of its pairs is on the {side} side; pairs are"
+    " split by prompt, so more prompts are needed"
+  )
+
+
+def _check_row(row: dict[str, Any], place: str) -> None:
   if missing := [name for name in FIELDS if name not in row]:
+    near = nearest(missing[0], row)
     raise UserError(
-      f'"{missing[0]}" is missing; a pair has {", ".join(FIELDS)}'
+      f'{place}: "{missing[0]}" is missing{near}; a pair has'
+      f" {', '.join(FIELDS)}"
     )
-  for name in FIELDS[:3]:
+  wordings.check_prompt(row["prompt"], place, '"prompt"')
+  for name in FIELDS[1:3]:
     if not isinstance(row[name], str) or not row[name].strip():
-      raise UserError(f'"{name}" must be text, found {json.dumps(row[name])}')
-  return row
+      raise UserError(
+        f'{place}: "{name}" must be text, found {shown(json.dumps(row[name]))}'
+      )
 
 
 def is_heldout(text: str) -> bool:
@@ -76,8 +116,8 @@ class _Pictures:
     self.places: list[str] = []
 
   def __call__(self, name: str, place: str) -> int:
-    """The row of a picture that stands at a place, "file:line"."""
-    path = os.path.normpath(self.folder / name)
+    """The row of a picture that stands at a place."""
+    path = os.path.normpath(paths.within(self.folder, name, place))
     if path not in self.rows:
       self.rows[path] = len(self.places)
       self.places.append(place)
@@ -89,42 +129,29 @@ class _Pictures:
 
 
 def load_pairs(
-  path: os.PathLike[str] | str, size: int
+  path: os.PathLike[str] | str, size: int, field: str = ""
 ) -> tuple[Preferences, Preferences]:
   """Training and held-out pairs of a file, split by prompt.
 
   Args:
     path: of the file; picture paths are relative to it.
     size: pictures are brought to size x size.
+    field: that names the file, for errors.
 
   Raises:
     UserError: by file and line; a side without a pair; a picture that stands
       on both sides.
   """
-  path = epath.Path(path)
-  try:
-    lines = path.read_text().splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    reason = getattr(error, "strerror", None) or one_line(error)
-    raise UserError(f"cannot read {path}: {reason}") from error
+  path = paths.find(path, field)
   sides = {False: ([], _Pictures(path.parent, size)),
            True: ([], _Pictures(path.parent, size))}  # fmt: skip
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    place = f"{path}:{number}"
-    try:
-      row = _row(line)
-      found, pictures = sides[is_heldout(row["prompt"])]
-      found.append(
-        (
-          grammar.tokenize(row["prompt"]),
-          [pictures(row[side], place) for side in FIELDS[1:3]],
-          _label(row["label"]),
-        )
-      )
-    except UserError as error:
-      raise UserError(f"{place}: {error}") from error
+  for place, row in _rows(path):
+    found, pictures = sides[is_heldout(row["prompt"])]
+    members = [
+      pictures(row[side], f'{place}: "{side}"') for side in FIELDS[1:3]
+    ]
+    tokens, label = grammar.tokenize(row["prompt"]), _label(row["label"])
+    found.append((tokens, members, label))
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
   if shared:
     raise UserError(
@@ -138,10 +165,7 @@ def load_pairs(
 
 def _arrays(path, found, pictures, side: str) -> Preferences:
   if not found:
-    raise UserError(
-      f"{path}: none of its pairs is on the {side} side; pairs are split by"
-      " prompt, so more prompts are needed"
-    )
+    raise _no_pair(path, side)
   tokens, members, label = (np.array(column) for column in zip(*found))  # noqa: B905
   nothing = np.full((len(label), 2), np.nan, np.float32)
   prob = np.full((len(label), 2, 2), np.nan, np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from jaxreward import paths
 from jaxreward.data.images import read_images
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError, nearest, one_line
@@ -62,15 +63,13 @@ def files_of(row: dict, where: str, folder: epath.Path) -> Files:
       f'{where}: there is no key "image", the picture that the policy starts'
       f" from{nearest('image', row)}"
     )
-  paths = {}
+  found = {}
   for key, name in given.items():
-    if not isinstance(name, str) or not name:
-      raise UserError(f'{where}: "{key}" is {name!r}, not the name of a file')
-    paths[key] = str(folder / name)
-    _require_picture(paths[key], f'{where}: "{key}"')
+    found[key] = paths.within(folder, name, f'{where}: "{key}"')
+    _require_picture(found[key], f'{where}: "{key}"')
   return Files(
-    given["image"], row["prompt"], paths["image"],
-    paths.get("target", ""), paths.get("mask", ""),
+    given["image"], row["prompt"], found["image"],
+    found.get("target", ""), found.get("mask", ""),
   )  # fmt: skip
 
 

@@ -4,11 +4,11 @@ A source is "scenes", "edits" (tasks on scenes, see `edits`), a file, or a
 folder:
 
 - `*.txt`: one prompt per line; blank lines and lines that begin with `#` are
-  skipped;
+  skipped, and the latter are counted in the log;
 - `*.jsonl`: one object per line with the text under "prompt"; where pictures
   are asked for, also "image", the one to start from, and possibly "target", the
   exact answer, and "mask", white where the answer may differ, as files named
-  from the folder on; other keys are ignored;
+  from the folder on; other keys are ignored. A prompt may begin with `#`;
 - a folder with `train.txt` or `train.jsonl`, and, if there are any,
   `validation.*` and `test.*` (the held-out prompts).
 
@@ -21,6 +21,7 @@ once with each picture, because noise is addressed by it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import zlib
@@ -30,9 +31,10 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from jaxreward.data import pictures
+from jaxreward import paths, reading
+from jaxreward.data import pictures, wordings
 from jaxreward.data.scenes import edits, grammar
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, shown
 
 SUFFIXES = (".txt", ".jsonl")
 # File names of each split in a folder, the usual one first.
@@ -41,7 +43,7 @@ FILES = {
   "validation": ("validation", "val"),
   "heldout": ("test", "heldout"),
 }
-_SHOWN = 60  # characters of a wrong line in a message
+_EXAMPLE = '{"prompt": "a red circle"}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,55 +56,42 @@ class _Entry:
     return self.prompt.meaning
 
 
-def _quote(text: str) -> str:
-  return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+def _prompts(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+  """(place, prompt, row) of every line that holds a prompt.
 
-
-def _read(path: epath.Path) -> bytes:
-  try:
-    return path.read_bytes()
-  except OSError as error:
-    reason = error.strerror or "it cannot be read"
-    raise UserError(f"{path}: {reason}") from error
-
-
-def _lines(path: epath.Path) -> Iterator[tuple[str, str]]:
-  """(place, text) of every line that is not blank; numbers start at 1."""
-  data = _read(path).removeprefix(b"\xef\xbb\xbf")
-  for number, raw in enumerate(data.split(b"\n"), 1):
-    where = f"{path}, line {number}"
-    try:
-      text = raw.decode().strip()
-    except UnicodeDecodeError as error:
-      raise UserError(
-        f"{where}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-      ) from error
-    if text:
-      yield where, text
-
-
-def _row_of_json(where: str, text: str) -> dict[str, Any]:
-  """The object of a line, whose "prompt" is text."""
-  try:
-    row = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-    raise UserError(
-      f"{where}: `{_quote(text)}` is not JSON ({reason});"
-      ' a line reads like {"prompt": "a red circle"}'
-    ) from error
-  if not isinstance(row, dict):
-    raise UserError(
-      f"{where}: `{_quote(text)}` is not an object;"
-      ' a line reads like {"prompt": "a red circle"}'
+  Of a .txt file the row is empty.
+  """
+  if path.suffix == ".jsonl":
+    for where, row in reading.rows(path, _EXAMPLE):
+      if "prompt" not in row:
+        near = nearest("prompt", row)
+        raise UserError(f'{where}: there is no key "prompt"{near}')
+      text = row["prompt"]
+      if not isinstance(text, str):
+        value = shown(json.dumps(text))
+        raise UserError(f'{where}: "prompt" is {value}, which is not text')
+      yield where, text, row
+    return
+  skipped = 0
+  for where, text in reading.lines(path):
+    if text.startswith("#"):
+      skipped += 1
+    else:
+      yield where, text, {}
+  if skipped:
+    _tell(
+      logging.INFO,
+      "%s: %d lines that begin with # are taken for comments; a prompt that"
+      " begins so goes into a .jsonl file",
+      path,
+      skipped,
     )
-  if "prompt" not in row:
-    near = nearest("prompt", row)
-    raise UserError(f'{where}: there is no key "prompt"{near}')
-  if not isinstance(row["prompt"], str):
-    value = _quote(json.dumps(row["prompt"]))
-    raise UserError(f'{where}: "prompt" is {value}, which is not text')
-  return row
+
+
+@functools.cache
+def _tell(level: int, text: str, *values: Any) -> None:
+  """Logs a line once, however often a file is read."""
+  logging.log(level, text, *values)
 
 
 def _read_file(
@@ -112,26 +101,19 @@ def _read_file(
   parse = grammar.free if free else grammar.parse
   if path.suffix not in SUFFIXES:
     raise UserError(
-      f"{path}: prompts are read from {' and '.join(SUFFIXES)} files"
+      f"{reading.name(path)}: prompts are read from {' and '.join(SUFFIXES)} files"
     )
   if with_pictures and path.suffix != ".jsonl":
     raise UserError(
-      f"{path}: the policy starts from pictures, which a .jsonl file names; a"
+      f"{reading.name(path)}: the policy starts from pictures, which a .jsonl file names; a"
       ' line reads like {"prompt": "make it blue", "image": "a.png"}'
     )
   entries: dict[str, _Entry] = {}
-  repeated = 0
-  for where, text in _lines(path):
-    task = None
-    if path.suffix == ".jsonl":
-      row = _row_of_json(where, text)
-      text = row["prompt"]
-      if with_pictures:
-        task = pictures.files_of(row, where, path.parent)
-    elif text.startswith("#"):
-      continue
-    if not text.strip():
-      raise UserError(f"{where}: the prompt is empty")
+  repeated, odd = 0, []
+  for where, text, row in _prompts(path):
+    wordings.check_prompt(text, where)
+    odd += [(where, c) for c in wordings.controls(text)[:1]]
+    task = pictures.files_of(row, where, path.parent) if with_pictures else None
     try:
       prompt = dataclasses.replace(parse(text), task=task)
     except UserError as error:
@@ -139,44 +121,47 @@ def _read_file(
     repeated += prompt.key in entries
     entries.setdefault(prompt.key, _Entry(prompt, where))
   if not entries:
-    raise UserError(f"{path}: there is no prompt in this file")
+    raise UserError(f"{reading.name(path)}: there is no prompt in this file")
+  if odd:
+    _tell(
+      logging.WARNING,
+      "%d prompts hold characters that are no words, such as %s in %s",
+      len(odd),
+      ascii(odd[0][1]),
+      odd[0][0],
+    )
   if repeated:
-    logging.info("%s: %d repeated prompts are used once", path, repeated)
+    _tell(logging.INFO, "%s: %d repeated prompts are used once", path, repeated)
   return list(entries.values())
 
 
 def _file_of(folder: epath.Path, split: str) -> epath.Path | None:
   names = [stem + suffix for stem in FILES[split] for suffix in SUFFIXES]
-  found = [folder / name for name in names if (folder / name).exists()]
+  found = [folder / name for name in names if paths.is_there(folder / name)]
   if len(found) > 1:
     raise UserError(
-      f"{folder}: {found[0].name} and {found[1].name} are the same split;"
+      f"{reading.name(folder)}: {found[0].name} and {found[1].name} are the same split;"
       " keep one"
     )
   return found[0] if found else None
 
 
+def _field(source: str) -> str:
+  return f"data.source={shown(source, 100)}"
+
+
 def _find_files(source: str) -> dict[str, epath.Path]:
   """Files of a source by split; "train" is always there."""
-  path = epath.Path(source)
-  try:
-    is_folder, exists = path.is_dir(), path.exists()
-  except OSError as error:
-    raise UserError(f"data.source={source}: {error.strerror}") from error
-  if not exists:
-    parent = path.parent
-    beside = [p.name for p in parent.iterdir()] if parent.is_dir() else []
-    near = nearest(path.name, ["scenes", "edits", *beside])
-    raise UserError(
-      f"data.source={source}: there is no such file or folder{near}"
-    )
-  if not is_folder:
+  path = epath.Path(paths.expand(source, "data.source"))
+  if reason := paths.trouble(path):
+    near = nearest(path.name, ["scenes", "edits", *paths.beside(path)])
+    raise UserError(f"{_field(source)}: {reason}{near}")
+  if not path.is_dir():
     return {"train": path}
   found = {split: _file_of(path, split) for split in grammar.SPLITS}
   if found["train"] is None:
     raise UserError(
-      f"data.source={source}: the folder holds neither train.txt nor"
-      " train.jsonl"
+      f"{_field(source)}: the folder holds neither train.txt nor train.jsonl"
     )
   return {split: file for split, file in found.items() if file is not None}
 
@@ -189,8 +174,9 @@ def _check_disjoint(read: dict[str, list[_Entry]]) -> None:
       other_split, other = seen.setdefault(entry.meaning, (split, entry))
       if other_split != split:
         raise UserError(
-          f'{entry.where}: "{entry.prompt.text}" means the same as'
-          f' "{other.prompt.text}" of another split ({other.where}); keep one'
+          f'{entry.where}: "{shown(entry.prompt.text)}" means the same as'
+          f' "{shown(other.prompt.text)}" of another split ({other.where}); keep'
+          " one"
         )
 
 
@@ -256,7 +242,7 @@ def _load_own(
   if not chosen:
     name = FILES[split][0]
     raise UserError(
-      f"data.source={source}: {len(splits)} meanings and validation_share="
+      f"{_field(source)}: {len(splits)} meanings and validation_share="
       f"{share} leave nothing for the {split} split; give more prompts, or a"
       f" folder with train.txt and {name}.txt"
     )
@@ -323,7 +309,7 @@ def load_prompts(
   chosen = tuple(p for p in prompts if p.kind in wanted)
   if not chosen:
     raise UserError(
-      f"data.source={source}: the {split} split has no prompt of the kinds"
+      f"{_field(source)}: the {split} split has no prompt of the kinds"
       f" {', '.join(kinds)}"
     )
   return chosen

@@ -9,6 +9,7 @@ of all that the working directory holds by then.
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable
 
 from absl import logging
@@ -17,7 +18,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 
 Job = Callable[[ConfigDict, epath.Path], None]
 
@@ -66,6 +67,17 @@ def find(config: ConfigDict) -> Job:
 
 
 def check(name: str, config: ConfigDict) -> None:
-  """Lets a job look at what its config names, where it has a `check`."""
+  """Lets a job look at what its config names, text files included."""
   module = importlib.import_module(f"jaxreward.jobs.{name}")
-  getattr(module, "check", lambda config: None)(config)
+  try:
+    getattr(module, "check", lambda config: None)(config)
+    if name == config.job:
+      importlib.import_module("jaxreward.jobs.text_files").check(config)
+  except (AttributeError, KeyError) as error:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if "ml_collections" not in last.filename:
+      raise
+    raise UserError(
+      f"the config lacks {shown(str(error).splitlines()[0], 40)}, which the job"
+      f' "{name}" reads; begin with base.py, as the configs that ship do'
+    ) from error

@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.errors import UserError, nearest, one_line, shown
 from jaxreward.jobs import videos
 
 SEEDS = ("seed", "eval.seed")
@@ -157,13 +157,13 @@ def check(config: ConfigDict) -> None:
     for field in fields:
       value = _value(config, field)
       if value is not None and not is_right(value):
-        raise UserError(f"config.{field}={value}: expected {wanted}")
+        raise UserError(f"config.{field}={shown(value)}: expected {wanted}")
 
 
 def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
   if value is not None and value not in known:
     raise UserError(
-      f'config.{field}="{value}" is none of {", ".join(known)}'
+      f'config.{field}="{shown(value)}" is none of {", ".join(known)}'
       f"{nearest(str(value), known)}"
     )
 
@@ -192,8 +192,11 @@ def try_out(
 
 def is_finite(value: Any) -> bool:
   """Whether a value is a number, no truth value, and finite."""
-  number = isinstance(value, int | float) and not isinstance(value, bool)
-  return number and math.isfinite(value)
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    return False
+  if isinstance(value, int):  # of any size, which no float has
+    return abs(value) < 10**300
+  return math.isfinite(value)
 
 
 def _value(config: ConfigDict, field: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from jaxreward import processes
+from jaxreward import processes, reading
 from jaxreward.data import preferences
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import intervals
 from jaxreward.models import scene_reward
 from jaxreward.models.scene_reward import RewardModel
@@ -58,12 +57,12 @@ def load(path: epath.PathLike) -> LoadedModel:
   path = epath.Path(path)
   record_path = path.parent / f"{path.stem}.json"
   try:
-    record = json.loads(record_path.read_text())
+    record = reading.record(record_path)
     scorer = scene_reward.make_scorer(**record["scorer"])
     mean, std = float(record["mean"]), float(record["std"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (UserError, ValueError, KeyError, TypeError) as error:
     raise UserError(
-      f"cannot read {record_path}, which belongs to {path.name}: {error};"
+      f"cannot read {record_path}, which belongs to {path.name}: {shown(error, 120)};"
       ' the job "train_reward" writes both'
     ) from error
   like = jax.eval_shape(scorer.init, jax.random.key(0))

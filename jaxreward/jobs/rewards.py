@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxreward import buckets, rewards
+from jaxreward import buckets, paths, rewards
 from jaxreward import config as config_lib
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.jobs import checks, reward_model, setup
 from jaxreward.models import scene_reward
 from jaxreward.rewards import scoring
@@ -86,7 +87,7 @@ def abstract(
   """
 
   def learned(entry: _Entry):
-    file = epath.Path(entry.weights or workdir / reward_model.MODEL_FILE)
+    file = _learned_file(entry, workdir)
     if file.exists() or "reward_model" not in config:
       scorer = _read_learned(entry, workdir).scorer
     else:
@@ -145,7 +146,9 @@ def _build(
 def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
   """What the entry's loader reads, its complaints under the entry's name."""
   if entry.weights:
-    logging.info("config.%s: reading %s", entry.field, entry.weights)
+    logging.info(
+      "config.%s: reading %s", entry.field, shown(entry.weights, 200)
+    )
   own = {}
   if _FOLDER in inspect.signature(entry.loads).parameters:  # pyrefly: ignore
     if buckets.is_bucket(workdir):
@@ -193,6 +196,7 @@ def bind(
           f'config.{section}.{name}: "{name}" stands in another section too;'
           " a held-out reward is one that is not trained on"
         )
+      _check_name(section, name)
       _check_kinds(config, section, name)
       entries[name] = _bound(config[section][name], f"{section}.{name}")
   entries = {
@@ -230,6 +234,15 @@ def _refuse_parts(config: ConfigDict, entries: Mapping[str, _Entry]) -> None:
           f'config.{section}.{name}.fn="{fn}": it judges tasks with a picture;'
           ' set config.data.source and config.data.grammar to "edits"'
         )
+
+
+def _check_name(section: str, name: str) -> None:
+  """Refuses names that no chart, file or flag can show."""
+  if not name.isprintable() or re.search(r"[\s./\\\[\]*?]|^$", name):
+    raise UserError(
+      f"config.{section}: a reward is called {shown(repr(name))}; take letters,"
+      " digits, _ and -"
+    )
 
 
 def _check_kinds(config: ConfigDict, section: str, name: str) -> None:
@@ -385,8 +398,13 @@ def _try_out(fn: Callable[..., Any], field: str) -> None:
   )  # fmt: skip
 
 
+def _learned_file(entry: _Entry, workdir: epath.Path) -> epath.Path:
+  given = entry.weights or workdir / reward_model.MODEL_FILE
+  return epath.Path(paths.expand(given, f"config.{entry.field}.weights"))
+
+
 def _read_learned(entry: _Entry, workdir: epath.Path):
-  path = epath.Path(entry.weights or workdir / reward_model.MODEL_FILE)
+  path = _learned_file(entry, workdir)
   if not path.exists():
     raise UserError(
       f"config.{entry.field}: there is no reward model at {path}; train one"

@@ -18,10 +18,10 @@ from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import models, processes, rng
+from jaxreward import models, paths, processes, rng
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import adapters, videos
 from jaxreward.models import (
@@ -196,7 +196,7 @@ def load_prompts(
   for prompt in found if policy.kinds else ():
     if grammar.KIND_NAMES[prompt.kind] not in policy.kinds:
       raise UserError(
-        f'config.data.source={source}: the prompt "{prompt.text}" is of the kind'
+        f'config.data.source={source}: the prompt "{shown(prompt.text)}" is of the kind'
         f' "{grammar.KIND_NAMES[prompt.kind]}", and config.model.condition='
         f'"class" knows {", ".join(policy.kinds)} alone, such as "a red circle"'
         ' or "three squares"; leave it out, or set config.model.condition to'
@@ -264,7 +264,7 @@ def load_decoder(config: ConfigDict, policy: Policy) -> Params | None:
   spec = config.autoencoder.get("weights", "")
   if not spec:
     return jax.jit(policy.decoder)(key)
-  logging.info("autoencoder from %s", spec)
+  logging.info("autoencoder from %s", shown(spec, 200))
   like = jax.eval_shape(policy.decoder, key)
   _check_config(spec, policy.decoder_fields, "autoencoder")
   return convert.load_params(spec, policy.decoder_layout, like)
@@ -300,14 +300,13 @@ def checkpoint_path(
   if spec.startswith("workdir:"):
     return _own_policy(spec, field, workdir)
   if not spec.startswith("package:"):
-    path = epath.Path(spec)
-    if not path.exists():
-      raise UserError(f"config.{field}={spec}: there is no such file")
-    return path
+    return paths.find(spec, f"config.{field}")
   name = spec.removeprefix("package:")
   path = ASSETS / f"{name}.safetensors"
   if not path.exists():
-    known = [f"package:{p.stem}" for p in ASSETS.glob("*.safetensors")]
+    known = [
+      f"package:{p.stem}" for p in ASSETS.iterdir() if p.suffix == path.suffix
+    ]
     raise UserError(
       f"config.{field}={spec} is not shipped{nearest(spec, known)}"
     )
@@ -371,7 +370,7 @@ def _load_plain(
   if not spec:
     return jax.jit(policy.init)(key)
   like = jax.eval_shape(policy.init, key)
-  logging.info("starting from %s", spec)
+  logging.info("starting from %s", shown(spec, 200))
   if policy.layout and not _is_own(spec):
     return _load_public(spec, policy, like)
   path = checkpoint_path(spec, field, workdir)
@@ -423,7 +422,7 @@ def _is_own(spec: str) -> bool:
   """
   if spec.startswith(("package:", "workdir:")):
     return True
-  is_file = spec.endswith(".safetensors") and epath.Path(spec).is_file()
+  is_file = spec.endswith(".safetensors") and paths.is_file(paths.expand(spec))
   return is_file and any("/" in name for name in hub.open_weights(spec))
 
 

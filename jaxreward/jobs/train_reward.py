@@ -338,7 +338,9 @@ def _data(config: ConfigDict, scorer: RewardModel, mesh):
   if source == "scenes":
     sides = scene_preferences(config, policy, base)
   else:
-    sides = pairs.load_pairs(source, scorer.image_shape[0])
+    sides = pairs.load_pairs(
+      source, scorer.image_shape[0], "config.train_reward.source"
+    )
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2
   if not answers:

@@ -25,7 +25,8 @@ import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
 import numpy as np
 import safetensors
 
-from jaxreward.errors import UserError, one_line
+from jaxreward import paths, reading
+from jaxreward.errors import UserError, one_line, shown
 from jaxreward.files import require_finite
 
 _SUFFIX = ".safetensors"
@@ -78,7 +79,7 @@ class Stored:
     try:
       with safetensors.safe_open(self.file, "numpy") as file:
         value = file.get_tensor(self.name)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
       raise UserError(f"cannot read {self.file}: {one_line(error)}") from error
     require_finite(self.file, self.name, value)
     return value
@@ -95,17 +96,20 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
     UserError: no such path, no network, or not the extra `hub`; the line says
       what to download where.
   """
-  spec = os.fspath(spec)
-  if pathlib.Path(spec).exists():
+  given, spec = spec, paths.expand(spec)
+  if paths.is_there(spec):
     return pathlib.Path(spec)
   place, _, inside = spec.partition(":")
-  if pathlib.Path(place).exists():
+  if place and paths.is_there(place):
     path = pathlib.Path(place) / inside
-    if not path.exists():
-      raise UserError(f"{place} has no {inside}")
+    if not paths.is_there(path):
+      raise UserError(f"{shown(place, 100)} has no {shown(inside)}")
     return path
   if not _HUB_ID.fullmatch(place):
-    raise UserError(f"{spec}: no such file or folder, and no hub id (org/name)")
+    raise UserError(
+      f"{shown(given, 100)}: no such file or folder{paths.hint(spec)}, and no"
+      " hub id (org/name)"
+    )
   return _download(place, inside) / inside
 
 
@@ -183,8 +187,8 @@ def beside(spec: os.PathLike[str] | str) -> Iterator[None]:
 
 def misfit(of: str, name: str, value: Any, expected: str) -> UserError:
   """The line on a field of a record: where, which, what it is and should be."""
-  shown = json.dumps(value)[:_SHOWN]
-  return UserError(f"{of}: {name}={shown}; expected {expected}")
+  given = shown(json.dumps(value), _SHOWN)
+  return UserError(f"{of}: {name}={given}; expected {expected}")
 
 
 def field(
@@ -250,7 +254,10 @@ def _choose(folder: pathlib.Path) -> pathlib.Path:
 
   Those without a variant in their name come first, then those called "model".
   """
-  names = sorted(p.name for p in folder.iterdir())
+  try:
+    names = sorted(p.name for p in folder.iterdir())
+  except OSError as error:
+    raise UserError(f"{folder}: {paths.reason_of(error)}") from error
   if "adapter_config.json" in names:
     raise UserError(
       f"{folder} holds adapters (adapter_config.json), not whole weights; a"
@@ -320,7 +327,7 @@ def _listed(path: pathlib.Path) -> dict[str, Stored]:
       }
   except FileNotFoundError:
     raise UserError(f"{path}: no such file") from None
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise UserError(
       f"cannot read {path}: {_kind_of(path) or one_line(error)}; is the download"
       " complete?"
@@ -341,11 +348,6 @@ def _kind_of(path: pathlib.Path) -> str:
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    record = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise UserError(f"cannot read {path}: {one_line(error)}") from error
-  if not isinstance(record, dict):
-    raise UserError(
-      f"{path} holds {json.dumps(record)[:_SHOWN]}; expected an object"
-    )
-  return record
+    return reading.record(path, foreign=True)
+  except UserError as error:
+    raise UserError(f"cannot read {error}") from error

@@ -9,6 +9,8 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from jaxreward import reading
+from jaxreward.errors import UserError
 from jaxreward.report import summary
 from jaxreward.report.environment import describe
 from jaxreward.report.grids import load_cards, make_cards
@@ -69,14 +71,10 @@ def read_json(path: epath.Path, problems: list[str]) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    value = json.loads(path.read_text())
-  except (ValueError, OSError) as error:
+    return reading.record(path)
+  except UserError as error:
     problems.append(f"{path.name} could not be read and was left out: {error}")
     return {}
-  if not isinstance(value, dict):
-    problems.append(f"{path.name} holds no object and was left out")
-    return {}
-  return value
 
 
 def read_jsonl(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
@@ -99,7 +97,7 @@ def read_jsonl(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
       continue
     try:
       row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
       row = None
     if isinstance(row, dict):
       rows.append(row)

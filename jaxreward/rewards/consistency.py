@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import UserError
+from jaxreward.data import wordings
+from jaxreward.data.wordings import ByPrompt
+from jaxreward.errors import UserError, shown
 from jaxreward.rewards import alignment, encoders, preprocess
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
@@ -164,15 +166,7 @@ def load_edit(
     weights, size=size, dtype=dtype, tokenizer=tokenizer, microbatch=microbatch
   )
   given: Any = files.pictures(references, "image", image_size)
-  sources = {
-    k: row.get("source", "") for k, row in files.rows(references).items()
-  }
-  lost = [k for k, text in sources.items() if not text]
-  if lost:
-    raise UserError(
-      f'{references}: "{lost[0]}" has no "source", the text of what its picture'
-      " shows before the edit"
-    )
+  sources = _sources(references)
   tokens = pair.prepare or (lambda texts: {})
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
@@ -180,6 +174,21 @@ def load_edit(
     return {**tokens(texts), **given(texts), "source": source}
 
   return Loaded(pair.static, pair.arrays, pair.rules, prepare)
+
+
+def _sources(references: str) -> ByPrompt[str]:
+  """What the pictures of a folder show before the edit, by prompt."""
+  lines = files.rows(references)
+  sources = {k: row.get("source", "") for k, row in lines.items()}
+  for prompt, text in sources.items():
+    what = f'{shown(references, 100)}: "{shown(prompt)}"'
+    if not text:
+      raise UserError(
+        f'{what} has no "source", the text of what its picture shows before the'
+        " edit"
+      )
+    wordings.check_prompt(text, what, '"source"')
+  return ByPrompt(sources, f"references={shown(references, 100)}")
 
 
 @declare(is_differentiable=True, loads=load_edit)

@@ -11,18 +11,19 @@ Numbers are therefore near GenEval's and not the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jaxtyping import Bool, Float, Int
 
+from jaxreward import paths, reading
+from jaxreward.data import wordings
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, nearest
+from jaxreward.data.wordings import ByPrompt
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.models import owlvit
 from jaxreward.rewards import encoders, preprocess
 from jaxreward.rewards.contract import Loaded, declare
@@ -30,6 +31,7 @@ from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 KEPT = 32  # boxes per text that are looked at
 ITEMS = 2
+MOST = 10_000  # of one item
 COLOURS = (
   "red", "orange", "yellow", "green", "blue",
   "purple", "pink", "brown", "black", "white",
@@ -37,6 +39,7 @@ COLOURS = (
 POSITION_THRESHOLD = 0.1
 RELATIONS = grammar.RELATIONS
 _OPPOSITE = (0, 2, 1, 4, 3)
+_RECORD = '{"prompt": "a dog", "include": [{"class": "dog", "count": 1}]}'
 
 Detect = Callable[[Params, Array, Array], tuple[Array, Array]]
 Item = tuple[str, str, int]  # colour or "", what it is, how many
@@ -67,31 +70,35 @@ def facts_of_file(path: str) -> dict[str, Fact]:
       two.
   """
   found: dict[str, Fact] = {}
-  try:
-    lines = epath.Path(path).read_text().splitlines()
-  except OSError as error:
-    raise UserError(f"{path}: {error.strerror or error}") from error
-  for number, line in enumerate(lines, 1):
-    if line.strip():
-      try:
-        prompt, fact = _of_record(json.loads(line))
-      except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(
-          f"{path}:{number}: expected GenEval's record with prompt and include"
-        ) from error
-      if len(fact[0]) > ITEMS:
-        raise UserError(f"{path}:{number}: more than {ITEMS} items")
-      found[prompt] = fact
+  for where, row in reading.rows(paths.find(path, "facts"), _RECORD):
+    try:
+      fact, prompt = _of_record(row), row["prompt"]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+      raise UserError(
+        f"{where}: expected GenEval's record with prompt and include, such as"
+        f" {_RECORD}"
+      ) from e
+    wordings.check_prompt(prompt, where, '"prompt"')
+    if len(fact[0]) > ITEMS:
+      raise UserError(f"{where}: more than {ITEMS} items")
+    wordings.put(found, prompt, fact, where)
+  if not found:
+    raise UserError(
+      f"facts={shown(path, 100)}: it holds no record, such as {_RECORD}"
+    )
   return found
 
 
-def _of_record(record: Mapping[str, Any]) -> tuple[str, Fact]:
+def _of_record(record: Mapping[str, Any]) -> Fact:
   items, relation = [], 0
   for item in record["include"]:
     items.append((item.get("color", ""), item["class"], int(item["count"])))
     if "position" in item:
       relation = RELATIONS.index(item["position"][0])
-  return record["prompt"], (items, relation, bool(record.get("exclude")))
+  for *words, count in items:
+    if not all(isinstance(w, str) for w in words) or not 0 < count < MOST:
+      raise ValueError("color and class are words, count a small number")
+  return items, relation, bool(record.get("exclude"))
 
 
 def phrases(items: Sequence[Item], length: int) -> list[list[str]]:
@@ -125,10 +132,12 @@ def prepare_with(
   coloured = facts is None or any(c for items, *_ in known for c, *_ in items)
   length = 1 + len(COLOURS) * coloured
 
+  given = None if facts is None else ByPrompt(facts, "facts")
+
   def fact(text: str) -> Fact:
-    if facts is None:
+    if given is None:
       return fact_of_scene(text) if text else ([], 0, False)
-    return facts.get(text, ([], 0, False))
+    return given.get(text, ([], 0, False))
 
   def prepare(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
     asked = [fact(text) for text in texts]

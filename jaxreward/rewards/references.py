@@ -1,7 +1,8 @@
 """Reference pictures of prompts, for rewards that compare with one.
 
 They are those that the prompts come with, `PromptBatch.source` or `.target`, or
-those of a folder. It holds `references.jsonl`, a line per prompt:
+those of a folder. It holds `references.jsonl`, a line per prompt, which is found
+by its words (`wordings.ByPrompt`):
 
   {"prompt": "a red circle", "image": "a.png", "mask": "a_mask.png"}
   {"prompt": "two friends", "faces": ["ann.png", "bob.png"]}
@@ -11,22 +12,23 @@ Files are named from the folder on. A prompt without a line scores NaN.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from jaxtyping import Bool, Float
 
+from jaxreward import paths, reading
+from jaxreward.data import wordings
 from jaxreward.data.images import read_image
-from jaxreward.errors import UserError
+from jaxreward.data.wordings import ByPrompt
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 FILE = "references.jsonl"
+_EXAMPLE = '{"prompt": "a red circle", "image": "a.png"}'
 
 
 def rows(folder: str) -> dict[str, dict[str, Any]]:
@@ -35,28 +37,28 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
   Raises:
     UserError: no such file, or a line that is none of the above.
   """
-  path = epath.Path(folder) / FILE
-  try:
-    lines = path.read_text().splitlines()
-  except OSError as error:
+  path = paths.find(folder, "references") / FILE
+  if not path.exists():
     raise UserError(
-      f"{path}: no such file; it holds one line per prompt, such as"
-      ' {"prompt": "a red circle", "image": "a.png"}'
-    ) from error
+      f"{reading.name(path)}: no such file; it holds one line per prompt, such"
+      f" as {_EXAMPLE}"
+    )
   found: dict[str, dict[str, Any]] = {}
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
-    try:
-      row = json.loads(line)
-      prompt = row["prompt"]
-    except (ValueError, KeyError, TypeError) as error:
+  for where, row in reading.rows(path, _EXAMPLE):
+    if "prompt" not in row:
+      near = nearest("prompt", row)
       raise UserError(
-        f'{path}:{number}: expected a JSON object with "prompt"'
-      ) from error
+        f'{where}: expected a JSON object with "prompt"{near}, such as'
+        f" {_EXAMPLE}"
+      )
+    prompt = wordings.check_prompt(row["prompt"], where, '"prompt"')
     if prompt in found:
-      raise UserError(f'{path}:{number}: "{prompt}" stands there twice')
+      raise UserError(f'{where}: "{shown(prompt)}" stands there twice')
     found[prompt] = row
+  if not found:
+    raise UserError(
+      f"{reading.name(path)}: it holds no line, such as {_EXAMPLE}"
+    )
   return found
 
 
@@ -85,37 +87,30 @@ def pictures(
     return None
   kept: dict[str, list[np.ndarray]] = {}
   for prompt, row in rows(folder).items():
-    names = row.get(field, [])
-    names = [names] if isinstance(names, str) else names
-    if len(names) > most:
-      raise UserError(
-        f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
-      )
-    at = epath.Path(folder)
-    kept[prompt] = [_read(at / name, size) for name in names]
+    files = _files(folder, prompt, row.get(field, []), field, most)
+    kept[prompt] = [_read(file, size) for file in files]
   if not any(kept.values()):
-    raise UserError(f'{folder}: no line of {FILE} has "{field}"')
+    raise UserError(f'{shown(folder, 100)}: no line of {FILE} has "{field}"')
   shapes = {picture.shape for some in kept.values() for picture in some}
   if square or len(shapes) > 1:
     kept = {
       prompt: [_cut(x, size) for x in some] for prompt, some in kept.items()
     }
   height, width = next(x.shape[:2] for some in kept.values() for x in some)
+  given = ByPrompt(kept, f"references={shown(folder, 100)}")
 
   def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
     shape = (len(texts), most, height, width, 3)
     reference, known = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
     for p, text in enumerate(texts):
-      for i, picture in enumerate(kept.get(text, [])):
+      for i, picture in enumerate(given.get(text, [])):
         reference[p, i], known[p, i] = picture, True
     return {"reference": reference, "known": known}
 
   return prepare
 
 
-def _read(
-  path: os.PathLike[str] | str, size: int
-) -> Float[np.ndarray, "h w 3"]:
+def _read(path: str, size: int) -> Float[np.ndarray, "h w 3"]:
   """A picture resampled so that its shorter side is `size`."""
   picture = read_image(path)
   height, width, _ = picture.shape
@@ -130,6 +125,22 @@ def _cut(
   """The middle of a picture whose shorter side is `size`."""
   top, left = ((side - size) // 2 for side in picture.shape[:2])
   return picture[top : top + size, left : left + size]
+
+
+def _files(
+  folder: str, prompt: str, names: Any, field: str, most: int
+) -> list[str]:
+  """Paths of the pictures that a line names in a field."""
+  names = [names] if isinstance(names, str) else names
+  what = f'{shown(folder, 100)}: "{shown(prompt)}"'
+  if not isinstance(names, list):
+    raise UserError(
+      f"{what}: {field} is {shown(repr(names))}, not the name of a file"
+    )
+  if len(names) > most:
+    raise UserError(f"{what} has {len(names)} {field}, at most {most} fit")
+  at = paths.expand(folder, "references")
+  return [paths.within(at, name, f"{what}: {field}") for name in names]
 
 
 def has(field: str) -> Applies:

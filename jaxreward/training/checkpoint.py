@@ -21,7 +21,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from jaxreward import buckets, files, processes
+from jaxreward import buckets, files, paths, processes
 from jaxreward.errors import UserError, one_line
 from jaxreward.types import Params
 
@@ -105,6 +105,7 @@ class Checkpoints:
   def __init__(self, directory: os.PathLike[str] | str, keep: int = 2):
     if not buckets.is_bucket(directory):
       directory = os.path.abspath(directory)
+    paths.require_plain(directory, "checkpoints")
     self.directory = epath.Path(directory)
     best = _policies.BestN(
       get_metric_fn=lambda found: found[_SCORE],
@@ -137,7 +138,7 @@ class Checkpoints:
     whole = self.steps()
     for path in self.directory.iterdir():
       if path.is_dir() and not (
-        path.name.isdigit() and int(path.name) in whole
+        _is_step(path.name) and int(path.name) in whole
       ):
         logging.warning("checkpoint %s was not finished; it is left out", path)
     for step in whole:
@@ -145,7 +146,7 @@ class Checkpoints:
       try:
         if folder.exists():
           json.loads((folder / _SCORES).read_bytes())
-      except (OSError, ValueError) as error:
+      except (OSError, ValueError, RecursionError) as error:
         logging.warning(
           "the score of checkpoint %d cannot be read: %s", step, one_line(error)
         )
@@ -175,7 +176,7 @@ class Checkpoints:
     """Steps that are whole, oldest first."""
     if not self.directory.exists():
       return []
-    there = [p for p in self.directory.iterdir() if p.name.isdigit()]
+    there = [p for p in self.directory.iterdir() if _is_step(p.name)]
     if buckets.is_bucket(self.directory):
       there = [p for p in there if (p / _COMMITTED).exists()]
     return sorted(int(p.name) for p in there)
@@ -351,6 +352,10 @@ class Checkpoints:
 
   def __exit__(self, *_: Any) -> None:
     self.close()
+
+
+def _is_step(name: str) -> bool:
+  return name.isascii() and name.isdigit() and len(name) < 20
 
 
 def _disk_reason(error: BaseException) -> str | None:

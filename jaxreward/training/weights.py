@@ -107,7 +107,7 @@ def _read(path: os.PathLike[str] | str) -> dict[str, np.ndarray]:
       return {name: file.get_tensor(name) for name in file.keys()}
   except FileNotFoundError:
     raise UserError(f"{path}: no such file") from None
-  except (OSError, safetensors.SafetensorError) as error:
+  except (OSError, ValueError, safetensors.SafetensorError) as error:
     raise UserError(f"cannot read {path}: {one_line(error)}") from error
 
 

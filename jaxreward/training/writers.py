@@ -13,8 +13,8 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from jaxreward import files, processes
-from jaxreward.errors import UserError, one_line
+from jaxreward import files, processes, reading
+from jaxreward.errors import UserError, one_line, shown
 from jaxreward.files import write_atomic
 from jaxreward.training.events import EventFile
 
@@ -33,12 +33,15 @@ def _lines(path: os.PathLike[str] | str) -> list[bytes]:
 
 
 def _parse(path: os.PathLike[str] | str, number: int, line: bytes) -> Row:
+  where = f"{reading.name(path)}, line {number}"
   try:
-    row = json.loads(line)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise UserError(f"{path}:{number}: {one_line(error)}") from error
+    row = reading.parse(line.decode(), where)
+  except UnicodeDecodeError as error:
+    raise UserError(f"{where}: {one_line(error)}") from error
   if not isinstance(row, dict):
-    raise UserError(f"{path}:{number}: expected an object, found {row!r}")
+    raise UserError(
+      f"{where}: expected an object, found {shown(json.dumps(row))}"
+    )
   return row
 
 

@@ -59,13 +59,13 @@ def test_every_wording_of_a_prompt_is_on_one_side():
 @pytest.mark.parametrize(
   ("row", "words"),
   [
-    ("{", "no JSON"),
-    ("[1]", "expected an object"),
+    ("{", "is not JSON"),
+    ("[1]", "is not an object"),
     ({k: v for k, v in pair().items() if k != "label"}, '"label" is missing'),
     (pair(label="c"), '"label" is "c"; it must be'),
     (pair(label=2), "from 0 to 1"),
     (pair(label=True), '"label" is true'),
-    (pair(prompt=3), '"prompt" must be text'),
+    (pair(prompt=3), '"prompt" is 3, which is not text'),
     (pair(prompt="a red sircle"), 'did you mean "circle"'),
     (pair(a="9.png"), "9.png"),
     (pair(a=""), '"image_a" must be text'),
@@ -75,18 +75,18 @@ def test_a_mistake_is_named_by_file_and_line(folder, row, words):
   path = write(folder, pair(), row, HELD)
   with pytest.raises(UserError, match=words) as error:
     pairs.load_pairs(path, 36)
-  assert str(error.value).startswith(f"{path}:2: ")
+  assert str(error.value).startswith(f"{path}, line 2: ")
   assert "\n" not in str(error.value)
 
 
 def test_a_file_that_is_not_a_picture(folder):
   (folder / "bad.png").write_text("no picture")
-  with pytest.raises(UserError, match=r":1: .*bad\.png"):
+  with pytest.raises(UserError, match=r", line 1: .*bad\.png"):
     pairs.load_pairs(write(folder, pair(a="bad.png"), HELD), 36)
 
 
 def test_a_missing_file_and_an_empty_side(folder):
-  with pytest.raises(UserError, match=r"cannot read .*none\.jsonl"):
+  with pytest.raises(UserError, match=r"none\.jsonl: there is no such file"):
     pairs.load_pairs(folder / "none.jsonl", 36)
   with pytest.raises(UserError, match="held-out side"):
     pairs.load_pairs(write(folder, pair()), 36)

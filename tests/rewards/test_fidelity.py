@@ -219,9 +219,9 @@ def test_the_background_counts_and_the_rest_does_not(folder):
   ("text", "said"),
   [
     (None, "no such file"),
-    ("{", ":1: expected a JSON object"),
-    ('{"image": "a.png"}', ':1: expected a JSON object with "prompt"'),
-    ('{"prompt": "a"}\n{"prompt": "a"}', ':2: "a" stands there twice'),
+    ("{", ", line 1: `{` is not JSON"),
+    ('{"image": "a.png"}', ', line 1: expected a JSON object with "prompt"'),
+    ('{"prompt": "a"}\n{"prompt": "a"}', ', line 2: "a" stands there twice'),
     ('{"prompt": "a", "image": ["b", "c"]}', "has 2 image, at most 1"),
     ('{"prompt": "a", "image": "b.png"}', "b.png: No such file"),
     (

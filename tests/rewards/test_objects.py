@@ -161,7 +161,7 @@ def test_what_a_record_of_geneval_asks_for(tmp_path):
   np.testing.assert_array_equal(found["named"], expected)
   np.testing.assert_array_equal(found["count"], [[1, 1], [0, 0]])
   path.write_text('{"prompt": "x"}')
-  with pytest.raises(UserError, match=":1: expected GenEval's record"):
+  with pytest.raises(UserError, match=", line 1: expected GenEval's record"):
     objects.facts_of_file(str(path))
 
 

@@ -94,7 +94,7 @@ def test_a_damaged_line_is_named(tmp_path):
   path = tmp_path / "metrics.jsonl"
   for line in ("{", "[1]", "3"):
     path.write_text('{"job": "a", "step": 1}\n' + line + "\n")
-    with pytest.raises(UserError, match=r"metrics.jsonl:2: "):
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2: "):
       writers.read_rows(path)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from jaxreward.data import texts
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.types import PromptBatch
 
 KINDS = ("single", "two", "counting", "colours", "position", "attribution")
@@ -227,6 +227,10 @@ def prompts(
   )
 
 
+def _said(text: str) -> str:
+  return f'"{shown(text, 80)}"'
+
+
 def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
   """Word ids of a prompt, int32 [MAX_WORDS], padded with 0.
 
@@ -241,13 +245,13 @@ def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
   words = text.lower().replace(".", " ").split()
   if len(words) > MAX_WORDS:
     raise UserError(
-      f'prompt "{text}" has {len(words)} words; at most {MAX_WORDS} fit'
+      f"prompt {_said(text)} has {len(words)} words; at most {MAX_WORDS} fit"
     )
   for word in words:
     if word not in known or word == VOCAB[0]:
       raise UserError(
-        f'prompt "{text}": the word "{word}" is not in the vocabulary of the'
-        f" scenes{nearest(word, list(known)[1:])}"
+        f'prompt {_said(text)}: the word "{shown(word, 30)}" is not in the'
+        f" vocabulary of the scenes{nearest(word, list(known)[1:])}"
       )
   ids = [known[word] for word in words]
   return np.array(ids + [0] * (MAX_WORDS - len(ids)), np.int32)
@@ -256,12 +260,15 @@ def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
 def _parse_item(words: list[str], text: str) -> Item:
   def fail(what: str):
     raise UserError(
-      f'prompt "{text}": {what}; an item reads like "a red circle" or'
+      f'prompt {_said(text)}: {what}; an item reads like "a red circle" or'
       ' "three squares"'
     )
 
   if not words or words[0] not in COUNTS:
-    fail(f'"{" ".join(words)}" does not begin with one of {", ".join(COUNTS)}')
+    fail(
+      f'"{shown(" ".join(words))}" does not begin with one of'
+      f" {', '.join(COUNTS)}"
+    )
   count = COUNTS.index(words[0]) + 1
   nouns = SHAPES if count == 1 else tuple(_PLURAL[s] for s in SHAPES)
   if words[-1] not in nouns:
@@ -272,7 +279,7 @@ def _parse_item(words: list[str], text: str) -> Item:
       fail(f'"{words[1]}" is not one of {", ".join(COLOURS)}')
     colour = COLOURS.index(words[1])
   elif len(words) != 2:
-    fail(f'"{" ".join(words)}" has {len(words)} words')
+    fail(f'"{shown(" ".join(words))}" has {len(words)} words')
   return count, colour, nouns.index(words[-1])
 
 
@@ -298,16 +305,19 @@ def parse(text: str) -> Prompt:
   relation = next((i for i, r in enumerate(RELATIONS) if f" {r} " in words), 0)
   parts = words.split(f" {RELATIONS[relation] if relation else 'and'} ")
   if len(parts) > 2:
-    raise UserError(f'prompt "{text}" names more than two items')
+    raise UserError(f"prompt {_said(text)} names more than two items")
   items = tuple(_parse_item(part.split(), text) for part in parts)
   if relation and len(items) != 2:
-    raise UserError(f'prompt "{text}": a relation joins two items')
+    raise UserError(f"prompt {_said(text)}: a relation joins two items")
   if sum(count for count, _, _ in items) > MAX_OBJECTS:
-    raise UserError(f'prompt "{text}" asks for more than {MAX_OBJECTS} objects')
+    raise UserError(
+      f"prompt {_said(text)} asks for more than {MAX_OBJECTS} objects"
+    )
   if len(items) == 2 and items[0][2] == items[1][2]:
     if ANY_COLOUR in (items[0][1], items[1][1]) or items[0][1] == items[1][1]:
       raise UserError(
-        f'prompt "{text}": two items of one shape need two different colours'
+        f"prompt {_said(text)}: two items of one shape need two different"
+        " colours"
       )
   split = _split_of().get(combination(items, relation), "heldout")
   kind = _kind_of(items, relation)

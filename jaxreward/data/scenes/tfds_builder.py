@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxreward import rng
+from jaxreward import paths, rng
 from jaxreward.data.scenes import grammar, render
 from jaxreward.errors import UserError
 from jaxreward.types import PromptBatch
@@ -170,7 +170,7 @@ def make_builder(
   tfds = _import_tfds()
   config = tfds.core.BuilderConfig(name=f"seed{seed}_x{per_prompt}")
   return builder_class()(
-    data_dir=os.path.expanduser(os.fspath(data_dir)),
+    data_dir=paths.expand(data_dir, "data_dir"),
     config=config,
     file_format="array_record",
     per_prompt=per_prompt,

@@ -137,7 +137,7 @@ class Score:
   def _placed(self, value: Any) -> float:
     try:
       score = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
       score = math.nan
     if not self.low <= score <= self.high:
       raise Malformed(f"no score from {self.low:g} to {self.high:g}")

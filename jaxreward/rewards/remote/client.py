@@ -177,7 +177,7 @@ class Client:
         reason = TimeoutError(f"no reply within {self._options.timeout:g} s")
       known = isinstance(reason, BaseException)
       raise _Passing(one_line(reason) if known else str(reason)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise _Passing("a reply that is no JSON") from error
 
   def _failure(self, error: urllib.error.HTTPError) -> Exception:
@@ -236,7 +236,7 @@ def _said(error: urllib.error.HTTPError, key: str) -> tuple[str, str]:
     found = found.get("error", found)
     if isinstance(found, dict):
       code, text = str(found.get("code") or ""), str(found.get("message", text))
-  except (ValueError, AttributeError):
+  except (ValueError, AttributeError, RecursionError):
     pass
   text = text.replace(key, "***") if key else text
   text = " ".join(text.split())[:_SHOWN]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from etils import epath
 
-from jaxreward.errors import UserError, one_line
+from jaxreward import paths, reading
+from jaxreward.data import wordings
+from jaxreward.errors import UserError, nearest, shown
 
 Weighted = Sequence[tuple[str, float]]
 
@@ -26,37 +27,50 @@ def read_questions(path: str) -> dict[str, Weighted]:
   Raises:
     UserError: nothing there, or a line that is wrong.
   """
-  at = epath.Path(path).expanduser()
-  files = sorted(at.glob("*.jsonl")) if at.is_dir() else [at]
+  at = paths.find(path, "questions")
+  files = [at]
+  if at.is_dir():
+    files = sorted(p for p in at.iterdir() if p.name.endswith(".jsonl"))
   found: dict[str, Weighted] = {}
   for file in files:
-    try:
-      lines = file.read_text().split("\n")
-    except (OSError, ValueError) as error:
-      raise UserError(f"questions={path}: {one_line(error)}") from error
-    for number, line in enumerate(lines, 1):
-      if line.strip():
-        found |= _questions_of(line, f"questions: {file}, line {number}")
+    for where, row in reading.rows(file, _LINE):
+      text, weighted = _questions_of(row, f"questions: {where}")
+      if weighted:
+        wordings.put(found, text, weighted, f"questions: {where}")
   if not found:
     raise UserError(
-      f'questions={path}: no line has "questions"; one reads like {_LINE}'
+      f'questions={shown(path, 100)}: no line has "questions"; one reads like'
+      f" {_LINE}"
     )
   return found
 
 
-def _questions_of(line: str, where: str) -> dict[str, Weighted]:
-  try:
-    row = json.loads(line)
-    prompt, listed = " ".join(row["prompt"].split()), row.get("questions", [])
-    pairs = [
-      (q, 1.0) if isinstance(q, str) else (q["question"], q.get("weight", 1.0))
-      for q in listed
-    ]
-    weighted = tuple((q.strip(), float(weight)) for q, weight in pairs)
-    if not isinstance(listed, list) or not all(q for q, _ in weighted):
-      raise ValueError("no list of questions")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise UserError(f"{where}: a line reads like {_LINE}") from error
-  if not all(0 < weight < np.inf for _, weight in weighted):
-    raise UserError(f"{where}: a weight must be greater than 0")
-  return {prompt: weighted} if weighted else {}
+def _questions_of(row: dict[str, Any], where: str) -> tuple[str, Weighted]:
+  if "prompt" not in row:
+    near = nearest("prompt", row)
+    raise UserError(
+      f'{where}: there is no key "prompt"{near}; a line reads like {_LINE}'
+    )
+  text = wordings.check_prompt(row["prompt"], where, '"prompt"')
+  listed = row.get("questions", [])
+  if not isinstance(listed, list):
+    raise UserError(f"{where}: a line reads like {_LINE}")
+  weighted = tuple(_question(q, where) for q in listed)
+  return " ".join(text.split()), weighted
+
+
+def _question(given: Any, where: str) -> tuple[str, float]:
+  """A question and its weight, which is 1 where a line gives none."""
+  is_record = isinstance(given, dict)
+  text = given.get("question") if is_record else given
+  weight = given.get("weight", 1.0) if is_record else 1.0
+  if not isinstance(text, str):
+    raise UserError(f"{where}: a line reads like {_LINE}")
+  wordings.check_prompt(text, where, "a question")
+  number = isinstance(weight, int | float) and not isinstance(weight, bool)
+  if not number or not 0 < weight < np.inf:
+    raise UserError(
+      f"{where}: the weight {shown(repr(weight), 40)}: it must be a number"
+      " greater than 0"
+    )
+  return text.strip(), float(weight)

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float
 
+from jaxreward import errors, paths
 from jaxreward.data.images import read_image
+from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError
 from jaxreward.rewards import references as reference_lines
 from jaxreward.rewards.contract import Loaded, declare
@@ -173,10 +174,11 @@ def load_pairwise(
   wordings = templates.read(
     options.templates, templates.PAIRWISE, (*names, "source"), names
   )
-  known = _references(references, options.size) if references else {}
+  known = _references(references, options.size) if references else None
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    return {"texts": list(texts), "reference": [known.get(t) for t in texts]}
+    given = [known.get(t, None) if known else None for t in texts]
+    return {"texts": list(texts), "reference": given}
 
   static = dict(
     judge=Judge(options, folder), wordings=wordings, pairs=pairs,
@@ -185,15 +187,17 @@ def load_pairwise(
   return Loaded(static, prepare=prepare)
 
 
-def _references(folder: str, size: int) -> dict[str, Picture]:
+def _references(folder: str, size: int) -> ByPrompt[Picture | None]:
   """The reference picture of each prompt that has one."""
-  at = epath.Path(folder)
-  found = {}
+  found: dict[str, Picture | None] = {}
+  at, where = paths.expand(folder, "references"), errors.shown(folder, 100)
   for prompt, row in reference_lines.rows(folder).items():
+    what = f'references={where}: "{errors.shown(prompt)}"'
     if not isinstance(row.get("image"), str):
-      raise UserError(f'references={folder}: "{prompt}" has no "image"')
-    found[prompt] = pictures.make(read_image(at / row["image"]), size)
-  return found
+      raise UserError(f'{what} has no "image"')
+    image = read_image(paths.within(at, row["image"], f"{what}: image"))
+    found[prompt] = pictures.make(image, size)
+  return ByPrompt(found, f"references={where}")
 
 
 @declare(is_host=True, loads=load_pairwise)
@@ -310,7 +314,10 @@ def load_checklist(
     [questions_template] if questions_template else [], templates.QUESTIONS,
     ("prompt", "most"), ("prompt",),
   )  # fmt: skip
-  known = read_questions(questions) if questions else None
+  known = None
+  if questions:
+    where = f"questions={errors.shown(questions, 100)}"
+    known = ByPrompt(read_questions(questions), where)
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     given = None if known is None else [known.get(t, ()) for t in texts]

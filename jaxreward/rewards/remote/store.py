@@ -9,6 +9,7 @@ import pathlib
 import threading
 from typing import Any
 
+from jaxreward import paths
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
 
@@ -16,7 +17,8 @@ from jaxreward.files import write_atomic
 def digest(value: Any) -> str:
   """SHA-256, in hexadecimal, of bytes or of a JSON value, keys in order."""
   if not isinstance(value, bytes):
-    value = json.dumps(value, sort_keys=True, ensure_ascii=False).encode()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    value = text.encode(errors="surrogatepass")  # halves that a judge wrote
   return hashlib.sha256(value).hexdigest()
 
 
@@ -31,7 +33,7 @@ class Cache:
   """
 
   def __init__(self, folder: os.PathLike[str] | str):
-    self._folder = pathlib.Path(folder).expanduser()
+    self._folder = pathlib.Path(paths.expand(folder, "cache"))
 
   def _path(self, key: str) -> pathlib.Path:
     return self._folder / key[:2] / f"{key}.json"
@@ -45,7 +47,7 @@ class Cache:
         return entry["value"]
     except FileNotFoundError:
       return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
       pass
     except OSError as error:
       raise UserError(
@@ -88,7 +90,7 @@ class Budget:
       try:
         name, count = json.loads(line)
         self._used[name] += count
-      except (ValueError, KeyError, TypeError):
+      except (ValueError, KeyError, TypeError, RecursionError):
         self._torn = True  # the last write of a process that was killed
     self._torn |= bool(text) and not text.endswith(b"\n")
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from etils import epath
-
-from jaxreward.errors import UserError, nearest, one_line
+from jaxreward import paths, reading
+from jaxreward.data import wordings
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.rewards.remote.pictures import Picture
 
 POINTWISE = """\
@@ -72,22 +72,34 @@ def read(
   known = (*known, "answer")
   found = []
   for file in files:
-    try:
-      text = epath.Path(file).expanduser().read_text().strip()
-    except (OSError, ValueError, TypeError) as error:
-      raise UserError(f"templates={file}: {one_line(error)}") from error
+    text = text_of(file)
     names = _PLACE.findall(text)
     for name in names:
       if name not in known:
         raise UserError(
-          f"templates={file}: {{{name}}} stands for nothing"
+          f"templates={shown(file, 100)}: {{{shown(name, 40)}}} stands for"
+          " nothing"
           f"{nearest(name, known)}; known: {', '.join(known)}"
         )
     for name in needed:
       if name not in names:
-        raise UserError(f"templates={file}: {{{name}}} has no place in it")
+        raise UserError(
+          f"templates={shown(file, 100)}: {{{name}}} has no place in it"
+        )
     found.append(text)
   return tuple(found) or (default,)
+
+
+def text_of(file: str) -> str:
+  """The template in a file.
+
+  Raises:
+    UserError: it cannot be read, or is empty.
+  """
+  text = reading.text(paths.find(file, "templates")).strip()
+  return wordings.check_prompt(
+    text, f"templates={shown(file, 100)}", "the text"
+  )
 
 
 def fill(template: str, fields: Mapping[str, str | Picture]) -> Parts:

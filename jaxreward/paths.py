@@ -1,0 +1,188 @@
+"""Paths as configs and flags name them, by one rule for all.
+
+Relative paths start from the working directory of the process, but for names
+within a file, such as those of pictures, which start from that file's folder,
+and configs and reward files, which are also looked up beside the package. `~`
+and `~name` are home folders. Environment variables are not expanded: a shell
+does that before.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from etils import epath
+
+from jaxreward.errors import UserError, shown
+
+# The checkpointer looks folders up by patterns and does not find these again;
+# `*` and `?` find themselves, and also what belongs to others.
+_PATTERNS = "[*?\\"
+_ABSENT = "there is no such file or folder"
+_LONGEST = 3500  # bytes of a path, below the 4096 that a system takes
+
+
+def expand(path: object, field: str = "") -> str:
+  """A path with its home folder in place of `~`; places such as gs:// stay.
+
+  Args:
+    path: as given.
+    field: that gives it, such as "config.data.source", for errors.
+
+  Raises:
+    UserError: what no file system can look up, or file://.
+  """
+  text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+  start = f"{field}={shown(text, 100)}" if field else shown(text, 100)
+  if not isinstance(text, str):
+    raise UserError(f"{start}: expected a path")
+  if "\0" in text:
+    raise UserError(f"{start}: a path holds no NUL character")
+  if text.lower().startswith("file:"):
+    raise UserError(f"{start}: write the path alone, without file://")
+  if not text.startswith("~") or "://" in text:
+    return text
+  home = os.path.expanduser(text)
+  if home.startswith("~") and not os.path.lexists(text):
+    raise UserError(
+      f"{start}: there is no home folder of that name; a file whose own name"
+      f" begins with ~ is written ./{shown(text, 60)}"
+    )
+  return home
+
+
+def find(path: object, field: str = "") -> epath.Path:
+  """The expanded path of something that is there.
+
+  Args:
+    path: as given.
+    field: that gives it.
+
+  Raises:
+    UserError: nothing is there, or it cannot be reached.
+  """
+  found = epath.Path(expand(path, field))
+  reason = trouble(found)
+  if reason:
+    start = f"{field}={shown(path, 100)}" if field else shown(path, 100)
+    raise UserError(f"{start}: {reason}")
+  return found
+
+
+def trouble(path: epath.Path) -> str:
+  """Why nothing is at an expanded path; empty where something is."""
+  try:
+    if "://" in os.fspath(path):
+      there = path.exists()
+    else:
+      there = bool(os.stat(path))
+  except (FileNotFoundError, NotADirectoryError):
+    there = False
+  except OSError as error:
+    return error.strerror or "it cannot be reached"
+  except ValueError:
+    return "it is no path"
+  if there:
+    return ""
+  return f"{_ABSENT}{hint(os.fspath(path))}"
+
+
+def is_there(path: os.PathLike[str] | str) -> bool:
+  """Whether anything is at an expanded path.
+
+  Raises:
+    UserError: it cannot be told, as below a folder that may not be entered.
+  """
+  reason = trouble(epath.Path(path))
+  if reason and not reason.startswith(_ABSENT):
+    raise UserError(f"{shown(path, 100)}: {reason}")
+  return not reason
+
+
+def hint(path: str) -> str:
+  """What a path that leads nowhere may have been meant as; or nothing."""
+  if "\\" in path:
+    return "; folders are separated by / here, not by a backslash"
+  if "$" in path or (path.startswith("%") and path.count("%") > 1):
+    return "; environment variables are not expanded"
+  if path != path.strip():
+    return "; its name begins or ends with white space"
+  return ""
+
+
+def require_plain(path: os.PathLike[str] | str, field: str) -> None:
+  """Refuses a folder that what is written there could not be read back from.
+
+  Args:
+    path: of the folder; the names of those above it count too.
+    field: that gives it, such as "--workdir".
+
+  Raises:
+    UserError: the character or the length, and what to do.
+  """
+  text = os.fspath(path)
+  text = text if "://" in text else os.path.abspath(text)
+  start = f"{field}={shown(os.fspath(path), 100)}"
+  for character in text:
+    is_whole = not 0xD800 <= ord(character) < 0xE000
+    if character in _PATTERNS or not is_whole:
+      what = shown(character) if is_whole else "a byte that is not UTF-8"
+      raise UserError(
+        f"{start}: its whole path holds {what}, and checkpoints below such a"
+        " folder cannot be read back; give another folder"
+      )
+  size = len(os.fsencode(text))
+  if size > _LONGEST:
+    raise UserError(
+      f"{start}: its whole path has {size} bytes; at most {_LONGEST} leave room"
+      " for what is written there"
+    )
+
+
+def reason_of(error: OSError) -> str:
+  """What the system refused, in its own words."""
+  if error.errno == errno.EISDIR:
+    return "it is a folder, not a file"
+  return error.strerror or "it cannot be read"
+
+
+def beside(path: epath.Path) -> list[str]:
+  """Names in the folder that a path leads to, where it can be listed."""
+  try:
+    parent = path.parent
+    return [p.name for p in parent.iterdir()] if parent.is_dir() else []
+  except (OSError, ValueError):
+    return []
+
+
+def within(folder: os.PathLike[str] | str, name: object, what: str) -> str:
+  """The path of a file that a row names, from the row's folder on.
+
+  Args:
+    folder: of the file that holds the row.
+    name: as the row gives it.
+    what: place and key of the row, for errors.
+
+  Raises:
+    UserError: it is no text, or no path.
+  """
+  if not isinstance(name, str) or not name.strip():
+    raise UserError(f"{what} is {shown(repr(name))}, not the name of a file")
+  return os.fspath(epath.Path(folder) / expand(name, f"{what}"))
+
+
+def is_file(path: os.PathLike[str] | str, field: str = "") -> bool:
+  """Whether a file is at an expanded path.
+
+  Raises:
+    UserError: it cannot be told, as below a folder that may not be entered.
+  """
+  start = f"{field}={shown(path, 100)}" if field else shown(path, 100)
+  try:
+    return stat.S_ISREG(os.stat(path).st_mode)
+  except (FileNotFoundError, NotADirectoryError, ValueError):
+    return False
+  except OSError as error:
+    raise UserError(f"{start}: {reason_of(error)}") from error

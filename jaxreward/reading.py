@@ -1,0 +1,309 @@
+"""Text files of users and of runs, read by one rule.
+
+Files are UTF-8, with or without a byte-order mark. Lines end with a line feed,
+a carriage return or both, and with nothing else: other characters that Python
+calls line ends may stand within a prompt. Every failure names the file and the
+line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from jaxreward import paths
+from jaxreward.errors import UserError, shown
+
+LARGEST = 2**30  # bytes of a text file
+LONGEST = 2**22  # characters of a line
+_END = re.compile(r"\r\n|\n|\r")
+_MARK = "\ufeff"
+# How files begin that are no text, and what to do about it.
+_KINDS = (
+  (b"\xff\xfe", "is UTF-16; save it as UTF-8"),
+  (b"\xfe\xff", "is UTF-16; save it as UTF-8"),
+  (b"\x1f\x8b", "is compressed by gzip; unpack it first"),
+  (b"\x28\xb5\x2f\xfd", "is compressed by zstd; unpack it first"),
+  (b"\xfd7zXZ\0", "is compressed by xz; unpack it first"),
+  (b"BZh", "is compressed by bzip2; unpack it first"),
+  (b"PK\x03\x04", "is a zip archive; unpack it first"),
+  (b"PAR1", "is a parquet table; write its rows as JSON lines"),
+  (b"ARROW1", "is an Arrow table; write its rows as JSON lines"),
+  (b"SQLite format 3\0", "is a database; write its rows as JSON lines"),
+  (b"%PDF-", "is a PDF; save its text"),
+  (b"\x89PNG", "is a picture, not text"),
+  (b"\xff\xd8\xff", "is a picture, not text"),
+)
+# Characters at which a person sees what a line is about.
+_SHOWN = 40
+
+
+def read_bytes(path: os.PathLike[str] | str) -> bytes:
+  """The content of a file.
+
+  Raises:
+    UserError: no such file, no file but a folder or a device, one that may
+      not be read, or one that is too large for a text.
+  """
+  path = epath.Path(path)
+  try:
+    if "://" not in os.fspath(path):
+      _require_file(path)
+    return path.read_bytes()
+  except OSError as error:
+    reason = paths.reason_of(error)
+    if isinstance(error, FileNotFoundError):
+      reason = f"there is no such file{paths.hint(os.fspath(path))}"
+    raise UserError(f"{name(path)}: {reason}") from error
+  except ValueError as error:
+    raise UserError(f"{name(path)}: it is no path") from error
+
+
+def _require_file(path: epath.Path) -> None:
+  """Refuses what has no end, such as a device, and what no memory holds."""
+  about = os.stat(path)
+  if stat.S_ISDIR(about.st_mode):
+    raise UserError(f"{name(path)}: it is a folder, not a file")
+  if not stat.S_ISREG(about.st_mode):
+    raise UserError(f"{name(path)}: it is a device or a pipe, not a file")
+  if about.st_size > LARGEST:
+    raise UserError(
+      f"{name(path)}: it has {about.st_size:,} bytes; text files of up to"
+      f" {LARGEST:,} are read"
+    )
+
+
+def name(path: os.PathLike[str] | str) -> str:
+  """A path for an error line: its end is what tells it from others."""
+  text = shown(os.fspath(path), 4096)
+  return text if len(text) <= 120 else f"...{text[-117:]}"
+
+
+def decode(data: bytes, path: os.PathLike[str] | str) -> str:
+  """UTF-8 as text, without a byte-order mark.
+
+  Raises:
+    UserError: another encoding, by line and byte, or no text at all.
+  """
+  for start, reason in _KINDS:
+    if data.startswith(start):
+      raise UserError(f"{name(path)}: it {reason}")
+  data = data.removeprefix(b"\xef\xbb\xbf")
+  try:
+    text = data.decode()
+  except UnicodeDecodeError as error:
+    where = _place(data[: error.start])
+    raise UserError(
+      f"{name(path)}, {where} is not UTF-8; save the file as UTF-8"
+    ) from error
+  if "\0" in text:
+    where = _place(text[: text.index("\0")].encode())
+    raise UserError(
+      f"{name(path)}, {where} is NUL, which no text holds; save the file as"
+      " UTF-8"
+    )
+  return text
+
+
+def _place(before: bytes) -> str:
+  """Line and byte, from 1 on, of what comes after these bytes."""
+  ends = re.split(rb"\r\n|\n|\r", before)
+  return f"line {len(ends)}: byte {len(ends[-1]) + 1}"
+
+
+def text(path: os.PathLike[str] | str) -> str:
+  """The whole text of a file.
+
+  Raises:
+    UserError: see `read_bytes` and `decode`.
+  """
+  return decode(read_bytes(path), path)
+
+
+def lines(path: os.PathLike[str] | str) -> Iterator[tuple[str, str]]:
+  """(place, line) of every line that is not blank, without white space around.
+
+  The place reads "FILE, line N"; numbers start at 1.
+
+  Raises:
+    UserError: see `text`; a line that is too long.
+  """
+  for number, line in enumerate(_END.split(text(path)), 1):
+    where = f"{name(path)}, line {number}"
+    if len(line) > LONGEST:
+      raise UserError(
+        f"{where} has {len(line):,} characters; at most {LONGEST:,} are read"
+      )
+    line = line.removeprefix(_MARK).strip()
+    if line:
+      yield where, line
+
+
+def rows(
+  path: os.PathLike[str] | str, example: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(place, object) of every line of a file with one JSON object a line.
+
+  Args:
+    path: of the file.
+    example: of a line, for errors.
+
+  Raises:
+    UserError: see `lines` and `parse`; a line that holds no object.
+  """
+  for where, line in lines(path):
+    try:
+      row = parse(line, where, f"; a line reads like {example}")
+    except UserError as error:
+      raise UserError(_of_whole(path, where, example) or str(error)) from error
+    if not isinstance(row, dict):
+      many = _of_whole(path, where, example) if isinstance(row, list) else ""
+      raise UserError(
+        many
+        or f"{where}: `{shown(line, _SHOWN)}` is not an object; a line reads"
+        f" like {example}"
+      )
+    yield where, row
+
+
+def _of_whole(path: os.PathLike[str] | str, where: str, example: str) -> str:
+  """The line on a file that is one JSON value as a whole; or nothing."""
+  try:
+    whole = json.loads(text(path).lstrip(_MARK))
+  except (ValueError, RecursionError):
+    return ""
+  items = whole if isinstance(whole, list) else [whole]
+  if not all(isinstance(item, dict) for item in items) or not items:
+    return ""
+  kind = "one JSON array, which is not an object"
+  if isinstance(whole, dict):
+    kind = "one JSON object over several lines"
+  return (
+    f"{where}: the file is {kind}; write one object per line, such as by"
+    f" jq -c '{'.[]' if isinstance(whole, list) else '.'}'; a line reads like"
+    f" {example}"
+  )
+
+
+class _Refused(ValueError):
+  """Why a value is not taken."""
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [key for key, _ in pairs]
+    twice = next(key for key in names if names.count(key) > 1)
+    raise _Refused(f'"{shown(twice, 40)}" stands there twice')
+  return found
+
+
+def _constant(word: str) -> None:
+  raise _Refused(f"{word} is no number of JSON")
+
+
+def _float(word: str) -> float:
+  value = float(word)
+  if not math.isfinite(value):
+    raise _Refused(f"the number {shown(word, 20)} is too large")
+  return value
+
+
+def _int(word: str) -> int:
+  if len(word) > 300:
+    raise _Refused(f"the number {shown(word, 20)} is too large")
+  return int(word)
+
+
+def parse(line: str, where: str, after: str = "") -> Any:
+  """The JSON value of a text.
+
+  Args:
+    line: the text.
+    where: its place, for errors.
+    after: what an error ends with.
+
+  Raises:
+    UserError: no JSON, or what some readers of JSON take and others refuse: a
+      key twice, NaN or an infinity, half a character.
+  """
+  what = f"{where}: `{shown(line, _SHOWN)}` is not JSON"
+  try:
+    value = json.loads(
+      line, object_pairs_hook=_pairs, parse_constant=_constant,
+      parse_float=_float, parse_int=_int,
+    )  # fmt: skip
+  except _Refused as error:
+    raise UserError(f"{where}: {error}") from error
+  except RecursionError as error:
+    raise UserError(f"{what} (it is nested too deeply){after}") from error
+  except json.JSONDecodeError as error:
+    column = f"{error.msg}, character {error.pos + 1}"
+    raise UserError(f"{what} ({column}){after}") from error
+  if "\\u" in line:
+    _require_whole(value, where)
+  return value
+
+
+def _require_whole(value: Any, where: str) -> None:
+  """Refuses surrogates without their other half, which no file can hold."""
+  if isinstance(value, dict):
+    for key, item in value.items():
+      _require_whole(key, where)
+      _require_whole(item, where)
+  elif isinstance(value, list):
+    for item in value:
+      _require_whole(item, where)
+  elif isinstance(value, str):
+    try:
+      value.encode()
+    except UnicodeEncodeError as error:
+      half = shown(value[error.start], 10)
+      raise UserError(
+        f"{where}: {half} in `{shown(value, _SHOWN)}` is half a character;"
+        " write both halves, or the character itself"
+      ) from error
+
+
+def record(
+  path: os.PathLike[str] | str, *, foreign: bool = False
+) -> dict[str, Any]:
+  """The object that a JSON file holds.
+
+  Args:
+    path: of the file.
+    foreign: written by other libraries, which may write NaN, infinities and
+      keys twice.
+
+  Raises:
+    UserError: it cannot be read, is no JSON, or holds something else.
+  """
+  whole = text(path)
+  where = name(path)
+  if not whole.strip():
+    raise UserError(f"{where}: it is empty")
+  if foreign:
+    value = _foreign(whole, where)
+  else:
+    value = parse(whole, where)
+  if not isinstance(value, dict):
+    raise UserError(
+      f"{where} holds {shown(json.dumps(value), _SHOWN)}; expected an object"
+    )
+  return value
+
+
+def _foreign(whole: str, where: str) -> Any:
+  try:
+    return json.loads(whole)
+  except RecursionError as error:
+    raise UserError(f"{where}: it is nested too deeply") from error
+  except ValueError as error:
+    raise UserError(f"{where} is not JSON: {shown(error, 80)}") from error
