@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.data.scenes import grammar
@@ -74,6 +75,7 @@ class _Pictures:
     self.folder, self.size = folder, size
     self.rows: dict[str, int] = {}
     self.places: list[str] = []
+    self.pairs: list[tuple[list[int], str, bool]] = []
 
   def __call__(self, name: str, place: str) -> int:
     """The row of a picture that stands at a place, "file:line"."""
@@ -82,6 +84,14 @@ class _Pictures:
       self.rows[path] = len(self.places)
       self.places.append(place)
     return self.rows[path]
+
+  def checked(self) -> list[PictureRow]:
+    """The pairs as they are checked."""
+    paths = [*self.rows]
+    return [
+      PictureRow(place, {"image_a": paths[a], "image_b": paths[b]}, is_tie)
+      for (a, b), place, is_tie in self.pairs
+    ]
 
   def read(self) -> np.ndarray:
     """uint8 [N, size, size, 3], in every process."""
@@ -102,6 +112,28 @@ def load_pairs(
       on both sides.
   """
   path = epath.Path(path)
+  sides = _sides(path, size)
+  return _arrays(*sides[False]), _arrays(*sides[True])
+
+
+def rows_of(path: os.PathLike[str] | str) -> list[PictureRow]:
+  """The pictures of all pairs, as they are checked.
+
+  Raises:
+    UserError: see `load_pairs`; or no training pair has an answer.
+  """
+  path = epath.Path(path)
+  train, heldout = (side[1].checked() for side in _sides(path, 1).values())
+  if all(row.is_tie for row in train):
+    raise UserError(
+      f'{path}: all {len(train)} training pairs are a "tie", which teaches'
+      " nothing; give pairs with an answer"
+    )
+  return [*train, *heldout]
+
+
+def _sides(path: epath.Path, size: int) -> dict[bool, tuple[list, _Pictures]]:
+  """(what is said, the pictures) of the training and the held-out side."""
   try:
     lines = path.read_text().splitlines()
   except (OSError, UnicodeDecodeError) as error:
@@ -116,13 +148,10 @@ def load_pairs(
     try:
       row = _row(line)
       found, pictures = sides[is_heldout(row["prompt"])]
-      found.append(
-        (
-          grammar.tokenize(row["prompt"]),
-          [pictures(row[side], place) for side in FIELDS[1:3]],
-          _label(row["label"]),
-        )
-      )
+      tokens, label = grammar.tokenize(row["prompt"]), _label(row["label"])
+      members = [pictures(row[side], place) for side in FIELDS[1:3]]
+      found.append((tokens, members, label))
+      pictures.pairs.append((members, place, label == 0.5))
     except UserError as error:
       raise UserError(f"{place}: {error}") from error
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
@@ -131,17 +160,17 @@ def load_pairs(
       f"{path}: {shared[0]} belongs to training and to held-out prompts; a"
       " picture may stand on one side only"
     )
-  return _arrays(path, *sides[False], side="training"), _arrays(
-    path, *sides[True], side="held-out"
-  )
+  for heldout, (found, _) in sides.items():
+    if not found:
+      side = "held-out" if heldout else "training"
+      raise UserError(
+        f"{path}: none of its pairs is on the {side} side; pairs are split by"
+        " prompt, so more prompts are needed"
+      )
+  return sides
 
 
-def _arrays(path, found, pictures, side: str) -> Preferences:
-  if not found:
-    raise UserError(
-      f"{path}: none of its pairs is on the {side} side; pairs are split by"
-      " prompt, so more prompts are needed"
-    )
+def _arrays(found, pictures) -> Preferences:
   tokens, members, label = (np.array(column) for column in zip(*found))  # noqa: B905
   nothing = np.full((len(label), 2), np.nan, np.float32)
   prob = np.full((len(label), 2, 2), np.nan, np.float32)

@@ -69,3 +69,18 @@ def check(name: str, config: ConfigDict) -> None:
   """Lets a job look at what its config names, where it has a `check`."""
   module = importlib.import_module(f"jaxreward.jobs.{name}")
   getattr(module, "check", lambda config: None)(config)
+
+
+def check_data(name: str, config: ConfigDict, workdir: epath.Path) -> None:
+  """Looks at the files that a job will read, before anything is built.
+
+  A job's `data(config, workdir)` gives its rows of pictures and reads texts on
+  the way. Every process has to call it: pictures are looked at by one each.
+
+  Raises:
+    UserError: the file, the line, and what is wrong with it.
+  """
+  module = importlib.import_module(f"jaxreward.jobs.{name}")
+  if hasattr(module, "data"):
+    checks = importlib.import_module("jaxreward.data.image_checks")
+    checks.check(processes.on_all(lambda: module.data(config, workdir)))

@@ -29,6 +29,7 @@ from jaxreward import (
 )
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
@@ -37,6 +38,7 @@ from jaxreward.jobs import (
   ahead,
   align_steps,
   checks,
+  data_checks,
   evaluate,
   kernels,
   setup,
@@ -148,6 +150,14 @@ def check(config: ConfigDict) -> None:
   reward_setup.bind(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  return [
+    *data_checks.of_prompts(config, "train", "validation", "heldout"),
+    *data_checks.of_rewards(config, workdir, "train"),
+  ]
 
 
 def make_updater(config, trainable, plan, weights_of) -> align_steps.Updater:

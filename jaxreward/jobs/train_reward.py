@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import processes, reward_models, rng
 from jaxreward.data import pairs, preferences
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
@@ -32,6 +33,7 @@ from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import (
   checks,
+  data_checks,
   evaluate,
   kernels,
   reward_model,
@@ -270,6 +272,15 @@ def check(config: ConfigDict) -> None:
     jax.eval_shape(lambda: jax.random.key(0)), shape((2, 2), jnp.float32),
     field="train_reward",
   )  # fmt: skip
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  del workdir
+  source = config.train_reward.source
+  if source != "scenes":
+    return pairs.rows_of(source)
+  return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:

@@ -12,7 +12,7 @@ Files are named from the folder on. A prompt without a line scores NaN.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,12 +20,14 @@ import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float
 
-from jaxreward.data.images import read_image
-from jaxreward.errors import UserError
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.images import in_threads, read_image
+from jaxreward.errors import UserError, shown
 from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 FILE = "references.jsonl"
+FIELDS = ("image", "mask", "faces")  # of a line, that name pictures
 
 
 def rows(folder: str) -> dict[str, dict[str, Any]]:
@@ -59,6 +61,42 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
   return found
 
 
+def names_of(folder: str, prompt: str, row: Mapping[str, Any], field: str):
+  """The files that a line names in a field; none where it has no such field.
+
+  Raises:
+    UserError: a value that is no name.
+  """
+  given = row.get(field, [])
+  names = [given] if isinstance(given, str) else given
+  if not isinstance(names, list) or not all(
+    isinstance(name, str) and name for name in names
+  ):
+    raise UserError(
+      f'{epath.Path(folder) / FILE}: "{shown(prompt)}" has "{field}":'
+      f" {shown(given)}; expected the name of a file, or a list of names"
+    )
+  return names
+
+
+def checked(folder: str) -> list[PictureRow]:
+  """The pictures of a folder, as they are checked before they are read.
+
+  Raises:
+    UserError: see `rows`; or a value that is no name of a file.
+  """
+  at = epath.Path(folder)
+  found = []
+  for prompt, row in rows(folder).items():
+    files = {
+      f"{field} {i}" if i else field: str(at / name)
+      for field in FIELDS
+      for i, name in enumerate(names_of(folder, prompt, row, field))
+    }
+    found.append(PictureRow(f'{at / FILE}: "{shown(prompt)}"', files))
+  return found
+
+
 def pictures(
   folder: str, field: str, size: int, most: int = 1
 ) -> Prepare | None:
@@ -80,18 +118,19 @@ def pictures(
   """
   if not folder:
     return None
-  kept: dict[str, list[np.ndarray]] = {}
+  paths: dict[str, list[epath.Path]] = {}
+  at = epath.Path(folder)
   for prompt, row in rows(folder).items():
-    names = row.get(field, [])
-    names = [names] if isinstance(names, str) else names
+    names = names_of(folder, prompt, row, field)
     if len(names) > most:
       raise UserError(
         f'{folder}: "{prompt}" has {len(names)} {field}, at most {most} fit'
       )
-    at = epath.Path(folder)
-    kept[prompt] = [read_image(at / name, size) for name in names]
-  if not any(kept.values()):
+    paths[prompt] = [at / name for name in names]
+  if not any(paths.values()):
     raise UserError(f'{folder}: no line of {FILE} has "{field}"')
+  read = lambda of_one: [read_image(path, size) for path in of_one]
+  kept = dict(zip(paths, in_threads(read, paths.values()), strict=True))
 
   def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
     shape = (len(texts), most, size, size, 3)

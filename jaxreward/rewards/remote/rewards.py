@@ -190,9 +190,13 @@ def _references(folder: str, size: int) -> dict[str, Picture]:
   at = epath.Path(folder)
   found = {}
   for prompt, row in reference_lines.rows(folder).items():
-    if not isinstance(row.get("image"), str):
-      raise UserError(f'references={folder}: "{prompt}" has no "image"')
-    found[prompt] = pictures.make(read_image(at / row["image"]), size)
+    names = reference_lines.names_of(folder, prompt, row, "image")
+    if len(names) != 1:
+      raise UserError(
+        f'references={folder}: "{prompt}" has {len(names)} "image";'
+        " expected one"
+      )
+    found[prompt] = pictures.make(read_image(at / names[0]), size)
   return found
 
 
