@@ -154,6 +154,7 @@ def check(config: ConfigDict) -> None:
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
+  data_checks.require_weights(config)
   return [
     *data_checks.of_prompts(config, "train", "validation", "heldout"),
     *data_checks.of_rewards(config, workdir, "train"),

@@ -424,6 +424,8 @@ def check(config: ConfigDict) -> None:
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
+  spec = config.eval.checkpoint
+  data_checks.require_weights(config, spec, "eval.checkpoint")
   return [
     *data_checks.of_prompts(config, "heldout"),
     *data_checks.of_rewards(config, workdir, "heldout"),

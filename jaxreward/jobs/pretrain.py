@@ -81,6 +81,7 @@ def check(config: ConfigDict) -> None:
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
   del workdir
+  data_checks.require_weights(config)
   return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 

@@ -17,7 +17,7 @@ from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, steppers
-from jaxreward.jobs import setup, words
+from jaxreward.jobs import data_checks, setup, words
 from jaxreward.report import grids
 
 
@@ -30,7 +30,10 @@ def check(config: ConfigDict) -> None:
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
   del workdir
-  return pictures.rows_of(_prompts(config))
+  data_checks.require_weights(config)
+  prompts = _prompts(config)
+  data_checks.warn_of_long(config, [prompt.text for prompt in prompts])
+  return pictures.rows_of(prompts)
 
 
 def _prompts(config: ConfigDict) -> tuple[grammar.Prompt, ...]:

@@ -278,6 +278,8 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
   del workdir
   source = config.train_reward.source
+  if source == "scenes" or config.train_reward.init_from_policy:
+    data_checks.require_weights(config)
   if source != "scenes":
     return pairs.rows_of(source)
   return data_checks.of_prompts(config, "train", "validation", "heldout")

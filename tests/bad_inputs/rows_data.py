@@ -126,7 +126,7 @@ ROWS = [
   ),
   Row(
     "no facts", ("config.rewards.kept", "gone.jsonl: No such file"),
-    overrides={"rewards.kept.fn": "objects", "rewards.kept.weights": "x",
+    overrides={"rewards.kept.fn": "objects", "rewards.kept.weights": "o/x",
                "rewards.kept.facts": "{here}/gone.jsonl"},
   ),
   Row(
@@ -137,6 +137,24 @@ ROWS = [
     "questions of nothing", ("config.rewards.kept", 'no line has "questions"'),
     {"q.jsonl": lines({"prompt": "x"})},
     overrides=JUDGE | {"rewards.kept.questions": "{here}/q.jsonl"},
+  ),
+  Row(
+    "no weights to start from", ("config.init.checkpoint=", "no such file"),
+    overrides={"init.checkpoint": "{here}/gone.safetensors"},
+  ),
+  in_prompts(
+    "no autoencoder", ("config.autoencoder.weights", "no such file"),
+    prompt(), **{"autoencoder.weights": "{here}/gone"},
+  ),
+  in_prompts(
+    "no weights to evaluate", ("config.eval.checkpoint", "no such file"),
+    prompt(), job="evaluate", **{"eval.checkpoint": "{here}/gone"},
+  ),
+  Row(
+    "no weights of a reward", ("config.rewards.kept.weights", "no such file"),
+    overrides={"rewards.kept.fn": "image_similarity",
+               "rewards.kept.references": "x",
+               "rewards.kept.weights": "{here}/gone"},
   ),
   Row(
     "no trained reward model", ("config.rewards.kept", "no reward model at"),
