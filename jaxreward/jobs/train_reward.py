@@ -247,8 +247,15 @@ def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   options, shape = config.train_reward, jax.ShapeDtypeStruct
   if options.source == "scenes":
-    words.bind(config, setup.make_policy(config))
+    policy = setup.make_policy(config)
+    words.bind(config, policy)
     _check_grammar(config)
+    if policy.takes_source:
+      raise UserError(
+        f'config.train_reward.source="scenes": the policy "{config.model.name}"'
+        " starts from pictures, and pairs are drawn from words alone; give pairs"
+        " of your own in config.train_reward.source"
+      )
   _scorer(config)
   _optimizer(config)
   kernels.chosen(config)

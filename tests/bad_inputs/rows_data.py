@@ -157,6 +157,12 @@ ROWS = [
                "rewards.kept.weights": "{here}/gone"},
   ),
   Row(
+    "no pictures for a policy that takes them",
+    ('config.data.source="scenes"', "takes a picture"),
+    config="pretrain_edits.py:smoke",
+    overrides={"data.source": "scenes", "data.grammar": "scenes"},
+  ),
+  Row(
     "no trained reward model", ("config.rewards.kept", "no reward model at"),
     overrides={"rewards.kept.fn": "learned"},
   ),
