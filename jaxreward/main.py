@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import warnings
 import zlib
 from collections.abc import Sequence
 
@@ -130,7 +131,11 @@ def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
 
 
 def configure_logging() -> None:
-  """Plain lines on stderr, without the checkpointer's running commentary."""
+  """Plain lines on stderr, without the checkpointer's running commentary.
+
+  What Pillow remarks of a picture that it reads is left out too.
+  """
+  warnings.filterwarnings("ignore", module=r"PIL\.")
   if any(isinstance(h, _Console) for h in py_logging.getLogger().handlers):
     return
   handler = _Console()
@@ -242,6 +247,8 @@ def run(flags: Flags) -> None:
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
+  if config.job in jobs.JOBS:
+    jobs.check_data(config.job, config, workdir)
   with workdirs.take(workdir, recorded or config):
     if recorded is None:
       workdirs.record_command(workdir, _arguments(flags))

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
+from typing import TypeVar
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from jaxreward import processes
-from jaxreward.errors import UserError, one_line
+from jaxreward.data import image_files
+from jaxreward.errors import UserError
 
-# Modes that become RGB without losing or inventing anything.
-MODES = ("RGB", "L", "1", "P", "RGBA", "LA")
+T = TypeVar("T")
+U = TypeVar("U")
 _EXCHANGED = 2**28  # bytes that a device holds while pictures are exchanged
-
-
-def _to_rgb(image: Image.Image, path: os.PathLike[str] | str) -> Image.Image:
-  if image.mode not in MODES:
-    raise UserError(
-      f"{path}: images of mode {image.mode} are not read; convert it to 8-bit"
-      " RGB"
-    )
-  if "A" in image.mode or "transparency" in image.info:
-    alpha = image.convert("RGBA").getchannel("A")
-    if np.asarray(alpha).min() < 255:
-      raise UserError(
-        f"{path}: the image is partly transparent; lay it on a background"
-        " and save it as RGB"
-      )
-  return image.convert("RGB")
+_THREADS = 16  # at most; decoders let other threads run
 
 
 def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
@@ -47,11 +33,17 @@ def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
 def read_image(
   path: os.PathLike[str] | str, size: int | tuple[int, int] | None = None
 ) -> Float[np.ndarray, "H W 3"]:
-  """Reads an image file.
+  """Reads an image file, by what it holds, whatever its name ends with.
+
+  The camera's orientation is applied. Of an animation, a photo with depth or
+  previews, and of several pages, the first picture is read. Grey of 16 bits
+  and colours of 16 bits count by their upper 8. Colour profiles are ignored,
+  and CMYK becomes RGB by Pillow's plain formula, as in the programs of the
+  published models, which call `Image.open(...).convert("RGB")`.
 
   Args:
-    path: of anything Pillow reads with 8 bits per channel; camera orientation
-      is applied.
+    path: of an image in one of `image_files.FORMATS`, or of HEIC, if
+      pillow-heif is installed; of at most `image_files.MOST_PIXELS` pixels.
     size: side, or (height, width), in pixels. An image of another size is
       cropped around its centre to that aspect ratio and resampled. None keeps
       it as it is.
@@ -61,28 +53,26 @@ def read_image(
 
   Raises:
     UserError: the file, and what is wrong with it: absent, not an image, cut
-      short, partly transparent, or not 8-bit grey or colour.
+      short, too large, partly transparent, or neither grey nor colour.
   """
-  try:
-    data = epath.Path(path).read_bytes()
-  except OSError as error:
-    reason = error.strerror or one_line(error)
-    raise UserError(f"{path}: {reason}") from error
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      image.load()
-      image = ImageOps.exif_transpose(image)
-      image = _to_rgb(image, path)
-  except Image.UnidentifiedImageError as error:
-    raise UserError(f"{path}: this is not an image Pillow can read") from error
-  except UserError:
-    raise
-  except Exception as error:  # decoders raise whatever a broken file leads to
-    raise UserError(
-      f"{path}: the image is damaged or cut short ({one_line(error)})"
-    ) from error
+  image, _ = image_files.decode(image_files.read(path), path)
   image = image if size is None else _fit(image, size)
   return np.asarray(image, np.float32) / 255
+
+
+def in_threads(action: Callable[[T], U], items: Iterable[T]) -> list[U]:
+  """What an action gives of each item; it spends its time out of Python.
+
+  Raises:
+    Exception: what it raised of the first item for which it did.
+  """
+  workers = min(_THREADS, 2 * (os.cpu_count() or 1))
+  with futures.ThreadPoolExecutor(workers) as pool:
+    try:
+      return list(pool.map(action, items))
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      raise
 
 
 def read_images(
@@ -106,16 +96,17 @@ def read_images(
   count, index = processes.count(), processes.index()
   mine = np.zeros((-(-len(paths) // count), *shape), np.uint8)
 
-  def fill() -> None:
-    for row in range(index, len(paths), count):
-      try:
-        image = read_image(paths[row], size)
-      except UserError as error:
-        place = f"{places[row]}: " if places else ""
-        raise UserError(f"{place}{error}") from error
-      mine[row // count] = np.round(image * 255).astype(np.uint8)
+  def fill(row: int) -> None:
+    try:
+      image = read_image(paths[row], size)
+    except UserError as error:
+      place = f"{places[row]}: " if places else ""
+      raise UserError(f"{place}{error}") from error
+    mine[row // count] = np.round(image * 255).astype(np.uint8)
 
-  processes.on_all(fill)
+  processes.on_all(
+    lambda: in_threads(fill, range(index, len(paths), count)) and None
+  )
   each = max(_EXCHANGED // (count * math.prod(shape)), 1)
   parts = [
     processes.gather(mine[i : i + each]).swapaxes(0, 1).reshape(-1, *shape)

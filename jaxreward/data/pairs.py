@@ -19,6 +19,7 @@ from etils import epath
 
 from jaxreward import paths, reading
 from jaxreward.data import wordings
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.data.scenes import grammar
@@ -114,6 +115,7 @@ class _Pictures:
     self.folder, self.size = folder, size
     self.rows: dict[str, int] = {}
     self.places: list[str] = []
+    self.pairs: list[tuple[list[int], str, bool]] = []
 
   def __call__(self, name: str, place: str) -> int:
     """The row of a picture that stands at a place."""
@@ -122,6 +124,14 @@ class _Pictures:
       self.rows[path] = len(self.places)
       self.places.append(place)
     return self.rows[path]
+
+  def checked(self) -> list[PictureRow]:
+    """The pairs as they are checked."""
+    paths = [*self.rows]
+    return [
+      PictureRow(place, {"image_a": paths[a], "image_b": paths[b]}, is_tie)
+      for (a, b), place, is_tie in self.pairs
+    ]
 
   def read(self) -> np.ndarray:
     """uint8 [N, size, size, 3], in every process."""
@@ -142,7 +152,28 @@ def load_pairs(
     UserError: by file and line; a side without a pair; a picture that stands
       on both sides.
   """
+  sides = _sides(paths.find(path, field), size)
+  return _arrays(*sides[False]), _arrays(*sides[True])
+
+
+def rows_of(path: os.PathLike[str] | str, field: str = "") -> list[PictureRow]:
+  """The pictures of all pairs, as they are checked.
+
+  Raises:
+    UserError: see `load_pairs`; or no training pair has an answer.
+  """
   path = paths.find(path, field)
+  train, heldout = (side[1].checked() for side in _sides(path, 1).values())
+  if all(row.is_tie for row in train):
+    raise UserError(
+      f'{path}: all {len(train)} training pairs are a "tie", which teaches'
+      " nothing; give pairs with an answer"
+    )
+  return [*train, *heldout]
+
+
+def _sides(path: epath.Path, size: int) -> dict[bool, tuple[list, _Pictures]]:
+  """(what is said, the pictures) of the training and the held-out side."""
   sides = {False: ([], _Pictures(path.parent, size)),
            True: ([], _Pictures(path.parent, size))}  # fmt: skip
   for place, row in _rows(path):
@@ -152,20 +183,20 @@ def load_pairs(
     ]
     tokens, label = grammar.tokenize(row["prompt"]), _label(row["label"])
     found.append((tokens, members, label))
+    pictures.pairs.append((members, place, label == 0.5))
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
   if shared:
     raise UserError(
       f"{path}: {shared[0]} belongs to training and to held-out prompts; a"
       " picture may stand on one side only"
     )
-  return _arrays(path, *sides[False], side="training"), _arrays(
-    path, *sides[True], side="held-out"
-  )
+  for heldout, (found, _) in sides.items():
+    if not found:
+      raise _no_pair(path, "held-out" if heldout else "training")
+  return sides
 
 
-def _arrays(path, found, pictures, side: str) -> Preferences:
-  if not found:
-    raise _no_pair(path, side)
+def _arrays(found, pictures) -> Preferences:
   tokens, members, label = (np.array(column) for column in zip(*found))  # noqa: B905
   nothing = np.full((len(label), 2), np.nan, np.float32)
   prob = np.full((len(label), 2, 2), np.nan, np.float32)

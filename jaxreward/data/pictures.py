@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from jaxreward import paths
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.scenes import edits, grammar
-from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.errors import UserError, nearest
 from jaxreward.types import PromptBatch
 
 Prompts = Sequence[grammar.Prompt]
@@ -32,6 +32,7 @@ class Files:
     target: path of the exact answer.
     mask: path of a picture that is white where the answer may differ.
     kinds: which of these three any row of the source has.
+    where: the row's place, for errors.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Files:
   target: str = ""
   mask: str = ""
   kinds: tuple[str, ...] = ("image",)
+  where: str = dataclasses.field(default="", compare=False)
 
   @property
   def meaning(self) -> str:
@@ -47,7 +49,7 @@ class Files:
 
 
 def files_of(row: dict, where: str, folder: epath.Path) -> Files:
-  """The pictures of one row, which are there and are pictures.
+  """The pictures that one row names; `image_checks` looks at the files.
 
   Args:
     row: with "prompt" and, as text, "image" and possibly "target" and "mask".
@@ -55,7 +57,7 @@ def files_of(row: dict, where: str, folder: epath.Path) -> Files:
     folder: that the row's names start from.
 
   Raises:
-    UserError: the row, the file, and what is wrong with it.
+    UserError: the row, and what is wrong with its names.
   """
   given = {k: row[k] for k in FIELDS if k in row}
   if "image" not in given:
@@ -66,25 +68,21 @@ def files_of(row: dict, where: str, folder: epath.Path) -> Files:
   found = {}
   for key, name in given.items():
     found[key] = paths.within(folder, name, f'{where}: "{key}"')
-    _require_picture(found[key], f'{where}: "{key}"')
   return Files(
     given["image"], row["prompt"], found["image"],
-    found.get("target", ""), found.get("mask", ""),
+    found.get("target", ""), found.get("mask", ""), where=where,
   )  # fmt: skip
 
 
-def _require_picture(path: str, what: str) -> None:
-  """Opens a picture without decoding it."""
-  try:
-    with epath.Path(path).open("rb") as file, Image.open(file):
-      return
-  except Image.UnidentifiedImageError as error:
-    raise UserError(
-      f"{what}: {path} is not an image Pillow can read"
-    ) from error
-  except OSError as error:
-    reason = error.strerror or one_line(error)
-    raise UserError(f"{what}: {path}: {reason}") from error
+def rows_of(prompts: Prompts) -> list[PictureRow]:
+  """The files of prompts, as they are checked; none of tasks on scenes."""
+  return [
+    PictureRow(
+      task.where, {k: getattr(task, k) for k in FIELDS if getattr(task, k)}
+    )
+    for task in (prompt.task for prompt in prompts)
+    if isinstance(task, Files)
+  ]
 
 
 def attach(

@@ -81,3 +81,18 @@ def check(name: str, config: ConfigDict) -> None:
       f"the config lacks {shown(str(error).splitlines()[0], 40)}, which the job"
       f' "{name}" reads; begin with base.py, as the configs that ship do'
     ) from error
+
+
+def check_data(name: str, config: ConfigDict, workdir: epath.Path) -> None:
+  """Looks at the files that a job will read, before anything is built.
+
+  A job's `data(config, workdir)` gives its rows of pictures and reads texts on
+  the way. Every process has to call it: pictures are looked at by one each.
+
+  Raises:
+    UserError: the file, the line, and what is wrong with it.
+  """
+  module = importlib.import_module(f"jaxreward.jobs.{name}")
+  if hasattr(module, "data"):
+    checks = importlib.import_module("jaxreward.data.image_checks")
+    checks.check(processes.on_all(lambda: module.data(config, workdir)))

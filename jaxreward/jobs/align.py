@@ -32,6 +32,7 @@ from jaxreward import (
 )
 from jaxreward import config as config_lib
 from jaxreward.data import pipeline
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, tables
@@ -41,6 +42,7 @@ from jaxreward.jobs import (
   ahead,
   align_steps,
   checks,
+  data_checks,
   evaluate,
   kernels,
   setup,
@@ -225,6 +227,15 @@ def check(config: ConfigDict) -> None:
     _refuse_host_rewards(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  data_checks.require_weights(config)
+  return [
+    *data_checks.of_prompts(config, "train", "validation", "heldout"),
+    *data_checks.of_rewards(config, workdir, "train"),
+  ]
 
 
 def make_updater(

@@ -17,11 +17,12 @@ from ml_collections import ConfigDict
 
 from jaxreward import files, processes, rng, workdirs
 from jaxreward.data import pictures, repeats
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, steppers
-from jaxreward.jobs import adapters, setup, words
+from jaxreward.jobs import adapters, data_checks, setup, words
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
@@ -417,6 +418,16 @@ def check(config: ConfigDict) -> None:
       f" config.jobs={','.join(config.jobs)} writes a policy"
       f" ({' or '.join(writers)}); add one, or name a file"
     )
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  spec = config.eval.checkpoint
+  data_checks.require_weights(config, spec, "eval.checkpoint")
+  return [
+    *data_checks.of_prompts(config, "heldout"),
+    *data_checks.of_rewards(config, workdir, "heldout"),
+  ]
 
 
 def base_kl(

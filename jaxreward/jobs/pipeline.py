@@ -6,6 +6,7 @@ the job it was in.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Collection
@@ -15,6 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, jobs, processes, workdirs
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, nearest
 
 MARKS_FILE = "finished.json"
@@ -41,6 +43,17 @@ def check(config: ConfigDict, done: Collection[str] = ()) -> None:
   for name in config.jobs:
     if name not in done:
       jobs.check(name, config)
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What the jobs to come read from files; see `jobs.check_data`."""
+  done = workdirs.read_record(workdir / MARKS_FILE)
+  found: list[PictureRow] = []
+  for name in config.jobs:
+    module = importlib.import_module(f"jaxreward.jobs.{name}")
+    if name not in done and hasattr(module, "data"):
+      found += module.data(config, workdir)
+  return found
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:

@@ -16,11 +16,12 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import processes, rng, workdirs
 from jaxreward.data import captions, pipeline
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
-from jaxreward.jobs import evaluate, setup, words
+from jaxreward.jobs import data_checks, evaluate, setup, words
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
 from jaxreward.training import loop, optimizer, state, step, weights, writers
@@ -75,6 +76,13 @@ def check(config: ConfigDict) -> None:
   optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  del workdir
+  data_checks.require_weights(config)
+  return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:

@@ -414,6 +414,18 @@ def _read_learned(entry: _Entry, workdir: epath.Path):
   return reward_model.load(path)
 
 
+def require_trained(config: ConfigDict, workdir: epath.Path) -> None:
+  """Reads the trained reward models that no job to come will write.
+
+  Raises:
+    UserError: one is missing or damaged.
+  """
+  comes = config.job == "pipeline" and "train_reward" in config.jobs
+  for entry in bind(config).values():
+    if entry.is_learned and (entry.weights or not comes):
+      _read_learned(entry, workdir)
+
+
 def _load_learned(entry: _Entry, workdir: epath.Path, mesh: Mesh | None):
   """(function with its architecture bound, arrays it takes)."""
   model = _read_learned(entry, workdir)

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from jaxreward import files, processes, rng
 from jaxreward.data import pictures
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout
-from jaxreward.jobs import adapters, setup, words
+from jaxreward.jobs import adapters, data_checks, setup, words
 from jaxreward.report import grids
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
@@ -59,14 +60,28 @@ def pictures_of(
   return latents[:count], jnp.clip(pixels, 0, 1)[:count]
 
 
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  del workdir
+  data_checks.require_weights(config)
+  prompts = _prompts(config)
+  data_checks.warn_of_long(config, [prompt.text for prompt in prompts])
+  return pictures.rows_of(prompts)
+
+
+def _prompts(config: ConfigDict) -> tuple[grammar.Prompt, ...]:
+  """The first prompts of a split, or of a file of one's own."""
+  is_own = config.data.source not in ("scenes", "edits")
+  found = setup.load_prompts(config, None if is_own else config.sample.split)
+  return found[: config.sample.prompts]
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Writes workdir/samples/*.png, a grid of all, and what each one shows."""
   options = config.sample
   policy = setup.make_policy(config)
   free = config.data.grammar == "free"
-  is_own = config.data.source not in ("scenes", "edits")
-  prompts = setup.load_prompts(config, None if is_own else options.split)
-  prompts = prompts[: options.prompts]
+  prompts = _prompts(config)
   params = setup.load_params(config, policy)
   mesh = setup.make_mesh(config)
   decoder = setup.put_decoder(config, policy, mesh)

@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import processes, reward_models, rng
 from jaxreward.data import pairs, preferences
+from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
@@ -32,6 +33,7 @@ from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import (
   checks,
+  data_checks,
   evaluate,
   kernels,
   reward_model,
@@ -245,8 +247,15 @@ def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   options, shape = config.train_reward, jax.ShapeDtypeStruct
   if options.source == "scenes":
-    words.bind(config, setup.make_policy(config))
+    policy = setup.make_policy(config)
+    words.bind(config, policy)
     _check_grammar(config)
+    if policy.takes_source:
+      raise UserError(
+        f'config.train_reward.source="scenes": the policy "{config.model.name}"'
+        " starts from pictures, and pairs are drawn from words alone; give pairs"
+        " of your own in config.train_reward.source"
+      )
   _scorer(config)
   _optimizer(config)
   kernels.chosen(config)
@@ -270,6 +279,17 @@ def check(config: ConfigDict) -> None:
     jax.eval_shape(lambda: jax.random.key(0)), shape((2, 2), jnp.float32),
     field="train_reward",
   )  # fmt: skip
+
+
+def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """What a run reads from files; see `jobs.check_data`."""
+  del workdir
+  source = config.train_reward.source
+  if source == "scenes" or config.train_reward.init_from_policy:
+    data_checks.require_weights(config)
+  if source != "scenes":
+    return pairs.rows_of(source)
+  return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:

@@ -197,7 +197,7 @@ def _check_source(config: ConfigDict, policy: Policy) -> None:
       'config.autoencoder.name="none": the policy takes a picture to edit, which'
       " an autoencoder has to encode"
     )
-  if policy.takes_source and policy.prompts and data.source == "scenes":
+  if policy.takes_source and data.source == "scenes":
     raise UserError(
       f'config.data.source="scenes": the policy "{config.model.name}" takes a'
       ' picture to edit; take "edits", or a .jsonl file that names pictures'

@@ -12,7 +12,7 @@ Files are named from the folder on. A prompt without a line scores NaN.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float
 
 from jaxreward import paths, reading
 from jaxreward.data import wordings
-from jaxreward.data.images import read_image
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.images import in_threads, read_image
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.rewards.contract import Applies, Prepare
@@ -29,6 +30,7 @@ from jaxreward.types import Array, ArrayLike, PromptBatch
 
 FILE = "references.jsonl"
 _EXAMPLE = '{"prompt": "a red circle", "image": "a.png"}'
+FIELDS = ("image", "mask", "faces")  # of a line, that name pictures
 
 
 def rows(folder: str) -> dict[str, dict[str, Any]]:
@@ -62,6 +64,44 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
   return found
 
 
+def files_of(
+  folder: str, prompt: str, row: Mapping[str, Any], field: str
+) -> list[str]:
+  """Paths that a line names in a field; none where it has no such field.
+
+  Raises:
+    UserError: a value that is no name of a file.
+  """
+  given = row.get(field, [])
+  names = [given] if isinstance(given, str) else given
+  what = f'{shown(folder, 100)}: "{shown(prompt)}": {field}'
+  if not isinstance(names, list):
+    raise UserError(
+      f"{what} is {shown(repr(given))}, not the name of a file or a list of"
+      " names"
+    )
+  at = paths.expand(folder, "references")
+  return [paths.within(at, name, what) for name in names]
+
+
+def checked(folder: str) -> list[PictureRow]:
+  """The pictures of a folder, as they are checked before they are read.
+
+  Raises:
+    UserError: see `rows`; or a value that is no name of a file.
+  """
+  found = []
+  for prompt, row in rows(folder).items():
+    files = {
+      f"{field} {i}" if i else field: path
+      for field in FIELDS
+      for i, path in enumerate(files_of(folder, prompt, row, field))
+    }
+    where = f'{shown(folder, 100)}/{FILE}: "{shown(prompt)}"'
+    found.append(PictureRow(where, files))
+  return found
+
+
 def pictures(
   folder: str, field: str, size: int, most: int = 1, *, square: bool = False
 ) -> Prepare | None:
@@ -85,12 +125,19 @@ def pictures(
   """
   if not folder:
     return None
-  kept: dict[str, list[np.ndarray]] = {}
+  named: dict[str, list[str]] = {}
   for prompt, row in rows(folder).items():
-    files = _files(folder, prompt, row.get(field, []), field, most)
-    kept[prompt] = [_read(file, size) for file in files]
-  if not any(kept.values()):
+    files = files_of(folder, prompt, row, field)
+    if len(files) > most:
+      raise UserError(
+        f'{shown(folder, 100)}: "{shown(prompt)}" has {len(files)} {field}, at'
+        f" most {most} fit"
+      )
+    named[prompt] = files
+  if not any(named.values()):
     raise UserError(f'{shown(folder, 100)}: no line of {FILE} has "{field}"')
+  read = lambda files: [_read(file, size) for file in files]
+  kept = dict(zip(named, in_threads(read, named.values()), strict=True))
   shapes = {picture.shape for some in kept.values() for picture in some}
   if square or len(shapes) > 1:
     kept = {
@@ -125,22 +172,6 @@ def _cut(
   """The middle of a picture whose shorter side is `size`."""
   top, left = ((side - size) // 2 for side in picture.shape[:2])
   return picture[top : top + size, left : left + size]
-
-
-def _files(
-  folder: str, prompt: str, names: Any, field: str, most: int
-) -> list[str]:
-  """Paths of the pictures that a line names in a field."""
-  names = [names] if isinstance(names, str) else names
-  what = f'{shown(folder, 100)}: "{shown(prompt)}"'
-  if not isinstance(names, list):
-    raise UserError(
-      f"{what}: {field} is {shown(repr(names))}, not the name of a file"
-    )
-  if len(names) > most:
-    raise UserError(f"{what} has {len(names)} {field}, at most {most} fit")
-  at = paths.expand(folder, "references")
-  return [paths.within(at, name, f"{what}: {field}") for name in names]
 
 
 def has(field: str) -> Applies:

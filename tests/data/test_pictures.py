@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.data import pictures, pipeline, sources
+from jaxreward.data import image_checks, pictures, pipeline, sources
 from jaxreward.data.scenes import edits, grammar, render
 from jaxreward.errors import UserError
 
@@ -141,7 +141,7 @@ def test_no_array_where_no_row_of_the_source_has_such_a_picture(own):
     ({"prompt": "x", "imgae": "a.png"}, 'did you mean "imgae"'),
     ({"prompt": "x", "image": 3}, '"image" is 3, not the name of a file'),
     ({"prompt": "x", "image": "no.png"}, "no.png: No such file"),
-    ({"prompt": "x", "image": "text.png"}, "not an image Pillow can read"),
+    ({"prompt": "x", "image": "text.png"}, "not an image: it is text"),
     ({"prompt": "x", "image": "a.png", "mask": "no.png"}, '"mask": .*No such'),
   ],
 )
@@ -151,7 +151,7 @@ def test_a_bad_picture_is_one_clear_line(row, message, tmp_path):
   path = tmp_path / "train.jsonl"
   path.write_text(json.dumps(row) + "\n")
   with pytest.raises(UserError, match=message) as error:
-    load(path)
+    image_checks.check(pictures.rows_of(load(path)))
   assert "\n" not in str(error.value)
 
 

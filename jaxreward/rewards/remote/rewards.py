@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward import errors, paths
+from jaxreward import errors
 from jaxreward.data.images import read_image
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError
@@ -190,13 +190,15 @@ def load_pairwise(
 def _references(folder: str, size: int) -> ByPrompt[Picture | None]:
   """The reference picture of each prompt that has one."""
   found: dict[str, Picture | None] = {}
-  at, where = paths.expand(folder, "references"), errors.shown(folder, 100)
+  where = errors.shown(folder, 100)
   for prompt, row in reference_lines.rows(folder).items():
-    what = f'references={where}: "{errors.shown(prompt)}"'
-    if not isinstance(row.get("image"), str):
-      raise UserError(f'{what} has no "image"')
-    image = read_image(paths.within(at, row["image"], f"{what}: image"))
-    found[prompt] = pictures.make(image, size)
+    files = reference_lines.files_of(folder, prompt, row, "image")
+    if len(files) != 1:
+      raise UserError(
+        f'references={where}: "{errors.shown(prompt)}" has {len(files)}'
+        ' "image"; expected one'
+      )
+    found[prompt] = pictures.make(read_image(files[0]), size)
   return ByPrompt(found, f"references={where}")
 
 

@@ -1,0 +1,197 @@
+"""What the files that a config names hold, looked at before anything is built.
+
+Each job says which rows of pictures it will read; texts are read on the way to
+them. Networks, programs and weights come later: a picture that is damaged ends
+a run in its first seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import processes, rewards
+from jaxreward.data import pictures
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, shown
+from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import setup
+from jaxreward.models import hub, qwen_prompts
+from jaxreward.rewards import encoders, objects, references
+from jaxreward.rewards.remote import questions
+
+# Options of rewards that name a file, and what reads it.
+READERS: dict[str, Callable[[str], Any]] = {
+  "facts": objects.facts_of_file,
+  "questions": questions.read_questions,
+}
+
+
+# Of text encoders: the tokenizer of the one that reads most, how a prompt is
+# given to it, and what of the policy's places is not for its tokens.
+_READS: dict[str, tuple[str, Callable[[str], str], int]] = {
+  "sd3": ("tokenizer_3", str, 77),
+  "flux": ("tokenizer_2", str, 0),
+  "qwen_image": (
+    "tokenizer",
+    qwen_prompts.TEMPLATE.format,
+    -qwen_prompts.TEMPLATE_TOKENS,
+  ),
+  "wan": ("tokenizer", str, 0),
+}
+_PARTS = ("autoencoder", "text_encoder", "image_encoder")
+
+
+def of_prompts(config: ConfigDict, *splits: str | None) -> list[PictureRow]:
+  """Pictures of the prompts of some splits; None for all of a file's.
+
+  Raises:
+    UserError: see `setup.load_prompts`.
+  """
+  prompts = [p for split in splits for p in setup.load_prompts(config, split)]
+  if processes.is_first():
+    warn_of_long(config, [prompt.text for prompt in prompts])
+  return pictures.rows_of(prompts)
+
+
+def warn_of_long(config: ConfigDict, texts: Sequence[str]) -> None:
+  """Says once how many prompts the text encoder will not read to their end.
+
+  They are cut, as in the published pipelines. Not counted for encoders that
+  read a picture too, where the room for words depends on it.
+  """
+  section = config.text_encoder
+  prompts = setup.make_policy(config).prompts
+  if section.name not in _READS or prompts is None:
+    return
+  folder, given, other = _READS[section.name]
+  if section.name == "sd3" and not section.get("with_t5", True):
+    folder, other = "tokenizer", prompts["words"].shape[1] - 77
+  most = prompts["words"].shape[1] - other
+  size = lambda text: len(given(text).encode()) + 2  # tokens at most
+  long = [text for text in dict.fromkeys(texts) if size(text) > most]
+  if not long:
+    return
+  tokens = encoders.pretrained(f"{section.weights}:{folder}")
+  ids = tokens([given(text) for text in long], verbose=False)["input_ids"]
+  cut = [text for text, row in zip(long, ids, strict=True) if len(row) > most]
+  if cut:
+    logging.warning(
+      "%d of %d prompts are longer than the %d tokens that"
+      ' config.text_encoder.name="%s" reads; their ends are cut, first of "%s"',
+      len(cut), len(set(texts)), most + min(other, 0), section.name,
+      shown(cut[0]),
+    )  # fmt: skip
+
+
+def require_weights(
+  config: ConfigDict, spec: str = "", field: str = "init.checkpoint"
+) -> None:
+  """Looks whether weights that lie in files are there; no hub is asked.
+
+  Args:
+    config: of the run.
+    spec: of the policy's; empty for `init.checkpoint`.
+    field: where the spec stands.
+
+  Raises:
+    UserError: the field, and the file or folder that is not there.
+  """
+  if not spec:
+    spec, field = config.init.checkpoint, "init.checkpoint"
+  if spec and not spec.startswith("workdir:"):
+    if setup.make_policy(config).layout and not spec.startswith("package:"):
+      _require_place(spec, field)
+    else:
+      setup.checkpoint_path(spec, field)
+  for part in _PARTS:
+    _require_place(config[part].get("weights", ""), f"{part}.weights")
+
+
+def _require_place(spec: str, field: str) -> None:
+  place = spec.partition(":")[0]
+  is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
+  if not spec or (is_hub_id and not epath.Path(place).exists()):
+    return
+  try:
+    hub.resolve(spec)
+  except UserError as error:
+    raise UserError(f"config.{field}: {error}") from error
+
+
+def of_rewards(
+  config: ConfigDict, workdir: epath.Path, split: str
+) -> list[PictureRow]:
+  """Reference pictures of all rewards; other files that they name are read.
+
+  Args:
+    config: of the run.
+    workdir: where a trained reward model may be.
+    split: of the prompts whose references are counted.
+
+  Raises:
+    UserError: the reward, and what is wrong with its files.
+  """
+  reward_setup.require_trained(config, workdir)
+  found: list[PictureRow] = []
+  for field, entry in _entries(config):
+    try:
+      found += _of_reward(config, field, entry, split)
+    except UserError as error:
+      raise UserError(f"config.{field}: {error}") from error
+  return found
+
+
+def _entries(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+  for section in reward_setup.SECTIONS:
+    for name in config[section]:
+      yield f"{section}.{name}", config[section][name]
+
+
+def _of_reward(
+  config: ConfigDict, field: str, entry: ConfigDict, split: str
+) -> list[PictureRow]:
+  fn = config_lib.resolve_callable(
+    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
+  )
+  loader = getattr(fn, "loads", None)
+  weights = entry.get("weights")
+  if loader and isinstance(weights, str):
+    _require_place(weights, f"{field}.weights")
+  options = inspect.signature(loader).parameters if loader else {}
+  for name, reads in READERS.items():
+    if name in options and entry.get(name):
+      reads(entry[name])
+  folder = entry.get("references") if "references" in options else ""
+  if not folder:
+    return []
+  _count_references(setup.load_prompts(config, split), folder)
+  return references.checked(folder)
+
+
+def _count_references(prompts: Sequence[grammar.Prompt], folder: str) -> None:
+  """Says once which prompts have no reference, as their scores are missing.
+
+  Raises:
+    UserError: none of them has one.
+  """
+  known = references.rows(folder)
+  bare = [prompt.text for prompt in prompts if prompt.text not in known]
+  if bare and len(bare) == len(prompts):
+    raise UserError(
+      f"{epath.Path(folder) / references.FILE}: none of the {len(bare)} prompts"
+      f' has a line there, such as "{shown(bare[0])}"; "prompt" has to be the'
+      " same text"
+    )
+  if bare:
+    logging.warning(
+      '%s: %d of %d prompts have no line there and get no score, such as "%s"',
+      folder, len(bare), len(prompts), shown(bare[0]),
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""What jobs look at in files before anything is built."""
+
+import json
+
+import pytest
+from etils import epath
+
+from jaxreward import jobs
+from jaxreward.data import image_checks
+from jaxreward.errors import UserError
+from jaxreward.jobs import data_checks, pipeline
+from tests import tiny
+from tests.bad_inputs import rows_images as rows
+from tests.bad_inputs import table
+
+PIPELINE = {"jobs": "pretrain,train_reward", "init.checkpoint": ""}
+
+
+def test_a_pipeline_looks_at_the_jobs_to_come_alone(tmp_path):
+  """The pictures of a job that has finished may be gone."""
+  table.write(tmp_path, {"pairs.jsonl": rows.lines(rows.pair(), rows.HELD)})
+  source = {"train_reward.source": f"{tmp_path}/pairs.jsonl"}
+  config = tiny.load("quickstart.py:smoke", PIPELINE, source)
+  workdir = epath.Path(tmp_path)
+  with pytest.raises(UserError, match=r"good\.png: No such file"):
+    jobs.check_data("pipeline", config, workdir)
+  marks = json.dumps({"pretrain": 1.0, "train_reward": 1.0})
+  (tmp_path / pipeline.MARKS_FILE).write_text(marks)
+  jobs.check_data("pipeline", config, workdir)
+
+
+def test_sound_files_pass_in_every_job(tmp_path, monkeypatch):
+  """And each job names the pictures that it will read."""
+  seen = []
+  monkeypatch.setattr(image_checks, "check", seen.extend)
+  texts = [rows.prompt(prompt=f"blue {i}", mask="white.png") for i in range(20)]
+  pairs = rows.lines(rows.pair(), rows.HELD)
+  files = {"train.jsonl": rows.lines(*texts), "pairs.jsonl": pairs}
+  table.write(tmp_path, files | rows.GOOD | rows.THIRD)
+  own = {"data.source": f"{tmp_path}/train.jsonl", "data.grammar": "free"}
+  pair = {"train_reward.source": f"{tmp_path}/pairs.jsonl"}
+  counts = {}
+  for job in ("align", "evaluate", "sample"):
+    config = tiny.load(rows.EDIT, own, {"job": job, "eval.checkpoint": ""})
+    jobs.check_data(job, config, epath.Path(tmp_path))
+    counts[job] = len(seen)
+    assert {*seen[0].files} == {"image", "mask"}
+    seen.clear()
+  jobs.check_data(
+    "train_reward", tiny.load(rows.PAIRS, pair), epath.Path(tmp_path)
+  )
+  assert counts["align"] == 20 and 0 < counts["evaluate"] < 20
+  assert counts["sample"] == config.sample.prompts
+  assert [{*row.files} for row in seen] == [{"image_a", "image_b"}] * 2
+
+
+def test_references_that_some_prompts_lack_are_told_once(tmp_path, caplog):
+  (tmp_path / "references.jsonl").write_text(rows.lines(rows.reference()))
+  kept = {"rewards.kept.fn": "background"}
+  kept["rewards.kept.references"] = str(tmp_path)
+  config = tiny.load(table.QUICK, kept)
+  found = data_checks.of_rewards(config, epath.Path(tmp_path), "train")
+  assert [{*row.files} for row in found] == [{"image", "mask"}]
+  told = [r.getMessage() for r in caplog.records if "no line" in r.getMessage()]
+  assert len(told) == 1 and "prompts have no line there" in told[0]
+
+
+@pytest.mark.parametrize(
+  ("model", "most", "folder"),
+  [("wan_t2v", 8, "tokenizer"), ("sd35_medium", 85, "tokenizer_3"),
+   ("flux_dev", 8, "tokenizer_2"), ("qwen_image", 8, "tokenizer")],
+)  # fmt: skip
+def test_prompts_that_are_cut_are_told_once(
+  model, most, folder, monkeypatch, caplog
+):
+  """A stand-in tokenizer has a token per word."""
+  asked = []
+
+  def pretrained(spec):
+    asked.append(spec)
+    return lambda texts, verbose: {"input_ids": [t.split() for t in texts]}
+
+  monkeypatch.setattr(data_checks.encoders, "pretrained", pretrained)
+  names = {"wan_t2v": "wan", "sd35_medium": "sd3", "flux_dev": "flux"}
+  name = names.get(model, model)
+  config = tiny.load(f"align_public.py:{model},tiny")
+  with config.unlocked():
+    config.model.words = most
+    config.text_encoder = dict(name=name, weights="kept")
+  words = 8
+  if name == "qwen_image":  # 34 tokens stand before a prompt, here as words
+    words += 35 - len(data_checks.qwen.TEMPLATE.format("x").split())
+  fits = " ".join("a" * words)
+  data_checks.warn_of_long(config, ["short", fits])
+  assert not caplog.records
+  data_checks.warn_of_long(config, ["short", fits, f"{fits} b", f"{fits} c d"])
+  assert len(caplog.records) == 1
+  assert "2 of 4 prompts are longer than the 8 tokens" in caplog.text
+  assert set(asked) == {f"kept:{folder}"}
