@@ -225,6 +225,7 @@ def run(flags: Flags) -> None:
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
+  jobs.rehearse(config)
   with workdirs.take(workdir, recorded or config):
     if recorded is None:
       workdirs.record_command(workdir, _arguments(flags))
@@ -237,7 +238,11 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
   module = config_lib.load_module(spec)
   if not callable(getattr(module, "get_sweep", None)):
     raise UserError(f"{spec}: defines no function get_sweep()")
-  runs = list(module.get_sweep())
+  try:
+    runs = list(module.get_sweep())
+  except (Exception, SystemExit) as error:
+    file = config_lib.find_file(spec).resolve()
+    raise config_lib.blame(error, spec, file) from error
   for i, one in enumerate(runs):
     if not isinstance(one, dict | ConfigDict):
       raise UserError(

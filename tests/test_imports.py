@@ -8,7 +8,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("jaxreward", "pallas_kernels")
 LAYERS = {
-  0: {"types", "rng", "numerics", "errors", "files", "processes", "buckets"},
+  0: {"types", "rng", "numerics", "errors", "files", "processes", "buckets"}
+  | {"user_code"},
   1: {"models", "flow", "data", "pallas_kernels"},
   2: {
     "rewards",

@@ -49,6 +49,7 @@ JOBS: dict[str, Job] = {
 LOOKING = ("compile_check",)
 # Jobs on a run that is there: the working directory holds their config.
 READING = ("export",)
+_TAKES = 2  # arguments: the config, the working directory
 
 
 def find(config: ConfigDict) -> Job:
@@ -60,6 +61,11 @@ def find(config: ConfigDict) -> Job:
   if "job" not in config:
     raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
   job = config_lib.resolve_callable(config.job, JOBS, field="job")
+  if config.job not in JOBS:
+    config_lib.bind(
+      ConfigDict({"fn": config.job}), {config.job: job}, field="job", key="fn",
+      positional=_TAKES,
+    )  # fmt: skip
   if config.job in JOBS:
     importlib.import_module("jaxreward.jobs.checks").check(config)
   return job
@@ -69,3 +75,10 @@ def check(name: str, config: ConfigDict) -> None:
   """Lets a job look at what its config names, where it has a `check`."""
   module = importlib.import_module(f"jaxreward.jobs.{name}")
   getattr(module, "check", lambda config: None)(config)
+
+
+def rehearse(config: ConfigDict) -> None:
+  """Tries a person's own rewards, for a job that will ask them."""
+  names = config.jobs if config.job == "pipeline" else (config.job,)
+  if {"align", "evaluate"} & set(names):
+    importlib.import_module("jaxreward.jobs.rehearsal").run(config)
