@@ -23,7 +23,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import jobs, processes, workdirs
+from jaxreward import inherited, jobs, processes, workdirs
 from jaxreward.errors import Lost, Stopped, UserError, nearest, squeeze
 
 USAGE = """\
@@ -100,11 +100,7 @@ class _Console(py_logging.Handler):
     prefix = f"{record.levelname.lower()}: " if severe else ""
     if processes.count() > 1:
       prefix = f"[{processes.index()}] {prefix}"
-    try:
-      sys.stderr.write(f"{prefix}{self.format(record)}\n")
-      sys.stderr.flush()
-    except (OSError, ValueError):  # a closed terminal does not stop a run
-      pass
+    inherited.say(f"{prefix}{self.format(record)}\n")
 
 
 def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
@@ -153,8 +149,7 @@ def configure_jax() -> None:
   """Pins the random bits and keeps compiled programs; before any array."""
   import jax
 
-  jax.config.update("jax_default_prng_impl", "threefry2x32")
-  jax.config.update("jax_threefry_partitionable", True)
+  inherited.pin_jax()
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -162,6 +157,8 @@ def configure_jax() -> None:
   try:
     cache = _cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
+    if not os.access(cache, os.W_OK):
+      raise PermissionError(f"{cache} cannot be written")
   except (OSError, RuntimeError) as error:
     logging.warning("no cache for compiled programs: %s", error)
     return
@@ -209,6 +206,7 @@ def run(flags: Flags) -> None:
   job = jobs.find(config)
   if not flags.workdir and config.job not in jobs.LOOKING:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
+  inherited.require_flags()
   configure_jax()
   workdir = workdirs.find(flags.workdir or ".")
   recorded = None
@@ -225,6 +223,7 @@ def run(flags: Flags) -> None:
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
+  inherited.require_platform()
   jobs.rehearse(config)
   with workdirs.take(workdir, recorded or config):
     if recorded is None:
@@ -293,7 +292,7 @@ def run_sweep(flags: Flags) -> int:
   commands = sweep_commands(flags)
   for i, command in enumerate(commands):
     if flags.dry_run:
-      sys.stdout.write(shlex.join(["python", *command]) + "\n")
+      inherited.say(shlex.join(["python", *command]) + "\n", sys.stdout)
       continue
     logging.info("run %d of %d: %s", i + 1, len(commands), shlex.join(command))
     if code := _run_command(command):
@@ -304,7 +303,7 @@ def run_sweep(flags: Flags) -> int:
 def _dispatch(argv: Sequence[str]) -> int:
   flags = parse_flags(argv)
   if flags.help or not argv:
-    sys.stdout.write(USAGE)
+    inherited.say(USAGE, sys.stdout)
     return 0
   if flags.dry_run and not flags.sweep:
     raise UserError("--dry-run goes with --sweep")
@@ -315,7 +314,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-  sys.stderr.write(f"error: {squeeze(message)}\n")
+  inherited.say(f"error: {squeeze(message)}\n")
   return code
 
 
@@ -337,6 +336,11 @@ def _run_told(argv: Sequence[str]) -> int:
       return _fail(str(error))
     if isinstance(error, OSError) and error.errno in _FULL:
       return _fail(f"the disk is full: {error.filename or error}")
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+      return _fail(
+        "too many open files: raise the limit, as in ulimit -n 4096, and start"
+        " the same command again"
+      )
     raise
 
 
@@ -362,4 +366,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+  inherited.open_streams()
+  inherited.allow_warnings()
   sys.exit(main())
