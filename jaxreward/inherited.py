@@ -110,7 +110,7 @@ def _there() -> str:
   """What of the usual platforms this machine has, in words."""
   import jax
 
-  given, found = jax.config.jax_platforms, []
+  given, found = getattr(jax.config, "jax_platforms", None), []
   for name in ("cpu", "gpu", "tpu"):
     jax.config.update("jax_platforms", name)
     with contextlib.suppress(RuntimeError):

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("jaxreward", "pallas_kernels")
 LAYERS = {
   0: {"types", "rng", "numerics", "errors", "files", "processes", "buckets"}
-  | {"user_code", "inherited"},
+  | {"user_code", "inherited", "inputs"},
   1: {"models", "flow", "data", "pallas_kernels"},
   2: {
     "rewards",

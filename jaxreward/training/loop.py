@@ -117,7 +117,9 @@ def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
-  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, float)]
+  leaves = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
   found = [jnp.isfinite(x).all() for x in leaves]
   return functools.reduce(jnp.logical_and, found, jnp.bool_(True))
 
@@ -183,6 +185,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
   def save(n: int, row: Row, wait: bool = False, **more: Any) -> None:
     nonlocal best
     if not is_finite(state):
+      loop.checkpoints.wait()
       kept = max(processes.on_first(loop.checkpoints.steps), default=0)
       raise UserError(
         f"{loop.name}: parameters are not finite at step {n} and were not saved"

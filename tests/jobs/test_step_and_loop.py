@@ -360,9 +360,9 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
       )
       loop.run(job, jax.jit(fresh)(), 0)
 
-  with pytest.raises(UserError, match="not finite at step 4 .*step 3"):
+  with pytest.raises(UserError, match=r"finite at step 4 .*: step 3\)"):
     burst()
-  assert steps_of(tmp_path) == [1, 2, 3]
+  assert steps_of(tmp_path)[0] == [1, 2, 3]
 
 
 def test_a_step_that_cannot_be_taken_loses_none_before_it(tmp_path):
@@ -372,6 +372,6 @@ def test_a_step_that_cannot_be_taken_loses_none_before_it(tmp_path):
 
   with pytest.raises(UserError, match="service"):
     run(tmp_path, 9, during=fails, save_every=4)
-  assert steps_of(tmp_path) == [4, 6]
+  assert steps_of(tmp_path)[0] == [4, 6]
   _, told, _ = run(tmp_path, 9, save_every=4)
   assert told.seen == [6, 7, 8]
