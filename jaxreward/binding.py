@@ -23,8 +23,8 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import paths
-from jaxreward.errors import UserError, nearest, one_line, shown
+from jaxreward import paths, user_code
+from jaxreward.errors import UserError, nearest, shown
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
 _REPOSITORY = _PACKAGE.parent
@@ -107,14 +107,14 @@ def load_module(
   sys.modules[name] = module  # dataclasses and pickle look it up there
   try:
     spec.loader.exec_module(module)
-  except Exception as error:
-    del sys.modules[name]
+  except (Exception, SystemExit) as error:
+    sys.modules.pop(name, None)
     raise blame(error, path, file) from error
   return module
 
 
 def blame(
-  error: Exception, path: str | os.PathLike[str], file: pathlib.Path
+  error: BaseException, path: str | os.PathLike[str], file: pathlib.Path
 ) -> UserError:
   """The error as one line that names the file and the line at fault."""
   if isinstance(error, UserError):
@@ -124,7 +124,7 @@ def blame(
   if isinstance(error, SyntaxError) and error.filename == str(file):
     lines.append(error.lineno)
   where = f"{path}:{lines[-1]}" if lines else str(path)
-  return UserError(f"{where}: {one_line(error)}")
+  return UserError(f"{where}: {user_code.explain(error, file.parent)}")
 
 
 def lookup(name: Any, registry: Mapping[str, Any], *, field: str) -> Any:
@@ -164,9 +164,14 @@ def resolve_callable(
       path, _, name = spec.rpartition(".")
       module = importlib.import_module(path)
   except UserError as error:
-    raise UserError(f"config.{field}={spec}: {error}") from error
-  except Exception as error:
-    raise UserError(f"config.{field}={spec}: {one_line(error)}") from error
+    told = "" if str(error).startswith(path) else f"={spec}"
+    raise UserError(f"config.{field}{told}: {error}") from error
+  except (Exception, SystemExit) as error:
+    where = user_code.place(error)
+    why = user_code.explain(error)
+    raise UserError(
+      f"config.{field}={spec}: {f'{where}: {why}' if where else why}"
+    ) from error
   found = getattr(module, name, None)
   if not callable(found):
     functions = [k for k, v in vars(module).items() if callable(v)]
@@ -174,7 +179,27 @@ def resolve_callable(
       f'config.{field}={spec}: {path} has no function "{name}"'
       f"{nearest(name, functions)}"
     )
+  _require_plain(found, f"config.{field}={spec}")
   return found
+
+
+def _require_plain(found: Callable[..., Any], what: str) -> None:
+  """Refuses what is called like a function and gives no result by that."""
+  unwrapped = inspect.unwrap(found)
+  if inspect.isclass(unwrapped):
+    raise UserError(
+      f"{what}: it is a class; name a function, or an object of the class that"
+      " can be called"
+    )
+  if inspect.iscoroutinefunction(unwrapped):
+    raise UserError(
+      f"{what}: it is an async function; name a plain one, which may call"
+      " asyncio.run(...)"
+    )
+  if inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(
+    unwrapped
+  ):
+    raise UserError(f"{what}: it yields; name a function that returns")
 
 
 def bind(
@@ -231,7 +256,13 @@ def _checked(
 ) -> dict[str, Any]:
   """The arguments, in their types, if they and `supplied` suit the function."""
   P = inspect.Parameter
-  parameters = list(inspect.signature(fn).parameters.values())
+  try:
+    parameters = list(inspect.signature(fn).parameters.values())
+  except (TypeError, ValueError) as error:
+    raise UserError(
+      f'config.{field}: "{name}" does not say what arguments it takes; write a'
+      " function of your own around it"
+    ) from error
   kinds = {p.kind for p in parameters}
   ordered = [p.name for p in parameters if p.kind in _BY_POSITION]
   if len(ordered) < positional and P.VAR_POSITIONAL not in kinds:

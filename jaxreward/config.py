@@ -30,6 +30,7 @@ from jaxreward.errors import UserError, nearest, one_line, shown
 
 __all__ = [
   "bind",
+  "blame",
   "differences",
   "find_file",
   "from_json",
@@ -93,7 +94,7 @@ def load_config_file(spec: str) -> ConfigDict:
     raise UserError(f'{path}: get_config takes no argument, got "{arg}"')
   try:
     config = get_config(arg) if takes_arg else get_config()
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise blame(error, path, find_file(path).resolve()) from error
   if isinstance(config, Mapping):
     config = ConfigDict(config)

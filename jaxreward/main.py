@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from absl import logging
 from ml_collections import ConfigDict
 
-from jaxreward import binding, jobs, paths, processes, workdirs
+from jaxreward import binding, inherited, jobs, paths, processes, workdirs
 from jaxreward import config as config_lib
 from jaxreward.errors import (
   Lost,
@@ -111,11 +111,7 @@ class _Console(py_logging.Handler):
     prefix = f"{record.levelname.lower()}: " if severe else ""
     if processes.count() > 1:
       prefix = f"[{processes.index()}] {prefix}"
-    try:
-      sys.stderr.write(f"{prefix}{self.format(record)}\n")
-      sys.stderr.flush()
-    except (OSError, ValueError):  # a closed terminal does not stop a run
-      pass
+    inherited.say(f"{prefix}{self.format(record)}\n")
 
 
 def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
@@ -168,8 +164,7 @@ def configure_jax() -> None:
   """Pins the random bits and keeps compiled programs; before any array."""
   import jax
 
-  jax.config.update("jax_default_prng_impl", "threefry2x32")
-  jax.config.update("jax_threefry_partitionable", True)
+  inherited.pin_jax()
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
@@ -177,6 +172,8 @@ def configure_jax() -> None:
   try:
     cache = _cache_dir()
     cache.mkdir(parents=True, exist_ok=True)
+    if not os.access(cache, os.W_OK):
+      raise PermissionError(f"{cache} cannot be written")
   except (OSError, RuntimeError) as error:
     logging.warning("no cache for compiled programs: %s", error)
     return
@@ -229,6 +226,7 @@ def run(flags: Flags) -> None:
   job = jobs.find(config)
   if not flags.workdir and config.job not in jobs.LOOKING:
     raise UserError("--workdir is missing, as in --workdir=runs/first")
+  inherited.require_flags()
   configure_jax()
   workdir = workdirs.find(flags.workdir or ".")
   if config.job not in jobs.LOOKING:
@@ -247,8 +245,10 @@ def run(flags: Flags) -> None:
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
+  inherited.require_platform()
   if config.job in jobs.JOBS:
     jobs.check_data(config.job, config, workdir)
+  jobs.rehearse(config)
   with workdirs.take(workdir, recorded or config):
     if recorded is None:
       workdirs.record_command(workdir, _arguments(flags))
@@ -263,7 +263,7 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
     raise UserError(f"{spec}: defines no function get_sweep()")
   try:
     runs = list(module.get_sweep())
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     file = config_lib.find_file(spec).resolve()
     raise binding.blame(error, spec, file) from error
   for i, one in enumerate(runs):
@@ -321,7 +321,7 @@ def run_sweep(flags: Flags) -> int:
   commands = sweep_commands(flags)
   for i, command in enumerate(commands):
     if flags.dry_run:
-      sys.stdout.write(shlex.join(["python", *command]) + "\n")
+      inherited.say(shlex.join(["python", *command]) + "\n", sys.stdout)
       continue
     logging.info("run %d of %d: %s", i + 1, len(commands), shlex.join(command))
     if code := _run_command(command):
@@ -332,7 +332,7 @@ def run_sweep(flags: Flags) -> int:
 def _dispatch(argv: Sequence[str]) -> int:
   flags = parse_flags(argv)
   if flags.help or not argv:
-    sys.stdout.write(USAGE)
+    inherited.say(USAGE, sys.stdout)
     return 0
   if flags.dry_run and not flags.sweep:
     raise UserError("--dry-run goes with --sweep")
@@ -343,7 +343,7 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-  sys.stderr.write(f"error: {squeeze(message)}\n")
+  inherited.say(f"error: {squeeze(message)}\n")
   return code
 
 
@@ -365,6 +365,11 @@ def _run_told(argv: Sequence[str]) -> int:
       return _fail(str(error))
     if isinstance(error, OSError) and error.errno in _FULL:
       return _fail(f"the disk is full: {error.filename or error}")
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+      return _fail(
+        "too many open files: raise the limit, as in ulimit -n 4096, and start"
+        " the same command again"
+      )
     raise
 
 
@@ -390,4 +395,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+  inherited.open_streams()
+  inherited.allow_warnings()
   sys.exit(main())

@@ -56,8 +56,34 @@ def masked_std(
   axis: int | tuple[int, ...] | None = None,
   keepdims: bool = False,
 ) -> Num[Array, "..."]:
-  """Population standard deviation over unmasked entries."""
-  return safe_sqrt(masked_var(x, mask, axis=axis, keepdims=keepdims))
+  """Population standard deviation over unmasked entries.
+
+  Squares neither overflow nor vanish: what is very large or very small is
+  measured in a unit of its own, a power of two, which rounds nothing.
+  """
+  unit = unit_of(x, mask, axis)
+  scaled = safe_sqrt(masked_var(x * unit, mask, axis=axis, keepdims=keepdims))
+  kept = keepdims or axis is None
+  return scaled / (unit.reshape(scaled.shape) if not kept else unit)
+
+
+def unit_of(
+  x: Num[ArrayLike, "*N"],
+  mask: Bool[ArrayLike, "..."] | None = None,
+  axis: int | tuple[int, ...] | None = None,
+) -> Num[Array, "..."]:
+  """A power of two that brings unmasked entries near 1; 1 for usual sizes.
+
+  Axes are kept, with length 1; without an axis it is one number.
+  """
+  size = jnp.abs(jnp.asarray(x))
+  there = True if mask is None else jnp.broadcast_to(mask, size.shape)
+  top = jnp.max(
+    size, axis=axis, keepdims=axis is not None, where=there, initial=0.0
+  )
+  unit = jnp.where(top > 2.0**50, 2.0**-70, 1.0)
+  unit = jnp.where((top > 0) & (top < 2.0**-50), 2.0**70, unit)
+  return jax.lax.stop_gradient(unit.astype(size.dtype))
 
 
 @flax.struct.dataclass

@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import buckets, paths, processes, reading
+from jaxreward import buckets, inputs, paths, processes, reading
 from jaxreward import config as config_lib
 from jaxreward.errors import UserError, shown
 from jaxreward.files import write_atomic
@@ -77,6 +77,7 @@ def _open(workdir: epath.Path, config: ConfigDict) -> int | str:
     ) from error
   try:
     _claim(workdir, config)
+    inputs.check(workdir, config)
     for name in RECORDS:
       read_record(workdir / name)
   except BaseException:

@@ -19,6 +19,9 @@ LAYERS = {
     "methods",
     "paths",
     "reading",
+    "user_code",
+    "inherited",
+    "inputs",
   },
   1: {"models", "flow", "data", "pallas_kernels"},
   2: {

@@ -42,7 +42,8 @@ def weighted_sum(scores: Scores, masks: Masks, weights: Weights) -> Signal:
     weight * jnp.where(mask, scores[name], 0.0)
     for name, weight in weights.items()
   )
-  return jnp.asarray(total), mask
+  finite = jnp.isfinite(total)  # finite scores may have no finite sum
+  return jnp.where(finite, total, 0.0), mask & finite
 
 
 def advantage_sum(

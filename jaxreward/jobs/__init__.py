@@ -50,6 +50,7 @@ JOBS: dict[str, Job] = {
 LOOKING = ("compile_check",)
 # Jobs on a run that is there: the working directory holds their config.
 READING = ("export",)
+_TAKES = 2  # arguments: the config, the working directory
 
 
 def find(config: ConfigDict) -> Job:
@@ -61,6 +62,11 @@ def find(config: ConfigDict) -> Job:
   if "job" not in config:
     raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
   job = config_lib.resolve_callable(config.job, JOBS, field="job")
+  if config.job not in JOBS:
+    config_lib.bind(
+      ConfigDict({"fn": config.job}), {config.job: job}, field="job", key="fn",
+      positional=_TAKES,
+    )  # fmt: skip
   if config.job in JOBS:
     importlib.import_module("jaxreward.jobs.checks").check(config)
   return job
@@ -96,3 +102,10 @@ def check_data(name: str, config: ConfigDict, workdir: epath.Path) -> None:
   if hasattr(module, "data"):
     checks = importlib.import_module("jaxreward.data.image_checks")
     checks.check(processes.on_all(lambda: module.data(config, workdir)))
+
+
+def rehearse(config: ConfigDict) -> None:
+  """Tries a person's own rewards, for a job that will ask them."""
+  names = config.jobs if config.job == "pipeline" else (config.job,)
+  if {"align", "evaluate"} & set(names):
+    importlib.import_module("jaxreward.jobs.rehearsal").run(config)

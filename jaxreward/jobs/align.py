@@ -35,7 +35,7 @@ from jaxreward.data import pipeline
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
-from jaxreward.evaluation import hacking, intervals, tables
+from jaxreward.evaluation import hacking, intervals, silence, tables
 from jaxreward.feeds import Plan
 from jaxreward.jobs import (
   adapters,
@@ -80,6 +80,7 @@ Scores = Mapping[str, ArrayLike]
 Row = Mapping[str, Any]
 
 WARN_EVERY = 25  # steps between looks at the rewards' trends
+SILENT = 10  # steps on end that teach nothing until it is said, or all of them
 
 
 def _bind(config: ConfigDict, field: str, registry, **options):
@@ -227,6 +228,11 @@ def check(config: ConfigDict) -> None:
     _refuse_host_rewards(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
+  if not any(r.get("weight", 1.0) for r in config.rewards.values()):
+    raise UserError(
+      f"config.rewards.{next(iter(config.rewards))}.weight=0, and no other has a"
+      " weight: there is nothing to learn from"
+    )
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
@@ -536,10 +542,13 @@ class Watch:
   Attributes:
     bound: largest `log_prob_gap`.
     history: the rows so far; those of a resumed run go in first.
+    patience: steps on end that teach nothing until it says so.
   """
 
-  def __init__(self, bound: float, history: Iterable[Row] = ()):
-    self.bound = bound
+  def __init__(
+    self, bound: float, history: Iterable[Row] = (), patience: int = SILENT
+  ):
+    self.bound, self.patience = bound, patience
     self.history = list(history)
 
   def __call__(self, n: int, row: Row) -> None:
@@ -553,6 +562,8 @@ class Watch:
         " wrong"
       )
     self.history.append(dict(row))
+    if message := silence.warning(self.history, self.patience):
+      logging.warning("step %d: %s", n, message)
     if n % WARN_EVERY == 0:
       self._warn(n)
 
@@ -714,7 +725,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       ) as checkpoints,
     ):
       late = config.align.overlap  # ratios are not 1 then, and should not be
-      watch = Watch(math.inf if late else config.align.log_prob_gap_bound)
+      watch = Watch(
+        math.inf if late else config.align.log_prob_gap_bound,
+        patience=min(SILENT, config.align.iterations),
+      )
       job = loop.Loop(
         "align", config.align.iterations, one, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,

@@ -378,6 +378,11 @@ def _bound_loader(
     ConfigDict(given), {entry.fn: loader}, field=field, key="fn",
     supplied=(_FOLDER,),
   )  # fmt: skip
+  if look := getattr(loader, "check", None):
+    try:
+      look(bound.keywords)
+    except UserError as error:
+      raise UserError(f"config.{field}: {error}") from error
   return bound, names
 
 

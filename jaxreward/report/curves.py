@@ -6,13 +6,10 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
-import matplotlib.axes
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from jaxreward.report import canvas
+from jaxreward.report.canvas import Axes, Figure, FigureCanvasSVG, MaxNLocator
 from jaxreward.report.series import Chart, Line, Rows, is_number, lines_of
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; the
@@ -57,7 +54,7 @@ def draw_lines(
   """
   columns = _columns([line.label for line in lines])
   legend_rows = -(-len(lines) // columns) if len(lines) > 1 else 0
-  with matplotlib.rc_context(STYLE):
+  with canvas.style(STYLE):
     figure, axes = _blank(legend_rows)
     for i, line in enumerate(lines):
       _line(axes, line, COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)])
@@ -85,7 +82,7 @@ def draw_timings(rows: Rows) -> str | None:
   table = np.array([_finite(row, part) for part in parts for row in rows])
   table = table.reshape(len(parts), len(rows))
   table, steps = table[:, np.argsort(steps)], np.sort(steps)
-  with matplotlib.rc_context(STYLE):
+  with canvas.style(STYLE):
     figure, axes = _blank()
     names = [timing_label(part) for part in parts]
     axes.stackplot(
@@ -120,7 +117,7 @@ def draw_reliability(bins: Sequence[dict[str, Any]]) -> str | None:
   if not points:
     return None
   confidence, accuracy, n = np.array(points, float).T
-  with matplotlib.rc_context(STYLE):
+  with canvas.style(STYLE):
     figure, axes = _blank()
     axes.plot([0, 1], [0, 1], color="#8a929c", linewidth=1, label="perfect")
     axes.plot(confidence, accuracy, color=COLOURS[0], linewidth=1.5)
@@ -168,7 +165,7 @@ def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
   return (total[high] - total[low]) / (high - low)
 
 
-def _blank(legend_rows: int = 1) -> tuple[Figure, matplotlib.axes.Axes]:
+def _blank(legend_rows: int = 1) -> tuple[Figure, Axes]:
   """A figure with quiet axes, taller when its legend has many rows."""
   width, height = SIZE
   height += 0.18 * max(legend_rows - 1, 0)

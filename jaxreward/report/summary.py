@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from jaxreward.evaluation import silence
 from jaxreward.evaluation.divergence import divergence_warning
 from jaxreward.evaluation.tables import (
   ONE_MEANING,
@@ -170,7 +171,7 @@ def automatic_warnings(evaluation: Evaluation, rows: Rows) -> list[str]:
   setting = common_setting(evaluation)
   before = numbers_at(evaluation, "before", setting)
   after = numbers_at(evaluation, "after", setting)
-  found = [_parting(rows)]
+  found = [_parting(rows), silence.summary(rows)]
   ratio = _ratio(before, after, "texture")
   if ratio is not None and ratio > TEXTURE_LIMIT:
     found.append(

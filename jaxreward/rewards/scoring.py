@@ -14,9 +14,10 @@ import numpy as np
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxreward import processes
+from jaxreward import processes, user_code
 from jaxreward.data import texts
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError
+from jaxreward.rewards import results
 from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -146,47 +147,30 @@ def _number(weight: float | RowWeight) -> float | RowWeight:
   return weight if isinstance(weight, RowWeight) else float(weight)
 
 
-def _named(reward: Reward, result: Any) -> dict[str, Any]:
-  """The result under its names: one score is called after the config's key."""
-  if not isinstance(result, Mapping):
-    return {reward.name: result}
-  if len(result) == 1:
-    return {reward.name: next(iter(result.values()))}
-  if not result:
-    raise UserError(f'reward "{reward.name}" returned no score')
-  return {f"{reward.name}/{name}": value for name, value in result.items()}
+def _asked(reward: Reward, images: Any, prompts: Any, **context: Any) -> Scores:
+  """What a reward says, as float32 [P, G] by name.
+
+  Raises:
+    UserError: what came is no such thing, or a person's own reward, one in
+      jit above all, has raised.
+  """
+  try:
+    result = reward.fn(images, prompts, **context)
+    return results.checked(reward.name, result, jnp.shape(images)[:2])
+  except UserError:
+    raise
+  except SystemExit as error:
+    raise _failure(reward, error) from error
+  except Exception as error:
+    if reward.is_host or not user_code.is_own(reward.fn):
+      raise
+    raise _failure(reward, error) from error
 
 
-def _checked(reward: Reward, result: Any, shape: tuple[int, ...]):
-  """float32 scores of the right shape, or a line that says what came back."""
-  scores = {}
-  for name, value in _named(reward, result).items():
-    expected = f"expected numbers of shape [P, G] = {list(shape)}"
-    kind = getattr(value, "dtype", None)
-    if kind is None:
-      if not isinstance(value, list | tuple | int | float):
-        raise UserError(
-          f'reward "{name}" returned a {type(value).__name__}; {expected}'
-        )
-      try:
-        value = np.asarray(value)
-      except ValueError:
-        raise UserError(
-          f'reward "{name}" returned rows of unequal length; {expected}'
-        ) from None
-      kind = value.dtype
-    if not jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, bool):
-      raise UserError(
-        f'reward "{name}" returned values of type {kind}; {expected}'
-      )
-    if jnp.issubdtype(kind, jnp.complexfloating):
-      raise UserError(f'reward "{name}" returned complex values; {expected}')
-    if tuple(value.shape) != tuple(shape):
-      raise UserError(
-        f'reward "{name}" returned shape {list(value.shape)}; {expected}'
-      )
-    scores[name] = value.astype(np.float32)
-  return scores
+def _failure(reward: Reward, error: BaseException, what: str = "") -> UserError:
+  return UserError(
+    f'reward "{reward.name}"{what}: {user_code.told(error, reward.fn)}'
+  )
 
 
 def device_scores(
@@ -209,10 +193,8 @@ def device_scores(
   for reward in rewards.values():
     if not reward.is_host:
       seen = {"verdict": verdict} if reward.takes_verdict else {}
-      result = reward.fn(
-        images, prompts, **contexts[reward.name].arguments, **seen
-      )
-      scores |= _checked(reward, result, jnp.shape(images)[:2])
+      taken = contexts[reward.name].arguments
+      scores |= _asked(reward, images, prompts, **taken, **seen)
   return scores
 
 
@@ -282,7 +264,10 @@ def trace(
   verdict: Mapping[str, Any] | None = None,
 ) -> jax.stages.Traced:
   """The program of the rewards in jit, on arrays or shapes; see `score`."""
-  return _jitted.trace(*_arguments(rewards, images, prompts, verdict))
+  try:
+    return _jitted.trace(*_arguments(rewards, images, prompts, verdict))
+  except jax.errors.UnexpectedTracerError as error:
+    raise _leak(rewards, error) from error
 
 
 def jitted_scores(
@@ -297,7 +282,23 @@ def jitted_scores(
   """
   if all(reward.is_host for reward in rewards.values()):
     return {}
-  return _jitted(*_arguments(rewards, images, prompts, verdict))
+  try:
+    return _jitted(*_arguments(rewards, images, prompts, verdict))
+  except jax.errors.UnexpectedTracerError as error:
+    raise _leak(rewards, error) from error
+
+
+def _leak(
+  rewards: Mapping[str, Reward], error: jax.errors.UnexpectedTracerError
+) -> Exception:
+  """The line for an array that was kept, by one of a person's own rewards."""
+  own = [
+    r for r in rewards.values() if not r.is_host and user_code.is_own(r.fn)
+  ]
+  if not own:
+    return error
+  names = ", ".join(f'"{r.name}"' for r in own)
+  return UserError(f"reward {names}: {user_code.explain(error)}")
 
 
 def probe_gradients(
@@ -353,7 +354,10 @@ def host_scores(
   chosen = [r for r in rewards.values() if r.is_host]
   if not chosen:
     return {}
-  images, prompts = processes.fetch((images, prompts.plain))
+  # What one reward would write into them, the next one would see.
+  images, prompts = jax.tree.map(
+    _read_only, processes.fetch((images, prompts.plain))
+  )
 
   def judge() -> Scores:
     scores: Scores = {}
@@ -364,40 +368,53 @@ def host_scores(
   return processes.on_first(judge)
 
 
+def _read_only(array: Any) -> Any:
+  if isinstance(array, np.ndarray):
+    array = array.view()
+    array.flags.writeable = False
+  return array
+
+
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
   try:
-    result = reward.fn(images, prompts, **_context(reward, prompts).arguments)
+    taken = _context(reward, prompts).arguments
+    return _asked(reward, images, prompts, **taken)
   except UserError as error:
+    if str(error).startswith(f'reward "{reward.name}'):
+      raise
     raise UserError(f'reward "{reward.name}": {error}') from error
   except Exception as error:
     return _prompt_by_prompt(reward, images, prompts, error)
-  return _checked(reward, result, images.shape[:2])
 
 
 def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
   """What can be saved of a batch in which a host reward raised."""
-  found: dict[int, dict[str, Any]] = {}
+  found: dict[int, Scores] = {}
+  failures: list[Exception] = []
   for p in range(images.shape[0]):
     one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
     try:
-      context = _context(reward, one).arguments
-      result = reward.fn(images[p : p + 1], one, **context)
+      taken = _context(reward, one).arguments
+      found[p] = _asked(reward, images[p : p + 1], one, **taken)
     except Exception as error:
-      logging.warning(
-        'reward "%s" failed for prompt %d: %s', reward.name, p, one_line(error)
-      )
-      continue
-    found[p] = _checked(reward, result, (1, images.shape[1]))
+      failures.append(error)
   if not found:
-    raise UserError(
-      f'reward "{reward.name}" failed for the whole batch:'
-      f" {one_line(first_error)}"
+    raise _failure(
+      reward, first_error, " failed for the whole batch"
     ) from first_error
+  if failures:
+    logging.warning(
+      'reward "%s" failed for %d of %d prompts: %s', reward.name, len(failures),
+      images.shape[0], user_code.told(failures[0], reward.fn),
+    )  # fmt: skip
   names = next(iter(found.values()))
   lost = np.full((1, images.shape[1]), np.nan, np.float32)
   return {
     name: np.concatenate(
-      [found.get(p, {}).get(name, lost) for p in range(images.shape[0])]
+      [
+        np.asarray(found.get(p, {}).get(name, lost))
+        for p in range(images.shape[0])
+      ]
     )
     for name in names
   }

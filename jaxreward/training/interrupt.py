@@ -1,4 +1,4 @@
-"""Stopping a run on Ctrl-C or SIGTERM between two steps."""
+"""Stopping a run on Ctrl-C, SIGTERM or a hang-up between two steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from absl import logging
 from jaxreward import processes
 from jaxreward.errors import Stopped
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class GracefulStop:
@@ -55,6 +55,8 @@ class GracefulStop:
   def __enter__(self) -> GracefulStop:
     if threading.current_thread() is threading.main_thread():
       for signum in _SIGNALS:
+        if signal.getsignal(signum) is signal.SIG_IGN:  # as nohup has it
+          continue
         self._previous[signum] = signal.signal(signum, self._on_signal)
     return self
 

@@ -11,12 +11,14 @@ Metrics are read once per step, after its parts have been timed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -113,6 +115,20 @@ def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
   return numbers
 
 
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+  leaves = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  found = [jnp.isfinite(x).all() for x in leaves]
+  return functools.reduce(jnp.logical_and, found, jnp.bool_(True))
+
+
+def is_finite(state: TrainState) -> bool:
+  """Whether what is trained, and its average, hold nothing but numbers."""
+  return bool(processes.fetch(_all_finite((state.params, state.ema))))
+
+
 def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:
   """(state, step, extras) of the newest checkpoint, or of the start."""
   found = loop.checkpoints.restore_latest(abstract(state))
@@ -168,12 +184,29 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
 
   def save(n: int, row: Row, wait: bool = False, **more: Any) -> None:
     nonlocal best
+    if not is_finite(state):
+      loop.checkpoints.wait()
+      kept = max(processes.on_first(loop.checkpoints.steps), default=0)
+      raise UserError(
+        f"{loop.name}: parameters are not finite at step {n} and were not saved"
+        f" (newest checkpoint: step {kept}); lower"
+        " config.optimizer.learning_rate, or look at the weights it began with"
+      )
     score = row.get(loop.best, math.nan)
     score = score if math.isfinite(score) else None
     extras = loop.extras(n) | more
     loop.writer.publish()  # a step that is whole has its rows
     loop.checkpoints.save(n, state, extras, score=score, wait=wait)
     best = max(best, score if score is not None else best)
+
+  def keep(n: int) -> None:
+    """Saves the state before a step that could not be taken, if it is there."""
+    arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
+    there = not any(x.is_deleted() for x in arrays)
+    if loop.save_every and n > start and there and processes.count() == 1:
+      if n not in loop.checkpoints.steps():
+        save(n, {}, wait=True)
+        logging.info("%s saved at step %d of %d", loop.name, n, loop.total)
 
   def evaluate(n: int, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     assert loop.evaluate
@@ -205,7 +238,11 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     for n in range(start + 1, loop.total + 1):
       profile.begin()
       loop.timer.start()
-      state, metrics = loop.step(state, n - 1)
+      try:
+        state, metrics = loop.step(state, n - 1)
+      except UserError:
+        keep(n - 1)
+        raise
       if _is_due(loop, n):
         if stop.agreed():  # there may be no time for it
           kept = {k: repr(v) for k, v in to_numbers(metrics).items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ class Progress:
     self._line_every = line_every
     self._clock = clock
     self._active = processes.is_first()
-    self._terminal = sys.stderr.isatty() if terminal is None else terminal
+    self._terminal = _is_terminal() if terminal is None else terminal
     self._bar: Any = None
     self._task: Any = None
     self._first: tuple[int, float] | None = None  # step and time, compiled
@@ -73,9 +74,10 @@ class Progress:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    if self._bar is not None:
-      self._bar.stop()
-      self._bar = None
+    bar, self._bar = self._bar, None
+    if bar is not None:
+      with contextlib.suppress(OSError):  # a terminal that hung up
+        bar.stop()
 
   def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
     """Says that `step` steps are done, with a few numbers to show."""
@@ -87,9 +89,10 @@ class Progress:
     if self._first is None:
       self._first = (step, now)
     if self._bar is not None:
-      self._bar.update(
-        self._task, completed=step, metrics=text, eta=self._eta(step, now)
-      )
+      with contextlib.suppress(OSError):
+        self._bar.update(
+          self._task, completed=step, metrics=text, eta=self._eta(step, now)
+        )
       return
     due = now - self._last_line >= self._line_every
     if is_first or due or step >= self.total:
@@ -105,6 +108,13 @@ class Progress:
       return ""
     pace = (now - self._first[1]) / (step - self._first[0])
     return f"  {format_seconds(pace * (self.total - step))} left"
+
+
+def _is_terminal() -> bool:
+  try:
+    return sys.stderr.isatty()
+  except (AttributeError, ValueError):  # none, or closed
+    return False
 
 
 def _make_bar() -> Any:

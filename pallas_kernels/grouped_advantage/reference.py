@@ -71,8 +71,12 @@ def credit(
   centred = jnp.where(mask, shifted - mean, 0.0)
   epsilon = options.epsilon
   if options.std == "group":
-    variance = jnp.sum(jnp.square(centred), axis=0, keepdims=True) / safe
-    scale = jnp.sqrt(variance)
+    # In a unit in which squares neither overflow nor vanish; it rounds nothing.
+    top = jnp.max(shifted, axis=0, keepdims=True)
+    unit = jnp.where(top > 2.0**50, 2.0**-70, 1.0)
+    unit = jnp.where((top > 0) & (top < 2.0**-50), 2.0**70, unit)
+    squares = jnp.square(centred * unit)
+    scale = jnp.sqrt(jnp.sum(squares, axis=0, keepdims=True) / safe) / unit
   elif options.std == "none":
     scale, epsilon = jnp.ones_like(scale), 0.0
   if options.leave_one_out:

@@ -341,3 +341,37 @@ def test_numbers_of_metrics():
   found = loop.to_numbers(metrics)
   assert found == {"mean": 1.5, "plain": 2.0, "array": 0.5}
   assert all(type(value) is float for value in found.values())
+
+
+def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
+  class Bursts(Told):
+    def __call__(self, current, n):
+      current, metrics = super().__call__(current, n)
+      burst = jnp.where(n >= 3, jnp.inf, 0.0)
+      return current.replace(params={"p": current.params["p"] + burst}), metrics
+
+  def burst():
+    with (
+      MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
+      Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints,
+    ):
+      job = loop.Loop(
+        "test", 6, Bursts(set(), []), writer, checkpoints, save_every=1
+      )
+      loop.run(job, jax.jit(fresh)(), 0)
+
+  with pytest.raises(UserError, match=r"finite at step 4 .*: step 3\)"):
+    burst()
+  assert steps_of(tmp_path)[0] == [1, 2, 3]
+
+
+def test_a_step_that_cannot_be_taken_loses_none_before_it(tmp_path):
+  def fails(n):
+    if n == 7:
+      raise UserError("the service is down")
+
+  with pytest.raises(UserError, match="service"):
+    run(tmp_path, 9, during=fails, save_every=4)
+  assert steps_of(tmp_path)[0] == [4, 6]
+  _, told, _ = run(tmp_path, 9, save_every=4)
+  assert told.seen == [6, 7, 8]

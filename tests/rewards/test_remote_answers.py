@@ -1,5 +1,6 @@
 """Reading what judges say: JSON, prose around it, probabilities of words."""
 
+import dataclasses
 import json
 import math
 
@@ -182,3 +183,61 @@ def test_tokens_are_counted_as_the_server_does():
   assert answers.tokens_used({"usage": {"total_tokens": 12}}) == 12
   for reply in ({}, [], {"usage": None}, {"usage": {"total_tokens": "12"}}):
     assert answers.tokens_used(reply) == 0
+
+
+# Answers that end too early
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    '<think>perhaps {"score": 3}, no',
+    "<thinking>7",
+    '<reasoning>{"score": 7}',
+    '[THINK]{"score": 7}',
+    '◁think▷{"score": 7}',
+    '<think>a</think><think>{"score": 7}',
+  ],
+)
+def test_a_thought_without_end_holds_no_score(text):
+  with pytest.raises(answers.Malformed, match="thought"):
+    TEN.read(answer(text))
+  assert TEN.read(answer(f"{text}</think>8")) == pytest.approx(7 / 9)
+
+
+def cut(text, tokens=()):
+  return dataclasses.replace(answer(text, tokens), is_cut=True)
+
+
+@pytest.mark.parametrize("text", ["1", '{"score": 7}', 'A 7? {"score": 7} but'])
+def test_a_cut_answer_holds_no_score(text):
+  TEN.read(answer(text.removeprefix("A 7? ").removesuffix(" but")))
+  with pytest.raises(answers.Malformed, match="cut at max_tokens"):
+    TEN.read(cut(text))
+
+
+def test_a_single_word_may_be_all_that_was_asked_for():
+  assert YES.read(cut("Yes")) == 1.0
+  tokens = [("no", [("no", -0.1), ("yes", -2.5)])]
+  assert 0 < YES.read(cut("no", tokens)) < 0.2
+  with pytest.raises(answers.Malformed, match="cut"):
+    WINNER.read(cut("First, I look at the colours of both pictures"))
+
+
+def test_prose_that_begins_with_a_word_names_no_winner():
+  assert WINNER.read(answer("**First**")) == 1.0
+  with pytest.raises(answers.Malformed, match="prose"):
+    WINNER.read(answer("First, I look at both. The second is better."))
+
+
+def test_a_reply_says_that_it_was_cut():
+  choice = {"message": {"content": "7"}, "finish_reason": "length"}
+  found = answers.of_reply({"choices": [choice]})
+  assert found.is_cut
+  assert answers.of_stored(dataclasses.asdict(found)) == found
+  choice["message"]["content"] = ""  # the thought stands elsewhere
+  with pytest.raises(answers.Malformed, match="max_tokens"):
+    answers.of_reply({"choices": [choice]})
+  choice = {"message": {"content": "7"}, "finish_reason": "content_filter"}
+  with pytest.raises(answers.Malformed, match="filter"):
+    answers.of_reply({"choices": [choice]})

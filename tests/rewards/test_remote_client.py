@@ -9,12 +9,13 @@ import socket
 import subprocess
 import sys
 import time
+from urllib.request import ProxyHandler
 
 import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.rewards.remote import client, store
+from jaxreward.rewards.remote import client, options, store
 from tests import tiny
 from tests.rewards.judges import KEY, Loaded, Reply, levels, reds, said, scored
 
@@ -516,3 +517,61 @@ def test_addresses(url, endpoint, tmp_path, monkeypatch):
   monkeypatch.setenv("ITS_QUERY", "http://h/a/chat/completions?v=1")
   judge = Loaded("judge_pointwise", url, tmp_path)
   assert judge.judge.options.endpoint == endpoint
+
+
+# Proxies
+
+
+@pytest.fixture
+def proxied(serve, monkeypatch):
+  """A server that every proxy variable names; it should never be asked."""
+  proxy = serve(first_then(GOOD))
+  address = proxy.url.removesuffix("/v1")
+  for name in ("http_proxy", "https_proxy", "all_proxy"):
+    monkeypatch.setenv(name, address)
+    monkeypatch.setenv(name.upper(), address)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+  monkeypatch.delenv("REQUEST_METHOD", raising=False)
+  return proxy
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_no_proxy_sees_what_goes_to_this_machine(
+  wanted, proxied, serve, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("MY_KEY", KEY)
+  server = serve(first_then(GOOD))
+  judge = pointwise(server, tmp_path, key_env="MY_KEY", proxy=wanted)
+  assert judge(reds([[0.5]]), TEXT) == VALUE
+  assert server.count == 1
+  assert proxied.count == 0
+
+
+def handlers(url, **given):
+  opened = client._opener(options.Options(url=url, model="m", **given))
+  found = [h for h in opened.handlers if isinstance(h, ProxyHandler)]
+  return found[0].proxies if found else {}
+
+
+def test_a_proxy_is_asked_where_it_is_wanted_and_sees_nothing(proxied):
+  address = proxied.url.removesuffix("/v1")
+  far = "https://judge.example.com/v1"
+  assert handlers(far) == {}
+  assert handlers(far, proxy=True) == {"https": address}
+  assert handlers("https://10.0.0.3/v1", proxy=True) == {}
+  with pytest.raises(UserError, match="proxy=True"):
+    handlers("http://judge.example.com/v1", proxy=True)
+
+
+@pytest.mark.parametrize(
+  ("host", "local"),
+  [
+    ("localhost", True), ("127.0.0.1", True), ("::1", True),
+    ("192.168.1.4", True), ("10.1.2.3", True), ("fe80::1", True),
+    ("judge", True), ("judge.default.svc", True), ("box.local", True),
+    ("api.example.com", False), ("8.8.8.8", False), ("2600::1", False),
+  ],
+)  # fmt: skip
+def test_hosts_that_are_local(host, local):
+  assert options.is_local(host) == local

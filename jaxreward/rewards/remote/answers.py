@@ -12,7 +12,10 @@ from typing import Any
 
 Tokens = Sequence[tuple[str, Sequence[tuple[str, float]]]]
 
-_THOUGHT = re.compile(r"^.*</think(ing)?>", re.DOTALL)
+_NAMES = "think|thinking|thought|reasoning|reflection|analysis"
+_THOUGHT = re.compile(rf"^.*(</({_NAMES})>|\[/THINK\]|◁/think▷)", re.DOTALL)
+_BEGUN = re.compile(rf"<({_NAMES})>|\[THINK\]|◁think▷")
+_FEW = 3  # words, of which the first may be the answer
 _NOT_WORD = " \t\r\n\"'`*_.,:;!?()[]{}▁ĠĊ"
 
 
@@ -28,20 +31,43 @@ class Answer:
     text: all of it.
     tokens: (token, ((alternative, log-probability), ...)) of each place; empty
       where the server gives none.
+    is_cut: it reached `max_tokens`; what stands there may be a thought, and a
+      number the beginning of another.
   """
 
   text: str
   tokens: Tokens = ()
+  is_cut: bool = False
 
   @property
   def spoken(self) -> Answer:
-    """Without the thoughts before it, where the model writes them down."""
+    """Without the thoughts before it, where the model writes them down.
+
+    Raises:
+      Malformed: it ends within a thought.
+    """
     thought = _THOUGHT.match(self.text)
-    if thought is None:
+    end = 0 if thought is None else thought.end()
+    if _BEGUN.search(self.text, end):
+      raise Malformed("a thought without end; raise max_tokens")
+    if not end:
       return self
     ends = itertools.accumulate(len(token) for token, _ in self.tokens)
-    left = sum(end <= thought.end() for end in ends)
-    return Answer(self.text[thought.end() :], self.tokens[left:])
+    left = sum(e <= end for e in ends)
+    return dataclasses.replace(
+      self, text=self.text[end:], tokens=self.tokens[left:]
+    )
+
+  @property
+  def whole(self) -> Answer:
+    """`spoken`, of an answer that was not cut.
+
+    Raises:
+      Malformed: it was.
+    """
+    if self.is_cut:
+      raise Malformed("an answer cut at max_tokens; raise it")
+    return self.spoken
 
 
 def of_reply(reply: Any) -> Answer:
@@ -53,6 +79,7 @@ def of_reply(reply: Any) -> Answer:
   try:
     choice = reply["choices"][0]
     text = choice["message"]["content"]
+    ended = choice.get("finish_reason")
     places = (choice.get("logprobs") or {}).get("content") or ()
     tokens = tuple(
       (
@@ -67,8 +94,15 @@ def of_reply(reply: Any) -> Answer:
   except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
     raise Malformed("a reply without choices[0].message.content") from error
   if not isinstance(text, str) or not text.strip():
-    raise Malformed("an answer without text")
-  return Answer(text, tokens)
+    cut = ended == "length"
+    raise Malformed(
+      "no answer within max_tokens; raise it"
+      if cut
+      else "an answer without text"
+    )
+  if ended == "content_filter":
+    raise Malformed("an answer that a filter has cut")
+  return Answer(text, tokens, ended == "length")
 
 
 def of_stored(value: Any) -> Answer:
@@ -78,7 +112,7 @@ def of_stored(value: Any) -> Answer:
       (str(token), tuple((str(t), float(p)) for t, p in alternatives))
       for token, alternatives in value["tokens"]
     )
-    return Answer(str(value["text"]), tokens)
+    return Answer(str(value["text"]), tokens, value.get("is_cut") is True)
   except (KeyError, TypeError, ValueError) as error:
     raise Malformed("no answer") from error
 
@@ -129,10 +163,11 @@ class Score:
 
   def read(self, answer: Answer) -> float:
     """Of the last object that has a score, or of an answer that is a number."""
-    for found in objects(answer.spoken.text):
+    text = answer.whole.text
+    for found in objects(text):
       if "score" in found:
         return self._placed(found["score"])
-    return self._placed(answer.spoken.text)
+    return self._placed(text)
 
   def _placed(self, value: Any) -> float:
     try:
@@ -172,7 +207,12 @@ class Choice:
     return f"Answer with JSON: {known}."
 
   def read(self, answer: Answer) -> float:
-    """By the words' probabilities, else the last object, else the first word."""
+    """By the words' probabilities, else the last object, else the first word.
+
+    Of an answer that was cut, only a word counts that is nearly all of it.
+    """
+    if answer.is_cut and not self._is_short(answer.spoken.text):
+      return self.read(answer.whole)
     answer = answer.spoken
     weighed = expected(answer.tokens, self.values)
     if weighed is not None:
@@ -180,7 +220,14 @@ class Choice:
     for found in objects(answer.text):
       if self.name in found:
         return self._value(found[self.name])
+    if "first" in self.values and not self._is_short(answer.text):
+      raise Malformed("prose; it may begin with a word that it does not mean")
     return self._value(next(iter(answer.text.split()), ""))
+
+  def _is_short(self, text: str) -> bool:
+    """Whether a text is one of the words and next to nothing else."""
+    said = text.split()
+    return 0 < len(said) <= _FEW and plain(said[0]) in self.values
 
   def _value(self, found: Any) -> float:
     if isinstance(found, bool) and {"yes", "no"} <= set(self.values):
@@ -208,7 +255,7 @@ class Texts:
 
   def read(self, answer: Answer) -> tuple[str, ...]:
     """Of the last object that has them."""
-    for found in objects(answer.spoken.text):
+    for found in objects(answer.whole.text):
       texts = found.get(self.name)
       if isinstance(texts, list) and 0 < len(texts) <= self.most:
         if all(isinstance(t, str) and t.strip() for t in texts):

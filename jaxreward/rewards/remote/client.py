@@ -15,6 +15,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from absl import logging
+
 from jaxreward.errors import UserError, one_line
 from jaxreward.rewards.remote import answers
 from jaxreward.rewards.remote.options import Options
@@ -47,6 +49,26 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
     return None
 
 
+def _opener(options: Options) -> urllib.request.OpenerDirector:
+  """What opens addresses: past every proxy, unless the options want one.
+
+  A proxy of the environment would see pictures and key of a plain request, and
+  swallow what goes to this machine.
+  """
+  proxies: dict[str, str] = {}
+  found = urllib.request.getproxies().get("https", "")
+  if found and not options.is_local and options.endpoint.startswith("https:"):
+    if options.proxy:
+      proxies = {"https": found}
+    else:
+      logging.info(
+        "url=%s: HTTPS_PROXY is not asked; proxy=true takes it", options.url
+      )
+  return urllib.request.build_opener(
+    urllib.request.ProxyHandler(proxies), _NoRedirect
+  )
+
+
 def share(key: str, attempt: int) -> float:
   """A number in [0, 1) that is a function of a request and its attempt."""
   drawn = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
@@ -77,7 +99,8 @@ class Client:
   Attempt n that fails is followed by a wait of a share of backoff * 2^n (full
   jitter), after what `Retry-After` asks of all requests. Repeated are: no
   connection or a lost one, no reply in time, statuses 408, 409, 425, 429 and
-  from 500 on, and answers that cannot be read.
+  from 500 on, and answers that cannot be read. Where requests go, and what
+  proxies see of them: `_opener`.
 
   Args:
     options: see `Options`.
@@ -87,7 +110,7 @@ class Client:
   def __init__(self, options: Options, budget: Budget):
     self._options, self._budget = options, budget
     self._url, self._key = options.endpoint, options.key
-    self._open = urllib.request.build_opener(_NoRedirect).open
+    self._open = _opener(options).open
     self._lock, self._not_before = threading.Lock(), 0.0
     self.stop = threading.Event()
 

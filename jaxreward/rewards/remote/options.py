@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import ipaddress
 import math
 import os
 import re
@@ -21,6 +22,7 @@ _LEAST = {
   "size": 0, "concurrency": 1, "retries": 0, "samples": 1, "max_tokens": 0,
   "request_budget": 0, "token_budget": 0, "backoff": 0.0, "longest_wait": 0.0,
 }  # fmt: skip
+_PRIVATE = (".localhost", ".local", ".internal", ".lan", ".svc", ".home.arpa")
 _PATH = "/chat/completions"
 
 
@@ -35,6 +37,9 @@ class Options:
     model: as the server calls it.
     key_env: the environment variable that holds the API key; none if empty.
       The key itself is written nowhere.
+    proxy: go through the proxy that HTTPS_PROXY names (and NO_PROXY does not
+      leave out), to https addresses that are not local alone: it then sees
+      neither key nor pictures. Without, no proxy is ever asked.
     templates: files of the question in other words (`templates`); each is
       asked, and the answers are combined. The built-in one if empty.
     samples: answers per question and template.
@@ -68,6 +73,7 @@ class Options:
   url: str = ""
   model: str = ""
   key_env: str = ""
+  proxy: bool = False
   templates: Sequence[str] = ()
   samples: int = 1
   combine: str = "mean"
@@ -108,7 +114,19 @@ class Options:
       raise UserError(f"body={self.body!r}: it must be a section")
     if "://" in self.cache:
       raise UserError(f"cache={self.cache}: give a local folder")
+    if not isinstance(self.proxy, bool):
+      raise UserError(f"proxy={self.proxy!r}: it must be true or false")
     _ = self.endpoint, self.key
+    if self.proxy and self.endpoint.startswith("http:") and not self.is_local:
+      raise UserError(
+        f"proxy=True, url={self.url}: without https the proxy would see the"
+        " pictures and the key; give an https address, or proxy=False"
+      )
+
+  @property
+  def is_local(self) -> bool:
+    """Whether the server is on this machine or in a private network."""
+    return is_local(urllib.parse.urlsplit(self.endpoint).hostname or "")
 
   @property
   def endpoint(self) -> str:
@@ -161,6 +179,19 @@ class Options:
     return key
 
 
+def is_local(host: str) -> bool:
+  """Whether a name or an address is of this machine or a private network.
+
+  Names are not looked up: one without a dot, and those that end as private
+  ones do, are.
+  """
+  try:
+    address = ipaddress.ip_address(host)
+  except ValueError:
+    return "." not in host or host.endswith(_PRIVATE)
+  return not address.is_global
+
+
 def require_choice(name: str, value: str, known: Sequence[str]) -> None:
   """Refuses a value that is not among those known."""
   if value not in known:
@@ -184,6 +215,11 @@ def with_options(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
     of_all = {k: given.pop(k) for k in shared if k in given}
     return load(options=Options(**of_all), **given)
 
+  def check(given: Mapping[str, Any]) -> None:
+    """Refuses wrong options before anything is read or asked."""
+    Options(**{k: given[k] for k in shared if k in given})
+
+  vars(loads)["check"] = check
   vars(loads)["__signature__"] = inspect.Signature(
     [*shared.values(), *own.values()]
   )

@@ -1,0 +1,121 @@
+"""What a reward has returned, as float32 scores [P, G] or a line that says why not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward.errors import UserError, one_line, shown
+from jaxreward.types import Array
+
+
+def named(name: str, result: Any) -> dict[str, Any]:
+  """The result under its names: one score is called after the config's key."""
+  if not isinstance(result, Mapping):
+    return {name: result}
+  if len(result) == 1:
+    return {name: next(iter(result.values()))}
+  if not result:
+    raise UserError(f'reward "{name}" returned no score')
+  return {f"{name}/{shown(key, 40)}": value for key, value in result.items()}
+
+
+def checked(
+  name: str, result: Any, shape: tuple[int, ...]
+) -> dict[str, np.ndarray | Array]:
+  """Scores by name.
+
+  Arrays of other libraries, lists, whole numbers and truth values are taken;
+  numbers too large for float32 become infinite, which counts as failed.
+
+  Args:
+    name: of the reward.
+    result: what it returned: scores, or {name: scores}.
+    shape: [P, G].
+
+  Raises:
+    UserError: naming the reward, what came, and what is expected.
+  """
+  return {
+    key: _scores(f'reward "{key}" returned', value, tuple(shape))
+    for key, value in named(name, result).items()
+  }
+
+
+def _scores(what: str, value: Any, shape: tuple[int, ...]):
+  expected = f"expected numbers of shape [P, G] = {list(shape)}"
+  value = _array(what, value, expected)
+  kind = value.dtype
+  if jnp.issubdtype(kind, jnp.complexfloating):
+    raise UserError(f"{what} complex values; {expected}")
+  if not jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, bool):
+    raise UserError(f"{what} values of type {kind}; {expected}")
+  if tuple(value.shape) != shape:
+    raise UserError(f"{what} shape {list(value.shape)}; {expected}")
+  with np.errstate(over="ignore", invalid="ignore"):
+    return value.astype(np.float32)
+
+
+def _array(what: str, value: Any, expected: str) -> Any:
+  """An array of NumPy or JAX."""
+  if isinstance(value, jax.Array | np.generic):
+    return value
+  if isinstance(value, np.ma.MaskedArray):
+    with np.errstate(over="ignore", invalid="ignore"):
+      return np.ma.filled(value.astype(np.float32), np.nan)
+  if isinstance(value, np.ndarray):
+    return value
+  if isinstance(value, list | tuple | int | float):
+    return _of_numbers(what, value, expected)
+  if hasattr(value, "__array__"):
+    return _of_another_library(what, value, expected)
+  raise UserError(f"{what} a {type(value).__name__}{_why(value)}; {expected}")
+
+
+def _of_numbers(what: str, value: Any, expected: str) -> Any:
+  leaves = jax.tree.leaves(value, is_leaf=lambda x: x is None)
+  if any(x is None for x in leaves):
+    raise UserError(
+      f"{what} None among its numbers; a score that failed is NaN; {expected}"
+    )
+  traced = any(isinstance(x, jax.Array) for x in leaves)
+  try:
+    return jnp.asarray(value) if traced else np.asarray(value)
+  except (TypeError, ValueError):
+    raise UserError(f"{what} rows of unequal length; {expected}") from None
+
+
+def _of_another_library(what: str, value: Any, expected: str) -> np.ndarray:
+  """A tensor of PyTorch, TensorFlow and the like as NumPy."""
+  try:
+    return np.asarray(value)
+  except Exception as error:
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+    mend = (
+      "x.detach().cpu().float().numpy()"
+      if hasattr(value, "detach")
+      else "a NumPy array"
+    )
+    raise UserError(
+      f"{what} a {kind} that is no NumPy array ({one_line(error)[:80]}): return"
+      f" {mend}; {expected}"
+    ) from error
+
+
+def _why(value: Any) -> str:
+  """What a person may have meant by something that is no array."""
+  if value is None:
+    return ": a return is missing"
+  if inspect.iscoroutine(value):
+    value.close()
+    return ": finish it by asyncio.run(...)"
+  if inspect.isgenerator(value):
+    return ": return a list or an array"
+  if callable(value):
+    return ": a function, which nobody calls"
+  return ""

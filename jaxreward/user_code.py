@@ -1,0 +1,168 @@
+"""Code that a person brings: where it failed, why, and what mends it.
+
+A config names functions and files of its own. What they raise is told in one
+line, with the file and the line of that code, however many decorators and
+libraries lie between.
+
+JAX is not imported here: command lines are checked without it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import pathlib
+import sysconfig
+import traceback
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from jaxreward.errors import one_line, shown
+
+_PACKAGES = ("jaxreward", "pallas_kernels")
+_HERE = pathlib.Path(__file__).resolve().parent
+_LIBRARIES = (
+  sysconfig.get_paths()["stdlib"],
+  *(f"{_HERE.parent / name}{os.sep}" for name in _PACKAGES),
+  "<",  # of no file
+)
+_INSTALLED = (
+  f"{os.sep}site-packages{os.sep}",
+  f"{os.sep}dist-packages{os.sep}",
+)
+_HOST = "mark the function with jaxreward.rewards.declare(is_host=True)"
+# What JAX raises, by the name of the class, and what it means.
+_MENDS = {
+  "TracerArrayConversionError": (
+    f"NumPy, or another library, inside jit: use jax.numpy, or {_HOST}"
+  ),
+  "TracerBoolConversionError": (
+    f"if, while, and, or, not on values inside jit: use jnp.where, or {_HOST}"
+  ),
+  "NonConcreteBooleanIndexError": (
+    f"a boolean index inside jit: use jnp.where(mask, x, 0), or {_HOST}"
+  ),
+  "TracerIntegerConversionError": (
+    f"a value inside jit as an index or a length: {_HOST}"
+  ),
+  "ConcretizationTypeError": (
+    f"float(), int(), .item() or .tolist() inside jit: keep arrays, or {_HOST}"
+  ),
+  "UnexpectedTracerError": (
+    "it uses an array of an earlier call, kept in a global, a default or a"
+    " cache: compute it anew in every call"
+  ),
+}
+_MESSAGES = {
+  "Tracer": f"another library inside jit: use jax.numpy, or {_HOST}",
+  "read-only": "it writes into what it is given: copy first, x = x.copy()",
+  "immutable": "arrays of JAX do not change: x = x.at[index].set(value)",
+}
+_PIP = {
+  "PIL": "pillow", "cv2": "opencv-python", "sklearn": "scikit-learn",
+  "skimage": "scikit-image", "yaml": "pyyaml", "open_clip": "open_clip_torch",
+}  # fmt: skip
+
+
+def code_of(fn: Any) -> CodeType | None:
+  """The code of a function beneath partials and decorators; None of others."""
+  seen = 0
+  while seen < 64:
+    seen += 1
+    if isinstance(fn, functools.partial):
+      fn = fn.func
+    elif getattr(fn, "__wrapped__", None) is not None:
+      fn = fn.__wrapped__
+    else:
+      break
+  if not hasattr(fn, "__code__"):
+    fn = inspect.getattr_static(type(fn), "__call__", None)
+  return getattr(fn, "__code__", None)
+
+
+def is_own(fn: Callable[..., Any]) -> bool:
+  """Whether a function is no part of this package."""
+  code = code_of(fn)
+  return code is None or not code.co_filename.startswith(_LIBRARIES[1:-1])
+
+
+def place(error: BaseException, fn: Callable[..., Any] | None = None) -> str:
+  """ "my.py:12", where the person's code was when it failed.
+
+  The deepest line outside libraries; else the deepest in the function's own
+  file; else where the function begins. Empty where nothing is known.
+  """
+  frames = [
+    (frame.f_code.co_filename, line)
+    for frame, line in traceback.walk_tb(error.__traceback__)
+  ]
+  code = None if fn is None else code_of(fn)
+  outside = [f for f in frames if not _is_library(f[0])]
+  same = [f for f in frames if code is not None and f[0] == code.co_filename]
+  if outside or same:
+    file, line = (outside or same)[-1]
+  elif code is not None:
+    file, line = code.co_filename, code.co_firstlineno
+  else:
+    return ""
+  return f"{_short(file)}:{line}"
+
+
+def _is_library(file: str) -> bool:
+  return file.startswith(_LIBRARIES) or any(i in file for i in _INSTALLED)
+
+
+def _short(file: str) -> str:
+  """A path from the current folder, where that is shorter; its end at least."""
+  try:
+    file = min(file, os.path.relpath(file), key=len)
+  except (OSError, ValueError):  # no current folder
+    pass
+  return file if len(file) <= 90 else f"...{file[-87:]}"
+
+
+def explain(
+  error: BaseException, folder: os.PathLike[str] | None = None
+) -> str:
+  """What an error of a person's code means, with its mend where one is known.
+
+  Args:
+    error: what was raised.
+    folder: of the file that was run, where modules beside it are looked for.
+  """
+  for kind in type(error).__mro__:
+    if kind.__name__ in _MENDS:
+      return f"{_MENDS[kind.__name__]} ({kind.__name__})"
+  if isinstance(error, SystemExit):
+    return f"it calls exit({shown(error.code, 20)}); raise an error instead"
+  if isinstance(error, ModuleNotFoundError) and error.name:
+    return f"{one_line(error)}; {_missing(error.name, folder)}"
+  text = str(error)
+  for word, mend in _MESSAGES.items():
+    if word in text and isinstance(
+      error, TypeError | ValueError | AttributeError
+    ):
+      return f"{one_line(error)[:120]}; {mend}"
+  if isinstance(error, SyntaxError):
+    return f"{type(error).__name__}: {shown(error.msg, 160)}"
+  return one_line(error)
+
+
+def _missing(name: str, folder: os.PathLike[str] | None) -> str:
+  """What brings a module that is not there."""
+  first = name.partition(".")[0]
+  if folder is not None:
+    beside = pathlib.Path(folder)
+    if (beside / f"{first}.py").exists() or (beside / first).is_dir():
+      return f"it stands beside the file: set PYTHONPATH={_short(str(beside))}"
+  return f"pip install {_PIP.get(first, first)}"
+
+
+def told(error: BaseException, fn: Callable[..., Any]) -> str:
+  """`place` and `explain` of what a function raised, as one text."""
+  if not is_own(fn):
+    return one_line(error)
+  where = place(error, fn)
+  return f"{where}: {explain(error)}" if where else explain(error)

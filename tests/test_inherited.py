@@ -1,0 +1,83 @@
+"""What a process inherits does not end it, and changes nothing in silence."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from jaxreward import inherited
+from jaxreward.errors import UserError
+from tests import tiny
+
+CHILD = """
+import os, sys
+from jaxreward import inherited, main
+inherited.open_streams()
+inherited.allow_warnings()
+main.configure_logging()
+assert sys.stderr is not None and all(os.fstat(i) for i in (0, 1, 2))
+assert os.open(os.devnull, os.O_RDONLY) > 2
+main.configure_jax()
+import jax, jax.numpy as jnp
+from jaxreward.report import curves
+assert "<svg" in curves.draw_lines([curves.Line("a", *[jnp.arange(3.0)] * 2)])
+assert jnp.ones(3, "float64").dtype == "float32"
+assert not jax.config.jax_debug_nans and not jax.config.jax_disable_jit
+print(open(sys.argv[1], "w").write("fine"))
+"""
+HOSTILE = {
+  "MPLBACKEND": "no_such_backend", "DISPLAY": "", "PYTHONOPTIMIZE": "0",
+  "LANG": "C", "LC_ALL": "C", "PYTHONIOENCODING": "ascii",
+  "PYTHONWARNINGS": "error::UserWarning", "HOME": "/nonexistent",
+  "XDG_CACHE_HOME": "/proc/nothing", "JAX_ENABLE_X64": "1",
+  "JAX_DEBUG_NANS": "1", "JAX_DISABLE_JIT": "1",
+  "JAX_NUMPY_RANK_PROMOTION": "raise",
+}  # fmt: skip
+
+
+@pytest.mark.job
+def test_a_hostile_environment(tmp_path):
+  """Closed streams, another back end, other settings, no home."""
+  env = os.environ | {"PYTHONPATH": str(tiny.ROOT), "JAX_PLATFORMS": "cpu"}
+  env = {k: v for k, v in env.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+  log = tmp_path / "done"
+  script = tmp_path / "child.py"
+  script.write_text(CHILD)
+  command = f'exec "{sys.executable}" "{script}" "{log}" <&- >&- 2>&-'
+  done = subprocess.run(["sh", "-c", command], env=env | HOSTILE, timeout=120)
+  assert done.returncode == 0
+  assert log.read_text() == "fine"
+
+
+def test_settings_are_pinned_and_said(monkeypatch, caplog):
+  monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
+  jax.config.update("jax_numpy_rank_promotion", "raise")
+  inherited.pin_jax()
+  assert jax.config.jax_numpy_rank_promotion == "allow"
+  assert "JAX_NUMPY_RANK_PROMOTION=raise is left out" in caplog.text
+  known = [n for n in inherited.PINNED if hasattr(jax.config, n)]
+  assert len(known) >= len(inherited.PINNED) - 1
+
+
+def test_a_flag_that_is_there(monkeypatch):
+  flag = "--xla_force_host_platform_device_count=8"
+  monkeypatch.setenv("XLA_FLAGS", flag)
+  inherited.require_flags()
+  monkeypatch.setenv("XLA_FLAGS", f"{flag} --xla_forse_host=1")
+  with pytest.raises(UserError, match="no flag --xla_forse_host"):
+    inherited.require_flags()
+
+
+def test_streams_that_nobody_reads():
+  class Gone:
+    def write(self, text):
+      raise BrokenPipeError(32, "Broken pipe")
+
+  class Hung(Gone):
+    def write(self, text):
+      raise OSError(5, "Input/output error")
+
+  for stream in (Gone(), Hung(), None):
+    inherited.say("text", stream)
