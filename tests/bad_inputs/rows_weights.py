@@ -195,7 +195,7 @@ ROWS = [
   Row("pickle by name", ("HPS_v2.1_compressed.pt is a pickle", "is refused"),
       {"HPS_v2.1_compressed.pt": b"x"},
       call=load("HPS_v2.1_compressed.pt", size="vit_h_14")),
-  Row("two checkpoints", ("several checkpoints", "a.safetensors",),
+  Row("two checkpoints", ("several checkpoints", "b.safetensors"),
       {"clip/a.safetensors": changed(), "clip/b.safetensors": changed(),
        "clip/config.json": json.dumps(RECORD)}, call=load()),
   Row("shard missing", ("lacks 1 of 1 shards: a.safetensors",),
