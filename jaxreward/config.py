@@ -33,6 +33,7 @@ __all__ = [
   "blame",
   "differences",
   "find_file",
+  "flatten",
   "from_json",
   "load",
   "load_module",
@@ -242,7 +243,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
 
 def _unknown(config: ConfigDict, node: ConfigDict, key: str) -> UserError:
   """Names the nearest field: the same last word elsewhere goes first."""
-  paths = list(_flatten(config))
+  paths = list(flatten(config))
   last = key.rpartition(".")[2]
   same = [p for p in paths if p.rpartition(".")[2] == last]
   hint = nearest(key, same) or (f' (did you mean "{same[0]}"?)' if same else "")
@@ -375,12 +376,13 @@ def _decode(value: Any) -> Any:
   return value
 
 
-def _flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+  """The fields of a config by their dotted names."""
   flat = {}
   for key in config:
     value = config[key]
     if isinstance(value, ConfigDict) and value:
-      flat.update(_flatten(value, f"{prefix}{key}."))
+      flat.update(flatten(value, f"{prefix}{key}."))
     else:
       flat[prefix + key] = value
   return flat
@@ -388,7 +390,7 @@ def _flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
   """Lines "field: old -> new" for what changes results; empty if nothing."""
-  before, after = (_flatten(from_json(to_json(c))) for c in (old, new))
+  before, after = (flatten(from_json(to_json(c))) for c in (old, new))
   show = lambda v: "(absent)" if v is _ABSENT else repr(v)
   said = lambda v: shown(show(v), 100)
   lines = []

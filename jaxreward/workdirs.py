@@ -124,6 +124,24 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
+def _lacks_fields(old: ConfigDict, new: ConfigDict) -> bool:
+  """Whether a recorded config lacks fields that every config has by now."""
+  chosen = ("model", "reward_model", "train_reward")  # their fields differ
+  optional = (
+    *config_lib.OPEN_SECTIONS, *config_lib.METHOD_SECTIONS, *chosen
+  )  # fmt: skip
+  plain = lambda name: (
+    not any(
+      name == section or name.startswith(f"{section}.") for section in optional
+    )
+  )
+  before, after = (
+    {name for name in config_lib.flatten(config) if plain(name)}
+    for config in (old, new)
+  )
+  return bool(after - before)
+
+
 def _claim(workdir: epath.Path, config: ConfigDict) -> None:
   """Checks that what is there is this run, and records the config."""
   path = workdir / CONFIG_FILE
@@ -140,6 +158,12 @@ def _claim(workdir: epath.Path, config: ConfigDict) -> None:
   else:
     old = _read(path)
     changed = config_lib.differences(old, config)
+    if changed and _lacks_fields(old, config):
+      raise UserError(
+        f"--workdir={workdir} holds a run of another version, whose config has"
+        f" other fields ({'; '.join(changed[:_SHOWN])}); finish it with the"
+        " version that began it, or start again in another --workdir"
+      )
     if changed:
       more = len(changed) - _SHOWN
       raise UserError(

@@ -11,10 +11,14 @@ import sys
 import time
 
 import pytest
+from etils import epath
 from ml_collections import ConfigDict
 
+from jaxreward import config as config_lib
 from jaxreward import main as main_lib
+from jaxreward import workdirs
 from jaxreward.errors import UserError
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _started: list[subprocess.Popen] = []
@@ -334,6 +338,21 @@ def test_jax_is_set_up_in_a_fresh_process(config, tmp_path):
   assert (impl, partitionable) == ("threefry2x32", "True")
   assert cache.startswith(str(tmp_path / "cache" / "jaxreward" / "jax"))
   assert list(pathlib.Path(cache).iterdir())
+
+
+def test_a_run_of_an_older_version_says_what_to_do(tmp_path, capfd):
+  """Its config lacks a field that every config has by now."""
+  new = tiny.load("align_scenes.py:smoke")
+  old = json.loads(config_lib.to_json(new))
+  del old["align"]["pairs"], old["regularizers"]
+  workdir = epath.Path(tmp_path / "w")
+  workdir.mkdir()
+  (workdir / "config.json").write_text(json.dumps(old))
+  with pytest.raises(UserError) as caught, workdirs.take(workdir, new):
+    raise AssertionError
+  line = str(caught.value)
+  assert "another version" in line and "align.pairs" in line
+  assert "start again in another --workdir" in line
 
 
 # processes and signals

@@ -263,7 +263,9 @@ def test_the_face_tower_equals_insightfaces(tmp_path):
   theirs = peer(x)
   apply = lambda y: net.apply({"params": params}, y)
   peers.close(jax.jit(apply)(a), peers.numpy(theirs))
-  theirs.sin().sum().backward()
+  # Without oneDNN, whose backward pass breaks the heap on some processors.
+  with torch.backends.mkldnn.flags(enabled=False):
+    peer(x).sin().sum().backward()
   slope = jax.jit(jax.grad(lambda y: jnp.sin(apply(y)).sum()))(a)
   expected = peers.numpy(x.grad).transpose(0, 2, 3, 1)
   assert np.abs(slope - expected).max() < 1e-3 * np.abs(expected).max()
