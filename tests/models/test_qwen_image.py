@@ -204,7 +204,7 @@ def test_remat_and_unroll_change_nothing():
 
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers):
-  policy = make()
+  policy = make(size="tiny_2511")  # two times in one pass
   params = jax.jit(policy.init)(jax.random.key(0))
   peers.assert_sharded_equals_one(
     policy, params, *inputs(peers.draw, edit=True)
