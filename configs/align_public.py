@@ -323,6 +323,8 @@ def _shrink(config: ConfigDict, has_pictures: bool, chosen: dict) -> None:
   grammar = source if coder == "kl" else "free"  # of 36 pixels, or of 32
   config.data.update(source=source, grammar=grammar)
   config.rollout.update(prompts=3, group=4, microbatch=12, num_steps=3)
+  if config.rollout.window_size:
+    config.rollout.window_size, config.rollout.window_move.last = 1, 0
   config.align.iterations = 2
   if config.objective.name == "diffusion_nft":
     config.align.times = 2

@@ -323,8 +323,8 @@ def test_a_relative_config_is_found_from_anywhere(tmp_path, monkeypatch):
 def test_jax_is_set_up_in_a_fresh_process(config, tmp_path):
   env = dict(os.environ, XDG_CACHE_HOME=str(tmp_path / "cache"))
   env.pop("JAX_COMPILATION_CACHE_DIR", None)
-  env.pop("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", None)
   env |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+  env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # it is quick here
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
   done = subprocess.run(
     command(*argv, "--config.kind=jax"),

@@ -157,7 +157,7 @@ ROWS = [
   row("biases", ("biases",), pair() | {f"{NAME}.lora_B.bias": ones(WIDTH)}),
   row(
     "alpha NaN",
-    ("alpha is [nan]",),
+    ("alpha holds a value that is not finite",),
     pair() | {f"{NAME}.alpha": np.array(np.nan, "f4")},
   ),
   row(

@@ -75,7 +75,7 @@ def _in_prompt(kind: str) -> Row:
 def _in_pair(kind: str) -> Row:
   make, said = odd.NO_GOOD[kind]
   return in_pairs(
-    f"pair: {kind}", ("pairs.jsonl:1", '"image_b"', said, " bad: "),
+    f"pair: {kind}", ("pairs.jsonl, line 1", '"image_b"', said, " bad: "),
     pair(b="bad"), HELD, files={"bad": make()} | THIRD,
   )  # fmt: skip
 
@@ -118,11 +118,11 @@ ROWS += [
     pair(a="bad"), HELD, files={"bad": b""} | THIRD,
   ),
   in_pairs(
-    "picture of a held-out pair", ("pairs.jsonl:2", "damaged or cut short"),
+    "picture of a held-out pair", ("pairs.jsonl, line 2", "damaged or cut short"),
     pair(), HELD, files={"third.png": odd.saved("PNG")[:900]},
   ),
   in_pairs(
-    "pair in a later part of a pipeline", ("pairs.jsonl:1", "it is empty"),
+    "pair in a later part of a pipeline", ("pairs.jsonl, line 1", "it is empty"),
     pair(a="bad"), HELD, files={"bad": b""} | THIRD,
     job="pipeline", jobs="pretrain,train_reward",
   ),

@@ -72,3 +72,7 @@ def test_one_short_line(name, tmp_path, monkeypatch, capfd):
     assert word in line
   after = _digests(here)
   assert {k: after.get(k) for k in before} == before  # nothing lost
+
+
+def test_the_table_covers_every_reader():
+  assert len(ROWS) >= 900
