@@ -35,7 +35,8 @@ A recipe is a config in `configs/recipes/` that runs in three sizes: `:smoke` in
 under a minute, the default on two CPU cores, and `:full` where public weights
 exist. Every recipe goes through one battery (`tests/recipes`): it loads and is
 checked at every size, padding changes nothing, a step compiles once, a resumed
-step is the same to the byte, and the ratio of the first update is exactly 1.
+step is the same to the byte, and the ratio of the first update, where an
+objective has one, is exactly 1.
 "Proof" is the test of its maths: a float64 reference, a limit case, a gradient
 by finite differences.
 
@@ -73,8 +74,8 @@ def page() -> str:
     lines.append(f"| `configs/recipes/{key}.py` | {what} | `{PROOFS[key]}` |")
   done = sum(row["key"] in known for row in rows)
   lines += [
-    f"\n## Published systems\n\n{len(rows)} systems, {done} with a recipe of"
-    " their own.\n",
+    f"\n## Published systems\n\n{len(rows)} systems, {done} of them with a"
+    " recipe. The other recipes above are of methods that are not on this list.\n",
     "| key | family | system | recipe |",
     "| --- | --- | --- | --- |",
   ]

@@ -12,7 +12,8 @@ from jaxreward import (
   objectives,
   regularizers,
 )
-from jaxreward.flow import steppers
+from jaxreward.feeds import tail
+from jaxreward.flow import steppers, windows
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "defaults.md"
 REGISTRIES = (
@@ -21,6 +22,8 @@ REGISTRIES = (
   composition.REGISTRY,
   regularizers.REGISTRY,
   steppers.REGISTRY,
+  windows.REGISTRY,
+  tail.DEPTHS,
 )
 # Given by the program, not by a config.
 SUPPLIED = {("win_rate", "rate"), ("step_kl", "sampler")}

@@ -1,7 +1,7 @@
 """AlignProp: the reward's gradient through the sampler, cut at a random step.
 
 Prabhudesai et al. 2023, https://arxiv.org/abs/2310.03739. How many of the last
-steps carry a gradient is drawn in every update; the authors draw from a normal
+steps carry a gradient is drawn in every iteration; the authors draw from a normal
 (`align.depth`), of 50 steps. A reward model is trained first and its gradient
 followed; the detector is held out.
 """
@@ -15,6 +15,7 @@ def get_config(arg: str | None = None):
   size = recipes.size_of(arg)
   config.objective = dict(name="align_prop", scale=0.01)
   config.regularizers = dict()
+  config.rollout.sampler = dict(name="ode")
   config.align.update(last_steps=2 if size == "smoke" else 7, updates=1)
   config.align.depth = dict(name="uniform")
   if size != "full":

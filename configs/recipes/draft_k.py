@@ -13,6 +13,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("diffusion_nft", arg, __file__)
   config.objective = dict(name="align_prop")
   config.regularizers = dict()
+  config.rollout.sampler = dict(name="ode")
   config.align.update(last_steps=1, updates=1)
   if recipes.size_of(arg) == "full":
     config.rewards = dict(

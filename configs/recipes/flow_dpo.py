@@ -2,7 +2,8 @@
 
 Liu et al. 2025 (https://arxiv.org/abs/2501.13918), in the online form of the
 Flow-GRPO code: both share noise and time, beta 100. There times are drawn from
-a logit-normal; here they are stratified and shifted.
+a logit-normal; here they are stratified and shifted, and a group of equal rewards
+makes no pair.
 """
 
 from jaxreward import recipes

@@ -1,7 +1,9 @@
 """MixGRPO: noise and training in a window that slides, the ODE elsewhere.
 
 Li et al. 2025, https://arxiv.org/abs/2507.21802, the progressive strategy: 4 of
-25 steps, moved by one every 25 iterations, advantages summed over rewards.
+25 steps, moved by one every 25 iterations, advantages summed over rewards. The
+released program ends at step 23 with windows that shrink, where these start again,
+and can start a group from one noise, which these do not.
 """
 
 from jaxreward import recipes
@@ -20,5 +22,7 @@ def get_config(arg: str | None = None):
     config.rollout.update(num_steps=25, window_size=4, group=12)
     config.optimizer.learning_rate = 1e-5
   config.rollout.window_move = dict(name="sliding", every=every, stride=1)
+  if size == "full":
+    config.rollout.window_move.last = 23
   config.align.update(updates=1)
   return config

@@ -78,7 +78,7 @@ def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
   """
   names = asks(fn)
   if not names:
-    return fn()
+    return _checked(fn(), field)
   unknown = [name for name in names if name not in OFFERS or name == "state"]
   if unknown:
     raise UserError(
@@ -87,6 +87,24 @@ def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
       " returns an Advantage(init, update)"
     )
   return Advantage(lambda sizes: None, _Stateless(fn, names))
+
+
+def _checked(advantage: Any, field: str) -> Advantage:
+  """An advantage whose update asks for what there is, its state of fixed types."""
+  if not isinstance(advantage, Advantage):
+    raise UserError(
+      f"config.{field}: a function that reads nothing returns an"
+      f" Advantage(init, update), not a {type(advantage).__name__}"
+    )
+  unknown = [name for name in advantage.names if name not in OFFERS]
+  if unknown:
+    raise UserError(
+      f'config.{field}: its update reads "{unknown[0]}"; there are'
+      f" {', '.join(OFFERS)}"
+    )
+  fixed = lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype)
+  init = lambda sizes: jax.tree.map(fixed, advantage.init(sizes))
+  return Advantage(init, advantage.update)
 
 
 @dataclasses.dataclass(frozen=True)

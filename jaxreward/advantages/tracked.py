@@ -9,11 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from jaxreward.advantages.contract import Advantage, Sizes
+from jaxreward.data.repeats import SPREAD
 from jaxreward.errors import UserError
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
-
-REPEAT = np.uint32(0x9E3779B9)  # what a repetition adds to a prompt's id
 
 
 @flax.struct.dataclass
@@ -101,7 +100,7 @@ def _rows(table: ArrayLike, prompt_ids: ArrayLike) -> tuple[Array, Array]:
   """
   table = jnp.asarray(table)
   prompt_ids = jnp.asarray(prompt_ids, jnp.uint32)
-  repeats = jnp.arange(len(prompt_ids), dtype=jnp.uint32) * REPEAT
+  repeats = jnp.arange(len(prompt_ids), dtype=jnp.uint32) * np.uint32(SPREAD)
   ids = prompt_ids[:, None] - repeats
   rows = jnp.minimum(jnp.searchsorted(table, ids), len(table) - 1)
   there = table[rows] == ids

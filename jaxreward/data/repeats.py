@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreward.types import PromptBatch
 
-_SPREAD = 0x9E3779B9  # odd, so that repetitions of an id stay apart
+SPREAD = 0x9E3779B9  # odd, so that repetitions of an id stay apart
 
 
 def distinct_ids(batch: PromptBatch) -> PromptBatch:
@@ -24,5 +24,5 @@ def distinct_ids(batch: PromptBatch) -> PromptBatch:
   for row, number in enumerate(ids.tolist()):
     repeat[row] = seen.get(number, 0)
     seen[number] = seen.get(number, 0) + 1
-  spread = ((ids + repeat * _SPREAD) % 2**32).astype(np.uint32)
+  spread = ((ids + repeat * SPREAD) % 2**32).astype(np.uint32)
   return dataclasses.replace(batch, ids=spread)

@@ -128,6 +128,7 @@ class Feed:
     is_per_step: whether its rows take credit [P, G, T].
     latents: names of offers that have the shape of latents; the others have one
       number per row.
+    scalars: names of offers that are one number for the whole micro-batch.
     is_grouped: whether its arrays are [R, G, ...] in place of [M, ...].
     needs_scores: whether it differentiates the rewards.
   """
@@ -140,6 +141,7 @@ class Feed:
   needs_noise: bool = False
   is_per_step: bool = False
   latents: tuple[str, ...] = ()
+  scalars: tuple[str, ...] = ()
   is_grouped: bool = False
   needs_scores: bool = False
 
@@ -152,6 +154,7 @@ def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
 
   def shape(name: str):
     dims = (*lead, 1, 1, 1) if name in feed.latents else lead
+    dims = () if name in feed.scalars else dims
     kind = bool if name in ("mask", "group_mask") else jnp.float32
     return jax.ShapeDtypeStruct(dims, kind)
 

@@ -52,15 +52,19 @@ class Network:
     cond = rollout.gather_cond(self._plain, index)
     return self.policy.velocity(self.params, x, t, cond)
 
-  def guided_velocity(
-    self, x: Array, step: steppers.StepTable, index: ArrayLike
-  ) -> Array:
-    """With the rollout's guidance, at the time of a step."""
-    cond, uncond = self._guided_rows(index)
-    t, cond = steppers.network_time(step, x.shape[0], cond)
-    return guidance.guided_velocity(
-      self.policy, self.params, x, t, cond, uncond, self.plan.guidance_scale
-    )
+  def guided(
+    self, index: ArrayLike
+  ) -> Callable[[Array, steppers.StepTable], Array]:
+    """(x [M, ...], step) -> the velocity with the rollout's guidance."""
+    own, uncond = self._guided_rows(index)
+
+    def velocity(x: Array, step: steppers.StepTable) -> Array:
+      t, cond = steppers.network_time(step, x.shape[0], own)
+      return guidance.guided_velocity(
+        self.policy, self.params, x, t, cond, uncond, self.plan.guidance_scale
+      )
+
+    return velocity
 
   def step(self, rows: Rows) -> tuple[Array, Array]:
     """(log-probability [M], mean) of stored steps, guided as they were."""
@@ -115,7 +119,7 @@ class Arrays:
   def velocity(self, role: str, x: str = "x_t", t: str = "t") -> Array:
     """The velocity of a network at rows of these names."""
     return self.once(
-      ("velocity", role, x),
+      ("velocity", role, x, t),
       lambda: self.network(role).velocity(
         self.rows[x], self.rows[t], self.rows["prompt_index"]
       ),

@@ -60,5 +60,6 @@ FEED = Feed(
   keeps="steps",
   needs_noise=True,
   is_per_step=True,
+  scalars=("t", "t_next", "std", "dt", "c_v", "log_scale"),
   latents=("mean", "old_mean", "reference_mean", "x_t", "x_next"),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
 from jaxreward.feeds.networks import Arrays, row
-from jaxreward.flow import steppers
+from jaxreward.flow import path, steppers
 from jaxreward.types import Array
 
 
@@ -77,11 +77,12 @@ def _latents(arrays: Arrays):
   table = jax.tree.map(lambda x: jnp.asarray(x)[-count:], arrays.plan.table)
 
   constant = count - rows["step"]  # of these steps, the first ones
+  guided = net.guided(rows["prompt_index"])  # texts are encoded once
 
   @jax.checkpoint
   def body(x, item):
     step, i = item
-    v = net.guided_velocity(x, step, rows["prompt_index"])
+    v = guided(x, step)
     v = jnp.where(i < constant, jax.lax.stop_gradient(v), v)
     return steppers.mean(x, v, step), None
 
@@ -89,11 +90,21 @@ def _latents(arrays: Arrays):
 
 
 def _scored(arrays: Arrays):
-  assert arrays.score is not None
-  return arrays.once(
-    "scored",
-    lambda: arrays.score(arrays("latents"), arrays.rows["prompt_index"]),
-  )
+  """(scores, images); no gradient goes back through rows that do not count.
+
+  The slope of a reward may be infinite there, and the mask of the loss would
+  multiply it by 0.
+  """
+  score, rows = arrays.score, arrays.rows
+  assert score is not None
+
+  def compute():
+    latents = arrays("latents")
+    counted = path.expand(rows["mask"], latents)
+    latents = jnp.where(counted, latents, jax.lax.stop_gradient(latents))
+    return score(latents, rows["prompt_index"])
+
+  return arrays.once("scored", compute)
 
 
 FEED = Feed(

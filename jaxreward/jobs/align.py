@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,14 +22,10 @@ from ml_collections import ConfigDict
 
 from jaxreward import (
   advantages,
-  composition,
   feeds,
-  objectives,
   processes,
-  regularizers,
   workdirs,
 )
-from jaxreward import config as config_lib
 from jaxreward.data import pipeline
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import grammar
@@ -40,16 +35,14 @@ from jaxreward.feeds import Plan
 from jaxreward.jobs import (
   adapters,
   ahead,
+  align_methods,
   align_steps,
-  checks,
   data_checks,
   evaluate,
-  kernels,
   setup,
   words,
 )
 from jaxreward.jobs import rewards as reward_setup
-from jaxreward.methods import asks, prepare_of
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
@@ -67,7 +60,6 @@ from jaxreward.rewards import (
 from jaxreward.training import (
   faults,
   loop,
-  optimizer,
   state,
   weights,
   writers,
@@ -83,148 +75,23 @@ WARN_EVERY = 25  # steps between looks at the rewards' trends
 SILENT = 10  # steps on end that teach nothing until it is said, or all of them
 
 
-def _bind(config: ConfigDict, field: str, registry, **options):
-  return config_lib.bind(config[field], registry, field=field, **options)
-
-
-def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
-  """(the objective with its options, the name of its feed)."""
-  known = kernels.objectives(objectives.REGISTRY, config)
-  names = config.objective
-  fn = config_lib.resolve_callable(
-    names.get("name"), known, field="objective.name"
-  )
-  feed = feeds.match(fn, feeds.FEEDS, "objective.name")
-  old = ("old_decay", "old_rate") if _keeps_old(fn, feeds.FEEDS[feed]) else ()
-  given = lambda fn: (*asks(fn), *_prepared(fn))
-  objective = _bind(config, "objective", known, supplied=given, reserved=old)
-  return objective, feed
-
-
-def _prepared(fn: Callable[..., Any]) -> tuple[str, ...]:
-  prepare = prepare_of(fn)
-  return prepare.gives if prepare else ()
-
-
-def _keeps_old(objective: Callable[..., Any], feed: feeds.Feed) -> bool:
-  """Whether samples are drawn by a policy that follows the trained one."""
-  names = ("v_old", "group_v_old")
-  return not feed.needs_noise and any(n in names for n in asks(objective))
-
-
-def bind_regularizers(
-  config: ConfigDict, feed: str
-) -> dict[str, tuple[Callable[..., Any], float]]:
-  """name -> (function with its options, weight); without those of weight 0."""
-  bound: dict[str, tuple[Callable[..., Any], float]] = {}
-  for name, section in config.regularizers.items():
-    field = f"regularizers.{name}"
-    if not isinstance(section, ConfigDict):
-      raise UserError(
-        f"config.{field}={section!r}: a term is a section; name its function in"
-        f" config.{field}.fn"
-      )
-    fn = config_lib.bind(
-      section, regularizers.REGISTRY, field=field, key="fn",
-      supplied=lambda fn: (*asks(fn), "sampler"), reserved=("weight",),
-    )  # fmt: skip
-    if "sampler" in inspect.signature(fn).parameters:
-      name_of = config.rollout.sampler.name
-      fn = functools.update_wrapper(functools.partial(fn, sampler=name_of), fn)
-    weight: Any = section.get("weight", 1.0)
-    if not (checks.is_finite(weight) and weight >= 0):
-      raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
-    feeds.require(fn, feed, feeds.FEEDS[feed], f"{field}.fn={section.fn}")
-    if weight > 0:
-      bound[name] = fn, float(weight)
-  return bound
-
-
-def bind_methods(config: ConfigDict) -> dict[str, Any]:
-  """The methods that the config names, bound before any array is made."""
-  tx, _ = optimizer.make_optimizer(
-    **config.optimizer.to_dict(),
-    total_steps=config.align.iterations * config.align.updates,
-  )
-  advantage = _bind(
-    config, "advantage", kernels.advantages(advantages.REGISTRY, config),
-    supplied=asks,
-  )  # fmt: skip
-  return dict(
-    advantage=advantages.as_advantage(advantage),
-    compose=_bind(
-      config, "composition",
-      kernels.compositions(composition.REGISTRY, config),
-      positional=3, supplied=("rate",),
-    ),
-    tx=tx,
-  )  # fmt: skip
-
-
-def _try_methods(config: ConfigDict) -> None:
-  """Lets every method look at its own options, before the first update."""
-  plain = config.copy_and_resolve_references()
-  with plain.unlocked():
-    plain.kernels.implementation = "xla"  # kernels ask for more than options
-  bound = bind_methods(plain)
-  objective, feed = bind_objective(plain)
-  shape = jax.ShapeDtypeStruct
-  group, members = shape((2, 2), jnp.float32), shape((2, 2), bool)
-  compose = lambda *x: bound["compose"](*x, {"_": 1.0})
-  checks.try_out(compose, {"_": group}, members, field="composition")
-  terms = bind_regularizers(plain, feed)
-  options = [f"regularizers.{name}" for name in terms]
-  for field, fn in {
-    "objective": objective,
-    **{f"regularizers.{name}": fn for name, (fn, _) in terms.items()},
-  }.items():
-    arrays = feeds.shapes(fn, feeds.FEEDS[feed])
-    call = lambda x, fn=fn: fn(**x)
-    own = f"config.{field}." if field in options else "config."
-    checks.try_out(call, arrays, field=field, prefix=own)
-  sizes = advantages.Sizes(2, 2, config.rollout.num_steps, lambda: np.arange(2))
-  table = make_plan(plain, devices=1).table
-
-  def credit(signal, mask, ids, table):
-    steps = config.rollout.num_steps + 1
-    every = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps))
-    offers = dict(
-      signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
-      steps=table, step_signal=every(signal), step_mask=every(mask),
-    )  # fmt: skip
-    state = bound["advantage"].init(sizes)
-    return advantages.credit(bound["advantage"], offers, state)[0]
-
-  shapes = group, members, shape((2,), jnp.uint32), table
-  checks.try_out(credit, *shapes, field="advantage")
-  credit_shape = jax.eval_shape(credit, *shapes)
-  if credit_shape.ndim == 3 and not feeds.FEEDS[feed].is_per_step:
-    raise UserError(
-      f'config.advantage.name="{config.advantage.name}" gives credit to each'
-      f' denoising step, which config.objective.name="{config.objective.name}"'
-      " does not read; take an objective on the sampler's steps, such as"
-      ' "flow_grpo"'
-    )
-
-
 def make_plan(config: ConfigDict, devices: int) -> Plan:
   """The plan of a run on so many devices."""
   advantages.check_group_size(config.rollout.group)
-  feed = feeds.FEEDS[bind_objective(config)[1]]
+  feed = feeds.FEEDS[align_methods.bind_objective(config)[1]]
   return align_steps.make_plan(config, devices, feed)
 
 
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
-  make_plan(config, devices=1)
   setup.step_table(config, "eval")
-  bind_methods(config)
-  _try_methods(config)
+  align_methods.bind_methods(config)
+  align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)
   words.bind(config, policy)
   adapters.check(config, policy)
   reward_setup.bind(config)
-  if feeds.FEEDS[bind_objective(config)[1]].needs_scores:
+  if feeds.FEEDS[align_methods.bind_objective(config)[1]].needs_scores:
     _refuse_host_rewards(config)
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
@@ -248,13 +115,13 @@ def make_updater(
   config, trainable, plan, weights_of, rewards=()
 ) -> align_steps.Updater:
   """The update's static parts, from the config."""
-  objective, feed = bind_objective(config)
+  objective, feed = align_methods.bind_objective(config)
   loss = align_steps.Loss(
-    trainable, plan, objective, bind_regularizers(config, feed),
+    trainable, plan, objective, align_methods.bind_regularizers(config, feed),
     tuple(rewards), weights_of,
   )  # fmt: skip
   return align_steps.Updater(
-    **bind_methods(config),
+    **align_methods.bind_methods(config),
     loss=loss,
     weights=weights_of,
     seed=config.seed,
@@ -339,7 +206,7 @@ def make_programs(
   """
   trainable = setup.make_trainable(config, policy)
   updater = make_updater(config, trainable, plan, weights_of, rewards)
-  keep_old = _keeps_old(updater.loss.objective, plan.feed)
+  keep_old = align_methods.keeps_old(updater.loss.objective, plan.feed)
   sizes = advantages.Sizes(
     plan.prompts, plan.group, len(plan.table.t),
     functools.partial(setup.prompt_ids, config),
@@ -477,7 +344,14 @@ def _step_scores(
     batch: P prompts.
     steps: T.
   """
-  rows = [score(rewards, finish(first), batch)[0] for first in range(steps)]
+
+  def one(first: int) -> dict[str, jax.Array]:
+    images = jnp.asarray(finish(first))
+    usable = jnp.isfinite(images).all((2, 3, 4))
+    scores = score(rewards, images, batch)[0]
+    return {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
+
+  rows = [one(first) for first in range(steps)]
   return {
     name: jnp.stack([*(row[name] for row in rows), final[name]], axis=-1)
     for name in final
@@ -490,19 +364,23 @@ def differentiated_rewards(
   """The rewards that the loss takes a gradient of; none for most feeds."""
   if not plan.feed.needs_scores:
     return {}
-  return {name: rewards[name] for name in weights_of}
+  return {name: rewards[name] for name, w in weights_of.items() if w != 0}
 
 
 def _require_gradients(
-  rewards: Mapping[str, Reward], side: tuple[int, int], batch: PromptBatch
+  rewards: Mapping[str, Reward], shape: tuple[int, ...], batch: PromptBatch
 ) -> None:
-  """Asks every reward for a gradient at pictures of noise.
+  """Asks every reward for a gradient at images of noise.
+
+  Args:
+    rewards: that the loss differentiates.
+    shape: of an iteration's images, [P, G, H, W, C].
+    batch: P prompts.
 
   Raises:
     UserError: one that has none, or one that is not finite.
   """
-  shape = (len(batch.ids), 1, *side, 3)
-  images = jax.random.uniform(jax.random.key(0), shape)
+  images = jax.random.uniform(jax.random.key(0), (shape[0], 1, *shape[2:]))
   for name, largest in probe_gradients(rewards, images, batch).items():
     if not 0 < largest < math.inf:
       what = "is zero" if largest == 0 else f"is {largest}"
@@ -623,8 +501,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     timer = loop.Timer()
     if differentiated:
-      side = setup.picture_side(policy)
-      _require_gradients(differentiated, side, put(encode(batches(0))))
+      first = put(encode(batches(0)))
+      drawn = jax.eval_shape(
+        parts.draw, ahead.drawer(parts.state), jnp.int32(0), base, first,
+        decoder,
+      )  # fmt: skip
+      _require_gradients(differentiated, drawn[2].shape, first)
 
     def draw(params, n):
       """All that a device can do for iteration n before the host is asked."""

@@ -23,7 +23,7 @@ from jaxreward import config as config_lib
 from jaxreward.errors import UserError
 from jaxreward.feeds import Credit, Plan, tail
 from jaxreward.flow import path, rollout, schedule, steppers, windows
-from jaxreward.jobs import ahead, kernels, setup
+from jaxreward.jobs import ahead, checks, kernels, setup
 from jaxreward.numerics import Mean, Metric
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
 from jaxreward.training import ema, step
@@ -100,6 +100,12 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     depth=_depth(config),
     is_on_policy=align.updates == 1 and not align.overlap,
   )
+  most = r.prompts * feed.per_group(plan)
+  if by_samples and align.updates > most:
+    raise UserError(
+      f"config.align.updates={align.updates}: with"
+      f' config.align.split="samples" there are {most} rows to share out'
+    )
   return _with_rows(plan, r.microbatch, devices, parts)
 
 
@@ -174,7 +180,14 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
     key = rng.stream_key(config.seed, "window", iteration)
     return bound(jnp.asarray(iteration), key, r.window_size, r.num_steps)
 
-  jax.eval_shape(move, 0)  # lets it look at its options
+  checks.try_out(move, 0, field="rollout.window_move", prefix="")
+  end = r.window_move.get("last", 0) or r.num_steps - 1
+  if not (np.asarray(table.std)[:end] > 0).all():
+    raise UserError(
+      f"{field}: a step before step {end} draws no noise with"
+      f' config.rollout.sampler.name="{r.sampler.name}"; set'
+      " config.rollout.window_move.last lower"
+    )
   times = setup.make_schedule(config).times(r.num_steps)
   outside = dataclasses.replace(steppers.ode(times), told=table.told)
   if not np.all(table.log_scale > 0):  # published forms differ in the constant
@@ -207,7 +220,8 @@ def _depth(config) -> Callable[[Any, int], Any]:
   bound = config_lib.bind(
     config.align.depth, tail.DEPTHS, field="align.depth", positional=2
   )
-  jax.eval_shape(lambda key: bound(key, 2), jax.random.key(0))  # its options
+  draw = lambda: bound(jax.random.key(0), 2)
+  checks.try_out(draw, field="align.depth", prefix="")
   return bound
 
 
@@ -352,28 +366,29 @@ class Loss:
     loss, metrics = feeds.call(self.objective, arrays)
     for name, (fn, weight) in self.regularizers.items():
       penalty = feeds.call(fn, arrays)
-      if name in metrics:
-        raise UserError(
-          f"config.regularizers.{name}: the objective has a metric of this"
-          " name; give the term another"
-        )
       metrics = metrics | {name: penalty}
-      loss = Mean(loss.total + weight * penalty.total, loss.weight)
+      # As a mean over its own weight, which most often is that of the loss.
+      share = loss.weight / jnp.maximum(penalty.weight, 1e-12)
+      added = weight * (penalty.total * share)
+      loss = Mean(loss.total + added, loss.weight)
     return loss, metrics
 
   @property
   def prepare(self) -> Callable[..., Any] | None:
     """What is computed of all rows of an optimizer step, before it."""
-    asked = methods.prepare_of(self.objective)
-    if asked is None:
+    functions = [self.objective, *(fn for fn, _ in self.regularizers.values())]
+    asked = [p for p in map(methods.prepare_of, functions) if p is not None]
+    if not asked:
       return None
 
     def prepare(trained, micros, frozen):
-      one = lambda rows: feeds.call(
-        asked.read, self.arrays(trained, rows, frozen)
-      )
-      columns = jax.lax.stop_gradient(jax.lax.map(one, micros))
-      return {**micros, **asked.finish(columns)}
+      def one(rows):
+        arrays = self.arrays(trained, rows, frozen)
+        return [feeds.call(each.read, arrays) for each in asked]
+
+      read = jax.lax.stop_gradient(jax.lax.map(one, micros))
+      columns = [e.finish(c) for e, c in zip(asked, read, strict=True)]
+      return functools.reduce(lambda a, b: {**a, **b}, columns, micros)
 
     return prepare
 
@@ -412,6 +427,7 @@ class Updater:
     """Rows to train on, [U, N, M, ...]."""
     key = rng.stream_key(self.seed, "forward", iteration)
     plan = self.plan.at(iteration)
+    plan = dataclasses.replace(plan, rows=setup.spread_rows(plan.rows))
     rows = plan.feed.make(trajectory, credit, prompts.ids, plan, key)
     return feeds.cut(rows, self.plan)
 

@@ -170,7 +170,7 @@ def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
 
 def try_out(
   fn: Callable[..., Any], *shapes: Any, field: str, prefix: str = "config."
-) -> None:
+) -> Any:
   """Calls a function on shapes alone, so that it looks at its own options.
 
   Args:
@@ -179,11 +179,14 @@ def try_out(
     field: where the method stands, for errors that do not say it.
     prefix: of the function's own errors.
 
+  Returns:
+    What it returns, as shapes.
+
   Raises:
     UserError: what the function says of its options.
   """
   try:
-    jax.eval_shape(fn, *shapes)
+    return jax.eval_shape(fn, *shapes)
   except UserError as error:
     raise UserError(f"{prefix}{error}") from error
   except Exception as error:

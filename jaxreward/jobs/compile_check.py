@@ -181,9 +181,23 @@ def _compile(
     mesh,
   )
   read = {name: context[name] for name in inside} or None
+  step_scores = None
+  if made.finish is not None:
+    build(
+      "finish", made.finish.trace, ahead.drawer(made.state), made.state.step,
+      made.base, trajectory, batch, decoder,
+    )  # fmt: skip
+    steps = len(plan.table.t) + 1
+    step_scores = _replicated(
+      {
+        k: jax.ShapeDtypeStruct((*images.shape[:2], steps), np.float32)
+        for k in weights_of
+      },
+      mesh,
+    )
   build(
     "update", made.update.trace, made.state, made.base, trajectory, scores,
-    batch, read, decoder,
+    batch, read, decoder, step_scores,
   )  # fmt: skip
   parts = setup.parts_of(made.state, made.base)
   parts |= {"reward models": context, "autoencoder": decoder}

@@ -30,7 +30,8 @@ def dgpo(
   L = mean_i w A_i l_i.
   Luo et al. 2025, https://arxiv.org/abs/2510.08425; the form of the authors'
   code, `compute_group_dgpo_loss_allreduce`. It is the gradient of
-  -log sigmoid(-beta / G sum_i A_i (l_i - l_ref,i)) divided by beta.
+  -log sigmoid(-beta / G sum_i A_i (l_i - l_ref,i)) divided by beta. That code
+  also clips l by exp(l_old - l), which is left out here.
 
   Args:
     group_v: velocities of the trained parameters at x_t.
@@ -39,8 +40,8 @@ def dgpo(
     group_advantage: A, centred on its group; no gradient.
     group_mask: False for samples that do not count, which may hold anything;
       G is the number of those that do.
-    beta: strength of the reference; 10 to 100 are published with guided
-      rollouts, 2000 to 5000 with an averaged reference.
+    beta: strength of the reference; 10 to 100 are published, and 2000 to 5000
+      with an averaged reference.
 
   Returns:
     (loss, metrics): group_weight (w), group_margin (the sum over beta) and

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxreward.regularizers.kl import (
   form_of,
+  group_velocity_distance,
   step_kl,
   velocity_distance,
 )
@@ -14,11 +15,13 @@ from jaxreward.regularizers.kl import (
 REGISTRY: dict[str, Callable[..., Any]] = {
   "step_kl": step_kl,
   "velocity_distance": velocity_distance,
+  "group_velocity_distance": group_velocity_distance,
 }
 
 __all__ = [
   "REGISTRY",
   "form_of",
+  "group_velocity_distance",
   "step_kl",
   "velocity_distance",
 ]

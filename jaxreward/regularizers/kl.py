@@ -119,6 +119,18 @@ def velocity_distance(
   return Mean.of(_mean_square(v, v_reference, mask), mask)
 
 
+def group_velocity_distance(
+  group_v: Float[ArrayLike, "R G *L"],
+  group_v_reference: Float[ArrayLike, "R G *L"],
+  group_mask: Bool[ArrayLike, "R G"],
+) -> Mean:
+  """`velocity_distance` for objectives on whole groups."""
+  flat = lambda x: jnp.reshape(x, (-1, *jnp.shape(x)[2:]))
+  return velocity_distance(
+    flat(group_v), flat(group_v_reference), jnp.reshape(group_mask, -1)
+  )
+
+
 def _mean_square(x, reference, mask):
   """Mean over elements of the squared difference [B], 0 in masked rows."""
   x = jnp.asarray(x)

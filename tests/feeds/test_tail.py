@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import feeds
+from jaxreward import feeds, objectives
 from jaxreward.feeds import tail
 from jaxreward.flow import rollout, steppers
 from jaxreward.types import Policy
@@ -47,6 +47,33 @@ def drawn(plan, params, policy):
     policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS), plan.layout,
     plan.table, record=False, tail=plan.last_steps,
   )  # fmt: skip
+
+
+def test_a_score_without_a_slope_is_masked_and_no_more():
+  """An infinite slope in a row that does not count reaches no parameter."""
+  plan, policy = plan_of(last=1), policy_of()
+  params = policy.init(None)
+  x_t = drawn(plan, params, policy).latents[0]
+  mask = jnp.arange(len(x_t)) % 2 == 0
+  rows = {
+    "x_t": x_t, "mask": mask, "step": jnp.int32(1),
+    "prompt_index": jnp.asarray(plan.layout.prompt_index),
+  }  # fmt: skip
+
+  def loss(params):
+    network = feeds.Network(policy, params, TOKENS, plan)
+
+    def score(latents, index):
+      mean = latents.mean((1, 2, 3))
+      bad = jnp.sqrt(jnp.where(mask, 1.0, 0.0) * (mean + 10) ** 2)
+      return bad, latents
+
+    arrays = feeds.Arrays(
+      plan.feed, rows, {"policy": lambda: network}, plan, score
+    )
+    return objectives.align_prop(arrays("scores"), mask)[0].total
+
+  assert np.isfinite(jax.grad(loss)(params)).all()
 
 
 def total_score(plan, params, policy, x_t, depth=None):

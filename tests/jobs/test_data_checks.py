@@ -89,7 +89,7 @@ def test_prompts_that_are_cut_are_told_once(
     config.text_encoder = dict(name=name, weights="kept")
   words = 8
   if name == "qwen_image":  # 34 tokens stand before a prompt, here as words
-    words += 35 - len(data_checks.qwen.TEMPLATE.format("x").split())
+    words += 35 - len(data_checks.qwen_prompts.TEMPLATE.format("x").split())
   fits = " ".join("a" * words)
   data_checks.warn_of_long(config, ["short", fits])
   assert not caplog.records

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import feeds, regularizers
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import align, align_steps, setup
+from jaxreward.jobs import align_methods, align_steps, setup
 from jaxreward.numerics import Mean
 from tests import tiny
 from tests.jobs.test_semantics import linear_policy
@@ -25,7 +25,7 @@ def form_in(config) -> str:
     config.regularizers.kl = config.regularizers.get(
       "kl", ConfigDict(dict(fn="step_kl", weight=0.1))
     )
-  fn, _ = align.bind_regularizers(config, "steps")["kl"]
+  fn, _ = align_methods.bind_regularizers(config, "steps")["kl"]
   options = {**fn.func.keywords, **fn.keywords}
   return regularizers.form_of(
     options.get("form", "authors"), options["sampler"]

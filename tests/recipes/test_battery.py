@@ -12,6 +12,7 @@ import pytest
 from jaxreward import config as config_lib
 from jaxreward import jobs
 from jaxreward.recipes import SIZES
+from jaxreward.rewards import contexts_of
 from jaxreward.training import checkpoint
 from jaxreward.training.state import abstract
 from tests import tiny
@@ -20,7 +21,8 @@ RECIPES = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
 GEOMETRY = {
   "rollout.prompts": 3,
   "rollout.group": 4,
-  "align.updates": 1,
+  "align.updates": 2,
+  "align.split": "samples",
   "optimizer.learning_rate": 1e-3,
 }
 TURNS = 3
@@ -89,6 +91,29 @@ def test_geometry_compiling_and_resuming(name, compile_counter, tmp_path):
   again, same, _ = one.step(restored)
   assert tiny.same_bits(after, again)
   assert tiny.numbers(metrics) == tiny.numbers(same)
+
+
+@pytest.mark.job
+@pytest.mark.parametrize("name", ["dgpo", "flow_dpo", "draft_k"])
+def test_devices_share_the_update(name):
+  """Four of them do a good part less than one each, by the compiler's count."""
+  config = load(name, tiny.FAST, GEOMETRY, {"rollout.prompts": 8})
+  others = {f"rewards.{reward}": "none" for reward in config.rewards}
+  redness = {"rewards.redness.fn": f"{tiny.HERE}:redness"}
+  given = {"rollout.prompts": 8, "align.updates": 1, "rollout.microbatch": 32}
+  config = load(name, others, redness, tiny.FAST, GEOMETRY, given)
+  counts = {}
+  for devices in (1, 4):
+    one = tiny.Iteration(config, tiny.mesh_of(devices))
+    with jax.set_mesh(one.mesh):
+      trajectory, _, images = one.sample(one.state)
+      scores = {"redness": tiny.redness(images, None)}
+      program = one.parts.update.lower(
+        one.state, one.parts.base, trajectory, scores, one.batch,
+        contexts_of(one.rewards, one.batch) if one.rewards else None,
+      ).compile()  # fmt: skip
+    counts[devices] = program.cost_analysis()["flops"]
+  assert counts[4] < 0.6 * counts[1]
 
 
 def turn() -> int:

@@ -10,6 +10,7 @@ from jaxreward import rewards
 from jaxreward.binding import resolve_callable
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.rewards import scoring
 
 P, G = 3, 2
 
@@ -174,7 +175,7 @@ def test_context_enters_jit_as_an_argument(images, prompts, compile_counter):
   compile_counter.reset()
   again, _ = rewards.score(built, images, prompts)
   assert compile_counter.count == 0
-  doubled = {"f": {"factor": 2 * jnp.ones(())}}
+  doubled = {"f": scoring.Context({"factor": 2 * jnp.ones(())}, {})}
   found = rewards.device_scores(built, doubled, images, prompts)
   np.testing.assert_allclose(found["f"], 2 * again["f"], rtol=1e-6)
   np.testing.assert_array_equal(first["f"], again["f"])
