@@ -240,6 +240,7 @@ def run(flags: Flags) -> None:
   if config.job in jobs.LOOKING:
     job(config, workdir)
     return
+  config_lib.to_json(config)  # refuses what no record can hold
   if "processes" in config:
     processes.start(**config.processes)
   if "workdir" in config:
