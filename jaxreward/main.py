@@ -175,7 +175,7 @@ def configure_jax() -> None:
     if not os.access(cache, os.W_OK):
       raise PermissionError(f"{cache} cannot be written")
   except (OSError, RuntimeError) as error:
-    logging.warning("no cache for compiled programs: %s", error)
+    logging.warning("no cache for compiled programs: %s", shown(error, 200))
     return
   jax.config.update("jax_compilation_cache_dir", str(cache))
 
@@ -324,7 +324,8 @@ def run_sweep(flags: Flags) -> int:
     if flags.dry_run:
       inherited.say(shlex.join(["python", *command]) + "\n", sys.stdout)
       continue
-    logging.info("run %d of %d: %s", i + 1, len(commands), shlex.join(command))
+    line = shown(shlex.join(command), 250)
+    logging.info("run %d of %d: %s", i + 1, len(commands), line)
     if code := _run_command(command):
       return code if code > 0 else 128 - code
   return 0
