@@ -250,7 +250,8 @@ def run(flags: Flags) -> None:
   if config.job in jobs.JOBS:
     jobs.check_data(config.job, config, workdir)
   jobs.rehearse(config)
-  with workdirs.take(workdir, recorded or config):
+  reads = recorded is None  # data, and not weights alone
+  with workdirs.take(workdir, recorded or config, with_data=reads):
     if recorded is None:
       workdirs.record_command(workdir, _arguments(flags))
     job(config, workdir)
