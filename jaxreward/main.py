@@ -268,6 +268,8 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
   except (Exception, SystemExit) as error:
     file = config_lib.find_file(spec).resolve()
     raise binding.blame(error, spec, file) from error
+  if not runs:
+    raise UserError(f"{spec}: get_sweep() has returned nothing to run")
   for i, one in enumerate(runs):
     if not isinstance(one, dict | ConfigDict):
       raise UserError(
