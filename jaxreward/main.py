@@ -274,7 +274,10 @@ def run(flags: Flags) -> None:
   if config.job in jobs.READING:
     recorded = workdirs.read_config(workdir)
     config = _of_run(config, recorded)
-    jobs.find(config)  # looks at the values that were recorded
+    try:
+      jobs.find(config)  # looks at the values that were recorded
+    except UserError as error:
+      raise UserError(f"{workdirs.CONFIG_FILE} is damaged: {error}") from error
   if config.job in jobs.JOBS:
     jobs.check(config.job, config)
   if config.job in jobs.LOOKING:

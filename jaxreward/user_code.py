@@ -185,14 +185,21 @@ def blamed(
     host: whether it may run outside jit.
 
   Raises:
-    UserError: whatever is raised within but `is_ours`.
+    UserError: whatever is raised within but `is_ours`; a function of this
+      package raises as it does.
   """
   try:
     yield
   except BaseException as error:
-    if is_ours(error):
+    if is_ours(error) or not (fn is None or is_own(fn)):
       raise
     raise UserError(f"{what}: {told(error, fn, host=host)}") from error
+
+
+def call(what: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+  """What a function outside jit returns; its errors are `blamed`."""
+  with blamed(what, fn, host=False):
+    return fn(*args, **kwargs)
 
 
 def told(

@@ -79,9 +79,7 @@ def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
   """
   names = asks(fn)
   if not names:
-    with user_code.blamed(f"config.{field}", fn, host=False):
-      advantage = fn()
-    return _checked(advantage, field)
+    return _checked(user_code.call(f"config.{field}", fn), field)
   unknown = [name for name in names if name not in OFFERS or name == "state"]
   if unknown:
     raise UserError(

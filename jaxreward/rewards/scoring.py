@@ -223,8 +223,12 @@ def contexts_of(
   rewards: Mapping[str, Reward], prompts: PromptBatch
 ) -> dict[str, Context]:
   """The arrays that the rewards in jit take besides pictures and prompts."""
-  inside = [r for r in rewards.values() if not r.is_host]
-  return {r.name: _context(r, prompts) for r in inside}
+  found = {}
+  for reward in rewards.values():
+    if not reward.is_host:
+      with user_code.blamed(f'reward "{reward.name}"', reward.prepare):
+        found[reward.name] = _context(reward, prompts)
+  return found
 
 
 def texts_of(prompts: PromptBatch) -> list[str]:
