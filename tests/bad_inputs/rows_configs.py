@@ -144,7 +144,6 @@ ROWS = [
   _record("a model that is a number", '{"job": "align", "model": 3}', "model is 3, not a section"),
   _record("a number for a list", '{"job": "align", "jobs": 3}', "jobs is 3, not a list"),
   _record("text for a number", '{"rollout": {"num_steps": "x"}}', "rollout.num_steps is 'x', not a number"),
-  _record("a list for a name", '{"job": "align", "model": {"name": [1]}}', "config.model.name"),
   _record("a value out of range", '{"rollout": {"num_steps": 0}}', "config.rollout.num_steps=0"),
   _record("cut short", b"{", "is not JSON"),
   Row("recorded: a damaged list of results", ("evaluation.json is damaged", "nested too deeply"), {"run/evaluation.json": '{"a":' * 9999}, QUICK, prepare=lambda here, patch: _write_config(here)),
