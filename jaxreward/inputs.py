@@ -17,6 +17,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from jaxreward import reading
 from jaxreward.errors import UserError, shown
 from jaxreward.files import write_atomic
 
@@ -105,8 +106,9 @@ def check(workdir: epath.Path, config: ConfigDict) -> None:
   before: Any = {}
   if path.exists():
     try:
-      before = json.loads(path.read_text())
-    except ValueError:
+      record = reading.record(path)
+      before = {k: v for k, v in record.items() if isinstance(v, str)}
+    except UserError:  # damaged: there is nothing to compare with
       before = {}
   texts = dict(_named(config))
   for field, old in before.items():

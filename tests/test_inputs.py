@@ -44,6 +44,17 @@ def test_files_are_recorded_once_and_compared(tmp_path, caplog):
   inputs.check(run, config)
 
 
+@pytest.mark.parametrize(
+  "damaged", ["[1]", "{", '{"a":' * 100_000, '{"data.source": 3}', "\0"]
+)
+def test_a_damaged_record_is_written_anew(tmp_path, damaged):
+  (tmp_path / "p.txt").write_text("a red circle\n")
+  config, run = config_of(tmp_path), epath.Path(tmp_path)
+  (run / "inputs.json").write_text(damaged)
+  inputs.check(run, config)
+  assert json.loads((run / "inputs.json").read_text()) == inputs.digests(config)
+
+
 def test_a_change_at_an_end_of_a_large_file_is_seen(tmp_path):
   path = tmp_path / "w.safetensors"
   size = inputs._WHOLE + 10
