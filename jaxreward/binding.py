@@ -107,7 +107,9 @@ def load_module(
   sys.modules[name] = module  # dataclasses and pickle look it up there
   try:
     spec.loader.exec_module(module)
-  except (Exception, SystemExit) as error:
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt):
+      raise
     sys.modules.pop(name, None)
     raise blame(error, path, file) from error
   return module
@@ -166,7 +168,9 @@ def resolve_callable(
   except UserError as error:
     told = "" if str(error).startswith(path) else f"={spec}"
     raise UserError(f"config.{field}{told}: {error}") from error
-  except (Exception, SystemExit) as error:
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt):
+      raise
     where = user_code.place(error)
     why = user_code.explain(error)
     raise UserError(

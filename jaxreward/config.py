@@ -81,6 +81,7 @@ NOT_RESULTS = (
 
 _ABSENT = object()
 _LARGEST = 10**300
+_DEEPEST = 32  # sections in one another
 
 
 def load_config_file(spec: str) -> ConfigDict:
@@ -95,8 +96,12 @@ def load_config_file(spec: str) -> ConfigDict:
     raise UserError(f'{path}: get_config takes no argument, got "{arg}"')
   try:
     config = get_config(arg) if takes_arg else get_config()
-  except (Exception, SystemExit) as error:
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt):
+      raise
     raise blame(error, path, find_file(path).resolve()) from error
+  if isinstance(config, Mapping | ConfigDict):
+    _require_names(config, path)
   if isinstance(config, Mapping):
     config = ConfigDict(config)
   if not isinstance(config, ConfigDict):
@@ -104,6 +109,29 @@ def load_config_file(spec: str) -> ConfigDict:
       f"{path}: get_config returned {type(config).__name__}, not a ConfigDict"
     )
   return config
+
+
+def _require_names(
+  section: Mapping | ConfigDict, path: str, field: str = "config"
+) -> None:
+  """Refuses keys that are no text, and sections without end."""
+  if field.count(".") > _DEEPEST:
+    raise UserError(
+      f"{path}: {shown(field)} is nested too deeply: more than {_DEEPEST}"
+      " sections in one another"
+    )
+  plain = isinstance(section, ConfigDict)
+  fields = (
+    section.items(preserve_field_references=True) if plain else section.items()
+  )
+  for key, value in fields:
+    if not isinstance(key, str):
+      raise UserError(
+        f"{path}: {shown(field)} has the key {shown(repr(key))}; each is the"
+        ' name of a field, as in {"seed": 1}'
+      )
+    if isinstance(value, Mapping | ConfigDict):
+      _require_names(value, path, f"{field}.{key}")
 
 
 def load_sibling(spec: str, beside: str) -> ConfigDict:
@@ -206,6 +234,11 @@ def _is_open(parts: Sequence[str]) -> bool:
 
 def _set(config: ConfigDict, key: str, text: str) -> None:
   *sections, last = parts = key.split(".")
+  if len(parts) > _DEEPEST:
+    raise UserError(
+      f"config.{shown(key)} is nested too deeply: more than {_DEEPEST} sections"
+      " in one another"
+    )
   if not all(
     part.isprintable() and part.strip() == part != "" for part in parts
   ):

@@ -37,9 +37,23 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 def one_line(error: BaseException) -> str:
   """Type and first line of an exception's message, of bounded length."""
-  text = str(error).strip().splitlines()
+  text = text_of(error).strip().splitlines()
   name = type(error).__name__
   return f"{name}: {shown(text[0], 160)}" if text else name
+
+
+def text_of(value: object) -> str:
+  """`str(value)`, of whatever a person's own class makes of it."""
+  try:
+    return str(value)
+  except RecursionError:
+    return "(nested too deeply to be shown)"
+  except ValueError as error:
+    if isinstance(value, int):
+      return "(a number of thousands of digits)"
+    return f"(its text cannot be had: {type(error).__name__})"
+  except Exception as error:
+    return f"(its text cannot be had: {type(error).__name__})"
 
 
 def shown(text: object, limit: int = 60) -> str:
@@ -48,10 +62,7 @@ def shown(text: object, limit: int = 60) -> str:
   Line breaks, control characters, lone surrogates and characters without a
   glyph are escaped as in a Python literal.
   """
-  try:
-    head = str(text)[: limit + 1]
-  except ValueError:  # a whole number of thousands of digits
-    head = "(a number of thousands of digits)"
+  head = text_of(text)[: limit + 1]
   safe = "".join(
     c if c.isprintable() else c.encode("unicode_escape").decode() for c in head
   )

@@ -23,6 +23,9 @@ from etils import epath
 from jaxreward import buckets, processes
 from jaxreward.errors import Lost, UserError, one_line
 
+# Types of tensors that are read, as safetensors spells them.
+FLOATS = ("F64", "F32", "F16", "BF16")
+WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 _EVERY = 30.0  # seconds between two times a growing object is written
 
 
@@ -190,6 +193,24 @@ def move_folder(source: epath.Path, target: epath.Path) -> None:
 
 
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+def require_plain(path: os.PathLike[str] | str, name: str, dtype: str) -> None:
+  """Makes sure that a tensor of weights is of plain numbers.
+
+  Args:
+    path: of the file, for the error.
+    name: of the tensor there.
+    dtype: as safetensors spells it, such as "BF16".
+
+  Raises:
+    UserError: it is of another type, such as a quantised one.
+  """
+  if dtype not in FLOATS + WHOLE:
+    raise UserError(
+      f"{path}: {name} is stored as {dtype}, which is not read; use a copy of"
+      f" the weights in one of {', '.join(FLOATS)}"
+    )
 
 
 def require_finite(

@@ -7,17 +7,25 @@ and settings of JAX that would change results in silence.
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import warnings
 from typing import Any
 
 from absl import logging
 
-from jaxreward.errors import UserError, nearest, one_line, shown
+from jaxreward.errors import (
+  UserError,
+  nearest,
+  one_line,
+  shown,
+  text_of,
+)
 
 # Settings that change numbers, or stop at what is sound here: a score that
 # failed is NaN. They are held at these values whatever the environment says.
@@ -34,6 +42,16 @@ PINNED: dict[str, Any] = {
   "jax_debug_infs": False,
 }
 _FLAG = re.compile(r"--([A-Za-z0-9_]+)")
+_DEVICES = re.compile(r"--xla_force_host_platform_device_count(?:=(\S*))?")
+_MOST = 4096  # devices that one process pretends to have
+# XLA ends the process whose flags it cannot read: this one may be ended.
+_TRIAL = """
+from jaxlib import xla_client
+try:
+  xla_client.make_cpu_client()
+except Exception:
+  pass
+"""
 _STARTS = b"xla_"
 
 
@@ -71,6 +89,44 @@ def say(text: str, stream: Any = None) -> None:
     stream.flush()
 
 
+def require_folder() -> None:
+  """Refuses a working directory that is no longer there.
+
+  Raises:
+    UserError: with what mends it.
+  """
+  try:
+    os.getcwd()
+  except OSError as error:
+    raise UserError(
+      f"the folder that this was started in is gone ({error.strerror}); cd to"
+      " one that is there, and start again"
+    ) from error
+
+
+def require_settings() -> None:
+  """Refuses variables of the environment with which JAX cannot be imported.
+
+  Raises:
+    UserError: the variable and its value.
+  """
+  given = {k: v for k, v in os.environ.items() if k.startswith("JAX_")}
+  if not given:  # JAX is imported where it is needed
+    return
+  try:
+    import jax  # noqa: F401
+  except (ValueError, TypeError, AttributeError) as error:
+    text = text_of(error).lower()
+    named = [k for k in given if k.lower() in text]
+    valued = [k for k, v in given.items() if repr(v).lower() in text]
+    for name in (named or valued)[:1]:
+      raise UserError(
+        f"{name}={shown(given[name])}: JAX does not take it"
+        f" ({one_line(error)[:120]}); unset it"
+      ) from error
+    raise
+
+
 def pin_jax() -> None:
   """Holds the settings of `PINNED`, and says which the environment changed."""
   import jax
@@ -96,7 +152,7 @@ def require_platform() -> None:
 
   try:
     jax.devices()
-  except RuntimeError as error:
+  except (RuntimeError, AssertionError) as error:
     wanted = os.environ.get("JAX_PLATFORMS", "")
     if not wanted:
       raise UserError(f"JAX finds no device: {one_line(error)}") from error
@@ -113,7 +169,7 @@ def _there() -> str:
   given, found = getattr(jax.config, "jax_platforms", None), []
   for name in ("cpu", "gpu", "tpu"):
     jax.config.update("jax_platforms", name)
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError, AssertionError):
       found.append(f"{name} ({len(jax.devices(name))})")
   jax.config.update("jax_platforms", given)
   return f"this machine has {', '.join(found) or 'none of cpu, gpu and tpu'}"
@@ -122,19 +178,62 @@ def _there() -> str:
 def require_flags() -> None:
   """Refuses flags of XLA_FLAGS that would abort the process.
 
-  Known are those whose names stand in the library.
+  Known are those whose names stand in the library; values are tried in a
+  process of their own.
 
   Raises:
-    UserError: with the nearest flag there is.
+    UserError: with the nearest flag there is, or the value that is refused.
   """
   flags = os.environ.get("XLA_FLAGS", "").strip()
-  if not flags.startswith("-"):  # none, or a file of them
+  if not flags:
+    return
+  if not flags.startswith("-"):
+    _require_flag_file(flags)
     return
   names = [n for n in _FLAG.findall(flags) if n.startswith(_STARTS.decode())]
   for name in names:
     near = _unknown(name)
     if near is not None:
       raise UserError(f"XLA_FLAGS: there is no flag --{shown(name)}{near}")
+  for count in _DEVICES.findall(flags):
+    if not count.isdecimal() or not 0 < int(count[:9]) <= _MOST:
+      raise UserError(
+        "XLA_FLAGS: --xla_force_host_platform_device_count="
+        f"{shown(count)}: expected a whole number from 1 to {_MOST}"
+      )
+  if _DEVICES.sub("", flags).strip():
+    _try_flags(flags)
+
+
+def _require_flag_file(flags: str) -> None:
+  """XLA takes what does not begin with "-" for a file of flags."""
+  if not os.path.isfile(flags):
+    raise UserError(
+      f"XLA_FLAGS={shown(flags)}: there is no such file of flags; a flag reads"
+      " like --xla_cpu_enable_fast_math=false"
+    )
+  _try_flags(flags)
+
+
+@functools.cache
+def _try_flags(flags: str) -> None:
+  """Refuses values that end a process.
+
+  Raises:
+    UserError: with the first line of what XLA says.
+  """
+  command = [sys.executable, "-c", _TRIAL]
+  env = os.environ | {"XLA_FLAGS": flags}
+  try:
+    done = subprocess.run(command, env=env, capture_output=True, timeout=60)
+  except (OSError, subprocess.TimeoutExpired):
+    return  # it says nothing of the flags
+  if done.returncode:
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    why = said[0].rpartition("] ")[2] if said else "it says nothing"
+    raise UserError(
+      f"XLA_FLAGS={shown(flags)}: XLA refuses it ({shown(why, 120)})"
+    )
 
 
 def _unknown(name: str) -> str | None:

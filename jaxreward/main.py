@@ -19,17 +19,27 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from jaxreward import binding, inherited, jobs, paths, processes, workdirs
+from jaxreward import (
+  binding,
+  inherited,
+  jobs,
+  paths,
+  processes,
+  user_code,
+  workdirs,
+)
 from jaxreward import config as config_lib
 from jaxreward.errors import (
   Lost,
   Stopped,
   UserError,
   nearest,
+  one_line,
   shown,
   squeeze,
 )
@@ -191,6 +201,7 @@ def _arguments(flags: Flags) -> list[str]:
 
 def _of_run(config: ConfigDict, recorded: ConfigDict) -> ConfigDict:
   """The config of a run for a job that reads it, on the devices there are."""
+  _require_kinds(recorded, config)
   found = recorded.copy_and_resolve_references()
   with found.unlocked():
     for name in ("job", config.job, "mesh", "processes"):
@@ -205,12 +216,40 @@ def _fill(found: ConfigDict, defaults: ConfigDict) -> None:
     if name not in found:
       found[name] = value
     elif isinstance(value, ConfigDict) and not _is_chosen(name, value):
-      if not isinstance(found[name], ConfigDict):
-        raise UserError(
-          f"{workdirs.CONFIG_FILE} is damaged: {name} is"
-          f" {shown(repr(found[name]))}, not a section"
-        )
       _fill(found[name], value)
+
+
+def _require_kinds(
+  recorded: ConfigDict, defaults: ConfigDict, prefix: str = ""
+) -> None:
+  """Refuses a record whose fields are of other kinds than those there are.
+
+  Raises:
+    UserError: the field, what it is and what it should be.
+  """
+  for name, value in recorded.items():
+    field, like = f"{prefix}{name}", defaults.get(name)
+    if like is None or value is None:
+      continue
+    wanted, given = _kind_of(like), _kind_of(value)
+    if wanted != given:
+      raise UserError(
+        f"{workdirs.CONFIG_FILE} is damaged: {shown(field)} is"
+        f" {shown(repr(value))}, not {wanted}"
+      )
+    if isinstance(like, ConfigDict) and not _is_chosen(name, like):
+      _require_kinds(value, like, f"{field}.")
+
+
+def _kind_of(value: Any) -> str:
+  """What a value is, in words; whole numbers and others are one kind."""
+  kinds: tuple[tuple[Any, str], ...] = (
+    (ConfigDict, "a section"),
+    (bool, "true or false"),
+    (int | float, "a number"),
+    (str, "text"),
+  )
+  return next((w for kind, w in kinds if isinstance(value, kind)), "a list")
 
 
 def _is_chosen(name: str, section: ConfigDict) -> bool:
@@ -235,6 +274,10 @@ def run(flags: Flags) -> None:
   if config.job in jobs.READING:
     recorded = workdirs.read_config(workdir)
     config = _of_run(config, recorded)
+    try:
+      jobs.find(config)  # looks at the values that were recorded
+    except UserError as error:
+      raise UserError(f"{workdirs.CONFIG_FILE} is damaged: {error}") from error
   if config.job in jobs.JOBS:
     jobs.check(config.job, config)
   if config.job in jobs.LOOKING:
@@ -265,7 +308,9 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
     raise UserError(f"{spec}: defines no function get_sweep()")
   try:
     runs = list(module.get_sweep())
-  except (Exception, SystemExit) as error:
+  except BaseException as error:
+    if isinstance(error, KeyboardInterrupt):
+      raise
     file = config_lib.find_file(spec).resolve()
     raise binding.blame(error, spec, file) from error
   if not runs:
@@ -281,7 +326,15 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
         f"{spec}: entry {i} of get_sweep() has the key {shown(repr(wrong[0]))};"
         ' each is the name of a field, as in {"seed": 1}'
       )
-  return [[(k, str(v)) for k, v in one.items()] for one in runs]
+  return [
+    [(k, _text_of(v, f"{spec}: entry {i}: {shown(k)}")) for k, v in one.items()]
+    for i, one in enumerate(runs)
+  ]
+
+
+def _text_of(value: Any, where: str) -> str:
+  with user_code.blamed(where, type(value)):
+    return str(value)
 
 
 def sweep_commands(flags: Flags) -> list[list[str]]:
@@ -335,12 +388,14 @@ def run_sweep(flags: Flags) -> int:
 
 
 def _dispatch(argv: Sequence[str]) -> int:
+  inherited.require_folder()
   flags = parse_flags(argv)
   if flags.help or not argv:
     inherited.say(USAGE, sys.stdout)
     return 0
   if flags.dry_run and not flags.sweep:
     raise UserError("--dry-run goes with --sweep")
+  inherited.require_settings()
   if flags.sweep:
     return run_sweep(flags)
   run(flags)
@@ -374,6 +429,17 @@ def _run_told(argv: Sequence[str]) -> int:
       return _fail(
         "too many open files: raise the limit, as in ulimit -n 4096, and start"
         " the same command again"
+      )
+    if isinstance(error, MemoryError):
+      return _fail(
+        f"there is not enough memory ({one_line(error)}); lower the counts and"
+        " sizes of the config, such as config.rollout.prompts or .group"
+      )
+    if isinstance(error, RecursionError):
+      where = user_code.place(error)
+      return _fail(
+        f"{where}{': ' if where else ''}nested too deeply to be read: a section"
+        f" of the config, a file or a value ({one_line(error)})"
       )
     raise
 

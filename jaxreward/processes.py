@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxreward.errors import Lost, UserError, one_line
+from jaxreward.errors import Lost, UserError, one_line, text_of
 
 T = TypeVar("T")
 ADDRESS, COUNT, INDEX = (
@@ -180,7 +180,7 @@ def as_loss(error: BaseException) -> Lost | None:
   while seen is not None:
     # A failed exchange is a ValueError or a JaxRuntimeError, as it happens.
     told = isinstance(seen, ValueError | RuntimeError)
-    if told and any(sign in str(seen).lower() for sign in _SIGNS):
+    if told and any(sign in text_of(seen).lower() for sign in _SIGNS):
       return Lost(
         f"process {index()} of {count()} lost another one"
         f" ({one_line(seen)[:120]}); start all of them again with the same"

@@ -292,7 +292,7 @@ def record(
   if not whole.strip():
     raise UserError(f"{where}: it is empty")
   if foreign:
-    value = _foreign(whole, where)
+    value = foreign_value(whole, where)
   else:
     value = parse(whole, where)
   if not isinstance(value, dict):
@@ -302,7 +302,12 @@ def record(
   return value
 
 
-def _foreign(whole: str, where: str) -> Any:
+def foreign_value(whole: str, where: str) -> Any:
+  """The JSON value of a text that other libraries wrote.
+
+  Raises:
+    UserError: it is no JSON.
+  """
   try:
     return json.loads(whole)
   except RecursionError as error:

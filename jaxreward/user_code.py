@@ -9,17 +9,25 @@ JAX is not imported here: command lines are checked without it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import pathlib
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
-from jaxreward.errors import one_line, shown
+from jaxreward.errors import (
+  Lost,
+  Stopped,
+  UserError,
+  one_line,
+  shown,
+  text_of,
+)
 
 _PACKAGES = ("jaxreward", "pallas_kernels")
 _HERE = pathlib.Path(__file__).resolve().parent
@@ -139,7 +147,7 @@ def explain(
     return f"it calls exit({shown(error.code, 20)}); raise an error instead"
   if isinstance(error, ModuleNotFoundError) and error.name:
     return f"{one_line(error)}; {_missing(error.name, folder)}"
-  text = str(error)
+  text = text_of(error)
   for word, mend in _MESSAGES.items():
     if word in text and isinstance(
       error, TypeError | ValueError | AttributeError
@@ -160,9 +168,51 @@ def _missing(name: str, folder: os.PathLike[str] | None) -> str:
   return f"pip install {_PIP.get(first, first)}"
 
 
-def told(error: BaseException, fn: Callable[..., Any]) -> str:
+def is_ours(error: BaseException) -> bool:
+  """Whether what was raised is meant to end the run, or is told already."""
+  return isinstance(error, KeyboardInterrupt | UserError | Stopped | Lost)
+
+
+@contextlib.contextmanager
+def blamed(
+  what: str, fn: Callable[..., Any] | None = None, *, host: bool = True
+) -> Iterator[None]:
+  """Tells what a function raises within, of any kind, in one line.
+
+  Args:
+    what: where the config names the function, with which the line begins.
+    fn: the function, or None where only the traceback tells it.
+    host: whether it may run outside jit.
+
+  Raises:
+    UserError: whatever is raised within but `is_ours`; a function of this
+      package raises as it does.
+  """
+  try:
+    yield
+  except BaseException as error:
+    if is_ours(error) or not (fn is None or is_own(fn)):
+      raise
+    raise UserError(f"{what}: {told(error, fn, host=host)}") from error
+
+
+def call(what: str, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+  """What a function outside jit returns; its errors are `blamed`."""
+  with blamed(what, fn, host=False):
+    return fn(*args, **kwargs)
+
+
+def told(
+  error: BaseException, fn: Callable[..., Any] | None, *, host: bool = True
+) -> str:
   """`place` and `explain` of what a function raised, as one text."""
-  if not is_own(fn):
-    return one_line(error)
   where = place(error, fn)
-  return f"{where}: {explain(error)}" if where else explain(error)
+  if not (where if fn is None else is_own(fn)):
+    return one_line(error)
+  why = explain(error) if host else _inside(explain(error))
+  return f"{where}: {why}" if where else why
+
+
+def _inside(mend: str) -> str:
+  """A mend without the way out that only rewards have, the host."""
+  return mend.replace(f", or {_HOST}", "").replace(f": {_HOST}", "")

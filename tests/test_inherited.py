@@ -51,6 +51,61 @@ def test_a_hostile_environment(tmp_path):
   assert log.read_text() == "fine"
 
 
+REFUSED = """
+import os, pathlib, sys
+from jaxreward import inherited, main
+from jaxreward.errors import UserError
+for name, value in (
+  ("JAX_ENABLE_X64", "maybe"), ("JAX_DEFAULT_MATMUL_PRECISION", "garbage"),
+  ("JAX_NUM_CPU_DEVICES", "abc"), ("JAX_LOGGING_LEVEL", "LOUD"),
+  ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "soon"),
+):
+  os.environ[name] = value
+  assert main.main(["--config=configs/align_scenes.py", "--workdir=x"]) == 2
+  del os.environ[name]
+  for module in [m for m in sys.modules if m.split(".")[0] == "jax"]:
+    del sys.modules[module]
+import jax
+from jax.extend import backend
+for name in ("cuda", "rocm", "gpuu"):
+  os.environ["JAX_PLATFORMS"] = name
+  jax.config.update("jax_platforms", name)
+  try:
+    inherited.require_platform()
+  except UserError as error:
+    print(error)
+  backend.clear_backends()
+gone = pathlib.Path("gone")
+gone.mkdir()
+os.chdir(gone)
+os.rmdir(os.getcwd())
+assert main.main(["--help"]) == 2
+"""
+
+
+@pytest.mark.job
+def test_what_the_real_jax_refuses_is_one_line(tmp_path):
+  env = os.environ | {"PYTHONPATH": str(tiny.ROOT)}
+  for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
+    env.pop(name, None)
+  done = subprocess.run(
+    [sys.executable, "-c", REFUSED], env=env, cwd=tmp_path, timeout=120,
+    capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert "Traceback" not in done.stderr
+  told = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+  assert [x.split(":")[1].split("=")[0].strip() for x in told[:-1]] == [
+    "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_NUM_CPU_DEVICES",
+    "JAX_LOGGING_LEVEL", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+  ]  # fmt: skip
+  assert "is gone" in told[-1]
+  for name, line in zip(
+    ("cuda", "rocm", "gpuu"), done.stdout.splitlines(), strict=True
+  ):
+    assert line.startswith(f"JAX_PLATFORMS={name}: this machine has cpu")
+
+
 def test_settings_are_pinned_and_said(monkeypatch, caplog):
   monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
   jax.config.update("jax_numpy_rank_promotion", "raise")

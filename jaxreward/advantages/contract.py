@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxreward import user_code
 from jaxreward.errors import UserError
 from jaxreward.methods import asks
 from jaxreward.types import Array
@@ -78,7 +79,7 @@ def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
   """
   names = asks(fn)
   if not names:
-    return _checked(fn(), field)
+    return _checked(user_code.call(f"config.{field}", fn), field)
   unknown = [name for name in names if name not in OFFERS or name == "state"]
   if unknown:
     raise UserError(

@@ -25,14 +25,15 @@ from jaxreward.flow import steppers
 from jaxreward.jobs import checks, kernels
 from jaxreward.methods import asks, prepare_of
 from jaxreward.numerics import Mean
-from jaxreward.training import optimizer
+from jaxreward.training import faults, optimizer, writers
 
 # Metrics of every run, which no term may be called after.
 RESERVED = (
+  *writers.RESERVED, *optimizer.METRICS, faults.PICTURES,
   "loss", "reward", "advantage_abs", "zero_variance_share", "window_start",
-  "log_prob_gap", "log_ratio_max", "grad_norm", "update_norm",
-  "skipped_updates",
+  "log_prob_gap", "log_ratio_max",
 )  # fmt: skip
+_GAP = "log_ratio_max"  # which an objective gives
 
 
 def _bind(config: ConfigDict, field: str, registry, **options):
@@ -83,6 +84,11 @@ def bind_regularizers(
     if "sampler" in inspect.signature(fn).parameters:
       name_of = config.rollout.sampler.name
       fn = functools.update_wrapper(functools.partial(fn, sampler=name_of), fn)
+    if "/" in name:
+      raise UserError(
+        f'config.{field}: a term is a metric of its own, and names with "/" are'
+        " for those of rewards and panels; give it another"
+      )
     if name in RESERVED:
       raise UserError(
         f"config.{field}: every run has a metric of this name; give the term"
@@ -163,6 +169,12 @@ def _try_objective(
     raise UserError(
       f"config.objective.name={shown(config.objective.name)}: it returned"
       f" {_kind(result)}; expected (jaxreward.numerics.Mean, metrics by name)"
+    )
+  clash = [n for n in result[1] if n in RESERVED and n != _GAP]
+  if clash:
+    raise UserError(
+      f"config.objective.name={shown(config.objective.name)}: every run has a"
+      f" metric {clash[0]}; give that of the objective another name"
     )
   return result[1]
 

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from jaxreward import user_code
 from jaxreward.data.scenes import grammar
-from jaxreward.errors import UserError, nearest, one_line, shown
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.jobs import videos
 
 SEEDS = ("seed", "eval.seed")
@@ -96,6 +97,15 @@ _SHARES = {
 } | dict.fromkeys(_OPTIMIZERS, ("final_scale",))
 
 
+# Counts that are multiplied: samples at once.
+_PRODUCTS = {
+  "rollout": ("prompts", "group"),
+  "eval": ("samples", "group"),
+  "sample": ("prompts", "group"),
+}
+_MOST = 10_000_000
+
+
 def _fields(sections: Mapping[str, Sequence[str]]) -> list[str]:
   return [
     f"{section}.{name}" for section in sections for name in sections[section]
@@ -159,6 +169,19 @@ def check(config: ConfigDict) -> None:
       if value is not None and not is_right(value):
         raise UserError(f"config.{field}={shown(value)}: expected {wanted}")
 
+  for section, counts in _PRODUCTS.items():
+    _check_product(config, [f"{section}.{name}" for name in counts])
+
+
+def _check_product(config: ConfigDict, fields: Sequence[str]) -> None:
+  """Refuses more samples at once than any machine holds."""
+  values = [_value(config, field) for field in fields]
+  if all(_is_count(v, 1) for v in values) and math.prod(values) > _MOST:
+    said = " times ".join(
+      f"config.{f}={shown(v, 20)}" for f, v in zip(fields, values, strict=True)
+    )
+    raise UserError(f"{said} are more than {_MOST:,} samples; lower them")
+
 
 def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
   if value is not None and value not in known:
@@ -183,14 +206,17 @@ def try_out(
     What it returns, as shapes.
 
   Raises:
-    UserError: what the function says of its options.
+    UserError: what the function says of its options; of a person's own, with
+      the line of its file.
   """
   try:
-    return jax.eval_shape(fn, *shapes)
+    with user_code.blamed(f"config.{field}", host=False):
+      return jax.eval_shape(fn, *shapes)
   except UserError as error:
-    raise UserError(f"{prefix}{error}") from error
-  except Exception as error:
-    raise UserError(f"config.{field}: {one_line(error)}") from error
+    text = str(error)
+    if text.startswith("config."):  # it says the field by itself
+      raise
+    raise UserError(f"{prefix}{text}") from error
 
 
 def is_finite(value: Any) -> bool:

@@ -16,7 +16,7 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxreward import buckets, paths, rewards
+from jaxreward import buckets, paths, rewards, user_code
 from jaxreward import config as config_lib
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest, shown
@@ -158,8 +158,11 @@ def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
       )
     own[_FOLDER] = workdir / entry.field.replace(".", "/")
   try:
-    return entry.loads(**own)  # pyrefly: ignore
+    assert entry.loads
+    return user_code.call(f"config.{entry.field}", entry.loads, **own)
   except UserError as error:
+    if str(error).startswith("config."):
+      raise
     raise UserError(f"config.{entry.field}: {error}") from error
 
 
@@ -380,8 +383,10 @@ def _bound_loader(
   )  # fmt: skip
   if look := getattr(loader, "check", None):
     try:
-      look(bound.keywords)
+      user_code.call(f"config.{field}", look, bound.keywords)
     except UserError as error:
+      if str(error).startswith("config."):
+        raise
       raise UserError(f"config.{field}: {error}") from error
   return bound, names
 

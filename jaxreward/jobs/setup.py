@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import models, paths, processes, rng
+from jaxreward import models, paths, processes, rng, user_code
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest, shown
@@ -42,13 +42,18 @@ POLICY_FILE = "policy.safetensors"  # what align and pretrain write
 OWN_POLICY = "workdir:policy"
 
 
+def _bare_policy(config: ConfigDict) -> Policy:
+  bound = config_lib.bind(config.model, models.REGISTRY, field="model")
+  return user_code.call("config.model", bound)
+
+
 def make_policy(config: ConfigDict) -> Policy:
   """The architecture that `config.model` names, with its autoencoder.
 
   Raises:
     UserError: one of the two is not known, or they do not go together.
   """
-  policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
+  policy = _bare_policy(config)
   if videos.is_video(policy) and config.data.grammar != "free":
     raise UserError(
       f'config.data.grammar="{config.data.grammar}": "{config.model.name}" makes'
@@ -56,9 +61,10 @@ def make_policy(config: ConfigDict) -> Policy:
     )
   section = config.autoencoder
   if section.name != "none":
-    made = config_lib.bind(
+    bound = config_lib.bind(
       section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
-    )()
+    )
+    made = user_code.call("config.autoencoder", bound)
     policy = _with_autoencoder(policy, made, config)
   return videos.as_strips(policy, config)
 
@@ -110,7 +116,7 @@ def score_frames(
   config: ConfigDict, reward: Callable[..., Any]
 ) -> Callable[..., Any]:
   """A reward of pictures as it scores what the policy of the config makes."""
-  policy = config_lib.bind(config.model, models.REGISTRY, field="model")()
+  policy = _bare_policy(config)
   return videos.scored(reward, config) if videos.is_video(policy) else reward
 
 
@@ -125,14 +131,16 @@ def make_schedule(config: ConfigDict) -> schedule.Schedule:
     positional=2,
   )  # fmt: skip
   shape, shift = make_policy(config).latent_shape, config.rollout.shift
-  try:
-    made = bound(shift, shape)
-  except UserError as error:
-    raise UserError(f"config.{error}") from error
+  with user_code.blamed("config.rollout.schedule", bound, host=False):
+    try:
+      made = bound(shift, shape)
+    except UserError as error:
+      raise UserError(f"config.{error}") from error
   for section in ("rollout", "eval", "sample"):
     count = config[section].num_steps
     try:
-      made.times(count)
+      with user_code.blamed("config.rollout.schedule", bound, host=False):
+        made.times(count)
     except UserError as error:
       raise UserError(
         f"config.{section}.num_steps={count}, config.rollout.shift={shift:g}:"
@@ -155,10 +163,11 @@ def make_sampler(
   )
 
   def make(times: ArrayLike, noisy: ArrayLike | None = None) -> Any:
-    try:
-      return bound(times, noisy)
-    except UserError as error:
-      raise UserError(f"config.{section}.{error}") from error
+    with user_code.blamed(f"config.{field}", bound, host=False):
+      try:
+        return bound(times, noisy)
+      except UserError as error:
+        raise UserError(f"config.{section}.{error}") from error
 
   return make
 

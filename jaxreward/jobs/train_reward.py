@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, reward_models, rng
+from jaxreward import processes, reward_models, rng, user_code
 from jaxreward.data import pairs, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import Preferences
@@ -198,10 +198,11 @@ def _optimizer(config: ConfigDict):
 
 
 def _scorer(config: ConfigDict) -> RewardModel:
-  return config_lib.bind(
+  bound = config_lib.bind(
     config.reward_model, {"scene": scene_reward.make_scorer},
     field="reward_model",
-  )()  # fmt: skip
+  )  # fmt: skip
+  return user_code.call("config.reward_model", bound)
 
 
 def _loss(config: ConfigDict):

@@ -27,7 +27,7 @@ import safetensors
 
 from jaxreward import paths, reading
 from jaxreward.errors import UserError, one_line, shown
-from jaxreward.files import require_finite
+from jaxreward.files import FLOATS, require_finite, require_plain
 
 _SUFFIX = ".safetensors"
 # What is read of a repository: weights, configs, and tokenizers of any kind.
@@ -35,11 +35,10 @@ _BESIDE = (".json", "merges.txt", "vocab.txt", ".model")
 _READ = (_SUFFIX, *_BESIDE)
 _INDEX = re.compile(r".*\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_WHOLE = ("I64", "I32", "I16", "I8", "U8", "BOOL")
 _KINDS = {
   int: "a whole number above 0", float: "a number above 0", dict: "an object",
 }  # fmt: skip
+_LARGEST = 10**300  # neither NaN nor an infinity is below
 _SHOWN = 60  # characters of a value in an error
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -62,7 +61,7 @@ class Stored:
 
   @property
   def is_float(self) -> bool:
-    return self.dtype in _FLOATS
+    return self.dtype in FLOATS
 
   def read(self) -> np.ndarray:
     """The values.
@@ -71,11 +70,7 @@ class Stored:
       UserError: a type that is not a plain number, such as a quantised one, or
         a value that is not finite.
     """
-    if self.dtype not in _FLOATS + _WHOLE:
-      raise UserError(
-        f"{self.file}: {self.name} is stored as {self.dtype}, which is not"
-        f" read; use a copy of the weights in one of {', '.join(_FLOATS)}"
-      )
+    require_plain(self.file, self.name, self.dtype)
     try:
       with safetensors.safe_open(self.file, "numpy") as file:
         value = file.get_tensor(self.name)
@@ -216,7 +211,7 @@ def field(
   value = default if value is None else value
   right = (int, float) if kind is float else kind
   is_right = isinstance(value, right) and not isinstance(value, bool)
-  if not is_right or (kind is not dict and value <= 0):
+  if not is_right or (kind is not dict and not 0 < value < _LARGEST):
     raise misfit(of, name, value, _KINDS[kind])
   return value
 

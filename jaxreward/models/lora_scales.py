@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pathlib
@@ -12,6 +11,7 @@ from typing import Any
 
 import safetensors
 
+from jaxreward import reading
 from jaxreward.errors import UserError, shown
 from jaxreward.models import hub, lora_files, lora_names
 
@@ -67,12 +67,10 @@ def _header(
     text = (file.metadata() or {}).get(lora_files.METADATA)
   if text is None:
     return None
-  try:
-    record = dict(json.loads(text))
-  except (ValueError, TypeError) as error:
-    raise UserError(
-      f"{spec}: {lora_files.METADATA} of its header is no JSON object"
-    ) from error
+  where = f"{spec}: {lora_files.METADATA} of its header"
+  record = reading.foreign_value(text, where)
+  if not isinstance(record, dict):
+    raise UserError(f"{where} is no JSON object")
   return {
     lora_names.stripped(str(name)): value for name, value in record.items()
   }

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward import processes, user_code
 from jaxreward.data import texts
-from jaxreward.errors import UserError, shown
+from jaxreward.errors import Lost, Stopped, UserError, shown
 from jaxreward.rewards import results
 from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
@@ -157,12 +157,11 @@ def _asked(reward: Reward, images: Any, prompts: Any, **context: Any) -> Scores:
   try:
     result = reward.fn(images, prompts, **context)
     return results.checked(reward.name, result, jnp.shape(images)[:2])
-  except UserError:
-    raise
-  except SystemExit as error:
-    raise _failure(reward, error) from error
-  except Exception as error:
-    if reward.is_host or not user_code.is_own(reward.fn):
+  except BaseException as error:
+    if user_code.is_ours(error):
+      raise
+    plain = isinstance(error, Exception)  # no exit, and nothing of that kind
+    if plain and (reward.is_host or not user_code.is_own(reward.fn)):
       raise
     raise _failure(reward, error) from error
 
@@ -224,8 +223,12 @@ def contexts_of(
   rewards: Mapping[str, Reward], prompts: PromptBatch
 ) -> dict[str, Context]:
   """The arrays that the rewards in jit take besides pictures and prompts."""
-  inside = [r for r in rewards.values() if not r.is_host]
-  return {r.name: _context(r, prompts) for r in inside}
+  found = {}
+  for reward in rewards.values():
+    if not reward.is_host:
+      with user_code.blamed(f'reward "{reward.name}"', reward.prepare):
+        found[reward.name] = _context(reward, prompts)
+  return found
 
 
 def texts_of(prompts: PromptBatch) -> list[str]:
@@ -383,6 +386,8 @@ def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
     if str(error).startswith(f'reward "{reward.name}'):
       raise
     raise UserError(f'reward "{reward.name}": {error}') from error
+  except (Stopped, Lost):
+    raise
   except Exception as error:
     return _prompt_by_prompt(reward, images, prompts, error)
 
@@ -396,6 +401,8 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
     try:
       taken = _context(reward, one).arguments
       found[p] = _asked(reward, images[p : p + 1], one, **taken)
+    except (Stopped, Lost):
+      raise
     except Exception as error:
       failures.append(error)
   if not found:

@@ -14,6 +14,8 @@ from jaxreward.errors import UserError, nearest
 from jaxreward.numerics import Mean
 from jaxreward.types import ArrayLike, Params
 
+METRICS = ("grad_norm", "update_norm", "skipped_updates")  # of every update
+
 # Linen's dense and convolution weights, adapters, and nothing else: a bias of
 # scanned layers is [depth, features], so the number of axes tells nothing.
 MATRICES = r"(^|/)(kernel|lora/[ab])$"
@@ -180,11 +182,12 @@ def apply_if_finite(
   taken &= jnp.isfinite(update_norm)
   new_params = optax.apply_updates(params, updates)
   choose = lambda new, old: jnp.where(taken, new, old)
-  metrics = {
-    "grad_norm": Mean.of(grad_norm, taken),
-    "update_norm": Mean.of(update_norm, taken),
-    "skipped_updates": Mean.of(~taken),
-  }
+  found = (
+    Mean.of(grad_norm, taken),
+    Mean.of(update_norm, taken),
+    Mean.of(~taken),
+  )
+  metrics = dict(zip(METRICS, found, strict=True))
   return (
     jax.tree.map(choose, new_params, params),
     jax.tree.map(choose, new_state, opt_state),

@@ -14,7 +14,12 @@ import safetensors.numpy
 from absl import logging
 
 from jaxreward.errors import UserError, nearest, one_line, shown
-from jaxreward.files import local, require_finite, write_atomic
+from jaxreward.files import (
+  local,
+  require_finite,
+  require_plain,
+  write_atomic,
+)
 from jaxreward.types import Params
 
 _SHOWN = 3
@@ -106,7 +111,10 @@ def load_params(
 def _read(path: os.PathLike[str] | str) -> dict[str, np.ndarray]:
   try:
     with local(path) as copy, safetensors.safe_open(copy, "numpy") as file:
-      return {name: file.get_tensor(name) for name in file.keys()}
+      names = list(file.keys())
+      for name in names:
+        require_plain(path, name, file.get_slice(name).get_dtype())
+      return {name: file.get_tensor(name) for name in names}
   except FileNotFoundError:
     raise UserError(f"{path}: no such file") from None
   except (OSError, ValueError, safetensors.SafetensorError) as error:

@@ -20,6 +20,8 @@ from jaxreward.training.events import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 TIMINGS_FILE = "timings.jsonl"
+# What every row has by itself, so that no metric may be called after it.
+RESERVED = ("job", "step", "nonfinite")
 
 Row = dict[str, Any]
 
@@ -135,7 +137,7 @@ def to_row(job: str, step: int, metrics: Mapping[str, Any]) -> Row:
 
   Values that are not finite become null, and "nonfinite" counts them.
   """
-  if clash := {"job", "step", "nonfinite"} & set(metrics):
+  if clash := set(RESERVED) & set(metrics):
     raise ValueError(f"metrics may not be called {', '.join(sorted(clash))}")
   values = {name: _scalar(name, v) for name, v in metrics.items()}
   row = {"job": job, "step": int(step), **values}

@@ -256,7 +256,35 @@ ROWS = [
     files={FILE: whole},
   ),
   row("something else", ("is no matrix of LoRA",), {"weight": ones(2)}),
-  row("header", ("no JSON object",), pair(), head={lora_files.METADATA: "{"}),
+  row("header", ("is not JSON",), pair(), head={lora_files.METADATA: "{"}),
+  row(
+    "a header without end",
+    ("nested too deeply",),
+    pair(),
+    head={lora_files.METADATA: "[" * 200_000},
+  ),
+  row(
+    "a header that is a list",
+    ("no JSON object",),
+    pair(),
+    head={lora_files.METADATA: "[1]"},
+  ),
+  *(
+    folder(
+      f"{field} {value}",
+      (field, "expected"),
+      json.dumps(
+        {"peft_type": "LORA", "r": 2, "lora_alpha": 4, field: 0}
+      ).replace(f'"{field}": 0', f'"{field}": {value}'),
+    )
+    for field in ("lora_alpha", "r")
+    for value in ("1e999", "NaN", "-Infinity", "1" + "0" * 400)
+  ),
+  folder(
+    "a pattern's alpha without end",
+    ("alpha_pattern", "expected a number above 0"),
+    '{"r": 2, "lora_alpha": 4, "alpha_pattern": {"to_q": 1e999}}',
+  ),
   row(
     "scale twice",
     ("its scale twice",),

@@ -260,6 +260,28 @@ ROWS = [
     "a module that fails", "", "config.rewards.mine.fn=json.decoder.nothing",
     fn="json.decoder.nothing",
   ),
+  *(
+    reward(f"{where} that raises {kind}", f"""
+    import asyncio
+    class Odd(Exception):
+      def __str__(self):
+        return self.nothing
+    class Base(BaseException):
+      pass
+    {mark}
+    def score(images, prompts):
+      raise {kind}
+    """, line(9), says)
+    for where, mark in (
+      ("jit", "# in jit"), ("the host", "@declare(is_host=True)")
+    )
+    for kind, says in (
+      ("asyncio.CancelledError", "CancelledError"),
+      ("GeneratorExit", "GeneratorExit"),
+      ("Base('words')", "Base: words"),
+      ("Odd", "Odd: (its text cannot be had: AttributeError)"),
+    )
+  ),
   # jobs, configs, sweeps
   Row(
     "a job without a folder", ("config.job", "takes 1 positional"),

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from tests.bad_inputs.table import QUICK, Row
 
 SOUND = (
@@ -47,6 +49,20 @@ def _folder(path):
   path.mkdir()
 
 
+def _no_memory(here, monkeypatch):
+  def take(*_):
+    np.empty(2**62, np.int8)
+
+  monkeypatch.setattr("jaxreward.workdirs.take", take)
+
+
+def _too_deep(here, monkeypatch):
+  def take(*_):
+    return take()
+
+  monkeypatch.setattr("jaxreward.workdirs.take", take)
+
+
 ROWS = [
   _file("UTF-16", SOUND.encode("utf-16"), "c.py", "SyntaxError"),
   _file("NUL", "x = 1\0\n" + SOUND, "c.py", "null bytes"),
@@ -58,6 +74,17 @@ ROWS = [
   _file("a byte-order mark in the middle", f"\ufeff\ufeff{SOUND}", "c.py"),
   _file("a section that is missing", SOUND, "the config lacks", "base.py"),
   _file("a huge number", "def get_config():\n  return {'job': 'align', 'seed': 10**5000}\n", "config.seed"),
+  _file("a key that is no text", "def get_config():\n  return {'job': 'align', 'data': {1: 2}}\n", "config.data has the key 1"),
+  _file("a dict in itself", "def get_config():\n  x = {'job': 'align'}\n  x['x'] = x\n  return x\n", "nested too deeply"),
+  _file("5000 sections", "def get_config():\n  x = {}\n  for _ in range(5000):\n    x = {'a': x}\n  return {'job': 'align', 'x': x}\n", "nested too deeply"),
+  _file("a config that is cancelled", "import asyncio\ndef get_config():\n  raise asyncio.CancelledError\n", "c.py:3: CancelledError"),
+  _file("an import that is left", "raise GeneratorExit\n", "c.py:1: GeneratorExit"),
+  _file("an error without text", "class Odd(Exception):\n  __str__ = None\ndef get_config():\n  raise Odd\n", "c.py:4: Odd: (its text cannot be had"),
+  _set("3000 sections", "rewards" + ".a" * 3000, "1", "nested too deeply"),
+  _set("a billion pictures", "rollout.group", "1000000000", "config.rollout.group=1000000000", "more than 10,000,000"),
+  _set("a billion to evaluate", "eval.samples", "1000000000", "config.eval.samples=1000000000", "more than"),
+  Row("no memory", ("not enough memory", "config.rollout.prompts"), prepare=_no_memory),
+  Row("too deep for Python", ("nested too deeply",), prepare=_too_deep),
   _file("a folder", _folder, "it is a folder, not a file"),
   _file("another name", SOUND, "no such file", "c.py", file="d.py"),
   _file("a name with brackets", SOUND, "no such file", file="[*].**"),
@@ -101,6 +128,8 @@ ROWS = [
   _sweep("keys that are no names", "return [{1: 2}]", "entry 0", "has the key 1"),
   _sweep("entries that are no dicts", "return ['seed=1']", "entry 0"),
   _sweep("a field that is not there", "return [{'sed': 1}]", "entry 0", "no such field"),
+  _sweep("a value without text", "return [{'seed': type('Odd', (), {'__str__': lambda self: 1 / 0})()}]", "entry 0: seed", "s.py:2: ZeroDivisionError"),
+  _sweep("one that is cancelled", "raise __import__('asyncio').CancelledError", "s.py:2: CancelledError"),
   Row("sweep: a home of nobody", ("home folder",), options=("--sweep=~nobody-at-all/s.py",)),
   _recorded("nothing", b"", "is not JSON"),
   _recorded("cut short", b'{"job": "al', "is not JSON"),
@@ -119,6 +148,11 @@ ROWS = [
   _recorded("gzip", b"\x1f\x8b\x08\0", "gzip"),
   _recorded("a folder", _folder, "it is a folder"),
   _record("a number for a section", json.dumps({"data": 3}), "data is 3"),
+  _record("a job that is a section", '{"job": {"a": 1}}', "job is", "not text"),
+  _record("a model that is a number", '{"job": "align", "model": 3}', "model is 3, not a section"),
+  _record("a number for a list", '{"job": "align", "jobs": 3}', "jobs is 3, not a list"),
+  _record("text for a number", '{"rollout": {"num_steps": "x"}}', "rollout.num_steps is 'x', not a number"),
+  _record("a value out of range", '{"rollout": {"num_steps": 0}}', "config.rollout.num_steps=0"),
   _record("cut short", b"{", "is not JSON"),
   Row("recorded: a damaged list of results", ("evaluation.json is damaged", "nested too deeply"), {"run/evaluation.json": '{"a":' * 9999}, QUICK, prepare=lambda here, patch: _write_config(here)),
 ]  # fmt: skip

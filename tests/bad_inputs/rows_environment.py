@@ -34,6 +34,12 @@ ROWS = [
     "one of several", "--xla_cpu_enable_fast_math=false --xla_nothing",
     "--xla_nothing",
   ),
+  flags("devices that are no number",
+        "--xla_force_host_platform_device_count=abc", "=abc", "whole number"),
+  flags("no devices", "--xla_force_host_platform_device_count=0", "from 1 to"),
+  flags("a file of flags there is not", "flags.txt", "no such file of flags"),
+  flags("a value of a flag", "--xla_cpu_enable_fast_math=maybe",
+        "=maybe", "Couldn't interpret value maybe"),
   flags("a flag without a value", "--xla_force_host_count", "force_host"),
   *(
     Row(

@@ -65,6 +65,13 @@ def tensors() -> Mapping[str, np.ndarray]:
   return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
 
 
+def _packed(dtype: str) -> bytes:
+  """Eight values of a type of one byte."""
+  header = {"a": {"dtype": dtype, "shape": [8], "data_offsets": [0, 8]}}
+  text = json.dumps(header).encode()
+  return struct.pack("<Q", len(text)) + text + bytes(8)
+
+
 def saved(arrays: Mapping[str, Any]) -> Content:
   return safetensors.numpy.save({n: np.asarray(x) for n, x in arrays.items()})
 
@@ -285,6 +292,17 @@ ROWS = [
       {"reward.safetensors": saved({"a": nan()})},
       call=lambda here: own.load_params(
         here / "reward.safetensors", {"a": np.zeros(8, np.float32)})),
+  Row("model of ours in FP8",
+      ("reward.safetensors: a is stored as F8_E4M3", "F64, F32, F16, BF16"),
+      {"reward.safetensors": _packed("F8_E4M3")},
+      call=lambda here: own.load_params(
+        here / "reward.safetensors", {"a": np.zeros(8, np.float32)})),
+  *(
+    Row(f"config.{field} in FP8", ("is stored as F8_E5M2", "F32"),
+        {"fp8.safetensors": _packed("F8_E5M2")},
+        overrides={field: "{here}/fp8.safetensors"})
+    for field in ("init.checkpoint",)
+  ),
   Row("ftfy not installed", ('pip install "jaxreward[text]"',),
       prepare=lambda here, patch: patch.setitem(
         sys.modules, "ftfy", None),

@@ -4,7 +4,6 @@ import dataclasses
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 
 import jax
@@ -283,25 +282,31 @@ def test_a_stop_does_not_wait_for_an_evaluation(tmp_path):
 
 
 def test_a_grace_time_that_is_over_ends_the_process(monkeypatch, caplog):
-  codes, over = [], threading.Event()
+  codes, over, timers = [], threading.Event(), []
+
+  class Timer(threading.Timer):
+    def start(self):
+      timers.append(self)
+      super().start()
 
   def end(code):
     codes.append(code)
     over.set()
 
   monkeypatch.setattr(interrupt.os, "_exit", end)
+  monkeypatch.setattr(interrupt.threading, "Timer", Timer)
   with interrupt.GracefulStop(0.05, lambda: "step 4") as stop:
-    os.kill(os.getpid(), signal.SIGINT)  # a person may wait
-    time.sleep(0.1)
-    assert stop.requested and not codes
-  with interrupt.GracefulStop(0.05, lambda: "step 4") as stop:
-    os.kill(os.getpid(), signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)  # a person may wait
+    assert stop.requested and not timers
+  with interrupt.GracefulStop(0.05, lambda: "step 4"):
+    signal.raise_signal(signal.SIGTERM)
     assert over.wait(60)
   assert codes == [143]
   assert "within 0.05 s" in caplog.text and "from step 4" in caplog.text
-  with interrupt.GracefulStop(0.2):
-    os.kill(os.getpid(), signal.SIGTERM)
-  time.sleep(0.4)
+  with interrupt.GracefulStop(3600):
+    signal.raise_signal(signal.SIGTERM)
+  timers[-1].join(60)
+  assert not timers[-1].is_alive()
   assert codes == [143]  # what has been left in time is not ended
 
 
