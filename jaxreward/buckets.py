@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from absl import logging
 from etils import epath
 
-from jaxreward.errors import Lost, UserError, one_line
+from jaxreward.errors import Lost, UserError, one_line, shown
 
 _PLACE = re.compile(r"gs://([a-z0-9][a-z0-9._-]+[a-z0-9])/[^/].*")
 _LOCK_FILE = ".lock"
@@ -118,7 +118,7 @@ def take(workdir: epath.Path) -> str:
   if lock.exists():
     logging.warning(
       "%s was in use by %s; if that still runs, it ends before its next"
-      " checkpoint", workdir, _owner(lock),
+      " checkpoint", workdir, shown(_owner(lock), 100),
     )  # fmt: skip
   me = {"host": socket.gethostname(), "process": os.getpid()}
   text = json.dumps(me | {"id": uuid.uuid4().hex})
@@ -146,7 +146,7 @@ def require_held() -> None:
     lock = epath.Path(place)
     if not lock.exists() or lock.read_text() != text:
       raise UserError(
-        f"--workdir={lock.parent} was taken over by {_owner(lock)}; this"
+        f"--workdir={lock.parent} was taken over by {shown(_owner(lock), 100)}; this"
         " process ends"
       )
 

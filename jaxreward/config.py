@@ -219,7 +219,8 @@ def _switch_method(config: ConfigDict, key: str, text: str) -> None:
     if dropped:
       logging.info(
         "config.%s is %s now: dropped the arguments of %s (%s)",
-        section, text, old.get("name"), ", ".join(dropped),
+        section, shown(text), shown(old.get("name")),
+        shown(", ".join(dropped), 100),
       )  # fmt: skip
     parent[last] = ConfigDict({"name": text})
 
@@ -370,25 +371,47 @@ def _parse_sequence(field: str, text: str, current: Sequence[Any]) -> list[Any]:
 
 
 def to_json(config: ConfigDict) -> str:
-  """The resolved config as JSON text; infinities are kept, as {"$float"}."""
+  """The resolved config as JSON text; infinities are kept, as {"$float"}.
+
+  Raises:
+    UserError: a value that does not come back from JSON as it was.
+  """
   return json.dumps(_encode("config", config), indent=2, allow_nan=False)
 
 
 def _encode(field: str, value: Any) -> Any:
   if isinstance(value, ConfigDict | dict):
-    return {k: _encode(f"{field}.{k}", value[k]) for k in sorted(value)}
+    return {
+      _text(field, k): _encode(f"{field}.{k}", value[k]) for k in sorted(value)
+    }
   if isinstance(value, list | tuple):
     return [_encode(field, v) for v in value]
   if isinstance(value, float) and not math.isfinite(value):
     return {"$float": str(value)}
   if isinstance(value, int) and abs(value) >= _LARGEST:
     raise UserError(f"{field} is a whole number of more than 300 digits")
-  if value is None or isinstance(value, bool | int | float | str):
+  if isinstance(value, str):
+    return _text(field, value)
+  if value is None or isinstance(value, bool | int | float):
     return value
   raise UserError(
     f"{field} holds a {type(value).__name__}; a config holds "
     "numbers, text, booleans, tuples and sections"
   )
+
+
+def _text(field: str, text: Any) -> Any:
+  """A text or a key as it is, once a file of UTF-8 can hold it."""
+  try:
+    str(text).encode()
+  except UnicodeEncodeError as error:
+    half = shown(text[error.start], 10)
+    raise UserError(
+      f"{shown(field, 100)}={shown(text, 100)}: it holds {half}, a byte that is"
+      " not UTF-8 or half a character; a run could not be resumed: rename the"
+      " file, or write the text anew"
+    ) from error
+  return text
 
 
 def from_json(text: str) -> ConfigDict:

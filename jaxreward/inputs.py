@@ -1,53 +1,146 @@
 """Files that a config names, as they were when its run began.
 
-A run that goes on after a stop goes on with the same data: prompts, pictures'
-lists, weights. Their sizes and digests are kept beside the config.
+A run that goes on after a stop goes on with the same data: prompts, entries by
+prompt, pictures, weights. Sizes and digests are kept beside the config.
+
+A field names a file by a path with "/", by a name with a suffix, or by being
+one of `FIELDS`. What is compared:
+
+- of a file up to 16 MiB its content, of a larger one its size and both ends;
+- of a folder names and sizes, and contents as of files, texts first, until
+  64 MiB are read, from there on both ends; of the first 10,000 files in order.
+  What lies below the working directory, or below that of another run, is not;
+- of pictures that the rows of a .jsonl file name the same.
+
+Not seen are changes in the middle of what is read by its ends alone, files
+beyond the first 10,000, and what a hub or a bucket holds.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import reading
 from jaxreward.errors import UserError, shown
 from jaxreward.files import write_atomic
 
 FILE = "inputs.json"
+# Fields, by their last word, that name a file or a folder by any name.
+FIELDS = (
+  "source", "weights", "checkpoint", "adapter", "init", "references", "facts",
+  "questions", "templates", "questions_template",
+)  # fmt: skip
+# Of rows, that name pictures.
+_PICTURES = ("image", "target", "mask", "image_a", "image_b", "faces")
 _WHOLE = 1 << 24  # bytes up to which all of a file is read
-_ENDS = 1 << 20  # bytes of each end of a larger one
-_MOST = 10_000  # files of a folder
+_IN_ALL = 1 << 26  # bytes of whole files of a folder
+_ENDS = 1 << 14  # bytes of each end of others
+_MOST = 10_000  # files
+_RUN = {FILE, "command.txt", ".lock"}  # beside config.json
+_TEXTS = (".txt", ".jsonl", ".json", ".csv")
 _CODE = ".py"
 # Sections, and fields, whose files may change: they are written, or no results.
 _LEFT, _CACHE = ("workdir", "checkpoint", "export"), "cache"
+# Sections whose files tell of data, which a job that exports weights leaves.
+_DATA = ("data", "train_reward", "rewards", "heldout_rewards", "regularizers")
 
 
-def digest(path: pathlib.Path) -> str:
-  """Size and content of a file; of a folder, names and sizes in it.
+def digest(path: pathlib.Path, left: str = "") -> str:
+  """Sizes and contents of a file or a folder; see the top of the module.
 
-  Of a large file the two ends stand for the whole.
+  Args:
+    path: of it.
+    left: a folder that is left out.
   """
-  found = hashlib.sha256()
-  if path.is_dir():
-    files = sorted(p for p in path.rglob("*") if p.is_file())[:_MOST]
-    for file in files:
-      found.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
-    return f"{len(files)} files:{found.hexdigest()[:16]}"
-  size = path.stat().st_size
-  with path.open("rb") as file:
-    found.update(file.read(_WHOLE if size <= _WHOLE else _ENDS))
-    if size > _WHOLE:
+  is_folder = path.is_dir()
+  files = list(_below(path, left)) if is_folder else [path]
+  pictures = set(itertools.islice(_pictures(files), _MOST)) - {*files}
+  found, budget = hashlib.sha256(), _IN_ALL
+  ordered = sorted(files, key=lambda p: (p.suffix not in _TEXTS, p))
+  for file in (*ordered, *sorted(pictures)):
+    name = os.path.relpath(file, path if is_folder else path.parent)
+    content = _content(file, budget)
+    budget -= len(content)
+    size = _size(file)
+    found.update(os.fsencode(f"{name if file != path else ''} {size}\n"))
+    found.update(content)
+  what = f"{len(files)} files" if is_folder else f"{_size(path)} bytes"
+  more = f" and {len(pictures)} pictures" if pictures else ""
+  return f"{what}{more}:{found.hexdigest()[:16]}"
+
+
+def _size(path: pathlib.Path) -> int:
+  """Bytes of a file; -1 of one that is not there."""
+  try:
+    return path.stat().st_size
+  except (OSError, ValueError):
+    return -1
+
+
+def _content(path: pathlib.Path, budget: int) -> bytes:
+  """All of a file, or both its ends; nothing of one that cannot be read."""
+  size = _size(path)
+  try:
+    with path.open("rb") as file:
+      if size <= max(min(_WHOLE, budget), 2 * _ENDS):
+        return file.read(_WHOLE)
+      start = file.read(_ENDS)
       file.seek(-_ENDS, os.SEEK_END)
-      found.update(file.read())
-  return f"{size} bytes:{found.hexdigest()[:16]}"
+      return start + file.read(_ENDS)
+  except (OSError, ValueError):
+    return b""
+
+
+def _below(folder: pathlib.Path, left: str) -> Iterator[pathlib.Path]:
+  """The first files of a folder in order, without those of runs."""
+
+  def walk() -> Iterator[pathlib.Path]:
+    for place, folders, names in os.walk(folder):
+      folders.sort()
+      is_run = "config.json" in names and not _RUN.isdisjoint(names)
+      if _is_below(place, left) or (is_run and place != os.fspath(folder)):
+        folders.clear()
+        continue
+      yield from (pathlib.Path(place, name) for name in sorted(names))
+
+  return itertools.islice(filter(os.path.isfile, walk()), _MOST)
+
+
+def _is_below(path: os.PathLike[str] | str, folder: str) -> bool:
+  real = os.path.realpath(path) + os.sep
+  return bool(folder) and real.startswith(os.path.realpath(folder) + os.sep)
+
+
+def _pictures(files: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
+  """The pictures that rows name, from their file's folder on."""
+  for file in files:
+    if file.suffix == ".jsonl" and os.access(file, os.R_OK):
+      with file.open("rb") as lines:
+        names = (file.parent / name for line in lines for name in _names(line))
+        paths = (pathlib.Path(os.path.normpath(name)) for name in names)
+        yield from filter(os.path.isfile, paths)
+
+
+def _names(line: bytes) -> list[str]:
+  if not any(f'"{key}"'.encode() in line for key in _PICTURES):
+    return []
+  try:
+    row = json.loads(line)
+  except (ValueError, RecursionError):  # who needs the row says so
+    return []
+  values = [row.get(key) for key in _PICTURES] if isinstance(row, dict) else []
+  lists = [v if isinstance(v, list) else [v] for v in values]
+  names = [v for some in lists for v in some if isinstance(v, str)]
+  return [os.path.expanduser(v) for v in names if v.strip() and "\0" not in v]
 
 
 def _named(config: Any, prefix: str = "") -> Iterator[Any]:
@@ -64,68 +157,96 @@ def _named(config: Any, prefix: str = "") -> Iterator[Any]:
       yield from ((f"{field}.{i}", v) for i, v in enumerate(value))
 
 
-def _path(text: Any) -> pathlib.Path | None:
-  """What a text names, if it is a file, or a folder by a path, on this disk."""
+def _path(field: str, text: Any) -> pathlib.Path | None:
+  """What a field names, if it is a file or a folder on this disk."""
   if not isinstance(text, str) or not text or "://" in text or "\0" in text:
     return None
+  words = [word for word in field.split(".") if not word.isdigit()]
+  is_named = words[-1] in FIELDS and text not in ("scenes", "edits")
   for name in (text, text.rpartition(":")[0]):
     try:
       path = pathlib.Path(name).expanduser()
-      if name and (path.is_file() or ("/" in name and path.is_dir())):
+      is_path = is_named or "/" in name
+      if name and (
+        ((is_path or path.suffix) and path.is_file())
+        or (is_path and path.is_dir())
+      ):
         return path
     except (OSError, RuntimeError):
       continue
   return None
 
 
-def digests(config: ConfigDict) -> dict[str, str]:
-  """{field: digest} of the files and folders that a config names."""
+def digests(config: ConfigDict, left: str = "") -> dict[str, str]:
+  """{field: digest} of the files and folders that a config names.
+
+  Args:
+    config: of a run.
+    left: its working directory: what lies below it is written by the run.
+  """
   found = {}
   for field, text in _named(config):
-    path = _path(text)
-    if path is None:
+    path = _path(field, text)
+    if path is None or _is_below(path, left):
       continue
     try:
-      found[field] = digest(path)
+      found[field] = digest(path, left)
     except OSError:  # who needs it says so
       continue
   return found
 
 
-def check(workdir: epath.Path, config: ConfigDict) -> None:
+def check(
+  workdir: epath.Path,
+  config: ConfigDict,
+  before: dict[str, Any],
+  *,
+  with_data: bool = True,
+) -> None:
   """Compares the files of a config with those that its run began with.
 
   The first time they are recorded. Code may be mended in between: that is
   said, and no more.
 
+  Args:
+    workdir: of the run.
+    config: of the run.
+    before: what the working directory holds of them; {} for nothing.
+    with_data: False for a job that reads weights alone.
+
   Raises:
-    UserError: one has changed.
+    UserError: one has changed, or the record is damaged.
   """
   path = workdir / FILE
-  now = digests(config)
-  before: Any = {}
-  if path.exists():
-    try:
-      record = reading.record(path)
-      before = {k: v for k, v in record.items() if isinstance(v, str)}
-    except UserError:  # damaged: there is nothing to compare with
-      before = {}
-  texts = dict(_named(config))
   for field, old in before.items():
-    new = now.get(field)
-    if new is None or new == old:
+    if not isinstance(old, str):
+      raise UserError(
+        f"{shown(path, 120)} is damaged: {shown(field)} is {shown(old)}, not"
+        " text; mend it, or remove it to do without what it holds"
+      )
+  left = "" if "://" in os.fspath(workdir) else os.fspath(workdir)
+  now, texts = digests(config, left), dict(_named(config))
+  for field, old in before.items():
+    new, is_data = now.get(field), field.partition(".")[0] in _DATA
+    if new is None or new == old or (is_data and not with_data):
       continue
-    name = shown(texts.get(field, ""), 80)
-    change = f"{old.partition(':')[0]} then, {new.partition(':')[0]} now"
-    if _CODE in name:
-      logging.warning(
-        "config.%s=%s has changed since the run began (%s): its rows before and"
-        " after are not of one kind", field, name, change,
-      )  # fmt: skip
-      continue
-    raise UserError(
-      f"config.{field}={name} has changed since the run began ({change}):"
-      f" restore it, give another --workdir, or remove {path} to go on with it"
-    )
+    _tell(field, texts.get(field, ""), old, new, path)
   if before != now | before:
     write_atomic(path, json.dumps(now | before, indent=2) + "\n")
+
+
+def _tell(field: str, text: str, old: str, new: str, path: epath.Path) -> None:
+  """Refuses what has changed; of code it is said."""
+  change = " then, ".join(shown(d.partition(":")[0], 40) for d in (old, new))
+  at = _path(field, text)
+  if at is not None and at.suffix == _CODE:
+    logging.warning(
+      "config.%s=%s has changed since the run began (%s now): its rows before"
+      " and after are not of one kind", shown(field), shown(text, 80), change,
+    )  # fmt: skip
+    return
+  raise UserError(
+    f"config.{shown(field)}={shown(text, 80)} has changed since the run began"
+    f" ({change} now): restore it, give another --workdir, or remove {path} to"
+    " go on with it"
+  )

@@ -185,7 +185,7 @@ def configure_jax() -> None:
     if not os.access(cache, os.W_OK):
       raise PermissionError(f"{cache} cannot be written")
   except (OSError, RuntimeError) as error:
-    logging.warning("no cache for compiled programs: %s", error)
+    logging.warning("no cache for compiled programs: %s", shown(error, 200))
     return
   jax.config.update("jax_compilation_cache_dir", str(cache))
 
@@ -283,6 +283,7 @@ def run(flags: Flags) -> None:
   if config.job in jobs.LOOKING:
     job(config, workdir)
     return
+  config_lib.to_json(config)  # refuses what no record can hold
   if "processes" in config:
     processes.start(**config.processes)
   if "workdir" in config:
@@ -292,7 +293,8 @@ def run(flags: Flags) -> None:
   if config.job in jobs.JOBS:
     jobs.check_data(config.job, config, workdir)
   jobs.rehearse(config)
-  with workdirs.take(workdir, recorded or config):
+  reads = recorded is None  # data, and not weights alone
+  with workdirs.take(workdir, recorded or config, with_data=reads):
     if recorded is None:
       workdirs.record_command(workdir, _arguments(flags))
     job(config, workdir)
@@ -311,6 +313,8 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
       raise
     file = config_lib.find_file(spec).resolve()
     raise binding.blame(error, spec, file) from error
+  if not runs:
+    raise UserError(f"{spec}: get_sweep() has returned nothing to run")
   for i, one in enumerate(runs):
     if not isinstance(one, dict | ConfigDict):
       raise UserError(
@@ -376,7 +380,8 @@ def run_sweep(flags: Flags) -> int:
     if flags.dry_run:
       inherited.say(shlex.join(["python", *command]) + "\n", sys.stdout)
       continue
-    logging.info("run %d of %d: %s", i + 1, len(commands), shlex.join(command))
+    line = shown(shlex.join(command), 250)
+    logging.info("run %d of %d: %s", i + 1, len(commands), line)
     if code := _run_command(command):
       return code if code > 0 else 128 - code
   return 0

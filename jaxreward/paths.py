@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 from etils import epath
@@ -21,6 +22,8 @@ from jaxreward.errors import UserError, shown
 # `*` and `?` find themselves, and also what belongs to others.
 _PATTERNS = "[*?\\"
 _ABSENT = "there is no such file or folder"
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+_PLACES = ("gs", "s3", "az", "hf")  # that files are read from
 _LONGEST = 3500  # bytes of a path, below the 4096 that a system takes
 
 
@@ -32,7 +35,7 @@ def expand(path: object, field: str = "") -> str:
     field: that gives it, such as "config.data.source", for errors.
 
   Raises:
-    UserError: what no file system can look up, or file://.
+    UserError: what no file system can look up, or a URL.
   """
   text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
   start = f"{field}={shown(text, 100)}" if field else shown(text, 100)
@@ -42,6 +45,12 @@ def expand(path: object, field: str = "") -> str:
     raise UserError(f"{start}: a path holds no NUL character")
   if text.lower().startswith("file:"):
     raise UserError(f"{start}: write the path alone, without file://")
+  scheme = _SCHEME.match(text)
+  if scheme and scheme[1] not in _PLACES:
+    raise UserError(
+      f"{start}: nothing is fetched from {shown(scheme[0], 20)}; download it and"
+      " name the file"
+    )
   if not text.startswith("~") or "://" in text:
     return text
   home = os.path.expanduser(text)

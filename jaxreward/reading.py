@@ -27,6 +27,8 @@ _END = re.compile(r"\r\n|\n|\r")
 _MARK = "\ufeff"
 # How files begin that are no text, and what to do about it.
 _KINDS = (
+  (b"\xff\xfe\0\0", "is UTF-32; save it as UTF-8"),
+  (b"\0\0\xfe\xff", "is UTF-32; save it as UTF-8"),
   (b"\xff\xfe", "is UTF-16; save it as UTF-8"),
   (b"\xfe\xff", "is UTF-16; save it as UTF-8"),
   (b"\x1f\x8b", "is compressed by gzip; unpack it first"),

@@ -27,7 +27,9 @@ _HELD: set[int] = set()
 
 
 @contextlib.contextmanager
-def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
+def take(
+  workdir: epath.Path, config: ConfigDict, *, with_data: bool = True
+) -> Iterator[None]:
   """Creates or reopens a working directory and holds it for this run.
 
   Of several processes, process 0 does so for all.
@@ -36,12 +38,13 @@ def take(workdir: epath.Path, config: ConfigDict) -> Iterator[None]:
     workdir: made if absent; a run of the same config is resumed. One in a
       bucket is taken over from a process that has it (see `buckets`).
     config: resolved config, written to `config.json`.
+    with_data: the job reads the files of data, which may not have changed.
 
   Raises:
     UserError: it cannot be written, another process uses it, or it holds
       another config, something that is no run, or a damaged record.
   """
-  lock = processes.on_first(lambda: _open(workdir, config))
+  lock = processes.on_first(lambda: _open(workdir, config, with_data))
   if not (workdir / CONFIG_FILE).exists():
     raise UserError(
       f"--workdir={workdir}: process {processes.index()} does not see what"
@@ -66,7 +69,9 @@ def find(workdir: str) -> epath.Path:
   return epath.Path(workdir)
 
 
-def _open(workdir: epath.Path, config: ConfigDict) -> int | str:
+def _open(
+  workdir: epath.Path, config: ConfigDict, with_data: bool
+) -> int | str:
   """The lock, once everything there is what it should be."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -77,7 +82,8 @@ def _open(workdir: epath.Path, config: ConfigDict) -> int | str:
     ) from error
   try:
     _claim(workdir, config)
-    inputs.check(workdir, config)
+    before = read_record(workdir / inputs.FILE)
+    inputs.check(workdir, config, before, with_data=with_data)
     for name in RECORDS:
       read_record(workdir / name)
   except BaseException:

@@ -393,6 +393,16 @@ def test_json_refuses_what_a_config_may_not_hold():
   assert "config.a.b holds a builtin" in failure(config_lib.to_json, config)
 
 
+@pytest.mark.parametrize(
+  "value", ["a\udce9", {"k\udce9": 1}, ("a", ("\ud800",))]
+)
+def test_json_refuses_what_no_file_holds(value):
+  """It would be written, and refused when the run is resumed."""
+  config = ConfigDict({"a": {"b": value}})
+  line = failure(config_lib.to_json, config)
+  assert line.startswith("config.a.b") and "not UTF-8" in line
+
+
 def test_differences_name_what_changes_results(file):
   old = config_lib.load(file)
   new = config_lib.load(

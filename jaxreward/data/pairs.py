@@ -57,23 +57,6 @@ def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     yield place, row
 
 
-def check(path: os.PathLike[str] | str, field: str = "") -> None:
-  """Reads the lines of a file of pairs, and none of its pictures.
-
-  Args:
-    path: see `load_pairs`.
-    field: that names the file, for errors.
-
-  Raises:
-    UserError: see `load_pairs`.
-  """
-  at = paths.find(path, field)
-  sides = {is_heldout(row["prompt"]) for _, row in _rows(at)}
-  for heldout, side in ((False, "training"), (True, "held-out")):
-    if heldout not in sides:
-      raise _no_pair(at, side)
-
-
 def _no_pair(path: epath.Path, side: str) -> UserError:
   return UserError(
     f"{reading.name(path)}: none of its pairs is on the {side} side; pairs are"

@@ -83,7 +83,7 @@ def _prompts(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
       logging.INFO,
       "%s: %d lines that begin with # are taken for comments; a prompt that"
       " begins so goes into a .jsonl file",
-      path,
+      reading.name(path),
       skipped,
     )
 
@@ -131,7 +131,12 @@ def _read_file(
       odd[0][0],
     )
   if repeated:
-    _tell(logging.INFO, "%s: %d repeated prompts are used once", path, repeated)
+    _tell(
+      logging.INFO,
+      "%s: %d repeated prompts are used once",
+      reading.name(path),
+      repeated,
+    )
   return list(entries.values())
 
 

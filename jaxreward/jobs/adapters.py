@@ -56,7 +56,7 @@ def add(config: ConfigDict, policy: Policy, params: Params) -> Params:
   """The parameters with the adapter of `init.adapter`, if there is one."""
   if not spec_of(config, BASE):
     return params
-  logging.info("adding the adapter %s", spec_of(config, BASE))
+  logging.info("adding the adapter %s", shown(spec_of(config, BASE), 200))
   return lora.add(params, _read(config, policy, BASE))
 
 
@@ -72,7 +72,7 @@ def start(
   """
   if not spec_of(config, TRAINED):
     return None
-  logging.info("adapters start from %s", spec_of(config, TRAINED))
+  logging.info("adapters start from %s", shown(spec_of(config, TRAINED), 200))
   return _padded(config, policy, jax.jit(lambda: init(None))())
 
 

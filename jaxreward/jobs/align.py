@@ -107,7 +107,7 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   data_checks.require_weights(config)
   return [
     *data_checks.of_prompts(config, "train", "validation", "heldout"),
-    *data_checks.of_rewards(config, workdir, "train"),
+    *data_checks.of_rewards(config, workdir),
   ]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from absl import logging
 from etils import epath
@@ -19,20 +18,11 @@ from jaxreward import config as config_lib
 from jaxreward import processes, rewards
 from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, shown
 from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup
 from jaxreward.models import hub, qwen_prompts
-from jaxreward.rewards import encoders, objects, references
-from jaxreward.rewards.remote import questions
-
-# Options of rewards that name a file, and what reads it.
-READERS: dict[str, Callable[[str], Any]] = {
-  "facts": objects.facts_of_file,
-  "questions": questions.read_questions,
-}
-
+from jaxreward.rewards import encoders, references
 
 # Of text encoders: the tokenizer of the one that reads most, how a prompt is
 # given to it, and what of the policy's places is not for its tokens.
@@ -126,15 +116,14 @@ def _require_place(spec: str, field: str) -> None:
     raise UserError(f"config.{field}: {error}") from error
 
 
-def of_rewards(
-  config: ConfigDict, workdir: epath.Path, split: str
-) -> list[PictureRow]:
-  """Reference pictures of all rewards; other files that they name are read.
+def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """Reference pictures of all rewards; whether their weights are there.
+
+  Entries by prompt, such as facts, are read by `text_files`.
 
   Args:
     config: of the run.
     workdir: where a trained reward model may be.
-    split: of the prompts whose references are counted.
 
   Raises:
     UserError: the reward, and what is wrong with its files.
@@ -143,7 +132,7 @@ def of_rewards(
   found: list[PictureRow] = []
   for field, entry in _entries(config):
     try:
-      found += _of_reward(config, field, entry, split)
+      found += _of_reward(field, entry)
     except UserError as error:
       raise UserError(f"config.{field}: {error}") from error
   return found
@@ -155,9 +144,7 @@ def _entries(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
       yield f"{section}.{name}", config[section][name]
 
 
-def _of_reward(
-  config: ConfigDict, field: str, entry: ConfigDict, split: str
-) -> list[PictureRow]:
+def _of_reward(field: str, entry: ConfigDict) -> list[PictureRow]:
   fn = config_lib.resolve_callable(
     entry.fn, rewards.REGISTRY, field=f"{field}.fn"
   )
@@ -166,32 +153,5 @@ def _of_reward(
   if loader and isinstance(weights, str):
     _require_place(weights, f"{field}.weights")
   options = inspect.signature(loader).parameters if loader else {}
-  for name, reads in READERS.items():
-    if name in options and entry.get(name):
-      reads(entry[name])
   folder = entry.get("references") if "references" in options else ""
-  if not folder:
-    return []
-  _count_references(setup.load_prompts(config, split), folder)
-  return references.checked(folder)
-
-
-def _count_references(prompts: Sequence[grammar.Prompt], folder: str) -> None:
-  """Says once which prompts have no reference, as their scores are missing.
-
-  Raises:
-    UserError: none of them has one.
-  """
-  known = references.rows(folder)
-  bare = [prompt.text for prompt in prompts if prompt.text not in known]
-  if bare and len(bare) == len(prompts):
-    raise UserError(
-      f"{epath.Path(folder) / references.FILE}: none of the {len(bare)} prompts"
-      f' has a line there, such as "{shown(bare[0])}"; "prompt" has to be the'
-      " same text"
-    )
-  if bare:
-    logging.warning(
-      '%s: %d of %d prompts have no line there and get no score, such as "%s"',
-      folder, len(bare), len(prompts), shown(bare[0]),
-    )  # fmt: skip
+  return references.checked(folder) if folder else []

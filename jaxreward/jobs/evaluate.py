@@ -426,7 +426,7 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   data_checks.require_weights(config, spec, "eval.checkpoint")
   return [
     *data_checks.of_prompts(config, "heldout"),
-    *data_checks.of_rewards(config, workdir, "heldout"),
+    *data_checks.of_rewards(config, workdir),
   ]
 
 

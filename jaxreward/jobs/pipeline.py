@@ -30,10 +30,15 @@ def check(config: ConfigDict, done: Collection[str] = ()) -> None:
     done: jobs that have finished.
 
   Raises:
-    UserError: a name that is no job, or the pipeline itself, or what a job
-      refuses.
+    UserError: no job at all, a name that is none, or the pipeline itself, or
+      what a job refuses.
   """
   known = [k for k in jobs.JOBS if k not in ("pipeline", *jobs.LOOKING)]
+  if not config.jobs:
+    raise UserError(
+      "config.jobs is empty: there is nothing to run; name jobs, as in"
+      " --config.jobs=pretrain,evaluate"
+    )
   for name in config.jobs:
     if name not in known:
       raise UserError(

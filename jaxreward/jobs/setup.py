@@ -413,7 +413,7 @@ def _check_config(spec: str, known: fields.Fields | None, field: str) -> None:
   if not record:
     logging.info(
       "%s has no config.json: its flags are taken to be those of config.%s",
-      spec, field,
+      shown(spec, 150), field,
     )  # fmt: skip
 
 

@@ -289,7 +289,7 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   if source == "scenes" or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
   if source != "scenes":
-    return pairs.rows_of(source)
+    return pairs.rows_of(source, "config.train_reward.source")
   return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 

@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward.data import texts
+from jaxreward.data import texts, wordings
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError, shown
 from jaxreward.jobs import pipelines, setup
@@ -215,12 +215,8 @@ def _check_negative(config: ConfigDict, policy: Policy) -> None:
       f'{field}: the policy "{config.model.name}" reads words by itself, and of'
       ' no prompt it knows the empty one alone; use ""'
     )
-  try:
-    is_text = "\0" not in text and text.encode()
-  except UnicodeEncodeError:
-    is_text = False
-  if not is_text:
-    raise UserError(f"{field}: it is not text in UTF-8, or holds a NUL")
+  if text.strip():  # a blank alone is the empty prompt of some encoders
+    wordings.check_prompt(text, field)
   scales = (
     config.rollout.guidance_scale,
     config.sample.guidance_scale,

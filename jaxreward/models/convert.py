@@ -188,7 +188,8 @@ def _say_unread(spec: os.PathLike[str] | str, names: list[str]) -> None:
   if names:
     kinds = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
     said = [f"{n} ({k})" if k > 1 else n for n, k in kinds.items()]
-    logging.info("%s: not read, not needed: %s", spec, _list(said, _UNREAD))
+    unread = shown(_list(said, _UNREAD), 150)
+    logging.info("%s: not read, not needed: %s", shown(spec, 100), unread)
 
 
 def to_public(params: Params, rules: Rules) -> dict[str, np.ndarray]:

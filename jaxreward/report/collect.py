@@ -10,7 +10,7 @@ from absl import logging
 from etils import epath
 
 from jaxreward import reading
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 from jaxreward.report import summary
 from jaxreward.report.environment import describe
 from jaxreward.report.grids import load_cards, make_cards
@@ -48,7 +48,7 @@ def report_from_workdir(
   timings = read_jsonl(workdir / "timings.jsonl", problems)
   cards = _cards(workdir / "grids" / "cards.npz", problems)
   for problem in problems:
-    logging.warning("report: %s", problem)
+    logging.warning("report: %s", shown(problem, 250))
   path = workdir / "report.html"
   write_report(
     path,

@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward import processes, user_code
 from jaxreward.data import texts
-from jaxreward.errors import Lost, Stopped, UserError
+from jaxreward.errors import Lost, Stopped, UserError, shown
 from jaxreward.rewards import results
 from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
@@ -411,7 +411,7 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
     ) from first_error
   if failures:
     logging.warning(
-      'reward "%s" failed for %d of %d prompts: %s', reward.name, len(failures),
+      'reward "%s" failed for %d of %d prompts: %s', shown(reward.name), len(failures),
       images.shape[0], user_code.told(failures[0], reward.fn),
     )  # fmt: skip
   names = next(iter(found.values()))

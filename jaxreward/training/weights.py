@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 
-from jaxreward.errors import UserError, nearest, one_line
+from jaxreward.errors import UserError, nearest, one_line, shown
 from jaxreward.files import (
   local,
   require_finite,
@@ -82,7 +82,9 @@ def load_params(
   """
   drawn, read = _named({} if fresh is None else fresh), _read(path)
   if untaught := sorted(drawn.keys() - read.keys()):
-    logging.warning("%s lacks %s: untaught", path, ", ".join(untaught))
+    logging.warning(
+      "%s lacks %s: untaught", shown(path, 120), shown(", ".join(untaught), 150)
+    )
   found = drawn | read
   wanted = _named(like)
   _require_equal_names(path, found, wanted)

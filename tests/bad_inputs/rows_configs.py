@@ -50,14 +50,14 @@ def _folder(path):
 
 
 def _no_memory(here, monkeypatch):
-  def take(*_):
+  def take(*_, **__):
     np.empty(2**62, np.int8)
 
   monkeypatch.setattr("jaxreward.workdirs.take", take)
 
 
 def _too_deep(here, monkeypatch):
-  def take(*_):
+  def take(*_, **__):
     return take()
 
   monkeypatch.setattr("jaxreward.workdirs.take", take)
@@ -113,6 +113,14 @@ ROWS = [
   _set("depth", "data.kind_weights", "[" * 5000, "kind_weights"),
   _set("a long text", "job", "x" * 100_000, "config.job"),
   _set("half a character", "job", "a\udcff", "config.job"),
+  _set("a method of a long name", "objective.name", "x" * 5000, "config.objective"),
+  _set("line breaks in a method's name", "objective.name", "x\n" * 9, r"x\nx\n"),
+  Row("a file's name that is not UTF-8", ("config.data.source=", r"\udce9", "not UTF-8"), {"caf\udce9.txt": "a red circle\na blue square\n"}, "sample_scenes.py", {"data.source": "{here}/caf\udce9.txt"}),
+  Row("no jobs in a pipeline", ("config.jobs is empty",), {}, "quickstart.py:smoke", {"jobs": "()"}),
+  _sweep("nothing", "return []", "s.py:", "nothing to run"),
+  Row("a URL for prompts", ("data.source=", "fetched from https://"), {}, "sample_scenes.py", {"data.source": "https://example.com/p.txt"}),
+  Row("a URL for weights", ("config.init.checkpoint=", "fetched from HTTP://"), {}, "sample_scenes.py", {"init.checkpoint": "HTTP://example.com/w.safetensors"}),
+  Row("a place of no kind for a run", ("--workdir=", "fetched from abc://"), workdir="abc://x/y"),
   _set("a section of strange keys", "rewards.x", "{1: 2}", "config.rewards.x"),
   _set("a set", "rewards.x.fn", "{1, 2}", "config.rewards.x"),
   _sweep("no list", "return None", "s.py:"),

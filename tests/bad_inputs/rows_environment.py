@@ -18,7 +18,7 @@ def _no_platform(here, monkeypatch):
 
 
 def _no_files(here, monkeypatch):
-  def take(*_):
+  def take(*_, **__):
     raise OSError(24, "Too many open files")
 
   monkeypatch.setattr("jaxreward.workdirs.take", take)

@@ -113,6 +113,10 @@ ROWS += [
   for job in ("align", "evaluate")
 ]  # fmt: skip
 ROWS += [
+  in_prompts(
+    "image by a URL", ("train.jsonl, line 1", '"image"', "fetched from https://"),
+    prompt(image="https://example.com/a.png"),
+  ),
   in_pairs(
     "first picture of a pair", ('"image_a"', "it is empty"),
     pair(a="bad"), HELD, files={"bad": b""} | THIRD,

@@ -3,13 +3,19 @@
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import inputs
+from jaxreward import inputs, workdirs
 from tests.bad_inputs.table import Row
 
 PROMPTS = "a red circle\na blue square\n"
 
 
-def changed(name, field, value, before, *says):
+def go_on(here, config):
+  run = epath.Path(here) / "run"
+  run.mkdir(exist_ok=True)
+  inputs.check(run, config, workdirs.read_record(run / inputs.FILE))
+
+
+def changed(name, field, value, before, *says, files=None):
   """A run that was begun with files of this content, and finds others."""
   *sections, last = field.split(".")
   tree: dict = {last: value}
@@ -26,13 +32,13 @@ def changed(name, field, value, before, *says):
     file = here / before[0]
     later = file.read_bytes()
     file.write_text(before[1])
-    inputs.check(epath.Path(here), config)
+    go_on(here, config)
     file.write_bytes(later)
-    inputs.check(epath.Path(here), config)
+    go_on(here, config)
 
   return Row(
     name, (f"config.{field}=", "has changed", "inputs.json", *says),
-    {before[0]: PROMPTS}, call=call,
+    {before[0]: PROMPTS} | (files or {}), call=call,
   )  # fmt: skip
 
 
@@ -60,6 +66,44 @@ ROWS = [
   changed(
     "references", "rewards.ssim.references", "{here}/refs",
     ("refs/a.png", "other"), "1 files",
+  ),
+  changed(
+    "prompts of a folder, of the same size", "data.source", "{here}/d",
+    ("d/train.txt", PROMPTS.replace("red", "tan")), "1 files",
+  ),
+  changed(
+    "a reference of the same size", "rewards.ssim.references", "{here}/refs",
+    ("refs/a.png", "x" * len(PROMPTS)), "1 files",
+  ),
+  changed(
+    "a picture of a prompt", "data.source", "{here}/p.jsonl",
+    ("x/a.png", "other"), "bytes and 1 pictures",
+    files={"p.jsonl": '{"prompt": "a", "image": "x/a.png"}\n'},
+  ),
+  changed(
+    "a picture of a pair", "train_reward.source", "{here}/d/p.jsonl",
+    ("a.png", "x" * len(PROMPTS)), "bytes and 1 pictures",
+    files={"d/p.jsonl": '{"image_a": "../a.png", "image_b": "no.png"}\n'},
+  ),
+  changed(
+    "prompts below a folder of code", "data.source", "{here}/x.py/p.txt",
+    ("x.py/p.txt", "other"), "5 bytes then",
+  ),
+  *(
+    Row(
+      f"inputs.json: {name}", ("inputs.json is damaged", *says),
+      {"run/inputs.json": content},
+      call=lambda here: go_on(here, ConfigDict({"a": "b"})),
+    )
+    for name, content, *says in (
+      ("a list", "[]", "expected an object"),
+      ("null", "null", "expected an object"),
+      ("a number", '{"data.source": 5}', "data.source is 5"),
+      ("depth", '{"a":' * 9999, "nested too deeply"),
+      ("Latin-1", b'{"a": "\xe9"}', "not UTF-8"),
+      ("NUL", b"{}\0", "is NUL"),
+      ("cut short", '{"a": "b', "is not JSON"),
+    )
   ),
   Row(
     "every weight is 0", ("rewards.detector.weight=0", "nothing to learn"),

@@ -135,13 +135,18 @@ ROWS = [
   ),
   _row(
     "NUL in a negative prompt", SD3,
-    ("config.data.negative_prompt=", "holds a NUL"),
+    ("config.data.negative_prompt=", "holds NUL"),
     data__negative_prompt="a\0b",
   ),
   _row(
     "negative prompt that is not UTF-8", SD3,
-    ("config.data.negative_prompt=", "not text in UTF-8"),
+    ("config.data.negative_prompt=", "half a character"),
     data__negative_prompt="a\udcff",
+  ),
+  _row(
+    "negative prompt of nothing to see", SD3,
+    ("config.data.negative_prompt=", "empty to the eye", "U+200B"),
+    data__negative_prompt="\u200b",
   ),
   _row(
     "long negative prompt of the scenes", SAMPLE,

@@ -79,6 +79,14 @@ FAULTS = {
     lambda r: b"\xfe\xff" + json.dumps(r).encode("utf-16-be"),
     ("is UTF-16; save it as UTF-8",),
   ),
+  "UTF-32": (
+    lambda r: b"\xff\xfe\0\0" + json.dumps(r).encode("utf-32-le"),
+    ("is UTF-32; save it as UTF-8",),
+  ),
+  "UTF-32, big end first": (
+    lambda r: b"\0\0\xfe\xff" + json.dumps(r).encode("utf-32-be"),
+    ("is UTF-32; save it as UTF-8",),
+  ),
   "UTF-16 without a mark": (
     lambda r: json.dumps(r).encode("utf-16-le"),
     ("line 1: byte 2 is NUL", "save the file as UTF-8"),

@@ -71,6 +71,7 @@ def test_a_prompt_may_begin_with_a_hash_in_json_alone(tmp_path):
 
 
 def test_comments_and_odd_characters_are_told_once(tmp_path, caplog):
+  caplog.set_level("INFO", "absl")
   path = tmp_path / "a.txt"
   path.write_text("# a\n# b\na cat\x07\na d\ufffdg\n", encoding="utf-8")
   for _ in range(2):

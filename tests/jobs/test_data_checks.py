@@ -7,6 +7,7 @@ from etils import epath
 
 from jaxreward import jobs
 from jaxreward.data import image_checks
+from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import data_checks, pipeline
 from tests import tiny
@@ -54,15 +55,28 @@ def test_sound_files_pass_in_every_job(tmp_path, monkeypatch):
   assert [{*row.files} for row in seen] == [{"image_a", "image_b"}] * 2
 
 
-def test_references_that_some_prompts_lack_are_told_once(tmp_path, caplog):
-  (tmp_path / "references.jsonl").write_text(rows.lines(rows.reference()))
+@pytest.mark.parametrize("job", ["align", "evaluate"])
+def test_references_of_other_wording_pass(job, tmp_path, monkeypatch, caplog):
+  """By one rule in every look; prompts without a line are told once."""
+  seen = []
+  monkeypatch.setattr(image_checks, "check", seen.extend)
+  line = rows.lines(rows.reference(prompt="A red  circle."))
+  (tmp_path / "references.jsonl").write_text(line)
+  shapes, colours = grammar.SHAPES, grammar.COLOURS[:3]
+  words = [f"a {colour} {shape}\n" for shape in shapes for colour in colours]
+  (tmp_path / "p.txt").write_text("".join(words))
+  own = {"data.source": f"{tmp_path}/p.txt"}
   kept = {"rewards.kept.fn": "background"}
   kept["rewards.kept.references"] = str(tmp_path)
-  config = tiny.load(table.QUICK, kept)
-  found = data_checks.of_rewards(config, epath.Path(tmp_path), "train")
-  assert [{*row.files} for row in found] == [{"image", "mask"}]
-  told = [r.getMessage() for r in caplog.records if "no line" in r.getMessage()]
-  assert len(told) == 1 and "prompts have no line there" in told[0]
+  spec = {"align": table.QUICK, "evaluate": "evaluate_scenes.py:smoke"}[job]
+  config = tiny.load(spec, own, kept)
+  jobs.check(job, config)
+  jobs.check_data(job, config, epath.Path(tmp_path))
+  assert [{*row.files} for row in seen] == [{"image", "mask"}]
+  told = [
+    r.getMessage() for r in caplog.records if "no entry" in r.getMessage()
+  ]
+  assert len(told) == 1 and "nor for 10 others of 12" in told[0]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError, one_line, shown
 from jaxreward.rewards.remote import answers
 from jaxreward.rewards.remote.options import Options
 from jaxreward.rewards.remote.store import Budget, Spent
@@ -62,7 +62,8 @@ def _opener(options: Options) -> urllib.request.OpenerDirector:
       proxies = {"https": found}
     else:
       logging.info(
-        "url=%s: HTTPS_PROXY is not asked; proxy=true takes it", options.url
+        "url=%s: HTTPS_PROXY is not asked; proxy=true takes it",
+        shown(options.url, 200),
       )
   return urllib.request.build_opener(
     urllib.request.ProxyHandler(proxies), _NoRedirect

@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
+from jaxreward.errors import shown
 from jaxreward.rewards.remote import answers, templates
 from jaxreward.rewards.remote.client import Client, NoAnswer
 from jaxreward.rewards.remote.options import Options
@@ -144,7 +145,7 @@ class Judge:
       )
       logging.warning(
         "%s: %d of %d questions without an answer: %s",
-        self.options.model, sum(lost.values()), len(wanted), why,
+        shown(self.options.model), sum(lost.values()), len(wanted), shown(why, 150),
       )  # fmt: skip
     return [found[key] for key in keys]
 
