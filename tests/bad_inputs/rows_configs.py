@@ -50,14 +50,14 @@ def _folder(path):
 
 
 def _no_memory(here, monkeypatch):
-  def take(*_):
+  def take(*_, **__):
     np.empty(2**62, np.int8)
 
   monkeypatch.setattr("jaxreward.workdirs.take", take)
 
 
 def _too_deep(here, monkeypatch):
-  def take(*_):
+  def take(*_, **__):
     return take()
 
   monkeypatch.setattr("jaxreward.workdirs.take", take)
