@@ -85,6 +85,24 @@ def test_its_gradient_is_that_of_the_log_sigmoid_over_beta():
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_padding_of_groups_reaches_neither_value_nor_gradient():
+  v, ref, u, advantage, mask = (np.float32(x) for x in draw(4))
+  mask = mask > 0
+  mask[1] = False  # a group of padding
+  rows = mask[..., None, None, None]
+  total = lambda v, advantage: (
+    objectives.dgpo(v, ref, u, advantage, mask)[0].total
+  )
+  clean, slope = jax.value_and_grad(total)(jnp.asarray(v), advantage)
+  dirty = jnp.asarray(np.where(rows, v, np.nan))
+  got, padded = jax.value_and_grad(total)(
+    dirty, np.where(mask, advantage, np.nan)
+  )
+  np.testing.assert_array_equal(got, clean)
+  np.testing.assert_array_equal(padded, slope)
+  assert not np.any(np.where(rows, 0, padded))
+
+
 def test_at_the_reference_the_weight_is_one_half():
   v, _, u, advantage, mask = draw(2)
   _, metrics = objectives.dgpo(v, v, u, advantage, mask)

@@ -175,7 +175,7 @@ def test_each_sampler_has_the_form_of_its_authors():
     if name in ("flow_grpo", "flow_grpo_wan", "verl_omni_dance"):
       assert regularizers.form_of("authors", sampler) == form
   assert regularizers.form_of("authors", "cps") == "without_variance"
-  assert set(kl.AUTHORS) == set(steppers.REGISTRY) - {"ode"}
+  assert set(kl.AUTHORS) == set(steppers.NOISY)
   for sampler, form in kl.AUTHORS.items():
     assert regularizers.form_of(form, sampler) == form
 
