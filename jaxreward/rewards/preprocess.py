@@ -211,7 +211,7 @@ def resize(
   Args:
     x: in [0, 1].
     size: height and width of the result.
-    method: "cubic" or "linear".
+    method: of `jax.image.resize`: "cubic", "linear" or "lanczos3".
     levels: False leaves out the rounding, and with it the limits 0 and 1.
   """
   b, h, w, c = x.shape

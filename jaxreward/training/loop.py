@@ -231,6 +231,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       loop.timer.start()
       finish(start, evaluate(start, loop.unevaluated))
     if start < loop.total:
+      is_finite(state)  # compiled now, not at the first checkpoint
       logging.info(
         "%s: step %d of %d compiles its programs ...",
         loop.name, start + 1, loop.total,

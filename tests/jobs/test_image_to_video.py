@@ -18,6 +18,7 @@ from jaxreward.flow import guidance
 from jaxreward.jobs import pipelines, setup, words
 from jaxreward.models import video_vae
 from jaxreward.report import grids
+from jaxreward.rewards import preprocess
 from jaxreward.types import Embedded
 from tests import tiny
 from tests.jobs import recipes
@@ -75,7 +76,7 @@ def test_the_first_frame_is_the_picture_that_was_given():
   batch = setup.prompt_batches(config)(0)
   encode = words.make_encode(config, policy, decoder=decoder)
   found = encode(batch).embedded.prompts["picture"]
-  pixels = jax.image.resize(batch.source, (3, 32, 32, 3), "cubic").clip(0, 1)
+  pixels = preprocess.resize(jnp.asarray(batch.source), (32, 32), "lanczos3")
   coder = video_vae.make_autoencoder(size="tiny22")
   latents = jax.jit(coder.encode)(decoder, pixels[:, None])
   np.testing.assert_allclose(found, latents, atol=2e-5)
@@ -102,7 +103,7 @@ def test_the_picture_goes_on_in_grey_through_the_autoencoder():
   found = encode(batch).embedded
   assert set(found.prompts) == {"words", "picture", "vision"}
   assert set(found.empty) == {"words"}
-  pixels = jax.image.resize(batch.source, (3, 32, 48, 3), "cubic").clip(0, 1)
+  pixels = preprocess.resize(jnp.asarray(batch.source), (32, 48), "lanczos3")
   video = np.full((3, 5, 32, 48, 3), 0.5, np.float32)
   video[:, 0] = pixels
   coder = video_vae.make_autoencoder(size="tiny")
