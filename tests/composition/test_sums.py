@@ -169,7 +169,7 @@ def test_permutations_carry_over(name):
 
 
 def test_failures_are_counted_over_valid_samples():
-  scores, _ = draw(8, failed=0.0)
+  scores, mask = draw(8)
   counted = composition.failures(scores, mask)
   for name, score in scores.items():
     mean = counted[f"failed/{name}"]

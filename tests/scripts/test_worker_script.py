@@ -115,7 +115,8 @@ def test_a_host_that_runs_keeps_its_files(host):
   assert not (host.folder / "replaced").exists()
   host.run("worker.sh", "stop")
   settles(host, "stopped")
-  subprocess.run(command, cwd=host.folder, check=True)
+  waiting = ["flock", "-w", "30", *command[4:]]  # it lets go a moment later
+  subprocess.run(waiting, cwd=host.folder, check=True)
   assert (host.folder / "replaced").exists()
 
 
