@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import pathlib
+import tempfile
 
 import pytest
 
@@ -50,11 +51,18 @@ def _line_of_command(row, here, capfd) -> str:
   return lines[0]
 
 
+@pytest.fixture
+def here():
+  """A folder of a short name: of long lines the middle is left out."""
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    path = pathlib.Path(folder) / "here"
+    path.mkdir()
+    yield path
+
+
 @pytest.mark.parametrize("name", ROWS)
-def test_one_short_line(name, tmp_path, monkeypatch, capfd):
+def test_one_short_line(name, here, monkeypatch, capfd):
   row = ROWS[name]
-  here = tmp_path / "here"
-  here.mkdir()
   table.write(here, row.files)
   for variable, value in row.env.items():
     monkeypatch.setenv(variable, value.replace("{here}", str(here)))
