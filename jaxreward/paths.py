@@ -38,7 +38,7 @@ def expand(path: object, field: str = "") -> str:
     UserError: what no file system can look up, or a URL.
   """
   text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
-  start = f"{field}={shown(text, 100)}" if field else shown(text, 100)
+  start = _named(text, field)
   if not isinstance(text, str):
     raise UserError(f"{start}: expected a path")
   if "\0" in text:
@@ -62,6 +62,11 @@ def expand(path: object, field: str = "") -> str:
   return home
 
 
+def _named(path: object, field: str) -> str:
+  """How errors name a path: by the field that gives it, if there is one."""
+  return f"{field}={shown(path, 100)}" if field else shown(path, 100)
+
+
 def find(path: object, field: str = "") -> epath.Path:
   """The expanded path of something that is there.
 
@@ -75,8 +80,7 @@ def find(path: object, field: str = "") -> epath.Path:
   found = epath.Path(expand(path, field))
   reason = trouble(found)
   if reason:
-    start = f"{field}={shown(path, 100)}" if field else shown(path, 100)
-    raise UserError(f"{start}: {reason}")
+    raise UserError(f"{_named(path, field)}: {reason}")
   return found
 
 
@@ -188,10 +192,9 @@ def is_file(path: os.PathLike[str] | str, field: str = "") -> bool:
   Raises:
     UserError: it cannot be told, as below a folder that may not be entered.
   """
-  start = f"{field}={shown(path, 100)}" if field else shown(path, 100)
   try:
     return stat.S_ISREG(os.stat(path).st_mode)
   except (FileNotFoundError, NotADirectoryError, ValueError):
     return False
   except OSError as error:
-    raise UserError(f"{start}: {reason_of(error)}") from error
+    raise UserError(f"{_named(path, field)}: {reason_of(error)}") from error

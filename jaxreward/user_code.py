@@ -76,9 +76,7 @@ _PIP = {
 
 def code_of(fn: Any) -> CodeType | None:
   """The code of a function beneath partials and decorators; None of others."""
-  seen = 0
-  while seen < 64:
-    seen += 1
+  for _ in range(64):  # a chain may lead back to itself
     if isinstance(fn, functools.partial):
       fn = fn.func
     elif getattr(fn, "__wrapped__", None) is not None:

@@ -131,6 +131,8 @@ class Feed:
     scalars: names of offers that are one number for the whole micro-batch.
     is_grouped: whether its arrays are [R, G, ...] in place of [M, ...].
     needs_scores: whether it differentiates the rewards.
+    follows: names of offers for which samples are drawn by a policy that follows
+      the trained one.
   """
 
   make: Make
@@ -144,6 +146,7 @@ class Feed:
   scalars: tuple[str, ...] = ()
   is_grouped: bool = False
   needs_scores: bool = False
+  follows: tuple[str, ...] = ()
 
 
 def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxreward.feeds import rollouts
@@ -12,9 +13,8 @@ from jaxreward.flow import rollout
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [K, R, G, ...] of R prompts; noise and time belong to the prompt."""
-  advantage = rollouts.flat_advantage(credit, plan)
-  usable = rollouts.counts(trajectory, advantage)
-  samples = rollouts.safe_latents(trajectory, usable)[-1]
+  advantage, usable, latents = rollouts.samples_of(trajectory, credit, plan)
+  samples = latents[-1]
   prompt = plan.rows.prompt_index
   of_prompts = lambda x: rollout.to_groups(x, plan.prompts, plan.group)[prompt]
   x0 = of_prompts(samples)
@@ -22,13 +22,11 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   keys = rollout.to_groups(keys, plan.prompts, plan.group)[prompt, 0]
   t = rollouts.draw_times(keys, plan)
   noise = rollouts.draw_noise(keys, samples.shape[1:], len(t))
-  shared = jnp.broadcast_to(noise[:, :, None], (len(t), *x0.shape))
   every = jnp.broadcast_to(t[:, :, None], (*t.shape, plan.group))
   mask = of_prompts(usable) & plan.rows.mask[:, None]
-  expand = every.reshape(*every.shape, *[1] * (x0.ndim - 2))
   return {
-    "x_t": (1 - expand) * x0 + expand * shared,
-    "u": shared - x0,
+    "x_t": jax.vmap(rollouts.noise_at, (1, None, None), 2)(x0, noise, t),
+    "u": noise[:, :, None] - x0,
     "t": every,
     "advantage": spread(jnp.where(mask, of_prompts(advantage), 0.0), len(t)),
     "mask": spread(mask, len(t)),
@@ -65,4 +63,5 @@ FEED = Feed(
   per_group=lambda plan: 1,
   latents=("group_v", "group_v_old", "group_v_reference", "group_u"),
   is_grouped=True,
+  follows=("group_v_old",),
 )

@@ -11,9 +11,8 @@ from jaxreward.feeds.networks import row, spread
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [K, B, ...]; noise and times belong to the sample."""
-  advantage = rollouts.flat_advantage(credit, plan)
-  usable = rollouts.counts(trajectory, advantage)
-  x0 = rollouts.safe_latents(trajectory, usable)[-1]
+  advantage, usable, latents = rollouts.samples_of(trajectory, credit, plan)
+  x0 = latents[-1]
   keys = rollouts.keys_of(trajectory, prompt_ids, key)
   t = rollouts.draw_times(keys, plan)
   noise = rollouts.draw_noise(keys, x0.shape[1:], len(t))
@@ -40,5 +39,6 @@ FEED = Feed(
       for name in ("x0", "x_t", "noise", "t", "advantage", "mask", "sample")
     },
   },
+  follows=("v_old",),
   latents=("v", "v_old", "v_reference", "x0", "x_t", "noise"),
 )

@@ -36,9 +36,8 @@ def choose(signal, mask, pairs: int):
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [K, R, ...] of R pairs; both get the noise and times of the chosen."""
-  advantage = rollouts.flat_advantage(credit, plan)
-  usable = rollouts.counts(trajectory, advantage)
-  samples = rollouts.safe_latents(trajectory, usable)[-1]
+  _, usable, latents = rollouts.samples_of(trajectory, credit, plan)
+  samples = latents[-1]
   grouped = rollout.to_groups(usable, plan.prompts, plan.group)
   chosen, rejected, valid = choose(credit.signal, grouped, plan.pairs)
   first = jnp.arange(plan.prompts)[:, None] * plan.group

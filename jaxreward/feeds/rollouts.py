@@ -35,6 +35,15 @@ def safe_latents(trajectory: Trajectory, usable: ArrayLike) -> Array:
   return jnp.where(rows, trajectory.latents, 0.0)
 
 
+def samples_of(
+  trajectory: Trajectory, credit: Credit, plan: Plan
+) -> tuple[Array, Array, Array]:
+  """(advantage [B] or [B, T], bool [B], latents [S, B, ...]), safe to train on."""
+  advantage = flat_advantage(credit, plan)
+  usable = counts(trajectory, advantage)
+  return advantage, usable, safe_latents(trajectory, usable)
+
+
 def keys_of(trajectory: Trajectory, prompt_ids: ArrayLike, key: Array) -> Array:
   """Typed keys [B], one per sample."""
   ids = jnp.asarray(prompt_ids)[trajectory.prompt_index]

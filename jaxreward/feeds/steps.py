@@ -14,9 +14,7 @@ from jaxreward.feeds.networks import row, spread
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows of the stored steps that are trained, [K, B, ...]."""
   del prompt_ids, key
-  advantage = rollouts.flat_advantage(credit, plan)
-  usable = rollouts.counts(trajectory, advantage)
-  latents = rollouts.safe_latents(trajectory, usable)
+  advantage, usable, latents = rollouts.samples_of(trajectory, credit, plan)
   steps = plan.trained
   if isinstance(steps, tuple):
     steps = np.array(steps)

@@ -57,8 +57,7 @@ DEPTHS = {"whole": whole, "uniform": uniform, "normal": normal}
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [1, B, ...]: the latents at which the last steps begin."""
   del prompt_ids
-  usable = rollouts.counts(trajectory, rollouts.flat_advantage(credit, plan))
-  latents = rollouts.safe_latents(trajectory, usable)
+  _, usable, latents = rollouts.samples_of(trajectory, credit, plan)
   return {
     "x_t": latents[:1],
     "mask": usable[None],

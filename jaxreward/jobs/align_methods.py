@@ -61,8 +61,7 @@ def _prepared(fn: Callable[..., Any]) -> tuple[str, ...]:
 
 def keeps_old(objective: Callable[..., Any], feed: feeds.Feed) -> bool:
   """Whether samples are drawn by a policy that follows the trained one."""
-  names = ("v_old", "group_v_old")
-  return not feed.needs_noise and any(n in names for n in asks(objective))
+  return any(name in feed.follows for name in asks(objective))
 
 
 def bind_regularizers(

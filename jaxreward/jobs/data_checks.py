@@ -8,7 +8,7 @@ a run in its first seconds.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from absl import logging
 from etils import epath
@@ -130,18 +130,12 @@ def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """
   reward_setup.require_trained(config, workdir)
   found: list[PictureRow] = []
-  for field, entry in _entries(config):
+  for field, entry in reward_setup.sections_of(config):
     try:
       found += _of_reward(field, entry)
     except UserError as error:
       raise UserError(f"config.{field}: {error}") from error
   return found
-
-
-def _entries(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-  for section in reward_setup.SECTIONS:
-    for name in config[section]:
-      yield f"{section}.{name}", config[section][name]
 
 
 def _of_reward(field: str, entry: ConfigDict) -> list[PictureRow]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,13 @@ class _Entry:
   is_learned: bool
   weights: str
   loads: Callable[..., rewards.Loaded] | None
+
+
+def sections_of(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+  """(field, section) of every reward that a config names."""
+  for section in SECTIONS:
+    for name in config[section]:
+      yield f"{section}.{name}", config[section][name]
 
 
 def load(

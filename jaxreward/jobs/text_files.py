@@ -17,12 +17,12 @@ from jaxreward import rewards
 from jaxreward.data import sources
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, shown
+from jaxreward.jobs import rewards as reward_setup
 from jaxreward.jobs import setup
 from jaxreward.rewards import objects, references
 from jaxreward.rewards.remote import questions, templates
 
 SCORING = {"align", "evaluate"}
-SECTIONS = ("rewards", "heldout_rewards")
 # Options of the package's own rewards that name entries by prompt.
 ENTRIES: Mapping[str, Callable[[str], Mapping[str, Any]]] = {
   "facts": objects.facts_of_file,
@@ -43,19 +43,17 @@ def check(config: ConfigDict) -> None:
   if not jobs & SCORING:
     return
   named: list[tuple[str, ByPrompt[Any]]] = []
-  for section in SECTIONS:
-    for name, entry in config[section].items():
-      field = f"config.{section}.{name}"
-      try:
-        named += [(field, entries) for entries in _entries(entry)]
-      except UserError as error:
-        raise UserError(f"{field}: {error}") from error
+  for field, entry in reward_setup.sections_of(config):
+    try:
+      named += [(field, entries) for entries in _entries(entry)]
+    except UserError as error:
+      raise UserError(f"config.{field}: {error}") from error
   texts = _texts(config) if named else ()
   for field, entries in named:
     try:
       _compare(texts, entries, _is_own(config.data.source))
     except UserError as error:
-      raise UserError(f"{field}: {error}") from error
+      raise UserError(f"config.{field}: {error}") from error
 
 
 def _is_own(source: str) -> bool:
