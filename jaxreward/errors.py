@@ -60,13 +60,21 @@ def shown(text: object, limit: int = 60) -> str:
   """Text for an error line: printable, on one line, cut to `limit` characters.
 
   Line breaks, control characters, lone surrogates and characters without a
-  glyph are escaped as in a Python literal.
+  glyph are escaped as in a Python literal. Of a longer text the middle is left
+  out: the end of a path says which file it is.
   """
-  head = text_of(text)[: limit + 1]
-  safe = "".join(
-    c if c.isprintable() else c.encode("unicode_escape").decode() for c in head
+  whole = text_of(text)
+  if len(whole) <= limit and len(safe := _escaped(whole)) <= limit:
+    return safe
+  tail = limit // 3
+  head = _escaped(whole[:limit])[: limit - 3 - tail]
+  return f"{head}...{_escaped(whole[-limit:])[-tail:]}"
+
+
+def _escaped(text: str) -> str:
+  return "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
   )
-  return safe if len(safe) <= limit else safe[: limit - 3] + "..."
 
 
 def squeeze(message: str, limit: int = LINE) -> str:

@@ -125,7 +125,7 @@ ROWS = [
   ),
   row(
     "DoRA of PEFT",
-    ("is DoRA", "lora_magnitude"),
+    ("is DoRA", "ora_magnitude_vector"),
     pair() | {f"{NAME}.lora_magnitude_vector": ones(WIDTH)},
   ),
   row(

@@ -101,7 +101,7 @@ def words(title, says, record, kind="qwen_image", **files):
   """A pipeline's folder whose text encoder has that config."""
   files = {name.replace("__", "/"): x for name, x in files.items()}
   return Row(
-    title, (says,), call=read(kind),
+    title, (says,), call=read(kind), needs="transformers",
     files={
       "text_encoder/config.json": json.dumps(record),
       "text_encoder/model.safetensors": ZEROS,
@@ -215,6 +215,7 @@ ROWS = [
   ),
   Row(
     "no tokenizer", ("has no tokenizer",), call=read("qwen_image_edit"),
+    needs="transformers",
     files={"text_encoder/config.json": json.dumps(TEXT)},
   ),
   Row(

@@ -29,6 +29,8 @@ class Row:
     options: further words of the command line.
     prepare: called with (folder, monkeypatch) first, where the row needs more
       than files and variables.
+    needs: a package of an extra without which another line is shown: such
+      rows run where the extras do.
   """
 
   name: str
@@ -41,6 +43,7 @@ class Row:
   call: Callable[[pathlib.Path], Any] | None = None
   options: tuple[str, ...] = ()
   prepare: Callable[..., Any] | None = None
+  needs: str | None = None
 
 
 def write(here: pathlib.Path, files: Mapping[str, Content]) -> None:

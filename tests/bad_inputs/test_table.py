@@ -60,9 +60,17 @@ def here():
     yield path
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.extras if row.needs else ())
+    for name, row in ROWS.items()
+  ],
+)
 def test_one_short_line(name, here, monkeypatch, capfd):
   row = ROWS[name]
+  if row.needs:
+    pytest.importorskip(row.needs)
   table.write(here, row.files)
   for variable, value in row.env.items():
     monkeypatch.setenv(variable, value.replace("{here}", str(here)))
