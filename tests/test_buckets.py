@@ -210,7 +210,7 @@ def test_a_judge_keeps_its_answers_in_a_folder(bucket):
       "rewards.asked.model": "m",
     },
   )
-  from jaxreward.jobs import rewards
+  from jaxreward.setup import rewards
 
   with pytest.raises(UserError, match=f"--workdir={WHERE} has to be a folder"):
     rewards.load(config, epath.Path(WHERE))

@@ -35,13 +35,14 @@ LAYERS = {
     "feeds",
   },
   3: {"training", "evaluation", "report", "compilation"},
-  4: {"jobs"},
-  5: {"main"},
+  4: {"setup"},
+  5: {"jobs"},
+  6: {"main"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-# Read by jobs and main only; functions receive plain values.
+# Read by setup, jobs and main only; functions receive plain values.
 CONFIG = {"config", "binding", "workdirs", "recipes"}
-CONFIG_READERS = {"jobs", "main"} | CONFIG
+CONFIG_READERS = {"setup", "jobs", "main"} | CONFIG
 
 
 def imports(source: str, module: str) -> set[str]:

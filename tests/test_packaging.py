@@ -147,7 +147,7 @@ def test_the_base_checkpoint_fits_the_config_that_ships():
   import jax
 
   from jaxreward import config as config_lib
-  from jaxreward.jobs import setup
+  from jaxreward import setup
 
   config = config_lib.load(str(ROOT / "configs" / "quickstart.py"))
   policy = setup.make_policy(config)

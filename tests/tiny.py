@@ -12,13 +12,13 @@ import numpy as np
 from etils import epath
 
 from jaxreward import config as config_lib
-from jaxreward import jobs, workdirs
+from jaxreward import jobs, setup, workdirs
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
-from jaxreward.jobs import ahead, align, setup
-from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
-from jaxreward.training import loop, weights
+from jaxreward.setup import rewards as reward_setup
+from jaxreward.training import ahead, loop, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy
 

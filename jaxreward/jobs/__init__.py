@@ -68,7 +68,7 @@ def find(config: ConfigDict) -> Job:
       positional=_TAKES,
     )  # fmt: skip
   if config.job in JOBS:
-    importlib.import_module("jaxreward.jobs.checks").check(config)
+    importlib.import_module("jaxreward.setup.checks").check(config)
   return job
 
 
@@ -78,7 +78,7 @@ def check(name: str, config: ConfigDict) -> None:
   try:
     getattr(module, "check", lambda config: None)(config)
     if name == config.job:
-      importlib.import_module("jaxreward.jobs.text_files").check(config)
+      importlib.import_module("jaxreward.setup.text_files").check(config)
   except (AttributeError, KeyError) as error:
     last = traceback.extract_tb(error.__traceback__)[-1]
     if "ml_collections" not in last.filename:
@@ -108,4 +108,4 @@ def rehearse(config: ConfigDict) -> None:
   """Tries a person's own rewards, for a job that will ask them."""
   names = config.jobs if config.job == "pipeline" else (config.job,)
   if {"align", "evaluate"} & set(names):
-    importlib.import_module("jaxreward.jobs.rehearsal").run(config)
+    importlib.import_module("jaxreward.setup.rehearsal").run(config)

@@ -24,6 +24,7 @@ from jaxreward import (
   advantages,
   feeds,
   processes,
+  setup,
   workdirs,
 )
 from jaxreward.data import pipeline
@@ -32,17 +33,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, silence, tables
 from jaxreward.feeds import Plan
-from jaxreward.jobs import (
-  adapters,
-  ahead,
-  align_methods,
-  align_steps,
-  data_checks,
-  evaluate,
-  setup,
-  words,
-)
-from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
@@ -57,7 +48,17 @@ from jaxreward.rewards import (
   require_scores,
   score,
 )
+from jaxreward.setup import (
+  adapters,
+  align_methods,
+  data_checks,
+  plans,
+  updates,
+  words,
+)
+from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import (
+  ahead,
   faults,
   loop,
   state,
@@ -79,7 +80,7 @@ def make_plan(config: ConfigDict, devices: int) -> Plan:
   """The plan of a run on so many devices."""
   advantages.check_group_size(config.rollout.group)
   feed = feeds.FEEDS[align_methods.bind_objective(config)[1]]
-  return align_steps.make_plan(config, devices, feed)
+  return plans.make_plan(config, devices, feed)
 
 
 def check(config: ConfigDict) -> None:
@@ -113,14 +114,14 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
 
 def make_updater(
   config, trainable, plan, weights_of, rewards=()
-) -> align_steps.Updater:
+) -> updates.Updater:
   """The update's static parts, from the config."""
   objective, feed = align_methods.bind_objective(config)
-  loss = align_steps.Loss(
+  loss = updates.Loss(
     trainable, plan, objective, align_methods.bind_regularizers(config, feed),
     tuple(rewards), weights_of,
   )  # fmt: skip
-  return align_steps.Updater(
+  return updates.Updater(
     **align_methods.bind_methods(config),
     loss=loss,
     weights=weights_of,
@@ -228,7 +229,7 @@ def make_programs(
 
   @jax.jit
   def draw(params, iteration, base, batch, decoder=None):
-    trajectory, pixels = align_steps.sample(
+    trajectory, pixels = updates.sample(
       trainable.policy, trainable.whole(params, base), batch, plan,
       seed=config.seed, iteration=iteration, decoder=decoder,
     )  # fmt: skip
@@ -239,14 +240,14 @@ def make_programs(
     current, base, trajectory, scores, batch, contexts=None, decoder=None,
     step_scores=None,
   ):  # fmt: skip
-    return align_steps.update(
+    return updates.update(
       updater, current, base, trajectory, scores, batch, contexts, decoder,
       step_scores,
     )  # fmt: skip
 
   @jax.jit
   def finish(params, first, base, trajectory, batch, decoder=None):
-    return align_steps.finish(
+    return updates.finish(
       trainable.policy, trainable.whole(params, base), trajectory, batch, plan,
       first=first, decoder=decoder,
     )  # fmt: skip

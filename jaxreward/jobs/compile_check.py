@@ -22,15 +22,17 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from jaxreward import setup
 from jaxreward.compilation import compiled, report, topology
 from jaxreward.compilation.report import MeshReport
 from jaxreward.errors import UserError, one_line
 from jaxreward.evaluation import tables
-from jaxreward.jobs import ahead, align, evaluate, setup, words
-from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import align, evaluate
 from jaxreward.rewards import scoring
+from jaxreward.setup import rewards as reward_setup
+from jaxreward.setup import words
+from jaxreward.training import ahead, sharding
 from jaxreward.training import mesh as mesh_lib
-from jaxreward.training import sharding
 from jaxreward.types import Policy, Trajectory
 
 REPORT_FILE = "compile_check.json"

@@ -15,18 +15,18 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, processes, rng, workdirs
+from jaxreward import files, processes, rng, setup, workdirs
 from jaxreward.data import pictures, repeats
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, steppers
-from jaxreward.jobs import adapters, data_checks, setup, words
-from jaxreward.jobs import rewards as reward_setup
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
+from jaxreward.setup import adapters, data_checks, words
+from jaxreward.setup import rewards as reward_setup
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"

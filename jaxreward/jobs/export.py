@@ -16,11 +16,12 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxreward import files, processes
+from jaxreward import files, processes, setup
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
-from jaxreward.jobs import adapters, align, setup
+from jaxreward.jobs import align
 from jaxreward.models import convert, lora_files
+from jaxreward.setup import adapters
 from jaxreward.training import checkpoint, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.state import TrainState

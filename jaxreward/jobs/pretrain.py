@@ -14,16 +14,17 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, rng, workdirs
+from jaxreward import processes, rng, setup, workdirs
 from jaxreward.data import captions, pipeline
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
-from jaxreward.jobs import data_checks, evaluate, setup, words
+from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
+from jaxreward.setup import data_checks, words
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints

@@ -9,14 +9,14 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, processes, rng
+from jaxreward import files, processes, rng, setup
 from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout
-from jaxreward.jobs import adapters, data_checks, setup, words
 from jaxreward.report import grids
+from jaxreward.setup import adapters, data_checks, words
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 

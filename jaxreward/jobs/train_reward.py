@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, reward_models, rng, user_code
+from jaxreward import processes, reward_models, rng, setup, user_code
 from jaxreward.data import pairs, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import Preferences
@@ -31,18 +31,11 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import (
-  checks,
-  data_checks,
-  evaluate,
-  kernels,
-  reward_model,
-  setup,
-  words,
-)
-from jaxreward.models import scene_reward
-from jaxreward.models.scene_reward import RewardModel
+from jaxreward.jobs import evaluate
+from jaxreward.models.vision import scene_reward
+from jaxreward.models.vision.scene_reward import RewardModel
 from jaxreward.numerics import Mean
+from jaxreward.setup import checks, data_checks, kernels, reward_model, words
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints

@@ -1,14 +1,7 @@
 """Flax architectures and nothing else."""
 
-from jaxreward.models import (
-  flux,
-  qwen_image,
-  scene_dit,
-  sd3,
-  vae,
-  video_vae,
-  wan,
-)
+from jaxreward.models.autoencoders import vae, video_vae
+from jaxreward.models.policies import flux, qwen_image, scene_dit, sd3, wan
 
 REGISTRY = {
   "scene_dit": scene_dit.make_policy,

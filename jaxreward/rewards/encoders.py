@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError, one_line
-from jaxreward.models import clip, clip_layouts, dino, hub, siglip
+from jaxreward.models import hub
+from jaxreward.models.vision import clip, clip_layouts, dino, siglip
 from jaxreward.rewards import preprocess, words
 from jaxreward.types import Array, ArrayLike, Params
 

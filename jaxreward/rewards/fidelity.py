@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, perceptual
+from jaxreward.models import convert, hub
+from jaxreward.models.vision import perceptual
 from jaxreward.rewards import preprocess
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.models.scene_reward import RewardModel
+from jaxreward.models.vision.scene_reward import RewardModel
 from jaxreward.rewards.contract import declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.models import aesthetic as head_of
-from jaxreward.models import clip_layouts, convert
+from jaxreward.models import convert
+from jaxreward.models.vision import aesthetic as head_of
+from jaxreward.models.vision import clip_layouts
 from jaxreward.rewards import encoders
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.rewards.encoders import Encoder

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from jaxreward.jobs import adapters
-from jaxreward.models import convert, flux, lora_files, lora_read, sd3, wan
+from jaxreward.models import convert, lora_files, lora_read
+from jaxreward.models.policies import flux, sd3, wan
+from jaxreward.setup import adapters
 from tests.bad_inputs.table import Row
 
 FILE = "x.safetensors"

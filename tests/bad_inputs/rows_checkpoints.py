@@ -6,8 +6,10 @@ import json
 import numpy as np
 import safetensors.numpy
 
-from jaxreward.jobs import pipelines, setup
-from jaxreward.models import flux, t5, text_encoder
+from jaxreward import setup
+from jaxreward.models.policies import flux
+from jaxreward.models.text import t5, text_encoder
+from jaxreward.setup import pipelines
 from tests import tiny
 from tests.bad_inputs.table import Row
 

@@ -4,7 +4,7 @@ import functools
 import textwrap
 
 from jaxreward import config as config_lib
-from jaxreward.jobs import rehearsal
+from jaxreward.setup import rehearsal
 from tests import tiny
 from tests.bad_inputs.table import Row
 

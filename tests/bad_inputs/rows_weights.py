@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from jaxreward.models import clip, clip_layouts, convert, hub
-from jaxreward.models.tower import Size
+from jaxreward.models import convert, hub
+from jaxreward.models.vision import clip, clip_layouts
+from jaxreward.models.vision.tower import Size
 from jaxreward.rewards import (
   alignment,
   encoders,

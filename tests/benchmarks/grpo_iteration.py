@@ -173,8 +173,9 @@ def load_job(flags):
   import jax
 
   from jaxreward import config as config_lib
+  from jaxreward import setup
   from jaxreward.data.scenes import grammar
-  from jaxreward.jobs import align, setup
+  from jaxreward.jobs import align
 
   config = config_lib.load(
     SPEC,

@@ -4,7 +4,7 @@ It is the yardstick of `grpo_iteration.py`: the same architecture, sizes and
 work, as one writes them in PyTorch: fused `scaled_dot_product_attention`,
 `layer_norm` and `rms_norm`, words encoded once per prompt and the reference's
 once per iteration, no graph in the rollout, a fused AdamW. `load_flax` takes
-the parameters of `jaxreward.models.scene_dit`, which is how
+the parameters of `jaxreward.models.policies.scene_dit`, which is how
 `tests/parity/test_torch_peer.py` knows that the two are one model.
 """
 
@@ -89,7 +89,7 @@ class Words(NamedTuple):
 
 
 class SceneDiT(nn.Module):
-  """The counterpart of `jaxreward.models.scene_dit.SceneDiT`."""
+  """The counterpart of `jaxreward.models.policies.scene_dit.SceneDiT`."""
 
   def __init__(
     self,

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxreward.compilation import flops
-from jaxreward.models import attention, scene_dit
+from jaxreward.models import attention
+from jaxreward.models.policies import scene_dit
 from jaxreward.training import mesh as mesh_lib
 
 X = jax.ShapeDtypeStruct((6, 8), jnp.float32)

@@ -9,7 +9,7 @@ import pytest
 
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance
-from jaxreward.models import scene_dit
+from jaxreward.models.policies import scene_dit
 
 ROWS = 4
 

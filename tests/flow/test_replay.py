@@ -15,7 +15,8 @@ import pytest
 from jaxreward import rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance, log_prob, rollout, schedule, steppers
-from jaxreward.models import blocks, scene_dit
+from jaxreward.models import blocks
+from jaxreward.models.policies import scene_dit
 
 pytestmark = pytest.mark.job
 

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from jaxreward import main as main_lib
-from jaxreward.jobs import setup
+from jaxreward import setup
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 

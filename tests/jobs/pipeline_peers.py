@@ -9,11 +9,13 @@ import torch
 import transformers
 from PIL import Image
 
+from jaxreward import setup
 from jaxreward.data import pictures
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout
-from jaxreward.jobs import sample, setup, words
-from jaxreward.models import flux, sd3, wan
+from jaxreward.jobs import sample
+from jaxreward.models.policies import flux, sd3, wan
+from jaxreward.setup import words
 from tests import tiny
 from tests.models import peers, tower_peers
 from tests.models import test_text_encoder as towers

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxreward import setup
 from jaxreward.data.scenes import grammar
-from jaxreward.jobs import setup
 from jaxreward.training import weights, writers
 from tests import tiny
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from jaxreward import setup
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import setup
 from tests import tiny
 
 CLASS = {"model.condition": "class"}

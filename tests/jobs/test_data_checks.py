@@ -9,7 +9,8 @@ from jaxreward import jobs
 from jaxreward.data import image_checks
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import data_checks, pipeline
+from jaxreward.jobs import pipeline
+from jaxreward.setup import data_checks
 from tests import tiny
 from tests.bad_inputs import rows_images as rows
 from tests.bad_inputs import table

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxreward import rewards
+from jaxreward import rewards, setup
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, evaluate, setup, words
+from jaxreward.jobs import align, evaluate
 from jaxreward.report import grids
+from jaxreward.setup import words
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -170,7 +171,7 @@ def test_a_reward_that_fails_wherever_it_has_a_say_stops_the_run(
   ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):
-  from jaxreward.jobs import checks
+  from jaxreward.setup import checks
 
   config = tiny.load("five_rewards.py:smoke", changes)
   with pytest.raises(UserError, match=message):

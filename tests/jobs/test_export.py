@@ -13,8 +13,9 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
+from jaxreward import setup
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, export, setup
+from jaxreward.jobs import align, export
 from jaxreward.models import lora
 from jaxreward.training.checkpoint import Checkpoints
 from tests import tiny

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxreward.jobs import adapters, export, setup
+from jaxreward import setup
+from jaxreward.jobs import export
 from jaxreward.models import convert, lora
+from jaxreward.setup import adapters
 from tests import tiny
 
 pytestmark = [pytest.mark.job, pytest.mark.parity]

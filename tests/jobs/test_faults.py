@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxreward.jobs import ahead, align, setup
-from jaxreward.training import faults
+from jaxreward import setup
+from jaxreward.jobs import align
+from jaxreward.training import ahead, faults
 from tests import tiny
 
 pytestmark = pytest.mark.job

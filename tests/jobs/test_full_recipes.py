@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from jaxreward.jobs import align, setup
+from jaxreward import setup
+from jaxreward.jobs import align
 from jaxreward.training import sharding
 from tests import tiny
 

@@ -11,14 +11,15 @@ import pytest
 import safetensors.numpy
 from etils import epath
 
+from jaxreward import setup
 from jaxreward.data import pipeline
 from jaxreward.data.scenes import edits
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
-from jaxreward.jobs import pipelines, setup, words
-from jaxreward.models import video_vae
+from jaxreward.models.autoencoders import video_vae
 from jaxreward.report import grids
 from jaxreward.rewards import preprocess
+from jaxreward.setup import pipelines, words
 from jaxreward.types import Embedded
 from tests import tiny
 from tests.jobs import recipes

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, kernels
+from jaxreward.jobs import align
+from jaxreward.setup import kernels
 from pallas_kernels import dispatch
 from tests import tiny
 

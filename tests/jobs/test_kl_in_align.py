@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from jaxreward import feeds, regularizers
+from jaxreward import feeds, regularizers, setup
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import align_methods, align_steps, setup
 from jaxreward.numerics import Mean
+from jaxreward.setup import align_methods, updates
 from tests import tiny
 from tests.jobs.test_semantics import linear_policy
 from tests.regularizers.test_kl_forms import PROGRAMS, SHIFT, STEPS
@@ -98,8 +98,8 @@ def test_the_loss_is_the_scripts(name):
     layout=layout, rows=layout, guidance_scale=1.0, feed=feeds.FEEDS["steps"],
   )  # fmt: skip
   term = functools.partial(regularizers.step_kl, form=form, sampler=sampler)
-  loss_fn = align_steps.Loss(trainable, plan, nothing, {"kl": (term, beta)})
-  frozen = align_steps.Frozen(base=base, old=base, words=jnp.full((1, 2), word))
+  loss_fn = updates.Loss(trainable, plan, nothing, {"kl": (term, beta)})
+  frozen = updates.Frozen(base=base, old=base, words=jnp.full((1, 2), word))
   loss, metrics = jax.jit(loss_fn)(
     theta, rows_of(table, index, jnp.float32(x), jnp.float32(target)), frozen
   )

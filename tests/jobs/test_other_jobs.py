@@ -11,9 +11,9 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from jaxreward import workdirs
+from jaxreward import setup, workdirs
 from jaxreward.data.scenes import grammar
-from jaxreward.jobs import evaluate, pretrain, setup
+from jaxreward.jobs import evaluate, pretrain
 from jaxreward.training import weights
 from tests import tiny
 

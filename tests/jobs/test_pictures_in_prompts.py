@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jaxreward import setup
 from jaxreward.data import texts
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import align, checks, setup, words
-from jaxreward.models import convert, qwen, qwen_prompts, qwen_vision
+from jaxreward.jobs import align
+from jaxreward.models import convert
+from jaxreward.models.text import qwen, qwen_prompts
+from jaxreward.models.vision import qwen_vision
 from jaxreward.rewards import encoders
+from jaxreward.setup import checks, words
 from jaxreward.types import Embedded
 from tests import tiny
 from tests.models import test_qwen

@@ -14,15 +14,9 @@ from PIL import Image
 
 from jaxreward.data.scenes import grammar
 from jaxreward.data.texts import decode
-from jaxreward.models import (
-  blip,
-  convert,
-  iresnet,
-  owlvit,
-  perceptual,
-  siglip,
-)
-from jaxreward.models.tower import Size
+from jaxreward.models import convert
+from jaxreward.models.vision import blip, iresnet, owlvit, perceptual, siglip
+from jaxreward.models.vision.tower import Size
 from jaxreward.rewards import (
   REGISTRY,
   alignment,

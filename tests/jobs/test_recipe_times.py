@@ -5,8 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
+from jaxreward import setup
 from jaxreward.errors import UserError
-from jaxreward.jobs import setup
 from tests import tiny
 
 PIXELS = 512

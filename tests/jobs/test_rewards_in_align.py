@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+from jaxreward import setup
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, setup
-from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import align
 from jaxreward.rewards import verifiable
+from jaxreward.setup import rewards as reward_setup
 from tests import tiny
 
 pytestmark = pytest.mark.job

@@ -12,7 +12,8 @@ import pytest
 from jaxreward import feeds, rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.jobs import ahead, evaluate
+from jaxreward.jobs import evaluate
+from jaxreward.training import ahead
 from jaxreward.types import Policy
 from tests import tiny
 

@@ -16,7 +16,8 @@ from jaxreward.data import preferences
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import intervals
-from jaxreward.jobs import reward_model, train_reward
+from jaxreward.jobs import train_reward
+from jaxreward.setup import reward_model
 from jaxreward.training import checkpoint
 from tests import tiny
 

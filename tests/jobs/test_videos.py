@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from etils import epath
 
+from jaxreward import setup
 from jaxreward.errors import UserError
-from jaxreward.jobs import align, sample, setup, videos
-from jaxreward.jobs import rewards as reward_setup
+from jaxreward.jobs import align, sample
 from jaxreward.report import grids
 from jaxreward.rewards import declare, score
+from jaxreward.setup import rewards as reward_setup
+from jaxreward.setup import videos
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -144,7 +146,7 @@ def test_pixels_are_the_decoded_frames():
   latents = jax.random.normal(jax.random.key(0), (2, 3, *policy.latent_shape))
   strips = jax.jit(policy.to_pixels)(latents, decoder)
   assert strips.shape == (2, 3, 32, 96, 3)
-  from jaxreward.models import video_vae
+  from jaxreward.models.autoencoders import video_vae
 
   coder = video_vae.make_autoencoder(size="tiny")
   whole = jax.jit(coder.decode)(decoder, latents.reshape(6, 2, 4, 4, 4))

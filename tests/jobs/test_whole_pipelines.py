@@ -6,7 +6,8 @@ takes the model's own solver, negative prompt and pictures.
 
 import pytest
 
-from jaxreward.models import flux, sd3, vae, video_vae, wan
+from jaxreward.models.autoencoders import vae, video_vae
+from jaxreward.models.policies import flux, sd3, wan
 
 pytestmark = pytest.mark.parity
 LATENTS, PIXELS = 1e-4, 2e-4  # of the largest of them

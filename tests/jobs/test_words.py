@@ -14,8 +14,9 @@ from jaxreward.data import texts
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
-from jaxreward.jobs import align, words
-from jaxreward.models import sd3
+from jaxreward.jobs import align
+from jaxreward.models.policies import sd3
+from jaxreward.setup import words
 from tests import tiny
 
 SPEC = "align_public.py:tiny"
@@ -158,7 +159,7 @@ def test_outputs_of_another_shape_are_refused(policy, monkeypatch):
 def test_what_does_not_go_together_is_refused(spec, changes, said):
   with pytest.raises(UserError, match=said):
     config = tiny.load(spec, changes)
-    from jaxreward.jobs import checks
+    from jaxreward.setup import checks
 
     checks.check(config)
     align.check(config)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import feeds, rng
+from jaxreward import feeds, rng, setup
 from jaxreward.flow import rollout, steppers
-from jaxreward.jobs import evaluate, setup
+from jaxreward.jobs import evaluate
 from tests import tiny
 
 pytestmark = pytest.mark.job

@@ -9,7 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward import main
 from jaxreward.errors import UserError
-from jaxreward.models import attention, sd3, sequence
+from jaxreward.models import attention, sequence
+from jaxreward.models.policies import sd3
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.models import aesthetic, blip, convert
-from jaxreward.models.tower import Size
+from jaxreward.models import convert
+from jaxreward.models.vision import aesthetic, blip
+from jaxreward.models.vision.tower import Size
 from jaxreward.rewards import build, image_reward, score
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip, clip_layouts, convert
+from jaxreward.models import convert
+from jaxreward.models.vision import clip, clip_layouts
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import dino
+from jaxreward.models.vision import dino
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers

@@ -7,21 +7,16 @@ import inspect
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import (
+from jaxreward.models import fields
+from jaxreward.models.autoencoders import vae, video_vae
+from jaxreward.models.policies import flux, qwen_image, sd3, wan
+from jaxreward.models.text import qwen, t5
+from jaxreward.models.vision import (
   clip_layouts,
   dino,
-  fields,
-  flux,
   owlvit,
-  qwen,
-  qwen_image,
   qwen_vision,
-  sd3,
   siglip,
-  t5,
-  vae,
-  video_vae,
-  wan,
 )
 
 NETWORKS = {

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, flux, hub, mmdit
+from jaxreward.models import convert, hub
+from jaxreward.models.policies import flux, mmdit
 
 B, HEIGHT, WIDTH, WORDS = 4, 6, 8, 5
 PUBLISHED = {

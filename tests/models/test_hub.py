@@ -12,7 +12,8 @@ import pytest
 import safetensors.numpy
 
 from jaxreward.errors import UserError
-from jaxreward.models import blip, hub, iresnet
+from jaxreward.models import hub
+from jaxreward.models.vision import blip, iresnet
 
 ARRAYS = {
   "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -16,15 +16,8 @@ import pytest
 import safetensors.numpy
 
 from jaxreward.errors import UserError
-from jaxreward.models import (
-  convert,
-  flux,
-  lora,
-  lora_files,
-  qwen_image,
-  sd3,
-  wan,
-)
+from jaxreward.models import convert, lora, lora_files
+from jaxreward.models.policies import flux, qwen_image, sd3, wan
 from jaxreward.types import Params, Policy
 
 RANK, ALPHA = 3, 5.0

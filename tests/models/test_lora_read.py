@@ -8,16 +8,9 @@ import pytest
 import safetensors.numpy
 
 from jaxreward.errors import UserError
-from jaxreward.jobs import adapters
-from jaxreward.models import (
-  convert,
-  flux,
-  lora,
-  lora_files,
-  lora_names,
-  sd3,
-  wan,
-)
+from jaxreward.models import convert, lora, lora_files, lora_names
+from jaxreward.models.policies import flux, sd3, wan
+from jaxreward.setup import adapters
 
 RNG = np.random.default_rng(3)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxreward.models import clip, clip_layouts
+from jaxreward.models.vision import clip, clip_layouts
 from tests.models import tower_peers as peers
 
 pytestmark = pytest.mark.parity

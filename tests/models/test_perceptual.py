@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.models import aesthetic, convert, iresnet, perceptual
+from jaxreward.models import convert
+from jaxreward.models.vision import aesthetic, iresnet, perceptual
 from tests.models import tower_peers as peers
 from tests.rewards import folders
 

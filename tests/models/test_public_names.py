@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import (
+from jaxreward.models import convert
+from jaxreward.models.vision import (
   aesthetic,
   blip,
   clip,
   clip_layouts,
-  convert,
   dino,
   iresnet,
   owlvit,
   perceptual,
   siglip,
 )
-from jaxreward.models.tower import Size
+from jaxreward.models.vision.tower import Size
 from tests.models import public_names as public
 from tests.rewards import authors, folders
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, qwen_image
+from jaxreward.models import convert
+from jaxreward.models.policies import qwen_image
 
 B, HEIGHT, WIDTH, WORDS = 4, 6, 8, 5
 LENGTHS = np.array([5, 3, 4, 1])

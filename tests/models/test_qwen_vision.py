@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, qwen_vision
+from jaxreward.models import convert
+from jaxreward.models.vision import qwen_vision
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward.compilation import flops, hlo
-from jaxreward.models import flux, qwen_image, sd3, sequence, wan
+from jaxreward.models import sequence
+from jaxreward.models.policies import flux, qwen_image, sd3, wan
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding
 

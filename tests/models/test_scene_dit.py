@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
-from jaxreward.models import scene_dit
+from jaxreward.models.policies import scene_dit
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 

@@ -7,7 +7,8 @@ import pytest
 
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
-from jaxreward.models import scene_dit, scene_reward
+from jaxreward.models.policies import scene_dit
+from jaxreward.models.vision import scene_reward
 from jaxreward.training import sharding
 from jaxreward.training.mesh import make_mesh
 

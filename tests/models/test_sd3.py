@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, hub, sd3
+from jaxreward.models import convert, hub
+from jaxreward.models.policies import sd3
 
 B, SIDE, WORDS = 4, 8, 5
 PUBLISHED = {

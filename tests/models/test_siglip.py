@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import siglip
+from jaxreward.models.vision import siglip
 from jaxreward.rewards import encoders
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import clip, clip_layouts, convert, t5, text_encoder
+from jaxreward.models import convert
+from jaxreward.models.text import t5, text_encoder
+from jaxreward.models.vision import clip, clip_layouts
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import tiles, vae, video_vae
+from jaxreward.models.autoencoders import tiles, vae, video_vae
 
 
 def larger(x):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, vae
+from jaxreward.models import convert
+from jaxreward.models.autoencoders import vae
 
 B, SIDE = 2, 12  # pixels; the tiny size halves them once
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.models import convert, video_vae
+from jaxreward.models import convert
+from jaxreward.models.autoencoders import video_vae
 
 B, FRAMES = 1, 9
 

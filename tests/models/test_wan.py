@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import convert, wan
+from jaxreward.models import convert
+from jaxreward.models.policies import wan
 
 B, SHAPE = 4, (3, 4, 6)
 # The network splits the words off the vision by their number.

@@ -9,7 +9,9 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance, rollout, steppers
-from jaxreward.models import convert, experts, lora, video_vae, wan
+from jaxreward.models import convert, lora
+from jaxreward.models.autoencoders import video_vae
+from jaxreward.models.policies import experts, wan
 
 B, SHAPE, WORDS = 2, (3, 4, 4), 7
 BOUNDARY = 0.875

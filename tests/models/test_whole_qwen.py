@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.models import qwen, qwen_image, qwen_prompts, qwen_vision
+from jaxreward.models.policies import qwen_image
+from jaxreward.models.text import qwen, qwen_prompts
+from jaxreward.models.vision import qwen_vision
 from jaxreward.types import Embedded
 
 pytestmark = pytest.mark.parity

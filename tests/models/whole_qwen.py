@@ -9,10 +9,13 @@ import jax
 import numpy as np
 import torch
 
+from jaxreward import setup
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import rollout, steppers
-from jaxreward.jobs import setup, words
-from jaxreward.models import qwen_image, qwen_prompts, video_vae
+from jaxreward.models.autoencoders import video_vae
+from jaxreward.models.policies import qwen_image
+from jaxreward.models.text import qwen_prompts
+from jaxreward.setup import words
 from tests import tiny
 from tests.models import peers
 

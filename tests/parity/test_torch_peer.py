@@ -12,7 +12,7 @@ import pytest
 from jaxreward import objectives, regularizers
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import log_prob, rollout, schedule, steppers
-from jaxreward.models import scene_dit
+from jaxreward.models.policies import scene_dit
 
 torch = pytest.importorskip("torch")
 BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"

@@ -10,7 +10,7 @@ import time
 import jax
 import pytest
 
-from jaxreward.jobs import setup
+from jaxreward import setup
 from jaxreward.training import weights
 from tests import tiny
 

@@ -36,8 +36,7 @@ def work(flags, output):
   """A run in a process of its own, of a policy that compiles in a moment."""
   with open(output, "w") as file:
     os.dup2(file.fileno(), 2)
-  from jaxreward import main
-  from jaxreward.jobs import setup
+  from jaxreward import main, setup
 
   setup.make_policy = lambda config: tiny.small_policy()
   sys.exit(main.main(flags))

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from jaxreward.jobs import setup
+from jaxreward import setup
 from jaxreward.training import mesh as mesh_lib
 from tests.rewards import judges
 

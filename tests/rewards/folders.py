@@ -8,8 +8,9 @@ import safetensors.numpy
 from etils import epath
 
 from jaxreward.data.scenes import grammar
-from jaxreward.jobs import rewards as reward_setup
-from jaxreward.models import clip_layouts, convert
+from jaxreward.models import convert
+from jaxreward.models.vision import clip_layouts
+from jaxreward.setup import rewards as reward_setup
 from tests import tiny
 
 LENGTH, SIDE = 12, 28

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxreward import setup
 from jaxreward.errors import UserError
-from jaxreward.jobs import rewards as reward_setup
-from jaxreward.jobs import setup
 from jaxreward.rewards import encoders, preprocess, score, words
+from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 from tests.rewards import folders

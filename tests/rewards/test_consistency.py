@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxreward.errors import UserError
-from jaxreward.models import aesthetic
+from jaxreward.models.vision import aesthetic
 from jaxreward.rewards import encoders, references, score
 from tests.rewards import folders
 
@@ -34,7 +34,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dino(tmp_path_factory):
   from jaxreward.models import convert
-  from jaxreward.models import dino as towers
+  from jaxreward.models.vision import dino as towers
 
   folder = tmp_path_factory.mktemp("dino")
   (folder / "config.json").write_text(json.dumps(DINO))

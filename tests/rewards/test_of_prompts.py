@@ -13,8 +13,8 @@ from jaxreward.composition import sums
 from jaxreward.data import pictures
 from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
-from jaxreward.jobs import rewards as reward_setup
 from jaxreward.rewards import consistency, fidelity, identity, references
+from jaxreward.setup import rewards as reward_setup
 from tests import tiny
 from tests.rewards import folders
 

@@ -8,7 +8,7 @@ import pytest
 from jaxreward import rewards
 from jaxreward.data.scenes import detect, grammar, render
 from jaxreward.errors import UserError
-from jaxreward.models import scene_reward
+from jaxreward.models.vision import scene_reward
 
 TEXTS = ("a red circle", "two squares")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxreward.data.scenes import edits, grammar, render
-from jaxreward.models import scene_dit
+from jaxreward.models.policies import scene_dit
 
 SOME = edits.all_prompts()[::13]
 

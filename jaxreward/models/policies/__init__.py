@@ -1,0 +1,1 @@
+"""Policies: networks that draw pictures and videos."""

@@ -1,0 +1,1 @@
+"""Text encoders, and how prompts are handed to them."""

@@ -1,0 +1,232 @@
+"""A scorer of pictures against prompts: a small joint transformer.
+
+The trunk is the scene policy's: words pass once through its text encoder, and
+patches run through its adaLN blocks, attending to patches and words together.
+A patch enters through a linear layer and, beside it, a small MLP that sees
+shapes within the patch. The head reads the pooled patches and words.
+
+Because names and shapes are the policy's, a trunk may start from a policy's
+parameters (`init_from_policy`); the scorer then reads a picture as the policy
+reads a nearly clean sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError
+from jaxreward.models import blocks
+from jaxreward.models.policies import scene_dit
+from jaxreward.types import Array, ArrayLike, Params
+
+SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+  (r"^blocks/.*kernel$", (None, "fsdp")),
+  (r"^(?!blocks/).*kernel$", ("fsdp",)),
+  (r"(^|/)(bias|embedding|position|place)$", ()),
+)
+_TIME = 0.02  # a picture is read as a sample at nearly no noise
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModel:
+  """A scorer as pure functions of its parameters.
+
+  Attributes:
+    init: key -> params.
+    score: (params, images [B, H, W, C] in [0, 1], tokens int32 [B, L]) ->
+      float32 [B].
+    score_groups: (params, images [P, G, H, W, C], tokens [P, L]) ->
+      float32 [P, G]; words are read once per prompt.
+    image_shape: (H, W, C).
+    sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
+  """
+
+  init: Callable[..., Params]
+  score: Callable[..., Array]
+  score_groups: Callable[..., Array]
+  image_shape: tuple[int, int, int]
+  sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+
+class SceneScorer(nn.Module):
+  """Scores images [P, G, H, W, C] in [0, 1] against tokens [P, L]."""
+
+  image_size: int = scene_dit.IMAGE_SIZE
+  patch: int = scene_dit.PATCH
+  width: int = 128
+  depth: int = 2
+  heads: int = 2
+  mlp_ratio: int = 3
+  text_layers: int = 2
+  stem: int = 256
+  unroll: int = 1
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    d = self.width
+    self.text = scene_dit.TextEncoder(
+      d, self.heads, self.text_layers, self.depth, self.dtype
+    )
+    self.patch_in = blocks.dense(d, None, self.dtype)
+    self.stem_in = blocks.dense(self.stem, None, self.dtype)
+    self.stem_mid = blocks.dense(self.stem, None, self.dtype)
+    self.stem_out = blocks.dense(d, None, self.dtype)
+    side = self.image_size // self.patch
+    self.place = self.param(
+      "place", nn.initializers.normal(0.5), (side * side, d)
+    )
+    self.time_in = blocks.dense(d, None, self.dtype)
+    self.time_out = blocks.dense(d, None, self.dtype)
+    self.pooled_in = blocks.dense(d, None, self.dtype)
+    self.blocks = nn.scan(
+      scene_dit.ImageBlock,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=((1, nn.broadcast, nn.broadcast),),
+      length=self.depth,
+      unroll=self.unroll,
+    )(d, self.heads, self.mlp_ratio, self.dtype)
+    self.head_in = blocks.dense(2 * d, None, self.dtype)
+    self.head_out = blocks.dense(1, None, self.dtype, zero=True)
+
+  def embed(self, images: Array) -> Array:
+    """Patches [B, N, D] of images [B, H, W, C] in [0, 1]."""
+    b, size, _, channels = images.shape
+    p, side = self.patch, size // self.patch
+    x = (images * 2 - 1).reshape(b, side, p, side, p, channels).swapaxes(2, 3)
+    x = x.reshape(b, side * side, p * p * channels).astype(self.dtype)
+    y = nn.gelu(blocks.rows(self.stem_in, x))
+    y = y + nn.gelu(blocks.rows(self.stem_mid, blocks.layer_norm(y)))
+    y = blocks.rows(self.stem_out, blocks.layer_norm(y))
+    return y + blocks.rows(self.patch_in, x) + self.place.astype(self.dtype)
+
+  def __call__(self, images: ArrayLike, tokens: ArrayLike) -> Array:
+    prompts, group = images.shape[:2]
+    cond = self.text(tokens)
+    cond = jax.tree.map(lambda c: jnp.repeat(c, group, 0), cond)
+    images = jnp.asarray(images)
+    x = self.embed(images.reshape(prompts * group, *images.shape[2:]))
+    t = jnp.full((1,), _TIME)
+    signal = self.time_in(blocks.timestep_features(t, self.width))
+    signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
+    signal = nn.silu(signal)
+    bias = blocks.key_bias(cond["mask"], own=x.shape[1])
+    x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), bias, signal))
+    x = blocks.layer_norm(x)
+    pooled = jnp.concatenate([x.mean(1), x.max(1), signal], -1)
+    y = self.head_out(nn.gelu(self.head_in(pooled)))
+    return y.astype(jnp.float32).reshape(prompts, group)
+
+
+def make_scorer(
+  *,
+  image_size: int = scene_dit.IMAGE_SIZE,
+  patch: int = scene_dit.PATCH,
+  width: int = 128,
+  depth: int = 2,
+  heads: int = 2,
+  mlp_ratio: int = 3,
+  text_layers: int = 2,
+  stem: int = 256,
+  unroll: int = 1,
+  dtype: str = "float32",
+) -> RewardModel:
+  """The scene scorer as pure functions.
+
+  Args:
+    image_size: side of the square pictures in pixels.
+    patch: side of a patch; it divides `image_size`.
+    width: features per token.
+    depth: joint blocks.
+    heads: attention heads; 2 * heads divides `width`.
+    mlp_ratio: hidden features of a block's MLP per feature.
+    text_layers: blocks over the words.
+    stem: hidden features of the MLP that sees shapes within a patch.
+    unroll: blocks unrolled in the scan over layers.
+    dtype: of matrix products; parameters and scores stay float32.
+
+  Raises:
+    UserError: sizes that do not fit together.
+  """
+  if image_size % patch:
+    raise UserError(
+      f"reward_model.patch={patch} does not divide"
+      f" reward_model.image_size={image_size}"
+    )
+  if width % (2 * heads):
+    raise UserError(
+      f"reward_model.width={width} is not divisible by"
+      f" 2 * reward_model.heads={2 * heads}"
+    )
+  net = SceneScorer(
+    image_size=image_size,
+    patch=patch,
+    width=width,
+    depth=depth,
+    heads=heads,
+    mlp_ratio=mlp_ratio,
+    text_layers=text_layers,
+    stem=stem,
+    unroll=unroll,
+    dtype=jnp.dtype(dtype),
+  )
+  shape = (image_size, image_size, 3)
+
+  def init(key: Array) -> Params:
+    tokens = jnp.zeros((1, scene_dit.MAX_WORDS), int)
+    return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
+
+  def score_groups(
+    params: Params, images: ArrayLike, tokens: ArrayLike
+  ) -> Array:
+    scores: Any = net.apply({"params": params}, images, tokens)
+    return scores
+
+  return RewardModel(
+    init=init,
+    score=lambda p, images, tokens: score_groups(p, images[:, None], tokens)[
+      :, 0
+    ],
+    score_groups=score_groups,
+    image_shape=shape,
+    sharding_rules=SHARDING_RULES,
+  )
+
+
+def init_from_policy(params: Params, policy_params: Params) -> Params:
+  """A scorer's parameters with the trunk of a policy put in.
+
+  A leaf is taken where path and shape agree; of a deeper policy the first
+  blocks are taken, with the words' keys and values that belong to them.
+
+  Raises:
+    UserError: a policy of another width or vocabulary.
+  """
+  policy = dict(jax.tree_util.tree_leaves_with_path(policy_params))
+
+  def fill(path, leaf):
+    if path not in policy:
+      return leaf
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    found = policy[path]
+    deep = name.startswith("blocks/") or name.startswith("text/kv/")
+    axis = 0 if name.startswith("blocks/") else found.ndim - 1
+    if deep and found.shape[axis] > leaf.shape[axis]:
+      found = jax.lax.slice_in_dim(
+        jnp.asarray(found), 0, leaf.shape[axis], axis=axis
+      )
+    if found.shape != leaf.shape:
+      raise UserError(
+        f"the policy's {name} is {found.shape}, the reward model's is"
+        f" {leaf.shape}: set reward_model.width, heads and text_layers as in"
+        " the policy, or init_from_policy=false"
+      )
+    return jnp.asarray(found, leaf.dtype)
+
+  return jax.tree_util.tree_map_with_path(fill, params)

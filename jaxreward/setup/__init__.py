@@ -1,0 +1,71 @@
+"""From a config to parts: policy, parameters, sampler, mesh, prompts, rewards."""
+
+from jaxreward.setup.parameters import (
+  ASSETS,
+  OWN_POLICY,
+  POLICY_FILE,
+  checkpoint_path,
+  decoder_shapes,
+  load_decoder,
+  load_params,
+  put_decoder,
+)
+from jaxreward.setup.placing import (
+  batch_devices,
+  log_placement,
+  make_mesh,
+  parts_of,
+  profile_folder,
+  put,
+  shapes,
+  spread_rows,
+)
+from jaxreward.setup.policies import (
+  Trainable,
+  make_policy,
+  make_trainable,
+  picture_side,
+  score_frames,
+)
+from jaxreward.setup.prompts import (
+  load_prompts,
+  prompt_batches,
+  prompt_ids,
+)
+from jaxreward.setup.sampling import (
+  decode_chunks,
+  make_sampler,
+  make_schedule,
+  step_table,
+)
+
+__all__ = [
+  "ASSETS",
+  "OWN_POLICY",
+  "POLICY_FILE",
+  "Trainable",
+  "batch_devices",
+  "checkpoint_path",
+  "decode_chunks",
+  "decoder_shapes",
+  "load_decoder",
+  "load_params",
+  "load_prompts",
+  "log_placement",
+  "make_mesh",
+  "make_policy",
+  "make_sampler",
+  "make_schedule",
+  "make_trainable",
+  "parts_of",
+  "picture_side",
+  "profile_folder",
+  "prompt_batches",
+  "prompt_ids",
+  "put",
+  "put_decoder",
+  "score_frames",
+  "shapes",
+  "spread_rows",
+  "step_table",
+]

@@ -1,0 +1,256 @@
+"""The methods that a config names: bound, and tried on shapes alone."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxreward import (
+  advantages,
+  composition,
+  feeds,
+  objectives,
+  regularizers,
+)
+from jaxreward import config as config_lib
+from jaxreward.errors import UserError, shown
+from jaxreward.flow import steppers
+from jaxreward.methods import asks, prepare_of
+from jaxreward.numerics import Mean
+from jaxreward.setup import checks, kernels
+from jaxreward.training import faults, optimizer, writers
+
+# Metrics of every run, which no term may be called after.
+RESERVED = (
+  *writers.RESERVED, *optimizer.METRICS, faults.PICTURES,
+  "loss", "reward", "advantage_abs", "zero_variance_share", "window_start",
+  "log_prob_gap", "log_ratio_max",
+)  # fmt: skip
+_GAP = "log_ratio_max"  # which an objective gives
+
+
+def _bind(config: ConfigDict, field: str, registry, **options):
+  return config_lib.bind(config[field], registry, field=field, **options)
+
+
+def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
+  """(the objective with its options, the name of its feed)."""
+  known = kernels.objectives(objectives.REGISTRY, config)
+  names = config.objective
+  fn = config_lib.resolve_callable(
+    names.get("name"), known, field="objective.name"
+  )
+  feed = feeds.match(fn, feeds.FEEDS, "objective.name")
+  old = ("old_decay", "old_rate") if keeps_old(fn, feeds.FEEDS[feed]) else ()
+  given = lambda fn: (*asks(fn), *_prepared(fn))
+  objective = _bind(config, "objective", known, supplied=given, reserved=old)
+  return objective, feed
+
+
+def _prepared(fn: Callable[..., Any]) -> tuple[str, ...]:
+  prepare = prepare_of(fn)
+  return prepare.gives if prepare else ()
+
+
+def keeps_old(objective: Callable[..., Any], feed: feeds.Feed) -> bool:
+  """Whether samples are drawn by a policy that follows the trained one."""
+  return any(name in feed.follows for name in asks(objective))
+
+
+def bind_regularizers(
+  config: ConfigDict, feed: str
+) -> dict[str, tuple[Callable[..., Any], float]]:
+  """name -> (function with its options, weight); without those of weight 0."""
+  bound: dict[str, tuple[Callable[..., Any], float]] = {}
+  for name, section in config.regularizers.items():
+    field = f"regularizers.{name}"
+    if not isinstance(section, ConfigDict):
+      raise UserError(
+        f"config.{field}={section!r}: a term is a section; name its function in"
+        f" config.{field}.fn"
+      )
+    fn = config_lib.bind(
+      section, regularizers.REGISTRY, field=field, key="fn",
+      supplied=lambda fn: (*asks(fn), "sampler"), reserved=("weight",),
+    )  # fmt: skip
+    if "sampler" in inspect.signature(fn).parameters:
+      name_of = config.rollout.sampler.name
+      fn = functools.update_wrapper(functools.partial(fn, sampler=name_of), fn)
+    if "/" in name:
+      raise UserError(
+        f'config.{field}: a term is a metric of its own, and names with "/" are'
+        " for those of rewards and panels; give it another"
+      )
+    if name in RESERVED:
+      raise UserError(
+        f"config.{field}: every run has a metric of this name; give the term"
+        " another"
+      )
+    weight: Any = section.get("weight", 1.0)
+    if not (checks.is_finite(weight) and weight >= 0):
+      raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
+    feeds.require(fn, feed, feeds.FEEDS[feed], f"{field}.fn={section.fn}")
+    if weight > 0:
+      bound[name] = fn, float(weight)
+  return bound
+
+
+def bind_methods(config: ConfigDict) -> dict[str, Any]:
+  """The methods that the config names, bound before any array is made."""
+  tx, _ = optimizer.make_optimizer(
+    **config.optimizer.to_dict(),
+    total_steps=config.align.iterations * config.align.updates,
+  )
+  advantage = _bind(
+    config, "advantage", kernels.advantages(advantages.REGISTRY, config),
+    supplied=asks,
+  )  # fmt: skip
+  return dict(
+    advantage=advantages.as_advantage(advantage),
+    compose=_bind(
+      config, "composition",
+      kernels.compositions(composition.REGISTRY, config),
+      positional=3, supplied=("rate",),
+    ),
+    tx=tx,
+  )  # fmt: skip
+
+
+def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
+  """Lets every method look at its own options, before the first update.
+
+  Args:
+    config: of the run.
+    table: constants of its sampler's steps.
+
+  Raises:
+    UserError: what a method says, or what it returns and should not.
+  """
+  plain = config.copy_and_resolve_references()
+  with plain.unlocked():
+    plain.kernels.implementation = "xla"  # kernels ask for more than options
+  objective, feed = bind_objective(plain)
+  group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+  members = jax.ShapeDtypeStruct((2, 2), bool)
+  bound = bind_methods(plain)
+  compose = lambda *x: bound["compose"](*x, {"_": 1.0})
+  checks.try_out(compose, {"_": group}, members, field="composition")
+  metrics = _try_objective(config, objective, feeds.FEEDS[feed])
+  for name, (fn, _) in bind_regularizers(plain, feed).items():
+    _try_regularizer(name, fn, feeds.FEEDS[feed], metrics)
+  _try_advantage(config, bound["advantage"], feeds.FEEDS[feed], table)
+  if feeds.FEEDS[feed].needs_scores and (
+    config.composition.name != "weighted_sum"
+  ):
+    raise UserError(
+      f'config.composition.name="{config.composition.name}": the objective'
+      " differentiates the weighted sum of the rewards; use weighted_sum"
+    )
+
+
+def _try_objective(
+  config: ConfigDict, objective: Callable[..., Any], feed: feeds.Feed
+) -> Mapping[str, Any]:
+  """The metrics of an objective, by name."""
+  arrays = feeds.shapes(objective, feed)
+  result = checks.try_out(lambda x: objective(**x), arrays, field="objective")
+  is_pair = isinstance(result, tuple) and len(result) == 2
+  if not (
+    is_pair and isinstance(result[0], Mean) and isinstance(result[1], Mapping)
+  ):
+    raise UserError(
+      f"config.objective.name={shown(config.objective.name)}: it returned"
+      f" {_kind(result)}; expected (jaxreward.numerics.Mean, metrics by name)"
+    )
+  clash = [n for n in result[1] if n in RESERVED and n != _GAP]
+  if clash:
+    raise UserError(
+      f"config.objective.name={shown(config.objective.name)}: every run has a"
+      f" metric {clash[0]}; give that of the objective another name"
+    )
+  return result[1]
+
+
+def _try_regularizer(
+  name: str,
+  fn: Callable[..., Any],
+  feed: feeds.Feed,
+  metrics: Mapping[str, Any],
+) -> None:
+  field = f"regularizers.{name}"
+  result = checks.try_out(
+    lambda x: fn(**x), feeds.shapes(fn, feed), field=field,
+    prefix=f"config.{field}.",
+  )  # fmt: skip
+  if not isinstance(result, Mean):
+    raise UserError(
+      f"config.{field}.fn: it returned {_kind(result)}; expected a"
+      " jaxreward.numerics.Mean"
+    )
+  if name in metrics:
+    raise UserError(
+      f"config.{field}: the objective has a metric of this name; give the term"
+      " another"
+    )
+
+
+def _try_advantage(
+  config: ConfigDict,
+  advantage: advantages.Advantage,
+  feed: feeds.Feed,
+  table: steppers.StepTable,
+) -> None:
+  name = shown(config.advantage.name)
+  if advantage.needs_steps and feed.keeps != "steps":
+    raise UserError(
+      f'config.advantage.name="{name}" scores every denoising step, which'
+      f' config.objective.name="{config.objective.name}" does not keep; take an'
+      ' objective on the sampler\'s steps, such as "flow_grpo"'
+    )
+  steps = config.rollout.num_steps
+  sizes = advantages.Sizes(2, 2, steps, lambda: np.arange(2))
+  every = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
+
+  def credit(signal, mask, ids, table):
+    offers = dict(
+      signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
+      steps=table, step_signal=every(signal), step_mask=every(mask),
+    )  # fmt: skip
+    state = advantage.init(sizes)
+    return state, advantages.credit(advantage, offers, state)
+
+  shape = jax.ShapeDtypeStruct
+  state, (value, after) = checks.try_out(
+    credit, shape((2, 2), jnp.float32), shape((2, 2), bool),
+    shape((2,), jnp.uint32), table, field="advantage",
+  )  # fmt: skip
+  described = [
+    jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, after)
+  ]
+  if described[0] != described[1]:
+    raise UserError(
+      f'config.advantage.name="{name}": its update returns a state of other'
+      " arrays, shapes or types than its init; they have to be the same"
+    )
+  if value.ndim == 3 and not feed.is_per_step:
+    raise UserError(
+      f'config.advantage.name="{name}" gives credit to each denoising step,'
+      f' which config.objective.name="{config.objective.name}" does not read;'
+      ' take an objective on the sampler\'s steps, such as "flow_grpo"'
+    )
+
+
+def _kind(result: Any) -> str:
+  """What a method returned, in a few words."""
+  if isinstance(result, tuple):
+    return f"({', '.join(map(_kind, result))})"
+  if isinstance(result, jax.ShapeDtypeStruct):
+    return f"an array of shape {list(result.shape)}"
+  return f"a {type(result).__name__}"

@@ -1,0 +1,267 @@
+"""Values of a config that no type tells from wrong ones, before anything runs.
+
+What one method or one file needs is checked where it is bound or read; here
+is what would otherwise end a run in the middle, or in a traceback.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxreward import user_code
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, nearest, shown
+from jaxreward.setup import videos
+
+SEEDS = ("seed", "eval.seed")
+SCALES = ("eval.guidance_scales", "train_reward.sampling.guidance_scales")
+DECAYS = ("ema.decay", "objective.old_decay", "train_reward.ema_decay")
+COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
+NAMES = {
+  "model.dtype": COMPUTED,
+  "model.param_dtype": COMPUTED,
+  "align.split": ("times", "samples"),
+  "video.scored": videos.SCORED,
+  "autoencoder.dtype": COMPUTED,
+  "text_encoder.dtype": COMPUTED,
+  "image_encoder.dtype": COMPUTED,
+  "reward_model.dtype": COMPUTED,
+  "pretrain.export_dtype": STORED,
+  "export.dtype": ("same", *STORED),
+  "sample.split": grammar.SPLITS,
+  "data.grammar": ("scenes", "edits", "free"),
+}
+
+_OPTIMIZERS = ("optimizer", "train_reward.optimizer")
+_MOMENTA = [
+  f"{section}.{name}"
+  for section in _OPTIMIZERS
+  for name in ("b1", "b2", "momentum")
+]
+# Fields of a section, by what they must be.
+_COUNTS = {  # 1 or more
+  "model": ("latent_side", "latent_height", "latent_width", "frames", "words"),
+  "pretrain": ("steps", "batch_size"),
+  "rollout": ("prompts", "microbatch", "num_steps"),
+  "align": ("iterations", "times", "updates", "pairs", "last_steps"),
+  "eval": ("samples", "quick_samples", "group", "num_steps", "microbatch"),
+  "sample": ("prompts", "group", "num_steps", "microbatch", "scale"),
+  "train_reward": ("train_rows", "heldout_rows", "steps", "rows"),
+  "train_reward.sampling": ("samples", "num_steps", "microbatch"),
+  "checkpoint": ("keep",),
+  "video": ("frames",),
+  "text_encoder": ("area",),
+}
+_COUNTS_OR_NONE = {  # 0 or more
+  "rollout": ("window_start", "window_size"),
+  "eval": ("every",),
+  "checkpoint": ("every",),
+  "train_reward": ("evaluate_every", "save_every"),
+  "train_reward.pictures": ("renders", "spoiled", "borrowed"),
+  "lora": ("rank",),
+} | dict.fromkeys(_OPTIMIZERS, ("warmup_steps",))
+_POSITIVE = {
+  "rollout": ("shift",),
+  "pretrain": ("shift",),
+  "train_reward.sampling": ("shift",),
+  "lora": ("alpha",),
+  "objective": (
+    "beta", "adv_clip", "adv_max", "weight_floor", "power", "clip_range",
+    "clip_range_high", "threshold",
+  ),
+} | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
+_NOT_NEGATIVE = {
+  "objective": ("old_rate",),
+  "advantage": ("epsilon", "clip"),
+  "composition": ("epsilon",),
+  "pretrain": ("time_std",),
+  "train_reward": ("margin",),
+  "checkpoint": ("grace",),
+} | dict.fromkeys(
+  _OPTIMIZERS, ("learning_rate", "weight_decay", "adam_scale", "clip_norm")
+)
+_FINITE = {
+  "model": ("guidance", "low_guidance"),
+  "rollout": ("guidance_scale",),
+  "sample": ("guidance_scale",),
+  "pretrain": ("time_mean",),
+}
+_SHARES = {
+  "pretrain": ("caption_corruption", "caption_drop"),
+  "train_reward.pictures": ("strict_weight",),
+} | dict.fromkeys(_OPTIMIZERS, ("final_scale",))
+
+
+# Counts that are multiplied: samples at once.
+_PRODUCTS = {
+  "rollout": ("prompts", "group"),
+  "eval": ("samples", "group"),
+  "sample": ("prompts", "group"),
+}
+_MOST = 10_000_000
+
+
+def _fields(sections: Mapping[str, Sequence[str]]) -> list[str]:
+  return [
+    f"{section}.{name}" for section in sections for name in sections[section]
+  ]
+
+
+def check(config: ConfigDict) -> None:
+  """Checks the fields that the config has.
+
+  Raises:
+    UserError: the field, its value and what it takes.
+  """
+  for field, known in NAMES.items():
+    _check_name(field, _value(config, field), known)
+  for fields, is_right, wanted in (
+    (SEEDS, _is_seed, "a whole number from 0 to 2**32 - 1"),
+    (SCALES, _are_scales, "one finite number or more, as in 1.0,2.0"),
+    (DECAYS, _is_decay, "at least 0 and less than 1"),
+    (_MOMENTA, _is_decay, "at least 0 and less than 1"),
+    (_fields(_COUNTS), lambda v: _is_count(v, 1), "a whole number, at least 1"),
+    (
+      ("train_reward.pictures_per_row",),
+      lambda v: _is_count(v, 2),
+      "a whole number, at least 2: pictures are compared in pairs",
+    ),
+    (
+      _fields(_COUNTS_OR_NONE),
+      lambda v: _is_count(v, 0),
+      "a whole number, at least 0",
+    ),
+    (
+      _fields(_POSITIVE),
+      lambda v: is_finite(v) and v > 0,
+      "a number greater than 0",
+    ),
+    (
+      _fields(_NOT_NEGATIVE),
+      lambda v: is_finite(v) and v >= 0,
+      "a number >= 0",
+    ),
+    (_fields(_FINITE), is_finite, "a finite number"),
+    (
+      _fields(_SHARES),
+      lambda v: is_finite(v) and 0 <= v <= 1,
+      "a number from 0 to 1",
+    ),
+    (
+      ("train_reward.label_noise", "train_reward.loss.label_noise"),
+      lambda v: is_finite(v) and 0 <= v < 0.5,
+      "at least 0 and less than 0.5",
+    ),
+    (
+      ("data.kind_weights",),
+      _are_kind_weights,
+      f"{len(_kinds(config))} numbers >= 0, not all 0, in the order"
+      f" {', '.join(_kinds(config))}",
+    ),
+  ):
+    for field in fields:
+      value = _value(config, field)
+      if value is not None and not is_right(value):
+        raise UserError(f"config.{field}={shown(value)}: expected {wanted}")
+
+  for section, counts in _PRODUCTS.items():
+    _check_product(config, [f"{section}.{name}" for name in counts])
+
+
+def _check_product(config: ConfigDict, fields: Sequence[str]) -> None:
+  """Refuses more samples at once than any machine holds."""
+  values = [_value(config, field) for field in fields]
+  if all(_is_count(v, 1) for v in values) and math.prod(values) > _MOST:
+    said = " times ".join(
+      f"config.{f}={shown(v, 20)}" for f, v in zip(fields, values, strict=True)
+    )
+    raise UserError(f"{said} are more than {_MOST:,} samples; lower them")
+
+
+def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
+  if value is not None and value not in known:
+    raise UserError(
+      f'config.{field}="{shown(value)}" is none of {", ".join(known)}'
+      f"{nearest(str(value), known)}"
+    )
+
+
+def try_out(
+  fn: Callable[..., Any], *shapes: Any, field: str, prefix: str = "config."
+) -> Any:
+  """Calls a function on shapes alone, so that it looks at its own options.
+
+  Args:
+    fn: a method with its options bound.
+    *shapes: trees of `jax.ShapeDtypeStruct`; nothing is computed.
+    field: where the method stands, for errors that do not say it.
+    prefix: of the function's own errors.
+
+  Returns:
+    What it returns, as shapes.
+
+  Raises:
+    UserError: what the function says of its options; of a person's own, with
+      the line of its file.
+  """
+  try:
+    with user_code.blamed(f"config.{field}", host=False):
+      return jax.eval_shape(fn, *shapes)
+  except UserError as error:
+    text = str(error)
+    if text.startswith("config."):  # it says the field by itself
+      raise
+    raise UserError(f"{prefix}{text}") from error
+
+
+def is_finite(value: Any) -> bool:
+  """Whether a value is a number, no truth value, and finite."""
+  if not isinstance(value, int | float) or isinstance(value, bool):
+    return False
+  if isinstance(value, int):  # of any size, which no float has
+    return abs(value) < 10**300
+  return math.isfinite(value)
+
+
+def _value(config: ConfigDict, field: str) -> Any:
+  """The value at a dotted field; None where there is none."""
+  value: Any = config
+  for part in field.split("."):
+    if not isinstance(value, ConfigDict) or part not in value:
+      return None
+    value = value[part]
+  return value
+
+
+def _is_seed(value: Any) -> bool:
+  return is_finite(value) and value == int(value) and 0 <= value < 2**32
+
+
+def _is_count(value: Any, least: int) -> bool:
+  return is_finite(value) and value == int(value) and value >= least
+
+
+def _are_scales(value: Any) -> bool:
+  return isinstance(value, tuple | list) and (
+    len(value) > 0 and all(is_finite(v) for v in value)
+  )
+
+
+def _is_decay(value: Any) -> bool:
+  return is_finite(value) and 0 <= value < 1
+
+
+def _kinds(config: ConfigDict) -> tuple[str, ...]:
+  is_edits = "data" in config and config.data.get("source") == "edits"
+  return grammar.EDITS if is_edits else grammar.KINDS
+
+
+def _are_kind_weights(value: Any) -> bool:
+  if not isinstance(value, tuple | list) or len(value) != len(grammar.KINDS):
+    return False
+  return all(is_finite(v) and v >= 0 for v in value) and sum(value) > 0

@@ -1,0 +1,151 @@
+"""What the files that a config names hold, looked at before anything is built.
+
+Each job says which rows of pictures it will read; texts are read on the way to
+them. Networks, programs and weights come later: a picture that is damaged ends
+a run in its first seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import processes, rewards, setup
+from jaxreward.data import pictures
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.errors import UserError, shown
+from jaxreward.models import hub
+from jaxreward.models.text import qwen_prompts
+from jaxreward.rewards import encoders, references
+from jaxreward.setup import rewards as reward_setup
+
+# Of text encoders: the tokenizer of the one that reads most, how a prompt is
+# given to it, and what of the policy's places is not for its tokens.
+_READS: dict[str, tuple[str, Callable[[str], str], int]] = {
+  "sd3": ("tokenizer_3", str, 77),
+  "flux": ("tokenizer_2", str, 0),
+  "qwen_image": (
+    "tokenizer",
+    qwen_prompts.TEMPLATE.format,
+    -qwen_prompts.TEMPLATE_TOKENS,
+  ),
+  "wan": ("tokenizer", str, 0),
+}
+_PARTS = ("autoencoder", "text_encoder", "image_encoder")
+
+
+def of_prompts(config: ConfigDict, *splits: str | None) -> list[PictureRow]:
+  """Pictures of the prompts of some splits; None for all of a file's.
+
+  Raises:
+    UserError: see `setup.load_prompts`.
+  """
+  prompts = [p for split in splits for p in setup.load_prompts(config, split)]
+  if processes.is_first():
+    warn_of_long(config, [prompt.text for prompt in prompts])
+  return pictures.rows_of(prompts)
+
+
+def warn_of_long(config: ConfigDict, texts: Sequence[str]) -> None:
+  """Says once how many prompts the text encoder will not read to their end.
+
+  They are cut, as in the published pipelines. Not counted for encoders that
+  read a picture too, where the room for words depends on it.
+  """
+  section = config.text_encoder
+  prompts = setup.make_policy(config).prompts
+  if section.name not in _READS or prompts is None:
+    return
+  folder, given, other = _READS[section.name]
+  if section.name == "sd3" and not section.get("with_t5", True):
+    folder, other = "tokenizer", prompts["words"].shape[1] - 77
+  most = prompts["words"].shape[1] - other
+  size = lambda text: len(given(text).encode()) + 2  # tokens at most
+  long = [text for text in dict.fromkeys(texts) if size(text) > most]
+  if not long:
+    return
+  tokens = encoders.pretrained(f"{section.weights}:{folder}")
+  ids = tokens([given(text) for text in long], verbose=False)["input_ids"]
+  cut = [text for text, row in zip(long, ids, strict=True) if len(row) > most]
+  if cut:
+    logging.warning(
+      "%d of %d prompts are longer than the %d tokens that"
+      ' config.text_encoder.name="%s" reads; their ends are cut, first of "%s"',
+      len(cut), len(set(texts)), most + min(other, 0), section.name,
+      shown(cut[0]),
+    )  # fmt: skip
+
+
+def require_weights(
+  config: ConfigDict, spec: str = "", field: str = "init.checkpoint"
+) -> None:
+  """Looks whether weights that lie in files are there; no hub is asked.
+
+  Args:
+    config: of the run.
+    spec: of the policy's; empty for `init.checkpoint`.
+    field: where the spec stands.
+
+  Raises:
+    UserError: the field, and the file or folder that is not there.
+  """
+  if not spec:
+    spec, field = config.init.checkpoint, "init.checkpoint"
+  if spec and not spec.startswith("workdir:"):
+    if setup.make_policy(config).layout and not spec.startswith("package:"):
+      _require_place(spec, field)
+    else:
+      setup.checkpoint_path(spec, field)
+  for part in _PARTS:
+    _require_place(config[part].get("weights", ""), f"{part}.weights")
+
+
+def _require_place(spec: str, field: str) -> None:
+  place = spec.partition(":")[0]
+  is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
+  if not spec or (is_hub_id and not epath.Path(place).exists()):
+    return
+  try:
+    hub.resolve(spec)
+  except UserError as error:
+    raise UserError(f"config.{field}: {error}") from error
+
+
+def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
+  """Reference pictures of all rewards; whether their weights are there.
+
+  Entries by prompt, such as facts, are read by `text_files`.
+
+  Args:
+    config: of the run.
+    workdir: where a trained reward model may be.
+
+  Raises:
+    UserError: the reward, and what is wrong with its files.
+  """
+  reward_setup.require_trained(config, workdir)
+  found: list[PictureRow] = []
+  for field, entry in reward_setup.sections_of(config):
+    try:
+      found += _of_reward(field, entry)
+    except UserError as error:
+      raise UserError(f"config.{field}: {error}") from error
+  return found
+
+
+def _of_reward(field: str, entry: ConfigDict) -> list[PictureRow]:
+  fn = config_lib.resolve_callable(
+    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
+  )
+  loader = getattr(fn, "loads", None)
+  weights = entry.get("weights")
+  if loader and isinstance(weights, str):
+    _require_place(weights, f"{field}.weights")
+  options = inspect.signature(loader).parameters if loader else {}
+  folder = entry.get("references") if "references" in options else ""
+  return references.checked(folder) if folder else []

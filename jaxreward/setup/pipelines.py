@@ -1,0 +1,303 @@
+"""Encoders of public pipelines, as `config.text_encoder` names them.
+
+Each maker takes the shapes that the policy wants and the mesh, reads weights and
+tokenizers from a pipeline's folder or hub id, and gives texts -> what the policy
+encodes; those of `READ_PICTURES` take the pictures to edit beside the texts.
+That of `config.image_encoder` gives the same of pictures alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxreward import setup
+from jaxreward.errors import UserError
+from jaxreward.models import fields, hub
+from jaxreward.models.text import qwen, qwen_prompts, t5, text_encoder
+from jaxreward.models.vision import clip, clip_layouts, qwen_vision
+from jaxreward.rewards import encoders as tokenizers
+from jaxreward.rewards import preprocess
+from jaxreward.training import mesh as mesh_lib
+from jaxreward.types import Array, ArrayLike, Cond, Params
+
+Texts = Sequence[str]
+READ_PICTURES = ("qwen_image_edit", "qwen_image_edit_plus")
+_AT_ONCE = 8  # texts; the last ones are padded, so that one program serves all
+
+
+def sd3(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  with_t5: bool = True,
+) -> Callable[[Texts], Cond]:
+  """CLIP-L, CLIP-G and T5 of an SD3 pipeline.
+
+  Args:
+    shapes: of one prompt, [1, ...].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+    with_t5: False leaves zeros in T5's place, and its 9 GB unread.
+  """
+  _, places, width = shapes["words"].shape
+  found, params = text_encoder.load(weights, dtype=dtype, with_t5=with_t5)
+  if len(found.clips) != 2:
+    raise UserError(
+      f"config.text_encoder.weights={weights} holds {len(found.clips)} CLIP"
+      " towers; Stable Diffusion 3 has two"
+    )
+  length = found.clips[0].length
+  clips = [
+    tokenizers.tokenizer(f"{weights}:{name}", length)
+    for name in ("tokenizer", "tokenizer_2")
+  ]
+  last = None
+  if with_t5:
+    last = tokenizers.tokenizer(f"{weights}:tokenizer_3", places - length)
+
+  def encode(params, both, t5):
+    words, pooled = text_encoder.encode_sd3(
+      found, params, both, t5, places=places - length, width=width
+    )
+    return {"words": words, "pooled": pooled}
+
+  def tokens(texts: Texts) -> Any:
+    both = tuple(clip(texts) for clip in clips)
+    return both, None if last is None else last(texts)
+
+  return _runner(encode, params, tokens, mesh)
+
+
+def flux(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """CLIP-L and T5 of a FLUX pipeline; arguments as `sd3`."""
+  found, params = text_encoder.load(weights, dtype=dtype)
+  places = shapes["words"].shape[1]
+  clip = tokenizers.tokenizer(f"{weights}:tokenizer", found.clips[0].length)
+  t5 = tokenizers.tokenizer(f"{weights}:tokenizer_2", places)
+
+  def encode(params, first, second):
+    words, pooled = text_encoder.encode_flux(found, params, first, second)
+    return {"words": words, "pooled": pooled}
+
+  return _runner(encode, params, lambda t: (clip(t), t5(t)), mesh)
+
+
+def qwen_image(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """The language tower of a Qwen-Image pipeline; arguments as `sd3`.
+
+  No text at all is read as the authors' empty prompt, a blank.
+  """
+  config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  places = shapes["words"].shape[1]
+
+  def encode(params, ids, mask):
+    words, kept = qwen.encode_qwen_image(
+      config, params, ids, mask, dtype=jnp.dtype(dtype)
+    )
+    return {"words": words, "mask": kept}
+
+  tokens = lambda texts: qwen_prompts.tokenize(reader, _said(texts), places)
+  return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
+
+
+def _said(texts: Texts) -> list[str]:
+  """Texts, of which those without a letter are the authors' empty prompt."""
+  return [text or qwen_prompts.EMPTY for text in texts]
+
+
+def qwen_image_edit(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  area: int = qwen_vision.AREA,
+) -> Callable[[Texts, ArrayLike], Cond]:
+  """Both towers of a Qwen-Image-Edit pipeline's Qwen2.5-VL.
+
+  Args:
+    shapes: of one prompt, [1, ...].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+    area: pixels, about, at which the picture is looked at; the published
+      pipeline's has 1369 tokens.
+
+  Returns:
+    (texts, pictures [P, H, W, 3] in [0, 1]) -> what the policy encodes.
+  """
+  return _edit(shapes, mesh, weights, dtype, area, numbered=False)
+
+
+def qwen_image_edit_plus(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  area: int = qwen_vision.PLUS_AREA,
+) -> Callable[[Texts, ArrayLike], Cond]:
+  """Those of its Plus form, 2509 and later; arguments as `qwen_image_edit`.
+
+  The published pipeline looks at a picture in 196 tokens.
+  """
+  return _edit(shapes, mesh, weights, dtype, area, numbered=True)
+
+
+def _edit(
+  shapes: Cond,
+  mesh: Mesh | None,
+  weights: str,
+  dtype: str,
+  area: int,
+  *,
+  numbered: bool,
+) -> Callable[[Texts, ArrayLike], Cond]:
+  place, places = f"{weights}:text_encoder", shapes["words"].shape[1]
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  record = fields.read(place)
+  seen, language = qwen_vision.config_of(record), qwen.config_of(record)
+  prepared = qwen_vision.pictures_of(
+    hub.read_config(f"{weights}:processor", "preprocessor_config.json"),
+    seen, area,
+  )  # fmt: skip
+
+  def asked(texts: Texts, height: int, width: int) -> Any:
+    _, size = prepared.sizes(height, width)
+    counts = [math.prod(seen.grid(*size))]
+    return qwen_prompts.tokenize_edit(
+      reader, _said(texts), places, counts, language.pad, numbered=numbered
+    )
+
+  _, _, starts = asked([""], 1, 1)
+  params = {
+    "text": qwen.load(place, dtype=dtype)[1],
+    "vision": qwen_vision.load(place, dtype=dtype)[1],
+  }
+
+  def encode(params, ids, mask, images):
+    words, kept = qwen.encode_qwen_image_edit(
+      language, seen, params, ids, mask, [images],
+      starts=starts, dtype=jnp.dtype(dtype),
+    )  # fmt: skip
+    return {"words": words, "mask": kept}
+
+  def tokens(texts: Texts, pictures: ArrayLike) -> Any:
+    ids, mask, _ = asked(texts, *pictures.shape[1:3])
+    return ids, mask, prepared(pictures)
+
+  return _runner(encode, params, tokens, mesh, qwen.EDIT_SHARDING_RULES)
+
+
+def wan(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """The umT5 of a Wan pipeline; arguments as `sd3`."""
+  config, params = t5.load(f"{weights}:text_encoder", dtype=dtype)
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  places = shapes["words"].shape[1]
+
+  def encode(params, ids, mask):
+    words = text_encoder.encode_wan(config, params, ids, mask, jnp.dtype(dtype))
+    return {"words": words}
+
+  tokens = lambda texts: text_encoder.tokenize_wan(reader, texts, places)
+  return _runner(encode, params, tokens, mesh, t5.SHARDING_RULES)
+
+
+def clip_vision(
+  shape: jax.ShapeDtypeStruct,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+) -> Callable[[ArrayLike], np.ndarray]:
+  """The image tower of a pipeline: what enters the last layer of CLIP.
+
+  Args:
+    shape: of one picture's states, [1, N, D].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+
+  Returns:
+    pictures [P, H, W, 3] in [0, 1] -> states, float32 [P, N, D].
+  """
+  found, params = clip_layouts.load_vision(
+    f"{weights}:image_encoder", dtype=dtype
+  )
+  states = (found.image // found.patch) ** 2 + 1, found.size.width
+  if states != shape.shape[1:]:
+    raise UserError(
+      f"config.image_encoder.weights={weights} gives states {states} of a"
+      f" picture, and the policy takes {shape.shape[1:]}"
+    )
+  size = found.image, found.image
+  prepared = preprocess.read(
+    f"{weights}:image_processor", preprocess.Preprocess(size, found.image)
+  )
+  net = clip.VisionTower(found, jnp.dtype(dtype), keep=True)
+  whole = None
+  if mesh is not None:
+    params = setup.put(params, setup.shapes(params, clip.SHARDING_RULES, mesh))
+    whole = mesh_lib.replicated(mesh)
+
+  def look(params: Params, images: ArrayLike) -> Array:
+    seen: Any = net.apply({"params": params["vision"]}, prepared(images))
+    return seen["penultimate"].astype(jnp.float32)
+
+  run = jax.jit(look, out_shardings=whole)
+  return lambda images: jax.device_get(run(params, images))
+
+
+def _runner(
+  encode: Callable[..., Cond],
+  params: Params,
+  tokens: Callable[..., Any],
+  mesh: Mesh | None,
+  rules: Any = text_encoder.SHARDING_RULES,
+) -> Callable[..., Cond]:
+  """Texts -> outputs [P, ...] on the host, a few texts at a time.
+
+  What `tokens` takes besides, as pictures [P, ...], is padded with zeros.
+  """
+  whole = None
+  if mesh is not None:
+    params = setup.put(params, setup.shapes(params, rules, mesh))
+    whole = mesh_lib.replicated(mesh)
+  run = jax.jit(encode, out_shardings=whole)
+
+  def few(texts: Texts, *rest: np.ndarray) -> Cond:
+    extra = _AT_ONCE - len(texts)
+    filled = [
+      np.concatenate([x, np.zeros((extra, *x.shape[1:]), x.dtype)])
+      for x in rest
+    ]
+    given = tokens([*texts, *[""] * extra], *filled)
+    found = jax.device_get(run(params, *given))
+    cast = lambda x: x if x.dtype == bool else x.astype(np.float32)
+    return jax.tree.map(lambda x: cast(x[: len(texts)]), found)
+
+  def all_of(*given: Any) -> Cond:
+    parts = [
+      few(*(x[i : i + _AT_ONCE] for x in given))
+      for i in range(0, len(given[0]), _AT_ONCE)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+  return all_of

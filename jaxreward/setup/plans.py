@@ -1,0 +1,225 @@
+"""The plan of an align run: its geometry, and constants of its steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward import config as config_lib
+from jaxreward import feeds, rng, setup
+from jaxreward.errors import UserError
+from jaxreward.feeds import Plan, tail
+from jaxreward.flow import rollout, schedule, steppers, windows
+from jaxreward.setup import checks, kernels
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+)
+
+
+def _check_counts(config) -> None:
+  for section, name in (
+    ("rollout", "prompts"),
+    ("rollout", "microbatch"),
+    ("align", "times"),
+    ("align", "updates"),
+    ("align", "pairs"),
+  ):
+    if config[section][name] < 1:
+      raise UserError(
+        f"config.{section}.{name}={config[section][name]}: at least 1 is needed"
+      )
+
+
+def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
+  """Checks the geometry and makes the constants.
+
+  Args:
+    config: of the run.
+    devices: that rows are spread over.
+    feed: of the objective.
+
+  Raises:
+    UserError: an objective and a sampler that do not go together, a window
+      outside the schedule, or optimizer steps that cannot share the work.
+  """
+  r, align = config.rollout, config.align
+  _check_counts(config)
+  on_steps = feed.needs_noise
+  steps = _steps(config, feed)
+  by_samples = align.split == "samples"
+  if not by_samples and len(steps["trained"]) % align.updates:
+    # Whole times only: what an optimizer step sees then depends neither on the
+    # micro-batch nor on the devices, as every U-th sample of U steps does not.
+    raise UserError(
+      f"config.align.updates={align.updates} does not divide the"
+      f" {len(steps['trained'])} noise levels that are trained in an iteration;"
+      ' another number, or config.align.split="samples"'
+    )
+  parts = align.updates if by_samples else 1
+  layout = rollout.make_layout(
+    r.prompts, r.group, r.microbatch, devices, parts=parts
+  )
+  plan = Plan(
+    **steps,
+    layout=layout,
+    rows=layout,
+    prompts=r.prompts,
+    group=r.group,
+    updates=align.updates,
+    split=align.split,
+    guidance_scale=r.guidance_scale,
+    feed=feed,
+    take_step=kernels.take_step(config) if on_steps else None,
+    replay=kernels.replay(config) if on_steps else None,
+    shift=setup.make_schedule(config).shift,
+    pairs=align.pairs,
+    last_steps=align.last_steps,
+    depth=_depth(config),
+    is_on_policy=align.updates == 1 and not align.overlap,
+  )
+  most = r.prompts * feed.per_group(plan)
+  if by_samples and align.updates > most:
+    raise UserError(
+      f"config.align.updates={align.updates}: with"
+      f' config.align.split="samples" there are {most} rows to share out'
+    )
+  return _with_rows(plan, r.microbatch, devices, parts)
+
+
+def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
+  """The plan's constants of steps, and those that are trained."""
+  r = config.rollout
+  if r.window_move.name != "none":
+    return _moving(config, feed)
+  noisy = None
+  if r.window_start and not r.window_size:
+    raise UserError(
+      f"config.rollout.window_start={r.window_start} without a window: set"
+      " config.rollout.window_size to its number of steps, or both to 0"
+    )
+  if r.window_size:
+    noisy = schedule.window_mask(r.num_steps, r.window_start, r.window_size)
+  table = setup.step_table(config, "rollout", noisy)
+  drawn = np.flatnonzero(table.std > 0)
+  _require_noise(config, feed, bool(len(drawn)))
+  if feed.needs_noise:
+    # The last step's Gaussian is too sharp to learn from.
+    drawn = drawn[drawn < r.num_steps - 1] if len(drawn) > 1 else drawn
+    return dict(table=table, trained=tuple(int(i) for i in drawn))
+  if feed.keeps == "tail":
+    _check_tail(config, table)
+    return dict(table=table, trained=(0,))
+  return dict(table=table, trained=tuple(range(config.align.times)))
+
+
+def _require_noise(config, feed: feeds.Feed, is_noisy: bool) -> None:
+  """Refuses a sampler without noise where something needs it."""
+  r = config.rollout
+  if is_noisy:
+    return
+  *first, last = (f'"{name}"' for name in steppers.NOISY)
+  known = f"{', '.join(first)} or {last}"
+  if feed.needs_noise:
+    raise UserError(
+      f'config.objective.name="{config.objective.name}" needs a sampler with'
+      f' noise; config.rollout.sampler.name="{r.sampler.name}" draws none:'
+      f" use {known}"
+    )
+  if r.window_size:
+    raise UserError(
+      f"config.rollout.window_size={r.window_size}: the sampler"
+      f' "{r.sampler.name}" draws no noise in any step; use 0, or'
+      f" config.rollout.sampler.name={known}"
+    )
+
+
+def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
+  """The same for a window that lies elsewhere in other iterations."""
+  r, name = config.rollout, config.rollout.window_move.name
+  field = f'config.rollout.window_move.name="{name}"'
+  bound = config_lib.bind(
+    r.window_move, windows.REGISTRY, field="rollout.window_move", positional=4
+  )
+  if not feed.needs_noise:
+    raise UserError(
+      f'{field}: config.objective.name="{config.objective.name}" reads finished'
+      ' samples alone; use window_move.name="none"'
+    )
+  if not r.window_size or r.window_start:
+    raise UserError(
+      f"{field} needs config.rollout.window_size, the number of its steps, and"
+      " a window_start of 0"
+    )
+  table = setup.step_table(config, "rollout")
+  _require_noise(config, feed, bool((table.std > 0).any()))
+
+  def move(iteration: ArrayLike) -> Array:
+    key = rng.stream_key(config.seed, "window", iteration)
+    return bound(jnp.asarray(iteration), key, r.window_size, r.num_steps)
+
+  checks.try_out(move, 0, field="rollout.window_move", prefix="")
+  end = r.window_move.get("last", 0) or r.num_steps - 1
+  if not (np.asarray(table.std)[:end] > 0).all():
+    raise UserError(
+      f"{field}: a step before step {end} draws no noise with"
+      f' config.rollout.sampler.name="{r.sampler.name}"; set'
+      " config.rollout.window_move.last lower"
+    )
+  times = setup.make_schedule(config).times(r.num_steps)
+  outside = dataclasses.replace(steppers.ode(times), told=table.told)
+  if not np.all(table.log_scale > 0):  # published forms differ in the constant
+    outside = dataclasses.replace(outside, log_scale=table.log_scale)
+  return dict(
+    table=table, trained=tuple(range(r.window_size)), move=move,
+    outside=outside,
+  )  # fmt: skip
+
+
+def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
+  """The plan with rows of its feed, where a row is more than one sample."""
+  size = plan.feed.size(plan)
+  if size == 1:
+    return plan
+  if size * plan.feed.per_group(plan) > plan.group:
+    raise UserError(
+      f"config.align.pairs={plan.pairs}: a group of config.rollout.group="
+      f"{plan.group} has at most {plan.group // 2} pairs"
+    )
+  rows = rollout.make_layout(
+    plan.prompts, plan.feed.per_group(plan), max(microbatch // size, 1),
+    devices, parts=parts,
+  )  # fmt: skip
+  return dataclasses.replace(plan, rows=rows)
+
+
+def _depth(config) -> Callable[[Any, int], Any]:
+  """How many of the last steps are differentiated, drawn by iteration."""
+  bound = config_lib.bind(
+    config.align.depth, tail.DEPTHS, field="align.depth", positional=2
+  )
+  draw = lambda: bound(jax.random.key(0), 2)
+  checks.try_out(draw, field="align.depth", prefix="")
+  return bound
+
+
+def _check_tail(config, table: steppers.StepTable) -> None:
+  """Refuses steps that a gradient cannot be taken through."""
+  last, steps = config.align.last_steps, config.rollout.num_steps
+  if not 1 <= last < steps:
+    raise UserError(
+      f"config.align.last_steps={last}: at least 1 and fewer than the"
+      f" {steps} of config.rollout.num_steps"
+    )
+  if np.asarray(table.std)[-last:].any() or table.solver is not None:
+    raise UserError(
+      f"config.align.last_steps={last}: with"
+      f' config.rollout.sampler.name="{config.rollout.sampler.name}" these steps'
+      ' draw noise or remember others; use "ode", or a window of noise before'
+      " them"
+    )

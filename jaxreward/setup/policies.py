@@ -1,0 +1,150 @@
+"""The architecture that a config names, with its autoencoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import models, rng, user_code
+from jaxreward.errors import UserError
+from jaxreward.models import lora
+from jaxreward.models.autoencoders import vae, video_vae
+from jaxreward.setup import videos
+from jaxreward.types import Array, Params, Policy
+
+
+def _bare_policy(config: ConfigDict) -> Policy:
+  bound = config_lib.bind(config.model, models.REGISTRY, field="model")
+  return user_code.call("config.model", bound)
+
+
+def make_policy(config: ConfigDict) -> Policy:
+  """The architecture that `config.model` names, with its autoencoder.
+
+  Raises:
+    UserError: one of the two is not known, or they do not go together.
+  """
+  policy = _bare_policy(config)
+  if videos.is_video(policy) and config.data.grammar != "free":
+    raise UserError(
+      f'config.data.grammar="{config.data.grammar}": "{config.model.name}" makes'
+      ' videos, and the detector judges pictures; use "free"'
+    )
+  section = config.autoencoder
+  if section.name != "none":
+    bound = config_lib.bind(
+      section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
+    )
+    made = user_code.call("config.autoencoder", bound)
+    policy = _with_autoencoder(policy, made, config)
+  return videos.as_strips(policy, config)
+
+
+def _with_autoencoder(
+  policy: Policy, autoencoder: vae.Autoencoder, config: ConfigDict
+) -> Policy:
+  dims = len(policy.latent_shape)
+  if autoencoder.is_video != videos.is_video(policy):
+    kinds = ("pictures", "videos")
+    raise UserError(
+      f'config.autoencoder.name="{config.autoencoder.name}" is one of'
+      f' {kinds[autoencoder.is_video]}, and "{config.model.name}" makes'
+      f" {kinds[not autoencoder.is_video]}: take one that fits"
+    )
+  channels = policy.latent_shape[-1]
+  if channels != autoencoder.channels:
+    raise UserError(
+      f'config.autoencoder.name="{config.autoencoder.name}" has latents of'
+      f" {autoencoder.channels} channels, and the policy"
+      f' "{config.model.name}" of {channels}: take one that fits'
+    )
+
+  def to_pixels(latents: Array, decoder: Params | None = None) -> Array:
+    rows = latents.reshape(-1, *policy.latent_shape)
+    images = autoencoder.decode(decoder, rows)
+    return images.reshape(*latents.shape[:-dims], *images.shape[1:])
+
+  def to_latents(images: Array, decoder: Params | None = None) -> Array:
+    if not autoencoder.is_video:
+      return autoencoder.encode(decoder, images)
+    frames, *_, wanted = policy.pictures["picture"].shape[1:]  # pyrefly: ignore
+    if wanted == channels:  # the first frame and no mask
+      return autoencoder.encode(decoder, images[:, None])
+    return video_vae.from_pictures(autoencoder, decoder, images, frames)
+
+  return dataclasses.replace(
+    policy,
+    to_pixels=to_pixels,
+    to_latents=to_latents,
+    decoder=autoencoder.init,
+    decoder_rules=autoencoder.sharding_rules,
+    decoder_layout=autoencoder.layout,
+    decoder_fields=autoencoder.public_fields,
+  )
+
+
+def score_frames(
+  config: ConfigDict, reward: Callable[..., Any]
+) -> Callable[..., Any]:
+  """A reward of pictures as it scores what the policy of the config makes."""
+  policy = _bare_policy(config)
+  return videos.scored(reward, config) if videos.is_video(policy) else reward
+
+
+def picture_side(policy: Policy) -> tuple[int, int]:
+  """(height, width) in pixels of what a policy draws, of videos a frame's."""
+  rows = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
+  decoder = None
+  if policy.decoder is not None:
+    decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
+  height = jax.eval_shape(policy.to_pixels, rows, decoder).shape[-3]
+  latent_height, latent_width = policy.latent_shape[-3:-1]
+  return height, height // latent_height * latent_width
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainable:
+  """What of a policy is trained, and how it becomes whole.
+
+  Attributes:
+    policy: takes whole parameters (with adapters, if there are any).
+    plain: the policy without adapters, for the reference.
+    init: base -> what is trained, at step 0; run it in jit, which leaves out
+      what of the model is not an adapter.
+    whole: (trained, base) -> parameters that `policy` takes.
+    export: (trained, base) -> parameters that `plain` takes.
+  """
+
+  policy: Policy
+  plain: Policy
+  init: Callable[[Params], Params]
+  whole: Callable[[Params, Params], Params]
+  export: Callable[[Params, Params], Params]
+
+
+def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
+  """All parameters (`config.lora.rank` 0) or adapters of that rank."""
+  if not config.lora.rank:
+    whole = lambda trained, base: trained
+    return Trainable(policy, policy, lambda base: base, whole, whole)
+  options = {k: config.lora[k] for k in ("rank", "alpha", "targets")}
+  adapted = lora.adapt_policy(policy, **options)
+  key = rng.stream_key(config.seed, "lora")
+
+  def init(base: Params) -> Params:
+    del base
+    return lora.split(adapted.init(key))[1]
+
+  def export(trained: Params, base: Params) -> Params:
+    return lora.fuse(lora.merge(base, trained), alpha=options["alpha"])
+
+  def whole(trained: Params, base: Params) -> Params:
+    return lora.merge(base, trained)
+
+  return Trainable(adapted, policy, init, whole, export)

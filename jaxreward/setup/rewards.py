@@ -1,0 +1,459 @@
+"""The rewards that a config names, found, bound and loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from jaxreward import buckets, paths, rewards, setup, user_code
+from jaxreward import config as config_lib
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, nearest, shown
+from jaxreward.models.vision import scene_reward
+from jaxreward.rewards import scoring
+from jaxreward.setup import checks, reward_model
+from jaxreward.training import sharding
+from jaxreward.types import Array, PromptBatch
+
+SECTIONS = ("rewards", "heldout_rewards")
+_RESERVED = ("weight", "weights", "kinds")
+_FOLDER = "folder"  # argument of a loader: its place in the working directory
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """A reward as a config names it, its function found and bound."""
+
+  field: str
+  fn: Callable[..., Any]
+  weight: float | rewards.RowWeight
+  is_learned: bool
+  weights: str
+  loads: Callable[..., rewards.Loaded] | None
+
+
+def sections_of(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+  """(field, section) of every reward that a config names."""
+  for section in SECTIONS:
+    for name in config[section]:
+      yield f"{section}.{name}", config[section][name]
+
+
+def load(
+  config: ConfigDict,
+  workdir: epath.Path,
+  sections: Sequence[str] = SECTIONS,
+  mesh: Mesh | None = None,
+) -> dict[str, rewards.Reward]:
+  """The rewards of some sections, "rewards" or "heldout_rewards".
+
+  A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
+  of the registry, a dotted path or "file.py:function". A learned reward takes
+  `weights`, its safetensors file; without, the one trained in the working
+  directory. A published one takes `weights`, a folder or hub id, and what else
+  its loader asks for. Parameters lie on the mesh as their own rules say.
+  `kinds=dict(upscale=2.0, ...)` lets a reward count for these kinds of prompts
+  alone, with a factor on its weight.
+
+  Raises:
+    UserError: what is wrong with an entry, before anything runs.
+  """
+  whole = setup.make_mesh(config) if mesh is None else mesh
+  return _build(
+    bind(config, sections), workdir,
+    lambda entry: _load_learned(entry, workdir, mesh),
+    lambda loaded: jax.tree.map(
+      lambda x, place: jax.device_put(x, place),
+      dict(loaded.arrays), _places(loaded, whole),
+    ),
+  )  # fmt: skip
+
+
+def abstract(
+  config: ConfigDict,
+  workdir: epath.Path,
+  mesh: Mesh,
+  absent: dict[str, str],
+) -> dict[str, rewards.Reward]:
+  """As `load`, with placed shapes for arrays where nothing is trained yet.
+
+  The architecture is that of the trained model, or of `config.reward_model`.
+  A published reward that cannot be read is replaced by zeros, and the reason
+  put into `absent` under its name.
+  """
+
+  def learned(entry: _Entry):
+    file = _learned_file(entry, workdir)
+    if file.exists() or "reward_model" not in config:
+      scorer = _read_learned(entry, workdir).scorer
+    else:
+      known = {"scene": scene_reward.make_scorer}
+      scorer = config_lib.bind(
+        config.reward_model, known, field="reward_model"
+      )()
+    drawn = jax.eval_shape(scorer.init, jax.random.key(0))
+    return _bound_learned(entry, scorer), {
+      "params": setup.shapes(drawn, scorer.sharding_rules, mesh)
+    }
+
+  def published(loaded: rewards.Loaded) -> dict[str, Any]:
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      dict(loaded.arrays), _places(loaded, mesh),
+    )  # fmt: skip
+
+  return _build(bind(config), workdir, learned, published, absent)
+
+
+def _zeros(images: Array, prompts: PromptBatch) -> Array:
+  del prompts
+  return jnp.zeros(images.shape[:2])
+
+
+def _build(
+  entries: dict[str, _Entry],
+  workdir: epath.Path,
+  learned,
+  published,
+  absent: dict[str, str] | None = None,
+) -> dict[str, rewards.Reward]:
+  functions = {name: entry.fn for name, entry in entries.items()}
+  contexts: dict[str, Mapping[str, Any]] = {}
+  prepares: dict[str, Any] = {}
+  for name, entry in entries.items():
+    if entry.is_learned:
+      functions[name], contexts[name] = learned(entry)
+    elif entry.loads:
+      try:
+        loaded = _load(entry, workdir)
+      except UserError as error:
+        if absent is None or not entry.weights:
+          raise
+        functions[name], absent[name] = _zeros, str(error)
+        continue
+      functions[name] = _with(entry.fn, loaded.static)
+      contexts[name] = published(loaded)
+      if loaded.prepare:
+        prepares[name] = loaded.prepare
+  weights = {name: entry.weight for name, entry in entries.items()}
+  return rewards.build(functions, weights, contexts, prepares)
+
+
+def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
+  """What the entry's loader reads, its complaints under the entry's name."""
+  if entry.weights:
+    logging.info(
+      "config.%s: reading %s", entry.field, shown(entry.weights, 200)
+    )
+  own = {}
+  if _FOLDER in inspect.signature(entry.loads).parameters:  # pyrefly: ignore
+    if buckets.is_bucket(workdir):
+      raise UserError(
+        f"config.{entry.field} keeps answers and counts in the working"
+        f" directory, line by line; --workdir={workdir} has to be a folder"
+      )
+    own[_FOLDER] = workdir / entry.field.replace(".", "/")
+  try:
+    assert entry.loads
+    return user_code.call(f"config.{entry.field}", entry.loads, **own)
+  except UserError as error:
+    if str(error).startswith("config."):
+      raise
+    raise UserError(f"config.{entry.field}: {error}") from error
+
+
+def _with(fn: Callable[..., Any], static: Mapping[str, Any]):
+  return functools.update_wrapper(functools.partial(fn, **static), fn)
+
+
+def _places(loaded: rewards.Loaded, mesh: Mesh) -> dict[str, Any]:
+  """Shardings of the arrays: by their rules, or whole on every device."""
+  places: dict[str, Any] = {}
+  for name, tree in loaded.arrays.items():
+    specs = jax.tree.map(lambda _: PartitionSpec(), tree)
+    if name in loaded.rules:
+      specs = sharding.param_specs(tree, loaded.rules[name], mesh)
+    places[name] = jax.tree.map(
+      lambda spec: NamedSharding(mesh, spec), specs,
+      is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )  # fmt: skip
+  return places
+
+
+def bind(
+  config: ConfigDict, sections: Sequence[str] = SECTIONS
+) -> dict[str, _Entry]:
+  """What `load` can find out without reading a reward model.
+
+  The detector is held out where nothing else is and no reward asks it.
+  """
+  entries: dict[str, _Entry] = {}
+  for section in sections:
+    for name in config[section]:
+      if name in entries:
+        raise UserError(
+          f'config.{section}.{name}: "{name}" stands in another section too;'
+          " a held-out reward is one that is not trained on"
+        )
+      _check_name(section, name)
+      _check_kinds(config, section, name)
+      entries[name] = _bound(config[section][name], f"{section}.{name}")
+  entries = {
+    name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
+    for name, entry in entries.items()
+  }
+  if config.data.grammar == "edits":
+    _refuse_learned(entries)
+  else:
+    _refuse_parts(config, entries)
+  _refuse_without_pictures(config, entries)
+  if config.data.grammar == "free":
+    _refuse_detector(entries)
+  elif entries and "heldout_rewards" in sections and not config.heldout_rewards:
+    _hold_out_detector(entries)
+  return entries
+
+
+def _refuse_detector(entries: Mapping[str, _Entry]) -> None:
+  for entry in entries.values():
+    if getattr(entry.fn, "takes_verdict", False):
+      raise UserError(
+        f"config.{entry.field}: the detector judges scenes alone, and"
+        ' config.data.grammar="free"; take another reward'
+      )
+
+
+def _refuse_parts(config: ConfigDict, entries: Mapping[str, _Entry]) -> None:
+  """Refuses what judges edits alone, where there are none."""
+  for section in SECTIONS:
+    for name in config[section]:
+      fn = config[section][name].get("fn")
+      if name in entries and fn in scoring.PARTS[2:]:
+        raise UserError(
+          f'config.{section}.{name}.fn="{fn}": it judges tasks with a picture;'
+          ' set config.data.source and config.data.grammar to "edits"'
+        )
+
+
+def _check_name(section: str, name: str) -> None:
+  """Refuses names that no chart, file or flag can show."""
+  if not name.isprintable() or re.search(r"[\s./\\\[\]*?]|^$", name):
+    raise UserError(
+      f"config.{section}: a reward is called {shown(repr(name))}; take letters,"
+      " digits, _ and -"
+    )
+
+
+def _check_kinds(config: ConfigDict, section: str, name: str) -> None:
+  """Refuses kinds that the prompts do not have."""
+  by = {"edits": grammar.EDITS, "free": ("free",)}
+  known = by.get(config.data.grammar, grammar.KINDS)
+  entry: Any = config[section][name]
+  kinds = entry.get("kinds", {}) if isinstance(entry, ConfigDict) else {}
+  for kind in kinds if isinstance(kinds, ConfigDict) else ():
+    if kind not in known:
+      raise UserError(
+        f'config.{section}.{name}.kinds: "{kind}" is not known'
+        f"{nearest(kind, known)}; with config.data.grammar="
+        f'"{config.data.grammar}" there are {", ".join(known)}'
+      )
+
+
+def _refuse_learned(entries: Mapping[str, _Entry]) -> None:
+  for entry in entries.values():
+    if entry.is_learned:
+      raise UserError(
+        f'config.{entry.field}.fn="learned": the reward model reads the words of'
+        ' the scenes alone, and config.data.grammar="edits"; take another reward'
+      )
+
+
+def _refuse_without_pictures(
+  config: ConfigDict, entries: Mapping[str, _Entry]
+) -> None:
+  """Refuses what compares with pictures of prompts that bring none."""
+  for section in SECTIONS if config.data.source == "scenes" else ():
+    for name, entry in config[section].items():
+      fn = entries[name].fn if name in entries else None
+      if getattr(fn, "applies", None) and not entry.get("references"):
+        raise UserError(
+          f"config.{section}.{name}: it compares with pictures, and the prompts"
+          ' of config.data.source="scenes" bring none; name a folder in'
+          f" config.{section}.{name}.references, or a .jsonl with pictures in"
+          " config.data.source"
+        )
+
+
+def _hold_out_detector(entries: dict[str, _Entry]) -> None:
+  """Watches the detector where no trained reward asks it."""
+  if not any(getattr(e.fn, "takes_verdict", False) for e in entries.values()):
+    name = "heldout_detector" if "detector" in entries else "detector"
+    entry = ConfigDict({"fn": "detector"})
+    entries[name] = _bound(entry, f"heldout_rewards.{name}")
+
+
+def _bound(entry: Any, field: str) -> _Entry:
+  if not isinstance(entry, ConfigDict):
+    raise UserError(
+      f"config.{field}={entry!r}: a reward is a section; name its function in"
+      f" config.{field}.fn"
+    )
+  name: Any = entry.get("fn")
+  is_learned, known = name == "learned", _found(entry, field)
+  seen = ("verdict",) if _is_own(known) else ()
+  loads, options = _bound_loader(entry, known, field)
+  fn = config_lib.bind(
+    entry, rewards.REGISTRY, field=field, key="fn", positional=2,
+    reserved=(*_RESERVED, *options),
+    supplied=("params", "scorer", "mean", "std")
+    if is_learned
+    else (*seen, *rewards.supplied(known)),
+  )  # fmt: skip
+  if seen:
+    _try_out(fn, field)
+  weight: Any = entry.get("weight", 1.0)
+  file = entry.get("weights", "")
+  if not checks.is_finite(weight):
+    raise UserError(f"config.{field}.weight={weight}: expected a finite number")
+  if not isinstance(file, str):
+    raise UserError(f"config.{field}.weights={file}: expected a file's name")
+  if file and not (is_learned or loads):
+    raise UserError(
+      f'config.{field}.weights={file}: the reward "{name}" reads none'
+    )
+  row_weight = _row_weight(entry, known, float(weight), field)
+  return _Entry(field, fn, row_weight, is_learned, file, loads)
+
+
+def _row_weight(
+  entry: ConfigDict, fn: Callable[..., Any] | None, weight: float, field: str
+) -> float | rewards.RowWeight:
+  """The weight; row by row where it, or the reward's say, is not for all."""
+  kinds = entry.get("kinds", {})
+  if not isinstance(kinds, Mapping | ConfigDict):
+    raise UserError(
+      f"config.{field}.kinds={kinds}: it is a section, as in"
+      " dict(upscale=1.0, add=0.5)"
+    )
+  for name in kinds:
+    if not checks.is_finite(kinds[name]):
+      raise UserError(
+        f"config.{field}.kinds.{name}={kinds[name]}: expected a finite number"
+      )
+  factors = tuple(
+    (grammar.KIND_NAMES.index(name), float(kinds[name])) for name in kinds
+  )
+  applies = None if entry.get("references") else getattr(fn, "applies", None)
+  if not factors and applies is None:
+    return weight
+  return rewards.RowWeight(weight, factors, applies)
+
+
+def _found(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
+  """The entry's function; None where it names none, which `bind` refuses."""
+  if "fn" not in entry:
+    return None
+  return config_lib.resolve_callable(
+    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
+  )
+
+
+def _is_own(fn: Callable[..., Any] | None) -> bool:
+  """Whether a function of the package takes the detector's verdict."""
+  own = fn in rewards.REGISTRY.values()
+  return own and bool(getattr(fn, "takes_verdict", False))
+
+
+def _bound_loader(
+  entry: ConfigDict, fn: Callable[..., Any] | None, field: str
+) -> tuple[Callable[..., rewards.Loaded] | None, tuple[str, ...]]:
+  """(the reward's loader with its options, their names)."""
+  loader = getattr(fn, "loads", None)
+  if loader is None:
+    return None, ()
+  names = tuple(n for n in inspect.signature(loader).parameters if n != _FOLDER)
+  given = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
+  bound = config_lib.bind(
+    ConfigDict(given), {entry.fn: loader}, field=field, key="fn",
+    supplied=(_FOLDER,),
+  )  # fmt: skip
+  if look := getattr(loader, "check", None):
+    try:
+      user_code.call(f"config.{field}", look, bound.keywords)
+    except UserError as error:
+      if str(error).startswith("config."):
+        raise
+      raise UserError(f"config.{field}: {error}") from error
+  return bound, names
+
+
+def _try_out(fn: Callable[..., Any], field: str) -> None:
+  """Lets a reward that asks the detector look at its own options."""
+  shape: Any = jax.ShapeDtypeStruct
+  number, ids = shape((1,), jnp.int32), shape((1,), jnp.uint32)
+  prompts = PromptBatch(
+    tokens=shape((1, 1), jnp.int32), ids=ids, kind=number,
+    items=shape((1, 2, 3), jnp.int32), relation=number, mask=shape((1,), bool),
+  )  # fmt: skip
+  scores = shape((1, 1), jnp.float32)
+  checks.try_out(
+    lambda images, prompts, found: fn(images, prompts, verdict=found),
+    shape((1, 1, 1, 1, 3), jnp.float32), prompts,
+    dict.fromkeys(scoring.PARTS, scores),
+    field=field, prefix=f"config.{field}: ",
+  )  # fmt: skip
+
+
+def _learned_file(entry: _Entry, workdir: epath.Path) -> epath.Path:
+  given = entry.weights or workdir / reward_model.MODEL_FILE
+  return epath.Path(paths.expand(given, f"config.{entry.field}.weights"))
+
+
+def _read_learned(entry: _Entry, workdir: epath.Path):
+  path = _learned_file(entry, workdir)
+  if not path.exists():
+    raise UserError(
+      f"config.{entry.field}: there is no reward model at {path}; train one"
+      " first (job train_reward) or name its file in"
+      f" config.{entry.field}.weights"
+    )
+  return reward_model.load(path)
+
+
+def require_trained(config: ConfigDict, workdir: epath.Path) -> None:
+  """Reads the trained reward models that no job to come will write.
+
+  Raises:
+    UserError: one is missing or damaged.
+  """
+  comes = config.job == "pipeline" and "train_reward" in config.jobs
+  for entry in bind(config).values():
+    if entry.is_learned and (entry.weights or not comes):
+      _read_learned(entry, workdir)
+
+
+def _load_learned(entry: _Entry, workdir: epath.Path, mesh: Mesh | None):
+  """(function with its architecture bound, arrays it takes)."""
+  model = _read_learned(entry, workdir)
+  params = model.params
+  if mesh is not None:
+    rules = model.scorer.sharding_rules
+    params = setup.put(params, setup.shapes(params, rules, mesh))
+  context = {"params": params, "mean": model.mean, "std": model.std}
+  return _bound_learned(entry, model.scorer), context
+
+
+def _bound_learned(entry: _Entry, scorer: scene_reward.RewardModel):
+  bound = functools.partial(entry.fn, scorer=scorer)
+  return functools.update_wrapper(bound, entry.fn)

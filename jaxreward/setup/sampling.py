@@ -1,0 +1,92 @@
+"""The sampler that a config names: its times, and the constants of its steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import user_code
+from jaxreward.errors import UserError
+from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.setup.policies import make_policy
+from jaxreward.types import Array, ArrayLike, Params, Policy
+
+
+def make_schedule(config: ConfigDict) -> schedule.Schedule:
+  """The sampling times that `config.rollout.schedule` and `.shift` describe.
+
+  Raises:
+    UserError: values that make no sense, or too few steps somewhere.
+  """
+  bound = config_lib.bind(
+    config.rollout.schedule, schedule.REGISTRY, field="rollout.schedule",
+    positional=2,
+  )  # fmt: skip
+  shape, shift = make_policy(config).latent_shape, config.rollout.shift
+  with user_code.blamed("config.rollout.schedule", bound, host=False):
+    try:
+      made = bound(shift, shape)
+    except UserError as error:
+      raise UserError(f"config.{error}") from error
+  for section in ("rollout", "eval", "sample"):
+    count = config[section].num_steps
+    try:
+      with user_code.blamed("config.rollout.schedule", bound, host=False):
+        made.times(count)
+    except UserError as error:
+      raise UserError(
+        f"config.{section}.num_steps={count}, config.rollout.shift={shift:g}:"
+        f" {error}"
+      ) from error
+  return made
+
+
+def make_sampler(
+  config: ConfigDict, section: str
+) -> Callable[..., steppers.StepTable]:
+  """(times, noisy steps or None) -> constants, of `config.<section>.sampler`.
+
+  Raises:
+    UserError: no such sampler, or options that it does not take.
+  """
+  field = f"{section}.sampler"
+  bound = config_lib.bind(
+    config[section].sampler, steppers.REGISTRY, field=field, positional=2
+  )
+
+  def make(times: ArrayLike, noisy: ArrayLike | None = None) -> Any:
+    with user_code.blamed(f"config.{field}", bound, host=False):
+      try:
+        return bound(times, noisy)
+      except UserError as error:
+        raise UserError(f"config.{section}.{error}") from error
+
+  return make
+
+
+def step_table(
+  config: ConfigDict, section: str, noisy: ArrayLike | None = None
+) -> steppers.StepTable:
+  """Constants of the steps of a section, "rollout", "eval" or "sample"."""
+  made, count = make_schedule(config), config[section].num_steps
+  table = make_sampler(config, section)(made.times(count), noisy)
+  return dataclasses.replace(table, told=made.told(count))
+
+
+def decode_chunks(
+  policy: Policy,
+  latents: Array,
+  layout: rollout.Layout,
+  decoder: Params | None,
+) -> ArrayLike:
+  """Pixels of latents [B, ...], one micro-batch after the other."""
+  if decoder is None:
+    return policy.to_pixels(latents)
+  chunks = rollout.to_chunks(latents, layout.chunks)
+  pixels = jax.lax.map(lambda z: policy.to_pixels(z, decoder), chunks)
+  return rollout.from_chunks(pixels)

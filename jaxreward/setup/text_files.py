@@ -1,0 +1,97 @@
+"""Entries by prompt that rewards name, looked at before anything is built.
+
+Facts, references and questions, and templates. Prompts, pairs, weights and
+pictures are looked at by `data_checks`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from jaxreward import rewards, setup
+from jaxreward.data import sources
+from jaxreward.data.wordings import ByPrompt
+from jaxreward.errors import UserError, shown
+from jaxreward.rewards import objects, references
+from jaxreward.rewards.remote import questions, templates
+from jaxreward.setup import rewards as reward_setup
+
+SCORING = {"align", "evaluate"}
+# Options of the package's own rewards that name entries by prompt.
+ENTRIES: Mapping[str, Callable[[str], Mapping[str, Any]]] = {
+  "facts": objects.facts_of_file,
+  "references": references.rows,
+  "questions": questions.read_questions,
+}
+TEMPLATES = ("templates", "questions_template")
+
+
+def check(config: ConfigDict) -> None:
+  """Reads the text files that the rewards of a config will read.
+
+  Raises:
+    UserError: what is wrong with one, or a file with entries by prompt that has
+      none for any of the prompts.
+  """
+  jobs = set(config.jobs if config.job == "pipeline" else (config.job,))
+  if not jobs & SCORING:
+    return
+  named: list[tuple[str, ByPrompt[Any]]] = []
+  for field, entry in reward_setup.sections_of(config):
+    try:
+      named += [(field, entries) for entries in _entries(entry)]
+    except UserError as error:
+      raise UserError(f"config.{field}: {error}") from error
+  texts = _texts(config) if named else ()
+  for field, entries in named:
+    try:
+      _compare(texts, entries, _is_own(config.data.source))
+    except UserError as error:
+      raise UserError(f"config.{field}: {error}") from error
+
+
+def _is_own(source: str) -> bool:
+  return source not in ("scenes", "edits")
+
+
+def _texts(config: ConfigDict) -> Sequence[str]:
+  """The words of all prompts."""
+  source = config.data.source
+  if _is_own(source):
+    return [prompt.text for prompt in setup.load_prompts(config, None)]
+  return [prompt.text for prompt in sources.all_prompts(source)]
+
+
+def _entries(entry: Any) -> list[ByPrompt[Any]]:
+  """Reads the files of one reward; of another's function nothing is known."""
+  fn = rewards.REGISTRY.get(entry.get("fn"))
+  loads = getattr(fn, "loads", None)
+  names = inspect.signature(loads).parameters if loads else ()
+  given = {name: entry[name] for name in names if entry.get(name)}
+  for name in TEMPLATES:
+    files = given.get(name, ())
+    for file in [files] if isinstance(files, str) else files:
+      templates.text_of(file)
+  return [
+    ByPrompt(read(given[name]), f"{name}={shown(given[name], 100)}")
+    for name, read in ENTRIES.items()
+    if name in given
+  ]
+
+
+def _compare(
+  texts: Sequence[str], entries: ByPrompt[Any], is_own: bool
+) -> None:
+  """Says how many prompts have no entry; refuses where none has one."""
+  entries.require_some(texts)
+  lacking = [text for text in texts if entries.wording(text) is None]
+  if lacking and is_own:
+    logging.warning(
+      "%s, nor for %d others of %d", entries.lacks(lacking[0]),
+      len(lacking) - 1, len(texts),
+    )  # fmt: skip

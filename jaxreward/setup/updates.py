@@ -1,0 +1,342 @@
+"""The jitted programs of the align job: sample, and update.
+
+Every objective runs through the same update: the feed that its arguments name
+makes rows of the rollout, cut into micro-batches of one static shape, and offers
+arrays of them (`jaxreward.feeds`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxreward import advantages, feeds, methods, rng, setup
+from jaxreward.errors import UserError
+from jaxreward.feeds import Credit, Plan
+from jaxreward.flow import path, rollout
+from jaxreward.numerics import Mean, Metric
+from jaxreward.rewards import Reward, RowWeight, applied, device_scores
+from jaxreward.training import ahead, ema, step
+from jaxreward.training.state import TrainState
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Embedded,
+  Params,
+  Policy,
+  PromptBatch,
+  Trajectory,
+)
+
+
+def sample(
+  policy: Policy,
+  params: Params,
+  prompts: PromptBatch,
+  plan: Plan,
+  *,
+  seed: int,
+  iteration: Array,
+  decoder: Params | None = None,
+) -> tuple[Trajectory, ArrayLike]:
+  """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
+  plan = plan.at(iteration)
+  layout = setup.spread_rows(plan.layout)
+  trajectory = rollout.rollout(
+    policy,
+    params,
+    rng.stream_key(seed, "rollout", iteration),
+    prompts.words,
+    prompts.ids,
+    layout,
+    plan.table,
+    guidance_scale=plan.guidance_scale,
+    record=plan.feed.keeps == "steps",
+    tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
+    take_step=plan.take_step,
+  )
+  pixels = setup.decode_chunks(policy, trajectory.latents[-1], layout, decoder)
+  return trajectory, rollout.to_groups(pixels, plan.prompts, plan.group)
+
+
+def finish(
+  policy: Policy,
+  params: Params,
+  trajectory: Trajectory,
+  prompts: PromptBatch,
+  plan: Plan,
+  *,
+  first: Array,
+  decoder: Params | None = None,
+) -> Array:
+  """Images [P, G, H, W, C] of the latents before a step, finished by the ODE.
+
+  Args:
+    policy: the policy.
+    params: that drew the trajectory.
+    trajectory: with every latent.
+    prompts: P prompts.
+    plan: of the run.
+    first: the step, int32, traced: one program serves all.
+    decoder: parameters of the autoencoder.
+  """
+  layout = setup.spread_rows(plan.layout)
+  latents = rollout.finish(
+    policy, params, prompts.words, jnp.asarray(trajectory.latents)[first],
+    layout, plan.table, first, guidance_scale=plan.guidance_scale,
+  )  # fmt: skip
+  pixels = setup.decode_chunks(policy, latents, layout, decoder)
+  return jnp.clip(rollout.to_groups(pixels, plan.prompts, plan.group), 0, 1)
+
+
+@flax.struct.dataclass
+class Frozen:
+  """What a loss reads besides the trained parameters and its rows.
+
+  Attributes:
+    base: parameters of the plain policy.
+    old: trained parameters that drew the samples.
+    words: what a policy encodes.
+    prompts: for rewards that are differentiated; else None.
+    contexts: arrays of these rewards.
+    decoder: parameters of an autoencoder before them.
+  """
+
+  base: Params
+  old: Params
+  words: ArrayLike | Embedded
+  prompts: PromptBatch | None = None
+  contexts: Any = None
+  decoder: Params | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loss:
+  """An objective and its regularizers on rows of a feed.
+
+  Attributes:
+    trainable: the policy, and what of it is trained.
+    plan: of the run.
+    objective: asks for arrays by name -> (Mean, metrics).
+    regularizers: name -> (function, weight); asks -> Mean, logged by its name.
+    rewards: that are differentiated, for feeds that need their scores.
+    weights: of these.
+  """
+
+  trainable: Any
+  plan: Plan
+  objective: Callable[..., Any]
+  regularizers: Mapping[str, tuple[Callable[..., Mean], float]]
+  rewards: tuple[Reward, ...] = ()
+  weights: Mapping[str, float | RowWeight] = dataclasses.field(
+    default_factory=dict
+  )
+
+  def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
+    """What a micro-batch offers under the trained parameters."""
+    policy, plain = self.trainable.policy, self.trainable.plain
+    whole = lambda params: self.trainable.whole(params, frozen.base)
+    network = lambda policy, params: feeds.Network(
+      policy, params, frozen.words, self.plan
+    )
+    networks = {
+      "policy": lambda: network(policy, whole(trained)),
+      "old": lambda: network(policy, jax.lax.stop_gradient(whole(frozen.old))),
+      "reference": lambda: network(plain, frozen.base),
+    }
+    score = functools.partial(self._score, frozen)
+    return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score)
+
+  def __call__(self, trained: Params, rows: Any, frozen: Frozen):
+    """(Mean loss, metrics) of a micro-batch, for `training.step`."""
+    arrays = self.arrays(trained, rows, frozen)
+    loss, metrics = feeds.call(self.objective, arrays)
+    for name, (fn, weight) in self.regularizers.items():
+      penalty = feeds.call(fn, arrays)
+      metrics = metrics | {name: penalty}
+      # As a mean over its own weight, which most often is that of the loss.
+      share = loss.weight / jnp.maximum(penalty.weight, 1e-12)
+      added = weight * (penalty.total * share)
+      loss = Mean(loss.total + added, loss.weight)
+    return loss, metrics
+
+  @property
+  def prepare(self) -> Callable[..., Any] | None:
+    """What is computed of all rows of an optimizer step, before it."""
+    functions = [self.objective, *(fn for fn, _ in self.regularizers.values())]
+    asked = [p for p in map(methods.prepare_of, functions) if p is not None]
+    if not asked:
+      return None
+
+    def prepare(trained, micros, frozen):
+      def one(rows):
+        arrays = self.arrays(trained, rows, frozen)
+        return [feeds.call(each.read, arrays) for each in asked]
+
+      read = jax.lax.stop_gradient(jax.lax.map(one, micros))
+      columns = [e.finish(c) for e, c in zip(asked, read, strict=True)]
+      return functools.reduce(lambda a, b: {**a, **b}, columns, micros)
+
+    return prepare
+
+  def _score(self, frozen: Frozen, latents: Array, index: ArrayLike):
+    """(weighted scores [M], images [M, ...]) of rows, differentiable."""
+    images = self.trainable.policy.to_pixels(latents, frozen.decoder)
+    images = jnp.clip(images, 0.0, 1.0)
+    prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], frozen.prompts)
+    by_name = {reward.name: reward for reward in self.rewards}
+    contexts = {k: v.take(index) for k, v in frozen.contexts.items()}
+    scores = device_scores(by_name, contexts, images[:, None], prompts)
+    scores, weights = applied(scores, dict(self.weights), prompts)
+    total = sum(weights[name] * scores[name] for name in by_name)
+    return jnp.asarray(total)[:, 0], images
+
+
+@dataclasses.dataclass(frozen=True)
+class Updater:
+  """Static parts of the update program."""
+
+  loss: Loss
+  tx: optax.GradientTransformation
+  advantage: advantages.Advantage
+  compose: Callable[..., Any]
+  weights: dict[str, float | RowWeight]
+  seed: int
+  ema_decay: float
+  old_decay: float
+  old_rate: float
+
+  @property
+  def plan(self) -> Plan:
+    return self.loss.plan
+
+  def micros(self, trajectory, credit: Credit, prompts, iteration) -> Any:
+    """Rows to train on, [U, N, M, ...]."""
+    key = rng.stream_key(self.seed, "forward", iteration)
+    plan = self.plan.at(iteration)
+    plan = dataclasses.replace(plan, rows=setup.spread_rows(plan.rows))
+    rows = plan.feed.make(trajectory, credit, prompts.ids, plan, key)
+    return feeds.cut(rows, self.plan)
+
+
+def credit_of(
+  updater: Updater,
+  scores: dict[str, Array],
+  prompts: PromptBatch,
+  stats: Any,
+  iteration: Array,
+  step_scores: dict[str, Array] | None = None,
+) -> tuple[Credit, Any]:
+  """(credit, the advantage's new state) of an iteration's scores.
+
+  Args:
+    updater: static parts.
+    scores: {name: [P, G]}.
+    prompts: P prompts.
+    stats: state of the advantage.
+    iteration: int32.
+    step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
+  """
+  first = next(iter(scores.values()))
+  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
+  asked, weights = applied(scores, updater.weights, prompts)
+  signal, mask = updater.compose(asked, mask, weights)
+  offers = dict(
+    signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
+    steps=updater.plan.at(iteration).table,
+  )  # fmt: skip
+  if step_scores is not None:
+    compose = lambda one: updater.compose(
+      applied(one, updater.weights, prompts)[0], mask, weights
+    )
+    step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
+    offers |= dict(step_signal=step_signal, step_mask=step_mask)
+  advantage, stats = advantages.credit(updater.advantage, offers, stats)
+  if advantage.ndim == 3 and not updater.plan.feed.is_per_step:
+    raise UserError(
+      "config.advantage.name: it gives credit to each denoising step, which"
+      " config.objective.name does not read; take an objective on the sampler's"
+      ' steps, such as "flow_grpo"'
+    )
+  return Credit(signal, advantage, mask), stats
+
+
+def update(
+  updater: Updater,
+  state: TrainState,
+  base: Params,
+  trajectory: Trajectory,
+  scores: dict[str, Array],
+  prompts: PromptBatch,
+  contexts: Any = None,
+  decoder: Params | None = None,
+  step_scores: dict[str, Array] | None = None,
+) -> tuple[TrainState, dict[str, Metric]]:
+  """One iteration's optimizer steps.
+
+  Args:
+    updater: static parts.
+    state: donate it.
+    base: frozen parameters of the plain policy.
+    trajectory: of this iteration.
+    scores: name -> [P, G], not finite where a score failed.
+    prompts: P prompts.
+    contexts: arrays of rewards that the loss differentiates.
+    decoder: parameters of the autoencoder before them.
+    step_scores: see `credit_of`.
+
+  Returns:
+    (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
+    the first optimizer step, before any parameter has changed.
+  """
+  behind, drew = state.behind, ahead.drawer(state)
+  credit, stats = credit_of(
+    updater, scores, prompts, state.stats, state.step, step_scores
+  )
+  advantage, mask = credit.advantage, path.expand(credit.mask, credit.advantage)
+  # A failed sample teaches nothing: NaN marks it until the rows are masked.
+  credit = dataclasses.replace(
+    credit, advantage=jnp.where(mask, advantage, jnp.nan)
+  )
+  micros = updater.micros(trajectory, credit, prompts, state.step)
+  frozen = Frozen(
+    base=base, old=drew if behind is None or state.old is not None else behind,
+    words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
+    prompts=prompts.plain if contexts is not None else None, contexts=contexts,
+  )  # fmt: skip
+  state, metrics = step.update(
+    state, updater.loss, updater.tx, micros, frozen,
+    ema_decay=updater.ema_decay, prepare=updater.loss.prepare,
+  )  # fmt: skip
+  gap = metrics.pop("log_ratio_max", None)
+  pooled: dict[str, Any] = jax.tree.map(lambda x: x.sum(0), metrics)
+  if gap is not None:
+    pooled["log_prob_gap"] = jax.tree.map(lambda x: x[0], gap)
+  pooled["reward"] = Mean.of(credit.signal, credit.mask)
+  pooled["advantage_abs"] = Mean.of(
+    jnp.abs(advantage), jnp.broadcast_to(mask, advantage.shape)
+  )
+  pooled["zero_variance_share"] = advantages.zero_variance_share(
+    credit.signal, credit.mask
+  )
+  if updater.plan.move is not None:
+    pooled["window_start"] = Mean.of(updater.plan.move(state.step))
+  old = state.old
+  if old is not None:
+    decay: Any = updater.old_decay
+    if updater.old_rate:  # on-policy at first
+      decay = jnp.minimum(decay, updater.old_rate * state.step)
+    old = ema.update_ema(old, state.params, decay)
+  if behind is not None:
+    behind = drew
+  state = dataclasses.replace(
+    state, step=state.step + 1, old=old, stats=stats, behind=behind
+  )
+  return state, pooled
