@@ -27,6 +27,12 @@ def asks(fn: Callable[..., Any]) -> tuple[str, ...]:
   )
 
 
+def named(fn: Callable[..., Any], **offers: Any) -> dict[str, Any]:
+  """Those of the offers that a function takes, by keyword."""
+  parameters = inspect.signature(fn).parameters
+  return {name: x for name, x in offers.items() if name in parameters}
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepare:
   """Columns that a method needs of all rows of an optimizer step at once.

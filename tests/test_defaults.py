@@ -26,7 +26,11 @@ REGISTRIES = (
   tail.DEPTHS,
 )
 # Given by the program, not by a config.
-SUPPLIED = {("win_rate", "rate"), ("step_kl", "sampler")}
+SUPPLIED = {
+  ("win_rate", "rate"),
+  ("lower_bound", "stds"),
+  ("step_kl", "sampler"),
+}
 
 
 def options() -> dict[tuple[str, str], object]:

@@ -1,4 +1,7 @@
-"""Many scores into one: compose(scores, masks, weights) -> (signal, mask)."""
+"""Many scores into one: compose(scores, masks, weights) -> (signal, mask).
+
+One that takes `stds` by keyword reads {name: [P, G]}, how unsure each score is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from jaxreward.composition.sums import (
   advantage_sum,
   failures,
   gdpo,
+  lower_bound,
   weighted_sum,
   win_rate,
 )
@@ -17,6 +21,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "weighted_sum": weighted_sum,
   "advantage_sum": advantage_sum,
   "gdpo": gdpo,
+  "lower_bound": lower_bound,
   "win_rate": win_rate,
 }
 
@@ -25,6 +30,7 @@ __all__ = [
   "advantage_sum",
   "failures",
   "gdpo",
+  "lower_bound",
   "weighted_sum",
   "win_rate",
 ]

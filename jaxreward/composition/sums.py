@@ -46,6 +46,49 @@ def weighted_sum(scores: Scores, masks: Masks, weights: Weights) -> Signal:
   return jnp.where(finite, total, 0.0), mask & finite
 
 
+def lower_bound(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  stds: Scores,
+  beta: float = 1.0,
+) -> Signal:
+  """Sum of what each reward is sure of, sum_k w_k r_k - beta |w_k| s_k.
+
+  A policy that is trained on it gains nothing where a reward model guesses
+  (Coste et al., 2023, arXiv 2310.02743, section 3, with the deviation in the
+  place of the variance of an ensemble).
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; the scores that take part.
+    stds: name -> deviation of each score; a reward that gives none is sure.
+    beta: deviations that are taken off.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`.
+
+  Raises:
+    UserError: a negative beta, or no reward that says how unsure it is.
+  """
+  if not beta >= 0:
+    raise UserError(f"composition.beta={beta}: it must be 0 or above")
+  unsure = [name for name in weights if name in stds]
+  if not unsure:
+    raise UserError(
+      'config.composition.name="lower_bound" reads how unsure a reward is, which'
+      f" {', '.join(weights)} does not say; take a reward that returns"
+      " Scores(value, std), such as a reward model with a Gaussian head"
+    )
+  total, mask = weighted_sum(scores, masks, weights)
+  spread = sum(jnp.abs(weights[name]) * stds[name] for name in unsure)
+  total = jnp.where(mask, total - beta * jnp.asarray(spread), 0.0)
+  finite = jnp.isfinite(total)
+  return jnp.where(finite, total, 0.0), mask & finite
+
+
 def advantage_sum(
   scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-6
 ) -> Signal:

@@ -47,6 +47,9 @@ from jaxreward.rewards import (
   probe_gradients,
   require_scores,
   score,
+  stds_of,
+  steps_of,
+  values_of,
 )
 from jaxreward.setup import (
   adapters,
@@ -238,11 +241,11 @@ def make_programs(
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def update(
     current, base, trajectory, scores, batch, contexts=None, decoder=None,
-    step_scores=None,
+    step_scores=None, stds=None,
   ):  # fmt: skip
     return updates.update(
       updater, current, base, trajectory, scores, batch, contexts, decoder,
-      step_scores,
+      step_scores, stds,
     )  # fmt: skip
 
   @jax.jit
@@ -352,6 +355,8 @@ def _step_scores(
     scores = score(rewards, images, batch)[0]
     return {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
 
+  if not rewards:
+    return {}
   rows = [one(first) for first in range(steps)]
   return {
     name: jnp.stack([*(row[name] for row in rows), final[name]], axis=-1)
@@ -413,6 +418,10 @@ def _trained(scores: Scores, weights_of: Mapping[str, Any]) -> Scores:
         f" ({', '.join(several)}); one that is trained on returns one"
       )
   return {name: scores[name] for name in weights_of}
+
+
+def _chosen(arrays: Scores, names: Iterable[str]) -> dict[str, Any]:
+  return {name: arrays[name] for name in names if name in arrays}
 
 
 class Watch:
@@ -517,19 +526,20 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
       # Seen once, for the rewards that ask the detector and for the panel.
       found = detect(images, pixels, batch)
-      scores = jitted_scores(rewards, images, batch, found)
+      judged = jitted_scores(rewards, images, batch, found)
       shown = for_host(rewards, images)
-      return batch, trajectory, images, shown, found, scores
+      return batch, trajectory, images, shown, found, judged
 
     samples = ahead.Samples(draw, config.align.iterations)
 
     def one(current, n):
       drawn = samples.of(current, n)
-      batch, trajectory, images, shown, found, scores = drawn
+      batch, trajectory, images, shown, found, judged = drawn
       timer("data", batch)
       timer("sample", (trajectory, images))
       timer("detect", found)
-      scores = scores | host_scores(rewards, shown, batch)
+      judged = judged | host_scores(rewards, shown, batch)
+      scores = values_of(judged)
       scores, asked, says, lost = timer(
         "reward", _of_finite(scores, images, every_weight, batch.plain)
       )
@@ -553,17 +563,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         finished = lambda first: parts.finish(
           late, jnp.int32(first), base, trajectory, batch, decoder
         )
-        trained = {name: rewards[name] for name in usable}
-        step_scores = timer(
+        given = _chosen(steps_of(judged), usable)
+        rest = {k: v for k, v in usable.items() if k not in given}
+        trained = {name: rewards[name] for name in rest}
+        step_scores = given | timer(
           "finish",
-          _step_scores(finished, trained, usable, batch, len(plan.table.t)),
+          _step_scores(finished, trained, rest, batch, len(plan.table.t)),
         )
       contexts = None
       if plan.feed.needs_scores:
         contexts = contexts_of(differentiated, batch)
       current, metrics = parts.update(
         current, base, trajectory, usable, batch, contexts, decoder,
-        step_scores,
+        step_scores, _chosen(stds_of(judged), usable) or None,
       )  # fmt: skip
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))

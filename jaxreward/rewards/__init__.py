@@ -1,6 +1,6 @@
 """Rewards: reward(images [P, G, H, W, C], prompts) -> scores [P, G].
 
-A score that is not finite failed; it is masked and counted, never zero. A
+One that knows more returns `Scores(value, std, per_step)`. A score that is not finite failed; it is masked and counted, never zero. A
 user's own function needs no registration: a config names it by dotted path or
 as "file.py:function".
 """
@@ -22,7 +22,7 @@ from jaxreward.rewards import (
   quality,
   remote,
 )
-from jaxreward.rewards.contract import Loaded, declare, supplied
+from jaxreward.rewards.contract import Loaded, Scores, declare, supplied
 from jaxreward.rewards.learned import learned
 from jaxreward.rewards.scoring import (
   Reward,
@@ -38,6 +38,9 @@ from jaxreward.rewards.scoring import (
   probe_gradients,
   require_scores,
   score,
+  stds_of,
+  steps_of,
+  values_of,
 )
 from jaxreward.rewards.verifiable import (
   clean,
@@ -92,6 +95,7 @@ __all__ = [
   "Loaded",
   "Reward",
   "RowWeight",
+  "Scores",
   "applied",
   "build",
   "contexts_of",
@@ -106,6 +110,9 @@ __all__ = [
   "probe_gradients",
   "require_scores",
   "score",
+  "stds_of",
+  "steps_of",
   "strict",
   "supplied",
+  "values_of",
 ]

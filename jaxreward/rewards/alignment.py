@@ -101,7 +101,7 @@ def _logits(encoder: Encoder, params: Params, cosines: Array) -> Array:
   return encoder.logits(params, cosines)
 
 
-@declare(is_differentiable=True, loads=load_pair)
+@declare(loads=load_pair)
 def clip_score(
   images: Images,
   prompts: PromptBatch,
@@ -153,7 +153,7 @@ def load_hessel(
   )
 
 
-@declare(is_differentiable=True, loads=load_hessel)
+@declare(loads=load_hessel)
 def clip_score_hessel(
   images: Images,
   prompts: PromptBatch,
@@ -171,7 +171,7 @@ def clip_score_hessel(
   return {"clip_score_hessel": 2.5 * jnp.maximum(cosines, 0.0)}
 
 
-@declare(is_differentiable=True, loads=load_pair)
+@declare(loads=load_pair)
 def pick_score(
   images: Images,
   prompts: PromptBatch,
@@ -190,7 +190,7 @@ def pick_score(
   return {"pick_score": logits / divisor}
 
 
-@declare(is_differentiable=True, loads=load_hps)
+@declare(loads=load_hps)
 def hps_v2(
   images: Images,
   prompts: PromptBatch,
@@ -238,7 +238,7 @@ def load_goal(
   )
 
 
-@declare(is_differentiable=True, loads=load_goal)
+@declare(loads=load_goal)
 def clip_goal(
   images: Images,
   prompts: PromptBatch,
@@ -278,7 +278,7 @@ def clip_goal(
   return {"clip_goal": jnp.where(usable, score, jnp.nan)}
 
 
-@declare(is_differentiable=True, loads=load_pair)
+@declare(loads=load_pair)
 def siglip_score(
   images: Images,
   prompts: PromptBatch,

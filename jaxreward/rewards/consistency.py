@@ -68,7 +68,7 @@ def load_tower(
   return dataclasses.replace(tower, prepare=pictures)
 
 
-@declare(is_differentiable=True, loads=load_tower, applies=files.has("source"))
+@declare(loads=load_tower, applies=files.has("source"))
 def image_similarity(
   images: Images,
   prompts: PromptBatch,
@@ -95,7 +95,7 @@ def image_similarity(
   return {"image_similarity": jnp.where(usable & known, score, jnp.nan)}
 
 
-@declare(is_differentiable=True, loads=load_tower, applies=files.has("source"))
+@declare(loads=load_tower, applies=files.has("source"))
 def feature_distance(
   images: Images,
   prompts: PromptBatch,
@@ -117,7 +117,7 @@ def feature_distance(
   return {"feature_distance": jnp.where(usable & known, score, jnp.nan)}
 
 
-@declare(is_differentiable=True, loads=load_alone)
+@declare(loads=load_alone)
 def cross_image(
   images: Images, prompts: PromptBatch, *, encoder: Encoder, params: Params
 ) -> Scores:
@@ -191,7 +191,7 @@ def _sources(references: str) -> ByPrompt[str]:
   return ByPrompt(sources, f"references={shown(references, 100)}")
 
 
-@declare(is_differentiable=True, loads=load_edit)
+@declare(loads=load_edit)
 def edit(
   images: Images,
   prompts: PromptBatch,
@@ -264,7 +264,7 @@ def _has_both(prompts: PromptBatch) -> Array:
   return files.has("source")(prompts) & files.has("changes")(prompts)
 
 
-@declare(is_differentiable=True, loads=load_masked, applies=_has_both)
+@declare(loads=load_masked, applies=_has_both)
 def background(
   images: Images,
   prompts: PromptBatch,
@@ -337,9 +337,7 @@ def load_attributes(
   )
 
 
-@declare(
-  is_differentiable=True, loads=load_attributes, applies=files.has("source")
-)
+@declare(loads=load_attributes, applies=files.has("source"))
 def attributes_kept(
   images: Images,
   prompts: PromptBatch,

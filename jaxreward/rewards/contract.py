@@ -7,11 +7,30 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from jaxreward.types import PromptBatch
+import flax.struct
+from jaxtyping import Float
+
+from jaxreward.types import ArrayLike, PromptBatch
 
 F = TypeVar("F", bound=Callable[..., Any])
 Prepare = Callable[[Sequence[str]], Mapping[str, Any]]
 Applies = Callable[[PromptBatch], Any]
+
+
+@flax.struct.dataclass
+class Scores:
+  """What a reward may return in the place of an array.
+
+  Attributes:
+    value: [P, G]; one that is not finite failed.
+    std: [P, G], how unsure each value is, in its units; 0 or above.
+    per_step: [P, G, T + 1], the value of what the sampler holds before each of
+      its T steps, and of the sample last.
+  """
+
+  value: Float[ArrayLike, "P G"]
+  std: Float[ArrayLike, "P G"] | None = None
+  per_step: Float[ArrayLike, "P G S"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +55,17 @@ class Loaded:
 def declare(
   *,
   is_host: bool = False,
-  is_differentiable: bool = False,
   takes_verdict: bool = False,
   takes_frames: bool = False,
   loads: Callable[..., Loaded] | None = None,
   applies: Applies | None = None,
 ) -> Callable[[F], F]:
-  """Marks a reward; without it, it runs inside jit and has no gradient.
+  """Marks a reward; one without a mark runs inside jit.
+
+  Whether it has a gradient in the images is asked of the function itself.
 
   Args:
     is_host: it gets NumPy arrays, outside jit.
-    is_differentiable: its scores have a useful gradient in the pictures.
     takes_verdict: it takes, as `verdict`, what the detector has found in these
       pictures already: {"dense", "strict"}, each [P, G], or None.
     takes_frames: of videos it takes all frames at once, [P, G, F, H, W, C], and
@@ -65,7 +84,6 @@ def declare(
   def mark(reward: F) -> F:
     vars(reward).update(
       is_host=is_host,
-      is_differentiable=is_differentiable,
       takes_verdict=takes_verdict,
       takes_frames=takes_frames,
       loads=loads,

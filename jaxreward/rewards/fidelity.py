@@ -137,9 +137,7 @@ def load_references(references: str = "", image_size: int = 512) -> Loaded:
 def _full_reference(name: str, measure: Callable[[Array, Array], Array]):
   """The reward of a measure without weights."""
 
-  @declare(
-    is_differentiable=True, loads=load_references, applies=files.has("target")
-  )
+  @declare(loads=load_references, applies=files.has("target"))
   def reward(
     images: Images,
     prompts: PromptBatch,
@@ -238,7 +236,7 @@ def _load(model, weights: str, rules) -> Params:
   return convert.load_params(weights, rules, made["params"])
 
 
-@declare(is_differentiable=True, loads=load_lpips, applies=files.has("target"))
+@declare(loads=load_lpips, applies=files.has("target"))
 def lpips(
   images: Images,
   prompts: PromptBatch,
@@ -263,7 +261,7 @@ def lpips(
   return {"lpips": against(measure, images, *found)}
 
 
-@declare(is_differentiable=True, loads=load_dists, applies=files.has("target"))
+@declare(loads=load_dists, applies=files.has("target"))
 def dists(
   images: Images,
   prompts: PromptBatch,
@@ -310,9 +308,7 @@ def _pooled(x: Array, side: int) -> Array:
   )
 
 
-@declare(
-  is_differentiable=True, loads=load_references, applies=files.has("source")
-)
+@declare(loads=load_references, applies=files.has("source"))
 def condition_cycle(
   images: Images,
   prompts: PromptBatch,

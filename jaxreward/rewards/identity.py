@@ -159,7 +159,6 @@ def _faces_of(prompts: PromptBatch, reference, known) -> tuple[Array, Array]:
 
 
 @declare(
-  is_differentiable=True,
   takes_frames=True,
   loads=load_faces,
   applies=files.has("source"),

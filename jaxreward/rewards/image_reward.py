@@ -88,7 +88,7 @@ def prepare_with(tokens: Any) -> Callable[[Sequence[str]], Mapping[str, Any]]:
   return prepare
 
 
-@declare(is_differentiable=True, loads=load_image_reward)
+@declare(loads=load_image_reward)
 def image_reward(
   images: Float[ArrayLike, "P G H W 3"],
   prompts: PromptBatch,

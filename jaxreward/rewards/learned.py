@@ -10,7 +10,7 @@ from jaxreward.rewards.contract import declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 
-@declare(is_differentiable=True)
+@declare()
 def learned(
   images: Float[ArrayLike, "P G H W C"],
   prompts: PromptBatch,

@@ -49,7 +49,7 @@ def load_aesthetic(
   )
 
 
-@declare(is_differentiable=True, loads=load_aesthetic)
+@declare(loads=load_aesthetic)
 def aesthetic(
   images: Float[ArrayLike, "P G H W 3"],
   prompts: PromptBatch,

@@ -1,4 +1,4 @@
-"""What a reward has returned, as float32 scores [P, G] or a line that says why not."""
+"""What a reward has returned, as `Scores` or a line that says why not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.errors import UserError, one_line, shown
-from jaxreward.types import Array
+from jaxreward.rewards.contract import Scores
 
 
 def named(name: str, result: Any) -> dict[str, Any]:
@@ -27,28 +27,42 @@ def named(name: str, result: Any) -> dict[str, Any]:
 
 def checked(
   name: str, result: Any, shape: tuple[int, ...]
-) -> dict[str, np.ndarray | Array]:
-  """Scores by name.
+) -> dict[str, Scores]:
+  """Scores by name, their arrays float32.
 
   Arrays of other libraries, lists, whole numbers and truth values are taken;
   numbers too large for float32 become infinite, which counts as failed.
 
   Args:
     name: of the reward.
-    result: what it returned: scores, or {name: scores}.
+    result: what it returned: an array or `Scores`, or either by name.
     shape: [P, G].
 
   Raises:
     UserError: naming the reward, what came, and what is expected.
   """
   return {
-    key: _scores(f'reward "{key}" returned', value, tuple(shape))
+    key: _judged(key, value, tuple(shape))
     for key, value in named(name, result).items()
   }
 
 
+def _judged(name: str, result: Any, shape: tuple[int, ...]) -> Scores:
+  what = f'reward "{name}" returned'
+  if not isinstance(result, Scores):
+    return Scores(_scores(what, result, shape))
+  std, steps = result.std, result.per_step
+  if std is not None:
+    std = _scores(f"{what} as std", std, shape)
+  if steps is not None:
+    count = (np.shape(steps) or (0,))[-1]
+    steps = _scores(f"{what} as per_step", steps, (*shape, count))
+  return Scores(_scores(what, result.value, shape), std, steps)
+
+
 def _scores(what: str, value: Any, shape: tuple[int, ...]):
-  expected = f"expected numbers of shape [P, G] = {list(shape)}"
+  axes = "[P, G]" if len(shape) == 2 else "[P, G, T + 1]"
+  expected = f"expected numbers of shape {axes} = {list(shape)}"
   value = _array(what, value, expected)
   kind = value.dtype
   if jnp.issubdtype(kind, jnp.complexfloating):

@@ -18,10 +18,10 @@ from jaxreward import processes, user_code
 from jaxreward.data import texts
 from jaxreward.errors import Lost, Stopped, UserError, shown
 from jaxreward.rewards import results
-from jaxreward.rewards.contract import Applies, Prepare
+from jaxreward.rewards.contract import Applies, Prepare, Scores
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-Scores = dict[str, ArrayLike]
+Values = dict[str, ArrayLike]  # [P, G], by name
 # What the detector says of a picture; all but the first two of edits alone.
 PARTS = ("dense", "strict", "execution", "preservation", "subject", "clean")
 
@@ -63,7 +63,7 @@ def applied(
   scores: Mapping[str, ArrayLike],
   weights: Mapping[str, float | RowWeight],
   prompts: PromptBatch,
-) -> tuple[Scores, dict[str, Any]]:
+) -> tuple[Values, dict[str, Any]]:
   """(scores, weights [P, 1] or numbers) with 0 in rows without a say.
 
   Args:
@@ -85,13 +85,12 @@ class Reward:
 
   Attributes:
     name: the config's key for it.
-    fn: (images [P, G, H, W, C], prompts, **context) -> scores [P, G], or
-      {name: scores}.
+    fn: (images [P, G, H, W, C], prompts, **context) -> scores [P, G] or
+      `Scores`, or either by name.
     weight: in the composed signal.
     context: arrays that `fn` takes by keyword, such as parameters; they enter
       jit as arguments, not as constants.
     is_host: runs outside jit on NumPy arrays.
-    is_differentiable: has a useful gradient in the pictures.
     takes_verdict: takes what the detector has found already as `verdict`.
     prepare: texts -> more context, made on the host once per batch.
   """
@@ -101,7 +100,6 @@ class Reward:
   weight: float | RowWeight = 1.0
   context: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   is_host: bool = False
-  is_differentiable: bool = False
   takes_verdict: bool = False
   prepare: Prepare | None = None
 
@@ -135,7 +133,6 @@ def build(
       weight=_number(weights.get(name, 1.0)),
       context=dict(contexts.get(name, {})),
       is_host=bool(getattr(fn, "is_host", False)),
-      is_differentiable=bool(getattr(fn, "is_differentiable", False)),
       takes_verdict=bool(getattr(fn, "takes_verdict", False)),
       prepare=prepares.get(name),
     )
@@ -147,8 +144,10 @@ def _number(weight: float | RowWeight) -> float | RowWeight:
   return weight if isinstance(weight, RowWeight) else float(weight)
 
 
-def _asked(reward: Reward, images: Any, prompts: Any, **context: Any) -> Scores:
-  """What a reward says, as float32 [P, G] by name.
+def _asked(
+  reward: Reward, images: Any, prompts: Any, **context: Any
+) -> dict[str, Scores]:
+  """What a reward says, by name.
 
   Raises:
     UserError: what came is no such thing, or a person's own reward, one in
@@ -178,8 +177,8 @@ def device_scores(
   images: ArrayLike,
   prompts: PromptBatch,
   verdict: Mapping[str, ArrayLike] | None = None,
-) -> Scores:
-  """Scores of the rewards that run in jit; call it inside one.
+) -> Values:
+  """Scores [P, G] of the rewards that run in jit; call it inside one.
 
   Args:
     rewards: by name; those of the host are left out.
@@ -188,7 +187,11 @@ def device_scores(
     prompts: P prompts.
     verdict: see `score`.
   """
-  scores: Scores = {}
+  return values_of(_inside(rewards, contexts, images, prompts, verdict))
+
+
+def _inside(rewards, contexts, images, prompts, verdict) -> dict[str, Scores]:
+  scores: dict[str, Scores] = {}
   for reward in rewards.values():
     if not reward.is_host:
       seen = {"verdict": verdict} if reward.takes_verdict else {}
@@ -246,7 +249,7 @@ def _context(reward: Reward, prompts: PromptBatch) -> Context:
 @functools.partial(jax.jit, static_argnums=0)
 def _jitted(rewards, contexts, images, prompts, verdict):
   by_name = {reward.name: reward for reward in rewards}
-  return device_scores(by_name, contexts, images, prompts, verdict)
+  return _inside(by_name, contexts, images, prompts, verdict)
 
 
 def _arguments(rewards, images, prompts, verdict):
@@ -278,8 +281,8 @@ def jitted_scores(
   images: ArrayLike,
   prompts: PromptBatch,
   verdict: Mapping[str, ArrayLike] | None = None,
-) -> Scores:
-  """Scores of the rewards that run in jit; returns before they are there.
+) -> dict[str, Scores]:
+  """What the rewards in jit say; returns before it is there.
 
   The arguments are those of `score`.
   """
@@ -342,8 +345,8 @@ def for_host(rewards: Mapping[str, Reward], images: Array) -> Array:
 
 def host_scores(
   rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
-) -> Scores:
-  """Scores of the host rewards on NumPy copies of the arrays.
+) -> dict[str, Scores]:
+  """What the host rewards say of NumPy copies of the arrays.
 
   Of several processes, process 0 asks them and tells the others.
 
@@ -362,8 +365,8 @@ def host_scores(
     _read_only, processes.fetch((images, prompts.plain))
   )
 
-  def judge() -> Scores:
-    scores: Scores = {}
+  def judge() -> dict[str, Scores]:
+    scores: dict[str, Scores] = {}
     for reward in chosen:
       scores |= _one_host(reward, images, prompts)
     return scores
@@ -394,7 +397,7 @@ def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
 
 def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
   """What can be saved of a batch in which a host reward raised."""
-  found: dict[int, Scores] = {}
+  found: dict[int, dict[str, Scores]] = {}
   failures: list[Exception] = []
   for p in range(images.shape[0]):
     one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
@@ -414,17 +417,13 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
       'reward "%s" failed for %d of %d prompts: %s', shown(reward.name), len(failures),
       images.shape[0], user_code.told(failures[0], reward.fn),
     )  # fmt: skip
-  names = next(iter(found.values()))
-  lost = np.full((1, images.shape[1]), np.nan, np.float32)
-  return {
-    name: np.concatenate(
-      [
-        np.asarray(found.get(p, {}).get(name, lost))
-        for p in range(images.shape[0])
-      ]
-    )
-    for name in names
-  }
+  lost = jax.tree.map(
+    lambda x: np.full(np.shape(x), np.nan, np.float32),
+    next(iter(found.values())),
+  )
+  rows = [lost | found.get(p, {}) for p in range(images.shape[0])]
+  rows = [{name: row[name] for name in lost} for row in rows]
+  return jax.tree.map(lambda *x: np.concatenate(x), *rows)
 
 
 def score(
@@ -432,7 +431,7 @@ def score(
   images: ArrayLike,
   prompts: PromptBatch,
   verdict: Mapping[str, ArrayLike] | None = None,
-) -> tuple[Scores, dict[str, Array]]:
+) -> tuple[Values, dict[str, Array]]:
   """Scores of all rewards and how many of each failed.
 
   Args:
@@ -446,10 +445,32 @@ def score(
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
   """
-  scores = jitted_scores(rewards, images, prompts, verdict)
-  scores = scores | host_scores(rewards, images, prompts)
+  judged = jitted_scores(rewards, images, prompts, verdict)
+  scores = values_of(judged | host_scores(rewards, images, prompts))
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed
+
+
+def values_of(judged: Mapping[str, Scores]) -> Values:
+  """{name: [P, G]}, the values alone."""
+  return {name: scores.value for name, scores in judged.items()}
+
+
+def stds_of(judged: Mapping[str, Scores]) -> Values:
+  """{name: [P, G]} of the rewards that say how unsure they are."""
+  return {n: s.std for n, s in judged.items() if s.std is not None}
+
+
+def steps_of(judged: Mapping[str, Scores]) -> Values:
+  """{name: [P, G, T + 1]} of the rewards that score every step.
+
+  Rows of samples whose score failed are NaN.
+  """
+  return {
+    n: jnp.where(jnp.isfinite(s.value)[..., None], s.per_step, jnp.nan)
+    for n, s in judged.items()
+    if s.per_step is not None
+  }
 
 
 def require_scores(

@@ -22,7 +22,7 @@ from jaxreward import (
 from jaxreward import config as config_lib
 from jaxreward.errors import UserError, shown
 from jaxreward.flow import steppers
-from jaxreward.methods import asks, prepare_of
+from jaxreward.methods import asks, named, prepare_of
 from jaxreward.numerics import Mean
 from jaxreward.setup import checks, kernels
 from jaxreward.training import faults, optimizer, writers
@@ -117,7 +117,7 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
     compose=_bind(
       config, "composition",
       kernels.compositions(composition.REGISTRY, config),
-      positional=3, supplied=("rate",),
+      positional=3, supplied=("rate", "stds"),
     ),
     tx=tx,
   )  # fmt: skip
@@ -140,7 +140,9 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
   members = jax.ShapeDtypeStruct((2, 2), bool)
   bound = bind_methods(plain)
-  compose = lambda *x: bound["compose"](*x, {"_": 1.0})
+  compose = lambda scores, mask: bound["compose"](
+    scores, mask, {"_": 1.0}, **named(bound["compose"], stds=scores)
+  )
   checks.try_out(compose, {"_": group}, members, field="composition")
   metrics = _try_objective(config, objective, feeds.FEEDS[feed])
   for name, (fn, _) in bind_regularizers(plain, feed).items():

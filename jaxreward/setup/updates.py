@@ -233,6 +233,7 @@ def credit_of(
   stats: Any,
   iteration: Array,
   step_scores: dict[str, Array] | None = None,
+  stds: dict[str, Array] | None = None,
 ) -> tuple[Credit, Any]:
   """(credit, the advantage's new state) of an iteration's scores.
 
@@ -243,18 +244,23 @@ def credit_of(
     stats: state of the advantage.
     iteration: int32.
     step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
+    stds: {name: [P, G]} of the rewards that say how unsure they are.
   """
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
   asked, weights = applied(scores, updater.weights, prompts)
-  signal, mask = updater.compose(asked, mask, weights)
+  unsure = methods.named(
+    updater.compose, stds=applied(stds or {}, updater.weights, prompts)[0]
+  )
+  signal, mask = updater.compose(asked, mask, weights, **unsure)
   offers = dict(
     signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
   )  # fmt: skip
   if step_scores is not None:
+    _require_steps(step_scores, len(updater.plan.table.t))
     compose = lambda one: updater.compose(
-      applied(one, updater.weights, prompts)[0], mask, weights
+      applied(one, updater.weights, prompts)[0], mask, weights, **unsure
     )
     step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
     offers |= dict(step_signal=step_signal, step_mask=step_mask)
@@ -268,6 +274,16 @@ def credit_of(
   return Credit(signal, advantage, mask), stats
 
 
+def _require_steps(step_scores: Mapping[str, ArrayLike], steps: int) -> None:
+  for name, rows in step_scores.items():
+    if rows.shape[-1] != steps + 1:
+      raise UserError(
+        f"config.rewards.{name}: its per_step has {rows.shape[-1]} values per"
+        f" sample; it takes config.rollout.num_steps + 1 = {steps + 1}: one"
+        " before each step, and one of the sample"
+      )
+
+
 def update(
   updater: Updater,
   state: TrainState,
@@ -278,6 +294,7 @@ def update(
   contexts: Any = None,
   decoder: Params | None = None,
   step_scores: dict[str, Array] | None = None,
+  stds: dict[str, Array] | None = None,
 ) -> tuple[TrainState, dict[str, Metric]]:
   """One iteration's optimizer steps.
 
@@ -291,6 +308,7 @@ def update(
     contexts: arrays of rewards that the loss differentiates.
     decoder: parameters of the autoencoder before them.
     step_scores: see `credit_of`.
+    stds: see `credit_of`.
 
   Returns:
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
@@ -298,7 +316,7 @@ def update(
   """
   behind, drew = state.behind, ahead.drawer(state)
   credit, stats = credit_of(
-    updater, scores, prompts, state.stats, state.step, step_scores
+    updater, scores, prompts, state.stats, state.step, step_scores, stds
   )
   advantage, mask = credit.advantage, path.expand(credit.mask, credit.advantage)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.

@@ -8,15 +8,22 @@ import jax
 import numpy as np
 import pytest
 
-from jaxreward import composition
+from jaxreward import composition, methods
 from jaxreward.errors import UserError
 
 WEIGHTS = {"detector": 1.0, "model": 0.25}
 
 EXACT_ADVANTAGE_SUM, EXACT_GDPO = (
-  jax.jit(functools.partial(compose, epsilon=0.0))
-  for compose in (composition.advantage_sum, composition.gdpo)
+  jax.jit(functools.partial(fn, epsilon=0.0))
+  for fn in (composition.advantage_sum, composition.gdpo)
 )
+
+
+def compose(name, scores, mask, weights):
+  """A composition by name, each score as unsure as any other."""
+  fn = composition.REGISTRY[name]
+  stds = {"model": np.full(mask.shape, 0.5, np.float32)}
+  return fn(scores, mask, weights, **methods.named(fn, stds=stds))
 
 
 def draw(seed, failed=0.2, shape=(4, 6)):
@@ -120,12 +127,12 @@ def test_affine_rescale_of_one_score_does_not_matter(seed, scale, shift):
 def test_failed_scores_are_masked_not_zero(name):
   scores, mask = draw(2, failed=0.0)
   scores["model"][1, 2] = np.nan
-  signal, valid = composition.REGISTRY[name](scores, mask, WEIGHTS)
+  signal, valid = compose(name, scores, mask, WEIGHTS)
   assert np.array_equal(valid, mask & np.isfinite(scores["model"]))
   assert np.all(np.isfinite(signal))
   # The others of the group are as if the failed sample had not been drawn.
   without = {k: np.delete(v, 2, axis=1) for k, v in scores.items()}
-  rest, _ = composition.REGISTRY[name](without, np.delete(mask, 2, 1), WEIGHTS)
+  rest, _ = compose(name, without, np.delete(mask, 2, 1), WEIGHTS)
   if name != "gdpo":  # whitening looks at other prompts too
     np.testing.assert_allclose(
       np.delete(signal[1], 2), rest[1], rtol=1e-5, atol=1e-6
@@ -135,7 +142,7 @@ def test_failed_scores_are_masked_not_zero(name):
 @pytest.mark.parametrize("name", composition.REGISTRY)
 def test_all_masked_is_zero_and_finite(name):
   scores, mask = draw(0)
-  signal, valid = composition.REGISTRY[name](scores, mask & False, WEIGHTS)
+  signal, valid = compose(name, scores, mask & False, WEIGHTS)
   assert not np.any(valid)
   assert np.array_equal(signal, np.zeros(mask.shape))
 
@@ -144,8 +151,8 @@ def test_all_masked_is_zero_and_finite(name):
 def test_equal_scores_drop_out_exactly(name):
   scores, mask = draw(4, failed=0.0)
   flat = dict(scores, detector=np.full_like(scores["detector"], 0.1))
-  got, _ = composition.REGISTRY[name](flat, mask, WEIGHTS)
-  alone, _ = composition.REGISTRY[name](flat, mask, {"model": 0.25})
+  got, _ = compose(name, flat, mask, WEIGHTS)
+  alone, _ = compose(name, flat, mask, {"model": 0.25})
   np.testing.assert_allclose(got, alone, rtol=1e-6, atol=1e-7)
 
 
@@ -162,9 +169,9 @@ def test_masks_per_score():
 def test_permutations_carry_over(name):
   scores, mask = draw(6)
   g = np.random.default_rng(0).permutation(6)
-  base, _ = composition.REGISTRY[name](scores, mask, WEIGHTS)
+  base, _ = compose(name, scores, mask, WEIGHTS)
   moved = {k: v[:, g] for k, v in scores.items()}
-  got, _ = composition.REGISTRY[name](moved, mask[:, g], WEIGHTS)
+  got, _ = compose(name, moved, mask[:, g], WEIGHTS)
   np.testing.assert_allclose(got, base[:, g], rtol=1e-4, atol=1e-5)
 
 
@@ -181,9 +188,9 @@ def test_failures_are_counted_over_valid_samples():
 def test_weights_must_name_scores(name):
   scores, mask = draw(0)
   with pytest.raises(UserError, match="detecto"):
-    composition.REGISTRY[name](scores, mask, {"detecto": 1.0})
+    compose(name, scores, mask, {"detecto": 1.0})
   with pytest.raises(UserError):
-    composition.REGISTRY[name](scores, mask, {})
+    compose(name, scores, mask, {})
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
@@ -225,3 +232,34 @@ def test_a_negative_temperature_is_refused():
   scores, mask = draw(0)
   with pytest.raises(UserError, match=r"composition\.temperature=-1"):
     composition.win_rate(scores, mask, WEIGHTS, temperature=-1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lower_bound_matches_float64(seed):
+  scores, mask = draw(seed)
+  rng = np.random.default_rng(seed)
+  stds = {"model": rng.random(mask.shape).astype(np.float32)}
+  weights = {"detector": 1.0, "model": -0.25}
+  signal, valid = composition.lower_bound(
+    scores, mask, weights, stds=stds, beta=1.5
+  )
+  both = np.logical_and(*reference_valid(scores, mask).values())
+  want = np.zeros(mask.shape)
+  for name, weight in weights.items():
+    want[both] += weight * scores[name][both].astype(np.float64)
+  want[both] -= 1.5 * 0.25 * stds["model"][both]
+  assert np.array_equal(valid, both)
+  np.testing.assert_allclose(signal, want, rtol=1e-5, atol=1e-5)
+
+
+def test_lower_bound_asks_for_what_is_there():
+  scores, mask = draw(0, failed=0)
+  plain, _ = composition.weighted_sum(scores, mask, WEIGHTS)
+  stds = {"model": np.ones_like(scores["model"])}
+  sure, _ = composition.lower_bound(scores, mask, WEIGHTS, stds=stds, beta=0.0)
+  np.testing.assert_array_equal(plain, sure)
+  lost = {"model": np.full_like(scores["model"], np.nan)}
+  _, valid = composition.lower_bound(scores, mask, WEIGHTS, stds=lost)
+  assert not valid.any()
+  with pytest.raises(UserError, match="detector, model does not say"):
+    composition.lower_bound(scores, mask, WEIGHTS, stds={})

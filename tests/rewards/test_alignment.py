@@ -137,7 +137,6 @@ def test_the_gradient_raises_the_score(folder):
   """Rounding to eight bits does not stop it."""
   batch, _ = folders.prompts()
   reward = load("hps_v2", folder)["mine"]
-  assert reward.is_differentiable
   context = {**reward.context, **reward.prepare(folders.prompts()[1])}
   total = jax.jit(lambda x: reward.fn(x, batch, **context)["hps_v2"].sum())
   images = 0.1 + 0.8 * folders.pictures()

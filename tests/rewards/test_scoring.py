@@ -182,13 +182,10 @@ def test_context_enters_jit_as_an_argument(images, prompts, compile_counter):
 
 
 def test_build_reads_declarations_and_weights():
-  marked = rewards.declare(is_host=True, is_differentiable=True)(
-    lambda i, p: None
-  )
+  marked = rewards.declare(is_host=True)(lambda i, p: None)
   bound = functools.update_wrapper(functools.partial(marked), marked)
   built = rewards.build({"a": bound, "b": redness}, {"a": 2})
   assert built["a"].is_host
-  assert built["a"].is_differentiable
   assert not built["b"].is_host
   assert (built["a"].weight, built["b"].weight) == (2.0, 1.0)
   with pytest.raises(UserError, match='"c"'):
@@ -201,4 +198,3 @@ def test_the_registry_keeps_the_contract():
   assert set(rewards.REGISTRY) >= {"detector", "strict", "learned"}
   for fn in rewards.REGISTRY.values():
     assert fn.is_host in (True, False)
-    assert isinstance(fn.is_differentiable, bool)
