@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.rewards import encoders
+from jaxreward.models.vision import encoders
+from jaxreward.models.vision.encoders import Encoder
 from jaxreward.rewards.contract import Loaded, declare
-from jaxreward.rewards.encoders import Encoder
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 Images = Float[ArrayLike, "P G H W 3"]

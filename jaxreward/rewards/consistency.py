@@ -18,10 +18,11 @@ from jaxtyping import Bool, Float, Int
 from jaxreward.data import wordings
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, shown
-from jaxreward.rewards import alignment, encoders, preprocess
+from jaxreward.models.vision import encoders, preprocess
+from jaxreward.models.vision.encoders import Encoder
+from jaxreward.rewards import alignment
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
-from jaxreward.rewards.encoders import Encoder
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 Images = Float[ArrayLike, "P G H W 3"]

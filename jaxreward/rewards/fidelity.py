@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError
 from jaxreward.models import convert, hub
-from jaxreward.models.vision import perceptual
-from jaxreward.rewards import preprocess
+from jaxreward.models.vision import perceptual, preprocess
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch

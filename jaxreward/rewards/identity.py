@@ -19,8 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models.vision import iresnet
-from jaxreward.rewards import encoders, preprocess
+from jaxreward.models.vision import encoders, iresnet, preprocess
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch

@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models.vision import aesthetic, blip
-from jaxreward.rewards import encoders, preprocess
+from jaxreward.models.vision import aesthetic, blip, encoders, preprocess
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 

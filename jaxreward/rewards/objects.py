@@ -24,8 +24,7 @@ from jaxreward.data import wordings
 from jaxreward.data.scenes import grammar
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, nearest, shown
-from jaxreward.models.vision import owlvit
-from jaxreward.rewards import encoders, preprocess
+from jaxreward.models.vision import encoders, owlvit, preprocess
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 

@@ -7,10 +7,9 @@ from jaxtyping import Float
 
 from jaxreward.models import convert
 from jaxreward.models.vision import aesthetic as head_of
-from jaxreward.models.vision import clip_layouts
-from jaxreward.rewards import encoders
+from jaxreward.models.vision import clip_layouts, encoders
+from jaxreward.models.vision.encoders import Encoder
 from jaxreward.rewards.contract import Loaded, declare
-from jaxreward.rewards.encoders import Encoder
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 

@@ -21,7 +21,8 @@ from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, shown
 from jaxreward.models import hub
 from jaxreward.models.text import qwen_prompts
-from jaxreward.rewards import encoders, references
+from jaxreward.models.vision import encoders
+from jaxreward.rewards import references
 from jaxreward.setup import rewards as reward_setup
 
 # Of text encoders: the tokenizer of the one that reads most, how a prompt is

@@ -21,9 +21,8 @@ from jaxreward import setup
 from jaxreward.errors import UserError
 from jaxreward.models import fields, hub
 from jaxreward.models.text import qwen, qwen_prompts, t5, text_encoder
-from jaxreward.models.vision import clip, clip_layouts, qwen_vision
-from jaxreward.rewards import encoders as tokenizers
-from jaxreward.rewards import preprocess
+from jaxreward.models.vision import clip, clip_layouts, preprocess, qwen_vision
+from jaxreward.models.vision import encoders as tokenizers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, ArrayLike, Cond, Params
 

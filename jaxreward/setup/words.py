@@ -27,7 +27,7 @@ from jaxreward import setup
 from jaxreward.data import texts, wordings
 from jaxreward.data.scenes import render
 from jaxreward.errors import UserError, shown
-from jaxreward.rewards import preprocess
+from jaxreward.models.vision import preprocess
 from jaxreward.setup import pipelines
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch

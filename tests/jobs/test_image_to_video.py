@@ -17,8 +17,8 @@ from jaxreward.data.scenes import edits
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
 from jaxreward.models.autoencoders import video_vae
+from jaxreward.models.vision import preprocess
 from jaxreward.report import grids
-from jaxreward.rewards import preprocess
 from jaxreward.setup import pipelines, words
 from jaxreward.types import Embedded
 from tests import tiny

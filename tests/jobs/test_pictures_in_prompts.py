@@ -16,8 +16,7 @@ from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.jobs import align
 from jaxreward.models import convert
 from jaxreward.models.text import qwen, qwen_prompts
-from jaxreward.models.vision import qwen_vision
-from jaxreward.rewards import encoders
+from jaxreward.models.vision import encoders, qwen_vision
 from jaxreward.setup import checks, words
 from jaxreward.types import Embedded
 from tests import tiny

@@ -146,7 +146,7 @@ def test_the_score_is_the_heads_normalised():
   np.testing.assert_allclose(found[4], found[0], rtol=1e-5)
   assert np.isnan(found[0][1, 0]) and np.isfinite(found[0]).sum() == 5
   net = blip.BlipModel(TINY)
-  from jaxreward.rewards import preprocess
+  from jaxreward.models.vision import preprocess
 
   x = preprocess.Preprocess((28, 28), 28)(images[1, 2:])
   towers = {k: params[k] for k in ("vision", "text")}

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models.vision import siglip
-from jaxreward.rewards import encoders
+from jaxreward.models.vision import encoders, siglip
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers

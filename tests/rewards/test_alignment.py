@@ -12,7 +12,8 @@ from PIL import Image
 
 from jaxreward import setup
 from jaxreward.errors import UserError
-from jaxreward.rewards import encoders, preprocess, score, words
+from jaxreward.models.vision import encoders, preprocess, words
+from jaxreward.rewards import score
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.rewards import encoders, fidelity, preprocess, words
+from jaxreward.models.vision import encoders, preprocess, words
+from jaxreward.rewards import fidelity
 from tests.rewards import authors, folders
 
 pytest.importorskip("torch")

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxreward.errors import UserError
-from jaxreward.models.vision import aesthetic
-from jaxreward.rewards import encoders, references, score
+from jaxreward.models.vision import aesthetic, encoders
+from jaxreward.rewards import references, score
 from tests.rewards import folders
 
 pytest.importorskip("transformers")

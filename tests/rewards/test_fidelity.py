@@ -10,7 +10,8 @@ import scipy.ndimage
 from PIL import Image
 
 from jaxreward.errors import UserError
-from jaxreward.rewards import fidelity, preprocess, references, score
+from jaxreward.models.vision import preprocess
+from jaxreward.rewards import fidelity, references, score
 from tests.rewards import folders
 
 

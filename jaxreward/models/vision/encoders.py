@@ -14,8 +14,14 @@ from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError, one_line
 from jaxreward.models import hub
-from jaxreward.models.vision import clip, clip_layouts, dino, siglip
-from jaxreward.rewards import preprocess, words
+from jaxreward.models.vision import (
+  clip,
+  clip_layouts,
+  dino,
+  preprocess,
+  siglip,
+  words,
+)
 from jaxreward.types import Array, ArrayLike, Params
 
 
