@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
         pairs=1,  # of each group, objectives on pairs
         last_steps=1,  # that are differentiated, objectives through the reward
         depth=dict(name="whole"),  # or "uniform", "normal": drawn, fewer
+        combine=dict(name="none"),  # gradients of rewards kept apart: "marble"
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
         log_prob_gap_bound=1e-6,

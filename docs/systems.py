@@ -25,6 +25,7 @@ PROOFS = {
   "flow_dpo": "tests/objectives/test_preference.py",
   "flow_dppo": "tests/objectives/test_policy_gradient.py",
   "grpo_guard": "tests/objectives/test_policy_gradient.py",
+  "marble": "tests/composition/test_gradients.py",
   "mixgrpo": "tests/flow/test_windows.py",
 }
 HEAD = """# Systems

@@ -57,6 +57,7 @@ METHOD_SECTIONS = (
   "composition",
   "rollout.sampler",
   "align.depth",
+  "align.combine",
   "rollout.schedule",
   "rollout.window_move",
   "eval.sampler",

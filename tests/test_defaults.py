@@ -20,6 +20,7 @@ REGISTRIES = (
   objectives.REGISTRY,
   advantages.REGISTRY,
   composition.REGISTRY,
+  composition.COMBINERS,
   regularizers.REGISTRY,
   steppers.REGISTRY,
   windows.REGISTRY,

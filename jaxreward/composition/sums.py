@@ -89,6 +89,34 @@ def lower_bound(
   return jnp.where(finite, total, 0.0), mask & finite
 
 
+def separate(
+  scores: Scores, masks: Masks, weights: Weights
+) -> tuple[dict[str, Float[Array, "P G"]], Bool[Array, "P G"]]:
+  """Every score by its name, for credit that stays apart.
+
+  Scores of weight 0 are left out. The weight of a reward scales its advantage,
+  which is taken of its scores alone.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; the scores that take part.
+
+  Returns:
+    ({name: signal}, mask): a sample stays only when all its scores are valid;
+    the signals are 0 elsewhere.
+  """
+  mask = _valid(scores, masks, weights)
+  names = apart(weights)
+  return {name: jnp.where(mask, scores[name], 0.0) for name in names}, mask
+
+
+def apart(weights: Mapping[str, object]) -> tuple[str, ...]:
+  """Names of the scores that `separate` keeps: those with a weight."""
+  is_zero = lambda w: isinstance(w, float | int) and w == 0
+  return tuple(name for name, weight in weights.items() if not is_zero(weight))
+
+
 def advantage_sum(
   scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-6
 ) -> Signal:

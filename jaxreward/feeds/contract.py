@@ -33,10 +33,13 @@ class Credit:
     advantage: float32 [P, G], or [P, G, T] with one per denoising step; NaN
       where a sample does not count.
     mask: bool [P, G].
+
+  Where rewards stay apart, signal and advantage are {name: array}; a feed makes
+  rows for one of them at a time.
   """
 
-  signal: ArrayLike
-  advantage: ArrayLike
+  signal: Any
+  advantage: Any
   mask: ArrayLike
 
 

@@ -120,9 +120,10 @@ def make_updater(
 ) -> updates.Updater:
   """The update's static parts, from the config."""
   objective, feed = align_methods.bind_objective(config)
+  names = align_methods.apart(config, weights_of)
   loss = updates.Loss(
     trainable, plan, objective, align_methods.bind_regularizers(config, feed),
-    tuple(rewards), weights_of,
+    tuple(rewards), weights_of, names,
   )  # fmt: skip
   return updates.Updater(
     **align_methods.bind_methods(config),
@@ -132,6 +133,7 @@ def make_updater(
     ema_decay=config.ema.decay,
     old_decay=config.objective.get("old_decay", 0.0),
     old_rate=config.objective.get("old_rate", 0.0),
+    combine=align_methods.bind_combine(config, len(names)),
   )
 
 
@@ -220,7 +222,7 @@ def make_programs(
     return state.create(
       trainable.init(base) if start is None else start, updater.tx,
       keep_old=keep_old, ahead=config.align.overlap,
-      stats=updater.advantage.init(sizes),
+      stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
     )  # fmt: skip
 
   base = setup.shapes(base, trainable.plain.sharding_rules, mesh)

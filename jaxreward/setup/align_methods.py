@@ -25,12 +25,12 @@ from jaxreward.flow import steppers
 from jaxreward.methods import asks, named, prepare_of
 from jaxreward.numerics import Mean
 from jaxreward.setup import checks, kernels
-from jaxreward.training import faults, optimizer, writers
+from jaxreward.training import faults, optimizer, step, writers
 
 # Metrics of every run, which no term may be called after.
 RESERVED = (
   *writers.RESERVED, *optimizer.METRICS, faults.PICTURES,
-  "loss", "reward", "advantage_abs", "zero_variance_share", "window_start",
+  "loss", "reward", "advantage_abs", "zero_variance_share", "window_start", "mixture",
   "log_prob_gap", "log_ratio_max",
 )  # fmt: skip
 _GAP = "log_ratio_max"  # which an objective gives
@@ -102,6 +102,72 @@ def bind_regularizers(
   return bound
 
 
+def apart(config: ConfigDict, weights: Mapping[str, Any]) -> tuple[str, ...]:
+  """Names of the rewards whose gradients stay apart; empty for one gradient."""
+  if config.composition.name != "separate":
+    return ()
+  return composition.apart(weights)
+
+
+def bind_combine(config: ConfigDict, size: int) -> step.Combine | None:
+  """What makes one gradient of those of `size` rewards, if they stay apart.
+
+  Raises:
+    UserError: a combiner without such rewards, or they without it; an objective
+      that reads no advantage.
+  """
+  section = config.align.combine
+  name, is_apart = section.name, config.composition.name == "separate"
+  if name == "none":
+    if is_apart:
+      raise UserError(
+        'config.composition.name="separate" keeps the rewards apart: name what'
+        " makes one gradient of theirs in config.align.combine.name"
+        f" ({', '.join(composition.COMBINERS)}), or sum their scores with"
+        ' config.composition.name="weighted_sum"'
+      )
+    return None
+  if not is_apart:
+    raise UserError(
+      f'config.align.combine.name="{shown(name)}" combines a gradient per'
+      f' reward, and config.composition.name="{config.composition.name}" makes'
+      ' one signal of all: use composition.name="separate", or'
+      ' align.combine.name="none"'
+    )
+  field = "align.combine"
+  fn = config_lib.bind(
+    section, composition.COMBINERS, field=field, supplied=asks,
+    reserved=("every",),
+  )  # fmt: skip
+  unknown = [n for n in asks(fn) if n not in ("gram", "last", "count")]
+  if unknown:
+    raise UserError(
+      f'config.{field}.name={shown(name)}: it reads "{unknown[0]}"; a combiner'
+      " reads gram, last, count"
+    )
+  every = section.get("every", 1)
+  if type(every) is not int or every < 1:
+    raise UserError(
+      f"config.{field}.every={every}: expected a whole number, at least 1"
+    )
+  objective, _ = bind_objective(config)
+  prepare = prepare_of(objective)
+  early = prepare is not None and "advantage" in asks(prepare.read)
+  if "advantage" not in asks(objective) or early:
+    raise UserError(
+      f'config.composition.name="separate": config.objective.name='
+      f'"{config.objective.name}" does not take an advantage per sample, of'
+      " which each reward has one of its own; use one that does, such as"
+      ' "flow_grpo" or "diffusion_nft"'
+    )
+
+  def weigh(gram, last, count):
+    offers = dict(gram=gram, last=last, count=count)
+    return fn(**{name: offers[name] for name in asks(fn)})
+
+  return step.Combine(weigh, size, every)
+
+
 def bind_methods(config: ConfigDict) -> dict[str, Any]:
   """The methods that the config names, bound before any array is made."""
   tx, _ = optimizer.make_optimizer(
@@ -144,6 +210,13 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
     scores, mask, {"_": 1.0}, **named(bound["compose"], stds=scores)
   )
   checks.try_out(compose, {"_": group}, members, field="composition")
+  combine = bind_combine(plain, 2)
+  if combine is not None:
+    shape = jax.ShapeDtypeStruct
+    checks.try_out(
+      combine.weigh, group, shape((2,), jnp.float32), shape((), jnp.int32),
+      field="align.combine", prefix="",
+    )  # fmt: skip
   metrics = _try_objective(config, objective, feeds.FEEDS[feed])
   for name, (fn, _) in bind_regularizers(plain, feed).items():
     _try_regularizer(name, fn, feeds.FEEDS[feed], metrics)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.struct
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxreward import advantages, feeds, methods, rng, setup
-from jaxreward.errors import UserError
 from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path, rollout
-from jaxreward.numerics import Mean, Metric
+from jaxreward.numerics import Mean, Metric, pool
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
+from jaxreward.setup import credits
 from jaxreward.training import ahead, ema, step
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
@@ -128,6 +128,7 @@ class Loss:
     regularizers: name -> (function, weight); asks -> Mean, logged by its name.
     rewards: that are differentiated, for feeds that need their scores.
     weights: of these.
+    names: of the rewards whose losses stay apart; empty for one loss.
   """
 
   trainable: Any
@@ -138,6 +139,7 @@ class Loss:
   weights: Mapping[str, float | RowWeight] = dataclasses.field(
     default_factory=dict
   )
+  names: tuple[str, ...] = ()
 
   def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
     """What a micro-batch offers under the trained parameters."""
@@ -155,17 +157,45 @@ class Loss:
     return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score)
 
   def __call__(self, trained: Params, rows: Any, frozen: Frozen):
-    """(Mean loss, metrics) of a micro-batch, for `training.step`."""
+    """(Mean loss, metrics) of a micro-batch, for `training.step`.
+
+    Of rewards that stay apart the total is [K], with the terms at the end.
+    """
     arrays = self.arrays(trained, rows, frozen)
-    loss, metrics = feeds.call(self.objective, arrays)
+    if self.names:
+      loss, metrics = self._apart(arrays)
+    else:
+      loss, metrics = feeds.call(self.objective, arrays)
+    terms = []
     for name, (fn, weight) in self.regularizers.items():
       penalty = feeds.call(fn, arrays)
       metrics = metrics | {name: penalty}
       # As a mean over its own weight, which most often is that of the loss.
       share = loss.weight / jnp.maximum(penalty.weight, 1e-12)
       added = weight * (penalty.total * share)
-      loss = Mean(loss.total + added, loss.weight)
+      if self.names:
+        terms.append(added)
+      else:
+        loss = Mean(loss.total + added, loss.weight)
+    if terms:
+      total = jnp.concatenate([loss.total, jnp.stack(terms).sum()[None]])
+      loss = Mean(total, loss.weight)
     return loss, metrics
+
+  def _apart(self, arrays: feeds.Arrays) -> tuple[Mean, dict[str, Metric]]:
+    """The objective under each reward's advantage; the network runs once."""
+    found: dict[str, tuple[Mean, dict[str, Metric]]] = {}
+    for k, name in enumerate(self.names):
+      read = lambda key, k=k: (
+        arrays(key)[..., k] if key == "advantage" else arrays(key)
+      )
+      found[name] = feeds.call(self.objective, read)
+    losses = {name: loss for name, (loss, _) in found.items()}
+    metrics = functools.reduce(pool, [each for _, each in found.values()])
+    metrics |= {f"loss/{name}": loss for name, loss in losses.items()}
+    total = jnp.stack([jnp.asarray(loss.total) for loss in losses.values()])
+    # Samples count for all rewards or for none.
+    return Mean(total, losses[self.names[0]].weight), metrics
 
   @property
   def prepare(self) -> Callable[..., Any] | None:
@@ -212,6 +242,7 @@ class Updater:
   ema_decay: float
   old_decay: float
   old_rate: float
+  combine: step.Combine | None = None
 
   @property
   def plan(self) -> Plan:
@@ -222,66 +253,23 @@ class Updater:
     key = rng.stream_key(self.seed, "forward", iteration)
     plan = self.plan.at(iteration)
     plan = dataclasses.replace(plan, rows=setup.spread_rows(plan.rows))
-    rows = plan.feed.make(trajectory, credit, prompts.ids, plan, key)
-    return feeds.cut(rows, self.plan)
-
-
-def credit_of(
-  updater: Updater,
-  scores: dict[str, Array],
-  prompts: PromptBatch,
-  stats: Any,
-  iteration: Array,
-  step_scores: dict[str, Array] | None = None,
-  stds: dict[str, Array] | None = None,
-) -> tuple[Credit, Any]:
-  """(credit, the advantage's new state) of an iteration's scores.
-
-  Args:
-    updater: static parts.
-    scores: {name: [P, G]}.
-    prompts: P prompts.
-    stats: state of the advantage.
-    iteration: int32.
-    step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
-    stds: {name: [P, G]} of the rewards that say how unsure they are.
-  """
-  first = next(iter(scores.values()))
-  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
-  asked, weights = applied(scores, updater.weights, prompts)
-  unsure = methods.named(
-    updater.compose, stds=applied(stds or {}, updater.weights, prompts)[0]
-  )
-  signal, mask = updater.compose(asked, mask, weights, **unsure)
-  offers = dict(
-    signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
-    steps=updater.plan.at(iteration).table,
-  )  # fmt: skip
-  if step_scores is not None:
-    _require_steps(step_scores, len(updater.plan.table.t))
-    compose = lambda one: updater.compose(
-      applied(one, updater.weights, prompts)[0], mask, weights, **unsure
+    make = lambda credit: plan.feed.make(
+      trajectory, credit, prompts.ids, plan, key
     )
-    step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
-    offers |= dict(step_signal=step_signal, step_mask=step_mask)
-  advantage, stats = advantages.credit(updater.advantage, offers, stats)
-  if advantage.ndim == 3 and not updater.plan.feed.is_per_step:
-    raise UserError(
-      "config.advantage.name: it gives credit to each denoising step, which"
-      " config.objective.name does not read; take an objective on the sampler's"
-      ' steps, such as "flow_grpo"'
-    )
-  return Credit(signal, advantage, mask), stats
+    if not self.loss.names:
+      return feeds.cut(make(credit), self.plan)
+    each = [
+      make(dataclasses.replace(credit, advantage=credit.advantage[name]))
+      for name in self.loss.names
+    ]
+    advantage = jnp.stack([rows["advantage"] for rows in each], -1)
+    return feeds.cut(each[0] | {"advantage": advantage}, self.plan)
 
-
-def _require_steps(step_scores: Mapping[str, ArrayLike], steps: int) -> None:
-  for name, rows in step_scores.items():
-    if rows.shape[-1] != steps + 1:
-      raise UserError(
-        f"config.rewards.{name}: its per_step has {rows.shape[-1]} values per"
-        f" sample; it takes config.rollout.num_steps + 1 = {steps + 1}: one"
-        " before each step, and one of the sample"
-      )
+  def init_stats(self, sizes: advantages.Sizes) -> Any:
+    """The advantage's first state; by name where rewards stay apart."""
+    if not self.loss.names:
+      return self.advantage.init(sizes)
+    return {name: self.advantage.init(sizes) for name in self.loss.names}
 
 
 def update(
@@ -307,22 +295,23 @@ def update(
     prompts: P prompts.
     contexts: arrays of rewards that the loss differentiates.
     decoder: parameters of the autoencoder before them.
-    step_scores: see `credit_of`.
-    stds: see `credit_of`.
+    step_scores: see `credits.credit_of`.
+    stds: see `credits.credit_of`.
 
   Returns:
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
     the first optimizer step, before any parameter has changed.
   """
   behind, drew = state.behind, ahead.drawer(state)
-  credit, stats = credit_of(
+  credit, stats = credits.credit_of(
     updater, scores, prompts, state.stats, state.step, step_scores, stds
   )
-  advantage, mask = credit.advantage, path.expand(credit.mask, credit.advantage)
+  advantage, counts = credit.advantage, jnp.asarray(credit.mask)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
-  credit = dataclasses.replace(
-    credit, advantage=jnp.where(mask, advantage, jnp.nan)
+  marked = jax.tree.map(
+    lambda a: jnp.where(path.expand(counts, a), a, jnp.nan), advantage
   )
+  credit = dataclasses.replace(credit, advantage=marked)
   micros = updater.micros(trajectory, credit, prompts, state.step)
   frozen = Frozen(
     base=base, old=drew if behind is None or state.old is not None else behind,
@@ -332,18 +321,27 @@ def update(
   state, metrics = step.update(
     state, updater.loss, updater.tx, micros, frozen,
     ema_decay=updater.ema_decay, prepare=updater.loss.prepare,
+    combine=updater.combine,
   )  # fmt: skip
+  mixture: Any = metrics.pop("mixture", None)
   gap = metrics.pop("log_ratio_max", None)
   pooled: dict[str, Any] = jax.tree.map(lambda x: x.sum(0), metrics)
   if gap is not None:
     pooled["log_prob_gap"] = jax.tree.map(lambda x: x[0], gap)
-  pooled["reward"] = Mean.of(credit.signal, credit.mask)
-  pooled["advantage_abs"] = Mean.of(
-    jnp.abs(advantage), jnp.broadcast_to(mask, advantage.shape)
+  signals, each = jax.tree.leaves(credit.signal), jax.tree.leaves(advantage)
+  pooled["reward"] = Mean.of(jnp.stack(signals).sum(0), counts)
+  pooled["advantage_abs"] = _pooled(
+    Mean.of(jnp.abs(a), jnp.broadcast_to(path.expand(counts, a), a.shape))
+    for a in each
   )
-  pooled["zero_variance_share"] = advantages.zero_variance_share(
-    credit.signal, credit.mask
+  pooled["zero_variance_share"] = _pooled(
+    advantages.zero_variance_share(signal, counts) for signal in signals
   )
+  if mixture is not None:
+    pooled |= {
+      f"mixture/{name}": Mean.of(mixture[:, k])
+      for k, name in enumerate(updater.loss.names)
+    }
   if updater.plan.move is not None:
     pooled["window_start"] = Mean.of(updater.plan.move(state.step))
   old = state.old
@@ -358,3 +356,7 @@ def update(
     state, step=state.step + 1, old=old, stats=stats, behind=behind
   )
   return state, pooled
+
+
+def _pooled(means: Iterable[Mean]) -> Mean:
+  return functools.reduce(pool, means)

@@ -27,6 +27,8 @@ class TrainState:
     stats: running statistics of advantages; None without.
     behind: the parameters that draw the next iteration's samples, where those
       are drawn ahead: the ones of an update ago; else None.
+    mixture: float32 [K], weights of the gradients of rewards that stay apart;
+      None where there is one gradient.
   """
 
   step: Array
@@ -37,6 +39,7 @@ class TrainState:
   old: Params | None = None
   stats: Any = None
   behind: Params | None = None
+  mixture: Array | None = None
 
 
 def create(
@@ -46,6 +49,7 @@ def create(
   keep_old: bool = False,
   ahead: bool = False,
   stats: Any = None,
+  gradients: int = 0,
 ) -> TrainState:
   """A state at step 0; averages are copies, so that it can be donated."""
   return TrainState(
@@ -57,6 +61,7 @@ def create(
     old=ema.init_ema(params) if keep_old else None,
     behind=ema.init_ema(params) if ahead else None,
     stats=stats,
+    mixture=jnp.full(gradients, 1 / gradients) if gradients else None,
   )
 
 

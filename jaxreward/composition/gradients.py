@@ -1,0 +1,114 @@
+"""Gradients of several rewards into one: combine(gram, ...) -> weights.
+
+Every reward's loss has a gradient of its own, g_k, and the update follows
+sum_k w_k g_k. The weights are a function of the inner products of the gradients
+alone, gram[k, l] = g_k . g_l, so that a combiner never sees a parameter.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxreward.errors import UserError
+from jaxreward.types import Array, ArrayLike
+
+_ITERATIONS = 64  # of the solver; each is a few operations on K numbers
+
+
+def sum_of_gradients(gram: Float[ArrayLike, "K K"]) -> Float[Array, "K"]:
+  """Every gradient with weight 1: the gradient of the sum of the losses."""
+  return jnp.ones(jnp.shape(gram)[0], jnp.float32)
+
+
+def marble(
+  gram: Float[ArrayLike, "K K"],
+  last: Float[ArrayLike, "K"] | None,
+  count: Int[ArrayLike, ""] | int,
+  *,
+  decay: float = 0.7,
+  normalize: bool = True,
+) -> Float[Array, "K"]:
+  """The shortest convex combination of the gradients, smoothed (MARBLE).
+
+  w = decay last + (1 - decay) argmin_{w >= 0, sum w = 1} |sum_k w_k g_k|^2. The
+  minimiser d has d . g_k >= |d|^2 for every k: no reward's loss rises along it
+  (MGDA). A gradient of exactly zero, as of a reward that is equal over every
+  group, has no say; it would otherwise stop the others.
+  Zhao et al. 2026, https://arxiv.org/abs/2605.06507; read in the authors' code,
+  which computes weights in every tenth step (`align.combine.every`) and weighs
+  advantages in the others. Here the losses are weighed, which is exact for any
+  loss. With `normalize` the problem is that of gradients of length 1, whose weights
+  are then divided by these lengths, so that the mix points the same way.
+
+  Args:
+    gram: inner products of the gradients.
+    last: weights of the computation before; None for no smoothing.
+    count: of the computations before; the first is not smoothed.
+    decay: share of the last weights.
+    normalize: whether each gradient is divided by its length first.
+
+  Returns:
+    weights, which sum to 1.
+
+  Raises:
+    UserError: a decay outside [0, 1).
+  """
+  if not 0 <= decay < 1:
+    raise UserError(
+      f"config.align.combine.decay={decay}: it must be at least 0 and less"
+      " than 1"
+    )
+  gram = jnp.asarray(gram)
+  square = jnp.diagonal(gram)
+  there = square > 0
+  scale = jnp.where(there, jax.lax.rsqrt(jnp.where(there, square, 1.0)), 0.0)
+  if normalize:
+    found = min_norm(gram * scale[:, None] * scale[None, :], there)
+    # On the unit gradients; those of the gradients as they are sum to 1 again.
+    found = found * jnp.where(there.any(), scale, 1.0)
+    found = found / found.sum()
+  else:
+    found = min_norm(gram, there)
+  if last is None:
+    return found
+  mixed = decay * jnp.asarray(last) + (1 - decay) * found
+  return jnp.where(jnp.asarray(count) > 0, mixed, found)
+
+
+def min_norm(
+  gram: Float[ArrayLike, "K K"], there: ArrayLike | None = None
+) -> Float[Array, "K"]:
+  """argmin of w' gram w over the simplex, by pairwise Frank-Wolfe steps.
+
+  Each step moves weight from the worst to the best of the gradients, as far as
+  the quadratic falls: for two of them that is the closed form
+  w_1 = clip((g_2 - g_1) . g_2 / |g_1 - g_2|^2, 0, 1), and for more it converges
+  linearly (Lacoste-Julien and Jaggi 2015).
+
+  Args:
+    gram: inner products, positive semi-definite.
+    there: bool [K], gradients that may have weight; where none may, all weights
+      are equal.
+  """
+  gram = jnp.asarray(gram)
+  size = gram.shape[0]
+  there = jnp.ones(size, bool) if there is None else jnp.asarray(there)
+  there = there | ~there.any()
+  top = jnp.max(jnp.where(there, jnp.diagonal(gram), 0.0))
+  gram = gram / jnp.where(top > 0, top, 1.0)
+  start = there / there.sum()
+
+  def step(_, w):
+    slope = gram @ w
+    best = jnp.argmin(jnp.where(there, slope, jnp.inf))
+    worst = jnp.argmax(jnp.where(w > 0, slope, -jnp.inf))
+    bend = gram[best, best] + gram[worst, worst] - 2 * gram[best, worst]
+    gain = slope[worst] - slope[best]
+    far = jnp.where(bend > 0, gain / jnp.where(bend > 0, bend, 1.0), 0.0)
+    far = jnp.clip(far, 0.0, w[worst])
+    return w.at[best].add(far).at[worst].add(-far)
+
+  w = jax.lax.fori_loop(0, _ITERATIONS, step, start.astype(gram.dtype))
+  return w / w.sum()

@@ -1,0 +1,100 @@
+"""Credit of an iteration: scores composed into a signal, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward import advantages, methods
+from jaxreward.errors import UserError
+from jaxreward.feeds import Credit
+from jaxreward.flow import path
+from jaxreward.rewards import applied
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+if TYPE_CHECKING:
+  from jaxreward.setup.updates import Updater
+
+
+def credit_of(
+  updater: Updater,
+  scores: dict[str, Array],
+  prompts: PromptBatch,
+  stats: Any,
+  iteration: Array,
+  step_scores: dict[str, Array] | None = None,
+  stds: dict[str, Array] | None = None,
+) -> tuple[Credit, Any]:
+  """(credit, the advantage's new state) of an iteration's scores.
+
+  Args:
+    updater: static parts.
+    scores: {name: [P, G]}.
+    prompts: P prompts.
+    stats: state of the advantage.
+    iteration: int32.
+    step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
+    stds: {name: [P, G]} of the rewards that say how unsure they are.
+
+  Of rewards that stay apart, the signal, the advantage and the state are
+  {name: ...}.
+  """
+  first = next(iter(scores.values()))
+  mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
+  asked, weights = applied(scores, updater.weights, prompts)
+  unsure = methods.named(
+    updater.compose, stds=applied(stds or {}, updater.weights, prompts)[0]
+  )
+  signal, mask = updater.compose(asked, mask, weights, **unsure)
+  offers = dict(
+    signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
+    steps=updater.plan.at(iteration).table,
+  )  # fmt: skip
+  if step_scores is not None:
+    _require_steps(step_scores, len(updater.plan.table.t))
+    compose = lambda one: updater.compose(
+      applied(one, updater.weights, prompts)[0], mask, weights, **unsure
+    )
+    step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
+    offers |= dict(step_signal=step_signal, step_mask=step_mask)
+  if updater.loss.names:
+    advantage, stats = _apart(updater, offers, weights, stats)
+  else:
+    advantage, stats = advantages.credit(updater.advantage, offers, stats)
+  if (
+    jax.tree.leaves(advantage)[0].ndim == 3
+    and not updater.plan.feed.is_per_step
+  ):
+    raise UserError(
+      "config.advantage.name: it gives credit to each denoising step, which"
+      " config.objective.name does not read; take an objective on the sampler's"
+      ' steps, such as "flow_grpo"'
+    )
+  return Credit(signal, advantage, mask), stats
+
+
+def _apart(
+  updater: Updater, offers: dict[str, Any], weights: Any, stats: Any
+) -> tuple[dict[str, Array], Any]:
+  """The advantage of each reward on its own, times the reward's weight."""
+  found, states = {}, {}
+  by_name = [k for k in ("signal", "step_signal") if k in offers]
+  for name in updater.loss.names:
+    own = offers | {key: offers[key][name] for key in by_name}
+    value, states[name] = advantages.credit(updater.advantage, own, stats[name])
+    weight = jnp.asarray(weights[name])
+    found[name] = value * path.expand(weight, value)
+  return found, states
+
+
+def _require_steps(step_scores: Mapping[str, ArrayLike], steps: int) -> None:
+  for name, rows in step_scores.items():
+    if rows.shape[-1] != steps + 1:
+      raise UserError(
+        f"config.rewards.{name}: its per_step has {rows.shape[-1]} values per"
+        f" sample; it takes config.rollout.num_steps + 1 = {steps + 1}: one"
+        " before each step, and one of the sample"
+      )
