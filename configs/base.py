@@ -41,6 +41,9 @@ def get_config() -> ConfigDict:
       data=dict(
         source="scenes",  # or a prompts.txt / train.jsonl of your own
         grammar="scenes",  # or "free": prompts in any words
+        dataset="",  # images with captions to train on, nothing drawn
+        preferences="",  # or pairs of them; or "scenes", drawn for the task
+        caption_drop=0.0,  # share of captions left out, for guidance
         negative_prompt="",  # what guidance leads away from
         kind_weights=(
           1,
@@ -62,7 +65,7 @@ def get_config() -> ConfigDict:
         export_dtype="bfloat16",
       ),
       rollout=dict(
-        prompts=16,
+        prompts=16,  # of an iteration; its rows, where they come from files
         group=16,
         microbatch=256,
         num_steps=8,
@@ -84,6 +87,7 @@ def get_config() -> ConfigDict:
       align=dict(
         iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
+        density=dict(name="uniform"),  # or "logit_normal", "mode": of them
         pairs=1,  # of each group, objectives on pairs
         last_steps=1,  # that are differentiated, objectives through the reward
         depth=dict(name="whole"),  # or "uniform", "normal": drawn, fewer

@@ -23,6 +23,7 @@ PROOFS = {
   "dgpo": "tests/objectives/test_groups.py",
   "draft_k": "tests/feeds/test_tail.py",
   "flow_dpo": "tests/objectives/test_preference.py",
+  "flow_matching": "tests/objectives/test_matching.py",
   "flow_dppo": "tests/objectives/test_policy_gradient.py",
   "grpo_guard": "tests/objectives/test_policy_gradient.py",
   "marble": "tests/composition/test_gradients.py",

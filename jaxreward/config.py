@@ -60,6 +60,7 @@ METHOD_SECTIONS = (
   "align.combine",
   "rollout.schedule",
   "rollout.window_move",
+  "align.density",
   "eval.sampler",
   "sample.sampler",
   "train_reward.loss",

@@ -8,6 +8,8 @@ line.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
@@ -173,6 +175,57 @@ def rows(
         f" like {example}"
       )
     yield where, row
+
+
+def table(
+  path: os.PathLike[str] | str, example: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(place, row) of a .jsonl file, or of a .csv file with names in its first line.
+
+  Args:
+    path: of the file.
+    example: of a line of JSON, for errors.
+
+  Raises:
+    UserError: see `rows`; another kind of file; a line of other columns.
+  """
+  suffix = epath.Path(path).suffix
+  if suffix == ".jsonl":
+    yield from rows(path, example)
+  elif suffix == ".csv":
+    yield from _csv(path)
+  else:
+    raise UserError(f"{name(path)}: rows are read from .jsonl and .csv files")
+
+
+def _csv(
+  path: os.PathLike[str] | str,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
+  header: list[str] = []
+  while True:
+    try:
+      cells = next(reader, None)
+    except csv.Error as error:
+      where = f"{name(path)}, line {reader.line_num}"
+      raise UserError(f"{where}: it is no line of CSV ({error})") from error
+    if cells is None:
+      return
+    where = f"{name(path)}, line {reader.line_num}"
+    if not any(cell.strip() for cell in cells):
+      continue
+    if not header:
+      header = [cell.removeprefix(_MARK).strip() for cell in cells]
+      twice = [n for n in header if header.count(n) > 1]
+      if twice:
+        raise UserError(f'{where}: two columns are called "{shown(twice[0])}"')
+      continue
+    if len(cells) != len(header):
+      raise UserError(
+        f"{where}: {len(cells)} columns, and {len(header)} names in the first"
+        " line; quote what holds a comma"
+      )
+    yield where, dict(zip(header, cells, strict=True))
 
 
 def _of_whole(path: os.PathLike[str] | str, where: str, example: str) -> str:

@@ -13,7 +13,7 @@ from jaxreward import (
   regularizers,
 )
 from jaxreward.feeds import tail
-from jaxreward.flow import steppers, windows
+from jaxreward.flow import steppers, times, windows
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "defaults.md"
 REGISTRIES = (
@@ -24,6 +24,7 @@ REGISTRIES = (
   regularizers.REGISTRY,
   steppers.REGISTRY,
   windows.REGISTRY,
+  times.DENSITIES,
   tail.DEPTHS,
 )
 # Given by the program, not by a config.

@@ -17,6 +17,7 @@ from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
 from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
+from jaxreward.setup import offline
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import ahead, loop, weights
 from jaxreward.training import mesh as mesh_lib
@@ -185,6 +186,9 @@ class Iteration:
     self.plan = plan or make_plan(config, mesh)
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}
+    self.files = offline.batches(config)
+    if self.files is not None:
+      self.weights = offline.WEIGHTS
     self.rewards = align.differentiated_rewards(self.plan, loaded, self.weights)
     with jax.set_mesh(mesh):
       base = jax.jit(self.policy.init)(jax.random.key(0))
@@ -194,7 +198,8 @@ class Iteration:
         self.rewards.values(),
       )  # fmt: skip
       put = pipeline.place_batch(mesh, replicated=True)
-      self.batch = put(prompts_of(config))
+      self.rows = None if self.files is None else put(self.files(0))
+      self.batch = self.rows.prompts if self.rows else put(prompts_of(config))
 
   @property
   def state(self):
@@ -210,7 +215,15 @@ class Iteration:
   def sample(self, state):
     """(trajectory, pixels, images)."""
     with jax.set_mesh(self.mesh):
+      if self.rows is not None:
+        return self.parts.encode(self.rows.images), None, self.rows.images
       return self.parts.sample(state, self.parts.base, self.batch)
+
+  def scores(self, images):
+    """Scores of the trained reward, or those of the file."""
+    if self.rows is not None:
+      return {offline.SCORE: self.rows.scores}
+    return {"redness": redness(images, None)}
 
   def step_scores(self, state, trajectory, scores):
     """Scores of every step's latents where the advantage asks for them."""
@@ -239,7 +252,7 @@ class Iteration:
   def step(self, state):
     """A whole iteration: (state, metrics, trajectory)."""
     trajectory, _, images = self.sample(state)
-    scores = {"redness": redness(images, None)}
+    scores = self.scores(images)
     state, metrics = self.update(state, trajectory, scores)
     return state, metrics, trajectory
 

@@ -203,12 +203,26 @@ def prompt_batches(
   stream = _stream(prompts, int(seed) % 2**63, batch_size, kind_weights)
 
   def assemble(rows):
-    batch = distinct_ids(_padded(table, rows, pad_to))
+    batch = take_rows(table, rows, pad_to)
     padded = [*rows, *[rows[0]] * (pad_to - len(rows))]
     batch = pictures.attach(batch, [prompts[r] for r in padded], side)
     return jax.tree.map(lambda x: x[mine], batch)
 
   return PromptBatches(stream.batch(batch_size).map(assemble))
+
+
+def row_stream(
+  count: int, *, seed: int, batch_size: int
+) -> Callable[[int], np.ndarray]:
+  """Step -> int [batch_size], row numbers below `count`, dealt as prompts are."""
+  deck = _deck(np.arange(count), batch_size, int(seed) % 2**63, 0)
+  stream: Any = deck.batch(batch_size)
+  return lambda step: stream[step]
+
+
+def take_rows(table: PromptBatch, rows: np.ndarray, size: int) -> PromptBatch:
+  """Rows of a table of prompts, padded to `size`, each with an id of its own."""
+  return distinct_ids(_padded(table, rows, size))
 
 
 def place_batch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxreward.feeds import lists, noised, pairs, steps, tail
+from jaxreward.feeds import dataset, lists, noised, pairs, steps, tail
 from jaxreward.feeds.contract import (
   Credit,
   Feed,
@@ -22,6 +22,7 @@ FEEDS: dict[str, Feed] = {
   "pairs": pairs.FEED,
   "lists": lists.FEED,
   "tail": tail.FEED,
+  "dataset": dataset.FEED,
 }
 
 __all__ = [

@@ -64,6 +64,8 @@ class Plan:
     replay: what recomputes a stored step; None for plain operations.
     shift: of the times at which finished samples are noised again.
     t_min: the smallest of these times.
+    density: uniform draws -> these times before the shift.
+    origin: of the samples: "rollout", or "dataset" or "preferences", files.
     pairs: of each group, for the feed "pairs".
     last_steps: steps that a loss may differentiate, for the feed "tail".
     depth: (key, last_steps) -> how many of them it does.
@@ -88,6 +90,8 @@ class Plan:
   replay: log_prob.Replay | None = None
   shift: float = 1.0
   t_min: float = 0.02
+  density: Callable[[Array], Array] = lambda u: u
+  origin: str = "rollout"
   pairs: int = 1
   last_steps: int = 1
   depth: Callable[[Any, int], Any] = lambda key, most: most

@@ -34,11 +34,13 @@ FEED = Feed(
     "v": lambda arrays: arrays.velocity("policy"),
     "v_old": lambda arrays: arrays.velocity("old"),
     "v_reference": lambda arrays: arrays.velocity("reference"),
+    "u": lambda arrays: arrays.rows["noise"] - arrays.rows["x0"],
+    "weight": row("advantage"),
     **{
       name: row(name)
       for name in ("x0", "x_t", "noise", "t", "advantage", "mask", "sample")
     },
   },
   follows=("v_old",),
-  latents=("v", "v_old", "v_reference", "x0", "x_t", "noise"),
+  latents=("v", "v_old", "v_reference", "x0", "x_t", "noise", "u"),
 )

@@ -53,15 +53,16 @@ def keys_of(trajectory: Trajectory, prompt_ids: ArrayLike, key: Array) -> Array:
 def draw_times(keys: Array, plan: Plan) -> Array:
   """Stratified times [K, B], shifted and at least `plan.t_min`.
 
-  The k-th of K draws falls into the k-th part of [0, 1], in an order of its own
-  per key.
+  The k-th of K draws falls into the k-th part of `plan.density`, in an order of
+  its own per key.
   """
   times = len(plan.trained)
 
   def one(k):
     order = jax.random.permutation(jax.random.fold_in(k, 1), times)
     u = (order + jax.random.uniform(jax.random.fold_in(k, 2), (times,))) / times
-    return jnp.maximum(plan.shift * u / (1 + (plan.shift - 1) * u), plan.t_min)
+    t = plan.density(u)
+    return jnp.maximum(plan.shift * t / (1 + (plan.shift - 1) * t), plan.t_min)
 
   return jax.vmap(one)(keys).T
 

@@ -55,6 +55,7 @@ from jaxreward.setup import (
   adapters,
   align_methods,
   data_checks,
+  offline,
   plans,
   updates,
   words,
@@ -81,7 +82,8 @@ SILENT = 10  # steps on end that teach nothing until it is said, or all of them
 
 def make_plan(config: ConfigDict, devices: int) -> Plan:
   """The plan of a run on so many devices."""
-  advantages.check_group_size(config.rollout.group)
+  if offline.origin(config) == "rollout":
+    advantages.check_group_size(config.rollout.group)
   feed = feeds.FEEDS[align_methods.bind_objective(config)[1]]
   return plans.make_plan(config, devices, feed)
 
@@ -93,10 +95,13 @@ def check(config: ConfigDict) -> None:
   align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)
   words.bind(config, policy)
+  offline.check(config, policy)
   adapters.check(config, policy)
   reward_setup.bind(config)
   if feeds.FEEDS[align_methods.bind_objective(config)[1]].needs_scores:
     _refuse_host_rewards(config)
+  if offline.origin(config) != "rollout":
+    return
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
   if not any(r.get("weight", 1.0) for r in config.rewards.values()):
@@ -109,7 +114,11 @@ def check(config: ConfigDict) -> None:
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
   data_checks.require_weights(config)
+  images, captions = offline.checked(config)
+  if captions and processes.is_first():
+    data_checks.warn_of_long(config, captions)
   return [
+    *images,
     *data_checks.of_prompts(config, "train", "validation", "heldout"),
     *data_checks.of_rewards(config, workdir),
   ]
@@ -153,6 +162,7 @@ class Programs:
     finish: (parameters, step, base, trajectory, prompts, decoder) -> images of
       the latents before a step, finished by the ODE; None where no credit is
       given to steps.
+    encode: (images of files, decoder) -> trajectory, jitted.
   """
 
   trainable: setup.Trainable
@@ -162,6 +172,7 @@ class Programs:
   draw: Any
   update: Any
   finish: Any = None
+  encode: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +186,7 @@ class Parts:
     draw: draws.
     update: learns.
     finish: see `Programs`.
+    encode: see `Programs`.
   """
 
   trainable: setup.Trainable
@@ -183,6 +195,7 @@ class Parts:
   draw: Callable[..., Any]
   update: Callable[..., Any]
   finish: Callable[..., Any] | None = None
+  encode: Callable[..., Any] | None = None
 
   def sample(
     self,
@@ -257,10 +270,14 @@ def make_programs(
       first=first, decoder=decoder,
     )  # fmt: skip
 
+  @jax.jit
+  def encode(images, decoder=None):
+    return offline.samples(trainable.policy, images, plan, decoder)
+
   create = jax.jit(create, out_shardings=places)
   return Programs(
     trainable, base, fresh, create, draw, update,
-    finish if updater.advantage.needs_steps else None,
+    finish if updater.advantage.needs_steps else None, encode,
   )  # fmt: skip
 
 
@@ -272,8 +289,9 @@ def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   start = adapters.start(config, policy, made.trainable.init)
   created = made.create(base, start)
   return Parts(
-    made.trainable, base, created, made.draw, made.update, made.finish
-  )
+    made.trainable, base, created, made.draw, made.update, made.finish,
+    made.encode,
+  )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -468,6 +486,12 @@ class Watch:
       logging.warning("step %d: %s", n, message)
 
 
+def _shown(is_drawn: bool) -> tuple[str, ...]:
+  """Metrics of the progress line."""
+  first = ("reward", "panel/accuracy") if is_drawn else ("loss",)
+  return (*first, "eval/accuracy")
+
+
 def _best(config: ConfigDict, heldout: str | None) -> str:
   """The metric that marks the best checkpoint; the held-out reward's if any."""
   if config.checkpoint.best or heldout is None:
@@ -482,8 +506,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   policy = setup.make_policy(config)
   plan = make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   batches = setup.prompt_batches(config)
+  files = offline.batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  if files is not None:
+    weights_of = offline.WEIGHTS
   every_weight = tuple((k, r.weight) for k, r in rewards.items())
   heldout = next((k for k in rewards if k not in weights_of), None)
   if heldout is None:
@@ -588,6 +615,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       samples.begin_next(current, n + 1)
       return current, {**metrics, **signs, **named, **lost}
 
+    def learn(current, n):
+      """The same of rows of files: nothing is drawn, and no reward asked."""
+      rows = files(n)
+      batch = put(encode(rows.prompts))
+      trajectory = parts.encode(put(rows.images), decoder)
+      timer("data", trajectory)
+      current, metrics = parts.update(
+        current, base, trajectory, {offline.SCORE: put(rows.scores)}, batch,
+        None, decoder,
+      )  # fmt: skip
+      timer("update", metrics)
+      return current, metrics
+
     evaluator = evaluate.make_evaluator(
       config, trainable.policy, rewards, samples=config.eval.quick_samples,
       split="validation", encode=encode, decoder=decoder,
@@ -627,10 +667,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         patience=min(SILENT, config.align.iterations),
       )
       job = loop.Loop(
-        "align", config.align.iterations, one, writer, checkpoints,
+        "align", config.align.iterations, one if files is None else learn,
+        writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick,
         evaluate_every=config.eval.every, check=watch, timer=timer,
-        shown=("reward", "panel/accuracy", "eval/accuracy"),
+        shown=_shown(files is None),
         best=_best(config, heldout), grace=config.checkpoint.grace,
         profile=setup.profile_folder(config, workdir),
       )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from jaxreward.objectives.backprop import align_prop
 from jaxreward.objectives.groups import dgpo
 from jaxreward.objectives.likelihood_free import awm, diffusion_nft
+from jaxreward.objectives.matching import flow_matching
 from jaxreward.objectives.policy_gradient import (
   flow_dppo,
   flow_grpo,
@@ -24,6 +25,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "flow_dpo": flow_dpo,
   "dgpo": dgpo,
   "align_prop": align_prop,
+  "flow_matching": flow_matching,
 }
 
 __all__ = [
@@ -35,5 +37,6 @@ __all__ = [
   "flow_dpo",
   "flow_dppo",
   "flow_grpo",
+  "flow_matching",
   "grpo_guard",
 ]

@@ -24,7 +24,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.flow import steppers
 from jaxreward.methods import asks, named, prepare_of
 from jaxreward.numerics import Mean
-from jaxreward.setup import checks, kernels
+from jaxreward.setup import checks, kernels, offline
 from jaxreward.training import faults, optimizer, step, writers
 
 # Metrics of every run, which no term may be called after.
@@ -47,7 +47,7 @@ def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
   fn = config_lib.resolve_callable(
     names.get("name"), known, field="objective.name"
   )
-  feed = feeds.match(fn, feeds.FEEDS, "objective.name")
+  feed = feeds.match(fn, offline.offers(config), offline.where(config))
   old = ("old_decay", "old_rate") if keeps_old(fn, feeds.FEEDS[feed]) else ()
   given = lambda fn: (*asks(fn), *_prepared(fn))
   objective = _bind(config, "objective", known, supplied=given, reserved=old)
@@ -178,6 +178,8 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
     config, "advantage", kernels.advantages(advantages.REGISTRY, config),
     supplied=asks,
   )  # fmt: skip
+  if offline.origin(config) == "dataset":  # nothing to compare
+    advantage = lambda signal: signal
   return dict(
     advantage=advantages.as_advantage(advantage),
     compose=_bind(

@@ -92,6 +92,7 @@ _FINITE = {
   "pretrain": ("time_mean",),
 }
 _SHARES = {
+  "data": ("caption_drop",),
   "pretrain": ("caption_corruption", "caption_drop"),
   "train_reward.pictures": ("strict_weight",),
 } | dict.fromkeys(_OPTIMIZERS, ("final_scale",))

@@ -15,7 +15,7 @@ from jaxreward import feeds, rng, setup
 from jaxreward.errors import UserError
 from jaxreward.feeds import Plan, tail
 from jaxreward.flow import rollout, schedule, steppers, windows
-from jaxreward.setup import checks, kernels
+from jaxreward.setup import checks, kernels, offline
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -62,15 +62,16 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       ' another number, or config.align.split="samples"'
     )
   parts = align.updates if by_samples else 1
+  group = offline.group(config)
   layout = rollout.make_layout(
-    r.prompts, r.group, r.microbatch, devices, parts=parts
+    r.prompts, group, r.microbatch, devices, parts=parts
   )
   plan = Plan(
     **steps,
     layout=layout,
     rows=layout,
     prompts=r.prompts,
-    group=r.group,
+    group=group,
     updates=align.updates,
     split=align.split,
     guidance_scale=r.guidance_scale,
@@ -78,6 +79,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     take_step=kernels.take_step(config) if on_steps else None,
     replay=kernels.replay(config) if on_steps else None,
     shift=setup.make_schedule(config).shift,
+    density=_density(config, feed),
+    origin=offline.origin(config),
     pairs=align.pairs,
     last_steps=align.last_steps,
     depth=_depth(config),
@@ -187,8 +190,11 @@ def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
   if size == 1:
     return plan
   if size * plan.feed.per_group(plan) > plan.group:
+    whose = "config.rollout.group="
+    if plan.origin != "rollout":
+      whose = f"a row of config.data.{plan.origin}, "
     raise UserError(
-      f"config.align.pairs={plan.pairs}: a group of config.rollout.group="
+      f"config.align.pairs={plan.pairs}: a group of {whose}"
       f"{plan.group} has at most {plan.group // 2} pairs"
     )
   rows = rollout.make_layout(
@@ -205,6 +211,18 @@ def _depth(config) -> Callable[[Any, int], Any]:
   )
   draw = lambda: bound(jax.random.key(0), 2)
   checks.try_out(draw, field="align.depth", prefix="")
+  return bound
+
+
+def _density(config, feed: feeds.Feed) -> Callable[[Array], Array]:
+  """Times at which samples are noised; of feeds that do this."""
+  bound = offline.bind_density(config)
+  name = config.align.density.name
+  if feed.keeps != "samples" and name != "uniform":
+    raise UserError(
+      f'config.align.density.name="{name}": config.objective.name='
+      f'"{config.objective.name}" noises no samples; use "uniform"'
+    )
   return bound
 
 

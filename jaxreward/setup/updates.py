@@ -328,15 +328,8 @@ def update(
   pooled: dict[str, Any] = jax.tree.map(lambda x: x.sum(0), metrics)
   if gap is not None:
     pooled["log_prob_gap"] = jax.tree.map(lambda x: x[0], gap)
-  signals, each = jax.tree.leaves(credit.signal), jax.tree.leaves(advantage)
-  pooled["reward"] = Mean.of(jnp.stack(signals).sum(0), counts)
-  pooled["advantage_abs"] = _pooled(
-    Mean.of(jnp.abs(a), jnp.broadcast_to(path.expand(counts, a), a.shape))
-    for a in each
-  )
-  pooled["zero_variance_share"] = _pooled(
-    advantages.zero_variance_share(signal, counts) for signal in signals
-  )
+  if updater.plan.origin == "rollout":  # files have no scores to watch
+    pooled |= _of_credit(credit.signal, advantage, counts)
   if mixture is not None:
     pooled |= {
       f"mixture/{name}": Mean.of(mixture[:, k])
@@ -356,6 +349,21 @@ def update(
     state, step=state.step + 1, old=old, stats=stats, behind=behind
   )
   return state, pooled
+
+
+def _of_credit(signal: Any, advantage: Any, counts: Array) -> dict[str, Mean]:
+  """Metrics of scores and of the credit they gave."""
+  signals, each = jax.tree.leaves(signal), jax.tree.leaves(advantage)
+  return {
+    "reward": Mean.of(jnp.stack(signals).sum(0), counts),
+    "advantage_abs": _pooled(
+      Mean.of(jnp.abs(a), jnp.broadcast_to(path.expand(counts, a), a.shape))
+      for a in each
+    ),
+    "zero_variance_share": _pooled(
+      advantages.zero_variance_share(signal, counts) for signal in signals
+    ),
+  }
 
 
 def _pooled(means: Iterable[Mean]) -> Mean:

@@ -23,6 +23,7 @@ from jaxreward.numerics import Mean
     ("flow_dpo", "pairs"),
     ("dgpo", "lists"),
     ("align_prop", "tail"),
+    ("flow_matching", "noised"),
   ],
 )
 def test_the_feed_follows_from_the_signature(name, feed):

@@ -11,7 +11,7 @@ import pytest
 from jaxreward import objectives
 
 B, SHAPE = 6, (2, 2, 3)
-ROWS = {"log_prob", "old_log_prob", "advantage", "scores"}
+ROWS = {"log_prob", "old_log_prob", "advantage", "scores", "weight"}
 # Those on rows; tests/objectives/test_groups.py has those on whole groups.
 NAMES = [name for name in objectives.REGISTRY if name != "dgpo"]
 
@@ -130,6 +130,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "awm": ("v_old", "advantage"),
     "grpo_guard": ("old_log_prob", "advantage", "old_mean"),
     "align_prop": (),
+    "flow_matching": ("weight",),
   }.get(name, ("old_log_prob", "advantage"))
   for key in constants:
     _, grad = value_and_grad(name, arrays, key, np.ones(B, bool))

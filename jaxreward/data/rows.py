@@ -1,0 +1,226 @@
+"""Rows of a user's files as samples: prompts, images of each, and scores.
+
+A dataset is a .jsonl or .csv file, or a folder:
+
+- a file has a row per image: its caption under "prompt", "caption" or "text",
+  its file under "image", "file_name" or "image_path", from the file's folder
+  on, and possibly "weight", 1 if left out;
+- a folder holds `metadata.jsonl` or `metadata.csv`, or images with captions in
+  .txt files of the same names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.struct
+import numpy as np
+from etils import epath
+
+from jaxreward import paths, reading
+from jaxreward.data import pipeline, wordings
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.images import read_images
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError, nearest, shown
+from jaxreward.types import ArrayLike, PromptBatch
+
+CAPTIONS = ("prompt", "caption", "text")
+IMAGES = ("image", "file_name", "image_path")
+METADATA = ("metadata.jsonl", "metadata.csv")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_EXAMPLE = '{"prompt": "a red circle", "image": "1.png"}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One row.
+
+  Attributes:
+    prompt: its words.
+    files: what the images are called -> their paths; G of them.
+    scores: G numbers, one per image.
+    place: of the row, for errors.
+    is_tie: its images may be equal.
+  """
+
+  prompt: grammar.Prompt
+  files: Mapping[str, str]
+  scores: tuple[float, ...]
+  place: str
+  is_tie: bool = False
+
+
+@flax.struct.dataclass
+class RowBatch:
+  """P rows of an iteration.
+
+  Attributes:
+    prompts: P prompts.
+    images: uint8 [P, G, H, W, 3].
+    scores: float32 [P, G].
+  """
+
+  prompts: PromptBatch
+  images: ArrayLike
+  scores: ArrayLike
+
+
+def checked(records: Sequence[Record]) -> list[PictureRow]:
+  """The images of rows, as they are checked."""
+  return [PictureRow(r.place, r.files, r.is_tie) for r in records]
+
+
+def read_dataset(
+  path: str, parse: Callable[[str], grammar.Prompt], field: str = ""
+) -> list[Record]:
+  """Rows of a dataset.
+
+  Args:
+    path: of its file or folder.
+    parse: words -> prompt.
+    field: that gives the path, for errors.
+
+  Raises:
+    UserError: the file, its line, and what is wrong there.
+  """
+  place = paths.find(path, field)
+  if place.is_dir():
+    rows, folder = _of_folder(place, field), place
+  else:
+    rows, folder = reading.table(place, _EXAMPLE), place.parent
+  found = [_record(row, where, folder, parse) for where, row in rows]
+  if not found:
+    raise UserError(f"{reading.name(place)}: there is no image with a caption")
+  return found
+
+
+def _of_folder(
+  folder: epath.Path, field: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  """(place, row) of a folder, by its metadata or by captions beside images."""
+  listed = [name for name in METADATA if paths.is_there(folder / name)]
+  if len(listed) > 1:
+    raise UserError(
+      f"{reading.name(folder)}: it holds {' and '.join(listed)}; keep one"
+    )
+  if listed:
+    yield from reading.table(folder / listed[0], _EXAMPLE)
+    return
+  images = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES]
+  if not images:
+    start = f"{field}=" if field else ""
+    raise UserError(
+      f"{start}{reading.name(folder)}: the folder holds none of"
+      f" {', '.join(METADATA)}, and no image"
+    )
+  for image in sorted(images):
+    caption = image.with_suffix(".txt")
+    if not paths.is_there(caption):
+      raise UserError(
+        f"{reading.name(image)}: there is no caption beside it,"
+        f" {shown(caption.name)}"
+      )
+    text = " ".join(reading.text(caption).split())
+    yield reading.name(caption), {"prompt": text, "image": image.name}
+
+
+def _record(row, where, folder, parse) -> Record:
+  image = one_of(row, IMAGES, where)
+  weight = row.get("weight", 1.0)
+  return Record(
+    parsed(row, where, parse),
+    {image: paths.within(folder, row[image], f'{where}: "{image}"')},
+    (number(weight, f'{where}: "weight"'),),
+    where,
+  )
+
+
+def parsed(row, where: str, parse, names: Sequence[str] = CAPTIONS):
+  """The prompt of a row.
+
+  Raises:
+    UserError: there is none, or not one that the policy knows.
+  """
+  name = one_of(row, names, where)
+  wordings.check_prompt(row[name], where, f'"{name}"')
+  try:
+    return parse(row[name])
+  except UserError as error:
+    raise UserError(f"{where}: {error}") from error
+
+
+def one_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+  """The one of some columns that a row has.
+
+  Raises:
+    UserError: it has none of them, or several.
+  """
+  there = [name for name in names if name in row]
+  if len(there) == 1:
+    return there[0]
+  if there:
+    raise UserError(
+      f'{where}: "{there[0]}" and "{there[1]}" say the same; keep one'
+    )
+  near = next(filter(None, (nearest(name, row) for name in names)), "")
+  raise UserError(
+    f'{where}: there is no "{names[0]}"{near}; it may also be called'
+    f" {', '.join(names[1:])}"
+  )
+
+
+def number(value: Any, what: str) -> float:
+  """A finite number that is not negative, of JSON or as text.
+
+  Raises:
+    UserError: it is something else.
+  """
+  try:
+    found = math.nan if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError):
+    found = math.nan
+  if not (math.isfinite(found) and found >= 0):
+    raise UserError(f"{what} is {shown(value)}; expected a number >= 0")
+  return found
+
+
+def batches(
+  records: Sequence[Record],
+  *,
+  seed: int,
+  batch_size: int,
+  side: int | tuple[int, int],
+) -> Callable[[int], RowBatch]:
+  """Batches by the step, each row once a round; see `pipeline`.
+
+  Every process has to ask for the same steps: files are read once over all of
+  them.
+
+  Args:
+    records: R rows with the same number of images.
+    seed: of the shuffles.
+    batch_size: P rows a step.
+    side: pixels, or (height, width), to which images are cut and resampled.
+  """
+  prompts = [r.prompt for r in records]
+  order = pipeline.row_stream(len(records), seed=seed, batch_size=batch_size)
+  table = grammar.batch(prompts)
+  scores = np.array([r.scores for r in records], np.float32)
+
+  def batch(step: int) -> RowBatch:
+    rows = order(step)
+    every = [records[r] for r in rows]
+    files = {p: r.place for r in every for p in r.files.values()}
+    images = read_images(list(files), side, list(files.values()))
+    place = {path: i for i, path in enumerate(files)}
+    index = [[place[p] for p in r.files.values()] for r in every]
+    return RowBatch(
+      pipeline.take_rows(table, rows, batch_size), images[np.array(index)],
+      scores[rows],
+    )  # fmt: skip
+
+  return batch

@@ -1,0 +1,266 @@
+"""Rows of files in place of a rollout: a dataset, or preferences.
+
+`config.data.dataset` gives images with captions and `config.data.preferences`
+pairs of them. Images become finished samples, as a rollout would have left
+them, in groups of one or two with the file's scores: feeds and objectives
+cannot tell the difference. Nothing is drawn and no reward is asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import feeds, rng, setup, user_code
+from jaxreward.data import rows
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.rows import Record, RowBatch
+from jaxreward.data.scenes import drawn, grammar, render
+from jaxreward.errors import UserError, shown
+from jaxreward.flow import rollout, times
+from jaxreward.setup import checks, videos
+from jaxreward.types import Array, ArrayLike, Params, Policy, Trajectory
+
+ORIGINS = ("dataset", "preferences")
+SCORE = "file"  # the name of the one score that a row's images have
+WEIGHTS = {SCORE: 1.0}
+_GROUP = {"rollout": 0, "dataset": 1, "preferences": 2}
+DRAWN = "scenes"  # in place of a path: the task draws the rows
+
+
+def origin(config: ConfigDict) -> str:
+  """Where samples come from: "rollout", "dataset" or "preferences".
+
+  Raises:
+    UserError: the config names two files.
+  """
+  given = [name for name in ORIGINS if config.data[name]]
+  if len(given) > 1:
+    raise UserError(
+      f"config.data.preferences={shown(config.data.preferences, 60)}:"
+      f" config.data.dataset={shown(config.data.dataset, 60)} gives rows too;"
+      " set one of them"
+    )
+  return given[0] if given else "rollout"
+
+
+def group(config: ConfigDict) -> int:
+  """Samples of a prompt: of the rollout, or the images of a file's row."""
+  return _GROUP[origin(config)] or config.rollout.group
+
+
+def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
+  """The feeds that can make rows of the samples there are."""
+  every = feeds.FEEDS
+  names = {
+    "rollout": [name for name in every if name != "dataset"],
+    "dataset": ["dataset"],
+    "preferences": ["pairs", "noised", "lists"],
+  }[origin(config)]
+  return {name: every[name] for name in names}
+
+
+def where(config: ConfigDict) -> str:
+  """The objective's field, with the origin of its rows, for errors."""
+  start = "objective.name"
+  name = origin(config)
+  if name == "rollout":
+    return start
+  return (
+    f'{start}="{shown(config.objective.get("name"), 60)}" on config.data.{name}'
+  )
+
+
+def bind_density(config: ConfigDict) -> Callable[[Array], Array]:
+  """Uniform draws -> the times at which samples are noised."""
+  bound = config_lib.bind(
+    config.align.density, times.DENSITIES, field="align.density", positional=1
+  )
+  with user_code.blamed("config.align.density", bound, host=False):
+    checks.try_out(
+      bound, jax.ShapeDtypeStruct((2,), jnp.float32), field="align.density"
+    )
+  return bound
+
+
+def check(config: ConfigDict, policy: Policy) -> None:
+  """Refuses a config that files cannot serve, before any is read."""
+  name = origin(config)
+  if name == "rollout":
+    if config.data.caption_drop:
+      raise UserError(
+        f"config.data.caption_drop={config.data.caption_drop:g}: captions are"
+        " those of config.data.dataset or config.data.preferences; set one, or"
+        " this to 0"
+      )
+    return
+  field = f"config.data.{name}={shown(config.data[name], 60)}"
+  if config.align.overlap:
+    raise UserError(
+      f"{field}: nothing is drawn, so that nothing overlaps; set"
+      " config.align.overlap to False"
+    )
+  if config.composition.name != "weighted_sum":
+    raise UserError(
+      f'config.composition.name="{config.composition.name}": rows of'
+      f" config.data.{name} have one score; use weighted_sum"
+    )
+  if policy.takes_source or videos.is_video(policy):
+    what = "start from pictures" if policy.takes_source else "make videos"
+    raise UserError(
+      f'{field}: its rows are images with words, and "{config.model.name}"'
+      f" {what.replace('start', 'starts').replace('make', 'makes')}; take a"
+      " policy of images from words"
+    )
+  side = setup.picture_side(policy)
+  if policy.to_latents is None and policy.latent_shape != (*side, 3):
+    raise UserError(
+      f'config.autoencoder.name="none": the policy "{config.model.name}" works'
+      f" on latents, and images of config.data.{name} have to be encoded; name"
+      " an autoencoder"
+    )
+  if config.data[name] == DRAWN:
+    _check_drawn(config, field, side)
+
+
+def _check_drawn(config: ConfigDict, field: str, side: tuple[int, int]) -> None:
+  if config.data.source != "scenes" and config.data.grammar != "scenes":
+    raise UserError(
+      f"{field}: scenes are drawn for prompts of the scenes alone; name a file,"
+      ' or set config.data.source to "scenes"'
+    )
+  if side != (render.SIZE, render.SIZE):
+    raise UserError(
+      f"{field}: scenes have {render.SIZE} pixels a side, and the policy draws"
+      f" {side[0]} x {side[1]}; name a file of images"
+    )
+
+
+def records(config: ConfigDict) -> list[Record]:
+  """The rows of the file that are trained on; none of those that are drawn.
+
+  With the grammar of the scenes those of held-out prompts are left out.
+
+  Raises:
+    UserError: the file, its line, and what is wrong there.
+  """
+  name = origin(config)
+  if name == "rollout" or config.data[name] == DRAWN:
+    return []
+  read = {"dataset": rows.read_dataset}[name]
+  return read(config.data[name], _parser(config), f"config.data.{name}")
+
+
+def _parser(config: ConfigDict) -> Callable[[str], grammar.Prompt]:
+  """Words -> the prompt, of those that the policy knows."""
+  if config.data.grammar == "free":
+    return grammar.free
+  kinds = setup.make_policy(config).kinds
+
+  def parse(text: str) -> grammar.Prompt:
+    prompt = grammar.parse(text)
+    if kinds and grammar.KIND_NAMES[prompt.kind] not in kinds:
+      raise UserError(
+        f'the prompt "{shown(text)}" is of the kind'
+        f' "{grammar.KIND_NAMES[prompt.kind]}", and the policy knows'
+        f" {', '.join(kinds)} alone"
+      )
+    return prompt
+
+  return parse
+
+
+def checked(config: ConfigDict) -> tuple[list[PictureRow], list[str]]:
+  """(images of the rows, as they are checked; their captions)."""
+  found = records(config)
+  return rows.checked(found), [r.prompt.text for r in found]
+
+
+def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
+  """Rows of an iteration, a function of the seed and the iteration alone.
+
+  None where samples are drawn.
+  """
+  name = origin(config)
+  if name == "rollout":
+    return None
+  if config.data[name] == DRAWN:
+    read = _drawn(config, with_worse=name == "preferences")
+  else:
+    read = rows.batches(
+      records(config), seed=config.seed, batch_size=config.rollout.prompts,
+      side=setup.picture_side(setup.make_policy(config)),
+    )  # fmt: skip
+  share = config.data.caption_drop
+  if not share:
+    return read
+  return lambda n: _without_captions(read(n), share, config.seed, n)
+
+
+def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
+  prompts = setup.prompt_batches(config)
+
+  def batch(n: int) -> RowBatch:
+    chosen = prompts(n)
+    key = rng.stream_key(config.seed, "dataset", n)
+    images = jax.device_get(drawn.images(key, chosen, with_worse=with_worse))
+    scores = np.ones(images.shape[:2], np.float32)
+    scores[:, 1:] = 0
+    return RowBatch(chosen, images, scores)
+
+  return batch
+
+
+def _without_captions(
+  batch: RowBatch, share: float, seed: int, step: int
+) -> RowBatch:
+  """The batch with a share of its captions empty."""
+  random = np.random.default_rng([int(seed) % 2**63, step, 7])
+  kept = random.random(len(batch.scores)) >= share
+  prompts = batch.prompts
+  keep = lambda x: np.asarray(x) * kept[:, None].astype(np.asarray(x).dtype)
+  prompts = dataclasses.replace(
+    prompts, tokens=keep(prompts.tokens), text=keep(prompts.text)
+  )
+  return dataclasses.replace(batch, prompts=prompts)
+
+
+def samples(
+  policy: Policy,
+  images: ArrayLike,
+  plan: feeds.Plan,
+  decoder: Params | None = None,
+) -> Trajectory:
+  """Images as finished samples, one micro-batch encoded after the other.
+
+  Args:
+    policy: the policy.
+    images: uint8 [P, G, H, W, 3].
+    plan: of the run.
+    decoder: parameters of the autoencoder, which gives the mean of its latents.
+  """
+  layout = setup.spread_rows(plan.layout)
+  flat = rollout.from_groups(jnp.asarray(images), layout)
+
+  def encode(some: Array) -> Array:
+    pixels = some.astype(jnp.float32) / 255
+    if policy.to_latents is None:
+      return pixels * 2 - 1
+    return policy.to_latents(pixels, decoder).astype(jnp.float32)
+
+  latents = jax.lax.map(encode, rollout.to_chunks(flat, layout.chunks))
+  latents = jnp.asarray(rollout.from_chunks(latents))
+  return Trajectory(
+    latents=latents[None],
+    log_probs=jnp.zeros((len(plan.table.t), len(latents))),
+    velocities=None,
+    prompt_index=jnp.asarray(layout.prompt_index),
+    member=jnp.asarray(layout.member),
+    mask=jnp.asarray(layout.mask),
+  )

@@ -1,0 +1,81 @@
+"""Images with captions, and pairs of them, to train on."""
+
+import json
+
+from tests.bad_inputs.table import Row
+from tests.data import odd_images as odd
+
+SFT = "recipes/flow_matching.py:smoke"
+ROWS_FILE = {"data.dataset": "{here}/rows.jsonl"}
+
+
+def row(name, says, field="", value=None, first=None, config=SFT, files=None):
+  """A field that is set after those of `first`."""
+  overrides = dict(first or {}) | ({field: value} if field else {})
+  return Row(
+    name, tuple(says), config=config, overrides=overrides, files=files or {}
+  )
+
+
+def in_rows(name, says, *rows, files=None):
+  """Rows of a dataset beside one that is right."""
+  good = {"prompt": "a red circle", "image": "good.png"}
+  lines = [json.dumps(r) if isinstance(r, dict) else r for r in (good, *rows)]
+  files = {"good.png": odd.saved("PNG")} | (files or {})
+  text = {"rows.jsonl": "\n".join(lines)}
+  return row(name, ("rows.jsonl", *says), first=ROWS_FILE, files=text | files)
+
+
+ROWS = [
+  row("two files at once", ("config.data.preferences", "set one of them"),
+      "data.preferences", "scenes"),
+  row("drawing ahead of nothing", ("config.data.dataset", "align.overlap"),
+      "align.overlap", True),
+  row("one score composed", ("config.composition.name", "weighted_sum"),
+      "composition.name", "gdpo"),
+  row("likelihoods of a dataset", ("config.objective.name", "config.data.dataset",
+      'no feed offers "log_prob"', '"dataset", offers'),
+      "objective.name", "flow_grpo"),
+  row("advantages of a dataset", ("config.data.dataset", '"advantage"'),
+      "objective.name", "diffusion_nft"),
+  row("pairs of a dataset", ("config.data.dataset", '"v_chosen"'),
+      "objective.name", "flow_dpo"),
+  row("no weighting", ("config.objective.weighting", 'mean "cosmap"'),
+      "objective.weighting", "cosmp"),
+  row("no density", ("config.align.density", 'mean "logit_normal"'),
+      "align.density.name", "logitnormal"),
+  row("a density without width", ("config.align.density.std=0", "greater than 0"),
+      "align.density.std", 0.0),
+  row("a density that turns back", ("config.align.density.scale=2",),
+      "align.density.scale", 2.0, first={"align.density.name": "mode"},
+      config="align_scenes.py:smoke"),
+  row("times that nothing draws", ("config.align.density.name", '"uniform"'),
+      "align.density.name", "mode", config="align_scenes.py:flow_grpo,smoke"),
+  row("more captions than there are", ("config.data.caption_drop=1.5",),
+      "data.caption_drop", 1.5),
+  row("captions of nothing", ("config.data.caption_drop=0.1", "config.data.dataset"),
+      "data.caption_drop", 0.1, config="align_scenes.py:smoke"),
+  row("no such dataset", ("config.data.dataset=", "no such file"),
+      "data.dataset", "{here}/none.jsonl"),
+  row("an image for a dataset", ("a.png", ".jsonl and .csv"),
+      "data.dataset", "{here}/a.png", files={"a.png": odd.saved("PNG")}),
+  row("a folder of nothing", ("empty", "and no image"),
+      "data.dataset", "{here}/empty", files={"empty": lambda p: p.mkdir()}),
+  in_rows("a row without words", ("line 2", 'no "prompt"'), {"image": "good.png"}),
+  in_rows("a word the scenes lack", ("line 2", '"circel"', 'mean "circle"'),
+          {"prompt": "a red circel", "image": "good.png"}),
+  in_rows("a row without an image", ("line 2", 'no "image"'),
+          {"prompt": "a red circle"}),
+  in_rows("an image that is gone", ("line 2", '"image"', "gone.png: No such file"),
+          {"prompt": "a red circle", "image": "gone.png"}),
+  in_rows("an image that is none", ("line 2", "bad.png"),
+          {"prompt": "a red circle", "image": "bad.png"},
+          files={"bad.png": "no image"}),
+  in_rows("an image cut short", ("line 2", "cut.png"),
+          {"prompt": "a red circle", "image": "cut.png"},
+          files={"cut.png": odd.saved("PNG")[:90]}),
+  in_rows("a weight below nothing", ("line 2", '"weight" is -1', ">= 0"),
+          {"prompt": "a red circle", "image": "good.png", "weight": -1}),
+  in_rows("two captions", ("line 2", '"prompt" and "text"', "keep one"),
+          {"prompt": "a red circle", "text": "a cross", "image": "good.png"}),
+]  # fmt: skip

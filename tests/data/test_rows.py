@@ -1,0 +1,167 @@
+"""Rows of a user's files: what is read, streamed, and said about mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxreward.data import rows
+from jaxreward.data.scenes import grammar
+from jaxreward.errors import UserError
+
+FIELD = "config.data.dataset"
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for i in range(6):
+    colour = np.full((8, 8, 3), 40 * i, np.uint8)
+    Image.fromarray(colour).save(tmp_path / f"{i}.png")
+  return tmp_path
+
+
+def write(folder, name, *lines):
+  text = [r if isinstance(r, str) else json.dumps(r) for r in lines]
+  (folder / name).write_text("\n".join(text) + "\n")
+  return str(folder / name)
+
+
+def read(path):
+  return rows.read_dataset(str(path), grammar.free, FIELD)
+
+
+def said(records, folder):
+  return [
+    (r.prompt.text, [p.rpartition("/")[2] for p in r.files.values()], r.scores)
+    for r in records
+  ]
+
+
+EXPECTED = [("a cat", ["0.png"], (1.0,)), ("a dog", ["1.png"], (0.5,))]
+
+
+@pytest.mark.parametrize(
+  ("name", "lines"),
+  [
+    (
+      "rows.jsonl",
+      [
+        {"prompt": "a cat", "image": "0.png"},
+        {"prompt": "a dog", "image": "1.png", "weight": 0.5, "more": 1},
+      ],
+    ),
+    (
+      "rows.csv",
+      ["file_name,text,weight", "0.png,a  cat,1", '1.png,"a dog",.5'],
+    ),
+    (
+      "metadata.jsonl",
+      [
+        {"file_name": "0.png", "text": "a cat"},
+        {"file_name": "1.png", "caption": "a dog", "weight": 0.5},
+      ],
+    ),
+  ],
+)
+def test_one_reader_for_the_common_layouts(folder, name, lines):
+  path = write(folder, name, *lines)
+  given = folder if name.startswith("metadata") else path
+  assert said(read(given), folder) == EXPECTED
+
+
+def test_captions_beside_images(folder):
+  for i, text in enumerate(["a cat", "a\ndog", "c", "d", "e", "f"]):
+    (folder / f"{i}.txt").write_text(text)
+  got = said(read(folder), folder)
+  assert got[:2] == [EXPECTED[0], ("a dog", ["1.png"], (1.0,))]
+  (folder / "3.txt").unlink()
+  with pytest.raises(UserError, match=r"3\.png: there is no caption beside it"):
+    read(folder)
+
+
+@pytest.mark.parametrize(
+  ("line", "words"),
+  [
+    ({"image": "0.png"}, 'there is no "prompt"'),
+    ({"promt": "a", "image": "0.png"}, 'did you mean "promt"'),
+    ({"prompt": "a", "caption": "b", "image": "0.png"}, "say the same"),
+    ({"prompt": "a"}, 'there is no "image"'),
+    ({"prompt": " ", "image": "0.png"}, "prompt"),
+    ({"prompt": "a", "image": 3}, "not the name of a file"),
+    ({"prompt": "a", "image": "0.png", "weight": -1}, "a number >= 0"),
+    ({"prompt": "a", "image": "0.png", "weight": "x"}, "a number >= 0"),
+    ({"prompt": "a", "image": "0.png", "weight": True}, "a number >= 0"),
+  ],
+)
+def test_a_mistake_is_named_by_file_and_line(folder, line, words):
+  path = write(folder, "rows.jsonl", {"prompt": "a", "image": "0.png"}, line)
+  with pytest.raises(UserError, match=words) as error:
+    read(path)
+  assert str(error.value).startswith(f"{path}, line 2: ")
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("image,text\n0.png,a,b\n", "3 columns, and 2 names"),
+    ("image,image\n", 'two columns are called "image"'),
+    ('image,text\n0.png,"a\n', "no line of CSV"),
+    ("image,text\n", "no image with a caption"),
+    ("", "no image with a caption"),
+  ],
+)
+def test_a_table_that_is_none(folder, text, words):
+  (folder / "rows.csv").write_text(text)
+  with pytest.raises(UserError, match=words):
+    read(folder / "rows.csv")
+
+
+def test_what_is_no_dataset(folder, tmp_path_factory):
+  with pytest.raises(UserError, match=r"config\.data\.dataset=.*no such file"):
+    read(folder / "none.jsonl")
+  with pytest.raises(UserError, match=r"\.jsonl and \.csv files"):
+    read(folder / "0.png")
+  empty = tmp_path_factory.mktemp("empty")
+  with pytest.raises(UserError, match="and no image"):
+    read(empty)
+  for name in rows.METADATA:
+    (folder / name).write_text("")
+  with pytest.raises(UserError, match="keep one"):
+    read(folder)
+
+
+def stream(folder, **options):
+  path = write(
+    folder, "rows.jsonl",
+    *({"prompt": "cat" if i < 2 else f"dog {i}", "image": f"{i}.png"}
+      for i in range(6)),
+  )  # fmt: skip
+  return rows.batches(
+    read(path), **({"seed": 3, "batch_size": 3, "side": 8} | options)
+  )
+
+
+def test_batches_are_a_function_of_the_step(folder):
+  """Any order, any process: the same rows; each row once in a round."""
+  one, two = stream(folder), stream(folder)
+  late = two(5)
+  assert late.images.shape == (3, 1, 8, 8, 3) and late.images.dtype == np.uint8
+  np.testing.assert_array_equal(late.images, one(5).images)
+  np.testing.assert_array_equal(late.prompts.ids, one(5).prompts.ids)
+  shades = np.concatenate([one(n).images[:, 0, 0, 0, 0] for n in (0, 1)])
+  assert sorted(shades // 40) == list(range(6))
+  other = stream(folder, seed=4)
+  assert any(
+    not np.array_equal(one(n).images, other(n).images) for n in range(3)
+  )
+
+
+def test_images_stay_with_their_words_and_rows_have_ids_of_their_own(folder):
+  batch = stream(folder, batch_size=6)(0)
+  shade = batch.images[:, 0, 0, 0, 0] // 40
+  text = [bytes(x).rstrip(b"\0").decode() for x in batch.prompts.text]
+  assert text == ["cat" if i < 2 else f"dog {i}" for i in shade]
+  assert len(set(batch.prompts.ids.tolist())) == 6  # two say the same words
+  np.testing.assert_array_equal(batch.scores, np.ones((6, 1)))

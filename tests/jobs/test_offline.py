@@ -1,0 +1,117 @@
+"""Runs from files: nothing is drawn, nothing is scored, rows are what they say."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxreward import setup
+from jaxreward.data.scenes import grammar
+from jaxreward.setup import offline, updates
+from tests import tiny
+
+SFT = "recipes/flow_matching.py:smoke"
+
+
+def save(path, image):
+  Image.fromarray(np.asarray(image)).save(path)
+  return path.name
+
+
+def dataset_of(folder, count=6):
+  """A folder of random images with captions of the scenes."""
+  rng = np.random.default_rng(0)
+  lines = [
+    {
+      "file_name": save(folder / f"{i}.png", rng.integers(0, 256, (36, 36, 3), np.uint8)),
+      "text": grammar.prompts("train")[i].text,
+      "weight": 1 + i,
+    }
+    for i in range(count)
+  ]  # fmt: skip
+  (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  return folder
+
+
+def config_of(spec, *overrides):
+  return tiny.load(spec, tiny.MODEL, tiny.REWARD, tiny.FAST, *overrides)
+
+
+@pytest.mark.job
+def test_a_run_on_a_folder_of_images(tmp_path, monkeypatch):
+  def draws(*args, **kwargs):
+    raise AssertionError("a rollout")
+
+  monkeypatch.setattr(updates, "sample", draws)
+  folder = tmp_path / "images"
+  folder.mkdir()
+  given = {"data.dataset": dataset_of(folder), "align.iterations": 2}
+  workdir = tiny.run(config_of(SFT, given), tmp_path / "run")
+  first, *rest = tiny.rows(workdir, "align")
+  assert [row["step"] for row in rest] == [1, 2]
+  assert all(np.isfinite(row["loss"]) for row in rest)
+  assert "reward" not in rest[-1] and "panel/diversity" not in rest[-1]
+  assert {"eval/accuracy", "eval/reward/redness"} <= set(first) & set(rest[-1])
+  assert rest[-1]["loss"] > rest[-1]["matching_loss"]  # weights above 1
+  assert (workdir / "report.html").exists()
+
+
+def test_rows_reach_the_update_as_the_file_has_them(tmp_path):
+  config = config_of(
+    SFT, {"data.dataset": dataset_of(tmp_path), "rollout.prompts": 5}
+  )
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  assert (plan.prompts, plan.group, plan.origin) == (5, 1, "dataset")
+  batch = offline.batches(config)(0)
+  trajectory = offline.samples(tiny.small_policy(), batch.images, plan)
+  latents = np.asarray(trajectory.latents)[0, :5]
+  np.testing.assert_allclose(
+    latents, batch.images[:, 0] / np.float32(255) * 2 - 1, atol=1e-6
+  )
+  weight = dict(
+    zip((p.text for p in grammar.prompts("train")), range(1, 7), strict=False)
+  )
+  words = [bytes(x).rstrip(b"\0").decode() for x in batch.prompts.text]
+  kept = [text for text in words if text]
+  assert kept
+  for text, score in zip(words, batch.scores, strict=True):
+    assert not text or score == weight[text]
+
+
+def test_captions_are_dropped_at_their_rate_by_the_step():
+  config = config_of(SFT, {"rollout.prompts": 24, "data.caption_drop": 0.5})
+  read = offline.batches(config)
+  empty = lambda n: ~np.asarray(read(n).prompts.tokens).any(1)
+  shares = np.concatenate([empty(n) for n in range(8)])
+  assert abs(shares.mean() - 0.5) < 4 * 0.5 / len(shares) ** 0.5
+  np.testing.assert_array_equal(empty(3), empty(3))
+  assert not np.array_equal(empty(3), empty(4))
+
+
+def test_drawn_scenes_show_their_prompts():
+  """The detector agrees with what the dataset says."""
+  from jaxreward.data.scenes import detect
+
+  batch = offline.batches(config_of(SFT, {"data.caption_drop": 0.0}))(2)
+  seen = detect.detect(batch.images[:, 0] / np.float32(255))
+  verdict = detect.judge(seen, batch.prompts)
+  np.testing.assert_array_equal(verdict.strict, 1)
+
+
+def test_latents_are_the_autoencoders():
+  config = tiny.load(
+    "align_public.py:sd35_medium,objective=diffusion_nft,tiny",
+    {"objective.name": "flow_matching", "data.dataset": "scenes"},
+  )
+  policy = setup.make_policy(config)
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  decoder = jax.jit(policy.decoder)(jax.random.key(0))
+  images = offline.batches(config)(0).images
+  trajectory = offline.samples(policy, images, plan, decoder)
+  want = policy.to_latents(jnp.asarray(images[:, 0] / np.float32(255)), decoder)
+  got = np.asarray(trajectory.latents)[0, : len(images)]
+  assert got.shape[1:] == policy.latent_shape
+  np.testing.assert_allclose(got, want, atol=1e-5)

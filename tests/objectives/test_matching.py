@@ -1,0 +1,72 @@
+"""Flow matching: a float64 reference, its weightings, its minimiser."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreward import objectives
+from jaxreward.errors import UserError
+
+B, SHAPE = 5, (2, 3)
+MASK = np.array([True, True, False, True, True])
+WEIGHTS = {
+  "uniform": lambda t: 1.0,
+  "sigma_sqrt": lambda t: t**-2,
+  "cosmap": lambda t: 2 / (np.pi * (1 - 2 * t + 2 * t**2)),
+}
+
+
+def case(seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    "v": rng.normal(0, 1, (B, *SHAPE)),
+    "u": rng.normal(0, 1, (B, *SHAPE)),
+    "t": rng.uniform(0.1, 1, B),
+    "weight": rng.uniform(0, 2, B),
+  }
+
+
+def f32(arrays):
+  return {k: np.asarray(a, np.float32) for k, a in arrays.items()}
+
+
+def reference(c, weighting):
+  each = ((c["v"] - c["u"]) ** 2).mean((1, 2)) * c["weight"]
+  return (each * WEIGHTS[weighting](c["t"]))[MASK].sum()
+
+
+@pytest.mark.parametrize("weighting", WEIGHTS)
+def test_matches_float64_in_value_and_gradient(weighting):
+  c = case()
+  loss = lambda v: objectives.flow_matching(
+    **{**f32(c), "v": v}, mask=MASK, weighting=weighting
+  )[0]
+  mean = loss(f32(c)["v"])
+  assert mean.weight == MASK.sum()
+  np.testing.assert_allclose(mean.total, reference(c, weighting), rtol=1e-5)
+  slope = jax.grad(lambda v: loss(v).total)(f32(c)["v"])
+  numeric = np.zeros_like(c["v"])
+  for i in np.ndindex(numeric.shape):
+    up, down = ({**c, "v": c["v"].copy()} for _ in range(2))
+    up["v"][i] += 1e-6
+    down["v"][i] -= 1e-6
+    numeric[i] = reference(up, weighting) - reference(down, weighting)
+  np.testing.assert_allclose(slope, numeric / 2e-6, rtol=1e-3, atol=1e-5)
+
+
+def test_weighted_rows_pull_to_their_weighted_mean():
+  """One v for two targets: the minimiser is the weighted mean of them."""
+  c = f32(case(1))
+  c["v"][:] = np.average(c["u"][MASK], axis=0, weights=c["weight"][MASK])
+  shared = lambda v: (
+    objectives.flow_matching(**{**c, "v": np.ones((B, 1, 1)) * v}, mask=MASK)[
+      0
+    ].total
+  )
+  slope = jax.grad(shared)(c["v"][0])
+  np.testing.assert_allclose(slope, 0, atol=1e-5)
+
+
+def test_a_weighting_there_is_not():
+  with pytest.raises(UserError, match='did you mean "cosmap"'):
+    objectives.flow_matching(**f32(case()), mask=MASK, weighting="cosmp")
