@@ -195,7 +195,7 @@ class Parts:
   draw: Callable[..., Any]
   update: Callable[..., Any]
   finish: Callable[..., Any] | None = None
-  encode: Callable[..., Any] | None = None
+  encode: Any = None
 
   def sample(
     self,
@@ -617,6 +617,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def learn(current, n):
       """The same of rows of files: nothing is drawn, and no reward asked."""
+      assert files is not None
       rows = files(n)
       batch = put(encode(rows.prompts))
       trajectory = parts.encode(put(rows.images), decoder)
