@@ -15,6 +15,7 @@ from jaxreward import config as config_lib
 from jaxreward import jobs, setup, workdirs
 from jaxreward.data import pipeline, sources
 from jaxreward.data.scenes import grammar
+from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
 from jaxreward.setup import offline
@@ -290,3 +291,12 @@ def same_bits(a, b) -> bool:
   return all(
     np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in pairs
   )
+
+
+def sample_rows(policy, params, keys, cond, uncond, table, **options):
+  """A trajectory of rows with a conditioning each, in one chunk."""
+  rows = len(keys)
+  layout = rollout.make_layout(rows, 1, rows)
+  drawer = sampler.Sampler(policy, table, layout, **options)
+  state = drawer.begin(keys, np.arange(rows, dtype=np.int32), cond, uncond)
+  return drawer.run(params, state)

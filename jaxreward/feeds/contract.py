@@ -18,8 +18,9 @@ import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import log_prob, rollout, steppers
+from jaxreward.flow.sampler import Sampler, TakeStep
 from jaxreward.methods import asks, prepare_of
-from jaxreward.types import Array, ArrayLike, Trajectory
+from jaxreward.types import Array, ArrayLike, Policy, Trajectory
 
 Rows = dict[str, Any]
 
@@ -85,7 +86,7 @@ class Plan:
   updates: int
   guidance_scale: float
   feed: Feed
-  take_step: rollout.TakeStep | None = None
+  take_step: TakeStep | None = None
   split: str = "times"
   replay: log_prob.Replay | None = None
   shift: float = 1.0
@@ -98,6 +99,18 @@ class Plan:
   is_on_policy: bool = False
   move: Callable[[Array], Array] | None = None
   outside: steppers.StepTable | None = None
+
+  def sampler(self, policy: Policy, layout: rollout.Layout) -> Sampler:
+    """The sampler of an iteration whose plan this is (`at`).
+
+    Args:
+      policy: takes the parameters that draw.
+      layout: of the plan, spread over the mesh in use.
+    """
+    return Sampler(
+      policy, self.table, layout, self.guidance_scale,
+      is_recorded=self.feed.keeps == "steps", take_step=self.take_step,
+    )  # fmt: skip
 
   def at(self, iteration: Array) -> Plan:
     """The plan of one iteration: its constants may be traced arrays."""

@@ -41,7 +41,7 @@ def velocity(
   t: Float[ArrayLike, "B"],
   cond: Cond,
   uncond: Cond | None,
-  scale: float,
+  scale: float | Array,
 ) -> Float[Array, "B *L"]:
   """`guidance.guided_velocity`, sealed; t in [0, 1], `scale` a plain number."""
 

@@ -22,6 +22,7 @@ from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, steppers
+from jaxreward.flow.sampler import Sampler, State
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
@@ -136,37 +137,28 @@ def path_kl(
   layout = setup.spread_rows(
     rollout.make_layout(rows, group, microbatch, setup.batch_devices())
   )
-  cond, _ = guidance.conditioning(policy, params, prompts.words, 1.0)
-  cond_r, _ = guidance.conditioning(
+  cond, _ = guidance.conditioning(
     reference_policy, reference, prompts.words, 1.0
   )
-  index = jnp.asarray(layout.prompt_index)
-  keys = rng.sample_keys(
-    key, jnp.asarray(prompts.ids)[index], jnp.asarray(layout.member)
-  )
-  table = jax.tree.map(jnp.asarray, table)
-  count = jnp.arange(table.t.shape[0], dtype=jnp.uint32)
 
-  def chunk(rows):
-    keys, index = rows
-    own, other = (rollout.gather_cond(c, index) for c in (cond, cond_r))
+  def kl_of(before: State, after, info, step) -> Array:
+    del after
 
-    def body(x, facts):
-      step, i = facts
-      clock = functools.partial(steppers.network_time, step, x.shape[0])
-      v = policy.velocity(params, x, *clock(own))
-      v_r = reference_policy.velocity(reference, x, *clock(other))
-      shift = jnp.square(step.c_v * (v - v_r)).sum(tuple(range(1, v.ndim)))
-      kl = shift / (2 * jnp.square(step.std))
-      noise = rng.normal_each(rng.fold_each(keys, i), x.shape[1:])
-      return steppers.mean(x, v, step) + step.std * noise, kl
+    def chunk(rows):
+      x, v, index = rows
+      t, told = steppers.network_time(
+        step, x.shape[0], rollout.gather_cond(cond, index)
+      )
+      v_reference = reference_policy.velocity(reference, x, t, told)
+      shift = jnp.square(step.c_v * (v - v_reference))
+      return shift.sum(tuple(range(1, v.ndim))) / (2 * jnp.square(step.std))
 
-    x = rollout.initial_noise(keys, policy.latent_shape)
-    return jax.lax.scan(body, x, (table, count))[1].sum(0)
+    return jax.lax.map(chunk, (before.latents, info.velocity, before.index))
 
-  cut = lambda x: rollout.to_chunks(x, layout.chunks)
-  kl = rollout.from_chunks(jax.lax.map(chunk, (cut(keys), cut(index))))
-  return masked_mean(kl, layout.mask)
+  sampler = Sampler(policy, table, layout)
+  state = sampler.init(params, key, prompts.words, prompts.ids)
+  _, kl = sampler.scan(params, state, kl_of)
+  return masked_mean(rollout.from_chunks(kl.sum(0)), layout.mask)
 
 
 def _mean_score(
@@ -189,9 +181,8 @@ class Evaluator:
     policy: takes the parameters given to `__call__`.
     data: prompts.
     rewards: to report besides.
-    table: constants of the sampler's steps.
+    sampler: (policy, P, G, guidance scale) -> the sampler, called in jit.
     seed: of the noise; the same for every call.
-    microbatch: samples drawn at once.
     measure: (images, pixels, prompts) -> numbers [P, G], in jit.
     encode: batch -> the batch as the policy takes it.
     decoder: parameters of the policy's autoencoder.
@@ -200,9 +191,8 @@ class Evaluator:
   policy: Policy
   data: EvaluationSet
   rewards: dict[str, Reward]
-  table: steppers.StepTable
+  sampler: Callable[..., Sampler]
   seed: int
-  microbatch: int = 256
   measure: Callable[..., dict[str, Array]] = measure
   encode: Callable[[PromptBatch], PromptBatch] = lambda batch: batch
   decoder: Params | None = None
@@ -210,21 +200,12 @@ class Evaluator:
   @functools.cached_property
   def _draw(self) -> Callable[..., Any]:
     rows = len(self.data.prompts)
-    layout = rollout.make_layout(
-      rows, self.data.group, self.microbatch, setup.batch_devices()
-    )
 
     def draw(params, prompts, decoder, scale):
-      spread = setup.spread_rows(layout)
-      trajectory = rollout.rollout(
-        self.policy, params, rng.stream_key(self.seed, "evaluate"),
-        prompts.words, prompts.ids, spread, self.table,
-        guidance_scale=scale, record=False,
-      )  # fmt: skip
-      pixels = setup.decode_chunks(
-        self.policy, trajectory.latents[-1], spread, decoder
-      )
-      pixels = rollout.to_groups(pixels, rows, self.data.group)
+      sampler = self.sampler(self.policy, rows, self.data.group, scale)
+      key = rng.stream_key(self.seed, "evaluate")
+      drawn = sampler.sample(params, key, prompts.words, prompts.ids)
+      pixels = sampler.pixels(drawn.latents[-1], decoder)
       images = jnp.clip(pixels, 0, 1)
       found = self.measure(images, pixels, prompts)
       mask = jnp.ones(images.shape[:2], bool)
@@ -303,8 +284,9 @@ def make_evaluator(
     setup.picture_side(policy),
   )
   return Evaluator(
-    policy, data, rewards, setup.step_table(config, "eval"),
-    config.eval.seed, config.eval.microbatch, measurer(config),
+    policy, data, rewards,
+    functools.partial(setup.make_sampler, config, "eval"), config.eval.seed,
+    measurer(config),
     encode or words.make_encode(config, policy, decoder=decoder), decoder,
   )  # fmt: skip
 

@@ -14,7 +14,6 @@ from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.scenes import detect, grammar, judge
 from jaxreward.evaluation import tables
-from jaxreward.flow import rollout
 from jaxreward.report import grids
 from jaxreward.setup import adapters, data_checks, words
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
@@ -45,19 +44,14 @@ def pictures_of(
     decoder: parameters of its autoencoder.
   """
   options, rows = config.sample, len(batch.ids)
-  layout = rollout.make_layout(
-    rows, options.group, options.microbatch, setup.batch_devices()
+  sampler = setup.make_sampler(
+    config, "sample", policy, rows, options.group, options.guidance_scale
   )
-  layout = setup.spread_rows(layout)
-  trajectory = rollout.rollout(
-    policy, params, rng.stream_key(config.seed, "sample"), batch.words,
-    batch.ids, layout, setup.step_table(config, "sample"),
-    guidance_scale=options.guidance_scale, record=False,
-  )  # fmt: skip
-  latents = trajectory.latents[-1]
-  pixels = setup.decode_chunks(policy, latents, layout, decoder)
+  key = rng.stream_key(config.seed, "sample")
+  latents = sampler.sample(params, key, batch.words, batch.ids).latents[-1]
+  images = jnp.clip(sampler.pixels(latents, decoder), 0, 1)
   count = rows * options.group
-  return latents[:count], jnp.clip(pixels, 0, 1)[:count]
+  return latents[:count], images.reshape(count, *images.shape[2:])
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:

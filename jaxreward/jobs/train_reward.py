@@ -31,6 +31,7 @@ from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import evaluate
 from jaxreward.models.vision import scene_reward
 from jaxreward.models.vision.scene_reward import RewardModel
@@ -60,13 +61,11 @@ def sample_policy(
 
   @functools.partial(jax.jit, static_argnames="scale")
   def draw(params, key, asked, ids, decoder, scale):
-    found = rollout.rollout(
-      policy, params, key, asked, ids, layout, table,
-      guidance_scale=scale, record=False,
-    )  # fmt: skip
-    pixels = setup.decode_chunks(policy, found.latents[-1], layout, decoder)
-    images = preferences.as_bytes(jnp.clip(pixels, 0, 1))
-    return rollout.to_groups(images, len(chosen), options.samples)
+    sampler = Sampler(policy, table, layout, scale)
+    latents = sampler.sample(params, key, asked, ids).latents[-1]
+    return preferences.as_bytes(
+      jnp.clip(sampler.pixels(latents, decoder), 0, 1)
+    )
 
   drawn = [
     draw(

@@ -33,9 +33,9 @@ from jaxreward.setup.prompts import (
   prompt_ids,
 )
 from jaxreward.setup.sampling import (
-  decode_chunks,
   make_sampler,
   make_schedule,
+  make_steps,
   step_table,
 )
 
@@ -46,7 +46,6 @@ __all__ = [
   "Trainable",
   "batch_devices",
   "checkpoint_path",
-  "decode_chunks",
   "decoder_shapes",
   "load_decoder",
   "load_params",
@@ -56,6 +55,7 @@ __all__ = [
   "make_policy",
   "make_sampler",
   "make_schedule",
+  "make_steps",
   "make_trainable",
   "parts_of",
   "picture_side",

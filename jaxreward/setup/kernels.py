@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxreward.flow import log_prob, rollout
+from jaxreward.flow import log_prob, sampler
 from pallas_kernels import dispatch
 from pallas_kernels.grouped_advantage import api as grouped
 from pallas_kernels.pairwise_loss import api as pairwise
@@ -35,7 +35,7 @@ def chosen(config: ConfigDict) -> str | None:
   return None if name == "xla" else name
 
 
-def take_step(config: ConfigDict) -> rollout.TakeStep | None:
+def take_step(config: ConfigDict) -> sampler.TakeStep | None:
   """The fused step of a rollout."""
   form = chosen(config)
   if form is None:

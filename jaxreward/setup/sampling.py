@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import user_code
 from jaxreward.errors import UserError
-from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow import rollout, sampler, schedule, steppers
+from jaxreward.setup.placing import batch_devices, spread_rows
 from jaxreward.setup.policies import make_policy
-from jaxreward.types import Array, ArrayLike, Params, Policy
+from jaxreward.types import Array, ArrayLike, Policy
 
 
 def make_schedule(config: ConfigDict) -> schedule.Schedule:
@@ -46,7 +46,7 @@ def make_schedule(config: ConfigDict) -> schedule.Schedule:
   return made
 
 
-def make_sampler(
+def make_steps(
   config: ConfigDict, section: str
 ) -> Callable[..., steppers.StepTable]:
   """(times, noisy steps or None) -> constants, of `config.<section>.sampler`.
@@ -74,19 +74,25 @@ def step_table(
 ) -> steppers.StepTable:
   """Constants of the steps of a section, "rollout", "eval" or "sample"."""
   made, count = make_schedule(config), config[section].num_steps
-  table = make_sampler(config, section)(made.times(count), noisy)
+  table = make_steps(config, section)(made.times(count), noisy)
   return dataclasses.replace(table, told=made.told(count))
 
 
-def decode_chunks(
+def make_sampler(
+  config: ConfigDict,
+  section: str,
   policy: Policy,
-  latents: Array,
-  layout: rollout.Layout,
-  decoder: Params | None,
-) -> ArrayLike:
-  """Pixels of latents [B, ...], one micro-batch after the other."""
-  if decoder is None:
-    return policy.to_pixels(latents)
-  chunks = rollout.to_chunks(latents, layout.chunks)
-  pixels = jax.lax.map(lambda z: policy.to_pixels(z, decoder), chunks)
-  return rollout.from_chunks(pixels)
+  prompts: int,
+  group: int,
+  guidance_scale: float | Array = 1.0,
+) -> sampler.Sampler:
+  """The sampler of a section, "eval" or "sample", for P x G images.
+
+  Call it in jit, under the mesh whose devices share its rows.
+  """
+  layout = rollout.make_layout(
+    prompts, group, config[section].microbatch, batch_devices()
+  )
+  return sampler.Sampler(
+    policy, step_table(config, section), spread_rows(layout), guidance_scale
+  )

@@ -19,7 +19,7 @@ import optax
 
 from jaxreward import advantages, feeds, methods, rng, setup
 from jaxreward.feeds import Credit, Plan
-from jaxreward.flow import path, rollout
+from jaxreward.flow import path
 from jaxreward.numerics import Mean, Metric, pool
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
 from jaxreward.setup import credits
@@ -48,22 +48,12 @@ def sample(
 ) -> tuple[Trajectory, ArrayLike]:
   """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
   plan = plan.at(iteration)
-  layout = setup.spread_rows(plan.layout)
-  trajectory = rollout.rollout(
-    policy,
-    params,
-    rng.stream_key(seed, "rollout", iteration),
-    prompts.words,
-    prompts.ids,
-    layout,
-    plan.table,
-    guidance_scale=plan.guidance_scale,
-    record=plan.feed.keeps == "steps",
-    tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
-    take_step=plan.take_step,
-  )
-  pixels = setup.decode_chunks(policy, trajectory.latents[-1], layout, decoder)
-  return trajectory, rollout.to_groups(pixels, plan.prompts, plan.group)
+  sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
+  trajectory = sampler.sample(
+    params, rng.stream_key(seed, "rollout", iteration), prompts.words,
+    prompts.ids, tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
+  )  # fmt: skip
+  return trajectory, sampler.pixels(trajectory.latents[-1], decoder)
 
 
 def finish(
@@ -87,13 +77,11 @@ def finish(
     first: the step, int32, traced: one program serves all.
     decoder: parameters of the autoencoder.
   """
-  layout = setup.spread_rows(plan.layout)
-  latents = rollout.finish(
-    policy, params, prompts.words, jnp.asarray(trajectory.latents)[first],
-    layout, plan.table, first, guidance_scale=plan.guidance_scale,
-  )  # fmt: skip
-  pixels = setup.decode_chunks(policy, latents, layout, decoder)
-  return jnp.clip(rollout.to_groups(pixels, plan.prompts, plan.group), 0, 1)
+  sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
+  latents = sampler.finish(
+    params, prompts.words, jnp.asarray(trajectory.latents)[first], first
+  )
+  return jnp.clip(sampler.pixels(latents, decoder), 0, 1)
 
 
 @flax.struct.dataclass

@@ -7,6 +7,7 @@ import pytest
 
 from jaxreward import advantages
 from jaxreward.flow import rollout, steppers
+from jaxreward.flow.sampler import Sampler
 from jaxreward.types import Policy
 
 
@@ -60,13 +61,12 @@ def test_latents_of_a_step_are_finished_by_the_ode(sampler):
   policy, tokens = linear(), np.array([[1], [2]], np.int32)
   params, times = policy.init(None), np.linspace(1.0, 0.0, 6)
   layout = rollout.make_layout(2, 3, 4)
-  trajectory = rollout.rollout(
-    policy, params, jax.random.key(0), tokens, np.arange(2), layout,
-    table := steppers.REGISTRY[sampler](times),
-  )  # fmt: skip
+  table = steppers.REGISTRY[sampler](times)
+  drawer = Sampler(policy, table, layout, is_recorded=True)
+  trajectory = drawer.sample(params, jax.random.key(0), tokens, np.arange(2))
   finish = jax.jit(
-    lambda first: rollout.finish(
-      policy, params, tokens, trajectory.latents[first], layout, table, first
+    lambda first: drawer.finish(
+      params, tokens, trajectory.latents[first], first
     )
   )
   ends = [np.asarray(finish(first)) for first in range(6)]

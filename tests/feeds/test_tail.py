@@ -11,6 +11,7 @@ import pytest
 from jaxreward import feeds, objectives
 from jaxreward.feeds import tail
 from jaxreward.flow import rollout, steppers
+from jaxreward.flow.sampler import Sampler
 from jaxreward.types import Policy
 
 SIDE, PROMPTS, GROUP = (4, 4, 1), 2, 3
@@ -43,10 +44,15 @@ TOKENS = np.array([[0], [1]], np.int32)
 
 
 def drawn(plan, params, policy):
-  return rollout.rollout(
-    policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS), plan.layout,
-    plan.table, record=False, tail=plan.last_steps,
-  )  # fmt: skip
+  drawer = plan.sampler(policy, plan.layout)
+  return drawer.sample(
+    params, jax.random.key(0), TOKENS, np.arange(PROMPTS), tail=plan.last_steps
+  )
+
+
+def recorded(plan, params, policy):
+  drawer = Sampler(policy, plan.table, plan.layout, is_recorded=True)
+  return drawer.sample(params, jax.random.key(0), TOKENS, np.arange(PROMPTS))
 
 
 def test_a_score_without_a_slope_is_masked_and_no_more():
@@ -135,10 +141,7 @@ def test_latents_before_the_tail_are_those_of_a_whole_rollout():
   plan, policy = plan_of(last=2), policy_of()
   params = policy.init(None)
   tail = drawn(plan, params, policy).latents
-  whole = rollout.rollout(
-    policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS), plan.layout,
-    plan.table,
-  ).latents  # fmt: skip
+  whole = recorded(plan, params, policy).latents
   np.testing.assert_array_equal(tail[0], whole[-3])
   np.testing.assert_array_equal(tail[1], whole[-1])
 
@@ -160,10 +163,7 @@ def test_memory_is_bounded_in_the_number_of_steps():
 
     def run(params):
       if keep:
-        return rollout.rollout(
-          policy, params, jax.random.key(0), TOKENS, np.arange(PROMPTS),
-          plan.layout, plan.table,
-        ).latents  # fmt: skip
+        return recorded(plan, params, policy).latents
       x_t = drawn(plan, params, policy).latents[0]
       return jax.grad(total_score, 1)(plan, params, policy, x_t)
 

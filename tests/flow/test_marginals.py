@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from jaxreward import rng
-from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow import schedule, steppers
+from tests import tiny
 
 
 def error(name, steps, shift=1.0, **kwargs):
@@ -84,9 +85,12 @@ def test_sampled_chunks_have_the_moments_of_the_recursion(name):
   params = policy.init(None)
   cond = policy.encode(params, np.zeros((count, 1), np.int32))
   sample = jax.jit(
-    lambda p, k: rollout.sample_chunk(policy, p, k, cond, None, table)[1]
+    lambda p, k: tiny.sample_rows(
+      policy, p, k, cond, None, table, is_recorded=True
+    )
   )
-  latents, log_probs = jax.device_get(sample(params, keys))
+  drawn = jax.device_get(sample(params, keys))
+  latents, log_probs = drawn.latents, drawn.log_probs
   expected = gaussian.propagate(table)
   draws = latents.reshape(len(latents), -1).astype(np.float64)
   n = draws.shape[1]

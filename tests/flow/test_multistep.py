@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.flow import multistep, rollout, schedule, steppers
+from jaxreward.flow import multistep, sampler, schedule, steppers
 from tests import tiny
 
 SHIFT = 3.0
@@ -89,10 +89,13 @@ def test_the_scan_is_the_recurrence_and_tells_the_network_its_times():
   told = np.linspace(0.9, 0.1, 5, dtype=np.float32)
   table = dataclasses.replace(steppers.unipc(times), told=told)
   keys = jax.random.split(jax.random.key(0), 2)
-  x, (latents, log_probs) = jax.jit(
-    lambda: rollout.sample_chunk(seen, None, keys, jnp.zeros(2), None, table)
+  drawn = jax.jit(
+    lambda: tiny.sample_rows(
+      seen, None, keys, jnp.zeros(2), None, table, is_recorded=True
+    )
   )()
-  start = np.float64(rollout.initial_noise(keys, shape))
+  x, latents, log_probs = drawn.latents[-1], drawn.latents, drawn.log_probs
+  start = np.float64(sampler.initial_noise(keys, shape))
   want = solve(table.solver, lambda x, i: field(x, told[i], np), start)
   np.testing.assert_allclose(x, want, atol=2e-5)
   assert latents.shape == (6, 2, *shape) and not np.any(log_probs)

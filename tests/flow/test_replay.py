@@ -15,6 +15,7 @@ import pytest
 from jaxreward import rng
 from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance, log_prob, rollout, schedule, steppers
+from jaxreward.flow.sampler import Sampler
 from jaxreward.models import blocks
 from jaxreward.models.policies import scene_dit
 
@@ -45,9 +46,8 @@ def record(policy, params, prompts, layout, table, scale):
   @jax.jit
   def sample(params, tokens, ids):
     key = rng.stream_key(0, "rollout", 0)
-    return rollout.rollout(
-      policy, params, key, tokens, ids, layout, table, guidance_scale=scale
-    )
+    drawer = Sampler(policy, table, layout, scale, is_recorded=True)
+    return drawer.sample(params, key, tokens, ids)
 
   return sample(params, prompts.tokens, prompts.ids)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from jaxreward import setup
 from jaxreward.data import pictures
 from jaxreward.data.scenes import grammar
-from jaxreward.flow import rollout
+from jaxreward.flow import sampler
 from jaxreward.jobs import sample
 from jaxreward.models.policies import flux, sd3, wan
 from jaxreward.setup import words
@@ -134,7 +134,7 @@ def ours(config, start, monkeypatch):
     grammar.batch(prompts), prompts, setup.picture_side(policy)
   )
   batch = words.make_encode(config, policy, decoder=decoder)(batch)
-  monkeypatch.setattr(rollout, "initial_noise", lambda *_: jnp.asarray(start))
+  monkeypatch.setattr(sampler, "initial_noise", lambda *_: jnp.asarray(start))
   draw = jax.jit(lambda *given: sample.pictures_of(config, policy, *given))
   return jax.device_get(draw(params, batch, decoder))
 

@@ -13,6 +13,7 @@ from jaxreward.data import texts
 from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import align
 from jaxreward.models import convert
 from jaxreward.models.text import qwen, qwen_prompts
@@ -198,10 +199,10 @@ def test_each_sample_is_led_away_from_its_own_empty_prompt():
   @jax.jit
   def samples(prompts, empty, ids):
     layout = rollout.make_layout(len(ids), 2, 4, 1)
-    return rollout.rollout(
-      policy, params, jax.random.key(1), Embedded(prompts, empty), ids, layout,
-      table, guidance_scale=3.0, record=False,
-    ).latents[-1][: 2 * len(ids)]  # fmt: skip
+    drawer = Sampler(policy, table, layout, 3.0)
+    words = Embedded(prompts, empty)
+    drawn = drawer.sample(params, jax.random.key(1), words, ids)
+    return drawn.latents[-1][: 2 * len(ids)]
 
   both = samples(prompts, empty, np.arange(2, dtype=np.uint32))
   for i in range(2):

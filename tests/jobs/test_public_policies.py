@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxreward import setup
 from jaxreward.data.scenes import edits
-from jaxreward.flow import guidance
+from jaxreward.flow import guidance, rollout
 from jaxreward.jobs import align, evaluate, export, sample
 from jaxreward.models import convert
 from jaxreward.report import grids
@@ -141,13 +141,12 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   decoder = setup.load_decoder(config, policy)
   latents = jax.random.normal(jax.random.key(0), (6, *policy.latent_shape))
   plan = align.make_plan(config, devices=1)
-  layout = plan.layout.__class__(
-    np.zeros(6), np.zeros(6), np.ones(6, bool), chunks=3
-  )
+  layout = rollout.make_layout(3, 2, 2)
+  drawer = plan.sampler(policy, layout)
   whole = jax.jit(policy.to_pixels)(latents, decoder)
   assert whole.shape == (6, 36, 36, 3)
-  cut = jax.jit(lambda z, p: setup.decode_chunks(policy, z, layout, p))
-  np.testing.assert_allclose(cut(latents, decoder), whole, atol=1e-5)
+  cut = jax.jit(drawer.pixels)(latents, decoder)
+  np.testing.assert_allclose(cut.reshape(whole.shape), whole, atol=1e-5)
 
 
 @pytest.mark.hurried

@@ -11,7 +11,7 @@ import pytest
 
 from jaxreward import feeds, rng
 from jaxreward.data.scenes import grammar
-from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow import sampler, schedule, steppers
 from jaxreward.jobs import evaluate
 from jaxreward.training import ahead
 from jaxreward.types import Policy
@@ -228,7 +228,7 @@ def path_noise(key, batch, group, steps):
   rows = len(batch.ids)
   ids, members = np.repeat(batch.ids, group), np.tile(np.arange(group), rows)
   keys = rng.sample_keys(key, ids, members)
-  numbers = [rollout.INITIAL_NOISE, *range(steps)]
+  numbers = [sampler.INITIAL_NOISE, *range(steps)]
   draws = [rng.normal_each(rng.fold_each(keys, n), (2, 2, 1)) for n in numbers]
   return [np.asarray(d, np.float64) for d in draws]
 

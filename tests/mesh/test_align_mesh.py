@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward import feeds, rng, setup
-from jaxreward.flow import rollout, steppers
+from jaxreward.flow import rollout, sampler, steppers
 from jaxreward.jobs import evaluate
 from tests import tiny
 
@@ -333,7 +333,7 @@ def test_no_two_samples_share_noise():
     jnp.asarray(batch.ids)[layout.prompt_index],
     layout.member,
   )
-  noise = rollout.initial_noise(keys, (4,))
+  noise = sampler.initial_noise(keys, (4,))
   assert len(np.unique(np.asarray(noise), axis=0)) == 80
 
 

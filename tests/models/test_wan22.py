@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.flow import guidance, rollout, steppers
+from jaxreward.flow import guidance, sampler, steppers
 from jaxreward.models import convert, lora
 from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.policies import experts, wan
+from tests import tiny
 
 B, SHAPE, WORDS = 2, (3, 4, 4), 7
 BOUNDARY = 0.875
@@ -55,16 +56,15 @@ def sample(
 ):
   """x_0 by the rollout's own loop, from given noise."""
   table = dataclasses.replace(steppers.ode(times), told=told)
-  monkeypatch.setattr(rollout, "initial_noise", lambda *_: start)
+  monkeypatch.setattr(sampler, "initial_noise", lambda *_: start)
   keys = jax.random.split(jax.random.key(0), len(start))
 
   @jax.jit
   def run(params):
     cond, uncond = (policy.encode(params, p) for p in (prompts, empty))
-    return rollout.sample_chunk(
-      policy, params, keys, cond, uncond, table,
-      guidance_scale=scale, record=False,
-    )[0]  # fmt: skip
+    return tiny.sample_rows(
+      policy, params, keys, cond, uncond, table, guidance_scale=scale
+    ).latents[-1]
 
   return run(params)
 

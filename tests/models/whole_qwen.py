@@ -11,7 +11,7 @@ import torch
 
 from jaxreward import setup
 from jaxreward.data.scenes import grammar
-from jaxreward.flow import rollout, steppers
+from jaxreward.flow import sampler, steppers
 from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.policies import qwen_image
 from jaxreward.models.text import qwen_prompts
@@ -268,17 +268,17 @@ def ours(config, policy, params, decoder, both, start, monkeypatch):
   """(latents, pictures) by the job's own loop, from given noise."""
   from jaxreward.flow import guidance
 
-  monkeypatch.setattr(rollout, "initial_noise", lambda *_: start)
+  monkeypatch.setattr(sampler, "initial_noise", lambda *_: start)
   keys = jax.random.split(jax.random.key(0), len(start))
   times = setup.make_schedule(config).times(STEPS)
 
   @jax.jit
   def run(params, decoder, both):
     cond, uncond = guidance.conditioning(policy, params, both, SCALE)
-    latents = rollout.sample_chunk(
+    latents = tiny.sample_rows(
       policy, params, keys, cond, uncond, steppers.ode(times),
-      guidance_scale=SCALE, record=False,
-    )[0]  # fmt: skip
+      guidance_scale=SCALE,
+    ).latents[-1]  # fmt: skip
     return latents, policy.decode(latents, decoder)
 
   return run(params, decoder, both)

@@ -1,0 +1,416 @@
+"""The sampler: from keys to samples, the one place that draws.
+
+Samples lie on one flat axis of B rows (`rollout.make_layout`), cut into C chunks
+of a fixed micro-batch of M. The scan over denoising steps is outside and the
+chunks inside, so that a group is whole at every step: whoever steers may look at
+it and choose. The update cuts its batches the same way, so both run the network
+at one shape. Step facts (times, coefficients, index) are made before the scan;
+the body is pure, and its noise depends on nothing but a sample's key and the
+step's index.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Integer, Key
+
+from jaxreward import rng
+from jaxreward.flow import (
+  guidance,
+  log_prob,
+  multistep,
+  rollout,
+  steppers,
+)
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Cond,
+  Embedded,
+  Params,
+  Policy,
+  Trajectory,
+)
+
+INITIAL_NOISE = 0xFFFF  # folded in place of a step index
+# (x, v, noise, step) -> (next latents, their log-probability [B])
+TakeStep = Callable[..., tuple[Array, Array]]
+
+
+@flax.struct.dataclass
+class Share:
+  """Which samples of a group share noise, so that they branch later.
+
+  Attributes:
+    members: so many samples, one after the other, share their first noise.
+    steps: and the noise of so many steps, int32, which may be traced.
+  """
+
+  members: int = flax.struct.field(pytree_node=False)
+  steps: ArrayLike | int = 0
+
+
+@flax.struct.dataclass
+class State:
+  """Samples on their way, in chunks.
+
+  Attributes:
+    latents: [C, M, ...].
+    memory: of a multistep solver, leaves [C, M, ...]; () for the others.
+    keys: typed keys [C, M], one per sample.
+    shared: the same of the sample that noise is shared with; None without.
+    index: int32 [C, M], row of the prompts.
+    cond: conditioning, leaves [P, ...].
+    uncond: of the empty prompt, leaves [1, ...] or [P, ...], or None.
+  """
+
+  latents: Array
+  memory: Any
+  keys: Array
+  shared: Array | None
+  index: ArrayLike
+  cond: Cond
+  uncond: Cond | None
+
+
+@flax.struct.dataclass
+class Info:
+  """What a step tells.
+
+  Attributes:
+    velocity: [C, M, ...], before the step, guided.
+    x0_hat: [C, M, ...], the sample that the velocity leads to.
+    log_prob: float32 [C, M], of the step; 0 where it drew no noise.
+  """
+
+  velocity: Array
+  x0_hat: Array
+  log_prob: Array
+
+
+def initial_noise(
+  keys: Key[Array, "B"], shape: tuple[int, ...]
+) -> Float[Array, "B *L"]:
+  """x_1 of every sample, float32 [B, *shape]."""
+  return rng.normal_each(rng.fold_each(keys, INITIAL_NOISE), shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sampler:
+  """A policy, its steps and the rows that it draws.
+
+  Attributes:
+    policy: the policy.
+    table: constants of T steps.
+    layout: of the rows, from `rollout.make_layout`.
+    guidance_scale: classifier-free guidance; the plain number 1 for none.
+    is_recorded: whether steps may be replayed; their velocities are sealed then.
+    take_step: what takes the place of mean, noise and log-probability of a
+      step, such as a kernel.
+    share: which samples branch from one another.
+  """
+
+  policy: Policy
+  table: steppers.StepTable
+  layout: rollout.Layout
+  guidance_scale: float | Array = 1.0
+  is_recorded: bool = False
+  take_step: TakeStep | None = None
+  share: Share | None = None
+
+  @property
+  def steps(self) -> int:
+    """T."""
+    return len(self.table.t)
+
+  def init(
+    self,
+    params: Params,
+    key: Key[Array, ""],
+    words: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_ids: Integer[ArrayLike, "P"],
+    start: Float[ArrayLike, "P *L"] | None = None,
+  ) -> State:
+    """Samples before the first step.
+
+    Args:
+      params: of the policy, which encodes the prompts.
+      key: scalar key of the stream.
+      words: int32 [P, L], or what text encoders made of them.
+      prompt_ids: uint32 [P].
+      start: clean latents per prompt, [P, ...]; noise is mixed in up to the
+        first time of the table. None starts from noise alone.
+    """
+    cond, uncond = guidance.conditioning(
+      self.policy, params, words, self.guidance_scale
+    )
+    index = jnp.asarray(self.layout.prompt_index)
+    member = jnp.asarray(self.layout.member)
+    of = lambda member: rng.sample_keys(
+      key, jnp.asarray(prompt_ids)[index], member
+    )
+    keys, shared = of(member), None
+    if self.share is not None:
+      shared = of(member - member % self.share.members)
+    first = None if start is None else jnp.asarray(start)[index]
+    return self.begin(keys, index, cond, uncond, shared=shared, start=first)
+
+  def begin(
+    self,
+    keys: Key[Array, "B"],
+    index: Integer[ArrayLike, "B"],
+    cond: Cond,
+    uncond: Cond | None = None,
+    *,
+    shared: Key[Array, "B"] | None = None,
+    start: Float[ArrayLike, "B *L"] | None = None,
+  ) -> State:
+    """`init` from keys and a conditioning; see `State`."""
+    chunks = self.layout.chunks
+    cut = lambda x: jnp.asarray(rollout.to_chunks(x, chunks))
+    keys, index = cut(keys), cut(jnp.asarray(index))
+    shared = None if shared is None else cut(shared)
+    first = keys if shared is None else shared
+    noise = jax.lax.map(
+      lambda k: initial_noise(k, self.policy.latent_shape), first
+    )
+    latents = noise
+    if start is not None:
+      t = jnp.asarray(self.table.t)[0]
+      latents = (1 - t) * cut(start) + t * noise
+    memory: Any = ()
+    if self.table.solver is not None:
+      memory = multistep.start(latents)
+    return State(latents, memory, keys, shared, index, cond, uncond)
+
+  def _facts(self) -> tuple[steppers.StepTable, Array]:
+    table = jax.tree.map(jnp.asarray, self.table)
+    return table, jnp.arange(self.steps, dtype=jnp.uint32)
+
+  def step(
+    self, params: Params, state: State, i: ArrayLike | int
+  ) -> tuple[State, Info]:
+    """One denoising step of all samples; i may be traced."""
+    facts = jax.tree.map(lambda x: x[i], self._facts())
+    return self._advance(params, state, facts)
+
+  def _advance(self, params, state: State, facts) -> tuple[State, Info]:
+    table, i = facts
+
+    def one(chunk):
+      x, memory, keys, index = chunk
+      cond = rollout.gather_cond(state.cond, index)
+      uncond = rollout.gather_uncond(state.uncond, index)
+      return self._rows(params, cond, uncond, keys, x, memory, table, i)
+
+    keys = state.keys
+    if state.shared is not None and self.share is not None:
+      early = i < jnp.asarray(self.share.steps, jnp.uint32)
+      keys = jnp.where(early, state.shared, keys)
+    rows = (state.latents, state.memory, keys, state.index)
+    latents, memory, info = jax.lax.map(one, rows)
+    return dataclasses.replace(state, latents=latents, memory=memory), info
+
+  def _rows(self, params, cond, uncond, keys, x, memory, step, index):
+    """A step of one chunk: next latents, the solver's memory, `Info`."""
+    t, cond = steppers.network_time(step, x.shape[0], cond)
+    run = log_prob.velocity if self.is_recorded else guidance.guided_velocity
+    v = run(self.policy, params, x, t, cond, uncond, self.guidance_scale)
+    x0_hat = x - step.t * v
+    if step.solver is not None:
+      x_next, memory = multistep.advance(x, v, memory, step.solver)
+      log_p = jnp.zeros(x.shape[:1], jnp.float32)
+      return x_next, memory, Info(v, x0_hat, log_p)
+    draw = lambda: rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
+    if self.take_step is not None:
+      nothing = lambda: jnp.zeros(x.shape, jnp.float32)
+      noise = jax.lax.cond(step.std > 0, draw, nothing)
+      x_next, log_p = self.take_step(x, v, noise, step)
+      return x_next, memory, Info(v, x0_hat, log_p)
+    mean = steppers.mean(x, v, step)
+    x_next = jax.lax.cond(
+      step.std > 0, lambda: mean + step.std * draw(), lambda: mean
+    )
+    log_p = log_prob.transition(x, v, x_next, step)
+    return x_next, memory, Info(v, x0_hat, log_p)
+
+  def advance(
+    self,
+    params: Params,
+    state: State,
+    first: ArrayLike | int,
+    last: ArrayLike | int,
+  ) -> tuple[State, Array]:
+    """Steps `first` to `last` - 1; (state, x0_hat [C, M, ...] of the last one).
+
+    Both may be traced: one program serves every stretch. Without a step x0_hat
+    is the latents.
+    """
+
+    def body(i, carry):
+      state, info = self.step(params, carry[0], i)
+      return state, info.x0_hat
+
+    return jax.lax.fori_loop(first, last, body, (state, state.latents))
+
+  def scan(
+    self,
+    params: Params,
+    state: State,
+    keep: Callable[[State, State, Info, steppers.StepTable], Any],
+    span: slice = slice(None),
+  ) -> tuple[State, Any]:
+    """(state after all steps of a span, what is kept of each, stacked).
+
+    Args:
+      params: of the policy.
+      state: before the span.
+      keep: (state before the step, state after it, `Info`, the step's
+        constants) -> a pytree.
+      span: of the T steps.
+    """
+    facts = jax.tree.map(lambda x: x[span], self._facts())
+
+    def body(carry, facts):
+      latents, memory = carry
+      before = dataclasses.replace(state, latents=latents, memory=memory)
+      after, info = self._advance(params, before, facts)
+      return (after.latents, after.memory), keep(before, after, info, facts[0])
+
+    carry, kept = jax.lax.scan(body, (state.latents, state.memory), facts)
+    latents, memory = carry
+    return dataclasses.replace(state, latents=latents, memory=memory), kept
+
+  def run(self, params: Params, state: State, *, tail: int = 0) -> Trajectory:
+    """All steps, and the record they leave.
+
+    Args:
+      params: of the policy.
+      state: from `init`.
+      tail: above 0, and without a record, keep the latents before the last
+        `tail` steps, and the samples.
+
+    Returns:
+      Latents [T + 1, B, ...] where steps are recorded, else [1, B, ...] (with
+      `tail` [2, B, ...]); log-probabilities are of the (guided) step that was
+      taken.
+    """
+    flat = jax.vmap(rollout.from_chunks)
+    nothing = lambda *_: None
+    log_probs = jnp.zeros((self.steps, state.index.size))
+    if self.is_recorded:
+      keep = lambda before, after, info, step: (after.latents, info.log_prob)
+      _, (latents, log_probs) = self.scan(params, state, keep)
+      latents = flat(jnp.concatenate([state.latents[None], latents]))
+      log_probs = flat(log_probs)
+    elif tail:
+      middle, _ = self.scan(params, state, nothing, slice(None, -tail))
+      end, _ = self.scan(params, middle, nothing, slice(-tail, None))
+      latents = flat(jnp.stack([middle.latents, end.latents]))
+    else:
+      end, _ = self.scan(params, state, nothing)
+      latents = rollout.from_chunks(end.latents)[None]
+    return Trajectory(
+      latents=latents,
+      log_probs=log_probs,
+      velocities=None,
+      prompt_index=jnp.asarray(self.layout.prompt_index),
+      member=jnp.asarray(self.layout.member),
+      mask=jnp.asarray(self.layout.mask),
+    )
+
+  def sample(
+    self,
+    params: Params,
+    key: Key[Array, ""],
+    words: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_ids: Integer[ArrayLike, "P"],
+    *,
+    start: Float[ArrayLike, "P *L"] | None = None,
+    tail: int = 0,
+  ) -> Trajectory:
+    """`init` and `run`."""
+    state = self.init(params, key, words, prompt_ids, start)
+    return self.run(params, state, tail=tail)
+
+  def select(self, state: State, parents: Integer[ArrayLike, "B"]) -> State:
+    """Every row goes on from the latents of another row, with its own noise.
+
+    Args:
+      state: samples on their way.
+      parents: row of the flat axis that each row copies; its prompt's.
+    """
+
+    def take(x):
+      flat = rollout.from_chunks(x)[jnp.asarray(parents)]
+      return jnp.asarray(rollout.to_chunks(flat, self.layout.chunks))
+
+    return dataclasses.replace(
+      state,
+      latents=take(state.latents),
+      memory=jax.tree.map(take, state.memory),
+    )
+
+  def pixels(
+    self, latents: Float[ArrayLike, "B *L"], decoder: Params | None = None
+  ) -> Array:
+    """Pixels [P, G, H, W, C] of latents, one micro-batch after the other.
+
+    They may leave [0, 1] by the policy's range errors.
+    """
+    latents, layout = jnp.asarray(latents), self.layout
+    if decoder is None:
+      pixels = self.policy.to_pixels(latents)
+    else:
+      chunks = rollout.to_chunks(latents, layout.chunks)
+      decode = lambda z: self.policy.to_pixels(z, decoder)
+      pixels = rollout.from_chunks(jax.lax.map(decode, chunks))
+    return jnp.asarray(rollout.to_groups(pixels, layout.prompts, layout.group))
+
+  def finish(
+    self,
+    params: Params,
+    words: Integer[ArrayLike, "P W"] | Embedded,
+    latents: Float[ArrayLike, "B *L"],
+    first: Integer[ArrayLike, ""],
+  ) -> Float[Array, "B *L"]:
+    """Latents before a step, brought to the end by the ODE.
+
+    Args:
+      params: of the policy.
+      words: as in `init`.
+      latents: before step `first`.
+      first: the step, int32; with T nothing is done. It may be traced.
+    """
+    cond, uncond = guidance.conditioning(
+      self.policy, params, words, self.guidance_scale
+    )
+    table, _ = self._facts()
+
+    def one(chunk):
+      x, index = chunk
+      rows = rollout.gather_cond(cond, index)
+      empty = rollout.gather_uncond(uncond, index)
+
+      def body(i, x):
+        step = jax.tree.map(lambda y: y[i], table)
+        t, told = steppers.network_time(step, x.shape[0], rows)
+        v = guidance.guided_velocity(
+          self.policy, params, x, t, told, empty, self.guidance_scale
+        )
+        return x - (step.t - step.t_next) * v
+
+      return jax.lax.fori_loop(first, self.steps, body, x)
+
+    cut = functools.partial(rollout.to_chunks, chunks=self.layout.chunks)
+    chunks = (
+      cut(jnp.asarray(latents)), cut(jnp.asarray(self.layout.prompt_index)),
+    )  # fmt: skip
+    return jnp.asarray(rollout.from_chunks(jax.lax.map(one, chunks)))
