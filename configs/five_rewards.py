@@ -3,7 +3,7 @@
   python -m jaxreward.main --workdir=runs/five \
     --config=configs/five_rewards.py
 
-The tasks start from a picture (`jaxreward.data.scenes.edits`): four kinds of
+The tasks start from a picture (`jaxreward.tasks.scenes.edits`): four kinds of
 edits, one that keeps a subject's identity, one that sharpens. A reward has a say
 in the kinds that it names, and in rows that have what it compares with: where
 there is no exact answer, fidelity is left out, and not 0.

@@ -39,47 +39,42 @@ class Embedded:
 
 @flax.struct.dataclass
 class PromptBatch:
-  """P prompts as arrays, with what a scene must show to satisfy them.
+  """P prompts as arrays.
 
   Attributes:
-    tokens: int32 [P, L], word ids, 0 is padding.
     ids: uint32 [P], a stable number per prompt text; part of every key.
-    kind: int32 [P], index into `grammar.KIND_NAMES`.
-    items: int32 [P, 2, 3], rows of (count, colour, shape); count 0 means the
-      row is absent, colour -1 means any colour.
-    relation: int32 [P], index into `grammar.RELATIONS`, 0 is none; the first
-      item stands in that relation to the second.
+    category: int32 [P], the number of the category; see `tasks.Task`.
     mask: bool [P], False for padding rows.
     text: uint8 [P, N], the words in UTF-8, padded with zeros
       (`data.texts`).
+    tokens: int32 [P, L], word ids, 0 is padding; None where the task has no
+      vocabulary of its own.
     embedded: what text encoders outside the policy made of the words; None
       for policies that read `tokens`.
     source: float32 [P, H, W, 3] in [0, 1], pictures to start from; this and
       the next two are NaN in rows that have none, and None where no row can.
     target: float32 [P, H, W, 3], the exact answers.
     changes: float32 [P, H, W, 3], 1 where an edit may change the source.
-    task: of scenes, what the detector should find (`edits.Expected`).
+    extras: what the task alone reads, a pytree whose leaves start with P.
   """
 
-  tokens: ArrayLike
   ids: ArrayLike
-  kind: ArrayLike
-  items: ArrayLike
-  relation: ArrayLike
+  category: ArrayLike
   mask: ArrayLike
   text: ArrayLike | None = None
+  tokens: ArrayLike | None = None
   embedded: Embedded | None = None
   source: ArrayLike | None = None
   target: ArrayLike | None = None
   changes: ArrayLike | None = None
-  task: Any = None
+  extras: Any = None
 
   @property
-  def words(self) -> ArrayLike | Embedded:
+  def words(self) -> Any:
     """What a policy encodes."""
     if self.embedded is not None:
       return self.embedded
-    if self.source is None:
+    if self.source is None or self.tokens is None:
       return self.tokens
     empty = {"tokens": jnp.zeros_like(self.tokens[:1])}
     return Embedded({"tokens": self.tokens, "source": self.source}, empty)
@@ -156,7 +151,7 @@ class Policy:
       the first frame alone, [B, 1, h, w, C], as `pictures` asks for it.
     optional: regex of the parameters that an older checkpoint may lack; they
       are then drawn anew.
-    kinds: kinds of scene prompts that it knows; empty for all.
+    kinds: names of the categories of prompts that it knows; empty for all.
   """
 
   init: Callable[..., Params]

@@ -27,5 +27,5 @@ def test_functions_are_checked_and_records_are_not():
 
   with pytest.raises(Exception, match="seed"):
     rng.stream_key("not a seed", "stream")
-  batch = types.PromptBatch(*[np.zeros(2) for _ in range(6)])
-  assert jax.tree.map(lambda _: None, batch).tokens is None
+  batch = types.PromptBatch(*[np.zeros(2) for _ in range(3)])
+  assert jax.tree.map(lambda _: None, batch).ids is None

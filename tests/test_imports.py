@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -34,7 +35,7 @@ LAYERS = {
     "steering",
     "feeds",
   },
-  3: {"training", "evaluation", "report", "compilation"},
+  3: {"tasks", "training", "evaluation", "report", "compilation"},
   4: {"setup"},
   5: {"jobs"},
   6: {"main"},
@@ -78,8 +79,12 @@ def violations(module: str, source: str) -> list[str]:
       found.append(f"{module} imports {name}: architectures are in models/")
     if name.startswith("orbax") and module != "jaxreward.training.checkpoint":
       found.append(f"{module} imports {name}: only training.checkpoint may")
+    if name.startswith("jaxreward.tasks.scenes") and me != "tasks":
+      found.append(f"{module} imports {name}: ask the task")
     if other in (None, me) or other.startswith("__"):
       continue
+    if other == "tasks" and me not in ("setup", "jobs"):
+      found.append(f"{module} imports {name}: setup gives it what it needs")
     if other in CONFIG:
       if me not in CONFIG_READERS:
         found.append(f"{module} imports {name}: pass plain values instead")
@@ -127,6 +132,8 @@ def test_module_imports_only_what_lies_below(module):
     ("jaxreward.flow.x", "from flax import linen"),
     ("jaxreward.training.state", "from orbax.checkpoint import v1"),
     ("jaxreward.newcomer.x", "from jaxreward import flow"),
+    ("jaxreward.evaluation.x", "from jaxreward.tasks import Task"),
+    ("jaxreward.jobs.x", "from jaxreward.tasks.scenes import grammar"),
   ],
 )
 def test_wrong_imports_are_noticed(module, line):
@@ -145,3 +152,10 @@ def test_wrong_imports_are_noticed(module, line):
 )
 def test_right_imports_pass(module, line):
   assert not violations(module, line)
+
+
+@pytest.mark.parametrize("package", ["jobs", "setup"])
+def test_what_a_task_is_called_decides_nothing_outside_of_it(package):
+  field = re.compile(r"(grammar|source)\"?\]? *(==|!=|in \()")
+  for path in (ROOT / "jaxreward" / package).glob("*.py"):
+    assert not field.search(path.read_text(encoding="utf-8")), path.name

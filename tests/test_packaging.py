@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 from tests import wheels
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -13,13 +13,13 @@ from etils import epath
 
 from jaxreward import config as config_lib
 from jaxreward import jobs, setup, workdirs
-from jaxreward.data import pipeline, sources
-from jaxreward.data.scenes import grammar
+from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
 from jaxreward.setup import offline
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import ahead, loop, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy
@@ -265,8 +265,9 @@ def make_plan(config, mesh):
 
 def prompts_of(config, n=0):
   """Prompts of iteration n of the align job."""
-  batches = pipeline.prompt_batches(
-    sources.load_prompts(config.data.source, "train"),
+  task = setup.make_task(config)
+  batches = task.batches(
+    task.prompts("train"),
     seed=config.seed,
     batch_size=config.rollout.prompts,
     kind_weights=config.data.kind_weights,

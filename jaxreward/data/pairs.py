@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from jaxreward.data import wordings
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest, shown
+
+Tokenize = Callable[[str], np.ndarray]  # UserError for words that are wrong
+SplitOf = Callable[[str], str | None]
 
 LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
 FIELDS = ("prompt", "image_a", "image_b", "label")
@@ -45,16 +47,17 @@ def _label(value: Any) -> float:
   )
 
 
-def _rows(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(place, row) of every pair; each is one whose pictures may be missing."""
+def _rows(
+  path: epath.Path, tokenize: Tokenize
+) -> Iterator[tuple[str, dict[str, Any], np.ndarray, float]]:
+  """(place, row, tokens, label) of every pair; pictures may be missing."""
   for place, row in reading.rows(path, _EXAMPLE):
     _check_row(row, place)
     try:
-      grammar.tokenize(row["prompt"])
-      _label(row["label"])
+      tokens, label = tokenize(row["prompt"]), _label(row["label"])
     except UserError as error:
       raise UserError(f"{place}: {error}") from error
-    yield place, row
+    yield place, row, tokens, label
 
 
 def _no_pair(path: epath.Path, side: str) -> UserError:
@@ -79,16 +82,16 @@ def _check_row(row: dict[str, Any], place: str) -> None:
       )
 
 
-def is_heldout(text: str) -> bool:
-  """Which side a prompt is on: the grammar's split, else a hash of its words.
+def is_heldout(text: str, split_of: SplitOf | None = None) -> bool:
+  """Which side a prompt is on: the task's split, else a hash of its words.
 
   All pairs of one prompt lie on one side.
   """
-  try:
-    return grammar.parse(text).split != "train"
-  except UserError:
-    words = " ".join(text.lower().replace(".", " ").split())
-    return zlib.crc32(words.encode()) % 100 < _HELDOUT_PERCENT
+  split = None if split_of is None else split_of(text)
+  if split is not None:
+    return split != "train"
+  words = " ".join(text.lower().replace(".", " ").split())
+  return zlib.crc32(words.encode()) % 100 < _HELDOUT_PERCENT
 
 
 class _Pictures:
@@ -122,7 +125,12 @@ class _Pictures:
 
 
 def load_pairs(
-  path: os.PathLike[str] | str, size: int, field: str = ""
+  path: os.PathLike[str] | str,
+  size: int,
+  field: str = "",
+  *,
+  tokenize: Tokenize,
+  split_of: SplitOf | None = None,
 ) -> tuple[Preferences, Preferences]:
   """Training and held-out pairs of a file, split by prompt.
 
@@ -130,23 +138,32 @@ def load_pairs(
     path: of the file; picture paths are relative to it.
     size: pictures are brought to size x size.
     field: that names the file, for errors.
+    tokenize: prompt -> word ids, int32 [L].
+    split_of: prompt -> the split that a task has it in; None for other words.
 
   Raises:
     UserError: by file and line; a side without a pair; a picture that stands
       on both sides.
   """
-  sides = _sides(paths.find(path, field), size)
+  sides = _sides(paths.find(path, field), size, tokenize, split_of)
   return _arrays(*sides[False]), _arrays(*sides[True])
 
 
-def rows_of(path: os.PathLike[str] | str, field: str = "") -> list[PictureRow]:
+def rows_of(
+  path: os.PathLike[str] | str,
+  field: str = "",
+  *,
+  tokenize: Tokenize,
+  split_of: SplitOf | None = None,
+) -> list[PictureRow]:
   """The pictures of all pairs, as they are checked.
 
   Raises:
     UserError: see `load_pairs`; or no training pair has an answer.
   """
   path = paths.find(path, field)
-  train, heldout = (side[1].checked() for side in _sides(path, 1).values())
+  sides = _sides(path, 1, tokenize, split_of)
+  train, heldout = (side[1].checked() for side in sides.values())
   if all(row.is_tie for row in train):
     raise UserError(
       f'{path}: all {len(train)} training pairs are a "tie", which teaches'
@@ -155,16 +172,17 @@ def rows_of(path: os.PathLike[str] | str, field: str = "") -> list[PictureRow]:
   return [*train, *heldout]
 
 
-def _sides(path: epath.Path, size: int) -> dict[bool, tuple[list, _Pictures]]:
+def _sides(
+  path: epath.Path, size: int, tokenize: Tokenize, split_of: SplitOf | None
+) -> dict[bool, tuple[list, _Pictures]]:
   """(what is said, the pictures) of the training and the held-out side."""
   sides = {False: ([], _Pictures(path.parent, size)),
            True: ([], _Pictures(path.parent, size))}  # fmt: skip
-  for place, row in _rows(path):
-    found, pictures = sides[is_heldout(row["prompt"])]
+  for place, row, tokens, label in _rows(path, tokenize):
+    found, pictures = sides[is_heldout(row["prompt"], split_of)]
     members = [
       pictures(row[side], f'{place}: "{side}"') for side in FIELDS[1:3]
     ]
-    tokens, label = grammar.tokenize(row["prompt"]), _label(row["label"])
     found.append((tokens, members, label))
     pictures.pairs.append((members, place, label == 0.5))
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
@@ -187,7 +205,7 @@ def _arrays(found, pictures) -> Preferences:
   return Preferences(
     images=pictures.read(),
     tokens=tokens.astype(np.int32),
-    kind=np.full(len(label), -1, np.int32),
+    category=np.full(len(label), -1, np.int32),
     members=members.astype(np.int32),
     prob=prob,
     score=nothing,

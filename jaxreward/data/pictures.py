@@ -12,11 +12,11 @@ from etils import epath
 from jaxreward import paths
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
-from jaxreward.data.scenes import edits, grammar
+from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, nearest
 from jaxreward.types import PromptBatch
 
-Prompts = Sequence[grammar.Prompt]
+Prompts = Sequence[Prompt]
 # Keys of a row of a user's file, and where a batch holds those pictures.
 FIELDS = {"image": "source", "target": "target", "mask": "changes"}
 
@@ -75,13 +75,13 @@ def files_of(row: dict, where: str, folder: epath.Path) -> Files:
 
 
 def rows_of(prompts: Prompts) -> list[PictureRow]:
-  """The files of prompts, as they are checked; none of tasks on scenes."""
+  """The files of prompts, as they are checked; none where a task draws them."""
   return [
     PictureRow(
-      task.where, {k: getattr(task, k) for k in FIELDS if getattr(task, k)}
+      row.where, {k: getattr(row, k) for k in FIELDS if getattr(row, k)}
     )
-    for task in (prompt.task for prompt in prompts)
-    if isinstance(task, Files)
+    for row in (prompt.pictures for prompt in prompts)
+    if isinstance(row, Files)
   ]
 
 
@@ -98,18 +98,12 @@ def attach(
     prompts: of the rows.
     side: pixels, or (height, width), to which files are cut and resampled.
   """
-  tasks = [prompt.task for prompt in prompts if prompt.task is not None]
-  if not tasks:
+  rows = [p.pictures for p in prompts if p.pictures is not None]
+  if not rows:
     return batch
-  if isinstance(tasks[0], edits.Edit):
-    source, answers = edits.draw(prompts)
-    return dataclasses.replace(
-      batch, source=source, target=edits.targets(prompts, answers),
-      changes=edits.changes(prompts), task=edits.expected(prompts),
-    )  # fmt: skip
   found: dict[str, Any] = {
-    FIELDS[key]: _read([getattr(p.task, key, "") for p in prompts], side)
-    for key in tasks[0].kinds
+    FIELDS[key]: _read([getattr(p.pictures, key, "") for p in prompts], side)
+    for key in rows[0].kinds
   }
   if "changes" in found:
     mask = found["changes"]

@@ -1,17 +1,17 @@
 """Batches of prompts as a function of the step, through Grain.
 
-    prompts --by kind--> decks --mix--> one stream --batch--> PromptBatch
+    prompts --by category--> decks --mix--> one stream --batch--> PromptBatch
 
 Batch n is `batches(n)`: the same in any process, at any time, in any order, so
-the state of the data is the step. Each kind is a deck that is dealt whole and
-shuffled anew, and kinds are interleaved in proportion to their weights. A deck
-is dealt in two halves, each shuffled for itself: what ends one round can then
-not begin the next, and no batch holds a prompt twice unless its kind has fewer
-prompts than the batch needs; a repeated prompt gets another id, hence other
-noise.
+the state of the data is the step. Each category is a deck that is dealt whole
+and shuffled anew, and they are interleaved in proportion to their weights. A
+deck is dealt in two halves, each shuffled for itself: what ends one round can
+then not begin the next, and no batch holds a prompt twice unless its category
+has fewer prompts than the batch needs; a repeated prompt gets another id, hence
+other noise.
 
 Shuffling is NumPy's: Grain's own takes milliseconds per element for sets as
-small as a kind.
+small as a category.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -28,12 +29,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxreward.data import pictures
+from jaxreward.data import prompts as prompts_lib
+from jaxreward.data.prompts import Prompt
 from jaxreward.data.repeats import distinct_ids
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.types import PromptBatch
 
 _ENDLESS = 1 << 40
+_ALL = 6  # number of the deck that holds every category
 _BATCH_AXES = ("data", "fsdp")
 
 
@@ -93,21 +96,23 @@ def _deck(rows: np.ndarray, window: int, seed: int, deck: int):
 
 
 def _check_weights(
-  kind_weights: Sequence[float], kinds: Sequence[int]
+  kind_weights: Sequence[float],
+  kinds: Sequence[int],
+  categories: Mapping[int, str],
 ) -> list[float]:
-  """Weights of the kinds there are."""
+  """Weights of the categories there are."""
   given = tuple(kind_weights)
-  first = grammar.FREE + 1 if min(kinds) > grammar.FREE else 0
-  order = grammar.EDITS if first else grammar.KINDS
+  order = list(categories.values())
   wrong = [w for w in given if not (w >= 0 and math.isfinite(w))]
   if len(given) != len(order) or wrong:
     raise UserError(
       f"data.kind_weights={given}: {len(order)} numbers >= 0 are needed, in the"
       f" order {', '.join(order)}"
     )
-  chosen = [given[k - first] for k in kinds]
+  weight_of = dict(zip(categories, given, strict=True))
+  chosen = [weight_of[k] for k in kinds]
   if not sum(chosen):
-    names = ", ".join(grammar.KIND_NAMES[k] for k in kinds)
+    names = ", ".join(categories[k] for k in kinds)
     raise UserError(
       f"data.kind_weights={given}: all weights of the kinds of these prompts"
       f" ({names}) are 0"
@@ -116,17 +121,18 @@ def _check_weights(
 
 
 def _stream(
-  prompts: Sequence[grammar.Prompt],
+  prompts: Sequence[Prompt],
   seed: int,
   batch_size: int,
   kind_weights: Sequence[float] | None,
+  categories: Mapping[int, str],
 ) -> grain.MapDataset:
   """Endless stream of row numbers of `prompts`."""
   if kind_weights is None:
-    return _deck(np.arange(len(prompts)), batch_size, seed, len(grammar.KINDS))
-  kind_of = np.array([p.kind for p in prompts])
+    return _deck(np.arange(len(prompts)), batch_size, seed, _ALL)
+  kind_of = np.array([p.category for p in prompts])
   kinds = sorted(set(kind_of.tolist()))
-  weights = _check_weights(kind_weights, kinds)
+  weights = _check_weights(kind_weights, kinds, categories)
   used = [(k, w) for k, w in zip(kinds, weights, strict=True) if w > 0]
   total = sum(w for _, w in used)
   decks = [
@@ -167,24 +173,29 @@ def _padded(table: PromptBatch, rows: np.ndarray, size: int) -> PromptBatch:
 
 
 def prompt_batches(
-  prompts: Sequence[grammar.Prompt],
+  prompts: Sequence[Prompt],
   *,
   seed: int,
   batch_size: int,
-  kind_weights: Sequence[float] | None = (1,) * len(grammar.KINDS),
+  kind_weights: Sequence[float] | None = None,
+  categories: Mapping[int, str] = types.MappingProxyType({}),
+  rows: Callable[..., PromptBatch] = prompts_lib.batch,
+  attach: Callable[..., PromptBatch] = pictures.attach,
   pad_to: int | None = None,
   process: tuple[int, int] = (0, 1),
   side: int | tuple[int, int] = 0,
 ) -> PromptBatches:
-  """Endless batches of prompts, kinds in proportion to their weights.
+  """Endless batches of prompts, categories in proportion to their weights.
 
   Args:
     prompts: one split.
     seed: of the shuffles.
     batch_size: prompts per step, all processes together.
-    kind_weights: in the order of `grammar.KINDS`, or of `grammar.EDITS` for
-      tasks with a picture; kinds without prompts are left out. None takes all
-      prompts equally often, whatever their kind.
+    kind_weights: in the order of the categories; those without prompts are
+      left out. None takes all prompts equally often, whatever their category.
+    categories: number -> name.
+    rows: prompts -> their arrays, without pictures.
+    attach: (batch, its prompts, side) -> the batch with their pictures.
     pad_to: rows of the arrays; more than `batch_size` adds masked rows.
     process: (index, count), as `(jax.process_index(), jax.process_count())`,
       to get one process's rows alone; all processes together hold each row of
@@ -199,13 +210,15 @@ def prompt_batches(
       f"a batch of {batch_size} prompts in {pad_to} rows cannot be made"
     )
   mine = process_rows(pad_to, *process)
-  table = grammar.batch(prompts)
-  stream = _stream(prompts, int(seed) % 2**63, batch_size, kind_weights)
+  table = rows(prompts)
+  stream = _stream(
+    prompts, int(seed) % 2**63, batch_size, kind_weights, categories
+  )
 
-  def assemble(rows):
-    batch = take_rows(table, rows, pad_to)
-    padded = [*rows, *[rows[0]] * (pad_to - len(rows))]
-    batch = pictures.attach(batch, [prompts[r] for r in padded], side)
+  def assemble(numbers):
+    batch = take_rows(table, numbers, pad_to)
+    padded = [*numbers, *[numbers[0]] * (pad_to - len(numbers))]
+    batch = attach(batch, [prompts[r] for r in padded], side)
     return jax.tree.map(lambda x: x[mine], batch)
 
   return PromptBatches(stream.batch(batch_size).map(assemble))

@@ -1,14 +1,13 @@
 """Preferences between pictures of one prompt, as arrays of fixed shape.
 
 A row is a prompt with N pictures and the probability, for each two of them,
-that the first is preferred. Rows come from the scenes (samples of a policy and
-renders, judged by the detector) or from a user's file of pairs, where N is 2.
+that the first is preferred. Rows come from a task that judges pictures, or from
+a user's file of pairs, where N is 2.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import flax.struct
@@ -17,9 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward import rng
-from jaxreward.data import negatives
-from jaxreward.data.scenes import detect, grammar, render
+from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, nearest
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -34,18 +31,18 @@ class Preferences:
   Attributes:
     images: uint8 [M, H, W, C], each picture once.
     tokens: int32 [Q, L].
-    kind: int32 [Q], index into `grammar.KINDS`.
+    category: int32 [Q], of the prompts, see `Task.categories`; -1 if unknown.
     members: int32 [Q, N], rows of `images`.
     prob: float32 [Q, N, N], probability that the picture of the row is
       preferred to that of the column; NaN where nobody said.
     score: float32 [Q, N], what the answers come from; NaN where unknown.
-    strict: float32 [Q, N], the detector's verdict; NaN where unknown.
+    strict: float32 [Q, N], 1 for a right picture, else 0; NaN where unknown.
     source: int32 [N], index into `SOURCES`.
   """
 
   images: ArrayLike
   tokens: ArrayLike
-  kind: ArrayLike
+  category: ArrayLike
   members: ArrayLike
   prob: ArrayLike
   score: ArrayLike
@@ -93,44 +90,15 @@ def preference_probabilities(
   return jnp.where(jnp.eye(n, dtype=bool), jnp.nan, prob)
 
 
-def neighbours(chosen: Sequence[grammar.Prompt]) -> list[np.ndarray]:
-  """For each prompt, the others of its side that ask for nearly the same.
-
-  Count, colour and shape of the items and the relation are compared, and the
-  rows with the fewest differences are taken. Training prompts have training
-  prompts for neighbours, and held-out ones held-out ones.
-  """
-  features = np.full((len(chosen), 7), -9, np.int64)
-  for row, prompt in enumerate(chosen):
-    items = [value for item in prompt.items for value in item]
-    features[row, : len(items)] = items
-    features[row, 6] = prompt.relation
-  names = np.array([grammar.combination(p.items, p.relation) for p in chosen])
-  trained = np.array([p.split == "train" for p in chosen])
-  found = []
-  for row in range(len(chosen)):
-    distance = (features != features[row]).sum(1)
-    distance[(names == names[row]) | (trained != trained[row])] = 99
-    if distance.min() == 99:
-      raise UserError(
-        f'no other prompt to set beside "{chosen[row].text}": preferences need'
-        " prompts of at least two meanings on each side of the split"
-      )
-    found.append(np.flatnonzero(distance == distance.min()))
-  return found
-
-
-def choose_rows(
-  chosen: Sequence[grammar.Prompt], rows: int, seed: int
-) -> list[grammar.Prompt]:
-  """Prompts, repeated if need be: half evenly over kinds, half over prompts."""
+def choose_rows(chosen: Sequence[Prompt], rows: int, seed: int) -> list[Prompt]:
+  """Prompts, repeated if need be: half evenly over categories, half over prompts."""
   order = np.random.default_rng(seed).permutation(len(chosen))
-  by_kind: dict[int, list[grammar.Prompt]] = {}
+  by_category: dict[int, list[Prompt]] = {}
   for index in order:
-    by_kind.setdefault(chosen[index].kind, []).append(chosen[index])
-  kinds = [by_kind[k] for k in sorted(by_kind)]
+    by_category.setdefault(chosen[index].category, []).append(chosen[index])
+  each = [by_category[k] for k in sorted(by_category)]
   turn = lambda some, i: some[i % len(some)]
-  even = [turn(turn(kinds, i), i // len(kinds)) for i in range((rows + 1) // 2)]
+  even = [turn(turn(each, i), i // len(each)) for i in range((rows + 1) // 2)]
   return even + [chosen[turn(order, i)] for i in range(rows // 2)]
 
 
@@ -155,127 +123,6 @@ def as_bytes(images: ArrayLike) -> Array:
   return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-def _draw(key, prompts, others, ids, samples, spoiled):
-  """Renders of prompts, of their neighbours, and spoiled ones, as uint8.
-
-  Args:
-    key: scalar key.
-    prompts: Q prompts.
-    others: int32 [Q, R], rows of neighbouring prompts.
-    ids: uint32 [Q], a number per row.
-    samples: uint8 [Q, S, H, W, 3].
-    spoiled: pictures per row.
-  """
-  rows, renders = others.shape
-
-  def keys(stream, count):
-    index = jnp.arange(rows * count)
-    return rng.sample_keys(
-      jax.random.fold_in(key, stream), ids[index // count], index % count
-    )
-
-  owner = jnp.repeat(jnp.arange(rows), renders)
-  right, wrong = (
-    render.render_prompts(keys(i, renders), _take(prompts, index))
-    for i, index in enumerate((owner, others.reshape(-1)))
-  )
-  shape = right.shape[1:]
-  right, wrong = (x.reshape(rows, renders, *shape) for x in (right, wrong))
-  # Renders and samples in turn, each way equally often.
-  turn = jnp.arange(rows * spoiled)
-  row, way = turn // spoiled, turn % len(negatives.WAYS)
-  base = jnp.stack([right[:, 0], as_float(samples[:, 0])], 1)
-  base = base[row, turn // len(negatives.WAYS) % 2]
-  worse = negatives.spoil(
-    keys(2, spoiled), base, wrong[row, turn % renders], way
-  )
-  worse = worse.reshape(rows, spoiled, *shape)
-  return as_bytes(jnp.concatenate([right, wrong, worse], 1))
-
-
-def _take(tree, index):
-  return jax.tree.map(lambda x: jnp.asarray(x)[index], tree)
-
-
-def detect_all(images: Array, at_once: int = 256) -> detect.Detection:
-  """Detection of uint8 pictures [M, H, W, 3], a few at a time."""
-  count = images.shape[0]
-  chunks = -(-count // at_once)
-  pad = ((0, chunks * at_once - count), (0, 0), (0, 0), (0, 0))
-  chunked = jnp.pad(images, pad).reshape(chunks, at_once, *images.shape[1:])
-  found = jax.lax.map(lambda x: detect.detect(as_float(x)), chunked)
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
-
-
-@functools.partial(jax.jit, static_argnames="spoiled")
-def _pictures(key, prompts, ids, samples, rendered, lenders, spoiled):
-  """(images [Q, K, H, W, 3], members, dense, strict [Q, N])."""
-  rows = ids.shape[0]
-  drawn = _draw(key, prompts, rendered, ids, samples, spoiled)
-  images = jnp.concatenate([samples, drawn], 1)
-  own = images.shape[1]
-  members = jnp.arange(rows * own).reshape(rows, own)
-  lent = lenders * own + jnp.arange(lenders.shape[1]) % samples.shape[1]
-  members = jnp.concatenate([members, lent], 1)
-  flat = images.reshape(rows * own, *images.shape[2:])
-  seen = _take(detect_all(flat), members.reshape(-1))
-  asked = _take(prompts, jnp.repeat(jnp.arange(rows), members.shape[1]))
-  verdict = detect.judge(seen, asked)
-  shaped = (x.reshape(members.shape) for x in (verdict.dense, verdict.strict))
-  return flat, members, *shaped
-
-
-def collect(
-  key: Array,
-  chosen: Sequence[grammar.Prompt],
-  samples: ArrayLike,
-  *,
-  renders: int = 2,
-  spoiled: int = 3,
-  borrowed: int = 2,
-  strict_weight: float = 0.5,
-) -> Preferences:
-  """Pictures of Q prompts, judged; `prob` is empty until `answer` fills it.
-
-  Each row holds the policy's samples, renders of its prompt, renders of
-  neighbouring prompts, spoiled pictures, and samples lent by rows of
-  neighbouring prompts.
-
-  Args:
-    key: scalar key of the renders and the choice of neighbours.
-    chosen: Q prompts, training prompts first.
-    samples: uint8 [Q, S, H, W, 3], the policy's pictures.
-    renders: per row, of the prompt and again of its neighbours.
-    spoiled: per row, see `negatives`.
-    borrowed: per row, from neighbouring rows.
-    strict_weight: w; the score is (1 - w) dense + w strict.
-  """
-  prompts = grammar.batch(chosen)
-  seed = np.asarray(jax.random.key_data(jax.random.fold_in(key, 9)))
-  generator = np.random.default_rng(seed)
-  near = neighbours(chosen)
-  draw = lambda n: np.stack([generator.choice(x, n) for x in near])
-  rendered, lenders = draw(renders).astype(int), draw(borrowed).astype(int)
-  images, members, dense, strict = _pictures(
-    key, prompts, row_ids(prompts), jnp.asarray(samples), rendered, lenders,
-    spoiled=spoiled,
-  )  # fmt: skip
-  counts = (np.shape(samples)[1], renders, renders, spoiled, borrowed)
-  names = ("policy", "render", "corrupted", "spoiled", "borrowed")
-  source = np.repeat([SOURCES.index(n) for n in names], counts)
-  n = len(source)
-  return Preferences(
-    images=images,
-    tokens=jnp.asarray(prompts.tokens),
-    kind=jnp.asarray(prompts.kind),
-    members=members,
-    prob=jnp.full((len(chosen), n, n), jnp.nan),
-    score=(1 - strict_weight) * dense + strict_weight * strict,
-    strict=strict,
-    source=jnp.asarray(source),
-  )
-
-
 def rows_between(
   preferences: Preferences, start: int, stop: int, *, own: int
 ) -> Preferences:
@@ -285,7 +132,7 @@ def rows_between(
     preferences,
     images=preferences.images[start * own : stop * own],
     tokens=cut(preferences.tokens),
-    kind=cut(preferences.kind),
+    category=cut(preferences.category),
     members=cut(preferences.members) - start * own,
     prob=cut(preferences.prob),
     score=cut(preferences.score),

@@ -22,9 +22,11 @@ from etils import epath
 
 from jaxreward import paths, reading
 from jaxreward.data import pipeline, wordings
+from jaxreward.data import prompts as prompts_lib
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
-from jaxreward.data.scenes import grammar
+from jaxreward.data.prompts import Prompt
+from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.types import ArrayLike, PromptBatch
 
@@ -47,7 +49,7 @@ class Record:
     is_tie: its images may be equal.
   """
 
-  prompt: grammar.Prompt
+  prompt: Prompt
   files: Mapping[str, str]
   scores: tuple[float, ...]
   place: str
@@ -74,9 +76,7 @@ def checked(records: Sequence[Record]) -> list[PictureRow]:
   return [PictureRow(r.place, r.files, r.is_tie) for r in records]
 
 
-def read_dataset(
-  path: str, parse: Callable[[str], grammar.Prompt], field: str = ""
-) -> list[Record]:
+def read_dataset(path: str, parse: Parse, field: str = "") -> list[Record]:
   """Rows of a dataset.
 
   Args:
@@ -194,6 +194,7 @@ def batches(
   seed: int,
   batch_size: int,
   side: int | tuple[int, int],
+  arrays: Callable[..., PromptBatch] = prompts_lib.batch,
 ) -> Callable[[int], RowBatch]:
   """Batches by the step, each row once a round; see `pipeline`.
 
@@ -205,10 +206,11 @@ def batches(
     seed: of the shuffles.
     batch_size: P rows a step.
     side: pixels, or (height, width), to which images are cut and resampled.
+    arrays: prompts -> their batch.
   """
   prompts = [r.prompt for r in records]
   order = pipeline.row_stream(len(records), seed=seed, batch_size=batch_size)
-  table = grammar.batch(prompts)
+  table = arrays(prompts)
   scores = np.array([r.scores for r in records], np.float32)
 
   def batch(step: int) -> RowBatch:

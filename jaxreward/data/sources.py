@@ -1,7 +1,6 @@
-"""Prompts from the scenes or from a user's own files.
+"""Prompts from a user's own files.
 
-A source is "scenes", "edits" (tasks on scenes, see `edits`), a file, or a
-folder:
+A source is a file, or a folder:
 
 - `*.txt`: one prompt per line; blank lines and lines that begin with `#` are
   skipped, and the latter are counted in the log;
@@ -25,7 +24,7 @@ import functools
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -33,8 +32,10 @@ from etils import epath
 
 from jaxreward import paths, reading
 from jaxreward.data import pictures, wordings
-from jaxreward.data.scenes import edits, grammar
+from jaxreward.data.prompts import SPLITS, Prompt, check_split
 from jaxreward.errors import UserError, nearest, shown
+
+Parse = Callable[[str], Prompt]  # UserError for words that are wrong
 
 SUFFIXES = (".txt", ".jsonl")
 # File names of each split in a folder, the usual one first.
@@ -48,7 +49,7 @@ _EXAMPLE = '{"prompt": "a red circle"}'
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  prompt: grammar.Prompt
+  prompt: Prompt
   where: str
 
   @property
@@ -95,10 +96,9 @@ def _tell(level: int, text: str, *values: Any) -> None:
 
 
 def _read_file(
-  path: epath.Path, free: bool, with_pictures: bool
+  path: epath.Path, parse: Parse, with_pictures: bool
 ) -> list[_Entry]:
   """Prompts of a file, each once, in the order of the lines."""
-  parse = grammar.free if free else grammar.parse
   if path.suffix not in SUFFIXES:
     raise UserError(
       f"{reading.name(path)}: prompts are read from {' and '.join(SUFFIXES)} files"
@@ -113,9 +113,11 @@ def _read_file(
   for where, text, row in _prompts(path):
     wordings.check_prompt(text, where)
     odd += [(where, c) for c in wordings.controls(text)[:1]]
-    task = pictures.files_of(row, where, path.parent) if with_pictures else None
+    given = (
+      pictures.files_of(row, where, path.parent) if with_pictures else None
+    )
     try:
-      prompt = dataclasses.replace(parse(text), task=task)
+      prompt = dataclasses.replace(parse(text), pictures=given)
     except UserError as error:
       raise UserError(f"{where}: {error}") from error
     repeated += prompt.key in entries
@@ -155,15 +157,17 @@ def _field(source: str) -> str:
   return f"data.source={shown(source, 100)}"
 
 
-def _find_files(source: str) -> dict[str, epath.Path]:
+def _find_files(
+  source: str, known: Sequence[str] = ()
+) -> dict[str, epath.Path]:
   """Files of a source by split; "train" is always there."""
   path = epath.Path(paths.expand(source, "data.source"))
   if reason := paths.trouble(path):
-    near = nearest(path.name, ["scenes", "edits", *paths.beside(path)])
+    near = nearest(path.name, [*known, *paths.beside(path)])
     raise UserError(f"{_field(source)}: {reason}{near}")
   if not path.is_dir():
     return {"train": path}
-  found = {split: _file_of(path, split) for split in grammar.SPLITS}
+  found = {split: _file_of(path, split) for split in SPLITS}
   if found["train"] is None:
     raise UserError(
       f"{_field(source)}: the folder holds neither train.txt nor train.jsonl"
@@ -188,17 +192,17 @@ def _check_disjoint(read: dict[str, list[_Entry]]) -> None:
 def _assign(
   entries: Sequence[_Entry], missing: Sequence[str], share: float
 ) -> dict[str, str]:
-  """Split of every meaning of the training file, by hash, within each kind.
+  """Split of every meaning of the training file, by hash, in each category.
 
-  Meanings are ordered by the rank of their hash within their kind, so that
-  each kind gives about its share, and a file of three meanings or more gives
+  Meanings are ordered by the rank of their hash within their category, so that
+  each category gives about its share, and a file of three meanings or more gives
   at least one to each split.
   """
-  by_kind: dict[int, set[str]] = {}
+  by_category: dict[int, set[str]] = {}
   for entry in entries:
-    by_kind.setdefault(entry.prompt.kind, set()).add(entry.meaning)
+    by_category.setdefault(entry.prompt.category, set()).add(entry.meaning)
   ranked = []
-  for names in by_kind.values():
+  for names in by_category.values():
     ordered = sorted((zlib.crc32(n.encode()), n) for n in names)
     ranked += [
       ((rank + 0.5) / len(ordered), *key) for rank, key in enumerate(ordered)
@@ -214,81 +218,47 @@ def _assign(
 
 
 def _read_all(
-  source: str, free: bool, with_pictures: bool
+  source: str, parse: Parse, with_pictures: bool, known: Sequence[str]
 ) -> dict[str, list[_Entry]]:
   """Every file of a source by split; its rows know what others of it have."""
   read = {
-    name: _read_file(path, free, with_pictures)
-    for name, path in _find_files(source).items()
+    name: _read_file(path, parse, with_pictures)
+    for name, path in _find_files(source, known).items()
   }
-  tasks = [e.prompt.task for entries in read.values() for e in entries]
+  rows = [e.prompt.pictures for entries in read.values() for e in entries]
   kinds = tuple(
-    key for key in pictures.FIELDS if any(getattr(t, key, "") for t in tasks)
+    key for key in pictures.FIELDS if any(getattr(r, key, "") for r in rows)
   )
 
   def informed(entry: _Entry) -> _Entry:
-    if entry.prompt.task is None:
+    if entry.prompt.pictures is None:
       return entry
-    task = dataclasses.replace(entry.prompt.task, kinds=kinds)
-    return _Entry(dataclasses.replace(entry.prompt, task=task), entry.where)
+    given = dataclasses.replace(entry.prompt.pictures, kinds=kinds)
+    prompt = dataclasses.replace(entry.prompt, pictures=given)
+    return _Entry(prompt, entry.where)
 
   return {name: [informed(e) for e in found] for name, found in read.items()}
-
-
-def _load_own(
-  source: str, split: str, share: float, free: bool, with_pictures: bool
-) -> list[grammar.Prompt]:
-  read = _read_all(source, free, with_pictures)
-  _check_disjoint(read)
-  missing = [s for s in ("heldout", "validation") if s not in read]
-  splits = _assign(read["train"], missing, share)
-  train = [e for e in read["train"] if splits[e.meaning] == split]
-  chosen = read[split] if split != "train" and split in read else train
-  if not chosen:
-    name = FILES[split][0]
-    raise UserError(
-      f"{_field(source)}: {len(splits)} meanings and validation_share="
-      f"{share} leave nothing for the {split} split; give more prompts, or a"
-      f" folder with train.txt and {name}.txt"
-    )
-  return [dataclasses.replace(e.prompt, split=split) for e in chosen]
-
-
-def _check_names(
-  split: str, kinds: Sequence[str], known: Sequence[str]
-) -> None:
-  if split not in grammar.SPLITS:
-    raise UserError(
-      f'split "{split}" is not known{nearest(split, grammar.SPLITS)}'
-    )
-  for kind in kinds:
-    if kind not in known:
-      raise UserError(
-        f'prompt kind "{kind}" is not known{nearest(kind, known)}'
-      )
 
 
 def load_prompts(
   source: str,
   split: str,
-  kinds: Sequence[str] | None = None,
+  parse: Parse,
   validation_share: float = 0.1,
   *,
-  free: bool = False,
   with_pictures: bool = False,
-) -> tuple[grammar.Prompt, ...]:
+  known: Sequence[str] = (),
+) -> tuple[Prompt, ...]:
   """Prompts of one split of a source.
 
   Args:
-    source: "scenes", "edits", or the path of a .txt or .jsonl file, or of a
-      folder.
+    source: the path of a .txt or .jsonl file, or of a folder.
     split: "train", "validation" or "heldout".
-    kinds: names of `grammar.KINDS` (of "edits": `EDITS`) to keep; all if None.
-      The choice does not change which split a prompt is in.
+    parse: reads one prompt.
     validation_share: of the meanings of a training file, in [0, 0.5); so many
-      go to each split that has no file of its own. Not used for "scenes".
-    free: prompts in any words, which no detector judges; not for "scenes".
+      go to each split that has no file of its own.
     with_pictures: rows of a file may name pictures.
+    known: names that are sources too, for the error of a file that is none.
 
   Returns:
     At least one prompt, each text once.
@@ -296,47 +266,41 @@ def load_prompts(
   Raises:
     UserError: the file, the line, what is wrong and what would be right.
   """
-  kinds = tuple(kinds or ())
-  _check_names(
-    split, kinds, grammar.EDITS if source == "edits" else grammar.KINDS
-  )
+  check_split(split)
   if not 0 <= validation_share < 0.5:
     raise UserError(
       f"validation_share={validation_share}: it must lie in [0, 0.5)"
     )
-  if source == "scenes":
-    return grammar.prompts(split, kinds or None)
-  if source == "edits":
-    wanted = {grammar.KIND_NAMES.index(k) for k in kinds or grammar.EDITS}
-    return tuple(p for p in edits.prompts(split) if p.kind in wanted)
-  prompts = _load_own(str(source), split, validation_share, free, with_pictures)
-  wanted = {grammar.KIND_NAMES.index(k) for k in kinds or grammar.KIND_NAMES}
-  chosen = tuple(p for p in prompts if p.kind in wanted)
+  read = _read_all(source, parse, with_pictures, known)
+  _check_disjoint(read)
+  missing = [s for s in ("heldout", "validation") if s not in read]
+  splits = _assign(read["train"], missing, validation_share)
+  train = [e for e in read["train"] if splits[e.meaning] == split]
+  chosen = read[split] if split != "train" and split in read else train
   if not chosen:
+    name = FILES[split][0]
     raise UserError(
-      f"{_field(source)}: the {split} split has no prompt of the kinds"
-      f" {', '.join(kinds)}"
+      f"{_field(source)}: {len(splits)} meanings and validation_share="
+      f"{validation_share} leave nothing for the {split} split; give more"
+      f" prompts, or a folder with train.txt and {name}.txt"
     )
-  return chosen
+  return tuple(dataclasses.replace(e.prompt, split=split) for e in chosen)
 
 
 def all_prompts(
-  source: str, *, free: bool = False, with_pictures: bool = False
-) -> tuple[grammar.Prompt, ...]:
+  source: str,
+  parse: Parse,
+  *,
+  with_pictures: bool = False,
+  known: Sequence[str] = (),
+) -> tuple[Prompt, ...]:
   """Every prompt of a user's file or folder, in order, whatever its split.
 
-  Args:
-    source: see `load_prompts`.
-    free: see `load_prompts`.
-    with_pictures: see `load_prompts`.
+  The arguments are those of `load_prompts`.
 
   Raises:
     UserError: the file, the line, what is wrong and what would be right.
   """
-  if source == "scenes":
-    return grammar.all_prompts()
-  if source == "edits":
-    return edits.all_prompts()
-  read = _read_all(source, free, with_pictures)
+  read = _read_all(source, parse, with_pictures, known)
   entries = itertools.chain.from_iterable(read.values())
   return tuple({e.prompt.key: e.prompt for e in entries}.values())

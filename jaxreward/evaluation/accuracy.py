@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,16 +34,16 @@ def by_kind(
   kind: Values,
   mask: Values | None = None,
   *,
-  names: Sequence[str] | None = None,
+  names: Mapping[int, str] | Sequence[str] | None = None,
   clusters: Values | None = None,
 ) -> dict[str, dict[str, Any]]:
   """Accuracy of each kind that occurs.
 
   Args:
     strict: [N], 1 for a right picture, 0 for a wrong one.
-    kind: int [N], an index into `names`.
+    kind: int [N], a number of `names`.
     mask: bool [N], False for padding; None keeps all.
-    names: of the kinds; None names them by number.
+    names: number -> name of the kinds; None names them by number.
     clusters: [N], what samples belong together; None takes all as independent.
 
   Returns:
@@ -67,7 +67,7 @@ def summarise(
   kind: Values,
   mask: Values | None = None,
   *,
-  names: Sequence[str] | None = None,
+  names: Mapping[int, str] | Sequence[str] | None = None,
   clusters: Values | None = None,
 ) -> dict[str, Any]:
   """Accuracy over samples, over kinds and within kinds.
@@ -77,9 +77,9 @@ def summarise(
 
   Args:
     strict: [N], 1 for a right picture, 0 for a wrong one.
-    kind: int [N], an index into `names`.
+    kind: int [N], a number of `names`.
     mask: bool [N], False for padding; None keeps all.
-    names: of the kinds; None names them by number.
+    names: number -> name of the kinds; None names them by number.
     clusters: [N], what samples belong together, such as the meaning of their
       prompts; None takes all as independent.
 

@@ -29,7 +29,6 @@ from jaxreward import (
 )
 from jaxreward.data import pipeline
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import hacking, intervals, silence, tables
 from jaxreward.feeds import Plan
@@ -318,7 +317,7 @@ def _of_finite(
 
 
 def _panel(
-  images, found, prompts, scores, rewards, heldout, update
+  task, images, found, prompts, scores, rewards, heldout, update
 ) -> dict[str, Mean]:
   """The over-optimisation panel of one iteration; jitted by the caller.
 
@@ -341,13 +340,11 @@ def _panel(
   )  # fmt: skip
   if "strict" not in found:
     return panel.metrics()
-  plain = prompts.task is None
-  names = grammar.KINDS if plain else grammar.EDITS
   kinds = {
     f"train/accuracy/{name}": Mean.of(
-      found["strict"], mask & (jnp.asarray(prompts.kind) == i)[:, None]
+      found["strict"], mask & (jnp.asarray(prompts.category) == i)[:, None]
     )
-    for i, name in enumerate(names, 0 if plain else grammar.FREE + 1)
+    for i, name in task.categories.items()
   }
   return panel.metrics() | kinds
 
@@ -530,12 +527,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     trainable, base = parts.trainable, parts.base
     put = pipeline.place_batch(mesh, replicated=True)
 
-    detect = jax.jit(evaluate.measurer(config))
+    task = setup.make_task(config)
+    measure = jax.jit(task.measure)
 
     @jax.jit
     def panel(images, found, batch, scores, update_metrics):
       return _panel(
-        images, found, batch, scores, weights_of, heldout, update_metrics
+        task, images, found, batch, scores, weights_of, heldout, update_metrics
       )
 
     timer = loop.Timer()
@@ -554,7 +552,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         params, jnp.int32(n), base, batch, decoder
       )
       # Seen once, for the rewards that ask the detector and for the panel.
-      found = detect(images, pixels, batch)
+      found = measure(images, pixels, batch)
       judged = jitted_scores(rewards, images, batch, found)
       shown = for_host(rewards, images)
       return batch, trajectory, images, shown, found, judged

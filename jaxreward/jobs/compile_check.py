@@ -27,7 +27,7 @@ from jaxreward.compilation import compiled, report, topology
 from jaxreward.compilation.report import MeshReport
 from jaxreward.errors import UserError, one_line
 from jaxreward.evaluation import tables
-from jaxreward.jobs import align, evaluate
+from jaxreward.jobs import align
 from jaxreward.rewards import scoring
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.setup import words
@@ -174,8 +174,8 @@ def _compile(
   # With overlap two iterations are drawn ahead of the one that is learned from.
   ahead_of = 2 if config.align.overlap else 0
   alive += (1 + ahead_of) * sharding.device_bytes((trajectory, pixels, images))
-  detect = jax.jit(evaluate.measurer(config))
-  found = build("detector", detect.trace, images, pixels, batch)
+  measure = jax.jit(setup.make_task(config).measure)
+  found = build("detector", measure.trace, images, pixels, batch)
   if any(not reward.is_host for reward in rewards.values()):
     build("rewards", scoring.trace, rewards, images, batch, found)
   scores = _replicated(

@@ -16,9 +16,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, processes, rng, setup, workdirs
-from jaxreward.data import pictures, repeats
+from jaxreward.data import repeats
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.scenes import detect, grammar, judge
+from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, diversity, hacking, tables
 from jaxreward.flow import guidance, rollout, steppers
@@ -28,6 +28,7 @@ from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
 from jaxreward.setup import adapters, data_checks, words
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.tasks import Task
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
@@ -43,11 +44,13 @@ class EvaluationSet:
     batch: the same as arrays; ids differ between repetitions, so that every
       picture has noise of its own.
     group: pictures per row.
+    task: of the prompts.
   """
 
-  prompts: tuple[grammar.Prompt, ...]
+  prompts: tuple[Prompt, ...]
   batch: PromptBatch
   group: int
+  task: Task
 
   @functools.cached_property
   def meanings(self) -> np.ndarray:
@@ -59,20 +62,21 @@ class EvaluationSet:
 
   @functools.cached_property
   def kinds(self) -> np.ndarray:
-    """The kind of each picture's prompt, [P * G]; the set fixes how many."""
-    return np.repeat(np.asarray(self.batch.kind), self.group)
+    """The category of each picture's prompt, [P * G]; the set fixes how many."""
+    return np.repeat(np.asarray(self.batch.category), self.group)
 
 
 def evaluation_set(
-  prompts: Sequence[grammar.Prompt],
+  task: Task,
+  prompts: Sequence[Prompt],
   samples: int,
   group: int,
   seed: int,
   side: int | tuple[int, int] = 0,
 ) -> EvaluationSet:
-  """At least `samples` pictures, spread evenly over the kinds there are.
+  """At least `samples` pictures, spread evenly over the categories there are.
 
-  Each kind's prompts come in an order drawn from the seed, so that a few of
+  Each category's prompts come in an order drawn from the seed, so that a few of
   them are a fair sample of all. `side` is that of pictures read from files.
   """
   if not prompts:
@@ -82,45 +86,15 @@ def evaluation_set(
       f"an evaluation of {samples} pictures in groups of {group} is empty;"
       " config.eval.samples and config.eval.group must be at least 1"
     )
-  kinds = sorted({p.kind for p in prompts})
+  kinds = sorted({p.category for p in prompts})
   rows_per_kind = -(-samples // (len(kinds) * group))
   chosen = []
   for kind in kinds:
-    of_kind = [p for p in prompts if p.kind == kind]
+    of_kind = [p for p in prompts if p.category == kind]
     order = np.random.default_rng([seed, kind]).permutation(len(of_kind))
     chosen += [of_kind[order[row % len(order)]] for row in range(rows_per_kind)]
-  batch = repeats.distinct_ids(grammar.batch(chosen))
-  batch = pictures.attach(batch, chosen, side)
-  return EvaluationSet(tuple(chosen), batch, group)
-
-
-def measurer(config: ConfigDict) -> Callable[..., dict[str, Array]]:
-  """`measure`, or for prompts in any words what needs no detector."""
-  if config.data.grammar != "free":
-    return measure
-  return lambda images, pixels, prompts: {"out_of_range": _out_of_range(pixels)}
-
-
-def _out_of_range(pixels: ArrayLike) -> Array:
-  return ((pixels < 0) | (pixels > 1)).mean((2, 3, 4))
-
-
-def measure(
-  images: Array, pixels: ArrayLike, prompts: PromptBatch
-) -> dict[str, Array]:
-  """Detector's view of [P, G] pictures, each value [P, G].
-
-  What is not finite is judged as black.
-  """
-  p, g = images.shape[:2]
-  flat = images.reshape(p * g, *images.shape[2:])
-  usable = jnp.isfinite(flat).all((1, 2, 3), keepdims=True)
-  flat = jnp.where(usable, flat, 0.0)
-  seen = judge.look(flat, judge.repeat(prompts, g))
-  found = seen.scores() | {"texture": seen.detection.texture}
-  return {k: v.reshape(p, g) for k, v in found.items()} | {
-    "out_of_range": _out_of_range(pixels)
-  }
+  batch = repeats.distinct_ids(task.batch(chosen, side=side))
+  return EvaluationSet(tuple(chosen), batch, group, task)
 
 
 def path_kl(
@@ -183,7 +157,6 @@ class Evaluator:
     rewards: to report besides.
     sampler: (policy, P, G, guidance scale) -> the sampler, called in jit.
     seed: of the noise; the same for every call.
-    measure: (images, pixels, prompts) -> numbers [P, G], in jit.
     encode: batch -> the batch as the policy takes it.
     decoder: parameters of the policy's autoencoder.
   """
@@ -193,7 +166,6 @@ class Evaluator:
   rewards: dict[str, Reward]
   sampler: Callable[..., Sampler]
   seed: int
-  measure: Callable[..., dict[str, Array]] = measure
   encode: Callable[[PromptBatch], PromptBatch] = lambda batch: batch
   decoder: Params | None = None
 
@@ -207,7 +179,7 @@ class Evaluator:
       drawn = sampler.sample(params, key, prompts.words, prompts.ids)
       pixels = sampler.pixels(drawn.latents[-1], decoder)
       images = jnp.clip(pixels, 0, 1)
-      found = self.measure(images, pixels, prompts)
+      found = self.data.task.measure(images, pixels, prompts)
       mask = jnp.ones(images.shape[:2], bool)
       found["diversity"] = diversity.group_diversity(images, mask)
       for name in ("edge_density", "colour_entropy", "brightness"):
@@ -242,7 +214,7 @@ class Evaluator:
       strict = np.asarray(host["strict"])
       result = accuracy.summarise(
         strict.reshape(-1), self.data.kinds,
-        names=grammar.KIND_NAMES, clusters=self.data.meanings,
+        names=self.data.task.categories, clusters=self.data.meanings,
       )  # fmt: skip
     result["rewards"] = {
       name: _mean_score(s, self.rewards.get(name), self.data.batch.plain)
@@ -277,6 +249,7 @@ def make_evaluator(
   """
   prompts = setup.load_prompts(config, split)
   data = evaluation_set(
+    setup.make_task(config),
     prompts,
     samples or config.eval.samples,
     config.eval.group,
@@ -286,7 +259,6 @@ def make_evaluator(
   return Evaluator(
     policy, data, rewards,
     functools.partial(setup.make_sampler, config, "eval"), config.eval.seed,
-    measurer(config),
     encode or words.make_encode(config, policy, decoder=decoder), decoder,
   )  # fmt: skip
 
@@ -341,22 +313,20 @@ def cards(
 
   The choice does not look at the pictures, so the grid is a fair sample.
   """
-  kinds = np.array([p.kind for p in data.prompts])
+  kinds = np.array([p.category for p in data.prompts])
   rows = np.concatenate(
     [np.flatnonzero(kinds == k)[:per_kind] for k in np.unique(kinds)]
   )
-  judged = np.isfinite(strict_before).any()
+  describe = data.task.describe
   seen = [
-    detect.describe(jax.jit(detect.detect)(to_float(x[rows, 0])))
-    if judged
-    else [""] * len(rows)
+    describe(to_float(x[rows, 0])) if describe else [""] * len(rows)
     for x in (before, after)
   ]
   verdict = lambda x: bool(x) if np.isfinite(x) else None
   texts = [
     {
       "prompt": data.prompts[row].text,
-      "kind": grammar.KIND_NAMES[kinds[row]],
+      "kind": data.task.categories[int(kinds[row])],
       "seen_before": seen[0][i],
       "seen_after": seen[1][i],
       "ok_before": verdict(strict_before[row, 0]),

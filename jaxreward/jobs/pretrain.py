@@ -1,4 +1,4 @@
-"""Trains the scene policy by flow matching on rendered scenes, or on edits."""
+"""Trains a policy by flow matching on the pictures of a task."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, rng, setup, workdirs
-from jaxreward.data import captions, pipeline
+from jaxreward.data import pipeline
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.scenes import render
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
@@ -25,13 +24,14 @@ from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
 from jaxreward.setup import data_checks, words
+from jaxreward.tasks import Task
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
 
 
-def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
+def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
   """Flow matching on a micro-batch of captions and seeds of pictures.
 
   The pictures are rendered where they are needed, from keys: nothing but a
@@ -46,7 +46,8 @@ def flow_loss(policy: Policy, seed: int, options: dict[str, float]):
     if "picture" in micro:
       pictures = micro["picture"]
     else:
-      pictures = render.render_prompts(rng.fold_each(keys, 0), micro["scene"])
+      assert task.render
+      pictures = task.render(rng.fold_each(keys, 0), micro["scene"])
     x0 = pictures * 2 - 1
     noise = rng.normal_each(rng.fold_each(keys, 1), x0.shape[1:])
     t = path.logit_normal_times(
@@ -72,6 +73,11 @@ def check(config: ConfigDict) -> None:
     raise UserError(
       f'config.model.name="{config.model.name}" is trained on scenes by no job;'
       ' pretrain takes "scene_dit"'
+    )
+  if setup.make_task(config).pretraining is None:
+    raise UserError(
+      f'config.data.grammar="{config.data.grammar}": the task draws no pictures'
+      ' to pretrain on; take "scenes" or "edits"'
     )
   setup.step_table(config, "eval")
   optimizer.make_optimizer(
@@ -100,19 +106,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
   prompts = setup.load_prompts(config, "train")
-  draw = captions.edit_batches
-  if config.data.grammar != "edits":
-    corruption = config.pretrain.caption_corruption
-    draw = functools.partial(captions.caption_batches, corruption=corruption)
-  batches = draw(
+  task = setup.make_task(config)
+  assert task.pretraining
+  batches = task.pretraining(
     prompts,
     seed=config.seed,
     batch_size=config.pretrain.batch_size,
     kind_weights=config.data.kind_weights,
     steps=config.pretrain.steps,
+    corruption=config.pretrain.caption_corruption,
   )
   options = config.pretrain.to_dict()
-  loss_fn = flow_loss(policy, config.seed, options)
+  loss_fn = flow_loss(policy, task, config.seed, options)
   evaluator = evaluate.make_evaluator(
     config, policy, {}, samples=config.eval.quick_samples, split="validation"
   )

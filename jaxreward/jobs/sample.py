@@ -1,4 +1,4 @@
-"""Draws pictures for prompts of a file or of the scenes."""
+"""Draws pictures for the prompts of a task."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, processes, rng, setup
+from jaxreward import files, processes, rng, setup, tasks
 from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.scenes import detect, grammar, judge
+from jaxreward.data.prompts import Prompt
 from jaxreward.evaluation import tables
 from jaxreward.report import grids
 from jaxreward.setup import adapters, data_checks, words
@@ -63,9 +63,9 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   return pictures.rows_of(prompts)
 
 
-def _prompts(config: ConfigDict) -> tuple[grammar.Prompt, ...]:
+def _prompts(config: ConfigDict) -> tuple[Prompt, ...]:
   """The first prompts of a split, or of a file of one's own."""
-  is_own = config.data.source not in ("scenes", "edits")
+  is_own = config.data.source not in tasks.OWN
   found = setup.load_prompts(config, None if is_own else config.sample.split)
   return found[: config.sample.prompts]
 
@@ -74,30 +74,26 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Writes workdir/samples/*.png, a grid of all, and what each one shows."""
   options = config.sample
   policy = setup.make_policy(config)
-  free = config.data.grammar == "free"
+  task = setup.make_task(config)
   prompts = _prompts(config)
   params = setup.load_params(config, policy)
   mesh = setup.make_mesh(config)
   decoder = setup.put_decoder(config, policy, mesh)
-  batch = pictures.attach(
-    grammar.batch(prompts), prompts, setup.picture_side(policy)
-  )
+  batch = task.batch(prompts, side=setup.picture_side(policy))
   batch = words.make_encode(config, policy, mesh, decoder)(batch)
 
   @jax.jit
   def draw(params, batch, decoder):
     _, images = pictures_of(config, policy, params, batch, decoder)
-    if free:
-      return images, None, None
-    seen = judge.look(images, judge.repeat(batch, options.group))
-    return images, seen.detection, seen.verdict.strict
+    groups = images.reshape(len(prompts), options.group, *images.shape[1:])
+    return images, task.measure(groups, groups, batch).get("strict")
 
   with jax.set_mesh(mesh):
     params = setup.put(
       params, setup.shapes(params, policy.sharding_rules, mesh)
     )
-    images, detection, strict = processes.fetch(draw(params, batch, decoder))
-  seen = None if free else detect.describe(detection)
+    images, strict = processes.fetch(draw(params, batch, decoder))
+  lines = None if task.describe is None else task.describe(images)
   folder = workdir / "samples"
   rows = []
   for i, image in enumerate(images):
@@ -106,13 +102,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     enlarged = grids.enlarge(grids.to_uint8(image[None]), options.scale)[0]
     files.write_atomic(folder / name, grids.png(enlarged))
     row = {"file": name, "prompt": prompt.text}
-    if seen is not None:
-      row |= {"seen": seen[i], "right": bool(strict[i])}
+    if lines is not None:
+      row["seen"] = lines[i]
+    if strict is not None:
+      row["right"] = bool(strict[i // options.group, member])
     rows.append(row)
   grid = grids.image_grid_png(images, columns=options.group * 4)
   files.write_atomic(workdir / "samples.png", grid)
   tables.write_json(workdir / "samples.json", rows)
   judged = ""
-  if seen is not None:
+  if strict is not None:
     judged = f", {100 * float(np.mean(strict)):.1f} % right by the detector"
   logging.info("%d pictures in %s%s", len(images), folder, judged)

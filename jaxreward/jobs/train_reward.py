@@ -23,11 +23,11 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, reward_models, rng, setup, user_code
+from jaxreward import processes, reward_models, rng, setup, tasks, user_code
 from jaxreward.data import pairs, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import Preferences
-from jaxreward.data.scenes import grammar
+from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
@@ -47,11 +47,13 @@ def sample_policy(
   config: ConfigDict,
   policy: Policy,
   params: Params,
-  chosen: list[grammar.Prompt],
+  chosen: list[Prompt],
 ) -> Array:
   """uint8 [Q, S, H, W, C]: the policy's pictures at several guidance scales."""
   options = config.train_reward.sampling
-  prompts = words.make_encode(config, policy)(grammar.batch(chosen))
+  prompts = words.make_encode(config, policy)(
+    setup.make_task(config).batch(chosen)
+  )
   decoder = setup.load_decoder(config, policy)
   ids = preferences.row_ids(prompts)
   table = steppers.ode(schedule.timesteps(options.num_steps, options.shift))
@@ -104,9 +106,9 @@ def scene_preferences(
   )  # fmt: skip
   samples = sample_policy(config, policy, params, chosen)
   key = rng.stream_key(config.seed, "preference pictures")
-  found = preferences.collect(
-    key, chosen, samples, **options.pictures.to_dict()
-  )
+  task = setup.make_task(config)
+  assert task.preferences
+  found = task.preferences(key, chosen, samples, **options.pictures.to_dict())
   own = found.images.shape[0] // len(chosen)
 
   def answered(side: Preferences, number: int, noise: float) -> Preferences:
@@ -211,8 +213,8 @@ def _by_rating(config: ConfigDict) -> bool:
   return config.train_reward.loss.name in kernels.group_losses(config)
 
 
-def _check_grammar(config: ConfigDict) -> None:
-  if config.data.grammar != "scenes":
+def _check_task(config: ConfigDict) -> None:
+  if setup.make_task(config).preferences is None:
     raise UserError(
       f'config.data.grammar="{config.data.grammar}": the detector, which says'
       " what of two pictures is better, here judges scenes alone; give pairs of"
@@ -223,7 +225,7 @@ def _check_grammar(config: ConfigDict) -> None:
 def _check_ratings(config: ConfigDict) -> None:
   options = config.train_reward
   name = f'config.train_reward.loss.name="{options.loss.name}"'
-  if options.source != "scenes":
+  if options.source not in tasks.OWN:
     raise UserError(
       f"{name} compares ratings, and {options.source} holds answers to pairs:"
       ' use "bradley_terry"'
@@ -236,16 +238,28 @@ def _check_ratings(config: ConfigDict) -> None:
     )
 
 
+def _reading(config: ConfigDict) -> dict[str, Any]:
+  """How the task reads the prompts of a file of pairs."""
+  task = setup.make_task(config)
+  if task.tokenize is None:
+    raise UserError(
+      f'config.data.grammar="{task.name}": its prompts are no word ids, which'
+      ' the reward model reads; set it to "scenes"'
+    )
+  return dict(tokenize=task.tokenize, split_of=task.split_of)
+
+
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   options, shape = config.train_reward, jax.ShapeDtypeStruct
-  if options.source == "scenes":
+  if options.source in tasks.OWN:
     policy = setup.make_policy(config)
     words.bind(config, policy)
-    _check_grammar(config)
+    _check_task(config)
     if policy.takes_source:
       raise UserError(
-        f'config.train_reward.source="scenes": the policy "{config.model.name}"'
+        f'config.train_reward.source="{options.source}": the policy'
+        f' "{config.model.name}"'
         " starts from pictures, and pairs are drawn from words alone; give pairs"
         " of your own in config.train_reward.source"
       )
@@ -278,10 +292,12 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
   del workdir
   source = config.train_reward.source
-  if source == "scenes" or config.train_reward.init_from_policy:
+  if source in tasks.OWN or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
-  if source != "scenes":
-    return pairs.rows_of(source, "config.train_reward.source")
+  if source not in tasks.OWN:
+    return pairs.rows_of(
+      source, "config.train_reward.source", **_reading(config)
+    )
   return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 
@@ -304,6 +320,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     update = make_update(config, loss_fn, tx, places, mesh)
     score = reward_model.row_scorer(scorer)
     timer = loop.Timer()
+    categories = setup.make_task(config).categories
 
     def one(current, n):
       current, metrics = update(current, train)
@@ -312,7 +329,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def quick(current, n):
       found = reward_model.evaluate(
-        heldout, score(current.ema, heldout), config.seed
+        heldout, score(current.ema, heldout), config.seed, categories
       )
       shares = {"": found, "_strict": found["strict"]}
       return {
@@ -346,14 +363,15 @@ def _data(config: ConfigDict, scorer: RewardModel, mesh):
   source = config.train_reward.source
   start = time.monotonic()
   policy, base = setup.make_policy(config), None
-  if source == "scenes" or config.train_reward.init_from_policy:
+  if source in tasks.OWN or config.train_reward.init_from_policy:
     base = setup.load_params(config, policy)
-  if source == "scenes":
+  if source in tasks.OWN:
     sides = scene_preferences(config, policy, base)
   else:
     sides = pairs.load_pairs(
-      source, scorer.image_shape[0], "config.train_reward.source"
-    )
+      source, scorer.image_shape[0], "config.train_reward.source",
+      **_reading(config),
+    )  # fmt: skip
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2
   if not answers:
@@ -377,7 +395,8 @@ def finish(
   scores: np.ndarray,
 ) -> None:
   """Writes the model, its record and its part of evaluation.json."""
-  found = reward_model.evaluate(heldout, scores, config.seed)
+  categories = setup.make_task(config).categories
+  found = reward_model.evaluate(heldout, scores, config.seed, categories)
   source = np.asarray(heldout.source)
   drawn = scores[:, np.isin(source, (0, preferences.SOURCES.index("file")))]
   record = {

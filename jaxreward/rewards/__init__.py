@@ -42,22 +42,8 @@ from jaxreward.rewards.scoring import (
   steps_of,
   values_of,
 )
-from jaxreward.rewards.verifiable import (
-  clean,
-  detector,
-  execution,
-  preservation,
-  strict,
-  subject,
-)
 
 REGISTRY: dict[str, Callable[..., Any]] = {
-  "detector": detector,
-  "strict": strict,
-  "execution": execution,
-  "preservation": preservation,
-  "subject": subject,
-  "clean": clean,
   "learned": learned,
   "clip_score": alignment.clip_score,
   "clip_score_hessel": alignment.clip_score_hessel,
@@ -100,7 +86,6 @@ __all__ = [
   "build",
   "contexts_of",
   "declare",
-  "detector",
   "device_scores",
   "for_host",
   "has_say",
@@ -112,7 +97,6 @@ __all__ = [
   "score",
   "stds_of",
   "steps_of",
-  "strict",
   "supplied",
   "values_of",
 ]

@@ -66,8 +66,8 @@ def declare(
 
   Args:
     is_host: it gets NumPy arrays, outside jit.
-    takes_verdict: it takes, as `verdict`, what the detector has found in these
-      pictures already: {"dense", "strict"}, each [P, G], or None.
+    takes_verdict: it takes, as `verdict`, what the task has measured in these
+      pictures already, {name: [P, G]}, or None.
     takes_frames: of videos it takes all frames at once, [P, G, F, H, W, C], and
       pools them itself; without it, its scores of the frames are averaged.
       Where a config has one frame scored, and of pictures, it gets no F.

@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, Int
 
 from jaxreward import paths, reading
 from jaxreward.data import wordings
-from jaxreward.data.scenes import grammar
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.models.vision import encoders, owlvit, preprocess
@@ -36,29 +35,12 @@ COLOURS = (
   "purple", "pink", "brown", "black", "white",
 )  # fmt: skip
 POSITION_THRESHOLD = 0.1
-RELATIONS = grammar.RELATIONS
-_OPPOSITE = (0, 2, 1, 4, 3)
+RELATIONS = ("none", "left of", "right of", "above", "below")
 _RECORD = '{"prompt": "a dog", "include": [{"class": "dog", "count": 1}]}'
 
 Detect = Callable[[Params, Array, Array], tuple[Array, Array]]
 Item = tuple[str, str, int]  # colour or "", what it is, how many
 Fact = tuple[list[Item], int, bool]  # items, relation, exact
-
-
-def fact_of_scene(text: str) -> Fact:
-  """What a prompt of the grammar asks for.
-
-  Returns:
-    ([(colour or "", shape, count), ...], relation of the second item to the
-    first, whether more than the count is wrong).
-  """
-  prompt = grammar.parse(text)
-  items = []
-  for count, colour, shape in prompt.items:
-    word = "" if colour < 0 else grammar.COLOURS[colour]
-    items.append((word, grammar.SHAPES[shape], count))
-  counting = grammar.KINDS[prompt.kind] == "counting"
-  return items, _OPPOSITE[prompt.relation], counting
 
 
 def facts_of_file(path: str) -> dict[str, Fact]:
@@ -121,22 +103,25 @@ def phrases(items: Sequence[Item], length: int) -> list[list[str]]:
 
 
 def prepare_with(
-  ids: Callable[[Sequence[str]], np.ndarray], facts: Mapping[str, Fact] | None
+  ids: Callable[[Sequence[str]], np.ndarray],
+  facts: Mapping[str, Fact] | Callable[[str], Fact],
 ) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
   """Texts -> what is looked for, by a tokenizer.
 
   Every item has room for all colours, or for one phrase where no fact has any.
+
+  Args:
+    ids: texts -> token ids.
+    facts: by prompt, or a function of the prompt.
   """
-  known = [] if facts is None else facts.values()
-  coloured = facts is None or any(c for items, *_ in known for c, *_ in items)
+  nothing: Fact = ([], 0, False)
+  coloured = True
+  fact = lambda text: facts(text) if text else nothing  # pyrefly: ignore
+  if isinstance(facts, Mapping):
+    given = ByPrompt(facts, "facts")
+    coloured = any(c for items, *_ in facts.values() for c, *_ in items)
+    fact = lambda text: given.get(text, nothing)
   length = 1 + len(COLOURS) * coloured
-
-  given = None if facts is None else ByPrompt(facts, "facts")
-
-  def fact(text: str) -> Fact:
-    if given is None:
-      return fact_of_scene(text) if text else ([], 0, False)
-    return given.get(text, ([], 0, False))
 
   def prepare(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
     asked = [fact(text) for text in texts]
@@ -163,23 +148,31 @@ def load_objects(
   tokenizer: str = "",
   microbatch: int = 16,
   padded: bool = True,
+  fact_of: Callable[[str], Fact] | None = None,
 ) -> Loaded:
   """The detector, and what prompts ask for.
 
   Args:
     weights: OWL-ViT, such as google/owlvit-base-patch32.
-    facts: GenEval's `evaluation_metadata.jsonl`; empty for prompts of scenes.
+    facts: GenEval's `evaluation_metadata.jsonl`; empty for prompts of a
+      task that knows what they ask for.
     dtype: of parameters and products, "float32" or "bfloat16".
     tokenizer: its folder or hub id, where it lies elsewhere.
     microbatch: pictures that go through the tower at once; 0 for all.
     padded: lay pictures at the top left of a grey square, as OWL-ViT's authors
       do; False stretches them to one, as transformers does.
+    fact_of: prompt -> what it asks for; given by the task, not by a config.
   """
   if dtype not in ("float32", "bfloat16"):
     raise UserError(
       f"dtype={dtype} is not known{nearest(dtype, ('float32', 'bfloat16'))}"
     )
-  known = facts_of_file(facts) if facts else None
+  known = facts_of_file(facts) if facts else fact_of
+  if known is None:
+    raise UserError(
+      "facts is empty, and the task does not say what its prompts ask for; name"
+      " GenEval's evaluation_metadata.jsonl"
+    )
   config, params = owlvit.load(weights, dtype=dtype)
   net = owlvit.OwlVit(config, jnp.dtype(dtype))
   assert config.text and config.vision

@@ -22,8 +22,6 @@ from jaxreward.rewards.contract import Applies, Prepare, Scores
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Values = dict[str, ArrayLike]  # [P, G], by name
-# What the detector says of a picture; all but the first two of edits alone.
-PARTS = ("dense", "strict", "execution", "preservation", "subject", "clean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,8 @@ class RowWeight:
 
   Attributes:
     weight: in the rows where it counts.
-    kinds: ((kind, factor), ...) of the kinds that it counts for; empty for all.
+    kinds: ((number, factor), ...) of the categories that it counts for; empty
+      for all.
     applies: prompts -> bool [P], rows that have what it compares with.
   """
 
@@ -42,7 +41,7 @@ class RowWeight:
 
   def __call__(self, prompts: PromptBatch) -> Array:
     """float32 [P, 1]."""
-    kind = jnp.asarray(prompts.kind)
+    kind = jnp.asarray(prompts.category)
     rows = jnp.full(kind.shape, self.weight, jnp.float32)
     if self.kinds:
       factor = sum(f * (kind == k) for k, f in self.kinds)
@@ -56,7 +55,7 @@ def has_say(weight: float | RowWeight, prompts: PromptBatch) -> Array:
   """bool [P, 1]: rows in which a reward of this weight counts."""
   if isinstance(weight, RowWeight):
     return weight(prompts) != 0
-  return jnp.ones((jnp.shape(prompts.kind)[0], 1), bool)
+  return jnp.ones((jnp.shape(prompts.category)[0], 1), bool)
 
 
 def applied(
@@ -91,7 +90,7 @@ class Reward:
     context: arrays that `fn` takes by keyword, such as parameters; they enter
       jit as arguments, not as constants.
     is_host: runs outside jit on NumPy arrays.
-    takes_verdict: takes what the detector has found already as `verdict`.
+    takes_verdict: takes what the task has measured already as `verdict`.
     prepare: texts -> more context, made on the host once per batch.
   """
 
@@ -255,10 +254,8 @@ def _jitted(rewards, contexts, images, prompts, verdict):
 def _arguments(rewards, images, prompts, verdict):
   """What the rewards in jit run on."""
   inside = tuple(r for r in rewards.values() if not r.is_host)
-  if verdict is not None:
-    there = "strict" in verdict  # not where no detector judges
-    names = [name for name in PARTS if name in verdict]
-    verdict = {name: verdict[name] for name in names} if there else None
+  if verdict is not None and "strict" not in verdict:  # nothing was judged
+    verdict = None
   contexts = contexts_of(rewards, prompts)
   return inside, contexts, images, prompts.plain, verdict
 
@@ -438,9 +435,8 @@ def score(
     rewards: from `build`; programs are kept per Reward, so build them once.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts; padding rows are scored like the others.
-    verdict: {"dense", "strict"} and the other `PARTS`, [P, G] each, of the
-      detector on these pictures where it has seen them already; rewards that
-      ask it then do not let it look again. Other entries are not read.
+    verdict: what the task has measured in these pictures, {name: [P, G]}, if
+      it has; rewards that ask it then do not let it look again.
 
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.

@@ -38,6 +38,7 @@ from jaxreward.setup.sampling import (
   make_steps,
   step_table,
 )
+from jaxreward.setup.task import make_task
 
 __all__ = [
   "ASSETS",
@@ -56,6 +57,7 @@ __all__ = [
   "make_sampler",
   "make_schedule",
   "make_steps",
+  "make_task",
   "make_trainable",
   "parts_of",
   "picture_side",

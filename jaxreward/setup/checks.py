@@ -6,6 +6,7 @@ is what would otherwise end a run in the middle, or in a traceback.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxreward import user_code
-from jaxreward.data.scenes import grammar
+from jaxreward import tasks, user_code
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.setup import videos
 
@@ -33,8 +34,8 @@ NAMES = {
   "reward_model.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
   "export.dtype": ("same", *STORED),
-  "sample.split": grammar.SPLITS,
-  "data.grammar": ("scenes", "edits", "free"),
+  "sample.split": SPLITS,
+  "data.grammar": tuple(tasks.TASKS),
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")
@@ -160,7 +161,7 @@ def check(config: ConfigDict) -> None:
     ),
     (
       ("data.kind_weights",),
-      _are_kind_weights,
+      functools.partial(_are_kind_weights, len(_kinds(config))),
       f"{len(_kinds(config))} numbers >= 0, not all 0, in the order"
       f" {', '.join(_kinds(config))}",
     ),
@@ -258,11 +259,17 @@ def _is_decay(value: Any) -> bool:
 
 
 def _kinds(config: ConfigDict) -> tuple[str, ...]:
-  is_edits = "data" in config and config.data.get("source") == "edits"
-  return grammar.EDITS if is_edits else grammar.KINDS
+  """The categories of prompts; those of the first task where none counts."""
+  name = _value(config, "data.source")
+  if name not in tasks.OWN:
+    name = _value(config, "data.grammar")
+  task = tasks.TASKS.get(str(name))
+  if task is None or not task.is_weighted:
+    task = next(iter(tasks.TASKS.values()))
+  return tuple(task.categories.values())
 
 
-def _are_kind_weights(value: Any) -> bool:
-  if not isinstance(value, tuple | list) or len(value) != len(grammar.KINDS):
+def _are_kind_weights(count: int, value: Any) -> bool:
+  if not isinstance(value, tuple | list) or len(value) != count:
     return False
   return all(is_finite(v) and v >= 0 for v in value) and sum(value) > 0

@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, rewards, setup
+from jaxreward import processes, setup
 from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, shown
@@ -141,7 +141,7 @@ def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
 
 def _of_reward(field: str, entry: ConfigDict) -> list[PictureRow]:
   fn = config_lib.resolve_callable(
-    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
+    entry.fn, reward_setup.registry(), field=f"{field}.fn"
   )
   loader = getattr(fn, "loads", None)
   weights = entry.get("weights")

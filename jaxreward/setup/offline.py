@@ -17,11 +17,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import feeds, rng, setup, user_code
+from jaxreward import feeds, rng, setup, tasks, user_code
 from jaxreward.data import rows
 from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.prompts import Prompt
 from jaxreward.data.rows import Record, RowBatch
-from jaxreward.data.scenes import drawn, grammar, render
+from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError, shown
 from jaxreward.flow import rollout, times
 from jaxreward.setup import checks, videos
@@ -31,7 +32,6 @@ ORIGINS = ("dataset", "preferences")
 SCORE = "file"  # the name of the one score that a row's images have
 WEIGHTS = {SCORE: 1.0}
 _GROUP = {"rollout": 0, "dataset": 1, "preferences": 2}
-DRAWN = "scenes"  # in place of a path: the task draws the rows
 
 
 def origin(config: ConfigDict) -> str:
@@ -64,6 +64,12 @@ def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
     "preferences": ["pairs", "noised", "lists"],
   }[origin(config)]
   return {name: every[name] for name in names}
+
+
+def is_drawn(config: ConfigDict) -> bool:
+  """Whether a task's name stands in place of a path: the task draws the rows."""
+  name = origin(config)
+  return name != "rollout" and config.data[name] in tasks.OWN
 
 
 def where(config: ConfigDict) -> str:
@@ -125,19 +131,22 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f" on latents, and images of config.data.{name} have to be encoded; name"
       " an autoencoder"
     )
-  if config.data[name] == DRAWN:
+  if is_drawn(config):
     _check_drawn(config, field, side)
 
 
 def _check_drawn(config: ConfigDict, field: str, side: tuple[int, int]) -> None:
-  if config.data.source != "scenes" and config.data.grammar != "scenes":
+  task = setup.make_task(config)
+  known = [name for name, t in tasks.TASKS.items() if t.draw is not None]
+  if task.draw is None:
     raise UserError(
-      f"{field}: scenes are drawn for prompts of the scenes alone; name a file,"
-      ' or set config.data.source to "scenes"'
+      f"{field}: {known[0]} are drawn for prompts of the {known[0]} alone; name"
+      f' a file, or set config.data.source to "{known[0]}"'
     )
-  if side != (render.SIZE, render.SIZE):
+  size = task.drawn_side
+  if side != (size, size):
     raise UserError(
-      f"{field}: scenes have {render.SIZE} pixels a side, and the policy draws"
+      f"{field}: {known[0]} have {size} pixels a side, and the policy draws"
       f" {side[0]} x {side[1]}; name a file of images"
     )
 
@@ -151,24 +160,28 @@ def records(config: ConfigDict) -> list[Record]:
     UserError: the file, its line, and what is wrong there.
   """
   name = origin(config)
-  if name == "rollout" or config.data[name] == DRAWN:
+  if name == "rollout" or is_drawn(config):
     return []
   read = {"dataset": rows.read_dataset}[name]
   return read(config.data[name], _parser(config), f"config.data.{name}")
 
 
-def _parser(config: ConfigDict) -> Callable[[str], grammar.Prompt]:
-  """Words -> the prompt, of those that the policy knows."""
-  if config.data.grammar == "free":
-    return grammar.free
-  kinds = setup.make_policy(config).kinds
+def _file_task(config: ConfigDict) -> tasks.Task:
+  """The task, on the prompts of the file."""
+  return tasks.get(config.data.grammar, config.data[origin(config)])
 
-  def parse(text: str) -> grammar.Prompt:
-    prompt = grammar.parse(text)
-    if kinds and grammar.KIND_NAMES[prompt.kind] not in kinds:
+
+def _parser(config: ConfigDict) -> Parse:
+  """Words -> the prompt, of those that the policy knows."""
+  kinds, task = setup.make_policy(config).kinds, _file_task(config)
+
+  def parse(text: str) -> Prompt:
+    prompt = task.parse(text)
+    category = task.categories[prompt.category]
+    if kinds and category not in kinds:
       raise UserError(
         f'the prompt "{shown(text)}" is of the kind'
-        f' "{grammar.KIND_NAMES[prompt.kind]}", and the policy knows'
+        f' "{category}", and the policy knows'
         f" {', '.join(kinds)} alone"
       )
     return prompt
@@ -190,12 +203,13 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
   name = origin(config)
   if name == "rollout":
     return None
-  if config.data[name] == DRAWN:
+  if is_drawn(config):
     read = _drawn(config, with_worse=name == "preferences")
   else:
     read = rows.batches(
       records(config), seed=config.seed, batch_size=config.rollout.prompts,
       side=setup.picture_side(setup.make_policy(config)),
+      arrays=_file_task(config).rows,
     )  # fmt: skip
   share = config.data.caption_drop
   if not share:
@@ -204,12 +218,13 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
 
 
 def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
-  prompts = setup.prompt_batches(config)
+  prompts, task = setup.prompt_batches(config), setup.make_task(config)
+  assert task.draw
 
   def batch(n: int) -> RowBatch:
     chosen = prompts(n)
     key = rng.stream_key(config.seed, "dataset", n)
-    images = jax.device_get(drawn.images(key, chosen, with_worse=with_worse))
+    images = jax.device_get(task.draw(key, chosen, with_worse=with_worse))
     scores = np.ones(images.shape[:2], np.float32)
     scores[:, 1:] = 0
     return RowBatch(chosen, images, scores)
@@ -224,7 +239,12 @@ def _without_captions(
   random = np.random.default_rng([int(seed) % 2**63, step, 7])
   kept = random.random(len(batch.scores)) >= share
   prompts = batch.prompts
-  keep = lambda x: np.asarray(x) * kept[:, None].astype(np.asarray(x).dtype)
+
+  def keep(x: ArrayLike | None) -> np.ndarray | None:
+    if x is None:
+      return None
+    return np.asarray(x) * kept[:, None].astype(np.asarray(x).dtype)
+
   prompts = dataclasses.replace(
     prompts, tokens=keep(prompts.tokens), text=keep(prompts.text)
   )

@@ -16,6 +16,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import lora
 from jaxreward.models.autoencoders import vae, video_vae
 from jaxreward.setup import videos
+from jaxreward.setup.task import make_task
 from jaxreward.types import Array, Params, Policy
 
 
@@ -31,7 +32,7 @@ def make_policy(config: ConfigDict) -> Policy:
     UserError: one of the two is not known, or they do not go together.
   """
   policy = _bare_policy(config)
-  if videos.is_video(policy) and config.data.grammar != "free":
+  if videos.is_video(policy) and make_task(config).verdict:
     raise UserError(
       f'config.data.grammar="{config.data.grammar}": "{config.model.name}" makes'
       ' videos, and the detector judges pictures; use "free"'

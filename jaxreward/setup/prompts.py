@@ -5,55 +5,51 @@ from __future__ import annotations
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxreward.data import pipeline, sources
-from jaxreward.data.scenes import grammar
+from jaxreward import tasks
+from jaxreward.data import pipeline
+from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, shown
 from jaxreward.setup.policies import make_policy, picture_side
+from jaxreward.setup.task import make_task
 
 
-def load_prompts(
-  config: ConfigDict, split: str | None
-) -> tuple[grammar.Prompt, ...]:
+def load_prompts(config: ConfigDict, split: str | None) -> tuple[Prompt, ...]:
   """The prompts of `config.data` of one split; None for all of a file's.
 
-  Of the grammar's own prompts only those are taken that the policy knows.
+  Of a task's own prompts only those are taken that the policy knows.
 
   Raises:
     UserError: a prompt of one's own that the policy does not know.
   """
-  policy, source = make_policy(config), config.data.source
-  free = config.data.grammar == "free"
-  if split is None:
-    found = sources.all_prompts(
-      source, free=free, with_pictures=policy.takes_source
-    )
-  else:
-    found = sources.load_prompts(
-      source, split, policy.kinds if source == "scenes" else None,
-      free=free, with_pictures=policy.takes_source,
-    )  # fmt: skip
-  for prompt in found if policy.kinds else ():
-    if grammar.KIND_NAMES[prompt.kind] not in policy.kinds:
+  policy, task, source = (
+    make_policy(config),
+    make_task(config),
+    config.data.source,
+  )
+  is_own = task.own is not None and not task.has_pictures and split is not None
+  prompts = task.prompts(
+    split, source, policy.kinds if is_own else (),
+    with_pictures=policy.takes_source, known=tasks.OWN,
+  )  # fmt: skip
+  for prompt in prompts if policy.kinds else ():
+    category = task.categories[prompt.category]
+    if category not in policy.kinds:
       raise UserError(
-        f'config.data.source={source}: the prompt "{shown(prompt.text)}" is of the kind'
-        f' "{grammar.KIND_NAMES[prompt.kind]}", and config.model.condition='
+        f'config.data.source={source}: the prompt "{shown(prompt.text)}" is of'
+        f' the kind "{category}", and config.model.condition='
         f'"class" knows {", ".join(policy.kinds)} alone, such as "a red circle"'
         ' or "three squares"; leave it out, or set config.model.condition to'
         ' "text"'
       )
-  return found
+  return prompts
 
 
 def prompt_batches(config: ConfigDict) -> pipeline.PromptBatches:
-  """Batches of `config.rollout.prompts` training prompts, by the step.
-
-  Prompts in any words are of one kind, and come equally often.
-  """
-  free = config.data.grammar == "free"
-  return pipeline.prompt_batches(
+  """Batches of `config.rollout.prompts` training prompts, by the step."""
+  return make_task(config).batches(
     load_prompts(config, "train"), seed=config.seed,
     batch_size=config.rollout.prompts,
-    kind_weights=None if free else config.data.kind_weights,
+    kind_weights=config.data.kind_weights,
     side=picture_side(make_policy(config)),
   )  # fmt: skip
 

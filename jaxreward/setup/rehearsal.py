@@ -16,8 +16,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxreward import rewards, setup, user_code
-from jaxreward.data import pictures
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.types import PromptBatch
@@ -52,9 +50,9 @@ def probe(config: ConfigDict) -> tuple[np.ndarray, PromptBatch]:
   """(pictures of noise [2, G, H, W, C], their prompts) as a run has them."""
   policy = setup.make_policy(config)
   chosen = setup.load_prompts(config, "train")[:_PROMPTS]
-  batch = grammar.batch(chosen, _PROMPTS)
-  if len(chosen) == _PROMPTS:
-    batch = pictures.attach(batch, chosen, setup.picture_side(policy))
+  batch = setup.make_task(config).batch(
+    chosen, _PROMPTS, setup.picture_side(policy)
+  )
   rows = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
   decoder = None
   if policy.decoder is not None:

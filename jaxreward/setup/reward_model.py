@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from etils import epath
 from jaxreward import processes, reading
 from jaxreward.data import preferences
 from jaxreward.data.preferences import Preferences
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import intervals
 from jaxreward.models.vision import scene_reward
@@ -117,7 +116,10 @@ def _read(data, scores, row, place) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate(
-  data: Preferences, scores: np.ndarray, seed: int
+  data: Preferences,
+  scores: np.ndarray,
+  seed: int,
+  categories: Mapping[int, str],
 ) -> dict[str, Any]:
   """Held-out accuracy over pairs of which no two share a picture.
 
@@ -125,6 +127,7 @@ def evaluate(
     data: held-out rows.
     scores: [Q, N], the model's.
     seed: of the pairing.
+    categories: number -> name, of the prompts.
 
   Returns:
     {accuracy, low, high, n} of all pairs, the interval by resampling prompts
@@ -136,7 +139,7 @@ def evaluate(
   """
   row, place = preferences.separate_pairs(data, seed)
   pair, differ = _read(data, scores, row, place)
-  kind = np.asarray(data.kind)[row]
+  kind = np.asarray(data.category)[row]
   # A prompt may stand in several rows.
   prompts = np.unique(np.asarray(data.tokens), axis=0, return_inverse=True)[1]
   prompts = prompts.reshape(-1)
@@ -147,7 +150,7 @@ def evaluate(
     *_read(data, scores, *drawn), prompts[drawn[0]]
   )
   found["kinds"] = {
-    grammar.KINDS[k]: _share(pair, differ & (kind == k), prompts[row])
+    categories[int(k)]: _share(pair, differ & (kind == k), prompts[row])
     for k in np.unique(kind[kind >= 0])
   }
   d = pair[:, 0] - pair[:, 1]

@@ -16,12 +16,10 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxreward import buckets, paths, rewards, setup, user_code
+from jaxreward import buckets, paths, rewards, setup, tasks, user_code
 from jaxreward import config as config_lib
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.models.vision import scene_reward
-from jaxreward.rewards import scoring
 from jaxreward.setup import checks, reward_model
 from jaxreward.training import sharding
 from jaxreward.types import Array, PromptBatch
@@ -29,6 +27,7 @@ from jaxreward.types import Array, PromptBatch
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights", "kinds")
 _FOLDER = "folder"  # argument of a loader: its place in the working directory
+_FACT_OF = "fact_of"  # another: what the task knows of its prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +35,17 @@ class _Entry:
   """A reward as a config names it, its function found and bound."""
 
   field: str
+  name: str
   fn: Callable[..., Any]
   weight: float | rewards.RowWeight
   is_learned: bool
   weights: str
   loads: Callable[..., rewards.Loaded] | None
+
+
+def registry() -> dict[str, Callable[..., Any]]:
+  """Every reward that has a name, those of the tasks first."""
+  return tasks.rewards() | rewards.REGISTRY
 
 
 def sections_of(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
@@ -199,6 +204,7 @@ def bind(
   The detector is held out where nothing else is and no reward asks it.
   """
   entries: dict[str, _Entry] = {}
+  task = setup.make_task(config)
   for section in sections:
     for name in config[section]:
       if name in entries:
@@ -207,43 +213,41 @@ def bind(
           " a held-out reward is one that is not trained on"
         )
       _check_name(section, name)
-      _check_kinds(config, section, name)
-      entries[name] = _bound(config[section][name], f"{section}.{name}")
+      _check_kinds(config, task, section, name)
+      entries[name] = _bound(config[section][name], f"{section}.{name}", task)
   entries = {
     name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
     for name, entry in entries.items()
   }
-  if config.data.grammar == "edits":
-    _refuse_learned(entries)
-  else:
-    _refuse_parts(config, entries)
-  _refuse_without_pictures(config, entries)
-  if config.data.grammar == "free":
-    _refuse_detector(entries)
-  elif entries and "heldout_rewards" in sections and not config.heldout_rewards:
-    _hold_out_detector(entries)
+  if task.tokenize is None:
+    _refuse_learned(task, entries)
+  _refuse_of_other_tasks(task, entries)
+  _refuse_without_pictures(config, task, entries)
+  if (
+    task.judge and entries and "heldout_rewards" in sections
+    and not config.heldout_rewards
+  ):  # fmt: skip
+    _hold_out(task, entries)
   return entries
 
 
-def _refuse_detector(entries: Mapping[str, _Entry]) -> None:
+def _refuse_of_other_tasks(
+  task: tasks.Task, entries: Mapping[str, _Entry]
+) -> None:
+  """Refuses what judges prompts of another task."""
   for entry in entries.values():
-    if getattr(entry.fn, "takes_verdict", False):
+    if getattr(entry.fn, "takes_verdict", False) and not task.verdict:
       raise UserError(
         f"config.{entry.field}: the detector judges scenes alone, and"
-        ' config.data.grammar="free"; take another reward'
+        f' config.data.grammar="{task.name}"; take another reward'
       )
-
-
-def _refuse_parts(config: ConfigDict, entries: Mapping[str, _Entry]) -> None:
-  """Refuses what judges edits alone, where there are none."""
-  for section in SECTIONS:
-    for name in config[section]:
-      fn = config[section][name].get("fn")
-      if name in entries and fn in scoring.PARTS[2:]:
-        raise UserError(
-          f'config.{section}.{name}.fn="{fn}": it judges tasks with a picture;'
-          ' set config.data.source and config.data.grammar to "edits"'
-        )
+    owners = [n for n, t in tasks.TASKS.items() if entry.name in t.rewards]
+    if owners and task.name not in owners:
+      raise UserError(
+        f'config.{entry.field}.fn="{entry.name}": it judges tasks with a'
+        " picture; set config.data.source and config.data.grammar to"
+        f' "{owners[0]}"'
+      )
 
 
 def _check_name(section: str, name: str) -> None:
@@ -255,10 +259,11 @@ def _check_name(section: str, name: str) -> None:
     )
 
 
-def _check_kinds(config: ConfigDict, section: str, name: str) -> None:
+def _check_kinds(
+  config: ConfigDict, task: tasks.Task, section: str, name: str
+) -> None:
   """Refuses kinds that the prompts do not have."""
-  by = {"edits": grammar.EDITS, "free": ("free",)}
-  known = by.get(config.data.grammar, grammar.KINDS)
+  known = list(task.categories.values())
   entry: Any = config[section][name]
   kinds = entry.get("kinds", {}) if isinstance(entry, ConfigDict) else {}
   for kind in kinds if isinstance(kinds, ConfigDict) else ():
@@ -266,44 +271,46 @@ def _check_kinds(config: ConfigDict, section: str, name: str) -> None:
       raise UserError(
         f'config.{section}.{name}.kinds: "{kind}" is not known'
         f"{nearest(kind, known)}; with config.data.grammar="
-        f'"{config.data.grammar}" there are {", ".join(known)}'
+        f'"{task.name}" there are {", ".join(known)}'
       )
 
 
-def _refuse_learned(entries: Mapping[str, _Entry]) -> None:
+def _refuse_learned(task: tasks.Task, entries: Mapping[str, _Entry]) -> None:
   for entry in entries.values():
     if entry.is_learned:
       raise UserError(
         f'config.{entry.field}.fn="learned": the reward model reads the words of'
-        ' the scenes alone, and config.data.grammar="edits"; take another reward'
+        f' the scenes alone, and config.data.grammar="{task.name}"; take another'
+        " reward"
       )
 
 
 def _refuse_without_pictures(
-  config: ConfigDict, entries: Mapping[str, _Entry]
+  config: ConfigDict, task: tasks.Task, entries: Mapping[str, _Entry]
 ) -> None:
   """Refuses what compares with pictures of prompts that bring none."""
-  for section in SECTIONS if config.data.source == "scenes" else ():
+  for section in SECTIONS if task.has_pictures is False else ():
     for name, entry in config[section].items():
       fn = entries[name].fn if name in entries else None
       if getattr(fn, "applies", None) and not entry.get("references"):
         raise UserError(
           f"config.{section}.{name}: it compares with pictures, and the prompts"
-          ' of config.data.source="scenes" bring none; name a folder in'
+          f' of config.data.source="{config.data.source}" bring none; name a'
+          " folder in"
           f" config.{section}.{name}.references, or a .jsonl with pictures in"
           " config.data.source"
         )
 
 
-def _hold_out_detector(entries: dict[str, _Entry]) -> None:
-  """Watches the detector where no trained reward asks it."""
+def _hold_out(task: tasks.Task, entries: dict[str, _Entry]) -> None:
+  """Watches the task's own judge where no trained reward asks it."""
   if not any(getattr(e.fn, "takes_verdict", False) for e in entries.values()):
-    name = "heldout_detector" if "detector" in entries else "detector"
-    entry = ConfigDict({"fn": "detector"})
-    entries[name] = _bound(entry, f"heldout_rewards.{name}")
+    name = f"heldout_{task.judge}" if task.judge in entries else task.judge
+    entry = ConfigDict({"fn": task.judge})
+    entries[name] = _bound(entry, f"heldout_rewards.{name}", task)
 
 
-def _bound(entry: Any, field: str) -> _Entry:
+def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
   if not isinstance(entry, ConfigDict):
     raise UserError(
       f"config.{field}={entry!r}: a reward is a section; name its function in"
@@ -314,7 +321,7 @@ def _bound(entry: Any, field: str) -> _Entry:
   seen = ("verdict",) if _is_own(known) else ()
   loads, options = _bound_loader(entry, known, field)
   fn = config_lib.bind(
-    entry, rewards.REGISTRY, field=field, key="fn", positional=2,
+    entry, registry(), field=field, key="fn", positional=2,
     reserved=(*_RESERVED, *options),
     supplied=("params", "scorer", "mean", "std")
     if is_learned
@@ -332,12 +339,18 @@ def _bound(entry: Any, field: str) -> _Entry:
     raise UserError(
       f'config.{field}.weights={file}: the reward "{name}" reads none'
     )
-  row_weight = _row_weight(entry, known, float(weight), field)
-  return _Entry(field, fn, row_weight, is_learned, file, loads)
+  row_weight = _row_weight(entry, known, float(weight), field, task)
+  if loads and _FACT_OF in inspect.signature(loads).parameters:
+    loads = functools.partial(loads, fact_of=task.fact_of)
+  return _Entry(field, str(name), fn, row_weight, is_learned, file, loads)
 
 
 def _row_weight(
-  entry: ConfigDict, fn: Callable[..., Any] | None, weight: float, field: str
+  entry: ConfigDict,
+  fn: Callable[..., Any] | None,
+  weight: float,
+  field: str,
+  task: tasks.Task,
 ) -> float | rewards.RowWeight:
   """The weight; row by row where it, or the reward's say, is not for all."""
   kinds = entry.get("kinds", {})
@@ -351,9 +364,7 @@ def _row_weight(
       raise UserError(
         f"config.{field}.kinds.{name}={kinds[name]}: expected a finite number"
       )
-  factors = tuple(
-    (grammar.KIND_NAMES.index(name), float(kinds[name])) for name in kinds
-  )
+  factors = tuple((task.number(name), float(kinds[name])) for name in kinds)
   applies = None if entry.get("references") else getattr(fn, "applies", None)
   if not factors and applies is None:
     return weight
@@ -364,14 +375,12 @@ def _found(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
   """The entry's function; None where it names none, which `bind` refuses."""
   if "fn" not in entry:
     return None
-  return config_lib.resolve_callable(
-    entry.fn, rewards.REGISTRY, field=f"{field}.fn"
-  )
+  return config_lib.resolve_callable(entry.fn, registry(), field=f"{field}.fn")
 
 
 def _is_own(fn: Callable[..., Any] | None) -> bool:
-  """Whether a function of the package takes the detector's verdict."""
-  own = fn in rewards.REGISTRY.values()
+  """Whether a function of the package takes what the task has measured."""
+  own = fn in registry().values()
   return own and bool(getattr(fn, "takes_verdict", False))
 
 
@@ -382,11 +391,14 @@ def _bound_loader(
   loader = getattr(fn, "loads", None)
   if loader is None:
     return None, ()
-  names = tuple(n for n in inspect.signature(loader).parameters if n != _FOLDER)
+  given_by_program = (_FOLDER, _FACT_OF)
+  names = tuple(
+    n for n in inspect.signature(loader).parameters if n not in given_by_program
+  )
   given = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
   bound = config_lib.bind(
     ConfigDict(given), {entry.fn: loader}, field=field, key="fn",
-    supplied=(_FOLDER,),
+    supplied=given_by_program,
   )  # fmt: skip
   if look := getattr(loader, "check", None):
     try:
@@ -399,18 +411,17 @@ def _bound_loader(
 
 
 def _try_out(fn: Callable[..., Any], field: str) -> None:
-  """Lets a reward that asks the detector look at its own options."""
+  """Lets a reward that asks the task's judge look at its own options."""
   shape: Any = jax.ShapeDtypeStruct
-  number, ids = shape((1,), jnp.int32), shape((1,), jnp.uint32)
   prompts = PromptBatch(
-    tokens=shape((1, 1), jnp.int32), ids=ids, kind=number,
-    items=shape((1, 2, 3), jnp.int32), relation=number, mask=shape((1,), bool),
+    ids=shape((1,), jnp.uint32), category=shape((1,), jnp.int32),
+    mask=shape((1,), bool),
   )  # fmt: skip
   scores = shape((1, 1), jnp.float32)
   checks.try_out(
     lambda images, prompts, found: fn(images, prompts, verdict=found),
     shape((1, 1, 1, 1, 3), jnp.float32), prompts,
-    dict.fromkeys(scoring.PARTS, scores),
+    {name: scores for t in tasks.TASKS.values() for name in t.verdict},
     field=field, prefix=f"config.{field}: ",
   )  # fmt: skip
 

@@ -13,8 +13,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from jaxreward import rewards, setup
-from jaxreward.data import sources
+from jaxreward import setup, tasks
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, shown
 from jaxreward.rewards import objects, references
@@ -56,20 +55,19 @@ def check(config: ConfigDict) -> None:
 
 
 def _is_own(source: str) -> bool:
-  return source not in ("scenes", "edits")
+  return source not in tasks.OWN
 
 
 def _texts(config: ConfigDict) -> Sequence[str]:
   """The words of all prompts."""
-  source = config.data.source
-  if _is_own(source):
+  if _is_own(config.data.source):
     return [prompt.text for prompt in setup.load_prompts(config, None)]
-  return [prompt.text for prompt in sources.all_prompts(source)]
+  return [prompt.text for prompt in setup.make_task(config).prompts(None)]
 
 
 def _entries(entry: Any) -> list[ByPrompt[Any]]:
   """Reads the files of one reward; of another's function nothing is known."""
-  fn = rewards.REGISTRY.get(entry.get("fn"))
+  fn = reward_setup.registry().get(entry.get("fn"))
   loads = getattr(fn, "loads", None)
   names = inspect.signature(loads).parameters if loads else ()
   given = {name: entry[name] for name in names if entry.get(name)}

@@ -23,9 +23,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import setup
+from jaxreward import setup, tasks
 from jaxreward.data import texts, wordings
-from jaxreward.data.scenes import render
 from jaxreward.errors import UserError, shown
 from jaxreward.models.vision import preprocess
 from jaxreward.setup import pipelines
@@ -113,10 +112,11 @@ def bind(
         f'config.text_encoder.name="{name}": the policy'
         f' "{config.model.name}" reads words by itself; use "none"'
       )
-    if config.data.grammar == "free":
+    if not setup.make_task(config).verdict:
       raise UserError(
-        f'config.data.grammar="free": the policy "{config.model.name}" knows'
-        " the words of the scenes alone; take one with a text encoder"
+        f'config.data.grammar="{config.data.grammar}": the policy'
+        f' "{config.model.name}" knows the words of the scenes alone; take one'
+        " with a text encoder"
       )
     return None
   if name == "none":
@@ -169,39 +169,31 @@ def bind_vision(
 
 def _check_source(config: ConfigDict, policy: Policy) -> None:
   """Refuses data and a policy of which one alone knows pictures."""
-  data = config.data
-  edits = "edits" in (data.source, data.grammar)
-  if data.grammar == "edits" != data.source:
+  task = setup.make_task(config)
+  size = setup.picture_side(policy) if task.side else (0, 0)
+  if task.side and size != (task.side, task.side):
     raise UserError(
-      f'config.data.grammar="edits": it judges the tasks of'
-      f' config.data.source="edits" alone, which is "{data.source}"'
+      f'config.data.grammar="{task.name}": it judges pictures of {task.side}'
+      f" pixels a side, and the policy draws {size[0]} x {size[1]}; set it to"
+      ' "free"'
     )
-  if data.source == "edits" and data.grammar == "scenes":
+  if task.has_pictures and not policy.takes_source:
     raise UserError(
-      'config.data.source="edits": set config.data.grammar to "edits", or to'
-      ' "free" for a policy that draws other sizes'
-    )
-  square = render.SIZE, render.SIZE
-  size = setup.picture_side(policy) if data.grammar == "edits" else square
-  if size != square:
-    raise UserError(
-      f'config.data.grammar="edits": it judges pictures of {render.SIZE} pixels'
-      f' a side, and the policy draws {size[0]} x {size[1]}; set it to "free"'
-    )
-  if edits and not policy.takes_source:
-    raise UserError(
-      f'config.data.source="edits": the policy "{config.model.name}" takes no'
-      " picture; set config.model.takes_source=True if it can"
+      f'config.data.source="{config.data.source}": the policy'
+      f' "{config.model.name}" takes no picture; set'
+      " config.model.takes_source=True if it can"
     )
   if policy.takes_source and policy.prompts and policy.to_latents is None:
     raise UserError(
       'config.autoencoder.name="none": the policy takes a picture to edit, which'
       " an autoencoder has to encode"
     )
-  if policy.takes_source and data.source == "scenes":
+  if policy.takes_source and task.has_pictures is False:
+    others = [n for n in tasks.OWN if tasks.TASKS[n].has_pictures]
     raise UserError(
-      f'config.data.source="scenes": the policy "{config.model.name}" takes a'
-      ' picture to edit; take "edits", or a .jsonl file that names pictures'
+      f'config.data.source="{config.data.source}": the policy'
+      f' "{config.model.name}" takes a picture to edit; take'
+      f' "{others[0]}", or a .jsonl file that names pictures'
     )
 
 

@@ -72,8 +72,7 @@ def test_a_prompt_that_stands_twice_has_one_history():
   state, update = tracker(buffer_size=6, min_count=6)
   zero = np.zeros(2, np.int32)
   batch = PromptBatch(
-    tokens=zero[:, None], ids=IDS[[1, 1]], kind=zero, items=zero,
-    relation=zero, mask=np.ones(2, bool),
+    ids=IDS[[1, 1]], category=zero, mask=np.ones(2, bool),
   )  # fmt: skip
   ids = np.asarray(distinct_ids(batch).ids)
   assert ids[0] != ids[1]

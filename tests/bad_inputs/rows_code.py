@@ -110,7 +110,7 @@ ROWS = [
     "a length from a value",
     """
     def score(images, prompts):
-      return sum(images[i] for i in range(prompts.kind[0]))
+      return sum(images[i] for i in range(prompts.category[0]))
     """,
     line(2), MEND,
   ),
@@ -214,7 +214,7 @@ ROWS = [
   ),
   reward(
     "writes into the prompts",
-    HOST + "  prompts.kind[0] = 1", line(3), "x.copy()",
+    HOST + "  prompts.category[0] = 1", line(3), "x.copy()",
   ),
   reward("exit", HOST + "  exit(3)", line(3), "calls exit(3)"),
   # found and bound

@@ -2,9 +2,9 @@
 
 import os
 
-from jaxreward.data.scenes import tfds_builder
 from jaxreward.models import hub
 from jaxreward.rewards.remote.store import Cache
+from jaxreward.tasks.scenes import tfds_builder
 from jaxreward.training.checkpoint import Checkpoints
 from tests.bad_inputs.table import Row
 

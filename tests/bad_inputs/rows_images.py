@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 from tests.bad_inputs.table import Row
 from tests.data import odd_images as odd
 

@@ -174,8 +174,8 @@ def load_job(flags):
 
   from jaxreward import config as config_lib
   from jaxreward import setup
-  from jaxreward.data.scenes import grammar
   from jaxreward.jobs import align
+  from jaxreward.tasks.scenes import grammar
 
   config = config_lib.load(
     SPEC,

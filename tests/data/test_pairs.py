@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxreward.data import pairs
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar
 
 TRAIN = grammar.prompts("train")[0].text
 HELDOUT = grammar.prompts("heldout")[0].text
@@ -20,6 +20,12 @@ def folder(tmp_path):
     colour = np.full((36, 36, 3), 60 * i, np.uint8)
     Image.fromarray(colour).save(tmp_path / f"{i}.png")
   return tmp_path
+
+
+def load(path):
+  return pairs.load_pairs(
+    path, 36, tokenize=grammar.tokenize, split_of=grammar.split_of
+  )
 
 
 def pair(prompt=TRAIN, a="0.png", b="1.png", label="a", **more):
@@ -38,7 +44,7 @@ HELD = pair(HELDOUT, "2.png", "3.png", "b")
 
 def test_pairs_are_read_and_split_by_prompt(folder):
   path = write(folder, pair(), "", pair(b="0.png", a="1.png", label=0.25), HELD)
-  train, heldout = pairs.load_pairs(path, 36)
+  train, heldout = load(path)
   np.testing.assert_array_equal(train.members, [[0, 1], [1, 0]])
   assert train.images.dtype == np.uint8
   np.testing.assert_array_equal(train.images[:, 0, 0, 0], [0, 60])
@@ -51,7 +57,9 @@ def test_pairs_are_read_and_split_by_prompt(folder):
 
 def test_every_wording_of_a_prompt_is_on_one_side():
   for prompt in grammar.all_prompts()[::97]:
-    assert pairs.is_heldout(prompt.text) == (prompt.split != "train")
+    assert pairs.is_heldout(prompt.text, grammar.split_of) == (
+      prompt.split != "train"
+    )
   free = "red red red"  # words of the vocabulary that are no sentence
   assert pairs.is_heldout(free) == pairs.is_heldout(" Red red  red. ")
 
@@ -74,7 +82,7 @@ def test_every_wording_of_a_prompt_is_on_one_side():
 def test_a_mistake_is_named_by_file_and_line(folder, row, words):
   path = write(folder, pair(), row, HELD)
   with pytest.raises(UserError, match=words) as error:
-    pairs.load_pairs(path, 36)
+    load(path)
   assert str(error.value).startswith(f"{path}, line 2: ")
   assert "\n" not in str(error.value)
 
@@ -82,19 +90,19 @@ def test_a_mistake_is_named_by_file_and_line(folder, row, words):
 def test_a_file_that_is_not_a_picture(folder):
   (folder / "bad.png").write_text("no picture")
   with pytest.raises(UserError, match=r", line 1: .*bad\.png"):
-    pairs.load_pairs(write(folder, pair(a="bad.png"), HELD), 36)
+    load(write(folder, pair(a="bad.png"), HELD))
 
 
 def test_a_missing_file_and_an_empty_side(folder):
   with pytest.raises(UserError, match=r"none\.jsonl: there is no such file"):
-    pairs.load_pairs(folder / "none.jsonl", 36)
+    load(folder / "none.jsonl")
   with pytest.raises(UserError, match="held-out side"):
-    pairs.load_pairs(write(folder, pair()), 36)
+    load(write(folder, pair()))
   with pytest.raises(UserError, match="training side"):
-    pairs.load_pairs(write(folder, HELD), 36)
+    load(write(folder, HELD))
 
 
 def test_a_picture_on_both_sides_is_refused(folder):
   path = write(folder, pair(), pair(HELDOUT, "1.png", "2.png"))
   with pytest.raises(UserError, match=r"1\.png belongs to training and"):
-    pairs.load_pairs(path, 36)
+    load(path)

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.data import image_checks, pictures, pipeline, sources
-from jaxreward.data.scenes import edits, grammar, render
+from jaxreward import tasks
+from jaxreward.data import image_checks, pictures, sources
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks import free
+from jaxreward.tasks.scenes import edits, grammar, render
 
+EDITS, SCENES = (tasks.TASKS[name] for name in ("edits", "scenes"))
 TRAIN = edits.prompts("train")
 
 
@@ -39,12 +43,12 @@ def own(tmp_path):
 
 
 def load(path, split="train", **options):
-  options = {"free": True, "with_pictures": True} | options
+  options = {"parse": free.parse, "with_pictures": True} | options
   return sources.load_prompts(str(path), split, **options)
 
 
 def test_a_batch_holds_the_pictures_of_its_rows():
-  batches = pipeline.prompt_batches(TRAIN, seed=0, batch_size=6)
+  batches = EDITS.batches(TRAIN, seed=0, batch_size=6)
   by_id = {p.prompt_id: p for p in TRAIN}
   for step in (0, 41):
     batch = batches(step)
@@ -52,12 +56,14 @@ def test_a_batch_holds_the_pictures_of_its_rows():
     source, answer = edits.draw(chosen)
     np.testing.assert_array_equal(batch.source, source)
     np.testing.assert_array_equal(batch.target, edits.targets(chosen, answer))
-    np.testing.assert_array_equal(batch.task.gone, edits.expected(chosen).gone)
-    assert sorted(batch.kind) == list(range(edits.FIRST, edits.FIRST + 6))
+    np.testing.assert_array_equal(
+      batch.extras.edit.gone, edits.expected(chosen).gone
+    )
+    assert sorted(batch.category) == list(range(edits.FIRST, edits.FIRST + 6))
 
 
 def test_the_position_is_saved_and_found_again():
-  batches = pipeline.prompt_batches(TRAIN, seed=1, batch_size=4)
+  batches = EDITS.batches(TRAIN, seed=1, batch_size=4)
   iterator = batches.iterate()
   [next(iterator) for _ in range(3)]
   state = json.loads(json.dumps(iterator.get_state()))
@@ -68,11 +74,9 @@ def test_the_position_is_saved_and_found_again():
 
 
 def test_processes_hold_each_picture_once():
-  whole = pipeline.prompt_batches(TRAIN, seed=2, batch_size=3, pad_to=4)(5)
+  whole = EDITS.batches(TRAIN, seed=2, batch_size=3, pad_to=4)(5)
   parts = [
-    pipeline.prompt_batches(
-      TRAIN, seed=2, batch_size=3, pad_to=4, process=(i, 2)
-    )(5)
+    EDITS.batches(TRAIN, seed=2, batch_size=3, pad_to=4, process=(i, 2))(5)
     for i in range(2)
   ]
   joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
@@ -81,47 +85,45 @@ def test_processes_hold_each_picture_once():
 
 def test_kinds_of_edits_have_weights_of_their_own():
   weights = (0, 3, 0, 0, 0, 1)
-  batches = pipeline.prompt_batches(
-    TRAIN, seed=3, batch_size=8, kind_weights=weights
-  )
-  kinds = np.bincount(batches(2).kind - edits.FIRST, minlength=6)
+  batches = EDITS.batches(TRAIN, seed=3, batch_size=8, kind_weights=weights)
+  kinds = np.bincount(batches(2).category - edits.FIRST, minlength=6)
   np.testing.assert_array_equal(kinds, [0, 6, 0, 0, 0, 2])
   with pytest.raises(UserError, match="recolour, remove, add"):
-    pipeline.prompt_batches(TRAIN, seed=3, batch_size=8, kind_weights=(1, 2))
+    EDITS.batches(TRAIN, seed=3, batch_size=8, kind_weights=(1, 2))
 
 
 def test_prompts_without_pictures_have_no_such_leaves():
-  batch = pipeline.prompt_batches(
+  batch = SCENES.batches(
     grammar.prompts("train"), seed=0, batch_size=2, side=36
   )(0)
   assert len(jax.tree.leaves(batch)) == 7
 
 
 def test_rows_of_one_text_differ_by_their_pictures(own):
-  every = sources.all_prompts(str(own), free=True, with_pictures=True)
+  every = sources.all_prompts(str(own), free.parse, with_pictures=True)
   assert len(every) == 12
   assert len({p.prompt_id for p in every}) == 12
-  splits = [load(own, split) for split in grammar.SPLITS]
-  names = [p.task.name for found in splits for p in found]
+  splits = [load(own, split) for split in SPLITS]
+  names = [p.pictures.name for found in splits for p in found]
   assert sorted(names) == sorted(f"{i}.png" for i in range(12))
   assert all(splits)
-  assert len(load(own, free=True, with_pictures=False)) == 1
+  assert len(load(own, with_pictures=False)) == 1
 
 
 def test_files_are_read_for_the_rows_that_name_them(own):
-  every = sources.all_prompts(str(own), free=True, with_pictures=True)
-  batch = pictures.attach(grammar.batch(every), every, 20)
+  every = sources.all_prompts(str(own), free.parse, with_pictures=True)
+  batch = free.TASK.batch(every, side=20)
   for i, prompt in enumerate(every):
-    image = np.asarray(Image.open(own.parent / prompt.task.name))
+    image = np.asarray(Image.open(own.parent / prompt.pictures.name))
     np.testing.assert_allclose(batch.source[i], image / 255, atol=1e-6)
-  (first,) = (i for i, p in enumerate(every) if p.task.name == "0.png")
+  (first,) = (i for i, p in enumerate(every) if p.pictures.name == "0.png")
   assert np.isfinite(batch.target[first]).all()
   np.testing.assert_array_equal(batch.changes[first, :10], 1)
   np.testing.assert_array_equal(batch.changes[first, 10:], 0)
   others = np.delete(np.arange(12), first)
   assert np.isnan(batch.target[others]).all()
   assert np.isnan(batch.changes[others]).all()
-  small = pictures.attach(grammar.batch(every[:2]), every[:2], 8)
+  small = free.TASK.batch(every[:2], side=8)
   assert small.source.shape == small.target.shape == (2, 8, 8, 3)
 
 
@@ -129,7 +131,7 @@ def test_no_array_where_no_row_of_the_source_has_such_a_picture(own):
   rows = own.read_text().splitlines()[1:]
   own.write_text("\n".join(rows))
   chosen = load(own)[:2]
-  batch = pictures.attach(grammar.batch(chosen), chosen, 8)
+  batch = free.TASK.batch(chosen, side=8)
   assert batch.source is not None
   assert batch.target is None and batch.changes is None
 
@@ -165,13 +167,13 @@ def test_text_files_name_no_pictures(tmp_path):
 def test_a_picture_that_is_cut_short_says_so_when_it_is_read(own):
   data = (own.parent / "3.png").read_bytes()
   (own.parent / "3.png").write_bytes(data[: len(data) // 2])
-  every = sources.all_prompts(str(own), free=True, with_pictures=True)
+  every = sources.all_prompts(str(own), free.parse, with_pictures=True)
   with pytest.raises(UserError, match=r"3\.png: the image is damaged"):
-    pictures.attach(grammar.batch(every), every, 20)
+    free.TASK.batch(every, side=20)
 
 
 def test_edits_are_a_source_of_prompts():
-  assert sources.load_prompts("edits", "heldout") == edits.prompts("heldout")
-  assert sources.all_prompts("edits") == edits.all_prompts()
-  batch = pictures.attach(grammar.batch(TRAIN[:2]), TRAIN[:2])
+  assert EDITS.prompts("heldout") == edits.prompts("heldout")
+  assert EDITS.prompts(None) == edits.all_prompts()
+  batch = EDITS.batch(TRAIN[:2])
   assert batch.source.shape == (2, render.SIZE, render.SIZE, 3)

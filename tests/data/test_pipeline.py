@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxreward import tasks
 from jaxreward.data import pipeline
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar
 
+SCENES = tasks.TASKS["scenes"]
 TRAIN = grammar.prompts("train")
 BY_ID = {p.prompt_id: p for p in TRAIN}
 
@@ -23,30 +25,30 @@ def _equal(left, right):
 
 
 def test_rows_are_the_prompts():
-  batch = pipeline.prompt_batches(TRAIN, seed=0, batch_size=5)(17)
+  batch = SCENES.batches(TRAIN, seed=0, batch_size=5)(17)
   _equal(batch, grammar.batch([BY_ID[i] for i in batch.ids.tolist()]))
 
 
 def test_batch_is_a_function_of_the_step():
-  one = pipeline.prompt_batches(TRAIN, seed=1, batch_size=8)
-  other = pipeline.prompt_batches(TRAIN, seed=1, batch_size=8)
+  one = SCENES.batches(TRAIN, seed=1, batch_size=8)
+  other = SCENES.batches(TRAIN, seed=1, batch_size=8)
   steps = [9, 0, 10**6, 3, 9]
   first = {n: one(n) for n in steps}
   for n in sorted(steps):
     _equal(first[n], other(n))
   assert not np.array_equal(first[0].ids, first[9].ids)
-  third = pipeline.prompt_batches(TRAIN, seed=2, batch_size=8)
+  third = SCENES.batches(TRAIN, seed=2, batch_size=8)
   assert not np.array_equal(first[0].ids, third(0).ids)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 24])
 @pytest.mark.parametrize("weights", [(1,) * 6, (1, 2, 2, 1, 3, 3), (0, 1) * 3])
 def test_kinds_come_in_proportion(batch_size, weights):
-  batches = pipeline.prompt_batches(
+  batches = SCENES.batches(
     TRAIN, seed=3, batch_size=batch_size, kind_weights=weights
   )
   kinds = np.stack(
-    [np.bincount(batches(n).kind, minlength=6) for n in range(60)]
+    [np.bincount(batches(n).category, minlength=6) for n in range(60)]
   )
   share = np.array(weights) / sum(weights)
   np.testing.assert_allclose(
@@ -58,13 +60,13 @@ def test_kinds_come_in_proportion(batch_size, weights):
 def test_every_prompt_of_a_kind_once_a_round():
   prompts = grammar.prompts("train", ("counting",))
   count = len(prompts)
-  batches = pipeline.prompt_batches(prompts, seed=4, batch_size=count)
+  batches = SCENES.batches(prompts, seed=4, batch_size=count)
   rounds = [batches(n).ids for n in range(5)]
   for ids in rounds:
     assert len(set(ids.tolist())) == count
   # Twice the batch is more than the deck, so the order stays.
   np.testing.assert_array_equal(rounds[0], rounds[1])
-  small = pipeline.prompt_batches(prompts, seed=4, batch_size=3)
+  small = SCENES.batches(prompts, seed=4, batch_size=3)
   ids = np.concatenate([small(n).ids for n in range(2 * count)])
   ids = ids.reshape(6, count)
   assert len({tuple(row) for row in ids.tolist()}) == 6
@@ -74,9 +76,7 @@ def test_every_prompt_of_a_kind_once_a_round():
 def test_shuffles_are_even():
   """Within its half, each prompt is first about equally often."""
   prompts = TRAIN[:8]
-  batches = pipeline.prompt_batches(
-    prompts, seed=5, batch_size=1, kind_weights=None
-  )
+  batches = pipeline.prompt_batches(prompts, seed=5, batch_size=1)
   first = [int(batches(8 * n).ids[0]) for n in range(800)]
   counts = np.unique(first, return_counts=True)[1]
   assert len(counts) == 4  # one half begins every round
@@ -90,36 +90,34 @@ def test_shuffles_are_even():
   st.lists(st.integers(0, 4), min_size=6, max_size=6).filter(sum),
 )
 def test_no_prompt_twice_in_a_batch_unless_it_must(batch_size, seed, weights):
-  batches = pipeline.prompt_batches(
+  batches = SCENES.batches(
     TRAIN, seed=seed, batch_size=batch_size, kind_weights=weights
   )
   for n in range(12):
     batch = batches(n)
     for kind in range(6):
-      tokens = batch.tokens[batch.kind == kind]
-      there = sum(p.kind == kind for p in TRAIN)
+      tokens = batch.tokens[batch.category == kind]
+      there = sum(p.category == kind for p in TRAIN)
       distinct = len(np.unique(tokens, axis=0)) if len(tokens) else 0
       assert distinct == min(len(tokens), there)
     assert len(set(batch.ids.tolist())) == batch_size  # noise of its own
 
 
 def test_padding_is_masked_and_changes_nothing():
-  plain = pipeline.prompt_batches(TRAIN, seed=6, batch_size=5)
-  padded = pipeline.prompt_batches(TRAIN, seed=6, batch_size=5, pad_to=8)
+  plain = SCENES.batches(TRAIN, seed=6, batch_size=5)
+  padded = SCENES.batches(TRAIN, seed=6, batch_size=5, pad_to=8)
   for n in (0, 7):
     batch = padded(n)
     assert batch.mask.tolist() == [True] * 5 + [False] * 3
     _equal(jax.tree.map(lambda x: x[:5], batch), plain(n))
-    assert not batch.tokens[5:].any() and not batch.items[5:].any()
+    assert not batch.tokens[5:].any() and not batch.extras.items[5:].any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_processes_read_each_row_once(count):
-  whole = pipeline.prompt_batches(TRAIN, seed=7, batch_size=7, pad_to=8)
+  whole = SCENES.batches(TRAIN, seed=7, batch_size=7, pad_to=8)
   parts = [
-    pipeline.prompt_batches(
-      TRAIN, seed=7, batch_size=7, pad_to=8, process=(i, count)
-    )
+    SCENES.batches(TRAIN, seed=7, batch_size=7, pad_to=8, process=(i, count))
     for i in range(count)
   ]
   for n in (0, 3):
@@ -130,7 +128,7 @@ def test_processes_read_each_row_once(count):
 
 
 def test_iterator_goes_on_where_it_was_saved():
-  batches = pipeline.prompt_batches(TRAIN, seed=8, batch_size=4)
+  batches = SCENES.batches(TRAIN, seed=8, batch_size=4)
   iterator = batches.iterate()
   for n in range(3):
     _equal(next(iterator), batches(n))
@@ -147,7 +145,7 @@ def test_iterator_goes_on_where_it_was_saved():
 @pytest.mark.parametrize("replicated", [False, True])
 def test_placed_on_a_mesh(replicated):
   mesh = jax.make_mesh((2, 4, 1), ("data", "fsdp", "tensor"))
-  batch = pipeline.prompt_batches(TRAIN, seed=9, batch_size=8)(0)
+  batch = SCENES.batches(TRAIN, seed=9, batch_size=8)(0)
   for local in (False, True):
     placed = pipeline.place_batch(mesh, replicated=replicated, local=local)(
       batch
@@ -172,9 +170,9 @@ def test_placed_on_a_mesh(replicated):
 )
 def test_wrong_arguments(options, wanted):
   with pytest.raises(UserError, match=wanted):
-    pipeline.prompt_batches(TRAIN, seed=0, **options)
+    SCENES.batches(TRAIN, seed=0, **options)
 
 
 def test_no_prompts():
   with pytest.raises(UserError, match="no prompts"):
-    pipeline.prompt_batches((), seed=0, batch_size=2)
+    SCENES.batches((), seed=0, batch_size=2)

@@ -10,6 +10,8 @@ from jaxreward.data import sources, wordings
 from jaxreward.errors import UserError
 from jaxreward.rewards import objects, references
 from jaxreward.rewards.remote import questions
+from jaxreward.tasks import free
+from jaxreward.tasks.scenes import grammar
 
 EXAMPLE = '{"prompt": "a cross"}'
 MARK = b"\xef\xbb\xbf"
@@ -59,13 +61,13 @@ def test_every_reader_takes_a_separator_in_a_prompt(tmp_path):
   assert list(objects.facts_of_file(str(path))) == [prompt]
   words = " ".join(prompt.split())
   assert list(questions.read_questions(str(path))) == [words]
-  assert [p.text for p in sources.all_prompts(str(path), free=True)] == [words]
+  assert [p.text for p in sources.all_prompts(str(path), free.parse)] == [words]
 
 
 def test_a_prompt_may_begin_with_a_hash_in_json_alone(tmp_path):
   (tmp_path / "a.jsonl").write_text('{"prompt": "#1 of all dogs"}')
   (tmp_path / "a.txt").write_text("#1 of all dogs\na cat")
-  read = lambda name: sources.all_prompts(str(tmp_path / name), free=True)
+  read = lambda name: sources.all_prompts(str(tmp_path / name), free.parse)
   assert [p.text for p in read("a.jsonl")] == ["#1 of all dogs"]
   assert [p.text for p in read("a.txt")] == ["a cat"]
 
@@ -75,7 +77,7 @@ def test_comments_and_odd_characters_are_told_once(tmp_path, caplog):
   path = tmp_path / "a.txt"
   path.write_text("# a\n# b\na cat\x07\na d\ufffdg\n", encoding="utf-8")
   for _ in range(2):
-    sources.all_prompts(str(path), free=True)
+    sources.all_prompts(str(path), free.parse)
   said = [record.getMessage() for record in caplog.records]
   assert sum("2 lines that begin with #" in line for line in said) == 1
   assert sum("'\\x07' in" in line and line[0] == "2" for line in said) == 1
@@ -136,8 +138,12 @@ def test_home_folders(monkeypatch, tmp_path):
   monkeypatch.setenv("HOME", str(tmp_path))
   (tmp_path / "p.txt").write_text("a cross")
   assert paths.expand("~/p.txt") == str(tmp_path / "p.txt")
-  assert [p.text for p in sources.all_prompts("~/p.txt")] == ["a cross"]
-  assert sources.all_prompts(f"{tmp_path}/p.txt/")  # as a shell completes it
+  assert [p.text for p in sources.all_prompts("~/p.txt", grammar.parse)] == [
+    "a cross"
+  ]
+  assert sources.all_prompts(
+    f"{tmp_path}/p.txt/", grammar.parse
+  )  # as a shell completes it
   assert paths.expand("gs://a/~b") == "gs://a/~b"
   assert paths.within("d", "~/1.png", "f") == str(tmp_path / "1.png")
   assert paths.within("d", "1.png", "f") == os.path.join("d", "1.png")
@@ -146,7 +152,9 @@ def test_home_folders(monkeypatch, tmp_path):
 def test_a_name_that_begins_with_a_tilde(monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
   (tmp_path / "~p.txt").write_text("a cross")
-  assert sources.all_prompts("~p.txt") == sources.all_prompts("./~p.txt")
+  assert sources.all_prompts("~p.txt", grammar.parse) == sources.all_prompts(
+    "./~p.txt", grammar.parse
+  )
 
 
 @pytest.mark.parametrize(
@@ -157,5 +165,7 @@ def test_prompts_and_entries_in_folders_of_any_name(tmp_path, name):
   folder.mkdir()
   row = {"prompt": "a cross", "questions": ["a cross?"]}
   (folder / "train.jsonl").write_text(json.dumps(row))
-  assert [p.text for p in sources.all_prompts(str(folder))] == ["a cross"]
+  assert [p.text for p in sources.all_prompts(str(folder), grammar.parse)] == [
+    "a cross"
+  ]
   assert list(questions.read_questions(str(folder))) == ["a cross"]

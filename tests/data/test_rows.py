@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxreward.data import rows
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.tasks import free
 
 FIELD = "config.data.dataset"
 
@@ -28,7 +28,7 @@ def write(folder, name, *lines):
 
 
 def read(path):
-  return rows.read_dataset(str(path), grammar.free, FIELD)
+  return rows.read_dataset(str(path), free.parse, FIELD)
 
 
 def said(records, folder):

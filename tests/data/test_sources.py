@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxreward.data import sources
-from jaxreward.data.scenes import grammar
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar
 
 ALL = grammar.all_prompts()
 TEXTS = [p.text for p in ALL]
@@ -25,16 +26,9 @@ def _write(path, lines):
 
 def _all_splits(source, **options):
   return {
-    split: sources.load_prompts(source, split, **options)
-    for split in grammar.SPLITS
+    split: sources.load_prompts(source, split, grammar.parse, **options)
+    for split in SPLITS
   }
-
-
-def test_scenes_are_the_grammar():
-  for split in grammar.SPLITS:
-    assert sources.load_prompts("scenes", split) == grammar.prompts(split)
-  only = sources.load_prompts("scenes", "train", kinds=["two", "colours"])
-  assert {p.kind for p in only} == {1, 3}
 
 
 def test_text_and_jsonl_read_the_same(tmp_path):
@@ -59,7 +53,12 @@ def test_windows_files_are_read(tmp_path):
 
 def test_each_text_counts_once(tmp_path):
   path = _write(tmp_path / "a.txt", ["a circle", "A circle.", "a circle"])
-  assert len(sources.load_prompts(path, "train", validation_share=0.0)) == 1
+  assert (
+    len(
+      sources.load_prompts(path, "train", grammar.parse, validation_share=0.0)
+    )
+    == 1
+  )
 
 
 @settings(max_examples=30, deadline=None)
@@ -86,7 +85,7 @@ def test_own_splits_do_not_depend_on_the_order_of_lines(tmp_path):
   texts = TEXTS[::11]
   one = _all_splits(_write(tmp_path / "a.txt", texts))
   other = _all_splits(_write(tmp_path / "b.txt", texts[::-1]))
-  for split in grammar.SPLITS:
+  for split in SPLITS:
     assert set(one[split]) == set(other[split])
 
 
@@ -95,16 +94,9 @@ def test_every_kind_gives_its_share(tmp_path):
   path = _write(tmp_path / "a.txt", [p.text for p in some])
   splits = _all_splits(path, validation_share=0.2)
   for kind in range(1, 5):
-    total = {_meaning(p) for p in some if p.kind == kind}
-    held = {_meaning(p) for p in splits["heldout"] if p.kind == kind}
+    total = {_meaning(p) for p in some if p.category == kind}
+    held = {_meaning(p) for p in splits["heldout"] if p.category == kind}
     assert abs(len(held) - 0.2 * len(total)) <= 1
-
-
-def test_kinds_do_not_move_prompts_between_splits(tmp_path):
-  path = _write(tmp_path / "a.txt", TEXTS[:200])
-  some = sources.load_prompts(path, "heldout", kinds=("colours",))
-  whole = sources.load_prompts(path, "heldout")
-  assert some == tuple(p for p in whole if p.kind == 3)
 
 
 def test_folder_with_files_of_its_own(tmp_path):
@@ -134,7 +126,7 @@ def test_one_meaning_in_two_files_is_refused(tmp_path):
   _write(tmp_path / "train.txt", ["a cross", "a circle left of a square"])
   _write(tmp_path / "test.txt", ["", "a square right of a circle"])
   with pytest.raises(UserError) as error:
-    sources.load_prompts(str(tmp_path), "train")
+    sources.load_prompts(str(tmp_path), "train", grammar.parse)
   assert "test.txt, line 2" in str(error.value)
   assert "train.txt, line 2" in str(error.value)
 
@@ -174,7 +166,7 @@ def test_errors_name_file_and_line(tmp_path_factory, bad, before, after, end):
   path = tmp_path_factory.mktemp("bad") / f"prompts{suffix}"
   path.write_bytes(end.join(lines).encode())
   with pytest.raises(UserError) as error:
-    sources.load_prompts(str(path), "train")
+    sources.load_prompts(str(path), "train", grammar.parse)
   message = str(error.value)
   assert message.startswith(f"{path}, line {len(before) + 1}: ")
   assert "\n" not in message
@@ -188,7 +180,7 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path_factory, number, byte):
   path = tmp_path_factory.mktemp("bytes") / "p.txt"
   path.write_bytes(b"a circle\n" * number + b"a red " + bytes([byte]) + b"\n")
   with pytest.raises(UserError, match=f"line {number + 1}: byte 7 is not UTF"):
-    sources.load_prompts(str(path), "train")
+    sources.load_prompts(str(path), "train", grammar.parse)
 
 
 @pytest.mark.parametrize(
@@ -204,43 +196,43 @@ def test_unusable_files(tmp_path, name, content, wanted):
   path = tmp_path / name
   path.write_bytes(content)
   with pytest.raises(UserError) as error:
-    sources.load_prompts(str(path), "train")
+    sources.load_prompts(str(path), "train", grammar.parse)
   assert name in str(error.value) and wanted in str(error.value)
 
 
 def test_missing_sources(tmp_path):
   _write(tmp_path / "prompts.txt", ["a circle"])
   with pytest.raises(UserError, match=r'did you mean "prompts.txt"'):
-    sources.load_prompts(str(tmp_path / "prompt.txt"), "train")
+    sources.load_prompts(str(tmp_path / "prompt.txt"), "train", grammar.parse)
   with pytest.raises(UserError, match=r'did you mean "scenes"'):
-    sources.load_prompts("scene", "train")
+    sources.load_prompts(
+      "scene", "train", grammar.parse, known=("scenes", "edits")
+    )
   with pytest.raises(UserError, match=r"neither train\.txt nor"):
-    sources.load_prompts(str(tmp_path), "train")
+    sources.load_prompts(str(tmp_path), "train", grammar.parse)
   with pytest.raises(UserError, match="no such file"):
-    sources.load_prompts(str(tmp_path / "no" / "where.txt"), "train")
+    sources.load_prompts(
+      str(tmp_path / "no" / "where.txt"), "train", grammar.parse
+    )
 
 
 def test_two_files_for_one_split(tmp_path):
   _write(tmp_path / "train.txt", ["a circle"])
   _write(tmp_path / "train.jsonl", ['{"prompt": "a circle"}'])
   with pytest.raises(UserError, match="same split"):
-    sources.load_prompts(str(tmp_path), "train")
+    sources.load_prompts(str(tmp_path), "train", grammar.parse)
 
 
 def test_too_few_prompts_to_hold_any_out(tmp_path):
   path = _write(tmp_path / "p.txt", ["a circle", "a square"])
-  assert len(sources.load_prompts(path, "train")) == 2
+  assert len(sources.load_prompts(path, "train", grammar.parse)) == 2
   with pytest.raises(UserError, match=r"2 meanings .* test\.txt"):
-    sources.load_prompts(path, "heldout")
+    sources.load_prompts(path, "heldout", grammar.parse)
 
 
 def test_wrong_names_and_shares(tmp_path):
   path = _write(tmp_path / "p.txt", ["a circle"])
   with pytest.raises(UserError, match='did you mean "train"'):
-    sources.load_prompts(path, "trian")
-  with pytest.raises(UserError, match='did you mean "counting"'):
-    sources.load_prompts(path, "train", kinds=("count",))
+    sources.load_prompts(path, "trian", grammar.parse)
   with pytest.raises(UserError, match=r"validation_share=0\.5"):
-    sources.load_prompts(path, "train", validation_share=0.5)
-  with pytest.raises(UserError, match="no prompt of the kinds two"):
-    sources.load_prompts(path, "train", kinds=("two",))
+    sources.load_prompts(path, "train", grammar.parse, validation_share=0.5)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from jaxreward.data import sources, texts
-from jaxreward.data.scenes import grammar
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks import free
+from jaxreward.tasks.scenes import grammar
 
 
 def test_texts_come_back():
@@ -31,21 +33,20 @@ def own(tmp_path):
 
 def test_prompts_in_any_words_are_split_by_their_text(own):
   found = {
-    split: sources.load_prompts(own, split, free=True)
-    for split in grammar.SPLITS
+    split: sources.load_prompts(own, split, free.parse) for split in SPLITS
   }
   said = [p.text for split in found.values() for p in split]
   assert len(said) == len(set(said)) == 30
   assert "a photo of 3 cats in the rain" in said
   assert all(found.values())
-  assert {p.kind for p in found["train"]} == {grammar.FREE}
-  assert len(sources.all_prompts(own, free=True)) == 30
+  assert {p.category for p in found["train"]} == {free.CATEGORY}
+  assert len(sources.all_prompts(own, free.parse)) == 30
   with pytest.raises(UserError, match=r"prompts\.txt, line 1"):
-    sources.load_prompts(own, "train")
+    sources.load_prompts(own, "train", grammar.parse)
 
 
 def test_a_batch_of_them_has_words_and_nothing_to_judge(own):
-  batch = grammar.batch(sources.load_prompts(own, "train", free=True))
-  assert not batch.tokens.any() and not batch.items.any()
+  batch = free.TASK.rows(sources.load_prompts(own, "train", free.parse))
+  assert batch.tokens is None and batch.extras is None
   assert len(set(batch.ids.tolist())) == len(batch.ids)
   assert texts.decode(batch.text)[0].startswith("a photo of")

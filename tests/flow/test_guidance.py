@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance
 from jaxreward.models.policies import scene_dit
+from jaxreward.tasks.scenes import grammar
 
 ROWS = 4
 

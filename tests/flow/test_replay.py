@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from jaxreward import rng
-from jaxreward.data.scenes import grammar
 from jaxreward.flow import guidance, log_prob, rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler
 from jaxreward.models import blocks
 from jaxreward.models.policies import scene_dit
+from jaxreward.tasks.scenes import grammar
 
 pytestmark = pytest.mark.job
 

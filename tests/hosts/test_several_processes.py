@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 from PIL import Image
 
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
@@ -358,7 +358,7 @@ import hashlib, sys
 import numpy as np
 from jaxreward import processes
 from jaxreward.data import images, pairs, pictures, sources
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 from jaxreward.errors import UserError
 processes.start()
 images._EXCHANGED = 1000  # several exchanges
@@ -372,18 +372,20 @@ def told(arrays):
   data = b"".join(a.tobytes() for a in arrays)
   return f"{names};{hashlib.sha256(data).hexdigest()}"
 
-print(told([side.images for side in pairs.load_pairs(sys.argv[1], 8)]))
-prompts = sources.all_prompts(sys.argv[2], free=True, with_pictures=True)
-batch = pictures.attach(grammar.batch(prompts), prompts, 8)
+reading = dict(tokenize=grammar.tokenize, split_of=grammar.split_of)
+sides = pairs.load_pairs(sys.argv[1], 8, **reading)
+print(told([side.images for side in sides]))
+prompts = sources.all_prompts(sys.argv[2], free.parse, with_pictures=True)
+batch = free.TASK.batch(prompts, side=8)
 for row, prompt in zip(batch.source, prompts):
-  np.testing.assert_array_equal(row, read(prompt.task.image, 8))
+  np.testing.assert_array_equal(row, read(prompt.pictures.image, 8))
 print(told([batch.source]))
 processes.wait_for_all("read")
 if processes.is_first():
-  open(prompts[0].task.image, "wb").close()
+  open(prompts[0].pictures.image, "wb").close()
 processes.wait_for_all("damaged")
 try:
-  pictures.attach(grammar.batch(prompts), prompts, 8)
+  free.TASK.batch(prompts, side=8)
 except UserError as error:
   print(error)
 processes.finish()

@@ -10,8 +10,6 @@ import transformers
 from PIL import Image
 
 from jaxreward import setup
-from jaxreward.data import pictures
-from jaxreward.data.scenes import grammar
 from jaxreward.flow import sampler
 from jaxreward.jobs import sample
 from jaxreward.models.policies import flux, sd3, wan
@@ -130,9 +128,8 @@ def ours(config, start, monkeypatch):
   params = setup.load_params(config, policy)
   decoder = setup.load_decoder(config, policy)
   prompts = setup.load_prompts(config, None)
-  batch = pictures.attach(
-    grammar.batch(prompts), prompts, setup.picture_side(policy)
-  )
+  task = setup.make_task(config)
+  batch = task.batch(prompts, side=setup.picture_side(policy))
   batch = words.make_encode(config, policy, decoder=decoder)(batch)
   monkeypatch.setattr(sampler, "initial_noise", lambda *_: jnp.asarray(start))
   draw = jax.jit(lambda *given: sample.pictures_of(config, policy, *given))

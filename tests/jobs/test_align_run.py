@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward import setup
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import weights, writers
 from tests import tiny
 

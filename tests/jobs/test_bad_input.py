@@ -391,7 +391,9 @@ def test_shares_of_kinds_need_not_be_whole(spec):
   assert mixed.data.kind_weights == (1.0, 1.0, 1.0, 2.0, 2.0, 0.5)
   whole = tiny.load(spec, {"data.kind_weights": "1,1,1,2,2,3"})
   assert repr(whole.data.kind_weights) == "(1, 1, 1, 2, 2, 3)"
-  kinds = np.concatenate([tiny.prompts_of(config, n).kind for n in range(8)])
+  kinds = np.concatenate(
+    [tiny.prompts_of(config, n).category for n in range(8)]
+  )
   counts = np.bincount(kinds, minlength=6)
   assert counts[1] == 0
   expected = len(kinds) * np.array(shares) / sum(shares)

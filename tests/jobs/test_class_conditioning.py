@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jaxreward import setup
-from jaxreward.data.scenes import grammar
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
 CLASS = {"model.condition": "class"}
@@ -16,11 +17,11 @@ SPEC = "align_scenes.py:smoke"
 
 def test_prompts_of_the_grammar_are_those_of_one_item():
   config = tiny.load(SPEC, CLASS)
-  for split in grammar.SPLITS:
+  for split in SPLITS:
     every = [p for p in grammar.prompts(split) if len(p.items) == 1]
     assert setup.load_prompts(config, split) == tuple(every)
   batch = setup.prompt_batches(config)(0)
-  assert not np.asarray(batch.items)[:, 1].any()
+  assert not np.asarray(batch.extras.items)[:, 1].any()
   plain = tiny.load(SPEC)
   assert setup.load_prompts(plain, "train") == grammar.prompts("train")
 

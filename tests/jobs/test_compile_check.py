@@ -10,9 +10,9 @@ from etils import epath
 from jaxreward import main
 from jaxreward.compilation import report, topology
 from jaxreward.compilation.report import MeshReport, RunReport
-from jaxreward.data.scenes import grammar
 from jaxreward.jobs import align, compile_check
 from jaxreward.setup import rewards
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import ahead
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny

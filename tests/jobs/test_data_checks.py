@@ -7,10 +7,10 @@ from etils import epath
 
 from jaxreward import jobs
 from jaxreward.data import image_checks
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import pipeline
 from jaxreward.setup import data_checks
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 from tests.bad_inputs import rows_images as rows
 from tests.bad_inputs import table

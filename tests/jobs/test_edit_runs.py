@@ -11,11 +11,11 @@ from etils import epath
 
 from jaxreward import rewards, setup
 from jaxreward.data import pipeline
-from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import align, evaluate
 from jaxreward.report import grids
 from jaxreward.setup import words
+from jaxreward.tasks.scenes import edits, grammar
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -122,11 +122,11 @@ def test_samples_follow_the_source_and_nothing_compiles_again(
 def test_the_mean_of_a_reward_is_over_the_rows_where_it_has_a_say():
   every = edits.prompts("train")
   prompts = grammar.batch(every[:: len(every) // 6][:6])
-  kind = int(prompts.kind[0])
+  kind = int(prompts.category[0])
   weight = rewards.RowWeight(2.0, ((kind, 1.0),))
   found = rewards.build({"one": lambda *_: None}, {"one": weight})["one"]
   scores = np.arange(12.0).reshape(6, 2)
-  own = np.asarray(prompts.kind) == kind
+  own = np.asarray(prompts.category) == kind
   assert 0 < own.sum() < 6
   mean = evaluate._mean_score(scores, found, prompts)
   assert mean == pytest.approx(scores[own].mean())
@@ -198,7 +198,10 @@ def test_rows_of_an_own_file_start_from_their_pictures(tmp_path, weights_file):
     config.data.source = str(tmp_path)
   batch = setup.prompt_batches(config)(0)
   assert batch.source.shape == (6, 36, 36, 3) and batch.target is None
-  assert batch.task is None and set(batch.words.prompts) == {"tokens", "source"}
+  assert batch.extras.edit is None and set(batch.words.prompts) == {
+    "tokens",
+    "source",
+  }
   assert set(batch.words.empty) == {"tokens"}
 
 

@@ -13,13 +13,13 @@ from etils import epath
 
 from jaxreward import setup
 from jaxreward.data import pipeline
-from jaxreward.data.scenes import edits
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
 from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.vision import preprocess
 from jaxreward.report import grids
 from jaxreward.setup import pipelines, words
+from jaxreward.tasks.scenes import edits
 from jaxreward.types import Embedded
 from tests import tiny
 from tests.jobs import recipes

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxreward import setup
-from jaxreward.data.scenes import grammar
 from jaxreward.setup import offline, updates
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
 SFT = "recipes/flow_matching.py:smoke"
@@ -93,7 +93,7 @@ def test_captions_are_dropped_at_their_rate_by_the_step():
 
 def test_drawn_scenes_show_their_prompts():
   """The detector agrees with what the dataset says."""
-  from jaxreward.data.scenes import detect
+  from jaxreward.tasks.scenes import detect
 
   batch = offline.batches(config_of(SFT, {"data.caption_drop": 0.0}))(2)
   seen = detect.detect(batch.images[:, 0] / np.float32(255))

@@ -11,9 +11,9 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from jaxreward import setup, workdirs
-from jaxreward.data.scenes import grammar
+from jaxreward import setup, tasks, workdirs
 from jaxreward.jobs import evaluate, pretrain
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import weights
 from tests import tiny
 
@@ -120,8 +120,10 @@ def test_evaluation_does_not_see_the_micro_batch(
 
 def test_the_evaluation_set_spreads_over_kinds():
   prompts = grammar.prompts("heldout")
-  data = evaluate.evaluation_set(prompts, 480, 4, seed=20)
-  kinds = np.bincount([p.kind for p in data.prompts], minlength=6)
+  data = evaluate.evaluation_set(
+    tasks.TASKS["scenes"], prompts, 480, 4, seed=20
+  )
+  kinds = np.bincount([p.category for p in data.prompts], minlength=6)
   assert (kinds == kinds[0]).all()
   assert len(data.prompts) * 4 >= 480
   assert len(np.unique(data.batch.ids)) == len(data.prompts)
@@ -129,8 +131,10 @@ def test_the_evaluation_set_spreads_over_kinds():
   # rows of one meaning in other words are one cluster of pictures
   assert data.meanings.shape == (len(data.prompts) * 4,)
   assert len(np.unique(data.meanings)) < len({p.text for p in data.prompts})
-  assert data.kinds.tolist() == np.repeat(data.batch.kind, 4).tolist()
-  few = evaluate.evaluation_set(prompts[:1], 10, 4, seed=20)
+  assert data.kinds.tolist() == np.repeat(data.batch.category, 4).tolist()
+  few = evaluate.evaluation_set(
+    tasks.TASKS["scenes"], prompts[:1], 10, 4, seed=20
+  )
   assert len(few.prompts) == 3 and len(np.unique(few.batch.ids)) == 3
 
 

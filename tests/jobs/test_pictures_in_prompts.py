@@ -10,7 +10,6 @@ import safetensors.numpy
 
 from jaxreward import setup
 from jaxreward.data import texts
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler
@@ -19,6 +18,7 @@ from jaxreward.models import convert
 from jaxreward.models.text import qwen, qwen_prompts
 from jaxreward.models.vision import encoders, qwen_vision
 from jaxreward.setup import checks, words
+from jaxreward.tasks.scenes import grammar
 from jaxreward.types import Embedded
 from tests import tiny
 from tests.models import test_qwen

@@ -9,12 +9,12 @@ from etils import epath
 from PIL import Image
 
 from jaxreward import setup
-from jaxreward.data.scenes import edits
 from jaxreward.flow import guidance, rollout
 from jaxreward.jobs import align, evaluate, export, sample
 from jaxreward.models import convert
 from jaxreward.report import grids
 from jaxreward.setup import words
+from jaxreward.tasks.scenes import edits
 from jaxreward.types import Embedded
 from tests import tiny
 from tests.jobs import recipes

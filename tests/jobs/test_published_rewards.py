@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.data.scenes import grammar
 from jaxreward.data.texts import decode
 from jaxreward.models import convert
 from jaxreward.models.vision import blip, iresnet, owlvit, perceptual, siglip
@@ -26,6 +25,7 @@ from jaxreward.rewards import (
   objects,
   references,
 )
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 from tests.rewards import folders
 
@@ -52,7 +52,7 @@ def words_of(data):
   chosen = {}
   for split, count in (("train", 1), ("validation", 1), ("heldout", 3)):
     every = grammar.prompts(split)
-    kinds = [next(p for p in every if p.kind == k) for k in range(count)]
+    kinds = [next(p for p in every if p.category == k) for k in range(count)]
     chosen[split] = [p.text for p in kinds]
     name = "test" if split == "heldout" else split
     (data / f"{name}.txt").write_text("\n".join(chosen[split]))

@@ -9,11 +9,11 @@ import pytest
 from etils import epath
 
 from jaxreward import setup
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import align
-from jaxreward.rewards import verifiable
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.tasks.scenes import grammar
+from jaxreward.tasks.scenes import rewards as scene_rewards
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -34,7 +34,7 @@ def two(images, prompts):
 
 def some(images, prompts):
   score = images[..., 0].mean((2, 3))
-  lost = (jnp.arange(score.shape[1]) == 1)[None] & (prompts.kind == 4)[:, None]
+  lost = (jnp.arange(score.shape[1]) == 1)[None] & (prompts.category == 4)[:, None]
   return jnp.where(lost, jnp.nan, score)
 
 def infinite(images, prompts):
@@ -58,7 +58,7 @@ def breaks(images, prompts):
 
 @declare(is_host=True)
 def breaks_for_some(images, prompts):
-  if (np.asarray(prompts.kind) == 4).any():
+  if (np.asarray(prompts.category) == 4).any():
     raise RuntimeError("no such prompt")
   return images[..., 0].mean((2, 3))
 """
@@ -69,8 +69,8 @@ def test_the_detector_looks_once_per_iteration(
 ):
   """Rewards, held-out rewards and panel share what it found."""
   blind = lambda *_: pytest.fail("a reward let the detector look again")
-  judge = types.SimpleNamespace(look=blind, repeat=verifiable.judge.repeat)
-  monkeypatch.setattr(verifiable, "judge", judge)
+  judge = types.SimpleNamespace(look=blind, repeat=scene_rewards.judge.repeat)
+  monkeypatch.setattr(scene_rewards, "judge", judge)
   given = {"heldout_rewards.other.fn": "strict"}
   workdir = tmp_path / "run"
   assert command(NFT, workdir, tiny.MODEL, tiny.FAST, given) == 0

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxreward import feeds, rng
-from jaxreward.data.scenes import grammar
 from jaxreward.flow import sampler, schedule, steppers
 from jaxreward.jobs import evaluate
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import ahead
 from jaxreward.types import Policy
 from tests import tiny

@@ -13,11 +13,11 @@ from PIL import Image
 from jaxreward import config as config_lib
 from jaxreward import jobs, rewards
 from jaxreward.data import preferences
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.evaluation import intervals
 from jaxreward.jobs import train_reward
 from jaxreward.setup import reward_model
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import checkpoint
 from tests import tiny
 
@@ -109,14 +109,16 @@ def test_the_bins_of_its_confidence_are_those_of_its_pairs():
   data = preferences.Preferences(
     images=np.zeros((8, 2, 2, 3), np.uint8),
     tokens=np.zeros((4, 3), np.int32),
-    kind=np.zeros(4, np.int32),
+    category=np.zeros(4, np.int32),
     members=np.arange(8).reshape(4, 2),
     prob=prob,
     score=np.full((4, 2), np.nan),
     strict=np.full((4, 2), np.nan),
     source=np.full(2, preferences.SOURCES.index("file")),
   )
-  unsure, sure = reward_model.evaluate(data, scores, seed=0)["calibration"]
+  unsure, sure = reward_model.evaluate(
+    data, scores, seed=0, categories=grammar.CATEGORIES
+  )["calibration"]
   assert (unsure["n"], sure["n"]) == (1, 3)
   assert unsure["accuracy"] == 1.0 and sure["accuracy"] == pytest.approx(2 / 3)
   assert sure["confidence"] == pytest.approx(1 / (1 + np.exp(-3.0)))
@@ -137,14 +139,14 @@ def test_pairs_of_a_prompt_are_not_independent():
   data = preferences.Preferences(
     images=np.zeros((480, 1, 1, 3), np.uint8),
     tokens=rng.integers(9, size=(30, 8))[prompt],
-    kind=np.zeros(60, np.int32),
+    category=np.zeros(60, np.int32),
     members=np.arange(480).reshape(60, 8),
     prob=prob,
     score=np.full((60, 8), np.nan),
     strict=np.tile([1.0, 0.0], (60, 4)),
     source=np.full(8, preferences.SOURCES.index("file")),
   )
-  found = reward_model.evaluate(data, scores, seed=0)
+  found = reward_model.evaluate(data, scores, 0, grammar.CATEGORIES)
   assert found["n"] > 100 and found["policy_strict"]["n"] == 0
   prompts = intervals.wilson(21, 30)
   for row in (found, found["strict"], *found["kinds"].values()):
@@ -169,7 +171,7 @@ def asked(monkeypatch):
 
 
 def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
-  own = [p for p in grammar.prompts("train") if p.kind == 3]
+  own = [p for p in grammar.prompts("train") if p.category == 3]
   path = tmp_path / "prompts.txt"
   path.write_text("".join(p.text + "\n" for p in own))
   config = make_config()

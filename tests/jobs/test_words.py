@@ -11,12 +11,12 @@ import pytest
 
 from jaxreward import jobs
 from jaxreward.data import texts
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
 from jaxreward.jobs import align
 from jaxreward.models.policies import sd3
 from jaxreward.setup import words
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
 SPEC = "align_public.py:tiny"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.flow import guidance
 from jaxreward.models.policies import scene_dit
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 
@@ -406,7 +406,7 @@ def test_classes_are_the_prompts_of_one_item():
   """Every one of them, each another, and those that the grammar parses."""
   known = [
     p for p in grammar.all_prompts()
-    if grammar.KINDS[p.kind] in scene_dit.CLASS_KINDS
+    if grammar.KINDS[p.category] in scene_dit.CLASS_KINDS
   ]  # fmt: skip
   assert all(len(p.items) == 1 for p in known)
   found, there = scene_dit.classes(class_tokens(*(p.text for p in known)))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.models.policies import scene_dit
 from jaxreward.models.vision import scene_reward
+from jaxreward.tasks.scenes import grammar
 from jaxreward.training import sharding
 from jaxreward.training.mesh import make_mesh
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from jaxreward import setup
-from jaxreward.data.scenes import grammar
 from jaxreward.flow import sampler, steppers
 from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.policies import qwen_image
 from jaxreward.models.text import qwen_prompts
 from jaxreward.setup import words
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 from tests.models import peers
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxreward import objectives, regularizers
-from jaxreward.data.scenes import grammar
 from jaxreward.flow import log_prob, rollout, schedule, steppers
 from jaxreward.models.policies import scene_dit
+from jaxreward.tasks.scenes import grammar
 
 torch = pytest.importorskip("torch")
 BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"

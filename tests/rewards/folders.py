@@ -7,10 +7,10 @@ import numpy as np
 import safetensors.numpy
 from etils import epath
 
-from jaxreward.data.scenes import grammar
 from jaxreward.models import convert
 from jaxreward.models.vision import clip_layouts
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
 LENGTH, SIDE = 12, 28

@@ -15,8 +15,8 @@ import time
 import numpy as np
 from PIL import Image
 
-from jaxreward.data.scenes import grammar
 from jaxreward.rewards import REGISTRY
+from jaxreward.tasks.scenes import grammar
 
 KEY = "sk-very-secret-0123456789"
 

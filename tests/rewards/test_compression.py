@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from jaxreward import rewards
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 
 PROMPTS = grammar.batch(grammar.prompts("train")[:1])
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.rewards import objects
+from jaxreward.tasks.scenes import facts, grammar
 from tests.models import tower_peers
 from tests.rewards import folders
 
@@ -123,13 +123,13 @@ def test_places_are_genevals(size):
 
 
 def test_what_a_prompt_of_scenes_asks_for():
-  fact = objects.fact_of_scene("a red circle left of a square")
+  fact = facts.fact_of("a red circle left of a square")
   assert fact == (
     [("red", "circle", 1), ("", "square", 1)],
     2,
     False,
   )
-  assert objects.fact_of_scene("three crosses") == ([("", "cross", 3)], 0, True)
+  assert facts.fact_of("three crosses") == ([("", "cross", 3)], 0, True)
 
 
 def test_what_a_record_of_geneval_asks_for(tmp_path):
@@ -172,7 +172,7 @@ def test_a_prompt_that_asks_for_nothing_scores_nan():
 BOXES = jnp.array([L, R, NEAR, T])
 
 
-def looked_up(facts, text, things):
+def looked_up(known, text, things):
   """The score of a picture in which a detector of words finds `things`.
 
   Args:
@@ -182,7 +182,7 @@ def looked_up(facts, text, things):
   """
   said = []
   ids = lambda words: said.extend(words) or np.arange(len(words))[:, None]
-  asked = objects.prepare_with(ids, facts)([text])
+  asked = objects.prepare_with(ids, known)([text])
   scores = np.zeros((len(BOXES), len(said)), np.float32)
   for row, box in zip(scores, things, strict=False):
     row[:] = [box.get(w[len("a photo of a ") :], 0.0) for w in said]
@@ -214,8 +214,10 @@ def test_a_colour_competes_with_the_others():
   assert look("red", "red") == 1 and look("blue", "red") == 0
   assert look("blue", "blue") == 1 and look("", "red") == 1
   assert look("crimson", "crimson") == 1 and look("crimson", "red") == 0
-  assert looked_up(None, "a red circle", [thing("red", "circle")]) == 1
-  assert looked_up(None, "a blue circle", [thing("red", "circle")]) == 0
+  assert looked_up(facts.fact_of, "a red circle", [thing("red", "circle")]) == 1
+  assert (
+    looked_up(facts.fact_of, "a blue circle", [thing("red", "circle")]) == 0
+  )
 
 
 def test_colours_belong_to_their_things():
@@ -336,7 +338,9 @@ def test_boxes_are_in_pixels_of_the_picture(shape, padded, tmp_path):
   model.box_head.dense2.weight.data.mul_(0.1)  # or boxes fill the picture
   model.save_pretrained(tmp_path)
   folders.save_tokenizer(tmp_path)
-  loaded = objects.load_objects(str(tmp_path), padded=padded)
+  loaded = objects.load_objects(
+    str(tmp_path), padded=padded, fact_of=facts.fact_of
+  )
   tokens = loaded.prepare(["a red circle"])["queries"].reshape(1, -1, 6)
   image = folders.pictures(1, 1, shape)[0]
   found, _ = loaded.static["detect"](

@@ -8,29 +8,28 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxreward import rewards
+from jaxreward import rewards, tasks
 from jaxreward.composition import sums
-from jaxreward.data import pictures
-from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
 from jaxreward.rewards import consistency, fidelity, identity, references
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.tasks.scenes import edits, grammar, judge
 from tests import tiny
 from tests.rewards import folders
 
-KINDS = {name: grammar.KIND_NAMES.index(name) for name in grammar.EDITS}
+KINDS = {name: number for number, name in grammar.EDIT_CATEGORIES.items()}
 
 
 def one_of_each():
   every = edits.all_prompts()
-  return [next(p for p in every if p.kind == k) for k in KINDS.values()]
+  return [next(p for p in every if p.category == k) for k in KINDS.values()]
 
 
 @pytest.fixture(scope="module")
 def batch():
   """Six prompts, one of each kind, with their pictures."""
   prompts = one_of_each()
-  return pictures.attach(grammar.batch(prompts), prompts)
+  return tasks.TASKS["edits"].batch(prompts)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +125,8 @@ def test_without_folder_and_pictures_there_is_one_clear_line(images):
 
 
 def test_parts_of_a_verdict_are_those_of_the_detector(batch, images):
-  functions = {n: rewards.REGISTRY[n] for n in rewards.scoring.PARTS[2:]}
-  functions["strict"] = rewards.REGISTRY["strict"]
+  functions = {n: tasks.rewards()[n] for n in judge.PARTS}
+  functions["strict"] = tasks.rewards()["strict"]
   built = rewards.build(functions)
   found, _ = rewards.score(built, images, batch)
   np.testing.assert_array_equal(found["strict"][:, 0], 1)
@@ -137,7 +136,9 @@ def test_parts_of_a_verdict_are_those_of_the_detector(batch, images):
   assert np.isnan(found["subject"][others]).all() and found["subject"][row, 0]
   assert np.isnan(found["preservation"][row]).all()
   for name, part in found.items():
-    given = {n: v for n, v in found.items() if n in rewards.scoring.PARTS}
+    given = {
+      n: v for n, v in found.items() if n in tasks.TASKS["edits"].verdict
+    }
     given["dense"] = part
     again, _ = rewards.score({name: built[name]}, images, batch, given)
     np.testing.assert_array_equal(again[name], part)

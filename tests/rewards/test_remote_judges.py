@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.rewards.remote import matches
+from jaxreward.tasks.scenes import grammar
 from tests.rewards.judges import (
   Loaded,
   Reply,

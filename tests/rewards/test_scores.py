@@ -6,10 +6,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from jaxreward import rewards
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
 from jaxreward.jobs import align
 from jaxreward.setup import updates, videos
+from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
 P, G, T = 3, 2, 4

@@ -9,7 +9,7 @@ import pictures
 import pytest
 import scipy.ndimage
 
-from jaxreward.data.scenes import detect, grammar, render
+from jaxreward.tasks.scenes import detect, grammar, render
 
 ALL = grammar.all_prompts()
 
@@ -24,7 +24,7 @@ def _table():
   rows = np.full((len(ALL), 9), -9)
   for i, p in enumerate(ALL):
     own = _attributes(p)
-    rows[i, 0], rows[i, 1] = p.kind, len(p.items)
+    rows[i, 0], rows[i, 1] = p.category, len(p.items)
     rows[i, 2 : 2 + len(own)] = own
   return rows
 
@@ -71,7 +71,7 @@ def test_clean_pictures_are_judged_right():
   verdict = pictures.verdict(drawn.detection, drawn.prompts)
   assert len(drawn.prompts) >= 2000
   assert verdict.strict.mean() >= 0.995
-  kinds = np.array([p.kind for p in drawn.prompts])
+  kinds = np.array([p.category for p in drawn.prompts])
   for kind in range(6):
     assert verdict.strict[kinds == kind].mean() >= 0.99
   assert verdict.dense[verdict.strict == 1].min() > 0.95

@@ -4,15 +4,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxreward.data.scenes import edits, grammar, render
+from jaxreward.data.prompts import SPLITS
 from jaxreward.models.policies import scene_dit
+from jaxreward.tasks.scenes import edits, grammar, render
 
 SOME = edits.all_prompts()[::13]
 
 
 def of_kind(kind, prompts=SOME):
-  number = grammar.KIND_NAMES.index(kind)
-  return [p for p in prompts if p.kind == number]
+  number = edits.FIRST + edits.KINDS.index(kind)
+  return [p for p in prompts if p.category == number]
 
 
 def test_texts_fit_the_policy_and_tasks_are_distinct():
@@ -21,14 +22,14 @@ def test_texts_fit_the_policy_and_tasks_are_distinct():
   for prompt in every:
     ids = grammar.tokenize(prompt.text, edits=True)
     assert ids.max() < scene_dit.VOCABULARY + scene_dit.EDIT_WORDS
-    if prompt.kind != edits.FIRST + edits.KINDS.index("identity"):
+    if prompt.category != edits.FIRST + edits.KINDS.index("identity"):
       with pytest.raises(grammar.UserError, match="vocabulary"):
         grammar.tokenize(prompt.text)
   assert len(grammar.EDIT_WORDS) == scene_dit.EDIT_WORDS
 
 
 def test_no_combination_is_in_two_splits():
-  splits = {split: edits.prompts(split) for split in grammar.SPLITS}
+  splits = {split: edits.prompts(split) for split in SPLITS}
   meanings = [{p.meaning for p in found} for found in splits.values()]
   assert not set.intersection(*meanings[:2])
   assert not meanings[0] & meanings[2] and not meanings[1] & meanings[2]
@@ -56,8 +57,8 @@ def test_the_host_draws_what_the_renderer_draws():
   prompts = of_kind("upscale")[:12]
   _, answer = edits.draw(prompts)
   expected = edits.expected(prompts)
-  looks = [edits._look(p.task) for p in prompts]
-  cells = [[t.cell for t in p.task.after] for p in prompts]
+  looks = [edits._look(p.pictures) for p in prompts]
+  cells = [[t.cell for t in p.pictures.after] for p in prompts]
   scene = render.Scene(
     present=expected.shape >= 0, shape=expected.shape,
     colour=np.zeros((12, 4, 3), np.float32), centre=expected.centre,
@@ -92,7 +93,7 @@ def test_the_answers_are_what_the_words_say():
   shapes = {name: i for i, name in enumerate(grammar.SHAPES)}
   for prompt in SOME:
     words = prompt.text.split()
-    before, after = set(prompt.task.before), set(prompt.task.after)
+    before, after = set(prompt.pictures.before), set(prompt.pictures.after)
     if words[0] == "make":
       (old,), (new,) = before - after, after - before
       assert (old.colour, old.shape) == (names[words[2]], shapes[words[3]])

@@ -15,26 +15,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import flax.struct
 import numpy as np
 
-from jaxreward.data import texts
+from jaxreward.data import prompts as prompts_lib
 from jaxreward.errors import UserError, nearest, shown
-from jaxreward.types import PromptBatch
+from jaxreward.types import ArrayLike, PromptBatch
 
 KINDS = ("single", "two", "counting", "colours", "position", "attribution")
-FREE = len(KINDS)  # kind of a prompt in any words, which no detector judges
-# Kinds of tasks with a picture, see `edits`.
+CATEGORIES = dict(enumerate(KINDS))
+# Kinds of tasks with a picture, see `edits`. Their numbers are part of random
+# streams; 6 is that of prompts in any words.
 EDITS = ("recolour", "remove", "add", "move", "identity", "upscale")
-KIND_NAMES = (*KINDS, "free", *EDITS)
+FIRST_EDIT = 7
+EDIT_CATEGORIES = dict(enumerate(EDITS, FIRST_EDIT))
 SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 RELATIONS = ("none", "left of", "right of", "above", "below")
 COUNTS = ("a", "two", "three", "four")
-SPLITS = ("train", "validation", "heldout")
 
 MAX_WORDS = 8
 MAX_OBJECTS = 4
@@ -42,7 +43,6 @@ ANY_COLOUR = -1
 
 _PLURAL = {s: "crosses" if s == "cross" else s + "s" for s in SHAPES}
 _OPPOSITE = {0: 0, 1: 2, 2: 1, 3: 4, 4: 3}
-_HELDOUT_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 
 VOCAB: tuple[str, ...] = (
   "<pad>",
@@ -79,38 +79,38 @@ Item = tuple[int, int, int]  # count, colour (or ANY_COLOUR), shape
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
+class Prompt(prompts_lib.Prompt):
   """One prompt: its words and what a picture must show to satisfy it.
 
-  One that comes with pictures has a `task`, an `edits.Edit` or a
-  `pictures.Files`, whose name tells it from others of the same words.
+  One that comes with pictures has an `edits.Edit` or a `pictures.Files`.
   """
 
-  text: str
-  kind: int
-  items: tuple[Item, ...]
+  items: tuple[Item, ...] = ()
   relation: int = 0
-  split: str = "train"
-  task: Any = None
-
-  @property
-  def key(self) -> str:
-    """What no other prompt has: the text, and the name of the task."""
-    return self.text if self.task is None else f"{self.text}\n{self.task.name}"
-
-  @property
-  def prompt_id(self) -> int:
-    """Stable 32-bit number of the key; keys of noise are folded with it."""
-    return zlib.crc32(self.key.encode())
 
   @property
   def meaning(self) -> str:
     """What all wordings of one meaning share; the unit of the splits."""
-    if self.task is not None:
-      return self.task.meaning
-    if self.kind == FREE:
-      return self.text
+    if self.pictures is not None:
+      return self.pictures.meaning
     return combination(self.items, self.relation)
+
+
+@flax.struct.dataclass
+class Asked:
+  """What P prompts ask for: the `extras` of their batch.
+
+  Attributes:
+    items: int32 [P, 2, 3], rows of (count, colour, shape); count 0 means the
+      row is absent, colour -1 means any colour.
+    relation: int32 [P], index into `RELATIONS`, 0 is none; the first item
+      stands in that relation to the second.
+    edit: of edits, what the detector should find (`edits.Expected`).
+  """
+
+  items: ArrayLike
+  relation: ArrayLike
+  edit: Any = None
 
 
 def _item_text(item: Item) -> str:
@@ -174,19 +174,7 @@ def _split_of() -> dict[str, str]:
   by_kind: dict[int, set[str]] = {}
   for kind, items, relation in _meanings():
     by_kind.setdefault(kind, set()).add(combination(items, relation))
-  return split_names(by_kind)
-
-
-def split_names(by_kind: Mapping[int, Iterable[str]]) -> dict[str, str]:
-  """Split of every name: of each kind, the smallest hashes are held out."""
-  splits = {}
-  for names in by_kind.values():
-    ordered = sorted(names, key=lambda n: (zlib.crc32(n.encode()), n))
-    heldout = max(1, round(_HELDOUT_SHARE * len(ordered)))
-    validation = heldout + max(1, round(_VALIDATION_SHARE * len(ordered)))
-    for i, name in enumerate(ordered):
-      splits[name] = SPLITS[2 if i < heldout else 1 if i < validation else 0]
-  return splits
+  return prompts_lib.split_names(by_kind)
 
 
 @functools.cache
@@ -197,9 +185,9 @@ def all_prompts() -> tuple[Prompt, ...]:
     Prompt(
       _text(items, relation),
       kind,
-      items,
-      relation,
       splits[combination(items, relation)],
+      items=items,
+      relation=relation,
     )
     for kind, items, relation in _meanings()
   )
@@ -214,8 +202,7 @@ def prompts(
   Raises:
     UserError: unknown split or kind.
   """
-  if split not in SPLITS:
-    raise UserError(f'split "{split}" is not known{nearest(split, SPLITS)}')
+  prompts_lib.check_split(split)
   for kind in kinds or ():
     if kind not in KINDS:
       raise UserError(
@@ -223,7 +210,7 @@ def prompts(
       )
   wanted = {KINDS.index(k) for k in (kinds or KINDS)}
   return tuple(
-    p for p in all_prompts() if p.split == split and p.kind in wanted
+    p for p in all_prompts() if p.split == split and p.category in wanted
   )
 
 
@@ -321,40 +308,29 @@ def parse(text: str) -> Prompt:
       )
   split = _split_of().get(combination(items, relation), "heldout")
   kind = _kind_of(items, relation)
-  return Prompt(_text(items, relation), kind, items, relation, split)
+  text = _text(items, relation)
+  return Prompt(text, kind, split, items=items, relation=relation)
 
 
-def free(text: str) -> Prompt:
-  """A prompt in any words."""
-  return Prompt(" ".join(text.split()), FREE, ())
+def split_of(text: str) -> str | None:
+  """The split of a prompt of the grammar; None for other words."""
+  try:
+    return parse(text).split
+  except UserError:
+    return None
 
 
 def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
-  """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows.
-
-  Free prompts have no `tokens`, only `text`.
-  """
-  size = len(chosen) if size is None else size
-  if not chosen or size < len(chosen):
-    raise UserError(f"{len(chosen)} prompts do not make a batch of {size}")
+  """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows."""
+  rows = prompts_lib.batch(chosen, size)
+  size = len(rows.ids)
   items = np.zeros((size, 2, 3), np.int32)
+  relation = np.zeros(size, np.int32)
   tokens = np.zeros((size, MAX_WORDS), np.int32)
   for row, prompt in enumerate(chosen):
     if prompt.items:
       items[row, : len(prompt.items)] = prompt.items
-    if prompt.kind != FREE:
-      tokens[row] = tokenize(prompt.text, edits=prompt.kind > FREE)
-  pad = size - len(chosen)
-
-  def column(values, dtype):
-    return np.array([*values, *([0] * pad)], dtype)
-
-  return PromptBatch(
-    tokens=tokens,
-    ids=column((p.prompt_id for p in chosen), np.uint32),
-    kind=column((p.kind for p in chosen), np.int32),
-    items=items,
-    relation=column((p.relation for p in chosen), np.int32),
-    mask=np.arange(size) < len(chosen),
-    text=texts.encode([p.text for p in chosen], size),
-  )
+    relation[row] = prompt.relation
+    is_edit = prompt.category in EDIT_CATEGORIES
+    tokens[row] = tokenize(prompt.text, edits=is_edit)
+  return dataclasses.replace(rows, tokens=tokens, extras=Asked(items, relation))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxreward.data.scenes import render
+from jaxreward.tasks.scenes import render
 from jaxreward.types import Array
 
 WAYS = (

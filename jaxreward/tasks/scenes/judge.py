@@ -15,11 +15,12 @@ import itertools
 import jax
 import jax.numpy as jnp
 
-from jaxreward.data.scenes import detect, edits, render
-from jaxreward.data.scenes.detect import Detection, Verdict
+from jaxreward.tasks.scenes import detect, edits, render
+from jaxreward.tasks.scenes.detect import Detection, Verdict
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 NEAR = 3.0  # pixels, largest distance of an object from its place
+PARTS = ("execution", "preservation", "subject", "clean")  # of edits alone
 ALIKE = 0.7  # least likeness of a subject
 _AREA = 0.35  # largest relative error of a subject's area
 _SHIFTS = (-0.5, 0.0, 0.5)
@@ -52,7 +53,7 @@ class Seen:
 def look(images: ArrayLike, prompts: PromptBatch) -> Seen:
   """Detects and judges pictures [B, H, W, 3] of B prompts."""
   detection = detect.detect(images)
-  if prompts.task is None:
+  if prompts.extras.edit is None:
     return Seen(detection, detect.judge(detection, prompts), {})
   return _edits(jnp.asarray(images), detection, prompts)
 
@@ -70,7 +71,7 @@ def _centres(box: Array) -> Array:
 
 
 def _edits(images: Array, found: Detection, prompts: PromptBatch) -> Seen:
-  task: edits.Expected = jax.tree.map(jnp.asarray, prompts.task)
+  task: edits.Expected = jax.tree.map(jnp.asarray, prompts.extras.edit)
   asked = task.shape >= 0
   count = asked.sum(-1)
   gap = _centres(found.box)[:, None] - task.centre[:, :, None]
@@ -90,7 +91,7 @@ def _edits(images: Array, found: Detection, prompts: PromptBatch) -> Seen:
   best = likeness.argmax(-1)
   alike = likeness.max(-1)
   other = named[:, 0] & (jnp.arange(detect.SLOTS) != best[:, None])
-  holds = _relation(found, best, other.argmax(-1), prompts.relation)
+  holds = _relation(found, best, other.argmax(-1), prompts.extras.relation)
 
   changed, kept = asked & task.changed, asked & ~task.changed
   mean = lambda x, m: (x * m).sum(-1) / jnp.maximum(m.sum(-1), 1)

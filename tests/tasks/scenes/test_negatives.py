@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.data import negatives
-from jaxreward.data.scenes import grammar, render
+from jaxreward.tasks.scenes import grammar, negatives, render
 
 COUNT = len(negatives.WAYS)
 

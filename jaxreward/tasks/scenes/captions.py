@@ -14,8 +14,8 @@ import grain
 import jax
 import numpy as np
 
-from jaxreward.data.scenes import edits, grammar
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import edits, grammar
 
 
 def _attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
@@ -25,7 +25,7 @@ def _attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
   them differ in two places.
   """
   items = [v for item in prompt.items for v in item]
-  fixed = prompt.kind, len(prompt.items)
+  fixed = prompt.category, len(prompt.items)
   return (*items, *[-9] * (6 - len(items)), prompt.relation, *fixed, *fixed)
 
 
@@ -63,11 +63,11 @@ class _Draw:
   """Batch of one index: picture prompts, captions and seeds of the noise."""
 
   def __init__(self, prompts, batch_size, corruption, kind_weights):
-    present = sorted({p.kind for p in prompts})
+    present = sorted({p.category for p in prompts})
     weights = [w if k in present else 0 for k, w in enumerate(kind_weights)]
     self.kinds = kind_pattern(weights, batch_size)
     self.rows = {
-      k: np.array([i for i, p in enumerate(prompts) if p.kind == k])
+      k: np.array([i for i, p in enumerate(prompts) if p.category == k])
       for k in present
     }
     near = one_attribute_away(prompts)
@@ -121,7 +121,7 @@ class _DrawEdits:
     self.prompts = prompts
     self.kinds = kind_pattern(kind_weights, batch_size) + edits.FIRST
     self.rows = {
-      k: np.array([i for i, p in enumerate(prompts) if p.kind == k])
+      k: np.array([i for i, p in enumerate(prompts) if p.category == k])
       for k in set(self.kinds.tolist())
     }
 

@@ -28,8 +28,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from jaxreward import paths, rng
-from jaxreward.data.scenes import grammar, render
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar, render
 from jaxreward.types import PromptBatch
 
 NAME = "jaxreward_scenes"
@@ -76,7 +77,7 @@ def _examples(
       {
         "image": _png(image),
         "prompt": prompt.text,
-        "kind": grammar.KINDS[prompt.kind],
+        "kind": grammar.KINDS[prompt.category],
         "seed": number,
       },
     )
@@ -136,7 +137,7 @@ def builder_class() -> type:
       del dl_manager
       return {
         split: _examples(split, self._per_prompt, self._seed)
-        for split in grammar.SPLITS
+        for split in SPLITS
       }
 
     def _generate_examples(self):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.data.scenes import grammar
+from jaxreward.tasks.scenes import grammar
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 SIZE = 36
@@ -205,6 +205,8 @@ def render_prompts(keys: Array, prompts: PromptBatch) -> Array:
     float32 [B, SIZE, SIZE, 3] in [0, 1].
   """
   scenes = jax.vmap(sample_scene)(
-    keys, jnp.asarray(prompts.items), jnp.asarray(prompts.relation)
+    keys,
+    jnp.asarray(prompts.extras.items),
+    jnp.asarray(prompts.extras.relation),
   )
   return render(scenes)

@@ -1,4 +1,4 @@
-"""Rewards that check a picture against what its prompt asks for."""
+"""Rewards of the scenes: the detector against what a prompt asks for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.data.scenes import judge
 from jaxreward.errors import UserError
 from jaxreward.rewards.contract import Applies, declare
+from jaxreward.tasks.scenes import judge
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Images = Float[ArrayLike, "P G H W C"]
@@ -85,7 +85,7 @@ def _part(name: str, text: str, applies: Applies | None = None):
 
 
 def _with_subject(prompts: PromptBatch) -> Array:
-  return jnp.asarray(prompts.task.subject) >= 0
+  return jnp.asarray(prompts.extras.edit.subject) >= 0
 
 
 execution = _part(
@@ -100,3 +100,12 @@ subject = _part(
   "subject", "Likeness to the subject of the source, in [0, 1].", _with_subject
 )
 clean = _part("clean", "How even and light the background is, in [0, 1].")
+
+REGISTRY = {"detector": detector, "strict": strict}
+EDITS = {
+  **REGISTRY,
+  "execution": execution,
+  "preservation": preservation,
+  "subject": subject,
+  "clean": clean,
+}

@@ -2,12 +2,12 @@
 
 import functools
 
+import jax
 import numpy as np
 import pytest
 
-from jaxreward.data import captions
-from jaxreward.data.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import captions, grammar
 
 TRAIN = grammar.prompts("train")
 BY_TOKENS = {tuple(grammar.tokenize(p.text)): p for p in TRAIN}
@@ -34,16 +34,8 @@ def captioned(batch) -> list[tuple[grammar.Prompt, grammar.Prompt]]:
 
 
 def same(a, b):
-  return (
-    all(
-      np.array_equal(x, y)
-      for x, y in zip(
-        vars(a["scene"]).values(), vars(b["scene"]).values(), strict=True
-      )
-    )
-    and np.array_equal(a["caption"], b["caption"])
-    and np.array_equal(a["seed"], b["seed"])
-  )
+  leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  return all(np.array_equal(x, y) for x, y in leaves)
 
 
 def test_a_batch_is_a_function_of_seed_and_number():
@@ -66,7 +58,7 @@ def test_a_wrong_caption_differs_in_one_attribute_and_is_of_the_split():
   data = batches(corruption=1.0)
   for n in range(6):
     for shown, said in captioned(data[n]):  # BY_TOKENS holds the split alone
-      assert shown.kind == said.kind
+      assert shown.category == said.category
       pairs = zip(attributes(shown), attributes(said), strict=True)
       assert sum(a != b for a, b in pairs) == 1
 
@@ -90,7 +82,7 @@ def test_the_rate_of_wrong_captions():
 def test_kinds_are_in_proportion(weights):
   expected = 48 * np.array(weights) / sum(weights)
   for n in range(3):
-    kinds = batches(weights=weights)[n]["scene"].kind
+    kinds = batches(weights=weights)[n]["scene"].category
     counts = np.bincount(kinds, minlength=6)
     assert np.abs(counts - expected).max() <= 1
 
@@ -112,11 +104,11 @@ def test_weights_that_make_no_sense(weights):
 
 
 def test_kinds_without_prompts_are_left_out():
-  few = [p for p in TRAIN if p.kind in (2, 5)]
+  few = [p for p in TRAIN if p.category in (2, 5)]
   data = captions.caption_batches(
     few, seed=0, batch_size=8, corruption=0.0, kind_weights=ONES, steps=2
   )
-  counts = np.bincount(data[0]["scene"].kind, minlength=6)
+  counts = np.bincount(data[0]["scene"].category, minlength=6)
   assert counts.tolist() == [0, 0, 4, 0, 0, 4]
 
 

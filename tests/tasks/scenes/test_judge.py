@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward.data.scenes import detect, edits, grammar, judge
+from jaxreward.tasks.scenes import detect, edits, grammar, judge
 
 SOME = edits.all_prompts()[::61]
-KIND = np.array([grammar.KIND_NAMES[p.kind] for p in SOME])
+KIND = np.array([grammar.EDIT_CATEGORIES[p.category] for p in SOME])
 look = jax.jit(lambda images, batch: judge.look(images, batch).scores())
 
 
@@ -59,14 +59,16 @@ def test_a_source_that_is_handed_back_is_wrong(pictures):
 
 def test_an_edit_that_spoils_the_rest_is_executed_and_not_preserved():
   """The answer, with every object that should be kept in another colour."""
-  chosen = [p for p in SOME if grammar.KIND_NAMES[p.kind] in edits.KINDS[:4]]
+  chosen = [
+    p for p in SOME if grammar.EDIT_CATEGORIES[p.category] in edits.KINDS[:4]
+  ]
   wrong = []
   for p in chosen:
     after = tuple(
-      t if i == p.task.changed else t._replace(colour=(t.colour + 1) % 5)
-      for i, t in enumerate(p.task.after)
+      t if i == p.pictures.changed else t._replace(colour=(t.colour + 1) % 5)
+      for i, t in enumerate(p.pictures.after)
     )
-    task = dataclasses.replace(p.task, after=after)
+    task = dataclasses.replace(p.pictures, after=after)
     wrong.append(dataclasses.replace(p, task=task))
   found = scores(edits.draw(wrong)[1], chosen)
   np.testing.assert_array_equal(found["execution"], 1)
@@ -76,10 +78,12 @@ def test_an_edit_that_spoils_the_rest_is_executed_and_not_preserved():
 
 @pytest.mark.parametrize("what", ["body", "spot", "shape"])
 def test_another_subject_is_not_the_same(what):
-  chosen = [p for p in SOME if grammar.KIND_NAMES[p.kind] == "identity"]
+  chosen = [
+    p for p in SOME if grammar.EDIT_CATEGORIES[p.category] == "identity"
+  ]
   wrong = []
   for p in chosen:
-    task, (old, other) = p.task, p.task.after
+    task, (old, other) = p.pictures, p.pictures.after
     others = [c for c in range(5) if c not in (old.colour, task.mark)]
     if what == "body":
       old = old._replace(colour=others[0])
@@ -123,5 +127,5 @@ def test_rows_are_repeated_without_their_pictures():
   assert twice.source is None
   np.testing.assert_array_equal(twice.ids, np.repeat(batch.ids, 2))
   np.testing.assert_array_equal(
-    twice.task.centre, np.repeat(batch.task.centre, 2, 0)
+    twice.task.centre, np.repeat(batch.extras.edit.centre, 2, 0)
   )

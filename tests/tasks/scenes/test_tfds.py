@@ -6,8 +6,9 @@ import numpy as np
 import pictures
 import pytest
 
-from jaxreward.data.scenes import grammar, tfds_builder
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar, tfds_builder
 
 
 def test_pictures_depend_on_prompt_and_seed_alone():
@@ -41,13 +42,13 @@ def test_prepared_and_read_without_tensorflow(tmp_path):
   assert builder.name == tfds_builder.NAME
   builder.download_and_prepare()
   asked = {}
-  for split in grammar.SPLITS:
+  for split in SPLITS:
     source = builder.as_data_source(split)
     prompts = {p.text: p for p in grammar.prompts(split)}
     assert len(source) == len(prompts)
     rows = [source[i] for i in range(0, len(source), 9)]
     chosen = [prompts[r["prompt"].decode()] for r in rows]
-    assert [r["kind"] for r in rows] == [p.kind for p in chosen]
+    assert [r["kind"] for r in rows] == [p.category for p in chosen]
     assert {r["seed"] for r in rows} == {3}
     images = np.stack([r["image"] for r in rows])
     expected = tfds_builder.pictures(chosen, [r["seed"] for r in rows])

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxreward import rng
-from jaxreward.data.scenes import detect, grammar, render
+from jaxreward.tasks.scenes import detect, grammar, render
 
 CHUNK = 168  # pictures a program takes; 2016 are twelve of them
 
@@ -16,7 +16,7 @@ def balanced(count, seed=0):
   """Prompts of the whole grammar, the six kinds in turn."""
   generator = np.random.default_rng(seed)
   by_kind = [
-    [p for p in grammar.all_prompts() if p.kind == k] for k in range(6)
+    [p for p in grammar.all_prompts() if p.category == k] for k in range(6)
   ]
   return [
     by_kind[i % 6][generator.integers(len(by_kind[i % 6]))]

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxreward import rewards
-from jaxreward.data.scenes import detect, grammar, render
 from jaxreward.errors import UserError
 from jaxreward.models.vision import scene_reward
+from jaxreward.tasks.scenes import detect, grammar, render
+from jaxreward.tasks.scenes import rewards as scene_rewards
 
 TEXTS = ("a red circle", "two squares")
 
@@ -40,7 +41,9 @@ def verdict(images, prompts):
 
 def test_detector_is_the_weighted_verdict(images, prompts, verdict):
   dense, strict = verdict
-  built = rewards.build({"detector": rewards.detector, "s": rewards.strict})
+  built = rewards.build(
+    {"detector": scene_rewards.detector, "s": scene_rewards.strict}
+  )
   scores, failed = rewards.score(built, images, prompts)
   expected = 0.5 * dense + 0.5 * strict
   np.testing.assert_allclose(scores["detector"][:, :2], expected, atol=1e-6)
@@ -58,7 +61,9 @@ def test_what_the_detector_has_found_is_not_looked_for_again(
   monkeypatch.setattr(detect, "detect", blind)
   dense = np.float32([[0.5, 0.25, 1.0], [0.75, 0.0, 1.0]])
   found = {"dense": dense, "strict": dense > 0.4, "texture": dense}
-  built = rewards.build({"detector": rewards.detector, "s": rewards.strict})
+  built = rewards.build(
+    {"detector": scene_rewards.detector, "s": scene_rewards.strict}
+  )
   scores, failed = rewards.score(built, images, prompts, found)
   want = 0.5 * dense + 0.5 * (dense > 0.4)
   np.testing.assert_allclose(scores["detector"][:, :2], want[:, :2], rtol=1e-6)
@@ -69,7 +74,7 @@ def test_what_the_detector_has_found_is_not_looked_for_again(
 
 def test_strict_weight_is_checked(images, prompts):
   with pytest.raises(UserError, match="strict_weight=2"):
-    rewards.detector(images, prompts, strict_weight=2.0)
+    scene_rewards.detector(images, prompts, strict_weight=2.0)
 
 
 @pytest.fixture(scope="module")

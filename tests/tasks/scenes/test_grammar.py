@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxreward.data.scenes import grammar
+from jaxreward.data.prompts import SPLITS
 from jaxreward.errors import UserError
+from jaxreward.tasks.scenes import grammar
 
 ALL = grammar.all_prompts()
-SPLITS = {split: grammar.prompts(split) for split in grammar.SPLITS}
+SPLITS = {split: grammar.prompts(split) for split in SPLITS}
 
 
 def _picture(prompt):
@@ -30,7 +31,7 @@ def test_number_of_prompts():
   pairs = 4 * 3
   coloured = pairs * 5 * 4
   expected = [4, pairs, 3 * 4 * 6, 20, 4 * (pairs + coloured), coloured]
-  assert [sum(p.kind == k for p in ALL) for k in range(6)] == expected
+  assert [sum(p.category == k for p in ALL) for k in range(6)] == expected
 
 
 def test_texts_and_tokens_are_unique():
@@ -64,7 +65,7 @@ def test_parse_forgives_case_spaces_and_a_full_stop():
 
 def test_prompts_mean_what_they_say():
   prompt = grammar.parse("a red circle left of a blue cross")
-  assert prompt.kind == grammar.KINDS.index("position")
+  assert prompt.category == grammar.KINDS.index("position")
   assert prompt.items == ((1, 0, 0), (1, 2, 3))
   assert grammar.RELATIONS[prompt.relation] == "left of"
   assert grammar.parse("three yellow squares").items == ((3, 3, 1),)
@@ -84,16 +85,16 @@ def test_no_meaning_is_in_two_splits_in_any_wording():
 
 def test_every_kind_is_in_every_split_in_its_share():
   for kind in range(6):
-    total = {_picture(p) for p in ALL if p.kind == kind}
+    total = {_picture(p) for p in ALL if p.category == kind}
     for split, share in (("heldout", 0.2), ("validation", 0.1)):
-      part = {_picture(p) for p in SPLITS[split] if p.kind == kind}
+      part = {_picture(p) for p in SPLITS[split] if p.category == kind}
       assert part
       assert abs(len(part) - share * len(total)) <= 1
 
 
 def test_kinds_can_be_chosen():
   some = grammar.prompts("train", ("two", "counting"))
-  assert {p.kind for p in some} == {1, 2}
+  assert {p.category for p in some} == {1, 2}
   assert set(some) <= set(SPLITS["train"])
   with pytest.raises(UserError, match='did you mean "counting"'):
     grammar.prompts("train", ("counting2",))
@@ -105,7 +106,7 @@ def test_batch_is_padded_and_masked():
   chosen = [grammar.parse("two circles"), grammar.parse("a cross and a circle")]
   batch = grammar.batch(chosen, 4)
   assert batch.mask.tolist() == [True, True, False, False]
-  assert batch.items[:2].tolist() == [
+  assert batch.extras.items[:2].tolist() == [
     [[2, -1, 0], [0, 0, 0]],
     [[1, -1, 3], [1, -1, 0]],
   ]
@@ -162,5 +163,5 @@ def test_wrong_prompts(text, wanted):
 
 def test_two_of_one_shape_in_two_colours():
   prompt = grammar.parse("a red circle and a blue circle")
-  assert prompt.kind == grammar.KINDS.index("attribution")
+  assert prompt.category == grammar.KINDS.index("attribution")
   assert prompt.split == "heldout"  # not of the grammar, so never trained on

@@ -25,17 +25,18 @@ import functools
 import itertools
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.struct
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward.data.scenes import grammar, render
-from jaxreward.types import ArrayLike
+from jaxreward.data.prompts import split_names
+from jaxreward.tasks.scenes import grammar, render
+from jaxreward.types import ArrayLike, PromptBatch
 
 KINDS = grammar.EDITS
-FIRST = grammar.FREE + 1  # of the kinds' numbers
+FIRST = grammar.FIRST_EDIT  # of the kinds' numbers
 PER_KIND = 960  # tasks, all splits together, or a few more
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "centre", "right")
@@ -211,11 +212,13 @@ def _of_kind(kind: str) -> Iterator[tuple]:
 def all_prompts() -> tuple[grammar.Prompt, ...]:
   """Every task, in a fixed order."""
   made = {FIRST + i: list(_of_kind(kind)) for i, kind in enumerate(KINDS)}
-  splits = grammar.split_names(
+  splits = split_names(
     {kind: {edit.meaning for *_, edit in found} for kind, found in made.items()}
   )
   return tuple(
-    grammar.Prompt(text, kind, items, relation, splits[edit.meaning], edit)
+    grammar.Prompt(
+      text, kind, splits[edit.meaning], edit, items=items, relation=relation
+    )
     for kind, found in made.items()
     for text, items, relation, edit in found
   )
@@ -318,7 +321,7 @@ def coarse(pictures: Float[np.ndarray, "P H W 3"]) -> np.ndarray:
 
 
 def _is(prompts: Sequence[grammar.Prompt], kind: str) -> np.ndarray:
-  return np.array([p.kind == FIRST + KINDS.index(kind) for p in prompts])
+  return np.array([p.category == FIRST + KINDS.index(kind) for p in prompts])
 
 
 def draw(
@@ -328,7 +331,7 @@ def draw(
 
   An identity task has other answers as well.
   """
-  edits = [p.task for p in prompts]
+  edits = [p.pictures for p in prompts]
   looks = [_look(edit) for edit in edits]
   backgrounds = [look.background for look in looks]
   both = list(zip(edits, looks, strict=True))
@@ -356,7 +359,7 @@ def changes(prompts: Sequence[grammar.Prompt]) -> np.ndarray:
   found = np.zeros((len(prompts), side, side, 3), np.float32)
   found[_is(prompts, "identity") | _is(prompts, "upscale")] = np.nan
   for white, prompt in zip(found, prompts, strict=True):
-    edit = prompt.task
+    edit = prompt.pictures
     cells = [edit.gone] if edit.gone >= 0 else []
     cells += [edit.after[edit.changed].cell] if edit.changed >= 0 else []
     for at in cells:
@@ -377,7 +380,7 @@ def expected(prompts: Sequence[grammar.Prompt]) -> Expected:
     look=np.zeros((p, 2, 3), np.float32), radius=np.ones(p, np.float32),
   )  # fmt: skip
   for i, prompt in enumerate(prompts):
-    edit = prompt.task
+    edit = prompt.pictures
     look = _look(edit)
     objects = _objects(edit, edit.after, look)
     shown = list(zip(edit.after, objects, strict=False))
@@ -394,3 +397,16 @@ def expected(prompts: Sequence[grammar.Prompt]) -> Expected:
       about_all = edit.changed < 0 and edit.gone < 0
       made.changed[i, j] = j == edit.changed or about_all
   return made
+
+
+def attach(
+  batch: PromptBatch, prompts: Sequence[grammar.Prompt], side: Any = 0
+) -> PromptBatch:
+  """The batch with the pictures of its tasks and what answers show."""
+  del side
+  source, answers = draw(prompts)
+  extras = dataclasses.replace(batch.extras, edit=expected(prompts))
+  return dataclasses.replace(
+    batch, source=source, target=targets(prompts, answers),
+    changes=changes(prompts), extras=extras,
+  )  # fmt: skip

@@ -8,13 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward import rng
-from jaxreward.data import negatives
-from jaxreward.data.scenes import render
+from jaxreward.data.preferences import as_bytes
+from jaxreward.tasks.scenes import negatives, render
 from jaxreward.types import Array, PromptBatch
-
-
-def _bytes(images: Array) -> Array:
-  return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
 def _keys(key: Array, prompts: PromptBatch, number: int) -> Array:
@@ -36,10 +32,10 @@ def images(
   """
   better = render.render_prompts(_keys(key, prompts, 0), prompts)
   if not with_worse:
-    return _bytes(better)[:, None]
+    return as_bytes(better)[:, None]
   keys = _keys(key, prompts, 1)
   draw = lambda k: jax.random.randint(k, (), 0, len(negatives.WAYS))
   ways = jax.vmap(draw)(keys)
   others = render.render_prompts(_keys(key, prompts, 2), prompts)
   worse = negatives.spoil(_keys(key, prompts, 3), better, others[::-1], ways)
-  return _bytes(jnp.stack([better, worse], 1))
+  return as_bytes(jnp.stack([better, worse], 1))

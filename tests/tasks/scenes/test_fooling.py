@@ -9,7 +9,7 @@ import pictures
 import pytest
 import scipy.ndimage
 
-from jaxreward.data.scenes import grammar, render
+from jaxreward.tasks.scenes import grammar, render
 
 LIGHT = 0.9
 SUB = 4  # samples a pixel along each axis

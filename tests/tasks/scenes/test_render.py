@@ -8,7 +8,7 @@ import pictures
 import pytest
 
 from jaxreward import rng
-from jaxreward.data.scenes import grammar, render
+from jaxreward.tasks.scenes import grammar, render
 
 
 def _inside(shape, x, y, r):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.data.scenes import grammar, render
+from jaxreward.tasks.scenes import grammar, render
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 SLOTS = 6  # components examined; a picture with more is wrong anyway
@@ -318,7 +318,9 @@ def background_quality(detection: Detection) -> Array:
 
 def judge(detection: Detection, prompts: PromptBatch) -> Verdict:
   """Compares what B pictures show with what B prompts ask for."""
-  items, relation = jnp.asarray(prompts.items), jnp.asarray(prompts.relation)
+  asked_for: grammar.Asked = prompts.extras
+  items = jnp.asarray(asked_for.items)
+  relation = jnp.asarray(asked_for.relation)
   count, colour, shape = items[..., 0], items[..., 1], items[..., 2]
   asked = count > 0  # [B, 2]
   is_shape = detection.shape[:, None] == shape[..., None]  # [B, 2, K]

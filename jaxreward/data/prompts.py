@@ -1,0 +1,87 @@
+"""One prompt, and rows of them as arrays, whatever they are about."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreward.data import texts
+from jaxreward.errors import UserError, nearest
+from jaxreward.types import PromptBatch
+
+SPLITS = ("train", "validation", "heldout")
+_HELDOUT_SHARE, _VALIDATION_SHARE = 0.2, 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """One prompt; tasks add what an image must show to satisfy it.
+
+  Attributes:
+    text: its words.
+    category: number of its category, see `Task.categories`.
+    split: "train", "validation" or "heldout".
+    pictures: what it starts from, if anything: an object with a `name` that
+      tells it from others of the same words, and a `meaning`.
+  """
+
+  text: str
+  category: int = 0
+  split: str = "train"
+  pictures: Any = None
+
+  @property
+  def key(self) -> str:
+    """What no other prompt has: the text, and the name of its pictures."""
+    if self.pictures is None:
+      return self.text
+    return f"{self.text}\n{self.pictures.name}"
+
+  @property
+  def prompt_id(self) -> int:
+    """Stable 32-bit number of the key; keys of noise are folded with it."""
+    return zlib.crc32(self.key.encode())
+
+  @property
+  def meaning(self) -> str:
+    """What all wordings of one meaning share; the unit of the splits."""
+    return self.text if self.pictures is None else self.pictures.meaning
+
+
+def split_names(by_category: Mapping[int, Iterable[str]]) -> dict[str, str]:
+  """Split of every name: of each category, the smallest hashes are held out."""
+  splits = {}
+  for names in by_category.values():
+    ordered = sorted(names, key=lambda n: (zlib.crc32(n.encode()), n))
+    heldout = max(1, round(_HELDOUT_SHARE * len(ordered)))
+    validation = heldout + max(1, round(_VALIDATION_SHARE * len(ordered)))
+    for i, name in enumerate(ordered):
+      splits[name] = SPLITS[2 if i < heldout else 1 if i < validation else 0]
+  return splits
+
+
+def check_split(split: str) -> None:
+  """Refuses a split that is not known."""
+  if split not in SPLITS:
+    raise UserError(f'split "{split}" is not known{nearest(split, SPLITS)}')
+
+
+def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
+  """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows.
+
+  Ids, categories and texts; a task adds tokens and extras.
+  """
+  size = len(chosen) if size is None else size
+  if not chosen or size < len(chosen):
+    raise UserError(f"{len(chosen)} prompts do not make a batch of {size}")
+  pad = [0] * (size - len(chosen))
+  return PromptBatch(
+    ids=np.array([*(p.prompt_id for p in chosen), *pad], np.uint32),
+    category=np.array([*(p.category for p in chosen), *pad], np.int32),
+    mask=np.arange(size) < len(chosen),
+    text=texts.encode([p.text for p in chosen], size),
+  )

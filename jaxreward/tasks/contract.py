@@ -1,0 +1,187 @@
+"""What a task is: its prompts, and what an image of one is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward.data import pictures, pipeline, sources
+from jaxreward.data import prompts as prompts_lib
+from jaxreward.data.preferences import Preferences
+from jaxreward.data.prompts import Prompt
+from jaxreward.errors import UserError, nearest
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+Reward = Callable[..., Any]
+NOTHING: Mapping[Any, Any] = types.MappingProxyType({})
+
+
+def out_of_range(
+  images: ArrayLike, pixels: ArrayLike, prompts: PromptBatch
+) -> dict[str, Array]:
+  """Share of pixels [P, G] that had to be clipped; what every task measures."""
+  del images, prompts
+  pixels = jnp.asarray(pixels)
+  axes = tuple(range(2, pixels.ndim))
+  return {"out_of_range": ((pixels < 0) | (pixels > 1)).mean(axes)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What prompts are about; nothing outside a task knows more than this.
+
+  Attributes:
+    name: as `config.data.grammar` has it.
+    categories: number -> name of the categories of its prompts. Numbers are
+      part of random streams, so those of a task never change.
+    parse: text -> a prompt of a user's file; UserError for words that are
+      wrong.
+    measure: (images [P, G, ...], pixels, the same unclipped, batch) ->
+      {name: [P, G]}, in jit. "strict", if it is there, is 1 for a right image
+      and 0 for a wrong one.
+    rows: (prompts, rows = their number) -> their batch without pictures.
+    attach: (batch, its prompts, side) -> the batch with their pictures.
+    own: split, or None for all -> the task's own prompts; None if it has none.
+    has_pictures: whether its prompts bring a picture to start from; None where
+      a user's file says so.
+    reads_files: whether a user's file may hold its prompts.
+    is_weighted: whether categories come in proportion to
+      `config.data.kind_weights`.
+    verdict: names of the measures that rewards may ask for.
+    side: of the images that it can measure, in pixels; None for any.
+    describe: images [B, H, W, 3] in [0, 1] -> a line each, for people.
+    tokenize: text -> word ids, int32 [L], for reward models that read them.
+    split_of: text -> its split; None for words that are none of the task's.
+    fact_of: text -> what it asks for, see `rewards.objects`.
+    render: (keys [B], batch) -> images of the prompts [B, H, W, 3].
+    draw: (key, batch, with_worse=) -> uint8 [P, G, H, W, 3], images of the
+      prompts and, if asked, worse ones, best first.
+    drawn_side: of those images, in pixels.
+    rewards: those that the task brings, by name.
+    judge: name of the reward that is watched where nothing is held out; "" for
+      none.
+    pretraining: (prompts, seed=, batch_size=, kind_weights=, steps=,
+      corruption=) -> a dataset whose element n is {"caption": int32 [B, L],
+      "seed": uint32 [B]} with "scene", a batch for `render`, or "picture" and
+      "source", images [B, H, W, 3].
+    preferences: (key, prompts, samples uint8 [Q, S, H, W, 3], options) ->
+      `Preferences` without answers.
+  """
+
+  name: str
+  categories: Mapping[int, str]
+  parse: Callable[[str], Prompt]
+  measure: Callable[..., dict[str, Array]] = out_of_range
+  rows: Callable[..., PromptBatch] = prompts_lib.batch
+  attach: Callable[..., PromptBatch] = pictures.attach
+  own: Callable[[str | None], tuple[Prompt, ...]] | None = None
+  has_pictures: bool | None = None
+  reads_files: bool = True
+  is_weighted: bool = True
+  verdict: tuple[str, ...] = ()
+  side: int | None = None
+  describe: Callable[[ArrayLike], list[str]] | None = None
+  tokenize: Callable[[str], np.ndarray] | None = None
+  split_of: Callable[[str], str | None] | None = None
+  fact_of: Callable[[str], Any] | None = None
+  render: Callable[..., Array] | None = None
+  draw: Callable[..., Array] | None = None
+  drawn_side: int | None = None
+  rewards: Mapping[str, Reward] = dataclasses.field(
+    default_factory=lambda: NOTHING
+  )
+  judge: str = ""
+  pretraining: Callable[..., Any] | None = None
+  preferences: Callable[..., Preferences] | None = None
+
+  def number(self, category: str) -> int:
+    """The number of a category.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    for number, name in self.categories.items():
+      if name == category:
+        return number
+    known = list(self.categories.values())
+    raise UserError(
+      f'prompt kind "{category}" is not known{nearest(category, known)}'
+    )
+
+  def prompts(
+    self,
+    split: str | None,
+    source: str = "",
+    categories: Sequence[str] = (),
+    *,
+    with_pictures: bool = False,
+    known: Sequence[str] = (),
+  ) -> tuple[Prompt, ...]:
+    """Prompts of a split; of all splits if None.
+
+    Args:
+      split: "train", "validation" or "heldout".
+      source: a user's file or folder, for a task without prompts of its own.
+      categories: names of those to keep; empty for all.
+      with_pictures: rows of a file may name pictures.
+      known: sources that are no files, for the error of a file that is none.
+
+    Raises:
+      UserError: an unknown split or category, or what is wrong with a file.
+    """
+    wanted = {self.number(name) for name in categories}
+    if split is not None:
+      prompts_lib.check_split(split)
+    if self.own is not None:
+      every = self.own(split)
+    elif split is None:
+      every = sources.all_prompts(
+        source, self.parse, with_pictures=with_pictures, known=known
+      )
+    else:
+      every = sources.load_prompts(
+        source, split, self.parse, with_pictures=with_pictures, known=known
+      )
+    return tuple(p for p in every if not wanted or p.category in wanted)
+
+  def batch(
+    self,
+    prompts: Sequence[Prompt],
+    size: int | None = None,
+    side: int | tuple[int, int] = 0,
+  ) -> PromptBatch:
+    """Prompts with their pictures, as NumPy arrays; see `pictures.attach`."""
+    rows = self.rows(prompts, size)
+    if size is not None and size > len(prompts):
+      prompts = [*prompts, *[prompts[0]] * (size - len(prompts))]
+    return self.attach(rows, prompts, side)
+
+  def batches(
+    self,
+    prompts: Sequence[Prompt],
+    *,
+    kind_weights: Sequence[float] | None = None,
+    **options: Any,
+  ) -> pipeline.PromptBatches:
+    """Endless batches; see `pipeline.prompt_batches`.
+
+    Args:
+      prompts: of one split.
+      kind_weights: in the order of the categories; all alike if None.
+      **options: of the pipeline.
+    """
+    if kind_weights is None:
+      kind_weights = (1,) * len(self.categories)
+    return pipeline.prompt_batches(
+      prompts,
+      kind_weights=kind_weights if self.is_weighted else None,
+      categories=self.categories,
+      rows=self.rows,
+      attach=self.attach,
+      **options,
+    )

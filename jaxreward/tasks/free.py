@@ -1,0 +1,27 @@
+"""Prompts in any words, which nothing here judges."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jaxreward.data.prompts import Prompt
+from jaxreward.tasks.contract import NOTHING, Task, out_of_range
+
+CATEGORY = 6  # part of random streams
+
+
+def parse(text: str) -> Prompt:
+  """A prompt in any words, blanks apart."""
+  return Prompt(" ".join(text.split()), CATEGORY)
+
+
+TASK = Task("free", {CATEGORY: "free"}, parse, is_weighted=False)
+
+
+def of(task: Task) -> Task:
+  """The prompts of another task, unjudged: for images of any size."""
+  return dataclasses.replace(
+    task, name=TASK.name, measure=out_of_range, verdict=(), side=None,
+    describe=None, rewards=NOTHING, judge="", is_weighted=False,
+    render=None, pretraining=None, preferences=None,
+  )  # fmt: skip

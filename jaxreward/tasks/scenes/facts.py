@@ -1,0 +1,24 @@
+"""What a prompt of the scenes asks for, as the reward `objects` takes it."""
+
+from __future__ import annotations
+
+from jaxreward.rewards.objects import Fact
+from jaxreward.tasks.scenes import grammar
+
+_OPPOSITE = (0, 2, 1, 4, 3)
+
+
+def fact_of(text: str) -> Fact:
+  """What a prompt of the grammar asks for.
+
+  Returns:
+    ([(colour or "", shape, count), ...], relation of the second item to the
+    first, whether more than the count is wrong).
+  """
+  prompt = grammar.parse(text)
+  items = []
+  for count, colour, shape in prompt.items:
+    word = "" if colour < 0 else grammar.COLOURS[colour]
+    items.append((word, grammar.SHAPES[shape], count))
+  counting = grammar.KINDS[prompt.category] == "counting"
+  return items, _OPPOSITE[prompt.relation], counting
