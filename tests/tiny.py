@@ -49,9 +49,9 @@ FAST = {
 }
 
 
-def redness(images, prompts, *, scale=4.0):
+def redness(images, prompts, *, scale=4.0, channel=0):
   """Mean of the red channel: a reward as a user would write it."""
-  return scale * images[..., 0].mean((2, 3))
+  return scale * images[..., channel].mean((2, 3))
 
 
 def kl(fn: str, weight: float) -> dict:
@@ -221,10 +221,13 @@ class Iteration:
       return self.parts.sample(state, self.parts.base, self.batch)
 
   def scores(self, images):
-    """Scores of the trained reward, or those of the file."""
+    """{reward: [P, G]}: a channel of the images for each, or of the file."""
     if self.rows is not None:
       return {offline.SCORE: self.rows.scores}
-    return {"redness": redness(images, None)}
+    return {
+      name: redness(images, None, channel=i % 3)
+      for i, name in enumerate(self.weights)
+    }
 
   def step_scores(self, state, trajectory, scores):
     """Scores of every step's latents where the advantage asks for them."""
@@ -237,8 +240,8 @@ class Iteration:
       )
       for i in range(len(self.plan.table.t))
     ]
-    rows = [*(redness(x, None) for x in images), scores["redness"]]
-    return {"redness": jnp.stack(rows, -1)}
+    rows = [*(self.scores(x) for x in images), scores]
+    return {k: jnp.stack([row[k] for row in rows], -1) for k in scores}
 
   def update(self, state, trajectory, scores):
     """(state, metrics as numbers); the state given is used up."""

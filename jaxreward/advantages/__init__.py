@@ -5,7 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.advantages.by_step import dense, gains
+from jaxreward.advantages.absolute import (
+  exponential,
+  given,
+  global_and_local,
+)
+from jaxreward.advantages.by_step import (
+  dense,
+  equalised,
+  gains,
+  noise_weighted,
+  values,
+)
+from jaxreward.advantages.chosen import (
+  against_one,
+  best_and_worst,
+  curated,
+  filtered,
+)
 from jaxreward.advantages.contract import (
   Advantage,
   Sizes,
@@ -25,19 +42,39 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "leave_one_out": leave_one_out,
   "per_prompt": per_prompt,
   "dense": dense,
+  "noise_weighted": noise_weighted,
+  "equalised": equalised,
+  "values": values,
+  "given": given,
+  "exponential": exponential,
+  "global_and_local": global_and_local,
+  "best_and_worst": best_and_worst,
+  "filtered": filtered,
+  "against_one": against_one,
+  "curated": curated,
 }
 
 __all__ = [
   "REGISTRY",
   "Advantage",
   "Sizes",
+  "against_one",
   "as_advantage",
+  "best_and_worst",
   "check_group_size",
   "credit",
+  "curated",
   "dense",
+  "equalised",
+  "exponential",
+  "filtered",
   "gains",
+  "given",
+  "global_and_local",
   "group",
   "leave_one_out",
+  "noise_weighted",
   "per_prompt",
+  "values",
   "zero_variance_share",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jaxreward.advantages.group import group
+from jaxreward.errors import UserError
+from jaxreward.flow import steppers
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -51,6 +55,156 @@ def dense(
   centred = gain - masked_mean(gain, mask, axis=1, keepdims=True)
   scale = masked_std(gain, mask, axis=1, keepdims=True) + epsilon
   advantage = centred / jnp.where(scale > 0, scale, 1.0)
+  if clip:
+    advantage = jnp.clip(advantage, -clip, clip)
+  return jnp.where(mask, advantage, 0.0)
+
+
+def noise_weighted(
+  signal: Float[ArrayLike, "P G"],
+  mask: Bool[ArrayLike, "P G"],
+  steps: steppers.StepTable,
+  *,
+  form: str = "scaled",
+  scale: float = 2.25,
+  std: str = "group",
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G T"]:
+  """`group`, weighed at each step by how much noise it draws.
+
+  A_t = A scale std_t, or with the form "mean" A std_t / mean std over the noisy
+  steps: early steps, which decide more, weigh more. A clipped loss scales with
+  its advantage, so that this is a weight on the loss of a step.
+  TempFlow-GRPO, https://arxiv.org/abs/2508.04324: 2.25 in the authors' code, and
+  a normalised weight in the paper. Its branches, which give each step a reward of
+  its own, are not part of this.
+
+  Args:
+    signal: composed reward; anything where masked.
+    mask: True where it is valid.
+    steps: constants of the sampler's steps.
+    form: "scaled" or "mean".
+    scale: of the form "scaled".
+    std: see `group`.
+    epsilon: see `group`.
+    clip: see `group`; of A, before it is weighed.
+
+  Returns:
+    advantage, 0 where masked and at steps without noise.
+
+  Raises:
+    UserError: another form.
+  """
+  if form not in ("scaled", "mean"):
+    raise UserError(f'config.advantage.form="{form}": it is "scaled" or "mean"')
+  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  noise = jnp.asarray(steps.std, jnp.float32)
+  if form == "mean":
+    whole = masked_mean(noise, noise > 0)
+    weight = noise / jnp.where(whole > 0, whole, 1.0)
+  else:
+    weight = scale * noise
+  return jax.lax.stop_gradient(advantage[..., None] * weight)
+
+
+def equalised(
+  signal: Float[ArrayLike, "P G"],
+  mask: Bool[ArrayLike, "P G"],
+  steps: steppers.StepTable,
+  *,
+  std: str = "group",
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G T"]:
+  """`group`, so that all steps have gradients of one size.
+
+  A_t = A median(N) / N_t with N_t = |c_v| / std, the size of the derivative of a
+  step's log-probability by the velocity; the median is over the noisy steps.
+  The gradient norm equaliser of SAGE-GRPO, https://arxiv.org/abs/2603.21872, which
+  puts the factor on the clipped loss of the step.
+
+  Args:
+    signal: composed reward; anything where masked.
+    mask: True where it is valid.
+    steps: constants of the sampler's steps.
+    std: see `group`.
+    epsilon: see `group`.
+    clip: see `group`; of A, before it is weighed.
+
+  Returns:
+    advantage, 0 where masked and at steps without noise.
+  """
+  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  noise = jnp.asarray(steps.std, jnp.float32)
+  noisy = noise > 0
+  size = jnp.abs(jnp.asarray(steps.c_v)) / jnp.where(noisy, noise, 1.0)
+  middle = jnp.nanmedian(jnp.where(noisy, size, jnp.nan))
+  weight = jnp.where(noisy, middle / jnp.where(noisy, size, 1.0), 0.0)
+  return jax.lax.stop_gradient(advantage[..., None] * weight)
+
+
+def values(
+  step_signal: Float[ArrayLike, "P G S"],
+  step_mask: Bool[ArrayLike, "P G S"],
+  *,
+  discount: float = 0.9,
+  anchor: float = 0.1,
+  anchored: float = 0.5,
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G T"]:
+  """Value of each step, compared with the group and anchored at its own size.
+
+  Q_t = sum_k discount^k R_{t+k} over the steps that are left, with R_t the reward
+  after step t, omega_t = Q_t / mean_t Q_t,
+  A_t = omega_t ((Q_t - mean_G Q_t) / (std_G Q_t + epsilon) + anchor Q_t), the last
+  term at the first share `anchored` of the steps. Rewards are to be positive; a
+  group of equal ones still learns from it.
+  VGPO, https://arxiv.org/abs/2512.12387, in the expanded form: the published
+  (1 + anchor std) quotient is 0 / epsilon in a group of equal rewards. discount
+  and anchor are unverified. There R_t is of one Euler step to the end, here of
+  the ODE on the sampler's times.
+
+  Args:
+    step_signal: composed reward of every step's latents, finished by the ODE, and
+      of the sample last.
+    step_mask: True where it is valid; a sample with one that is not is left out.
+    discount: of later steps, in [0, 1].
+    anchor: weight of the value itself.
+    anchored: share of the steps, from the noise on, that it counts for.
+    epsilon: added to the standard deviation.
+    clip: largest absolute advantage; None or 0 for no bound.
+
+  Returns:
+    advantage, 0 where masked.
+
+  Raises:
+    UserError: a share or a discount outside [0, 1].
+  """
+  for name, value in (("discount", discount), ("anchored", anchored)):
+    if not 0 <= value <= 1:
+      raise UserError(f"config.advantage.{name}={value}: it lies in [0, 1]")
+  mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
+  reward = jnp.where(mask, jnp.asarray(step_signal)[..., 1:], 0.0)
+  mask = jnp.broadcast_to(mask, reward.shape)
+
+  def back(later, now):
+    later = now + discount * later
+    return later, later
+
+  start = jnp.zeros(reward.shape[:2], reward.dtype)
+  value = jax.lax.scan(back, start, jnp.moveaxis(reward, -1, 0), reverse=True)[
+    1
+  ]
+  value = jnp.moveaxis(value, 0, -1)
+  whole = jnp.maximum(jnp.mean(value, axis=-1, keepdims=True), epsilon)
+  share = value / whole
+  centred = value - masked_mean(value, mask, axis=1, keepdims=True)
+  scale = masked_std(value, mask, axis=1, keepdims=True) + epsilon
+  count = round(anchored * reward.shape[-1])
+  own = jnp.where(jnp.arange(reward.shape[-1]) < count, anchor * value, 0.0)
+  advantage = share * (centred / jnp.where(scale > 0, scale, 1.0) + own)
   if clip:
     advantage = jnp.clip(advantage, -clip, clip)
   return jnp.where(mask, advantage, 0.0)

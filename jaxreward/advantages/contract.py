@@ -17,8 +17,8 @@ from jaxreward.types import Array
 
 # What `update` may ask for by name.
 OFFERS = (
-  "signal", "mask", "state", "scores", "prompt_ids", "steps", "step_signal",
-  "step_mask",
+  "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
+  "step_signal", "step_mask",
 )  # fmt: skip
 
 
@@ -47,7 +47,8 @@ class Advantage:
     init: sizes -> the first state, a pytree of arrays; it is saved with the
       training state and every device holds all of it.
     update: asks by argument name for some of `OFFERS` -> (advantage [P, G] or
-      [P, G, T], new state).
+      [P, G, T], new state). NaN leaves a sample out of the loss; 0 keeps it,
+      with a gradient of the regularizers alone.
   """
 
   init: Callable[[Sizes], Any]

@@ -14,6 +14,13 @@ from jaxreward.composition.gradients import (
   min_norm,
   sum_of_gradients,
 )
+from jaxreward.composition.dominance import chain, pareto
+from jaxreward.composition.gates import (
+  base_and_bonus,
+  gated_sum,
+  lexicographic,
+  mastered_first,
+)
 from jaxreward.composition.sums import (
   advantage_sum,
   apart,
@@ -24,6 +31,12 @@ from jaxreward.composition.sums import (
   weighted_sum,
   win_rate,
 )
+from jaxreward.composition.transforms import (
+  check_weights,
+  ensemble,
+  harmonic,
+  tamed_sum,
+)
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "weighted_sum": weighted_sum,
@@ -31,6 +44,16 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "gdpo": gdpo,
   "lower_bound": lower_bound,
   "win_rate": win_rate,
+  "base_and_bonus": base_and_bonus,
+  "gated_sum": gated_sum,
+  "lexicographic": lexicographic,
+  "mastered_first": mastered_first,
+  "tamed_sum": tamed_sum,
+  "harmonic": harmonic,
+  "ensemble": ensemble,
+  "check_weights": check_weights,
+  "pareto": pareto,
+  "chain": chain,
   "separate": separate,
 }
 # Gradients of rewards that stay apart into one.
@@ -44,13 +67,23 @@ __all__ = [
   "REGISTRY",
   "advantage_sum",
   "apart",
+  "base_and_bonus",
+  "chain",
+  "check_weights",
+  "ensemble",
   "failures",
+  "gated_sum",
   "gdpo",
   "lower_bound",
   "marble",
   "min_norm",
   "separate",
   "sum_of_gradients",
+  "harmonic",
+  "lexicographic",
+  "mastered_first",
+  "pareto",
+  "tamed_sum",
   "weighted_sum",
   "win_rate",
 ]

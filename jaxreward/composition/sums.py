@@ -6,23 +6,27 @@ Scores without a weight (held-out rewards) are left alone.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jaxreward.composition.parts import (
+  Masks,
+  Scores,
+  Signal,
+  Weights,
+  group_score,
+  mask_of,
+  valid_of,
+)
 from jaxreward.errors import UserError
 from jaxreward.numerics import Mean, masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
-Scores = Mapping[str, Float[ArrayLike, "P G"]]
-Masks = Mapping[str, Bool[ArrayLike, "P G"]] | Bool[ArrayLike, "P G"]
-Weights = Mapping[str, float | int | ArrayLike]
 # (score [P, G], mask, temperature=) -> win rates [P, G]
 WinRate = Callable[..., Array]
-Signal = tuple[Float[Array, "P G"], Bool[Array, "P G"]]
 
 
 def weighted_sum(scores: Scores, masks: Masks, weights: Weights) -> Signal:
@@ -37,7 +41,7 @@ def weighted_sum(scores: Scores, masks: Masks, weights: Weights) -> Signal:
     (signal, mask): a sample stays only when all its weighted scores are
     valid; the signal is 0 elsewhere.
   """
-  mask = _valid(scores, masks, weights)
+  mask = valid_of(scores, masks, weights)
   total = sum(
     weight * jnp.where(mask, scores[name], 0.0)
     for name, weight in weights.items()
@@ -118,7 +122,12 @@ def apart(weights: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def advantage_sum(
-  scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-6
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  epsilon: float = 1e-6,
+  sample_std: bool = False,
 ) -> Signal:
   """Sum of each score's own group advantage, sum_k w_k A_k.
 
@@ -135,14 +144,15 @@ def advantage_sum(
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight; the scores that take part.
     epsilon: added to each group's standard deviation.
+    sample_std: whether variances are over n - 1, as in most published codes.
 
   Returns:
     (signal, mask) as in `weighted_sum`; the statistics are over the samples
     that stay.
   """
-  mask = _valid(scores, masks, weights)
+  mask = valid_of(scores, masks, weights)
   total = sum(
-    weight * _group_score(scores[name], mask, epsilon)
+    weight * group_score(scores[name], mask, epsilon, sample_std=sample_std)
     for name, weight in weights.items()
   )
   return jnp.asarray(total), mask
@@ -197,7 +207,7 @@ def win_rate(
     raise UserError(
       f"composition.temperature={temperature}: it must be 0 or above"
     )
-  mask = _valid(scores, masks, weights)
+  mask = valid_of(scores, masks, weights)
   rate = group_win_rate if rate is None else rate
   total = sum(
     weight
@@ -235,35 +245,6 @@ def failures(scores: Scores, masks: Masks) -> dict[str, Mean]:
   A sample that was already masked out (padding) is not counted.
   """
   return {
-    f"failed/{name}": Mean.of(~jnp.isfinite(score), _mask_of(name, masks))
+    f"failed/{name}": Mean.of(~jnp.isfinite(score), mask_of(name, masks))
     for name, score in scores.items()
   }
-
-
-def _mask_of(name: str, masks: Masks) -> Array:
-  mask = masks[name] if isinstance(masks, Mapping) else masks
-  return jnp.asarray(mask, bool)
-
-
-def _valid(scores, masks, weights):
-  """Where every weighted score is valid, [P, G]."""
-  missing = sorted(set(weights) - set(scores))
-  if missing or not weights:
-    raise UserError(
-      f"no score for the weighted reward(s) {', '.join(missing) or '(none)'}; "
-      f"there are: {', '.join(sorted(scores))}."
-    )
-  valid = [
-    _mask_of(name, masks) & jnp.isfinite(scores[name]) for name in weights
-  ]
-  return functools.reduce(jnp.logical_and, valid)
-
-
-def _group_score(score, valid, epsilon):
-  """Masked z-score along the group; exactly 0 for equal scores."""
-  low = jnp.min(score, axis=1, keepdims=True, where=valid, initial=jnp.inf)
-  # From the smallest entry, so that equal scores are exact zeros.
-  shifted = jnp.where(valid, score - jnp.where(valid, low, 0.0), 0.0)
-  centred = shifted - masked_mean(shifted, valid, axis=1, keepdims=True)
-  scale = masked_std(shifted, valid, axis=1, keepdims=True) + epsilon
-  return jnp.where(valid, centred / jnp.where(scale > 0, scale, 1.0), 0.0)

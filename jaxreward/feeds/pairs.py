@@ -8,6 +8,7 @@ from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
 from jaxreward.feeds.networks import row, spread
 from jaxreward.flow import rollout
+from jaxreward.numerics import masked_mean, masked_std
 
 
 def choose(signal, mask, pairs: int):
@@ -34,6 +35,28 @@ def choose(signal, mask, pairs: int):
   return chosen, rejected, (place < count // 2) & (better > worse)
 
 
+def signals(signal, mask, pairs: int):
+  """What is known of each pair, [P, n], beside which samples it has.
+
+  Returns:
+    {name: [P, n]}: signal_chosen, signal_rejected, group_gap (mean difference of
+    the group's pairs) and group_std (standard deviation of the group's signals).
+  """
+  chosen, rejected, valid = choose(signal, mask, pairs)
+  better, worse = (
+    jnp.take_along_axis(signal, index, axis=1) for index in (chosen, rejected)
+  )
+  gap = masked_mean(better - worse, valid, axis=1, keepdims=True)
+  std = masked_std(signal, mask, axis=1, keepdims=True)
+  same = lambda x: jnp.broadcast_to(x, better.shape)
+  return {
+    "signal_chosen": better,
+    "signal_rejected": worse,
+    "group_gap": same(gap),
+    "group_std": same(std),
+  }
+
+
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [K, R, ...] of R pairs; both get the noise and times of the chosen."""
   _, usable, latents = rollouts.samples_of(trajectory, credit, plan)
@@ -47,7 +70,12 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   t = rollouts.draw_times(keys, plan)
   noise = rollouts.draw_noise(keys, samples.shape[1:], len(t))
   mask = rollout.from_groups(valid, plan.rows) & plan.rows.mask
+  facts = {
+    name: jnp.where(mask, rollout.from_groups(x, plan.rows), 0.0)
+    for name, x in signals(credit.signal, credit.mask, plan.pairs).items()
+  }
   return {
+    **{name: spread(x, len(t)) for name, x in facts.items()},
     "x_chosen": rollouts.noise_at(chosen, noise, t),
     "x_rejected": rollouts.noise_at(rejected, noise, t),
     "u_chosen": noise - chosen,
@@ -69,7 +97,13 @@ FEED = Feed(
     "v_rejected": _velocity("policy", "rejected"),
     "v_ref_chosen": _velocity("reference", "chosen"),
     "v_ref_rejected": _velocity("reference", "rejected"),
-    **{name: row(name) for name in ("u_chosen", "u_rejected", "t", "mask")},
+    **{
+      name: row(name)
+      for name in (
+        "u_chosen", "u_rejected", "t", "mask", "signal_chosen",
+        "signal_rejected", "group_gap", "group_std",
+      )
+    },
   },
   size=lambda plan: 2,
   per_group=lambda plan: plan.pairs,

@@ -177,6 +177,42 @@ def cps(
   return _table(times, coefficients, log_scale=0.0, noisy=noisy)
 
 
+def precise_sde(
+  times: np.ndarray, noisy=None, *, noise_level: float = 0.5
+) -> StepTable:
+  """Flow-SDE whose variance is the exact integral over the step.
+
+  std^2 = a^2 int_{t'}^{t} s / (1 - s) ds
+        = a^2 [-(t - t') + log((1 - t') / (1 - t))],
+  which adds up over any cut of a step into parts; Flow-SDE takes the integrand at
+  the left end, .225 in the place of .148 from .9 to .8 at a = .5.
+  SAGE-GRPO, https://arxiv.org/abs/2603.21872. The integral is endless at t = 1:
+  the authors end it at .997, which makes it negative where the second time is
+  above that (shift 5, 68 steps or more). Here it ends at .997, or half-way from
+  the second time to 1 where that is more, for all steps alike.
+  """
+  _positive("noise_level", noise_level)
+  times = np.asarray(times, np.float64)
+  end = max(0.997, (1 + times[1]) / 2)
+  below = np.minimum(times, end)
+  whole = -below - np.log1p(-below)  # the integral from 0
+  delta = times[:-1] - times[1:]
+  s = noise_level * np.sqrt((whole[:-1] - whole[1:]) / delta)
+  return _table(times, _score_sde(times[:-1], times[1:], s), noisy=noisy)
+
+
+def renoise(times: np.ndarray, noisy=None) -> StepTable:
+  """The clean prediction with fresh noise, as consistency models are sampled.
+
+  mean = (1 - t') x0_hat, std = t': "cps" at level 1, with a log-probability that
+  keeps its scale. RLCM, https://arxiv.org/abs/2404.03673: what a sample explores
+  is the noise of the sampler itself.
+  """
+  times = np.asarray(times, np.float64)
+  t, t_next = times[:-1], times[1:]
+  return _table(times, (1 - t_next, -(1 - t_next) * t, t_next), noisy=noisy)
+
+
 def unipc(times: np.ndarray, noisy=None, *, order: int = 2) -> StepTable:
   """UniPC, see `multistep.solver`; nothing is drawn."""
   solver = multistep.solver(times, order=order)
@@ -203,10 +239,14 @@ REGISTRY: dict[str, Callable[..., StepTable]] = {
   "dance_sde": dance_sde,
   "linear_sde": linear_sde,
   "cps": cps,
+  "precise_sde": precise_sde,
+  "renoise": renoise,
   "unipc": unipc,
   "dpmpp_2m": dpmpp_2m,
 }
-NOISY = ("flow_sde", "dance_sde", "cps", "linear_sde")  # of them, by name
+NOISY = (  # of them, by name
+  "flow_sde", "dance_sde", "cps", "linear_sde", "precise_sde", "renoise",
+)  # fmt: skip
 
 
 def mean(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxreward.objectives.backprop import align_prop
-from jaxreward.objectives.groups import dgpo
+from jaxreward.objectives.groups import dgpo, rank_dpo
 from jaxreward.objectives.likelihood_free import awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching
 from jaxreward.objectives.policy_gradient import (
@@ -14,7 +14,12 @@ from jaxreward.objectives.policy_gradient import (
   flow_grpo,
   grpo_guard,
 )
-from jaxreward.objectives.preference import flow_dpo
+from jaxreward.objectives.preference import (
+  dynamic_dpo,
+  flow_dpo,
+  gap_dpo,
+  hierarchical_dpo,
+)
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "flow_grpo": flow_grpo,
@@ -23,7 +28,11 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "diffusion_nft": diffusion_nft,
   "awm": awm,
   "flow_dpo": flow_dpo,
+  "gap_dpo": gap_dpo,
+  "dynamic_dpo": dynamic_dpo,
+  "hierarchical_dpo": hierarchical_dpo,
   "dgpo": dgpo,
+  "rank_dpo": rank_dpo,
   "align_prop": align_prop,
   "flow_matching": flow_matching,
 }
@@ -34,9 +43,13 @@ __all__ = [
   "awm",
   "dgpo",
   "diffusion_nft",
+  "dynamic_dpo",
   "flow_dpo",
   "flow_dppo",
   "flow_grpo",
   "flow_matching",
+  "gap_dpo",
   "grpo_guard",
+  "hierarchical_dpo",
+  "rank_dpo",
 ]

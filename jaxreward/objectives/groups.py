@@ -70,6 +70,60 @@ def dgpo(
   return loss, jax.lax.stop_gradient(metrics)
 
 
+def rank_dpo(
+  group_v: Latents,
+  group_v_reference: Latents,
+  group_u: Latents,
+  group_advantage: Members,
+  group_mask: Bool[ArrayLike, "R G"],
+  *,
+  beta: float = 2000.0,
+) -> tuple[Mean, dict[str, Mean]]:
+  """RankDPO: every ordered pair of a group, weighed by what a swap would cost.
+
+  s_i = l_i - l_ref,i with l_i = mean (v_i - u_i)^2, psi_i the label in [0, 1],
+  Delta_ij = |2^psi_i - 2^psi_j| |1 / log(1 + tau_i) - 1 / log(1 + tau_j)|, tau the
+  place by psi, 1 for the best, L = sum over psi_i > psi_j of
+  Delta_ij (-log sigmoid(-beta (s_i - s_j))), summed over a group.
+  Karthik et al. 2024, https://arxiv.org/abs/2410.18013. That tau is the place by
+  the labels and not by the policy, and beta, are unverified. Labels are shares of
+  won comparisons: the composition "win_rate" with the advantage "given".
+
+  Args:
+    group_v: velocities of the trained parameters at x_t.
+    group_v_reference: of the reference there; no gradient.
+    group_u: targets, eps - x_0.
+    group_advantage: psi; no gradient.
+    group_mask: False for samples that do not count, which may hold anything.
+    beta: strength of the tie to the reference.
+
+  Returns:
+    (loss, metrics): accuracy, the share of ordered pairs that the policy ranks
+    right against the reference, and matching_loss.
+  """
+  matching = _matching(group_v, group_u, group_mask)
+  reference = _matching(group_v_reference, group_u, group_mask)
+  moved = matching - jax.lax.stop_gradient(reference)
+  label = jax.lax.stop_gradient(
+    jnp.where(group_mask, group_advantage, -jnp.inf).astype(jnp.float32)
+  )
+  place = 1 + jnp.sum(label[:, None, :] > label[:, :, None], axis=2)
+  safe = jnp.where(group_mask, label, 0.0)
+  gain, discount = jnp.exp2(safe), 1 / jnp.log1p(place.astype(jnp.float32))
+  apart = lambda x: jnp.abs(x[:, :, None] - x[:, None, :])
+  ordered = (safe[:, :, None] > safe[:, None, :]) & (
+    group_mask[:, :, None] & group_mask[:, None, :]
+  )
+  weight = jnp.where(ordered, apart(gain) * apart(discount), 0.0)
+  margin = moved[:, :, None] - moved[:, None, :]
+  loss = jnp.sum(weight * jax.nn.softplus(beta * margin), axis=(1, 2))
+  metrics = {
+    "accuracy": Mean.of((1 - jnp.sign(margin)) / 2, ordered),
+    "matching_loss": Mean.of(matching, group_mask),
+  }
+  return Mean.of(loss, jnp.any(group_mask, 1)), jax.lax.stop_gradient(metrics)
+
+
 def _matching(v: ArrayLike, u: ArrayLike, mask: ArrayLike) -> Array:
   """Mean (v - u)^2 of each member, [R, G]; 0 where masked."""
   rows = jnp.reshape(mask, jnp.shape(mask) + (1,) * (jnp.ndim(v) - 2))

@@ -11,17 +11,22 @@ from jaxreward.regularizers.kl import (
   step_kl,
   velocity_distance,
 )
+from jaxreward.regularizers.sampled import sampled_kl, step_drop
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "step_kl": step_kl,
   "velocity_distance": velocity_distance,
   "group_velocity_distance": group_velocity_distance,
+  "sampled_kl": sampled_kl,
+  "step_drop": step_drop,
 }
 
 __all__ = [
   "REGISTRY",
   "form_of",
   "group_velocity_distance",
+  "sampled_kl",
+  "step_drop",
   "step_kl",
   "velocity_distance",
 ]

@@ -28,6 +28,8 @@ AUTHORS = {
   "linear_sde": "exact",
   "dance_sde": "exact",
   "cps": "without_variance",
+  "precise_sde": "exact",
+  "renoise": "exact",
 }
 
 

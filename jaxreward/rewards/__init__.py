@@ -53,6 +53,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "siglip_score": alignment.siglip_score,
   "image_reward": image_reward.image_reward,
   "aesthetic": quality.aesthetic,
+  "smooth": quality.smooth,
   "psnr": fidelity.psnr_reward,
   "ssim": fidelity.ssim_reward,
   "ms_ssim": fidelity.ms_ssim_reward,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxreward.errors import UserError
 from jaxreward.models import convert
 from jaxreward.models.vision import aesthetic as head_of
 from jaxreward.models.vision import clip_layouts, encoders
@@ -71,3 +72,33 @@ def aesthetic(
   seen, usable = encoders.image_features(encoder, params, images)
   score = head_of.apply(head, seen) / divisor
   return {"aesthetic": jnp.where(usable, score, jnp.nan)}
+
+
+@declare(is_differentiable=True)
+def smooth(
+  images: Float[ArrayLike, "P G H W C"],
+  prompts: PromptBatch,
+  *,
+  limit: float = 0.2,
+) -> dict[str, Float[Array, "P G"]]:
+  """1 less the mean |Laplacian| over `limit`: 1 without any texture or edge.
+
+  Needs no weights, and is easily hacked: a blank picture has the highest score.
+
+  Args:
+    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    prompts: not looked at.
+    limit: the mean at which the score is 0, above 0; it falls further beyond.
+
+  Raises:
+    UserError: a limit that is not positive.
+  """
+  if not limit > 0:
+    raise UserError(f"smooth.limit={limit}: it must be above 0")
+  x = jnp.asarray(images, jnp.float32)
+  inner = x[:, :, 1:-1, 1:-1]
+  around = (
+    x[:, :, :-2, 1:-1] + x[:, :, 2:, 1:-1] + x[:, :, 1:-1, :-2]
+    + x[:, :, 1:-1, 2:]
+  )  # fmt: skip
+  return {"smooth": 1 - jnp.abs(4 * inner - around).mean((2, 3, 4)) / limit}

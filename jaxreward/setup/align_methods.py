@@ -208,10 +208,16 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
   members = jax.ShapeDtypeStruct((2, 2), bool)
   bound = bind_methods(plain)
+  names = tuple(config.rewards) or ("_",)
   compose = lambda scores, mask: bound["compose"](
-    scores, mask, {"_": 1.0}, **named(bound["compose"], stds=scores)
+    scores,
+    mask,
+    dict.fromkeys(names, 1.0),
+    **named(bound["compose"], stds=scores),
   )
-  checks.try_out(compose, {"_": group}, members, field="composition")
+  checks.try_out(
+    compose, dict.fromkeys(names, group), members, field="composition"
+  )
   combine = bind_combine(plain, 2)
   if combine is not None:
     shape = jax.ShapeDtypeStruct
@@ -298,7 +304,8 @@ def _try_advantage(
   def credit(signal, mask, ids, table):
     offers = dict(
       signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
-      steps=table, step_signal=every(signal), step_mask=every(mask),
+      steps=table, key=jax.random.key(0), step_signal=every(signal),
+      step_mask=every(mask),
     )  # fmt: skip
     state = advantage.init(sizes)
     return state, advantages.credit(advantage, offers, state)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from jaxreward import advantages, methods
+from jaxreward import advantages, methods, rng
 from jaxreward.errors import UserError
 from jaxreward.feeds import Credit
 from jaxreward.flow import path
@@ -52,6 +52,7 @@ def credit_of(
   offers = dict(
     signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
+    key=rng.stream_key(updater.seed, "advantage", iteration),
   )  # fmt: skip
   if step_scores is not None:
     _require_steps(step_scores, len(updater.plan.table.t))

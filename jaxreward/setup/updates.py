@@ -345,7 +345,7 @@ def _of_credit(signal: Any, advantage: Any, counts: Array) -> dict[str, Mean]:
   return {
     "reward": Mean.of(jnp.stack(signals).sum(0), counts),
     "advantage_abs": _pooled(
-      Mean.of(jnp.abs(a), jnp.broadcast_to(path.expand(counts, a), a.shape))
+      Mean.of(jnp.abs(a), path.expand(counts, a) & jnp.isfinite(a))
       for a in each
     ),
     "zero_variance_share": _pooled(

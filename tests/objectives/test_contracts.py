@@ -11,9 +11,14 @@ import pytest
 from jaxreward import objectives
 
 B, SHAPE = 6, (2, 2, 3)
-ROWS = {"log_prob", "old_log_prob", "advantage", "scores", "weight"}
+ROWS = {
+  "log_prob", "old_log_prob", "advantage", "scores", "weight", "signal_chosen",
+  "signal_rejected", "group_gap", "group_share",
+}  # fmt: skip
 # Those on rows; tests/objectives/test_groups.py has those on whole groups.
-NAMES = [name for name in objectives.REGISTRY if name != "dgpo"]
+NAMES = [
+  name for name in objectives.REGISTRY if name not in ("dgpo", "rank_dpo")
+]
 
 
 def example(name, seed=0):

@@ -132,3 +132,51 @@ def test_backpropagation_is_minus_the_mean_score():
     lambda s: objectives.align_prop(s, mask, scale=0.5)[0].total
   )(jnp.asarray(scores))
   np.testing.assert_array_equal(slope, np.where(mask, -0.5, 0.0))
+
+
+def rank_reference(v, ref, u, psi, mask, beta):
+  total = 0.0
+  for r in range(R):
+    keep = np.flatnonzero(mask[r])
+    s = {
+      i: np.mean((v[r, i] - u[r, i]) ** 2) - np.mean((ref[r, i] - u[r, i]) ** 2)
+      for i in keep
+    }
+    place = {i: 1 + sum(psi[r, j] > psi[r, i] for j in keep) for i in keep}
+    for i in keep:
+      for j in keep:
+        if psi[r, i] > psi[r, j]:
+          gain = abs(2 ** psi[r, i] - 2 ** psi[r, j])
+          cost = abs(1 / np.log(1 + place[i]) - 1 / np.log(1 + place[j]))
+          total += gain * cost * np.logaddexp(0, beta * (s[i] - s[j]))
+  return total
+
+
+def test_rank_dpo_in_value_and_gradient():
+  v, ref, u, _, mask = draw(5)
+  psi = np.round(np.random.default_rng(0).random((R, G)) * 3) / 3
+  arrays = [x.astype(np.float32) for x in (ref, u, psi)]
+  loss = lambda v: objectives.rank_dpo(v, *arrays, mask, beta=2.0)[0].total
+  got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
+  want = lambda v: rank_reference(v, ref, u, psi, mask, 2.0)
+  np.testing.assert_allclose(got, want(v), rtol=1e-5)
+  numeric = np.zeros_like(v)
+  for i in np.ndindex(v.shape):
+    step = np.zeros_like(v)
+    step[i] = 1e-6
+    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
+
+
+def test_rank_dpo_ignores_the_order_of_the_list_and_equal_labels():
+  v, ref, u, psi, mask = (x.astype(np.float32) for x in draw(6))
+  mask = mask > 0
+  run = lambda *x: objectives.rank_dpo(*x, beta=2.0)[0].total
+  order = np.array([2, 0, 3, 1])
+  moved = [x[:, order] for x in (v, ref, u, psi, mask)]
+  np.testing.assert_allclose(run(v, ref, u, psi, mask), run(*moved), rtol=1e-5)
+  assert run(v, ref, u, 0 * psi, mask) == 0
+  dirty = np.where(mask[..., None, None, None], v, np.nan)
+  assert run(dirty, ref, u, np.where(mask, psi, np.nan), mask) == run(
+    v, ref, u, psi, mask
+  )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from jaxreward import objectives
+from jaxreward.errors import UserError
 
 NAMES = (
   "v_chosen",
@@ -113,3 +114,110 @@ def test_extreme_beta_stays_finite():
   arrays = f32(case(3))
   mean, _ = objectives.flow_dpo(**arrays, mask=MASK, beta=1e6)
   assert np.isfinite(mean.total)
+
+
+def weighted_case(seed=3):
+  rng = np.random.default_rng(seed)
+  more = dict(signal_chosen=rng.random(5) + 0.5, signal_rejected=rng.random(5))
+  more["signal_rejected"] = np.minimum(
+    more["signal_rejected"], more["signal_chosen"]
+  )
+  return case(seed), more
+
+
+def each(c, beta):
+  """Loss of every pair, float64; beta may differ from pair to pair."""
+  return np.logaddexp(0, np.asarray(beta) / 2 * reference(c, 1.0)[1])
+
+
+def check(name, want, arrays, **options):
+  """Value, and the slope of the winner's velocity by finite differences."""
+  function = objectives.REGISTRY[name]
+  loss = lambda v: (
+    function(**{**f32(arrays), "v_chosen": v}, mask=MASK, **options)[0].total
+  )
+  v = arrays["v_chosen"]
+  got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
+  np.testing.assert_allclose(got, want(v), rtol=1e-5)
+  numeric = np.zeros_like(v)
+  for i in np.ndindex(v.shape):
+    step = np.zeros_like(v)
+    step[i] = 1e-6
+    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
+
+
+def test_gap_dpo():
+  c, more = weighted_case()
+  gain = 3.0 ** more["signal_chosen"] - 3.0 ** more["signal_rejected"]
+  want = lambda v: np.sum(gain * each(c | {"v_chosen": v}, 4.0))
+  check("gap_dpo", want, c | more, beta=4.0, base=3.0)
+  same = more | {"signal_rejected": more["signal_chosen"]}
+  loss, _ = objectives.gap_dpo(**f32(c | same), mask=MASK)
+  assert loss.total == 0
+
+
+def test_dynamic_dpo():
+  c, more = weighted_case()
+  gap = more["signal_chosen"] - more["signal_rejected"]
+  beta = 4.0 * (1 + 0.6 * (1 - np.exp(-0.7 * gap)))
+  want = lambda v: np.sum(each(c | {"v_chosen": v}, beta))
+  check("dynamic_dpo", want, c | more, beta=4.0, growth=0.6, rate=0.7)
+  plain, _ = objectives.flow_dpo(**f32(c), mask=MASK, beta=4.0)
+  none, _ = objectives.dynamic_dpo(
+    **f32(c | more), mask=MASK, beta=4.0, growth=0.0
+  )
+  assert plain.total == none.total
+
+
+def test_dynamic_dpo_by_hand():
+  """Gaps 0, 1 and 3 at .1, .5 and .5; a margin of -4 is h = 2."""
+  zeros = np.zeros((3, 1), np.float32)
+  arrays = dict.fromkeys(NAMES, zeros) | dict(
+    signal_chosen=np.array([0, 1, 3], np.float32),
+    signal_rejected=np.zeros(3, np.float32),
+    v_rejected=zeros + 2,
+  )
+  one = lambda i: objectives.dynamic_dpo(
+    **arrays, mask=np.arange(3) == i, beta=0.1
+  )
+  for i, want in enumerate((0.1, 0.119673, 0.138843)):
+    np.testing.assert_allclose(one(i)[1]["pair_beta"].value(), want, rtol=1e-5)
+  for i, want in enumerate((0.598139, 0.580618)):
+    np.testing.assert_allclose(one(i)[0].total, want, rtol=1e-5)
+
+
+def test_hierarchical_dpo():
+  c, more = weighted_case()
+  more |= dict(group_gap=np.full(5, 0.4), group_share=np.arange(5) / 2.0)
+  gap = more["signal_chosen"] - more["signal_rejected"]
+  weight = gap / 0.4 * more["group_share"]
+  want = lambda v: np.sum(weight * each(c | {"v_chosen": v}, 4.0))
+  check("hierarchical_dpo", want, c | more, beta=4.0)
+
+
+def test_shares_of_the_groups_have_mean_one():
+  rng = np.random.default_rng(0)
+  std, counted = rng.random((3, 4)), rng.random((3, 4)) > 0.3
+  finish = objectives.hierarchical_dpo.prepare.finish
+  share = np.asarray(
+    finish({"std": std.astype(np.float32), "counted": counted})["group_share"]
+  )
+  np.testing.assert_allclose(share[counted].mean(), 1, rtol=1e-6)
+  np.testing.assert_allclose(
+    share[counted], std[counted] / std[counted].mean(), rtol=1e-5
+  )
+  assert not share[~counted].any()
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "says"),
+  [
+    ("gap_dpo", dict(base=1.0), "base=1.0"),
+    ("dynamic_dpo", dict(growth=-0.1), "growth=-0.1"),
+  ],
+)
+def test_weights_that_are_refused(name, options, says):
+  c, more = weighted_case()
+  with pytest.raises(UserError, match=says):
+    objectives.REGISTRY[name](**f32(c | more), mask=MASK, **options)

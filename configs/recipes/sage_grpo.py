@@ -1,0 +1,20 @@
+"""SAGE-GRPO: noise of the exact variance, gradients of one size at all steps.
+
+Zheng et al. 2026, https://arxiv.org/abs/2603.21872, with a guard where the released
+variance is negative. Their tie to a reference, whose weight adapts between 1e-7 and
+1e-5, is to a copy of the policy from at most 10 updates ago; here it is to the start.
+"""
+
+from jaxreward import recipes
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
+  config = recipes.load("flow_grpo", arg, __file__)
+  config.rollout.sampler = dict(name="precise_sde", noise_level=0.5)
+  config.advantage = dict(name="equalised", clip=5.0)
+  config.regularizers = dict(
+    kl=dict(fn="step_kl", form="exact", weight=1e-6),
+    drop=dict(fn="step_drop", weight=1e-7),
+  )
+  return config

@@ -1,0 +1,190 @@
+"""Credit for a part of the samples: NaN leaves the others out of the loss."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Integer, Key
+
+from jaxreward.advantages.group import group
+from jaxreward.errors import UserError
+from jaxreward.numerics import masked_mean, masked_std
+from jaxreward.types import Array, ArrayLike
+
+Signal = Float[ArrayLike, "P G"]
+Mask = Bool[ArrayLike, "P G"]
+
+
+def best_and_worst(
+  signal: Signal,
+  mask: Mask,
+  *,
+  keep: int = 8,
+  std: str = "group",
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G"]:
+  """`group`, of which the highest and the lowest halves of `keep` are trained on.
+
+  Advantages are taken before the choice, over the whole group.
+  DanceGRPO, https://arxiv.org/abs/2505.07818: 8 of 24 for HunyuanVideo, read in
+  the authors' code.
+
+  Args:
+    signal: composed reward; anything where masked.
+    mask: True where the reward is valid.
+    keep: samples of a group, half of them from each end; all of a smaller group.
+    std: see `group`.
+    epsilon: see `group`.
+    clip: see `group`.
+
+  Returns:
+    advantage, NaN for samples between.
+
+  Raises:
+    UserError: an odd number, or none.
+  """
+  if keep < 2 or keep % 2:
+    raise UserError(
+      f"config.advantage.keep={keep}: half of it is kept at each end; use an even"
+      " number from 2 on"
+    )
+  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  order = jnp.where(mask, jnp.asarray(signal, jnp.float32), jnp.inf)
+  rank = jnp.argsort(jnp.argsort(order, axis=1, stable=True), axis=1)
+  count = jnp.sum(mask, axis=1, keepdims=True)
+  chosen = (rank < keep // 2) | (rank >= count - keep // 2)
+  return jnp.where(chosen & mask, advantage, jnp.nan)
+
+
+def filtered(
+  signal: Signal,
+  mask: Mask,
+  *,
+  least_spread: float = 0.05,
+  most_mean: float = 0.9,
+  std: str = "batch",
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G"]:
+  """`group` without the groups of little spread, or with a high mean.
+
+  There a normalised reward is mostly the judge's noise. A group stays if its
+  standard deviation is above `least_spread` and its mean below `most_mean`.
+  UniWorld-V2, https://arxiv.org/abs/2510.16888, the filter as released: it drops
+  hard groups of little spread too. The statistics over the batch are those of all
+  groups, as there.
+
+  Args:
+    signal: composed reward, in [0, 1] for these defaults.
+    mask: True where the reward is valid.
+    least_spread: a group's standard deviation has to exceed this.
+    most_mean: a group's mean has to stay below this.
+    std: see `group`.
+    epsilon: see `group`.
+    clip: see `group`.
+
+  Returns:
+    advantage, NaN in groups that are dropped.
+  """
+  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  mean, spread = (f(signal, mask, 1, True) for f in (masked_mean, masked_std))
+  stays = (spread > least_spread) & (mean < most_mean)
+  return jnp.where(stays, advantage, jnp.nan)
+
+
+def against_one(
+  signal: Signal,
+  mask: Mask,
+  prompt_ids: Integer[ArrayLike, "P"],
+  key: Key[Array, ""],
+  *,
+  discard: float = 1.0,
+) -> Float[Array, "P G"]:
+  """+1 or -1: better or worse than one sample of the group, drawn at random.
+
+  The drawn one is left out, and so is a tie. Groups in which |sum A| reaches
+  `discard` (n - 1), whose reference was too good or too bad, are dropped.
+  BRPO (Writing-Zero), https://arxiv.org/abs/2506.00103; their verdict is that of
+  a pairwise judge, the threshold and the place of ties are unverified.
+
+  Args:
+    signal: composed reward; anything where masked.
+    mask: True where the reward is valid.
+    prompt_ids: uint32.
+    key: of the iteration.
+    discard: share of equal verdicts from which on a group is dropped.
+
+  Returns:
+    advantage, NaN for samples that are left out.
+
+  Raises:
+    UserError: a share outside (0, 1].
+  """
+  if not 0 < discard <= 1:
+    raise UserError(
+      f"config.advantage.discard={discard}: it is above 0 and at most 1"
+    )
+  draws = _uniform_each(key, prompt_ids, jnp.shape(signal)[1])
+  drawn = jnp.argmax(jnp.where(mask, draws, -1.0), axis=1)[:, None]
+  signal = jnp.where(mask, signal, 0.0)
+  verdict = jnp.sign(signal - jnp.take_along_axis(signal, drawn, axis=1))
+  judged = mask & (verdict != 0)
+  others = jnp.sum(mask, axis=1, keepdims=True) - 1
+  sided = jnp.abs(jnp.sum(jnp.where(mask, verdict, 0.0), axis=1, keepdims=True))
+  stays = judged & (sided < discard * others)
+  return jnp.where(stays, verdict, jnp.nan)
+
+
+def curated(
+  signal: Signal,
+  mask: Mask,
+  prompt_ids: Integer[ArrayLike, "P"],
+  key: Key[Array, ""],
+  *,
+  temperature: float = 1.0,
+) -> Float[Array, "P G"]:
+  """1 for one sample of each group, kept with probability softmax(r / T).
+
+  With an objective that fits what is kept, rounds of it raise E[exp(r / T)]: for
+  an endless group the fitted density is p exp(r / T) / E[exp(r / T)].
+  Ferbach et al. 2024, https://arxiv.org/abs/2407.09499, the discrete choice of
+  users among K samples.
+
+  Args:
+    signal: composed reward; anything where masked.
+    mask: True where the reward is valid.
+    prompt_ids: uint32.
+    key: of the iteration.
+    temperature: T, above 0; near 0 the best is kept.
+
+  Returns:
+    advantage, NaN for what is not kept.
+
+  Raises:
+    UserError: a temperature that is not positive.
+  """
+  if not temperature > 0:
+    raise UserError(
+      f"config.advantage.temperature={temperature}: it must be above 0"
+    )
+  draws = _uniform_each(key, prompt_ids, jnp.shape(signal)[1])
+  gumbel = -jnp.log(-jnp.log(jnp.maximum(draws, 1e-30)))
+  score = jnp.where(mask, jnp.asarray(signal) / temperature + gumbel, -jnp.inf)
+  kept = jnp.argmax(score, axis=1)[:, None] == jnp.arange(score.shape[1])
+  return jnp.where(kept & mask, 1.0, jnp.nan)
+
+
+def _uniform_each(
+  key: Array, prompt_ids: ArrayLike, members: int
+) -> Float[Array, "P G"]:
+  """Draws in [0, 1) that belong to the prompt and the member."""
+
+  def one(prompt):
+    of_prompt = jax.random.fold_in(key, prompt)
+    draw = lambda member: jax.random.uniform(
+      jax.random.fold_in(of_prompt, member)
+    )
+    return jax.vmap(draw)(jnp.arange(members))
+
+  return jax.vmap(one)(jnp.asarray(prompt_ids, jnp.uint32))

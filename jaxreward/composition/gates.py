@@ -1,0 +1,234 @@
+"""Compositions in which one score decides whether the others count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.composition.parts import (
+  Masks,
+  Scores,
+  Signal,
+  Weights,
+  require,
+  safe_of,
+  says_of,
+  valid_of,
+)
+from jaxreward.errors import UserError
+from jaxreward.numerics import masked_mean, masked_std
+
+
+def base_and_bonus(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  base: str,
+  floor: float | None = None,
+) -> Signal:
+  """The others only add a share of the base: R = b (w_b + sum w_k r_k) / sum w.
+
+  With scores in [0, 1] the signal is at most b, so that a pretty picture of
+  something else, or an untouched copy, earns nothing.
+  FIRM, https://arxiv.org/abs/2603.12247: the form CME of the authors' rewards for
+  edits, weights .6 and .4; for generation they take .4 and .6.
+
+  Args:
+    scores: name -> raw scores in [0, 1]; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight, that of the base included.
+    base: name of the reward that the others are a share of.
+    floor: up to this value of the base the others add nothing; None for no floor.
+
+  Returns:
+    (signal in [0, 1], mask) as in `weighted_sum`.
+
+  Raises:
+    UserError: a base that is no reward.
+  """
+  require(base, weights, "base")
+  mask = valid_of(scores, masks, weights)
+  safe = safe_of(scores, mask, weights)
+  whole = sum(weights.values())
+  bonus = sum(weights[k] * safe[k] for k in weights if k != base)
+  if floor is not None:
+    bonus = jnp.where(safe[base] > floor, bonus, 0.0)
+  share = (weights[base] + bonus) / jnp.where(whole > 0, whole, 1.0)
+  signal = jnp.clip(safe[base] * share, 0.0, 1.0)
+  return jnp.where(mask, signal, 0.0), mask
+
+
+def gated_sum(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  gates: Mapping[str, float],
+  penalty: float = 0.0,
+  penalty_each: float = 1.0,
+) -> Signal:
+  """The weighted sum where every gate is passed, else a penalty.
+
+  R = sum_k w_k r_k over the other rewards if s_j >= tau_j for all gates j, else
+  -(penalty + penalty_each n) with n the gates that failed. With rewards that are
+  not negative, no sample that fails a gate outranks one that passes all.
+  Gate, then optimise: SearchLLM, https://arxiv.org/abs/2603.10473; the penalty's
+  form and size are unverified.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; of a gate it is not read.
+    gates: name -> threshold tau.
+    penalty: of a sample that fails.
+    penalty_each: and for each gate that it fails.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`. A gate without a say in a row is passed.
+
+  Raises:
+    UserError: gates that are no rewards, none, or nothing else.
+  """
+  limits = _named(gates, "gates")
+  for name in limits:
+    require(name, weights, "gates")
+  others = [name for name in weights if name not in limits]
+  if not limits or not others:
+    raise UserError(
+      f"config.composition.gates={limits}: name one reward or more, and leave"
+      " one that is optimised where they are passed"
+    )
+  if not (penalty >= 0 and penalty_each >= 0 and penalty + penalty_each > 0):
+    raise UserError(
+      f"config.composition.penalty={penalty} and penalty_each={penalty_each}:"
+      " both are 0 or above, and not both 0"
+    )
+  mask = valid_of(scores, masks, weights)
+  safe = safe_of(scores, mask, weights)
+  failed = sum(
+    jnp.where((safe[k] < tau) & says_of(k, weights, mask), 1.0, 0.0)
+    for k, tau in limits.items()
+  )
+  total = sum(weights[k] * safe[k] for k in others)
+  signal = jnp.where(failed > 0, -(penalty + penalty_each * failed), total)
+  return jnp.where(mask, signal, 0.0), mask
+
+
+def lexicographic(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  order: Sequence[str],
+  thresholds: Sequence[float],
+) -> Signal:
+  """A cascade: R = w_1 r_1 + 1[r_1 >= t_1] (w_2 r_2 + 1[r_2 >= t_2] (...)).
+
+  A level counts only where those before it are met; with rewards in [0, 1] and
+  weights of 1, a sample that fails a level stays below those that pass it where
+  t_i >= 1 - t_i.
+  OptiAgent, https://arxiv.org/abs/2602.23761, whose thresholds are unverified;
+  follow it with `dict(name="group", std="none")`, as they do.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight.
+    order: every reward, the first to be met first.
+    thresholds: t of all levels but the last.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`. A level without a say is passed.
+
+  Raises:
+    UserError: an order that does not name every reward once, or another number
+      of thresholds.
+  """
+  order, limits = tuple(order), tuple(thresholds)
+  if sorted(order) != sorted(weights):
+    raise UserError(
+      f"config.composition.order={order}: name every reward once; there are"
+      f" {', '.join(weights)}"
+    )
+  if len(limits) != len(order) - 1:
+    raise UserError(
+      f"config.composition.thresholds={limits}: {len(order)} rewards take"
+      f" {len(order) - 1}, one for each level but the last"
+    )
+  mask = valid_of(scores, masks, weights)
+  safe = safe_of(scores, mask, weights)
+  signal = weights[order[-1]] * safe[order[-1]]
+  for name, limit in zip(order[-2::-1], limits[::-1], strict=True):
+    met = (safe[name] >= limit) | ~says_of(name, weights, mask)
+    signal = weights[name] * safe[name] + jnp.where(met, signal, 0.0)
+  return jnp.where(mask, signal, 0.0), mask
+
+
+def mastered_first(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  base: str,
+  threshold: float = 1.0,
+  share: float = 0.2,
+  strength: float = 0.6,
+) -> Signal:
+  """The other rewards count for the prompts that are solved best.
+
+  Success is r_base >= threshold. A sample gets 1 for success and 0 else; in the
+  ceil(share P) prompts with most success it gets, where successful,
+  1 - strength sigmoid(-z), with z the weighted sum of the other rewards in
+  standard deviations from the mean over the prompt's successful samples.
+  GRPO-lambda, https://arxiv.org/abs/2505.18086, with a secondary reward in the
+  place of minus the length; share .2 is published, strength is unverified.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight; of the base it is not read.
+    base: name of the reward that says what success is.
+    threshold: of success.
+    share: of the prompts of an iteration, in [0, 1].
+    strength: what the secondary reward can take away, in [0, 1).
+
+  Returns:
+    (signal in [0, 1], mask) as in `weighted_sum`.
+
+  Raises:
+    UserError: a base that is no reward, or a number out of range.
+  """
+  require(base, weights, "base")
+  if not (0 <= share <= 1 and 0 <= strength < 1):
+    raise UserError(
+      f"config.composition.share={share} and strength={strength}: the first lies"
+      " in [0, 1], the second in [0, 1)"
+    )
+  mask = valid_of(scores, masks, weights)
+  safe = safe_of(scores, mask, weights)
+  success = (safe[base] >= threshold) & mask
+  count = math.ceil(share * len(mask))
+  rate = masked_mean(success.astype(jnp.float32), mask, axis=1)
+  rate = jnp.where(mask.any(1), rate, -1.0)
+  best = jnp.argsort(-rate, stable=True)[:count]
+  chosen = jnp.zeros(len(mask), bool).at[best].set(True)[:, None]
+  second = sum(weights[k] * safe[k] for k in weights if k != base)
+  second = jnp.broadcast_to(jnp.asarray(second, jnp.float32), mask.shape)
+  mean, std = (f(second, success, 1, True) for f in (masked_mean, masked_std))
+  z = jnp.where(std > 0, (second - mean) / jnp.where(std > 0, std, 1.0), 0.0)
+  shaped = jnp.where(chosen, 1 - strength * jax.nn.sigmoid(-z), 1.0)
+  return jnp.where(success, shaped, 0.0), mask
+
+
+def _named(values: Any, field: str) -> dict[str, float]:
+  if not isinstance(values, Mapping):
+    raise UserError(
+      f"config.composition.{field}={values}: expected a threshold for each name,"
+      " such as dict(clean=0.5)"
+    )
+  return {str(name): float(value) for name, value in values.items()}

@@ -1,0 +1,157 @@
+"""Credit for a part of a group against loops, and what chance may do."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxreward import advantages
+from jaxreward.errors import UserError
+
+P, G = 4, 6
+IDS = np.arange(P, dtype=np.uint32) + 7
+
+
+def draw(seed, steps=None):
+  rng = np.random.default_rng(seed)
+  signal = rng.random((P, G)).astype(np.float32)
+  if steps:
+    signal = np.round(signal * steps).astype(np.float32) / steps
+  mask = rng.random((P, G)) > 0.2
+  return np.where(mask, signal, np.nan).astype(np.float32), mask
+
+
+def z_score(row, epsilon=1e-4):
+  row = row.astype(np.float64)
+  return (row - row.mean()) / (row.std() + epsilon)
+
+
+@pytest.mark.parametrize("keep", [2, 4, 8])
+def test_best_and_worst_keeps_the_ends_of_the_whole_groups_credit(keep):
+  signal, mask = draw(0)
+  got = np.asarray(advantages.best_and_worst(signal, mask, keep=keep))
+  for p in range(P):
+    at = np.flatnonzero(mask[p])
+    order = at[np.argsort(signal[p, at], kind="stable")]
+    kept = {*order[: keep // 2], *order[max(len(order) - keep // 2, 0) :]}
+    score = dict(zip(at, z_score(signal[p, at]), strict=True))
+    for g in range(G):
+      if g in kept:
+        np.testing.assert_allclose(got[p, g], score[g], rtol=1e-4, atol=1e-6)
+      else:
+        assert np.isnan(got[p, g])
+
+
+def test_the_ends_teach_more_than_the_group():
+  signal = np.random.default_rng(1).normal(size=(P, 24)).astype(np.float32)
+  mask = np.ones_like(signal, bool)
+  ends = np.abs(advantages.best_and_worst(signal, mask, keep=8))
+  assert np.isfinite(ends).sum() == 8 * P
+  assert np.nanmean(ends) > np.abs(advantages.group(signal, mask)).mean()
+
+
+def test_groups_of_little_spread_or_a_high_mean_are_dropped():
+  signal = np.array(
+    [
+      [0.95, 0.96, 0.94, 0.95],  # solved
+      [0.20, 0.90, 0.50, 0.70],  # stays
+      [0.10, 0.10, 0.11, 0.10],  # hard, and all alike
+      [1.00, 1.00, 1.00, 0.62],  # solved but for one
+    ],
+    np.float32,
+  )
+  mask = np.ones_like(signal, bool)
+  got = np.asarray(advantages.filtered(signal, mask))
+  assert np.isnan(got[[0, 2, 3]]).all()
+  want = (signal[1] - signal[1].mean()) / (signal.std() + 1e-4)
+  np.testing.assert_allclose(got[1], want, rtol=1e-5)
+
+
+def verdicts(signal, mask, key, **options):
+  return np.asarray(advantages.against_one(signal, mask, IDS, key, **options))
+
+
+def test_against_one_compares_with_a_member_that_is_left_out():
+  signal, mask = draw(2, steps=4)
+  for seed in range(5):
+    got = verdicts(signal, mask, jax.random.key(seed))
+    for p in range(P):
+      at = np.flatnonzero(mask[p])
+      # Some member explains all of the group's verdicts.
+      options = []
+      for b in at:
+        row = np.sign(signal[p] - signal[p, b])
+        row[~mask[p] | (row == 0)] = np.nan
+        if abs(np.nansum(row)) >= len(at) - 1:
+          row[:] = np.nan  # too good, or too bad
+        options.append(row)
+      assert any(np.array_equal(got[p], row, equal_nan=True) for row in options)
+
+
+def test_on_average_a_verdict_is_the_rank():
+  signal = np.tile(np.arange(G, dtype=np.float32), (P, 1))
+  mask = np.ones((P, G), bool)
+  run = jax.jit(
+    jax.vmap(lambda key: advantages.against_one(signal, mask, IDS, key))
+  )
+  got = np.asarray(run(jax.random.split(jax.random.key(0), 4000)))
+  # References that are best or worst drop the group; over the four others:
+  want = [np.mean(np.sign(g - np.delete(np.arange(1, 5), g - 1)
+    if 1 <= g <= 4 else g - np.arange(1, 5))) for g in range(G)]  # fmt: skip
+  np.testing.assert_allclose(np.nanmean(got, (0, 1)), want, atol=0.03)
+
+
+def test_curated_keeps_one_with_the_chance_of_its_reward():
+  signal = np.tile(np.array([0, 1, 2], np.float32), (P, 1))
+  mask = np.ones((P, 3), bool)
+  run = jax.jit(
+    jax.vmap(lambda key: advantages.curated(signal, mask, IDS, key))
+  )
+  got = np.asarray(run(jax.random.split(jax.random.key(1), 4000)))
+  assert (np.nansum(got, -1) == 1).all()
+  share = np.isfinite(got).mean((0, 1))
+  np.testing.assert_allclose(share, (0.0900, 0.2447, 0.6652), atol=0.01)
+  cold = advantages.curated(
+    signal, mask, IDS, jax.random.key(0), temperature=1e-3
+  )
+  np.testing.assert_array_equal(np.isfinite(cold), signal == 2)
+
+
+def test_draws_belong_to_the_prompt_and_the_member():
+  signal, mask = draw(3)
+  key, order = jax.random.key(5), np.array([2, 0, 3, 1])
+  whole = verdicts(signal, mask, key)
+  moved = advantages.against_one(signal[order], mask[order], IDS[order], key)
+  np.testing.assert_array_equal(whole[order], moved)
+  other = verdicts(signal, mask, jax.random.key(6))
+  assert not np.array_equal(whole, other, equal_nan=True)
+
+
+def test_masked_samples_are_never_chosen():
+  signal, mask = draw(4)
+  key = jax.random.key(0)
+  for got in (
+    advantages.against_one(signal, mask, IDS, key),
+    advantages.curated(signal, mask, IDS, key),
+    advantages.best_and_worst(signal, mask, keep=4),
+  ):
+    assert np.isnan(np.asarray(got)[~mask]).all()
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "says"),
+  [
+    ("best_and_worst", dict(keep=3), "keep=3"),
+    ("best_and_worst", dict(keep=0), "keep=0"),
+    ("against_one", dict(discard=0.0), "discard=0.0"),
+    ("curated", dict(temperature=0.0), "temperature=0.0"),
+  ],
+)
+def test_what_is_refused(name, options, says):
+  signal, mask = draw(0)
+  arrays = (
+    (signal, mask)
+    if name == "best_and_worst"
+    else (signal, mask, IDS, jax.random.key(0))
+  )
+  with pytest.raises(UserError, match=says):
+    advantages.REGISTRY[name](*arrays, **options)
