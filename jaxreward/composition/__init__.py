@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.composition.gradients import (
-  marble,
-  min_norm,
-  sum_of_gradients,
-)
 from jaxreward.composition.dominance import chain, pareto
 from jaxreward.composition.gates import (
   base_and_bonus,
   gated_sum,
   lexicographic,
   mastered_first,
+)
+from jaxreward.composition.gradients import (
+  marble,
+  min_norm,
+  sum_of_gradients,
 )
 from jaxreward.composition.sums import (
   advantage_sum,
@@ -74,15 +74,15 @@ __all__ = [
   "failures",
   "gated_sum",
   "gdpo",
-  "lower_bound",
-  "marble",
-  "min_norm",
-  "separate",
-  "sum_of_gradients",
   "harmonic",
   "lexicographic",
+  "lower_bound",
+  "marble",
   "mastered_first",
+  "min_norm",
   "pareto",
+  "separate",
+  "sum_of_gradients",
   "tamed_sum",
   "weighted_sum",
   "win_rate",

@@ -6,7 +6,7 @@ Scores without a weight (held-out rewards) are left alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ def separate(
     ({name: signal}, mask): a sample stays only when all its scores are valid;
     the signals are 0 elsewhere.
   """
-  mask = _valid(scores, masks, weights)
+  mask = valid_of(scores, masks, weights)
   names = apart(weights)
   return {name: jnp.where(mask, scores[name], 0.0) for name in names}, mask
 

@@ -74,7 +74,6 @@ def aesthetic(
   return {"aesthetic": jnp.where(usable, score, jnp.nan)}
 
 
-@declare(is_differentiable=True)
 def smooth(
   images: Float[ArrayLike, "P G H W C"],
   prompts: PromptBatch,

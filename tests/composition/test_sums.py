@@ -33,7 +33,10 @@ def compose(name, scores, mask, weights):
   """A composition by name, each score as unsure as any other."""
   fn = functools.partial(composition.REGISTRY[name], **OPTIONS.get(name, {}))
   stds = {"model": np.full(mask.shape, 0.5, np.float32)}
-  return fn(scores, mask, weights, **methods.named(fn, stds=stds))
+  signal, valid = fn(scores, mask, weights, **methods.named(fn, stds=stds))
+  if isinstance(signal, dict):  # what stays apart, as one array
+    signal = sum(signal.values())
+  return signal, valid
 
 
 def draw(seed, failed=0.2, shape=(4, 6)):

@@ -131,6 +131,9 @@ def test_only_the_trained_policy_gets_gradients(name):
   arrays, _ = example(name)
   constants = {
     "flow_dpo": ("v_ref_chosen", "v_ref_rejected"),
+    "gap_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
+    "dynamic_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
+    "hierarchical_dpo": ("v_ref_chosen", "signal_chosen", "group_share"),
     "diffusion_nft": ("v_old", "advantage"),
     "awm": ("v_old", "advantage"),
     "grpo_guard": ("old_log_prob", "advantage", "old_mean"),
