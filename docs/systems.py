@@ -29,6 +29,7 @@ PROOFS = {
   "draft_k": "tests/feeds/test_tail.py",
   "firm_base_and_bonus": "tests/composition/test_gates.py",
   "flow_dpo": "tests/objectives/test_preference.py",
+  "flow_dpo_offline": "tests/jobs/test_offline.py",
   "flow_matching": "tests/objectives/test_matching.py",
   "flow_dppo": "tests/objectives/test_policy_gradient.py",
   "flowboost": "tests/advantages/test_absolute.py",

@@ -180,22 +180,17 @@ def rows(
 def table(
   path: os.PathLike[str] | str, example: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(place, row) of a .jsonl file, or of a .csv file with names in its first line.
+  """(place, row) of a .csv file with names in its first line, or see `rows`.
 
   Args:
     path: of the file.
     example: of a line of JSON, for errors.
 
   Raises:
-    UserError: see `rows`; another kind of file; a line of other columns.
+    UserError: see `rows`; a line of other columns.
   """
-  suffix = epath.Path(path).suffix
-  if suffix == ".jsonl":
-    yield from rows(path, example)
-  elif suffix == ".csv":
-    yield from _csv(path)
-  else:
-    raise UserError(f"{name(path)}: rows are read from .jsonl and .csv files")
+  is_csv = epath.Path(path).suffix == ".csv"
+  yield from _csv(path) if is_csv else rows(path, example)
 
 
 def _csv(

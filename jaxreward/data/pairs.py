@@ -1,63 +1,32 @@
-"""A user's own preferences: one JSON object a line, pictures beside the file.
+"""A user's own preferences: pairs of a file, pictures beside it.
 
   {"prompt": "a red circle", "image_a": "1.png", "image_b": "2.png",
    "label": "a"}
 
-The label is "a", "b" or "tie", or the probability that a is preferred.
+The label is "a", "b" or "tie", or the probability that a is preferred;
+`pair_layouts` has the columns of other sets.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from etils import epath
 
 from jaxreward import paths, reading
-from jaxreward.data import wordings
+from jaxreward.data import pair_layouts
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError
 
 Tokenize = Callable[[str], np.ndarray]  # UserError for words that are wrong
 SplitOf = Callable[[str], str | None]
 
-LABELS = {"a": 1.0, "b": 0.0, "tie": 0.5}
-FIELDS = ("prompt", "image_a", "image_b", "label")
 _HELDOUT_PERCENT = 20
-_EXAMPLE = (
-  '{"prompt": "a cross", "image_a": "1.png", "image_b": "2.png", "label": "a"}'
-)
-
-
-def _label(value: Any) -> float:
-  if isinstance(value, str) and value in LABELS:
-    return LABELS[value]
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  if is_number and 0 <= value <= 1:
-    return float(value)
-  raise UserError(
-    f'"label" is {shown(json.dumps(value))}; it must be "a", "b", "tie" or the'
-    " probability that a is preferred, from 0 to 1"
-  )
-
-
-def _rows(
-  path: epath.Path, tokenize: Tokenize
-) -> Iterator[tuple[str, dict[str, Any], np.ndarray, float]]:
-  """(place, row, tokens, label) of every pair; pictures may be missing."""
-  for place, row in reading.rows(path, _EXAMPLE):
-    _check_row(row, place)
-    try:
-      tokens, label = tokenize(row["prompt"]), _label(row["label"])
-    except UserError as error:
-      raise UserError(f"{place}: {error}") from error
-    yield place, row, tokens, label
 
 
 def _no_pair(path: epath.Path, side: str) -> UserError:
@@ -65,21 +34,6 @@ def _no_pair(path: epath.Path, side: str) -> UserError:
     f"{reading.name(path)}: none of its pairs is on the {side} side; pairs are"
     " split by prompt, so more prompts are needed"
   )
-
-
-def _check_row(row: dict[str, Any], place: str) -> None:
-  if missing := [name for name in FIELDS if name not in row]:
-    near = nearest(missing[0], row)
-    raise UserError(
-      f'{place}: "{missing[0]}" is missing{near}; a pair has'
-      f" {', '.join(FIELDS)}"
-    )
-  wordings.check_prompt(row["prompt"], place, '"prompt"')
-  for name in FIELDS[1:3]:
-    if not isinstance(row[name], str) or not row[name].strip():
-      raise UserError(
-        f'{place}: "{name}" must be text, found {shown(json.dumps(row[name]))}'
-      )
 
 
 def is_heldout(text: str, split_of: SplitOf | None = None) -> bool:
@@ -178,13 +132,18 @@ def _sides(
   """(what is said, the pictures) of the training and the held-out side."""
   sides = {False: ([], _Pictures(path.parent, size)),
            True: ([], _Pictures(path.parent, size))}  # fmt: skip
-  for place, row, tokens, label in _rows(path, tokenize):
-    found, pictures = sides[is_heldout(row["prompt"], split_of)]
+  for pair in pair_layouts.pairs_of(path):
+    try:
+      tokens = tokenize(pair.text)
+    except UserError as error:
+      raise UserError(f"{pair.place}: {error}") from error
+    found, pictures = sides[is_heldout(pair.text, split_of)]
     members = [
-      pictures(row[side], f'{place}: "{side}"') for side in FIELDS[1:3]
+      pictures(file, f'{pair.place}: "{name}"')
+      for name, file in zip(pair.names, pair.files, strict=True)
     ]
-    found.append((tokens, members, label))
-    pictures.pairs.append((members, place, label == 0.5))
+    found.append((tokens, members, pair.prob))
+    pictures.pairs.append((members, pair.place, pair.prob == 0.5))
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
   if shared:
     raise UserError(

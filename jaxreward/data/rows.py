@@ -7,6 +7,8 @@ A dataset is a .jsonl or .csv file, or a folder:
   on, and possibly "weight", 1 if left out;
 - a folder holds `metadata.jsonl` or `metadata.csv`, or images with captions in
   .txt files of the same names.
+
+Preferences are a file of pairs, see `pair_layouts`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from jaxreward import paths, reading
-from jaxreward.data import pipeline, wordings
+from jaxreward.data import pair_layouts, pipeline, wordings
 from jaxreward.data import prompts as prompts_lib
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
@@ -32,6 +34,7 @@ from jaxreward.types import ArrayLike, PromptBatch
 
 CAPTIONS = ("prompt", "caption", "text")
 IMAGES = ("image", "file_name", "image_path")
+PAIR = ("image_a", "image_b")
 METADATA = ("metadata.jsonl", "metadata.csv")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _EXAMPLE = '{"prompt": "a red circle", "image": "1.png"}'
@@ -95,6 +98,42 @@ def read_dataset(path: str, parse: Parse, field: str = "") -> list[Record]:
   found = [_record(row, where, folder, parse) for where, row in rows]
   if not found:
     raise UserError(f"{reading.name(place)}: there is no image with a caption")
+  return found
+
+
+def read_preferences(path: str, parse: Parse, field: str = "") -> list[Record]:
+  """Pairs of a file, see `pair_layouts`; scores are P(preferred).
+
+  Args:
+    path: of its file.
+    parse: words -> prompt.
+    field: that gives the path, for errors.
+
+  Raises:
+    UserError: the file, its line, and what is wrong there; no pair with an
+      answer.
+  """
+  place = paths.find(path, field)
+  found = []
+  for pair in pair_layouts.pairs_of(place):
+    try:
+      prompt = parse(pair.text)
+    except UserError as error:
+      raise UserError(f"{pair.place}: {error}") from error
+    files = {
+      side: paths.within(place.parent, file, f'{pair.place}: "{name}"')
+      for side, name, file in zip(PAIR, pair.names, pair.files, strict=True)
+    }
+    scores = pair.prob, 1 - pair.prob
+    found.append(
+      Record(prompt, files, scores, pair.place, is_tie=pair.prob == 0.5)
+    )
+  if all(record.is_tie for record in found):
+    what = f'all {len(found)} are a "tie"' if found else "there is none"
+    raise UserError(
+      f"{reading.name(place)}: no pair has an answer, {what}; give one with an"
+      " image that is better"
+    )
   return found
 
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import feeds, rng, setup, tasks, user_code
+from jaxreward import feeds, processes, rng, setup, tasks, user_code
 from jaxreward.data import rows
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
@@ -162,8 +163,21 @@ def records(config: ConfigDict) -> list[Record]:
   name = origin(config)
   if name == "rollout" or is_drawn(config):
     return []
-  read = {"dataset": rows.read_dataset}[name]
-  return read(config.data[name], _parser(config), f"config.data.{name}")
+  read = {"dataset": rows.read_dataset, "preferences": rows.read_preferences}
+  field = f"config.data.{name}"
+  found = read[name](config.data[name], _parser(config), field)
+  trained = [r for r in found if r.prompt.split == "train"]
+  if len(trained) < len(found) and processes.is_first():
+    logging.info(
+      "%s: %d of %d rows are of prompts that are held out, and left out", field,
+      len(found) - len(trained), len(found),
+    )  # fmt: skip
+  if all(r.is_tie for r in trained):
+    raise UserError(
+      f"{field}={shown(config.data[name], 60)}: none of its {len(found)} rows"
+      " is left, by the prompts that are not held out; give rows of others"
+    )
+  return trained
 
 
 def _file_task(config: ConfigDict) -> tasks.Task:
@@ -218,15 +232,16 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
 
 
 def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
+  """Images of prompts that the task draws, best first."""
   prompts, task = setup.prompt_batches(config), setup.make_task(config)
   assert task.draw
 
   def batch(n: int) -> RowBatch:
     chosen = prompts(n)
     key = rng.stream_key(config.seed, "dataset", n)
-    images = jax.device_get(task.draw(key, chosen, with_worse=with_worse))
+    images = np.asarray(task.draw(key, chosen, with_worse=with_worse))
     scores = np.ones(images.shape[:2], np.float32)
-    scores[:, 1:] = 0
+    scores[:, 1:] = (images[:, 1:] == images[:, :1]).all((2, 3, 4))
     return RowBatch(chosen, images, scores)
 
   return batch
@@ -236,8 +251,8 @@ def _without_captions(
   batch: RowBatch, share: float, seed: int, step: int
 ) -> RowBatch:
   """The batch with a share of its captions empty."""
-  random = np.random.default_rng([int(seed) % 2**63, step, 7])
-  kept = random.random(len(batch.scores)) >= share
+  generator = np.random.default_rng([int(seed) % 2**63, step])
+  kept = generator.random(len(batch.scores)) >= share
   prompts = batch.prompts
 
   def keep(x: ArrayLike | None) -> np.ndarray | None:

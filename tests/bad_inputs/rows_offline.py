@@ -2,9 +2,11 @@
 
 import json
 
+from jaxreward.tasks.scenes import grammar
 from tests.bad_inputs.table import Row
 from tests.data import odd_images as odd
 
+_HELDOUT = grammar.prompts("heldout")[0].text
 SFT = "recipes/flow_matching.py:smoke"
 ROWS_FILE = {"data.dataset": "{here}/rows.jsonl"}
 
@@ -26,7 +28,43 @@ def in_rows(name, says, *rows, files=None):
   return row(name, ("rows.jsonl", *says), first=ROWS_FILE, files=text | files)
 
 
+DPO = "recipes/flow_dpo_offline.py:smoke"
+CROSS = {"prompt": "a cross", "chosen": "good.png", "rejected": "other.png"}
+
+
+def in_pairs(name, says, *rows, files=None, **overrides):
+  """Rows of preferences."""
+  own = {
+    "good.png": odd.saved("PNG"),
+    "other.png": odd.saved("PNG", odd.PIXELS[::-1].copy()),
+    "pairs.jsonl": "\n".join(map(json.dumps, rows)),
+  }
+  first = {"data.preferences": "{here}/pairs.jsonl"} | overrides
+  return row(name, says, first=first, config=DPO, files=own | (files or {}))
+
+
 ROWS = [
+  row("steps of preferences", ("config.data.preferences", 'no feed offers "log_prob"'),
+      "objective.name", "flow_grpo", config=DPO),
+  row("more pairs than a row has", ("config.align.pairs=2", "config.data.preferences"),
+      "align.pairs", 2, config=DPO),
+  in_pairs("preferences of nothing", ("pairs.jsonl", "there is none")),
+  in_pairs("preferences that are ties", ("pairs.jsonl", 'all 1 are a "tie"'),
+           {"prompt": "a cross", "image_a": "good.png", "image_b": "other.png",
+            "label": "tie"}),
+  in_pairs("the better is the worse", ("line 1", "the same picture"),
+           CROSS | {"rejected": "good.png"}),
+  in_pairs("columns of nothing", ("line 1", '"image_a" is missing', "docs/files.md"),
+           {"prompt": "a cross", "good": "good.png"}),
+  in_pairs("the worse is gone", ("line 1", "gone.png: No such file"),
+           CROSS | {"rejected": "gone.png"}),
+  in_pairs("a prompt of other words", ("line 1", '"cros"', 'mean "cross"'),
+           CROSS | {"prompt": "a cros"}),
+  in_pairs("an order of no numbers", ("line 1", '"ranking" holds "x"'),
+           {"prompt": "a cross", "generations": ["good.png", "other.png"],
+            "ranking": [1, "x"]}),
+  in_pairs("prompts that are held out", ("none of its 1 rows is left",),
+           CROSS | {"prompt": _HELDOUT}),
   row("two files at once", ("config.data.preferences", "set one of them"),
       "data.preferences", "scenes"),
   row("drawing ahead of nothing", ("config.data.dataset", "align.overlap"),
@@ -57,7 +95,7 @@ ROWS = [
       "data.caption_drop", 0.1, config="align_scenes.py:smoke"),
   row("no such dataset", ("config.data.dataset=", "no such file"),
       "data.dataset", "{here}/none.jsonl"),
-  row("an image for a dataset", ("a.png", ".jsonl and .csv"),
+  row("an image for a dataset", ("a.png", "is a picture, not text"),
       "data.dataset", "{here}/a.png", files={"a.png": odd.saved("PNG")}),
   row("a folder of nothing", ("empty", "and no image"),
       "data.dataset", "{here}/empty", files={"empty": lambda p: p.mkdir()}),

@@ -121,7 +121,7 @@ def test_a_table_that_is_none(folder, text, words):
 def test_what_is_no_dataset(folder, tmp_path_factory):
   with pytest.raises(UserError, match=r"config\.data\.dataset=.*no such file"):
     read(folder / "none.jsonl")
-  with pytest.raises(UserError, match=r"\.jsonl and \.csv files"):
+  with pytest.raises(UserError, match="is a picture, not text"):
     read(folder / "0.png")
   empty = tmp_path_factory.mktemp("empty")
   with pytest.raises(UserError, match="and no image"):

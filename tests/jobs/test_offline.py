@@ -1,5 +1,6 @@
 """Runs from files: nothing is drawn, nothing is scored, rows are what they say."""
 
+import dataclasses
 import json
 
 import jax
@@ -115,3 +116,79 @@ def test_latents_are_the_autoencoders():
   got = np.asarray(trajectory.latents)[0, : len(images)]
   assert got.shape[1:] == policy.latent_shape
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.job
+def test_online_pairs_written_to_a_file_are_the_same_update(tmp_path):
+  """From there on it is one code: the same noise, times, masks and parameters."""
+  sizes = {"rollout.prompts": 3, "rollout.group": 4, "align.updates": 2}
+  sizes |= {"rollout.microbatch": 12, "optimizer.name": "sgd"}
+  sizes |= {"optimizer.learning_rate": 1e-2, "optimizer.clip_norm": 0.0}
+  online = config_of("recipes/flow_dpo.py:smoke", sizes)
+  one = tiny.Iteration(online, tiny.mesh_of(1))
+  trajectory, _, _ = one.sample(one.state)
+  # Images of 8 bits, so that a file holds exactly what was drawn; the best of
+  # each group comes first, as in a file.
+  pixels = np.round(np.clip(trajectory.latents[-1] * 0.5 + 0.5, 0, 1) * 255)
+  pixels = pixels.astype(np.uint8)
+  latents = pixels[None].astype(np.float32) / 255 * 2 - 1
+  trajectory = dataclasses.replace(trajectory, latents=jnp.asarray(latents))
+  signal = np.array([[3, 1, 0, 2], [5, 4, 3, 2], [1, 1, 1, 1]], np.float32)
+  worst = signal.argmin(1)
+  drawn, wanted = one.update(
+    one.state, trajectory, {"redness": jnp.asarray(signal)}
+  )
+
+  grouped = pixels[:12].reshape(3, 4, *pixels.shape[1:])
+  words = [bytes(x).rstrip(b"\0").decode() for x in one.batch.text]
+  labels = ["a", "a", "tie"]
+  lines = [
+    {
+      "prompt": words[p],
+      "image_a": save(tmp_path / f"{p}a.png", grouped[p, 0]),
+      "image_b": save(tmp_path / f"{p}b.png", grouped[p, worst[p]]),
+      "label": labels[p],
+    }
+    for p in range(3)
+  ]
+  (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  file = {"data.preferences": tmp_path / "pairs.jsonl"}
+  two = tiny.Iteration(
+    config_of("recipes/flow_dpo.py:smoke", sizes, file), tiny.mesh_of(1)
+  )
+  assert sorted(two.batch.ids.tolist()) == sorted(one.batch.ids.tolist())
+  read, _, images = two.sample(two.state)
+  learned, metrics = two.update(two.state, read, two.scores(images))
+  assert metrics["accuracy"].weight == 2 * one.config.align.times
+  for name in ("loss", "margin", "error_chosen", "error_rejected"):
+    np.testing.assert_allclose(
+      metrics[name].value(), wanted[name].value(), rtol=1e-5
+    )
+  moved = tiny.flat(drawn.params) - tiny.flat(one.state.params)
+  np.testing.assert_allclose(
+    tiny.flat(learned.params) - tiny.flat(two.state.params), moved,
+    atol=1e-4 * np.abs(moved).max(),
+  )  # fmt: skip
+
+
+def test_drawn_pairs_differ_in_what_the_prompt_asks_for():
+  from jaxreward.tasks.scenes import detect
+
+  config = config_of(
+    "recipes/flow_dpo_offline.py:smoke", {"rollout.prompts": 12}
+  )
+  batch = offline.batches(config)(1)
+  np.testing.assert_array_equal(batch.scores, [[1, 0]] * 12)
+  for member, right in ((0, 1), (1, 0)):
+    seen = detect.detect(batch.images[:, member] / np.float32(255))
+    strict = np.asarray(detect.judge(seen, batch.prompts).strict)
+    assert (strict == right).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["diffusion_nft", "dgpo"])
+def test_other_objectives_read_preferences_as_groups_of_two(name):
+  config = config_of(
+    "recipes/flow_dpo_offline.py:smoke", {"objective.name": name}
+  )
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  assert (plan.group, plan.origin) == (2, "preferences")

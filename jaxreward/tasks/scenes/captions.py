@@ -18,7 +18,7 @@ from jaxreward.errors import UserError
 from jaxreward.tasks.scenes import edits, grammar
 
 
-def _attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
+def attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
   """Count, colour and shape of two items, the relation; last what is fixed.
 
   The kind and the number of items stand twice, so that prompts that differ in
@@ -38,7 +38,7 @@ def one_attribute_away(
   is itself of the training split. A prompt without such a neighbour is its
   own.
   """
-  rows = np.array([_attributes(prompt) for prompt in prompts])
+  rows = np.array([attributes(prompt) for prompt in prompts])
   near = (rows[:, None] != rows).sum(-1) == 1
   return [np.flatnonzero(row).tolist() or [i] for i, row in enumerate(near)]
 

@@ -1,4 +1,4 @@
-"""Datasets that the task draws: scenes with their prompts, without an end."""
+"""Datasets that the task draws: scenes of prompts, without an end."""
 
 from __future__ import annotations
 
@@ -6,36 +6,61 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreward import rng
+from jaxreward.data import texts
 from jaxreward.data.preferences import as_bytes
-from jaxreward.tasks.scenes import negatives, render
-from jaxreward.types import Array, PromptBatch
+from jaxreward.tasks.scenes import captions, grammar, render
+from jaxreward.types import Array, ArrayLike, PromptBatch
 
 
-def _keys(key: Array, prompts: PromptBatch, number: int) -> Array:
-  ids = jnp.asarray(prompts.ids)
-  return rng.sample_keys(key, ids, jnp.full(ids.shape, number))
+@jax.jit
+def _render(key: Array, ids: ArrayLike, prompts: PromptBatch) -> Array:
+  """uint8 [P, H, W, 3]; what two prompts share is drawn alike under one id."""
+  number = jnp.zeros(jnp.shape(ids), jnp.uint32)
+  keys = rng.sample_keys(key, jnp.asarray(ids), number)
+  return as_bytes(render.render_prompts(keys, prompts))
 
 
-@functools.partial(jax.jit, static_argnames="with_worse")
+@functools.cache
+def _known() -> tuple[tuple[grammar.Prompt, ...], np.ndarray]:
+  """(training prompts, their attributes [N, A])."""
+  prompts = grammar.prompts("train")
+  return prompts, np.array([captions.attributes(p) for p in prompts])
+
+
+def _neighbours(
+  prompts: PromptBatch, generator: np.random.Generator
+) -> PromptBatch:
+  """For each prompt a training prompt that differs in one attribute.
+
+  A prompt that has no such neighbour is its own.
+  """
+  known, attributes = _known()
+  chosen = []
+  for text in texts.decode(np.asarray(prompts.text)):
+    own = grammar.parse(text)
+    distance = (attributes != np.array(captions.attributes(own))).sum(1)
+    near = np.flatnonzero(distance == 1)
+    chosen.append(known[generator.choice(near)] if len(near) else own)
+  return grammar.batch(chosen)
+
+
 def images(
   key: Array, prompts: PromptBatch, *, with_worse: bool = False
-) -> Array:
+) -> np.ndarray:
   """uint8 [P, 1, H, W, 3] that show what prompts ask for.
 
   Args:
     key: scalar key; an image depends on it and on the prompt's id.
     prompts: P prompts of the grammar.
-    with_worse: adds the same image spoiled in one of `negatives.WAYS`, so that
-      the result is [P, 2, H, W, 3].
+    with_worse: adds the scene of another prompt that differs in one attribute,
+      so that the result is [P, 2, H, W, 3]; the same where there is none.
   """
-  better = render.render_prompts(_keys(key, prompts, 0), prompts)
-  if not with_worse:
-    return as_bytes(better)[:, None]
-  keys = _keys(key, prompts, 1)
-  draw = lambda k: jax.random.randint(k, (), 0, len(negatives.WAYS))
-  ways = jax.vmap(draw)(keys)
-  others = render.render_prompts(_keys(key, prompts, 2), prompts)
-  worse = negatives.spoil(_keys(key, prompts, 3), better, others[::-1], ways)
-  return as_bytes(jnp.stack([better, worse], 1))
+  asked = [prompts]
+  if with_worse:
+    seed = np.asarray(jax.random.key_data(key))
+    asked.append(_neighbours(prompts, np.random.default_rng(seed)))
+  members = [_render(key, prompts.ids, some) for some in asked]
+  return np.stack(jax.device_get(members), 1)
