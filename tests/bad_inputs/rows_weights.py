@@ -15,11 +15,10 @@ import numpy as np
 import safetensors.numpy
 
 from jaxreward.models import convert, hub
-from jaxreward.models.vision import clip, clip_layouts
+from jaxreward.models.vision import clip, clip_layouts, encoders
 from jaxreward.models.vision.tower import Size
 from jaxreward.rewards import (
   alignment,
-  encoders,
   fidelity,
   identity,
   image_reward,
