@@ -24,7 +24,6 @@ from jaxreward.rewards import (
   image_reward,
   objects,
   quality,
-  words,
 )
 from jaxreward.training import weights as own
 from tests.bad_inputs.table import Content, Row
