@@ -172,10 +172,16 @@ def records(config: ConfigDict) -> list[Record]:
       "%s: %d of %d rows are of prompts that are held out, and left out", field,
       len(found) - len(trained), len(found),
     )  # fmt: skip
+  start = f"{field}={shown(config.data[name], 60)}"
+  if not trained:
+    raise UserError(
+      f"{start}: all {len(found)} rows are of prompts that are held out; give"
+      " rows of others"
+    )
   if all(r.is_tie for r in trained):
     raise UserError(
-      f"{field}={shown(config.data[name], 60)}: none of its {len(found)} rows"
-      " is left, by the prompts that are not held out; give rows of others"
+      f"{start}: of the {len(trained)} pairs whose prompts are not held out none"
+      " has an answer"
     )
   return trained
 

@@ -6,6 +6,7 @@ from jaxreward.tasks.scenes import grammar
 from tests.bad_inputs.table import Row
 from tests.data import odd_images as odd
 
+_TRAIN = grammar.prompts("train")[0].text
 _HELDOUT = grammar.prompts("heldout")[0].text
 SFT = "recipes/flow_matching.py:smoke"
 ROWS_FILE = {"data.dataset": "{here}/rows.jsonl"}
@@ -21,7 +22,7 @@ def row(name, says, field="", value=None, first=None, config=SFT, files=None):
 
 def in_rows(name, says, *rows, files=None):
   """Rows of a dataset beside one that is right."""
-  good = {"prompt": "a red circle", "image": "good.png"}
+  good = {"prompt": _TRAIN, "image": "good.png"}
   lines = [json.dumps(r) if isinstance(r, dict) else r for r in (good, *rows)]
   files = {"good.png": odd.saved("PNG")} | (files or {})
   text = {"rows.jsonl": "\n".join(lines)}
@@ -63,7 +64,7 @@ ROWS = [
   in_pairs("an order of no numbers", ("line 1", '"ranking" holds "x"'),
            {"prompt": "a cross", "generations": ["good.png", "other.png"],
             "ranking": [1, "x"]}),
-  in_pairs("prompts that are held out", ("none of its 1 rows is left",),
+  in_pairs("prompts that are held out", ("config.data.preferences", "all 1 rows are of prompts that are held out"),
            CROSS | {"prompt": _HELDOUT}),
   row("two files at once", ("config.data.preferences", "set one of them"),
       "data.preferences", "scenes"),
@@ -103,17 +104,17 @@ ROWS = [
   in_rows("a word the scenes lack", ("line 2", '"circel"', 'mean "circle"'),
           {"prompt": "a red circel", "image": "good.png"}),
   in_rows("a row without an image", ("line 2", 'no "image"'),
-          {"prompt": "a red circle"}),
+          {"prompt": _TRAIN}),
   in_rows("an image that is gone", ("line 2", '"image"', "gone.png: No such file"),
-          {"prompt": "a red circle", "image": "gone.png"}),
+          {"prompt": _TRAIN, "image": "gone.png"}),
   in_rows("an image that is none", ("line 2", "bad.png"),
-          {"prompt": "a red circle", "image": "bad.png"},
+          {"prompt": _TRAIN, "image": "bad.png"},
           files={"bad.png": "no image"}),
   in_rows("an image cut short", ("line 2", "cut.png"),
-          {"prompt": "a red circle", "image": "cut.png"},
+          {"prompt": _TRAIN, "image": "cut.png"},
           files={"cut.png": odd.saved("PNG")[:90]}),
   in_rows("a weight below nothing", ("line 2", '"weight" is -1', ">= 0"),
-          {"prompt": "a red circle", "image": "good.png", "weight": -1}),
+          {"prompt": _TRAIN, "image": "good.png", "weight": -1}),
   in_rows("two captions", ("line 2", '"prompt" and "text"', "keep one"),
-          {"prompt": "a red circle", "text": "a cross", "image": "good.png"}),
+          {"prompt": _TRAIN, "text": "a cross", "image": "good.png"}),
 ]  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from jaxreward.models import convert, hub
-from jaxreward.models.vision import clip, clip_layouts, encoders
+from jaxreward.models.vision import clip, clip_layouts, encoders, words
 from jaxreward.models.vision.tower import Size
 from jaxreward.rewards import (
   alignment,
