@@ -90,7 +90,7 @@ class Task:
   split_of: Callable[[str], str | None] | None = None
   fact_of: Callable[[str], Any] | None = None
   render: Callable[..., Array] | None = None
-  draw: Callable[..., Array] | None = None
+  draw: Callable[..., ArrayLike] | None = None
   drawn_side: int | None = None
   rewards: Mapping[str, Reward] = dataclasses.field(
     default_factory=lambda: NOTHING
