@@ -128,6 +128,7 @@ def get_config() -> ConfigDict:
         group=4,
         num_steps=10,
         sampler=dict(name="ode"),  # or as rollout.sampler
+        steering=dict(name="none"),  # or "best_of_n", "fk": by config.rewards
         guidance_scales=(1.0, 2.0, 3.0),
         every=25,
         seed=20,
@@ -145,6 +146,7 @@ def get_config() -> ConfigDict:
         group=4,
         num_steps=10,
         sampler=dict(name="ode"),
+        steering=dict(name="none"),  # as eval.steering
         guidance_scale=1.0,
         microbatch=96,
         scale=4,  # pixels per pixel in the files

@@ -90,6 +90,7 @@ def make_plan(config: ConfigDict, devices: int) -> Plan:
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   setup.step_table(config, "eval")
+  setup.make_steering(config, "eval")
   align_methods.bind_methods(config)
   align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)

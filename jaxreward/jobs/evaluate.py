@@ -28,6 +28,7 @@ from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
 from jaxreward.setup import adapters, data_checks, words
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.steering import Trace
 from jaxreward.tasks import Task
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
@@ -159,6 +160,8 @@ class Evaluator:
     seed: of the noise; the same for every call.
     encode: batch -> the batch as the policy takes it.
     decoder: parameters of the policy's autoencoder.
+    steer: (parameters, prompts, decoder, guidance scale) -> pixels and a trace,
+      in place of plain sampling.
   """
 
   policy: Policy
@@ -168,6 +171,7 @@ class Evaluator:
   seed: int
   encode: Callable[[PromptBatch], PromptBatch] = lambda batch: batch
   decoder: Params | None = None
+  steer: Callable[..., tuple[Array, Trace]] | None = None
 
   @functools.cached_property
   def _draw(self) -> Callable[..., Any]:
@@ -177,7 +181,9 @@ class Evaluator:
       sampler = self.sampler(self.policy, rows, self.data.group, scale)
       key = rng.stream_key(self.seed, "evaluate")
       drawn = sampler.sample(params, key, prompts.words, prompts.ids)
-      pixels = sampler.pixels(drawn.latents[-1], decoder)
+      return look(sampler.pixels(drawn.latents[-1], decoder), prompts)
+
+    def look(pixels, prompts):
       images = jnp.clip(pixels, 0, 1)
       found = self.data.task.measure(images, pixels, prompts)
       mask = jnp.ones(images.shape[:2], bool)
@@ -188,10 +194,17 @@ class Evaluator:
 
     # One program without guidance, one for every other scale.
     plain = jax.jit(functools.partial(draw, scale=1.0))
-    guided = jax.jit(draw)
+    guided, looked = jax.jit(draw), jax.jit(look)
 
     def choose(params, prompts, scale):
-      if guidance.is_off(scale):
+      is_off = guidance.is_off(scale)
+      if self.steer is not None:
+        pixels, trace = self.steer(
+          params, prompts, self.decoder, None if is_off else jnp.float32(scale)
+        )
+        images, found = looked(pixels, prompts)
+        return images, found | {"steered_reward": trace.score}
+      if is_off:
         return plain(params, prompts, self.decoder)
       return guided(params, prompts, self.decoder, jnp.float32(scale))
 
@@ -256,10 +269,19 @@ def make_evaluator(
     config.eval.seed,
     setup.picture_side(policy),
   )
+  method = setup.make_steering(config, "eval")
+  steer = None
+  if method is not None:
+    particles = setup.make_particles(
+      config, "eval", method, policy, len(data.prompts), data.group, rewards,
+      seed=config.eval.seed, stream="evaluate",
+    )  # fmt: skip
+    steer = functools.partial(method.run, particles)
   return Evaluator(
     policy, data, rewards,
     functools.partial(setup.make_sampler, config, "eval"), config.eval.seed,
     encode or words.make_encode(config, policy, decoder=decoder), decoder,
+    steer,
   )  # fmt: skip
 
 
@@ -357,6 +379,7 @@ def check(config: ConfigDict) -> None:
   words.bind(config, policy)
   adapters.check(config, policy)
   setup.step_table(config, "eval")
+  setup.make_steering(config, "eval")
   reward_setup.bind(config)
   if config.job != "pipeline":
     return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,12 @@ from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
 from jaxreward.evaluation import tables
+from jaxreward.flow import guidance
 from jaxreward.report import grids
+from jaxreward.rewards import Reward
 from jaxreward.setup import adapters, data_checks, words
+from jaxreward.setup import rewards as reward_setup
+from jaxreward.steering import Steering
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 
@@ -25,6 +31,8 @@ def check(config: ConfigDict) -> None:
   words.bind(config, policy)
   adapters.check(config, policy)
   setup.step_table(config, "sample")
+  if setup.make_steering(config, "sample") is not None:
+    reward_setup.bind(config)
 
 
 def pictures_of(
@@ -54,13 +62,41 @@ def pictures_of(
   return latents[:count], images.reshape(count, *images.shape[2:])
 
 
+def _steered(
+  config: ConfigDict,
+  method: Steering,
+  policy: Policy,
+  rewards: Mapping[str, Reward],
+  params: Params,
+  batch: PromptBatch,
+  decoder: Params | None,
+) -> Array:
+  """Images [P * G, H, W, C] in [0, 1] that a reward has steered."""
+  options = config.sample
+  particles = setup.make_particles(
+    config, "sample", method, policy, len(batch.ids), options.group, rewards,
+    seed=config.seed, stream="sample",
+  )  # fmt: skip
+  scale = options.guidance_scale
+  scale = None if guidance.is_off(scale) else jnp.float32(scale)
+  pixels, trace = method.run(particles, params, batch, decoder, scale)
+  logging.info(
+    'steered by "%s": %d evaluations of the network and %d scores per image,'
+    " mean score %.4f",
+    options.steering.name, trace.network_evaluations, trace.reward_calls,
+    float(jnp.mean(trace.score)),
+  )  # fmt: skip
+  return jnp.clip(pixels, 0, 1).reshape(-1, *pixels.shape[2:])
+
+
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
-  del workdir
   data_checks.require_weights(config)
+  steers = config.sample.steering.name != "none"
+  rows = data_checks.of_rewards(config, workdir) if steers else []
   prompts = _prompts(config)
   data_checks.warn_of_long(config, [prompt.text for prompt in prompts])
-  return pictures.rows_of(prompts)
+  return [*rows, *pictures.rows_of(prompts)]
 
 
 def _prompts(config: ConfigDict) -> tuple[Prompt, ...]:
@@ -78,13 +114,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   prompts = _prompts(config)
   params = setup.load_params(config, policy)
   mesh = setup.make_mesh(config)
+  method = setup.make_steering(config, "sample")
   decoder = setup.put_decoder(config, policy, mesh)
   batch = task.batch(prompts, side=setup.picture_side(policy))
   batch = words.make_encode(config, policy, mesh, decoder)(batch)
 
-  @jax.jit
   def draw(params, batch, decoder):
     _, images = pictures_of(config, policy, params, batch, decoder)
+    return look(images, batch)
+
+  def look(images, batch):
     groups = images.reshape(len(prompts), options.group, *images.shape[1:])
     return images, task.measure(groups, groups, batch).get("strict")
 
@@ -92,7 +131,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     params = setup.put(
       params, setup.shapes(params, policy.sharding_rules, mesh)
     )
-    images, strict = processes.fetch(draw(params, batch, decoder))
+    if method is None:
+      drawn = jax.jit(draw)(params, batch, decoder)
+    else:
+      rewards = reward_setup.load(config, workdir, mesh=mesh)
+      images = _steered(config, method, policy, rewards, params, batch, decoder)
+      drawn = jax.jit(look)(images, batch)
+    images, strict = processes.fetch(drawn)
   lines = None if task.describe is None else task.describe(images)
   folder = workdir / "samples"
   rows = []

@@ -38,6 +38,7 @@ from jaxreward.setup.sampling import (
   make_steps,
   step_table,
 )
+from jaxreward.setup.steering import make_particles, make_steering
 from jaxreward.setup.task import make_task
 
 __all__ = [
@@ -53,9 +54,11 @@ __all__ = [
   "load_prompts",
   "log_placement",
   "make_mesh",
+  "make_particles",
   "make_policy",
   "make_sampler",
   "make_schedule",
+  "make_steering",
   "make_steps",
   "make_task",
   "make_trainable",

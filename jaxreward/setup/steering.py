@@ -1,0 +1,103 @@
+"""Steering that a config names, for the jobs evaluate and sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import steering
+from jaxreward.errors import UserError
+from jaxreward.rewards import Reward, applied, score
+from jaxreward.setup.sampling import make_sampler, step_table
+from jaxreward.types import Array, Policy, PromptBatch
+
+
+def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
+  """What `config.<section>.steering` names; None without.
+
+  Raises:
+    UserError: an option it does not take, no reward to steer by, or a sampler
+      without noise where some is needed.
+  """
+  options = config[section].steering
+  if options.name == "none":
+    return None
+  field = f"{section}.steering"
+  bound = config_lib.bind(options, steering.REGISTRY, field=field)
+  try:
+    method = bound()
+  except UserError as error:
+    raise UserError(f"config.{section}.{error}") from error
+  if not any(r.get("weight", 1.0) for r in config.rewards.values()):
+    raise UserError(
+      f'config.{field}.name="{options.name}" needs a reward with a weight in'
+      ' config.rewards to steer by; name one, or use "none"'
+    )
+  table = step_table(config, section)
+  if method.needs_noise and not (np.asarray(table.std) > 0).any():
+    raise UserError(
+      f'config.{field}.name="{options.name}": copies of a particle stay equal'
+      f' with config.{section}.sampler.name="{config[section].sampler.name}",'
+      ' which draws no noise; use "flow_sde" there, or steer with "best_of_n"'
+    )
+  return method
+
+
+def score_of(
+  rewards: Mapping[str, Reward], weights: Mapping[str, Any]
+) -> Callable[[Array, PromptBatch], Array]:
+  """(images [P, S, H, W, C], prompts) -> weighted sum of scores [P, S].
+
+  Args:
+    rewards: by name.
+    weights: name -> weight, of those to steer by.
+  """
+  chosen = {name: rewards[name] for name, w in weights.items() if w != 0}
+
+  def total(images: Array, prompts: PromptBatch) -> Array:
+    scores, _ = score(chosen, images, prompts)
+    scores, factors = applied(scores, weights, prompts.plain)
+    return jnp.stack([factors[k] * scores[k] for k in chosen]).sum(0)
+
+  return total
+
+
+def make_particles(
+  config: ConfigDict,
+  section: str,
+  method: steering.Steering,
+  policy: Policy,
+  prompts: int,
+  group: int,
+  rewards: Mapping[str, Reward],
+  *,
+  seed: int,
+  stream: str,
+) -> steering.Particles:
+  """The particles of P x G images.
+
+  Args:
+    config: of the run.
+    section: "eval" or "sample".
+    method: from `make_steering`.
+    policy: takes the parameters that draw.
+    prompts: P.
+    group: G.
+    rewards: all that are loaded; those of `config.rewards` steer.
+    seed: of everything that is drawn.
+    stream: name of the sampler's stream of keys.
+  """
+  weights = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  return steering.Particles(
+    make=lambda rows, scale: make_sampler(
+      config, section, policy, prompts, rows, scale
+    ),
+    score=score_of(rewards, weights),
+    group=group, count=method.particles, steps=config[section].num_steps,
+    seed=seed, stream=stream,
+  )  # fmt: skip

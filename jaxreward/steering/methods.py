@@ -1,0 +1,183 @@
+"""Methods that steer a sampler; no parameter changes.
+
+Each is made from its options, which are checked then, and gives a `Steering`
+that draws: run(particles, params, prompts, decoder, scale) -> (pixels
+[P, G, H, W, C], Trace), where `scale` is that of guidance, an array, or None.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError
+from jaxreward.steering import weights
+from jaxreward.steering.particles import Particles, Trace
+from jaxreward.types import Array
+
+PICKS = ("best", "drawn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Steering:
+  """A method with its options.
+
+  Attributes:
+    particles: N for each image.
+    run: see the module.
+    needs_noise: whether the sampler has to draw noise on the way.
+  """
+
+  particles: int
+  run: Callable[..., tuple[Array, Trace]]
+  needs_noise: bool = False
+
+
+def best_of_n(*, particles: int = 4) -> Steering:
+  """The best of N samples by the reward.
+
+  Args:
+    particles: N.
+
+  Raises:
+    UserError: fewer than one.
+  """
+  _require_count("particles", particles)
+
+  def run(draw: Particles, params, prompts, decoder=None, scale=None):
+    state = draw.init(params, prompts, scale)
+    state, _ = draw.advance(params, state, 0, draw.steps, scale)
+    pixels = draw.pixels(state.latents, decoder)
+    score = draw.scores(pixels, prompts)
+    trace = Trace(
+      network_evaluations=draw.count * draw.steps,
+      reward_calls=draw.count,
+      score=score.max(-1),
+    )
+    return draw.take(pixels, score.argmax(-1)), trace
+
+  return Steering(particles, run)
+
+
+def fk(
+  *,
+  particles: int = 4,
+  tilt: float = 10.0,
+  potential: str = "max",
+  first: int = 2,
+  every: int = 2,
+  threshold: float = 1.0,
+  pick: str = "best",
+) -> Steering:
+  """Feynman-Kac steering: particles are copied or dropped by what they promise.
+
+  Singhal et al. 2025, https://arxiv.org/abs/2501.06848. On the way, the samples
+  that the network names are scored, and particles are resampled in proportion to
+  the potentials of `weights.reweigh`. The defaults are the authors' (lambda 10,
+  "max", 4 particles, four looks at equal distances), but for three things:
+  resampling is systematic, not multinomial; the best score starts at -inf; and
+  weights are carried over looks that do not resample.
+
+  Args:
+    particles: N for each image; the sampler has to draw noise.
+    tilt: lambda, per unit of the reward.
+    potential: see `weights.reweigh`.
+    first: steps before the first look.
+    every: steps between looks.
+    threshold: a set is resampled where its effective number of particles is
+      below this share of N; 1 resamples wherever weights differ.
+    pick: "best" by the reward, or "drawn" by the weights, which is exact as N
+      grows.
+
+  Raises:
+    UserError: an option out of its range.
+  """
+  weights.check_potential(potential)
+  for name, value in (
+    ("particles", particles), ("first", first), ("every", every),
+  ):  # fmt: skip
+    _require_count(name, value)
+  if not 0 < threshold <= 1:
+    raise UserError(
+      f"steering.threshold={threshold:g}: expected a share above 0, at most 1"
+    )
+  if not 0 <= tilt < float("inf"):
+    raise UserError(
+      f"steering.tilt={tilt:g}: expected a finite number, 0 or above"
+    )
+  if pick not in PICKS:
+    raise UserError(
+      f'steering.pick="{pick}" is not known; there are {", ".join(PICKS)}'
+    )
+  look = _look(potential, float(tilt), float(threshold))
+
+  def run(draw: Particles, params, prompts, decoder=None, scale=None):
+    state = draw.init(params, prompts, scale)
+    sets = (len(prompts.ids), draw.group, draw.count)
+    flat = (-1, draw.count)
+    lineage = weights.start((sets[0] * sets[1], sets[2]))
+    done, shares = 0, []
+    for step in range(first, draw.steps, every):
+      state, guess = draw.advance(params, state, done, step, scale)
+      score = draw.scores(draw.pixels(guess, decoder), prompts)
+      keys = draw.keys(prompts.ids, step)
+      lineage, parents, share = look(keys, lineage, score.reshape(flat))
+      state = draw.select(state, parents.reshape(sets))
+      done, shares = step, [*shares, share]
+    state, _ = draw.advance(params, state, done, draw.steps, scale)
+    pixels = draw.pixels(state.latents, decoder)
+    score = draw.scores(pixels, prompts)
+    member = score.argmax(-1)
+    if pick == "drawn":
+      lineage = weights.reweigh(
+        lineage, score.reshape(flat), potential=potential, scale=float(tilt),
+        is_last=True,
+      )  # fmt: skip
+      keys = draw.keys(prompts.ids, draw.steps)
+      member = _draw(keys, lineage.log_weight).reshape(sets[:2])
+    trace = Trace(
+      network_evaluations=draw.count * draw.steps,
+      reward_calls=draw.count * (len(shares) + 1),
+      score=jnp.take_along_axis(score, member[..., None], -1)[..., 0],
+      resampled=jnp.stack(shares).mean() if shares else jnp.zeros(()),
+    )
+    return draw.take(pixels, member), trace
+
+  return Steering(particles, run, needs_noise=True)
+
+
+def _require_count(name: str, value: int) -> None:
+  if not value >= 1:
+    raise UserError(f"steering.{name}={value}: at least 1 is needed")
+
+
+def _look(potential: str, tilt: float, threshold: float) -> Callable[..., Any]:
+  """Jitted (keys, lineage, score [S, N]) -> (lineage, parents, share)."""
+
+  @jax.jit
+  def look(keys, lineage, score):
+    lineage = weights.reweigh(
+      lineage, score, potential=potential, scale=tilt, is_last=False
+    )
+    few = weights.effective_number(lineage.log_weight)
+    few = few < threshold * score.shape[-1] * (1 - 1e-6)
+    parents = weights.systematic(keys, lineage.log_weight)
+    kept = jnp.arange(score.shape[-1])
+    parents = jnp.where(few[:, None], parents, kept)
+    again = weights.chosen(lineage, parents)
+    lineage = jax.tree.map(
+      lambda new, old: jnp.where(few[:, None], new, old), again, lineage
+    )
+    return lineage, parents, few.mean()
+
+  return look
+
+
+@jax.jit
+def _draw(keys, log_weight):
+  logits = jnp.log(weights.normalized(log_weight))
+  return jax.vmap(jax.random.categorical)(keys, logits)

@@ -1,0 +1,142 @@
+"""Particles of a sampler: the programs that steering methods are made of.
+
+Every image to draw has a set of N particles: P prompts, G images each, so P x G N
+rows of one sampler. A method is plain Python on the host that calls these
+programs; each is compiled once, and nothing waits for the host unless a reward
+runs there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Integer, Key
+
+from jaxreward import rng
+from jaxreward.flow.sampler import Sampler, State
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+# (images [P, S, H, W, C], prompts) -> scores [P, S], not finite where it failed
+Score = Callable[[Array, PromptBatch], ArrayLike]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+  """What steering has cost and seen, per image that is drawn.
+
+  Attributes:
+    network_evaluations: velocities of the policy; a guided one counts as one.
+    reward_calls: images that the reward has scored.
+    score: [P, G], of the images that were chosen.
+    resampled: share of the sets that were resampled, averaged over the looks;
+      None for methods that do not.
+  """
+
+  network_evaluations: float
+  reward_calls: float
+  score: Array
+  resampled: Array | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Particles:
+  """A sampler with N particles for each of P x G images.
+
+  Attributes:
+    make: (group, guidance scale) -> sampler of that many rows per prompt; it is
+      called in jit.
+    score: judges images.
+    group: G.
+    count: N.
+    steps: T of the sampler.
+    seed: of everything that is drawn.
+    stream: name of the sampler's own stream of keys.
+  """
+
+  make: Callable[[int, Any], Sampler]
+  score: Score
+  group: int
+  count: int
+  steps: int
+  seed: int
+  stream: str
+
+  def _sampler(self, scale) -> Sampler:
+    return self.make(self.group * self.count, 1.0 if scale is None else scale)
+
+  def sets(self, x: ArrayLike) -> Array:
+    """[P, G N, ...] -> [P, G, N, ...]."""
+    x = jnp.asarray(x)
+    return x.reshape(x.shape[0], self.group, self.count, *x.shape[2:])
+
+  @functools.cached_property
+  def init(self) -> Callable[..., State]:
+    """Jitted (params, prompts, scale) -> state before the first step."""
+
+    def init(params, prompts, scale):
+      key = rng.stream_key(self.seed, self.stream)
+      return self._sampler(scale).init(params, key, prompts.words, prompts.ids)
+
+    return jax.jit(init)
+
+  @functools.cached_property
+  def advance(self) -> Callable[..., tuple[State, Array]]:
+    """Jitted (params, state, first, last, scale) -> (state, x0_hat)."""
+
+    def advance(params, state, first, last, scale):
+      return self._sampler(scale).advance(params, state, first, last)
+
+    return jax.jit(advance)
+
+  @functools.cached_property
+  def pixels(self) -> Callable[..., Array]:
+    """Jitted (latents [C, M, ...], decoder) -> pixels [P, G N, H, W, C]."""
+
+    def pixels(latents, decoder):
+      sampler = self._sampler(None)
+      flat = latents.swapaxes(0, 1).reshape(-1, *latents.shape[2:])
+      return sampler.pixels(flat, decoder)
+
+    return jax.jit(pixels)
+
+  @functools.cached_property
+  def select(self) -> Callable[[State, Array], State]:
+    """Jitted (state, parents [P, G, N] within their sets) -> state."""
+
+    def select(state, parents):
+      sampler = self._sampler(None)
+      first = jnp.arange(parents.size).reshape(parents.shape)
+      first -= jnp.arange(self.count)
+      rows = jnp.arange(state.index.size).at[: parents.size]
+      return sampler.select(state, rows.set((first + parents).reshape(-1)))
+
+    return jax.jit(select)
+
+  @functools.cached_property
+  def take(self) -> Callable[[Array, Array], Array]:
+    """Jitted (pixels [P, G N, ...], member [P, G]) -> pixels [P, G, ...]."""
+
+    def take(pixels, member):
+      sets = self.sets(pixels)
+      index = member.reshape(*member.shape, *(1,) * (sets.ndim - 2))
+      return jnp.take_along_axis(sets, index, axis=2)[:, :, 0]
+
+    return jax.jit(take)
+
+  def keys(self, ids: Integer[ArrayLike, "P"], step: int) -> Key[Array, "S"]:
+    """A key per set of N particles, S = P G, for a look after so many steps."""
+    key = rng.stream_key(self.seed, "steering", step)
+    ids = jnp.repeat(jnp.asarray(ids), self.group)
+    return rng.sample_keys(key, ids, jnp.arange(len(ids)) % self.group)
+
+  def scores(
+    self, pixels: Float[Array, "P S H W C"], prompts: PromptBatch
+  ) -> Array:
+    """Scores of images [P, G, N], -inf where the reward has failed."""
+    score = self.sets(self.score(jnp.clip(pixels, 0, 1), prompts))
+    return jnp.where(jnp.isfinite(score), score, -jnp.inf)

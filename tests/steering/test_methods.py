@@ -1,0 +1,198 @@
+"""Methods on a small sampler: limits, and what they gain by a known reward."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import steering
+from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow.sampler import Sampler, Share
+from jaxreward.types import Policy, PromptBatch
+
+PROMPTS, GROUP, COUNT, STEPS = 3, 2, 4, 6
+
+
+def policy_of() -> Policy:
+  """Samples near one of two values per pixel, by the prompt."""
+  goal = lambda t: 0.6 * jnp.sign(t)
+
+  def velocity(params, x, t, cond):
+    t = t[:, None, None, None]
+    mean = goal(jnp.sin(3 * x) + 0.3 * cond[:, None, None, None])
+    return (x - mean) / jnp.maximum(t, 0.05)
+
+  return Policy(
+    init=lambda key: {},
+    encode=lambda params, tokens: tokens[:, 0].astype(jnp.float32),
+    velocity=velocity,
+    to_pixels=lambda x, decoder=None: 0.5 + 0.5 * x,
+    latent_shape=(2, 2, 1),
+  )
+
+
+POLICY = policy_of()
+
+
+def batch_of() -> PromptBatch:
+  tokens = np.array([[0], [1], [2]], np.int32)
+  ids = np.array([7, 8, 9], np.uint32)
+  category = np.zeros(PROMPTS, np.int32)
+  return PromptBatch(
+    ids=ids, category=category, mask=np.ones(PROMPTS, bool), tokens=tokens
+  )
+
+
+def brightness(images, prompts):
+  return images.mean((2, 3, 4))
+
+
+@functools.cache
+def particles(count=COUNT, score=brightness, group=GROUP):
+  table = steppers.flow_sde(schedule.timesteps(STEPS, 2.0))
+
+  def make(rows, scale):
+    layout = rollout.make_layout(
+      PROMPTS, rows, 5 * group
+    )  # groups straddle chunks
+    return Sampler(POLICY, table, layout, scale)
+
+  return steering.Particles(
+    make=make, score=score, group=group, count=count, steps=STEPS, seed=3,
+    stream="test",
+  )  # fmt: skip
+
+
+def samples(draw):
+  """All particles by the plain sampler, pixels [P, G, N, ...]."""
+  state = draw.init({}, batch_of(), None)
+  sampler = draw.make(draw.group * draw.count, 1.0)
+  drawn = jax.jit(lambda s: sampler.run({}, s).latents[-1])(state)
+  return np.asarray(draw.sets(sampler.pixels(drawn)))
+
+
+def steer(method, draw):
+  pixels, trace = method.run(draw, {}, batch_of())
+  return np.asarray(pixels), trace
+
+
+def test_best_of_n_is_the_best_of_the_plain_samples():
+  draw = particles()
+  every = samples(draw)
+  pixels, trace = steer(steering.best_of_n(particles=COUNT), draw)
+  score = np.clip(every, 0, 1).mean((3, 4, 5))
+  want = np.take_along_axis(
+    every, score.argmax(-1)[..., None, None, None, None], 2
+  )[:, :, 0]
+  np.testing.assert_allclose(pixels, want, atol=1e-6)
+  np.testing.assert_allclose(trace.score, score.max(-1), atol=1e-6)
+  assert (trace.network_evaluations, trace.reward_calls) == (24, 4)
+  assert len(np.unique(every.reshape(-1, 4), axis=0)) == PROMPTS * GROUP * COUNT
+
+
+def test_one_particle_is_plain_sampling():
+  draw = particles(count=1)
+  for method in (steering.best_of_n(particles=1), steering.fk(particles=1)):
+    pixels, trace = steer(method, draw)
+    np.testing.assert_allclose(pixels, samples(draw)[:, :, 0], atol=1e-6)
+    assert trace.network_evaluations == STEPS
+
+
+def test_without_a_tilt_nothing_is_resampled():
+  """Then the particles are the plain samples, and the best is the same."""
+  draw = particles()
+  pixels, trace = steer(steering.fk(particles=COUNT, tilt=0.0), draw)
+  best, _ = steer(steering.best_of_n(particles=COUNT), draw)
+  np.testing.assert_array_equal(pixels, best)
+  assert float(trace.resampled) == 0
+
+
+@pytest.mark.parametrize("potential", ["difference", "max"])
+def test_particles_drawn_by_their_weights_score_higher(potential):
+  """Than plain samples, and near what the weights of plain samples say."""
+  draw, tilt = particles(count=16, group=32), 4.0
+  method = steering.fk(
+    particles=16, tilt=tilt, potential=potential, first=1, every=2,
+    pick="drawn",
+  )  # fmt: skip
+  _, trace = steer(method, draw)
+  every = np.clip(samples(draw), 0, 1).mean((3, 4, 5)).reshape(PROMPTS, -1)
+  weight = np.exp(tilt * every)
+  want = (weight * every).sum(1) / weight.sum(1)
+  assert trace.reward_calls == 16 * 4 and float(trace.resampled) > 0.5
+  assert (want > every.mean(1) + 0.04).all()
+  np.testing.assert_allclose(trace.score.mean(), want.mean(), atol=0.035)
+
+
+def test_copies_part_by_their_own_noise():
+  """Parents may be shared; what follows is not."""
+  draw = particles()
+  state = draw.init({}, batch_of(), None)
+  parents = jnp.zeros((PROMPTS, GROUP, COUNT), jnp.int32)
+  same = draw.select(state, parents)
+  of_sets = lambda s: np.asarray(draw.sets(draw.pixels(s.latents, None)))
+  before, copied = of_sets(state), of_sets(same)
+  np.testing.assert_array_equal(copied, np.repeat(before[:, :, :1], COUNT, 2))
+  after, _ = draw.advance({}, same, 0, 2, None)
+  apart = of_sets(after).reshape(PROMPTS * GROUP, COUNT, -1)
+  assert min(len(np.unique(x, axis=0)) for x in apart) == COUNT
+
+
+def failing(images, prompts):
+  score = brightness(images, prompts)
+  return jnp.where(score == score.max(-1, keepdims=True), jnp.nan, score)
+
+
+def test_a_failed_score_is_never_chosen():
+  draw = particles(score=failing)
+  every = np.clip(samples(draw), 0, 1).mean((3, 4, 5))
+  _, trace = steer(steering.best_of_n(particles=COUNT), draw)
+  best = every.reshape(PROMPTS, -1).max(-1, keepdims=True)
+  want = np.where(every == best[..., None], -np.inf, every).max(-1)
+  np.testing.assert_allclose(trace.score, want, atol=1e-6)
+
+
+def sampler_of(share=None, rows=5, **table):
+  constants = steppers.flow_sde(schedule.timesteps(STEPS, 2.0))
+  layout = rollout.make_layout(PROMPTS, 4, rows)
+  return Sampler(POLICY, constants, layout, is_recorded=True, share=share)
+
+
+def drawn(sampler, **options):
+  prompts = batch_of()
+  run = jax.jit(
+    lambda: sampler.sample(
+      {}, jax.random.key(0), prompts.tokens, prompts.ids, **options
+    )
+  )
+  latents = jax.vmap(lambda x: rollout.to_groups(x, PROMPTS, 4))(run().latents)
+  return np.asarray(latents)
+
+
+def test_branches_share_their_first_steps_and_part_then():
+  got = drawn(sampler_of(Share(2, jnp.int32(3))))
+  plain = drawn(sampler_of())
+  pairs = got.reshape(STEPS + 1, PROMPTS, 2, 2, -1)
+  np.testing.assert_array_equal(pairs[:4, :, :, 0], pairs[:4, :, :, 1])
+  apart = np.abs(pairs[4:, :, :, 0] - pairs[4:, :, :, 1]).max(-1)
+  assert apart.min() > 0
+  assert np.abs(pairs[0, :, 0, 0] - pairs[0, :, 1, 0]).max(-1).min() > 0
+  # The first of each branch is the sample that it would be alone.
+  np.testing.assert_allclose(got[:, :, ::2], plain[:, :, ::2], atol=1e-6)
+
+
+def test_a_start_from_a_partly_noised_sample():
+  """The first latents are the sample's and noise, by the first time's share."""
+  times = schedule.timesteps(STEPS, 2.0)[2:]
+  layout = rollout.make_layout(PROMPTS, 4, 5)
+  sampler = Sampler(POLICY, steppers.ode(times), layout, is_recorded=True)
+  start = np.random.default_rng(0).normal(size=(PROMPTS, 2, 2, 1))
+  start = start.astype(np.float32)
+  got = drawn(sampler, start=start)
+  noise = drawn(sampler)[0]
+  t = times[0]
+  want = (1 - t) * start[:, None] + t * noise
+  np.testing.assert_allclose(got[0], want, atol=1e-6)
+  assert len(got) == STEPS - 1
