@@ -62,7 +62,9 @@ METHOD_SECTIONS = (
   "rollout.window_move",
   "align.density",
   "eval.sampler",
+  "eval.steering",
   "sample.sampler",
+  "sample.steering",
   "train_reward.loss",
 )
 # Fields (or whole sections) that may change when a run is resumed: they do not

@@ -29,6 +29,50 @@ ROWS = [
     ('config.rollout.sampler.name="dpmpp_2m" draws none',),
     rollout__sampler__name="dpmpp_2m",
   ),
+  # Steering.
+  _row(
+    "misspelled steering", EVALUATE,
+    ('config.eval.steering.name="best_of"', 'did you mean "best_of_n"?'),
+    eval__steering__name="best_of",
+  ),
+  _row(
+    "particles of a sampler without noise", SAMPLE,
+    ('config.sample.steering.name="fk"', '"ode"', '"flow_sde"'),
+    sample__steering__name="fk",
+  ),
+  _row(
+    "no particle", EVALUATE,
+    ("config.eval.steering.particles=0: at least 1 is needed",),
+    eval__steering__name="best_of_n", eval__steering__particles=0,
+  ),
+  _row(
+    "an unknown potential", EVALUATE,
+    ('config.eval.steering.potential="maximum"', "difference, max, sum, last"),
+    eval__steering__name="fk", eval__steering__potential="maximum",
+    eval__sampler__name="flow_sde",
+  ),
+  _row(
+    "a share above one", EVALUATE,
+    ("config.eval.steering.threshold=2: expected a share",),
+    eval__steering__name="fk", eval__steering__threshold=2.0,
+    eval__sampler__name="flow_sde",
+  ),
+  _row(
+    "a negative tilt", SAMPLE, ("config.sample.steering.tilt=-1",),
+    sample__steering__name="fk", sample__steering__tilt=-1.0,
+    sample__sampler__name="flow_sde",
+  ),
+  _row(
+    "a pick that there is not", SAMPLE,
+    ('config.sample.steering.pick="first"', "best, drawn"),
+    sample__steering__name="fk", sample__steering__pick="first",
+    sample__sampler__name="flow_sde",
+  ),
+  _row(
+    "nothing to steer by", SAMPLE,
+    ("config.sample.steering", "needs a reward with a weight"),
+    sample__steering__name="best_of_n", rewards__detector__weight=0.0,
+  ),
   _row(
     "misspelled solver", EVALUATE,
     ('config.eval.sampler.name="unipcc"', 'did you mean "unipc"?'),
