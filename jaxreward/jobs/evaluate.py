@@ -203,7 +203,7 @@ class Evaluator:
           params, prompts, self.decoder, None if is_off else jnp.float32(scale)
         )
         images, found = looked(pixels, prompts)
-        return images, found | {"steered_reward": trace.score}
+        return images, found | trace.metrics()
       if is_off:
         return plain(params, prompts, self.decoder)
       return guided(params, prompts, self.decoder, jnp.float32(scale))

@@ -42,6 +42,17 @@ class Trace:
   score: Array
   resampled: Array | None = None
 
+  def metrics(self) -> dict[str, Any]:
+    """What an evaluation reports, averaged over the images."""
+    metrics = {
+      "steered_reward": self.score,
+      "network_evaluations": jnp.float32(self.network_evaluations),
+      "reward_calls": jnp.float32(self.reward_calls),
+    }
+    if self.resampled is not None:
+      metrics["resampled"] = self.resampled
+    return metrics
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Particles:

@@ -1,0 +1,93 @@
+"""Steering at equal budgets: `python tests/benchmarks/steering.py`.
+
+Evaluates the scenes' base policy by the job `evaluate`, steered by the detector's
+graded score, and prints a table in Markdown. Rows of one budget cost the same
+number of network evaluations per image; Feynman-Kac steering asks the reward at
+every look besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import tempfile
+
+from jaxreward import main
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "evaluate_scenes.py"
+STEPS = 10
+FK = dict(name="fk", first=3, every=2)
+# name, sampler, particles, steering
+ROWS = [
+  ("plain", "ode", 1, dict(name="none")),
+  ("plain", "flow_sde", 1, dict(name="none")),
+  *(
+    row
+    for n in (4, 8)
+    for row in (
+      ("best of N", "ode", n, dict(name="best_of_n")),
+      ("best of N", "flow_sde", n, dict(name="best_of_n")),
+      ("FK, max, lambda 10", "flow_sde", n, FK | dict(tilt=10.0)),
+      (
+        "FK, difference, lambda 10",
+        "flow_sde",
+        n,
+        FK | dict(tilt=10.0, potential="difference"),
+      ),
+      (
+        "FK, difference, lambda 10, below half",
+        "flow_sde",
+        n,
+        FK | dict(tilt=10.0, potential="difference", threshold=0.5),
+      ),
+    )
+  ),
+]
+
+
+def evaluate(sampler: str, particles: int, steering: dict, samples: int):
+  """The entry of evaluation.json at guidance scale 1."""
+  options = dict(steering)
+  if options["name"] != "none":
+    options["particles"] = particles
+  fields = {
+    "eval.samples": samples, "eval.num_steps": STEPS,
+    "eval.guidance_scales": "(1.0,)", "eval.sampler.name": sampler,
+    **{f"eval.steering.{k}": v for k, v in options.items()},
+  }  # fmt: skip
+  with tempfile.TemporaryDirectory() as workdir:
+    flags = [f"--config.{k}={v}" for k, v in fields.items()]
+    code = main.main([f"--config={CONFIG}", f"--workdir={workdir}", *flags])
+    if code:
+      raise SystemExit(code)
+    text = (pathlib.Path(workdir) / "evaluation.json").read_text()
+  return json.loads(text)["policy"]["guidance_scale=1.0"]
+
+
+def run() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--samples", type=int, default=480)
+  samples = parser.parse_args().samples
+  head = [
+    "method", "sampler", "N", "network evaluations", "reward calls",
+    "reward", "strictly right", "diversity",
+  ]  # fmt: skip
+  lines = [head, ["---"] * len(head)]
+  for name, sampler, particles, steering in ROWS:
+    result = evaluate(sampler, particles, steering, samples)
+    low, high = result["interval"]
+    lines.append(
+      [
+        name, sampler, str(particles), f"{particles * STEPS}",
+        f"{result.get('reward_calls', 0):.0f}",
+        f"{result['rewards']['detector']:.3f}",
+        f"{100 * result['strict']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]",
+        f"{result['diversity']:.3f}",
+      ]
+    )  # fmt: skip
+  print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+if __name__ == "__main__":
+  run()
