@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
       advantage=dict(name="group", std="group"),
       objective=dict(name="diffusion_nft", beta=1.0, old_decay=0.9),
       regularizers=dict(),  # as kl=dict(fn="velocity_distance", weight=0.1)
+      players=dict(),  # networks beside the policy: critic=dict(fn="critic")
       align=dict(
         iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
@@ -92,6 +93,7 @@ def get_config() -> ConfigDict:
         last_steps=1,  # that are differentiated, objectives through the reward
         depth=dict(name="whole"),  # or "uniform", "normal": drawn, fewer
         combine=dict(name="none"),  # gradients of rewards kept apart: "marble"
+        players_first=0,  # iterations in which players alone learn
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
         log_prob_gap_bound=1e-6,

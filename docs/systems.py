@@ -17,6 +17,8 @@ PAGE = HERE / "SYSTEMS.md"
 RECIPES = ROOT / "configs" / "recipes"
 # The test that proves a recipe's maths; each is one of the battery's rows too.
 PROOFS = {
+  "ac_flow": "tests/players/test_players.py",
+  "adv_grpo": "tests/players/test_players.py",
   "alignprop": "tests/feeds/test_tail.py",
   "brpo": "tests/advantages/test_chosen.py",
   "copo_global_local": "tests/advantages/test_absolute.py",

@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 # Sections that take new entries and arguments from the command line.
-OPEN_SECTIONS = ("rewards", "heldout_rewards", "regularizers")
+OPEN_SECTIONS = ("rewards", "heldout_rewards", "regularizers", "players")
 # Sections that are one method: `name` and the arguments of that function.
 METHOD_SECTIONS = (
   "autoencoder",

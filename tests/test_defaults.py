@@ -10,6 +10,7 @@ from jaxreward import (
   advantages,
   composition,
   objectives,
+  players,
   regularizers,
 )
 from jaxreward.feeds import tail
@@ -22,6 +23,7 @@ REGISTRIES = (
   composition.REGISTRY,
   composition.COMBINERS,
   regularizers.REGISTRY,
+  players.PLAYERS,
   steppers.REGISTRY,
   windows.REGISTRY,
   times.DENSITIES,

@@ -34,6 +34,7 @@ LAYERS = {
     "regularizers",
     "steering",
     "feeds",
+    "players",
   },
   3: {"tasks", "training", "evaluation", "report", "compilation"},
   4: {"setup"},

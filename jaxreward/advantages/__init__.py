@@ -11,6 +11,7 @@ from jaxreward.advantages.absolute import (
   global_and_local,
 )
 from jaxreward.advantages.by_step import (
+  critic,
   dense,
   equalised,
   gains,
@@ -33,6 +34,7 @@ from jaxreward.advantages.group import (
   check_group_size,
   group,
   leave_one_out,
+  whitened,
   zero_variance_share,
 )
 from jaxreward.advantages.tracked import per_prompt
@@ -52,6 +54,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "filtered": filtered,
   "against_one": against_one,
   "curated": curated,
+  "critic": critic,
+  "whitened": whitened,
 }
 
 __all__ = [
@@ -63,6 +67,7 @@ __all__ = [
   "best_and_worst",
   "check_group_size",
   "credit",
+  "critic",
   "curated",
   "dense",
   "equalised",
@@ -76,5 +81,6 @@ __all__ = [
   "noise_weighted",
   "per_prompt",
   "values",
+  "whitened",
   "zero_variance_share",
 ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.advantages.group import group
+from jaxreward.advantages.group import group, whitened
 from jaxreward.errors import UserError
 from jaxreward.flow import steppers
 from jaxreward.numerics import masked_mean, masked_std
@@ -22,6 +22,36 @@ def gains(
   that of the sample: the gains of a sample add up to R_T - R_0.
   """
   return jnp.diff(jnp.asarray(step_signal), axis=-1)
+
+
+def critic(
+  signal: Float[ArrayLike, "P G"],
+  mask: Bool[ArrayLike, "P G"],
+  step_values: Float[ArrayLike, "P G T"],
+  *,
+  epsilon: float = 1e-4,
+  clip: float = 1.0,
+) -> Float[Array, "P G T"]:
+  """What a sample has earned beyond what each of its steps promised.
+
+  A_t = clip(shaped - V(x_t, t, c), -clip, clip), shaped = (r - mean r) /
+  (std r + epsilon) over the iteration, with V a player that gives "value"
+  (AC-Flow, Fan et al. 2025, https://arxiv.org/abs/2510.18072, whose actor loss is
+  `objectives.ac_flow`).
+
+  Args:
+    signal: composed reward.
+    mask: True where the reward is valid.
+    step_values: V of the latents before each step.
+    epsilon: added to the standard deviation.
+    clip: largest absolute advantage, greater than 0.
+
+  Returns:
+    advantage, 0 where masked.
+  """
+  target = whitened(signal, mask, epsilon=epsilon)[..., None]
+  advantage = jnp.clip(target - step_values, -clip, clip)
+  return jnp.where(jnp.asarray(mask)[..., None], advantage, 0.0)
 
 
 def dense(

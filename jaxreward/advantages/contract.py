@@ -18,7 +18,7 @@ from jaxreward.types import Array
 # What `update` may ask for by name.
 OFFERS = (
   "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
-  "step_signal", "step_mask",
+  "step_signal", "step_mask", "step_values",
 )  # fmt: skip
 
 

@@ -80,6 +80,23 @@ def leave_one_out(
   return _finish(centred, signal, mask, std, epsilon, clip)
 
 
+def whitened(
+  signal: Float[ArrayLike, "P G"],
+  mask: Bool[ArrayLike, "P G"],
+  *,
+  epsilon: float = 1e-4,
+  clip: float | None = None,
+) -> Float[Array, "P G"]:
+  """Deviation from the mean of the whole iteration, in standard deviations.
+
+  (r - mean r) / (std r + epsilon): what a critic is fitted to, which tells easy
+  prompts from hard ones by itself. The arguments are those of `group`.
+  """
+  shifted = _from_minimum(signal, mask, axis=None)
+  centred = shifted - masked_mean(shifted, mask)
+  return _finish(centred, signal, mask, "batch", epsilon, clip)
+
+
 def zero_variance_share(
   signal: Float[ArrayLike, "P G"], mask: Bool[ArrayLike, "P G"]
 ) -> Mean:

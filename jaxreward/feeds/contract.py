@@ -193,19 +193,28 @@ def reads(fn: Callable[..., Any]) -> tuple[str, ...]:
   return tuple(dict.fromkeys([*rest, *asks(prepare.read)]))
 
 
-def match(fn: Callable[..., Any], feeds: Mapping[str, Feed], field: str) -> str:
+def match(
+  fn: Callable[..., Any],
+  feeds: Mapping[str, Feed],
+  field: str,
+  also: Iterable[str] = (),
+) -> str:
   """The name of the first feed that offers all that a method asks for.
 
   Args:
     fn: an objective or a regularizer.
     feeds: by name.
     field: of the config that names the method, for the error.
+    also: names that are offered whatever the feed, for rows with "x_t" and "t".
 
   Raises:
     UserError: the name that no feed offers, and those that there are.
   """
-  names = reads(fn)
+  names = [name for name in reads(fn) if name not in also]
+  is_noisy = len(names) < len(reads(fn))
   for name, feed in feeds.items():
+    if is_noisy and not {"x_t", "t"} <= set(feed.offers):
+      continue
     if set(names) <= set(feed.offers):
       return name
   raise UserError(f"config.{field}: {_missing(names, feeds)}")
@@ -224,14 +233,20 @@ def _missing(names: Iterable[str], feeds: Mapping[str, Feed]) -> str:
   )
 
 
-def require(fn: Callable[..., Any], name: str, feed: Feed, field: str) -> None:
+def require(
+  fn: Callable[..., Any],
+  name: str,
+  feed: Feed,
+  field: str,
+  also: Iterable[str] = (),
+) -> None:
   """Refuses a regularizer that does not fit the feed of the objective.
 
   Raises:
     UserError: the array it lacks.
   """
   for argument in reads(fn):
-    if argument not in feed.offers:
+    if argument not in feed.offers and argument not in also:
       raise UserError(
         f'config.{field}: it reads "{argument}", which the feed "{name}" of'
         f" config.objective.name does not offer; there are"

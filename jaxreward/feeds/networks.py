@@ -86,6 +86,7 @@ class Arrays:
       "old" drew the samples, "reference" is where training began.
     score: (latents [M, ...], prompts' indices [M]) -> (scores [M], images), for
       feeds that differentiate them.
+    more: name -> what computes a further array of the rows.
   """
 
   def __init__(
@@ -95,13 +96,17 @@ class Arrays:
     networks: Mapping[str, Callable[[], Network]],
     plan: Plan,
     score: Callable[..., Any] | None = None,
+    more: Mapping[str, Callable[[Rows], Array]] | None = None,
   ):
+    self._more = more or {}
     self.rows, self.plan, self.score = rows, plan, score
     self._feed, self._networks = feed, networks
     self._known: dict[Any, Any] = {}
 
   def __call__(self, name: str) -> Any:
     """The array of this name, prepared or offered."""
+    if name in self._more:
+      return self.once(name, lambda: self._more[name](self.rows))
     if name not in self._feed.offers:
       return self.rows[name]
     return self.once(name, lambda: self._feed.offers[name](self))

@@ -56,6 +56,7 @@ from jaxreward.setup import (
   data_checks,
   offline,
   plans,
+  players,
   updates,
   words,
 )
@@ -104,7 +105,10 @@ def check(config: ConfigDict) -> None:
     return
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
-  if not any(r.get("weight", 1.0) for r in config.rewards.values()):
+  told = players.weights(players.bind(config))
+  if not told and not any(
+    r.get("weight", 1.0) for r in config.rewards.values()
+  ):
     raise UserError(
       f"config.rewards.{next(iter(config.rewards))}.weight=0, and no other has a"
       " weight: there is nothing to learn from"
@@ -129,20 +133,23 @@ def make_updater(
 ) -> updates.Updater:
   """The update's static parts, from the config."""
   objective, feed = align_methods.bind_objective(config)
-  names = align_methods.apart(config, weights_of)
+  roles = players.bind(config)
+  every_weight = weights_of | players.weights(roles)
+  names = align_methods.apart(config, every_weight)
   loss = updates.Loss(
     trainable, plan, objective, align_methods.bind_regularizers(config, feed),
-    tuple(rewards), weights_of, names,
+    tuple(rewards), weights_of, names, roles,
   )  # fmt: skip
   return updates.Updater(
     **align_methods.bind_methods(config),
     loss=loss,
-    weights=weights_of,
+    weights=every_weight,
     seed=config.seed,
     ema_decay=config.ema.decay,
     old_decay=config.objective.get("old_decay", 0.0),
     old_rate=config.objective.get("old_rate", 0.0),
     combine=align_methods.bind_combine(config, len(names)),
+    players_first=config.align.players_first,
   )
 
 
@@ -236,12 +243,16 @@ def make_programs(
       trainable.init(base) if start is None else start, updater.tx,
       keep_old=keep_old, ahead=config.align.overlap,
       stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
+      players=players.create(updater.loss.roles, config.seed, policy),
     )  # fmt: skip
 
   base = setup.shapes(base, trainable.plain.sharding_rules, mesh)
   fresh = jax.eval_shape(create, base)
   fresh = setup.shapes(
     fresh, trainable.policy.sharding_rules, mesh, params=fresh.params
+  )
+  fresh = fresh.replace(
+    players=players.placed(updater.loss.roles, fresh.players, mesh)
   )
   places = jax.tree.map(lambda x: x.sharding, fresh)
 
@@ -522,6 +533,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     encode = words.make_encode(config, policy, mesh, decoder)
     base = setup.load_params(config, policy)
     differentiated = differentiated_rewards(plan, rewards, weights_of)
+    players.require_references(players.bind(config), config, batches(0))
     parts = prepare(
       config, mesh, policy, base, plan, weights_of, differentiated.values()
     )

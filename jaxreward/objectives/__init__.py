@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxreward.objectives.backprop import align_prop
 from jaxreward.objectives.groups import dgpo, rank_dpo
-from jaxreward.objectives.likelihood_free import awm, diffusion_nft
+from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching
 from jaxreward.objectives.policy_gradient import (
   flow_dppo,
@@ -27,6 +27,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "flow_dppo": flow_dppo,
   "diffusion_nft": diffusion_nft,
   "awm": awm,
+  "ac_flow": ac_flow,
   "flow_dpo": flow_dpo,
   "gap_dpo": gap_dpo,
   "dynamic_dpo": dynamic_dpo,
@@ -39,6 +40,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
 
 __all__ = [
   "REGISTRY",
+  "ac_flow",
   "align_prop",
   "awm",
   "dgpo",

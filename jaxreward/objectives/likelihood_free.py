@@ -163,6 +163,51 @@ def awm(
   return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
 
 
+def ac_flow(
+  v: Latents,
+  x0: Latents,
+  noise: Latents,
+  value: Rows,
+  advantage: Rows,
+  mask: Bool[ArrayLike, "B"],
+  *,
+  temperature: float = 2.0,
+  adv_clip: float = 0.5,
+) -> Loss:
+  """AC-Flow: flow matching weighed by what a critic did not expect.
+
+  L = mean w mean (v - u)^2, u = eps - x0,
+  w = exp(temperature clip(A, -adv_clip, adv_clip)), A = r - V(x_t, t, c),
+  with r the shaped reward of the finished sample (the advantage "whitened") and V
+  a player that gives "value". Temperature 0 is flow matching on the policy's own
+  samples. Fan et al. 2025, https://arxiv.org/abs/2510.18072; the weight's form and
+  both constants are unverified. A `velocity_distance` holds the diversity.
+
+  Args:
+    v: velocity of the trained parameters at (x_t, t).
+    x0: the finished samples.
+    noise: eps.
+    value: V; no gradient.
+    advantage: r; no gradient.
+    mask: False for padding, which may hold anything.
+    temperature: of the weights.
+    adv_clip: largest absolute A.
+
+  Returns:
+    (loss, metrics): critic_weight (w), critic_gap (|A|), matching_loss.
+  """
+  v, x0, noise, value, advantage = keep(mask, v, x0, noise, value, advantage)
+  gap = jax.lax.stop_gradient(advantage - value)
+  weight = jnp.exp(temperature * jnp.clip(gap, -adv_clip, adv_clip))
+  matching = mean_square(v - (noise - x0))
+  metrics = {
+    "critic_weight": Mean.of(weight, mask),
+    "critic_gap": Mean.of(jnp.abs(gap), mask),
+    "matching_loss": Mean.of(matching, mask),
+  }
+  return Mean.of(weight * matching, mask), jax.lax.stop_gradient(metrics)
+
+
 def _optimality(advantage: Array, adv_clip: float, mode: str) -> Array:
   """Probability of being optimal, r in [0, 1], from the advantage."""
   a = jnp.clip(advantage, -adv_clip, adv_clip)

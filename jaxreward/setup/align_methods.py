@@ -24,7 +24,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.flow import steppers
 from jaxreward.methods import asks, named, prepare_of
 from jaxreward.numerics import Mean
-from jaxreward.setup import checks, kernels, offline
+from jaxreward.setup import checks, kernels, offline, players
 from jaxreward.training import faults, optimizer, step, writers
 
 # Metrics of every run, which no term may be called after.
@@ -47,7 +47,8 @@ def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
   fn = config_lib.resolve_callable(
     names.get("name"), known, field="objective.name"
   )
-  feed = feeds.match(fn, offline.offers(config), offline.where(config))
+  also = players.gives(players.bind(config))
+  feed = feeds.match(fn, offline.offers(config), offline.where(config), also)
   old = ("old_decay", "old_rate") if keeps_old(fn, feeds.FEEDS[feed]) else ()
   given = lambda fn: (*asks(fn), *_prepared(fn))
   objective = _bind(config, "objective", known, supplied=given, reserved=old)
@@ -96,7 +97,10 @@ def bind_regularizers(
     weight: Any = section.get("weight", 1.0)
     if not (checks.is_finite(weight) and weight >= 0):
       raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
-    feeds.require(fn, feed, feeds.FEEDS[feed], f"{field}.fn={section.fn}")
+    feeds.require(
+      fn, feed, feeds.FEEDS[feed], f"{field}.fn={section.fn}",
+      players.gives(players.bind(config)),
+    )  # fmt: skip
     if weight > 0:
       bound[name] = fn, float(weight)
   return bound
@@ -297,6 +301,18 @@ def _try_advantage(
       f' config.objective.name="{config.objective.name}" does not keep; take an'
       ' objective on the sampler\'s steps, such as "flow_grpo"'
     )
+  if "step_values" in advantage.names:
+    if "value" not in players.gives(players.bind(config)):
+      raise UserError(
+        f'config.advantage.name="{name}" reads the values of a critic: name one'
+        ' that gives them, as in config.players.critic.fn="critic"'
+      )
+    if feed.keeps != "steps":
+      raise UserError(
+        f'config.advantage.name="{name}" reads every denoising step, which'
+        f' config.objective.name="{config.objective.name}" does not keep; take'
+        ' an objective on the sampler\'s steps, such as "flow_grpo"'
+      )
   steps = config.rollout.num_steps
   sizes = advantages.Sizes(2, 2, steps, lambda: np.arange(2))
   every = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
@@ -305,7 +321,7 @@ def _try_advantage(
     offers = dict(
       signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
       steps=table, key=jax.random.key(0), step_signal=every(signal),
-      step_mask=every(mask),
+      step_mask=every(mask), step_values=every(signal)[..., :-1],
     )  # fmt: skip
     state = advantage.init(sizes)
     return state, advantages.credit(advantage, offers, state)

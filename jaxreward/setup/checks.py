@@ -61,6 +61,7 @@ _COUNTS = {  # 1 or more
 _COUNTS_OR_NONE = {  # 0 or more
   "rollout": ("window_start", "window_size"),
   "eval": ("every",),
+  "align": ("players_first",),
   "checkpoint": ("every",),
   "train_reward": ("evaluate_every", "save_every"),
   "train_reward.pictures": ("renders", "spoiled", "borrowed"),

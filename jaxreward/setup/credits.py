@@ -27,6 +27,7 @@ def credit_of(
   iteration: Array,
   step_scores: dict[str, Array] | None = None,
   stds: dict[str, Array] | None = None,
+  step_values: Array | None = None,
 ) -> tuple[Credit, Any]:
   """(credit, the advantage's new state) of an iteration's scores.
 
@@ -38,6 +39,7 @@ def credit_of(
     iteration: int32.
     step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
     stds: {name: [P, G]} of the rewards that say how unsure they are.
+    step_values: [P, G, T] of a critic, where the advantage asks for them.
 
   Of rewards that stay apart, the signal, the advantage and the state are
   {name: ...}.
@@ -54,6 +56,8 @@ def credit_of(
     steps=updater.plan.at(iteration).table,
     key=rng.stream_key(updater.seed, "advantage", iteration),
   )  # fmt: skip
+  if step_values is not None:
+    offers["step_values"] = step_values
   if step_scores is not None:
     _require_steps(step_scores, len(updater.plan.table.t))
     compose = lambda one: updater.compose(

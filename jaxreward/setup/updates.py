@@ -22,7 +22,7 @@ from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path
 from jaxreward.numerics import Mean, Metric, pool
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
-from jaxreward.setup import credits
+from jaxreward.setup import credits, players, playing
 from jaxreward.training import ahead, ema, step
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
@@ -95,6 +95,7 @@ class Frozen:
     prompts: for rewards that are differentiated; else None.
     contexts: arrays of these rewards.
     decoder: parameters of an autoencoder before them.
+    players: parameters of the players that a loss may read.
   """
 
   base: Params
@@ -103,6 +104,7 @@ class Frozen:
   prompts: PromptBatch | None = None
   contexts: Any = None
   decoder: Params | None = None
+  players: Mapping[str, Params] = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,6 +119,7 @@ class Loss:
     rewards: that are differentiated, for feeds that need their scores.
     weights: of these.
     names: of the rewards whose losses stay apart; empty for one loss.
+    roles: the players beside the policy.
   """
 
   trainable: Any
@@ -128,6 +131,7 @@ class Loss:
     default_factory=dict
   )
   names: tuple[str, ...] = ()
+  roles: players.Roles = ()
 
   def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
     """What a micro-batch offers under the trained parameters."""
@@ -142,7 +146,8 @@ class Loss:
       "reference": lambda: network(plain, frozen.base),
     }
     score = functools.partial(self._score, frozen)
-    return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score)
+    more = playing.given(self.roles, frozen.players, frozen.words)
+    return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score, more)
 
   def __call__(self, trained: Params, rows: Any, frozen: Frozen):
     """(Mean loss, metrics) of a micro-batch, for `training.step`.
@@ -231,6 +236,7 @@ class Updater:
   old_decay: float
   old_rate: float
   combine: step.Combine | None = None
+  players_first: int = 0
 
   @property
   def plan(self) -> Plan:
@@ -290,10 +296,12 @@ def update(
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
     the first optimizer step, before any parameter has changed.
   """
-  behind, drew = state.behind, ahead.drawer(state)
+  behind, drew, before = state.behind, ahead.drawer(state), state
+  audience = playing.Audience(updater, state, trajectory, prompts, decoder)
   credit, stats = credits.credit_of(
-    updater, scores, prompts, state.stats, state.step, step_scores, stds
-  )
+    updater, scores | audience.scores, prompts, state.stats, state.step,
+    step_scores, stds, audience.step_values,
+  )  # fmt: skip
   advantage, counts = credit.advantage, jnp.asarray(credit.mask)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
   marked = jax.tree.map(
@@ -305,6 +313,7 @@ def update(
     base=base, old=drew if behind is None or state.old is not None else behind,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
     prompts=prompts.plain if contexts is not None else None, contexts=contexts,
+    players=audience.params,
   )  # fmt: skip
   state, metrics = step.update(
     state, updater.loss, updater.tx, micros, frozen,
@@ -323,6 +332,8 @@ def update(
       f"mixture/{name}": Mean.of(mixture[:, k])
       for k, name in enumerate(updater.loss.names)
     }
+  beside, found = audience.learn(credit)
+  pooled |= found
   if updater.plan.move is not None:
     pooled["window_start"] = Mean.of(updater.plan.move(state.step))
   old = state.old
@@ -334,8 +345,11 @@ def update(
   if behind is not None:
     behind = drew
   state = dataclasses.replace(
-    state, step=state.step + 1, old=old, stats=stats, behind=behind
-  )
+    state, step=state.step + 1, old=old, stats=stats, behind=behind,
+    players=beside,
+  )  # fmt: skip
+  if updater.players_first:
+    state = _held(state, before, before.step < updater.players_first)
   return state, pooled
 
 
@@ -352,6 +366,17 @@ def _of_credit(signal: Any, advantage: Any, counts: Array) -> dict[str, Mean]:
       advantages.zero_variance_share(signal, counts) for signal in signals
     ),
   }
+
+
+def _held(after: TrainState, before: TrainState, is_held: Array) -> TrainState:
+  """The state with all that belongs to the policy as it was, where it is held."""
+  names = ("updates", "params", "opt_state", "ema", "old", "behind", "mixture")
+  keep = lambda old, new: jnp.where(is_held, old, new)
+  same = {
+    name: jax.tree.map(keep, getattr(before, name), getattr(after, name))
+    for name in names
+  }
+  return dataclasses.replace(after, **same)
 
 
 def _pooled(means: Iterable[Mean]) -> Mean:

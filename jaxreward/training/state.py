@@ -13,6 +13,25 @@ from jaxreward.types import Array, Params
 
 
 @flax.struct.dataclass
+class Player:
+  """State of a network that trains beside the policy.
+
+  Attributes:
+    params: its parameters.
+    opt_state: its optimizer's.
+    ema: average of params, which others read.
+    updates: int32, its optimizer steps.
+    mixture: None; see `TrainState`.
+  """
+
+  params: Params
+  opt_state: Any
+  ema: Params
+  updates: Array
+  mixture: None = None
+
+
+@flax.struct.dataclass
 class TrainState:
   """State of a job.
 
@@ -29,6 +48,7 @@ class TrainState:
       are drawn ahead: the ones of an update ago; else None.
     mixture: float32 [K], weights of the gradients of rewards that stay apart;
       None where there is one gradient.
+    players: name -> network that trains beside the policy.
   """
 
   step: Array
@@ -40,6 +60,7 @@ class TrainState:
   stats: Any = None
   behind: Params | None = None
   mixture: Array | None = None
+  players: dict[str, Player] = flax.struct.field(default_factory=dict)
 
 
 def create(
@@ -50,6 +71,7 @@ def create(
   ahead: bool = False,
   stats: Any = None,
   gradients: int = 0,
+  players: dict[str, Player] | None = None,
 ) -> TrainState:
   """A state at step 0; averages are copies, so that it can be donated."""
   return TrainState(
@@ -62,6 +84,17 @@ def create(
     behind=ema.init_ema(params) if ahead else None,
     stats=stats,
     mixture=jnp.full(gradients, 1 / gradients) if gradients else None,
+    players=players or {},
+  )
+
+
+def create_player(params: Params, optimizer) -> Player:
+  """A player at step 0."""
+  return Player(
+    params=params,
+    opt_state=optimizer.init(params),
+    ema=ema.init_ema(params),
+    updates=jnp.zeros((), jnp.int32),
   )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import optax
 
 from jaxreward.numerics import Mean, Metric, pool
 from jaxreward.training import ema, optimizer
-from jaxreward.training.state import TrainState
+from jaxreward.training.state import Player, TrainState
 from jaxreward.types import Array, Params
 
 Metrics = dict[str, Metric]
@@ -181,8 +181,11 @@ def gram_of(grads: Params) -> Array:
   return jnp.stack([one(g) for g in jax.tree.leaves(grads)]).sum(0)
 
 
+State = TypeVar("State", TrainState, Player)
+
+
 def update(
-  state: TrainState,
+  state: State,
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
   micros: Any,
@@ -192,11 +195,11 @@ def update(
   ema_schedule: str = "constant",
   prepare: Prepare | None = None,
   combine: Combine | None = None,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[State, Metrics]:
   """U optimizer steps, each over N micro-batches.
 
   Args:
-    state: donate it.
+    state: of the policy or of a player; donate it.
     loss_fn: the objective.
     tx: from `optimizer.make_optimizer`.
     micros: pytree of arrays [U, N, ...].

@@ -4,7 +4,10 @@ from tests.bad_inputs.table import Row
 
 GRPO = "align_scenes.py:flow_grpo,smoke"
 AWM = {"objective.name": "awm"}
+CRITIC = {"players.critic.fn": "critic"}
 CPS = {"rollout.sampler.name": "cps"}
+
+NFT = "align_scenes.py:smoke"
 
 
 def row(name, field, value, *says, first=None, config=GRPO):
@@ -17,7 +20,6 @@ def row(name, field, value, *says, first=None, config=GRPO):
   )
 
 
-NFT = "align_scenes.py:smoke"
 ROWS = [
   # the KL to the reference
   row("a field of old", "objective.kl_with_dt", "false", "has moved",
@@ -61,6 +63,31 @@ ROWS = [
   row("rewards apart for pairs", "composition.name", "separate", "flow_dpo",
       "advantage", config="align_scenes.py:smoke",
       first={"objective.name": "flow_dpo", "align.combine.name": "sum"}),
+  # players
+  row("a player that is a number", "players.critic", 3, "section"),
+  row("a player there is not", "players.critic.fn", "critik",
+      'did you mean "critic"'),
+  row("a critic that learns never", "players.critic.every", 0, "=0", "1",
+      first=CRITIC),
+  row("a critic as a reward", "players.critic.weight", 1.0, "no score",
+      first=CRITIC),
+  row("an average that never moves", "players.critic.average", 1.0, "=1.0",
+      first=CRITIC),
+  row("a player with a reward's name", "players.detector.fn", "critic",
+      "a reward has this name"),
+  row("a player's optimizer there is not", "players.critic.optimizer.name",
+      "adamm", "adamw", first=CRITIC),
+  row("an optimizer's option there is not",
+      "players.critic.optimizer.learning_rat", 0.1, "learning_rate",
+      first=CRITIC),
+  row("places that weigh too much", "players.d.places", 2.0, "places=2.0",
+      first={"players.d.fn": "discriminator"}),
+  row("a loss that reads a critic there is not", "objective.name", "ac_flow",
+      '"value"', config=NFT),
+  row("credit of a critic there is not", "advantage.name", "critic",
+      "config.players.critic.fn"),
+  row("a wait below nothing", "align.players_first", -1, "=-1",
+      first=CRITIC),
   # ratios
   row("clip of nothing", "objective.clip_range", "nan", "=nan", "than 0"),
   row("clip upside down", "objective.clip_range_high", -1e-4, "greater than 0"),

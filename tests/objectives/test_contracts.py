@@ -12,8 +12,8 @@ from jaxreward import objectives
 
 B, SHAPE = 6, (2, 2, 3)
 ROWS = {
-  "log_prob", "old_log_prob", "advantage", "scores", "weight", "signal_chosen",
-  "signal_rejected", "group_gap", "group_share",
+  "log_prob", "old_log_prob", "advantage", "scores", "weight", "value",
+  "signal_chosen", "signal_rejected", "group_gap", "group_share",
 }  # fmt: skip
 # Those on rows; tests/objectives/test_groups.py has those on whole groups.
 NAMES = [

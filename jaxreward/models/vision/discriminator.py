@@ -1,0 +1,51 @@
+"""Tells pictures of a policy from reference pictures, whole and in places."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxreward.types import Array, ArrayLike
+
+
+class Head(nn.Module):
+  """Features of length 1 -> one logit, by a layer of GELU between."""
+
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N"]:
+    x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+    x = nn.gelu(nn.Dense(self.hidden, name="into")(x * x.shape[-1] ** 0.5))
+    out = nn.Dense(1, name="out", kernel_init=nn.initializers.zeros)
+    return out(x)[..., 0]
+
+
+class Discriminator(nn.Module):
+  """Logits of a picture and of its places, by convolutions of stride 2.
+
+  Both heads start at 0.
+
+  Attributes:
+    width: channels of the first layer; each of the next has twice as many.
+    depth: layers.
+    hidden: features of a head.
+  """
+
+  width: int = 32
+  depth: int = 2
+  hidden: int = 512
+
+  @nn.compact
+  def __call__(
+    self, images: Float[ArrayLike, "B H W C"]
+  ) -> tuple[Float[Array, "B"], Float[Array, "B N"]]:
+    x = jnp.asarray(images, jnp.float32) * 2 - 1
+    for i in range(self.depth):
+      x = nn.Conv(self.width * 2**i, (4, 4), 2, name=f"conv_{i}")(x)
+      x = jax.nn.leaky_relu(nn.LayerNorm(name=f"norm_{i}")(x), 0.2)
+    places = x.reshape(x.shape[0], -1, x.shape[-1])
+    whole = Head(self.hidden, name="whole")(places.mean(1))
+    return whole, Head(self.hidden, name="places")(places)

@@ -1,0 +1,107 @@
+"""A network that trains beside the policy, with a loss of its own.
+
+A player is told apart from the policy by one thing: nobody draws samples with
+it. Its loss is a method like any other: the names of its arguments say what it
+reads, from the rows of an iteration's samples, from its own network and from
+what other players give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.numerics import Mean
+from jaxreward.types import Array, Params
+
+# What a row of an iteration's samples may hold.
+ROWS = (
+  "image", "real_image", "real_mask", "x0", "x_t", "t", "noise", "signal",
+  "shaped", "mask", "prompt_index",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """What parameters are made for.
+
+  Attributes:
+    image: (H, W, C).
+    latent: shape of a sample of the policy.
+    words: what the policy encodes, of one prompt, leaves [1, ...].
+  """
+
+  image: tuple[int, ...]
+  latent: tuple[int, ...]
+  words: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Player:
+  """A network with a loss.
+
+  Attributes:
+    init: (key, sizes) -> parameters.
+    loss: asks for arrays by argument name: `reads`, `offers`, what others give,
+      or a column of its `prepare` -> (Mean, metrics).
+    offers: name -> what computes it from `Arrays` under its own parameters.
+    reads: of ROWS, what its rows hold. Times and noise are drawn anew for each
+      of its optimizer steps, as are reference pictures that are rendered.
+    gives: of `offers`, what objectives and other players may ask for by name;
+      these are computed of "x_t", "t", "prompt_index" and "words" alone.
+    score: of `offers`, the reward of a picture, of "image" alone; or empty.
+    rules: sharding rules of the parameters; empty to replicate them.
+  """
+
+  init: Callable[[Array, Sizes], Params]
+  loss: Callable[..., tuple[Mean, dict[str, Any]]]
+  offers: Mapping[str, Callable[[Arrays], Any]]
+  reads: tuple[str, ...]
+  gives: tuple[str, ...] = ()
+  score: str = ""
+  rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+
+class Arrays:
+  """Rows of a micro-batch and what networks make of them, by name.
+
+  Args:
+    player: whose offers these are.
+    params: its parameters.
+    rows: leaves [M, ...], or one number for all rows.
+    words: what the policy encodes, leaves [P, ...].
+    others: name -> what other players give of such rows.
+  """
+
+  def __init__(
+    self,
+    player: Player,
+    params: Params,
+    rows: Mapping[str, Any],
+    words: Any = None,
+    others: Mapping[str, Callable[[Mapping[str, Any]], Array]] | None = None,
+  ):
+    self.params = params
+    self._player, self._rows, self._words = player, rows, words
+    self._others = others or {}
+    self._known: dict[str, Any] = {}
+
+  def __call__(self, name: str) -> Any:
+    """The array of this name; each is computed at most once."""
+    if name not in self._known:
+      self._known[name] = self._compute(name)
+    return self._known[name]
+
+  def _compute(self, name: str) -> Any:
+    if name in self._player.offers:
+      return self._player.offers[name](self)
+    if name == "words":
+      index = self._rows["prompt_index"]
+      return jax.tree.map(lambda x: jnp.asarray(x)[index], self._words)
+    if name in self._others:
+      return jax.lax.stop_gradient(self._others[name](self._rows))
+    return self._rows[name]

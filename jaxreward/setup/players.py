@@ -1,0 +1,253 @@
+"""Networks that a config names beside the policy: bound, scored and trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import rng, setup, user_code
+from jaxreward.errors import UserError, shown
+from jaxreward.methods import asks, prepare_of
+from jaxreward.players import PLAYERS, ROWS, Player, Sizes
+from jaxreward.setup import checks
+from jaxreward.training import optimizer, state
+from jaxreward.types import Policy, PromptBatch
+
+OPTIMIZER = dict(name="adamw", learning_rate=1e-3, clip_norm=1.0)
+_RESERVED = ("weight", "every", "steps", "average", "optimizer")
+_LIMITS = {"every": 1, "steps": 1}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Role:
+  """A player of a run.
+
+  Attributes:
+    name: the config's key for it.
+    player: its network and its loss.
+    tx: its optimizer.
+    every: it learns in every so manyth iteration, the first among them.
+    steps: optimizer steps in such an iteration, each over all samples.
+    average: decay of the average that others read, per step.
+    weight: of its score among the rewards.
+  """
+
+  name: str
+  player: Player
+  tx: optax.GradientTransformation
+  every: int = 1
+  steps: int = 1
+  average: float = 0.0
+  weight: float = 0.0
+
+
+Roles = tuple[Role, ...]
+
+
+def bind(config: ConfigDict) -> Roles:
+  """The players that a config names, before any array is made.
+
+  Raises:
+    UserError: a section that is none, an option that there is not, a name that
+      is taken, or a loss that reads what nobody offers.
+  """
+  roles = tuple(_bind(config, name) for name in config.players)
+  gives = [name for role in roles for name in role.player.gives]
+  for name in gives:
+    if gives.count(name) > 1:
+      raise UserError(
+        f'config.players: two of them give "{name}", which objectives read by'
+        " this name; keep one"
+      )
+  for role in roles:
+    _check_loss(role, gives)
+  return roles
+
+
+def _bind(config: ConfigDict, name: str) -> Role:
+  section, field = config.players[name], f"players.{name}"
+  if not isinstance(section, ConfigDict):
+    raise UserError(
+      f"config.{field}={section!r}: a player is a section; name its function in"
+      f" config.{field}.fn"
+    )
+  if "/" in name:
+    raise UserError(
+      f'config.{field}: metrics of a player are called after it, with a "/"'
+      " behind; give it a name without one"
+    )
+  if name in config.rewards or name in config.heldout_rewards:
+    raise UserError(
+      f"config.{field}: a reward has this name; give the player another"
+    )
+  bound = config_lib.bind(
+    section, PLAYERS, field=field, key="fn", reserved=_RESERVED
+  )
+  try:
+    player = user_code.call(f"config.{field}", bound)
+  except UserError as error:
+    if str(error).startswith("config."):
+      raise
+    raise UserError(f"config.{field}.{error}") from error
+  if not isinstance(player, Player):
+    raise UserError(
+      f"config.{field}.fn={shown(section.fn)}: it returned a"
+      f" {type(player).__name__}; expected a jaxreward.players.Player"
+    )
+  for key, least in _LIMITS.items():
+    value = section.get(key, 1)
+    if type(value) is not int or value < least:
+      raise UserError(
+        f"config.{field}.{key}={value}: expected a whole number, at least"
+        f" {least}"
+      )
+  weight: Any = section.get("weight", 0.0)
+  average: Any = section.get("average", 0.0)
+  every: Any = section.get("every", 1)
+  steps: Any = section.get("steps", 1)
+  if not checks.is_finite(weight):
+    raise UserError(f"config.{field}.weight={weight}: expected a finite number")
+  if weight and not player.score:
+    raise UserError(
+      f"config.{field}.weight={weight}: {shown(section.fn)} gives no score of a"
+      " picture; leave it out"
+    )
+  if not (checks.is_finite(average) and 0 <= average < 1):
+    raise UserError(
+      f"config.{field}.average={average}: expected at least 0 and less than 1"
+    )
+  return Role(
+    name, player, _optimizer(config, section, field), every, steps,
+    float(average), float(weight),
+  )  # fmt: skip
+
+
+def _optimizer(config: ConfigDict, section: ConfigDict, field: str):
+  given: Any = section.get("optimizer", ConfigDict())
+  options = OPTIMIZER | given.to_dict()
+  every: Any = section.get("every", 1)
+  steps: Any = section.get("steps", 1)
+  total = -(-config.align.iterations // every) * steps
+  known = config_lib.bind(
+    ConfigDict(options | {"fn": "optimizer"}),
+    {"optimizer": _make}, field=f"{field}.optimizer", key="fn",
+    supplied=("total_steps",),
+  )  # fmt: skip
+  try:
+    return known(total_steps=total)
+  except UserError as error:
+    raise UserError(f"config.{field}.{error}") from error
+
+
+def _make(
+  *,
+  total_steps: int,
+  name: str = "adamw",
+  learning_rate: float = 1e-3,
+  schedule: str = "constant",
+  warmup_steps: int = 0,
+  final_scale: float = 0.0,
+  clip_norm: float = 1.0,
+  weight_decay: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+) -> optax.GradientTransformation:
+  tx, _ = optimizer.make_optimizer(
+    name=name, learning_rate=learning_rate, schedule=schedule,
+    warmup_steps=warmup_steps, total_steps=total_steps, final_scale=final_scale,
+    clip_norm=clip_norm, weight_decay=weight_decay, b1=b1, b2=b2, eps=eps,
+  )  # fmt: skip
+  return tx
+
+
+def _check_loss(role: Role, gives: list[str]) -> None:
+  """Refuses a loss that reads what nobody offers."""
+  player, loss = role.player, role.player.loss
+  prepare = prepare_of(loss)
+  names = [*asks(loss), *(asks(prepare.read) if prepare else ()), *player.reads]
+  own = set(prepare.gives) if prepare else set()
+  there = {*player.reads, *player.offers, *gives, "words"}
+  for name in names:
+    if name in player.reads and name not in ROWS:
+      raise UserError(
+        f'config.players.{role.name}.fn: it reads rows of "{name}"; there are'
+        f" {', '.join(ROWS)}"
+      )
+    if name not in there | own:
+      raise UserError(
+        f'config.players.{role.name}.fn: its loss reads "{name}", which nobody'
+        f" offers; there are {', '.join(sorted(there))}"
+      )
+
+
+def gives(roles: Roles) -> tuple[str, ...]:
+  """Names of arrays that an objective may ask for besides its feed's."""
+  return tuple(name for role in roles for name in role.player.gives)
+
+
+def weights(roles: Roles) -> dict[str, float]:
+  """Weights of the players whose score is a reward."""
+  return {role.name: role.weight for role in roles if role.weight}
+
+
+def reads(roles: Roles, name: str) -> bool:
+  """Whether rows of this name are read by some player."""
+  return any(name in role.player.reads for role in roles)
+
+
+def require_references(
+  roles: Roles, config: ConfigDict, batch: PromptBatch
+) -> None:
+  """Refuses players that read reference pictures where there are none."""
+  for role in roles:
+    if "real_image" in role.player.reads and not _has_references(config, batch):
+      raise UserError(
+        f"config.players.{role.name}.fn: it reads reference pictures, which the"
+        f" prompts of config.data.source={shown(config.data.source)} do not"
+        ' have; name a file with a "target" for each prompt, or take scenes'
+      )
+
+
+def _has_references(config: ConfigDict, batch: PromptBatch) -> bool:
+  return batch.target is not None or config.data.grammar == "scenes"
+
+
+def create(roles: Roles, seed: int, policy: Policy) -> dict[str, state.Player]:
+  """States of the players at step 0."""
+  if not roles:
+    return {}
+  words: Any = policy.prompts
+  if words is None:
+    words = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  latent = policy.latent_shape
+  decoder = None
+  if policy.decoder is not None:
+    decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
+  x = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
+  image = jax.eval_shape(policy.to_pixels, x, decoder)
+  sizes = Sizes(image.shape[1:], latent, words)
+  return {
+    role.name: state.create_player(
+      role.player.init(rng.stream_key(seed, f"player/{role.name}"), sizes),
+      role.tx,
+    )
+    for role in roles
+  }
+
+
+def placed(roles: Roles, fresh: Any, mesh: Any) -> dict[str, state.Player]:
+  """Shapes of the players' states with shardings by their own rules."""
+  return {
+    role.name: setup.shapes(
+      fresh[role.name], role.player.rules or (("", ()),), mesh,
+      params=fresh[role.name].params,
+    )
+    for role in roles
+  }  # fmt: skip

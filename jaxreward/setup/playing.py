@@ -1,0 +1,315 @@
+"""The players in an iteration: what they say of its samples and what they learn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward import advantages, feeds, rng, setup
+from jaxreward.data.scenes import render
+from jaxreward.feeds import Credit, Plan, rollouts
+from jaxreward.flow import path, rollout
+from jaxreward.methods import prepare_of
+from jaxreward.numerics import Mean, Metric
+from jaxreward.players import Arrays
+from jaxreward.setup import players
+from jaxreward.setup.players import Role, Roles
+from jaxreward.training import state, step
+from jaxreward.training.state import TrainState
+from jaxreward.types import Array, Params, Policy, PromptBatch, Trajectory
+
+if TYPE_CHECKING:
+  from jaxreward.setup.updates import Updater
+
+Given = dict[str, Callable[[Mapping[str, Any]], Array]]
+
+
+def averages(players: Mapping[str, state.Player]) -> dict[str, Params]:
+  """The parameters that others read."""
+  return {name: player.ema for name, player in players.items()}
+
+
+def given(roles: Roles, params: Mapping[str, Params], words: Any) -> Given:
+  """What players give of an objective's rows, by name; no gradient flows."""
+
+  def of(role: Role, name: str):
+    def compute(rows: Mapping[str, Any]) -> Array:
+      frozen = jax.lax.stop_gradient(params[role.name])
+      value = Arrays(role.player, frozen, rows, words)(name)
+      return jax.lax.stop_gradient(value)
+
+    return compute
+
+  return {name: of(role, name) for role in roles for name in role.player.gives}
+
+
+def images_of(
+  policy: Policy, trajectory: Trajectory, plan: Plan, decoder: Params | None
+) -> Array:
+  """Images [B, H, W, C] of the samples, in [0, 1]."""
+  sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
+  pixels = sampler.pixels(jnp.asarray(trajectory.latents)[-1], decoder)
+  images = rollout.from_groups(jnp.clip(pixels, 0, 1), plan.layout)
+  return setup.spread_rows(jnp.asarray(images))
+
+
+def scores(
+  roles: Roles, params: Mapping[str, Params], images: Array | None, plan: Plan
+) -> dict[str, Array]:
+  """{name: [P, G]} of the players that are rewards, NaN where a picture is bad.
+
+  Args:
+    roles: of the run.
+    params: from `averages`.
+    images: from `images_of`.
+    plan: of the run.
+  """
+  found: dict[str, Any] = {}
+  for role in roles:
+    if not role.weight or images is None:
+      continue
+
+    def one(rows, role=role):
+      return Arrays(role.player, params[role.name], {"image": rows})(
+        role.player.score
+      )
+
+    usable = jnp.isfinite(images).all((1, 2, 3))
+    safe = jnp.where(path.expand(usable, images), images, 0.0)
+    values = rollout.from_chunks(
+      jax.lax.map(one, rollout.to_chunks(safe, plan.layout.chunks))
+    )
+    values = jnp.where(usable, values, jnp.nan)
+    found[role.name] = rollout.to_groups(values, plan.prompts, plan.group)
+  return jax.lax.stop_gradient(found)
+
+
+def step_values(
+  roles: Roles,
+  params: Mapping[str, Params],
+  trajectory: Trajectory,
+  words: Any,
+  plan: Plan,
+) -> Array:
+  """What the player that gives "value" says before each step, [P, G, T]."""
+  value = given(roles, params, words)["value"]
+
+  def one(row):
+    x_t, t = row
+    rows = dict(x_t=x_t, t=t, prompt_index=trajectory.prompt_index)
+    return value(rows)
+
+  latents = jnp.asarray(trajectory.latents)[:-1]
+  values = jax.lax.map(one, (latents, jnp.asarray(plan.table.t)))
+  return jnp.asarray(rollout.to_groups(values.T, plan.prompts, plan.group))
+
+
+def train(
+  role: Role,
+  player: state.Player,
+  given: Given,
+  trajectory: Trajectory,
+  images: Array | None,
+  signal: Array,
+  mask: Array,
+  prompts: PromptBatch,
+  plan: Plan,
+  key: Array,
+  iteration: Array,
+) -> tuple[state.Player, dict[str, Any]]:
+  """A player after an iteration: (its state, metrics by its name).
+
+  Args:
+    role: of the run.
+    player: its state.
+    given: from `given`, what others give.
+    trajectory: of this iteration.
+    images: from `images_of`, where somebody reads them.
+    signal: the composed reward, [P, G].
+    mask: bool [P, G].
+    prompts: P prompts.
+    plan: of the run.
+    key: scalar.
+    iteration: int32.
+  """
+  words = jax.tree.map(jnp.asarray, prompts.words)
+
+  def loss(params, rows, frozen):
+    arrays = Arrays(role.player, params, rows, frozen, given)
+    return feeds.call(role.player.loss, arrays)
+
+  def learn(player):
+    rows = make_rows(role, trajectory, images, signal, mask, prompts, plan, key)
+    after, metrics = step.update(
+      player, loss, role.tx, rows, words, ema_decay=role.average,
+      prepare=_prepare(role, words, given),
+    )  # fmt: skip
+    return after, jax.tree.map(lambda x: x.sum(0), metrics)
+
+  def rest(player):
+    shapes = jax.eval_shape(learn, player)[1]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return player, zeros
+
+  if role.every == 1:
+    player, metrics = learn(player)
+  else:
+    due = iteration % role.every == 0
+    player, metrics = jax.lax.cond(due, learn, rest, player)
+  return player, {f"{role.name}/{k}": v for k, v in metrics.items()}
+
+
+def _prepare(role: Role, words: Any, given: Given):
+  asked = prepare_of(role.player.loss)
+  if asked is None:
+    return None
+
+  def prepare(params, micros, frozen):
+    read = lambda rows: feeds.call(
+      asked.read, Arrays(role.player, params, rows, words, given)
+    )
+    columns = asked.finish(jax.lax.stop_gradient(jax.lax.map(read, micros)))
+    return {**micros, **columns}
+
+  return prepare
+
+
+def make_rows(
+  role: Role,
+  trajectory: Trajectory,
+  images: Array | None,
+  signal: Array,
+  mask: Array,
+  prompts: PromptBatch,
+  plan: Plan,
+  key: Array,
+) -> dict[str, Any]:
+  """What a player reads, cut into micro-batches: leaves [steps, N, M, ...]."""
+  count = role.steps
+  plan = dataclasses.replace(
+    plan, rows=setup.spread_rows(plan.layout), layout=plan.layout,
+    updates=count, split="times", trained=tuple(range(count)),
+  )  # fmt: skip
+  marked = jnp.where(mask, signal, jnp.nan)
+  earned, usable, latents = rollouts.samples_of(
+    trajectory, Credit(signal, marked, mask), plan
+  )
+  keys = rollouts.keys_of(trajectory, prompts.ids, key)
+  x0 = latents[-1]
+  every = lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x)))
+
+  def noised():
+    t = rollouts.draw_times(keys, plan)
+    noise = rollouts.draw_noise(keys, x0.shape[1:], count)
+    return {"t": t, "noise": noise, "x_t": rollouts.noise_at(x0, noise, t)}
+
+  def shaped():
+    value = advantages.whitened(signal, mask)
+    return every(rollout.from_groups(value, plan.layout))
+
+  def real():
+    one = lambda k: _references(prompts, trajectory, rng.fold_each(keys, k))
+    there, pictures = jax.lax.map(one, 1024 + jnp.arange(count))
+    return {"real_image": pictures, "real_mask": there}
+
+  def image():
+    assert images is not None
+    picture = jnp.where(path.expand(usable, images), images, 0.0)
+    return every(picture)
+
+  makers: dict[str, Callable[[], Any]] = {
+    "image": image,
+    "x0": lambda: every(x0),
+    "signal": lambda: every(jnp.where(usable, earned, 0.0)),
+    "shaped": shaped,
+    "mask": lambda: every(usable),
+    "prompt_index": lambda: every(jnp.asarray(trajectory.prompt_index)),
+  }
+  rows: dict[str, Any] = {}
+  for name in (*role.player.reads, "prompt_index"):
+    if name in ("real_image", "real_mask") and name not in rows:
+      rows |= real()
+    elif name in ("t", "noise", "x_t") and name not in rows:
+      rows |= noised()
+    elif name not in rows:
+      rows[name] = makers[name]()
+  return feeds.cut(rows, plan)
+
+
+def _references(
+  prompts: PromptBatch, trajectory: Trajectory, keys: Array
+) -> tuple[Array, Array]:
+  """(bool [B], pictures [B, H, W, C]): exact answers, or scenes drawn anew."""
+  index = jnp.asarray(trajectory.prompt_index)
+  if prompts.target is not None:
+    pictures = jnp.asarray(prompts.target)[index]
+    there = jnp.isfinite(pictures).all((1, 2, 3))
+    return there, jnp.where(path.expand(there, pictures), pictures, 0.0)
+  take = lambda x: jnp.asarray(x)[index]
+  rows = dataclasses.replace(
+    prompts, items=take(prompts.items), relation=take(prompts.relation)
+  )
+  pictures = render.render_prompts(keys, rows)
+  return jnp.ones(len(index), bool), pictures
+
+
+class Audience:
+  """The players in one iteration: what they say of it, and what they learn.
+
+  Attributes:
+    params: that others read.
+    scores: {name: [P, G]} of those that are rewards.
+    step_values: [P, G, T] where the advantage asks for them.
+  """
+
+  def __init__(
+    self,
+    updater: Updater,
+    current: TrainState,
+    trajectory: Trajectory,
+    prompts: PromptBatch,
+    decoder: Params | None,
+  ):
+    loss = updater.loss
+    self._updater, self._state, self._plan = updater, current, loss.plan
+    self._trajectory, self._prompts = trajectory, prompts
+    self.params = averages(current.players)
+    self._images = None
+    if players.reads(loss.roles, "image"):
+      self._images = images_of(
+        loss.trainable.policy, trajectory, loss.plan, decoder
+      )
+    self.scores = scores(loss.roles, self.params, self._images, loss.plan)
+    self.step_values = None
+    if "step_values" in updater.advantage.names:
+      words = jax.tree.map(jnp.asarray, prompts.words)
+      self.step_values = step_values(
+        loss.roles, self.params, trajectory, words,
+        loss.plan.at(current.step),
+      )  # fmt: skip
+
+  def learn(self, credit: Credit) -> tuple[dict[str, Any], dict[str, Metric]]:
+    """(the players after the iteration, metrics), from the samples' rewards."""
+    roles, after, metrics = self._updater.loss.roles, {}, {}
+    words = jax.tree.map(jnp.asarray, self._prompts.words)
+    signal = jnp.stack(jax.tree.leaves(credit.signal)).sum(0)
+    for role in roles:
+      key = rng.stream_key(
+        self._updater.seed, f"player/{role.name}/rows", self._state.step
+      )
+      after[role.name], found = train(
+        role, self._state.players[role.name],
+        given(roles, self.params, words), self._trajectory,
+        self._images, signal, jnp.asarray(credit.mask), self._prompts,
+        self._plan, key, self._state.step,
+      )  # fmt: skip
+      metrics |= found
+    metrics |= {
+      f"reward/{name}": Mean.of(score, jnp.isfinite(score) & credit.mask)
+      for name, score in self.scores.items()
+    }
+    return after, metrics

@@ -1,0 +1,236 @@
+"""Losses of players against float64, and players in an update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import advantages, objectives, players, types
+from jaxreward.setup import playing
+from tests import tiny
+
+RNG = np.random.default_rng(0)
+
+
+def logits(*values, places=3):
+  whole = np.array(values, np.float32)
+  return whole, np.repeat(whole[:, None], places, 1)
+
+
+@pytest.mark.parametrize(
+  ("real", "image", "want"), [(0.0, 0.0, 1.3), (1.0, -1.0, 0.0), (3, -2, 0.0)]
+)
+def test_the_published_ends_of_the_hinge(real, image, want):
+  full = np.ones(2, bool)
+  pair = logits(image, image), logits(real, real)
+  loss, _ = players.hinge(*pair, full, full, places=0.3)
+  assert float(loss.value()) == pytest.approx(want, abs=1e-6)
+
+
+def test_the_hinge_in_float64():
+  b, n = 5, 4
+  arrays = [
+    RNG.normal(0, 1.5, shape).astype(np.float32)
+    for shape in ((b,), (b, n), (b,), (b, n))
+  ]
+  fake, fake_at, real, real_at = (x.astype(np.float64) for x in arrays)
+  mask = np.array([1, 1, 0, 1, 1], bool)
+  there = np.array([1, 0, 1, 1, 1], bool)
+  dirty = [np.where(_wide(mask, x), x, np.nan) for x in arrays[:2]]
+  loss, metrics = players.hinge(
+    tuple(dirty), tuple(arrays[2:]), mask, there, places=0.3
+  )
+  relu = lambda x: np.maximum(x, 0)
+  half = lambda r, f: (relu(1 - r) + relu(1 + f)) / 2
+  rows = half(real, fake) + 0.3 * half(real_at, fake_at).mean(1)
+  kept = mask & there
+  assert float(loss.value()) == pytest.approx(rows[kept].mean(), rel=1e-5)
+  right = ((real > 0) + 1.0 - (fake > 0)) / 2
+  assert float(metrics["accuracy"].value()) == pytest.approx(
+    right[kept].mean(), rel=1e-6
+  )
+
+
+def _wide(mask, like):
+  return mask.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def test_a_gate_that_is_closed_weighs_nothing():
+  """Open only while the policy's pictures score higher than references."""
+  player = players.discriminator(width=2, depth=1, hidden=2, gated=True)
+  prepare = player.loss.prepare
+  full = np.ones(4, bool)
+  for above in (True, False):
+    fake, real = (1.0, -1.0) if above else (-1.0, 1.0)
+    pair = logits(*[fake] * 4), logits(*[real] * 4)
+    read = prepare.read(*pair, full, full)
+    columns = {k: jnp.asarray(v)[None] for k, v in read.items()}
+    gate = prepare.finish(columns)["open"][0]
+    loss, _ = player.loss(*pair, full, full, gate)
+    assert bool(gate.all()) is above
+    assert float(loss.weight) == (4.0 if above else 0.0)
+
+
+def test_one_form_of_features_scores_and_trains():
+  """Pictures of other contrast score alike where features have length 1."""
+  player = players.discriminator(width=4, depth=2, hidden=8)
+  sizes = players.Sizes((12, 12, 3), (12, 12, 3), None)
+  params = player.init(jax.random.key(0), sizes)
+  params = tiny.shaken(params, 0.3)
+  images = RNG.uniform(size=(3, 12, 12, 3)).astype(np.float32)
+  arrays = players.Arrays(player, params, {"image": images})
+  whole, places = arrays("image_logits")
+  want = 0.7 * np.asarray(whole) + 0.3 * np.asarray(places).mean(1)
+  np.testing.assert_allclose(arrays("image_score"), want, rtol=1e-5)
+  assert np.ptp(want) > 1e-3
+
+
+def test_weights_of_the_published_form():
+  """Clip .5 and temperature 2: A of (-1.5, 0, .3)."""
+  value = np.array([1.5, 0.2, -0.3], np.float32)
+  reward = np.array([0.0, 0.2, 0.0], np.float32)
+  v = np.ones((3, 2), np.float32)
+  loss, _ = objectives.ac_flow(
+    v, v * 0, v * 0, value, reward, np.ones(3, bool)
+  )  # each error is 1, so that the loss is the mean weight
+  want = np.mean([0.367879, 1.0, 1.822119])
+  assert float(loss.value()) == pytest.approx(want, rel=1e-5)
+
+
+def test_temperature_zero_is_flow_matching():
+  v, x0, noise = RNG.normal(size=(3, 4, 5)).astype(np.float32)
+  value, reward = RNG.normal(size=(2, 4)).astype(np.float32)
+  mask = np.array([1, 0, 1, 1], bool)
+
+  def loss(v):
+    return objectives.ac_flow(
+      v, x0, noise, value, reward, mask, temperature=0.0
+    )[0].value()
+
+  grad = jax.grad(loss)(v)
+  want = np.where(mask[:, None], 2 * (v - (noise - x0)) / 5 / 3, 0.0)
+  np.testing.assert_allclose(grad, want, rtol=1e-4, atol=1e-7)
+
+
+def test_credit_of_steps_beyond_the_critic():
+  signal = RNG.normal(2, 1, (3, 4))
+  mask = RNG.random((3, 4)) > 0.2
+  values = RNG.normal(0, 1, (3, 4, 5))
+  dirty = np.where(mask, signal, np.nan).astype(np.float32)
+  got = advantages.REGISTRY["critic"](
+    dirty, mask, values.astype(np.float32), clip=0.8
+  )
+  kept = signal[mask]
+  shaped = (signal - kept.mean()) / (kept.std() + 1e-4)
+  want = np.clip(shaped[..., None] - values, -0.8, 0.8)
+  np.testing.assert_allclose(
+    got, np.where(mask[..., None], want, 0.0), atol=2e-5
+  )
+
+
+def test_a_critic_knows_words_of_every_kind():
+  player = players.critic(width=2, depth=1, hidden=4)
+  for words in (
+    np.array([[1, 2, 0], [3, 0, 0]], np.int32),
+    {"words": RNG.normal(size=(2, 3, 4)).astype(np.float32),
+     "mask": np.ones((2, 3), bool)},
+  ):  # fmt: skip
+    like = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), words
+    )
+    sizes = players.Sizes((8, 8, 3), (2, 4, 4, 3), like)
+    params = tiny.shaken(player.init(jax.random.key(0), sizes), 0.3)
+    rows = dict(
+      x_t=np.ones((2, 2, 4, 4, 3), np.float32), t=np.float32(0.5),
+      prompt_index=np.arange(2),
+    )  # fmt: skip
+    value = players.Arrays(player, params, rows, words)("value")
+    assert value.shape == (2,) and value[0] != value[1]
+
+
+# In an update
+
+SLOW = {
+  "players.critic.every": 2, "players.critic.steps": 2,
+  "align.players_first": 1, "rollout.prompts": 4, "align.updates": 1,
+  "rollout.microbatch": 8,
+}  # fmt: skip
+
+
+def critic_run(devices=1, **given):
+  config = tiny.load(
+    "recipes/ac_flow.py:smoke", tiny.FAST, tiny.REWARD, SLOW, given
+  )
+  return tiny.Iteration(config, tiny.mesh_of(devices))
+
+
+@pytest.fixture(scope="module")
+def run():
+  return critic_run()
+
+
+@pytest.mark.job
+def test_the_policy_waits_and_the_critic_has_its_turns(run):
+  before = run.state
+  first, metrics, _ = run.step(run.copy(before))
+  assert tiny.numbers(metrics)["critic/skipped_updates"] == 0.0
+  for name in ("params", "opt_state", "ema", "old"):
+    assert tiny.same_bits(getattr(first, name), getattr(before, name))
+  critic = first.players["critic"]
+  assert int(critic.updates) == 2 and int(first.updates) == 0
+  assert not tiny.same_bits(critic.params, before.players["critic"].params)
+  held = run.copy(first)
+  second, metrics, _ = run.step(first)
+  assert tiny.same_bits(second.players["critic"], held.players["critic"])
+  assert "critic/loss" not in tiny.numbers(metrics)
+  assert not tiny.same_bits(second.params, held.params)
+
+
+@pytest.mark.job
+def test_a_player_that_is_not_finite_stays_as_it_is(run):
+  state = run.state
+  broken = state.players["critic"].replace(
+    params=jax.tree.map(lambda x: x * jnp.nan, state.players["critic"].params)
+  )
+  before = run.copy(broken)
+  after, metrics, _ = run.step(state.replace(players={"critic": broken}))
+  assert tiny.numbers(metrics)["critic/skipped_updates"] == 1.0
+  assert tiny.same_bits(after.players["critic"].opt_state, before.opt_state)
+
+
+@pytest.mark.job
+def test_devices_change_no_player(run):
+  """Rows of a player are spread like those of the policy."""
+  several = critic_run(4)
+  found = []
+  for one in (run, several):
+    state, metrics, _ = one.step(one.state)
+    found.append((tiny.flat(state.players["critic"].params), metrics))
+  np.testing.assert_allclose(found[0][0], found[1][0], atol=3e-5)
+  losses = [tiny.numbers(m)["critic/loss"] for _, m in found]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_values_of_steps_come_from_their_own_latents():
+  """[P, G, T], from V at the latents and the time of each step."""
+  player = players.Player(
+    lambda key, sizes: {}, players.squared_error,
+    offers={"value": lambda a: a("x_t").mean((1, 2, 3)) + 10 * a("t")},
+    reads=(), gives=("value",),
+  )  # fmt: skip
+  role = playing.Role("critic", player, tx=None)
+  config = tiny.load("align_scenes.py:flow_grpo,smoke")
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  latents = RNG.normal(size=(4, 24, 2, 2, 3)).astype(np.float32)
+  trajectory = types.Trajectory(
+    latents=latents, log_probs=None, velocities=None,
+    prompt_index=plan.layout.prompt_index, member=plan.layout.member,
+    mask=plan.layout.mask,
+  )  # fmt: skip
+  got = playing.step_values((role,), {"critic": {}}, trajectory, None, plan)
+  t = np.asarray(plan.table.t, np.float64)
+  want = latents[:-1].astype(np.float64).mean((2, 3, 4)) + 10 * t[:, None]
+  assert got.shape == (6, 4, 3)
+  np.testing.assert_allclose(
+    np.asarray(got).reshape(24, 3), want.T, rtol=1e-4, atol=1e-4
+  )
