@@ -1,8 +1,9 @@
-"""Networks that a config names beside the policy: bound, scored and trained."""
+"""Networks that a config names beside the policy: bound, checked and made."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxreward.methods import asks, prepare_of
 from jaxreward.players import PLAYERS, ROWS, Player, Sizes
 from jaxreward.setup import checks
 from jaxreward.training import optimizer, state
-from jaxreward.types import Policy, PromptBatch
+from jaxreward.types import Array, Policy, PromptBatch
 
 OPTIMIZER = dict(name="adamw", learning_rate=1e-3, clip_norm=1.0)
 _RESERVED = ("weight", "every", "steps", "average", "optimizer")
@@ -36,6 +37,8 @@ class Role:
     steps: optimizer steps in such an iteration, each over all samples.
     average: decay of the average that others read, per step.
     weight: of its score among the rewards.
+    render: (keys [B], prompts) -> reference pictures [B, H, W, C], where the
+      task draws them.
   """
 
   name: str
@@ -45,6 +48,7 @@ class Role:
   steps: int = 1
   average: float = 0.0
   weight: float = 0.0
+  render: Callable[..., Array] | None = None
 
 
 Roles = tuple[Role, ...]
@@ -124,7 +128,7 @@ def _bind(config: ConfigDict, name: str) -> Role:
     )
   return Role(
     name, player, _optimizer(config, section, field), every, steps,
-    float(average), float(weight),
+    float(average), float(weight), setup.make_task(config).render,
   )  # fmt: skip
 
 
@@ -207,16 +211,14 @@ def require_references(
 ) -> None:
   """Refuses players that read reference pictures where there are none."""
   for role in roles:
-    if "real_image" in role.player.reads and not _has_references(config, batch):
+    if "real_image" not in role.player.reads or role.render is not None:
+      continue
+    if batch.target is None:
       raise UserError(
         f"config.players.{role.name}.fn: it reads reference pictures, which the"
         f" prompts of config.data.source={shown(config.data.source)} do not"
         ' have; name a file with a "target" for each prompt, or take scenes'
       )
-
-
-def _has_references(config: ConfigDict, batch: PromptBatch) -> bool:
-  return batch.target is not None or config.data.grammar == "scenes"
 
 
 def create(roles: Roles, seed: int, policy: Policy) -> dict[str, state.Player]:

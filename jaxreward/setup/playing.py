@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward import advantages, feeds, rng, setup
-from jaxreward.data.scenes import render
 from jaxreward.feeds import Credit, Plan, rollouts
 from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
@@ -212,7 +211,9 @@ def make_rows(
     return every(rollout.from_groups(value, plan.layout))
 
   def real():
-    one = lambda k: _references(prompts, trajectory, rng.fold_each(keys, k))
+    one = lambda k: _references(
+      role, prompts, trajectory, rng.fold_each(keys, k)
+    )
     there, pictures = jax.lax.map(one, 1024 + jnp.arange(count))
     return {"real_image": pictures, "real_mask": there}
 
@@ -241,19 +242,17 @@ def make_rows(
 
 
 def _references(
-  prompts: PromptBatch, trajectory: Trajectory, keys: Array
+  role: Role, prompts: PromptBatch, trajectory: Trajectory, keys: Array
 ) -> tuple[Array, Array]:
-  """(bool [B], pictures [B, H, W, C]): exact answers, or scenes drawn anew."""
+  """(bool [B], pictures [B, H, W, C]): exact answers, or drawn anew."""
   index = jnp.asarray(trajectory.prompt_index)
   if prompts.target is not None:
     pictures = jnp.asarray(prompts.target)[index]
     there = jnp.isfinite(pictures).all((1, 2, 3))
     return there, jnp.where(path.expand(there, pictures), pictures, 0.0)
-  take = lambda x: jnp.asarray(x)[index]
-  rows = dataclasses.replace(
-    prompts, items=take(prompts.items), relation=take(prompts.relation)
-  )
-  pictures = render.render_prompts(keys, rows)
+  rows = jax.tree.map(lambda x: jnp.asarray(x)[index], prompts.plain)
+  assert role.render is not None
+  pictures = role.render(keys, rows)
   return jnp.ones(len(index), bool), pictures
 
 

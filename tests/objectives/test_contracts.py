@@ -136,6 +136,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "hierarchical_dpo": ("v_ref_chosen", "signal_chosen", "group_share"),
     "diffusion_nft": ("v_old", "advantage"),
     "awm": ("v_old", "advantage"),
+    "ac_flow": ("value", "advantage"),
     "grpo_guard": ("old_log_prob", "advantage", "old_mean"),
     "align_prop": (),
     "flow_matching": ("weight",),
