@@ -88,7 +88,8 @@ def _bind(config: ConfigDict, name: str) -> Role:
     )
   if name in config.rewards or name in config.heldout_rewards:
     raise UserError(
-      f"config.{field}: a reward has this name; give the player another"
+      f'config.{field}.fn: a reward is called "{name}" too; give the player'
+      " another name"
     )
   bound = config_lib.bind(
     section, PLAYERS, field=field, key="fn", reserved=_RESERVED

@@ -74,7 +74,7 @@ ROWS = [
   row("an average that never moves", "players.critic.average", 1.0, "=1.0",
       first=CRITIC),
   row("a player with a reward's name", "players.detector.fn", "critic",
-      "a reward has this name"),
+      "a reward is called"),
   row("a player's optimizer there is not", "players.critic.optimizer.name",
       "adamm", "adamw", first=CRITIC),
   row("an optimizer's option there is not",
