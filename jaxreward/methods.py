@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -41,7 +42,8 @@ class Prepare:
     read: asks for arrays by name, as an objective does -> {name: [M]} of a
       micro-batch; no gradient flows through it.
     finish: {name: [N, M]} of all N micro-batches -> {name: [N, M]}, the columns
-      that the method may then ask for.
+      that the method may then ask for; by keyword it may take options of the
+      method.
     gives: names of those columns.
   """
 
@@ -65,5 +67,16 @@ def prepares(
 
 
 def prepare_of(fn: Callable[..., Any]) -> Prepare | None:
-  """What `prepares` has said of a method."""
-  return getattr(fn, "prepare", None)
+  """What `prepares` has said of a method, with the method's options bound."""
+  prepare = getattr(fn, "prepare", None)
+  if prepare is None:
+    return None
+  options = {
+    p.name: p.default
+    for p in inspect.signature(fn).parameters.values()
+    if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+  }
+  while isinstance(fn, functools.partial):
+    options, fn = {**options, **fn.keywords}, fn.func
+  finish = functools.partial(prepare.finish, **named(prepare.finish, **options))
+  return dataclasses.replace(prepare, finish=finish)

@@ -48,6 +48,7 @@ FEED = Feed(
     "reference_log_prob": lambda arrays: arrays.step("reference")[0],
     "dt": lambda arrays: arrays.rows["step"].t - arrays.rows["step"].t_next,
     **{name: _fact(name) for name in ("t", "t_next", "std", "c_v", "log_scale")},
+    "prompt": row("prompt_index"),
     **{
       name: row(name)
       for name in (

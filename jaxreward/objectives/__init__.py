@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.objectives.backprop import align_prop
+from jaxreward.objectives.backprop import align_prop, refl
+from jaxreward.objectives.differences import d3po, prdp, rebel
 from jaxreward.objectives.groups import dgpo, rank_dpo
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching
@@ -13,6 +14,7 @@ from jaxreward.objectives.policy_gradient import (
   flow_dppo,
   flow_grpo,
   grpo_guard,
+  gspo,
 )
 from jaxreward.objectives.preference import (
   dynamic_dpo,
@@ -25,6 +27,10 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "flow_grpo": flow_grpo,
   "grpo_guard": grpo_guard,
   "flow_dppo": flow_dppo,
+  "gspo": gspo,
+  "d3po": d3po,
+  "prdp": prdp,
+  "rebel": rebel,
   "diffusion_nft": diffusion_nft,
   "awm": awm,
   "ac_flow": ac_flow,
@@ -35,6 +41,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "dgpo": dgpo,
   "rank_dpo": rank_dpo,
   "align_prop": align_prop,
+  "refl": refl,
   "flow_matching": flow_matching,
 }
 
@@ -43,6 +50,7 @@ __all__ = [
   "ac_flow",
   "align_prop",
   "awm",
+  "d3po",
   "dgpo",
   "diffusion_nft",
   "dynamic_dpo",
@@ -52,6 +60,10 @@ __all__ = [
   "flow_matching",
   "gap_dpo",
   "grpo_guard",
+  "gspo",
   "hierarchical_dpo",
+  "prdp",
   "rank_dpo",
+  "rebel",
+  "refl",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.numerics import Mean
@@ -37,3 +38,35 @@ def align_prop(
   return Mean(-scale * reward.total, reward.weight), {
     "tail_reward": jax.lax.stop_gradient(reward)
   }
+
+
+def refl(
+  scores: Float[ArrayLike, "B"],
+  mask: Bool[ArrayLike, "B"],
+  *,
+  margin: float = 2.0,
+  scale: float = 1e-3,
+) -> tuple[Mean, dict[str, Mean]]:
+  """Reward feedback learning: the reward is followed until it is good enough.
+
+  L = scale mean relu(margin - r(x_0)): a sample above the margin has no gradient.
+  ReFL (ImageReward), Xu et al. 2023, https://arxiv.org/abs/2304.05977, the loss of
+  the authors' code; r is ImageReward there, with unit variance.
+
+  Args:
+    scores: weighted sum of the rewards of each sample, differentiable.
+    mask: False for padding, which may hold anything.
+    margin: reward from which on a sample is left alone.
+    scale: of the loss.
+
+  Returns:
+    (loss, metrics): tail_reward, the mean score, and satisfied, the share of
+    samples above the margin.
+  """
+  (scores,) = keep(mask, scores)
+  loss = Mean.of(scale * jax.nn.relu(margin - scores), mask)
+  metrics = {
+    "tail_reward": Mean.of(scores, mask),
+    "satisfied": Mean.of(jnp.asarray(scores >= margin), mask),
+  }
+  return loss, jax.lax.stop_gradient(metrics)

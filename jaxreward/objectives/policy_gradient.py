@@ -9,11 +9,14 @@ Every loss is a `Mean` over samples, to be minimised, with a dict of metrics.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxreward.methods import prepares
 from jaxreward.numerics import Max, Mean, Metric
 from jaxreward.objectives.reductions import keep, mean_square, per_row
 from jaxreward.types import Array, ArrayLike
@@ -157,6 +160,65 @@ def flow_dppo(
   loss = jnp.where(high | low, 0.0, -advantage * ratio)
   metrics = _metrics(log_ratio, ratio, low, high, mask)
   return Mean.of(loss, mask), metrics | {"step_kl": Mean.of(distance, mask)}
+
+
+def _of_samples(columns: Mapping[str, Array]) -> dict[str, Array]:
+  """The mean log-ratio of each sample over its steps, at every row."""
+  flat = {k: x.ravel() for k, x in columns.items()}
+  size = flat["sample"].size
+  label = jnp.where(flat["valid"], flat["sample"], -1)
+  _, place = jnp.unique(label, return_inverse=True, size=size, fill_value=-2)
+  place = place.ravel()
+  total = lambda x: jax.ops.segment_sum(
+    jnp.where(flat["valid"], x, 0.0), place, size
+  )
+  mean = total(flat["log_ratio"]) / jnp.maximum(total(jnp.ones(size)), 1)
+  return {"sample_log_ratio": mean[place].reshape(columns["sample"].shape)}
+
+
+@prepares(
+  lambda log_prob, old_log_prob, sample, mask: {
+    "log_ratio": jnp.where(mask, log_prob - old_log_prob, 0.0),
+    "sample": sample, "valid": mask,
+  },
+  _of_samples,
+  gives=("sample_log_ratio",),
+)  # fmt: skip
+def gspo(
+  log_prob: Rows,
+  sample_log_ratio: Rows,
+  advantage: Rows,
+  mask: Bool[ArrayLike, "B"],
+  *,
+  clip_range: float = 1e-4,
+  clip_range_high: float | None = None,
+) -> Loss:
+  """Clipped ratio of whole samples in the place of single steps.
+
+  L = mean max(-A s, -A clip(s, 1 - low, 1 + high)) with
+  s = exp(mean over the steps of log_prob - old): a sample is clipped as one.
+  GSPO, Zheng et al. 2025, https://arxiv.org/abs/2507.18071, eq. 5, of texts there,
+  with steps in the place of tokens. The mean is over the steps in one optimizer
+  step: take all of them, `align.split="samples"` or `align.updates=1`.
+
+  Args:
+    log_prob: of the stored step under the trained parameters.
+    sample_log_ratio: log s before this optimizer step.
+    advantage: A; no gradient.
+    mask: False for padding, which may hold anything.
+    clip_range: the ratio counts down to 1 - clip_range.
+    clip_range_high: and up to 1 + clip_range_high; None for `clip_range`.
+
+  Returns:
+    (loss, metrics) as in `flow_grpo`, of s.
+  """
+  log_prob, ratio, advantage = keep(mask, log_prob, sample_log_ratio, advantage)
+  # The value of the sample's ratio; each step has its share of the gradient.
+  log_ratio = jax.lax.stop_gradient(ratio - log_prob) + log_prob
+  low = clip_range
+  high = clip_range if clip_range_high is None else clip_range_high
+  loss, metrics = _clipped(log_ratio, advantage, mask, low, high)
+  return Mean.of(loss, mask), metrics
 
 
 def _clipped(log_ratio, advantage, mask, clip_low, clip_high):

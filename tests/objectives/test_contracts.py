@@ -14,11 +14,12 @@ B, SHAPE = 6, (2, 2, 3)
 ROWS = {
   "log_prob", "old_log_prob", "advantage", "scores", "weight", "value",
   "signal_chosen", "signal_rejected", "group_gap", "group_share",
+  "sample_log_ratio",
 }  # fmt: skip
-# Those on rows; tests/objectives/test_groups.py has those on whole groups.
-NAMES = [
-  name for name in objectives.REGISTRY if name not in ("dgpo", "rank_dpo")
-]
+# Those on rows alone: test_groups.py has those on groups, test_differences.py those
+# on pairs of rows.
+ELSEWHERE = ("dgpo", "rank_dpo", "d3po", "prdp", "rebel")
+NAMES = [name for name in objectives.REGISTRY if name not in ELSEWHERE]
 
 
 def example(name, seed=0):
@@ -139,6 +140,8 @@ def test_only_the_trained_policy_gets_gradients(name):
     "ac_flow": ("value", "advantage"),
     "grpo_guard": ("old_log_prob", "advantage", "old_mean"),
     "align_prop": (),
+    "refl": (),
+    "gspo": ("sample_log_ratio", "advantage"),
     "flow_matching": ("weight",),
   }.get(name, ("old_log_prob", "advantage"))
   for key in constants:

@@ -263,3 +263,42 @@ def test_flow_dppo_drops_at_the_threshold_itself():
   above, _ = objectives.flow_dppo(*args, *rest, threshold=0.5001)
   assert at.total == 0.0
   assert above.total < 0.0
+
+
+def test_gspo_clips_a_sample_as_one():
+  """Value and gradient against the ratio of whole samples, in float64."""
+  rng = np.random.default_rng(7)
+  steps, samples, low = 3, 5, 0.05
+  old = rng.normal(size=(steps, samples))
+  log_prob = old + 0.1 * rng.normal(size=old.shape)
+  advantage = rng.normal(size=samples)
+  mask = np.array([1, 1, 0, 1, 1], bool)
+  where = np.broadcast_to(mask, old.shape)
+  number = np.broadcast_to(np.arange(samples), old.shape)
+
+  def reference(log_prob):
+    ratio = np.exp((log_prob - old).mean(0))
+    clipped = np.clip(ratio, 1 - low, 1 + low)
+    each = np.maximum(-advantage * ratio, -advantage * clipped)
+    return steps * each[mask].sum()
+
+  def loss(log_prob):
+    columns = objectives.gspo.prepare.finish({
+      "log_ratio": jax.lax.stop_gradient(log_prob) - old.astype(np.float32),
+      "sample": number, "valid": where,
+    })  # fmt: skip
+    rows = [
+      objectives.gspo(
+        log_prob[t], columns["sample_log_ratio"][t],
+        advantage.astype(np.float32), mask, clip_range=low,
+      )[0].total
+      for t in range(steps)
+    ]  # fmt: skip
+    return sum(rows)
+
+  got, slope = jax.value_and_grad(loss)(jnp.asarray(log_prob, jnp.float32))
+  np.testing.assert_allclose(got, reference(log_prob), rtol=1e-5)
+  want = numeric_gradient(reference, log_prob)
+  np.testing.assert_allclose(slope, want, rtol=1e-3, atol=1e-5)
+  ratio = np.exp((log_prob - old).mean(0))
+  assert (np.abs(ratio - 1) > low).any() and (np.abs(ratio - 1) < low).any()
