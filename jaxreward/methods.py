@@ -48,13 +48,13 @@ class Prepare:
   """
 
   read: Callable[..., Mapping[str, Array]]
-  finish: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+  finish: Callable[..., Mapping[str, Array]]
   gives: tuple[str, ...]
 
 
 def prepares(
   read: Callable[..., Mapping[str, Array]],
-  finish: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+  finish: Callable[..., Mapping[str, Array]],
   gives: tuple[str, ...],
 ) -> Callable[[F], F]:
   """Decorates a method that asks for columns of a whole optimizer step."""

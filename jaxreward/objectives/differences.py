@@ -159,9 +159,9 @@ def _pairs_of_samples(columns: Columns, *, scale: float, clip_range: float):
   pull, pull_near, loss, count = (x[place] for x in rows)
   spread = steps[place]
   shape = columns["move"].shape
-  columns = (pull, pull_near, loss / spread, count / spread)
+  made = (pull, pull_near, loss / spread, count / spread)
   names = ("pull", "pull_near", "pair_loss", "pair_count")
-  return {k: x.reshape(shape) for k, x in zip(names, columns, strict=True)}
+  return {k: x.reshape(shape) for k, x in zip(names, made, strict=True)}
 
 
 @prepares(
