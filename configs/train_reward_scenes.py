@@ -15,15 +15,22 @@ def get_config(arg: str | None = None):
   config.job = "train_reward"
   config.reward_model = ConfigDict(
     dict(
-      name="scene",
-      width=128,
-      depth=2,
-      heads=2,
-      mlp_ratio=3,
-      text_layers=2,
-      stem=256,
-      unroll=2,
-      dtype="float32",
+      backbone=dict(  # or "clip", "siglip"
+        name="scenes",
+        width=128,
+        depth=2,
+        heads=2,
+        mlp_ratio=3,
+        text_layers=2,
+        stem=256,
+        unroll=2,
+        dtype="float32",
+      ),
+      head=dict(name="scalar", hidden=256),  # or "gaussian", "similarity"
+      train="full",  # or "frozen": the head alone; "lora": adapters and the head
+      rank=16,  # of the adapters
+      alpha=32.0,
+      targets="(qkv|out|up|down)$",
     )
   )
   config.train_reward = ConfigDict(
@@ -48,6 +55,7 @@ def get_config(arg: str | None = None):
       steps=240,
       rows=32,  # per step
       pictures_per_row=8,  # all their pairs are compared
+      backbone_rate=1.0,  # of the optimizer's learning rate
       ema_decay=0.98,
       evaluate_every=80,
       save_every=80,
@@ -67,7 +75,8 @@ def get_config(arg: str | None = None):
   if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.model.update(width=32, depth=2, unroll=1)
     config.init.checkpoint = ""
-    config.reward_model.update(width=32, depth=1, stem=32, unroll=1)
+    config.reward_model.backbone.update(width=32, depth=1, stem=32, unroll=1)
+    config.reward_model.head.hidden = 64
     config.train_reward.update(
       train_rows=24, heldout_rows=12, steps=6, rows=4, pictures_per_row=4,
       evaluate_every=3, save_every=3,

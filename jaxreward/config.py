@@ -66,6 +66,8 @@ METHOD_SECTIONS = (
   "sample.sampler",
   "sample.steering",
   "train_reward.loss",
+  "reward_model.backbone",
+  "reward_model.head",
 )
 # Fields (or whole sections) that may change when a run is resumed: they do not
 # change its results, or, for the mesh, only within float tolerance.

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, reward_models, rng, setup, tasks, user_code
+from jaxreward import processes, reward_models, rng, setup, tasks
 from jaxreward.data import pairs, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import Preferences
@@ -34,8 +35,8 @@ from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import evaluate
 from jaxreward.models.vision import scene_reward
-from jaxreward.models.vision.scene_reward import RewardModel
 from jaxreward.numerics import Mean
+from jaxreward.reward_models import RewardModel, reads
 from jaxreward.setup import checks, data_checks, kernels, reward_model, words
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
@@ -84,7 +85,10 @@ def sample_policy(
 
 
 def scene_preferences(
-  config: ConfigDict, policy: Policy, params: Params
+  config: ConfigDict,
+  policy: Policy,
+  params: Params,
+  read: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> tuple[Preferences, Preferences]:
   """Training and held-out preferences on prompts of `data.source`.
 
@@ -109,6 +113,9 @@ def scene_preferences(
   task = setup.make_task(config)
   assert task.preferences
   found = task.preferences(key, chosen, samples, **options.pictures.to_dict())
+  if read is not None:
+    tokens = jnp.asarray(read([prompt.text for prompt in chosen]))
+    found = dataclasses.replace(found, tokens=tokens)
   own = found.images.shape[0] // len(chosen)
 
   def answered(side: Preferences, number: int, noise: float) -> Preferences:
@@ -127,33 +134,34 @@ def scene_preferences(
   return answered(seen, 0, options.label_noise), answered(unseen, 1, 0.0)
 
 
-def preference_loss(config: ConfigDict, scorer: RewardModel, pictures: int):
+def preference_loss(config: ConfigDict, model: RewardModel):
   """The loss over all pairs of every row's pictures."""
-  bound = _loss(config)
-  first, second = np.triu_indices(pictures, 1)
+  bound, by_rating = _loss(config), _by_rating(config)
 
-  def loss_fn(params: Params, batch: Any, frozen: Any):
-    del frozen
+  def loss_fn(trained: Params, batch: Any, kept: Params | None):
     images, tokens, prob, rating = batch
-    scores = scorer.score_groups(params, images, tokens)
-    pair = jnp.stack([scores[:, first], scores[:, second]], -1)
-    prob = prob[:, first, second]
-    ahead = (pair[..., 0] > pair[..., 1]) == (prob > 0.5)
-    sure = jnp.isfinite(prob) & (prob != 0.5)
-    asked = (scores, rating) if _by_rating(config) else (pair, prob)
-    return bound(*asked, None), {"pair_accuracy": Mean.of(ahead, sure)}
+    outputs = model.outputs(trained, kept, images, tokens)
+    arrays = reward_models.offers(outputs, prob, rating)
+    pair, answers = arrays["scores"], arrays["label_prob"]
+    ahead = (pair[..., 0] > pair[..., 1]) == (answers > 0.5)
+    sure = jnp.isfinite(answers) & (answers != 0.5)
+    if by_rating:
+      loss = bound(outputs["value"], rating, None)
+    else:
+      loss = bound(**{name: arrays[name] for name in reads(bound)})
+    return loss, {"pair_accuracy": Mean.of(ahead, sure)}
 
   return loss_fn
 
 
 def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
-  """(state, training rows) -> (state, metrics): one step, compiled once."""
+  """(state, training rows, what stays) -> (state, metrics), compiled once."""
   options = config.train_reward
   rows = mesh_lib.round_up_to_devices(options.rows, mesh)
   spread = PartitionSpec(mesh_lib.BATCH_AXES)
 
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-  def update(current, data):
+  def update(current, data, kept=None):
     key = rng.stream_key(config.seed, "preference batch", current.step)
     pictures = min(options.pictures_per_row, data.members.shape[1])
     images, tokens, prob, rating = preferences.draw_batch(
@@ -164,7 +172,7 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
     batch = (images, tokens, prob, jnp.where(real, rating, jnp.nan))
     batch = jax.lax.with_sharding_constraint(batch, spread)
     current, metrics = step.update(
-      current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), None,
+      current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), kept,
       ema_decay=options.ema_decay, ema_schedule="warmup",
     )  # fmt: skip
     metrics = jax.tree.map(lambda x: x.sum(0), metrics)
@@ -173,11 +181,15 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
   return update
 
 
-def _start(config: ConfigDict, scorer: RewardModel, base: Params | None):
-  params = jax.jit(scorer.init)(rng.stream_key(config.seed, "reward model"))
+def _start(
+  config: ConfigDict, model: RewardModel, base: Params | None
+) -> tuple[Params, Params | None]:
+  """(what is trained, what stays) at step 0."""
+  params = model.start(rng.stream_key(config.seed, "reward model"))
   if base is not None and config.train_reward.init_from_policy:
-    params = scene_reward.init_from_policy(params, base)
-  return params
+    trunk = scene_reward.init_from_policy(params["backbone"], base)
+    params = params | {"backbone": trunk}
+  return model.split(rng.stream_key(config.seed, "adapters"), params)
 
 
 def _optimizer(config: ConfigDict):
@@ -188,23 +200,15 @@ def _optimizer(config: ConfigDict):
     )
   except UserError as error:
     raise UserError(f"config.train_reward.{error}") from error
-  return tx
-
-
-def _scorer(config: ConfigDict) -> RewardModel:
-  bound = config_lib.bind(
-    config.reward_model, {"scene": scene_reward.make_scorer},
-    field="reward_model",
-  )  # fmt: skip
-  return user_code.call("config.reward_model", bound)
+  return optimizer.scaled(tx, {"backbone": options.backbone_rate})
 
 
 def _loss(config: ConfigDict):
   return config_lib.bind(
     config.train_reward.loss,
     reward_models.REGISTRY | kernels.group_losses(config),
-    field="train_reward.loss", positional=3,
-    supplied=("implementation", "batch_axes"),
+    field="train_reward.loss",
+    supplied=lambda fn: (*reads(fn), "implementation", "batch_axes"),
   )  # fmt: skip
 
 
@@ -238,15 +242,17 @@ def _check_ratings(config: ConfigDict) -> None:
     )
 
 
-def _reading(config: ConfigDict) -> dict[str, Any]:
-  """How the task reads the prompts of a file of pairs."""
-  task = setup.make_task(config)
-  if task.tokenize is None:
+def _reading(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
+  """How the model or the task reads the prompts of a file of pairs."""
+  task, read = setup.make_task(config), model.backbone.read
+  tokenize = task.tokenize if read is None else lambda text: read([text])[0]
+  if tokenize is None:
     raise UserError(
       f'config.data.grammar="{task.name}": its prompts are no word ids, which'
-      ' the reward model reads; set it to "scenes"'
+      ' the reward model reads; set it to "scenes", or'
+      ' config.reward_model.backbone.name to "clip" or "siglip"'
     )
-  return dict(tokenize=task.tokenize, split_of=task.split_of)
+  return dict(tokenize=tokenize, split_of=task.split_of)
 
 
 def check(config: ConfigDict) -> None:
@@ -263,7 +269,13 @@ def check(config: ConfigDict) -> None:
         " starts from pictures, and pairs are drawn from words alone; give pairs"
         " of your own in config.train_reward.source"
       )
-  _scorer(config)
+  model = reward_model.make(config)
+  is_scenes = config.reward_model.backbone.name == "scenes"
+  if options.init_from_policy and not is_scenes:
+    raise UserError(
+      "config.train_reward.init_from_policy=true: the policy's trunk is that of"
+      ' config.reward_model.backbone.name="scenes" alone; set it to false'
+    )
   _optimizer(config)
   kernels.chosen(config)
   labels, prefix = shape((2,), jnp.float32), "config.train_reward."
@@ -273,11 +285,14 @@ def check(config: ConfigDict) -> None:
   plain = config.copy_and_resolve_references()
   with plain.unlocked():
     plain.kernels.implementation = "xla"
-  checks.try_out(
-    lambda scores, labels: _loss(plain)(scores, labels, None),
-    shape((2, 2), jnp.float32), labels,
-    field="train_reward.loss", prefix=prefix,
-  )  # fmt: skip
+  if _by_rating(config):
+    checks.try_out(
+      lambda scores, labels: _loss(plain)(scores, labels, None),
+      shape((2, 2), jnp.float32), labels,
+      field="train_reward.loss", prefix=prefix,
+    )  # fmt: skip
+  else:
+    _try_loss(plain, model)
   checks.try_out(
     functools.partial(
       preferences.preference_probabilities,
@@ -288,6 +303,35 @@ def check(config: ConfigDict) -> None:
   )  # fmt: skip
 
 
+def _try_loss(config: ConfigDict, model: RewardModel) -> None:
+  """Lets a loss look at its options and at what there is for it to read."""
+  name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
+  bound, known = _loss(config), reward_models.names(model.head.names)
+  for asked in reads(bound):
+    if asked not in known:
+      raise UserError(
+        f'{name} reads "{asked}", which config.reward_model.head.name='
+        f'"{config.reward_model.head.name}" does not give; there are'
+        f" {', '.join(known)}"
+      )
+  if {"ratings", "strength"} & set(reads(bound)) and (
+    config.train_reward.source not in tasks.OWN
+  ):
+    raise UserError(
+      f"{name} reads ratings, and {config.train_reward.source} holds answers to"
+      ' pairs: use "bradley_terry"'
+    )
+  rows = jax.eval_shape(
+    lambda: (jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)))
+  )  # fmt: skip
+  outputs = model.output_shapes(2, 3)
+  arrays = jax.eval_shape(reward_models.offers, outputs, *rows)
+  checks.try_out(
+    lambda arrays: bound(**arrays), {n: arrays[n] for n in reads(bound)},
+    field="train_reward.loss", prefix="config.train_reward.",
+  )  # fmt: skip
+
+
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """What a run reads from files; see `jobs.check_data`."""
   del workdir
@@ -295,8 +339,9 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   if source in tasks.OWN or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
   if source not in tasks.OWN:
+    model = reward_model.make(config)
     return pairs.rows_of(
-      source, "config.train_reward.source", **_reading(config)
+      source, "config.train_reward.source", **_reading(config, model)
     )
   return data_checks.of_prompts(config, "train", "validation", "heldout")
 
@@ -305,31 +350,37 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains, tests and exports workdir/reward_model.safetensors."""
   options = config.train_reward
   mesh = setup.make_mesh(config)
-  scorer = _scorer(config)
+  model = reward_model.make(config)
   tx = _optimizer(config)
   with jax.set_mesh(mesh):
-    train, heldout, base = _data(config, scorer, mesh)
-    params = _start(config, scorer, base)
+    train, heldout, base = _data(config, model, mesh)
+    params, kept = _start(config, model, base)
+    if kept is not None:
+      rules = model.sharding_rules
+      kept = setup.put(kept, setup.shapes(kept, rules, mesh))
     fresh = jax.jit(lambda p: state.create(p, tx))(params)
-    placed = setup.shapes(fresh, scorer.sharding_rules, mesh, params)
+    placed = setup.shapes(fresh, model.sharding_rules, mesh, params)
     setup.log_placement(placed)
     fresh = setup.put(fresh, placed)
     places = jax.tree.map(lambda x: x.sharding, placed)
-    pictures = min(options.pictures_per_row, train.members.shape[1])
-    loss_fn = preference_loss(config, scorer, pictures)
+    loss_fn = preference_loss(config, model)
     update = make_update(config, loss_fn, tx, places, mesh)
-    score = reward_model.row_scorer(scorer)
+    score = reward_model.row_scorer(model)
+    export = jax.jit(model.export)
     timer = loop.Timer()
     categories = setup.make_task(config).categories
 
     def one(current, n):
-      current, metrics = update(current, train)
+      current, metrics = update(current, train, kept)
       timer("update", metrics)
       return current, metrics
 
     def quick(current, n):
       found = reward_model.evaluate(
-        heldout, score(current.ema, heldout), config.seed, categories
+        heldout,
+        score(export(current.ema, kept), heldout),
+        config.seed,
+        categories,
       )
       shares = {"": found, "_strict": found["strict"]}
       return {
@@ -354,11 +405,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
-    scores = score(current.ema, heldout)
-  finish(config, workdir, processes.fetch(current.ema), heldout, scores)
+    whole = export(current.ema, kept)
+    scores = score(whole, heldout)
+  finish(config, workdir, processes.fetch(whole), heldout, scores)
 
 
-def _data(config: ConfigDict, scorer: RewardModel, mesh):
+def _data(config: ConfigDict, model: RewardModel, mesh):
   """(training rows, held-out rows, the policy's parameters or None)."""
   source = config.train_reward.source
   start = time.monotonic()
@@ -366,11 +418,11 @@ def _data(config: ConfigDict, scorer: RewardModel, mesh):
   if source in tasks.OWN or config.train_reward.init_from_policy:
     base = setup.load_params(config, policy)
   if source in tasks.OWN:
-    sides = scene_preferences(config, policy, base)
+    sides = scene_preferences(config, policy, base, model.backbone.read)
   else:
     sides = pairs.load_pairs(
-      source, scorer.image_shape[0], "config.train_reward.source",
-      **_reading(config),
+      source, model.backbone.image_shape[0], "config.train_reward.source",
+      **_reading(config, model),
     )  # fmt: skip
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2
@@ -400,7 +452,9 @@ def finish(
   source = np.asarray(heldout.source)
   drawn = scores[:, np.isin(source, (0, preferences.SOURCES.index("file")))]
   record = {
-    "scorer": {k: v for k, v in config.reward_model.items() if k != "name"},
+    "model": {
+      part: config.reward_model[part].to_dict() for part in reward_model.PARTS
+    },
     "mean": float(np.mean(drawn)),
     "std": float(np.std(drawn)),
     "metrics": found,

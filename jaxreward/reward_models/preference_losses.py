@@ -23,7 +23,9 @@ Prob = Float[ArrayLike, "*B"] | float
 Mask = Bool[ArrayLike, "*B"] | None
 
 
-def _answered(scores, prob, mask) -> tuple[Array, Array, Array]:
+def answered(
+  scores: Pairs, prob: Prob, mask: Mask
+) -> tuple[Array, Array, Array]:
   """(d, p, mask) with finite stand-ins where a pair does not count."""
   scores = jnp.asarray(scores, jnp.float32)
   prob = jnp.broadcast_to(jnp.asarray(prob, jnp.float32), scores.shape[:-1])
@@ -56,7 +58,7 @@ def bradley_terry(
     label_noise: e, the share of labels thought to be turned round; p becomes
       e + (1 - 2 e) p, so that no pair asks for an infinite d.
   """
-  d, p, counts = _answered(scores, label_prob, mask)
+  d, p, counts = answered(scores, label_prob, mask)
   p = label_noise + (1 - 2 * label_noise) * p
   loss = p * jax.nn.softplus(margin - d) + (1 - p) * jax.nn.softplus(margin + d)
   return Mean.of(loss, counts)
@@ -85,7 +87,7 @@ def rao_kupper(
     raise UserError(
       f"loss.threshold={threshold}: it must be above 1, where ties begin"
     )
-  d, p, counts = _answered(scores, label_prob, mask)
+  d, p, counts = answered(scores, label_prob, mask)
   shift = math.log(threshold)
   first = jax.nn.log_sigmoid(d - shift)
   second = jax.nn.log_sigmoid(-d - shift)
@@ -107,7 +109,7 @@ def hinge(
   margin: float = 1.0,
 ) -> Mean:
   """p max(0, m - d) + (1 - p) max(0, m + d)."""
-  d, p, counts = _answered(scores, label_prob, mask)
+  d, p, counts = answered(scores, label_prob, mask)
   loss = p * jax.nn.relu(margin - d) + (1 - p) * jax.nn.relu(margin + d)
   return Mean.of(loss, counts)
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Float
+from typing import Any, Protocol, runtime_checkable
 
-from jaxreward.models.vision.scene_reward import RewardModel
-from jaxreward.rewards.contract import declare
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxreward.rewards.contract import Scores, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
+
+
+@runtime_checkable
+class Scorer(Protocol):
+  """What `reward_models.RewardModel` is to a reward."""
+
+  def score_groups(
+    self, params: Params, images: Any, tokens: ArrayLike
+  ) -> tuple[Array, Array | None]: ...
 
 
 @declare()
@@ -16,23 +26,32 @@ def learned(
   prompts: PromptBatch,
   *,
   params: Params,
-  scorer: RewardModel,
+  scorer: Scorer,
   mean: float | Array = 0.0,
   std: float | Array = 1.0,
-) -> dict[str, Float[Array, "P G"]]:
-  """(score - mean) / std: a z-score over the policy's held-out pictures.
+  text: Int[ArrayLike, "P L"] | None = None,
+) -> Scores:
+  """(score - mean) / std: a z-score over the policy's held-out images.
+
+  How unsure it is comes with it where the model's head says so.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
     params: of the scorer.
-    scorer: the architecture.
-    mean: of the scores of the base policy's held-out pictures.
+    scorer: the model.
+    mean: of the scores of the base policy's held-out images.
     std: their standard deviation.
+    text: the prompts' token ids; None for a model that reads their `tokens`.
   """
   images = jnp.asarray(images)
   usable = jnp.isfinite(images).all((2, 3, 4))
   safe = jnp.where(usable[:, :, None, None, None], images, 0.0)
-  scores = scorer.score_groups(params, safe, jnp.asarray(prompts.tokens))
-  scores = (scores - mean) / jnp.maximum(std, 1e-6)
-  return {"learned": jnp.where(usable, scores, jnp.nan)}
+  tokens = prompts.tokens if text is None else text
+  scores, unsure = scorer.score_groups(params, safe, jnp.asarray(tokens))
+  std = jnp.maximum(std, 1e-6)
+  lost = lambda x: jnp.where(usable, x, jnp.nan)
+  return Scores(
+    lost((scores - mean) / std),
+    None if unsure is None else lost(unsure / std),
+  )

@@ -31,7 +31,7 @@ NAMES = {
   "autoencoder.dtype": COMPUTED,
   "text_encoder.dtype": COMPUTED,
   "image_encoder.dtype": COMPUTED,
-  "reward_model.dtype": COMPUTED,
+  "reward_model.backbone.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
   "export.dtype": ("same", *STORED),
   "sample.split": SPLITS,

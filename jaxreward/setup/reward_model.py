@@ -1,4 +1,4 @@
-"""A trained reward model: how it is tested, and how it is read back."""
+"""A reward model: made from a config, tested, and read back from its file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
-from jaxreward import processes, reading
+from jaxreward import config as config_lib
+from jaxreward import processes, reading, reward_models, user_code
 from jaxreward.data import preferences
 from jaxreward.data.preferences import Preferences
 from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import intervals
-from jaxreward.models.vision import scene_reward
-from jaxreward.models.vision.scene_reward import RewardModel
-from jaxreward.reward_models import accuracy, calibration
+from jaxreward.reward_models import RewardModel, accuracy, calibration
 from jaxreward.training import weights
 from jaxreward.types import Params
 
@@ -27,13 +27,78 @@ RECORD_FILE = "reward_model.json"
 _SCORED_AT_ONCE = 64  # rows
 
 
+PARTS = ("backbone", "head")
+_MOVED = (
+  "config.reward_model.name has moved: write config.reward_model.backbone ="
+  ' dict(name="scenes", width=..., ...) and config.reward_model.head ='
+  ' dict(name="scalar", hidden=2 * width)'
+)
+
+
+def make(config: ConfigDict) -> RewardModel:
+  """The backbone, the head and what is trained, as `config.reward_model` says.
+
+  Raises:
+    UserError: a part that is not known, or options that do not fit.
+  """
+  section = config.reward_model
+  if "name" in section:
+    raise UserError(_MOVED)
+  how = {k: section[k] for k in ("train", "rank", "alpha", "targets")}
+  model = _build(section, **how)
+  if not jax.tree.leaves(trained_shapes(model)):
+    raise UserError(
+      'config.reward_model.train="frozen": the head has no parameters, so that'
+      ' there is nothing to learn; use "full" or "lora"'
+    )
+  return model
+
+
+def _build(section: ConfigDict, **how: Any) -> RewardModel:
+  known = (reward_models.BACKBONES, reward_models.HEADS)
+  parts = []
+  for name, registry in zip(PARTS, known, strict=True):
+    field = f"reward_model.{name}"
+    part = section.get(name)
+    if not isinstance(part, ConfigDict):
+      raise UserError(
+        f"config.{field}={shown(repr(part))}: it is a section; name its function"
+        f" in config.{field}.name"
+      )
+    bound = config_lib.bind(part, registry, field=field)
+    parts.append(_called(f"config.{field}", bound))
+  return _called("config.reward_model", lambda: RewardModel(*parts, **how))
+
+
+def _called(field: str, fn: Callable[[], Any]) -> Any:
+  try:
+    return user_code.call(field, fn)
+  except UserError as error:
+    said = str(error)
+    if said.startswith("config."):
+      raise
+    line = f"config.{said}" if said.startswith("reward_model") else ""
+    raise UserError(line or f"{field}: {said}") from error
+
+
+def trained_shapes(model: RewardModel) -> Params:
+  """Shapes of what is trained."""
+  key = jax.random.key(0)
+  whole = jax.eval_shape(model.init, key)
+  if model.train == "full":
+    return whole
+  return {"head": whole["head"]} | (
+    {"backbone": model.adapter_shapes()} if model.train == "lora" else {}
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedModel:
   """A trained reward model, as the reward `learned` takes it.
 
   Attributes:
-    scorer: the architecture.
-    params: its parameters.
+    scorer: the model.
+    params: its parameters, whole.
     mean: of the scores of the policy's held-out pictures.
     std: their standard deviation.
   """
@@ -57,15 +122,39 @@ def load(path: epath.PathLike) -> LoadedModel:
   record_path = path.parent / f"{path.stem}.json"
   try:
     record = reading.record(record_path)
-    scorer = scene_reward.make_scorer(**record["scorer"])
+    is_old = "scorer" in record
+    model = _build(ConfigDict(_of_old(record) if is_old else record["model"]))
     mean, std = float(record["mean"]), float(record["std"])
   except (UserError, ValueError, KeyError, TypeError) as error:
     raise UserError(
       f"cannot read {record_path}, which belongs to {path.name}: {shown(error, 120)};"
       ' the job "train_reward" writes both'
     ) from error
-  like = jax.eval_shape(scorer.init, jax.random.key(0))
-  return LoadedModel(scorer, weights.load_params(path, like), mean, std)
+  like = jax.eval_shape(model.init, jax.random.key(0))
+  if is_old:  # both parts' names stood side by side
+    flat = weights.load_params(path, {**like["backbone"], **like["head"]})
+    params = {part: {k: flat[k] for k in like[part]} for part in like}
+  else:
+    params = weights.load_params(path, like)
+  return LoadedModel(model, params, mean, std)
+
+
+def _of_old(record: Mapping[str, Any]) -> dict[str, Any]:
+  """The parts of a record from when there was one kind of model."""
+  sizes = dict(record["scorer"])
+  hidden = 2 * sizes.get("width", 128)
+  return {
+    "backbone": {"name": "scenes", **sizes},
+    "head": {"name": "scalar", "hidden": hidden},
+  }
+
+
+def reads_scenes(path: epath.PathLike) -> bool:
+  """Whether a trained model reads the words of the scenes and no others."""
+  path = epath.Path(path)
+  record = reading.record(path.parent / f"{path.stem}.json")
+  name = record.get("model", {}).get("backbone", {}).get("name", "scenes")
+  return name == "scenes"
 
 
 def row_scorer(
@@ -85,7 +174,7 @@ def row_scorer(
 
     def one(row):
       pictures = preferences.as_float(images[row[0]])
-      return scorer.score_groups(params, pictures, row[1])
+      return scorer.score_groups(params, pictures, row[1])[0]
 
     found = jax.lax.map(one, (chunked(members), chunked(tokens)))
     return found.reshape(-1, n)[:rows]

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from jaxreward import buckets, paths, rewards, setup, tasks, user_code
 from jaxreward import config as config_lib
 from jaxreward.errors import UserError, nearest, shown
-from jaxreward.models.vision import scene_reward
+from jaxreward.reward_models import RewardModel
 from jaxreward.setup import checks, reward_model
 from jaxreward.training import sharding
 from jaxreward.types import Array, PromptBatch
@@ -103,14 +103,11 @@ def abstract(
     if file.exists() or "reward_model" not in config:
       scorer = _read_learned(entry, workdir).scorer
     else:
-      known = {"scene": scene_reward.make_scorer}
-      scorer = config_lib.bind(
-        config.reward_model, known, field="reward_model"
-      )()
+      scorer = reward_model.make(config)
     drawn = jax.eval_shape(scorer.init, jax.random.key(0))
-    return _bound_learned(entry, scorer), {
-      "params": setup.shapes(drawn, scorer.sharding_rules, mesh)
-    }
+    params = setup.shapes(drawn, scorer.sharding_rules, mesh)
+    read = scorer.backbone.read
+    return _bound_learned(entry, scorer), {"params": params}, read
 
   def published(loaded: rewards.Loaded) -> dict[str, Any]:
     return jax.tree.map(
@@ -138,7 +135,9 @@ def _build(
   prepares: dict[str, Any] = {}
   for name, entry in entries.items():
     if entry.is_learned:
-      functions[name], contexts[name] = learned(entry)
+      functions[name], contexts[name], read = learned(entry)
+      if read:
+        prepares[name] = lambda texts, read=read: {"text": read(texts)}
     elif entry.loads:
       try:
         loaded = _load(entry, workdir)
@@ -220,7 +219,7 @@ def bind(
     for name, entry in entries.items()
   }
   if task.tokenize is None:
-    _refuse_learned(task, entries)
+    _refuse_learned(config, task, entries)
   _refuse_of_other_tasks(task, entries)
   _refuse_without_pictures(config, task, entries)
   if (
@@ -275,14 +274,25 @@ def _check_kinds(
       )
 
 
-def _refuse_learned(task: tasks.Task, entries: Mapping[str, _Entry]) -> None:
+def _refuse_learned(
+  config: ConfigDict, task: tasks.Task, entries: Mapping[str, _Entry]
+) -> None:
   for entry in entries.values():
-    if entry.is_learned:
+    if entry.is_learned and _reads_scenes(config, entry):
       raise UserError(
         f'config.{entry.field}.fn="learned": the reward model reads the words of'
         f' the scenes alone, and config.data.grammar="{task.name}"; take another'
         " reward"
       )
+
+
+def _reads_scenes(config: ConfigDict, entry: _Entry) -> bool:
+  """Whether a learned reward knows the words of the scenes alone."""
+  file = epath.Path(paths.expand(entry.weights)) if entry.weights else None
+  if file is not None and file.exists():
+    return reward_model.reads_scenes(file)
+  section: Any = config.get("reward_model", ConfigDict())
+  return section.get("backbone", {}).get("name", "scenes") == "scenes"
 
 
 def _refuse_without_pictures(
@@ -323,7 +333,7 @@ def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
   fn = config_lib.bind(
     entry, registry(), field=field, key="fn", positional=2,
     reserved=(*_RESERVED, *options),
-    supplied=("params", "scorer", "mean", "std")
+    supplied=("params", "scorer", "mean", "std", "text")
     if is_learned
     else (*seen, *rewards.supplied(known)),
   )  # fmt: skip
@@ -455,16 +465,20 @@ def require_trained(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def _load_learned(entry: _Entry, workdir: epath.Path, mesh: Mesh | None):
-  """(function with its architecture bound, arrays it takes)."""
+  """(function with its model bound, arrays it takes, its tokenizer)."""
   model = _read_learned(entry, workdir)
   params = model.params
   if mesh is not None:
     rules = model.scorer.sharding_rules
     params = setup.put(params, setup.shapes(params, rules, mesh))
   context = {"params": params, "mean": model.mean, "std": model.std}
-  return _bound_learned(entry, model.scorer), context
+  return (
+    _bound_learned(entry, model.scorer),
+    context,
+    model.scorer.backbone.read,
+  )
 
 
-def _bound_learned(entry: _Entry, scorer: scene_reward.RewardModel):
+def _bound_learned(entry: _Entry, scorer: RewardModel):
   bound = functools.partial(entry.fn, scorer=scorer)
   return functools.update_wrapper(bound, entry.fn)

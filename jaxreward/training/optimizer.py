@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +134,34 @@ def make_optimizer(
     )
   chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   return optax.chain(*chain, optimizers[name]()), rate
+
+
+def scaled(
+  tx: optax.GradientTransformation, rates: Mapping[str, float]
+) -> optax.GradientTransformation:
+  """The optimizer with its updates of some parts times a factor.
+
+  Args:
+    tx: from `make_optimizer`.
+    rates: {name at the top of the parameters: factor of its learning rate}.
+
+  Raises:
+    UserError: a factor that is negative or not finite.
+  """
+  for name, rate in rates.items():
+    if not 0 <= rate < math.inf:
+      raise UserError(f"{name}_rate={rate}: it must be finite and 0 or above")
+  others = {name: rate for name, rate in rates.items() if rate != 1.0}
+  if not others:
+    return tx
+
+  def scale(updates: Params) -> Params:
+    return {
+      name: optax.tree.scale(others.get(name, 1.0), part)
+      for name, part in updates.items()
+    }
+
+  return optax.chain(tx, optax.stateless(lambda updates, _: scale(updates)))
 
 
 def matrix_mask(params: Params, matrices: str = MATRICES) -> Params:

@@ -188,7 +188,7 @@ SAMPLE = "sample_scenes.py:smoke"
     (PRETRAIN, "pretrain.export_dtype", "fp16", 'did you mean "float16"'),
     (PRETRAIN, "model.dtype", "bf16", 'did you mean "bfloat16"'),
     (NFT, "model.dtype", "float16", "none of float32, bfloat16"),
-    (QUICK, "reward_model.dtype", "f32", 'did you mean "float32"'),
+    (QUICK, "reward_model.backbone.dtype", "f32", 'did you mean "float32"'),
     (SAMPLE, "sample.split", "held", 'did you mean "heldout"'),
     *(
       (QUICK, field, value, "at least 1")
@@ -287,7 +287,11 @@ def test_a_value_out_of_range_is_refused_before_anything(
       {"train_reward.optimizer.schedule": "cosin"},
       ("config.train_reward.optimizer.schedule", '"cosine"'),
     ),
-    (QUICK, {"reward_model.name": "scenes"}, ('did you mean "scene"',)),
+    (
+      QUICK,
+      {"reward_model.backbone.name": "scene"},
+      ('did you mean "scenes"',),
+    ),
     (QUICK, {"model.width": 30}, ("model.width=30", "heads")),
     (QUICK, {"jobs": "align,alin"}, ('config.jobs holds "alin"',)),
     (PRETRAIN, {"optimizer.name": "adam"}, ("optimizer.name", '"adamw"')),

@@ -271,7 +271,7 @@ def test_ties_train_but_do_not_count_in_accuracy(pairs_file, tmp_path):
 def test_scenes_from_policy_to_reward(tmp_path):
   config = make_config(init_from_policy=True)
   with config.unlocked():
-    config.reward_model.heads = config.model.heads
+    config.reward_model.backbone.heads = config.model.heads
   train_reward.run(config, epath.Path(tmp_path))
   found = json.loads((tmp_path / "evaluation.json").read_text())["reward_model"]
   assert found["n"] > 20
@@ -300,9 +300,9 @@ def test_ratings_of_a_group_teach_what_the_answers_to_its_pairs_teach(form):
     config = make_config(loss=dict(name=loss), label_noise=0.0)
     with config.unlocked():
       config.kernels.implementation = form
-    scorer = train_reward._scorer(config)
-    params = scorer.init(jax.random.key(1))
-    loss_fn = train_reward.preference_loss(config, scorer, 5)
+    model = reward_model.make(config)
+    params = model.init(jax.random.key(1))
+    loss_fn = train_reward.preference_loss(config, model)
     value = lambda p, loss_fn=loss_fn: loss_fn(p, batch, None)[0].value()
     found[loss] = jax.value_and_grad(value)(params)
   for a, b in zip(

@@ -1,4 +1,4 @@
-"""The scene scorer: shapes, symmetries, a trunk from a policy."""
+"""Scenes' reward models: shapes, symmetries, a trunk from a policy."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import pytest
 from jaxreward.errors import UserError
 from jaxreward.models.policies import scene_dit
 from jaxreward.models.vision import scene_reward
+from jaxreward.reward_models import RewardModel, scalar, scenes
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import sharding
 from jaxreward.training.mesh import make_mesh
@@ -15,9 +16,13 @@ from jaxreward.training.mesh import make_mesh
 SIZES = dict(width=16, depth=2, heads=1, stem=8)
 
 
+def make(**sizes):
+  return RewardModel(scenes(**(SIZES | sizes)), scalar(hidden=32))
+
+
 @pytest.fixture(scope="module")
 def scorer():
-  return scene_reward.make_scorer(**SIZES)
+  return make()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,8 @@ def inputs():
 
 
 def test_a_fresh_scorer_has_no_opinion(scorer, params, inputs):
-  scores = scorer.score_groups(params, *inputs)
+  scores, unsure = scorer.score_groups(params, *inputs)
+  assert unsure is None
   assert scores.shape == (2, 3)
   assert scores.dtype == jnp.float32
   np.testing.assert_array_equal(scores, 0.0)
@@ -53,19 +59,19 @@ def test_a_fresh_scorer_has_no_opinion(scorer, params, inputs):
 
 def test_groups_are_single_scores_side_by_side(scorer, awake, inputs):
   images, tokens = inputs
-  groups = scorer.score_groups(awake, images, tokens)
+  groups, _ = scorer.score_groups(awake, images, tokens)
   for g in range(3):
-    alone = scorer.score(awake, images[:, g], tokens)
-    np.testing.assert_allclose(alone, groups[:, g], rtol=1e-4, atol=1e-5)
-  turned = scorer.score_groups(awake, images[:, ::-1], tokens)
+    alone, _ = scorer.score_groups(awake, images[:, g : g + 1], tokens)
+    np.testing.assert_allclose(alone[:, 0], groups[:, g], rtol=1e-4, atol=1e-5)
+  turned, _ = scorer.score_groups(awake, images[:, ::-1], tokens)
   np.testing.assert_allclose(turned, groups[:, ::-1], rtol=1e-4, atol=1e-5)
 
 
 def test_picture_place_and_words_all_matter(scorer, awake, inputs):
   images, tokens = inputs
-  base = np.asarray(scorer.score_groups(awake, images, tokens))
-  words = scorer.score_groups(awake, images, tokens[::-1])
-  moved = scorer.score_groups(awake, jnp.roll(images, 12, 2), tokens)
+  base = np.asarray(scorer.score_groups(awake, images, tokens)[0])
+  words, _ = scorer.score_groups(awake, images, tokens[::-1])
+  moved, _ = scorer.score_groups(awake, jnp.roll(images, 12, 2), tokens)
   for other in (words, moved):
     assert np.abs(np.asarray(other) - base).min() > 1e-4
 
@@ -73,6 +79,7 @@ def test_picture_place_and_words_all_matter(scorer, awake, inputs):
 def test_trunk_of_a_deeper_policy(scorer, params):
   policy = scene_dit.make_policy(width=16, depth=3, heads=1)
   base = policy.init(jax.random.key(5))
+  params = params["backbone"]
   found = scene_reward.init_from_policy(params, base)
   np.testing.assert_array_equal(
     found["patch_in"]["kernel"], base["patch_in"]["kernel"]
@@ -94,22 +101,24 @@ def test_trunk_of_a_deeper_policy(scorer, params):
 
 def test_a_policy_of_another_width_is_refused(params):
   base = scene_dit.make_policy(width=32, depth=2, heads=1)
-  with pytest.raises(UserError, match=r"is \(.*reward_model\.width"):
-    scene_reward.init_from_policy(params, base.init(jax.random.key(0)))
+  with pytest.raises(UserError, match=r"is \(.*reward_model\.backbone\.width"):
+    scene_reward.init_from_policy(
+      params["backbone"], base.init(jax.random.key(0))
+    )
 
 
 @pytest.mark.parametrize(
   ("sizes", "field"), [(dict(patch=7), "patch=7"), (dict(width=15), "width=15")]
 )
 def test_sizes_that_do_not_fit(sizes, field):
-  with pytest.raises(UserError, match=f"reward_model.{field}"):
-    scene_reward.make_scorer(**(SIZES | sizes))
+  with pytest.raises(UserError, match=f"reward_model.backbone.{field}"):
+    make(**sizes)
 
 
 def test_bfloat16_is_close(awake, scorer, inputs):
-  low = scene_reward.make_scorer(**SIZES, dtype="bfloat16")
-  a = scorer.score_groups(awake, *inputs)
-  b = low.score_groups(awake, *inputs)
+  low = make(dtype="bfloat16")
+  a, _ = scorer.score_groups(awake, *inputs)
+  b, _ = low.score_groups(awake, *inputs)
   assert b.dtype == jnp.float32
   np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.abs(a).max()) + 0.05)
 
@@ -117,5 +126,5 @@ def test_bfloat16_is_close(awake, scorer, inputs):
 def test_every_parameter_has_one_sharding_rule(scorer, params):
   mesh = make_mesh(data=2, fsdp=4)
   specs = sharding.param_specs(params, scorer.sharding_rules, mesh)
-  assert specs["blocks"]["qkv"]["kernel"] == jax.P(None, "fsdp")
-  assert specs["head_out"]["kernel"] == jax.P("fsdp")
+  assert specs["backbone"]["blocks"]["qkv"]["kernel"] == jax.P(None, "fsdp")
+  assert specs["head"]["head_out"]["kernel"] == jax.P()

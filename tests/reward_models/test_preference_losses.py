@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxreward import reward_models as rm
 from jaxreward.errors import UserError
@@ -40,7 +41,48 @@ def oracle_hinge(s, p, margin=1.0):
   return p * np.maximum(margin - d, 0) + (1 - p) * np.maximum(margin + d, 0)
 
 
+def spread(stds):
+  return np.sqrt((np.asarray(stds, np.float64) ** 2).sum(-1))
+
+
+def oracle_thurstone(s, p):
+  z = (s[:, 0] - s[:, 1]) / spread(deviations(s))
+  log_phi = scipy.stats.norm.logcdf
+  return -p * log_phi(z) - (1 - p) * log_phi(-z)
+
+
+def oracle_expected_bradley_terry(s, p, margin=0.0, nodes=16):
+  """By a fine grid, not by quadrature."""
+  x = np.linspace(-9, 9, 20001)
+  weight = np.exp(-x * x / 2)
+  weight /= weight.sum()
+  z = (s[:, 0] - s[:, 1])[:, None] + spread(deviations(s))[:, None] * x
+  first = -(log_sigmoid(z - margin) * weight).sum(1)
+  second = -(log_sigmoid(-z - margin) * weight).sum(1)
+  return p * first + (1 - p) * second
+
+
+def deviations(scores):
+  """The same for whatever scores; the first image is surer."""
+  row = np.array([0.4, 0.7], np.float32)
+  return np.broadcast_to(row, np.shape(scores))
+
+
+def _with_others(loss):
+  """A loss of scores and labels, with what else it reads."""
+
+  def run(scores, label_prob=1.0, mask=None, **options):
+    arrays = dict(scores=scores, label_prob=label_prob, mask=mask)
+    arrays["stds"] = deviations(scores)
+    return loss(**{n: arrays[n] for n in rm.reads(loss)}, **options)
+
+  return run
+
+
+LOSSES = {name: _with_others(loss) for name, loss in rm.REGISTRY.items()}
 ORACLES = {
+  "thurstone": oracle_thurstone,
+  "expected_bradley_terry": oracle_expected_bradley_terry,
   "bradley_terry": oracle_bradley_terry,
   "rao_kupper": oracle_rao_kupper,
   "hinge": oracle_hinge,
@@ -54,9 +96,9 @@ def some_scores(seed=0, shape=(7, 2)):
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_matches_the_formula(name):
   scores = some_scores()
-  found = rm.REGISTRY[name](scores.astype(np.float32), LABELS)
+  found = LOSSES[name](scores.astype(np.float32), LABELS)
   expected = ORACLES[name](scores, LABELS)
-  np.testing.assert_allclose(found.total, expected.sum(), rtol=2e-6)
+  np.testing.assert_allclose(found.total, expected.sum(), rtol=1e-5)
   assert found.weight == 7
 
 
@@ -67,19 +109,20 @@ def test_matches_the_formula(name):
     ("bradley_terry", dict(label_noise=0.1)),
     ("rao_kupper", dict(threshold=1.3)),
     ("hinge", dict(margin=0.2)),
+    ("expected_bradley_terry", dict(margin=0.57)),
   ],
 )
 def test_options_match_the_formula(name, options):
   scores = some_scores(1)
-  found = rm.REGISTRY[name](scores, LABELS, **options).value()
+  found = LOSSES[name](scores, LABELS, **options).value()
   expected = ORACLES[name](scores, LABELS, **options).mean()
-  np.testing.assert_allclose(found, expected, rtol=2e-6)
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_gradient_matches_finite_differences(name):
   scores = some_scores(2)
-  grad = jax.grad(lambda s: rm.REGISTRY[name](s, LABELS).total)(
+  grad = jax.grad(lambda s: LOSSES[name](s, LABELS).total)(
     jnp.asarray(scores, jnp.float32)
   )
   h = 1e-6
@@ -94,7 +137,7 @@ def test_gradient_matches_finite_differences(name):
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_only_differences_count_and_labels_mirror(name):
-  loss = rm.REGISTRY[name]
+  loss = LOSSES[name]
   scores = some_scores(3).astype(np.float32)
   shifted = loss(scores + np.float32(4.0), LABELS).total
   mirrored = loss(scores[:, ::-1], 1 - LABELS).total
@@ -104,7 +147,7 @@ def test_only_differences_count_and_labels_mirror(name):
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_unanswered_and_masked_pairs_reach_nothing(name):
-  loss = rm.REGISTRY[name]
+  loss = LOSSES[name]
   scores = some_scores(4, (4, 2)).astype(np.float32)
   scores[2] = np.nan
   scores[3] = np.inf
@@ -121,7 +164,7 @@ def test_unanswered_and_masked_pairs_reach_nothing(name):
 
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_nothing_answered_is_zero_with_zero_gradient(name):
-  total = lambda s: rm.REGISTRY[name](s, jnp.nan).value()
+  total = lambda s: LOSSES[name](s, jnp.nan).value()
   value, grad = jax.value_and_grad(total)(jnp.ones((3, 2)))
   assert value == 0
   assert not np.asarray(grad).any()
@@ -130,10 +173,42 @@ def test_nothing_answered_is_zero_with_zero_gradient(name):
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_extreme_scores_stay_finite(name):
   scores = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
-  value, grad = jax.value_and_grad(lambda s: rm.REGISTRY[name](s).total)(scores)
+  value, grad = jax.value_and_grad(lambda s: LOSSES[name](s).total)(scores)
   assert np.isfinite(value)
   assert np.isfinite(grad).all()
   assert value > 1e4  # the second pair is wrong by 2e4
+
+
+def gaussian(gap, std, margin=0.0):
+  scores, stds = np.array([[gap, 0.0]]), np.full((1, 2), std)
+  loss = rm.expected_bradley_terry(
+    scores.astype(np.float32), stds.astype(np.float32), margin=margin
+  )
+  return float(loss.value())
+
+
+def test_expected_bradley_terry_at_published_settings():
+  np.testing.assert_allclose(gaussian(1, 0.5), 0.361241, atol=2e-6)
+  np.testing.assert_allclose(gaussian(1, 0.5, 0.57), 0.557911, atol=2e-6)
+  np.testing.assert_allclose(gaussian(1, 1e-6), 0.313262, atol=2e-6)
+  grows = [gaussian(0, std) for std in (1e-6, 0.5, 1.0, 2.0)]
+  assert grows == sorted(grows) and grows[0] >= math.log(2) - 1e-6
+
+
+def test_thurstone_is_a_probability_that_unsureness_pulls_to_one_half():
+  scores = np.array([[1.0, 0.0]], np.float32)
+  p = []
+  for std in (0.1, 1.0, 10.0):
+    stds = np.full((1, 2), std, np.float32)
+    first = math.exp(-rm.thurstone(scores, stds, 1.0).value())
+    second = math.exp(-rm.thurstone(scores, stds, 0.0).value())
+    assert first + second == pytest.approx(1.0, abs=1e-6)
+    p.append(first)
+  assert p[0] > p[1] > p[2] > 0.5
+  grad = jax.grad(lambda s: rm.thurstone(scores, s, np.float32([0.0])).value())(
+    jnp.full((1, 2), 0.5)
+  )
+  assert (grad < 0).all()  # where it is wrong, it is told to be less sure
 
 
 def test_bradley_terry_at_equal_scores_is_log_two():

@@ -75,6 +75,7 @@ def load(
   microbatch: int = 64,
   texts: bool = True,
   padded: bool = False,
+  read: bool = True,
 ) -> Weights:
   """A published tower or pair, of the kind that its config names.
 
@@ -85,6 +86,7 @@ def load(
     microbatch: pictures that go through the tower at once; 0 for all.
     texts: False leaves the text tower of CLIP out.
     padded: CLIP takes whole pictures on black in place of their middle.
+    read: False gives shapes in place of the parameters of a pair.
 
   Raises:
     UserError: what cannot be read, or a dtype that is not one of the two.
@@ -93,31 +95,35 @@ def load(
     raise UserError(f"dtype={dtype}: known are float32 and bfloat16")
   kind = "" if size else str(hub.read_config(weights).get("model_type", ""))
   if kind in ("siglip", "siglip2"):
-    return _load_siglip(weights, dtype, microbatch)
+    return _load_siglip(weights, dtype, microbatch, read)
   if kind.startswith("dino"):
     return _load_dino(weights, dtype, microbatch)
-  return _load_clip(weights, size, dtype, microbatch, texts, padded)
+  return _load_clip(weights, size, dtype, microbatch, texts, padded, read)
 
 
-def _load_clip(weights, size, dtype, microbatch, texts, padded) -> Weights:
-  config, params = clip_layouts.load(
-    weights, size=size, dtype=dtype, texts=texts
-  )
-  # Pictures and texts are treated as the library does that saved the weights.
-  theirs = clip_layouts.describe(weights, size)[1] == "open_clip"
-  if config.vision is None or (texts and config.text is None):
-    raise UserError(f"{weights} lacks a tower of CLIP that is needed")
-  net = clip.ClipModel(config, jnp.dtype(dtype))
+def drawn_clip(config: clip.Clip, dtype: str, microbatch: int) -> Weights:
+  """A CLIP pair of no weights, with shapes in place of parameters."""
+  assert config.vision and config.text
   side = config.vision.image
-  prepared = preprocess.Preprocess(
-    (side, side), 0 if padded else side, padded=padded, levels=not padded,
-    nearest=theirs,
-  )  # fmt: skip
+  prepared = preprocess.Preprocess((side, side), side)
+  params = clip_layouts.shapes(config, dtype)
+  return _clip_pair(config, params, dtype, prepared, microbatch)
+
+
+def drawn_siglip(config: siglip.Siglip, dtype: str, microbatch: int) -> Weights:
+  """A SigLIP pair of no weights, with shapes in place of parameters."""
+  half, size = (0.5, 0.5, 0.5), (config.image,) * 2
+  prepared = preprocess.Preprocess(size, 0, "cubic", half, half)
+  params = siglip.shapes(config, dtype)
+  return _siglip_pair(config, params, dtype, prepared, microbatch)
+
+
+def _clip_pair(config, params, dtype, prepared, microbatch) -> Weights:
+  net = clip.ClipModel(config, jnp.dtype(dtype))
   encoder = Encoder(
-    lambda p, x: _applied(net, p, x, "look")["embedding"],
-    _prepared_for_clip(weights, prepared, theirs),
+    lambda p, x: _applied(net, p, x, "look")["embedding"], prepared,
     microbatch=microbatch,
-  )
+  )  # fmt: skip
   if config.text is None:
     return Weights(encoder, params, clip.SHARDING_RULES)
   encoder = dataclasses.replace(
@@ -125,10 +131,34 @@ def _load_clip(weights, size, dtype, microbatch, texts, padded) -> Weights:
     text=lambda p, t: _applied(net, p, t, "read")["embedding"],
     logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
+  return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
+
+
+def _load_clip(
+  weights, size, dtype, microbatch, texts, padded, read
+) -> Weights:
+  if read:
+    config, params = clip_layouts.load(
+      weights, size=size, dtype=dtype, texts=texts
+    )
+  else:
+    config = clip_layouts.describe(weights, size)[0]
+    params = clip_layouts.shapes(config, dtype)
+  # Pictures and texts are treated as the library does that saved the weights.
+  theirs = clip_layouts.describe(weights, size)[1] == "open_clip"
+  if config.vision is None or (texts and config.text is None):
+    raise UserError(f"{weights} lacks a tower of CLIP that is needed")
+  side = config.vision.image
+  plain = preprocess.Preprocess(
+    (side, side), 0 if padded else side, padded=padded, levels=not padded,
+    nearest=theirs,
+  )  # fmt: skip
+  prepared = _prepared_for_clip(weights, plain, theirs)
+  pair = _clip_pair(config, params, dtype, prepared, microbatch)
+  if config.text is None:
+    return pair
   wording = words.mender() if theirs or padded else str
-  return Weights(
-    encoder, params, clip.SHARDING_RULES, config.text.length, wording, True
-  )
+  return dataclasses.replace(pair, wording=wording, literal=True)
 
 
 def _prepared_for_clip(
@@ -141,8 +171,17 @@ def _prepared_for_clip(
   return preprocess.of_open_clip(record, default, f"{weights}: {name}")
 
 
-def _load_siglip(weights, dtype, microbatch) -> Weights:
-  config, params = siglip.load(weights, dtype=dtype)
+def _load_siglip(weights, dtype, microbatch, read) -> Weights:
+  if read:
+    config, params = siglip.load(weights, dtype=dtype)
+  else:
+    config = siglip.describe(weights)
+    params = siglip.shapes(config, dtype)
+  prepared = _prepared_for_siglip(weights, config)
+  return _siglip_pair(config, params, dtype, prepared, microbatch)
+
+
+def _siglip_pair(config, params, dtype, prepared, microbatch) -> Weights:
   net = siglip.SiglipModel(config, jnp.dtype(dtype))
 
   def logits(p, cosines):
@@ -151,7 +190,7 @@ def _load_siglip(weights, dtype, microbatch) -> Weights:
 
   encoder = Encoder(
     lambda p, x: _applied(net, p, x, "look"),
-    _prepared_for_siglip(weights, config),
+    prepared,
     lambda p, t: _applied(net, p, t, "read"),
     logits,
     microbatch=microbatch,

@@ -1,13 +1,13 @@
-"""A scorer of pictures against prompts: a small joint transformer.
+"""Features of scenes and their words: a small joint transformer.
 
 The trunk is the scene policy's: words pass once through its text encoder, and
 patches run through its adaLN blocks, attending to patches and words together.
 A patch enters through a linear layer and, beside it, a small MLP that sees
-shapes within the patch. The head reads the pooled patches and words.
+shapes within the patch. Patches are pooled at the end, beside the words.
 
 Because names and shapes are the policy's, a trunk may start from a policy's
-parameters (`init_from_policy`); the scorer then reads a picture as the policy
-reads a nearly clean sample.
+parameters (`init_from_policy`); it then reads an image as the policy reads a
+nearly clean sample.
 """
 
 from __future__ import annotations
@@ -34,28 +34,25 @@ _TIME = 0.02  # a picture is read as a sample at nearly no noise
 
 
 @dataclasses.dataclass(frozen=True)
-class RewardModel:
-  """A scorer as pure functions of its parameters.
+class Trunk:
+  """The trunk as pure functions of its parameters.
 
   Attributes:
     init: key -> params.
-    score: (params, images [B, H, W, C] in [0, 1], tokens int32 [B, L]) ->
-      float32 [B].
-    score_groups: (params, images [P, G, H, W, C], tokens [P, L]) ->
-      float32 [P, G]; words are read once per prompt.
+    features: (params, images [P, G, H, W, C] in [0, 1], tokens int32 [P, L])
+      -> [P, G, 3 width]; words are read once per prompt.
     image_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
   """
 
   init: Callable[..., Params]
-  score: Callable[..., Array]
-  score_groups: Callable[..., Array]
+  features: Callable[..., Array]
   image_shape: tuple[int, int, int]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
-class SceneScorer(nn.Module):
-  """Scores images [P, G, H, W, C] in [0, 1] against tokens [P, L]."""
+class SceneTrunk(nn.Module):
+  """Features of images [P, G, H, W, C] in [0, 1] with tokens [P, L]."""
 
   image_size: int = scene_dit.IMAGE_SIZE
   patch: int = scene_dit.PATCH
@@ -92,8 +89,6 @@ class SceneScorer(nn.Module):
       length=self.depth,
       unroll=self.unroll,
     )(d, self.heads, self.mlp_ratio, self.dtype)
-    self.head_in = blocks.dense(2 * d, None, self.dtype)
-    self.head_out = blocks.dense(1, None, self.dtype, zero=True)
 
   def embed(self, images: Array) -> Array:
     """Patches [B, N, D] of images [B, H, W, C] in [0, 1]."""
@@ -120,11 +115,10 @@ class SceneScorer(nn.Module):
     x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), bias, signal))
     x = blocks.layer_norm(x)
     pooled = jnp.concatenate([x.mean(1), x.max(1), signal], -1)
-    y = self.head_out(nn.gelu(self.head_in(pooled)))
-    return y.astype(jnp.float32).reshape(prompts, group)
+    return pooled.reshape(prompts, group, -1)
 
 
-def make_scorer(
+def make_trunk(
   *,
   image_size: int = scene_dit.IMAGE_SIZE,
   patch: int = scene_dit.PATCH,
@@ -136,8 +130,8 @@ def make_scorer(
   stem: int = 256,
   unroll: int = 1,
   dtype: str = "float32",
-) -> RewardModel:
-  """The scene scorer as pure functions.
+) -> Trunk:
+  """The trunk as pure functions.
 
   Args:
     image_size: side of the square pictures in pixels.
@@ -149,22 +143,22 @@ def make_scorer(
     text_layers: blocks over the words.
     stem: hidden features of the MLP that sees shapes within a patch.
     unroll: blocks unrolled in the scan over layers.
-    dtype: of matrix products; parameters and scores stay float32.
+    dtype: of matrix products; parameters stay float32.
 
   Raises:
     UserError: sizes that do not fit together.
   """
   if image_size % patch:
     raise UserError(
-      f"reward_model.patch={patch} does not divide"
-      f" reward_model.image_size={image_size}"
+      f"reward_model.backbone.patch={patch} does not divide"
+      f" reward_model.backbone.image_size={image_size}"
     )
   if width % (2 * heads):
     raise UserError(
-      f"reward_model.width={width} is not divisible by"
-      f" 2 * reward_model.heads={2 * heads}"
+      f"reward_model.backbone.width={width} is not divisible by"
+      f" 2 * reward_model.backbone.heads={2 * heads}"
     )
-  net = SceneScorer(
+  net = SceneTrunk(
     image_size=image_size,
     patch=patch,
     width=width,
@@ -182,25 +176,15 @@ def make_scorer(
     tokens = jnp.zeros((1, scene_dit.MAX_WORDS), int)
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
-  def score_groups(
-    params: Params, images: ArrayLike, tokens: ArrayLike
-  ) -> Array:
-    scores: Any = net.apply({"params": params}, images, tokens)
-    return scores
+  def features(params: Params, images: ArrayLike, tokens: ArrayLike) -> Array:
+    found: Any = net.apply({"params": params}, images, tokens)
+    return found
 
-  return RewardModel(
-    init=init,
-    score=lambda p, images, tokens: score_groups(p, images[:, None], tokens)[
-      :, 0
-    ],
-    score_groups=score_groups,
-    image_shape=shape,
-    sharding_rules=SHARDING_RULES,
-  )
+  return Trunk(init, features, shape, SHARDING_RULES)
 
 
 def init_from_policy(params: Params, policy_params: Params) -> Params:
-  """A scorer's parameters with the trunk of a policy put in.
+  """A trunk's parameters with those of a policy put in.
 
   A leaf is taken where path and shape agree; of a deeper policy the first
   blocks are taken, with the words' keys and values that belong to them.
@@ -224,7 +208,7 @@ def init_from_policy(params: Params, policy_params: Params) -> Params:
     if found.shape != leaf.shape:
       raise UserError(
         f"the policy's {name} is {found.shape}, the reward model's is"
-        f" {leaf.shape}: set reward_model.width, heads and text_layers as in"
+        f" {leaf.shape}: set reward_model.backbone.width, heads and text_layers as in"
         " the policy, or init_from_policy=false"
       )
     return jnp.asarray(found, leaf.dtype)

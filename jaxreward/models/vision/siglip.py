@@ -355,6 +355,13 @@ def shapes(config: Siglip, dtype: str = "float32") -> Any:
   return jax.tree.map(cast, made["params"])
 
 
+def describe(spec: os.PathLike[str] | str) -> Siglip:
+  """Geometry of a public checkpoint."""
+  record = fields.read(spec)
+  with hub.beside(spec):
+    return config_of(record)
+
+
 def load(
   spec: os.PathLike[str] | str, *, dtype: str = "float32"
 ) -> tuple[Siglip, Any]:
@@ -363,8 +370,6 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  record = fields.read(spec)
-  with hub.beside(spec):
-    config = config_of(record)
+  config = describe(spec)
   like = shapes(config, dtype)
   return config, convert.load_params(spec, rules_of(config), like)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxreward import rewards
 from jaxreward.errors import UserError
-from jaxreward.models.vision import scene_reward
+from jaxreward.reward_models import RewardModel, scalar, scenes
 from jaxreward.tasks.scenes import detect, grammar, render
 from jaxreward.tasks.scenes import rewards as scene_rewards
 
@@ -79,24 +79,24 @@ def test_strict_weight_is_checked(images, prompts):
 
 @pytest.fixture(scope="module")
 def scorer():
-  return scene_reward.make_scorer(width=16, depth=1, heads=1, stem=8)
+  backbone = scenes(width=16, depth=1, heads=1, stem=8)
+  return RewardModel(backbone, scalar(hidden=32))
 
 
 @pytest.fixture(scope="module")
 def params(scorer):
   params = scorer.init(jax.random.key(0))
-  kernel = params["head_out"]["kernel"]
-  drawn = jax.random.normal(jax.random.key(1), kernel.shape)
-  return params | {"head_out": params["head_out"] | {"kernel": drawn}}
+  head = params["head"]
+  drawn = jax.random.normal(jax.random.key(1), head["head_out"]["kernel"].shape)
+  head = head | {"head_out": head["head_out"] | {"kernel": drawn}}
+  return params | {"head": head}
 
 
 def test_learned_is_the_z_score_of_the_model(scorer, params, images, prompts):
-  raw = np.stack(
-    [scorer.score(params, images[:, g], prompts.tokens) for g in range(2)], 1
-  )
+  raw, _ = scorer.score_groups(params, images[:, :2], prompts.tokens)
   found = rewards.learned(
     images, prompts, params=params, scorer=scorer, mean=0.3, std=2.0
-  )["learned"]
+  ).value
   np.testing.assert_allclose(found[:, :2], (raw - 0.3) / 2.0, rtol=1e-4)
   assert np.isnan(found[:, 2]).all()
 
@@ -106,7 +106,7 @@ def test_learned_has_a_finite_gradient_in_the_pictures(
 ):
   def total(x):
     found = rewards.learned(x, prompts, params=params, scorer=scorer)
-    return jnp.nansum(found["learned"])
+    return jnp.nansum(found.value)
 
   grad = np.asarray(jax.grad(total)(jnp.asarray(images[:, :2])))
   assert np.isfinite(grad).all()

@@ -1,0 +1,216 @@
+"""Backbones: images and words into features.
+
+A backbone is a function of its options that returns a `Backbone`; no weights
+are read until its `pretrained` is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.models.policies import scene_dit
+from jaxreward.models.vision import (
+  clip,
+  clip_layouts,
+  encoders,
+  scene_reward,
+  siglip,
+)
+from jaxreward.models.vision.tower import Size
+from jaxreward.reward_models.contract import Backbone, Features
+from jaxreward.types import Array, ArrayLike, Params
+
+BYTES = 258  # a token per byte, padding, and the end
+_SMALL = Size(32, 2, 2, 64)
+TINY_CLIP = clip.Clip(
+  clip.Text(_SMALL, BYTES, 64, BYTES - 1, 16), clip.Vision(_SMALL, 9, 36, 16)
+)
+TINY_SIGLIP = siglip.Siglip(_SMALL, _SMALL, BYTES, 64, 9, 36)
+
+
+def scenes(
+  *,
+  image_size: int = scene_dit.IMAGE_SIZE,
+  patch: int = scene_dit.PATCH,
+  width: int = 128,
+  depth: int = 2,
+  heads: int = 2,
+  mlp_ratio: int = 3,
+  text_layers: int = 2,
+  stem: int = 256,
+  unroll: int = 1,
+  dtype: str = "float32",
+) -> Backbone:
+  """The scene policy's trunk, which reads the words of the scenes.
+
+  Args:
+    image_size: side of the square images in pixels.
+    patch: side of a patch; it divides `image_size`.
+    width: features per token.
+    depth: joint blocks.
+    heads: attention heads; 2 * heads divides `width`.
+    mlp_ratio: hidden features of a block's MLP per feature.
+    text_layers: blocks over the words.
+    stem: hidden features of the MLP that sees shapes within a patch.
+    unroll: blocks unrolled in the scan over layers.
+    dtype: of matrix products.
+  """
+  trunk = scene_reward.make_trunk(
+    image_size=image_size, patch=patch, width=width, depth=depth, heads=heads,
+    mlp_ratio=mlp_ratio, text_layers=text_layers, stem=stem, unroll=unroll,
+    dtype=dtype,
+  )  # fmt: skip
+  return Backbone(
+    trunk.init,
+    lambda params, *x: {"joint": trunk.features(params, *x)},
+    trunk.image_shape,
+    scene_dit.MAX_WORDS,
+    sharding_rules=trunk.sharding_rules,
+  )
+
+
+def clip_towers(
+  *,
+  weights: str = "",
+  size: str = "",
+  tokenizer: str = "",
+  dtype: str = "float32",
+  microbatch: int = 64,
+) -> Backbone:
+  """A CLIP pair: of public weights, or drawn.
+
+  Args:
+    weights: folder, file or hub id; see `models.hub.resolve`. Empty for a pair
+      of random parameters.
+    size: a name of `clip.SIZES`, or "tiny", of a drawn pair, or of weights
+      without a config beside them.
+    tokenizer: its folder or hub id; that of the weights if empty, and without
+      weights a token per byte.
+    dtype: of parameters and products, "float32" or "bfloat16".
+    microbatch: images that go through the tower at once; 0 for all.
+  """
+  if weights:
+    found = encoders.load(
+      weights, size=size, dtype=dtype, microbatch=microbatch, read=False
+    )
+    config = clip_layouts.describe(weights, size)[0]
+    read = lambda: clip_layouts.load(weights, size=size, dtype=dtype)[1]
+  else:
+    config = _size(size, {"tiny": TINY_CLIP, **clip.SIZES})
+    found = encoders.drawn_clip(config, dtype, microbatch)
+    read = None
+  net = clip.ClipModel(config, jnp.dtype(dtype))
+  side = config.vision.image if config.vision else 0
+  return _pair(net, found, side, weights, tokenizer, dtype, read)
+
+
+def siglip_towers(
+  *,
+  weights: str = "",
+  size: str = "",
+  tokenizer: str = "",
+  dtype: str = "float32",
+  microbatch: int = 64,
+) -> Backbone:
+  """A SigLIP pair of either generation: of public weights, or drawn.
+
+  Args:
+    weights: see `clip_towers`.
+    size: a name of `siglip.SIZES`, or "tiny", of a drawn pair.
+    tokenizer: see `clip_towers`.
+    dtype: see `clip_towers`.
+    microbatch: see `clip_towers`.
+  """
+  if weights:
+    found = encoders.load(
+      weights, dtype=dtype, microbatch=microbatch, read=False
+    )
+    config = siglip.describe(weights)
+    read = lambda: siglip.load(weights, dtype=dtype)[1]
+  else:
+    config = _size(size, {"tiny": TINY_SIGLIP, **siglip.SIZES})
+    if config.flexible:
+      raise UserError(f"size={size}: a drawn pair takes images of one size")
+    found = encoders.drawn_siglip(config, dtype, microbatch)
+    read = None
+  net = siglip.SiglipModel(config, jnp.dtype(dtype))
+  return _pair(net, found, config.image, weights, tokenizer, dtype, read)
+
+
+def _size(name: str, known: dict[str, Any]) -> Any:
+  if name not in known:
+    raise UserError(
+      f'size="{name}" is not known{nearest(name, known)}; without weights a'
+      f" backbone is one of {', '.join(known)}"
+    )
+  return known[name]
+
+
+def _pair(
+  net: Any,
+  found: encoders.Weights,
+  side: int,
+  weights: str,
+  tokenizer: str,
+  dtype: str,
+  pretrained: Callable[[], Params] | None,
+) -> Backbone:
+  encoder = found.encoder
+  if not found.length or encoder.logits is None:
+    raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
+
+  def init(key: Array) -> Params:
+    tokens = jnp.zeros((1, found.length), jnp.int32)
+    images = jnp.full((1, side, side, 3), 0.5)
+    drawn = net.init(key, tokens, encoder.prepared(images))["params"]
+    cast = lambda x: x.astype(jnp.dtype(dtype))
+    return {name: _map(cast, child) for name, child in drawn.items()}
+
+  def features(
+    params: Params, images: ArrayLike, tokens: ArrayLike
+  ) -> Features:
+    image, _ = encoders.image_features(encoder, params, images)
+    text = encoders.text_features(encoder, params, tokens)
+    cosine = jnp.einsum("pge,pe->pg", image, text)
+    assert encoder.logits is not None
+    # Each part of unit mean square, so that a head learns at one rate.
+    scale = image.shape[-1] ** 0.5
+    wide = jnp.broadcast_to(text[:, None], image.shape)
+    parts = (scale * image, scale * wide, scale**2 * image * wide)
+    return {
+      "joint": jnp.concatenate(parts, -1), "image": image, "text": text,
+      "logit": encoder.logits(params, cosine),
+    }  # fmt: skip
+
+  if tokenizer or weights:
+    read = encoders.tokenizer(
+      weights or tokenizer, found.length, tokenizer, wording=found.wording,
+      literal=found.literal,
+    )  # fmt: skip
+  else:
+    read = lambda texts: byte_tokens(texts, found.length)
+  return Backbone(
+    init, features, (side, side, 3), found.length, read, pretrained,
+    found.rules, has_logit=True,
+  )  # fmt: skip
+
+
+def _map(fn: Callable[[Array], Array], tree: Any) -> Any:
+  if isinstance(tree, dict):
+    return {name: _map(fn, child) for name, child in tree.items()}
+  return fn(tree)
+
+
+def byte_tokens(texts: Sequence[str], length: int) -> np.ndarray:
+  """A token per byte of UTF-8, int32 [P, length]: 1 to 256, then 257; 0 pads."""
+  ids = np.zeros((len(texts), length), np.int32)
+  for row, text in enumerate(texts):
+    data = list(text.lower().encode())[: length - 1]
+    ids[row, : len(data)] = np.array(data, np.int32) + 1
+    ids[row, len(data)] = BYTES - 1
+  return ids

@@ -1,0 +1,237 @@
+"""What a reward model is made of: a backbone and a head."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxreward.errors import UserError
+from jaxreward.models import lora
+from jaxreward.types import Array, ArrayLike, Params
+
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+# By name: "joint" [P, G, D]; of pairs of towers "image" [P, G, E], "text"
+# [P, E] and "logit" [P, G] too.
+Features = Mapping[str, Any]  # arrays or shapes
+# By name: "value" [P, G], and what else a head has of each picture, [P, G, ...].
+Outputs = Mapping[str, Any]
+HOW = ("full", "frozen", "lora")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+  """Images and words into features, as pure functions.
+
+  Attributes:
+    init: key -> params, drawn.
+    features: (params, images [P, G, H, W, C] in [0, 1], token ids [P, L]) ->
+      `Features`.
+    image_shape: (H, W, C) to which a person's images are brought.
+    length: L.
+    read: texts -> token ids int32 [P, L]; None for the words of the scenes,
+      which are `PromptBatch.tokens`.
+    pretrained: () -> params from public weights; None where there are none.
+    sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
+    has_logit: whether features have "image", "text" and "logit".
+  """
+
+  init: Callable[[Array], Params]
+  features: Callable[[Params, ArrayLike, ArrayLike], Features]
+  image_shape: tuple[int, int, int]
+  length: int
+  read: Callable[[Sequence[str]], np.ndarray] | None = None
+  pretrained: Callable[[], Params] | None = None
+  sharding_rules: Rules = ()
+  has_logit: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+  """Features into scores, as pure functions.
+
+  Attributes:
+    init: (key, features or their shapes) -> params.
+    outputs: (params, features) -> `Outputs`, which losses may ask for.
+    score: outputs -> (value [P, G], std [P, G] or None).
+    names: of the outputs.
+    needs_logit: whether it reads what pairs of towers alone have.
+  """
+
+  init: Callable[[Array, Features], Params]
+  outputs: Callable[[Params, Features], Outputs]
+  score: Callable[[Outputs], tuple[Array, Array | None]]
+  names: tuple[str, ...] = ("value",)
+  needs_logit: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RewardModel:
+  """A backbone and a head, and what of them is trained.
+
+  Parameters are {"backbone", "head"}.
+
+  Attributes:
+    backbone: images and words into features.
+    head: features into scores.
+    train: "full" trains both; "frozen" the head alone; "lora" the head and
+      adapters of the backbone.
+    rank: of the adapters.
+    alpha: their scale.
+    targets: regex of the dense layers that get one.
+  """
+
+  backbone: Backbone
+  head: Head
+  train: str = "full"
+  rank: int = 16
+  alpha: float = 32.0
+  targets: str = "(qkv|out|up|down)$"
+
+  def __post_init__(self):
+    if self.train not in HOW:
+      raise UserError(
+        f'reward_model.train="{self.train}": it is one of {", ".join(HOW)}'
+      )
+    if self.head.needs_logit and not self.backbone.has_logit:
+      raise UserError(
+        "reward_model.head reads the cosine of a pair of towers, which"
+        ' reward_model.backbone does not have; take the head "scalar", or the'
+        ' backbone "clip" or "siglip"'
+      )
+
+  @property
+  def sharding_rules(self) -> Rules:
+    """Of whole and of trained parameters; heads and adapters lie everywhere."""
+    rules = tuple(
+      (_below(pattern), axes) for pattern, axes in self.backbone.sharding_rules
+    )
+    return (*rules, (r"^head/", ()), *lora.SHARDING_RULES)
+
+  def init(self, key: Array) -> Params:
+    """Whole parameters, drawn."""
+    shapes = self._features()
+    backbone = self.backbone.init(key)
+    return {"backbone": backbone, "head": self.head.init(key, shapes)}
+
+  def start(self, key: Array) -> Params:
+    """Whole parameters, the backbone's from its public weights if it has any."""
+    if self.backbone.pretrained is None:
+      return jax.jit(self.init)(key)
+    head = jax.jit(lambda key: self.init(key)["head"])(key)
+    return {"backbone": self.backbone.pretrained(), "head": head}
+
+  def _features(self, prompts: int = 1, group: int = 1) -> Features:
+    """Shapes of the features of images."""
+    shape = jax.ShapeDtypeStruct
+    return jax.eval_shape(
+      lambda key, *x: self.backbone.features(self.backbone.init(key), *x),
+      jax.random.key(0),
+      shape((prompts, group, *self.backbone.image_shape), jnp.float32),
+      shape((prompts, self.backbone.length), jnp.int32),
+    )
+
+  def output_shapes(self, prompts: int, group: int) -> Outputs:
+    """Shapes of what the head says of `group` images of so many prompts."""
+
+    def run(key: Array, features: Features) -> Outputs:
+      return self.head.outputs(self.head.init(key, features), features)
+
+    features = self._features(prompts, group)
+    return jax.eval_shape(run, jax.random.key(0), features)
+
+  def split(self, key: Array, params: Params) -> tuple[Params, Params | None]:
+    """(what is trained, what stays) of whole parameters.
+
+    Args:
+      key: of fresh adapters.
+      params: whole.
+    """
+    if self.train == "full":
+      return params, None
+    head, backbone = {"head": params["head"]}, {"backbone": params["backbone"]}
+    if self.train == "frozen":
+      return head, backbone
+    adapter = jax.jit(self._adapter)(key)
+    return head | {"backbone": adapter}, backbone
+
+  def adapter_shapes(self) -> Params:
+    """Shapes of the adapters.
+
+    Raises:
+      UserError: no layer gets one.
+    """
+    shapes = jax.eval_shape(self._adapter, jax.random.key(0))
+    if not shapes:
+      raise UserError(
+        f'config.reward_model.targets="{self.targets}" matches no dense layer of'
+        " the backbone"
+      )
+    return shapes
+
+  def _adapter(self, key: Array) -> Params:
+    return lora.split(self._adapted(self.backbone.init)(key))[1]
+
+  def _adapted(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    return lora.with_lora(
+      fn, rank=self.rank, alpha=self.alpha, targets=self.targets
+    )
+
+  def outputs(
+    self,
+    trained: Params,
+    kept: Params | None,
+    images: Float[ArrayLike, "P G H W C"],
+    tokens: ArrayLike,
+  ) -> Outputs:
+    """What the head says, by name; no gradient flows into what is kept."""
+    features = self.backbone.features
+    if self.train == "lora":
+      features = self._adapted(features)
+    backbone = {} if kept is None else kept["backbone"]
+    backbone = lora.merge(backbone, trained.get("backbone", {}))
+    found = features(backbone, images, tokens)
+    return self.head.outputs(trained["head"], found)
+
+  def export(self, trained: Params, kept: Params | None) -> Params:
+    """Whole parameters, adapters in their kernels."""
+    if kept is None:
+      return trained
+    if self.train == "frozen":
+      return {**kept, **trained}
+    merged = lora.merge(kept["backbone"], trained["backbone"])
+    backbone = lora.fuse(merged, alpha=self.alpha)
+    return {"backbone": backbone, "head": trained["head"]}
+
+  def score_groups(
+    self,
+    params: Params,
+    images: Float[ArrayLike, "P G H W C"],
+    tokens: ArrayLike,
+  ) -> tuple[Float[Array, "P G"], Float[Array, "P G"] | None]:
+    """(values, how unsure each is, if the head says it) of whole parameters."""
+    found = self.backbone.features(params["backbone"], images, tokens)
+    return self.head.score(self.head.outputs(params["head"], found))
+
+
+def _below(pattern: str) -> str:
+  """A pattern of the backbone's paths as one of the whole model's."""
+  if pattern.startswith("(^|/)"):
+    return "^backbone/(.*/)?" + pattern.removeprefix("(^|/)")
+  return "^backbone/" + pattern.removeprefix("^")
+
+
+def reads(loss: Callable[..., Any]) -> tuple[str, ...]:
+  """Names of the arrays that a loss reads: its arguments by position."""
+  by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
+  return tuple(
+    parameter.name
+    for parameter in inspect.signature(loss).parameters.values()
+    if parameter.kind not in by_name
+  )
