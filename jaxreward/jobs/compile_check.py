@@ -29,8 +29,8 @@ from jaxreward.errors import UserError, one_line
 from jaxreward.evaluation import tables
 from jaxreward.jobs import align
 from jaxreward.rewards import scoring
+from jaxreward.setup import offline, words
 from jaxreward.setup import rewards as reward_setup
-from jaxreward.setup import words
 from jaxreward.training import ahead, sharding
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy, Trajectory
@@ -140,6 +140,8 @@ def _compile(
     logging.warning("not counted: %s", reason)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
+  if plan.origin != "rollout":
+    weights_of, rewards = dict(offline.WEIGHTS), {}
   base = jax.eval_shape(policy.init, jax.random.key(0))
   inside = align.differentiated_rewards(plan, rewards, weights_of)
   made = align.make_programs(
@@ -161,23 +163,28 @@ def _compile(
       programs[name] = compiled.build(traced, axes, alive)
     return programs[name].result
 
-  drawn = build(
-    "rollout",
-    made.draw.trace,
-    ahead.drawer(made.state),
-    made.state.step,
-    made.base,
-    batch,
-    decoder,
-  )
+  if plan.origin == "rollout":
+    drawn = build(
+      "rollout",
+      made.draw.trace,
+      ahead.drawer(made.state),
+      made.state.step,
+      made.base,
+      batch,
+      decoder,
+    )
+  else:
+    rows = _replicated(offline.image_shapes(policy, plan), mesh)
+    drawn = build("encode", made.encode.trace, rows, decoder), rows, rows
   trajectory, pixels, images = _with_places(drawn, mesh)
   # With overlap two iterations are drawn ahead of the one that is learned from.
   ahead_of = 2 if config.align.overlap else 0
   alive += (1 + ahead_of) * sharding.device_bytes((trajectory, pixels, images))
-  measure = jax.jit(setup.make_task(config).measure)
-  found = build("detector", measure.trace, images, pixels, batch)
-  if any(not reward.is_host for reward in rewards.values()):
-    build("rewards", scoring.trace, rewards, images, batch, found)
+  if plan.origin == "rollout":
+    measure = jax.jit(setup.make_task(config).measure)
+    found = build("detector", measure.trace, images, pixels, batch)
+    if any(not reward.is_host for reward in rewards.values()):
+      build("rewards", scoring.trace, rewards, images, batch, found)
   scores = _replicated(
     {k: jax.ShapeDtypeStruct(images.shape[:2], np.float32) for k in weights_of},
     mesh,

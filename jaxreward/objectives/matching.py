@@ -32,8 +32,8 @@ def flow_matching(
   those of Esser et al. 2024, https://arxiv.org/abs/2403.03206, section 3.1.
 
   On a dataset `weight` is the row's own. On a policy's own samples it is the
-  advantage: with `best` this is rejection sampling, with `exponential`
-  reward-weighted regression.
+  advantage: with `curated` at a low temperature this is rejection sampling, with
+  `exponential` reward-weighted regression.
 
   Args:
     v: velocity of the trained parameters at x_t.

@@ -113,6 +113,11 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f"{field}: nothing is drawn, so that nothing overlaps; set"
       " config.align.overlap to False"
     )
+  if len(config.players):
+    raise UserError(
+      f"config.players.{next(iter(config.players))}: it learns from what the"
+      f" policy draws, and config.data.{name} gives rows of files; leave one out"
+    )
   if config.composition.name != "weighted_sum":
     raise UserError(
       f'config.composition.name="{config.composition.name}": rows of'
@@ -270,6 +275,12 @@ def _without_captions(
     prompts, tokens=keep(prompts.tokens), text=keep(prompts.text)
   )
   return dataclasses.replace(batch, prompts=prompts)
+
+
+def image_shapes(policy: Policy, plan: feeds.Plan) -> jax.ShapeDtypeStruct:
+  """The images of an iteration, as `samples` takes them."""
+  shape = plan.prompts, plan.group, *setup.picture_side(policy), 3
+  return jax.ShapeDtypeStruct(shape, jnp.uint8)
 
 
 def samples(

@@ -70,6 +70,8 @@ ROWS = [
       "data.preferences", "scenes"),
   row("drawing ahead of nothing", ("config.data.dataset", "align.overlap"),
       "align.overlap", True),
+  row("a player of files", ("config.players.critic", "config.data.dataset"),
+      "players.critic.fn", "critic"),
   row("one score composed", ("config.composition.name", "weighted_sum"),
       "composition.name", "gdpo"),
   row("likelihoods of a dataset", ("config.objective.name", "config.data.dataset",

@@ -62,6 +62,13 @@ def test_a_table_and_json_for_eight_cpus(tmp_path, small_model, capfd):
   assert ("all-gather", "fsdp") not in kinds(whole)
 
 
+@pytest.mark.slow
+def test_a_run_on_files_encodes_in_place_of_drawing(tmp_path):
+  spec = "recipes/flow_dpo_offline.py:smoke"
+  assert main.main(tiny.flags(spec, tmp_path, FAST)) == 0
+  assert list(found(tmp_path)["meshes"][0]["programs"]) == ["encode", "update"]
+
+
 def test_little_memory_does_not_fit_and_says_what_to_change(
   tmp_path, small_model, command
 ):
