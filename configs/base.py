@@ -135,6 +135,13 @@ def get_config() -> ConfigDict:
         every=25,
         seed=20,
         microbatch=240,
+        evaluators=dict(  # or "file.py:function" of your own
+          measures=dict(fn="measures"),
+          accuracy=dict(fn="accuracy"),
+          rewards=dict(fn="rewards"),
+          diversity=dict(fn="diversity"),
+          statistics=dict(fn="image_statistics"),
+        ),
       ),
       export=dict(  # of the job export, from a checkpoint of align
         step="final",  # or "best", or the number of a step

@@ -46,7 +46,13 @@ __all__ = [
 ]
 
 # Sections that take new entries and arguments from the command line.
-OPEN_SECTIONS = ("rewards", "heldout_rewards", "regularizers", "players")
+OPEN_SECTIONS = (
+  "rewards",
+  "heldout_rewards",
+  "regularizers",
+  "players",
+  "eval.evaluators",
+)
 # Sections that are one method: `name` and the arguments of that function.
 METHOD_SECTIONS = (
   "autoencoder",
@@ -231,11 +237,15 @@ def _switch_method(config: ConfigDict, key: str, text: str) -> None:
     parent[last] = ConfigDict({"name": text})
 
 
+def _is_of_open(parts: Sequence[str]) -> bool:
+  """Whether the section at this path is an open one, or in one."""
+  starts = (".".join(parts[:i]) for i in range(1, len(parts) + 1))
+  return any(start in OPEN_SECTIONS for start in starts)
+
+
 def _is_open(parts: Sequence[str]) -> bool:
   """Whether the section at this path takes new fields."""
-  return bool(parts) and (
-    parts[0] in OPEN_SECTIONS or ".".join(parts) in METHOD_SECTIONS
-  )
+  return _is_of_open(parts) or ".".join(parts) in METHOD_SECTIONS
 
 
 def _set(config: ConfigDict, key: str, text: str) -> None:
@@ -254,7 +264,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
   node = config
   for i, part in enumerate(sections):
     if part not in node:
-      if not _is_open(parts[:i]) and part not in OPEN_SECTIONS:
+      if not _is_open(parts[: i + 1]):
         raise _unknown(config, node, key)
       node[part] = ConfigDict()
     node = node[part]
@@ -267,7 +277,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
     if not _is_open(sections):
       raise _unknown(config, node, key)
     node[last] = _literal(text)
-  elif sections and sections[0] in OPEN_SECTIONS and _is_none(text):
+  elif _is_of_open(sections) and _is_none(text):
     del node[last]
   elif isinstance(node[last], ConfigDict):
     node[last] = _parse_section(key, text, node[last])

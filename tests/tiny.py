@@ -54,6 +54,11 @@ def redness(images, prompts, *, scale=4.0, channel=0):
   return scale * images[..., channel].mean((2, 3))
 
 
+def lightness(images, *, scale=1.0):
+  """An evaluator as a user would write it."""
+  return {"lightness": scale * images.mean((2, 3, 4))}
+
+
 def kl(fn: str, weight: float) -> dict:
   """Overrides for a term that holds the policy near its reference."""
   return {"regularizers.kl.fn": fn, "regularizers.kl.weight": weight}

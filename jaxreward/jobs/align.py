@@ -54,6 +54,7 @@ from jaxreward.setup import (
   adapters,
   align_methods,
   data_checks,
+  evaluators,
   offline,
   plans,
   players,
@@ -92,6 +93,7 @@ def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   setup.step_table(config, "eval")
   setup.make_steering(config, "eval")
+  evaluators.bind(config)
   align_methods.bind_methods(config)
   align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)
@@ -647,23 +649,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def quick(current, n):
       params = trainable.whole(current.ema, base)
-      found, _, _ = evaluator(params)
-      row = {
-        f"eval/{name}": found[key]
-        for name, key in (("accuracy", "strict"), ("texture", "texture"))
-        if key in found
-      }
-      row |= {
-        f"eval/accuracy/{k}": v["accuracy"]
-        for k, v in found.get("kinds", {}).items()
-      }
-      row |= {
-        f"eval/reward/{k}": v
-        for k, v in found["rewards"].items()
-        if v is not None
-      }
-      kl = final.kl(params)
-      return row | {"eval/diversity": found["diversity"], "eval/kl": kl}
+      return evaluator.row(params) | {"eval/kl": final.kl(params)}
 
     final = Final(config, workdir, trainable, rewards, base, encode, decoder)
     final.before()

@@ -20,19 +20,21 @@ from jaxreward.data import repeats
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError
-from jaxreward.evaluation import accuracy, diversity, hacking, tables
+from jaxreward.evaluation import tables
+from jaxreward.evaluation.evaluators import Evaluators
 from jaxreward.flow import guidance, rollout, steppers
 from jaxreward.flow.sampler import Sampler, State
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
-from jaxreward.setup import adapters, data_checks, words
+from jaxreward.setup import adapters, data_checks, evaluators, words
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.steering import Trace
 from jaxreward.tasks import Task
-from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
+from jaxreward.types import Array, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
+STEERING = "eval.steering"  # the name of its results
 KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 
 
@@ -136,16 +138,12 @@ def path_kl(
   return masked_mean(rollout.from_chunks(kl.sum(0)), layout.mask)
 
 
-def _mean_score(
-  scores: ArrayLike, reward: Reward | None, prompts: PromptBatch
-) -> float | None:
-  """Mean of the scores that did not fail, where the reward has a say.
-
-  None if there is none.
-  """
+def _says(
+  reward: Reward | None, prompts: PromptBatch, shape: tuple[int, int]
+) -> np.ndarray:
+  """bool [P, G]: whose scores count."""
   weight = 1.0 if reward is None else reward.weight
-  valid = jnp.isfinite(scores) & np.asarray(has_say(weight, prompts))
-  return float(masked_mean(scores, valid)) if bool(valid.any()) else None
+  return np.broadcast_to(np.asarray(has_say(weight, prompts.plain)), shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +154,7 @@ class Evaluator:
     policy: takes the parameters given to `__call__`.
     data: prompts.
     rewards: to report besides.
+    evaluators: what is reported.
     sampler: (policy, P, G, guidance scale) -> the sampler, called in jit.
     seed: of the noise; the same for every call.
     encode: batch -> the batch as the policy takes it.
@@ -167,6 +166,7 @@ class Evaluator:
   policy: Policy
   data: EvaluationSet
   rewards: dict[str, Reward]
+  evaluators: Evaluators
   sampler: Callable[..., Sampler]
   seed: int
   encode: Callable[[PromptBatch], PromptBatch] = lambda batch: batch
@@ -185,12 +185,12 @@ class Evaluator:
 
     def look(pixels, prompts):
       images = jnp.clip(pixels, 0, 1)
-      found = self.data.task.measure(images, pixels, prompts)
-      mask = jnp.ones(images.shape[:2], bool)
-      found["diversity"] = diversity.group_diversity(images, mask)
-      for name in ("edge_density", "colour_entropy", "brightness"):
-        found[name] = getattr(hacking, name)(images)
-      return images, found
+      measures = self.data.task.measure(images, pixels, prompts)
+      results = self.evaluators.drawn(
+        images=images, pixels=pixels, measures=measures, batch=prompts,
+        mask=jnp.ones(images.shape[:2], bool),
+      )  # fmt: skip
+      return images, measures, results
 
     # One program without guidance, one for every other scale.
     plain = jax.jit(functools.partial(draw, scale=1.0))
@@ -202,41 +202,51 @@ class Evaluator:
         pixels, trace = self.steer(
           params, prompts, self.decoder, None if is_off else jnp.float32(scale)
         )
-        images, found = looked(pixels, prompts)
-        return images, found | trace.metrics()
+        images, measures, results = looked(pixels, prompts)
+        return images, measures, results | {STEERING: trace.metrics()}
       if is_off:
         return plain(params, prompts, self.decoder)
       return guided(params, prompts, self.decoder, jnp.float32(scale))
 
     return choose
 
+  def evaluate(
+    self, params: Params, guidance_scale: float = 1.0
+  ) -> tuple[dict[str, dict[str, Any]], np.ndarray, np.ndarray]:
+    """(results by evaluator, images [P, G, ...], strict [P, G]).
+
+    Where no task judges, strict is NaN.
+    """
+    batch, data = self.encode(self.data.batch), self.data
+    images, measures, results = self._draw(params, batch, float(guidance_scale))
+    scores, _ = score(self.rewards, images, data.batch, measures)
+    measures, results = processes.fetch((measures, results))
+    shape = images.shape[:2]
+    host_images = np.asarray(processes.fetch(images))
+    found = self.evaluators.finish(
+      results, images=host_images, measures=measures, scores=scores,
+      mask=np.ones(shape, bool), batch=data.batch,
+      says={k: _says(self.rewards.get(k), data.batch, shape) for k in scores},
+      category=data.kinds.reshape(shape), categories=data.task.categories,
+      meaning=data.meanings.reshape(shape),
+    )  # fmt: skip
+    strict = measures.get("strict", np.full(shape, np.nan))
+    return found, host_images, np.asarray(strict)
+
   def __call__(
     self, params: Params, guidance_scale: float = 1.0
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """(results for evaluation.json, images [P, G, ...], strict [P, G]).
+    """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
+    found, images, strict = self.evaluate(params, guidance_scale)
+    result = self.evaluators.merged(found)
+    if "n" not in result:
+      result = {"n": strict.size} | result
+    return result, images, strict
 
-    Where no detector judges, strict is NaN.
-    """
-    batch = self.encode(self.data.batch)
-    images, found = self._draw(params, batch, float(guidance_scale))
-    scores, _ = score(self.rewards, images, self.data.batch, found)
-    host = processes.fetch(found)
-    strict = np.full(images.shape[:2], np.nan)
-    result: dict[str, Any] = {"n": strict.size}
-    if "strict" in host:
-      strict = np.asarray(host["strict"])
-      result = accuracy.summarise(
-        strict.reshape(-1), self.data.kinds,
-        names=self.data.task.categories, clusters=self.data.meanings,
-      )  # fmt: skip
-    result["rewards"] = {
-      name: _mean_score(s, self.rewards.get(name), self.data.batch.plain)
-      for name, s in scores.items()
-    }
-    for name in sorted(set(host) - {"strict"}):
-      mean = np.mean if np.isfinite(host[name]).all() else np.nanmean
-      result[name] = float(mean(host[name]))
-    return result, np.asarray(processes.fetch(images)), strict
+  def row(self, params: Params) -> dict[str, float]:
+    """What is logged during training: {"eval/NAME": number}."""
+    found, _, _ = self.evaluate(params)
+    return {f"eval/{k}": v for k, v in self.evaluators.row(found).items()}
 
 
 def make_evaluator(
@@ -278,7 +288,7 @@ def make_evaluator(
     )  # fmt: skip
     steer = functools.partial(method.run, particles)
   return Evaluator(
-    policy, data, rewards,
+    policy, data, rewards, evaluators.bind(config),
     functools.partial(setup.make_sampler, config, "eval"), config.eval.seed,
     encode or words.make_encode(config, policy, decoder=decoder), decoder,
     steer,
@@ -380,6 +390,7 @@ def check(config: ConfigDict) -> None:
   adapters.check(config, policy)
   setup.step_table(config, "eval")
   setup.make_steering(config, "eval")
+  evaluators.bind(config)
   reward_setup.bind(config)
   if config.job != "pipeline":
     return

@@ -23,7 +23,7 @@ from jaxreward.flow import path
 from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
-from jaxreward.setup import data_checks, words
+from jaxreward.setup import data_checks, evaluators, words
 from jaxreward.tasks import Task
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
@@ -80,6 +80,7 @@ def check(config: ConfigDict) -> None:
       ' to pretrain on; take "scenes" or "edits"'
     )
   setup.step_table(config, "eval")
+  evaluators.bind(config)
   optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
@@ -152,13 +153,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     def quick(current, n):
       found, _, _ = evaluator(current.ema)
       kinds = {
-        f"accuracy/{k}": v["accuracy"] for k, v in found["kinds"].items()
+        f"accuracy/{k}": v["accuracy"]
+        for k, v in found.get("kinds", {}).items()
       }
-      return {
-        "eval/accuracy": found["strict"],
-        "eval/texture": found["texture"],
-        **kinds,
-      }
+      named = (("accuracy", "strict"), ("texture", "texture"))
+      return kinds | {f"eval/{n}": found[k] for n, k in named if k in found}
 
     with (
       writers.MetricsWriter(workdir, "pretrain") as writer,

@@ -168,12 +168,12 @@ def load_objects(
       f"dtype={dtype} is not known{nearest(dtype, ('float32', 'bfloat16'))}"
     )
   known = facts_of_file(facts) if facts else fact_of
+  config, params = owlvit.load(weights, dtype=dtype)
   if known is None:
     raise UserError(
       "facts is empty, and the task does not say what its prompts ask for; name"
       " GenEval's evaluation_metadata.jsonl"
     )
-  config, params = owlvit.load(weights, dtype=dtype)
   net = owlvit.OwlVit(config, jnp.dtype(dtype))
   assert config.text and config.vision
   prepared = preprocess.Preprocess((config.vision.image,) * 2)

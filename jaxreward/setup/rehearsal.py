@@ -1,4 +1,4 @@
-"""A person's own rewards, tried before anything is built, loaded or trained.
+"""A person's own rewards and evaluators, tried before anything is built, loaded or trained.
 
 One that runs in jit is traced on shapes, which computes nothing. One that runs
 on the host is asked once, for two prompts and a group of pictures of noise:
@@ -17,14 +17,17 @@ from ml_collections import ConfigDict
 
 from jaxreward import rewards, setup, user_code
 from jaxreward.errors import UserError
+from jaxreward.evaluation.evaluators import Evaluators
+from jaxreward.setup import evaluators
 from jaxreward.setup import rewards as reward_setup
-from jaxreward.types import PromptBatch
+from jaxreward.tasks import Task
+from jaxreward.types import Array, PromptBatch
 
 _PROMPTS = 2  # of which a reward may fail for one
 
 
 def run(config: ConfigDict) -> None:
-  """Tries every reward of the config that is no part of the package.
+  """Tries every reward and evaluator that is no part of the package.
 
   Those that load something of their own are left out: loading is dear.
 
@@ -40,10 +43,14 @@ def run(config: ConfigDict) -> None:
     for name, entry in reward_setup.bind(config).items()
     if user_code.is_own(entry.fn) and entry.loads is None
   }
-  if not functions:
+  numbers = evaluators.bind(config)
+  if not functions and not any(
+    map(user_code.is_own, numbers.functions.values())
+  ):
     return
   images, prompts = probe(config)
   try_out(functions, images, prompts, trained=tuple(config.rewards))
+  try_numbers(numbers, setup.make_task(config), images, prompts)
 
 
 def probe(config: ConfigDict) -> tuple[np.ndarray, PromptBatch]:
@@ -94,6 +101,28 @@ def try_out(
         f"config.rewards.{name}: the reward returned several scores"
         f" ({', '.join(several)}); one that is trained on returns one"
       )
+
+
+def try_numbers(
+  numbers: Evaluators, task: Task, images: np.ndarray, prompts: PromptBatch
+) -> None:
+  """Traces the evaluators that run in jit, on shapes.
+
+  Args:
+    numbers: their options bound.
+    task: of the prompts.
+    images: [P, G, H, W, C].
+    prompts: P prompts.
+  """
+
+  def ask(images: Array, prompts: PromptBatch) -> Mapping[str, Any]:
+    return numbers.drawn(
+      images=images, pixels=images, batch=prompts,
+      measures=task.measure(images, images, prompts),
+      mask=jnp.ones(images.shape[:2], bool),
+    )  # fmt: skip
+
+  jax.eval_shape(ask, images, prompts)
 
 
 def _traced(reward: rewards.Reward, images, prompts) -> Mapping[str, Any]:

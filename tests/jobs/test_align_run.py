@@ -16,7 +16,14 @@ from tests import tiny
 pytestmark = pytest.mark.job
 
 RUNS = {
-  "nft": ("align_scenes.py:smoke", {}),
+  "nft": (
+    "align_scenes.py:smoke",
+    {
+      "eval.evaluators.own.fn": f"{tiny.HERE}:lightness",
+      "eval.evaluators.own.scale": 2.0,
+      "eval.evaluators.statistics": "none",
+    },
+  ),
   "nft_lora": ("align_scenes.py:smoke", {"lora.rank": 2}),
   "grpo": ("align_scenes.py:flow_grpo,smoke", {}),
   "grpo_lora": ("align_scenes.py:flow_grpo,smoke", {"lora.rank": 2}),
@@ -83,6 +90,20 @@ def test_the_panel_is_on_by_default(workdir):
   assert row["panel/trained_reward"] == pytest.approx(row["reward"], rel=1e-5)
 
 
+def test_evaluators_are_those_of_the_config(runs):
+  """A user's own is logged and written; one that is left out is not."""
+  plain, own = runs("grpo_lora"), runs("nft")
+  assert {"eval/lightness", "eval/diversity"} <= set(tiny.rows(own)[-1])
+  assert "eval/lightness" not in tiny.rows(plain)[-1]
+  for workdir, names in ((own, {"lightness"}), (plain, {"brightness"})):
+    found = json.loads((workdir / "evaluation.json").read_text())
+    for side in ("before", "after"):
+      for result in found[side].values():
+        assert {"lightness", "brightness"} & set(result) == names
+  # Twice the mean of pictures of a light background.
+  assert 0 < found["after"]["guidance_scale=1.0"]["brightness"] < 1
+
+
 def test_it_learns(workdir):
   """The reward is easy, so a handful of steps show."""
   rows = tiny.rows(workdir)
@@ -106,7 +127,7 @@ def test_evaluation_is_complete(workdir):
       assert set(result["kinds"]) == set(grammar.KINDS)
       assert "redness" in result["rewards"]
       assert 0 <= result["strict"] <= 1
-      assert {"texture", "diversity", "brightness"} <= set(result)
+      assert {"texture", "diversity"} <= set(result)
   assert found["after"]["guidance_scale=1.0"]["kl"] > 0
   gain = found["difference"]
   assert gain["low"] <= gain["value"] <= gain["high"]

@@ -12,6 +12,7 @@ from etils import epath
 from jaxreward import rewards, setup
 from jaxreward.data import pipeline
 from jaxreward.errors import UserError
+from jaxreward.evaluation import evaluators
 from jaxreward.jobs import align, evaluate
 from jaxreward.report import grids
 from jaxreward.setup import words
@@ -128,10 +129,13 @@ def test_the_mean_of_a_reward_is_over_the_rows_where_it_has_a_say():
   scores = np.arange(12.0).reshape(6, 2)
   own = np.asarray(prompts.category) == kind
   assert 0 < own.sum() < 6
-  mean = evaluate._mean_score(scores, found, prompts)
-  assert mean == pytest.approx(scores[own].mean())
-  whole = evaluate._mean_score(scores, None, prompts)
-  assert whole == pytest.approx(scores.mean())
+  says = {
+    name: evaluate._says(reward, prompts, scores.shape)
+    for name, reward in (("some", found), ("all", None))
+  }
+  means = evaluators.rewards(dict.fromkeys(says, scores), says)["rewards"]
+  assert means["some"] == pytest.approx(scores[own].mean())
+  assert means["all"] == pytest.approx(scores.mean())
 
 
 def test_a_judge_of_scenes_is_refused_for_pictures_of_other_sizes():

@@ -1,0 +1,270 @@
+"""Numbers of an evaluation: each is one function that asks for arrays by name.
+
+    def sharpness(images, mask, *, scale=1.0):
+      return {"sharpness": ...}  # [P, G], or one number
+
+The names of its positional arguments are the arrays it reads, its keyword-only
+arguments are its options. One that reads images, pixels, mask, measures and the
+batch alone runs in the program that draws the images; the others run on the
+host, on NumPy arrays. Arrays that are returned are averaged over what is
+finite. `align`, `pretrain` and `evaluate` run the same ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward import user_code
+from jaxreward.errors import UserError, nearest
+from jaxreward.evaluation import accuracy as accuracy_lib
+from jaxreward.evaluation import diversity, hacking
+from jaxreward.methods import asks
+from jaxreward.numerics import masked_mean
+from jaxreward.types import Array, ArrayLike
+
+F = TypeVar("F", bound=Callable[..., Any])
+Results = Mapping[str, Any]  # metric -> number, [P, G], or a nested dict
+
+# In the program that draws.
+DRAWN = {
+  "images": "[P, G, H, W, C] in [0, 1]",
+  "pixels": "[P, G, H, W, C], the same unclipped",
+  "mask": "bool [P, G]",
+  "measures": "{name: [P, G]}, what the task measures",
+  "batch": "`PromptBatch` of P prompts",
+}
+# On the host, once all is drawn and scored.
+SCORED = {
+  "scores": "{reward: [P, G]}",
+  "says": "{reward: bool [P, G]}, where it has a say",
+  "category": "int [P, G], of the prompts",
+  "categories": "{number: name}",
+  "meaning": "str [P, G]; images of one meaning succeed together",
+}
+OFFERS = DRAWN | SCORED
+
+
+def on_host(fn: Callable[..., Any]) -> bool:
+  """Whether an evaluator runs on the host."""
+  return getattr(fn, "is_host", False) or not set(asks(fn)) <= set(DRAWN)
+
+
+def declare(
+  *, is_host: bool = False, row: Callable[[Results], Results] | None = None
+) -> Callable[[F], F]:
+  """Marks an evaluator.
+
+  Args:
+    is_host: it gets NumPy arrays, outside jit, whatever it reads.
+    row: results -> the numbers to log during training, as eval/NAME; all that
+      are numbers if None.
+  """
+
+  def mark(fn: F) -> F:
+    vars(fn).update(is_host=is_host, row=row)
+    return fn
+
+  return mark
+
+
+def require(fn: Callable[..., Any], field: str) -> None:
+  """Refuses an evaluator that reads what there is not.
+
+  Raises:
+    UserError: the name, and those there are.
+  """
+  for name in asks(fn):
+    if name not in OFFERS:
+      raise UserError(
+        f'config.{field}: it reads "{name}", which no evaluation'
+        f" offers{nearest(name, OFFERS)}; there are {', '.join(OFFERS)}"
+      )
+
+
+def _ask(
+  name: str, fn: Callable[..., Any], offers: Mapping[str, Any]
+) -> Results:
+  """What an evaluator returns, its mistakes told in one line.
+
+  Raises:
+    UserError: what it raised, or results of a wrong kind.
+  """
+  field = f"config.eval.evaluators.{name}"
+  with user_code.blamed(field, fn, host=on_host(fn)):
+    found = fn(**{k: offers[k] for k in asks(fn)})
+  if not isinstance(found, Mapping):
+    raise UserError(
+      f"{field}: it returned {type(found).__name__}; expected"
+      " {metric: number or [P, G]}"
+    )
+  p, g = offers["mask"].shape
+  for metric, value in found.items():
+    shape = np.shape(value) if not isinstance(value, Mapping) else ()
+    if shape not in ((), (p,), (p, g)):
+      raise UserError(
+        f'{field}: its "{metric}" has the shape {shape}; expected a number,'
+        f" [P] or [P, G], here {(p, g)}"
+      )
+  return {str(k): v for k, v in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluators:
+  """The evaluators of a run.
+
+  Attributes:
+    functions: name -> evaluator, its options bound.
+  """
+
+  functions: Mapping[str, Callable[..., Any]]
+
+  def drawn(self, **offers: Any) -> dict[str, Results]:
+    """Results of those that run in the program that draws; call it in jit."""
+    return {
+      name: _ask(name, fn, offers)
+      for name, fn in self.functions.items()
+      if not on_host(fn)
+    }
+
+  def finish(
+    self, drawn: Mapping[str, Results], **offers: Any
+  ) -> dict[str, dict[str, Any]]:
+    """Results of all, of which arrays are averaged.
+
+    Args:
+      drawn: on the host; there may be others' results among them.
+      **offers: all arrays, on the host.
+    """
+    results = dict(drawn)
+    for name, fn in self.functions.items():
+      if name not in results:
+        results[name] = _ask(name, fn, offers)
+    return {
+      name: {k: _average(v) for k, v in given.items()}
+      for name, given in results.items()
+    }
+
+  def row(self, results: Mapping[str, Results]) -> dict[str, float]:
+    """What is logged during training, without "eval/"."""
+    row: dict[str, float] = {}
+    for name, fn in self.functions.items():
+      pick = getattr(fn, "row", None) or _numbers
+      row |= pick(results[name])
+    return row
+
+  def merged(self, results: Mapping[str, Results]) -> dict[str, Any]:
+    """One dict for evaluation.json: what the host gives first, then by name.
+
+    Raises:
+      UserError: two evaluators that give one number.
+    """
+    host: dict[str, Any] = {}
+    drawn: dict[str, Any] = {}
+    for name, given in results.items():
+      fn = self.functions.get(name)
+      is_host = fn is not None and on_host(fn)
+      for metric, value in given.items():
+        if metric in host or metric in drawn:
+          raise UserError(
+            f"config.eval.evaluators.{name}: another evaluator gives"
+            f' "{metric}" too; leave one of the two out'
+          )
+        (host if is_host else drawn)[metric] = value
+    return host | {name: drawn[name] for name in sorted(drawn)}
+
+
+def _average(value: Any) -> Any:
+  """Arrays as the mean of what is finite; the rest as it is."""
+  if not hasattr(value, "dtype"):
+    return value
+  array = np.asarray(value)
+  mean = np.mean if np.isfinite(array).all() else np.nanmean
+  return float(mean(array))
+
+
+def _numbers(results: Results) -> dict[str, float]:
+  return {
+    k: float(v)
+    for k, v in results.items()
+    if isinstance(v, int | float) and not isinstance(v, bool)
+  }
+
+
+def _measures_row(results: Results) -> Results:
+  return {k: results[k] for k in ("texture",) if k in results}
+
+
+@declare(row=_measures_row)
+def measures(measures: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+  """What the task measures, but for the verdict; see `accuracy`."""
+  return {k: v for k, v in measures.items() if k != "strict"}
+
+
+def _accuracy_row(results: Results) -> dict[str, float]:
+  if "strict" not in results:
+    return {}
+  kinds = {f"accuracy/{k}": v["accuracy"] for k, v in results["kinds"].items()}
+  return {"accuracy": results["strict"]} | kinds
+
+
+@declare(is_host=True, row=_accuracy_row)
+def accuracy(
+  measures: Mapping[str, np.ndarray],
+  category: np.ndarray,
+  categories: Mapping[int, str],
+  meaning: np.ndarray,
+) -> dict[str, Any]:
+  """Share of right images, see `accuracy.summarise`; empty if none judges."""
+  if "strict" not in measures:
+    return {}
+  return accuracy_lib.summarise(
+    np.asarray(measures["strict"]).reshape(-1), category.reshape(-1),
+    names=categories, clusters=meaning.reshape(-1),
+  )  # fmt: skip
+
+
+def _rewards_row(results: Results) -> dict[str, float]:
+  means = results["rewards"].items()
+  return {f"reward/{k}": v for k, v in means if v is not None}
+
+
+@declare(is_host=True, row=_rewards_row)
+def rewards(
+  scores: Mapping[str, ArrayLike], says: Mapping[str, ArrayLike]
+) -> dict[str, dict[str, float | None]]:
+  """Means of the scores that did not fail; None where there is none."""
+  means: dict[str, float | None] = {}
+  for name, values in scores.items():
+    valid = jnp.isfinite(values) & says[name]
+    mean = masked_mean(values, valid) if bool(valid.any()) else None
+    means[name] = None if mean is None else float(mean)
+  return {"rewards": means}
+
+
+def group_diversity(images: Array, mask: Array) -> dict[str, Array]:
+  """How different the images of a prompt are; see `diversity`."""
+  return {"diversity": diversity.group_diversity(images, mask)}
+
+
+@declare(row=lambda results: {})
+def image_statistics(images: Array) -> dict[str, Array]:
+  """Edges, colours and brightness; see `hacking`."""
+  return {
+    "edge_density": hacking.edge_density(images),
+    "colour_entropy": hacking.colour_entropy(images),
+    "brightness": hacking.brightness(images),
+  }
+
+
+REGISTRY: dict[str, Callable[..., Any]] = {
+  "measures": measures,
+  "accuracy": accuracy,
+  "rewards": rewards,
+  "diversity": group_diversity,
+  "image_statistics": image_statistics,
+}
