@@ -76,6 +76,9 @@ def get_config() -> ConfigDict:
         window_start=0,
         window_size=0,  # 0: noise in every step
         window_move=dict(name="none"),  # or "drawn", "sliding"
+        # so many samples of a group share their noise, initial and of steps
+        branch=dict(members=1, steps=0),  # steps -1: all before the window
+        start=dict(name="noise"),  # or "picture": a prompt's, partly noised
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),
       heldout_rewards=dict(),
@@ -156,6 +159,7 @@ def get_config() -> ConfigDict:
         num_steps=10,
         sampler=dict(name="ode"),
         steering=dict(name="none"),  # as eval.steering
+        start=dict(name="noise"),  # or as rollout.start
         guidance_scale=1.0,
         microbatch=96,
         scale=4,  # pixels per pixel in the files

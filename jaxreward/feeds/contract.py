@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import log_prob, rollout, steppers
-from jaxreward.flow.sampler import Sampler, TakeStep
+from jaxreward.flow.sampler import Sampler, Share, TakeStep
 from jaxreward.methods import asks, prepare_of
 from jaxreward.types import Array, ArrayLike, Policy, Trajectory
 
@@ -75,6 +75,10 @@ class Plan:
     move: iteration -> first step of a window that moves; None for one that
       stays. The table then has noise in every step.
     outside: constants of the steps without noise, where the window moves.
+    share: which samples of a group share their first noise.
+    parts_at_window: whether they part where a window that moves begins.
+    start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
+      start from, or None for noise alone.
   """
 
   table: steppers.StepTable
@@ -99,6 +103,9 @@ class Plan:
   is_on_policy: bool = False
   move: Callable[[Array], Array] | None = None
   outside: steppers.StepTable | None = None
+  share: Share | None = None
+  parts_at_window: bool = False
+  start: Callable[..., Array | None] = lambda *_: None
 
   def sampler(self, policy: Policy, layout: rollout.Layout) -> Sampler:
     """The sampler of an iteration whose plan this is (`at`).
@@ -110,6 +117,7 @@ class Plan:
     return Sampler(
       policy, self.table, layout, self.guidance_scale,
       is_recorded=self.feed.keeps == "steps", take_step=self.take_step,
+      share=self.share,
     )  # fmt: skip
 
   def at(self, iteration: Array) -> Plan:
@@ -123,8 +131,13 @@ class Plan:
       lambda noisy, plain: jnp.where(inside, noisy, plain),
       self.table, self.outside,
     )  # fmt: skip
-    trained = start + jnp.arange(size)
-    return dataclasses.replace(self, table=table, trained=trained, move=None)
+    share = self.share
+    if share is not None and self.parts_at_window:
+      share = dataclasses.replace(share, steps=start)
+    return dataclasses.replace(
+      self, table=table, trained=start + jnp.arange(size), move=None,
+      share=share,
+    )  # fmt: skip
 
 
 # (trajectory, credit, prompt ids [P], plan, scalar key) -> rows [K, R, ...]; the

@@ -97,6 +97,7 @@ def check(config: ConfigDict) -> None:
   align_methods.bind_methods(config)
   align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)
+  setup.check_start(config, "rollout", policy)
   words.bind(config, policy)
   offline.check(config, policy)
   adapters.check(config, policy)

@@ -31,6 +31,7 @@ def check(config: ConfigDict) -> None:
   words.bind(config, policy)
   adapters.check(config, policy)
   setup.step_table(config, "sample")
+  setup.check_start(config, "sample", policy)
   if setup.make_steering(config, "sample") is not None:
     reward_setup.bind(config)
 
@@ -56,7 +57,9 @@ def pictures_of(
     config, "sample", policy, rows, options.group, options.guidance_scale
   )
   key = rng.stream_key(config.seed, "sample")
-  latents = sampler.sample(params, key, batch.words, batch.ids).latents[-1]
+  start = setup.start_latents(config, "sample", policy, batch, decoder)
+  drawn = sampler.sample(params, key, batch.words, batch.ids, start=start)
+  latents = drawn.latents[-1]
   images = jnp.clip(sampler.pixels(latents, decoder), 0, 1)
   count = rows * options.group
   return latents[:count], images.reshape(count, *images.shape[2:])

@@ -36,8 +36,10 @@ from jaxreward.setup.sampling import (
   make_sampler,
   make_schedule,
   make_steps,
+  section_times,
   step_table,
 )
+from jaxreward.setup.starts import check_start, start_latents, to_latents
 from jaxreward.setup.steering import make_particles, make_steering
 from jaxreward.setup.task import make_task
 
@@ -47,6 +49,7 @@ __all__ = [
   "POLICY_FILE",
   "Trainable",
   "batch_devices",
+  "check_start",
   "checkpoint_path",
   "decoder_shapes",
   "load_decoder",
@@ -70,7 +73,10 @@ __all__ = [
   "put",
   "put_decoder",
   "score_frames",
+  "section_times",
   "shapes",
   "spread_rows",
+  "start_latents",
   "step_table",
+  "to_latents",
 ]

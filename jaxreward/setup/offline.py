@@ -301,10 +301,7 @@ def samples(
   flat = rollout.from_groups(jnp.asarray(images), layout)
 
   def encode(some: Array) -> Array:
-    pixels = some.astype(jnp.float32) / 255
-    if policy.to_latents is None:
-      return pixels * 2 - 1
-    return policy.to_latents(pixels, decoder).astype(jnp.float32)
+    return setup.to_latents(policy, some.astype(jnp.float32) / 255, decoder)
 
   latents = jax.lax.map(encode, rollout.to_chunks(flat, layout.chunks))
   latents = jnp.asarray(rollout.from_chunks(latents))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,14 @@ from jaxreward import feeds, rng, setup
 from jaxreward.errors import UserError
 from jaxreward.feeds import Plan, tail
 from jaxreward.flow import rollout, schedule, steppers, windows
+from jaxreward.flow.sampler import Share
 from jaxreward.setup import checks, kernels, offline
 from jaxreward.types import (
   Array,
   ArrayLike,
 )
+
+UNTIL_WINDOW = -1  # shared steps: all before the window
 
 
 def _check_counts(config) -> None:
@@ -85,6 +89,9 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     last_steps=align.last_steps,
     depth=_depth(config),
     is_on_policy=align.updates == 1 and not align.overlap,
+    share=_share(config, group, len(steps["table"].t)),
+    parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
+    start=functools.partial(setup.start_latents, config, "rollout"),
   )
   most = r.prompts * feed.per_group(plan)
   if by_samples and align.updates > most:
@@ -93,6 +100,35 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       f' config.align.split="samples" there are {most} rows to share out'
     )
   return _with_rows(plan, r.microbatch, devices, parts)
+
+
+def _share(config, group: int, steps: int) -> Share | None:
+  """Which samples of a group start alike; None where none do.
+
+  Raises:
+    UserError: branches that do not fill a group, or too many shared steps.
+  """
+  members, shared = config.rollout.branch.members, config.rollout.branch.steps
+  if members == 1 and not shared:
+    return None
+  if members < 2 or group % members:
+    raise UserError(
+      f"config.rollout.branch.members={members}: expected a divisor of"
+      f" config.rollout.group={group} above 1, or 1 with branch.steps=0"
+    )
+  if shared == UNTIL_WINDOW:
+    if not config.rollout.window_size:
+      raise UserError(
+        f"config.rollout.branch.steps={UNTIL_WINDOW}: branches part at the"
+        " window, and config.rollout.window_size is 0"
+      )
+    return Share(members, config.rollout.window_start)
+  if not 0 <= shared < steps:
+    raise UserError(
+      f"config.rollout.branch.steps={shared}: expected 0 to {steps - 1}, or"
+      f" {UNTIL_WINDOW} for the steps before the window"
+    )
+  return Share(members, shared)
 
 
 def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
@@ -107,13 +143,14 @@ def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
       " config.rollout.window_size to its number of steps, or both to 0"
     )
   if r.window_size:
-    noisy = schedule.window_mask(r.num_steps, r.window_start, r.window_size)
+    steps = len(setup.section_times(config, "rollout")[0]) - 1
+    noisy = schedule.window_mask(steps, r.window_start, r.window_size)
   table = setup.step_table(config, "rollout", noisy)
   drawn = np.flatnonzero(table.std > 0)
   _require_noise(config, feed, bool(len(drawn)))
   if feed.needs_noise:
     # The last step's Gaussian is too sharp to learn from.
-    drawn = drawn[drawn < r.num_steps - 1] if len(drawn) > 1 else drawn
+    drawn = drawn[drawn < len(table.t) - 1] if len(drawn) > 1 else drawn
     return dict(table=table, trained=tuple(int(i) for i in drawn))
   if feed.keeps == "tail":
     _check_tail(config, table)
@@ -160,21 +197,22 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
       " a window_start of 0"
     )
   table = setup.step_table(config, "rollout")
+  steps = len(table.t)
   _require_noise(config, feed, bool((table.std > 0).any()))
 
   def move(iteration: ArrayLike) -> Array:
     key = rng.stream_key(config.seed, "window", iteration)
-    return bound(jnp.asarray(iteration), key, r.window_size, r.num_steps)
+    return bound(jnp.asarray(iteration), key, r.window_size, steps)
 
   checks.try_out(move, 0, field="rollout.window_move", prefix="")
-  end = r.window_move.get("last", 0) or r.num_steps - 1
+  end = r.window_move.get("last", 0) or steps - 1
   if not (np.asarray(table.std)[:end] > 0).all():
     raise UserError(
       f"{field}: a step before step {end} draws no noise with"
       f' config.rollout.sampler.name="{r.sampler.name}"; set'
       " config.rollout.window_move.last lower"
     )
-  times = setup.make_schedule(config).times(r.num_steps)
+  times, _ = setup.section_times(config, "rollout")
   outside = dataclasses.replace(steppers.ode(times), told=table.told)
   if not np.all(table.log_scale > 0):  # published forms differ in the constant
     outside = dataclasses.replace(outside, log_scale=table.log_scale)
@@ -228,7 +266,7 @@ def _density(config, feed: feeds.Feed) -> Callable[[Array], Array]:
 
 def _check_tail(config, table: steppers.StepTable) -> None:
   """Refuses steps that a gradient cannot be taken through."""
-  last, steps = config.align.last_steps, config.rollout.num_steps
+  last, steps = config.align.last_steps, len(table.t)
   if not 1 <= last < steps:
     raise UserError(
       f"config.align.last_steps={last}: at least 1 and fewer than the"

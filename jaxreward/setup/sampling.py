@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
@@ -14,6 +15,7 @@ from jaxreward.errors import UserError
 from jaxreward.flow import rollout, sampler, schedule, steppers
 from jaxreward.setup.placing import batch_devices, spread_rows
 from jaxreward.setup.policies import make_policy
+from jaxreward.setup.starts import make_start
 from jaxreward.types import Array, ArrayLike, Policy
 
 
@@ -73,9 +75,18 @@ def step_table(
   config: ConfigDict, section: str, noisy: ArrayLike | None = None
 ) -> steppers.StepTable:
   """Constants of the steps of a section, "rollout", "eval" or "sample"."""
+  times, told = section_times(config, section)
+  table = make_steps(config, section)(times, noisy)
+  return dataclasses.replace(table, told=told)
+
+
+def section_times(
+  config: ConfigDict, section: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """(times [T + 1] of the steps that a section takes, what networks are told)."""
   made, count = make_schedule(config), config[section].num_steps
-  table = make_steps(config, section)(made.times(count), noisy)
-  return dataclasses.replace(table, told=made.told(count))
+  first, told = make_start(config, section).skipped(count), made.told(count)
+  return made.times(count)[first:], None if told is None else told[first:]
 
 
 def make_sampler(

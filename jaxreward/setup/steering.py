@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ from jaxreward import config as config_lib
 from jaxreward import steering
 from jaxreward.errors import UserError
 from jaxreward.rewards import Reward, applied, score
-from jaxreward.setup.sampling import make_sampler, step_table
+from jaxreward.setup.sampling import make_sampler, section_times, step_table
+from jaxreward.setup.starts import start_latents
 from jaxreward.types import Array, Policy, PromptBatch
 
 
@@ -98,6 +100,8 @@ def make_particles(
       config, section, policy, prompts, rows, scale
     ),
     score=score_of(rewards, weights),
-    group=group, count=method.particles, steps=config[section].num_steps,
+    group=group, count=method.particles,
+    steps=len(section_times(config, section)[0]) - 1,
+    start=functools.partial(start_latents, config, section, policy),
     seed=seed, stream=stream,
   )  # fmt: skip

@@ -51,7 +51,8 @@ def sample(
   sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
   trajectory = sampler.sample(
     params, rng.stream_key(seed, "rollout", iteration), prompts.words,
-    prompts.ids, tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
+    prompts.ids, start=plan.start(policy, prompts, decoder),
+    tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
   )  # fmt: skip
   return trajectory, sampler.pixels(trajectory.latents[-1], decoder)
 

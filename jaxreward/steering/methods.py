@@ -49,7 +49,7 @@ def best_of_n(*, particles: int = 4) -> Steering:
   _require_count("particles", particles)
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
-    state = draw.init(params, prompts, scale)
+    state = draw.init(params, prompts, scale, decoder)
     state, _ = draw.advance(params, state, 0, draw.steps, scale)
     pixels = draw.pixels(state.latents, decoder)
     score = draw.scores(pixels, prompts)
@@ -116,7 +116,7 @@ def fk(
   look = _look(potential, float(tilt), float(threshold))
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
-    state = draw.init(params, prompts, scale)
+    state = draw.init(params, prompts, scale, decoder)
     sets = (len(prompts.ids), draw.group, draw.count)
     flat = (-1, draw.count)
     lineage = weights.start((sets[0] * sets[1], sets[2]))

@@ -67,6 +67,7 @@ class Particles:
     steps: T of the sampler.
     seed: of everything that is drawn.
     stream: name of the sampler's own stream of keys.
+    start: (prompts, decoder) -> clean latents [P, ...] to start from, or None.
   """
 
   make: Callable[[int, Any], Sampler]
@@ -76,6 +77,7 @@ class Particles:
   steps: int
   seed: int
   stream: str
+  start: Callable[..., Array | None] = lambda *_: None
 
   def _sampler(self, scale) -> Sampler:
     return self.make(self.group * self.count, 1.0 if scale is None else scale)
@@ -87,11 +89,13 @@ class Particles:
 
   @functools.cached_property
   def init(self) -> Callable[..., State]:
-    """Jitted (params, prompts, scale) -> state before the first step."""
+    """Jitted (params, prompts, scale, decoder) -> state before any step."""
 
-    def init(params, prompts, scale):
+    def init(params, prompts, scale, decoder=None):
       key = rng.stream_key(self.seed, self.stream)
-      return self._sampler(scale).init(params, key, prompts.words, prompts.ids)
+      return self._sampler(scale).init(
+        params, key, prompts.words, prompts.ids, self.start(prompts, decoder)
+      )
 
     return jax.jit(init)
 

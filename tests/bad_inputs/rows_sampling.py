@@ -29,6 +29,39 @@ ROWS = [
     ('config.rollout.sampler.name="dpmpp_2m" draws none',),
     rollout__sampler__name="dpmpp_2m",
   ),
+  # Branches and starts.
+  _row(
+    "branches that do not fill a group", GRPO,
+    ("config.rollout.branch.members=3", "config.rollout.group=4"),
+    rollout__branch__members=3, rollout__group=4,
+  ),
+  _row(
+    "shared steps of nobody", GRPO, ("config.rollout.branch.members=1",),
+    rollout__branch__steps=2,
+  ),
+  _row(
+    "all steps are shared", GRPO, ("config.rollout.branch.steps=99",),
+    rollout__branch__members=2, rollout__branch__steps=99,
+  ),
+  _row(
+    "branches at no window", GRPO,
+    ("config.rollout.branch.steps=-1", "window_size is 0"),
+    rollout__branch__members=2, rollout__branch__steps=-1,
+  ),
+  _row(
+    "a start from no picture", "align_scenes.py:diffusion_nft,smoke",
+    ('config.rollout.start.name="picture"', "hold no pictures"),
+    rollout__start__name="picture",
+  ),
+  _row(
+    "a start from another field", SAMPLE,
+    ('config.sample.start.of="mask"', "source"),
+    sample__start__name="picture", sample__start__of="mask",
+  ),
+  _row(
+    "all steps of a picture", SAMPLE, ("config.sample.start.strength=1",),
+    sample__start__name="picture", sample__start__strength=1.0,
+  ),
   # Steering.
   _row(
     "misspelled steering", EVALUATE,

@@ -1,0 +1,123 @@
+"""Where samples start: from noise, or from a prompt's picture partly noised."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward.errors import UserError
+from jaxreward.types import Array, Params, Policy, PromptBatch
+
+FIELDS = ("source", "target")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """A start of the sampler.
+
+  Attributes:
+    of: field of the prompts that holds the picture; "" starts from noise.
+    strength: share of the steps that are taken.
+  """
+
+  of: str = ""
+  strength: float = 1.0
+
+  def skipped(self, steps: int) -> int:
+    """Steps of the schedule that are left out; at least one is taken."""
+    return steps - max(1, round(self.strength * steps))
+
+
+def noise() -> Start:
+  """All steps, from noise alone."""
+  return Start()
+
+
+def picture(*, of: str = "source", strength: float = 0.6) -> Start:
+  """The last steps alone, from a picture of the prompt with noise mixed in.
+
+  SDEdit (Meng et al. 2022, https://arxiv.org/abs/2108.01073): of T steps the last
+  round(strength T) are taken, from (1 - t) x + t noise at their first time t.
+
+  Args:
+    of: "source", the picture to edit, or "target", the exact answer. Samples of
+      a prompt that has none are not finite, and masked.
+    strength: above 0, below 1.
+
+  Raises:
+    UserError: another field, or a strength out of its range.
+  """
+  if of not in FIELDS:
+    raise UserError(f'start.of="{of}": expected {" or ".join(FIELDS)}')
+  if not 0 < strength < 1:
+    raise UserError(
+      f"start.strength={strength:g}: expected a share of the steps above 0 and"
+      ' below 1; for all of them use start.name="noise"'
+    )
+  return Start(of, strength)
+
+
+REGISTRY = {"noise": noise, "picture": picture}
+
+
+def make_start(config: ConfigDict, section: str) -> Start:
+  """What `config.<section>.start` names; noise for sections without it.
+
+  Raises:
+    UserError: no such start, or an option that it does not take.
+  """
+  if "start" not in config[section]:
+    return Start()
+  bound = config_lib.bind(
+    config[section].start, REGISTRY, field=f"{section}.start"
+  )
+  try:
+    return bound()
+  except UserError as error:
+    raise UserError(f"config.{section}.{error}") from error
+
+
+def check_start(config: ConfigDict, section: str, policy: Policy) -> None:
+  """Refuses a start from pictures where prompts hold none.
+
+  Raises:
+    UserError: what to take instead.
+  """
+  if make_start(config, section).of and not policy.takes_source:
+    raise UserError(
+      f'config.{section}.start.name="picture": prompts of the policy'
+      f' "{config.model.name}" hold no pictures; take one that edits, or'
+      ' start.name="noise"'
+    )
+
+
+def start_latents(
+  config: ConfigDict,
+  section: str,
+  policy: Policy,
+  prompts: PromptBatch,
+  decoder: Params | None = None,
+) -> Array | None:
+  """Clean latents [P, ...] that samples start from; None from noise alone."""
+  of = make_start(config, section).of
+  if not of:
+    return None
+  images = getattr(prompts, of)
+  if images is None:
+    raise UserError(
+      f'config.{section}.start.of="{of}": no prompt of config.data.source='
+      f"{config.data.source} has one"
+    )
+  return to_latents(policy, jnp.asarray(images), decoder)
+
+
+def to_latents(
+  policy: Policy, images: Array, decoder: Params | None = None
+) -> Array:
+  """Latents of images [B, H, W, 3] in [0, 1]; of pixels, in [-1, 1]."""
+  if policy.to_latents is None:
+    return images * 2 - 1
+  return policy.to_latents(images, decoder).astype(jnp.float32)

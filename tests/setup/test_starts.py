@@ -1,0 +1,59 @@
+"""Branches and starts as a config names them: the steps that are left."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import setup
+from jaxreward.jobs import align
+from jaxreward.setup import starts
+from tests import tiny
+
+GRPO = "align_scenes.py:flow_grpo,smoke"
+BRANCH = {"rollout.branch.members": 2, "rollout.num_steps": 8}
+
+
+def plan_of(*overrides):
+  config = tiny.load(GRPO, {"align.updates": 1}, *overrides)
+  return config, align.make_plan(config, devices=1)
+
+
+def test_branches_part_where_the_moving_window_begins():
+  window = {
+    "rollout.window_move.name": "sliding", "rollout.window_start": 0,
+    "rollout.window_size": 2, "rollout.branch.steps": -1,
+    "rollout.window_move.every": 1,
+  }  # fmt: skip
+  _, plan = plan_of(BRANCH, window)
+  for iteration in (0, 3):
+    now = plan.at(jnp.int32(iteration))
+    assert int(now.share.steps) == iteration == int(now.trained[0])
+    assert now.share.members == 2
+    assert (np.asarray(now.table.std)[:iteration] == 0).all()
+
+
+def test_branches_part_after_the_steps_that_are_named():
+  _, plan = plan_of(BRANCH, {"rollout.branch.steps": 3})
+  assert int(plan.at(jnp.int32(5)).share.steps) == 3
+  assert plan_of()[1].share is None
+
+
+@pytest.mark.parametrize(("strength", "left"), [(0.5, 4), (0.01, 1), (0.99, 8)])
+def test_a_start_from_a_picture_takes_the_last_steps(strength, left):
+  begin = {
+    "rollout.start.name": "picture", "rollout.start.strength": strength,
+    "rollout.num_steps": 8, "rollout.window_size": 0,
+    "rollout.window_start": 0,
+  }  # fmt: skip
+  config, plan = plan_of(begin)
+  whole = setup.make_schedule(config).times(8)
+  assert len(plan.table.t) == left
+  np.testing.assert_allclose(plan.table.t, whole[8 - left : 8], rtol=1e-6)
+
+
+def test_pixels_become_latents_of_minus_one_to_one():
+  config = tiny.load(GRPO)
+  policy = setup.make_policy(config)
+  images = np.random.default_rng(0).random((2, *policy.latent_shape))
+  latents = starts.to_latents(policy, jnp.asarray(images, jnp.float32))
+  np.testing.assert_allclose(policy.to_pixels(latents), images, atol=1e-6)
