@@ -33,6 +33,8 @@ REGISTRIES = (
 SUPPLIED = {
   ("win_rate", "rate"),
   ("lower_bound", "stds"),
+  ("preference_sum", "references"),
+  ("log_sigmoid_sum", "references"),
   ("step_kl", "sampler"),
 }
 

@@ -17,7 +17,7 @@ from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
-from jaxreward.setup import offline
+from jaxreward.setup import offline, references
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import ahead, loop, weights
@@ -248,6 +248,15 @@ class Iteration:
     rows = [*(self.scores(x) for x in images), scores]
     return {k: jnp.stack([row[k] for row in rows], -1) for k in scores}
 
+  def references(self):
+    """Scores of the first policy where the composition takes them."""
+    if not references.are_wanted(self.config):
+      return {}
+    params, last = ahead.drawer(self.parts.state), references.ITERATION
+    return self.scores(
+      self.parts.draw(params, jnp.int32(last), self.parts.base, self.batch)[2]
+    )
+
   def update(self, state, trajectory, scores):
     """(state, metrics as numbers); the state given is used up."""
     contexts = contexts_of(self.rewards, self.batch) if self.rewards else None
@@ -255,6 +264,7 @@ class Iteration:
       state, metrics = self.parts.update(
         state, self.parts.base, trajectory, scores, self.batch, contexts, None,
         self.step_scores(state, trajectory, scores),
+        {"references": self.references()},
       )  # fmt: skip
     return state, metrics
 

@@ -1,6 +1,7 @@
 """Many scores into one: compose(scores, masks, weights) -> (signal, mask).
 
-One that takes `stds` by keyword reads {name: [P, G]}, how unsure each score is.
+One that takes `stds` by keyword reads {name: [P, G]}, how unsure each score is, and
+`references` {name: [P, M]}, scores of the policy where training began.
 `separate` keeps them apart; a combiner then makes one gradient of theirs.
 """
 
@@ -21,6 +22,7 @@ from jaxreward.composition.gradients import (
   min_norm,
   sum_of_gradients,
 )
+from jaxreward.composition.references import log_sigmoid_sum, preference_sum
 from jaxreward.composition.sums import (
   advantage_sum,
   apart,
@@ -54,6 +56,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "check_weights": check_weights,
   "pareto": pareto,
   "chain": chain,
+  "preference_sum": preference_sum,
+  "log_sigmoid_sum": log_sigmoid_sum,
   "separate": separate,
 }
 # Gradients of rewards that stay apart into one.
@@ -76,11 +80,13 @@ __all__ = [
   "gdpo",
   "harmonic",
   "lexicographic",
+  "log_sigmoid_sum",
   "lower_bound",
   "marble",
   "mastered_first",
   "min_norm",
   "pareto",
+  "preference_sum",
   "separate",
   "sum_of_gradients",
   "tamed_sum",

@@ -58,6 +58,7 @@ from jaxreward.setup import (
   offline,
   plans,
   players,
+  references,
   updates,
   words,
 )
@@ -270,11 +271,11 @@ def make_programs(
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def update(
     current, base, trajectory, scores, batch, contexts=None, decoder=None,
-    step_scores=None, stds=None,
+    step_scores=None, offered=None,
   ):  # fmt: skip
     return updates.update(
       updater, current, base, trajectory, scores, batch, contexts, decoder,
-      step_scores, stds,
+      step_scores, offered,
     )  # fmt: skip
 
   @jax.jit
@@ -552,6 +553,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         task, images, found, batch, scores, weights_of, heldout, update_metrics
       )
 
+    known = None
+    if references.are_wanted(config):
+      untrained = jax.tree.map(jnp.copy, ahead.drawer(parts.state))
+      known = references.References(
+        lambda batch: parts.draw(
+          untrained, jnp.int32(references.ITERATION), base, batch, decoder
+        )[2],
+        {name: rewards[name] for name in weights_of},
+      )  # fmt: skip
+
     timer = loop.Timer()
     if differentiated:
       first = put(encode(batches(0)))
@@ -616,9 +627,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       contexts = None
       if plan.feed.needs_scores:
         contexts = contexts_of(differentiated, batch)
+      offered = {"stds": _chosen(stds_of(judged), usable)}
+      if known is not None:
+        offered["references"] = timer("reference", put(known(batch)))
       current, metrics = parts.update(
         current, base, trajectory, usable, batch, contexts, decoder,
-        step_scores, _chosen(stds_of(judged), usable) or None,
+        step_scores, offered,
       )  # fmt: skip
       timer("update", metrics)
       signs = timer("panel", panel(images, found, batch, scores, metrics))

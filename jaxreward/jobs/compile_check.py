@@ -207,6 +207,7 @@ def _compile(
   build(
     "update", made.update.trace, made.state, made.base, trajectory, scores,
     batch, read, decoder, step_scores,
+    {"stds": scores, "references": scores},
   )  # fmt: skip
   parts = setup.parts_of(made.state, made.base)
   parts |= {"reward models": context, "autoencoder": decoder}

@@ -189,7 +189,7 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
     compose=_bind(
       config, "composition",
       kernels.compositions(composition.REGISTRY, config),
-      positional=3, supplied=("rate", "stds"),
+      positional=3, supplied=("rate", "stds", "references"),
     ),
     tx=tx,
   )  # fmt: skip
@@ -217,7 +217,7 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
     scores,
     mask,
     dict.fromkeys(names, 1.0),
-    **named(bound["compose"], stds=scores),
+    **named(bound["compose"], stds=scores, references=scores),
   )
   checks.try_out(
     compose, dict.fromkeys(names, group), members, field="composition"

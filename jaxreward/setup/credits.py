@@ -26,7 +26,7 @@ def credit_of(
   stats: Any,
   iteration: Array,
   step_scores: dict[str, Array] | None = None,
-  stds: dict[str, Array] | None = None,
+  offered: Mapping[str, dict[str, Array]] | None = None,
   step_values: Array | None = None,
 ) -> tuple[Credit, Any]:
   """(credit, the advantage's new state) of an iteration's scores.
@@ -38,7 +38,9 @@ def credit_of(
     stats: state of the advantage.
     iteration: int32.
     step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
-    stds: {name: [P, G]} of the rewards that say how unsure they are.
+    offered: what a composition may take by keyword: "stds", {name: [P, G]} of the
+      rewards that say how unsure they are, and "references", {name: [P, M]},
+      scores of the policy where training began.
     step_values: [P, G, T] of a critic, where the advantage asks for them.
 
   Of rewards that stay apart, the signal, the advantage and the state are
@@ -47,10 +49,12 @@ def credit_of(
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
   asked, weights = applied(scores, updater.weights, prompts)
-  unsure = methods.named(
-    updater.compose, stds=applied(stds or {}, updater.weights, prompts)[0]
-  )
-  signal, mask = updater.compose(asked, mask, weights, **unsure)
+  beside = {"stds": {}, "references": {}} | dict(offered or {})
+  taken = {
+    key: applied(rows, updater.weights, prompts)[0]
+    for key, rows in methods.named(updater.compose, **beside).items()
+  }
+  signal, mask = updater.compose(asked, mask, weights, **taken)
   offers = dict(
     signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
@@ -61,7 +65,7 @@ def credit_of(
   if step_scores is not None:
     _require_steps(step_scores, len(updater.plan.table.t))
     compose = lambda one: updater.compose(
-      applied(one, updater.weights, prompts)[0], mask, weights, **unsure
+      applied(one, updater.weights, prompts)[0], mask, weights, **taken
     )
     step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
     offers |= dict(step_signal=step_signal, step_mask=step_mask)

@@ -277,7 +277,7 @@ def update(
   contexts: Any = None,
   decoder: Params | None = None,
   step_scores: dict[str, Array] | None = None,
-  stds: dict[str, Array] | None = None,
+  offered: Mapping[str, dict[str, Array]] | None = None,
 ) -> tuple[TrainState, dict[str, Metric]]:
   """One iteration's optimizer steps.
 
@@ -291,7 +291,7 @@ def update(
     contexts: arrays of rewards that the loss differentiates.
     decoder: parameters of the autoencoder before them.
     step_scores: see `credits.credit_of`.
-    stds: see `credits.credit_of`.
+    offered: see `credits.credit_of`.
 
   Returns:
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
@@ -301,7 +301,7 @@ def update(
   audience = playing.Audience(updater, state, trajectory, prompts, decoder)
   credit, stats = credits.credit_of(
     updater, scores | audience.scores, prompts, state.stats, state.step,
-    step_scores, stds, audience.step_values,
+    step_scores, offered, audience.step_values,
   )  # fmt: skip
   advantage, counts = credit.advantage, jnp.asarray(credit.mask)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.

@@ -33,7 +33,12 @@ def compose(name, scores, mask, weights):
   """A composition by name, each score as unsure as any other."""
   fn = functools.partial(composition.REGISTRY[name], **OPTIONS.get(name, {}))
   stds = {"model": np.full(mask.shape, 0.5, np.float32)}
-  signal, valid = fn(scores, mask, weights, **methods.named(fn, stds=stds))
+  known = {
+    k: np.linspace(0, 1, 5, dtype=np.float32) + np.zeros((len(mask), 1), "f4")
+    for k in WEIGHTS
+  }
+  taken = methods.named(fn, stds=stds, references=known)
+  signal, valid = fn(scores, mask, weights, **taken)
   if isinstance(signal, dict):  # what stays apart, as one array
     signal = sum(signal.values())
   return signal, valid
