@@ -643,10 +643,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       samples.begin_next(current, n + 1)
       return current, {**metrics, **signs, **named, **lost}
 
+    read: dict[int, offline.RowBatch] = {}
+
     def learn(current, n):
       """The same of rows of files: nothing is drawn, and no reward asked."""
       assert files is not None
-      rows = files(n)
+      rows = read.pop(n) if n in read else files(n)
       batch = put(encode(rows.prompts))
       trajectory = parts.encode(put(rows.images), decoder)
       timer("data", trajectory)
@@ -654,6 +656,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         current, base, trajectory, {offline.SCORE: put(rows.scores)}, batch,
         None, decoder,
       )  # fmt: skip
+      if n + 1 < config.align.iterations:  # while the devices learn
+        read[n + 1] = files(n + 1)
       timer("update", metrics)
       return current, metrics
 

@@ -33,6 +33,7 @@ RUNS = {
     "align_scenes.py:smoke",
     ALIGN | {"optimizer.name": "sgd", "optimizer.learning_rate": 1e-2},
   ),
+  "preferences": ("recipes/flow_dpo_offline.py:smoke", dict(ALIGN)),
   "edits": (
     "five_rewards.py:smoke",
     SMALL | {"align.iterations": 14, "eval.every": 5},
