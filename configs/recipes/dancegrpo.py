@@ -1,8 +1,8 @@
 """DanceGRPO: constant noise, rewards normalised apart, the ends of each group.
 
 Xue et al. 2025, https://arxiv.org/abs/2505.07818: noise .3, clip 1e-4, no KL, and for
-HunyuanVideo the best and worst 8 of 24. The last step is not trained. The authors
-start a group from one noise, train a random 60 % of the steps, and decode the last
+HunyuanVideo the best and worst 8 of 24. A group starts from one noise, and the last
+step is not trained. The authors train a random 60 % of the steps and decode the last
 prediction; this does not.
 """
 
@@ -18,6 +18,7 @@ def get_config(arg: str | None = None):
   keep = dict(smoke=2, default=8, full=8)[size]
   config.advantage = dict(name="best_and_worst", keep=keep, std="none")
   config.rollout.sampler = dict(name="dance_sde", noise_level=0.3)
+  config.rollout.branch = dict(members=config.rollout.group, steps=0)
   config.regularizers = dict()
   if size == "full":
     config.rollout.update(num_steps=16, window_start=0, window_size=15)

@@ -2,7 +2,8 @@
 
 He et al. 2025, https://arxiv.org/abs/2508.04324, the noise-aware weight of the
 authors' code, 2.25 std. Their branches, which give each step a reward of its own,
-are not part of this; `dense_grpo` gives credit to steps in another way.
+are compared among themselves and not part of this (`rollout.branch` draws such ones);
+`dense_grpo` gives credit to steps in another way.
 """
 
 from jaxreward import recipes

@@ -149,7 +149,7 @@ def lexicographic(
     UserError: an order that does not name every reward once, or another number
       of thresholds.
   """
-  order, limits = tuple(order), tuple(thresholds)
+  order, limits = _several(order), _several(thresholds)
   if sorted(order) != sorted(weights):
     raise UserError(
       f"config.composition.order={order}: name every reward once; there are"
@@ -223,6 +223,13 @@ def mastered_first(
   z = jnp.where(std > 0, (second - mean) / jnp.where(std > 0, std, 1.0), 0.0)
   shaped = jnp.where(chosen, 1 - strength * jax.nn.sigmoid(-z), 1.0)
   return jnp.where(success, shaped, 0.0), mask
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+  """A tuple, also of one value, or of words as the command line gives them."""
+  if isinstance(values, str):
+    return tuple(values.split(","))
+  return tuple(values) if isinstance(values, Sequence) else (values,)
 
 
 def _named(values: Any, field: str) -> dict[str, float]:
