@@ -104,7 +104,7 @@ def _ask(
     )
   p, g = offers["mask"].shape
   for metric, value in found.items():
-    shape = np.shape(value) if not isinstance(value, Mapping) else ()
+    shape = value.shape if hasattr(value, "dtype") else ()
     if shape not in ((), (p,), (p, g)):
       raise UserError(
         f'{field}: its "{metric}" has the shape {shape}; expected a number,'

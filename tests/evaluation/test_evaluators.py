@@ -10,14 +10,14 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import accuracy, evaluators
 from jaxreward.evaluation.evaluators import Evaluators
 
-P, G = 2, 3
+P, G = 4, 3
 MASK = np.ones((P, G), bool)
-STRICT = np.array([[1, 0, 1], [0, 0, 1]], np.float32)
+STRICT = np.array([[1, 0, 1], [0, 0, 1]] * 2, np.float32)
 HOST = dict(
   mask=MASK, measures={"strict": STRICT, "texture": STRICT / 10},
   scores={"a": np.where(STRICT, 2.0, np.nan)}, says={"a": MASK},
-  category=np.array([[0] * G, [3] * G]), categories={0: "one", 3: "many"},
-  meaning=np.array([["x"] * G, ["y"] * G]),
+  category=np.array([[0] * G, [3] * G] * 2), categories={0: "one", 3: "many"},
+  meaning=np.array([["x"] * G, ["y"] * G] * 2),
 )  # fmt: skip
 DEFAULT = ("measures", "accuracy", "rewards")
 
@@ -43,8 +43,8 @@ def test_results_are_those_of_the_parts():
   results = run.finish(drawn, **HOST)
   merged = run.merged(results)
   expected = accuracy.summarise(
-    STRICT.reshape(-1), np.repeat([0, 3], G), names=HOST["categories"],
-    clusters=np.repeat(["x", "y"], G),
+    STRICT.reshape(-1), np.tile(np.repeat([0, 3], G), 2), names=HOST["categories"],
+    clusters=np.tile(np.repeat(["x", "y"], G), 2),
   )  # fmt: skip
   assert {k: merged[k] for k in expected} == expected
   assert list(merged)[:3] == ["strict", "mean_over_kinds", "n"]
@@ -66,7 +66,7 @@ def test_what_nobody_judged_has_no_accuracy_and_failures_no_mean():
 
 
 def test_arrays_are_averaged_over_what_is_finite():
-  values = np.array([[1.0, np.nan, 3.0], [4.0, 4.0, 4.0]])
+  values = np.array([[1.0, np.nan, 3.0], [4.0, 4.0, 4.0]] * 2)
   own = lambda scores, *, by=1.0: {"x": by * values, "n": 3, "text": "seen"}
   run = made(own=functools.update_wrapper(functools.partial(own, by=2.0), own))
   results = run.finish({}, **HOST)
@@ -78,7 +78,7 @@ def test_arrays_are_averaged_over_what_is_finite():
   ("fn", "said"),
   [
     (lambda scores: 3.0, "returned float"),
-    (lambda scores: {"x": np.zeros(P * G)}, r"\"x\" has the shape \(6,\)"),
+    (lambda scores: {"x": np.zeros(P * G)}, r"\"x\" has the shape \(12,\)"),
     (lambda scores: {"x": scores["b"]}, r"test_evaluators\.py:\d+: KeyError"),
   ],
 )
