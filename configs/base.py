@@ -87,6 +87,7 @@ def get_config() -> ConfigDict:
       advantage=dict(name="group", std="group"),
       objective=dict(name="diffusion_nft", beta=1.0, old_decay=0.9),
       regularizers=dict(),  # as kl=dict(fn="velocity_distance", weight=0.1)
+      references=dict(),  # that move: reference=dict(rule="reset", metric="kl")
       players=dict(),  # networks beside the policy: critic=dict(fn="critic")
       align=dict(
         iterations=180,

@@ -39,6 +39,7 @@ PROOFS = {
   "flowboost": "tests/advantages/test_absolute.py",
   "gapo_animereward": "tests/objectives/test_preference.py",
   "gdpo": "tests/composition/test_sums.py",
+  "gardo": "tests/advantages/test_gated.py",
   "grpo_guard": "tests/objectives/test_policy_gradient.py",
   "grpo_lambda_gate": "tests/composition/test_gates.py",
   "gspo": "tests/objectives/test_policy_gradient.py",

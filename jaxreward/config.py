@@ -52,6 +52,7 @@ OPEN_SECTIONS = (
   "regularizers",
   "players",
   "eval.evaluators",
+  "references",
 )
 # Sections that are one method: `name` and the arguments of that function.
 METHOD_SECTIONS = (

@@ -15,6 +15,7 @@ from jaxreward import (
 )
 from jaxreward.feeds import tail
 from jaxreward.flow import steppers, times, windows
+from jaxreward.training import references
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "defaults.md"
 REGISTRIES = (
@@ -24,6 +25,7 @@ REGISTRIES = (
   composition.COMBINERS,
   regularizers.REGISTRY,
   players.PLAYERS,
+  references.RULES,
   steppers.REGISTRY,
   windows.REGISTRY,
   times.DENSITIES,
@@ -36,6 +38,7 @@ SUPPLIED = {
   ("preference_sum", "references"),
   ("log_sigmoid_sum", "references"),
   ("step_kl", "sampler"),
+  ("gated_step_kl", "sampler"),
 }
 
 

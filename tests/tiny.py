@@ -298,6 +298,12 @@ def numbers(metrics) -> dict[str, float]:
   return loop.to_numbers(metrics)
 
 
+def with_old(state, params):
+  """The state with another old policy."""
+  old = state.references["old"].replace(params=params)
+  return state.replace(references=state.references | {"old": old})
+
+
 def flat(tree) -> np.ndarray:
   """All leaves as one float64 vector."""
   leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]

@@ -29,7 +29,9 @@ from jaxreward.advantages.contract import (
   Sizes,
   as_advantage,
   credit,
+  with_columns,
 )
+from jaxreward.advantages.gated import gardo
 from jaxreward.advantages.group import (
   check_group_size,
   group,
@@ -56,6 +58,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "curated": curated,
   "critic": critic,
   "whitened": whitened,
+  "gardo": gardo,
 }
 
 __all__ = [
@@ -74,6 +77,7 @@ __all__ = [
   "exponential",
   "filtered",
   "gains",
+  "gardo",
   "given",
   "global_and_local",
   "group",
@@ -82,5 +86,6 @@ __all__ = [
   "per_prompt",
   "values",
   "whitened",
+  "with_columns",
   "zero_variance_share",
 ]

@@ -18,7 +18,8 @@ from jaxreward.types import Array
 # What `update` may ask for by name.
 OFFERS = (
   "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
-  "step_signal", "step_mask", "step_values",
+  "step_signal", "step_mask", "step_values", "unweighted",
+  "images",
 )  # fmt: skip
 
 
@@ -49,10 +50,14 @@ class Advantage:
     update: asks by argument name for some of `OFFERS` -> (advantage [P, G] or
       [P, G, T], new state). NaN leaves a sample out of the loss; 0 keeps it,
       with a gradient of the regularizers alone.
+    gives: names of columns [P, G] beside the advantage, which objectives and
+      regularizers may ask for; `update` then returns ((advantage, {name:
+      column}), new state).
   """
 
   init: Callable[[Sizes], Any]
-  update: Callable[..., tuple[Array, Any]]
+  update: Callable[..., tuple[Any, Any]]
+  gives: tuple[str, ...] = ()
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -106,7 +111,7 @@ def _checked(advantage: Any, field: str) -> Advantage:
     )
   fixed = lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype)
   init = lambda sizes: jax.tree.map(fixed, advantage.init(sizes))
-  return Advantage(init, advantage.update)
+  return Advantage(init, advantage.update, advantage.gives)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,20 +126,43 @@ class _Stateless:
 def credit(
   advantage: Advantage, offers: Mapping[str, Any], state: Any
 ) -> tuple[Array, Any]:
-  """(advantage, new state) from what there is.
+  """(advantage, new state) from what there is; its columns are left out.
 
   Raises:
     UserError: an advantage of another shape than [P, G] or [P, G, T].
+  """
+  value, _, state = with_columns(advantage, offers, state)
+  return value, state
+
+
+def with_columns(
+  advantage: Advantage, offers: Mapping[str, Any], state: Any
+) -> tuple[Array, dict[str, Array], Any]:
+  """(advantage, columns by name, new state) from what there is.
+
+  Raises:
+    UserError: an advantage of another shape than [P, G] or [P, G, T], or other
+      columns than it gives.
   """
   offers = {**offers, "state": state}
   wanted = dict.fromkeys(advantage.names)
   if isinstance(advantage.update, _Stateless):
     wanted["state"] = None
   value, state = advantage.update(**{name: offers[name] for name in wanted})
+  columns: dict[str, Array] = {}
+  if advantage.gives:
+    value, columns = value
   shape = jnp.shape(offers["signal"])
   if value.shape[:2] != shape or value.ndim not in (2, 3):
     raise UserError(
       f"config.advantage.name: it returned shape {list(value.shape)} for"
       f" signals of shape [P, G] = {list(shape)}; expected [P, G] or [P, G, T]"
     )
-  return jax.lax.stop_gradient(value), state
+  shapes = {name: jnp.shape(column) for name, column in columns.items()}
+  if shapes != dict.fromkeys(advantage.gives, shape):
+    raise UserError(
+      f"config.advantage.name: it gives {', '.join(advantage.gives)} of shape"
+      f" [P, G] = {list(shape)}, and returned {shapes}"
+    )
+  value, columns = jax.lax.stop_gradient((value, columns))
+  return value, columns, state

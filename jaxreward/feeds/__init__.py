@@ -13,6 +13,7 @@ from jaxreward.feeds.contract import (
   match,
   require,
   shapes,
+  with_references,
 )
 from jaxreward.feeds.networks import Arrays, Network
 
@@ -38,4 +39,5 @@ __all__ = [
   "match",
   "require",
   "shapes",
+  "with_references",
 ]

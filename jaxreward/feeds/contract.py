@@ -34,6 +34,7 @@ class Credit:
     advantage: float32 [P, G], or [P, G, T] with one per denoising step; NaN
       where a sample does not count.
     mask: bool [P, G].
+    columns: name -> float32 [P, G], what the advantage gives beside it.
 
   Where rewards stay apart, signal and advantage are {name: array}; a feed makes
   rows for one of them at a time.
@@ -42,6 +43,7 @@ class Credit:
   signal: Any
   advantage: Any
   mask: ArrayLike
+  columns: Mapping[str, ArrayLike] = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +182,22 @@ class Feed:
   is_grouped: bool = False
   needs_scores: bool = False
   follows: tuple[str, ...] = ()
+
+
+def with_references(feed: Feed, names: Iterable[str]) -> Feed:
+  """The feed with arrays of further networks: "v_NAME", or "NAME_mean"."""
+  names = tuple(names)
+  more: dict[str, Callable[[Any], Array]] = {}
+  velocity = lambda role: lambda arrays: arrays.velocity(role)
+  mean = lambda role: lambda arrays: arrays.step(role)[1]
+  for name in names:
+    if "v_reference" in feed.offers:
+      more[f"v_{name}"] = velocity(name)
+    if "reference_mean" in feed.offers:
+      more[f"{name}_mean"] = mean(name)
+  return dataclasses.replace(
+    feed, offers={**more, **feed.offers}, latents=(*feed.latents, *more)
+  )
 
 
 def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 
 from jaxreward import (
   advantages,
-  feeds,
   processes,
   setup,
   workdirs,
@@ -55,6 +54,7 @@ from jaxreward.setup import (
   align_methods,
   data_checks,
   evaluators,
+  followers,
   offline,
   plans,
   players,
@@ -86,7 +86,7 @@ def make_plan(config: ConfigDict, devices: int) -> Plan:
   """The plan of a run on so many devices."""
   if offline.origin(config) == "rollout":
     advantages.check_group_size(config.rollout.group)
-  feed = feeds.FEEDS[align_methods.bind_objective(config)[1]]
+  feed = align_methods.feed_of(config, align_methods.bind_objective(config)[1])
   return plans.make_plan(config, devices, feed)
 
 
@@ -103,7 +103,9 @@ def check(config: ConfigDict) -> None:
   offline.check(config, policy)
   adapters.check(config, policy)
   reward_setup.bind(config)
-  if feeds.FEEDS[align_methods.bind_objective(config)[1]].needs_scores:
+  if align_methods.feed_of(
+    config, align_methods.bind_objective(config)[1]
+  ).needs_scores:
     _refuse_host_rewards(config)
   if offline.origin(config) != "rollout":
     return
@@ -150,8 +152,7 @@ def make_updater(
     weights=every_weight,
     seed=config.seed,
     ema_decay=config.ema.decay,
-    old_decay=config.objective.get("old_decay", 0.0),
-    old_rate=config.objective.get("old_rate", 0.0),
+    rules=followers.bind(config, align_methods.keeps_old(objective, plan.feed)),
     combine=align_methods.bind_combine(config, len(names)),
     players_first=config.align.players_first,
   )
@@ -236,7 +237,6 @@ def make_programs(
   """
   trainable = setup.make_trainable(config, policy)
   updater = make_updater(config, trainable, plan, weights_of, rewards)
-  keep_old = align_methods.keeps_old(updater.loss.objective, plan.feed)
   sizes = advantages.Sizes(
     plan.prompts, plan.group, len(plan.table.t),
     functools.partial(setup.prompt_ids, config),
@@ -245,7 +245,7 @@ def make_programs(
   def create(base, start=None):
     return state.create(
       trainable.init(base) if start is None else start, updater.tx,
-      keep_old=keep_old, ahead=config.align.overlap,
+      references=updater.rules, ahead=config.align.overlap,
       stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
       players=players.create(updater.loss.roles, config.seed, policy),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxreward.regularizers.kl import (
   form_of,
+  gated_step_kl,
   group_velocity_distance,
   step_kl,
   velocity_distance,
@@ -15,6 +16,7 @@ from jaxreward.regularizers.sampled import sampled_kl, step_drop
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "step_kl": step_kl,
+  "gated_step_kl": gated_step_kl,
   "velocity_distance": velocity_distance,
   "group_velocity_distance": group_velocity_distance,
   "sampled_kl": sampled_kl,
@@ -24,6 +26,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
 __all__ = [
   "REGISTRY",
   "form_of",
+  "gated_step_kl",
   "group_velocity_distance",
   "sampled_kl",
   "step_drop",

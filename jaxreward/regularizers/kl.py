@@ -101,15 +101,42 @@ def step_kl(
     UserError: a form that there is not, or that the sampler's noise has not.
   """
   form = form_of(form, sampler)
+  return Mean.of(_rows(mean, reference_mean, std, dt, c_v, mask, form), mask)
+
+
+def gated_step_kl(
+  mean: Float[ArrayLike, "B *L"],
+  reference_mean: Float[ArrayLike, "B *L"],
+  std: ScalarOrRows,
+  dt: ScalarOrRows,
+  c_v: ScalarOrRows,
+  gate: Float[ArrayLike, "B"],
+  mask: Bool[ArrayLike, "B"],
+  *,
+  form: str = "exact",
+  sampler: str = "",
+) -> Mean:
+  """`step_kl` over the samples that an advantage has gated (GARDO).
+
+  `gate` weighs samples so that the mean over all is that over those gated; where
+  none is, there is no KL. He et al. 2025, https://arxiv.org/abs/2512.24138.
+  """
+  form = form_of(form, sampler)
+  rows = _rows(mean, reference_mean, std, dt, c_v, mask, form)
+  return Mean.of(rows * jnp.where(mask, gate, 0.0), mask)
+
+
+def _rows(mean, reference_mean, std, dt, c_v, mask, form):
+  """The KL of each row under a form, 0 where masked."""
   square = _mean_square(mean, reference_mean, mask)
   if form == "without_variance":
-    return Mean.of(square, mask)
+    return square
   if form == "velocity":
-    return Mean.of(square / jnp.square(c_v), mask)
+    return square / jnp.square(c_v)
   variance = jnp.square(jnp.asarray(std, square.dtype))
   noisy = variance > 0
   kl = jnp.where(noisy, square / (2 * jnp.where(noisy, variance, 1)), 0.0)
-  return Mean.of(kl * dt if form == "without_dt" else kl, mask)
+  return kl * dt if form == "without_dt" else kl
 
 
 def velocity_distance(

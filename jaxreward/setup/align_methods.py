@@ -24,7 +24,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.flow import steppers
 from jaxreward.methods import asks, named, prepare_of
 from jaxreward.numerics import Mean
-from jaxreward.setup import checks, kernels, offline, players
+from jaxreward.setup import checks, followers, kernels, offline, players
 from jaxreward.training import faults, optimizer, step, writers
 
 # Metrics of every run, which no term may be called after.
@@ -47,12 +47,38 @@ def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
   fn = config_lib.resolve_callable(
     names.get("name"), known, field="objective.name"
   )
-  also = players.gives(players.bind(config))
-  feed = feeds.match(fn, offline.offers(config), offline.where(config), also)
-  old = ("old_decay", "old_rate") if keeps_old(fn, feeds.FEEDS[feed]) else ()
+  also = _also(config)
+  known_feeds = {
+    name: followers.extended(config, feed)
+    for name, feed in offline.offers(config).items()
+  }
+  feed = feeds.match(fn, known_feeds, offline.where(config), also)
+  old = (
+    ("old_decay", "old_rate") if keeps_old(fn, feed_of(config, feed)) else ()
+  )
   given = lambda fn: (*asks(fn), *_prepared(fn))
   objective = _bind(config, "objective", known, supplied=given, reserved=old)
   return objective, feed
+
+
+def feed_of(config: ConfigDict, name: str) -> feeds.Feed:
+  """A feed by name, with what it offers of the config's references."""
+  return followers.extended(config, feeds.FEEDS[name])
+
+
+def _also(config: ConfigDict) -> tuple[str, ...]:
+  """Arrays of rows that players and the advantage give beside the feed's."""
+  advantage = bind_advantage(config)
+  return (*players.gives(players.bind(config)), *advantage.gives)
+
+
+def bind_advantage(config: ConfigDict) -> advantages.Advantage:
+  """The advantage that the config names."""
+  bound = _bind(
+    config, "advantage", kernels.advantages(advantages.REGISTRY, config),
+    supplied=asks,
+  )  # fmt: skip
+  return advantages.as_advantage(bound)
 
 
 def _prepared(fn: Callable[..., Any]) -> tuple[str, ...]:
@@ -98,8 +124,8 @@ def bind_regularizers(
     if not (checks.is_finite(weight) and weight >= 0):
       raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
     feeds.require(
-      fn, feed, feeds.FEEDS[feed], f"{field}.fn={section.fn}",
-      players.gives(players.bind(config)),
+      fn, feed, feed_of(config, feed), f"{field}.fn={section.fn}",
+      _also(config),
     )  # fmt: skip
     if weight > 0:
       bound[name] = fn, float(weight)
@@ -165,6 +191,13 @@ def bind_combine(config: ConfigDict, size: int) -> step.Combine | None:
       ' "flow_grpo" or "diffusion_nft"'
     )
 
+  if gives := bind_advantage(config).gives:
+    raise UserError(
+      f'config.composition.name="separate": config.advantage.name='
+      f'"{shown(config.advantage.name)}" gives "{gives[0]}" of all rewards'
+      ' together; take another, such as "group"'
+    )
+
   def weigh(gram, last, count):
     offers = dict(gram=gram, last=last, count=count)
     return fn(**{name: offers[name] for name in asks(fn)})
@@ -178,14 +211,8 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
     **config.optimizer.to_dict(),
     total_steps=config.align.iterations * config.align.updates,
   )
-  advantage = _bind(
-    config, "advantage", kernels.advantages(advantages.REGISTRY, config),
-    supplied=asks,
-  )  # fmt: skip
-  if offline.origin(config) == "dataset":  # nothing to compare
-    advantage = lambda signal: signal
   return dict(
-    advantage=advantages.as_advantage(advantage),
+    advantage=bind_advantage(config),
     compose=_bind(
       config, "composition",
       kernels.compositions(composition.REGISTRY, config),
@@ -229,11 +256,14 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
       combine.weigh, group, shape((2,), jnp.float32), shape((), jnp.int32),
       field="align.combine", prefix="",
     )  # fmt: skip
-  metrics = _try_objective(config, objective, feeds.FEEDS[feed])
+  metrics = _try_objective(config, objective, feed_of(config, feed))
   for name, (fn, _) in bind_regularizers(plain, feed).items():
-    _try_regularizer(name, fn, feeds.FEEDS[feed], metrics)
-  _try_advantage(config, bound["advantage"], feeds.FEEDS[feed], table)
-  if feeds.FEEDS[feed].needs_scores and (
+    _try_regularizer(name, fn, feed_of(config, feed), metrics)
+  follows = keeps_old(objective, feed_of(config, feed))
+  known = {*metrics, *config.regularizers, *RESERVED}
+  followers.check(config, follows, known)
+  _try_advantage(config, bound["advantage"], feed_of(config, feed), table)
+  if feed_of(config, feed).needs_scores and (
     config.composition.name != "weighted_sum"
   ):
     raise UserError(
@@ -322,6 +352,7 @@ def _try_advantage(
       signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
       steps=table, key=jax.random.key(0), step_signal=every(signal),
       step_mask=every(mask), step_values=every(signal)[..., :-1],
+      unweighted={}, images=jnp.zeros((*signal.shape, 4, 4, 3)),
     )  # fmt: skip
     state = advantage.init(sizes)
     return state, advantages.credit(advantage, offers, state)

@@ -27,7 +27,7 @@ def credit_of(
   iteration: Array,
   step_scores: dict[str, Array] | None = None,
   offered: Mapping[str, dict[str, Array]] | None = None,
-  step_values: Array | None = None,
+  extra: Mapping[str, Any] | None = None,
 ) -> tuple[Credit, Any]:
   """(credit, the advantage's new state) of an iteration's scores.
 
@@ -41,7 +41,7 @@ def credit_of(
     offered: what a composition may take by keyword: "stds", {name: [P, G]} of the
       rewards that say how unsure they are, and "references", {name: [P, M]},
       scores of the policy where training began.
-    step_values: [P, G, T] of a critic, where the advantage asks for them.
+    extra: what else the advantage asks for, by name.
 
   Of rewards that stay apart, the signal, the advantage and the state are
   {name: ...}.
@@ -60,8 +60,10 @@ def credit_of(
     steps=updater.plan.at(iteration).table,
     key=rng.stream_key(updater.seed, "advantage", iteration),
   )  # fmt: skip
-  if step_values is not None:
-    offers["step_values"] = step_values
+  offers |= extra or {}
+  offers["unweighted"] = {
+    k: v for k, v in asked.items() if _is_zero(weights[k])
+  }
   if step_scores is not None:
     _require_steps(step_scores, len(updater.plan.table.t))
     compose = lambda one: updater.compose(
@@ -69,10 +71,13 @@ def credit_of(
     )
     step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
     offers |= dict(step_signal=step_signal, step_mask=step_mask)
+  columns: dict[str, Array] = {}
   if updater.loss.names:
     advantage, stats = _apart(updater, offers, weights, stats)
   else:
-    advantage, stats = advantages.credit(updater.advantage, offers, stats)
+    advantage, columns, stats = advantages.with_columns(
+      updater.advantage, offers, stats
+    )
   if (
     jax.tree.leaves(advantage)[0].ndim == 3
     and not updater.plan.feed.is_per_step
@@ -82,7 +87,11 @@ def credit_of(
       " config.objective.name does not read; take an objective on the sampler's"
       ' steps, such as "flow_grpo"'
     )
-  return Credit(signal, advantage, mask), stats
+  return Credit(signal, advantage, mask, columns), stats
+
+
+def _is_zero(weight: Any) -> bool:
+  return isinstance(weight, float | int) and weight == 0
 
 
 def _apart(

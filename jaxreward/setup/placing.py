@@ -71,7 +71,8 @@ def parts_of(
     "parameters": placed.params,
     "optimizer": placed.opt_state,
     "average": placed.ema,
-    "sampling policy": placed.old,
+    "references": {k: v.params for k, v in placed.references.items()},
+    "players": placed.players,
     "reference": base,
   }
 

@@ -262,7 +262,7 @@ class Audience:
   Attributes:
     params: that others read.
     scores: {name: [P, G]} of those that are rewards.
-    step_values: [P, G, T] where the advantage asks for them.
+    offers: what an advantage may ask for of them, by name.
   """
 
   def __init__(
@@ -277,16 +277,22 @@ class Audience:
     self._updater, self._state, self._plan = updater, current, loss.plan
     self._trajectory, self._prompts = trajectory, prompts
     self.params = averages(current.players)
+    asked = updater.advantage.names
     self._images = None
-    if players.reads(loss.roles, "image"):
+    if players.reads(loss.roles, "image") or "images" in asked:
       self._images = images_of(
         loss.trainable.policy, trajectory, loss.plan, decoder
       )
     self.scores = scores(loss.roles, self.params, self._images, loss.plan)
-    self.step_values = None
-    if "step_values" in updater.advantage.names:
+    self.offers: dict[str, Any] = {}
+    if "images" in asked:
+      assert self._images is not None
+      self.offers["images"] = rollout.to_groups(
+        self._images, loss.plan.prompts, loss.plan.group
+      )
+    if "step_values" in asked:
       words = jax.tree.map(jnp.asarray, prompts.words)
-      self.step_values = step_values(
+      self.offers["step_values"] = step_values(
         loss.roles, self.params, trajectory, words,
         loss.plan.at(current.step),
       )  # fmt: skip

@@ -19,11 +19,12 @@ import optax
 
 from jaxreward import advantages, feeds, methods, rng, setup
 from jaxreward.feeds import Credit, Plan
-from jaxreward.flow import path
+from jaxreward.flow import path, rollout
 from jaxreward.numerics import Mean, Metric, pool
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
 from jaxreward.setup import credits, players, playing
-from jaxreward.training import ahead, ema, step
+from jaxreward.training import ahead, references, step
+from jaxreward.training import state as state_lib
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
   Array,
@@ -97,6 +98,7 @@ class Frozen:
     contexts: arrays of these rewards.
     decoder: parameters of an autoencoder before them.
     players: parameters of the players that a loss may read.
+    references: parameters of the references that move.
   """
 
   base: Params
@@ -106,6 +108,7 @@ class Frozen:
   contexts: Any = None
   decoder: Params | None = None
   players: Mapping[str, Params] = flax.struct.field(default_factory=dict)
+  references: Mapping[str, Params] = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -141,11 +144,16 @@ class Loss:
     network = lambda policy, params: feeds.Network(
       policy, params, frozen.words, self.plan
     )
+    follower = lambda name: (
+      lambda: network(
+        policy, jax.lax.stop_gradient(whole(frozen.references[name]))
+      )
+    )
     networks = {
       "policy": lambda: network(policy, whole(trained)),
       "old": lambda: network(policy, jax.lax.stop_gradient(whole(frozen.old))),
       "reference": lambda: network(plain, frozen.base),
-    }
+    } | {name: follower(name) for name in frozen.references}
     score = functools.partial(self._score, frozen)
     more = playing.given(self.roles, frozen.players, frozen.words)
     return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score, more)
@@ -234,8 +242,7 @@ class Updater:
   weights: dict[str, float | RowWeight]
   seed: int
   ema_decay: float
-  old_decay: float
-  old_rate: float
+  rules: Mapping[str, references.Rule]
   combine: step.Combine | None = None
   players_first: int = 0
 
@@ -252,7 +259,11 @@ class Updater:
       trajectory, credit, prompts.ids, plan, key
     )
     if not self.loss.names:
-      return feeds.cut(make(credit), self.plan)
+      rows = make(credit)
+      for name, column in credit.columns.items():
+        flat = rollout.from_groups(jnp.asarray(column), plan.layout)
+        rows[name] = jnp.broadcast_to(flat, rows["advantage"].shape)
+      return feeds.cut(rows, self.plan)
     each = [
       make(dataclasses.replace(credit, advantage=credit.advantage[name]))
       for name in self.loss.names
@@ -301,7 +312,7 @@ def update(
   audience = playing.Audience(updater, state, trajectory, prompts, decoder)
   credit, stats = credits.credit_of(
     updater, scores | audience.scores, prompts, state.stats, state.step,
-    step_scores, offered, audience.step_values,
+    step_scores, offered, audience.offers,
   )  # fmt: skip
   advantage, counts = credit.advantage, jnp.asarray(credit.mask)
   # A failed sample teaches nothing: NaN marks it until the rows are masked.
@@ -315,6 +326,9 @@ def update(
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
     prompts=prompts.plain if contexts is not None else None, contexts=contexts,
     players=audience.params,
+    references={
+      k: v.params for k, v in state.references.items() if k != "old"
+    },
   )  # fmt: skip
   state, metrics = step.update(
     state, updater.loss, updater.tx, micros, frozen,
@@ -337,20 +351,18 @@ def update(
   pooled |= found
   if updater.plan.move is not None:
     pooled["window_start"] = Mean.of(updater.plan.move(state.step))
-  old = state.old
-  if old is not None:
-    decay: Any = updater.old_decay
-    if updater.old_rate:  # on-policy at first
-      decay = jnp.minimum(decay, updater.old_rate * state.step)
-    old = ema.update_ema(old, state.params, decay)
+  followers = {
+    name: rule(state.references[name], state.params, state.step, pooled)
+    for name, rule in updater.rules.items()
+  }
   if behind is not None:
     behind = drew
   state = dataclasses.replace(
-    state, step=state.step + 1, old=old, stats=stats, behind=behind,
+    state, step=state.step + 1, references=followers, stats=stats, behind=behind,
     players=beside,
   )  # fmt: skip
   if updater.players_first:
-    state = _held(state, before, before.step < updater.players_first)
+    state = state_lib.held(state, before, before.step < updater.players_first)
   return state, pooled
 
 
@@ -367,17 +379,6 @@ def _of_credit(signal: Any, advantage: Any, counts: Array) -> dict[str, Mean]:
       advantages.zero_variance_share(signal, counts) for signal in signals
     ),
   }
-
-
-def _held(after: TrainState, before: TrainState, is_held: Array) -> TrainState:
-  """The state with all that belongs to the policy as it was, where it is held."""
-  names = ("updates", "params", "opt_state", "ema", "old", "behind", "mixture")
-  keep = lambda old, new: jnp.where(is_held, old, new)
-  same = {
-    name: jax.tree.map(keep, getattr(before, name), getattr(after, name))
-    for name in names
-  }
-  return dataclasses.replace(after, **same)
 
 
 def _pooled(means: Iterable[Mean]) -> Mean:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import flax.struct
@@ -32,6 +34,19 @@ class Player:
 
 
 @flax.struct.dataclass
+class Reference:
+  """A network that follows the trained one.
+
+  Attributes:
+    params: its parameters.
+    age: int32, iterations since it last became a copy of the trained one.
+  """
+
+  params: Params
+  age: Array
+
+
+@flax.struct.dataclass
 class TrainState:
   """State of a job.
 
@@ -41,8 +56,8 @@ class TrainState:
     params: what is trained: all parameters, or the adapters.
     opt_state: the optimizer's.
     ema: average of params, for evaluation and export.
-    old: the policy that draws samples for off-policy objectives; None where
-      the trained parameters draw them.
+    references: name -> network that follows the trained one; "old" draws the
+      samples of off-policy objectives.
     stats: running statistics of advantages; None without.
     behind: the parameters that draw the next iteration's samples, where those
       are drawn ahead: the ones of an update ago; else None.
@@ -56,18 +71,24 @@ class TrainState:
   params: Params
   opt_state: Any
   ema: Params
-  old: Params | None = None
+  references: dict[str, Reference] = flax.struct.field(default_factory=dict)
   stats: Any = None
   behind: Params | None = None
   mixture: Array | None = None
   players: dict[str, Player] = flax.struct.field(default_factory=dict)
+
+  @property
+  def old(self) -> Params | None:
+    """What draws samples; None where the trained parameters do."""
+    found = self.references.get("old")
+    return None if found is None else found.params
 
 
 def create(
   params: Params,
   optimizer,
   *,
-  keep_old: bool = False,
+  references: Iterable[str] = (),
   ahead: bool = False,
   stats: Any = None,
   gradients: int = 0,
@@ -80,7 +101,10 @@ def create(
     params=ema.init_ema(params),
     opt_state=optimizer.init(params),
     ema=ema.init_ema(params),
-    old=ema.init_ema(params) if keep_old else None,
+    references={
+      name: Reference(ema.init_ema(params), jnp.zeros((), jnp.int32))
+      for name in references
+    },
     behind=ema.init_ema(params) if ahead else None,
     stats=stats,
     mixture=jnp.full(gradients, 1 / gradients) if gradients else None,
@@ -96,6 +120,25 @@ def create_player(params: Params, optimizer) -> Player:
     ema=ema.init_ema(params),
     updates=jnp.zeros((), jnp.int32),
   )
+
+
+def held(after: TrainState, before: TrainState, is_held: Array) -> TrainState:
+  """The state with all that belongs to the policy as it was, where it is held."""
+  names = (
+    "updates",
+    "params",
+    "opt_state",
+    "ema",
+    "references",
+    "behind",
+    "mixture",
+  )
+  keep = lambda old, new: jnp.where(is_held, old, new)
+  same = {
+    name: jax.tree.map(keep, getattr(before, name), getattr(after, name))
+    for name in names
+  }
+  return dataclasses.replace(after, **same)
 
 
 def abstract(state: TrainState) -> TrainState:

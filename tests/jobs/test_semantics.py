@@ -114,7 +114,7 @@ def test_who_draws_the_samples(spec):
   same = tiny.same_bits(drawn, trained_moved)
   if spec == NFT:
     assert same
-    old_moved, _, _ = iteration.sample(state.replace(old=other))
+    old_moved, _, _ = iteration.sample(tiny.with_old(state, other))
     assert not tiny.same_bits(drawn, old_moved)
   else:
     assert not same
@@ -128,7 +128,7 @@ def test_the_loss_of_nft_reads_the_old_policy():
   _, metrics = iteration.update(iteration.state, trajectory, scores)
   assert tiny.numbers(metrics)["velocity_shift"] < 1e-12  # old is trained, yet
   other = jax.tree.map(lambda x: x * 1.2, iteration.state.old)
-  moved = iteration.state.replace(old=other)
+  moved = tiny.with_old(iteration.state, other)
   _, metrics = iteration.update(moved, trajectory, scores)
   assert tiny.numbers(metrics)["velocity_shift"] > 1e-6
 
@@ -142,7 +142,7 @@ def test_kl_penalty_is_zero_at_the_reference_and_pulls_back(spec):
   away = jax.tree.map(lambda x: x * 1.1, iteration.state.params)
   state = iteration.state.replace(params=away)
   if state.old is not None:
-    state = state.replace(old=iteration.copy(away))
+    state = tiny.with_old(state, iteration.copy(away))
   _, moved, _ = iteration.step(state)
   assert tiny.numbers(moved)["kl"] > 1e-6
 
@@ -155,7 +155,9 @@ def test_a_skipped_update_changes_nothing():
   broken = jax.tree.map(lambda x: x, iteration.state)
   old = jax.tree.map(lambda x: x * jnp.nan, broken.old)
   before = jax.device_get(iteration.state)
-  state, metrics = iteration.update(broken.replace(old=old), trajectory, scores)
+  state, metrics = iteration.update(
+    tiny.with_old(broken, old), trajectory, scores
+  )
   assert tiny.numbers(metrics)["skipped_updates"] == 1.0
   assert tiny.same_bits(state.params, before.params)
   assert tiny.same_bits(state.opt_state, before.opt_state)

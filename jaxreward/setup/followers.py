@@ -1,0 +1,97 @@
+"""The references that a config names, and the arrays that a feed offers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+from jaxreward import feeds, user_code
+from jaxreward.errors import UserError, nearest
+from jaxreward.training.references import RULES, Rule, decayed
+
+OLD, REFERENCE = "old", "reference"
+
+
+def names(config: ConfigDict) -> tuple[str, ...]:
+  """Names beyond those that every feed knows."""
+  return tuple(n for n in config.references if n not in (OLD, REFERENCE))
+
+
+def extended(config: ConfigDict, feed: feeds.Feed) -> feeds.Feed:
+  """A feed with arrays of every reference that the config names."""
+  return feeds.with_references(feed, names(config))
+
+
+def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
+  """The rules by name, without those of networks that never move.
+
+  Args:
+    config: of the run.
+    follows: whether samples are drawn by a policy that follows the trained one,
+      the reference "old".
+
+  Raises:
+    UserError: a rule that there is not, or options that it does not take.
+  """
+  rules: dict[str, Rule] = {}
+  if follows:
+    section = config.objective
+    rules[OLD] = decayed(
+      decay=section.get("old_decay", 0.0), rate=section.get("old_rate", 0.0)
+    )
+  for name, section in config.references.items():
+    field = f"references.{name}"
+    if not isinstance(section, ConfigDict):
+      raise UserError(
+        f"config.{field}={section!r}: a reference is a section; name its rule in"
+        f" config.{field}.rule ({', '.join(RULES)})"
+      )
+    bound = config_lib.bind(section, RULES, field=field, key="rule")
+    rule = _call(f"config.{field}", bound)
+    if name == OLD and not follows:
+      raise UserError(
+        f"config.{field}: config.objective.name="
+        f'"{config.objective.name}" draws with the trained parameters and reads'
+        " no old policy; give the reference another name"
+      )
+    if not name.isidentifier():
+      raise UserError(
+        f"config.{field}: arrays are called after it, as in v_{REFERENCE}; give"
+        " it a name of letters and digits"
+      )
+    if name == REFERENCE and section.rule == "fixed":
+      continue  # what the run began with is there anyway
+    rules[name] = rule
+  return rules
+
+
+def check(config: ConfigDict, follows: bool, metrics: Iterable[str]) -> None:
+  """Refuses rules that a run would refuse.
+
+  Args:
+    config: of the run.
+    follows: see `bind`.
+    metrics: names of those that an update has.
+  """
+  bind(config, follows)
+  metrics = sorted(metrics)
+  for name, section in config.references.items():
+    metric = section.get("metric", "kl")
+    if section.rule == "reset" and metric not in metrics:
+      raise UserError(
+        f'config.references.{name}.metric="{metric}": no update of this run has'
+        f" a metric of this name{nearest(str(metric), metrics)}; a term gives one,"
+        f" as config.regularizers.{metric}"
+      )
+
+
+def _call(field: str, bound: Callable[..., Any]) -> Any:
+  try:
+    return user_code.call(field, bound)
+  except UserError as error:
+    if str(error).startswith("config."):
+      raise
+    raise UserError(f"{field}.{error}") from error

@@ -1,0 +1,108 @@
+"""Networks that follow the trained one, each by a rule of its own.
+
+A rule is (reference, trained parameters, iteration, metrics of the iteration) ->
+reference; it runs once per iteration, after the update.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError, nearest
+from jaxreward.training import ema
+from jaxreward.training.state import Reference
+from jaxreward.types import Array, Params
+
+Rule = Callable[[Reference, Params, Array, Mapping[str, Any]], Reference]
+
+
+def fixed() -> Rule:
+  """The parameters that training began with."""
+  return lambda reference, params, step, metrics: reference
+
+
+def decayed(*, decay: float = 0.9, rate: float = 0.0) -> Rule:
+  """A moving average: decay reference + (1 - decay) params.
+
+  Args:
+    decay: from 0 to 1.
+    rate: above 0, the decay is min(decay, rate n) in iteration n = 0, 1, ..., so
+      that the reference is the trained network at first.
+  """
+  _require(0 <= decay <= 1, f"decay={decay}: from 0 to 1")
+  _require(rate >= 0, f"rate={rate}: 0 or above")
+
+  def rule(reference, params, step, metrics):
+    del metrics
+    share: Any = decay
+    if rate:  # on-policy at first
+      share = jnp.minimum(decay, rate * step)
+    after = ema.update_ema(reference.params, params, share)
+    return dataclasses.replace(reference, params=after)
+
+  return rule
+
+
+def every(*, count: int = 100) -> Rule:
+  """A copy of the trained network, made anew every `count` iterations."""
+  _require(count >= 1, f"count={count}: at least 1")
+  return lambda reference, params, step, metrics: _moved(
+    reference, params, reference.age + 1 >= count
+  )
+
+
+def reset(
+  *, metric: str = "kl", above: float = 3e-4, patience: int = 15
+) -> Rule:
+  """A copy of the trained network, made anew when a metric says so (GARDO).
+
+  Args:
+    metric: of the iteration, such as the name of a regularizer.
+    above: the reference moves where the metric is larger.
+    patience: and where it has stayed for so many iterations; 0 for no bound.
+  """
+  _require(patience >= 0, f"patience={patience}: 0 or above")
+
+  def rule(reference, params, step, metrics):
+    del step
+    if metric not in metrics:
+      raise UserError(
+        f'metric="{metric}": no update has a metric of this'
+        f" name{nearest(metric, metrics)}; there are"
+        f" {', '.join(sorted(metrics))}"
+      )
+    value = metrics[metric]
+    value = value.value() if hasattr(value, "value") else value
+    is_due = value > above
+    if patience:
+      is_due |= reference.age + 1 > patience
+    return _moved(reference, params, is_due)
+
+  return rule
+
+
+RULES: dict[str, Callable[..., Rule]] = {
+  "fixed": fixed,
+  "decayed": decayed,
+  "every": every,
+  "reset": reset,
+}
+
+
+def _moved(reference: Reference, params: Params, is_due: Array) -> Reference:
+  """A copy of the parameters where it is due; the age counts from there."""
+  choose = lambda new, old: jnp.where(is_due, new, old)
+  return Reference(
+    jax.tree.map(choose, params, reference.params),
+    jnp.where(is_due, 0, reference.age + 1),
+  )
+
+
+def _require(is_right: bool, what: str) -> None:
+  if not is_right:
+    raise UserError(what)
