@@ -53,7 +53,7 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
     rule = _call(f"config.{field}", bound)
     if name == OLD and not follows:
       raise UserError(
-        f"config.{field}: config.objective.name="
+        f"config.{field}.rule: config.objective.name="
         f'"{config.objective.name}" draws with the trained parameters and reads'
         " no old policy; give the reference another name"
       )

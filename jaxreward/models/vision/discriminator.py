@@ -19,14 +19,11 @@ class Head(nn.Module):
   def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N"]:
     x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
     x = nn.gelu(nn.Dense(self.hidden, name="into")(x * x.shape[-1] ** 0.5))
-    out = nn.Dense(1, name="out", kernel_init=nn.initializers.zeros)
-    return out(x)[..., 0]
+    return nn.Dense(1, name="out")(x)[..., 0]
 
 
 class Discriminator(nn.Module):
   """Logits of a picture and of its places, by convolutions of stride 2.
-
-  Both heads start at 0.
 
   Attributes:
     width: channels of the first layer; each of the next has twice as many.
