@@ -21,6 +21,7 @@ PROOFS = {
   "adv_grpo": "tests/players/test_players.py",
   "alignprop": "tests/feeds/test_tail.py",
   "awm": "tests/objectives/test_likelihood_free.py",
+  "basereward": "tests/reward_models/test_preference_losses.py",
   "brpo": "tests/advantages/test_chosen.py",
   "copo_global_local": "tests/advantages/test_absolute.py",
   "curated_retraining": "tests/advantages/test_chosen.py",
@@ -31,6 +32,7 @@ PROOFS = {
   "dgpo": "tests/objectives/test_groups.py",
   "dp2o_sr_hpo": "tests/objectives/test_preference.py",
   "draft_k": "tests/feeds/test_tail.py",
+  "editreward": "tests/reward_models/test_preference_losses.py",
   "firm_base_and_bonus": "tests/composition/test_gates.py",
   "flow_dpo": "tests/objectives/test_preference.py",
   "flow_dpo_offline": "tests/jobs/test_offline.py",
@@ -44,10 +46,12 @@ PROOFS = {
   "grpo_lambda_gate": "tests/composition/test_gates.py",
   "gspo": "tests/objectives/test_policy_gradient.py",
   "lsc_transform": "tests/composition/test_references.py",
+  "helpsteer2_scaled_bt": "tests/reward_models/test_graded_losses.py",
   "marble": "tests/composition/test_gradients.py",
   "mixgrpo": "tests/flow/test_windows.py",
   "mm_dpo_dynamic_beta": "tests/objectives/test_preference.py",
   "mrn_per_reward_norm": "tests/composition/test_sums.py",
+  "oprm_rgft": "tests/reward_models/test_graded_losses.py",
   "optiagent_lexicographic": "tests/composition/test_gates.py",
   "paco_rl": "tests/composition/test_transforms.py",
   "par_preference_as_reward": "tests/composition/test_references.py",
@@ -62,12 +66,15 @@ PROOFS = {
   "rpo_lambda_harmonic": "tests/composition/test_transforms.py",
   "sage_grpo": "tests/flow/test_precise.py",
   "searchllm_gated_aggregation": "tests/composition/test_gates.py",
+  "solireward": "tests/reward_models/test_graded_losses.py",
   "tempflow_grpo": "tests/advantages/test_absolute.py",
   "texforce": "tests/models/test_adapted_words.py",
   "thinkrl_edit": "tests/composition/test_dominance.py",
   "uniworld_v2_edit_r1": "tests/advantages/test_chosen.py",
+  "vefx_corn_head": "tests/reward_models/test_graded_losses.py",
   "verpo_check_weights": "tests/composition/test_transforms.py",
   "vgpo": "tests/advantages/test_absolute.py",
+  "yojo_multi_response_rm": "tests/reward_models/test_graded_losses.py",
 }
 HEAD = """# Systems
 
@@ -78,7 +85,8 @@ under a minute, the default on two CPU cores, and `:full` where public weights
 exist. Every recipe goes through one battery (`tests/recipes`): it loads and is
 checked at every size, padding changes nothing, a step compiles once, a resumed
 step is the same to the byte, and the ratio of the first update, where an
-objective has one, is exactly 1.
+objective has one, is exactly 1. Recipes of reward models train on the scenes in
+two sizes; they load, are checked and run end to end.
 "Proof" is the test of its maths: a float64 reference, a limit case, a gradient
 by finite differences.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
+from jaxreward.errors import UserError
 
 SIZES = ("default", "smoke", "full")
 
@@ -35,6 +38,41 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
     small = ",smoke" if size == "smoke" else ""
     spec = f"../align_scenes.py:{objective}{small}"
   return config_lib.load_sibling(spec, beside)
+
+
+def reward_model(
+  arg: str | None,
+  beside: str,
+  *,
+  head: dict[str, Any],
+  loss: dict[str, Any],
+) -> ConfigDict:
+  """The config that a recipe of a reward model starts from.
+
+  Args:
+    arg: of the recipe: "default" trains on the scenes on two cores, "smoke"
+      does so in miniature; there is no full size.
+    beside: the recipe's file.
+    head: of the model; a hidden layer is smaller in miniature.
+    loss: with its options.
+
+  Raises:
+    UserError: a size there is not.
+  """
+  size = size_of(arg)
+  if size == "full":
+    raise UserError(
+      "this recipe trains a reward model on the scenes and has no full size; take"
+      ' "default" or "smoke"'
+    )
+  small = ":smoke" if size == "smoke" else ""
+  config = config_lib.load_sibling(f"../train_reward_scenes.py{small}", beside)
+  if small:
+    config.train_reward.init_from_policy = False  # its model is narrower
+    head = head | {k: 64 for k in ("hidden",) if head.get(k)}
+  config.reward_model.head = head
+  config.train_reward.loss = loss
+  return config
 
 
 def train_reward_first(

@@ -314,7 +314,7 @@ def _try_loss(config: ConfigDict, model: RewardModel) -> None:
         f'"{config.reward_model.head.name}" does not give; there are'
         f" {', '.join(known)}"
       )
-  if {"ratings", "strength"} & set(reads(bound)) and (
+  if set(reward_models.RATED) & set(reads(bound)) and (
     config.train_reward.source not in tasks.OWN
   ):
     raise UserError(

@@ -25,8 +25,23 @@ from jaxreward.reward_models.gaussian_losses import (
   expected_bradley_terry,
   thurstone,
 )
-from jaxreward.reward_models.heads import gaussian, scalar, similarity
-from jaxreward.reward_models.offers import names, offers
+from jaxreward.reward_models.graded_losses import (
+  best_of_row,
+  corn,
+  ordinal_pairs,
+  ranked_plackett_luce,
+  scaled_bradley_terry,
+  solireward,
+)
+from jaxreward.reward_models.heads import (
+  among,
+  gaussian,
+  ordinal,
+  scalar,
+  similarity,
+  thresholds,
+)
+from jaxreward.reward_models.offers import RATED, names, offers
 from jaxreward.reward_models.preference_losses import (
   bradley_terry,
   hinge,
@@ -43,6 +58,9 @@ HEADS: dict[str, Callable[..., Head]] = {
   "scalar": scalar,
   "gaussian": gaussian,
   "similarity": similarity,
+  "ordinal": ordinal,
+  "thresholds": thresholds,
+  "among": among,
 }
 REGISTRY: dict[str, Callable[..., Any]] = {
   "bradley_terry": bradley_terry,
@@ -50,6 +68,12 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "hinge": hinge,
   "thurstone": thurstone,
   "expected_bradley_terry": expected_bradley_terry,
+  "scaled_bradley_terry": scaled_bradley_terry,
+  "solireward": solireward,
+  "best_of_row": best_of_row,
+  "plackett_luce": ranked_plackett_luce,
+  "ordinal_pairs": ordinal_pairs,
+  "corn": corn,
 }
 LISTWISE: dict[str, Callable[..., Any]] = {"plackett_luce": plackett_luce}
 
@@ -57,23 +81,33 @@ __all__ = [
   "BACKBONES",
   "HEADS",
   "LISTWISE",
+  "RATED",
   "REGISTRY",
   "Backbone",
   "Head",
   "RewardModel",
+  "among",
+  "best_of_row",
   "bradley_terry",
   "clip_towers",
+  "corn",
   "expected_bradley_terry",
   "gaussian",
   "hinge",
   "names",
   "offers",
+  "ordinal",
+  "ordinal_pairs",
   "plackett_luce",
+  "ranked_plackett_luce",
   "rao_kupper",
   "reads",
   "scalar",
+  "scaled_bradley_terry",
   "scenes",
   "siglip_towers",
   "similarity",
+  "solireward",
+  "thresholds",
   "thurstone",
 ]

@@ -145,7 +145,8 @@ def siglip_towers(
 def _size(name: str, known: dict[str, Any]) -> Any:
   if name not in known:
     raise UserError(
-      f'size="{name}" is not known{nearest(name, known)}; without weights a'
+      f'reward_model.backbone.size="{name}" is not known{nearest(name, known)};'
+      " without weights a"
       f" backbone is one of {', '.join(known)}"
     )
   return known[name]

@@ -99,6 +99,10 @@ class RewardModel:
       raise UserError(
         f'reward_model.train="{self.train}": it is one of {", ".join(HOW)}'
       )
+    if self.train == "lora" and self.rank < 1:
+      raise UserError(
+        f"reward_model.rank={self.rank}: adapters need a rank of 1 or more"
+      )
     if self.head.needs_logit and not self.backbone.has_logit:
       raise UserError(
         "reward_model.head reads the cosine of a pair of towers, which"

@@ -16,11 +16,18 @@ from jaxreward.reward_models.contract import Features, Head, Outputs
 from jaxreward.types import Array, Params
 
 
-def _perceptron(outputs: int, hidden: int, dtype: str = "float32"):
+def _perceptron(
+  outputs: int, hidden: int, dtype: str = "float32", activation: str = "gelu"
+):
   """(init, apply) of a network on joint features."""
+  if activation not in heads.ACTIVATIONS:
+    raise UserError(
+      f'reward_model.head.activation="{activation}": it is one of'
+      f" {', '.join(heads.ACTIVATIONS)}"
+    )
   if hidden < 0:
     raise UserError(f"reward_model.head.hidden={hidden}: it must be 0 or more")
-  net = heads.Perceptron(outputs, hidden, jnp.dtype(dtype))
+  net = heads.Perceptron(outputs, hidden, activation, jnp.dtype(dtype))
 
   def init(key: Array, features: Features) -> Params:
     width = features["joint"].shape[-1]
@@ -33,14 +40,17 @@ def _perceptron(outputs: int, hidden: int, dtype: str = "float32"):
   return init, apply
 
 
-def scalar(*, hidden: int = 256, dtype: str = "float32") -> Head:
-  """One number: a linear layer, or two with a GELU between them.
+def scalar(
+  *, hidden: int = 256, activation: str = "gelu", dtype: str = "float32"
+) -> Head:
+  """One number: a linear layer, or two with a nonlinearity between them.
 
   Args:
     hidden: features between the layers; 0 for one layer.
+    activation: "gelu" or "silu".
     dtype: of the products.
   """
-  init, apply = _perceptron(1, hidden, dtype)
+  init, apply = _perceptron(1, hidden, dtype, activation)
   outputs = lambda params, features: {"value": apply(params, features)[..., 0]}
   return Head(init, outputs, lambda out: (out["value"], None))
 
@@ -101,3 +111,107 @@ def similarity(*, divisor: float = 1.0) -> Head:
     lambda key, features: {}, outputs, lambda out: (out["value"], None),
     needs_logit=True,
   )  # fmt: skip
+
+
+def ordinal(
+  *, grades: int = 9, hidden: int = 256, dtype: str = "float32"
+) -> Head:
+  """A distribution over grades 1 ... n; the value is its mean.
+
+  The head of OPRM (https://arxiv.org/abs/2602.12660), for the loss
+  "ordinal_pairs". At the start all grades are as likely.
+
+  Args:
+    grades: n.
+    hidden: features between the layers; 0 for one layer.
+    dtype: of the products.
+  """
+  if grades < 2:
+    raise UserError(f"reward_model.head.grades={grades}: it must be 2 or more")
+  init, apply = _perceptron(grades, hidden, dtype)
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    log_probs = jax.nn.log_softmax(apply(params, features), -1)
+    return moments(jnp.exp(log_probs)) | {"log_probs": log_probs}
+
+  return Head(
+    init, outputs, lambda out: (out["value"], out["std"]),
+    ("value", "std", "log_probs"),
+  )  # fmt: skip
+
+
+def thresholds(
+  *, grades: int = 4, hidden: int = 0, dtype: str = "float32"
+) -> Head:
+  """A logit for each step between grades 1 ... n; the value is the mean grade.
+
+  P(Y > k) = prod_{j <= k} sigmoid(l_j) falls with k whatever the logits. The
+  head of VEFX-Bench (https://arxiv.org/abs/2604.16272), for the loss "corn".
+
+  Args:
+    grades: n.
+    hidden: features between the layers; 0 for one layer.
+    dtype: of the products.
+  """
+  if grades < 2:
+    raise UserError(f"reward_model.head.grades={grades}: it must be 2 or more")
+  init, apply = _perceptron(grades - 1, hidden, dtype)
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    logits = apply(params, features)
+    return moments(grade_probabilities(logits)) | {"logits": logits}
+
+  return Head(
+    init, outputs, lambda out: (out["value"], out["std"]),
+    ("value", "std", "logits"),
+  )  # fmt: skip
+
+
+def grade_probabilities(logits: Array) -> Array:
+  """P(Y = 1 ... n) [..., n] of logits [..., n - 1] of being above each grade."""
+  above = jnp.exp(jnp.cumsum(jax.nn.log_sigmoid(logits), -1))
+  one = jnp.ones_like(above[..., :1])
+  above = jnp.concatenate([one, above, 0 * one], -1)
+  return above[..., :-1] - above[..., 1:]
+
+
+def moments(probs: Array) -> dict[str, Array]:
+  """Mean and deviation of the grade, 1 ... n, of probabilities [..., n]."""
+  grade = jnp.arange(1, probs.shape[-1] + 1, dtype=jnp.float32)
+  mean = (probs * grade).sum(-1)
+  variance = (probs * jnp.square(grade - mean[..., None])).sum(-1)
+  # The root of 0 has no slope.
+  return {"value": mean, "std": jnp.sqrt(jnp.maximum(variance, 1e-6))}
+
+
+def among(
+  *, width: int = 64, heads_of: int = 2, dtype: str = "float32"
+) -> Head:
+  """One number per image, each seen beside the others of its group.
+
+  The order of the images changes nothing but theirs (You Only Judge Once,
+  https://arxiv.org/abs/2604.10966, whose candidates stand in one sequence of a
+  language model). For the loss "best_of_row".
+
+  Args:
+    width: features per image.
+    heads_of: heads of the attention over the group; they divide `width`.
+    dtype: of the products.
+  """
+  if width < 1 or width % max(heads_of, 1):
+    raise UserError(
+      f"reward_model.head.width={width} is not divisible by"
+      f" reward_model.head.heads_of={heads_of}"
+    )
+  net = heads.Among(width, heads_of, jnp.dtype(dtype))
+
+  def init(key: Array, features: Features) -> Params:
+    wide = features["joint"].shape[-1]
+    return net.init(key, jnp.zeros((1, 1, wide)))["params"]
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    return {
+      "value": jnp.asarray(net.apply({"params": params}, features["joint"]))
+    }
+
+  return Head(init, outputs, lambda out: (out["value"], None))

@@ -28,6 +28,7 @@ _SCORED_AT_ONCE = 64  # rows
 
 
 PARTS = ("backbone", "head")
+_KINDS = {"backbone": reward_models.Backbone, "head": reward_models.Head}
 _MOVED = (
   "config.reward_model.name has moved: write config.reward_model.backbone ="
   ' dict(name="scenes", width=..., ...) and config.reward_model.head ='
@@ -56,7 +57,7 @@ def make(config: ConfigDict) -> RewardModel:
 
 def _build(section: ConfigDict, **how: Any) -> RewardModel:
   known = (reward_models.BACKBONES, reward_models.HEADS)
-  parts = []
+  parts: list[Any] = []
   for name, registry in zip(PARTS, known, strict=True):
     field = f"reward_model.{name}"
     part = section.get(name)
@@ -66,7 +67,14 @@ def _build(section: ConfigDict, **how: Any) -> RewardModel:
         f" in config.{field}.name"
       )
     bound = config_lib.bind(part, registry, field=field)
-    parts.append(_called(f"config.{field}", bound))
+    made, kind = _called(f"config.{field}", bound), _KINDS[name]
+    if not isinstance(made, kind):
+      raise UserError(
+        f"config.{field}.name={shown(part.name)}: it returned a"
+        f" {type(made).__name__}; expected a"
+        f" jaxreward.reward_models.{kind.__name__}"
+      )
+    parts.append(made)
   return _called("config.reward_model", lambda: RewardModel(*parts, **how))
 
 

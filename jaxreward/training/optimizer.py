@@ -150,7 +150,9 @@ def scaled(
   """
   for name, rate in rates.items():
     if not 0 <= rate < math.inf:
-      raise UserError(f"{name}_rate={rate}: it must be finite and 0 or above")
+      raise UserError(
+        f"config.train_reward.{name}_rate={rate}: it must be finite and 0 or above"
+      )
   others = {name: rate for name, rate in rates.items() if rate != 1.0}
   if not others:
     return tx

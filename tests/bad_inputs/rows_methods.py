@@ -8,6 +8,7 @@ CRITIC = {"players.critic.fn": "critic"}
 CPS = {"rollout.sampler.name": "cps"}
 
 NFT = "align_scenes.py:smoke"
+TRAIN = "train_reward_scenes.py:smoke"
 
 
 def row(name, field, value, *says, first=None, config=GRPO):
@@ -210,4 +211,25 @@ ROWS = [
   row("clip without end", "optimizer.clip_norm", "inf", ">= 0"),
   row("a misspelt decay", "optimizer.weight_decy", 0.1,
       'did you mean "optimizer.weight_decay"'),
+  # reward models
+  row("half a tower", "reward_model.train", "half", "full, frozen, lora",
+      config=TRAIN),
+  row("no such tower", "reward_model.backbone.name", "clips",
+      'did you mean "clip"', config=TRAIN),
+  row("a tower of no size", "reward_model.backbone.size", "smal",
+      "a backbone is one of tiny", config=TRAIN,
+      first={"reward_model.backbone.name": "clip",
+             "train_reward.init_from_policy": False}),
+  row("adapters of nothing", "reward_model.rank", 0, "1 or more",
+      config=TRAIN, first={"reward_model.train": "lora"}),
+  row("a trunk of towers", "train_reward.init_from_policy", True,
+      "set it to false", config=TRAIN,
+      first={"reward_model.backbone.name": "siglip",
+             "reward_model.backbone.size": "tiny"}),
+  row("a rate without end", "train_reward.backbone_rate", "inf", "finite",
+      config=TRAIN),
+  row("a loss of what no head gives", "train_reward.loss.name", "corn",
+      'reads "row_logits"', config=TRAIN),
+  row("a deviation upside down", "reward_model.head", "gaussian", "a section",
+      config=TRAIN),
 ]  # fmt: skip
