@@ -23,6 +23,11 @@ from jaxreward.composition.gradients import (
   sum_of_gradients,
 )
 from jaxreward.composition.references import log_sigmoid_sum, preference_sum
+from jaxreward.composition.reliance import (
+  bonus_if_consistent,
+  tempered,
+  tiers,
+)
 from jaxreward.composition.sums import (
   advantage_sum,
   apart,
@@ -56,6 +61,9 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "check_weights": check_weights,
   "pareto": pareto,
   "chain": chain,
+  "tempered": tempered,
+  "bonus_if_consistent": bonus_if_consistent,
+  "tiers": tiers,
   "preference_sum": preference_sum,
   "log_sigmoid_sum": log_sigmoid_sum,
   "separate": separate,
@@ -72,6 +80,7 @@ __all__ = [
   "advantage_sum",
   "apart",
   "base_and_bonus",
+  "bonus_if_consistent",
   "chain",
   "check_weights",
   "ensemble",
@@ -90,6 +99,8 @@ __all__ = [
   "separate",
   "sum_of_gradients",
   "tamed_sum",
+  "tempered",
+  "tiers",
   "weighted_sum",
   "win_rate",
 ]

@@ -18,6 +18,9 @@ OPTIONS = {
   "gated_sum": dict(gates=dict(detector=0.5)),
   "lexicographic": dict(order=("detector", "model"), thresholds=(0.5,)),
   "mastered_first": dict(base="detector", threshold=0.5),
+  "tempered": dict(reliability="detector"),
+  "bonus_if_consistent": dict(base="detector", consistency="model"),
+  "tiers": dict(thresholds=(0.25, 0.5)),
 }
 # What reads other prompts too, and what masks more than has failed.
 WHOLE_BATCH = ("gdpo", "tamed_sum", "mastered_first")

@@ -110,6 +110,7 @@ OVERRIDES = {
     "advantage.least_spread": 0.0, "advantage.most_mean": 9.0,
   },
   "verpo_check_weights": {"composition.passed": 2.0},
+  "ssl_sweet_spot": {"composition.thresholds": "(1.8,1.9,2.0,2.1)"},
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt
 }  # fmt: skip
 
