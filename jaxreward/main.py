@@ -257,8 +257,8 @@ def _is_chosen(name: str, section: ConfigDict) -> bool:
   return name.endswith("rewards") or "name" in section
 
 
-def run(flags: Flags) -> None:
-  """Runs the config's job in its working directory."""
+def run(flags: Flags) -> int:
+  """Runs the config's job in its working directory; 0 when it is done."""
   if not flags.config:
     raise UserError("--config is missing, as in --config=configs/quickstart.py")
   config = config_lib.load(flags.config, flags.overrides)
@@ -282,7 +282,7 @@ def run(flags: Flags) -> None:
     jobs.check(config.job, config)
   if config.job in jobs.LOOKING:
     job(config, workdir)
-    return
+    return 0
   config_lib.to_json(config)  # refuses what no record can hold
   if "processes" in config:
     processes.start(**config.processes)
@@ -298,7 +298,9 @@ def run(flags: Flags) -> None:
     if recorded is None:
       workdirs.record_command(workdir, _arguments(flags))
     job(config, workdir)
+    jobs.report(config.job, workdir)
     processes.finish()
+  return 0
 
 
 def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
@@ -387,61 +389,43 @@ def run_sweep(flags: Flags) -> int:
   return 0
 
 
-def _dispatch(argv: Sequence[str]) -> int:
-  inherited.require_folder()
-  flags = parse_flags(argv)
-  if flags.help or not argv:
-    inherited.say(USAGE, sys.stdout)
-    return 0
-  if flags.dry_run and not flags.sweep:
-    raise UserError("--dry-run goes with --sweep")
-  inherited.require_settings()
-  if flags.sweep:
-    return run_sweep(flags)
-  run(flags)
-  return 0
-
-
 def _fail(message: str, code: int = 2) -> int:
   inherited.say(f"error: {squeeze(message)}\n")
   return code
 
 
-def _run_told(argv: Sequence[str]) -> int:
-  """Exit code of a command line, with one line for what has ended it."""
-  try:
-    return _dispatch(argv)
-  except Stopped as stopped:
-    logging.info("%s", stopped)
-    return 128 + stopped.signum
-  except KeyboardInterrupt:
+def _code_of(error: BaseException) -> int | None:
+  """Exit code for what has ended a command, told in a line; None: a defect."""
+  if isinstance(error, Stopped):
+    logging.info("%s", error)
+    return 128 + error.signum
+  if isinstance(error, KeyboardInterrupt):
     logging.info("interrupted")
     return 130
-  except Exception as error:
-    lost = processes.as_loss(error)
-    if lost or isinstance(error, Lost):
-      return _fail(str(lost or error), os.EX_TEMPFAIL)
-    if isinstance(error, UserError):
-      return _fail(str(error))
-    if isinstance(error, OSError) and error.errno in _FULL:
-      return _fail(f"the disk is full: {error.filename or error}")
-    if isinstance(error, OSError) and error.errno == errno.EMFILE:
-      return _fail(
-        "too many open files: raise the limit, as in ulimit -n 4096, and start"
-        " the same command again"
-      )
-    if isinstance(error, MemoryError):
-      return _fail(
-        f"there is not enough memory ({one_line(error)}); lower the counts and"
-        " sizes of the config, such as config.rollout.prompts or .group"
-      )
-    if isinstance(error, RecursionError):
-      where = user_code.place(error)
-      return _fail(
-        f"{where}{': ' if where else ''}nested too deeply to be read: a section"
-        f" of the config, a file or a value ({one_line(error)})"
-      )
-    raise
+  lost = processes.as_loss(error) if isinstance(error, Exception) else None
+  if lost or isinstance(error, Lost):
+    return _fail(str(lost or error), os.EX_TEMPFAIL)
+  if isinstance(error, UserError):
+    return _fail(str(error))
+  if isinstance(error, OSError) and error.errno in _FULL:
+    return _fail(f"the disk is full: {error.filename or error}")
+  if isinstance(error, OSError) and error.errno == errno.EMFILE:
+    return _fail(
+      "too many open files: raise the limit, as in ulimit -n 4096, and start"
+      " the same command again"
+    )
+  if isinstance(error, MemoryError):
+    return _fail(
+      f"there is not enough memory ({one_line(error)}); lower the counts and"
+      " sizes of the config, such as config.rollout.prompts or .group"
+    )
+  if isinstance(error, RecursionError):
+    where = user_code.place(error)
+    return _fail(
+      f"{where}{': ' if where else ''}nested too deeply to be read: a section"
+      f" of the config, a file or a value ({one_line(error)})"
+    )
+  return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -453,13 +437,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     130 (143) stopped by Ctrl-C (SIGTERM) after saving.
   """
   configure_logging()
+  argv, code = sys.argv[1:] if argv is None else argv, 0
   try:
-    code = _run_told(sys.argv[1:] if argv is None else argv)
-  except Exception:
-    if processes.count() > 1:
-      traceback.print_exc()
-      processes.leave(1)
-    raise
+    inherited.require_folder()
+    flags = parse_flags(argv)
+    if flags.help or not argv:
+      inherited.say(USAGE, sys.stdout)
+    elif flags.dry_run and not flags.sweep:
+      raise UserError("--dry-run goes with --sweep")
+    else:
+      inherited.require_settings()
+      code = run_sweep(flags) if flags.sweep else run(flags)
+  except (Exception, KeyboardInterrupt) as error:
+    code = _code_of(error)
+    if code is None:
+      if processes.count() > 1:
+        traceback.print_exc()
+        processes.leave(1)
+      raise
   if code and processes.count() > 1:
     processes.leave(code)
   return code

@@ -91,6 +91,7 @@ def run(config, workdir) -> epath.Path:
   workdir = epath.Path(workdir)
   with workdirs.take(workdir, config):
     jobs.find(config)(config, workdir)
+    jobs.report(config.job, workdir)
   return workdir
 
 

@@ -2,8 +2,8 @@
 
 A job is `run(config: ConfigDict, workdir: epath.Path) -> None`. Modules are
 imported when their job is asked for, so that starting one job does not wait
-for what the others need. Every job that measures something leaves report.html,
-of all that the working directory holds by then.
+for what the others need. After a job that measures something, `report` writes
+report.html of all that the working directory holds by then.
 """
 
 from __future__ import annotations
@@ -23,28 +23,16 @@ from jaxreward.errors import UserError, shown
 Job = Callable[[ConfigDict, epath.Path], None]
 
 
-def _lazy(module: str, *, reports: bool = True) -> Job:
-  """The `run` of a module, imported at the first call, and its report."""
-
-  def run(config: ConfigDict, workdir: epath.Path) -> None:
-    importlib.import_module(module).run(config, workdir)
-    processes.wait_for_all("job")  # what it has written is there
-    if reports and processes.is_first():
-      collect = importlib.import_module("jaxreward.report.collect")
-      logging.info("report: %s", collect.report_from_workdir(workdir))
-
-  return run
-
-
-JOBS: dict[str, Job] = {
-  "align": _lazy("jaxreward.jobs.align"),
-  "compile_check": _lazy("jaxreward.jobs.compile_check", reports=False),
-  "evaluate": _lazy("jaxreward.jobs.evaluate"),
-  "export": _lazy("jaxreward.jobs.export", reports=False),
-  "pipeline": _lazy("jaxreward.jobs.pipeline", reports=False),
-  "pretrain": _lazy("jaxreward.jobs.pretrain"),
-  "sample": _lazy("jaxreward.jobs.sample", reports=False),
-  "train_reward": _lazy("jaxreward.jobs.train_reward"),
+# Name -> whether it leaves a report of all that the working directory holds.
+JOBS: dict[str, bool] = {
+  "align": True,
+  "compile_check": False,
+  "evaluate": True,
+  "export": False,
+  "pipeline": False,
+  "pretrain": True,
+  "sample": False,
+  "train_reward": True,
 }
 # Jobs that look and leave no run behind: they need no working directory.
 LOOKING = ("compile_check",)
@@ -54,22 +42,31 @@ _TAKES = 2  # arguments: the config, the working directory
 
 
 def find(config: ConfigDict) -> Job:
-  """The job that `config.job` names: one above, or "file.py:fn".
+  """The job that `config.job` names: the `run` of a module, or "file.py:fn".
 
   Raises:
     UserError: there is none, or a value in the config makes no sense to it.
   """
   if "job" not in config:
     raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
-  job = config_lib.resolve_callable(config.job, JOBS, field="job")
-  if config.job not in JOBS:
-    config_lib.bind(
-      ConfigDict({"fn": config.job}), {config.job: job}, field="job", key="fn",
-      positional=_TAKES,
-    )  # fmt: skip
   if config.job in JOBS:
     importlib.import_module("jaxreward.setup.checks").check(config)
+    return importlib.import_module(f"jaxreward.jobs.{config.job}").run
+  names = dict.fromkeys(JOBS, report)  # whose values nobody looks at here
+  job = config_lib.resolve_callable(config.job, names, field="job")
+  config_lib.bind(
+    ConfigDict({"fn": config.job}), {config.job: job}, field="job", key="fn",
+    positional=_TAKES,
+  )  # fmt: skip
   return job
+
+
+def report(name: str, workdir: epath.Path) -> None:
+  """Writes report.html where a job that measures something has ended."""
+  processes.wait_for_all("job")  # what it has written is there
+  if JOBS.get(name, False) and processes.is_first():
+    collect = importlib.import_module("jaxreward.report.collect")
+    logging.info("report: %s", collect.report_from_workdir(workdir))
 
 
 def check(name: str, config: ConfigDict) -> None:

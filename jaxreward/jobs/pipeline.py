@@ -71,7 +71,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       logging.info("%s: finished before", name)
       continue
     start = time.monotonic()
-    jobs.JOBS[name](config, workdir)
+    importlib.import_module(f"jaxreward.jobs.{name}").run(config, workdir)
+    jobs.report(name, workdir)
     done[name] = round(time.monotonic() - start, 1)
     files.write_atomic(marks, json.dumps(done).encode())
     logging.info("%s: %.0f s", name, done[name])
