@@ -234,3 +234,71 @@ def test_values_of_steps_come_from_their_own_latents():
   np.testing.assert_allclose(
     np.asarray(got).reshape(24, 3), want.T, rtol=1e-4, atol=1e-4
   )
+
+
+def samples(plan):
+  """A trajectory whose last latents are known, one of them broken."""
+  latents = RNG.uniform(size=(1, 24, 36, 36, 3)).astype(np.float32)
+  latents[0, 5] = np.nan
+  return types.Trajectory(
+    latents=latents, log_probs=None, velocities=None,
+    prompt_index=plan.layout.prompt_index, member=plan.layout.member,
+    mask=plan.layout.mask,
+  )  # fmt: skip
+
+
+def test_rows_of_a_player():
+  """Noise and times anew for each of its steps, references of the same prompt."""
+  config = tiny.load("recipes/adv_grpo.py:smoke", {"rollout.microbatch": 8})
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  trajectory = samples(plan)
+  names = (
+    "image", "real_image", "real_mask", "x0", "x_t", "t", "noise", "signal",
+    "shaped", "mask",
+  )  # fmt: skip
+  player = players.Player(lambda *_: {}, players.squared_error, {}, names)
+  render = playing.players.bind(config)[0].render
+  role = playing.Role("d", player, tx=None, steps=2, render=render)
+  signal = RNG.normal(size=(6, 4)).astype(np.float32)
+  batch = tiny.prompts_of(config)
+  rows = jax.jit(
+    lambda trajectory, key: playing.make_rows(
+      role, trajectory, trajectory.latents[0], jnp.asarray(signal),
+      jnp.ones((6, 4), bool), batch, plan, key,
+    )
+  )(trajectory, jax.random.key(0))  # fmt: skip
+  assert rows["t"].shape == (2, 3, 8)
+  mask = np.asarray(rows["mask"])
+  assert mask.sum() == 2 * 23 and np.asarray(rows["real_mask"]).all()
+  t, x0, noise, x_t = (
+    np.asarray(rows[k], np.float64) for k in ("t", "x0", "noise", "x_t")
+  )
+  wide = t[..., None, None, None]
+  np.testing.assert_allclose(x_t, (1 - wide) * x0 + wide * noise, atol=1e-5)
+  assert not np.isclose(noise[0], noise[1]).any(axis=(2, 3, 4)).all()
+  assert (t[0] != t[1]).all()
+  np.testing.assert_array_equal(x0[0], x0[1])
+  assert x0[mask].min() >= 0 and not x0[~mask].any()  # a bad row is zeros
+  # Row b of the samples lies in chunk b mod C: signals follow their pictures.
+  flat = np.asarray(rows["signal"])[0].T.reshape(-1)
+  np.testing.assert_array_equal(
+    flat, np.where(np.arange(24) == 5, 0, signal.reshape(-1))
+  )
+  real = np.asarray(rows["real_image"])
+  assert real.min() >= 0 and real.max() <= 1
+  assert not np.array_equal(real[0], real[1])  # drawn anew
+
+
+def test_scores_of_pictures_that_are_not_finite():
+  config = tiny.load("recipes/adv_grpo.py:smoke", {"rollout.microbatch": 8})
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  images = jnp.asarray(samples(plan).latents[0])
+  player = players.Player(
+    lambda *_: {}, players.squared_error,
+    {"mean": lambda arrays: arrays("image").mean((1, 2, 3))}, (), score="mean",
+  )  # fmt: skip
+  role = playing.Role("d", player, tx=None, weight=2.0)
+  got = np.asarray(playing.scores((role,), {"d": {}}, images, plan)["d"])
+  want = np.asarray(images, np.float64).mean((1, 2, 3)).reshape(6, 4)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert np.isnan(got).sum() == 1
