@@ -27,7 +27,9 @@ def balanced(count, seed=0):
 @jax.jit
 def _sample(prompts, members):
   keys = rng.sample_keys(rng.stream_key(7, "test"), prompts.ids, members)
-  scene = jax.vmap(render.sample_scene)(keys, prompts.items, prompts.relation)
+  scene = jax.vmap(render.sample_scene)(
+    keys, prompts.extras.items, prompts.extras.relation
+  )
   return scene, render.render(scene)
 
 

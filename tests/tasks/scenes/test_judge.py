@@ -15,9 +15,9 @@ look = jax.jit(lambda images, batch: judge.look(images, batch).scores())
 
 
 def batch_of(prompts):
-  return dataclasses.replace(
-    grammar.batch(prompts), task=edits.expected(prompts)
-  )
+  batch = grammar.batch(prompts)
+  extras = dataclasses.replace(batch.extras, edit=edits.expected(prompts))
+  return dataclasses.replace(batch, extras=extras)
 
 
 def scores(images, prompts=SOME):
@@ -69,7 +69,7 @@ def test_an_edit_that_spoils_the_rest_is_executed_and_not_preserved():
       for i, t in enumerate(p.pictures.after)
     )
     task = dataclasses.replace(p.pictures, after=after)
-    wrong.append(dataclasses.replace(p, task=task))
+    wrong.append(dataclasses.replace(p, pictures=task))
   found = scores(edits.draw(wrong)[1], chosen)
   np.testing.assert_array_equal(found["execution"], 1)
   np.testing.assert_array_equal(found["preservation"], 0)
@@ -93,7 +93,7 @@ def test_another_subject_is_not_the_same(what):
       old = old._replace(shape=(old.shape + 1) % 4)
     before = (task.before[0]._replace(colour=old.colour, shape=old.shape),)
     task = dataclasses.replace(task, before=before, after=(old, other))
-    wrong.append(dataclasses.replace(p, task=task))
+    wrong.append(dataclasses.replace(p, pictures=task))
   found = scores(edits.draw(wrong)[1], chosen)
   assert found["subject"].max() < judge.ALIKE - 0.05
   assert found["strict"].max() == 0
@@ -127,5 +127,5 @@ def test_rows_are_repeated_without_their_pictures():
   assert twice.source is None
   np.testing.assert_array_equal(twice.ids, np.repeat(batch.ids, 2))
   np.testing.assert_array_equal(
-    twice.task.centre, np.repeat(batch.extras.edit.centre, 2, 0)
+    twice.extras.edit.centre, np.repeat(batch.extras.edit.centre, 2, 0)
   )
