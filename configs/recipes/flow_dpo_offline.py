@@ -3,9 +3,10 @@
 Wallace et al. 2023 (https://arxiv.org/abs/2311.12908) on flows as Liu et al.
 2025 (https://arxiv.org/abs/2501.13918): both images of a pair share noise and
 time, with logit-normal times. `:full` reads pairs,
-`--config.data.preferences=pairs.jsonl` (docs/files.md has the layouts). With beta
-100 and a learning rate of 1e-4 the scene policy forgets how to draw within 100
-iterations: the errors of both images grow, that of the worse one faster.
+`--config.data.preferences=pairs.jsonl` (docs/files.md has the layouts). The
+default on scenes, 80 iterations of 128 pairs (seed 0): strict accuracy of 240
+validation images .508 to .588. With beta 100 and a learning rate of 1e-4 the policy
+forgets how to draw: the errors of both images grow.
 """
 
 from jaxreward import recipes
@@ -21,6 +22,6 @@ def get_config(arg: str | None = None):
   config.data.preferences = "pairs.jsonl" if size == "full" else "scenes"
   if size == "default":
     config.rollout.prompts = 128
-    config.align.update(iterations=100, times=1, updates=1)
+    config.align.update(iterations=80, times=1, updates=1)
     config.optimizer.learning_rate = 2e-5
   return config
