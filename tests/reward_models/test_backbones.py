@@ -10,6 +10,8 @@ from jaxreward.models.vision import clip, clip_layouts, preprocess
 from jaxreward.reward_models import BACKBONES, HEADS, RewardModel, offers
 from jaxreward.reward_models.backbones import byte_tokens
 from jaxreward.rewards import alignment
+from jaxreward.training import sharding
+from jaxreward.training.mesh import make_mesh
 from tests.rewards import folders
 
 IMAGES = np.random.default_rng(0).random((2, 3, 36, 36, 3)).astype(np.float32)
@@ -139,6 +141,20 @@ def test_no_gradient_of_a_frozen_tower_is_computed():
   forward = flops(total, trained, kept)
   work = {how: count / forward for how, count in work.items()}
   assert work["frozen"] < 1.2 < 2 < work["full"]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_parameter_has_one_sharding_rule(name):
+  mesh = make_mesh(data=4, fsdp=2)
+  options = {} if name == "scenes" else {"size": "tiny"}
+  model = RewardModel(
+    BACKBONES[name](**options), HEADS["scalar"](), train="lora", rank=2
+  )
+  whole = jax.eval_shape(model.init, jax.random.key(0))
+  trained = {"head": whole["head"], "backbone": model.adapter_shapes()}
+  for tree in (whole, trained):  # one left out, or claimed twice, is an error
+    specs = sharding.param_specs(tree, model.sharding_rules, mesh)
+    assert specs["head"]["head_out"]["kernel"] == jax.P()
 
 
 def test_offers_are_the_pairs_of_a_row():
