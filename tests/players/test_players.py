@@ -302,3 +302,32 @@ def test_scores_of_pictures_that_are_not_finite():
   want = np.asarray(images, np.float64).mean((1, 2, 3)).reshape(6, 4)
   np.testing.assert_allclose(got, want, rtol=1e-5)
   assert np.isnan(got).sum() == 1
+
+
+@pytest.mark.job
+def test_a_critic_gives_credit_to_steps():
+  """At first V is 0 everywhere, so that every step has the whitened reward."""
+  given = {
+    "players.critic.fn": "critic", "players.critic.width": 4,
+    "players.critic.hidden": 8, "advantage.name": "critic",
+    "advantage.clip": 100.0, "align.updates": 1,
+  }  # fmt: skip
+  config = tiny.load(
+    "align_scenes.py:flow_grpo,smoke", tiny.FAST, tiny.REWARD, given
+  )
+  one = tiny.Iteration(config, tiny.mesh_of(1))
+  trajectory, _, images = one.sample(one.state)
+  scores = {"redness": tiny.redness(images, None)}
+  state, metrics = one.update(one.state, trajectory, scores)
+  shaped = np.asarray(scores["redness"], np.float64)
+  shaped = (shaped - shaped.mean()) / (shaped.std() + 1e-4)
+  first = tiny.numbers(metrics)
+  assert first["advantage_abs"] == pytest.approx(
+    np.abs(shaped).mean(), rel=1e-4
+  )
+  assert first["log_prob_gap"] == 0.0
+  assert first["critic/baseline_error"] == pytest.approx(
+    np.square(shaped).mean(), rel=1e-4
+  )
+  _, metrics, _ = one.step(state)
+  assert tiny.numbers(metrics)["skipped_updates"] == 0.0
