@@ -101,6 +101,7 @@ def get_config() -> ConfigDict:
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
         log_prob_gap_bound=1e-6,
+        old_log_prob="sealed",  # or "stored", "recomputed": without its price
         overlap=False,  # draw with parameters one update old, never waiting
       ),
       optimizer=dict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jaxreward.feeds import dataset, lists, noised, pairs, steps, tail
 from jaxreward.feeds.contract import (
+  OLD_LOG_PROBS,
   Credit,
   Feed,
   Plan,
@@ -28,6 +29,7 @@ FEEDS: dict[str, Feed] = {
 
 __all__ = [
   "FEEDS",
+  "OLD_LOG_PROBS",
   "Arrays",
   "Credit",
   "Feed",

@@ -23,6 +23,11 @@ from jaxreward.methods import asks, prepare_of
 from jaxreward.types import Array, ArrayLike, Policy, Trajectory
 
 Rows = dict[str, Any]
+# "sealed": the rollout's, which an update gives to the bit, at the price of a
+# forward pass more. "stored": the rollout's, and in the first optimizer step the
+# update's own, so that its ratios are exactly 1. "recomputed": one forward pass
+# of the update before its first step.
+OLD_LOG_PROBS = ("sealed", "stored", "recomputed")
 
 
 @flax.struct.dataclass
@@ -72,6 +77,10 @@ class Plan:
     pairs: of each group, for the feed "pairs".
     last_steps: steps that a loss may differentiate, for the feed "tail".
     depth: (key, last_steps) -> how many of them it does.
+    old_log_prob: where log-probabilities of stored steps come from, one of
+      `OLD_LOG_PROBS`.
+    is_fresh: whether the parameters that drew the samples are those of the
+      first optimizer step.
     is_on_policy: whether the parameters that drew the samples are those of the
       first and only optimizer step.
     move: iteration -> first step of a window that moves; None for one that
@@ -102,6 +111,8 @@ class Plan:
   pairs: int = 1
   last_steps: int = 1
   depth: Callable[[Any, int], Any] = lambda key, most: most
+  old_log_prob: str = "sealed"
+  is_fresh: bool = True
   is_on_policy: bool = False
   move: Callable[[Array], Array] | None = None
   outside: steppers.StepTable | None = None
@@ -118,7 +129,8 @@ class Plan:
     """
     return Sampler(
       policy, self.table, layout, self.guidance_scale,
-      is_recorded=self.feed.keeps == "steps", take_step=self.take_step,
+      is_recorded=self.feed.keeps == "steps",
+      is_sealed=self.old_log_prob == "sealed", take_step=self.take_step,
       share=self.share,
     )  # fmt: skip
 
@@ -301,6 +313,9 @@ def cut(rows: Rows, plan: Plan) -> Rows:
   micros = jax.tree.map(lambda x: _cut(x, plan), rows)
   if steps is not None:
     micros["step"] = jax.tree.map(lambda x: _cut_steps(x, plan), steps)
+    count = jax.tree.leaves(micros["step"])[0].shape
+    first = jnp.arange(plan.updates)[:, None] == 0
+    micros["is_first"] = jnp.broadcast_to(first & plan.is_fresh, count)
   return micros
 
 

@@ -73,6 +73,7 @@ class Network:
       self.policy, self.params, cond, uncond, rows["x_t"], rows["x_next"],
       rows["step"], guidance_scale=self.plan.guidance_scale,
       replay=self.plan.replay,
+      is_sealed=self.plan.old_log_prob == "sealed",
     )  # fmt: skip
 
 

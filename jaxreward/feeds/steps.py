@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
-from jaxreward.feeds.networks import row, spread
+from jaxreward.feeds.networks import Arrays, row, spread
 
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
@@ -38,6 +38,15 @@ def _fact(name: str):
   return lambda arrays: getattr(arrays.rows["step"], name)
 
 
+def _old_log_prob(arrays: Arrays):
+  """Of the rollout; in the first step of an update possibly its own."""
+  stored = arrays.rows["old_log_prob"]
+  if arrays.plan.old_log_prob == "sealed" or not arrays.plan.is_fresh:
+    return stored
+  now = jax.lax.stop_gradient(arrays.step("policy")[0])
+  return jnp.where(arrays.rows["is_first"], now, stored)
+
+
 FEED = Feed(
   make,
   {
@@ -49,10 +58,11 @@ FEED = Feed(
     "dt": lambda arrays: arrays.rows["step"].t - arrays.rows["step"].t_next,
     **{name: _fact(name) for name in ("t", "t_next", "std", "c_v", "log_scale")},
     "prompt": row("prompt_index"),
+    "old_log_prob": _old_log_prob,
     **{
       name: row(name)
       for name in (
-        "x_t", "x_next", "old_log_prob", "advantage", "mask", "sample"
+        "x_t", "x_next", "advantage", "mask", "sample"
       )
     },
   },

@@ -117,6 +117,7 @@ def step_log_prob(
   *,
   guidance_scale: float = 1.0,
   replay: Replay | None = None,
+  is_sealed: bool = True,
 ) -> tuple[Float[Array, "B"], Float[Array, "B *L"]]:
   """Replays a stored step under given parameters.
 
@@ -130,11 +131,14 @@ def step_log_prob(
     step: scalars of the step.
     guidance_scale: as in the rollout, static.
     replay: what takes the place of `transition`, such as a kernel.
+    is_sealed: whether the velocity is that of the rollout to the bit; without
+      it the gradient needs no forward pass of its own.
 
   Returns:
     (log-probability, mean of the step).
   """
   t, cond = steppers.network_time(step, x_t.shape[0], cond)
-  v = velocity(policy, params, x_t, t, cond, uncond, guidance_scale)
+  run = velocity if is_sealed else guidance.guided_velocity
+  v = run(policy, params, x_t, t, cond, uncond, guidance_scale)
   found = (replay or transition)(x_t, v, x_next, step)
   return found, steppers.mean(x_t, v, step)

@@ -111,7 +111,9 @@ class Sampler:
     table: constants of T steps.
     layout: of the rows, from `rollout.make_layout`.
     guidance_scale: classifier-free guidance; the plain number 1 for none.
-    is_recorded: whether steps may be replayed; their velocities are sealed then.
+    is_recorded: whether all steps are kept.
+    is_sealed: whether velocities of recorded steps are sealed, so that a replay
+      gives them to the bit (`log_prob`).
     take_step: what takes the place of mean, noise and log-probability of a
       step, such as a kernel.
     share: which samples branch from one another.
@@ -122,6 +124,7 @@ class Sampler:
   layout: rollout.Layout
   guidance_scale: float | Array = 1.0
   is_recorded: bool = False
+  is_sealed: bool = True
   take_step: TakeStep | None = None
   share: Share | None = None
 
@@ -221,7 +224,8 @@ class Sampler:
   def _rows(self, params, cond, uncond, keys, x, memory, step, index):
     """A step of one chunk: next latents, the solver's memory, `Info`."""
     t, cond = steppers.network_time(step, x.shape[0], cond)
-    run = log_prob.velocity if self.is_recorded else guidance.guided_velocity
+    is_sealed = self.is_recorded and self.is_sealed
+    run = log_prob.velocity if is_sealed else guidance.guided_velocity
     v = run(self.policy, params, x, t, cond, uncond, self.guidance_scale)
     x0_hat = x - step.t * v
     if step.solver is not None:

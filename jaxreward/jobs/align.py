@@ -474,7 +474,7 @@ class Watch:
 
   def __call__(self, n: int, row: Row) -> None:
     # A gap that is not finite belongs to an update that was skipped.
-    gap = row.get("log_prob_gap", 0.0)
+    gap = max(row.get("log_prob_gap", 0.0), row.get("stored_gap", 0.0))
     if gap > self.bound:
       raise UserError(
         f"align: at step {n} the update's log-probabilities differ from the"

@@ -31,7 +31,7 @@ from jaxreward.training import faults, optimizer, step, writers
 RESERVED = (
   *writers.RESERVED, *optimizer.METRICS, faults.PICTURES,
   "loss", "reward", "advantage_abs", "zero_variance_share", "window_start", "mixture",
-  "log_prob_gap", "log_ratio_max",
+  "log_prob_gap", "log_ratio_max", "stored_gap",
 )  # fmt: skip
 _GAP = "log_ratio_max"  # which an objective gives
 

@@ -55,6 +55,11 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   r, align = config.rollout, config.align
   _check_counts(config)
   on_steps = feed.needs_noise
+  if align.old_log_prob not in feeds.OLD_LOG_PROBS:
+    raise UserError(
+      f'config.align.old_log_prob="{align.old_log_prob}" is not known; there'
+      f" are {', '.join(feeds.OLD_LOG_PROBS)}"
+    )
   steps = _steps(config, feed)
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
@@ -89,6 +94,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     last_steps=align.last_steps,
     depth=_depth(config),
     is_on_policy=align.updates == 1 and not align.overlap,
+    is_fresh=not align.overlap,
+    old_log_prob=align.old_log_prob,
     share=_share(config, group, len(steps["table"].t)),
     parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),

@@ -45,7 +45,7 @@ def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
     raise UserError(
       f'config.{field}.name="{options.name}": copies of a particle stay equal'
       f' with config.{section}.sampler.name="{config[section].sampler.name}",'
-      ' which draws no noise; use "flow_sde" there, or steer with "best_of_n"'
+      ' which draws no noise; use "cps" there, or steer with "best_of_n"'
     )
   return method
 

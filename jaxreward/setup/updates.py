@@ -20,7 +20,7 @@ import optax
 from jaxreward import advantages, feeds, methods, rng, setup
 from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path, rollout
-from jaxreward.numerics import Mean, Metric, pool
+from jaxreward.numerics import Max, Mean, Metric, pool
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
 from jaxreward.setup import credits, players, playing
 from jaxreward.training import ahead, references, step
@@ -179,10 +179,31 @@ class Loss:
         terms.append(added)
       else:
         loss = Mean(loss.total + added, loss.weight)
+    if self._stores:
+      gap = arrays.step("policy")[0] - arrays.rows["old_log_prob"]
+      gap = jnp.abs(jax.lax.stop_gradient(gap))
+      metrics |= {"stored_gap": Max.of(gap, arrays.rows["mask"])}
     if terms:
       total = jnp.concatenate([loss.total, jnp.stack(terms).sum()[None]])
       loss = Mean(total, loss.weight)
     return loss, metrics
+
+  @property
+  def _stores(self) -> bool:
+    """Whether what is stored may differ from what an update computes."""
+    plan = self.plan
+    return plan.feed.keeps == "steps" and plan.old_log_prob == "stored"
+
+  def recompute(self, trained: Params, micros: Any, frozen: Frozen) -> Any:
+    """Micro-batches whose old log-probabilities are those of `trained`."""
+
+    def one(rows):
+      return self.arrays(trained, rows, frozen).step("policy")[0]
+
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), micros)
+    old = jax.lax.stop_gradient(jax.lax.map(one, flat))
+    stored = micros["old_log_prob"]
+    return micros | {"old_log_prob": old.reshape(stored.shape)}
 
   def _apart(self, arrays: feeds.Arrays) -> tuple[Mean, dict[str, Metric]]:
     """The objective under each reward's advantage; the network runs once."""
@@ -330,6 +351,9 @@ def update(
       k: v.params for k, v in state.references.items() if k != "old"
     },
   )  # fmt: skip
+  if updater.plan.feed.keeps == "steps":
+    if updater.plan.old_log_prob == "recomputed":
+      micros = updater.loss.recompute(state.params, micros, frozen)
   state, metrics = step.update(
     state, updater.loss, updater.tx, micros, frozen,
     ema_decay=updater.ema_decay, prepare=updater.loss.prepare,
@@ -337,9 +361,12 @@ def update(
   )  # fmt: skip
   mixture: Any = metrics.pop("mixture", None)
   gap = metrics.pop("log_ratio_max", None)
+  stored = metrics.pop("stored_gap", None)
   pooled: dict[str, Any] = jax.tree.map(lambda x: x.sum(0), metrics)
   if gap is not None:
     pooled["log_prob_gap"] = jax.tree.map(lambda x: x[0], gap)
+  if stored is not None:
+    pooled["stored_gap"] = jax.tree.map(lambda x: x[0], stored)
   if updater.plan.origin == "rollout":  # files have no scores to watch
     pooled |= _of_credit(credit.signal, advantage, counts)
   if mixture is not None:

@@ -29,6 +29,11 @@ ROWS = [
     ('config.rollout.sampler.name="dpmpp_2m" draws none',),
     rollout__sampler__name="dpmpp_2m",
   ),
+  _row(
+    "log-probabilities of a form that there is not", GRPO,
+    ('config.align.old_log_prob="exact"', "sealed, stored, recomputed"),
+    align__old_log_prob="exact",
+  ),
   # Branches and starts.
   _row(
     "branches that do not fill a group", GRPO,
@@ -70,7 +75,7 @@ ROWS = [
   ),
   _row(
     "particles of a sampler without noise", SAMPLE,
-    ('config.sample.steering.name="fk"', '"ode"', '"flow_sde"'),
+    ('config.sample.steering.name="fk"', '"ode"', '"cps"'),
     sample__steering__name="fk",
   ),
   _row(

@@ -21,23 +21,23 @@ FK = dict(name="fk", first=3, every=2)
 # name, sampler, particles, steering
 ROWS = [
   ("plain", "ode", 1, dict(name="none")),
-  ("plain", "flow_sde", 1, dict(name="none")),
+  ("plain", "cps", 1, dict(name="none")),
   *(
     row
     for n in (4, 8)
     for row in (
       ("best of N", "ode", n, dict(name="best_of_n")),
-      ("best of N", "flow_sde", n, dict(name="best_of_n")),
-      ("FK, max, lambda 10", "flow_sde", n, FK | dict(tilt=10.0)),
+      ("best of N", "cps", n, dict(name="best_of_n")),
+      ("FK, max, lambda 10", "cps", n, FK | dict(tilt=10.0)),
       (
         "FK, difference, lambda 10",
-        "flow_sde",
+        "cps",
         n,
         FK | dict(tilt=10.0, potential="difference"),
       ),
       (
         "FK, difference, lambda 10, below half",
-        "flow_sde",
+        "cps",
         n,
         FK | dict(tilt=10.0, potential="difference", threshold=0.5),
       ),

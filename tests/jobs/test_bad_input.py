@@ -408,7 +408,7 @@ def test_a_deterministic_sampler_has_no_ratio(tmp_path):
   config = tiny.load(GRPO, FAST)
   with config.unlocked():
     config.rollout.sampler = ConfigDict(dict(name="ode"))
-  with pytest.raises(UserError, match=r'"flow_sde", .* or "linear_sde"'):
+  with pytest.raises(UserError, match=r'"flow_sde", .* or "renoise"'):
     tiny.run(config, tmp_path / "run")
 
 

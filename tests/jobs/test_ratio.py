@@ -77,6 +77,30 @@ def test_nor_with_other_geometry(overrides):
   assert [row["log_prob_gap"] for row in found] == [0.0, 0.0]
 
 
+def test_without_the_seal_the_first_ratio_is_one_and_the_gap_is_told():
+  """Stored or computed again: the update is that of the seal but for rounding."""
+  small = {**SETTINGS, "align.updates": 2}
+  params, rows = {}, {}
+  for form in feeds.OLD_LOG_PROBS:
+    config = tiny.load(
+      SPEC, tiny.MODEL, tiny.REWARD, tiny.FAST, small,
+      {"align.old_log_prob": form},
+    )  # fmt: skip
+    iteration = tiny.Iteration(config, tiny.mesh_of(1))
+    state, metrics, _ = iteration.step(iteration.state)
+    params[form], rows[form] = tiny.flat(state.params), tiny.numbers(metrics)
+    assert rows[form]["log_prob_gap"] == 0.0
+    assert rows[form]["log_ratio_abs"] > 1e-7  # of the second optimizer step
+    np.testing.assert_allclose(params[form], params["sealed"], atol=2e-5)
+  assert 0 <= rows["stored"]["stored_gap"] < 1e-5
+  assert "stored_gap" not in rows["sealed"]
+
+
+def test_a_stored_gap_beyond_the_bound_stops_the_run():
+  with pytest.raises(UserError, match="differ from the rollout's by 0.01"):
+    align.Watch(1e-3)(3, {"log_prob_gap": 0.0, "stored_gap": 0.01})
+
+
 def test_the_gap_is_of_the_first_update_alone():
   """A stored log-probability that is wrong by 1e-3 shows as 1e-3."""
   config = tiny.load(SPEC, tiny.MODEL, tiny.REWARD, tiny.FAST, SETTINGS)
