@@ -97,7 +97,7 @@ def test_without_the_seal_the_first_ratio_is_one_and_the_gap_is_told():
 
 
 def test_a_stored_gap_beyond_the_bound_stops_the_run():
-  with pytest.raises(UserError, match="differ from the rollout's by 0.01"):
+  with pytest.raises(UserError, match=r"differ from the rollout's by 0\.01"):
     align.Watch(1e-3)(3, {"log_prob_gap": 0.0, "stored_gap": 0.01})
 
 
