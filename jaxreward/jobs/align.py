@@ -58,9 +58,9 @@ from jaxreward.setup import (
   offline,
   plans,
   players,
+  prompt_encoding,
   references,
   updates,
-  words,
 )
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import (
@@ -99,7 +99,7 @@ def check(config: ConfigDict) -> None:
   align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)
   setup.check_start(config, "rollout", policy)
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
   offline.check(config, policy)
   adapters.check(config, policy)
   reward_setup.bind(config)
@@ -263,7 +263,7 @@ def make_programs(
   @jax.jit
   def draw(params, iteration, base, batch, decoder=None):
     trajectory, pixels = updates.sample(
-      trainable.policy, trainable.whole(params, base), batch, plan,
+      trainable.policy, trainable.merge(params, base), batch, plan,
       seed=config.seed, iteration=iteration, decoder=decoder,
     )  # fmt: skip
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
@@ -281,7 +281,7 @@ def make_programs(
   @jax.jit
   def finish(params, first, base, trajectory, batch, decoder=None):
     return updates.finish(
-      trainable.policy, trainable.whole(params, base), trajectory, batch, plan,
+      trainable.policy, trainable.merge(params, base), trajectory, batch, plan,
       first=first, decoder=decoder,
     )  # fmt: skip
 
@@ -534,7 +534,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   with jax.set_mesh(mesh):
     decoder = setup.put_decoder(config, policy, mesh)
-    encode = words.make_encode(config, policy, mesh, decoder)
+    encode = prompt_encoding.make_encode(config, policy, mesh, decoder)
     base = setup.load_params(config, policy)
     differentiated = differentiated_rewards(plan, rewards, weights_of)
     players.require_references(players.bind(config), config, batches(0))
@@ -667,7 +667,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     )  # fmt: skip
 
     def quick(current, n):
-      params = trainable.whole(current.ema, base)
+      params = trainable.merge(current.ema, base)
       return evaluator.row(params) | {"eval/kl": final.kl(params)}
 
     final = Final(config, workdir, trainable, rewards, base, encode, decoder)
@@ -731,12 +731,12 @@ class Final:
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights and grids."""
     trainable, config = self.trainable, self.config
-    whole = trainable.whole(current.ema, self.base)
+    params = trainable.merge(current.ema, self.base)
     evaluator = dataclasses.replace(self.evaluator, policy=trainable.policy)
     results, images, strict = evaluate.at_scales(
-      evaluator, whole, config.eval.guidance_scales, name="aligned policy"
+      evaluator, params, config.eval.guidance_scales, name="aligned policy"
     )
-    evaluate.add_kl(results, self.kl(whole))
+    evaluate.add_kl(results, self.kl(params))
     images_before, strict_before = evaluate.load_pictures(self.pictures)
     data = self.evaluator.data
     found: dict[str, Any] = {"after": results}

@@ -29,7 +29,7 @@ from jaxreward.errors import UserError, one_line
 from jaxreward.evaluation import tables
 from jaxreward.jobs import align
 from jaxreward.rewards import scoring
-from jaxreward.setup import offline, words
+from jaxreward.setup import offline, prompt_encoding
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import ahead, sharding
 from jaxreward.training import mesh as mesh_lib
@@ -221,8 +221,8 @@ def _compile(
 def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, whole on every device."""
   batch = setup.prompt_batches(config)(0)
-  shapes = words.abstract(
-    batch, policy, with_pictures=words.reads_pictures(config)
+  shapes = prompt_encoding.abstract(
+    batch, policy, with_pictures=prompt_encoding.reads_pictures(config)
   )
   return _replicated(shapes, mesh)
 

@@ -27,7 +27,7 @@ from jaxreward.flow.sampler import Sampler, State
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, has_say, score
-from jaxreward.setup import adapters, data_checks, evaluators, words
+from jaxreward.setup import adapters, data_checks, evaluators, prompt_encoding
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.steering import Trace
 from jaxreward.tasks import Task
@@ -256,7 +256,7 @@ def make_evaluator(
   *,
   samples: int | None = None,
   split: str = "heldout",
-  encode: words.Encode | None = None,
+  encode: prompt_encoding.Encode | None = None,
   decoder: Params | None = None,
 ) -> Evaluator:
   """The evaluator that `config.eval` describes, on the held-out prompts.
@@ -267,7 +267,7 @@ def make_evaluator(
     rewards: to report besides.
     samples: pictures; `config.eval.samples` if None.
     split: of the prompts.
-    encode: `words.make_encode`; made anew if None.
+    encode: `prompt_encoding.make_encode`; made anew if None.
     decoder: parameters of the policy's autoencoder.
   """
   prompts = setup.load_prompts(config, split)
@@ -290,7 +290,7 @@ def make_evaluator(
   return Evaluator(
     policy, data, rewards, evaluators.bind(config),
     functools.partial(setup.make_sampler, config, "eval"), config.eval.seed,
-    encode or words.make_encode(config, policy, decoder=decoder), decoder,
+    encode or prompt_encoding.make_encode(config, policy, decoder=decoder), decoder,
     steer,
   )  # fmt: skip
 
@@ -386,7 +386,7 @@ def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
 def check(config: ConfigDict) -> None:
   """Refuses what a run, or one in a pipeline, would refuse before it starts."""
   policy = setup.make_policy(config)
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
   setup.step_table(config, "eval")
   setup.make_steering(config, "eval")
@@ -421,7 +421,7 @@ def base_kl(
   policy: Policy,
   plain: Policy,
   data: EvaluationSet,
-  encode: words.Encode,
+  encode: prompt_encoding.Encode,
 ):
   """Jitted (parameters, base) -> path KL in nats, without guidance.
 
@@ -473,7 +473,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     tree, setup.shapes(tree, policy.sharding_rules, mesh)
   )
   decoder = setup.put_decoder(config, policy, mesh)
-  encode = words.make_encode(config, policy, mesh, decoder)
+  encode = prompt_encoding.make_encode(config, policy, mesh, decoder)
   evaluator = make_evaluator(
     config, policy, rewards, encode=encode, decoder=decoder
   )

@@ -23,7 +23,7 @@ from jaxreward.flow import path
 from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
-from jaxreward.setup import data_checks, evaluators, words
+from jaxreward.setup import data_checks, evaluators, prompt_encoding
 from jaxreward.tasks import Task
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
@@ -68,7 +68,7 @@ def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   policy = setup.make_policy(config)
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
   if policy.prompts is not None:
     raise UserError(
       f'config.model.name="{config.model.name}" is trained on scenes by no job;'

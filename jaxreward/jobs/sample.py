@@ -19,7 +19,7 @@ from jaxreward.evaluation import tables
 from jaxreward.flow import guidance
 from jaxreward.report import grids
 from jaxreward.rewards import Reward
-from jaxreward.setup import adapters, data_checks, words
+from jaxreward.setup import adapters, data_checks, prompt_encoding
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.steering import Steering
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
@@ -28,7 +28,7 @@ from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 def check(config: ConfigDict) -> None:
   """Refuses what a run would refuse, in a moment and without any array."""
   policy = setup.make_policy(config)
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
   setup.step_table(config, "sample")
   setup.check_start(config, "sample", policy)
@@ -120,7 +120,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   method = setup.make_steering(config, "sample")
   decoder = setup.put_decoder(config, policy, mesh)
   batch = task.batch(prompts, side=setup.picture_side(policy))
-  batch = words.make_encode(config, policy, mesh, decoder)(batch)
+  batch = prompt_encoding.make_encode(config, policy, mesh, decoder)(batch)
 
   def draw(params, batch, decoder):
     _, images = pictures_of(config, policy, params, batch, decoder)

@@ -37,7 +37,13 @@ from jaxreward.jobs import evaluate
 from jaxreward.models.vision import scene_reward
 from jaxreward.numerics import Mean
 from jaxreward.reward_models import RewardModel, reads
-from jaxreward.setup import checks, data_checks, kernels, reward_model, words
+from jaxreward.setup import (
+  checks,
+  data_checks,
+  kernels,
+  prompt_encoding,
+  reward_model,
+)
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
@@ -52,7 +58,7 @@ def sample_policy(
 ) -> Array:
   """uint8 [Q, S, H, W, C]: the policy's pictures at several guidance scales."""
   options = config.train_reward.sampling
-  prompts = words.make_encode(config, policy)(
+  prompts = prompt_encoding.make_encode(config, policy)(
     setup.make_task(config).batch(chosen)
   )
   decoder = setup.load_decoder(config, policy)
@@ -260,7 +266,7 @@ def check(config: ConfigDict) -> None:
   options, shape = config.train_reward, jax.ShapeDtypeStruct
   if options.source in tasks.OWN:
     policy = setup.make_policy(config)
-    words.bind(config, policy)
+    prompt_encoding.bind(config, policy)
     _check_task(config)
     if policy.takes_source:
       raise UserError(
@@ -286,14 +292,14 @@ def check(config: ConfigDict) -> None:
   with plain.unlocked():
     plain.kernels.implementation = "xla"
   if _by_rating(config):
-    checks.try_out(
+    checks.validate_options(
       lambda scores, labels: _loss(plain)(scores, labels, None),
       shape((2, 2), jnp.float32), labels,
       field="train_reward.loss", prefix=prefix,
     )  # fmt: skip
   else:
     _try_loss(plain, model)
-  checks.try_out(
+  checks.validate_options(
     functools.partial(
       preferences.preference_probabilities,
       label_noise=options.label_noise, margin=options.margin, ties=options.ties,
@@ -326,7 +332,7 @@ def _try_loss(config: ConfigDict, model: RewardModel) -> None:
   )  # fmt: skip
   outputs = model.output_shapes(2, 3)
   arrays = jax.eval_shape(reward_models.offers, outputs, *rows)
-  checks.try_out(
+  checks.validate_options(
     lambda arrays: bound(**arrays), {n: arrays[n] for n in reads(bound)},
     field="train_reward.loss", prefix="config.train_reward.",
   )  # fmt: skip

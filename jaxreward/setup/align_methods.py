@@ -246,13 +246,13 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
     dict.fromkeys(names, 1.0),
     **named(bound["compose"], stds=scores, references=scores),
   )
-  checks.try_out(
+  checks.validate_options(
     compose, dict.fromkeys(names, group), members, field="composition"
   )
   combine = bind_combine(plain, 2)
   if combine is not None:
     shape = jax.ShapeDtypeStruct
-    checks.try_out(
+    checks.validate_options(
       combine.weigh, group, shape((2,), jnp.float32), shape((), jnp.int32),
       field="align.combine", prefix="",
     )  # fmt: skip
@@ -277,7 +277,9 @@ def _try_objective(
 ) -> Mapping[str, Any]:
   """The metrics of an objective, by name."""
   arrays = feeds.shapes(objective, feed)
-  result = checks.try_out(lambda x: objective(**x), arrays, field="objective")
+  result = checks.validate_options(
+    lambda x: objective(**x), arrays, field="objective"
+  )
   is_pair = isinstance(result, tuple) and len(result) == 2
   if not (
     is_pair and isinstance(result[0], Mean) and isinstance(result[1], Mapping)
@@ -302,7 +304,7 @@ def _try_regularizer(
   metrics: Mapping[str, Any],
 ) -> None:
   field = f"regularizers.{name}"
-  result = checks.try_out(
+  result = checks.validate_options(
     lambda x: fn(**x), feeds.shapes(fn, feed), field=field,
     prefix=f"config.{field}.",
   )  # fmt: skip
@@ -358,7 +360,7 @@ def _try_advantage(
     return state, advantages.credit(advantage, offers, state)
 
   shape = jax.ShapeDtypeStruct
-  state, (value, after) = checks.try_out(
+  state, (value, after) = checks.validate_options(
     credit, shape((2, 2), jnp.float32), shape((2, 2), bool),
     shape((2,), jnp.uint32), table, field="advantage",
   )  # fmt: skip

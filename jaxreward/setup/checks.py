@@ -194,7 +194,7 @@ def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
     )
 
 
-def try_out(
+def validate_options(
   fn: Callable[..., Any], *shapes: Any, field: str, prefix: str = "config."
 ) -> Any:
   """Calls a function on shapes alone, so that it looks at its own options.

@@ -90,7 +90,7 @@ def bind_density(config: ConfigDict) -> Callable[[Array], Array]:
     config.align.density, times.DENSITIES, field="align.density", positional=1
   )
   with user_code.blamed("config.align.density", bound, host=False):
-    checks.try_out(
+    checks.validate_options(
       bound, jax.ShapeDtypeStruct((2,), jnp.float32), field="align.density"
     )
   return bound

@@ -211,7 +211,7 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
     key = rng.stream_key(config.seed, "window", iteration)
     return bound(jnp.asarray(iteration), key, r.window_size, steps)
 
-  checks.try_out(move, 0, field="rollout.window_move", prefix="")
+  checks.validate_options(move, 0, field="rollout.window_move", prefix="")
   end = r.window_move.get("last", 0) or steps - 1
   if not (np.asarray(table.std)[:end] > 0).all():
     raise UserError(
@@ -255,7 +255,7 @@ def _depth(config) -> Callable[[Any, int], Any]:
     config.align.depth, tail.DEPTHS, field="align.depth", positional=2
   )
   draw = lambda: bound(jax.random.key(0), 2)
-  checks.try_out(draw, field="align.depth", prefix="")
+  checks.validate_options(draw, field="align.depth", prefix="")
   return bound
 
 

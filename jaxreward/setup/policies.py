@@ -111,29 +111,29 @@ def picture_side(policy: Policy) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Trainable:
-  """What of a policy is trained, and how it becomes whole.
+  """The trained part of a policy, and how it merges with the base.
 
   Attributes:
-    policy: takes whole parameters (with adapters, if there are any).
+    policy: takes merged parameters (with adapters, if there are any).
     plain: the policy without adapters, for the reference.
-    init: base -> what is trained, at step 0; run it in jit, which leaves out
-      what of the model is not an adapter.
-    whole: (trained, base) -> parameters that `policy` takes.
+    init: base -> trained parameters at step 0; run it in jit, which drops
+      the base parameters it does not return.
+    merge: (trained, base) -> parameters that `policy` takes.
     export: (trained, base) -> parameters that `plain` takes.
   """
 
   policy: Policy
   plain: Policy
   init: Callable[[Params], Params]
-  whole: Callable[[Params, Params], Params]
+  merge: Callable[[Params, Params], Params]
   export: Callable[[Params, Params], Params]
 
 
 def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
   """All parameters (`config.lora.rank` 0) or adapters of that rank."""
   if not config.lora.rank:
-    whole = lambda trained, base: trained
-    return Trainable(policy, policy, lambda base: base, whole, whole)
+    merge = lambda trained, base: trained
+    return Trainable(policy, policy, lambda base: base, merge, merge)
   options = {k: config.lora[k] for k in ("rank", "alpha", "targets")}
   adapted = lora.adapt_policy(policy, **options)
   key = rng.stream_key(config.seed, "lora")
@@ -145,7 +145,7 @@ def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
   def export(trained: Params, base: Params) -> Params:
     return lora.fuse(lora.merge(base, trained), alpha=options["alpha"])
 
-  def whole(trained: Params, base: Params) -> Params:
+  def merge(trained: Params, base: Params) -> Params:
     return lora.merge(base, trained)
 
-  return Trainable(adapted, policy, init, whole, export)
+  return Trainable(adapted, policy, init, merge, export)

@@ -49,7 +49,7 @@ def run(config: ConfigDict) -> None:
   ):
     return
   images, prompts = probe(config)
-  try_out(functions, images, prompts, trained=tuple(config.rewards))
+  validate_rewards(functions, images, prompts, trained=tuple(config.rewards))
   try_numbers(numbers, setup.make_task(config), images, prompts)
 
 
@@ -71,7 +71,7 @@ def probe(config: ConfigDict) -> tuple[np.ndarray, PromptBatch]:
   return drawn, batch
 
 
-def try_out(
+def validate_rewards(
   functions: Mapping[str, Callable[..., Any]],
   images: np.ndarray,
   prompts: PromptBatch,

@@ -338,7 +338,7 @@ def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
     else (*seen, *rewards.supplied(known)),
   )  # fmt: skip
   if seen:
-    _try_out(fn, field)
+    _validate_options(fn, field)
   weight: Any = entry.get("weight", 1.0)
   file = entry.get("weights", "")
   if not checks.is_finite(weight):
@@ -420,7 +420,7 @@ def _bound_loader(
   return bound, names
 
 
-def _try_out(fn: Callable[..., Any], field: str) -> None:
+def _validate_options(fn: Callable[..., Any], field: str) -> None:
   """Lets a reward that asks the task's judge look at its own options."""
   shape: Any = jax.ShapeDtypeStruct
   prompts = PromptBatch(
@@ -428,7 +428,7 @@ def _try_out(fn: Callable[..., Any], field: str) -> None:
     mask=shape((1,), bool),
   )  # fmt: skip
   scores = shape((1, 1), jnp.float32)
-  checks.try_out(
+  checks.validate_options(
     lambda images, prompts, found: fn(images, prompts, verdict=found),
     shape((1, 1, 1, 1, 3), jnp.float32), prompts,
     {name: scores for t in tasks.TASKS.values() for name in t.verdict},

@@ -140,18 +140,18 @@ class Loss:
   def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
     """What a micro-batch offers under the trained parameters."""
     policy, plain = self.trainable.policy, self.trainable.plain
-    whole = lambda params: self.trainable.whole(params, frozen.base)
+    merge = lambda params: self.trainable.merge(params, frozen.base)
     network = lambda policy, params: feeds.Network(
       policy, params, frozen.words, self.plan
     )
     follower = lambda name: (
       lambda: network(
-        policy, jax.lax.stop_gradient(whole(frozen.references[name]))
+        policy, jax.lax.stop_gradient(merge(frozen.references[name]))
       )
     )
     networks = {
-      "policy": lambda: network(policy, whole(trained)),
-      "old": lambda: network(policy, jax.lax.stop_gradient(whole(frozen.old))),
+      "policy": lambda: network(policy, merge(trained)),
+      "old": lambda: network(policy, jax.lax.stop_gradient(merge(frozen.old))),
       "reference": lambda: network(plain, frozen.base),
     } | {name: follower(name) for name in frozen.references}
     score = functools.partial(self._score, frozen)

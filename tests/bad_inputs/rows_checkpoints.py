@@ -9,7 +9,7 @@ import safetensors.numpy
 from jaxreward import setup
 from jaxreward.models.policies import flux
 from jaxreward.models.text import t5, text_encoder
-from jaxreward.setup import pipelines
+from jaxreward.setup import text_encoders
 from tests import tiny
 from tests.bad_inputs.table import Row
 
@@ -72,7 +72,7 @@ def read(kind):
 
   def call(here):
     policy = policy_of("qwen_image", "tiny")[1]
-    getattr(pipelines, kind)(policy.prompts, None, weights=str(here))
+    getattr(text_encoders, kind)(policy.prompts, None, weights=str(here))
 
   return call
 

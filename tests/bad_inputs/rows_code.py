@@ -24,7 +24,7 @@ def _probe():
 
 def _asked(here):
   fn = config_lib.resolve_callable(f"{here}/my.py:score", {}, field="x.fn")
-  rehearsal.try_out({"mine": fn}, *_probe(), trained=("mine",))
+  rehearsal.validate_rewards({"mine": fn}, *_probe(), trained=("mine",))
 
 
 def reward(name, body, *says):

@@ -13,7 +13,7 @@ from jaxreward import setup
 from jaxreward.flow import sampler
 from jaxreward.jobs import sample
 from jaxreward.models.policies import flux, sd3, wan
-from jaxreward.setup import words
+from jaxreward.setup import prompt_encoding
 from tests import tiny
 from tests.models import peers, tower_peers
 from tests.models import test_text_encoder as towers
@@ -130,7 +130,7 @@ def ours(config, start, monkeypatch):
   prompts = setup.load_prompts(config, None)
   task = setup.make_task(config)
   batch = task.batch(prompts, side=setup.picture_side(policy))
-  batch = words.make_encode(config, policy, decoder=decoder)(batch)
+  batch = prompt_encoding.make_encode(config, policy, decoder=decoder)(batch)
   monkeypatch.setattr(sampler, "initial_noise", lambda *_: jnp.asarray(start))
   draw = jax.jit(lambda *given: sample.pictures_of(config, policy, *given))
   return jax.device_get(draw(params, batch, decoder))

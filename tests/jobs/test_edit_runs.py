@@ -15,7 +15,7 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import evaluators
 from jaxreward.jobs import align, evaluate
 from jaxreward.report import grids
-from jaxreward.setup import words
+from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import edits, grammar
 from tests import tiny
 
@@ -142,7 +142,7 @@ def test_a_judge_of_scenes_is_refused_for_pictures_of_other_sizes():
   given = {"data.grammar": "edits"}
   config = tiny.load("align_public.py:qwen_image_edit,tiny", given)
   with pytest.raises(UserError, match="pictures of 36 pixels a side, and the"):
-    words.bind(config, setup.make_policy(config))
+    prompt_encoding.bind(config, setup.make_policy(config))
 
 
 def test_a_reward_that_fails_wherever_it_has_a_say_stops_the_run(

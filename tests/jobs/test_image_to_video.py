@@ -18,7 +18,7 @@ from jaxreward.flow import guidance
 from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.vision import preprocess
 from jaxreward.report import grids
-from jaxreward.setup import pipelines, words
+from jaxreward.setup import prompt_encoding, text_encoders
 from jaxreward.tasks.scenes import edits
 from jaxreward.types import Embedded
 from tests import tiny
@@ -48,7 +48,7 @@ def test_the_full_recipe_starts_from_pictures_of_its_own_shape():
   assert set(policy.prompts) == {"words"}
   assert config.data.source.endswith(".jsonl")
   assert config.image_encoder.name == "clip"
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_full_recipes_of_wan22_read_no_vision(model, side, picture):
     "picture": picture
   }
   assert config.data.source.endswith(".jsonl")
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
 
 
 def test_the_first_frame_is_the_picture_that_was_given():
@@ -75,13 +75,13 @@ def test_the_first_frame_is_the_picture_that_was_given():
   policy = setup.make_policy(config)
   decoder = setup.load_decoder(config, policy)
   batch = setup.prompt_batches(config)(0)
-  encode = words.make_encode(config, policy, decoder=decoder)
+  encode = prompt_encoding.make_encode(config, policy, decoder=decoder)
   found = encode(batch).embedded.prompts["picture"]
   pixels = preprocess.resize(jnp.asarray(batch.source), (32, 32), "lanczos3")
   coder = video_vae.make_autoencoder(size="tiny22")
   latents = jax.jit(coder.encode)(decoder, pixels[:, None])
   np.testing.assert_allclose(found, latents, atol=2e-5)
-  shapes = words.abstract(batch, policy).embedded
+  shapes = prompt_encoding.abstract(batch, policy).embedded
   assert shapes.prompts["picture"].shape == found.shape == (3, 1, 2, 2, 4)
 
 
@@ -92,7 +92,7 @@ def test_words_alone_start_a_video_of_ti2v():
   )
   policy = setup.make_policy(config)
   assert policy.pictures is None and not policy.takes_source
-  words.bind(config, policy)
+  prompt_encoding.bind(config, policy)
 
 
 def test_the_picture_goes_on_in_grey_through_the_autoencoder():
@@ -100,7 +100,7 @@ def test_the_picture_goes_on_in_grey_through_the_autoencoder():
   policy = setup.make_policy(config)
   decoder = setup.load_decoder(config, policy)
   batch = setup.prompt_batches(config)(0)
-  encode = words.make_encode(config, policy, decoder=decoder)
+  encode = prompt_encoding.make_encode(config, policy, decoder=decoder)
   found = encode(batch).embedded
   assert set(found.prompts) == {"words", "picture", "vision"}
   assert set(found.empty) == {"words"}
@@ -114,7 +114,7 @@ def test_the_picture_goes_on_in_grey_through_the_autoencoder():
   np.testing.assert_array_equal(picture[:, 0, ..., :4], 1)
   np.testing.assert_array_equal(picture[:, 1:, ..., :4], 0)
   shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-  assert shape(words.abstract(batch, policy).embedded) == shape(found)
+  assert shape(prompt_encoding.abstract(batch, policy).embedded) == shape(found)
   # States belong to the picture, wherever it stands.
   turned = jax.tree.map(lambda x: x[::-1], batch)
   again = encode(turned).embedded.prompts["vision"][::-1]
@@ -205,7 +205,7 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
     pictures = [Image.fromarray(x) for x in images]
     want = pipe.encode_image(pictures, torch.device("cpu")).numpy()
   shape = jax.ShapeDtypeStruct((1, 5, 32), np.float32)
-  look = pipelines.clip_vision(
+  look = text_encoders.clip_vision(
     shape, None, weights=str(tmp_path), dtype="float32"
   )
   found = look(np.float32(images) / 255)
@@ -214,7 +214,7 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
   np.testing.assert_allclose(found, want, atol=2e-2 * np.abs(want).max())
   wrong = jax.ShapeDtypeStruct((1, 257, 1280), np.float32)
   with pytest.raises(UserError, match=r"gives states \(5, 32\)"):
-    pipelines.clip_vision(wrong, None, weights=str(tmp_path))
+    text_encoders.clip_vision(wrong, None, weights=str(tmp_path))
 
 
 @pytest.mark.hurried
@@ -265,7 +265,7 @@ def test_videos_follow_the_picture_and_nothing_compiles_again(compile_counter):
   batches = setup.prompt_batches(config)
   with jax.set_mesh(made.mesh):
     decoder = setup.put_decoder(config, policy, made.mesh)
-    encode = words.make_encode(config, policy, made.mesh, decoder)
+    encode = prompt_encoding.make_encode(config, policy, made.mesh, decoder)
 
     def draw(batch):
       parts, given = made.parts, put(encode(batch))
@@ -302,4 +302,4 @@ def test_videos_follow_the_picture_and_nothing_compiles_again(compile_counter):
 def test_what_does_not_go_together_is_refused(spec, changes, said):
   config = tiny.load(spec.format("flow_grpo"), changes)
   with pytest.raises(UserError, match=said):
-    words.bind(config, setup.make_policy(config))
+    prompt_encoding.bind(config, setup.make_policy(config))

@@ -17,7 +17,7 @@ from jaxreward.jobs import align
 from jaxreward.models import convert
 from jaxreward.models.text import qwen, qwen_prompts
 from jaxreward.models.vision import encoders, qwen_vision
-from jaxreward.setup import checks, words
+from jaxreward.setup import checks, prompt_encoding
 from jaxreward.tasks.scenes import grammar
 from jaxreward.types import Embedded
 from tests import tiny
@@ -106,7 +106,7 @@ def made(weights):
   config = load(weights)
   policy = setup.make_policy(config)
   decoder = setup.load_decoder(config, policy)
-  encode = words.make_encode(config, policy, decoder=decoder)
+  encode = prompt_encoding.make_encode(config, policy, decoder=decoder)
   return config, policy, encode, setup.prompt_batches(config)(0)
 
 
@@ -120,8 +120,8 @@ def test_words_and_their_absence_depend_on_the_picture(made):
     assert gap.min() > 1e-2
     np.testing.assert_array_equal(a["mask"], b["mask"])
   assert (found.prompts["mask"].sum(1) > found.empty["mask"].sum(1)).all()
-  abstract = words.abstract(
-    batch, policy, with_pictures=words.reads_pictures(config)
+  abstract = prompt_encoding.abstract(
+    batch, policy, with_pictures=prompt_encoding.reads_pictures(config)
   )
   shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shape(abstract.embedded) == shape(found)
@@ -162,11 +162,13 @@ def counting(calls):
 
 def test_a_text_and_the_content_of_its_picture_are_encoded_once(monkeypatch):
   calls = []
-  monkeypatch.setitem(words.REGISTRY, "qwen_image_edit", counting(calls))
+  monkeypatch.setitem(
+    prompt_encoding.REGISTRY, "qwen_image_edit", counting(calls)
+  )
   config = load("nowhere")
   policy = setup.make_policy(config)
   decoder = setup.load_decoder(config, policy)
-  encode = words.make_encode(config, policy, decoder=decoder)
+  encode = prompt_encoding.make_encode(config, policy, decoder=decoder)
   batch = grammar.batch(grammar.prompts("train")[:2])
   a, b = texts.decode(batch.text)
   picture = lambda *values: np.stack(
@@ -248,7 +250,7 @@ def test_a_prompt_too_short_for_the_picture_is_refused(weights):
   with pytest.raises(
     UserError, match=r"words=20: the picture to edit takes 16"
   ):
-    words.make_encode(config, setup.make_policy(config))
+    prompt_encoding.make_encode(config, setup.make_policy(config))
 
 
 def test_weights_of_the_text_tower_alone_are_refused(weights, tmp_path):
@@ -263,7 +265,7 @@ def test_weights_of_the_text_tower_alone_are_refused(weights, tmp_path):
   folders.save_tensors(path, kept)
   config = load(alone)
   with pytest.raises(UserError, match=r"holds no vision tower \(visual"):
-    words.make_encode(config, setup.make_policy(config))
+    prompt_encoding.make_encode(config, setup.make_policy(config))
 
 
 @pytest.mark.slow

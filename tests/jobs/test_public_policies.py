@@ -13,7 +13,7 @@ from jaxreward.flow import guidance, rollout
 from jaxreward.jobs import align, evaluate, export, sample
 from jaxreward.models import convert
 from jaxreward.report import grids
-from jaxreward.setup import words
+from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import edits
 from jaxreward.types import Embedded
 from tests import tiny
@@ -177,7 +177,7 @@ def test_the_autoencoders_mean_stands_beside_the_words(model):
   config = tiny.load(SPEC.format(model, "flow_grpo"))
   policy = setup.make_policy(config)
   decoder = setup.load_decoder(config, policy)
-  encode = words.make_encode(config, policy, decoder=decoder)
+  encode = prompt_encoding.make_encode(config, policy, decoder=decoder)
   batch = setup.prompt_batches(config)(0)
   found = encode(batch).embedded
   assert "picture" not in found.empty
@@ -195,7 +195,7 @@ def test_the_autoencoders_mean_stands_beside_the_words(model):
   latents = jax.jit(made.encode)(decoder, pixels)
   np.testing.assert_allclose(found.prompts["picture"], latents, atol=tolerance)
   assert latents.shape == (3, *policy.latent_shape)
-  shapes = words.abstract(batch, policy).embedded
+  shapes = prompt_encoding.abstract(batch, policy).embedded
   assert shapes.prompts["picture"].shape == latents.shape
 
 

@@ -15,7 +15,7 @@ from jaxreward.errors import UserError
 from jaxreward.flow import guidance
 from jaxreward.jobs import align
 from jaxreward.models.policies import sd3
-from jaxreward.setup import words
+from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
@@ -53,14 +53,14 @@ def encoder_of(calls, shapes=None, rows=0):
 def test_a_policy_of_word_ids_gets_them_as_they_are():
   config = tiny.load("align_scenes.py:smoke")
   batch = grammar.batch(PROMPTS)
-  encode = words.make_encode(config, tiny.small_policy())
+  encode = prompt_encoding.make_encode(config, tiny.small_policy())
   assert encode(batch) is batch and batch.words is batch.tokens
 
 
 def test_each_text_is_encoded_once(policy, monkeypatch):
   calls = []
-  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))
-  encode = words.make_encode(tiny.load(SPEC), policy)
+  monkeypatch.setitem(prompt_encoding.REGISTRY, "noise", encoder_of(calls))
+  encode = prompt_encoding.make_encode(tiny.load(SPEC), policy)
   batch = grammar.batch([*PROMPTS, PROMPTS[0]], 5)
   found = encode(batch).embedded
   again = encode(grammar.batch([PROMPTS[1]])).embedded
@@ -74,22 +74,24 @@ def test_each_text_is_encoded_once(policy, monkeypatch):
 
 def test_guidance_leads_away_from_the_negative_prompt(policy, monkeypatch):
   calls = []
-  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))
+  monkeypatch.setitem(prompt_encoding.REGISTRY, "noise", encoder_of(calls))
   config = tiny.load(
     SPEC, {"data.negative_prompt": "blurry", "sample.guidance_scale": 2.0}
   )
-  words.bind(config, policy)
-  found = words.make_encode(config, policy)(grammar.batch(PROMPTS[:1]))
+  prompt_encoding.bind(config, policy)
+  found = prompt_encoding.make_encode(config, policy)(
+    grammar.batch(PROMPTS[:1])
+  )
   assert calls == [["blurry"], [PROMPTS[0].text]]
   assert found.embedded.empty["words"][0, 0, 0] == len("blurry")
 
 
 def test_what_is_kept_is_bounded_in_bytes(policy, monkeypatch):
   calls = []
-  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of(calls))
+  monkeypatch.setitem(prompt_encoding.REGISTRY, "noise", encoder_of(calls))
   size = sum(4 * s.size for s in jax.tree.leaves(policy.prompts))
-  monkeypatch.setattr(words, "KEPT", 2 * size)
-  encode = words.make_encode(tiny.load(SPEC), policy)
+  monkeypatch.setattr(prompt_encoding, "KEPT", 2 * size)
+  encode = prompt_encoding.make_encode(tiny.load(SPEC), policy)
   a, b, _ = PROMPTS
   for prompt in (a, b, b, a, b):  # the empty text leaves first, then none
     encode(grammar.batch([prompt]))
@@ -100,14 +102,14 @@ def test_what_is_kept_is_bounded_in_bytes(policy, monkeypatch):
 
 
 def test_noise_is_the_texts_own(policy):
-  encode = words.noise_encoder(policy.prompts)
+  encode = prompt_encoding.noise_encoder(policy.prompts)
   a, b = encode(["a", "b"]), encode(["b"])
   np.testing.assert_array_equal(a["words"][1], b["words"][0])
   assert not np.array_equal(a["words"][0], a["words"][1])
 
 
 def test_guidance_leads_away_from_the_empty_prompt(policy):
-  encode = words.make_encode(tiny.load(SPEC), policy)
+  encode = prompt_encoding.make_encode(tiny.load(SPEC), policy)
   batch = encode(grammar.batch(PROMPTS))
   params = jax.jit(policy.init)(jax.random.key(0))
   cond, none = guidance.conditioning(policy, params, batch.words, 1.0)
@@ -120,20 +122,20 @@ def test_guidance_leads_away_from_the_empty_prompt(policy):
 
 def test_shapes_alone_are_enough_to_compile(policy):
   batch = grammar.batch(PROMPTS)
-  abstract = words.abstract(batch, policy)
-  real = words.make_encode(tiny.load(SPEC), policy)(batch)
+  abstract = prompt_encoding.abstract(batch, policy)
+  real = prompt_encoding.make_encode(tiny.load(SPEC), policy)(batch)
   shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   assert shape(abstract.embedded) == shape(real.embedded)
 
 
 def test_outputs_of_another_shape_are_refused(policy, monkeypatch):
   wrong = policy.prompts | {"pooled": jax.ShapeDtypeStruct((1, 7), np.float32)}
-  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of([], wrong))
+  monkeypatch.setitem(prompt_encoding.REGISTRY, "noise", encoder_of([], wrong))
   with pytest.raises(UserError, match=r"'pooled': \(7,\).*'pooled': \(20,\)"):
-    words.make_encode(tiny.load(SPEC), policy)
-  monkeypatch.setitem(words.REGISTRY, "noise", encoder_of([], rows=1))
+    prompt_encoding.make_encode(tiny.load(SPEC), policy)
+  monkeypatch.setitem(prompt_encoding.REGISTRY, "noise", encoder_of([], rows=1))
   with pytest.raises(ValueError, match="1 texts were encoded into"):
-    words.make_encode(tiny.load(SPEC), policy)
+    prompt_encoding.make_encode(tiny.load(SPEC), policy)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,9 @@ def test_the_detector_judges_no_free_prompts():
 
 
 def test_rewards_do_not_see_what_text_encoders_made(policy):
-  batch = words.make_encode(tiny.load(SPEC), policy)(grammar.batch(PROMPTS))
+  batch = prompt_encoding.make_encode(tiny.load(SPEC), policy)(
+    grammar.batch(PROMPTS)
+  )
   assert batch.plain.embedded is None
   assert {x.shape[0] for x in jax.tree.leaves(batch.plain)} == {3}
   assert dataclasses.replace(batch.plain, embedded=batch.embedded) is not batch

@@ -29,7 +29,7 @@ def test_only_the_encoding_of_words_is_trained_and_it_learns():
   @jax.jit
   def slope(trained):
     def loss(trained):
-      params = trainable.whole(trained, base)
+      params = trainable.merge(trained, base)
       cond = trainable.policy.encode(params, tokens)
       v = trainable.policy.velocity(params, x, jnp.full(2, 0.5), cond)
       return jnp.sum(jnp.square(v))

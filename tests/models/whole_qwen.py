@@ -14,7 +14,7 @@ from jaxreward.flow import sampler, steppers
 from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.policies import qwen_image
 from jaxreward.models.text import qwen_prompts
-from jaxreward.setup import words
+from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import grammar
 from tests import tiny
 from tests.models import peers
@@ -261,7 +261,9 @@ def prompts_of(texts, source=None):
 
 
 def encoded(config, policy, decoder, batch):
-  return words.make_encode(config, policy, decoder=decoder)(batch).words
+  return prompt_encoding.make_encode(config, policy, decoder=decoder)(
+    batch
+  ).words
 
 
 def ours(config, policy, params, decoder, both, start, monkeypatch):

@@ -1,11 +1,10 @@
-"""Prompts as the policy takes them: word ids, or outputs of text encoders.
+"""Encodes prompts for the policy: word ids, or outputs of text encoders.
 
-A policy whose text encoders run outside gets them from `config.text_encoder`.
-They are frozen, so a text is encoded once and kept; with those that read the
-picture to edit too (`pipelines.READ_PICTURES`), a text and its picture. A picture
-to start from also goes through the policy's autoencoder, which gives the mean of
-its latents, and for policies that look at it through the tower of
-`config.image_encoder`.
+A policy without text encoders of its own uses those of `config.text_encoder`.
+They are frozen, so the encoding of a text is cached; for encoders that also read
+the source image (`text_encoders.READ_PICTURES`), of a text and its image. A
+source image is also encoded by the policy's autoencoder (the mean of its latents)
+and, for policies that need it, by the vision tower of `config.image_encoder`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from jaxreward import setup, tasks
 from jaxreward.data import texts, wordings
 from jaxreward.errors import UserError, shown
 from jaxreward.models.vision import preprocess
-from jaxreward.setup import pipelines
+from jaxreward.setup import text_encoders
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 
@@ -80,17 +79,17 @@ def noise_vision(
 
 REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "noise": noise_encoder,
-  "sd3": pipelines.sd3,
-  "flux": pipelines.flux,
-  "qwen_image": pipelines.qwen_image,
-  "qwen_image_edit": pipelines.qwen_image_edit,
-  "qwen_image_edit_plus": pipelines.qwen_image_edit_plus,
-  "wan": pipelines.wan,
+  "sd3": text_encoders.sd3,
+  "flux": text_encoders.flux,
+  "qwen_image": text_encoders.qwen_image,
+  "qwen_image_edit": text_encoders.qwen_image_edit,
+  "qwen_image_edit_plus": text_encoders.qwen_image_edit_plus,
+  "wan": text_encoders.wan,
 }
 
 IMAGE_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
   "noise": noise_vision,
-  "clip": pipelines.clip_vision,
+  "clip": text_encoders.clip_vision,
 }
 
 
@@ -137,7 +136,7 @@ def bind(
 
 def reads_pictures(config: ConfigDict) -> bool:
   """Whether the text encoders read the picture to edit beside the words."""
-  return config.text_encoder.name in pipelines.READ_PICTURES
+  return config.text_encoder.name in text_encoders.READ_PICTURES
 
 
 def bind_vision(
