@@ -20,7 +20,7 @@ from jaxreward.rewards import contexts_of
 from jaxreward.setup import offline, references
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
-from jaxreward.training import ahead, loop, weights
+from jaxreward.training import async_rollout, loop, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy
 
@@ -239,7 +239,7 @@ class Iteration:
     """Scores of every step's latents where the advantage asks for them."""
     if self.parts.finish is None:
       return None
-    params = ahead.drawer(state)
+    params = async_rollout.draw_params(state)
     images = [
       self.parts.finish(
         params, jnp.int32(i), self.parts.base, trajectory, self.batch
@@ -253,7 +253,10 @@ class Iteration:
     """Scores of the first policy where the composition takes them."""
     if not references.are_wanted(self.config):
       return {}
-    params, last = ahead.drawer(self.parts.state), references.ITERATION
+    params, last = (
+      async_rollout.draw_params(self.parts.state),
+      references.ITERATION,
+    )
     return self.scores(
       self.parts.draw(params, jnp.int32(last), self.parts.base, self.batch)[2]
     )

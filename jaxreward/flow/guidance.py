@@ -61,14 +61,14 @@ def guided_velocity(
   if is_off(scale) or uncond is None:
     return policy.velocity(params, x_t, t, cond)
   if isinstance(cond, dict):
-    uncond = {k: uncond.get(k, own) for k, own in cond.items()}
-  both = jax.tree.map(
+    uncond = {k: uncond.get(k, leaf) for k, leaf in cond.items()}
+  conds = jax.tree.map(
     lambda c, u: jnp.concatenate([c, jnp.broadcast_to(u, c.shape)]),
     cond,
     uncond,
   )
   v = policy.velocity(
-    params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), both
+    params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), conds
   )
   v_cond, v_uncond = jnp.split(v, 2)
   guide = plain if policy.guide is None else policy.guide
@@ -78,13 +78,16 @@ def guided_velocity(
 def conditioning(
   policy: Policy,
   params: Params,
-  words: Integer[ArrayLike, "P W"] | Embedded,
+  prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
   scale: float | Array,
 ) -> tuple[Cond, Cond | None]:
-  """(cond [P, ...], uncond [1 or P, ...] or None) of a batch's words."""
-  if isinstance(words, Embedded):
-    prompts, empty = words.prompts, words.empty
+  """(cond [P, ...], uncond [1 or P, ...] or None) of a batch of prompts."""
+  if isinstance(prompt_encoding, Embedded):
+    encoded_prompts, empty = prompt_encoding.prompts, prompt_encoding.empty
   else:
-    prompts, empty = words, jnp.zeros_like(words[:1])
-  cond = policy.encode(params, prompts)
+    encoded_prompts, empty = (
+      prompt_encoding,
+      jnp.zeros_like(prompt_encoding[:1]),
+    )
+  cond = policy.encode(params, encoded_prompts)
   return cond, None if is_off(scale) else policy.encode(params, empty)

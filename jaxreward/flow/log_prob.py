@@ -140,5 +140,5 @@ def step_log_prob(
   t, cond = steppers.network_time(step, x_t.shape[0], cond)
   run = velocity if is_sealed else guidance.guided_velocity
   v = run(policy, params, x_t, t, cond, uncond, guidance_scale)
-  found = (replay or transition)(x_t, v, x_next, step)
-  return found, steppers.mean(x_t, v, step)
+  log_p = (replay or transition)(x_t, v, x_next, step)
+  return log_p, steppers.mean(x_t, v, step)

@@ -104,10 +104,10 @@ def _correct(sigma, log_snr, i, order):
   if order == 2:
     ratio = (log_snr[i - 2] - log_snr[i - 1]) / h
     phi = np.expm1(-h)
-    first = -phi / h - 1  # phi_2 and phi_3 of -h, times its powers
-    second = -first / h - 0.5
+    phi_2 = -phi / h - 1  # phi_2 and phi_3 of -h, times its powers
+    phi_3 = -phi_2 / h - 0.5
     before, now = np.linalg.solve(
-      [[1.0, 1.0], [ratio, 1.0]], of_m / phi * np.array([first, 2 * second])
+      [[1.0, 1.0], [ratio, 1.0]], of_m / phi * np.array([phi_2, 2 * phi_3])
     )
     before = before / ratio
   return 0.0, of_x, now, of_m - now - before, before
@@ -137,8 +137,8 @@ def advance(
     parts = [factors[i] * term for i, term in enumerate(terms)]
     return functools.reduce(jnp.add, parts)
 
-  last, before, second = memory
+  previous_x, before, second = memory
   m = jnp.asarray(x) - step.sigma * v
-  fixed = total(step.correct, (x, last, m, before, second))
-  following = total(step.predict, (fixed, m, before))
-  return following, (fixed, m, before)
+  corrected = total(step.correct, (x, previous_x, m, before, second))
+  following = total(step.predict, (corrected, m, before))
+  return following, (corrected, m, before)

@@ -118,9 +118,9 @@ def _take_rows_forward(rows, x, index):
 
 
 def _take_rows_backward(rows, index, g):
-  chosen = jax.nn.one_hot(index, rows, dtype=jnp.float32, axis=0)
-  flat = g.reshape(g.shape[0], -1).astype(jnp.float32)
-  total = jnp.matmul(chosen, flat, precision=jax.lax.Precision.HIGHEST)
+  one_hot = jax.nn.one_hot(index, rows, dtype=jnp.float32, axis=0)
+  gradients = g.reshape(g.shape[0], -1).astype(jnp.float32)
+  total = jnp.matmul(one_hot, gradients, precision=jax.lax.Precision.HIGHEST)
   return total.reshape(rows, *g.shape[1:]).astype(g.dtype), None
 
 

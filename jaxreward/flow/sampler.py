@@ -4,7 +4,7 @@ Samples lie on one flat axis of B rows (`rollout.make_layout`), cut into C chunk
 of a fixed micro-batch of M. The scan over denoising steps is outside and the
 chunks inside, so that a group is whole at every step: whoever steers may look at
 it and choose. The update cuts its batches the same way, so both run the network
-at one shape. Step facts (times, coefficients, index) are made before the scan;
+at one shape. Step coefficients (times, coefficients, index) are made before the scan;
 the body is pure, and its noise depends on nothing but a sample's key and the
 step's index.
 """
@@ -137,7 +137,7 @@ class Sampler:
     self,
     params: Params,
     key: Key[Array, ""],
-    words: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
     prompt_ids: Integer[ArrayLike, "P"],
     start: Float[ArrayLike, "P *L"] | None = None,
   ) -> State:
@@ -146,13 +146,13 @@ class Sampler:
     Args:
       params: of the policy, which encodes the prompts.
       key: scalar key of the stream.
-      words: int32 [P, L], or what text encoders made of them.
+      prompt_encoding: int32 [P, L], or the output of the text encoders.
       prompt_ids: uint32 [P].
       start: clean latents per prompt, [P, ...]; noise is mixed in up to the
         first time of the table. None starts from noise alone.
     """
     cond, uncond = guidance.conditioning(
-      self.policy, params, words, self.guidance_scale
+      self.policy, params, prompt_encoding, self.guidance_scale
     )
     index = jnp.asarray(self.layout.prompt_index)
     member = jnp.asarray(self.layout.member)
@@ -162,8 +162,8 @@ class Sampler:
     keys, shared = of(member), None
     if self.share is not None:
       shared = of(member - member % self.share.members)
-    first = None if start is None else jnp.asarray(start)[index]
-    return self.begin(keys, index, cond, uncond, shared=shared, start=first)
+    latents = None if start is None else jnp.asarray(start)[index]
+    return self.begin(keys, index, cond, uncond, shared=shared, start=latents)
 
   def begin(
     self,
@@ -177,23 +177,23 @@ class Sampler:
   ) -> State:
     """`init` from keys and a conditioning; see `State`."""
     chunks = self.layout.chunks
-    cut = lambda x: jnp.asarray(rollout.to_chunks(x, chunks))
-    keys, index = cut(keys), cut(jnp.asarray(index))
-    shared = None if shared is None else cut(shared)
-    first = keys if shared is None else shared
+    to_chunks = lambda x: jnp.asarray(rollout.to_chunks(x, chunks))
+    keys, index = to_chunks(keys), to_chunks(jnp.asarray(index))
+    shared = None if shared is None else to_chunks(shared)
+    noise_keys = keys if shared is None else shared
     noise = jax.lax.map(
-      lambda k: initial_noise(k, self.policy.latent_shape), first
+      lambda k: initial_noise(k, self.policy.latent_shape), noise_keys
     )
     latents = noise
     if start is not None:
       t = jnp.asarray(self.table.t)[0]
-      latents = (1 - t) * cut(start) + t * noise
+      latents = (1 - t) * to_chunks(start) + t * noise
     memory: Any = ()
     if self.table.solver is not None:
       memory = multistep.start(latents)
     return State(latents, memory, keys, shared, index, cond, uncond)
 
-  def _facts(self) -> tuple[steppers.StepTable, Array]:
+  def _step_coeffs(self) -> tuple[steppers.StepTable, Array]:
     table = jax.tree.map(jnp.asarray, self.table)
     return table, jnp.arange(self.steps, dtype=jnp.uint32)
 
@@ -201,11 +201,11 @@ class Sampler:
     self, params: Params, state: State, i: ArrayLike | int
   ) -> tuple[State, Info]:
     """One denoising step of all samples; i may be traced."""
-    facts = jax.tree.map(lambda x: x[i], self._facts())
-    return self._advance(params, state, facts)
+    step_coeffs = jax.tree.map(lambda x: x[i], self._step_coeffs())
+    return self._advance(params, state, step_coeffs)
 
-  def _advance(self, params, state: State, facts) -> tuple[State, Info]:
-    table, i = facts
+  def _advance(self, params, state: State, step_coeffs) -> tuple[State, Info]:
+    table, i = step_coeffs
 
     def one(chunk):
       x, memory, keys, index = chunk
@@ -280,17 +280,21 @@ class Sampler:
         constants) -> a pytree.
       span: of the T steps.
     """
-    facts = jax.tree.map(lambda x: x[span], self._facts())
+    step_coeffs = jax.tree.map(lambda x: x[span], self._step_coeffs())
 
-    def body(carry, facts):
+    def body(carry, step_coeffs):
       latents, memory = carry
       before = dataclasses.replace(state, latents=latents, memory=memory)
-      after, info = self._advance(params, before, facts)
-      return (after.latents, after.memory), keep(before, after, info, facts[0])
+      after, info = self._advance(params, before, step_coeffs)
+      return (after.latents, after.memory), keep(
+        before, after, info, step_coeffs[0]
+      )
 
-    carry, kept = jax.lax.scan(body, (state.latents, state.memory), facts)
+    carry, records = jax.lax.scan(
+      body, (state.latents, state.memory), step_coeffs
+    )
     latents, memory = carry
-    return dataclasses.replace(state, latents=latents, memory=memory), kept
+    return dataclasses.replace(state, latents=latents, memory=memory), records
 
   def run(self, params: Params, state: State, *, tail: int = 0) -> Trajectory:
     """All steps, and the record they leave.
@@ -306,18 +310,18 @@ class Sampler:
       `tail` [2, B, ...]); log-probabilities are of the (guided) step that was
       taken.
     """
-    flat = jax.vmap(rollout.from_chunks)
+    from_chunks = jax.vmap(rollout.from_chunks)
     nothing = lambda *_: None
     log_probs = jnp.zeros((self.steps, state.index.size))
     if self.is_recorded:
       keep = lambda before, after, info, step: (after.latents, info.log_prob)
       _, (latents, log_probs) = self.scan(params, state, keep)
-      latents = flat(jnp.concatenate([state.latents[None], latents]))
-      log_probs = flat(log_probs)
+      latents = from_chunks(jnp.concatenate([state.latents[None], latents]))
+      log_probs = from_chunks(log_probs)
     elif tail:
       middle, _ = self.scan(params, state, nothing, slice(None, -tail))
       end, _ = self.scan(params, middle, nothing, slice(-tail, None))
-      latents = flat(jnp.stack([middle.latents, end.latents]))
+      latents = from_chunks(jnp.stack([middle.latents, end.latents]))
     else:
       end, _ = self.scan(params, state, nothing)
       latents = rollout.from_chunks(end.latents)[None]
@@ -334,14 +338,14 @@ class Sampler:
     self,
     params: Params,
     key: Key[Array, ""],
-    words: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
     prompt_ids: Integer[ArrayLike, "P"],
     *,
     start: Float[ArrayLike, "P *L"] | None = None,
     tail: int = 0,
   ) -> Trajectory:
     """`init` and `run`."""
-    state = self.init(params, key, words, prompt_ids, start)
+    state = self.init(params, key, prompt_encoding, prompt_ids, start)
     return self.run(params, state, tail=tail)
 
   def select(self, state: State, parents: Integer[ArrayLike, "B"]) -> State:
@@ -353,8 +357,8 @@ class Sampler:
     """
 
     def take(x):
-      flat = rollout.from_chunks(x)[jnp.asarray(parents)]
-      return jnp.asarray(rollout.to_chunks(flat, self.layout.chunks))
+      rows = rollout.from_chunks(x)[jnp.asarray(parents)]
+      return jnp.asarray(rollout.to_chunks(rows, self.layout.chunks))
 
     return dataclasses.replace(
       state,
@@ -381,7 +385,7 @@ class Sampler:
   def finish(
     self,
     params: Params,
-    words: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
     latents: Float[ArrayLike, "B *L"],
     first: Integer[ArrayLike, ""],
   ) -> Float[Array, "B *L"]:
@@ -389,14 +393,14 @@ class Sampler:
 
     Args:
       params: of the policy.
-      words: as in `init`.
+      prompt_encoding: as in `init`.
       latents: before step `first`.
       first: the step, int32; with T nothing is done. It may be traced.
     """
     cond, uncond = guidance.conditioning(
-      self.policy, params, words, self.guidance_scale
+      self.policy, params, prompt_encoding, self.guidance_scale
     )
-    table, _ = self._facts()
+    table, _ = self._step_coeffs()
 
     def one(chunk):
       x, index = chunk
@@ -405,16 +409,16 @@ class Sampler:
 
       def body(i, x):
         step = jax.tree.map(lambda y: y[i], table)
-        t, told = steppers.network_time(step, x.shape[0], rows)
+        t, step_cond = steppers.network_time(step, x.shape[0], rows)
         v = guidance.guided_velocity(
-          self.policy, params, x, t, told, empty, self.guidance_scale
+          self.policy, params, x, t, step_cond, empty, self.guidance_scale
         )
         return x - (step.t - step.t_next) * v
 
       return jax.lax.fori_loop(first, self.steps, body, x)
 
-    cut = functools.partial(rollout.to_chunks, chunks=self.layout.chunks)
+    to_chunks = functools.partial(rollout.to_chunks, chunks=self.layout.chunks)
     chunks = (
-      cut(jnp.asarray(latents)), cut(jnp.asarray(self.layout.prompt_index)),
+      to_chunks(jnp.asarray(latents)), to_chunks(jnp.asarray(self.layout.prompt_index)),
     )  # fmt: skip
     return jnp.asarray(rollout.from_chunks(jax.lax.map(one, chunks)))

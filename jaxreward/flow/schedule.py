@@ -56,8 +56,10 @@ def _times(
   """`timesteps` in float64."""
   least = 1 + bool(terminal)
   if num_steps < least:
-    end = f" before a terminal of {terminal}" if terminal else ""
-    raise UserError(f"{num_steps} steps, and at least {least} are needed{end}")
+    limit = f" before a terminal of {terminal}" if terminal else ""
+    raise UserError(
+      f"{num_steps} steps, and at least {least} are needed{limit}"
+    )
   if not shift > 0:
     raise UserError(f"a shift of {shift}: it must be positive")
   if grid not in GRIDS:
@@ -66,8 +68,8 @@ def _times(
   if grid == "trained":
     u = np.linspace(1.0, move(1 / 1000), num_steps)
   else:
-    last = 1 / 1000 if grid == "unipc" else 0.0
-    u = np.linspace(1.0, last, num_steps + 1)[:-1]
+    end = 1 / 1000 if grid == "unipc" else 0.0
+    u = np.linspace(1.0, end, num_steps + 1)[:-1]
   t = move(u)
   if terminal:
     t = 1 - (1 - t) * (1 - terminal) / (1 - t[-1])
@@ -126,12 +128,12 @@ class Schedule:
       num_steps, self.shift, grid=self.grid, terminal=self.terminal
     )
 
-  def told(self, num_steps: int) -> np.ndarray | None:
-    """Times that the network is told, float32 [T]; None for `times`.
+  def network_times(self, num_steps: int) -> np.ndarray | None:
+    """Times that the network is given, float32 [T]; None for `times`.
 
     `UniPCMultistepScheduler` counts in whole thousandths, rounded down, and
-    starts just below 1: Wan is told 0.999 first. Schedulers of the other grids
-    tell their times as they are.
+    starts just below 1: Wan is given 0.999 first. Schedulers of the other grids
+    pass their times unchanged.
     """
     if self.grid != "unipc":
       return None
@@ -179,12 +181,12 @@ def dynamic(
       f"rollout.schedule.terminal={terminal}: expected at least 0 and less than"
       " 1"
     )
-  grown = dynamic_shift(
+  size_shift = dynamic_shift(
     math.prod(latent_shape[:-1]) // 4,
     base_shift=base_shift, max_shift=max_shift,
     base_tokens=base_tokens, max_tokens=max_tokens,
   )  # fmt: skip
-  return Schedule(shift * grown, terminal=terminal)
+  return Schedule(shift * size_shift, terminal=terminal)
 
 
 REGISTRY: dict[str, Callable[..., Schedule]] = {

@@ -50,8 +50,8 @@ class StepTable:
     diffusion: s, with std = s sqrt(delta) (for CPS std / sqrt(delta)).
     log_scale: 1 where log-probabilities carry variance and constants; 0 where
       published code drops them (CPS).
-    told: time that the network is told, where it is not t itself
-      (`schedule.Schedule.told`); None where it is.
+    network_t: time that the network is given, where it is not t itself
+      (`schedule.Schedule.network_times`); None where it is.
     solver: of a multistep solver, whose steps are not the mean above.
   """
 
@@ -62,23 +62,23 @@ class StepTable:
   std: ArrayLike
   diffusion: ArrayLike
   log_scale: ArrayLike
-  told: ArrayLike | None = None
+  network_t: ArrayLike | None = None
   solver: multistep.Solver | None = None
 
 
 def network_time(
   step: StepTable, rows: int, cond: Cond
 ) -> tuple[Float[Array, "{rows}"], Cond]:
-  """(time [B] that the network is told, its conditioning) at a step.
+  """(time [B] that the network is given, its conditioning) at a step.
 
   Where that is not the step's own time, the latter stands in the conditioning
   as "sigma" [B], for networks that compute with it.
   """
-  if step.told is None:
+  if step.network_t is None:
     return jnp.full((rows,), step.t), cond
   if isinstance(cond, dict):
     cond = cond | {"sigma": jnp.full((rows,), step.t)}
-  return jnp.full((rows,), step.told), cond
+  return jnp.full((rows,), step.network_t), cond
 
 
 def _ode(t, t_next):
@@ -195,9 +195,9 @@ def precise_sde(
   times = np.asarray(times, np.float64)
   end = max(0.997, (1 + times[1]) / 2)
   below = np.minimum(times, end)
-  whole = -below - np.log1p(-below)  # the integral from 0
+  integral = -below - np.log1p(-below)  # the integral from 0
   delta = times[:-1] - times[1:]
-  s = noise_level * np.sqrt((whole[:-1] - whole[1:]) / delta)
+  s = noise_level * np.sqrt((integral[:-1] - integral[1:]) / delta)
   return _table(times, _score_sde(times[:-1], times[1:], s), noisy=noisy)
 
 

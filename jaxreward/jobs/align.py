@@ -64,7 +64,7 @@ from jaxreward.setup import (
 )
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import (
-  ahead,
+  async_rollout,
   faults,
   loop,
   state,
@@ -217,7 +217,7 @@ class Parts:
     decoder: Params | None = None,
   ):
     """What a state draws for the iteration that it is before."""
-    drawer = ahead.drawer(current)
+    drawer = async_rollout.draw_params(current)
     return self.draw(drawer, current.step, base, prompts, decoder)
 
 
@@ -245,7 +245,7 @@ def make_programs(
   def create(base, start=None):
     return state.create(
       trainable.init(base) if start is None else start, updater.tx,
-      references=updater.rules, ahead=config.align.overlap,
+      references=updater.rules, overlap=config.align.overlap,
       stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
       players=players.create(updater.loss.roles, config.seed, policy),
     )  # fmt: skip
@@ -555,7 +555,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     known = None
     if references.are_wanted(config):
-      untrained = jax.tree.map(jnp.copy, ahead.drawer(parts.state))
+      untrained = jax.tree.map(jnp.copy, async_rollout.draw_params(parts.state))
       known = references.References(
         lambda batch: parts.draw(
           untrained, jnp.int32(references.ITERATION), base, batch, decoder
@@ -567,7 +567,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     if differentiated:
       first = put(encode(batches(0)))
       drawn = jax.eval_shape(
-        parts.draw, ahead.drawer(parts.state), jnp.int32(0), base, first,
+        parts.draw, async_rollout.draw_params(parts.state), jnp.int32(0), base, first,
         decoder,
       )  # fmt: skip
       _require_gradients(differentiated, drawn[2].shape, first)
@@ -584,7 +584,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       shown = for_host(rewards, images)
       return batch, trajectory, images, shown, found, judged
 
-    samples = ahead.Samples(draw, config.align.iterations)
+    samples = async_rollout.Samples(draw, config.align.iterations)
 
     def one(current, n):
       drawn = samples.of(current, n)
@@ -611,9 +611,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
       step_scores = None
       if parts.finish is not None:
-        late = current.behind
+        late = current.sampler_params
         if late is None:
-          late = ahead.drawer(current)
+          late = async_rollout.draw_params(current)
         finished = lambda first: parts.finish(
           late, jnp.int32(first), base, trajectory, batch, decoder
         )

@@ -31,7 +31,7 @@ from jaxreward.jobs import align
 from jaxreward.rewards import scoring
 from jaxreward.setup import offline, prompt_encoding
 from jaxreward.setup import rewards as reward_setup
-from jaxreward.training import ahead, sharding
+from jaxreward.training import async_rollout, sharding
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy, Trajectory
 
@@ -167,7 +167,7 @@ def _compile(
     drawn = build(
       "rollout",
       made.draw.trace,
-      ahead.drawer(made.state),
+      async_rollout.draw_params(made.state),
       made.state.step,
       made.base,
       batch,
@@ -193,7 +193,7 @@ def _compile(
   step_scores = None
   if made.finish is not None:
     build(
-      "finish", made.finish.trace, ahead.drawer(made.state), made.state.step,
+      "finish", made.finish.trace, async_rollout.draw_params(made.state), made.state.step,
       made.base, trajectory, batch, decoder,
     )  # fmt: skip
     steps = len(plan.table.t) + 1

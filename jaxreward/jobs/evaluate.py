@@ -428,9 +428,9 @@ def base_kl(
   Under Flow-SDE with the schedule of the evaluation, on some of its prompts;
   see `path_kl`.
   """
-  made, count = setup.make_schedule(config), config.eval.num_steps
-  table = steppers.flow_sde(made.times(count))
-  table = dataclasses.replace(table, told=made.told(count))
+  schedule, count = setup.make_schedule(config), config.eval.num_steps
+  table = steppers.flow_sde(schedule.times(count))
+  table = dataclasses.replace(table, network_t=schedule.network_times(count))
   rows = np.linspace(0, len(data.prompts) - 1, KL_SAMPLES).astype(int)
   batch = encode(jax.tree.map(lambda x: np.asarray(x)[rows], data.batch))
   key = rng.stream_key(config.eval.seed, "path_kl")

@@ -220,7 +220,7 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
       " config.rollout.window_move.last lower"
     )
   times, _ = setup.section_times(config, "rollout")
-  outside = dataclasses.replace(steppers.ode(times), told=table.told)
+  outside = dataclasses.replace(steppers.ode(times), network_t=table.network_t)
   if not np.all(table.log_scale > 0):  # published forms differ in the constant
     outside = dataclasses.replace(outside, log_scale=table.log_scale)
   return dict(

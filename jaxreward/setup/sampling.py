@@ -75,18 +75,21 @@ def step_table(
   config: ConfigDict, section: str, noisy: ArrayLike | None = None
 ) -> steppers.StepTable:
   """Constants of the steps of a section, "rollout", "eval" or "sample"."""
-  times, told = section_times(config, section)
+  times, network_t = section_times(config, section)
   table = make_steps(config, section)(times, noisy)
-  return dataclasses.replace(table, told=told)
+  return dataclasses.replace(table, network_t=network_t)
 
 
 def section_times(
   config: ConfigDict, section: str
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """(times [T + 1] of the steps that a section takes, what networks are told)."""
-  made, count = make_schedule(config), config[section].num_steps
-  first, told = make_start(config, section).skipped(count), made.told(count)
-  return made.times(count)[first:], None if told is None else told[first:]
+  """(times [T + 1] of the steps that a section takes, those that networks are given)."""
+  schedule, count = make_schedule(config), config[section].num_steps
+  first = make_start(config, section).skipped(count)
+  network_t = schedule.network_times(count)
+  if network_t is not None:
+    network_t = network_t[first:]
+  return schedule.times(count)[first:], network_t
 
 
 def make_sampler(

@@ -23,7 +23,7 @@ from jaxreward.flow import path, rollout
 from jaxreward.numerics import Max, Mean, Metric, pool
 from jaxreward.rewards import Reward, RowWeight, applied, device_scores
 from jaxreward.setup import credits, players, playing
-from jaxreward.training import ahead, references, step
+from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
@@ -329,7 +329,9 @@ def update(
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
     the first optimizer step, before any parameter has changed.
   """
-  behind, drew, before = state.behind, ahead.drawer(state), state
+  before, sampler_params = state, state.sampler_params
+  draw_params = async_rollout.draw_params(state)
+  reads_newest = sampler_params is None or state.old is not None
   audience = playing.Audience(updater, state, trajectory, prompts, decoder)
   credit, stats = credits.credit_of(
     updater, scores | audience.scores, prompts, state.stats, state.step,
@@ -343,7 +345,7 @@ def update(
   credit = dataclasses.replace(credit, advantage=marked)
   micros = updater.micros(trajectory, credit, prompts, state.step)
   frozen = Frozen(
-    base=base, old=drew if behind is None or state.old is not None else behind,
+    base=base, old=draw_params if reads_newest else sampler_params,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
     prompts=prompts.plain if contexts is not None else None, contexts=contexts,
     players=audience.params,
@@ -382,11 +384,11 @@ def update(
     name: rule(state.references[name], state.params, state.step, pooled)
     for name, rule in updater.rules.items()
   }
-  if behind is not None:
-    behind = drew
+  if sampler_params is not None:
+    sampler_params = draw_params
   state = dataclasses.replace(
-    state, step=state.step + 1, references=followers, stats=stats, behind=behind,
-    players=beside,
+    state, step=state.step + 1, references=followers, stats=stats,
+    sampler_params=sampler_params, players=beside,
   )  # fmt: skip
   if updater.players_first:
     state = state_lib.held(state, before, before.step < updater.players_first)

@@ -135,13 +135,13 @@ class Checkpoints:
 
   def _tidy(self) -> None:
     """Names half-written steps, and sets aside scores that nobody can read."""
-    whole = self.steps()
+    steps = self.steps()
     for path in self.directory.iterdir():
       if path.is_dir() and not (
-        _is_step(path.name) and int(path.name) in whole
+        _is_step(path.name) and int(path.name) in steps
       ):
         logging.warning("checkpoint %s was not finished; it is left out", path)
-    for step in whole:
+    for step in steps:
       folder = self.directory / str(step) / _SCORES
       try:
         if folder.exists():
@@ -153,10 +153,10 @@ class Checkpoints:
         self._rename_aside(folder, f"{step}.{_SCORES}")
 
   def _discard(self) -> None:
-    opened, self._opened = self._opened, None
-    if opened is not None:
+    reader, self._opened = self._opened, None
+    if reader is not None:
       with contextlib.suppress(Exception):  # it repeats the error told before
-        opened.close()
+        reader.close()
 
   def _translated(self, action: Callable[[], Any]) -> Any:
     """Runs an action and says what the disk's refusal means."""
@@ -176,20 +176,20 @@ class Checkpoints:
     """Steps that are whole, oldest first."""
     if not self.directory.exists():
       return []
-    there = [p for p in self.directory.iterdir() if _is_step(p.name)]
+    folders = [p for p in self.directory.iterdir() if _is_step(p.name)]
     if buckets.is_bucket(self.directory):
-      there = [p for p in there if (p / _COMMITTED).exists()]
-    return sorted(int(p.name) for p in there)
+      folders = [p for p in folders if (p / _COMMITTED).exists()]
+    return sorted(int(p.name) for p in folders)
 
   def best(self) -> tuple[float, int] | None:
     """(score, step) of the best step there is; None if none has a score."""
     self.wait()
-    opened = self._open()  # by all processes: they meet in it
+    reader = self._open()  # by all processes: they meet in it
 
     def read() -> tuple[float, int] | None:
-      found: Any = opened.checkpoints
-      scored = [(s.metrics[_SCORE], s.step) for s in found if s.metrics]
-      return max(scored, default=None)
+      checkpoints: Any = reader.checkpoints
+      scores = [(s.metrics[_SCORE], s.step) for s in checkpoints if s.metrics]
+      return max(scores, default=None)
 
     return processes.on_first(read)
 
@@ -304,22 +304,24 @@ class Checkpoints:
 
     def load() -> tuple[Params, dict[str, Any]]:
       # Each process for itself: one that fails leaves no other waiting.
-      mine = ocp.options.MultiprocessingOptions(
+      options = ocp.options.MultiprocessingOptions(
         primary_host=processes.index(), active_processes={processes.index()}
       )
-      with ocp.Context(multiprocessing_options=mine):
+      with ocp.Context(multiprocessing_options=options):
         metadata: Any = ocp.checkpointables_metadata(path)
-        found = ocp.load_checkpointables(path, {"state": abstract_state})
-      return found["state"], metadata.custom_metadata
+        tree = ocp.load_checkpointables(path, {"state": abstract_state})
+      return tree["state"], metadata.custom_metadata
 
     state, record = processes.on_all(load)
-    wrong = [
+    mismatches = [
       name
       for name, digest in digests(state).items()
       if record["digests"].get(name) != digest
     ]
-    if wrong:
-      raise ValueError(f"the content of {wrong[0]} has changed since the save")
+    if mismatches:
+      raise ValueError(
+        f"the content of {mismatches[0]} has changed since the save"
+      )
     return state, record["extras"]
 
   def _move_aside(self, steps: list[int]) -> None:
@@ -360,14 +362,14 @@ def _is_step(name: str) -> bool:
 
 def _disk_reason(error: BaseException) -> str | None:
   """What the disk refused, if that is what an error (or its cause) says."""
-  words = {
+  reasons = {
     "no space left": "the disk is full",
     "disk quota": "the disk quota is used up",
     "file too large": "the file is larger than this system allows",
     "permission denied": "permission denied",
     "read-only file system": "the file system is read-only",
   }
-  refused = {
+  errnos = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -380,10 +382,10 @@ def _disk_reason(error: BaseException) -> str | None:
   }
   cause: BaseException | None = error
   while cause is not None:
-    for word, reason in words.items():
+    for word, reason in reasons.items():
       if word in str(cause).lower():
         return reason
-    if isinstance(cause, OSError) and cause.errno in refused:
+    if isinstance(cause, OSError) and cause.errno in errnos:
       return cause.strerror
     cause = cause.__cause__ or cause.__context__
   return None

@@ -20,8 +20,8 @@ def update_ema(
 ) -> Params:
   """decay * ema + (1 - decay) * params; exact at decay 0 and 1."""
 
-  def mix(old, new):
-    return (decay * old + (1 - decay) * new).astype(old.dtype)
+  def mix(average, value):
+    return (decay * average + (1 - decay) * value).astype(average.dtype)
 
   return jax.tree.map(mix, ema, params)
 

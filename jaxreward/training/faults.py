@@ -11,14 +11,14 @@ SCORES = "failed/"  # before a reward's name
 
 def describe(row: Mapping[str, float]) -> dict[str, str]:
   """Name of each fault in a row of metrics -> the line that tells it."""
-  found = {}
+  lines = {}
   if count := row.get(PICTURES):
-    found[PICTURES] = f"{count:.0f} pictures that were not finite"
+    lines[PICTURES] = f"{count:.0f} pictures that were not finite"
   for name, count in row.items():
     if name.startswith(SCORES) and count:
       reward = name.removeprefix(SCORES)
-      found[name] = f'{count:.0f} scores of the reward "{reward}"'
+      lines[name] = f'{count:.0f} scores of the reward "{reward}"'
   if share := row.get("skipped_updates"):
-    what = "gradient" if math.isfinite(row.get("loss", 0.0)) else "loss"
-    found[what] = f"{share:.0%} of its updates, without a finite {what}"
-  return found
+    part = "gradient" if math.isfinite(row.get("loss", 0.0)) else "loss"
+    lines[part] = f"{share:.0%} of its updates, without a finite {part}"
+  return lines

@@ -91,9 +91,9 @@ class GracefulStop:
     """Whether any process was asked; every process has to call it."""
     if processes.count() == 1:
       return self.requested
-    asked = max(int(word) for word in processes.tell(str(self.signum or 0)))
-    self._asked = asked or None
-    return bool(asked)
+    signum = max(int(word) for word in processes.tell(str(self.signum or 0)))
+    self._asked = signum or None
+    return bool(signum)
 
   def exit(self, what_is_saved: str) -> None:
     """Leaves the job, once the loop has saved.

@@ -120,8 +120,8 @@ def _all_finite(tree: Any) -> jax.Array:
   leaves = [
     x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
   ]
-  found = [jnp.isfinite(x).all() for x in leaves]
-  return functools.reduce(jnp.logical_and, found, jnp.bool_(True))
+  flags = [jnp.isfinite(x).all() for x in leaves]
+  return functools.reduce(jnp.logical_and, flags, jnp.bool_(True))
 
 
 def is_finite(state: TrainState) -> bool:
@@ -131,11 +131,11 @@ def is_finite(state: TrainState) -> bool:
 
 def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:
   """(state, step, extras) of the newest checkpoint, or of the start."""
-  found = loop.checkpoints.restore_latest(abstract(state))
-  if found is None:
+  checkpoint = loop.checkpoints.restore_latest(abstract(state))
+  if checkpoint is None:
     loop.writer.truncate(-1)
     return state, 0, {}
-  step, state, extras = found
+  step, state, extras = checkpoint
   loop.unevaluated = {
     k: float(v) for k, v in extras.pop(_UNEVALUATED, {}).items()
   }
@@ -157,24 +157,24 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     UserError: a run of skipped updates, or what `check` raises.
     Stopped: Ctrl-C or SIGTERM, after saving.
   """
-  told: set[str] = set()
-  skipped, best = 0, (loop.checkpoints.best() or (-math.inf, 0))[0]
+  reported: set[str] = set()
+  skip_count, best = 0, (loop.checkpoints.best() or (-math.inf, 0))[0]
 
   def finish(n: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-    nonlocal skipped, told
+    nonlocal skip_count, reported
     row = to_numbers(metrics)
-    lost = faults.describe(row)
-    if lost and set(lost) != told:
-      words = ", ".join(lost.values())
-      logging.warning("%s: step %d left out %s", loop.name, n, words)
-    told = set(lost)
+    lines = faults.describe(row)
+    if lines and set(lines) != reported:
+      text = ", ".join(lines.values())
+      logging.warning("%s: step %d left out %s", loop.name, n, text)
+    reported = set(lines)
     loop.writer.write(n, row)
     if loop.timer.seconds:
       loop.writer.write_timings(n, loop.timer.seconds)
     if loop.check:
       loop.check(n, row)
-    skipped = skipped + 1 if row.get("skipped_updates", 0) >= 1 else 0
-    if skipped >= MAX_SKIPPED:
+    skip_count = skip_count + 1 if row.get("skipped_updates", 0) >= 1 else 0
+    if skip_count >= MAX_SKIPPED:
       raise UserError(
         f"{loop.name}: the loss or its gradient was not finite in"
         f" {MAX_SKIPPED} steps running (up to step {n}); parameters were kept;"
@@ -186,10 +186,10 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     nonlocal best
     if not is_finite(state):
       loop.checkpoints.wait()
-      kept = max(processes.on_first(loop.checkpoints.steps), default=0)
+      metrics_left = max(processes.on_first(loop.checkpoints.steps), default=0)
       raise UserError(
         f"{loop.name}: parameters are not finite at step {n} and were not saved"
-        f" (newest checkpoint: step {kept}); lower"
+        f" (newest checkpoint: step {metrics_left}); lower"
         " config.optimizer.learning_rate, or look at the weights it began with"
       )
     score = row.get(loop.best, math.nan)
@@ -202,8 +202,8 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
   def keep(n: int) -> None:
     """Saves the state before a step that could not be taken, if it is there."""
     arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
-    there = not any(x.is_deleted() for x in arrays)
-    if loop.save_every and n > start and there and processes.count() == 1:
+    is_alive = not any(x.is_deleted() for x in arrays)
+    if loop.save_every and n > start and is_alive and processes.count() == 1:
       if n not in loop.checkpoints.steps():
         save(n, {}, wait=True)
         logging.info("%s saved at step %d of %d", loop.name, n, loop.total)
@@ -246,15 +246,15 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
         raise
       if _is_due(loop, n):
         if stop.agreed():  # there may be no time for it
-          kept = {k: repr(v) for k, v in to_numbers(metrics).items()}
-          save(n, {}, wait=True, **{_UNEVALUATED: kept})
+          metrics_left = {k: repr(v) for k, v in to_numbers(metrics).items()}
+          save(n, {}, wait=True, **{_UNEVALUATED: metrics_left})
           stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
         metrics = evaluate(n, metrics)
       row = finish(n, metrics)
       progress.update(n, {k: row[k] for k in loop.shown if k in row})
-      due = loop.save_every and n % loop.save_every == 0
+      is_due = loop.save_every and n % loop.save_every == 0
       better = loop.save_every and row.get(loop.best, -math.inf) > best
-      if due or better or n == loop.total:
+      if is_due or better or n == loop.total:
         save(n, row)
       profile.end(loop.timer.seconds)
       if n < loop.total and stop.agreed():
@@ -263,8 +263,8 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     if start < loop.total or not processes.on_first(loop.checkpoints.steps):
       save(loop.total, {})
     loop.checkpoints.wait()
-    if found := loop.best and loop.checkpoints.best():
-      logging.info("best by %s: %.4g at step %d", loop.best, *found)
+    if best_step := loop.best and loop.checkpoints.best():
+      logging.info("best by %s: %.4g at step %d", loop.best, *best_step)
     if stop.agreed():
       stop.exit(f"{loop.name} saved at step {loop.total} of {loop.total}")
   return state

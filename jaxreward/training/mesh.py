@@ -35,14 +35,14 @@ def make_mesh(
   devices = jax.devices() if devices is None else list(devices)
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
   shape = resolve(sizes, len(devices))
-  kinds = (AxisType.Auto,) * 3
+  axis_types = (AxisType.Auto,) * 3
   try:
-    return jax.make_mesh(shape, AXES, axis_types=kinds, devices=devices)
+    return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
   except NotImplementedError:  # an axis of the slice has to be split
     grid = mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     )
-    return Mesh(grid, AXES, axis_types=kinds)
+    return Mesh(grid, AXES, axis_types=axis_types)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -58,19 +58,19 @@ def round_up_to_devices(n: int, mesh: Mesh) -> int:
 
 def resolve(sizes: dict[str, int], count: int) -> tuple[int, int, int]:
   """Axis sizes with -1 filled in, or an error that says what would fit."""
-  given = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+  text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size == -1]
-  wrong = [axis for axis, size in sizes.items() if size < 1 and size != -1]
-  if wrong or len(free) > 1:
+  invalid = [axis for axis, size in sizes.items() if size < 1 and size != -1]
+  if invalid or len(free) > 1:
     raise UserError(
-      f"mesh {given}: sizes are positive, and at most one may be -1."
+      f"mesh {text}: sizes are positive, and at most one may be -1."
     )
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if free and count % fixed == 0:
     sizes = sizes | {free[0]: count // fixed}
   elif free or fixed != count:
     raise UserError(
-      f"mesh {given} needs {'a multiple of ' if free else ''}{fixed} devices, "
+      f"mesh {text} needs {'a multiple of ' if free else ''}{fixed} devices, "
       f"but there are {count}: choose sizes whose product is {count}."
     )
   data, fsdp, tensor = (sizes[axis] for axis in AXES)

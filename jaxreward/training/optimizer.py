@@ -153,13 +153,13 @@ def scaled(
       raise UserError(
         f"config.train_reward.{name}_rate={rate}: it must be finite and 0 or above"
       )
-  others = {name: rate for name, rate in rates.items() if rate != 1.0}
-  if not others:
+  factors = {name: rate for name, rate in rates.items() if rate != 1.0}
+  if not factors:
     return tx
 
   def scale(updates: Params) -> Params:
     return {
-      name: optax.tree.scale(others.get(name, 1.0), part)
+      name: optax.tree.scale(factors.get(name, 1.0), part)
       for name, part in updates.items()
     }
 
@@ -205,21 +205,21 @@ def apply_if_finite(
     over steps taken, and skipped_updates, 1 for a skipped step.
   """
   grad_norm = optax.tree.norm(grads)
-  taken = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+  is_taken = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
   if weight is not None:
-    taken &= jnp.asarray(weight) > 0
+    is_taken &= jnp.asarray(weight) > 0
   updates, new_state = optimizer.update(grads, opt_state, params)
   update_norm = optax.tree.norm(updates)
   # Finite gradients can still overflow inside the optimizer.
-  taken &= jnp.isfinite(update_norm)
+  is_taken &= jnp.isfinite(update_norm)
   new_params = optax.apply_updates(params, updates)
-  choose = lambda new, old: jnp.where(taken, new, old)
-  found = (
-    Mean.of(grad_norm, taken),
-    Mean.of(update_norm, taken),
-    Mean.of(~taken),
+  choose = lambda new, old: jnp.where(is_taken, new, old)
+  means = (
+    Mean.of(grad_norm, is_taken),
+    Mean.of(update_norm, is_taken),
+    Mean.of(~is_taken),
   )
-  metrics = dict(zip(METRICS, found, strict=True))
+  metrics = dict(zip(METRICS, means, strict=True))
   return (
     jax.tree.map(choose, new_params, params),
     jax.tree.map(choose, new_state, opt_state),
@@ -232,8 +232,8 @@ def _muon(rate, adam, momentum, weight_decay, adam_scale, matrices):
   axes = contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
 
   def dimensions(params):
-    chosen = matrix_mask(params, matrices)
-    return jax.tree.map(lambda matrix: axes if matrix else None, chosen)
+    mask = matrix_mask(params, matrices)
+    return jax.tree.map(lambda matrix: axes if matrix else None, mask)
 
   return contrib.muon(
     rate,

@@ -45,10 +45,10 @@ class Profile:
 
   def end(self, seconds: Mapping[str, float]) -> None:
     """After a step, its row and its checkpoint; seconds by part."""
-    whole = time.perf_counter() - self._begun
+    total = time.perf_counter() - self._begun
     self._seen += 1
     if self._seen > _COMPILING:
-      rest = max(whole - sum(seconds.values()), 0.0)
+      rest = max(total - sum(seconds.values()), 0.0)
       self.steps.append({**seconds, REST: rest})
     if self._seen == _COMPILING + _TRACED:
       self._stop()
@@ -77,9 +77,9 @@ def table(steps: list[dict[str, float]]) -> str:
   """Mean seconds and share of every part, over steps that have it or not."""
   names = list(dict.fromkeys(name for step in steps for name in step))
   mean = {n: sum(s.get(n, 0.0) for s in steps) / len(steps) for n in names}
-  whole = sum(mean.values())
+  total = sum(mean.values())
   lines = [f"{'part':<22}{'s per step':>12}{'share':>9}"]
-  for name, value in (*mean.items(), ("whole step", whole)):
-    share = value / whole if whole else 0.0
+  for name, value in (*mean.items(), ("whole step", total)):
+    share = value / total if total else 0.0
     lines.append(f"{name:<22}{value:>12.4f}{share:>9.1%}")
   return "\n".join([*lines, f"mean of {len(steps)} steps"])

@@ -94,8 +94,8 @@ class Progress:
           self._task, completed=step, metrics=text, eta=self._eta(step, now)
         )
       return
-    due = now - self._last_line >= self._line_every
-    if is_first or due or step >= self.total:
+    is_due = now - self._last_line >= self._line_every
+    if is_first or is_due or step >= self.total:
       self._last_line = now
       logging.info(
         "%s %d/%d%s%s", self.title, step, self.total,

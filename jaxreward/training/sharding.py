@@ -43,10 +43,10 @@ def param_specs(params: Params, rules: Rules, mesh: Mesh) -> Params:
     path: [axes for pattern, axes in rules if re.search(pattern, path)]
     for path, _ in _leaves(params)
   }
-  none = [path for path, found in matches.items() if not found]
-  many = [path for path, found in matches.items() if len(found) > 1]
-  if none or many:
-    raise ValueError(_table_error(none, many, rules))
+  unmatched = [path for path, entries in matches.items() if not entries]
+  ambiguous = [path for path, entries in matches.items() if len(entries) > 1]
+  if unmatched or ambiguous:
+    raise ValueError(_table_error(unmatched, ambiguous, rules))
 
   def spec(key_path, leaf):
     path = _name(key_path)
@@ -80,7 +80,7 @@ def state_shardings(
   specs = param_specs(params, rules, mesh)
   is_spec = lambda x: isinstance(x, PartitionSpec)
   flat_specs = jax.tree.leaves(specs, is_leaf=is_spec)
-  known = {
+  spec_of = {
     (path, leaf.shape): spec
     for (path, leaf), spec in zip(_leaves(params), flat_specs, strict=True)
   }
@@ -89,9 +89,9 @@ def state_shardings(
     parts = _name(key_path).split("/")
     # The longest suffix first: "a/b/kernel" before "b/kernel".
     for start in range(len(parts)):
-      found = known.get(("/".join(parts[start:]), leaf.shape))
-      if found is not None:
-        return NamedSharding(mesh, found)
+      param_spec = spec_of.get(("/".join(parts[start:]), leaf.shape))
+      if param_spec is not None:
+        return NamedSharding(mesh, param_spec)
     return NamedSharding(mesh, PartitionSpec())
 
   return jax.tree_util.tree_map_with_path(sharding, state)
@@ -122,20 +122,20 @@ def describe(parts: dict[str, Any], *, limit: int = 20) -> str:
     spec = " ".join(_entry(axes) for axes in leaf.sharding.spec) or "replicated"
     rows.append((device_bytes(leaf), path, kind, spec))
   rows.sort(key=lambda row: (-row[0], row[1]))
-  shown = rows[:limit]
-  widths = [max((len(str(r[i])) for r in shown), default=0) for i in (1, 2, 3)]
+  top = rows[:limit]
+  widths = [max((len(str(r[i])) for r in top), default=0) for i in (1, 2, 3)]
   lines = [
     f"{path:<{widths[0]}}  {kind:<{widths[1]}}  {spec:<{widths[2]}}  "
     f"{_size(count):>10}"
-    for count, path, kind, spec in shown
+    for count, path, kind, spec in top
   ]
   if len(rows) > limit:
-    rest = sum(row[0] for row in rows[limit:])
-    lines.append(f"and {len(rows) - limit} more, {_size(rest)}")
+    remainder = sum(row[0] for row in rows[limit:])
+    lines.append(f"and {len(rows) - limit} more, {_size(remainder)}")
   totals = {name: device_bytes(tree) for name, tree in parts.items()}
-  named = ", ".join(f"{k} {_size(v)}" for k, v in totals.items() if v)
+  summary = ", ".join(f"{k} {_size(v)}" for k, v in totals.items() if v)
   lines.append(
-    f"total per device: {_size(sum(totals.values()))} ({named or 'nothing'})"
+    f"total per device: {_size(sum(totals.values()))} ({summary or 'nothing'})"
   )
   return "\n".join(lines)
 
@@ -151,18 +151,18 @@ def _name(key_path) -> str:
 
 def _leaves(tree):
   """[(path, leaf), ...] in tree order."""
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return [(_name(path), leaf) for path, leaf in flat]
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [(_name(path), leaf) for path, leaf in leaves]
 
 
-def _table_error(none, many, rules) -> str:
+def _table_error(unmatched, ambiguous, rules) -> str:
   """What the table misses and what it claims twice, by path."""
   parts = []
-  if none:
-    parts.append(f"no sharding rule matches {', '.join(none)}")
-  for path in many:
-    found = [pattern for pattern, _ in rules if re.search(pattern, path)]
-    parts.append(f"{path} is matched by {len(found)} rules: {found}")
+  if unmatched:
+    parts.append(f"no sharding rule matches {', '.join(unmatched)}")
+  for path in ambiguous:
+    patterns = [pattern for pattern, _ in rules if re.search(pattern, path)]
+    parts.append(f"{path} is matched by {len(patterns)} rules: {patterns}")
   return "; ".join(parts) + ". Each parameter must match exactly one rule."
 
 

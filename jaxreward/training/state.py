@@ -53,14 +53,14 @@ class TrainState:
   Attributes:
     step: int32, iterations done.
     updates: int32, optimizer steps done.
-    params: what is trained: all parameters, or the adapters.
+    params: the trained parameters: all of them, or the adapters.
     opt_state: the optimizer's.
     ema: average of params, for evaluation and export.
     references: name -> network that follows the trained one; "old" draws the
       samples of off-policy objectives.
     stats: running statistics of advantages; None without.
-    behind: the parameters that draw the next iteration's samples, where those
-      are drawn ahead: the ones of an update ago; else None.
+    sampler_params: with overlapped rollouts, the parameters that draw the next
+      iteration's samples, one update old; else None.
     mixture: float32 [K], weights of the gradients of rewards that stay apart;
       None where there is one gradient.
     players: name -> network that trains beside the policy.
@@ -73,15 +73,15 @@ class TrainState:
   ema: Params
   references: dict[str, Reference] = flax.struct.field(default_factory=dict)
   stats: Any = None
-  behind: Params | None = None
+  sampler_params: Params | None = None
   mixture: Array | None = None
   players: dict[str, Player] = flax.struct.field(default_factory=dict)
 
   @property
   def old(self) -> Params | None:
-    """What draws samples; None where the trained parameters do."""
-    found = self.references.get("old")
-    return None if found is None else found.params
+    """The parameters that draw samples; None where the trained ones do."""
+    reference = self.references.get("old")
+    return None if reference is None else reference.params
 
 
 def create(
@@ -89,7 +89,7 @@ def create(
   optimizer,
   *,
   references: Iterable[str] = (),
-  ahead: bool = False,
+  overlap: bool = False,
   stats: Any = None,
   gradients: int = 0,
   players: dict[str, Player] | None = None,
@@ -105,7 +105,7 @@ def create(
       name: Reference(ema.init_ema(params), jnp.zeros((), jnp.int32))
       for name in references
     },
-    behind=ema.init_ema(params) if ahead else None,
+    sampler_params=ema.init_ema(params) if overlap else None,
     stats=stats,
     mixture=jnp.full(gradients, 1 / gradients) if gradients else None,
     players=players or {},
@@ -123,14 +123,14 @@ def create_player(params: Params, optimizer) -> Player:
 
 
 def held(after: TrainState, before: TrainState, is_held: Array) -> TrainState:
-  """The state with all that belongs to the policy as it was, where it is held."""
+  """`after`, with the policy's part as in `before` where `is_held` is true."""
   names = (
     "updates",
     "params",
     "opt_state",
     "ema",
     "references",
-    "behind",
+    "sampler_params",
     "mixture",
   )
   keep = lambda old, new: jnp.where(is_held, old, new)

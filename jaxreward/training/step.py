@@ -102,18 +102,18 @@ def accumulate(
     (loss Mean, metrics, grads).
   """
   count = jax.tree.leaves(micros)[0].shape[0]
-  first = jax.tree.map(lambda x: x[0], micros)
+  example = jax.tree.map(lambda x: x[0], micros)
   if count == 1:
-    loss, metrics, grads = evaluate(loss_fn, params, first, frozen)
+    loss, metrics, grads = evaluate(loss_fn, params, example, frozen)
   else:
     shapes = jax.eval_shape(
-      lambda m: evaluate(loss_fn, params, m, frozen), first
+      lambda m: evaluate(loss_fn, params, m, frozen), example
     )
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
     def add(carry, micro):
-      found = evaluate(loss_fn, params, micro, frozen)
-      return pool(carry, found), None
+      sums = evaluate(loss_fn, params, micro, frozen)
+      return pool(carry, sums), None
 
     (loss, metrics, grads), _ = jax.lax.scan(add, zeros, micros)
   scale = 1 / jnp.maximum(loss.weight, 1e-12)
@@ -153,10 +153,10 @@ def accumulate_apart(
       lambda g: jnp.tensordot(every.astype(g.dtype), g, 1), grads
     )
     is_finite = jnp.isfinite(weights).all()
-    kept = jnp.where(is_finite, weights, mixture)
-    return Mean(loss.total @ every, loss.weight), metrics, grads, kept
+    next_mixture = jnp.where(is_finite, weights, mixture)
+    return Mean(loss.total @ every, loss.weight), metrics, grads, next_mixture
 
-  def held(mixture):
+  def reuse(mixture):
     shape = jax.eval_shape(
       loss_fn, params, jax.tree.map(lambda x: x[0], micros), frozen
     )[0]
@@ -167,7 +167,7 @@ def accumulate_apart(
 
   if combine.every == 1:
     return fresh(mixture)
-  return jax.lax.cond(updates % combine.every == 0, fresh, held, mixture)
+  return jax.lax.cond(updates % combine.every == 0, fresh, reuse, mixture)
 
 
 def gram_of(grads: Params) -> Array:
@@ -217,32 +217,32 @@ def update(
   """
 
   def one(carry, micro):
-    params, opt_state, average, done, mixture = carry
+    params, opt_state, average, updates, mixture = carry
     if prepare is not None:
       micro = prepare(params, micro, frozen)
     if combine is None:
       loss, metrics, grads = accumulate(loss_fn, params, micro, frozen)
     else:
       loss, metrics, grads, mixture = accumulate_apart(
-        combine, loss_fn, params, micro, frozen, mixture, done
+        combine, loss_fn, params, micro, frozen, mixture, updates
       )
       metrics = metrics | {"mixture": mixture}
     value = loss.value()
     params, opt_state, extra = optimizer.apply_if_finite(
       tx, grads, opt_state, params, loss=value, weight=loss.weight
     )
-    decay = ema.ema_decay(done, decay=ema_decay, schedule=ema_schedule)
+    decay = ema.ema_decay(updates, decay=ema_decay, schedule=ema_schedule)
     average = ema.update_ema(average, params, decay)
     metrics = metrics | extra | {"loss": loss}
-    return (params, opt_state, average, done + 1, mixture), metrics
+    return (params, opt_state, average, updates + 1, mixture), metrics
 
   carry = (
     state.params, state.opt_state, state.ema, state.updates, state.mixture,
   )  # fmt: skip
   carry, metrics = jax.lax.scan(one, carry, micros)
-  params, opt_state, average, done, mixture = carry
+  params, opt_state, average, updates, mixture = carry
   state = dataclasses.replace(
-    state, params=params, opt_state=opt_state, ema=average, updates=done,
+    state, params=params, opt_state=opt_state, ema=average, updates=updates,
     mixture=mixture,
   )  # fmt: skip
   return state, metrics

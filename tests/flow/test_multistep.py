@@ -45,7 +45,7 @@ def test_every_step_is_that_of_diffusers(kind, steps):
   scheduler = peer(kind)
   scheduler.set_timesteps(steps)
   made = schedule.Schedule(SHIFT, "unipc")
-  times, told = made.times(steps), made.told(steps)
+  times, told = made.times(steps), made.network_times(steps)
   if kind != "dpmpp_2m":  # whose grid is another
     np.testing.assert_allclose(times, scheduler.sigmas.numpy(), atol=2e-6)
     np.testing.assert_array_equal(
@@ -87,7 +87,7 @@ def test_the_scan_is_the_recurrence_and_tells_the_network_its_times():
   )
   times = schedule.Schedule(SHIFT, "unipc").times(5)
   told = np.linspace(0.9, 0.1, 5, dtype=np.float32)
-  table = dataclasses.replace(steppers.unipc(times), told=told)
+  table = dataclasses.replace(steppers.unipc(times), network_t=told)
   keys = jax.random.split(jax.random.key(0), 2)
   drawn = jax.jit(
     lambda: tiny.sample_rows(

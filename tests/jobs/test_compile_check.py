@@ -13,7 +13,7 @@ from jaxreward.compilation.report import MeshReport, RunReport
 from jaxreward.jobs import align, compile_check
 from jaxreward.setup import rewards
 from jaxreward.tasks.scenes import grammar
-from jaxreward.training import ahead
+from jaxreward.training import async_rollout
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 
@@ -166,7 +166,7 @@ def test_what_is_compiled_is_what_align_runs(caplog):
   shaped = compile_check.prompt_shapes(config, run.policy, mesh)
   with jax.set_mesh(mesh):
     lower = lambda draw, state, *rest: draw.lower(
-      ahead.drawer(state), state.step, *rest
+      async_rollout.draw_params(state), state.step, *rest
     )
     real = lower(run.parts.draw, run.parts.state, run.parts.base, run.batch)
     abstract = lower(made.draw, made.state, made.base, shaped)

@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from jaxreward import setup
 from jaxreward.jobs import align
-from jaxreward.training import ahead, faults
+from jaxreward.training import async_rollout, faults
 from tests import tiny
 
 pytestmark = pytest.mark.job
@@ -166,7 +166,7 @@ def test_the_next_samples_are_on_their_way_while_the_host_judges(
   command, tmp_path, small_model, monkeypatch
 ):
   begun, seen = [], []
-  begin = ahead.Samples._begin
+  begin = async_rollout.Samples._begin
 
   def note(self, params, n):
     begin(self, params, n)
@@ -178,7 +178,7 @@ def test_the_next_samples_are_on_their_way_while_the_host_judges(
     seen.append(max(begun))
     return judge(*args)
 
-  monkeypatch.setattr(ahead.Samples, "_begin", note)
+  monkeypatch.setattr(async_rollout.Samples, "_begin", note)
   monkeypatch.setattr(align, "host_scores", judged)
   assert command(NFT, tmp_path / "run", SMALL | OVERLAP) == 0
   assert seen == [1, 2, 3, 4, 4]

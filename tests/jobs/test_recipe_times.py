@@ -93,7 +93,7 @@ def test_a_recipe_samples_at_its_schedulers_times(model, objective):
     scheduler = kind(**options)
     want = sigmas_of(scheduler, model, steps)
     np.testing.assert_allclose(made.times(steps), want, atol=2e-6)
-    told = made.told(steps)
+    told = made.network_times(steps)
     assert (told is None) == (name == EULER)
     if told is not None:  # whole thousandths, but for the last bit
       whole = scheduler.timesteps.numpy()

@@ -13,7 +13,7 @@ from jaxreward import feeds, rng
 from jaxreward.flow import sampler, schedule, steppers
 from jaxreward.jobs import evaluate
 from jaxreward.tasks.scenes import grammar
-from jaxreward.training import ahead
+from jaxreward.training import async_rollout
 from jaxreward.types import Policy
 from tests import tiny
 
@@ -279,9 +279,9 @@ def test_samples_drawn_ahead_are_those_of_an_update_ago(spec):
         params, jnp.int32(n), iteration.parts.base, iteration.batch
       )
 
-  samples, state, kept = ahead.Samples(draw, 4), iteration.state, []
+  samples, state, kept = async_rollout.Samples(draw, 4), iteration.state, []
   for n in range(4):
-    kept.append(tiny.flat(ahead.drawer(state)))
+    kept.append(tiny.flat(async_rollout.draw_params(state)))
     trajectory, _, images = samples.of(state, n)
     scores = {"redness": tiny.redness(images, None)}
     state, metrics = iteration.update(state, trajectory, scores)
@@ -298,8 +298,8 @@ def test_samples_drawn_ahead_are_those_of_an_update_ago(spec):
 def test_without_overlap_samples_are_drawn_when_they_are_asked_for():
   iteration = iteration_of(GRPO)
   drawn = []
-  samples = ahead.Samples(lambda params, n: drawn.append(n) or n, 9)
-  assert iteration.state.behind is None
+  samples = async_rollout.Samples(lambda params, n: drawn.append(n) or n, 9)
+  assert iteration.state.sampler_params is None
   assert samples.of(iteration.state, 3) == 3
   samples.begin_next(iteration.state, 4)
   assert drawn == [3]

@@ -55,7 +55,7 @@ def sample(
   policy, params, monkeypatch, start, prompts, empty, times, scale, told
 ):
   """x_0 by the rollout's own loop, from given noise."""
-  table = dataclasses.replace(steppers.ode(times), told=told)
+  table = dataclasses.replace(steppers.ode(times), network_t=told)
   monkeypatch.setattr(sampler, "initial_noise", lambda *_: start)
   keys = jax.random.split(jax.random.key(0), len(start))
 

@@ -36,7 +36,7 @@ class Experts(nn.Module):
     words = cond["words"][:, list(FOLDERS).index(name)]
     return getattr(self, name)(x, t, dict(cond, words=words))
 
-  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+  def init_forward(self, x: Array, t: Array, prompts: Cond) -> Array:
     cond = self.encode(prompts)
     return self(x, t, cond, "high") + self(x, t, cond, "low")
 

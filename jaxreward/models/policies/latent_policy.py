@@ -1,4 +1,4 @@
-"""A policy over latents, from a network with `encode` and `everything`."""
+"""A policy over latents, from a network with `encode` and `init_forward`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def make(
 
   Args:
     net: called as (x, t, cond), with methods `encode` (prompts) and
-      `everything` (x, t, prompts).
+      `init_forward` (x, t, prompts).
     prompts: shapes of what `encode` takes, for one prompt.
     latent_shape: (H, W, C) or (F, H, W, C).
     param_dtype: of the parameters that `init` draws.
@@ -74,7 +74,7 @@ def make(
     x, t = jnp.zeros((1, *latent_shape)), jnp.zeros((1,))
     both = prompts | (pictures or {})
     empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), both)
-    params = net.init(key, x, t, empty, method="everything")["params"]
+    params = net.init(key, x, t, empty, method="init_forward")["params"]
     return jax.tree.map(lambda p: p.astype(param_dtype), params)
 
   def encode(params: Params, prompts: Cond) -> Cond:

@@ -118,7 +118,7 @@ class QwenImage(nn.Module):
     y = self.patch_out(y).astype(jnp.float32)
     return mmdit.from_patches(y, _PATCH, height, width, by_channel=True)
 
-  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+  def init_forward(self, x: Array, t: Array, prompts: Cond) -> Array:
     return self(x, t, self.encode(prompts))
 
 

@@ -293,7 +293,7 @@ class SceneDiT(nn.Module):
     y = y.reshape(b, side, side, p, p, channels).swapaxes(2, 3)
     return y.reshape(b, size, size, channels)
 
-  def everything(self, x: Array, t: Array, prompts: Any) -> Array:
+  def init_forward(self, x: Array, t: Array, prompts: Any) -> Array:
     return self(x, t, self.encode(prompts))
 
 
@@ -380,7 +380,7 @@ def make_policy(
     if takes_source:
       prompts = {"tokens": prompts, "source": x}
     args = x, jnp.zeros((1,)), prompts
-    return net.init(key, *args, method="everything")["params"]
+    return net.init(key, *args, method="init_forward")["params"]
 
   def encode(params: Params, prompts: Any) -> Cond:
     return net.apply({"params": params}, prompts, method="encode")

@@ -136,7 +136,7 @@ class SD3(nn.Module):
     cut = table[top : top + rows, left : left + columns]
     return cut.reshape(1, -1, d).astype(self.dtype)
 
-  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+  def init_forward(self, x: Array, t: Array, prompts: Cond) -> Array:
     return self(x, t, self.encode(prompts))
 
 

@@ -261,7 +261,7 @@ class Wan(nn.Module):
     side = 2 * (self.head_width // 6)
     return self.head_width - 2 * side, side, side
 
-  def everything(self, x: Array, t: Array, prompts: Cond) -> Array:
+  def init_forward(self, x: Array, t: Array, prompts: Cond) -> Array:
     return self(x, t, self.encode(prompts))
 
 
