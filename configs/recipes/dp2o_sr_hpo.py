@@ -2,7 +2,7 @@
 
 Wu et al. 2025, https://arxiv.org/abs/2510.18851, of super-resolution there: the best
 quarter of a group against the worst, by a quality score of several metrics. The form
-of the weights is unverified.
+of the weights is unverified; beta is that of Flow-GRPO's code for pairs.
 """
 
 from jaxreward import recipes
@@ -11,7 +11,9 @@ from jaxreward import recipes
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
   config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="hierarchical_dpo", beta=2000.0)
+  config.objective = dict(name="hierarchical_dpo", beta=100.0)
   config.regularizers = dict()
   config.align.pairs = config.rollout.group // 4
+  if recipes.size_of(arg) != "full":
+    config.optimizer.learning_rate = 5e-5  # pairs pull all one way
   return config

@@ -14,4 +14,6 @@ def get_config(arg: str | None = None):
   config.objective = dict(name="dynamic_dpo", beta=100.0, growth=0.5, rate=0.5)
   config.regularizers = dict()
   config.align.pairs = 1 if recipes.size_of(arg) == "smoke" else 2
+  if recipes.size_of(arg) != "full":
+    config.optimizer.learning_rate = 5e-5  # pairs pull all one way
   return config

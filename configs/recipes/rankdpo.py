@@ -2,7 +2,8 @@
 
 Karthik et al. 2024, https://arxiv.org/abs/2410.18013. Labels are the shares of won
 comparisons, averaged over the rewards; the authors label pictures of several models
-beforehand (Syn-Pic), here they are the policy's own.
+beforehand (Syn-Pic), here they are the policy's own, and beta is that of
+Flow-GRPO's code for pairs.
 """
 
 from jaxreward import recipes
@@ -14,6 +15,8 @@ def get_config(arg: str | None = None):
   recipes.reward_with(config, arg, task=0.5, look=0.5)
   config.composition = dict(name="win_rate")
   config.advantage = dict(name="given")
-  config.objective = dict(name="rank_dpo", beta=2000.0)
+  config.objective = dict(name="rank_dpo", beta=100.0)
   config.regularizers = dict()
+  if recipes.size_of(arg) != "full":
+    config.optimizer.learning_rate = 5e-5  # pairs pull all one way
   return config
