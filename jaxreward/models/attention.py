@@ -56,9 +56,13 @@ def choose(form: str, dtype: jnp.dtype | type, platform: str) -> str:
   """
   if form != "auto":
     return form
-  here = [name for name, where in _WHERE.items() if platform in where]
-  wide = jnp.dtype(dtype).itemsize != 2
-  return "plain" if not here or (here == ["cudnn"] and wide) else here[0]
+  candidates = [name for name, where in _WHERE.items() if platform in where]
+  is_wide = jnp.dtype(dtype).itemsize != 2
+  return (
+    "plain"
+    if not candidates or (candidates == ["cudnn"] and is_wide)
+    else candidates[0]
+  )
 
 
 def attention(
@@ -86,9 +90,9 @@ def attention(
     y = sequence.by_device(flash, q, k, v, mask)
   else:
     name = None if form == "plain" else form
-    seen = None if mask is None else mask[:, None, None, :]
+    key_mask = None if mask is None else mask[:, None, None, :]
     run = functools.partial(
-      jax.nn.dot_product_attention, mask=seen, implementation=name
+      jax.nn.dot_product_attention, mask=key_mask, implementation=name
     )
     y = sequence.attend(run, q, k, v)
   return y.reshape(*y.shape[:2], -1)
@@ -105,9 +109,9 @@ def flash(
   across, along = _block(n), _block(m)
   ids = None
   if mask is not None or m % along:
-    seen = jnp.ones((b, m), bool) if mask is None else mask
+    key_mask = jnp.ones((b, m), bool) if mask is None else mask
     # Queries are of segment 0, and so are the keys that they see.
-    hidden = jnp.logical_not(_fill(seen, along)).astype(jnp.int32)
+    hidden = jnp.logical_not(_fill(key_mask, along)).astype(jnp.int32)
     ids = library.SegmentIds(jnp.zeros((b, n + -n % across), jnp.int32), hidden)
   sizes = library.BlockSizes(
     block_q=across, block_k_major=along, block_k=along, block_b=1,
@@ -125,8 +129,8 @@ def flash(
 
 def _block(tokens: int) -> int:
   """The widest block that adds at most a sixth."""
-  fits = (b for b in _BLOCKS if 6 * (-tokens % b) <= tokens)
-  return next(fits, _BLOCKS[-1])
+  blocks = (b for b in _BLOCKS if 6 * (-tokens % b) <= tokens)
+  return next(blocks, _BLOCKS[-1])
 
 
 def _fill(x: Array, block: int) -> Array:

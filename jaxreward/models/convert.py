@@ -166,16 +166,16 @@ def load_params(
       with a value that is not finite; see `hub.Stored.read`.
     ValueError: the table and the parameters do not name the same leaves.
   """
-  stored = hub.open_weights(spec)
+  tensors = hub.open_weights(spec)
   by_path = _by_path(rules, like)
   expected = _outlines(like, by_path)
   ignored = [name for rule in rules if not rule.ours for name in rule.names()]
-  _require_fit(spec, stored, expected, [n for names in ignored for n in names])
-  _say_unread(spec, [name for name in stored if name not in expected])
+  _require_fit(spec, tensors, expected, [n for names in ignored for n in names])
+  _say_unread(spec, [name for name in tensors if name not in expected])
 
   def fill(key_path, leaf):
     rule = by_path[_name(key_path)]
-    value = rule.to_ours(lambda name: stored[name].read())
+    value = rule.to_ours(lambda name: tensors[name].read())
     value = value.astype(leaf.dtype, copy=False)
     sharding = getattr(leaf, "sharding", None)
     return value if sharding is None else jax.device_put(value, sharding)
@@ -186,10 +186,10 @@ def load_params(
 def _say_unread(spec: os.PathLike[str] | str, names: list[str]) -> None:
   """One line on tensors that are left where they are, layers counted."""
   if names:
-    kinds = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
-    said = [f"{n} ({k})" if k > 1 else n for n, k in kinds.items()]
-    unread = shown(_list(said, _UNREAD), 150)
-    logging.info("%s: not read, not needed: %s", shown(spec, 100), unread)
+    counts = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
+    parts = [f"{n} ({k})" if k > 1 else n for n, k in counts.items()]
+    text = shown(_list(parts, _UNREAD), 150)
+    logging.info("%s: not read, not needed: %s", shown(spec, 100), text)
 
 
 def to_public(params: Params, rules: Rules) -> dict[str, np.ndarray]:
@@ -296,40 +296,40 @@ def _by_path(rules: Rules, tree: Params) -> dict[str, Rule]:
 
 def _require_fit(
   spec: os.PathLike[str] | str,
-  stored: Mapping[str, hub.Stored],
+  tensors: Mapping[str, hub.Stored],
   expected: Mapping[str, tuple[tuple[int, ...], bool]],
   ignored: list[str],
 ) -> None:
-  adapters = [n for n in stored if _ADAPTER.search(n)]
+  adapters = [n for n in tensors if _ADAPTER.search(n)]
   if adapters:
     raise UserError(
       f"{spec} holds adapters ({shown(adapters[0])}), not whole weights; a"
       " policy takes them as config.init.adapter"
     )
-  missing = [n for n in expected if n not in stored]
+  missing = [n for n in expected if n not in tensors]
   unexpected = [
     n
-    for n in stored
+    for n in tensors
     if n not in expected and not any(fnmatch.fnmatch(n, g) for g in ignored)
   ]
-  wrong = [
-    f"{n} is {stored[n].dtype}{list(stored[n].shape)}, expected"
+  misfits = [
+    f"{n} is {tensors[n].dtype}{list(tensors[n].shape)}, expected"
     f" {'float' if is_float else 'int'}{list(shape)}"
     for n, (shape, is_float) in expected.items()
-    if n in stored
-    and (stored[n].shape != shape or stored[n].is_float != is_float)
+    if n in tensors
+    and (tensors[n].shape != shape or tensors[n].is_float != is_float)
   ]
   parts = []
   most = (
-    _SHOWN if len([x for x in (missing, unexpected, wrong) if x]) < 2 else 1
+    _SHOWN if len([x for x in (missing, unexpected, misfits) if x]) < 2 else 1
   )
   if missing:
     hint = nearest(missing[0], unexpected)
     parts.append(f"it lacks {_list(missing, most)}{hint}")
   if unexpected:
     parts.append(f"it holds besides {_list(unexpected, most)}")
-  if wrong:
-    parts.append(_list(wrong, most))
+  if misfits:
+    parts.append(_list(misfits, most))
   if parts:
     raise UserError(f"{spec} does not fit this model: {'; '.join(parts)}")
 
@@ -353,8 +353,8 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _list(names: list[str], most: int) -> str:
-  more = len(names) - most
-  return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+  excess = len(names) - most
+  return ", ".join(names[:most]) + (f" and {excess} more" if excess > 0 else "")
 
 
 def _name(key_path) -> str:
@@ -362,5 +362,5 @@ def _name(key_path) -> str:
 
 
 def _leaves(tree: Params) -> list[tuple[str, Any]]:
-  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return [(_name(path), leaf) for path, leaf in flat]
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [(_name(path), leaf) for path, leaf in leaves]

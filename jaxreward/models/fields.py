@@ -59,19 +59,19 @@ class Fields:
   absent: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def like(config: Mapping[str, Any], more: Fields) -> Fields:
-  """Fields that must be those of `config`, besides what `more` knows.
+def like(config: Mapping[str, Any], extra: Fields) -> Fields:
+  """Fields that must be those of `config`, besides what `extra` knows.
 
   Args:
     config: of the architecture that was asked for.
-    more: further values of some of them, and what else is known.
+    extra: further values of some of them, and what else is known.
   """
   fixed = {name: (value,) for name, value in config.items()}
-  for name, values in more.fixed.items():
+  for name, values in extra.fixed.items():
     fixed[name] = (*fixed.get(name, ()), *values)
-  for name in more.unread:
+  for name in extra.unread:
     fixed.pop(name, None)
-  return dataclasses.replace(more, fixed=fixed)
+  return dataclasses.replace(extra, fixed=fixed)
 
 
 def check(record: Mapping[str, Any], known: Fields, *, of: str) -> None:
@@ -125,9 +125,9 @@ def read(spec: os.PathLike[str] | str) -> dict[str, Any]:
 def _other(
   of: str, name: str, value: Any, expected: tuple[Any, ...], *, given: bool
 ) -> UserError:
-  kinds = list(dict.fromkeys(json.dumps(one)[:_SHOWN] for one in expected))
+  values = list(dict.fromkeys(json.dumps(one)[:_SHOWN] for one in expected))
   silent = "" if given else " (it is not there, which means that)"
-  return hub.misfit(of, name, value, " or ".join(kinds) + silent)
+  return hub.misfit(of, name, value, " or ".join(values) + silent)
 
 
 def _is_on(value: Any) -> bool:

@@ -60,8 +60,8 @@ class Among(nn.Module):
     attention = nn.MultiHeadDotProductAttention(
       self.heads, dtype=self.dtype, name="attention"
     )
-    seen: Any = attention(blocks.layer_norm(x))
-    x = x + seen
+    attended: Any = attention(blocks.layer_norm(x))
+    x = x + attended
     x = x + blocks.dense(self.width, "down", self.dtype)(
       nn.gelu(
         blocks.dense(2 * self.width, "up", self.dtype)(blocks.layer_norm(x))

@@ -91,7 +91,7 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
     UserError: no such path, no network, or not the extra `hub`; the line says
       what to download where.
   """
-  given, spec = spec, paths.expand(spec)
+  source, spec = spec, paths.expand(spec)
   if paths.is_there(spec):
     return pathlib.Path(spec)
   place, _, inside = spec.partition(":")
@@ -102,7 +102,7 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
     return path
   if not _HUB_ID.fullmatch(place):
     raise UserError(
-      f"{shown(given, 100)}: no such file or folder{paths.hint(spec)}, and no"
+      f"{shown(source, 100)}: no such file or folder{paths.hint(spec)}, and no"
       " hub id (org/name)"
     )
   return _download(place, inside) / inside
@@ -118,7 +118,7 @@ def _download(repository: str, inside: str) -> pathlib.Path:
   is_index = _INDEX.fullmatch(inside) is not None
   folder = inside.rpartition("/")[0] if is_file or is_index else inside
   at = f"{folder}/" if folder else ""
-  asked = [f"{at}*{end}" for end in (_BESIDE if is_file else _READ)]
+  patterns = [f"{at}*{end}" for end in (_BESIDE if is_file else _READ)]
   by_hand = (
     f"download {', '.join(f'*{end}' for end in _READ)} of"
     f" https://huggingface.co/{repository}/tree/main/{folder} into a folder and"
@@ -132,7 +132,7 @@ def _download(repository: str, inside: str) -> pathlib.Path:
       f" fetch it from the hub, or {by_hand}"
     ) from error
   which = {
-    "allow_patterns": [inside, *asked] if is_file else asked,
+    "allow_patterns": [inside, *patterns] if is_file else patterns,
     "ignore_patterns": f"{at}*/*",
   }
   try:
@@ -182,8 +182,8 @@ def beside(spec: os.PathLike[str] | str) -> Iterator[None]:
 
 def misfit(of: str, name: str, value: Any, expected: str) -> UserError:
   """The line on a field of a record: where, which, what it is and should be."""
-  given = shown(json.dumps(value), _SHOWN)
-  return UserError(f"{of}: {name}={given}; expected {expected}")
+  text = shown(json.dumps(value), _SHOWN)
+  return UserError(f"{of}: {name}={text}; expected {expected}")
 
 
 def field(
@@ -209,20 +209,20 @@ def field(
   """
   value = record.get(name)
   value = default if value is None else value
-  right = (int, float) if kind is float else kind
-  is_right = isinstance(value, right) and not isinstance(value, bool)
-  if not is_right or (kind is not dict and not 0 < value < _LARGEST):
+  types = (int, float) if kind is float else kind
+  is_valid = isinstance(value, types) and not isinstance(value, bool)
+  if not is_valid or (kind is not dict and not 0 < value < _LARGEST):
     raise misfit(of, name, value, _KINDS[kind])
   return value
 
 
 def shape_of(
-  stored: Mapping[str, Stored], name: str, rank: int, *, of: str
+  tensors: Mapping[str, Stored], name: str, rank: int, *, of: str
 ) -> tuple[int, ...]:
   """The shape of a tensor that tells an architecture.
 
   Args:
-    stored: from `open_weights`.
+    tensors: from `open_weights`.
     name: its public name.
     rank: how many axes it has in that architecture.
     of: checkpoint and architecture, such as "a.safetensors: no IResNet", for
@@ -231,17 +231,17 @@ def shape_of(
   Raises:
     UserError: it is not there, or has other axes.
   """
-  if name not in stored:
+  if name not in tensors:
     raise UserError(f"{of}: it lacks {name}")
-  shape = stored[name].shape
+  shape = tensors[name].shape
   if len(shape) != rank:
     raise UserError(f"{of}: {name} has {len(shape)} axes, not {rank}")
   return shape
 
 
-def count_layers(stored: Mapping[str, Stored], name: str) -> int:
+def count_layers(tensors: Mapping[str, Stored], name: str) -> int:
   """How many of name.format(0), name.format(1), ... there are in a row."""
-  return next(i for i in itertools.count() if name.format(i) not in stored)
+  return next(i for i in itertools.count() if name.format(i) not in tensors)
 
 
 def _choose(folder: pathlib.Path) -> pathlib.Path:
@@ -261,11 +261,13 @@ def _choose(folder: pathlib.Path) -> pathlib.Path:
   every = [n for n in names if n.endswith(_SUFFIX)]
   indices = [n for n in names if _INDEX.fullmatch(n)]
   plain = [n for n in every if "." not in n.removesuffix(_SUFFIX)]
-  own = [n for n in indices if n.count(".") == 3]  # NAME.safetensors.index.json
-  files = own or plain or indices or every
-  for found in (files, [n for n in files if n.startswith("model.")]):
-    if len(found) == 1:
-      return folder / found[0]
+  plain_indices = [
+    n for n in indices if n.count(".") == 3
+  ]  # NAME.safetensors.index.json
+  files = plain_indices or plain or indices or every
+  for matches in (files, [n for n in files if n.startswith("model.")]):
+    if len(matches) == 1:
+      return folder / matches[0]
   if files:
     raise UserError(
       f"{folder} holds several checkpoints, name one of them: "
@@ -302,14 +304,16 @@ def _sharded(index: pathlib.Path) -> dict[str, Stored]:
       f"{index.parent} lacks {len(absent)} of {len(shards)} shards:"
       f" {', '.join(absent)}"
     )
-  found = {name: _listed(index.parent / name) for name in shards}
-  lost = [name for name, shard in places.items() if name not in found[shard]]
-  if lost:
+  tensors = {name: _listed(index.parent / name) for name in shards}
+  absent_names = [
+    name for name, shard in places.items() if name not in tensors[shard]
+  ]
+  if absent_names:
     raise UserError(
-      f"{index.parent / places[lost[0]]} does not hold {lost[0]}, which"
+      f"{index.parent / places[absent_names[0]]} does not hold {absent_names[0]}, which"
       f" {index.name} says it does"
     )
-  return {name: found[shard][name] for name, shard in places.items()}
+  return {name: tensors[shard][name] for name, shard in places.items()}
 
 
 def _listed(path: pathlib.Path) -> dict[str, Stored]:

@@ -108,8 +108,8 @@ def adapt_policy(
 
   def init(key: Array) -> Params:
     base, adapter = split(wrap(policy.init)(key))
-    wide = jax.tree.map(lambda x: x.astype(jnp.float32), adapter)
-    return merge(base, wide)
+    adapter32 = jax.tree.map(lambda x: x.astype(jnp.float32), adapter)
+    return merge(base, adapter32)
 
   adapted = dataclasses.replace(
     policy,
@@ -144,15 +144,15 @@ def split(params: Params) -> tuple[Params, Params]:
 
 def merge(base: Params, adapter: Params) -> Params:
   """Inverse of `split`; raises ValueError when both hold a parameter."""
-  merged = dict(base)
+  params = dict(base)
   for name, child in adapter.items():
-    if name not in merged:
-      merged[name] = child
-    elif isinstance(child, dict) and isinstance(merged[name], dict):
-      merged[name] = merge(merged[name], child)
+    if name not in params:
+      params[name] = child
+    elif isinstance(child, dict) and isinstance(params[name], dict):
+      params[name] = merge(params[name], child)
     else:
       raise ValueError(f"both trees hold {name}.")
-  return merged
+  return params
 
 
 def fuse(params: Params, *, alpha: float) -> Params:
@@ -189,31 +189,31 @@ def pad(adapter: Params, fresh: Params, *, alpha: float) -> Params:
   Raises:
     UserError: an adapted layer that the fresh ones leave out, or more ranks.
   """
-  found = dict(fresh)
+  params = dict(fresh)
   for name, child in adapter.items():
     if name not in fresh:
       raise UserError(
         f"it adapts a layer {name} that config.lora.targets leaves out"
       )
     if name == NAME:
-      found[name] = _padded(child, fresh[name], alpha)
+      params[name] = _padded(child, fresh[name], alpha)
     else:
-      found[name] = pad(child, fresh[name], alpha=alpha)
-  return found
+      params[name] = pad(child, fresh[name], alpha=alpha)
+  return params
 
 
 def _padded(pair: Params, fresh: Params, alpha: float) -> Params:
   a, b = np.array(fresh["a"]), np.array(fresh["b"])
-  rank, new = pair["a"].shape[-1], a.shape[-1]
-  if rank > new:
+  rank, full_rank = pair["a"].shape[-1], a.shape[-1]
+  if rank > full_rank:
     raise UserError(
-      f"its rank is {rank}, and config.lora.rank={new}; set that to {rank} or"
+      f"its rank is {rank}, and config.lora.rank={full_rank}; set that to {rank} or"
       " more"
     )
   # Of layers that the file leaves out the fresh A stays, or they never learn.
   idle = ~pair["a"].any(-2) & ~pair["b"].any(-1)
   a[..., :rank] = np.where(idle[..., None, :], a[..., :rank], pair["a"])
-  b[..., :rank, :] = pair["b"] * (new / alpha)
+  b[..., :rank, :] = pair["b"] * (full_rank / alpha)
   return {"a": a, "b": b}
 
 
@@ -222,19 +222,19 @@ def add(params: Params, adapter: Params) -> Params:
 
   Layers are added one by one in float32 and kept in the kernel's type.
   """
-  found: dict[str, Any] = dict(params)
+  result: dict[str, Any] = dict(params)
   for name, child in adapter.items():
     if name != NAME:
-      found[name] = add(params[name], child)
+      result[name] = add(params[name], child)
   if NAME in adapter:
     a, b = adapter[NAME]["a"], adapter[NAME]["b"]
     kernel = np.asarray(params["kernel"])
-    found["kernel"] = (
+    result["kernel"] = (
       np.stack([_sum(*row) for row in zip(kernel, a, b, strict=True)])
       if kernel.ndim == 3
       else _sum(kernel, a, b)
     )
-  return found
+  return result
 
 
 def _sum(kernel: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

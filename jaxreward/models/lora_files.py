@@ -68,12 +68,19 @@ def save_adapter(
   if not pairs:
     raise UserError("there is no adapter to save; was lora.rank 0?")
   rank = pairs[0][1].shape[0]
-  scaled = [(name, a, b * np.float32(alpha / rank)) for name, a, b in pairs]
+  scaled_pairs = [
+    (name, a, b * np.float32(alpha / rank)) for name, a, b in pairs
+  ]
   config = _config(pairs, rank, alpha)
   folder = pathlib.Path(folder)
   for file, prefix, pairs_of, its in (
     (PEFT_FILE, PEFT_PREFIX, pairs, config),
-    (DIFFUSERS_FILE, DIFFUSERS_PREFIX, scaled, config | {"lora_alpha": rank}),
+    (
+      DIFFUSERS_FILE,
+      DIFFUSERS_PREFIX,
+      scaled_pairs,
+      config | {"lora_alpha": rank},
+    ),
   ):
     write_atomic(folder / file, _bytes(pairs_of, prefix, its, dtype))
   write_atomic(folder / PEFT_CONFIG, json.dumps(config, indent=2))
@@ -100,8 +107,8 @@ def _bytes(
     for end, x in (("A", a), ("B", b)):
       key = f"{prefix}.{name}.lora_{end}.weight"
       arrays[key] = convert.stored(key, x, dtype or "float32")
-  known = {f"{prefix}.{k}": v for k, v in config.items() if k != "peft_type"}
-  header = {"format": "pt", METADATA: json.dumps(known)}
+  fields = {f"{prefix}.{k}": v for k, v in config.items() if k != "peft_type"}
+  header = {"format": "pt", METADATA: json.dumps(fields)}
   return safetensors.numpy.save(arrays, header)
 
 
@@ -112,32 +119,35 @@ def _public_pairs(
 
   Of a convolution they are [rank, in, *window] and [out, rank, 1, ...].
   """
-  left = dict(_pairs(adapter, ""))
+  pairs = dict(_pairs(adapter, ""))
   for rule in rules:
     path = rule.ours.removesuffix("/kernel")
-    if path not in left:
+    if path not in pairs:
       continue
     if rule.form in (convert.SAME, convert.CONV):
       raise UserError(
         f"the adapter of {path} has no counterpart in the public layout;"
         " choose lora.targets without it"
       )
-    a, b = left.pop(path)
-    stacked = rule.layers is not None
+    a, b = pairs.pop(path)
+    is_stacked = rule.layers is not None
     for names, a_row, b_row in zip(
-      rule.names(), a if stacked else [a], b if stacked else [b], strict=True
+      rule.names(),
+      a if is_stacked else [a],
+      b if is_stacked else [b],
+      strict=True,
     ):
-      wide = rule.form.to_public(a_row)
-      window = (1,) * (wide.ndim - 2)
+      public_a = rule.form.to_public(a_row)
+      window = (1,) * (public_a.ndim - 2)
       # Layers that are one of ours share A, and each has its part of B.
       for name, part in zip(names, np.split(b_row.T, len(names)), strict=True):
         yield (
           name.removesuffix(".weight"),
-          wide,
+          public_a,
           part.reshape(*part.shape, *window),
         )
-  if left:
-    raise UserError(f"the table has no layer {next(iter(left))}")
+  if pairs:
+    raise UserError(f"the table has no layer {next(iter(pairs))}")
 
 
 def _pairs(

@@ -200,14 +200,14 @@ def originals(kind: str, layers: Collection[str]) -> dict[str, Alias]:
     "SD3Transformer2DModel": _sd3(depth),
     "WanTransformer3DModel": _wan(),
   }
-  found: dict[str, Alias] = {}
+  names: dict[str, Alias] = {}
   for name, target in tables.get(kind, {}).items():
     alias = _alias(target)
     for i in range(depth if "{}" in name else 1):
       public = tuple(layer.format(i) for layer in alias.layers)
       if all(layer in layers for layer in public):
-        found[name.format(i)] = Alias(public, alias.swapped)
-  return found
+        names[name.format(i)] = Alias(public, alias.swapped)
+  return names
 
 
 def aliases(kind: str, layers: Collection[str]) -> dict[str, Alias]:
@@ -217,10 +217,10 @@ def aliases(kind: str, layers: Collection[str]) -> dict[str, Alias]:
     kind: the class of the network in diffusers.
     layers: the names of its layers there.
   """
-  found = {flat(name): Alias((name,)) for name in layers}
+  names = {flat(name): Alias((name,)) for name in layers}
   for name, alias in originals(kind, layers).items():
-    found.setdefault(flat(name), alias)
-  return found
+    names.setdefault(flat(name), alias)
+  return names
 
 
 def _alias(target: str | tuple[str, ...] | Alias) -> Alias:

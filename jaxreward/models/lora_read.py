@@ -105,11 +105,11 @@ def read(
     if name.endswith(".weight") and len(shape) > 1
   }
   path = _file(hub.resolve(spec))
-  stored = hub.open_weights(path)
-  _require_lora(spec, stored, shapes)
+  tensors = hub.open_weights(path)
+  _require_lora(spec, tensors, shapes)
   alias = lora_names.aliases(kind, shapes)
   layers: dict[str, _Pair] = {}
-  for pair in _pairs(path, spec, stored):
+  for pair in _pairs(path, spec, tensors):
     for name, part in _public(pair, alias, shapes, spec, kind):
       if name in layers:
         raise UserError(
@@ -128,57 +128,57 @@ def _file(path: pathlib.Path) -> pathlib.Path:
     pickle = path / "adapter_model.bin"
     file = path / lora_files.PEFT_FILE
     return pickle if pickle.exists() and not file.exists() else file
-  named = path / lora_files.DIFFUSERS_FILE
-  return named if named.exists() else path
+  file_path = path / lora_files.DIFFUSERS_FILE
+  return file_path if file_path.exists() else path
 
 
 def _require_lora(
   spec: os.PathLike[str] | str,
-  stored: Mapping[str, hub.Stored],
+  tensors: Mapping[str, hub.Stored],
   shapes: Mapping[str, Any],
 ) -> None:
   """Refuses a file for what it holds besides pairs of matrices."""
-  for pattern, what in _REFUSED:
-    names = [name for name in stored if re.search(pattern, name)]
+  for pattern, reason in _REFUSED:
+    names = [name for name in tensors if re.search(pattern, name)]
     if names:
       raise UserError(
-        f"{spec} is {what} ({len(names)} of {len(stored)} tensors, such as"
+        f"{spec} is {reason} ({len(names)} of {len(tensors)} tensors, such as"
         f" {shown(names[0])}); take a file of plain LoRA for the network alone"
       )
-  odd = [n for n in stored if not _END.search(n) and not n.endswith(".alpha")]
-  if not odd and stored:
+  odd = [n for n in tensors if not _END.search(n) and not n.endswith(".alpha")]
+  if not odd and tensors:
     return
   bare = [n.removesuffix(".weight").removesuffix(".bias") for n in odd]
   if any(lora_names.stripped(n) in shapes for n in bare) and len(odd) == len(
-    stored
+    tensors
   ):
     raise UserError(
       f"{spec} holds whole weights, not an adapter; name it in {_CHECKPOINT}"
     )
-  what = f"{shown(odd[0])} is no matrix of LoRA" if odd else "it is empty"
-  raise UserError(f"{spec} is not an adapter: {what}")
+  reason = f"{shown(odd[0])} is no matrix of LoRA" if odd else "it is empty"
+  raise UserError(f"{spec} is not an adapter: {reason}")
 
 
 def _pairs(
   path: pathlib.Path,
   spec: os.PathLike[str] | str,
-  stored: Mapping[str, hub.Stored],
+  tensors: Mapping[str, hub.Stored],
 ) -> Iterator[_Pair]:
   """Every adapted layer of a file, its values read."""
-  found: dict[str, dict[str, hub.Stored]] = {}
-  for name, tensor in stored.items():
+  modules: dict[str, dict[str, hub.Stored]] = {}
+  for name, tensor in tensors.items():
     match = _END.search(name)
     module = name[: match.start()] if match else name.removesuffix(".alpha")
     end = _ENDS[match["end"].replace("lora.", "lora_")] if match else "alpha"
-    if end in found.setdefault(module, {}):
+    if end in modules.setdefault(module, {}):
       raise UserError(f"{spec} has two adapters of {shown(module)}")
-    found[module][end] = tensor
+    modules[module][end] = tensor
   scale_of = lora_scales.scales(path, spec)
-  if scale_of and any("alpha" in its for its in found.values()):
+  if scale_of and any("alpha" in its for its in modules.values()):
     raise UserError(
       f"{spec} has its scale twice: tensors .alpha, and a config; remove one"
     )
-  for module, its in found.items():
+  for module, its in modules.items():
     yield _pair(module, its, scale_of, spec)
 
 
@@ -190,9 +190,9 @@ def _pair(
 ) -> _Pair:
   where = f"{spec}: {shown(module)}"
   lacking = {"a": "lora_A (down)", "b": "lora_B (up)"}
-  for end, what in lacking.items():
+  for end, label in lacking.items():
     if end not in its:
-      raise UserError(f"{where} lacks its {what}; is the file complete?")
+      raise UserError(f"{where} lacks its {label}; is the file complete?")
   a, b = its["a"].shape, its["b"].shape
   if len(a) < 2 or len(b) != len(a) or not a[0]:
     raise UserError(f"{where} is {list(a)} and {list(b)}; rank 1 or more?")
@@ -205,8 +205,8 @@ def _pair(
     scale = _alpha(its["alpha"], where) / rank
   elif scale_of:
     scale = scale_of(lora_names.stripped(module), rank)
-  wide = [_finite(its[end], where) for end in ("a", "b")]
-  return _Pair(module, wide[0], wide[1].reshape(b[:2]), scale)
+  matrices = [_finite(its[end], where) for end in ("a", "b")]
+  return _Pair(module, matrices[0], matrices[1].reshape(b[:2]), scale)
 
 
 def _finite(tensor: hub.Stored, where: str) -> np.ndarray:
@@ -233,32 +233,36 @@ def _public(
   kind: str,
 ) -> Iterator[tuple[str, _Pair]]:
   """(layer of diffusers, its part) of a layer of the file."""
-  flat = lora_names.flat(lora_names.stripped(pair.name))
-  found = alias.get(flat)
-  if found is None:
+  flat_name = lora_names.flat(lora_names.stripped(pair.name))
+  entry = alias.get(flat_name)
+  if entry is None:
     raise UserError(f"{spec}: {_stranger(pair.name, alias, kind)}")
-  outs = [shapes[name][0] for name in found.layers]
-  ins = shapes[found.layers[0]][1:]
+  outs = [shapes[name][0] for name in entry.layers]
+  ins = shapes[entry.layers[0]][1:]
   if pair.a.shape[1:] != ins or len(pair.b) != sum(outs):
-    what = f"{shown(pair.name)} takes {list(pair.a.shape[1:])} to {len(pair.b)}"
+    mismatch = (
+      f"{shown(pair.name)} takes {list(pair.a.shape[1:])} to {len(pair.b)}"
+    )
     raise UserError(
-      f"{spec} is of another size: {what}, and here {list(ins)} to {sum(outs)}"
-      f"{_wider(flat, pair.a.shape[1:], ins)}"
+      f"{spec} is of another size: {mismatch}, and here {list(ins)} to {sum(outs)}"
+      f"{_wider(flat_name, pair.a.shape[1:], ins)}"
     )
   b = pair.b * np.float32(pair.scale)
-  if found.swapped:
+  if entry.swapped:
     b = np.concatenate(np.split(b, 2)[::-1])
   parts = np.split(b, np.cumsum(outs)[:-1])
-  for name, part in zip(found.layers, parts, strict=True):
+  for name, part in zip(entry.layers, parts, strict=True):
     yield name, dataclasses.replace(pair, b=part, scale=1.0)
 
 
-def _wider(flat: str, given: tuple[int, ...], ins: tuple[int, ...]) -> str:
+def _wider(
+  flat_name: str, in_shape: tuple[int, ...], ins: tuple[int, ...]
+) -> str:
   """A hint on first layers that read a picture beside the sample."""
-  first = flat in ("img_in", "x_embedder", "patch_embedding")
+  is_first = flat_name in ("img_in", "x_embedder", "patch_embedding")
   return (
     "; it reads another picture (Control, Fill)"
-    if first and given > ins
+    if is_first and in_shape > ins
     else ""
   )
 
@@ -281,31 +285,31 @@ def _tree(
 ) -> Params:
   """The tree of ours, all of one rank."""
   rank = max((len(pair.a) for pair in layers.values()), default=0)
-  left = dict(layers)
-  found: dict[str, Any] = {}
+  remaining = dict(layers)
+  tree: dict[str, Any] = {}
   for rule in rules:
     names = [
       name.removesuffix(".weight") for row in rule.names() for name in row
     ]
-    if not rule.ours.endswith("/kernel") or not set(names) & set(left):
+    if not rule.ours.endswith("/kernel") or not set(names) & set(remaining):
       continue
     if len(names) != len(rule.names()):
       raise UserError(f"{spec}: {names[0]} is part of a fused layer here")
-    pairs = [left.pop(name, None) for name in names]
+    pairs = [remaining.pop(name, None) for name in names]
     like = next(pair for pair in pairs if pair is not None)
     rows = [_ours(pair or _nothing(like), rank, rule.form) for pair in pairs]
-    whole = {
+    adapter = {
       end: np.stack([row[end] for row in rows]) if rule.layers else rows[0][end]
       for end in ("a", "b")
     }
     *parents, _ = rule.ours.split("/")
-    node = found
+    node = tree
     for parent in parents:
       node = node.setdefault(parent, {})
-    node[lora.NAME] = whole
-  if left:
-    raise UserError(f"{spec}: {next(iter(left))} is not a product")
-  return found
+    node[lora.NAME] = adapter
+  if remaining:
+    raise UserError(f"{spec}: {next(iter(remaining))} is not a product")
+  return tree
 
 
 def _nothing(like: _Pair) -> _Pair:

@@ -82,9 +82,9 @@ def _scales_of(
   kind = config.get("peft_type", "LORA")
   if kind != "LORA":
     raise UserError(f"{of}: peft_type={shown(kind)}; expected LORA")
-  for field, what in _OFF.items():
+  for field, reason in _OFF.items():
     if config.get(field):
-      raise UserError(f"{of}: {field} is on ({what}), which is not supported")
+      raise UserError(f"{of}: {field} is on ({reason}), which is not supported")
   if config.get("bias", "none") != "none":
     raise hub.misfit(of, "bias", config["bias"], "none")
   start = str(config.get("init_lora_weights", "")).lower()
@@ -98,14 +98,14 @@ def _scales_of(
   ranks = _patterns(config, "rank_pattern", of)
   alphas = _patterns(config, "alpha_pattern", of)
 
-  def scale(name: str, stored: int) -> float:
-    said = _matching(ranks, name, rank)
-    if stored != said:
+  def scale(name: str, file_rank: int) -> float:
+    config_rank = _matching(ranks, name, rank)
+    if file_rank != config_rank:
       raise UserError(
-        f"{of}: the rank of {shown(name)} is {said:g} there, and {stored} in"
+        f"{of}: the rank of {shown(name)} is {config_rank:g} there, and {file_rank} in"
         " the file"
       )
-    root = math.sqrt(stored) if config.get("use_rslora") else stored
+    root = math.sqrt(file_rank) if config.get("use_rslora") else file_rank
     return _matching(alphas, name, alpha) / root
 
   return scale
@@ -116,14 +116,14 @@ def _patterns(
 ) -> list[tuple[re.Pattern[str], float]]:
   """Regexes of layers with their numbers, as PEFT matches them."""
   record = hub.field(config, name, dict, of=of, default={})
-  found = []
+  patterns = []
   for pattern in record:
     value = hub.field(record, pattern, float, of=f"{of}: {name}")
     try:
-      found.append((re.compile(rf"(.*\.)?({pattern})$"), value))
+      patterns.append((re.compile(rf"(.*\.)?({pattern})$"), value))
     except re.error as error:
       raise UserError(f"{of}: {name}: {shown(pattern)}: {error}") from error
-  return found
+  return patterns
 
 
 def _matching(

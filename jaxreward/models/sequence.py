@@ -45,8 +45,8 @@ def rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
 def heads(x: Float[Array, "B N H D"]) -> Float[Array, "B N H D"]:
   """`rows`, with heads cut over `tensor` where they divide by it."""
   parts = _free_axes().get(AXIS, 1)
-  cut = AXIS if parts > 1 and x.shape[2] % parts == 0 else None
-  return _place(x, [None, cut, None])
+  axis = AXIS if parts > 1 and x.shape[2] % parts == 0 else None
+  return _place(x, [None, axis, None])
 
 
 def _free_axes() -> dict[str, int]:
@@ -100,11 +100,13 @@ def attend(
   tokens, heads = q.shape[1:3]
   if math.gcd(parts, heads) == parts or tokens < least:
     return run(q, k, v)
-  cut = lambda x, axis: jax.lax.with_sharding_constraint(
+  constrain = lambda x, axis: jax.lax.with_sharding_constraint(
     x, PartitionSpec(_FREE, axis, None, None)
   )
-  y = run(cut(_fill(q, parts), AXIS), cut(k, None), cut(v, None))
-  return cut(y, AXIS)[:, :tokens]
+  y = run(
+    constrain(_fill(q, parts), AXIS), constrain(k, None), constrain(v, None)
+  )
+  return constrain(y, AXIS)[:, :tokens]
 
 
 def by_device(
@@ -134,12 +136,12 @@ def by_device(
   parts = free.get(AXIS, 1)
   tensor = AXIS if parts > 1 else None
   tokens = q.shape[1]
-  mine = others = PartitionSpec(batch, None, tensor)
+  q_spec = kv_spec = PartitionSpec(batch, None, tensor)
   if q.shape[2] % parts:
-    mine, others = PartitionSpec(batch, tensor), PartitionSpec(batch)
+    q_spec, kv_spec = PartitionSpec(batch, tensor), PartitionSpec(batch)
     q = _fill(q, parts)
   mapped = jax.shard_map(
-    run, in_specs=(mine, others, others, PartitionSpec(batch)),
-    out_specs=mine, axis_names=set(free), check_vma=False,
+    run, in_specs=(q_spec, kv_spec, kv_spec, PartitionSpec(batch)),
+    out_specs=q_spec, axis_names=set(free), check_vma=False,
   )  # fmt: skip
   return mapped(q, k, v, mask)[:, :tokens]

@@ -223,7 +223,9 @@ def test_padding_is_not_seen_and_positions_are_the_pictures(flexible):
   config, params = siglip.load(folder)
   _, patches = batch_of(reader, images, config)
   net = siglip.SiglipModel(config)
-  look = jax.jit(lambda x: net.apply({"params": params}, x, method="look"))
+  look = jax.jit(
+    lambda x: net.apply({"params": params}, x, method="encode_image")
+  )
   found = look(patches)
   noise = jnp.where(patches.mask[..., None], patches.pixels, 7.0)
   np.testing.assert_allclose(

@@ -65,24 +65,30 @@ def run(
     return fn(x)
   step, keep, fade = tile - overlap, after[0] - after[1], after[1]
   rows, columns = (range(0, n, step) for n in x.shape[-3:-1])
-  cut = {
+  inputs = {
     (i, j): x[..., i : i + tile, j : j + tile, :] for i in rows for j in columns
   }
-  made: dict[tuple[int, int], Array] = {}
-  for shape in dict.fromkeys(square.shape for square in cut.values()):
-    places = [place for place, square in cut.items() if square.shape == shape]
-    squares = jnp.stack([cut[place] for place in places])
+  outputs: dict[tuple[int, int], Array] = {}
+  for shape in dict.fromkeys(square.shape for square in inputs.values()):
+    places = [
+      place for place, square in inputs.items() if square.shape == shape
+    ]
+    squares = jnp.stack([inputs[place] for place in places])
     squares = jax.lax.map(jax.checkpoint(fn), squares)
-    made |= dict(zip(places, squares, strict=True))
+    outputs |= dict(zip(places, squares, strict=True))
   lines = []
   for i in rows:
     line = []
     for j in columns:
       if i:
-        made[i, j] = _fade(made[i - step, j], made[i, j], fade, axis=-3)
+        outputs[i, j] = _fade(
+          outputs[i - step, j], outputs[i, j], fade, axis=-3
+        )
       if j:
-        made[i, j] = _fade(made[i, j - step], made[i, j], fade, axis=-2)
-      line.append(made[i, j][..., :keep, :keep, :])
+        outputs[i, j] = _fade(
+          outputs[i, j - step], outputs[i, j], fade, axis=-2
+        )
+      line.append(outputs[i, j][..., :keep, :keep, :])
     lines.append(jnp.concatenate(line, axis=-2))
   return jnp.concatenate(lines, axis=-3)
 
@@ -98,5 +104,5 @@ def _fade(a: Array, b: Array, extent: int, axis: int) -> Array:
   weight = (jnp.arange(extent) / extent).reshape(shape)
   end = jax.lax.slice_in_dim(a, a.shape[axis] - extent, None, axis=axis)
   start = jax.lax.slice_in_dim(b, 0, extent, axis=axis)
-  rest = jax.lax.slice_in_dim(b, extent, None, axis=axis)
-  return jnp.concatenate([end * (1 - weight) + start * weight, rest], axis)
+  remainder = jax.lax.slice_in_dim(b, extent, None, axis=axis)
+  return jnp.concatenate([end * (1 - weight) + start * weight, remainder], axis)

@@ -211,7 +211,7 @@ class AutoencoderKL(nn.Module):
 
 def layout(net: AutoencoderKL) -> tuple[convert.Rule, ...]:
   """The diffusers names (`AutoencoderKL`) of the parameters."""
-  found: list[convert.Rule] = []
+  rules: list[convert.Rule] = []
   depth = len(net.widths)
   inward = list(zip((net.widths[0], *net.widths), net.widths, strict=False))
   outward = net.widths[::-1]
@@ -221,24 +221,24 @@ def layout(net: AutoencoderKL) -> tuple[convert.Rule, ...]:
     ("decoder", "up", outward, net.layers + 1),
   ):
     for name in ("conv_in", "conv_out"):
-      found += convert.conv(f"{side}/{name}", f"{side}.{name}")
-    found += convert.norm(f"{side}/norm_out", f"{side}.conv_norm_out")
+      rules += convert.conv(f"{side}/{name}", f"{side}.{name}")
+    rules += convert.norm(f"{side}/norm_out", f"{side}.conv_norm_out")
     for i in (0, 1):
-      found += _res(f"{side}/mid_{i}", f"{side}.mid_block.resnets.{i}", False)
+      rules += _res(f"{side}/mid_{i}", f"{side}.mid_block.resnets.{i}", False)
     ours, public = f"{side}/mid_attention", f"{side}.mid_block.attentions.0"
-    found += convert.norm(f"{ours}/group_norm", f"{public}.group_norm")
+    rules += convert.norm(f"{ours}/group_norm", f"{public}.group_norm")
     for part in ("to_q", "to_k", "to_v"):
-      found += convert.linear(f"{ours}/{part}", f"{public}.{part}")
-    found += convert.linear(f"{ours}/to_out", f"{public}.to_out.0")
+      rules += convert.linear(f"{ours}/{part}", f"{public}.{part}")
+    rules += convert.linear(f"{ours}/to_out", f"{public}.to_out.0")
     for i, (before, width) in enumerate(scales):
       public = f"{side}.{way}_blocks.{i}"
       for j in range(layers):
         changes = j == 0 and before != width
-        found += _res(f"{side}/{way}_{i}_{j}", f"{public}.resnets.{j}", changes)
+        rules += _res(f"{side}/{way}_{i}_{j}", f"{public}.resnets.{j}", changes)
       if i < depth - 1:
         name = f"{public}.{way}samplers.0.conv"
-        found += convert.conv(f"{side}/sample_{i}", name)
-  return tuple(found)
+        rules += convert.conv(f"{side}/sample_{i}", name)
+  return tuple(rules)
 
 
 def _res(ours: str, public: str, shortcut: bool) -> tuple[convert.Rule, ...]:
@@ -278,7 +278,7 @@ def public_fields(net: AutoencoderKL) -> fields.Fields:
   Latents are scaled by one number: pipelines of these models read neither
   `latents_mean` nor `latents_std`.
   """
-  more = fields.Fields(
+  known = fields.Fields(
     fixed={
       "act_fn": ("silu",),
       "in_channels": (3,),
@@ -293,7 +293,7 @@ def public_fields(net: AutoencoderKL) -> fields.Fields:
       "use_quant_conv": True, "use_post_quant_conv": True,
     },
   )  # fmt: skip
-  return fields.like(public_config(net), more)
+  return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> AutoencoderKL:

@@ -91,10 +91,10 @@ class CausalConv(nn.Conv):
     """The convolved frames; `skip` leaves them as they are and keeps none."""
     past = jnp.zeros((inputs.shape[0], 2, *inputs.shape[2:]), inputs.dtype)
     if self.is_mutable_collection(PAST):
-      kept = self.variable(PAST, "frames", lambda: past)
-      past = kept.value
+      cache = self.variable(PAST, "frames", lambda: past)
+      past = cache.value
       if not skip:
-        kept.value = jnp.concatenate([past, inputs], axis=1)[:, -2:]
+        cache.value = jnp.concatenate([past, inputs], axis=1)[:, -2:]
     if skip and not self.is_initializing():
       return inputs
     return super().__call__(jnp.concatenate([past, inputs], axis=1))
@@ -166,8 +166,8 @@ class Downsample(_Part):
     # One frame alone has no later frames; it still makes the parameters.
     if x.shape[1] == 1 and not self.is_initializing():
       return x
-    rest = along(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
-    return x if x.shape[1] == 1 else jnp.concatenate([x[:, :1], rest], axis=1)
+    later = along(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
+    return x if x.shape[1] == 1 else jnp.concatenate([x[:, :1], later], axis=1)
 
 
 def fewer(
@@ -225,12 +225,12 @@ class Upsample(_Part):
     is_later = self.has_variable(PAST, "later")
     if self.is_mutable_collection(PAST):
       self.variable(PAST, "later", jnp.zeros, ())
-    first, rest = (x[:, :0], x) if is_later else (x[:, :1], x[:, 1:])
-    if not rest.shape[1]:
+    first, later = (x[:, :0], x) if is_later else (x[:, :1], x[:, 1:])
+    if not later.shape[1]:
       # One frame alone has no later frames; it still makes the parameters.
       along(x, skip=True)
       return x
-    pairs = along(rest).reshape(b, rest.shape[1], h, w, 2, d)
+    pairs = along(later).reshape(b, later.shape[1], h, w, 2, d)
     pairs = jnp.moveaxis(pairs, 4, 2).reshape(b, -1, h, w, d)
     return jnp.concatenate([first, pairs], axis=1)
 
@@ -290,8 +290,8 @@ class Decoder(_Coder):
       if i == len(self.widths) - 1:
         break
       in_time = _IN_TIME[::-1][i]
-      kept = width if self.residual else width // 2
-      x = Upsample(self.dtype, kept, in_time, name=f"sample_{i}")(x)
+      features = width if self.residual else width // 2
+      x = Upsample(self.dtype, features, in_time, name=f"sample_{i}")(x)
       if self.residual:
         around = more(before, width, in_time)
         # The very first frame is not doubled; its second copy stays.
@@ -414,9 +414,9 @@ def _ends(side: str) -> list[convert.Rule]:
 
 def layout(net: VideoAutoencoder) -> tuple[convert.Rule, ...]:
   """The diffusers names (`AutoencoderKLWan`) of the parameters."""
-  found = [*_ends("encoder"), *_ends("decoder")]
-  found += _point("encoder/quant", "quant_conv", _POINT_3D)
-  found += _point("decoder/quant", "post_quant_conv", _POINT_3D)
+  rules = [*_ends("encoder"), *_ends("decoder")]
+  rules += _point("encoder/quant", "quant_conv", _POINT_3D)
+  rules += _point("decoder/quant", "post_quant_conv", _POINT_3D)
   last = len(net.multiples) - 1
   # The blocks of the plain encoder stand in one list.
   places = iter(range((net.layers + 1) * (last + 1)))
@@ -427,22 +427,22 @@ def layout(net: VideoAutoencoder) -> tuple[convert.Rule, ...]:
     for j in range(net.layers):
       public = f"{scale}.resnets.{j}" if net.residual else plain()
       changes = j == 0 and multiple != before
-      found += _res(f"encoder/down_{i}_{j}", public, changes)
+      rules += _res(f"encoder/down_{i}_{j}", public, changes)
     if i < last:
       public = f"{scale}.downsampler" if net.residual else plain()
-      found += _sample(f"encoder/sample_{i}", public, _IN_TIME[i])
+      rules += _sample(f"encoder/sample_{i}", public, _IN_TIME[i])
     before = multiple
   before = net.multiples[-1]
   for i, multiple in enumerate(net.multiples[::-1]):
     public = f"decoder.up_blocks.{i}"
     for j in range(net.layers + 1):
       changes = j == 0 and multiple != before
-      found += _res(f"decoder/up_{i}_{j}", f"{public}.resnets.{j}", changes)
+      rules += _res(f"decoder/up_{i}_{j}", f"{public}.resnets.{j}", changes)
     if i < last:
       name = f"{public}.{'upsampler' if net.residual else 'upsamplers.0'}"
-      found += _sample(f"decoder/sample_{i}", name, _IN_TIME[::-1][i])
+      rules += _sample(f"decoder/sample_{i}", name, _IN_TIME[::-1][i])
     before = multiple if net.residual else multiple / 2
-  return tuple(found)
+  return tuple(rules)
 
 
 def _sample(ours: str, public: str, in_time: bool) -> list[convert.Rule]:
@@ -454,7 +454,7 @@ def _sample(ours: str, public: str, in_time: bool) -> list[convert.Rule]:
 
 def public_config(net: VideoAutoencoder) -> dict[str, Any]:
   """The `config.json` that diffusers reads."""
-  found = {
+  record = {
     "_class_name": "AutoencoderKLWan",
     "base_dim": net.width,
     "z_dim": len(net.mean),
@@ -465,7 +465,7 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
     "latents_std": list(net.std),
   }
   if net.residual:
-    found |= {
+    record |= {
       "decoder_base_dim": net.outward or net.width,
       "is_residual": True,
       "patch_size": net.patch,
@@ -473,7 +473,7 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
       "out_channels": 3 * net.patch**2,
       "scale_factor_spatial": net.factor,
     }
-  return found
+  return record
 
 
 def public_fields(net: VideoAutoencoder) -> fields.Fields:
@@ -482,7 +482,7 @@ def public_fields(net: VideoAutoencoder) -> fields.Fields:
   Qwen-Image has a class of its own for the network of Wan 2.1.
   """
   squares = 3 * net.patch**2
-  more = fields.Fields(
+  known = fields.Fields(
     fixed={
       "_class_name": ("AutoencoderKLQwenImage",),
       "attn_scales": ((),),
@@ -499,7 +499,7 @@ def public_fields(net: VideoAutoencoder) -> fields.Fields:
     unread=("clip_output", "dropout"),
     absent={"is_residual": False},
   )
-  return fields.like(public_config(net), more)
+  return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> VideoAutoencoder:
@@ -516,20 +516,20 @@ def decode_by_frame(
   later frames look back to is kept, so that the result is that of all at once.
   """
 
-  def one(past: Any, frame: Array) -> tuple[Any, Array]:
-    variables = {"params": params} | ({PAST: past} if past else {})
-    video, kept = net.apply(
+  def one(cache: Any, frame: Array) -> tuple[Any, Array]:
+    variables = {"params": params} | ({PAST: cache} if cache else {})
+    video, updates = net.apply(
       variables, frame[:, None], method="decode", mutable=[PAST]
     )
-    return kept[PAST], video
+    return updates[PAST], video
 
-  past, first = one(None, latents[:, 0])
+  cache, first = one(None, latents[:, 0])
   if latents.shape[1] == 1:
     return first
-  _, rest = jax.lax.scan(one, past, jnp.moveaxis(latents[:, 1:], 1, 0))
-  rest = jnp.moveaxis(rest, 0, 1)  # [B, f - 1, 4, H, W, D]
-  rest = rest.reshape(rest.shape[0], -1, *rest.shape[3:])
-  return jnp.concatenate([first, rest], axis=1)
+  _, later = jax.lax.scan(one, cache, jnp.moveaxis(latents[:, 1:], 1, 0))
+  later = jnp.moveaxis(later, 0, 1)  # [B, f - 1, 4, H, W, D]
+  later = later.reshape(later.shape[0], -1, *later.shape[3:])
+  return jnp.concatenate([first, later], axis=1)
 
 
 def from_pictures(
@@ -609,8 +609,8 @@ def make_autoencoder(
     moments = tiles.run(run, to_squares(pixels, patch), outer, inner)
     center, log_variance = jnp.split(moments, 2, -1)
     if key is not None:
-      spread = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
-      center = center + spread * jax.random.normal(key, center.shape)
+      sigma = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
+      center = center + sigma * jax.random.normal(key, center.shape)
     return (center - mean) / std
 
   def decode(params: Params, latents: ArrayLike) -> Float[Array, "B F H W 3"]:

@@ -28,13 +28,13 @@ class Experts(nn.Module):
 
   def encode(self, prompts: Cond) -> Cond:
     """What both make of the words, on an axis after the prompts'."""
-    words = [net.encode(prompts)["words"] for net in (self.high, self.low)]
-    return dict(prompts, words=jnp.stack(words, 1))
+    states = [net.encode(prompts)["words"] for net in (self.high, self.low)]
+    return dict(prompts, words=jnp.stack(states, 1))
 
   def __call__(self, x: Array, t: Array, cond: Cond, name: str) -> Array:
     """The velocity that one of them gives."""
-    words = cond["words"][:, list(FOLDERS).index(name)]
-    return getattr(self, name)(x, t, dict(cond, words=words))
+    states = cond["words"][:, list(FOLDERS).index(name)]
+    return getattr(self, name)(x, t, dict(cond, words=states))
 
   def init_forward(self, x: Array, t: Array, prompts: Cond) -> Array:
     cond = self.encode(prompts)
@@ -57,7 +57,7 @@ def by_time(net: Experts, boundary: float) -> Callable[..., Array]:
         v: Any = net.apply({"params": {name: params}}, x_t, t, cond, name)
         return v
 
-      return _where_asked(run, jnp.any(rows), params[name], x_t, t, cond)
+      return _where_active(run, jnp.any(rows), params[name], x_t, t, cond)
 
     high, low = of("high", is_high), of("low", ~is_high)
     return jnp.where(is_high[:, None, None, None, None], high, low)
@@ -65,33 +65,35 @@ def by_time(net: Experts, boundary: float) -> Callable[..., Array]:
   return velocity
 
 
-def _where_asked(fn: Callable[..., Array], asked: Array, *given: Any) -> Array:
-  """fn(*given) if asked, else zeros; likewise its gradient.
+def _where_active(
+  fn: Callable[..., Array], is_active: Array, *operands: Any
+) -> Array:
+  """fn(*operands) if `is_active`, else zeros; likewise its gradient.
 
   The gradient runs `fn` once more. A plain conditional would keep what it needs
   in arrays that both of its branches fill, and copy the parameters into them.
   """
-  leaves, tree = jax.tree.flatten(given)
+  leaves, tree = jax.tree.flatten(operands)
   # As it is now: the gradient is traced outside the contexts of this call.
   once = jax.extend.core.jaxpr_as_fun(
     jax.make_jaxpr(lambda *x: fn(*tree.unflatten(x)))(*leaves)
   )
   plain = lambda *leaves: once(*leaves)[0]
-  made = jax.eval_shape(plain, *leaves)
+  out_shape = jax.eval_shape(plain, *leaves)
 
   @jax.custom_vjp
-  def run(asked, *leaves):
-    nothing = lambda *_: jnp.zeros(made.shape, made.dtype)
-    return jax.lax.cond(asked, plain, nothing, *leaves)
+  def run(is_active, *leaves):
+    nothing = lambda *_: jnp.zeros(out_shape.shape, out_shape.dtype)
+    return jax.lax.cond(is_active, plain, nothing, *leaves)
 
-  def forward(asked, *leaves):
-    return run(asked, *leaves), (asked, leaves)
+  def forward(is_active, *leaves):
+    return run(is_active, *leaves), (is_active, leaves)
 
-  def backward(kept, cotangent):
-    asked, leaves = kept
+  def backward(residuals, cotangent):
+    is_active, leaves = residuals
     pull = lambda *leaves: jax.vjp(plain, *leaves)[1](cotangent)
     none = lambda *leaves: jax.tree.map(jnp.zeros_like, leaves)
-    return None, *jax.lax.cond(asked, pull, none, *leaves)
+    return None, *jax.lax.cond(is_active, pull, none, *leaves)
 
   run.defvjp(forward, backward)
-  return run(asked, *leaves)
+  return run(is_active, *leaves)

@@ -56,9 +56,9 @@ class SingleBlock(mmdit.Stream):
     q, k, v = self.heads_of(y, "all")
     if rotary is not None:
       q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
-    seen = self.attend(q, k, v, mask)
+    attended = self.attend(q, k, v, mask)
     hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
-    y = jnp.concatenate([seen, hidden], -1)
+    y = jnp.concatenate([attended, hidden], -1)
     return x + gate * self.narrow(y, "all_out"), None
 
 
@@ -121,24 +121,24 @@ class Flux(nn.Module):
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     _, height, width, _ = x.shape
-    words = cond["words"].astype(self.dtype)
-    pictures = [x, cond["picture"]] if "picture" in cond else [x]
-    squares = [mmdit.patches(p, _PATCH, by_channel=True) for p in pictures]
+    text = cond["words"].astype(self.dtype)
+    images = [x, cond["picture"]] if "picture" in cond else [x]
+    squares = [mmdit.patches(p, _PATCH, by_channel=True) for p in images]
     y = self.patch_in(jnp.concatenate(squares, axis=1))
     rotary = mmdit.rotary_angles(
-      _places(words.shape[1], [(p.shape[1], p.shape[2]) for p in pictures]),
+      _places(text.shape[1], [(p.shape[1], p.shape[2]) for p in images]),
       self.axes,
     )
-    told = mmdit.rounded_time(t, self.dtype)
-    signal = self.time(mmdit.wave_features(told)) + cond["pooled"]
+    network_t = mmdit.rounded_time(t, self.dtype)
+    signal = self.time(mmdit.wave_features(network_t)) + cond["pooled"]
     if self.guided:
       scale = mmdit.rounded(jnp.full_like(t, self.guidance), self.dtype)
       signal = signal + self.guidance_in(mmdit.wave_features(scale))
     signal = nn.silu(signal)
-    (y, words), _ = self.double_blocks((y, words), signal, rotary, None)
-    y = jnp.concatenate([words, y], axis=1)
+    (y, text), _ = self.double_blocks((y, text), signal, rotary, None)
+    y = jnp.concatenate([text, y], axis=1)
     y, _ = self.single_blocks(y, signal, rotary, None)
-    start = words.shape[1]
+    start = text.shape[1]
     y = y[:, start : start + squares[0].shape[1]]
     final = sequence.rows(self.final_modulation(signal))
     scale, shift = jnp.split(final[:, None], 2, -1)
@@ -149,19 +149,19 @@ class Flux(nn.Module):
     return self(x, t, self.encode(prompts))
 
 
-def _places(words: int, sizes: list[tuple[int, int]]) -> np.ndarray:
+def _places(text_tokens: int, sizes: list[tuple[int, int]]) -> np.ndarray:
   """(picture, row, column) of every token, [N, 3]; words are all at 0."""
   grids = [
     np.indices((1, height // _PATCH, width // _PATCH)).reshape(3, -1).T
     + np.array([i, 0, 0])
     for i, (height, width) in enumerate(sizes)
   ]
-  return np.concatenate([np.zeros((words, 3)), *grids])
+  return np.concatenate([np.zeros((text_tokens, 3)), *grids])
 
 
 def layout(net: Flux) -> tuple[convert.Rule, ...]:
   """The diffusers names (`FluxTransformer2DModel`) of the parameters."""
-  found = [
+  rules = [
     *convert.linear("patch_in", "x_embedder"),
     *convert.linear("text_in", "context_embedder"),
     *convert.linear("final_modulation", "norm_out.linear"),
@@ -171,7 +171,7 @@ def layout(net: Flux) -> tuple[convert.Rule, ...]:
   if net.guided:
     vectors["guidance"] = "guidance"
   for ours, public in vectors.items():
-    found += mmdit.mlp_layout(ours, f"time_text_embed.{public}_embedder")
+    rules += mmdit.mlp_layout(ours, f"time_text_embed.{public}_embedder")
   double = mmdit.attention_names("attn") | {
     "image_modulation": "norm1.linear",
     "text_modulation": "norm1_context.linear",
@@ -188,8 +188,8 @@ def layout(net: Flux) -> tuple[convert.Rule, ...]:
     ("double", "transformer_blocks.{}", double, net.double),
     ("single", "single_transformer_blocks.{}", single, net.single),
   ):
-    found += mmdit.block_layout(ours, public, names, range(depth))
-  return tuple(found)
+    rules += mmdit.block_layout(ours, public, names, range(depth))
+  return tuple(rules)
 
 
 def public_config(net: Flux) -> dict[str, Any]:
@@ -211,11 +211,11 @@ def public_config(net: Flux) -> dict[str, Any]:
 
 def public_fields(net: Flux) -> fields.Fields:
   """What `config.json` may say of a network that this one can be."""
-  more = fields.Fields(
+  known = fields.Fields(
     fixed={"out_channels": (None, net.channels * _PATCH**2)},
     absent={"guidance_embeds": False},
   )
-  return fields.like(public_config(net), more)
+  return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> Flux:
@@ -278,7 +278,7 @@ def make_policy(
     "pooled": jax.ShapeDtypeStruct((1, net.pooled_width), jnp.float32),
   }
   shape = (latent_side, latent_side, net.channels)
-  picture = {"picture": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
+  source = {"picture": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
   return latent_policy.make(
     net,
     prompts,
@@ -286,7 +286,7 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
-    pictures=picture if takes_source else None,
+    pictures=source if takes_source else None,
     public_config=public_config(net),
     public_fields=public_fields(net),
   )

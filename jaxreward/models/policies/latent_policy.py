@@ -20,7 +20,7 @@ def make_net(
   kind: Callable[..., Net],
   sizes: Mapping[str, dict[str, Any]],
   size: str,
-  given: Mapping[str, Any],
+  options: Mapping[str, Any],
 ) -> Net:
   """The architecture of a named size, with fields of its own if given.
 
@@ -32,11 +32,11 @@ def make_net(
       f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
       f" {', '.join(sizes)}"
     )
-  blocks.require_remat(given.get("remat", "none"))
+  blocks.require_remat(options.get("remat", "none"))
   attention.check(
-    given.get("attention", "plain"), given.get("dtype", jnp.float32)
+    options.get("attention", "plain"), options.get("dtype", jnp.float32)
   )
-  return kind(**{**sizes[size], **given})
+  return kind(**{**sizes[size], **options})
 
 
 def make(
@@ -72,8 +72,8 @@ def make(
 
   def init(key: Array) -> Params:
     x, t = jnp.zeros((1, *latent_shape)), jnp.zeros((1,))
-    both = prompts | (pictures or {})
-    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), both)
+    shapes = prompts | (pictures or {})
+    empty = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     params = net.init(key, x, t, empty, method="init_forward")["params"]
     return jax.tree.map(lambda p: p.astype(param_dtype), params)
 

@@ -66,8 +66,8 @@ def rotate(
   cos, sin = (part[None, :, None, :] for part in rotary)
   pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
   a, b = pairs[..., 0], pairs[..., 1]
-  turned = jnp.stack([a * cos - b * sin, a * sin + b * cos], -1)
-  return turned.reshape(x.shape).astype(x.dtype)
+  rotated = jnp.stack([a * cos - b * sin, a * sin + b * cos], -1)
+  return rotated.reshape(x.shape).astype(x.dtype)
 
 
 def rotary_angles(
@@ -130,14 +130,14 @@ def from_patches(
 
 def patch_form(patch: int) -> convert.Form:
   """A convolution [D, C, p, p] over squares as a product [p * p * C, D]."""
-  there, back = convert.CONV.to_ours, convert.CONV.to_public
+  from_public, to_public = convert.CONV.to_ours, convert.CONV.to_public
 
   def to_ours(x: np.ndarray) -> np.ndarray:
-    x = there(x)
+    x = from_public(x)
     return x.reshape(-1, x.shape[-1])
 
   return convert.Form(
-    to_ours, lambda x: back(x.reshape(patch, patch, -1, x.shape[-1]))
+    to_ours, lambda x: to_public(x.reshape(patch, patch, -1, x.shape[-1]))
   )
 
 
@@ -241,9 +241,9 @@ class Stream(nn.Module):
       y = sequence.rows(dense(signal))
       return jnp.split(y[:, None], parts, axis=-1)
     y = sequence.rows(dense(jnp.stack([signal.now, signal.still], axis=1)))
-    given = jnp.asarray(signal.given)[:, None]
+    is_still = jnp.asarray(signal.given)[:, None]
     return [
-      jnp.where(given, part[:, 1:], part[:, :1])
+      jnp.where(is_still, part[:, 1:], part[:, :1])
       for part in jnp.split(y, parts, axis=-1)
     ]
 
@@ -267,7 +267,7 @@ class JointBlock(Stream):
     rotary: Rotary,
     mask: Any,
   ) -> tuple[tuple[Array, Array], None]:
-    x, words = carry
+    x, text = carry
     shift, scale, gate, *rest = self.modulation(
       signal, "image", 9 if self.dual else 6
     )
@@ -277,28 +277,29 @@ class JointBlock(Stream):
     # The last block has its scale first.
     word_shift, word_scale = of_words[:2][:: -1 if self.last else 1]
     image = self.heads_of(modulate(x, shift, scale), "image")
-    text = self.heads_of(modulate(words, word_shift, word_scale), "text")
+    text_heads = self.heads_of(modulate(text, word_shift, word_scale), "text")
     q, k, v = (
-      jnp.concatenate(pair, axis=1) for pair in zip(text, image, strict=True)
+      jnp.concatenate(pair, axis=1)
+      for pair in zip(text_heads, image, strict=True)
     )
     if rotary is not None:
       q, k = rotate(q, rotary), rotate(k, rotary)
     y = self.attend(q, k, v, mask)
-    length = words.shape[1]
-    new = x + gate * self.narrow(y[:, length:], "image_out")
+    length = text.shape[1]
+    updated = x + gate * self.narrow(y[:, length:], "image_out")
     if self.dual:
       shift3, scale3, gate3 = own
       own_heads = self.heads_of(modulate(x, shift3, scale3), "own")
       z = self.narrow(self.attend(*own_heads), "own_out")
-      new = new + gate3 * z
-    x = new
+      updated = updated + gate3 * z
+    x = updated
     x = x + gate2 * self.feed_forward(modulate(x, shift2, scale2), "image")
     if not self.last:
       gate, shift2, scale2, gate2 = of_words[2:]
-      words = words + gate * self.narrow(y[:, :length], "text_out")
-      h = self.feed_forward(modulate(words, shift2, scale2), "text")
-      words = words + gate2 * h
-    return (x, words), None
+      text = text + gate * self.narrow(y[:, :length], "text_out")
+      h = self.feed_forward(modulate(text, shift2, scale2), "text")
+      text = text + gate2 * h
+    return (x, text), None
 
 
 def stacked(block: Any, depth: int, remat: str, unroll: int) -> Any:
@@ -320,16 +321,16 @@ def block_layout(
   layers: range | None,
 ) -> tuple[convert.Rule, ...]:
   """Rules of a block: `names` gives the public name of each of its parts."""
-  found: list[convert.Rule] = []
+  rules: list[convert.Rule] = []
   for part, name in names.items():
     make = convert.norm if part.endswith("norm") else convert.linear
-    found += make(
+    rules += make(
       f"{ours}/{part}",
       f"{public}.{name}",
       layers,
       bias=not part.endswith("norm"),
     )
-  return tuple(found)
+  return tuple(rules)
 
 
 def mlp_layout(ours: str, public: str) -> tuple[convert.Rule, ...]:

@@ -88,30 +88,30 @@ class QwenImage(nn.Module):
 
   def encode(self, prompts: Cond) -> Cond:
     """Words to the network's width; mask and pictures stay."""
-    words = self.text_in(self.text_norm(prompts["words"]))
-    return dict(prompts, words=words)
+    text = self.text_in(self.text_norm(prompts["words"]))
+    return dict(prompts, words=text)
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     b, height, width, _ = x.shape
-    words = cond["words"].astype(self.dtype)
-    pictures = [x, *jax.tree.leaves(cond.get("picture"))]
-    squares = [mmdit.patches(p, _PATCH, by_channel=True) for p in pictures]
+    text = cond["words"].astype(self.dtype)
+    images = [x, *jax.tree.leaves(cond.get("picture"))]
+    squares = [mmdit.patches(p, _PATCH, by_channel=True) for p in images]
     y = self.patch_in(jnp.concatenate(squares, axis=1))
     rotary = mmdit.rotary_angles(
-      _places(words.shape[1], [(p.shape[1], p.shape[2]) for p in pictures]),
+      _places(text.shape[1], [(p.shape[1], p.shape[2]) for p in images]),
       self.axes,
     )
-    seen = jnp.concatenate(
+    key_mask = jnp.concatenate(
       [cond["mask"].astype(bool), jnp.ones((b, y.shape[1]), bool)], axis=1
     )
     count = squares[0].shape[1]
-    t = _told(t, self.dtype)
+    t = _network_time(t, self.dtype)
     signal = nn.silu(self.time(mmdit.wave_features(t)))
-    both: Array | mmdit.TwoTimes = signal
-    if self.zero_cond_t and len(pictures) > 1:
+    signals: Array | mmdit.TwoTimes = signal
+    if self.zero_cond_t and len(images) > 1:
       still = nn.silu(self.time(mmdit.wave_features(0 * t)))
-      both = mmdit.TwoTimes(signal, still, jnp.arange(y.shape[1]) >= count)
-    (y, _), _ = self.joint((y, words), both, rotary, seen)
+      signals = mmdit.TwoTimes(signal, still, jnp.arange(y.shape[1]) >= count)
+    (y, _), _ = self.joint((y, text), signals, rotary, key_mask)
     final = sequence.rows(self.final_modulation(signal))
     scale, shift = jnp.split(final[:, None], 2, -1)
     y = mmdit.modulate(y[:, :count], shift, scale)
@@ -122,8 +122,8 @@ class QwenImage(nn.Module):
     return self(x, t, self.encode(prompts))
 
 
-def _told(t: Float[Array, "B"], dtype: Any) -> Float[Array, "B"]:
-  """t as the public pipelines tell it to a network of that type.
+def _network_time(t: Float[Array, "B"], dtype: Any) -> Float[Array, "B"]:
+  """t as the public pipelines pass it to a network of that dtype.
 
   In 16 bits 1000 t is rounded, and a thousandth of that again: bfloat16 leaves
   multiples of 4 above 512. The compiler may not drop the rounding.
@@ -131,8 +131,8 @@ def _told(t: Float[Array, "B"], dtype: Any) -> Float[Array, "B"]:
   info = jnp.finfo(dtype)
   if info.bits >= 32:
     return t
-  cut = lambda x: jax.lax.reduce_precision(x, info.nexp, info.nmant)
-  return cut(cut(1000 * jnp.asarray(t, jnp.float32)) / 1000)
+  rounded = lambda x: jax.lax.reduce_precision(x, info.nexp, info.nmant)
+  return rounded(rounded(1000 * jnp.asarray(t, jnp.float32)) / 1000)
 
 
 def guide(
@@ -149,9 +149,11 @@ def guide(
   del t
   v_cond = v_cond.astype(jnp.float32)
   v = v_uncond + scale * (v_cond - v_uncond)
-  whole, kept = _lengths(v), _lengths(v_cond)
-  is_some = whole > 0
-  return v * jnp.where(is_some, kept / jnp.where(is_some, whole, 1.0), 0.0)
+  norm, target_norm = _lengths(v), _lengths(v_cond)
+  is_nonzero = norm > 0
+  return v * jnp.where(
+    is_nonzero, target_norm / jnp.where(is_nonzero, norm, 1.0), 0.0
+  )
 
 
 def _lengths(v: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:
@@ -164,7 +166,7 @@ def _lengths(v: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:
   return length.reshape(b, h, w, 1)
 
 
-def _places(words: int, sizes: list[tuple[int, int]]) -> np.ndarray:
+def _places(text_tokens: int, sizes: list[tuple[int, int]]) -> np.ndarray:
   """(picture, row, column) of every token, [N, 3], rows from the middle."""
   sides = [(h // _PATCH, w // _PATCH) for h, w in sizes]
   grids = []
@@ -172,7 +174,7 @@ def _places(words: int, sizes: list[tuple[int, int]]) -> np.ndarray:
     middle = np.array([-i, h - h // 2, w - w // 2])
     grids.append(np.indices((1, h, w)).reshape(3, -1).T - middle)
   start = max(max(h // 2, w // 2) for h, w in sides)
-  line = np.arange(start, start + words)
+  line = np.arange(start, start + text_tokens)
   return np.concatenate([np.stack([line] * 3, -1), *grids])
 
 
@@ -222,7 +224,7 @@ def public_fields(net: QwenImage) -> fields.Fields:
   (`use_additional_t_cond`) and counts places by layer (`use_layer3d_rope`), nor
   of distilled guidance, which diffusers names and has no code for.
   """
-  more = fields.Fields(
+  known = fields.Fields(
     fixed={
       "guidance_embeds": (False,),
       "use_additional_t_cond": (False,),
@@ -234,7 +236,7 @@ def public_fields(net: QwenImage) -> fields.Fields:
     ),  # in the published file; nothing reads it
     absent={"zero_cond_t": False},
   )
-  return fields.like(public_config(net), more)
+  return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> QwenImage:
@@ -290,7 +292,7 @@ def make_policy(
     "mask": jax.ShapeDtypeStruct((1, words), jnp.bool_),
   }
   shape = (latent_side, latent_side, net.channels)
-  picture = {"picture": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
+  source = {"picture": jax.ShapeDtypeStruct((1, *shape), jnp.float32)}
   policy = latent_policy.make(
     net,
     prompts,
@@ -298,7 +300,7 @@ def make_policy(
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
-    pictures=picture if takes_source else None,
+    pictures=source if takes_source else None,
     public_config=public_config(net),
     public_fields=public_fields(net),
   )

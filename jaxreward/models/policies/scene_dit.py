@@ -103,10 +103,10 @@ class TextEncoder(nn.Module):
       "embedding", nn.initializers.normal(0.5), (VOCABULARY, d)
     )
     if self.edits:
-      more = self.param(
+      extra = self.param(
         "edit_words", nn.initializers.normal(0.5), (EDIT_WORDS, d)
       )
-      table = jnp.concatenate([table, more])
+      table = jnp.concatenate([table, extra])
     place = self.param("position", nn.initializers.normal(0.5), (MAX_WORDS, d))
     x = (table[tokens] + place).astype(self.dtype)
     for i in range(self.layers):
@@ -134,10 +134,10 @@ def classes(
   """
   tokens = jnp.asarray(tokens)
 
-  def word(first: int, many: int) -> Array:
-    """1 for the first of `many` words, 0 for none of them."""
-    there = (tokens >= first) & (tokens < first + many)
-    return jnp.where(there, tokens - first + 1, 0).max(-1)
+  def word(first: int, count: int) -> Array:
+    """1 for the first of `count` words, 0 for none of them."""
+    is_match = (tokens >= first) & (tokens < first + count)
+    return jnp.where(is_match, tokens - first + 1, 0).max(-1)
 
   count, colour = word(*COUNTS), word(*COLOURS)
   shape = word(SHAPES[0], 2 * SHAPES[1])
@@ -152,17 +152,17 @@ class ClassEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: Int[ArrayLike, "P L"]) -> Cond:
-    row = lambda name, many: self.param(
-      name, nn.initializers.normal(0.5), (many, self.width)
+    row = lambda name, count: self.param(
+      name, nn.initializers.normal(0.5), (count, self.width)
     )
-    parts, known = classes(tokens)
+    parts, is_class = classes(tokens)
     sizes = {"count": COUNTS[1], "colour": 1 + COLOURS[1], "shape": SHAPES[1]}
-    drawn = sum(
-      row(name, many)[parts[:, i]]
-      for i, (name, many) in enumerate(sizes.items())
+    embedding = sum(
+      row(name, count)[parts[:, i]]
+      for i, (name, count) in enumerate(sizes.items())
     )
     null = row("null", 1)
-    return {"class": jnp.where(known[:, None], drawn, null)}
+    return {"class": jnp.where(is_class[:, None], embedding, null)}
 
 
 class ImageBlock(nn.Module):
@@ -258,10 +258,10 @@ class SceneDiT(nn.Module):
     if "source" not in prompts:
       return cond
     source = jnp.asarray(prompts["source"])
-    given = jnp.isfinite(source).all((1, 2, 3))[:, None, None]
-    y = self._patches(jnp.where(given[..., None], source * 2 - 1, 0.0))
+    is_usable = jnp.isfinite(source).all((1, 2, 3))[:, None, None]
+    y = self._patches(jnp.where(is_usable[..., None], source * 2 - 1, 0.0))
     y = blocks.rows(self.source_in, y).astype(jnp.float32)
-    return dict(cond, source=jnp.where(given, y, 0.0))
+    return dict(cond, source=jnp.where(is_usable, y, 0.0))
 
   def _patches(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, (H / p) (W / p), p p C]."""

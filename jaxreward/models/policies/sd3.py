@@ -133,8 +133,8 @@ class SD3(nn.Module):
     side, d = self.position_side, self.width
     table = jax.lax.stop_gradient(self.position).reshape(side, side, d)
     top, left = (side - rows) // 2, (side - columns) // 2
-    cut = table[top : top + rows, left : left + columns]
-    return cut.reshape(1, -1, d).astype(self.dtype)
+    window = table[top : top + rows, left : left + columns]
+    return window.reshape(1, -1, d).astype(self.dtype)
 
   def init_forward(self, x: Array, t: Array, prompts: Cond) -> Array:
     return self(x, t, self.encode(prompts))
@@ -155,7 +155,7 @@ def layout(net: SD3) -> tuple[convert.Rule, ...]:
   """The diffusers names (`SD3Transformer2DModel`) of the parameters."""
   middle = range(net.dual_layers, net.depth - 1)
   runs = {"dual": range(net.dual_layers), "joint": middle}
-  found = [
+  rules = [
     convert.Rule(
       "patch_in/kernel",
       "pos_embed.proj.weight",
@@ -172,15 +172,15 @@ def layout(net: SD3) -> tuple[convert.Rule, ...]:
     *convert.linear("patch_out", "proj_out"),
   ]
   for ours, public in (("time", "timestep"), ("pooled", "text")):
-    found += mmdit.mlp_layout(ours, f"time_text_embed.{public}_embedder")
+    rules += mmdit.mlp_layout(ours, f"time_text_embed.{public}_embedder")
   for name, layers in runs.items():
     if layers:
-      found += mmdit.block_layout(
+      rules += mmdit.block_layout(
         name, "transformer_blocks.{}", _names(net, name), layers
       )
-  last = f"transformer_blocks.{net.depth - 1}"
-  found += mmdit.block_layout("last", last, _names(net, "last"), None)
-  return tuple(found)
+  final = f"transformer_blocks.{net.depth - 1}"
+  rules += mmdit.block_layout("last", final, _names(net, "last"), None)
+  return tuple(rules)
 
 
 def _names(net: SD3, run: str) -> dict[str, str]:
@@ -229,10 +229,10 @@ def public_fields(net: SD3) -> fields.Fields:
 
   The table of places is stored, so `sample_size` only names a default.
   """
-  more = fields.Fields(
+  known = fields.Fields(
     unread=("sample_size",), absent={"dual_attention_layers": ()}
   )
-  return fields.like(public_config(net), more)
+  return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> SD3:

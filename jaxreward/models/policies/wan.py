@@ -79,10 +79,10 @@ def parts(
     tokens: of the video.
   """
   count = signal.shape[1]
-  found = [signal[:, :, i] for i in range(signal.shape[2])]
+  vectors = [signal[:, :, i] for i in range(signal.shape[2])]
   if count == 1:
-    return found
-  return [jnp.repeat(x, tokens // count, axis=1) for x in found]
+    return vectors
+  return [jnp.repeat(x, tokens // count, axis=1) for x in vectors]
 
 
 class Words(nn.Module):
@@ -250,9 +250,9 @@ class Wan(nn.Module):
     y = mmdit.from_patches(y, _PATCH, height, width)
     v = y.reshape(b, frames, height, width, -1)
     if self.takes_first:
-      # A sampler's step leads there from its own time, not the one told.
-      left = jnp.maximum(cond.get("sigma", t), 1e-6)[:, None, None, None, None]
-      v = v.at[:, :1].set((x[:, :1] - cond["picture"]) / left)
+      # The sampler steps from its own time, which may differ from t.
+      sigma = jnp.maximum(cond.get("sigma", t), 1e-6)[:, None, None, None, None]
+      v = v.at[:, :1].set((x[:, :1] - cond["picture"]) / sigma)
     return v
 
   @property
@@ -268,14 +268,14 @@ class Wan(nn.Module):
 def layout(net: Wan) -> tuple[convert.Rule, ...]:
   """The diffusers names (`WanTransformer3DModel`) of the parameters."""
   square = mmdit.patch_form(_PATCH)
-  first = convert.Form(lambda x: x[0], lambda x: x[None])
+  squeeze = convert.Form(lambda x: x[0], lambda x: x[None])
   embed = "condition_embedder"
   names = {"mlp_up": "ffn.net.0.proj", "mlp_down": "ffn.net.2"}
   for ours, public in (("self", "attn1"), ("cross", "attn2")):
     names |= {f"{ours}_{p}": f"{public}.to_{p}" for p in "qkv"}
     names |= {f"{ours}_{p}norm": f"{public}.norm_{p}" for p in "qk"}
     names[f"{ours}_out"] = f"{public}.to_out.0"
-  found = [
+  rules = [
     convert.Rule(
       "patch_in/kernel",
       "patch_embedding.weight",
@@ -285,9 +285,9 @@ def layout(net: Wan) -> tuple[convert.Rule, ...]:
       ),
     ),
     convert.Rule("patch_in/bias", "patch_embedding.bias"),
-    convert.Rule("table", "scale_shift_table", first),
+    convert.Rule("table", "scale_shift_table", squeeze),
     convert.Rule(
-      "blocks/table", "blocks.{}.scale_shift_table", first, range(net.depth)
+      "blocks/table", "blocks.{}.scale_shift_table", squeeze, range(net.depth)
     ),
     *mmdit.mlp_layout("time", f"{embed}.time_embedder"),
     *mmdit.mlp_layout("words", f"{embed}.text_embedder"),
@@ -299,12 +299,12 @@ def layout(net: Wan) -> tuple[convert.Rule, ...]:
     names |= {f"vision_{p}": f"attn2.add_{p}_proj" for p in "kv"}
     names["vision_knorm"] = "attn2.norm_added_k"
     image = f"{embed}.image_embedder"
-    found += convert.norm("vision/norm_in", f"{image}.norm1")
-    found += convert.linear("vision/in", f"{image}.ff.net.0.proj")
-    found += convert.linear("vision/out", f"{image}.ff.net.2")
-    found += convert.norm("vision/norm_out", f"{image}.norm2")
-  found += mmdit.block_layout("blocks", "blocks.{}", names, range(net.depth))
-  return tuple(found)
+    rules += convert.norm("vision/norm_in", f"{image}.norm1")
+    rules += convert.linear("vision/in", f"{image}.ff.net.0.proj")
+    rules += convert.linear("vision/out", f"{image}.ff.net.2")
+    rules += convert.norm("vision/norm_out", f"{image}.norm2")
+  rules += mmdit.block_layout("blocks", "blocks.{}", names, range(net.depth))
+  return tuple(rules)
 
 
 def public_config(net: Wan) -> dict[str, Any]:
@@ -330,7 +330,7 @@ def public_fields(net: Wan) -> fields.Fields:
   `pos_embed_seq_len` is of networks between a first and a last frame;
   `rope_max_seq_len` only bounds the places.
   """
-  more = fields.Fields(
+  known = fields.Fields(
     fixed={
       "cross_attn_norm": (True,),
       "eps": (1e-6,),
@@ -340,7 +340,7 @@ def public_fields(net: Wan) -> fields.Fields:
     },
     unread=("rope_max_seq_len",),
   )
-  return fields.like(public_config(net), more)
+  return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> Wan:
@@ -426,26 +426,26 @@ def make_policy(
     )
   shape = (frames, latent_height, latent_width)
   floats = lambda *sizes: jax.ShapeDtypeStruct((1, *sizes), jnp.float32)
-  pictures = {}
+  sources = {}
   if net.extra_channels:
-    pictures["picture"] = floats(*shape, net.extra_channels)
+    sources["picture"] = floats(*shape, net.extra_channels)
   if net.takes_first:
-    pictures["picture"] = floats(1, *shape[1:], net.channels)
+    sources["picture"] = floats(1, *shape[1:], net.channels)
   if net.vision_width:
-    pictures["vision"] = floats(257, net.vision_width)
-  both = experts.Experts(net, net.copy()) if boundary else net
+    sources["vision"] = floats(257, net.vision_width)
+  module = experts.Experts(net, net.copy()) if boundary else net
   policy = latent_policy.make(
-    both,
+    module,
     {"words": floats(words, net.text_width)},
     latent_shape=(*shape, net.channels),
     param_dtype=jnp.dtype(param_dtype),
     sharding_rules=SHARDING_RULES,
     layout=layout(net),
-    pictures=pictures or None,
+    pictures=sources or None,
     public_config=public_config(net),
     public_fields=public_fields(net),
   )
-  if not isinstance(both, experts.Experts):
+  if not isinstance(module, experts.Experts):
     return policy
 
   def guide(v_cond: Array, v_uncond: Array, scale: Any, t: Array) -> Array:
@@ -456,7 +456,7 @@ def make_policy(
 
   return dataclasses.replace(
     policy,
-    velocity=experts.by_time(both, boundary),
+    velocity=experts.by_time(module, boundary),
     parts=experts.FOLDERS,
     guide=guide if low_guidance else None,
   )

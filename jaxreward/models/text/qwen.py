@@ -92,23 +92,23 @@ class Layer(nn.Module):
   ) -> tuple[Array, None]:
     c, dtype = self.config, self.dtype
     plain = lambda n, name: nn.Dense(n, use_bias=False, dtype=dtype, name=name)
-    scaled = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
+    rms_norm = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
     head = c.width // c.heads
-    h = scaled("norm_1")(x)
+    h = rms_norm("norm_1")(x)
     q = nn.Dense(c.width, dtype=dtype, name="query")(h)
     kv = nn.Dense(2 * c.groups * head, dtype=dtype, name="kv")(h)
     k, v = jnp.split(kv, 2, -1)
     q, k = tower.rotate(q, c.heads, angles), tower.rotate(k, c.groups, angles)
     k, v = (_repeated(y, c.groups, c.heads) for y in (k, v))
     x = x + plain(c.width, "out")(tower.attend(q, k, v, c.heads, bias))
-    gate, h = jnp.split(plain(2 * c.mlp, "up")(scaled("norm_2")(x)), 2, -1)
+    gate, h = jnp.split(plain(2 * c.mlp, "up")(rms_norm("norm_2")(x)), 2, -1)
     return x + plain(c.width, "down")(jax.nn.silu(gate) * h), None
 
 
 def _repeated(x: Array, groups: int, heads: int) -> Array:
   """Every head of a group, once for each query head that shares it."""
-  split = x.reshape(*x.shape[:2], groups, -1)
-  return jnp.repeat(split, heads // groups, 2).reshape(*x.shape[:2], -1)
+  grouped = x.reshape(*x.shape[:2], groups, -1)
+  return jnp.repeat(grouped, heads // groups, 2).reshape(*x.shape[:2], -1)
 
 
 class QwenText(nn.Module):
@@ -121,7 +121,7 @@ class QwenText(nn.Module):
   def __call__(
     self,
     tokens: Int[ArrayLike, "B L"],
-    seen: Sequence[Float[ArrayLike, "B _ D"]] = (),
+    image_tokens: Sequence[Float[ArrayLike, "B _ D"]] = (),
     starts: Sequence[int] = (),
     grids: Sequence[tuple[int, int]] = (),
   ) -> Float[Array, "B L D"]:
@@ -129,9 +129,9 @@ class QwenText(nn.Module):
 
     Args:
       tokens: ids.
-      seen: tokens of pictures, each of which takes the places of so many ids.
-      starts: of the pictures, in order, the same in every row.
-      grids: rows and columns of each picture's tokens.
+      image_tokens: tokens of each image, which replace as many ids.
+      starts: of the images, in order, the same in every row.
+      grids: rows and columns of each image's tokens.
     """
     c, length = self.config, tokens.shape[1]
     table = self.param(
@@ -139,7 +139,7 @@ class QwenText(nn.Module):
     )
     frequency = c.theta ** -jnp.arange(0, 1, 2 * c.heads / c.width)
     angles = jnp.arange(length)[:, None] * frequency
-    if seen:
+    if image_tokens:
       axis = np.repeat(np.arange(3), c.sections)
       angles = rope_places(length, starts, grids)[:, axis] * frequency
     angles = jnp.tile(angles, 2)[None]
@@ -151,9 +151,9 @@ class QwenText(nn.Module):
       length=c.depth,
     )
     x = jnp.take(table, tokens, 0).astype(self.dtype)
-    for start, some in zip(starts, seen, strict=True):
-      some = jnp.asarray(some, self.dtype)
-      x = x.at[:, start : start + some.shape[1]].set(some)
+    for start, features in zip(starts, image_tokens, strict=True):
+      features = jnp.asarray(features, self.dtype)
+      x = x.at[:, start : start + features.shape[1]].set(features)
     bias = tower.causal_bias(length)
     x, _ = layers(c, self.dtype, name="layers")(x, bias, angles)
     return nn.RMSNorm(epsilon=c.eps, dtype=self.dtype, name="norm")(x)
@@ -168,8 +168,8 @@ def rope_places(
 
   Args:
     length: tokens in all.
-    starts: of the pictures, in order; none for words alone.
-    grids: rows and columns of each picture's tokens.
+    starts: of the images, in order; none for words alone.
+    grids: rows and columns of each image's tokens.
   """
   parts: list[np.ndarray] = []
   token = place = 0  # of the next
@@ -234,44 +234,48 @@ def encode_qwen_image_edit(
   """
   net = qwen_vision.VisionTower(vision, dtype)
 
-  def look(image: Array) -> Array:
-    found: Any = net.apply({"params": params["vision"]}, image[None])
-    return found[0]
+  def encode_image(image: Array) -> Array:
+    features: Any = net.apply({"params": params["vision"]}, image[None])
+    return features[0]
 
-  seen = [jax.lax.map(look, jnp.asarray(images)) for images in pictures]
+  image_tokens = [
+    jax.lax.map(encode_image, jnp.asarray(images)) for images in pictures
+  ]
   grids = [vision.grid(*images.shape[1:3]) for images in pictures]
   states: Any = QwenText(config, dtype).apply(
-    {"params": params["text"]}, tokens, seen, tuple(starts), grids
+    {"params": params["text"]}, tokens, image_tokens, tuple(starts), grids
   )
   return _after(states, mask, qwen_prompts.EDIT_TEMPLATE_TOKENS)
 
 
 def _after(states: Array, mask: ArrayLike, drop: int) -> tuple[Array, Array]:
-  kept = jnp.asarray(mask)[:, drop:]
-  return jnp.where(kept[..., None], states[:, drop:], 0.0), kept
+  key_mask = jnp.asarray(mask)[:, drop:]
+  return jnp.where(key_mask[..., None], states[:, drop:], 0.0), key_mask
 
 
 def rules_of(config: Qwen, prefix: str = "model.") -> tuple[Rule, ...]:
   """Table of public names; new files say "model.language_model."."""
-  each, at = range(config.depth), f"{prefix}layers.{{}}"
+  layers, at = range(config.depth), f"{prefix}layers.{{}}"
   attention = f"{at}.self_attn"
   return (
     Rule("token", f"{prefix}embed_tokens.weight"),
     Rule("", "lm_head.weight"),
     Rule("", "visual.*"),
     Rule("", "model.visual.*"),
-    *norm("layers/norm_1", f"{at}.input_layernorm", each, bias=False),
-    *linear("layers/query", f"{attention}.q_proj", each),
-    *linear("layers/kv", tuple(f"{attention}.{x}_proj" for x in "kv"), each),
-    *linear("layers/out", f"{attention}.o_proj", each, bias=False),
-    *norm("layers/norm_2", f"{at}.post_attention_layernorm", each, bias=False),
+    *norm("layers/norm_1", f"{at}.input_layernorm", layers, bias=False),
+    *linear("layers/query", f"{attention}.q_proj", layers),
+    *linear("layers/kv", tuple(f"{attention}.{x}_proj" for x in "kv"), layers),
+    *linear("layers/out", f"{attention}.o_proj", layers, bias=False),
+    *norm(
+      "layers/norm_2", f"{at}.post_attention_layernorm", layers, bias=False
+    ),
     *linear(
       "layers/up",
       (f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
-      each,
+      layers,
       bias=False,
     ),
-    *linear("layers/down", f"{at}.mlp.down_proj", each, bias=False),
+    *linear("layers/down", f"{at}.mlp.down_proj", layers, bias=False),
     *norm("norm", f"{prefix}norm", bias=False),
   )
 
@@ -335,9 +339,9 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
 def shapes(config: Qwen, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-  made = jax.eval_shape(QwenText(config).init, jax.random.key(0), tokens)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+  variables = jax.eval_shape(QwenText(config).init, jax.random.key(0), tokens)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 def load(

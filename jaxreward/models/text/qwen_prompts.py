@@ -50,12 +50,12 @@ def tokenize(
     length: most tokens of a prompt, 1024 for the public pipeline; the template
       before it comes on top. What is longer is cut at the end.
   """
-  whole = length + TEMPLATE_TOKENS
+  total = length + TEMPLATE_TOKENS
   rows = [
-    tokens(TEMPLATE.format(text), truncation=True, max_length=whole)
+    tokens(TEMPLATE.format(text), truncation=True, max_length=total)
     for text in texts
   ]
-  return _padded([row["input_ids"] for row in rows], whole)
+  return _padded([row["input_ids"] for row in rows], total)
 
 
 def tokenize_edit(
@@ -83,29 +83,29 @@ def tokenize_edit(
     UserError: the pictures leave no room for words.
   """
   name = "Picture {}: " if numbered else ""
-  shown = "".join(name.format(i + 1) + _PICTURE for i in range(len(counts)))
-  *before, after = PLUS_TEMPLATE.replace("{}", shown + "{}").split(_PAD)
-  first: list[int] = []
+  marks = "".join(name.format(i + 1) + _PICTURE for i in range(len(counts)))
+  *before, after = PLUS_TEMPLATE.replace("{}", marks + "{}").split(_PAD)
+  prefix: list[int] = []
   starts = []
   for part, count in zip(before, counts, strict=True):
-    first += tokens(part)["input_ids"]
-    starts.append(len(first))
-    first += [pad] * count
-  whole = length + EDIT_TEMPLATE_TOKENS
-  rest = whole - len(first)
+    prefix += tokens(part)["input_ids"]
+    starts.append(len(prefix))
+    prefix += [pad] * count
+  total = length + EDIT_TEMPLATE_TOKENS
+  room = total - len(prefix)
   around = len(tokens(after.format(""))["input_ids"])
-  if rest <= around:
-    least = length + around + 1 - rest
+  if room <= around:
+    least = length + around + 1 - room
     raise UserError(
       f"config.model.words={length}: the picture to edit takes {sum(counts)} of"
       f" them and leaves none for the instruction; set it to {least} and as many"
       " as instructions have, or config.text_encoder.area to less"
     )
   rows = [
-    tokens(after.format(text), truncation=True, max_length=rest)
+    tokens(after.format(text), truncation=True, max_length=room)
     for text in texts
   ]
-  ids, mask = _padded([[*first, *row["input_ids"]] for row in rows], whole)
+  ids, mask = _padded([[*prefix, *row["input_ids"]] for row in rows], total)
   return ids, mask, tuple(starts)
 
 

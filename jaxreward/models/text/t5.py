@@ -88,8 +88,8 @@ def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
   share = np.log(np.maximum(size, 1) / exact) / math.log(far / exact)
   # Powers of two fall on an edge; it belongs to the bucket that it opens.
   large = exact + np.floor(share * (half - exact) + 1e-6).astype(np.int64)
-  found = np.where(size < exact, size, np.minimum(large, half - 1))
-  return found + np.where(distance > 0, half, 0)
+  bucket = np.where(size < exact, size, np.minimum(large, half - 1))
+  return bucket + np.where(distance > 0, half, 0)
 
 
 def place_bias(
@@ -113,14 +113,14 @@ class Layer(nn.Module):
   def __call__(self, x: Array, bias: Array) -> tuple[Array, None]:
     c, dtype = self.config, self.dtype
     dense = lambda n, name: nn.Dense(n, use_bias=False, dtype=dtype, name=name)
-    scaled = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
+    rms_norm = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
     if not c.shared:
       bias = bias + place_bias(self, c, x.shape[1])
-    h = dense(3 * c.heads * c.head, "qkv")(scaled("norm_1")(x))
+    h = dense(3 * c.heads * c.head, "qkv")(rms_norm("norm_1")(x))
     q, k, v = jnp.split(h, 3, -1)
     h = tower.attend(q, k, v, c.heads, bias, scale=1.0)
     x = x + dense(c.width, "out")(h)
-    gate, h = jnp.split(dense(2 * c.mlp, "up")(scaled("norm_2")(x)), 2, -1)
+    gate, h = jnp.split(dense(2 * c.mlp, "up")(rms_norm("norm_2")(x)), 2, -1)
     return x + dense(c.width, "down")(jax.nn.gelu(gate) * h), None
 
 
@@ -166,11 +166,11 @@ class T5Encoder(nn.Module):
 
 def rules_of(config: T5) -> tuple[Rule, ...]:
   """Table of public names, as transformers has them."""
-  each = range(config.depth)
+  layers = range(config.depth)
   attention, mlp = "encoder.block.{}.layer.0", "encoder.block.{}.layer.1"
   place = "SelfAttention.relative_attention_bias.weight"
-  scaled = lambda ours, public: norm(ours, public, each, bias=False)
-  dense = lambda ours, public: linear(ours, public, each, bias=False)
+  rms_norm = lambda ours, public: norm(ours, public, layers, bias=False)
+  dense = lambda ours, public: linear(ours, public, layers, bias=False)
   return (
     Rule("token", "shared.weight"),
     Rule("", "encoder.embed_tokens.weight"),  # the same once more
@@ -178,13 +178,13 @@ def rules_of(config: T5) -> tuple[Rule, ...]:
     Rule("", "lm_head.weight"),
     Rule("places", f"{attention.format(0)}.{place}")
     if config.shared
-    else Rule("layers/places", f"{attention}.{place}", layers=each),
-    *scaled("layers/norm_1", f"{attention}.layer_norm"),
+    else Rule("layers/places", f"{attention}.{place}", layers=layers),
+    *rms_norm("layers/norm_1", f"{attention}.layer_norm"),
     *dense(
       "layers/qkv", tuple(f"{attention}.SelfAttention.{x}" for x in "qkv")
     ),
     *dense("layers/out", f"{attention}.SelfAttention.o"),
-    *scaled("layers/norm_2", f"{mlp}.layer_norm"),
+    *rms_norm("layers/norm_2", f"{mlp}.layer_norm"),
     *dense("layers/up", tuple(f"{mlp}.DenseReluDense.wi_{i}" for i in (0, 1))),
     *dense("layers/down", f"{mlp}.DenseReluDense.wo"),
     *norm("norm", "encoder.final_layer_norm", bias=False),
@@ -241,9 +241,9 @@ def config_of(record: Mapping[str, Any]) -> T5:
 def shapes(config: T5, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-  made = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), tokens)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+  variables = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), tokens)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 def load(

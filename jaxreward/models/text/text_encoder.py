@@ -66,16 +66,16 @@ SHARDING_RULES: tower.Rules = (
 
 def _clip(encoders: Encoders, params: Params, i: int, tokens: Tokens):
   net = clip.TextTower(encoders.clips[i], encoders.dtype, keep=True)
-  found: Any = net.apply({"params": params[f"clip_{i}"]}, tokens)
-  return found
+  outputs: Any = net.apply({"params": params[f"clip_{i}"]}, tokens)
+  return outputs
 
 
 def _t5(encoders: Encoders, params: Params, tokens: Tokens) -> Array:
   if encoders.t5 is None:
     raise UserError("there is no T5 encoder; name its weights")
   net = t5.T5Encoder(encoders.t5, encoders.dtype)
-  found: Any = net.apply({"params": params["t5"]}, tokens)
-  return found
+  states: Any = net.apply({"params": params["t5"]}, tokens)
+  return states
 
 
 def encode_sd3(
@@ -97,15 +97,22 @@ def encode_sd3(
     places: of those zeros.
     width: of those zeros; T5's own where it is there.
   """
-  found = [_clip(encoders, params, i, ids) for i, ids in enumerate(clip_tokens)]
-  both = jnp.concatenate([f["penultimate"] for f in found], -1)
-  pooled = jnp.concatenate([f["embedding"] for f in found], -1)
+  outputs = [
+    _clip(encoders, params, i, ids) for i, ids in enumerate(clip_tokens)
+  ]
+  clip_states = jnp.concatenate([f["penultimate"] for f in outputs], -1)
+  pooled = jnp.concatenate([f["embedding"] for f in outputs], -1)
   if t5_tokens is None:
-    rest = jnp.zeros((both.shape[0], places, width), both.dtype)
+    t5_states = jnp.zeros(
+      (clip_states.shape[0], places, width), clip_states.dtype
+    )
   else:
-    rest = _t5(encoders, params, t5_tokens)
-  both = jnp.pad(both, ((0, 0), (0, 0), (0, rest.shape[-1] - both.shape[-1])))
-  return jnp.concatenate([both, rest], 1), pooled
+    t5_states = _t5(encoders, params, t5_tokens)
+  clip_states = jnp.pad(
+    clip_states,
+    ((0, 0), (0, 0), (0, t5_states.shape[-1] - clip_states.shape[-1])),
+  )
+  return jnp.concatenate([clip_states, t5_states], 1), pooled
 
 
 def encode_flux(
@@ -128,8 +135,8 @@ def encode_wan(
 ) -> Float[Array, "B L D"]:
   """The words as Wan takes them, from `tokenize_wan`."""
   net = t5.T5Encoder(config, dtype)
-  found: Any = net.apply({"params": params}, tokens, mask)
-  return jnp.where(jnp.asarray(mask)[..., None], found, 0)
+  states: Any = net.apply({"params": params}, tokens, mask)
+  return jnp.where(jnp.asarray(mask)[..., None], states, 0)
 
 
 def tokenize_wan(
@@ -148,12 +155,12 @@ def tokenize_wan(
   Raises:
     UserError: ftfy is not installed.
   """
-  found = tokenizer(
+  encoding = tokenizer(
     [_clean(text) for text in texts],
     padding="max_length", truncation=True, max_length=length,
   )  # fmt: skip
-  ids = np.asarray(found["input_ids"], np.int32)
-  return ids, np.asarray(found["attention_mask"], bool)
+  ids = np.asarray(encoding["input_ids"], np.int32)
+  return ids, np.asarray(encoding["attention_mask"], bool)
 
 
 def _clean(text: str) -> str:
@@ -206,22 +213,24 @@ def load(
       raise UserError(
         f'{spec} holds a "{kind}", neither CLIP\'s text tower nor T5'
       )
-  kept = config if with_t5 else None
-  return Encoders(tuple(clips), kept, jnp.dtype(dtype)), params
+  t5_config = config if with_t5 else None
+  return Encoders(tuple(clips), t5_config, jnp.dtype(dtype)), params
 
 
 def load_clip_text(
   spec: os.PathLike[str] | str, *, dtype: str = "float32"
 ) -> tuple[Text, Params]:
   """(architecture, parameters) of a CLIP text tower that stands alone."""
-  stored = hub.open_weights(spec)
-  projection = None if "text_projection.weight" in stored else 0
+  tensors = hub.open_weights(spec)
+  projection = None if "text_projection.weight" in tensors else 0
   text = clip_layouts.text_of(hub.read_config(spec), projection)
   net = clip.TextTower(text)
   tokens = jax.ShapeDtypeStruct((1, text.length), jnp.int32)
-  made = jax.eval_shape(net.init, jax.random.key(0), tokens)["params"]
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  shapes = jax.eval_shape(net.init, jax.random.key(0), tokens)["params"]
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
   # Old files say "text_model." before every name, new ones do not.
-  at = "text_model." if any(n.startswith("text_model.") for n in stored) else ""
+  at = (
+    "text_model." if any(n.startswith("text_model.") for n in tensors) else ""
+  )
   rules: tuple[Rule, ...] = clip_layouts.hf_text(text, "", at)
-  return text, convert.load_params(spec, rules, jax.tree.map(cast, made))
+  return text, convert.load_params(spec, rules, jax.tree.map(as_dtype, shapes))

@@ -23,14 +23,14 @@ RULES: tuple[Rule, ...] = tuple(
 
 def shapes(features: int = 768) -> Params:
   """The parameters as `jax.ShapeDtypeStruct`."""
-  made, before = {}, features
+  variables, before = {}, features
   for n, width in zip(_NUMBERS, WIDTHS, strict=True):
-    made[f"layer_{n}"] = {
+    variables[f"layer_{n}"] = {
       "kernel": jax.ShapeDtypeStruct((before, width), jnp.float32),
       "bias": jax.ShapeDtypeStruct((width,), jnp.float32),
     }
     before = width
-  return made
+  return variables
 
 
 def apply(params: Params, x: Float[ArrayLike, "*B E"]) -> Float[Array, "*B"]:

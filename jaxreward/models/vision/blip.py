@@ -76,10 +76,10 @@ class VisionTower(nn.Module):
     c, s, dtype = self.config, self.config.vision, self.dtype
     x = jnp.asarray(x, dtype)
     x = tower.Patches(s.width, c.patch, True, dtype, name="patches")(x)
-    first = self.param("class", _NORMAL, (1, 1, s.width))
+    class_token = self.param("class", _NORMAL, (1, 1, s.width))
     place = self.param("position", _NORMAL, (1, x.shape[1] + 1, s.width))
-    first = jnp.repeat(first, len(x), 0).astype(dtype)
-    x = jnp.concatenate([first, x], 1) + place.astype(dtype)
+    class_token = jnp.repeat(class_token, len(x), 0).astype(dtype)
+    x = jnp.concatenate([class_token, x], 1) + place.astype(dtype)
     x, _ = tower.Stack(s, dtype, name="stack")(x)
     return tower.layer_norm(s.eps, dtype, "norm")(x)
 
@@ -91,14 +91,16 @@ class TextLayer(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, bias: Array, seen: Array) -> tuple[Array, None]:
+  def __call__(
+    self, x: Array, bias: Array, image_states: Array
+  ) -> tuple[Array, None]:
     s, dtype = self.size, self.dtype
     dense = lambda n, name: nn.Dense(n, dtype=dtype, name=name)
     added = lambda h, name: tower.layer_norm(s.eps, dtype, name)(x + h)
     q, k, v = jnp.split(dense(3 * s.width, "qkv")(x), 3, -1)
     h = tower.attend(q, k, v, s.heads, bias)
     x = added(dense(s.width, "out")(h), "norm_1")
-    k, v = jnp.split(dense(2 * s.width, "kv")(seen), 2, -1)
+    k, v = jnp.split(dense(2 * s.width, "kv")(image_states), 2, -1)
     h = tower.attend(dense(s.width, "query")(x), k, v, s.heads)
     x = added(dense(s.width, "cross")(h), "norm_2")
     h = tower.ACTIVATIONS[s.activation](dense(s.mlp, "up")(x))
@@ -116,7 +118,7 @@ class TextTower(nn.Module):
     self,
     tokens: Int[ArrayLike, "B L"],
     mask: Bool[ArrayLike, "B L"],
-    seen: Float[Array, "B N D"],
+    image_states: Float[Array, "B N D"],
   ) -> Float[Array, "B L E"]:
     c, s = self.config, self.config.text
     table = self.param("token", _NORMAL, (c.vocabulary, s.width))
@@ -131,7 +133,7 @@ class TextTower(nn.Module):
       in_axes=nn.broadcast,
       length=s.depth,
     )
-    return layers(s, self.dtype, name="layers")(x, bias, seen)[0]
+    return layers(s, self.dtype, name="layers")(x, bias, image_states)[0]
 
 
 class BlipModel(nn.Module):
@@ -148,29 +150,35 @@ class BlipModel(nn.Module):
     images: Float[ArrayLike, "B H W 3"],
   ) -> Float[Array, "B L E"]:
     """States [B, L, E] of texts, each beside its normalised picture."""
-    seen = VisionTower(self.config, self.dtype, name="vision")(images)
-    return TextTower(self.config, self.dtype, name="text")(tokens, mask, seen)
+    image_states = VisionTower(self.config, self.dtype, name="vision")(images)
+    return TextTower(self.config, self.dtype, name="text")(
+      tokens, mask, image_states
+    )
 
 
 def _text(depth: int, at: str) -> tuple[Rule, ...]:
-  each, ours = range(depth), "text/layers"
+  layers, ours = range(depth), "text/layers"
   layer = f"{at}.encoder.layer.{{}}"
-  own, cross = f"{layer}.attention", f"{layer}.crossattention"
+  self_attention, cross = f"{layer}.attention", f"{layer}.crossattention"
   names = ("query", "key", "value")
   return (
     Rule("text/token", f"{at}.embeddings.word_embeddings.weight"),
     Rule("text/position", f"{at}.embeddings.position_embeddings.weight"),
     *norm("text/norm", f"{at}.embeddings.LayerNorm"),
-    *linear(f"{ours}/qkv", tuple(f"{own}.self.{n}" for n in names), each),
-    *linear(f"{ours}/out", f"{own}.output.dense", each),
-    *norm(f"{ours}/norm_1", f"{own}.output.LayerNorm", each),
-    *linear(f"{ours}/query", f"{cross}.self.query", each),
-    *linear(f"{ours}/kv", tuple(f"{cross}.self.{n}" for n in names[1:]), each),
-    *linear(f"{ours}/cross", f"{cross}.output.dense", each),
-    *norm(f"{ours}/norm_2", f"{cross}.output.LayerNorm", each),
-    *linear(f"{ours}/up", f"{layer}.intermediate.dense", each),
-    *linear(f"{ours}/down", f"{layer}.output.dense", each),
-    *norm(f"{ours}/norm_3", f"{layer}.output.LayerNorm", each),
+    *linear(
+      f"{ours}/qkv", tuple(f"{self_attention}.self.{n}" for n in names), layers
+    ),
+    *linear(f"{ours}/out", f"{self_attention}.output.dense", layers),
+    *norm(f"{ours}/norm_1", f"{self_attention}.output.LayerNorm", layers),
+    *linear(f"{ours}/query", f"{cross}.self.query", layers),
+    *linear(
+      f"{ours}/kv", tuple(f"{cross}.self.{n}" for n in names[1:]), layers
+    ),
+    *linear(f"{ours}/cross", f"{cross}.output.dense", layers),
+    *norm(f"{ours}/norm_2", f"{cross}.output.LayerNorm", layers),
+    *linear(f"{ours}/up", f"{layer}.intermediate.dense", layers),
+    *linear(f"{ours}/down", f"{layer}.output.dense", layers),
+    *norm(f"{ours}/norm_3", f"{layer}.output.LayerNorm", layers),
     Rule("", f"{at}.embeddings.position_ids"),
   )
 
@@ -185,7 +193,7 @@ _TRAINING = tuple(
 
 def rules_of(config: Blip) -> tuple[Rule, ...]:
   """Table of ImageReward's names, its head included."""
-  each, ours = range(config.vision.depth), "vision/stack/layers"
+  layers, ours = range(config.vision.depth), "vision/stack/layers"
   vision = "blip.visual_encoder"
   block = f"{vision}.blocks.{{}}"
   head = tuple(
@@ -198,12 +206,12 @@ def rules_of(config: Blip) -> tuple[Rule, ...]:
     Rule("vision/class", f"{vision}.cls_token"),
     Rule("vision/position", f"{vision}.pos_embed"),
     *conv("vision/patches/embedding", f"{vision}.patch_embed.proj"),
-    *norm(f"{ours}/norm_1", f"{block}.norm1", each),
-    *linear(f"{ours}/qkv", f"{block}.attn.qkv", each),
-    *linear(f"{ours}/out", f"{block}.attn.proj", each),
-    *norm(f"{ours}/norm_2", f"{block}.norm2", each),
-    *linear(f"{ours}/up", f"{block}.mlp.fc1", each),
-    *linear(f"{ours}/down", f"{block}.mlp.fc2", each),
+    *norm(f"{ours}/norm_1", f"{block}.norm1", layers),
+    *linear(f"{ours}/qkv", f"{block}.attn.qkv", layers),
+    *linear(f"{ours}/out", f"{block}.attn.proj", layers),
+    *norm(f"{ours}/norm_2", f"{block}.norm2", layers),
+    *linear(f"{ours}/up", f"{block}.mlp.fc1", layers),
+    *linear(f"{ours}/down", f"{block}.mlp.fc2", layers),
     *norm("vision/norm", f"{vision}.norm"),
     *_text(config.text.depth, "blip.text_encoder"),
     *head,
@@ -213,19 +221,19 @@ def rules_of(config: Blip) -> tuple[Rule, ...]:
 
 def hf_rules(config: Blip) -> tuple[Rule, ...]:
   """Table of both towers as transformers' BLIP for retrieval has them."""
-  each, ours = range(config.vision.depth), "vision/stack/layers"
+  layers, ours = range(config.vision.depth), "vision/stack/layers"
   layer = "vision_model.encoder.layers.{}"
   embeddings = "vision_model.embeddings"
   return (
     Rule("vision/class", f"{embeddings}.class_embedding"),
     Rule("vision/position", f"{embeddings}.position_embedding"),
     *conv("vision/patches/embedding", f"{embeddings}.patch_embedding"),
-    *norm(f"{ours}/norm_1", f"{layer}.layer_norm1", each),
-    *linear(f"{ours}/qkv", f"{layer}.self_attn.qkv", each),
-    *linear(f"{ours}/out", f"{layer}.self_attn.projection", each),
-    *norm(f"{ours}/norm_2", f"{layer}.layer_norm2", each),
-    *linear(f"{ours}/up", f"{layer}.mlp.fc1", each),
-    *linear(f"{ours}/down", f"{layer}.mlp.fc2", each),
+    *norm(f"{ours}/norm_1", f"{layer}.layer_norm1", layers),
+    *linear(f"{ours}/qkv", f"{layer}.self_attn.qkv", layers),
+    *linear(f"{ours}/out", f"{layer}.self_attn.projection", layers),
+    *norm(f"{ours}/norm_2", f"{layer}.layer_norm2", layers),
+    *linear(f"{ours}/up", f"{layer}.mlp.fc1", layers),
+    *linear(f"{ours}/down", f"{layer}.mlp.fc2", layers),
     *norm("vision/norm", "vision_model.post_layernorm"),
     *_text(config.text.depth, "text_encoder"),
   )
@@ -234,14 +242,16 @@ def hf_rules(config: Blip) -> tuple[Rule, ...]:
 def shapes(config: Blip, dtype: str = "float32", *, head: bool = True) -> Any:
   """The parameters as `jax.ShapeDtypeStruct`, the head's if wanted."""
   side = config.image
-  picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
   mask = jax.ShapeDtypeStruct((1, 8), bool)
   net = BlipModel(config)
-  made = jax.eval_shape(net.init, jax.random.key(0), tokens, mask, picture)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  found = jax.tree.map(cast, dict(made["params"]))
-  return found | ({"head": aesthetic.shapes(config.text.width)} if head else {})
+  variables = jax.eval_shape(net.init, jax.random.key(0), tokens, mask, image)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  params = jax.tree.map(as_dtype, dict(variables["params"]))
+  return params | (
+    {"head": aesthetic.shapes(config.text.width)} if head else {}
+  )
 
 
 def config_of(spec: os.PathLike[str] | str) -> Blip:
@@ -251,26 +261,28 @@ def config_of(spec: os.PathLike[str] | str) -> Blip:
     UserError: unreadable weights, tensors that are no BLIP's, or a width that
       does not divide into heads of 64 features.
   """
-  stored = hub.open_weights(spec)
+  tensors = hub.open_weights(spec)
 
   def shape(name: str, rank: int) -> tuple[int, ...]:
     of = f"{spec}: no ImageReward"
-    return hub.shape_of(stored, f"blip.{name}", rank, of=of)
+    return hub.shape_of(tensors, f"blip.{name}", rank, of=of)
 
-  def size(width: int, first: str, mlp: str, eps: float) -> Size:
+  def size(width: int, name: str, mlp: str, eps: float) -> Size:
     if width % _HEAD:
       raise UserError(
         f"{spec}: a tower of width {width} has no whole heads of {_HEAD}"
       )
     hidden, _ = shape(mlp.format(0), 2)
-    depth = hub.count_layers(stored, f"blip.{first}")
+    depth = hub.count_layers(tensors, f"blip.{name}")
     return Size(width, depth, width // _HEAD, hidden, eps=eps)
 
   block = "visual_encoder.blocks.{}"
   layer = "text_encoder.encoder.layer.{}"
   width, _, patch, _ = shape("visual_encoder.patch_embed.proj.weight", 4)
   side = math.isqrt(shape("visual_encoder.pos_embed", 3)[1] - 1)
-  words, features = shape("text_encoder.embeddings.word_embeddings.weight", 2)
+  vocabulary, features = shape(
+    "text_encoder.embeddings.word_embeddings.weight", 2
+  )
   places, _ = shape("text_encoder.embeddings.position_embeddings.weight", 2)
   return Blip(
     size(width, f"{block}.norm1.weight", f"{block}.mlp.fc1.weight", 1e-6),
@@ -278,7 +290,7 @@ def config_of(spec: os.PathLike[str] | str) -> Blip:
       features, f"{layer}.attention.output.dense.weight",
       f"{layer}.intermediate.dense.weight", 1e-12,
     ),
-    patch, side * patch, words, places,
+    patch, side * patch, vocabulary, places,
   )  # fmt: skip
 
 

@@ -129,12 +129,12 @@ class TextTower(nn.Module):
     x = tower.layer_norm(s.eps, self.dtype, "norm")(x)
     end = tokens if c.eos is None else tokens == c.eos
     pooled = x[jnp.arange(len(x)), jnp.argmax(end, -1)]
-    found = {"last": x, "pooled": pooled}
+    outputs = {"last": x, "pooled": pooled}
     if every is not None:
-      found["penultimate"] = every[-2]
+      outputs["penultimate"] = every[-2]
     if c.projection:
-      found["embedding"] = _project(c.projection, self.dtype)(pooled)
-    return found
+      outputs["embedding"] = _project(c.projection, self.dtype)(pooled)
+    return outputs
 
 
 class VisionTower(nn.Module):
@@ -157,19 +157,21 @@ class VisionTower(nn.Module):
     c, s = self.config, self.config.size
     patches = tower.Patches(s.width, c.patch, False, self.dtype, name="patches")
     x = patches(jnp.asarray(x, self.dtype))
-    first = self.param("class", _NORMAL, (s.width,))
+    class_token = self.param("class", _NORMAL, (s.width,))
     place = self.param("position", _NORMAL, (x.shape[1] + 1, s.width))
-    first = jnp.broadcast_to(first, (len(x), 1, s.width)).astype(self.dtype)
-    x = jnp.concatenate([first, x], 1) + place.astype(self.dtype)
+    class_token = jnp.broadcast_to(class_token, (len(x), 1, s.width)).astype(
+      self.dtype
+    )
+    x = jnp.concatenate([class_token, x], 1) + place.astype(self.dtype)
     x = tower.layer_norm(s.eps, self.dtype, "norm_in")(x)
     x, every = tower.Stack(s, self.dtype, self.keep, name="stack")(x)
     x = tower.layer_norm(s.eps, self.dtype, "norm_out")(x)
-    found = {"states": x, "pooled": x[:, 0]}
+    outputs = {"states": x, "pooled": x[:, 0]}
     if every is not None:
-      found["penultimate"] = every[-2]
+      outputs["penultimate"] = every[-2]
     if c.projection:
-      found["embedding"] = _project(c.projection, self.dtype)(x[:, 0])
-    return found
+      outputs["embedding"] = _project(c.projection, self.dtype)(x[:, 0])
+    return outputs
 
 
 def _project(features: int, dtype: Any) -> nn.Dense:
@@ -209,10 +211,12 @@ class ClipModel(nn.Module):
     image = self.vision(images)["states" if states else "embedding"]
     return text, image, jnp.exp(jnp.asarray(self.logit_scale))
 
-  def read(self, tokens: Int[ArrayLike, "B L"]) -> dict[str, Array]:
+  def encode_text(self, tokens: Int[ArrayLike, "B L"]) -> dict[str, Array]:
     """See `TextTower`."""
     return self.text(tokens)
 
-  def look(self, images: Float[ArrayLike, "B H W 3"]) -> dict[str, Array]:
+  def encode_image(
+    self, images: Float[ArrayLike, "B H W 3"]
+  ) -> dict[str, Array]:
     """See `VisionTower`."""
     return self.vision(images)

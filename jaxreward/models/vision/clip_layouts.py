@@ -31,16 +31,16 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 def hf_layers(ours: str, public: str, depth: int) -> tuple[Rule, ...]:
   """Layers of CLIP and SigLIP towers as transformers names them."""
-  each = range(depth)
+  layers = range(depth)
   at = f"{public}encoder.layers.{{}}"
   attention = tuple(f"{at}.self_attn.{x}_proj" for x in "qkv")
   return (
-    *norm(f"{ours}/norm_1", f"{at}.layer_norm1", each),
-    *linear(f"{ours}/qkv", attention, each),
-    *linear(f"{ours}/out", f"{at}.self_attn.out_proj", each),
-    *norm(f"{ours}/norm_2", f"{at}.layer_norm2", each),
-    *linear(f"{ours}/up", f"{at}.mlp.fc1", each),
-    *linear(f"{ours}/down", f"{at}.mlp.fc2", each),
+    *norm(f"{ours}/norm_1", f"{at}.layer_norm1", layers),
+    *linear(f"{ours}/qkv", attention, layers),
+    *linear(f"{ours}/out", f"{at}.self_attn.out_proj", layers),
+    *norm(f"{ours}/norm_2", f"{at}.layer_norm2", layers),
+    *linear(f"{ours}/up", f"{at}.mlp.fc1", layers),
+    *linear(f"{ours}/down", f"{at}.mlp.fc2", layers),
   )
 
 
@@ -91,15 +91,15 @@ def hf_vision(config: Vision, at: str = "vision_model.") -> tuple[Rule, ...]:
 
 
 def _open_clip_layers(ours: str, at: str, depth: int) -> tuple[Rule, ...]:
-  each = range(depth)
+  layers = range(depth)
   return (
-    *norm(f"{ours}/norm_1", f"{at}.ln_1", each),
-    Rule(f"{ours}/qkv/kernel", f"{at}.attn.in_proj_weight", LINEAR, each),
-    Rule(f"{ours}/qkv/bias", f"{at}.attn.in_proj_bias", layers=each),
-    *linear(f"{ours}/out", f"{at}.attn.out_proj", each),
-    *norm(f"{ours}/norm_2", f"{at}.ln_2", each),
-    *linear(f"{ours}/up", f"{at}.mlp.c_fc", each),
-    *linear(f"{ours}/down", f"{at}.mlp.c_proj", each),
+    *norm(f"{ours}/norm_1", f"{at}.ln_1", layers),
+    Rule(f"{ours}/qkv/kernel", f"{at}.attn.in_proj_weight", LINEAR, layers),
+    Rule(f"{ours}/qkv/bias", f"{at}.attn.in_proj_bias", layers=layers),
+    *linear(f"{ours}/out", f"{at}.attn.out_proj", layers),
+    *norm(f"{ours}/norm_2", f"{at}.ln_2", layers),
+    *linear(f"{ours}/up", f"{at}.mlp.c_fc", layers),
+    *linear(f"{ours}/down", f"{at}.mlp.c_proj", layers),
   )
 
 
@@ -251,17 +251,19 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
   if kind != "clip":
     raise UserError(f'config.json describes a "{kind}", not a CLIP model')
   fields.check(record, BOTH_FIELDS, of="config.json")
-  shared = hub.field(
+  projection = hub.field(
     record, "projection_dim", int, of="config.json", default=512
   )
 
   def part(tower: str) -> Mapping[str, Any]:
     # Old files hold only what differs, and hold it twice.
-    old = f"{tower}_config_dict"
-    name = old if record.get(old) else f"{tower}_config"
+    legacy = f"{tower}_config_dict"
+    name = legacy if record.get(legacy) else f"{tower}_config"
     return hub.field(record, name, dict, of="config.json", default={})
 
-  return Clip(text_of(part("text"), shared), vision_of(part("vision"), shared))
+  return Clip(
+    text_of(part("text"), projection), vision_of(part("vision"), projection)
+  )
 
 
 _OPEN_MODEL = fields.Fields(
@@ -293,10 +295,10 @@ def _of_open_clip(record: Mapping[str, Any]) -> Clip:
   cfg = hub.field(record, "model_cfg", dict, of=of)
   text = hub.field(cfg, "text_cfg", dict, of=of)
   vision = hub.field(cfg, "vision_cfg", dict, of=of)
-  unknown = {"timm_model_name", "hf_model_name"} & {*text, *vision}
-  if unknown:
+  foreign = {"timm_model_name", "hf_model_name"} & {*text, *vision}
+  if foreign:
     raise UserError(
-      f"{OPEN_CLIP_CONFIG} has {', '.join(sorted(unknown))}: towers of other"
+      f"{OPEN_CLIP_CONFIG} has {', '.join(sorted(foreign))}: towers of other"
       " libraries are not read; use a checkpoint whose towers are open_clip's"
     )
   for part, known, name in (
@@ -306,24 +308,31 @@ def _of_open_clip(record: Mapping[str, Any]) -> Clip:
   ):
     fields.check(part, known, of=name)
   active = "quick_gelu" if cfg.get("quick_gelu") else "gelu"
-  words = functools.partial(hub.field, text, of=f"{of}: text_cfg")
-  sight = functools.partial(hub.field, vision, of=f"{of}: vision_cfg")
-  shared = hub.field(cfg, "embed_dim", int, of=of)
-  width = words("width", int)
+  text_field = functools.partial(hub.field, text, of=f"{of}: text_cfg")
+  vision_field = functools.partial(hub.field, vision, of=f"{of}: vision_cfg")
+  projection = hub.field(cfg, "embed_dim", int, of=of)
+  width = text_field("width", int)
   stack = Size(
-    width, words("layers", int), words("heads", int, default=8), 4 * width,
+    width, text_field("layers", int), text_field("heads", int, default=8), 4 * width,
     active,
   )  # fmt: skip
-  vocab = words("vocab_size", int, default=49408)
-  read = Text(
-    stack, vocab, words("context_length", int, default=77), None, shared
+  vocab = text_field("vocab_size", int, default=49408)
+  text_config = Text(
+    stack,
+    vocab,
+    text_field("context_length", int, default=77),
+    None,
+    projection,
   )
-  width = sight("width", int)
-  heads = width // sight("head_width", int, default=64)
-  mlp = int(width * sight("mlp_ratio", float, default=4))
-  stack = Size(width, sight("layers", int), heads, mlp, active)
-  side = sight("image_size", int)
-  return Clip(read, Vision(stack, sight("patch_size", int), side, shared))
+  width = vision_field("width", int)
+  heads = width // vision_field("head_width", int, default=64)
+  mlp = int(width * vision_field("mlp_ratio", float, default=4))
+  stack = Size(width, vision_field("layers", int), heads, mlp, active)
+  side = vision_field("image_size", int)
+  return Clip(
+    text_config,
+    Vision(stack, vision_field("patch_size", int), side, projection),
+  )
 
 
 def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
@@ -361,22 +370,22 @@ def shapes(config: Clip, dtype: str = "float32") -> Any:
   """The parameters of both towers as `jax.ShapeDtypeStruct`."""
   net = clip.ClipModel(config)
   side = config.vision.image if config.vision else 0
-  pictures = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   length = config.text.length if config.text else 0
   tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
   key = jax.random.key(0)
   if not config.vision:
-    made = jax.eval_shape(
-      lambda k, t: net.init(k, t, method="read"), key, tokens
+    variables = jax.eval_shape(
+      lambda k, t: net.init(k, t, method="encode_text"), key, tokens
     )
   elif not config.text:
-    made = jax.eval_shape(
-      lambda k, x: net.init(k, x, method="look"), key, pictures
+    variables = jax.eval_shape(
+      lambda k, x: net.init(k, x, method="encode_image"), key, images
     )
   else:
-    made = jax.eval_shape(net.init, key, tokens, pictures)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+    variables = jax.eval_shape(net.init, key, tokens, images)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 _TEXT_TENSORS = {
@@ -422,22 +431,22 @@ def load_vision(
     raise UserError(f"{spec} has no image tower")
   vision = dataclasses.replace(config.vision, projection=0)
   alone = Clip(None, vision)
-  unread = (*_TEXT_TENSORS[layout], _PROJECTION[layout])
+  ignored = (*_TEXT_TENSORS[layout], _PROJECTION[layout])
   rules = rules_of(alone, layout)
   if layout == "hf":
     rules = _closer(rules, hf_vision(vision, ""), hub.open_weights(spec))
-  rules += tuple(Rule("", n) for n in unread)
+  rules += tuple(Rule("", n) for n in ignored)
   return vision, convert.load_params(spec, rules, shapes(alone, dtype))
 
 
 def _closer(
-  first: tuple[Rule, ...], second: tuple[Rule, ...], stored: Collection[str]
+  first: tuple[Rule, ...], second: tuple[Rule, ...], names: Collection[str]
 ) -> tuple[Rule, ...]:
   """The table of which more names are stored; the first if as many."""
-  held = lambda rules: sum(
-    name in stored for rule in rules for part in rule.names() for name in part
+  count_stored = lambda rules: sum(
+    name in names for rule in rules for part in rule.names() for name in part
   )
-  return second if held(second) > held(first) else first
+  return second if count_stored(second) > count_stored(first) else first
 
 
 def load(

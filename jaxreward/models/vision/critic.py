@@ -59,5 +59,7 @@ class Critic(nn.Module):
     if leaf.ndim != 2 or leaf.dtype == bool:
       return []  # a mask
     rows = nn.Embed(self.table, self.hidden, name=name)(leaf % self.table)
-    there = (leaf > 0)[..., None]
-    return [jnp.where(there, rows, 0.0).sum(1) / jnp.maximum(there.sum(1), 1)]
+    is_word = (leaf > 0)[..., None]
+    return [
+      jnp.where(is_word, rows, 0.0).sum(1) / jnp.maximum(is_word.sum(1), 1)
+    ]

@@ -102,8 +102,8 @@ class DinoModel(nn.Module):
     x = jnp.asarray(x, dtype)
     rows, columns = x.shape[1] // c.patch, x.shape[2] // c.patch
     x = tower.Patches(s.width, c.patch, True, dtype, name="patches")(x)
-    first = self.param("class", _NORMAL, (1, 1, s.width))
-    parts = [jnp.repeat(first, len(x), 0).astype(dtype), x]
+    class_token = self.param("class", _NORMAL, (1, 1, s.width))
+    parts = [jnp.repeat(class_token, len(x), 0).astype(dtype), x]
     angles = None
     if c.theta:
       angles = rotary_angles(rows, columns, s.width // s.heads, c.theta)
@@ -176,7 +176,7 @@ def rules_of(config: Dino) -> tuple[Rule, ...]:
 
 
 def _v2_rules(config: Dino) -> tuple[Rule, ...]:
-  each = range(config.size.depth)
+  layers = range(config.size.depth)
   ours, at = "stack/layers", "encoder.layer.{}"
   names = ("query", "key", "value")
   up = (
@@ -187,18 +187,18 @@ def _v2_rules(config: Dino) -> tuple[Rule, ...]:
     Rule("", "embeddings.mask_token"),  # of pretraining
     Rule("position", "embeddings.position_embeddings"),
     *conv("patches/embedding", "embeddings.patch_embeddings.projection"),
-    *norm(f"{ours}/norm_1", f"{at}.norm1", each),
+    *norm(f"{ours}/norm_1", f"{at}.norm1", layers),
     *linear(
       f"{ours}/qkv",
       tuple(f"{at}.attention.attention.{n}" for n in names),
-      each,
+      layers,
     ),
-    *linear(f"{ours}/out", f"{at}.attention.output.dense", each),
-    Rule(f"{ours}/scale_1", f"{at}.layer_scale1.lambda1", layers=each),
-    *norm(f"{ours}/norm_2", f"{at}.norm2", each),
-    *linear(f"{ours}/up", f"{at}.mlp.{up[0]}", each),
-    *linear(f"{ours}/down", f"{at}.mlp.{up[1]}", each),
-    Rule(f"{ours}/scale_2", f"{at}.layer_scale2.lambda1", layers=each),
+    *linear(f"{ours}/out", f"{at}.attention.output.dense", layers),
+    Rule(f"{ours}/scale_1", f"{at}.layer_scale1.lambda1", layers=layers),
+    *norm(f"{ours}/norm_2", f"{at}.norm2", layers),
+    *linear(f"{ours}/up", f"{at}.mlp.{up[0]}", layers),
+    *linear(f"{ours}/down", f"{at}.mlp.{up[1]}", layers),
+    Rule(f"{ours}/scale_2", f"{at}.layer_scale2.lambda1", layers=layers),
     *norm("norm", "layernorm"),
   )
   if config.registers:
@@ -207,7 +207,7 @@ def _v2_rules(config: Dino) -> tuple[Rule, ...]:
 
 
 def _v3_rules(config: Dino) -> tuple[Rule, ...]:
-  each = range(config.size.depth)
+  layers = range(config.size.depth)
   ours, at = "stack/layers", "layer.{}"
   attention = tuple(f"{at}.attention.{x}_proj" for x in "qkv")
   biases = tuple(f"{at}.attention.{x}_proj.bias" for x in "qv")
@@ -218,15 +218,15 @@ def _v3_rules(config: Dino) -> tuple[Rule, ...]:
     Rule("", "embeddings.mask_token"),
     Rule("registers", "embeddings.register_tokens"),
     *conv("patches/embedding", "embeddings.patch_embeddings"),
-    *norm(f"{ours}/norm_1", f"{at}.norm1", each),
-    *linear(f"{ours}/qkv", attention, each, bias=False),
-    Rule(f"{ours}/qv_bias", biases, pair, each),
-    *linear(f"{ours}/out", f"{at}.attention.o_proj", each),
-    Rule(f"{ours}/scale_1", f"{at}.layer_scale1.lambda1", layers=each),
-    *norm(f"{ours}/norm_2", f"{at}.norm2", each),
-    *linear(f"{ours}/up", (*gate, f"{at}.mlp.up_proj"), each),
-    *linear(f"{ours}/down", f"{at}.mlp.down_proj", each),
-    Rule(f"{ours}/scale_2", f"{at}.layer_scale2.lambda1", layers=each),
+    *norm(f"{ours}/norm_1", f"{at}.norm1", layers),
+    *linear(f"{ours}/qkv", attention, layers, bias=False),
+    Rule(f"{ours}/qv_bias", biases, pair, layers),
+    *linear(f"{ours}/out", f"{at}.attention.o_proj", layers),
+    Rule(f"{ours}/scale_1", f"{at}.layer_scale1.lambda1", layers=layers),
+    *norm(f"{ours}/norm_2", f"{at}.norm2", layers),
+    *linear(f"{ours}/up", (*gate, f"{at}.mlp.up_proj"), layers),
+    *linear(f"{ours}/down", f"{at}.mlp.down_proj", layers),
+    Rule(f"{ours}/scale_2", f"{at}.layer_scale2.lambda1", layers=layers),
     *norm("norm", "norm"),
   )
 
@@ -305,12 +305,10 @@ def _config_of_v2(record: Mapping[str, Any]) -> Dino:
 
 def shapes(config: Dino, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
-  picture = jax.ShapeDtypeStruct(
-    (1, config.image, config.image, 3), jnp.float32
-  )
-  made = jax.eval_shape(DinoModel(config).init, jax.random.key(0), picture)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+  image = jax.ShapeDtypeStruct((1, config.image, config.image, 3), jnp.float32)
+  variables = jax.eval_shape(DinoModel(config).init, jax.random.key(0), image)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 def load(

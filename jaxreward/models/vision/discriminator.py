@@ -44,5 +44,5 @@ class Discriminator(nn.Module):
       x = nn.Conv(self.width * 2**i, (4, 4), 2, name=f"conv_{i}")(x)
       x = jax.nn.leaky_relu(nn.LayerNorm(name=f"norm_{i}")(x), 0.2)
     places = x.reshape(x.shape[0], -1, x.shape[-1])
-    whole = Head(self.hidden, name="whole")(places.mean(1))
-    return whole, Head(self.hidden, name="places")(places)
+    image_logits = Head(self.hidden, name="whole")(places.mean(1))
+    return image_logits, Head(self.hidden, name="places")(places)

@@ -121,14 +121,14 @@ def drawn_siglip(config: siglip.Siglip, dtype: str, microbatch: int) -> Weights:
 def _clip_pair(config, params, dtype, prepared, microbatch) -> Weights:
   net = clip.ClipModel(config, jnp.dtype(dtype))
   encoder = Encoder(
-    lambda p, x: _applied(net, p, x, "look")["embedding"], prepared,
+    lambda p, x: _applied(net, p, x, "encode_image")["embedding"], prepared,
     microbatch=microbatch,
   )  # fmt: skip
   if config.text is None:
     return Weights(encoder, params, clip.SHARDING_RULES)
   encoder = dataclasses.replace(
     encoder,
-    text=lambda p, t: _applied(net, p, t, "read")["embedding"],
+    text=lambda p, t: _applied(net, p, t, "encode_text")["embedding"],
     logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
   return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
@@ -145,27 +145,27 @@ def _load_clip(
     config = clip_layouts.describe(weights, size)[0]
     params = clip_layouts.shapes(config, dtype)
   # Pictures and texts are treated as the library does that saved the weights.
-  theirs = clip_layouts.describe(weights, size)[1] == "open_clip"
+  is_open_clip = clip_layouts.describe(weights, size)[1] == "open_clip"
   if config.vision is None or (texts and config.text is None):
     raise UserError(f"{weights} lacks a tower of CLIP that is needed")
   side = config.vision.image
   plain = preprocess.Preprocess(
     (side, side), 0 if padded else side, padded=padded, levels=not padded,
-    nearest=theirs,
+    nearest=is_open_clip,
   )  # fmt: skip
-  prepared = _prepared_for_clip(weights, plain, theirs)
+  prepared = _prepared_for_clip(weights, plain, is_open_clip)
   pair = _clip_pair(config, params, dtype, prepared, microbatch)
   if config.text is None:
     return pair
-  wording = words.mender() if theirs or padded else str
+  wording = words.mender() if is_open_clip or padded else str
   return dataclasses.replace(pair, wording=wording, literal=True)
 
 
 def _prepared_for_clip(
-  weights: str, default: preprocess.Preprocess, theirs: bool
+  weights: str, default: preprocess.Preprocess, is_open_clip: bool
 ) -> preprocess.Preprocess:
   name = clip_layouts.OPEN_CLIP_CONFIG
-  record = hub.read_config(weights, name) if theirs else {}
+  record = hub.read_config(weights, name) if is_open_clip else {}
   if not record:
     return preprocess.read(weights, default)
   return preprocess.of_open_clip(record, default, f"{weights}: {name}")
@@ -185,13 +185,13 @@ def _siglip_pair(config, params, dtype, prepared, microbatch) -> Weights:
   net = siglip.SiglipModel(config, jnp.dtype(dtype))
 
   def logits(p, cosines):
-    wide = lambda name: p[name].astype(jnp.float32)[0]
-    return jnp.exp(wide("logit_scale")) * cosines + wide("logit_bias")
+    as_float = lambda name: p[name].astype(jnp.float32)[0]
+    return jnp.exp(as_float("logit_scale")) * cosines + as_float("logit_bias")
 
   encoder = Encoder(
-    lambda p, x: _applied(net, p, x, "look"),
+    lambda p, x: _applied(net, p, x, "encode_image"),
     prepared,
-    lambda p, t: _applied(net, p, t, "read"),
+    lambda p, t: _applied(net, p, t, "encode_text"),
     logits,
     microbatch=microbatch,
   )
@@ -275,12 +275,12 @@ def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
   chunks = -(-count // size)
   pad = size * chunks - count
 
-  def spread(x: Array) -> Array:
+  def to_chunks(x: Array) -> Array:
     x = jnp.concatenate([x, jnp.repeat(x[:1], pad, 0)])
     return x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
 
-  found = jax.lax.map(fn, jax.tree.map(spread, rows)).swapaxes(0, 1)
-  return found.reshape(size * chunks, *found.shape[2:])[:count]
+  results = jax.lax.map(fn, jax.tree.map(to_chunks, rows)).swapaxes(0, 1)
+  return results.reshape(size * chunks, *results.shape[2:])[:count]
 
 
 def image_features(
@@ -305,11 +305,11 @@ def image_features(
     )
   images = jnp.asarray(images)
   usable = jnp.isfinite(images).all((-3, -2, -1))
-  flat = jnp.where(usable[..., None, None, None], images, 0.0)
-  flat = flat.reshape(-1, *images.shape[-3:])
-  look = lambda x: unit(tower(params, encoder.prepared(x)))
-  found = in_chunks(look, flat, encoder.microbatch)
-  return found.reshape(*images.shape[:-3], *found.shape[1:]), usable
+  rows = jnp.where(usable[..., None, None, None], images, 0.0)
+  rows = rows.reshape(-1, *images.shape[-3:])
+  encode = lambda x: unit(tower(params, encoder.prepared(x)))
+  features = in_chunks(encode, rows, encoder.microbatch)
+  return features.reshape(*images.shape[:-3], *features.shape[1:]), usable
 
 
 def text_features(
@@ -346,11 +346,11 @@ def tokenizer(
   marks = {"split_special_tokens": True} if literal else {}
 
   def ids(texts: Sequence[str]) -> np.ndarray:
-    found = tokens(
+    encoding = tokens(
       [wording(text) for text in texts],
       padding="max_length", truncation=True, max_length=length, **marks,
     )  # fmt: skip
-    return np.asarray(found["input_ids"], np.int32)
+    return np.asarray(encoding["input_ids"], np.int32)
 
   return ids
 

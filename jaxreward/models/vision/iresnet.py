@@ -117,7 +117,7 @@ def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
   """Table of public names; `side` is that of the pictures in pixels."""
   grid, width = side // 16, net.widths[-1]
   # Public features are flattened channel by channel, ours place by place.
-  whole = Form(
+  dense_form = Form(
     lambda x: x.reshape(-1, width, grid * grid).swapaxes(1, 2).reshape(
       x.shape[0], -1
     ).T,
@@ -144,7 +144,7 @@ def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
   return (
     *rules,
     *_norm("bn2", "bn2"),
-    Rule("fc/kernel", "fc.weight", whole),
+    Rule("fc/kernel", "fc.weight", dense_form),
     *linear("fc", "fc")[1:],
     *_norm("features", "features"),
   )
@@ -152,8 +152,8 @@ def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
 
 def shapes(net: IResNet, side: int = SIDE) -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
-  picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  return jax.eval_shape(net.init, jax.random.key(0), picture)["params"]
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  return jax.eval_shape(net.init, jax.random.key(0), image)["params"]
 
 
 def net_of(spec: str) -> IResNet:
@@ -162,11 +162,11 @@ def net_of(spec: str) -> IResNet:
   Raises:
     UserError: unreadable weights, or tensors that are no IResNet's.
   """
-  stored = hub.open_weights(spec)
-  first = [f"layer{i + 1}.{{}}.conv1.weight" for i in range(len(WIDTHS))]
-  shape = functools.partial(hub.shape_of, stored, of=f"{spec}: no IResNet")
-  widths = tuple(shape(name.format(0), 4)[0] for name in first)
-  blocks = tuple(hub.count_layers(stored, name) for name in first)
+  tensors = hub.open_weights(spec)
+  names = [f"layer{i + 1}.{{}}.conv1.weight" for i in range(len(WIDTHS))]
+  shape = functools.partial(hub.shape_of, tensors, of=f"{spec}: no IResNet")
+  widths = tuple(shape(name.format(0), 4)[0] for name in names)
+  blocks = tuple(hub.count_layers(tensors, name) for name in names)
   return IResNet(blocks, widths, shape("fc.weight", 2)[0])
 
 

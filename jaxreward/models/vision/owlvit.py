@@ -48,8 +48,8 @@ def box_bias(grid: int) -> Float[np.ndarray, "N 4"]:
   at = np.arange(1, grid + 1, dtype=np.float32) / grid
   y, x = np.meshgrid(at, at, indexing="ij")
   centre = np.stack([x.ravel(), y.ravel()], -1)
-  both = np.concatenate([centre, np.full_like(centre, 1 / grid)], -1)
-  return np.log(both + 1e-4) - np.log1p(-both + 1e-4)
+  boxes = np.concatenate([centre, np.full_like(centre, 1 / grid)], -1)
+  return np.log(boxes + 1e-4) - np.log1p(-boxes + 1e-4)
 
 
 class OwlVit(nn.Module):
@@ -72,22 +72,22 @@ class OwlVit(nn.Module):
     assert c.text and c.vision
     pair = clip.ClipModel(c, dtype, name="clip")
     batch, queries = tokens.shape[:2]
-    said, image, _ = pair(
+    text, image, _ = pair(
       jnp.reshape(tokens, (batch * queries, -1)), images, states=True
     )
-    said = _unit(said.astype(jnp.float32)).reshape(batch, queries, -1)
+    text = _unit(text.astype(jnp.float32)).reshape(batch, queries, -1)
     image = image.astype(jnp.float32)
-    seen = image[:, 1:] * image[:, :1]
+    patches = image[:, 1:] * image[:, :1]
     # The heads are small and their boxes fine: they are computed in float32.
-    wide = jnp.float32
-    seen = tower.layer_norm(c.vision.size.eps, wide, "norm")(seen)
-    dense = lambda n, name: nn.Dense(n, dtype=wide, name=name)
-    kind = dense(c.text.size.width, "class_out")(seen)
-    logits = jnp.einsum("bnd,bqd->bnq", _unit(kind), said)
-    shift = dense(1, "class_shift")(seen)
-    scale = jax.nn.elu(dense(1, "class_scale")(seen)) + 1
+    float32 = jnp.float32
+    patches = tower.layer_norm(c.vision.size.eps, float32, "norm")(patches)
+    dense = lambda n, name: nn.Dense(n, dtype=float32, name=name)
+    kind = dense(c.text.size.width, "class_out")(patches)
+    logits = jnp.einsum("bnd,bqd->bnq", _unit(kind), text)
+    shift = dense(1, "class_shift")(patches)
+    scale = jax.nn.elu(dense(1, "class_scale")(patches)) + 1
     width = c.vision.size.width
-    h = jax.nn.gelu(dense(width, "box_0")(seen), approximate=False)
+    h = jax.nn.gelu(dense(width, "box_0")(patches), approximate=False)
     h = jax.nn.gelu(dense(width, "box_1")(h), approximate=False)
     bias = box_bias(c.vision.image // c.vision.patch)
     boxes = jax.nn.sigmoid(dense(4, "box_2")(h) + bias)
@@ -102,7 +102,7 @@ def _unit(x: Array) -> Array:
 def rules_of(config: Clip) -> tuple[Rule, ...]:
   """Table of public names, as transformers has them."""
 
-  def moved(rule: Rule) -> Rule:
+  def prefixed(rule: Rule) -> Rule:
     names = [rule.public] if isinstance(rule.public, str) else rule.public
     # Spelt right here, and wrong in CLIP.
     names = [
@@ -113,7 +113,7 @@ def rules_of(config: Clip) -> tuple[Rule, ...]:
 
   inner = clip_layouts.rules_of(config, "hf")
   return (
-    *(moved(rule) for rule in inner if rule.ours),
+    *(prefixed(rule) for rule in inner if rule.ours),
     Rule("", "owlvit.text_model.embeddings.position_ids"),
     Rule("", "owlvit.vision_model.embeddings.position_ids"),
     Rule("", "box_bias"),
@@ -144,24 +144,26 @@ def config_of(record: Mapping[str, Any]) -> Clip:
     **part("text_config"),
   }  # fmt: skip
   vision = {"image_size": 768, **part("vision_config")}
-  shared = hub.field(
+  projection = hub.field(
     record, "projection_dim", int, of="config.json", default=512
   )
   # Texts are pooled at their largest id, whatever the end token is called.
-  found = dataclasses.replace(clip_layouts.text_of(text, shared), eos=None)
-  return Clip(found, clip_layouts.vision_of(vision, shared))
+  text_config = dataclasses.replace(
+    clip_layouts.text_of(text, projection), eos=None
+  )
+  return Clip(text_config, clip_layouts.vision_of(vision, projection))
 
 
 def shapes(config: Clip, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   assert config.text and config.vision
   side = config.vision.image
-  picture = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   tokens = jax.ShapeDtypeStruct((1, 1, config.text.length), jnp.int32)
   net = OwlVit(config)
-  made = jax.eval_shape(net.init, jax.random.key(0), tokens, picture)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+  variables = jax.eval_shape(net.init, jax.random.key(0), tokens, image)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 def load(

@@ -59,14 +59,14 @@ class VggStages(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> list[Array]:
-    found = []
+    stages = []
     for i, stage in enumerate(VGG):
       if i:
         x = blur_pool(x) if self.blurred else nn.max_pool(x, (2, 2), (2, 2))
       for number, features in stage:
         x = nn.relu(_conv(number, features)(x))
-      found.append(x)
-    return found
+      stages.append(x)
+    return stages
 
 
 class AlexStages(nn.Module):
@@ -74,13 +74,13 @@ class AlexStages(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> list[Array]:
-    found = []
+    stages = []
     for i, ((number, *geometry),) in enumerate(ALEX):
       if i in (1, 2):
         x = nn.max_pool(x, (3, 3), (2, 2))
       x = nn.relu(_conv(number, *geometry)(x))
-      found.append(x)
-    return found
+      stages.append(x)
+    return stages
 
 
 def blur_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:

@@ -227,28 +227,28 @@ class Pictures:
       UserError: a picture that is too long, or an area too small for it.
     """
     ratio = width / height
-    wide = math.sqrt(self.area * ratio)
-    first = round(wide / ratio / 32) * 32, round(wide / 32) * 32
-    if min(first) < 1 or max(first) > _ASPECT * min(first):
+    new_width = math.sqrt(self.area * ratio)
+    resized = round(new_width / ratio / 32) * 32, round(new_width / 32) * 32
+    if min(resized) < 1 or max(resized) > _ASPECT * min(resized):
       raise UserError(
         f"a picture of {height} x {width} pixels cannot be brought to"
         f" config.text_encoder.area={self.area} pixels: it is too long, or the"
         " area too small"
       )
-    return first, smart_size(*first, self.factor, self.least, self.most)
+    return resized, smart_size(*resized, self.factor, self.least, self.most)
 
   def __call__(
     self, images: Float[ArrayLike, "B H W 3"]
   ) -> Float[np.ndarray, "B h w 3"]:
     """Pictures in [0, 1], of eight bits, resized and normalised on the host."""
-    first, last = self.sizes(*images.shape[1:3])
+    resized, final = self.sizes(*images.shape[1:3])
     filters = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
     rows = []
     for pixels in np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8):
-      picture = Image.fromarray(pixels)
-      for (h, w), method in zip((first, last), filters, strict=True):
-        picture = picture.resize((w, h), method)
-      rows.append(np.asarray(picture, np.float32))
+      image = Image.fromarray(pixels)
+      for (h, w), method in zip((resized, final), filters, strict=True):
+        image = image.resize((w, h), method)
+      rows.append(np.asarray(image, np.float32))
     mean, std = (np.asarray(x, np.float32) for x in (self.mean, self.std))
     return (np.stack(rows) / np.float32(255) - mean) / std
 
@@ -257,15 +257,17 @@ def smart_size(
   height: int, width: int, factor: int, least: int, most: int
 ) -> tuple[int, int]:
   """The processor's (height, width): multiples of `factor`, an area in range."""
-  high, wide = (round(side / factor) * factor for side in (height, width))
-  if high * wide > most:
+  new_height, new_width = (
+    round(side / factor) * factor for side in (height, width)
+  )
+  if new_height * new_width > most:
     scale = math.sqrt(height * width / most)
     fit = lambda side: max(factor, math.floor(side / scale / factor) * factor)
-  elif high * wide < least:
+  elif new_height * new_width < least:
     scale = math.sqrt(least / (height * width))
     fit = lambda side: math.ceil(side * scale / factor) * factor
   else:
-    return high, wide
+    return new_height, new_width
   return fit(height), fit(width)
 
 
@@ -310,19 +312,19 @@ def pictures_of(
 
 def rules_of(config: Vision, prefix: str = "visual.") -> tuple[Rule, ...]:
   """Table of public names; new files say "model.visual."."""
-  each, at = range(config.depth), f"{prefix}blocks.{{}}"
+  layers, at = range(config.depth), f"{prefix}blocks.{{}}"
   return (
     Rule("", "lm_head.weight"),
     Rule("", "model.[!v]*"),
     *conv("patch_in", f"{prefix}patch_embed.proj", bias=False),
-    *norm("layers/norm_1", f"{at}.norm1", each, bias=False),
-    *linear("layers/qkv", f"{at}.attn.qkv", each),
-    *linear("layers/out", f"{at}.attn.proj", each),
-    *norm("layers/norm_2", f"{at}.norm2", each, bias=False),
+    *norm("layers/norm_1", f"{at}.norm1", layers, bias=False),
+    *linear("layers/qkv", f"{at}.attn.qkv", layers),
+    *linear("layers/out", f"{at}.attn.proj", layers),
+    *norm("layers/norm_2", f"{at}.norm2", layers, bias=False),
     *linear(
-      "layers/up", tuple(f"{at}.mlp.{x}_proj" for x in ("gate", "up")), each
+      "layers/up", tuple(f"{at}.mlp.{x}_proj" for x in ("gate", "up")), layers
     ),
-    *linear("layers/down", f"{at}.mlp.down_proj", each),
+    *linear("layers/down", f"{at}.mlp.down_proj", layers),
     *norm("merger_norm", f"{prefix}merger.ln_q", bias=False),
     *linear("merger_up", f"{prefix}merger.mlp.0"),
     *linear("merger_down", f"{prefix}merger.mlp.2"),
@@ -383,9 +385,11 @@ def shapes(config: Vision, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   side = config.patch * config.merge
   images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-  made = jax.eval_shape(VisionTower(config).init, jax.random.key(0), images)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+  variables = jax.eval_shape(
+    VisionTower(config).init, jax.random.key(0), images
+  )
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 def load(
@@ -398,13 +402,15 @@ def load(
       `convert.load_params`.
   """
   config = config_of(fields.read(spec))
-  places = "visual.", "model.visual."
-  stored = hub.open_weights(spec)
-  found = [p for p in places if any(name.startswith(p) for name in stored)]
-  if not found:
+  candidates = "visual.", "model.visual."
+  tensors = hub.open_weights(spec)
+  prefixes = [
+    p for p in candidates if any(name.startswith(p) for name in tensors)
+  ]
+  if not prefixes:
     raise UserError(
       f"{spec} holds no vision tower (visual.*), with which Qwen2.5-VL reads"
       " pictures; take weights of both towers"
     )
-  rules = rules_of(config, found[0])
+  rules = rules_of(config, prefixes[0])
   return config, convert.load_params(spec, rules, shapes(config, dtype))

@@ -177,8 +177,8 @@ def make_trunk(
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
   def features(params: Params, images: ArrayLike, tokens: ArrayLike) -> Array:
-    found: Any = net.apply({"params": params}, images, tokens)
-    return found
+    states: Any = net.apply({"params": params}, images, tokens)
+    return states
 
   return Trunk(init, features, shape, SHARDING_RULES)
 
@@ -198,19 +198,19 @@ def init_from_policy(params: Params, policy_params: Params) -> Params:
     if path not in policy:
       return leaf
     name = jax.tree_util.keystr(path, simple=True, separator="/")
-    found = policy[path]
+    value = policy[path]
     deep = name.startswith("blocks/") or name.startswith("text/kv/")
-    axis = 0 if name.startswith("blocks/") else found.ndim - 1
-    if deep and found.shape[axis] > leaf.shape[axis]:
-      found = jax.lax.slice_in_dim(
-        jnp.asarray(found), 0, leaf.shape[axis], axis=axis
+    axis = 0 if name.startswith("blocks/") else value.ndim - 1
+    if deep and value.shape[axis] > leaf.shape[axis]:
+      value = jax.lax.slice_in_dim(
+        jnp.asarray(value), 0, leaf.shape[axis], axis=axis
       )
-    if found.shape != leaf.shape:
+    if value.shape != leaf.shape:
       raise UserError(
-        f"the policy's {name} is {found.shape}, the reward model's is"
+        f"the policy's {name} is {value.shape}, the reward model's is"
         f" {leaf.shape}: set reward_model.backbone.width, heads and text_layers as in"
         " the policy, or init_from_policy=false"
       )
-    return jnp.asarray(found, leaf.dtype)
+    return jnp.asarray(value, leaf.dtype)
 
   return jax.tree_util.tree_map_with_path(fill, params)

@@ -178,9 +178,9 @@ class VisionTower(nn.Module):
     x, _ = tower.Stack(s, dtype, name="stack")(x, bias)
     x = tower.layer_norm(s.eps, dtype, "norm")(x)
     probe = self.param("probe", _NORMAL, (1, 1, s.width)).astype(dtype)
-    both = jnp.concatenate([jnp.repeat(probe, len(x), 0), x], 1)
-    both = nn.Dense(3 * s.width, dtype=dtype, name="pool_qkv")(both)
-    q, k, v = jnp.split(both, 3, -1)
+    tokens = jnp.concatenate([jnp.repeat(probe, len(x), 0), x], 1)
+    tokens = nn.Dense(3 * s.width, dtype=dtype, name="pool_qkv")(tokens)
+    q, k, v = jnp.split(tokens, 3, -1)
     h = tower.attend(q[:, :1], k[:, 1:], v[:, 1:], s.heads, bias)[:, 0]
     h = nn.Dense(s.width, dtype=dtype, name="pool_out")(h)
     y = tower.layer_norm(s.eps, dtype, "pool_norm")(h)
@@ -227,11 +227,11 @@ class SiglipModel(nn.Module):
     """(text features, image features), neither of unit length."""
     return self.text(tokens), self.vision(images)
 
-  def read(self, tokens: Int[ArrayLike, "B L"]) -> Float[Array, "B E"]:
+  def encode_text(self, tokens: Int[ArrayLike, "B L"]) -> Float[Array, "B E"]:
     """See `TextTower`."""
     return self.text(tokens)
 
-  def look(
+  def encode_image(
     self, images: Float[ArrayLike, "B H W 3"] | Patches
   ) -> Float[Array, "B E"]:
     """See `VisionTower`."""
@@ -322,7 +322,7 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
       "config.json: vision_use_head=false: the image tower has no probe, and so"
       " no features of whole pictures"
     )
-  found = Siglip(
+  config = Siglip(
     clip_layouts.size_of(text, _DEFAULTS),
     clip_layouts.size_of(vision, _DEFAULTS),
     field(text, "vocab_size", int, default=32000),
@@ -331,28 +331,28 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
     image,
     kind == "siglip2",
   )
-  shared = text.get("projection_size", found.text.width)
-  if shared != found.vision.width:
+  projection = text.get("projection_size", config.text.width)
+  if projection != config.vision.width:
     raise UserError(
-      f"config.json: text features of {shared} and image features of"
-      f" {found.vision.width} do not meet"
+      f"config.json: text features of {projection} and image features of"
+      f" {config.vision.width} do not meet"
     )
-  return found
+  return config
 
 
 def shapes(config: Siglip, dtype: str = "float32") -> Any:
   """The parameters as `jax.ShapeDtypeStruct`."""
   net = SiglipModel(config)
-  picture: Any = jax.ShapeDtypeStruct(
+  image: Any = jax.ShapeDtypeStruct(
     (1, config.image, config.image, 3), jnp.float32
   )
   if config.flexible:
     most = (config.image // config.patch) ** 2
-    picture = jax.eval_shape(lambda x: cut(x, config, most), picture)
+    image = jax.eval_shape(lambda x: cut(x, config, most), image)
   tokens = jax.ShapeDtypeStruct((1, config.length), jnp.int32)
-  made = jax.eval_shape(net.init, jax.random.key(0), tokens, picture)
-  cast = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(cast, made["params"])
+  variables = jax.eval_shape(net.init, jax.random.key(0), tokens, image)
+  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
+  return jax.tree.map(as_dtype, variables["params"])
 
 
 def describe(spec: os.PathLike[str] | str) -> Siglip:

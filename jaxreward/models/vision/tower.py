@@ -101,8 +101,8 @@ def attend(
     bias: added to the logits; -inf where a key is not seen.
     scale: of the logits; one over the root of a head's width if None.
   """
-  split = lambda x: x.reshape(*x.shape[:2], heads, -1)
-  q, k, v = split(q), split(k), split(v)
+  heads_of = lambda x: x.reshape(*x.shape[:2], heads, -1)
+  q, k, v = heads_of(q), heads_of(k), heads_of(v)
   scale = q.shape[-1] ** -0.5 if scale is None else scale
   logits = jnp.einsum(
     "bnhd,bmhd->bhnm", q, k, preferred_element_type=jnp.float32
@@ -117,8 +117,8 @@ def attend(
 
 def causal_bias(length: int) -> Float[Array, "1 1 {length} {length}"]:
   """0 where a token sees another, -inf where it does not."""
-  seen = jnp.tril(jnp.ones((length, length), bool))
-  return jnp.where(seen, 0.0, -jnp.inf)[None, None]
+  visible = jnp.tril(jnp.ones((length, length), bool))
+  return jnp.where(visible, 0.0, -jnp.inf)[None, None]
 
 
 def rotate(
@@ -132,12 +132,12 @@ def rotate(
   """
   count = angles.shape[1]
   h = x.reshape(*x.shape[:2], heads, -1)
-  kept, turned = h[:, : h.shape[1] - count], h[:, h.shape[1] - count :]
-  first, second = jnp.split(turned, 2, axis=-1)
+  prefix, suffix = h[:, : h.shape[1] - count], h[:, h.shape[1] - count :]
+  first, second = jnp.split(suffix, 2, axis=-1)
   swapped = jnp.concatenate([-second, first], axis=-1)
   cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-  turned = (turned * cos + swapped * sin).astype(x.dtype)
-  return jnp.concatenate([kept, turned], axis=1).reshape(x.shape)
+  suffix = (suffix * cos + swapped * sin).astype(x.dtype)
+  return jnp.concatenate([prefix, suffix], axis=1).reshape(x.shape)
 
 
 class Layer(nn.Module):
