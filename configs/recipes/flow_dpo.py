@@ -15,4 +15,6 @@ def get_config(arg: str | None = None):
   config.objective = dict(name="flow_dpo", beta=100.0)
   config.regularizers = dict()
   config.align.pairs = 1
+  if recipes.size_of(arg) != "full":
+    config.optimizer.learning_rate = 5e-5  # pairs pull all one way
   return config
