@@ -106,7 +106,7 @@ def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
     axes: names and sizes of the mesh, in the order of its devices.
     alive: bytes per device that the run holds by then, arguments and all.
   """
-  counted = flops.count(traced.jaxpr)
+  flop_count = flops.count(traced.jaxpr)
   start = time.monotonic()
   try:
     compiled = traced.lower().compile()
@@ -115,23 +115,23 @@ def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
       raise
     memory = Memory(required=required_bytes(str(error)))
     return Report(
-      memory, counted, compile_seconds=time.monotonic() - start,
+      memory, flop_count, compile_seconds=time.monotonic() - start,
       result=_placed(traced.out_info),
     )  # fmt: skip
   costs = hlo.read(compiled.as_text(), axes)
   inside = flops.count(traced.jaxpr, kernels_only=True)
   costs.kernel_flops = inside / math.prod(axes.values())
-  found = compiled.memory_analysis()
+  usage = compiled.memory_analysis()
   once = compiled.cost_analysis() or {}
   return Report(
     memory=Memory(
-      argument=found.argument_size_in_bytes,
-      output=found.output_size_in_bytes - found.alias_size_in_bytes,
-      temporary=found.temp_size_in_bytes,
-      code=found.generated_code_size_in_bytes,
-      beside=max(alive - found.argument_size_in_bytes, 0.0),
+      argument=usage.argument_size_in_bytes,
+      output=usage.output_size_in_bytes - usage.alias_size_in_bytes,
+      temporary=usage.temp_size_in_bytes,
+      code=usage.generated_code_size_in_bytes,
+      beside=max(alive - usage.argument_size_in_bytes, 0.0),
     ),
-    counted_flops=counted,
+    counted_flops=flop_count,
     once_flops=once.get("flops", 0.0),
     once_bytes=once.get("bytes accessed", 0.0),
     costs=costs,
@@ -154,10 +154,10 @@ def required_bytes(message: str) -> float:
   It says "Used 40.67G of 15.75G hbm" of a whole program, and "required for HLO
   temporaries (65.24G) exceeds available HBM (15.75G)" of a part of one.
   """
-  found = re.search(rf"Used {_NUMBER} of", message) or re.search(
+  match = re.search(rf"Used {_NUMBER} of", message) or re.search(
     rf"\({_NUMBER}\) exceeds available", message
   )
-  return float(found[1]) * _UNITS[found[2]] if found else 0.0
+  return float(match[1]) * _UNITS[match[2]] if match else 0.0
 
 
 def gib(count: float) -> str:

@@ -55,9 +55,9 @@ def _equation(eqn: Any, kernels_only: bool) -> float:
 
 def _dot(eqn: Any) -> float:
   (contracted, _), _ = eqn.params["dimension_numbers"]
-  left = eqn.invars[0].aval.shape
+  lhs = eqn.invars[0].aval.shape
   out = eqn.outvars[0].aval.shape
-  return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+  return 2.0 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
 
 
 def _convolution(eqn: Any) -> float:

@@ -74,8 +74,8 @@ class Op:
 
   def called(self, attribute: str) -> list[str]:
     """Computations that an attribute names."""
-    found = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.\-]+)", self.rest)
-    return re.findall(r"%([\w.\-]+)", found[1]) if found else []
+    match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.\-]+)", self.rest)
+    return re.findall(r"%([\w.\-]+)", match[1]) if match else []
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +177,13 @@ def parse(text: str) -> tuple[dict[str, list[Op]], str]:
     if header:
       ops = computations.setdefault(header[2], [])
       entry = header[2] if header[1] else entry
-    elif found := _OP.match(line):
-      ops.append(_parse_op(found, line))
+    elif match := _OP.match(line):
+      ops.append(_parse_op(match, line))
   return computations, entry
 
 
-def _parse_op(found: re.Match, line: str) -> Op:
-  start = found.end()
+def _parse_op(match: re.Match, line: str) -> Op:
+  start = match.end()
   if line[start] == "(":
     end = _closing(line, start) + 1
   else:
@@ -191,21 +191,21 @@ def _parse_op(found: re.Match, line: str) -> Op:
   opening = line.index("(", end)
   closing = _closing(line, opening)
   return Op(
-    name=found[2],
+    name=match[2],
     kind=line[end:opening].strip(),
     shapes=tuple(_shapes(line[start:end])),
     operands=tuple(re.findall(r"%([\w.\-]+)", line[opening:closing])),
     rest=line[opening:],
-    is_root=bool(found[1]),
+    is_root=bool(match[1]),
   )
 
 
 def _asked_by(op: Op) -> str:
   """The scopes and the primitive that it was made from, by name."""
-  found = re.search(r'op_name="([^"]*)"', op.rest)
-  if not found:
+  match = re.search(r'op_name="([^"]*)"', op.rest)
+  if not match:
     return op.kind
-  inner = found[1]
+  inner = match[1]
   while inner != (bare := re.sub(r"[\w\-]+\(([^()]*)\)", r"\1", inner)):
     inner = bare  # jvp(SD3) -> SD3
   scopes = [part for part in inner.split("/") if part not in _PLUMBING]
@@ -215,10 +215,10 @@ def _asked_by(op: Op) -> str:
 def _closing(line: str, start: int) -> int:
   """Index of the parenthesis that closes the one at `start`."""
   depth = 0
-  for found in re.finditer(r"[()]", line[start:]):
-    depth += 1 if found[0] == "(" else -1
+  for match in re.finditer(r"[()]", line[start:]):
+    depth += 1 if match[0] == "(" else -1
     if not depth:
-      return start + found.start()
+      return start + match.start()
   raise ValueError(f"no closing parenthesis: {line[:200]}")
 
 
@@ -247,7 +247,7 @@ class Program:
 
   def _sum(self, name: str, is_fused: bool) -> Costs:
     ops = {op.name: op for op in self.computations[name]}
-    total, seen = Costs(), set()
+    total, channels = Costs(), set()
     for op in ops.values():
       total.add(self._own(op, ops, name, is_fused))
       if op.kind == "while":
@@ -258,23 +258,23 @@ class Program:
       elif op.kind == "conditional":
         total.add(self._dearest(op))
       elif op.kind in ("fusion", "call", "async-start"):
-        self._add_called(op, total, seen, is_fused or op.kind == "fusion")
+        self._add_called(op, total, channels, is_fused or op.kind == "fusion")
     return total
 
-  def _add_called(self, op: Op, total: Costs, seen: set, is_fused: bool):
+  def _add_called(self, op: Op, total: Costs, channels: set, is_fused: bool):
     """An asynchronous collective stands in several fusions, and runs once."""
     for name in op.called("calls") + op.called("to_apply"):
       inner = self.costs(name, is_fused)
-      channels = {
+      op_channels = {
         found[1]
         for one in self.computations[name]
         if _collective(one)
         and (found := re.search(r"channel_id=(\d+)", one.rest))
       }
-      if channels & seen:
+      if op_channels & channels:
         inner = dataclasses.replace(inner, collectives={})
       total.add(inner)
-      seen |= channels
+      channels |= op_channels
 
   def _dearest(self, op: Op) -> Costs:
     names = [
@@ -312,12 +312,12 @@ class Program:
     size = float(sum(ops[name].size for name in op.operands if name in ops))
     group = _group(op.rest, self.devices)
     n = max(len(group), 1)
-    sent = {
+    traffic = {
       "all-gather": size * (n - 1),
       "all-reduce": 2 * size * (n - 1) / n,
       "collective-permute": size,
     }.get(kind, size * (n - 1) / n)
-    return {(kind, self._crossed(group)): Traffic(1.0, size, sent)}
+    return {(kind, self._crossed(group)): Traffic(1.0, size, traffic)}
 
   def _crossed(self, group: Sequence[int]) -> str:
     """Mesh axes along which the members of a group differ."""
@@ -332,9 +332,9 @@ class Program:
 
   def _trips(self, op: Op, ops: dict[str, Op]) -> int | None:
     """How often a loop runs; None where the text does not tell."""
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
-    if known:
-      return int(known[1])
+    match = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
+    if match:
+      return int(match[1])
     (condition,), (body,) = op.called("condition"), op.called("body")
     tests = {one.name: one for one in self.computations[condition]}
     compare = next((t for t in tests.values() if t.is_root), None)
@@ -343,13 +343,13 @@ class Program:
     if "direction=LT" not in compare.rest:
       return None
     counter, limit = (tests.get(name) for name in compare.operands)
-    last = _constant(limit, tests)
+    bound = _constant(limit, tests)
     index = re.search(r"index=(\d+)", counter.rest) if counter else None
-    if last is None or index is None:
+    if bound is None or index is None:
       return None
     place = int(index[1])
-    first = self._first(op, ops, place)
-    return max(0, math.ceil((last - first) / self._stride(body, place)))
+    begin = self._first(op, ops, place)
+    return max(0, math.ceil((bound - begin) / self._stride(body, place)))
 
   def _first(self, op: Op, ops: dict[str, Op], place: int) -> int:
     """Where a loop's counter starts; 0, as scans start, if nothing says."""
@@ -360,8 +360,8 @@ class Program:
 
   def _stride(self, body: str, place: int) -> int:
     """What a loop's counter grows by; 1, as in scans, if nothing says."""
-    ops = {one.name: one for one in self.computations[body]}
-    root = next(one for one in ops.values() if one.is_root)
+    ops = {op.name: op for op in self.computations[body]}
+    root = next(op for op in ops.values() if op.is_root)
     if root.kind != "tuple":
       return 1
     step = ops.get(root.operands[place])
@@ -369,26 +369,26 @@ class Program:
       step = ops.get(step.operands[0])
     if step is None or step.kind != "add":
       return 1
-    found = [_constant(ops.get(name), ops) for name in step.operands]
-    return next((value for value in found if value), 1)
+    values = [_constant(ops.get(name), ops) for name in step.operands]
+    return next((value for value in values if value), 1)
 
   def _bytes(self, op: Op, ops: dict[str, Op]) -> float:
     """Bytes that an operation reads and writes in the main memory."""
     if op.kind in _NAMES or op.kind == "call" or op.kind.endswith("-done"):
       return 0.0
-    read = [ops[name].main_size for name in op.operands if name in ops]
+    read_sizes = [ops[name].main_size for name in op.operands if name in ops]
     if op.kind.endswith("-start"):
-      return float(sum(read) or op.main_size)
+      return float(sum(read_sizes) or op.main_size)
     if op.kind == "dynamic-slice":
       return 2.0 * op.main_size
     if op.kind == "dynamic-update-slice":
       return 2.0 * ops[op.operands[1]].size
-    written = op.main_size
+    write_size = op.main_size
     if op.kind == "fusion":
-      read, written = self._fusion_bytes(op, read, written)
-    return float(sum(read) + written)
+      read_sizes, write_size = self._fusion_bytes(op, read_sizes, write_size)
+    return float(sum(read_sizes) + write_size)
 
-  def _fusion_bytes(self, op: Op, read: list[int], written: int):
+  def _fusion_bytes(self, op: Op, read_sizes: list[int], write_size: int):
     """Of a buffer that a fusion only slices, the slices count.
 
     What an asynchronous collective hands on from its start to its end is
@@ -402,9 +402,9 @@ class Program:
       "AsyncCollectiveStart" in one.rest for one in inner
     ):
       for out, operand in re.findall(r"\{(\d+)\}: \((\d+), ", op.rest):
-        written -= op.shapes[int(out)].size * op.shapes[int(out)].is_main
-        read[int(operand)] = 0
-      return read, written
+        write_size -= op.shapes[int(out)].size * op.shapes[int(out)].is_main
+        read_sizes[int(operand)] = 0
+      return read_sizes, write_size
     table = {one.name: one for one in inner}
     users = collections.defaultdict(list)
     for one in inner:
@@ -415,12 +415,12 @@ class Program:
         continue
       number = int(re.match(r"\((\d+)\)", one.rest)[1])  # pyrefly: ignore
       sizes = [_sliced(user, place, table) for user, place in users[one.name]]
-      if number < len(read) and read[number] and None not in sizes:
-        read[number] = min(read[number], sum(sizes))  # pyrefly: ignore
+      if number < len(read_sizes) and read_sizes[number] and None not in sizes:
+        read_sizes[number] = min(read_sizes[number], sum(sizes))  # pyrefly: ignore
     for one in inner:
-      if one.kind == "dynamic-update-slice" and one.size <= written:
-        written -= one.size - table[one.operands[1]].size
-    return read, written
+      if one.kind == "dynamic-update-slice" and one.size <= write_size:
+        write_size -= one.size - table[one.operands[1]].size
+    return read_sizes, write_size
 
 
 def _sliced(user: Op, place: int, table: dict[str, Op]) -> int | None:
@@ -444,32 +444,32 @@ def _constant(op: Op | None, ops: dict[str, Op]) -> int | None:
     op = ops.get(op.operands[0])
   if op is None or op.kind != "constant":
     return None
-  found = re.match(r"\((-?\d+)\)", op.rest)
-  return int(found[1]) if found else None
+  match = re.match(r"\((-?\d+)\)", op.rest)
+  return int(match[1]) if match else None
 
 
-def _group(rest: str, devices: int) -> list[int]:
+def _group(text: str, devices: int) -> list[int]:
   """Devices of a collective's first group."""
-  if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
-    return [int(found[1]), int(found[2])]
-  if found := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
-    return _numbers(found[1])
-  if found := re.search(rf"replica_groups=\[([\d,]+)\]<={_ORDER}", rest):
-    return _ordered(*found.groups()[1:]).reshape(_numbers(found[1]))[0].tolist()
-  if found := re.search(
-    r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", rest
+  if match := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", text):
+    return [int(match[1]), int(match[2])]
+  if match := re.search(r"replica_groups=\{\{([\d,]+)\}", text):
+    return _numbers(match[1])
+  if match := re.search(rf"replica_groups=\[([\d,]+)\]<={_ORDER}", text):
+    return _ordered(*match.groups()[1:]).reshape(_numbers(match[1]))[0].tolist()
+  if match := re.search(
+    r"replica_groups=mesh\[([^\]]*)\]([^{]*)\{([^}]*)\}", text
   ):
-    sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", found[1])}
-    order = re.search(_ORDER, found[2])
+    sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", match[1])}
+    order = re.search(_ORDER, match[2])
     ids = _ordered(*order.groups()) if order else np.arange(devices)
-    chosen = re.findall(r"'(\w+)'", found[3])
-    slices = tuple(slice(None) if name in chosen else 0 for name in sizes)
+    axes = re.findall(r"'(\w+)'", match[3])
+    slices = tuple(slice(None) if name in axes else 0 for name in sizes)
     return ids.reshape(tuple(sizes.values()))[slices].reshape(-1).tolist()
   return list(range(devices))
 
 
 def _numbers(text: str) -> list[int]:
-  return [int(one) for one in text.split(",")]
+  return [int(part) for part in text.split(",")]
 
 
 def _ordered(dims: str, swap: str | None) -> np.ndarray:
@@ -479,37 +479,37 @@ def _ordered(dims: str, swap: str | None) -> np.ndarray:
 
 
 def _dot_flops(op: Op, ops: dict[str, Op]) -> float:
-  found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.rest)
-  axes = [int(x) for x in found[1].split(",") if x] if found else []
-  left = ops[op.operands[0]].shapes[0].dims
+  match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", op.rest)
+  axes = [int(x) for x in match[1].split(",") if x] if match else []
+  lhs = ops[op.operands[0]].shapes[0].dims
   out = math.prod(op.shapes[0].dims)
-  return 2.0 * out * math.prod(left[axis] for axis in axes)
+  return 2.0 * out * math.prod(lhs[axis] for axis in axes)
 
 
 def _convolution_flops(op: Op, ops: dict[str, Op]) -> float:
   """Products whose window does not hang over the edge or into a hole."""
-  found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest)
-  assert found is not None, op.rest
-  left, right, out = found.groups()
+  match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest)
+  assert match is not None, op.rest
+  lhs, rhs, out = match.groups()
   sizes = [ops[name].shapes[0].dims for name in op.operands[:2]]
   pairs = 1.0
-  for axis in sorted(set(left) - set("bf")):
+  for axis in sorted(set(lhs) - set("bf")):
     pairs *= _valid_pairs(
-      size=sizes[0][left.index(axis)],
-      taps=sizes[1][right.index(axis)],
+      size=sizes[0][lhs.index(axis)],
+      taps=sizes[1][rhs.index(axis)],
       out=op.shapes[0].dims[out.index(axis)],
       window=_window(op.rest, int(axis)),
     )
   dims = op.shapes[0].dims
-  others = dims[out.index("b")] * dims[out.index("f")]
-  return 2.0 * pairs * others * sizes[1][right.index("i")]
+  batch_features = dims[out.index("b")] * dims[out.index("f")]
+  return 2.0 * pairs * batch_features * sizes[1][rhs.index("i")]
 
 
 def _window(rest: str, axis: int) -> dict[str, int]:
   """Stride, dilations and padding of one dimension of a convolution."""
-  found = re.search(r"window=\{([^}]*)\}", rest)
+  match = re.search(r"window=\{([^}]*)\}", rest)
   values = {"stride": 1, "lhs_dilate": 1, "rhs_dilate": 1, "low": 0}
-  for name, text in re.findall(r"(\w+)=(\S+)", found[1] if found else ""):
+  for name, text in re.findall(r"(\w+)=(\S+)", match[1] if match else ""):
     part = text.split("x")[axis]
     if name == "pad":
       values["low"] = int(part.split("_")[0])

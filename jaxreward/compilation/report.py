@@ -65,8 +65,8 @@ class MeshReport:
 
   def seconds(self, topology: Topology) -> dict[str, Seconds]:
     """Of the programs that were compiled for a chip whose peaks are known."""
-    found = {k: p.seconds(topology) for k, p in self.programs.items()}
-    return {k: s for k, s in found.items() if s is not None}
+    seconds = {k: p.seconds(topology) for k, p in self.programs.items()}
+    return {k: s for k, s in seconds.items() if s is not None}
 
   def cost(self, topology: Topology) -> float:
     """Seconds of a step; where no peak is known, bytes moved per device."""
@@ -147,20 +147,20 @@ def number(value: float) -> str:
 
 def to_text(run: RunReport) -> str:
   """Everything as Markdown."""
-  first = run.meshes[0]
-  parts = [_heading(run, first)]
-  if first.left_out:
-    names = ", ".join(first.left_out)
+  mesh = run.meshes[0]
+  parts = [_heading(run, mesh)]
+  if mesh.left_out:
+    names = ", ".join(mesh.left_out)
     parts.append(f"Not counted, for want of weights: {names}.")
-  if first.placement:
-    parts.append(f"```\n{first.placement}\n```")
-  if first.programs:
-    parts += [_memory(run, first), _work(run, first), _traffic(first)]
-    if first.seconds(run.topology):
-      parts += filter(None, [_seconds(run, first), _costliest(first)])
-  if not first.fits(run.limit):
+  if mesh.placement:
+    parts.append(f"```\n{mesh.placement}\n```")
+  if mesh.programs:
+    parts += [_memory(run, mesh), _work(run, mesh), _traffic(mesh)]
+    if mesh.seconds(run.topology):
+      parts += filter(None, [_seconds(run, mesh), _costliest(mesh)])
+  if not mesh.fits(run.limit):
     parts.append(
-      "What to change:\n" + "\n".join(f"- {x}" for x in advice(run, first))
+      "What to change:\n" + "\n".join(f"- {x}" for x in advice(run, mesh))
     )
   if len(run.meshes) > 1:
     parts.append(_comparison(run))
@@ -168,16 +168,16 @@ def to_text(run: RunReport) -> str:
 
 
 def _heading(run: RunReport, mesh: MeshReport) -> str:
-  unknown = "compiles (how much memory there is, is not known)"
-  fits = "fits" if run.limit else unknown
-  verdict = fits if mesh.fits(run.limit) else "does not fit"
+  no_limit = "compiles (how much memory there is, is not known)"
+  success = "fits" if run.limit else no_limit
+  verdict = success if mesh.fits(run.limit) else "does not fit"
   if mesh.refused:
     verdict = f"impossible: {mesh.refused}"
   room = f", {gib(run.limit)} GiB each" if run.limit else ""
-  tried = f", compiled at effort {run.effort:g}" if run.effort else ""
+  effort = f", compiled at effort {run.effort:g}" if run.effort else ""
   return (
     f"## {run.topology.name} ({run.topology.size} devices{room}),"
-    f" {title(mesh.sizes)}{tried}: {verdict}"
+    f" {title(mesh.sizes)}{effort}: {verdict}"
   )
 
 
@@ -186,11 +186,11 @@ def _memory(run: RunReport, mesh: MeshReport) -> str:
   for name, program in mesh.programs.items():
     m = program.memory
     parts = [m.argument, m.output, m.temporary, m.code, m.beside]
-    known = program.costs is not None
+    is_compiled = program.costs is not None
     rows.append(
       [
         name,
-        *(gib(x) if known else "?" for x in parts),
+        *(gib(x) if is_compiled else "?" for x in parts),
         gib(m.total) if m.total else "?",
         "yes" if program.fits(run.limit) else "no",
       ]
@@ -204,14 +204,14 @@ def _work(run: RunReport, mesh: MeshReport) -> str:
   for name, program in mesh.programs.items():
     costs = program.costs
     share = program.counted_flops / run.topology.size
-    shown = ["?"] * 6
+    cells = ["?"] * 6
     if costs:
       once = map(number, (program.once_flops, program.once_bytes))
       products = number(costs.flops + costs.kernel_flops)
-      shown = [products, next(once), number(costs.bytes), next(once)]
-      shown += [f"{costs.kernels:.0f}", str(costs.unknown_loops)]
+      cells = [products, next(once), number(costs.bytes), next(once)]
+      cells += [f"{costs.kernels:.0f}", str(costs.unknown_loops)]
     rows.append(
-      [name, number(share), *shown, f"{program.compile_seconds:.0f} s"]
+      [name, number(share), *cells, f"{program.compile_seconds:.0f} s"]
     )
   heads = ("per device", "counted flops", "compiled flops", "once", "bytes")
   return table(
@@ -243,17 +243,17 @@ def _traffic(mesh: MeshReport) -> str:
 
 def _seconds(run: RunReport, mesh: MeshReport) -> str:
   rows = []
-  found = mesh.seconds(run.topology)
-  for name, s in found.items():
+  seconds = mesh.seconds(run.topology)
+  for name, s in seconds.items():
     parts = [s.compute, s.memory, s.network, s.roofline]
     rows.append(
       [name, *map(_time, parts), s.wall, _time(s.compiler), _time(s.step)]
     )
   rows.append(
-    ["all", *[""] * 3, _time(sum(s.roofline for s in found.values())), ""]
+    ["all", *[""] * 3, _time(sum(s.roofline for s in seconds.values())), ""]
   )
   rows[-1] += [
-    _time(sum(s.compiler for s in found.values())),
+    _time(sum(s.compiler for s in seconds.values())),
     _time(mesh.cost(run.topology)),
   ]
   heads = ("seconds", "compute", "memory", "network", "roofline", "wall")
@@ -264,7 +264,7 @@ def _costliest(mesh: MeshReport, limit: int = 10) -> str:
   """The operations on which the compiler expects to spend most."""
   costs = {k: p.costs for k, p in mesh.programs.items() if p.costs}
   total = sum(c.cycles for c in costs.values())
-  found = [
+  operations = [
     (cycles, name, operation)
     for name, c in costs.items()
     for operation, cycles in c.by_operation.items()
@@ -273,7 +273,7 @@ def _costliest(mesh: MeshReport, limit: int = 10) -> str:
     return ""
   rows = [
     [f"{cycles / total:.1%}", name, operation]
-    for cycles, name, operation in sorted(found, reverse=True)[:limit]
+    for cycles, name, operation in sorted(operations, reverse=True)[:limit]
   ]
   return table(("share of cycles", "program", "asked for by"), rows)
 
@@ -284,7 +284,7 @@ def _time(value: float) -> str:
 
 def _comparison(run: RunReport) -> str:
   """All meshes, the best first, those that are impossible last."""
-  known = run.topology.chip is not None
+  has_peaks = run.topology.chip is not None
   order = sorted(
     run.meshes,
     key=lambda m: (bool(m.refused), not m.fits(run.limit), m.cost(run.topology)),
@@ -297,17 +297,17 @@ def _comparison(run: RunReport) -> str:
     most = max(p.memory.total for p in mesh.programs.values())
     is_whole = all(p.costs for p in mesh.programs.values())
     cost = mesh.cost(run.topology)
-    shown = _time(cost) if known else number(cost)
+    cell = _time(cost) if has_peaks else number(cost)
     rows.append(
       [
         title(mesh.sizes),
         "yes" if mesh.fits(run.limit) else "no",
         gib(most) if most else "?",
-        shown if is_whole else "?",
+        cell if is_whole else "?",
         "" if mesh.fits(run.limit) else "does not fit",
       ]
     )
-  unit = "step, s" if known else "bytes moved"
+  unit = "step, s" if has_peaks else "bytes moved"
   text = table(("mesh", "fits", "largest, GiB", unit, "note"), rows)
   best = run.best()
   if best is None:
@@ -330,11 +330,11 @@ def advice(run: RunReport, mesh: MeshReport) -> list[str]:
   if data > 1:
     fewer = max(run.limit - (most - mesh.state_bytes), 0.25 * run.limit)
     factor = 2 ** math.ceil(math.log2(max(mesh.state_bytes / max(fewer, 1), 2)))
-    wanted = min(fsdp * factor, fsdp * data)
+    new_fsdp = min(fsdp * factor, fsdp * data)
     lines.append(
-      f"config.mesh.fsdp={wanted} for {fsdp}: state and reference take"
+      f"config.mesh.fsdp={new_fsdp} for {fsdp}: state and reference take"
       f" {gib(mesh.state_bytes)} GiB per device now,"
-      f" {gib(mesh.state_bytes * fsdp / wanted)} then"
+      f" {gib(mesh.state_bytes * fsdp / new_fsdp)} then"
     )  # fmt: skip
   if not run.lora_rank:
     lines.append(
@@ -391,7 +391,7 @@ def _mesh_json(run: RunReport, mesh: MeshReport) -> dict[str, Any]:
 
 
 def _program_json(run: RunReport, program: Report) -> dict[str, Any]:
-  found: dict[str, Any] = {
+  record: dict[str, Any] = {
     "fits": program.fits(run.limit),
     "memory": dataclasses.asdict(program.memory)
     | {"total": program.memory.total},
@@ -400,7 +400,7 @@ def _program_json(run: RunReport, program: Report) -> dict[str, Any]:
   }
   if program.costs:
     costs = program.costs
-    found |= {
+    record |= {
       "compiled_flops": costs.flops,
       "compiled_bytes": costs.bytes,
       "compiler_cycles": costs.cycles,
@@ -417,7 +417,7 @@ def _program_json(run: RunReport, program: Report) -> dict[str, Any]:
       ],
     }  # fmt: skip
   if seconds := program.seconds(run.topology):
-    found["seconds"] = dataclasses.asdict(seconds) | {
+    record["seconds"] = dataclasses.asdict(seconds) | {
       "roofline": seconds.roofline, "wall": seconds.wall, "step": seconds.step,
     }  # fmt: skip
-  return found
+  return record

@@ -89,20 +89,22 @@ def find(name: str) -> Topology:
   kind, _, count = name.partition(":")
   if kind == "cpu" and count.isdigit() and int(count):
     return Topology(name, int(count), None)
-  known, slices = {}, {}
+  topologies, slices = {}, {}
   for chip, shapes in SHAPES.items():
     for shape in shapes:
       size = math.prod(map(int, shape.split("x")))
       slices[f"{chip}:{shape}"] = Topology(f"{chip}:{shape}", size, CHIPS[chip])
       product = f"{chip}-{size * _CORES.get(chip, 1)}"
-      known[product] = known[f"{chip}:{shape}"] = slices[f"{chip}:{shape}"]
-  if name not in known:
-    hint = nearest(name, [*known, "cpu:8"])
+      topologies[product] = topologies[f"{chip}:{shape}"] = slices[
+        f"{chip}:{shape}"
+      ]
+  if name not in topologies:
+    hint = nearest(name, [*topologies, "cpu:8"])
     raise UserError(
       f'config.topology="{name}" is not known{hint}; known: cpu:N,'
       f" {', '.join(slices)}"
     )
-  return known[name]
+  return topologies[name]
 
 
 def require(topology: Topology) -> None:
@@ -143,13 +145,13 @@ def devices(topology: Topology) -> list[jax.Device]:
     UserError: too few CPUs, or what the TPU compiler says.
   """
   if topology.chip is None:
-    found = jax.devices("cpu")
-    if len(found) < topology.size:
+    cpus = jax.devices("cpu")
+    if len(cpus) < topology.size:
       raise UserError(
-        f'config.topology="{topology.name}": JAX started with {len(found)}'
+        f'config.topology="{topology.name}": JAX started with {len(cpus)}'
         " CPUs; start a new process"
       )
-    return found[: topology.size]
+    return cpus[: topology.size]
   try:
     described = topologies.get_topology_desc(topology.name, platform="tpu")
   except Exception as error:

@@ -161,14 +161,14 @@ def clipped_loss(
 
 
 def _options(std, baseline, epsilon, clip, clip_range=0.0, clip_high=None):
-  for field, value, known in (
+  for field, value, choices in (
     ("std", std, STDS),
     ("baseline", baseline, BASELINES),
   ):
-    if value not in known:
+    if value not in choices:
       raise UserError(
         f'advantage.{field} is "{value}"; it must be'
-        f" {' or '.join(known)}{nearest(value, known)}."
+        f" {' or '.join(choices)}{nearest(value, choices)}."
       )
   clip = clip and float(clip)
   low, high = _bounds(clip_range, clip_high)
@@ -195,9 +195,9 @@ def _signal_rows(signal, mask, options):
   signal, mask = jnp.asarray(signal), jnp.asarray(mask, bool)
   if options.std != "batch":
     return signal, mask, None
-  wide = signal.astype(jnp.float32)
-  low = jnp.min(wide, where=mask, initial=jnp.inf)
-  return signal, mask, masked_std(jnp.where(mask, wide - low, 0.0), mask)
+  signal32 = signal.astype(jnp.float32)
+  low = jnp.min(signal32, where=mask, initial=jnp.inf)
+  return signal, mask, masked_std(jnp.where(mask, signal32 - low, 0.0), mask)
 
 
 def _means(sums):
@@ -211,19 +211,19 @@ def _means(sums):
 def _rows_first(how, with_gradient, signal, mask, scale, *cubes):
   """The backend on one device's prompts; first axes are prompts throughout."""
   implementation, _, options = how
-  last = lambda x: jnp.moveaxis(x, 0, -1)
-  first = lambda x: jnp.moveaxis(x, -1, 0)
+  prompts_last = lambda x: jnp.moveaxis(x, 0, -1)
+  prompts_first = lambda x: jnp.moveaxis(x, -1, 0)
   turn = lambda x: jnp.transpose(x, (2, 1, 0))  # [P, G, T] <-> [T, G, P]
-  there = [turn(x) for x in cubes]
+  operands = [turn(x) for x in cubes]
   run: Callable[..., tuple[Array, ...]] = reference.run
   if implementation != "xla":
     run = dispatch.backend(implementation, tpu, gpu)
-  found = run(
-    last(signal), last(mask), last(scale), *there, *[None] * (3 - len(there)),
+  outputs = run(
+    prompts_last(signal), prompts_last(mask), prompts_last(scale), *operands, *[None] * (3 - len(operands)),
     options=options, with_gradient=with_gradient,
   )  # fmt: skip
-  result = [first(x) for x in found[:2]]
-  return *result, *map(turn, found[2:])
+  result = [prompts_first(x) for x in outputs[:2]]
+  return *result, *map(turn, outputs[2:])
 
 
 def _run(how, with_gradient, log_prob, old_log_prob, keep, signal, mask, scale):
@@ -241,9 +241,9 @@ def _run(how, with_gradient, log_prob, old_log_prob, keep, signal, mask, scale):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _fused(how: How, log_prob, old_log_prob, keep, signal, mask, scale):
   """(advantage [P, G], sums [P, 7], or None without log-probabilities)."""
-  rest = (old_log_prob, keep, signal, mask, scale)
-  found = _run(how, False, log_prob, *rest)
-  return found[0], found[1] if log_prob is not None else None
+  operands = (old_log_prob, keep, signal, mask, scale)
+  outputs = _run(how, False, log_prob, *operands)
+  return outputs[0], outputs[1] if log_prob is not None else None
 
 
 def _fused_forward(how, log_prob, *rest):

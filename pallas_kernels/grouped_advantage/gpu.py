@@ -31,39 +31,39 @@ def run(
   Members, steps and prompts are padded to powers of two under the mask.
   """
   members, prompts = signal.shape
-  there = [x for x in cubes if x is not None]
-  steps = there[0].shape[0] if there else 1
+  operands = [x for x in cubes if x is not None]
+  steps = operands[0].shape[0] if operands else 1
   group = tiling.power_of_two(members)
   width = min(tiling.power_of_two(prompts), WIDTH)
   height = max(ELEMENTS // (group * width), 1)
   height = min(tiling.power_of_two(steps), 1 << (height.bit_length() - 1))
   blocks, columns = pl.cdiv(steps, height), tiling.round_up(prompts, width)
-  flat = pl.BlockSpec((group, width), lambda p, t: (0, p))
+  plane = pl.BlockSpec((group, width), lambda p, t: (0, p))
   row = pl.BlockSpec((1, width), lambda p, t: (0, p))
   cube = pl.BlockSpec((height, group, width), lambda p, t: (t, 0, p))
   sums = pl.BlockSpec((1, tiling.SUBLANES, width), lambda p, t: (t, 0, p))
   planes = [tiling.pad_to(x, {0: group, 1: columns}) for x in (signal, mask)]
   planes += [tiling.pad_to(scale, {1: columns})]
   sizes = {0: blocks * height, 1: group, 2: columns}
-  there = [tiling.pad_to(x, sizes) for x in there]
+  operands = [tiling.pad_to(x, sizes) for x in operands]
   float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-  out_specs, out_shape = [flat], [float32(group, columns)]
-  if there:
+  out_specs, out_shape = [plane], [float32(group, columns)]
+  if operands:
     out_specs += [sums] + [cube] * with_gradient
     out_shape += [float32(blocks, tiling.SUBLANES, columns)]
     out_shape += [float32(blocks * height, group, columns)] * with_gradient
-  advantage, *rest = pl.pallas_call(
-    kernel.make(options, steps, len(there)),
+  advantage, *outputs = pl.pallas_call(
+    kernel.make(options, steps, len(operands)),
     grid=(columns // width, blocks),
-    in_specs=[flat, flat, row] + [cube] * len(there),
+    in_specs=[plane, plane, row] + [cube] * len(operands),
     out_specs=out_specs,
     out_shape=out_shape,
     compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
     interpret=interpret,
     name="grouped_advantage",
-  )(*planes, *there)
-  if rest:
-    rest[0] = jnp.sum(rest[0], axis=0)[: len(STATISTICS), :prompts]
-  if len(rest) > 1:
-    rest[1] = rest[1][:steps, :members, :prompts]
-  return advantage[:members, :prompts], *rest
+  )(*planes, *operands)
+  if outputs:
+    outputs[0] = jnp.sum(outputs[0], axis=0)[: len(STATISTICS), :prompts]
+  if len(outputs) > 1:
+    outputs[1] = outputs[1][:steps, :members, :prompts]
+  return advantage[:members, :prompts], *outputs

@@ -30,9 +30,9 @@ def body(*refs, options: Options, steps: int, has_loss: bool, has_keep: bool):
   """
   inputs = 3 + (2 + has_keep if has_loss else 0)
   (signal, mask, scale, *trajectory), outputs = refs[:inputs], refs[inputs:]
-  there = mask[...] > 0
+  valid = mask[...] > 0
   advantage = reference.credit(
-    signal[...].astype(jnp.float32), there, scale[...], options
+    signal[...].astype(jnp.float32), valid, scale[...], options
   )
   outputs[0][...] = advantage
   if not has_loss:
@@ -43,12 +43,12 @@ def body(*refs, options: Options, steps: int, has_loss: bool, has_keep: bool):
   counts = jnp.broadcast_to(mask[...][None], shape)
   if has_keep:
     counts *= trajectory[2][...]
-  kept = counts > 0
+  counted = counts > 0
   if steps % shape[0]:
     step = jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-    kept &= step + pl.program_id(1) * shape[0] < steps
+    counted &= step + pl.program_id(1) * shape[0] < steps
   terms, gradient = reference.policy_terms(
-    log_prob, old_log_prob, advantage[None], kept, options
+    log_prob, old_log_prob, advantage[None], counted, options
   )
   for i, term in enumerate(terms):
     outputs[1][0, i, :] = jnp.sum(jnp.sum(term, axis=0), axis=0)

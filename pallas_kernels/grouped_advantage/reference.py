@@ -65,14 +65,14 @@ def credit(
   count = jnp.sum(mask.astype(jnp.float32), axis=0, keepdims=True)
   low = jnp.min(jnp.where(mask, signal, jnp.inf), axis=0, keepdims=True)
   # Measured from the smallest one, equal rewards are exact zeros.
-  shifted = jnp.where(mask, signal - low, 0.0)
+  offset = jnp.where(mask, signal - low, 0.0)
   safe = jnp.maximum(count, 1.0)
-  mean = jnp.sum(shifted, axis=0, keepdims=True) / safe
-  centred = jnp.where(mask, shifted - mean, 0.0)
+  mean = jnp.sum(offset, axis=0, keepdims=True) / safe
+  centred = jnp.where(mask, offset - mean, 0.0)
   epsilon = options.epsilon
   if options.std == "group":
     # In a unit in which squares neither overflow nor vanish; it rounds nothing.
-    top = jnp.max(shifted, axis=0, keepdims=True)
+    top = jnp.max(offset, axis=0, keepdims=True)
     unit = jnp.where(top > 2.0**50, 2.0**-70, 1.0)
     unit = jnp.where((top > 0) & (top < 2.0**-50), 2.0**70, unit)
     squares = jnp.square(centred * unit)
@@ -100,7 +100,7 @@ def policy_terms(
 
   Masked elements add nothing, whatever they hold.
   """
-  one = keep.astype(jnp.float32)
+  weight = keep.astype(jnp.float32)
   log_ratio = jnp.where(keep, log_prob - old_log_prob, 0.0)
   gain = jnp.where(keep, advantage, 0.0)
   ratio = jnp.exp(log_ratio)
@@ -111,8 +111,8 @@ def policy_terms(
   gradient = jnp.where(low | high, 0.0, -gain * ratio)
   terms = (
     loss,
-    one,
-    ratio * one,
+    weight,
+    ratio * weight,
     jnp.abs(log_ratio),
     _excess(log_ratio, ratio),
     low.astype(jnp.float32),
@@ -146,16 +146,20 @@ def run(
   The statistics are there if `log_prob` is, the gradient [T, G, P] if it is
   asked for too.
   """
-  wide = lambda x: x.astype(jnp.float32)
-  there = mask > 0
-  advantage = credit(wide(signal), there, scale, options)
+  as_float32 = lambda x: x.astype(jnp.float32)
+  valid = mask > 0
+  advantage = credit(as_float32(signal), valid, scale, options)
   if log_prob is None:
     return (advantage,)
-  kept = jnp.broadcast_to(there, log_prob.shape)
+  counted = jnp.broadcast_to(valid, log_prob.shape)
   if keep is not None:
-    kept &= keep > 0
+    counted &= keep > 0
   terms, gradient = policy_terms(
-    wide(log_prob), wide(old_log_prob), advantage[None], kept, options
+    as_float32(log_prob),
+    as_float32(old_log_prob),
+    advantage[None],
+    counted,
+    options,
   )
   statistics = jnp.stack([jnp.sum(x, axis=(0, 1)) for x in terms])
   return (advantage, statistics, gradient)[: 2 + with_gradient]

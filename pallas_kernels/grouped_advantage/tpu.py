@@ -32,26 +32,26 @@ def run(
   turned by the compiler first.
   """
   members, prompts = signal.shape
-  there = [x for x in cubes if x is not None]
-  steps = there[0].shape[0] if there else 1
+  operands = [x for x in cubes if x is not None]
+  steps = operands[0].shape[0] if operands else 1
   width = min(prompts, tiling.LANES)
   plane = tiling.round_up(members, tiling.SUBLANES) * tiling.LANES
   height = min(steps, max(ELEMENTS // plane, 1))
   blocks = pl.cdiv(steps, height)
-  flat = pl.BlockSpec((members, width), lambda p, t: (0, p))
+  plane_spec = pl.BlockSpec((members, width), lambda p, t: (0, p))
   row = pl.BlockSpec((1, width), lambda p, t: (0, p))
   cube = pl.BlockSpec((height, members, width), lambda p, t: (t, 0, p))
   sums = pl.BlockSpec((1, tiling.SUBLANES, width), lambda p, t: (t, 0, p))
   float32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-  out_specs, out_shape = [flat], [float32(members, prompts)]
-  if there:
+  out_specs, out_shape = [plane_spec], [float32(members, prompts)]
+  if operands:
     out_specs += [sums] + [cube] * with_gradient
     out_shape += [float32(blocks, tiling.SUBLANES, prompts)]
     out_shape += [float32(steps, members, prompts)] * with_gradient
-  advantage, *rest = pl.pallas_call(
-    kernel.make(options, steps, len(there)),
+  advantage, *outputs = pl.pallas_call(
+    kernel.make(options, steps, len(operands)),
     grid=(pl.cdiv(prompts, width), blocks),
-    in_specs=[flat, flat, row] + [cube] * len(there),
+    in_specs=[plane_spec, plane_spec, row] + [cube] * len(operands),
     out_specs=out_specs,
     out_shape=out_shape,
     compiler_params=pltpu.CompilerParams(
@@ -59,7 +59,7 @@ def run(
     ),
     interpret=interpret,
     name="grouped_advantage",
-  )(signal, mask, scale, *there)
-  if rest:
-    rest[0] = jnp.sum(rest[0], axis=0)[: len(STATISTICS)]
-  return advantage, *rest
+  )(signal, mask, scale, *operands)
+  if outputs:
+    outputs[0] = jnp.sum(outputs[0], axis=0)[: len(STATISTICS)]
+  return advantage, *outputs

@@ -43,13 +43,13 @@ def pairwise_loss(
 
   Args:
     scores: of the candidates under the model.
-    ratings: what is known of them; higher is better. They are compared in
+    ratings: of the candidates; higher is better. They are compared in
       float32. One that is not finite takes part in no pair.
-    mask: candidates that are there; all if None.
+    mask: valid candidates; all if None.
     ties: pairs rated alike: "half" takes a preference of one half, "skip"
       leaves them out, "rao_kupper" models them (Rao and Kupper, 1967).
     margin: lead that the preferred score must have; not with "rao_kupper".
-    label_noise: share of labels thought to be turned round; likewise.
+    label_noise: assumed share of flipped labels; likewise.
     threshold: k > 1 of "rao_kupper".
     tie_width: ratings that differ by no more than this are alike.
     implementation: see `dispatch.choose`.
@@ -66,9 +66,9 @@ def pairwise_loss(
   _check_group(scores, implementation, ratings=ratings, mask=mask)
   tile = _loss_tile(ties, margin, label_noise, threshold, tie_width)
   ratings = ratings.astype(jnp.float32)
-  there = jnp.isfinite(ratings)
-  there = there if mask is None else there & jnp.asarray(mask, bool)
-  fields = jnp.where(there, scores, 0.0), jnp.where(there, ratings, jnp.nan)
+  valid = jnp.isfinite(ratings)
+  valid = valid if mask is None else valid & jnp.asarray(mask, bool)
+  fields = jnp.where(valid, scores, 0.0), jnp.where(valid, ratings, jnp.nan)
   how = (dispatch.choose(implementation), tuple(batch_axes), tile)
   loss, pairs = _loss_sums(how, *map(_groups, fields))
   return Mean(jnp.sum(loss), jax.lax.stop_gradient(jnp.sum(pairs)))
@@ -91,7 +91,7 @@ def win_rate(
 
   Args:
     scores: of the candidates.
-    mask: candidates that are there; all if None.
+    mask: valid candidates; all if None.
     temperature: what the scores are divided by; 0 has no gradient.
     implementation: see `dispatch.choose`.
     batch_axes: mesh axes that share the groups; a group stays whole.
@@ -107,14 +107,14 @@ def win_rate(
   _check_group(scores, implementation, mask=mask)
   if not temperature >= 0:
     raise UserError(f"temperature={temperature}: it must be 0 or above")
-  there = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
-  count = jnp.sum(there, axis=-1, keepdims=True)
+  valid = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
+  count = jnp.sum(valid, axis=-1, keepdims=True)
   tile = tiles.WinRate(float(temperature))
   how = (dispatch.choose(implementation), tuple(batch_axes), tile)
-  safe = jnp.where(there, scores.astype(jnp.float32), jnp.nan)
+  safe = jnp.where(valid, scores.astype(jnp.float32), jnp.nan)
   wins = _win_sums(how, _groups(safe)).reshape(scores.shape)
   rate = jnp.where(count > 1, wins / jnp.maximum(count - 1, 1), 0.5)
-  return jnp.where(there, rate, 0.0)
+  return jnp.where(valid, rate, 0.0)
 
 
 def _check_group(scores, implementation, **others):

@@ -35,7 +35,7 @@ def run(
   columns = jnp.swapaxes(fields, 1, 2)
   out = pl.BlockSpec((1, 1, width), lambda n, i: (n, 0, i))
   shape = jax.ShapeDtypeStruct((groups, 1, size), jnp.float32)
-  found = pl.pallas_call(
+  outputs = pl.pallas_call(
     functools.partial(kernel.body, tile=tile, step=step),
     grid=(groups, size // width),
     in_specs=[
@@ -48,4 +48,4 @@ def run(
     interpret=interpret,
     name="pairwise_sums",
   )(fields, columns)
-  return tuple(x[:, 0, :members] for x in found)
+  return tuple(x[:, 0, :members] for x in outputs)

@@ -114,10 +114,13 @@ def rao_kupper(threshold: float, width: float) -> PairLoss:
 def _sigmoids(x):
   """(sigmoid(x), sigmoid(-x), exp(-|x|)), each to full precision."""
   small = jnp.exp(-jnp.abs(x))
-  whole = 1.0 / (1.0 + small)
-  part = small * whole
+  large = 1.0 / (1.0 + small)
+  minor = small * large
   positive = x >= 0
-  up, down = jnp.where(positive, whole, part), jnp.where(positive, part, whole)
+  up, down = (
+    jnp.where(positive, large, minor),
+    jnp.where(positive, minor, large),
+  )
   return up, down, small
 
 

@@ -107,8 +107,10 @@ def _flat(x):
 
 def _coefficients(step, samples):
   rows = (step.c_x, step.c_v, step.std, step.log_scale)
-  spread = lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), (samples,))
-  return jax.lax.stop_gradient(jnp.stack([spread(x) for x in rows], axis=1))
+  broadcast = lambda x: jnp.broadcast_to(
+    jnp.asarray(x, jnp.float32), (samples,)
+  )
+  return jax.lax.stop_gradient(jnp.stack([broadcast(x) for x in rows], axis=1))
 
 
 def _run(how, draw, rows, x_t, v, other) -> tuple[Array, ...]:
@@ -139,15 +141,15 @@ def _draw_backward(how, residuals, cotangents):
   """Through the mean the density's gradient cancels: what is left is linear."""
   del how
   rows, noise, x_t, v = residuals
-  wide, log_prob = cotangents[0].astype(jnp.float32), cotangents[1]
+  grad_next, log_prob = cotangents[0].astype(jnp.float32), cotangents[1]
   slope = reference.slope(log_prob, rows, noise.shape[1])
   std = rows[:, 2:3]
   deviation = std * noise.astype(jnp.float32)
   return (
     jnp.zeros_like(rows),
-    (rows[:, 0:1] * wide).astype(x_t.dtype),
-    (rows[:, 1:2] * wide).astype(v.dtype),
-    (std * (wide - slope * deviation)).astype(noise.dtype),
+    (rows[:, 0:1] * grad_next).astype(x_t.dtype),
+    (rows[:, 1:2] * grad_next).astype(v.dtype),
+    (std * (grad_next - slope * deviation)).astype(noise.dtype),
   )
 
 

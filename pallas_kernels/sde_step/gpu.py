@@ -35,7 +35,7 @@ def run(
   samples, elements = x_t.shape
   width = tiling.round_up(elements, tiling.LANES * ROWS)
   rows = width // tiling.LANES
-  cut = lambda x: tiling.pad_to(x, {1: width}).reshape(samples, rows, -1)
+  to_blocks = lambda x: tiling.pad_to(x, {1: width}).reshape(samples, rows, -1)
   latents = pl.BlockSpec((1, ROWS, tiling.LANES), lambda b, s: (b, s, 0))
   shape = (samples, rows, tiling.LANES)
   sums = jax.ShapeDtypeStruct((samples, rows // ROWS, 1), jnp.float32)
@@ -54,7 +54,7 @@ def run(
     compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
     interpret=interpret,
     name="sde_step" if draw else "sde_transition",
-  )(coefficients[:, None], cut(x_t), cut(v), cut(other))
+  )(coefficients[:, None], to_blocks(x_t), to_blocks(v), to_blocks(other))
   *latents, squares = outputs
-  whole = [x.reshape(samples, width)[:, :elements] for x in latents]
-  return *whole, jnp.sum(squares, axis=(1, 2))
+  next_latents = [x.reshape(samples, width)[:, :elements] for x in latents]
+  return *next_latents, jnp.sum(squares, axis=(1, 2))

@@ -32,9 +32,9 @@ def body(
   mean = c_x * x_t[0].astype(jnp.float32) + c_v * v[0].astype(jnp.float32)
   x_next = other[0].astype(jnp.float32)
   if draw:
-    stored = (mean + std * x_next).astype(outputs[0].dtype)
-    outputs[0][0] = stored
-    x_next = stored.astype(jnp.float32)
+    rounded = (mean + std * x_next).astype(outputs[0].dtype)
+    outputs[0][0] = rounded
+    x_next = rounded.astype(jnp.float32)
   squares = jnp.square(x_next - mean)
   height = x_t.shape[1]
   if rows % height:

@@ -25,8 +25,10 @@ Flat = Float[Array, "B D"]
 
 def mean(x_t: Flat, v: Flat, coefficients: Coefficients) -> Flat:
   """c_x x_t + c_v v, in float32."""
-  wide = lambda x: x.astype(jnp.float32)
-  return coefficients[:, 0:1] * wide(x_t) + coefficients[:, 1:2] * wide(v)
+  as_float32 = lambda x: x.astype(jnp.float32)
+  return coefficients[:, 0:1] * as_float32(x_t) + coefficients[
+    :, 1:2
+  ] * as_float32(v)
 
 
 def draw(

@@ -36,7 +36,7 @@ def run(
   width = tiling.round_up(elements, tiling.LANES)
   rows = width // tiling.LANES
   height = min(rows, ROWS)
-  cut = lambda x: tiling.pad_to(x, {1: width}).reshape(samples, rows, -1)
+  to_blocks = lambda x: tiling.pad_to(x, {1: width}).reshape(samples, rows, -1)
   latents = pl.BlockSpec((1, height, tiling.LANES), lambda b, s: (b, s, 0))
   row = lambda n: pl.BlockSpec((1, 1, n), lambda b, s: (b, 0, 0))
   shape = (samples, rows, tiling.LANES)
@@ -52,7 +52,7 @@ def run(
     ),
     interpret=interpret,
     name="sde_step" if draw else "sde_transition",
-  )(coefficients[:, None], cut(x_t), cut(v), cut(other))
+  )(coefficients[:, None], to_blocks(x_t), to_blocks(v), to_blocks(other))
   *latents, squares = outputs
-  whole = [x.reshape(samples, width)[:, :elements] for x in latents]
-  return *whole, jnp.sum(squares, axis=(1, 2))
+  next_latents = [x.reshape(samples, width)[:, :elements] for x in latents]
+  return *next_latents, jnp.sum(squares, axis=(1, 2))
