@@ -36,12 +36,12 @@ from jaxreward.numerics import Mean
 from jaxreward.report import grids
 from jaxreward.rewards import (
   Reward,
-  applied,
+  applies_to,
   contexts_of,
   for_host,
-  has_say,
   host_scores,
   jitted_scores,
+  mask_inapplicable,
   probe_gradients,
   require_scores,
   score,
@@ -321,9 +321,11 @@ def _of_finite(
   usable = jnp.isfinite(images).all((2, 3, 4))
   scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
   weight_of = dict(weights)
-  asked, _ = applied(scores, weight_of, prompts)
+  asked, _ = mask_inapplicable(scores, weight_of, prompts)
   says = {
-    k: jnp.broadcast_to(has_say(weight_of.get(k, 1.0), prompts), usable.shape)
+    k: jnp.broadcast_to(
+      applies_to(weight_of.get(k, 1.0), prompts), usable.shape
+    )
     for k in scores
   }
   failed = {
@@ -341,7 +343,7 @@ def _panel(
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   mask = jnp.asarray(prompts.mask)[:, None] & usable
-  asked, weights_of = applied(scores, rewards, prompts)
+  asked, weights_of = mask_inapplicable(scores, rewards, prompts)
   terms = [weights_of[name] * asked[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(

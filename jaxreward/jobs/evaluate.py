@@ -26,7 +26,7 @@ from jaxreward.flow import guidance, rollout, steppers
 from jaxreward.flow.sampler import Sampler, State
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
-from jaxreward.rewards import Reward, has_say, score
+from jaxreward.rewards import Reward, applies_to, score
 from jaxreward.setup import adapters, data_checks, evaluators, prompt_encoding
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.steering import Trace
@@ -143,7 +143,7 @@ def _says(
 ) -> np.ndarray:
   """bool [P, G]: whose scores count."""
   weight = 1.0 if reward is None else reward.weight
-  return np.broadcast_to(np.asarray(has_say(weight, prompts.plain)), shape)
+  return np.broadcast_to(np.asarray(applies_to(weight, prompts.plain)), shape)
 
 
 @dataclasses.dataclass(frozen=True)

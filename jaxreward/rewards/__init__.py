@@ -1,8 +1,9 @@
 """Rewards: reward(images [P, G, H, W, C], prompts) -> scores [P, G].
 
-One that knows more returns `Scores(value, std, per_step)`. A score that is not finite failed; it is masked and counted, never zero. A
-user's own function needs no registration: a config names it by dotted path or
-as "file.py:function".
+A reward with uncertainty or per-step scores returns `Scores(value, std,
+per_step)`. A score that is not finite failed; it is masked and counted, never
+zero. A user's own function needs no registration: a config names it by dotted
+path or as "file.py:function".
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from jaxreward.rewards.learned import learned
 from jaxreward.rewards.scoring import (
   Reward,
   RowWeight,
-  applied,
+  applies_to,
   build,
   contexts_of,
   device_scores,
   for_host,
-  has_say,
   host_scores,
   jitted_scores,
+  mask_inapplicable,
   probe_gradients,
   require_scores,
   score,
@@ -83,16 +84,16 @@ __all__ = [
   "Reward",
   "RowWeight",
   "Scores",
-  "applied",
+  "applies_to",
   "build",
   "contexts_of",
   "declare",
   "device_scores",
   "for_host",
-  "has_say",
   "host_scores",
   "jitted_scores",
   "learned",
+  "mask_inapplicable",
   "probe_gradients",
   "require_scores",
   "score",

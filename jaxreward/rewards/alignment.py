@@ -1,7 +1,6 @@
-"""How well a picture goes with its prompt, by published towers.
+"""How well an image matches its prompt, by published encoders.
 
-Scalings are those under which others report these rewards, so that numbers
-compare.
+Scores are scaled as in the literature, so that numbers compare.
 """
 
 from __future__ import annotations
@@ -32,32 +31,32 @@ def load_pair(
 ) -> Loaded:
   """Both towers of a checkpoint and its tokenizer.
 
-  Pictures and texts are prepared as the library does it that saved the weights:
-  in open_clip's layout texts are mended (`words.mended`); for SigLIP they are
-  written in lower case.
+  Images and texts are preprocessed as by the library that saved the weights:
+  in open_clip's layout texts are cleaned (`words.mended`); for SigLIP they are
+  lowercased.
 
   Args:
     weights: folder, file or hub id; see `models.hub.resolve`.
     size: named architecture of weights without a config beside them.
-    dtype: of parameters and products, "float32" or "bfloat16".
-    tokenizer: its folder or hub id, where it lies elsewhere.
-    microbatch: pictures that go through the tower at once; 0 for all.
+    dtype: of parameters and compute, "float32" or "bfloat16".
+    tokenizer: its folder or hub id, if it is not beside the weights.
+    microbatch: images that go through the tower at once; 0 for all.
   """
-  found = encoders.load(weights, size=size, dtype=dtype, microbatch=microbatch)
-  return _pair(weights, found, tokenizer)
+  towers = encoders.load(weights, size=size, dtype=dtype, microbatch=microbatch)
+  return _pair(weights, towers, tokenizer)
 
 
-def _pair(weights: str, found: encoders.Weights, tokenizer: str) -> Loaded:
-  if not found.length:
+def _pair(weights: str, towers: encoders.Weights, tokenizer: str) -> Loaded:
+  if not towers.length:
     raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
   ids = encoders.tokenizer(
-    weights, found.length, tokenizer, wording=found.wording,
-    literal=found.literal,
+    weights, towers.length, tokenizer, wording=towers.wording,
+    literal=towers.literal,
   )  # fmt: skip
   return Loaded(
-    {"encoder": found.encoder},
-    {"params": found.params},
-    {"params": found.rules},
+    {"encoder": towers.encoder},
+    {"params": towers.params},
+    {"params": towers.rules},
     lambda texts: {"text": ids(texts)},
   )
 
@@ -70,10 +69,10 @@ def load_hps(
   tokenizer: str = "",
   microbatch: int = 64,
 ) -> Loaded:
-  """As `load_pair`, with pictures and texts as HPSv2's authors prepare them.
+  """As `load_pair`, with images and texts preprocessed as by HPSv2's authors.
 
-  The longer side of a picture is resized, in floating point, and the rest is
-  black; texts are mended in either layout.
+  The longer side of an image is resized, in floating point, and the rest is
+  padded with black; texts are cleaned in either layout.
 
   Args:
     weights: see `load_pair`.
@@ -82,17 +81,19 @@ def load_hps(
     tokenizer: see `load_pair`.
     microbatch: see `load_pair`.
   """
-  found = encoders.load(
+  towers = encoders.load(
     weights, size=size, dtype=dtype, microbatch=microbatch, padded=True
   )
-  return _pair(weights, found, tokenizer)
+  return _pair(weights, towers, tokenizer)
 
 
 def _cosines(images: Images, encoder: Encoder, params: Params, text) -> Array:
-  """Cosines [P, G] of pictures with their texts; NaN where not finite."""
-  seen, usable = encoders.image_features(encoder, params, images)
-  said = encoders.text_features(encoder, params, text)
-  return jnp.where(usable, jnp.einsum("pge,pe->pg", seen, said), jnp.nan)
+  """Cosines [P, G] of images with their texts; NaN where not finite."""
+  features, usable = encoders.image_features(encoder, params, images)
+  text_features = encoders.text_features(encoder, params, text)
+  return jnp.where(
+    usable, jnp.einsum("pge,pe->pg", features, text_features), jnp.nan
+  )
 
 
 def _logits(encoder: Encoder, params: Params, cosines: Array) -> Array:
@@ -111,13 +112,13 @@ def clip_score(
   text: Int[ArrayLike, "P L"],
   divisor: float = 30.0,
 ) -> Scores:
-  """exp(s) cos / divisor, with s the scale that the pair was trained with.
+  """exp(s) cos / divisor, with s the learned log scale of the pair.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
     encoder: both towers.
-    params: of them.
+    params: of both towers.
     text: the prompts' token ids.
     divisor: 30 is Flow-GRPO's.
   """
@@ -134,11 +135,11 @@ def load_hessel(
   tokenizer: str = "",
   microbatch: int = 64,
 ) -> Loaded:
-  """As `load_pair`, with words before every prompt.
+  """As `load_pair`, with a prefix before every prompt.
 
   Args:
     weights: see `load_pair`.
-    prefix: such as "A photo depicts ", which the paper sets before captions.
+    prefix: such as "A photo depicts ", which the paper puts before captions.
     size: see `load_pair`.
     dtype: see `load_pair`.
     tokenizer: see `load_pair`.
@@ -164,8 +165,8 @@ def clip_score_hessel(
 ) -> Scores:
   """2.5 max(cos, 0) (Hessel et al. 2021, https://arxiv.org/abs/2104.08718).
 
-  Arguments as `clip_score`. The paper sets "A photo depicts" before captions:
-  prompts are taken as they are unless `prefix` is set.
+  Arguments as `clip_score`. The paper puts "A photo depicts" before captions;
+  here prompts stay unchanged unless `prefix` is set.
   """
   cosines = _cosines(images, encoder, params, text)
   return {"clip_score_hessel": 2.5 * jnp.maximum(cosines, 0.0)}
@@ -181,7 +182,7 @@ def pick_score(
   text: Int[ArrayLike, "P L"],
   divisor: float = 26.0,
 ) -> Scores:
-  """exp(s) cos / 26, about 0.8 to 0.9 for good pictures.
+  """exp(s) cos / 26, about 0.8 to 0.9 for good images.
 
   Kirstain et al. 2023, https://arxiv.org/abs/2305.01569; weights
   yuvalkirstain/PickScore_v1. Arguments as `clip_score`.
@@ -202,8 +203,8 @@ def hps_v2(
   """The plain cosine of a tuned ViT-H/14, about 0.2 to 0.35.
 
   Wu et al. 2023, https://arxiv.org/abs/2306.09341; weights HPSv2.1 in
-  safetensors, with size="vit_h_14" where no config lies beside them. Pictures
-  are padded to squares, not cut; see `load_hps`. Arguments as `clip_score`.
+  safetensors, with size="vit_h_14" if there is no config beside them. Images
+  are padded to squares, not cropped; see `load_hps`. Arguments as `clip_score`.
   """
   return {"hps_v2": _cosines(images, encoder, params, text)}
 
@@ -217,7 +218,7 @@ def load_goal(
   tokenizer: str = "",
   microbatch: int = 64,
 ) -> Loaded:
-  """As `load_pair`, with a text that says what any picture shows.
+  """As `load_pair`, with a baseline text that fits any image.
 
   Args:
     weights: see `load_pair`.
@@ -251,30 +252,30 @@ def clip_goal(
 ) -> Scores:
   """1 - |a P (x - g) + (1 - a) (x - g)|^2 / 2, with P onto the line b to g.
 
-  x, g and b are the unit features of picture, prompt and baseline, and a the
-  strength: what a picture shows besides what leads from the baseline to the
-  prompt counts less. At strength 0 it is the cosine. Rocamonde et al. 2023,
+  x, g and b are the unit features of image, prompt and baseline, and a is the
+  strength: features off the line from the baseline to the prompt count less.
+  At strength 0 it is the cosine. Rocamonde et al. 2023,
   https://arxiv.org/abs/2310.12921, section 3.2.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
     encoder: both towers.
-    params: of them.
+    params: of both towers.
     text: the prompts' token ids.
     baseline: the baseline's token ids.
     strength: a, in [0, 1].
   """
   if not 0.0 <= strength <= 1.0:
     raise UserError(f"clip_goal.strength={strength}: it must lie in [0, 1]")
-  seen, usable = encoders.image_features(encoder, params, images)
+  features, usable = encoders.image_features(encoder, params, images)
   goal = encoders.text_features(encoder, params, text)
   base = encoders.text_features(encoder, params, baseline)
-  way = encoders.unit(goal - base)[:, None]
-  far = seen - goal[:, None]
-  along = jnp.sum(far * way, -1, keepdims=True) * way
-  rest = strength * along + (1 - strength) * far
-  score = 1 - jnp.sum(jnp.square(rest), -1) / 2
+  direction = encoders.unit(goal - base)[:, None]
+  offset = features - goal[:, None]
+  along = jnp.sum(offset * direction, -1, keepdims=True) * direction
+  blend = strength * along + (1 - strength) * offset
+  score = 1 - jnp.sum(jnp.square(blend), -1) / 2
   return {"clip_goal": jnp.where(usable, score, jnp.nan)}
 
 
@@ -287,11 +288,11 @@ def siglip_score(
   params: Params,
   text: Int[ArrayLike, "P L"],
 ) -> Scores:
-  """sigmoid(exp(s) cos + b): the probability that the two belong together.
+  """sigmoid(exp(s) cos + b): the probability that image and prompt match.
 
   Zhai et al. 2023, https://arxiv.org/abs/2303.15343; weights such as
-  google/siglip2-so400m-patch14-384, or siglip2-so400m-patch16-naflex for
-  pictures whose shape is kept. Arguments as `clip_score`.
+  google/siglip2-so400m-patch14-384, or siglip2-so400m-patch16-naflex to keep
+  aspect ratios. Arguments as `clip_score`.
   """
   logits = _logits(encoder, params, _cosines(images, encoder, params, text))
   return {"siglip_score": jax.nn.sigmoid(logits)}

@@ -1,4 +1,4 @@
-"""How few bytes a picture takes as a JPEG: a reward that needs no weights."""
+"""How well an image compresses as JPEG: a reward that needs no weights."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ QUALITY = 95
 
 
 def _kilobytes(images: Images) -> Float[np.ndarray, "P G"]:
-  """Size of each picture's JPEG in units of 1,000 bytes; NaN if not finite."""
+  """Size of each image's JPEG in units of 1,000 bytes; NaN if not finite."""
   images = np.asarray(images)
   sizes = np.full(images.shape[:2], np.nan, np.float32)
-  for place in np.ndindex(*sizes.shape):
-    if np.isfinite(images[place]).all():
-      pixels = np.round(np.clip(images[place], 0, 1) * 255).astype(np.uint8)
+  for index in np.ndindex(*sizes.shape):
+    if np.isfinite(images[index]).all():
+      pixels = np.round(np.clip(images[index], 0, 1) * 255).astype(np.uint8)
       buffer = io.BytesIO()
       Image.fromarray(pixels).save(buffer, "JPEG", quality=QUALITY)
-      sizes[place] = buffer.tell() / 1000
+      sizes[index] = buffer.tell() / 1000
   return sizes
 
 
@@ -37,8 +37,8 @@ def jpeg_incompressibility(images: Images, prompts: PromptBatch) -> Scores:
   Black et al. 2023, https://arxiv.org/abs/2305.13301, section 5.1.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
-    prompts: not read.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: unused.
   """
   del prompts
   return {"jpeg_incompressibility": _kilobytes(images)}

@@ -1,7 +1,7 @@
-"""What an edit changes and what it keeps, and how alike several pictures are.
+"""What an edit changes and what it preserves, and how similar images are.
 
-The pictures before the edit are the sources of the prompts, or come from a
-folder, see `references`.
+The source images are those of the prompts, or come from a folder; see
+`references`.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def load_alone(
   weights: str, *, size: str = "", dtype: str = "float32", microbatch: int = 64
 ) -> Loaded:
   """An image tower; see `encoders.load`."""
-  found = encoders.load(
+  tower = encoders.load(
     weights, size=size, dtype=dtype, microbatch=microbatch, texts=False
   )
   return Loaded(
-    {"encoder": found.encoder},
-    {"params": found.params},
-    {"params": found.rules},
+    {"encoder": tower.encoder},
+    {"params": tower.params},
+    {"params": tower.rules},
   )
 
 
@@ -54,18 +54,18 @@ def load_tower(
   dtype: str = "float32",
   microbatch: int = 64,
 ) -> Loaded:
-  """An image tower and the pictures to compare with.
+  """An image tower and the images to compare with.
 
   Args:
     weights: CLIP, SigLIP or DINO; see `encoders.load`.
     references: the folder; see `references`. Empty for the prompts' sources.
-    image_size: shorter side the pictures are kept at.
+    image_size: length in pixels of the images' shorter side.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
     microbatch: see `encoders.load`.
   """
   tower = load_alone(weights, size=size, dtype=dtype, microbatch=microbatch)
-  pictures = files.pictures(references, "image", image_size)
+  pictures = files.images_of(references, "image", image_size)
   return dataclasses.replace(tower, prepare=pictures)
 
 
@@ -79,20 +79,20 @@ def image_similarity(
   reference: Reference | None = None,
   known: Known | None = None,
 ) -> Scores:
-  """Cosine of a tower's features of the picture and of its reference.
+  """Cosine of a tower's features of the image and of its reference.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
     encoder: the tower.
-    params: of it.
+    params: of the tower.
     reference: of each prompt.
-    known: whether it has one; without, its pictures score NaN.
+    known: whether there is one; images of a prompt without it score NaN.
   """
-  reference, known = files.given(prompts, "source", reference, known)
-  seen, usable = encoders.image_features(encoder, params, images)
-  given, _ = encoders.image_features(encoder, params, reference)
-  score = jnp.einsum("pge,pe->pg", seen, given[:, 0])
+  reference, known = files.resolve(prompts, "source", reference, known)
+  features, usable = encoders.image_features(encoder, params, images)
+  reference_features, _ = encoders.image_features(encoder, params, reference)
+  score = jnp.einsum("pge,pe->pg", features, reference_features[:, 0])
   return {"image_similarity": jnp.where(usable & known, score, jnp.nan)}
 
 
@@ -106,14 +106,18 @@ def feature_distance(
   reference: Reference | None = None,
   known: Known | None = None,
 ) -> Scores:
-  """Minus the mean over places of 1 - cosine of a DINO tower's features.
+  """Minus the mean over patches of 1 - cosine of a DINO tower's features.
 
-  Unlike `image_similarity` it sees where things are. Arguments as there.
+  Unlike `image_similarity` it is sensitive to layout. Arguments as there.
   """
-  reference, known = files.given(prompts, "source", reference, known)
-  seen, usable = encoders.image_features(encoder, params, images, places=True)
-  given, _ = encoders.image_features(encoder, params, reference, places=True)
-  cosine = jnp.einsum("pgne,pne->pgn", seen, given[:, 0])
+  reference, known = files.resolve(prompts, "source", reference, known)
+  features, usable = encoders.image_features(
+    encoder, params, images, places=True
+  )
+  reference_features, _ = encoders.image_features(
+    encoder, params, reference, places=True
+  )
+  cosine = jnp.einsum("pgne,pne->pgn", features, reference_features[:, 0])
   score = cosine.mean(-1) - 1
   return {"feature_distance": jnp.where(usable & known, score, jnp.nan)}
 
@@ -122,20 +126,22 @@ def feature_distance(
 def cross_image(
   images: Images, prompts: PromptBatch, *, encoder: Encoder, params: Params
 ) -> Scores:
-  """Mean cosine of a picture's features to those of its group's others.
+  """Mean cosine of an image's features with the others of its group.
 
-  For sets that should show one subject. A picture alone in its group, or whose
-  others are all broken, scores NaN.
+  For groups that should show one subject. An image without another finite one
+  in its group scores NaN.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
     encoder: the tower.
-    params: of it.
+    params: of the tower.
   """
-  seen, usable = encoders.image_features(encoder, params, images)
-  seen = jnp.where(usable[..., None], seen, 0.0)
-  sums = jnp.einsum("pge,phe->pg", seen, seen) - jnp.square(seen).sum(-1)
+  features, usable = encoders.image_features(encoder, params, images)
+  features = jnp.where(usable[..., None], features, 0.0)
+  sums = jnp.einsum("pge,phe->pg", features, features) - jnp.square(
+    features
+  ).sum(-1)
   others = usable.sum(-1, keepdims=True) - usable
   score = sums / jnp.maximum(others, 1)
   return {"cross_image": jnp.where(usable & (others > 0), score, jnp.nan)}
@@ -151,13 +157,13 @@ def load_edit(
   tokenizer: str = "",
   microbatch: int = 64,
 ) -> Loaded:
-  """A pair of towers, the pictures to be edited and what they show.
+  """A pair of towers, the source images and their captions.
 
   Args:
     weights: a CLIP or SigLIP pair; see `encoders.load`.
-    references: the folder; its lines name "image" and, in "source", the text
-      of what that shows; see `references`.
-    image_size: shorter side the pictures are kept at.
+    references: the folder; its lines name "image" and, in "source", its
+      caption; see `references`.
+    image_size: length in pixels of the images' shorter side.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
     tokenizer: see `alignment.load_pair`.
@@ -166,19 +172,19 @@ def load_edit(
   pair = alignment.load_pair(
     weights, size=size, dtype=dtype, tokenizer=tokenizer, microbatch=microbatch
   )
-  given: Any = files.pictures(references, "image", image_size)
+  prepare_images: Any = files.images_of(references, "image", image_size)
   sources = _sources(references)
   tokens = pair.prepare or (lambda texts: {})
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     source = tokens([sources.get(t, "") for t in texts])["text"]
-    return {**tokens(texts), **given(texts), "source": source}
+    return {**tokens(texts), **prepare_images(texts), "source": source}
 
   return Loaded(pair.static, pair.arrays, pair.rules, prepare)
 
 
 def _sources(references: str) -> ByPrompt[str]:
-  """What the pictures of a folder show before the edit, by prompt."""
+  """Captions of a folder's source images, by prompt."""
   lines = files.rows(references)
   sources = {k: row.get("source", "") for k, row in lines.items()}
   for prompt, text in sources.items():
@@ -209,54 +215,54 @@ def edit(
 
   Execution is the cosine of the change in image features with the change in
   text features (directional similarity, Gal et al. 2021,
-  https://arxiv.org/abs/2108.00946); preservation the cosine of the picture's
-  features with those of the picture that was edited. A picture that did not
-  change executes nothing and scores w.
+  https://arxiv.org/abs/2108.00946); preservation is the cosine of the image's
+  features with those of its source. An unchanged image has execution 0 and
+  scores w.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
-    prompts: P texts of what the pictures should show.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: P captions of the edited image.
     encoder: both towers.
-    params: of them.
+    params: of both towers.
     text: the prompts' token ids.
-    source: token ids of what the pictures before the edit show.
-    reference: the pictures before the edit.
+    source: token ids of the source images' captions.
+    reference: the source images.
     known: whether there is one.
     preserve: w, in [0, 1].
   """
   if not 0.0 <= preserve <= 1.0:
     raise UserError(f"edit.preserve={preserve}: it must lie in [0, 1]")
-  seen, usable = encoders.image_features(encoder, params, images)
-  before, _ = encoders.image_features(encoder, params, reference)
-  wanted = encoders.text_features(encoder, params, text)
-  wanted = wanted - encoders.text_features(encoder, params, source)
-  moved = seen - before
-  # Rounding alone moves features by about 1e-6, and that is no direction.
-  far = jnp.sqrt(jnp.sum(jnp.square(moved), -1, keepdims=True) + 1e-6)
-  moved = moved / far
-  execution = jnp.einsum("pge,pe->pg", moved, encoders.unit(wanted))
-  kept = jnp.einsum("pge,pe->pg", seen, before[:, 0])
-  score = (1 - preserve) * execution + preserve * kept
+  features, usable = encoders.image_features(encoder, params, images)
+  source_features, _ = encoders.image_features(encoder, params, reference)
+  direction = encoders.text_features(encoder, params, text)
+  direction = direction - encoders.text_features(encoder, params, source)
+  change = features - source_features
+  # Rounding alone moves features by about 1e-6, which is no direction.
+  length = jnp.sqrt(jnp.sum(jnp.square(change), -1, keepdims=True) + 1e-6)
+  change = change / length
+  execution = jnp.einsum("pge,pe->pg", change, encoders.unit(direction))
+  preservation = jnp.einsum("pge,pe->pg", features, source_features[:, 0])
+  score = (1 - preserve) * execution + preserve * preservation
   return {"edit": jnp.where(usable & known, score, jnp.nan)}
 
 
 def load_masked(references: str = "", *, image_size: int = 512) -> Loaded:
-  """Pictures and masks of what may change.
+  """Images and masks of what may change.
 
   Args:
     references: the folder; its lines name "image" and "mask", white where the
-      picture may change; see `references`. Empty for the prompts' own.
-    image_size: shorter side they are kept at; see `references.pictures`.
+      image may change; see `references`. Empty for the prompts' own.
+    image_size: length of their shorter side; see `references.images_of`.
   """
-  image = files.pictures(references, "image", image_size)
-  mask = files.pictures(references, "mask", image_size)
+  image = files.images_of(references, "image", image_size)
+  mask = files.images_of(references, "mask", image_size)
   if image is None or mask is None:
     return Loaded()
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    found, white = image(texts), mask(texts)
-    known = found["known"] & white["known"]
-    return {**found, "known": known, "mask": white["reference"]}
+    sources, masks = image(texts), mask(texts)
+    known = sources["known"] & masks["known"]
+    return {**sources, "known": known, "mask": masks["reference"]}
 
   return Loaded(prepare=prepare)
 
@@ -279,24 +285,24 @@ def background(
   Args:
     images: in [0, 1].
     prompts: P prompts.
-    reference: the pictures before the edit.
+    reference: the source images.
     mask: white, 0.5 or more, where they may change.
-    known: whether both are there; without, or without a pixel to keep, NaN.
+    known: whether both exist; NaN without them, or without a pixel to keep.
   """
   images = jnp.asarray(images)
-  mask, masked = files.given(prompts, "changes", mask, known)
-  given, known = files.given(prompts, "source", reference, known)
-  known = jnp.asarray(known) & masked
+  mask, has_mask = files.resolve(prompts, "changes", mask, known)
+  source, known = files.resolve(prompts, "source", reference, known)
+  known = jnp.asarray(known) & has_mask
   size = (images.shape[2], images.shape[3])
   fit = lambda x: preprocess.fitted(jnp.asarray(x)[:, 0], size)
-  kept = (fit(mask)[..., 0] < 0.5).astype(jnp.float32)[:, None]
+  weights = (fit(mask)[..., 0] < 0.5).astype(jnp.float32)[:, None]
   usable = jnp.isfinite(images).all((2, 3, 4))
   safe = jnp.where(usable[..., None, None, None], images, 0.0)
-  gap = jnp.abs(safe - fit(given)[:, None]).mean(-1) * kept
-  count = kept.sum((2, 3))
+  gap = jnp.abs(safe - fit(source)[:, None]).mean(-1) * weights
+  count = weights.sum((2, 3))
   score = 1 - gap.sum((2, 3)) / jnp.maximum(count, 1)
-  there = usable & known & (count > 0)
-  return {"background": jnp.where(there, score, jnp.nan)}
+  valid = usable & known & (count > 0)
+  return {"background": jnp.where(valid, score, jnp.nan)}
 
 
 def load_attributes(
@@ -310,13 +316,13 @@ def load_attributes(
   tokenizer: str = "",
   microbatch: int = 64,
 ) -> Loaded:
-  """A pair of towers, pictures, and texts of what edits should not touch.
+  """A pair of towers, source images, and texts of attributes to preserve.
 
   Args:
     weights: a CLIP or SigLIP pair; see `encoders.load`.
     references: the folder; see `references`. Empty for the prompts' sources.
     attributes: texts such as "a photo in watercolour style".
-    image_size: shorter side the pictures are kept at.
+    image_size: length in pixels of the images' shorter side.
     size: see `encoders.load`.
     dtype: see `encoders.load`.
     tokenizer: see `alignment.load_pair`.
@@ -334,7 +340,7 @@ def load_attributes(
     pair.static,
     {**pair.arrays, "attributes": tokens},
     pair.rules,
-    files.pictures(references, "image", image_size),
+    files.images_of(references, "image", image_size),
   )
 
 
@@ -352,17 +358,19 @@ def attributes_kept(
   """1 - mean over attributes of |change of the cosine with the attribute|.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
     encoder: both towers.
-    params: of them.
+    params: of both towers.
     attributes: token ids of the attributes' texts.
-    reference: the pictures before the edit.
+    reference: the source images.
     known: whether there is one.
   """
-  reference, known = files.given(prompts, "source", reference, known)
-  seen, usable = encoders.image_features(encoder, params, images)
-  before, _ = encoders.image_features(encoder, params, reference)
-  said = encoders.text_features(encoder, params, attributes)
-  score = 1 - jnp.abs((seen - before) @ said.T).mean(-1)
+  reference, known = files.resolve(prompts, "source", reference, known)
+  features, usable = encoders.image_features(encoder, params, images)
+  source_features, _ = encoders.image_features(encoder, params, reference)
+  attribute_features = encoders.text_features(encoder, params, attributes)
+  score = 1 - jnp.abs((features - source_features) @ attribute_features.T).mean(
+    -1
+  )
   return {"attributes_kept": jnp.where(usable & known, score, jnp.nan)}

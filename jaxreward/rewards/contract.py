@@ -1,4 +1,4 @@
-"""What a reward declares about itself."""
+"""The interface of rewards and what they declare."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Applies = Callable[[PromptBatch], Any]
 
 @flax.struct.dataclass
 class Scores:
-  """What a reward may return in the place of an array.
+  """What a reward may return instead of an array.
 
   Attributes:
-    value: [P, G]; one that is not finite failed.
-    std: [P, G], how unsure each value is, in its units; 0 or above.
-    per_step: [P, G, T + 1], the value of what the sampler holds before each of
+    value: [P, G]; a value that is not finite failed.
+    std: [P, G], standard deviation of each value, in its units; 0 or above.
+    per_step: [P, G, T + 1], the value of the sampler's state before each of
       its T steps, and of the sample last.
   """
 
@@ -35,14 +35,13 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-  """What a reward has read from its weights.
+  """What a reward has loaded, such as its weights.
 
   Attributes:
-    static: keyword arguments that are no arrays, such as an architecture.
-    arrays: keyword arguments that are; they enter jit as arguments.
-    rules: sharding rules of the arrays that have some, by name; the others are
-      whole on every device.
-    prepare: texts of the prompts -> further keyword arguments, made on the
+    static: keyword arguments that are not arrays, such as an architecture.
+    arrays: keyword arguments that are arrays; they enter jit as arguments.
+    rules: sharding rules by array name; other arrays are replicated.
+    prepare: texts of the prompts -> further keyword arguments, computed on the
       host once per batch, such as token ids.
   """
 
@@ -62,23 +61,22 @@ def declare(
 ) -> Callable[[F], F]:
   """Marks a reward; one without a mark runs inside jit.
 
-  Whether it has a gradient in the images is asked of the function itself.
+  Whether it is differentiable in the images is found by a probe.
 
   Args:
     is_host: it gets NumPy arrays, outside jit.
-    takes_verdict: it takes, as `verdict`, what the task has measured in these
-      pictures already, {name: [P, G]}, or None.
+    takes_verdict: it takes, as `verdict`, what the task has already measured in
+      these images, {name: [P, G]}, or None.
     takes_frames: of videos it takes all frames at once, [P, G, F, H, W, C], and
-      pools them itself; without it, its scores of the frames are averaged.
-      Where a config has one frame scored, and of pictures, it gets no F.
-    loads: (**options) -> what it has read. A config gives the options beside
-      the reward's own; the reward's keyword arguments without a default are
-      what this and its `prepare` give. A `folder` among the arguments is given
-      by the program: a place in the working directory for what the reward
-      keeps.
-    applies: prompts -> bool [P], rows that have what it compares with; in the
-      others it has no say, which is no failure. Not asked where the config
-      names a folder of references.
+      pools them itself; otherwise its scores of the frames are averaged. Where
+      a config scores one frame, and for images, there is no axis F.
+    loads: (**options) -> `Loaded`. A config gives these options beside the
+      reward's own; the reward's keyword arguments without a default come from
+      this and its `prepare`. An argument `folder` is filled in with a folder of
+      the working directory for what the reward stores.
+    applies: prompts -> bool [P], rows that have what it compares with; in other
+      rows it is not applicable, which is not a failure. Ignored where the
+      config names a folder of references.
   """
 
   def mark(reward: F) -> F:
@@ -95,7 +93,7 @@ def declare(
 
 
 def supplied(reward: Callable[..., Any] | None) -> tuple[str, ...]:
-  """Keyword arguments that a reward's `loads` gives it."""
+  """Keyword arguments that a reward's `loads` supplies."""
   if reward is None or getattr(reward, "loads", None) is None:
     return ()
   P = inspect.Parameter

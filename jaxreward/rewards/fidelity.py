@@ -1,8 +1,8 @@
-"""How much of a reference a picture keeps.
+"""How close an image is to a reference.
 
-Distances are given as their negative, so that more is better. References are
-the targets of the prompts (of `condition_cycle` their sources), or come from a
-folder, see `references`; a picture without one scores NaN.
+Distances are negated, so that higher is better. References are the prompts'
+targets (for `condition_cycle` their sources), or come from a folder; see
+`references`. An image without a reference scores NaN.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def psnr(a: Pictures, b: Pictures) -> Float[Array, "B"]:
-  """10 log10(1 / mean squared error) in dB; 100 for equal pictures."""
+  """10 log10(1 / mean squared error) in dB; 100 for identical images."""
   error = jnp.square(jnp.asarray(a) - b).mean((1, 2, 3))
   return -10 * jnp.log10(jnp.maximum(error, 1e-10))
 
 
 def _blur(x: Array) -> Array:
-  """Gaussian of 11 pixels and sigma 1.5, where it lies whole in the picture."""
+  """Gaussian blur of 11 pixels and sigma 1.5, without padding."""
   at = np.arange(11) - 5
   line = np.exp(-(at**2) / (2 * 1.5**2))
   line = jnp.asarray(line / line.sum(), x.dtype)
@@ -52,7 +52,7 @@ def _blur(x: Array) -> Array:
 
 
 def _ssim_parts(a: Pictures, b: Pictures) -> tuple[Array, Array]:
-  """(mean of the whole index, mean of contrast and structure), each [B, C]."""
+  """(mean SSIM, mean of its contrast and structure term), each [B, C]."""
   a, b = jnp.asarray(a), jnp.asarray(b)
   if min(a.shape[1:3]) < 11:
     raise UserError(
@@ -61,14 +61,14 @@ def _ssim_parts(a: Pictures, b: Pictures) -> tuple[Array, Array]:
     )
   ma, mb = _blur(a), _blur(b)
   va, vb = _blur(a * a) - ma * ma, _blur(b * b) - mb * mb
-  both = _blur(a * b) - ma * mb
-  contrast = (2 * both + 0.03**2) / (va + vb + 0.03**2)
+  covariance = _blur(a * b) - ma * mb
+  contrast = (2 * covariance + 0.03**2) / (va + vb + 0.03**2)
   mean = (2 * ma * mb + 0.01**2) / (ma * ma + mb * mb + 0.01**2)
   return (mean * contrast).mean((1, 2)), contrast.mean((1, 2))
 
 
 def ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
-  """Structural similarity of pictures in [0, 1], the mean over channels.
+  """Structural similarity of images in [0, 1], the mean over channels.
 
   Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, K = 0.01 and 0.03.
   """
@@ -78,8 +78,8 @@ def ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
 def ms_ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
   """SSIM over five scales (Wang et al. 2003); sides of 176 pixels or more.
 
-  Each scale is the mean of 2 x 2 pixels of the one before; an odd row or column
-  is left out. Negative parts count as 0, where their power is not defined.
+  Each scale averages 2 x 2 pixels of the one before; an odd row or column is
+  dropped. Negative terms, whose power is not defined, count as 0.
   """
   a, b = jnp.asarray(a), jnp.asarray(b)
   if min(a.shape[1:3]) < 176:
@@ -89,9 +89,9 @@ def ms_ssim(a: Pictures, b: Pictures) -> Float[Array, "B"]:
     )
   total = jnp.ones((a.shape[0], a.shape[-1]))
   for i, power in enumerate(_SCALES):
-    whole, contrast = _ssim_parts(a, b)
-    part = whole if i == len(_SCALES) - 1 else contrast
-    total = total * jnp.maximum(part, 1e-12) ** power
+    index, contrast = _ssim_parts(a, b)
+    term = index if i == len(_SCALES) - 1 else contrast
+    total = total * jnp.maximum(term, 1e-12) ** power
     a, b = _halved(a), _halved(b)
   return total.mean(-1)
 
@@ -108,10 +108,10 @@ def against(
   reference: Reference,
   known: Known,
 ) -> Float[Array, "P G"]:
-  """A measure of pairs, of every picture with its prompt's reference.
+  """A pairwise measure of every image and its prompt's reference.
 
-  The reference's largest middle part of the pictures' shape is resized to them;
-  pictures that are not finite and those without a reference get NaN.
+  References are center-cropped to the images' aspect ratio and resized to their
+  size; images that are not finite and those without a reference get NaN.
   """
   images = jnp.asarray(images)
   p, g, h, w, _ = images.shape
@@ -119,22 +119,22 @@ def against(
   safe = jnp.where(usable[..., None, None, None], images, 0.0)
   target = preprocess.fitted(jnp.asarray(reference)[:, 0], (h, w))
   target = jnp.repeat(target, g, 0)
-  found = measure(safe.reshape(p * g, h, w, 3), target).reshape(p, g)
-  return jnp.where(usable, found, jnp.nan)
+  values = measure(safe.reshape(p * g, h, w, 3), target).reshape(p, g)
+  return jnp.where(usable, values, jnp.nan)
 
 
 def load_references(references: str = "", image_size: int = 512) -> Loaded:
-  """The pictures to compare with.
+  """The images to compare with.
 
   Args:
     references: the folder; see `references`. Empty for the prompts' own.
-    image_size: shorter side they are kept at; see `references.pictures`.
+    image_size: length of their shorter side; see `references.images_of`.
   """
-  return Loaded(prepare=files.pictures(references, "image", image_size))
+  return Loaded(prepare=files.images_of(references, "image", image_size))
 
 
 def _full_reference(name: str, measure: Callable[[Array, Array], Array]):
-  """The reward of a measure without weights."""
+  """A reward from a measure without weights."""
 
   @declare(loads=load_references, applies=files.has("target"))
   def reward(
@@ -144,8 +144,8 @@ def _full_reference(name: str, measure: Callable[[Array, Array], Array]):
     reference: Reference | None = None,
     known: Known | None = None,
   ) -> Scores:
-    found = files.given(prompts, "target", reference, known)
-    return {name: against(measure, images, *found)}
+    pair = files.resolve(prompts, "target", reference, known)
+    return {name: against(measure, images, *pair)}
 
   reward.__name__, reward.__doc__ = name, measure.__doc__
   return reward
@@ -159,7 +159,7 @@ ms_ssim_reward = _full_reference("ms_ssim", ms_ssim)
 def load_lpips(
   weights: str, references: str = "", image_size: int = 512, net: str = "vgg"
 ) -> Loaded:
-  """LPIPS's network and the pictures to compare with.
+  """LPIPS's network and the images to compare with.
 
   Args:
     weights: the state of `lpips.LPIPS(net=...)` as safetensors.
@@ -177,7 +177,7 @@ def load_lpips(
     {"distance": _distance(model)},
     {"params": params},
     {"params": perceptual.SHARDING_RULES},
-    files.pictures(references, "image", image_size),
+    files.images_of(references, "image", image_size),
   )
 
 
@@ -187,14 +187,14 @@ def load_dists(
   image_size: int = 512,
   edge: int = 256,
 ) -> Loaded:
-  """DISTS's network and the pictures to compare with.
+  """DISTS's network and the images to compare with.
 
   Args:
     weights: the state of the published module as safetensors.
     references: the folder; see `references`.
     image_size: see `load_references`.
-    edge: pictures whose shorter side is longer are resized to it first, as the
-      authors do; 0 resizes none.
+    edge: images whose shorter side is longer are first resized to it, as by the
+      authors; 0 for no resizing.
 
   Raises:
     UserError: see `convert.load_params`; or an edge below 0.
@@ -203,18 +203,20 @@ def load_dists(
     raise UserError(f"edge={edge}: it is a length in pixels, or 0")
   model = perceptual.Dists()
   params = _load(model, weights, perceptual.dists_rules())
-  whole = _distance(model)
-  small = lambda params, *pair: whole(params, *(within(x, edge) for x in pair))
+  distance = _distance(model)
+  small = lambda params, *pair: distance(
+    params, *(within(x, edge) for x in pair)
+  )
   return Loaded(
-    {"distance": small if edge else whole},
+    {"distance": small if edge else distance},
     {"params": params},
     {"params": perceptual.SHARDING_RULES},
-    files.pictures(references, "image", image_size),
+    files.images_of(references, "image", image_size),
   )
 
 
 def within(x: Pictures, edge: int) -> Float[Array, "B h w C"]:
-  """Pictures whose shorter side is no longer than `edge`, as Pillow resizes."""
+  """Images whose shorter side is at most `edge`, resized as by Pillow."""
   x = jnp.asarray(x)
   if min(x.shape[1:3]) <= edge:
     return x
@@ -231,8 +233,8 @@ def _distance(model) -> Distance:
 
 def _load(model, weights: str, rules) -> Params:
   picture = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-  made = jax.eval_shape(model.init, jax.random.key(0), picture, picture)
-  return convert.load_params(weights, rules, made["params"])
+  variables = jax.eval_shape(model.init, jax.random.key(0), picture, picture)
+  return convert.load_params(weights, rules, variables["params"])
 
 
 @declare(loads=load_lpips, applies=files.has("target"))
@@ -251,13 +253,13 @@ def lpips(
     images: in [0, 1].
     prompts: P prompts.
     distance: the network.
-    params: of it.
+    params: of the network.
     reference: of each prompt.
-    known: whether it has one.
+    known: whether there is one.
   """
   measure = lambda a, b: -distance(params, a, b)
-  found = files.given(prompts, "target", reference, known)
-  return {"lpips": against(measure, images, *found)}
+  pair = files.resolve(prompts, "target", reference, known)
+  return {"lpips": against(measure, images, *pair)}
 
 
 @declare(loads=load_dists, applies=files.has("target"))
@@ -272,12 +274,12 @@ def dists(
 ) -> Scores:
   """Minus the DISTS distance to the reference (Ding et al. 2020).
 
-  Of large pictures those of 256 pixels are compared; see `load_dists`.
-  Arguments as `lpips`.
+  Large images are first resized to 256 pixels; see `load_dists`. Arguments as
+  `lpips`.
   """
   measure = lambda a, b: -distance(params, a, b)
-  found = files.given(prompts, "target", reference, known)
-  return {"dists": against(measure, images, *found)}
+  pair = files.resolve(prompts, "target", reference, known)
+  return {"dists": against(measure, images, *pair)}
 
 
 def _grey(x: Array) -> Array:
@@ -285,7 +287,7 @@ def _grey(x: Array) -> Array:
 
 
 def _edges(x: Array) -> Array:
-  """Length of the Sobel gradient of the grey picture, [B, H - 2, W - 2, 1]."""
+  """Sobel gradient magnitude of the grey image, [B, H - 2, W - 2, 1]."""
   y = _grey(x)
   tall = y[:, :-2] + 2 * y[:, 1:-1] + y[:, 2:]
   wide = y[:, :, :-2] + 2 * y[:, :, 1:-1] + y[:, :, 2:]
@@ -316,16 +318,16 @@ def condition_cycle(
   known: Known | None = None,
   condition: str = "edges",
 ) -> Scores:
-  """1 - mean |c(picture) - c(reference)| / (mean |c(reference)| + 0.01).
+  """1 - mean |c(image) - c(reference)| / (mean |c(reference)| + 0.01).
 
-  The condition is drawn from the picture again, and should be the one that the
-  picture was made from (Li et al. 2024, ControlNet++,
+  The condition is extracted again from the image and compared with the one that
+  the image was generated from (Li et al. 2024, ControlNet++,
   https://arxiv.org/abs/2404.07987).
 
   Args:
     images: in [0, 1].
     prompts: P prompts.
-    reference: the picture that the condition was drawn from.
+    reference: the image that the condition was extracted from.
     known: whether there is one.
     condition: c: "edges" (Sobel), "grey" or "layout" (8 x 8 colours).
   """
@@ -340,8 +342,8 @@ def condition_cycle(
     gap = jnp.abs(draw(a) - draw(b)).mean((1, 2, 3))
     return 1 - gap / (jnp.abs(draw(b)).mean((1, 2, 3)) + 0.01)
 
-  found = files.given(prompts, "source", reference, known)
-  return {"condition_cycle": against(measure, images, *found)}
+  pair = files.resolve(prompts, "source", reference, known)
+  return {"condition_cycle": against(measure, images, *pair)}
 
 
 @declare(loads=load_references, applies=files.has("target"))
@@ -355,13 +357,13 @@ def rendered_equivalence(
 ) -> Scores:
   """Share of pixels whose every channel is within `tolerance` of the reference.
 
-  For pictures that are renderings of something exact, such as charts, text or
-  code, where close is either right or wrong.
+  For images that should match exactly, such as renderings of charts, text or
+  code, where a near miss is an error.
 
   Args:
     images: in [0, 1].
     prompts: P prompts.
-    reference: the rendering that is asked for.
+    reference: the requested rendering.
     known: whether there is one.
     tolerance: in [0, 1]; 0.04 is ten levels of 256.
   """
@@ -369,5 +371,5 @@ def rendered_equivalence(
   def measure(a: Array, b: Array) -> Array:
     return (jnp.abs(a - b).max(-1) <= tolerance).mean((1, 2))
 
-  found = files.given(prompts, "target", reference, known)
-  return {"rendered_equivalence": against(measure, images, *found)}
+  pair = files.resolve(prompts, "target", reference, known)
+  return {"rendered_equivalence": against(measure, images, *pair)}

@@ -1,10 +1,9 @@
-"""Whether the people in a picture are those it should show.
+"""Whether the people in an image are those it should show.
 
-Faces are looked for in a fixed set of windows of every frame, all of which go
-through the face tower; the pool of what they show is then assigned to the
-subjects, one window to a subject, so that the sum of likenesses is largest.
-A picture is as good as the harmonic mean over its subjects: one that is
-missing cannot be made up for by the others.
+Every frame is cut into a fixed set of windows, all of which go through the face
+tower. Windows are then assigned to subjects, one each, so that the sum of
+similarities is largest. The score is the harmonic mean over subjects, so that
+the others cannot make up for a missing one.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ Faces = Callable[[Params, Array], Array]
 
 
 def ways(subjects: int, faces: int) -> Int[np.ndarray, "K S"]:
-  """Every way to give each subject a face of its own, as face numbers.
+  """Every assignment of a distinct face to each subject, as face indices.
 
   Raises:
-    UserError: fewer faces than subjects, or more ways than can be listed.
+    UserError: fewer faces than subjects, or too many assignments to list.
   """
   if faces < subjects:
     raise UserError(
@@ -52,17 +51,17 @@ def ways(subjects: int, faces: int) -> Int[np.ndarray, "K S"]:
 def assign(
   likeness: Float[ArrayLike, "*B S F"], known: Bool[ArrayLike, "*B S"]
 ) -> Float[Array, "*B S"]:
-  """Likeness of each subject to its face, in the best assignment of all.
+  """Similarity of each subject to its face under the best assignment.
 
   Args:
     likeness: of subject s to face f.
-    known: subjects that there are; the others take a face and count nothing.
+    known: subjects that exist; the others take a face and count 0.
   """
   likeness, known = jnp.asarray(likeness), jnp.asarray(known)
   table = ways(*likeness.shape[-2:])
   subject = np.arange(table.shape[1])
-  counted = jnp.where(known[..., None], likeness, 0.0)
-  sums = counted[..., subject, table].sum(-1)  # [*B, K]
+  masked = jnp.where(known[..., None], likeness, 0.0)
+  sums = masked[..., subject, table].sum(-1)  # [*B, K]
   best = jnp.asarray(table)[jnp.argmax(sums, -1)]
   return jnp.take_along_axis(likeness, best[..., None], -1)[..., 0]
 
@@ -70,23 +69,23 @@ def assign(
 def harmonic_mean(
   x: Float[ArrayLike, "*B S"], known: Bool[ArrayLike, "*B S"]
 ) -> Float[Array, "*B"]:
-  """Harmonic mean of what is known; values at 0.001 or less count as that."""
+  """Harmonic mean of the known values, clipped at 0.001 from below."""
   x, known = jnp.asarray(x), jnp.asarray(known)
-  each = jnp.where(known, 1 / jnp.maximum(x, 1e-3), 0.0)
+  inverses = jnp.where(known, 1 / jnp.maximum(x, 1e-3), 0.0)
   count = known.sum(-1)
-  return count / jnp.maximum(each.sum(-1), 1e-9)
+  return count / jnp.maximum(inverses.sum(-1), 1e-9)
 
 
 def window_corners(
   count: int, height: int, width: int
 ) -> list[tuple[int, int, int]]:
-  """(top, left, side) of windows in pixels, squares, as faces are aligned to.
+  """(top, left, side) of square windows in pixels.
 
-  Windows of the picture's shorter side; for `count` 2 and more also of 1/2,
-  1/3, ... of it. Together those of one size cover the picture, and each
-  overlaps the next by half or more.
+  Their sides are the image's shorter side and, for `count` of 2 and more, 1/2,
+  1/3, ... of it. Windows of one size cover the image, and each overlaps the
+  next by half or more.
   """
-  found, shorter = [], min(height, width)
+  corners, shorter = [], min(height, width)
   for n in range(1, count + 1):
     side = max(shorter // n, 1)
 
@@ -94,8 +93,8 @@ def window_corners(
       steps = math.ceil(2 * (n * length - shorter) / shorter)
       return [(length - side) * i // max(steps, 1) for i in range(steps + 1)]
 
-    found += [(y, x, side) for y in starts(height) for x in starts(width)]
-  return found
+    corners += [(y, x, side) for y in starts(height) for x in starts(width)]
+  return corners
 
 
 def face_pool(
@@ -105,16 +104,16 @@ def face_pool(
   windows: int,
   side: int,
 ) -> Float[Array, "B F E"]:
-  """Unit features of every window of every picture."""
+  """Unit features of every window of every image."""
   height, width = images.shape[1:3]
   crops = []
   for y, x, n in window_corners(windows, height, width):
-    part = images[:, y : y + n, x : x + n]
-    crops.append(preprocess.resize(part, (side, side), "linear"))
+    crop = images[:, y : y + n, x : x + n]
+    crops.append(preprocess.resize(crop, (side, side), "linear"))
   stacked = jnp.stack(crops, 1)
   flat = stacked.reshape(-1, side, side, 3)
-  found = encoders.unit(faces(params, 2 * flat - 1))
-  return found.reshape(*stacked.shape[:2], -1)
+  features = encoders.unit(faces(params, 2 * flat - 1))
+  return features.reshape(*stacked.shape[:2], -1)
 
 
 def load_faces(
@@ -123,35 +122,35 @@ def load_faces(
   *,
   subjects: int = 2,
 ) -> Loaded:
-  """The face tower and the faces to be found.
+  """The face tower and the subjects' faces.
 
   Args:
     weights: of an IResNet of any depth, as safetensors in insightface's layout.
-    references: a folder; its lines name "faces", cut out and upright; see
+    references: a folder; its lines name "faces", cropped and upright; see
       `references`. Empty where the prompts' sources show one face each.
-    subjects: most faces of a line.
+    subjects: maximal number of faces in a line.
   """
   model = iresnet.net_of(weights)
   return Loaded(
     {"faces": _apply(model)},
     {"params": iresnet.load(weights, model)},
     {"params": iresnet.SHARDING_RULES},
-    files.pictures(references, "faces", iresnet.SIDE, subjects, square=True),
+    files.images_of(references, "faces", iresnet.SIDE, subjects, square=True),
   )
 
 
 def _apply(model: iresnet.IResNet) -> Faces:
   def faces(params: Params, x: Array) -> Array:
-    found: jax.Array = model.apply({"params": params}, x)  # pyrefly: ignore
-    return found
+    features: jax.Array = model.apply({"params": params}, x)  # pyrefly: ignore
+    return features
 
   return faces
 
 
 def _faces_of(prompts: PromptBatch, reference, known) -> tuple[Array, Array]:
-  """The subjects' faces, or the middle of the source as the face of one."""
+  """The subjects' faces, or a center crop of the source as the only one."""
   if reference is None:
-    reference, known = files.given(prompts, "source", reference, known)
+    reference, known = files.resolve(prompts, "source", reference, known)
     side = (iresnet.SIDE, iresnet.SIDE)
     reference = preprocess.fitted(jnp.asarray(reference)[:, 0], side)[:, None]
   return jnp.asarray(reference), jnp.asarray(known)
@@ -174,18 +173,17 @@ def identity(
 ) -> dict[str, Float[Array, "P G"]]:
   """Harmonic mean over subjects of the cosine to their face, in [0, 1].
 
-  Of several frames, a subject's likeness to a window is the mean over frames
-  of the best that the window's row of the pool shows.
-
+  With several frames, faces are assigned in each frame, and a subject's
+  similarity is the mean over frames.
   Args:
-    images: in [0, 1], or frames of clips; what is not finite scores NaN.
+    images: in [0, 1], or frames of clips; values that are not finite score NaN.
     prompts: P prompts.
     faces: the face tower.
-    params: of it.
-    reference: faces of the subjects, cut out.
-    known: subjects that there are; a prompt without one scores NaN.
-    windows: 1 looks at squares as wide as the picture's shorter side, 2 at
-      those half as wide too, and so on.
+    params: of the tower.
+    reference: cropped faces of the subjects.
+    known: subjects that exist; a prompt without one scores NaN.
+    windows: 1 for squares as wide as the image's shorter side, 2 for squares
+      of half that width too, and so on.
   """
   images = jnp.asarray(images)
   reference, known = _faces_of(prompts, reference, known)
@@ -197,13 +195,13 @@ def identity(
   side = jnp.shape(reference)[2]
   pool = face_pool(faces, params, flat, windows, side)
   pool = pool.reshape(p, g, -1, *pool.shape[1:])  # [P, G, frames, F, E]
-  given = jnp.asarray(reference)
-  wanted = encoders.unit(
-    faces(params, 2 * given.reshape(-1, *given.shape[2:]) - 1)
+  crops = jnp.asarray(reference)
+  targets = encoders.unit(
+    faces(params, 2 * crops.reshape(-1, *crops.shape[2:]) - 1)
   )
-  wanted = wanted.reshape(*given.shape[:2], -1)
-  likeness = jnp.einsum("pse,pgtfe->pgtsf", wanted, pool)
-  seen = jnp.broadcast_to(known[:, None, None], likeness.shape[:-1])
-  each = assign(likeness, seen).mean(2)
-  score = harmonic_mean(each, seen[:, :, 0])
+  targets = targets.reshape(*crops.shape[:2], -1)
+  likeness = jnp.einsum("pse,pgtfe->pgtsf", targets, pool)
+  present = jnp.broadcast_to(known[:, None, None], likeness.shape[:-1])
+  likenesses = assign(likeness, present).mean(2)
+  score = harmonic_mean(likenesses, present[:, :, 0])
   return {"identity": jnp.where(usable, score, jnp.nan)}

@@ -1,4 +1,4 @@
-"""ImageReward: a BLIP trained on people's rankings of pictures."""
+"""ImageReward: a BLIP trained on human rankings of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxreward.models.vision import aesthetic, blip, encoders, preprocess
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
-# Of the scores on the training set, as published.
+# Of the scores on the training set, as published by the authors.
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 LENGTH = 35
 
@@ -31,12 +31,12 @@ def load_image_reward(
   """Both towers, the head and the tokenizer, BERT's.
 
   Args:
-    weights: ImageReward-v1.0 as safetensors, in its own layout; its shapes
-      say how large the towers are.
-    tokenizer: folder or hub id, such as "google-bert/bert-base-uncased",
-      where it does not lie with the weights.
-    dtype: of parameters and products, "float32" or "bfloat16".
-    microbatch: pictures that go through the towers at once; 0 for all.
+    weights: ImageReward-v1.0 as safetensors, in its own layout; the sizes of
+      the towers are read from its shapes.
+    tokenizer: folder or hub id, such as "google-bert/bert-base-uncased", if it
+      is not beside the weights.
+    dtype: of parameters and compute, "float32" or "bfloat16".
+    microbatch: images that go through the towers at once; 0 for all.
   """
   if dtype not in ("float32", "bfloat16"):
     raise UserError(f"dtype={dtype}: known are float32 and bfloat16")
@@ -53,7 +53,7 @@ def load_image_reward(
 def loaded(
   config: blip.Blip, params: Params, prepare, dtype: str, microbatch: int
 ) -> Loaded:
-  """What the reward takes, for towers of any size."""
+  """The reward's arguments, for towers of any size."""
   net = blip.BlipModel(config, jnp.dtype(dtype))
   prepared = preprocess.Preprocess(
     (config.image,) * 2, config.image, nearest=True
@@ -73,15 +73,15 @@ def loaded(
 
 
 def prepare_with(tokens: Any) -> Callable[[Sequence[str]], Mapping[str, Any]]:
-  """Texts -> their ids and which are no padding, by a tokenizer."""
+  """Texts -> token ids and padding mask, by a tokenizer."""
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    found = tokens(
+    encoding = tokens(
       list(texts), padding="max_length", truncation=True, max_length=LENGTH
     )
     return {
-      "text": np.asarray(found["input_ids"], np.int32),
-      "mask": np.asarray(found["attention_mask"], bool),
+      "text": np.asarray(encoding["input_ids"], np.int32),
+      "mask": np.asarray(encoding["attention_mask"], bool),
     }
 
   return prepare
@@ -101,13 +101,13 @@ def image_reward(
   """(head(first state) - mean) / std, about -2 to 2 (Xu et al. 2023).
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
-    reads: (params, tokens, mask, pictures) -> what the head gives, [B].
-    microbatch: pictures at once; 0 for all.
+    reads: (params, tokens, mask, images) -> the head's output, [B].
+    microbatch: images at once; 0 for all.
     params: of the towers and the head.
     text: the prompts' token ids.
-    mask: which of them are no padding.
+    mask: False for padding.
   """
   images = jnp.asarray(images)
   p, g = images.shape[:2]
@@ -118,7 +118,7 @@ def image_reward(
     "tokens": jnp.repeat(jnp.asarray(text), g, 0),
     "mask": jnp.repeat(jnp.asarray(mask), g, 0),
   }
-  one = lambda r: reads(params, r["tokens"], r["mask"], r["images"])
-  found = encoders.in_chunks(one, rows, microbatch).reshape(p, g)
-  score = (found - MEAN) / STD
+  forward = lambda r: reads(params, r["tokens"], r["mask"], r["images"])
+  outputs = encoders.in_chunks(forward, rows, microbatch).reshape(p, g)
+  score = (outputs - MEAN) / STD
   return {"image_reward": jnp.where(usable, score, jnp.nan)}

@@ -33,7 +33,7 @@ def learned(
 ) -> Scores:
   """(score - mean) / std: a z-score over the policy's held-out images.
 
-  How unsure it is comes with it where the model's head says so.
+  It comes with a standard deviation if the model's head predicts one.
 
   Args:
     images: in [0, 1]; an image with a value that is not finite scores NaN.
@@ -48,10 +48,10 @@ def learned(
   usable = jnp.isfinite(images).all((2, 3, 4))
   safe = jnp.where(usable[:, :, None, None, None], images, 0.0)
   tokens = prompts.tokens if text is None else text
-  scores, unsure = scorer.score_groups(params, safe, jnp.asarray(tokens))
+  scores, uncertainty = scorer.score_groups(params, safe, jnp.asarray(tokens))
   std = jnp.maximum(std, 1e-6)
-  lost = lambda x: jnp.where(usable, x, jnp.nan)
+  masked = lambda x: jnp.where(usable, x, jnp.nan)
   return Scores(
-    lost((scores - mean) / std),
-    None if unsure is None else lost(unsure / std),
+    masked((scores - mean) / std),
+    None if uncertainty is None else masked(uncertainty / std),
   )

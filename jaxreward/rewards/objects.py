@@ -1,12 +1,12 @@
-"""Whether a picture shows the objects its prompt asks for, in the right places.
+"""Whether an image shows the objects its prompt asks for, in the right places.
 
-GenEval (Ghosh et al. 2023, https://arxiv.org/abs/2310.11513) with an open
-detector, OWL-ViT, in place of Mask2Former: what is asked for is looked up by
-its words, the colour among them ("a photo of a red circle"), counted, and its
-place compared. An item with a colour is looked up in the other colours too, and
-a box counts where the asked one scores highest; GenEval lets CLIP choose among
-the same colours on the object's crop instead, by the mean of three phrases.
-Numbers are therefore near GenEval's and not the same.
+GenEval (Ghosh et al. 2023, https://arxiv.org/abs/2310.11513) with an
+open-vocabulary detector, OWL-ViT, in place of Mask2Former: each item is queried
+by a phrase with its colour ("a photo of a red circle"), its boxes are counted,
+and their positions compared. An item with a colour is queried in the other
+colours too, and a box counts if the requested colour scores highest; GenEval
+instead lets CLIP choose among the same colours on the object's crop, by the
+mean of three phrases. Scores are therefore close to GenEval's, not equal.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jaxreward.models.vision import encoders, owlvit, preprocess
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
-KEPT = 32  # boxes per text that are looked at
+KEPT = 32  # boxes per text that are considered
 ITEMS = 2
 MOST = 10_000  # of one item
 COLOURS = (
@@ -47,10 +47,9 @@ def facts_of_file(path: str) -> dict[str, Fact]:
   """What the prompts of GenEval's `evaluation_metadata.jsonl` ask for.
 
   Raises:
-    UserError: no such file, a line that is no such record, or more items than
-      two.
+    UserError: no such file, a malformed line, or more than two items.
   """
-  found: dict[str, Fact] = {}
+  facts: dict[str, Fact] = {}
   for where, row in reading.rows(paths.find(path, "facts"), _RECORD):
     try:
       fact, prompt = _of_record(row), row["prompt"]
@@ -62,12 +61,12 @@ def facts_of_file(path: str) -> dict[str, Fact]:
     wordings.check_prompt(prompt, where, '"prompt"')
     if len(fact[0]) > ITEMS:
       raise UserError(f"{where}: more than {ITEMS} items")
-    wordings.put(found, prompt, fact, where)
-  if not found:
+    wordings.put(facts, prompt, fact, where)
+  if not facts:
     raise UserError(
       f"facts={shown(path, 100)}: it holds no record, such as {_RECORD}"
     )
-  return found
+  return facts
 
 
 def _of_record(record: Mapping[str, Any]) -> Fact:
@@ -83,21 +82,21 @@ def _of_record(record: Mapping[str, Any]) -> Fact:
 
 
 def phrases(items: Sequence[Item], length: int) -> list[list[str]]:
-  """Of each item the asked phrase, those of its other colours, and "".
+  """For each item: its phrase, those of competing colours, and "" as padding.
 
-  A phrase that is asked for is no other colour of another item, and where an
-  item is asked for without a colour too, that phrase alone competes with it.
+  A requested phrase never competes with another item, and an object that is
+  also requested without a colour has no competing colours.
   """
 
-  def say(colour: str, name: str) -> str:
+  def phrase(colour: str, name: str) -> str:
     return f"a photo of a {f'{colour} {name}'.strip()}"
 
-  asked = [say(colour, name) if n else "" for colour, name, n in items]
+  targets = [phrase(colour, name) if n else "" for colour, name, n in items]
   rows = []
-  for (colour, name, _), first in zip(items, asked, strict=True):
-    competes = colour and say("", name) not in asked
-    others = [say(c, name) for c in COLOURS] if competes else []
-    row = [first, *(w for w in others if w not in asked)]
+  for (colour, name, _), first in zip(items, targets, strict=True):
+    competes = colour and phrase("", name) not in targets
+    others = [phrase(c, name) for c in COLOURS] if competes else []
+    row = [first, *(w for w in others if w not in targets)]
     rows.append(row + [""] * (length - len(row)))
   return rows
 
@@ -106,9 +105,10 @@ def prepare_with(
   ids: Callable[[Sequence[str]], np.ndarray],
   facts: Mapping[str, Fact] | Callable[[str], Fact],
 ) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
-  """Texts -> what is looked for, by a tokenizer.
+  """Texts -> the detector's queries and the expected counts and relations.
 
-  Every item has room for all colours, or for one phrase where no fact has any.
+  Every item has room for all colours, or for one phrase if no fact has a
+  colour.
 
   Args:
     ids: texts -> token ids.
@@ -118,23 +118,23 @@ def prepare_with(
   coloured = True
   fact = lambda text: facts(text) if text else nothing  # pyrefly: ignore
   if isinstance(facts, Mapping):
-    given = ByPrompt(facts, "facts")
+    by_prompt = ByPrompt(facts, "facts")
     coloured = any(c for items, *_ in facts.values() for c, *_ in items)
-    fact = lambda text: given.get(text, nothing)
+    fact = lambda text: by_prompt.get(text, nothing)
   length = 1 + len(COLOURS) * coloured
 
   def prepare(texts: Sequence[str]) -> Mapping[str, np.ndarray]:
-    asked = [fact(text) for text in texts]
+    requests = [fact(text) for text in texts]
     none: Item = ("", "", 0)
-    padded = [(items + [none] * ITEMS)[:ITEMS] for items, _, _ in asked]
-    words = [w for r in padded for i in phrases(r, length) for w in i]
+    padded = [(items + [none] * ITEMS)[:ITEMS] for items, _, _ in requests]
+    texts_asked = [w for r in padded for i in phrases(r, length) for w in i]
     shape = (len(texts), ITEMS, length)
     return {
-      "queries": ids(words).reshape(*shape, -1),
-      "named": np.array([w != "" for w in words]).reshape(shape),
+      "queries": ids(texts_asked).reshape(*shape, -1),
+      "named": np.array([w != "" for w in texts_asked]).reshape(shape),
       "count": np.array([[n for *_, n in row] for row in padded], np.int32),
-      "relation": np.array([r for _, r, _ in asked], np.int32),
-      "exact": np.array([e for _, _, e in asked], bool),
+      "relation": np.array([r for _, r, _ in requests], np.int32),
+      "exact": np.array([e for _, _, e in requests], bool),
     }
 
   return prepare
@@ -150,26 +150,26 @@ def load_objects(
   padded: bool = True,
   fact_of: Callable[[str], Fact] | None = None,
 ) -> Loaded:
-  """The detector, and what prompts ask for.
+  """The detector and what prompts ask for.
 
   Args:
     weights: OWL-ViT, such as google/owlvit-base-patch32.
     facts: GenEval's `evaluation_metadata.jsonl`; empty for prompts of a
       task that knows what they ask for.
-    dtype: of parameters and products, "float32" or "bfloat16".
-    tokenizer: its folder or hub id, where it lies elsewhere.
-    microbatch: pictures that go through the tower at once; 0 for all.
-    padded: lay pictures at the top left of a grey square, as OWL-ViT's authors
-      do; False stretches them to one, as transformers does.
-    fact_of: prompt -> what it asks for; given by the task, not by a config.
+    dtype: of parameters and compute, "float32" or "bfloat16".
+    tokenizer: its folder or hub id, if it is not beside the weights.
+    microbatch: images that go through the tower at once; 0 for all.
+    padded: pad images to a grey square at the bottom right, as by OWL-ViT's
+      authors; False stretches them to a square, as transformers does.
+    fact_of: prompt -> what it asks for; set by the task, not by a config.
   """
   if dtype not in ("float32", "bfloat16"):
     raise UserError(
       f"dtype={dtype} is not known{nearest(dtype, ('float32', 'bfloat16'))}"
     )
-  known = facts_of_file(facts) if facts else fact_of
+  lookup = facts_of_file(facts) if facts else fact_of
   config, params = owlvit.load(weights, dtype=dtype)
-  if known is None:
+  if lookup is None:
     raise UserError(
       "facts is empty, and the task does not say what its prompts ask for; name"
       " GenEval's evaluation_metadata.jsonl"
@@ -182,25 +182,25 @@ def load_objects(
     sides = images.shape[1:3]
     if padded:
       images, sides = on_grey(images), (max(sides),) * 2
-    found: Any = net.apply({"params": params}, tokens, prepared(images))
-    boxes = found[0] * jnp.array([sides[1], sides[0]] * 2, jnp.float32)
-    return boxes, jax.nn.sigmoid(found[1].astype(jnp.float32))
+    outputs: Any = net.apply({"params": params}, tokens, prepared(images))
+    boxes = outputs[0] * jnp.array([sides[1], sides[0]] * 2, jnp.float32)
+    return boxes, jax.nn.sigmoid(outputs[1].astype(jnp.float32))
 
   ids = encoders.tokenizer(weights, config.text.length, tokenizer, literal=True)
   return Loaded(
     {"detect": detect, "microbatch": microbatch},
     {"params": params},
     {"params": owlvit.SHARDING_RULES},
-    prepare_with(ids, known),
+    prepare_with(ids, lookup),
   )
 
 
 def on_grey(x: Float[ArrayLike, "B H W 3"]) -> Float[Array, "B S S 3"]:
-  """Pictures at the top left of squares of medium grey."""
+  """Images padded to grey squares at the bottom right."""
   x = jnp.asarray(x)
   side = max(x.shape[1:3])
-  rest = ((0, 0), *((0, side - n) for n in x.shape[1:3]), (0, 0))
-  return jnp.pad(x, rest, constant_values=0.5)
+  padding = ((0, 0), *((0, side - n) for n in x.shape[1:3]), (0, 0))
+  return jnp.pad(x, padding, constant_values=0.5)
 
 
 def overlap(
@@ -210,28 +210,28 @@ def overlap(
   a, b = a[:, None], b[None]
   low = jnp.maximum(a[..., :2] - a[..., 2:] / 2, b[..., :2] - b[..., 2:] / 2)
   high = jnp.minimum(a[..., :2] + a[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2)
-  inside = jnp.prod(jnp.maximum(high - low, 0), -1)
-  whole = jnp.prod(a[..., 2:], -1) + jnp.prod(b[..., 2:], -1) - inside
-  return inside / jnp.maximum(whole, 1e-9)
+  intersection = jnp.prod(jnp.maximum(high - low, 0), -1)
+  union = jnp.prod(a[..., 2:], -1) + jnp.prod(b[..., 2:], -1) - intersection
+  return intersection / jnp.maximum(union, 1e-9)
 
 
 def distinct(
   boxes: Float[Array, "K 4"], there: Bool[Array, "K"], most: float
 ) -> Bool[Array, "K"]:
-  """Boxes, best first, that overlap no better one that is kept by `most`."""
+  """Non-maximum suppression of boxes, best first, at IoU `most`."""
   near = overlap(boxes, boxes) > most
 
-  def body(i, kept):
-    beaten = (near[i] & kept & (jnp.arange(len(boxes)) < i)).any()
-    return kept.at[i].set(kept[i] & ~beaten)
+  def body(i, keep):
+    beaten = (near[i] & keep & (jnp.arange(len(boxes)) < i)).any()
+    return keep.at[i].set(keep[i] & ~beaten)
 
   return jax.lax.fori_loop(0, len(boxes), body, there)
 
 
 def stands(a: Float[Array, "4"], b: Float[Array, "4"]) -> Bool[Array, "5"]:
-  """Whether a stands in each of `RELATIONS` to b, as GenEval decides it.
+  """Whether a stands in each of `RELATIONS` to b, by GenEval's rule.
 
-  Boxes are in pixels, so that directions are those of the picture.
+  Boxes are in pixels, so that the aspect ratio is right.
   """
   offset = a[:2] - b[:2]
   margin = POSITION_THRESHOLD * (a[2:] + b[2:])
@@ -252,27 +252,28 @@ def judge(
   threshold: float,
   most: float,
 ) -> Float[Array, "3"]:
-  """Of one picture: each item's count is right, and the relation holds.
+  """For one image: whether each count is right and the relation holds.
 
-  A box belongs to the item of which a phrase fits it best. It is a thing of its
-  own whatever its colour, and counts where the asked phrase is that phrase.
+  A box belongs to the item whose phrases score highest on it. Boxes of all
+  colours enter the suppression; those count whose best phrase is the requested
+  one.
   """
-  others = jnp.where(named, scores, -1.0)[..., 1:].max(-1, initial=-1.0)
+  competitors = jnp.where(named, scores, -1.0)[..., 1:].max(-1, initial=-1.0)
   scores = jnp.where(count > 0, scores[..., 0], 0.0)
-  fits = scores > others
-  highest = jnp.maximum(scores, others)
-  own = jnp.argmax(highest, -1)
-  best, right = [], []
+  fits = scores > competitors
+  highest = jnp.maximum(scores, competitors)
+  owner = jnp.argmax(highest, -1)
+  best, checks = [], []
   for i in range(ITEMS):
-    mine = jnp.where(own == i, highest[:, i], 0.0)
-    value, at = jax.lax.top_k(mine, min(KEPT, mine.shape[0]))
-    kept = distinct(boxes[at], value > threshold, most) & fits[at, i]
-    n = kept.sum()
-    right.append(jnp.where(exact, n == count[i], n >= count[i]))
-    best.append(boxes[at[jnp.argmax(kept)]])
-  there = (jnp.where(fits, scores, 0.0).max(0) > threshold).all()
-  holds = stands(best[1], best[0])[relation] & (there | (relation == 0))
-  return jnp.stack([*right, holds]).astype(jnp.float32)
+    strength = jnp.where(owner == i, highest[:, i], 0.0)
+    value, at = jax.lax.top_k(strength, min(KEPT, strength.shape[0]))
+    hits = distinct(boxes[at], value > threshold, most) & fits[at, i]
+    n = hits.sum()
+    checks.append(jnp.where(exact, n == count[i], n >= count[i]))
+    best.append(boxes[at[jnp.argmax(hits)]])
+  present = (jnp.where(fits, scores, 0.0).max(0) > threshold).all()
+  holds = stands(best[1], best[0])[relation] & (present | (relation == 0))
+  return jnp.stack([*checks, holds]).astype(jnp.float32)
 
 
 @declare(loads=load_objects)
@@ -292,37 +293,37 @@ def objects(
   most_overlap: float = 0.5,
   strict: bool = True,
 ) -> dict[str, Float[Array, "P G"]]:
-  """1 if every object, count and place is right, else 0; or the share that is.
+  """1 if every object, count and position is right, else 0; or the share.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
-    detect: (params, tokens, pictures) -> boxes in pixels, and scores.
-    microbatch: pictures at once; 0 for all.
+    detect: (params, tokens, images) -> boxes in pixels, and scores.
+    microbatch: images at once; 0 for all.
     params: of the detector.
-    queries: token ids of what is looked for: of each item the phrase asked for,
-      then those it competes with, the same thing in other colours.
-    named: phrases that there are.
-    count: how many of each, 0 for an item that is not asked for; a prompt that
-      asks for nothing scores NaN.
+    queries: token ids per item: the requested phrase, then the competing ones,
+      the same object in other colours.
+    named: False for padding of the phrases.
+    count: number of each item, 0 for no item; a prompt without items scores
+      NaN.
     relation: of the second item to the first, as in `RELATIONS`.
-    exact: more than the count is wrong.
-    threshold: score from which on a box counts.
-    most_overlap: intersection over union up to which two boxes are two things.
+    exact: more objects than the count are an error.
+    threshold: lowest score of a box that counts.
+    most_overlap: highest intersection over union of two distinct objects.
     strict: False gives the share of checks that are right.
   """
   images, count = jnp.asarray(images), jnp.asarray(count)
   p, g = images.shape[:2]
   usable = jnp.isfinite(images).all((2, 3, 4)) & count.any(-1)[:, None]
   safe = jnp.where(jnp.isfinite(images), images, 0.0)
-  each = lambda x: jnp.repeat(jnp.asarray(x), g, 0)
+  repeat = lambda x: jnp.repeat(jnp.asarray(x), g, 0)
   rows = {
     "images": safe.reshape(p * g, *images.shape[2:]),
-    "queries": each(queries), "named": each(named), "count": each(count),
-    "relation": each(relation), "exact": each(exact),
+    "queries": repeat(queries), "named": repeat(named), "count": repeat(count),
+    "relation": repeat(relation), "exact": repeat(exact),
   }  # fmt: skip
 
-  def one(row):
+  def check_rows(row):
     tokens = row["queries"]  # [B, 2, Q, L]
     flat = tokens.reshape(len(tokens), -1, tokens.shape[-1])
     boxes, scores = detect(params, flat, row["images"])
@@ -333,10 +334,12 @@ def objects(
     )
     return checks(boxes, scores, *facts)
 
-  right = encoders.in_chunks(one, rows, microbatch).reshape(p, g, ITEMS + 1)
-  asked = jnp.concatenate(
+  results = encoders.in_chunks(check_rows, rows, microbatch).reshape(
+    p, g, ITEMS + 1
+  )
+  required = jnp.concatenate(
     [count > 0, (jnp.asarray(relation) > 0)[:, None]], -1
   )[:, None]
-  share = (right * asked).sum(-1) / jnp.maximum(asked.sum(-1), 1)
+  share = (results * required).sum(-1) / jnp.maximum(required.sum(-1), 1)
   score = (share > 1 - 1e-6).astype(jnp.float32) if strict else share
   return {"objects": jnp.where(usable, score, jnp.nan)}

@@ -1,4 +1,4 @@
-"""Whether a picture shows the text that its prompt quotes."""
+"""Whether an image shows the text that its prompt quotes."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def text_score(
-  found: str, target: str, *, exempt_substring: bool = True
+  text: str, target: str, *, exempt_substring: bool = True
 ) -> float:
-  """1 - min(distance, n) / n, both without case and spaces, n the target's length.
+  """1 - min(distance, n) / n, ignoring case and spaces, n the target's length.
 
   Args:
-    found: what was read.
-    target: what should be there; NaN where it is empty.
-    exempt_substring: a target that stands within `found` scores 1 whatever
-      else is there, as Flow-GRPO has it; policies learn to write it often.
+    text: the recognized text.
+    target: the expected text; NaN if it is empty.
+    exempt_substring: a text that contains the target scores 1 whatever else it
+      says, as in Flow-GRPO; policies learn to repeat it.
   """
-  plain = lambda s: s.replace(" ", "").lower()
-  found, target = plain(found), plain(target)
+  normalize = lambda s: s.replace(" ", "").lower()
+  text, target = normalize(text), normalize(target)
   if not target:
     return float("nan")
-  if exempt_substring and target in found:
+  if exempt_substring and target in text:
     return 1.0
-  return 1 - min(edit_distance(found, target), len(target)) / len(target)
+  return 1 - min(edit_distance(text, target), len(target)) / len(target)
 
 
 def quoted(text: str) -> str:
@@ -69,7 +69,7 @@ def _engine() -> Any:
 
 
 def read(picture: Float[np.ndarray, "H W 3"]) -> str:
-  """Every text in a picture in [0, 1], joined in reading order."""
+  """Every text in an image in [0, 1], joined in reading order."""
   levels = (np.clip(picture, 0, 1) * 255).round().astype(np.uint8)
   return "".join(_engine()(levels[..., ::-1]).txts or ())
 
@@ -93,13 +93,13 @@ def ocr(
   target: Sequence[str],
   exempt_substring: bool = True,
 ) -> dict[str, Float[np.ndarray, "P G"]]:
-  """How near the text in a picture is to the one in quotes, in [0, 1].
+  """How close the text in an image is to the quoted one, in [0, 1].
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
-    reader: picture -> the text in it.
-    target: the text that each prompt quotes; NaN where there is none.
+    reader: image -> the text in it.
+    target: the text that each prompt quotes; NaN if there is none.
     exempt_substring: see `text_score`.
   """
   scores = np.full(images.shape[:2], np.nan, np.float32)

@@ -1,4 +1,4 @@
-"""How a picture looks, whatever it shows."""
+"""Image quality, regardless of the prompt."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def load_aesthetic(
 
   Args:
     weights: a CLIP ViT-L/14, or a predictor that holds tower and head.
-    head: the head's file of safetensors, if it is apart.
+    head: the head's safetensors file, if it is separate.
     size: a name of `clip.SIZES`, for weights without a config.
     dtype: of the tower.
-    microbatch: pictures that go through the tower at once; 0 for all.
+    microbatch: images that go through the tower at once; 0 for all.
   """
-  found = encoders.load(
+  tower = encoders.load(
     weights, size=size, dtype=dtype, microbatch=microbatch, texts=False
   )
   like = head_of.shapes(
-    found.params["vision"]["projection"]["kernel"].shape[-1]
+    tower.params["vision"]["projection"]["kernel"].shape[-1]
   )
   rules = head_of.RULES
   if not head:  # beside the tower in one file
@@ -43,9 +43,9 @@ def load_aesthetic(
     head, rules = weights, (*rules, *clip_layouts.towers(layout))
   params = convert.load_params(head, rules, like)
   return Loaded(
-    {"encoder": found.encoder},
-    {"params": found.params, "head": params},
-    {"params": found.rules},
+    {"encoder": tower.encoder},
+    {"params": tower.params, "head": params},
+    {"params": tower.rules},
   )
 
 
@@ -62,15 +62,15 @@ def aesthetic(
   """The aesthetic score, about 1 to 10, of LAION's linear predictor.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
-    prompts: not looked at.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: unused.
     encoder: the CLIP image tower.
-    params: of it.
+    params: of the tower.
     head: parameters of the predictor.
     divisor: of the score.
   """
-  seen, usable = encoders.image_features(encoder, params, images)
-  score = head_of.apply(head, seen) / divisor
+  features, usable = encoders.image_features(encoder, params, images)
+  score = head_of.apply(head, features) / divisor
   return {"aesthetic": jnp.where(usable, score, jnp.nan)}
 
 
@@ -80,14 +80,15 @@ def smooth(
   *,
   limit: float = 0.2,
 ) -> dict[str, Float[Array, "P G"]]:
-  """1 less the mean |Laplacian| over `limit`: 1 without any texture or edge.
+  """1 - mean |Laplacian| / `limit`: 1 for an image without texture or edges.
 
-  Needs no weights, and is easily hacked: a blank picture has the highest score.
+  Needs no weights and is easily hacked: a blank image scores highest.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
-    prompts: not looked at.
-    limit: the mean at which the score is 0, above 0; it falls further beyond.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: unused.
+    limit: the mean at which the score is 0, above 0; beyond it scores are
+      negative.
 
   Raises:
     UserError: a limit that is not positive.

@@ -1,13 +1,13 @@
-"""Reference pictures of prompts, for rewards that compare with one.
+"""Reference images of prompts, for rewards that compare with one.
 
-They are those that the prompts come with, `PromptBatch.source` or `.target`, or
-those of a folder. It holds `references.jsonl`, a line per prompt, which is found
-by its words (`wordings.ByPrompt`):
+They are those of the prompts, `PromptBatch.source` or `.target`, or those of a
+folder. It holds `references.jsonl` with a line per prompt, looked up by the
+prompt's words (`wordings.ByPrompt`):
 
   {"prompt": "a red circle", "image": "a.png", "mask": "a_mask.png"}
   {"prompt": "two friends", "faces": ["ann.png", "bob.png"]}
 
-Files are named from the folder on. A prompt without a line scores NaN.
+File names are relative to the folder. A prompt without a line scores NaN.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from jaxreward.types import Array, ArrayLike, PromptBatch
 
 FILE = "references.jsonl"
 _EXAMPLE = '{"prompt": "a red circle", "image": "a.png"}'
-FIELDS = ("image", "mask", "faces")  # of a line, that name pictures
+FIELDS = ("image", "mask", "faces")  # of a line, naming image files
 
 
 def rows(folder: str) -> dict[str, dict[str, Any]]:
   """The lines of a folder by prompt.
 
   Raises:
-    UserError: no such file, or a line that is none of the above.
+    UserError: no such file, or a malformed line.
   """
   path = paths.find(folder, "references") / FILE
   if not path.exists():
@@ -45,7 +45,7 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
       f"{reading.name(path)}: no such file; it holds one line per prompt, such"
       f" as {_EXAMPLE}"
     )
-  found: dict[str, dict[str, Any]] = {}
+  lines: dict[str, dict[str, Any]] = {}
   for where, row in reading.rows(path, _EXAMPLE):
     if "prompt" not in row:
       near = nearest("prompt", row)
@@ -54,30 +54,30 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
         f" {_EXAMPLE}"
       )
     prompt = wordings.check_prompt(row["prompt"], where, '"prompt"')
-    if prompt in found:
+    if prompt in lines:
       raise UserError(f'{where}: "{shown(prompt)}" stands there twice')
-    found[prompt] = row
-  if not found:
+    lines[prompt] = row
+  if not lines:
     raise UserError(
       f"{reading.name(path)}: it holds no line, such as {_EXAMPLE}"
     )
-  return found
+  return lines
 
 
 def files_of(
   folder: str, prompt: str, row: Mapping[str, Any], field: str
 ) -> list[str]:
-  """Paths that a line names in a field; none where it has no such field.
+  """Paths that a line names in a field; none without that field.
 
   Raises:
-    UserError: a value that is no name of a file.
+    UserError: a value that is not a file name.
   """
-  given = row.get(field, [])
-  names = [given] if isinstance(given, str) else given
+  value = row.get(field, [])
+  names = [value] if isinstance(value, str) else value
   what = f'{shown(folder, 100)}: "{shown(prompt)}": {field}'
   if not isinstance(names, list):
     raise UserError(
-      f"{what} is {shown(repr(given))}, not the name of a file or a list of"
+      f"{what} is {shown(repr(value))}, not the name of a file or a list of"
       " names"
     )
   at = paths.expand(folder, "references")
@@ -85,12 +85,12 @@ def files_of(
 
 
 def checked(folder: str) -> list[PictureRow]:
-  """The pictures of a folder, as they are checked before they are read.
+  """The image files of a folder, for checks before they are read.
 
   Raises:
-    UserError: see `rows`; or a value that is no name of a file.
+    UserError: see `rows`; or a value that is not a file name.
   """
-  found = []
+  records = []
   for prompt, row in rows(folder).items():
     files = {
       f"{field} {i}" if i else field: path
@@ -98,34 +98,34 @@ def checked(folder: str) -> list[PictureRow]:
       for i, path in enumerate(files_of(folder, prompt, row, field))
     }
     where = f'{shown(folder, 100)}/{FILE}: "{shown(prompt)}"'
-    found.append(PictureRow(where, files))
-  return found
+    records.append(PictureRow(where, files))
+  return records
 
 
-def pictures(
+def images_of(
   folder: str, field: str, size: int, most: int = 1, *, square: bool = False
 ) -> Prepare | None:
-  """Texts -> the pictures of one field; None without a folder.
+  """Texts -> the images of one field; None without a folder.
 
   Args:
-    folder: see the top of the module; empty where prompts bring pictures.
-    field: of the lines: a file's name or, where `most` is over 1, several.
-    size: length that the shorter side is resampled to. Pictures of one folder
-      that are not all of one shape are cut to squares.
-    most: pictures per prompt.
-    square: cut them to squares anyway.
+    folder: see the module's docstring; empty where prompts bring images.
+    field: of the lines: a file name or, if `most` is above 1, several.
+    size: length that the shorter side is resized to. Images of one folder that
+      differ in shape are center-cropped to squares.
+    most: maximal number of images per prompt.
+    square: crop to squares in any case.
 
   Returns:
     A function that gives {"reference": float32 [P, most, h, w, 3],
     "known": bool [P, most]}.
 
   Raises:
-    UserError: an unreadable line or file, a field that is missing, or more
-      than `most` pictures.
+    UserError: an unreadable line or file, a missing field, or more than `most`
+      images.
   """
   if not folder:
     return None
-  named: dict[str, list[str]] = {}
+  paths_of: dict[str, list[str]] = {}
   for prompt, row in rows(folder).items():
     files = files_of(folder, prompt, row, field)
     if len(files) > most:
@@ -133,24 +133,24 @@ def pictures(
         f'{shown(folder, 100)}: "{shown(prompt)}" has {len(files)} {field}, at'
         f" most {most} fit"
       )
-    named[prompt] = files
-  if not any(named.values()):
+    paths_of[prompt] = files
+  if not any(paths_of.values()):
     raise UserError(f'{shown(folder, 100)}: no line of {FILE} has "{field}"')
-  read = lambda files: [_read(file, size) for file in files]
-  kept = dict(zip(named, in_threads(read, named.values()), strict=True))
-  shapes = {picture.shape for some in kept.values() for picture in some}
+  load = lambda files: [_read(file, size) for file in files]
+  images = dict(zip(paths_of, in_threads(load, paths_of.values()), strict=True))
+  shapes = {picture.shape for group in images.values() for picture in group}
   if square or len(shapes) > 1:
-    kept = {
-      prompt: [_cut(x, size) for x in some] for prompt, some in kept.items()
+    images = {
+      prompt: [_cut(x, size) for x in group] for prompt, group in images.items()
     }
-  height, width = next(x.shape[:2] for some in kept.values() for x in some)
-  given = ByPrompt(kept, f"references={shown(folder, 100)}")
+  height, width = next(x.shape[:2] for group in images.values() for x in group)
+  by_prompt = ByPrompt(images, f"references={shown(folder, 100)}")
 
   def prepare(texts: Sequence[str]) -> dict[str, np.ndarray]:
     shape = (len(texts), most, height, width, 3)
     reference, known = np.zeros(shape, np.float32), np.zeros(shape[:2], bool)
     for p, text in enumerate(texts):
-      for i, picture in enumerate(given.get(text, [])):
+      for i, picture in enumerate(by_prompt.get(text, [])):
         reference[p, i], known[p, i] = picture, True
     return {"reference": reference, "known": known}
 
@@ -158,24 +158,24 @@ def pictures(
 
 
 def _read(path: str, size: int) -> Float[np.ndarray, "h w 3"]:
-  """A picture resampled so that its shorter side is `size`."""
+  """An image resized so that its shorter side is `size`."""
   picture = read_image(path)
   height, width, _ = picture.shape
   scale = size / min(height, width)
-  wanted = round(height * scale), round(width * scale)
-  return picture if wanted == (height, width) else read_image(path, wanted)
+  target = round(height * scale), round(width * scale)
+  return picture if target == (height, width) else read_image(path, target)
 
 
 def _cut(
   picture: Float[np.ndarray, "h w 3"], size: int
 ) -> Float[np.ndarray, "s s 3"]:
-  """The middle of a picture whose shorter side is `size`."""
+  """The center square of an image whose shorter side is `size`."""
   top, left = ((side - size) // 2 for side in picture.shape[:2])
   return picture[top : top + size, left : left + size]
 
 
 def has(field: str) -> Applies:
-  """Which rows have a picture in a field of PromptBatch."""
+  """Which rows have an image in a field of PromptBatch."""
 
   def rows_with(prompts: PromptBatch) -> Array:
     return jnp.isfinite(_own(prompts, field)).all((1, 2, 3))
@@ -184,34 +184,34 @@ def has(field: str) -> Applies:
 
 
 def _own(prompts: PromptBatch, field: str) -> ArrayLike:
-  found = getattr(prompts, field)
-  if found is None:
+  images = getattr(prompts, field)
+  if images is None:
     raise UserError(
       f"a reward compares with the {field} of the prompts, and these bring none;"
       " name a folder of pictures in its references"
     )
-  return found
+  return images
 
 
-def given(
+def resolve(
   prompts: PromptBatch,
   field: str,
   reference: Float[ArrayLike, "P N h w 3"] | None,
   known: Bool[ArrayLike, "P N"] | None,
 ) -> tuple[Float[ArrayLike, "P N H W 3"], Bool[ArrayLike, "P N"]]:
-  """(pictures, which there are): those of a folder, or else the prompts' own.
+  """(images, mask): those of a folder, or else the prompts' own.
 
   Args:
     prompts: P prompts.
     field: of PromptBatch: "source", "target" or "changes".
-    reference: what `pictures` gave; None without a folder.
-    known: which of them there are.
+    reference: what `images_of` gave; None without a folder.
+    known: which of them exist.
 
   Raises:
     UserError: there is neither.
   """
   if reference is not None and known is not None:
     return reference, known
-  there = has(field)(prompts)
-  whole = jnp.where(there[:, None, None, None], _own(prompts, field), 0.0)
-  return whole[:, None], there[:, None]
+  valid = has(field)(prompts)
+  images = jnp.where(valid[:, None, None, None], _own(prompts, field), 0.0)
+  return images[:, None], valid[:, None]

@@ -1,4 +1,4 @@
-"""What a reward has returned, as `Scores` or a line that says why not."""
+"""Validates what a reward returned, as `Scores` or a clear error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxreward.rewards.contract import Scores
 
 
 def named(name: str, result: Any) -> dict[str, Any]:
-  """The result under its names: one score is called after the config's key."""
+  """The result by name: a single score takes the config's key."""
   if not isinstance(result, Mapping):
     return {name: result}
   if len(result) == 1:
@@ -30,8 +30,8 @@ def checked(
 ) -> dict[str, Scores]:
   """Scores by name, their arrays float32.
 
-  Arrays of other libraries, lists, whole numbers and truth values are taken;
-  numbers too large for float32 become infinite, which counts as failed.
+  Arrays of other libraries, lists, integers and booleans are accepted; numbers
+  too large for float32 become infinite, which counts as failed.
 
   Args:
     name: of the reward.
@@ -39,7 +39,7 @@ def checked(
     shape: [P, G].
 
   Raises:
-    UserError: naming the reward, what came, and what is expected.
+    UserError: naming the reward, what it returned, and what is expected.
   """
   return {
     key: _judged(key, value, tuple(shape))
@@ -64,11 +64,11 @@ def _scores(what: str, value: Any, shape: tuple[int, ...]):
   axes = "[P, G]" if len(shape) == 2 else "[P, G, T + 1]"
   expected = f"expected numbers of shape {axes} = {list(shape)}"
   value = _array(what, value, expected)
-  kind = value.dtype
-  if jnp.issubdtype(kind, jnp.complexfloating):
+  dtype = value.dtype
+  if jnp.issubdtype(dtype, jnp.complexfloating):
     raise UserError(f"{what} complex values; {expected}")
-  if not jnp.issubdtype(kind, jnp.number) and not jnp.issubdtype(kind, bool):
-    raise UserError(f"{what} values of type {kind}; {expected}")
+  if not jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, bool):
+    raise UserError(f"{what} values of type {dtype}; {expected}")
   if tuple(value.shape) != shape:
     raise UserError(f"{what} shape {list(value.shape)}; {expected}")
   with np.errstate(over="ignore", invalid="ignore"):
@@ -110,19 +110,19 @@ def _of_another_library(what: str, value: Any, expected: str) -> np.ndarray:
     return np.asarray(value)
   except Exception as error:
     kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
-    mend = (
+    fix = (
       "x.detach().cpu().float().numpy()"
       if hasattr(value, "detach")
       else "a NumPy array"
     )
     raise UserError(
       f"{what} a {kind} that is no NumPy array ({one_line(error)[:80]}): return"
-      f" {mend}; {expected}"
+      f" {fix}; {expected}"
     ) from error
 
 
 def _why(value: Any) -> str:
-  """What a person may have meant by something that is no array."""
+  """A hint about the likely mistake behind a value that is not an array."""
   if value is None:
     return ": a return is missing"
   if inspect.iscoroutine(value):

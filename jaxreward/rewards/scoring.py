@@ -1,4 +1,4 @@
-"""Running rewards: those in jit together, those on the host one by one."""
+"""Runs rewards: those in jit together, those on the host one by one."""
 
 from __future__ import annotations
 
@@ -26,56 +26,56 @@ Values = dict[str, ArrayLike]  # [P, G], by name
 
 @dataclasses.dataclass(frozen=True)
 class RowWeight:
-  """A weight that differs from row to row; 0 where a reward has no say.
+  """A weight per row; 0 where a reward is not applicable.
 
   Attributes:
-    weight: in the rows where it counts.
-    kinds: ((number, factor), ...) of the categories that it counts for; empty
-      for all.
+    weight: in the rows where it applies.
+    categories: ((number, factor), ...) of the prompt categories that it applies
+      to; empty for all.
     applies: prompts -> bool [P], rows that have what it compares with.
   """
 
   weight: float
-  kinds: tuple[tuple[int, float], ...] = ()
+  categories: tuple[tuple[int, float], ...] = ()
   applies: Applies | None = None
 
   def __call__(self, prompts: PromptBatch) -> Array:
     """float32 [P, 1]."""
-    kind = jnp.asarray(prompts.category)
-    rows = jnp.full(kind.shape, self.weight, jnp.float32)
-    if self.kinds:
-      factor = sum(f * (kind == k) for k, f in self.kinds)
+    category = jnp.asarray(prompts.category)
+    rows = jnp.full(category.shape, self.weight, jnp.float32)
+    if self.categories:
+      factor = sum(f * (category == k) for k, f in self.categories)
       rows = rows * factor
     if self.applies is not None:
       rows = jnp.where(self.applies(prompts), rows, 0.0)
     return rows[:, None]
 
 
-def has_say(weight: float | RowWeight, prompts: PromptBatch) -> Array:
-  """bool [P, 1]: rows in which a reward of this weight counts."""
+def applies_to(weight: float | RowWeight, prompts: PromptBatch) -> Array:
+  """bool [P, 1]: rows that a reward of this weight applies to."""
   if isinstance(weight, RowWeight):
     return weight(prompts) != 0
   return jnp.ones((jnp.shape(prompts.category)[0], 1), bool)
 
 
-def applied(
+def mask_inapplicable(
   scores: Mapping[str, ArrayLike],
   weights: Mapping[str, float | RowWeight],
   prompts: PromptBatch,
 ) -> tuple[Values, dict[str, Any]]:
-  """(scores, weights [P, 1] or numbers) with 0 in rows without a say.
+  """(scores, weights [P, 1] or numbers) with 0 where not applicable.
 
   Args:
-    scores: {name: [P, G]}; those without a weight stay as they are.
+    scores: {name: [P, G]}; those without a weight are unchanged.
     weights: {name: weight}.
     prompts: P prompts.
   """
-  scores, found = dict(scores), dict[str, Any](weights)
+  scores, factors = dict(scores), dict[str, Any](weights)
   for name, weight in weights.items():
     if isinstance(weight, RowWeight) and name in scores:
-      found[name] = weight(prompts)
-      scores[name] = jnp.where(found[name] != 0, scores[name], 0.0)
-  return scores, found
+      factors[name] = weight(prompts)
+      scores[name] = jnp.where(factors[name] != 0, scores[name], 0.0)
+  return scores, factors
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,8 +90,8 @@ class Reward:
     context: arrays that `fn` takes by keyword, such as parameters; they enter
       jit as arguments, not as constants.
     is_host: runs outside jit on NumPy arrays.
-    takes_verdict: takes what the task has measured already as `verdict`.
-    prepare: texts -> more context, made on the host once per batch.
+    takes_verdict: takes what the task has already measured as `verdict`.
+    prepare: texts -> more context, computed on the host once per batch.
   """
 
   name: str
@@ -109,13 +109,13 @@ def build(
   contexts: Mapping[str, Mapping[str, Any]] | None = None,
   prepares: Mapping[str, Prepare] | None = None,
 ) -> dict[str, Reward]:
-  """Rewards, by name, of functions whose options are bound.
+  """Rewards by name, from functions whose options are bound.
 
   Args:
     functions: name -> reward(images, prompts).
     weights: name -> weight; 1 where a name is missing.
     contexts: name -> arrays that the function takes by keyword.
-    prepares: name -> what makes more of them from a batch's texts.
+    prepares: name -> texts -> more context, once per batch.
   """
   weights, contexts = weights or {}, contexts or {}
   prepares = prepares or {}
@@ -143,14 +143,13 @@ def _number(weight: float | RowWeight) -> float | RowWeight:
   return weight if isinstance(weight, RowWeight) else float(weight)
 
 
-def _asked(
+def _call(
   reward: Reward, images: Any, prompts: Any, **context: Any
 ) -> dict[str, Scores]:
-  """What a reward says, by name.
+  """The scores of one reward, by name.
 
   Raises:
-    UserError: what came is no such thing, or a person's own reward, one in
-      jit above all, has raised.
+    UserError: an invalid result, or an exception in a user's own reward in jit.
   """
   try:
     result = reward.fn(images, prompts, **context)
@@ -158,7 +157,7 @@ def _asked(
   except BaseException as error:
     if user_code.is_ours(error):
       raise
-    plain = isinstance(error, Exception)  # no exit, and nothing of that kind
+    plain = isinstance(error, Exception)  # not SystemExit or the like
     if plain and (reward.is_host or not user_code.is_own(reward.fn)):
       raise
     raise _failure(reward, error) from error
@@ -180,7 +179,7 @@ def device_scores(
   """Scores [P, G] of the rewards that run in jit; call it inside one.
 
   Args:
-    rewards: by name; those of the host are left out.
+    rewards: by name; host rewards are skipped.
     contexts: `contexts_of(...)`, passed through jit as an argument.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts.
@@ -193,15 +192,15 @@ def _inside(rewards, contexts, images, prompts, verdict) -> dict[str, Scores]:
   scores: dict[str, Scores] = {}
   for reward in rewards.values():
     if not reward.is_host:
-      seen = {"verdict": verdict} if reward.takes_verdict else {}
-      taken = contexts[reward.name].arguments
-      scores |= _asked(reward, images, prompts, **taken, **seen)
+      measured = {"verdict": verdict} if reward.takes_verdict else {}
+      arguments = contexts[reward.name].arguments
+      scores |= _call(reward, images, prompts, **arguments, **measured)
   return scores
 
 
 @flax.struct.dataclass
 class Context:
-  """Arrays that a reward takes besides pictures and prompts.
+  """Arrays that a reward takes besides images and prompts.
 
   Attributes:
     shared: by argument name, such as parameters.
@@ -224,17 +223,17 @@ class Context:
 def contexts_of(
   rewards: Mapping[str, Reward], prompts: PromptBatch
 ) -> dict[str, Context]:
-  """The arrays that the rewards in jit take besides pictures and prompts."""
-  found = {}
+  """The arrays that the rewards in jit take besides images and prompts."""
+  contexts = {}
   for reward in rewards.values():
     if not reward.is_host:
       with user_code.blamed(f'reward "{reward.name}"', reward.prepare):
-        found[reward.name] = _context(reward, prompts)
-  return found
+        contexts[reward.name] = _context(reward, prompts)
+  return contexts
 
 
 def texts_of(prompts: PromptBatch) -> list[str]:
-  """The words of P prompts; padding rows, and mere shapes, have none."""
+  """The texts of P prompts; empty for padding rows and for shapes."""
   if isinstance(prompts.text, jax.ShapeDtypeStruct):
     return [""] * prompts.text.shape[0]
   return texts.decode(jax.device_get(prompts.text))
@@ -252,9 +251,9 @@ def _jitted(rewards, contexts, images, prompts, verdict):
 
 
 def _arguments(rewards, images, prompts, verdict):
-  """What the rewards in jit run on."""
+  """Arguments of the jitted rewards."""
   inside = tuple(r for r in rewards.values() if not r.is_host)
-  if verdict is not None and "strict" not in verdict:  # nothing was judged
+  if verdict is not None and "strict" not in verdict:  # not measured
     verdict = None
   contexts = contexts_of(rewards, prompts)
   return inside, contexts, images, prompts.plain, verdict
@@ -279,7 +278,7 @@ def jitted_scores(
   prompts: PromptBatch,
   verdict: Mapping[str, ArrayLike] | None = None,
 ) -> dict[str, Scores]:
-  """What the rewards in jit say; returns before it is there.
+  """Scores of the rewards in jit, dispatched asynchronously.
 
   The arguments are those of `score`.
   """
@@ -294,13 +293,13 @@ def jitted_scores(
 def _leak(
   rewards: Mapping[str, Reward], error: jax.errors.UnexpectedTracerError
 ) -> Exception:
-  """The line for an array that was kept, by one of a person's own rewards."""
-  own = [
+  """The error line for a tracer that leaked from a user's own reward."""
+  user_rewards = [
     r for r in rewards.values() if not r.is_host and user_code.is_own(r.fn)
   ]
-  if not own:
+  if not user_rewards:
     return error
-  names = ", ".join(f'"{r.name}"' for r in own)
+  names = ", ".join(f'"{r.name}"' for r in user_rewards)
   return UserError(f"reward {names}: {user_code.explain(error)}")
 
 
@@ -318,8 +317,8 @@ def probe_gradients(
 
   @functools.partial(jax.jit, static_argnums=0)
   def largest(name, contexts, images, prompts):
-    one = {name: rewards[name]}
-    total = lambda x: device_scores(one, contexts, x, prompts)[name].sum()
+    single = {name: rewards[name]}
+    total = lambda x: device_scores(single, contexts, x, prompts)[name].sum()
     return jnp.abs(jax.grad(total)(images)).max()
 
   return {
@@ -328,10 +327,10 @@ def probe_gradients(
 
 
 def for_host(rewards: Mapping[str, Reward], images: Array) -> Array:
-  """The pictures as `host_scores` takes them at once, in every process.
+  """The images gathered for `host_scores`, in every process.
 
-  Call it under the mesh, and before anything else is queued: gathering
-  pictures is the devices' work, and waits for all that they were given before.
+  Call it under the mesh and before anything else is queued: the gather runs on
+  the devices and waits for all work queued before it.
   """
   if processes.count() == 1 or not any(r.is_host for r in rewards.values()):
     return images
@@ -343,28 +342,27 @@ def for_host(rewards: Mapping[str, Reward], images: Array) -> Array:
 def host_scores(
   rewards: Mapping[str, Reward], images: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Scores]:
-  """What the host rewards say of NumPy copies of the arrays.
+  """Scores of the host rewards on NumPy copies of the arrays.
 
-  Of several processes, process 0 asks them and tells the others.
+  Of several processes, process 0 runs them and broadcasts the scores.
 
-  A reward that raises is asked again prompt by prompt; prompts for which it
-  raises again score NaN. One that raises a UserError is not: only a person can
-  mend that.
+  A reward that raises is run again prompt by prompt; prompts for which it
+  raises again score NaN. A UserError is not retried: only the user can fix it.
 
   Raises:
     UserError: a reward that raises for every prompt.
   """
-  chosen = [r for r in rewards.values() if r.is_host]
-  if not chosen:
+  host_rewards = [r for r in rewards.values() if r.is_host]
+  if not host_rewards:
     return {}
-  # What one reward would write into them, the next one would see.
+  # Read-only, so that no reward can change what the next one sees.
   images, prompts = jax.tree.map(
     _read_only, processes.fetch((images, prompts.plain))
   )
 
   def judge() -> dict[str, Scores]:
     scores: dict[str, Scores] = {}
-    for reward in chosen:
+    for reward in host_rewards:
       scores |= _one_host(reward, images, prompts)
     return scores
 
@@ -380,8 +378,8 @@ def _read_only(array: Any) -> Any:
 
 def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
   try:
-    taken = _context(reward, prompts).arguments
-    return _asked(reward, images, prompts, **taken)
+    arguments = _context(reward, prompts).arguments
+    return _call(reward, images, prompts, **arguments)
   except UserError as error:
     if str(error).startswith(f'reward "{reward.name}'):
       raise
@@ -393,19 +391,19 @@ def _one_host(reward: Reward, images: np.ndarray, prompts: PromptBatch):
 
 
 def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
-  """What can be saved of a batch in which a host reward raised."""
-  found: dict[int, dict[str, Scores]] = {}
+  """Scores prompt by prompt after a host reward raised for the batch."""
+  scores: dict[int, dict[str, Scores]] = {}
   failures: list[Exception] = []
   for p in range(images.shape[0]):
-    one = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
+    prompt = jax.tree.map(lambda x, p=p: x[p : p + 1], prompts)
     try:
-      taken = _context(reward, one).arguments
-      found[p] = _asked(reward, images[p : p + 1], one, **taken)
+      arguments = _context(reward, prompt).arguments
+      scores[p] = _call(reward, images[p : p + 1], prompt, **arguments)
     except (Stopped, Lost):
       raise
     except Exception as error:
       failures.append(error)
-  if not found:
+  if not scores:
     raise _failure(
       reward, first_error, " failed for the whole batch"
     ) from first_error
@@ -414,12 +412,12 @@ def _prompt_by_prompt(reward, images, prompts, first_error: Exception):
       'reward "%s" failed for %d of %d prompts: %s', shown(reward.name), len(failures),
       images.shape[0], user_code.told(failures[0], reward.fn),
     )  # fmt: skip
-  lost = jax.tree.map(
+  missing = jax.tree.map(
     lambda x: np.full(np.shape(x), np.nan, np.float32),
-    next(iter(found.values())),
+    next(iter(scores.values())),
   )
-  rows = [lost | found.get(p, {}) for p in range(images.shape[0])]
-  rows = [{name: row[name] for name in lost} for row in rows]
+  rows = [missing | scores.get(p, {}) for p in range(images.shape[0])]
+  rows = [{name: row[name] for name in missing} for row in rows]
   return jax.tree.map(lambda *x: np.concatenate(x), *rows)
 
 
@@ -432,39 +430,39 @@ def score(
   """Scores of all rewards and how many of each failed.
 
   Args:
-    rewards: from `build`; programs are kept per Reward, so build them once.
+    rewards: from `build`; programs are cached per Reward, so build them once.
     images: [P, G, H, W, C] in [0, 1].
     prompts: P prompts; padding rows are scored like the others.
-    verdict: what the task has measured in these pictures, {name: [P, G]}, if
-      it has; rewards that ask it then do not let it look again.
+    verdict: what the task has already measured in these images,
+      {name: [P, G]}, or None; saves rewards from measuring it again.
 
   Returns:
     {name: float32 [P, G]}, NaN where a reward failed, and {name: int32}.
   """
-  judged = jitted_scores(rewards, images, prompts, verdict)
-  scores = values_of(judged | host_scores(rewards, images, prompts))
+  outputs = jitted_scores(rewards, images, prompts, verdict)
+  scores = values_of(outputs | host_scores(rewards, images, prompts))
   failed = {n: jnp.sum(~jnp.isfinite(s)) for n, s in scores.items()}
   return scores, failed
 
 
-def values_of(judged: Mapping[str, Scores]) -> Values:
-  """{name: [P, G]}, the values alone."""
-  return {name: scores.value for name, scores in judged.items()}
+def values_of(outputs: Mapping[str, Scores]) -> Values:
+  """{name: [P, G]}, only the values."""
+  return {name: scores.value for name, scores in outputs.items()}
 
 
-def stds_of(judged: Mapping[str, Scores]) -> Values:
-  """{name: [P, G]} of the rewards that say how unsure they are."""
-  return {n: s.std for n, s in judged.items() if s.std is not None}
+def stds_of(outputs: Mapping[str, Scores]) -> Values:
+  """{name: [P, G]} of the rewards that predict a standard deviation."""
+  return {n: s.std for n, s in outputs.items() if s.std is not None}
 
 
-def steps_of(judged: Mapping[str, Scores]) -> Values:
+def steps_of(outputs: Mapping[str, Scores]) -> Values:
   """{name: [P, G, T + 1]} of the rewards that score every step.
 
   Rows of samples whose score failed are NaN.
   """
   return {
     n: jnp.where(jnp.isfinite(s.value)[..., None], s.per_step, jnp.nan)
-    for n, s in judged.items()
+    for n, s in outputs.items()
     if s.per_step is not None
   }
 
@@ -476,18 +474,18 @@ def require_scores(
 
   Args:
     scores: {name: [P, G]}.
-    mask: bool [P, G], samples that are there; all of them if None.
+    mask: bool [P, G], valid samples; all of them if None.
 
   Raises:
     UserError: naming the reward.
   """
   for name, value in scores.items():
     value = np.asarray(processes.fetch(value))
-    there = np.ones(value.shape, bool)
+    valid = np.ones(value.shape, bool)
     if mask is not None:
-      there = np.asarray(processes.fetch(mask))
-    if there.any() and not np.isfinite(value[there]).any():
+      valid = np.asarray(processes.fetch(mask))
+    if valid.any() and not np.isfinite(value[valid]).any():
       raise UserError(
         f'reward "{name}" gave no finite score for a whole batch of'
-        f" {int(there.sum())} samples; nothing can be learned from it"
+        f" {int(valid.sum())} samples; nothing can be learned from it"
       )

@@ -12,7 +12,7 @@ from jaxreward import advantages, methods, rng
 from jaxreward.errors import UserError
 from jaxreward.feeds import Credit
 from jaxreward.flow import path
-from jaxreward.rewards import applied
+from jaxreward.rewards import mask_inapplicable
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def credit_of(
   """
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
-  asked, weights = applied(scores, updater.weights, prompts)
+  asked, weights = mask_inapplicable(scores, updater.weights, prompts)
   beside = {"stds": {}, "references": {}} | dict(offered or {})
   taken = {
-    key: applied(rows, updater.weights, prompts)[0]
+    key: mask_inapplicable(rows, updater.weights, prompts)[0]
     for key, rows in methods.named(updater.compose, **beside).items()
   }
   signal, mask = updater.compose(asked, mask, weights, **taken)
@@ -67,7 +67,10 @@ def credit_of(
   if step_scores is not None:
     _require_steps(step_scores, len(updater.plan.table.t))
     compose = lambda one: updater.compose(
-      applied(one, updater.weights, prompts)[0], mask, weights, **taken
+      mask_inapplicable(one, updater.weights, prompts)[0],
+      mask,
+      weights,
+      **taken,
     )
     step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
     offers |= dict(step_signal=step_signal, step_mask=step_mask)

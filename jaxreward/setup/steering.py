@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import steering
 from jaxreward.errors import UserError
-from jaxreward.rewards import Reward, applied, score
+from jaxreward.rewards import Reward, mask_inapplicable, score
 from jaxreward.setup.sampling import make_sampler, section_times, step_table
 from jaxreward.setup.starts import start_latents
 from jaxreward.types import Array, Policy, PromptBatch
@@ -63,7 +63,7 @@ def score_of(
 
   def total(images: Array, prompts: PromptBatch) -> Array:
     scores, _ = score(chosen, images, prompts)
-    scores, factors = applied(scores, weights, prompts.plain)
+    scores, factors = mask_inapplicable(scores, weights, prompts.plain)
     return jnp.stack([factors[k] * scores[k] for k in chosen]).sum(0)
 
   return total

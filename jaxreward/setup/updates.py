@@ -21,7 +21,12 @@ from jaxreward import advantages, feeds, methods, rng, setup
 from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path, rollout
 from jaxreward.numerics import Max, Mean, Metric, pool
-from jaxreward.rewards import Reward, RowWeight, applied, device_scores
+from jaxreward.rewards import (
+  Reward,
+  RowWeight,
+  device_scores,
+  mask_inapplicable,
+)
 from jaxreward.setup import credits, players, playing
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
@@ -247,7 +252,7 @@ class Loss:
     by_name = {reward.name: reward for reward in self.rewards}
     contexts = {k: v.take(index) for k, v in frozen.contexts.items()}
     scores = device_scores(by_name, contexts, images[:, None], prompts)
-    scores, weights = applied(scores, dict(self.weights), prompts)
+    scores, weights = mask_inapplicable(scores, dict(self.weights), prompts)
     total = sum(weights[name] * scores[name] for name in by_name)
     return jnp.asarray(total)[:, 0], images
 

@@ -191,7 +191,7 @@ def test_references_keep_their_shape_if_they_all_have_one(tmp_path):
   found, _ = score(loaded, pictures[:, None], batch)
   np.testing.assert_allclose(found["mine"], 100.0)
   shape = lambda **options: (
-    references.pictures(str(tmp_path), "image", 20, **options)(texts)[
+    references.images_of(str(tmp_path), "image", 20, **options)(texts)[
       "reference"
     ].shape
   )

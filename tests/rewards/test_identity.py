@@ -140,14 +140,14 @@ def test_faces_come_from_a_folder(tmp_path):
     {"prompt": "one", "faces": "2.png"},
   ]
   (tmp_path / references.FILE).write_text("\n".join(map(json.dumps, lines)))
-  prepare = references.pictures(str(tmp_path), "faces", SIDE, 2)
+  prepare = references.images_of(str(tmp_path), "faces", SIDE, 2)
   found = prepare(["one", "nobody", "two friends"])
   np.testing.assert_array_equal(
     found["known"], [[True, False], [False, False], [True, True]]
   )
   np.testing.assert_allclose(found["reference"][2], people(3)[:2], atol=1e-6)
   with pytest.raises(UserError, match="has 2 faces, at most 1"):
-    references.pictures(str(tmp_path), "faces", SIDE, 1)
+    references.images_of(str(tmp_path), "faces", SIDE, 1)
 
 
 def test_ways_are_all_and_none_twice():

@@ -165,7 +165,7 @@ def test_a_row_without_a_say_is_left_out_and_not_zero(compose, batch):
   rows = np.arange(6) >= 3
   weights = {"a": 1.0, "b": rewards.RowWeight(2.0, applies=lambda _: rows)}
   mask = np.ones((6, 5), bool)
-  scores, found = rewards.applied({"a": a, "b": b}, weights, batch)
+  scores, found = rewards.mask_inapplicable({"a": a, "b": b}, weights, batch)
   signal, valid = compose(scores, mask, found)
   assert np.asarray(valid).all()
   whole = sums.weighted_sum if compose is sums.weighted_sum else None
@@ -181,13 +181,13 @@ def test_a_failure_where_a_reward_has_a_say_still_fails(batch):
   score = np.ones((6, 2), np.float32)
   score[5, 0] = score[0, 0] = np.nan
   weight = rewards.RowWeight(1.0, ((KINDS["upscale"], 1.0),))
-  scores, _ = rewards.applied({"a": score}, {"a": weight}, batch)
+  scores, _ = rewards.mask_inapplicable({"a": score}, {"a": weight}, batch)
   assert np.isnan(scores["a"][5, 0]) and scores["a"][0, 0] == 0
 
 
 def test_a_reward_weighs_nothing_it_does_not_know(batch):
   plain = {"a": np.full((6, 2), np.nan), "b": jnp.ones((6, 2))}
-  scores, found = rewards.applied(plain, {"a": 1.0}, batch)
+  scores, found = rewards.mask_inapplicable(plain, {"a": 1.0}, batch)
   assert scores["a"] is plain["a"] and found == {"a": 1.0}
 
 
@@ -197,8 +197,8 @@ def test_a_config_says_for_which_kinds(tmp_path):
   )
   loaded = rewards_of(config, tmp_path)
   ssim = loaded["ssim"].weight
-  assert dict(ssim.kinds)[KINDS["upscale"]] == 3.0
-  assert KINDS["identity"] not in dict(ssim.kinds)
+  assert dict(ssim.categories)[KINDS["upscale"]] == 3.0
+  assert KINDS["identity"] not in dict(ssim.categories)
   assert loaded["execution"].weight == 1.0
   assert loaded["subject"].weight.applies is not None
 

@@ -53,9 +53,9 @@ class Answer:
     if not end:
       return self
     ends = itertools.accumulate(len(token) for token, _ in self.tokens)
-    left = sum(e <= end for e in ends)
+    start = sum(e <= end for e in ends)
     return dataclasses.replace(
-      self, text=self.text[end:], tokens=self.tokens[left:]
+      self, text=self.text[end:], tokens=self.tokens[start:]
     )
 
   @property
@@ -79,7 +79,7 @@ def of_reply(reply: Any) -> Answer:
   try:
     choice = reply["choices"][0]
     text = choice["message"]["content"]
-    ended = choice.get("finish_reason")
+    finish = choice.get("finish_reason")
     places = (choice.get("logprobs") or {}).get("content") or ()
     tokens = tuple(
       (
@@ -94,15 +94,15 @@ def of_reply(reply: Any) -> Answer:
   except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
     raise Malformed("a reply without choices[0].message.content") from error
   if not isinstance(text, str) or not text.strip():
-    cut = ended == "length"
+    cut = finish == "length"
     raise Malformed(
       "no answer within max_tokens; raise it"
       if cut
       else "an answer without text"
     )
-  if ended == "content_filter":
+  if finish == "content_filter":
     raise Malformed("an answer that a filter has cut")
-  return Answer(text, tokens, ended == "length")
+  return Answer(text, tokens, finish == "length")
 
 
 def of_stored(value: Any) -> Answer:
@@ -126,15 +126,15 @@ def tokens_used(reply: Any) -> int:
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
   """JSON objects within a text, the last one first."""
-  decoder, found, at = json.JSONDecoder(), [], text.find("{")
+  decoder, values, at = json.JSONDecoder(), [], text.find("{")
   while at >= 0:
     try:
       value, end = decoder.raw_decode(text, at)
-      found.append(value)
+      values.append(value)
     except (ValueError, RecursionError):
       end = at + 1
     at = text.find("{", end)
-  yield from reversed(found)
+  yield from reversed(values)
 
 
 def _schema(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,9 +164,9 @@ class Score:
   def read(self, answer: Answer) -> float:
     """Of the last object that has a score, or of an answer that is a number."""
     text = answer.whole.text
-    for found in objects(text):
-      if "score" in found:
-        return self._placed(found["score"])
+    for record in objects(text):
+      if "score" in record:
+        return self._placed(record["score"])
     return self._placed(text)
 
   def _placed(self, value: Any) -> float:
@@ -214,25 +214,25 @@ class Choice:
     if answer.is_cut and not self._is_short(answer.spoken.text):
       return self.read(answer.whole)
     answer = answer.spoken
-    weighed = expected(answer.tokens, self.values)
-    if weighed is not None:
-      return weighed
-    for found in objects(answer.text):
-      if self.name in found:
-        return self._value(found[self.name])
+    mean = expected(answer.tokens, self.values)
+    if mean is not None:
+      return mean
+    for record in objects(answer.text):
+      if self.name in record:
+        return self._value(record[self.name])
     if "first" in self.values and not self._is_short(answer.text):
       raise Malformed("prose; it may begin with a word that it does not mean")
     return self._value(next(iter(answer.text.split()), ""))
 
   def _is_short(self, text: str) -> bool:
     """Whether a text is one of the words and next to nothing else."""
-    said = text.split()
-    return 0 < len(said) <= _FEW and plain(said[0]) in self.values
+    words = text.split()
+    return 0 < len(words) <= _FEW and plain(words[0]) in self.values
 
-  def _value(self, found: Any) -> float:
-    if isinstance(found, bool) and {"yes", "no"} <= set(self.values):
-      found = "yes" if found else "no"
-    word = plain(found) if isinstance(found, str) else ""
+  def _value(self, value: Any) -> float:
+    if isinstance(value, bool) and {"yes", "no"} <= set(self.values):
+      value = "yes" if value else "no"
+    word = plain(value) if isinstance(value, str) else ""
     if word not in self.values:
       raise Malformed(f"none of {', '.join(self.values)}")
     return self.values[word]
@@ -255,8 +255,8 @@ class Texts:
 
   def read(self, answer: Answer) -> tuple[str, ...]:
     """Of the last object that has them."""
-    for found in objects(answer.whole.text):
-      texts = found.get(self.name)
+    for record in objects(answer.whole.text):
+      texts = record.get(self.name)
       if isinstance(texts, list) and 0 < len(texts) <= self.most:
         if all(isinstance(t, str) and t.strip() for t in texts):
           return tuple(t.strip() for t in texts)

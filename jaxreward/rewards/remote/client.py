@@ -52,14 +52,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _opener(options: Options) -> urllib.request.OpenerDirector:
   """What opens addresses: past every proxy, unless the options want one.
 
-  A proxy of the environment would see pictures and key of a plain request, and
+  A proxy of the environment would see images and key of a plain request, and
   swallow what goes to this machine.
   """
   proxies: dict[str, str] = {}
-  found = urllib.request.getproxies().get("https", "")
-  if found and not options.is_local and options.endpoint.startswith("https:"):
+  proxy = urllib.request.getproxies().get("https", "")
+  if proxy and not options.is_local and options.endpoint.startswith("https:"):
     if options.proxy:
-      proxies = {"https": found}
+      proxies = {"https": proxy}
     else:
       logging.info(
         "url=%s: HTTPS_PROXY is not asked; proxy=true takes it",
@@ -72,8 +72,8 @@ def _opener(options: Options) -> urllib.request.OpenerDirector:
 
 def share(key: str, attempt: int) -> float:
   """A number in [0, 1) that is a function of a request and its attempt."""
-  drawn = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
-  return int.from_bytes(drawn[:8], "big") / 2**64
+  hashed = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
+  return int.from_bytes(hashed[:8], "big") / 2**64
 
 
 def retry_after(value: str | None, now: float) -> float:
@@ -199,23 +199,23 @@ class Client:
         ) from None
       if isinstance(reason, TimeoutError):
         reason = TimeoutError(f"no reply within {self._options.timeout:g} s")
-      known = isinstance(reason, BaseException)
-      raise _Passing(one_line(reason) if known else str(reason)) from None
+      is_error = isinstance(reason, BaseException)
+      raise _Passing(one_line(reason) if is_error else str(reason)) from None
     except (ValueError, RecursionError) as error:
       raise _Passing("a reply that is no JSON") from error
 
   def _failure(self, error: urllib.error.HTTPError) -> Exception:
     """What a status other than 200 means."""
-    code, says = _said(error, self._key)
+    code, detail = _said(error, self._key)
     status = f"HTTP {error.code}"
     if code in _FILTERED:
       return NoAnswer(f"{status}, {code}")
-    spent = code == "insufficient_quota"
-    if (error.code in _PASSING or error.code >= 500) and not spent:
+    no_quota = code == "insufficient_quota"
+    if (error.code in _PASSING or error.code >= 500) and not no_quota:
       after = retry_after(error.headers.get("Retry-After"), time.time())
       return _Passing(status, after)
     o = self._options
-    field, mend = {
+    field, fix = {
       401: (f"key_env={o.key_env}", "set that variable to a key it takes"),
       403: (f"key_env={o.key_env}", "give a key that may use this model"),
       404: (f"url={o.url}, model={o.model}", "check both"),
@@ -229,7 +229,7 @@ class Client:
         " temperature, max_tokens, seed, body",
       ),
     )
-    return UserError(f"{field}: the server answers {status}{says}; {mend}")
+    return UserError(f"{field}: the server answers {status}{detail}; {fix}")
 
 
 def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
@@ -256,10 +256,13 @@ def _said(error: urllib.error.HTTPError, key: str) -> tuple[str, str]:
     return "", ""
   code = ""
   try:
-    found = json.loads(text)
-    found = found.get("error", found)
-    if isinstance(found, dict):
-      code, text = str(found.get("code") or ""), str(found.get("message", text))
+    record = json.loads(text)
+    record = record.get("error", record)
+    if isinstance(record, dict):
+      code, text = (
+        str(record.get("code") or ""),
+        str(record.get("message", text)),
+      )
   except (ValueError, AttributeError, RecursionError):
     pass
   text = text.replace(key, "***") if key else text

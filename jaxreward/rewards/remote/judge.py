@@ -32,7 +32,7 @@ class Question:
   """What is asked in one request.
 
   Attributes:
-    parts: words and pictures.
+    parts: words and images.
     form: of the answer.
     sample: which of several answers to the same question.
   """
@@ -52,12 +52,12 @@ class Judge:
   """
 
   def __init__(self, options: Options, folder: os.PathLike[str]):
-    self.options, kept = options, pathlib.Path(folder)
+    self.options, root = options, pathlib.Path(folder)
     self._budget = Budget(
-      kept / USAGE, options.request_budget, options.token_budget
+      root / USAGE, options.request_budget, options.token_budget
     )
     self._client = Client(options, self._budget)
-    self._cache = Cache(options.cache or kept / CACHE)
+    self._cache = Cache(options.cache or root / CACHE)
 
   def scores(
     self,
@@ -75,36 +75,36 @@ class Judge:
     Returns:
       NaN where no answer is left; one that is lost counts for nothing.
     """
-    found = self._answers(form, wordings, fields, self.options.samples)
+    rows = self._answers(form, wordings, fields, self.options.samples)
     table = np.array(
-      [[np.nan if x is None else x for x in row] for row in found], np.float64
+      [[np.nan if x is None else x for x in row] for row in rows], np.float64
     ).reshape(len(fields), len(wordings) * self.options.samples)
     combined = np.full(len(fields), np.nan)
     combine = np.nanmean if self.options.combine == "mean" else np.nanmedian
-    some = np.isfinite(table).any(1)
-    if some.any():
-      combined[some] = combine(table[some], 1)
+    answered = np.isfinite(table).any(1)
+    if answered.any():
+      combined[answered] = combine(table[answered], 1)
     return combined
 
   def texts(
     self, form: answers.Texts, wording: str, fields: Sequence[Fields]
   ) -> list[tuple[str, ...]]:
     """Texts that the judge writes, one answer each; empty where it is lost."""
-    found = self._answers(form, [wording], fields, 1)
-    return [row[0] or () for row in found]
+    rows = self._answers(form, [wording], fields, 1)
+    return [row[0] or () for row in rows]
 
   def _answers(self, form, wordings, fields, samples) -> list[list[Any]]:
     """What is read from the answers, [N, wordings * samples]."""
     one_word = self._one_word(form)
     questions = []
-    for own in fields:
-      named = {**own, "answer": form.request(one_word)}
+    for row in fields:
+      values_of = {**row, "answer": form.request(one_word)}
       for wording in wordings:
-        parts = templates.fill(wording, named)
+        parts = templates.fill(wording, values_of)
         questions += [Question(parts, form, s) for s in range(samples)]
-    each = len(wordings) * samples
+    stride = len(wordings) * samples
     values = self.ask(questions)
-    return [values[i * each : (i + 1) * each] for i in range(len(fields))]
+    return [values[i * stride : (i + 1) * stride] for i in range(len(fields))]
 
   def _one_word(self, form: answers.Form) -> bool:
     return self.options.logprobs and bool(form.words)
@@ -118,10 +118,10 @@ class Judge:
       UserError: the server refuses them, or a budget is used up.
     """
     keys = [self.key(question) for question in questions]
-    wanted = dict(zip(keys, questions, strict=True))
+    unique = dict(zip(keys, questions, strict=True))
     lost: collections.Counter[str] = collections.Counter()
 
-    def one(key: str, question: Question) -> Any:
+    def ask_one(key: str, question: Question) -> Any:
       try:
         return self._one(key, question)
       except NoAnswer as error:
@@ -133,9 +133,9 @@ class Judge:
     self._client.stop.clear()
     count = self.options.concurrency
     with concurrent.futures.ThreadPoolExecutor(count, "judge") as pool:
-      futures = {k: pool.submit(one, k, q) for k, q in wanted.items()}
+      futures = {k: pool.submit(ask_one, k, q) for k, q in unique.items()}
       try:
-        found = {k: f.result() for k, f in futures.items()}
+        values = {k: f.result() for k, f in futures.items()}
       except BaseException:
         self._client.stop.set()  # of an interrupt too; then threads end soon
         raise
@@ -145,15 +145,15 @@ class Judge:
       )
       logging.warning(
         "%s: %d of %d questions without an answer: %s",
-        shown(self.options.model), sum(lost.values()), len(wanted), shown(why, 150),
+        shown(self.options.model), sum(lost.values()), len(unique), shown(why, 150),
       )  # fmt: skip
-    return [found[key] for key in keys]
+    return [values[key] for key in keys]
 
   def _one(self, key: str, question: Question) -> Any:
-    stored = self._cache.get(key)
-    if stored is not None:
+    entry = self._cache.get(key)
+    if entry is not None:
       try:
-        return question.form.read(answers.of_stored(stored))
+        return question.form.read(answers.of_stored(entry))
       except answers.Malformed:
         self._cache.drop(key)
     body = self.body(question)
@@ -162,7 +162,7 @@ class Judge:
     return value
 
   def key(self, question: Question) -> str:
-    """Hash of all that is asked, pictures by theirs; not of where."""
+    """Hash of all that is asked, images by theirs; not of where."""
     return digest(self._body(question, lambda p: {"picture": p.digest}))
 
   def body(self, question: Question) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which pictures of a group meet, and what their matches say."""
+"""Which images of a group meet, and what their matches say."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def win_rates(
     wins: P(i is better than j); a NaN was not played.
   """
   total, played = np.zeros(members), np.zeros(members)
-  there = np.isfinite(wins)
+  valid = np.isfinite(wins)
   for side, result in ((0, wins), (1, 1 - wins)):
-    use = there & (matches[:, side] >= 0)
+    use = valid & (matches[:, side] >= 0)
     np.add.at(total, matches[use, side], result[use])
     np.add.at(played, matches[use, side], 1)
   return np.where(played > 0, total / np.maximum(played, 1), np.nan)

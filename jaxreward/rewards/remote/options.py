@@ -39,7 +39,7 @@ class Options:
       The key itself is written nowhere.
     proxy: go through the proxy that HTTPS_PROXY names (and NO_PROXY does not
       leave out), to https addresses that are not local alone: it then sees
-      neither key nor pictures. Without, no proxy is ever asked.
+      neither key nor images. Without, no proxy is ever asked.
     templates: files of the question in other words (`templates`); each is
       asked, and the answers are combined. The built-in one if empty.
     samples: answers per question and template.
@@ -53,7 +53,7 @@ class Options:
       judge may reason before the JSON that the template asks for.
     logprobs: weigh choices by the probabilities of their words, for servers
       that give them; the text counts where they are missing. No schema then.
-    size: pixels of the longer side that pictures are sent with; as they are
+    size: pixels of the longer side that images are sent with; as they are
       if 0.
     concurrency: requests at a time.
     timeout: seconds for one request.
@@ -207,20 +207,20 @@ def with_options(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
     load: takes them together as `options`.
   """
   shared = inspect.signature(Options).parameters
-  own = dict(inspect.signature(load).parameters)
-  del own["options"]
+  extra = dict(inspect.signature(load).parameters)
+  del extra["options"]
 
   @functools.wraps(load)
-  def loads(**given):
-    of_all = {k: given.pop(k) for k in shared if k in given}
-    return load(options=Options(**of_all), **given)
+  def loads(**arguments):
+    common = {k: arguments.pop(k) for k in shared if k in arguments}
+    return load(options=Options(**common), **arguments)
 
-  def check(given: Mapping[str, Any]) -> None:
+  def check(arguments: Mapping[str, Any]) -> None:
     """Refuses wrong options before anything is read or asked."""
-    Options(**{k: given[k] for k in shared if k in given})
+    Options(**{k: arguments[k] for k in shared if k in arguments})
 
   vars(loads)["check"] = check
   vars(loads)["__signature__"] = inspect.Signature(
-    [*shared.values(), *own.values()]
+    [*shared.values(), *extra.values()]
   )
   return loads

@@ -16,7 +16,7 @@ from jaxreward.rewards.remote.store import digest
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-  """A picture that is sent, if it is, as PNG.
+  """An image that is sent, if it is, as PNG.
 
   Attributes:
     levels: its pixels.
@@ -44,7 +44,7 @@ class Picture:
 
 
 def make(pixels: Float[np.ndarray, "H W 3"], size: int = 0) -> Picture:
-  """A picture of pixels in [0, 1]; values outside are clipped.
+  """An image of pixels in [0, 1]; values outside are clipped.
 
   Args:
     pixels: finite.

@@ -31,18 +31,18 @@ def read_questions(path: str) -> dict[str, Weighted]:
   files = [at]
   if at.is_dir():
     files = sorted(p for p in at.iterdir() if p.name.endswith(".jsonl"))
-  found: dict[str, Weighted] = {}
+  questions: dict[str, Weighted] = {}
   for file in files:
     for where, row in reading.rows(file, _LINE):
       text, weighted = _questions_of(row, f"questions: {where}")
       if weighted:
-        wordings.put(found, text, weighted, f"questions: {where}")
-  if not found:
+        wordings.put(questions, text, weighted, f"questions: {where}")
+  if not questions:
     raise UserError(
       f'questions={shown(path, 100)}: no line has "questions"; one reads like'
       f" {_LINE}"
     )
-  return found
+  return questions
 
 
 def _questions_of(row: dict[str, Any], where: str) -> tuple[str, Weighted]:
@@ -52,18 +52,18 @@ def _questions_of(row: dict[str, Any], where: str) -> tuple[str, Weighted]:
       f'{where}: there is no key "prompt"{near}; a line reads like {_LINE}'
     )
   text = wordings.check_prompt(row["prompt"], where, '"prompt"')
-  listed = row.get("questions", [])
-  if not isinstance(listed, list):
+  entries = row.get("questions", [])
+  if not isinstance(entries, list):
     raise UserError(f"{where}: a line reads like {_LINE}")
-  weighted = tuple(_question(q, where) for q in listed)
+  weighted = tuple(_question(q, where) for q in entries)
   return " ".join(text.split()), weighted
 
 
-def _question(given: Any, where: str) -> tuple[str, float]:
+def _question(entry: Any, where: str) -> tuple[str, float]:
   """A question and its weight, which is 1 where a line gives none."""
-  is_record = isinstance(given, dict)
-  text = given.get("question") if is_record else given
-  weight = given.get("weight", 1.0) if is_record else 1.0
+  is_record = isinstance(entry, dict)
+  text = entry.get("question") if is_record else entry
+  weight = entry.get("weight", 1.0) if is_record else 1.0
   if not isinstance(text, str):
     raise UserError(f"{where}: a line reads like {_LINE}")
   wordings.check_prompt(text, where, "a question")

@@ -39,26 +39,26 @@ def _texts(texts: Sequence[str]) -> Mapping[str, Any]:
   return {"texts": list(texts)}
 
 
-def _shown(
+def _members(
   images: Images, prompts: PromptBatch, texts: Sequence[str], size: int
 ) -> Iterator[tuple[int, Fields, dict[int, Picture]]]:
-  """(row, what belongs to the prompt, its finite pictures by member) of each.
+  """(row, what belongs to the prompt, its finite images by member) of each.
 
-  Padding is left out. Prompts with pictures to start from have a "source".
+  Padding is left out. Prompts with images to start from have a "source".
   """
-  there, source = np.asarray(prompts.mask), getattr(prompts, "source", None)
+  mask, source = np.asarray(prompts.mask), getattr(prompts, "source", None)
   for p in range(len(images)):
-    if not there[p]:
+    if not mask[p]:
       continue
-    own: dict[str, str | Picture] = {"prompt": texts[p]}
+    row: dict[str, str | Picture] = {"prompt": texts[p]}
     if source is not None:
-      own["source"] = pictures.make(np.asarray(source[p]), size)
-    shown = {
+      row["source"] = pictures.make(np.asarray(source[p]), size)
+    members = {
       g: pictures.make(pixels, size)
       for g, pixels in enumerate(images[p])
       if np.isfinite(pixels).all()
     }
-    yield p, own, shown
+    yield p, row, members
 
 
 @with_options
@@ -70,7 +70,7 @@ def load_pointwise(
   low: float = 1.0,
   high: float = 10.0,
 ) -> Loaded:
-  """A judge that looks at one picture at a time.
+  """A judge that looks at one image at a time.
 
   Args:
     options: see `Options`.
@@ -108,13 +108,13 @@ def judge_pointwise(
   limits: Mapping[str, str],
   texts: Sequence[str],
 ) -> Scores:
-  """A judge's score of each picture, in [0, 1].
+  """A judge's score of each image, in [0, 1].
 
   Scores are mapped from [low, high]; of yes and no, the probability of yes.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN, as
-      do pictures of padding and those that the judge has no answer for.
+    images: in [0, 1]; an image with a value that is not finite scores NaN, as
+      do images of padding and those that the judge has no answer for.
     prompts: P prompts.
     judge: who is asked.
     form: of the answers.
@@ -123,10 +123,10 @@ def judge_pointwise(
     texts: of the prompts.
   """
   places, fields = [], []
-  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
-    for g, picture in shown.items():
+  for p, row, members in _members(images, prompts, texts, judge.options.size):
+    for g, picture in members.items():
       places.append((p, g))
-      fields.append({**own, **limits, "image": picture})
+      fields.append({**row, **limits, "image": picture})
   return {
     "judge": _placed(images, places, judge.scores(form, wordings, fields))
   }
@@ -149,16 +149,16 @@ def load_pairwise(
   references: str = "",
   swap: bool = True,
 ) -> Loaded:
-  """A judge that compares two pictures of a prompt.
+  """A judge that compares two images of a prompt.
 
   Args:
     options: see `Options`.
     folder: of what the judge keeps.
     pairs: who meets whom in a group: "all"; "random", each member so many
       others; "member", all of them a drawn one of their own; "reference", all
-      of them the prompt's own picture.
+      of them the prompt's own image.
     opponents: of each member, for "random".
-    references: folder of the prompts' pictures (`rewards.references`).
+    references: folder of the prompts' images (`rewards.references`).
     swap: ask for both orders and average, which cancels what a judge gives to
       a place. Without, the order is drawn.
   """
@@ -174,11 +174,13 @@ def load_pairwise(
   wordings = templates.read(
     options.templates, templates.PAIRWISE, (*names, "source"), names
   )
-  known = _references(references, options.size) if references else None
+  by_prompt = _references(references, options.size) if references else None
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    given = [known.get(t, None) if known else None for t in texts]
-    return {"texts": list(texts), "reference": given}
+    references_of = [
+      by_prompt.get(t, None) if by_prompt else None for t in texts
+    ]
+    return {"texts": list(texts), "reference": references_of}
 
   static = dict(
     judge=Judge(options, folder), wordings=wordings, pairs=pairs,
@@ -188,8 +190,8 @@ def load_pairwise(
 
 
 def _references(folder: str, size: int) -> ByPrompt[Picture | None]:
-  """The reference picture of each prompt that has one."""
-  found: dict[str, Picture | None] = {}
+  """The reference image of each prompt that has one."""
+  references: dict[str, Picture | None] = {}
   where = errors.shown(folder, 100)
   for prompt, row in reference_lines.rows(folder).items():
     files = reference_lines.files_of(folder, prompt, row, "image")
@@ -198,8 +200,8 @@ def _references(folder: str, size: int) -> ByPrompt[Picture | None]:
         f'references={where}: "{errors.shown(prompt)}" has {len(files)}'
         ' "image"; expected one'
       )
-    found[prompt] = pictures.make(read_image(files[0]), size)
-  return ByPrompt(found, f"references={where}")
+    references[prompt] = pictures.make(read_image(files[0]), size)
+  return ByPrompt(references, f"references={where}")
 
 
 @declare(is_host=True, loads=load_pairwise)
@@ -215,17 +217,17 @@ def judge_pairwise(
   texts: Sequence[str],
   reference: Sequence[Picture | None],
 ) -> Scores:
-  """The rate at which each picture wins against others of its prompt.
+  """The rate at which each image wins against others of its prompt.
 
   A win counts 1, a tie 1/2, or what the words' probabilities say. Who meets
-  whom, and in which order, is drawn from what the pictures show, so that the
+  whom, and in which order, is drawn from what the images show, so that the
   same group is judged alike whenever it comes. Win rates of a whole
   group: UnifiedReward-Flex, Wang et al. 2026, https://arxiv.org/abs/2602.02380;
   against a drawn member: BRPO, Jia et al. 2025,
   https://arxiv.org/abs/2506.00103, which leaves that member without a score.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN, as
+    images: in [0, 1]; an image with a value that is not finite scores NaN, as
       do those of padding and those left without a match.
     prompts: P prompts.
     judge: who is asked.
@@ -234,57 +236,61 @@ def judge_pairwise(
     opponents: of each member.
     swap: ask for both orders.
     texts: of the prompts.
-    reference: what each prompt's pictures are compared with, if they are.
+    reference: what each prompt's images are compared with, if they are.
   """
   games: list[tuple[int, int, int]] = []
-  asked: list[tuple[Fields, Picture, Picture]] = []
-  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
+  questions: list[tuple[Fields, Picture, Picture]] = []
+  for p, row, members in _members(images, prompts, texts, judge.options.size):
     other = reference[p]
-    met = shown if other is None else {**shown, _REFERENCE: other}
-    for i, j in _matches(texts[p], met, pairs, opponents):
+    group = members if other is None else {**members, _REFERENCE: other}
+    for i, j in _matches(texts[p], group, pairs, opponents):
       games.append((p, i, j))
-      asked.append((own, met[i], met[j]))
-  wins = _wins(judge, wordings, asked, swap)
+      questions.append((row, group[i], group[j]))
+  wins = _wins(judge, wordings, questions, swap)
   scores = np.full(images.shape[:2], np.nan, np.float32)
-  played = np.array(games, int).reshape(-1, 3)
-  for p in set(played[:, 0]):
-    own = played[:, 0] == p
-    scores[p] = matches.win_rates(scores.shape[1], played[own, 1:], wins[own])
+  table = np.array(games, int).reshape(-1, 3)
+  for p in set(table[:, 0]):
+    of_prompt = table[:, 0] == p
+    scores[p] = matches.win_rates(
+      scores.shape[1], table[of_prompt, 1:], wins[of_prompt]
+    )
   return {"judge": scores}
 
 
 def _matches(
-  text: str, met: Mapping[int, Picture], pairs: str, opponents: int
+  text: str, group: Mapping[int, Picture], pairs: str, opponents: int
 ) -> list[tuple[int, int]]:
   """The matches of one prompt."""
   if pairs == "reference":
-    own = [g for g in met if g != _REFERENCE]
-    return [(g, _REFERENCE) for g in own if _REFERENCE in met]
-  order = sorted(met, key=lambda g: digest([text, met[g].digest]))
+    members = [g for g in group if g != _REFERENCE]
+    return [(g, _REFERENCE) for g in members if _REFERENCE in group]
+  order = sorted(group, key=lambda g: digest([text, group[g].digest]))
   return matches.schedule(order, pairs, opponents)
 
 
-def _wins(judge, wordings, asked, swap) -> Float[np.ndarray, "M"]:
+def _wins(judge, wordings, questions, swap) -> Float[np.ndarray, "M"]:
   """P(the first of each two is better)."""
-  fields = lambda own, a, b: {**own, "first": a, "second": b}
+  fields = lambda row, a, b: {**row, "first": a, "second": b}
   if swap:
-    both = [fields(own, a, b) for own, a, b in asked]
-    both += [fields(own, b, a) for own, a, b in asked]
-    here, there = judge.scores(WINNER, wordings, both).reshape(2, -1)
+    games = [fields(row, a, b) for row, a, b in questions]
+    games += [fields(row, b, a) for row, a, b in questions]
+    here, there = judge.scores(WINNER, wordings, games).reshape(2, -1)
     return (here + 1 - there) / 2
-  turned = np.array([_turned(own["prompt"], a, b) for own, a, b in asked], bool)
-  drawn = [
-    fields(own, b, a) if turn else fields(own, a, b)
-    for (own, a, b), turn in zip(asked, turned, strict=True)
+  flips = np.array(
+    [_is_flipped(row["prompt"], a, b) for row, a, b in questions], bool
+  )
+  games = [
+    fields(row, b, a) if flip else fields(row, a, b)
+    for (row, a, b), flip in zip(questions, flips, strict=True)
   ]
-  found = judge.scores(WINNER, wordings, drawn)
-  return np.where(turned, 1 - found, found)
+  wins = judge.scores(WINNER, wordings, games)
+  return np.where(flips, 1 - wins, wins)
 
 
-def _turned(text: str, a: Picture, b: Picture) -> bool:
+def _is_flipped(text: str, a: Picture, b: Picture) -> bool:
   """Whether b is shown first: a coin that lands alike for (a, b) and (b, a)."""
-  one, other = [text, a.digest, b.digest], [text, b.digest, a.digest]
-  return digest(one) > digest(other)
+  forward, backward = [text, a.digest, b.digest], [text, b.digest, a.digest]
+  return digest(forward) > digest(backward)
 
 
 @with_options
@@ -296,7 +302,7 @@ def load_checklist(
   most_questions: int = 8,
   questions_template: str = "",
 ) -> Loaded:
-  """A judge that answers yes or no to questions about a picture.
+  """A judge that answers yes or no to questions about an image.
 
   Args:
     options: see `Options`.
@@ -316,14 +322,16 @@ def load_checklist(
     [questions_template] if questions_template else [], templates.QUESTIONS,
     ("prompt", "most"), ("prompt",),
   )  # fmt: skip
-  known = None
+  by_prompt = None
   if questions:
     where = f"questions={errors.shown(questions, 100)}"
-    known = ByPrompt(read_questions(questions), where)
+    by_prompt = ByPrompt(read_questions(questions), where)
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    given = None if known is None else [known.get(t, ()) for t in texts]
-    return {"texts": list(texts), "questions": given}
+    weighted = (
+      None if by_prompt is None else [by_prompt.get(t, ()) for t in texts]
+    )
+    return {"texts": list(texts), "questions": weighted}
 
   static = dict(
     judge=Judge(options, folder), wordings=wordings, wording=wording,
@@ -347,32 +355,32 @@ def judge_checklist(
   """The weighted share of a prompt's questions that are answered by yes.
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN, as
+    images: in [0, 1]; an image with a value that is not finite scores NaN, as
       do those of padding, of a prompt without questions, and those with a
       question that stays without an answer.
     prompts: P prompts.
     judge: who is asked.
-    wordings: templates of a question about a picture.
+    wordings: templates of a question about an image.
     wording: template of the request for questions.
     most: how many there may be.
     texts: of the prompts.
     questions: of the prompts, with weights; if None the judge writes them.
   """
   if questions is None:
-    questions = _written(judge, wording, most, texts, prompts)
+    questions = _write_questions(judge, wording, most, texts, prompts)
   places, fields = [], []
-  for p, own, shown in _shown(images, prompts, texts, judge.options.size):
-    for g, picture in shown.items() if questions[p] else ():
+  for p, row, members in _members(images, prompts, texts, judge.options.size):
+    for g, picture in members.items() if questions[p] else ():
       places.append((p, g))
       fields += [
-        {**own, "image": picture, "question": q} for q, _ in questions[p]
+        {**row, "image": picture, "question": q} for q, _ in questions[p]
       ]
   values = judge.scores(YES, wordings, fields)
   ends = np.cumsum([len(questions[p]) for p, _ in places])
   shares = (
     [
-      np.average(own, weights=[weight for _, weight in questions[p]])
-      for (p, _), own in zip(places, np.split(values, ends[:-1]), strict=True)
+      np.average(part, weights=[weight for _, weight in questions[p]])
+      for (p, _), part in zip(places, np.split(values, ends[:-1]), strict=True)
     ]
     if places
     else []
@@ -380,12 +388,12 @@ def judge_checklist(
   return {"judge": _placed(images, places, shares)}
 
 
-def _written(judge, wording, most, texts, prompts) -> list[Weighted]:
+def _write_questions(judge, wording, most, texts, prompts) -> list[Weighted]:
   """Questions that the judge writes, of prompts that are there."""
-  there = [p for p, used in enumerate(np.asarray(prompts.mask)) if used]
-  found: list[Weighted] = [()] * len(texts)
-  asked: list[Fields] = [{"prompt": texts[p], "most": str(most)} for p in there]
-  written = judge.texts(answers.Texts("questions", most), wording, asked)
-  for p, own in zip(there, written, strict=True):
-    found[p] = tuple((q, 1.0) for q in own)
-  return found
+  rows = [p for p, used in enumerate(np.asarray(prompts.mask)) if used]
+  weighted: list[Weighted] = [()] * len(texts)
+  fields: list[Fields] = [{"prompt": texts[p], "most": str(most)} for p in rows]
+  lists = judge.texts(answers.Texts("questions", most), wording, fields)
+  for p, row in zip(rows, lists, strict=True):
+    weighted[p] = tuple((q, 1.0) for q in row)
+  return weighted

@@ -1,7 +1,7 @@
-"""Questions as texts with places for words and pictures.
+"""Questions as texts with places for words and images.
 
 A template is a text in which names in braces stand for words, such as
-{prompt}, and for pictures, such as {image}. {answer} is the sentence that asks
+{prompt}, and for images, such as {image}. {answer} is the sentence that asks
 for an answer in the form that is read. Other braces are left alone.
 """
 
@@ -70,7 +70,7 @@ def read(
   """
   files = [files] if isinstance(files, str) else files
   known = (*known, "answer")
-  found = []
+  texts = []
   for file in files:
     text = text_of(file)
     names = _PLACE.findall(text)
@@ -86,8 +86,8 @@ def read(
         raise UserError(
           f"templates={shown(file, 100)}: {{{name}}} has no place in it"
         )
-    found.append(text)
-  return tuple(found) or (default,)
+    texts.append(text)
+  return tuple(texts) or (default,)
 
 
 def text_of(file: str) -> str:
@@ -103,14 +103,14 @@ def text_of(file: str) -> str:
 
 
 def fill(template: str, fields: Mapping[str, str | Picture]) -> Parts:
-  """The words and pictures of a template, one after the other.
+  """The words and images of a template, one after the other.
 
   Args:
     template: see the top of the module.
     fields: what the names in braces stand for.
 
   Raises:
-    UserError: {source} where no prompt has a picture to start from.
+    UserError: {source} where no prompt has an image to start from.
   """
   if "source" not in fields and "{source}" in template:
     raise UserError(
