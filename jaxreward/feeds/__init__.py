@@ -1,4 +1,4 @@
-"""How rows for a loss are made, and which arrays they offer by name."""
+"""Feeds: how rows for a loss are made, and the arrays they offer by name."""
 
 from __future__ import annotations
 

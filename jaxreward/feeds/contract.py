@@ -1,4 +1,4 @@
-"""What a feed is: rows made of a rollout, and arrays offered by name.
+"""The feed contract: rows made from a rollout, and arrays offered by name.
 
 A method (an objective or a regularizer) is a plain function. The names of its
 positional arguments are the arrays it reads; its keyword-only arguments are its
@@ -23,23 +23,23 @@ from jaxreward.methods import asks, prepare_of
 from jaxreward.types import Array, ArrayLike, Policy, Trajectory
 
 Rows = dict[str, Any]
-# "sealed": the rollout's, which an update gives to the bit, at the price of a
-# forward pass more. "stored": the rollout's, and in the first optimizer step the
-# update's own, so that its ratios are exactly 1. "recomputed": one forward pass
-# of the update before its first step.
+# "sealed": from the rollout, reproduced bit for bit by the update at the cost of
+# one more forward pass. "stored": from the rollout, but recomputed in the first
+# optimizer step, so that its ratios are exactly 1. "recomputed": by a forward pass
+# before the first optimizer step.
 OLD_LOG_PROBS = ("sealed", "stored", "recomputed")
 
 
 @flax.struct.dataclass
 class Credit:
-  """What a group's scores became.
+  """The credit that a group's scores are turned into.
 
   Attributes:
     signal: float32 [P, G], the composed reward.
     advantage: float32 [P, G], or [P, G, T] with one per denoising step; NaN
       where a sample does not count.
     mask: bool [P, G].
-    columns: name -> float32 [P, G], what the advantage gives beside it.
+    columns: name -> float32 [P, G], further outputs of the advantage.
 
   Where rewards stay apart, signal and advantage are {name: array}; a feed makes
   rows for one of them at a time.
@@ -53,30 +53,30 @@ class Credit:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Static facts of a run: who is laid out where and what is trained.
+  """Static geometry of a run: layout of the samples and trained steps.
 
   Attributes:
     table: constants of the sampler's T steps.
     trained: indices of the steps, or of the times per sample, whose loss is
       taken each iteration; K of them.
     layout: of the samples, as the rollout draws them.
-    rows: of what a loss reads: samples, or pairs or groups of them.
+    rows: layout of the rows a loss reads: samples, pairs or groups.
     prompts: P.
     group: G.
     updates: optimizer steps per iteration.
     guidance_scale: of the rollout, and of a loss on its steps.
-    feed: what makes the objective's rows.
-    take_step: what runs a step of the rollout; None for plain operations.
-    split: what optimizer steps share out, "times" (each sees every row) or
-      "samples" (each sees every time).
-    replay: what recomputes a stored step; None for plain operations.
+    feed: makes the objective's rows.
+    take_step: runs a step of the rollout; None for plain operations.
+    split: what is split over optimizer steps, "times" (each sees every row)
+      or "samples" (each sees every time).
+    replay: recomputes a stored step; None for plain operations.
     shift: of the times at which finished samples are noised again.
     t_min: the smallest of these times.
     density: uniform draws -> these times before the shift.
     origin: of the samples: "rollout", or "dataset" or "preferences", files.
     pairs: of each group, for the feed "pairs".
     last_steps: steps that a loss may differentiate, for the feed "tail".
-    depth: (key, last_steps) -> how many of them it does.
+    depth: (key, last_steps) -> how many of them are differentiated.
     old_log_prob: where log-probabilities of stored steps come from, one of
       `OLD_LOG_PROBS`.
     is_fresh: whether the parameters that drew the samples are those of the
@@ -87,7 +87,7 @@ class Plan:
       stays. The table then has noise in every step.
     outside: constants of the steps without noise, where the window moves.
     share: which samples of a group share their first noise.
-    parts_at_window: whether they part where a window that moves begins.
+    parts_at_window: whether they diverge where a moving window begins.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
       start from, or None for noise alone.
   """
@@ -161,22 +161,22 @@ Make = Callable[[Trajectory, Credit, ArrayLike, Plan, Any], Rows]
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-  """A way to make rows of a rollout, and the arrays that they offer.
+  """Makes rows from a rollout, and offers arrays of them by name.
 
   Attributes:
     make: trajectory and credit -> rows with leaves [K, R, ...].
-    offers: name -> what computes the array for a micro-batch.
+    offers: name -> function that computes the array of a micro-batch.
     size: plan -> samples that a row holds: 1, or more where rows are pairs or
       groups.
     per_group: plan -> rows of each group.
-    keeps: what the rollout keeps: "steps" every latent, "samples" the last,
+    keeps: latents that the rollout stores: "steps" all, "samples" the last,
       "tail" those at which the differentiated steps begin, and the last.
     needs_noise: whether it reads steps of a sampler with noise.
     is_per_step: whether its rows take credit [P, G, T].
     latents: names of offers that have the shape of latents; the others have one
       number per row.
     scalars: names of offers that are one number for the whole micro-batch.
-    is_grouped: whether its arrays are [R, G, ...] in place of [M, ...].
+    is_grouped: whether its arrays are [R, G, ...] instead of [M, ...].
     needs_scores: whether it differentiates the rewards.
     follows: names of offers for which samples are drawn by a policy that follows
       the trained one.
@@ -213,27 +213,27 @@ def with_references(feed: Feed, names: Iterable[str]) -> Feed:
 
 
 def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
-  """Arrays of the right ranks that a method asks for, two of everything."""
+  """Shapes of the arrays a method reads, with the right ranks and size 2."""
   prepare = prepare_of(fn)
-  given = prepare.gives if prepare else ()
+  prepared = prepare.gives if prepare else ()
   lead = (2, 2) if feed.is_grouped else (2,)
 
   def shape(name: str):
     dims = (*lead, 1, 1, 1) if name in feed.latents else lead
     dims = () if name in feed.scalars else dims
-    kind = bool if name in ("mask", "group_mask") else jnp.float32
-    return jax.ShapeDtypeStruct(dims, kind)
+    dtype = bool if name in ("mask", "group_mask") else jnp.float32
+    return jax.ShapeDtypeStruct(dims, dtype)
 
-  return {name: shape(name) for name in (*asks(fn), *given)}
+  return {name: shape(name) for name in (*asks(fn), *prepared)}
 
 
 def reads(fn: Callable[..., Any]) -> tuple[str, ...]:
-  """Names that a feed must offer: what is asked for and not prepared."""
+  """Names that a feed must offer: arguments that are not prepared."""
   prepare = prepare_of(fn)
   if prepare is None:
     return asks(fn)
-  rest = [name for name in asks(fn) if name not in prepare.gives]
-  return tuple(dict.fromkeys([*rest, *asks(prepare.read)]))
+  names = [name for name in asks(fn) if name not in prepare.gives]
+  return tuple(dict.fromkeys([*names, *asks(prepare.read)]))
 
 
 def match(
@@ -242,7 +242,7 @@ def match(
   field: str,
   also: Iterable[str] = (),
 ) -> str:
-  """The name of the first feed that offers all that a method asks for.
+  """The name of the first feed that offers every array a method reads.
 
   Args:
     fn: an objective or a regularizer.
@@ -251,7 +251,7 @@ def match(
     also: names that are offered whatever the feed, for rows with "x_t" and "t".
 
   Raises:
-    UserError: the name that no feed offers, and those that there are.
+    UserError: names the missing array and the available ones.
   """
   names = [name for name in reads(fn) if name not in also]
   is_noisy = len(names) < len(reads(fn))
@@ -264,7 +264,7 @@ def match(
 
 
 def _missing(names: Iterable[str], feeds: Mapping[str, Feed]) -> str:
-  """What no feed offers together, and what the nearest feed has."""
+  """The error text: the missing array, and what the nearest feed offers."""
   names = list(names)
   lacks = {k: [n for n in names if n not in f.offers] for k, f in feeds.items()}
   best = min(lacks, key=lambda k: len(lacks[k]))
@@ -286,7 +286,7 @@ def require(
   """Refuses a regularizer that does not fit the feed of the objective.
 
   Raises:
-    UserError: the array it lacks.
+    UserError: names the missing array.
   """
   for argument in reads(fn):
     if argument not in feed.offers and argument not in also:
@@ -298,15 +298,14 @@ def require(
 
 
 def call(fn: Callable[..., Any], arrays: Callable[[str], Array]) -> Any:
-  """A method on the arrays that it asks for."""
+  """Calls a method with the arrays it reads."""
   return fn(**{name: arrays(name) for name in asks(fn)})
 
 
 def cut(rows: Rows, plan: Plan) -> Rows:
   """Leaves [K, R, ...] -> micro-batches [U, N, M, ...]; "step" -> [U, N].
 
-  Row r of R lies in chunk r mod C, so that an axis that is spread over devices
-  stays spread.
+  Row r of R lies in chunk r mod C, so that a sharded axis stays sharded.
   """
   rows = dict(rows)
   steps = rows.pop("step", None)

@@ -1,7 +1,7 @@
 """The feed "dataset": a user's own images, noised at drawn times.
 
-Its arrays are those of "noised" under the same names, but for the advantage:
-nothing has been compared. `weight` is the row's own, 1 where a file gives none.
+Its arrays are those of "noised", without the advantage, as there is no reward.
+`weight` is the row's, 1 if the file has none.
 """
 
 from __future__ import annotations

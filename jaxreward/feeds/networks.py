@@ -1,4 +1,4 @@
-"""Networks that a loss may ask, and the arrays of one micro-batch."""
+"""Networks that a loss may evaluate, and the arrays of one micro-batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Network:
   Attributes:
     policy: the architecture.
     params: its parameters.
-    words: what it encodes, of P prompts.
+    words: policy inputs of P prompts: tokens or embeddings.
     plan: of the run.
   """
 
@@ -56,10 +56,10 @@ class Network:
     self, index: ArrayLike
   ) -> Callable[[Array, steppers.StepTable], Array]:
     """(x [M, ...], step) -> the velocity with the rollout's guidance."""
-    own, uncond = self._guided_rows(index)
+    rows_cond, uncond = self._guided_rows(index)
 
     def velocity(x: Array, step: steppers.StepTable) -> Array:
-      t, cond = steppers.network_time(step, x.shape[0], own)
+      t, cond = steppers.network_time(step, x.shape[0], rows_cond)
       return guidance.guided_velocity(
         self.policy, self.params, x, t, cond, uncond, self.plan.guidance_scale
       )
@@ -78,16 +78,16 @@ class Network:
 
 
 class Arrays:
-  """What a micro-batch offers by name; each is computed at most once.
+  """The arrays of a micro-batch by name; each is computed at most once.
 
   Args:
     feed: that made the rows.
     rows: of this micro-batch, leaves [M, ...].
-    networks: role -> what makes its `Network`: "policy" is differentiated,
+    networks: role -> function that makes its `Network`: "policy" is differentiated,
       "old" drew the samples, "reference" is where training began.
     score: (latents [M, ...], prompts' indices [M]) -> (scores [M], images), for
       feeds that differentiate them.
-    more: name -> what computes a further array of the rows.
+    more: name -> function that computes a further array of the rows.
   """
 
   def __init__(
@@ -102,7 +102,7 @@ class Arrays:
     self._more = more or {}
     self.rows, self.plan, self.score = rows, plan, score
     self._feed, self._networks = feed, networks
-    self._known: dict[Any, Any] = {}
+    self._cache: dict[Any, Any] = {}
 
   def __call__(self, name: str) -> Any:
     """The array of this name, prepared or offered."""
@@ -113,10 +113,10 @@ class Arrays:
     return self.once(name, lambda: self._feed.offers[name](self))
 
   def once(self, key: Any, compute: Callable[[], Any]) -> Any:
-    """A value under a key of the feed's own, computed when first asked for."""
-    if key not in self._known:
-      self._known[key] = compute()
-    return self._known[key]
+    """A value cached under a key, computed on first use."""
+    if key not in self._cache:
+      self._cache[key] = compute()
+    return self._cache[key]
 
   def network(self, role: str) -> Network:
     """The network of a role."""
@@ -139,7 +139,7 @@ class Arrays:
 
 
 def row(name: str) -> Callable[[Arrays], Array]:
-  """Offers what the rows hold under a name."""
+  """Offers an array of the rows by its name."""
   return lambda arrays: arrays.rows[name]
 
 

@@ -1,4 +1,4 @@
-"""The feed "pairs": better and worse samples of a group, noised alike."""
+"""The feed "pairs": better and worse samples of a group under one noise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def choose(signal, mask, pairs: int):
 
 
 def signals(signal, mask, pairs: int):
-  """What is known of each pair, [P, n], beside which samples it has.
+  """Statistics of each pair, [P, n], from the signals of its group.
 
   Returns:
     {name: [P, n]}: signal_chosen, signal_rejected, group_gap (mean difference of
@@ -66,20 +66,20 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   first = jnp.arange(plan.prompts)[:, None] * plan.group
   index = lambda member: rollout.from_groups(first + member, plan.rows)
   keys = rollouts.keys_of(trajectory, prompt_ids, key)[index(chosen)]
-  chosen, rejected = samples[index(chosen)], samples[index(rejected)]
+  x0_chosen, x0_rejected = samples[index(chosen)], samples[index(rejected)]
   t = rollouts.draw_times(keys, plan)
   noise = rollouts.draw_noise(keys, samples.shape[1:], len(t))
   mask = rollout.from_groups(valid, plan.rows) & plan.rows.mask
-  facts = {
+  pair_stats = {
     name: jnp.where(mask, rollout.from_groups(x, plan.rows), 0.0)
     for name, x in signals(credit.signal, credit.mask, plan.pairs).items()
   }
   return {
-    **{name: spread(x, len(t)) for name, x in facts.items()},
-    "x_chosen": rollouts.noise_at(chosen, noise, t),
-    "x_rejected": rollouts.noise_at(rejected, noise, t),
-    "u_chosen": noise - chosen,
-    "u_rejected": noise - rejected,
+    **{name: spread(x, len(t)) for name, x in pair_stats.items()},
+    "x_chosen": rollouts.noise_at(x0_chosen, noise, t),
+    "x_rejected": rollouts.noise_at(x0_rejected, noise, t),
+    "u_chosen": noise - x0_chosen,
+    "u_rejected": noise - x0_rejected,
     "t": t,
     "mask": spread(mask, len(t)),
     "prompt_index": spread(plan.rows.prompt_index, len(t)),

@@ -1,4 +1,4 @@
-"""What every feed does with a rollout: rows that count, samples noised again."""
+"""Shared by the feeds: masks of usable rows, and samples noised again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def counts(trajectory: Trajectory, advantage: ArrayLike) -> Array:
 def safe_latents(trajectory: Trajectory, usable: ArrayLike) -> Array:
   """The latents, with zeros where a row does not count.
 
-  A NaN there would pass the mask of the loss: its gradient is 0 times it.
+  A NaN there would pass the mask of the loss, as 0 times NaN is NaN.
   """
   rows = path.expand(usable, trajectory.latents[0])
   return jnp.where(rows, trajectory.latents, 0.0)
@@ -53,18 +53,18 @@ def keys_of(trajectory: Trajectory, prompt_ids: ArrayLike, key: Array) -> Array:
 def draw_times(keys: Array, plan: Plan) -> Array:
   """Stratified times [K, B], shifted and at least `plan.t_min`.
 
-  The k-th of K draws falls into the k-th part of `plan.density`, in an order of
-  its own per key.
+  The k-th of K draws falls into the k-th part of `plan.density`, in a random order
+  per key.
   """
   times = len(plan.trained)
 
-  def one(k):
+  def draw(k):
     order = jax.random.permutation(jax.random.fold_in(k, 1), times)
     u = (order + jax.random.uniform(jax.random.fold_in(k, 2), (times,))) / times
     t = plan.density(u)
     return jnp.maximum(plan.shift * t / (1 + (plan.shift - 1) * t), plan.t_min)
 
-  return jax.vmap(one)(keys).T
+  return jax.vmap(draw)(keys).T
 
 
 def draw_noise(keys: Array, shape: tuple[int, ...], times: int) -> Array:

@@ -34,17 +34,17 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   }
 
 
-def _fact(name: str):
+def _step_coeff(name: str):
   return lambda arrays: getattr(arrays.rows["step"], name)
 
 
 def _old_log_prob(arrays: Arrays):
-  """Of the rollout; in the first step of an update possibly its own."""
+  """The rollout's; in the first step of an update possibly recomputed."""
   stored = arrays.rows["old_log_prob"]
   if arrays.plan.old_log_prob == "sealed" or not arrays.plan.is_fresh:
     return stored
-  now = jax.lax.stop_gradient(arrays.step("policy")[0])
-  return jnp.where(arrays.rows["is_first"], now, stored)
+  current = jax.lax.stop_gradient(arrays.step("policy")[0])
+  return jnp.where(arrays.rows["is_first"], current, stored)
 
 
 FEED = Feed(
@@ -56,7 +56,7 @@ FEED = Feed(
     "reference_mean": lambda arrays: arrays.step("reference")[1],
     "reference_log_prob": lambda arrays: arrays.step("reference")[0],
     "dt": lambda arrays: arrays.rows["step"].t - arrays.rows["step"].t_next,
-    **{name: _fact(name) for name in ("t", "t_next", "std", "c_v", "log_scale")},
+    **{name: _step_coeff(name) for name in ("t", "t_next", "std", "c_v", "log_scale")},
     "prompt": row("prompt_index"),
     "old_log_prob": _old_log_prob,
     **{

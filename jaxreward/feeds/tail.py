@@ -14,13 +14,13 @@ from jaxreward.types import Array
 
 
 def whole(key: Array, most: int) -> Array:
-  """Every one of the last steps is differentiated (DRaFT-K)."""
+  """Differentiates all of the last steps (DRaFT-K)."""
   del key
   return jnp.int32(most)
 
 
 def uniform(key: Array, most: int) -> Array:
-  """1 to `most` of them, evenly: the truncation of AlignProp's paper."""
+  """Uniform in 1 ... `most`: the truncation in AlignProp's paper."""
   return jax.random.randint(key, (), 1, most + 1)
 
 
@@ -37,7 +37,7 @@ def normal(
     key: scalar key.
     most: `align.last_steps`.
     mean: of T - N.
-    std: of it, greater than 0.
+    std: of the same, greater than 0.
   """
   if not std > 0:
     raise UserError(f"config.align.depth.std={std}: it must be greater than 0")
@@ -75,7 +75,7 @@ def _latents(arrays: Arrays):
   )
   table = jax.tree.map(lambda x: jnp.asarray(x)[-count:], arrays.plan.table)
 
-  constant = count - rows["step"]  # of these steps, the first ones
+  constant = count - rows["step"]  # leading steps without a gradient
   guided = net.guided(rows["prompt_index"])  # texts are encoded once
 
   @jax.checkpoint
@@ -89,7 +89,7 @@ def _latents(arrays: Arrays):
 
 
 def _scored(arrays: Arrays):
-  """(scores, images); no gradient goes back through rows that do not count.
+  """(scores, images); gradients are stopped in masked rows.
 
   The slope of a reward may be infinite there, and the mask of the loss would
   multiply it by 0.
@@ -99,8 +99,8 @@ def _scored(arrays: Arrays):
 
   def compute():
     latents = arrays("latents")
-    counted = path.expand(rows["mask"], latents)
-    latents = jnp.where(counted, latents, jax.lax.stop_gradient(latents))
+    mask = path.expand(rows["mask"], latents)
+    latents = jnp.where(mask, latents, jax.lax.stop_gradient(latents))
     return score(latents, rows["prompt_index"])
 
   return arrays.once("scored", compute)

@@ -22,7 +22,7 @@ ScalarOrRows = ArrayLike | np.floating | float
 
 # Divisors of mean (mu - mu_ref)^2, by name.
 FORMS = ("exact", "without_dt", "without_variance", "velocity")
-# The form of each sampler's published program; see docs/defaults.md.
+# The form in each sampler's published code; see docs/defaults.md.
 AUTHORS = {
   "flow_sde": "without_dt",
   "linear_sde": "exact",
@@ -34,20 +34,20 @@ AUTHORS = {
 
 
 def form_of(form: Any, sampler: str) -> str:
-  """The form of a config on a sampler's steps.
+  """The form of the KL for a sampler.
 
   Args:
     form: one of `FORMS`, or "authors" for that of the sampler's authors.
     sampler: by name, as in `flow.steppers.REGISTRY`.
 
   Raises:
-    UserError: a form that there is not, or that the sampler's noise has not.
+    UserError: an unknown form, or one that the sampler does not have.
   """
-  known = ("authors", *FORMS)
-  if form not in known:
+  forms = ("authors", *FORMS)
+  if form not in forms:
     raise UserError(
       f"form={shown(form)}: it is one of"
-      f" {', '.join(known)}{nearest(str(form), known)}"
+      f" {', '.join(forms)}{nearest(str(form), forms)}"
     )
   if form == "without_dt" and sampler == "cps":
     raise UserError(
@@ -72,8 +72,8 @@ def step_kl(
   """KL between two Gaussian steps of equal noise, averaged over elements.
 
   KL = mean (mu - mu_ref)^2 / (2 std^2), std = s sqrt(dt), in nats per latent
-  element: the form "exact". Published programs divide by other constants,
-  which shifts weight between the steps:
+  element: the form "exact". Published code divides by other constants, which
+  changes the relative weight of the steps:
 
     exact             2 std^2  Flow-GRPO for Wan; FlowCPS for Qwen-Image
     without_dt        2 s^2    Flow-GRPO for SD3, FLUX and Qwen-Image
@@ -92,13 +92,13 @@ def step_kl(
       by "velocity".
     mask: False for padding, which may hold anything.
     form: one of `FORMS`, or "authors" for that of the sampler's authors.
-    sampler: by name, given by the program.
+    sampler: by name, set by the job.
 
   Returns:
     The mean over unmasked rows.
 
   Raises:
-    UserError: a form that there is not, or that the sampler's noise has not.
+    UserError: an unknown form, or one that the sampler does not have.
   """
   form = form_of(form, sampler)
   return Mean.of(_rows(mean, reference_mean, std, dt, c_v, mask, form), mask)
@@ -116,10 +116,10 @@ def gated_step_kl(
   form: str = "exact",
   sampler: str = "",
 ) -> Mean:
-  """`step_kl` over the samples that an advantage has gated (GARDO).
+  """`step_kl` over the samples that an advantage gates (GARDO).
 
-  `gate` weighs samples so that the mean over all is that over those gated; where
-  none is, there is no KL. He et al. 2025, https://arxiv.org/abs/2512.24138.
+  `gate` weights samples so that the mean over all is the mean over the gated ones;
+  without any, the KL is 0. He et al. 2025, https://arxiv.org/abs/2512.24138.
   """
   form = form_of(form, sampler)
   rows = _rows(mean, reference_mean, std, dt, c_v, mask, form)
@@ -144,7 +144,7 @@ def velocity_distance(
   v_reference: Float[ArrayLike, "B *L"],
   mask: Bool[ArrayLike, "B"],
 ) -> Mean:
-  """Mean (v - v_reference)^2, the anchor of likelihood-free objectives."""
+  """Mean (v - v_reference)^2, the usual tie of likelihood-free objectives."""
   return Mean.of(_mean_square(v, v_reference, mask), mask)
 
 

@@ -1,4 +1,4 @@
-"""Distances that are estimated on the steps that were drawn."""
+"""Distances estimated on the sampled steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sampled_kl(
   *,
   estimate: str = "k3",
 ) -> Mean:
-  """KL to the reference from the drawn step alone, per latent element.
+  """KL to the reference, estimated from the sampled step, per latent element.
 
   With r = log p_ref - log p: k1 = -r, k2 = r^2 / 2, k3 = exp(r) - r - 1, which is
   never negative. As a loss, k1 has no gradient in expectation and k2 that of the
@@ -36,7 +36,7 @@ def sampled_kl(
     estimate: one of `ESTIMATES`.
 
   Raises:
-    UserError: an estimate that there is not.
+    UserError: an unknown estimate.
   """
   r = _difference(reference_log_prob, log_prob, mask)
   forms = {
@@ -54,7 +54,7 @@ def sampled_kl(
 def step_drop(
   log_prob: Rows, old_log_prob: Rows, mask: Bool[ArrayLike, "B"]
 ) -> Mean:
-  """How much less likely the drawn steps have become: mean (old - new).
+  """How much less likely the sampled steps have become: mean (old - new).
 
   The tie to the sampling policy of SAGE-GRPO, https://arxiv.org/abs/2603.21872,
   with weight .1 beside a tie to a reference.

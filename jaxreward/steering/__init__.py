@@ -1,4 +1,4 @@
-"""Alignment while sampling: a reward steers, and no parameter changes."""
+"""Alignment at sampling time: a reward steers, parameters stay fixed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Methods that steer a sampler; no parameter changes.
+"""Steering methods.
 
-Each is made from its options, which are checked then, and gives a `Steering`
-that draws: run(particles, params, prompts, decoder, scale) -> (pixels
-[P, G, H, W, C], Trace), where `scale` is that of guidance, an array, or None.
+Each is a function of its options, checks them, and returns a `Steering` that
+samples: run(particles, params, prompts, decoder, scale) -> (pixels
+[P, G, H, W, C], Trace), where `scale` is the guidance scale, an array, or None.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Steering:
 
   Attributes:
     particles: N for each image.
-    run: see the module.
-    needs_noise: whether the sampler has to draw noise on the way.
+    run: see the module's docstring.
+    needs_noise: whether the sampler has to be stochastic.
   """
 
   particles: int
@@ -73,17 +73,17 @@ def fk(
   threshold: float = 1.0,
   pick: str = "best",
 ) -> Steering:
-  """Feynman-Kac steering: particles are copied or dropped by what they promise.
+  """Feynman-Kac steering: particles are resampled by intermediate rewards.
 
-  Singhal et al. 2025, https://arxiv.org/abs/2501.06848. On the way, the samples
-  that the network names are scored, and particles are resampled in proportion to
-  the potentials of `weights.reweigh`. The defaults are the authors' (lambda 10,
-  "max", 4 particles, four looks at equal distances), but for three things:
+  Singhal et al. 2025, https://arxiv.org/abs/2501.06848. On the way, the
+  network's estimates of the clean sample are scored, and particles are resampled
+  in proportion to the potentials of `weights.reweigh`. The defaults are the
+  authors' (lambda 10, "max", 4 particles, four looks at equal distances) with three exceptions:
   resampling is systematic, not multinomial; the best score starts at -inf; and
-  weights are carried over looks that do not resample.
+  weights are kept at looks that do not resample.
 
   Args:
-    particles: N for each image; the sampler has to draw noise.
+    particles: N for each image; the sampler has to be stochastic.
     tilt: lambda, per unit of the reward.
     potential: see `weights.reweigh`.
     first: steps before the first look.
@@ -120,15 +120,15 @@ def fk(
     sets = (len(prompts.ids), draw.group, draw.count)
     flat = (-1, draw.count)
     lineage = weights.start((sets[0] * sets[1], sets[2]))
-    done, shares = 0, []
+    position, shares = 0, []
     for step in range(first, draw.steps, every):
-      state, guess = draw.advance(params, state, done, step, scale)
+      state, guess = draw.advance(params, state, position, step, scale)
       score = draw.scores(draw.pixels(guess, decoder), prompts)
       keys = draw.keys(prompts.ids, step)
       lineage, parents, share = look(keys, lineage, score.reshape(flat))
       state = draw.select(state, parents.reshape(sets))
-      done, shares = step, [*shares, share]
-    state, _ = draw.advance(params, state, done, draw.steps, scale)
+      position, shares = step, [*shares, share]
+    state, _ = draw.advance(params, state, position, draw.steps, scale)
     pixels = draw.pixels(state.latents, decoder)
     score = draw.scores(pixels, prompts)
     member = score.argmax(-1)
@@ -163,16 +163,16 @@ def _look(potential: str, tilt: float, threshold: float) -> Callable[..., Any]:
     lineage = weights.reweigh(
       lineage, score, potential=potential, scale=tilt, is_last=False
     )
-    few = weights.effective_number(lineage.log_weight)
-    few = few < threshold * score.shape[-1] * (1 - 1e-6)
+    is_few = weights.effective_number(lineage.log_weight)
+    is_few = is_few < threshold * score.shape[-1] * (1 - 1e-6)
     parents = weights.systematic(keys, lineage.log_weight)
-    kept = jnp.arange(score.shape[-1])
-    parents = jnp.where(few[:, None], parents, kept)
-    again = weights.chosen(lineage, parents)
+    identity = jnp.arange(score.shape[-1])
+    parents = jnp.where(is_few[:, None], parents, identity)
+    copies = weights.select(lineage, parents)
     lineage = jax.tree.map(
-      lambda new, old: jnp.where(few[:, None], new, old), again, lineage
+      lambda new, old: jnp.where(is_few[:, None], new, old), copies, lineage
     )
-    return lineage, parents, few.mean()
+    return lineage, parents, is_few.mean()
 
   return look
 

@@ -1,4 +1,4 @@
-"""Particles of a sampler: the programs that steering methods are made of.
+"""Particles of a sampler: the jitted programs that steering methods call.
 
 Every image to draw has a set of N particles: P prompts, G images each, so P x G N
 rows of one sampler. A method is plain Python on the host that calls these
@@ -27,14 +27,14 @@ Score = Callable[[Array, PromptBatch], ArrayLike]
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """What steering has cost and seen, per image that is drawn.
+  """Cost and outcome of steering, per image.
 
   Attributes:
     network_evaluations: velocities of the policy; a guided one counts as one.
-    reward_calls: images that the reward has scored.
-    score: [P, G], of the images that were chosen.
+    reward_calls: images scored by the reward.
+    score: [P, G], of the selected images.
     resampled: share of the sets that were resampled, averaged over the looks;
-      None for methods that do not.
+      None for methods that do not resample.
   """
 
   network_evaluations: float
@@ -43,7 +43,7 @@ class Trace:
   resampled: Array | None = None
 
   def metrics(self) -> dict[str, Any]:
-    """What an evaluation reports, averaged over the images."""
+    """Metrics of an evaluation, averaged over the images."""
     metrics = {
       "steered_reward": self.score,
       "network_evaluations": jnp.float32(self.network_evaluations),
@@ -61,11 +61,11 @@ class Particles:
   Attributes:
     make: (group, guidance scale) -> sampler of that many rows per prompt; it is
       called in jit.
-    score: judges images.
+    score: the reward.
     group: G.
     count: N.
     steps: T of the sampler.
-    seed: of everything that is drawn.
+    seed: of all random draws.
     stream: name of the sampler's own stream of keys.
     start: (prompts, decoder) -> clean latents [P, ...] to start from, or None.
   """
@@ -144,7 +144,7 @@ class Particles:
     return jax.jit(take)
 
   def keys(self, ids: Integer[ArrayLike, "P"], step: int) -> Key[Array, "S"]:
-    """A key per set of N particles, S = P G, for a look after so many steps."""
+    """A key per set of N particles, S = P G, for a look after `step` steps."""
     key = rng.stream_key(self.seed, "steering", step)
     ids = jnp.repeat(jnp.asarray(ids), self.group)
     return rng.sample_keys(key, ids, jnp.arange(len(ids)) % self.group)
@@ -152,6 +152,6 @@ class Particles:
   def scores(
     self, pixels: Float[Array, "P S H W C"], prompts: PromptBatch
   ) -> Array:
-    """Scores of images [P, G, N], -inf where the reward has failed."""
+    """Scores of images [P, G, N], -inf where the reward failed."""
     score = self.sets(self.score(jnp.clip(pixels, 0, 1), prompts))
     return jnp.where(jnp.isfinite(score), score, -jnp.inf)

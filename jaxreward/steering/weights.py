@@ -3,7 +3,7 @@
 Pure functions of arrays whose last axis is a set of N particles. Products of
 potentials along a lineage end in exp(scale r(x_0)) whatever the potential, so
 that weighted particles follow p(x_0) exp(scale r(x_0)) as N grows. Weights are
-carried where nothing is resampled; the authors' released code drops them there.
+kept where nothing is resampled; the authors' released code drops them there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POTENTIALS = ("difference", "max", "sum", "last")
 
 @flax.struct.dataclass
 class Lineage:
-  """What a particle remembers of its ancestors, each float32 [..., N].
+  """History of a particle's lineage, each float32 [..., N].
 
   Attributes:
     log_weight: since the set was last resampled.
@@ -39,16 +39,16 @@ class Lineage:
 
 
 def start(shape: tuple[int, ...]) -> Lineage:
-  """Particles that have seen no score yet, [..., N]."""
+  """Particles without any score yet, [..., N]."""
   zero = jnp.zeros(shape, jnp.float32)
   return Lineage(zero, zero, jnp.full(shape, -jnp.inf), zero, zero)
 
 
 def check_potential(name: str) -> None:
-  """Refuses a potential that there is not.
+  """Refuses an unknown potential.
 
   Raises:
-    UserError: with those that there are.
+    UserError: names the known ones.
   """
   if name not in POTENTIALS:
     raise UserError(
@@ -75,8 +75,8 @@ def reweigh(
 
   Args:
     lineage: before this score.
-    score: of the samples that the network names, or at the end of the samples;
-      one that is not finite takes all weight from its particle.
+    score: of the network's estimates, or at the end of the samples; a
+      non-finite one gives its particle weight 0.
     potential: one of `POTENTIALS`.
     scale: lambda, per unit of the reward.
     is_last: whether these are the samples themselves.
@@ -112,24 +112,24 @@ def effective_number(log_weight: Float[Array, "*B N"]) -> Float[Array, "*B"]:
 def systematic(
   keys: Key[Array, "S"], log_weight: Float[Array, "S N"]
 ) -> Integer[Array, "S N"]:
-  """Parents by systematic resampling: each copied N w times, but for rounding.
+  """Parents by systematic resampling: each is copied N w times, up to rounding.
 
   Args:
     keys: typed keys, one per set.
     log_weight: of S sets.
   """
 
-  def one(key, weight):
+  def sample(key, weight):
     count = weight.shape[0]
     points = (jax.random.uniform(key) + jnp.arange(count)) / count
     parents = jnp.searchsorted(jnp.cumsum(weight), points, side="right")
     return jnp.minimum(parents, count - 1)
 
-  return jax.vmap(one)(keys, normalized(log_weight)).astype(jnp.int32)
+  return jax.vmap(sample)(keys, normalized(log_weight)).astype(jnp.int32)
 
 
-def chosen(lineage: Lineage, parents: Integer[Array, "S N"]) -> Lineage:
-  """Lineages of the parents, which start with equal weights."""
+def select(lineage: Lineage, parents: Integer[Array, "S N"]) -> Lineage:
+  """Lineages of the parents, with equal weights."""
   take = lambda x: jnp.take_along_axis(x, parents, axis=-1)
-  taken = jax.tree.map(take, lineage)
-  return taken.replace(log_weight=jnp.zeros_like(taken.log_weight))
+  lineages = jax.tree.map(take, lineage)
+  return lineages.replace(log_weight=jnp.zeros_like(lineages.log_weight))
