@@ -1,4 +1,4 @@
-"""Functions and files that a config names, found and checked.
+"""Resolves and checks the functions and files that a config names.
 
 A method section is `dict(name=..., **arguments of that function)`: `bind`
 checks the arguments against the function's own signature, so there is no
@@ -32,7 +32,7 @@ _BY_POSITION = (
   inspect.Parameter.POSITIONAL_ONLY,
   inspect.Parameter.POSITIONAL_OR_KEYWORD,
 )
-# Fields that stand elsewhere now.
+# Fields that have moved.
 _KL = (
   'moved: write config.regularizers.kl.fn="step_kl" (or "velocity_distance" for'
   " objectives on noised samples) and config.regularizers.kl.{}"
@@ -48,23 +48,23 @@ _BY_NAME = (
 
 
 def find_file(path: str | os.PathLike[str]) -> pathlib.Path:
-  """The file as given, or the one that ships where the path is relative."""
-  given = pathlib.Path(paths.expand(path))
-  for candidate in _places(given):
+  """The file at the path, or, if relative, the one shipped with the package."""
+  path_given = pathlib.Path(paths.expand(path))
+  for candidate in _places(path_given):
     if paths.is_file(candidate):
       return candidate
-  if os.path.isdir(given):
+  if os.path.isdir(path_given):
     raise UserError(f"{shown(path, 100)}: it is a folder, not a file")
   raise UserError(
-    f"{shown(path, 100)}: no such file{_nearest_file(given)}"
-    f"{paths.hint(str(given))}"
+    f"{shown(path, 100)}: no such file{_nearest_file(path_given)}"
+    f"{paths.hint(str(path_given))}"
   )
 
 
 def _places(path: pathlib.Path) -> tuple[pathlib.Path, ...]:
-  """Where to look: from here, then in what ships with the package.
+  """Candidates: the working directory, then the files shipped with the package.
 
-  A wheel holds the configs inside the package; beside it are other people's.
+  A wheel holds the configs inside the package; what lies beside is foreign.
   """
   if not (_PACKAGE / "configs").is_dir():
     return path, _REPOSITORY / path
@@ -118,7 +118,7 @@ def load_module(
 def blame(
   error: BaseException, path: str | os.PathLike[str], file: pathlib.Path
 ) -> UserError:
-  """The error as one line that names the file and the line at fault."""
+  """The error as one line that names the file and line."""
   if isinstance(error, UserError):
     return error
   frames = traceback.extract_tb(error.__traceback__)
@@ -130,7 +130,7 @@ def blame(
 
 
 def lookup(name: Any, registry: Mapping[str, Any], *, field: str) -> Any:
-  """Entry of a registry, or a line with the nearest name there is."""
+  """Entry of a registry, or an error with the nearest known name."""
   if not isinstance(name, str) or name not in registry:
     raise UserError(
       f'config.{field}="{shown(name)}" is not known'
@@ -166,8 +166,8 @@ def resolve_callable(
       path, _, name = spec.rpartition(".")
       module = importlib.import_module(path)
   except UserError as error:
-    told = "" if str(error).startswith(path) else f"={spec}"
-    raise UserError(f"config.{field}{told}: {error}") from error
+    value = "" if str(error).startswith(path) else f"={spec}"
+    raise UserError(f"config.{field}{value}: {error}") from error
   except BaseException as error:
     if isinstance(error, KeyboardInterrupt):
       raise
@@ -176,20 +176,20 @@ def resolve_callable(
     raise UserError(
       f"config.{field}={spec}: {f'{where}: {why}' if where else why}"
     ) from error
-  found = getattr(module, name, None)
-  if not callable(found):
+  function = getattr(module, name, None)
+  if not callable(function):
     functions = [k for k, v in vars(module).items() if callable(v)]
     raise UserError(
       f'config.{field}={spec}: {path} has no function "{name}"'
       f"{nearest(name, functions)}"
     )
-  _require_plain(found, f"config.{field}={spec}")
-  return found
+  _require_plain(function, f"config.{field}={spec}")
+  return function
 
 
-def _require_plain(found: Callable[..., Any], what: str) -> None:
-  """Refuses what is called like a function and gives no result by that."""
-  unwrapped = inspect.unwrap(found)
+def _require_plain(function: Callable[..., Any], what: str) -> None:
+  """Refuses callables whose call does not return a result."""
+  unwrapped = inspect.unwrap(function)
   if inspect.isclass(unwrapped):
     raise UserError(
       f"{what}: it is a class; name a function, or an object of the class that"
@@ -222,9 +222,9 @@ def bind(
     section: `key` and keyword arguments of that function.
     registry: functions by name; dotted paths and "file.py:fn" name others.
     field: where the section lies, such as "objective", for errors.
-    supplied: names of arguments that the caller will give by keyword, or what
-      tells them of the function.
-    positional: how many leading arguments the caller gives by position.
+    supplied: names of arguments that the caller passes by keyword, or a
+      function of `fn` that returns them.
+    positional: how many leading arguments the caller passes by position.
     reserved: fields of the section that are not arguments, such as "weight".
     key: the field that names the function.
 
@@ -244,9 +244,9 @@ def bind(
     set(supplied(fn) if callable(supplied) else supplied),
     positional, reserved,
   )  # fmt: skip
-  bound = functools.partial(fn, **arguments)
-  functools.update_wrapper(bound, fn)
-  return bound
+  partial = functools.partial(fn, **arguments)
+  functools.update_wrapper(partial, fn)
+  return partial
 
 
 def _checked(
@@ -258,7 +258,7 @@ def _checked(
   positional: int,
   reserved: Sequence[str],
 ) -> dict[str, Any]:
-  """The arguments, in their types, if they and `supplied` suit the function."""
+  """The arguments, converted, if they and `supplied` fit the signature."""
   P = inspect.Parameter
   try:
     parameters = list(inspect.signature(fn).parameters.values())
@@ -267,40 +267,40 @@ def _checked(
       f'config.{field}: "{name}" does not say what arguments it takes; write a'
       " function of your own around it"
     ) from error
-  kinds = {p.kind for p in parameters}
+  parameter_kinds = {p.kind for p in parameters}
   ordered = [p.name for p in parameters if p.kind in _BY_POSITION]
-  if len(ordered) < positional and P.VAR_POSITIONAL not in kinds:
+  if len(ordered) < positional and P.VAR_POSITIONAL not in parameter_kinds:
     raise UserError(
       f'config.{field}: "{name}" takes {len(ordered)} '
       f"positional arguments; {positional} are given to it"
     )
   supplied = supplied | set(ordered[:positional])
-  named = {p.name: p for p in parameters if p.kind in _BY_NAME}
-  free = [n for n in named if n not in supplied]
+  by_name = {p.name: p for p in parameters if p.kind in _BY_NAME}
+  free = [n for n in by_name if n not in supplied]
   for key in arguments:
     if key in supplied:
       raise UserError(
         f"config.{field}.{key} is given by the program, not by the config"
       )
-    if key not in named and f"{field}.{key}" in MOVED:
+    if key not in by_name and f"{field}.{key}" in MOVED:
       raise UserError(f"config.{field}.{key} has {MOVED[f'{field}.{key}']}")
-    if key not in named and P.VAR_KEYWORD not in kinds:
-      known = [*free, *reserved]
+    if key not in by_name and P.VAR_KEYWORD not in parameter_kinds:
+      options = [*free, *reserved]
       raise UserError(
         f'config.{field}.{key} is no argument of "{name}"'
-        f"{nearest(key, known)}; it takes: {', '.join(known)}"
+        f"{nearest(key, options)}; it takes: {', '.join(options)}"
       )
   for n in free:
-    if named[n].default is P.empty and n not in arguments:
+    if by_name[n].default is P.empty and n not in arguments:
       raise UserError(f'config.{field} lacks "{n}", which "{name}" needs')
   return {
-    k: _typed(f"config.{field}.{k}", v, named.get(k))
+    k: _typed(f"config.{field}.{k}", v, by_name.get(k))
     for k, v in arguments.items()
   }
 
 
 def _typed(field: str, value: Any, parameter: Any) -> Any:
-  """The value if it has the type of the parameter's default, else a line."""
+  """The value if it has the type of the parameter's default."""
   default = getattr(parameter, "default", None)
   if isinstance(default, float) and type(value) is int:
     return float(value)

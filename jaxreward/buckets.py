@@ -1,9 +1,9 @@
 """Working directories in a bucket of Google Cloud Storage.
 
 An object is written whole or not at all, so records and checkpoints of a run
-are as safe there as in a folder. Nothing tells whether the process that once
-held a bucket is alive, so the newest start takes it over: whoever has written
-the lock last goes on, and one that finds another's ends before it publishes.
+are as safe there as in a folder. Whether the process that holds a bucket is
+still alive cannot be known, so the newest process takes it over: the last one
+to write the lock continues, the others end before they publish.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from jaxreward.errors import Lost, UserError, one_line, shown
 
 _PLACE = re.compile(r"gs://([a-z0-9][a-z0-9._-]+[a-z0-9])/[^/].*")
 _LOCK_FILE = ".lock"
-_PATIENCE = 20.0  # seconds for the first answer
+_PATIENCE = 20.0  # seconds to wait for the first response
 # The names that gcsfs and Google's client, both of the extra, are found by.
 _NEEDED = ("gcsfs", "google.cloud.storage")
 _held: dict[str, str] = {}  # lock of this process -> what it has written there
 
 
 def is_bucket(path: os.PathLike[str] | str) -> bool:
-  """Whether a path is no local one."""
+  """Whether the path is remote."""
   return "://" in os.fspath(path)
 
 
 def reach(path: str) -> None:
-  """Makes sure that a bucket is there and can be read; before any compute.
+  """Checks that a bucket exists and can be read, before any computation.
 
   Raises:
     UserError: the name is no gs://BUCKET/FOLDER, the extra `gcs` is missing,
@@ -55,7 +55,7 @@ def reach(path: str) -> None:
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
   import fsspec
 
-  # What another process has written has to be seen at once.
+  # Writes of other processes must be visible at once.
   fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
   _require_bucket(path, match[1])
 
@@ -71,11 +71,11 @@ def _require_bucket(path: str, name: str) -> None:
   from google.api_core import exceptions, retry
   from google.cloud.storage import Client
 
-  again = retry.Retry(
+  policy = retry.Retry(
     predicate=retry.if_transient_error, initial=0.5, timeout=_PATIENCE
   )
   try:
-    Client().get_bucket(name, timeout=_PATIENCE, retry=again)
+    Client().get_bucket(name, timeout=_PATIENCE, retry=policy)
   except exceptions.NotFound:
     raise UserError(
       f"--workdir={path}: there is no bucket {name}; make it, as in"
@@ -95,11 +95,11 @@ def _require_bucket(path: str, name: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: os.PathLike[str] | str) -> Iterator[None]:
-  """Says what went wrong in a write, once gcsfs has tried it six times.
+  """Reports why a write failed, after the six attempts of gcsfs.
 
   Raises:
-    UserError: it is not allowed.
-    Lost: the bucket is out of reach; the same command goes on later.
+    UserError: permission is denied.
+    Lost: the bucket is out of reach; the same command resumes later.
   """
   try:
     yield
@@ -113,7 +113,7 @@ def writing(path: os.PathLike[str] | str) -> Iterator[None]:
 
 
 def take(workdir: epath.Path) -> str:
-  """Takes a working directory over from whoever has it; returns the lock."""
+  """Takes over a working directory from its holder; returns the lock."""
   lock = workdir / _LOCK_FILE
   if lock.exists():
     logging.warning(
@@ -130,14 +130,14 @@ def take(workdir: epath.Path) -> str:
 
 def _owner(lock: epath.Path) -> str:
   try:
-    found = json.loads(lock.read_text())
-    return f"process {found['process']} on {found['host']}"
+    record = json.loads(lock.read_text())
+    return f"process {record['process']} on {record['host']}"
   except (ValueError, KeyError, TypeError, OSError, RecursionError):
     return "another process"
 
 
 def require_held() -> None:
-  """Before anything is published that a newer process would also write.
+  """Checks that the lock is still ours; call before publishing anything.
 
   Raises:
     UserError: another process has taken the working directory over.
@@ -152,8 +152,8 @@ def require_held() -> None:
 
 
 def release(lock: str) -> None:
-  """Leaves no lock behind, unless it is another's by now."""
+  """Removes the lock, unless another process has taken it."""
   text = _held.pop(lock)
-  with contextlib.suppress(Exception):  # it says nothing that is not said
+  with contextlib.suppress(Exception):  # errors were reported by earlier writes
     if epath.Path(lock).read_text() == text:
       epath.Path(lock).unlink()

@@ -54,7 +54,7 @@ OPEN_SECTIONS = (
   "eval.evaluators",
   "references",
 )
-# Sections that are one method: `name` and the arguments of that function.
+# Sections that name one method: `name` and its arguments.
 METHOD_SECTIONS = (
   "autoencoder",
   "text_encoder",
@@ -78,8 +78,8 @@ METHOD_SECTIONS = (
   "reward_model.backbone",
   "reward_model.head",
 )
-# Fields (or whole sections) that may change when a run is resumed: they do not
-# change its results, or, for the mesh, only within float tolerance.
+# Fields and sections that may change when a run is resumed: they leave its
+# results unchanged (for the mesh, within float tolerance).
 NOT_RESULTS = (
   "workdir",
   "checkpoint",
@@ -96,7 +96,7 @@ NOT_RESULTS = (
 
 _ABSENT = object()
 _LARGEST = 10**300
-_DEEPEST = 32  # sections in one another
+_DEEPEST = 32  # nested sections
 
 
 def load_config_file(spec: str) -> ConfigDict:
@@ -129,7 +129,7 @@ def load_config_file(spec: str) -> ConfigDict:
 def _require_names(
   section: Mapping | ConfigDict, path: str, field: str = "config"
 ) -> None:
-  """Refuses keys that are no text, and sections without end."""
+  """Refuses keys that are not text, and endless nesting."""
   if field.count(".") > _DEEPEST:
     raise UserError(
       f"{path}: {shown(field)} is nested too deeply: more than {_DEEPEST}"
@@ -172,24 +172,24 @@ def parse_arg(arg: str | None, **defaults: Any) -> dict[str, Any]:
   Args:
     arg: comma-separated `name=value` entries; a bare name of a boolean is
       true; a bare value goes to the first name.
-    **defaults: the names there are, with their default values; a tuple holds
-      the choices, its first the default.
+    **defaults: known names with their default values; a tuple lists the
+      choices, the first being the default.
 
   Raises:
-    UserError: a name or a choice there is not, by the nearest of those there
-      are, or text that is no value of its name's type.
+    UserError: an unknown name or choice, with the nearest known one, or text
+      that is not a value of the field's type.
   """
   choices = {k: v for k, v in defaults.items() if isinstance(v, tuple)}
   values = defaults | {name: of[0] for name, of in choices.items()}
-  first, *_ = defaults
+  default_name, *_ = defaults
   flags = [name for name, value in defaults.items() if isinstance(value, bool)]
   for entry in filter(None, (arg or "").split(",")):
     name, equals, text = entry.partition("=")
     if not equals:
-      bare = [*choices.get(first, ()), *flags]
-      if first in flags + list(choices) and entry not in bare:
+      bare = [*choices.get(default_name, ()), *flags]
+      if default_name in flags + list(choices) and entry not in bare:
         raise _unknown_arg(entry, bare)
-      name, text = (name, "true") if name in flags else (first, entry)
+      name, text = (name, "true") if name in flags else (default_name, entry)
     if name not in defaults:
       raise _unknown_arg(name, list(defaults))
     default = values[name]
@@ -218,17 +218,17 @@ def override(config: ConfigDict, pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def _switch_method(config: ConfigDict, key: str, text: str) -> None:
-  """Another method by name starts from that method's own defaults."""
+  """Switching to another method drops the arguments of the old one."""
   section, _, field = key.rpartition(".")
   if section not in METHOD_SECTIONS or field != "name":
     return
-  *outer, last = section.split(".")
+  *outer, name = section.split(".")
   parent: Any = config
   for part in outer:
     parent = parent.get(part)
     if not isinstance(parent, ConfigDict):
-      return  # `_set` says that there is no such field
-  old = parent.get(last)
+      return  # `_set` reports the unknown field
+  old = parent.get(name)
   if isinstance(old, ConfigDict) and old.get("name") != text:
     dropped = [k for k in old if k != "name"]
     if dropped:
@@ -237,7 +237,7 @@ def _switch_method(config: ConfigDict, key: str, text: str) -> None:
         section, shown(text), shown(old.get("name")),
         shown(", ".join(dropped), 100),
       )  # fmt: skip
-    parent[last] = ConfigDict({"name": text})
+    parent[name] = ConfigDict({"name": text})
 
 
 def _is_of_open(parts: Sequence[str]) -> bool:
@@ -252,7 +252,7 @@ def _is_open(parts: Sequence[str]) -> bool:
 
 
 def _set(config: ConfigDict, key: str, text: str) -> None:
-  *sections, last = parts = key.split(".")
+  *sections, name = parts = key.split(".")
   if len(parts) > _DEEPEST:
     raise UserError(
       f"config.{shown(key)} is nested too deeply: more than {_DEEPEST} sections"
@@ -276,18 +276,18 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
         f"config.{shown(key)}: config.{shown('.'.join(parts[: i + 1]))} is "
         f"{shown(repr(node))}, not a section"
       )
-  if last not in node:
+  if name not in node:
     if not _is_open(sections):
       raise _unknown(config, node, key)
-    node[last] = _literal(text)
+    node[name] = _literal(text)
   elif _is_of_open(sections) and _is_none(text):
-    del node[last]
-  elif isinstance(node[last], ConfigDict):
-    node[last] = _parse_section(key, text, node[last])
+    del node[name]
+  elif isinstance(node[name], ConfigDict):
+    node[name] = _parse_section(key, text, node[name])
   else:
-    value = _parse(f"config.{key}", text, node.get_type(last), node[last])
+    value = _parse(f"config.{key}", text, node.get_type(name), node[name])
     try:
-      node[last] = value
+      node[name] = value
     except TypeError as error:
       raise UserError(
         f"config.{key}={shown(text)}: {one_line(error)}"
@@ -295,7 +295,7 @@ def _set(config: ConfigDict, key: str, text: str) -> None:
 
 
 def _unknown(config: ConfigDict, node: ConfigDict, key: str) -> UserError:
-  """Names the nearest field: the same last word elsewhere goes first."""
+  """The error for an unknown field; prefers fields with the same last name."""
   paths = list(flatten(config))
   last = key.rpartition(".")[2]
   same = [p for p in paths if p.rpartition(".")[2] == last]
@@ -312,9 +312,9 @@ def _is_none(text: str) -> bool:
 
 def _literal(text: str) -> Any:
   """A Python literal, true, false or none, or else the text itself."""
-  words = {"true": True, "false": False, "none": None}
-  if text.lower() in words:
-    return words[text.lower()]
+  literals = {"true": True, "false": False, "none": None}
+  if text.lower() in literals:
+    return literals[text.lower()]
   try:
     value = ast.literal_eval(text)
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -324,7 +324,7 @@ def _literal(text: str) -> Any:
   try:
     return ConfigDict(value)
   except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
-    return text  # no section: its keys are no names
+    return text  # not a section: its keys are not names
 
 
 def _parse_section(key: str, text: str, section: ConfigDict) -> ConfigDict:
@@ -338,7 +338,7 @@ def _parse_section(key: str, text: str, section: ConfigDict) -> ConfigDict:
 
 
 def _parse(field: str, text: str, kind: type, current: Any) -> Any:
-  """Text as a value of the field's type, or a line that says what it takes."""
+  """Text as a value of the field's type, or an error with the type."""
   if _is_none(text) and current is None:
     return None
   if kind is type(None):
@@ -352,9 +352,9 @@ def _parse(field: str, text: str, kind: type, current: Any) -> Any:
     float: (float, "a number"),
     str: (str, "text"),
   }
-  read, expected = readers.get(kind, (_literal, kind.__name__))
+  reader, expected = readers.get(kind, (_literal, kind.__name__))
   try:
-    value = read(text)
+    value = reader(text)
     if kind not in readers and not isinstance(value, kind):
       raise ValueError
   except (ValueError, KeyError):
@@ -369,19 +369,19 @@ def _parse(field: str, text: str, kind: type, current: Any) -> Any:
 
 
 def _parse_sequence(field: str, text: str, current: Sequence[Any]) -> list[Any]:
-  """Items of "(1, 2)", "1,2" or "a,b", each of the type of those there.
+  """Items of "(1, 2)", "1,2" or "a,b", converted to the current item type.
 
-  Shares are often written as whole numbers; they may still be given as others.
+  A tuple of integers also accepts floats, since weights are often written so.
   """
   value = _literal(text)
   if isinstance(value, str):
     value = [t.strip().strip("\"'") for t in text.strip("()[] ").split(",")]
     value = [t for t in value if t]
   items = list(value) if isinstance(value, list | tuple) else [value]
-  kinds = {type(c) for c in current}
-  if len(kinds) != 1:
+  types = {type(c) for c in current}
+  if len(types) != 1:
     return items
-  kind = kinds.pop()
+  kind = types.pop()
   if kind is int and items and all(type(i) in (int, float) for i in items):
     kind = float if any(type(i) is float for i in items) else int
   if kind in (bool, int, float, str):
@@ -393,7 +393,7 @@ def to_json(config: ConfigDict) -> str:
   """The resolved config as JSON text; infinities are kept, as {"$float"}.
 
   Raises:
-    UserError: a value that does not come back from JSON as it was.
+    UserError: a value that JSON does not round-trip.
   """
   return json.dumps(_encode("config", config), indent=2, allow_nan=False)
 
@@ -453,24 +453,24 @@ def _decode(value: Any) -> Any:
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
   """The fields of a config by their dotted names."""
-  flat = {}
+  fields = {}
   for key in config:
     value = config[key]
     if isinstance(value, ConfigDict) and value:
-      flat.update(flatten(value, f"{prefix}{key}."))
+      fields.update(flatten(value, f"{prefix}{key}."))
     else:
-      flat[prefix + key] = value
-  return flat
+      fields[prefix + key] = value
+  return fields
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
   """Lines "field: old -> new" for what changes results; empty if nothing."""
   before, after = (flatten(from_json(to_json(c))) for c in (old, new))
   show = lambda v: "(absent)" if v is _ABSENT else repr(v)
-  said = lambda v: shown(show(v), 100)
+  text = lambda v: shown(show(v), 100)
   lines = []
   for key in sorted(before.keys() | after.keys()):
     a, b = before.get(key, _ABSENT), after.get(key, _ABSENT)
     if key.split(".")[0] not in NOT_RESULTS and show(a) != show(b):
-      lines.append(f"{shown(key, 80)}: {said(a)} -> {said(b)}")
+      lines.append(f"{shown(key, 80)}: {text(a)} -> {text(b)}")
   return lines

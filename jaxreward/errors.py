@@ -1,4 +1,4 @@
-"""Errors a user can mend."""
+"""Errors that a user can fix."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ LINE = 290  # characters of an error line at most, without "error: "
 
 
 class UserError(Exception):
-  """One clear line: the field, the value and the mend."""
+  """One clear line: the field, the value and the fix."""
 
 
 class Stopped(Exception):
-  """A run that was asked to stop, and has saved; the same command resumes it.
+  """A stop was requested and the run has saved; the same command resumes it.
 
   Attributes:
-    signum: the signal that asked, which sets the exit code.
+    signum: the signal received, which sets the exit code.
   """
 
   def __init__(self, message: str, signum: int = signal.SIGINT):
@@ -26,7 +26,7 @@ class Stopped(Exception):
 
 
 class Lost(Exception):
-  """Another process of the run is gone; all are started again together."""
+  """Another process of the run is gone; all must be restarted together."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -43,7 +43,7 @@ def one_line(error: BaseException) -> str:
 
 
 def text_of(value: object) -> str:
-  """`str(value)`, of whatever a person's own class makes of it."""
+  """`str(value)`, even where a user's class raises in `__str__`."""
   try:
     return str(value)
   except RecursionError:
@@ -60,15 +60,15 @@ def shown(text: object, limit: int = 60) -> str:
   """Text for an error line: printable, on one line, cut to `limit` characters.
 
   Line breaks, control characters, lone surrogates and characters without a
-  glyph are escaped as in a Python literal. Of a longer text the middle is left
-  out: the end of a path says which file it is.
+  glyph are escaped as in a Python literal. Longer text loses its middle: the end
+  of a path says which file it is.
   """
-  whole = text_of(text)
-  if len(whole) <= limit and len(safe := _escaped(whole)) <= limit:
+  string = text_of(text)
+  if len(string) <= limit and len(safe := _escaped(string)) <= limit:
     return safe
   tail = limit // 3
-  head = _escaped(whole[:limit])[: limit - 3 - tail]
-  return f"{head}...{_escaped(whole[-limit:])[-tail:]}"
+  head = _escaped(string[:limit])[: limit - 3 - tail]
+  return f"{head}...{_escaped(string[-limit:])[-tail:]}"
 
 
 def _escaped(text: str) -> str:
@@ -78,7 +78,7 @@ def _escaped(text: str) -> str:
 
 
 def squeeze(message: str, limit: int = LINE) -> str:
-  """A message as one printable line; of a longer one the middle is left out."""
+  """A message as one printable line; a longer one loses its middle."""
   safe = shown(message, len(message) * 10 + 1)
   if len(safe) <= limit:
     return safe

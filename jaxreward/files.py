@@ -1,8 +1,7 @@
-"""Writing files so that a killed process leaves the old one or the new.
+"""Atomic file writes: a killed process leaves the old file or the new one.
 
-A path is local or in a bucket. There is no appending to an object, so a file
-that grows is kept in memory there and written again, whole, now and then and
-before every checkpoint.
+A path is local or in a bucket. Objects cannot be appended to, so a growing file
+is kept in memory and rewritten from time to time and before every checkpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _EVERY = 30.0  # seconds between two times a growing object is written
 def write_atomic(
   path: os.PathLike[str] | str, data: bytes | str, *, shared: bool = False
 ) -> None:
-  """Writes beside, syncs and renames: readers see the old file or the new.
+  """Writes to a temporary file, syncs and renames: readers see old or new.
 
   Of several processes, process 0 alone writes.
 
@@ -53,8 +52,8 @@ def write_atomic(
     with buckets.writing(path):
       path.write_bytes(data)
     return
-  own = f".{uuid.uuid4().hex}" if shared else ""
-  temporary = path.parent / f".{path.name}{own}.tmp"
+  suffix = f".{uuid.uuid4().hex}" if shared else ""
+  temporary = path.parent / f".{path.name}{suffix}.tmp"
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary, "wb") as file:
@@ -70,10 +69,10 @@ def write_atomic(
 
 
 class GrowingObject:
-  """What an open file is that is appended to, for an object in a bucket.
+  """An append-only file backed by an object in a bucket.
 
   Args:
-    path: of the object; one that is there goes on growing.
+    path: of the object; an existing one is appended to.
   """
 
   def __init__(self, path: epath.Path):
@@ -100,7 +99,7 @@ class GrowingObject:
     self._is_new = True
 
   def publish(self) -> None:
-    """Writes what is new.
+    """Writes the object if it has changed.
 
     Raises:
       UserError: another process has taken the working directory over.
@@ -126,20 +125,20 @@ def open_growing(path: os.PathLike[str] | str) -> IO[bytes] | GrowingObject:
 
 
 def sync(file: IO[bytes] | GrowingObject) -> None:
-  """Has on disk what was written to a file that has one."""
+  """Flushes a local file to disk."""
   if not isinstance(file, GrowingObject):
     os.fsync(file.fileno())
 
 
 def publish(file: IO[bytes] | GrowingObject) -> None:
-  """Has everything where other processes, and later ones, find it."""
+  """Makes everything written so far visible to other processes."""
   if isinstance(file, GrowingObject):
     file.publish()
 
 
 @contextlib.contextmanager
 def local(path: os.PathLike[str] | str) -> Iterator[str]:
-  """A local file of the same content, for what can read no other."""
+  """A local copy, for readers that need a local file."""
   if not buckets.is_bucket(path):
     yield os.fspath(path)
     return
@@ -152,9 +151,9 @@ def local(path: os.PathLike[str] | str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def replaced_folder(folder: epath.Path) -> Iterator[epath.Path]:
-  """A folder to write in, which takes the place of `folder` when it is whole.
+  """A folder to write into, which replaces `folder` once complete.
 
-  In a bucket its files come one by one, in the order of their names.
+  In a bucket files appear one by one, in the order of their names.
   """
   if buckets.is_bucket(folder):
     with tempfile.TemporaryDirectory() as beside:
@@ -196,7 +195,7 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 def require_plain(path: os.PathLike[str] | str, name: str, dtype: str) -> None:
-  """Makes sure that a tensor of weights is of plain numbers.
+  """Requires that a tensor of weights has a plain numeric type.
 
   Args:
     path: of the file, for the error.
@@ -216,7 +215,7 @@ def require_plain(path: os.PathLike[str] | str, name: str, dtype: str) -> None:
 def require_finite(
   path: os.PathLike[str] | str, name: str, x: np.ndarray
 ) -> None:
-  """Makes sure that a tensor of weights has no NaN and no infinity.
+  """Requires that a tensor of weights has no NaN and no infinity.
 
   Args:
     path: of the file, for the error.
@@ -236,14 +235,13 @@ def require_finite(
 def is_finite(x: np.ndarray) -> bool:
   """Whether no value is NaN or infinite, at the speed of memory.
 
-  Such values have all bits of the exponent set, so that among whole numbers of
-  the same bits they are the largest: with a sign bit of those without a sign,
-  without one of those with a sign.
+  Non-finite values have all exponent bits set, so that, viewed as integers, they
+  are the largest: negative ones as unsigned, positive ones as signed integers.
   """
   if not x.size:
     return True
   bits = 8 * x.dtype.itemsize
   least = np.array(np.inf, x.dtype).view(f"u{bits // 8}")
-  signed, whole = (x.view(f"{kind}{bits // 8}") for kind in "iu")
+  signed, unsigned = (x.view(f"{kind}{bits // 8}") for kind in "iu")
   top = 1 << (bits - 1)
-  return int(signed.max()) < int(least) > int(whole.max()) - top
+  return int(signed.max()) < int(least) > int(unsigned.max()) - top

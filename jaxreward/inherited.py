@@ -1,7 +1,7 @@
-"""What a process inherits from whoever started it, put right or refused.
+"""The environment a process starts in, corrected or refused.
 
-Streams that are closed, flags that would abort the process without a word,
-and settings of JAX that would change results in silence.
+Closed streams, flags that would abort the process without a message, and JAX
+settings that would silently change results.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from jaxreward.errors import (
   text_of,
 )
 
-# Settings that change numbers, or stop at what is sound here: a score that
-# failed is NaN. They are held at these values whatever the environment says.
+# Settings that change numbers, or that fail on valid values: a failed score is
+# NaN. They are pinned to these values whatever the environment says.
 PINNED: dict[str, Any] = {
   "jax_default_prng_impl": "threefry2x32",
   "jax_threefry_partitionable": True,
@@ -44,7 +44,7 @@ PINNED: dict[str, Any] = {
 _FLAG = re.compile(r"--([A-Za-z0-9_]+)")
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count(?:=(\S*))?")
 _MOST = 4096  # devices that one process pretends to have
-# XLA ends the process whose flags it cannot read: this one may be ended.
+# XLA aborts a process whose flags it cannot parse; this child may abort.
 _TRIAL = """
 from jaxlib import xla_client
 try:
@@ -56,10 +56,10 @@ _STARTS = b"xla_"
 
 
 def open_streams() -> None:
-  """Has the standard streams lead somewhere.
+  """Opens standard streams that are closed.
 
-  A file that is opened while one is closed would take its place, and hold what
-  libraries write there. What cannot be shown is escaped.
+  Otherwise the next file opened would take the descriptor and receive what
+  libraries print. Characters that cannot be encoded are escaped.
   """
   for number in (0, 1, 2):
     try:
@@ -76,13 +76,13 @@ def open_streams() -> None:
 
 
 def allow_warnings() -> None:
-  """Has no warning of any library end a run, as PYTHONWARNINGS=error does."""
+  """Keeps library warnings from ending a run, as PYTHONWARNINGS=error would."""
   if any(action == "error" for action, *_ in warnings.filters):
     warnings.simplefilter("default")
 
 
 def say(text: str, stream: Any = None) -> None:
-  """Writes to a stream, whoever may have left its other end."""
+  """Writes to a stream, even if its reader has gone."""
   stream = sys.stderr if stream is None else stream
   with contextlib.suppress(OSError, ValueError, AttributeError):
     stream.write(text)
@@ -93,7 +93,7 @@ def require_folder() -> None:
   """Refuses a working directory that is no longer there.
 
   Raises:
-    UserError: with what mends it.
+    UserError: with the fix.
   """
   try:
     os.getcwd()
@@ -110,25 +110,25 @@ def require_settings() -> None:
   Raises:
     UserError: the variable and its value.
   """
-  given = {k: v for k, v in os.environ.items() if k.startswith("JAX_")}
-  if not given:  # JAX is imported where it is needed
+  settings = {k: v for k, v in os.environ.items() if k.startswith("JAX_")}
+  if not settings:  # JAX is imported where it is needed
     return
   try:
     import jax  # noqa: F401
   except (ValueError, TypeError, AttributeError) as error:
     text = text_of(error).lower()
-    named = [k for k in given if k.lower() in text]
-    valued = [k for k, v in given.items() if repr(v).lower() in text]
-    for name in (named or valued)[:1]:
+    by_name = [k for k in settings if k.lower() in text]
+    by_value = [k for k, v in settings.items() if repr(v).lower() in text]
+    for name in (by_name or by_value)[:1]:
       raise UserError(
-        f"{name}={shown(given[name])}: JAX does not take it"
+        f"{name}={shown(settings[name])}: JAX does not take it"
         f" ({one_line(error)[:120]}); unset it"
       ) from error
     raise
 
 
 def pin_jax() -> None:
-  """Holds the settings of `PINNED`, and says which the environment changed."""
+  """Applies `PINNED` and warns of settings that the environment changed."""
   import jax
 
   for name, value in PINNED.items():
@@ -153,33 +153,35 @@ def require_platform() -> None:
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:
-    wanted = os.environ.get("JAX_PLATFORMS", "")
-    if not wanted:
+    platform = os.environ.get("JAX_PLATFORMS", "")
+    if not platform:
       raise UserError(f"JAX finds no device: {one_line(error)}") from error
     raise UserError(
-      f"JAX_PLATFORMS={shown(wanted)}: {_there()}; unset it, or install what"
+      f"JAX_PLATFORMS={shown(platform)}: {_there()}; unset it, or install what"
       f" that platform needs ({one_line(error)[:100]})"
     ) from error
 
 
 def _there() -> str:
-  """What of the usual platforms this machine has, in words."""
+  """Which of the usual platforms this machine has, as text."""
   import jax
 
-  given, found = getattr(jax.config, "jax_platforms", None), []
+  setting, platforms = getattr(jax.config, "jax_platforms", None), []
   for name in ("cpu", "gpu", "tpu"):
     jax.config.update("jax_platforms", name)
     with contextlib.suppress(RuntimeError, AssertionError):
-      found.append(f"{name} ({len(jax.devices(name))})")
-  jax.config.update("jax_platforms", given)
-  return f"this machine has {', '.join(found) or 'none of cpu, gpu and tpu'}"
+      platforms.append(f"{name} ({len(jax.devices(name))})")
+  jax.config.update("jax_platforms", setting)
+  return (
+    f"this machine has {', '.join(platforms) or 'none of cpu, gpu and tpu'}"
+  )
 
 
 def require_flags() -> None:
   """Refuses flags of XLA_FLAGS that would abort the process.
 
-  Known are those whose names stand in the library; values are tried in a
-  process of their own.
+  Known flags are those named in the library; values are tried in a child
+  process.
 
   Raises:
     UserError: with the nearest flag there is, or the value that is refused.
@@ -206,7 +208,7 @@ def require_flags() -> None:
 
 
 def _require_flag_file(flags: str) -> None:
-  """XLA takes what does not begin with "-" for a file of flags."""
+  """XLA reads a value that does not begin with "-" as a file of flags."""
   if not os.path.isfile(flags):
     raise UserError(
       f"XLA_FLAGS={shown(flags)}: there is no such file of flags; a flag reads"
@@ -217,7 +219,7 @@ def _require_flag_file(flags: str) -> None:
 
 @functools.cache
 def _try_flags(flags: str) -> None:
-  """Refuses values that end a process.
+  """Refuses values that would abort the process.
 
   Raises:
     UserError: with the first line of what XLA says.
@@ -225,19 +227,19 @@ def _try_flags(flags: str) -> None:
   command = [sys.executable, "-c", _TRIAL]
   env = os.environ | {"XLA_FLAGS": flags}
   try:
-    done = subprocess.run(command, env=env, capture_output=True, timeout=60)
+    result = subprocess.run(command, env=env, capture_output=True, timeout=60)
   except (OSError, subprocess.TimeoutExpired):
     return  # it says nothing of the flags
-  if done.returncode:
-    said = done.stderr.decode(errors="replace").strip().splitlines()
-    why = said[0].rpartition("] ")[2] if said else "it says nothing"
+  if result.returncode:
+    lines = result.stderr.decode(errors="replace").strip().splitlines()
+    why = lines[0].rpartition("] ")[2] if lines else "it says nothing"
     raise UserError(
       f"XLA_FLAGS={shown(flags)}: XLA refuses it ({shown(why, 120)})"
     )
 
 
 def _unknown(name: str) -> str | None:
-  """The nearest flag, or '', of one that is not there; None of one that is."""
+  """For an unknown flag a hint, possibly ''; None for a known one."""
   import jaxlib
 
   library = pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"
@@ -249,5 +251,5 @@ def _unknown(name: str) -> str | None:
   ):
     if text.find(name.encode() + b"\0") >= 0:
       return None
-    found = re.findall(_STARTS + rb"[a-z0-9_]{3,80}(?=\0)", text)
-  return nearest(name, {f.decode() for f in found})
+    flags = re.findall(_STARTS + rb"[a-z0-9_]{3,80}(?=\0)", text)
+  return nearest(name, {f.decode() for f in flags})

@@ -1,19 +1,19 @@
-"""Files that a config names, as they were when its run began.
+"""Detects changes to the files that a config names since its run began.
 
-A run that goes on after a stop goes on with the same data: prompts, entries by
-prompt, pictures, weights. Sizes and digests are kept beside the config.
+A resumed run must see the same data: prompts, entries by prompt, images,
+weights. Sizes and digests are stored beside the config.
 
 A field names a file by a path with "/", by a name with a suffix, or by being
 one of `FIELDS`. What is compared:
 
-- of a file up to 16 MiB its content, of a larger one its size and both ends;
-- of a folder names and sizes, and contents as of files, texts first, until
-  64 MiB are read, from there on both ends; of the first 10,000 files in order.
-  What lies below the working directory, or below that of another run, is not;
-- of pictures that the rows of a .jsonl file name the same.
+- a file up to 16 MiB by its content, a larger one by its size and both ends;
+- a folder by names, sizes and contents, text files first, until 64 MiB are
+  read, then by both ends; only the first 10,000 files in order. Anything below
+  the working directory, or that of another run, is skipped;
+- images named by rows of a .jsonl file are compared the same way.
 
-Not seen are changes in the middle of what is read by its ends alone, files
-beyond the first 10,000, and what a hub or a bucket holds.
+Changes in the middle of files read by their ends alone, files beyond the first
+10,000, and the contents of a hub or a bucket go undetected.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FIELDS = (
   "source", "weights", "checkpoint", "adapter", "init", "references", "facts",
   "questions", "templates", "questions_template",
 )  # fmt: skip
-# Of rows, that name pictures.
+# Fields of rows that name images.
 _PICTURES = ("image", "target", "mask", "image_a", "image_b", "faces")
 _WHOLE = 1 << 24  # bytes up to which all of a file is read
 _IN_ALL = 1 << 26  # bytes of whole files of a folder
@@ -54,32 +54,32 @@ _LEFT, _CACHE = ("workdir", "checkpoint", "export"), "cache"
 _DATA = ("data", "train_reward", "rewards", "heldout_rewards", "regularizers")
 
 
-def digest(path: pathlib.Path, left: str = "") -> str:
+def digest(path: pathlib.Path, excluded: str = "") -> str:
   """Sizes and contents of a file or a folder; see the top of the module.
 
   Args:
     path: of it.
-    left: a folder that is left out.
+    excluded: a folder to skip.
   """
   is_folder = path.is_dir()
-  files = list(_below(path, left)) if is_folder else [path]
+  files = list(_below(path, excluded)) if is_folder else [path]
   pictures = set(itertools.islice(_pictures(files), _MOST)) - {*files}
-  found, budget = hashlib.sha256(), _IN_ALL
+  hasher, budget = hashlib.sha256(), _IN_ALL
   ordered = sorted(files, key=lambda p: (p.suffix not in _TEXTS, p))
   for file in (*ordered, *sorted(pictures)):
     name = os.path.relpath(file, path if is_folder else path.parent)
     content = _content(file, budget)
     budget -= len(content)
     size = _size(file)
-    found.update(os.fsencode(f"{name if file != path else ''} {size}\n"))
-    found.update(content)
-  what = f"{len(files)} files" if is_folder else f"{_size(path)} bytes"
-  more = f" and {len(pictures)} pictures" if pictures else ""
-  return f"{what}{more}:{found.hexdigest()[:16]}"
+    hasher.update(os.fsencode(f"{name if file != path else ''} {size}\n"))
+    hasher.update(content)
+  size_text = f"{len(files)} files" if is_folder else f"{_size(path)} bytes"
+  suffix = f" and {len(pictures)} pictures" if pictures else ""
+  return f"{size_text}{suffix}:{hasher.hexdigest()[:16]}"
 
 
 def _size(path: pathlib.Path) -> int:
-  """Bytes of a file; -1 of one that is not there."""
+  """Bytes of a file; -1 if it does not exist."""
   try:
     return path.stat().st_size
   except (OSError, ValueError):
@@ -87,7 +87,7 @@ def _size(path: pathlib.Path) -> int:
 
 
 def _content(path: pathlib.Path, budget: int) -> bytes:
-  """All of a file, or both its ends; nothing of one that cannot be read."""
+  """All of a file, or both its ends; empty if it cannot be read."""
   size = _size(path)
   try:
     with path.open("rb") as file:
@@ -100,14 +100,14 @@ def _content(path: pathlib.Path, budget: int) -> bytes:
     return b""
 
 
-def _below(folder: pathlib.Path, left: str) -> Iterator[pathlib.Path]:
+def _below(folder: pathlib.Path, excluded: str) -> Iterator[pathlib.Path]:
   """The first files of a folder in order, without those of runs."""
 
   def walk() -> Iterator[pathlib.Path]:
     for place, folders, names in os.walk(folder):
       folders.sort()
       is_run = "config.json" in names and not _RUN.isdisjoint(names)
-      if _is_below(place, left) or (is_run and place != os.fspath(folder)):
+      if _is_below(place, excluded) or (is_run and place != os.fspath(folder)):
         folders.clear()
         continue
       yield from (pathlib.Path(place, name) for name in sorted(names))
@@ -135,7 +135,7 @@ def _names(line: bytes) -> list[str]:
     return []
   try:
     row = json.loads(line)
-  except (ValueError, RecursionError):  # who needs the row says so
+  except (ValueError, RecursionError):  # the reader of the row reports it
     return []
   values = [row.get(key) for key in _PICTURES] if isinstance(row, dict) else []
   lists = [v if isinstance(v, list) else [v] for v in values]
@@ -158,11 +158,11 @@ def _named(config: Any, prefix: str = "") -> Iterator[Any]:
 
 
 def _path(field: str, text: Any) -> pathlib.Path | None:
-  """What a field names, if it is a file or a folder on this disk."""
+  """The path a field names, if it is a file or a folder on this disk."""
   if not isinstance(text, str) or not text or "://" in text or "\0" in text:
     return None
-  words = [word for word in field.split(".") if not word.isdigit()]
-  is_named = words[-1] in FIELDS and text not in ("scenes", "edits")
+  parts = [word for word in field.split(".") if not word.isdigit()]
+  is_named = parts[-1] in FIELDS and text not in ("scenes", "edits")
   for name in (text, text.rpartition(":")[0]):
     try:
       path = pathlib.Path(name).expanduser()
@@ -177,23 +177,23 @@ def _path(field: str, text: Any) -> pathlib.Path | None:
   return None
 
 
-def digests(config: ConfigDict, left: str = "") -> dict[str, str]:
+def digests(config: ConfigDict, excluded: str = "") -> dict[str, str]:
   """{field: digest} of the files and folders that a config names.
 
   Args:
     config: of a run.
-    left: its working directory: what lies below it is written by the run.
+    excluded: its working directory, whose files are written by the run.
   """
-  found = {}
+  digest_of = {}
   for field, text in _named(config):
     path = _path(field, text)
-    if path is None or _is_below(path, left):
+    if path is None or _is_below(path, excluded):
       continue
     try:
-      found[field] = digest(path, left)
-    except OSError:  # who needs it says so
+      digest_of[field] = digest(path, excluded)
+    except OSError:  # its reader reports it
       continue
-  return found
+  return digest_of
 
 
 def check(
@@ -205,14 +205,13 @@ def check(
 ) -> None:
   """Compares the files of a config with those that its run began with.
 
-  The first time they are recorded. Code may be mended in between: that is
-  said, and no more.
+  The first call records them. Changed code is allowed, with a warning.
 
   Args:
     workdir: of the run.
     config: of the run.
-    before: what the working directory holds of them; {} for nothing.
-    with_data: False for a job that reads weights alone.
+    before: digests recorded in the working directory; {} for none.
+    with_data: False for a job that only reads weights.
 
   Raises:
     UserError: one has changed, or the record is damaged.
@@ -224,8 +223,8 @@ def check(
         f"{shown(path, 120)} is damaged: {shown(field)} is {shown(old)}, not"
         " text; mend it, or remove it to do without what it holds"
       )
-  left = "" if "://" in os.fspath(workdir) else os.fspath(workdir)
-  now, texts = digests(config, left), dict(_named(config))
+  excluded = "" if "://" in os.fspath(workdir) else os.fspath(workdir)
+  now, texts = digests(config, excluded), dict(_named(config))
   for field, old in before.items():
     new, is_data = now.get(field), field.partition(".")[0] in _DATA
     if new is None or new == old or (is_data and not with_data):
@@ -236,7 +235,7 @@ def check(
 
 
 def _tell(field: str, text: str, old: str, new: str, path: epath.Path) -> None:
-  """Refuses what has changed; of code it is said."""
+  """Refuses a changed file; changed code is only logged."""
   change = " then, ".join(shown(d.partition(":")[0], 40) for d in (old, new))
   at = _path(field, text)
   if at is not None and at.suffix == _CODE:

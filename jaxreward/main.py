@@ -81,7 +81,7 @@ class Flags:
 
 
 def parse_flags(argv: Sequence[str]) -> Flags:
-  """Splits "--name=value" and "--name value"; names nothing unknown."""
+  """Splits "--name=value" and "--name value"; refuses unknown flags."""
   values: dict = {}
   overrides = []
   rest = list(argv)
@@ -125,9 +125,9 @@ class _Console(py_logging.Handler):
 
 
 def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
-  """False for Orbax's commentary and for tracebacks of what it raises again.
+  """False for Orbax's info lines and for tracebacks that it raises again.
 
-  Of several processes the first one speaks; the others warn.
+  Of several processes the first logs everything; the others only warn.
   """
   if record.levelno < py_logging.WARNING and not processes.is_first():
     return False
@@ -137,9 +137,9 @@ def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
 
 
 def configure_logging() -> None:
-  """Plain lines on stderr, without the checkpointer's running commentary.
+  """Plain lines on stderr, without the checkpointer's progress messages.
 
-  What Pillow remarks of a picture that it reads is left out too.
+  Pillow's warnings about images are silenced too.
   """
   warnings.filterwarnings("ignore", module=r"PIL\.")
   if any(isinstance(h, _Console) for h in py_logging.getLogger().handlers):
@@ -154,7 +154,7 @@ def configure_logging() -> None:
 
 
 def _cache_dir() -> pathlib.Path:
-  """Compiled programs live per kind of processor: homes are shared."""
+  """Cache per processor type, since home folders are shared."""
   base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
   try:
     text = pathlib.Path("/proc/cpuinfo").read_text()
@@ -171,7 +171,7 @@ def _cache_dir() -> pathlib.Path:
 
 
 def configure_jax() -> None:
-  """Pins the random bits and keeps compiled programs; before any array."""
+  """Pins settings and enables the compilation cache, before any array."""
   import jax
 
   inherited.pin_jax()
@@ -191,7 +191,7 @@ def configure_jax() -> None:
 
 
 def _arguments(flags: Flags) -> list[str]:
-  """The flags of one run again, as `parse_flags` takes them."""
+  """The flags of one run, in the form `parse_flags` takes."""
   return [
     f"--config={flags.config}",
     f"--workdir={flags.workdir}",
@@ -200,29 +200,29 @@ def _arguments(flags: Flags) -> list[str]:
 
 
 def _of_run(config: ConfigDict, recorded: ConfigDict) -> ConfigDict:
-  """The config of a run for a job that reads it, on the devices there are."""
+  """The recorded config for a job that reads a run, on the current devices."""
   _require_kinds(recorded, config)
-  found = recorded.copy_and_resolve_references()
-  with found.unlocked():
+  merged = recorded.copy_and_resolve_references()
+  with merged.unlocked():
     for name in ("job", config.job, "mesh", "processes"):
-      found[name] = config[name]
-    _fill(found, config)
-  return found.lock()
+      merged[name] = config[name]
+    _fill(merged, config)
+  return merged.lock()
 
 
-def _fill(found: ConfigDict, defaults: ConfigDict) -> None:
-  """Fields that there were not yet when a run was recorded."""
+def _fill(config: ConfigDict, defaults: ConfigDict) -> None:
+  """Adds fields that did not exist when the run was recorded."""
   for name, value in defaults.items():
-    if name not in found:
-      found[name] = value
+    if name not in config:
+      config[name] = value
     elif isinstance(value, ConfigDict) and not _is_chosen(name, value):
-      _fill(found[name], value)
+      _fill(config[name], value)
 
 
 def _require_kinds(
   recorded: ConfigDict, defaults: ConfigDict, prefix: str = ""
 ) -> None:
-  """Refuses a record whose fields are of other kinds than those there are.
+  """Refuses a record whose fields have other types than the defaults.
 
   Raises:
     UserError: the field, what it is and what it should be.
@@ -231,29 +231,29 @@ def _require_kinds(
     field, like = f"{prefix}{name}", defaults.get(name)
     if like is None or value is None:
       continue
-    wanted, given = _kind_of(like), _kind_of(value)
-    if wanted != given:
+    expected, actual = _kind_of(like), _kind_of(value)
+    if expected != actual:
       raise UserError(
         f"{workdirs.CONFIG_FILE} is damaged: {shown(field)} is"
-        f" {shown(repr(value))}, not {wanted}"
+        f" {shown(repr(value))}, not {expected}"
       )
     if isinstance(like, ConfigDict) and not _is_chosen(name, like):
       _require_kinds(value, like, f"{field}.")
 
 
 def _kind_of(value: Any) -> str:
-  """What a value is, in words; whole numbers and others are one kind."""
-  kinds: tuple[tuple[Any, str], ...] = (
+  """The type of a value as text; int and float are one type."""
+  names: tuple[tuple[Any, str], ...] = (
     (ConfigDict, "a section"),
     (bool, "true or false"),
     (int | float, "a number"),
     (str, "text"),
   )
-  return next((w for kind, w in kinds if isinstance(value, kind)), "a list")
+  return next((w for kind, w in names if isinstance(value, kind)), "a list")
 
 
 def _is_chosen(name: str, section: ConfigDict) -> bool:
-  """Whether the fields of a section depend on what is chosen in it."""
+  """Whether the fields of a section depend on the method it names."""
   return name.endswith("rewards") or "name" in section
 
 
@@ -275,7 +275,7 @@ def run(flags: Flags) -> int:
     recorded = workdirs.read_config(workdir)
     config = _of_run(config, recorded)
     try:
-      jobs.find(config)  # looks at the values that were recorded
+      jobs.find(config)  # validates the recorded values
     except UserError as error:
       raise UserError(f"{workdirs.CONFIG_FILE} is damaged: {error}") from error
   if config.job in jobs.JOBS:
@@ -283,7 +283,7 @@ def run(flags: Flags) -> int:
   if config.job in jobs.LOOKING:
     job(config, workdir)
     return 0
-  config_lib.to_json(config)  # refuses what no record can hold
+  config_lib.to_json(config)  # refuses values that cannot be recorded
   if "processes" in config:
     processes.start(**config.processes)
   if "workdir" in config:
@@ -317,20 +317,23 @@ def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
     raise binding.blame(error, spec, file) from error
   if not runs:
     raise UserError(f"{spec}: get_sweep() has returned nothing to run")
-  for i, one in enumerate(runs):
-    if not isinstance(one, dict | ConfigDict):
+  for i, overrides in enumerate(runs):
+    if not isinstance(overrides, dict | ConfigDict):
       raise UserError(
-        f"{spec}: entry {i} of get_sweep() is a {type(one).__name__}; "
+        f"{spec}: entry {i} of get_sweep() is a {type(overrides).__name__}; "
         'each is a dict such as {"seed": 1}'
       )
-    if wrong := [k for k in one if not isinstance(k, str)]:
+    if keys := [k for k in overrides if not isinstance(k, str)]:
       raise UserError(
-        f"{spec}: entry {i} of get_sweep() has the key {shown(repr(wrong[0]))};"
+        f"{spec}: entry {i} of get_sweep() has the key {shown(repr(keys[0]))};"
         ' each is the name of a field, as in {"seed": 1}'
       )
   return [
-    [(k, _text_of(v, f"{spec}: entry {i}: {shown(k)}")) for k, v in one.items()]
-    for i, one in enumerate(runs)
+    [
+      (k, _text_of(v, f"{spec}: entry {i}: {shown(k)}"))
+      for k, v in overrides.items()
+    ]
+    for i, overrides in enumerate(runs)
   ]
 
 
@@ -348,12 +351,12 @@ def sweep_commands(flags: Flags) -> list[list[str]]:
       jobs.find(config_lib.load(flags.config, overrides))
     except UserError as error:
       raise UserError(f"{flags.sweep}: entry {i}: {error}") from error
-    one = dataclasses.replace(
+    run_flags = dataclasses.replace(
       flags,
       workdir=os.path.join(flags.workdir, str(i)),
       overrides=overrides,
     )
-    commands.append(["-m", "jaxreward.main", *_arguments(one)])
+    commands.append(["-m", "jaxreward.main", *_arguments(run_flags)])
   return commands
 
 
@@ -395,16 +398,16 @@ def _fail(message: str, code: int = 2) -> int:
 
 
 def _code_of(error: BaseException) -> int | None:
-  """Exit code for what has ended a command, told in a line; None: a defect."""
+  """Exit code of a command that failed, after one line; None for a bug."""
   if isinstance(error, Stopped):
     logging.info("%s", error)
     return 128 + error.signum
   if isinstance(error, KeyboardInterrupt):
     logging.info("interrupted")
     return 130
-  lost = processes.as_loss(error) if isinstance(error, Exception) else None
-  if lost or isinstance(error, Lost):
-    return _fail(str(lost or error), os.EX_TEMPFAIL)
+  loss = processes.as_loss(error) if isinstance(error, Exception) else None
+  if loss or isinstance(error, Lost):
+    return _fail(str(loss or error), os.EX_TEMPFAIL)
   if isinstance(error, UserError):
     return _fail(str(error))
   if isinstance(error, OSError) and error.errno in _FULL:
@@ -432,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs a command line and returns its exit code.
 
   Returns:
-    0 done; 2 an error the user can mend, told in one line on stderr;
+    0 done; 2 an error the user can fix, one line on stderr;
     75 another process of the run was lost, all can be started again;
     130 (143) stopped by Ctrl-C (SIGTERM) after saving.
   """

@@ -1,4 +1,4 @@
-"""What a method is: a plain function whose argument names say what it reads."""
+"""Methods: plain functions whose argument names say which arrays they read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def asks(fn: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def named(fn: Callable[..., Any], **offers: Any) -> dict[str, Any]:
-  """Those of the offers that a function takes, by keyword."""
+  """The keyword arguments among `offers` that a function accepts."""
   parameters = inspect.signature(fn).parameters
   return {name: x for name, x in offers.items() if name in parameters}
 
@@ -67,7 +67,7 @@ def prepares(
 
 
 def prepare_of(fn: Callable[..., Any]) -> Prepare | None:
-  """What `prepares` has said of a method, with the method's options bound."""
+  """The `Prepare` of a method, with the method's options bound, or None."""
   prepare = getattr(fn, "prepare", None)
   if prepare is None:
     return None

@@ -58,13 +58,13 @@ def masked_std(
 ) -> Num[Array, "..."]:
   """Population standard deviation over unmasked entries.
 
-  Squares neither overflow nor vanish: what is very large or very small is
-  measured in a unit of its own, a power of two, which rounds nothing.
+  Squares neither overflow nor underflow: very large or small values are first
+  scaled by a power of two, which is exact.
   """
   unit = unit_of(x, mask, axis)
-  scaled = safe_sqrt(masked_var(x * unit, mask, axis=axis, keepdims=keepdims))
-  kept = keepdims or axis is None
-  return scaled / (unit.reshape(scaled.shape) if not kept else unit)
+  std = safe_sqrt(masked_var(x * unit, mask, axis=axis, keepdims=keepdims))
+  keeps_axes = keepdims or axis is None
+  return std / (unit.reshape(std.shape) if not keeps_axes else unit)
 
 
 def unit_of(
@@ -77,9 +77,9 @@ def unit_of(
   Axes are kept, with length 1; without an axis it is one number.
   """
   size = jnp.abs(jnp.asarray(x))
-  there = True if mask is None else jnp.broadcast_to(mask, size.shape)
+  valid = True if mask is None else jnp.broadcast_to(mask, size.shape)
   top = jnp.max(
-    size, axis=axis, keepdims=axis is not None, where=there, initial=0.0
+    size, axis=axis, keepdims=axis is not None, where=valid, initial=0.0
   )
   unit = jnp.where(top > 2.0**50, 2.0**-70, 1.0)
   unit = jnp.where((top > 0) & (top < 2.0**-50), 2.0**70, unit)
@@ -113,9 +113,9 @@ class Mean:
 
   def value(self) -> Array:
     """total / weight, or 0 when nothing was weighed."""
-    weighed = self.weight > 0
+    has_weight = self.weight > 0
     return jnp.where(
-      weighed, self.total / jnp.where(weighed, self.weight, 1), 0
+      has_weight, self.total / jnp.where(has_weight, self.weight, 1), 0
     )
 
 

@@ -1,10 +1,10 @@
-"""Paths as configs and flags name them, by one rule for all.
+"""Resolution of paths in configs and flags, by one rule.
 
-Relative paths start from the working directory of the process, but for names
-within a file, such as those of pictures, which start from that file's folder,
-and configs and reward files, which are also looked up beside the package. `~`
-and `~name` are home folders. Environment variables are not expanded: a shell
-does that before.
+Relative paths start from the working directory of the process. Names within a
+file, such as those of images, start from that file's folder; configs and reward
+files are also looked up beside the package. `~`
+and `~name` are home folders. Environment variables are not expanded; the
+shell does that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def expand(path: object, field: str = "") -> str:
     field: that gives it, such as "config.data.source", for errors.
 
   Raises:
-    UserError: what no file system can look up, or a URL.
+    UserError: not a valid path, or a URL.
   """
   text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
   start = _named(text, field)
@@ -63,12 +63,12 @@ def expand(path: object, field: str = "") -> str:
 
 
 def _named(path: object, field: str) -> str:
-  """How errors name a path: by the field that gives it, if there is one."""
+  """How errors name a path: by its field, if it has one."""
   return f"{field}={shown(path, 100)}" if field else shown(path, 100)
 
 
 def find(path: object, field: str = "") -> epath.Path:
-  """The expanded path of something that is there.
+  """The expanded path of an existing file or folder.
 
   Args:
     path: as given.
@@ -77,36 +77,36 @@ def find(path: object, field: str = "") -> epath.Path:
   Raises:
     UserError: nothing is there, or it cannot be reached.
   """
-  found = epath.Path(expand(path, field))
-  reason = trouble(found)
+  target = epath.Path(expand(path, field))
+  reason = trouble(target)
   if reason:
     raise UserError(f"{_named(path, field)}: {reason}")
-  return found
+  return target
 
 
 def trouble(path: epath.Path) -> str:
-  """Why nothing is at an expanded path; empty where something is."""
+  """Why an expanded path does not exist; empty if it does."""
   try:
     if "://" in os.fspath(path):
-      there = path.exists()
+      exists = path.exists()
     else:
-      there = bool(os.stat(path))
+      exists = bool(os.stat(path))
   except (FileNotFoundError, NotADirectoryError):
-    there = False
+    exists = False
   except OSError as error:
     return error.strerror or "it cannot be reached"
   except ValueError:
     return "it is no path"
-  if there:
+  if exists:
     return ""
   return f"{_ABSENT}{hint(os.fspath(path))}"
 
 
 def is_there(path: os.PathLike[str] | str) -> bool:
-  """Whether anything is at an expanded path.
+  """Whether an expanded path exists.
 
   Raises:
-    UserError: it cannot be told, as below a folder that may not be entered.
+    UserError: it cannot be determined, as below a folder without permission.
   """
   reason = trouble(epath.Path(path))
   if reason and not reason.startswith(_ABSENT):
@@ -115,7 +115,7 @@ def is_there(path: os.PathLike[str] | str) -> bool:
 
 
 def hint(path: str) -> str:
-  """What a path that leads nowhere may have been meant as; or nothing."""
+  """A hint for a path that does not exist, or an empty string."""
   if "\\" in path:
     return "; folders are separated by / here, not by a backslash"
   if "$" in path or (path.startswith("%") and path.count("%") > 1):
@@ -126,10 +126,10 @@ def hint(path: str) -> str:
 
 
 def require_plain(path: os.PathLike[str] | str, field: str) -> None:
-  """Refuses a folder that what is written there could not be read back from.
+  """Refuses a folder from which checkpoints could not be read back.
 
   Args:
-    path: of the folder; the names of those above it count too.
+    path: of the folder; its parents count too.
     field: that gives it, such as "--workdir".
 
   Raises:
@@ -141,9 +141,9 @@ def require_plain(path: os.PathLike[str] | str, field: str) -> None:
   for character in text:
     is_whole = not 0xD800 <= ord(character) < 0xE000
     if character in _PATTERNS or not is_whole:
-      what = shown(character) if is_whole else "a byte that is not UTF-8"
+      problem = shown(character) if is_whole else "a byte that is not UTF-8"
       raise UserError(
-        f"{start}: its whole path holds {what}, and checkpoints below such a"
+        f"{start}: its whole path holds {problem}, and checkpoints below such a"
         " folder cannot be read back; give another folder"
       )
   size = len(os.fsencode(text))
@@ -155,14 +155,14 @@ def require_plain(path: os.PathLike[str] | str, field: str) -> None:
 
 
 def reason_of(error: OSError) -> str:
-  """What the system refused, in its own words."""
+  """The system's reason for an error."""
   if error.errno == errno.EISDIR:
     return "it is a folder, not a file"
   return error.strerror or "it cannot be read"
 
 
 def beside(path: epath.Path) -> list[str]:
-  """Names in the folder that a path leads to, where it can be listed."""
+  """Names in the folder of a path, if it can be listed."""
   try:
     parent = path.parent
     return [p.name for p in parent.iterdir()] if parent.is_dir() else []
@@ -171,7 +171,7 @@ def beside(path: epath.Path) -> list[str]:
 
 
 def within(folder: os.PathLike[str] | str, name: object, what: str) -> str:
-  """The path of a file that a row names, from the row's folder on.
+  """The path of a file that a row names, relative to the row's folder.
 
   Args:
     folder: of the file that holds the row.
@@ -179,7 +179,7 @@ def within(folder: os.PathLike[str] | str, name: object, what: str) -> str:
     what: place and key of the row, for errors.
 
   Raises:
-    UserError: it is no text, or no path.
+    UserError: not text, or not a path.
   """
   if not isinstance(name, str) or not name.strip():
     raise UserError(f"{what} is {shown(repr(name))}, not the name of a file")
@@ -187,10 +187,10 @@ def within(folder: os.PathLike[str] | str, name: object, what: str) -> str:
 
 
 def is_file(path: os.PathLike[str] | str, field: str = "") -> bool:
-  """Whether a file is at an expanded path.
+  """Whether an expanded path is a file.
 
   Raises:
-    UserError: it cannot be told, as below a folder that may not be entered.
+    UserError: it cannot be determined, as below a folder without permission.
   """
   try:
     return stat.S_ISREG(os.stat(path).st_mode)

@@ -1,15 +1,15 @@
-"""Several processes of one run: found, kept in step, ended together.
+"""Runs of several processes: discovery, synchronization, shutdown.
 
 Every process runs the same program on its own devices. Arrays span all of
-them; what lies outside arrays is decided by process 0 and told to the others,
-so that none of them waits for one that went another way. Files are read by
-all, pictures by one of them each, and written by process 0.
+them; decisions outside arrays are made by process 0 and broadcast, so that no
+process waits for one that took another branch. All processes read files, each
+reads its share of the images, and process 0 writes.
 
-A process that is lost ends the others: at their next exchange, or when its
-heartbeats have stayed away, in which case the runtime ends them without a word
-and a witness, a small child process, says the line.
+A lost process ends the others: at their next exchange, or when its heartbeats
+time out. In that case the runtime aborts them without a message, and a watchdog,
+a small child process, prints the line.
 
-JAX is imported where it is needed: command lines are checked without it.
+JAX is imported lazily: command lines are checked without it.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ ADDRESS, COUNT, INDEX = (
   f"JAX_{name}"
   for name in ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID")
 )
-_PARTING = 10.0  # seconds that a process that fails waits for the others
-_PATIENT = 2**31 - 1  # ms; a process that is lost ends the wait before
-_WITNESS = """
+_PARTING = 10.0  # seconds that a failing process waits for the others
+_PATIENT = 2**31 - 1  # ms; a lost process ends the wait earlier
+_WATCHDOG = """
 import sys
 if not sys.stdin.read():
   sys.stderr.write(sys.argv[1])
 """
 _SIGNS = ("gloo", "coordinationservice", "coordination service", "heartbeat",
           "unavailable:", "deadline_exceeded:")  # fmt: skip
-_witness: subprocess.Popen | None = None
+_watchdog: subprocess.Popen | None = None
 _count, _index = 1, 0
 _rounds = 0
 
@@ -48,11 +48,11 @@ _rounds = 0
 def start(
   *, detect: bool = False, patience: int = 300, heartbeat: int = 100
 ) -> None:
-  """Joins the other processes, if there are any; before any array.
+  """Joins the other processes, if any; call before creating any array.
 
   They are found by JAX_COORDINATOR_ADDRESS (host:port of process 0),
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment, or by what the
-  cluster says.
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment, or by the
+  cluster's environment.
 
   Args:
     detect: ask the cluster: Cloud TPU, GKE, SLURM or Open MPI.
@@ -63,15 +63,15 @@ def start(
     UserError: the environment names a part of them, or no cluster is there.
     Lost: not all of them came.
   """
-  given = _given()
-  if not given and not detect:
+  arguments = _given()
+  if not arguments and not detect:
     return
   import jax
 
   try:
     jax.distributed.initialize(
-      **given,
-      cluster_detection_method="deactivate" if given else None,
+      **arguments,
+      cluster_detection_method="deactivate" if arguments else None,
       initialization_timeout=patience,
       heartbeat_timeout_seconds=heartbeat,
     )
@@ -88,77 +88,80 @@ def start(
   global _count, _index
   _count, _index = jax.process_count(), jax.process_index()
   if _count > 1:
-    _post_witness()
+    _start_watchdog()
 
 
 def _given() -> dict[str, Any]:
-  """What the environment says, as arguments of `jax.distributed`."""
+  """The arguments of `jax.distributed` set in the environment."""
   names = {
     "coordinator_address": ADDRESS, "num_processes": COUNT, "process_id": INDEX
   }  # fmt: skip
-  found = {k: os.environ[v] for k, v in names.items() if os.environ.get(v)}
-  if not {"num_processes", "process_id"} & set(found):
+  arguments = {k: os.environ[v] for k, v in names.items() if os.environ.get(v)}
+  if not {"num_processes", "process_id"} & set(arguments):
     return {}
-  shown = ", ".join(f"{v}={os.environ.get(v, '')}" for v in names.values())
-  if len(found) < len(names):
-    raise UserError(f"{shown}: all three are needed, or none")
+  text = ", ".join(f"{v}={os.environ.get(v, '')}" for v in names.values())
+  if len(arguments) < len(names):
+    raise UserError(f"{text}: all three are needed, or none")
   try:
-    number, index = int(found["num_processes"]), int(found["process_id"])
+    number, index = (
+      int(arguments["num_processes"]),
+      int(arguments["process_id"]),
+    )
   except ValueError:
     number, index = 0, 0
   if not 0 <= index < number:
-    raise UserError(f"{shown}: expected whole numbers, the id below the count")
-  return found | {"num_processes": number, "process_id": index}
+    raise UserError(f"{text}: expected whole numbers, the id below the count")
+  return arguments | {"num_processes": number, "process_id": index}
 
 
-def _post_witness() -> None:
-  global _witness
+def _start_watchdog() -> None:
+  global _watchdog
   line = (
     f"error: process {index()} of {count()} was ended, by a signal or because"
     " another process was lost; start all of them again with the same command"
     " and they go on from the last checkpoint\n"
   )
-  _witness = subprocess.Popen(
-    [sys.executable, "-S", "-c", _WITNESS, line],
+  _watchdog = subprocess.Popen(
+    [sys.executable, "-S", "-c", _WATCHDOG, line],
     stdin=subprocess.PIPE,
     stdout=subprocess.DEVNULL,
     start_new_session=True,
   )
 
 
-def _dismiss_witness() -> None:
-  global _witness
-  if _witness is not None:
-    _witness.communicate(b"told")
-    _witness = None
+def _stop_watchdog() -> None:
+  global _watchdog
+  if _watchdog is not None:
+    _watchdog.communicate(b"done")
+    _watchdog = None
 
 
 def finish() -> None:
-  """Ends all processes together, each once the last of them has come here."""
+  """Ends all processes together, once the last has arrived here."""
   if count() > 1:
     import jax
 
     wait_for_all("finish")
-    _dismiss_witness()
+    _stop_watchdog()
     jax.distributed.shutdown()
 
 
 def leave(code: int) -> None:
-  """Ends a process that has failed, whether the others have or not."""
+  """Ends a failed process, whether or not the others have failed."""
   import jax
 
-  _dismiss_witness()
-  if code != os.EX_TEMPFAIL:  # the others may be about to say the same
+  _stop_watchdog()
+  if code != os.EX_TEMPFAIL:  # the others are likely to report the same
     parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     parting.start()
     parting.join(_PARTING)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(code)  # the interpreter's own end would wait for those left
+  os._exit(code)  # a normal interpreter exit would wait for the others
 
 
 def count() -> int:
-  """How many processes the run has; asks no device."""
+  """How many processes the run has; touches no device."""
   return _count
 
 
@@ -173,20 +176,20 @@ def is_first() -> bool:
 
 
 def as_loss(error: BaseException) -> Lost | None:
-  """The error told in words, if it says that another process is gone."""
+  """The error as `Lost`, if it means that another process is gone."""
   if count() == 1:
     return None
-  seen: BaseException | None = error
-  while seen is not None:
-    # A failed exchange is a ValueError or a JaxRuntimeError, as it happens.
-    told = isinstance(seen, ValueError | RuntimeError)
-    if told and any(sign in text_of(seen).lower() for sign in _SIGNS):
+  cause: BaseException | None = error
+  while cause is not None:
+    # A failed exchange raises either a ValueError or a JaxRuntimeError.
+    is_exchange = isinstance(cause, ValueError | RuntimeError)
+    if is_exchange and any(sign in text_of(cause).lower() for sign in _SIGNS):
       return Lost(
         f"process {index()} of {count()} lost another one"
-        f" ({one_line(seen)[:120]}); start all of them again with the same"
+        f" ({one_line(cause)[:120]}); start all of them again with the same"
         " command and they go on from the last checkpoint"
       )
-    seen = seen.__cause__ or seen.__context__
+    cause = cause.__cause__ or cause.__context__
   return None
 
 
@@ -203,24 +206,24 @@ def wait_for_all(name: str) -> None:
 
 
 def on_first(action: Callable[[], T]) -> T:
-  """What process 0 gets from an action, in every process.
+  """Runs an action on process 0 and broadcasts its value.
 
-  The action may compute, on this process's devices alone; its value is
-  pickled on the way to the others.
+  The action may compute on the local devices of process 0 alone; its value is
+  pickled.
 
   Raises:
     UserError: in every process, what the action raised in process 0.
   """
   if count() == 1:
     return action()
-  told: Any = (None, None)
+  outcome: Any = (None, None)
   if is_first():
     try:
       with _alone():
-        told = (action(), None)
+        outcome = (action(), None)
     except UserError as error:
-      told = (None, UserError(str(error)))
-  data = np.frombuffer(pickle.dumps(told), np.uint8)
+      outcome = (None, UserError(str(error)))
+  data = np.frombuffer(pickle.dumps(outcome), np.uint8)
   broadcast = _exchange().broadcast_one_to_all
   size = int(broadcast(np.int32(len(data))))
   data = data if is_first() else np.zeros(size, np.uint8)
@@ -231,7 +234,7 @@ def on_first(action: Callable[[], T]) -> T:
 
 
 def on_all(action: Callable[[], T]) -> T:
-  """What every process gets from an action of its own.
+  """Runs an action on every process; each gets its own value.
 
   Raises:
     Exception: in every process, if the action raised in one.
@@ -256,7 +259,7 @@ def _alone():
 
 
 def tell(word: str) -> list[str]:
-  """The words of all processes, in order; no device is asked or waited for.
+  """The words of all processes, in order; involves no device.
 
   Every process has to call it, and none of them from another thread.
   """
@@ -269,13 +272,13 @@ def tell(word: str) -> list[str]:
   store: Any = distributed.global_state.client
   name = "jaxreward/{}/{}".format
   store.key_value_set(name(_rounds, index()), word)
-  words = [
+  answers = [
     store.blocking_key_value_get(name(_rounds, i), _PATIENT)
     for i in range(count())
   ]
-  if _rounds > 1:  # who speaks in this round has heard all of the last
+  if _rounds > 1:  # this round implies that all have read the last one
     store.key_value_delete(name(_rounds - 1, index()))
-  return words
+  return answers
 
 
 def gather(value: np.ndarray) -> np.ndarray:
@@ -286,7 +289,7 @@ def gather(value: np.ndarray) -> np.ndarray:
 
 
 def fetch(tree: Any) -> Any:
-  """The whole arrays as NumPy, in every process, wherever their parts lie.
+  """Full arrays as NumPy in every process, however they are sharded.
 
   Every process has to call it, with the same tree.
   """
@@ -303,10 +306,10 @@ def fetch(tree: Any) -> Any:
 
 
 def platform() -> str:
-  """What is traced now is for: "cpu", "gpu" or "tpu".
+  """The target platform of what is being traced: "cpu", "gpu" or "tpu".
 
-  Of the devices of the mesh that is set, so that a program compiled for absent
-  devices gets their kernels, else of JAX's default backend.
+  That of the current mesh, so that a program compiled for absent devices gets
+  their kernels; else JAX's default backend.
   """
   import jax
 

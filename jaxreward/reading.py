@@ -1,9 +1,8 @@
-"""Text files of users and of runs, read by one rule.
+"""Reading text files of users and of runs, by one rule.
 
-Files are UTF-8, with or without a byte-order mark. Lines end with a line feed,
-a carriage return or both, and with nothing else: other characters that Python
-calls line ends may stand within a prompt. Every failure names the file and the
-line.
+Files are UTF-8, with or without a byte-order mark. Lines end only with a line feed,
+a carriage return or both: other characters that Python treats as line ends may
+occur within a prompt. Every failure names the file and the line.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ LARGEST = 2**30  # bytes of a text file
 LONGEST = 2**22  # characters of a line
 _END = re.compile(r"\r\n|\n|\r")
 _MARK = "\ufeff"
-# How files begin that are no text, and what to do about it.
+# First bytes of files that are not text, and what to do about them.
 _KINDS = (
   (b"\xff\xfe\0\0", "is UTF-32; save it as UTF-8"),
   (b"\0\0\xfe\xff", "is UTF-32; save it as UTF-8"),
@@ -45,7 +44,7 @@ _KINDS = (
   (b"\x89PNG", "is a picture, not text"),
   (b"\xff\xd8\xff", "is a picture, not text"),
 )
-# Characters at which a person sees what a line is about.
+# Characters of a line shown in errors.
 _SHOWN = 40
 
 
@@ -53,8 +52,8 @@ def read_bytes(path: os.PathLike[str] | str) -> bytes:
   """The content of a file.
 
   Raises:
-    UserError: no such file, no file but a folder or a device, one that may
-      not be read, or one that is too large for a text.
+    UserError: no such file, a folder or a device, no permission, or a file too
+      large for text.
   """
   path = epath.Path(path)
   try:
@@ -71,7 +70,7 @@ def read_bytes(path: os.PathLike[str] | str) -> bytes:
 
 
 def _require_file(path: epath.Path) -> None:
-  """Refuses what has no end, such as a device, and what no memory holds."""
+  """Refuses endless inputs, such as a device, and files that are too large."""
   about = os.stat(path)
   if stat.S_ISDIR(about.st_mode):
     raise UserError(f"{name(path)}: it is a folder, not a file")
@@ -85,7 +84,7 @@ def _require_file(path: epath.Path) -> None:
 
 
 def name(path: os.PathLike[str] | str) -> str:
-  """A path for an error line: its end is what tells it from others."""
+  """A path for an error line; a long one keeps its end."""
   text = shown(os.fspath(path), 4096)
   return text if len(text) <= 120 else f"...{text[-117:]}"
 
@@ -94,7 +93,7 @@ def decode(data: bytes, path: os.PathLike[str] | str) -> str:
   """UTF-8 as text, without a byte-order mark.
 
   Raises:
-    UserError: another encoding, by line and byte, or no text at all.
+    UserError: another encoding, by line and byte, or not text.
   """
   for start, reason in _KINDS:
     if data.startswith(start):
@@ -117,7 +116,7 @@ def decode(data: bytes, path: os.PathLike[str] | str) -> str:
 
 
 def _place(before: bytes) -> str:
-  """Line and byte, from 1 on, of what comes after these bytes."""
+  """Line and byte, counted from 1, of what follows these bytes."""
   ends = re.split(rb"\r\n|\n|\r", before)
   return f"line {len(ends)}: byte {len(ends[-1]) + 1}"
 
@@ -168,9 +167,9 @@ def rows(
     except UserError as error:
       raise UserError(_of_whole(path, where, example) or str(error)) from error
     if not isinstance(row, dict):
-      many = _of_whole(path, where, example) if isinstance(row, list) else ""
+      reason = _of_whole(path, where, example) if isinstance(row, list) else ""
       raise UserError(
-        many
+        reason
         or f"{where}: `{shown(line, _SHOWN)}` is not an object; a line reads"
         f" like {example}"
       )
@@ -224,35 +223,35 @@ def _csv(
 
 
 def _of_whole(path: os.PathLike[str] | str, where: str, example: str) -> str:
-  """The line on a file that is one JSON value as a whole; or nothing."""
+  """The error for a file that is one JSON value as a whole, or empty."""
   try:
-    whole = json.loads(text(path).lstrip(_MARK))
+    value = json.loads(text(path).lstrip(_MARK))
   except (ValueError, RecursionError):
     return ""
-  items = whole if isinstance(whole, list) else [whole]
+  items = value if isinstance(value, list) else [value]
   if not all(isinstance(item, dict) for item in items) or not items:
     return ""
   kind = "one JSON array, which is not an object"
-  if isinstance(whole, dict):
+  if isinstance(value, dict):
     kind = "one JSON object over several lines"
   return (
     f"{where}: the file is {kind}; write one object per line, such as by"
-    f" jq -c '{'.[]' if isinstance(whole, list) else '.'}'; a line reads like"
+    f" jq -c '{'.[]' if isinstance(value, list) else '.'}'; a line reads like"
     f" {example}"
   )
 
 
 class _Refused(ValueError):
-  """Why a value is not taken."""
+  """Why a value is refused."""
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
+  row = dict(pairs)
+  if len(row) < len(pairs):
     names = [key for key, _ in pairs]
     twice = next(key for key in names if names.count(key) > 1)
     raise _Refused(f'"{shown(twice, 40)}" stands there twice')
-  return found
+  return row
 
 
 def _constant(word: str) -> None:
@@ -278,13 +277,13 @@ def parse(line: str, where: str, after: str = "") -> Any:
   Args:
     line: the text.
     where: its place, for errors.
-    after: what an error ends with.
+    after: end of the error line.
 
   Raises:
-    UserError: no JSON, or what some readers of JSON take and others refuse: a
-      key twice, NaN or an infinity, half a character.
+    UserError: not JSON, or accepted by some JSON readers only: a duplicate key,
+      NaN or an infinity, half a surrogate pair.
   """
-  what = f"{where}: `{shown(line, _SHOWN)}` is not JSON"
+  start = f"{where}: `{shown(line, _SHOWN)}` is not JSON"
   try:
     value = json.loads(
       line, object_pairs_hook=_pairs, parse_constant=_constant,
@@ -293,17 +292,17 @@ def parse(line: str, where: str, after: str = "") -> Any:
   except _Refused as error:
     raise UserError(f"{where}: {error}") from error
   except RecursionError as error:
-    raise UserError(f"{what} (it is nested too deeply){after}") from error
+    raise UserError(f"{start} (it is nested too deeply){after}") from error
   except json.JSONDecodeError as error:
     column = f"{error.msg}, character {error.pos + 1}"
-    raise UserError(f"{what} ({column}){after}") from error
+    raise UserError(f"{start} ({column}){after}") from error
   if "\\u" in line:
     _require_whole(value, where)
   return value
 
 
 def _require_whole(value: Any, where: str) -> None:
-  """Refuses surrogates without their other half, which no file can hold."""
+  """Refuses unpaired surrogates, which cannot be encoded."""
   if isinstance(value, dict):
     for key, item in value.items():
       _require_whole(key, where)
@@ -335,14 +334,14 @@ def record(
   Raises:
     UserError: it cannot be read, is no JSON, or holds something else.
   """
-  whole = text(path)
+  content = text(path)
   where = name(path)
-  if not whole.strip():
+  if not content.strip():
     raise UserError(f"{where}: it is empty")
   if foreign:
-    value = foreign_value(whole, where)
+    value = foreign_value(content, where)
   else:
-    value = parse(whole, where)
+    value = parse(content, where)
   if not isinstance(value, dict):
     raise UserError(
       f"{where} holds {shown(json.dumps(value), _SHOWN)}; expected an object"
@@ -350,14 +349,14 @@ def record(
   return value
 
 
-def foreign_value(whole: str, where: str) -> Any:
+def foreign_value(content: str, where: str) -> Any:
   """The JSON value of a text that other libraries wrote.
 
   Raises:
     UserError: it is no JSON.
   """
   try:
-    return json.loads(whole)
+    return json.loads(content)
   except RecursionError as error:
     raise UserError(f"{where}: it is nested too deeply") from error
   except ValueError as error:

@@ -100,19 +100,22 @@ def train_reward_first(
 def reward_with(config: ConfigDict, arg: str | None, **weights: float) -> None:
   """Several rewards that need no training: "task", "look" and "bytes".
 
-  On scenes they are the detector, how smooth the picture is and the size of a
-  JPEG; at full size CLIPScore, PickScore and the size of a JPEG.
+  On scenes they are the detector, the smoothness of the image and its JPEG size;
+  at full size CLIPScore, PickScore and the JPEG size.
 
   Args:
     config: of the job align.
     arg: of the recipe.
     **weights: of those that are trained on, by name.
   """
-  task, look = dict(fn="detector"), dict(fn="smooth")
+  task, aesthetic = dict(fn="detector"), dict(fn="smooth")
   if size_of(arg) == "full":
     task = dict(fn="clip_score", weights="openai/clip-vit-large-patch14")
-    look = dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1")
-  known = dict(task=task, look=look, bytes=dict(fn="jpeg_compressibility"))
+    aesthetic = dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1")
+  rewards = dict(
+    task=task, look=aesthetic, bytes=dict(fn="jpeg_compressibility")
+  )
   config.rewards = {
-    name: dict(**known[name], weight=weight) for name, weight in weights.items()
+    name: dict(**rewards[name], weight=weight)
+    for name, weight in weights.items()
   }

@@ -1,4 +1,4 @@
-"""Keys are addresses: every draw is a function of what it is for.
+"""Keys are addresses: every draw is a function of its purpose.
 
 No key is carried in a state and none is split across steps. A key is folded
 from (seed, stream, step, prompt id, member), so noise does not depend on batch
@@ -70,14 +70,14 @@ def normal_each(
 ) -> Float[Array, "B *L"]:
   """Standard normal float32 [B, *shape], each row from its own key."""
   count = math.prod(shape)
-  flat = jax.vmap(lambda k: jax.random.normal(k, (count,), jnp.float32))(keys)
-  # Drawn as long rows, behind a conditional that no compiler fuses across:
-  # fused into its consumer, the draw would run along a picture's last axis,
-  # three channels at a time, which costs a CPU several times as much.
-  drawn = jax.lax.cond(
+  rows = jax.vmap(lambda k: jax.random.normal(k, (count,), jnp.float32))(keys)
+  # Drawn as long rows, behind a conditional that compilers do not fuse across:
+  # fused into its consumer, the draw would run along an image's last axis,
+  # three channels at a time, which is several times slower on a CPU.
+  noise = jax.lax.cond(
     jax.lax.optimization_barrier(jnp.bool_(True)),
     lambda x: x,
     jnp.zeros_like,
-    flat,
+    rows,
   )
-  return drawn.reshape(-1, *shape)
+  return noise.reshape(-1, *shape)

@@ -81,13 +81,13 @@ class PromptBatch:
 
   @property
   def plain(self) -> PromptBatch:
-    """Without what only a policy reads: every leaf starts with P."""
+    """Without the fields that only a policy reads; every leaf starts with P."""
     return dataclasses.replace(self, embedded=None)
 
 
 @flax.struct.dataclass
 class Trajectory:
-  """What a rollout leaves behind; the sample axis B is flat and padded.
+  """The record of a rollout; the sample axis B is flat and padded.
 
   Attributes:
     latents: float32 [T + 1, B, H, W, C], from noise (first) to sample (last).
@@ -117,8 +117,8 @@ class Policy:
       with P. The all-padding prompt is the unconditional one. Policies whose
       text encoders run outside take leaves of `Embedded` for tokens.
     velocity: (params, x_t [B, H, W, C], t float32 [B], cond [B, ...]) ->
-      velocity [B, H, W, C], float32. Where t is the rounded time that a network
-      is told, the conditioning holds the step's own as "sigma" [B].
+      velocity [B, H, W, C], float32. Where t is the rounded time of the network's
+      grid, the conditioning holds the step's exact time as "sigma" [B].
     to_pixels: (latents [..., H, W, C], decoder) -> images, [0, 1] but for range
       errors, which are not clipped; `decoder` holds the parameters of an
       autoencoder, None where there is none. Latents [..., F, H, W, C] give
@@ -149,9 +149,9 @@ class Policy:
     to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C]; for
       videos [B, F, h, w, 4 + C], see `video_vae.from_pictures`, or those of
       the first frame alone, [B, 1, h, w, C], as `pictures` asks for it.
-    optional: regex of the parameters that an older checkpoint may lack; they
-      are then drawn anew.
-    kinds: names of the categories of prompts that it knows; empty for all.
+    optional: regex of parameters that an older checkpoint may lack; they are
+      then initialized afresh.
+    kinds: names of the prompt categories that it supports; empty for all.
   """
 
   init: Callable[..., Params]

@@ -1,8 +1,8 @@
-"""Code that a person brings: where it failed, why, and what mends it.
+"""Errors of user code: where it failed, why, and how to fix it.
 
-A config names functions and files of its own. What they raise is told in one
-line, with the file and the line of that code, however many decorators and
-libraries lie between.
+A config names functions and files of the user. Their exceptions become one line
+with the file and line of that code, through any number of decorators and
+libraries.
 
 JAX is not imported here: command lines are checked without it.
 """
@@ -41,8 +41,8 @@ _INSTALLED = (
   f"{os.sep}dist-packages{os.sep}",
 )
 _HOST = "mark the function with jaxreward.rewards.declare(is_host=True)"
-# What JAX raises, by the name of the class, and what it means.
-_MENDS = {
+# JAX exceptions by class name, and what they mean.
+_FIXES = {
   "TracerArrayConversionError": (
     f"NumPy, or another library, inside jit: use jax.numpy, or {_HOST}"
   ),
@@ -75,7 +75,7 @@ _PIP = {
 
 
 def code_of(fn: Any) -> CodeType | None:
-  """The code of a function beneath partials and decorators; None of others."""
+  """The code of a function beneath partials and decorators, or None."""
   for _ in range(64):  # a chain may lead back to itself
     if isinstance(fn, functools.partial):
       fn = fn.func
@@ -89,7 +89,7 @@ def code_of(fn: Any) -> CodeType | None:
 
 
 def is_own(fn: Callable[..., Any]) -> bool:
-  """Whether a function is no part of this package."""
+  """Whether a function comes from outside this package."""
   code = code_of(fn)
   return code is None or not code.co_filename.startswith(_LIBRARIES[1:-1])
 
@@ -132,42 +132,42 @@ def _short(file: str) -> str:
 def explain(
   error: BaseException, folder: os.PathLike[str] | None = None
 ) -> str:
-  """What an error of a person's code means, with its mend where one is known.
+  """What an error of user code means, with its fix where one is known.
 
   Args:
     error: what was raised.
     folder: of the file that was run, where modules beside it are looked for.
   """
   for kind in type(error).__mro__:
-    if kind.__name__ in _MENDS:
-      return f"{_MENDS[kind.__name__]} ({kind.__name__})"
+    if kind.__name__ in _FIXES:
+      return f"{_FIXES[kind.__name__]} ({kind.__name__})"
   if isinstance(error, SystemExit):
     return f"it calls exit({shown(error.code, 20)}); raise an error instead"
   if isinstance(error, ModuleNotFoundError) and error.name:
     return f"{one_line(error)}; {_missing(error.name, folder)}"
   text = text_of(error)
-  for word, mend in _MESSAGES.items():
+  for word, fix in _MESSAGES.items():
     if word in text and isinstance(
       error, TypeError | ValueError | AttributeError
     ):
-      return f"{one_line(error)[:120]}; {mend}"
+      return f"{one_line(error)[:120]}; {fix}"
   if isinstance(error, SyntaxError):
     return f"{type(error).__name__}: {shown(error.msg, 160)}"
   return one_line(error)
 
 
 def _missing(name: str, folder: os.PathLike[str] | None) -> str:
-  """What brings a module that is not there."""
-  first = name.partition(".")[0]
+  """How to get a missing module."""
+  package = name.partition(".")[0]
   if folder is not None:
     beside = pathlib.Path(folder)
-    if (beside / f"{first}.py").exists() or (beside / first).is_dir():
+    if (beside / f"{package}.py").exists() or (beside / package).is_dir():
       return f"it stands beside the file: set PYTHONPATH={_short(str(beside))}"
-  return f"pip install {_PIP.get(first, first)}"
+  return f"pip install {_PIP.get(package, package)}"
 
 
 def is_ours(error: BaseException) -> bool:
-  """Whether what was raised is meant to end the run, or is told already."""
+  """Whether the exception is meant to end the run, or is already one line."""
   return isinstance(error, KeyboardInterrupt | UserError | Stopped | Lost)
 
 
@@ -175,7 +175,7 @@ def is_ours(error: BaseException) -> bool:
 def blamed(
   what: str, fn: Callable[..., Any] | None = None, *, host: bool = True
 ) -> Iterator[None]:
-  """Tells what a function raises within, of any kind, in one line.
+  """Turns any exception raised within into one line.
 
   Args:
     what: where the config names the function, with which the line begins.
@@ -211,6 +211,6 @@ def told(
   return f"{where}: {why}" if where else why
 
 
-def _inside(mend: str) -> str:
-  """A mend without the way out that only rewards have, the host."""
-  return mend.replace(f", or {_HOST}", "").replace(f": {_HOST}", "")
+def _inside(fix: str) -> str:
+  """A fix without the option that only rewards have, running on the host."""
+  return fix.replace(f", or {_HOST}", "").replace(f": {_HOST}", "")

@@ -19,7 +19,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.files import write_atomic
 
 CONFIG_FILE = "config.json"
-RECORDS = ("evaluation.json", "finished.json")  # what jobs add entries to
+RECORDS = ("evaluation.json", "finished.json")  # jobs add entries to them
 COMMAND_FILE = "command.txt"
 LOCK_FILE = ".lock"
 _SHOWN = 3
@@ -38,11 +38,11 @@ def take(
     workdir: made if absent; a run of the same config is resumed. One in a
       bucket is taken over from a process that has it (see `buckets`).
     config: resolved config, written to `config.json`.
-    with_data: the job reads the files of data, which may not have changed.
+    with_data: the job reads data files, which must not have changed.
 
   Raises:
     UserError: it cannot be written, another process uses it, or it holds
-      another config, something that is no run, or a damaged record.
+      another config, other files, or a damaged record.
   """
   lock = processes.on_first(lambda: _open(workdir, config, with_data))
   if not (workdir / CONFIG_FILE).exists():
@@ -72,7 +72,7 @@ def find(workdir: str) -> epath.Path:
 def _open(
   workdir: epath.Path, config: ConfigDict, with_data: bool
 ) -> int | str:
-  """The lock, once everything there is what it should be."""
+  """The lock, after checking the contents of the folder."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = _lock(workdir)
@@ -93,7 +93,7 @@ def _open(
 
 
 def _lock(workdir: epath.Path) -> int | str:
-  """An exclusive flock, which the kernel drops however the process ends."""
+  """An exclusive flock, which the kernel releases when the process ends."""
   if buckets.is_bucket(workdir):
     return buckets.take(workdir)
   flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -103,8 +103,8 @@ def _lock(workdir: epath.Path) -> int | str:
   except BlockingIOError:
     pid = os.read(lock, 32).decode(errors="replace").strip()
     os.close(lock)
-    who = f"process {pid}" if pid else "another process"
-    raise UserError(f"--workdir={workdir} is in use by {who}") from None
+    owner = f"process {pid}" if pid else "another process"
+    raise UserError(f"--workdir={workdir} is in use by {owner}") from None
   except OSError as error:
     logging.warning("%s cannot be locked: %s", workdir, error.strerror)
   os.ftruncate(lock, 0)
@@ -130,11 +130,15 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
-def _lacks_fields(old: ConfigDict, new: ConfigDict) -> bool:
+def _lacks_fields(recorded: ConfigDict, new: ConfigDict) -> bool:
   """Whether a recorded config lacks fields that every config has by now."""
-  chosen = ("model", "reward_model", "train_reward")  # their fields differ
+  method_sections = (
+    "model",
+    "reward_model",
+    "train_reward",
+  )  # their fields differ
   optional = (
-    *config_lib.OPEN_SECTIONS, *config_lib.METHOD_SECTIONS, *chosen
+    *config_lib.OPEN_SECTIONS, *config_lib.METHOD_SECTIONS, *method_sections
   )  # fmt: skip
   plain = lambda name: (
     not any(
@@ -143,42 +147,42 @@ def _lacks_fields(old: ConfigDict, new: ConfigDict) -> bool:
   )
   before, after = (
     {name for name in config_lib.flatten(config) if plain(name)}
-    for config in (old, new)
+    for config in (recorded, new)
   )
   return bool(after - before)
 
 
 def _claim(workdir: epath.Path, config: ConfigDict) -> None:
-  """Checks that what is there is this run, and records the config."""
+  """Checks that the folder holds this run, and records the config."""
   path = workdir / CONFIG_FILE
   text = config_lib.to_json(config)
   if not path.exists():
-    others = sorted(
+    names = sorted(
       p.name for p in workdir.iterdir() if not p.name.startswith(".")
     )
-    if others:
+    if names:
       raise UserError(
         f"--workdir={workdir} holds no run but other files "
-        f"({', '.join(others[:_SHOWN])}); give a new or empty folder"
+        f"({', '.join(names[:_SHOWN])}); give a new or empty folder"
       )
   else:
-    old = _read(path)
-    changed = config_lib.differences(old, config)
-    if changed and _lacks_fields(old, config):
+    recorded = _read(path)
+    changed = config_lib.differences(recorded, config)
+    if changed and _lacks_fields(recorded, config):
       raise UserError(
         f"--workdir={workdir} holds a run of another version, whose config has"
         f" other fields ({'; '.join(changed[:_SHOWN])}); finish it with the"
         " version that began it, or start again in another --workdir"
       )
     if changed:
-      more = len(changed) - _SHOWN
+      excess = len(changed) - _SHOWN
       raise UserError(
         f"--workdir={workdir} holds a run with another config "
-        f"({'; '.join(changed[:_SHOWN])}{f'; {more} more' if more > 0 else ''})"
+        f"({'; '.join(changed[:_SHOWN])}{f'; {excess} more' if excess > 0 else ''})"
         "; give another --workdir, or the config it was started with"
       )
     logging.info("resuming %s", workdir)
-    if config_lib.to_json(old) == text:
+    if config_lib.to_json(recorded) == text:
       return
   write_atomic(path, text + "\n")
 
@@ -187,7 +191,7 @@ def read_record(path: epath.Path) -> dict[str, Any]:
   """The object in a JSON file of the working directory; {} if it is absent.
 
   Raises:
-    UserError: it is damaged; what would be added to it would be lost.
+    UserError: it is damaged; new entries would be lost.
   """
   if not path.exists():
     return {}

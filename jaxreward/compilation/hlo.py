@@ -261,15 +261,17 @@ class Program:
         self._add_called(op, total, channels, is_fused or op.kind == "fusion")
     return total
 
-  def _add_called(self, op: Op, total: Costs, channels: set, is_fused: bool):
+  def _add_called(
+    self, caller: Op, total: Costs, channels: set, is_fused: bool
+  ):
     """An asynchronous collective stands in several fusions, and runs once."""
-    for name in op.called("calls") + op.called("to_apply"):
+    for name in caller.called("calls") + caller.called("to_apply"):
       inner = self.costs(name, is_fused)
       op_channels = {
-        found[1]
-        for one in self.computations[name]
-        if _collective(one)
-        and (found := re.search(r"channel_id=(\d+)", one.rest))
+        match[1]
+        for op in self.computations[name]
+        if _collective(op)
+        and (match := re.search(r"channel_id=(\d+)", op.rest))
       }
       if op_channels & channels:
         inner = dataclasses.replace(inner, collectives={})
@@ -330,13 +332,13 @@ class Program:
     ]
     return " x ".join(names)
 
-  def _trips(self, op: Op, ops: dict[str, Op]) -> int | None:
+  def _trips(self, loop: Op, ops: dict[str, Op]) -> int | None:
     """How often a loop runs; None where the text does not tell."""
-    match = re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest)
+    match = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if match:
       return int(match[1])
-    (condition,), (body,) = op.called("condition"), op.called("body")
-    tests = {one.name: one for one in self.computations[condition]}
+    (condition,), (body,) = loop.called("condition"), loop.called("body")
+    tests = {op.name: op for op in self.computations[condition]}
     compare = next((t for t in tests.values() if t.is_root), None)
     if compare is None or compare.kind != "compare":
       return None
@@ -348,7 +350,7 @@ class Program:
     if bound is None or index is None:
       return None
     place = int(index[1])
-    begin = self._first(op, ops, place)
+    begin = self._first(loop, ops, place)
     return max(0, math.ceil((bound - begin) / self._stride(body, place)))
 
   def _first(self, op: Op, ops: dict[str, Op], place: int) -> int:
@@ -388,38 +390,40 @@ class Program:
       read_sizes, write_size = self._fusion_bytes(op, read_sizes, write_size)
     return float(sum(read_sizes) + write_size)
 
-  def _fusion_bytes(self, op: Op, read_sizes: list[int], write_size: int):
+  def _fusion_bytes(self, fusion: Op, read_sizes: list[int], write_size: int):
     """Of a buffer that a fusion only slices, the slices count.
 
     What an asynchronous collective hands on from its start to its end is
     neither read nor written by what runs in between.
     """
-    (name,) = op.called("calls")
+    (name,) = fusion.called("calls")
     inner = self.computations[name]
-    if any("AsyncCollectiveDone" in one.rest for one in inner):
+    if any("AsyncCollectiveDone" in op.rest for op in inner):
       return [], 0
     if "async_collective" in name or any(
-      "AsyncCollectiveStart" in one.rest for one in inner
+      "AsyncCollectiveStart" in op.rest for op in inner
     ):
-      for out, operand in re.findall(r"\{(\d+)\}: \((\d+), ", op.rest):
-        write_size -= op.shapes[int(out)].size * op.shapes[int(out)].is_main
+      for out, operand in re.findall(r"\{(\d+)\}: \((\d+), ", fusion.rest):
+        write_size -= (
+          fusion.shapes[int(out)].size * fusion.shapes[int(out)].is_main
+        )
         read_sizes[int(operand)] = 0
       return read_sizes, write_size
-    table = {one.name: one for one in inner}
+    table = {op.name: op for op in inner}
     users = collections.defaultdict(list)
-    for one in inner:
-      for place, operand in enumerate(one.operands):
-        users[operand].append((one, place))
-    for one in inner:
-      if one.kind != "parameter":
+    for op in inner:
+      for place, operand in enumerate(op.operands):
+        users[operand].append((op, place))
+    for op in inner:
+      if op.kind != "parameter":
         continue
-      number = int(re.match(r"\((\d+)\)", one.rest)[1])  # pyrefly: ignore
-      sizes = [_sliced(user, place, table) for user, place in users[one.name]]
+      number = int(re.match(r"\((\d+)\)", op.rest)[1])  # pyrefly: ignore
+      sizes = [_sliced(user, place, table) for user, place in users[op.name]]
       if number < len(read_sizes) and read_sizes[number] and None not in sizes:
         read_sizes[number] = min(read_sizes[number], sum(sizes))  # pyrefly: ignore
-    for one in inner:
-      if one.kind == "dynamic-update-slice" and one.size <= write_size:
-        write_size -= one.size - table[one.operands[1]].size
+    for op in inner:
+      if op.kind == "dynamic-update-slice" and op.size <= write_size:
+        write_size -= op.size - table[op.operands[1]].size
     return read_sizes, write_size
 
 
@@ -505,9 +509,9 @@ def _convolution_flops(op: Op, ops: dict[str, Op]) -> float:
   return 2.0 * pairs * batch_features * sizes[1][rhs.index("i")]
 
 
-def _window(rest: str, axis: int) -> dict[str, int]:
+def _window(attributes: str, axis: int) -> dict[str, int]:
   """Stride, dilations and padding of one dimension of a convolution."""
-  match = re.search(r"window=\{([^}]*)\}", rest)
+  match = re.search(r"window=\{([^}]*)\}", attributes)
   values = {"stride": 1, "lhs_dilate": 1, "rhs_dilate": 1, "low": 0}
   for name, text in re.findall(r"(\w+)=(\S+)", match[1] if match else ""):
     part = text.split("x")[axis]

@@ -94,8 +94,8 @@ def _layer_norm_forward(x):
   return y, (y, scale)
 
 
-def _layer_norm_backward(kept, g):
-  y, scale = kept
+def _layer_norm_backward(residuals, g):
+  y, scale = residuals
   along = (g * y).mean(-1, keepdims=True)
   return (scale * (g - g.mean(-1, keepdims=True) - y * along),)
 
@@ -114,8 +114,8 @@ def _rms_norm_forward(x):
   return y, (y, scale)
 
 
-def _rms_norm_backward(kept, g):
-  y, scale = kept
+def _rms_norm_backward(residuals, g):
+  y, scale = residuals
   return (scale * (g - y * (g * y).mean(-1, keepdims=True)),)
 
 
@@ -142,14 +142,14 @@ def from_heads(x: Float[Array, "B H N D"]) -> Float[Array, "B N H*D"]:
 
 
 def key_bias(
-  mask: Bool[ArrayLike, "B L"], own: int = 0
-) -> Float[Array, "B 1 1 {own}+L"]:
-  """0 where a key is attended to, else so low that its weight is 0.
+  mask: Bool[ArrayLike, "B L"], prefix: int = 0
+) -> Float[Array, "B 1 1 {prefix}+L"]:
+  """0 where a key is attended to, else low enough for a weight of 0.
 
-  The first `own` keys, which `mask` does not hold, are always attended to.
+  The first `prefix` keys, which `mask` leaves out, are always attended to.
   """
   bias = jnp.where(mask, 0.0, -1e30)
-  return jnp.pad(bias, ((0, 0), (own, 0)))[:, None, None, :]
+  return jnp.pad(bias, ((0, 0), (prefix, 0)))[:, None, None, :]
 
 
 @jax.custom_vjp
@@ -188,8 +188,8 @@ def _attend_forward(q, k, v, bias):
   return out, (q, k, v, weight)
 
 
-def _attend_backward(kept, g):
-  q, k, v, weight = kept
+def _attend_backward(residuals, g):
+  q, k, v, weight = residuals
   # Behind the barrier the small matrix is transposed once, on its own; the
   # product would transpose and pack it anew for every head.
   flip = lambda x: jax.lax.optimization_barrier(x.swapaxes(-1, -2))

@@ -86,8 +86,8 @@ class Rule:
     """(name, array) of every public tensor in one of our parameters."""
     rows = [ours] if self.layers is None else ours
     for names, row in zip(self.names(), rows, strict=True):
-      whole = self.form.to_public(row)
-      parts = [whole] if len(names) == 1 else np.split(whole, len(names))
+      array = self.form.to_public(row)
+      parts = [array] if len(names) == 1 else np.split(array, len(names))
       yield from zip(names, parts, strict=True)
 
   def to_ours(self, read: Callable[[str], np.ndarray]) -> np.ndarray:

@@ -54,11 +54,11 @@ class PairLoss:
     pick = lambda high, tie, low: jnp.where(
       above, high, jnp.where(below, low, jnp.where(alike, tie, 0.0))
     )
-    here = pick(self.win, self.tie, self.lose)
-    there = pick(self.lose, self.tie, self.win)
+    weight = pick(self.win, self.tie, self.lose)
+    reverse_weight = pick(self.lose, self.tie, self.win)
     plus, up, down = _softplus(lead, self.margin)
-    loss = here * plus + jnp.where(alike, self.offset, 0.0)
-    return loss, there * down - here * up, pick(0.5, self.count, 0.5)
+    loss = weight * plus + jnp.where(alike, self.offset, 0.0)
+    return loss, reverse_weight * down - weight * up, pick(0.5, self.count, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -162,7 +162,7 @@ def test_gradients_of_the_norms_by_finite_differences(norm, reference):
 
 
 def test_own_keys_stand_before_the_masked_ones():
-  bias = np.asarray(blocks.key_bias(np.array([[True, False]]), own=3))
+  bias = np.asarray(blocks.key_bias(np.array([[True, False]]), prefix=3))
   np.testing.assert_array_equal(bias[0, 0, 0] == 0, [1, 1, 1, 1, 0])
 
 

@@ -285,7 +285,7 @@ class SceneDiT(nn.Module):
     else:
       signal = nn.silu(signal + self.pooled_in(cond["pooled"]))
       words, mask = cond["kv"].astype(self.dtype), cond["mask"]
-    bias = blocks.key_bias(mask, own=side * side)
+    bias = blocks.key_bias(mask, prefix=side * side)
     y, _ = self.blocks(y, (words, bias, signal))
     shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
     y = blocks.layer_norm(y) * (1 + scale) + shift

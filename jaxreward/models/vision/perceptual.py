@@ -107,9 +107,9 @@ class Lpips(nn.Module):
   ) -> Float[Array, "B"]:
     make: Any = {"vgg": VggStages, "alex": AlexStages}[self.net]
     stages = make(name="net")
-    scaled = lambda x: (2 * x - 1 - jnp.array(_SHIFT)) / jnp.array(_SCALE)
+    normalize = lambda x: (2 * x - 1 - jnp.array(_SHIFT)) / jnp.array(_SCALE)
     total = jnp.zeros(a.shape[0])
-    pairs = zip(stages(scaled(a)), stages(scaled(b)), strict=True)
+    pairs = zip(stages(normalize(a)), stages(normalize(b)), strict=True)
     for i, (x, y) in enumerate(pairs):
       weight = self.param(
         f"weight_{i}", nn.initializers.constant(0.1), (x.shape[-1],)
@@ -132,22 +132,22 @@ class Dists(nn.Module):
     self, a: Float[ArrayLike, "B H W 3"], b: Float[ArrayLike, "B H W 3"]
   ) -> Float[Array, "B"]:
     stages = VggStages(blurred=True, name="net")
-    scaled = lambda x: (x - jnp.array(_MEAN)) / jnp.array(_STD)
-    features = lambda x: [x, *stages(scaled(jnp.asarray(x)))]
+    normalize = lambda x: (x - jnp.array(_MEAN)) / jnp.array(_STD)
+    features = lambda x: [x, *stages(normalize(jnp.asarray(x)))]
     count = 3 + sum(WIDTHS["vgg"])
     alpha = self.param("alpha", nn.initializers.constant(0.1), (count,))
     beta = self.param("beta", nn.initializers.constant(0.1), (count,))
-    alike = []
+    terms = []
     for x, y in zip(features(a), features(b), strict=True):
       mx, my = x.mean((1, 2)), y.mean((1, 2))
       vx = jnp.square(x - mx[:, None, None]).mean((1, 2))
       vy = jnp.square(y - my[:, None, None]).mean((1, 2))
-      both = (x * y).mean((1, 2)) - mx * my
+      covariance = (x * y).mean((1, 2)) - mx * my
       texture = (2 * mx * my + 1e-6) / (mx**2 + my**2 + 1e-6)
-      structure = (2 * both + 1e-6) / (vx + vy + 1e-6)
-      alike.append((texture, structure))
+      structure = (2 * covariance + 1e-6) / (vx + vy + 1e-6)
+      terms.append((texture, structure))
     texture, structure = (
-      jnp.concatenate(x, -1) for x in zip(*alike, strict=True)
+      jnp.concatenate(x, -1) for x in zip(*terms, strict=True)
     )
     weight = alpha.sum() + beta.sum()
     return 1 - (texture @ alpha + structure @ beta) / weight
@@ -164,10 +164,10 @@ def lpips_rules(net: str, lines: str = "lin{}") -> tuple[Rule, ...]:
     for number, *_ in stage:
       rules += conv(f"net/conv_{number}", f"net.slice{i + 1}.{number}")
     rules += (Rule(f"weight_{i}", f"{lines.format(i)}.model.1.weight", _LINE),)
-  other = "lins.{}" if lines == "lin{}" else "lin{}"  # the same once more
-  unread = [f"{other.format(i)}.model.1.weight" for i in range(len(stages))]
-  unread += ["scaling_layer.shift", "scaling_layer.scale"]
-  return (*rules, *(Rule("", name) for name in unread))
+  alias = "lins.{}" if lines == "lin{}" else "lin{}"  # the same once more
+  ignored = [f"{alias.format(i)}.model.1.weight" for i in range(len(stages))]
+  ignored += ["scaling_layer.shift", "scaling_layer.scale"]
+  return (*rules, *(Rule("", name) for name in ignored))
 
 
 def dists_rules() -> tuple[Rule, ...]:

@@ -87,13 +87,15 @@ def of_record(
     UserError: a size, method, mean or deviation of another form.
   """
   if default.padded:
-    kept = ("crop_size", "image_mean", "image_std")
-    record = {name: record[name] for name in kept if name in record}
-  cut = bool(record.get("do_center_crop", default.edge > 0 or default.padded))
+    fields = ("crop_size", "image_mean", "image_std")
+    record = {name: record[name] for name in fields if name in record}
+  is_cropped = bool(
+    record.get("do_center_crop", default.edge > 0 or default.padded)
+  )
   record = {name: x for name, x in record.items() if x is not None}
   size = record.get("size") or {}
   edge, final = 0, default.size
-  if cut:
+  if is_cropped:
     edge = size.get("shortest_edge") if isinstance(size, dict) else size
     edge = default.edge if edge is None else edge
     if type(edge) is not int or edge < 0:
@@ -137,18 +139,18 @@ def of_open_clip(
   cfg = hub.field(record, "preprocess_cfg", dict, of=of, default={})
   of = f"{of}: preprocess_cfg"
   cfg = {name: x for name, x in cfg.items() if x is not None}
-  kept = dataclasses.replace(
+  preprocess = dataclasses.replace(
     default,
     mean=_channels(cfg, "mean", default.mean, of),
     std=_channels(cfg, "std", default.std, of),
   )
   if default.padded:
-    return kept
+    return preprocess
   fit, method = cfg.get("resize_mode", _FITS[0]), cfg.get("interpolation")
   if fit not in _FITS:
     raise hub.misfit(of, "resize_mode", fit, f"one of {', '.join(_FITS)}")
   return dataclasses.replace(
-    kept,
+    preprocess,
     edge=default.edge if fit == "shortest" else 0,
     padded=fit == "longest",
     method="linear" if method == "bilinear" else "cubic",
@@ -157,8 +159,8 @@ def of_open_clip(
 
 def _pair(record: Mapping[str, Any], name: str, of: str) -> tuple[int, int]:
   value = record[name]
-  found = value if isinstance(value, dict) else dict(height=value, width=value)
-  height, width = (found.get(side) for side in ("height", "width"))
+  sides = value if isinstance(value, dict) else dict(height=value, width=value)
+  height, width = (sides.get(side) for side in ("height", "width"))
   if isinstance(height, int) and isinstance(width, int):
     if min(height, width) > 0:
       return height, width
@@ -184,13 +186,15 @@ def read(weights: str, default: Preprocess) -> Preprocess:
       `of_record`.
   """
   record = hub.read_config(weights, "preprocessor_config.json")
-  found = of_record(record, default, f"{weights}: preprocessor_config.json")
-  if found.size != default.size:
+  preprocess = of_record(
+    record, default, f"{weights}: preprocessor_config.json"
+  )
+  if preprocess.size != default.size:
     raise UserError(
-      f"{weights}: preprocessor_config.json makes pictures of {found.size}, the"
+      f"{weights}: preprocessor_config.json makes pictures of {preprocess.size}, the"
       f" tower takes {default.size}"
     )
-  return found
+  return preprocess
 
 
 def rounded(x: Float[ArrayLike, "*N"]) -> Float[Array, "*N"]:

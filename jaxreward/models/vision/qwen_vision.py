@@ -102,11 +102,11 @@ def windows(
     (index of each token of a window, whether the place holds a token); S is
     side ** 2, and the index of a place over the edge is 0.
   """
-  high, wide = -(-rows // side), -(-columns // side)
-  index = np.full((high * side, wide * side), -1)
+  window_rows, window_columns = -(-rows // side), -(-columns // side)
+  index = np.full((window_rows * side, window_columns * side), -1)
   index[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
-  index = index.reshape(high, side, wide, side).swapaxes(1, 2)
-  index = index.reshape(high * wide, -1)
+  index = index.reshape(window_rows, side, window_columns, side).swapaxes(1, 2)
+  index = index.reshape(window_rows * window_columns, -1)
   return np.maximum(index, 0), index >= 0
 
 
@@ -122,10 +122,10 @@ class Layer(nn.Module):
   ) -> tuple[Array, None]:
     c, dtype = self.config, self.dtype
     dense = lambda n, name: nn.Dense(n, dtype=dtype, name=name)
-    scaled = lambda name: nn.RMSNorm(epsilon=_EPS, dtype=dtype, name=name)
-    q, k, v = jnp.split(dense(3 * c.width, "qkv")(scaled("norm_1")(x)), 3, -1)
+    rms_norm = lambda name: nn.RMSNorm(epsilon=_EPS, dtype=dtype, name=name)
+    q, k, v = jnp.split(dense(3 * c.width, "qkv")(rms_norm("norm_1")(x)), 3, -1)
     q, k = (tower.rotate(y, c.heads, angles) for y in (q, k))
-    whole = (1, real.size)
+    full_shape = (1, real.size)
 
     def attend(shape: tuple[int, ...]) -> Array:
       bias = jnp.where(real.reshape(shape), 0.0, -jnp.inf)[:, None, None]
@@ -135,9 +135,11 @@ class Layer(nn.Module):
         x.shape
       )
 
-    h = jax.lax.cond(is_full, lambda: attend(whole), lambda: attend(real.shape))
+    h = jax.lax.cond(
+      is_full, lambda: attend(full_shape), lambda: attend(real.shape)
+    )
     x = x + dense(c.width, "out")(h)
-    gate, h = jnp.split(dense(2 * c.mlp, "up")(scaled("norm_2")(x)), 2, -1)
+    gate, h = jnp.split(dense(2 * c.mlp, "up")(rms_norm("norm_2")(x)), 2, -1)
     return x + dense(c.width, "down")(jax.nn.silu(gate) * h), None
 
 

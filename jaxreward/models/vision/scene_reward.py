@@ -111,7 +111,7 @@ class SceneTrunk(nn.Module):
     signal = self.time_in(blocks.timestep_features(t, self.width))
     signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
     signal = nn.silu(signal)
-    bias = blocks.key_bias(cond["mask"], own=x.shape[1])
+    bias = blocks.key_bias(cond["mask"], prefix=x.shape[1])
     x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), bias, signal))
     x = blocks.layer_norm(x)
     pooled = jnp.concatenate([x.mean(1), x.max(1), signal], -1)
