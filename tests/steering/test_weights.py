@@ -50,7 +50,7 @@ def walk(potential, threshold, count=4096, sets=4):
       parents = weights.systematic(each, lineage.log_weight)
       if step < STEPS - 1:
         parents = jnp.where(few[:, None], parents, jnp.arange(count))
-        again = weights.chosen(lineage, parents)
+        again = weights.select(lineage, parents)
         lineage = jax.tree.map(
           lambda a, b, few=few: jnp.where(few[:, None], a, b), again, lineage
         )
