@@ -30,20 +30,20 @@ from jaxreward.setup import text_encoders
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
 
-# texts, and for some pictures [P, H, W, 3] too -> leaves [P, ...], as NumPy or
+# texts, and for some source images [P, H, W, 3] -> leaves [P, ...], as NumPy or
 # device arrays
 TextEncoder = Callable[..., Cond]
-# pictures [P, H, W, 3] -> states [P, N, D] on the host
+# images [P, H, W, 3] -> states [P, N, D] on the host
 ImageEncoder = Callable[[np.ndarray], np.ndarray]
 Encode = Callable[[PromptBatch], PromptBatch]
 
-KEPT = 4 << 30  # bytes of outputs that stay in memory
+KEPT = 4 << 30  # bytes of cached outputs
 _Key = tuple[str, bytes]
-_AT_ONCE = 8  # pictures that are encoded together
+_AT_ONCE = 8  # images that are encoded together
 
 
 def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
-  """Stands in for text encoders: normal numbers that the text alone decides.
+  """Placeholder text encoder: normal numbers seeded by the text.
 
   Args:
     shapes: of one prompt, [1, ...]; see `Policy.prompts`. A mask is all true.
@@ -51,7 +51,7 @@ def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
   """
   del mesh
 
-  def one(text: str) -> Cond:
+  def encode_one(text: str) -> Cond:
     rng = np.random.default_rng(zlib.crc32(text.encode()))
 
     def draw(shape: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -61,20 +61,22 @@ def noise_encoder(shapes: Cond, mesh: Mesh | None = None) -> TextEncoder:
 
     return jax.tree.map(draw, shapes)
 
-  return lambda words: jax.tree.map(lambda *x: np.stack(x), *map(one, words))
+  return lambda texts: jax.tree.map(
+    lambda *x: np.stack(x), *map(encode_one, texts)
+  )
 
 
 def noise_vision(
   shape: jax.ShapeDtypeStruct, mesh: Mesh | None = None
 ) -> ImageEncoder:
-  """Stands in for an image encoder: noise that the pixels alone decide."""
+  """Placeholder image encoder: normal numbers seeded by the pixels."""
   del mesh
 
-  def one(picture: np.ndarray) -> np.ndarray:
-    rng = np.random.default_rng(zlib.crc32(picture.tobytes()))
+  def encode_one(image: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(image.tobytes()))
     return rng.standard_normal(shape.shape[1:], np.float32)
 
-  return lambda images: np.stack([one(x) for x in images])
+  return lambda images: np.stack([encode_one(x) for x in images])
 
 
 REGISTRY: dict[str, Callable[..., TextEncoder]] = {
@@ -96,10 +98,10 @@ IMAGE_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {
 def bind(
   config: ConfigDict, policy: Policy
 ) -> Callable[..., TextEncoder] | None:
-  """The maker of the text encoders; None for a policy that reads word ids.
+  """The constructor of the text encoders; None for a policy that reads word ids.
 
   Raises:
-    UserError: a policy and a config that do not go together.
+    UserError: a policy and a config that do not match.
   """
   name = config.text_encoder.name
   _check_source(config, policy)
@@ -135,17 +137,17 @@ def bind(
 
 
 def reads_pictures(config: ConfigDict) -> bool:
-  """Whether the text encoders read the picture to edit beside the words."""
+  """Whether the text encoders also read the source image."""
   return config.text_encoder.name in text_encoders.READ_PICTURES
 
 
 def bind_vision(
   config: ConfigDict, policy: Policy
 ) -> Callable[..., ImageEncoder] | None:
-  """The maker of the image encoder; None for a policy that asks for none.
+  """The constructor of the image encoder; None for a policy without one.
 
   Raises:
-    UserError: a policy and a config that do not go together.
+    UserError: a policy and a config that do not match.
   """
   name = config.image_encoder.name
   field = f'config.image_encoder.name="{name}": the policy'
@@ -167,7 +169,7 @@ def bind_vision(
 
 
 def _check_source(config: ConfigDict, policy: Policy) -> None:
-  """Refuses data and a policy of which one alone knows pictures."""
+  """Refuses data with source images for a policy without, or the reverse."""
   task = setup.make_task(config)
   size = setup.picture_side(policy) if task.side else (0, 0)
   if task.side and size != (task.side, task.side):
@@ -197,7 +199,7 @@ def _check_source(config: ConfigDict, policy: Policy) -> None:
 
 
 def _check_negative(config: ConfigDict, policy: Policy) -> None:
-  """Refuses a negative prompt that cannot be read, or that nothing reads."""
+  """Refuses a negative prompt that is invalid or unused."""
   text = config.data.get("negative_prompt", "")
   if not text:
     return
@@ -207,7 +209,7 @@ def _check_negative(config: ConfigDict, policy: Policy) -> None:
       f'{field}: the policy "{config.model.name}" reads words by itself, and of'
       ' no prompt it knows the empty one alone; use ""'
     )
-  if text.strip():  # a blank alone is the empty prompt of some encoders
+  if text.strip():  # a single blank is the empty prompt of some encoders
     wordings.check_prompt(text, field)
   scales = (
     config.rollout.guidance_scale,
@@ -228,132 +230,138 @@ def make_encode(
   mesh: Mesh | None = None,
   decoder: Params | None = None,
 ) -> Encode:
-  """Batch of prompts -> the same with what the policy reads, on the host.
+  """Batch of prompts -> the batch with encoded prompts, on the host.
 
   Args:
     config: of the run.
     policy: the policy.
     mesh: that holds the text encoders.
-    decoder: parameters of the autoencoder, for pictures to start from.
+    decoder: parameters of the autoencoder, for source images.
 
   Raises:
-    UserError: see `bind`; or outputs of other shapes than the policy takes;
-      of the result, prompts without the picture that is to be read.
+    UserError: see `bind`; or outputs that do not have the policy's shapes; the
+      result raises it for prompts without the source image they need.
   """
-  made = bind(config, policy)
-  if made is None:
+  make_encoder = bind(config, policy)
+  if make_encoder is None:
     return lambda batch: batch
-  encoder, kept = made(policy.prompts, mesh), OrderedDict[_Key, Cond]()
-  look = _look(config, policy, mesh) if policy.takes_source else None
+  encoder, cache = make_encoder(policy.prompts, mesh), OrderedDict[_Key, Cond]()
+  encode_images = (
+    _image_encoder(config, policy, mesh) if policy.takes_source else None
+  )
 
-  def encoded(words: Sequence[str], sources: np.ndarray | None = None) -> Cond:
-    keys = _keys(words, sources)
-    rows = {k: i for i, k in reversed([*enumerate(keys)]) if k not in kept}
+  def encode_texts(
+    prompts: Sequence[str], sources: np.ndarray | None = None
+  ) -> Cond:
+    keys = _keys(prompts, sources)
+    rows = {k: i for i, k in reversed([*enumerate(keys)]) if k not in cache}
     fresh = sorted(rows.values())
     if fresh:
-      seen = () if sources is None else (sources[fresh],)
-      found = jax.device_get(encoder([words[i] for i in fresh], *seen))
-      _check(found, policy.prompts, len(fresh), config)
+      images = () if sources is None else (sources[fresh],)
+      outputs = jax.device_get(encoder([prompts[i] for i in fresh], *images))
+      _check(outputs, policy.prompts, len(fresh), config)
       for n, i in enumerate(fresh):
-        kept[keys[i]] = jax.tree.map(lambda x, n=n: x[n], found)
-    every = [kept[k] for k in keys]
+        cache[keys[i]] = jax.tree.map(lambda x, n=n: x[n], outputs)
+    entries = [cache[k] for k in keys]
     for key in keys:
-      kept.move_to_end(key)
-    size = sum(x.nbytes for x in jax.tree.leaves(every[0]))
-    while len(kept) > max(KEPT // size, len(keys)):
-      kept.popitem(last=False)
-    return jax.tree.map(lambda *x: np.stack(x), *every)
+      cache.move_to_end(key)
+    size = sum(x.nbytes for x in jax.tree.leaves(entries[0]))
+    while len(cache) > max(KEPT // size, len(keys)):
+      cache.popitem(last=False)
+    return jax.tree.map(lambda *x: np.stack(x), *entries)
 
-  reads, negative = reads_pictures(config), config.data.negative_prompt
+  reads_images, negative = reads_pictures(config), config.data.negative_prompt
   blank = None
-  if reads:
+  if reads_images:
     blank = np.zeros((1, *setup.picture_side(policy), 3), np.float32)
-  empty = encoded(
-    [negative], blank
-  )  # shows whether the outputs fit the policy, too
+  # Also checks that the outputs fit the policy.
+  empty = encode_texts([negative], blank)
 
   def encode(batch: PromptBatch) -> PromptBatch:
-    said = texts.decode(np.asarray(batch.text))
-    if reads:
-      sources = _require_pictures(batch, said, config)
-      both = Embedded(
-        encoded(said, sources), encoded([negative] * len(said), sources)
+    prompts = texts.decode(np.asarray(batch.text))
+    if reads_images:
+      sources = _require_sources(batch, prompts, config)
+      embedded = Embedded(
+        encode_texts(prompts, sources),
+        encode_texts([negative] * len(prompts), sources),
       )
     else:
-      both = Embedded(encoded(said), empty)
-    if look is not None:
-      seen = look(decoder, np.asarray(batch.source))
-      both = dataclasses.replace(both, prompts=both.prompts | seen)
-    return dataclasses.replace(batch, embedded=both)
+      embedded = Embedded(encode_texts(prompts), empty)
+    if encode_images is not None:
+      image_inputs = encode_images(decoder, np.asarray(batch.source))
+      embedded = dataclasses.replace(
+        embedded, prompts=embedded.prompts | image_inputs
+      )
+    return dataclasses.replace(batch, embedded=embedded)
 
   return encode
 
 
-def _keys(words: Sequence[str], sources: np.ndarray | None) -> list[_Key]:
-  """What decides an output: a text, and the content of its picture."""
+def _keys(prompts: Sequence[str], sources: np.ndarray | None) -> list[_Key]:
+  """Cache keys: a prompt, and the digest of its source image."""
   if sources is None:
-    return [(word, b"") for word in words]
+    return [(prompt, b"") for prompt in prompts]
   digest = lambda x: hashlib.sha256(repr(x.shape).encode() + x.tobytes())
   return [
-    (word, digest(source).digest())
-    for word, source in zip(words, sources, strict=True)
+    (prompt, digest(source).digest())
+    for prompt, source in zip(prompts, sources, strict=True)
   ]
 
 
-def _require_pictures(
-  batch: PromptBatch, said: Sequence[str], config: ConfigDict
+def _require_sources(
+  batch: PromptBatch, prompts: Sequence[str], config: ConfigDict
 ) -> np.ndarray:
-  """The batch's pictures, of which every prompt has one."""
+  """The source images of a batch; refuses prompts without one."""
   sources = None
-  bare = list(said[:1])
+  lacking = list(prompts[:1])
   if batch.source is not None:
     sources = np.asarray(batch.source, np.float32)
-    pairs = zip(said, sources, strict=True)
-    bare = [text for text, pixels in pairs if not np.isfinite(pixels).all()]
-  if sources is None or bare:
+    pairs = zip(prompts, sources, strict=True)
+    lacking = [text for text, pixels in pairs if not np.isfinite(pixels).all()]
+  if sources is None or lacking:
     raise UserError(
       f'config.text_encoder.name="{config.text_encoder.name}": it reads the'
       " picture to edit beside the words, and the prompt"
-      f' "{bare[0]}" of config.data.source="{config.data.source}" has none'
+      f' "{lacking[0]}" of config.data.source="{config.data.source}" has none'
     )
   return sources
 
 
-def _look(config: ConfigDict, policy: Policy, mesh: Mesh | None):
-  """(autoencoder, pictures [P, H, W, 3]) -> what `policy.pictures` names.
+def _image_encoder(config: ConfigDict, policy: Policy, mesh: Mesh | None):
+  """(autoencoder, images [P, H, W, 3]) -> the inputs in `policy.pictures`.
 
-  A few pictures at a time; the last ones are padded with black.
+  A few images at a time; the last batch is padded with zeros.
   """
   size = setup.picture_side(policy)
-  whole = None if mesh is None else mesh_lib.replicated(mesh)
+  replicated = None if mesh is None else mesh_lib.replicated(mesh)
 
-  @functools.partial(jax.jit, out_shardings=whole)
+  @functools.partial(jax.jit, out_shardings=replicated)
   def run(decoder, images):
     if images.shape[1:3] != size:
       images = preprocess.resize(images, size, "lanczos3")
     return policy.to_latents(images, decoder)  # pyrefly: ignore
 
-  vision, made = None, bind_vision(config, policy)
-  if made is not None and policy.pictures is not None:
-    vision = made(policy.pictures["vision"], mesh)
+  vision, make_vision = None, bind_vision(config, policy)
+  if make_vision is not None and policy.pictures is not None:
+    vision = make_vision(policy.pictures["vision"], mesh)
 
-  def all_of(decoder: Params, images: np.ndarray) -> dict[str, np.ndarray]:
+  def encode(decoder: Params, images: np.ndarray) -> dict[str, np.ndarray]:
     count = len(images)
     fill = np.zeros((-count % _AT_ONCE, *images.shape[1:]), np.float32)
     rows = np.concatenate([images, fill]).reshape(-1, _AT_ONCE, *fill.shape[1:])
-    of_all = lambda fn: np.concatenate([fn(some) for some in rows])[:count]
-    found = {"picture": of_all(lambda x: jax.device_get(run(decoder, x)))}
+    in_parts = lambda fn: np.concatenate([fn(part) for part in rows])[:count]
+    inputs = {"picture": in_parts(lambda x: jax.device_get(run(decoder, x)))}
     if vision is not None:
-      found["vision"] = of_all(vision)
-    return found
+      inputs["vision"] = in_parts(vision)
+    return inputs
 
-  return all_of
+  return encode
 
 
 def abstract(
   batch: PromptBatch, policy: Policy, *, with_pictures: bool = False
 ) -> PromptBatch:
-  """Shapes of what `make_encode` makes of a batch, nothing encoded.
+  """Shapes of a batch after `make_encode`; nothing is encoded.
 
   Args:
     batch: P prompts.
@@ -363,27 +371,27 @@ def abstract(
   if policy.prompts is None:
     return batch
   count = batch.ids.shape[0]
-  several = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
-  every = policy.prompts | (policy.pictures or {})
-  prompts = jax.tree.map(several, every)
+  batched = lambda x: jax.ShapeDtypeStruct((count, *x.shape[1:]), x.dtype)
+  inputs = policy.prompts | (policy.pictures or {})
+  prompts = jax.tree.map(batched, inputs)
   empty = policy.prompts
   if with_pictures:
-    empty = jax.tree.map(several, empty)
-  both = Embedded(prompts, empty)
-  return dataclasses.replace(batch, embedded=both)
+    empty = jax.tree.map(batched, empty)
+  embedded = Embedded(prompts, empty)
+  return dataclasses.replace(batch, embedded=embedded)
 
 
-def _check(found: Cond, shapes: Cond, count: int, config: ConfigDict) -> None:
+def _check(outputs: Cond, shapes: Cond, count: int, config: ConfigDict) -> None:
   describe = lambda tree: {
     jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape[1:])
     for path, x in jax.tree_util.tree_leaves_with_path(tree)
   }
-  has, wants = describe(found), describe(shapes)
-  if has != wants:
+  shapes_given, shapes_taken = describe(outputs), describe(shapes)
+  if shapes_given != shapes_taken:
     raise UserError(
-      f'config.text_encoder.name="{config.text_encoder.name}" gives {has} per'
-      f' prompt, and the policy "{config.model.name}" takes {wants}'
+      f'config.text_encoder.name="{config.text_encoder.name}" gives {shapes_given} per'
+      f' prompt, and the policy "{config.model.name}" takes {shapes_taken}'
     )
-  lengths = {x.shape[0] for x in jax.tree.leaves(found)}
+  lengths = {x.shape[0] for x in jax.tree.leaves(outputs)}
   if lengths != {count}:
     raise ValueError(f"{count} texts were encoded into {lengths} rows")

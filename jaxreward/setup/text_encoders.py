@@ -1,9 +1,9 @@
-"""Encoders of public pipelines, as `config.text_encoder` names them.
+"""Text encoders of public pipelines, by the names of `config.text_encoder`.
 
-Each maker takes the shapes that the policy wants and the mesh, reads weights and
-tokenizers from a pipeline's folder or hub id, and gives texts -> what the policy
-encodes; those of `READ_PICTURES` take the pictures to edit beside the texts.
-That of `config.image_encoder` gives the same of pictures alone.
+Each constructor takes the policy's shapes and the mesh, reads weights and
+tokenizers from a pipeline's folder or hub id, and returns texts -> policy inputs;
+those of `READ_PICTURES` also take the source images. The constructor of
+`config.image_encoder` returns a function of images.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxreward.types import Array, ArrayLike, Cond, Params
 
 Texts = Sequence[str]
 READ_PICTURES = ("qwen_image_edit", "qwen_image_edit_plus")
-_AT_ONCE = 8  # texts; the last ones are padded, so that one program serves all
+_AT_ONCE = 8  # texts; the last batch is padded, so that one program serves all
 
 
 def sd3(
@@ -49,13 +49,13 @@ def sd3(
     with_t5: False leaves zeros in T5's place, and its 9 GB unread.
   """
   _, places, width = shapes["words"].shape
-  found, params = text_encoder.load(weights, dtype=dtype, with_t5=with_t5)
-  if len(found.clips) != 2:
+  encoder, params = text_encoder.load(weights, dtype=dtype, with_t5=with_t5)
+  if len(encoder.clips) != 2:
     raise UserError(
-      f"config.text_encoder.weights={weights} holds {len(found.clips)} CLIP"
+      f"config.text_encoder.weights={weights} holds {len(encoder.clips)} CLIP"
       " towers; Stable Diffusion 3 has two"
     )
-  length = found.clips[0].length
+  length = encoder.clips[0].length
   clips = [
     tokenizers.tokenizer(f"{weights}:{name}", length)
     for name in ("tokenizer", "tokenizer_2")
@@ -64,15 +64,15 @@ def sd3(
   if with_t5:
     last = tokenizers.tokenizer(f"{weights}:tokenizer_3", places - length)
 
-  def encode(params, both, t5):
-    words, pooled = text_encoder.encode_sd3(
-      found, params, both, t5, places=places - length, width=width
+  def encode(params, clip_tokens, t5):
+    states, pooled = text_encoder.encode_sd3(
+      encoder, params, clip_tokens, t5, places=places - length, width=width
     )
-    return {"words": words, "pooled": pooled}
+    return {"words": states, "pooled": pooled}
 
   def tokens(texts: Texts) -> Any:
-    both = tuple(clip(texts) for clip in clips)
-    return both, None if last is None else last(texts)
+    clip_tokens = tuple(clip(texts) for clip in clips)
+    return clip_tokens, None if last is None else last(texts)
 
   return _runner(encode, params, tokens, mesh)
 
@@ -81,14 +81,14 @@ def flux(
   shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
 ) -> Callable[[Texts], Cond]:
   """CLIP-L and T5 of a FLUX pipeline; arguments as `sd3`."""
-  found, params = text_encoder.load(weights, dtype=dtype)
+  encoder, params = text_encoder.load(weights, dtype=dtype)
   places = shapes["words"].shape[1]
-  clip = tokenizers.tokenizer(f"{weights}:tokenizer", found.clips[0].length)
+  clip = tokenizers.tokenizer(f"{weights}:tokenizer", encoder.clips[0].length)
   t5 = tokenizers.tokenizer(f"{weights}:tokenizer_2", places)
 
   def encode(params, first, second):
-    words, pooled = text_encoder.encode_flux(found, params, first, second)
-    return {"words": words, "pooled": pooled}
+    states, pooled = text_encoder.encode_flux(encoder, params, first, second)
+    return {"words": states, "pooled": pooled}
 
   return _runner(encode, params, lambda t: (clip(t), t5(t)), mesh)
 
@@ -98,24 +98,24 @@ def qwen_image(
 ) -> Callable[[Texts], Cond]:
   """The language tower of a Qwen-Image pipeline; arguments as `sd3`.
 
-  No text at all is read as the authors' empty prompt, a blank.
+  An empty text is read as the authors' empty prompt, a blank.
   """
   config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   places = shapes["words"].shape[1]
 
   def encode(params, ids, mask):
-    words, kept = qwen.encode_qwen_image(
+    states, states_mask = qwen.encode_qwen_image(
       config, params, ids, mask, dtype=jnp.dtype(dtype)
     )
-    return {"words": words, "mask": kept}
+    return {"words": states, "mask": states_mask}
 
-  tokens = lambda texts: qwen_prompts.tokenize(reader, _said(texts), places)
+  tokens = lambda texts: qwen_prompts.tokenize(reader, _or_empty(texts), places)
   return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
 
 
-def _said(texts: Texts) -> list[str]:
-  """Texts, of which those without a letter are the authors' empty prompt."""
+def _or_empty(texts: Texts) -> list[str]:
+  """Texts, with empty ones replaced by the authors' empty prompt."""
   return [text or qwen_prompts.EMPTY for text in texts]
 
 
@@ -134,11 +134,11 @@ def qwen_image_edit(
     mesh: that holds the parameters; one device if None.
     weights: the pipeline's folder, or "org/name".
     dtype: of parameters and products.
-    area: pixels, about, at which the picture is looked at; the published
-      pipeline's has 1369 tokens.
+    area: approximate number of pixels that an image is resized to; the
+      published pipeline's gives 1369 tokens.
 
   Returns:
-    (texts, pictures [P, H, W, 3] in [0, 1]) -> what the policy encodes.
+    (texts, images [P, H, W, 3] in [0, 1]) -> policy inputs.
   """
   return _edit(shapes, mesh, weights, dtype, area, numbered=False)
 
@@ -151,9 +151,9 @@ def qwen_image_edit_plus(
   dtype: str = "bfloat16",
   area: int = qwen_vision.PLUS_AREA,
 ) -> Callable[[Texts, ArrayLike], Cond]:
-  """Those of its Plus form, 2509 and later; arguments as `qwen_image_edit`.
+  """Both towers of the Plus version, 2509 and later; see `qwen_image_edit`.
 
-  The published pipeline looks at a picture in 196 tokens.
+  The published pipeline gives an image 196 tokens.
   """
   return _edit(shapes, mesh, weights, dtype, area, numbered=True)
 
@@ -170,35 +170,35 @@ def _edit(
   place, places = f"{weights}:text_encoder", shapes["words"].shape[1]
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   record = fields.read(place)
-  seen, language = qwen_vision.config_of(record), qwen.config_of(record)
-  prepared = qwen_vision.pictures_of(
+  vision, language = qwen_vision.config_of(record), qwen.config_of(record)
+  processor = qwen_vision.pictures_of(
     hub.read_config(f"{weights}:processor", "preprocessor_config.json"),
-    seen, area,
+    vision, area,
   )  # fmt: skip
 
-  def asked(texts: Texts, height: int, width: int) -> Any:
-    _, size = prepared.sizes(height, width)
-    counts = [math.prod(seen.grid(*size))]
+  def tokenize(texts: Texts, height: int, width: int) -> Any:
+    _, size = processor.sizes(height, width)
+    counts = [math.prod(vision.grid(*size))]
     return qwen_prompts.tokenize_edit(
-      reader, _said(texts), places, counts, language.pad, numbered=numbered
+      reader, _or_empty(texts), places, counts, language.pad, numbered=numbered
     )
 
-  _, _, starts = asked([""], 1, 1)
+  _, _, starts = tokenize([""], 1, 1)
   params = {
     "text": qwen.load(place, dtype=dtype)[1],
     "vision": qwen_vision.load(place, dtype=dtype)[1],
   }
 
   def encode(params, ids, mask, images):
-    words, kept = qwen.encode_qwen_image_edit(
-      language, seen, params, ids, mask, [images],
+    states, states_mask = qwen.encode_qwen_image_edit(
+      language, vision, params, ids, mask, [images],
       starts=starts, dtype=jnp.dtype(dtype),
     )  # fmt: skip
-    return {"words": words, "mask": kept}
+    return {"words": states, "mask": states_mask}
 
-  def tokens(texts: Texts, pictures: ArrayLike) -> Any:
-    ids, mask, _ = asked(texts, *pictures.shape[1:3])
-    return ids, mask, prepared(pictures)
+  def tokens(texts: Texts, images: ArrayLike) -> Any:
+    ids, mask, _ = tokenize(texts, *images.shape[1:3])
+    return ids, mask, processor(images)
 
   return _runner(encode, params, tokens, mesh, qwen.EDIT_SHARDING_RULES)
 
@@ -212,8 +212,10 @@ def wan(
   places = shapes["words"].shape[1]
 
   def encode(params, ids, mask):
-    words = text_encoder.encode_wan(config, params, ids, mask, jnp.dtype(dtype))
-    return {"words": words}
+    states = text_encoder.encode_wan(
+      config, params, ids, mask, jnp.dtype(dtype)
+    )
+    return {"words": states}
 
   tokens = lambda texts: text_encoder.tokenize_wan(reader, texts, places)
   return _runner(encode, params, tokens, mesh, t5.SHARDING_RULES)
@@ -226,41 +228,41 @@ def clip_vision(
   weights: str,
   dtype: str = "bfloat16",
 ) -> Callable[[ArrayLike], np.ndarray]:
-  """The image tower of a pipeline: what enters the last layer of CLIP.
+  """The image tower of a pipeline: the input of the last CLIP layer.
 
   Args:
-    shape: of one picture's states, [1, N, D].
+    shape: of one image's states, [1, N, D].
     mesh: that holds the parameters; one device if None.
     weights: the pipeline's folder, or "org/name".
     dtype: of parameters and products.
 
   Returns:
-    pictures [P, H, W, 3] in [0, 1] -> states, float32 [P, N, D].
+    images [P, H, W, 3] in [0, 1] -> states, float32 [P, N, D].
   """
-  found, params = clip_layouts.load_vision(
+  spec, params = clip_layouts.load_vision(
     f"{weights}:image_encoder", dtype=dtype
   )
-  states = (found.image // found.patch) ** 2 + 1, found.size.width
+  states = (spec.image // spec.patch) ** 2 + 1, spec.size.width
   if states != shape.shape[1:]:
     raise UserError(
       f"config.image_encoder.weights={weights} gives states {states} of a"
       f" picture, and the policy takes {shape.shape[1:]}"
     )
-  size = found.image, found.image
+  size = spec.image, spec.image
   prepared = preprocess.read(
-    f"{weights}:image_processor", preprocess.Preprocess(size, found.image)
+    f"{weights}:image_processor", preprocess.Preprocess(size, spec.image)
   )
-  net = clip.VisionTower(found, jnp.dtype(dtype), keep=True)
-  whole = None
+  net = clip.VisionTower(spec, jnp.dtype(dtype), keep=True)
+  replicated = None
   if mesh is not None:
     params = setup.put(params, setup.shapes(params, clip.SHARDING_RULES, mesh))
-    whole = mesh_lib.replicated(mesh)
+    replicated = mesh_lib.replicated(mesh)
 
-  def look(params: Params, images: ArrayLike) -> Array:
-    seen: Any = net.apply({"params": params["vision"]}, prepared(images))
-    return seen["penultimate"].astype(jnp.float32)
+  def encode(params: Params, images: ArrayLike) -> Array:
+    outputs: Any = net.apply({"params": params["vision"]}, prepared(images))
+    return outputs["penultimate"].astype(jnp.float32)
 
-  run = jax.jit(look, out_shardings=whole)
+  run = jax.jit(encode, out_shardings=replicated)
   return lambda images: jax.device_get(run(params, images))
 
 
@@ -273,30 +275,30 @@ def _runner(
 ) -> Callable[..., Cond]:
   """Texts -> outputs [P, ...] on the host, a few texts at a time.
 
-  What `tokens` takes besides, as pictures [P, ...], is padded with zeros.
+  Further inputs of `tokens`, such as images [P, ...], are padded with zeros.
   """
-  whole = None
+  replicated = None
   if mesh is not None:
     params = setup.put(params, setup.shapes(params, rules, mesh))
-    whole = mesh_lib.replicated(mesh)
-  run = jax.jit(encode, out_shardings=whole)
+    replicated = mesh_lib.replicated(mesh)
+  run = jax.jit(encode, out_shardings=replicated)
 
-  def few(texts: Texts, *rest: np.ndarray) -> Cond:
+  def run_batch(texts: Texts, *arrays: np.ndarray) -> Cond:
     extra = _AT_ONCE - len(texts)
-    filled = [
+    padded = [
       np.concatenate([x, np.zeros((extra, *x.shape[1:]), x.dtype)])
-      for x in rest
+      for x in arrays
     ]
-    given = tokens([*texts, *[""] * extra], *filled)
-    found = jax.device_get(run(params, *given))
+    inputs = tokens([*texts, *[""] * extra], *padded)
+    outputs = jax.device_get(run(params, *inputs))
     cast = lambda x: x if x.dtype == bool else x.astype(np.float32)
-    return jax.tree.map(lambda x: cast(x[: len(texts)]), found)
+    return jax.tree.map(lambda x: cast(x[: len(texts)]), outputs)
 
-  def all_of(*given: Any) -> Cond:
+  def run_all(*inputs: Any) -> Cond:
     parts = [
-      few(*(x[i : i + _AT_ONCE] for x in given))
-      for i in range(0, len(given[0]), _AT_ONCE)
+      run_batch(*(x[i : i + _AT_ONCE] for x in inputs))
+      for i in range(0, len(inputs[0]), _AT_ONCE)
     ]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
-  return all_of
+  return run_all
