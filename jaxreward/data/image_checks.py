@@ -1,8 +1,8 @@
-"""Whether a user's pictures are sound and go together, before they are needed.
+"""Checks a user's images and their consistency before they are needed.
 
-The first bytes of every file are looked at, and files are decoded: all of them,
-or above `MOST_FILES` or `MOST_BYTES` so many, spread evenly over the rows. Of
-several processes each looks at its share of the rows.
+The first bytes of every file are checked, and files are decoded: all of them,
+or at most `MOST_FILES` and `MOST_BYTES`, spread evenly over the rows. Each
+process checks its share of the rows.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from jaxreward.errors import UserError
 
 MOST_FILES = 2_000  # that are decoded
 MOST_BYTES = 2 << 30
-# Of shapes that are cut alike; sides are rounded to whole pixels.
+# Aspect ratios this close crop alike; sides are rounded to whole pixels.
 _LIKE_SHAPE = 0.02
-_LEAST = 64  # pixels; JPEGs are decoded in a smaller size of at least this
-_TOLD = 500  # files from which on the check says that it has begun
+_LEAST = 64  # pixels; JPEGs are decoded at a reduced size of at least this
+_LOG_FROM = 500  # files from which on the check logs that it starts
 
 
 @dataclasses.dataclass(frozen=True)
 class PictureRow:
-  """Pictures that stand together in a row of a user's file.
+  """Images of one row of a user's file.
 
   Attributes:
     place: of the row, for errors.
-    files: their paths by what they are: "image", "target", "mask", "image_a",
-      "image_b" or, with a number behind it, another name.
-    is_tie: the two of a pair may be equal.
+    files: paths by role: "image", "target", "mask", "image_a", "image_b" or
+      another name followed by a number.
+    is_tie: whether the two of a pair may be equal.
   """
 
   place: str
@@ -47,8 +47,8 @@ class PictureRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Seen:
-  """Of a file: its (width, height), a hash of its pixels, any that is white."""
+class _File:
+  """A file's (width, height), a hash of its pixels, and if any is white."""
 
   size: tuple[int, int]
   digest: bytes
@@ -56,12 +56,12 @@ class _Seen:
 
 
 def check(rows: Sequence[PictureRow]) -> None:
-  """Looks at the pictures of all rows; every process has to call it.
+  """Checks the images of all rows; every process has to call it.
 
   Raises:
-    UserError: of the first row for which it holds: the row, the file, and what
-      is wrong with it. A picture is absent, damaged or none; a mask has no
-      white; shapes of one row differ; the two of a pair are the same.
+    UserError: for the first bad row: the row, the file, and what is wrong. A
+      file is missing, damaged or not an image; a mask has no white; shapes
+      within a row differ; the two of a pair are the same.
   """
   count, index = processes.count(), processes.index()
   mine = rows[index::count]
@@ -74,53 +74,53 @@ def _check(
   rows: Sequence[PictureRow], most_files: int, most_bytes: int
 ) -> None:
   places = _places(rows)
-  if len(places) >= _TOLD:
+  if len(places) >= _LOG_FROM:
     logging.info("checking %d images ...", len(places))
-  glance = functools.partial(_told, image_files.glance, places)
+  glance = functools.partial(_with_place, image_files.glance, places)
   sizes = dict(zip(places, in_threads(glance, places), strict=True))
   share = min(
     1.0,
     most_files / max(len(sizes), 1),
     most_bytes / max(sum(sizes.values()), 1),
   )
-  wanted = len(rows) if share == 1 else max(1, int(share * len(rows)))
-  chosen = [rows[i * len(rows) // wanted] for i in range(wanted if rows else 0)]
-  paths = _places(chosen)
-  masks = {row.files.get("mask") for row in chosen}
-  see = lambda path: _see(path, 0 if path in masks else _LEAST)
-  decode = functools.partial(_told, see, places)
-  seen = dict(zip(paths, in_threads(decode, paths), strict=True))
-  for row in chosen:
-    _compare(row, seen)
+  number = len(rows) if share == 1 else max(1, int(share * len(rows)))
+  sample = [rows[i * len(rows) // number] for i in range(number if rows else 0)]
+  paths = _places(sample)
+  masks = {row.files.get("mask") for row in sample}
+  inspect = lambda path: _inspect(path, 0 if path in masks else _LEAST)
+  decode = functools.partial(_with_place, inspect, places)
+  files = dict(zip(paths, in_threads(decode, paths), strict=True))
+  for row in sample:
+    _compare(row, files)
   if len(paths) < len(places):
     logging.info(
       "checked %d of %d images by decoding them, the others by their first"
       " bytes", len(paths), len(places),
     )  # fmt: skip
-  _warn_of_equals(chosen, seen)
+  _warn_of_equals(sample, files)
 
 
 def _places(rows: Sequence[PictureRow]) -> dict[str, str]:
-  """Where each file stands first, by its path."""
-  found: dict[str, str] = {}
+  """The first place that names each file, by path."""
+  places: dict[str, str] = {}
   for row in rows:
     for name, path in row.files.items():
-      found.setdefault(path, f'{row.place}: "{name}"')
-  return found
+      places.setdefault(path, f'{row.place}: "{name}"')
+  return places
 
 
-def _told(action, places: Mapping[str, str], path: str) -> Any:
-  """What an action gives of a path; its complaint says where that stands."""
+def _with_place(action, places: Mapping[str, str], path: str) -> Any:
+  """Result of an action on a path; errors name the place of the file."""
   try:
     return action(path)
   except UserError as error:
-    what = str(error).removeprefix(f"{path}: ")
+    reason = str(error).removeprefix(f"{path}: ")
     name = _short(path, places[path])
-    raise UserError(f"{places[path]}: {name}: {what}") from error
+    raise UserError(f"{places[path]}: {name}: {reason}") from error
 
 
 def _short(path: str, place: str) -> str:
-  """A file's name from the folder on that its place has named already."""
+  """A file's name relative to the folder that its place already names."""
   try:
     shared = os.path.commonpath([path, place])
   except ValueError:  # one of the two is relative
@@ -128,26 +128,26 @@ def _short(path: str, place: str) -> str:
   return path if shared in ("", os.sep) else os.path.relpath(path, shared)
 
 
-def _see(path: str, least: int) -> _Seen:
+def _inspect(path: str, least: int) -> _File:
   image, size = image_files.decode(image_files.read(path), path, least=least)
   pixels = np.asarray(image)
   digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
   digest.update(pixels.data)
   has_white = bool((pixels[..., 0] >= 128).any())  # as masks are read
-  return _Seen(size, digest.digest(), has_white)
+  return _File(size, digest.digest(), has_white)
 
 
-def _compare(row: PictureRow, seen: Mapping[str, _Seen]) -> None:
-  found = {name: seen[path] for name, path in row.files.items()}
-  if "mask" in found and not found["mask"].has_white:
+def _compare(row: PictureRow, details: Mapping[str, _File]) -> None:
+  files = {name: details[path] for name, path in row.files.items()}
+  if "mask" in files and not files["mask"].has_white:
     raise UserError(
       f'{row.place}: "mask" has no white pixel, and white'
       " is where the answer may differ; paint it, or leave the mask out"
     )
   for name in ("target", "mask"):
-    if {"image", name} <= set(found):
-      _require_shape(row, name, found[name].size, found["image"].size)
-  pair = [found[name] for name in ("image_a", "image_b") if name in found]
+    if {"image", name} <= set(files):
+      _require_shape(row, name, files[name].size, files["image"].size)
+  pair = [files[name] for name in ("image_a", "image_b") if name in files]
   if len(pair) == 2 and not row.is_tie and pair[0].digest == pair[1].digest:
     raise UserError(
       f'{row.place}: "image_a" and "image_b" are the same picture, of which'
@@ -155,9 +155,9 @@ def _compare(row: PictureRow, seen: Mapping[str, _Seen]) -> None:
     )
 
 
-def _require_shape(row: PictureRow, name: str, size, wanted) -> None:
-  """Pictures of other shapes are cut elsewhere, so that places would differ."""
-  (width, height), (w, h) = size, wanted
+def _require_shape(row: PictureRow, name: str, size, reference) -> None:
+  """Images of different aspect ratios are cropped differently."""
+  (width, height), (w, h) = size, reference
   slack = _LIKE_SHAPE + 1 / min(width, height) + 1 / min(w, h)
   if abs(np.log(width * h / (height * w))) > slack:
     raise UserError(
@@ -167,10 +167,10 @@ def _require_shape(row: PictureRow, name: str, size, wanted) -> None:
 
 
 def _warn_of_equals(
-  rows: Sequence[PictureRow], seen: Mapping[str, _Seen]
+  rows: Sequence[PictureRow], details: Mapping[str, _File]
 ) -> None:
   paths = {row.files["image"] for row in rows if "image" in row.files}
-  if len(paths) > 1 and len({seen[path].digest for path in paths}) == 1:
+  if len(paths) > 1 and len({details[path].digest for path in paths}) == 1:
     logging.warning(
       "%s: all %d pictures to start from show the same", rows[0].place,
       len(paths),

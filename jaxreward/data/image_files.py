@@ -1,9 +1,9 @@
-"""Image files as pixels, whatever else stands in them.
+"""Decodes image files, ignoring everything but the pixels.
 
-Text, colour profiles, EXIF and further pictures are taken out of a file before
-Pillow decodes it: its limits on them, its warnings and its errors would speak
-of something that no pixel depends on. Pillow's own limit on pixels is a global
-one; `MOST_PIXELS` stands in its place, and no global of Pillow is changed.
+Text, colour profiles, EXIF and further images are removed from a file before
+Pillow decodes it, since Pillow's limits, warnings and errors about them concern
+nothing that a pixel depends on. Pillow's own limit on pixels is global;
+`MOST_PIXELS` replaces it without changing Pillow's globals.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from jaxreward.data import image_notes
 from jaxreward.errors import UserError, one_line, shown
 
 MOST_PIXELS = 1 << 29
-# Pillow's names of what is read; what has no signature goes by its suffix.
+# Pillow's names of supported formats; those without a signature go by suffix.
 FORMATS = (
   "PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM",
   "ICO", "DIB", "PCX", "PSD", "QOI", "SGI", "DDS",
 )  # fmt: skip
 _BY_SUFFIX = {".tga": "TGA"}
-# Modes that become RGB without losing or inventing anything, but for CMYK,
-# where every published program takes Pillow's plain formula.
+# Modes that convert to RGB without loss, except for CMYK, where published code
+# uses Pillow's plain formula.
 MODES = ("RGB", "L", "1", "P", "PA", "RGBA", "LA", "RGBX", "CMYK", "YCbCr")
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")
 _TURNS = {
@@ -44,11 +44,11 @@ _TURNS = {
 }  # fmt: skip
 _AGAIN = "fetch or save it again"
 _PNG_OUT = "save it as PNG or JPEG"
-_HEAD = 512  # bytes that tell what a file is
-# What people take for pictures: how it begins, what it is, and what to do.
+_HEAD = 512  # bytes that identify a file
+# Common non-images: their first bytes, what they are, and the fix.
 _OTHERS = tuple(
-  (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, mend)
-  for pattern, what, mend in (
+  (re.compile(pattern, re.DOTALL | re.IGNORECASE), what, fix)
+  for pattern, what, fix in (
     (rb"$", "it is empty", _AGAIN),
     (rb"\0+$", "it holds zeros alone", _AGAIN),
     (rb"version https://git-lfs", "it is a Git LFS pointer",
@@ -77,7 +77,7 @@ def read(path: os.PathLike[str] | str, most: int = -1) -> bytes:
   """The content of a file, or its first `most` bytes.
 
   Raises:
-    UserError: it is absent, cannot be read, or is no file.
+    UserError: it is missing, cannot be read, or is not a file.
   """
   try:
     if "://" not in str(path) and not stat.S_ISREG(os.stat(path).st_mode):
@@ -90,10 +90,10 @@ def read(path: os.PathLike[str] | str, most: int = -1) -> bytes:
 
 
 def glance(path: os.PathLike[str] | str) -> int:
-  """Looks at the first bytes of a file, and says how many it has.
+  """Checks the first bytes of a file and returns its size in bytes.
 
   Raises:
-    UserError: it cannot be read, or does not begin like an image.
+    UserError: it cannot be read, or does not start like an image.
   """
   head = read(path, _HEAD)
   if _format_of(head, path) is None and not (
@@ -106,13 +106,13 @@ def glance(path: os.PathLike[str] | str) -> int:
 def decode(
   data: bytes, path: os.PathLike[str] | str, *, least: int = 0
 ) -> tuple[Image.Image, tuple[int, int]]:
-  """(picture of mode RGB, its width and height in the file).
+  """(image of mode RGB, its width and height in the file).
 
   Args:
     data: content of the file.
     path: its name, for errors.
-    least: the picture may come in a smaller size, of at least this width and
-      height, where its decoder is then faster; 0 for its own size.
+    least: allows a reduced size of at least this width and height where that
+      decodes faster; 0 for the full size.
 
   Raises:
     UserError: see `images.read_image`.
@@ -130,7 +130,7 @@ def decode(
     raise UserError(
       f"{path}: there is no memory for its pixels; make it smaller"
     ) from error
-  except Exception as error:  # decoders raise whatever a broken file leads to
+  except Exception as error:  # decoders raise anything on a broken file
     raise UserError(
       f"{path}: the image is damaged or cut short"
       f" ({shown(one_line(error), 90)}); {_AGAIN}"
@@ -154,13 +154,13 @@ def _decode(data, path, least):
 
 
 def _turn_of(name: str, data: bytes, image: Image.Image) -> int:
-  if name == "AVIF":  # what its decoder says is a block of EXIF
+  if name == "AVIF":  # its decoder reports EXIF
     return image_notes.turn_of(image.info.get("exif", b""), b"")
-  return image_notes.turn(name, data)  # of TIFF, Pillow has turned it
+  return image_notes.turn(name, data)  # Pillow has already turned TIFF
 
 
 def _format_of(head: bytes, path: os.PathLike[str] | str) -> str | None:
-  """Pillow's name of the format; None where it knows none."""
+  """Pillow's name of the format; None if it knows none."""
   Image.preinit()
   for name in FORMATS:
     if name not in Image.OPEN:
@@ -177,33 +177,33 @@ def _is_heif(head: bytes) -> bool:
 
 
 def _foreign(head: bytes, path: os.PathLike[str] | str) -> UserError:
-  """Says of a file that is no image what it is instead."""
-  for pattern, what, mend in _OTHERS:
+  """The error for a file that is not an image, with what it is instead."""
+  for pattern, what, fix in _OTHERS:
     if pattern.match(head):
-      return UserError(f"{path}: this is not an image: {what}; {mend}")
+      return UserError(f"{path}: this is not an image: {what}; {fix}")
   return UserError(f"{path}: this is not an image Pillow can read; {_PNG_OUT}")
 
 
 def _loaded(name: str, data: bytes, path: Any, least: int) -> Image.Image:
-  """The picture of a file of that format, decoded."""
+  """The decoded image of a file of that format."""
   bare = image_notes.bare(name, data)
   try:
     return _load(name, bare, path, least)
   except OSError:
     if name != "JPEG" or image_notes.is_progressive(bare):
       raise
-    # Nothing is lost if what follows the last byte changes no pixel.
+    # The file is complete if what follows its last byte changes no pixel.
     ends = (b"\xff\xd9", b"\x5a\xa5" * 64 + b"\xff\xd9")
-    one, other = (_load(name, bare + end, path, least) for end in ends)
-    if one.tobytes() != other.tobytes():
+    first, second = (_load(name, bare + end, path, least) for end in ends)
+    if first.tobytes() != second.tobytes():
       raise
-    return one
+    return first
 
 
 def _load(name: str, data: bytes, path: Any, least: int) -> Image.Image:
   factory, _ = Image.OPEN[name]
   image = factory(io.BytesIO(data), "")
-  width, height = whole = image.size
+  width, height = full_size = image.size
   if width * height > MOST_PIXELS:
     raise UserError(
       f"{path}: it has {width} x {height} pixels, and at most {MOST_PIXELS}"
@@ -212,12 +212,12 @@ def _load(name: str, data: bytes, path: Any, least: int) -> Image.Image:
   if least:
     image.draft(None, (least, least))
   image.load()
-  image.info["whole"] = whole
+  image.info["whole"] = full_size
   return image
 
 
 def _heif(data: bytes, path: os.PathLike[str] | str) -> Image.Image:
-  """A HEIC photo, turned as it was taken, by the library that reads them."""
+  """A HEIC photo, orientation applied, by the library that reads them."""
   try:
     library = importlib.import_module("pillow_heif")
   except ImportError:
@@ -237,12 +237,12 @@ def _to_rgb(image: Image.Image, path: os.PathLike[str] | str) -> Image.Image:
     alpha = image.convert("RGBA").getchannel("A")
     if np.asarray(alpha).min() < 255:
       raise _transparent(path)
-    image = image.convert("RGBA")  # palettes warn where this is left out
+    image = image.convert("RGBA")  # without this, palettes warn
   return image.convert("RGB")
 
 
 def _of_deep(image: Image.Image, path) -> Image.Image:
-  """16-bit grey by its upper 8 bits, as Pillow reads 16-bit colours."""
+  """The upper 8 bits of 16-bit grey, as Pillow reads 16-bit colours."""
   values = np.asarray(image)
   clear = image.info.get("transparency")
   if clear is not None and bool((values == clear).any()):

@@ -1,4 +1,4 @@
-"""What stands in an image file beside its first picture, and how to leave it out.
+"""Metadata and further images in an image file, and how to strip them.
 
 A JPEG is segments (marker, length, content) and then scans, a PNG chunks
 (length, kind, content, checksum), a WebP chunks (kind, length, content).
@@ -16,42 +16,42 @@ _ORIENTATION = 274  # the tag of EXIF
 # APPn and comments; APP0 and APP14 say how colours are stored.
 _JPEG_NOTES = (*range(0xE1, 0xEE), 0xEF, 0xFE)
 _WEBP_NOTES = (b"ICCP", b"EXIF", b"XMP ")
-_WEBP_FLAGS = 0x20 | 0x08 | 0x04  # that say of these three that they are there
+_WEBP_FLAGS = 0x20 | 0x08 | 0x04  # presence flags of these three
 
 
 def bare(name: str, data: bytes) -> bytes:
-  """A file with what its pixels come from alone; others than these are whole.
+  """A file reduced to its pixel data; unchanged for other formats.
 
   Args:
     name: Pillow's name of the format.
-    data: the file. Of one that is cut, what there is of the pixels is kept, and
-      a missing end is put there where the format needs none to be whole.
+    data: the file. If it is truncated, the available pixels are kept, and for
+      PNG a missing end is added.
   """
-  made = {"PNG": _bare_png, "JPEG": _bare_jpeg, "WEBP": _bare_webp}
-  return made.get(name, bytes)(data)
+  readers = {"PNG": _bare_png, "JPEG": _bare_jpeg, "WEBP": _bare_webp}
+  return readers.get(name, bytes)(data)
 
 
 def turn(name: str, data: bytes) -> int:
-  """Which way up the camera was held, 1 to 8, by EXIF or else by XMP.
+  """The orientation, 1 to 8, from EXIF or else from XMP.
 
-  1, upright, for other formats and where it cannot be read.
+  1, upright, for other formats and if it cannot be read.
   """
-  made = {"PNG": _png_notes, "JPEG": _jpeg_notes, "WEBP": _webp_notes}
-  exif, xmp = made[name](data) if name in made else (b"", b"")
+  readers = {"PNG": _png_notes, "JPEG": _jpeg_notes, "WEBP": _webp_notes}
+  exif, xmp = readers[name](data) if name in readers else (b"", b"")
   return turn_of(exif, xmp)
 
 
 def turn_of(exif: bytes, xmp: bytes) -> int:
-  """The same from a block of EXIF and one of XMP; empty where there is none."""
-  found = _orientation(exif)
-  if found is None:
+  """As `turn`, from blocks of EXIF and XMP; empty if there is none."""
+  value = _orientation(exif)
+  if value is None:
     match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
-    found = int(match[1]) if match else 1
-  return found if 1 <= found <= 8 else 1
+    value = int(match[1]) if match else 1
+  return value if 1 <= value <= 8 else 1
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-  """(kind, body, whole) of each chunk; of a cut one, what there is of it."""
+  """(kind, body, whole chunk) of each; the last may be truncated."""
   at = 8
   while at + 8 <= len(data):
     length, kind = struct.unpack_from(">I4s", data, at)
@@ -61,15 +61,15 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def _bare_png(data: bytes) -> bytes:
-  """The chunks that hold the first picture, and an end."""
-  kept = [data[:8]]
-  for kind, body, whole in _png_chunks(data):
+  """The chunks of the first image, and an end."""
+  parts = [data[:8]]
+  for kind, body, chunk in _png_chunks(data):
     if kind == b"IEND":
       break
     if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
-      is_cut = len(whole) < 12 + struct.unpack_from(">I", whole)[0]
-      kept.append(_png_chunk(kind, body) if is_cut else whole)
-  return b"".join([*kept, _png_chunk(b"IEND", b"")])
+      is_cut = len(chunk) < 12 + struct.unpack_from(">I", chunk)[0]
+      parts.append(_png_chunk(kind, body) if is_cut else chunk)
+  return b"".join([*parts, _png_chunk(b"IEND", b"")])
 
 
 def _png_chunk(kind: bytes, body: bytes) -> bytes:
@@ -99,19 +99,19 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _bare_jpeg(data: bytes) -> bytes:
-  """The segments that hold the first picture; as it is if it has no scan."""
-  kept = [data[:2]]
+  """The segments of the first image; the file unchanged if it has no scan."""
+  parts = [data[:2]]
   try:
     for marker, segment in _jpeg_segments(data):
       if marker not in _JPEG_NOTES:
-        kept.append(segment)
+        parts.append(segment)
   except ValueError:
     return data
-  return b"".join(kept)
+  return b"".join(parts)
 
 
 def is_progressive(data: bytes) -> bool:
-  """Whether scans of a JPEG refine each other; of one without a scan, true."""
+  """Whether a JPEG is progressive; true without a scan."""
   with contextlib.suppress(ValueError):
     return any(marker == 0xC2 for marker, _ in _jpeg_segments(data))
   return True
@@ -143,7 +143,7 @@ def _jpeg_notes(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-  """(kind, content) of each chunk; of a cut one, what there is of it."""
+  """(kind, content) of each chunk; the last may be truncated."""
   at = 12
   while at + 8 <= len(data):
     kind, length = struct.unpack_from("<4sI", data, at)
@@ -152,24 +152,26 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _bare_webp(data: bytes) -> bytes:
-  """The chunks that hold pictures."""
-  kept = b"WEBP"
+  """The chunks of images."""
+  chunks = b"WEBP"
   for kind, body in _webp_chunks(data):
     if kind == b"VP8X" and body:
       body = bytes([body[0] & ~_WEBP_FLAGS]) + body[1:]
     if kind not in _WEBP_NOTES:
-      kept += kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
-  return b"RIFF" + struct.pack("<I", len(kept)) + kept
+      chunks += (
+        kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+      )
+  return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
 
 
 def _webp_notes(data: bytes) -> tuple[bytes, bytes]:
   """(EXIF, XMP) of a WebP."""
-  found = dict(_webp_chunks(data))
-  return found.get(b"EXIF", b""), found.get(b"XMP ", b"")
+  chunks = dict(_webp_chunks(data))
+  return chunks.get(b"EXIF", b""), chunks.get(b"XMP ", b"")
 
 
 def _orientation(exif: bytes) -> int | None:
-  """The tag of a block of EXIF; None where there is none that can be read."""
+  """The orientation tag of an EXIF block; None if it cannot be read."""
   exif = exif.removeprefix(b"Exif\0\0")
   order = {b"II": "<", b"MM": ">"}.get(exif[:2], "")
   with contextlib.suppress(struct.error, KeyError):

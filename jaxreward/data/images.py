@@ -18,12 +18,12 @@ from jaxreward.errors import UserError
 
 T = TypeVar("T")
 U = TypeVar("U")
-_EXCHANGED = 2**28  # bytes that a device holds while pictures are exchanged
-_THREADS = 16  # at most; decoders let other threads run
+_EXCHANGED = 2**28  # bytes that a device holds while images are exchanged
+_THREADS = 16  # at most; decoders release the GIL
 
 
 def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-  """The largest centred part with the wanted aspect ratio, resampled."""
+  """A center crop to the target aspect ratio, resampled."""
   height, width = (size, size) if isinstance(size, int) else size
   if image.size == (width, height):
     return image
@@ -33,27 +33,26 @@ def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
 def read_image(
   path: os.PathLike[str] | str, size: int | tuple[int, int] | None = None
 ) -> Float[np.ndarray, "H W 3"]:
-  """Reads an image file, by what it holds, whatever its name ends with.
+  """Reads an image file by its content, whatever its suffix.
 
-  The camera's orientation is applied. Of an animation, a photo with depth or
-  previews, and of several pages, the first picture is read. Grey of 16 bits
-  and colours of 16 bits count by their upper 8. Colour profiles are ignored,
-  and CMYK becomes RGB by Pillow's plain formula, as in the programs of the
-  published models, which call `Image.open(...).convert("RGB")`.
+  The camera's orientation is applied. The first image of an animation, of
+  several pages or of a photo with depth or previews is read. Of 16-bit grey and
+  colours the upper 8 bits are used. Colour profiles are ignored, and CMYK
+  becomes RGB by Pillow's plain formula, as in the code of published models,
+  which calls `Image.open(...).convert("RGB")`.
 
   Args:
-    path: of an image in one of `image_files.FORMATS`, or of HEIC, if
-      pillow-heif is installed; of at most `image_files.MOST_PIXELS` pixels.
+    path: of an image in one of `image_files.FORMATS`, or HEIC if pillow-heif is
+      installed; of at most `image_files.MOST_PIXELS` pixels.
     size: side, or (height, width), in pixels. An image of another size is
-      cropped around its centre to that aspect ratio and resampled. None keeps
-      it as it is.
+      center-cropped to that aspect ratio and resampled. None keeps the size.
 
   Returns:
     float32 [H, W, 3] in [0, 1].
 
   Raises:
-    UserError: the file, and what is wrong with it: absent, not an image, cut
-      short, too large, partly transparent, or neither grey nor colour.
+    UserError: the file and what is wrong with it: missing, not an image,
+      truncated, too large, partly transparent, or neither grey nor colour.
   """
   image, _ = image_files.decode(image_files.read(path), path)
   image = image if size is None else _fit(image, size)
@@ -61,10 +60,10 @@ def read_image(
 
 
 def in_threads(action: Callable[[T], U], items: Iterable[T]) -> list[U]:
-  """What an action gives of each item; it spends its time out of Python.
+  """Maps an action that releases the GIL over items.
 
   Raises:
-    Exception: what it raised of the first item for which it did.
+    Exception: the first that the action raised, in the order of items.
   """
   workers = min(_THREADS, 2 * (os.cpu_count() or 1))
   with futures.ThreadPoolExecutor(workers) as pool:
@@ -80,21 +79,21 @@ def read_images(
   size: int | tuple[int, int],
   places: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "N H W 3"]:
-  """Reads image files, each in one of the processes, for all of them.
+  """Reads image files, split over processes, and gathers them in all.
 
-  Every process has to call it, with the same files.
+  Every process has to call it with the same files.
 
   Args:
     paths: of the files.
     size: side, or (height, width), in pixels; see `read_image`.
-    places: where each path stands, for errors.
+    places: where each path is named, for errors.
 
   Raises:
     UserError: see `read_image`; in every process.
   """
   shape = (*((size, size) if isinstance(size, int) else size), 3)
   count, index = processes.count(), processes.index()
-  mine = np.zeros((-(-len(paths) // count), *shape), np.uint8)
+  shard = np.zeros((-(-len(paths) // count), *shape), np.uint8)
 
   def fill(row: int) -> None:
     try:
@@ -102,14 +101,14 @@ def read_images(
     except UserError as error:
       place = f"{places[row]}: " if places else ""
       raise UserError(f"{place}{error}") from error
-    mine[row // count] = np.round(image * 255).astype(np.uint8)
+    shard[row // count] = np.round(image * 255).astype(np.uint8)
 
   processes.on_all(
     lambda: in_threads(fill, range(index, len(paths), count)) and None
   )
-  each = max(_EXCHANGED // (count * math.prod(shape)), 1)
+  chunk = max(_EXCHANGED // (count * math.prod(shape)), 1)
   parts = [
-    processes.gather(mine[i : i + each]).swapaxes(0, 1).reshape(-1, *shape)
-    for i in range(0, len(mine), each)
+    processes.gather(shard[i : i + chunk]).swapaxes(0, 1).reshape(-1, *shape)
+    for i in range(0, len(shard), chunk)
   ]
-  return np.concatenate([mine[:0], *parts])[: len(paths)]
+  return np.concatenate([shard[:0], *parts])[: len(paths)]

@@ -1,4 +1,4 @@
-"""Files of preferences: the columns of published sets, read as pairs.
+"""Preference files: the columns of published data sets, read as pairs.
 
   prompt, image_a, image_b, label            "a", "b", "tie" or P(a preferred)
   prompt, chosen, rejected                   files
@@ -8,7 +8,7 @@
   prompt, image_path, rank                   lists, 1 the best (HPDv2's test)
   prompt, generations, ranking               lists, 1 the best (ImageRewardDB)
 
-Of lists every two make a pair.
+Lists give every pair of their images.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Pair:
   Attributes:
     place: of the row, for errors.
     text: the prompt.
-    names: of the columns that name the images, for errors.
-    files: of the images, as the row names them.
+    names: of the images' columns, for errors.
+    files: of the images, as named in the row.
     prob: that the first is preferred.
   """
 
@@ -58,16 +58,18 @@ def pairs_of(path: os.PathLike[str] | str) -> Iterator[Pair]:
     UserError: the file, its line, and what is wrong there.
   """
   for place, row in reading.table(path, _EXAMPLE):
-    fits = [read for names, read in LAYOUTS.items() if set(names) <= set(row)]
-    if not fits:
+    readers = [
+      read for names, read in LAYOUTS.items() if set(names) <= set(row)
+    ]
+    if not readers:
       raise _unknown(row, place)
     prompt = next(k for k in ("prompt", "instruction", "caption") if k in row)
     wordings.check_prompt(row[prompt], place, f'"{prompt}"')
     try:
-      found = list(fits[0](row))
+      rows = list(readers[0](row))
     except UserError as error:
       raise UserError(f"{place}: {error}") from error
-    for names, files, prob in found:
+    for names, files, prob in rows:
       yield Pair(place, row[prompt], names, files, prob)
 
 
@@ -87,11 +89,11 @@ def _text(row: dict[str, Any], name: str) -> str:
   return row[name]
 
 
-_Found = tuple[tuple[str, str], tuple[str, str], float]
+_Row = tuple[tuple[str, str], tuple[str, str], float]
 
 
 def _two(first: str, second: str, prob: Callable[[dict[str, Any]], float]):
-  def read(row: dict[str, Any]) -> Iterator[_Found]:
+  def read(row: dict[str, Any]) -> Iterator[_Row]:
     files = _text(row, first), _text(row, second)
     yield (first, second), files, prob(row)
 
@@ -128,9 +130,9 @@ def _share(value: Any, refusal: str) -> float:
 
 
 def _lists(files: str, order: str, sign: int):
-  """Every two of a list; `sign` 1 where larger numbers are better."""
+  """Every pair of a list; `sign` is 1 if larger numbers are better."""
 
-  def read(row: dict[str, Any]) -> Iterator[_Found]:
+  def read(row: dict[str, Any]) -> Iterator[_Row]:
     paths, numbers = row[files], row[order]
     for name, value in ((files, paths), (order, numbers)):
       if not isinstance(value, list) or len(value) < 2:
@@ -151,8 +153,8 @@ def _lists(files: str, order: str, sign: int):
       if not isinstance(path, str) or not path.strip():
         raise UserError(f'"{files}" holds {shown(json.dumps(path))}, no file')
     for i, j in itertools.combinations(range(len(paths)), 2):
-      ahead = sign * (numbers[i] - numbers[j])
-      prob = 0.5 if ahead == 0 else float(ahead > 0)
+      gap = sign * (numbers[i] - numbers[j])
+      prob = 0.5 if gap == 0 else float(gap > 0)
       yield (f"{files}[{i}]", f"{files}[{j}]"), (paths[i], paths[j]), prob
 
   return read
@@ -163,8 +165,8 @@ def _first(row: dict[str, Any]) -> float:
   return 1.0
 
 
-# Columns that tell a layout -> its pairs; the first that a row has is read.
-LAYOUTS: dict[tuple[str, ...], Callable[..., Iterator[_Found]]] = {
+# Columns that identify a layout -> its pairs; the first match is read.
+LAYOUTS: dict[tuple[str, ...], Callable[..., Iterator[_Row]]] = {
   FIELDS: _two("image_a", "image_b", _label),
   ("prompt", "chosen", "rejected"): _two("chosen", "rejected", _first),
   ("prompt", "path1", "path2"): _two("path1", "path2", _first),

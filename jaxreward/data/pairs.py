@@ -1,10 +1,10 @@
-"""A user's own preferences: pairs of a file, pictures beside it.
+"""A user's own preferences: a file of pairs with images beside it.
 
   {"prompt": "a red circle", "image_a": "1.png", "image_b": "2.png",
    "label": "a"}
 
 The label is "a", "b" or "tie", or the probability that a is preferred;
-`pair_layouts` has the columns of other sets.
+`pair_layouts` lists the columns of other data sets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
 from jaxreward.errors import UserError
 
-Tokenize = Callable[[str], np.ndarray]  # UserError for words that are wrong
+Tokenize = Callable[[str], np.ndarray]  # UserError for unknown words
 SplitOf = Callable[[str], str | None]
 
 _HELDOUT_PERCENT = 20
@@ -37,9 +37,9 @@ def _no_pair(path: epath.Path, side: str) -> UserError:
 
 
 def is_heldout(text: str, split_of: SplitOf | None = None) -> bool:
-  """Which side a prompt is on: the task's split, else a hash of its words.
+  """Whether a prompt is held out, by the task's split or a hash of its words.
 
-  All pairs of one prompt lie on one side.
+  All pairs of one prompt are on one side.
   """
   split = None if split_of is None else split_of(text)
   if split is not None:
@@ -48,8 +48,8 @@ def is_heldout(text: str, split_of: SplitOf | None = None) -> bool:
   return zlib.crc32(words.encode()) % 100 < _HELDOUT_PERCENT
 
 
-class _Pictures:
-  """Every picture once, by its path."""
+class _Images:
+  """Distinct images by path."""
 
   def __init__(self, folder: epath.Path, size: int):
     self.folder, self.size = folder, size
@@ -58,7 +58,7 @@ class _Pictures:
     self.pairs: list[tuple[list[int], str, bool]] = []
 
   def __call__(self, name: str, place: str) -> int:
-    """The row of a picture that stands at a place."""
+    """The row of an image; `place` is where it is named."""
     path = os.path.normpath(paths.within(self.folder, name, place))
     if path not in self.rows:
       self.rows[path] = len(self.places)
@@ -66,7 +66,7 @@ class _Pictures:
     return self.rows[path]
 
   def checked(self) -> list[PictureRow]:
-    """The pairs as they are checked."""
+    """The pairs, for `image_checks`."""
     paths = [*self.rows]
     return [
       PictureRow(place, {"image_a": paths[a], "image_b": paths[b]}, is_tie)
@@ -89,15 +89,14 @@ def load_pairs(
   """Training and held-out pairs of a file, split by prompt.
 
   Args:
-    path: of the file; picture paths are relative to it.
-    size: pictures are brought to size x size.
-    field: that names the file, for errors.
+    path: of the file; image paths are relative to it.
+    size: images are cropped and resized to size x size.
+    field: config field of the file, for errors.
     tokenize: prompt -> word ids, int32 [L].
-    split_of: prompt -> the split that a task has it in; None for other words.
+    split_of: prompt -> its split in the task; None for other prompts.
 
   Raises:
-    UserError: by file and line; a side without a pair; a picture that stands
-      on both sides.
+    UserError: by file and line; a side without a pair; an image on both sides.
   """
   sides = _sides(paths.find(path, field), size, tokenize, split_of)
   return _arrays(*sides[False]), _arrays(*sides[True])
@@ -110,10 +109,10 @@ def rows_of(
   tokenize: Tokenize,
   split_of: SplitOf | None = None,
 ) -> list[PictureRow]:
-  """The pictures of all pairs, as they are checked.
+  """The images of all pairs, for `image_checks`.
 
   Raises:
-    UserError: see `load_pairs`; or no training pair has an answer.
+    UserError: see `load_pairs`; or no training pair has a label.
   """
   path = paths.find(path, field)
   sides = _sides(path, 1, tokenize, split_of)
@@ -128,46 +127,46 @@ def rows_of(
 
 def _sides(
   path: epath.Path, size: int, tokenize: Tokenize, split_of: SplitOf | None
-) -> dict[bool, tuple[list, _Pictures]]:
-  """(what is said, the pictures) of the training and the held-out side."""
-  sides = {False: ([], _Pictures(path.parent, size)),
-           True: ([], _Pictures(path.parent, size))}  # fmt: skip
+) -> dict[bool, tuple[list, _Images]]:
+  """(labelled pairs, images) of the training and the held-out side."""
+  sides = {False: ([], _Images(path.parent, size)),
+           True: ([], _Images(path.parent, size))}  # fmt: skip
   for pair in pair_layouts.pairs_of(path):
     try:
       tokens = tokenize(pair.text)
     except UserError as error:
       raise UserError(f"{pair.place}: {error}") from error
-    found, pictures = sides[is_heldout(pair.text, split_of)]
+    rows, images = sides[is_heldout(pair.text, split_of)]
     members = [
-      pictures(file, f'{pair.place}: "{name}"')
+      images(file, f'{pair.place}: "{name}"')
       for name, file in zip(pair.names, pair.files, strict=True)
     ]
-    found.append((tokens, members, pair.prob))
-    pictures.pairs.append((members, pair.place, pair.prob == 0.5))
+    rows.append((tokens, members, pair.prob))
+    images.pairs.append((members, pair.place, pair.prob == 0.5))
   shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
   if shared:
     raise UserError(
       f"{path}: {shared[0]} belongs to training and to held-out prompts; a"
       " picture may stand on one side only"
     )
-  for heldout, (found, _) in sides.items():
-    if not found:
+  for heldout, (rows, _) in sides.items():
+    if not rows:
       raise _no_pair(path, "held-out" if heldout else "training")
   return sides
 
 
-def _arrays(found, pictures) -> Preferences:
-  tokens, members, label = (np.array(column) for column in zip(*found))  # noqa: B905
-  nothing = np.full((len(label), 2), np.nan, np.float32)
+def _arrays(rows, images) -> Preferences:
+  tokens, members, label = (np.array(column) for column in zip(*rows))  # noqa: B905
+  unknown = np.full((len(label), 2), np.nan, np.float32)
   prob = np.full((len(label), 2, 2), np.nan, np.float32)
   prob[:, 0, 1], prob[:, 1, 0] = label, 1 - label
   return Preferences(
-    images=pictures.read(),
+    images=images.read(),
     tokens=tokens.astype(np.int32),
     category=np.full(len(label), -1, np.int32),
     members=members.astype(np.int32),
     prob=prob,
-    score=nothing,
-    strict=nothing,
+    score=unknown,
+    strict=unknown,
     source=np.full(2, SOURCES.index("file"), np.int32),
   )

@@ -1,4 +1,4 @@
-"""The pictures that prompts come with, read or drawn for a batch at a time."""
+"""The images of prompts, read or rendered one batch at a time."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from jaxreward.errors import UserError, nearest
 from jaxreward.types import PromptBatch
 
 Prompts = Sequence[Prompt]
-# Keys of a row of a user's file, and where a batch holds those pictures.
+# Keys of a row of a user's file -> the batch's field for those images.
 FIELDS = {"image": "source", "target": "target", "mask": "changes"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Pictures of a row of a user's own file; empty where it names none.
+  """Image files of one row of a user's file; empty where it names none.
 
   Attributes:
-    name: of the picture, as the row gives it.
+    name: of the image, as given in the row.
     text: the prompt.
-    image: path of the picture to start from.
-    target: path of the exact answer.
-    mask: path of a picture that is white where the answer may differ.
+    image: path of the source image.
+    target: path of the target image.
+    mask: path of a mask, white where the output may differ.
     kinds: which of these three any row of the source has.
     where: the row's place, for errors.
   """
@@ -49,33 +49,33 @@ class Files:
 
 
 def files_of(row: dict, where: str, folder: epath.Path) -> Files:
-  """The pictures that one row names; `image_checks` looks at the files.
+  """The image files of one row; `image_checks` checks their content.
 
   Args:
     row: with "prompt" and, as text, "image" and possibly "target" and "mask".
     where: the row's place, for errors.
-    folder: that the row's names start from.
+    folder: that names are relative to.
 
   Raises:
     UserError: the row, and what is wrong with its names.
   """
-  given = {k: row[k] for k in FIELDS if k in row}
-  if "image" not in given:
+  names = {k: row[k] for k in FIELDS if k in row}
+  if "image" not in names:
     raise UserError(
       f'{where}: there is no key "image", the picture that the policy starts'
       f" from{nearest('image', row)}"
     )
-  found = {}
-  for key, name in given.items():
-    found[key] = paths.within(folder, name, f'{where}: "{key}"')
+  files = {}
+  for key, name in names.items():
+    files[key] = paths.within(folder, name, f'{where}: "{key}"')
   return Files(
-    given["image"], row["prompt"], found["image"],
-    found.get("target", ""), found.get("mask", ""), where=where,
+    names["image"], row["prompt"], files["image"],
+    files.get("target", ""), files.get("mask", ""), where=where,
   )  # fmt: skip
 
 
 def rows_of(prompts: Prompts) -> list[PictureRow]:
-  """The files of prompts, as they are checked; none where a task draws them."""
+  """The files of prompts, for `image_checks`; none if the task renders them."""
   return [
     PictureRow(
       row.where, {k: getattr(row, k) for k in FIELDS if getattr(row, k)}
@@ -88,36 +88,36 @@ def rows_of(prompts: Prompts) -> list[PictureRow]:
 def attach(
   batch: PromptBatch, prompts: Prompts, side: int | tuple[int, int] = 0
 ) -> PromptBatch:
-  """The batch with the pictures of its prompts, if they have some.
+  """The batch with the images of its prompts, if there are any.
 
-  Every process has to call it, with the same prompts: files are read once over
-  all of them.
+  Every process has to call it with the same prompts: each file is read by one
+  of them.
 
   Args:
     batch: P rows.
     prompts: of the rows.
-    side: pixels, or (height, width), to which files are cut and resampled.
+    side: pixels, or (height, width), to crop and resize files to.
   """
   rows = [p.pictures for p in prompts if p.pictures is not None]
   if not rows:
     return batch
-  found: dict[str, Any] = {
+  fields: dict[str, Any] = {
     FIELDS[key]: _read([getattr(p.pictures, key, "") for p in prompts], side)
     for key in rows[0].kinds
   }
-  if "changes" in found:
-    mask = found["changes"]
-    found["changes"] = np.where(np.isnan(mask), mask, np.round(mask))
-  return dataclasses.replace(batch, **found)
+  if "changes" in fields:
+    mask = fields["changes"]
+    fields["changes"] = np.where(np.isnan(mask), mask, np.round(mask))
+  return dataclasses.replace(batch, **fields)
 
 
 def _read(paths: Sequence[str], side: int | tuple[int, int]) -> np.ndarray:
-  """Pictures, float32 [P, H, W, 3]; NaN where there is no path."""
+  """Images, float32 [P, H, W, 3]; NaN where there is no path."""
   height, width = (side, side) if isinstance(side, int) else side
-  found = np.full((len(paths), height, width, 3), np.nan, np.float32)
-  there = [row for row, path in enumerate(paths) if path]
-  once = list(dict.fromkeys(paths[row] for row in there))
-  images = dict(zip(once, read_images(once, side), strict=True))
-  for row in there:
-    found[row] = images[paths[row]].astype(np.float32) / 255
-  return found
+  batch = np.full((len(paths), height, width, 3), np.nan, np.float32)
+  rows = [row for row, path in enumerate(paths) if path]
+  unique = list(dict.fromkeys(paths[row] for row in rows))
+  images = dict(zip(unique, read_images(unique, side), strict=True))
+  for row in rows:
+    batch[row] = images[paths[row]].astype(np.float32) / 255
+  return batch

@@ -3,14 +3,14 @@
     prompts --by category--> decks --mix--> one stream --batch--> PromptBatch
 
 Batch n is `batches(n)`: the same in any process, at any time, in any order, so
-the state of the data is the step. Each category is a deck that is dealt whole
-and shuffled anew, and they are interleaved in proportion to their weights. A
-deck is dealt in two halves, each shuffled for itself: what ends one round can
-then not begin the next, and no batch holds a prompt twice unless its category
-has fewer prompts than the batch needs; a repeated prompt gets another id, hence
-other noise.
+the step is the whole state. Each category is a deck that is dealt completely
+and then reshuffled; decks are interleaved in proportion to their weights. A
+deck is dealt in two halves, each shuffled separately, so that the end of one
+round cannot start the next, and no batch holds a prompt twice unless its
+category has fewer prompts than the batch needs; a repeated prompt gets another
+id, hence other noise.
 
-Shuffling is NumPy's: Grain's own takes milliseconds per element for sets as
+NumPy shuffles: Grain's own shuffle takes milliseconds per element for sets as
 small as a category.
 """
 
@@ -55,10 +55,9 @@ class PromptBatches:
     return self.dataset[step]  # pyrefly: ignore
 
   def iterate(self, step: int = 0) -> grain.DatasetIterator:
-    """Grain's iterator from a step on; its state is a small dictionary.
+    """Grain's checkpointable iterator from a step on.
 
-    `get_state()` and `set_state(...)` hold what JSON can, and the iterator is
-    one of Grain's checkpointable kind.
+    The state of `get_state()` and `set_state(...)` is a small JSON object.
     """
     options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     iterator = iter(self.dataset.to_iter_dataset(options))
@@ -82,42 +81,42 @@ def _round(
 
 
 def _deck(rows: np.ndarray, window: int, seed: int, deck: int):
-  """Endless stream of `rows`, no row twice in `window` if there are so many.
+  """Endless stream of `rows`, each at most once in `window` if possible.
 
-  A deck too small to be halved keeps one order for all rounds.
+  A deck too small to halve keeps one order for all rounds.
   """
   halved = len(rows) >= 2 * window
 
   def deal(position):
-    number, place = divmod(int(position), len(rows))
-    return rows[_round(seed, deck, len(rows), halved, number)[place]]
+    number, card = divmod(int(position), len(rows))
+    return rows[_round(seed, deck, len(rows), halved, number)[card]]
 
   return grain.MapDataset.range(_ENDLESS).map(deal)
 
 
 def _check_weights(
   kind_weights: Sequence[float],
-  kinds: Sequence[int],
+  numbers: Sequence[int],
   categories: Mapping[int, str],
 ) -> list[float]:
-  """Weights of the categories there are."""
-  given = tuple(kind_weights)
+  """Weights of the categories that have prompts."""
+  values = tuple(kind_weights)
   order = list(categories.values())
-  wrong = [w for w in given if not (w >= 0 and math.isfinite(w))]
-  if len(given) != len(order) or wrong:
+  wrong = [w for w in values if not (w >= 0 and math.isfinite(w))]
+  if len(values) != len(order) or wrong:
     raise UserError(
-      f"data.kind_weights={given}: {len(order)} numbers >= 0 are needed, in the"
+      f"data.kind_weights={values}: {len(order)} numbers >= 0 are needed, in the"
       f" order {', '.join(order)}"
     )
-  weight_of = dict(zip(categories, given, strict=True))
-  chosen = [weight_of[k] for k in kinds]
-  if not sum(chosen):
-    names = ", ".join(categories[k] for k in kinds)
+  weight_of = dict(zip(categories, values, strict=True))
+  weights = [weight_of[k] for k in numbers]
+  if not sum(weights):
+    names = ", ".join(categories[k] for k in numbers)
     raise UserError(
-      f"data.kind_weights={given}: all weights of the kinds of these prompts"
+      f"data.kind_weights={values}: all weights of the kinds of these prompts"
       f" ({names}) are 0"
     )
-  return chosen
+  return weights
 
 
 def _stream(
@@ -130,21 +129,21 @@ def _stream(
   """Endless stream of row numbers of `prompts`."""
   if kind_weights is None:
     return _deck(np.arange(len(prompts)), batch_size, seed, _ALL)
-  kind_of = np.array([p.category for p in prompts])
-  kinds = sorted(set(kind_of.tolist()))
-  weights = _check_weights(kind_weights, kinds, categories)
-  used = [(k, w) for k, w in zip(kinds, weights, strict=True) if w > 0]
-  total = sum(w for _, w in used)
+  category_of = np.array([p.category for p in prompts])
+  numbers = sorted(set(category_of.tolist()))
+  weights = _check_weights(kind_weights, numbers, categories)
+  weighted = [(k, w) for k, w in zip(numbers, weights, strict=True) if w > 0]
+  total = sum(w for _, w in weighted)
   decks = [
     _deck(
-      np.flatnonzero(kind_of == kind),
+      np.flatnonzero(category_of == number),
       math.ceil(batch_size * weight / total) + 1,
       seed,
-      kind,
+      number,
     )
-    for kind, weight in used
+    for number, weight in weighted
   ]
-  return grain.MapDataset.mix(decks, [w for _, w in used])
+  return grain.MapDataset.mix(decks, [w for _, w in weighted])
 
 
 def process_rows(size: int, index: int, count: int) -> slice:
@@ -154,18 +153,18 @@ def process_rows(size: int, index: int, count: int) -> slice:
       f"a batch of {size} prompts does not divide among {count} processes"
       f" (this one is {index}); choose a multiple of {count}"
     )
-  each = size // count
-  return slice(index * each, (index + 1) * each)
+  share = size // count
+  return slice(index * share, (index + 1) * share)
 
 
 def _padded(table: PromptBatch, rows: np.ndarray, size: int) -> PromptBatch:
-  """Rows of a table; what is missing up to `size` is padding."""
-  chosen = np.full(size, -1, np.int64)
-  chosen[: len(rows)] = rows
-  mask = chosen >= 0
+  """Rows of a table, padded to `size`."""
+  index = np.full(size, -1, np.int64)
+  index[: len(rows)] = rows
+  mask = index >= 0
 
   def take(column):
-    column = np.asarray(column)[chosen]
+    column = np.asarray(column)[index]
     column[~mask] = 0
     return column
 
@@ -192,15 +191,15 @@ def prompt_batches(
     seed: of the shuffles.
     batch_size: prompts per step, all processes together.
     kind_weights: in the order of the categories; those without prompts are
-      left out. None takes all prompts equally often, whatever their category.
+      skipped. None samples all prompts equally often, whatever their category.
     categories: number -> name.
-    rows: prompts -> their arrays, without pictures.
-    attach: (batch, its prompts, side) -> the batch with their pictures.
+    rows: prompts -> their arrays, without images.
+    attach: (batch, its prompts, side) -> the batch with their images.
     pad_to: rows of the arrays; more than `batch_size` adds masked rows.
     process: (index, count), as `(jax.process_index(), jax.process_count())`,
-      to get one process's rows alone; all processes together hold each row of
-      the step once, in the order that one process would see.
-    side: pixels of pictures that are read from files, or (height, width).
+      to get only that process's rows; concatenated over processes they are the
+      rows of the step in the order of a single process.
+    side: pixels of images that are read from files, or (height, width).
   """
   pad_to = batch_size if pad_to is None else pad_to
   if not prompts:
@@ -209,7 +208,7 @@ def prompt_batches(
     raise UserError(
       f"a batch of {batch_size} prompts in {pad_to} rows cannot be made"
     )
-  mine = process_rows(pad_to, *process)
+  local_rows = process_rows(pad_to, *process)
   table = rows(prompts)
   stream = _stream(
     prompts, int(seed) % 2**63, batch_size, kind_weights, categories
@@ -219,7 +218,7 @@ def prompt_batches(
     batch = take_rows(table, numbers, pad_to)
     padded = [*numbers, *[numbers[0]] * (pad_to - len(numbers))]
     batch = attach(batch, [prompts[r] for r in padded], side)
-    return jax.tree.map(lambda x: x[mine], batch)
+    return jax.tree.map(lambda x: x[local_rows], batch)
 
   return PromptBatches(stream.batch(batch_size).map(assemble))
 
@@ -234,7 +233,7 @@ def row_stream(
 
 
 def take_rows(table: PromptBatch, rows: np.ndarray, size: int) -> PromptBatch:
-  """Rows of a table of prompts, padded to `size`, each with an id of its own."""
+  """Rows of a table of prompts, padded to `size`, with distinct ids."""
   return distinct_ids(_padded(table, rows, size))
 
 
@@ -245,8 +244,8 @@ def place_batch(
 
   Args:
     mesh: rows are split over its axes "data" and "fsdp".
-    replicated: a whole copy on every device instead.
-    local: the batch holds this process's rows alone, not all of them.
+    replicated: a full copy on every device instead.
+    local: the batch holds only this process's rows, not all of them.
 
   Returns:
     tree of NumPy arrays -> tree of global arrays.

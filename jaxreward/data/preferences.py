@@ -1,8 +1,8 @@
-"""Preferences between pictures of one prompt, as arrays of fixed shape.
+"""Preferences between images of one prompt, as arrays of fixed shape.
 
-A row is a prompt with N pictures and the probability, for each two of them,
-that the first is preferred. Rows come from a task that judges pictures, or from
-a user's file of pairs, where N is 2.
+A row is a prompt with N images and, for every two of them, the probability that
+the first is preferred. Rows come from a task that judges images, or from a
+user's file of pairs, where N is 2.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ TIES = ("drop", "half")
 
 @flax.struct.dataclass
 class Preferences:
-  """Q rows of N pictures.
+  """Q rows of N images.
 
   Attributes:
-    images: uint8 [M, H, W, C], each picture once.
+    images: uint8 [M, H, W, C], each image once.
     tokens: int32 [Q, L].
     category: int32 [Q], of the prompts, see `Task.categories`; -1 if unknown.
     members: int32 [Q, N], rows of `images`.
-    prob: float32 [Q, N, N], probability that the picture of the row is
-      preferred to that of the column; NaN where nobody said.
-    score: float32 [Q, N], what the answers come from; NaN where unknown.
-    strict: float32 [Q, N], 1 for a right picture, else 0; NaN where unknown.
+    prob: float32 [Q, N, N], probability that the image of the row is
+      preferred to that of the column; NaN where unlabeled.
+    score: float32 [Q, N], from which labels are derived; NaN where unknown.
+    strict: float32 [Q, N], 1 for a correct image, else 0; NaN where unknown.
     source: int32 [N], index into `SOURCES`.
   """
 
@@ -58,17 +58,17 @@ def preference_probabilities(
   margin: float = 0.02,
   ties: str = "drop",
 ) -> Float[Array, "Q N N"]:
-  """Who is preferred to whom: the larger score, sometimes misread.
+  """Preference labels from scores, some of them flipped.
 
   Args:
-    key: of the misreadings; a pair is misread once and for all.
-    score: NaN for a picture that could not be judged.
-    label_noise: share of answers that are turned round, below one half.
+    key: of the label noise; a pair's label is flipped for the whole run.
+    score: NaN for an image that could not be judged.
+    label_noise: share of flipped labels, below one half.
     margin: scores that differ by less are a tie; equal ones always are.
-    ties: "drop" leaves ties unanswered; "half" answers one half.
+    ties: "drop" leaves ties unlabeled; "half" labels them one half.
 
   Returns:
-    Probabilities; p[i, j] + p[j, i] = 1 where both are answered.
+    Probabilities; p[i, j] + p[j, i] = 1 where both are labeled.
   """
   if not 0.0 <= label_noise < 0.5:
     raise UserError(
@@ -90,66 +90,70 @@ def preference_probabilities(
   return jnp.where(jnp.eye(n, dtype=bool), jnp.nan, prob)
 
 
-def choose_rows(chosen: Sequence[Prompt], rows: int, seed: int) -> list[Prompt]:
-  """Prompts, repeated if need be: half evenly over categories, half over prompts."""
-  order = np.random.default_rng(seed).permutation(len(chosen))
+def choose_rows(
+  prompts: Sequence[Prompt], rows: int, seed: int
+) -> list[Prompt]:
+  """Prompts, repeated if needed: half per category, half per prompt."""
+  order = np.random.default_rng(seed).permutation(len(prompts))
   by_category: dict[int, list[Prompt]] = {}
   for index in order:
-    by_category.setdefault(chosen[index].category, []).append(chosen[index])
-  each = [by_category[k] for k in sorted(by_category)]
-  turn = lambda some, i: some[i % len(some)]
-  even = [turn(turn(each, i), i // len(each)) for i in range((rows + 1) // 2)]
-  return even + [chosen[turn(order, i)] for i in range(rows // 2)]
+    by_category.setdefault(prompts[index].category, []).append(prompts[index])
+  groups = [by_category[k] for k in sorted(by_category)]
+  pick = lambda items, i: items[i % len(items)]
+  even = [
+    pick(pick(groups, i), i // len(groups)) for i in range((rows + 1) // 2)
+  ]
+  return even + [prompts[pick(order, i)] for i in range(rows // 2)]
 
 
 def row_ids(prompts: PromptBatch) -> np.ndarray:
-  """uint32 [Q]: a number per row, so that rows of one prompt differ."""
-  seen: dict[int, int] = {}
+  """uint32 [Q]: an id per row, so that rows of one prompt differ."""
+  counts: dict[int, int] = {}
   ids = np.asarray(prompts.ids).copy()
   for row, prompt_id in enumerate(ids.tolist()):
-    count = seen.get(prompt_id, 0)
-    seen[prompt_id] = count + 1
+    count = counts.get(prompt_id, 0)
+    counts[prompt_id] = count + 1
     ids[row] = (prompt_id + count * 0x9E3779B9) % 2**32
   return ids
 
 
 def as_float(images: ArrayLike) -> Array:
-  """uint8 pictures as float32 in [0, 1]."""
+  """uint8 images as float32 in [0, 1]."""
   return jnp.asarray(images, jnp.float32) / 255.0
 
 
 def as_bytes(images: ArrayLike) -> Array:
-  """Pictures in [0, 1] as uint8."""
+  """Images in [0, 1] as uint8."""
   return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
 def rows_between(
-  preferences: Preferences, start: int, stop: int, *, own: int
+  preferences: Preferences, start: int, stop: int, *, per_row: int
 ) -> Preferences:
-  """The rows start ... stop - 1 and their pictures, `own` to a row."""
-  cut = lambda x: x[start:stop]
+  """The rows start ... stop - 1 and their images, `per_row` for each."""
+  part = lambda x: x[start:stop]
   return dataclasses.replace(
     preferences,
-    images=preferences.images[start * own : stop * own],
-    tokens=cut(preferences.tokens),
-    category=cut(preferences.category),
-    members=cut(preferences.members) - start * own,
-    prob=cut(preferences.prob),
-    score=cut(preferences.score),
-    strict=cut(preferences.strict),
+    images=preferences.images[start * per_row : stop * per_row],
+    tokens=part(preferences.tokens),
+    category=part(preferences.category),
+    members=part(preferences.members) - start * per_row,
+    prob=part(preferences.prob),
+    score=part(preferences.score),
+    strict=part(preferences.strict),
   )
 
 
 def draw_batch(
-  preferences: Preferences, key: Array, *, rows: int, pictures: int
+  preferences: Preferences, key: Array, *, rows: int, group_size: int
 ):
-  """A batch as a function of its key; row i depends on the key and i alone.
+  """A batch as a function of its key; row i depends only on the key and i.
 
   Args:
-    preferences: Q rows of N pictures.
+    preferences: Q rows of N images.
     key: scalar key of this step.
     rows: R, drawn with replacement.
-    pictures: K of each row's N, drawn without.
+    group_size: K of each row's N images, drawn without replacement.
 
   Returns:
     images float32 [R, K, H, W, C], tokens [R, L], prob [R, K, K], score
@@ -160,33 +164,33 @@ def draw_batch(
   def draw(i):
     k = jax.random.fold_in(key, i)
     row = jax.random.randint(k, (), 0, count)
-    return row, jax.random.permutation(jax.random.fold_in(k, 1), n)[:pictures]
+    return row, jax.random.permutation(jax.random.fold_in(k, 1), n)[:group_size]
 
-  row, place = jax.vmap(draw)(jnp.arange(rows))
-  members = preferences.members[row[:, None], place]
+  row, columns = jax.vmap(draw)(jnp.arange(rows))
+  members = preferences.members[row[:, None], columns]
   prob = preferences.prob[
-    row[:, None, None], place[:, :, None], place[:, None, :]
+    row[:, None, None], columns[:, :, None], columns[:, None, :]
   ]
   images = as_float(preferences.images[members])
-  score = preferences.score[row[:, None], place]
+  score = preferences.score[row[:, None], columns]
   return images, preferences.tokens[row], prob, score
 
 
 def separate_pairs(
   preferences: Preferences, seed: int = 0, source: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Answered pairs of which no two share a picture.
+  """Labeled pairs of which no two share an image.
 
-  Pairs that share pictures are not independent, and an interval that takes
-  them as such is too narrow.
+  Pairs that share images are not independent; an interval that assumes they
+  are is too narrow.
 
   Args:
     preferences: Q rows.
     seed: of the pairing.
-    source: one of `SOURCES`, to pair its pictures alone.
+    source: one of `SOURCES`, to pair only its images.
 
   Returns:
-    row [K] and places [K, 2] in it, the preferred picture first.
+    rows [K] and columns [K, 2] in them, the preferred image first.
   """
   prob = np.asarray(preferences.prob)
   members = np.asarray(preferences.members)
@@ -196,14 +200,14 @@ def separate_pairs(
     places = np.flatnonzero(sources == SOURCES.index(source))
   generator = np.random.default_rng(seed)
   used: set[int] = set()
-  found = []
+  pairs = []
   for row in range(members.shape[0]):
     order = generator.permutation(places)
     order = [int(i) for i in order if members[row, i] not in used]
     for i, j in zip(order[::2], order[1::2], strict=False):
       p = prob[row, i, j]
       if np.isfinite(p) and p != 0.5:
-        found.append((row, i, j) if p > 0.5 else (row, j, i))
+        pairs.append((row, i, j) if p > 0.5 else (row, j, i))
         used |= {int(members[row, i]), int(members[row, j])}
-  table = np.array(found, np.int64).reshape(-1, 3)
+  table = np.array(pairs, np.int64).reshape(-1, 3)
   return table[:, 0], table[:, 1:]

@@ -1,4 +1,4 @@
-"""One prompt, and rows of them as arrays, whatever they are about."""
+"""A prompt, and batches of them as arrays, for any task."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Prompt:
     text: its words.
     category: number of its category, see `Task.categories`.
     split: "train", "validation" or "heldout".
-    pictures: what it starts from, if anything: an object with a `name` that
-      tells it from others of the same words, and a `meaning`.
+    pictures: its images, if any: an object with a `name`, which distinguishes
+      prompts with the same words, and a `meaning`.
   """
 
   text: str
@@ -36,24 +36,24 @@ class Prompt:
 
   @property
   def key(self) -> str:
-    """What no other prompt has: the text, and the name of its pictures."""
+    """A unique key: the text and the name of its images."""
     if self.pictures is None:
       return self.text
     return f"{self.text}\n{self.pictures.name}"
 
   @property
   def prompt_id(self) -> int:
-    """Stable 32-bit number of the key; keys of noise are folded with it."""
+    """Stable 32-bit hash of the key; noise keys are folded with it."""
     return zlib.crc32(self.key.encode())
 
   @property
   def meaning(self) -> str:
-    """What all wordings of one meaning share; the unit of the splits."""
+    """Shared by all wordings of one meaning; the unit of the splits."""
     return self.text if self.pictures is None else self.pictures.meaning
 
 
 def split_names(by_category: Mapping[int, Iterable[str]]) -> dict[str, str]:
-  """Split of every name: of each category, the smallest hashes are held out."""
+  """Split of every name: the smallest hashes of each category are held out."""
   splits = {}
   for names in by_category.values():
     ordered = sorted(names, key=lambda n: (zlib.crc32(n.encode()), n))
@@ -65,23 +65,23 @@ def split_names(by_category: Mapping[int, Iterable[str]]) -> dict[str, str]:
 
 
 def check_split(split: str) -> None:
-  """Refuses a split that is not known."""
+  """Rejects an unknown split."""
   if split not in SPLITS:
     raise UserError(f'split "{split}" is not known{nearest(split, SPLITS)}')
 
 
-def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
+def batch(prompts: Sequence[Prompt], size: int | None = None) -> PromptBatch:
   """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows.
 
   Ids, categories and texts; a task adds tokens and extras.
   """
-  size = len(chosen) if size is None else size
-  if not chosen or size < len(chosen):
-    raise UserError(f"{len(chosen)} prompts do not make a batch of {size}")
-  pad = [0] * (size - len(chosen))
+  size = len(prompts) if size is None else size
+  if not prompts or size < len(prompts):
+    raise UserError(f"{len(prompts)} prompts do not make a batch of {size}")
+  pad = [0] * (size - len(prompts))
   return PromptBatch(
-    ids=np.array([*(p.prompt_id for p in chosen), *pad], np.uint32),
-    category=np.array([*(p.category for p in chosen), *pad], np.int32),
-    mask=np.arange(size) < len(chosen),
-    text=texts.encode([p.text for p in chosen], size),
+    ids=np.array([*(p.prompt_id for p in prompts), *pad], np.uint32),
+    category=np.array([*(p.category for p in prompts), *pad], np.int32),
+    mask=np.arange(size) < len(prompts),
+    text=texts.encode([p.text for p in prompts], size),
   )

@@ -1,4 +1,4 @@
-"""Prompts that stand in a batch more than once."""
+"""Prompts that occur in a batch more than once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ SPREAD = 0x9E3779B9  # odd, so that repetitions of an id stay apart
 
 
 def distinct_ids(batch: PromptBatch) -> PromptBatch:
-  """The batch with an id of its own for every repetition of a prompt.
+  """The batch with a distinct id for every repetition of a prompt.
 
-  Keys are folded with ids, so without this two groups of one prompt would be
-  the same pictures. The first stays as it is; the n-th repetition adds n times
-  a constant, modulo 2^32.
+  Keys are folded with ids, so without this two groups of one prompt would have
+  the same images. The first id is unchanged; the n-th repetition adds n times a
+  constant, modulo 2^32.
   """
   ids = np.asarray(batch.ids, np.uint64)
-  seen: dict[int, int] = {}
+  counts: dict[int, int] = {}
   repeat = np.zeros(len(ids), np.uint64)
   for row, number in enumerate(ids.tolist()):
-    repeat[row] = seen.get(number, 0)
-    seen[number] = seen.get(number, 0) + 1
+    repeat[row] = counts.get(number, 0)
+    counts[number] = counts.get(number, 0) + 1
   spread = ((ids + repeat * SPREAD) % 2**32).astype(np.uint32)
   return dataclasses.replace(batch, ids=spread)

@@ -3,12 +3,12 @@
 A dataset is a .jsonl or .csv file, or a folder:
 
 - a file has a row per image: its caption under "prompt", "caption" or "text",
-  its file under "image", "file_name" or "image_path", from the file's folder
-  on, and possibly "weight", 1 if left out;
+  its file under "image", "file_name" or "image_path", relative to the folder,
+  and optionally "weight", 1 by default;
 - a folder holds `metadata.jsonl` or `metadata.csv`, or images with captions in
   .txt files of the same names.
 
-Preferences are a file of pairs, see `pair_layouts`.
+Preferences are a file of pairs; see `pair_layouts`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Record:
   """One row.
 
   Attributes:
-    prompt: its words.
-    files: what the images are called -> their paths; G of them.
+    prompt: of the row.
+    files: column -> path of each of G images.
     scores: G numbers, one per image.
     place: of the row, for errors.
-    is_tie: its images may be equal.
+    is_tie: whether its images may be equal.
   """
 
   prompt: Prompt
@@ -61,7 +61,7 @@ class Record:
 
 @flax.struct.dataclass
 class RowBatch:
-  """P rows of an iteration.
+  """P rows of one step.
 
   Attributes:
     prompts: P prompts.
@@ -75,7 +75,7 @@ class RowBatch:
 
 
 def checked(records: Sequence[Record]) -> list[PictureRow]:
-  """The images of rows, as they are checked."""
+  """The images of rows, for `image_checks`."""
   return [PictureRow(r.place, r.files, r.is_tie) for r in records]
 
 
@@ -85,20 +85,20 @@ def read_dataset(path: str, parse: Parse, field: str = "") -> list[Record]:
   Args:
     path: of its file or folder.
     parse: words -> prompt.
-    field: that gives the path, for errors.
+    field: config field of the path, for errors.
 
   Raises:
     UserError: the file, its line, and what is wrong there.
   """
-  place = paths.find(path, field)
-  if place.is_dir():
-    rows, folder = _of_folder(place, field), place
+  source = paths.find(path, field)
+  if source.is_dir():
+    rows, folder = _of_folder(source, field), source
   else:
-    rows, folder = reading.table(place, _EXAMPLE), place.parent
-  found = [_record(row, where, folder, parse) for where, row in rows]
-  if not found:
-    raise UserError(f"{reading.name(place)}: there is no image with a caption")
-  return found
+    rows, folder = reading.table(source, _EXAMPLE), source.parent
+  records = [_record(row, where, folder, parse) for where, row in rows]
+  if not records:
+    raise UserError(f"{reading.name(source)}: there is no image with a caption")
+  return records
 
 
 def read_preferences(path: str, parse: Parse, field: str = "") -> list[Record]:
@@ -107,47 +107,46 @@ def read_preferences(path: str, parse: Parse, field: str = "") -> list[Record]:
   Args:
     path: of its file.
     parse: words -> prompt.
-    field: that gives the path, for errors.
+    field: config field of the path, for errors.
 
   Raises:
-    UserError: the file, its line, and what is wrong there; no pair with an
-      answer.
+    UserError: the file, its line, and what is wrong there; no labeled pair.
   """
-  place = paths.find(path, field)
-  found = []
-  for pair in pair_layouts.pairs_of(place):
+  source = paths.find(path, field)
+  records = []
+  for pair in pair_layouts.pairs_of(source):
     try:
       prompt = parse(pair.text)
     except UserError as error:
       raise UserError(f"{pair.place}: {error}") from error
     files = {
-      side: paths.within(place.parent, file, f'{pair.place}: "{name}"')
+      side: paths.within(source.parent, file, f'{pair.place}: "{name}"')
       for side, name, file in zip(PAIR, pair.names, pair.files, strict=True)
     }
     scores = pair.prob, 1 - pair.prob
-    found.append(
+    records.append(
       Record(prompt, files, scores, pair.place, is_tie=pair.prob == 0.5)
     )
-  if all(record.is_tie for record in found):
-    what = f'all {len(found)} are a "tie"' if found else "there is none"
+  if all(record.is_tie for record in records):
+    what = f'all {len(records)} are a "tie"' if records else "there is none"
     raise UserError(
-      f"{reading.name(place)}: no pair has an answer, {what}; give one with an"
+      f"{reading.name(source)}: no pair has an answer, {what}; give one with an"
       " image that is better"
     )
-  return found
+  return records
 
 
 def _of_folder(
   folder: epath.Path, field: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """(place, row) of a folder, by its metadata or by captions beside images."""
-  listed = [name for name in METADATA if paths.is_there(folder / name)]
-  if len(listed) > 1:
+  metadata = [name for name in METADATA if paths.is_there(folder / name)]
+  if len(metadata) > 1:
     raise UserError(
-      f"{reading.name(folder)}: it holds {' and '.join(listed)}; keep one"
+      f"{reading.name(folder)}: it holds {' and '.join(metadata)}; keep one"
     )
-  if listed:
-    yield from reading.table(folder / listed[0], _EXAMPLE)
+  if metadata:
+    yield from reading.table(folder / metadata[0], _EXAMPLE)
     return
   images = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES]
   if not images:
@@ -182,7 +181,7 @@ def parsed(row, where: str, parse, names: Sequence[str] = CAPTIONS):
   """The prompt of a row.
 
   Raises:
-    UserError: there is none, or not one that the policy knows.
+    UserError: there is none, or the policy does not know it.
   """
   name = one_of(row, names, where)
   wordings.check_prompt(row[name], where, f'"{name}"')
@@ -193,17 +192,17 @@ def parsed(row, where: str, parse, names: Sequence[str] = CAPTIONS):
 
 
 def one_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
-  """The one of some columns that a row has.
+  """The single column of several alternatives that a row has.
 
   Raises:
     UserError: it has none of them, or several.
   """
-  there = [name for name in names if name in row]
-  if len(there) == 1:
-    return there[0]
-  if there:
+  present = [name for name in names if name in row]
+  if len(present) == 1:
+    return present[0]
+  if present:
     raise UserError(
-      f'{where}: "{there[0]}" and "{there[1]}" say the same; keep one'
+      f'{where}: "{present[0]}" and "{present[1]}" say the same; keep one'
     )
   near = next(filter(None, (nearest(name, row) for name in names)), "")
   raise UserError(
@@ -213,18 +212,18 @@ def one_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
 
 
 def number(value: Any, what: str) -> float:
-  """A finite number that is not negative, of JSON or as text.
+  """A finite, non-negative number, given as a number or as text.
 
   Raises:
-    UserError: it is something else.
+    UserError: it is anything else.
   """
   try:
-    found = math.nan if isinstance(value, bool) else float(value)
+    amount = math.nan if isinstance(value, bool) else float(value)
   except (TypeError, ValueError):
-    found = math.nan
-  if not (math.isfinite(found) and found >= 0):
+    amount = math.nan
+  if not (math.isfinite(amount) and amount >= 0):
     raise UserError(f"{what} is {shown(value)}; expected a number >= 0")
-  return found
+  return amount
 
 
 def batches(
@@ -235,16 +234,15 @@ def batches(
   side: int | tuple[int, int],
   arrays: Callable[..., PromptBatch] = prompts_lib.batch,
 ) -> Callable[[int], RowBatch]:
-  """Batches by the step, each row once a round; see `pipeline`.
+  """Batches as a function of the step, each row once per round; see `pipeline`.
 
-  Every process has to ask for the same steps: files are read once over all of
-  them.
+  Every process has to request the same steps: each file is read by one of them.
 
   Args:
     records: R rows with the same number of images.
     seed: of the shuffles.
     batch_size: P rows a step.
-    side: pixels, or (height, width), to which images are cut and resampled.
+    side: pixels, or (height, width), to crop and resize images to.
     arrays: prompts -> their batch.
   """
   prompts = [r.prompt for r in records]
@@ -254,11 +252,11 @@ def batches(
 
   def batch(step: int) -> RowBatch:
     rows = order(step)
-    every = [records[r] for r in rows]
-    files = {p: r.place for r in every for p in r.files.values()}
+    samples = [records[r] for r in rows]
+    files = {p: r.place for r in samples for p in r.files.values()}
     images = read_images(list(files), side, list(files.values()))
-    place = {path: i for i, path in enumerate(files)}
-    index = [[place[p] for p in r.files.values()] for r in every]
+    index_of = {path: i for i, path in enumerate(files)}
+    index = [[index_of[p] for p in r.files.values()] for r in samples]
     return RowBatch(
       pipeline.take_rows(table, rows, batch_size), images[np.array(index)],
       scores[rows],

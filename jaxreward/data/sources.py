@@ -2,19 +2,19 @@
 
 A source is a file, or a folder:
 
-- `*.txt`: one prompt per line; blank lines and lines that begin with `#` are
+- `*.txt`: one prompt per line; blank lines and lines that start with `#` are
   skipped, and the latter are counted in the log;
-- `*.jsonl`: one object per line with the text under "prompt"; where pictures
-  are asked for, also "image", the one to start from, and possibly "target", the
-  exact answer, and "mask", white where the answer may differ, as files named
-  from the folder on; other keys are ignored. A prompt may begin with `#`;
-- a folder with `train.txt` or `train.jsonl`, and, if there are any,
-  `validation.*` and `test.*` (the held-out prompts).
+- `*.jsonl`: one object per line with the text under "prompt"; for tasks with
+  images also "image", the source, and optionally "target", the exact answer,
+  and "mask", white where the answer may differ, as file names relative to the
+  folder; other keys are ignored. A prompt may start with `#`;
+- a folder with `train.txt` or `train.jsonl` and, optionally, `validation.*` and
+  `test.*` (the held-out prompts).
 
-A split that no file gives is taken from the training file by meaning: all
-wordings of one meaning go to one split, so what is held out never occurs in
-training. Rows with pictures go by text and picture. Each text counts once, or
-once with each picture, because noise is addressed by it.
+A split without a file is taken from the training file by meaning: all wordings
+of one meaning go to one split, so that held-out prompts never occur in
+training. Rows with images are identified by text and image. Duplicates are
+dropped, because noise depends on the text and the image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxreward.data import pictures, wordings
 from jaxreward.data.prompts import SPLITS, Prompt, check_split
 from jaxreward.errors import UserError, nearest, shown
 
-Parse = Callable[[str], Prompt]  # UserError for words that are wrong
+Parse = Callable[[str], Prompt]  # UserError for unknown words
 
 SUFFIXES = (".txt", ".jsonl")
 # File names of each split in a folder, the usual one first.
@@ -58,9 +58,9 @@ class _Entry:
 
 
 def _prompts(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
-  """(place, prompt, row) of every line that holds a prompt.
+  """(place, prompt, row) of every line with a prompt.
 
-  Of a .txt file the row is empty.
+  The row is empty for a .txt file.
   """
   if path.suffix == ".jsonl":
     for where, row in reading.rows(path, _EXAMPLE):
@@ -91,7 +91,7 @@ def _prompts(path: epath.Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 @functools.cache
 def _tell(level: int, text: str, *values: Any) -> None:
-  """Logs a line once, however often a file is read."""
+  """Logs a line once, even if a file is read several times."""
   logging.log(level, text, *values)
 
 
@@ -113,11 +113,11 @@ def _read_file(
   for where, text, row in _prompts(path):
     wordings.check_prompt(text, where)
     odd += [(where, c) for c in wordings.controls(text)[:1]]
-    given = (
+    files = (
       pictures.files_of(row, where, path.parent) if with_pictures else None
     )
     try:
-      prompt = dataclasses.replace(parse(text), pictures=given)
+      prompt = dataclasses.replace(parse(text), pictures=files)
     except UserError as error:
       raise UserError(f"{where}: {error}") from error
     repeated += prompt.key in entries
@@ -144,13 +144,15 @@ def _read_file(
 
 def _file_of(folder: epath.Path, split: str) -> epath.Path | None:
   names = [stem + suffix for stem in FILES[split] for suffix in SUFFIXES]
-  found = [folder / name for name in names if paths.is_there(folder / name)]
-  if len(found) > 1:
+  candidates = [
+    folder / name for name in names if paths.is_there(folder / name)
+  ]
+  if len(candidates) > 1:
     raise UserError(
-      f"{reading.name(folder)}: {found[0].name} and {found[1].name} are the same split;"
+      f"{reading.name(folder)}: {candidates[0].name} and {candidates[1].name} are the same split;"
       " keep one"
     )
-  return found[0] if found else None
+  return candidates[0] if candidates else None
 
 
 def _field(source: str) -> str:
@@ -160,27 +162,27 @@ def _field(source: str) -> str:
 def _find_files(
   source: str, known: Sequence[str] = ()
 ) -> dict[str, epath.Path]:
-  """Files of a source by split; "train" is always there."""
+  """Files of a source by split; "train" always exists."""
   path = epath.Path(paths.expand(source, "data.source"))
   if reason := paths.trouble(path):
     near = nearest(path.name, [*known, *paths.beside(path)])
     raise UserError(f"{_field(source)}: {reason}{near}")
   if not path.is_dir():
     return {"train": path}
-  found = {split: _file_of(path, split) for split in SPLITS}
-  if found["train"] is None:
+  files = {split: _file_of(path, split) for split in SPLITS}
+  if files["train"] is None:
     raise UserError(
       f"{_field(source)}: the folder holds neither train.txt nor train.jsonl"
     )
-  return {split: file for split, file in found.items() if file is not None}
+  return {split: file for split, file in files.items() if file is not None}
 
 
-def _check_disjoint(read: dict[str, list[_Entry]]) -> None:
+def _check_disjoint(by_split: dict[str, list[_Entry]]) -> None:
   """No meaning in two of the files."""
-  seen: dict[str, tuple[str, _Entry]] = {}
-  for split, entries in read.items():
+  owners: dict[str, tuple[str, _Entry]] = {}
+  for split, entries in by_split.items():
     for entry in entries:
-      other_split, other = seen.setdefault(entry.meaning, (split, entry))
+      other_split, other = owners.setdefault(entry.meaning, (split, entry))
       if other_split != split:
         raise UserError(
           f'{entry.where}: "{shown(entry.prompt.text)}" means the same as'
@@ -195,8 +197,8 @@ def _assign(
   """Split of every meaning of the training file, by hash, in each category.
 
   Meanings are ordered by the rank of their hash within their category, so that
-  each category gives about its share, and a file of three meanings or more gives
-  at least one to each split.
+  every split has about the same categories, and a file of at least three
+  meanings gives at least one to each split.
   """
   by_category: dict[int, set[str]] = {}
   for entry in entries:
@@ -208,24 +210,24 @@ def _assign(
       ((rank + 0.5) / len(ordered), *key) for rank, key in enumerate(ordered)
     ]
   order = [name for _, _, name in sorted(ranked)]
-  each = max(1, round(share * len(order))) if share else 0
+  count = max(1, round(share * len(order))) if share else 0
   if len(order) <= len(missing):
-    each = 0
+    count = 0
   splits = dict.fromkeys(order, "train")
   for i, split in enumerate(missing):
-    splits.update(dict.fromkeys(order[i * each : (i + 1) * each], split))
+    splits.update(dict.fromkeys(order[i * count : (i + 1) * count], split))
   return splits
 
 
 def _read_all(
   source: str, parse: Parse, with_pictures: bool, known: Sequence[str]
 ) -> dict[str, list[_Entry]]:
-  """Every file of a source by split; its rows know what others of it have."""
-  read = {
+  """All files of a source by split; `kinds` covers all of its rows."""
+  by_split = {
     name: _read_file(path, parse, with_pictures)
     for name, path in _find_files(source, known).items()
   }
-  rows = [e.prompt.pictures for entries in read.values() for e in entries]
+  rows = [e.prompt.pictures for entries in by_split.values() for e in entries]
   kinds = tuple(
     key for key in pictures.FIELDS if any(getattr(r, key, "") for r in rows)
   )
@@ -233,11 +235,13 @@ def _read_all(
   def informed(entry: _Entry) -> _Entry:
     if entry.prompt.pictures is None:
       return entry
-    given = dataclasses.replace(entry.prompt.pictures, kinds=kinds)
-    prompt = dataclasses.replace(entry.prompt, pictures=given)
+    files = dataclasses.replace(entry.prompt.pictures, kinds=kinds)
+    prompt = dataclasses.replace(entry.prompt, pictures=files)
     return _Entry(prompt, entry.where)
 
-  return {name: [informed(e) for e in found] for name, found in read.items()}
+  return {
+    name: [informed(e) for e in entries] for name, entries in by_split.items()
+  }
 
 
 def load_prompts(
@@ -255,36 +259,37 @@ def load_prompts(
     source: the path of a .txt or .jsonl file, or of a folder.
     split: "train", "validation" or "heldout".
     parse: reads one prompt.
-    validation_share: of the meanings of a training file, in [0, 0.5); so many
-      go to each split that has no file of its own.
-    with_pictures: rows of a file may name pictures.
-    known: names that are sources too, for the error of a file that is none.
+    validation_share: share of the training file's meanings, in [0, 0.5), that
+      goes to each split without a file.
+    with_pictures: rows of a file may name images.
+    known: names of other sources, suggested if there is no such file.
 
   Returns:
     At least one prompt, each text once.
 
   Raises:
-    UserError: the file, the line, what is wrong and what would be right.
-  """
+    UserError: the file, the line, the error and the fix."""
   check_split(split)
   if not 0 <= validation_share < 0.5:
     raise UserError(
       f"validation_share={validation_share}: it must lie in [0, 0.5)"
     )
-  read = _read_all(source, parse, with_pictures, known)
-  _check_disjoint(read)
-  missing = [s for s in ("heldout", "validation") if s not in read]
-  splits = _assign(read["train"], missing, validation_share)
-  train = [e for e in read["train"] if splits[e.meaning] == split]
-  chosen = read[split] if split != "train" and split in read else train
-  if not chosen:
+  by_split = _read_all(source, parse, with_pictures, known)
+  _check_disjoint(by_split)
+  missing = [s for s in ("heldout", "validation") if s not in by_split]
+  splits = _assign(by_split["train"], missing, validation_share)
+  train = [e for e in by_split["train"] if splits[e.meaning] == split]
+  selection = (
+    by_split[split] if split != "train" and split in by_split else train
+  )
+  if not selection:
     name = FILES[split][0]
     raise UserError(
       f"{_field(source)}: {len(splits)} meanings and validation_share="
       f"{validation_share} leave nothing for the {split} split; give more"
       f" prompts, or a folder with train.txt and {name}.txt"
     )
-  return tuple(dataclasses.replace(e.prompt, split=split) for e in chosen)
+  return tuple(dataclasses.replace(e.prompt, split=split) for e in selection)
 
 
 def all_prompts(
@@ -299,8 +304,7 @@ def all_prompts(
   The arguments are those of `load_prompts`.
 
   Raises:
-    UserError: the file, the line, what is wrong and what would be right.
-  """
-  read = _read_all(source, parse, with_pictures, known)
-  entries = itertools.chain.from_iterable(read.values())
+    UserError: the file, the line, the error and the fix."""
+  by_split = _read_all(source, parse, with_pictures, known)
+  entries = itertools.chain.from_iterable(by_split.values())
   return tuple({e.prompt.key: e.prompt for e in entries}.values())

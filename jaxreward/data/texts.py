@@ -1,4 +1,4 @@
-"""Texts as arrays of bytes, so that they travel with what belongs to them."""
+"""Texts as arrays of bytes, so that batches can carry them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from jaxreward.types import ArrayLike
 
-_STEP = 64  # lengths are rounded up to it, so that few shapes occur
+_STEP = 64  # lengths are rounded up to multiples, so that few shapes occur
 
 
 def encode(
@@ -18,17 +18,17 @@ def encode(
   """UTF-8 bytes [rows, N], padded with zeros; rows without a text are empty.
 
   Args:
-    texts: without the character of number 0.
-    rows: at least the number of texts, which it is if None.
+    texts: without the NUL character.
+    rows: at least the number of texts, its default.
   """
   data = [text.encode() for text in texts]
   longest = max((len(d) for d in data), default=0)
-  found = np.zeros(
+  table = np.zeros(
     (rows or len(data), max(-(-longest // _STEP), 1) * _STEP), np.uint8
   )
   for row, d in enumerate(data):
-    found[row, : len(d)] = np.frombuffer(d, np.uint8)
-  return found
+    table[row, : len(d)] = np.frombuffer(d, np.uint8)
+  return table
 
 
 def decode(text: UInt8[ArrayLike, "P N"]) -> list[str]:

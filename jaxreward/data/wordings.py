@@ -1,4 +1,4 @@
-"""Prompts as texts: which are none, and which mean the same entry of a file."""
+"""Prompts as texts: which are invalid, and which share an entry of a file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from absl import logging
 from jaxreward.errors import UserError, nearest, shown
 
 LONGEST = 50_000  # characters of a prompt
-NAMED = 3  # prompts without an entry that are told by name
-_COMPARED = 5000  # entries among which the nearest one is looked for
-# Letters and signs that show nothing: fillers of Hangul, an empty Braille cell.
+NAMED = 3  # prompts without an entry that are logged by name
+_COMPARED = 5000  # entries that are searched for the nearest one
+# Invisible letters and symbols: fillers of Hangul, an empty Braille cell.
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800"
 _UNSEEN = ("Cc", "Cf", "Cs", "Cn", "Co", "Mn", "Me", "Zs", "Zl", "Zp")
 
@@ -21,16 +21,16 @@ Value = TypeVar("Value")
 
 
 def check_prompt(text: object, where: str, name: str = "the prompt") -> str:
-  """The prompt as it is, once it is one.
+  """Returns the prompt unchanged if it is valid.
 
   Args:
     text: of a file.
     where: its place, for errors.
-    name: what it is called there.
+    name: its name there.
 
   Raises:
-    UserError: no text, nothing that can be seen, too much, or a character
-      that no file can hold.
+    UserError: not text, no visible character, too long, or a character that no
+      file can hold.
   """
   if not isinstance(text, str):
     raise UserError(f"{where}: {name} is {shown(text)}, which is not text")
@@ -68,7 +68,7 @@ def _is_seen(character: str) -> bool:
 
 
 def controls(text: str) -> str:
-  """Control and replacement characters within a text, which say no word."""
+  """Control and replacement characters within a text."""
   return "".join(
     c
     for c in text
@@ -77,26 +77,26 @@ def controls(text: str) -> str:
 
 
 def key(text: str) -> str:
-  """What wordings share that name the same entry of a file.
+  """A normalized text: wordings with the same key share an entry of a file.
 
-  They may differ in capitals, in white space, in full stops at the end, in
-  characters that cannot be seen, and in how accents are put together.
+  They may differ in case, white space, trailing full stops, invisible
+  characters and the composition of accents.
   """
-  seen = "".join(
+  visible = "".join(
     c
     for c in unicodedata.normalize("NFC", text)
     if c.isspace() or unicodedata.category(c) not in ("Cf", "Cc")
   )
-  return " ".join(seen.casefold().split()).rstrip(" .")
+  return " ".join(visible.casefold().split()).rstrip(" .")
 
 
-def put(found: dict[str, Any], text: str, entry: Any, where: str) -> None:
-  """Adds the entry of a prompt; one that is there already has to be equal.
+def put(entries: dict[str, Any], text: str, entry: Any, where: str) -> None:
+  """Adds the entry of a prompt; an existing entry has to be equal.
 
   Raises:
     UserError: the prompt has two different entries.
   """
-  if found.setdefault(text, entry) != entry:
+  if entries.setdefault(text, entry) != entry:
     raise UserError(
       f'{where}: "{shown(text)}" stands there twice, with different entries;'
       " keep one"
@@ -104,14 +104,14 @@ def put(found: dict[str, Any], text: str, entry: Any, where: str) -> None:
 
 
 class ByPrompt(Generic[Value]):
-  """Entries of a file by the prompts they are for.
+  """Entries of a file by prompt.
 
-  A prompt has the entry under its own words or, without one, the entry whose
-  words have the same `key`; where several do, none.
+  A prompt has the entry under its exact words or else the single entry with the
+  same `key`.
 
   Args:
-    entries: by the prompt as the file writes it.
-    name: of the file, for what is told of prompts without an entry.
+    entries: by the prompt as written in the file.
+    name: of the file, for messages about prompts without an entry.
   """
 
   def __init__(self, entries: Mapping[str, Value], name: str):
@@ -119,26 +119,30 @@ class ByPrompt(Generic[Value]):
     self._of_key: dict[str, list[str]] = {}
     for text in self.entries:
       self._of_key.setdefault(key(text), []).append(text)
-    self._told: set[str] = set()
+    self._reported: set[str] = set()
 
   def __len__(self) -> int:
     return len(self.entries)
 
   def wording(self, text: str) -> str | None:
-    """The words under which a prompt has its entry; None without one."""
+    """The words under which a prompt's entry is listed; None without one."""
     if text in self.entries:
       return text
-    same = self._of_key.get(key(text), ())
-    return same[0] if len(same) == 1 else None
+    matches = self._of_key.get(key(text), ())
+    return matches[0] if len(matches) == 1 else None
 
   def get(self, text: str, default: Value) -> Value:
-    """The entry of a prompt; one that is missing is told, once."""
+    """The entry of a prompt; a missing one is logged once."""
     wording = self.wording(text)
     if wording is not None:
       return self.entries[wording]
-    if text.strip() and text not in self._told and len(self._told) <= NAMED:
-      self._told.add(text)
-      more = len(self._told) > NAMED
+    if (
+      text.strip()
+      and text not in self._reported
+      and len(self._reported) <= NAMED
+    ):
+      self._reported.add(text)
+      more = len(self._reported) > NAMED
       logging.warning(
         "%s", "further prompts without an entry are not named" if more
         else self.lacks(text)
@@ -146,9 +150,9 @@ class ByPrompt(Generic[Value]):
     return default
 
   def lacks(self, text: str) -> str:
-    """The line on a prompt without an entry, with the nearest one."""
-    same = self._of_key.get(key(text), ())
-    if len(same) > 1:
+    """The message on a prompt without an entry, with the nearest one."""
+    matches = self._of_key.get(key(text), ())
+    if len(matches) > 1:
       return (
         f'{self._name}: several entries differ from "{shown(text)}" in capitals'
         " or white space alone, so none is taken"
@@ -157,7 +161,7 @@ class ByPrompt(Generic[Value]):
     return f'{self._name}: no entry for the prompt "{shown(text)}"{near}'
 
   def require_some(self, texts: Iterable[str]) -> None:
-    """Refuses entries of which none belongs to any of the prompts.
+    """Rejects entries of which none belongs to any of the prompts.
 
     Raises:
       UserError: with the first prompt and the nearest entry.

@@ -2,7 +2,7 @@
 
 Pictures come from the policy that is to be aligned, from renders and from
 spoiled renders; the detector says which of two is better, with a share of its
-answers turned round. Or they come from a user's file of pairs. The model is
+labels flipped. Or they come from a user's file of pairs. The model is
 tested on prompts that training has not seen.
 """
 
@@ -98,7 +98,7 @@ def scene_preferences(
 ) -> tuple[Preferences, Preferences]:
   """Training and held-out preferences on prompts of `data.source`.
 
-  Held-out answers are the detector's own; training answers are turned round
+  Held-out answers are the detector's own; training labels are flipped
   at the rate `train_reward.label_noise`.
   """
   options = config.train_reward
@@ -135,8 +135,8 @@ def scene_preferences(
     return dataclasses.replace(side, prob=prob)
 
   split = len(train)
-  seen = preferences.rows_between(found, 0, split, own=own)
-  unseen = preferences.rows_between(found, split, len(chosen), own=own)
+  seen = preferences.rows_between(found, 0, split, per_row=own)
+  unseen = preferences.rows_between(found, split, len(chosen), per_row=own)
   return answered(seen, 0, options.label_noise), answered(unseen, 1, 0.0)
 
 
@@ -171,7 +171,7 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
     key = rng.stream_key(config.seed, "preference batch", current.step)
     pictures = min(options.pictures_per_row, data.members.shape[1])
     images, tokens, prob, rating = preferences.draw_batch(
-      data, key, rows=rows, pictures=pictures
+      data, key, rows=rows, group_size=pictures
     )
     real = (jnp.arange(rows) < options.rows)[:, None]
     prob = jnp.where(real[..., None], prob, jnp.nan)

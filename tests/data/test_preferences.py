@@ -86,7 +86,7 @@ def toy(rows=5, n=4):
 def test_batches_keep_pictures_words_and_answers_together():
   data = jax.tree.map(jnp.asarray, toy())
   images, tokens, prob, rating = pr.draw_batch(
-    data, jax.random.key(3), rows=6, pictures=3
+    data, jax.random.key(3), rows=6, group_size=3
   )
   assert images.shape == (6, 3, 1, 1, 1) and prob.shape == (6, 3, 3)
   number = np.round(np.asarray(images)[..., 0, 0, 0] * 255).astype(int)
@@ -102,7 +102,7 @@ def test_batches_keep_pictures_words_and_answers_together():
 def test_a_row_depends_on_the_key_and_its_number_alone():
   data = jax.tree.map(jnp.asarray, toy())
   short, long = (
-    pr.draw_batch(data, jax.random.key(4), rows=r, pictures=2) for r in (3, 8)
+    pr.draw_batch(data, jax.random.key(4), rows=r, group_size=2) for r in (3, 8)
   )
   for a, b in zip(short, long, strict=True):
     np.testing.assert_array_equal(a, b[:3])

@@ -71,8 +71,8 @@ def test_pictures_are_judged_for_their_own_prompt(collected, chosen):
 
 def test_the_sides_share_no_picture_and_no_prompt(collected, chosen):
   found, _ = collected
-  train = pr.rows_between(found, 0, 10, own=6)
-  unseen = pr.rows_between(found, 10, 18, own=6)
+  train = pr.rows_between(found, 0, 10, per_row=6)
+  unseen = pr.rows_between(found, 10, 18, per_row=6)
   for side in (train, unseen):
     assert side.members.min() >= 0
     assert side.members.max() < side.images.shape[0]
