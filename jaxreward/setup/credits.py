@@ -1,4 +1,4 @@
-"""Credit of an iteration: scores composed into a signal, and compared."""
+"""Credit of an iteration: scores composed into a signal, then an advantage."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ def credit_of(
   """
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
-  asked, weights = mask_inapplicable(scores, updater.weights, prompts)
-  beside = {"stds": {}, "references": {}} | dict(offered or {})
-  taken = {
+  masked_scores, weights = mask_inapplicable(scores, updater.weights, prompts)
+  options = {"stds": {}, "references": {}} | dict(offered or {})
+  compose_inputs = {
     key: mask_inapplicable(rows, updater.weights, prompts)[0]
-    for key, rows in methods.named(updater.compose, **beside).items()
+    for key, rows in methods.named(updater.compose, **options).items()
   }
-  signal, mask = updater.compose(asked, mask, weights, **taken)
+  signal, mask = updater.compose(masked_scores, mask, weights, **compose_inputs)
   offers = dict(
-    signal=signal, mask=mask, scores=asked, prompt_ids=prompts.ids,
+    signal=signal, mask=mask, scores=masked_scores, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
     key=rng.stream_key(updater.seed, "advantage", iteration),
   )  # fmt: skip
   offers |= extra or {}
   offers["unweighted"] = {
-    k: v for k, v in asked.items() if _is_zero(weights[k])
+    k: v for k, v in masked_scores.items() if _is_zero(weights[k])
   }
   if step_scores is not None:
     _require_steps(step_scores, len(updater.plan.table.t))
-    compose = lambda one: updater.compose(
-      mask_inapplicable(one, updater.weights, prompts)[0],
+    compose = lambda rows: updater.compose(
+      mask_inapplicable(rows, updater.weights, prompts)[0],
       mask,
       weights,
-      **taken,
+      **compose_inputs,
     )
     step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
     offers |= dict(step_signal=step_signal, step_mask=step_mask)
@@ -101,14 +101,16 @@ def _apart(
   updater: Updater, offers: dict[str, Any], weights: Any, stats: Any
 ) -> tuple[dict[str, Array], Any]:
   """The advantage of each reward on its own, times the reward's weight."""
-  found, states = {}, {}
+  advantage, states = {}, {}
   by_name = [k for k in ("signal", "step_signal") if k in offers]
   for name in updater.loss.names:
-    own = offers | {key: offers[key][name] for key in by_name}
-    value, states[name] = advantages.credit(updater.advantage, own, stats[name])
+    reward_offers = offers | {key: offers[key][name] for key in by_name}
+    value, states[name] = advantages.credit(
+      updater.advantage, reward_offers, stats[name]
+    )
     weight = jnp.asarray(weights[name])
-    found[name] = value * path.expand(weight, value)
-  return found, states
+    advantage[name] = value * path.expand(weight, value)
+  return advantage, states
 
 
 def _require_steps(step_scores: Mapping[str, ArrayLike], steps: int) -> None:

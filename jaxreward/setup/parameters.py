@@ -1,4 +1,4 @@
-"""Parameters of policies and autoencoders: from files, or drawn from the seed."""
+"""Parameters of policies and autoencoders: from files, or randomly initialised."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def put_decoder(
   config: ConfigDict, policy: Policy, mesh: Mesh
 ) -> Params | None:
   """`load_decoder` on the mesh, by the autoencoder's sharding rules."""
-  found = load_decoder(config, policy)
-  return None if found is None else put(found, decoder_shapes(policy, mesh))
+  params = load_decoder(config, policy)
+  return None if params is None else put(params, decoder_shapes(policy, mesh))
 
 
 def decoder_shapes(policy: Policy, mesh: Mesh) -> Params | None:
@@ -41,7 +41,7 @@ def decoder_shapes(policy: Policy, mesh: Mesh) -> Params | None:
 
 
 def load_decoder(config: ConfigDict, policy: Policy) -> Params | None:
-  """Parameters of the autoencoder: from a checkpoint, or drawn from the seed.
+  """Parameters of the autoencoder: from a checkpoint, or randomly initialised.
 
   Returns:
     NumPy arrays or fresh ones, on no mesh; None for a policy without one.
@@ -78,17 +78,17 @@ def checkpoint_path(
   name = spec.removeprefix("package:")
   path = ASSETS / f"{name}.safetensors"
   if not path.exists():
-    known = [
+    shipped = [
       f"package:{p.stem}" for p in ASSETS.iterdir() if p.suffix == path.suffix
     ]
     raise UserError(
-      f"config.{field}={spec} is not shipped{nearest(spec, known)}"
+      f"config.{field}={spec} is not shipped{nearest(spec, shipped)}"
     )
   return path
 
 
 def _own_policy(spec: str, field: str, workdir: epath.Path | None):
-  """The policy of the working directory, or a line that says who makes it."""
+  """The policy in the working directory; if missing, an error names the job."""
   if spec != OWN_POLICY:
     raise UserError(
       f"config.{field}={spec} is not known{nearest(spec, [OWN_POLICY])}"
@@ -115,7 +115,7 @@ def load_params(
   field: str = "init.checkpoint",
   workdir: epath.Path | None = None,
 ) -> Params:
-  """Parameters of a policy: from a file, or drawn from the seed.
+  """Parameters of a policy: from a file, or randomly initialised.
 
   Args:
     config: of the run.
@@ -169,12 +169,14 @@ def _load_public(spec: str, policy: Policy, like: Params) -> Params:
   }
 
 
-def _check_config(spec: str, known: fields.Fields | None, field: str) -> None:
-  """Refuses weights whose `config.json` speaks of another network."""
-  if known is None:
+def _check_config(
+  spec: str, public_fields: fields.Fields | None, field: str
+) -> None:
+  """Refuses weights whose `config.json` describes another network."""
+  if public_fields is None:
     return
   record = hub.read_config(spec)
-  fields.check(record, known, of=f"{spec}: config.json")
+  fields.check(record, public_fields, of=f"{spec}: config.json")
   if not record:
     logging.info(
       "%s has no config.json: its flags are taken to be those of config.%s",
@@ -183,10 +185,10 @@ def _check_config(spec: str, known: fields.Fields | None, field: str) -> None:
 
 
 def _chosen(tree: Params, pattern: str) -> Params:
-  """The leaves whose path the pattern finds, as a nested dict."""
+  """The leaves whose path matches the pattern, as a nested dict."""
   flat = traverse_util.flatten_dict(tree, sep="/")
-  kept = {name: x for name, x in flat.items() if re.search(pattern, name)}
-  return traverse_util.unflatten_dict(kept, sep="/")
+  leaves = {name: x for name, x in flat.items() if re.search(pattern, name)}
+  return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def _is_own(spec: str) -> bool:

@@ -1,4 +1,4 @@
-"""The plan of an align run: its geometry, and constants of its steps."""
+"""The plan of an align run: its geometry and the constants of its steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _check_counts(config) -> None:
 
 
 def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
-  """Checks the geometry and makes the constants.
+  """Checks the geometry and builds the plan.
 
   Args:
     config: of the run.
@@ -49,8 +49,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     feed: of the objective.
 
   Raises:
-    UserError: an objective and a sampler that do not go together, a window
-      outside the schedule, or optimizer steps that cannot share the work.
+    UserError: an objective and a sampler that do not match, a window outside
+      the schedule, or a number of optimizer steps that does not divide the work.
   """
   r, align = config.rollout, config.align
   _check_counts(config)
@@ -63,8 +63,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   steps = _steps(config, feed)
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
-    # Whole times only: what an optimizer step sees then depends neither on the
-    # micro-batch nor on the devices, as every U-th sample of U steps does not.
+    # Whole noise levels only: the rows of an optimizer step must depend neither
+    # on the micro-batch nor on the devices.
     raise UserError(
       f"config.align.updates={align.updates} does not divide the"
       f" {len(steps['trained'])} noise levels that are trained in an iteration;"
@@ -110,7 +110,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
 
 
 def _share(config, group: int, steps: int) -> Share | None:
-  """Which samples of a group start alike; None where none do.
+  """Which samples of a group share their first noise; None if none do.
 
   Raises:
     UserError: branches that do not fill a group, or too many shared steps.
@@ -139,7 +139,7 @@ def _share(config, group: int, steps: int) -> Share | None:
 
 
 def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
-  """The plan's constants of steps, and those that are trained."""
+  """Constants of the steps, and indices of the trained ones."""
   r = config.rollout
   if r.window_move.name != "none":
     return _moving(config, feed)
@@ -153,12 +153,16 @@ def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
     steps = len(setup.section_times(config, "rollout")[0]) - 1
     noisy = schedule.window_mask(steps, r.window_start, r.window_size)
   table = setup.step_table(config, "rollout", noisy)
-  drawn = np.flatnonzero(table.std > 0)
-  _require_noise(config, feed, bool(len(drawn)))
+  steps_with_noise = np.flatnonzero(table.std > 0)
+  _require_noise(config, feed, bool(len(steps_with_noise)))
   if feed.needs_noise:
     # The last step's Gaussian is too sharp to learn from.
-    drawn = drawn[drawn < len(table.t) - 1] if len(drawn) > 1 else drawn
-    return dict(table=table, trained=tuple(int(i) for i in drawn))
+    steps_with_noise = (
+      steps_with_noise[steps_with_noise < len(table.t) - 1]
+      if len(steps_with_noise) > 1
+      else steps_with_noise
+    )
+    return dict(table=table, trained=tuple(int(i) for i in steps_with_noise))
   if feed.keeps == "tail":
     _check_tail(config, table)
     return dict(table=table, trained=(0,))
@@ -166,31 +170,31 @@ def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
 
 
 def _require_noise(config, feed: feeds.Feed, is_noisy: bool) -> None:
-  """Refuses a sampler without noise where something needs it."""
+  """Refuses a deterministic sampler where noise is needed."""
   r = config.rollout
   if is_noisy:
     return
   *first, last = (f'"{name}"' for name in steppers.NOISY)
-  known = f"{', '.join(first)} or {last}"
+  samplers = f"{', '.join(first)} or {last}"
   if feed.needs_noise:
     raise UserError(
       f'config.objective.name="{config.objective.name}" needs a sampler with'
       f' noise; config.rollout.sampler.name="{r.sampler.name}" draws none:'
-      f" use {known}"
+      f" use {samplers}"
     )
   if r.window_size:
     raise UserError(
       f"config.rollout.window_size={r.window_size}: the sampler"
       f' "{r.sampler.name}" draws no noise in any step; use 0, or'
-      f" config.rollout.sampler.name={known}"
+      f" config.rollout.sampler.name={samplers}"
     )
 
 
 def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
-  """The same for a window that lies elsewhere in other iterations."""
+  """The same for a window that moves between iterations."""
   r, name = config.rollout, config.rollout.window_move.name
   field = f'config.rollout.window_move.name="{name}"'
-  bound = config_lib.bind(
+  window_start = config_lib.bind(
     r.window_move, windows.REGISTRY, field="rollout.window_move", positional=4
   )
   if not feed.needs_noise:
@@ -209,7 +213,7 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
 
   def move(iteration: ArrayLike) -> Array:
     key = rng.stream_key(config.seed, "window", iteration)
-    return bound(jnp.asarray(iteration), key, r.window_size, steps)
+    return window_start(jnp.asarray(iteration), key, r.window_size, steps)
 
   checks.validate_options(move, 0, field="rollout.window_move", prefix="")
   end = r.window_move.get("last", 0) or steps - 1
@@ -230,7 +234,7 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
 
 
 def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
-  """The plan with rows of its feed, where a row is more than one sample."""
+  """The plan with its feed's row layout, if a row is more than one sample."""
   size = plan.feed.size(plan)
   if size == 1:
     return plan
@@ -250,29 +254,29 @@ def _with_rows(plan: Plan, microbatch: int, devices: int, parts: int) -> Plan:
 
 
 def _depth(config) -> Callable[[Any, int], Any]:
-  """How many of the last steps are differentiated, drawn by iteration."""
-  bound = config_lib.bind(
+  """Samples, per iteration, how many of the last steps are differentiated."""
+  depth = config_lib.bind(
     config.align.depth, tail.DEPTHS, field="align.depth", positional=2
   )
-  draw = lambda: bound(jax.random.key(0), 2)
+  draw = lambda: depth(jax.random.key(0), 2)
   checks.validate_options(draw, field="align.depth", prefix="")
-  return bound
+  return depth
 
 
 def _density(config, feed: feeds.Feed) -> Callable[[Array], Array]:
-  """Times at which samples are noised; of feeds that do this."""
-  bound = offline.bind_density(config)
+  """Density of the times at which samples are noised, for feeds that do so."""
+  density = offline.bind_density(config)
   name = config.align.density.name
   if feed.keeps != "samples" and name != "uniform":
     raise UserError(
       f'config.align.density.name="{name}": config.objective.name='
       f'"{config.objective.name}" noises no samples; use "uniform"'
     )
-  return bound
+  return density
 
 
 def _check_tail(config, table: steppers.StepTable) -> None:
-  """Refuses steps that a gradient cannot be taken through."""
+  """Refuses last steps that cannot be differentiated."""
   last, steps = config.align.last_steps, len(table.t)
   if not 1 <= last < steps:
     raise UserError(

@@ -21,15 +21,15 @@ from jaxreward.types import Array, Params, Policy
 
 
 def _bare_policy(config: ConfigDict) -> Policy:
-  bound = config_lib.bind(config.model, models.REGISTRY, field="model")
-  return user_code.call("config.model", bound)
+  make = config_lib.bind(config.model, models.REGISTRY, field="model")
+  return user_code.call("config.model", make)
 
 
 def make_policy(config: ConfigDict) -> Policy:
   """The architecture that `config.model` names, with its autoencoder.
 
   Raises:
-    UserError: one of the two is not known, or they do not go together.
+    UserError: one of the two is unknown, or they do not match.
   """
   policy = _bare_policy(config)
   if videos.is_video(policy) and make_task(config).verdict:
@@ -39,11 +39,11 @@ def make_policy(config: ConfigDict) -> Policy:
     )
   section = config.autoencoder
   if section.name != "none":
-    bound = config_lib.bind(
+    make_autoencoder = config_lib.bind(
       section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
     )
-    made = user_code.call("config.autoencoder", bound)
-    policy = _with_autoencoder(policy, made, config)
+    autoencoder = user_code.call("config.autoencoder", make_autoencoder)
+    policy = _with_autoencoder(policy, autoencoder, config)
   return videos.as_strips(policy, config)
 
 
@@ -52,11 +52,11 @@ def _with_autoencoder(
 ) -> Policy:
   dims = len(policy.latent_shape)
   if autoencoder.is_video != videos.is_video(policy):
-    kinds = ("pictures", "videos")
+    media = ("pictures", "videos")
     raise UserError(
       f'config.autoencoder.name="{config.autoencoder.name}" is one of'
-      f' {kinds[autoencoder.is_video]}, and "{config.model.name}" makes'
-      f" {kinds[not autoencoder.is_video]}: take one that fits"
+      f' {media[autoencoder.is_video]}, and "{config.model.name}" makes'
+      f" {media[not autoencoder.is_video]}: take one that fits"
     )
   channels = policy.latent_shape[-1]
   if channels != autoencoder.channels:
@@ -74,8 +74,8 @@ def _with_autoencoder(
   def to_latents(images: Array, decoder: Params | None = None) -> Array:
     if not autoencoder.is_video:
       return autoencoder.encode(decoder, images)
-    frames, *_, wanted = policy.pictures["picture"].shape[1:]  # pyrefly: ignore
-    if wanted == channels:  # the first frame and no mask
+    frames, *_, depth = policy.pictures["picture"].shape[1:]  # pyrefly: ignore
+    if depth == channels:  # the first frame and no mask
       return autoencoder.encode(decoder, images[:, None])
     return video_vae.from_pictures(autoencoder, decoder, images, frames)
 
@@ -93,13 +93,13 @@ def _with_autoencoder(
 def score_frames(
   config: ConfigDict, reward: Callable[..., Any]
 ) -> Callable[..., Any]:
-  """A reward of pictures as it scores what the policy of the config makes."""
+  """An image reward, adapted to videos if the policy makes them."""
   policy = _bare_policy(config)
   return videos.scored(reward, config) if videos.is_video(policy) else reward
 
 
 def picture_side(policy: Policy) -> tuple[int, int]:
-  """(height, width) in pixels of what a policy draws, of videos a frame's."""
+  """(height, width) in pixels of a policy's images, or of its frames."""
   rows = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
   decoder = None
   if policy.decoder is not None:

@@ -1,4 +1,4 @@
-"""A reward model: made from a config, tested, and read back from its file."""
+"""A reward model: built from a config, evaluated, and loaded from its file."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _MOVED = (
 
 
 def make(config: ConfigDict) -> RewardModel:
-  """The backbone, the head and what is trained, as `config.reward_model` says.
+  """The reward model of `config.reward_model`: backbone, head, trained part.
 
   Raises:
-    UserError: a part that is not known, or options that do not fit.
+    UserError: an unknown part, or invalid options.
   """
   section = config.reward_model
   if "name" in section:
@@ -56,9 +56,9 @@ def make(config: ConfigDict) -> RewardModel:
 
 
 def _build(section: ConfigDict, **how: Any) -> RewardModel:
-  known = (reward_models.BACKBONES, reward_models.HEADS)
+  registries = (reward_models.BACKBONES, reward_models.HEADS)
   parts: list[Any] = []
-  for name, registry in zip(PARTS, known, strict=True):
+  for name, registry in zip(PARTS, registries, strict=True):
     field = f"reward_model.{name}"
     part = section.get(name)
     if not isinstance(part, ConfigDict):
@@ -66,15 +66,18 @@ def _build(section: ConfigDict, **how: Any) -> RewardModel:
         f"config.{field}={shown(repr(part))}: it is a section; name its function"
         f" in config.{field}.name"
       )
-    bound = config_lib.bind(part, registry, field=field)
-    made, kind = _called(f"config.{field}", bound), _KINDS[name]
-    if not isinstance(made, kind):
+    make_component = config_lib.bind(part, registry, field=field)
+    component, expected_type = (
+      _called(f"config.{field}", make_component),
+      _KINDS[name],
+    )
+    if not isinstance(component, expected_type):
       raise UserError(
         f"config.{field}.name={shown(part.name)}: it returned a"
-        f" {type(made).__name__}; expected a"
-        f" jaxreward.reward_models.{kind.__name__}"
+        f" {type(component).__name__}; expected a"
+        f" jaxreward.reward_models.{expected_type.__name__}"
       )
-    parts.append(made)
+    parts.append(component)
   return _called("config.reward_model", lambda: RewardModel(*parts, **how))
 
 
@@ -82,20 +85,20 @@ def _called(field: str, fn: Callable[[], Any]) -> Any:
   try:
     return user_code.call(field, fn)
   except UserError as error:
-    said = str(error)
-    if said.startswith("config."):
+    message = str(error)
+    if message.startswith("config."):
       raise
-    line = f"config.{said}" if said.startswith("reward_model") else ""
-    raise UserError(line or f"{field}: {said}") from error
+    line = f"config.{message}" if message.startswith("reward_model") else ""
+    raise UserError(line or f"{field}: {message}") from error
 
 
 def trained_shapes(model: RewardModel) -> Params:
-  """Shapes of what is trained."""
+  """Shapes of the trained parameters."""
   key = jax.random.key(0)
-  whole = jax.eval_shape(model.init, key)
+  param_shapes = jax.eval_shape(model.init, key)
   if model.train == "full":
-    return whole
-  return {"head": whole["head"]} | (
+    return param_shapes
+  return {"head": param_shapes["head"]} | (
     {"backbone": model.adapter_shapes()} if model.train == "lora" else {}
   )
 
@@ -106,8 +109,8 @@ class LoadedModel:
 
   Attributes:
     scorer: the model.
-    params: its parameters, whole.
-    mean: of the scores of the policy's held-out pictures.
+    params: its parameters, backbone and head.
+    mean: of the scores of the policy's held-out images.
     std: their standard deviation.
   """
 
@@ -118,7 +121,7 @@ class LoadedModel:
 
 
 def load(path: epath.PathLike) -> LoadedModel:
-  """Reads what the job train_reward has written.
+  """Loads a reward model written by the job train_reward.
 
   Args:
     path: of reward_model.safetensors; reward_model.json lies beside it.
@@ -139,7 +142,7 @@ def load(path: epath.PathLike) -> LoadedModel:
       ' the job "train_reward" writes both'
     ) from error
   like = jax.eval_shape(model.init, jax.random.key(0))
-  if is_old:  # both parts' names stood side by side
+  if is_old:  # both parts in one flat dict
     flat = weights.load_params(path, {**like["backbone"], **like["head"]})
     params = {part: {k: flat[k] for k in like[part]} for part in like}
   else:
@@ -148,7 +151,7 @@ def load(path: epath.PathLike) -> LoadedModel:
 
 
 def _of_old(record: Mapping[str, Any]) -> dict[str, Any]:
-  """The parts of a record from when there was one kind of model."""
+  """Backbone and head of a record in the old format."""
   sizes = dict(record["scorer"])
   hidden = 2 * sizes.get("width", 128)
   return {
@@ -158,7 +161,7 @@ def _of_old(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reads_scenes(path: epath.PathLike) -> bool:
-  """Whether a trained model reads the words of the scenes and no others."""
+  """Whether a trained model reads only the vocabulary of the scenes."""
   path = epath.Path(path)
   record = reading.record(path.parent / f"{path.stem}.json")
   name = record.get("model", {}).get("backbone", {}).get("name", "scenes")
@@ -180,12 +183,12 @@ def row_scorer(
       x = jnp.pad(x, ((0, pad), (0, 0)))
       return x.reshape(chunks, _SCORED_AT_ONCE, -1)
 
-    def one(row):
-      pictures = preferences.as_float(images[row[0]])
-      return scorer.score_groups(params, pictures, row[1])[0]
+    def score_row(row):
+      row_images = preferences.as_float(images[row[0]])
+      return scorer.score_groups(params, row_images, row[1])[0]
 
-    found = jax.lax.map(one, (chunked(members), chunked(tokens)))
-    return found.reshape(-1, n)[:rows]
+    values = jax.lax.map(score_row, (chunked(members), chunked(tokens)))
+    return values.reshape(-1, n)[:rows]
 
   return lambda params, data: processes.fetch(
     scores(params, data.images, data.members, data.tokens)
@@ -195,7 +198,7 @@ def row_scorer(
 def _share(
   scores: np.ndarray, mask: np.ndarray, prompt: np.ndarray
 ) -> dict[str, Any]:
-  """{accuracy, low, high, n} of pairs [K, 2], the preferred picture first.
+  """{accuracy, low, high, n} of pairs [K, 2], the preferred image first.
 
   Pairs that share a prompt are not independent: see `intervals.share`.
   """
@@ -218,7 +221,7 @@ def evaluate(
   seed: int,
   categories: Mapping[int, str],
 ) -> dict[str, Any]:
-  """Held-out accuracy over pairs of which no two share a picture.
+  """Held-out accuracy over pairs of which no two share an image.
 
   Args:
     data: held-out rows.
@@ -230,37 +233,39 @@ def evaluate(
     {accuracy, low, high, n} of all pairs, the interval by resampling prompts
     rather than pairs; under "strict" the same for pairs of
     which one is strictly right and the other is not, under "kinds" for those
-    of each kind of prompt, and under "policy_strict" for such pairs between
-    pictures of the policy alone, paired anew; and under "calibration" the bins
-    {confidence, accuracy, n} that hold a pair.
+    of each category of prompts, and under "policy_strict" for such pairs between
+    images of the policy, paired again; and under "calibration" the non-empty
+    bins {confidence, accuracy, n}.
   """
   row, place = preferences.separate_pairs(data, seed)
-  pair, differ = _read(data, scores, row, place)
-  kind = np.asarray(data.category)[row]
+  pair_scores, differs = _read(data, scores, row, place)
+  category = np.asarray(data.category)[row]
   # A prompt may stand in several rows.
   prompts = np.unique(np.asarray(data.tokens), axis=0, return_inverse=True)[1]
   prompts = prompts.reshape(-1)
-  found = _share(pair, np.ones(len(pair), bool), prompts[row])
-  found["strict"] = _share(pair, differ, prompts[row])
-  drawn = preferences.separate_pairs(data, seed, "policy")
-  found["policy_strict"] = _share(
-    *_read(data, scores, *drawn), prompts[drawn[0]]
+  results = _share(pair_scores, np.ones(len(pair_scores), bool), prompts[row])
+  results["strict"] = _share(pair_scores, differs, prompts[row])
+  policy_pairs = preferences.separate_pairs(data, seed, "policy")
+  results["policy_strict"] = _share(
+    *_read(data, scores, *policy_pairs), prompts[policy_pairs[0]]
   )
-  found["kinds"] = {
-    categories[int(k)]: _share(pair, differ & (kind == k), prompts[row])
-    for k in np.unique(kind[kind >= 0])
+  results["kinds"] = {
+    categories[int(k)]: _share(
+      pair_scores, differs & (category == k), prompts[row]
+    )
+    for k in np.unique(category[category >= 0])
   }
-  d = pair[:, 0] - pair[:, 1]
+  d = pair_scores[:, 0] - pair_scores[:, 1]
   if np.isfinite(d).any():
     temperature = calibration.fit_temperature(d)
-    found["temperature"] = temperature
-    found["calibration_error"] = calibration.expected_calibration_error(d)
-    found["calibration"] = _bins(d)
-  return found
+    results["temperature"] = temperature
+    results["calibration_error"] = calibration.expected_calibration_error(d)
+    results["calibration"] = _bins(d)
+  return results
 
 
 def _bins(d: np.ndarray) -> list[dict[str, Any]]:
-  """Stated confidence against the share of right answers, bin by bin."""
+  """Predicted confidence and accuracy of each non-empty bin."""
   rows = zip(*calibration.reliability(d), strict=True)
   return [
     {"confidence": float(confidence), "accuracy": float(right), "n": int(n)}

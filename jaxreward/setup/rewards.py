@@ -1,4 +1,4 @@
-"""The rewards that a config names, found, bound and loaded."""
+"""The rewards that a config names: resolved, bound and loaded."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from jaxreward.types import Array, PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
 _RESERVED = ("weight", "weights", "kinds")
-_FOLDER = "folder"  # argument of a loader: its place in the working directory
-_FACT_OF = "fact_of"  # another: what the task knows of its prompts
+_FOLDER = "folder"  # argument of a loader: its folder in the working directory
+_FACT_OF = "fact_of"  # argument of a loader: the task's facts about its prompts
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  """A reward as a config names it, its function found and bound."""
+  """A reward of the config, its function resolved and bound."""
 
   field: str
   name: str
@@ -44,7 +44,7 @@ class _Entry:
 
 
 def registry() -> dict[str, Callable[..., Any]]:
-  """Every reward that has a name, those of the tasks first."""
+  """All named rewards, those of the tasks first."""
   return tasks.rewards() | rewards.REGISTRY
 
 
@@ -66,21 +66,21 @@ def load(
   A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
   of the registry, a dotted path or "file.py:function". A learned reward takes
   `weights`, its safetensors file; without, the one trained in the working
-  directory. A published one takes `weights`, a folder or hub id, and what else
-  its loader asks for. Parameters lie on the mesh as their own rules say.
-  `kinds=dict(upscale=2.0, ...)` lets a reward count for these kinds of prompts
-  alone, with a factor on its weight.
+  directory. A published one takes `weights`, a folder or hub id, and the other
+  options of its loader. Parameters are sharded by their own rules.
+  `kinds=dict(upscale=2.0, ...)` restricts a reward to these categories of
+  prompts, with a factor on its weight.
 
   Raises:
-    UserError: what is wrong with an entry, before anything runs.
+    UserError: an entry is invalid; raised before any computation.
   """
-  whole = setup.make_mesh(config) if mesh is None else mesh
+  placement_mesh = setup.make_mesh(config) if mesh is None else mesh
   return _build(
     bind(config, sections), workdir,
     lambda entry: _load_learned(entry, workdir, mesh),
     lambda loaded: jax.tree.map(
       lambda x, place: jax.device_put(x, place),
-      dict(loaded.arrays), _places(loaded, whole),
+      dict(loaded.arrays), _places(loaded, placement_mesh),
     ),
   )  # fmt: skip
 
@@ -91,7 +91,7 @@ def abstract(
   mesh: Mesh,
   absent: dict[str, str],
 ) -> dict[str, rewards.Reward]:
-  """As `load`, with placed shapes for arrays where nothing is trained yet.
+  """As `load`, with sharded shapes instead of arrays.
 
   The architecture is that of the trained model, or of `config.reward_model`.
   A published reward that cannot be read is replaced by zeros, and the reason
@@ -104,10 +104,10 @@ def abstract(
       scorer = _read_learned(entry, workdir).scorer
     else:
       scorer = reward_model.make(config)
-    drawn = jax.eval_shape(scorer.init, jax.random.key(0))
-    params = setup.shapes(drawn, scorer.sharding_rules, mesh)
-    read = scorer.backbone.read
-    return _bound_learned(entry, scorer), {"params": params}, read
+    param_shapes = jax.eval_shape(scorer.init, jax.random.key(0))
+    params = setup.shapes(param_shapes, scorer.sharding_rules, mesh)
+    tokenize = scorer.backbone.read
+    return _bound_learned(entry, scorer), {"params": params}, tokenize
 
   def published(loaded: rewards.Loaded) -> dict[str, Any]:
     return jax.tree.map(
@@ -135,9 +135,11 @@ def _build(
   prepares: dict[str, Any] = {}
   for name, entry in entries.items():
     if entry.is_learned:
-      functions[name], contexts[name], read = learned(entry)
-      if read:
-        prepares[name] = lambda texts, read=read: {"text": read(texts)}
+      functions[name], contexts[name], tokenize = learned(entry)
+      if tokenize:
+        prepares[name] = lambda texts, tokenize=tokenize: {
+          "text": tokenize(texts)
+        }
     elif entry.loads:
       try:
         loaded = _load(entry, workdir)
@@ -155,22 +157,22 @@ def _build(
 
 
 def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
-  """What the entry's loader reads, its complaints under the entry's name."""
+  """Runs the entry's loader; its errors name the entry."""
   if entry.weights:
     logging.info(
       "config.%s: reading %s", entry.field, shown(entry.weights, 200)
     )
-  own = {}
+  extra = {}
   if _FOLDER in inspect.signature(entry.loads).parameters:  # pyrefly: ignore
     if buckets.is_bucket(workdir):
       raise UserError(
         f"config.{entry.field} keeps answers and counts in the working"
         f" directory, line by line; --workdir={workdir} has to be a folder"
       )
-    own[_FOLDER] = workdir / entry.field.replace(".", "/")
+    extra[_FOLDER] = workdir / entry.field.replace(".", "/")
   try:
     assert entry.loads
-    return user_code.call(f"config.{entry.field}", entry.loads, **own)
+    return user_code.call(f"config.{entry.field}", entry.loads, **extra)
   except UserError as error:
     if str(error).startswith("config."):
       raise
@@ -182,7 +184,7 @@ def _with(fn: Callable[..., Any], static: Mapping[str, Any]):
 
 
 def _places(loaded: rewards.Loaded, mesh: Mesh) -> dict[str, Any]:
-  """Shardings of the arrays: by their rules, or whole on every device."""
+  """Shardings of the arrays: by their rules, or replicated."""
   places: dict[str, Any] = {}
   for name, tree in loaded.arrays.items():
     specs = jax.tree.map(lambda _: PartitionSpec(), tree)
@@ -198,9 +200,9 @@ def _places(loaded: rewards.Loaded, mesh: Mesh) -> dict[str, Any]:
 def bind(
   config: ConfigDict, sections: Sequence[str] = SECTIONS
 ) -> dict[str, _Entry]:
-  """What `load` can find out without reading a reward model.
+  """Resolves and checks the rewards without reading any weights.
 
-  The detector is held out where nothing else is and no reward asks it.
+  The detector is held out if nothing else is and no reward uses it.
   """
   entries: dict[str, _Entry] = {}
   task = setup.make_task(config)
@@ -233,7 +235,7 @@ def bind(
 def _refuse_of_other_tasks(
   task: tasks.Task, entries: Mapping[str, _Entry]
 ) -> None:
-  """Refuses what judges prompts of another task."""
+  """Refuses rewards of another task."""
   for entry in entries.values():
     if getattr(entry.fn, "takes_verdict", False) and not task.verdict:
       raise UserError(
@@ -250,7 +252,7 @@ def _refuse_of_other_tasks(
 
 
 def _check_name(section: str, name: str) -> None:
-  """Refuses names that no chart, file or flag can show."""
+  """Refuses names that charts, files or flags cannot hold."""
   if not name.isprintable() or re.search(r"[\s./\\\[\]*?]|^$", name):
     raise UserError(
       f"config.{section}: a reward is called {shown(repr(name))}; take letters,"
@@ -261,16 +263,16 @@ def _check_name(section: str, name: str) -> None:
 def _check_kinds(
   config: ConfigDict, task: tasks.Task, section: str, name: str
 ) -> None:
-  """Refuses kinds that the prompts do not have."""
-  known = list(task.categories.values())
+  """Refuses categories that the task does not have."""
+  categories = list(task.categories.values())
   entry: Any = config[section][name]
-  kinds = entry.get("kinds", {}) if isinstance(entry, ConfigDict) else {}
-  for kind in kinds if isinstance(kinds, ConfigDict) else ():
-    if kind not in known:
+  factors = entry.get("kinds", {}) if isinstance(entry, ConfigDict) else {}
+  for category in factors if isinstance(factors, ConfigDict) else ():
+    if category not in categories:
       raise UserError(
-        f'config.{section}.{name}.kinds: "{kind}" is not known'
-        f"{nearest(kind, known)}; with config.data.grammar="
-        f'"{task.name}" there are {", ".join(known)}'
+        f'config.{section}.{name}.kinds: "{category}" is not known'
+        f"{nearest(category, categories)}; with config.data.grammar="
+        f'"{task.name}" there are {", ".join(categories)}'
       )
 
 
@@ -287,7 +289,7 @@ def _refuse_learned(
 
 
 def _reads_scenes(config: ConfigDict, entry: _Entry) -> bool:
-  """Whether a learned reward knows the words of the scenes alone."""
+  """Whether a learned reward reads only the vocabulary of the scenes."""
   file = epath.Path(paths.expand(entry.weights)) if entry.weights else None
   if file is not None and file.exists():
     return reward_model.reads_scenes(file)
@@ -298,7 +300,7 @@ def _reads_scenes(config: ConfigDict, entry: _Entry) -> bool:
 def _refuse_without_pictures(
   config: ConfigDict, task: tasks.Task, entries: Mapping[str, _Entry]
 ) -> None:
-  """Refuses what compares with pictures of prompts that bring none."""
+  """Refuses rewards that need source images where prompts have none."""
   for section in SECTIONS if task.has_pictures is False else ():
     for name, entry in config[section].items():
       fn = entries[name].fn if name in entries else None
@@ -313,7 +315,7 @@ def _refuse_without_pictures(
 
 
 def _hold_out(task: tasks.Task, entries: dict[str, _Entry]) -> None:
-  """Watches the task's own judge where no trained reward asks it."""
+  """Holds out the task's own judge if no trained reward uses it."""
   if not any(getattr(e.fn, "takes_verdict", False) for e in entries.values()):
     name = f"heldout_{task.judge}" if task.judge in entries else task.judge
     entry = ConfigDict({"fn": task.judge})
@@ -327,17 +329,17 @@ def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
       f" config.{field}.fn"
     )
   name: Any = entry.get("fn")
-  is_learned, known = name == "learned", _found(entry, field)
-  seen = ("verdict",) if _is_own(known) else ()
-  loads, options = _bound_loader(entry, known, field)
+  is_learned, function = name == "learned", _resolve(entry, field)
+  task_inputs = ("verdict",) if _is_own(function) else ()
+  loads, options = _bound_loader(entry, function, field)
   fn = config_lib.bind(
     entry, registry(), field=field, key="fn", positional=2,
     reserved=(*_RESERVED, *options),
     supplied=("params", "scorer", "mean", "std", "text")
     if is_learned
-    else (*seen, *rewards.supplied(known)),
+    else (*task_inputs, *rewards.supplied(function)),
   )  # fmt: skip
-  if seen:
+  if task_inputs:
     _validate_options(fn, field)
   weight: Any = entry.get("weight", 1.0)
   file = entry.get("weights", "")
@@ -349,7 +351,7 @@ def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
     raise UserError(
       f'config.{field}.weights={file}: the reward "{name}" reads none'
     )
-  row_weight = _row_weight(entry, known, float(weight), field, task)
+  row_weight = _row_weight(entry, function, float(weight), field, task)
   if loads and _FACT_OF in inspect.signature(loads).parameters:
     loads = functools.partial(loads, fact_of=task.fact_of)
   return _Entry(field, str(name), fn, row_weight, is_learned, file, loads)
@@ -362,36 +364,38 @@ def _row_weight(
   field: str,
   task: tasks.Task,
 ) -> float | rewards.RowWeight:
-  """The weight; row by row where it, or the reward's say, is not for all."""
-  kinds = entry.get("kinds", {})
-  if not isinstance(kinds, Mapping | ConfigDict):
+  """The weight; per row where it depends on the prompt."""
+  factor_of = entry.get("kinds", {})
+  if not isinstance(factor_of, Mapping | ConfigDict):
     raise UserError(
-      f"config.{field}.kinds={kinds}: it is a section, as in"
+      f"config.{field}.kinds={factor_of}: it is a section, as in"
       " dict(upscale=1.0, add=0.5)"
     )
-  for name in kinds:
-    if not checks.is_finite(kinds[name]):
+  for name in factor_of:
+    if not checks.is_finite(factor_of[name]):
       raise UserError(
-        f"config.{field}.kinds.{name}={kinds[name]}: expected a finite number"
+        f"config.{field}.kinds.{name}={factor_of[name]}: expected a finite number"
       )
-  factors = tuple((task.number(name), float(kinds[name])) for name in kinds)
+  factors = tuple(
+    (task.number(name), float(factor_of[name])) for name in factor_of
+  )
   applies = None if entry.get("references") else getattr(fn, "applies", None)
   if not factors and applies is None:
     return weight
   return rewards.RowWeight(weight, factors, applies)
 
 
-def _found(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
-  """The entry's function; None where it names none, which `bind` refuses."""
+def _resolve(entry: ConfigDict, field: str) -> Callable[..., Any] | None:
+  """The entry's function; None if it names none, which `bind` refuses."""
   if "fn" not in entry:
     return None
   return config_lib.resolve_callable(entry.fn, registry(), field=f"{field}.fn")
 
 
 def _is_own(fn: Callable[..., Any] | None) -> bool:
-  """Whether a function of the package takes what the task has measured."""
-  own = fn in registry().values()
-  return own and bool(getattr(fn, "takes_verdict", False))
+  """Whether a reward of the package reads the task's measurements."""
+  is_registered = fn in registry().values()
+  return is_registered and bool(getattr(fn, "takes_verdict", False))
 
 
 def _bound_loader(
@@ -401,27 +405,27 @@ def _bound_loader(
   loader = getattr(fn, "loads", None)
   if loader is None:
     return None, ()
-  given_by_program = (_FOLDER, _FACT_OF)
+  supplied = (_FOLDER, _FACT_OF)
   names = tuple(
-    n for n in inspect.signature(loader).parameters if n not in given_by_program
+    n for n in inspect.signature(loader).parameters if n not in supplied
   )
-  given = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
-  bound = config_lib.bind(
-    ConfigDict(given), {entry.fn: loader}, field=field, key="fn",
-    supplied=given_by_program,
+  section = {"fn": entry.fn} | {k: entry[k] for k in names if k in entry}
+  loader_fn = config_lib.bind(
+    ConfigDict(section), {entry.fn: loader}, field=field, key="fn",
+    supplied=supplied,
   )  # fmt: skip
-  if look := getattr(loader, "check", None):
+  if check_options := getattr(loader, "check", None):
     try:
-      user_code.call(f"config.{field}", look, bound.keywords)
+      user_code.call(f"config.{field}", check_options, loader_fn.keywords)
     except UserError as error:
       if str(error).startswith("config."):
         raise
       raise UserError(f"config.{field}: {error}") from error
-  return bound, names
+  return loader_fn, names
 
 
 def _validate_options(fn: Callable[..., Any], field: str) -> None:
-  """Lets a reward that asks the task's judge look at its own options."""
+  """Validates the options of a reward that uses the task's judge."""
   shape: Any = jax.ShapeDtypeStruct
   prompts = PromptBatch(
     ids=shape((1,), jnp.uint32), category=shape((1,), jnp.int32),
@@ -429,7 +433,7 @@ def _validate_options(fn: Callable[..., Any], field: str) -> None:
   )  # fmt: skip
   scores = shape((1, 1), jnp.float32)
   checks.validate_options(
-    lambda images, prompts, found: fn(images, prompts, verdict=found),
+    lambda images, prompts, verdict: fn(images, prompts, verdict=verdict),
     shape((1, 1, 1, 1, 3), jnp.float32), prompts,
     {name: scores for t in tasks.TASKS.values() for name in t.verdict},
     field=field, prefix=f"config.{field}: ",
@@ -437,8 +441,8 @@ def _validate_options(fn: Callable[..., Any], field: str) -> None:
 
 
 def _learned_file(entry: _Entry, workdir: epath.Path) -> epath.Path:
-  given = entry.weights or workdir / reward_model.MODEL_FILE
-  return epath.Path(paths.expand(given, f"config.{entry.field}.weights"))
+  path = entry.weights or workdir / reward_model.MODEL_FILE
+  return epath.Path(paths.expand(path, f"config.{entry.field}.weights"))
 
 
 def _read_learned(entry: _Entry, workdir: epath.Path):
@@ -453,7 +457,7 @@ def _read_learned(entry: _Entry, workdir: epath.Path):
 
 
 def require_trained(config: ConfigDict, workdir: epath.Path) -> None:
-  """Reads the trained reward models that no job to come will write.
+  """Reads the trained reward models that no later job will write.
 
   Raises:
     UserError: one is missing or damaged.
@@ -465,7 +469,7 @@ def require_trained(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def _load_learned(entry: _Entry, workdir: epath.Path, mesh: Mesh | None):
-  """(function with its model bound, arrays it takes, its tokenizer)."""
+  """(function with its model bound, its arrays, its tokenizer)."""
   model = _read_learned(entry, workdir)
   params = model.params
   if mesh is not None:
@@ -480,5 +484,5 @@ def _load_learned(entry: _Entry, workdir: epath.Path, mesh: Mesh | None):
 
 
 def _bound_learned(entry: _Entry, scorer: RewardModel):
-  bound = functools.partial(entry.fn, scorer=scorer)
-  return functools.update_wrapper(bound, entry.fn)
+  fn = functools.partial(entry.fn, scorer=scorer)
+  return functools.update_wrapper(fn, entry.fn)
