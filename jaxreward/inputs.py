@@ -121,7 +121,7 @@ def _is_below(path: os.PathLike[str] | str, folder: str) -> bool:
 
 
 def _pictures(files: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
-  """The pictures that rows name, from their file's folder on."""
+  """The images that rows name, from their file's folder on."""
   for file in files:
     if file.suffix == ".jsonl" and os.access(file, os.R_OK):
       with file.open("rb") as lines:

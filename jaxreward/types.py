@@ -29,7 +29,7 @@ class Embedded:
   Attributes:
     prompts: leaves [P, ...].
     empty: of the negative prompt, "" if there is none, leaves [1, ...], or
-      [P, ...] where encoders read the picture to edit too; guidance leads away
+      [P, ...] where encoders read the image to edit too; guidance leads away
       from it.
   """
 
@@ -51,7 +51,7 @@ class PromptBatch:
       vocabulary of its own.
     embedded: what text encoders outside the policy made of the words; None
       for policies that read `tokens`.
-    source: float32 [P, H, W, 3] in [0, 1], pictures to start from; this and
+    source: float32 [P, H, W, 3] in [0, 1], images to start from; this and
       the next two are NaN in rows that have none, and None where no row can.
     target: float32 [P, H, W, 3], the exact answers.
     changes: float32 [P, H, W, 3], 1 where an edit may change the source.
@@ -140,14 +140,14 @@ class Policy:
     decoder_fields: `public_fields` of the autoencoder.
     prompts: shapes of what `encode` takes for one prompt, [1, ...]; None for
       word ids.
-    takes_source: whether `encode` also takes a picture to start from: pixels
+    takes_source: whether `encode` also takes an image to start from: pixels
       as "source" beside the word ids as "tokens", or what `pictures` names
       beside what `prompts` names.
-    pictures: shapes of what `encode` takes of one picture to start from,
+    pictures: shapes of what `encode` takes of one image to start from,
       [1, ...]: "picture", what `to_latents` makes of it, and possibly "vision",
       states of an image encoder; None for pixels or nothing.
     to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C]; for
-      videos [B, F, h, w, 4 + C], see `video_vae.from_pictures`, or those of
+      videos [B, F, h, w, 4 + C], see `video_vae.from_images`, or those of
       the first frame alone, [B, 1, h, w, C], as `pictures` asks for it.
     optional: regex of parameters that an older checkpoint may lack; they are
       then initialized afresh.

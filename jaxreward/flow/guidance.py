@@ -50,8 +50,8 @@ def guided_velocity(
     t: [B].
     cond: per-sample conditioning, leaves [B, ...].
     uncond: the empty prompt's conditioning, leaves [1, ...] or [B, ...]; not
-      read when scale is 1. What it lacks, as the picture to edit, is the
-      sample's own.
+      read when scale is 1. Entries that it lacks, such as the image to edit,
+      are those of the sample.
     scale: the number 1 runs the conditional pass alone; an array always runs
       both, so that one program serves every scale.
 

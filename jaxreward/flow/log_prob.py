@@ -2,17 +2,17 @@
 
 A rollout stores log p of the steps it took. An update recomputes them, and the
 ratio of the two must be exactly 1 until a parameter changes. Two programs with
-the same operations do not give that by themselves: a compiler fuses an
-element-wise chain with whatever surrounds it, and a sum whose terms are also
-kept for a gradient is added in another order than one whose terms are not.
+the same operations do not guarantee that: a compiler fuses an element-wise
+chain with its surroundings, and a sum whose terms are kept for a gradient is
+added in a different order.
 
-`velocity` and `transition` therefore are sealed computations. Each stands in a
-conditional of its own, which no compiler fuses across (the barrier on its predicate keeps a
-constant one from being folded away; a barrier alone seals nothing, since some
-backends drop it before they fuse), and its derivative is a separate rule, so
-that differentiation adds no output to it. Rollout and update call them on the
-same stored latents, in micro-batches of the same shape. The price is that the
-gradient runs the network's forward pass once more.
+`velocity` and `transition` therefore are sealed computations. Each is wrapped
+in a conditional, which compilers do not fuse across (the barrier on the
+predicate prevents constant folding; a barrier alone is not enough, since some
+backends drop it before fusion), and has a custom derivative, so that
+differentiation adds no output to it. Rollout and update call them on the same
+stored latents, in micro-batches of the same shape. The cost is one more forward
+pass of the network in the gradient.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def step_log_prob(
     x_next: stored latents after it.
     step: scalars of the step.
     guidance_scale: as in the rollout, static.
-    replay: what takes the place of `transition`, such as a kernel.
+    replay: replaces `transition`, for example by a kernel.
     is_sealed: whether the velocity is that of the rollout to the bit; without
       it the gradient needs no forward pass of its own.
 

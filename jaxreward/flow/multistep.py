@@ -1,17 +1,17 @@
-"""Deterministic solvers that remember: UniPC and DPM-Solver++(2M).
+"""Deterministic multistep solvers: UniPC and DPM-Solver++(2M).
 
 Zhao et al. (2023), https://arxiv.org/abs/2302.04867; Lu et al. (2022),
 https://arxiv.org/abs/2211.01095. With alpha = 1 - sigma, lambda =
-log(alpha / sigma) and m_i = x_i - sigma_i v_i, the sample that the network
-names, one step from sigma_s to sigma_t is linear in what is known, with h =
-lambda_t - lambda_s and phi = exp(-h) - 1:
+log(alpha / sigma) and m_i = x_i - sigma_i v_i, the predicted clean sample, one
+step from sigma_s to sigma_t is linear in known values, with h = lambda_t -
+lambda_s and phi = exp(-h) - 1:
 
   x_t = (sigma_t / sigma_s) x_s - alpha_t phi (m_s + (m_r - m_s) / (2 r)),
 
-r = (lambda_r - lambda_s) / h of the step before; this is "bh2" of the paper,
-which is for few steps. The first step and the last are of order 1, without the
-last term. UniPC then corrects x_t by the m_t found there, before it goes on from
-it; without that it is DPM-Solver++(2M). So a step is eight numbers, made in
+r = (lambda_r - lambda_s) / h of the previous step; this is "bh2" of the paper,
+meant for few steps. The first and the last step are of order 1, without the
+last term. UniPC then corrects x_t by the m_t evaluated there; without the
+corrector it is DPM-Solver++(2M). So a step is eight numbers, computed in
 float64 before the scan.
 """
 
@@ -27,7 +27,7 @@ from jaxtyping import Float
 from jaxreward.errors import UserError
 from jaxreward.types import Array, ArrayLike
 
-_FIRST = np.float32(1 - 1e-6)  # at most; lambda of 1 itself is minus infinity
+_FIRST = np.float32(1 - 1e-6)  # upper bound; lambda of 1 is minus infinity
 
 # (corrected latents, m) of the step before, and m of the one before that
 Memory = tuple[Array, Array, Array]
@@ -41,7 +41,8 @@ class Solver:
     sigma: [T], noise before the step, for m.
     correct: [T, 5], factors of the latents as they come, of those of the step
       before, of m, and of m one and two steps before.
-    predict: [T, 3], factors of the corrected latents, of m and of m before.
+    predict: [T, 3], factors of the corrected latents, of m and of the previous
+      m.
   """
 
   sigma: ArrayLike
@@ -98,7 +99,7 @@ def _predict(sigma, log_snr, i, order):
 
 
 def _correct(sigma, log_snr, i, order):
-  """The step that led to i once more, with m there as a further point."""
+  """Repeats the step to i with the m evaluated there as a further point."""
   h, of_x, of_m = _first_order(sigma, log_snr, i - 1)
   now, before = of_m / 2, 0.0
   if order == 2:
@@ -114,7 +115,7 @@ def _correct(sigma, log_snr, i, order):
 
 
 def start(x: Float[Array, "B *L"]) -> Memory:
-  """What a solver remembers before its first step; all of it counts 0."""
+  """The memory before the first step: zeros, which get weight 0."""
   return tuple(jnp.zeros_like(x) for _ in range(3))  # pyrefly: ignore
 
 

@@ -1,7 +1,8 @@
-"""The rows of a rollout: which prompt and member each is, and how they are cut.
+"""The rows of a rollout: their prompts and members, and the split into chunks.
 
-Samples lie on one flat axis of B rows, cut into chunks of a fixed micro-batch.
-The update cuts its batches the same way, so both run the network at one shape.
+Samples lie on one flat axis of B rows, split into chunks of a fixed
+micro-batch. The update splits its batches the same way, so both run the network
+at one shape.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxreward.types import (
 
 @flax.struct.dataclass
 class Layout:
-  """Which prompt and member every row of the flat sample axis is.
+  """The prompt and member of every row of the flat sample axis.
 
   Row b = m * C + c belongs to chunk c of C, place m of M, so that an axis
   sharded over devices stays sharded when it is cut into chunks.
@@ -131,7 +132,7 @@ def gather_cond(cond: Cond, index: Integer[ArrayLike, "B"]) -> Cond:
   """Rows of a per-prompt conditioning, one per sample.
 
   The gradient adds up each prompt's rows in one product, not in a scatter:
-  that is fast on every backend, and its order of addition is fixed.
+  that is fast on every backend, and its summation order is fixed.
   """
 
   def take(x):
@@ -145,6 +146,6 @@ def gather_cond(cond: Cond, index: Integer[ArrayLike, "B"]) -> Cond:
 def gather_uncond(
   uncond: Cond | None, index: Integer[ArrayLike, "B"]
 ) -> Cond | None:
-  """The same of the empty prompt, of which one row may stand for all."""
+  """`gather_cond` for the empty prompt, where one row may serve all."""
   rows = {len(x) for x in jax.tree.leaves(uncond)}
   return uncond if rows <= {1} else gather_cond(uncond, index)

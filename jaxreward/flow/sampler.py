@@ -1,12 +1,11 @@
-"""The sampler: from keys to samples, the one place that draws.
+"""The sampler: from keys to samples, the only place that draws.
 
 Samples lie on one flat axis of B rows (`rollout.make_layout`), cut into C chunks
-of a fixed micro-batch of M. The scan over denoising steps is outside and the
-chunks inside, so that a group is whole at every step: whoever steers may look at
-it and choose. The update cuts its batches the same way, so both run the network
-at one shape. Step coefficients (times, coefficients, index) are made before the scan;
-the body is pure, and its noise depends on nothing but a sample's key and the
-step's index.
+of a fixed micro-batch of M. The scan over denoising steps is the outer loop and
+the chunks the inner one, so that whole groups are available at every step, as
+steering needs. The update splits its batches the same way, so both run the
+network at one shape. Step coefficients are computed before the scan; the body
+is pure, and its noise depends only on a sample's key and the step's index.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ class Share:
 
 @flax.struct.dataclass
 class State:
-  """Samples on their way, in chunks.
+  """Partially denoised samples, in chunks.
 
   Attributes:
     latents: [C, M, ...].
     memory: of a multistep solver, leaves [C, M, ...]; () for the others.
     keys: typed keys [C, M], one per sample.
-    shared: the same of the sample that noise is shared with; None without.
+    shared: keys of the sample that each one shares noise with, or None.
     index: int32 [C, M], row of the prompts.
     cond: conditioning, leaves [P, ...].
     uncond: of the empty prompt, leaves [1, ...] or [P, ...], or None.
@@ -82,11 +81,11 @@ class State:
 
 @flax.struct.dataclass
 class Info:
-  """What a step tells.
+  """Outputs of a step.
 
   Attributes:
     velocity: [C, M, ...], before the step, guided.
-    x0_hat: [C, M, ...], the sample that the velocity leads to.
+    x0_hat: [C, M, ...], the predicted clean sample.
     log_prob: float32 [C, M], of the step; 0 where it drew no noise.
   """
 
@@ -104,7 +103,7 @@ def initial_noise(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-  """A policy, its steps and the rows that it draws.
+  """A policy, its denoising steps and the layout of its samples.
 
   Attributes:
     policy: the policy.
@@ -114,8 +113,8 @@ class Sampler:
     is_recorded: whether all steps are kept.
     is_sealed: whether velocities of recorded steps are sealed, so that a replay
       gives them to the bit (`log_prob`).
-    take_step: what takes the place of mean, noise and log-probability of a
-      step, such as a kernel.
+    take_step: replaces mean, noise and log-probability of a step, for example
+      by a kernel.
     share: which samples branch from one another.
   """
 
@@ -254,7 +253,7 @@ class Sampler:
   ) -> tuple[State, Array]:
     """Steps `first` to `last` - 1; (state, x0_hat [C, M, ...] of the last one).
 
-    Both may be traced: one program serves every stretch. Without a step x0_hat
+    Both may be traced: one program serves every span. For an empty span x0_hat
     is the latents.
     """
 
@@ -271,7 +270,7 @@ class Sampler:
     keep: Callable[[State, State, Info, steppers.StepTable], Any],
     span: slice = slice(None),
   ) -> tuple[State, Any]:
-    """(state after all steps of a span, what is kept of each, stacked).
+    """(state after the steps of a span, stacked results of `keep`).
 
     Args:
       params: of the policy.
@@ -297,7 +296,7 @@ class Sampler:
     return dataclasses.replace(state, latents=latents, memory=memory), records
 
   def run(self, params: Params, state: State, *, tail: int = 0) -> Trajectory:
-    """All steps, and the record they leave.
+    """Runs all steps and returns the trajectory.
 
     Args:
       params: of the policy.
@@ -349,10 +348,10 @@ class Sampler:
     return self.run(params, state, tail=tail)
 
   def select(self, state: State, parents: Integer[ArrayLike, "B"]) -> State:
-    """Every row goes on from the latents of another row, with its own noise.
+    """Every row continues from the latents of another row, with its own noise.
 
     Args:
-      state: samples on their way.
+      state: partially denoised samples.
       parents: row of the flat axis that each row copies; its prompt's.
     """
 
@@ -389,13 +388,13 @@ class Sampler:
     latents: Float[ArrayLike, "B *L"],
     first: Integer[ArrayLike, ""],
   ) -> Float[Array, "B *L"]:
-    """Latents before a step, brought to the end by the ODE.
+    """Latents before a step, integrated to the end by the ODE.
 
     Args:
       params: of the policy.
       prompt_encoding: as in `init`.
       latents: before step `first`.
-      first: the step, int32; with T nothing is done. It may be traced.
+      first: the step, int32; T returns the latents. It may be traced.
     """
     cond, uncond = guidance.conditioning(
       self.policy, params, prompt_encoding, self.guidance_scale

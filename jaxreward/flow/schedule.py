@@ -11,8 +11,8 @@ import numpy as np
 from jaxreward.errors import UserError, nearest
 
 GRIDS = ("uniform", "trained", "unipc")
-_NEAR = 1e-6  # of 1, which UniPC keeps away from
-_MOST = 20.0  # of mu; its exponential is beyond what float32 tells apart
+_NEAR = 1e-6  # distance to 1 that UniPC keeps
+_MOST = 20.0  # of mu; its exponential exceeds float32 precision
 
 
 def timesteps(
@@ -33,14 +33,14 @@ def timesteps(
 
   Args:
     num_steps: T.
-    shift: s; see `dynamic_shift` for the shift that grows with the picture.
+    shift: s; see `dynamic_shift` for the shift that grows with the image.
     grid: one of `GRIDS`.
     terminal: if not 0, noise of t_(T-1), to which the times are stretched
       (0.02 for Qwen-Image).
 
   Raises:
-    UserError: too few steps, an unknown grid, or a shift that leaves no times
-      that differ.
+    UserError: too few steps, an unknown grid, or a shift that makes times
+      equal.
   """
   t = _times(num_steps, shift, grid, terminal).astype(np.float32)
   if not (np.diff(t) < 0).all():
@@ -84,20 +84,20 @@ def dynamic_shift(
   base_tokens: int = 256,
   max_tokens: int = 4096,
 ) -> float:
-  """The shift of a picture of that many tokens, exp(mu), mu linear in them.
+  """The shift exp(mu) of an image of that many tokens, mu linear in them.
 
   The defaults are those of FLUX; Qwen-Image has `max_shift=0.9` at
   `max_tokens=8192`.
 
   Args:
-    tokens: of the picture, for FLUX a 256th of its pixels.
+    tokens: of the image, for FLUX a 256th of its pixels.
     base_shift: mu at `base_tokens`.
     max_shift: mu at `max_tokens`.
-    base_tokens: see there.
-    max_tokens: see there.
+    base_tokens: see `base_shift`.
+    max_tokens: see `max_shift`.
 
   Raises:
-    UserError: numbers of tokens that are no range, or a mu beyond all use.
+    UserError: token counts that form no range, or a mu out of bounds.
   """
   if not base_tokens < max_tokens:
     raise UserError(

@@ -16,7 +16,7 @@ has s = a t_1 t. CPS (FlowCPS, Wang and Yu, 2025) puts
   (1 - t') x0_hat + t' |cos(a pi / 2)| x1_hat,    std = t' sin(a pi / 2),
 which keeps the total noise at t' exactly.
 
-`unipc` and `dpmpp_2m` draw nothing and remember earlier steps (`multistep`).
+`unipc` and `dpmpp_2m` are deterministic multistep solvers (`multistep`).
 """
 
 from __future__ import annotations
@@ -127,8 +127,8 @@ def flow_sde(
 ) -> StepTable:
   """Flow-SDE, s = a sqrt(t / (1 - t)).
 
-  At t = 1 the denominator is taken at the next time, as the authors do, which
-  makes the first standard deviation exactly a.
+  At t = 1 the denominator uses the next time, as the authors do, which makes
+  the first standard deviation exactly a.
   """
   _positive("noise_level", noise_level)
   times = np.asarray(times, np.float64)
@@ -163,8 +163,8 @@ def cps(
 ) -> StepTable:
   """Coefficients-preserving sampling; its log-probability drops the scale.
 
-  From noise_level 1 on, where all noise is new, a part of the old comes back:
-  published levels go up to 1.8. At 2 there is none again.
+  At noise_level 1 all noise is fresh; above 1 part of the old noise returns.
+  Published levels go up to 1.8; at 2 no noise is fresh.
   """
   _positive("noise_level", noise_level)
   if noise_level >= 2:
@@ -184,12 +184,12 @@ def precise_sde(
 
   std^2 = a^2 int_{t'}^{t} s / (1 - s) ds
         = a^2 [-(t - t') + log((1 - t') / (1 - t))],
-  which adds up over any cut of a step into parts; Flow-SDE takes the integrand at
-  the left end, .225 in the place of .148 from .9 to .8 at a = .5.
-  SAGE-GRPO, https://arxiv.org/abs/2603.21872. The integral is endless at t = 1:
-  the authors end it at .997, which makes it negative where the second time is
-  above that (shift 5, 68 steps or more). Here it ends at .997, or half-way from
-  the second time to 1 where that is more, for all steps alike.
+  which is additive over any split of a step; Flow-SDE uses the integrand at the
+  left end, .225 instead of .148 from .9 to .8 at a = .5. SAGE-GRPO,
+  https://arxiv.org/abs/2603.21872. The integral diverges at t = 1: the
+  authors end it at .997, which makes it negative where the second time is above
+  that (shift 5, 68 steps or more). Here it ends at .997, or half-way from the
+  second time to 1 if that is larger, for all steps.
   """
   _positive("noise_level", noise_level)
   times = np.asarray(times, np.float64)
@@ -202,11 +202,11 @@ def precise_sde(
 
 
 def renoise(times: np.ndarray, noisy=None) -> StepTable:
-  """The clean prediction with fresh noise, as consistency models are sampled.
+  """The clean prediction plus fresh noise, as in consistency-model sampling.
 
   mean = (1 - t') x0_hat, std = t': "cps" at level 1, with a log-probability that
-  keeps its scale. RLCM, https://arxiv.org/abs/2404.03673: what a sample explores
-  is the noise of the sampler itself.
+  keeps its scale. RLCM, https://arxiv.org/abs/2404.03673: exploration comes
+  from the sampler's own noise.
   """
   times = np.asarray(times, np.float64)
   t, t_next = times[:-1], times[1:]

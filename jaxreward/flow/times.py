@@ -1,4 +1,4 @@
-"""Densities of the times at which samples are noised, as quantile functions.
+"""Densities of the training times, as quantile functions.
 
 Stratified draws u in (0, 1) become times in (0, 1), from data to noise; the
 shift of the schedule is applied after. Esser et al. 2024,

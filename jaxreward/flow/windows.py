@@ -1,8 +1,8 @@
 """Where the window of noisy steps lies in each iteration.
 
 move(iteration, key, size, num_steps, *, ...) -> the window's first step, int32.
-Steps outside the window follow the ODE; the last step is in no window that
-moves, since its Gaussian is too sharp to learn from.
+Steps outside the window follow the ODE; moving windows exclude the last step,
+since its Gaussian is too sharp to learn from.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def drawn(
   first: int = 0,
   last: int = 0,
 ) -> Array:
-  """A window drawn anew in every iteration, evenly over all places.
+  """A window drawn uniformly over all positions in every iteration.
 
-  As in Flow-GRPO's fast recipes, which have windows of 2 or 3 steps in the first
-  half. The pipelines of the authors draw for each call; that of Qwen-Image seeds
-  the draw with the number of the process every time, so that each process keeps
-  one window, which is left out here.
+  As in Flow-GRPO's fast recipes, with windows of 2 or 3 steps in the first
+  half. The authors' pipelines draw per call; that of Qwen-Image seeds the draw
+  with the process index, so that each process keeps one window, which is not
+  followed here.
 
   Args:
     iteration: int32 scalar; `key` is folded with it already.
@@ -56,7 +56,7 @@ def sliding(
   first: int = 0,
   last: int = 0,
 ) -> Array:
-  """A window that moves from noise to data and starts again (MixGRPO).
+  """A window that moves from noise to data and wraps around (MixGRPO).
 
   Li et al. 2025, https://arxiv.org/abs/2507.21802, the progressive strategy:
   it moves by `stride` steps every `every` iterations.

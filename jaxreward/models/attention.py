@@ -1,6 +1,6 @@
 """Softmax attention: plain, or through a kernel that keeps no logits.
 
-The logits of a picture of 1024 pixels are 2 GB per layer in float32. The
+The logits of an image of 1024 pixels are 2 GB per layer in float32. The
 kernels are those that come with JAX: flash attention (Dao et al. 2022,
 https://arxiv.org/abs/2205.14135) in Pallas on TPUs, cuDNN's on GPUs. Their
 backward passes compute the weights again.

@@ -258,7 +258,7 @@ def _public(
 def _wider(
   flat_name: str, in_shape: tuple[int, ...], ins: tuple[int, ...]
 ) -> str:
-  """A hint on first layers that read a picture beside the sample."""
+  """A hint on first layers that read an image beside the sample."""
   is_first = flat_name in ("img_in", "x_embedder", "patch_embedding")
   return (
     "; it reads another picture (Control, Fill)"

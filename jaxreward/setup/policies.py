@@ -77,7 +77,7 @@ def _with_autoencoder(
     frames, *_, depth = policy.pictures["picture"].shape[1:]  # pyrefly: ignore
     if depth == channels:  # the first frame and no mask
       return autoencoder.encode(decoder, images[:, None])
-    return video_vae.from_pictures(autoencoder, decoder, images, frames)
+    return video_vae.from_images(autoencoder, decoder, images, frames)
 
   return dataclasses.replace(
     policy,

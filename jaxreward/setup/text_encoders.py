@@ -171,7 +171,7 @@ def _edit(
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   record = fields.read(place)
   vision, language = qwen_vision.config_of(record), qwen.config_of(record)
-  processor = qwen_vision.pictures_of(
+  processor = qwen_vision.processor_of(
     hub.read_config(f"{weights}:processor", "preprocessor_config.json"),
     vision, area,
   )  # fmt: skip

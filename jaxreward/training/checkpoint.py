@@ -1,9 +1,9 @@
 """Training state on disk: asynchronous, atomic, verified. Wraps Orbax v1.
 
-One directory holds the steps of one job. A step is written beside and renamed
-when whole, or in a bucket marked when whole, so a process killed at any moment
-leaves whole steps only; what was damaged later is found by its digest, and the
-step before it is used.
+One directory holds the steps of one job. A step is written to a temporary
+folder and renamed when complete (in a bucket, marked as complete), so a killed
+process leaves only complete steps. Later damage is detected by digests, and the
+step before is used.
 """
 
 from __future__ import annotations
@@ -63,21 +63,21 @@ def _leaf_digest(leaf: Any) -> int:
 
 
 def _over_processes(local: list[int]) -> list[int]:
-  """Sums modulo 2^64 of what every process has found in its shards."""
+  """Sums over all processes, modulo 2^64, of their shards' digests."""
   parts = processes.gather(np.array(local, np.uint64).view(np.uint32))
   total: Any = np.sum(parts.view(np.uint64), 0, dtype=np.uint64)
   return total.tolist()
 
 
 def digests(tree: Params) -> dict[str, str]:
-  r"""A number per leaf that any single changed, moved or lost element changes.
+  r"""A digest per leaf that any single changed, moved or lost element changes.
 
   $\sum_i (2 i + 1) \, bits(x_i) \bmod 2^{64}$ over the global positions i: the
   multipliers are odd, hence invertible, and a sum over shards is the same on
   every mesh.
 
   Args:
-    tree: pytree of arrays; those of several processes are global ones, and
+    tree: pytree of arrays, global ones in runs of several processes, where
       every process has to call this.
 
   Returns:
@@ -98,8 +98,7 @@ class Checkpoints:
 
   Args:
     directory: made if absent.
-    keep: how many of the newest steps stay; the one of the highest score stays
-      besides.
+    keep: how many of the newest steps are kept, besides the best one.
   """
 
   def __init__(self, directory: os.PathLike[str] | str, keep: int = 2):
@@ -120,7 +119,7 @@ class Checkpoints:
     self._translated(self._open)
 
   def _open(self) -> ocp.training.Checkpointer:
-    """The Orbax object; one that has failed once is never used again."""
+    """The Orbax object; discarded after its first failure."""
     if self._opened is None:
       self.directory.mkdir(parents=True, exist_ok=True)
       if processes.is_first():
@@ -134,7 +133,7 @@ class Checkpoints:
     return self._opened
 
   def _tidy(self) -> None:
-    """Names half-written steps, and sets aside scores that nobody can read."""
+    """Reports half-written steps, and moves unreadable scores aside."""
     steps = self.steps()
     for path in self.directory.iterdir():
       if path.is_dir() and not (
@@ -155,11 +154,11 @@ class Checkpoints:
   def _discard(self) -> None:
     reader, self._opened = self._opened, None
     if reader is not None:
-      with contextlib.suppress(Exception):  # it repeats the error told before
+      with contextlib.suppress(Exception):  # it repeats the reported error
         reader.close()
 
   def _translated(self, action: Callable[[], Any]) -> Any:
-    """Runs an action and says what the disk's refusal means."""
+    """Runs an action; disk errors become one line."""
     try:
       return action()
     except Exception as error:
@@ -173,7 +172,7 @@ class Checkpoints:
       ) from error
 
   def steps(self) -> list[int]:
-    """Steps that are whole, oldest first."""
+    """Complete steps, oldest first."""
     if not self.directory.exists():
       return []
     folders = [p for p in self.directory.iterdir() if _is_step(p.name)]
@@ -182,9 +181,9 @@ class Checkpoints:
     return sorted(int(p.name) for p in folders)
 
   def best(self) -> tuple[float, int] | None:
-    """(score, step) of the best step there is; None if none has a score."""
+    """(score, step) of the best step; None if no step has a score."""
     self.wait()
-    reader = self._open()  # by all processes: they meet in it
+    reader = self._open()  # a barrier: all processes call it
 
     def read() -> tuple[float, int] | None:
       checkpoints: Any = reader.checkpoints
@@ -202,19 +201,19 @@ class Checkpoints:
     score: float | None = None,
     wait: bool = False,
   ) -> None:
-    """Starts to save a step; waits first for the save before it.
+    """Starts saving a step, after the previous save has finished.
 
     Args:
-      step: number of finished steps; a step that exists is left as it is.
+      step: number of finished steps; an existing step is not overwritten.
       state: pytree of arrays; copied before this returns, so the caller may
         donate it.
-      extras: what JSON can hold, such as the state of the data iterator.
-      score: finite, higher is better; the best step is not cleared away.
+      extras: JSON values, such as the state of the data iterator.
+      score: finite, higher is better; the best step is kept.
       wait: return when the step is on disk.
 
     Raises:
-      UserError: this or the save before it failed for want of room or
-        permission; steps already there stay.
+      UserError: this save or the previous one failed for lack of space or
+        permission; existing steps are kept.
     """
     self.wait()
     if step not in processes.on_first(self.steps):
@@ -233,7 +232,7 @@ class Checkpoints:
       self.wait()
 
   def wait(self) -> None:
-    """Blocks until the last save is whole on disk, or raises its error."""
+    """Blocks until the last save is on disk, or raises its error."""
     pending, self._pending = self._pending, None
     if pending is not None:
       self._translated(pending.result)
@@ -241,10 +240,10 @@ class Checkpoints:
   def restore_latest(
     self, abstract_state: Params
   ) -> tuple[int, Params, Extras] | None:
-    """The newest whole step, on the shardings asked for.
+    """The newest complete step, with the requested shardings.
 
-    Steps that cannot be read or whose digests differ are named in a warning
-    and moved to `<directory>.damaged/` once an older one has been restored.
+    Unreadable steps and steps whose digests differ are reported and moved to
+    `<directory>.damaged/` once an older one has been restored.
 
     Args:
       abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings.
@@ -253,7 +252,7 @@ class Checkpoints:
       (step, state, extras), or None if nothing was ever saved.
 
     Raises:
-      UserError: there are steps, and none can be restored.
+      UserError: there are steps, but none can be restored.
     """
     self.wait()
     damaged = []
@@ -281,10 +280,10 @@ class Checkpoints:
     return None
 
   def restore(self, step: int, abstract_state: Params) -> Params:
-    """The state of one step, on the shardings asked for.
+    """The state of one step, with the requested shardings.
 
     Raises:
-      UserError: it cannot be read, or is not what was saved.
+      UserError: it cannot be read, or has changed since it was saved.
     """
     self.wait()
     try:
@@ -303,7 +302,7 @@ class Checkpoints:
     path = self.directory / str(step)
 
     def load() -> tuple[Params, dict[str, Any]]:
-      # Each process for itself: one that fails leaves no other waiting.
+      # Each process on its own: a failure leaves no other one waiting.
       options = ocp.options.MultiprocessingOptions(
         primary_host=processes.index(), active_processes={processes.index()}
       )
@@ -361,7 +360,7 @@ def _is_step(name: str) -> bool:
 
 
 def _disk_reason(error: BaseException) -> str | None:
-  """What the disk refused, if that is what an error (or its cause) says."""
+  """The reason for a disk error, or None if the error has another cause."""
   reasons = {
     "no space left": "the disk is full",
     "disk quota": "the disk quota is used up",

@@ -1,4 +1,4 @@
-"""Moving averages of parameters and how fast they follow."""
+"""Exponential moving averages of parameters and their decay schedules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxreward.types import Array, ArrayLike, Params
 
 
 def init_ema(params: Params) -> Params:
-  """A copy of `params` in buffers of its own, so that both can be donated."""
+  """A copy of `params` in separate buffers, so that both can be donated."""
   return jax.tree.map(lambda x: jnp.array(x, copy=True), params)
 
 

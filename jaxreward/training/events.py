@@ -31,7 +31,7 @@ _TABLE = _crc32c_table()
 
 
 def masked_crc32c(data: bytes) -> int:
-  """CRC-32C, rotated and shifted as the record format asks."""
+  """CRC-32C, masked as the record format requires."""
   crc = 0xFFFFFFFF
   for byte in data:
     crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
@@ -57,7 +57,7 @@ def _message(field: int, data: bytes) -> bytes:
 
 
 def _event(step: int, body: bytes) -> bytes:
-  """Event: wall_time = 1, step = 2, then what it holds."""
+  """Event: wall_time = 1, step = 2, then its content."""
   wall_time = _key(1, _FIXED64) + struct.pack("<d", time.time())
   return wall_time + _key(2, _VARINT) + _varint(step) + body
 
@@ -85,7 +85,7 @@ class EventFile:
 
   Args:
     folder: made if absent.
-    purge_step: TensorBoard hides what earlier files hold from this step on.
+    purge_step: TensorBoard hides events of earlier files from this step on.
   """
 
   def __init__(

@@ -1,4 +1,4 @@
-"""What a step has left out because it was not finite, in words."""
+"""Messages about non-finite values that a step has left out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCORES = "failed/"  # before a reward's name
 
 
 def describe(row: Mapping[str, float]) -> dict[str, str]:
-  """Name of each fault in a row of metrics -> the line that tells it."""
+  """Name of each fault in a row of metrics -> its message."""
   lines = {}
   if count := row.get(PICTURES):
     lines[PICTURES] = f"{count:.0f} pictures that were not finite"

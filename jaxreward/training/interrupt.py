@@ -1,4 +1,4 @@
-"""Stopping a run on Ctrl-C, SIGTERM or a hang-up between two steps."""
+"""Graceful stop on Ctrl-C, SIGTERM or a hang-up, between two steps."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class GracefulStop:
-  """The first signal asks, the second insists.
+  """The first signal requests a stop, the second forces it.
 
-  Of several processes, one that is asked stops them all, at the same step.
+  A signal to one process stops all of them, at the same step.
 
       with GracefulStop() as stop:
         for step in range(total):
@@ -30,12 +30,12 @@ class GracefulStop:
             stop.exit(f"saved step {step + 1}")
 
   Args:
-    grace: seconds from SIGTERM, the notice of a preemption, after which the
-      process ends whether it has saved or not; 0 for no limit.
-    last: what is said of the newest checkpoint then.
+    grace: seconds after SIGTERM (a preemption notice) until the process ends,
+      saved or not; 0 for no limit.
+    last: describes the newest checkpoint in that case.
 
   Attributes:
-    requested: whether a signal has come to this process.
+    requested: whether this process has received a signal.
     signum: which one, or None.
   """
 
@@ -55,7 +55,7 @@ class GracefulStop:
   def __enter__(self) -> GracefulStop:
     if threading.current_thread() is threading.main_thread():
       for signum in _SIGNALS:
-        if signal.getsignal(signum) is signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(signum) is signal.SIG_IGN:  # as under nohup
           continue
         self._previous[signum] = signal.signal(signum, self._on_signal)
     return self
@@ -88,7 +88,7 @@ class GracefulStop:
       os._exit(128 + signal.SIGTERM)
 
   def agreed(self) -> bool:
-    """Whether any process was asked; every process has to call it."""
+    """Whether any process got a signal; every process has to call it."""
     if processes.count() == 1:
       return self.requested
     signum = max(int(word) for word in processes.tell(str(self.signum or 0)))

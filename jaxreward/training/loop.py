@@ -1,11 +1,11 @@
-"""The loop around a step: progress, records, checkpoints, a clean stop.
+"""The training loop: progress, records, checkpoints, a clean stop.
 
-The order is a contract. Step n + 1 runs, its row is written (with whatever the
-evaluation at that step adds), then the step is saved, and only then does the
-next begin. A run that is killed anywhere goes back to a saved step, drops the
-rows after it and writes them again, equal.
+The order is a contract: a step runs, its row is written (with the metrics of an
+evaluation at that step), then the step is saved, and only then the next one
+begins. A killed run returns to a saved step, drops later rows and writes them
+again, identically.
 
-Metrics are read once per step, after its parts have been timed.
+Metrics are fetched once per step, after its parts have been timed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNEVALUATED = "unevaluated"
 
 
 class Timer:
-  """Seconds per part of a step; blocks on what each part returns."""
+  """Seconds per part of a step; blocks on the result of each part."""
 
   def __init__(self):
     self.seconds: dict[str, float] = {}
@@ -60,25 +60,25 @@ class Timer:
 
 @dataclasses.dataclass
 class Loop:
-  """What a job gives to `run`.
+  """The parameters of `run`.
 
   Attributes:
     name: of the job, in records and progress.
-    total: steps in all.
+    total: number of steps.
     step: one step.
     writer: of the job's rows.
     checkpoints: of the job.
-    save_every: steps between checkpoints; 0 saves the last alone.
+    save_every: steps between checkpoints; 0 saves only the last step.
     evaluate: (state, n) -> metrics added to row n, or None.
     evaluate_every: steps between evaluations; step 0 is evaluated too.
-    check: called with every row as plain numbers; raises to stop the run.
+    check: called with every row of numbers; raises to stop the run.
     shown: names of metrics for the progress line.
     timer: of the parts of a step.
-    extras: saved with every step; n -> what JSON can hold.
-    best: the metric whose highest value marks the checkpoint to keep; a step
-      that beats the others is saved even if none is due, unless `save_every`
-      is 0. Empty for none.
-    grace: seconds that SIGTERM leaves to save in; 0 for no limit.
+    extras: saved with every step; n -> JSON values.
+    best: metric whose highest value marks the checkpoint to keep; a new best
+      step is saved even between checkpoints, unless `save_every` is 0. Empty
+      for none.
+    grace: seconds to save in after SIGTERM; 0 for no limit.
     profile: folder of a trace and a table of step time by part, or None.
   """
 
@@ -97,12 +97,12 @@ class Loop:
   best: str = ""
   grace: float = 0.0
   profile: epath.Path | None = None
-  # Of a run that was stopped before it evaluated the step it saved.
+  # Metrics of a saved step whose evaluation a stop prevented.
   unevaluated: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-  """Pooled metrics and scalars as plain floats; what weighs nothing is left."""
+  """Pooled metrics and scalars as floats, without those of zero weight."""
   numbers = {}
   for name, value in jax.device_get(dict(metrics)).items():
     if isinstance(value, Max):
@@ -125,12 +125,12 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def is_finite(state: TrainState) -> bool:
-  """Whether what is trained, and its average, hold nothing but numbers."""
+  """Whether the trained parameters and their average are finite."""
   return bool(processes.fetch(_all_finite((state.params, state.ema))))
 
 
 def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:
-  """(state, step, extras) of the newest checkpoint, or of the start."""
+  """(state, step, extras) of the newest checkpoint, or of step 0."""
   checkpoint = loop.checkpoints.restore_latest(abstract(state))
   if checkpoint is None:
     loop.writer.truncate(-1)
@@ -151,10 +151,10 @@ def _is_due(loop: Loop, n: int) -> bool:
 
 
 def run(loop: Loop, state: TrainState, start: int) -> TrainState:
-  """Runs steps start ... total - 1 and leaves everything saved.
+  """Runs steps start ... total - 1 and saves the result.
 
   Raises:
-    UserError: a run of skipped updates, or what `check` raises.
+    UserError: too many skipped updates in a row, or raised by `check`.
     Stopped: Ctrl-C or SIGTERM, after saving.
   """
   reported: set[str] = set()
@@ -195,12 +195,12 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     score = row.get(loop.best, math.nan)
     score = score if math.isfinite(score) else None
     extras = loop.extras(n) | more
-    loop.writer.publish()  # a step that is whole has its rows
+    loop.writer.publish()  # rows must exist before their checkpoint
     loop.checkpoints.save(n, state, extras, score=score, wait=wait)
     best = max(best, score if score is not None else best)
 
   def keep(n: int) -> None:
-    """Saves the state before a step that could not be taken, if it is there."""
+    """Saves the state before a failed step, unless it was donated."""
     arrays = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array)]
     is_alive = not any(x.is_deleted() for x in arrays)
     if loop.save_every and n > start and is_alive and processes.count() == 1:
@@ -245,7 +245,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
         keep(n - 1)
         raise
       if _is_due(loop, n):
-        if stop.agreed():  # there may be no time for it
+        if stop.agreed():  # evaluating may exceed the grace period
           metrics_left = {k: repr(v) for k, v in to_numbers(metrics).items()}
           save(n, {}, wait=True, **{_UNEVALUATED: metrics_left})
           stop.exit(f"{loop.name} saved at step {n} of {loop.total}")

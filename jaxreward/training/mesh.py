@@ -24,10 +24,10 @@ def make_mesh(
   """Mesh over ("data", "fsdp", "tensor") with Auto axes.
 
   Args:
-    data: parts of the batch that hold whole parameters; -1 for what is left.
-    fsdp: parts of the batch that also share the parameters.
-    tensor: parts of each layer.
-    devices: all of the program's devices if None. An error if not all used.
+    data: batch shards with full parameters; -1 for the remaining devices.
+    fsdp: batch shards that also shard the parameters.
+    tensor: shards of each layer.
+    devices: all devices if None; all of them must be used.
 
   Returns:
     The mesh; enter it with `jax.set_mesh`.
@@ -38,7 +38,7 @@ def make_mesh(
   axis_types = (AxisType.Auto,) * 3
   try:
     return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
-  except NotImplementedError:  # an axis of the slice has to be split
+  except NotImplementedError:  # a physical axis has to be split
     grid = mesh_utils.create_device_mesh(
       shape, devices, allow_split_physical_axes=True
     )
@@ -46,7 +46,7 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """A whole copy on every device."""
+  """A full copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -57,7 +57,7 @@ def round_up_to_devices(n: int, mesh: Mesh) -> int:
 
 
 def resolve(sizes: dict[str, int], count: int) -> tuple[int, int, int]:
-  """Axis sizes with -1 filled in, or an error that says what would fit."""
+  """Axis sizes with -1 filled in; the error lists sizes that fit."""
   text = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size == -1]
   invalid = [axis for axis, size in sizes.items() if size < 1 and size != -1]

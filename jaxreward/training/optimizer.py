@@ -1,4 +1,4 @@
-"""Optax chains by name, and the update that refuses what is not finite."""
+"""Optax chains by name, and an update that skips non-finite steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_schedule(
 
   lr min(1, (n + 1) / warmup) d(p), p = (n - warmup) / (total - warmup) in
   [0, 1]; d falls from 1 to `final_scale` along half a cosine or a line. The
-  warm-up starts at lr / warmup, since a step at rate 0 is a step lost.
+  warm-up starts at lr / warmup, since a step at rate 0 is wasted.
   """
   decays = {
     "constant": lambda p: jnp.ones_like(p),
@@ -139,7 +139,7 @@ def make_optimizer(
 def scaled(
   tx: optax.GradientTransformation, rates: Mapping[str, float]
 ) -> optax.GradientTransformation:
-  """The optimizer with its updates of some parts times a factor.
+  """The optimizer with the updates of some parts scaled.
 
   Args:
     tx: from `make_optimizer`.

@@ -1,4 +1,4 @@
-"""A trace of a few steps, and where the time of all of them goes."""
+"""A trace of a few steps, and a table of step time by part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jaxreward.files import copy_folder, write_atomic
 TABLE_FILE = "parts.txt"
 REST = "rows and checkpoints"
 _TRACED = 3  # steps
-_COMPILING = 1  # steps at the start, which say nothing about the others
+_COMPILING = 1  # warm-up steps, left out of the table
 
 
 class Profile:
@@ -39,7 +39,7 @@ class Profile:
     self._begun = time.perf_counter()
     if self.folder and self._seen == _COMPILING:
       self._tracing = str(self.folder)
-      if buckets.is_bucket(self.folder):  # where the profiler cannot write
+      if buckets.is_bucket(self.folder):  # the profiler cannot write there
         self._tracing = tempfile.mkdtemp()
       jax.profiler.start_trace(self._tracing)
 
@@ -74,7 +74,7 @@ class Profile:
 
 
 def table(steps: list[dict[str, float]]) -> str:
-  """Mean seconds and share of every part, over steps that have it or not."""
+  """Mean seconds and share of every part, over all steps."""
   names = list(dict.fromkeys(name for step in steps for name in step))
   mean = {n: sum(s.get(n, 0.0) for s in steps) / len(steps) for n in names}
   total = sum(mean.values())

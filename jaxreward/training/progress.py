@@ -30,15 +30,15 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
 
 
 class Progress:
-  """Tells how far a loop is; process 0 alone speaks.
+  """Reports the progress of a loop, on process 0 only.
 
       with Progress("align", total=100, start=step) as progress:
         progress.update(step, {"reward": 0.5})
 
   Args:
-    title: what runs.
-    total: number of steps in all.
-    start: steps done before, by a run that is resumed.
+    title: name of the loop.
+    total: number of steps.
+    start: steps done before the run was resumed.
     line_every: seconds between plain lines; first and last always appear.
     terminal: draw a bar; by default if stderr is a terminal.
     clock: seconds, for tests.
@@ -76,11 +76,11 @@ class Progress:
   def __exit__(self, *_: Any) -> None:
     bar, self._bar = self._bar, None
     if bar is not None:
-      with contextlib.suppress(OSError):  # a terminal that hung up
+      with contextlib.suppress(OSError):  # the terminal is gone
         bar.stop()
 
   def update(self, step: int, metrics: Mapping[str, Any] | None = None) -> None:
-    """Says that `step` steps are done, with a few numbers to show."""
+    """Reports that `step` steps are done, with a few metrics."""
     if not self._active:
       return
     text = format_metrics(metrics or {})
@@ -103,7 +103,7 @@ class Progress:
       )  # fmt: skip
 
   def _eta(self, step: int, now: float) -> str:
-    """Time left at the pace since the first step, which held compilation."""
+    """Time left, by the steps after the first one, which compiles."""
     if self._first is None or step <= self._first[0] or step >= self.total:
       return ""
     pace = (now - self._first[1]) / (step - self._first[0])
@@ -129,5 +129,5 @@ def _make_bar() -> Any:
     rp.TextColumn("{task.fields[eta]}"),
     rp.TextColumn("{task.fields[metrics]}"),
     console=rich.console.Console(stderr=True),
-    refresh_per_second=2,  # drawing shares the processor with the run
+    refresh_per_second=2,  # drawing competes with the run for the CPU
   )

@@ -1,4 +1,4 @@
-"""Networks that follow the trained one, each by a rule of its own.
+"""Reference networks that follow the trained one, each by its own rule.
 
 A rule is (reference, trained parameters, iteration, metrics of the iteration) ->
 reference; it runs once per iteration, after the update.
@@ -22,7 +22,7 @@ Rule = Callable[[Reference, Params, Array, Mapping[str, Any]], Reference]
 
 
 def fixed() -> Rule:
-  """The parameters that training began with."""
+  """The parameters at the start of training."""
   return lambda reference, params, step, metrics: reference
 
 
@@ -49,7 +49,7 @@ def decayed(*, decay: float = 0.9, rate: float = 0.0) -> Rule:
 
 
 def every(*, count: int = 100) -> Rule:
-  """A copy of the trained network, made anew every `count` iterations."""
+  """A copy of the trained network, refreshed every `count` iterations."""
   _require(count >= 1, f"count={count}: at least 1")
   return lambda reference, params, step, metrics: _moved(
     reference, params, reference.age + 1 >= count
@@ -59,12 +59,13 @@ def every(*, count: int = 100) -> Rule:
 def reset(
   *, metric: str = "kl", above: float = 3e-4, patience: int = 15
 ) -> Rule:
-  """A copy of the trained network, made anew when a metric says so (GARDO).
+  """A copy of the trained network, refreshed when a metric exceeds a bound
+  (GARDO).
 
   Args:
     metric: of the iteration, such as the name of a regularizer.
-    above: the reference moves where the metric is larger.
-    patience: and where it has stayed for so many iterations; 0 for no bound.
+    above: the reference is refreshed when the metric is larger.
+    patience: or after so many iterations without a refresh; 0 for never.
   """
   _require(patience >= 0, f"patience={patience}: 0 or above")
 
@@ -95,7 +96,7 @@ RULES: dict[str, Callable[..., Rule]] = {
 
 
 def _moved(reference: Reference, params: Params, is_due: Array) -> Reference:
-  """A copy of the parameters where it is due; the age counts from there."""
+  """A copy of the parameters if due, at age 0; else the older reference."""
   choose = lambda new, old: jnp.where(is_due, new, old)
   return Reference(
     jax.tree.map(choose, params, reference.params),

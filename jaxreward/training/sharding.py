@@ -1,4 +1,4 @@
-"""Which device holds which part of the state: a table of rules, read strictly.
+"""Sharding of the training state by a table of rules, matched strictly.
 
 A rule is (regex on the parameter's path, mesh axis per dimension). Paths read
 "blocks/attention/kernel"; a dimension's entry is an axis, a tuple of axes or
@@ -35,8 +35,8 @@ def param_specs(params: Params, rules: Rules, mesh: Mesh) -> Params:
     A tree of `PartitionSpec`, like `params`.
 
   Raises:
-    ValueError: the table leaves a path out, claims one twice, names an axis
-      that the mesh lacks or more dimensions than an array has.
+    ValueError: a path that no rule or several rules match, an axis that the
+      mesh lacks, or more dimensions than an array has.
     UserError: an axis size does not divide a dimension.
   """
   matches = {
@@ -98,7 +98,7 @@ def state_shardings(
 
 
 def device_bytes(tree: Any) -> int:
-  """Bytes of a placed tree that one device holds; see `describe`."""
+  """Bytes per device of a tree with shardings; see `describe`."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -106,7 +106,7 @@ def device_bytes(tree: Any) -> int:
 
 
 def describe(parts: dict[str, Any], *, limit: int = 20) -> str:
-  """A short table: the largest leaves, where they lie, bytes per device.
+  """A short table: the largest leaves, their shardings, bytes per device.
 
   Args:
     parts: name -> tree of arrays, or of shapes with shardings.
@@ -156,7 +156,7 @@ def _leaves(tree):
 
 
 def _table_error(unmatched, ambiguous, rules) -> str:
-  """What the table misses and what it claims twice, by path."""
+  """Paths that no rule or several rules match."""
   parts = []
   if unmatched:
     parts.append(f"no sharding rule matches {', '.join(unmatched)}")
@@ -167,7 +167,7 @@ def _table_error(unmatched, ambiguous, rules) -> str:
 
 
 def _check(path, shape, axes, mesh) -> None:
-  """That the axes exist and divide the shape."""
+  """Checks that the axes exist and divide the shape."""
   if len(axes) > len(shape):
     raise ValueError(
       f"the sharding rule of {path} names {len(axes)} dimensions, but its "

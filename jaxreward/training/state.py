@@ -21,7 +21,7 @@ class Player:
   Attributes:
     params: its parameters.
     opt_state: its optimizer's.
-    ema: average of params, which others read.
+    ema: average of params, used by other networks.
     updates: int32, its optimizer steps.
     mixture: None; see `TrainState`.
   """
@@ -39,7 +39,7 @@ class Reference:
 
   Attributes:
     params: its parameters.
-    age: int32, iterations since it last became a copy of the trained one.
+    age: int32, iterations since it was last refreshed.
   """
 
   params: Params
@@ -61,8 +61,8 @@ class TrainState:
     stats: running statistics of advantages; None without.
     sampler_params: with overlapped rollouts, the parameters that draw the next
       iteration's samples, one update old; else None.
-    mixture: float32 [K], weights of the gradients of rewards that stay apart;
-      None where there is one gradient.
+    mixture: float32 [K], weights of per-reward gradients; None for a single
+      gradient.
     players: name -> network that trains beside the policy.
   """
 

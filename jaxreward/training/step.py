@@ -1,10 +1,10 @@
 """One loop for every objective: accumulate, update, average.
 
-The step takes a loss as a function, so it knows no method. Work comes as
-micro-batches of one static shape with a leading axis; gradients are summed
-over the micro-batches of one optimizer step as (sum, weight) pairs and divided
-once, so any cut of a batch gives the same update. Metrics are pooled likewise:
-means as such pairs, maxima by the larger.
+The step takes the loss as a function and is independent of the method. Work
+comes as micro-batches of one static shape with a leading axis; gradients are
+summed over the micro-batches of one optimizer step as (sum, weight) pairs and
+divided once, so any split of a batch gives the same update. Metrics are pooled
+likewise: means as such pairs, maxima by maximum.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ Prepare = Callable[[Params, Any, Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Combine:
-  """One gradient of those of K losses.
+  """Combines the gradients of K losses into one.
 
-  A loss with K gradients returns a Mean whose total is [K], or longer: what
-  follows the first K are terms that are added as they are.
+  A loss with K gradients returns a Mean whose total has at least K entries;
+  entries after the first K are added with weight 1.
 
   Attributes:
     weigh: (inner products [K, K], last weights [K], computations so far) ->
       weights [K].
     size: K.
-    every: optimizer steps between computations; in the others the losses are
-      weighed as before, and there is one backward pass.
+    every: optimizer steps between computations; other steps reuse the weights
+      and need one backward pass.
   """
 
   weigh: Callable[[Array, Array, Array], Array]
@@ -56,7 +56,7 @@ def value_and_grad(
   frozen: Any,
   weights: Array | None = None,
 ):
-  """((sum, weight), metrics), gradient of the sum; of [K] sums, weighed."""
+  """((sum, weight), metrics), gradient of the (weighted) sum."""
 
   def total(p):
     loss, metrics = loss_fn(p, micro, frozen)
@@ -68,7 +68,7 @@ def value_and_grad(
 
 
 def values_and_grads(loss_fn: LossFn, params: Params, micro: Any, frozen: Any):
-  """The same for [K] sums, whose gradients have a leading axis K.
+  """`value_and_grad` for [K] sums; gradients have a leading axis K.
 
   The network is evaluated once; the backward passes follow one another.
   """
@@ -96,7 +96,7 @@ def accumulate(
     params: differentiated.
     micros: pytree of arrays [N, ...], N micro-batches.
     frozen: anything else the loss reads.
-    evaluate: `value_and_grad`, or what takes its place.
+    evaluate: `value_and_grad` or a replacement.
 
   Returns:
     (loss Mean, metrics, grads).
@@ -132,12 +132,12 @@ def accumulate_apart(
   """`accumulate` for a loss with K gradients: (loss, metrics, grads, weights).
 
   Args:
-    combine: weighs the gradients.
+    combine: how to weight the gradients.
     loss_fn: see `Combine`.
-    params: at which gradients are taken.
+    params: differentiated.
     micros: pytree of arrays [N, ...].
     frozen: anything else the loss reads.
-    mixture: weights of the step before.
+    mixture: weights of the previous step.
     updates: int32, optimizer steps so far.
   """
   terms = lambda loss: jnp.ones(loss.total.shape[0] - combine.size)

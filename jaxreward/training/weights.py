@@ -32,7 +32,7 @@ def _named(tree: Params) -> dict[str, Any]:
 
 
 def _stored(name: str, leaf: Any, dtype: np.dtype | None) -> np.ndarray:
-  """The leaf as it is written: floats in `dtype`, the rest as they are."""
+  """The leaf as stored: floats in `dtype`, others unchanged."""
   array = np.asarray(leaf)
   if dtype is None or not jax.numpy.issubdtype(array.dtype, np.floating):
     return np.asarray(array, order="C")
@@ -46,15 +46,15 @@ def _stored(name: str, leaf: Any, dtype: np.dtype | None) -> np.ndarray:
 def save_params(
   path: os.PathLike[str] | str, tree: Params, *, dtype: Any = None
 ) -> None:
-  """Writes a tree of arrays whole or not at all.
+  """Writes a tree of arrays atomically.
 
   Args:
-    path: the file; an older one is replaced in one step.
+    path: the file; an existing one is replaced atomically.
     tree: nested dict of arrays.
     dtype: storage type of floating leaves, such as "bfloat16" or "float16".
 
   Raises:
-    UserError: no room, no permission, or a value `dtype` cannot hold.
+    UserError: no space, no permission, or a value `dtype` cannot hold.
   """
   dtype = None if dtype is None else jax.numpy.dtype(dtype)
   arrays = {n: _stored(n, leaf, dtype) for n, leaf in _named(tree).items()}
@@ -71,14 +71,14 @@ def load_params(
     path: a file of `save_params`.
     like: tree of arrays or `jax.ShapeDtypeStruct`; gives the structure, the
       shapes and the types, and the shardings where its leaves have one.
-    fresh: the part of the tree that the file may lack, as arrays.
+    fresh: initial values of leaves that the file may lack.
 
   Returns:
     The tree; leaves are NumPy arrays where `like` has no sharding.
 
   Raises:
-    UserError: no such file, no safetensors, or missing, unexpected or
-      wrongly shaped tensors, by name, or one with a value that is not finite.
+    UserError: no such file, not safetensors, or missing, unexpected, wrongly
+      shaped or non-finite tensors, by name.
   """
   drawn, read = _named({} if fresh is None else fresh), _read(path)
   if untaught := sorted(drawn.keys() - read.keys()):

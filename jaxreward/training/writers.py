@@ -20,14 +20,14 @@ from jaxreward.training.events import EventFile
 
 METRICS_FILE = "metrics.jsonl"
 TIMINGS_FILE = "timings.jsonl"
-# What every row has by itself, so that no metric may be called after it.
+# Fields of every row; no metric may have these names.
 RESERVED = ("job", "step", "nonfinite")
 
 Row = dict[str, Any]
 
 
 def _lines(path: os.PathLike[str] | str) -> list[bytes]:
-  """Whole lines of a file; what a killed process left half-written is not."""
+  """Complete lines of a file; a half-written last line is dropped."""
   path = epath.Path(path)
   if not path.exists():
     return []
@@ -50,10 +50,10 @@ def _parse(path: os.PathLike[str] | str, number: int, line: bytes) -> Row:
 def read_rows(
   path: os.PathLike[str] | str, job: str | None = None
 ) -> list[Row]:
-  """Rows of a JSON-lines file, of one job or all; a torn last line is left.
+  """Rows of a JSON-lines file, of one job or all, without a torn last line.
 
   Raises:
-    UserError: a line that is no object, by file and line number.
+    UserError: a line that is not an object, by file and line number.
   """
   lines = _lines(path)
   rows = [_parse(path, i + 1, line) for i, line in enumerate(lines) if line]
@@ -63,13 +63,13 @@ def read_rows(
 def truncate_rows(
   path: os.PathLike[str] | str, job: str, step: int, order: Sequence[str] = ()
 ) -> None:
-  """Drops what a resumed job will write again, in one atomic replacement.
+  """Drops rows that a resumed job will write again, atomically.
 
   Args:
-    path: the JSON-lines file; absent is empty.
-    job: rows of this job past `step` go.
-    step: the last step that the checkpoint holds.
-    order: jobs of the run in order; rows of those after `job` go too.
+    path: the JSON-lines file; may be absent.
+    job: its rows after `step` are dropped.
+    step: the step of the checkpoint.
+    order: jobs of the run in order; rows of those after `job` are dropped too.
   """
   later = set(order[order.index(job) + 1 :]) if job in order else set()
   lines = _lines(path)
@@ -86,7 +86,7 @@ def truncate_rows(
 
 
 class _Lines:
-  """Appends whole lines and syncs each to disk, or a bucket now and then."""
+  """Appends lines, each synced to disk (to a bucket from time to time)."""
 
   def __init__(self, path: epath.Path):
     self.path = path
@@ -122,7 +122,7 @@ class _Lines:
 
 
 def _scalar(name: str, value: Any) -> bool | int | float | str | None:
-  """A plain scalar; None for what is not finite."""
+  """A plain scalar; None if not finite."""
   if isinstance(value, str):
     return value
   array = np.asarray(value)
@@ -174,7 +174,7 @@ class MetricsWriter:
     self._files: dict[str, _Lines] = {}
 
   def truncate(self, step: int) -> None:
-    """Forgets what comes after `step`, before a resumed job writes again."""
+    """Drops rows after `step`, before a resumed job writes again."""
     self.close()
     self._purge_step = step + 1
     if self._active:
@@ -219,7 +219,7 @@ class MetricsWriter:
       self._tensorboard = False
 
   def publish(self) -> None:
-    """Has all rows where a later process finds them; before a checkpoint."""
+    """Makes all rows visible to later processes; called before a checkpoint."""
     for file in self._files.values():
       file.publish()
     if self._events is not None:

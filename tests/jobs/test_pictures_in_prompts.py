@@ -138,7 +138,7 @@ def test_what_the_towers_make_is_what_the_policy_gets(made, weights):
   ids, mask, starts = qwen_prompts.tokenize_edit(
     reader, said, 64, [16], config.pad
   )
-  prepared = qwen_vision.Pictures(32 * 32, 8, 64, 10**6)
+  prepared = qwen_vision.ImageProcessor(32 * 32, 8, 64, 10**6)
   states, kept = qwen.encode_qwen_image_edit(
     config, vision, {"text": text, "vision": tower}, ids, mask,
     [prepared(batch.source)], starts=starts,

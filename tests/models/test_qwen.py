@@ -200,7 +200,7 @@ def test_prompts_of_qwen_image_edit_equal_the_pipelines(
   config, text = qwen.load(folder)
   vision, tower = qwen_vision.load(folder)
   limits = {"shortest_edge": 64, "longest_edge": 1600}
-  prepared = qwen_vision.pictures_of({"size": limits}, vision, 64 * 64)
+  prepared = qwen_vision.processor_of({"size": limits}, vision, 64 * 64)
   rng = np.random.default_rng(2)
   pixels = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
   (high, wide), last = prepared.sizes(*size)

@@ -154,7 +154,7 @@ def test_sizes_are_those_of_the_pipeline_and_the_processor():
   for height, width in rng.integers(20, 3000, (200, 2)).tolist():
     for area, limits in ((1024**2, FACTS[1:]), (384**2, (3136, 80_000))):
       wide, high, _ = module.calculate_dimensions(area, width / height)
-      made = qwen_vision.Pictures(area, 28, *limits)
+      made = qwen_vision.ImageProcessor(area, 28, *limits)
       if max(high, wide) > 200 * max(1, min(high, wide)):
         continue
       first, last = made.sizes(height, width)
@@ -178,7 +178,9 @@ def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
 
   rng = np.random.default_rng(1)
   pixels = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
-  prepared = qwen_vision.Pictures(area=64 * 64, factor=8, least=64, most=10**6)
+  prepared = qwen_vision.ImageProcessor(
+    area=64 * 64, factor=8, least=64, most=10**6
+  )
   (high, wide), _ = prepared.sizes(*size)
   every = [
     VaeImageProcessor(vae_scale_factor=16).resize(
@@ -200,19 +202,19 @@ def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
 def test_the_record_beside_the_weights_says_how_pictures_are_read():
   config = qwen_vision.SIZES["qwen2.5_vl_7b"]
   old = {"min_pixels": 10, "max_pixels": 20, "image_mean": [0, 0, 0]}
-  found = qwen_vision.pictures_of(old, config, 99)
+  found = qwen_vision.processor_of(old, config, 99)
   assert (found.area, found.least, found.most) == (99, 10, 20)
   assert found.mean == (0, 0, 0) and found.factor == 28
   new = {"size": {"shortest_edge": 30, "longest_edge": 40}}
-  found = qwen_vision.pictures_of(new, config)
+  found = qwen_vision.processor_of(new, config)
   assert (found.least, found.most) == (30, 40)
-  plain = qwen_vision.pictures_of({}, config)
-  assert plain == qwen_vision.Pictures()
+  plain = qwen_vision.processor_of({}, config)
+  assert plain == qwen_vision.ImageProcessor()
 
 
 def test_a_square_picture_of_the_pipeline_has_1369_tokens():
   config = qwen_vision.SIZES["qwen2.5_vl_7b"]
-  _, last = qwen_vision.Pictures(most=FACTS[2]).sizes(512, 512)
+  _, last = qwen_vision.ImageProcessor(most=FACTS[2]).sizes(512, 512)
   assert last == (1036, 1036) and math.prod(config.grid(*last)) == 1369
 
 
@@ -239,7 +241,7 @@ def test_every_parameter_has_a_rule_and_large_ones_are_split():
 @pytest.mark.parametrize("area", [100, 1024**2])
 def test_pictures_that_cannot_be_read_are_refused(area):
   with pytest.raises(UserError, match=f"area={area} pixels: it is too long"):
-    qwen_vision.Pictures(area).sizes(10, 9000)
+    qwen_vision.ImageProcessor(area).sizes(10, 9000)
 
 
 def test_weights_without_the_tower_are_refused(tmp_path):

@@ -161,7 +161,7 @@ def test_pictures_become_the_condition_of_the_public_pipeline(peers, tmp_path):
       for one in pixels
     ]  # fmt: skip
   want = peers.array(channels_last(torch.cat(want)))
-  found = jax.jit(video_vae.from_pictures, static_argnums=(0, 3))(
+  found = jax.jit(video_vae.from_images, static_argnums=(0, 3))(
     coder, params, pixels * 0.5 + 0.5, 3
   )
   assert found.shape == (2, 3, 2, 3, 8)

@@ -139,7 +139,7 @@ def test_several_pictures_are_edited_by_the_plus_form(
   start, area = whole.noise(1), 4 * whole.AREA
   place = still.folder / "text_encoder"
   (language, text), (vision, tower) = qwen.load(place), qwen_vision.load(place)
-  prepared = qwen_vision.pictures_of(
+  prepared = qwen_vision.processor_of(
     {"size": whole.LIMITS, "patch_size": 4}, vision, area
   )
   rows = [pixels[None] / np.float32(255) for pixels in shown]

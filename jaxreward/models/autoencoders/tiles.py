@@ -1,7 +1,7 @@
 """Autoencoders on overlapping squares, one after the other, to bound memory.
 
 Each square fades into the next, as the tiled autoencoders of diffusers have it.
-Layers that look at a whole picture, such as attention, see a square alone, so
+Layers that look at a whole image, such as attention, see a square alone, so
 that the result is near what the whole gives, and not the same.
 """
 
@@ -48,15 +48,15 @@ def run(
   before: tuple[int, int],
   after: tuple[int, int],
 ) -> Float[Array, "*E H W D"]:
-  """A function of whole pictures on squares of them.
+  """A function of whole images on squares of them.
 
   Squares start every `tile - overlap` pixels; those at the right and lower
   edges are what is left. The overlap is faded, first downwards, then rightwards.
   No more than one square is in work at a time, in the gradient too.
 
   Args:
-    fn: pictures to pictures of another scale, for any side.
-    x: pictures, or videos with their frames before the height.
+    fn: images to images of another scale, for any side.
+    x: images, or videos with their frames before the height.
     before: tile and overlap in pixels of x; a tile of 0 is all of x.
     after: the same in pixels of the result.
   """

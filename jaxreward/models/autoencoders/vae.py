@@ -1,4 +1,4 @@
-"""The autoencoder between pictures and latents of SD3 and FLUX.
+"""The autoencoder between images and latents of SD3 and FLUX.
 
 A convolutional KL autoencoder (Rombach et al. 2022,
 https://arxiv.org/abs/2112.10752) with 16 latent channels at an eighth of the
@@ -141,7 +141,7 @@ class _Coder(_Part):
 
 
 class Encoder(_Coder):
-  """Pictures to the mean and log-variance of their latents."""
+  """Images to the mean and log-variance of their latents."""
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -156,7 +156,7 @@ class Encoder(_Coder):
 
 
 class Decoder(_Coder):
-  """Latents to pictures."""
+  """Latents to images."""
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -205,7 +205,7 @@ class AutoencoderKL(nn.Module):
     return self.decoder(z)
 
   def __call__(self, x: Array) -> Array:
-    """A picture there and back, by the mean of its posterior."""
+    """An image there and back, by the mean of its posterior."""
     return self.decode(self.encode(x)[..., : self.channels])
 
 

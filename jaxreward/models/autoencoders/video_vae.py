@@ -2,7 +2,7 @@
 
 Wan team 2025 (https://arxiv.org/abs/2503.20314). A frame of latents depends on
 frames up to its own: convolutions look back in time. The first frame stands
-alone, each further latent frame holds four frames of the video; a picture is a
+alone, each further latent frame holds four frames of the video; an image is a
 video of one frame. Latents are an eighth of the side, normalised per channel.
 That of TI2V sees squares of 2 x 2 pixels as one, hence a sixteenth of the side,
 and has skip connections around each scale: means on the way in, copies on the
@@ -532,31 +532,31 @@ def decode_by_frame(
   return jnp.concatenate([first, later], axis=1)
 
 
-def from_pictures(
+def from_images(
   coder: Autoencoder,
   params: Params,
-  pictures: Float[ArrayLike, "B H W 3"],
+  images: Float[ArrayLike, "B H W 3"],
   frames: int,
 ) -> Float[Array, "B f h w C"]:
   """What Wan's image-to-video networks read beside their latents.
 
   Channels are four of mask, 1 in the first frame of latents, then the latents
-  of a video that goes on in grey after the picture. The autoencoder takes one
-  picture at a time.
+  of a video that goes on in grey after the image. The autoencoder takes one
+  image at a time.
 
   Args:
     coder: a video autoencoder.
     params: of it.
-    pictures: in [0, 1].
+    images: in [0, 1].
     frames: f, of latents.
   """
 
-  def one(picture: Array) -> Array:
-    grey = jnp.full((4 * (frames - 1), *picture.shape), 0.5)
-    video = jnp.concatenate([picture[None], grey])
+  def one(image: Array) -> Array:
+    grey = jnp.full((4 * (frames - 1), *image.shape), 0.5)
+    video = jnp.concatenate([image[None], grey])
     return coder.encode(params, video[None])[0]
 
-  latents = jax.lax.map(one, jnp.asarray(pictures))
+  latents = jax.lax.map(one, jnp.asarray(images))
   mask = jnp.zeros((*latents.shape[:-1], 4)).at[:, 0].set(1.0)
   return jnp.concatenate([mask, latents], axis=-1)
 
@@ -643,7 +643,7 @@ def make_picture_autoencoder(
   remat: str = "none",
   dtype: str = "float32",
 ) -> Autoencoder:
-  """`make_autoencoder` on single pictures, as Qwen-Image uses it.
+  """`make_autoencoder` on single images, as Qwen-Image uses it.
 
   `encode` takes [B, H, W, 3] and gives [B, h, w, C] of the same scale.
   """

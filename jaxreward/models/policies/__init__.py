@@ -1,1 +1,1 @@
-"""Policies: networks that draw pictures and videos."""
+"""Policies: networks that draw images and videos."""

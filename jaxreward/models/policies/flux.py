@@ -2,7 +2,7 @@
 
 Black Forest Labs 2024 (dev, schnell) and 2025 (Kontext,
 https://arxiv.org/abs/2506.15742). Latents are those of the 16-channel
-autoencoder, read as 2 x 2 squares; places are rotary. A picture to edit
+autoencoder, read as 2 x 2 squares; places are rotary. An image to edit
 (Kontext) is given as latents beside the prompt: its squares follow those of the
 sample, one step further on the first rotary axis.
 """
@@ -69,7 +69,7 @@ class Flux(nn.Module):
     double: two-stream blocks.
     single: one-stream blocks.
     heads: attention heads.
-    axes: features of a head that each rotary axis (picture, row, column) turns;
+    axes: features of a head that each rotary axis (image, row, column) turns;
       together they are a head.
     channels: of the latents.
     text_width: features of the words.
@@ -112,7 +112,7 @@ class Flux(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words and pooled prompt to the network's width; a picture stays."""
+    """Words and pooled prompt to the network's width; an image stays."""
     return dict(
       prompts,
       words=self.text_in(prompts["words"]),
@@ -150,7 +150,7 @@ class Flux(nn.Module):
 
 
 def _places(text_tokens: int, sizes: list[tuple[int, int]]) -> np.ndarray:
-  """(picture, row, column) of every token, [N, 3]; words are all at 0."""
+  """(image, row, column) of every token, [N, 3]; words are all at 0."""
   grids = [
     np.indices((1, height // _PATCH, width // _PATCH)).reshape(3, -1).T
     + np.array([i, 0, 0])
@@ -240,11 +240,11 @@ def make_policy(
 
   `encode` takes {"words" [P, L, 4096], "pooled" [P, 768]}, the states of T5 and
   the pooled vector of CLIP, and for Kontext "picture" [P, H, W, 16], latents of
-  the picture to edit.
+  the image to edit.
 
   Args:
     size: one of `SIZES`.
-    latent_side: latent pixels per side, an eighth of the picture's.
+    latent_side: latent pixels per side, an eighth of the image's.
     words: L of the prompts that `init` sees; no parameter depends on it.
     guidance: scale of the distilled guidance; schnell does not read it.
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
@@ -252,7 +252,7 @@ def make_policy(
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
-    takes_source: whether prompts come with a picture to edit.
+    takes_source: whether prompts come with an image to edit.
     param_dtype: of the parameters that `init` draws.
 
   Raises:

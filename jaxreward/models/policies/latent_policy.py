@@ -53,7 +53,7 @@ def make(
 ) -> Policy:
   """The network's functions as a `Policy`.
 
-  Without an autoencoder a picture is the first three channels of the latents,
+  Without an autoencoder an image is the first three channels of the latents,
   around grey.
 
   Args:
@@ -64,7 +64,7 @@ def make(
     param_dtype: of the parameters that `init` draws.
     sharding_rules: of its parameters.
     layout: of its parameters.
-    pictures: shapes of what `encode` takes besides for one picture to start
+    pictures: shapes of what `encode` takes besides for one image to start
       from; None if it takes none.
     public_config: what diffusers reads beside them.
     public_fields: what a config of such parameters may say.

@@ -1,8 +1,8 @@
 """Qwen-Image: two-stream blocks throughout, prompts of a language model.
 
 Qwen team 2025 (https://arxiv.org/abs/2508.02324). Latents are read as 2 x 2
-squares; places are rotary and count from the middle of the picture, and words
-stand behind its edge on every axis. Pictures to edit (Qwen-Image-Edit) are given
+squares; places are rotary and count from the middle of the image, and words
+stand behind its edge on every axis. Images to edit (Qwen-Image-Edit) are given
 as latents beside the prompt, each one step further on the first axis. Guidance
 keeps the length of every token's velocity, as the public pipelines do.
 """
@@ -51,11 +51,11 @@ class QwenImage(nn.Module):
   Attributes:
     depth: joint blocks.
     heads: attention heads.
-    axes: features of a head that each rotary axis (picture, row, column) turns;
+    axes: features of a head that each rotary axis (image, row, column) turns;
       together they are a head.
     channels: of the latents.
     text_width: features of the words.
-    zero_cond_t: whether given pictures are always at time zero, as they are
+    zero_cond_t: whether given images are always at time zero, as they are
       clean; the flag of that name of `config.json`.
   """
 
@@ -87,7 +87,7 @@ class QwenImage(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words to the network's width; mask and pictures stay."""
+    """Words to the network's width; mask and images stay."""
     text = self.text_in(self.text_norm(prompts["words"]))
     return dict(prompts, words=text)
 
@@ -167,7 +167,7 @@ def _lengths(v: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:
 
 
 def _places(text_tokens: int, sizes: list[tuple[int, int]]) -> np.ndarray:
-  """(picture, row, column) of every token, [N, 3], rows from the middle."""
+  """(image, row, column) of every token, [N, 3], rows from the middle."""
   sides = [(h // _PATCH, w // _PATCH) for h, w in sizes]
   grids = []
   for i, (h, w) in enumerate(sides):
@@ -260,19 +260,19 @@ def make_policy(
 
   `encode` takes {"words" [P, L, 3584], "mask" bool [P, L]}, the last states of
   Qwen2.5-VL and which of them are words, and for the edit forms "picture"
-  [P, H, W, 16], latents of the picture to edit; or a tuple of several, each of
+  [P, H, W, 16], latents of the image to edit; or a tuple of several, each of
   its own size.
 
   Args:
     size: one of `SIZES`.
-    latent_side: latent pixels per side, an eighth of the picture's.
+    latent_side: latent pixels per side, an eighth of the image's.
     words: L of the prompts that `init` sees; no parameter depends on it.
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scan.
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
-    takes_source: whether prompts come with a picture to edit.
+    takes_source: whether prompts come with an image to edit.
     param_dtype: of the parameters that `init` draws.
 
   Raises:

@@ -8,7 +8,7 @@ and denoising steps follow.
 
 The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
 
-With `takes_source` it also reads the words of instructions and a picture to
+With `takes_source` it also reads the words of instructions and an image to
 start from, whose patches are further channels of the noisy ones; the weights of
 these begin at zero, so that a checkpoint without them draws what it drew.
 
@@ -332,7 +332,7 @@ def make_policy(
     unroll: blocks per turn of the scan over blocks; `depth` unrolls it fully,
       which compiles longer and runs faster on a CPU. Parameters are stacked
       either way.
-    takes_source: also reads instructions and a picture to start from.
+    takes_source: also reads instructions and an image to start from.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which no word is read but the count, the colour and the shape.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.

@@ -268,7 +268,7 @@ def make_policy(
 
   Args:
     size: one of `SIZES`.
-    latent_side: latent pixels per side, an eighth of the picture's.
+    latent_side: latent pixels per side, an eighth of the image's.
     words: L of the prompts that `init` sees; no parameter depends on it.
     remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
     unroll: blocks per turn of the scans.

@@ -1,7 +1,7 @@
 """Wan 2.x: video transformer with rotary places in time, height and width.
 
 Wan team 2025 (https://arxiv.org/abs/2503.20314). Latents are videos [F, H, W,
-C] of the causal video autoencoder; pictures are videos of one frame. Prompts
+C] of the causal video autoencoder; images are videos of one frame. Prompts
 are the states of umT5, padded with zeros. For image-to-video, latents of the
 first frame with its mask come as further channels, and Wan 2.1 also attends to
 the states of a CLIP vision tower, those that enter its last layer.
@@ -219,7 +219,7 @@ class Wan(nn.Module):
   def encode(self, prompts: Cond) -> Cond:
     """Words and vision to the network's width; the first frame stays.
 
-    The empty prompt comes without a picture.
+    The empty prompt comes without an image.
     """
     cond = dict(prompts, words=self.words(prompts["words"]))
     if "vision" in prompts:
@@ -368,7 +368,7 @@ def make_policy(
 
   `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "picture"
   [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame
-  (`video_vae.from_pictures`), and that of Wan 2.1 "vision" [P, 257, 1280]. With
+  (`video_vae.from_images`), and that of Wan 2.1 "vision" [P, 257, 1280]. With
   `takes_source` another size takes as "picture" [P, 1, H, W, C] the latents of
   the first frame.
 

@@ -3,7 +3,7 @@
 Bai et al. 2025, https://arxiv.org/abs/2502.13923; Wu et al. 2025 (Qwen-Image),
 https://arxiv.org/abs/2508.02324. A causal transformer with rotary places,
 grouped keys and a gated MLP. Its places have three axes, time, row and column:
-for texts they are one, and tokens of a picture (`qwen_vision`) stand in a grid.
+for texts they are one, and tokens of an image (`qwen_vision`) stand in a grid.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Qwen:
     theta: base of the rotary places.
     eps: of the norms.
     sections: features of half a head that each axis of places turns.
-    pad: id of the token that stands for one of a picture.
+    pad: id of the token that stands for one of an image.
   """
 
   width: int
@@ -162,9 +162,9 @@ class QwenText(nn.Module):
 def rope_places(
   length: int, starts: Sequence[int], grids: Sequence[tuple[int, int]]
 ) -> Int[np.ndarray, "{length} 3"]:
-  """(time, row, column) of tokens of which some are pictures'.
+  """(time, row, column) of tokens of which some are images'.
 
-  A picture is one moment; the words after it go on behind its longer side.
+  An image is one moment; the words after it go on behind its longer side.
 
   Args:
     length: tokens in all.
@@ -214,12 +214,12 @@ def encode_qwen_image_edit(
   params: Params,
   tokens: Int[ArrayLike, "B L"],
   mask: Bool[ArrayLike, "B L"],
-  pictures: Sequence[Float[ArrayLike, "B _ _ 3"]],
+  image_batches: Sequence[Float[ArrayLike, "B _ _ 3"]],
   *,
   starts: Sequence[int],
   dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-  """(states, mask) of pictures and words as Qwen-Image-Edit takes them.
+  """(states, mask) of images and words as Qwen-Image-Edit takes them.
 
   Args:
     config: geometry of the text tower.
@@ -227,9 +227,9 @@ def encode_qwen_image_edit(
     params: {"text", "vision"}.
     tokens: from `qwen_prompts.tokenize_edit`.
     mask: from the same.
-    pictures: those of every row, each of its own size, normalised by
-      `qwen_vision.Pictures`; looked at one by one.
-    starts: from `qwen_prompts.tokenize_edit`, one per picture.
+    image_batches: the images of every row, each of its own size, normalised by
+      `qwen_vision.ImageProcessor`; encoded one by one.
+    starts: from `qwen_prompts.tokenize_edit`, one per image.
     dtype: of the products.
   """
   net = qwen_vision.VisionTower(vision, dtype)
@@ -239,9 +239,9 @@ def encode_qwen_image_edit(
     return features[0]
 
   image_tokens = [
-    jax.lax.map(encode_image, jnp.asarray(images)) for images in pictures
+    jax.lax.map(encode_image, jnp.asarray(batch)) for batch in image_batches
   ]
-  grids = [vision.grid(*images.shape[1:3]) for images in pictures]
+  grids = [vision.grid(*batch.shape[1:3]) for batch in image_batches]
   states: Any = QwenText(config, dtype).apply(
     {"params": params["text"]}, tokens, image_tokens, tuple(starts), grids
   )

@@ -1,7 +1,7 @@
 """Prompts as Qwen-Image and its edit forms hand them to Qwen2.5-VL.
 
 Wu et al. 2025, https://arxiv.org/abs/2508.02324. The text stands in a template,
-and states of the part before it are cut. The edit forms set pictures before it:
+and states of the part before it are cut. The edit forms set images before it:
 Qwen-Image-Edit one, its Plus form (2509 and later) one or several, numbered.
 """
 
@@ -24,7 +24,7 @@ TEMPLATE = (
   "assistant\n"
 )
 TEMPLATE_TOKENS = 34
-# As many of _PAD as a picture has tokens stand for it.
+# As many of _PAD as an image has tokens stand for it.
 _PAD = "<|image_pad|>"
 _PICTURE = f"<|vision_start|>{_PAD}<|vision_end|>"
 PLUS_TEMPLATE = (
@@ -67,20 +67,20 @@ def tokenize_edit(
   *,
   numbered: bool = False,
 ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"], tuple[int, ...]]:
-  """(ids, mask, start of each picture) in the template of an edit form.
+  """(ids, mask, start of each image) in the template of an edit form.
 
   Args:
     tokens: transformers' tokenizer of the model.
     texts: the instructions.
-    length: most tokens of pictures and instruction; the part of the template
+    length: most tokens of images and instruction; the part of the template
       before them comes on top. A text that is too long is cut at the end.
-    counts: tokens of each picture.
+    counts: tokens of each image.
     pad: id that stands for each of them.
-    numbered: whether pictures are called "Picture 1: " and on, as in the Plus
+    numbered: whether images are called "Picture 1: " and on, as in the Plus
       form; else there is one, without a name.
 
   Raises:
-    UserError: the pictures leave no room for words.
+    UserError: the images leave no room for words.
   """
   name = "Picture {}: " if numbered else ""
   marks = "".join(name.format(i + 1) + _PICTURE for i in range(len(counts)))

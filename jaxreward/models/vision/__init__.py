@@ -1,1 +1,1 @@
-"""Networks that look at pictures: towers, scorers, detectors, distances."""
+"""Networks that look at images: towers, scorers, detectors, distances."""

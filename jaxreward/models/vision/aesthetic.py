@@ -1,4 +1,4 @@
-"""The linear head that scores how a picture looks, over CLIP features.
+"""The linear head that scores how an image looks, over CLIP features.
 
 https://github.com/christophschuhmann/improved-aesthetic-predictor: five linear
 layers without activations; what stood between them was dropout.

@@ -1,8 +1,8 @@
-"""BLIP: a text tower that looks at a picture, with the head of ImageReward.
+"""BLIP: a text tower that looks at an image, with the head of ImageReward.
 
 Li et al. 2022, https://arxiv.org/abs/2201.12086; Xu et al. 2023 (ImageReward),
 https://arxiv.org/abs/2304.05977. The text tower is a BERT, normalised after
-each sum, whose layers attend to the picture's patches too.
+each sum, whose layers attend to the image's patches too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Blip:
     vision: layers of the image tower.
     text: layers of the text tower.
     patch: side of a patch in pixels.
-    image: side of a picture in pixels.
+    image: side of an image in pixels.
     vocabulary: token ids.
     places: most tokens of a text.
   """
@@ -66,7 +66,7 @@ SHARDING_RULES: tower.Rules = (
 
 
 class VisionTower(nn.Module):
-  """Normalised pictures -> class token and patches after the last norm."""
+  """Normalised images -> class token and patches after the last norm."""
 
   config: Blip
   dtype: Any = jnp.float32
@@ -85,7 +85,7 @@ class VisionTower(nn.Module):
 
 
 class TextLayer(nn.Module):
-  """Words attend to words, then to the picture, then an MLP."""
+  """Words attend to words, then to the image, then an MLP."""
 
   size: Size
   dtype: Any = jnp.float32
@@ -108,7 +108,7 @@ class TextLayer(nn.Module):
 
 
 class TextTower(nn.Module):
-  """Token ids and a picture's patches -> hidden states."""
+  """Token ids and an image's patches -> hidden states."""
 
   config: Blip
   dtype: Any = jnp.float32
@@ -137,7 +137,7 @@ class TextTower(nn.Module):
 
 
 class BlipModel(nn.Module):
-  """Text states that have seen the picture."""
+  """Text states that have seen the image."""
 
   config: Blip
   dtype: Any = jnp.float32
@@ -149,7 +149,7 @@ class BlipModel(nn.Module):
     mask: Bool[ArrayLike, "B L"],
     images: Float[ArrayLike, "B H W 3"],
   ) -> Float[Array, "B L E"]:
-    """States [B, L, E] of texts, each beside its normalised picture."""
+    """States [B, L, E] of texts, each beside its normalised image."""
     image_states = VisionTower(self.config, self.dtype, name="vision")(images)
     return TextTower(self.config, self.dtype, name="text")(
       tokens, mask, image_states

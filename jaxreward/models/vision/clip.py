@@ -48,7 +48,7 @@ class Vision:
   Attributes:
     size: of its layers.
     patch: side of a patch in pixels.
-    image: side of a picture in pixels.
+    image: side of an image in pixels.
     projection: features of the shared space; 0 for a tower without projection.
   """
 
@@ -138,7 +138,7 @@ class TextTower(nn.Module):
 
 
 class VisionTower(nn.Module):
-  """Normalised pictures [B, H, W, 3] -> hidden states and their embedding."""
+  """Normalised images [B, H, W, 3] -> hidden states and their embedding."""
 
   config: Vision
   dtype: Any = jnp.float32
@@ -146,7 +146,7 @@ class VisionTower(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[ArrayLike, "B H W 3"]) -> dict[str, Array]:
-    """What the tower sees in pictures of its size.
+    """What the tower sees in images of its size.
 
     Returns:
       "states": [B, 1 + N, D] after the last norm, the class token first;
@@ -204,7 +204,7 @@ class ClipModel(nn.Module):
 
     Args:
       tokens: ids of texts.
-      images: normalised pictures.
+      images: normalised images.
       states: the image tower's states [B, 1 + N, D] in place of embeddings.
     """
     text = self.text(tokens)["embedding"]

@@ -37,7 +37,7 @@ class Dino:
   Attributes:
     size: of its layers.
     patch: side of a patch in pixels.
-    image: side of the pictures whose places were learned (version 2).
+    image: side of the images whose places were learned (version 2).
     registers: tokens that stand for no place.
     theta: base of the rotary places of version 3; 0 for learned ones.
   """
@@ -85,7 +85,7 @@ SHARDING_RULES: tower.Rules = (
 
 
 class DinoModel(nn.Module):
-  """Normalised pictures -> class token and patches."""
+  """Normalised images -> class token and patches."""
 
   config: Dino
   dtype: Any = jnp.float32

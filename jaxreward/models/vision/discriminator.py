@@ -1,4 +1,4 @@
-"""Tells pictures of a policy from reference pictures, whole and in places."""
+"""Tells images of a policy from reference images, whole and in places."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Logits of a picture and of its places, by convolutions of stride 2.
+  """Logits of an image and of its places, by convolutions of stride 2.
 
   Attributes:
     width: channels of the first layer; each of the next has twice as many.

@@ -1,4 +1,4 @@
-"""Towers as rewards use them: pictures and texts in, unit vectors out."""
+"""Towers as rewards use them: images and texts in, unit vectors out."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Encoder:
   """A tower, or a pair that meets in one space, as pure functions.
 
   Attributes:
-    images: (params, prepared pictures) -> features [B, E].
-    prepared: pictures [B, H, W, 3] in [0, 1] -> what `images` takes.
-    text: (params, tokens [P, L]) -> features [P, E]; None for pictures alone.
+    images: (params, prepared images) -> features [B, E].
+    prepared: images [B, H, W, 3] in [0, 1] -> what `images` takes.
+    text: (params, tokens [P, L]) -> features [P, E]; None for images alone.
     logits: (params, cosines) -> logits as the pair was trained with.
-    patches: (params, normalised pictures) -> features of places [B, N, E].
-    microbatch: pictures that go through the tower at once; 0 for all.
+    patches: (params, normalised images) -> features of places [B, N, E].
+    microbatch: images that go through the tower at once; 0 for all.
   """
 
   images: Callable[[Params, Any], Array]
@@ -83,9 +83,9 @@ def load(
     weights: folder, file or hub id; see `hub.resolve`.
     size: a name of `clip.SIZES`, for CLIP weights without a config.
     dtype: of parameters and products, "float32" or "bfloat16".
-    microbatch: pictures that go through the tower at once; 0 for all.
+    microbatch: images that go through the tower at once; 0 for all.
     texts: False leaves the text tower of CLIP out.
-    padded: CLIP takes whole pictures on black in place of their middle.
+    padded: CLIP takes whole images on black in place of their middle.
     read: False gives shapes in place of the parameters of a pair.
 
   Raises:
@@ -144,7 +144,7 @@ def _load_clip(
   else:
     config = clip_layouts.describe(weights, size)[0]
     params = clip_layouts.shapes(config, dtype)
-  # Pictures and texts are treated as the library does that saved the weights.
+  # Images and texts are treated as the library does that saved the weights.
   is_open_clip = clip_layouts.describe(weights, size)[1] == "open_clip"
   if config.vision is None or (texts and config.text is None):
     raise UserError(f"{weights} lacks a tower of CLIP that is needed")
@@ -290,13 +290,13 @@ def image_features(
   *,
   places: bool = False,
 ) -> tuple[Array, Bool[Array, "*B"]]:
-  """Unit features of pictures in [0, 1], and which pictures are finite.
+  """Unit features of images in [0, 1], and which images are finite.
 
   Args:
     encoder: the tower.
     params: of it.
     images: in [0, 1].
-    places: features of every place [*B, N, E] in place of the pictures'.
+    places: features of every place [*B, N, E] in place of the images'.
   """
   tower = encoder.patches if places else encoder.images
   if tower is None:

@@ -114,7 +114,7 @@ def _norm(ours: str, public: str) -> tuple[Rule, ...]:
 
 
 def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
-  """Table of public names; `side` is that of the pictures in pixels."""
+  """Table of public names; `side` is that of the images in pixels."""
   grid, width = side // 16, net.widths[-1]
   # Public features are flattened channel by channel, ours place by place.
   dense_form = Form(

@@ -1,4 +1,4 @@
-"""OWL-ViT: finds what a text names in a picture.
+"""OWL-ViT: finds what a text names in an image.
 
 Minderer et al. 2022, https://arxiv.org/abs/2205.06230. A CLIP whose every
 patch gives one box, and logits for any number of texts.
@@ -53,7 +53,7 @@ def box_bias(grid: int) -> Float[np.ndarray, "N 4"]:
 
 
 class OwlVit(nn.Module):
-  """Normalised pictures and texts -> boxes and logits."""
+  """Normalised images and texts -> boxes and logits."""
 
   config: Clip
   dtype: Any = jnp.float32
@@ -65,7 +65,7 @@ class OwlVit(nn.Module):
     """(boxes as centre x, centre y, width, height in [0, 1]; logits of texts).
 
     Args:
-      tokens: ids of Q texts for each picture.
+      tokens: ids of Q texts for each image.
       images: normalised.
     """
     c, dtype = self.config, self.dtype

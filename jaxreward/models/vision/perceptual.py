@@ -53,7 +53,7 @@ def _conv(number: int, features: int, kernel=3, stride=1, pad=1) -> nn.Conv:
 
 
 class VggStages(nn.Module):
-  """Features after each of the five stages, from normalised pictures."""
+  """Features after each of the five stages, from normalised images."""
 
   blurred: bool = False
 
@@ -97,7 +97,7 @@ def blur_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 
 
 class Lpips(nn.Module):
-  """Distance of pictures in [0, 1], [B]; 0 for equal ones."""
+  """Distance of images in [0, 1], [B]; 0 for equal ones."""
 
   net: str = "vgg"
 
@@ -125,7 +125,7 @@ def _unit(x: Array) -> Array:
 
 
 class Dists(nn.Module):
-  """Distance in structure and texture of pictures in [0, 1], [B]."""
+  """Distance in structure and texture of images in [0, 1], [B]."""
 
   @nn.compact
   def __call__(

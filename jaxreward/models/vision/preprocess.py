@@ -1,6 +1,6 @@
-"""From pictures in [0, 1] to what a tower was trained on, inside jit.
+"""From images in [0, 1] to what a tower was trained on, inside jit.
 
-Towers were trained on pictures of eight bits that Pillow had resized, so
+Towers were trained on images of eight bits that Pillow had resized, so
 values are rounded to eight bits where Pillow rounds them; the gradient passes
 through the rounding as if it were not there.
 """
@@ -28,7 +28,7 @@ _METHODS = {2: "linear", 3: "cubic"}  # Pillow's numbers
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """How pictures become the input of a tower.
+  """How images become the input of a tower.
 
   Attributes:
     size: height and width of the result.
@@ -37,7 +37,7 @@ class Preprocess:
     method: "cubic" or "linear", antialiased as Pillow does it.
     mean: per channel, taken off.
     std: per channel, divided by.
-    padded: resize the longer side to `size` and lay the whole picture on
+    padded: resize the longer side to `size` and lay the whole image on
       black, in place of cutting.
     levels: round to eight bits after resizing, as Pillow does; torchvision's
       resize of arrays does not.
@@ -57,7 +57,7 @@ class Preprocess:
   def __call__(
     self, images: Float[ArrayLike, "B H W 3"]
   ) -> Float[Array, "B h w 3"]:
-    """Resized, cut or padded, and normalised pictures."""
+    """Resized, cut or padded, and normalised images."""
     x = rounded(images)
     to = lambda size: resize(x, size, self.method, levels=self.levels)
     if self.padded:
@@ -80,7 +80,7 @@ def of_record(
   Args:
     record: the file.
     default: for what it leaves out. Where that pads, so do we: the file says
-      how transformers would treat pictures, which pads none.
+      how transformers would treat images, which pads none.
     of: where it lies, for errors.
 
   Raises:
@@ -133,7 +133,7 @@ def of_open_clip(
     of: where it lies, for errors.
 
   Raises:
-    UserError: another way to fit pictures, or a method, mean or deviation of
+    UserError: another way to fit images, or a method, mean or deviation of
       another form.
   """
   cfg = hub.field(record, "preprocess_cfg", dict, of=of, default={})
@@ -182,7 +182,7 @@ def read(weights: str, default: Preprocess) -> Preprocess:
   """What lies beside the weights as `preprocessor_config.json`, or default.
 
   Raises:
-    UserError: it makes pictures of another size than the default's; see
+    UserError: it makes images of another size than the default's; see
       `of_record`.
   """
   record = hub.read_config(weights, "preprocessor_config.json")
@@ -238,7 +238,7 @@ def shorter_to(edge: int, height: int, width: int) -> tuple[int, int]:
 def longer_to(
   size: tuple[int, int], height: int, width: int
 ) -> tuple[int, int]:
-  """The size of a picture that just fits into another, halves to even."""
+  """The size of an image that just fits into another, halves to even."""
   scale = min(size[0] / height, size[1] / width)
   return max(round(height * scale), 1), max(round(width * scale), 1)
 
@@ -256,7 +256,7 @@ def fitted(
 
 
 def _on_black(x: Array, size: tuple[int, int]) -> Array:
-  """The picture in the middle of black; an odd rest is larger at the end."""
+  """The image in the middle of black; an odd rest is larger at the end."""
   rests = [whole - side for whole, side in zip(size, x.shape[1:3], strict=True)]
   around = [(rest // 2, rest - rest // 2) for rest in rests]
   return jnp.pad(x, ((0, 0), *around, (0, 0)))

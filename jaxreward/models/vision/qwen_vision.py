@@ -1,8 +1,8 @@
-"""The vision tower of Qwen2.5-VL, and pictures as it takes them.
+"""The vision tower of Qwen2.5-VL, and images as it takes them.
 
 Bai et al. 2025, https://arxiv.org/abs/2502.13923. Most layers attend within
-square windows of the picture and a few over all of it; four neighbouring
-patches become one token of the language model. Pictures of a size share one
+square windows of the image and a few over all of it; four neighbouring
+patches become one token of the language model. Images of a size share one
 program: its tables of windows are made on the host, and windows that stand over
 the edge are filled up with places that nobody attends to.
 """
@@ -47,9 +47,9 @@ class Vision:
     out: features per token, those of the language model.
     patch: pixels per side of a patch.
     merge: patches per side of a token.
-    frames: equal pictures that a patch of a still picture holds.
+    frames: equal images that a patch of a still image holds.
     window: pixels per side of a window.
-    full: indices of the layers that attend over the whole picture.
+    full: indices of the layers that attend over the whole image.
     theta: base of the rotary places.
   """
 
@@ -66,7 +66,7 @@ class Vision:
   theta: float = 1e4
 
   def grid(self, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of tokens that a picture of this many pixels gives."""
+    """Rows and columns of tokens that an image of this many pixels gives."""
     side = self.patch * self.merge
     return height // side, width // side
 
@@ -144,9 +144,9 @@ class Layer(nn.Module):
 
 
 class VisionTower(nn.Module):
-  """Normalised pictures -> tokens of the language model, row by row.
+  """Normalised images -> tokens of the language model, row by row.
 
-  Sides of the pictures are multiples of `patch * merge`.
+  Sides of the images are multiples of `patch * merge`.
   """
 
   config: Vision
@@ -201,11 +201,11 @@ class VisionTower(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
-  """How pictures become the tower's input, as Qwen-Image-Edit's pipeline does.
+class ImageProcessor:
+  """How images become the tower's input, as Qwen-Image-Edit's pipeline does.
 
   Attributes:
-    area: pixels, about, to which a picture is resized first.
+    area: pixels, about, to which an image is resized first.
     factor: both sides are then brought to multiples of it.
     least: pixels after that, at least.
     most: pixels after that, at most.
@@ -226,7 +226,7 @@ class Pictures:
     """(height, width) after the pipeline's resize and after the processor's.
 
     Raises:
-      UserError: a picture that is too long, or an area too small for it.
+      UserError: an image that is too long, or an area too small for it.
     """
     ratio = width / height
     new_width = math.sqrt(self.area * ratio)
@@ -242,7 +242,7 @@ class Pictures:
   def __call__(
     self, images: Float[ArrayLike, "B H W 3"]
   ) -> Float[np.ndarray, "B h w 3"]:
-    """Pictures in [0, 1], of eight bits, resized and normalised on the host."""
+    """Images in [0, 1], of eight bits, resized and normalised on the host."""
     resized, final = self.sizes(*images.shape[1:3])
     filters = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
     rows = []
@@ -273,15 +273,15 @@ def smart_size(
   return fit(height), fit(width)
 
 
-def pictures_of(
+def processor_of(
   record: Mapping[str, Any], config: Vision, area: int = AREA
-) -> Pictures:
+) -> ImageProcessor:
   """What a `preprocessor_config.json` says; the defaults where it is silent.
 
   Raises:
-    UserError: it prepares pictures otherwise than `Pictures` does.
+    UserError: it prepares images otherwise than `ImageProcessor` does.
   """
-  plain = Pictures(area)
+  plain = ImageProcessor(area)
   steps = ("convert_rgb", "normalize", "rescale", "resize")
   known = fields.Fields(
     read=("image_mean", "image_std", "max_pixels", "min_pixels", "size"),
@@ -302,7 +302,7 @@ def pictures_of(
   )  # fmt: skip
   fields.check(record, known, of="preprocessor_config.json")
   size = record.get("size") or {}
-  return Pictures(
+  return ImageProcessor(
     area,
     config.patch * config.merge,
     record.get("min_pixels") or size.get("shortest_edge", plain.least),

@@ -30,7 +30,7 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^(?!blocks/).*kernel$", ("fsdp",)),
   (r"(^|/)(bias|embedding|position|place)$", ()),
 )
-_TIME = 0.02  # a picture is read as a sample at nearly no noise
+_TIME = 0.02  # an image is read as a sample at nearly no noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def make_trunk(
   """The trunk as pure functions.
 
   Args:
-    image_size: side of the square pictures in pixels.
+    image_size: side of the square images in pixels.
     patch: side of a patch; it divides `image_size`.
     width: features per token.
     depth: joint blocks.

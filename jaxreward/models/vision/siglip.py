@@ -3,8 +3,8 @@
 Zhai et al. 2023, https://arxiv.org/abs/2303.15343; Tschannen et al. 2025,
 https://arxiv.org/abs/2502.14786. The checkpoints of one resolution, which
 transformers calls "siglip" for both generations, and NaFlex, which it calls
-"siglip2": pictures of any shape as patches, padded to as many as fit, with the
-table of positions resized to each picture's grid.
+"siglip2": images of any shape as patches, padded to as many as fit, with the
+table of positions resized to each image's grid.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Siglip:
     vocabulary: token ids.
     length: positions; texts are always padded to them.
     patch: side of a patch in pixels.
-    image: side of a picture in pixels; of NaFlex, of one whose grid is as large
+    image: side of an image in pixels; of NaFlex, of one whose grid is as large
       as the table of positions.
-    flexible: NaFlex: pictures are `Patches` of any grid.
+    flexible: NaFlex: images are `Patches` of any grid.
   """
 
   text: Size
@@ -74,7 +74,7 @@ SIZES = {
 
 
 class Patches(NamedTuple):
-  """Pictures of any shape as NaFlex takes them, padded to N patches.
+  """Images of any shape as NaFlex takes them, padded to N patches.
 
   Attributes:
     pixels: normalised, [B, N, 3 * patch**2], row by row of the grid and each
@@ -119,7 +119,7 @@ def resizing(many: int, few: int) -> Float[np.ndarray, "{many} {few}"]:
 def cut(
   images: Float[ArrayLike, "B H W 3"], config: Siglip, most: int
 ) -> Patches:
-  """Normalised pictures whose sides are whole patches, padded to `most`."""
+  """Normalised images whose sides are whole patches, padded to `most`."""
   x, p = jnp.asarray(images), config.patch
   b, grid = x.shape[0], (x.shape[1] // p, x.shape[2] // p)
   x = x.reshape(b, grid[0], p, grid[1], p, 3).swapaxes(2, 3)
@@ -164,7 +164,7 @@ class TextTower(nn.Module):
 
 
 class VisionTower(nn.Module):
-  """Normalised pictures -> features gathered by an attention probe."""
+  """Normalised images -> features gathered by an attention probe."""
 
   config: Siglip
   dtype: Any = jnp.float32
