@@ -283,7 +283,7 @@ def check(config: ConfigDict) -> None:
       ' config.reward_model.backbone.name="scenes" alone; set it to false'
     )
   _optimizer(config)
-  kernels.chosen(config)
+  kernels.implementation(config)
   labels, prefix = shape((2,), jnp.float32), "config.train_reward."
   if _by_rating(config):
     _check_ratings(config)

@@ -1,9 +1,8 @@
-"""Adapters that a run starts from: public files, or what `export` has written.
+"""Adapters that a run starts from: public files, or those of `export`.
 
-`init.adapter` is added to the weights of `init.checkpoint`, whatever the job;
-what is trained, the reference and the average then start from the sum.
-`lora.init` is where adapters that are trained start; the reference stays the
-policy without them.
+`init.adapter` is added to the weights of `init.checkpoint` in every job; trained
+parameters, reference and average then start from the sum. `lora.init` initialises
+the trained adapters; the reference stays the policy without them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ BASE, TRAINED = "init.adapter", "lora.init"
 
 
 def spec_of(config: ConfigDict, field: str) -> str:
-  """What a config names there; empty for nothing."""
+  """The spec in a field of the config; empty if unset."""
   section, _, name = field.partition(".")
   return config[section].get(name, "") if section in config else ""
 
@@ -33,8 +32,8 @@ def check(config: ConfigDict, policy: Policy) -> None:
   """Reads the adapters that the config names, before anything is built.
 
   Raises:
-    UserError: what one of them is, where it is no adapter of this policy, or
-      one that is trained where none are.
+    UserError: a file that is not an adapter of this policy, or `lora.init`
+      without trained adapters.
   """
   if spec_of(config, BASE):
     _read(config, policy, BASE)
@@ -48,8 +47,8 @@ def check(config: ConfigDict, policy: Policy) -> None:
   options = {k: config.lora[k] for k in ("rank", "alpha", "targets")}
   adapted = lora.adapt_policy(policy, **options)
   shapes = lora.split(jax.eval_shape(adapted.init, jax.random.key(0)))[1]
-  nothing = jax.tree.map(lambda x: np.broadcast_to(0.0, x.shape), shapes)
-  _padded(config, policy, nothing)
+  zeros = jax.tree.map(lambda x: np.broadcast_to(0.0, x.shape), shapes)
+  _padded(config, policy, zeros)
 
 
 def add(config: ConfigDict, policy: Policy, params: Params) -> Params:
@@ -107,7 +106,7 @@ def read(spec: str, policy: Policy) -> Params:
     As the second tree of `lora.split`, alpha its rank.
 
   Raises:
-    UserError: what the file is, where it is no adapter of this policy.
+    UserError: the file is not an adapter of this policy.
   """
   if not policy.layout or policy.public_config is None:
     raise UserError(
@@ -115,43 +114,43 @@ def read(spec: str, policy: Policy) -> Params:
       " FLUX, Qwen-Image and Wan"
     )
   like = jax.eval_shape(policy.init, jax.random.key(0))
-  kind = policy.public_config["_class_name"]
+  class_name = policy.public_config["_class_name"]
   if policy.parts is None:
-    return lora_read.read(spec, policy.layout, like, kind)
+    return lora_read.read(spec, policy.layout, like, class_name)
   return {
-    name: lora_read.read(of, policy.layout, like[name], kind)
+    name: lora_read.read(of, policy.layout, like[name], class_name)
     for name, of in _by_network(spec, policy.parts).items()
   }
 
 
 def _by_network(spec: str, parts: Mapping[str, str]) -> dict[str, str]:
-  """Which file is of which network."""
-  named = re.findall(r"(?:^|,)(\w+)=([^,]*)", spec)
-  if named:
-    for name, _ in named:
+  """The adapter file of each network."""
+  assignments = re.findall(r"(?:^|,)(\w+)=([^,]*)", spec)
+  if assignments:
+    for name, _ in assignments:
       if name not in parts:
         raise UserError(
           f"{shown(spec)}: there is no network {name}{nearest(name, parts)};"
           f" there are {', '.join(parts)}"
         )
-    return dict(named)
+    return dict(assignments)
   path = hub.resolve(spec)
-  found = {
+  folders = {
     name: f"{spec}:{folder}"
     for name, folder in parts.items()
     if (path / folder).is_dir()
   }
-  if not found:
+  if not folders:
     names = ",".join(f"{name}=FILE" for name in parts)
     raise UserError(
       f"{spec}: of which of the networks {', '.join(parts)} is it? Write"
       f" {names}, or name a folder that holds {' or '.join(parts.values())}"
     )
-  return found
+  return folders
 
 
 def calls(folders: Iterable[str]) -> list[str]:
-  """How diffusers loads what an export has written, for the log.
+  """Diffusers calls that load the exported files, for the log.
 
   Args:
     folders: below the export, "" for one network.

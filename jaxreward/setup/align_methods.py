@@ -1,4 +1,4 @@
-"""The methods that a config names: bound, and tried on shapes alone."""
+"""The methods that a config names: bound, and checked on shapes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from jaxreward.numerics import Mean
 from jaxreward.setup import checks, followers, kernels, offline, players
 from jaxreward.training import faults, optimizer, step, writers
 
-# Metrics of every run, which no term may be called after.
+# Metrics of every run; no regularizer may have their names.
 RESERVED = (
   *writers.RESERVED, *optimizer.METRICS, faults.PICTURES,
   "loss", "reward", "advantage_abs", "zero_variance_share", "window_start", "mixture",
   "log_prob_gap", "log_ratio_max", "stored_gap",
 )  # fmt: skip
-_GAP = "log_ratio_max"  # which an objective gives
+_GAP = "log_ratio_max"  # from the objective
 
 
 def _bind(config: ConfigDict, field: str, registry, **options):
@@ -42,43 +42,45 @@ def _bind(config: ConfigDict, field: str, registry, **options):
 
 def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
   """(the objective with its options, the name of its feed)."""
-  known = kernels.objectives(objectives.REGISTRY, config)
-  names = config.objective
+  registry = kernels.objectives(objectives.REGISTRY, config)
+  section = config.objective
   fn = config_lib.resolve_callable(
-    names.get("name"), known, field="objective.name"
+    section.get("name"), registry, field="objective.name"
   )
   also = _also(config)
-  known_feeds = {
+  feed_by_name = {
     name: followers.extended(config, feed)
     for name, feed in offline.offers(config).items()
   }
-  feed = feeds.match(fn, known_feeds, offline.where(config), also)
-  old = (
+  feed = feeds.match(fn, feed_by_name, offline.where(config), also)
+  old_options = (
     ("old_decay", "old_rate") if keeps_old(fn, feed_of(config, feed)) else ()
   )
-  given = lambda fn: (*asks(fn), *_prepared(fn))
-  objective = _bind(config, "objective", known, supplied=given, reserved=old)
+  array_names = lambda fn: (*asks(fn), *_prepared(fn))
+  objective = _bind(
+    config, "objective", registry, supplied=array_names, reserved=old_options
+  )
   return objective, feed
 
 
 def feed_of(config: ConfigDict, name: str) -> feeds.Feed:
-  """A feed by name, with what it offers of the config's references."""
+  """A feed by name, with the arrays of the config's references."""
   return followers.extended(config, feeds.FEEDS[name])
 
 
 def _also(config: ConfigDict) -> tuple[str, ...]:
-  """Arrays of rows that players and the advantage give beside the feed's."""
+  """Further arrays of rows, from players and the advantage."""
   advantage = bind_advantage(config)
   return (*players.gives(players.bind(config)), *advantage.gives)
 
 
 def bind_advantage(config: ConfigDict) -> advantages.Advantage:
   """The advantage that the config names."""
-  bound = _bind(
+  advantage = _bind(
     config, "advantage", kernels.advantages(advantages.REGISTRY, config),
     supplied=asks,
   )  # fmt: skip
-  return advantages.as_advantage(bound)
+  return advantages.as_advantage(advantage)
 
 
 def _prepared(fn: Callable[..., Any]) -> tuple[str, ...]:
@@ -94,8 +96,8 @@ def keeps_old(objective: Callable[..., Any], feed: feeds.Feed) -> bool:
 def bind_regularizers(
   config: ConfigDict, feed: str
 ) -> dict[str, tuple[Callable[..., Any], float]]:
-  """name -> (function with its options, weight); without those of weight 0."""
-  bound: dict[str, tuple[Callable[..., Any], float]] = {}
+  """name -> (function with its options, weight); zero weights are dropped."""
+  terms: dict[str, tuple[Callable[..., Any], float]] = {}
   for name, section in config.regularizers.items():
     field = f"regularizers.{name}"
     if not isinstance(section, ConfigDict):
@@ -108,8 +110,10 @@ def bind_regularizers(
       supplied=lambda fn: (*asks(fn), "sampler"), reserved=("weight",),
     )  # fmt: skip
     if "sampler" in inspect.signature(fn).parameters:
-      name_of = config.rollout.sampler.name
-      fn = functools.update_wrapper(functools.partial(fn, sampler=name_of), fn)
+      sampler_name = config.rollout.sampler.name
+      fn = functools.update_wrapper(
+        functools.partial(fn, sampler=sampler_name), fn
+      )
     if "/" in name:
       raise UserError(
         f'config.{field}: a term is a metric of its own, and names with "/" are'
@@ -128,22 +132,22 @@ def bind_regularizers(
       _also(config),
     )  # fmt: skip
     if weight > 0:
-      bound[name] = fn, float(weight)
-  return bound
+      terms[name] = fn, float(weight)
+  return terms
 
 
 def apart(config: ConfigDict, weights: Mapping[str, Any]) -> tuple[str, ...]:
-  """Names of the rewards whose gradients stay apart; empty for one gradient."""
+  """Names of the rewards with separate gradients; empty for a single one."""
   if config.composition.name != "separate":
     return ()
   return composition.apart(weights)
 
 
 def bind_combine(config: ConfigDict, size: int) -> step.Combine | None:
-  """What makes one gradient of those of `size` rewards, if they stay apart.
+  """The combiner of the gradients of `size` rewards; None for one gradient.
 
   Raises:
-    UserError: a combiner without such rewards, or they without it; an objective
+    UserError: a combiner without separate rewards, or the reverse; an objective
       that reads no advantage.
   """
   section = config.align.combine
@@ -206,7 +210,7 @@ def bind_combine(config: ConfigDict, size: int) -> step.Combine | None:
 
 
 def bind_methods(config: ConfigDict) -> dict[str, Any]:
-  """The methods that the config names, bound before any array is made."""
+  """Binds the methods of the config; no array is allocated."""
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(),
     total_steps=config.align.iterations * config.align.updates,
@@ -223,28 +227,28 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
 
 
 def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
-  """Lets every method look at its own options, before the first update.
+  """Lets every method check its own options, before the first update.
 
   Args:
     config: of the run.
     table: constants of its sampler's steps.
 
   Raises:
-    UserError: what a method says, or what it returns and should not.
+    UserError: a method's own message, or a wrong return value.
   """
   plain = config.copy_and_resolve_references()
   with plain.unlocked():
-    plain.kernels.implementation = "xla"  # kernels ask for more than options
+    plain.kernels.implementation = "xla"  # kernels have checks of their own
   objective, feed = bind_objective(plain)
   group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
   members = jax.ShapeDtypeStruct((2, 2), bool)
-  bound = bind_methods(plain)
+  methods = bind_methods(plain)
   names = tuple(config.rewards) or ("_",)
-  compose = lambda scores, mask: bound["compose"](
+  compose = lambda scores, mask: methods["compose"](
     scores,
     mask,
     dict.fromkeys(names, 1.0),
-    **named(bound["compose"], stds=scores, references=scores),
+    **named(methods["compose"], stds=scores, references=scores),
   )
   checks.validate_options(
     compose, dict.fromkeys(names, group), members, field="composition"
@@ -260,9 +264,9 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   for name, (fn, _) in bind_regularizers(plain, feed).items():
     _try_regularizer(name, fn, feed_of(config, feed), metrics)
   follows = keeps_old(objective, feed_of(config, feed))
-  known = {*metrics, *config.regularizers, *RESERVED}
-  followers.check(config, follows, known)
-  _try_advantage(config, bound["advantage"], feed_of(config, feed), table)
+  metric_names = {*metrics, *config.regularizers, *RESERVED}
+  followers.check(config, follows, metric_names)
+  _try_advantage(config, methods["advantage"], feed_of(config, feed), table)
   if feed_of(config, feed).needs_scores and (
     config.composition.name != "weighted_sum"
   ):
@@ -347,27 +351,28 @@ def _try_advantage(
       )
   steps = config.rollout.num_steps
   sizes = advantages.Sizes(2, 2, steps, lambda: np.arange(2))
-  every = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
+  per_step = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
 
   def credit(signal, mask, ids, table):
     offers = dict(
       signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
-      steps=table, key=jax.random.key(0), step_signal=every(signal),
-      step_mask=every(mask), step_values=every(signal)[..., :-1],
+      steps=table, key=jax.random.key(0), step_signal=per_step(signal),
+      step_mask=per_step(mask), step_values=per_step(signal)[..., :-1],
       unweighted={}, images=jnp.zeros((*signal.shape, 4, 4, 3)),
     )  # fmt: skip
     state = advantage.init(sizes)
     return state, advantages.credit(advantage, offers, state)
 
   shape = jax.ShapeDtypeStruct
-  state, (value, after) = checks.validate_options(
+  state, (value, next_state) = checks.validate_options(
     credit, shape((2, 2), jnp.float32), shape((2, 2), bool),
     shape((2,), jnp.uint32), table, field="advantage",
   )  # fmt: skip
-  described = [
-    jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, after)
+  specs = [
+    jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    for tree in (state, next_state)
   ]
-  if described[0] != described[1]:
+  if specs[0] != specs[1]:
     raise UserError(
       f'config.advantage.name="{name}": its update returns a state of other'
       " arrays, shapes or types than its init; they have to be the same"
@@ -381,7 +386,7 @@ def _try_advantage(
 
 
 def _kind(result: Any) -> str:
-  """What a method returned, in a few words."""
+  """Describes what a method returned."""
   if isinstance(result, tuple):
     return f"({', '.join(map(_kind, result))})"
   if isinstance(result, jax.ShapeDtypeStruct):

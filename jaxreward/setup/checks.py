@@ -1,7 +1,7 @@
-"""Values of a config that no type tells from wrong ones, before anything runs.
+"""Range checks that types cannot express, before any computation.
 
-What one method or one file needs is checked where it is bound or read; here
-is what would otherwise end a run in the middle, or in a traceback.
+Options of methods and contents of files are checked where they are bound or read;
+the checks here are for values that would stop a run later, or with a traceback.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MOMENTA = [
   for section in _OPTIMIZERS
   for name in ("b1", "b2", "momentum")
 ]
-# Fields of a section, by what they must be.
+# Fields per section, by their range.
 _COUNTS = {  # 1 or more
   "model": ("latent_side", "latent_height", "latent_width", "frames", "words"),
   "pretrain": ("steps", "batch_size"),
@@ -100,7 +100,7 @@ _SHARES = {
 } | dict.fromkeys(_OPTIMIZERS, ("final_scale",))
 
 
-# Counts that are multiplied: samples at once.
+# Counts whose product is the number of samples at once.
 _PRODUCTS = {
   "rollout": ("prompts", "group"),
   "eval": ("samples", "group"),
@@ -121,9 +121,9 @@ def check(config: ConfigDict) -> None:
   Raises:
     UserError: the field, its value and what it takes.
   """
-  for field, known in NAMES.items():
-    _check_name(field, _value(config, field), known)
-  for fields, is_right, wanted in (
+  for field, choices in NAMES.items():
+    _check_name(field, _value(config, field), choices)
+  for fields, is_right, expectation in (
     (SEEDS, _is_seed, "a whole number from 0 to 2**32 - 1"),
     (SCALES, _are_scales, "one finite number or more, as in 1.0,2.0"),
     (DECAYS, _is_decay, "at least 0 and less than 1"),
@@ -170,69 +170,71 @@ def check(config: ConfigDict) -> None:
     for field in fields:
       value = _value(config, field)
       if value is not None and not is_right(value):
-        raise UserError(f"config.{field}={shown(value)}: expected {wanted}")
+        raise UserError(
+          f"config.{field}={shown(value)}: expected {expectation}"
+        )
 
   for section, counts in _PRODUCTS.items():
     _check_product(config, [f"{section}.{name}" for name in counts])
 
 
 def _check_product(config: ConfigDict, fields: Sequence[str]) -> None:
-  """Refuses more samples at once than any machine holds."""
+  """Refuses more samples at once than fit on any machine."""
   values = [_value(config, field) for field in fields]
   if all(_is_count(v, 1) for v in values) and math.prod(values) > _MOST:
-    said = " times ".join(
+    factors = " times ".join(
       f"config.{f}={shown(v, 20)}" for f, v in zip(fields, values, strict=True)
     )
-    raise UserError(f"{said} are more than {_MOST:,} samples; lower them")
+    raise UserError(f"{factors} are more than {_MOST:,} samples; lower them")
 
 
-def _check_name(field: str, value: Any, known: Sequence[str]) -> None:
-  if value is not None and value not in known:
+def _check_name(field: str, value: Any, choices: Sequence[str]) -> None:
+  if value is not None and value not in choices:
     raise UserError(
-      f'config.{field}="{shown(value)}" is none of {", ".join(known)}'
-      f"{nearest(str(value), known)}"
+      f'config.{field}="{shown(value)}" is none of {", ".join(choices)}'
+      f"{nearest(str(value), choices)}"
     )
 
 
 def validate_options(
   fn: Callable[..., Any], *shapes: Any, field: str, prefix: str = "config."
 ) -> Any:
-  """Calls a function on shapes alone, so that it looks at its own options.
+  """Calls a function on shapes only, so that it checks its own options.
 
   Args:
     fn: a method with its options bound.
     *shapes: trees of `jax.ShapeDtypeStruct`; nothing is computed.
-    field: where the method stands, for errors that do not say it.
+    field: of the config, for errors that do not name it.
     prefix: of the function's own errors.
 
   Returns:
-    What it returns, as shapes.
+    Its return value, as shapes.
 
   Raises:
-    UserError: what the function says of its options; of a person's own, with
-      the line of its file.
+    UserError: the function's own message; for user code, with the line of its
+      file.
   """
   try:
     with user_code.blamed(f"config.{field}", host=False):
       return jax.eval_shape(fn, *shapes)
   except UserError as error:
     text = str(error)
-    if text.startswith("config."):  # it says the field by itself
+    if text.startswith("config."):  # it names the field itself
       raise
     raise UserError(f"{prefix}{text}") from error
 
 
 def is_finite(value: Any) -> bool:
-  """Whether a value is a number, no truth value, and finite."""
+  """Whether a value is a finite number, and not a bool."""
   if not isinstance(value, int | float) or isinstance(value, bool):
     return False
-  if isinstance(value, int):  # of any size, which no float has
+  if isinstance(value, int):  # may exceed the range of floats
     return abs(value) < 10**300
   return math.isfinite(value)
 
 
 def _value(config: ConfigDict, field: str) -> Any:
-  """The value at a dotted field; None where there is none."""
+  """The value of a dotted field; None if it does not exist."""
   value: Any = config
   for part in field.split("."):
     if not isinstance(value, ConfigDict) or part not in value:

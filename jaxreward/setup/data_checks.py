@@ -1,8 +1,8 @@
-"""What the files that a config names hold, looked at before anything is built.
+"""Checks the input files of a config before anything is built.
 
-Each job says which rows of pictures it will read; texts are read on the way to
-them. Networks, programs and weights come later: a picture that is damaged ends
-a run in its first seconds.
+Each job lists the image rows it will read; texts are read on the way. This comes
+before networks, programs and weights, so that a damaged image stops a run in its
+first seconds.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jaxreward.models.vision import encoders
 from jaxreward.rewards import references
 from jaxreward.setup import rewards as reward_setup
 
-# Of text encoders: the tokenizer of the one that reads most, how a prompt is
-# given to it, and what of the policy's places is not for its tokens.
+# Per text encoder: the tokenizer with the longest context, its prompt template,
+# and the policy's positions that are not for its tokens.
 _READS: dict[str, tuple[str, Callable[[str], str], int]] = {
   "sd3": ("tokenizer_3", str, 77),
   "flux": ("tokenizer_2", str, 0),
@@ -41,7 +41,7 @@ _PARTS = ("autoencoder", "text_encoder", "image_encoder")
 
 
 def of_prompts(config: ConfigDict, *splits: str | None) -> list[PictureRow]:
-  """Pictures of the prompts of some splits; None for all of a file's.
+  """Images of the prompts of some splits; None for all of a file's.
 
   Raises:
     UserError: see `setup.load_prompts`.
@@ -53,25 +53,25 @@ def of_prompts(config: ConfigDict, *splits: str | None) -> list[PictureRow]:
 
 
 def warn_of_long(config: ConfigDict, texts: Sequence[str]) -> None:
-  """Says once how many prompts the text encoder will not read to their end.
+  """Warns how many prompts are too long for the text encoder.
 
-  They are cut, as in the published pipelines. Not counted for encoders that
-  read a picture too, where the room for words depends on it.
+  They are truncated, as in the published pipelines. Not counted for encoders that
+  also read an image, whose size decides the room for text.
   """
   section = config.text_encoder
   prompts = setup.make_policy(config).prompts
   if section.name not in _READS or prompts is None:
     return
-  folder, given, other = _READS[section.name]
+  folder, template, other = _READS[section.name]
   if section.name == "sd3" and not section.get("with_t5", True):
     folder, other = "tokenizer", prompts["words"].shape[1] - 77
   most = prompts["words"].shape[1] - other
-  size = lambda text: len(given(text).encode()) + 2  # tokens at most
+  size = lambda text: len(template(text).encode()) + 2  # tokens at most
   long = [text for text in dict.fromkeys(texts) if size(text) > most]
   if not long:
     return
   tokens = encoders.pretrained(f"{section.weights}:{folder}")
-  ids = tokens([given(text) for text in long], verbose=False)["input_ids"]
+  ids = tokens([template(text) for text in long], verbose=False)["input_ids"]
   cut = [text for text, row in zip(long, ids, strict=True) if len(row) > most]
   if cut:
     logging.warning(
@@ -85,15 +85,15 @@ def warn_of_long(config: ConfigDict, texts: Sequence[str]) -> None:
 def require_weights(
   config: ConfigDict, spec: str = "", field: str = "init.checkpoint"
 ) -> None:
-  """Looks whether weights that lie in files are there; no hub is asked.
+  """Checks that local weight files exist, without a request to the hub.
 
   Args:
     config: of the run.
-    spec: of the policy's; empty for `init.checkpoint`.
-    field: where the spec stands.
+    spec: of the policy; empty for `init.checkpoint`.
+    field: of the spec.
 
   Raises:
-    UserError: the field, and the file or folder that is not there.
+    UserError: names the field and the missing file or folder.
   """
   if not spec:
     spec, field = config.init.checkpoint, "init.checkpoint"
@@ -118,7 +118,7 @@ def _require_place(spec: str, field: str) -> None:
 
 
 def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
-  """Reference pictures of all rewards; whether their weights are there.
+  """Reference images of all rewards; checks that their weights exist.
 
   Entries by prompt, such as facts, are read by `text_files`.
 
@@ -127,16 +127,16 @@ def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
     workdir: where a trained reward model may be.
 
   Raises:
-    UserError: the reward, and what is wrong with its files.
+    UserError: names the reward and the mistake in its files.
   """
   reward_setup.require_trained(config, workdir)
-  found: list[PictureRow] = []
+  rows: list[PictureRow] = []
   for field, entry in reward_setup.sections_of(config):
     try:
-      found += _of_reward(field, entry)
+      rows += _of_reward(field, entry)
     except UserError as error:
       raise UserError(f"config.{field}: {error}") from error
-  return found
+  return rows
 
 
 def _of_reward(field: str, entry: ConfigDict) -> list[PictureRow]:

@@ -1,4 +1,4 @@
-"""The references that a config names, and the arrays that a feed offers of them."""
+"""The references of a config, and the arrays that feeds offer of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
       the reference "old".
 
   Raises:
-    UserError: a rule that there is not, or options that it does not take.
+    UserError: an unknown rule or option.
   """
   rules: dict[str, Rule] = {}
   if follows:
@@ -49,8 +49,8 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
         f"config.{field}={section!r}: a reference is a section; name its rule in"
         f" config.{field}.rule ({', '.join(RULES)})"
       )
-    bound = config_lib.bind(section, RULES, field=field, key="rule")
-    rule = _call(f"config.{field}", bound)
+    make_rule = config_lib.bind(section, RULES, field=field, key="rule")
+    rule = _call(f"config.{field}", make_rule)
     if name == OLD and not follows:
       raise UserError(
         f"config.{field}.rule: config.objective.name="
@@ -63,13 +63,13 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
         " it a name of letters and digits"
       )
     if name == REFERENCE and section.rule == "fixed":
-      continue  # what the run began with is there anyway
+      continue  # the initial parameters are there anyway
     rules[name] = rule
   return rules
 
 
 def check(config: ConfigDict, follows: bool, metrics: Iterable[str]) -> None:
-  """Refuses rules that a run would refuse.
+  """Refuses rules that would fail during the run.
 
   Args:
     config: of the run.
@@ -88,9 +88,9 @@ def check(config: ConfigDict, follows: bool, metrics: Iterable[str]) -> None:
       )
 
 
-def _call(field: str, bound: Callable[..., Any]) -> Any:
+def _call(field: str, make_rule: Callable[..., Any]) -> Any:
   try:
-    return user_code.call(field, bound)
+    return user_code.call(field, make_rule)
   except UserError as error:
     if str(error).startswith("config."):
       raise

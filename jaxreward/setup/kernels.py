@@ -1,9 +1,9 @@
-"""Pallas kernels in the place of plain functions, where the config asks.
+"""Pallas kernels instead of plain functions, by the config.
 
 `config.kernels.implementation` is "xla" for plain operations, which XLA fuses
 by itself, "auto" for the kernel of the platform, or a form of
 `pallas_kernels.dispatch.IMPLEMENTATIONS`. A kernel takes the same arguments as
-the function whose place it takes, and gives the same numbers.
+the function it replaces, and returns the same numbers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pallas_kernels.sde_step import api as sde
 Registry = Mapping[str, Callable[..., Any]]
 
 
-def chosen(config: ConfigDict) -> str | None:
-  """The form of the kernels, None for plain operations.
+def implementation(config: ConfigDict) -> str | None:
+  """The implementation of the kernels, None for plain operations.
 
   Raises:
-    UserError: there is no such form.
+    UserError: an unknown implementation.
   """
   name = config.kernels.implementation
   dispatch.check(name, "config.kernels.")
@@ -37,7 +37,7 @@ def chosen(config: ConfigDict) -> str | None:
 
 def take_step(config: ConfigDict) -> sampler.TakeStep | None:
   """The fused step of a rollout."""
-  form = chosen(config)
+  form = implementation(config)
   if form is None:
     return None
   return functools.partial(sde.sde_step, implementation=form)
@@ -45,15 +45,15 @@ def take_step(config: ConfigDict) -> sampler.TakeStep | None:
 
 def replay(config: ConfigDict) -> log_prob.Replay | None:
   """The fused log-probability of a stored step."""
-  form = chosen(config)
+  form = implementation(config)
   if form is None:
     return None
   return functools.partial(sde.transition, implementation=form)
 
 
 def advantages(registry: Registry, config: ConfigDict) -> dict[str, Any]:
-  """The registry with the fused statistics of a group in their places."""
-  form = chosen(config)
+  """The registry with the fused group statistics."""
+  form = implementation(config)
   if form is None:
     return dict(registry)
 
@@ -72,8 +72,8 @@ def advantages(registry: Registry, config: ConfigDict) -> dict[str, Any]:
 
 
 def objectives(registry: Registry, config: ConfigDict) -> dict[str, Any]:
-  """The registry with the fused clipped loss in its place."""
-  form = chosen(config)
+  """The registry with the fused clipped loss."""
+  form = implementation(config)
   if form is None:
     return dict(registry)
 
@@ -88,7 +88,7 @@ def objectives(registry: Registry, config: ConfigDict) -> dict[str, Any]:
 
 def compositions(registry: Registry, config: ConfigDict) -> dict[str, Any]:
   """The registry with win rates that keep no [G, G] matrix in memory."""
-  form = chosen(config)
+  form = implementation(config)
   if form is None:
     return dict(registry)
   rate = functools.partial(pairwise.win_rate, implementation=form)

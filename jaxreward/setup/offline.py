@@ -1,9 +1,9 @@
-"""Rows of files in place of a rollout: a dataset, or preferences.
+"""Rows of files instead of a rollout: a dataset, or preferences.
 
 `config.data.dataset` gives images with captions and `config.data.preferences`
-pairs of them. Images become finished samples, as a rollout would have left
-them, in groups of one or two with the file's scores: feeds and objectives
-cannot tell the difference. Nothing is drawn and no reward is asked.
+pairs of them. Images become finished samples with the layout of a rollout's, in
+groups of one or two with the file's scores, so that feeds and objectives need no
+change. Nothing is sampled and no reward is evaluated.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ def origin(config: ConfigDict) -> str:
   Raises:
     UserError: the config names two files.
   """
-  given = [name for name in ORIGINS if config.data[name]]
-  if len(given) > 1:
+  origins = [name for name in ORIGINS if config.data[name]]
+  if len(origins) > 1:
     raise UserError(
       f"config.data.preferences={shown(config.data.preferences, 60)}:"
       f" config.data.dataset={shown(config.data.dataset, 60)} gives rows too;"
       " set one of them"
     )
-  return given[0] if given else "rollout"
+  return origins[0] if origins else "rollout"
 
 
 def group(config: ConfigDict) -> int:
-  """Samples of a prompt: of the rollout, or the images of a file's row."""
+  """Samples per prompt: of the rollout, or images per row of a file."""
   return _GROUP[origin(config)] or config.rollout.group
 
 
 def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
-  """The feeds that can make rows of the samples there are."""
+  """The feeds that can make rows from the samples of this origin."""
   every = feeds.FEEDS
   names = {
     "rollout": [name for name in every if name != "dataset"],
@@ -68,13 +68,13 @@ def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
 
 
 def is_drawn(config: ConfigDict) -> bool:
-  """Whether a task's name stands in place of a path: the task draws the rows."""
+  """Whether the path is the name of a task, which renders the rows itself."""
   name = origin(config)
   return name != "rollout" and config.data[name] in tasks.OWN
 
 
 def where(config: ConfigDict) -> str:
-  """The objective's field, with the origin of its rows, for errors."""
+  """The objective's field and the origin of its rows, for error messages."""
   start = "objective.name"
   name = origin(config)
   if name == "rollout":
@@ -86,18 +86,18 @@ def where(config: ConfigDict) -> str:
 
 def bind_density(config: ConfigDict) -> Callable[[Array], Array]:
   """Uniform draws -> the times at which samples are noised."""
-  bound = config_lib.bind(
+  density = config_lib.bind(
     config.align.density, times.DENSITIES, field="align.density", positional=1
   )
-  with user_code.blamed("config.align.density", bound, host=False):
+  with user_code.blamed("config.align.density", density, host=False):
     checks.validate_options(
-      bound, jax.ShapeDtypeStruct((2,), jnp.float32), field="align.density"
+      density, jax.ShapeDtypeStruct((2,), jnp.float32), field="align.density"
     )
-  return bound
+  return density
 
 
 def check(config: ConfigDict, policy: Policy) -> None:
-  """Refuses a config that files cannot serve, before any is read."""
+  """Refuses options that do not work on files, before any file is read."""
   name = origin(config)
   if name == "rollout":
     if config.data.caption_drop:
@@ -124,10 +124,10 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f" config.data.{name} have one score; use weighted_sum"
     )
   if policy.takes_source or videos.is_video(policy):
-    what = "start from pictures" if policy.takes_source else "make videos"
+    media = "start from pictures" if policy.takes_source else "make videos"
     raise UserError(
       f'{field}: its rows are images with words, and "{config.model.name}"'
-      f" {what.replace('start', 'starts').replace('make', 'makes')}; take a"
+      f" {media.replace('start', 'starts').replace('make', 'makes')}; take a"
       " policy of images from words"
     )
   side = setup.picture_side(policy)
@@ -143,44 +143,44 @@ def check(config: ConfigDict, policy: Policy) -> None:
 
 def _check_drawn(config: ConfigDict, field: str, side: tuple[int, int]) -> None:
   task = setup.make_task(config)
-  known = [name for name, t in tasks.TASKS.items() if t.draw is not None]
+  drawable = [name for name, t in tasks.TASKS.items() if t.draw is not None]
   if task.draw is None:
     raise UserError(
-      f"{field}: {known[0]} are drawn for prompts of the {known[0]} alone; name"
-      f' a file, or set config.data.source to "{known[0]}"'
+      f"{field}: {drawable[0]} are drawn for prompts of the {drawable[0]} alone; name"
+      f' a file, or set config.data.source to "{drawable[0]}"'
     )
   size = task.drawn_side
   if side != (size, size):
     raise UserError(
-      f"{field}: {known[0]} have {size} pixels a side, and the policy draws"
+      f"{field}: {drawable[0]} have {size} pixels a side, and the policy draws"
       f" {side[0]} x {side[1]}; name a file of images"
     )
 
 
 def records(config: ConfigDict) -> list[Record]:
-  """The rows of the file that are trained on; none of those that are drawn.
+  """The training rows of the file; empty if a task renders them.
 
-  With the grammar of the scenes those of held-out prompts are left out.
+  With the grammar of the scenes, rows of held-out prompts are skipped.
 
   Raises:
-    UserError: the file, its line, and what is wrong there.
+    UserError: names the file, its line and the mistake.
   """
   name = origin(config)
   if name == "rollout" or is_drawn(config):
     return []
-  read = {"dataset": rows.read_dataset, "preferences": rows.read_preferences}
+  readers = {"dataset": rows.read_dataset, "preferences": rows.read_preferences}
   field = f"config.data.{name}"
-  found = read[name](config.data[name], _parser(config), field)
-  trained = [r for r in found if r.prompt.split == "train"]
-  if len(trained) < len(found) and processes.is_first():
+  rows_of_file = readers[name](config.data[name], _parser(config), field)
+  trained = [r for r in rows_of_file if r.prompt.split == "train"]
+  if len(trained) < len(rows_of_file) and processes.is_first():
     logging.info(
       "%s: %d of %d rows are of prompts that are held out, and left out", field,
-      len(found) - len(trained), len(found),
+      len(rows_of_file) - len(trained), len(rows_of_file),
     )  # fmt: skip
   start = f"{field}={shown(config.data[name], 60)}"
   if not trained:
     raise UserError(
-      f"{start}: all {len(found)} rows are of prompts that are held out; give"
+      f"{start}: all {len(rows_of_file)} rows are of prompts that are held out; give"
       " rows of others"
     )
   if all(r.is_tie for r in trained):
@@ -197,17 +197,17 @@ def _file_task(config: ConfigDict) -> tasks.Task:
 
 
 def _parser(config: ConfigDict) -> Parse:
-  """Words -> the prompt, of those that the policy knows."""
-  kinds, task = setup.make_policy(config).kinds, _file_task(config)
+  """Text -> prompt; refuses categories that the policy does not know."""
+  categories, task = setup.make_policy(config).kinds, _file_task(config)
 
   def parse(text: str) -> Prompt:
     prompt = task.parse(text)
     category = task.categories[prompt.category]
-    if kinds and category not in kinds:
+    if categories and category not in categories:
       raise UserError(
         f'the prompt "{shown(text)}" is of the kind'
         f' "{category}", and the policy knows'
-        f" {', '.join(kinds)} alone"
+        f" {', '.join(categories)} alone"
       )
     return prompt
 
@@ -215,45 +215,45 @@ def _parser(config: ConfigDict) -> Parse:
 
 
 def checked(config: ConfigDict) -> tuple[list[PictureRow], list[str]]:
-  """(images of the rows, as they are checked; their captions)."""
-  found = records(config)
-  return rows.checked(found), [r.prompt.text for r in found]
+  """(images of the rows, for the image checks; their captions)."""
+  file_records = records(config)
+  return rows.checked(file_records), [r.prompt.text for r in file_records]
 
 
 def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
   """Rows of an iteration, a function of the seed and the iteration alone.
 
-  None where samples are drawn.
+  None for a rollout.
   """
   name = origin(config)
   if name == "rollout":
     return None
   if is_drawn(config):
-    read = _drawn(config, with_worse=name == "preferences")
+    read_rows = _drawn(config, with_worse=name == "preferences")
   else:
-    read = rows.batches(
+    read_rows = rows.batches(
       records(config), seed=config.seed, batch_size=config.rollout.prompts,
       side=setup.picture_side(setup.make_policy(config)),
       arrays=_file_task(config).rows,
     )  # fmt: skip
   share = config.data.caption_drop
   if not share:
-    return read
-  return lambda n: _without_captions(read(n), share, config.seed, n)
+    return read_rows
+  return lambda n: _without_captions(read_rows(n), share, config.seed, n)
 
 
 def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
-  """Images of prompts that the task draws, best first."""
+  """Images of prompts, rendered by the task, best first."""
   prompts, task = setup.prompt_batches(config), setup.make_task(config)
   assert task.draw
 
   def batch(n: int) -> RowBatch:
-    chosen = prompts(n)
+    batch_prompts = prompts(n)
     key = rng.stream_key(config.seed, "dataset", n)
-    images = np.asarray(task.draw(key, chosen, with_worse=with_worse))
+    images = np.asarray(task.draw(key, batch_prompts, with_worse=with_worse))
     scores = np.ones(images.shape[:2], np.float32)
     scores[:, 1:] = (images[:, 1:] == images[:, :1]).all((2, 3, 4))
-    return RowBatch(chosen, images, scores)
+    return RowBatch(batch_prompts, images, scores)
 
   return batch
 
@@ -261,15 +261,15 @@ def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
 def _without_captions(
   batch: RowBatch, share: float, seed: int, step: int
 ) -> RowBatch:
-  """The batch with a share of its captions empty."""
-  generator = np.random.default_rng([int(seed) % 2**63, step])
-  kept = generator.random(len(batch.scores)) >= share
+  """The batch with a share of its captions dropped."""
+  random = np.random.default_rng([int(seed) % 2**63, step])
+  has_caption = random.random(len(batch.scores)) >= share
   prompts = batch.prompts
 
   def keep(x: ArrayLike | None) -> np.ndarray | None:
     if x is None:
       return None
-    return np.asarray(x) * kept[:, None].astype(np.asarray(x).dtype)
+    return np.asarray(x) * has_caption[:, None].astype(np.asarray(x).dtype)
 
   prompts = dataclasses.replace(
     prompts, tokens=keep(prompts.tokens), text=keep(prompts.text)
@@ -289,7 +289,7 @@ def samples(
   plan: feeds.Plan,
   decoder: Params | None = None,
 ) -> Trajectory:
-  """Images as finished samples, one micro-batch encoded after the other.
+  """Images as finished samples, encoded one micro-batch at a time.
 
   Args:
     policy: the policy.
@@ -300,8 +300,8 @@ def samples(
   layout = setup.spread_rows(plan.layout)
   flat = rollout.from_groups(jnp.asarray(images), layout)
 
-  def encode(some: Array) -> Array:
-    return setup.to_latents(policy, some.astype(jnp.float32) / 255, decoder)
+  def encode(chunk: Array) -> Array:
+    return setup.to_latents(policy, chunk.astype(jnp.float32) / 255, decoder)
 
   latents = jax.lax.map(encode, rollout.to_chunks(flat, layout.chunks))
   latents = jnp.asarray(rollout.from_chunks(latents))

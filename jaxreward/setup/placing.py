@@ -1,4 +1,4 @@
-"""The mesh that a config names, and where arrays lie on it."""
+"""The mesh of a config, and the placement of arrays on it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shapes(tree: Any, rules, mesh: Mesh, params: Params | None = None) -> Any:
     tree: a training state, or parameters.
     rules: the architecture's table.
     mesh: where they will live.
-    params: what of the tree the rules speak of; all of it if None.
+    params: the part of the tree that the rules are for; all if None.
   """
   abstract = jax.eval_shape(lambda: tree)
   params = abstract if params is None else params
@@ -57,7 +57,7 @@ def shapes(tree: Any, rules, mesh: Mesh, params: Params | None = None) -> Any:
 
 
 def put(tree: Any, placed: Any) -> Any:
-  """A copy of the arrays where `shapes` says; donating it leaves them alone."""
+  """Copies arrays to the shardings of `shapes`; the copy may be donated."""
   copy = lambda x: jax.tree.map(lambda a: a + 0, x)
   places = jax.tree.map(lambda x: x.sharding, placed)
   return jax.jit(copy, out_shardings=places)(tree)
@@ -66,7 +66,7 @@ def put(tree: Any, placed: Any) -> Any:
 def parts_of(
   placed: state.TrainState, base: Params | None = None
 ) -> dict[str, Any]:
-  """The parts of a state by the names that people call them by."""
+  """The parts of a state by readable names."""
   return {
     "parameters": placed.params,
     "optimizer": placed.opt_state,
@@ -78,21 +78,21 @@ def parts_of(
 
 
 def log_placement(placed: state.TrainState, base: Params | None = None) -> None:
-  """Says which device holds which part of a state, and of its reference."""
+  """Logs which device holds which part of a state and its reference."""
   parts = parts_of(placed, base)
   logging.info("largest arrays:\n%s", sharding.describe(parts, limit=6))
 
 
 def batch_devices() -> int:
-  """Parts that the mesh in use cuts a batch into; 1 without a mesh."""
+  """Number of shards of a batch on the current mesh; 1 without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   return math.prod(mesh.shape.get(axis, 1) for axis in mesh_lib.BATCH_AXES)
 
 
 def spread_rows(tree: Any) -> Any:
-  """Cuts the first axis of every leaf over the mesh in use; call it in jit.
+  """Shards the first axis of every leaf over the current mesh; call it in jit.
 
-  What is computed row by row from these leaves is then cut alike.
+  Values computed row by row from these leaves are then sharded alike.
   """
   if batch_devices() == 1:
     return tree

@@ -16,10 +16,10 @@ from jaxreward.setup.task import make_task
 def load_prompts(config: ConfigDict, split: str | None) -> tuple[Prompt, ...]:
   """The prompts of `config.data` of one split; None for all of a file's.
 
-  Of a task's own prompts only those are taken that the policy knows.
+  Of a task's own prompts, categories that the policy does not know are skipped.
 
   Raises:
-    UserError: a prompt of one's own that the policy does not know.
+    UserError: a prompt of a file whose category the policy does not know.
   """
   policy, task, source = (
     make_policy(config),

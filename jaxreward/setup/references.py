@@ -1,4 +1,4 @@
-"""Scores of the policy where training began, for compositions that take them."""
+"""Scores of the initial policy, for compositions that read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxreward.rewards import Reward, score
 from jaxreward.setup import align_methods
 from jaxreward.types import Array, PromptBatch
 
-ITERATION = 2**31 - 1  # whose noise no iteration of a run has
+ITERATION = 2**31 - 1  # noise of its own, not that of any iteration
 
 
 def are_wanted(config: ConfigDict) -> bool:
@@ -23,11 +23,11 @@ def are_wanted(config: ConfigDict) -> bool:
 
 
 class References:
-  """Scores of a group of each prompt, from the policy where training began.
+  """Scores of a group of samples per prompt, from the initial policy.
 
-  They are drawn when a prompt is first met, and kept in memory: G numbers for
-  each prompt and reward. Draws belong to the prompt, so that a run that is resumed
-  draws the same ones again and nothing has to be saved.
+  Sampled when a prompt first occurs, and cached: G numbers per prompt and reward.
+  The noise depends on the prompt alone, so that a resumed run samples the same
+  group again and nothing has to be saved.
 
   Args:
     draw: P prompts -> images [P, G, H, W, C] of that policy.
@@ -40,12 +40,12 @@ class References:
     rewards: Mapping[str, Reward],
   ):
     self._draw, self._rewards = draw, rewards
-    self._known: dict[int, dict[str, np.ndarray]] = {}
+    self._cache: dict[int, dict[str, np.ndarray]] = {}
 
   def __call__(self, batch: PromptBatch) -> dict[str, np.ndarray]:
     """{name: float32 [P, G]}, NaN where a reward failed."""
     ids = [int(i) for i in processes.fetch(batch.ids)]
-    if not all(i in self._known for i in ids):
+    if not all(i in self._cache for i in ids):
       images = self._draw(batch)
       usable = jnp.isfinite(images).all((2, 3, 4))
       scores = processes.fetch({
@@ -53,6 +53,6 @@ class References:
         for name, value in score(self._rewards, images, batch)[0].items()
       })  # fmt: skip
       for p, i in enumerate(ids):
-        self._known[i] = {k: np.asarray(v[p]) for k, v in scores.items()}
-    names = self._known[ids[0]]
-    return {k: np.stack([self._known[i][k] for i in ids]) for k in names}
+        self._cache[i] = {k: np.asarray(v[p]) for k, v in scores.items()}
+    names = self._cache[ids[0]]
+    return {k: np.stack([self._cache[i][k] for i in ids]) for k in names}

@@ -1,8 +1,8 @@
-"""A person's own rewards and evaluators, tried before anything is built, loaded or trained.
+"""Tries user rewards and evaluators before anything is built or loaded.
 
-One that runs in jit is traced on shapes, which computes nothing. One that runs
-on the host is asked once, for two prompts and a group of pictures of noise:
-what always raises, or returns what are no scores, ends the run here.
+A function that runs in jit is traced on shapes, without computation. One that runs
+on the host is called once, with two prompts and a group of noise images: one that
+always raises, or does not return scores, ends the run here.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _PROMPTS = 2  # of which a reward may fail for one
 
 
 def run(config: ConfigDict) -> None:
-  """Tries every reward and evaluator that is no part of the package.
+  """Tries every reward and evaluator that is not part of the package.
 
-  Those that load something of their own are left out: loading is dear.
+  Those with a loader are skipped, as loading is expensive.
 
   Args:
-    config: of a job that asks rewards; call it before arrays are made, and in
-      every process.
+    config: of a job with rewards; call it before arrays are made, in every
+      process.
 
   Raises:
-    UserError: the reward, the line of its file, and what mends it.
+    UserError: names the reward, the line of its file, and the fix.
   """
   functions = {
     name: entry.fn
@@ -54,21 +54,21 @@ def run(config: ConfigDict) -> None:
 
 
 def probe(config: ConfigDict) -> tuple[np.ndarray, PromptBatch]:
-  """(pictures of noise [2, G, H, W, C], their prompts) as a run has them."""
+  """(noise images [2, G, H, W, C], prompts) with the shapes of the run."""
   policy = setup.make_policy(config)
-  chosen = setup.load_prompts(config, "train")[:_PROMPTS]
+  prompts = setup.load_prompts(config, "train")[:_PROMPTS]
   batch = setup.make_task(config).batch(
-    chosen, _PROMPTS, setup.picture_side(policy)
+    prompts, _PROMPTS, setup.picture_side(policy)
   )
   rows = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
   decoder = None
   if policy.decoder is not None:
     decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
   shape = jax.eval_shape(policy.to_pixels, rows, decoder).shape[1:]
-  drawn = np.random.default_rng(0).random(
+  images = np.random.default_rng(0).random(
     (_PROMPTS, config.rollout.group, *shape), np.float32
   )
-  return drawn, batch
+  return images, batch
 
 
 def validate_rewards(
@@ -77,7 +77,7 @@ def validate_rewards(
   prompts: PromptBatch,
   trained: tuple[str, ...] = (),
 ) -> None:
-  """Asks rewards once: in jit on shapes, on the host for these pictures.
+  """Calls rewards once: in jit on shapes, on the host with these images.
 
   Args:
     functions: bound, by the names of the config.
@@ -85,18 +85,20 @@ def validate_rewards(
     prompts: P prompts.
     trained: names of rewards that have to return one score.
   """
-  built = rewards.build(functions)
+  rewards_by_name = rewards.build(functions)
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (images, prompts)
   )
   names: set[str] = set()
-  for reward in built.values():
-    for _ in range(0 if reward.is_host else 2):  # the second sees what was kept
+  for reward in rewards_by_name.values():
+    for _ in range(
+      0 if reward.is_host else 2
+    ):  # the second call shows leaked tracers
       names |= set(_traced(reward, *shapes))
-  names |= set(rewards.host_scores(built, images, prompts))
+  names |= set(rewards.host_scores(rewards_by_name, images, prompts))
   for name in trained:
     several = sorted(k for k in names if k.startswith(f"{name}/"))
-    if name in built and name not in names:
+    if name in rewards_by_name and name not in names:
       raise UserError(
         f"config.rewards.{name}: the reward returned several scores"
         f" ({', '.join(several)}); one that is trained on returns one"
@@ -126,7 +128,7 @@ def try_numbers(
 
 
 def _traced(reward: rewards.Reward, images, prompts) -> Mapping[str, Any]:
-  """Shapes of the scores; a function of its own, so that nothing is cached."""
+  """Shapes of the scores, traced in a fresh function to avoid the jit cache."""
   inside = {reward.name: reward}
 
   def ask(images, prompts):
@@ -135,6 +137,6 @@ def _traced(reward: rewards.Reward, images, prompts) -> Mapping[str, Any]:
 
   program, scores = jax.make_jaxpr(ask, return_shape=True)(images, prompts)
   if any(isinstance(x, jax.core.Tracer) for x in program.consts):
-    kept = jax.errors.UnexpectedTracerError("kept")
-    raise UserError(f'reward "{reward.name}": {user_code.explain(kept)}')
+    error = jax.errors.UnexpectedTracerError("kept")
+    raise UserError(f'reward "{reward.name}": {user_code.explain(error)}')
   return scores

@@ -23,29 +23,29 @@ def make_schedule(config: ConfigDict) -> schedule.Schedule:
   """The sampling times that `config.rollout.schedule` and `.shift` describe.
 
   Raises:
-    UserError: values that make no sense, or too few steps somewhere.
+    UserError: invalid values, or too few steps in a section.
   """
-  bound = config_lib.bind(
+  make = config_lib.bind(
     config.rollout.schedule, schedule.REGISTRY, field="rollout.schedule",
     positional=2,
   )  # fmt: skip
   shape, shift = make_policy(config).latent_shape, config.rollout.shift
-  with user_code.blamed("config.rollout.schedule", bound, host=False):
+  with user_code.blamed("config.rollout.schedule", make, host=False):
     try:
-      made = bound(shift, shape)
+      sampling_schedule = make(shift, shape)
     except UserError as error:
       raise UserError(f"config.{error}") from error
   for section in ("rollout", "eval", "sample"):
     count = config[section].num_steps
     try:
-      with user_code.blamed("config.rollout.schedule", bound, host=False):
-        made.times(count)
+      with user_code.blamed("config.rollout.schedule", make, host=False):
+        sampling_schedule.times(count)
     except UserError as error:
       raise UserError(
         f"config.{section}.num_steps={count}, config.rollout.shift={shift:g}:"
         f" {error}"
       ) from error
-  return made
+  return sampling_schedule
 
 
 def make_steps(
@@ -54,7 +54,7 @@ def make_steps(
   """(times, noisy steps or None) -> constants, of `config.<section>.sampler`.
 
   Raises:
-    UserError: no such sampler, or options that it does not take.
+    UserError: an unknown sampler or option.
   """
   field = f"{section}.sampler"
   bound = config_lib.bind(

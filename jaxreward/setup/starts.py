@@ -1,4 +1,4 @@
-"""Where samples start: from noise, or from a prompt's picture partly noised."""
+"""Where samples start: from noise, or from a partly noised image."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Start:
   """A start of the sampler.
 
   Attributes:
-    of: field of the prompts that holds the picture; "" starts from noise.
-    strength: share of the steps that are taken.
+    of: field of the prompts that holds the image; "" starts from noise.
+    strength: share of the steps that are run.
   """
 
   of: str = ""
   strength: float = 1.0
 
   def skipped(self, steps: int) -> int:
-    """Steps of the schedule that are left out; at least one is taken."""
+    """Skipped steps of the schedule; at least one is run."""
     return steps - max(1, round(self.strength * steps))
 
 
@@ -37,14 +37,14 @@ def noise() -> Start:
 
 
 def picture(*, of: str = "source", strength: float = 0.6) -> Start:
-  """The last steps alone, from a picture of the prompt with noise mixed in.
+  """The last steps only, from a noised image of the prompt.
 
   SDEdit (Meng et al. 2022, https://arxiv.org/abs/2108.01073): of T steps the last
   round(strength T) are taken, from (1 - t) x + t noise at their first time t.
 
   Args:
-    of: "source", the picture to edit, or "target", the exact answer. Samples of
-      a prompt that has none are not finite, and masked.
+    of: "source", the image to edit, or "target", the exact answer. Samples of
+      a prompt without one are not finite, and masked.
     strength: above 0, below 1.
 
   Raises:
@@ -67,24 +67,24 @@ def make_start(config: ConfigDict, section: str) -> Start:
   """What `config.<section>.start` names; noise for sections without it.
 
   Raises:
-    UserError: no such start, or an option that it does not take.
+    UserError: an unknown start or option.
   """
   if "start" not in config[section]:
     return Start()
-  bound = config_lib.bind(
+  make = config_lib.bind(
     config[section].start, REGISTRY, field=f"{section}.start"
   )
   try:
-    return bound()
+    return make()
   except UserError as error:
     raise UserError(f"config.{section}.{error}") from error
 
 
 def check_start(config: ConfigDict, section: str, policy: Policy) -> None:
-  """Refuses a start from pictures where prompts hold none.
+  """Refuses a start from images where prompts have none.
 
   Raises:
-    UserError: what to take instead.
+    UserError: names the alternatives.
   """
   if make_start(config, section).of and not policy.takes_source:
     raise UserError(

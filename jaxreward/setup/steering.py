@@ -20,19 +20,19 @@ from jaxreward.types import Array, Policy, PromptBatch
 
 
 def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
-  """What `config.<section>.steering` names; None without.
+  """The method of `config.<section>.steering`; None for "none".
 
   Raises:
-    UserError: an option it does not take, no reward to steer by, or a sampler
-      without noise where some is needed.
+    UserError: an unknown option, no reward to steer by, or a deterministic
+      sampler where noise is needed.
   """
   options = config[section].steering
   if options.name == "none":
     return None
   field = f"{section}.steering"
-  bound = config_lib.bind(options, steering.REGISTRY, field=field)
+  make = config_lib.bind(options, steering.REGISTRY, field=field)
   try:
-    method = bound()
+    method = make()
   except UserError as error:
     raise UserError(f"config.{section}.{error}") from error
   if not any(r.get("weight", 1.0) for r in config.rewards.values()):
@@ -59,12 +59,14 @@ def score_of(
     rewards: by name.
     weights: name -> weight, of those to steer by.
   """
-  chosen = {name: rewards[name] for name, w in weights.items() if w != 0}
+  steering_rewards = {
+    name: rewards[name] for name, w in weights.items() if w != 0
+  }
 
   def total(images: Array, prompts: PromptBatch) -> Array:
-    scores, _ = score(chosen, images, prompts)
+    scores, _ = score(steering_rewards, images, prompts)
     scores, factors = mask_inapplicable(scores, weights, prompts.plain)
-    return jnp.stack([factors[k] * scores[k] for k in chosen]).sum(0)
+    return jnp.stack([factors[k] * scores[k] for k in steering_rewards]).sum(0)
 
   return total
 
@@ -91,7 +93,7 @@ def make_particles(
     prompts: P.
     group: G.
     rewards: all that are loaded; those of `config.rewards` steer.
-    seed: of everything that is drawn.
+    seed: of all random draws.
     stream: name of the sampler's stream of keys.
   """
   weights = {k: r.weight for k, r in rewards.items() if k in config.rewards}

@@ -1,7 +1,7 @@
-"""Entries by prompt that rewards name, looked at before anything is built.
+"""Checks the per-prompt files of rewards before anything is built.
 
-Facts, references and questions, and templates. Prompts, pairs, weights and
-pictures are looked at by `data_checks`.
+Facts, references, questions and templates. Prompts, pairs, weights and images are
+checked by `data_checks`.
 """
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ def check(config: ConfigDict) -> None:
   """Reads the text files that the rewards of a config will read.
 
   Raises:
-    UserError: what is wrong with one, or a file with entries by prompt that has
-      none for any of the prompts.
+    UserError: a mistake in a file, or a file without an entry for any prompt.
   """
   jobs = set(config.jobs if config.job == "pipeline" else (config.job,))
   if not jobs & SCORING:
     return
-  named: list[tuple[str, ByPrompt[Any]]] = []
+  files: list[tuple[str, ByPrompt[Any]]] = []
   for field, entry in reward_setup.sections_of(config):
     try:
-      named += [(field, entries) for entries in _entries(entry)]
+      files += [(field, entries) for entries in _entries(entry)]
     except UserError as error:
       raise UserError(f"config.{field}: {error}") from error
-  texts = _texts(config) if named else ()
-  for field, entries in named:
+  texts = _texts(config) if files else ()
+  for field, entries in files:
     try:
       _compare(texts, entries, _is_own(config.data.source))
     except UserError as error:
@@ -59,37 +58,37 @@ def _is_own(source: str) -> bool:
 
 
 def _texts(config: ConfigDict) -> Sequence[str]:
-  """The words of all prompts."""
+  """The texts of all prompts."""
   if _is_own(config.data.source):
     return [prompt.text for prompt in setup.load_prompts(config, None)]
   return [prompt.text for prompt in setup.make_task(config).prompts(None)]
 
 
 def _entries(entry: Any) -> list[ByPrompt[Any]]:
-  """Reads the files of one reward; of another's function nothing is known."""
+  """Reads the files of one reward of the package; none for user functions."""
   fn = reward_setup.registry().get(entry.get("fn"))
   loads = getattr(fn, "loads", None)
   names = inspect.signature(loads).parameters if loads else ()
-  given = {name: entry[name] for name in names if entry.get(name)}
+  options = {name: entry[name] for name in names if entry.get(name)}
   for name in TEMPLATES:
-    files = given.get(name, ())
+    files = options.get(name, ())
     for file in [files] if isinstance(files, str) else files:
       templates.text_of(file)
   return [
-    ByPrompt(read(given[name]), f"{name}={shown(given[name], 100)}")
-    for name, read in ENTRIES.items()
-    if name in given
+    ByPrompt(read_file(options[name]), f"{name}={shown(options[name], 100)}")
+    for name, read_file in ENTRIES.items()
+    if name in options
   ]
 
 
 def _compare(
   texts: Sequence[str], entries: ByPrompt[Any], is_own: bool
 ) -> None:
-  """Says how many prompts have no entry; refuses where none has one."""
+  """Warns of prompts without an entry; refuses a file without any."""
   entries.require_some(texts)
-  lacking = [text for text in texts if entries.wording(text) is None]
-  if lacking and is_own:
+  missing = [text for text in texts if entries.wording(text) is None]
+  if missing and is_own:
     logging.warning(
-      "%s, nor for %d others of %d", entries.lacks(lacking[0]),
-      len(lacking) - 1, len(texts),
+      "%s, nor for %d others of %d", entries.lacks(missing[0]),
+      len(missing) - 1, len(texts),
     )  # fmt: skip

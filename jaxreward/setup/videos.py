@@ -1,9 +1,9 @@
-"""Videos where jobs take pictures: strips of frames.
+"""Videos as images: strips of frames.
 
-Of a video, `config.video.frames` frames are kept, evenly from the first to the
-last, and laid side by side. The strip is what the panel measures and what the
-report shows; rewards see the frames of `config.video.scored`, one by one, but
-for those that declare `takes_frames`.
+`config.video.frames` frames of a video, evenly spaced from the first to the last,
+are laid side by side. The panel measures this strip and the report shows it;
+rewards see the frames of `config.video.scored`, one by one, unless they declare
+`takes_frames`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def to_strip(
 ) -> Float[Array, "*B H W2 C"]:
   """`count` frames, evenly from the first to the last, from left to right.
 
-  One frame alone is the middle one.
+  A single frame is the middle one.
   """
   total = jnp.shape(videos)[-4]
   last = total - 1
@@ -47,7 +47,7 @@ def to_strip(
 
 
 def as_strips(policy: Policy, config: ConfigDict) -> Policy:
-  """The policy with pixels as strips; one of pictures stays as it is."""
+  """The policy with pixels as strips; an image policy is unchanged."""
   if not is_video(policy):
     return policy
   count = config.video.frames
@@ -67,18 +67,17 @@ def frames_of(strips: ArrayLike, count: int) -> list[ArrayLike]:
 def stacked(
   strips: Float[ArrayLike, "*B H W C"], count: int
 ) -> Float[ArrayLike, "*B F H w C"]:
-  """The frames of strips as one array, of NumPy where the strips are."""
+  """The frames of strips as one array; NumPy stays NumPy."""
   *outer, height, width, channels = strips.shape
   frames = strips.reshape(*outer, height, count, width // count, channels)
   return frames.swapaxes(-4, -3)
 
 
 def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
-  """A reward of pictures on strips: of one frame, or the mean over all.
+  """An image reward on strips: of one frame, or the mean over all.
 
-  In place of the mean, one that declares `takes_frames` scores all frames at
-  once, as [P, G, F, H, W, C].
-  A frame whose score is not finite makes that of its video so.
+  A reward that declares `takes_frames` scores all frames at once instead, as
+  [P, G, F, H, W, C]. The score of a video with a non-finite frame is not finite.
   """
   count, which = config.video.frames, config.video.scored
   if count == 1 and which == "first":
@@ -91,11 +90,11 @@ def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
   def run(images: ArrayLike, prompts: Any, **context: Any):
     frames = frames_of(images, count)
     if which != "mean":
-      chosen = frames[0 if which == "first" else count // 2]
-      return fn(chosen, prompts, **context)
+      selected = frames[0 if which == "first" else count // 2]
+      return fn(selected, prompts, **context)
     if getattr(fn, "takes_frames", False):
       return fn(stacked(images, count), prompts, **context)
-    found = [fn(frame, prompts, **context) for frame in frames]
-    return jax.tree.map(lambda *x: sum(x) / count, *found)
+    scores = [fn(frame, prompts, **context) for frame in frames]
+    return jax.tree.map(lambda *x: sum(x) / count, *scores)
 
   return run
