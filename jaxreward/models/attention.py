@@ -1,9 +1,9 @@
-"""Softmax attention: plain, or through a kernel that keeps no logits.
+"""Softmax attention: plain, or by a kernel that stores no logits.
 
-The logits of an image of 1024 pixels are 2 GB per layer in float32. The
-kernels are those that come with JAX: flash attention (Dao et al. 2022,
+The logits of an image of 1024 pixels are 2 GB per layer in float32. The kernels
+are those shipped with JAX: flash attention (Dao et al. 2022,
 https://arxiv.org/abs/2205.14135) in Pallas on TPUs, cuDNN's on GPUs. Their
-backward passes compute the weights again.
+backward passes recompute the weights.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from jaxreward.types import Array
 
 FORMS = ("auto", "plain", "flash", "cudnn")
 _WHERE = {"flash": ("tpu",), "cudnn": ("gpu", "cuda")}
-_BLOCKS = (512, 256, 128)  # tokens; the widest that pads little is taken
+_BLOCKS = (512, 256, 128)  # tokens; the largest that pads little is used
 
 
 def check(form: str, dtype: jnp.dtype | type) -> None:
-  """Raises `UserError` unless the form is known and takes such arrays."""
+  """Raises `UserError` unless the form is known and supports these arrays."""
   if form not in FORMS:
     raise UserError(
       f'model.attention="{form}" is none of {", ".join(FORMS)}'
@@ -41,7 +41,7 @@ def check(form: str, dtype: jnp.dtype | type) -> None:
 
 
 def require_platform(form: str, platform: str) -> None:
-  """Raises `UserError` for a form that the platform does not have."""
+  """Raises `UserError` for a form that the platform does not support."""
   if platform not in _WHERE.get(form, (platform,)):
     raise UserError(
       f'model.attention="{form}" needs a {_WHERE[form][0].upper()}, and this'
@@ -50,7 +50,7 @@ def require_platform(form: str, platform: str) -> None:
 
 
 def choose(form: str, dtype: jnp.dtype | type, platform: str) -> str:
-  """What "auto" stands for; other forms stay.
+  """Resolves "auto"; other forms are returned unchanged.
 
   "flash" on TPUs, "cudnn" on GPUs in 16 bits, else "plain".
   """
@@ -78,7 +78,7 @@ def attention(
     q: queries.
     k: keys.
     v: values.
-    mask: False for keys that nobody attends to.
+    mask: False for keys to ignore.
     form: one of `FORMS`.
 
   Returns:
@@ -104,13 +104,13 @@ def flash(
   v: Float[Array, "B M H D"],
   mask: Bool[Array, "B M"] | None = None,
 ) -> Float[Array, "B N H D"]:
-  """Flash attention of one TPU; tokens are filled up to whole blocks."""
+  """Flash attention on one TPU; tokens are padded to full blocks."""
   (b, n, _, d), m = q.shape, k.shape[1]
   across, along = _block(n), _block(m)
   ids = None
   if mask is not None or m % along:
     key_mask = jnp.ones((b, m), bool) if mask is None else mask
-    # Queries are of segment 0, and so are the keys that they see.
+    # Queries are in segment 0, as are the visible keys.
     hidden = jnp.logical_not(_fill(key_mask, along)).astype(jnp.int32)
     ids = library.SegmentIds(jnp.zeros((b, n + -n % across), jnp.int32), hidden)
   sizes = library.BlockSizes(
@@ -128,12 +128,12 @@ def flash(
 
 
 def _block(tokens: int) -> int:
-  """The widest block that adds at most a sixth."""
+  """The largest block that pads by at most a sixth."""
   blocks = (b for b in _BLOCKS if 6 * (-tokens % b) <= tokens)
   return next(blocks, _BLOCKS[-1])
 
 
 def _fill(x: Array, block: int) -> Array:
-  """Zeros after the tokens, up to whole blocks."""
+  """Pads tokens with zeros to full blocks."""
   extra = -x.shape[1] % block
   return jnp.pad(x, [(0, 0), (0, extra)] + [(0, 0)] * (x.ndim - 2))

@@ -1,4 +1,4 @@
-"""Blocks that the architectures share.
+"""Blocks shared by the architectures.
 
 Arrays are kept two-dimensional, [rows, features], around every matrix product:
 that is the form in which XLA's CPU backend is fastest, and it costs nothing
@@ -23,7 +23,7 @@ REMAT = ("none", "dots", "full")
 def dense(
   features: int, name: str | None, dtype, *, zero: bool = False
 ) -> nn.Dense:
-  """Linear layer with float32 parameters; `zero` starts it at nothing."""
+  """Linear layer with float32 parameters; `zero` initializes it to 0."""
   init = (
     nn.initializers.zeros
     if zero
@@ -35,18 +35,18 @@ def dense(
 
 
 def require_remat(how: str) -> None:
-  """Raises `UserError` for a word that is not in REMAT."""
+  """Raises `UserError` for a name that is not in REMAT."""
   if how not in REMAT:
     raise UserError(f'model.remat="{how}" is not known{nearest(how, REMAT)}')
 
 
 def remat(block: Any, how: str) -> Any:
-  """The block with its activations kept, kept for products alone, or redrawn.
+  """The block with activations stored, stored for products only, or recomputed.
 
   Args:
     block: a module class, for `nn.scan`.
-    how: "none" keeps all, "dots" the outputs of matrix products without batch
-      dimensions, "full" the inputs of the block alone.
+    how: "none" stores all, "dots" the outputs of matrix products without batch
+      dimensions, "full" only the inputs of the block.
   """
   if how == "none":
     return block
@@ -161,9 +161,10 @@ def attend(
 ) -> Float[Array, "B H N D"]:
   """Softmax attention, heads first.
 
-  Heads stand before tokens, so that each product is batched over leading axes
-  and no operand is transposed for it. Rows of q and k come from `rms_norm`:
-  no logit exceeds sqrt(D), and the softmax needs no maximum taken off.
+  The head axis comes before tokens, so that each product is batched over
+  leading axes and no operand is transposed. Rows of q and k come from
+  `rms_norm`: no logit exceeds sqrt(D), and the softmax needs no max
+  subtraction.
 
   Args:
     q: [B, H, N, D].

@@ -40,7 +40,7 @@ SHARD_BYTES = 5 * 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """How one public tensor becomes one of ours, and back; views, no values."""
+  """Maps a public tensor to one of ours and back, as views."""
 
   to_ours: Callable[[np.ndarray], np.ndarray]
   to_public: Callable[[np.ndarray], np.ndarray]
@@ -58,7 +58,7 @@ CONV = Form(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One parameter of ours and the public tensors that make it.
+  """One parameter of ours and the public tensors it is made of.
 
   Attributes:
     ours: path, such as "blocks/query/kernel"; empty for public tensors that
@@ -162,7 +162,7 @@ def load_params(
 
   Raises:
     UserError: unreadable weights, or missing, unexpected or wrongly shaped
-      tensors, by name; nothing is read before all of them fit. Or a tensor
+      tensors, by name; nothing is read unless all of them fit. Or a tensor
       with a value that is not finite; see `hub.Stored.read`.
     ValueError: the table and the parameters do not name the same leaves.
   """
@@ -184,7 +184,7 @@ def load_params(
 
 
 def _say_unread(spec: os.PathLike[str] | str, names: list[str]) -> None:
-  """One line on tensors that are left where they are, layers counted."""
+  """Logs the tensors that are not read, layers counted."""
   if names:
     counts = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
     parts = [f"{n} ({k})" if k > 1 else n for n, k in counts.items()]
@@ -227,10 +227,10 @@ def save_params(
     config: what to write as `config.json`, if anything.
     stem: name of the weights; transformers calls them "model".
     dtype: storage type of floating leaves, such as "bfloat16".
-    shard_bytes: largest file; what is larger is sharded, with an index.
+    shard_bytes: largest file; larger weights are sharded, with an index.
 
   Raises:
-    UserError: no room, no permission, or a value the type cannot hold.
+    UserError: no space, no permission, or a value the type cannot hold.
   """
   folder = pathlib.Path(folder)
   arrays = dict(sorted(to_public(params, rules).items()))
@@ -283,7 +283,7 @@ def _stored_bytes(x: np.ndarray, dtype: Any) -> int:
 
 
 def _by_path(rules: Rules, tree: Params) -> dict[str, Rule]:
-  """The rule of every leaf, each of which has exactly one."""
+  """The rule of every leaf; each leaf has exactly one."""
   by_path = {rule.ours: rule for rule in rules if rule.ours}
   paths = [path for path, _ in _leaves(tree)]
   odd = sorted(set(paths) ^ set(by_path))

@@ -1,9 +1,9 @@
-"""Fields of a public `config.json` that no tensor shows.
+"""Checks fields of a public `config.json` that tensors do not reveal.
 
 A flag may change what a network computes while its tensors stay as they are. So
-every field of a config is accounted for: some are read, some must have the one
-value that is implemented, some change no output; any other that is on is refused
-by name.
+every field of a config is accounted for: some are read, some must have the
+implemented value, some do not change the output; any other enabled field is
+refused by name.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ TRANSFORMERS = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fields:
-  """What is known of the fields of one kind of config.
+  """The known fields of one kind of config.
 
   Attributes:
     read: names whose values the reader takes.
-    fixed: by name, the values that mean what is implemented.
+    fixed: by name, the values that are implemented.
     unread: names that change no output.
-    absent: what the public library takes for a field that is not there.
+    absent: the public library's default of a missing field.
   """
 
   read: tuple[str, ...] = ()
@@ -60,11 +60,11 @@ class Fields:
 
 
 def like(config: Mapping[str, Any], extra: Fields) -> Fields:
-  """Fields that must be those of `config`, besides what `extra` knows.
+  """`extra`, with the fields of `config` fixed to its values.
 
   Args:
-    config: of the architecture that was asked for.
-    extra: further values of some of them, and what else is known.
+    config: of the requested architecture.
+    extra: further accepted values, and other known fields.
   """
   fixed = {name: (value,) for name, value in config.items()}
   for name, values in extra.fixed.items():
@@ -75,19 +75,19 @@ def like(config: Mapping[str, Any], extra: Fields) -> Fields:
 
 
 def check(record: Mapping[str, Any], known: Fields, *, of: str) -> None:
-  """Refuses what would be computed otherwise than its authors do.
+  """Refuses a config that this implementation would not reproduce.
 
-  Names that begin with an underscore are the library's own; of those only a
-  fixed one, as `_class_name`, is looked at.
+  Names that begin with an underscore belong to the library; only fixed ones,
+  such as `_class_name`, are checked.
 
   Args:
-    record: the config; an empty one, of weights without any, passes.
-    known: its kind.
-    of: where it stands, for the error.
+    record: the config; an empty one (weights without a config) passes.
+    known: its known fields.
+    of: name of the file, for the error.
 
   Raises:
-    UserError: a field with another value than the one implemented, or one that
-      is not known and is on.
+    UserError: a field whose value is not implemented, or an unknown field that
+      is enabled.
   """
   if not record:
     return
@@ -108,7 +108,7 @@ def check(record: Mapping[str, Any], known: Fields, *, of: str) -> None:
 
 
 def read(spec: os.PathLike[str] | str) -> dict[str, Any]:
-  """The `config.json` of weights that cannot be read without it.
+  """The required `config.json` of weights.
 
   Raises:
     UserError: there is none.
@@ -131,7 +131,7 @@ def _other(
 
 
 def _is_on(value: Any) -> bool:
-  """Whether a value asks for something."""
+  """Whether a value enables something."""
   return value not in (None, False, 0, "", [], {})
 
 

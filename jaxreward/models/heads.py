@@ -15,7 +15,7 @@ ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
 
 
 class Perceptron(nn.Module):
-  """One hidden layer, or none where `hidden` is 0; it starts at zero.
+  """One hidden layer, or none if `hidden` is 0; zero-initialized output.
 
   Attributes:
     outputs: features of the result.
@@ -42,7 +42,7 @@ class Perceptron(nn.Module):
 
 
 class Among(nn.Module):
-  """One number per image, each seen beside the others of its group.
+  """One score per image, computed in context of the others in its group.
 
   Attributes:
     width: features per image.

@@ -6,7 +6,7 @@ or a folder that holds either. Of a folder with variants, such as
 several plain ones, such as `open_clip_model.safetensors` beside that, the one
 that transformers calls `model`. Name the file for another, on the hub as
 "org/name:open_clip_model.safetensors"; the configs and tokenizer beside it come
-with it. Tensors are listed first and read when asked for.
+with it. Tensors are listed first and read on demand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxreward.errors import UserError, one_line, shown
 from jaxreward.files import FLOATS, require_finite, require_plain
 
 _SUFFIX = ".safetensors"
-# What is read of a repository: weights, configs, and tokenizers of any kind.
+# Files downloaded from a repository: weights, configs, tokenizers.
 _BESIDE = (".json", "merges.txt", "vocab.txt", ".model")
 _READ = (_SUFFIX, *_BESIDE)
 _INDEX = re.compile(r".*\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json")
@@ -45,10 +45,10 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-  """One tensor of a file, not read yet.
+  """One tensor of a file, read lazily.
 
   Attributes:
-    file: where it is.
+    file: path of the file.
     name: its name there.
     dtype: as safetensors spells it, such as "BF16".
     shape: its shape.
@@ -88,8 +88,8 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
       ":subfolder" or ":file", such as "org/name:transformer".
 
   Raises:
-    UserError: no such path, no network, or not the extra `hub`; the line says
-      what to download where.
+    UserError: no such path, no network, or the extra `hub` is not installed;
+      the error says what to download.
   """
   source, spec = spec, paths.expand(spec)
   if paths.is_there(spec):
@@ -109,10 +109,10 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
 
 
 def _download(repository: str, inside: str) -> pathlib.Path:
-  """The folder of a snapshot that holds the safetensors and configs asked.
+  """The folder of a snapshot with the requested safetensors and configs.
 
-  A file brings what lies beside it, but of weights only itself, or, as an
-  index, all its folder's.
+  A file also brings its neighbours, except other weights; an index brings all
+  weights of its folder.
   """
   is_file = inside.endswith(_SUFFIX)
   is_index = _INDEX.fullmatch(inside) is not None
@@ -144,7 +144,7 @@ def _download(repository: str, inside: str) -> pathlib.Path:
 
 
 def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
-  """Every tensor of a public checkpoint by its public name, none read.
+  """Every tensor of a public checkpoint by its public name, unread.
 
   Args:
     spec: see `resolve`.
@@ -173,7 +173,7 @@ def read_config(
 
 @contextlib.contextmanager
 def beside(spec: os.PathLike[str] | str) -> Iterator[None]:
-  """Errors on a record name the weights that it lies beside."""
+  """Adds the path of the weights to errors about a record beside them."""
   try:
     yield
   except UserError as error:
@@ -181,7 +181,8 @@ def beside(spec: os.PathLike[str] | str) -> Iterator[None]:
 
 
 def misfit(of: str, name: str, value: Any, expected: str) -> UserError:
-  """The line on a field of a record: where, which, what it is and should be."""
+  """The error for a field of a record: file, field, value and expected
+  value."""
   text = shown(json.dumps(value), _SHOWN)
   return UserError(f"{of}: {name}={text}; expected {expected}")
 
@@ -194,7 +195,7 @@ def field(
   of: str,
   default: Any = None,
 ) -> Any:
-  """`record[name]`, which public libraries read as a value of that kind.
+  """`record[name]`, checked to be of the kind that public libraries expect.
 
   Args:
     record: a part of a JSON file.
@@ -205,7 +206,7 @@ def field(
     default: where the field is absent or null; None if it must be there.
 
   Raises:
-    UserError: another kind of value, or none.
+    UserError: missing, or of another kind.
   """
   value = record.get(name)
   value = default if value is None else value
@@ -219,7 +220,7 @@ def field(
 def shape_of(
   tensors: Mapping[str, Stored], name: str, rank: int, *, of: str
 ) -> tuple[int, ...]:
-  """The shape of a tensor that tells an architecture.
+  """The shape of a tensor that identifies an architecture.
 
   Args:
     tensors: from `open_weights`.
@@ -229,7 +230,7 @@ def shape_of(
       the error.
 
   Raises:
-    UserError: it is not there, or has other axes.
+    UserError: it is missing, or of another rank.
   """
   if name not in tensors:
     raise UserError(f"{of}: it lacks {name}")
@@ -240,14 +241,14 @@ def shape_of(
 
 
 def count_layers(tensors: Mapping[str, Stored], name: str) -> int:
-  """How many of name.format(0), name.format(1), ... there are in a row."""
+  """The number of consecutive names name.format(0), name.format(1), ..."""
   return next(i for i in itertools.count() if name.format(i) not in tensors)
 
 
 def _choose(folder: pathlib.Path) -> pathlib.Path:
   """The one index, or the one safetensors file, of a folder.
 
-  Those without a variant in their name come first, then those called "model".
+  Prefers files without a variant in their name, then those called "model".
   """
   try:
     names = sorted(p.name for p in folder.iterdir())
@@ -334,7 +335,7 @@ def _listed(path: pathlib.Path) -> dict[str, Stored]:
 
 
 def _kind_of(path: pathlib.Path) -> str:
-  """What a file is that only bears the name of weights, if that is plain."""
+  """The real kind of a file that is named like weights, if recognized."""
   try:
     with path.open("rb") as file:
       head = file.read(64).lstrip().lower()

@@ -1,4 +1,4 @@
-"""Low-rank adapters for Linen models, without touching the model.
+"""Low-rank adapters for Linen models, without changing the model.
 
 y = x W + b + (alpha / rank) (x A) B, with A [in, rank] and B [rank, out]
 (Hu et al. 2021, https://arxiv.org/abs/2106.09685). A method interceptor adds
@@ -29,7 +29,7 @@ from jaxreward.errors import UserError
 from jaxreward.types import Array, Params, Policy
 
 NAME = "lora"
-# Adapters are small: whole on every device. Add it to an architecture's table.
+# Adapters are small: replicated. Add this to an architecture's table.
 SHARDING_RULES = ((rf"(^|/){NAME}/[ab]$", ()),)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -102,7 +102,7 @@ def adapt_policy(
 
   Adapters are float32 whatever the type of the base, since they are trained.
 
-  Raises `UserError` when `targets` chooses no layer.
+  Raises `UserError` when `targets` matches no layer.
   """
   wrap = functools.partial(with_lora, rank=rank, alpha=alpha, targets=targets)
 
@@ -176,18 +176,18 @@ def fuse(params: Params, *, alpha: float) -> Params:
 
 
 def pad(adapter: Params, fresh: Params, *, alpha: float) -> Params:
-  """An adapter as a start of those of another rank and alpha.
+  """Pads an adapter to another rank and alpha, as a starting point.
 
   Args:
     adapter: as `split` gives it, alpha its rank.
-    fresh: adapters at step 0, of as many layers or more, that add nothing.
+    fresh: adapters at step 0, of at least as many layers, that add 0.
     alpha: of the fresh ones.
 
   Returns:
     `fresh` with the adapter in its first ranks: the same function.
 
   Raises:
-    UserError: an adapted layer that the fresh ones leave out, or more ranks.
+    UserError: an adapted layer missing from `fresh`, or a larger rank.
   """
   params = dict(fresh)
   for name, child in adapter.items():
@@ -210,7 +210,7 @@ def _padded(pair: Params, fresh: Params, alpha: float) -> Params:
       f"its rank is {rank}, and config.lora.rank={full_rank}; set that to {rank} or"
       " more"
     )
-  # Of layers that the file leaves out the fresh A stays, or they never learn.
+  # Layers missing from the file keep the fresh A, or they would never learn.
   idle = ~pair["a"].any(-2) & ~pair["b"].any(-1)
   a[..., :rank] = np.where(idle[..., None, :], a[..., :rank], pair["a"])
   b[..., :rank, :] = pair["b"] * (full_rank / alpha)
@@ -218,7 +218,7 @@ def _padded(pair: Params, fresh: Params, alpha: float) -> Params:
 
 
 def add(params: Params, adapter: Params) -> Params:
-  """Parameters with an adapter in their kernels, on the host.
+  """Parameters with an adapter merged into their kernels, on the host.
 
   Layers are added one by one in float32 and kept in the kernel's type.
   """

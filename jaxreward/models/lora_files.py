@@ -8,8 +8,8 @@ means the same to programs that read no alpha, or another one's:
   PeftModel.from_pretrained(transformer, folder)
   pipeline.load_lora_weights(folder)
 
-Of two networks each has a folder. diffusers takes the second network's names
-for those of the first, and is told where they go:
+Each of two networks has its own folder. diffusers maps names of the second
+network to the first unless told where they go:
 
   pipeline.load_lora_weights(f"{folder}/transformer")
   pipeline.load_lora_weights(
@@ -51,7 +51,7 @@ def save_adapter(
   alpha: float,
   dtype: Any = None,
 ) -> None:
-  """Writes the adapters of a model whose table of public names is given.
+  """Writes the adapters of a model, given its table of public names.
 
   Args:
     folder: made if absent.
@@ -61,8 +61,8 @@ def save_adapter(
     dtype: storage type, such as "bfloat16"; float32 if None.
 
   Raises:
-    UserError: no adapter at all, no room, values too large for the type, or an
-      adapter of a layer that is no product in the public layout.
+    UserError: no adapter, no space, values too large for the type, or an
+      adapted layer that is not a matrix product in the public layout.
   """
   pairs = list(_public_pairs(adapter, rules))
   if not pairs:
@@ -117,7 +117,7 @@ def _public_pairs(
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
   """(public layer, A [rank, in], B [out, rank]) of every adapted layer.
 
-  Of a convolution they are [rank, in, *window] and [out, rank, 1, ...].
+  For a convolution they are [rank, in, *window] and [out, rank, 1, ...].
   """
   pairs = dict(_pairs(adapter, ""))
   for rule in rules:
@@ -139,7 +139,7 @@ def _public_pairs(
     ):
       public_a = rule.form.to_public(a_row)
       window = (1,) * (public_a.ndim - 2)
-      # Layers that are one of ours share A, and each has its part of B.
+      # Public layers fused in ours share A, and each has its part of B.
       for name, part in zip(names, np.split(b_row.T, len(names)), strict=True):
         yield (
           name.removesuffix(".weight"),

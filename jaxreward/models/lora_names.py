@@ -1,8 +1,8 @@
-"""Names of layers in the layouts that public adapters come in.
+"""Layer names in the layouts of public adapters.
 
-Programs that train adapters name layers as diffusers does, or as the authors of
-the network do, whose products of query, key and value are one; with dots, or
-with underscores in their place. All of them become the names of diffusers here.
+Training programs name layers as diffusers does, or as the network's authors do,
+who fuse query, key and value; with dots or with underscores. All are mapped to
+the names of diffusers here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PREFIXES = (
 
 @dataclasses.dataclass(frozen=True)
 class Alias:
-  """What one layer of a foreign layout is in diffusers.
+  """The counterpart in diffusers of one layer of a foreign layout.
 
   Attributes:
-    layers: its rows, layer by layer.
-    swapped: whether its halves, shift and scale, stand the other way round.
+    layers: the diffusers layers that its rows split into.
+    swapped: whether its halves, shift and scale, are in the opposite order.
   """
 
   layers: tuple[str, ...]
@@ -38,7 +38,7 @@ _Names = dict[str, str | tuple[str, ...] | Alias]
 
 
 def _embedders(names: Mapping[str, str], first: str, second: str) -> _Names:
-  """Pairs of products that make a vector of a time or of a prompt."""
+  """Pairs of layers that embed a time or a prompt as a vector."""
   return {
     f"{ours}.{theirs}": f"time_text_embed.{public}_embedder.linear_{i}"
     for ours, public in names.items()
@@ -118,7 +118,7 @@ def _sd3(depth: int) -> _Names:
       f"{ours}.mlp.fc2": f"{block}.{ff}.net.2",
       f"{ours}.adaLN_modulation.1": f"{block}.{norm}.linear",
     }
-  # The last block takes of the words no more than their shift and scale.
+  # The last block uses only shift and scale of the text.
   last = f"transformer_blocks.{depth - 1}.norm1_context.linear"
   names[f"joint_blocks.{depth - 1}.context_block.adaLN_modulation.1"] = Alias(
     (last,), swapped=True
@@ -152,7 +152,7 @@ def _wan() -> _Names:
   return names
 
 
-# How names of other networks begin, for the line that refuses them.
+# Name prefixes of other networks, for the error that refuses them.
 _MARKS = {
   "FLUX.2": r"(double|single)_stream_modulation|^single_transformer_blocks"
   r"\.\d+\.attn\.to_qkv_mlp",
@@ -172,19 +172,19 @@ _KINDS = {
 
 
 def stripped(name: str) -> str:
-  """A name without what stands for the network."""
+  """A name without the prefix of the network."""
   for prefix in _PREFIXES:
     name = name.removeprefix(prefix)
   return name
 
 
 def flat(name: str) -> str:
-  """A name with underscores in the place of dots, as kohya's programs write."""
+  """A name with underscores instead of dots, as kohya's programs write."""
   return name.replace(".", "_")
 
 
 def originals(kind: str, layers: Collection[str]) -> dict[str, Alias]:
-  """What the layers that the network's authors name are in diffusers.
+  """Maps the original authors' layer names to diffusers.
 
   Args:
     kind: the class of the network in diffusers.
@@ -211,7 +211,7 @@ def originals(kind: str, layers: Collection[str]) -> dict[str, Alias]:
 
 
 def aliases(kind: str, layers: Collection[str]) -> dict[str, Alias]:
-  """What each flat name of a layer, of any layout, is in diffusers.
+  """Maps flat layer names of any layout to diffusers.
 
   Args:
     kind: the class of the network in diffusers.
@@ -230,10 +230,10 @@ def _alias(target: str | tuple[str, ...] | Alias) -> Alias:
 
 
 def other_network(name: str, kind: str) -> str:
-  """Which other network a layer of that name is of; empty if not known.
+  """The other network that has a layer of that name; empty if unknown.
 
   Args:
-    name: without what stands for the network.
+    name: without the prefix of the network.
     kind: the class of this network in diffusers.
   """
   for network, mark in _MARKS.items():

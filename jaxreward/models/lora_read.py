@@ -1,10 +1,10 @@
-"""Public adapters, in the layouts that people have them in.
+"""Reads public adapters in their usual layouts.
 
-Of PEFT (a folder with `adapter_config.json`), of diffusers' pipelines, of kohya's
-programs, ai-toolkit, x-flux and others that name layers as diffusers or the
-network's authors do (`lora_names`). Ranks and scales may differ from layer to
-layer. What is not a pair of matrices beside a product of this network is
-refused as what it is.
+Supports PEFT (a folder with `adapter_config.json`), diffusers' pipelines,
+kohya's programs, ai-toolkit, x-flux and others that name layers as diffusers or
+the network's authors do (`lora_names`). Ranks and scales may differ by layer.
+Anything but pairs of matrices for layers of this network is refused with its
+kind.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ENDS = {
   "lora_A": "a", "lora_down": "a", "down": "a",
   "lora_B": "b", "lora_up": "b", "up": "b",
 }  # fmt: skip
-# What a file may hold besides; the first that is there names the file.
+# Unsupported contents; the first match names the kind of file.
 _REFUSED = (
   (
     r"(query|key)_norm\.scale$",
@@ -81,23 +81,22 @@ class _Pair:
 def read(
   spec: os.PathLike[str] | str, rules: convert.Rules, like: Params, kind: str
 ) -> Params:
-  """The adapters of a public file as a tree of ours.
+  """The adapters of a public file as a parameter tree.
 
-  All ranks are that of the largest, padded with zeros; scales are multiplied
+  All layers are padded with zeros to the largest rank; scales are multiplied
   into the second matrices, so that alpha is the rank: the same function.
 
   Args:
-    spec: see `hub.resolve`; of a folder the adapter that it holds.
+    spec: see `hub.resolve`; a folder stands for the adapter in it.
     rules: the architecture's table.
-    like: the parameters that the table speaks of, or their shapes.
+    like: the parameters of the table, or their shapes.
     kind: the class of the network in diffusers.
 
   Returns:
-    As the second tree of `lora.split`, of the layers that the file adapts;
-    float32.
+    Like the second tree of `lora.split`, for the adapted layers; float32.
 
   Raises:
-    UserError: what the file is, where it is no such adapter of this network.
+    UserError: the file is not such an adapter of this network.
   """
   shapes = {
     name.removesuffix(".weight"): shape
@@ -137,7 +136,7 @@ def _require_lora(
   tensors: Mapping[str, hub.Stored],
   shapes: Mapping[str, Any],
 ) -> None:
-  """Refuses a file for what it holds besides pairs of matrices."""
+  """Refuses a file with anything but pairs of matrices."""
   for pattern, reason in _REFUSED:
     names = [name for name in tensors if re.search(pattern, name)]
     if names:
@@ -232,7 +231,7 @@ def _public(
   spec: os.PathLike[str] | str,
   kind: str,
 ) -> Iterator[tuple[str, _Pair]]:
-  """(layer of diffusers, its part) of a layer of the file."""
+  """(diffusers layer, its part) for a layer of the file."""
   flat_name = lora_names.flat(lora_names.stripped(pair.name))
   entry = alias.get(flat_name)
   if entry is None:
@@ -258,7 +257,7 @@ def _public(
 def _wider(
   flat_name: str, in_shape: tuple[int, ...], ins: tuple[int, ...]
 ) -> str:
-  """A hint on first layers that read an image beside the sample."""
+  """A hint for input layers that also read an image."""
   is_first = flat_name in ("img_in", "x_embedder", "patch_embedding")
   return (
     "; it reads another picture (Control, Fill)"
@@ -283,7 +282,7 @@ def _tree(
   rules: convert.Rules,
   spec: os.PathLike[str] | str,
 ) -> Params:
-  """The tree of ours, all of one rank."""
+  """The parameter tree, with one rank for all layers."""
   rank = max((len(pair.a) for pair in layers.values()), default=0)
   remaining = dict(layers)
   tree: dict[str, Any] = {}

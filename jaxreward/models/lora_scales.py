@@ -1,4 +1,4 @@
-"""How much the layers of a public adapter count, by the config of PEFT."""
+"""Scales of the layers of a public adapter, from the PEFT config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxreward import reading
 from jaxreward.errors import UserError, shown
 from jaxreward.models import hub, lora_files, lora_names
 
-# Fields of adapter_config.json that change what the matrices mean.
+# Fields of adapter_config.json that change the meaning of the matrices.
 _OFF = {
   "use_dora": "DoRA",
   "lora_bias": "biases beside its matrices",
@@ -26,25 +26,24 @@ _OFF = {
   "trainable_token_indices": "trained tokens",
   "target_parameters": "parameters that are no layers",
 }
-# Starts that take something away from the base first.
+# Initializations that also modify the base weights.
 _REBASED = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def scales(
   path: pathlib.Path, spec: os.PathLike[str] | str
 ) -> Callable[[str, int], float] | None:
-  """(layer, rank) -> scale, by the config of PEFT beside or inside a file.
+  """(layer, rank) -> scale, from the PEFT config beside or inside a file.
 
   Args:
     path: of the file, or a folder with one alone.
-    spec: what a person named.
+    spec: the user's spelling, for errors.
 
   Returns:
-    Takes the name that the layer has in the network; None where there is no
-    config.
+    A function of the layer's name and rank, or None without a config.
 
   Raises:
-    UserError: a config that says what more is done than adding products.
+    UserError: a config that does more than add low-rank products.
   """
   if path.name == lora_files.PEFT_FILE:
     name = lora_files.PEFT_CONFIG

@@ -1,13 +1,13 @@
-"""Where the activations of a network lie on the mesh in use.
+"""Sharding of activations over the current mesh.
 
-Rows follow the batch: parameters that are cut over `fsdp` are gathered, layer
-by layer. A compiler that is left to itself may cut features instead, because
-that is how the parameters lie, and then sends every activation around.
+Rows follow the batch: parameters sharded over `fsdp` are gathered, layer by
+layer. Left to itself, the compiler may shard features instead, following the
+parameters, and then communicates every activation.
 
-Heads are what `tensor` cuts where they divide by it: the rules of parameters
-see to that. Where they do not, as with the 38 heads of SD3.5 large, every
-device would hold all logits, which grow with the square of the tokens. Here
-each takes a share of the queries instead, with all keys and values.
+`tensor` shards heads where it divides their number, by the rules of the
+parameters. Otherwise, as with the 38 heads of SD3.5 large, every device would
+hold all logits, which grow with the square of the tokens. Here each device
+takes a share of the queries instead, with all keys and values.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from jaxreward.types import Array
 
 AXIS = "tensor"
 BATCH_AXES = ("data", "fsdp")
-LEAST = 256  # tokens, below which logits are small
+LEAST = 256  # tokens; fewer have small logits
 _FREE = PartitionSpec.UNCONSTRAINED
 
 Attend = Callable[[Array, Array, Array], Array]
 
 
 def rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-  """`x` with its rows cut over the batch axes of the mesh in use, no more.
+  """`x` with its rows sharded over the batch axes of the current mesh, only.
 
-  Where there is no mesh, or the rows do not divide by it, x as it is. The
-  gradient of x lies as x does. Nothing is left open: between products that
-  are cut over all three axes, partitioners have been seen to give wrong
-  values where they choose for themselves (vectors split out of one that is
-  cut, times a product whose features are cut otherwise).
+  Without a mesh, or if it does not divide the rows, returns x. The gradient is
+  sharded like x. The sharding is fully specified: between products sharded over
+  all three axes, partitioners have given wrong values where they were free to
+  choose (vectors split from a sharded one, times a product with differently
+  sharded features).
   """
   return _place(x, [None] * (x.ndim - 1))
 
 
 def heads(x: Float[Array, "B N H D"]) -> Float[Array, "B N H D"]:
-  """`rows`, with heads cut over `tensor` where they divide by it."""
+  """`rows`, with heads sharded over `tensor` if it divides them."""
   parts = _free_axes().get(AXIS, 1)
   axis = AXIS if parts > 1 and x.shape[2] % parts == 0 else None
   return _place(x, [None, axis, None])
 
 
 def _free_axes() -> dict[str, int]:
-  """Sizes of the axes of the mesh in use that the compiler may cut."""
+  """Sizes of the automatic axes of the current mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   return {
     name: mesh.shape[name]
@@ -60,7 +60,7 @@ def _free_axes() -> dict[str, int]:
 
 
 def _axes_of_rows(count: int) -> tuple[str, ...] | None:
-  """Batch axes of the mesh in use; None where they do not divide the rows."""
+  """Batch axes of the current mesh; None if they do not divide the rows."""
   free = _free_axes()
   axes = tuple(name for name in BATCH_AXES if name in free)
   return None if count % math.prod(free[name] for name in axes) else axes
@@ -74,7 +74,7 @@ def _place(x: Array, others: list[str | None]) -> Array:
 
 
 def _fill(q: Array, parts: int) -> Array:
-  """Zeros after the queries, up to a number that the parts divide."""
+  """Pads queries with zeros to a multiple of `parts`."""
   return jnp.pad(q, ((0, 0), (0, -q.shape[1] % parts), (0, 0), (0, 0)))
 
 
@@ -86,14 +86,14 @@ def attend(
   *,
   least: int = LEAST,
 ) -> Float[Array, "B N H D"]:
-  """`run(q, k, v)`, its queries cut over the mesh where heads cannot be.
+  """`run(q, k, v)`, with queries sharded where heads cannot be.
 
   Args:
     run: attention; each row of its result depends on that row of q alone.
     q: queries; zeros are added where they do not divide, and dropped again.
     k: keys.
     v: values.
-    least: tokens from which on it is worth it.
+    least: smallest number of tokens for which it pays off.
   """
   mesh = jax.sharding.get_abstract_mesh()
   parts = 1 if mesh.empty else mesh.shape.get(AXIS, 1)
@@ -118,8 +118,8 @@ def by_device(
 ) -> Float[Array, "B N H D"]:
   """`run(q, k, v, mask)` on each device's share, through `jax.shard_map`.
 
-  For kernels, which a compiler cannot cut. Rows are cut over the batch axes,
-  and over `tensor` heads, or queries where heads do not divide.
+  For kernels, which the compiler cannot partition. Rows are sharded over the
+  batch axes, and heads over `tensor`, or queries if it does not divide heads.
 
   Args:
     run: attention; each head and row of its result depends on that head and

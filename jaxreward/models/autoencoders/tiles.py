@@ -1,8 +1,8 @@
-"""Autoencoders on overlapping squares, one after the other, to bound memory.
+"""Tiled autoencoding: overlapping square tiles, one at a time, to bound memory.
 
-Each square fades into the next, as the tiled autoencoders of diffusers have it.
-Layers that look at a whole image, such as attention, see a square alone, so
-that the result is near what the whole gives, and not the same.
+Neighbouring tiles are blended linearly, as in the tiled autoencoders of
+diffusers. Global layers, such as attention, see one tile, so the result is
+close to that of the whole image but not equal.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from jaxreward.types import Array
 
 
 def check(tile: int, overlap: int, factor: int) -> None:
-  """Refuses squares that do not fit the latents; a tile of 0 is none.
+  """Refuses tiles that do not fit the latents; a tile of 0 turns tiling off.
 
   Args:
-    tile: side of a square in pixels.
-    overlap: pixels that neighbours share.
+    tile: side of a tile in pixels.
+    overlap: pixels shared by neighbouring tiles.
     factor: pixels per latent pixel.
 
   Raises:
-    UserError: the field and what it takes.
+    UserError: the field and its valid values.
   """
   if not tile:
     return
@@ -48,16 +48,16 @@ def run(
   before: tuple[int, int],
   after: tuple[int, int],
 ) -> Float[Array, "*E H W D"]:
-  """A function of whole images on squares of them.
+  """Applies a function of images tile by tile.
 
-  Squares start every `tile - overlap` pixels; those at the right and lower
-  edges are what is left. The overlap is faded, first downwards, then rightwards.
-  No more than one square is in work at a time, in the gradient too.
+  Tiles start every `tile - overlap` pixels; those at the right and lower edges
+  may be smaller. Overlaps are blended, first downwards, then rightwards. Only
+  one tile is processed at a time, in the gradient too.
 
   Args:
     fn: images to images of another scale, for any side.
     x: images, or videos with their frames before the height.
-    before: tile and overlap in pixels of x; a tile of 0 is all of x.
+    before: tile and overlap in pixels of x; a tile of 0 is the whole of x.
     after: the same in pixels of the result.
   """
   tile, overlap = before
@@ -94,7 +94,7 @@ def run(
 
 
 def _fade(a: Array, b: Array, extent: int, axis: int) -> Array:
-  """b, whose first pixels go over from the last ones of a."""
+  """b, with its first pixels blended with the last ones of a."""
   axis %= b.ndim
   extent = min(a.shape[axis], b.shape[axis], extent)
   if not extent:

@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
   ),
 }
 
-# 84 million parameters, 705 of Wan 2.2, are held whole.
+# 84 million parameters (705 million for Wan 2.2) are replicated.
 SHARDING_RULES = ((r"(kernel|bias|scale)$", ()),)
 
 
@@ -48,7 +48,7 @@ class Autoencoder:
     is_video: takes [B, F, H, W, 3] and gives [B, f, h, w, C].
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names of its parameters.
-    public_fields: what a config of such parameters may say.
+    public_fields: accepted fields of a public config.
   """
 
   init: Callable[..., Params]
@@ -63,7 +63,7 @@ class Autoencoder:
 
 
 class _Part(nn.Module):
-  """Names and sizes that the parts share."""
+  """Names and sizes shared by the parts."""
 
   groups: int
   dtype: Any
@@ -119,7 +119,7 @@ class PixelAttention(_Part):
 
 
 class _Coder(_Part):
-  """What encoder and decoder share; widths from the pixels' side inwards."""
+  """Shared by encoder and decoder; widths from the pixel side inwards."""
 
   widths: tuple[int, ...] = ()
   layers: int = 2
@@ -174,12 +174,12 @@ class AutoencoderKL(nn.Module):
   """Encoder and decoder; pixels lie in [-1, 1], latents are not scaled here.
 
   Attributes:
-    widths: features at each scale, from the pixels' side inwards.
+    widths: features at each scale, from the pixel side inwards.
     layers: residual blocks per scale of the encoder; the decoder has one more.
     groups: of the group normalisations.
     channels: of the latents.
     scaling: latents = (raw - shift) * scaling.
-    shift: see there.
+    shift: see `scaling`.
   """
 
   scaling: float
@@ -205,7 +205,7 @@ class AutoencoderKL(nn.Module):
     return self.decoder(z)
 
   def __call__(self, x: Array) -> Array:
-    """An image there and back, by the mean of its posterior."""
+    """Reconstructs an image from the mean of its posterior."""
     return self.decode(self.encode(x)[..., : self.channels])
 
 
@@ -273,9 +273,9 @@ def public_config(net: AutoencoderKL) -> dict[str, Any]:
 
 
 def public_fields(net: AutoencoderKL) -> fields.Fields:
-  """What `config.json` may say of an autoencoder that this one can be.
+  """Accepted fields of `config.json` for this autoencoder.
 
-  Latents are scaled by one number: pipelines of these models read neither
+  Latents are scaled by a scalar: pipelines of these models read neither
   `latents_mean` nor `latents_std`.
   """
   known = fields.Fields(
@@ -297,7 +297,7 @@ def public_fields(net: AutoencoderKL) -> fields.Fields:
 
 
 def make_net(size: str, **fields: Any) -> AutoencoderKL:
-  """The architecture of a named size, with fields of its own if given."""
+  """The network of a named size, with overrides of its fields."""
   return latent_policy.make_net(AutoencoderKL, SIZES, size, fields)
 
 
@@ -313,14 +313,14 @@ def make_autoencoder(
 
   Args:
     size: one of `SIZES`.
-    tile: side in pixels of the squares that are encoded or decoded one after
-      the other, to bound memory; 0 for all at once.
-    overlap: pixels that neighbouring squares share.
+    tile: side in pixels of the tiles that are encoded or decoded one at a time,
+      to bound memory; 0 for no tiling.
+    overlap: pixels shared by neighbouring tiles.
     remat: "none" or "full" (keep inputs of residual blocks alone).
     dtype: of products and convolutions.
 
   Raises:
-    UserError: an unknown size, or squares that do not fit the latents.
+    UserError: an unknown size, or tiles that do not fit the latents.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
   factor = 2 ** (len(net.widths) - 1)

@@ -1,12 +1,12 @@
 """The causal video autoencoders of Wan 2.1, Qwen-Image and Wan 2.2 TI2V.
 
 Wan team 2025 (https://arxiv.org/abs/2503.20314). A frame of latents depends on
-frames up to its own: convolutions look back in time. The first frame stands
-alone, each further latent frame holds four frames of the video; an image is a
-video of one frame. Latents are an eighth of the side, normalised per channel.
-That of TI2V sees squares of 2 x 2 pixels as one, hence a sixteenth of the side,
-and has skip connections around each scale: means on the way in, copies on the
-way out.
+frames up to its own: convolutions are causal in time. The first frame is
+encoded alone, each further latent frame holds four frames of the video; an
+image is a video of one frame. Latents have an eighth of the side and are
+normalised per channel. The TI2V autoencoder folds squares of 2 x 2 pixels into
+channels, hence a sixteenth of the side, and has skip connections around each
+scale: means in the encoder, copies in the decoder.
 """
 
 from __future__ import annotations
@@ -61,34 +61,34 @@ SIZES: dict[str, dict[str, Any]] = {
   "tiny": _TINY,
   "tiny22": dict(_TINY, outward=8, patch=2, residual=True),
 }
-# Which of the halvings from the pixels inwards also halve the time.
+# Which downsamplings, from the pixel side inwards, also halve the time.
 _IN_TIME = (False, True, True)
-PAST = "past"  # frames that causal convolutions keep between calls
+PAST = "past"  # frames that causal convolutions cache between calls
 
 
 class ChannelNorm(nn.Module):
-  """Features of a pixel to length sqrt(D), scaled."""
+  """Normalises the features of a pixel to length sqrt(D), then scales."""
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
     y = x.astype(jnp.float32)
-    # The gradient of a pixel without length is zero.
+    # The gradient of a zero pixel is zero.
     square = jnp.sum(jnp.square(y), -1, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.maximum(square, 1e-24)) * x.shape[-1] ** 0.5
     return y.astype(x.dtype) * scale.astype(x.dtype)
 
 
 class CausalConv(nn.Conv):
-  """A convolution that looks two frames back, to nothing before the first.
+  """A convolution over the current and two previous frames, zero-padded.
 
-  Where the collection `PAST` is mutable, frames may come in several calls: the
-  last two of each are kept for the next.
+  If the collection `PAST` is mutable, frames may come in several calls: the
+  last two are cached for the next call.
   """
 
   @nn.compact
   def __call__(self, inputs: Array, skip: bool = False) -> Array:
-    """The convolved frames; `skip` leaves them as they are and keeps none."""
+    """The convolved frames; `skip` returns the inputs and caches nothing."""
     past = jnp.zeros((inputs.shape[0], 2, *inputs.shape[2:]), inputs.dtype)
     if self.is_mutable_collection(PAST):
       cache = self.variable(PAST, "frames", lambda: past)
@@ -146,7 +146,7 @@ class FrameAttention(_Part):
 
 
 class Downsample(_Part):
-  """Halves the side and, if asked, the frames after the first."""
+  """Halves the side and, with `in_time`, the frames after the first."""
 
   in_time: bool = False
 
@@ -175,7 +175,7 @@ def fewer(
 ) -> Float[Array, "B t h w D"]:
   """Means of neighbouring pixels, frames and features.
 
-  Frames are paired from the last one; the first stands with an empty one.
+  Frames are paired from the last one; the first is paired with zeros.
 
   Args:
     x: features of a video.
@@ -194,7 +194,7 @@ def fewer(
 def more(
   x: Float[Array, "B T H W C"], features: int, in_time: bool
 ) -> Float[Array, "B t h w D"]:
-  """Copies of features for four pixels, and for two frames if asked."""
+  """Copies features to four pixels, and to two frames with `in_time`."""
   pair = 1 + in_time
   b, t, h, w, c = x.shape
   x = jnp.repeat(x, features * 4 * pair // c, axis=-1)
@@ -204,7 +204,7 @@ def more(
 
 
 class Upsample(_Part):
-  """Doubles the side and, if asked, the frames after the first."""
+  """Doubles the side and, with `in_time`, the frames after the first."""
 
   width: int = 0
   in_time: bool = False
@@ -219,7 +219,7 @@ class Upsample(_Part):
     )(x)
 
   def twice(self, x: Array) -> Array:
-    """Two frames in the place of each, but for the very first of the video."""
+    """Doubles every frame except the first of the video."""
     b, _, h, w, d = x.shape
     along = self.causal(2 * d, "time", (3, 1, 1))
     is_later = self.has_variable(PAST, "later")
@@ -236,9 +236,9 @@ class Upsample(_Part):
 
 
 class _Coder(_Part):
-  """What encoder and decoder share."""
+  """Shared by encoder and decoder."""
 
-  widths: tuple[int, ...] = ()  # from the pixels' side inwards
+  widths: tuple[int, ...] = ()  # from the pixel side inwards
   layers: int = 2
   out: int = 3
   residual: bool = False
@@ -294,7 +294,7 @@ class Decoder(_Coder):
       x = Upsample(self.dtype, features, in_time, name=f"sample_{i}")(x)
       if self.residual:
         around = more(before, width, in_time)
-        # The very first frame is not doubled; its second copy stays.
+        # The first frame is not doubled; its second copy is used.
         x = x + around[:, around.shape[1] - x.shape[1] :]
     return self.last(x)
 
@@ -307,11 +307,11 @@ class VideoAutoencoder(nn.Module):
   Attributes:
     mean: of the latents, per channel.
     std: of the latents, per channel.
-    width: features at the pixels' side.
+    width: features at the pixel side.
     multiples: of the width at each scale, from the pixels inwards.
     layers: residual blocks per scale of the encoder; the decoder has one more.
-    outward: the width of the decoder, 0 for that of the encoder.
-    patch: side of the squares of pixels that are one.
+    outward: width of the decoder; 0 for that of the encoder.
+    patch: side of the squares folded into one pixel.
     residual: whether there are skip connections around each scale.
   """
 
@@ -346,14 +346,14 @@ class VideoAutoencoder(nn.Module):
     return self.decoder(z)
 
   def __call__(self, x: Array) -> Array:
-    """A video there and back, by the mean of its posterior."""
+    """Reconstructs a video from the mean of its posterior."""
     return self.decode(self.encode(x)[..., : len(self.mean)])
 
 
 def to_squares(
   x: Float[Array, "B F H W C"], patch: int
 ) -> Float[Array, "B F h w D"]:
-  """Squares of pixels as one pixel of more channels, column by column."""
+  """Folds squares of pixels into channels, column by column."""
   b, f, h, w, c = x.shape
   x = x.reshape(b, f, h // patch, patch, w // patch, patch, c)
   x = x.transpose(0, 1, 2, 4, 6, 5, 3)
@@ -418,7 +418,7 @@ def layout(net: VideoAutoencoder) -> tuple[convert.Rule, ...]:
   rules += _point("encoder/quant", "quant_conv", _POINT_3D)
   rules += _point("decoder/quant", "post_quant_conv", _POINT_3D)
   last = len(net.multiples) - 1
-  # The blocks of the plain encoder stand in one list.
+  # The blocks of the plain encoder form one list.
   places = iter(range((net.layers + 1) * (last + 1)))
   before = 1
   for i, multiple in enumerate(net.multiples):
@@ -477,7 +477,7 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
 
 
 def public_fields(net: VideoAutoencoder) -> fields.Fields:
-  """What `config.json` may say of an autoencoder that this one can be.
+  """Accepted fields of `config.json` for this autoencoder.
 
   Qwen-Image has a class of its own for the network of Wan 2.1.
   """
@@ -503,7 +503,7 @@ def public_fields(net: VideoAutoencoder) -> fields.Fields:
 
 
 def make_net(size: str, **fields: Any) -> VideoAutoencoder:
-  """The architecture of a named size, with fields of its own if given."""
+  """The network of a named size, with overrides of its fields."""
   return latent_policy.make_net(VideoAutoencoder, SIZES, size, fields)
 
 
@@ -512,8 +512,8 @@ def decode_by_frame(
 ) -> Float[Array, "B F H W D"]:
   """`decode`, one frame of latents after the other.
 
-  No more than four frames of the video go through the layers at once; what
-  later frames look back to is kept, so that the result is that of all at once.
+  At most four frames of the video are processed at once; the frames that later
+  ones depend on are cached, so the result equals decoding all at once.
   """
 
   def one(cache: Any, frame: Array) -> tuple[Any, Array]:
@@ -538,11 +538,11 @@ def from_images(
   images: Float[ArrayLike, "B H W 3"],
   frames: int,
 ) -> Float[Array, "B f h w C"]:
-  """What Wan's image-to-video networks read beside their latents.
+  """The extra inputs of Wan's image-to-video networks.
 
   Channels are four of mask, 1 in the first frame of latents, then the latents
-  of a video that goes on in grey after the image. The autoencoder takes one
-  image at a time.
+  of a video that is grey after the image. The autoencoder processes one image
+  at a time.
 
   Args:
     coder: a video autoencoder.
@@ -577,14 +577,14 @@ def make_autoencoder(
 
   Args:
     size: one of `SIZES`.
-    tile: side in pixels of the squares that are encoded or decoded one after
-      the other, to bound memory; 0 for all at once.
-    overlap: pixels that neighbouring squares share.
+    tile: side in pixels of the tiles that are encoded or decoded one at a time,
+      to bound memory; 0 for no tiling.
+    overlap: pixels shared by neighbouring tiles.
     remat: "none" or "full" (keep inputs of residual blocks alone).
     dtype: of products and convolutions.
 
   Raises:
-    UserError: an unknown size, or squares that do not fit the latents.
+    UserError: an unknown size, or tiles that do not fit the latents.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
   tiles.check(tile, overlap, net.factor)
