@@ -1,4 +1,4 @@
-"""Tasks: what prompts are about, and what an image of one is worth.
+"""Tasks: prompts, and how their images are judged.
 
 A new task is one module with a `Task` and one line here.
 """
@@ -18,7 +18,7 @@ TASKS: dict[str, Task] = {
   "free": free.TASK,
 }
 
-# Sources that are no files.
+# Sources that are not files.
 OWN = tuple(name for name, task in TASKS.items() if task.own is not None)
 
 __all__ = ["OWN", "TASKS", "Reward", "Task", "get", "rewards"]

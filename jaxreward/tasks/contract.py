@@ -1,4 +1,4 @@
-"""What a task is: its prompts, and what an image of one is worth."""
+"""The interface of a task: its prompts, and how their images are judged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOTHING: Mapping[Any, Any] = types.MappingProxyType({})
 def out_of_range(
   images: ArrayLike, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
-  """Share of pixels [P, G] that had to be clipped; what every task measures."""
+  """Share of clipped pixels [P, G]; every task measures it."""
   del images, prompts
   pixels = jnp.asarray(pixels)
   axes = tuple(range(2, pixels.ndim))
@@ -33,44 +33,42 @@ def out_of_range(
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What prompts are about; nothing outside a task knows more than this.
+  """Everything that the rest of the program knows about a task.
 
   Attributes:
-    name: as `config.data.grammar` has it.
-    categories: number -> name of the categories of its prompts. Numbers are
-      part of random streams, so those of a task never change.
-    parse: text -> a prompt of a user's file; UserError for words that are
-      wrong.
-    measure: (images [P, G, ...], pixels, the same unclipped, batch) ->
-      {name: [P, G]}, in jit. "strict", if it is there, is 1 for a right image
-      and 0 for a wrong one.
-    rows: (prompts, rows = their number) -> their batch without pictures.
-    attach: (batch, its prompts, side) -> the batch with their pictures.
+    name: value of `config.data.grammar`.
+    categories: number -> name of its prompt categories. Numbers are part of
+      random streams, so those of a task never change.
+    parse: text -> a prompt of a user's file; UserError for unknown words.
+    measure: (images [P, G, ...], the same unclipped, batch) ->
+      {name: [P, G]}, in jit. "strict", if present, is 1 for a correct image and
+      0 for a wrong one.
+    rows: (prompts, number of rows) -> their batch without images.
+    attach: (batch, its prompts, side) -> the batch with their images.
     own: split, or None for all -> the task's own prompts; None if it has none.
-    has_pictures: whether its prompts bring a picture to start from; None where
-      a user's file says so.
+    has_pictures: whether its prompts have a source image; None if a user's file
+      decides.
     reads_files: whether a user's file may hold its prompts.
-    is_weighted: whether categories come in proportion to
+    is_weighted: whether categories are weighted by
       `config.data.kind_weights`.
-    verdict: names of the measures that rewards may ask for.
+    verdict: names of the measures that rewards may read.
     side: of the images that it can measure, in pixels; None for any.
-    describe: images [B, H, W, 3] in [0, 1] -> a line each, for people.
+    describe: images [B, H, W, 3] in [0, 1] -> a readable line each.
     tokenize: text -> word ids, int32 [L], for reward models that read them.
-    split_of: text -> its split; None for words that are none of the task's.
+    split_of: text -> its split; None if it is not a prompt of the task.
     fact_of: text -> what it asks for, see `rewards.objects`.
     render: (keys [B], batch) -> images of the prompts [B, H, W, 3].
     draw: (key, batch, with_worse=) -> uint8 [P, G, H, W, 3], images of the
-      prompts and, if asked, worse ones, best first.
+      prompts and optionally worse ones, best first.
     drawn_side: of those images, in pixels.
-    rewards: those that the task brings, by name.
-    judge: name of the reward that is watched where nothing is held out; "" for
-      none.
+    rewards: rewards of the task by name.
+    judge: name of the reward to monitor if none is held out; "" for none.
     pretraining: (prompts, seed=, batch_size=, kind_weights=, steps=,
       corruption=) -> a dataset whose element n is {"caption": int32 [B, L],
       "seed": uint32 [B]} with "scene", a batch for `render`, or "picture" and
       "source", images [B, H, W, 3].
     preferences: (key, prompts, samples uint8 [Q, S, H, W, 3], options) ->
-      `Preferences` without answers.
+      unlabeled `Preferences`.
   """
 
   name: str
@@ -128,26 +126,26 @@ class Task:
       split: "train", "validation" or "heldout".
       source: a user's file or folder, for a task without prompts of its own.
       categories: names of those to keep; empty for all.
-      with_pictures: rows of a file may name pictures.
-      known: sources that are no files, for the error of a file that is none.
+      with_pictures: rows of a file may name images.
+      known: names of other sources, suggested if there is no such file.
 
     Raises:
-      UserError: an unknown split or category, or what is wrong with a file.
+      UserError: an unknown split or category, or an invalid file.
     """
-    wanted = {self.number(name) for name in categories}
+    numbers = {self.number(name) for name in categories}
     if split is not None:
       prompts_lib.check_split(split)
     if self.own is not None:
-      every = self.own(split)
+      prompts_of = self.own(split)
     elif split is None:
-      every = sources.all_prompts(
+      prompts_of = sources.all_prompts(
         source, self.parse, with_pictures=with_pictures, known=known
       )
     else:
-      every = sources.load_prompts(
+      prompts_of = sources.load_prompts(
         source, split, self.parse, with_pictures=with_pictures, known=known
       )
-    return tuple(p for p in every if not wanted or p.category in wanted)
+    return tuple(p for p in prompts_of if not numbers or p.category in numbers)
 
   def batch(
     self,
@@ -155,7 +153,7 @@ class Task:
     size: int | None = None,
     side: int | tuple[int, int] = 0,
   ) -> PromptBatch:
-    """Prompts with their pictures, as NumPy arrays; see `pictures.attach`."""
+    """Prompts with their images, as NumPy arrays; see `pictures.attach`."""
     rows = self.rows(prompts, size)
     if size is not None and size > len(prompts):
       prompts = [*prompts, *[prompts[0]] * (size - len(prompts))]
@@ -172,7 +170,7 @@ class Task:
 
     Args:
       prompts: of one split.
-      kind_weights: in the order of the categories; all alike if None.
+      kind_weights: in the order of the categories; equal if None.
       **options: of the pipeline.
     """
     if kind_weights is None:

@@ -1,4 +1,4 @@
-"""Prompts in any words, which nothing here judges."""
+"""Free-form prompts, without a judge of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CATEGORY = 6  # part of random streams
 
 
 def parse(text: str) -> Prompt:
-  """A prompt in any words, blanks apart."""
+  """A prompt in any words, white space normalized."""
   return Prompt(" ".join(text.split()), CATEGORY)
 
 

@@ -1,1 +1,1 @@
-"""Procedural scenes: a grammar, a renderer and a detector that agree."""
+"""Procedural scenes: a grammar with a matching renderer and detector."""

@@ -1,9 +1,9 @@
 """Captions for pretraining: random-access batches, some captions wrong.
 
-The pictures of web data often do not show what their captions say. Here a
-share of the captions differs from the picture in one attribute, which leaves
-the pretrained policy the same thing to be aligned that a real one has: it can
-draw what is asked for, and often does not.
+Images of web data often do not match their captions. Here a share of the
+captions differs from the image in one attribute, so that the pretrained policy
+has the weakness of real ones: it can draw what is asked for, but often does
+not.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from jaxreward.tasks.scenes import edits, grammar
 
 
 def attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
-  """Count, colour and shape of two items, the relation; last what is fixed.
+  """Count, colour and shape of two items, the relation, and the category.
 
-  The kind and the number of items stand twice, so that prompts that differ in
-  them differ in two places.
+  The category and the number of items are listed twice, so that prompts that
+  differ in them differ in two places.
   """
   items = [v for item in prompt.items for v in item]
   fixed = prompt.category, len(prompt.items)
@@ -32,11 +32,10 @@ def attributes(prompt: grammar.Prompt) -> tuple[int, ...]:
 def one_attribute_away(
   prompts: Sequence[grammar.Prompt],
 ) -> list[list[int]]:
-  """For every prompt, the prompts of its kind that differ in one attribute.
+  """For every prompt, those of its category that differ in one attribute.
 
   Only the given prompts are used, so a corrupted caption of the training split
-  is itself of the training split. A prompt without such a neighbour is its
-  own.
+  is itself of the training split. A prompt without a neighbour is its own.
   """
   rows = np.array([attributes(prompt) for prompt in prompts])
   near = (rows[:, None] != rows).sum(-1) == 1
@@ -44,23 +43,23 @@ def one_attribute_away(
 
 
 def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:
-  """int [size] kinds in proportion to integer weights, evenly interleaved."""
+  """int [size] categories in proportion to weights, evenly interleaved."""
   share = np.asarray(weights, np.float64)
   if len(share) != len(grammar.KINDS) or share.min() < 0 or share.max() <= 0:
     raise UserError(
       f"config.data.kind_weights={tuple(weights)}: {len(grammar.KINDS)}"
       " non-negative numbers, not all 0, are needed: one for each kind"
     )
-  share, given = share / share.sum(), np.zeros(len(share))
+  share, counts = share / share.sum(), np.zeros(len(share))
   pattern = np.zeros(size, np.int64)
-  for i in range(size):  # the kind furthest behind its share comes next
-    pattern[i] = np.argmax(share * (i + 1) - given)
-    given[pattern[i]] += 1
+  for i in range(size):  # next is the category furthest below its share
+    pattern[i] = np.argmax(share * (i + 1) - counts)
+    counts[pattern[i]] += 1
   return pattern
 
 
 class _Draw:
-  """Batch of one index: picture prompts, captions and seeds of the noise."""
+  """Batch of one index: prompts of the images, captions and noise seeds."""
 
   def __init__(self, prompts, batch_size, corruption, kind_weights):
     present = sorted({p.category for p in prompts})
@@ -82,14 +81,16 @@ class _Draw:
     size = len(self.kinds)
     scene = np.zeros(size, np.int64)
     for kind, rows in self.rows.items():
-      chosen = self.kinds == kind
-      scene[chosen] = rng.choice(rows, chosen.sum())
-    other = self.near[scene, rng.integers(0, self.near_count[scene])]
+      rows_of = self.kinds == kind
+      scene[rows_of] = rng.choice(rows, rows_of.sum())
+    neighbour = self.near[scene, rng.integers(0, self.near_count[scene])]
     wrong = rng.random(size) < self.corruption
     take = lambda x: np.asarray(x)[scene]
     return {
       "scene": jax.tree.map(take, self.table),
-      "caption": np.asarray(self.table.tokens)[np.where(wrong, other, scene)],
+      "caption": np.asarray(self.table.tokens)[
+        np.where(wrong, neighbour, scene)
+      ],
       "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
     }
 
@@ -106,8 +107,8 @@ def caption_batches(
   """Batches by step number, the same in every process and after a resume.
 
   Returns:
-    A dataset whose element n is {"scene": PromptBatch of the pictures,
-    "caption": int32 [B, L], "seed": uint32 [B] to draw the picture from}.
+    A dataset whose element n is {"scene": PromptBatch of the images,
+    "caption": int32 [B, L], "seed": uint32 [B] to render the image from}.
   """
   draw = _Draw(prompts, batch_size, corruption, kind_weights)
   indices = grain.MapDataset.range(steps).seed(seed)
@@ -115,7 +116,7 @@ def caption_batches(
 
 
 class _DrawEdits:
-  """Tasks of one index, with a picture that solves each."""
+  """Edits of one index, with a target image of each."""
 
   def __init__(self, prompts, batch_size, kind_weights):
     self.prompts = prompts
@@ -127,9 +128,9 @@ class _DrawEdits:
 
   def __call__(self, index: int, rng: np.random.Generator) -> dict:
     size = len(self.kinds)
-    chosen = [self.prompts[rng.choice(self.rows[k])] for k in self.kinds]
-    source, picture = edits.draw(chosen)
-    tokens = [grammar.tokenize(p.text, edits=True) for p in chosen]
+    prompts = [self.prompts[rng.choice(self.rows[k])] for k in self.kinds]
+    source, picture = edits.draw(prompts)
+    tokens = [grammar.tokenize(p.text, edits=True) for p in prompts]
     return {
       "source": source, "picture": picture, "caption": np.stack(tokens),
       "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
@@ -144,7 +145,7 @@ def edit_batches(
   kind_weights: Sequence[int] = (1,) * len(grammar.EDITS),
   steps: int,
 ) -> grain.MapDataset:
-  """As `caption_batches`, of tasks with a picture.
+  """As `caption_batches`, for edits.
 
   Returns:
     A dataset whose element n is {"source" and "picture", the answer: float32

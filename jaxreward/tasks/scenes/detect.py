@@ -1,13 +1,13 @@
-"""What does a picture show? A detector in array code, without weights.
+"""Detects the objects of a scene: array code without weights.
 
-The background is the median of the border ring; what differs from it forms
+The background is the median of the border ring; foreground pixels form
 4-connected components; each is compared with the four shape templates at its
 own centroid and area (soft intersection over union), and its mean colour with
-the palette. It abstains: a shape whose best template is poor or hardly better
-than the next, and a colour that is far from the palette, uneven or between two
-entries, have no name, and an object without a name makes the picture wrong.
-Texture of the background and stray pixels are measured, because a generator
-that is rewarded for objects alone learns to hide there.
+the palette. The detector abstains: a shape whose best template is poor or
+hardly better than the next, and a colour that is far from the palette, uneven
+or between two entries, get no name, and an object without a name makes the
+image wrong. Background texture and stray pixels are measured, because a
+generator that is rewarded for objects only learns to exploit them.
 
 All functions are jit-able and batched; nothing is tuned per prompt.
 """
@@ -22,11 +22,11 @@ import numpy as np
 from jaxreward.tasks.scenes import grammar, render
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-SLOTS = 6  # components examined; a picture with more is wrong anyway
+SLOTS = 6  # components examined; an image with more is wrong anyway
 FOREGROUND = 0.30  # colour distance from the background
 MIN_AREA = 6  # pixels; smaller components are stray
 MIN_NAMED_AREA = 14.0  # soft pixels; smaller objects have no name
-MAX_STRAY = 3  # stray pixels a correct picture may have
+MAX_STRAY = 3  # stray pixels a correct image may have
 MIN_IOU = 0.80
 MIN_IOU_MARGIN = 0.035
 MAX_COLOUR_DISTANCE = 0.27
@@ -35,14 +35,14 @@ MAX_COLOUR_STD = 0.14
 MAX_TEXTURE = 0.01  # mean |Laplacian| of the background
 MAX_BACKGROUND_STD = 0.03
 MIN_BRIGHTNESS = 0.60  # scenes have a light background
-CROP = 14  # pixels, side of the window a component is compared in
+CROP = 14  # pixels, side of a component's window
 _SWEEPS = 256
 _RELATION_MARGIN, _RELATION_COSINE = 0.1, 0.5  # as GenEval
 
 
 @flax.struct.dataclass
 class Detection:
-  """What B pictures show, in K = SLOTS rows of components.
+  """Detected objects of B images, in K = SLOTS rows of components.
 
   Attributes:
     present: bool [B, K].
@@ -74,14 +74,13 @@ class Detection:
 
 @flax.struct.dataclass
 class Verdict:
-  """Judgement of B pictures against their prompts, all float32 [B].
+  """Verdict on B images against their prompts, all float32 [B].
 
   Attributes:
-    strict: 1 if everything asked for is there and nothing else, else 0.
-    dense: partial credit in [0, 1]; 1 is what strict asks, with a clean
-      background.
+    strict: 1 if the requested objects are present and nothing else, else 0.
+    dense: partial credit in [0, 1]; 1 if strict is 1 and the background clean.
     clean: background quality in [0, 1], a factor of dense.
-    relation: 1 if the relation holds (or none is asked), else 0.
+    relation: 1 if the relation holds or none is requested, else 0.
   """
 
   strict: Array
@@ -104,9 +103,9 @@ def _neighbours(x: Array, fill) -> list[Array]:
 def label_components(foreground: ArrayLike) -> Array:
   """4-connected components of bool [B, H, W] as int32 labels, 0 outside.
 
-  A component's label is the largest pixel number (from 1) in it. Labels spread
-  one pixel a sweep until nothing changes or `_SWEEPS` are done; a component
-  that winds further than that splits, which only makes a picture worse.
+  A component's label is its largest pixel number (from 1). Labels spread one
+  pixel per sweep until nothing changes or after `_SWEEPS` sweeps; a component
+  that winds further is split, which only makes an image worse.
   """
   size = foreground.shape[1] * foreground.shape[2]
   numbers = jnp.arange(1, size + 1, dtype=jnp.int32).reshape(
@@ -117,8 +116,8 @@ def label_components(foreground: ArrayLike) -> Array:
   def spread(state):
     labels, _, sweep = state
     best = labels
-    for other in _neighbours(labels, 0):
-      best = jnp.maximum(best, other)
+    for shifted in _neighbours(labels, 0):
+      best = jnp.maximum(best, shifted)
     best = jnp.where(foreground, best, 0)
     return best, jnp.any(best != labels), sweep + 1
 
@@ -143,7 +142,7 @@ def background_colour(images: ArrayLike) -> Array:
 
 
 def _background_statistics(images: Array, foreground: Array):
-  """Texture, deviation and brightness of what is not near an object."""
+  """Texture, deviation and brightness of pixels away from objects."""
   near = foreground
   for _ in range(2):
     near = near | jnp.stack(_neighbours(near, False)).any(0)
@@ -198,9 +197,11 @@ def name_shape(alpha: Array, area: Array, centroid: Array):
   window = jnp.arange(CROP)
   columns = corner[..., 0, None] + window
   rows = corner[..., 1, None] + window
-  picked = jnp.take_along_axis(alpha, rows[..., None], axis=2)
-  picked = jnp.take_along_axis(picked, columns[..., None, :], axis=3)
-  outside = jnp.maximum(area - picked.sum((2, 3)), 0)
+  window_alpha = jnp.take_along_axis(alpha, rows[..., None], axis=2)
+  window_alpha = jnp.take_along_axis(
+    window_alpha, columns[..., None, :], axis=3
+  )
+  outside = jnp.maximum(area - window_alpha.sum((2, 3)), 0)
   scores = []
   for i in range(len(grammar.SHAPES)):
     radius = jnp.sqrt(area / render.UNIT_AREA[i])
@@ -210,9 +211,9 @@ def name_shape(alpha: Array, area: Array, centroid: Array):
     x, y = jnp.broadcast_arrays(x, y)
     distance = render.signed_distance(i, x, y, radius[..., None, None])
     template = jnp.clip(0.5 - distance, 0, 1)
-    both = jnp.minimum(picked, template).sum((2, 3))
-    either = jnp.maximum(picked, template).sum((2, 3)) + outside
-    scores.append(both / jnp.maximum(either, 1e-6))
+    intersection = jnp.minimum(window_alpha, template).sum((2, 3))
+    union = jnp.maximum(window_alpha, template).sum((2, 3)) + outside
+    scores.append(intersection / jnp.maximum(union, 1e-6))
   scores = jnp.stack(scores, -1)
   best = scores.max(-1)
   second = jnp.sort(scores, -1)[..., -2]
@@ -245,12 +246,12 @@ def detect(images: ArrayLike) -> Detection:
   present = counts >= MIN_AREA
   texture, std, brightness = _background_statistics(images, foreground)
 
-  own = labels.reshape(batch, 1, -1) == names[..., None]
-  own = own & present[..., None]
+  masks = labels.reshape(batch, 1, -1) == names[..., None]
+  masks = masks & present[..., None]
   # Strongest distance of a component stands for full coverage.
   flat = distance.reshape(batch, 1, -1)
-  peak = jnp.maximum(jnp.where(own, flat, 0).max(-1), 1e-6)
-  core = own & (flat > 0.9 * peak[..., None])
+  peak = jnp.maximum(jnp.where(masks, flat, 0).max(-1), 1e-6)
+  core = masks & (flat > 0.9 * peak[..., None])
   core_count = jnp.maximum(core.sum(-1), 1)[..., None]
   pixels = offset.reshape(batch, -1, 3)
   towards = (
@@ -259,13 +260,13 @@ def detect(images: ArrayLike) -> Detection:
   length = jnp.maximum(jnp.square(towards).sum(-1), 1e-6)
   alpha = jnp.einsum("bnc,bkc->bkn", pixels, towards) / length[..., None]
   # The anti-aliased rim lies just outside the threshold: one pixel more.
-  grid = own.reshape(-1, size, size)
-  rim = (grid | jnp.stack(_neighbours(grid, False)).any(0)).reshape(own.shape)
-  free = (labels.reshape(batch, 1, -1) == 0) | own
+  grid = masks.reshape(-1, size, size)
+  rim = (grid | jnp.stack(_neighbours(grid, False)).any(0)).reshape(masks.shape)
+  free = (labels.reshape(batch, 1, -1) == 0) | masks
   reach = (rim & free).astype(jnp.float32)
   alpha = jnp.clip(alpha, 0, 1) * reach
   area, centroid, mean, colour_std, _ = _moments(reach, alpha, images)
-  box = _moments(own.astype(jnp.float32), alpha, images)[4]
+  box = _moments(masks.astype(jnp.float32), alpha, images)[4]
   shape, iou, margin = name_shape(
     alpha.reshape(batch, SLOTS, size, size), area, centroid
   )
@@ -288,7 +289,7 @@ def detect(images: ArrayLike) -> Detection:
 
 
 def relation_holds(first: Array, second: Array, relation: Array) -> Array:
-  """GenEval's rule on boxes [B, 4]: the offset, less a margin, points there."""
+  """GenEval's rule on boxes [B, 4]: direction of the offset beyond a margin."""
   centre = lambda box: (box[:, :2] + box[:, 2:]) / 2
   extent = lambda box: box[:, 2:] - box[:, :2] + 1
   offset = centre(first) - centre(second)
@@ -317,36 +318,36 @@ def background_quality(detection: Detection) -> Array:
 
 
 def judge(detection: Detection, prompts: PromptBatch) -> Verdict:
-  """Compares what B pictures show with what B prompts ask for."""
-  asked_for: grammar.Asked = prompts.extras
-  items = jnp.asarray(asked_for.items)
-  relation = jnp.asarray(asked_for.relation)
+  """Compares the objects of B images with those that B prompts ask for."""
+  request: grammar.Asked = prompts.extras
+  items = jnp.asarray(request.items)
+  relation = jnp.asarray(request.relation)
   count, colour, shape = items[..., 0], items[..., 1], items[..., 2]
-  asked = count > 0  # [B, 2]
+  is_item = count > 0  # [B, 2]
   is_shape = detection.shape[:, None] == shape[..., None]  # [B, 2, K]
   is_colour = (colour[..., None] < 0) | (
     detection.colour[:, None] == colour[..., None]
   )
-  named = (detection.colour >= 0)[:, None]
-  present = detection.present[:, None] & asked[..., None]
-  full = present & is_shape & is_colour & named
-  found, alike = full.sum(-1), (present & is_shape).sum(-1)
+  has_colour = (detection.colour >= 0)[:, None]
+  present = detection.present[:, None] & is_item[..., None]
+  is_match = present & is_shape & is_colour & has_colour
+  matches, of_shape = is_match.sum(-1), (present & is_shape).sum(-1)
 
   closeness = lambda n: jnp.maximum(
     0.0, 1 - jnp.abs(n - count) / jnp.maximum(count, 1)
   )
-  item_score = 0.35 * closeness(alike) + 0.65 * closeness(found)
-  share = asked / jnp.maximum(asked.sum(-1, keepdims=True), 1)
+  item_score = 0.35 * closeness(of_shape) + 0.65 * closeness(matches)
+  share = is_item / jnp.maximum(is_item.sum(-1, keepdims=True), 1)
   item_score = (item_score * share).sum(-1)
 
   box = [
-    jnp.take_along_axis(detection.box, full[:, i].argmax(-1)[:, None, None], 1)[
-      :, 0
-    ]
+    jnp.take_along_axis(
+      detection.box, is_match[:, i].argmax(-1)[:, None, None], 1
+    )[:, 0]
     for i in range(2)
   ]
-  exact = jnp.where(asked, found == count, True).all(-1)
-  holds = relation_holds(box[0], box[1], relation) & (found > 0).all(-1)
+  exact = jnp.where(is_item, matches == count, True).all(-1)
+  holds = relation_holds(box[0], box[1], relation) & (matches > 0).all(-1)
   relation_ok = jnp.where(relation > 0, holds, True)
   score = jnp.where(relation > 0, 0.6 * item_score + 0.4 * holds, item_score)
 
@@ -372,7 +373,7 @@ def judge(detection: Detection, prompts: PromptBatch) -> Verdict:
 
 
 def describe(detection: Detection) -> list[str]:
-  """One line a picture: what was seen, left to right; for people."""
+  """One readable line per image: its objects, left to right."""
   host = jax.tree.map(np.asarray, detection)
   lines = []
   for b in range(host.present.shape[0]):

@@ -1,4 +1,4 @@
-"""Tasks on scenes that start from a picture, with their exact answers.
+"""Edits of scenes, with their exact targets.
 
     recolour   make the red circle blue
     remove     remove the red circle
@@ -7,15 +7,15 @@
     identity   the same circle left of a red square
     upscale    sharpen the picture
 
-The picture is a scene of its own, drawn from the task's number. What is new in
-an answer has the palette's colour and stands in the middle of its cell, so that
-one picture is right to the pixel. The subject of an identity task is a shape
-with a spot of another colour; the reference shows it alone and any place that
-fits is right, so that there is no such picture. A picture to sharpen shows the
-scene in squares of three pixels.
+The source image is a scene drawn from the edit's name. New objects have the
+palette's colour and lie at the center of their cell, so that the target is
+exact to the pixel. The subject of an identity edit is a shape with a spot of
+another colour; the source shows it alone, and any position that satisfies the
+prompt is right, so that there is no single target. The source of an upscale
+edit shows the scene in squares of three pixels.
 
-A combination, such as (recolour, red, circle, blue), is of one split, as in
-`grammar`; scenes of the "upscale" kind have a number for one.
+A combination, such as (recolour, red, circle, blue), belongs to one split, as
+in `grammar`; for "upscale" it is a number.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from jaxreward.tasks.scenes import grammar, render
 from jaxreward.types import ArrayLike, PromptBatch
 
 KINDS = grammar.EDITS
-FIRST = grammar.FIRST_EDIT  # of the kinds' numbers
-PER_KIND = 960  # tasks, all splits together, or a few more
+FIRST = grammar.FIRST_EDIT  # number of the first category
+PER_KIND = 960  # edits per category over all splits, or a few more
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "centre", "right")
-COARSE = 3  # pixels a side of the squares of a picture to sharpen
-MARK = 0.45  # radius of a subject's spot, over the subject's
-NEW_RADIUS = 4.0  # pixels, of an object that is added
+COARSE = 3  # pixels, side of the squares of an upscale source
+MARK = 0.45  # radius of a subject's spot, relative to the subject's
+NEW_RADIUS = 4.0  # pixels, of an added object
 _NOTHING = -1
 
 
@@ -56,15 +56,15 @@ class Thing(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-  """One task.
+  """One edit.
 
   Attributes:
-    name: the seed of its picture, and what tells it from others.
+    name: unique, and the seed of its source image.
     meaning: its combination.
-    before: what the source shows.
-    after: what the answer shows.
-    changed: which of `after` the task is about; -1 for all, as in "upscale".
-    gone: the cell that is left empty, or -1.
+    before: objects of the source.
+    after: objects of the target.
+    changed: index in `after` of the edited object; -1 for all, as in "upscale".
+    gone: the cell that becomes empty, or -1.
     mark: colour of the spot on the first object, the subject, or -1.
   """
 
@@ -79,16 +79,16 @@ class Edit:
 
 @flax.struct.dataclass
 class Expected:
-  """What P answers show, in N = `grammar.MAX_OBJECTS` rows of objects.
+  """Objects of P targets, in N = `grammar.MAX_OBJECTS` rows.
 
   Attributes:
-    shape: int32 [P, N], -1 for a row that is absent.
+    shape: int32 [P, N], -1 for an absent row.
     colour: int32 [P, N].
     centre: float32 [P, N, 2], (x, y) in pixels.
-    changed: bool [P, N], what the task is about; the others are to be kept.
-    gone: float32 [P, 2], the place that is left empty; NaN where there is none.
-    subject: int32 [P], shape of the subject of an identity task, else -1; its
-      objects have no place, and all but the subject are in the rows above.
+    changed: bool [P, N], the edited objects; the others are to be preserved.
+    gone: float32 [P, 2], the position that becomes empty; NaN if there is none.
+    subject: int32 [P], shape of the subject of an identity edit, else -1; its
+      objects have no fixed position, and the rows above exclude the subject.
     look: float32 [P, 2, 3], colours of the subject and of its spot.
     radius: float32 [P], of the subject, in pixels.
   """
@@ -116,7 +116,7 @@ _CELLS = range(render.GRID**2)
 
 
 def _combinations(kind: str) -> list[tuple[int, ...]]:
-  """What tells the tasks of a kind apart, besides their scenes."""
+  """Combinations of a category, one per edit and scene."""
   if kind == "recolour":
     triples = itertools.product(_COLOURS, _SHAPES, _COLOURS)
     return [t for t in triples if t[0] != t[2]]
@@ -125,26 +125,26 @@ def _combinations(kind: str) -> list[tuple[int, ...]]:
   if kind in ("add", "move"):
     return list(itertools.product(_COLOURS, _SHAPES, _CELLS))
   if kind == "identity":  # subject, its colours; the other; the relation
-    found = itertools.product(
+    tuples = itertools.product(
       _SHAPES, _COLOURS, _COLOURS, _COLOURS, _SHAPES,
       range(len(grammar.RELATIONS)),
     )  # fmt: skip
-    apart = [f for f in found if f[1] != f[2] and f[0] != f[4]]
-    order = np.random.default_rng(0).permutation(len(apart))
-    return [apart[i] for i in order[:PER_KIND]]
+    valid = [f for f in tuples if f[1] != f[2] and f[0] != f[4]]
+    order = np.random.default_rng(0).permutation(len(valid))
+    return [valid[i] for i in order[:PER_KIND]]
   return [(number,) for number in range(PER_KIND)]
 
 
 def _others(
-  rng: np.random.Generator, count: int, taken: set[tuple[int, int]]
+  rng: np.random.Generator, count: int, excluded: set[tuple[int, int]]
 ) -> list[tuple[int, int]]:
-  """(shape, colour) of further objects, all different."""
-  free = [p for p in itertools.product(_SHAPES, _COLOURS) if p not in taken]
+  """(shape, colour) of further distinct objects."""
+  free = [p for p in itertools.product(_SHAPES, _COLOURS) if p not in excluded]
   return [free[i] for i in rng.permutation(len(free))[:count]]
 
 
 def _make(kind: str, combination: tuple[int, ...], variant: int):
-  """(text, items, relation, edit) of one task."""
+  """(text, items, relation, edit) of one edit."""
   meaning = f"{kind}:{combination}"
   name = f"{meaning}#{variant}"
   rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -153,34 +153,39 @@ def _make(kind: str, combination: tuple[int, ...], variant: int):
     return _identity(name, meaning, combination, cells)
   if kind == "upscale":
     things = _others(rng, int(rng.integers(1, grammar.MAX_OBJECTS + 1)), set())
-    shown = tuple(Thing(*t, c) for t, c in zip(things, cells, strict=False))
-    edit = Edit(name, meaning, shown, shown)
+    objects = tuple(Thing(*t, c) for t, c in zip(things, cells, strict=False))
+    edit = Edit(name, meaning, objects, objects)
     return "sharpen the picture", (), 0, edit
   colour, shape = combination[:2]
-  taken, subject = {(shape, colour)}, _name(colour, shape)
+  excluded, subject = {(shape, colour)}, _name(colour, shape)
   if kind == "recolour":
-    taken.add((shape, combination[2]))
-  if kind in ("add", "move"):  # the cell that is asked for is free
+    excluded.add((shape, combination[2]))
+  if kind in ("add", "move"):  # the requested cell is free
     cells.remove(combination[2])
   old = Thing(shape, colour, cells[0])
-  rest = tuple(
+  others = tuple(
     Thing(*other, cell)
     for other, cell in zip(
-      _others(rng, int(rng.integers(1, 3)), taken), cells[1:], strict=False
+      _others(rng, int(rng.integers(1, 3)), excluded), cells[1:], strict=False
     )
   )
   if kind == "recolour":
     new = old._replace(colour=combination[2])
     text = f"make the {subject} {grammar.COLOURS[combination[2]]}"
-    return text, (), 0, Edit(name, meaning, (old, *rest), (new, *rest), 0)
+    return text, (), 0, Edit(name, meaning, (old, *others), (new, *others), 0)
   if kind == "remove":
-    edit = Edit(name, meaning, (old, *rest), rest, gone=old.cell)
+    edit = Edit(name, meaning, (old, *others), others, gone=old.cell)
     return f"remove the {subject}", (), 0, edit
   new = Thing(shape, colour, combination[2])
   where = f"{subject} {_place(new.cell)}"
   if kind == "add":
-    return f"add a {where}", (), 0, Edit(name, meaning, rest, (new, *rest), 0)
-  edit = Edit(name, meaning, (old, *rest), (new, *rest), 0, old.cell)
+    return (
+      f"add a {where}",
+      (),
+      0,
+      Edit(name, meaning, others, (new, *others), 0),
+    )
+  edit = Edit(name, meaning, (old, *others), (new, *others), 0, old.cell)
   return f"move the {where}", (), 0, edit
 
 
@@ -210,27 +215,32 @@ def _of_kind(kind: str) -> Iterator[tuple]:
 
 @functools.cache
 def all_prompts() -> tuple[grammar.Prompt, ...]:
-  """Every task, in a fixed order."""
-  made = {FIRST + i: list(_of_kind(kind)) for i, kind in enumerate(KINDS)}
+  """Every edit, in a fixed order."""
+  by_category = {
+    FIRST + i: list(_of_kind(kind)) for i, kind in enumerate(KINDS)
+  }
   splits = split_names(
-    {kind: {edit.meaning for *_, edit in found} for kind, found in made.items()}
+    {
+      kind: {edit.meaning for *_, edit in edits}
+      for kind, edits in by_category.items()
+    }
   )
   return tuple(
     grammar.Prompt(
       text, kind, splits[edit.meaning], edit, items=items, relation=relation
     )
-    for kind, found in made.items()
-    for text, items, relation, edit in found
+    for kind, edits in by_category.items()
+    for text, items, relation, edit in edits
   )
 
 
 def prompts(split: str) -> tuple[grammar.Prompt, ...]:
-  """Tasks of a split: "train", "validation" or "heldout"."""
+  """Edits of a split: "train", "validation" or "heldout"."""
   return tuple(p for p in all_prompts() if p.split == split)
 
 
 class _Look(NamedTuple):
-  """How a task's scene is drawn, cell by cell."""
+  """Appearance of an edit's scene, cell by cell."""
 
   jitter: np.ndarray  # [9, 2]
   tint: np.ndarray  # [9, 3]
@@ -249,9 +259,9 @@ def _look(edit: Edit) -> _Look:
 
 
 def middle(cell: int) -> np.ndarray:
-  """(x, y) in pixels of the middle of a cell."""
-  place = np.array([cell % render.GRID, cell // render.GRID])
-  return place * render.CELL + (render.CELL - 1) / 2
+  """(x, y) in pixels of the center of a cell."""
+  column_row = np.array([cell % render.GRID, cell // render.GRID])
+  return column_row * render.CELL + (render.CELL - 1) / 2
 
 
 def _objects(edit: Edit, things: Sequence[Thing], look: _Look):
@@ -259,18 +269,18 @@ def _objects(edit: Edit, things: Sequence[Thing], look: _Look):
   old = {thing.cell: thing for thing in edit.before}
   rows = []
   for i, thing in enumerate(things):
-    cell, kept = thing.cell, thing == old.get(thing.cell)
+    cell, is_same = thing.cell, thing == old.get(thing.cell)
     tint, radius = look.tint[cell], look.radius[cell]
     jitter = look.jitter[cell]
     if edit.mark >= 0 and i == 0:  # a subject keeps colour and size
       first = edit.before[0].cell
       tint, radius = look.tint[first], look.radius[first]
-    elif not kept and cell in old:  # recoloured in its place
+    elif not is_same and cell in old:  # recoloured in its place
       tint = 0.0
-    elif not kept and edit.gone >= 0:  # moved
+    elif not is_same and edit.gone >= 0:  # moved
       tint, radius = look.tint[edit.gone], look.radius[edit.gone]
       jitter = 0.0
-    elif not kept and edit.mark < 0:  # added
+    elif not is_same and edit.mark < 0:  # added
       tint, radius, jitter = 0.0, NEW_RADIUS, 0.0
     colour = np.clip(render.PALETTE[thing.colour] + tint, 0, 1)
     centre = middle(cell) + jitter
@@ -282,40 +292,40 @@ def _objects(edit: Edit, things: Sequence[Thing], look: _Look):
   return rows
 
 
-def _picture(rows: Sequence[Sequence], backgrounds: Sequence) -> np.ndarray:
-  """Draws scenes, each a list of objects, as float32 [P, S, S, 3].
+def _render(rows: Sequence[Sequence], backgrounds: Sequence) -> np.ndarray:
+  """Renders scenes, each a list of objects, as float32 [P, S, S, 3].
 
-  As `render.render` does, on the host, where the batch is put together.
+  As `render.render`, but on the host, where the batch is assembled.
   """
   count, axis = len(rows), np.arange(render.SIZE, dtype=np.float32)
   owner = np.repeat(np.arange(count), [len(row) for row in rows])
-  place = np.concatenate([np.arange(len(row)) for row in rows])
-  shape, *facts = zip(*itertools.chain.from_iterable(rows), strict=True)
+  layer_of = np.concatenate([np.arange(len(row)) for row in rows])
+  shape, *columns = zip(*itertools.chain.from_iterable(rows), strict=True)
   shape = np.array(shape)
-  colour, centre, radius = (np.array(f, np.float32) for f in facts)
+  colour, centre, radius = (np.array(f, np.float32) for f in columns)
   x = axis[None, None] - centre[:, 0, None, None]
   y = axis[None, :, None] - centre[:, 1, None, None]
   x, y = np.broadcast_arrays(x, y)
   cover = np.zeros((*x.shape, 1), np.float32)
   for i in _SHAPES:
-    own = shape == i
+    is_shape = shape == i
     distance = render.signed_distance(
-      i, x[own], y[own], radius[own, None, None], np
+      i, x[is_shape], y[is_shape], radius[is_shape, None, None], np
     )
-    cover[own] = np.clip(0.5 - distance, 0, 1)[..., None]
+    cover[is_shape] = np.clip(0.5 - distance, 0, 1)[..., None]
   image = np.empty((count, render.SIZE, render.SIZE, 3), np.float32)
   image[:] = np.asarray(backgrounds, np.float32)[:, None, None]
   for layer in range(grammar.MAX_OBJECTS):
-    now = place == layer
-    at, over = owner[now], cover[now]
-    image[at] = image[at] * (1 - over) + over * colour[now, None, None]
+    on_layer = layer_of == layer
+    at, over = owner[on_layer], cover[on_layer]
+    image[at] = image[at] * (1 - over) + over * colour[on_layer, None, None]
   return image
 
 
-def coarse(pictures: Float[np.ndarray, "P H W 3"]) -> np.ndarray:
-  """Pictures in squares of `COARSE` pixels, each of the mean colour."""
-  p, h, w, c = pictures.shape
-  small = pictures.reshape(p, h // COARSE, COARSE, w // COARSE, COARSE, c)
+def coarse(images: Float[np.ndarray, "P H W 3"]) -> np.ndarray:
+  """Images in squares of `COARSE` pixels, each of its mean colour."""
+  p, h, w, c = images.shape
+  small = images.reshape(p, h // COARSE, COARSE, w // COARSE, COARSE, c)
   small = small.mean((2, 4), dtype=np.float32)
   return small.repeat(COARSE, 1).repeat(COARSE, 2)
 
@@ -327,16 +337,16 @@ def _is(prompts: Sequence[grammar.Prompt], kind: str) -> np.ndarray:
 def draw(
   prompts: Sequence[grammar.Prompt],
 ) -> tuple[np.ndarray, np.ndarray]:
-  """(sources, answers) of tasks, float32 [P, S, S, 3] in [0, 1].
+  """(sources, targets) of edits, float32 [P, S, S, 3] in [0, 1].
 
-  An identity task has other answers as well.
+  The target of an identity edit is one of many.
   """
   edits = [p.pictures for p in prompts]
   looks = [_look(edit) for edit in edits]
   backgrounds = [look.background for look in looks]
-  both = list(zip(edits, looks, strict=True))
-  answers = _picture([_objects(e, e.after, x) for e, x in both], backgrounds)
-  source = _picture([_objects(e, e.before, x) for e, x in both], backgrounds)
+  pairs = list(zip(edits, looks, strict=True))
+  answers = _render([_objects(e, e.after, x) for e, x in pairs], backgrounds)
+  source = _render([_objects(e, e.before, x) for e, x in pairs], backgrounds)
   upscale = _is(prompts, "upscale")
   source[upscale] = coarse(answers[upscale])
   return source, answers
@@ -345,33 +355,33 @@ def draw(
 def targets(
   prompts: Sequence[grammar.Prompt], answers: np.ndarray
 ) -> np.ndarray:
-  """The answers that no other picture equals; NaN for identity tasks."""
+  """The targets that are unique; NaN for identity edits."""
   free = _is(prompts, "identity")[:, None, None, None]
   return np.where(free, np.float32(np.nan), answers)
 
 
 def changes(prompts: Sequence[grammar.Prompt]) -> np.ndarray:
-  """1 in the cells that a task is about, float32 [P, S, S, 3], else 0.
+  """1 in the edited cells, else 0, float32 [P, S, S, 3].
 
-  NaN for the kinds that give no cell: identity and upscale.
+  NaN for the categories without edited cells: identity and upscale.
   """
   side, cell = render.SIZE, render.CELL
-  found = np.zeros((len(prompts), side, side, 3), np.float32)
-  found[_is(prompts, "identity") | _is(prompts, "upscale")] = np.nan
-  for white, prompt in zip(found, prompts, strict=True):
+  masks = np.zeros((len(prompts), side, side, 3), np.float32)
+  masks[_is(prompts, "identity") | _is(prompts, "upscale")] = np.nan
+  for mask, prompt in zip(masks, prompts, strict=True):
     edit = prompt.pictures
     cells = [edit.gone] if edit.gone >= 0 else []
     cells += [edit.after[edit.changed].cell] if edit.changed >= 0 else []
     for at in cells:
       y, x = at // render.GRID * cell, at % render.GRID * cell
-      white[y : y + cell, x : x + cell] = 1
-  return found
+      mask[y : y + cell, x : x + cell] = 1
+  return masks
 
 
 def expected(prompts: Sequence[grammar.Prompt]) -> Expected:
-  """What the answers show."""
+  """Objects of the targets."""
   p, n = len(prompts), grammar.MAX_OBJECTS
-  made = Expected(
+  answers = Expected(
     shape=np.full((p, n), _NOTHING, np.int32),
     colour=np.full((p, n), _NOTHING, np.int32),
     centre=np.zeros((p, n, 2), np.float32), changed=np.zeros((p, n), bool),
@@ -383,26 +393,26 @@ def expected(prompts: Sequence[grammar.Prompt]) -> Expected:
     edit = prompt.pictures
     look = _look(edit)
     objects = _objects(edit, edit.after, look)
-    shown = list(zip(edit.after, objects, strict=False))
+    pairs = list(zip(edit.after, objects, strict=False))
     if edit.mark >= 0:
       shape, colour, _, radius = objects[0]
-      made.subject[i], made.radius[i] = shape, radius
-      made.look[i] = colour, objects[1][1]
-      shown = [(edit.after[1], objects[2])]
+      answers.subject[i], answers.radius[i] = shape, radius
+      answers.look[i] = colour, objects[1][1]
+      pairs = [(edit.after[1], objects[2])]
     if edit.gone >= 0:
-      made.gone[i] = middle(edit.gone)
-    for j, (thing, (_, _, centre, _)) in enumerate(shown):
-      made.shape[i, j], made.colour[i, j] = thing.shape, thing.colour
-      made.centre[i, j] = centre
+      answers.gone[i] = middle(edit.gone)
+    for j, (thing, (_, _, centre, _)) in enumerate(pairs):
+      answers.shape[i, j], answers.colour[i, j] = thing.shape, thing.colour
+      answers.centre[i, j] = centre
       about_all = edit.changed < 0 and edit.gone < 0
-      made.changed[i, j] = j == edit.changed or about_all
-  return made
+      answers.changed[i, j] = j == edit.changed or about_all
+  return answers
 
 
 def attach(
   batch: PromptBatch, prompts: Sequence[grammar.Prompt], side: Any = 0
 ) -> PromptBatch:
-  """The batch with the pictures of its tasks and what answers show."""
+  """The batch with the images of its edits and the objects of the targets."""
   del side
   source, answers = draw(prompts)
   extras = dataclasses.replace(batch.extras, edit=expected(prompts))

@@ -1,4 +1,4 @@
-"""What a prompt of the scenes asks for, as the reward `objects` takes it."""
+"""What a prompt of the scenes asks for, for the reward `objects`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def fact_of(text: str) -> Fact:
 
   Returns:
     ([(colour or "", shape, count), ...], relation of the second item to the
-    first, whether more than the count is wrong).
+    first, whether more objects than the count are an error).
   """
   prompt = grammar.parse(text)
   items = []

@@ -1,12 +1,12 @@
-"""A grammar of prompts in the six GenEval kinds, and its splits.
+"""A grammar of prompts in the six GenEval categories, and its splits.
 
 A prompt asks for one or two items, each a (count, colour, shape), and possibly
-for a relation of the first to the second. Prompts that mean the same picture,
-such as "a circle left of a square" and "a square right of a circle", share one
-combination, and a combination belongs to exactly one split: what is held out
+for a relation of the first to the second. Prompts with the same meaning, such
+as "a circle left of a square" and "a square right of a circle", share one
+combination, and a combination belongs to exactly one split: a held-out one
 never occurs in training in any wording.
 
-The kinds follow GenEval (Ghosh et al., 2023): single object, two objects,
+The categories follow GenEval (Ghosh et al., 2023): single object, two objects,
 counting, colours, position, colour attribution.
 """
 
@@ -27,8 +27,8 @@ from jaxreward.types import ArrayLike, PromptBatch
 
 KINDS = ("single", "two", "counting", "colours", "position", "attribution")
 CATEGORIES = dict(enumerate(KINDS))
-# Kinds of tasks with a picture, see `edits`. Their numbers are part of random
-# streams; 6 is that of prompts in any words.
+# Categories of `edits`. Their numbers are part of random streams; 6 is that of
+# free-form prompts.
 EDITS = ("recolour", "remove", "add", "move", "identity", "upscale")
 FIRST_EDIT = 7
 EDIT_CATEGORIES = dict(enumerate(EDITS, FIRST_EDIT))
@@ -57,7 +57,7 @@ VOCAB: tuple[str, ...] = (
   *SHAPES,
   *_PLURAL.values(),
 )
-# Words of instructions, which only policies that take a picture know.
+# Words of instructions, which only policies with a source image know.
 EDIT_WORDS: tuple[str, ...] = (
   "make",
   "the",
@@ -80,9 +80,9 @@ Item = tuple[int, int, int]  # count, colour (or ANY_COLOUR), shape
 
 @dataclasses.dataclass(frozen=True)
 class Prompt(prompts_lib.Prompt):
-  """One prompt: its words and what a picture must show to satisfy it.
+  """One prompt: its words and what an image must show to satisfy it.
 
-  One that comes with pictures has an `edits.Edit` or a `pictures.Files`.
+  `pictures` of a prompt with images is an `edits.Edit` or a `pictures.Files`.
   """
 
   items: tuple[Item, ...] = ()
@@ -90,7 +90,7 @@ class Prompt(prompts_lib.Prompt):
 
   @property
   def meaning(self) -> str:
-    """What all wordings of one meaning share; the unit of the splits."""
+    """Shared by all wordings of one meaning; the unit of the splits."""
     if self.pictures is not None:
       return self.pictures.meaning
     return combination(self.items, self.relation)
@@ -105,7 +105,7 @@ class Asked:
       row is absent, colour -1 means any colour.
     relation: int32 [P], index into `RELATIONS`, 0 is none; the first item
       stands in that relation to the second.
-    edit: of edits, what the detector should find (`edits.Expected`).
+    edit: for edits, the objects of the target (`edits.Expected`).
   """
 
   items: ArrayLike
@@ -150,7 +150,7 @@ def _pairs(coloured: bool) -> Iterable[tuple[Item, Item]]:
 
 
 def _meanings() -> Iterable[tuple[int, tuple[Item, ...], int]]:
-  """(kind, items, relation) of every prompt of the grammar."""
+  """(category, items, relation) of every prompt of the grammar."""
   shapes, colours = range(len(SHAPES)), range(len(COLOURS))
   for shape in shapes:
     yield 0, ((1, ANY_COLOUR, shape),), 0
@@ -197,10 +197,10 @@ def all_prompts() -> tuple[Prompt, ...]:
 def prompts(
   split: str, kinds: tuple[str, ...] | None = None
 ) -> tuple[Prompt, ...]:
-  """Prompts of a split ("train", "validation", "heldout"), of some kinds.
+  """Prompts of a split ("train", "validation", "heldout"), by category.
 
   Raises:
-    UserError: unknown split or kind.
+    UserError: unknown split or category.
   """
   prompts_lib.check_split(split)
   for kind in kinds or ():
@@ -208,13 +208,13 @@ def prompts(
       raise UserError(
         f'prompt kind "{kind}" is not known{nearest(kind, KINDS)}'
       )
-  wanted = {KINDS.index(k) for k in (kinds or KINDS)}
+  numbers = {KINDS.index(k) for k in (kinds or KINDS)}
   return tuple(
-    p for p in all_prompts() if p.split == split and p.category in wanted
+    p for p in all_prompts() if p.split == split and p.category in numbers
   )
 
 
-def _said(text: str) -> str:
+def _quoted(text: str) -> str:
   return f'"{shown(text, 80)}"'
 
 
@@ -228,26 +228,26 @@ def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
   Raises:
     UserError: an unknown word, or more than MAX_WORDS of them.
   """
-  known = _ALL_IDS if edits else _WORD_IDS
+  ids_of = _ALL_IDS if edits else _WORD_IDS
   words = text.lower().replace(".", " ").split()
   if len(words) > MAX_WORDS:
     raise UserError(
-      f"prompt {_said(text)} has {len(words)} words; at most {MAX_WORDS} fit"
+      f"prompt {_quoted(text)} has {len(words)} words; at most {MAX_WORDS} fit"
     )
   for word in words:
-    if word not in known or word == VOCAB[0]:
+    if word not in ids_of or word == VOCAB[0]:
       raise UserError(
-        f'prompt {_said(text)}: the word "{shown(word, 30)}" is not in the'
-        f" vocabulary of the scenes{nearest(word, list(known)[1:])}"
+        f'prompt {_quoted(text)}: the word "{shown(word, 30)}" is not in the'
+        f" vocabulary of the scenes{nearest(word, list(ids_of)[1:])}"
       )
-  ids = [known[word] for word in words]
+  ids = [ids_of[word] for word in words]
   return np.array(ids + [0] * (MAX_WORDS - len(ids)), np.int32)
 
 
 def _parse_item(words: list[str], text: str) -> Item:
   def fail(what: str):
     raise UserError(
-      f'prompt {_said(text)}: {what}; an item reads like "a red circle" or'
+      f'prompt {_quoted(text)}: {what}; an item reads like "a red circle" or'
       ' "three squares"'
     )
 
@@ -285,25 +285,25 @@ def parse(text: str) -> Prompt:
   """Reads a prompt of the grammar, a user's own included.
 
   Raises:
-    UserError: what is wrong with the text and what would be right.
+    UserError: what is wrong with the text, and the fix.
   """
   tokenize(text)
   words = " ".join(text.lower().replace(".", " ").split())
   relation = next((i for i, r in enumerate(RELATIONS) if f" {r} " in words), 0)
   parts = words.split(f" {RELATIONS[relation] if relation else 'and'} ")
   if len(parts) > 2:
-    raise UserError(f"prompt {_said(text)} names more than two items")
+    raise UserError(f"prompt {_quoted(text)} names more than two items")
   items = tuple(_parse_item(part.split(), text) for part in parts)
   if relation and len(items) != 2:
-    raise UserError(f"prompt {_said(text)}: a relation joins two items")
+    raise UserError(f"prompt {_quoted(text)}: a relation joins two items")
   if sum(count for count, _, _ in items) > MAX_OBJECTS:
     raise UserError(
-      f"prompt {_said(text)} asks for more than {MAX_OBJECTS} objects"
+      f"prompt {_quoted(text)} asks for more than {MAX_OBJECTS} objects"
     )
   if len(items) == 2 and items[0][2] == items[1][2]:
     if ANY_COLOUR in (items[0][1], items[1][1]) or items[0][1] == items[1][1]:
       raise UserError(
-        f"prompt {_said(text)}: two items of one shape need two different"
+        f"prompt {_quoted(text)}: two items of one shape need two different"
         " colours"
       )
   split = _split_of().get(combination(items, relation), "heldout")
@@ -320,14 +320,14 @@ def split_of(text: str) -> str | None:
     return None
 
 
-def batch(chosen: Sequence[Prompt], size: int | None = None) -> PromptBatch:
+def batch(prompts: Sequence[Prompt], size: int | None = None) -> PromptBatch:
   """Prompts as a PromptBatch of NumPy arrays, padded to `size` rows."""
-  rows = prompts_lib.batch(chosen, size)
+  rows = prompts_lib.batch(prompts, size)
   size = len(rows.ids)
   items = np.zeros((size, 2, 3), np.int32)
   relation = np.zeros(size, np.int32)
   tokens = np.zeros((size, MAX_WORDS), np.int32)
-  for row, prompt in enumerate(chosen):
+  for row, prompt in enumerate(prompts):
     if prompt.items:
       items[row, : len(prompt.items)] = prompt.items
     relation[row] = prompt.relation

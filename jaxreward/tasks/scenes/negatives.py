@@ -1,8 +1,7 @@
-"""Pictures spoiled in the ways in which a rewarded generator cheats.
+"""Images corrupted in the ways that reward hacking produces.
 
-A reward model that has only seen honest pictures is easily fooled. Each way
-here is a function of a key; what a spoiled picture is worth is for the
-detector to say.
+A reward model that has only seen clean images is easily fooled. Each corruption
+is a function of a key; the detector judges the corrupted images.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def _uniform(keys: Array, low: float, high: float, shape=()) -> Array:
 
 
 def _texture(keys: Array, images: Array) -> Array:
-  """A pattern with the period of the grid's cells, as patch models grow."""
+  """A pattern with the period of the grid's cells, typical of patch models."""
   draw = lambda k: jax.random.normal(k, (render.CELL, render.CELL, 3))
   tile = jax.vmap(draw)(keys)
   repeats = (1, images.shape[1] // render.CELL, images.shape[2] // render.CELL)
@@ -52,7 +51,7 @@ def _blur(images: Array) -> Array:
 
 
 def _missing(keys: Array, images: Array) -> Array:
-  """Every cell is wiped with probability one half."""
+  """Clears every cell with probability one half."""
   cells = images.shape[1] // render.CELL
   wiped = _uniform(keys, 0.0, 1.0, (cells, cells)) < 0.5
   wiped = jnp.repeat(wiped, render.CELL, 1).repeat(render.CELL, 2)[..., None]
@@ -60,12 +59,12 @@ def _missing(keys: Array, images: Array) -> Array:
 
 
 def spoil(keys: Array, images: Array, others: Array, ways: Array) -> Array:
-  """Spoils every picture in its own way.
+  """Corrupts every image in its own way.
 
   Args:
     keys: typed keys [B].
     images: float32 [B, H, W, 3] in [0, 1], H and W multiples of a cell.
-    others: float32 [B, H, W, 3], pictures to take objects from.
+    others: float32 [B, H, W, 3], images to take objects from.
     ways: int32 [B], index into `WAYS`.
 
   Returns:
@@ -87,7 +86,7 @@ def spoil(keys: Array, images: Array, others: Array, ways: Array) -> Array:
       0.5 * (images + others),
     ]
   )
-  chosen = jnp.take_along_axis(
+  images_of = jnp.take_along_axis(
     results, jnp.asarray(ways)[None, :, None, None, None], axis=0
   )[0]
-  return jnp.clip(chosen, 0.0, 1.0)
+  return jnp.clip(images_of, 0.0, 1.0)

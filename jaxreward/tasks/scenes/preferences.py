@@ -1,7 +1,7 @@
-"""Preferences on scenes: samples of a policy and renders, as the detector judges.
+"""Preferences on scenes: policy samples and renders, labeled by the detector.
 
-Each row holds the policy's pictures, renders of its prompt and of prompts that
-ask for nearly the same, and spoiled ones.
+Each row holds the policy's images, renders of its prompt and of similar
+prompts, and corrupted images.
 """
 
 from __future__ import annotations
@@ -26,43 +26,43 @@ from jaxreward.tasks.scenes import detect, grammar, negatives, render
 from jaxreward.types import Array, ArrayLike
 
 
-def neighbours(chosen: Sequence[grammar.Prompt]) -> list[np.ndarray]:
-  """For each prompt, the others of its side that ask for nearly the same.
+def neighbours(prompts: Sequence[grammar.Prompt]) -> list[np.ndarray]:
+  """For each prompt, the most similar other prompts of its split.
 
   Count, colour and shape of the items and the relation are compared, and the
-  rows with the fewest differences are taken. Training prompts have training
-  prompts for neighbours, and held-out ones held-out ones.
+  rows with the fewest differences are the neighbours. Training prompts have
+  training neighbours, held-out prompts held-out ones.
   """
-  features = np.full((len(chosen), 7), -9, np.int64)
-  for row, prompt in enumerate(chosen):
+  features = np.full((len(prompts), 7), -9, np.int64)
+  for row, prompt in enumerate(prompts):
     items = [value for item in prompt.items for value in item]
     features[row, : len(items)] = items
     features[row, 6] = prompt.relation
-  names = np.array([grammar.combination(p.items, p.relation) for p in chosen])
-  trained = np.array([p.split == "train" for p in chosen])
-  found = []
-  for row in range(len(chosen)):
+  names = np.array([grammar.combination(p.items, p.relation) for p in prompts])
+  is_train = np.array([p.split == "train" for p in prompts])
+  neighbours_of = []
+  for row in range(len(prompts)):
     distance = (features != features[row]).sum(1)
-    distance[(names == names[row]) | (trained != trained[row])] = 99
+    distance[(names == names[row]) | (is_train != is_train[row])] = 99
     if distance.min() == 99:
       raise UserError(
-        f'no other prompt to set beside "{chosen[row].text}": preferences need'
+        f'no other prompt to set beside "{prompts[row].text}": preferences need'
         " prompts of at least two meanings on each side of the split"
       )
-    found.append(np.flatnonzero(distance == distance.min()))
-  return found
+    neighbours_of.append(np.flatnonzero(distance == distance.min()))
+  return neighbours_of
 
 
 def _draw(key, prompts, others, ids, samples, spoiled):
-  """Renders of prompts, of their neighbours, and spoiled ones, as uint8.
+  """Renders of prompts, of their neighbours, and corrupted images, as uint8.
 
   Args:
     key: scalar key.
     prompts: Q prompts.
     others: int32 [Q, R], rows of neighbouring prompts.
-    ids: uint32 [Q], a number per row.
+    ids: uint32 [Q], an id per row.
     samples: uint8 [Q, S, H, W, 3].
-    spoiled: pictures per row.
+    spoiled: corrupted images per row.
   """
   rows, renders = others.shape
 
@@ -79,7 +79,7 @@ def _draw(key, prompts, others, ids, samples, spoiled):
   )
   shape = right.shape[1:]
   right, wrong = (x.reshape(rows, renders, *shape) for x in (right, wrong))
-  # Renders and samples in turn, each way equally often.
+  # Renders and samples alternate; each corruption is used equally often.
   turn = jnp.arange(rows * spoiled)
   row, way = turn // spoiled, turn % len(negatives.WAYS)
   base = jnp.stack([right[:, 0], as_float(samples[:, 0])], 1)
@@ -96,29 +96,29 @@ def _take(tree, index):
 
 
 def detect_all(images: Array, at_once: int = 256) -> detect.Detection:
-  """Detection of uint8 pictures [M, H, W, 3], a few at a time."""
+  """Detection in uint8 images [M, H, W, 3], in chunks."""
   count = images.shape[0]
   chunks = -(-count // at_once)
   pad = ((0, chunks * at_once - count), (0, 0), (0, 0), (0, 0))
   chunked = jnp.pad(images, pad).reshape(chunks, at_once, *images.shape[1:])
-  found = jax.lax.map(lambda x: detect.detect(as_float(x)), chunked)
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
+  detections = jax.lax.map(lambda x: detect.detect(as_float(x)), chunked)
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], detections)
 
 
 @functools.partial(jax.jit, static_argnames="spoiled")
-def _pictures(key, prompts, ids, samples, rendered, lenders, spoiled):
+def _images(key, prompts, ids, samples, rendered, lenders, spoiled):
   """(images [Q, K, H, W, 3], members, dense, strict [Q, N])."""
   rows = ids.shape[0]
-  drawn = _draw(key, prompts, rendered, ids, samples, spoiled)
-  images = jnp.concatenate([samples, drawn], 1)
-  own = images.shape[1]
-  members = jnp.arange(rows * own).reshape(rows, own)
-  lent = lenders * own + jnp.arange(lenders.shape[1]) % samples.shape[1]
-  members = jnp.concatenate([members, lent], 1)
-  flat = images.reshape(rows * own, *images.shape[2:])
-  seen = _take(detect_all(flat), members.reshape(-1))
-  asked = _take(prompts, jnp.repeat(jnp.arange(rows), members.shape[1]))
-  verdict = detect.judge(seen, asked)
+  renders = _draw(key, prompts, rendered, ids, samples, spoiled)
+  images = jnp.concatenate([samples, renders], 1)
+  per_row = images.shape[1]
+  members = jnp.arange(rows * per_row).reshape(rows, per_row)
+  borrowed = lenders * per_row + jnp.arange(lenders.shape[1]) % samples.shape[1]
+  members = jnp.concatenate([members, borrowed], 1)
+  flat = images.reshape(rows * per_row, *images.shape[2:])
+  detections = _take(detect_all(flat), members.reshape(-1))
+  requests = _take(prompts, jnp.repeat(jnp.arange(rows), members.shape[1]))
+  verdict = detect.judge(detections, requests)
   shaped = (x.reshape(members.shape) for x in (verdict.dense, verdict.strict))
   return flat, members, *shaped
 
@@ -133,17 +133,17 @@ def collect(
   borrowed: int = 2,
   strict_weight: float = 0.5,
 ) -> Preferences:
-  """Pictures of Q prompts, judged; `prob` is empty until `answer` fills it.
+  """Images of Q prompts with scores; `prob` is NaN until labels fill it.
 
   Each row holds the policy's samples, renders of its prompt, renders of
-  neighbouring prompts, spoiled pictures, and samples lent by rows of
-  neighbouring prompts.
+  neighbouring prompts, corrupted images, and samples of neighbouring prompts'
+  rows.
 
   Args:
     key: scalar key of the renders and the choice of neighbours.
     chosen: Q prompts, training prompts first.
-    samples: uint8 [Q, S, H, W, 3], the policy's pictures.
-    renders: per row, of the prompt and again of its neighbours.
+    samples: uint8 [Q, S, H, W, 3], the policy's images.
+    renders: per row, of the prompt and as many of its neighbours.
     spoiled: per row, see `negatives`.
     borrowed: per row, from neighbouring rows.
     strict_weight: w; the score is (1 - w) dense + w strict.
@@ -154,7 +154,7 @@ def collect(
   near = neighbours(chosen)
   draw = lambda n: np.stack([generator.choice(x, n) for x in near])
   rendered, lenders = draw(renders).astype(int), draw(borrowed).astype(int)
-  images, members, dense, strict = _pictures(
+  images, members, dense, strict = _images(
     key, prompts, row_ids(prompts), jnp.asarray(samples), rendered, lenders,
     spoiled=spoiled,
   )  # fmt: skip

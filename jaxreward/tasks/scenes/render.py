@@ -1,6 +1,6 @@
-"""Anti-aliased pictures of scenes, as pure functions of a key.
+"""Anti-aliased images of scenes, as pure functions of a key.
 
-Objects sit in the cells of a jittered 3 x 3 grid, one to a cell; size,
+Objects lie in the cells of a jittered 3 x 3 grid, at most one per cell; size,
 position, colour and the light background vary. Coverage of a pixel is
 `clip(0.5 - signed distance, 0, 1)` with the distance in pixels.
 """
@@ -80,7 +80,7 @@ _CELLS = _relation_cells()
 
 
 def related_cells(relation: int) -> np.ndarray:
-  """[K, 2] pairs of cells of which the first stands so to the second."""
+  """[K, 2] pairs of cells whose first is in the relation to the second."""
   return _CELLS[relation]
 
 
@@ -95,7 +95,7 @@ def signed_distance(
 
   The square's and the cross's are exact inside and along the edges; corners
   are sharp, which at this size differs from the exact distance by less than a
-  grey level. `xp` is jax.numpy, or numpy for pictures drawn on the host.
+  grey level. `xp` is jax.numpy, or numpy for images rendered on the host.
   """
   ax, ay = xp.abs(x), xp.abs(y)
   if shape_id == 0:
@@ -120,14 +120,14 @@ def coverage(
   distances = jnp.stack(
     [signed_distance(i, x, y, r) for i in range(len(grammar.SHAPES))]
   )
-  chosen = jnp.take_along_axis(
+  distance = jnp.take_along_axis(
     distances, jnp.broadcast_to(shape, x.shape)[None], axis=0
   )[0]
-  return jnp.clip(0.5 - chosen, 0.0, 1.0)
+  return jnp.clip(0.5 - distance, 0.0, 1.0)
 
 
 def sample_scene(key: Array, items: ArrayLike, relation: ArrayLike) -> Scene:
-  """Draws one scene that satisfies a prompt; vmap it over keys.
+  """Samples one scene that satisfies a prompt; vmap it over keys.
 
   Args:
     key: scalar key.
@@ -151,9 +151,9 @@ def sample_scene(key: Array, items: ArrayLike, relation: ArrayLike) -> Scene:
   cells = jnp.where(
     (relation > 0) & (slot < 2), pair[jnp.minimum(slot, 1)], free
   )
-  wanted = items[owner, 1]
-  drawn = jax.random.randint(k_colour, (n,), 0, len(grammar.COLOURS))
-  colour = jnp.asarray(PALETTE)[jnp.where(wanted < 0, drawn, wanted)]
+  requested = items[owner, 1]
+  random = jax.random.randint(k_colour, (n,), 0, len(grammar.COLOURS))
+  colour = jnp.asarray(PALETTE)[jnp.where(requested < 0, random, requested)]
   colour += jax.random.uniform(
     k_rgb, (n, 3), minval=-COLOUR_JITTER, maxval=COLOUR_JITTER
   )
@@ -176,7 +176,7 @@ def sample_scene(key: Array, items: ArrayLike, relation: ArrayLike) -> Scene:
 
 
 def render(scene: Scene, size: int = SIZE) -> Array:
-  """Draws scenes [B, N] as images float32 [B, size, size, 3] in [0, 1]."""
+  """Renders scenes [B, N] as images float32 [B, size, size, 3] in [0, 1]."""
   axis = jnp.arange(size, dtype=jnp.float32)
   image = jnp.broadcast_to(
     scene.background[:, None, None],
@@ -195,7 +195,7 @@ def render(scene: Scene, size: int = SIZE) -> Array:
 
 
 def render_prompts(keys: Array, prompts: PromptBatch) -> Array:
-  """Renders one picture per prompt.
+  """Renders one image per prompt.
 
   Args:
     keys: typed keys [B].

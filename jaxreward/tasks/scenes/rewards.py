@@ -1,4 +1,4 @@
-"""Rewards of the scenes: the detector against what a prompt asks for."""
+"""Rewards of the scenes: detected objects against the prompt."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from jaxreward.tasks.scenes import judge
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Images = Float[ArrayLike, "P G H W C"]
-Found = Mapping[str, ArrayLike] | None
+Parts = Mapping[str, ArrayLike] | None
 Scores = dict[str, Float[Array, "P G"]]
 
 
-def _seen(images: Images, prompts: PromptBatch, found: Found):
-  """({part: [P, G]}, usable [P, G]); a broken picture is not usable."""
-  if found is not None:
+def _parts(images: Images, prompts: PromptBatch, verdict: Parts):
+  """({part: [P, G]}, usable [P, G]); an image with NaN is not usable."""
+  if verdict is not None:
     usable = jnp.isfinite(images).all((2, 3, 4))
-    return {name: jnp.asarray(x) for name, x in found.items()}, usable
+    return {name: jnp.asarray(x) for name, x in verdict.items()}, usable
   groups, members = jnp.shape(images)[:2]
   flat = jnp.reshape(images, (groups * members, *jnp.shape(images)[2:]))
   usable = jnp.isfinite(flat).all((1, 2, 3))
   flat = jnp.where(usable[:, None, None, None], flat, 0.0)
-  seen = judge.look(flat, judge.repeat(prompts, members)).scores()
-  shaped = {n: x.reshape(groups, members) for n, x in seen.items()}
+  scores = judge.look(flat, judge.repeat(prompts, members)).scores()
+  shaped = {n: x.reshape(groups, members) for n, x in scores.items()}
   return shaped, usable.reshape(groups, members)
 
 
@@ -37,48 +37,48 @@ def detector(
   prompts: PromptBatch,
   *,
   strict_weight: float = 0.5,
-  verdict: Found = None,
+  verdict: Parts = None,
 ) -> Scores:
   """(1 - w) dense + w strict, in [0, 1].
 
   Args:
-    images: in [0, 1]; a picture with a value that is not finite scores NaN.
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
     prompts: P prompts.
-    strict_weight: w; 0 is partial credit alone.
-    verdict: of the detector on these pictures, if it has seen them already.
+    strict_weight: w; 0 is partial credit only.
+    verdict: of the detector on these images, if already computed.
   """
   if not 0.0 <= strict_weight <= 1.0:
     raise UserError(
       f"detector.strict_weight={strict_weight}: it must lie in [0, 1]"
     )
-  seen, usable = _seen(images, prompts, verdict)
-  score = (1 - strict_weight) * seen["dense"] + strict_weight * seen["strict"]
+  parts, usable = _parts(images, prompts, verdict)
+  score = (1 - strict_weight) * parts["dense"] + strict_weight * parts["strict"]
   return {"detector": jnp.where(usable, score, jnp.nan)}
 
 
 @declare(takes_verdict=True)
 def strict(
-  images: Images, prompts: PromptBatch, *, verdict: Found = None
+  images: Images, prompts: PromptBatch, *, verdict: Parts = None
 ) -> Scores:
-  """1 if all that is asked for is there and nothing else, else 0."""
-  seen, usable = _seen(images, prompts, verdict)
-  return {"strict": jnp.where(usable, seen["strict"], jnp.nan)}
+  """1 if the requested objects are present and nothing else, else 0."""
+  parts, usable = _parts(images, prompts, verdict)
+  return {"strict": jnp.where(usable, parts["strict"], jnp.nan)}
 
 
 def _part(name: str, text: str, applies: Applies | None = None):
-  """The reward of one part of what the detector says of a task."""
+  """The reward of one part of the verdict on an edit."""
 
   @declare(takes_verdict=True, applies=applies)
   def reward(
-    images: Images, prompts: PromptBatch, *, verdict: Found = None
+    images: Images, prompts: PromptBatch, *, verdict: Parts = None
   ) -> Scores:
-    seen, usable = _seen(images, prompts, verdict)
-    if name not in seen:
+    parts, usable = _parts(images, prompts, verdict)
+    if name not in parts:
       raise UserError(
         f'the reward "{name}" judges tasks with a picture, and these prompts are'
         ' none; set config.data.source and config.data.grammar to "edits"'
       )
-    return {name: jnp.where(usable, seen[name], jnp.nan)}
+    return {name: jnp.where(usable, parts[name], jnp.nan)}
 
   reward.__name__, reward.__doc__ = name, text
   return reward

@@ -28,22 +28,22 @@ _detect = jax.jit(detect.detect)
 def measure(
   images: Array, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
-  """Detector's view of [P, G] images, each value [P, G].
+  """Measures of the detector on [P, G] images, each value [P, G].
 
-  What is not finite is judged as black.
+  Images that are not finite are judged as black.
   """
   p, g = images.shape[:2]
   flat = images.reshape(p * g, *images.shape[2:])
   usable = jnp.isfinite(flat).all((1, 2, 3), keepdims=True)
   flat = jnp.where(usable, flat, 0.0)
-  seen = judge.look(flat, judge.repeat(prompts, g))
-  measures = seen.scores() | {"texture": seen.detection.texture}
+  judgement = judge.look(flat, judge.repeat(prompts, g))
+  measures = judgement.scores() | {"texture": judgement.detection.texture}
   shaped = {k: v.reshape(p, g) for k, v in measures.items()}
   return shaped | out_of_range(images, pixels, prompts)
 
 
 def describe(images: ArrayLike) -> list[str]:
-  """What each image shows, left to right."""
+  """The objects of each image, left to right."""
   return detect.describe(_detect(images))
 
 

@@ -6,12 +6,12 @@
     source[0]  # {"image": uint8 [36, 36, 3], "prompt": bytes, "kind", "seed"}
 
 Needs the extra `tfds`; nothing is downloaded. Preparing and `as_data_source`
-work without TensorFlow, because examples are handed over as PNG files and
-stored as ArrayRecord, which is also what Grain reads. What does need
-TensorFlow: `as_dataset` and `tfds.load` (they make a `tf.data.Dataset`), other
-file formats, and handing TFDS an image as an array.
+work without TensorFlow, because examples are passed as PNG files and stored as
+ArrayRecord, which Grain also reads. TensorFlow is needed for `as_dataset` and
+`tfds.load` (they make a `tf.data.Dataset`), other file formats, and images
+passed as arrays.
 
-A picture is a function of its prompt and its `seed`: `pictures` draws it again.
+An image is a function of its prompt and its `seed`; `images` renders it again.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ def _draw(prompts: PromptBatch, seeds):
   return jax.numpy.round(render.render_prompts(keys, prompts) * 255)
 
 
-def pictures(
+def images(
   prompts: Sequence[grammar.Prompt], seeds: Sequence[int]
 ) -> UInt8[np.ndarray, "B H W 3"]:
-  """The picture of each prompt and seed, as the data set holds it."""
-  drawn = []
+  """The image of each prompt and seed, as in the data set."""
+  chunks = []
   for start in range(0, len(prompts), _CHUNK):
     some = grammar.batch(prompts[start : start + _CHUNK], _CHUNK)
     chunk = np.zeros(_CHUNK, np.uint32)
     stop = min(_CHUNK, len(prompts) - start)
     chunk[:stop] = seeds[start : start + stop]
-    drawn.append(np.asarray(_draw(some, chunk), np.uint8)[:stop])
-  return np.concatenate(drawn)
+    chunks.append(np.asarray(_draw(some, chunk), np.uint8)[:stop])
+  return np.concatenate(chunks)
 
 
 def _png(image: np.ndarray) -> io.BytesIO:
@@ -70,8 +70,8 @@ def _examples(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   prompts = [p for p in grammar.prompts(split) for _ in range(per_prompt)]
   seeds = [seed * per_prompt + i % per_prompt for i, _ in enumerate(prompts)]
-  drawn = pictures(prompts, seeds)
-  for prompt, number, image in zip(prompts, seeds, drawn, strict=True):
+  pixels = images(prompts, seeds)
+  for prompt, number, image in zip(prompts, seeds, pixels, strict=True):
     yield (
       f"{number}:{prompt.text}",
       {
@@ -96,7 +96,7 @@ def _import_tfds():
 
 @functools.cache
 def builder_class() -> type:
-  """The class of the builder; importing TFDS waits until it is asked for.
+  """The class of the builder; imports TFDS lazily.
 
   Raises:
     UserError: TFDS is not installed.
@@ -154,8 +154,8 @@ def make_builder(
   Args:
     data_dir: the root of TFDS data sets; each choice of the other arguments
       has a folder of its own below it.
-    per_prompt: pictures of each prompt.
-    seed: another seed gives other pictures.
+    per_prompt: images of each prompt.
+    seed: another seed gives other images.
 
   Returns:
     A `tfds.core.GeneratorBasedBuilder`.

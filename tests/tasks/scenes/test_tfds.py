@@ -14,11 +14,11 @@ from jaxreward.tasks.scenes import grammar, tfds_builder
 def test_pictures_depend_on_prompt_and_seed_alone():
   prompts = pictures.balanced(12)
   seeds = list(range(12))
-  drawn = tfds_builder.pictures(prompts, seeds)
+  drawn = tfds_builder.images(prompts, seeds)
   assert drawn.shape == (12, 36, 36, 3) and drawn.dtype == np.uint8
-  again = tfds_builder.pictures(prompts[::-1], seeds[::-1])
+  again = tfds_builder.images(prompts[::-1], seeds[::-1])
   np.testing.assert_array_equal(drawn, again[::-1])
-  other = tfds_builder.pictures(prompts, [s + 1 for s in seeds])
+  other = tfds_builder.images(prompts, [s + 1 for s in seeds])
   assert (drawn != other).any((1, 2, 3)).all()
 
 
@@ -51,7 +51,7 @@ def test_prepared_and_read_without_tensorflow(tmp_path):
     assert [r["kind"] for r in rows] == [p.category for p in chosen]
     assert {r["seed"] for r in rows} == {3}
     images = np.stack([r["image"] for r in rows])
-    expected = tfds_builder.pictures(chosen, [r["seed"] for r in rows])
+    expected = tfds_builder.images(chosen, [r["seed"] for r in rows])
     np.testing.assert_array_equal(images, expected)
     asked.update(zip((p.text for p in chosen), images, strict=True))
   prompts = [grammar.parse(text) for text in asked]
