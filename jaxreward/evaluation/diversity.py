@@ -1,4 +1,4 @@
-"""How different the pictures of one prompt are from each other."""
+"""Diversity of the images of one prompt."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ def average_pool(images: ArrayLike, cells: int) -> Array:
 def group_diversity(
   images: ArrayLike, mask: ArrayLike, *, cells: int = 9
 ) -> Array:
-  """Mean distance between the pictures of a group, over all their pairs.
+  """Mean pairwise distance between the images of a group.
 
-  With z_i the picture i averaged into cells x cells x C = K numbers,
+  With z_i the image i averaged into cells x cells x C = K numbers,
 
     D = 2 / (n (n - 1)) * sum_{i < j} sqrt(mean_k (z_ik - z_jk)^2)
 
-  over the n unmasked members. Averaging into cells makes pixel noise count
-  for little and layout and colour for much. Squared distances come from the
+  over the n unmasked members. Averaging into cells suppresses pixel noise and
+  keeps layout and colour. Squared distances come from the
   Gram matrix of the centred z, so memory is P G^2 + P G K, never P G^2 K;
   the float32 error of a squared distance is about 1e-7 of the group's spread.
 
   Args:
     images: [P, G, H, W, C], in [0, 1].
-    mask: bool [P, G]; masked pictures may hold anything, NaN included.
+    mask: bool [P, G]; masked images may hold anything, NaN included.
     cells: number of cells along each side.
 
   Returns:
-    float32 [P], in pixel units: 0 for equal pictures, at most 1 in [0, 1].
+    float32 [P], in pixel units: 0 for identical images, at most 1 in [0, 1].
     A group with fewer than two unmasked members has no pair and gives 0;
-    leave it out of averages (`pairs_exist`).
+    exclude it from averages (`pairs_exist`).
   """
   mask = jnp.asarray(mask, bool)
   images = jnp.where(mask[:, :, None, None, None], images, 0.0)

@@ -1,13 +1,13 @@
-"""Numbers of an evaluation: each is one function that asks for arrays by name.
+"""Evaluation metrics: functions that request arrays by argument name.
 
     def sharpness(images, mask, *, scale=1.0):
       return {"sharpness": ...}  # [P, G], or one number
 
-The names of its positional arguments are the arrays it reads, its keyword-only
-arguments are its options. One that reads images, pixels, mask, measures and the
-batch alone runs in the program that draws the images; the others run on the
-host, on NumPy arrays. Arrays that are returned are averaged over what is
-finite. `align`, `pretrain` and `evaluate` run the same ones.
+The names of its positional arguments are the arrays it reads; its keyword-only
+arguments are its options. An evaluator that reads only images, pixels, mask,
+measures and the batch runs in the program that samples the images; the others
+run on the host, on NumPy arrays. Returned arrays are averaged over their finite
+entries. `align`, `pretrain` and `evaluate` run the same evaluators.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxreward.types import Array, ArrayLike
 F = TypeVar("F", bound=Callable[..., Any])
 Results = Mapping[str, Any]  # metric -> number, [P, G], or a nested dict
 
-# In the program that draws.
+# In the program that samples.
 DRAWN = {
   "images": "[P, G, H, W, C] in [0, 1]",
   "pixels": "[P, G, H, W, C], the same unclipped",
@@ -38,10 +38,10 @@ DRAWN = {
   "measures": "{name: [P, G]}, what the task measures",
   "batch": "`PromptBatch` of P prompts",
 }
-# On the host, once all is drawn and scored.
+# On the host, after sampling and scoring.
 SCORED = {
   "scores": "{reward: [P, G]}",
-  "says": "{reward: bool [P, G]}, where it has a say",
+  "applicable": "{reward: bool [P, G]}, where it applies",
   "category": "int [P, G], of the prompts",
   "categories": "{number: name}",
   "meaning": "str [P, G]; images of one meaning succeed together",
@@ -61,8 +61,8 @@ def declare(
 
   Args:
     is_host: it gets NumPy arrays, outside jit, whatever it reads.
-    row: results -> the numbers to log during training, as eval/NAME; all that
-      are numbers if None.
+    row: results -> the numbers to log during training, as eval/NAME; all
+      numbers if None.
   """
 
   def mark(fn: F) -> F:
@@ -73,10 +73,10 @@ def declare(
 
 
 def require(fn: Callable[..., Any], field: str) -> None:
-  """Refuses an evaluator that reads what there is not.
+  """Rejects an evaluator that reads an unknown array.
 
   Raises:
-    UserError: the name, and those there are.
+    UserError: the name, and the available ones.
   """
   for name in asks(fn):
     if name not in OFFERS:
@@ -89,28 +89,28 @@ def require(fn: Callable[..., Any], field: str) -> None:
 def _ask(
   name: str, fn: Callable[..., Any], offers: Mapping[str, Any]
 ) -> Results:
-  """What an evaluator returns, its mistakes told in one line.
+  """Results of an evaluator; its errors become one line.
 
   Raises:
-    UserError: what it raised, or results of a wrong kind.
+    UserError: its exception, or invalid results.
   """
   field = f"config.eval.evaluators.{name}"
   with user_code.blamed(field, fn, host=on_host(fn)):
-    found = fn(**{k: offers[k] for k in asks(fn)})
-  if not isinstance(found, Mapping):
+    results = fn(**{k: offers[k] for k in asks(fn)})
+  if not isinstance(results, Mapping):
     raise UserError(
-      f"{field}: it returned {type(found).__name__}; expected"
+      f"{field}: it returned {type(results).__name__}; expected"
       " {metric: number or [P, G]}"
     )
   p, g = offers["mask"].shape
-  for metric, value in found.items():
+  for metric, value in results.items():
     shape = value.shape if hasattr(value, "dtype") else ()
     if shape not in ((), (p,), (p, g)):
       raise UserError(
         f'{field}: its "{metric}" has the shape {shape}; expected a number,'
         f" [P] or [P, G], here {(p, g)}"
       )
-  return {str(k): v for k, v in found.items()}
+  return {str(k): v for k, v in results.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Evaluators:
   functions: Mapping[str, Callable[..., Any]]
 
   def drawn(self, **offers: Any) -> dict[str, Results]:
-    """Results of those that run in the program that draws; call it in jit."""
+    """Results of those that run in the sampling program; call it in jit."""
     return {
       name: _ask(name, fn, offers)
       for name, fn in self.functions.items()
@@ -132,25 +132,25 @@ class Evaluators:
     }
 
   def finish(
-    self, drawn: Mapping[str, Results], **offers: Any
+    self, device_results: Mapping[str, Results], **offers: Any
   ) -> dict[str, dict[str, Any]]:
-    """Results of all, of which arrays are averaged.
+    """Results of all evaluators, arrays averaged.
 
     Args:
-      drawn: on the host; there may be others' results among them.
+      device_results: results of `drawn`, on the host; may include others'.
       **offers: all arrays, on the host.
     """
-    results = dict(drawn)
+    results = dict(device_results)
     for name, fn in self.functions.items():
       if name not in results:
         results[name] = _ask(name, fn, offers)
     return {
-      name: {k: _average(v) for k, v in given.items()}
-      for name, given in results.items()
+      name: {k: _average(v) for k, v in metrics.items()}
+      for name, metrics in results.items()
     }
 
   def row(self, results: Mapping[str, Results]) -> dict[str, float]:
-    """What is logged during training, without "eval/"."""
+    """Numbers to log during training, without "eval/"."""
     row: dict[str, float] = {}
     for name, fn in self.functions.items():
       pick = getattr(fn, "row", None) or _numbers
@@ -158,28 +158,28 @@ class Evaluators:
     return row
 
   def merged(self, results: Mapping[str, Results]) -> dict[str, Any]:
-    """One dict for evaluation.json: what the host gives first, then by name.
+    """One dict for evaluation.json: host metrics first, the others by name.
 
     Raises:
-      UserError: two evaluators that give one number.
+      UserError: two evaluators return the same metric.
     """
     host: dict[str, Any] = {}
-    drawn: dict[str, Any] = {}
-    for name, given in results.items():
+    device: dict[str, Any] = {}
+    for name, metrics in results.items():
       fn = self.functions.get(name)
       is_host = fn is not None and on_host(fn)
-      for metric, value in given.items():
-        if metric in host or metric in drawn:
+      for metric, value in metrics.items():
+        if metric in host or metric in device:
           raise UserError(
             f"config.eval.evaluators.{name}: another evaluator gives"
             f' "{metric}" too; leave one of the two out'
           )
-        (host if is_host else drawn)[metric] = value
-    return host | {name: drawn[name] for name in sorted(drawn)}
+        (host if is_host else device)[metric] = value
+    return host | {name: device[name] for name in sorted(device)}
 
 
 def _average(value: Any) -> Any:
-  """Arrays as the mean of what is finite; the rest as it is."""
+  """Arrays as the mean of their finite entries; other values unchanged."""
   if not hasattr(value, "dtype"):
     return value
   array = np.asarray(value)
@@ -201,15 +201,17 @@ def _measures_row(results: Results) -> Results:
 
 @declare(row=_measures_row)
 def measures(measures: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
-  """What the task measures, but for the verdict; see `accuracy`."""
+  """Measures of the task except the verdict; see `accuracy`."""
   return {k: v for k, v in measures.items() if k != "strict"}
 
 
 def _accuracy_row(results: Results) -> dict[str, float]:
   if "strict" not in results:
     return {}
-  kinds = {f"accuracy/{k}": v["accuracy"] for k, v in results["kinds"].items()}
-  return {"accuracy": results["strict"]} | kinds
+  categories = {
+    f"accuracy/{k}": v["accuracy"] for k, v in results["kinds"].items()
+  }
+  return {"accuracy": results["strict"]} | categories
 
 
 @declare(is_host=True, row=_accuracy_row)
@@ -219,7 +221,7 @@ def accuracy(
   categories: Mapping[int, str],
   meaning: np.ndarray,
 ) -> dict[str, Any]:
-  """Share of right images, see `accuracy.summarise`; empty if none judges."""
+  """Share of correct images, see `accuracy.summarise`; empty without judge."""
   if "strict" not in measures:
     return {}
   return accuracy_lib.summarise(
@@ -235,19 +237,19 @@ def _rewards_row(results: Results) -> dict[str, float]:
 
 @declare(is_host=True, row=_rewards_row)
 def rewards(
-  scores: Mapping[str, ArrayLike], says: Mapping[str, ArrayLike]
+  scores: Mapping[str, ArrayLike], applicable: Mapping[str, ArrayLike]
 ) -> dict[str, dict[str, float | None]]:
-  """Means of the scores that did not fail; None where there is none."""
+  """Means of the scores that are applicable and finite; None without any."""
   means: dict[str, float | None] = {}
   for name, values in scores.items():
-    valid = jnp.isfinite(values) & says[name]
+    valid = jnp.isfinite(values) & applicable[name]
     mean = masked_mean(values, valid) if bool(valid.any()) else None
     means[name] = None if mean is None else float(mean)
   return {"rewards": means}
 
 
 def group_diversity(images: Array, mask: Array) -> dict[str, Array]:
-  """How different the images of a prompt are; see `diversity`."""
+  """Diversity of the images of a prompt; see `diversity`."""
   return {"diversity": diversity.group_diversity(images, mask)}
 
 

@@ -1,7 +1,7 @@
 """The over-optimisation panel: signs that a policy games its reward.
 
-None of these numbers is trained on. They are cheap, computed from pictures
-and scores the step has anyway, and they move before the eye sees it.
+None of these numbers is trained on. They are cheap, computed from images and
+scores of the step, and change before reward hacking is visible.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
 @flax.struct.dataclass
 class Panel:
-  """Means over samples, groups or pairs; None where nothing was measured.
+  """Means over samples, groups or pairs; None if not measured.
 
   Attributes:
-    trained_reward: the reward the update sees.
+    trained_reward: the reward of the update.
     heldout_reward: a reward that is never trained on.
-    accuracy: share of strictly right pictures.
+    accuracy: share of strictly correct images.
     diversity: `group_diversity`, over groups with a pair.
     kl: divergence from the reference policy.
     clip_fraction_high: share of ratios clipped above 1.
@@ -59,7 +59,7 @@ class Panel:
   out_of_range: Mean | None = None
 
   def metrics(self, prefix: str = "panel/") -> dict[str, Mean]:
-    """The measured entries by name, ready for the metric writer."""
+    """The measured entries by name, for the metric writer."""
     pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
     return {prefix + name: mean for name, mean in pairs if mean is not None}
 
@@ -82,9 +82,9 @@ def measure_panel(
   Args:
     images: [P, G, H, W, C], in [0, 1].
     mask: bool [P, G], False for padding and failed samples.
-    trained: [P, G], the reward trained on; non-finite entries are left out.
+    trained: [P, G], the reward trained on; non-finite entries are excluded.
     heldout: [P, G], a reward not trained on.
-    strict: [P, G], 1 for a right picture.
+    strict: [P, G], 1 for a correct image.
     texture: [P, G].
     out_of_range: [P, G].
     kl: from the update.
@@ -144,7 +144,7 @@ def edge_density(images: ArrayLike) -> Array:
 
     mean sqrt(g_x^2 + g_y^2),  g_x = [1 2 1]^T [-1 0 1] / 8 * Y
 
-  A ramp of slope s per pixel gives s; the one-pixel border is left out.
+  A ramp of slope s per pixel gives s; the one-pixel border is excluded.
 
   Args:
     images: [..., H, W, C], H and W at least 3.
@@ -167,7 +167,7 @@ def edge_density(images: ArrayLike) -> Array:
 
 
 def colour_entropy(images: ArrayLike, *, bins: int = 4) -> Array:
-  """Entropy of a picture's joint colour histogram, in bits.
+  """Entropy of an image's joint colour histogram, in bits.
 
     H = -sum_b p_b log2 p_b
 
@@ -196,7 +196,7 @@ def colour_entropy(images: ArrayLike, *, bins: int = 4) -> Array:
 def zero_variance_groups(
   rewards: ArrayLike, mask: ArrayLike, *, tolerance: float = 0.0
 ) -> Mean:
-  """Share of groups whose rewards are all equal: they teach nothing.
+  """Share of groups whose rewards are all equal: they give no signal.
 
   Args:
     rewards: [P, G]; non-finite entries count as masked.
@@ -204,7 +204,7 @@ def zero_variance_groups(
     tolerance: largest spread (maximum - minimum) that counts as equal.
 
   Returns:
-    Mean over groups with a member left; one member alone has no spread.
+    Mean over groups with a valid member; a single member has no spread.
   """
   rewards = jnp.asarray(rewards, jnp.float32)
   mask = jnp.asarray(mask, bool) & jnp.isfinite(rewards)
@@ -221,8 +221,8 @@ def ranking_disagreement(
     #{i < j: (t_i - t_j)(h_i - h_j) < 0} / #{i < j: (t_i - t_j)(h_i - h_j) != 0}
 
   which is (1 - gamma) / 2 for Goodman and Kruskal's gamma: 0 when the rewards
-  agree, 1/2 when they are unrelated, 1 when one is the other turned over. A
-  pair that either reward calls equal says nothing and is left out.
+  agree, 1/2 when they are unrelated, 1 when they are opposite. Pairs tied under
+  either reward are excluded.
 
   Args:
     trained: [P, G]; non-finite entries count as masked.

@@ -1,4 +1,4 @@
-"""Intervals that say how much a measured number can be trusted."""
+"""Confidence intervals of evaluation metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DRAWS_AT_ONCE = 2**20
 
 
 class Interval(NamedTuple):
-  """An estimate with the ends of its confidence interval."""
+  """An estimate with the bounds of its confidence interval."""
 
   value: float
   low: float
@@ -32,11 +32,11 @@ def wilson(
 
     (k + z^2 / 2 -+ z sqrt(k (n - k) / n + z^2 / 4)) / (n + z^2)
 
-  It stays inside [0, 1] and has a width at k = 0 and k = n.
+  It stays inside [0, 1] and has positive width at k = 0 and k = n.
 
   Args:
     successes: k, between 0 and n.
-    n: number of trials; 0 gives (0, 1), for nothing is known then.
+    n: number of trials; 0 gives (0, 1).
     confidence: two-sided, between 0 and 1.
 
   Returns:
@@ -61,15 +61,15 @@ def wilson(
 def share(
   strict: Values, clusters: Values | None = None, **options: Any
 ) -> tuple[float, float]:
-  """Interval of the share of one kind: no narrower than `wilson`.
+  """Interval of the share of one category: no narrower than `wilson`.
 
-  With several clusters it reaches as far as `clustered_share` too, for a few
-  clusters may look alike by chance. Samples of one cluster alone are counted
-  by `wilson`: the interval then speaks of that cluster, not of others.
+  With several clusters it also covers `clustered_share`; both are needed
+  because a few clusters may agree by chance. For a single cluster it is
+  `wilson` over samples and covers that cluster, not others.
 
   Args:
     strict: [N] of shares, each between 0 and 1; most are 0 or 1.
-    clusters: [N], what each sample belongs to; None makes each its own.
+    clusters: [N], cluster of each sample; None makes each its own.
     **options: of `clustered_share`: seed, resamples, confidence.
 
   Returns:
@@ -91,19 +91,18 @@ def clustered_share(
   strata: Values | None = None,
   **options: Any,
 ) -> tuple[float, float]:
-  """Interval of a share of samples that come in clusters, as of one prompt.
+  """Interval of a share of clustered samples, such as samples of one prompt.
 
-  Samples of a cluster succeed together, so `wilson` over samples is too
-  narrow. Whole clusters are resampled within their stratum, as
-  `paired_bootstrap` does it; what it says of strata with one cluster holds
-  here too. Where no stratum has units that differ there is nothing to
-  resample, and `wilson` counts the units instead: as many as give a mean of
-  the strata's weights the same variance, which is all of them in one stratum.
+  Samples of a cluster are correlated, so `wilson` over samples is too narrow.
+  Whole clusters are resampled within their stratum, as in `paired_bootstrap`,
+  including its rule for strata with one cluster. If the units of every stratum
+  are equal, the bootstrap has no variance, and `wilson` is used with the
+  effective number of units, which for one stratum is their number.
 
   Args:
     strict: [N] of 0 and 1, finite.
-    clusters: [N], what each sample belongs to.
-    strata: [N], parts of fixed size, such as kinds; None makes one of all.
+    clusters: [N], cluster of each sample.
+    strata: [N], parts of fixed size, such as categories; None for a single one.
     **options: of `paired_bootstrap`: seed, resamples, confidence.
 
   Returns:
@@ -126,10 +125,10 @@ def clustered_share(
     parts = [(w.sum() / strict.size) ** 2 / w.size for _, w in units]
     n = 1 / float(sum(parts))
     return wilson(float(strict.mean()) * n, n, **level)
-  found = paired_bootstrap(
+  interval = paired_bootstrap(
     np.zeros_like(strict), strict, clusters=clusters, strata=strata, **options
   )
-  return found.low, found.high
+  return interval.low, interval.high
 
 
 def paired_bootstrap(
@@ -144,24 +143,23 @@ def paired_bootstrap(
 ) -> Interval:
   """Mean of after - before with its percentile bootstrap interval.
 
-  Both policies saw the same prompts and seeds, so the pair is resampled, not
-  its two halves. Samples that share a prompt are not independent: with
-  `clusters`, whole prompts are resampled, which is the wider, honest interval.
+  Both policies use the same prompts and seeds, so pairs are resampled. Samples
+  that share a prompt are not independent: with `clusters`, whole prompts are
+  resampled, which gives the wider, correct interval.
 
-  An evaluation that fixes the number of samples per kind has the kinds for
-  `strata`: units are resampled within each, and each keeps its weight. A
-  stratum with one cluster only has its single pairs resampled: its part of
-  the interval rests on one meaning and says nothing about others.
+  An evaluation that fixes the number of samples per category passes categories
+  as `strata`: units are resampled within each, and each keeps its weight. In a
+  stratum with one cluster, single pairs are resampled: its part of the interval
+  covers one meaning and says nothing about others.
 
-  Of K units K - 1 are drawn, with replacement; K would make the variance
-  (K - 1) / K of what it should be (Rao and Wu 1988), too little for strata of
-  a few units.
+  Of K units K - 1 are drawn with replacement; drawing K would scale the
+  variance by (K - 1) / K (Rao and Wu 1988), too small for strata of few units.
 
   Args:
-    before: [N]; a pair with a non-finite half is left out.
+    before: [N]; a pair with a non-finite half is excluded.
     after: [N].
     clusters: [N], the prompt of each pair; None makes each its own.
-    strata: [N], parts of fixed size, such as kinds; None makes one of all.
+    strata: [N], parts of fixed size, such as categories; None for a single one.
     seed: of the resampling; equal seeds give equal intervals.
     resamples: number of bootstrap draws.
     confidence: two-sided, between 0 and 1.
@@ -181,19 +179,19 @@ def paired_bootstrap(
   if not keep.any():
     return Interval(math.nan, math.nan, math.nan)
   difference = (after - before)[keep]
-  kept = lambda x: None if x is None else np.asarray(x)[keep]
+  select = lambda x: None if x is None else np.asarray(x)[keep]
   generator = np.random.Generator(np.random.PCG64(seed))
   means = np.zeros(resamples)
-  for total, weight in _units(difference, kept(clusters), kept(strata)):
-    part = weight.sum() / difference.size
-    means += part * _resampled(generator, total, weight, resamples)
+  for total, weight in _units(difference, select(clusters), select(strata)):
+    share_of = weight.sum() / difference.size
+    means += share_of * _resampled(generator, total, weight, resamples)
   tail = (1 - confidence) / 2
   low, high = np.quantile(means, (tail, 1 - tail))
   return Interval(float(difference.mean()), float(low), float(high))
 
 
 def _units(values, clusters, strata) -> list[tuple[np.ndarray, np.ndarray]]:
-  """(sum of values, size) of what is resampled, for each stratum.
+  """(sum of values, size) of the resampled units of each stratum.
 
   Units are clusters, or single values where a stratum has one cluster.
   """
@@ -202,25 +200,25 @@ def _units(values, clusters, strata) -> list[tuple[np.ndarray, np.ndarray]]:
     raise ValueError(f"strata {strata.shape} must be {values.shape}")
   clusters = np.arange(values.size) if clusters is None else clusters
   clusters = np.asarray(clusters)
-  found = []
+  units = []
   for stratum in np.unique(strata):
-    own = strata == stratum
-    index = np.unique(clusters[own], return_inverse=True)[1]
+    is_member = strata == stratum
+    index = np.unique(clusters[is_member], return_inverse=True)[1]
     if not index.any():
       index = np.arange(index.size)
     weight = np.bincount(index).astype(float)
-    found.append((np.bincount(index, weights=values[own]), weight))
-  return found
+    units.append((np.bincount(index, weights=values[is_member]), weight))
+  return units
 
 
 def _resampled(generator, total, weight, resamples: int) -> np.ndarray:
-  """Means [resamples] of units drawn anew, `_DRAWS_AT_ONCE` at a time."""
+  """Bootstrap means [resamples], `_DRAWS_AT_ONCE` at a time."""
   units = total.size
   size = max(units - 1, 1)
   rows = max(1, _DRAWS_AT_ONCE // size)
   means = np.empty(resamples)
   for start in range(0, resamples, rows):
     stop = min(start + rows, resamples)
-    drawn = generator.integers(units, size=(stop - start, size))
-    means[start:stop] = total[drawn].sum(1) / weight[drawn].sum(1)
+    sample = generator.integers(units, size=(stop - start, size))
+    means[start:stop] = total[sample].sum(1) / weight[sample].sum(1)
   return means

@@ -1,4 +1,4 @@
-"""Iterations that teach nothing, found in the rows of a run and told in words."""
+"""Detects iterations without a training signal in the rows of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _is(row: Row, name: str, test: Callable[[float], bool]) -> bool:
 
 
 def reason(row: Row) -> str:
-  """Why an iteration has taught nothing, with what to do; empty if it has."""
+  """Why an iteration had no signal, with a fix; empty if it had one."""
   tied = _is(row, "zero_variance_share", lambda x: x >= 1)
   if tied and _is(row, "panel/diversity", lambda x: x == 0):
     return (
@@ -40,7 +40,7 @@ def reason(row: Row) -> str:
 
 
 def running(rows: Sequence[Row]) -> tuple[int, str]:
-  """(iterations on end that have taught nothing, why the last has not)."""
+  """(last consecutive iterations without a signal, reason of the last)."""
   why = reason(rows[-1]) if rows else ""
   count = 0
   for row in reversed(rows):
@@ -51,8 +51,8 @@ def running(rows: Sequence[Row]) -> tuple[int, str]:
 
 
 def warning(rows: Sequence[Row], patience: int) -> str | None:
-  """A line once so many iterations on end have taught nothing, and when twice
-  as many have, and so on."""
+  """A line after `patience` consecutive iterations without a signal, and again
+  after each doubling."""
   count, why = running(rows)
   times = count / patience
   if count < patience or not math.log2(times).is_integer():
@@ -61,7 +61,7 @@ def warning(rows: Sequence[Row], patience: int) -> str | None:
 
 
 def summary(rows: Sequence[Row]) -> str | None:
-  """A line for the report on the iterations that have taught nothing."""
+  """A line for the report on iterations without a signal."""
   rows = [r for r in rows if "zero_variance_share" in r]
   silent = [why for why in map(reason, rows) if why]
   if len(silent) * 2 < len(rows) or not silent:

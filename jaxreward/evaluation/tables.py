@@ -5,11 +5,11 @@ An evaluation is a nested dict:
   {"before": {setting: numbers}, "after": {setting: numbers},
    "reward_model": {"accuracy", "low", "high", "n"}}
 
-where a setting names how pictures were drawn, such as "guidance_scale=1.0",
-and its numbers are {"strict", "n", "interval": [low, high], "kinds": {kind:
+where a setting names how images were sampled, such as "guidance_scale=1.0",
+and its numbers are {"strict", "n", "interval": [low, high], "kinds": {category:
 {"accuracy", "n", "low", "high", "clusters"}}, "rewards": {name: mean}} and
-further scalars. Every part may be missing. A kind with one cluster rests on one
-meaning, and its interval does not speak of others.
+further scalars. Every part may be missing. The interval of a category with one
+cluster covers one meaning and says nothing about others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NOT_ROWS = ("interval", "kinds", "rewards", "n", "failed")
 
 
 def plain(value: Any) -> Any:
-  """The value in JSON's types: arrays become lists, NaN and inf null."""
+  """The value in JSON types: arrays become lists, NaN and inf null."""
   if isinstance(value, Mapping):
     return {str(k): plain(v) for k, v in value.items()}
   if isinstance(value, (list, tuple, set, frozenset)):
@@ -59,12 +59,12 @@ def to_json(value: Any, *, indent: int | None = 2) -> str:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-  """Writes a file whole or not at all: beside it first, then renamed."""
+  """Writes a file atomically: to a temporary file, then renamed."""
   write_atomic(path, text)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-  """`to_json` into a file, whole or not at all."""
+  """Writes `to_json` to a file atomically."""
   write_text(path, to_json(value) + "\n")
 
 
@@ -80,7 +80,7 @@ def settings(evaluation: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def setting_label(setting: str) -> str:
-  """A setting's key for people: "guidance_scale=3.0" -> "guidance 3"."""
+  """A readable setting: "guidance_scale=3.0" -> "guidance 3"."""
   name, equals, value = setting.partition("=")
   try:
     value = f"{float(value):g}"
@@ -96,8 +96,8 @@ def evaluation_rows(
   """The evaluation as text cells.
 
   Returns:
-    (headings, rows): the first cell of each is the name of the number; what
-    no setting holds has no row, what one setting lacks is "–".
+    (headings, rows): the first cell of each is the name of the metric; metrics
+    without a value have no row, missing values are "–".
   """
   columns = settings(evaluation)
   numbers = [n for _, n in columns]
@@ -123,7 +123,7 @@ def evaluation_rows(
 
 
 def one_meaning(numbers: Sequence[Mapping[str, Any]], kind: str) -> bool:
-  """Whether a setting's accuracy of the kind rests on one meaning."""
+  """Whether a setting's accuracy of a category covers only one meaning."""
   rows = ((n.get("kinds") or {}).get(kind) or {} for n in numbers)
   return any(row.get("clusters") == 1 for row in rows)
 
@@ -142,7 +142,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-  """Columns padded to one width: the first to the left, others to the right."""
+  """Padded columns: the first left-aligned, the others right-aligned."""
   widths = [max(len(c) for c in column) for column in zip(*rows, strict=True)]
   pad = lambda i, text: (
     text.ljust(widths[i]) if i == 0 else text.rjust(widths[i])
@@ -152,9 +152,9 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def cell(value: Any) -> str:
-  """One number for people; "–" for what is missing or not finite.
+  """One readable number; "–" if missing or not finite.
 
-  Whole numbers as they are, from 0.1 on three decimals, below three digits.
+  Integers unchanged, three decimals from 0.1 on, three digits below.
   """
   if value is None or isinstance(value, str):
     return value or "–"
@@ -185,15 +185,15 @@ def _kind_cell(row: Mapping[str, Any] | None) -> str:
 
 
 def _scalar_rows(numbers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-  """(key, label) of every scalar that a setting holds, known ones first."""
-  held: dict[str, None] = {}
+  """(key, label) of every scalar of a setting, known ones first."""
+  keys: dict[str, None] = {}
   for n in numbers:
     for key, value in n.items():
       if isinstance(value, (int, float)) and key not in _NOT_ROWS:
-        held[key] = None
-  known = [(key, label) for key, label in SCALARS if key in held]
+        keys[key] = None
+  listed = [(key, label) for key, label in SCALARS if key in keys]
   names = {key for key, _ in SCALARS}
-  return known + [(k, k.replace("_", " ")) for k in held if k not in names]
+  return listed + [(k, k.replace("_", " ")) for k in keys if k not in names]
 
 
 def _union(numbers: Sequence[Mapping[str, Any]], part: str) -> list[str]:

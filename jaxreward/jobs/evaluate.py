@@ -138,7 +138,7 @@ def path_kl(
   return masked_mean(rollout.from_chunks(kl.sum(0)), layout.mask)
 
 
-def _says(
+def _applicable(
   reward: Reward | None, prompts: PromptBatch, shape: tuple[int, int]
 ) -> np.ndarray:
   """bool [P, G]: whose scores count."""
@@ -226,7 +226,9 @@ class Evaluator:
     found = self.evaluators.finish(
       results, images=host_images, measures=measures, scores=scores,
       mask=np.ones(shape, bool), batch=data.batch,
-      says={k: _says(self.rewards.get(k), data.batch, shape) for k in scores},
+      applicable={
+        k: _applicable(self.rewards.get(k), data.batch, shape) for k in scores
+      },
       category=data.kinds.reshape(shape), categories=data.task.categories,
       meaning=data.meanings.reshape(shape),
     )  # fmt: skip

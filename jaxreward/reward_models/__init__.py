@@ -1,6 +1,6 @@
-"""Reward models: a backbone and a head, and losses of what people prefer.
+"""Reward models: a backbone and a head, and preference losses.
 
-A loss is a function of arrays that it asks for by name (`offers`), such as
+A loss is a function of arrays that it requests by name (`offers`), such as
 `loss(scores [..., 2], label_prob, mask, *, ...) -> Mean`; the listwise one
 takes scores [..., N], best first.
 """

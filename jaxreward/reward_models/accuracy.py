@@ -1,4 +1,4 @@
-"""How often a reward model prefers what was preferred."""
+"""Accuracy of a reward model on preference pairs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jaxreward.types import ArrayLike
 def pair_accuracy(
   scores: Float[ArrayLike, "K 2"], mask: Bool[ArrayLike, "K"] | None = None
 ) -> tuple[float, int]:
-  """Right answers and number of pairs.
+  """Number of correct pairs and of all pairs.
 
   Args:
-    scores: [K, 2], the preferred picture first. Equal scores are half right;
-      a pair with a score that is not finite is wrong, for it gives no answer.
+    scores: [K, 2], the preferred image first. Equal scores are half correct; a
+      pair with a score that is not finite is wrong.
     mask: pairs that count.
 
   Returns:

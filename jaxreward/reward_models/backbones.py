@@ -1,7 +1,7 @@
-"""Backbones: images and words into features.
+"""Backbones: features of images and texts.
 
-A backbone is a function of its options that returns a `Backbone`; no weights
-are read until its `pretrained` is called.
+A backbone is a function of its options that returns a `Backbone`; weights are
+only read when its `pretrained` is called.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def scenes(
   unroll: int = 1,
   dtype: str = "float32",
 ) -> Backbone:
-  """The scene policy's trunk, which reads the words of the scenes.
+  """The scene policy's trunk, with its word vocabulary.
 
   Args:
     image_size: side of the square images in pixels.
@@ -56,7 +56,7 @@ def scenes(
     heads: attention heads; 2 * heads divides `width`.
     mlp_ratio: hidden features of a block's MLP per feature.
     text_layers: blocks over the words.
-    stem: hidden features of the MLP that sees shapes within a patch.
+    stem: hidden features of the patch embedding's MLP.
     unroll: blocks unrolled in the scan over layers.
     dtype: of matrix products.
   """
@@ -82,31 +82,31 @@ def clip_towers(
   dtype: str = "float32",
   microbatch: int = 64,
 ) -> Backbone:
-  """A CLIP pair: of public weights, or drawn.
+  """A CLIP pair with public weights or random parameters.
 
   Args:
-    weights: folder, file or hub id; see `models.hub.resolve`. Empty for a pair
-      of random parameters.
-    size: a name of `clip.SIZES`, or "tiny", of a drawn pair, or of weights
+    weights: folder, file or hub id; see `models.hub.resolve`. Empty for random
+      parameters.
+    size: a name of `clip.SIZES`, or "tiny", for random parameters or weights
       without a config beside them.
     tokenizer: its folder or hub id; that of the weights if empty, and without
       weights a token per byte.
-    dtype: of parameters and products, "float32" or "bfloat16".
+    dtype: of parameters and compute, "float32" or "bfloat16".
     microbatch: images that go through the tower at once; 0 for all.
   """
   if weights:
-    found = encoders.load(
+    towers = encoders.load(
       weights, size=size, dtype=dtype, microbatch=microbatch, read=False
     )
     config = clip_layouts.describe(weights, size)[0]
     read = lambda: clip_layouts.load(weights, size=size, dtype=dtype)[1]
   else:
     config = _size(size, {"tiny": TINY_CLIP, **clip.SIZES})
-    found = encoders.drawn_clip(config, dtype, microbatch)
+    towers = encoders.drawn_clip(config, dtype, microbatch)
     read = None
   net = clip.ClipModel(config, jnp.dtype(dtype))
   side = config.vision.image if config.vision else 0
-  return _pair(net, found, side, weights, tokenizer, dtype, read)
+  return _pair(net, towers, side, weights, tokenizer, dtype, read)
 
 
 def siglip_towers(
@@ -117,17 +117,17 @@ def siglip_towers(
   dtype: str = "float32",
   microbatch: int = 64,
 ) -> Backbone:
-  """A SigLIP pair of either generation: of public weights, or drawn.
+  """A SigLIP pair of either version, with public or random parameters.
 
   Args:
     weights: see `clip_towers`.
-    size: a name of `siglip.SIZES`, or "tiny", of a drawn pair.
+    size: a name of `siglip.SIZES`, or "tiny", for random parameters.
     tokenizer: see `clip_towers`.
     dtype: see `clip_towers`.
     microbatch: see `clip_towers`.
   """
   if weights:
-    found = encoders.load(
+    towers = encoders.load(
       weights, dtype=dtype, microbatch=microbatch, read=False
     )
     config = siglip.describe(weights)
@@ -136,10 +136,10 @@ def siglip_towers(
     config = _size(size, {"tiny": TINY_SIGLIP, **siglip.SIZES})
     if config.flexible:
       raise UserError(f"size={size}: a drawn pair takes images of one size")
-    found = encoders.drawn_siglip(config, dtype, microbatch)
+    towers = encoders.drawn_siglip(config, dtype, microbatch)
     read = None
   net = siglip.SiglipModel(config, jnp.dtype(dtype))
-  return _pair(net, found, config.image, weights, tokenizer, dtype, read)
+  return _pair(net, towers, config.image, weights, tokenizer, dtype, read)
 
 
 def _size(name: str, known: dict[str, Any]) -> Any:
@@ -154,23 +154,23 @@ def _size(name: str, known: dict[str, Any]) -> Any:
 
 def _pair(
   net: Any,
-  found: encoders.Weights,
+  towers: encoders.Weights,
   side: int,
   weights: str,
   tokenizer: str,
   dtype: str,
   pretrained: Callable[[], Params] | None,
 ) -> Backbone:
-  encoder = found.encoder
-  if not found.length or encoder.logits is None:
+  encoder = towers.encoder
+  if not towers.length or encoder.logits is None:
     raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
 
   def init(key: Array) -> Params:
-    tokens = jnp.zeros((1, found.length), jnp.int32)
+    tokens = jnp.zeros((1, towers.length), jnp.int32)
     images = jnp.full((1, side, side, 3), 0.5)
-    drawn = net.init(key, tokens, encoder.prepared(images))["params"]
+    params = net.init(key, tokens, encoder.prepared(images))["params"]
     cast = lambda x: x.astype(jnp.dtype(dtype))
-    return {name: _map(cast, child) for name, child in drawn.items()}
+    return {name: _map(cast, child) for name, child in params.items()}
 
   def features(
     params: Params, images: ArrayLike, tokens: ArrayLike
@@ -179,7 +179,7 @@ def _pair(
     text = encoders.text_features(encoder, params, tokens)
     cosine = jnp.einsum("pge,pe->pg", image, text)
     assert encoder.logits is not None
-    # Each part of unit mean square, so that a head learns at one rate.
+    # Scales each part to unit mean square, so that one learning rate fits.
     scale = image.shape[-1] ** 0.5
     wide = jnp.broadcast_to(text[:, None], image.shape)
     parts = (scale * image, scale * wide, scale**2 * image * wide)
@@ -190,14 +190,14 @@ def _pair(
 
   if tokenizer or weights:
     read = encoders.tokenizer(
-      weights or tokenizer, found.length, tokenizer, wording=found.wording,
-      literal=found.literal,
+      weights or tokenizer, towers.length, tokenizer, wording=towers.wording,
+      literal=towers.literal,
     )  # fmt: skip
   else:
-    read = lambda texts: byte_tokens(texts, found.length)
+    read = lambda texts: byte_tokens(texts, towers.length)
   return Backbone(
-    init, features, (side, side, 3), found.length, read, pretrained,
-    found.rules, has_logit=True,
+    init, features, (side, side, 3), towers.length, read, pretrained,
+    towers.rules, has_logit=True,
   )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""Whether the probabilities of a reward model mean what they say.
+"""Calibration of a reward model's probabilities.
 
-All functions take d [K], score of the preferred picture less that of the
-other; the model's probability of the right answer is sigmoid(d / T).
+All functions take d [K], the score of the preferred image minus that of the
+other; the model's probability of the correct label is sigmoid(d / T).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Reliability(NamedTuple):
   Attributes:
     count: pairs in the bin.
     confidence: mean confidence; NaN for an empty bin.
-    accuracy: share of right answers; NaN for an empty bin.
+    accuracy: share of correct pairs; NaN for an empty bin.
   """
 
   count: np.ndarray
@@ -37,8 +37,8 @@ def fit_temperature(
 ) -> float:
   """T in [low, high] with the smallest mean of -log sigmoid(d / T).
 
-  The loss is convex in 1 / T; its derivative is bisected. Where every answer
-  is right the best T is 0, and `low` is returned (Guo et al., 2017).
+  The loss is convex in 1 / T; its derivative is bisected. If every pair is
+  correct the best T is 0, and `low` is returned (Guo et al., 2017).
 
   Raises:
     ValueError: no finite d.
@@ -62,7 +62,7 @@ def fit_temperature(
 def reliability(
   d: Float[ArrayLike, "K"], *, temperature: float = 1.0, bins: int = 10
 ) -> Reliability:
-  """Confidence against accuracy; d = 0 is half right."""
+  """Confidence against accuracy; d = 0 is half correct."""
   d = np.asarray(d, np.float64)
   d = d[np.isfinite(d)]
   confidence = _sigmoid(np.abs(d) / temperature)
@@ -78,9 +78,9 @@ def expected_calibration_error(
   d: Float[ArrayLike, "K"], *, temperature: float = 1.0, bins: int = 10
 ) -> float:
   """Mean over pairs of |confidence - accuracy| of their bin."""
-  found = reliability(d, temperature=temperature, bins=bins)
-  gap = np.abs(found.confidence - found.accuracy)
-  total = found.count.sum()
+  table = reliability(d, temperature=temperature, bins=bins)
+  gap = np.abs(table.confidence - table.accuracy)
+  total = table.count.sum()
   if not total:
     return float("nan")
-  return float(np.nansum(found.count * gap) / total)
+  return float(np.nansum(table.count * gap) / total)

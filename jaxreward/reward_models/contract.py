@@ -1,4 +1,4 @@
-"""What a reward model is made of: a backbone and a head."""
+"""The parts of a reward model: a backbone and a head."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 # By name: "joint" [P, G, D]; of pairs of towers "image" [P, G, E], "text"
 # [P, E] and "logit" [P, G] too.
 Features = Mapping[str, Any]  # arrays or shapes
-# By name: "value" [P, G], and what else a head has of each picture, [P, G, ...].
+# By name: "value" [P, G], and a head's other outputs per image, [P, G, ...].
 Outputs = Mapping[str, Any]
 HOW = ("full", "frozen", "lora")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Backbone:
-  """Images and words into features, as pure functions.
+  """Features of images and texts, as pure functions.
 
   Attributes:
-    init: key -> params, drawn.
+    init: key -> random params.
     features: (params, images [P, G, H, W, C] in [0, 1], token ids [P, L]) ->
       `Features`.
-    image_shape: (H, W, C) to which a person's images are brought.
+    image_shape: (H, W, C) to which a user's images are resized.
     length: L.
     read: texts -> token ids int32 [P, L]; None for the words of the scenes,
       which are `PromptBatch.tokens`.
-    pretrained: () -> params from public weights; None where there are none.
+    pretrained: () -> params from public weights; None without weights.
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     has_logit: whether features have "image", "text" and "logit".
   """
@@ -54,14 +54,14 @@ class Backbone:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Head:
-  """Features into scores, as pure functions.
+  """Scores from features, as pure functions.
 
   Attributes:
     init: (key, features or their shapes) -> params.
-    outputs: (params, features) -> `Outputs`, which losses may ask for.
+    outputs: (params, features) -> `Outputs`, which losses may request.
     score: outputs -> (value [P, G], std [P, G] or None).
     names: of the outputs.
-    needs_logit: whether it reads what pairs of towers alone have.
+    needs_logit: whether it reads "image", "text" or "logit".
   """
 
   init: Callable[[Array, Features], Params]
@@ -73,18 +73,18 @@ class Head:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RewardModel:
-  """A backbone and a head, and what of them is trained.
+  """A backbone and a head, and which parameters are trained.
 
   Parameters are {"backbone", "head"}.
 
   Attributes:
-    backbone: images and words into features.
-    head: features into scores.
-    train: "full" trains both; "frozen" the head alone; "lora" the head and
+    backbone: features of images and texts.
+    head: scores from features.
+    train: "full" trains both; "frozen" only the head; "lora" the head and
       adapters of the backbone.
     rank: of the adapters.
     alpha: their scale.
-    targets: regex of the dense layers that get one.
+    targets: regex of the dense layers that get an adapter.
   """
 
   backbone: Backbone
@@ -112,20 +112,20 @@ class RewardModel:
 
   @property
   def sharding_rules(self) -> Rules:
-    """Of whole and of trained parameters; heads and adapters lie everywhere."""
+    """For all and for trained parameters; heads and adapters are replicated."""
     rules = tuple(
       (_below(pattern), axes) for pattern, axes in self.backbone.sharding_rules
     )
     return (*rules, (r"^head/", ()), *lora.SHARDING_RULES)
 
   def init(self, key: Array) -> Params:
-    """Whole parameters, drawn."""
+    """All parameters, random."""
     shapes = self._features()
     backbone = self.backbone.init(key)
     return {"backbone": backbone, "head": self.head.init(key, shapes)}
 
   def start(self, key: Array) -> Params:
-    """Whole parameters, the backbone's from its public weights if it has any."""
+    """All parameters, the backbone's from its public weights if it has any."""
     if self.backbone.pretrained is None:
       return jax.jit(self.init)(key)
     head = jax.jit(lambda key: self.init(key)["head"])(key)
@@ -142,7 +142,7 @@ class RewardModel:
     )
 
   def output_shapes(self, prompts: int, group: int) -> Outputs:
-    """Shapes of what the head says of `group` images of so many prompts."""
+    """Shapes of the head's outputs for `group` images per prompt."""
 
     def run(key: Array, features: Features) -> Outputs:
       return self.head.outputs(self.head.init(key, features), features)
@@ -151,11 +151,11 @@ class RewardModel:
     return jax.eval_shape(run, jax.random.key(0), features)
 
   def split(self, key: Array, params: Params) -> tuple[Params, Params | None]:
-    """(what is trained, what stays) of whole parameters.
+    """(trained, frozen) parts of all parameters.
 
     Args:
-      key: of fresh adapters.
-      params: whole.
+      key: of new adapters.
+      params: all parameters.
     """
     if self.train == "full":
       return params, None
@@ -190,26 +190,26 @@ class RewardModel:
   def outputs(
     self,
     trained: Params,
-    kept: Params | None,
+    frozen: Params | None,
     images: Float[ArrayLike, "P G H W C"],
     tokens: ArrayLike,
   ) -> Outputs:
-    """What the head says, by name; no gradient flows into what is kept."""
+    """Outputs of the head by name; no gradient flows into frozen parameters."""
     features = self.backbone.features
     if self.train == "lora":
       features = self._adapted(features)
-    backbone = {} if kept is None else kept["backbone"]
+    backbone = {} if frozen is None else frozen["backbone"]
     backbone = lora.merge(backbone, trained.get("backbone", {}))
-    found = features(backbone, images, tokens)
-    return self.head.outputs(trained["head"], found)
+    features_of = features(backbone, images, tokens)
+    return self.head.outputs(trained["head"], features_of)
 
-  def export(self, trained: Params, kept: Params | None) -> Params:
-    """Whole parameters, adapters in their kernels."""
-    if kept is None:
+  def export(self, trained: Params, frozen: Params | None) -> Params:
+    """All parameters, with adapters merged into their kernels."""
+    if frozen is None:
       return trained
     if self.train == "frozen":
-      return {**kept, **trained}
-    merged = lora.merge(kept["backbone"], trained["backbone"])
+      return {**frozen, **trained}
+    merged = lora.merge(frozen["backbone"], trained["backbone"])
     backbone = lora.fuse(merged, alpha=self.alpha)
     return {"backbone": backbone, "head": trained["head"]}
 
@@ -219,20 +219,20 @@ class RewardModel:
     images: Float[ArrayLike, "P G H W C"],
     tokens: ArrayLike,
   ) -> tuple[Float[Array, "P G"], Float[Array, "P G"] | None]:
-    """(values, how unsure each is, if the head says it) of whole parameters."""
-    found = self.backbone.features(params["backbone"], images, tokens)
-    return self.head.score(self.head.outputs(params["head"], found))
+    """(values, their standard deviations if the head predicts them)."""
+    features = self.backbone.features(params["backbone"], images, tokens)
+    return self.head.score(self.head.outputs(params["head"], features))
 
 
 def _below(pattern: str) -> str:
-  """A pattern of the backbone's paths as one of the whole model's."""
+  """A pattern of the backbone's paths as one of the model's paths."""
   if pattern.startswith("(^|/)"):
     return "^backbone/(.*/)?" + pattern.removeprefix("(^|/)")
   return "^backbone/" + pattern.removeprefix("^")
 
 
 def reads(loss: Callable[..., Any]) -> tuple[str, ...]:
-  """Names of the arrays that a loss reads: its arguments by position."""
+  """Names of the arrays that a loss reads: its positional arguments."""
   by_name = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
   return tuple(
     parameter.name

@@ -1,6 +1,6 @@
-"""Losses of scores that say how unsure they are, N(mu, s^2).
+"""Losses of Gaussian scores N(mu, s^2).
 
-Of a pair, d ~ N(mu_1 - mu_2, s_1^2 + s_2^2). Labels and masks are those of
+For a pair, d ~ N(mu_1 - mu_2, s_1^2 + s_2^2). Labels and masks are those of
 `preference_losses`.
 """
 
@@ -24,7 +24,7 @@ from jaxreward.types import Array
 def _spread(stds: Pairs, counts: Array) -> Array:
   """Deviation of the difference; 1 where a pair does not count."""
   stds = jnp.where(counts[..., None], jnp.asarray(stds, jnp.float32), 1.0)
-  # Of both together, without their squares' overflow.
+  # sqrt(s_1^2 + s_2^2) without overflow of the squares.
   return jnp.hypot(stds[..., 0], stds[..., 1])
 
 
@@ -38,7 +38,7 @@ def thurstone(
   Args:
     scores: mu, [..., 2].
     stds: s, [..., 2], above 0.
-    label_prob: probability that the first is preferred; NaN is no answer.
+    label_prob: probability that the first is preferred; NaN if unlabeled.
     mask: pairs that count.
   """
   d, p, counts = answered(scores, label_prob, mask)
@@ -56,18 +56,18 @@ def expected_bradley_terry(
   margin: float = 0.0,
   nodes: int = 16,
 ) -> Mean:
-  """E of the Bradley-Terry loss over the difference of two unsure scores.
+  """Expected Bradley-Terry loss over the difference of two Gaussian scores.
 
-  EditReward (https://arxiv.org/abs/2509.26346) draws the difference a thousand
-  times; here it is summed at the nodes of Gauss and Hermite, without noise.
+  EditReward (https://arxiv.org/abs/2509.26346) samples the difference a
+  thousand times; here Gauss-Hermite quadrature replaces sampling.
 
   Args:
     scores: mu, [..., 2].
     stds: s, [..., 2].
-    label_prob: probability that the first is preferred; NaN is no answer.
+    label_prob: probability that the first is preferred; NaN if unlabeled.
     mask: pairs that count.
-    margin: the lead that the preferred score must have; 0.57 is another of
-      the authors' settings.
+    margin: by which the preferred score must lead; 0.57 is another of the
+      authors' settings.
     nodes: of the quadrature.
   """
   if not 1 <= nodes <= 64:

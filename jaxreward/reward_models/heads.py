@@ -1,4 +1,4 @@
-"""Heads: features into a value, and into how unsure it is.
+"""Heads: values from features, optionally with a standard deviation.
 
 A head is a function of its options that returns a `Head`.
 """
@@ -34,8 +34,8 @@ def _perceptron(
     return net.init(key, jnp.zeros((1, width)))["params"]
 
   def apply(params: Params, features: Features) -> Array:
-    found = net.apply({"params": params}, features["joint"])
-    return jnp.asarray(found)
+    outputs = net.apply({"params": params}, features["joint"])
+    return jnp.asarray(outputs)
 
   return init, apply
 
@@ -62,12 +62,12 @@ def gaussian(
   least: float = 0.05,
   most: float = 20.0,
 ) -> Head:
-  """A mean and a deviation, N(mu, s^2), of what people would say.
+  """Mean and standard deviation, N(mu, s^2), of human ratings.
 
-  EditReward's head predicts a mean and a logarithm of the deviation
-  (https://arxiv.org/abs/2509.26346); here the deviation is held between two
-  bounds by a sigmoid of that logarithm, so that it never overflows. At the
-  start every value is 0 and every deviation 1.
+  EditReward's head predicts a mean and a log deviation
+  (https://arxiv.org/abs/2509.26346); here a sigmoid bounds the log deviation,
+  so that it never overflows. At initialization every value is 0 and every
+  deviation 1.
 
   Args:
     hidden: features between the layers; 0 for one layer.
@@ -85,10 +85,10 @@ def gaussian(
   start = math.log(-low / high)  # where the logarithm of the deviation is 0
 
   def outputs(params: Params, features: Features) -> Outputs:
-    found = apply(params, features)
-    share = jax.nn.sigmoid(found[..., 1] + start)
+    raw = apply(params, features)
+    share = jax.nn.sigmoid(raw[..., 1] + start)
     std = jnp.exp(low + (high - low) * share)
-    return {"value": found[..., 0], "std": std}
+    return {"value": raw[..., 0], "std": std}
 
   return Head(
     init, outputs, lambda out: (out["value"], out["std"]), ("value", "std")
@@ -96,10 +96,10 @@ def gaussian(
 
 
 def similarity(*, divisor: float = 1.0) -> Head:
-  """The logit of a pair of towers, exp(s) cos, and nothing of its own.
+  """The logit of a pair of towers, exp(s) cos, without parameters of its own.
 
-  What PickScore (https://arxiv.org/abs/2305.01569) and HPSv2 tune: train it
-  with `reward_model.train="full"` or "lora".
+  The score that PickScore (https://arxiv.org/abs/2305.01569) and HPSv2 tune;
+  train it with `reward_model.train="full"` or "lora".
 
   Args:
     divisor: of the logit.
@@ -119,7 +119,7 @@ def ordinal(
   """A distribution over grades 1 ... n; the value is its mean.
 
   The head of OPRM (https://arxiv.org/abs/2602.12660), for the loss
-  "ordinal_pairs". At the start all grades are as likely.
+  "ordinal_pairs". At initialization all grades are equally likely.
 
   Args:
     grades: n.
@@ -145,7 +145,7 @@ def thresholds(
 ) -> Head:
   """A logit for each step between grades 1 ... n; the value is the mean grade.
 
-  P(Y > k) = prod_{j <= k} sigmoid(l_j) falls with k whatever the logits. The
+  P(Y > k) = prod_{j <= k} sigmoid(l_j) decreases in k for any logits. The
   head of VEFX-Bench (https://arxiv.org/abs/2604.16272), for the loss "corn".
 
   Args:
@@ -180,22 +180,22 @@ def moments(probs: Array) -> dict[str, Array]:
   grade = jnp.arange(1, probs.shape[-1] + 1, dtype=jnp.float32)
   mean = (probs * grade).sum(-1)
   variance = (probs * jnp.square(grade - mean[..., None])).sum(-1)
-  # The root of 0 has no slope.
+  # The square root has no gradient at 0.
   return {"value": mean, "std": jnp.sqrt(jnp.maximum(variance, 1e-6))}
 
 
 def among(
   *, width: int = 64, heads_of: int = 2, dtype: str = "float32"
 ) -> Head:
-  """One number per image, each seen beside the others of its group.
+  """One number per image, in the context of the others of its group.
 
-  The order of the images changes nothing but theirs (You Only Judge Once,
-  https://arxiv.org/abs/2604.10966, whose candidates stand in one sequence of a
+  Equivariant to the order of the images (You Only Judge Once,
+  https://arxiv.org/abs/2604.10966, whose candidates share one sequence of a
   language model). For the loss "best_of_row".
 
   Args:
     width: features per image.
-    heads_of: heads of the attention over the group; they divide `width`.
+    heads_of: heads of the attention over the group; divides `width`.
     dtype: of the products.
   """
   if width < 1 or width % max(heads_of, 1):

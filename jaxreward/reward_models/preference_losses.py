@@ -1,9 +1,9 @@
 """Losses of scores under preferences.
 
 A pairwise loss takes scores [..., 2] and the probability [...] that the first
-is preferred: 1 where it is the chosen one (the default), 0 where the second
-is, one half for a tie. A pair whose probability is NaN has no answer and
-counts for nothing, as does a masked one. d is the first score less the second.
+is preferred: 1 if it is chosen (the default), 0 if the second is, one half for
+a tie. Pairs whose probability is NaN are unlabeled and ignored, as are masked
+ones. d is the first score minus the second.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Mask = Bool[ArrayLike, "*B"] | None
 def answered(
   scores: Pairs, prob: Prob, mask: Mask
 ) -> tuple[Array, Array, Array]:
-  """(d, p, mask) with finite stand-ins where a pair does not count."""
+  """(d, p, mask) with finite placeholders where a pair does not count."""
   scores = jnp.asarray(scores, jnp.float32)
   prob = jnp.broadcast_to(jnp.asarray(prob, jnp.float32), scores.shape[:-1])
   counts = jnp.isfinite(prob)
@@ -52,11 +52,11 @@ def bradley_terry(
 
   Args:
     scores: [..., 2].
-    label_prob: probability that the first is preferred; NaN is no answer.
+    label_prob: probability that the first is preferred; NaN if unlabeled.
     mask: pairs that count.
-    margin: m, the lead that the preferred score must have.
-    label_noise: e, the share of labels thought to be turned round; p becomes
-      e + (1 - 2 e) p, so that no pair asks for an infinite d.
+    margin: m, by which the preferred score must lead.
+    label_noise: e, the assumed share of flipped labels; p becomes
+      e + (1 - 2 e) p, so that the optimal d is finite.
   """
   d, p, counts = answered(scores, label_prob, mask)
   p = label_noise + (1 - 2 * label_noise) * p
@@ -75,11 +75,11 @@ def rao_kupper(
 
   P(first) = sigmoid(d - log k), P(second) = sigmoid(-d - log k), and
   P(tie) = (k^2 - 1) P(first) P(second). A label probability between 0 and 1
-  mixes the tie (weight 1 - |2 p - 1|) with the nearer certain answer.
+  mixes the tie (weight 1 - |2 p - 1|) with the nearer certain label.
 
   Args:
     scores: [..., 2].
-    label_prob: 1, 0, or one half for a tie; NaN is no answer.
+    label_prob: 1, 0, or one half for a tie; NaN if unlabeled.
     mask: pairs that count.
     threshold: k > 1; ties grow with it.
   """
@@ -124,16 +124,16 @@ def plackett_luce(
 
   Args:
     scores: [..., N], the best candidate first, the worst last.
-    mask: candidates that are there; the order of the others stands.
+    mask: valid candidates; the order of the others is kept.
 
   Returns:
-    Mean over the lists that hold at least two candidates.
+    Mean over the lists with at least two candidates.
   """
   scores = jnp.asarray(scores, jnp.float32)
-  there = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
-  safe = jnp.where(there, scores, 0.0)
-  low = jnp.where(there, safe, -1e30)
-  # log-sum-exp over the candidates that are left at each place.
-  rest = jax.lax.cumlogsumexp(low, axis=low.ndim - 1, reverse=True)
-  loss = jnp.where(there, rest - safe, 0.0).sum(-1)
-  return Mean.of(loss, there.sum(-1) >= 2)
+  valid = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
+  safe = jnp.where(valid, scores, 0.0)
+  low = jnp.where(valid, safe, -1e30)
+  # log-sum-exp over the remaining candidates at each position.
+  log_sums = jax.lax.cumlogsumexp(low, axis=low.ndim - 1, reverse=True)
+  loss = jnp.where(valid, log_sums - safe, 0.0).sum(-1)
+  return Mean.of(loss, valid.sum(-1) >= 2)

@@ -15,7 +15,7 @@ MASK = np.ones((P, G), bool)
 STRICT = np.array([[1, 0, 1], [0, 0, 1]] * 2, np.float32)
 HOST = dict(
   mask=MASK, measures={"strict": STRICT, "texture": STRICT / 10},
-  scores={"a": np.where(STRICT, 2.0, np.nan)}, says={"a": MASK},
+  scores={"a": np.where(STRICT, 2.0, np.nan)}, applicable={"a": MASK},
   category=np.array([[0] * G, [3] * G] * 2), categories={0: "one", 3: "many"},
   meaning=np.array([["x"] * G, ["y"] * G] * 2),
 )  # fmt: skip
