@@ -1,9 +1,8 @@
-"""Jobs: the verbs a person runs, one file each.
+"""Jobs: one verb per file.
 
 A job is `run(config: ConfigDict, workdir: epath.Path) -> None`. Modules are
-imported when their job is asked for, so that starting one job does not wait
-for what the others need. After a job that measures something, `report` writes
-report.html of all that the working directory holds by then.
+imported on demand, so that starting one job does not import the others. After a
+job with measurements, `report` writes report.html from the working directory.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from jaxreward.errors import UserError, shown
 Job = Callable[[ConfigDict, epath.Path], None]
 
 
-# Name -> whether it leaves a report of all that the working directory holds.
+# Name -> whether it writes a report.
 JOBS: dict[str, bool] = {
   "align": True,
   "compile_check": False,
@@ -34,9 +33,9 @@ JOBS: dict[str, bool] = {
   "sample": False,
   "train_reward": True,
 }
-# Jobs that look and leave no run behind: they need no working directory.
+# Jobs that only inspect: they need no working directory.
 LOOKING = ("compile_check",)
-# Jobs on a run that is there: the working directory holds their config.
+# Jobs on an existing run: the working directory holds their config.
 READING = ("export",)
 _TAKES = 2  # arguments: the config, the working directory
 
@@ -45,14 +44,14 @@ def find(config: ConfigDict) -> Job:
   """The job that `config.job` names: the `run` of a module, or "file.py:fn".
 
   Raises:
-    UserError: there is none, or a value in the config makes no sense to it.
+    UserError: an unknown job, or an invalid value in the config.
   """
   if "job" not in config:
     raise UserError(f"config.job is missing; known: {', '.join(JOBS)}")
   if config.job in JOBS:
     importlib.import_module("jaxreward.setup.checks").check(config)
     return importlib.import_module(f"jaxreward.jobs.{config.job}").run
-  names = dict.fromkeys(JOBS, report)  # whose values nobody looks at here
+  names = dict.fromkeys(JOBS, report)  # values are not used
   job = config_lib.resolve_callable(config.job, names, field="job")
   config_lib.bind(
     ConfigDict({"fn": config.job}), {config.job: job}, field="job", key="fn",
@@ -62,15 +61,15 @@ def find(config: ConfigDict) -> Job:
 
 
 def report(name: str, workdir: epath.Path) -> None:
-  """Writes report.html where a job that measures something has ended."""
-  processes.wait_for_all("job")  # what it has written is there
+  """Writes report.html after a job with measurements."""
+  processes.wait_for_all("job")  # all files are written
   if JOBS.get(name, False) and processes.is_first():
     collect = importlib.import_module("jaxreward.report.collect")
     logging.info("report: %s", collect.report_from_workdir(workdir))
 
 
 def check(name: str, config: ConfigDict) -> None:
-  """Lets a job look at what its config names, text files included."""
+  """Runs a job's own validation of the config, text files included."""
   module = importlib.import_module(f"jaxreward.jobs.{name}")
   try:
     getattr(module, "check", lambda config: None)(config)
@@ -87,13 +86,13 @@ def check(name: str, config: ConfigDict) -> None:
 
 
 def check_data(name: str, config: ConfigDict, workdir: epath.Path) -> None:
-  """Looks at the files that a job will read, before anything is built.
+  """Checks the input files of a job before anything is built.
 
-  A job's `data(config, workdir)` gives its rows of pictures and reads texts on
-  the way. Every process has to call it: pictures are looked at by one each.
+  A job's `data(config, workdir)` returns its image rows and reads texts on the way.
+  Every process has to call it: each image is checked by one of them.
 
   Raises:
-    UserError: the file, the line, and what is wrong with it.
+    UserError: names the file, the line and the mistake.
   """
   module = importlib.import_module(f"jaxreward.jobs.{name}")
   if hasattr(module, "data"):
@@ -102,7 +101,7 @@ def check_data(name: str, config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def rehearse(config: ConfigDict) -> None:
-  """Tries a person's own rewards, for a job that will ask them."""
+  """Tries user rewards, for jobs that score images."""
   names = config.jobs if config.job == "pipeline" else (config.job,)
   if {"align", "evaluate"} & set(names):
     importlib.import_module("jaxreward.setup.rehearsal").run(config)

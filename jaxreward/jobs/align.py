@@ -78,8 +78,8 @@ from jaxreward.types import ArrayLike, Params, PromptBatch
 Scores = Mapping[str, ArrayLike]
 Row = Mapping[str, Any]
 
-WARN_EVERY = 25  # steps between looks at the rewards' trends
-SILENT = 10  # steps on end that teach nothing until it is said, or all of them
+WARN_EVERY = 25  # steps between checks of the rewards' trends
+SILENT = 10  # consecutive steps without a signal before a warning
 
 
 def make_plan(config: ConfigDict, devices: int) -> Plan:
@@ -91,7 +91,7 @@ def make_plan(config: ConfigDict, devices: int) -> Plan:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run would refuse, in a moment and without any array."""
+  """Validates the config without allocating arrays."""
   setup.step_table(config, "eval")
   setup.make_steering(config, "eval")
   evaluators.bind(config)
@@ -111,8 +111,8 @@ def check(config: ConfigDict) -> None:
     return
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
-  told = players.weights(players.bind(config))
-  if not told and not any(
+  player_weights = players.weights(players.bind(config))
+  if not player_weights and not any(
     r.get("weight", 1.0) for r in config.rewards.values()
   ):
     raise UserError(
@@ -122,7 +122,7 @@ def check(config: ConfigDict) -> None:
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
-  """What a run reads from files; see `jobs.check_data`."""
+  """Image rows that the run reads from files; see `jobs.check_data`."""
   data_checks.require_weights(config)
   images, captions = offline.checked(config)
   if captions and processes.is_first():
@@ -160,20 +160,20 @@ def make_updater(
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-  """The jitted programs of a run on its mesh, made from shapes alone.
+  """The jitted programs of a run on its mesh, built from shapes.
 
   Attributes:
-    trainable: the policy, and what of it is trained.
+    trainable: the policy and its trained part.
     base: shapes of the frozen parameters, with their shardings.
     state: shapes of the training state, with their shardings.
-    create: (base, what is trained or None for fresh) -> the state at step 0.
+    create: (base, trained parameters or None for fresh) -> state at step 0.
     draw: (parameters, iteration, base, prompts, decoder) -> (trajectory,
       pixels, images), jitted.
     update: (state, base, trajectory, scores, prompts) -> (state, metrics),
       jitted; it donates the state.
     finish: (parameters, step, base, trajectory, prompts, decoder) -> images of
-      the latents before a step, finished by the ODE; None where no credit is
-      given to steps.
+      the latents before a step, finished by the ODE; None without credit per
+      step.
     encode: (images of files, decoder) -> trajectory, jitted.
   """
 
@@ -189,14 +189,14 @@ class Programs:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a run computes with: its programs and its arrays, on its mesh.
+  """The programs and arrays of a run, on its mesh.
 
   Attributes:
-    trainable: see `Programs`, as are the last two.
+    trainable: see `Programs`.
     base: frozen parameters of the plain policy.
     state: at step 0.
-    draw: draws.
-    update: learns.
+    draw: samples a batch.
+    update: runs the optimizer steps of an iteration.
     finish: see `Programs`.
     encode: see `Programs`.
   """
@@ -216,19 +216,19 @@ class Parts:
     prompts: Any,
     decoder: Params | None = None,
   ):
-    """What a state draws for the iteration that it is before."""
-    drawer = async_rollout.draw_params(current)
-    return self.draw(drawer, current.step, base, prompts, decoder)
+    """Samples of the iteration that a state is about to run."""
+    sampler_params = async_rollout.draw_params(current)
+    return self.draw(sampler_params, current.step, base, prompts, decoder)
 
 
 def make_programs(
   config, mesh, policy, base, plan, weights_of, rewards=()
 ) -> Programs:
-  """The programs of a run; they are traced and compiled when first called.
+  """The programs of a run; traced and compiled on their first call.
 
   Args:
     config: of the run.
-    mesh: set it where the programs are called, or lowered.
+    mesh: has to be set where the programs are called or lowered.
     policy: the architecture.
     base: its parameters, or their shapes.
     plan: from `make_plan`.
@@ -298,14 +298,16 @@ def make_programs(
 
 def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   """Makes the programs and places the arrays; call it under the mesh."""
-  made = make_programs(config, mesh, policy, base, plan, weights_of, rewards)
-  setup.log_placement(made.state, made.base)
-  base = setup.put(base, made.base)
-  start = adapters.start(config, policy, made.trainable.init)
-  created = made.create(base, start)
+  programs = make_programs(
+    config, mesh, policy, base, plan, weights_of, rewards
+  )
+  setup.log_placement(programs.state, programs.base)
+  base = setup.put(base, programs.base)
+  start = adapters.start(config, policy, programs.trainable.init)
+  initial_state = programs.create(base, start)
   return Parts(
-    made.trainable, base, created, made.draw, made.update, made.finish,
-    made.encode,
+    programs.trainable, base, initial_state, programs.draw, programs.update, programs.finish,
+    programs.encode,
   )  # fmt: skip
 
 
@@ -313,58 +315,64 @@ def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
 def _of_finite(
   scores: Scores, images, weights: tuple, prompts: PromptBatch
 ) -> tuple[Scores, Scores, Scores, dict[str, Any]]:
-  """(scores, with 0 where a reward has no say, where it has, failures).
+  """(scores, scores masked to 0 where inapplicable, applicability, failures).
 
-  Scores are NaN for pictures that are not finite: some rewards give such a
-  picture a number, as the detector, to which it is black.
+  Scores of non-finite images are NaN: some rewards would give such an image a
+  number, such as the detector, which sees black.
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   scores = {k: jnp.where(usable, v, jnp.nan) for k, v in scores.items()}
   weight_of = dict(weights)
-  asked, _ = mask_inapplicable(scores, weight_of, prompts)
-  says = {
+  masked_scores, _ = mask_inapplicable(scores, weight_of, prompts)
+  applies = {
     k: jnp.broadcast_to(
       applies_to(weight_of.get(k, 1.0), prompts), usable.shape
     )
     for k in scores
   }
   failed = {
-    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v)) for k, v in asked.items()
+    f"{faults.SCORES}{k}": jnp.sum(~jnp.isfinite(v))
+    for k, v in masked_scores.items()
   }
-  return scores, asked, says, failed | {faults.PICTURES: jnp.sum(~usable)}
+  return (
+    scores,
+    masked_scores,
+    applies,
+    failed | {faults.PICTURES: jnp.sum(~usable)},
+  )
 
 
 def _panel(
-  task, images, found, prompts, scores, rewards, heldout, update
+  task, images, measures, prompts, scores, rewards, heldout, update
 ) -> dict[str, Mean]:
   """The over-optimisation panel of one iteration; jitted by the caller.
 
-  Pictures with a pixel that is not finite are left out.
+  Images with a non-finite pixel are excluded.
   """
   usable = jnp.isfinite(images).all((2, 3, 4))
   mask = jnp.asarray(prompts.mask)[:, None] & usable
-  asked, weights_of = mask_inapplicable(scores, rewards, prompts)
-  terms = [weights_of[name] * asked[name] for name in rewards]
+  masked_scores, weights_of = mask_inapplicable(scores, rewards, prompts)
+  terms = [weights_of[name] * masked_scores[name] for name in rewards]
   trained = jnp.stack(terms).sum(0)
   panel = hacking.measure_panel(
     images, mask,
     trained=trained,
     heldout=scores.get(heldout),
-    strict=found.get("strict"), texture=found.get("texture"),
-    out_of_range=found["out_of_range"],
+    strict=measures.get("strict"), texture=measures.get("texture"),
+    out_of_range=measures["out_of_range"],
     kl=update.get("kl"),
     clip_fraction_high=update.get("clip_fraction_high"),
     clip_fraction_low=update.get("clip_fraction_low"),
   )  # fmt: skip
-  if "strict" not in found:
+  if "strict" not in measures:
     return panel.metrics()
-  kinds = {
+  accuracies = {
     f"train/accuracy/{name}": Mean.of(
-      found["strict"], mask & (jnp.asarray(prompts.category) == i)[:, None]
+      measures["strict"], mask & (jnp.asarray(prompts.category) == i)[:, None]
     )
     for i, name in task.categories.items()
   }
-  return panel.metrics() | kinds
+  return panel.metrics() | accuracies
 
 
 def _step_scores(
@@ -378,13 +386,13 @@ def _step_scores(
 
   Args:
     finish: step -> images of its latents, finished by the ODE.
-    rewards: that are trained on.
+    rewards: the trained ones.
     final: their scores of the samples, [P, G].
     batch: P prompts.
     steps: T.
   """
 
-  def one(first: int) -> dict[str, jax.Array]:
+  def scores_before(first: int) -> dict[str, jax.Array]:
     images = jnp.asarray(finish(first))
     usable = jnp.isfinite(images).all((2, 3, 4))
     scores = score(rewards, images, batch)[0]
@@ -392,7 +400,7 @@ def _step_scores(
 
   if not rewards:
     return {}
-  rows = [one(first) for first in range(steps)]
+  rows = [scores_before(first) for first in range(steps)]
   return {
     name: jnp.stack([*(row[name] for row in rows), final[name]], axis=-1)
     for name in final
@@ -411,7 +419,7 @@ def differentiated_rewards(
 def _require_gradients(
   rewards: Mapping[str, Reward], shape: tuple[int, ...], batch: PromptBatch
 ) -> None:
-  """Asks every reward for a gradient at images of noise.
+  """Checks the gradient of every reward at noise images.
 
   Args:
     rewards: that the loss differentiates.
@@ -419,15 +427,15 @@ def _require_gradients(
     batch: P prompts.
 
   Raises:
-    UserError: one that has none, or one that is not finite.
+    UserError: a reward without a gradient, or with a non-finite one.
   """
   images = jax.random.uniform(jax.random.key(0), (shape[0], 1, *shape[2:]))
   for name, largest in probe_gradients(rewards, images, batch).items():
     if not 0 < largest < math.inf:
-      what = "is zero" if largest == 0 else f"is {largest}"
+      complaint = "is zero" if largest == 0 else f"is {largest}"
       raise UserError(
         f"config.rewards.{name}: config.objective.name takes the reward's"
-        f" gradient in the image, which {what} at an image of noise; take a"
+        f" gradient in the image, which {complaint} at an image of noise; take a"
         " differentiable reward, or an objective that reads scores alone"
       )
 
@@ -460,12 +468,12 @@ def _chosen(arrays: Scores, names: Iterable[str]) -> dict[str, Any]:
 
 
 class Watch:
-  """Looks at every row: stops on wrong ratios, warns when rewards part ways.
+  """Checks every row: stops on wrong ratios, warns of diverging rewards.
 
   Attributes:
     bound: largest `log_prob_gap`.
     history: the rows so far; those of a resumed run go in first.
-    patience: steps on end that teach nothing until it says so.
+    patience: consecutive steps without a signal before a warning.
   """
 
   def __init__(
@@ -491,7 +499,7 @@ class Watch:
       self._warn(n)
 
   def _warn(self, n: int) -> None:
-    """One plain line when trained and held-out reward part ways."""
+    """Warns when trained and held-out reward diverge."""
     trained, heldout = (
       [r.get(f"panel/{side}_reward") for r in self.history]
       for side in ("trained", "heldout")
@@ -550,15 +558,22 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     measure = jax.jit(task.measure)
 
     @jax.jit
-    def panel(images, found, batch, scores, update_metrics):
+    def panel(images, measures, batch, scores, update_metrics):
       return _panel(
-        task, images, found, batch, scores, weights_of, heldout, update_metrics
+        task,
+        images,
+        measures,
+        batch,
+        scores,
+        weights_of,
+        heldout,
+        update_metrics,
       )
 
-    known = None
+    reference_scores = None
     if references.are_wanted(config):
       untrained = jax.tree.map(jnp.copy, async_rollout.draw_params(parts.state))
-      known = references.References(
+      reference_scores = references.References(
         lambda batch: parts.draw(
           untrained, jnp.int32(references.ITERATION), base, batch, decoder
         )[2],
@@ -568,89 +583,97 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     timer = loop.Timer()
     if differentiated:
       first = put(encode(batches(0)))
-      drawn = jax.eval_shape(
+      rollout_shapes = jax.eval_shape(
         parts.draw, async_rollout.draw_params(parts.state), jnp.int32(0), base, first,
         decoder,
       )  # fmt: skip
-      _require_gradients(differentiated, drawn[2].shape, first)
+      _require_gradients(differentiated, rollout_shapes[2].shape, first)
 
     def draw(params, n):
-      """All that a device can do for iteration n before the host is asked."""
+      """The device work of iteration n that needs nothing from the host."""
       batch = put(encode(batches(n)))
       trajectory, pixels, images = parts.draw(
         params, jnp.int32(n), base, batch, decoder
       )
-      # Seen once, for the rewards that ask the detector and for the panel.
-      found = measure(images, pixels, batch)
-      judged = jitted_scores(rewards, images, batch, found)
-      shown = for_host(rewards, images)
-      return batch, trajectory, images, shown, found, judged
+      # Measured once, for rewards of the detector and for the panel.
+      measures = measure(images, pixels, batch)
+      results = jitted_scores(rewards, images, batch, measures)
+      host_images = for_host(rewards, images)
+      return batch, trajectory, images, host_images, measures, results
 
     samples = async_rollout.Samples(draw, config.align.iterations)
 
-    def one(current, n):
-      drawn = samples.of(current, n)
-      batch, trajectory, images, shown, found, judged = drawn
+    def iterate(current, n):
+      rollout_data = samples.of(current, n)
+      batch, trajectory, images, host_images, measures, results = rollout_data
       timer("data", batch)
       timer("sample", (trajectory, images))
-      timer("detect", found)
-      judged = judged | host_scores(rewards, shown, batch)
-      scores = values_of(judged)
-      scores, asked, says, lost = timer(
+      timer("detect", measures)
+      results = results | host_scores(rewards, host_images, batch)
+      scores = values_of(results)
+      scores, masked_scores, applies, failures = timer(
         "reward", _of_finite(scores, images, every_weight, batch.plain)
       )
-      if lost[faults.PICTURES] == images.shape[0] * images.shape[1]:
+      if failures[faults.PICTURES] == images.shape[0] * images.shape[1]:
         raise UserError(
           f"align: no picture of step {n + 1} is finite; the velocities of"
           f" config.init.checkpoint={config.init.checkpoint} are not"
         )
       usable = _trained(scores, weights_of)
       for name in usable:
-        require_scores({name: asked[name]}, says[name])
+        require_scores({name: masked_scores[name]}, applies[name])
       require_scores(
-        {" and ".join(usable): jnp.stack([asked[k] for k in usable]).sum(0)},
-        functools.reduce(jnp.logical_or, (says[name] for name in usable)),
+        {
+          " and ".join(usable): jnp.stack(
+            [masked_scores[k] for k in usable]
+          ).sum(0)
+        },
+        functools.reduce(jnp.logical_or, (applies[name] for name in usable)),
       )
       step_scores = None
       if parts.finish is not None:
-        late = current.sampler_params
-        if late is None:
-          late = async_rollout.draw_params(current)
-        finished = lambda first: parts.finish(
-          late, jnp.int32(first), base, trajectory, batch, decoder
+        sampler_params = current.sampler_params
+        if sampler_params is None:
+          sampler_params = async_rollout.draw_params(current)
+        finish_from = lambda first: parts.finish(
+          sampler_params, jnp.int32(first), base, trajectory, batch, decoder
         )
-        given = _chosen(steps_of(judged), usable)
-        rest = {k: v for k, v in usable.items() if k not in given}
-        trained = {name: rewards[name] for name in rest}
-        step_scores = given | timer(
+        reported_steps = _chosen(steps_of(results), usable)
+        other_scores = {
+          k: v for k, v in usable.items() if k not in reported_steps
+        }
+        trained = {name: rewards[name] for name in other_scores}
+        step_scores = reported_steps | timer(
           "finish",
-          _step_scores(finished, trained, rest, batch, len(plan.table.t)),
+          _step_scores(
+            finish_from, trained, other_scores, batch, len(plan.table.t)
+          ),
         )
       contexts = None
       if plan.feed.needs_scores:
         contexts = contexts_of(differentiated, batch)
-      offered = {"stds": _chosen(stds_of(judged), usable)}
-      if known is not None:
-        offered["references"] = timer("reference", put(known(batch)))
+      offered = {"stds": _chosen(stds_of(results), usable)}
+      if reference_scores is not None:
+        offered["references"] = timer("reference", put(reference_scores(batch)))
       current, metrics = parts.update(
         current, base, trajectory, usable, batch, contexts, decoder,
         step_scores, offered,
       )  # fmt: skip
       timer("update", metrics)
-      signs = timer("panel", panel(images, found, batch, scores, metrics))
-      named = {
-        f"reward/{k}": Mean.of(v, jnp.isfinite(v) & says[k])
+      signs = timer("panel", panel(images, measures, batch, scores, metrics))
+      reward_means = {
+        f"reward/{k}": Mean.of(v, jnp.isfinite(v) & applies[k])
         for k, v in scores.items()
       }
       samples.begin_next(current, n + 1)
-      return current, {**metrics, **signs, **named, **lost}
+      return current, {**metrics, **signs, **reward_means, **failures}
 
-    read: dict[int, offline.RowBatch] = {}
+    next_rows: dict[int, offline.RowBatch] = {}
 
     def learn(current, n):
-      """The same of rows of files: nothing is drawn, and no reward asked."""
+      """As `iterate`, on rows of files: no sampling and no rewards."""
       assert files is not None
-      rows = read.pop(n) if n in read else files(n)
+      rows = next_rows.pop(n) if n in next_rows else files(n)
       batch = put(encode(rows.prompts))
       trajectory = parts.encode(put(rows.images), decoder)
       timer("data", trajectory)
@@ -659,7 +682,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         None, decoder,
       )  # fmt: skip
       if n + 1 < config.align.iterations:  # while the devices learn
-        read[n + 1] = files(n + 1)
+        next_rows[n + 1] = files(n + 1)
       timer("update", metrics)
       return current, metrics
 
@@ -668,7 +691,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       split="validation", encode=encode, decoder=decoder,
     )  # fmt: skip
 
-    def quick(current, n):
+    def quick_evaluation(current, n):
       params = trainable.merge(current.ema, base)
       return evaluator.row(params) | {"eval/kl": final.kl(params)}
 
@@ -686,9 +709,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         patience=min(SILENT, config.align.iterations),
       )
       job = loop.Loop(
-        "align", config.align.iterations, one if files is None else learn,
+        "align", config.align.iterations, iterate if files is None else learn,
         writer, checkpoints,
-        save_every=config.checkpoint.every, evaluate=quick,
+        save_every=config.checkpoint.every, evaluate=quick_evaluation,
         evaluate_every=config.eval.every, check=watch, timer=timer,
         shown=_shown(files is None),
         best=_best(config, heldout), grace=config.checkpoint.grace,
@@ -703,7 +726,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 class Final:
-  """The full evaluation before and after, and what is written from it."""
+  """The full evaluations before and after, and the files they write."""
 
   def __init__(
     self, config, workdir, trainable, rewards, base, encode, decoder
@@ -713,7 +736,7 @@ class Final:
     self.evaluator = evaluate.make_evaluator(
       config, trainable.plain, rewards, encode=encode, decoder=decoder
     )
-    self.pictures = workdir / "grids" / "before.npz"
+    self.images_file = workdir / "grids" / "before.npz"
 
   def before(self) -> None:
     """Evaluates the base policy, once per run."""
@@ -723,12 +746,12 @@ class Final:
       self.evaluator, self.base, self.config.eval.guidance_scales,
       name="base policy",
     )  # fmt: skip
-    evaluate.save_pictures(self.pictures, images, strict)
+    evaluate.save_images(self.images_file, images, strict)
     evaluate.merge(self.workdir, {"before": results})
 
   def _is_done_before(self) -> bool:
-    found = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
-    return "before" in found and self.pictures.exists()
+    record = workdirs.read_record(self.workdir / evaluate.EVALUATION_FILE)
+    return "before" in record and self.images_file.exists()
 
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights and grids."""
@@ -739,27 +762,27 @@ class Final:
       evaluator, params, config.eval.guidance_scales, name="aligned policy"
     )
     evaluate.add_kl(results, self.kl(params))
-    images_before, strict_before = evaluate.load_pictures(self.pictures)
+    images_before, strict_before = evaluate.load_images(self.images_file)
     data = self.evaluator.data
-    found: dict[str, Any] = {"after": results}
+    entries: dict[str, Any] = {"after": results}
     if np.isfinite(strict).any():
       gain = intervals.paired_bootstrap(
         strict_before.reshape(-1), strict.reshape(-1),
         clusters=data.meanings, strata=data.kinds,
       )  # fmt: skip
-      found["difference"] = gain._asdict()
-    evaluation = evaluate.merge(self.workdir, found)
+      entries["difference"] = gain._asdict()
+    evaluation = evaluate.merge(self.workdir, entries)
     weights.save_params(
       self.workdir / setup.POLICY_FILE,
       processes.fetch(trainable.export(current.ema, self.base)),
     )
-    texts, chosen = evaluate.cards(
+    texts, rows = evaluate.cards(
       data, images_before, strict_before, images, strict
     )
     grids.save_cards(
       self.workdir / "grids" / "cards.npz",
-      images_before[chosen, 0], images[chosen, 0], texts,
-      None if data.batch.source is None else data.batch.source[chosen],
+      images_before[rows, 0], images[rows, 0], texts,
+      None if data.batch.source is None else data.batch.source[rows],
     )  # fmt: skip
     logging.info("\n%s", tables.evaluation_table(evaluation))
 

@@ -1,9 +1,8 @@
-"""Compiles the programs of an align run for a TPU slice that is not there.
+"""Compiles the programs of an align run for a TPU slice without having one.
 
-config.topology names the slice, config.mesh cuts it. The rollout, the rewards
-and the update are those of the job align, on shapes in the place of arrays.
-What the compiler makes of them is printed: whether they fit, what they
-compute, read and send, what holds them back, and which mesh suits best.
+config.topology names the slice, config.mesh its axes. Rollout, rewards and update
+are those of the job align, compiled on shapes. The report says whether they fit,
+their flops, bytes and collectives, the bottleneck, and the best mesh.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ Sizes = tuple[int, int, int]
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what `run` would refuse, and starts JAX without a TPU."""
-  found = topology.find(config.topology)
-  topology.require(found)
-  meshes(config, found.size)
+  """Validates the config, and starts JAX without a TPU."""
+  slice_topology = topology.find(config.topology)
+  topology.require(slice_topology)
+  meshes(config, slice_topology.size)
   effort = config.compile_check.effort
   if not -1 <= effort <= 1:
     raise UserError(
@@ -57,20 +56,22 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   Args:
     config: of an align run; any job's config holds one.
-    workdir: where the report goes, and where trained reward models are
-      looked for; nothing else of it is touched.
+    workdir: for the report and trained reward models; nothing else in it is
+      used.
   """
-  found = topology.find(config.topology)
-  devices = topology.devices(found)
+  slice_topology = topology.find(config.topology)
+  devices = topology.devices(slice_topology)
   limit = config.compile_check.memory * topology.GIB
-  limit = limit or (found.chip.memory if found.chip else 0.0)
+  limit = limit or (slice_topology.chip.memory if slice_topology.chip else 0.0)
   reports = []
   with compiled.effort(config.compile_check.effort):
-    for sizes in meshes(config, found.size):
-      logging.info("compiling for %s, %s ...", found.name, report.title(sizes))
+    for sizes in meshes(config, slice_topology.size):
+      logging.info(
+        "compiling for %s, %s ...", slice_topology.name, report.title(sizes)
+      )
       reports.append(compile_mesh(config, workdir, devices, sizes))
   run_report = report.RunReport(
-    found, limit, reports, model=config.model.to_dict(),
+    slice_topology, limit, reports, model=config.model.to_dict(),
     objective=config.objective.name,
     pictures=config.rollout.prompts * config.rollout.group,
     lora_rank=config.lora.rank, microbatch=config.rollout.microbatch,
@@ -86,21 +87,21 @@ def meshes(config: ConfigDict, devices: int) -> list[Sizes]:
   """The mesh of the config, then those of `compile_check.meshes`.
 
   Raises:
-    UserError: sizes that are no mesh of so many devices.
+    UserError: sizes that do not match the number of devices.
   """
-  given = config.mesh.to_dict()
-  sizes = [mesh_lib.resolve(given, devices)]
+  config_sizes = config.mesh.to_dict()
+  sizes = [mesh_lib.resolve(config_sizes, devices)]
   text = config.compile_check.meshes
   if text == "all":
     sizes += factorings(devices)
-  for one in filter(None, text.split(",") if text != "all" else ()):
-    if not re.fullmatch(r"\d+x\d+x\d+", one):
+  for item in filter(None, text.split(",") if text != "all" else ()):
+    if not re.fullmatch(r"\d+x\d+x\d+", item):
       raise UserError(
         f'config.compile_check.meshes="{text}": expected all, or sizes of data,'
         ' fsdp and tensor as in "16x1x1,4x4x1"'
       )
-    named = dict(zip(mesh_lib.AXES, map(int, one.split("x")), strict=True))
-    sizes.append(mesh_lib.resolve(named, devices))
+    sizes_of = dict(zip(mesh_lib.AXES, map(int, item.split("x")), strict=True))
+    sizes.append(mesh_lib.resolve(sizes_of, devices))
   return list(dict.fromkeys(sizes))
 
 
@@ -120,13 +121,13 @@ def compile_mesh(
   devices: Sequence[jax.Device],
   sizes: Sizes,
 ) -> MeshReport:
-  """The programs of the run on one mesh, or why there are none."""
+  """The programs of the run on one mesh, or why they do not compile."""
   try:
     mesh = mesh_lib.make_mesh(*sizes, devices=devices)
     return _compile(config, workdir, mesh, sizes)
   except (UserError, NotImplementedError) as error:
-    said = str(error) if isinstance(error, UserError) else one_line(error)
-    return MeshReport(sizes, refused=said)
+    reason = str(error) if isinstance(error, UserError) else one_line(error)
+    return MeshReport(sizes, refused=reason)
 
 
 def _compile(
@@ -143,58 +144,64 @@ def _compile(
   if plan.origin != "rollout":
     weights_of, rewards = dict(offline.WEIGHTS), {}
   base = jax.eval_shape(policy.init, jax.random.key(0))
-  inside = align.differentiated_rewards(plan, rewards, weights_of)
-  made = align.make_programs(
-    config, mesh, policy, base, plan, weights_of, inside.values()
+  differentiated = align.differentiated_rewards(plan, rewards, weights_of)
+  run_programs = align.make_programs(
+    config, mesh, policy, base, plan, weights_of, differentiated.values()
   )
   batch = prompt_shapes(config, policy, mesh)
   context = _placed(scoring.contexts_of(rewards, batch), mesh)
   decoder = setup.decoder_shapes(policy, mesh)
-  held = (made.state, made.base, context, batch, decoder)
-  alive = sharding.device_bytes(held)
+  resident = (run_programs.state, programs_of.base, context, batch, decoder)
+  live_bytes = sharding.device_bytes(resident)
   axes = dict(mesh.shape)
   programs: dict[str, compiled.Report] = {}
 
   def build(name: str, program: Any, *arguments: Any) -> Any:
     logging.info("  %s ...", name)
-    # Nothing may be computed here: the mesh's devices run nothing.
+    # Nothing may be computed here: the mesh's devices cannot run programs.
     with jax.set_mesh(mesh):
       traced = program(*arguments)
-      programs[name] = compiled.build(traced, axes, alive)
+      programs[name] = compiled.build(traced, axes, live_bytes)
     return programs[name].result
 
   if plan.origin == "rollout":
-    drawn = build(
+    outputs = build(
       "rollout",
-      made.draw.trace,
-      async_rollout.draw_params(made.state),
-      made.state.step,
-      made.base,
+      run_programs.draw.trace,
+      async_rollout.draw_params(run_programs.state),
+      run_programs.state.step,
+      run_programs.base,
       batch,
       decoder,
     )
   else:
     rows = _replicated(offline.image_shapes(policy, plan), mesh)
-    drawn = build("encode", made.encode.trace, rows, decoder), rows, rows
-  trajectory, pixels, images = _with_places(drawn, mesh)
-  # With overlap two iterations are drawn ahead of the one that is learned from.
-  ahead_of = 2 if config.align.overlap else 0
-  alive += (1 + ahead_of) * sharding.device_bytes((trajectory, pixels, images))
+    outputs = (
+      build("encode", run_programs.encode.trace, rows, decoder),
+      rows,
+      rows,
+    )
+  trajectory, pixels, images = _with_places(outputs, mesh)
+  # With overlap, two more iterations of samples are in memory.
+  extra_batches = 2 if config.align.overlap else 0
+  live_bytes += (1 + extra_batches) * sharding.device_bytes(
+    (trajectory, pixels, images)
+  )
   if plan.origin == "rollout":
     measure = jax.jit(setup.make_task(config).measure)
-    found = build("detector", measure.trace, images, pixels, batch)
+    measures = build("detector", measure.trace, images, pixels, batch)
     if any(not reward.is_host for reward in rewards.values()):
-      build("rewards", scoring.trace, rewards, images, batch, found)
+      build("rewards", scoring.trace, rewards, images, batch, measures)
   scores = _replicated(
     {k: jax.ShapeDtypeStruct(images.shape[:2], np.float32) for k in weights_of},
     mesh,
   )
-  read = {name: context[name] for name in inside} or None
+  loss_contexts = {name: context[name] for name in differentiated} or None
   step_scores = None
-  if made.finish is not None:
+  if run_programs.finish is not None:
     build(
-      "finish", made.finish.trace, async_rollout.draw_params(made.state), made.state.step,
-      made.base, trajectory, batch, decoder,
+      "finish", run_programs.finish.trace, async_rollout.draw_params(programs_of.state), programs_of.state.step,
+      run_programs.base, trajectory, batch, decoder,
     )  # fmt: skip
     steps = len(plan.table.t) + 1
     step_scores = _replicated(
@@ -205,21 +212,21 @@ def _compile(
       mesh,
     )
   build(
-    "update", made.update.trace, made.state, made.base, trajectory, scores,
-    batch, read, decoder, step_scores,
+    "update", run_programs.update.trace, programs_of.state, programs_of.base, trajectory, scores,
+    batch, loss_contexts, decoder, step_scores,
     {"stds": scores, "references": scores},
   )  # fmt: skip
-  parts = setup.parts_of(made.state, made.base)
+  parts = setup.parts_of(run_programs.state, programs_of.base)
   parts |= {"reward models": context, "autoencoder": decoder}
   return MeshReport(
     sizes, programs, placement=sharding.describe(parts, limit=8),
     left_out=tuple(absent),
-    state_bytes=sharding.device_bytes((made.state, made.base)),
+    state_bytes=sharding.device_bytes((run_programs.state, programs_of.base)),
   )  # fmt: skip
 
 
 def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
-  """Shapes of an iteration's prompts, whole on every device."""
+  """Shapes of an iteration's prompts, replicated."""
   batch = setup.prompt_batches(config)(0)
   shapes = prompt_encoding.abstract(
     batch, policy, with_pictures=prompt_encoding.reads_pictures(config)
@@ -235,22 +242,22 @@ def _replicated(tree: Any, mesh: Mesh) -> Any:
 
 
 def _placed(tree: Any, mesh: Mesh) -> Any:
-  """Shapes of a tree; what lies nowhere yet is whole on every device."""
-  whole = mesh_lib.replicated(mesh)
+  """Shapes of a tree; leaves without a sharding are replicated."""
+  replicated = mesh_lib.replicated(mesh)
 
   def shape(x: Any) -> jax.ShapeDtypeStruct:
     place = getattr(x, "sharding", None)
-    place = place if isinstance(place, NamedSharding) else whole
+    place = place if isinstance(place, NamedSharding) else replicated
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
   return jax.tree.map(shape, tree)
 
 
-def _with_places(drawn: tuple[Trajectory, Any, Any], mesh: Mesh) -> Any:
-  """What a rollout leaves; where it did not compile, its rows are spread."""
-  if all(x.sharding is not None for x in jax.tree.leaves(drawn)):
-    return drawn
-  trajectory, pixels, images = drawn
+def _with_places(outputs: tuple[Trajectory, Any, Any], mesh: Mesh) -> Any:
+  """The outputs of a rollout; if it did not compile, with sharded rows."""
+  if all(x.sharding is not None for x in jax.tree.leaves(outputs)):
+    return outputs
+  trajectory, pixels, images = outputs
   spread = lambda axis: NamedSharding(
     mesh, PartitionSpec(*[None] * axis, mesh_lib.BATCH_AXES)
   )
@@ -263,5 +270,5 @@ def _with_places(drawn: tuple[Trajectory, Any, Any], mesh: Mesh) -> Any:
     )
     for field in dataclasses.fields(trajectory)
   }
-  whole = _replicated((pixels, images), mesh)
-  return (Trajectory(**placed), *whole)
+  replicated = _replicated((pixels, images), mesh)
+  return (Trajectory(**placed), *replicated)

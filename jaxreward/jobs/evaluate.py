@@ -43,10 +43,10 @@ class EvaluationSet:
   """Prompts of an evaluation, as rows of a group each.
 
   Attributes:
-    prompts: the rows; a prompt may stand in several.
+    prompts: of the rows; a prompt may be in several rows.
     batch: the same as arrays; ids differ between repetitions, so that every
-      picture has noise of its own.
-    group: pictures per row.
+      image has its own noise.
+    group: images per row.
     task: of the prompts.
   """
 
@@ -57,15 +57,15 @@ class EvaluationSet:
 
   @functools.cached_property
   def meanings(self) -> np.ndarray:
-    """What each picture's prompt means, [P * G].
+    """The meaning of each image's prompt, [P * G].
 
-    Pictures of one meaning are not independent: they succeed together.
+    Images of one meaning are not independent: they succeed together.
     """
     return np.repeat([p.meaning for p in self.prompts], self.group)
 
   @functools.cached_property
   def kinds(self) -> np.ndarray:
-    """The category of each picture's prompt, [P * G]; the set fixes how many."""
+    """The category of each image's prompt, [P * G]."""
     return np.repeat(np.asarray(self.batch.category), self.group)
 
 
@@ -77,10 +77,10 @@ def evaluation_set(
   seed: int,
   side: int | tuple[int, int] = 0,
 ) -> EvaluationSet:
-  """At least `samples` pictures, spread evenly over the categories there are.
+  """At least `samples` images, spread evenly over the categories.
 
-  Each category's prompts come in an order drawn from the seed, so that a few of
-  them are a fair sample of all. `side` is that of pictures read from files.
+  Prompts of a category are in random order by the seed, so that the first few are
+  a fair sample. `side` is the size of images read from files.
   """
   if not prompts:
     raise UserError("there are no prompts to evaluate on")
@@ -89,22 +89,24 @@ def evaluation_set(
       f"an evaluation of {samples} pictures in groups of {group} is empty;"
       " config.eval.samples and config.eval.group must be at least 1"
     )
-  kinds = sorted({p.category for p in prompts})
-  rows_per_kind = -(-samples // (len(kinds) * group))
-  chosen = []
-  for kind in kinds:
-    of_kind = [p for p in prompts if p.category == kind]
-    order = np.random.default_rng([seed, kind]).permutation(len(of_kind))
-    chosen += [of_kind[order[row % len(order)]] for row in range(rows_per_kind)]
-  batch = repeats.distinct_ids(task.batch(chosen, side=side))
-  return EvaluationSet(tuple(chosen), batch, group, task)
+  categories = sorted({p.category for p in prompts})
+  rows_per_category = -(-samples // (len(categories) * group))
+  row_prompts = []
+  for category in categories:
+    candidates = [p for p in prompts if p.category == category]
+    order = np.random.default_rng([seed, category]).permutation(len(candidates))
+    row_prompts += [
+      candidates[order[row % len(order)]] for row in range(rows_per_category)
+    ]
+  batch = repeats.distinct_ids(task.batch(row_prompts, side=side))
+  return EvaluationSet(tuple(row_prompts), batch, group, task)
 
 
 def path_kl(
   policy, params, reference_policy, reference, key, prompts, table, group,
   microbatch,
 ):  # fmt: skip
-  """KL of the sampling paths per picture, in nats, by the chain rule.
+  """KL of the sampling paths per image, in nats, by the chain rule.
 
   The path of a stochastic sampler is a chain of Gaussians with equal noise, so
   its KL to the reference's is the sum over steps of the steps' KL, averaged
@@ -123,10 +125,10 @@ def path_kl(
 
     def chunk(rows):
       x, v, index = rows
-      t, told = steppers.network_time(
+      t, policy_cond = steppers.network_time(
         step, x.shape[0], rollout.gather_cond(cond, index)
       )
-      v_reference = reference_policy.velocity(reference, x, t, told)
+      v_reference = reference_policy.velocity(reference, x, t, policy_cond)
       shift = jnp.square(step.c_v * (v - v_reference))
       return shift.sum(tuple(range(1, v.ndim))) / (2 * jnp.square(step.std))
 
@@ -141,26 +143,26 @@ def path_kl(
 def _applicable(
   reward: Reward | None, prompts: PromptBatch, shape: tuple[int, int]
 ) -> np.ndarray:
-  """bool [P, G]: whose scores count."""
+  """bool [P, G]: where the reward is applicable."""
   weight = 1.0 if reward is None else reward.weight
   return np.broadcast_to(np.asarray(applies_to(weight, prompts.plain)), shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-  """Draws and measures the pictures of one evaluation set.
+  """Samples and measures the images of one evaluation set.
 
   Attributes:
-    policy: takes the parameters given to `__call__`.
+    policy: takes the parameters of `__call__`.
     data: prompts.
-    rewards: to report besides.
-    evaluators: what is reported.
+    rewards: reported as well.
+    evaluators: the reported numbers.
     sampler: (policy, P, G, guidance scale) -> the sampler, called in jit.
     seed: of the noise; the same for every call.
     encode: batch -> the batch as the policy takes it.
     decoder: parameters of the policy's autoencoder.
     steer: (parameters, prompts, decoder, guidance scale) -> pixels and a trace,
-      in place of plain sampling.
+      instead of plain sampling.
   """
 
   policy: Policy
@@ -180,10 +182,10 @@ class Evaluator:
     def draw(params, prompts, decoder, scale):
       sampler = self.sampler(self.policy, rows, self.data.group, scale)
       key = rng.stream_key(self.seed, "evaluate")
-      drawn = sampler.sample(params, key, prompts.words, prompts.ids)
-      return look(sampler.pixels(drawn.latents[-1], decoder), prompts)
+      trajectory = sampler.sample(params, key, prompts.words, prompts.ids)
+      return measure(sampler.pixels(trajectory.latents[-1], decoder), prompts)
 
-    def look(pixels, prompts):
+    def measure(pixels, prompts):
       images = jnp.clip(pixels, 0, 1)
       measures = self.data.task.measure(images, pixels, prompts)
       results = self.evaluators.drawn(
@@ -193,8 +195,8 @@ class Evaluator:
       return images, measures, results
 
     # One program without guidance, one for every other scale.
-    plain = jax.jit(functools.partial(draw, scale=1.0))
-    guided, looked = jax.jit(draw), jax.jit(look)
+    plain_jit = jax.jit(functools.partial(draw, scale=1.0))
+    guided_jit, measure_jit = jax.jit(draw), jax.jit(measure)
 
     def choose(params, prompts, scale):
       is_off = guidance.is_off(scale)
@@ -202,11 +204,11 @@ class Evaluator:
         pixels, trace = self.steer(
           params, prompts, self.decoder, None if is_off else jnp.float32(scale)
         )
-        images, measures, results = looked(pixels, prompts)
+        images, measures, results = measure_jit(pixels, prompts)
         return images, measures, results | {STEERING: trace.metrics()}
       if is_off:
-        return plain(params, prompts, self.decoder)
-      return guided(params, prompts, self.decoder, jnp.float32(scale))
+        return plain_jit(params, prompts, self.decoder)
+      return guided_jit(params, prompts, self.decoder, jnp.float32(scale))
 
     return choose
 
@@ -215,7 +217,7 @@ class Evaluator:
   ) -> tuple[dict[str, dict[str, Any]], np.ndarray, np.ndarray]:
     """(results by evaluator, images [P, G, ...], strict [P, G]).
 
-    Where no task judges, strict is NaN.
+    Without a judge of the task, strict is NaN.
     """
     batch, data = self.encode(self.data.batch), self.data
     images, measures, results = self._draw(params, batch, float(guidance_scale))
@@ -223,7 +225,7 @@ class Evaluator:
     measures, results = processes.fetch((measures, results))
     shape = images.shape[:2]
     host_images = np.asarray(processes.fetch(images))
-    found = self.evaluators.finish(
+    by_evaluator = self.evaluators.finish(
       results, images=host_images, measures=measures, scores=scores,
       mask=np.ones(shape, bool), batch=data.batch,
       applicable={
@@ -233,22 +235,24 @@ class Evaluator:
       meaning=data.meanings.reshape(shape),
     )  # fmt: skip
     strict = measures.get("strict", np.full(shape, np.nan))
-    return found, host_images, np.asarray(strict)
+    return by_evaluator, host_images, np.asarray(strict)
 
   def __call__(
     self, params: Params, guidance_scale: float = 1.0
   ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """(results for evaluation.json, images [P, G, ...], strict [P, G])."""
-    found, images, strict = self.evaluate(params, guidance_scale)
-    result = self.evaluators.merged(found)
+    by_evaluator, images, strict = self.evaluate(params, guidance_scale)
+    result = self.evaluators.merged(by_evaluator)
     if "n" not in result:
       result = {"n": strict.size} | result
     return result, images, strict
 
   def row(self, params: Params) -> dict[str, float]:
-    """What is logged during training: {"eval/NAME": number}."""
-    found, _, _ = self.evaluate(params)
-    return {f"eval/{k}": v for k, v in self.evaluators.row(found).items()}
+    """Metrics during training: {"eval/NAME": number}."""
+    by_evaluator, _, _ = self.evaluate(params)
+    return {
+      f"eval/{k}": v for k, v in self.evaluators.row(by_evaluator).items()
+    }
 
 
 def make_evaluator(
@@ -266,10 +270,10 @@ def make_evaluator(
   Args:
     config: of the run.
     policy: takes the parameters that are evaluated.
-    rewards: to report besides.
-    samples: pictures; `config.eval.samples` if None.
+    rewards: reported as well.
+    samples: number of images; `config.eval.samples` if None.
     split: of the prompts.
-    encode: `prompt_encoding.make_encode`; made anew if None.
+    encode: from `prompt_encoding.make_encode`; a new one if None.
     decoder: parameters of the policy's autoencoder.
   """
   prompts = setup.load_prompts(config, split)
@@ -303,7 +307,7 @@ def at_scales(
   scales: Sequence[float],
   name: str = "policy",
 ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-  """Results per guidance scale; pictures and verdicts of the first scale."""
+  """Results per guidance scale; images and verdicts of the first scale."""
   data = evaluator.data
   logging.info(
     "evaluating the %s on %d pictures at guidance %s ...",
@@ -312,16 +316,16 @@ def at_scales(
   results: dict[str, Any] = {}
   first: list[tuple[np.ndarray, np.ndarray]] = []
   for scale in scales:
-    found, images, right = evaluator(params, float(scale))
-    results[f"guidance_scale={float(scale)}"] = found
+    result, images, right = evaluator(params, float(scale))
+    results[f"guidance_scale={float(scale)}"] = result
     first = first or [(images, right)]
   return results, *first[0]
 
 
-def save_pictures(
+def save_images(
   path: epath.Path, images: np.ndarray, strict: np.ndarray
 ) -> None:
-  """Keeps an evaluation's pictures (uint8) and verdicts, whole or not at all."""
+  """Writes an evaluation's images (uint8) and verdicts atomically."""
   buffer = io.BytesIO()
   p, g = images.shape[:2]
   flat = grids.to_uint8(images.reshape(p * g, *images.shape[2:]))
@@ -329,8 +333,8 @@ def save_pictures(
   files.write_atomic(path, buffer.getvalue())
 
 
-def load_pictures(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Inverse of `save_pictures`."""
+def load_images(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Inverse of `save_images`."""
   with np.load(io.BytesIO(path.read_bytes())) as data:
     return data["images"], data["strict"]
 
@@ -343,16 +347,16 @@ def cards(
   strict_after: np.ndarray,
   per_kind: int = 8,
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-  """(texts, rows) of the report's pictures: the first rows of every kind.
+  """(texts, rows) of the report's images: the first rows of every category.
 
-  The choice does not look at the pictures, so the grid is a fair sample.
+  The choice does not depend on the images, so the grid is a fair sample.
   """
-  kinds = np.array([p.category for p in data.prompts])
+  categories = np.array([p.category for p in data.prompts])
   rows = np.concatenate(
-    [np.flatnonzero(kinds == k)[:per_kind] for k in np.unique(kinds)]
+    [np.flatnonzero(categories == k)[:per_kind] for k in np.unique(categories)]
   )
   describe = data.task.describe
-  seen = [
+  descriptions = [
     describe(to_float(x[rows, 0])) if describe else [""] * len(rows)
     for x in (before, after)
   ]
@@ -360,9 +364,9 @@ def cards(
   texts = [
     {
       "prompt": data.prompts[row].text,
-      "kind": data.task.categories[int(kinds[row])],
-      "seen_before": seen[0][i],
-      "seen_after": seen[1][i],
+      "kind": data.task.categories[int(categories[row])],
+      "seen_before": descriptions[0][i],
+      "seen_after": descriptions[1][i],
       "ok_before": verdict(strict_before[row, 0]),
       "ok_after": verdict(strict_after[row, 0]),
     }
@@ -372,21 +376,21 @@ def cards(
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-  """uint8 pictures as float32 in [0, 1]; floats as they are."""
+  """uint8 images as float32 in [0, 1]; floats unchanged."""
   images = np.asarray(images)
   return images / np.float32(255) if images.dtype == np.uint8 else images
 
 
-def merge(workdir: epath.Path, found: dict[str, Any]) -> dict[str, Any]:
-  """Adds entries to evaluation.json and returns the whole."""
+def merge(workdir: epath.Path, entries: dict[str, Any]) -> dict[str, Any]:
+  """Adds entries to evaluation.json and returns all of it."""
   path = workdir / EVALUATION_FILE
-  evaluation = workdirs.read_record(path) | found
+  evaluation = workdirs.read_record(path) | entries
   tables.write_json(path, evaluation)
   return evaluation
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run, or one in a pipeline, would refuse before it starts."""
+  """Validates the config without allocating arrays."""
   policy = setup.make_policy(config)
   prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
@@ -409,7 +413,7 @@ def check(config: ConfigDict) -> None:
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
-  """What a run reads from files; see `jobs.check_data`."""
+  """Image rows that the run reads from files; see `jobs.check_data`."""
   spec = config.eval.checkpoint
   data_checks.require_weights(config, spec, "eval.checkpoint")
   return [
@@ -453,7 +457,7 @@ def base_kl(
 
 
 def add_kl(results: dict[str, dict[str, Any]], kl: float) -> None:
-  """Puts the KL of the unguided sampler where it belongs, or at the first."""
+  """Adds the KL to the unguided results, or to the first ones."""
   plain = "guidance_scale=1.0"
   results[plain if plain in results else next(iter(results))]["kl"] = kl
 
@@ -461,8 +465,7 @@ def add_kl(results: dict[str, dict[str, Any]], kl: float) -> None:
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Evaluates `config.eval.checkpoint` and writes evaluation.json.
 
-  Where it is another checkpoint than `config.init.checkpoint`, its KL to that
-  one is reported too.
+  If it is not `config.init.checkpoint`, its KL to that checkpoint is reported too.
   """
   policy = setup.make_policy(config)
   params = setup.load_params(

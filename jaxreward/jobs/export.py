@@ -1,9 +1,8 @@
-"""Writes the policy of a checkpoint as other programs read it.
+"""Exports the policy of a checkpoint in public formats.
 
-A public architecture becomes a folder that diffusers loads, or its adapters one
-that PEFT loads and diffusers' pipelines do, each of several networks by itself
-(see `lora_files`); the policy of the scenes becomes one file, such as
-`init.checkpoint` takes.
+A public architecture becomes a diffusers folder; adapters become a PEFT folder that
+diffusers' pipelines load too, one per network (see `lora_files`); the policy of the
+scenes becomes one file for `init.checkpoint`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ STEPS = ("final", "best")
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run would refuse, in a moment and without any array."""
+  """Validates the config without allocating arrays."""
   step = config.export.step
   if step not in STEPS and not step.isdigit():
     raise UserError(
@@ -65,12 +64,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
   with jax.set_mesh(mesh):
-    made = _programs(config, mesh, policy)
-    step, state = _restore(config, workdir, made.state)
+    programs = _programs(config, mesh, policy)
+    step, state = _restore(config, workdir, programs.state)
     trained = state.ema if options.average else state.params
     if options.fuse:
-      base = setup.put(setup.load_params(config, policy), made.base)
-      trained = jax.jit(made.trainable.export)(trained, base)
+      base = setup.put(setup.load_params(config, policy), programs.base)
+      trained = jax.jit(programs.trainable.export)(trained, base)
     trained = processes.fetch(trained)
   folder = workdir / "export" / options.step
   if processes.is_first():
@@ -82,7 +81,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def _programs(config: ConfigDict, mesh: Mesh, policy: Policy) -> align.Programs:
-  """Of the run; only their shapes are of use here."""
+  """The programs of the run; only their shapes are used here."""
   like = jax.eval_shape(policy.init, jax.random.key(0))
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   return align.make_programs(config, mesh, policy, like, plan, {})
@@ -91,7 +90,7 @@ def _programs(config: ConfigDict, mesh: Mesh, policy: Policy) -> align.Programs:
 def _restore(
   config: ConfigDict, workdir: epath.Path, like: TrainState
 ) -> tuple[int, TrainState]:
-  """(step, state) of the checkpoint that `export.step` means."""
+  """(step, state) of the checkpoint of `export.step`."""
   folder = workdir / "checkpoints" / "align"
   if not folder.exists():
     raise UserError(
@@ -123,28 +122,28 @@ def _write_whole(
   params: Params,
   step: int,
 ) -> None:
-  """A folder that is there is whole."""
-  with files.replaced_folder(folder) as beside:
-    _write(config, policy, beside, params)
-    found: dict[str, Any] = {"step": step, "average": config.export.average}
-    under = adapters.spec_of(config, adapters.BASE)
-    if under and config.lora.rank and not config.export.fuse:
-      found["on_top_of"] = under  # which others have to load first
-    tables.write_json(beside / "export.json", found)
+  """Writes the folder atomically."""
+  with files.replaced_folder(folder) as new_folder:
+    _write(config, policy, new_folder, params)
+    record: dict[str, Any] = {"step": step, "average": config.export.average}
+    base_adapter = adapters.spec_of(config, adapters.BASE)
+    if base_adapter and config.lora.rank and not config.export.fuse:
+      record["on_top_of"] = base_adapter  # has to be loaded first
+    tables.write_json(new_folder / "export.json", record)
 
 
 def _write(
   config: ConfigDict, policy: Policy, folder: epath.Path, params: Params
 ) -> None:
-  given = config.export.dtype
-  dtype = None if given == "same" else given
+  dtype_name = config.export.dtype
+  dtype = None if dtype_name == "same" else dtype_name
   if not policy.layout:
     weights.save_params(folder / setup.POLICY_FILE, params, dtype=dtype)
     return
-  for name, below in (policy.parts or {"": ""}).items():
-    if not name or name in params:  # adapters may be of one network alone
+  for name, subfolder in (policy.parts or {"": ""}).items():
+    if not name or name in params:  # there may be adapters of one network only
       part = params[name] if name else params
-      _write_public(config, policy, folder / below, part, dtype)
+      _write_public(config, policy, folder / subfolder, part, dtype)
 
 
 def _write_public(

@@ -1,4 +1,4 @@
-"""Trains a policy by flow matching on the pictures of a task."""
+"""Trains a policy by flow matching on the images of a task."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ from jaxreward.types import Array, Params, Policy
 
 
 def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
-  """Flow matching on a micro-batch of captions and seeds of pictures.
+  """Flow matching on a micro-batch of captions and image seeds.
 
-  The pictures are rendered where they are needed, from keys: nothing but a
-  few integers per sample ever crosses from the host. Tasks that start from a
-  picture come with it and with the answer.
+  Images are rendered on the device from keys, so that only a few integers per
+  sample come from the host. Editing tasks supply source and target images.
   """
 
   def loss_fn(params: Params, micro: dict[str, Any], frozen: Array):
@@ -44,11 +43,11 @@ def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
     rows = micro["seed"].shape[0]
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(micro["seed"])
     if "picture" in micro:
-      pictures = micro["picture"]
+      images = micro["picture"]
     else:
       assert task.render
-      pictures = task.render(rng.fold_each(keys, 0), micro["scene"])
-    x0 = pictures * 2 - 1
+      images = task.render(rng.fold_each(keys, 0), micro["scene"])
+    x0 = images * 2 - 1
     noise = rng.normal_each(rng.fold_each(keys, 1), x0.shape[1:])
     t = path.logit_normal_times(
       jax.random.fold_in(key, 2), rows,
@@ -66,7 +65,7 @@ def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run would refuse, in a moment and without any array."""
+  """Validates the config without allocating arrays."""
   policy = setup.make_policy(config)
   prompt_encoding.bind(config, policy)
   if policy.prompts is not None:
@@ -87,7 +86,7 @@ def check(config: ConfigDict) -> None:
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
-  """What a run reads from files; see `jobs.check_data`."""
+  """Image rows that the run reads from files; see `jobs.check_data`."""
   del workdir
   data_checks.require_weights(config)
   return data_checks.of_prompts(config, "train", "validation", "heldout")
@@ -144,20 +143,22 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     timer = loop.Timer()
 
-    def one(current, n):
+    def iterate(current, n):
       micro = timer("data", put(batches[n]))
       current, metrics = update(current, micro)
       timer("update", metrics)
       return current, metrics
 
-    def quick(current, n):
-      found, _, _ = evaluator(current.ema)
-      kinds = {
+    def quick_evaluation(current, n):
+      results, _, _ = evaluator(current.ema)
+      accuracies = {
         f"accuracy/{k}": v["accuracy"]
-        for k, v in found.get("kinds", {}).items()
+        for k, v in results.get("kinds", {}).items()
       }
-      named = (("accuracy", "strict"), ("texture", "texture"))
-      return kinds | {f"eval/{n}": found[k] for n, k in named if k in found}
+      metrics = (("accuracy", "strict"), ("texture", "texture"))
+      return accuracies | {
+        f"eval/{n}": results[k] for n, k in metrics if k in results
+      }
 
     with (
       writers.MetricsWriter(workdir, "pretrain") as writer,
@@ -166,8 +167,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       ) as checkpoints,
     ):
       job = loop.Loop(
-        "pretrain", config.pretrain.steps, one, writer, checkpoints,
-        save_every=config.checkpoint.every, evaluate=quick,
+        "pretrain", config.pretrain.steps, iterate, writer, checkpoints,
+        save_every=config.checkpoint.every, evaluate=quick_evaluation,
         evaluate_every=config.eval.every, shown=("loss", "eval/accuracy"),
         timer=timer, grace=config.checkpoint.grace,
         profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
@@ -179,7 +180,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     average = processes.fetch(current.ema)
     weights.save_params(exported, average, dtype=config.pretrain.export_dtype)
     processes.wait_for_all("export")
-    # What is evaluated is what was written, rounding included.
+    # Evaluate the written weights, rounding included.
     written = weights.load_params(exported, jax.eval_shape(lambda: average))
     final = evaluate.make_evaluator(config, policy, {})
     results, _, _ = evaluate.at_scales(
@@ -191,17 +192,17 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
-  """What made policy.safetensors: command, seed, time, metrics, versions."""
+  """Provenance of policy.safetensors: command, seed, time, metrics, versions."""
   rows = writers.read_rows(workdir / writers.TIMINGS_FILE, "pretrain")
   parts = ("data", "update", "evaluate")
   seconds = sum(row.get(part, 0.0) for row in rows for part in parts)
-  found = workdirs.read_record(workdir / evaluate.EVALUATION_FILE)
+  record = workdirs.read_record(workdir / evaluate.EVALUATION_FILE)
   return {
     "command": workdirs.read_command(workdir),
     "seed": config.seed,
     "steps": config.pretrain.steps,
     "seconds": round(seconds),
-    "evaluation": found.get("policy", {}),
+    "evaluation": record.get("policy", {}),
     "config": json.loads(config_lib.to_json(config)),
     "versions": environment.versions(),
   }

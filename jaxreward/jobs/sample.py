@@ -1,4 +1,4 @@
-"""Draws pictures for the prompts of a task."""
+"""Samples images for the prompts of a task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run would refuse, in a moment and without any array."""
+  """Validates the config without allocating arrays."""
   policy = setup.make_policy(config)
   prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
@@ -58,8 +58,8 @@ def pictures_of(
   )
   key = rng.stream_key(config.seed, "sample")
   start = setup.start_latents(config, "sample", policy, batch, decoder)
-  drawn = sampler.sample(params, key, batch.words, batch.ids, start=start)
-  latents = drawn.latents[-1]
+  trajectory = sampler.sample(params, key, batch.words, batch.ids, start=start)
+  latents = trajectory.latents[-1]
   images = jnp.clip(sampler.pixels(latents, decoder), 0, 1)
   count = rows * options.group
   return latents[:count], images.reshape(count, *images.shape[2:])
@@ -74,7 +74,7 @@ def _steered(
   batch: PromptBatch,
   decoder: Params | None,
 ) -> Array:
-  """Images [P * G, H, W, C] in [0, 1] that a reward has steered."""
+  """Images [P * G, H, W, C] in [0, 1], steered by a reward."""
   options = config.sample
   particles = setup.make_particles(
     config, "sample", method, policy, len(batch.ids), options.group, rewards,
@@ -93,7 +93,7 @@ def _steered(
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
-  """What a run reads from files; see `jobs.check_data`."""
+  """Image rows that the run reads from files; see `jobs.check_data`."""
   data_checks.require_weights(config)
   steers = config.sample.steering.name != "none"
   rows = data_checks.of_rewards(config, workdir) if steers else []
@@ -103,14 +103,14 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
 
 
 def _prompts(config: ConfigDict) -> tuple[Prompt, ...]:
-  """The first prompts of a split, or of a file of one's own."""
+  """The first prompts of a split, or of the user's file."""
   is_own = config.data.source not in tasks.OWN
-  found = setup.load_prompts(config, None if is_own else config.sample.split)
-  return found[: config.sample.prompts]
+  prompts = setup.load_prompts(config, None if is_own else config.sample.split)
+  return prompts[: config.sample.prompts]
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Writes workdir/samples/*.png, a grid of all, and what each one shows."""
+  """Writes workdir/samples/*.png, a grid of all, and a description of each."""
   options = config.sample
   policy = setup.make_policy(config)
   task = setup.make_task(config)
@@ -124,9 +124,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   def draw(params, batch, decoder):
     _, images = pictures_of(config, policy, params, batch, decoder)
-    return look(images, batch)
+    return measure(images, batch)
 
-  def look(images, batch):
+  def measure(images, batch):
     groups = images.reshape(len(prompts), options.group, *images.shape[1:])
     return images, task.measure(groups, groups, batch).get("strict")
 
@@ -135,13 +135,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       params, setup.shapes(params, policy.sharding_rules, mesh)
     )
     if method is None:
-      drawn = jax.jit(draw)(params, batch, decoder)
+      outputs = jax.jit(draw)(params, batch, decoder)
     else:
       rewards = reward_setup.load(config, workdir, mesh=mesh)
       images = _steered(config, method, policy, rewards, params, batch, decoder)
-      drawn = jax.jit(look)(images, batch)
-    images, strict = processes.fetch(drawn)
-  lines = None if task.describe is None else task.describe(images)
+      outputs = jax.jit(measure)(images, batch)
+    images, strict = processes.fetch(outputs)
+  descriptions = None if task.describe is None else task.describe(images)
   folder = workdir / "samples"
   rows = []
   for i, image in enumerate(images):
@@ -150,15 +150,15 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     enlarged = grids.enlarge(grids.to_uint8(image[None]), options.scale)[0]
     files.write_atomic(folder / name, grids.png(enlarged))
     row = {"file": name, "prompt": prompt.text}
-    if lines is not None:
-      row["seen"] = lines[i]
+    if descriptions is not None:
+      row["seen"] = descriptions[i]
     if strict is not None:
       row["right"] = bool(strict[i // options.group, member])
     rows.append(row)
   grid = grids.image_grid_png(images, columns=options.group * 4)
   files.write_atomic(workdir / "samples.png", grid)
   tables.write_json(workdir / "samples.json", rows)
-  judged = ""
+  accuracy = ""
   if strict is not None:
-    judged = f", {100 * float(np.mean(strict)):.1f} % right by the detector"
-  logging.info("%d pictures in %s%s", len(images), folder, judged)
+    accuracy = f", {100 * float(np.mean(strict)):.1f} % right by the detector"
+  logging.info("%d pictures in %s%s", len(images), folder, accuracy)

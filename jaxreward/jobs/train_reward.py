@@ -1,9 +1,8 @@
-"""Trains a reward model on preferences between pictures of one prompt.
+"""Trains a reward model on preferences between images of one prompt.
 
-Pictures come from the policy that is to be aligned, from renders and from
-spoiled renders; the detector says which of two is better, with a share of its
-labels flipped. Or they come from a user's file of pairs. The model is
-tested on prompts that training has not seen.
+Images are samples of the policy, renders and corrupted renders, and the detector
+labels which of two is better, with a share of flipped labels; or they come from a
+file of pairs. The model is tested on held-out prompts.
 """
 
 from __future__ import annotations
@@ -54,29 +53,29 @@ def sample_policy(
   config: ConfigDict,
   policy: Policy,
   params: Params,
-  chosen: list[Prompt],
+  row_prompts: list[Prompt],
 ) -> Array:
-  """uint8 [Q, S, H, W, C]: the policy's pictures at several guidance scales."""
+  """uint8 [Q, S, H, W, C]: the policy's images at several guidance scales."""
   options = config.train_reward.sampling
   prompts = prompt_encoding.make_encode(config, policy)(
-    setup.make_task(config).batch(chosen)
+    setup.make_task(config).batch(row_prompts)
   )
   decoder = setup.load_decoder(config, policy)
   ids = preferences.row_ids(prompts)
   table = steppers.ode(schedule.timesteps(options.num_steps, options.shift))
   layout = rollout.make_layout(
-    len(chosen), options.samples, options.microbatch, jax.device_count()
+    len(row_prompts), options.samples, options.microbatch, jax.device_count()
   )
 
   @functools.partial(jax.jit, static_argnames="scale")
-  def draw(params, key, asked, ids, decoder, scale):
+  def draw(params, key, policy_inputs, ids, decoder, scale):
     sampler = Sampler(policy, table, layout, scale)
-    latents = sampler.sample(params, key, asked, ids).latents[-1]
+    latents = sampler.sample(params, key, policy_inputs, ids).latents[-1]
     return preferences.as_bytes(
       jnp.clip(sampler.pixels(latents, decoder), 0, 1)
     )
 
-  drawn = [
+  images = [
     draw(
       params,
       rng.stream_key(config.seed, "preferences", number),
@@ -87,19 +86,19 @@ def sample_policy(
     )
     for number, scale in enumerate(options.guidance_scales)
   ]
-  return jnp.concatenate(drawn, 1)
+  return jnp.concatenate(images, 1)
 
 
 def scene_preferences(
   config: ConfigDict,
   policy: Policy,
   params: Params,
-  read: Callable[[Sequence[str]], np.ndarray] | None = None,
+  tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
 ) -> tuple[Preferences, Preferences]:
   """Training and held-out preferences on prompts of `data.source`.
 
-  Held-out answers are the detector's own; training labels are flipped
-  at the rate `train_reward.label_noise`.
+  Held-out labels are the detector's; training labels are flipped at the rate
+  `train_reward.label_noise`.
   """
   options = config.train_reward
   prompts = functools.partial(setup.load_prompts, config)
@@ -108,23 +107,25 @@ def scene_preferences(
   )
   others = prompts("validation") + prompts("heldout")
   heldout = preferences.choose_rows(others, options.heldout_rows, config.seed)
-  chosen = train + heldout
+  row_prompts = train + heldout
   scales = options.sampling.guidance_scales
   logging.info(
     "drawing and judging pictures of %d prompts, %d each by the policy ...",
-    len(chosen), options.sampling.samples * len(scales),
+    len(row_prompts), options.sampling.samples * len(scales),
   )  # fmt: skip
-  samples = sample_policy(config, policy, params, chosen)
+  samples = sample_policy(config, policy, params, row_prompts)
   key = rng.stream_key(config.seed, "preference pictures")
   task = setup.make_task(config)
   assert task.preferences
-  found = task.preferences(key, chosen, samples, **options.pictures.to_dict())
-  if read is not None:
-    tokens = jnp.asarray(read([prompt.text for prompt in chosen]))
-    found = dataclasses.replace(found, tokens=tokens)
-  own = found.images.shape[0] // len(chosen)
+  rows = task.preferences(
+    key, row_prompts, samples, **options.pictures.to_dict()
+  )
+  if tokenize is not None:
+    tokens = jnp.asarray(tokenize([prompt.text for prompt in row_prompts]))
+    rows = dataclasses.replace(rows, tokens=tokens)
+  per_row = rows.images.shape[0] // len(row_prompts)
 
-  def answered(side: Preferences, number: int, noise: float) -> Preferences:
+  def labelled(side: Preferences, number: int, noise: float) -> Preferences:
     prob = preferences.preference_probabilities(
       rng.stream_key(config.seed, "preference labels", number),
       side.score,
@@ -135,50 +136,54 @@ def scene_preferences(
     return dataclasses.replace(side, prob=prob)
 
   split = len(train)
-  seen = preferences.rows_between(found, 0, split, per_row=own)
-  unseen = preferences.rows_between(found, split, len(chosen), per_row=own)
-  return answered(seen, 0, options.label_noise), answered(unseen, 1, 0.0)
+  train_rows = preferences.rows_between(rows, 0, split, per_row=per_row)
+  heldout_rows = preferences.rows_between(
+    rows, split, len(row_prompts), per_row=per_row
+  )
+  return labelled(train_rows, 0, options.label_noise), labelled(
+    heldout_rows, 1, 0.0
+  )
 
 
 def preference_loss(config: ConfigDict, model: RewardModel):
-  """The loss over all pairs of every row's pictures."""
-  bound, by_rating = _loss(config), _by_rating(config)
+  """The loss over all pairs of images in every row."""
+  pair_loss, is_rated = _loss(config), _by_rating(config)
 
-  def loss_fn(trained: Params, batch: Any, kept: Params | None):
+  def loss_fn(trained: Params, batch: Any, frozen: Params | None):
     images, tokens, prob, rating = batch
-    outputs = model.outputs(trained, kept, images, tokens)
+    outputs = model.outputs(trained, frozen, images, tokens)
     arrays = reward_models.offers(outputs, prob, rating)
     pair, answers = arrays["scores"], arrays["label_prob"]
-    ahead = (pair[..., 0] > pair[..., 1]) == (answers > 0.5)
-    sure = jnp.isfinite(answers) & (answers != 0.5)
-    if by_rating:
-      loss = bound(outputs["value"], rating, None)
+    is_right = (pair[..., 0] > pair[..., 1]) == (answers > 0.5)
+    has_answer = jnp.isfinite(answers) & (answers != 0.5)
+    if is_rated:
+      loss = pair_loss(outputs["value"], rating, None)
     else:
-      loss = bound(**{name: arrays[name] for name in reads(bound)})
-    return loss, {"pair_accuracy": Mean.of(ahead, sure)}
+      loss = pair_loss(**{name: arrays[name] for name in reads(pair_loss)})
+    return loss, {"pair_accuracy": Mean.of(is_right, has_answer)}
 
   return loss_fn
 
 
 def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
-  """(state, training rows, what stays) -> (state, metrics), compiled once."""
+  """(state, training rows, frozen parameters) -> (state, metrics), jitted."""
   options = config.train_reward
   rows = mesh_lib.round_up_to_devices(options.rows, mesh)
   spread = PartitionSpec(mesh_lib.BATCH_AXES)
 
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-  def update(current, data, kept=None):
+  def update(current, data, frozen=None):
     key = rng.stream_key(config.seed, "preference batch", current.step)
-    pictures = min(options.pictures_per_row, data.members.shape[1])
+    group_size = min(options.pictures_per_row, data.members.shape[1])
     images, tokens, prob, rating = preferences.draw_batch(
-      data, key, rows=rows, group_size=pictures
+      data, key, rows=rows, group_size=group_size
     )
     real = (jnp.arange(rows) < options.rows)[:, None]
     prob = jnp.where(real[..., None], prob, jnp.nan)
     batch = (images, tokens, prob, jnp.where(real, rating, jnp.nan))
     batch = jax.lax.with_sharding_constraint(batch, spread)
     current, metrics = step.update(
-      current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), kept,
+      current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), frozen,
       ema_decay=options.ema_decay, ema_schedule="warmup",
     )  # fmt: skip
     metrics = jax.tree.map(lambda x: x.sum(0), metrics)
@@ -190,7 +195,7 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
 def _start(
   config: ConfigDict, model: RewardModel, base: Params | None
 ) -> tuple[Params, Params | None]:
-  """(what is trained, what stays) at step 0."""
+  """(trained parameters, frozen parameters) at step 0."""
   params = model.start(rng.stream_key(config.seed, "reward model"))
   if base is not None and config.train_reward.init_from_policy:
     trunk = scene_reward.init_from_policy(params["backbone"], base)
@@ -219,7 +224,7 @@ def _loss(config: ConfigDict):
 
 
 def _by_rating(config: ConfigDict) -> bool:
-  """Whether the loss reads a rating per picture, not an answer per pair."""
+  """Whether the loss reads ratings of images, not labels of pairs."""
   return config.train_reward.loss.name in kernels.group_losses(config)
 
 
@@ -249,9 +254,11 @@ def _check_ratings(config: ConfigDict) -> None:
 
 
 def _reading(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
-  """How the model or the task reads the prompts of a file of pairs."""
-  task, read = setup.make_task(config), model.backbone.read
-  tokenize = task.tokenize if read is None else lambda text: read([text])[0]
+  """How prompts of a file of pairs are tokenized and split."""
+  task, read_texts = setup.make_task(config), model.backbone.read
+  tokenize = (
+    task.tokenize if read_texts is None else lambda text: read_texts([text])[0]
+  )
   if tokenize is None:
     raise UserError(
       f'config.data.grammar="{task.name}": its prompts are no word ids, which'
@@ -262,7 +269,7 @@ def _reading(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
 
 
 def check(config: ConfigDict) -> None:
-  """Refuses what a run would refuse, in a moment and without any array."""
+  """Validates the config without allocating arrays."""
   options, shape = config.train_reward, jax.ShapeDtypeStruct
   if options.source in tasks.OWN:
     policy = setup.make_policy(config)
@@ -310,17 +317,17 @@ def check(config: ConfigDict) -> None:
 
 
 def _try_loss(config: ConfigDict, model: RewardModel) -> None:
-  """Lets a loss look at its options and at what there is for it to read."""
+  """Lets a loss check its options and the arrays it reads."""
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
-  bound, known = _loss(config), reward_models.names(model.head.names)
-  for asked in reads(bound):
-    if asked not in known:
+  loss, offers = _loss(config), reward_models.names(model.head.names)
+  for argument in reads(loss):
+    if argument not in offers:
       raise UserError(
-        f'{name} reads "{asked}", which config.reward_model.head.name='
+        f'{name} reads "{argument}", which config.reward_model.head.name='
         f'"{config.reward_model.head.name}" does not give; there are'
-        f" {', '.join(known)}"
+        f" {', '.join(offers)}"
       )
-  if set(reward_models.RATED) & set(reads(bound)) and (
+  if set(reward_models.RATED) & set(reads(loss)) and (
     config.train_reward.source not in tasks.OWN
   ):
     raise UserError(
@@ -333,13 +340,13 @@ def _try_loss(config: ConfigDict, model: RewardModel) -> None:
   outputs = model.output_shapes(2, 3)
   arrays = jax.eval_shape(reward_models.offers, outputs, *rows)
   checks.validate_options(
-    lambda arrays: bound(**arrays), {n: arrays[n] for n in reads(bound)},
+    lambda arrays: loss(**arrays), {n: arrays[n] for n in reads(loss)},
     field="train_reward.loss", prefix="config.train_reward.",
   )  # fmt: skip
 
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
-  """What a run reads from files; see `jobs.check_data`."""
+  """Image rows that the run reads from files; see `jobs.check_data`."""
   del workdir
   source = config.train_reward.source
   if source in tasks.OWN or config.train_reward.init_from_policy:
@@ -360,10 +367,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   tx = _optimizer(config)
   with jax.set_mesh(mesh):
     train, heldout, base = _data(config, model, mesh)
-    params, kept = _start(config, model, base)
-    if kept is not None:
+    params, frozen = _start(config, model, base)
+    if frozen is not None:
       rules = model.sharding_rules
-      kept = setup.put(kept, setup.shapes(kept, rules, mesh))
+      frozen = setup.put(frozen, setup.shapes(frozen, rules, mesh))
     fresh = jax.jit(lambda p: state.create(p, tx))(params)
     placed = setup.shapes(fresh, model.sharding_rules, mesh, params)
     setup.log_placement(placed)
@@ -376,19 +383,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     timer = loop.Timer()
     categories = setup.make_task(config).categories
 
-    def one(current, n):
-      current, metrics = update(current, train, kept)
+    def iterate(current, n):
+      current, metrics = update(current, train, frozen)
       timer("update", metrics)
       return current, metrics
 
-    def quick(current, n):
-      found = reward_model.evaluate(
+    def quick_evaluation(current, n):
+      results = reward_model.evaluate(
         heldout,
-        score(export(current.ema, kept), heldout),
+        score(export(current.ema, frozen), heldout),
         config.seed,
         categories,
       )
-      shares = {"": found, "_strict": found["strict"]}
+      shares = {"": results, "_strict": results["strict"]}
       return {
         f"eval/pair_accuracy{name}": share["accuracy"]
         for name, share in shares.items()
@@ -402,8 +409,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       ) as checkpoints,
     ):
       job = loop.Loop(
-        "train_reward", options.steps, one, writer, checkpoints,
-        save_every=options.save_every, evaluate=quick,
+        "train_reward", options.steps, iterate, writer, checkpoints,
+        save_every=options.save_every, evaluate=quick_evaluation,
         evaluate_every=options.evaluate_every,
         shown=("loss", "pair_accuracy", "eval/pair_accuracy_strict"),
         timer=timer, grace=config.checkpoint.grace,
@@ -411,9 +418,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
-    whole = export(current.ema, kept)
-    scores = score(whole, heldout)
-  finish(config, workdir, processes.fetch(whole), heldout, scores)
+    params_full = export(current.ema, frozen)
+    scores = score(params_full, heldout)
+  finish(config, workdir, processes.fetch(params_full), heldout, scores)
 
 
 def _data(config: ConfigDict, model: RewardModel, mesh):
@@ -454,22 +461,24 @@ def finish(
 ) -> None:
   """Writes the model, its record and its part of evaluation.json."""
   categories = setup.make_task(config).categories
-  found = reward_model.evaluate(heldout, scores, config.seed, categories)
+  results = reward_model.evaluate(heldout, scores, config.seed, categories)
   source = np.asarray(heldout.source)
-  drawn = scores[:, np.isin(source, (0, preferences.SOURCES.index("file")))]
+  policy_scores = scores[
+    :, np.isin(source, (0, preferences.SOURCES.index("file")))
+  ]
   record = {
     "model": {
       part: config.reward_model[part].to_dict() for part in reward_model.PARTS
     },
-    "mean": float(np.mean(drawn)),
-    "std": float(np.std(drawn)),
-    "metrics": found,
+    "mean": float(np.mean(policy_scores)),
+    "std": float(np.std(policy_scores)),
+    "metrics": results,
     "config": json.loads(config_lib.to_json(config)),
   }
   weights.save_params(workdir / reward_model.MODEL_FILE, params)
   tables.write_json(workdir / reward_model.RECORD_FILE, record)
-  evaluate.merge(workdir, {"reward_model": found})
-  strict = found["strict"]
+  evaluate.merge(workdir, {"reward_model": results})
+  strict = results["strict"]
   if strict["n"]:
     logging.info(
       "held-out pairs that differ in verdict: %.3f right (%.3f to %.3f, n %d)",
@@ -477,5 +486,5 @@ def finish(
     )  # fmt: skip
   logging.info(
     "all held-out pairs: %.3f right (%.3f to %.3f, n %d)",
-    found["accuracy"] or float("nan"), found["low"], found["high"], found["n"],
+    results["accuracy"] or float("nan"), results["low"], results["high"], results["n"],
   )  # fmt: skip
