@@ -151,7 +151,7 @@ def _compile(
   batch = prompt_shapes(config, policy, mesh)
   context = _placed(scoring.contexts_of(rewards, batch), mesh)
   decoder = setup.decoder_shapes(policy, mesh)
-  resident = (run_programs.state, programs_of.base, context, batch, decoder)
+  resident = (run_programs.state, run_programs.base, context, batch, decoder)
   live_bytes = sharding.device_bytes(resident)
   axes = dict(mesh.shape)
   programs: dict[str, compiled.Report] = {}
@@ -200,7 +200,7 @@ def _compile(
   step_scores = None
   if run_programs.finish is not None:
     build(
-      "finish", run_programs.finish.trace, async_rollout.draw_params(programs_of.state), programs_of.state.step,
+      "finish", run_programs.finish.trace, async_rollout.draw_params(run_programs.state), run_programs.state.step,
       run_programs.base, trajectory, batch, decoder,
     )  # fmt: skip
     steps = len(plan.table.t) + 1
@@ -212,16 +212,16 @@ def _compile(
       mesh,
     )
   build(
-    "update", run_programs.update.trace, programs_of.state, programs_of.base, trajectory, scores,
+    "update", run_programs.update.trace, run_programs.state, run_programs.base, trajectory, scores,
     batch, loss_contexts, decoder, step_scores,
     {"stds": scores, "references": scores},
   )  # fmt: skip
-  parts = setup.parts_of(run_programs.state, programs_of.base)
+  parts = setup.parts_of(run_programs.state, run_programs.base)
   parts |= {"reward models": context, "autoencoder": decoder}
   return MeshReport(
     sizes, programs, placement=sharding.describe(parts, limit=8),
     left_out=tuple(absent),
-    state_bytes=sharding.device_bytes((run_programs.state, programs_of.base)),
+    state_bytes=sharding.device_bytes((run_programs.state, run_programs.base)),
   )  # fmt: skip
 
 
