@@ -1,4 +1,4 @@
-"""Two networks of one architecture as one policy, chosen by the time.
+"""Two networks of one architecture as one policy, selected by time.
 
 Wan 2.2 A14B has one for times near noise and one for those near the video.
 """
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxreward.models import sequence
 from jaxreward.types import Array, Cond, Params
 
-# Names in the tree of parameters, and folders of a public pipeline.
+# Names in the parameter tree -> folders of a public pipeline.
 FOLDERS = {"high": "transformer", "low": "transformer_2"}
 
 
@@ -27,12 +27,12 @@ class Experts(nn.Module):
   low: Any
 
   def encode(self, prompts: Cond) -> Cond:
-    """What both make of the words, on an axis after the prompts'."""
+    """Text states of both networks, on an axis after the prompts'."""
     states = [net.encode(prompts)["words"] for net in (self.high, self.low)]
     return dict(prompts, words=jnp.stack(states, 1))
 
   def __call__(self, x: Array, t: Array, cond: Cond, name: str) -> Array:
-    """The velocity that one of them gives."""
+    """The velocity of one of the networks."""
     states = cond["words"][:, list(FOLDERS).index(name)]
     return getattr(self, name)(x, t, dict(cond, words=states))
 
@@ -44,8 +44,8 @@ class Experts(nn.Module):
 def by_time(net: Experts, boundary: float) -> Callable[..., Array]:
   """Velocity by the network of each row's time; see `Policy.velocity`.
 
-  A network that no row asks for does not run: a sampler's step, where all rows
-  have one time, costs what one of them does.
+  A network that no row selects does not run: a sampler's step, where all rows
+  have one time, costs one network.
   """
 
   def velocity(params: Params, x_t: Array, t: Array, cond: Cond) -> Array:
@@ -70,11 +70,11 @@ def _where_active(
 ) -> Array:
   """fn(*operands) if `is_active`, else zeros; likewise its gradient.
 
-  The gradient runs `fn` once more. A plain conditional would keep what it needs
-  in arrays that both of its branches fill, and copy the parameters into them.
+  The gradient recomputes `fn`. A plain conditional would store residuals in
+  arrays that both branches fill, and copy the parameters into them.
   """
   leaves, tree = jax.tree.flatten(operands)
-  # As it is now: the gradient is traced outside the contexts of this call.
+  # Traced now: the gradient is traced outside the contexts of this call.
   once = jax.extend.core.jaxpr_as_fun(
     jax.make_jaxpr(lambda *x: fn(*tree.unflatten(x)))(*leaves)
   )

@@ -1,9 +1,9 @@
-"""FLUX.1: two-stream blocks, then blocks over words and pixels as one stream.
+"""FLUX.1: two-stream blocks, then one-stream blocks over text and pixels.
 
 Black Forest Labs 2024 (dev, schnell) and 2025 (Kontext,
 https://arxiv.org/abs/2506.15742). Latents are those of the 16-channel
-autoencoder, read as 2 x 2 squares; places are rotary. An image to edit
-(Kontext) is given as latents beside the prompt: its squares follow those of the
+autoencoder, read as 2 x 2 squares; positions are rotary. An image to edit
+(Kontext) is passed as latents with the prompt: its tokens follow those of the
 sample, one step further on the first rotary axis.
 """
 
@@ -41,11 +41,11 @@ SHARDING_RULES = (
   *mmdit.sharding_rules("double|single"),
 )
 _PATCH = 2
-_GUIDANCE = 3.5  # that FLUX.1-dev is published with
+_GUIDANCE = 3.5  # the default of FLUX.1-dev
 
 
 class SingleBlock(mmdit.Stream):
-  """Attention and an MLP side by side, over words and pixels as one stream."""
+  """Parallel attention and MLP over text and pixels as one stream."""
 
   @nn.compact
   def __call__(
@@ -69,12 +69,12 @@ class Flux(nn.Module):
     double: two-stream blocks.
     single: one-stream blocks.
     heads: attention heads.
-    axes: features of a head that each rotary axis (image, row, column) turns;
-      together they are a head.
+    axes: features of a head that each rotary axis (image, row, column) rotates;
+      their sum is the head width.
     channels: of the latents.
     text_width: features of the words.
     pooled_width: features of the pooled prompt.
-    guided: whether the network takes the scale that guidance was distilled for.
+    guided: whether the network takes a distilled guidance scale.
   """
 
   double: int
@@ -112,7 +112,8 @@ class Flux(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words and pooled prompt to the network's width; an image stays."""
+    """Projects words and pooled prompt to the network's width; passes
+    images."""
     return dict(
       prompts,
       words=self.text_in(prompts["words"]),
@@ -150,7 +151,7 @@ class Flux(nn.Module):
 
 
 def _places(text_tokens: int, sizes: list[tuple[int, int]]) -> np.ndarray:
-  """(image, row, column) of every token, [N, 3]; words are all at 0."""
+  """(image, row, column) of every token, [N, 3]; text tokens are at 0."""
   grids = [
     np.indices((1, height // _PATCH, width // _PATCH)).reshape(3, -1).T
     + np.array([i, 0, 0])
@@ -210,7 +211,7 @@ def public_config(net: Flux) -> dict[str, Any]:
 
 
 def public_fields(net: Flux) -> fields.Fields:
-  """What `config.json` may say of a network that this one can be."""
+  """Accepted fields of `config.json` for this network."""
   known = fields.Fields(
     fixed={"out_channels": (None, net.channels * _PATCH**2)},
     absent={"guidance_embeds": False},
@@ -219,7 +220,7 @@ def public_fields(net: Flux) -> fields.Fields:
 
 
 def make_net(size: str, **fields: Any) -> Flux:
-  """The architecture of a named size, with fields of its own if given."""
+  """The network of a named size, with overrides of its fields."""
   return latent_policy.make_net(Flux, SIZES, size, fields)
 
 
@@ -245,15 +246,15 @@ def make_policy(
   Args:
     size: one of `SIZES`.
     latent_side: latent pixels per side, an eighth of the image's.
-    words: L of the prompts that `init` sees; no parameter depends on it.
+    words: L of the prompts passed to `init`; no parameter depends on it.
     guidance: scale of the distilled guidance; schnell does not read it.
-    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
-    unroll: blocks per turn of the scans.
+    remat: "none", "dots" (store matrix products) or "full" (store nothing).
+    unroll: blocks per iteration of the scans.
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
-    takes_source: whether prompts come with an image to edit.
-    param_dtype: of the parameters that `init` draws.
+    takes_source: whether prompts include an image to edit.
+    param_dtype: of the parameters that `init` creates.
 
   Raises:
     UserError: an unknown size, or an odd side.

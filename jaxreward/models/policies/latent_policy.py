@@ -22,10 +22,10 @@ def make_net(
   size: str,
   options: Mapping[str, Any],
 ) -> Net:
-  """The architecture of a named size, with fields of its own if given.
+  """The network of a named size, with overrides of its fields.
 
   Raises:
-    UserError: no such size, way to save memory or form of attention.
+    UserError: an unknown size, remat mode or form of attention.
   """
   if size not in sizes:
     raise UserError(
@@ -53,21 +53,21 @@ def make(
 ) -> Policy:
   """The network's functions as a `Policy`.
 
-  Without an autoencoder an image is the first three channels of the latents,
-  around grey.
+  Without an autoencoder, pixels are the first three latent channels, centred at
+  grey.
 
   Args:
     net: called as (x, t, cond), with methods `encode` (prompts) and
       `init_forward` (x, t, prompts).
-    prompts: shapes of what `encode` takes, for one prompt.
+    prompts: shapes of the inputs of `encode`, for one prompt.
     latent_shape: (H, W, C) or (F, H, W, C).
-    param_dtype: of the parameters that `init` draws.
+    param_dtype: of the parameters that `init` creates.
     sharding_rules: of its parameters.
     layout: of its parameters.
-    pictures: shapes of what `encode` takes besides for one image to start
-      from; None if it takes none.
-    public_config: what diffusers reads beside them.
-    public_fields: what a config of such parameters may say.
+    pictures: shapes of the extra inputs of `encode` for one source image; None
+      if it takes none.
+    public_config: the diffusers config of the network.
+    public_fields: accepted fields of a public config.
   """
 
   def init(key: Array) -> Params:

@@ -1,8 +1,8 @@
-"""Two streams of tokens, words and pixels, that attend to each other.
+"""Two streams of tokens, text and pixels, that attend to each other.
 
-The vocabulary of the multimodal diffusion transformers (Esser et al. 2024,
-https://arxiv.org/abs/2403.03206): SD3, FLUX and Qwen-Image are made of these
-parts. Words stand before pixels wherever both lie on one axis.
+Building blocks of multimodal diffusion transformers (Esser et al. 2024,
+https://arxiv.org/abs/2403.03206), shared by SD3, FLUX and Qwen-Image. Text
+precedes pixels wherever both are on one axis.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
 
 
 class TwoTimes(NamedTuple):
-  """Signals of two times, for pixels of which some are given.
+  """Modulation signals of two times, where some pixels are given.
 
   Attributes:
-    now: of the time, for words and drawn pixels.
-    still: of time zero, for given pixels.
+    now: at the sampling time, for text and noisy pixels.
+    still: at time zero, for given pixels.
     given: which pixels are given.
   """
 
@@ -36,7 +36,7 @@ class TwoTimes(NamedTuple):
   given: Bool[ArrayLike, "N"]
 
 
-# Megatron's cut of every pair of products; stacks carry their layers first.
+# Megatron's split of every pair of products; stacks have a leading layer axis.
 _WIDE = r"(modulation|_q|_k|_v|_up)/kernel$"
 _NARROW = r"(_out|_down)/kernel$"
 
@@ -57,7 +57,7 @@ def sharding_rules(
 def rotate(
   x: Float[Array, "B N H D"], rotary: tuple[Array, Array]
 ) -> Float[Array, "B N H D"]:
-  """Turns neighbouring pairs of features by the angles of their token.
+  """Rotates neighbouring pairs of features by the angles of their token.
 
   Args:
     x: queries or keys.
@@ -76,8 +76,8 @@ def rotary_angles(
   """Cosines and sines of rotary positions with several axes.
 
   Args:
-    ids: [N, axes], the place of every token.
-    widths: features of a head that each axis turns.
+    ids: [N, axes], the position of every token.
+    widths: features of a head that each axis rotates.
     theta: base of the frequencies.
 
   Returns:
@@ -151,7 +151,7 @@ def wave_features(
 
 
 def _cut(x: Array, dtype: Any) -> Array:
-  """x rounded to a type of 16 bits, which no compiler may leave out."""
+  """x rounded to a 16-bit type; compilers may not remove the rounding."""
   info = jnp.finfo(dtype)
   if info.bits >= 32:
     return x
@@ -159,16 +159,16 @@ def _cut(x: Array, dtype: Any) -> Array:
 
 
 def rounded(x: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
-  """x as a network of FLUX reads it, which takes 1000 x in its own type.
+  """x as FLUX networks read it: 1000 x in their own dtype.
 
-  bfloat16 leaves multiples of 4 above 512, of 16 above 2048.
+  bfloat16 keeps multiples of 4 above 512, of 16 above 2048.
   """
   x = _cut(jnp.asarray(x, jnp.float32), dtype)
   return _cut(1000 * x, dtype) / 1000 if jnp.finfo(dtype).bits < 32 else x
 
 
 def rounded_time(t: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
-  """`rounded` time of FLUX's loop, which rounds 1000 t before it divides."""
+  """`rounded` time in FLUX's loop, which rounds 1000 t before dividing."""
   t = jnp.asarray(t, jnp.float32)
   if jnp.finfo(dtype).bits >= 32:
     return t
@@ -193,7 +193,7 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 
 
 class Stream(nn.Module):
-  """Names and sizes that the parts of a block share."""
+  """Names and sizes shared by the parts of a block."""
 
   width: int
   heads: int
@@ -229,7 +229,7 @@ class Stream(nn.Module):
     return self.narrow(nn.gelu(x), f"{prefix}_down")
 
   def narrow(self, x: Array, name: str) -> Array:
-    """Back to the width of the stream, whole on every device of a row."""
+    """Back to the width of the stream, replicated of a row."""
     return sequence.rows(self.dense(self.width, name)(x))
 
   def modulation(
@@ -249,11 +249,11 @@ class Stream(nn.Module):
 
 
 class JointBlock(Stream):
-  """Words and pixels attend to both; each has its own weights.
+  """Text and pixels attend to both; each stream has its own weights.
 
   Attributes:
-    dual: pixels also attend to themselves alone (SD3.5 medium).
-    last: words are not carried on.
+    dual: pixels also have a self-attention of their own (SD3.5 medium).
+    last: text is dropped after the block.
   """
 
   dual: bool = False
@@ -274,7 +274,7 @@ class JointBlock(Stream):
     shift2, scale2, gate2, *own = rest
     now = signal.now if isinstance(signal, TwoTimes) else signal
     of_words = self.modulation(now, "text", 2 if self.last else 6)
-    # The last block has its scale first.
+    # The last block has scale before shift.
     word_shift, word_scale = of_words[:2][:: -1 if self.last else 1]
     image = self.heads_of(modulate(x, shift, scale), "image")
     text_heads = self.heads_of(modulate(text, word_shift, word_scale), "text")
@@ -303,7 +303,7 @@ class JointBlock(Stream):
 
 
 def stacked(block: Any, depth: int, remat: str, unroll: int) -> Any:
-  """The block as a scan over `depth` layers, other inputs the same for all."""
+  """The block as a scan over `depth` layers with shared other inputs."""
   return nn.scan(
     blocks.remat(block, remat),
     variable_axes={"params": 0},

@@ -1,10 +1,11 @@
-"""Qwen-Image: two-stream blocks throughout, prompts of a language model.
+"""Qwen-Image: two-stream blocks throughout, prompts encoded by Qwen2.5-VL.
 
 Qwen team 2025 (https://arxiv.org/abs/2508.02324). Latents are read as 2 x 2
-squares; places are rotary and count from the middle of the image, and words
-stand behind its edge on every axis. Images to edit (Qwen-Image-Edit) are given
-as latents beside the prompt, each one step further on the first axis. Guidance
-keeps the length of every token's velocity, as the public pipelines do.
+squares; positions are rotary and count from the middle of the image, and text
+positions follow beyond its edge on every axis. Images to edit (Qwen-Image-Edit)
+are passed as latents with the prompt, each one step further on the first axis.
+Guidance preserves the norm of every token's velocity, as the public pipelines
+do.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ class QwenImage(nn.Module):
   Attributes:
     depth: joint blocks.
     heads: attention heads.
-    axes: features of a head that each rotary axis (image, row, column) turns;
-      together they are a head.
+    axes: features of a head that each rotary axis (image, row, column) rotates;
+      their sum is the head width.
     channels: of the latents.
     text_width: features of the words.
-    zero_cond_t: whether given images are always at time zero, as they are
-      clean; the flag of that name of `config.json`.
+    zero_cond_t: whether given images are modulated at time zero, as they are
+      clean; as in `config.json`.
   """
 
   depth: int
@@ -87,7 +88,7 @@ class QwenImage(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words to the network's width; mask and images stay."""
+    """Projects words to the network's width; passes mask and images."""
     text = self.text_in(self.text_norm(prompts["words"]))
     return dict(prompts, words=text)
 
@@ -125,8 +126,8 @@ class QwenImage(nn.Module):
 def _network_time(t: Float[Array, "B"], dtype: Any) -> Float[Array, "B"]:
   """t as the public pipelines pass it to a network of that dtype.
 
-  In 16 bits 1000 t is rounded, and a thousandth of that again: bfloat16 leaves
-  multiples of 4 above 512. The compiler may not drop the rounding.
+  In 16 bits 1000 t is rounded, and so is a thousandth of that: bfloat16 keeps
+  multiples of 4 above 512. The compiler may not remove the rounding.
   """
   info = jnp.finfo(dtype)
   if info.bits >= 32:
@@ -141,10 +142,10 @@ def guide(
   scale: float | Array,
   t: Float[Array, "B"],
 ) -> Float[Array, "B H W C"]:
-  """Plain guidance, every token brought to the length it has with the prompt.
+  """Plain guidance, with every token rescaled to its conditional norm.
 
-  A token is what the network reads, 2 x 2 latent pixels with all channels. One
-  that plain guidance makes zero stays zero. See `Policy.guide`.
+  A token is 2 x 2 latent pixels with all channels. A token that plain guidance
+  makes zero stays zero. See `Policy.guide`.
   """
   del t
   v_cond = v_cond.astype(jnp.float32)
@@ -157,7 +158,7 @@ def guide(
 
 
 def _lengths(v: Float[Array, "B H W C"]) -> Float[Array, "B H W 1"]:
-  """Euclidean length of each pixel's token."""
+  """Euclidean norm of each pixel's token."""
   b, h, w, _ = v.shape
   squares = jnp.square(v.astype(jnp.float32))
   squares = squares.reshape(b, h // _PATCH, _PATCH, w // _PATCH, _PATCH, -1)
@@ -218,11 +219,11 @@ def public_config(net: QwenImage) -> dict[str, Any]:
 
 
 def public_fields(net: QwenImage) -> fields.Fields:
-  """What `config.json` may say of a network that this one can be.
+  """Accepted fields of `config.json` for this network.
 
-  Not so of Qwen-Image-Layered, which embeds whether a layer is transparent
-  (`use_additional_t_cond`) and counts places by layer (`use_layer3d_rope`), nor
-  of distilled guidance, which diffusers names and has no code for.
+  Excludes Qwen-Image-Layered, which embeds whether a layer is transparent
+  (`use_additional_t_cond`) and has positions per layer (`use_layer3d_rope`),
+  and distilled guidance, which diffusers names without implementing it.
   """
   known = fields.Fields(
     fixed={
@@ -231,16 +232,14 @@ def public_fields(net: QwenImage) -> fields.Fields:
       "use_layer3d_rope": (False,),
       "zero_cond_t": (net.zero_cond_t,),
     },
-    unread=(
-      "pooled_projection_dim",
-    ),  # in the published file; nothing reads it
+    unread=("pooled_projection_dim",),  # in the published file, but unused
     absent={"zero_cond_t": False},
   )
   return fields.like(public_config(net), known)
 
 
 def make_net(size: str, **fields: Any) -> QwenImage:
-  """The architecture of a named size, with fields of its own if given."""
+  """The network of a named size, with overrides of its fields."""
   return latent_policy.make_net(QwenImage, SIZES, size, fields)
 
 
@@ -259,21 +258,20 @@ def make_policy(
   """Qwen-Image as pure functions.
 
   `encode` takes {"words" [P, L, 3584], "mask" bool [P, L]}, the last states of
-  Qwen2.5-VL and which of them are words, and for the edit forms "picture"
-  [P, H, W, 16], latents of the image to edit; or a tuple of several, each of
-  its own size.
+  Qwen2.5-VL and their mask, and for the edit forms "picture" [P, H, W, 16],
+  latents of the image to edit; or a tuple of several, each of its own size.
 
   Args:
     size: one of `SIZES`.
     latent_side: latent pixels per side, an eighth of the image's.
-    words: L of the prompts that `init` sees; no parameter depends on it.
-    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
-    unroll: blocks per turn of the scan.
+    words: L of the prompts passed to `init`; no parameter depends on it.
+    remat: "none", "dots" (store matrix products) or "full" (store nothing).
+    unroll: blocks per iteration of the scan.
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
-    takes_source: whether prompts come with an image to edit.
-    param_dtype: of the parameters that `init` draws.
+    takes_source: whether prompts include an image to edit.
+    param_dtype: of the parameters that `init` creates.
 
   Raises:
     UserError: an unknown size, or an odd side.

@@ -1,23 +1,22 @@
 """A small flow-matching transformer for the scenes, conditioned on text or class.
 
-The words pass once through a text encoder, which also makes the keys and
-values that every image block will attend to; the image patches then run
-through adaLN-modulated blocks that attend to themselves and to the words
-together. `encode` therefore costs one pass per prompt, however many samples
-and denoising steps follow.
+Words pass once through a text encoder, which also computes the keys and values
+for every image block; image patches then run through adaLN-modulated blocks
+that attend jointly to patches and words. `encode` therefore costs one pass per
+prompt, however many samples and denoising steps follow.
 
 The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
 
 With `takes_source` it also reads the words of instructions and an image to
-start from, whose patches are further channels of the noisy ones; the weights of
-these begin at zero, so that a checkpoint without them draws what it drew.
+start from, whose patches are extra channels of the noisy ones; their weights
+are zero-initialized, so that a checkpoint without them gives the same samples.
 
 With `condition="class"` it reads no words: the class of a prompt of one item,
 its (count, colour, shape), is added to the time that modulates the blocks, as
 in DiT (Peebles & Xie 2023, https://arxiv.org/abs/2212.09748, adaLN-Zero). The
 embedding of a class is the sum of one row for each of its three parts, so that
-classes that are held out are made of parts that training has seen; the empty
-prompt is the null class of classifier-free guidance.
+held-out classes consist of parts seen in training; the empty prompt is the null
+class of classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -85,7 +84,8 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-  """Words [P, L] -> keys and values of every image block, and a summary."""
+  """Words [P, L] -> keys and values of every image block, and a pooled
+  state."""
 
   width: int
   heads: int
@@ -128,14 +128,14 @@ class TextEncoder(nn.Module):
 def classes(
   tokens: Int[ArrayLike, "P L"],
 ) -> tuple[Int[Array, "P 3"], Bool[Array, "P"]]:
-  """((count, colour or 0 for any, shape), whether it is a class at all).
+  """((count, colour or 0 for any, shape), whether it is a class).
 
-  Of prompts of one item; all padding is the null class.
+  For prompts of one item; all padding is the null class.
   """
   tokens = jnp.asarray(tokens)
 
   def word(first: int, count: int) -> Array:
-    """1 for the first of `count` words, 0 for none of them."""
+    """Index, from 1, among `count` consecutive words; 0 for none of them."""
     is_match = (tokens >= first) & (tokens < first + count)
     return jnp.where(is_match, tokens - first + 1, 0).max(-1)
 
@@ -146,7 +146,7 @@ def classes(
 
 
 class ClassEncoder(nn.Module):
-  """Words of prompts of one item [P, L] -> what modulates the blocks."""
+  """Words of prompts of one item [P, L] -> class embedding for modulation."""
 
   width: int
 
@@ -328,13 +328,13 @@ def make_policy(
     heads: attention heads.
     mlp_ratio: hidden features of the MLP over width.
     text_layers: text blocks.
-    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
-    unroll: blocks per turn of the scan over blocks; `depth` unrolls it fully,
+    remat: "none", "dots" (store matrix products) or "full" (store nothing).
+    unroll: blocks per iteration of the scan over blocks; `depth` unrolls it fully,
       which compiles longer and runs faster on a CPU. Parameters are stacked
       either way.
     takes_source: also reads instructions and an image to start from.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
-      which no word is read but the count, the colour and the shape.
+      which only count, colour and shape are read.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:

@@ -1,9 +1,10 @@
-"""Stable Diffusion 3 and 3.5: MMDiT with learned places, two text embeddings.
+"""Stable Diffusion 3 and 3.5: MMDiT with learned positions, two text
+embeddings.
 
 Esser et al. 2024 (https://arxiv.org/abs/2403.03206). Latents are those of the
-16-channel autoencoder; the network gives the velocity noise - data. Prompts
-come as the outputs of the text encoders (see `make_policy`); all zeros stand
-for no prompt, as in training, where each encoder was dropped to zero.
+16-channel autoencoder; the network predicts the velocity noise - data. Prompts
+are outputs of the text encoders (see `make_policy`); all zeros mean no prompt,
+as in training, where encoder outputs were dropped to zero.
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ class SD3(nn.Module):
   """Velocity of latents; call with method="encode" or as a function.
 
   Attributes:
-    depth: joint blocks; the last of them drops the words.
+    depth: joint blocks; the last one drops the text.
     heads: attention heads.
     head_width: features of a head.
-    position_side: places per side of the stored table, cut out at its middle.
-    base_side: places per side that the table was made for.
+    position_side: positions per side of the stored table; its middle is used.
+    base_side: positions per side for which the table was made.
     patch: latent pixels per side of a token.
     channels: of the latents.
     text_width: features of the words.
     pooled_width: features of the pooled prompt.
-    dual_layers: first blocks in which pixels attend to themselves once more.
+    dual_layers: number of first blocks with a second self-attention of pixels.
     qk_norm: RMS norm of queries and keys.
   """
 
@@ -129,7 +130,7 @@ class SD3(nn.Module):
     return mmdit.from_patches(y, self.patch, height, width)
 
   def places(self, rows: int, columns: int) -> Array:
-    """The middle of the table, [1, rows * columns, D]; it is not trained."""
+    """The middle of the position table, [1, rows * columns, D]; not trained."""
     side, d = self.position_side, self.width
     table = jax.lax.stop_gradient(self.position).reshape(side, side, d)
     top, left = (side - rows) // 2, (side - columns) // 2
@@ -225,9 +226,9 @@ def public_config(net: SD3) -> dict[str, Any]:
 
 
 def public_fields(net: SD3) -> fields.Fields:
-  """What `config.json` may say of a network that this one can be.
+  """Accepted fields of `config.json` for this network.
 
-  The table of places is stored, so `sample_size` only names a default.
+  The position table is stored, so `sample_size` is only a default.
   """
   known = fields.Fields(
     unread=("sample_size",), absent={"dual_attention_layers": ()}
@@ -236,10 +237,10 @@ def public_fields(net: SD3) -> fields.Fields:
 
 
 def make_net(size: str, **fields: Any) -> SD3:
-  """The architecture of a named size, with fields of its own if given.
+  """The network of a named size, with overrides of its fields.
 
   Raises:
-    UserError: an unknown size, or more dual blocks than there are.
+    UserError: an unknown size, or more dual blocks than blocks.
   """
   net = latent_policy.make_net(SD3, SIZES, size, fields)
   if not 0 <= net.dual_layers < net.depth:
@@ -269,17 +270,17 @@ def make_policy(
   Args:
     size: one of `SIZES`.
     latent_side: latent pixels per side, an eighth of the image's.
-    words: L of the prompts that `init` sees; no parameter depends on it.
-    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
-    unroll: blocks per turn of the scans.
+    words: L of the prompts passed to `init`; no parameter depends on it.
+    remat: "none", "dots" (store matrix products) or "full" (store nothing).
+    unroll: blocks per iteration of the scans.
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
-    param_dtype: of the parameters that `init` draws.
+    param_dtype: of the parameters that `init` creates.
 
   Raises:
-    UserError: an unknown size, or a side that the patch does not divide or the
-      table of places does not hold.
+    UserError: an unknown size, or a side that is not a multiple of the patch or
+      exceeds the position table.
   """
   net = make_net(
     size,

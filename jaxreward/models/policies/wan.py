@@ -1,14 +1,14 @@
-"""Wan 2.x: video transformer with rotary places in time, height and width.
+"""Wan 2.x: video transformer with rotary positions in time, height and width.
 
 Wan team 2025 (https://arxiv.org/abs/2503.20314). Latents are videos [F, H, W,
 C] of the causal video autoencoder; images are videos of one frame. Prompts
 are the states of umT5, padded with zeros. For image-to-video, latents of the
-first frame with its mask come as further channels, and Wan 2.1 also attends to
-the states of a CLIP vision tower, those that enter its last layer.
+first frame with its mask are extra channels, and Wan 2.1 also attends to the
+penultimate states of a CLIP vision tower.
 
 Wan 2.2 A14B is two such networks: one for times near noise, one for those near
-the video. Its small sibling TI2V takes the first frame itself, in place of its
-latents and at a time of zero.
+the video. The smaller TI2V takes the clean first frame in place of its noisy
+latents, at time zero.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def modulate(
 def parts(
   signal: Float[Array, "B S K D"], tokens: int
 ) -> list[Float[Array, "B N D"]]:
-  """The K vectors of a signal, each for all tokens or for every token's own.
+  """The K vectors of a signal, shared by all tokens or one per token.
 
   Args:
-    signal: one for all, or one per frame; S divides the tokens.
+    signal: one for all tokens, or one per frame; S divides the tokens.
     tokens: of the video.
   """
   count = signal.shape[1]
@@ -86,7 +86,7 @@ def parts(
 
 
 class Words(nn.Module):
-  """Two products with GELU between: words to the network's width."""
+  """Two layers with GELU that project words to the network's width."""
 
   width: int
   dtype: Any
@@ -98,7 +98,7 @@ class Words(nn.Module):
 
 
 class Vision(nn.Module):
-  """States of a vision tower to the network's width."""
+  """Projects states of a vision tower to the network's width."""
 
   width: int
   dtype: Any
@@ -129,7 +129,7 @@ class Block(nn.Module):
     return blocks.dense(features, name, self.dtype)
 
   def part(self, x: Array, name: str, *, norm: bool) -> Array:
-    """One of queries, keys and values, [B, N, H, D], normed over all heads."""
+    """Queries, keys or values, [B, N, H, D], normalised over all heads."""
     y = self.dense(self.width, name)(x)
     if norm:
       y = nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{name}norm")(y)
@@ -176,11 +176,11 @@ class Wan(nn.Module):
     hidden: features within the MLP of a block.
     head_width: features of a head.
     channels: of the latents.
-    extra_channels: of what the first frame adds to the latents.
+    extra_channels: channels that the first frame adds to the latents.
     text_width: features of the words.
     vision_width: features of the vision tower's states, 0 without one.
-    takes_first: whether the first frame of latents is given; its velocity leads
-      there.
+    takes_first: whether the first latent frame is given; its velocity leads to
+      it.
   """
 
   depth: int
@@ -207,7 +207,7 @@ class Wan(nn.Module):
     self.words = Words(d, self.dtype)
     if self.vision_width:
       self.vision = Vision(d, self.dtype)
-    # The signal of the time stays in float32, as the public weights expect.
+    # The time signal stays in float32, as the public weights expect.
     self.time = mmdit.Mlp(d, jnp.float32)
     self.modulation = blocks.dense(6 * d, None, jnp.float32)
     self.blocks = mmdit.stacked(Block, self.depth, self.remat, self.unroll)(
@@ -217,7 +217,7 @@ class Wan(nn.Module):
     self.patch_out = blocks.dense(_PATCH**2 * self.channels, None, self.dtype)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Words and vision to the network's width; the first frame stays.
+    """Projects words and vision to the network's width; passes the first frame.
 
     The empty prompt comes without an image.
     """
@@ -257,7 +257,7 @@ class Wan(nn.Module):
 
   @property
   def axes(self) -> tuple[int, int, int]:
-    """Features of a head that time, height and width turn."""
+    """Features of a head that time, height and width rotate."""
     side = 2 * (self.head_width // 6)
     return self.head_width - 2 * side, side, side
 
@@ -325,10 +325,10 @@ def public_config(net: Wan) -> dict[str, Any]:
 
 
 def public_fields(net: Wan) -> fields.Fields:
-  """What `config.json` may say of a network that this one can be.
+  """Accepted fields of `config.json` for this network.
 
-  `pos_embed_seq_len` is of networks between a first and a last frame;
-  `rope_max_seq_len` only bounds the places.
+  `pos_embed_seq_len` is for networks given a first and a last frame;
+  `rope_max_seq_len` only bounds the positions.
   """
   known = fields.Fields(
     fixed={
@@ -344,7 +344,7 @@ def public_fields(net: Wan) -> fields.Fields:
 
 
 def make_net(size: str, **fields: Any) -> Wan:
-  """The architecture of a named size, with fields of its own if given."""
+  """The network of a named size, with overrides of its fields."""
   return latent_policy.make_net(Wan, SIZES, size, fields)
 
 
@@ -369,34 +369,33 @@ def make_policy(
   `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "picture"
   [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame
   (`video_vae.from_images`), and that of Wan 2.1 "vision" [P, 257, 1280]. With
-  `takes_source` another size takes as "picture" [P, 1, H, W, C] the latents of
-  the first frame.
+  `takes_source` other sizes take the latents of the first frame as "picture"
+  [P, 1, H, W, C].
 
-  With a boundary the parameters are those of two networks, {"high", "low"}.
-  Each step of a sampler runs one of them; losses whose rows differ in time run
-  both.
+  With a boundary there are two networks, {"high", "low"}. Each sampler step
+  runs one of them; losses whose rows differ in time run both.
 
   Args:
     size: one of `SIZES`.
     frames: F, of latents; a video has 4 (F - 1) + 1.
     latent_height: H, an eighth of the video's, of "wan22_5b" a sixteenth.
     latent_width: W.
-    words: L of the prompts that `init` sees; no parameter depends on it.
-    boundary: time from which on the first of two networks serves, below it the
-      second; 0 for one network.
-    low_guidance: scale of the guidance below the boundary, where there is any
-      above; 0 for the same.
-    takes_source: whether a size without frames to start from gets the first.
-    remat: "none", "dots" (keep matrix products) or "full" (keep nothing).
-    unroll: blocks per turn of the scan.
+    words: L of the prompts passed to `init`; no parameter depends on it.
+    boundary: the first network is used at times from here on, the second below;
+      0 for one network.
+    low_guidance: guidance scale below the boundary, if guidance is on; 0 for
+      the same scale.
+    takes_source: whether a text-to-video size is given the first frame.
+    remat: "none", "dots" (store matrix products) or "full" (store nothing).
+    unroll: blocks per iteration of the scan.
     dtype: of matrix products.
     attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
       the platform has.
-    param_dtype: of the parameters that `init` draws.
+    param_dtype: of the parameters that `init` creates.
 
   Raises:
-    UserError: an unknown size, an odd side, a boundary that is no time or of
-      a size with states of a vision tower, or guidance below none.
+    UserError: an unknown size, an odd side, an invalid boundary or one for a
+      size with a vision tower, or `low_guidance` without a boundary.
   """
   net = make_net(
     size,
@@ -449,7 +448,7 @@ def make_policy(
     return policy
 
   def guide(v_cond: Array, v_uncond: Array, scale: Any, t: Array) -> Array:
-    """The scale below the boundary is another one."""
+    """Plain guidance with another scale below the boundary."""
     scales = jnp.where(t >= boundary, scale, low_guidance)
     scales = scales[:, None, None, None, None]
     return v_uncond + scales * (v_cond - v_uncond)

@@ -1,1 +1,1 @@
-"""Text encoders, and how prompts are handed to them."""
+"""Text encoders and their prompt templates."""

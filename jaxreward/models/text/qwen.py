@@ -1,9 +1,9 @@
 """The text tower of Qwen2.5-VL, with which Qwen-Image reads prompts.
 
 Bai et al. 2025, https://arxiv.org/abs/2502.13923; Wu et al. 2025 (Qwen-Image),
-https://arxiv.org/abs/2508.02324. A causal transformer with rotary places,
-grouped keys and a gated MLP. Its places have three axes, time, row and column:
-for texts they are one, and tokens of an image (`qwen_vision`) stand in a grid.
+https://arxiv.org/abs/2508.02324. A causal transformer with rotary positions,
+grouped-query attention and a gated MLP. Positions have three axes, time, row
+and column: equal for text, a grid for tokens of an image (`qwen_vision`).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Qwen:
     groups: heads of keys and values, each for heads / groups queries.
     mlp: hidden features of the gated MLP.
     vocabulary: token ids.
-    theta: base of the rotary places.
+    theta: base of the rotary positions.
     eps: of the norms.
-    sections: features of half a head that each axis of places turns.
-    pad: id of the token that stands for one of an image.
+    sections: features of half a head that each position axis rotates.
+    pad: id of the placeholder of an image token.
   """
 
   width: int
@@ -81,7 +81,7 @@ EDIT_SHARDING_RULES: tower.Rules = (
 
 
 class Layer(nn.Module):
-  """Attention and gated MLP, each on scaled input and added to it."""
+  """Pre-norm attention and gated MLP with residuals."""
 
   config: Qwen
   dtype: Any = jnp.float32
@@ -106,7 +106,7 @@ class Layer(nn.Module):
 
 
 def _repeated(x: Array, groups: int, heads: int) -> Array:
-  """Every head of a group, once for each query head that shares it."""
+  """Repeats each head of a group for the query heads that share it."""
   grouped = x.reshape(*x.shape[:2], groups, -1)
   return jnp.repeat(grouped, heads // groups, 2).reshape(*x.shape[:2], -1)
 
@@ -162,13 +162,13 @@ class QwenText(nn.Module):
 def rope_places(
   length: int, starts: Sequence[int], grids: Sequence[tuple[int, int]]
 ) -> Int[np.ndarray, "{length} 3"]:
-  """(time, row, column) of tokens of which some are images'.
+  """(time, row, column) of text and image tokens.
 
-  An image is one moment; the words after it go on behind its longer side.
+  An image has one time; text after it continues beyond its longer side.
 
   Args:
-    length: tokens in all.
-    starts: of the images, in order; none for words alone.
+    length: number of tokens.
+    starts: of the images, in order; empty for text alone.
     grids: rows and columns of each image's tokens.
   """
   parts: list[np.ndarray] = []
@@ -195,7 +195,7 @@ def encode_qwen_image(
   *,
   dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-  """(states, mask) as Qwen-Image takes them; 0 where the mask is False.
+  """(states, mask) for Qwen-Image; states are 0 where the mask is False.
 
   Args:
     config: geometry of the tower.
@@ -219,7 +219,7 @@ def encode_qwen_image_edit(
   starts: Sequence[int],
   dtype: Any = jnp.float32,
 ) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-  """(states, mask) of images and words as Qwen-Image-Edit takes them.
+  """(states, mask) of images and text for Qwen-Image-Edit.
 
   Args:
     config: geometry of the text tower.
@@ -305,7 +305,7 @@ def config_of(record: Mapping[str, Any]) -> Qwen:
   """Geometry from `config.json`.
 
   Raises:
-    UserError: another architecture, or a size that is none.
+    UserError: another architecture, or an invalid size.
   """
   if record.get("model_type") != "qwen2_5_vl":
     raise UserError(

@@ -1,8 +1,9 @@
-"""Prompts as Qwen-Image and its edit forms hand them to Qwen2.5-VL.
+"""Prompt templates of Qwen-Image and its edit forms for Qwen2.5-VL.
 
-Wu et al. 2025, https://arxiv.org/abs/2508.02324. The text stands in a template,
-and states of the part before it are cut. The edit forms set images before it:
-Qwen-Image-Edit one, its Plus form (2509 and later) one or several, numbered.
+Wu et al. 2025, https://arxiv.org/abs/2508.02324. The text is put into a
+template, and the states of the template's prefix are dropped. The edit forms
+put images before it: Qwen-Image-Edit one, its Plus form (2509 and later) one or
+several, numbered.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from jaxreward.errors import UserError
 
-# What guidance leads away from, as the authors publish it: not nothing, a blank.
+# The negative prompt of guidance, as published: a blank, not the empty string.
 EMPTY = " "
 TEMPLATE = (
   "<|im_start|>system\nDescribe the image by detailing the color, shape, size,"
@@ -24,7 +25,7 @@ TEMPLATE = (
   "assistant\n"
 )
 TEMPLATE_TOKENS = 34
-# As many of _PAD as an image has tokens stand for it.
+# An image is represented by one _PAD per token.
 _PAD = "<|image_pad|>"
 _PICTURE = f"<|vision_start|>{_PAD}<|vision_end|>"
 PLUS_TEMPLATE = (
@@ -47,8 +48,8 @@ def tokenize(
   Args:
     tokens: transformers' tokenizer of the model.
     texts: the prompts.
-    length: most tokens of a prompt, 1024 for the public pipeline; the template
-      before it comes on top. What is longer is cut at the end.
+    length: most tokens of a prompt, 1024 in the public pipeline, without the
+      template's prefix. Longer prompts are truncated.
   """
   total = length + TEMPLATE_TOKENS
   rows = [
@@ -72,15 +73,15 @@ def tokenize_edit(
   Args:
     tokens: transformers' tokenizer of the model.
     texts: the instructions.
-    length: most tokens of images and instruction; the part of the template
-      before them comes on top. A text that is too long is cut at the end.
+    length: most tokens of images and instruction, without the template's
+      prefix. Longer texts are truncated.
     counts: tokens of each image.
-    pad: id that stands for each of them.
-    numbered: whether images are called "Picture 1: " and on, as in the Plus
-      form; else there is one, without a name.
+    pad: id of the placeholder of an image token.
+    numbered: whether images are labelled "Picture 1: " and so on, as in the
+      Plus form; else there is one, unlabelled.
 
   Raises:
-    UserError: the images leave no room for words.
+    UserError: the images leave no room for text.
   """
   name = "Picture {}: " if numbered else ""
   marks = "".join(name.format(i + 1) + _PICTURE for i in range(len(counts)))

@@ -2,9 +2,9 @@
 
 Raffel et al. 2019, https://arxiv.org/abs/1910.10683; Shazeer 2020 for the
 gated MLP, https://arxiv.org/abs/2002.05202; Chung et al. 2023 for umT5,
-https://arxiv.org/abs/2304.09151. Places enter as a bias on the attention
-logits, which all layers of T5 share and each of umT5 has for itself; logits are
-not scaled.
+https://arxiv.org/abs/2304.09151. Positions enter as a bias on the attention
+logits, shared by all layers in T5 and separate for each layer in umT5; logits
+are not scaled.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class T5:
     head: features of a head; heads * head need not be `width`.
     mlp: hidden features of the gated MLP.
     vocabulary: token ids.
-    buckets: distances that the bias tells apart.
-    far: distance from which on all are alike.
+    buckets: number of distance buckets of the bias.
+    far: distance from which on all share a bucket.
     eps: of the norms.
     shared: one bias for all layers (T5) or one for each (umT5).
   """
@@ -75,10 +75,10 @@ SHARDING_RULES: tower.Rules = (
 
 
 def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
-  """Number of the bucket of every (query, key) by their distance.
+  """Bucket index of every (query, key) by their distance.
 
-  Half of the buckets are for keys that come later; of each half the first half
-  are single distances and the others grow with the logarithm up to `far`.
+  Half of the buckets are for later keys; in each half, the first half are
+  single distances and the rest grow logarithmically up to `far`.
   """
   at = np.arange(length)
   distance = at[None, :] - at[:, None]
@@ -86,7 +86,7 @@ def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
   exact = half // 2
   size = np.abs(distance)
   share = np.log(np.maximum(size, 1) / exact) / math.log(far / exact)
-  # Powers of two fall on an edge; it belongs to the bucket that it opens.
+  # Powers of two fall on an edge, which belongs to the upper bucket.
   large = exact + np.floor(share * (half - exact) + 1e-6).astype(np.int64)
   bucket = np.where(size < exact, size, np.minimum(large, half - 1))
   return bucket + np.where(distance > 0, half, 0)
@@ -95,7 +95,7 @@ def buckets(length: int, count: int, far: int) -> Int[np.ndarray, "L L"]:
 def place_bias(
   module: nn.Module, config: T5, length: int
 ) -> Float[Array, "1 H L L"]:
-  """The module's bias on attention logits, by the distance of key and query."""
+  """The bias on attention logits by the distance of key and query."""
   table = module.param(
     "places", nn.initializers.normal(0.1), (config.buckets, config.heads)
   )
@@ -104,7 +104,7 @@ def place_bias(
 
 
 class Layer(nn.Module):
-  """Attention and gated MLP, each on scaled input and added to it."""
+  """Pre-norm attention and gated MLP with residuals."""
 
   config: T5
   dtype: Any = jnp.float32
@@ -140,8 +140,8 @@ class T5Encoder(nn.Module):
 
     Args:
       tokens: token ids.
-      mask: tokens that are attended to; all if None, as SD3 and FLUX do it,
-        padding included.
+      mask: tokens to attend to; all if None, padding included, as in SD3 and
+        FLUX.
     """
     c = self.config
     table = self.param(
@@ -210,7 +210,7 @@ def config_of(record: Mapping[str, Any]) -> T5:
   """Geometry from `config.json`.
 
   Raises:
-    UserError: another architecture, a T5 before 1.1, or a size that is none.
+    UserError: another architecture, a T5 before 1.1, or an invalid size.
   """
   kind = record.get("model_type")
   if kind not in ("t5", "umt5"):

@@ -1,6 +1,6 @@
-"""Prompts as SD3, FLUX and Wan read them: one or several text towers.
+"""Text encoders of SD3, FLUX and Wan: one or several text towers.
 
-Orders, padding and layers are those of the public pipelines:
+Order, padding and layers follow the public pipelines:
 
   SD3   tokens   [penultimate CLIP-L | penultimate CLIP-G | 0 up to T5's width]
                  followed by T5's states; 77 + 256 places
@@ -9,7 +9,7 @@ Orders, padding and layers are those of the public pipelines:
         pooled   CLIP-L, not projected
   Wan   tokens   umT5's states, 512 places, zero after the end of the text
 
-Nothing masks the padding of SD3 and FLUX: they have learned to read it.
+SD3 and FLUX do not mask padding: they were trained with it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Tokens = Int[ArrayLike, "B L"]
 
 @dataclasses.dataclass(frozen=True)
 class Encoders:
-  """Text towers of a pipeline, in its order; each may be left out.
+  """Text towers of a pipeline, in its order; each is optional.
 
   Attributes:
     clips: CLIP-L for FLUX; CLIP-L and CLIP-G for SD3.
@@ -87,15 +87,15 @@ def encode_sd3(
   places: int = 256,
   width: int = 4096,
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B E"]]:
-  """(tokens, pooled) as SD3 takes them.
+  """(tokens, pooled) for SD3.
 
   Args:
     encoders: CLIP-L, CLIP-G and possibly T5.
     params: {"clip_0", "clip_1", "t5"}.
     clip_tokens: ids of both, padded to 77 by their own padding.
-    t5_tokens: ids for T5, padded; None leaves zeros in their place.
-    places: of those zeros.
-    width: of those zeros; T5's own where it is there.
+    t5_tokens: ids for T5, padded; None gives zeros instead of its states.
+    places: number of those zero tokens.
+    width: of those zeros; not read with T5.
   """
   outputs = [
     _clip(encoders, params, i, ids) for i, ids in enumerate(clip_tokens)
@@ -121,7 +121,7 @@ def encode_flux(
   clip_tokens: Tokens,
   t5_tokens: Int[ArrayLike, "B M"],
 ) -> tuple[Float[Array, "B N D"], Float[Array, "B E"]]:
-  """(tokens, pooled) as FLUX takes them; arguments as `encode_sd3`."""
+  """(tokens, pooled) for FLUX; arguments as in `encode_sd3`."""
   pooled = _clip(encoders, params, 0, clip_tokens)["pooled"]
   return _t5(encoders, params, t5_tokens), pooled
 
@@ -133,7 +133,7 @@ def encode_wan(
   mask: Bool[ArrayLike, "B L"],
   dtype: Any = jnp.float32,
 ) -> Float[Array, "B L D"]:
-  """The words as Wan takes them, from `tokenize_wan`."""
+  """Text states for Wan, from the output of `tokenize_wan`."""
   net = t5.T5Encoder(config, dtype)
   states: Any = net.apply({"params": params}, tokens, mask)
   return jnp.where(jnp.asarray(mask)[..., None], states, 0)
@@ -144,13 +144,13 @@ def tokenize_wan(
 ) -> tuple[np.ndarray, np.ndarray]:
   """(int32 ids, bool mask), each [B, length], of umT5.
 
-  Broken encodings are mended, entities of HTML written out and runs of blanks
-  made one, as in training.
+  Mojibake is fixed, HTML entities are unescaped and white space is collapsed,
+  as in training.
 
   Args:
     tokenizer: of transformers.
     texts: B prompts.
-    length: texts are cut and padded to it.
+    length: texts are truncated and padded to it.
 
   Raises:
     UserError: ftfy is not installed.
@@ -182,16 +182,16 @@ def load(
 ) -> tuple[Encoders, Params]:
   """Text towers of a pipeline's folder or hub id.
 
-  Sub-folders are as diffusers writes them: "text_encoder" and on, each a CLIP
-  text tower or a T5 encoder.
+  Sub-folders as diffusers writes them: "text_encoder", "text_encoder_2", ...,
+  each a CLIP text tower or a T5 encoder.
 
   Args:
     pipeline: the folder, or "org/name".
     dtype: of parameters and products.
-    with_t5: False leaves T5 out, which SD3 can do without.
+    with_t5: False skips T5, which is optional for SD3.
 
   Raises:
-    UserError: a sub-folder that is missing or holds something else.
+    UserError: a sub-folder is missing or holds another model.
   """
   clips: list[Text] = []
   params: dict[str, Any] = {}
@@ -220,7 +220,7 @@ def load(
 def load_clip_text(
   spec: os.PathLike[str] | str, *, dtype: str = "float32"
 ) -> tuple[Text, Params]:
-  """(architecture, parameters) of a CLIP text tower that stands alone."""
+  """(architecture, parameters) of a stand-alone CLIP text tower."""
   tensors = hub.open_weights(spec)
   projection = None if "text_projection.weight" in tensors else 0
   text = clip_layouts.text_of(hub.read_config(spec), projection)
@@ -228,7 +228,7 @@ def load_clip_text(
   tokens = jax.ShapeDtypeStruct((1, text.length), jnp.int32)
   shapes = jax.eval_shape(net.init, jax.random.key(0), tokens)["params"]
   as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  # Old files say "text_model." before every name, new ones do not.
+  # Old files prefix every name with "text_model.", new ones do not.
   at = (
     "text_model." if any(n.startswith("text_model.") for n in tensors) else ""
   )
