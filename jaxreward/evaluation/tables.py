@@ -118,7 +118,7 @@ def evaluation_rows(
     cells = (cell((n.get("rewards") or {}).get(name)) for n in numbers)
     rows.append([f"reward {name}", *cells])
   if numbers:
-    rows.append(["pictures", *(cell(n.get("n")) for n in numbers)])
+    rows.append(["images", *(cell(n.get("n")) for n in numbers)])
   return ["", *(heading for heading, _ in columns)], rows
 
 

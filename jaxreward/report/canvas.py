@@ -1,8 +1,7 @@
-"""Matplotlib without what a process inherits for it.
+"""Matplotlib independent of the process's environment.
 
-MPLBACKEND may name the back end of a notebook, or one that is not there, and a
-matplotlibrc may ask for LaTeX: charts here are drawn on a canvas of their own,
-from Matplotlib's defaults.
+MPLBACKEND may name a notebook's backend or a missing one, and a matplotlibrc
+may ask for LaTeX: charts here use their own canvas and Matplotlib's defaults.
 """
 
 from __future__ import annotations
@@ -31,11 +30,19 @@ with _without("MPLBACKEND"):
   from matplotlib.figure import Figure as Figure
   from matplotlib.ticker import MaxNLocator as MaxNLocator
 
-# What is about windows, and would look for some.
-_LEFT = ("backend", "backend_fallback", "interactive", "toolbar", "timezone")
-PLAIN = {k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _LEFT}
+# Settings about windows, which would look for a display.
+_EXCLUDED = (
+  "backend",
+  "backend_fallback",
+  "interactive",
+  "toolbar",
+  "timezone",
+)
+PLAIN = {
+  k: v for k, v in matplotlib.rcParamsDefault.items() if k not in _EXCLUDED
+}
 
 
 def style(changes: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-  """Matplotlib's defaults with these changes, for a while."""
+  """A context with Matplotlib's defaults and these changes."""
   return matplotlib.rc_context({**PLAIN, **changes})

@@ -1,4 +1,4 @@
-"""The report of whatever a run's folder holds."""
+"""Collects a run's files into its report."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def report_from_workdir(
 ) -> epath.Path:
   """Reads the folder of a run and writes its report.html.
 
-  Takes config.json, metrics.jsonl, timings.jsonl, evaluation.json and
-  grids/cards.npz, each where it is there. What is damaged is left out, and
-  the page says so.
+  Reads config.json, metrics.jsonl, timings.jsonl, evaluation.json and
+  grids/cards.npz, each if it exists. Damaged files are skipped with a note on
+  the page.
 
   Args:
     workdir: of the run.
-    title: of the page; None makes one from the config.
-    notes: plain lines for the reader.
+    title: of the page; None derives it from the config.
+    notes: lines for the reader.
     environment: from `environment.describe`; None describes this process.
 
   Returns:
@@ -67,7 +67,7 @@ def report_from_workdir(
 
 
 def read_json(path: epath.Path, problems: list[str]) -> dict[str, Any]:
-  """The object in a file; empty when missing, noted when damaged."""
+  """The object in a file; empty if missing, with a problem if damaged."""
   if not path.exists():
     return {}
   try:
@@ -80,8 +80,8 @@ def read_json(path: epath.Path, problems: list[str]) -> dict[str, Any]:
 def read_jsonl(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
   """The objects of a file, one per line.
 
-  A last line without its end was cut off by a stop and is dropped silently;
-  any other damaged line is noted by its number.
+  A truncated last line, from an interrupted run, is dropped silently; any other
+  damaged line is reported by its number.
   """
   if not path.exists():
     return []
@@ -111,7 +111,7 @@ def _cards(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
     return []
   try:
     return make_cards(*load_cards(path))
-  except Exception as error:  # a damaged archive raises nearly anything
+  except Exception as error:  # a damaged archive may raise anything
     problems.append(f"{path.name} could not be read and was left out: {error}")
     return []
 

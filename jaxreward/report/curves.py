@@ -1,4 +1,4 @@
-"""Charts of a run as SVG, drawn without any global plotting state."""
+"""Charts of a run as SVG, without global plotting state."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxreward.report import canvas
 from jaxreward.report.canvas import Axes, Figure, FigureCanvasSVG, MaxNLocator
 from jaxreward.report.series import Chart, Line, Rows, is_number, lines_of
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers; the
-# dashes keep lines apart without any colour.
+# Okabe and Ito's colours, distinct for colour-blind readers; dashes distinguish
+# lines without colour.
 COLOURS = (
   "#0072b2",
   "#d55e00",
@@ -28,7 +28,7 @@ INK = "#22272e"
 FAINT = "#d9dde3"
 SIZE = (4.3, 2.6)  # inches
 LEGEND_WIDTH = 60  # characters
-SMOOTH_FROM = 30  # points, from which a moving mean is drawn over the values
+SMOOTH_FROM = 30  # points from which on a moving mean is added
 STYLE = {
   "font.family": "sans-serif",
   "font.size": 10,
@@ -39,7 +39,7 @@ STYLE = {
 
 
 def draw(chart: Chart, rows: Rows) -> str | None:
-  """The chart as SVG text; None when no row holds a value for it."""
+  """The chart as SVG text; None if no row has a value for it."""
   lines = lines_of(chart, rows)
   return draw_lines(lines, chart.limits) if lines else None
 
@@ -50,7 +50,7 @@ def draw_lines(
 ) -> str:
   """Lines over steps as SVG text.
 
-  A line of many points is drawn faint, with its moving mean on top.
+  A line of many points is faint, with its moving mean on top.
   """
   columns = _columns([line.label for line in lines])
   legend_rows = -(-len(lines) // columns) if len(lines) > 1 else 0
@@ -69,8 +69,8 @@ def draw_lines(
 def draw_timings(rows: Rows) -> str | None:
   """Seconds per step, stacked by part, as SVG text; None without timings.
 
-  The axis is cut where compilation makes the first steps tower over the rest;
-  what is cut off is written beside it.
+  The axis is clipped if compilation makes the first steps much longer than the
+  others; a note states the longest.
   """
   parts = timing_parts(rows)
   if not parts:
@@ -104,10 +104,10 @@ def draw_timings(rows: Rows) -> str | None:
 
 
 def draw_reliability(bins: Sequence[dict[str, Any]]) -> str | None:
-  """Stated confidence against the share of right answers, as SVG text.
+  """Stated confidence against accuracy, as SVG text.
 
   Args:
-    bins: {confidence, accuracy, n} each; those without a number are skipped.
+    bins: {confidence, accuracy, n} each; bins without numbers are skipped.
   """
   points = [
     (b["confidence"], b["accuracy"], b.get("n", 1))
@@ -130,7 +130,7 @@ def draw_reliability(bins: Sequence[dict[str, Any]]) -> str | None:
 
 
 def timing_parts(rows: Rows) -> list[str]:
-  """Names that hold seconds of a part of the step, in order of appearance."""
+  """Keys of the seconds of each part of a step, in order of appearance."""
   skip = ("step", "job", "total", "epoch", "iteration")
   parts = {
     key: None
@@ -149,14 +149,14 @@ def timing_label(key: str) -> str:
 
 
 def svg(figure: Figure) -> str:
-  """The figure as SVG text, the same bytes for the same figure."""
+  """The figure as SVG text; equal figures give equal bytes."""
   out = io.StringIO()
   FigureCanvasSVG(figure).print_svg(out, metadata={"Date": None})
   return out.getvalue()
 
 
 def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
-  """Centred mean over `width` neighbours, over fewer at the ends, [N]."""
+  """Centered moving mean over `width` values, fewer at the ends, [N]."""
   half = width // 2
   total = np.concatenate([[0.0], np.cumsum(values)])
   index = np.arange(values.size)
@@ -166,7 +166,7 @@ def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _blank(legend_rows: int = 1) -> tuple[Figure, Axes]:
-  """A figure with quiet axes, taller when its legend has many rows."""
+  """A figure with plain axes, taller if its legend has many rows."""
   width, height = SIZE
   height += 0.18 * max(legend_rows - 1, 0)
   figure = Figure(figsize=(width, height), layout="constrained")
@@ -187,11 +187,11 @@ def _blank(legend_rows: int = 1) -> tuple[Figure, Axes]:
 
 
 def _line(axes, line: Line, colour: str, dash) -> None:
-  many = line.values.size >= SMOOTH_FROM
-  if many:
+  is_dense = line.values.size >= SMOOTH_FROM
+  if is_dense:
     axes.plot(line.steps, line.values, color=colour, alpha=0.25, linewidth=0.8)
   values = line.values
-  if many:
+  if is_dense:
     values = moving_mean(values, max(5, values.size // 15))
   marker = "o" if line.values.size < 12 else None
   axes.plot(
@@ -207,7 +207,7 @@ def _line(axes, line: Line, colour: str, dash) -> None:
 
 
 def _limit(axes, lines: Sequence[Line], limits) -> None:
-  """Fixed ends with a little air; all-zero lines keep zero at the bottom."""
+  """Sets fixed limits with a margin; all-zero lines keep zero at the bottom."""
   low, high = limits
   top = max(float(line.values.max()) for line in lines)
   bottom = min(float(line.values.min()) for line in lines)
@@ -222,7 +222,7 @@ def _limit(axes, lines: Sequence[Line], limits) -> None:
 
 
 def _legend(axes, labels: Sequence[str]) -> None:
-  """Names above the axes, where they cover no line, in rows that fit."""
+  """A legend above the axes, in rows that fit."""
   axes.legend(
     loc="lower left",
     bbox_to_anchor=(0.0, 1.0),

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, devices, memory. No names of hosts or people."""
+"""The environment of a run: versions, devices, memory; no hosts or users."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ GIB = 2**30
 
 
 def describe() -> dict[str, Any]:
-  """The environment of this process, ready for JSON.
+  """The environment of this process, as JSON types.
 
   Returns:
     {python, versions, system, machine, platform, devices: {kind: count},
-    processes, cpu_count (usable by this process), memory_gib (physical or the
-    container's limit, whichever is less), peak_rss_gib, xla_flags}.
+    processes, cpu_count (usable by this process), memory_gib (the smaller of
+    physical memory and the container's limit), peak_rss_gib, xla_flags}.
   """
   return {
     "python": platform.python_version(),
@@ -50,18 +50,18 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-  """Installed versions of the packages that change results."""
-  found = {}
+  """Installed versions of the packages that affect results."""
+  installed = {}
   for name in PACKAGES:
     try:
-      found[name] = importlib.metadata.version(name)
+      installed[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
-  return found
+  return installed
 
 
 def operating_system() -> str:
-  """The distribution where it is known, else the kernel's name."""
+  """The distribution if known, else the kernel's name."""
   try:
     return platform.freedesktop_os_release()["PRETTY_NAME"]
   except (OSError, KeyError):
@@ -76,7 +76,7 @@ def usable_cpus() -> int:
 
 
 def memory_bytes() -> int | None:
-  """Memory of the machine, or of the container when that is less."""
+  """The smaller of physical memory and the container's limit."""
   try:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (ValueError, OSError):
@@ -90,13 +90,13 @@ def memory_bytes() -> int | None:
 
 
 def peak_rss_bytes() -> int:
-  """Largest resident memory of this process so far."""
+  """Peak resident memory of this process."""
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == "darwin" else peak * 1024
 
 
 def xla_flags() -> list[str]:
-  """XLA_FLAGS without those that hold a path."""
+  """XLA_FLAGS without those that contain a path."""
   flags = os.environ.get("XLA_FLAGS", "").split()
   return [flag for flag in flags if "/" not in flag]
 

@@ -1,4 +1,4 @@
-"""Pictures before and after, as PNG and as cards for the page."""
+"""Images before and after training, as PNG and as cards for the page."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from PIL import Image
 from jaxreward.files import write_atomic
 from jaxreward.types import ArrayLike
 
-GAP = 2  # pixels between the pictures of a grid, before scaling
+GAP = 2  # pixels between the images of a grid, before scaling
 PAPER = 255  # grey level of the gap
-SMALL = 160  # pixels; on cards, what is higher is not enlarged
+SMALL = 160  # pixels; higher images are not enlarged on cards
 TEXT_KEYS = (
   "prompt",
   "kind",
@@ -50,12 +50,12 @@ def to_uint8(images: ArrayLike) -> np.ndarray:
 
 
 def enlarge(images: np.ndarray, scale: int) -> np.ndarray:
-  """Nearest-neighbour upscaling of [N, H, W, C] by a whole factor."""
+  """Nearest-neighbour upscaling of [N, H, W, C] by an integer factor."""
   return images.repeat(scale, axis=1).repeat(scale, axis=2)
 
 
 def png(image: np.ndarray) -> bytes:
-  """PNG file of one picture uint8 [H, W, 3]."""
+  """PNG file of one image uint8 [H, W, 3]."""
   out = io.BytesIO()
   Image.fromarray(image).save(out, format="PNG", optimize=True)
   return out.getvalue()
@@ -64,18 +64,18 @@ def png(image: np.ndarray) -> bytes:
 def image_grid_png(
   images: ArrayLike, scale: int = 3, columns: int | None = None
 ) -> bytes:
-  """One PNG with all pictures in rows, a thin white gap between them.
+  """One PNG with all images in rows, separated by a thin white gap.
 
   Args:
     images: uint8 or float in [0, 1], [N, H, W, 3].
-    scale: whole factor of nearest-neighbour upscaling.
-    columns: pictures per row; None makes the grid about square.
+    scale: integer factor of nearest-neighbour upscaling.
+    columns: images per row; None makes the grid about square.
 
   Returns:
     The bytes of a PNG file.
 
   Raises:
-    ValueError: when there is no picture.
+    ValueError: if there is no image.
   """
   pixels = to_uint8(images)
   n, height, width, channels = pixels.shape
@@ -86,14 +86,14 @@ def image_grid_png(
   tall, wide = height + GAP, width + GAP
   shape = (rows * tall - GAP, columns * wide - GAP, channels)
   canvas = np.full(shape, PAPER, np.uint8)
-  for i, picture in enumerate(pixels):
+  for i, image in enumerate(pixels):
     top, left = i // columns * tall, i % columns * wide
-    canvas[top : top + height, left : left + width] = picture
+    canvas[top : top + height, left : left + width] = image
   return png(enlarge(canvas[None], scale)[0])
 
 
 def data_uri(content: bytes, media: str = "image/png") -> str:
-  """The content as a link that holds it."""
+  """The content as a data URI."""
   return f"data:{media};base64,{base64.b64encode(content).decode('ascii')}"
 
 
@@ -105,22 +105,22 @@ def make_cards(
   *,
   scale: int = 3,
 ) -> list[dict[str, Any]]:
-  """Pictures with their verdicts, ready for the page.
+  """Images with their verdicts, for the page.
 
   Args:
     before: uint8 or float in [0, 1], [N, H, W, 3].
     after: the same prompts and seeds after training.
     texts: one per pair: {prompt, kind, seen_before, seen_after, ok_before,
-      ok_after}; what is missing is None.
-    sources: pictures that both started from, [N, h, w, 3]; None without.
-    scale: whole factor of nearest-neighbour upscaling.
+      ok_after}; missing values are None.
+    sources: source images of both, [N, h, w, 3]; None without.
+    scale: integer factor of nearest-neighbour upscaling.
 
   Returns:
-    The texts, each with `before` and `after` as data links, and `source` where
+    The texts, each with `before` and `after` as data URIs, and `source` if
     there is one.
 
   Raises:
-    ValueError: when the three differ in length.
+    ValueError: if the lengths differ.
   """
   first, second = to_uint8(before), to_uint8(after)
   if not len(first) == len(second) == len(texts):
@@ -136,8 +136,8 @@ def make_cards(
     for a, b, text in zip(first, second, texts, strict=True)
   ]
   if sources is not None:
-    for card, picture in zip(cards, to_uint8(sources), strict=True):
-      card["source"] = link(picture)
+    for card, image in zip(cards, to_uint8(sources), strict=True):
+      card["source"] = link(image)
   return cards
 
 
@@ -148,7 +148,7 @@ def save_cards(
   texts: Sequence[Mapping[str, Any]],
   sources: ArrayLike | None = None,
 ) -> None:
-  """Keeps pictures and texts in one .npz; see `make_cards` for the parts."""
+  """Saves images and texts in one .npz; arguments as `make_cards`."""
   if not len(before) == len(after) == len(texts):
     raise ValueError(
       f"cards need as many pictures as texts: {len(before)} before, "

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing beside it, not even a network."""
+"""The page: one self-contained HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from jaxreward.report.series import (
 from jaxreward.report.summary import kind_rows, lead, panel_rows
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
-SHOWN_PER_KIND = 6  # cards in sight, the rest unfold
-SHOWN_JSON = 200_000  # characters of figures that unfold on the page
+SHOWN_PER_KIND = 6  # visible cards, the others unfold
+SHOWN_JSON = 200_000  # most characters of figures on the page
 JOB_TITLES = {
   "pretrain": "Pretraining",
   "train_reward": "Reward model",
@@ -47,9 +47,9 @@ def write_report(
   notes: Sequence[str] = (),
   warnings: Sequence[str] = (),
 ) -> None:
-  """Writes the report of a run, whole or not at all.
+  """Writes the report of a run atomically.
 
-  Every part may be missing; its section is then left out.
+  Every part may be missing; its section is then omitted.
 
   Args:
     path: of the HTML file.
@@ -61,8 +61,8 @@ def write_report(
     evaluation: see `jaxreward.evaluation.tables`.
     config: the resolved config.
     environment: from `environment.describe`.
-    notes: plain lines a reader should know.
-    warnings: plain lines a reader must not overlook.
+    notes: lines of information.
+    warnings: lines that must not be overlooked.
   """
   evaluation = evaluation or {}
   figures = {
@@ -71,7 +71,7 @@ def write_report(
     "metrics": list(curves),
     "timings": list(timings),
   }
-  shown = to_json(figures)
+  text = to_json(figures)
   headings, rows = evaluation_rows(evaluation)
   page = render(
     title=title,
@@ -88,15 +88,15 @@ def write_report(
     notes=list(notes),
     warnings=list(warnings),
     figures=script_json(figures),
-    figures_text=shown if len(shown) <= SHOWN_JSON else to_json(evaluation),
-    figures_cut=len(shown) > SHOWN_JSON,
+    figures_text=text if len(text) <= SHOWN_JSON else to_json(evaluation),
+    figures_cut=len(text) > SHOWN_JSON,
     written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
   )
   write_text(path, page)
 
 
 def render(**parts: Any) -> str:
-  """The page's text; every value is escaped unless it is `Markup`."""
+  """The page's text; values other than `Markup` are escaped."""
   environment = jinja2.Environment(
     autoescape=True,
     undefined=jinja2.StrictUndefined,
@@ -108,7 +108,7 @@ def render(**parts: Any) -> str:
 
 
 def script_json(value: Any) -> markupsafe.Markup:
-  """JSON that cannot end the script element that holds it."""
+  """JSON that cannot close its script element."""
   text = to_json(value, indent=None)
   for character in "<>&":
     text = text.replace(character, f"\\u{ord(character):04x}")
@@ -121,33 +121,33 @@ def job_sections(
   """The charts of each job, in the order in which the jobs ran.
 
   Returns:
-    {job, title, figures, others} per job that has a chart; a figure is {name,
-    title, caption, src}, and `others` are the metrics no chart takes.
+    {job, title, figures, others} per job with a chart; a figure is {name,
+    title, caption, src}, and `others` are the metrics without a chart.
   """
   metrics, seconds = by_job(curves), by_job(timings)
   sections = []
   for job in dict.fromkeys([*metrics, *seconds]):
     rows = metrics.get(job, [])
-    drawn = [(c, charts.draw(c, rows)) for c in charts_of(job)]
+    drawings = [(c, charts.draw(c, rows)) for c in charts_of(job)]
     figures = [
-      _figure(c.name, c.title, c.caption, text) for c, text in drawn if text
+      _figure(c.name, c.title, c.caption, text) for c, text in drawings if text
     ]
     if job == "train_reward":
       figures += _reliability(evaluation)
     figures += _timing(seconds.get(job, []))
-    others = [
+    extras = [
       _figure(line.label, line.label, "", charts.draw_lines([line]))
       for line in left_over(rows)
     ]
     title = JOB_TITLES.get(job, job.replace("_", " ").capitalize())
     section = {"job": job or "run", "title": title or "Run"}
-    if figures or others:
-      sections.append(section | {"figures": figures, "others": others})
+    if figures or extras:
+      sections.append(section | {"figures": figures, "others": extras})
   return sections
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-  """(name, text) of every leaf, nested names joined by a blank."""
+  """(name, text) of every leaf, nested names joined by a space."""
   leaves = []
   for key, value in tree.items():
     name = f"{prefix} {key}".strip().replace("_", " ")
@@ -189,24 +189,24 @@ def _reliability(evaluation: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-  found = []
+  tiles = []
   for label, tile in summary.items():
     tile = tile if isinstance(tile, Mapping) else {"value": tile}
     value, detail = str(tile.get("value", "–")), str(tile.get("detail", ""))
-    found.append({"label": label, "value": value, "detail": detail})
-  return found
+    tiles.append({"label": label, "value": value, "detail": detail})
+  return tiles
 
 
 def _card_groups(
   cards: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-  """Cards by kind, in the order of the evaluation, then of appearance."""
+  """Cards by category, in the order of the evaluation, then of appearance."""
   order = [row["kind"] for row in rows if row["kind"] != "all"]
-  found = [str(card.get("kind") or "pictures") for card in cards]
+  names = [str(card.get("kind") or "images") for card in cards]
   table = {row["kind"]: row for row in rows}
   groups = []
-  for kind in dict.fromkeys([*(k for k in order if k in found), *found]):
-    of_kind = [c for c, k in zip(cards, found, strict=True) if k == kind]
+  for kind in dict.fromkeys([*(k for k in order if k in names), *names]):
+    of_kind = [c for c, k in zip(cards, names, strict=True) if k == kind]
     group = {
       "name": kind,
       "shown": of_kind[:SHOWN_PER_KIND],

@@ -1,4 +1,4 @@
-"""Which recorded metric belongs in which chart, and what the chart says."""
+"""Charts: their metrics, titles and captions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Chart:
   Attributes:
     name: short and stable, used in links.
     title: heading.
-    caption: one sentence that says how to read it.
+    caption: one sentence on how to read it.
     pattern: regular expression on the metric's bare name (`bare`); its group
-      `label`, when it has one and it matched, names the line.
+      `label`, if it matched, names the line.
     labels: bare name -> name of the line.
-    limits: fixed ends of the vertical axis; None leaves one free.
-    log: logarithmic vertical axis when all values are positive.
+    limits: fixed limits of the vertical axis; None leaves one free.
+    log: logarithmic vertical axis if all values are positive.
   """
 
   name: str
@@ -39,7 +39,7 @@ class Chart:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One metric over steps: its label and the finite points, steps rising."""
+  """One metric over steps: its label and finite points in order of steps."""
 
   label: str
   steps: np.ndarray
@@ -64,7 +64,7 @@ CHARTS = (
   Chart(
     "accuracy",
     "Accuracy by kind of prompt",
-    "Share of pictures that show exactly what the prompt asks; a kind that"
+    "Share of images that show exactly what the prompt asks; a kind that"
     " falls while others rise was paid for by them.",
     r"(pair_|strict_)?(accuracy|strict)([/_](?P<label>.+))?",
     {"accuracy": "all", "strict": "all", "pair_accuracy": "held-out pairs"},
@@ -96,7 +96,7 @@ CHARTS = (
   Chart(
     "diversity",
     "Diversity within groups",
-    "Mean distance between pictures of one prompt; a fall towards zero means"
+    "Mean distance between images of one prompt; a fall towards zero means"
     " the policy repeats itself.",
     r"diversity",
     limits=(0.0, None),
@@ -143,7 +143,7 @@ CHARTS = (
   Chart(
     "colour_entropy",
     "Colour entropy",
-    "Bits in a picture's colour histogram: a fall is fewer colours, a rise is"
+    "Bits in an image's colour histogram: a fall is fewer colours, a rise is"
     " noise.",
     r"colou?r_entropy",
     limits=(0.0, None),
@@ -173,7 +173,7 @@ CHARTS = (
   Chart(
     "disagreement",
     "Detector disagreement",
-    "Share of picture pairs that trained and held-out reward rank in opposite"
+    "Share of image pairs that trained and held-out reward rank in opposite"
     " order: 0 is agreement, 0.5 is chance.",
     r"(ranking_|detector_)?disagreement",
     limits=(0.0, 1.0),
@@ -194,18 +194,18 @@ NOT_METRICS = ("step", "job", "epoch", "iteration", "time", "seconds")
 
 
 def bare(key: str) -> str:
-  """A metric's name without the folder that says where it was taken."""
+  """A metric's name without its prefixes."""
   return _EVALUATION.sub("", _PREFIX.sub("", key))
 
 
 def charts_of(job: str) -> list[Chart]:
-  """The charts of a job; a reward model's accuracy is one over pairs."""
-  own = {"accuracy": PAIR_ACCURACY} if job == "train_reward" else {}
-  return [own.get(chart.name, chart) for chart in CHARTS]
+  """The charts of a job; a reward model's accuracy is over pairs."""
+  overrides = {"accuracy": PAIR_ACCURACY} if job == "train_reward" else {}
+  return [overrides.get(chart.name, chart) for chart in CHARTS]
 
 
 def line_of(rows: Rows, key: str, label: str) -> Line | None:
-  """The finite values of a metric over steps; None when there is none."""
+  """The finite values of a metric over steps; None without any."""
   steps, values = [], []
   for i, row in enumerate(rows):
     value = row.get(key)
@@ -220,7 +220,7 @@ def line_of(rows: Rows, key: str, label: str) -> Line | None:
 
 
 def lines_of(chart: Chart, rows: Rows) -> list[Line]:
-  """Every recorded metric that belongs in the chart, in order of appearance."""
+  """Every recorded metric of the chart, in order of appearance."""
   lines = []
   for key in metric_keys(rows):
     match = re.fullmatch(chart.pattern, bare(key))
@@ -236,7 +236,7 @@ def lines_of(chart: Chart, rows: Rows) -> list[Line]:
 
 
 def left_over(rows: Rows) -> list[Line]:
-  """Every metric with values that no chart of `CHARTS` takes."""
+  """Every metric with values that is in no chart of `CHARTS`."""
   lines = []
   for key in metric_keys(rows):
     if any(re.fullmatch(chart.pattern, bare(key)) for chart in CHARTS):
@@ -248,13 +248,13 @@ def left_over(rows: Rows) -> list[Line]:
 
 
 def metric_keys(rows: Rows) -> list[str]:
-  """Names that hold a number in some row, in order of appearance."""
+  """Names of all numeric metrics, in order of appearance."""
   keys = {k: None for row in rows for k, v in row.items() if is_number(v)}
   return [key for key in keys if key not in NOT_METRICS]
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-  """A real number, not a truth value."""
+  """A real number, not a boolean."""
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -267,9 +267,9 @@ def by_job(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def alignment_rows(rows: Rows) -> Rows:
-  """Rows of the last job that aligns: those that the panel speaks about."""
-  others = ("pretrain", "train_reward")
-  jobs = [of for job, of in by_job(rows).items() if job not in others]
+  """Rows of the last alignment job, which the panel covers."""
+  earlier = ("pretrain", "train_reward")
+  jobs = [of for job, of in by_job(rows).items() if job not in earlier]
   return jobs[-1] if jobs else []
 
 
@@ -287,5 +287,5 @@ def _label(chart: Chart, key: str, match: re.Match[str]) -> str:
   if label is None:
     groups = [g for g in match.groupdict().values() if g]
     label = (groups[0] if groups else name).replace("_", " ").replace("/", " ")
-  measured = _EVALUATION.match(_PREFIX.sub("", key))
-  return label + MEASURED if measured else label
+  is_evaluation = _EVALUATION.match(_PREFIX.sub("", key))
+  return label + MEASURED if is_evaluation else label

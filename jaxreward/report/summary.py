@@ -1,4 +1,4 @@
-"""The sentences, key numbers and tables at the top of the page."""
+"""Sentences, key numbers and tables at the top of the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jaxreward.evaluation.tables import (
 )
 from jaxreward.report.series import CHARTS, Rows, bare, history, metric_keys
 
-TEXTURE_LIMIT = 1.5  # times the base, above which a background is suspect
+TEXTURE_LIMIT = 1.5  # ratio to the base above which a background is suspicious
 OUT_OF_RANGE_LIMIT = 0.02  # share of values
 PLAIN = "guidance_scale=1.0"
 
@@ -27,14 +27,14 @@ Evaluation = Mapping[str, Any]
 
 
 def percent(share: Any, digits: int = 1) -> str:
-  """A share as "61.3 %"; "–" when missing."""
+  """A share as "61.3 %"; "–" if missing."""
   if share is None or not math.isfinite(share):
     return "–"
   return f"{100 * share:.{digits}f} %"
 
 
 def common_setting(evaluation: Evaluation) -> str | None:
-  """The setting to compare by: no guidance, else the first both sides have."""
+  """The setting to compare at: no guidance, else the first shared one."""
   before = evaluation.get("before") or {}
   after = evaluation.get("after") or {}
   shared = [k for k in before if k in after] or [*after, *before]
@@ -45,37 +45,37 @@ def common_setting(evaluation: Evaluation) -> str | None:
 def numbers_at(
   evaluation: Evaluation, side: str, setting: str | None
 ) -> Mapping[str, Any]:
-  """The numbers of one side at one setting; empty when there are none."""
+  """The numbers of one side at one setting; empty if there are none."""
   return (evaluation.get(side) or {}).get(setting) or {}
 
 
 def best_base(evaluation: Evaluation) -> tuple[str, Mapping[str, Any]] | None:
   """The setting at which the policy before alignment is most accurate."""
   before = evaluation.get("before") or {}
-  scored = {k: n for k, n in before.items() if n and _real(n.get("strict"))}
-  if not scored:
+  candidates = {k: n for k, n in before.items() if n and _real(n.get("strict"))}
+  if not candidates:
     return None
-  setting = max(scored, key=lambda k: scored[k]["strict"])
-  return setting, scored[setting]
+  setting = max(candidates, key=lambda k: candidates[k]["strict"])
+  return setting, candidates[setting]
 
 
 def lead(evaluation: Evaluation) -> str:
-  """One sentence with the result; empty when nothing was evaluated."""
+  """One sentence with the result; empty if nothing was evaluated."""
   setting = common_setting(evaluation)
   before = numbers_at(evaluation, "before", setting)
   after = numbers_at(evaluation, "after", setting)
-  drawn = _drawn(setting)
+  sampling = _sampling_text(setting)
   if _real(before.get("strict")) and _real(after.get("strict")):
     return (
-      f"Of {after.get('n', '–')} held-out pictures drawn {drawn},"
+      f"Of {after.get('n', '–')} held-out images sampled {sampling},"
       f" {percent(after['strict'])} show exactly what their prompt asks;"
       f" before alignment it was {percent(before['strict'])}."
     )
-  alone = numbers_at(evaluation, "policy", setting)
-  for numbers in (after, before, alone):
+  single = numbers_at(evaluation, "policy", setting)
+  for numbers in (after, before, single):
     if _real(numbers.get("strict")):
       return (
-        f"Of {numbers.get('n', '–')} held-out pictures drawn {drawn},"
+        f"Of {numbers.get('n', '–')} held-out images sampled {sampling},"
         f" {percent(numbers['strict'])} show exactly what their prompt asks."
       )
   model = evaluation.get("reward_model") or {}
@@ -92,10 +92,10 @@ def tiles(evaluation: Evaluation) -> dict[str, dict[str, str]]:
   setting = common_setting(evaluation)
   before = numbers_at(evaluation, "before", setting)
   after = numbers_at(evaluation, "after", setting)
-  alone = {} if before or after else numbers_at(evaluation, "policy", setting)
-  found = {
+  single = {} if before or after else numbers_at(evaluation, "policy", setting)
+  table = {
     "Held-out accuracy": _accuracy_tile(
-      before, after or alone, setting, evaluation
+      before, after or single, setting, evaluation
     ),
     "Base with its best guidance": _best_tile(evaluation, after),
     "Texture against the base": _ratio_tile(
@@ -106,54 +106,54 @@ def tiles(evaluation: Evaluation) -> dict[str, dict[str, str]]:
     ),
     "Reward model": _model_tile(evaluation.get("reward_model") or {}),
   }
-  return {label: tile for label, tile in found.items() if tile}
+  return {label: tile for label, tile in table.items() if tile}
 
 
 def kind_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
-  """Accuracy of each kind before and after, for the table and its bars.
+  """Accuracy of each category before and after, for the table and its bars.
 
   Returns:
     {kind, note, before, after, guided: texts, change: text, marks: [{side,
-    left, low, width}] in per cent of the axis}, the last row being all kinds.
+    left, low, width}] in per cent of the axis}; the last row is the total.
   """
   setting = common_setting(evaluation)
   sides = {s: numbers_at(evaluation, s, setting) for s in ("before", "after")}
   best = best_base(evaluation)
   guided = best[1] if best and best[0] != setting else {}
-  kinds = [k for n in sides.values() for k in n.get("kinds") or {}]
+  categories = [k for n in sides.values() for k in n.get("kinds") or {}]
   rows = [
     _kind_row(
       kind,
       {s: (n.get("kinds") or {}).get(kind) for s, n in sides.items()},
       (guided.get("kinds") or {}).get(kind),
     )
-    for kind in dict.fromkeys(kinds)
+    for kind in dict.fromkeys(categories)
   ]
   overall = {s: _overall(n) for s, n in sides.items()}
   if any(overall.values()):
     rows.append(_kind_row("all", overall, _overall(guided)))
   for row in rows:
-    alone = one_meaning([*sides.values()], row["kind"])
-    row["note"] = ONE_MEANING if alone else ""
+    is_single = one_meaning([*sides.values()], row["kind"])
+    row["note"] = ONE_MEANING if is_single else ""
   return rows
 
 
 def panel_rows(rows: Rows) -> list[dict[str, str]]:
-  """First and last tenth of every panel metric, with what it means."""
-  wanted = {c.name: c for c in CHARTS if c.name not in ("loss", "calibration")}
+  """First and last tenth of every panel metric, with its meaning."""
+  charts = {c.name: c for c in CHARTS if c.name not in ("loss", "calibration")}
   table = []
   for key in metric_keys(rows):
     name = bare(key)
-    chart = wanted.get(_panel_chart(name) or "")
-    recorded = [row.get(key) for row in rows]
-    values = np.array([v for v in recorded if _real(v)])
+    chart = charts.get(_panel_chart(name) or "")
+    series = [row.get(key) for row in rows]
+    values = np.array([v for v in series if _real(v)])
     if chart is None or values.size == 0:
       continue
     tenth = max(1, values.size // 10)
     first, last = values[:tenth].mean(), values[-tenth:].mean()
     table.append(
       {
-        "name": _spoken(name),
+        "name": _readable(name),
         "first": cell(float(first)),
         "last": cell(float(last)),
         "change": f"{last - first:+.3g}".replace("-", "−"),
@@ -167,32 +167,32 @@ def panel_rows(rows: Rows) -> list[dict[str, str]]:
 
 
 def automatic_warnings(evaluation: Evaluation, rows: Rows) -> list[str]:
-  """Plain lines about what a reader should not overlook."""
+  """Warnings that a reader should not overlook."""
   setting = common_setting(evaluation)
   before = numbers_at(evaluation, "before", setting)
   after = numbers_at(evaluation, "after", setting)
-  found = [_parting(rows), silence.summary(rows)]
+  lines = [_parting(rows), silence.summary(rows)]
   ratio = _ratio(before, after, "texture")
   if ratio is not None and ratio > TEXTURE_LIMIT:
-    found.append(
+    lines.append(
       f"Background texture is {ratio:.2f} times that of the base (limit"
       f" {TEXTURE_LIMIT}): look for a pattern that the reward does not see."
     )
   outside: Any = after.get("out_of_range")
   if _real(outside) and outside > OUT_OF_RANGE_LIMIT:
-    found.append(
+    lines.append(
       f"{percent(outside)} of the values after alignment lie outside [0, 1]"
       f" and are clipped (limit {percent(OUT_OF_RANGE_LIMIT)})."
     )
   best = best_base(evaluation)
   if best and _real(after.get("strict")):
     if after["strict"] < best[1]["strict"] and best[0] != setting:
-      found.append(
+      lines.append(
         f"The base reaches {percent(best[1]['strict'])} with"
         f" {setting_label(best[0])}, more than the aligned policy's"
-        f" {percent(after['strict'])} {_drawn(setting)}."
+        f" {percent(after['strict'])} {_sampling_text(setting)}."
       )
-  return [line for line in found if line]
+  return [line for line in lines if line]
 
 
 def _parting(rows: Rows) -> str | None:
@@ -206,10 +206,10 @@ def _parting(rows: Rows) -> str | None:
   return None
 
 
-def _spoken(name: str) -> str:
-  """A metric's name for people."""
-  known = {"kl": "KL", "heldout_reward": "held-out reward"}
-  return known.get(name, name.replace("_", " ").replace("/", ", "))
+def _readable(name: str) -> str:
+  """A readable name of a metric."""
+  names = {"kl": "KL", "heldout_reward": "held-out reward"}
+  return names.get(name, name.replace("_", " ").replace("/", ", "))
 
 
 def _panel_chart(name: str) -> str | None:
@@ -225,19 +225,19 @@ def _panel_chart(name: str) -> str | None:
     "zero_variance_groups": "zero_variance",
     "zero_variance_share": "zero_variance",
   }
-  plain = [
+  others = [
     c.name for c in CHARTS if c.name not in ("reward", "accuracy", "clip")
   ]
-  return names.get(name, name if name in plain else None)
+  return names.get(name, name if name in others else None)
 
 
 def _accuracy_tile(before, after, setting, evaluation) -> dict[str, str] | None:
   values = [n.get("strict") for n in (before, after)]
-  known = [n for n in (before, after) if _real(n.get("strict"))]
-  if not known:
+  valid = [n for n in (before, after) if _real(n.get("strict"))]
+  if not valid:
     return None
-  details = [f"{_drawn(setting)}, n = {known[-1].get('n', '–')}"]
-  ranges = [_range(n.get("interval")) for n in known]
+  details = [f"{_sampling_text(setting)}, n = {valid[-1].get('n', '–')}"]
+  ranges = [_range(n.get("interval")) for n in valid]
   if all(ranges):
     details.append("95 % intervals " + " and ".join(ranges))
   difference = evaluation.get("difference") or {}
@@ -253,7 +253,7 @@ def _best_tile(evaluation, after) -> dict[str, str] | None:
   if best is None:
     return None
   setting, numbers = best
-  detail = f"before alignment, {_drawn(setting)}"
+  detail = f"before alignment, {_sampling_text(setting)}"
   if _real(after.get("strict")):
     gap = 100 * (after["strict"] - numbers["strict"])
     side = "above" if gap >= 0 else "below"
@@ -320,14 +320,14 @@ def _ratio(before, after, key: str) -> float | None:
   return last / first
 
 
-def _drawn(setting: str | None) -> str:
+def _sampling_text(setting: str | None) -> str:
   if setting is None or setting == PLAIN:
     return "without guidance"
   return f"with {setting_label(setting)}"
 
 
 def _range(ends: Sequence[Any] | None) -> str:
-  """ "52.1–60.3" in per cent; empty when an end is missing."""
+  """ "52.1–60.3" in per cent; empty if a bound is missing."""
   if not ends or not all(_real(e) for e in ends):
     return ""
   return "–".join(f"{100 * e:.1f}" for e in ends).replace("–-", "–−")
