@@ -1,7 +1,7 @@
-"""The linear head that scores how an image looks, over CLIP features.
+"""Aesthetic score: a linear head over CLIP features.
 
 https://github.com/christophschuhmann/improved-aesthetic-predictor: five linear
-layers without activations; what stood between them was dropout.
+layers without activations, with dropout between them in training.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""BLIP: a text tower that looks at an image, with the head of ImageReward.
+"""BLIP: a text tower with cross-attention to an image, and ImageReward's head.
 
 Li et al. 2022, https://arxiv.org/abs/2201.12086; Xu et al. 2023 (ImageReward),
-https://arxiv.org/abs/2304.05977. The text tower is a BERT, normalised after
-each sum, whose layers attend to the image's patches too.
+https://arxiv.org/abs/2304.05977. The text tower is a post-norm BERT whose
+layers also attend to the image's patches.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Blip:
   places: int = 512
 
 
-_HEAD = 64  # features of a head of attention, in both towers of every size
+_HEAD = 64  # features per attention head, in both towers of every size
 IMAGE_REWARD = Blip(
   Size(1024, 24, 16, 4096, eps=1e-6), Size(768, 12, 12, 3072, eps=1e-12)
 )
@@ -85,7 +85,7 @@ class VisionTower(nn.Module):
 
 
 class TextLayer(nn.Module):
-  """Words attend to words, then to the image, then an MLP."""
+  """Self-attention of words, cross-attention to the image, then an MLP."""
 
   size: Size
   dtype: Any = jnp.float32
@@ -137,7 +137,7 @@ class TextTower(nn.Module):
 
 
 class BlipModel(nn.Module):
-  """Text states that have seen the image."""
+  """Text states conditioned on the image."""
 
   config: Blip
   dtype: Any = jnp.float32
@@ -149,7 +149,7 @@ class BlipModel(nn.Module):
     mask: Bool[ArrayLike, "B L"],
     images: Float[ArrayLike, "B H W 3"],
   ) -> Float[Array, "B L E"]:
-    """States [B, L, E] of texts, each beside its normalised image."""
+    """States [B, L, E] of texts, each with its normalised image."""
     image_states = VisionTower(self.config, self.dtype, name="vision")(images)
     return TextTower(self.config, self.dtype, name="text")(
       tokens, mask, image_states
@@ -183,7 +183,7 @@ def _text(depth: int, at: str) -> tuple[Rule, ...]:
   )
 
 
-# What BLIP was trained with besides, and no score needs.
+# Parts of BLIP's training that scores do not need.
 _TRAINING = tuple(
   Rule("", f"blip.{name}_proj.{part}")
   for name in ("vision", "text")
@@ -220,7 +220,7 @@ def rules_of(config: Blip) -> tuple[Rule, ...]:
 
 
 def hf_rules(config: Blip) -> tuple[Rule, ...]:
-  """Table of both towers as transformers' BLIP for retrieval has them."""
+  """Table of both towers in transformers' BLIP for retrieval."""
   layers, ours = range(config.vision.depth), "vision/stack/layers"
   layer = "vision_model.encoder.layers.{}"
   embeddings = "vision_model.embeddings"
@@ -240,7 +240,7 @@ def hf_rules(config: Blip) -> tuple[Rule, ...]:
 
 
 def shapes(config: Blip, dtype: str = "float32", *, head: bool = True) -> Any:
-  """The parameters as `jax.ShapeDtypeStruct`, the head's if wanted."""
+  """The parameters as `jax.ShapeDtypeStruct`, optionally with the head."""
   side = config.image
   image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
   tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
@@ -255,11 +255,11 @@ def shapes(config: Blip, dtype: str = "float32", *, head: bool = True) -> Any:
 
 
 def config_of(spec: os.PathLike[str] | str) -> Blip:
-  """Geometry of weights in ImageReward's layout, which says it by its shapes.
+  """Geometry of weights in ImageReward's layout, from their shapes.
 
   Raises:
-    UserError: unreadable weights, tensors that are no BLIP's, or a width that
-      does not divide into heads of 64 features.
+    UserError: unreadable weights, tensors not of a BLIP, or a width that is not
+      a multiple of 64, the head width.
   """
   tensors = hub.open_weights(spec)
 

@@ -1,8 +1,8 @@
-"""CLIP: a text and an image tower that meet in one space.
+"""CLIP: a text and an image tower with a shared embedding space.
 
 Radford et al. 2021, https://arxiv.org/abs/2103.00020. Covers the models of
-OpenAI, LAION and Apple (DFN) and what is tuned from them (PickScore, HPSv2),
-and as text towers alone the encoders of SD3 and FLUX.
+OpenAI, LAION and Apple (DFN), their fine-tuned versions (PickScore, HPSv2), and
+the text encoders of SD3 and FLUX.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Text:
     size: of its layers.
     vocabulary: token ids.
     length: positions.
-    eos: id of the token that is pooled: its first place. None pools at the
-      largest id, where the end token of the first vocabularies stands.
+    eos: id of the token that is pooled, at its first position. None pools at
+      the largest id, the end token of the first vocabularies.
     projection: features of the shared space; 0 for a tower without projection.
   """
 
@@ -60,7 +60,7 @@ class Vision:
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """Both towers; either may be left out."""
+  """Both towers; either may be None."""
 
   text: Text | None
   vision: Vision | None
@@ -111,7 +111,7 @@ class TextTower(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: Int[ArrayLike, "B L"]) -> dict[str, Array]:
-    """What the tower knows of token ids.
+    """Encodes token ids.
 
     Returns:
       "last": [B, L, D] after the last norm; "pooled": [B, D], its row at the
@@ -146,7 +146,7 @@ class VisionTower(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[ArrayLike, "B H W 3"]) -> dict[str, Array]:
-    """What the tower sees in images of its size.
+    """Encodes images of its size.
 
     Returns:
       "states": [B, 1 + N, D] after the last norm, the class token first;
@@ -179,7 +179,7 @@ def _project(features: int, dtype: Any) -> nn.Dense:
 
 
 class ClipModel(nn.Module):
-  """The towers there are, and the logarithm of the logits' scale."""
+  """The towers present, and the logarithm of the logit scale."""
 
   config: Clip
   dtype: Any = jnp.float32

@@ -18,7 +18,7 @@ from jaxreward.models.vision import aesthetic, clip
 from jaxreward.models.vision.clip import Clip, Text, Vision
 from jaxreward.models.vision.tower import Size
 
-# As transformers calls them.
+# Names in transformers.
 ACTIVATIONS = {
   "quick_gelu": "quick_gelu",
   "gelu": "gelu",
@@ -51,7 +51,7 @@ def hf_text(
 
   Args:
     config: geometry.
-    ours: path of the tower, "" for one that stands alone.
+    ours: path of the tower, "" if it is stand-alone.
     at: what stands before public names.
   """
   rules = (
@@ -123,7 +123,7 @@ def rules_of(config: Clip, layout: str) -> tuple[Rule, ...]:
       Rule("text/projection/kernel", "text_projection"),
       Rule("", "attn_mask"),
     )
-  # Whole numbers in the archives of the first CLIP models.
+  # Integers in the archives of the first CLIP models.
   numbers = ("input_resolution", "context_length", "vocab_size")
   rules += tuple(Rule("", name) for name in numbers)
   if vision:
@@ -145,15 +145,15 @@ def rules_of(config: Clip, layout: str) -> tuple[Rule, ...]:
 
 
 def size_of(record: Mapping[str, Any], defaults: Mapping[str, Any]) -> Size:
-  """Geometry of a stack, from a tower's config as transformers writes it.
+  """Geometry of a stack, from a tower's transformers config.
 
   Args:
     record: the tower's part of `config.json`.
-    defaults: for what old files leave out.
+    defaults: for fields missing in old files.
 
   Raises:
-    UserError: an activation that is not known, or a field that is missing or
-      no number.
+    UserError: an unknown activation, or a field that is missing or not a
+      number.
   """
   record = {**defaults, **record}
   name = record.get("hidden_act")
@@ -222,7 +222,7 @@ def text_of(record: Mapping[str, Any], projection: int | None = None) -> Text:
     size_of(record, _TEXT),
     field("vocab_size"),
     field("max_position_embeddings"),
-    None if eos == 2 else eos,  # 2 stands in old files that pool at the largest
+    None if eos == 2 else eos,  # old files say 2 and pool at the largest
     field("projection_dim") if projection is None else projection,
   )
 
@@ -256,7 +256,7 @@ def _of_hf(record: Mapping[str, Any]) -> Clip:
   )
 
   def part(tower: str) -> Mapping[str, Any]:
-    # Old files hold only what differs, and hold it twice.
+    # Old files hold only non-default values, twice.
     legacy = f"{tower}_config_dict"
     name = legacy if record.get(legacy) else f"{tower}_config"
     return hub.field(record, name, dict, of="config.json", default={})
@@ -284,7 +284,7 @@ _OPEN_VISION = fields.Fields(
   fixed={"pool_type": ("tok",), "pos_embed_type": ("learnable",)},
   unread=(
     "patch_dropout",  # of training
-    # of poolers and towers that only other fields bring
+    # of poolers and towers enabled by other fields
     "attn_pooler_heads", "attn_pooler_queries", "timm_proj",
   ),
 )  # fmt: skip
@@ -343,7 +343,7 @@ def describe(spec: os.PathLike[str] | str, size: str = "") -> tuple[Clip, str]:
     size: a name of `clip.SIZES`, for weights without a config beside them.
 
   Raises:
-    UserError: no config and no size, or one that is no CLIP's.
+    UserError: neither config nor size, or not a CLIP.
   """
   layout = "hf"
   if "visual.conv1.weight" in hub.open_weights(spec):
@@ -405,7 +405,7 @@ _VISION_TENSORS = {
 
 
 def towers(layout: str) -> tuple[Rule, ...]:
-  """Every tensor of a pair's towers, unread, for what lies beside them."""
+  """Every tensor of a pair's towers, unread."""
   return tuple(
     Rule("", n) for n in (*_VISION_TENSORS[layout], *_TEXT_TENSORS[layout])
   )
@@ -416,11 +416,11 @@ def load_vision(
 ) -> tuple[Vision, Any]:
   """(geometry, {"vision": parameters}) of a tower, without its projection.
 
-  Its tensors may be called "vision_model.*" or, where the tower was saved
-  alone, go without that; what fits neither is named by the closer of the two.
+  Its tensors are called "vision_model.*" or, if the tower was saved alone, have
+  no prefix; errors refer to the closer of the two layouts.
 
   Args:
-    spec: see `hub.resolve`; whatever else is there stays unread.
+    spec: see `hub.resolve`; other tensors are ignored.
     dtype: of the parameters.
 
   Raises:
@@ -442,7 +442,7 @@ def load_vision(
 def _closer(
   first: tuple[Rule, ...], second: tuple[Rule, ...], names: Collection[str]
 ) -> tuple[Rule, ...]:
-  """The table of which more names are stored; the first if as many."""
+  """The table with more names in the file; the first one on a tie."""
   count_stored = lambda rules: sum(
     name in names for rule in rules for part in rule.names() for name in part
   )
@@ -462,8 +462,8 @@ def load(
     spec: see `hub.resolve`.
     size: see `describe`.
     dtype: of the parameters.
-    texts: False leaves the text tower out, and a head of `aesthetic` on the
-      image tower unread.
+    texts: False skips the text tower, and ignores an `aesthetic` head on the
+      image tower.
 
   Raises:
     UserError: see `describe` and `convert.load_params`.

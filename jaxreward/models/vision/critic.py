@@ -1,4 +1,4 @@
-"""Predicts a reward from what a sampler sees: latents, time and words."""
+"""Predicts a reward from latents, time and prompt."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jaxreward.types import Array, ArrayLike
 
 
 class Critic(nn.Module):
-  """Convolutions of stride 2 over latents, read with the time and the words.
+  """Convolutions of stride 2 over latents, conditioned on time and prompt.
 
-  Words are word ids [B, L], of which each has a row of a small table by its
-  remainder, or features of text encoders, averaged over the places of a prompt.
+  Words are ids [B, L], hashed into a small table by remainder, or features of
+  text encoders, averaged over the tokens of a prompt.
 
   Attributes:
     width: channels of the first layer; each of the next has twice as many.
@@ -36,7 +36,7 @@ class Critic(nn.Module):
     self, x_t: Float[ArrayLike, "B *L"], t: Float[ArrayLike, "B"], words: Any
   ) -> Float[Array, "B"]:
     x = jnp.asarray(x_t, jnp.float32)
-    x = x.reshape(x.shape[0], -1, *x.shape[-2:])  # frames above one another
+    x = x.reshape(x.shape[0], -1, *x.shape[-2:])  # stack frames
     for i in range(self.depth):
       x = nn.Conv(self.width * 2**i, (3, 3), 2, name=f"conv_{i}")(x)
       x = nn.gelu(nn.LayerNorm(name=f"norm_{i}")(x))

@@ -1,4 +1,4 @@
-"""DINOv2, with and without registers, and DINOv3: towers without texts.
+"""DINOv2, with and without registers, and DINOv3: vision-only towers.
 
 Oquab et al. 2023, https://arxiv.org/abs/2304.07193; Darcet et al. 2023,
 https://arxiv.org/abs/2309.16588; Simeoni et al. 2025,
@@ -37,9 +37,9 @@ class Dino:
   Attributes:
     size: of its layers.
     patch: side of a patch in pixels.
-    image: side of the images whose places were learned (version 2).
-    registers: tokens that stand for no place.
-    theta: base of the rotary places of version 3; 0 for learned ones.
+    image: side of the images of the learned position table (version 2).
+    registers: number of register tokens.
+    theta: base of the rotary positions of version 3; 0 for learned ones.
   """
 
   size: Size
@@ -92,7 +92,7 @@ class DinoModel(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[ArrayLike, "B H W 3"]) -> dict[str, Array]:
-    """What the tower sees; sides are multiples of a patch.
+    """Encodes images whose sides are multiples of a patch.
 
     Returns:
       "pooled": [B, D], the class token; "patches": [B, N, D]; both after the
@@ -125,10 +125,10 @@ class DinoModel(nn.Module):
 def places(
   table: Float[ArrayLike, "1 N D"], rows: int, columns: int, antialias: bool
 ) -> Float[Array, "1 M D"]:
-  """Learned places, of which the first is the class's, for another grid.
+  """Learned positions, the class token's first, resized to another grid.
 
-  Towers with registers take them with antialiasing, the first ones without and
-  with PyTorch's sharper cubic.
+  Towers with registers resize with antialiasing; those without use PyTorch's
+  sharper cubic, not antialiased.
   """
   table = jnp.asarray(table)
   side = math.isqrt(table.shape[1] - 1)
@@ -234,7 +234,7 @@ def _v3_rules(config: Dino) -> tuple[Rule, ...]:
 _SHARED = clip_layouts.VISION_FIELDS
 _UNREAD = (
   *_SHARED.unread, "drop_path_rate", "layerscale_value",  # of training
-  # of the backbone's feature maps, not of the model that is read
+  # of the backbone's feature maps, unused here
   "apply_layernorm", "out_features", "out_indices", "reshape_hidden_states",
   "stage_names",
 )  # fmt: skip
@@ -249,7 +249,7 @@ _V3_FIELDS = fields.Fields(
     **_SHARED.fixed, "query_bias": (True,), "key_bias": (False,),
     "value_bias": (True,), "proj_bias": (True,), "mlp_bias": (True,),
   },
-  # Places are moved in training alone.
+  # Positions are jittered only in training.
   unread=(*_UNREAD, "pos_embed_jitter", "pos_embed_rescale", "pos_embed_shift"),
 )  # fmt: skip
 

@@ -1,4 +1,5 @@
-"""Tells images of a policy from reference images, whole and in places."""
+"""Discriminates a policy's images from reference images, globally and by
+patch."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from jaxreward.types import Array, ArrayLike
 
 
 class Head(nn.Module):
-  """Features of length 1 -> one logit, by a layer of GELU between."""
+  """Unit features -> one logit, through one GELU layer."""
 
   hidden: int
 
@@ -23,7 +24,7 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-  """Logits of an image and of its places, by convolutions of stride 2.
+  """Logits of an image and of its locations, by convolutions of stride 2.
 
   Attributes:
     width: channels of the first layer; each of the next has twice as many.

@@ -1,4 +1,4 @@
-"""Towers as rewards use them: images and texts in, unit vectors out."""
+"""Encoders for rewards: images and texts in, unit vectors out."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from jaxreward.types import Array, ArrayLike, Params
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Encoder:
-  """A tower, or a pair that meets in one space, as pure functions.
+  """A tower, or a pair with a shared space, as pure functions.
 
   Attributes:
     images: (params, prepared images) -> features [B, E].
     prepared: images [B, H, W, 3] in [0, 1] -> what `images` takes.
     text: (params, tokens [P, L]) -> features [P, E]; None for images alone.
-    logits: (params, cosines) -> logits as the pair was trained with.
-    patches: (params, normalised images) -> features of places [B, N, E].
-    microbatch: images that go through the tower at once; 0 for all.
+    logits: (params, cosines) -> logits, as in the pair's training.
+    patches: (params, normalised images) -> patch features [B, N, E].
+    microbatch: images per pass through the tower; 0 for all.
   """
 
   images: Callable[[Params, Any], Array]
@@ -48,15 +48,15 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """An encoder with what was read for it.
+  """An encoder with its weights and tokenizer settings.
 
   Attributes:
     encoder: the functions.
     params: their parameters.
     rules: sharding rules of the parameters.
     length: tokens of a text; 0 without a text tower.
-    wording: text -> text as the tower was trained on it.
-    literal: the text tower's own marks are plain text where a prompt has them.
+    wording: normalises text as in the tower's training.
+    literal: special tokens that occur in a prompt are plain text.
   """
 
   encoder: Encoder
@@ -77,19 +77,19 @@ def load(
   padded: bool = False,
   read: bool = True,
 ) -> Weights:
-  """A published tower or pair, of the kind that its config names.
+  """Loads a published tower or pair of the kind named in its config.
 
   Args:
     weights: folder, file or hub id; see `hub.resolve`.
     size: a name of `clip.SIZES`, for CLIP weights without a config.
     dtype: of parameters and products, "float32" or "bfloat16".
-    microbatch: images that go through the tower at once; 0 for all.
-    texts: False leaves the text tower of CLIP out.
-    padded: CLIP takes whole images on black in place of their middle.
-    read: False gives shapes in place of the parameters of a pair.
+    microbatch: images per pass through the tower; 0 for all.
+    texts: False skips the text tower of CLIP.
+    padded: CLIP takes images padded with black instead of a centre crop.
+    read: False gives shapes instead of the parameters of a pair.
 
   Raises:
-    UserError: what cannot be read, or a dtype that is not one of the two.
+    UserError: unreadable weights, or another dtype.
   """
   if dtype not in ("float32", "bfloat16"):
     raise UserError(f"dtype={dtype}: known are float32 and bfloat16")
@@ -102,7 +102,7 @@ def load(
 
 
 def drawn_clip(config: clip.Clip, dtype: str, microbatch: int) -> Weights:
-  """A CLIP pair of no weights, with shapes in place of parameters."""
+  """A CLIP pair without weights, with shapes instead of parameters."""
   assert config.vision and config.text
   side = config.vision.image
   prepared = preprocess.Preprocess((side, side), side)
@@ -111,7 +111,7 @@ def drawn_clip(config: clip.Clip, dtype: str, microbatch: int) -> Weights:
 
 
 def drawn_siglip(config: siglip.Siglip, dtype: str, microbatch: int) -> Weights:
-  """A SigLIP pair of no weights, with shapes in place of parameters."""
+  """A SigLIP pair without weights, with shapes instead of parameters."""
   half, size = (0.5, 0.5, 0.5), (config.image,) * 2
   prepared = preprocess.Preprocess(size, 0, "cubic", half, half)
   params = siglip.shapes(config, dtype)
@@ -144,7 +144,7 @@ def _load_clip(
   else:
     config = clip_layouts.describe(weights, size)[0]
     params = clip_layouts.shapes(config, dtype)
-  # Images and texts are treated as the library does that saved the weights.
+  # Preprocess as the library that saved the weights does.
   is_open_clip = clip_layouts.describe(weights, size)[1] == "open_clip"
   if config.vision is None or (texts and config.text is None):
     raise UserError(f"{weights} lacks a tower of CLIP that is needed")
@@ -195,7 +195,7 @@ def _siglip_pair(config, params, dtype, prepared, microbatch) -> Weights:
     logits,
     microbatch=microbatch,
   )
-  # Trained on lower case, which not all of its tokenizers see to.
+  # Trained on lower case, which not all of its tokenizers apply.
   return Weights(
     encoder, params, siglip.SHARDING_RULES, config.length, str.lower
   )
@@ -236,7 +236,7 @@ def _load_dino(weights, dtype, microbatch) -> Weights:
   side = 16 * config.patch if not config.theta else config.image
   edge = 0 if config.theta else side * 256 // 224
   method = "linear" if config.theta else "cubic"
-  # Version 3 resizes what is scaled to [0, 1] already, and rounds nothing.
+  # Version 3 resizes after scaling to [0, 1], without rounding.
   plain = preprocess.Preprocess(
     (side, side), edge, method, mean, std, levels=not config.theta
   )
@@ -264,10 +264,10 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
 
 
 def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
-  """fn(rows), some at a time; `rows` is an array or a tree of arrays.
+  """fn(rows) in chunks; `rows` is an array or a tree of arrays.
 
-  Every chunk takes rows from all over the batch, so that on a mesh, which cuts
-  the batch into runs of rows, every device works on every chunk.
+  Every chunk takes rows spread over the batch, so that on a mesh, which shards
+  contiguous rows, every device works on every chunk.
   """
   count = jax.tree.leaves(rows)[0].shape[0]
   if not size or count <= size:
@@ -296,7 +296,7 @@ def image_features(
     encoder: the tower.
     params: of it.
     images: in [0, 1].
-    places: features of every place [*B, N, E] in place of the images'.
+    places: patch features [*B, N, E] instead of image features.
   """
   tower = encoder.patches if places else encoder.images
   if tower is None:
@@ -329,15 +329,15 @@ def tokenizer(
   wording: Callable[[str], str] = str,
   literal: bool = False,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-  """Texts -> int32 [P, length], by the tokenizer that lies with the weights.
+  """Texts -> int32 [P, length], by the tokenizer beside the weights.
 
   Args:
-    weights: see `hub.resolve`; a file's folder is asked.
-    length: texts are cut and padded to it.
-    other: folder or hub id of the tokenizer, where it lies elsewhere.
+    weights: see `hub.resolve`; for a file, its folder.
+    length: texts are truncated and padded to it.
+    other: folder or hub id of the tokenizer, if it is elsewhere.
     wording: texts go through it first, such as `words.mended`.
-    literal: marks of the tokenizer are plain text where a text has them. The
-      padding of some is "!", which they would else read for the mark.
+    literal: special tokens in a text are plain text. Some tokenizers pad with
+      "!", which would otherwise be read as padding.
 
   Raises:
     UserError: transformers is not installed, or there is no tokenizer.

@@ -1,8 +1,8 @@
 """IResNet: the face tower of ArcFace and its successors.
 
 Deng et al. 2019, https://arxiv.org/abs/1801.07698, in the layout of
-insightface's `iresnet` modules. Norms use the statistics that were stored with
-the weights; the tower is not trained here.
+insightface's `iresnet` modules. Norms use the stored statistics; the tower is
+not trained here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BLOCKS = {
 WIDTHS = (64, 128, 256, 512)
 SIDE, FEATURES = 112, 512
 
-# A few tens of millions of numbers: whole on every device.
+# A few tens of millions of numbers: replicated.
 SHARDING_RULES = ((r"", ()),)
 
 
@@ -65,7 +65,7 @@ def _conv(width: int, kernel: int, stride: int, name: str) -> nn.Conv:
 
 
 class Block(nn.Module):
-  """Norm, convolution, norm, slope, convolution, norm; added to the input."""
+  """Residual block: norm, convolution, norm, PReLU, convolution, norm."""
 
   width: int
   stride: int
@@ -116,7 +116,7 @@ def _norm(ours: str, public: str) -> tuple[Rule, ...]:
 def rules_of(net: IResNet, side: int = SIDE) -> tuple[Rule, ...]:
   """Table of public names; `side` is that of the images in pixels."""
   grid, width = side // 16, net.widths[-1]
-  # Public features are flattened channel by channel, ours place by place.
+  # Public features are flattened channel-first, ours channel-last.
   dense_form = Form(
     lambda x: x.reshape(-1, width, grid * grid).swapaxes(1, 2).reshape(
       x.shape[0], -1
@@ -160,7 +160,7 @@ def net_of(spec: str) -> IResNet:
   """The architecture of weights in insightface's layout, from their shapes.
 
   Raises:
-    UserError: unreadable weights, or tensors that are no IResNet's.
+    UserError: unreadable weights, or not an IResNet.
   """
   tensors = hub.open_weights(spec)
   names = [f"layer{i + 1}.{{}}.conv1.weight" for i in range(len(WIDTHS))]

@@ -1,7 +1,7 @@
-"""OWL-ViT: finds what a text names in an image.
+"""OWL-ViT: open-vocabulary object detection.
 
-Minderer et al. 2022, https://arxiv.org/abs/2205.06230. A CLIP whose every
-patch gives one box, and logits for any number of texts.
+Minderer et al. 2022, https://arxiv.org/abs/2205.06230. A CLIP in which every
+patch predicts one box, and logits for any number of texts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SHARDING_RULES: tower.Rules = (
 
 
 def box_bias(grid: int) -> Float[np.ndarray, "N 4"]:
-  """Logits of a box of a patch's size at the far corner of every patch."""
+  """Logits of a patch-sized box at the lower right corner of every patch."""
   at = np.arange(1, grid + 1, dtype=np.float32) / grid
   y, x = np.meshgrid(at, at, indexing="ij")
   centre = np.stack([x.ravel(), y.ravel()], -1)
@@ -78,7 +78,7 @@ class OwlVit(nn.Module):
     text = _unit(text.astype(jnp.float32)).reshape(batch, queries, -1)
     image = image.astype(jnp.float32)
     patches = image[:, 1:] * image[:, :1]
-    # The heads are small and their boxes fine: they are computed in float32.
+    # The small heads are computed in float32, for precise boxes.
     float32 = jnp.float32
     patches = tower.layer_norm(c.vision.size.eps, float32, "norm")(patches)
     dense = lambda n, name: nn.Dense(n, dtype=float32, name=name)
@@ -104,7 +104,7 @@ def rules_of(config: Clip) -> tuple[Rule, ...]:
 
   def prefixed(rule: Rule) -> Rule:
     names = [rule.public] if isinstance(rule.public, str) else rule.public
-    # Spelt right here, and wrong in CLIP.
+    # Spelled correctly here, and wrongly in CLIP.
     names = [
       f"owlvit.{n}".replace("pre_layrnorm", "pre_layernorm") for n in names
     ]

@@ -2,8 +2,8 @@
 
 LPIPS: Zhang et al. 2018, https://arxiv.org/abs/1801.03924, over VGG-16 or
 AlexNet. DISTS: Ding et al. 2020, https://arxiv.org/abs/2004.07728, over VGG-16
-whose pooling is a blur. Parameter names follow the layer numbers of
-torchvision, so that the published files read off one to one.
+with blur pooling. Parameter names follow the layer numbers of torchvision, so
+that they match the published files one to one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxtyping import Float
 from jaxreward.models.convert import Form, Rule, conv
 from jaxreward.types import Array, ArrayLike
 
-# Numbers of the convolutions in torchvision's `features`, by stage, and how
-# many features each gives.
+# Numbers of the convolutions in torchvision's `features`, by stage, and
+# their widths.
 VGG = (
   ((0, 64), (2, 64)),
   ((5, 128), (7, 128)),
@@ -41,7 +41,7 @@ _SCALE = (0.458, 0.448, 0.450)
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
-# Towers of a few million numbers: whole on every device.
+# Towers of a few million numbers: replicated.
 SHARDING_RULES = ((r".*", ()),)
 
 
@@ -84,7 +84,7 @@ class AlexStages(nn.Module):
 
 
 def blur_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-  """Root of the blurred square, every second pixel (DISTS's pooling)."""
+  """L2 pooling of DISTS: root of the blurred square, with stride 2."""
   window = np.hanning(5)[1:-1]
   window = np.outer(window, window)
   kernel = jnp.asarray(window / window.sum(), x.dtype)[..., None, None]
@@ -164,7 +164,7 @@ def lpips_rules(net: str, lines: str = "lin{}") -> tuple[Rule, ...]:
     for number, *_ in stage:
       rules += conv(f"net/conv_{number}", f"net.slice{i + 1}.{number}")
     rules += (Rule(f"weight_{i}", f"{lines.format(i)}.model.1.weight", _LINE),)
-  alias = "lins.{}" if lines == "lin{}" else "lin{}"  # the same once more
+  alias = "lins.{}" if lines == "lin{}" else "lin{}"  # a duplicate
   ignored = [f"{alias.format(i)}.model.1.weight" for i in range(len(stages))]
   ignored += ["scaling_layer.shift", "scaling_layer.scale"]
   return (*rules, *(Rule("", name) for name in ignored))

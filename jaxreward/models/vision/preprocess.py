@@ -1,8 +1,7 @@
-"""From images in [0, 1] to what a tower was trained on, inside jit.
+"""Preprocessing of images in [0, 1] for a tower, inside jit.
 
-Towers were trained on images of eight bits that Pillow had resized, so
-values are rounded to eight bits where Pillow rounds them; the gradient passes
-through the rounding as if it were not there.
+Towers were trained on 8-bit images resized by Pillow, so values are rounded to
+eight bits where Pillow does; the gradient is straight-through.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_METHODS = {2: "linear", 3: "cubic"}  # Pillow's numbers
+_METHODS = {2: "linear", 3: "cubic"}  # Pillow's codes
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """How images become the input of a tower.
+  """Preprocessing of images for a tower.
 
   Attributes:
     size: height and width of the result.
-    edge: length the shorter side is resized to before the middle is cut out;
-      0 resizes both sides to `size` and cuts nothing.
+    edge: length of the shorter side before the centre crop; 0 resizes both
+      sides to `size` without a crop.
     method: "cubic" or "linear", antialiased as Pillow does it.
-    mean: per channel, taken off.
+    mean: per channel, subtracted.
     std: per channel, divided by.
-    padded: resize the longer side to `size` and lay the whole image on
-      black, in place of cutting.
+    padded: resize the longer side to `size` and pad with black, instead of
+      cropping.
     levels: round to eight bits after resizing, as Pillow does; torchvision's
       resize of arrays does not.
-    nearest: an odd rest is cut as torchvision does it, whose middle begins at
-      the nearest pixel, halves to even; transformers rounds down.
+    nearest: round the offset of the crop to the nearest pixel, halves to even,
+      as torchvision does; transformers rounds down.
   """
 
   size: tuple[int, int]
@@ -57,7 +56,7 @@ class Preprocess:
   def __call__(
     self, images: Float[ArrayLike, "B H W 3"]
   ) -> Float[Array, "B h w 3"]:
-    """Resized, cut or padded, and normalised images."""
+    """Resized, cropped or padded, and normalised images."""
     x = rounded(images)
     to = lambda size: resize(x, size, self.method, levels=self.levels)
     if self.padded:
@@ -75,12 +74,12 @@ def of_record(
   default: Preprocess,
   of: str = "preprocessor_config.json",
 ) -> Preprocess:
-  """What a `preprocessor_config.json` says; `default` where it is silent.
+  """Reads a `preprocessor_config.json`; `default` gives missing fields.
 
   Args:
     record: the file.
-    default: for what it leaves out. Where that pads, so do we: the file says
-      how transformers would treat images, which pads none.
+    default: for missing fields. Its padding has precedence: the file describes
+      transformers, which does not pad.
     of: where it lies, for errors.
 
   Raises:
@@ -124,17 +123,17 @@ _FITS = ("shortest", "longest", "squash")
 def of_open_clip(
   record: Mapping[str, Any], default: Preprocess, of: str
 ) -> Preprocess:
-  """What "preprocess_cfg" of an `open_clip_config.json` says.
+  """Reads "preprocess_cfg" of an `open_clip_config.json`.
 
   Args:
     record: the file.
-    default: for what it leaves out, and for the size, which the tower gives.
-      Where that pads, so do we.
+    default: for missing fields, and for the size, which the tower determines.
+      Its padding has precedence.
     of: where it lies, for errors.
 
   Raises:
-    UserError: another way to fit images, or a method, mean or deviation of
-      another form.
+    UserError: another resize mode, or a method, mean or deviation of another
+      form.
   """
   cfg = hub.field(record, "preprocess_cfg", dict, of=of, default={})
   of = f"{of}: preprocess_cfg"
@@ -179,7 +178,7 @@ def _channels(
 
 
 def read(weights: str, default: Preprocess) -> Preprocess:
-  """What lies beside the weights as `preprocessor_config.json`, or default.
+  """The `preprocessor_config.json` beside the weights, or the default.
 
   Raises:
     UserError: it makes images of another size than the default's; see
@@ -216,7 +215,7 @@ def resize(
     x: in [0, 1].
     size: height and width of the result.
     method: of `jax.image.resize`: "cubic", "linear" or "lanczos3".
-    levels: False leaves out the rounding, and with it the limits 0 and 1.
+    levels: False skips the rounding, and with it the clip to [0, 1].
   """
   b, h, w, c = x.shape
   if w != size[1]:
@@ -238,7 +237,7 @@ def shorter_to(edge: int, height: int, width: int) -> tuple[int, int]:
 def longer_to(
   size: tuple[int, int], height: int, width: int
 ) -> tuple[int, int]:
-  """The size of an image that just fits into another, halves to even."""
+  """The largest size of the image that fits into another, halves to even."""
   scale = min(size[0] / height, size[1] / width)
   return max(round(height * scale), 1), max(round(width * scale), 1)
 
@@ -246,7 +245,7 @@ def longer_to(
 def fitted(
   x: Float[Array, "B H W C"], size: tuple[int, int]
 ) -> Float[Array, "B h w C"]:
-  """The largest middle part of the wanted shape, resized to `size`."""
+  """The largest centre crop of the target aspect ratio, resized to `size`."""
   height, width = x.shape[1:3]
   if height * size[1] > width * size[0]:
     part = max(round(width * size[0] / size[1]), 1), width
@@ -256,7 +255,7 @@ def fitted(
 
 
 def _on_black(x: Array, size: tuple[int, int]) -> Array:
-  """The image in the middle of black; an odd rest is larger at the end."""
+  """The image centred on black; odd padding is larger at the end."""
   rests = [whole - side for whole, side in zip(size, x.shape[1:3], strict=True)]
   around = [(rest // 2, rest - rest // 2) for rest in rests]
   return jnp.pad(x, ((0, 0), *around, (0, 0)))

@@ -1,10 +1,10 @@
-"""The vision tower of Qwen2.5-VL, and images as it takes them.
+"""The vision tower of Qwen2.5-VL, and its image preprocessing.
 
 Bai et al. 2025, https://arxiv.org/abs/2502.13923. Most layers attend within
 square windows of the image and a few over all of it; four neighbouring
-patches become one token of the language model. Images of a size share one
-program: its tables of windows are made on the host, and windows that stand over
-the edge are filled up with places that nobody attends to.
+patches become one token of the language model. Images of one size share one
+program: window tables are made on the host, and windows over the edge are
+padded with masked positions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jaxreward.models.convert import Rule, conv, linear, norm
 from jaxreward.models.vision import tower
 from jaxreward.types import Array, ArrayLike, Params
 
-AREA = 1024 * 1024  # pixels that Qwen-Image-Edit's pipeline aims at
+AREA = 1024 * 1024  # target pixels of Qwen-Image-Edit's pipeline
 PLUS_AREA = 384 * 384  # and that of its Plus form
 _ASPECT = 200  # longest to shortest side, at most
 _EPS = 1e-6
@@ -47,10 +47,10 @@ class Vision:
     out: features per token, those of the language model.
     patch: pixels per side of a patch.
     merge: patches per side of a token.
-    frames: equal images that a patch of a still image holds.
+    frames: copies of a still image in a patch.
     window: pixels per side of a window.
     full: indices of the layers that attend over the whole image.
-    theta: base of the rotary places.
+    theta: base of the rotary positions.
   """
 
   width: int
@@ -66,7 +66,7 @@ class Vision:
   theta: float = 1e4
 
   def grid(self, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of tokens that an image of this many pixels gives."""
+    """Rows and columns of tokens of an image of this size in pixels."""
     side = self.patch * self.merge
     return height // side, width // side
 
@@ -91,7 +91,7 @@ SHARDING_RULES: tower.Rules = (
 def windows(
   rows: int, columns: int, side: int
 ) -> tuple[Int[np.ndarray, "W S"], Bool[np.ndarray, "W S"]]:
-  """Cuts a grid of tokens into windows, row by row.
+  """Splits a grid of tokens into windows, row by row.
 
   Args:
     rows: of tokens.
@@ -99,8 +99,8 @@ def windows(
     side: tokens per side of a window.
 
   Returns:
-    (index of each token of a window, whether the place holds a token); S is
-    side ** 2, and the index of a place over the edge is 0.
+    (index of each token of a window, whether it exists); S is side ** 2, and
+    the index of a position over the edge is 0.
   """
   window_rows, window_columns = -(-rows // side), -(-columns // side)
   index = np.full((window_rows * side, window_columns * side), -1)
@@ -111,7 +111,7 @@ def windows(
 
 
 class Layer(nn.Module):
-  """Attention and gated MLP, each on scaled input and added to it."""
+  """Pre-norm attention and gated MLP with residuals."""
 
   config: Vision
   dtype: Any = jnp.float32
@@ -202,14 +202,14 @@ class VisionTower(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class ImageProcessor:
-  """How images become the tower's input, as Qwen-Image-Edit's pipeline does.
+  """Preprocessing of images for the tower, as in Qwen-Image-Edit's pipeline.
 
   Attributes:
-    area: pixels, about, to which an image is resized first.
-    factor: both sides are then brought to multiples of it.
+    area: approximate pixels after the first resize.
+    factor: both sides are then resized to multiples of it.
     least: pixels after that, at least.
     most: pixels after that, at most.
-    mean: per channel, taken off.
+    mean: per channel, subtracted.
     std: per channel, divided by.
   """
 
@@ -226,7 +226,7 @@ class ImageProcessor:
     """(height, width) after the pipeline's resize and after the processor's.
 
     Raises:
-      UserError: an image that is too long, or an area too small for it.
+      UserError: an image that is too elongated, or an area too small for it.
     """
     ratio = width / height
     new_width = math.sqrt(self.area * ratio)
@@ -242,7 +242,7 @@ class ImageProcessor:
   def __call__(
     self, images: Float[ArrayLike, "B H W 3"]
   ) -> Float[np.ndarray, "B h w 3"]:
-    """Images in [0, 1], of eight bits, resized and normalised on the host."""
+    """Images in [0, 1], as 8-bit images, resized and normalised on the host."""
     resized, final = self.sizes(*images.shape[1:3])
     filters = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
     rows = []
@@ -276,10 +276,10 @@ def smart_size(
 def processor_of(
   record: Mapping[str, Any], config: Vision, area: int = AREA
 ) -> ImageProcessor:
-  """What a `preprocessor_config.json` says; the defaults where it is silent.
+  """Reads a `preprocessor_config.json`, with defaults for missing fields.
 
   Raises:
-    UserError: it prepares images otherwise than `ImageProcessor` does.
+    UserError: preprocessing that `ImageProcessor` does not support.
   """
   plain = ImageProcessor(area)
   steps = ("convert_rgb", "normalize", "rescale", "resize")
@@ -355,7 +355,7 @@ def config_of(record: Mapping[str, Any]) -> Vision:
   """Geometry from the `vision_config` of a `config.json`.
 
   Raises:
-    UserError: there is none, or a size in it is none.
+    UserError: it is missing, or has an invalid size.
   """
   if not record.get("vision_config"):
     raise UserError(

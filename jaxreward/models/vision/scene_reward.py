@@ -1,9 +1,9 @@
-"""Features of scenes and their words: a small joint transformer.
+"""Features of scenes and their prompts: a small joint transformer.
 
 The trunk is the scene policy's: words pass once through its text encoder, and
 patches run through its adaLN blocks, attending to patches and words together.
-A patch enters through a linear layer and, beside it, a small MLP that sees
-shapes within the patch. Patches are pooled at the end, beside the words.
+A patch is embedded by a linear layer plus a small MLP for shapes within the
+patch. Patches and words are pooled at the end.
 
 Because names and shapes are the policy's, a trunk may start from a policy's
 parameters (`init_from_policy`); it then reads an image as the policy reads a
@@ -141,7 +141,7 @@ def make_trunk(
     heads: attention heads; 2 * heads divides `width`.
     mlp_ratio: hidden features of a block's MLP per feature.
     text_layers: blocks over the words.
-    stem: hidden features of the MLP that sees shapes within a patch.
+    stem: hidden features of the MLP for shapes within a patch.
     unroll: blocks unrolled in the scan over layers.
     dtype: of matrix products; parameters stay float32.
 
@@ -184,10 +184,10 @@ def make_trunk(
 
 
 def init_from_policy(params: Params, policy_params: Params) -> Params:
-  """A trunk's parameters with those of a policy put in.
+  """A trunk's parameters, initialized from those of a policy.
 
-  A leaf is taken where path and shape agree; of a deeper policy the first
-  blocks are taken, with the words' keys and values that belong to them.
+  A leaf is copied where path and shape agree; from a deeper policy the first
+  blocks are copied, with the text keys and values of those blocks.
 
   Raises:
     UserError: a policy of another width or vocabulary.

@@ -3,8 +3,8 @@
 Zhai et al. 2023, https://arxiv.org/abs/2303.15343; Tschannen et al. 2025,
 https://arxiv.org/abs/2502.14786. The checkpoints of one resolution, which
 transformers calls "siglip" for both generations, and NaFlex, which it calls
-"siglip2": images of any shape as patches, padded to as many as fit, with the
-table of positions resized to each image's grid.
+"siglip2": images of any shape as patches, padded to a fixed number, with the
+position table resized to each image's grid.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Patches(NamedTuple):
   Attributes:
     pixels: normalised, [B, N, 3 * patch**2], row by row of the grid and each
       row by row of its pixels.
-    places: [B or 1, N, K], what resizes the table of K positions to the grid.
+    places: [B or 1, N, K], the matrix that resizes the table of K positions to
+      the grid.
     mask: [B or 1, N], False for padding.
   """
 
@@ -93,8 +94,8 @@ def size_within(
 ) -> tuple[int, int]:
   """The largest (height, width) of whole patches, at most so many of them.
 
-  Both sides grow by one factor and are rounded up to patches, as the published
-  preprocessing does it: the factor is bisected to 1e-5.
+  Both sides are scaled by one factor and rounded up to patches, as in the
+  published preprocessing: the factor is bisected to 1e-5.
   """
   count = lambda side, factor: max(math.ceil(side * factor / patch), 1)
   low, high = 1e-6, 100.0
@@ -147,7 +148,7 @@ SHARDING_RULES: tower.Rules = (
 
 
 class TextTower(nn.Module):
-  """Token ids, padded to the full length, -> features of the last place."""
+  """Token ids, padded to the full length, -> features of the last position."""
 
   config: Siglip
   dtype: Any = jnp.float32
@@ -164,7 +165,7 @@ class TextTower(nn.Module):
 
 
 class VisionTower(nn.Module):
-  """Normalised images -> features gathered by an attention probe."""
+  """Normalised images -> features pooled by an attention probe."""
 
   config: Siglip
   dtype: Any = jnp.float32
@@ -208,7 +209,7 @@ class VisionTower(nn.Module):
 
 
 class SiglipModel(nn.Module):
-  """Both towers and the line that turns cosines into logits."""
+  """Both towers, and the scale and bias that turn cosines into logits."""
 
   config: Siglip
   dtype: Any = jnp.float32
@@ -293,8 +294,8 @@ def config_of(record: Mapping[str, Any]) -> Siglip:
   """Geometry from `config.json`.
 
   Raises:
-    UserError: another architecture, towers that do not meet, no probe, or a
-      table of positions that is not square.
+    UserError: another architecture, towers of different widths, no probe, or a
+      position table that is not square.
   """
   kind = record.get("model_type")
   if kind not in ("siglip", "siglip2"):

@@ -1,9 +1,9 @@
 """The pre-norm transformer that CLIP, SigLIP, DINO and BLIP towers share.
 
-The layers are stacked and run by one scan, so that compiling takes as long for
-48 layers as for one; kernels carry the layer axis first. Norms and softmax are
-taken in float32 whatever the type of the products, and a backward pass keeps
-one layer's activations at a time.
+The layers are stacked and run by one scan, so that compile time does not depend
+on depth; kernels carry the layer axis first. Norms and softmax are computed in
+float32 whatever the compute dtype, and the backward pass holds one layer's
+activations at a time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Size:
     activation: a name of `ACTIVATIONS`.
     eps: of the norms.
     gated: the MLP is down(act(gate) * up), gate and up in one product.
-    scaled: what a layer adds is scaled feature by feature (LayerScale).
+    scaled: residual branches are scaled per feature (LayerScale).
     key_bias: keys have a bias, as queries and values always do.
   """
 
@@ -116,7 +116,7 @@ def attend(
 
 
 def causal_bias(length: int) -> Float[Array, "1 1 {length} {length}"]:
-  """0 where a token sees another, -inf where it does not."""
+  """0 where a token may attend to another, -inf elsewhere."""
   visible = jnp.tril(jnp.ones((length, length), bool))
   return jnp.where(visible, 0.0, -jnp.inf)[None, None]
 
@@ -126,7 +126,7 @@ def rotate(
   heads: int,
   angles: Float[Array, "#B M D"],
 ) -> Float[Array, "B N F"]:
-  """Turns the last M tokens of every head by their angles (Su et al. 2021).
+  """Rotates the last M tokens of every head by their angles (Su et al. 2021).
 
   Feature i of a head is paired with feature i + D / 2.
   """
@@ -141,7 +141,7 @@ def rotate(
 
 
 class Layer(nn.Module):
-  """Attention and MLP, each on normalised input and added to it."""
+  """Pre-norm attention and MLP with residuals."""
 
   size: Size
   dtype: Any = jnp.float32
@@ -191,7 +191,7 @@ class Stack(nn.Module):
   Attributes:
     size: geometry.
     dtype: of the products.
-    keep: give back the output of every layer too, [L, B, N, D].
+    keep: also return the output of every layer, [L, B, N, D].
   """
 
   size: Size
