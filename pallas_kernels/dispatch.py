@@ -1,4 +1,4 @@
-"""Which form of a kernel runs, and on which rows of a mesh."""
+"""Selects the form of a kernel, and maps it over the rows of a mesh."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def choose(implementation: str) -> str:
       blocks of "tpu", and "interpret_triton" those of "triton", on any backend.
 
   Raises:
-    UserError: there is no such form.
+    UserError: an unknown form.
   """
   check(implementation)
   if implementation != "auto":
@@ -48,7 +48,7 @@ def choose(implementation: str) -> str:
 
 
 def check(implementation: str, prefix: str = "") -> None:
-  """Raises `UserError` unless the form is known; it looks at no device."""
+  """Raises `UserError` unless the form is known; touches no device."""
   if implementation not in IMPLEMENTATIONS:
     raise UserError(
       f'{prefix}implementation="{implementation}" is none of'
@@ -57,7 +57,7 @@ def check(implementation: str, prefix: str = "") -> None:
 
 
 def backend(form: str, tpu: Any, gpu: Any) -> Callable[..., Any]:
-  """`run` of the module that holds a form's blocks."""
+  """`run` of the module with a form's blocks."""
   module = gpu if form.endswith("triton") else tpu
   return functools.partial(module.run, interpret=form.startswith("interpret"))
 
@@ -67,19 +67,19 @@ def over_rows(
 ) -> Any:
   """Runs `body` on each device's share of the rows, through `jax.shard_map`.
 
-  A compiler cannot cut a kernel by itself. Rows must not depend on each other;
-  where they do not divide by the devices, zeros are added and dropped again.
+  The compiler cannot partition a kernel. Rows must be independent; if the
+  devices do not divide their number, they are padded with zeros.
 
   Args:
     body: takes the operands, returns a tree of arrays; all have the same first
       axis.
-    batch_axes: mesh axes that share the rows; those that the mesh lacks are
-      passed over, and every device of its other axes does the same work.
+    batch_axes: mesh axes that shard the rows; axes that the mesh lacks are
+      skipped, and work is replicated over its other axes.
     *operands: arrays with the same first axis.
 
   Returns:
-    `body(*operands)`. Without a mesh, or inside a region that is already
-    manual over all of it, nothing else happens.
+    `body(*operands)`. Without a mesh, or inside a fully manual region, `body`
+    is called directly.
   """
   mesh = jax.sharding.get_abstract_mesh()
   free = [

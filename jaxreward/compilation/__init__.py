@@ -1,5 +1,5 @@
-"""What a compiled program costs on chips that need not be there.
+"""Costs of a compiled program, for chips that need not be present.
 
-`topology` knows the chips, `hlo` reads the compiler's text, `flops` counts the
-program as written, `roofline` turns both into seconds, `compiled` compiles.
+`topology` describes the chips, `hlo` parses the compiler's text, `flops` counts
+the program as written, `roofline` turns both into seconds, `compiled` compiles.
 """

@@ -1,4 +1,4 @@
-"""Compiles a program for devices that need not be there, and measures it."""
+"""Compiles a program for possibly absent devices, and measures it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Memory:
 
   Attributes:
     argument: of the inputs.
-    output: of the results that do not take an input's place.
-    temporary: at the worst moment in between.
+    output: of the results that do not alias an input.
+    temporary: peak of temporary buffers.
     code: of the program itself.
-    beside: of what the run keeps on the device and this program does not take.
-    required: what the compiler asked for where it refused; 0 where it did not.
+    beside: of the run's other arrays on the device.
+    required: what the compiler asked for if it refused the program; else 0.
   """
 
   argument: float = 0.0
@@ -41,7 +41,7 @@ class Memory:
 
   @property
   def total(self) -> float:
-    """All of it; where the compiler refused, what it asked for."""
+    """The sum, or `required` if the compiler refused."""
     program = self.argument + self.output + self.temporary + self.code
     return max(self.required, program) + self.beside
 
@@ -55,9 +55,9 @@ class Report:
     counted_flops: of the program as written, on all devices together.
     once_flops: the compiler's cost analysis, per device, loop bodies once.
     once_bytes: the same, bytes accessed.
-    costs: read from the compiled text, per device; None where there is none.
+    costs: read from the compiled text, per device; None if it was refused.
     compile_seconds: on this machine.
-    result: of the compiled program: shapes with shardings, for the next one.
+    result: output shapes with shardings, for the next program.
   """
 
   memory: Memory
@@ -69,11 +69,11 @@ class Report:
   result: Any = None
 
   def fits(self, limit: float) -> bool:
-    """Whether the compiler took it and all stays under so many bytes."""
+    """Whether it compiled and its memory stays within the limit."""
     return self.costs is not None and not (limit and self.memory.total > limit)
 
   def seconds(self, topology: Topology) -> roofline.Seconds | None:
-    """Bounds on its time; None where nothing was compiled or no peak is known."""
+    """Bounds on its time; None if it was not compiled or peaks are unknown."""
     if topology.chip is None or self.costs is None:
       return None
     return roofline.seconds(self.costs, topology.chip)
@@ -81,11 +81,11 @@ class Report:
 
 @contextlib.contextmanager
 def effort(level: float) -> Iterator[None]:
-  """How hard the compiler tries meanwhile, from -1 to 1; 0 is its default.
+  """Sets the compiler's effort within, from -1 to 1; 0 is its default.
 
-  At -1 programs of public sizes compile three to four times as fast. They need
-  about the same memory and the same products and exchanges; they read and
-  write more.
+  At -1, programs of public sizes compile three to four times as fast, with
+  about the same memory, matrix products and communication, but more reads and
+  writes.
   """
   names = "jax_exec_time_optimization_effort", "jax_memory_fitting_effort"
   before = [jax.config.values[name] for name in names]
@@ -104,7 +104,7 @@ def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
   Args:
     traced: `jitted.trace(...)` on shapes that carry shardings.
     axes: names and sizes of the mesh, in the order of its devices.
-    alive: bytes per device that the run holds by then, arguments and all.
+    alive: bytes per device that the run holds by then, including arguments.
   """
   flop_count = flops.count(traced.jaxpr)
   start = time.monotonic()
@@ -141,7 +141,7 @@ def build(traced: Any, axes: dict[str, int], alive: float = 0.0) -> Report:
 
 
 def _placed(shapes: Any, shardings: Any = None) -> Any:
-  """Shapes for the program that comes after."""
+  """Output shapes for the next program."""
   if shardings is None:
     return shapes
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
@@ -149,7 +149,7 @@ def _placed(shapes: Any, shardings: Any = None) -> Any:
 
 
 def required_bytes(message: str) -> float:
-  """What the TPU compiler wanted, from the text of its refusal.
+  """Bytes that the TPU compiler asked for, from its error message.
 
   It says "Used 40.67G of 15.75G hbm" of a whole program, and "required for HLO
   temporaries (65.24G) exceeds available HBM (15.75G)" of a part of one.
@@ -161,6 +161,6 @@ def required_bytes(message: str) -> float:
 
 
 def gib(count: float) -> str:
-  """Bytes as GiB, with the digits that matter."""
+  """Bytes as GiB, with significant digits only."""
   value = count / GIB
   return f"{value:.1f}" if value >= 10 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Operations of a program as it is written, whatever machine runs it."""
+"""FLOPs of a program as written, independent of the machine."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 from jax.extend import core
 
-# Parameters under which primitives keep the programs that they run.
+# Parameters in which primitives hold their inner programs.
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr", "cond_jaxpr")
 
 
 def count(jaxpr: Any, *, kernels_only: bool = False) -> float:
   """Multiplications and additions of all matrix products and convolutions.
 
-  Two operations for each product of the contraction. The body of a scan counts
-  as often as it runs, the body of a `shard_map` once per device that it is
-  mapped over, of a `cond` the dearest branch. A `while_loop` of unknown length
-  counts once, the body of a Pallas kernel once per cell of its grid; elementwise
-  work counts nothing. Taps of a convolution that fall on padding count.
+  Two operations per product. The body of a scan counts once per iteration, that
+  of a `shard_map` once per device, and the most expensive branch of a `cond`
+  counts. A `while_loop` of unknown length counts once, the body of a Pallas
+  kernel once per grid cell; elementwise work does not count. Convolution taps
+  on padding count.
 
   Args:
-    jaxpr: of `jax.make_jaxpr` or of `jitted.trace(...)`, before any cut over
-      devices: the count is of the whole program.
-    kernels_only: leave out what is not within a kernel.
+    jaxpr: of `jax.make_jaxpr` or of `jitted.trace(...)`, before partitioning:
+      the count is for the whole program.
+    kernels_only: count only operations within kernels.
   """
   return sum(_equation(eqn, kernels_only) for eqn in _open(jaxpr).eqns)
 

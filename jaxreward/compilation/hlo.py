@@ -1,7 +1,7 @@
-"""Reads a compiled program's text: loops multiplied, collectives by axes.
+"""Parses a compiled program's text: loops multiplied, collectives by mesh axes.
 
 The compiler's own cost analysis counts the body of a loop once. Here every
-computation counts as often as it runs, as far as the text tells.
+computation counts as often as it runs, if the text says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COLLECTIVES = (
   "reduce-scatter",
 )
 _BYTES = {"pred": 1, "token": 0, "opaque": 0}
-# Operations that move nothing: names for parts of other buffers.
+# Operations that move no data: views of other buffers.
 _NAMES = {
   "after-all", "bitcast", "conditional", "constant", "copy-done",
   "get-tuple-element", "optimization-barrier", "parameter", "slice-done",
@@ -80,12 +80,12 @@ class Op:
 
 @dataclasses.dataclass(frozen=True)
 class Traffic:
-  """What collectives of one kind over the same devices move, per device.
+  """Traffic of collectives of one kind over the same devices, per device.
 
   Attributes:
     times: how often they run.
     size: bytes that go in.
-    sent: bytes that a device sends, as a ring sends them.
+    sent: bytes that a device sends, with ring algorithms.
   """
 
   times: float = 0.0
@@ -93,7 +93,7 @@ class Traffic:
   sent: float = 0.0
 
   def plus(self, other: Traffic, times: float) -> Traffic:
-    """The sum, the other taken so many times."""
+    """The sum with `times` times the other."""
     return Traffic(
       self.times + times * other.times,
       self.size + times * other.size,
@@ -101,7 +101,7 @@ class Traffic:
     )
 
 
-# Parts of names that say how a program is built and not what it computes.
+# Parts of names that describe transformations, not computations.
 _PLUMBING = {
   "", "body", "branch_0_fun", "branch_1_fun", "checkpoint", "closed_call",
   "cond", "rematted_computation", "shard_map", "while",
@@ -110,18 +110,17 @@ _PLUMBING = {
 
 @dataclasses.dataclass
 class Costs:
-  """What one device does.
+  """Costs on one device.
 
   Attributes:
     flops: of matrix products and convolutions.
     bytes: between the main memory and the chip.
     cycles: the TPU compiler's own estimate of everything but collectives.
     kernels: runs of Pallas kernels (Mosaic), whose costs the text lacks.
-    kernel_flops: within them, where somebody has counted; not in `flops`.
-    unknown_loops: loops that counted once because nothing says how often
-      they run.
+    kernel_flops: within them, if counted; not part of `flops`.
+    unknown_loops: loops that counted once because their length is unknown.
     collectives: {(kind, mesh axes): Traffic}.
-    by_operation: {what asked for it, as the program names it: cycles}.
+    by_operation: {source operation in the program: cycles}.
   """
 
   flops: float = 0.0
@@ -141,7 +140,7 @@ class Costs:
     return sum(traffic.sent for traffic in self.collectives.values())
 
   def add(self, other: Costs, times: float = 1.0) -> None:
-    """Adds the other, taken so many times."""
+    """Adds `times` times the other."""
     self.flops += times * other.flops
     self.bytes += times * other.bytes
     self.cycles += times * other.cycles
@@ -169,7 +168,7 @@ def read(text: str, axes: dict[str, int] | None = None) -> Costs:
 
 
 def parse(text: str) -> tuple[dict[str, list[Op]], str]:
-  """({computation: its operations}, name of the one that runs first)."""
+  """({computation: its operations}, name of the entry computation)."""
   computations: dict[str, list[Op]] = {}
   entry, ops = "", []
   for line in text.splitlines():
@@ -201,7 +200,7 @@ def _parse_op(match: re.Match, line: str) -> Op:
 
 
 def _asked_by(op: Op) -> str:
-  """The scopes and the primitive that it was made from, by name."""
+  """The scopes and the primitive that an operation comes from."""
   match = re.search(r'op_name="([^"]*)"', op.rest)
   if not match:
     return op.kind
@@ -240,7 +239,7 @@ class Program:
     self._known: dict[tuple[str, bool], Costs] = {}
 
   def costs(self, name: str, is_fused: bool = False) -> Costs:
-    """Costs of one run of a computation; a fused one reads no memory."""
+    """Costs of one run of a computation; a fused one does not access memory."""
     if (name, is_fused) not in self._known:
       self._known[name, is_fused] = self._sum(name, is_fused)
     return self._known[name, is_fused]
@@ -264,7 +263,8 @@ class Program:
   def _add_called(
     self, caller: Op, total: Costs, channels: set, is_fused: bool
   ):
-    """An asynchronous collective stands in several fusions, and runs once."""
+    """Adds called computations; an asynchronous collective in several fusions
+    counts once."""
     for name in caller.called("calls") + caller.called("to_apply"):
       inner = self.costs(name, is_fused)
       op_channels = {
@@ -304,7 +304,7 @@ class Program:
     cost.bytes = self._bytes(op, ops)
     cost.kernels = float('custom_call_target="tpu_custom_call"' in op.rest)
     estimate = re.search(r'"estimated_cycles":"(\d+)"', op.rest)
-    # Some operations without an estimate carry the largest number there is.
+    # Some operations without an estimate carry the largest integer.
     if estimate and int(estimate[1]) < 2**53:
       cost.cycles = float(estimate[1])
       cost.by_operation = {_asked_by(op): cost.cycles}
@@ -333,7 +333,7 @@ class Program:
     return " x ".join(names)
 
   def _trips(self, loop: Op, ops: dict[str, Op]) -> int | None:
-    """How often a loop runs; None where the text does not tell."""
+    """The trip count of a loop; None if the text does not give it."""
     match = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
     if match:
       return int(match[1])
@@ -354,14 +354,14 @@ class Program:
     return max(0, math.ceil((bound - begin) / self._stride(body, place)))
 
   def _first(self, op: Op, ops: dict[str, Op], place: int) -> int:
-    """Where a loop's counter starts; 0, as scans start, if nothing says."""
+    """The start of a loop's counter; 0, as in scans, by default."""
     entered = ops.get(op.operands[0])
     if entered is None or entered.kind != "tuple":
       return 0
     return _constant(ops.get(entered.operands[place]), ops) or 0
 
   def _stride(self, body: str, place: int) -> int:
-    """What a loop's counter grows by; 1, as in scans, if nothing says."""
+    """The increment of a loop's counter; 1, as in scans, by default."""
     ops = {op.name: op for op in self.computations[body]}
     root = next(op for op in ops.values() if op.is_root)
     if root.kind != "tuple":
@@ -391,10 +391,11 @@ class Program:
     return float(sum(read_sizes) + write_size)
 
   def _fusion_bytes(self, fusion: Op, read_sizes: list[int], write_size: int):
-    """Of a buffer that a fusion only slices, the slices count.
+    """Sizes of a fusion's operands and result; sliced buffers count by their
+    slices.
 
-    What an asynchronous collective hands on from its start to its end is
-    neither read nor written by what runs in between.
+    Buffers that an asynchronous collective passes from start to end are neither
+    read nor written by the operations in between.
     """
     (name,) = fusion.called("calls")
     inner = self.computations[name]
@@ -428,7 +429,7 @@ class Program:
 
 
 def _sliced(user: Op, place: int, table: dict[str, Op]) -> int | None:
-  """Bytes that an operation takes of its operand, if it takes a slice."""
+  """Bytes that an operation reads from its operand, if it takes a slice."""
   if place == 0 and user.kind == "dynamic-slice":
     return user.size
   if place == 0 and user.kind == "dynamic-update-slice":
@@ -437,13 +438,14 @@ def _sliced(user: Op, place: int, table: dict[str, Op]) -> int | None:
 
 
 def _collective(op: Op) -> str:
-  """The kind of a collective; empty for others, and for the end of one."""
+  """The kind of a collective; empty for other operations and collective
+  ends."""
   kind = op.kind.removesuffix("-start")
   return kind if kind in COLLECTIVES else ""
 
 
 def _constant(op: Op | None, ops: dict[str, Op]) -> int | None:
-  """Value of a whole number that is known, through copies."""
+  """Value of an integer constant, through copies."""
   while op is not None and op.kind in ("copy", "bitcast"):
     op = ops.get(op.operands[0])
   if op is None or op.kind != "constant":
@@ -477,7 +479,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _ordered(dims: str, swap: str | None) -> np.ndarray:
-  """Devices in the order that "[2,4]T(1,0)" says."""
+  """Devices in the order given by "[2,4]T(1,0)"."""
   ids = np.arange(math.prod(_numbers(dims))).reshape(_numbers(dims))
   return ids.transpose(_numbers(swap)) if swap else ids
 
@@ -491,7 +493,7 @@ def _dot_flops(op: Op, ops: dict[str, Op]) -> float:
 
 
 def _convolution_flops(op: Op, ops: dict[str, Op]) -> float:
-  """Products whose window does not hang over the edge or into a hole."""
+  """FLOPs of a convolution, without taps on padding or dilation holes."""
   match = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", op.rest)
   assert match is not None, op.rest
   lhs, rhs, out = match.groups()

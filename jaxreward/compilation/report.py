@@ -46,8 +46,8 @@ class MeshReport:
     programs: by name, in the order in which a step runs them.
     placement: table of the largest arrays.
     state_bytes: of training state and reference, per device.
-    refused: why there is nothing to compile; empty where there is.
-    left_out: rewards that are not counted, for they could not be read.
+    refused: why the mesh is impossible; empty if it is not.
+    left_out: rewards not counted because their weights could not be read.
   """
 
   sizes: Sizes
@@ -58,18 +58,18 @@ class MeshReport:
   left_out: tuple[str, ...] = ()
 
   def fits(self, limit: float) -> bool:
-    """Whether every program does."""
+    """Whether every program fits."""
     return not self.refused and all(
       program.fits(limit) for program in self.programs.values()
     )
 
   def seconds(self, topology: Topology) -> dict[str, Seconds]:
-    """Of the programs that were compiled for a chip whose peaks are known."""
+    """Bounds for the programs compiled for a chip with known peaks."""
     seconds = {k: p.seconds(topology) for k, p in self.programs.items()}
     return {k: s for k, s in seconds.items() if s is not None}
 
   def cost(self, topology: Topology) -> float:
-    """Seconds of a step; where no peak is known, bytes moved per device."""
+    """Seconds of a step; without known peaks, bytes moved per device."""
     if topology.chip is not None:
       return sum(s.step for s in self.seconds(topology).values())
     costs = [p.costs for p in self.programs.values() if p.costs]
@@ -78,18 +78,18 @@ class MeshReport:
 
 @dataclasses.dataclass(frozen=True)
 class RunReport:
-  """What `compile_check` found.
+  """Results of `compile_check`.
 
   Attributes:
     topology: compiled for.
-    limit: bytes per device; 0 where none is known.
-    meshes: the config's, then those that it is compared with.
+    limit: bytes per device; 0 if unknown.
+    meshes: the config's, then the alternatives.
     model: of the config, as are the others; for advice and for the record.
     objective: its name.
-    pictures: of an iteration.
+    pictures: images per iteration.
     lora_rank: 0 where all parameters are trained.
     microbatch: rows.
-    effort: of the compiler, from -1 to 1; 0 is what a run gets.
+    effort: of the compiler, from -1 to 1; runs use 0.
   """
 
   topology: Topology
@@ -103,7 +103,7 @@ class RunReport:
   effort: float = 0.0
 
   def best(self) -> MeshReport | None:
-    """The mesh with the least cost of those that fit."""
+    """The cheapest mesh that fits."""
     fitting = [m for m in self.meshes if m.fits(self.limit)]
     return min(
       fitting, key=lambda m: m.cost(self.topology), default=None
@@ -116,7 +116,7 @@ def title(sizes: Sizes) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A Markdown table in columns of equal width, numbers to the right."""
+  """An aligned Markdown table, numbers to the right."""
   grid = [list(heads), *map(list, rows)]
   widths = [max(len(row[i]) for row in grid) for i in range(len(heads))]
   lines = [
@@ -261,7 +261,7 @@ def _seconds(run: RunReport, mesh: MeshReport) -> str:
 
 
 def _costliest(mesh: MeshReport, limit: int = 10) -> str:
-  """The operations on which the compiler expects to spend most."""
+  """The operations with the most estimated cycles."""
   costs = {k: p.costs for k, p in mesh.programs.items() if p.costs}
   total = sum(c.cycles for c in costs.values())
   operations = [
@@ -283,7 +283,7 @@ def _time(value: float) -> str:
 
 
 def _comparison(run: RunReport) -> str:
-  """All meshes, the best first, those that are impossible last."""
+  """All meshes, the best first, impossible ones last."""
   has_peaks = run.topology.chip is not None
   order = sorted(
     run.meshes,
@@ -320,7 +320,7 @@ def _comparison(run: RunReport) -> str:
 
 
 def advice(run: RunReport, mesh: MeshReport) -> list[str]:
-  """What to change where a mesh does not fit, likeliest first."""
+  """What to change if a mesh does not fit, most promising first."""
   if mesh.refused:
     return ["other sizes of config.mesh: the line above says which divide"]
   data, fsdp, _ = mesh.sizes
@@ -358,7 +358,7 @@ def advice(run: RunReport, mesh: MeshReport) -> list[str]:
 
 
 def to_json(run: RunReport) -> dict[str, Any]:
-  """The same as plain values, bytes and seconds unrounded."""
+  """The report as JSON values, bytes and seconds unrounded."""
   best = run.best()
   return {
     "topology": run.topology.name,

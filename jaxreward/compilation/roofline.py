@@ -1,4 +1,4 @@
-"""Seconds that a program takes at least, and what holds it back."""
+"""Lower bounds on the seconds of a program, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from jaxreward.compilation.topology import Chip
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-  """Lower bounds, each as if the other two were free, and an estimate.
+  """Lower bounds, each ignoring the other two, and an estimate.
 
   Attributes:
-    compute: matrix products at the chip's bf16 peak, those of kernels too.
+    compute: matrix products at the chip's bf16 peak, including kernels.
     memory: bytes at the bandwidth of the HBM.
     network: bytes sent at the bandwidth of all links.
-    compiler: the compiler's own estimate of all that is no collective, with
-      the products of kernels, which it does not estimate, at the peak.
+    compiler: the compiler's estimate without collectives, plus the products of
+      kernels, which it does not estimate, at peak.
   """
 
   compute: float

@@ -1,4 +1,4 @@
-"""One table of many reports.
+"""Summary table of several reports.
 
 python -m jaxreward.compilation.summary runs/pods/*/compile_check.json
 """
@@ -24,7 +24,7 @@ def row(report: Mapping[str, Any]) -> list[str]:
   """The first mesh of a report, its programs added up.
 
   Args:
-    report: what `compile_check` has written as JSON.
+    report: JSON of `compile_check`.
   """
   mesh = report["meshes"][0]
   programs = list(mesh["programs"].values())

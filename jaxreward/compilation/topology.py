@@ -1,4 +1,4 @@
-"""TPU slices by name, and what one chip of each can do at best."""
+"""TPU slices by name, and the peaks of their chips."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Peaks of one chip; nothing runs faster.
+  """Peaks of one chip.
 
   Attributes:
     memory: bytes of HBM that the compiler gives to a program.
     flops: bf16 operations per second.
     bandwidth: bytes per second between HBM and the chip.
     network: bytes per second that one chip sends over all of its links.
-    clock: cycles per second, in which the compiler estimates.
+    clock: cycles per second, the unit of the compiler's estimates.
   """
 
   memory: float
@@ -69,7 +69,7 @@ class Topology:
   Attributes:
     name: as the compiler takes it, such as "v5e:16x16".
     size: number of devices.
-    chip: peaks of each; None for CPUs, of which none are known.
+    chip: peaks of each; None for CPUs, whose peaks are unknown.
   """
 
   name: str
@@ -80,11 +80,11 @@ class Topology:
 def find(name: str) -> Topology:
   """The slice called "v5e:16x16", "v5e-256", "v5p-64" or "cpu:8".
 
-  Numbers after a dash are those of the product: chips, or TensorCores for v5p,
-  two to a chip.
+  Numbers after a dash follow the product name: chips, or TensorCores for v5p,
+  two per chip.
 
   Raises:
-    UserError: there is no such slice; the nearest is named.
+    UserError: an unknown slice, with the nearest known one.
   """
   kind, _, count = name.partition(":")
   if kind == "cpu" and count.isdigit() and int(count):
@@ -108,7 +108,7 @@ def find(name: str) -> Topology:
 
 
 def require(topology: Topology) -> None:
-  """Sets JAX up for a machine without that slice; call it before any array.
+  """Configures JAX for an absent slice; call it before creating any array.
 
   Raises:
     UserError: the TPU compiler is not installed.
@@ -124,25 +124,25 @@ def require(topology: Topology) -> None:
   for variable, value in _ENVIRONMENT.items():
     os.environ.setdefault(variable, value)
   jax.config.update("jax_platforms", "cpu")
-  # What is compiled for absent chips can be kept, but not read back.
+  # Programs for absent chips can be cached, but not read back.
   jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _more_cpus(count: int) -> None:
-  """Asks for that many virtual CPUs, unless JAX has started already."""
+  """Requests that many virtual CPUs, unless JAX has been initialized."""
   jax.config.update("jax_platforms", "cpu")
   try:
     if jax.config.jax_num_cpu_devices < count:  # pyrefly: ignore
       jax.config.update("jax_num_cpu_devices", count)
   except RuntimeError:
-    pass  # `devices` says how many there are
+    pass  # `devices` checks the count
 
 
 def devices(topology: Topology) -> list[jax.Device]:
-  """Devices to compile for; those of a TPU can run nothing.
+  """Devices to compile for; TPU devices cannot run programs.
 
   Raises:
-    UserError: too few CPUs, or what the TPU compiler says.
+    UserError: too few CPUs, or an error of the TPU compiler.
   """
   if topology.chip is None:
     cpus = jax.devices("cpu")

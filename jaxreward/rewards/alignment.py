@@ -32,7 +32,7 @@ def load_pair(
   """Both towers of a checkpoint and its tokenizer.
 
   Images and texts are preprocessed as by the library that saved the weights:
-  in open_clip's layout texts are cleaned (`words.mended`); for SigLIP they are
+  in open_clip's layout texts are cleaned (`words.clean`); for SigLIP they are
   lowercased.
 
   Args:

@@ -18,7 +18,7 @@ from pallas_kernels.grouped_advantage.reference import STATISTICS, Options
 
 STDS = ("group", "batch", "none")
 BASELINES = ("group", "leave_one_out")
-MAX_GROUP = 1024  # whole groups stand in a TPU's fast memory
+MAX_GROUP = 1024  # full groups must fit into a TPU's VMEM
 How = tuple[str, tuple[str, ...], Options]
 
 
@@ -91,7 +91,7 @@ def grouped_policy_loss(
     mask: True where the reward is valid.
     log_prob: of the stored steps under the trained parameters.
     old_log_prob: of the same steps when they were sampled.
-    step_mask: False for single steps that do not count; all count if None.
+    step_mask: False for single steps to ignore; all count if None.
     std: as in `advantage`.
     epsilon: as in `advantage`.
     clip: as in `advantage`.
@@ -105,7 +105,7 @@ def grouped_policy_loss(
     (loss, metrics as in `flow_grpo`, advantage).
 
   Raises:
-    UserError: shapes that do not go together, and as in `advantage`.
+    UserError: inconsistent shapes, and as in `advantage`.
   """
   if log_prob.shape[:2] != signal.shape or log_prob.shape != old_log_prob.shape:
     raise UserError(
@@ -132,9 +132,9 @@ def clipped_loss(
   implementation: str = "auto",
   batch_axes: tuple[str, ...] = dispatch.BATCH_AXES,
 ) -> tuple[Mean, dict[str, Metric]]:
-  """`jaxreward.objectives.flow_grpo` for advantages that are there already.
+  """`jaxreward.objectives.flow_grpo` for given advantages.
 
-  The same kernel, for micro-batches that hold parts of groups.
+  Uses the same kernel, for micro-batches with partial groups.
 
   Args:
     log_prob: of the stored step under the trained parameters.
@@ -191,7 +191,8 @@ def _how(implementation, batch_axes, options, members=1) -> How:
 
 
 def _signal_rows(signal, mask, options):
-  """(signal, mask, scale): the batch's deviation is a sum over all devices."""
+  """(signal, mask, scale); the batch's deviation is computed over all
+  devices."""
   signal, mask = jnp.asarray(signal), jnp.asarray(mask, bool)
   if options.std != "batch":
     return signal, mask, None
@@ -209,7 +210,7 @@ def _means(sums):
 
 
 def _rows_first(how, with_gradient, signal, mask, scale, *cubes):
-  """The backend on one device's prompts; first axes are prompts throughout."""
+  """Runs the backend on one device's prompts; operands start with prompts."""
   implementation, _, options = how
   prompts_last = lambda x: jnp.moveaxis(x, 0, -1)
   prompts_first = lambda x: jnp.moveaxis(x, -1, 0)
@@ -254,7 +255,8 @@ def _fused_forward(how, log_prob, *rest):
 
 
 def _fused_backward(how, residuals, cotangents):
-  """The loss is linear in what the pass has written; the rest is constant."""
+  """The loss is linear in the gradient of the forward pass; the rest is
+  constant."""
   del how
   gradient, like = residuals
   if gradient is None:

@@ -1,7 +1,7 @@
 """One block of prompts and steps: each operand is read once.
 
-The grid is (blocks of prompts, blocks of steps). The group's statistics are
-made anew for every block of steps: they are a 1/T of the work.
+The grid is (blocks of prompts, blocks of steps). Group statistics are
+recomputed for every block of steps: they are 1/T of the work.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def body(*refs, options: Options, steps: int, has_loss: bool, has_keep: bool):
     return
   log_prob, old_log_prob = (x[...].astype(jnp.float32) for x in trajectory[:2])
   shape = log_prob.shape
-  # As numbers: a mask of one bit per element cannot be spread over a new axis.
+  # As numbers: a boolean mask cannot be broadcast over a new axis.
   counts = jnp.broadcast_to(mask[...][None], shape)
   if has_keep:
     counts *= trajectory[2][...]
@@ -57,7 +57,8 @@ def body(*refs, options: Options, steps: int, has_loss: bool, has_keep: bool):
 
 
 def make(options: Options, steps: int, cubes: int):
-  """`body` for so many operands [T, G, P]: none, two, or three with a mask."""
+  """`body` for the number of operands [T, G, P]: none, two, or three with a
+  mask."""
   return functools.partial(
     body, options=options, steps=steps, has_loss=cubes > 0, has_keep=cubes > 2
   )

@@ -1,6 +1,6 @@
-"""Advantage and clipped loss in plain operations; the kernels call the same.
+"""Advantage and clipped loss in plain operations, shared by the kernels.
 
-Arrays are laid out as the kernels want them: prompts last, on a TPU's lanes,
+Arrays are laid out for the kernels: prompts last, on a TPU's lanes,
 group members before them, denoising steps first. Everything is float32.
 """
 
@@ -64,14 +64,14 @@ def credit(
     return jnp.where(mask, signal, 0.0)
   count = jnp.sum(mask.astype(jnp.float32), axis=0, keepdims=True)
   low = jnp.min(jnp.where(mask, signal, jnp.inf), axis=0, keepdims=True)
-  # Measured from the smallest one, equal rewards are exact zeros.
+  # Relative to the smallest one, equal rewards are exact zeros.
   offset = jnp.where(mask, signal - low, 0.0)
   safe = jnp.maximum(count, 1.0)
   mean = jnp.sum(offset, axis=0, keepdims=True) / safe
   centred = jnp.where(mask, offset - mean, 0.0)
   epsilon = options.epsilon
   if options.std == "group":
-    # In a unit in which squares neither overflow nor vanish; it rounds nothing.
+    # Scaled by a power of two so that squares neither overflow nor underflow.
     top = jnp.max(offset, axis=0, keepdims=True)
     unit = jnp.where(top > 2.0**50, 2.0**-70, 1.0)
     unit = jnp.where((top > 0) & (top < 2.0**-50), 2.0**70, unit)
@@ -122,7 +122,7 @@ def policy_terms(
 
 
 def _excess(x, exponential):
-  """exp(x) - 1 - x; near 0 by its series, where the difference cancels."""
+  """exp(x) - 1 - x; by its series near 0, where the difference cancels."""
   series = 0.0
   for n in range(9, 2, -1):
     series = (series + 1.0) * x / n
@@ -143,8 +143,8 @@ def run(
 ) -> tuple[Array, ...]:
   """What the kernels return: (advantage [G, P], statistics [7, P], gradient).
 
-  The statistics are there if `log_prob` is, the gradient [T, G, P] if it is
-  asked for too.
+  Statistics are returned with `log_prob`, the gradient [T, G, P] with
+  `with_gradient`.
   """
   as_float32 = lambda x: x.astype(jnp.float32)
   valid = mask > 0

@@ -28,8 +28,8 @@ def run(
   """`reference.run` in one launch; same operands, same results.
 
   Blocks reach beyond odd numbers of prompts and steps, without padding.
-  Prompts lie on the lanes: a log-probability stored with the steps last is
-  turned by the compiler first.
+  Prompts are on the lanes: log-probabilities stored with steps last are
+  transposed by the compiler first.
   """
   members, prompts = signal.shape
   operands = [x for x in cubes if x is not None]

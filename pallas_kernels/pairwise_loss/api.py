@@ -1,4 +1,4 @@
-"""Public functions of the sums over pairs: checks, dispatch, gradients."""
+"""Public functions for sums over pairs: checks, dispatch, gradients."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def pairwise_loss(
   Equals `jaxreward.reward_models.preference_losses.bradley_terry` (or its
   `rao_kupper`) on the G (G - 1) / 2 pairs of every group, where the first is
   preferred if it is rated higher. Time grows with G^2, memory with G. The
-  gradient is made in the same pass and reaches the scores alone, once.
+  gradient is computed in the same pass and reaches only the scores, to first
+  order.
 
   Args:
     scores: of the candidates under the model.
     ratings: of the candidates; higher is better. They are compared in
-      float32. One that is not finite takes part in no pair.
+      float32. Candidates with a non-finite rating are in no pair.
     mask: valid candidates; all if None.
     ties: pairs rated alike: "half" takes a preference of one half, "skip"
       leaves them out, "rao_kupper" models them (Rao and Kupper, 1967).
@@ -82,12 +83,12 @@ def win_rate(
   implementation: str = "auto",
   batch_axes: tuple[str, ...] = dispatch.BATCH_AXES,
 ) -> Float[Array, "*B G"]:
-  """Mean chance of a candidate to beat another one of its group.
+  """Mean probability of a candidate to beat another one of its group.
 
   w_i = mean_{j != i} sigmoid((s_i - s_j) / temperature), the Bradley-Terry
   win rate; with temperature 0 the share of others that score lower, ties as
-  one half. As a reward it has the scale of a probability whatever that of the
-  scores. Time grows with G^2, memory with G.
+  one half. As a reward it has the scale of a probability whatever the scale of
+  the scores. Time grows with G^2, memory with G.
 
   Args:
     scores: of the candidates.

@@ -25,10 +25,10 @@ def body(
   """One block of own candidates against all others.
 
   Args:
-    own_ref: fields of one's own candidates, float32 [N', K, I'].
+    own_ref: fields of the own candidates, float32 [N', K, I'].
     other_ref: fields of all candidates, float32 [N', G, K].
     *outputs: sums, each float32 [N', 1, I'].
-    tile: what a pair adds, see `tiles`.
+    tile: terms of a pair, see `tiles`.
     step: J', others per tile; divides G.
   """
   groups, fields, width = own_ref.shape

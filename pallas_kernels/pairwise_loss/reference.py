@@ -1,4 +1,4 @@
-"""Sums over pairs with the matrix of pairs: what the kernels must equal."""
+"""Reference sums over pairs, with the full matrix of pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(
 
   Args:
     fields: of the candidates, float32; NaN in the last where one is absent.
-    tile: what a pair adds.
+    tile: terms of a pair.
   """
   group = fields.shape[2]
   own = tuple(x[:, None, :] for x in jnp.moveaxis(fields, 1, 0))

@@ -1,10 +1,10 @@
-"""What a pair adds: formulas on tiles of pairs, the same for every backend.
+"""Terms of a pair: formulas on tiles of pairs, the same for every backend.
 
 A tile function takes the fields of one's own candidates [N, 1, I], those of
 the others [N, J, 1] and which pairs are of two different candidates, and
-returns what each pair adds to its own candidate's sums, [N, J, I] each. A
-candidate that is absent has NaN in its last field; no comparison with NaN
-holds, which keeps it out of every pair.
+returns what each pair adds to its own candidate's sums, [N, J, I] each. An
+absent candidate has NaN in its last field; comparisons with NaN are false,
+which keeps it out of every pair.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Sums = tuple[Float[Array, "N J I"], ...]
 
 @dataclasses.dataclass(frozen=True)
 class PairLoss:
-  """A loss w softplus(margin - d) + offset, d the score less the other's.
+  """A loss w softplus(margin - d) + offset, with d the score difference.
 
   Attributes:
     win: w where the candidate is rated above the other.
@@ -80,7 +80,7 @@ class WinRate:
 
 @dataclasses.dataclass(frozen=True)
 class WinRateGradient:
-  """What d loss / d rate of both candidates does to one's own score."""
+  """d loss / d own score, from d loss / d rate of both candidates."""
 
   temperature: float
 

@@ -32,7 +32,7 @@ def sde_step(
   x_{t'} = c_x x_t + c_v v + std xi; the sampler is in the coefficients (see
   `jaxreward.flow.steppers`). Sums are float32; the log-probability is that of
   x_{t'} as it is stored, rounded to its type, so that `transition` finds the
-  same. Gradients reach x_t, v and the noise; the rounding counts as none.
+  same. Gradients reach x_t, v and the noise, straight through the rounding.
 
   Args:
     x_t: latents before the step.
@@ -138,7 +138,7 @@ def _draw_forward(how, rows, x_t, v, noise):
 
 
 def _draw_backward(how, residuals, cotangents):
-  """Through the mean the density's gradient cancels: what is left is linear."""
+  """The density's gradient through the mean cancels; the rest is linear."""
   del how
   rows, noise, x_t, v = residuals
   grad_next, log_prob = cotangents[0].astype(jnp.float32), cotangents[1]
@@ -167,7 +167,7 @@ def _replay_forward(how, rows, x_t, v, x_next):
 
 
 def _replay_backward(how, residuals, cotangent):
-  """Element-wise: a compiler fuses it into whatever reads it."""
+  """Element-wise: the compiler fuses it into its consumer."""
   del how
   rows, x_t, v, x_next = residuals
   deviation = x_next.astype(jnp.float32) - reference.mean(x_t, v, rows)

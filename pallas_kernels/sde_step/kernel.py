@@ -25,7 +25,7 @@ def body(
       into [1, 1, 128] over the blocks of a sample if `running` (they then run
       in order), else [1, 1, 1] of this block.
     rows: S; a block may reach beyond it.
-    draw: makes the next latents; else they are given.
+    draw: computes the next latents; else they are given.
     running: see above.
   """
   c_x, c_v, std = (coefficients[0, :, i : i + 1] for i in range(3))

@@ -1,10 +1,10 @@
-"""The step in plain operations: what the kernels must equal.
+"""The step in plain operations, the reference of the kernels.
 
   mean = c_x x_t + c_v v,   x_{t'} = mean + std xi,
   log p = -mean_L (x_{t'} - mean)^2 / (2 std^2) - log std - log(2 pi) / 2,
 
 and log p = -mean_L (x_{t'} - mean)^2 where `log_scale` is 0, and 0 where std
-is 0. All of it is in float32, whatever comes in.
+is 0. Everything is computed in float32.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def _squares(x_t, v, x_next, coefficients):
 def _sealed(function, *operands):
   """`function(*operands)`, equal to the bit in every program.
 
-  It stands in a conditional of its own, which no compiler fuses across, so
-  that what is around it cannot change its rounding. The predicate always
-  holds, behind a barrier that keeps it from being folded away; the last
-  operand is the coefficients.
+  It is wrapped in a conditional, which compilers do not fuse across, so that
+  its surroundings cannot change its rounding. The predicate is always true,
+  behind a barrier that prevents constant folding; the last operand is the
+  coefficients.
   """
   always = jax.lax.optimization_barrier(jnp.all(operands[-1][:, 2] >= 0))
   result = jax.eval_shape(function, *operands)

@@ -305,7 +305,7 @@ ROWS = [
   Row("ftfy not installed", ('pip install "jaxreward[text]"',),
       prepare=lambda here, patch: patch.setitem(
         sys.modules, "ftfy", None),
-      call=lambda here: words.mender()),
+      call=lambda here: words.cleaner()),
   # As people meet them.
   Row("reward of a folder that is not there",
       ("config.rewards.mine", "nowhere: no such file or folder"),

@@ -216,7 +216,7 @@ def test_a_mark_in_a_prompt_is_read_as_text(tmp_path):
 
 def test_texts_are_mended():
   pytest.importorskip("ftfy")
-  mend = words.mender()
+  mend = words.cleaner()
   assert mend("  A caf\u00c3\u00a9 \n&amp;amp; \u201cBar\u201d!") == (
     'a caf\u00e9 & "bar"!'
   )

@@ -138,9 +138,9 @@ def hps(tmp_path_factory, clip_tokens):
 def test_clips_texts_are_mended_and_keep_their_marks(clip_tokens):
   """Also what our tokenizers of transformers make of texts for HPSv2."""
   theirs = authors.hpsv2_tokenizer().tokenize(TEXTS, 20).numpy()
-  ours = encoders.tokenizer(
-    clip_tokens, 20, wording=words.mended, literal=True
-  )(TEXTS)
+  ours = encoders.tokenizer(clip_tokens, 20, wording=words.clean, literal=True)(
+    TEXTS
+  )
   np.testing.assert_array_equal(ours, theirs)
   plain = encoders.tokenizer(clip_tokens, 20)(TEXTS)
   assert (plain[-1] != theirs[-1]).any()  # its "!" is read for padding

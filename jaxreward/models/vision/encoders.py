@@ -157,7 +157,7 @@ def _load_clip(
   pair = _clip_pair(config, params, dtype, prepared, microbatch)
   if config.text is None:
     return pair
-  wording = words.mender() if is_open_clip or padded else str
+  wording = words.cleaner() if is_open_clip or padded else str
   return dataclasses.replace(pair, wording=wording, literal=True)
 
 
@@ -335,7 +335,7 @@ def tokenizer(
     weights: see `hub.resolve`; for a file, its folder.
     length: texts are truncated and padded to it.
     other: folder or hub id of the tokenizer, if it is elsewhere.
-    wording: texts go through it first, such as `words.mended`.
+    wording: texts go through it first, such as `words.clean`.
     literal: special tokens in a text are plain text. Some tokenizers pad with
       "!", which would otherwise be read as padding.
 

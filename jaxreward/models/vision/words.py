@@ -1,4 +1,4 @@
-"""Prompts as CLIP's authors write them before they make tokens of them."""
+"""Cleaning of prompts as CLIP's authors do before tokenization."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from jaxreward.errors import UserError
 
 
-def mender() -> Callable[[str], str]:
-  """`mended`, once it is sure that it can do its work.
+def cleaner() -> Callable[[str], str]:
+  """`clean`, after checking that ftfy is installed.
 
   Raises:
     UserError: ftfy is not installed.
@@ -21,14 +21,14 @@ def mender() -> Callable[[str], str]:
       "these weights were trained on texts mended with ftfy;"
       ' pip install "jaxreward[text]"'
     ) from error
-  return mended
+  return clean
 
 
-def mended(text: str) -> str:
-  """Mojibake put right, entities of HTML written out, single spaces, lower case.
+def clean(text: str) -> str:
+  """Fixes mojibake, unescapes HTML, collapses white space and lower-cases.
 
-  What the tokenizers of CLIP, open_clip and HPSv2 do to every text; those of
-  transformers only lower its case and join its spaces.
+  As in the tokenizers of CLIP, open_clip and HPSv2; those of transformers only
+  lower-case and collapse white space.
   """
   import ftfy
 
