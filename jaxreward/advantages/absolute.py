@@ -1,4 +1,4 @@
-"""Credit that is not, or not only, relative to the prompt's own group."""
+"""Credit that is not only relative to the prompt's own group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Mask = Bool[ArrayLike, "P G"]
 def given(
   signal: Signal, mask: Mask, *, clip: float | None = 5.0
 ) -> Float[Array, "P G"]:
-  """The signal itself, for compositions that have compared samples already.
+  """The signal itself, for compositions that already compare samples.
 
   Args:
     signal: composed reward; anything where masked.
@@ -50,15 +50,15 @@ def exponential(
   Args:
     signal: composed reward; anything where masked.
     mask: True where it is valid.
-    tau: how sharply a better sample counts more; 0 weighs all alike.
-    most: largest weight before they are divided by their mean.
+    tau: sharpness of the weights; 0 weights all samples equally.
+    most: largest weight before the division by the mean.
     among: z over the "batch", as published for one task, or the "group".
 
   Returns:
     weights, 0 where masked; all 1 where rewards are equal.
 
   Raises:
-    UserError: a tau below 0, a weight that is not positive, another `among`.
+    UserError: a tau below 0, a weight that is not positive, an unknown `among`.
   """
   if not (tau >= 0 and most > 0):
     raise UserError(
@@ -76,8 +76,8 @@ def exponential(
   std = std * jnp.sqrt(count / jnp.maximum(count - 1, 1))
   z = jnp.where(std > 0, (safe - mean) / jnp.where(std > 0, std, 1.0), 0.0)
   weight = jnp.where(mask, jnp.minimum(jnp.exp(tau * z), most), 0.0)
-  whole = masked_mean(weight, mask)
-  return weight / jnp.where(whole > 0, whole, 1.0)
+  mean_weight = masked_mean(weight, mask)
+  return weight / jnp.where(mean_weight > 0, mean_weight, 1.0)
 
 
 def global_and_local(
@@ -90,7 +90,7 @@ def global_and_local(
   epsilon: float = 1e-6,
   clip: float = 5.0,
 ) -> Float[Array, "P G"]:
-  """A group whose samples agree is compared with the other groups.
+  """Groups whose samples agree are compared with the other groups.
 
   H is the entropy, in bits, of the outcomes in a group of n,
   g = mean_i r_i (1 - (1 - 1/n) / log2(n) H),
@@ -98,17 +98,17 @@ def global_and_local(
   where all rewards of the group are equal; A_local is the z-score over the group
   and A_global that of g over the prompts, one for all members.
   COPO, https://arxiv.org/abs/2508.04138, read in the authors' code, with equal
-  rewards in the place of equal answers. There each advantage has a clipped loss
-  of its own and w mixes the losses: the same while neither clips. `bits` is
-  unverified. Where all fail, A_global pushes every sample down alike, which is no
-  direction: hence `clip`.
+  rewards instead of equal answers. There each advantage has its own clipped loss
+  and w mixes the losses: the same while neither clips. `bits` is
+  unverified. Where all fail, A_global pushes every sample down equally, without
+  a direction: hence `clip`.
 
   Args:
     signal: composed reward; anything where masked.
     mask: True where it is valid.
     sharpness: of w; 1 in the authors' code.
     bits: entropy at which both weigh the same.
-    resolution: rewards nearer than this are one outcome, above 0.
+    resolution: rewards closer than this are one outcome, above 0.
     epsilon: added to both standard deviations.
     clip: largest absolute value of either.
 
@@ -134,11 +134,11 @@ def global_and_local(
   agreement = 1 - (1 - 1 / n) / jnp.log2(n) * entropy
   local = group(safe, mask, std="group", epsilon=epsilon, clip=clip)
   value = masked_mean(safe, mask, axis=1) * agreement
-  there = count > 0
-  whole = (value - masked_mean(value, there)) / (
-    masked_std(value, there) + epsilon
+  has_samples = count > 0
+  across = (value - masked_mean(value, has_samples)) / (
+    masked_std(value, has_samples) + epsilon
   )
-  whole = jnp.clip(jnp.where(there, whole, 0.0), -clip, clip)[:, None]
+  across = jnp.clip(jnp.where(has_samples, across, 0.0), -clip, clip)[:, None]
   weight = jax.nn.sigmoid(sharpness * (entropy - bits))[:, None]
   weight = jnp.where(masked_std(safe, mask, 1, True) > 0, weight, 0.0)
-  return jnp.where(mask, weight * local + (1 - weight) * whole, 0.0)
+  return jnp.where(mask, weight * local + (1 - weight) * across, 0.0)

@@ -16,7 +16,7 @@ from jaxreward.types import Array, ArrayLike
 def gains(
   step_signal: Float[ArrayLike, "P G S"],
 ) -> Float[Array, "P G T"]:
-  """What each step has added: R_{i+1} - R_i, with T = S - 1.
+  """The gain of each step: R_{i+1} - R_i, with T = S - 1.
 
   R_i is the reward of the latents before step i, finished by the ODE, and R_T
   that of the sample: the gains of a sample add up to R_T - R_0.
@@ -32,7 +32,7 @@ def critic(
   epsilon: float = 1e-4,
   clip: float = 1.0,
 ) -> Float[Array, "P G T"]:
-  """What a sample has earned beyond what each of its steps promised.
+  """The reward of a sample beyond the value predicted at each step.
 
   A_t = clip(shaped - V(x_t, t, c), -clip, clip), shaped = (r - mean r) /
   (std r + epsilon) over the iteration, with V a player that gives "value"
@@ -71,8 +71,8 @@ def dense(
   Args:
     step_signal: composed reward of every step's latents, finished by the ODE on
       the sampler's own times, and of the sample last.
-    step_mask: True where it is valid; a sample with one that is not is left out
-      of every step.
+    step_mask: True where it is valid; a sample with an invalid step is excluded
+      from every step.
     epsilon: added to the standard deviation.
     clip: largest absolute advantage; None or 0 for no bound.
 
@@ -101,14 +101,14 @@ def noise_weighted(
   epsilon: float = 1e-4,
   clip: float | None = 5.0,
 ) -> Float[Array, "P G T"]:
-  """`group`, weighed at each step by how much noise it draws.
+  """`group`, weighted at each step by its noise.
 
   A_t = A scale std_t, or with the form "mean" A std_t / mean std over the noisy
-  steps: early steps, which decide more, weigh more. A clipped loss scales with
-  its advantage, so that this is a weight on the loss of a step.
+  steps: early steps, which matter more, weigh more. A clipped loss scales with
+  its advantage, so this is a weight on the loss of a step.
   TempFlow-GRPO, https://arxiv.org/abs/2508.04324: 2.25 in the authors' code, and
-  a normalised weight in the paper. Its branches, which give each step a reward of
-  its own, are not part of this.
+  a normalised weight in the paper. Its branches, which give each step its own
+  reward, are not part of this.
 
   Args:
     signal: composed reward; anything where masked.
@@ -118,7 +118,7 @@ def noise_weighted(
     scale: of the form "scaled".
     std: see `group`.
     epsilon: see `group`.
-    clip: see `group`; of A, before it is weighed.
+    clip: see `group`; of A, before the weight.
 
   Returns:
     advantage, 0 where masked and at steps without noise.
@@ -131,8 +131,8 @@ def noise_weighted(
   advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
   noise = jnp.asarray(steps.std, jnp.float32)
   if form == "mean":
-    whole = masked_mean(noise, noise > 0)
-    weight = noise / jnp.where(whole > 0, whole, 1.0)
+    mean_noise = masked_mean(noise, noise > 0)
+    weight = noise / jnp.where(mean_noise > 0, mean_noise, 1.0)
   else:
     weight = scale * noise
   return jax.lax.stop_gradient(advantage[..., None] * weight)
@@ -147,7 +147,7 @@ def equalised(
   epsilon: float = 1e-4,
   clip: float | None = 5.0,
 ) -> Float[Array, "P G T"]:
-  """`group`, so that all steps have gradients of one size.
+  """`group`, scaled so that all steps have gradients of equal size.
 
   A_t = A median(N) / N_t with N_t = |c_v| / std, the size of the derivative of a
   step's log-probability by the velocity; the median is over the noisy steps.
@@ -160,7 +160,7 @@ def equalised(
     steps: constants of the sampler's steps.
     std: see `group`.
     epsilon: see `group`.
-    clip: see `group`; of A, before it is weighed.
+    clip: see `group`; of A, before the weight.
 
   Returns:
     advantage, 0 where masked and at steps without noise.
@@ -184,13 +184,13 @@ def values(
   epsilon: float = 1e-4,
   clip: float | None = 5.0,
 ) -> Float[Array, "P G T"]:
-  """Value of each step, compared with the group and anchored at its own size.
+  """Value of each step, relative to the group and anchored at its own size.
 
-  Q_t = sum_k discount^k R_{t+k} over the steps that are left, with R_t the reward
+  Q_t = sum_k discount^k R_{t+k} over the remaining steps, with R_t the reward
   after step t, omega_t = Q_t / mean_t Q_t,
   A_t = omega_t ((Q_t - mean_G Q_t) / (std_G Q_t + epsilon) + anchor Q_t), the last
-  term at the first share `anchored` of the steps. Rewards are to be positive; a
-  group of equal ones still learns from it.
+  term in the first share `anchored` of the steps. Rewards should be positive; a
+  group of equal rewards still gets credit from it.
   VGPO, https://arxiv.org/abs/2512.12387, in the expanded form: the published
   (1 + anchor std) quotient is 0 / epsilon in a group of equal rewards. discount
   and anchor are unverified. There R_t is of one Euler step to the end, here of
@@ -199,7 +199,7 @@ def values(
   Args:
     step_signal: composed reward of every step's latents, finished by the ODE, and
       of the sample last.
-    step_mask: True where it is valid; a sample with one that is not is left out.
+    step_mask: True where it is valid; a sample with an invalid step is excluded.
     discount: of later steps, in [0, 1].
     anchor: weight of the value itself.
     anchored: share of the steps, from the noise on, that it counts for.
@@ -228,13 +228,15 @@ def values(
     1
   ]
   value = jnp.moveaxis(value, 0, -1)
-  whole = jnp.maximum(jnp.mean(value, axis=-1, keepdims=True), epsilon)
-  share = value / whole
+  mean_value = jnp.maximum(jnp.mean(value, axis=-1, keepdims=True), epsilon)
+  share = value / mean_value
   centred = value - masked_mean(value, mask, axis=1, keepdims=True)
   scale = masked_std(value, mask, axis=1, keepdims=True) + epsilon
   count = round(anchored * reward.shape[-1])
-  own = jnp.where(jnp.arange(reward.shape[-1]) < count, anchor * value, 0.0)
-  advantage = share * (centred / jnp.where(scale > 0, scale, 1.0) + own)
+  anchor_term = jnp.where(
+    jnp.arange(reward.shape[-1]) < count, anchor * value, 0.0
+  )
+  advantage = share * (centred / jnp.where(scale > 0, scale, 1.0) + anchor_term)
   if clip:
     advantage = jnp.clip(advantage, -clip, clip)
   return jnp.where(mask, advantage, 0.0)

@@ -1,4 +1,4 @@
-"""Credit for a part of the samples: NaN leaves the others out of the loss."""
+"""Credit for some of the samples: NaN excludes the others from the loss."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def best_and_worst(
   epsilon: float = 1e-4,
   clip: float | None = 5.0,
 ) -> Float[Array, "P G"]:
-  """`group`, of which the highest and the lowest halves of `keep` are trained on.
+  """`group`, restricted to the `keep` / 2 highest and lowest samples.
 
-  Advantages are taken before the choice, over the whole group.
+  Advantages are computed over the whole group.
   DanceGRPO, https://arxiv.org/abs/2505.07818: 8 of 24 for HunyuanVideo, read in
   the authors' code.
 
@@ -39,10 +39,10 @@ def best_and_worst(
     clip: see `group`.
 
   Returns:
-    advantage, NaN for samples between.
+    advantage, NaN for the samples in between.
 
   Raises:
-    UserError: an odd number, or none.
+    UserError: an odd number, or one below 2.
   """
   if keep < 2 or keep % 2:
     raise UserError(
@@ -53,8 +53,8 @@ def best_and_worst(
   order = jnp.where(mask, jnp.asarray(signal, jnp.float32), jnp.inf)
   rank = jnp.argsort(jnp.argsort(order, axis=1, stable=True), axis=1)
   count = jnp.sum(mask, axis=1, keepdims=True)
-  chosen = (rank < keep // 2) | (rank >= count - keep // 2)
-  return jnp.where(chosen & mask, advantage, jnp.nan)
+  is_extreme = (rank < keep // 2) | (rank >= count - keep // 2)
+  return jnp.where(is_extreme & mask, advantage, jnp.nan)
 
 
 def filtered(
@@ -67,9 +67,9 @@ def filtered(
   epsilon: float = 1e-4,
   clip: float | None = 5.0,
 ) -> Float[Array, "P G"]:
-  """`group` without the groups of little spread, or with a high mean.
+  """`group` without groups of little spread or a high mean.
 
-  There a normalised reward is mostly the judge's noise. A group stays if its
+  In those, a normalised reward is mostly noise of the judge. A group stays if its
   standard deviation is above `least_spread` and its mean below `most_mean`.
   UniWorld-V2, https://arxiv.org/abs/2510.16888, the filter as released: it drops
   hard groups of little spread too. The statistics over the batch are those of all
@@ -85,12 +85,12 @@ def filtered(
     clip: see `group`.
 
   Returns:
-    advantage, NaN in groups that are dropped.
+    advantage, NaN in dropped groups.
   """
   advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
   mean, spread = (f(signal, mask, 1, True) for f in (masked_mean, masked_std))
-  stays = (spread > least_spread) & (mean < most_mean)
-  return jnp.where(stays, advantage, jnp.nan)
+  is_kept = (spread > least_spread) & (mean < most_mean)
+  return jnp.where(is_kept, advantage, jnp.nan)
 
 
 def against_one(
@@ -101,10 +101,10 @@ def against_one(
   *,
   discard: float = 1.0,
 ) -> Float[Array, "P G"]:
-  """+1 or -1: better or worse than one sample of the group, drawn at random.
+  """+1 or -1: better or worse than a random sample of the group.
 
-  The drawn one is left out, and so is a tie. Groups in which |sum A| reaches
-  `discard` (n - 1), whose reference was too good or too bad, are dropped.
+  That sample and ties are excluded. Groups in which |sum A| reaches
+  `discard` (n - 1), whose opponent was too good or too bad, are dropped.
   BRPO (Writing-Zero), https://arxiv.org/abs/2506.00103; their verdict is that of
   a pairwise judge, the threshold and the place of ties are unverified.
 
@@ -113,10 +113,10 @@ def against_one(
     mask: True where the reward is valid.
     prompt_ids: uint32.
     key: of the iteration.
-    discard: share of equal verdicts from which on a group is dropped.
+    discard: share of equal verdicts at which a group is dropped.
 
   Returns:
-    advantage, NaN for samples that are left out.
+    advantage, NaN for excluded samples.
 
   Raises:
     UserError: a share outside (0, 1].
@@ -126,14 +126,16 @@ def against_one(
       f"config.advantage.discard={discard}: it is above 0 and at most 1"
     )
   draws = _uniform_each(key, prompt_ids, jnp.shape(signal)[1])
-  drawn = jnp.argmax(jnp.where(mask, draws, -1.0), axis=1)[:, None]
+  opponent = jnp.argmax(jnp.where(mask, draws, -1.0), axis=1)[:, None]
   signal = jnp.where(mask, signal, 0.0)
-  verdict = jnp.sign(signal - jnp.take_along_axis(signal, drawn, axis=1))
-  judged = mask & (verdict != 0)
+  verdict = jnp.sign(signal - jnp.take_along_axis(signal, opponent, axis=1))
+  has_verdict = mask & (verdict != 0)
   others = jnp.sum(mask, axis=1, keepdims=True) - 1
-  sided = jnp.abs(jnp.sum(jnp.where(mask, verdict, 0.0), axis=1, keepdims=True))
-  stays = judged & (sided < discard * others)
-  return jnp.where(stays, verdict, jnp.nan)
+  imbalance = jnp.abs(
+    jnp.sum(jnp.where(mask, verdict, 0.0), axis=1, keepdims=True)
+  )
+  is_kept = has_verdict & (imbalance < discard * others)
+  return jnp.where(is_kept, verdict, jnp.nan)
 
 
 def curated(
@@ -146,7 +148,7 @@ def curated(
 ) -> Float[Array, "P G"]:
   """1 for one sample of each group, kept with probability softmax(r / T).
 
-  With an objective that fits what is kept, rounds of it raise E[exp(r / T)]: for
+  With an objective that fits the kept samples, repeated rounds raise E[exp(r / T)]: for
   an endless group the fitted density is p exp(r / T) / E[exp(r / T)].
   Ferbach et al. 2024, https://arxiv.org/abs/2407.09499, the discrete choice of
   users among K samples.
@@ -159,7 +161,7 @@ def curated(
     temperature: T, above 0; near 0 the best is kept.
 
   Returns:
-    advantage, NaN for what is not kept.
+    advantage, NaN for the other samples.
 
   Raises:
     UserError: a temperature that is not positive.
@@ -171,20 +173,20 @@ def curated(
   draws = _uniform_each(key, prompt_ids, jnp.shape(signal)[1])
   gumbel = -jnp.log(-jnp.log(jnp.maximum(draws, 1e-30)))
   score = jnp.where(mask, jnp.asarray(signal) / temperature + gumbel, -jnp.inf)
-  kept = jnp.argmax(score, axis=1)[:, None] == jnp.arange(score.shape[1])
-  return jnp.where(kept & mask, 1.0, jnp.nan)
+  is_kept = jnp.argmax(score, axis=1)[:, None] == jnp.arange(score.shape[1])
+  return jnp.where(is_kept & mask, 1.0, jnp.nan)
 
 
 def _uniform_each(
   key: Array, prompt_ids: ArrayLike, members: int
 ) -> Float[Array, "P G"]:
-  """Draws in [0, 1) that belong to the prompt and the member."""
+  """Uniform draws in [0, 1), keyed by prompt and member."""
 
-  def one(prompt):
+  def draw_prompt(prompt):
     of_prompt = jax.random.fold_in(key, prompt)
     draw = lambda member: jax.random.uniform(
       jax.random.fold_in(of_prompt, member)
     )
     return jax.vmap(draw)(jnp.arange(members))
 
-  return jax.vmap(one)(jnp.asarray(prompt_ids, jnp.uint32))
+  return jax.vmap(draw_prompt)(jnp.asarray(prompt_ids, jnp.uint32))

@@ -1,4 +1,4 @@
-"""An advantage with a state of its own: (init, update), as in optax."""
+"""The advantage contract: (init, update) with a state, as in optax."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jaxreward.errors import UserError
 from jaxreward.methods import asks
 from jaxreward.types import Array
 
-# What `update` may ask for by name.
+# Arguments that `update` may have.
 OFFERS = (
   "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
   "step_signal", "step_mask", "step_values", "unweighted",
@@ -25,13 +25,13 @@ OFFERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """What a state may be made for.
+  """Sizes that a state may depend on.
 
   Attributes:
     prompts: P of an iteration.
     group: G.
     steps: T of the sampler.
-    prompt_ids: () -> uint32 [N], every prompt that is trained on.
+    prompt_ids: () -> uint32 [N], all training prompts.
   """
 
   prompts: int
@@ -46,12 +46,12 @@ class Advantage:
 
   Attributes:
     init: sizes -> the first state, a pytree of arrays; it is saved with the
-      training state and every device holds all of it.
-    update: asks by argument name for some of `OFFERS` -> (advantage [P, G] or
-      [P, G, T], new state). NaN leaves a sample out of the loss; 0 keeps it,
-      with a gradient of the regularizers alone.
+      training state and replicated.
+    update: takes some of `OFFERS` by name -> (advantage [P, G] or
+      [P, G, T], new state). NaN excludes a sample from the loss; 0 keeps it,
+      with a gradient of the regularizers only.
     gives: names of columns [P, G] beside the advantage, which objectives and
-      regularizers may ask for; `update` then returns ((advantage, {name:
+      regularizers may read; `update` then returns ((advantage, {name:
       column}), new state).
   """
 
@@ -61,7 +61,7 @@ class Advantage:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """What `update` asks for."""
+    """Arguments of `update`."""
     if isinstance(self.update, _Stateless):
       return self.update.names
     return asks(self.update)
@@ -76,12 +76,12 @@ def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
   """An advantage from a function whose options are bound.
 
   Args:
-    fn: one that asks for arrays returns the advantage and has no state; one
-      that asks for nothing returns an `Advantage`.
-    field: of the config that names it, for errors.
+    fn: with arguments, it returns the advantage and has no state; without, it
+      returns an `Advantage`.
+    field: of the config, for errors.
 
   Raises:
-    UserError: an argument that nothing offers.
+    UserError: an unknown argument.
   """
   names = asks(fn)
   if not names:
@@ -97,7 +97,7 @@ def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:
 
 
 def _checked(advantage: Any, field: str) -> Advantage:
-  """An advantage whose update asks for what there is, its state of fixed types."""
+  """Checks the arguments of `update`, and fixes the types of the state."""
   if not isinstance(advantage, Advantage):
     raise UserError(
       f"config.{field}: a function that reads nothing returns an"
@@ -126,10 +126,10 @@ class _Stateless:
 def credit(
   advantage: Advantage, offers: Mapping[str, Any], state: Any
 ) -> tuple[Array, Any]:
-  """(advantage, new state) from what there is; its columns are left out.
+  """(advantage, new state) from the offered arrays, without columns.
 
   Raises:
-    UserError: an advantage of another shape than [P, G] or [P, G, T].
+    UserError: an advantage that is not [P, G] or [P, G, T].
   """
   value, _, state = with_columns(advantage, offers, state)
   return value, state
@@ -138,17 +138,16 @@ def credit(
 def with_columns(
   advantage: Advantage, offers: Mapping[str, Any], state: Any
 ) -> tuple[Array, dict[str, Array], Any]:
-  """(advantage, columns by name, new state) from what there is.
+  """(advantage, columns by name, new state) from the offered arrays.
 
   Raises:
-    UserError: an advantage of another shape than [P, G] or [P, G, T], or other
-      columns than it gives.
+    UserError: an advantage that is not [P, G] or [P, G, T], or wrong columns.
   """
   offers = {**offers, "state": state}
-  wanted = dict.fromkeys(advantage.names)
+  arguments = dict.fromkeys(advantage.names)
   if isinstance(advantage.update, _Stateless):
-    wanted["state"] = None
-  value, state = advantage.update(**{name: offers[name] for name in wanted})
+    arguments["state"] = None
+  value, state = advantage.update(**{name: offers[name] for name in arguments})
   columns: dict[str, Array] = {}
   if advantage.gives:
     value, columns = value

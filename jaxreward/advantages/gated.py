@@ -1,4 +1,4 @@
-"""Credit for being right in a way of one's own, and where a reward is trusted."""
+"""GARDO: credit for diverse samples, and a gate for over-rated ones."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from jaxreward.errors import UserError
 from jaxreward.numerics import masked_mean
 from jaxreward.types import Array, ArrayLike
 
-HISTORY = 20  # iterations that the share is adapted to
-_SIDE = 8  # of the small pictures that are compared
+HISTORY = 20  # iterations in the history of the share
+_SIDE = 8  # pixels per side of the compared images
 
 
 @flax.struct.dataclass
 class Gate:
-  """What the share of gated samples is adapted by.
+  """State of the adaptive share of gated samples.
 
   Attributes:
-    share: float32, of the samples that are over-rated at all.
+    share: float32, of the over-rated samples that are gated.
     means: float32 [20], ring of their mean disagreement.
     count: int32, iterations so far.
   """
@@ -37,7 +37,7 @@ class Gate:
 def gardo(
   *, share: float = 0.1, least: float = 0.02, most: float = 0.2
 ) -> Advantage:
-  """GARDO: diverse samples earn more, and the over-rated ones are held back.
+  """GARDO: diverse samples get more credit, over-rated ones are gated.
 
   A_i = (r_i - mean r) (d_i / mean d if r_i >= mean r else 1) in each group, with
   d_i the distance 1 - cos to the nearest other image, and no division by the
@@ -57,7 +57,7 @@ def gardo(
     most: largest share; 1 gates them all.
 
   Raises:
-    UserError: shares that are none, or in another order.
+    UserError: values outside [0, 1], or in the wrong order.
   """
   if not 0 <= least <= share <= most <= 1:
     raise UserError(
@@ -132,7 +132,7 @@ def over_rated(
   mask: Bool[ArrayLike, "P G"],
   auxiliaries: Mapping[str, ArrayLike],
 ) -> Float[Array, "P G"]:
-  """U: ranks that the signal puts a sample before its auxiliaries; 0 without."""
+  """U: by how many ranks the signal exceeds its auxiliaries; 0 without any."""
   if not auxiliaries:
     return jnp.zeros(jnp.shape(signal))
   ranks = [_ranks(score, mask) for score in auxiliaries.values()]
@@ -143,22 +143,22 @@ def gated(
   over: Float[ArrayLike, "P G"], mask: Bool[ArrayLike, "P G"], share: ArrayLike
 ) -> Bool[Array, "P G"]:
   """Samples above the quantile 1 - share of the U >= 0; all of these at 1."""
-  there = jnp.asarray(mask) & (over >= 0)
-  values = jnp.sort(jnp.where(there, over, jnp.inf).ravel())
-  last = jnp.maximum(there.sum() - 1, 0)
+  is_candidate = jnp.asarray(mask) & (over >= 0)
+  values = jnp.sort(jnp.where(is_candidate, over, jnp.inf).ravel())
+  last = jnp.maximum(is_candidate.sum() - 1, 0)
   place = (1 - share) * last
   low = jnp.floor(place).astype(jnp.int32)
   high = jnp.minimum(low + 1, last)
-  bound = values[low] + (place - low) * jnp.where(
+  threshold = values[low] + (place - low) * jnp.where(
     high > low, values[high] - values[low], 0.0
   )
-  return there & ((over > bound) | (share >= 1)) & (share > 0)
+  return is_candidate & ((over > threshold) | (share >= 1)) & (share > 0)
 
 
 def gate_weights(
   gate: Bool[ArrayLike, "P G"], mask: Bool[ArrayLike, "P G"]
 ) -> Float[Array, "P G"]:
-  """Weights with which a mean over all samples is one over those gated."""
+  """Weights that turn a mean over all samples into one over the gated."""
   count = jnp.maximum(jnp.sum(gate), 1)
   return jnp.where(gate, jnp.sum(mask) / count, 0.0)
 
@@ -168,13 +168,13 @@ def adapted(
 ) -> Gate:
   """The share after an iteration, and the ring with its mean."""
   mean = masked_mean(over, jnp.asarray(mask) & (over >= 0))
-  known = jnp.arange(HISTORY) < state.count
+  is_filled = jnp.arange(HISTORY) < state.count
   means = jnp.asarray(state.means)
-  top = jnp.max(means, where=known, initial=-jnp.inf)
-  low = jnp.min(means, where=known, initial=jnp.inf)
-  some = known.any()
-  factor = jnp.where(some & (mean > top), 1.1, 1.0)
-  factor = jnp.where(some & (mean < low), 0.9, factor)
+  top = jnp.max(means, where=is_filled, initial=-jnp.inf)
+  low = jnp.min(means, where=is_filled, initial=jnp.inf)
+  has_history = is_filled.any()
+  factor = jnp.where(has_history & (mean > top), 1.1, 1.0)
+  factor = jnp.where(has_history & (mean < low), 0.9, factor)
   share = jnp.clip(state.share * factor, least, most).astype(jnp.float32)
   means = means.at[jnp.asarray(state.count) % HISTORY].set(mean)
   return Gate(share, means, jnp.asarray(state.count) + 1)

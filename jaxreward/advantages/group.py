@@ -2,7 +2,7 @@
 
 Every function here returns constants: no gradient flows through an advantage.
 Rows are prompts, columns are the members of a prompt's group; keep the group
-axis whole on a device, or each part would be compared with its own mean.
+axis on one device, or each part would be compared with its own mean.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def whitened(
 ) -> Float[Array, "P G"]:
   """Deviation from the mean of the whole iteration, in standard deviations.
 
-  (r - mean r) / (std r + epsilon): what a critic is fitted to, which tells easy
-  prompts from hard ones by itself. The arguments are those of `group`.
+  (r - mean r) / (std r + epsilon): the target of a critic, which
+  learns the difficulty of prompts itself. The arguments are those of `group`.
   """
   shifted = _from_minimum(signal, mask, axis=None)
   centred = shifted - masked_mean(shifted, mask)
@@ -100,9 +100,9 @@ def whitened(
 def zero_variance_share(
   signal: Float[ArrayLike, "P G"], mask: Bool[ArrayLike, "P G"]
 ) -> Mean:
-  """Share of prompts whose valid rewards are all equal: they teach nothing.
+  """Share of prompts whose valid rewards are all equal, so without a signal.
 
-  Prompts without any valid sample are left out of the share.
+  Prompts without any valid sample do not count.
   """
   spread = jnp.max(_from_minimum(signal, mask, axis=1), axis=1)
   return Mean.of(spread == 0, jnp.any(mask, axis=1))
@@ -111,9 +111,9 @@ def zero_variance_share(
 def _from_minimum(signal, mask, axis):
   """Signal minus its smallest valid entry, 0 where masked.
 
-  The standard deviation and deviations from the mean do not see the shift,
-  but equal rewards become exact zeros, which they are not after a rounded
-  mean, and a large common offset no longer eats the digits.
+  The standard deviation and deviations from the mean are unchanged, but equal
+  rewards become exact zeros in spite of rounding, and a large common offset costs
+  no precision.
   """
   signal = jnp.asarray(signal)
   low = jnp.min(signal, axis=axis, keepdims=True, where=mask, initial=jnp.inf)
@@ -121,7 +121,7 @@ def _from_minimum(signal, mask, axis):
 
 
 def _finish(centred, signal, mask, std, epsilon, clip):
-  """Divides by the chosen scale, clips, zeroes what is masked."""
+  """Divides by the scale, clips, and zeroes masked entries."""
   if std == "group":
     scale = masked_std(_from_minimum(signal, mask, axis=1), mask, 1, True)
   elif std == "batch":

@@ -1,4 +1,4 @@
-"""Credit relative to what a prompt has earned before."""
+"""Credit relative to a prompt's earlier rewards."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def per_prompt(
     clip: largest absolute advantage; None or 0 for no bound.
 
   Raises:
-    UserError: a buffer that holds nothing, or fewer than `min_count`.
+    UserError: an empty buffer, or one smaller than `min_count`.
   """
   if not buffer_size >= 1 or not 0 <= min_count <= buffer_size:
     raise UserError(
@@ -74,14 +74,14 @@ def per_prompt(
     prompt_ids: Integer[ArrayLike, "P"],
     state: Tracked,
   ) -> tuple[Float[Array, "P G"], Tracked]:
-    row, known = _rows(state.prompt_ids, prompt_ids)
-    state = _remember(state, row, signal, mask & known[:, None])
+    row, is_known = _rows(state.prompt_ids, prompt_ids)
+    state = _remember(state, row, signal, mask & is_known[:, None])
     history = state.rewards[row]
-    seen = jnp.minimum(state.count[row], buffer_size)[:, None]
-    there = jnp.arange(buffer_size) < seen
-    ready = (seen >= min_count) & (seen > 0)
+    filled = jnp.minimum(state.count[row], buffer_size)[:, None]
+    is_filled = jnp.arange(buffer_size) < filled
+    ready = (filled >= min_count) & (filled > 0)
     mean, std = (
-      jnp.where(ready, f(history, there, 1, True), f(signal, mask))
+      jnp.where(ready, f(history, is_filled, 1, True), f(signal, mask))
       for f in (masked_mean, masked_std)
     )
     advantage = (signal - mean) / (std + epsilon)
@@ -103,19 +103,19 @@ def _rows(table: ArrayLike, prompt_ids: ArrayLike) -> tuple[Array, Array]:
   repeats = jnp.arange(len(prompt_ids), dtype=jnp.uint32) * np.uint32(SPREAD)
   ids = prompt_ids[:, None] - repeats
   rows = jnp.minimum(jnp.searchsorted(table, ids), len(table) - 1)
-  there = table[rows] == ids
-  first = jnp.argmax(there, axis=1)
-  return jnp.take_along_axis(rows, first[:, None], 1)[:, 0], there.any(1)
+  is_match = table[rows] == ids
+  first = jnp.argmax(is_match, axis=1)
+  return jnp.take_along_axis(rows, first[:, None], 1)[:, 0], is_match.any(1)
 
 
 def _remember(state: Tracked, row, signal, mask) -> Tracked:
   """Writes valid rewards into the rings, prompt by prompt."""
   size = state.rewards.shape[1]
 
-  def one(carry, item):
+  def write_prompt(carry, item):
     rewards, count = carry
     r, values, valid = item
-    # The newest `size` valid rewards, in order; what is masked goes nowhere.
+    # The newest `size` valid rewards, in order; masked ones are dropped.
     place = (count[r] + jnp.cumsum(valid) - 1) % size
     total = valid.sum()
     newest = valid & (jnp.cumsum(valid) > total - size)
@@ -124,7 +124,7 @@ def _remember(state: Tracked, row, signal, mask) -> Tracked:
     return (rewards.at[r].set(ring), count.at[r].add(total)), None
 
   (rewards, count), _ = jax.lax.scan(
-    one, (jnp.asarray(state.rewards), jnp.asarray(state.count)),
+    write_prompt, (jnp.asarray(state.rewards), jnp.asarray(state.count)),
     (row, jnp.asarray(signal), jnp.asarray(mask)),
   )  # fmt: skip
   return Tracked(state.prompt_ids, rewards, count)

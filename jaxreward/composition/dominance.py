@@ -1,4 +1,4 @@
-"""Compositions that keep what no other sample beats on every score."""
+"""Compositions that keep samples by Pareto dominance."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from jaxreward.types import Array, ArrayLike
 def dominates(
   scores: Float[ArrayLike, "K *P G"], mask: Bool[ArrayLike, "*P G"]
 ) -> Bool[Array, "*P G G"]:
-  """Whether sample i is as good as j on every score, and better on one."""
+  """Whether sample i is at least as good as j on all scores, better on one."""
   scores = jnp.asarray(scores)
-  one, other = scores[..., :, None], scores[..., None, :]
+  left, right = scores[..., :, None], scores[..., None, :]
   both = mask[..., :, None] & mask[..., None, :]
-  return jnp.all(one >= other, 0) & jnp.any(one > other, 0) & both
+  return jnp.all(left >= right, 0) & jnp.any(left > right, 0) & both
 
 
 def pareto(
@@ -37,23 +37,23 @@ def pareto(
   among: str = "group",
   centre: bool = True,
 ) -> Signal:
-  """Weighted sum of the samples that no other dominates; the rest is masked.
+  """Weighted sum of the samples that no other dominates; others are masked.
 
   Parrot, https://arxiv.org/abs/2401.05675: only these contribute to the policy
   gradient, 1 / |P| sum over them. Whether their sum is centred is unverified:
-  here it is, on the mean of the whole group, before the rest is masked. Follow
-  it with `dict(name="given")`; an advantage that centres again would take all
-  credit from a group of which one sample is left.
+  here it is, on the mean of the whole group, before the others are masked. Follow
+  it with `dict(name="given")`: an advantage that centres again gives no credit in
+  a group with one sample left.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight.
     among: "group" compares the samples of a prompt, "batch" all, as the paper.
-    centre: whether the group's mean is taken away.
+    centre: whether the group's mean is subtracted.
 
   Returns:
-    (signal, mask): False, too, where a sample is dominated.
+    (signal, mask): dominated samples are masked too.
 
   Raises:
     UserError: another `among`.
@@ -66,25 +66,27 @@ def pareto(
   safe = safe_of(scores, mask, weights)
   stacked = jnp.stack([jnp.sign(weights[k]) * safe[k] for k in weights])
   if among == "batch":
-    beaten = dominates(stacked.reshape(len(stacked), -1), mask.reshape(-1))
-    beaten = beaten.any(-2).reshape(mask.shape)
+    is_dominated = dominates(
+      stacked.reshape(len(stacked), -1), mask.reshape(-1)
+    )
+    is_dominated = is_dominated.any(-2).reshape(mask.shape)
   else:
-    beaten = dominates(stacked, mask).any(-2)
+    is_dominated = dominates(stacked, mask).any(-2)
   total = jnp.asarray(sum(weights[k] * safe[k] for k in weights))
   if centre:
     total = total - masked_mean(total, mask, axis=1, keepdims=True)
-  mask = mask & ~beaten
+  mask = mask & ~is_dominated
   return jnp.where(mask, total, 0.0), mask
 
 
 def chain(scores: Scores, masks: Masks, weights: Weights) -> Signal:
-  """Weighted sum of the longest chain of the dominance order; the rest is masked.
+  """Weighted sum of the longest chain of the dominance order; others are masked.
 
   In a chain each sample dominates the next, so that all rewards agree on the
   order of what is compared.
   ThinkRL-Edit, https://arxiv.org/abs/2601.03467, the choice of candidates; that
   the chain is the longest, and that the advantage is of the sum, are unverified.
-  Of several longest chains the one with the earlier members is taken.
+  Ties between longest chains go to the one with earlier members.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
@@ -92,7 +94,7 @@ def chain(scores: Scores, masks: Masks, weights: Weights) -> Signal:
     weights: name -> weight.
 
   Returns:
-    (signal, mask): False, too, where a sample is outside the chain.
+    (signal, mask): samples outside the chain are masked too.
   """
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
@@ -105,7 +107,7 @@ def chain(scores: Scores, masks: Masks, weights: Weights) -> Signal:
 def _longest(
   above: Bool[Array, "G G"], mask: Bool[Array, "G"]
 ) -> Bool[Array, "G"]:
-  """Members of the longest chain below which each stands."""
+  """Members of the longest chain."""
   size = len(mask)
   length = mask.astype(jnp.int32)
 
@@ -121,7 +123,7 @@ def _longest(
     here = jnp.argmax(after)
     there = after[here] > 0
     inside = inside.at[here].set(inside[here] | there)
-    # A sample without anything below it stays where it is.
+    # A sample that dominates none ends the walk.
     return (inside, jnp.where(there, here, last)), None
 
   first = jnp.argmax(length)

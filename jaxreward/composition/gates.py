@@ -1,4 +1,4 @@
-"""Compositions in which one score decides whether the others count."""
+"""Compositions in which one score gates the others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from jaxreward.composition.parts import (
   Scores,
   Signal,
   Weights,
+  applicable,
   require,
   safe_of,
-  says_of,
   valid_of,
 )
 from jaxreward.errors import UserError
@@ -31,10 +31,10 @@ def base_and_bonus(
   base: str,
   floor: float | None = None,
 ) -> Signal:
-  """The others only add a share of the base: R = b (w_b + sum w_k r_k) / sum w.
+  """The other rewards scale the base: R = b (w_b + sum w_k r_k) / sum w.
 
-  With scores in [0, 1] the signal is at most b, so that a pretty picture of
-  something else, or an untouched copy, earns nothing.
+  With scores in [0, 1] the signal is at most b, so that a pretty image of
+  something else, or an unedited copy, gets no reward.
   FIRM, https://arxiv.org/abs/2603.12247: the form CME of the authors' rewards for
   edits, weights .6 and .4; for generation they take .4 and .6.
 
@@ -42,23 +42,23 @@ def base_and_bonus(
     scores: name -> raw scores in [0, 1]; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight, that of the base included.
-    base: name of the reward that the others are a share of.
-    floor: up to this value of the base the others add nothing; None for no floor.
+    base: name of the reward that the others scale.
+    floor: at or below this base value the others add nothing; None for no floor.
 
   Returns:
     (signal in [0, 1], mask) as in `weighted_sum`.
 
   Raises:
-    UserError: a base that is no reward.
+    UserError: the base is not a reward.
   """
   require(base, weights, "base")
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
-  whole = sum(weights.values())
+  weight_sum = sum(weights.values())
   bonus = sum(weights[k] * safe[k] for k in weights if k != base)
   if floor is not None:
     bonus = jnp.where(safe[base] > floor, bonus, 0.0)
-  share = (weights[base] + bonus) / jnp.where(whole > 0, whole, 1.0)
+  share = (weights[base] + bonus) / jnp.where(weight_sum > 0, weight_sum, 1.0)
   signal = jnp.clip(safe[base] * share, 0.0, 1.0)
   return jnp.where(mask, signal, 0.0), mask
 
@@ -72,7 +72,7 @@ def gated_sum(
   penalty: float = 0.0,
   penalty_each: float = 1.0,
 ) -> Signal:
-  """The weighted sum where every gate is passed, else a penalty.
+  """The weighted sum if every gate is passed, else a penalty.
 
   R = sum_k w_k r_k over the other rewards if s_j >= tau_j for all gates j, else
   -(penalty + penalty_each n) with n the gates that failed. With rewards that are
@@ -83,16 +83,17 @@ def gated_sum(
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
-    weights: name -> weight; of a gate it is not read.
+    weights: name -> weight; not used for gates.
     gates: name -> threshold tau.
-    penalty: of a sample that fails.
-    penalty_each: and for each gate that it fails.
+    penalty: of a sample that fails any gate.
+    penalty_each: added for each gate it fails.
 
   Returns:
-    (signal, mask) as in `weighted_sum`. A gate without a say in a row is passed.
+    (signal, mask) as in `weighted_sum`; a gate that is not applicable in a row
+    is passed.
 
   Raises:
-    UserError: gates that are no rewards, none, or nothing else.
+    UserError: gates that are not rewards, no gates, or no other reward.
   """
   limits = _named(gates, "gates")
   for name in limits:
@@ -111,7 +112,7 @@ def gated_sum(
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
   failed = sum(
-    jnp.where((safe[k] < tau) & says_of(k, weights, mask), 1.0, 0.0)
+    jnp.where((safe[k] < tau) & applicable(k, weights, mask), 1.0, 0.0)
     for k, tau in limits.items()
   )
   total = sum(weights[k] * safe[k] for k in others)
@@ -129,7 +130,7 @@ def lexicographic(
 ) -> Signal:
   """A cascade: R = w_1 r_1 + 1[r_1 >= t_1] (w_2 r_2 + 1[r_2 >= t_2] (...)).
 
-  A level counts only where those before it are met; with rewards in [0, 1] and
+  A level counts only if all earlier ones are met; with rewards in [0, 1] and
   weights of 1, a sample that fails a level stays below those that pass it where
   t_i >= 1 - t_i.
   OptiAgent, https://arxiv.org/abs/2602.23761, whose thresholds are unverified;
@@ -139,14 +140,14 @@ def lexicographic(
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight.
-    order: every reward, the first to be met first.
+    order: every reward, in the order of the cascade.
     thresholds: t of all levels but the last.
 
   Returns:
-    (signal, mask) as in `weighted_sum`. A level without a say is passed.
+    (signal, mask) as in `weighted_sum`. A level that is not applicable is passed.
 
   Raises:
-    UserError: an order that does not name every reward once, or another number
+    UserError: an order that does not name every reward once, or a wrong number
       of thresholds.
   """
   order, limits = _several(order), _several(thresholds)
@@ -164,8 +165,8 @@ def lexicographic(
   safe = safe_of(scores, mask, weights)
   signal = weights[order[-1]] * safe[order[-1]]
   for name, limit in zip(order[-2::-1], limits[::-1], strict=True):
-    met = (safe[name] >= limit) | ~says_of(name, weights, mask)
-    signal = weights[name] * safe[name] + jnp.where(met, signal, 0.0)
+    is_met = (safe[name] >= limit) | ~applicable(name, weights, mask)
+    signal = weights[name] * safe[name] + jnp.where(is_met, signal, 0.0)
   return jnp.where(mask, signal, 0.0), mask
 
 
@@ -179,29 +180,29 @@ def mastered_first(
   share: float = 0.2,
   strength: float = 0.6,
 ) -> Signal:
-  """The other rewards count for the prompts that are solved best.
+  """The other rewards count only for the best-solved prompts.
 
   Success is r_base >= threshold. A sample gets 1 for success and 0 else; in the
   ceil(share P) prompts with most success it gets, where successful,
   1 - strength sigmoid(-z), with z the weighted sum of the other rewards in
   standard deviations from the mean over the prompt's successful samples.
-  GRPO-lambda, https://arxiv.org/abs/2505.18086, with a secondary reward in the
-  place of minus the length; share .2 is published, strength is unverified.
+  GRPO-lambda, https://arxiv.org/abs/2505.18086, with a secondary reward instead of
+  minus the length; share .2 is published, strength is unverified.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
-    weights: name -> weight; of the base it is not read.
-    base: name of the reward that says what success is.
+    weights: name -> weight; not used for the base.
+    base: name of the reward that defines success.
     threshold: of success.
     share: of the prompts of an iteration, in [0, 1].
-    strength: what the secondary reward can take away, in [0, 1).
+    strength: the most that the secondary reward can subtract, in [0, 1).
 
   Returns:
     (signal in [0, 1], mask) as in `weighted_sum`.
 
   Raises:
-    UserError: a base that is no reward, or a number out of range.
+    UserError: the base is not a reward, or a number is out of range.
   """
   require(base, weights, "base")
   if not (0 <= share <= 1 and 0 <= strength < 1):
@@ -216,17 +217,17 @@ def mastered_first(
   rate = masked_mean(success.astype(jnp.float32), mask, axis=1)
   rate = jnp.where(mask.any(1), rate, -1.0)
   best = jnp.argsort(-rate, stable=True)[:count]
-  chosen = jnp.zeros(len(mask), bool).at[best].set(True)[:, None]
+  is_best = jnp.zeros(len(mask), bool).at[best].set(True)[:, None]
   second = sum(weights[k] * safe[k] for k in weights if k != base)
   second = jnp.broadcast_to(jnp.asarray(second, jnp.float32), mask.shape)
   mean, std = (f(second, success, 1, True) for f in (masked_mean, masked_std))
   z = jnp.where(std > 0, (second - mean) / jnp.where(std > 0, std, 1.0), 0.0)
-  shaped = jnp.where(chosen, 1 - strength * jax.nn.sigmoid(-z), 1.0)
+  shaped = jnp.where(is_best, 1 - strength * jax.nn.sigmoid(-z), 1.0)
   return jnp.where(success, shaped, 0.0), mask
 
 
 def _several(values: Any) -> tuple[Any, ...]:
-  """A tuple, also of one value, or of words as the command line gives them."""
+  """A tuple of several values, of one, or of a comma-separated string."""
   if isinstance(values, str):
     return tuple(values.split(","))
   return tuple(values) if isinstance(values, Sequence) else (values,)

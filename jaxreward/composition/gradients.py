@@ -1,7 +1,6 @@
 """Gradients of several rewards into one: combine(gram, ...) -> weights.
 
-Every reward's loss has a gradient of its own, g_k, and the update follows
-sum_k w_k g_k. The weights are a function of the inner products of the gradients
+Every reward's loss has its own gradient g_k, and the update follows sum_k w_k g_k. The weights are a function of the inner products of the gradients
 alone, gram[k, l] = g_k . g_l, so that a combiner never sees a parameter.
 """
 
@@ -35,7 +34,7 @@ def marble(
   w = decay last + (1 - decay) argmin_{w >= 0, sum w = 1} |sum_k w_k g_k|^2. The
   minimiser d has d . g_k >= |d|^2 for every k: no reward's loss rises along it
   (MGDA). A gradient of exactly zero, as of a reward that is equal over every
-  group, has no say; it would otherwise stop the others.
+  group, gets no weight; it would otherwise stop the others.
   Zhao et al. 2026, https://arxiv.org/abs/2605.06507; read in the authors' code,
   which computes weights in every tenth step (`align.combine.every`) and weighs
   advantages in the others. Here the losses are weighed, which is exact for any
@@ -62,19 +61,21 @@ def marble(
     )
   gram = jnp.asarray(gram)
   square = jnp.diagonal(gram)
-  there = square > 0
-  scale = jnp.where(there, jax.lax.rsqrt(jnp.where(there, square, 1.0)), 0.0)
+  is_nonzero = square > 0
+  scale = jnp.where(
+    is_nonzero, jax.lax.rsqrt(jnp.where(is_nonzero, square, 1.0)), 0.0
+  )
   if normalize:
-    found = min_norm(gram * scale[:, None] * scale[None, :], there)
-    # On the unit gradients; those of the gradients as they are sum to 1 again.
-    found = found * jnp.where(there.any(), scale, 1.0)
-    found = found / found.sum()
+    weights = min_norm(gram * scale[:, None] * scale[None, :], is_nonzero)
+    # From unit gradients back to the gradients, normalised to sum 1.
+    weights = weights * jnp.where(is_nonzero.any(), scale, 1.0)
+    weights = weights / weights.sum()
   else:
-    found = min_norm(gram, there)
+    weights = min_norm(gram, is_nonzero)
   if last is None:
-    return found
-  mixed = decay * jnp.asarray(last) + (1 - decay) * found
-  return jnp.where(jnp.asarray(count) > 0, mixed, found)
+    return weights
+  mixed = decay * jnp.asarray(last) + (1 - decay) * weights
+  return jnp.where(jnp.asarray(count) > 0, mixed, weights)
 
 
 def min_norm(

@@ -1,4 +1,4 @@
-"""What compositions share: which samples count, and how they compare."""
+"""Shared by the compositions: masks, applicability and z-scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Signal = tuple[Float[Array, "P G"], Bool[Array, "P G"]]
 
 
 def mask_of(name: str, masks: Masks) -> Array:
-  """Where a score counts, [P, G]."""
+  """Where a score is valid, [P, G]."""
   mask = masks[name] if isinstance(masks, Mapping) else masks
   return jnp.asarray(mask, bool)
 
@@ -49,16 +49,16 @@ def safe_of(
   return {name: jnp.where(mask, scores[name], 0.0) for name in weights}
 
 
-def says_of(name: str, weights: Weights, like: ArrayLike) -> Array:
-  """Where a reward has a say, [P, G]: its weight is not 0 there."""
+def applicable(name: str, weights: Weights, like: ArrayLike) -> Array:
+  """Where a reward is applicable, [P, G]: its weight is not 0."""
   return jnp.broadcast_to(jnp.asarray(weights[name]) != 0, jnp.shape(like))
 
 
 def require(name: str, weights: Weights, field: str) -> None:
-  """Refuses the name of a reward that there is not.
+  """Refuses a name that is not a reward.
 
   Raises:
-    UserError: the field of the composition, and the names there are.
+    UserError: names the field and the rewards.
   """
   if name not in weights:
     raise UserError(
@@ -84,7 +84,7 @@ def group_score(
     sample_std: whether variances are over n - 1.
   """
   low = jnp.min(score, axis=1, keepdims=True, where=valid, initial=jnp.inf)
-  # From the smallest entry, so that equal scores are exact zeros.
+  # Relative to the smallest entry, so that equal scores are exact zeros.
   shifted = jnp.where(valid, score - jnp.where(valid, low, 0.0), 0.0)
   centred = shifted - masked_mean(shifted, valid, axis=1, keepdims=True)
   scale = masked_std(shifted, valid, axis=1, keepdims=True)

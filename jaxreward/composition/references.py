@@ -1,7 +1,7 @@
-"""Compositions that compare a sample with those of the starting policy.
+"""Compositions that compare a sample with those of the initial policy.
 
 They take `references` by keyword: {name: [P, M]}, scores of M samples of the same
-prompt from the policy where training began, drawn once.
+prompt from the initial policy, sampled once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def preference_sum(
   references: References,
   scale: float = 1.0,
 ) -> Signal:
-  """The chance to be preferred to a sample of the starting policy.
+  """The probability of being preferred to a sample of the initial policy.
 
-  R = sum_k w_k mean_m sigmoid(scale (r_k - r_ref,k,m)): bounded, steepest where the
-  policy began and flat far above, where more of the reward is mostly its errors.
+  R = sum_k w_k mean_m sigmoid(scale (r_k - r_ref,k,m)): bounded, steepest around
+  the initial policy and flat far above, where the reward is least reliable.
   PAR, https://arxiv.org/abs/2502.18770, scale 1 for rewards that are log-odds and
   10 references, read in the authors' code.
 
@@ -46,8 +46,7 @@ def preference_sum(
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight.
-    references: name -> scores of the starting policy; those that failed are left
-      out.
+    references: name -> scores of the initial policy; failed ones are ignored.
     scale: brings differences of rewards to log-odds, above 0.
 
   Returns:
@@ -61,9 +60,11 @@ def preference_sum(
   safe = safe_of(scores, mask, weights)
   total = jnp.zeros(mask.shape, jnp.float32)
   for name, weight in weights.items():
-    there, known = _known(references, name)
+    there, reference = _finite(references, name)
     mask = mask & there.any(1, keepdims=True)
-    won = jax.nn.sigmoid(scale * (safe[name][:, :, None] - known[:, None, :]))
+    won = jax.nn.sigmoid(
+      scale * (safe[name][:, :, None] - reference[:, None, :])
+    )
     total += weight * masked_mean(won, there[:, None, :], axis=2)
   return jnp.where(mask, total, 0.0), mask
 
@@ -77,11 +78,11 @@ def log_sigmoid_sum(
   quantile: float = 0.85,
   scale: float = 1.0,
 ) -> Signal:
-  """The log-probability to be good in every respect at once.
+  """The log-probability of being good on every reward at once.
 
-  R = sum_k w_k log sigmoid(scale (r_k - q_k)), q_k a high quantile of the starting
-  policy's scores for the prompt: what is good already saturates, and the weakest
-  reward drives learning.
+  R = sum_k w_k log sigmoid(scale (r_k - q_k)), q_k a high quantile of the initial
+  policy's scores for the prompt: high rewards saturate, and the weakest one drives
+  learning.
   Wang et al. 2024, https://arxiv.org/abs/2402.00742, the LSC transform; 64 samples
   a prompt for the quantile are unverified, here they are a group.
 
@@ -89,8 +90,7 @@ def log_sigmoid_sum(
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight.
-    references: name -> scores of the starting policy; those that failed are left
-      out.
+    references: name -> scores of the initial policy; failed ones are ignored.
     quantile: of them, in [0, 1].
     scale: brings differences of rewards to log-odds, above 0.
 
@@ -109,21 +109,21 @@ def log_sigmoid_sum(
   safe = safe_of(scores, mask, weights)
   total = jnp.zeros(mask.shape, jnp.float32)
   for name, weight in weights.items():
-    there, known = _known(references, name)
-    enough = there.any(1, keepdims=True)
-    mask = mask & enough
-    rows = jnp.where(there, known, jnp.nan)
+    there, reference = _finite(references, name)
+    has_reference = there.any(1, keepdims=True)
+    mask = mask & has_reference
+    rows = jnp.where(there, reference, jnp.nan)
     level = jnp.nanquantile(
-      jnp.where(enough, rows, 0.0), quantile, axis=1, keepdims=True
+      jnp.where(has_reference, rows, 0.0), quantile, axis=1, keepdims=True
     )
     total += weight * jax.nn.log_sigmoid(scale * (safe[name] - level))
   return jnp.where(mask, total, 0.0), mask
 
 
-def _known(
+def _finite(
   references: References, name: str
 ) -> tuple[Bool[Array, "P M"], Float[Array, "P M"]]:
-  """(which references are there, their scores with 0 elsewhere)."""
+  """(whether each reference is valid, scores with 0 elsewhere)."""
   rows = jnp.asarray(references[name], jnp.float32)
   there = jnp.isfinite(rows)
   return there, jnp.where(there, rows, 0.0)

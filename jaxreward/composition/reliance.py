@@ -1,4 +1,4 @@
-"""Compositions in which a score counts as far as another one supports it."""
+"""Compositions in which one score depends on the support of another."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jaxreward.composition.parts import (
   Scores,
   Signal,
   Weights,
+  applicable,
   require,
   safe_of,
-  says_of,
   valid_of,
 )
 from jaxreward.errors import UserError
@@ -29,25 +29,25 @@ def tempered(
   reliability: str,
   dependence: float = 1.0,
 ) -> Signal:
-  """Scores that are attenuated where what they rest on is not there.
+  """Scores attenuated by the reliability of their evidence.
 
   R = sum_k w_k r_k ((1 - v) + v rho) over the other rewards, rho the reward that
-  says how reliable they are, in [0, 1], and v how much they depend on it.
+  measures their reliability, in [0, 1], and v how much they depend on it.
   EVPV, https://arxiv.org/abs/2603.16253, of the steps of a reasoner's answer there,
   with rho the share of visual claims that hold; the shape of the gate is unverified.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
-    weights: name -> weight; of the reliability it is not read.
-    reliability: name of the reward that is rho; it is cut to [0, 1].
+    weights: name -> weight; not used for the reliability.
+    reliability: name of the reward rho; clipped to [0, 1].
     dependence: v, in [0, 1].
 
   Returns:
-    (signal, mask) as in `weighted_sum`. Where rho has no say nothing is attenuated.
+    (signal, mask) as in `weighted_sum`. Without rho nothing is attenuated.
 
   Raises:
-    UserError: a reliability that is no reward, or that stands alone, or a
+    UserError: the reliability is not a reward, or the only one, or a
       dependence outside [0, 1].
   """
   require(reliability, weights, "reliability")
@@ -64,7 +64,7 @@ def tempered(
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
   rho = jnp.clip(safe[reliability], 0.0, 1.0)
-  rho = jnp.where(says_of(reliability, weights, mask), rho, 1.0)
+  rho = jnp.where(applicable(reliability, weights, mask), rho, 1.0)
   total = sum(weights[k] * safe[k] for k in others)
   signal = total * ((1 - dependence) + dependence * rho)
   return jnp.where(mask, signal, 0.0), mask
@@ -81,21 +81,21 @@ def bonus_if_consistent(
   least: float = 0.1,
   margin: float = 0.0,
 ) -> Signal:
-  """Good samples that are also consistent get more.
+  """Good samples that are also consistent get a bonus.
 
   A sample is eligible if r_base > least and r_base >= its mean over the group; of
   these, those whose consistency is at least the mean over the eligible ones, less
   the margin, get r_base (1 + bonus). Wrong samples never do.
   GRPO-CARE, https://arxiv.org/abs/2506.16141, read in the authors' code, where the
   consistency is how likely an answer is to a slow average of the policy, at most
-  .95, in the place of a KL; margin 0 or .01.
+  .95, instead of a KL; margin 0 or .01.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
-    weights: name -> weight; of these two rewards it is not read, others are added.
-    base: name of the reward that says what is right.
-    consistency: name of the reward that says what fits.
+    weights: name -> weight; not used for these two rewards, others are added.
+    base: name of the reward for correctness.
+    consistency: name of the reward for consistency.
     bonus: share of the base that is added.
     least: the base has to exceed this.
     margin: how far below the mean still counts, 0 or above.
@@ -104,7 +104,8 @@ def bonus_if_consistent(
     (signal, mask) as in `weighted_sum`.
 
   Raises:
-    UserError: names that are no rewards, or one for both, or a negative margin.
+    UserError: names that are not rewards, one name for both, or a negative
+      margin.
   """
   require(base, weights, "base")
   require(consistency, weights, "consistency")
@@ -119,15 +120,15 @@ def bonus_if_consistent(
     )
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
-  right, fits = safe[base], safe[consistency]
-  mean = masked_mean(right, mask, axis=1, keepdims=True)
-  eligible = mask & (right > least) & (right >= mean)
-  enough = masked_mean(fits, eligible, axis=1, keepdims=True) - margin
-  more = eligible & (fits >= enough)
-  rest = sum(
+  base_score, consistency_score = safe[base], safe[consistency]
+  mean = masked_mean(base_score, mask, axis=1, keepdims=True)
+  eligible = mask & (base_score > least) & (base_score >= mean)
+  bar = masked_mean(consistency_score, eligible, axis=1, keepdims=True) - margin
+  gets_bonus = eligible & (consistency_score >= bar)
+  other_sum = sum(
     weights[k] * safe[k] for k in weights if k not in (base, consistency)
   )
-  signal = right * jnp.where(more, 1 + bonus, 1.0) + rest
+  signal = base_score * jnp.where(gets_bonus, 1 + bonus, 1.0) + other_sum
   return jnp.where(mask, signal, 0.0), mask
 
 
@@ -139,10 +140,10 @@ def tiers(
   thresholds: Sequence[float],
   increments: Sequence[float] = (),
 ) -> Signal:
-  """Steps in the place of a score: R = sum_k w_k sum_m a_m 1[r_k >= t_m].
+  """Steps instead of a score: R = sum_k w_k sum_m a_m 1[r_k >= t_m].
 
-  Coarse where differences are noise, and steeper towards what is best: increments
-  that grow amplify the last tiers; with one tier it is a pass mark.
+  Coarse where differences are noise; growing increments amplify the top tiers, and
+  a single tier is a pass mark.
   SSL, https://arxiv.org/abs/2601.22491, tiers of the distance to a target there;
   their number and their values are unverified.
 
@@ -183,6 +184,6 @@ def tiers(
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-  """A tuple, also of one number."""
+  """A tuple of several numbers, or of one."""
   rows = values if isinstance(values, Sequence) else (values,)
   return tuple(float(value) for value in rows)

@@ -58,24 +58,24 @@ def lower_bound(
   stds: Scores,
   beta: float = 1.0,
 ) -> Signal:
-  """Sum of what each reward is sure of, sum_k w_k r_k - beta |w_k| s_k.
+  """Lower confidence bound of the sum, sum_k w_k r_k - beta |w_k| s_k.
 
-  A policy that is trained on it gains nothing where a reward model guesses
-  (Coste et al., 2023, arXiv 2310.02743, section 3, with the deviation in the
-  place of the variance of an ensemble).
+  A policy gains nothing where a reward model is uncertain
+  (Coste et al., 2023, arXiv 2310.02743, section 3, with the deviation instead of
+  the variance of an ensemble).
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight; the scores that take part.
-    stds: name -> deviation of each score; a reward that gives none is sure.
-    beta: deviations that are taken off.
+    stds: name -> standard deviation of each score; 0 for rewards without one.
+    beta: number of deviations subtracted.
 
   Returns:
     (signal, mask) as in `weighted_sum`.
 
   Raises:
-    UserError: a negative beta, or no reward that says how unsure it is.
+    UserError: a negative beta, or no reward with a standard deviation.
   """
   if not beta >= 0:
     raise UserError(f"composition.beta={beta}: it must be 0 or above")
@@ -96,10 +96,10 @@ def lower_bound(
 def separate(
   scores: Scores, masks: Masks, weights: Weights
 ) -> tuple[dict[str, Float[Array, "P G"]], Bool[Array, "P G"]]:
-  """Every score by its name, for credit that stays apart.
+  """Every score by its name, for separate credit per reward.
 
-  Scores of weight 0 are left out. The weight of a reward scales its advantage,
-  which is taken of its scores alone.
+  Scores of weight 0 are dropped. The weight of a reward scales its advantage, which
+  depends on its scores only.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
@@ -133,7 +133,7 @@ def advantage_sum(
 
   A_k = (r_k - mean_G r_k) / (std_G r_k + epsilon): a weight then means the
   same for every score, whatever its scale or offset, and a score that is
-  equal over a group drops out there. Follow it with an advantage that does
+  constant over a group drops out there. Follow it with an advantage that does
   not divide again, `dict(name="group", std="none")`.
 
   The published codes add 1e-8 to 1e-4 to the standard deviation; the default
@@ -186,16 +186,16 @@ def win_rate(
 
   W_k of a sample is the share of the others of its group that score lower,
   ties as one half: a score then counts by its order alone, and a large
-  difference between two near equals teaches no more than any other (Pref-GRPO,
+  difference between two samples teaches no more than a small one (Pref-GRPO,
   Wang et al., 2025, arXiv 2508.20751).
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight; the scores that take part.
-    temperature: above 0, the mean of sigmoid((s_i - s_j) / temperature) in the
-      place of the share.
-    rate: what takes the place of `group_win_rate`, such as a kernel.
+    temperature: above 0, the mean of sigmoid((s_i - s_j) / temperature) instead
+      of the share.
+    rate: replaces `group_win_rate`, such as a kernel.
 
   Returns:
     (signal, mask) as in `weighted_sum`; rates are over the samples that stay.

@@ -1,4 +1,4 @@
-"""Compositions that bend each score before, or as, they are added up."""
+"""Compositions that transform scores before or while adding them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jaxreward.composition.parts import (
   Scores,
   Signal,
   Weights,
+  applicable,
   safe_of,
-  says_of,
   valid_of,
 )
 from jaxreward.errors import UserError
@@ -31,8 +31,8 @@ def tamed_sum(
   """Weighted sum in which rewards of great variation become log(1 + r).
 
   h_k = std r_k / (mean r_k + 1e-6) over the batch; r_k becomes log(1 + r_k)
-  where h_k is above the threshold. Rewards are to be positive: what is negative
-  stays as it is.
+  where h_k is above the threshold. Rewards should be positive; negative ones are
+  unchanged.
   PaCo-RL, https://arxiv.org/abs/2512.04784, read in the authors' code, whose
   default config does not use it.
 
@@ -88,7 +88,7 @@ def harmonic(
     scores: name -> raw scores in [0, 1]; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight, 0 or above.
-    floor: the smallest score that is told apart.
+    floor: smaller scores are raised to this.
 
   Returns:
     (signal, mask) as in `weighted_sum`.
@@ -100,10 +100,10 @@ def harmonic(
     raise UserError(f"config.composition.floor={floor}: it must be above 0")
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
-  whole = sum(weights.values())
+  weight_sum = sum(weights.values())
   inverse = sum(weights[k] / jnp.maximum(safe[k], floor) for k in weights)
   inverse = jnp.broadcast_to(jnp.asarray(inverse), mask.shape)
-  mean = whole / jnp.where(inverse > 0, inverse, 1.0)
+  mean = weight_sum / jnp.where(inverse > 0, inverse, 1.0)
   return jnp.where(mask, mean, 0.0), mask
 
 
@@ -116,29 +116,29 @@ def ensemble(
   strength: float = 1.0,
   centre: bool = True,
 ) -> Signal:
-  """Conservative agreement of reward models, which are the members.
+  """Conservative aggregate of an ensemble of reward models.
 
   Members m_k = w_k r_k, less their mean over the group; then their mean, median,
   worst, or mean less `strength` standard deviations.
   Eisenstein et al. 2023, https://arxiv.org/abs/2312.09244: a model trained on
   comparisons leaves its offset free, hence the centring, here over the group
-  (unverified: theirs is over samples of the reference). Errors that the members
-  share remain.
+  (unverified: theirs is over samples of the reference). Errors shared by
+  all members remain.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight, which brings the members to one scale; members
-      without a say in a row are left out there.
+      that are not applicable in a row are skipped there.
     aggregate: one of `AGGREGATES`.
     strength: of the deviation, 0 or above.
-    centre: whether a member's mean over the group is taken away.
+    centre: whether a member's mean over the group is subtracted.
 
   Returns:
     (signal, mask) as in `weighted_sum`.
 
   Raises:
-    UserError: an aggregate that there is not, or a negative strength.
+    UserError: an unknown aggregate, or a negative strength.
   """
   if aggregate not in AGGREGATES:
     raise UserError(
@@ -152,29 +152,29 @@ def ensemble(
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
   members = jnp.stack([weights[k] * safe[k] for k in weights])
-  says = jnp.stack([says_of(k, weights, mask) for k in weights])
+  applies = jnp.stack([applicable(k, weights, mask) for k in weights])
   if centre:
-    inside = says & mask
+    inside = applies & mask
     members = members - masked_mean(members, inside, axis=2, keepdims=True)
-  signal = _aggregate(members, says, aggregate, strength)
-  usable = mask & says.any(0)
+  signal = _aggregate(members, applies, aggregate, strength)
+  usable = mask & applies.any(0)
   return jnp.where(usable, signal, 0.0), usable
 
 
 def _aggregate(
   members: Float[ArrayLike, "K P G"],
-  says: ArrayLike,
+  applies: ArrayLike,
   aggregate: str,
   strength: float,
 ) -> Float[Array, "P G"]:
   if aggregate == "worst":
-    return jnp.min(members, axis=0, where=says, initial=jnp.inf)
+    return jnp.min(members, axis=0, where=applies, initial=jnp.inf)
   if aggregate == "median":
-    return jnp.nanmedian(jnp.where(says, members, jnp.nan), axis=0)
-  mean = masked_mean(members, says, axis=0)
+    return jnp.nanmedian(jnp.where(applies, members, jnp.nan), axis=0)
+  mean = masked_mean(members, applies, axis=0)
   if aggregate == "mean":
     return mean
-  return mean - strength * masked_std(members, says, axis=0)
+  return mean - strength * masked_std(members, applies, axis=0)
 
 
 def check_weights(
@@ -188,25 +188,25 @@ def check_weights(
   delta: float = 1e-6,
   beta: float = 1.0,
 ) -> Signal:
-  """Checks weighed by how hard they are for the group, beside passing all.
+  """Checks weighted by difficulty within the group, plus passing all.
 
   p_ij = 1 where sample i passes check j, s_ij >= passed; rho_j = mean_i p_ij,
   N_j = sum_j' exp(-(rho_j - rho_j')^2 / (2 sigma^2)),
   R_i = 1[all passed] + beta sum_j w_j p_ij exp(-alpha rho_j) / (N_j + delta):
   many checks that are equally easy weigh no more than one.
-  VeRPO, https://arxiv.org/abs/2601.03525, with the checks of a picture in the
-  place of unit tests; alpha, sigma, delta and beta are unverified. Follow it with
+  VeRPO, https://arxiv.org/abs/2601.03525, with checks of an image instead of
+  unit tests; alpha, sigma, delta and beta are unverified. Follow it with
   `dict(name="group", std="none")`, as they do.
 
   Args:
     scores: name -> score of a check; not finite where it failed.
     masks: True where a sample counts, one for all scores or one per name.
-    weights: name -> weight of a check; one without a say is no check there.
-    passed: from which score on a check is passed.
+    weights: name -> weight of a check; 0 where it is not applicable.
+    passed: smallest score that passes a check.
     alpha: how much less an easy check weighs.
-    sigma: pass rates this near count as alike, above 0.
+    sigma: width within which pass rates count as similar, above 0.
     delta: added to N.
-    beta: of the weighed checks, beside passing them all.
+    beta: weight of the weighted checks.
 
   Returns:
     (signal, mask) as in `weighted_sum`.
@@ -217,20 +217,22 @@ def check_weights(
   if not sigma > 0:
     raise UserError(f"config.composition.sigma={sigma}: it must be above 0")
   mask = valid_of(scores, masks, weights)
-  says = jnp.stack([says_of(k, weights, mask) for k in weights])
+  applies = jnp.stack([applicable(k, weights, mask) for k in weights])
   passes = jnp.stack([jnp.asarray(scores[k]) >= passed for k in weights]) & mask
-  # [K, P]: rates within the group, and where the check is one.
-  rate = masked_mean(passes.astype(jnp.float32), says & mask, axis=2)
-  there = jnp.any(says & mask, axis=2)
-  near = jnp.exp(
+  # [K, P]: pass rates within the group, and where the check applies.
+  rate = masked_mean(passes.astype(jnp.float32), applies & mask, axis=2)
+  is_check = jnp.any(applies & mask, axis=2)
+  similarity = jnp.exp(
     -jnp.square(rate[:, None] - rate[None]) / (2 * jnp.square(sigma))
   )
-  alike = jnp.sum(jnp.where(there[None], near, 0.0), axis=1)
-  weight = jnp.exp(-alpha * rate) / (alike + delta)
-  given = jnp.stack([jnp.broadcast_to(weights[k], mask.shape) for k in weights])
-  local = jnp.sum(given * weight[..., None] * passes * says, axis=0)
-  every = jnp.all(passes | ~says, axis=0)
-  return jnp.where(mask, every + beta * local, 0.0), mask
+  similar_count = jnp.sum(jnp.where(is_check[None], similarity, 0.0), axis=1)
+  weight = jnp.exp(-alpha * rate) / (similar_count + delta)
+  row_weights = jnp.stack(
+    [jnp.broadcast_to(weights[k], mask.shape) for k in weights]
+  )
+  local = jnp.sum(row_weights * weight[..., None] * passes * applies, axis=0)
+  all_passed = jnp.all(passes | ~applies, axis=0)
+  return jnp.where(mask, all_passed + beta * local, 0.0), mask
 
 
 def _log1p(score: Array) -> Array:

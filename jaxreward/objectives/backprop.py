@@ -23,7 +23,7 @@ def align_prop(
   `align.last_steps` steps; latents before them are constants.
   DRaFT-K (Clark et al. 2023, https://arxiv.org/abs/2309.17400, section 4.2) and
   AlignProp (Prabhudesai et al. 2023, https://arxiv.org/abs/2310.03739) with a
-  fixed K; the authors of AlignProp draw K anew in every update (`alignprop`).
+  fixed K; the authors of AlignProp draw K for every update (`alignprop`).
 
   Args:
     scores: weighted sum of the rewards of each sample, differentiable.
@@ -47,7 +47,7 @@ def refl(
   margin: float = 2.0,
   scale: float = 1e-3,
 ) -> tuple[Mean, dict[str, Mean]]:
-  """Reward feedback learning: the reward is followed until it is good enough.
+  """Reward feedback learning: the reward is followed up to a margin.
 
   L = scale mean relu(margin - r(x_0)): a sample above the margin has no gradient.
   ReFL (ImageReward), Xu et al. 2023, https://arxiv.org/abs/2304.05977, the loss of
@@ -56,7 +56,7 @@ def refl(
   Args:
     scores: weighted sum of the rewards of each sample, differentiable.
     mask: False for padding, which may hold anything.
-    margin: reward from which on a sample is left alone.
+    margin: a sample with a larger reward has no gradient.
     scale: of the loss.
 
   Returns:

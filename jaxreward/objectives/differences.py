@@ -1,9 +1,9 @@
 """Losses of differences between samples of a prompt, on the sampler's steps.
 
 A pair needs two samples at once, while rows come in micro-batches. Before each
-optimizer step all rows are read once (`methods.prepares`): what a pair adds to the
-loss, and its derivative by the log-probability of a row, are columns then, and the
-gradient is that of the pairs to the first order, which is exact.
+optimizer step all rows are read once (`methods.prepares`): a pair's loss and its
+derivative by the log-probability of a row become columns, and the gradient is that
+of the pairs to first order, which is exact.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Columns = Mapping[str, Array]
 
 
 def _pairs_of_steps(columns: Columns, *, beta: float, clip_range: float) -> Any:
-  """What pairs of rows at one step of one prompt give, for `d3po`."""
+  """Columns from pairs of rows at one step of one prompt, for `d3po`."""
   flat = {k: x.ravel() for k, x in columns.items()}
   move = jnp.log(_band(jnp.exp(flat["move"]), clip_range))
 
-  def one(a):
+  def pair_terms(a):
     sign = jnp.sign(a["advantage"] - flat["advantage"])
     pair = (
       (a["prompt"] == flat["prompt"]) & (a["t"] == flat["t"]) & (sign != 0)
@@ -42,7 +42,7 @@ def _pairs_of_steps(columns: Columns, *, beta: float, clip_range: float) -> Any:
     half = lambda x: jnp.where(pair, x, 0.0).sum() / 2
     return pull.sum(), half(jax.nn.softplus(-z)), half(jnp.ones_like(z))
 
-  rows = jax.lax.map(one, flat | {"move": move})
+  rows = jax.lax.map(pair_terms, flat | {"move": move})
   shape = columns["move"].shape
   names = ("pull", "pair_loss", "pair_count")
   return {k: x.reshape(shape) for k, x in zip(names, rows, strict=True)}
@@ -85,7 +85,7 @@ def d3po(
     reference_log_prob: under the reference; no gradient.
     pull: derivative of the pairs' losses by log rho.
     pair_loss: this row's share of them.
-    pair_count: and of their number.
+    pair_count: its share of their number.
     mask: False for padding, which may hold anything.
     beta: strength of the tie to the reference, above 0.
     clip_range: of rho.
@@ -110,7 +110,7 @@ def d3po(
 
 
 def _pairs_of_samples(columns: Columns, *, scale: float, clip_range: float):
-  """What pairs of samples of one prompt give, for `prdp` and `rebel`.
+  """Columns from pairs of samples of one prompt, for `prdp` and `rebel`.
 
   With m the sum of a sample's moves and e_ab = m_a - m_b - (A_a - A_b) / scale the
   loss of a pair is e^2, or that of clipped moves where it is larger.
@@ -127,7 +127,7 @@ def _pairs_of_samples(columns: Columns, *, scale: float, clip_range: float):
     flat["move"] - flat["old"], -clip_range, clip_range
   )
   top = lambda x: jax.ops.segment_max(x, place, size)
-  whole = {
+  samples = {
     "move": total(flat["move"]),
     "near": total(near),
     "advantage": top(jnp.where(flat["valid"], flat["advantage"], -jnp.inf)),
@@ -135,33 +135,35 @@ def _pairs_of_samples(columns: Columns, *, scale: float, clip_range: float):
     "there": total(jnp.ones(size)) > 0,
     "place": jnp.arange(size),
   }
-  whole["advantage"] = jnp.where(whole["there"], whole["advantage"], 0.0)
+  samples["advantage"] = jnp.where(samples["there"], samples["advantage"], 0.0)
 
-  def one(a):
+  def pair_terms(a):
     pair = (
-      (a["prompt"] == whole["prompt"]) & (a["place"] != whole["place"])
-      & a["there"] & whole["there"]
+      (a["prompt"] == samples["prompt"]) & (a["place"] != samples["place"])
+      & a["there"] & samples["there"]
     )  # fmt: skip
-    wanted = (a["advantage"] - whole["advantage"]) / scale
-    plain = a["move"] - whole["move"] - wanted
-    clipped = a["near"] - whole["near"] - wanted
+    target = (a["advantage"] - samples["advantage"]) / scale
+    plain = a["move"] - samples["move"] - target
+    clipped = a["near"] - samples["near"] - target
     larger = jnp.square(clipped) > jnp.square(plain)
-    add = lambda x, where: jnp.where(pair & where, x, 0.0).sum()
+    add = lambda x, condition: jnp.where(pair & condition, x, 0.0).sum()
     worst = jnp.maximum(jnp.square(plain), jnp.square(clipped))
     return (
       add(2 * plain, ~larger), add(2 * clipped, larger),
       add(worst / 2, True), add(jnp.full(size, 0.5), True),
     )  # fmt: skip
 
-  rows = jax.lax.map(one, whole)
+  rows = jax.lax.map(pair_terms, samples)
   steps = jnp.maximum(total(jnp.ones(size)), 1)
-  # A sample's share of loss and count is spread over its rows.
+  # Loss and count of a sample are divided over its rows.
   pull, pull_near, loss, count = (x[place] for x in rows)
   spread = steps[place]
   shape = columns["move"].shape
-  made = (pull, pull_near, loss / spread, count / spread)
+  columns_of_rows = (pull, pull_near, loss / spread, count / spread)
   names = ("pull", "pull_near", "pair_loss", "pair_count")
-  return {k: x.reshape(shape) for k, x in zip(names, made, strict=True)}
+  return {
+    k: x.reshape(shape) for k, x in zip(names, columns_of_rows, strict=True)
+  }
 
 
 @prepares(
@@ -189,7 +191,7 @@ def prdp(
   beta: float = 4e4,
   clip_range: float = 1e-4,
 ) -> Loss:
-  """PRDP: log-ratios of two samples are to differ as their rewards do.
+  """PRDP: log-ratios of two samples should differ as their rewards do.
 
   L = mean over pairs of (beta (m_a - m_b) - (A_a - A_b))^2, m the sum over steps of
   log p - log p_ref, which is the paper's times beta^2; or of the same with each
@@ -209,7 +211,7 @@ def prdp(
     pull: derivative of the pairs' losses by m.
     pull_near: by the clipped m.
     pair_loss: this row's share of the losses.
-    pair_count: and of their number.
+    pair_count: its share of their number.
     mask: False for padding, which may hold anything.
     beta: temperature of the tilted reference, per element.
     clip_range: of a step's log-ratio, around that of the sampling policy.
@@ -252,7 +254,7 @@ def rebel(
   *,
   eta: float = 4e3,
 ) -> Loss:
-  """REBEL: the same regression around the policy that drew the samples.
+  """REBEL: the same regression around the sampling policy.
 
   L = mean over pairs of (eta (m_a - m_b) - (A_a - A_b))^2, m the sum over steps of
   log p - log p_old: 0 where log-ratios differ as advantages do over eta.
@@ -266,7 +268,7 @@ def rebel(
     old_log_prob: when it was sampled; no gradient.
     pull: derivative of the pairs' losses by m.
     pair_loss: this row's share of the losses.
-    pair_count: and of their number.
+    pair_count: its share of their number.
     mask: False for padding, which may hold anything.
     eta: of the log-ratios, above 0.
 
@@ -288,6 +290,6 @@ def _band(ratio: Array, clip_range: float) -> Array:
 
 
 def _first_order(value: Any, slope: Array, x: Array) -> Array:
-  """A number of this value, whose derivative by x is the slope."""
+  """Returns `value`, with `slope` as its derivative by x."""
   value, slope = jax.lax.stop_gradient((value, slope))
   return value + slope * (x - jax.lax.stop_gradient(x))

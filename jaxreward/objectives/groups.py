@@ -31,7 +31,7 @@ def dgpo(
   Luo et al. 2025, https://arxiv.org/abs/2510.08425; the form of the authors'
   code, `compute_group_dgpo_loss_allreduce`. It is the gradient of
   -log sigmoid(-beta / G sum_i A_i (l_i - l_ref,i)) divided by beta. That code
-  also clips l by exp(l_old - l), which is left out here.
+  also clips l by exp(l_old - l), which is omitted here.
 
   Args:
     group_v: velocities of the trained parameters at x_t.
@@ -79,7 +79,7 @@ def rank_dpo(
   *,
   beta: float = 2000.0,
 ) -> tuple[Mean, dict[str, Mean]]:
-  """RankDPO: every ordered pair of a group, weighed by what a swap would cost.
+  """RankDPO: all ordered pairs of a group, weighted by the cost of a swap.
 
   s_i = l_i - l_ref,i with l_i = mean (v_i - u_i)^2, psi_i the label in [0, 1],
   Delta_ij = |2^psi_i - 2^psi_j| |1 / log(1 + tau_i) - 1 / log(1 + tau_j)|, tau the

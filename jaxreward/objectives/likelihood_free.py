@@ -3,7 +3,7 @@
 A finished sample x0 is noised again, x_t = (1 - t) x0 + t eps, and the
 network's velocity is pulled towards or pushed from u = eps - x0 according to
 the sample's advantage. All arrays share the row axis B, one row per
-(sample, time); v_old is the velocity of the policy that drew the samples.
+(sample, time); v_old is the velocity of the sampling policy.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def ac_flow(
   temperature: float = 2.0,
   adv_clip: float = 0.5,
 ) -> Loss:
-  """AC-Flow: flow matching weighed by what a critic did not expect.
+  """AC-Flow: flow matching weighted by the error of a critic.
 
   L = mean w mean (v - u)^2, u = eps - x0,
   w = exp(temperature clip(A, -adv_clip, adv_clip)), A = r - V(x_t, t, c),

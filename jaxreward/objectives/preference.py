@@ -72,13 +72,13 @@ def gap_dpo(
   beta: float = 5000.0,
   base: float = 2.0,
 ) -> Loss:
-  """`flow_dpo` whose pairs weigh by the gap of their rewards.
+  """`flow_dpo` with pairs weighted by the gap of their rewards.
 
   L = mean (base^w - base^l) -log sigmoid(-beta / 2 margin), with w and l the
-  rewards of the pair in [0, 1]: clear pairs count, those near a tie hardly.
+  rewards of the pair in [0, 1]: clear pairs count, near ties hardly.
   GAPO (AnimeReward), https://arxiv.org/abs/2504.10044, read in the authors' code,
-  which averages the log-sigmoid over the batch before it weighs it: right for
-  one pair.
+  which averages the log-sigmoid over the batch before weighting it: correct only
+  for one pair.
 
   Args:
     v_chosen: see `flow_dpo`, as up to u_rejected.
@@ -164,21 +164,23 @@ def dynamic_dpo(
   )  # fmt: skip
   better, worse = keep(mask, signal_chosen, signal_rejected)
   gap = jax.lax.stop_gradient(better - worse)
-  own = jnp.maximum(beta * (1 - growth * jnp.expm1(-rate * gap)), beta / 1000)
-  loss = jax.nn.softplus(own / 2 * margin)
-  return Mean.of(loss, mask), metrics | {"pair_beta": Mean.of(own, mask)}
+  pair_beta = jnp.maximum(
+    beta * (1 - growth * jnp.expm1(-rate * gap)), beta / 1000
+  )
+  loss = jax.nn.softplus(pair_beta / 2 * margin)
+  return Mean.of(loss, mask), metrics | {"pair_beta": Mean.of(pair_beta, mask)}
 
 
 def _shares(columns):
   """Each group's deviation over the mean of all pairs that count."""
-  counted, std = columns["counted"], columns["std"]
-  mean = masked_mean(std, counted)
+  mask, std = columns["mask"], columns["std"]
+  mean = masked_mean(std, mask)
   share = std / jnp.where(mean > 0, mean, 1.0)
-  return {"group_share": jnp.where(counted, share, 0.0)}
+  return {"group_share": jnp.where(mask, share, 0.0)}
 
 
 @prepares(
-  lambda group_std, mask: {"std": group_std, "counted": mask},
+  lambda group_std, mask: {"std": group_std, "mask": mask},
   _shares,
   gives=("group_share",),
 )
@@ -197,7 +199,7 @@ def hierarchical_dpo(
   *,
   beta: float = 2000.0,
 ) -> Loss:
-  """`flow_dpo` over several pairs of a group, weighed within and between groups.
+  """`flow_dpo` over pairs of a group, weighted within and between groups.
 
   The weight of a pair is (w - l) / mean gap of its group, times the group's
   standard deviation over the mean of all: both have mean 1.

@@ -201,7 +201,7 @@ def test_shares_of_the_groups_have_mean_one():
   std, counted = rng.random((3, 4)), rng.random((3, 4)) > 0.3
   finish = objectives.hierarchical_dpo.prepare.finish
   share = np.asarray(
-    finish({"std": std.astype(np.float32), "counted": counted})["group_share"]
+    finish({"std": std.astype(np.float32), "mask": counted})["group_share"]
   )
   np.testing.assert_allclose(share[counted].mean(), 1, rtol=1e-6)
   np.testing.assert_allclose(
