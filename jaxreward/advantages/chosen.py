@@ -148,8 +148,8 @@ def curated(
 ) -> Float[Array, "P G"]:
   """1 for one sample of each group, kept with probability softmax(r / T).
 
-  With an objective that fits the kept samples, repeated rounds raise E[exp(r / T)]: for
-  an endless group the fitted density is p exp(r / T) / E[exp(r / T)].
+  With an objective that fits the kept samples, repeated rounds raise
+  E[exp(r / T)]: for an infinite group the fitted density is p exp(r / T) / E[exp(r / T)].
   Ferbach et al. 2024, https://arxiv.org/abs/2407.09499, the discrete choice of
   users among K samples.
 

@@ -1,7 +1,8 @@
 """Gradients of several rewards into one: combine(gram, ...) -> weights.
 
-Every reward's loss has its own gradient g_k, and the update follows sum_k w_k g_k. The weights are a function of the inner products of the gradients
-alone, gram[k, l] = g_k . g_l, so that a combiner never sees a parameter.
+Every reward's loss has its own gradient g_k, and the update follows sum_k w_k g_k.
+The weights depend only on the inner products gram[k, l] = g_k . g_l, so that a
+combiner never sees parameters.
 """
 
 from __future__ import annotations
