@@ -23,7 +23,7 @@ Cond = Any  # a pytree of arrays with the prompt (or sample) axis first
 
 
 @flax.struct.dataclass
-class Embedded:
+class PromptEmbeddings:
   """Prompts as outputs of text encoders, such as {"words", "pooled"}.
 
   Attributes:
@@ -63,7 +63,7 @@ class PromptBatch:
   mask: ArrayLike
   text: ArrayLike | None = None
   tokens: ArrayLike | None = None
-  embedded: Embedded | None = None
+  embedded: PromptEmbeddings | None = None
   source: ArrayLike | None = None
   target: ArrayLike | None = None
   changes: ArrayLike | None = None
@@ -77,7 +77,9 @@ class PromptBatch:
     if self.source is None or self.tokens is None:
       return self.tokens
     empty = {"tokens": jnp.zeros_like(self.tokens[:1])}
-    return Embedded({"tokens": self.tokens, "source": self.source}, empty)
+    return PromptEmbeddings(
+      {"tokens": self.tokens, "source": self.source}, empty
+    )
 
   @property
   def plain(self) -> PromptBatch:
@@ -115,7 +117,7 @@ class Policy:
     init: key -> params.
     encode: (params, tokens int32 [P, L]) -> cond, a pytree whose leaves start
       with P. The all-padding prompt is the unconditional one. Policies whose
-      text encoders run outside take leaves of `Embedded` for tokens.
+      text encoders run outside take leaves of `PromptEmbeddings` for tokens.
     velocity: (params, x_t [B, H, W, C], t float32 [B], cond [B, ...]) ->
       velocity [B, H, W, C], float32. Where t is the rounded time of the network's
       grid, the conditioning holds the step's exact time as "sigma" [B].

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 
 from jaxreward.feeds.contract import Feed, Plan, Rows
 from jaxreward.flow import guidance, log_prob, rollout, steppers
-from jaxreward.types import Array, ArrayLike, Cond, Embedded, Params, Policy
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Cond,
+  Params,
+  Policy,
+  PromptEmbeddings,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Network:
 
   policy: Policy
   params: Params
-  words: ArrayLike | Embedded
+  words: ArrayLike | PromptEmbeddings
   plan: Plan
 
   @functools.cached_property

@@ -10,9 +10,9 @@ from jaxreward.types import (
   Array,
   ArrayLike,
   Cond,
-  Embedded,
   Params,
   Policy,
+  PromptEmbeddings,
 )
 
 
@@ -78,11 +78,11 @@ def guided_velocity(
 def conditioning(
   policy: Policy,
   params: Params,
-  prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
+  prompt_encoding: Integer[ArrayLike, "P W"] | PromptEmbeddings,
   scale: float | Array,
 ) -> tuple[Cond, Cond | None]:
   """(cond [P, ...], uncond [1 or P, ...] or None) of a batch of prompts."""
-  if isinstance(prompt_encoding, Embedded):
+  if isinstance(prompt_encoding, PromptEmbeddings):
     encoded_prompts, empty = prompt_encoding.prompts, prompt_encoding.empty
   else:
     encoded_prompts, empty = (

@@ -32,9 +32,9 @@ from jaxreward.types import (
   Array,
   ArrayLike,
   Cond,
-  Embedded,
   Params,
   Policy,
+  PromptEmbeddings,
   Trajectory,
 )
 
@@ -136,7 +136,7 @@ class Sampler:
     self,
     params: Params,
     key: Key[Array, ""],
-    prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_encoding: Integer[ArrayLike, "P W"] | PromptEmbeddings,
     prompt_ids: Integer[ArrayLike, "P"],
     start: Float[ArrayLike, "P *L"] | None = None,
   ) -> State:
@@ -337,7 +337,7 @@ class Sampler:
     self,
     params: Params,
     key: Key[Array, ""],
-    prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_encoding: Integer[ArrayLike, "P W"] | PromptEmbeddings,
     prompt_ids: Integer[ArrayLike, "P"],
     *,
     start: Float[ArrayLike, "P *L"] | None = None,
@@ -384,7 +384,7 @@ class Sampler:
   def finish(
     self,
     params: Params,
-    prompt_encoding: Integer[ArrayLike, "P W"] | Embedded,
+    prompt_encoding: Integer[ArrayLike, "P W"] | PromptEmbeddings,
     latents: Float[ArrayLike, "B *L"],
     first: Integer[ArrayLike, ""],
   ) -> Float[Array, "B *L"]:

@@ -28,7 +28,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.models.vision import preprocess
 from jaxreward.setup import text_encoders
 from jaxreward.training import mesh as mesh_lib
-from jaxreward.types import Cond, Embedded, Params, Policy, PromptBatch
+from jaxreward.types import Cond, Params, Policy, PromptBatch, PromptEmbeddings
 
 # texts, and for some source images [P, H, W, 3] -> leaves [P, ...], as NumPy or
 # device arrays
@@ -281,12 +281,12 @@ def make_encode(
     prompts = texts.decode(np.asarray(batch.text))
     if reads_images:
       sources = _require_sources(batch, prompts, config)
-      embedded = Embedded(
+      embedded = PromptEmbeddings(
         encode_texts(prompts, sources),
         encode_texts([negative] * len(prompts), sources),
       )
     else:
-      embedded = Embedded(encode_texts(prompts), empty)
+      embedded = PromptEmbeddings(encode_texts(prompts), empty)
     if encode_images is not None:
       image_inputs = encode_images(decoder, np.asarray(batch.source))
       embedded = dataclasses.replace(
@@ -377,7 +377,7 @@ def abstract(
   empty = policy.prompts
   if with_pictures:
     empty = jax.tree.map(batched, empty)
-  embedded = Embedded(prompts, empty)
+  embedded = PromptEmbeddings(prompts, empty)
   return dataclasses.replace(batch, embedded=embedded)
 
 

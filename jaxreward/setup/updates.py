@@ -34,10 +34,10 @@ from jaxreward.training.state import TrainState
 from jaxreward.types import (
   Array,
   ArrayLike,
-  Embedded,
   Params,
   Policy,
   PromptBatch,
+  PromptEmbeddings,
   Trajectory,
 )
 
@@ -108,7 +108,7 @@ class Frozen:
 
   base: Params
   old: Params
-  words: ArrayLike | Embedded
+  words: ArrayLike | PromptEmbeddings
   prompts: PromptBatch | None = None
   contexts: Any = None
   decoder: Params | None = None

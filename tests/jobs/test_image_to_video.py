@@ -20,7 +20,7 @@ from jaxreward.models.vision import preprocess
 from jaxreward.report import grids
 from jaxreward.setup import prompt_encoding, text_encoders
 from jaxreward.tasks.scenes import edits
-from jaxreward.types import Embedded
+from jaxreward.types import PromptEmbeddings
 from tests import tiny
 from tests.jobs import recipes
 
@@ -154,7 +154,7 @@ def test_guidance_leads_away_from_words_and_keeps_picture_and_states():
 
   @jax.jit
   def run(given):
-    pair = Embedded(given, empty)
+    pair = PromptEmbeddings(given, empty)
     cond, uncond = guidance.conditioning(policy, params, pair, 3.0)
     both = guidance.guided_velocity(policy, params, x, t, cond, uncond, 3.0)
     blank = given | {"words": empty["words"].repeat(2, 0)}

@@ -19,7 +19,7 @@ from jaxreward.models.text import qwen, qwen_prompts
 from jaxreward.models.vision import encoders, qwen_vision
 from jaxreward.setup import checks, prompt_encoding
 from jaxreward.tasks.scenes import grammar
-from jaxreward.types import Embedded
+from jaxreward.types import PromptEmbeddings
 from tests import tiny
 from tests.models import test_qwen
 from tests.rewards import folders
@@ -202,7 +202,7 @@ def test_each_sample_is_led_away_from_its_own_empty_prompt():
   def samples(prompts, empty, ids):
     layout = rollout.make_layout(len(ids), 2, 4, 1)
     drawer = Sampler(policy, table, layout, 3.0)
-    words = Embedded(prompts, empty)
+    words = PromptEmbeddings(prompts, empty)
     drawn = drawer.sample(params, jax.random.key(1), words, ids)
     return drawn.latents[-1][: 2 * len(ids)]
 

@@ -15,7 +15,7 @@ from jaxreward.models import convert
 from jaxreward.report import grids
 from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import edits
-from jaxreward.types import Embedded
+from jaxreward.types import PromptEmbeddings
 from tests import tiny
 from tests.jobs import recipes
 
@@ -214,7 +214,7 @@ def test_guidance_leads_away_from_words_and_keeps_the_picture():
   @jax.jit
   def run(picture):
     x, t = jax.random.normal(key, picture.shape), jax.numpy.full((2,), 0.5)
-    prompts = Embedded(given | {"picture": picture}, empty)
+    prompts = PromptEmbeddings(given | {"picture": picture}, empty)
     cond, uncond = guidance.conditioning(policy, params, prompts, 3.0)
     both = guidance.guided_velocity(policy, params, x, t, cond, uncond, 3.0)
     blank = jax.tree.map(lambda e: e.repeat(2, 0), empty)

@@ -16,7 +16,7 @@ from PIL import Image
 from jaxreward.models.policies import qwen_image
 from jaxreward.models.text import qwen, qwen_prompts
 from jaxreward.models.vision import qwen_vision
-from jaxreward.types import Embedded
+from jaxreward.types import PromptEmbeddings
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 1e-4  # of the largest latent, and of a picture's range
@@ -172,7 +172,7 @@ def test_several_pictures_are_edited_by_the_plus_form(
       for x in resized
     )
   )(decoder)
-  both = Embedded(found[0] | {"picture": latents}, found[1])
+  both = PromptEmbeddings(found[0] | {"picture": latents}, found[1])
   pipe = whole.pipeline(still, "QwenImageEditPlusPipeline", monkeypatch, area)
   want = whole.theirs(
     pipe, start, image=[Image.fromarray(x) for x in shown],
