@@ -96,7 +96,7 @@ def measure_panel(
   """
   mask = jnp.asarray(mask, bool)
   score = lambda x: None if x is None else Mean.of(x, mask & jnp.isfinite(x))
-  both = trained is not None and heldout is not None
+  has_both = trained is not None and heldout is not None
   return Panel(
     trained_reward=score(trained),
     heldout_reward=score(heldout),
@@ -109,7 +109,7 @@ def measure_panel(
       None if trained is None else zero_variance_groups(trained, mask)
     ),
     disagreement=(
-      ranking_disagreement(trained, heldout, mask) if both else None
+      ranking_disagreement(trained, heldout, mask) if has_both else None
     ),
     edge_density=Mean.of(edge_density(images), mask),
     colour_entropy=Mean.of(colour_entropy(images), mask),

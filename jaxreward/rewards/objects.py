@@ -216,7 +216,7 @@ def overlap(
 
 
 def distinct(
-  boxes: Float[Array, "K 4"], there: Bool[Array, "K"], most: float
+  boxes: Float[Array, "K 4"], valid: Bool[Array, "K"], most: float
 ) -> Bool[Array, "K"]:
   """Non-maximum suppression of boxes, best first, at IoU `most`."""
   near = overlap(boxes, boxes) > most
@@ -225,7 +225,7 @@ def distinct(
     beaten = (near[i] & keep & (jnp.arange(len(boxes)) < i)).any()
     return keep.at[i].set(keep[i] & ~beaten)
 
-  return jax.lax.fori_loop(0, len(boxes), body, there)
+  return jax.lax.fori_loop(0, len(boxes), body, valid)
 
 
 def stands(a: Float[Array, "4"], b: Float[Array, "4"]) -> Bool[Array, "5"]:

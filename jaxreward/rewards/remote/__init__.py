@@ -5,12 +5,12 @@
   )
 
 `judge_pointwise` scores one image, `judge_pairwise` compares two of a prompt,
-`judge_checklist` asks several questions about one. `Options` lists what they
-have in common, the loaders of `rewards` what each takes besides.
+`judge_checklist` asks several questions about one. `Options` lists their common
+options, the loaders of `rewards` the others.
 
-A question that stays without an answer has no score: its image is masked and
-counted in `failed/NAME`, and never reaches the parameters. Answers are kept by
-the hash of what was asked, so a run that is killed asks nothing twice.
+An unanswered question gives no score: its image is masked, counted in
+`failed/NAME`, and never reaches the parameters. Answers are cached by the hash
+of the request, so a resumed run asks nothing twice.
 """
 
 from jaxreward.rewards.remote.rewards import (

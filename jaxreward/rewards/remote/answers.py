@@ -1,4 +1,4 @@
-"""What a judge answers, read and checked."""
+"""Parses and validates a judge's answers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _NOT_WORD = " \t\r\n\"'`*_.,:;!?()[]{}▁ĠĊ"
 
 
 class Malformed(Exception):
-  """An answer that cannot be read, or that says what it may not."""
+  """An answer that cannot be parsed or is not allowed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What a model has said.
+  """A model's answer.
 
   Attributes:
-    text: all of it.
-    tokens: (token, ((alternative, log-probability), ...)) of each place; empty
-      where the server gives none.
-    is_cut: it reached `max_tokens`; what stands there may be a thought, and a
-      number the beginning of another.
+    text: the full text.
+    tokens: (token, ((alternative, log-probability), ...)) at each position;
+      empty if the server gives none.
+    is_cut: it reached `max_tokens`; the text may be an unfinished thought, and
+      a number may be truncated.
   """
 
   text: str
@@ -41,10 +41,10 @@ class Answer:
 
   @property
   def spoken(self) -> Answer:
-    """Without the thoughts before it, where the model writes them down.
+    """Without the reasoning before it, if the model writes it out.
 
     Raises:
-      Malformed: it ends within a thought.
+      Malformed: it ends within the reasoning.
     """
     thought = _THOUGHT.match(self.text)
     end = 0 if thought is None else thought.end()
@@ -60,10 +60,10 @@ class Answer:
 
   @property
   def whole(self) -> Answer:
-    """`spoken`, of an answer that was not cut.
+    """`spoken`, for an answer that was not cut.
 
     Raises:
-      Malformed: it was.
+      Malformed: it was cut.
     """
     if self.is_cut:
       raise Malformed("an answer cut at max_tokens; raise it")
@@ -71,10 +71,10 @@ class Answer:
 
 
 def of_reply(reply: Any) -> Answer:
-  """The answer within a reply of `/chat/completions`.
+  """The answer in a reply of `/chat/completions`.
 
   Raises:
-    Malformed: it is no such reply, or has no text.
+    Malformed: an invalid reply, or one without text.
   """
   try:
     choice = reply["choices"][0]
@@ -106,7 +106,7 @@ def of_reply(reply: Any) -> Answer:
 
 
 def of_stored(value: Any) -> Answer:
-  """An answer from its fields, as JSON gives them back."""
+  """An answer from its JSON fields."""
   try:
     tokens = tuple(
       (str(token), tuple((str(t), float(p)) for t, p in alternatives))
@@ -118,14 +118,14 @@ def of_stored(value: Any) -> Answer:
 
 
 def tokens_used(reply: Any) -> int:
-  """Tokens of question and answer as the server counts them; 0 if it does not."""
+  """Tokens of question and answer by the server's count; 0 without one."""
   usage = reply.get("usage") if isinstance(reply, Mapping) else None
   total = usage.get("total_tokens") if isinstance(usage, Mapping) else None
   return total if isinstance(total, int) and total > 0 else 0
 
 
 def objects(text: str) -> Iterator[dict[str, Any]]:
-  """JSON objects within a text, the last one first."""
+  """JSON objects in a text, last one first."""
   decoder, values, at = json.JSONDecoder(), [], text.find("{")
   while at >= 0:
     try:
@@ -148,7 +148,7 @@ def _schema(name: str, kind: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """A number from `low` to `high`, read as its place between them, in [0, 1]."""
+  """A number from `low` to `high`, mapped to [0, 1]."""
 
   low: float
   high: float
@@ -162,7 +162,7 @@ class Score:
     return 'Answer with JSON of the form {"score": number}.'
 
   def read(self, answer: Answer) -> float:
-    """Of the last object that has a score, or of an answer that is a number."""
+    """From the last object with a score, or an answer that is a number."""
     text = answer.whole.text
     for record in objects(text):
       if "score" in record:
@@ -209,7 +209,7 @@ class Choice:
   def read(self, answer: Answer) -> float:
     """By the words' probabilities, else the last object, else the first word.
 
-    Of an answer that was cut, only a word counts that is nearly all of it.
+    A cut answer counts only if it is hardly more than one word.
     """
     if answer.is_cut and not self._is_short(answer.spoken.text):
       return self.read(answer.whole)
@@ -225,7 +225,7 @@ class Choice:
     return self._value(next(iter(answer.text.split()), ""))
 
   def _is_short(self, text: str) -> bool:
-    """Whether a text is one of the words and next to nothing else."""
+    """Whether a text is hardly more than one of the words."""
     words = text.split()
     return 0 < len(words) <= _FEW and plain(words[0]) in self.values
 
@@ -254,7 +254,7 @@ class Texts:
     return f'Answer with JSON, such as {{"{self.name}": ["...", "..."]}}.'
 
   def read(self, answer: Answer) -> tuple[str, ...]:
-    """Of the last object that has them."""
+    """From the last object that has them."""
     for record in objects(answer.whole.text):
       texts = record.get(self.name)
       if isinstance(texts, list) and 0 < len(texts) <= self.most:
@@ -270,23 +270,23 @@ Form = Score | Choice | Texts
 
 
 def plain(word: str) -> str:
-  """A word in small letters, without spaces and marks around it."""
+  """A word in lower case, without surrounding spaces and punctuation."""
   return word.strip(_NOT_WORD).lower()
 
 
 def expected(tokens: Tokens, values: Mapping[str, float]) -> float | None:
-  """Mean value under the probabilities of the words, all spellings of them.
+  """Expected value under the probabilities of the words, over all spellings.
 
-  For {"yes": 1, "no": 0}, P(yes) / (P(yes) + P(no)). The place that counts is
-  the first whose token is one of the words. VQAScore, Lin et al. 2024,
-  https://arxiv.org/abs/2404.01291, takes P(yes) alone.
+  For {"yes": 1, "no": 0}, P(yes) / (P(yes) + P(no)), at the first position
+  whose token is one of the words. VQAScore, Lin et al. 2024,
+  https://arxiv.org/abs/2404.01291, uses P(yes) alone.
 
   Args:
     tokens: of an answer.
     values: word -> value.
 
   Returns:
-    None where there is no such place, or no probability at it.
+    None without such a position, or without probabilities there.
   """
   for token, alternatives in tokens:
     if plain(token) in values:

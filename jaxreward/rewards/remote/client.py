@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible server, repeated where that may help."""
+"""Requests to an OpenAI-compatible server, with retries."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _SHOWN = 160  # characters of what a server says
 
 
 class NoAnswer(Exception):
-  """A request that stayed without an answer of use; says why."""
+  """A request without a usable answer; holds the reason."""
 
 
 class _Passing(Exception):
-  """A failure that may be gone at the next attempt."""
+  """A transient failure."""
 
   def __init__(self, reason: str, after: float = 0.0):
     super().__init__(reason)
@@ -43,17 +43,17 @@ class _Passing(Exception):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-  """The key goes where the config says and nowhere else."""
+  """Follows no redirects, so that the key goes only to the configured URL."""
 
   def redirect_request(self, *args, **kwargs):
     return None
 
 
 def _opener(options: Options) -> urllib.request.OpenerDirector:
-  """What opens addresses: past every proxy, unless the options want one.
+  """An opener that bypasses proxies unless the options enable one.
 
-  A proxy of the environment would see images and key of a plain request, and
-  swallow what goes to this machine.
+  A proxy from the environment would see the images and the key of an
+  unencrypted request, and would intercept requests to this machine.
   """
   proxies: dict[str, str] = {}
   proxy = urllib.request.getproxies().get("https", "")
@@ -71,13 +71,13 @@ def _opener(options: Options) -> urllib.request.OpenerDirector:
 
 
 def share(key: str, attempt: int) -> float:
-  """A number in [0, 1) that is a function of a request and its attempt."""
+  """A number in [0, 1), a function of a request and its attempt."""
   hashed = hashlib.sha256(f"{key}/{attempt}".encode()).digest()
   return int.from_bytes(hashed[:8], "big") / 2**64
 
 
 def retry_after(value: str | None, now: float) -> float:
-  """Seconds that a `Retry-After` header asks for; 0 if it says nothing.
+  """Seconds of a `Retry-After` header; 0 without a valid one.
 
   Args:
     value: seconds, or an HTTP date.
@@ -95,17 +95,16 @@ def retry_after(value: str | None, now: float) -> float:
 
 
 class Client:
-  """Asks one server; its methods may be called from several threads.
+  """A thread-safe client of one server.
 
-  Attempt n that fails is followed by a wait of a share of backoff * 2^n (full
-  jitter), after what `Retry-After` asks of all requests. Repeated are: no
-  connection or a lost one, no reply in time, statuses 408, 409, 425, 429 and
-  from 500 on, and answers that cannot be read. Where requests go, and what
-  proxies see of them: `_opener`.
+  After failed attempt n it waits a random share of backoff * 2^n (full jitter),
+  on top of any `Retry-After`, which delays all requests. Retried are: failed or
+  lost connections, timeouts, statuses 408, 409, 425, 429 and from 500 on, and
+  answers that cannot be parsed. `_opener` decides about proxies.
 
   Args:
     options: see `Options`.
-    budget: that every attempt is taken from.
+    budget: counts every attempt.
   """
 
   def __init__(self, options: Options, budget: Budget):
@@ -121,17 +120,17 @@ class Client:
     key: str,
     read: Callable[[answers.Answer], T],
   ) -> tuple[answers.Answer, T]:
-    """The first answer that can be read, and what is read from it.
+    """The first answer that can be parsed, and its parsed value.
 
     Args:
-      body: of the request; its seed moves on after an answer of no use.
-      key: hash of the request, which the jitter is drawn from.
+      body: of the request; its seed changes after an unusable answer.
+      key: hash of the request, from which the jitter is derived.
       read: raises `answers.Malformed`.
 
     Raises:
       NoAnswer: no attempt succeeded, or the budget is used up.
-      UserError: the server refuses such requests, or the budget is used up and
-        shall stop the run.
+      UserError: the server rejects such requests, or the budget is used up and
+        `over_budget` is "stop".
     """
     options, body = self._options, dict(body)
     reason = ""
@@ -173,7 +172,7 @@ class Client:
       self._not_before = max(self._not_before, time.monotonic() + seconds)
 
   def _await_turn(self) -> None:
-    """Waits while the server has asked anyone to."""
+    """Waits for the last `Retry-After` of any request."""
     self._sleep(max(0.0, self._not_before - time.monotonic()))
 
   def _send(self, body: Mapping[str, Any]) -> Any:
@@ -205,7 +204,7 @@ class Client:
       raise _Passing("a reply that is no JSON") from error
 
   def _failure(self, error: urllib.error.HTTPError) -> Exception:
-    """What a status other than 200 means."""
+    """The exception for a status other than 200."""
     code, detail = _said(error, self._key)
     status = f"HTTP {error.code}"
     if code in _FILTERED:
@@ -233,7 +232,7 @@ class Client:
 
 
 def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
-  """The whole body, however slowly it comes, up to the deadline."""
+  """The whole body; raises TimeoutError at the deadline."""
   parts, size = [], 0
   while part := response.read1(1 << 16):
     parts.append(part)
@@ -248,7 +247,7 @@ def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
 def _said(error: urllib.error.HTTPError, key: str) -> tuple[str, str]:
   """(code of an error, what the server says about it as ' (...)' or '').
 
-  The key is taken out before the text is cut, which could leave a part of it.
+  The key is redacted before the text is cut, which could leave a part of it.
   """
   try:
     text = error.read(_LARGEST).decode(errors="replace")

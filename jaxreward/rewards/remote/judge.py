@@ -1,4 +1,4 @@
-"""Many questions to one server: each asked once, answers kept on disk."""
+"""Sends questions to one server, each once, and caches answers on disk."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TOP = 20  # alternatives per token, the most that servers give
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """What is asked in one request.
+  """The content of one request.
 
   Attributes:
-    parts: words and images.
+    parts: texts and images.
     form: of the answer.
-    sample: which of several answers to the same question.
+    sample: index of the answer to the same question.
   """
 
   parts: templates.Parts
@@ -47,8 +47,8 @@ class Judge:
 
   Args:
     options: see `Options`.
-    folder: of the working directory; holds what was used, and the answers
-      where the options name no other folder for them.
+    folder: in the working directory; holds the usage, and the answers unless
+      the options name another folder for them.
   """
 
   def __init__(self, options: Options, folder: os.PathLike[str]):
@@ -70,10 +70,10 @@ class Judge:
     Args:
       form: of the answers; it reads numbers.
       wordings: templates.
-      fields: what stands in the places of the templates.
+      fields: values of the templates' placeholders.
 
     Returns:
-      NaN where no answer is left; one that is lost counts for nothing.
+      Combined over the available answers; NaN without any.
     """
     rows = self._answers(form, wordings, fields, self.options.samples)
     table = np.array(
@@ -89,12 +89,12 @@ class Judge:
   def texts(
     self, form: answers.Texts, wording: str, fields: Sequence[Fields]
   ) -> list[tuple[str, ...]]:
-    """Texts that the judge writes, one answer each; empty where it is lost."""
+    """Texts that the judge writes, one answer each; empty without an answer."""
     rows = self._answers(form, [wording], fields, 1)
     return [row[0] or () for row in rows]
 
   def _answers(self, form, wordings, fields, samples) -> list[list[Any]]:
-    """What is read from the answers, [N, wordings * samples]."""
+    """Parsed answers, [N, wordings * samples]."""
     one_word = self._one_word(form)
     questions = []
     for row in fields:
@@ -110,12 +110,12 @@ class Judge:
     return self.options.logprobs and bool(form.words)
 
   def ask(self, questions: Sequence[Question]) -> list[Any]:
-    """What is read from the answer to each; None where there is none.
+    """The parsed answer to each question; None without one.
 
-    Questions that are alike are asked once.
+    Equal questions are asked once.
 
     Raises:
-      UserError: the server refuses them, or a budget is used up.
+      UserError: the server rejects them, or a budget is used up.
     """
     keys = [self.key(question) for question in questions]
     unique = dict(zip(keys, questions, strict=True))
@@ -137,7 +137,7 @@ class Judge:
       try:
         values = {k: f.result() for k, f in futures.items()}
       except BaseException:
-        self._client.stop.set()  # of an interrupt too; then threads end soon
+        self._client.stop.set()  # also on interrupts, so that threads end soon
         raise
     if lost:
       why = "; ".join(
@@ -162,11 +162,11 @@ class Judge:
     return value
 
   def key(self, question: Question) -> str:
-    """Hash of all that is asked, images by theirs; not of where."""
+    """Hash of the request, images by their digest; without the URL."""
     return digest(self._body(question, lambda p: {"picture": p.digest}))
 
   def body(self, question: Question) -> dict[str, Any]:
-    """The request, but for its headers."""
+    """The request without its headers."""
     return self._body(
       question, lambda p: {"type": "image_url", "image_url": {"url": p.url}}
     )

@@ -1,4 +1,4 @@
-"""Which images of a group meet, and what their matches say."""
+"""Schedules matches between a group's images and computes win rates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def schedule(
     return [(order[0], other) for other in order[1:]]
   if pairs == "all" or opponents >= n - 1:
     return list(itertools.combinations(sorted(order), 2))
-  # On a ring, everybody meets those up to so many places away.
+  # On a ring, each member meets its nearest neighbours.
   odd = opponents % 2
   places = {
     (i, (i + step) % n)
@@ -49,8 +49,8 @@ def win_rates(
 
   Args:
     members: G.
-    matches: (i, j); one that is no member, as -1, gets no rate.
-    wins: P(i is better than j); a NaN was not played.
+    matches: (i, j); negative indices are not members and get no rate.
+    wins: P(i is better than j); NaN if not played.
   """
   total, played = np.zeros(members), np.zeros(members)
   valid = np.isfinite(wins)

@@ -1,4 +1,4 @@
-"""What the judges have in common: the server, how it is asked, what it may cost."""
+"""Common options of the judges: server, requests and budget."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ class Options:
 def is_local(host: str) -> bool:
   """Whether a name or an address is of this machine or a private network.
 
-  Names are not looked up: one without a dot, and those that end as private
-  ones do, are.
+  Names are not resolved: those without a dot or with a private suffix are
+  local.
   """
   try:
     address = ipaddress.ip_address(host)
@@ -193,7 +193,7 @@ def is_local(host: str) -> bool:
 
 
 def require_choice(name: str, value: str, known: Sequence[str]) -> None:
-  """Refuses a value that is not among those known."""
+  """Rejects an unknown value."""
   if value not in known:
     raise UserError(
       f'{name}="{value}" is none of {", ".join(known)}{nearest(value, known)}'
@@ -201,10 +201,10 @@ def require_choice(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def with_options(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
-  """A loader that takes the fields of `Options` beside arguments of its own.
+  """A loader that takes the fields of `Options` beside its own arguments.
 
   Args:
-    load: takes them together as `options`.
+    load: takes these fields as one argument, `options`.
   """
   shared = inspect.signature(Options).parameters
   extra = dict(inspect.signature(load).parameters)
@@ -216,7 +216,7 @@ def with_options(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
     return load(options=Options(**common), **arguments)
 
   def check(arguments: Mapping[str, Any]) -> None:
-    """Refuses wrong options before anything is read or asked."""
+    """Rejects invalid options before anything is read or sent."""
     Options(**{k: arguments[k] for k in shared if k in arguments})
 
   vars(loads)["check"] = check

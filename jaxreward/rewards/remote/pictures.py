@@ -1,4 +1,4 @@
-"""Pictures as requests carry them."""
+"""Images in requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jaxreward.rewards.remote.store import digest
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-  """An image that is sent, if it is, as PNG.
+  """An image, encoded as PNG when it is sent.
 
   Attributes:
     levels: its pixels.
@@ -26,12 +26,12 @@ class Picture:
 
   @functools.cached_property
   def digest(self) -> str:
-    """Hash of the pixels, which no version of an encoder changes."""
+    """Hash of the pixels, independent of the encoder's version."""
     return digest(b"%d %d " % self.levels.shape[:2] + self.levels.tobytes())
 
   @functools.cached_property
   def png(self) -> bytes:
-    """The file; made by the thread that first sends it."""
+    """The file; encoded by the thread that first sends it."""
     buffer = io.BytesIO()
     # A tenth of the time of the usual level, and a sixth more bytes.
     Image.fromarray(self.levels).save(buffer, "PNG", compress_level=1)

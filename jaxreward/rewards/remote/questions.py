@@ -1,4 +1,4 @@
-"""The questions of checklists, as users write them beside their prompts."""
+"""A user's checklist questions, read from files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_questions(path: str) -> dict[str, Weighted]:
       "weight": 2}]}. Lines without questions are skipped.
 
   Raises:
-    UserError: nothing there, or a line that is wrong.
+    UserError: no file, no question, or an invalid line.
   """
   at = paths.find(path, "questions")
   files = [at]
@@ -60,7 +60,7 @@ def _questions_of(row: dict[str, Any], where: str) -> tuple[str, Weighted]:
 
 
 def _question(entry: Any, where: str) -> tuple[str, float]:
-  """A question and its weight, which is 1 where a line gives none."""
+  """A question and its weight, 1 by default."""
   is_record = isinstance(entry, dict)
   text = entry.get("question") if is_record else entry
   weight = entry.get("weight", 1.0) if is_record else 1.0

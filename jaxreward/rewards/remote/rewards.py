@@ -1,4 +1,4 @@
-"""The three ways to ask a judge."""
+"""The three judge rewards."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def load_pointwise(
 
   Args:
     options: see `Options`.
-    folder: of what the judge keeps.
+    folder: for the judge's files.
     answer: "score" for a number, or "yes_no".
     low: the worst score.
     high: the best.
@@ -116,7 +116,7 @@ def judge_pointwise(
     images: in [0, 1]; an image with a value that is not finite scores NaN, as
       do images of padding and those that the judge has no answer for.
     prompts: P prompts.
-    judge: who is asked.
+    judge: the judge.
     form: of the answers.
     wordings: templates of the question.
     limits: the lowest and the highest score as words.
@@ -153,7 +153,7 @@ def load_pairwise(
 
   Args:
     options: see `Options`.
-    folder: of what the judge keeps.
+    folder: for the judge's files.
     pairs: who meets whom in a group: "all"; "random", each member so many
       others; "member", all of them a drawn one of their own; "reference", all
       of them the prompt's own image.
@@ -217,11 +217,11 @@ def judge_pairwise(
   texts: Sequence[str],
   reference: Sequence[Picture | None],
 ) -> Scores:
-  """The rate at which each image wins against others of its prompt.
+  """Win rate of each image against others of its prompt.
 
-  A win counts 1, a tie 1/2, or what the words' probabilities say. Who meets
-  whom, and in which order, is drawn from what the images show, so that the
-  same group is judged alike whenever it comes. Win rates of a whole
+  A win counts 1, a tie 1/2, or their expectation under the words'
+  probabilities. Opponents and order are derived from hashes of the images, so
+  that the same group is always judged alike. Win rates of a whole
   group: UnifiedReward-Flex, Wang et al. 2026, https://arxiv.org/abs/2602.02380;
   against a drawn member: BRPO, Jia et al. 2025,
   https://arxiv.org/abs/2506.00103, which leaves that member without a score.
@@ -230,7 +230,7 @@ def judge_pairwise(
     images: in [0, 1]; an image with a value that is not finite scores NaN, as
       do those of padding and those left without a match.
     prompts: P prompts.
-    judge: who is asked.
+    judge: the judge.
     wordings: templates of the question.
     pairs: see `load_pairwise`, as are the next two.
     opponents: of each member.
@@ -269,13 +269,13 @@ def _matches(
 
 
 def _wins(judge, wordings, questions, swap) -> Float[np.ndarray, "M"]:
-  """P(the first of each two is better)."""
+  """P(the first of each pair is better)."""
   fields = lambda row, a, b: {**row, "first": a, "second": b}
   if swap:
     games = [fields(row, a, b) for row, a, b in questions]
     games += [fields(row, b, a) for row, a, b in questions]
-    here, there = judge.scores(WINNER, wordings, games).reshape(2, -1)
-    return (here + 1 - there) / 2
+    first, second = judge.scores(WINNER, wordings, games).reshape(2, -1)
+    return (first + 1 - second) / 2
   flips = np.array(
     [_is_flipped(row["prompt"], a, b) for row, a, b in questions], bool
   )
@@ -288,7 +288,7 @@ def _wins(judge, wordings, questions, swap) -> Float[np.ndarray, "M"]:
 
 
 def _is_flipped(text: str, a: Picture, b: Picture) -> bool:
-  """Whether b is shown first: a coin that lands alike for (a, b) and (b, a)."""
+  """Whether b is shown first: the same coin for (a, b) and (b, a)."""
   forward, backward = [text, a.digest, b.digest], [text, b.digest, a.digest]
   return digest(forward) > digest(backward)
 
@@ -306,7 +306,7 @@ def load_checklist(
 
   Args:
     options: see `Options`.
-    folder: of what the judge keeps.
+    folder: for the judge's files.
     questions: file or folder of them (`read_questions`). If empty, the judge
       writes them, once per prompt.
     most_questions: that it may write.
@@ -359,7 +359,7 @@ def judge_checklist(
       do those of padding, of a prompt without questions, and those with a
       question that stays without an answer.
     prompts: P prompts.
-    judge: who is asked.
+    judge: the judge.
     wordings: templates of a question about an image.
     wording: template of the request for questions.
     most: how many there may be.
@@ -389,7 +389,7 @@ def judge_checklist(
 
 
 def _write_questions(judge, wording, most, texts, prompts) -> list[Weighted]:
-  """Questions that the judge writes, of prompts that are there."""
+  """Questions that the judge writes for the valid prompts."""
   rows = [p for p, used in enumerate(np.asarray(prompts.mask)) if used]
   weighted: list[Weighted] = [()] * len(texts)
   fields: list[Fields] = [{"prompt": texts[p], "most": str(most)} for p in rows]

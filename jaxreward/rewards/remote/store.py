@@ -1,4 +1,4 @@
-"""What outlives a process: answers of judges, and what they have cost."""
+"""Persistent state of judges: their answers and the budget used."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def digest(value: Any) -> str:
 
 
 class Cache:
-  """Answers by the hash of what was asked: a file each, whole or absent.
+  """Answers by the hash of the request, each in a file written atomically.
 
-  Several processes may use one folder at a time. An entry that does not match
-  the hash of its content is removed.
+  Several processes may share a folder. An entry that does not match the hash of
+  its content is removed.
 
   Args:
-    folder: made when the first answer is stored.
+    folder: created with the first answer.
   """
 
   def __init__(self, folder: os.PathLike[str] | str):
@@ -39,7 +39,7 @@ class Cache:
     return self._folder / key[:2] / f"{key}.json"
 
   def get(self, key: str) -> Any | None:
-    """What is stored, or None."""
+    """The stored value, or None."""
     path = self._path(key)
     try:
       entry = json.loads(path.read_bytes())
@@ -62,7 +62,7 @@ class Cache:
     write_atomic(self._path(key), json.dumps(entry), shared=True)
 
   def drop(self, key: str) -> None:
-    """Removes an entry that is of no use."""
+    """Removes an unusable entry."""
     self._path(key).unlink(missing_ok=True)
 
 
@@ -76,8 +76,8 @@ class Budget:
   Args:
     path: a line of JSON per request, written before it is sent, and per
       answer.
-    requests: the most there may be; no limit if 0.
-    tokens: likewise.
+    requests: limit of requests; none if 0.
+    tokens: limit of tokens; none if 0.
   """
 
   def __init__(self, path: pathlib.Path, requests: int = 0, tokens: int = 0):
@@ -104,7 +104,7 @@ class Budget:
     """Counts a request that is about to be sent.
 
     Raises:
-      Spent: there is none left.
+      Spent: none is left.
     """
     with self._lock:
       for name, limit in self._limits.items():
@@ -113,7 +113,7 @@ class Budget:
       self._add("requests", 1)
 
   def count_tokens(self, tokens: int) -> None:
-    """Counts what an answer has cost."""
+    """Counts the tokens of an answer."""
     with self._lock:
       self._add("tokens", tokens)
 

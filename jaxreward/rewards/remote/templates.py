@@ -1,8 +1,8 @@
-"""Questions as texts with places for words and images.
+"""Templates of questions.
 
-A template is a text in which names in braces stand for words, such as
-{prompt}, and for images, such as {image}. {answer} is the sentence that asks
-for an answer in the form that is read. Other braces are left alone.
+A template is a text with placeholders in braces for texts, such as {prompt},
+and images, such as {image}. {answer} is the sentence that asks for the form of
+the answer. Other braces are left unchanged.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def read(
   """The templates in some files, or the default.
 
   Args:
-    files: one, or several.
-    default: where there is none.
-    known: names that may stand in braces, besides "answer".
-    needed: those that have to.
+    files: one or several.
+    default: used without files.
+    known: allowed placeholders, besides "answer".
+    needed: required placeholders.
 
   Raises:
-    UserError: a file that cannot be read, or a name that is wrong or missing.
+    UserError: an unreadable file, or an unknown or missing placeholder.
   """
   files = [files] if isinstance(files, str) else files
   known = (*known, "answer")
@@ -103,11 +103,11 @@ def text_of(file: str) -> str:
 
 
 def fill(template: str, fields: Mapping[str, str | Picture]) -> Parts:
-  """The words and images of a template, one after the other.
+  """The texts and images of a template, in order.
 
   Args:
-    template: see the top of the module.
-    fields: what the names in braces stand for.
+    template: see the module's docstring.
+    fields: values of the placeholders.
 
   Raises:
     UserError: {source} where no prompt has an image to start from.

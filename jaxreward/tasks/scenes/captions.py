@@ -80,8 +80,8 @@ class _Draw:
   def __call__(self, index: int, rng: np.random.Generator) -> dict:
     size = len(self.kinds)
     scene = np.zeros(size, np.int64)
-    for kind, rows in self.rows.items():
-      rows_of = self.kinds == kind
+    for category, rows in self.rows.items():
+      rows_of = self.kinds == category
       scene[rows_of] = rng.choice(rows, rows_of.sum())
     neighbour = self.near[scene, rng.integers(0, self.near_count[scene])]
     wrong = rng.random(size) < self.corruption

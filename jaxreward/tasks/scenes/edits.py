@@ -115,16 +115,16 @@ _SHAPES, _COLOURS = range(len(grammar.SHAPES)), range(len(grammar.COLOURS))
 _CELLS = range(render.GRID**2)
 
 
-def _combinations(kind: str) -> list[tuple[int, ...]]:
+def _combinations(category: str) -> list[tuple[int, ...]]:
   """Combinations of a category, one per edit and scene."""
-  if kind == "recolour":
+  if category == "recolour":
     triples = itertools.product(_COLOURS, _SHAPES, _COLOURS)
     return [t for t in triples if t[0] != t[2]]
-  if kind == "remove":
+  if category == "remove":
     return list(itertools.product(_COLOURS, _SHAPES))
-  if kind in ("add", "move"):
+  if category in ("add", "move"):
     return list(itertools.product(_COLOURS, _SHAPES, _CELLS))
-  if kind == "identity":  # subject, its colours; the other; the relation
+  if category == "identity":  # subject, its colours; the other; the relation
     tuples = itertools.product(
       _SHAPES, _COLOURS, _COLOURS, _COLOURS, _SHAPES,
       range(len(grammar.RELATIONS)),
@@ -143,24 +143,24 @@ def _others(
   return [free[i] for i in rng.permutation(len(free))[:count]]
 
 
-def _make(kind: str, combination: tuple[int, ...], variant: int):
+def _make(category: str, combination: tuple[int, ...], variant: int):
   """(text, items, relation, edit) of one edit."""
-  meaning = f"{kind}:{combination}"
+  meaning = f"{category}:{combination}"
   name = f"{meaning}#{variant}"
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   cells = [int(c) for c in rng.permutation(len(_CELLS))]
-  if kind == "identity":
+  if category == "identity":
     return _identity(name, meaning, combination, cells)
-  if kind == "upscale":
+  if category == "upscale":
     things = _others(rng, int(rng.integers(1, grammar.MAX_OBJECTS + 1)), set())
     objects = tuple(Thing(*t, c) for t, c in zip(things, cells, strict=False))
     edit = Edit(name, meaning, objects, objects)
     return "sharpen the picture", (), 0, edit
   colour, shape = combination[:2]
   excluded, subject = {(shape, colour)}, _name(colour, shape)
-  if kind == "recolour":
+  if category == "recolour":
     excluded.add((shape, combination[2]))
-  if kind in ("add", "move"):  # the requested cell is free
+  if category in ("add", "move"):  # the requested cell is free
     cells.remove(combination[2])
   old = Thing(shape, colour, cells[0])
   others = tuple(
@@ -169,16 +169,16 @@ def _make(kind: str, combination: tuple[int, ...], variant: int):
       _others(rng, int(rng.integers(1, 3)), excluded), cells[1:], strict=False
     )
   )
-  if kind == "recolour":
+  if category == "recolour":
     new = old._replace(colour=combination[2])
     text = f"make the {subject} {grammar.COLOURS[combination[2]]}"
     return text, (), 0, Edit(name, meaning, (old, *others), (new, *others), 0)
-  if kind == "remove":
+  if category == "remove":
     edit = Edit(name, meaning, (old, *others), others, gone=old.cell)
     return f"remove the {subject}", (), 0, edit
   new = Thing(shape, colour, combination[2])
   where = f"{subject} {_place(new.cell)}"
-  if kind == "add":
+  if category == "add":
     return (
       f"add a {where}",
       (),
@@ -206,30 +206,30 @@ def _identity(name, meaning, combination, cells):
   return text, items, relation, edit
 
 
-def _of_kind(kind: str) -> Iterator[tuple]:
-  combinations = _combinations(kind)
+def _of_category(category: str) -> Iterator[tuple]:
+  combinations = _combinations(category)
   for variant in range(-(-PER_KIND // len(combinations))):
     for combination in combinations:
-      yield _make(kind, combination, variant)
+      yield _make(category, combination, variant)
 
 
 @functools.cache
 def all_prompts() -> tuple[grammar.Prompt, ...]:
   """Every edit, in a fixed order."""
   by_category = {
-    FIRST + i: list(_of_kind(kind)) for i, kind in enumerate(KINDS)
+    FIRST + i: list(_of_category(category)) for i, category in enumerate(KINDS)
   }
   splits = split_names(
     {
-      kind: {edit.meaning for *_, edit in edits}
-      for kind, edits in by_category.items()
+      category: {edit.meaning for *_, edit in edits}
+      for category, edits in by_category.items()
     }
   )
   return tuple(
     grammar.Prompt(
-      text, kind, splits[edit.meaning], edit, items=items, relation=relation
+      text, category, splits[edit.meaning], edit, items=items, relation=relation
     )
-    for kind, edits in by_category.items()
+    for category, edits in by_category.items()
     for text, items, relation, edit in edits
   )
 
@@ -330,8 +330,10 @@ def coarse(images: Float[np.ndarray, "P H W 3"]) -> np.ndarray:
   return small.repeat(COARSE, 1).repeat(COARSE, 2)
 
 
-def _is(prompts: Sequence[grammar.Prompt], kind: str) -> np.ndarray:
-  return np.array([p.category == FIRST + KINDS.index(kind) for p in prompts])
+def _is(prompts: Sequence[grammar.Prompt], category: str) -> np.ndarray:
+  return np.array(
+    [p.category == FIRST + KINDS.index(category) for p in prompts]
+  )
 
 
 def draw(

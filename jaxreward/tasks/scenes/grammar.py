@@ -171,10 +171,10 @@ def _meanings() -> Iterable[tuple[int, tuple[Item, ...], int]]:
 @functools.cache
 def _split_of() -> dict[str, str]:
   """Split of every combination of the grammar."""
-  by_kind: dict[int, set[str]] = {}
-  for kind, items, relation in _meanings():
-    by_kind.setdefault(kind, set()).add(combination(items, relation))
-  return prompts_lib.split_names(by_kind)
+  by_category: dict[int, set[str]] = {}
+  for category, items, relation in _meanings():
+    by_category.setdefault(category, set()).add(combination(items, relation))
+  return prompts_lib.split_names(by_category)
 
 
 @functools.cache
@@ -184,18 +184,18 @@ def all_prompts() -> tuple[Prompt, ...]:
   return tuple(
     Prompt(
       _text(items, relation),
-      kind,
+      category,
       splits[combination(items, relation)],
       items=items,
       relation=relation,
     )
-    for kind, items, relation in _meanings()
+    for category, items, relation in _meanings()
   )
 
 
 @functools.cache
 def prompts(
-  split: str, kinds: tuple[str, ...] | None = None
+  split: str, categories: tuple[str, ...] | None = None
 ) -> tuple[Prompt, ...]:
   """Prompts of a split ("train", "validation", "heldout"), by category.
 
@@ -203,12 +203,12 @@ def prompts(
     UserError: unknown split or category.
   """
   prompts_lib.check_split(split)
-  for kind in kinds or ():
-    if kind not in KINDS:
+  for category in categories or ():
+    if category not in KINDS:
       raise UserError(
-        f'prompt kind "{kind}" is not known{nearest(kind, KINDS)}'
+        f'prompt kind "{category}" is not known{nearest(category, KINDS)}'
       )
-  numbers = {KINDS.index(k) for k in (kinds or KINDS)}
+  numbers = {KINDS.index(k) for k in (categories or KINDS)}
   return tuple(
     p for p in all_prompts() if p.split == split and p.category in numbers
   )
@@ -270,7 +270,7 @@ def _parse_item(words: list[str], text: str) -> Item:
   return count, colour, nouns.index(words[-1])
 
 
-def _kind_of(items: Sequence[Item], relation: int) -> int:
+def _category_of(items: Sequence[Item], relation: int) -> int:
   coloured = any(colour != ANY_COLOUR for _, colour, _ in items)
   if relation:
     return 4
@@ -307,9 +307,9 @@ def parse(text: str) -> Prompt:
         " colours"
       )
   split = _split_of().get(combination(items, relation), "heldout")
-  kind = _kind_of(items, relation)
+  category = _category_of(items, relation)
   text = _text(items, relation)
-  return Prompt(text, kind, split, items=items, relation=relation)
+  return Prompt(text, category, split, items=items, relation=relation)
 
 
 def split_of(text: str) -> str | None:

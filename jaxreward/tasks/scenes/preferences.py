@@ -81,11 +81,11 @@ def _draw(key, prompts, others, ids, samples, spoiled):
   right, wrong = (x.reshape(rows, renders, *shape) for x in (right, wrong))
   # Renders and samples alternate; each corruption is used equally often.
   turn = jnp.arange(rows * spoiled)
-  row, way = turn // spoiled, turn % len(negatives.WAYS)
+  row, corruption = turn // spoiled, turn % len(negatives.WAYS)
   base = jnp.stack([right[:, 0], as_float(samples[:, 0])], 1)
   base = base[row, turn // len(negatives.WAYS) % 2]
   worse = negatives.spoil(
-    keys(2, spoiled), base, wrong[row, turn % renders], way
+    keys(2, spoiled), base, wrong[row, turn % renders], corruption
   )
   worse = worse.reshape(rows, spoiled, *shape)
   return as_bytes(jnp.concatenate([right, wrong, worse], 1))
@@ -125,7 +125,7 @@ def _images(key, prompts, ids, samples, rendered, lenders, spoiled):
 
 def collect(
   key: Array,
-  chosen: Sequence[grammar.Prompt],
+  prompts: Sequence[grammar.Prompt],
   samples: ArrayLike,
   *,
   renders: int = 2,
@@ -148,14 +148,14 @@ def collect(
     borrowed: per row, from neighbouring rows.
     strict_weight: w; the score is (1 - w) dense + w strict.
   """
-  prompts = grammar.batch(chosen)
+  batch = grammar.batch(prompts)
   seed = np.asarray(jax.random.key_data(jax.random.fold_in(key, 9)))
   generator = np.random.default_rng(seed)
-  near = neighbours(chosen)
+  near = neighbours(prompts)
   draw = lambda n: np.stack([generator.choice(x, n) for x in near])
   rendered, lenders = draw(renders).astype(int), draw(borrowed).astype(int)
   images, members, dense, strict = _images(
-    key, prompts, row_ids(prompts), jnp.asarray(samples), rendered, lenders,
+    key, batch, row_ids(batch), jnp.asarray(samples), rendered, lenders,
     spoiled=spoiled,
   )  # fmt: skip
   counts = (np.shape(samples)[1], renders, renders, spoiled, borrowed)
@@ -164,10 +164,10 @@ def collect(
   n = len(source)
   return Preferences(
     images=images,
-    tokens=jnp.asarray(prompts.tokens),
-    category=jnp.asarray(prompts.category),
+    tokens=jnp.asarray(batch.tokens),
+    category=jnp.asarray(batch.category),
     members=members,
-    prob=jnp.full((len(chosen), n, n), jnp.nan),
+    prob=jnp.full((len(prompts), n, n), jnp.nan),
     score=(1 - strict_weight) * dense + strict_weight * strict,
     strict=strict,
     source=jnp.asarray(source),

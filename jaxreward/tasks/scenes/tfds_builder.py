@@ -50,11 +50,11 @@ def images(
   """The image of each prompt and seed, as in the data set."""
   chunks = []
   for start in range(0, len(prompts), _CHUNK):
-    some = grammar.batch(prompts[start : start + _CHUNK], _CHUNK)
+    batch = grammar.batch(prompts[start : start + _CHUNK], _CHUNK)
     chunk = np.zeros(_CHUNK, np.uint32)
     stop = min(_CHUNK, len(prompts) - start)
     chunk[:stop] = seeds[start : start + stop]
-    chunks.append(np.asarray(_draw(some, chunk), np.uint8)[:stop])
+    chunks.append(np.asarray(_draw(batch, chunk), np.uint8)[:stop])
   return np.concatenate(chunks)
 
 
