@@ -15,8 +15,9 @@ import time
 import numpy as np
 from PIL import Image
 
+from jaxreward.data import prompts as batches
 from jaxreward.rewards import REGISTRY
-from jaxreward.tasks.scenes import grammar
+from jaxreward.tasks import free
 
 KEY = "sk-very-secret-0123456789"
 
@@ -168,7 +169,7 @@ class Loaded:
     self.judge = self.loaded.static["judge"]
 
   def __call__(self, images, texts, rows=None):
-    prompts = grammar.batch([grammar.free(t) for t in texts], rows)
+    prompts = batches.batch([free.parse(t) for t in texts], rows)
     texts = [*texts, *[""] * (len(prompts.mask) - len(texts))]
     context = self.loaded.prepare(texts)
     found = self.fn(images, prompts, **self.loaded.static, **context)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxreward.data import prompts as batches
 from jaxreward.errors import UserError
 from jaxreward.rewards.remote import matches
-from jaxreward.tasks.scenes import grammar
+from jaxreward.tasks import free
 from tests.rewards.judges import (
   Loaded,
   Reply,
@@ -530,7 +531,7 @@ def test_pictures_to_start_from_have_a_place(name, serve, tmp_path):
   path.write_text("{source} " + shown + " {prompt} {answer}")
   server = serve(answer)
   judge = Loaded(name, server.url, tmp_path / "kept", templates=str(path))
-  batch = grammar.batch([grammar.free(TEXTS[0])])
+  batch = batches.batch([free.parse(TEXTS[0])])
   images = reds([levels(3)])
   context = judge.loaded.prepare(TEXTS[:1])
   with pytest.raises(UserError, match="source"):
