@@ -23,6 +23,7 @@ PROOFS = {
   "awm": "tests/objectives/test_likelihood_free.py",
   "basereward": "tests/reward_models/test_preference_losses.py",
   "brpo": "tests/advantages/test_chosen.py",
+  "carinox": "tests/steering/test_noise.py",
   "copo_global_local": "tests/advantages/test_absolute.py",
   "curated_retraining": "tests/advantages/test_chosen.py",
   "d3po": "tests/objectives/test_differences.py",
@@ -30,11 +31,13 @@ PROOFS = {
   "ddpo_tracker": "tests/advantages/test_tracked.py",
   "dense_grpo": "tests/advantages/test_dense.py",
   "dgpo": "tests/objectives/test_groups.py",
+  "dlbs_lookahead": "tests/steering/test_methods.py",
   "dp2o_sr_hpo": "tests/objectives/test_preference.py",
   "draft_k": "tests/feeds/test_tail.py",
   "editreward": "tests/reward_models/test_preference_losses.py",
   "evpv_gate": "tests/composition/test_reliance.py",
   "firm_base_and_bonus": "tests/composition/test_gates.py",
+  "fk_steering": "tests/steering/test_weights.py",
   "flow_dpo": "tests/objectives/test_preference.py",
   "flow_dpo_offline": "tests/jobs/test_offline.py",
   "flow_dppo": "tests/objectives/test_policy_gradient.py",
@@ -63,6 +66,7 @@ PROOFS = {
   "rankdpo": "tests/objectives/test_groups.py",
   "rebel": "tests/objectives/test_differences.py",
   "refl": "tests/objectives/test_backprop.py",
+  "reno": "tests/steering/test_noise.py",
   "rlcm": "tests/flow/test_precise.py",
   "rm_ensembles": "tests/composition/test_transforms.py",
   "rpo_lambda_harmonic": "tests/composition/test_transforms.py",
@@ -73,6 +77,7 @@ PROOFS = {
   "tempflow_grpo": "tests/advantages/test_absolute.py",
   "texforce": "tests/models/test_adapted_words.py",
   "thinkrl_edit": "tests/composition/test_dominance.py",
+  "ttsnap": "tests/steering/test_methods.py",
   "uniworld_v2_edit_r1": "tests/advantages/test_chosen.py",
   "vefx_corn_head": "tests/reward_models/test_graded_losses.py",
   "verpo_check_weights": "tests/composition/test_transforms.py",
@@ -89,7 +94,8 @@ exist. Every recipe goes through one battery (`tests/recipes`): it loads and is
 checked at every size, padding changes nothing, a step compiles once, a resumed
 step is the same to the byte, and the ratio of the first update, where an
 objective has one, is exactly 1. Recipes of reward models train on the scenes in
-two sizes; they load, are checked and run end to end.
+two sizes, and so do evaluations that a reward steers; they load, are checked and
+run end to end.
 "Proof" is the test of its maths: a float64 reference, a limit case, a gradient
 by finite differences.
 

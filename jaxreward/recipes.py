@@ -75,6 +75,43 @@ def reward_model(
   return config
 
 
+def steered(
+  arg: str | None,
+  beside: str,
+  *,
+  sampler: str = "cps",
+  num_steps: int = 10,
+  **steering: Any,
+) -> ConfigDict:
+  """The config of an evaluation that a reward steers.
+
+  Args:
+    arg: of the recipe: "default" draws the scenes on two cores, "smoke" does so
+      in miniature; there is no full size.
+    beside: the recipe's file.
+    sampler: name of the sampler.
+    num_steps: of the sampler.
+    **steering: the method with its options.
+
+  Raises:
+    UserError: a size there is not.
+  """
+  size = size_of(arg)
+  if size == "full":
+    raise UserError(
+      "this recipe steers the policy of the scenes and has no full size; take"
+      ' "default" or "smoke"'
+    )
+  small = ":smoke" if size == "smoke" else ""
+  config = config_lib.load_sibling(f"../evaluate_scenes.py{small}", beside)
+  if not small:
+    config.eval.samples = 240
+  config.eval.update(guidance_scales=(1.0,), num_steps=num_steps)
+  config.eval.sampler = dict(name=sampler)
+  config.eval.steering = steering
+  return config
+
+
 def train_reward_first(
   config: ConfigDict, arg: str | None, beside: str
 ) -> ConfigDict:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,7 +14,13 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import steering
 from jaxreward.errors import UserError
-from jaxreward.rewards import Reward, mask_inapplicable, score
+from jaxreward.rewards import (
+  Reward,
+  contexts_of,
+  device_scores,
+  mask_inapplicable,
+  score,
+)
 from jaxreward.setup.sampling import make_sampler, section_times, step_table
 from jaxreward.setup.starts import start_latents
 from jaxreward.types import Array, Policy, PromptBatch
@@ -47,6 +54,13 @@ def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
       f' with config.{section}.sampler.name="{config[section].sampler.name}",'
       ' which draws no noise; use "cps" there, or steer with "best_of_n"'
     )
+  if len(np.asarray(table.t)) < method.least_steps:
+    raise UserError(
+      f'config.{field}.name="{options.name}" looks after'
+      f" {method.least_steps - 1} steps, but the sampler takes"
+      f" {len(np.asarray(table.t))}; look earlier, or raise"
+      f" config.{section}.num_steps"
+    )
   return method
 
 
@@ -69,6 +83,44 @@ def score_of(
     return jnp.stack([factors[k] * scores[k] for k in steering_rewards]).sum(0)
 
   return total
+
+
+def gradients_of(
+  rewards: Mapping[str, Reward], weights: Mapping[str, Any]
+) -> Callable[[Array, PromptBatch], tuple[Array, Array]]:
+  """`steering.Gradients` of the rewards to steer by.
+
+  Raises:
+    UserError: a reward that runs on the host.
+  """
+  chosen = {name: rewards[name] for name, w in weights.items() if w != 0}
+  for name, reward in chosen.items():
+    if reward.is_host:
+      raise UserError(
+        f"config.rewards.{name}: it runs on the host and has no gradient to steer"
+        ' by; use a reward in JAX, or steer with "best_of_n"'
+      )
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def one(name, contexts, images, prompts):
+    def total(images):
+      values = device_scores({name: chosen[name]}, contexts, images, prompts)
+      values, factors = mask_inapplicable(
+        {name: values[name]}, {name: weights[name]}, prompts
+      )
+      value = jnp.asarray(factors[name] * values[name], jnp.float32)
+      return jnp.where(jnp.isfinite(value), value, 0.0).sum(), value
+
+    (_, value), gradient = jax.value_and_grad(total, has_aux=True)(images)
+    return value, gradient
+
+  def gradients(images: Array, prompts: PromptBatch) -> tuple[Array, Array]:
+    contexts = contexts_of(chosen, prompts)
+    pairs = [one(name, contexts, images, prompts.plain) for name in chosen]
+    values, slopes = zip(*pairs, strict=True)
+    return jnp.stack(values), jnp.stack(slopes)
+
+  return gradients
 
 
 def make_particles(
@@ -95,6 +147,9 @@ def make_particles(
     rewards: all that are loaded; those of `config.rewards` steer.
     seed: of all random draws.
     stream: name of the sampler's stream of keys.
+
+  Raises:
+    UserError: a reward without a gradient, where the method follows one.
   """
   weights = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   return steering.Particles(
@@ -106,4 +161,5 @@ def make_particles(
     steps=len(section_times(config, section)[0]) - 1,
     start=functools.partial(start_latents, config, section, policy),
     seed=seed, stream=stream,
+    gradients=gradients_of(rewards, weights) if method.needs_gradient else None,
   )  # fmt: skip

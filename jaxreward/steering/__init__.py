@@ -6,9 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxreward.steering.methods import Steering, best_of_n, fk
+from jaxreward.steering.noise import carinox, reno
 from jaxreward.steering.particles import Particles, Score, Trace
+from jaxreward.steering.pruning import pruned
+from jaxreward.steering.search import lookahead_beams
 
-REGISTRY: dict[str, Callable[..., Any]] = {"best_of_n": best_of_n, "fk": fk}
+REGISTRY: dict[str, Callable[..., Any]] = {
+  "best_of_n": best_of_n,
+  "fk": fk,
+  "pruned": pruned,
+  "lookahead_beams": lookahead_beams,
+  "reno": reno,
+  "carinox": carinox,
+}
 
 __all__ = [
   "REGISTRY",
@@ -17,5 +27,9 @@ __all__ = [
   "Steering",
   "Trace",
   "best_of_n",
+  "carinox",
   "fk",
+  "lookahead_beams",
+  "pruned",
+  "reno",
 ]

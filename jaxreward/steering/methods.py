@@ -30,11 +30,15 @@ class Steering:
     particles: N for each image.
     run: see the module's docstring.
     needs_noise: whether the sampler has to be stochastic.
+    needs_gradient: whether the rewards have to be differentiable.
+    least_steps: of the sampler.
   """
 
   particles: int
   run: Callable[..., tuple[Array, Trace]]
   needs_noise: bool = False
+  needs_gradient: bool = False
+  least_steps: int = 1
 
 
 def best_of_n(*, particles: int = 4) -> Steering:
@@ -46,7 +50,7 @@ def best_of_n(*, particles: int = 4) -> Steering:
   Raises:
     UserError: fewer than one.
   """
-  _require_count("particles", particles)
+  require_count("particles", particles)
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
     state = draw.init(params, prompts, scale, decoder)
@@ -100,7 +104,7 @@ def fk(
   for name, value in (
     ("particles", particles), ("first", first), ("every", every),
   ):  # fmt: skip
-    _require_count(name, value)
+    require_count(name, value)
   if not 0 < threshold <= 1:
     raise UserError(
       f"steering.threshold={threshold:g}: expected a share above 0, at most 1"
@@ -150,7 +154,8 @@ def fk(
   return Steering(particles, run, needs_noise=True)
 
 
-def _require_count(name: str, value: int) -> None:
+def require_count(name: str, value: int) -> None:
+  """Refuses a count below 1."""
   if not value >= 1:
     raise UserError(f"steering.{name}={value}: at least 1 is needed")
 

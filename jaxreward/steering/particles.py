@@ -18,11 +18,15 @@ import jax.numpy as jnp
 from jaxtyping import Float, Integer, Key
 
 from jaxreward import rng
+from jaxreward.flow import rollout
 from jaxreward.flow.sampler import Sampler, State
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 # (images [P, S, H, W, C], prompts) -> scores [P, S], not finite where it failed
 Score = Callable[[Array, PromptBatch], ArrayLike]
+# the same -> weighted scores [K, P, S] of K rewards, and the gradient of each in
+# the images [K, P, S, H, W, C]
+Gradients = Callable[[Array, PromptBatch], tuple[Array, Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Trace:
   """Cost and outcome of steering, per image.
 
   Attributes:
-    network_evaluations: velocities of the policy; a guided one counts as one.
+    network_evaluations: velocities of the policy; a guided one counts as one,
+      and a backward pass not at all.
     reward_calls: images scored by the reward.
     score: [P, G], of the selected images.
     resampled: share of the sets that were resampled, averaged over the looks;
@@ -68,6 +73,8 @@ class Particles:
     seed: of all random draws.
     stream: name of the sampler's own stream of keys.
     start: (prompts, decoder) -> clean latents [P, ...] to start from, or None.
+    gradients: of the rewards, for methods that follow them; None where a
+      reward has none.
   """
 
   make: Callable[[int, Any], Sampler]
@@ -78,6 +85,7 @@ class Particles:
   seed: int
   stream: str
   start: Callable[..., Array | None] = lambda *_: None
+  gradients: Gradients | None = None
 
   def _sampler(self, scale) -> Sampler:
     return self.make(self.group * self.count, 1.0 if scale is None else scale)
@@ -109,6 +117,37 @@ class Particles:
     return jax.jit(advance)
 
   @functools.cached_property
+  def lookahead(self) -> Callable[..., Array]:
+    """Jitted (params, state, taken, jumps, scale) -> clean estimates [C, M, ...].
+
+    See `Sampler.lookahead`.
+    """
+
+    def lookahead(params, state, taken, jumps, scale):
+      return self._sampler(scale).lookahead(params, state, taken, jumps)
+
+    return jax.jit(lookahead)
+
+  @functools.cached_property
+  def from_noise(self) -> Callable[..., tuple[Array, Callable[..., Any]]]:
+    """Jitted (params, state, latents, decoder, scale) -> (pixels, pullback).
+
+    All steps, from a state whose latents [C, M, ...] are replaced; the pullback
+    takes a cotangent of the pixels [P, G N, ...] to one of the latents. Memory
+    grows with the steps.
+    """
+
+    def draw(params, state, latents, decoder, scale):
+      def pixels_of(latents):
+        begin = dataclasses.replace(state, latents=latents)
+        end, _ = self._sampler(scale).scan(params, begin, lambda *_: None)
+        return self.pixels(end.latents, decoder)
+
+      return jax.vjp(pixels_of, latents)
+
+    return jax.jit(draw)
+
+  @functools.cached_property
   def pixels(self) -> Callable[..., Array]:
     """Jitted (latents [C, M, ...], decoder) -> pixels [P, G N, H, W, C]."""
 
@@ -133,6 +172,40 @@ class Particles:
     return jax.jit(select)
 
   @functools.cached_property
+  def _fewer(self) -> dict[int, Particles]:
+    return {self.count: self}
+
+  @functools.cached_property
+  def _keep(self) -> Callable[..., State]:
+    def keep(fewer, state, members):
+      layout = fewer._sampler(None).layout
+      sets = layout.member // fewer.count
+      member = members[layout.prompt_index, sets, layout.member % fewer.count]
+      rows = (layout.prompt_index * self.group + sets) * self.count + member
+
+      def take(x):
+        return rollout.to_chunks(rollout.from_chunks(x)[rows], layout.chunks)
+
+      return dataclasses.replace(
+        state, latents=take(state.latents), keys=take(state.keys),
+        memory=jax.tree.map(take, state.memory), index=take(state.index),
+        shared=None if state.shared is None else take(state.shared),
+      )  # fmt: skip
+
+    return jax.jit(keep, static_argnums=0)
+
+  def keep(self, state: State, members: Array) -> tuple[Particles, State]:
+    """Some particles of every set, [P, G, M], with the noise that they have.
+
+    The others cost nothing from then on: the sampler returned has M a set.
+    """
+    count = members.shape[-1]
+    if count not in self._fewer:
+      self._fewer[count] = dataclasses.replace(self, count=count)
+    fewer = self._fewer[count]
+    return fewer, self._keep(fewer, state, members)
+
+  @functools.cached_property
   def take(self) -> Callable[[Array, Array], Array]:
     """Jitted (pixels [P, G N, ...], member [P, G]) -> pixels [P, G, ...]."""
 
@@ -155,3 +228,18 @@ class Particles:
     """Scores of images [P, G, N], -inf where the reward failed."""
     score = self.sets(self.score(jnp.clip(pixels, 0, 1), prompts))
     return jnp.where(jnp.isfinite(score), score, -jnp.inf)
+
+  def differentiate(
+    self, pixels: Float[Array, "P S H W C"], prompts: PromptBatch
+  ) -> tuple[Array, Array]:
+    """(scores [P, G, N], gradients in the pixels [K, P, S, H, W, C]).
+
+    One gradient for each of K rewards, times its weight. Scores are -inf, and
+    gradients 0, where a reward failed; gradients are 0 outside [0, 1] too.
+    """
+    assert self.gradients is not None
+    scores, gradients = self.gradients(jnp.clip(pixels, 0, 1), prompts)
+    score = self.sets(scores.sum(0))
+    inside = (pixels >= 0) & (pixels <= 1) & jnp.isfinite(gradients)
+    gradients = jnp.where(inside, gradients, 0.0)
+    return jnp.where(jnp.isfinite(score), score, -jnp.inf), gradients

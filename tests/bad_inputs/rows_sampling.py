@@ -107,6 +107,77 @@ ROWS = [
     sample__sampler__name="flow_sde",
   ),
   _row(
+    "no beam", EVALUATE, ("config.eval.steering.beams=0: at least 1",),
+    eval__steering__name="lookahead_beams", eval__steering__beams=0,
+  ),
+  _row(
+    "no branch", EVALUATE, ("config.eval.steering.branches=0: at least 1",),
+    eval__steering__name="lookahead_beams", eval__steering__branches=0,
+  ),
+  _row(
+    "no lookahead", EVALUATE, ("config.eval.steering.lookahead=0: at least 1",),
+    eval__steering__name="lookahead_beams", eval__steering__lookahead=0,
+  ),
+  _row(
+    "branches of a sampler without noise", EVALUATE,
+    ('config.eval.steering.name="lookahead_beams"', '"ode"', '"cps"'),
+    eval__steering__name="lookahead_beams",
+  ),
+  _row(
+    "pruning after the last step", EVALUATE,
+    ("looks after 5 steps", "takes 2", "config.eval.num_steps"),
+    eval__steering__name="pruned",
+  ),
+  _row(
+    "looks that fall", SAMPLE,
+    ("config.sample.steering.looks=(3, 1)", "rising"),
+    sample__steering__name="pruned", sample__steering__looks="(3,1)",
+    sample__steering__keep="(0.5,0.5)",
+  ),
+  _row(
+    "a look without its share", SAMPLE,
+    ("config.sample.steering.looks=(1,)", "one share is needed for each"),
+    sample__steering__name="pruned", sample__steering__looks="(1,)",
+  ),
+  _row(
+    "a share that keeps nothing", SAMPLE,
+    ("config.sample.steering.keep=(0.0,)", "above 0, at most 1"),
+    sample__steering__name="pruned", sample__steering__looks="(1,)",
+    sample__steering__keep="(0.0,)",
+  ),
+  _row(
+    "no seed", EVALUATE, ("config.eval.steering.particles=0: at least 1",),
+    eval__steering__name="carinox", eval__steering__particles=0,
+  ),
+  _row(
+    "fewer iterations than none", EVALUATE,
+    ("config.eval.steering.iterations=-1: expected 0 or above",),
+    eval__steering__name="reno", eval__steering__iterations=-1,
+  ),
+  _row(
+    "a noise that does not move", EVALUATE,
+    ("config.eval.steering.learning_rate=0: expected", "above 0"),
+    eval__steering__name="reno", eval__steering__learning_rate=0.0,
+  ),
+  _row(
+    "a momentum that grows", EVALUATE,
+    ("config.eval.steering.momentum=1: expected at least 0, below 1",),
+    eval__steering__name="reno", eval__steering__momentum=1.0,
+  ),
+  _row(
+    "a negative clip", EVALUATE, ("config.eval.steering.clip=-0.1: expected",),
+    eval__steering__name="reno", eval__steering__clip=-0.1,
+  ),
+  _row(
+    "a negative prior", EVALUATE, ("config.eval.steering.prior=-1: expected",),
+    eval__steering__name="reno", eval__steering__prior=-1.0,
+  ),
+  _row(
+    "the gradient of a reward on the host", EVALUATE,
+    ("config.rewards.detector", "runs on the host", "best_of_n"),
+    eval__steering__name="reno", rewards__detector__fn="jpeg_compressibility",
+  ),
+  _row(
     "nothing to steer by", SAMPLE,
     ("config.sample.steering", "needs a reward with a weight"),
     sample__steering__name="best_of_n", rewards__detector__weight=0.0,

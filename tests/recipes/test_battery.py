@@ -22,13 +22,17 @@ from jaxreward.training.state import abstract
 from tests import tiny
 
 EVERY = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
-REWARD_MODELS = [
-  name
-  for name in EVERY
-  if "recipes.reward_model("
-  in (tiny.CONFIGS / f"recipes/{name}.py").read_text()
-]
-RECIPES = [name for name in EVERY if name not in REWARD_MODELS]  # of align
+
+
+def those_of(call: str) -> list[str]:
+  """Recipes whose file calls a function of `recipes`."""
+  text = lambda name: (tiny.CONFIGS / f"recipes/{name}.py").read_text()
+  return [name for name in EVERY if f"recipes.{call}(" in text(name)]
+
+
+REWARD_MODELS, STEERED = those_of("reward_model"), those_of("steered")
+# of align
+RECIPES = [name for name in EVERY if name not in REWARD_MODELS + STEERED]
 GEOMETRY = {
   "rollout.prompts": 3,
   "rollout.group": 4,

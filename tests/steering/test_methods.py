@@ -1,6 +1,8 @@
 """Methods on a small sampler: limits, and what they gain by a known reward."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from jaxreward import steering
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler, Share
+from jaxreward.steering import pruning
 from jaxreward.types import Policy, PromptBatch
 
 PROMPTS, GROUP, COUNT, STEPS = 3, 2, 4, 6
@@ -196,3 +199,84 @@ def test_a_start_from_a_partly_noised_sample():
   want = (1 - t) * start[:, None] + t * noise
   np.testing.assert_allclose(got[0], want, atol=1e-6)
   assert len(got) == STEPS - 1
+
+
+def mean_score(method, draw) -> float:
+  return float(np.asarray(method.run(draw, {}, batch_of())[1].score).mean())
+
+
+def test_a_lookahead_is_the_next_estimate_and_nears_the_end_of_the_ode():
+  """One jump gives x0_hat of the next step; more jumps come closer."""
+  draw = particles()
+  state, _ = draw.advance({}, draw.init({}, batch_of(), None), 0, 2, None)
+  guess = lambda jumps: np.asarray(draw.lookahead({}, state, 2, jumps, None))
+  _, x0_hat = draw.advance({}, state, 2, 3, None)
+  np.testing.assert_allclose(guess(1), x0_hat, atol=1e-5)
+  gaps = [np.abs(guess(jumps) - guess(512)).mean() for jumps in (1, 4, 64)]
+  assert all(b < 0.3 * a for a, b in itertools.pairwise(gaps))
+
+
+def test_beams_without_branches_are_the_best_of_n():
+  draw = particles()
+  method = steering.lookahead_beams(beams=COUNT, branches=1, lookahead=2)
+  pixels, trace = steer(method, draw)
+  best, _ = steer(steering.best_of_n(particles=COUNT), draw)
+  np.testing.assert_array_equal(pixels, best)
+  assert trace.network_evaluations == COUNT * (STEPS + 2 * (STEPS - 1))
+  assert trace.reward_calls == COUNT * STEPS
+  assert not method.needs_noise
+
+
+def test_beams_that_branch_score_higher_than_as_many_samples():
+  draw = particles(group=32)
+  plain = mean_score(steering.best_of_n(particles=COUNT), draw)
+  for beams, jumps in ((1, 1), (2, 2)):
+    method = steering.lookahead_beams(
+      beams=beams, branches=COUNT // beams, lookahead=jumps
+    )
+    assert method.needs_noise
+    assert mean_score(method, draw) > plain + 0.02
+
+
+def test_pruning_nothing_is_the_best_of_n():
+  draw = particles()
+  method = steering.pruned(particles=COUNT, looks=(1, 3), keep=(1.0, 1.0))
+  pixels, trace = steer(method, draw)
+  best, _ = steer(steering.best_of_n(particles=COUNT), draw)
+  np.testing.assert_array_equal(pixels, best)
+  assert trace.network_evaluations == COUNT * STEPS
+  assert trace.reward_calls == 3 * COUNT
+
+
+def test_an_oracle_never_prunes_the_best():
+  """The scores of the finished samples, at every look; half go each time."""
+  whole = particles()
+  every = samples(whole)
+  final = np.clip(every, 0, 1).mean((3, 4, 5))
+  order = np.argsort(-final, axis=-1)
+  asked = []
+
+  def oracle(images, prompts):
+    count = images.shape[1] // GROUP
+    asked.append(count)
+    kept = np.sort(order[..., :count], axis=-1)
+    return np.take_along_axis(final, kept, -1).reshape(PROMPTS, -1)
+
+  draw = dataclasses.replace(whole, score=oracle)
+  method = steering.pruned(particles=COUNT, looks=(1, 3), keep=(0.5, 0.5))
+  pixels, trace = steer(method, draw)
+  best, _ = steer(steering.best_of_n(particles=COUNT), whole)
+  np.testing.assert_allclose(pixels, best, atol=1e-6)
+  np.testing.assert_allclose(trace.score, final.max(-1), atol=1e-6)
+  assert asked == [4, 2, 1]
+  assert (trace.network_evaluations, trace.reward_calls) == (4 + 2 * 2 + 3, 7)
+  assert method.least_steps == 4
+
+
+def test_the_cost_of_pruning_is_the_published_one():
+  """TTSnap: 9.9 TFLOPs a step, 1.2 a score, 51.864 a start of 20 steps."""
+  counts = pruning.survivors(100, (0.4, 0.4, 0.5))
+  velocities, calls = pruning.cost(counts, (2, 6, 11), 19)
+  assert counts == (100, 40, 16, 8)
+  assert (9.9 * velocities + 1.2 * calls) / 100 == pytest.approx(51.864)
+  assert pruning.survivors(2, (0.1, 1.0)) == (2, 1, 1)

@@ -1,0 +1,21 @@
+"""CARINOX: the noise of several seeds climbs several rewards.
+
+Kasaei et al. 2025, https://arxiv.org/abs/2509.17458. The authors' optimizer and seeds,
+for a one-step generator and learned rewards chosen by category; here two steps of the
+scenes' policy, the smoothness of the image, and the detector's graded score.
+"""
+
+from jaxreward import recipes
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` in miniature; there is no full size."""
+  small = recipes.size_of(arg) == "smoke"
+  config = recipes.steered(
+    arg, __file__, sampler="ode", num_steps=2,
+    name="carinox", particles=2 if small else 5, iterations=2 if small else 50,
+  )  # fmt: skip
+  config.rewards = dict(
+    look=dict(fn="smooth", weight=1.0), task=dict(fn="detector", weight=5.0)
+  )
+  return config

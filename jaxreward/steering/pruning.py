@@ -1,0 +1,91 @@
+"""Best of N where most of the samples are given up on the way."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError
+from jaxreward.steering.methods import Steering, require_count
+from jaxreward.steering.particles import Particles, Trace
+
+
+def survivors(particles: int, keep: Sequence[float]) -> tuple[int, ...]:
+  """Particles before the first look and after each; at least one."""
+  counts = [particles]
+  for share in keep:
+    counts.append(max(1, round(counts[-1] * share)))
+  return tuple(counts)
+
+
+def cost(
+  counts: Sequence[int], looks: Sequence[int], steps: int
+) -> tuple[int, int]:
+  """(velocities, images scored) of one set, the last scores included.
+
+  Args:
+    counts: from `survivors`.
+    looks: steps before each look.
+    steps: T.
+  """
+  lengths = [b - a for a, b in itertools.pairwise((0, *looks, steps))]
+  velocities = sum(n * k for n, k in zip(counts, lengths, strict=True))
+  return velocities, sum(counts)
+
+
+def pruned(
+  *,
+  particles: int = 16,
+  looks: tuple[int, ...] = (1, 3, 5),
+  keep: tuple[float, ...] = (0.4, 0.4, 0.5),
+) -> Steering:
+  """Best of N with successive pruning by the scores of clean estimates.
+
+  TTSnap, https://arxiv.org/abs/2511.22242, without its noise-aware reward
+  model: the score on the way is the reward's of what the network's velocity
+  leads to. The shares are the authors', the looks theirs of 20 steps (2, 6, 11)
+  at half as many. Particles that are given up are drawn no further. Keeping all
+  is the best of N.
+
+  Args:
+    particles: N for each image.
+    looks: steps taken before each look, rising, fewer than the sampler's.
+    keep: share of the particles that go on after each; at least one does.
+
+  Raises:
+    UserError: an option out of its range.
+  """
+  require_count("particles", particles)
+  if len(looks) != len(keep) or not looks:
+    raise UserError(
+      f"steering.looks={looks}, steering.keep={keep}: one share is needed for each"
+      " look, and at least one look"
+    )
+  if any(a >= b for a, b in itertools.pairwise((0, *looks))):
+    raise UserError(
+      f"steering.looks={looks}: expected rising numbers of steps, from 1 on"
+    )
+  if not all(0 < share <= 1 for share in keep):
+    raise UserError(f"steering.keep={keep}: expected shares above 0, at most 1")
+  counts = survivors(particles, keep)
+
+  def run(draw: Particles, params, prompts, decoder=None, scale=None):
+    state = draw.init(params, prompts, scale, decoder)
+    velocities, calls = cost(counts, looks, draw.steps)
+    position = 0
+    for look, count in zip(looks, counts[1:], strict=True):
+      state, guess = draw.advance(params, state, position, look, scale)
+      score = draw.scores(draw.pixels(guess, decoder), prompts)
+      best = jnp.sort(jax.lax.top_k(score, count)[1], axis=-1)
+      draw, state = draw.keep(state, best)
+      position = look
+    state, _ = draw.advance(params, state, position, draw.steps, scale)
+    pixels = draw.pixels(state.latents, decoder)
+    score = draw.scores(pixels, prompts)
+    trace = Trace(velocities, calls, score.max(-1))
+    return draw.take(pixels, score.argmax(-1)), trace
+
+  return Steering(particles, run, least_steps=looks[-1] + 1)
