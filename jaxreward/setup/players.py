@@ -1,4 +1,4 @@
-"""Networks that a config names beside the policy: bound, checked and made."""
+"""Players of a config: bound, checked and created."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Role:
     name: the config's key for it.
     player: its network and its loss.
     tx: its optimizer.
-    every: it learns in every so manyth iteration, the first among them.
+    every: it trains in every n-th iteration, starting with the first.
     steps: optimizer steps in such an iteration, each over all samples.
     average: decay of the average that others read, per step.
     weight: of its score among the rewards.
-    render: (keys [B], prompts) -> reference pictures [B, H, W, C], where the
-      task draws them.
+    render: (keys [B], prompts) -> reference images [B, H, W, C], if the task
+      renders them.
   """
 
   name: str
@@ -55,11 +55,11 @@ Roles = tuple[Role, ...]
 
 
 def bind(config: ConfigDict) -> Roles:
-  """The players that a config names, before any array is made.
+  """Binds the players of a config; no array is allocated.
 
   Raises:
-    UserError: a section that is none, an option that there is not, a name that
-      is taken, or a loss that reads what nobody offers.
+    UserError: an invalid section, an unknown option, a name that is taken, or a
+      loss that reads an unknown array.
   """
   roles = tuple(_bind(config, name) for name in config.players)
   gives = [name for role in roles for name in role.player.gives]
@@ -91,11 +91,11 @@ def _bind(config: ConfigDict, name: str) -> Role:
       f'config.{field}.fn: a reward is called "{name}" too; give the player'
       " another name"
     )
-  bound = config_lib.bind(
+  make_player = config_lib.bind(
     section, PLAYERS, field=field, key="fn", reserved=_RESERVED
   )
   try:
-    player = user_code.call(f"config.{field}", bound)
+    player = user_code.call(f"config.{field}", make_player)
   except UserError as error:
     if str(error).startswith("config."):
       raise
@@ -134,18 +134,18 @@ def _bind(config: ConfigDict, name: str) -> Role:
 
 
 def _optimizer(config: ConfigDict, section: ConfigDict, field: str):
-  given: Any = section.get("optimizer", ConfigDict())
-  options = OPTIMIZER | given.to_dict()
+  section_options: Any = section.get("optimizer", ConfigDict())
+  options = OPTIMIZER | section_options.to_dict()
   every: Any = section.get("every", 1)
   steps: Any = section.get("steps", 1)
   total = -(-config.align.iterations // every) * steps
-  known = config_lib.bind(
+  make_optimizer = config_lib.bind(
     ConfigDict(options | {"fn": "optimizer"}),
     {"optimizer": _make}, field=f"{field}.optimizer", key="fn",
     supplied=("total_steps",),
   )  # fmt: skip
   try:
-    return known(total_steps=total)
+    return make_optimizer(total_steps=total)
   except UserError as error:
     raise UserError(f"config.{field}.{error}") from error
 
@@ -173,27 +173,27 @@ def _make(
 
 
 def _check_loss(role: Role, gives: list[str]) -> None:
-  """Refuses a loss that reads what nobody offers."""
+  """Refuses a loss that reads unknown arrays."""
   player, loss = role.player, role.player.loss
   prepare = prepare_of(loss)
   names = [*asks(loss), *(asks(prepare.read) if prepare else ()), *player.reads]
-  own = set(prepare.gives) if prepare else set()
-  there = {*player.reads, *player.offers, *gives, "words"}
+  prepared_names = set(prepare.gives) if prepare else set()
+  available = {*player.reads, *player.offers, *gives, "words"}
   for name in names:
     if name in player.reads and name not in ROWS:
       raise UserError(
         f'config.players.{role.name}.fn: it reads rows of "{name}"; there are'
         f" {', '.join(ROWS)}"
       )
-    if name not in there | own:
+    if name not in available | prepared_names:
       raise UserError(
         f'config.players.{role.name}.fn: its loss reads "{name}", which nobody'
-        f" offers; there are {', '.join(sorted(there))}"
+        f" offers; there are {', '.join(sorted(available))}"
       )
 
 
 def gives(roles: Roles) -> tuple[str, ...]:
-  """Names of arrays that an objective may ask for besides its feed's."""
+  """Names of arrays for objectives, beyond those of the feed."""
   return tuple(name for role in roles for name in role.player.gives)
 
 
@@ -210,7 +210,7 @@ def reads(roles: Roles, name: str) -> bool:
 def require_references(
   roles: Roles, config: ConfigDict, batch: PromptBatch
 ) -> None:
-  """Refuses players that read reference pictures where there are none."""
+  """Refuses players that read reference images where there are none."""
   for role in roles:
     if "real_image" not in role.player.reads or role.render is not None:
       continue
@@ -226,16 +226,16 @@ def create(roles: Roles, seed: int, policy: Policy) -> dict[str, state.Player]:
   """States of the players at step 0."""
   if not roles:
     return {}
-  words: Any = policy.prompts
-  if words is None:
-    words = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+  input_shapes: Any = policy.prompts
+  if input_shapes is None:
+    input_shapes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
   latent = policy.latent_shape
   decoder = None
   if policy.decoder is not None:
     decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
   x = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
   image = jax.eval_shape(policy.to_pixels, x, decoder)
-  sizes = Sizes(image.shape[1:], latent, words)
+  sizes = Sizes(image.shape[1:], latent, input_shapes)
   return {
     role.name: state.create_player(
       role.player.init(rng.stream_key(seed, f"player/{role.name}"), sizes),

@@ -1,4 +1,4 @@
-"""The players in an iteration: what they say of its samples and what they learn."""
+"""The players in an iteration: their scores, values and training."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from jaxreward.types import Array, Params, Policy, PromptBatch, Trajectory
 if TYPE_CHECKING:
   from jaxreward.setup.updates import Updater
 
-Given = dict[str, Callable[[Mapping[str, Any]], Array]]
+PlayerArrays = dict[str, Callable[[Mapping[str, Any]], Array]]
 
 
 def averages(players: Mapping[str, state.Player]) -> dict[str, Params]:
-  """The parameters that others read."""
+  """The averaged parameters, which others read."""
   return {name: player.ema for name, player in players.items()}
 
 
-def given(roles: Roles, params: Mapping[str, Params], words: Any) -> Given:
-  """What players give of an objective's rows, by name; no gradient flows."""
+def player_arrays(
+  roles: Roles, params: Mapping[str, Params], policy_inputs: Any
+) -> PlayerArrays:
+  """Arrays of an objective's rows from the players, by name; no gradient."""
 
   def of(role: Role, name: str):
     def compute(rows: Mapping[str, Any]) -> Array:
       frozen = jax.lax.stop_gradient(params[role.name])
-      value = Arrays(role.player, frozen, rows, words)(name)
+      value = Arrays(role.player, frozen, rows, policy_inputs)(name)
       return jax.lax.stop_gradient(value)
 
     return compute
@@ -59,7 +61,7 @@ def images_of(
 def scores(
   roles: Roles, params: Mapping[str, Params], images: Array | None, plan: Plan
 ) -> dict[str, Array]:
-  """{name: [P, G]} of the players that are rewards, NaN where a picture is bad.
+  """{name: [P, G]} of the players that are rewards; NaN for non-finite images.
 
   Args:
     roles: of the run.
@@ -67,12 +69,12 @@ def scores(
     images: from `images_of`.
     plan: of the run.
   """
-  found: dict[str, Any] = {}
+  scores_of: dict[str, Any] = {}
   for role in roles:
     if not role.weight or images is None:
       continue
 
-    def one(rows, role=role):
+    def score_rows(rows, role=role):
       return Arrays(role.player, params[role.name], {"image": rows})(
         role.player.score
       )
@@ -80,37 +82,37 @@ def scores(
     usable = jnp.isfinite(images).all((1, 2, 3))
     safe = jnp.where(path.expand(usable, images), images, 0.0)
     values = rollout.from_chunks(
-      jax.lax.map(one, rollout.to_chunks(safe, plan.layout.chunks))
+      jax.lax.map(score_rows, rollout.to_chunks(safe, plan.layout.chunks))
     )
     values = jnp.where(usable, values, jnp.nan)
-    found[role.name] = rollout.to_groups(values, plan.prompts, plan.group)
-  return jax.lax.stop_gradient(found)
+    scores_of[role.name] = rollout.to_groups(values, plan.prompts, plan.group)
+  return jax.lax.stop_gradient(scores_of)
 
 
 def step_values(
   roles: Roles,
   params: Mapping[str, Params],
   trajectory: Trajectory,
-  words: Any,
+  policy_inputs: Any,
   plan: Plan,
 ) -> Array:
-  """What the player that gives "value" says before each step, [P, G, T]."""
-  value = given(roles, params, words)["value"]
+  """Values before each step, [P, G, T], of the player that gives "value"."""
+  value = player_arrays(roles, params, policy_inputs)["value"]
 
-  def one(row):
+  def values_at(row):
     x_t, t = row
     rows = dict(x_t=x_t, t=t, prompt_index=trajectory.prompt_index)
     return value(rows)
 
   latents = jnp.asarray(trajectory.latents)[:-1]
-  values = jax.lax.map(one, (latents, jnp.asarray(plan.table.t)))
+  values = jax.lax.map(values_at, (latents, jnp.asarray(plan.table.t)))
   return jnp.asarray(rollout.to_groups(values.T, plan.prompts, plan.group))
 
 
 def train(
   role: Role,
   player: state.Player,
-  given: Given,
+  arrays_of: PlayerArrays,
   trajectory: Trajectory,
   images: Array | None,
   signal: Array,
@@ -125,9 +127,9 @@ def train(
   Args:
     role: of the run.
     player: its state.
-    given: from `given`, what others give.
+    arrays_of: from `arrays_of`, what others give.
     trajectory: of this iteration.
-    images: from `images_of`, where somebody reads them.
+    images: from `images_of`, if a player reads them.
     signal: the composed reward, [P, G].
     mask: bool [P, G].
     prompts: P prompts.
@@ -135,21 +137,21 @@ def train(
     key: scalar.
     iteration: int32.
   """
-  words = jax.tree.map(jnp.asarray, prompts.words)
+  policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
 
   def loss(params, rows, frozen):
-    arrays = Arrays(role.player, params, rows, frozen, given)
+    arrays = Arrays(role.player, params, rows, frozen, arrays_of)
     return feeds.call(role.player.loss, arrays)
 
   def learn(player):
     rows = make_rows(role, trajectory, images, signal, mask, prompts, plan, key)
     after, metrics = step.update(
-      player, loss, role.tx, rows, words, ema_decay=role.average,
-      prepare=_prepare(role, words, given),
+      player, loss, role.tx, rows, policy_inputs, ema_decay=role.average,
+      prepare=_prepare(role, policy_inputs, arrays_of),
     )  # fmt: skip
     return after, jax.tree.map(lambda x: x.sum(0), metrics)
 
-  def rest(player):
+  def skip(player):
     shapes = jax.eval_shape(learn, player)[1]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return player, zeros
@@ -158,20 +160,22 @@ def train(
     player, metrics = learn(player)
   else:
     due = iteration % role.every == 0
-    player, metrics = jax.lax.cond(due, learn, rest, player)
+    player, metrics = jax.lax.cond(due, learn, skip, player)
   return player, {f"{role.name}/{k}": v for k, v in metrics.items()}
 
 
-def _prepare(role: Role, words: Any, given: Given):
-  asked = prepare_of(role.player.loss)
-  if asked is None:
+def _prepare(role: Role, policy_inputs: Any, arrays_of: PlayerArrays):
+  prepared = prepare_of(role.player.loss)
+  if prepared is None:
     return None
 
   def prepare(params, micros, frozen):
-    read = lambda rows: feeds.call(
-      asked.read, Arrays(role.player, params, rows, words, given)
+    read_rows = lambda rows: feeds.call(
+      prepared.read, Arrays(role.player, params, rows, policy_inputs, arrays_of)
     )
-    columns = asked.finish(jax.lax.stop_gradient(jax.lax.map(read, micros)))
+    columns = prepared.finish(
+      jax.lax.stop_gradient(jax.lax.map(read_rows, micros))
+    )
     return {**micros, **columns}
 
   return prepare
@@ -187,7 +191,7 @@ def make_rows(
   plan: Plan,
   key: Array,
 ) -> dict[str, Any]:
-  """What a player reads, cut into micro-batches: leaves [steps, N, M, ...]."""
+  """The rows of a player in micro-batches: leaves [steps, N, M, ...]."""
   count = role.steps
   plan = dataclasses.replace(
     plan, rows=setup.spread_rows(plan.layout), layout=plan.layout,
@@ -211,16 +215,16 @@ def make_rows(
     return every(rollout.from_groups(value, plan.layout))
 
   def real():
-    one = lambda k: _references(
+    references_of = lambda k: _references(
       role, prompts, trajectory, rng.fold_each(keys, k)
     )
-    there, pictures = jax.lax.map(one, 1024 + jnp.arange(count))
-    return {"real_image": pictures, "real_mask": there}
+    is_valid, images = jax.lax.map(references_of, 1024 + jnp.arange(count))
+    return {"real_image": images, "real_mask": is_valid}
 
   def image():
     assert images is not None
-    picture = jnp.where(path.expand(usable, images), images, 0.0)
-    return every(picture)
+    safe = jnp.where(path.expand(usable, images), images, 0.0)
+    return every(safe)
 
   makers: dict[str, Callable[[], Any]] = {
     "image": image,
@@ -244,25 +248,25 @@ def make_rows(
 def _references(
   role: Role, prompts: PromptBatch, trajectory: Trajectory, keys: Array
 ) -> tuple[Array, Array]:
-  """(bool [B], pictures [B, H, W, C]): exact answers, or drawn anew."""
+  """(bool [B], images [B, H, W, C]): exact answers, or new renders."""
   index = jnp.asarray(trajectory.prompt_index)
   if prompts.target is not None:
-    pictures = jnp.asarray(prompts.target)[index]
-    there = jnp.isfinite(pictures).all((1, 2, 3))
-    return there, jnp.where(path.expand(there, pictures), pictures, 0.0)
+    images = jnp.asarray(prompts.target)[index]
+    is_valid = jnp.isfinite(images).all((1, 2, 3))
+    return is_valid, jnp.where(path.expand(is_valid, images), images, 0.0)
   rows = jax.tree.map(lambda x: jnp.asarray(x)[index], prompts.plain)
   assert role.render is not None
-  pictures = role.render(keys, rows)
-  return jnp.ones(len(index), bool), pictures
+  images = role.render(keys, rows)
+  return jnp.ones(len(index), bool), images
 
 
 class Audience:
-  """The players in one iteration: what they say of it, and what they learn.
+  """The players in one iteration: their outputs and their training.
 
   Attributes:
-    params: that others read.
+    params: averages, which others read.
     scores: {name: [P, G]} of those that are rewards.
-    offers: what an advantage may ask for of them, by name.
+    offers: arrays for the advantage, by name.
   """
 
   def __init__(
@@ -277,44 +281,44 @@ class Audience:
     self._updater, self._state, self._plan = updater, current, loss.plan
     self._trajectory, self._prompts = trajectory, prompts
     self.params = averages(current.players)
-    asked = updater.advantage.names
+    names = updater.advantage.names
     self._images = None
-    if players.reads(loss.roles, "image") or "images" in asked:
+    if players.reads(loss.roles, "image") or "images" in names:
       self._images = images_of(
         loss.trainable.policy, trajectory, loss.plan, decoder
       )
     self.scores = scores(loss.roles, self.params, self._images, loss.plan)
     self.offers: dict[str, Any] = {}
-    if "images" in asked:
+    if "images" in names:
       assert self._images is not None
       self.offers["images"] = rollout.to_groups(
         self._images, loss.plan.prompts, loss.plan.group
       )
-    if "step_values" in asked:
-      words = jax.tree.map(jnp.asarray, prompts.words)
+    if "step_values" in names:
+      policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
       self.offers["step_values"] = step_values(
-        loss.roles, self.params, trajectory, words,
+        loss.roles, self.params, trajectory, policy_inputs,
         loss.plan.at(current.step),
       )  # fmt: skip
 
   def learn(self, credit: Credit) -> tuple[dict[str, Any], dict[str, Metric]]:
     """(the players after the iteration, metrics), from the samples' rewards."""
-    roles, after, metrics = self._updater.loss.roles, {}, {}
-    words = jax.tree.map(jnp.asarray, self._prompts.words)
+    roles, states, metrics = self._updater.loss.roles, {}, {}
+    policy_inputs = jax.tree.map(jnp.asarray, self._prompts.words)
     signal = jnp.stack(jax.tree.leaves(credit.signal)).sum(0)
     for role in roles:
       key = rng.stream_key(
         self._updater.seed, f"player/{role.name}/rows", self._state.step
       )
-      after[role.name], found = train(
+      states[role.name], player_metrics = train(
         role, self._state.players[role.name],
-        given(roles, self.params, words), self._trajectory,
+        player_arrays(roles, self.params, policy_inputs), self._trajectory,
         self._images, signal, jnp.asarray(credit.mask), self._prompts,
         self._plan, key, self._state.step,
       )  # fmt: skip
-      metrics |= found
+      metrics |= player_metrics
     metrics |= {
       f"reward/{name}": Mean.of(score, jnp.isfinite(score) & credit.mask)
       for name, score in self.scores.items()
     }
-    return after, metrics
+    return states, metrics

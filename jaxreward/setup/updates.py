@@ -1,8 +1,8 @@
 """The jitted programs of the align job: sample, and update.
 
-Every objective runs through the same update: the feed that its arguments name
-makes rows of the rollout, cut into micro-batches of one static shape, and offers
-arrays of them (`jaxreward.feeds`).
+Every objective runs through the same update: the feed that offers its arguments
+makes rows from the rollout, in micro-batches of one static shape, and offers arrays
+of them (`jaxreward.feeds`).
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ def finish(
 
 @flax.struct.dataclass
 class Frozen:
-  """What a loss reads besides the trained parameters and its rows.
+  """Inputs of a loss besides the trained parameters and its rows.
 
   Attributes:
     base: parameters of the plain policy.
-    old: trained parameters that drew the samples.
-    words: what a policy encodes.
-    prompts: for rewards that are differentiated; else None.
+    old: trained parameters that sampled the rows.
+    words: policy inputs: tokens or embeddings.
+    prompts: for differentiated rewards; else None.
     contexts: arrays of these rewards.
     decoder: parameters of an autoencoder before them.
     players: parameters of the players that a loss may read.
@@ -121,13 +121,13 @@ class Loss:
   """An objective and its regularizers on rows of a feed.
 
   Attributes:
-    trainable: the policy, and what of it is trained.
+    trainable: the policy and its trained part.
     plan: of the run.
-    objective: asks for arrays by name -> (Mean, metrics).
-    regularizers: name -> (function, weight); asks -> Mean, logged by its name.
-    rewards: that are differentiated, for feeds that need their scores.
+    objective: arrays by name -> (Mean, metrics).
+    regularizers: name -> (function, weight); arrays -> Mean, logged by name.
+    rewards: the differentiated ones, for feeds that need their scores.
     weights: of these.
-    names: of the rewards whose losses stay apart; empty for one loss.
+    names: of the rewards with separate losses; empty for one loss.
     roles: the players beside the policy.
   """
 
@@ -143,7 +143,7 @@ class Loss:
   roles: players.Roles = ()
 
   def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
-    """What a micro-batch offers under the trained parameters."""
+    """Arrays of a micro-batch under the trained parameters."""
     policy, plain = self.trainable.policy, self.trainable.plain
     merge = lambda params: self.trainable.merge(params, frozen.base)
     network = lambda policy, params: feeds.Network(
@@ -160,13 +160,13 @@ class Loss:
       "reference": lambda: network(plain, frozen.base),
     } | {name: follower(name) for name in frozen.references}
     score = functools.partial(self._score, frozen)
-    more = playing.given(self.roles, frozen.players, frozen.words)
+    more = playing.player_arrays(self.roles, frozen.players, frozen.words)
     return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score, more)
 
   def __call__(self, trained: Params, rows: Any, frozen: Frozen):
     """(Mean loss, metrics) of a micro-batch, for `training.step`.
 
-    Of rewards that stay apart the total is [K], with the terms at the end.
+    With separate rewards the total is [K], with the regularizers at the end.
     """
     arrays = self.arrays(trained, rows, frozen)
     if self.names:
@@ -177,7 +177,7 @@ class Loss:
     for name, (fn, weight) in self.regularizers.items():
       penalty = feeds.call(fn, arrays)
       metrics = metrics | {name: penalty}
-      # As a mean over its own weight, which most often is that of the loss.
+      # A mean over its own weight, which usually equals that of the loss.
       share = loss.weight / jnp.maximum(penalty.weight, 1e-12)
       added = weight * (penalty.total * share)
       if self.names:
@@ -195,31 +195,31 @@ class Loss:
 
   @property
   def _stores(self) -> bool:
-    """Whether what is stored may differ from what an update computes."""
+    """Whether stored log-probabilities may differ from recomputed ones."""
     plan = self.plan
     return plan.feed.keeps == "steps" and plan.old_log_prob == "stored"
 
   def recompute(self, trained: Params, micros: Any, frozen: Frozen) -> Any:
     """Micro-batches whose old log-probabilities are those of `trained`."""
 
-    def one(rows):
+    def log_probs_of(rows):
       return self.arrays(trained, rows, frozen).step("policy")[0]
 
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), micros)
-    old = jax.lax.stop_gradient(jax.lax.map(one, flat))
+    old = jax.lax.stop_gradient(jax.lax.map(log_probs_of, flat))
     stored = micros["old_log_prob"]
     return micros | {"old_log_prob": old.reshape(stored.shape)}
 
   def _apart(self, arrays: feeds.Arrays) -> tuple[Mean, dict[str, Metric]]:
     """The objective under each reward's advantage; the network runs once."""
-    found: dict[str, tuple[Mean, dict[str, Metric]]] = {}
+    results: dict[str, tuple[Mean, dict[str, Metric]]] = {}
     for k, name in enumerate(self.names):
-      read = lambda key, k=k: (
+      arrays_for = lambda key, k=k: (
         arrays(key)[..., k] if key == "advantage" else arrays(key)
       )
-      found[name] = feeds.call(self.objective, read)
-    losses = {name: loss for name, (loss, _) in found.items()}
-    metrics = functools.reduce(pool, [each for _, each in found.values()])
+      results[name] = feeds.call(self.objective, arrays_for)
+    losses = {name: loss for name, (loss, _) in results.items()}
+    metrics = functools.reduce(pool, [each for _, each in results.values()])
     metrics |= {f"loss/{name}": loss for name, loss in losses.items()}
     total = jnp.stack([jnp.asarray(loss.total) for loss in losses.values()])
     # Samples count for all rewards or for none.
@@ -227,19 +227,19 @@ class Loss:
 
   @property
   def prepare(self) -> Callable[..., Any] | None:
-    """What is computed of all rows of an optimizer step, before it."""
+    """Computes columns from all rows of an optimizer step, before it."""
     functions = [self.objective, *(fn for fn, _ in self.regularizers.values())]
-    asked = [p for p in map(methods.prepare_of, functions) if p is not None]
-    if not asked:
+    prepared = [p for p in map(methods.prepare_of, functions) if p is not None]
+    if not prepared:
       return None
 
     def prepare(trained, micros, frozen):
-      def one(rows):
+      def read_rows(rows):
         arrays = self.arrays(trained, rows, frozen)
-        return [feeds.call(each.read, arrays) for each in asked]
+        return [feeds.call(each.read, arrays) for each in prepared]
 
-      read = jax.lax.stop_gradient(jax.lax.map(one, micros))
-      columns = [e.finish(c) for e, c in zip(asked, read, strict=True)]
+      values = jax.lax.stop_gradient(jax.lax.map(read_rows, micros))
+      columns = [e.finish(c) for e, c in zip(prepared, values, strict=True)]
       return functools.reduce(lambda a, b: {**a, **b}, columns, micros)
 
     return prepare
@@ -298,7 +298,7 @@ class Updater:
     return feeds.cut(each[0] | {"advantage": advantage}, self.plan)
 
   def init_stats(self, sizes: advantages.Sizes) -> Any:
-    """The advantage's first state; by name where rewards stay apart."""
+    """The advantage's initial state; by name for separate rewards."""
     if not self.loss.names:
       return self.advantage.init(sizes)
     return {name: self.advantage.init(sizes) for name in self.loss.names}
@@ -343,7 +343,7 @@ def update(
     step_scores, offered, audience.offers,
   )  # fmt: skip
   advantage, counts = credit.advantage, jnp.asarray(credit.mask)
-  # A failed sample teaches nothing: NaN marks it until the rows are masked.
+  # Failed samples are NaN until the rows are masked.
   marked = jax.tree.map(
     lambda a: jnp.where(path.expand(counts, a), a, jnp.nan), advantage
   )
@@ -381,8 +381,8 @@ def update(
       f"mixture/{name}": Mean.of(mixture[:, k])
       for k, name in enumerate(updater.loss.names)
     }
-  beside, found = audience.learn(credit)
-  pooled |= found
+  player_states, player_metrics = audience.learn(credit)
+  pooled |= player_metrics
   if updater.plan.move is not None:
     pooled["window_start"] = Mean.of(updater.plan.move(state.step))
   followers = {
@@ -393,7 +393,7 @@ def update(
     sampler_params = draw_params
   state = dataclasses.replace(
     state, step=state.step + 1, references=followers, stats=stats,
-    sampler_params=sampler_params, players=beside,
+    sampler_params=sampler_params, players=player_states,
   )  # fmt: skip
   if updater.players_first:
     state = state_lib.held(state, before, before.step < updater.players_first)
