@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.jobs import align
-from jaxreward.setup import updates, videos
+from jaxreward.setup import credits, videos
 from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
@@ -129,6 +129,6 @@ def test_a_run_reads_both_and_finishes_no_latents(tmp_path, monkeypatch):
 
 
 def test_steps_that_are_not_the_samplers_are_refused():
-  updates._require_steps({"mine": np.zeros((P, G, T + 1))}, T)
+  credits._require_steps({"mine": np.zeros((P, G, T + 1))}, T)
   with pytest.raises(UserError, match="mine: its per_step has 4 values"):
-    updates._require_steps({"mine": np.zeros((P, G, T))}, T)
+    credits._require_steps({"mine": np.zeros((P, G, T))}, T)
