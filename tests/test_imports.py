@@ -160,3 +160,10 @@ def test_what_a_task_is_called_decides_nothing_outside_of_it(package):
   field = re.compile(r"(grammar|source)\"?\]? *(==|!=|in \()")
   for path in (ROOT / "jaxreward" / package).glob("*.py"):
     assert not field.search(path.read_text(encoding="utf-8")), path.name
+
+
+def test_test_files_have_names_of_their_own():
+  """They are imported by their base names."""
+  names = [p.name for p in (ROOT / "tests").rglob("*.py")]
+  shared = {n for n in names if names.count(n) > 1 and n != "conftest.py"}
+  assert not shared

@@ -68,7 +68,7 @@ def gated_sum(
   masks: Masks,
   weights: Weights,
   *,
-  gates: Mapping[str, float],
+  gates: Any,
   penalty: float = 0.0,
   penalty_each: float = 1.0,
 ) -> Signal:
@@ -125,8 +125,8 @@ def lexicographic(
   masks: Masks,
   weights: Weights,
   *,
-  order: Sequence[str],
-  thresholds: Sequence[float],
+  order: Any,
+  thresholds: Any,
 ) -> Signal:
   """A cascade: R = w_1 r_1 + 1[r_1 >= t_1] (w_2 r_2 + 1[r_2 >= t_2] (...)).
 

@@ -22,7 +22,7 @@ ROWS = [
   row("an option it has not", 3, "no argument", entry="diversity.cells"),
   row("an array nobody offers", OWN, '"image"', 'did you mean "images"',
       text=BODY.format("image", "{}")),
-  row("an evaluator that fails in jit", OWN, "my.py:2", "use jax.numpy",
+  row("an evaluator that fails in jit", OWN, "my.py:2", "inside jit",
       text=BODY.format("images", '{"x": float(images.mean())}')),
   row("an evaluator of another shape", OWN, '"x" has the shape',
       text=BODY.format("images", '{"x": images.mean((1, 2, 3))}')),

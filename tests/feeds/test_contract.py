@@ -31,9 +31,10 @@ def test_the_feed_follows_from_the_signature(name, feed):
 
 
 def test_every_objective_and_regularizer_has_a_feed():
+  """But for what a critic and a gated advantage give."""
   for registry in (objectives.REGISTRY, regularizers.REGISTRY):
     for fn in registry.values():
-      feeds.match(fn, feeds.FEEDS, "x")
+      feeds.match(fn, feeds.FEEDS, "x", also=("value", "gate"))
 
 
 def test_a_name_that_nobody_offers_is_told_with_those_there_are():
