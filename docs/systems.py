@@ -31,6 +31,7 @@ PROOFS = {
   "ddpo_tracker": "tests/advantages/test_tracked.py",
   "dense_grpo": "tests/advantages/test_dense.py",
   "dgpo": "tests/objectives/test_groups.py",
+  "diffusion_tree_sampling": "tests/steering/test_tree.py",
   "dlbs_lookahead": "tests/steering/test_methods.py",
   "dp2o_sr_hpo": "tests/objectives/test_preference.py",
   "draft_k": "tests/feeds/test_tail.py",

@@ -10,12 +10,14 @@ from jaxreward.steering.noise import carinox, reno
 from jaxreward.steering.particles import Particles, Score, Trace
 from jaxreward.steering.pruning import pruned
 from jaxreward.steering.search import lookahead_beams
+from jaxreward.steering.tree import tree_search
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "best_of_n": best_of_n,
   "fk": fk,
   "pruned": pruned,
   "lookahead_beams": lookahead_beams,
+  "tree": tree_search,
   "reno": reno,
   "carinox": carinox,
 }
@@ -32,4 +34,5 @@ __all__ = [
   "lookahead_beams",
   "pruned",
   "reno",
+  "tree_search",
 ]

@@ -146,6 +146,35 @@ ROWS = [
     sample__steering__keep="(0.0,)",
   ),
   _row(
+    "no rollout", EVALUATE, ("config.eval.steering.rollouts=0: at least 1",),
+    eval__steering__name="tree", eval__steering__rollouts=0,
+  ),
+  _row(
+    "a tree without a tilt", EVALUATE,
+    ("config.eval.steering.tilt=0: expected a finite number above 0",),
+    eval__steering__name="tree", eval__steering__tilt=0.0,
+  ),
+  _row(
+    "a tree without width", EVALUATE,
+    ("config.eval.steering.width=0: expected a finite number above 0",),
+    eval__steering__name="tree", eval__steering__width=0.0,
+  ),
+  _row(
+    "a tree that grows with every visit", EVALUATE,
+    ("config.eval.steering.growth=1: expected at least 0, below 1",),
+    eval__steering__name="tree", eval__steering__growth=1.0,
+  ),
+  _row(
+    "a leaf that there is not", EVALUATE,
+    ('config.eval.steering.pick="first"', "best, drawn"),
+    eval__steering__name="tree", eval__steering__pick="first",
+  ),
+  _row(
+    "a tree of a sampler without noise", EVALUATE,
+    ('config.eval.steering.name="tree"', '"ode"', '"cps"'),
+    eval__steering__name="tree",
+  ),
+  _row(
     "no seed", EVALUATE, ("config.eval.steering.particles=0: at least 1",),
     eval__steering__name="carinox", eval__steering__particles=0,
   ),
