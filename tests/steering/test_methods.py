@@ -216,6 +216,21 @@ def test_a_lookahead_is_the_next_estimate_and_nears_the_end_of_the_ode():
   assert all(b < 0.3 * a for a, b in itertools.pairwise(gaps))
 
 
+def test_a_lookahead_tells_the_network_its_own_times():
+  """Where those are not the sampler's: halves of them here, also in between."""
+  sampler = sampler_of()
+  table = dataclasses.replace(sampler.table, network_t=sampler.table.t / 2)
+  told = lambda params, x, t, cond: x * 0 + t[:, None, None, None]
+  policy = dataclasses.replace(POLICY, velocity=told)
+  sampler = dataclasses.replace(sampler, table=table, policy=policy)
+  prompts = batch_of()
+  state = sampler.init({}, jax.random.key(0), prompts.tokens, prompts.ids)
+  got = jax.jit(lambda: sampler.lookahead({}, state, 2, 4))()
+  start = float(sampler.table.t[2])
+  steps = start / 4 * sum(start * (1 - k / 4) / 2 for k in range(4))
+  np.testing.assert_allclose(got, state.latents - steps, atol=1e-6)
+
+
 def test_beams_without_branches_are_the_best_of_n():
   draw = particles()
   method = steering.lookahead_beams(beams=COUNT, branches=1, lookahead=2)

@@ -1,5 +1,6 @@
 """Ascent in the initial noise: against float64, and its limits."""
 
+import dataclasses
 import functools
 
 import jax
@@ -128,6 +129,17 @@ def test_more_iterations_and_more_seeds_never_score_lower():
   best, _ = steering.best_of_n(particles=3).run(draw, {}, batch_of())
   none = steering.carinox(particles=3, iterations=0)
   np.testing.assert_allclose(none.run(draw, {}, batch_of())[0], best, atol=1e-6)
+
+
+def test_iterations_compile_once(compile_counter):
+  """More of them, and another run, take the programs of the first."""
+  draw = dataclasses.replace(particles(1))  # with programs of its own
+  compile_counter.reset()
+  steering.reno(iterations=2).run(draw, {}, batch_of())
+  assert compile_counter.names
+  compile_counter.reset()
+  steering.reno(iterations=4).run(draw, {}, batch_of())
+  assert not compile_counter.names
 
 
 def test_the_prior_is_least_at_the_norm_of_noise():
