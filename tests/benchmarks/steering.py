@@ -45,8 +45,13 @@ ROWS = [
         FK | dict(tilt=10.0, potential="difference", threshold=0.5),
       ),
       ("pruned", "ode", 4 * n, PRUNED | dict(particles=4 * n)),
-      ("beams, 2 branches", "cps", n // 2, BEAMS | dict(beams=n // 4)),
-      ("tree", "cps", n, dict(name="tree", rollouts=n)),
+      (
+        f"beams, {n // 4} of {n // 2} branches",
+        "cps",
+        n // 2,
+        BEAMS | dict(beams=n // 4),
+      ),
+      ("tree, best", "cps", n, dict(name="tree", rollouts=n)),
     )
   ),
 ]
