@@ -135,6 +135,7 @@ def get_config() -> ConfigDict:
         group=4,
         num_steps=10,
         sampler=dict(name="ode"),  # or as rollout.sampler
+        start=dict(name="noise"),  # or as rollout.start
         steering=dict(name="none"),  # or "best_of_n", ...: by config.rewards
         guidance_scales=(1.0, 2.0, 3.0),
         every=25,

@@ -71,6 +71,7 @@ METHOD_SECTIONS = (
   "align.density",
   "eval.sampler",
   "eval.steering",
+  "eval.start",
   "sample.sampler",
   "sample.steering",
   "sample.start",

@@ -34,6 +34,12 @@ def named(fn: Callable[..., Any], **offers: Any) -> dict[str, Any]:
   return {name: x for name, x in offers.items() if name in parameters}
 
 
+def whole_samples(fn: F) -> F:
+  """Marks a method that compares samples by all of their steps at once."""
+  vars(fn).update(needs_whole_samples=True)
+  return fn
+
+
 @dataclasses.dataclass(frozen=True)
 class Prepare:
   """Columns that a method needs of all rows of an optimizer step at once.

@@ -98,6 +98,12 @@ def harmonic(
   """
   if not floor > 0:
     raise UserError(f"config.composition.floor={floor}: it must be above 0")
+  for name, weight in weights.items():
+    if isinstance(weight, int | float) and weight < 0:
+      raise UserError(
+        f"config.rewards.{name}.weight={weight:g}: a harmonic mean takes weights"
+        " of 0 or above; negate the reward itself"
+      )
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
   weight_sum = sum(weights.values())

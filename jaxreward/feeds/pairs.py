@@ -72,7 +72,7 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   mask = rollout.from_groups(valid, plan.rows) & plan.rows.mask
   pair_stats = {
     name: jnp.where(mask, rollout.from_groups(x, plan.rows), 0.0)
-    for name, x in signals(credit.signal, credit.mask, plan.pairs).items()
+    for name, x in signals(credit.signal, grouped, plan.pairs).items()
   }
   return {
     **{name: spread(x, len(t)) for name, x in pair_stats.items()},

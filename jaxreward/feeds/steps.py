@@ -30,6 +30,9 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
     "mask": spread(usable, len(steps)),
     "prompt_index": spread(trajectory.prompt_index, len(steps)),
     "sample": spread(jnp.arange(len(usable)), len(steps)),
+    "t": jnp.broadcast_to(
+      jnp.asarray(plan.table.t)[steps][:, None], (len(steps), len(usable))
+    ),
     "step": jax.tree.map(lambda x: jnp.asarray(x)[steps], plan.table),
   }
 

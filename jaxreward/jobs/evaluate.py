@@ -161,8 +161,9 @@ class Evaluator:
     seed: of the noise; the same for every call.
     encode: batch -> the batch as the policy takes it.
     decoder: parameters of the policy's autoencoder.
-    steer: (parameters, prompts, decoder, guidance scale) -> pixels and a trace,
-      instead of plain sampling.
+    start: (policy, prompts, decoder) -> clean latents to start from, or None.
+    steer: policy -> what samples in place of the plain sampler: (parameters,
+      prompts, decoder, guidance scale) -> pixels and a trace.
   """
 
   policy: Policy
@@ -173,16 +174,21 @@ class Evaluator:
   seed: int
   encode: Callable[[PromptBatch], PromptBatch] = lambda batch: batch
   decoder: Params | None = None
-  steer: Callable[..., tuple[Array, Trace]] | None = None
+  start: Callable[..., Array | None] = lambda *_: None
+  steer: Callable[[Policy], Callable[..., tuple[Array, Trace]]] | None = None
 
   @functools.cached_property
   def _draw(self) -> Callable[..., Any]:
+    steer = None if self.steer is None else self.steer(self.policy)
     rows = len(self.data.prompts)
 
     def draw(params, prompts, decoder, scale):
       sampler = self.sampler(self.policy, rows, self.data.group, scale)
       key = rng.stream_key(self.seed, "evaluate")
-      trajectory = sampler.sample(params, key, prompts.words, prompts.ids)
+      trajectory = sampler.sample(
+        params, key, prompts.words, prompts.ids,
+        start=self.start(self.policy, prompts, decoder),
+      )  # fmt: skip
       return measure(sampler.pixels(trajectory.latents[-1], decoder), prompts)
 
     def measure(pixels, prompts):
@@ -200,8 +206,8 @@ class Evaluator:
 
     def choose(params, prompts, scale):
       is_off = guidance.is_off(scale)
-      if self.steer is not None:
-        pixels, trace = self.steer(
+      if steer is not None:
+        pixels, trace = steer(
           params, prompts, self.decoder, None if is_off else jnp.float32(scale)
         )
         images, measures, results = measure_jit(pixels, prompts)
@@ -288,16 +294,19 @@ def make_evaluator(
   method = setup.make_steering(config, "eval")
   steer = None
   if method is not None:
-    particles = setup.make_particles(
-      config, "eval", method, policy, len(data.prompts), data.group, rewards,
-      seed=config.eval.seed, stream="evaluate",
-    )  # fmt: skip
-    steer = functools.partial(method.run, particles)
+
+    def steer(policy: Policy):
+      particles = setup.make_particles(
+        config, "eval", method, policy, len(data.prompts), data.group, rewards,
+        seed=config.eval.seed, stream="evaluate",
+      )  # fmt: skip
+      return functools.partial(method.run, particles)
+
   return Evaluator(
     policy, data, rewards, evaluators.bind(config),
     functools.partial(setup.make_sampler, config, "eval"), config.eval.seed,
     encode or prompt_encoding.make_encode(config, policy, decoder=decoder), decoder,
-    steer,
+    functools.partial(setup.start_latents, config, "eval"), steer,
   )  # fmt: skip
 
 

@@ -67,6 +67,11 @@ def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
 def check(config: ConfigDict) -> None:
   """Validates the config without allocating arrays."""
   policy = setup.make_policy(config)
+  if config.eval.steering.name != "none":
+    raise UserError(
+      f'config.eval.steering.name="{config.eval.steering.name}": pretraining has'
+      ' no rewards to steer by; use "none", and steer in the job evaluate'
+    )
   prompt_encoding.bind(config, policy)
   if policy.prompts is not None:
     raise UserError(

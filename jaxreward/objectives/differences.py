@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError
-from jaxreward.methods import prepares
+from jaxreward.methods import prepares, whole_samples
 from jaxreward.numerics import Mean
 from jaxreward.objectives.reductions import keep
 from jaxreward.types import Array, ArrayLike
@@ -178,6 +178,7 @@ def _pairs_of_samples(columns: Columns, *, scale: float, clip_range: float):
   ),
   gives=("pull", "pull_near", "pair_loss", "pair_count"),
 )  # fmt: skip
+@whole_samples
 def prdp(
   log_prob: Rows,
   reference_log_prob: Rows,
@@ -244,6 +245,7 @@ def prdp(
   ),
   gives=("pull", "pair_loss", "pair_count"),
 )  # fmt: skip
+@whole_samples
 def rebel(
   log_prob: Rows,
   old_log_prob: Rows,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxreward.methods import prepares
+from jaxreward.methods import prepares, whole_samples
 from jaxreward.numerics import Max, Mean, Metric
 from jaxreward.objectives.reductions import keep, mean_square, per_row
 from jaxreward.types import Array, ArrayLike
@@ -184,6 +184,7 @@ def _of_samples(columns: Mapping[str, Array]) -> dict[str, Array]:
   _of_samples,
   gives=("sample_log_ratio",),
 )  # fmt: skip
+@whole_samples
 def gspo(
   log_prob: Rows,
   sample_log_ratio: Rows,

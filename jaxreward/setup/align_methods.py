@@ -75,7 +75,9 @@ def _also(config: ConfigDict) -> tuple[str, ...]:
 
 
 def bind_advantage(config: ConfigDict) -> advantages.Advantage:
-  """The advantage that the config names."""
+  """The advantage that the config names; rows of a data set have no group."""
+  if offline.origin(config) == "dataset":
+    return advantages.as_advantage(lambda signal: signal)
   advantage = _bind(
     config, "advantage", kernels.advantages(advantages.REGISTRY, config),
     supplied=asks,
@@ -243,11 +245,12 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
   members = jax.ShapeDtypeStruct((2, 2), bool)
   methods = bind_methods(plain)
-  names = tuple(config.rewards) or ("_",)
+  weights = _weights(config)
+  names = tuple(weights)
   compose = lambda scores, mask: methods["compose"](
     scores,
     mask,
-    dict.fromkeys(names, 1.0),
+    weights,
     **named(methods["compose"], stds=scores, references=scores),
   )
   checks.validate_options(
@@ -260,6 +263,13 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
       combine.weigh, group, shape((2,), jnp.float32), shape((), jnp.int32),
       field="align.combine", prefix="",
     )  # fmt: skip
+  if getattr(objective, "needs_whole_samples", False):
+    if config.align.updates > 1 and config.align.split == "times":
+      raise UserError(
+        f'config.objective.name="{config.objective.name}" sums over all steps of a'
+        f" sample, which config.align.updates={config.align.updates} optimizer"
+        ' steps would share out: set align.updates=1 or align.split="samples"'
+      )
   metrics = _try_objective(config, objective, feed_of(config, feed))
   for name, (fn, _) in bind_regularizers(plain, feed).items():
     _try_regularizer(name, fn, feed_of(config, feed), metrics)
@@ -274,6 +284,32 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
       f'config.composition.name="{config.composition.name}": the objective'
       " differentiates the weighted sum of the rewards; use weighted_sum"
     )
+
+
+def _weights(config: ConfigDict) -> dict[str, float]:
+  """Weights of all that is composed: rewards, and players that score.
+
+  Raises:
+    UserError: a composition or an advantage that needs more of a player's
+      scores than there is.
+  """
+  weights = {k: float(r.get("weight", 1.0)) for k, r in config.rewards.items()}
+  scoring = [r.name for r in players.bind(config) if r.weight]
+  methods = bind_methods(config) if scoring else {}
+  if scoring and named(methods["compose"], references=None):
+    raise UserError(
+      f'config.composition.name="{config.composition.name}" compares with scores'
+      " of the policy where training began, and those of"
+      f" config.players.{scoring[0]} change: take another composition"
+    )
+  if scoring and methods["advantage"].needs_steps:
+    raise UserError(
+      f'config.advantage.name="{config.advantage.name}" scores every step, and'
+      f" config.players.{scoring[0]} scores finished samples alone: take"
+      " another advantage"
+    )
+  weights |= {r.name: float(r.weight) for r in players.bind(config) if r.weight}
+  return weights or {"_": 1.0}
 
 
 def _try_objective(

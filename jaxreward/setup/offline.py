@@ -9,6 +9,7 @@ change. Nothing is sampled and no reward is evaluated.
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping
 
 import jax
@@ -262,8 +263,12 @@ def _without_captions(
   batch: RowBatch, share: float, seed: int, step: int
 ) -> RowBatch:
   """The batch with a share of its captions dropped."""
-  random = np.random.default_rng([int(seed) % 2**63, step])
-  has_caption = random.random(len(batch.scores)) >= share
+  stream = zlib.crc32(b"captions")  # a stream of its own, by step and row
+  draws = [
+    np.random.default_rng([int(seed) % 2**63, stream, step, row]).random()
+    for row in range(len(batch.scores))
+  ]
+  has_caption = np.array(draws) >= share
   prompts = batch.prompts
 
   def keep(x: ArrayLike | None) -> np.ndarray | None:

@@ -60,6 +60,18 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       f'config.align.old_log_prob="{align.old_log_prob}" is not known; there'
       f" are {', '.join(feeds.OLD_LOG_PROBS)}"
     )
+  if align.old_log_prob != "sealed" and not on_steps:
+    raise UserError(
+      f'config.align.old_log_prob="{align.old_log_prob}":'
+      f' config.objective.name="{config.objective.name}" reads no'
+      ' log-probabilities of stored steps; use "sealed"'
+    )
+  if align.old_log_prob == "recomputed" and align.overlap:
+    raise UserError(
+      'config.align.old_log_prob="recomputed": with config.align.overlap=True'
+      " samples come from parameters an update older, whose log-probabilities"
+      ' ratios compare with; use "sealed" or "stored"'
+    )
   steps = _steps(config, feed)
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
@@ -96,7 +108,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     is_on_policy=align.updates == 1 and not align.overlap,
     is_fresh=not align.overlap,
     old_log_prob=align.old_log_prob,
-    share=_share(config, group, len(steps["table"].t)),
+    share=_share(config, group, steps["table"]),
     parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
   )
@@ -109,13 +121,22 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   return _with_rows(plan, r.microbatch, devices, parts)
 
 
-def _share(config, group: int, steps: int) -> Share | None:
+def _share(config, group: int, table: steppers.StepTable) -> Share | None:
   """Which samples of a group share their first noise; None if none do.
 
   Raises:
     UserError: branches that do not fill a group, or too many shared steps.
   """
   members, shared = config.rollout.branch.members, config.rollout.branch.steps
+  steps, r = len(table.t), config.rollout
+  if offline.origin(config) != "rollout" and (
+    members != 1 or r.start.name != "noise"
+  ):
+    field = "start" if members == 1 else "branch"
+    raise UserError(
+      f"config.rollout.{field}: samples come from files, and nothing is drawn;"
+      " leave it at its default"
+    )
   if members == 1 and not shared:
     return None
   if members < 2 or group % members:
@@ -129,11 +150,17 @@ def _share(config, group: int, steps: int) -> Share | None:
         f"config.rollout.branch.steps={UNTIL_WINDOW}: branches part at the"
         " window, and config.rollout.window_size is 0"
       )
-    return Share(members, config.rollout.window_start)
-  if not 0 <= shared < steps:
+    shared = config.rollout.window_start
+  elif not 0 <= shared < steps:
     raise UserError(
       f"config.rollout.branch.steps={shared}: expected 0 to {steps - 1}, or"
       f" {UNTIL_WINDOW} for the steps before the window"
+    )
+  if not (np.asarray(table.std)[shared:] > 0).any():
+    raise UserError(
+      f"config.rollout.branch.members={members}: after the {shared} steps that"
+      f' they share config.rollout.sampler.name="{r.sampler.name}" draws no'
+      " noise, so that their samples stay equal; take a sampler with noise"
     )
   return Share(members, shared)
 

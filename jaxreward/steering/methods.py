@@ -151,7 +151,7 @@ def fk(
     )
     return draw.take(pixels, member), trace
 
-  return Steering(particles, run, needs_noise=True)
+  return Steering(particles, run, needs_noise=True, least_steps=first + 1)
 
 
 def require_count(name: str, value: int) -> None:

@@ -82,9 +82,10 @@ def reweigh(
     is_last: whether these are the samples themselves.
   """
   failed = ~jnp.isfinite(score)
+  none = failed.all(-1, keepdims=True)  # a look that says nothing of the set
   score = jnp.where(failed, lineage.previous, score)
-  best = jnp.maximum(lineage.best, score)
-  total = lineage.total + score
+  best = jnp.where(failed, lineage.best, jnp.maximum(lineage.best, score))
+  total = jnp.where(failed, lineage.total, lineage.total + score)
   gains = {
     "difference": score - lineage.previous,
     "max": best,
@@ -94,7 +95,9 @@ def reweigh(
   gain = scale * gains[potential]
   if is_last and potential != "difference":
     gain = scale * score - lineage.paid
-  weight = lineage.log_weight + jnp.where(failed, -jnp.inf, gain)
+  gain = jnp.where(failed, 0.0, gain)
+  lost = jnp.where(failed & ~none, -jnp.inf, 0.0)
+  weight = lineage.log_weight + gain + lost
   return Lineage(weight, lineage.paid + gain, best, total, score)
 
 

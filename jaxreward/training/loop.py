@@ -186,10 +186,10 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     nonlocal best
     if not is_finite(state):
       loop.checkpoints.wait()
-      metrics_left = max(processes.on_first(loop.checkpoints.steps), default=0)
+      newest = max(processes.on_first(loop.checkpoints.steps), default=0)
       raise UserError(
         f"{loop.name}: parameters are not finite at step {n} and were not saved"
-        f" (newest checkpoint: step {metrics_left}); lower"
+        f" (newest checkpoint: step {newest}); lower"
         " config.optimizer.learning_rate, or look at the weights it began with"
       )
     score = row.get(loop.best, math.nan)

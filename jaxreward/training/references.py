@@ -81,7 +81,7 @@ def reset(
     value = value.value() if hasattr(value, "value") else value
     is_due = value > above
     if patience:
-      is_due |= reference.age + 1 > patience
+      is_due |= reference.age + 1 >= patience
     return _moved(reference, params, is_due)
 
   return rule

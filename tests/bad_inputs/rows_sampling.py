@@ -34,7 +34,48 @@ ROWS = [
     ('config.align.old_log_prob="exact"', "sealed, stored, recomputed"),
     align__old_log_prob="exact",
   ),
+  _row(
+    "recomputed log-probabilities of samples an update old", GRPO,
+    ('config.align.old_log_prob="recomputed"', "config.align.overlap=True"),
+    align__old_log_prob="recomputed", align__overlap=True,
+  ),
+  _row(
+    "log-probabilities that nobody reads", "align_scenes.py:diffusion_nft,smoke",
+    ('config.align.old_log_prob="stored"', '"diffusion_nft"'),
+    align__old_log_prob="stored",
+  ),
   # Branches and starts.
+  _row(
+    "branches that never part", "align_scenes.py:diffusion_nft,smoke",
+    ("config.rollout.branch.members=2", '"ode" draws no noise'),
+    rollout__branch__members=2,
+  ),
+  _row(
+    "branches of files", "recipes/flow_matching.py:smoke",
+    ("config.rollout.branch: samples come from files",),
+    rollout__branch__members=2,
+  ),
+  _row(
+    "a first look after the last step", EVALUATE,
+    ('config.eval.steering.name="fk" looks after 50 steps',),
+    eval__steering__name="fk", eval__steering__first=50,
+    eval__sampler__name="cps",
+  ),
+  _row(
+    "steering of pretraining", "pretrain_scenes.py:smoke",
+    ('config.eval.steering.name="best_of_n"', "no rewards to steer by"),
+    eval__steering__name="best_of_n",
+  ),
+  _row(
+    "steps of a sample shared out", "recipes/gspo.py:smoke",
+    ('config.objective.name="gspo"', "align.updates=2", 'split="samples"'),
+    align__updates=2, align__split="times",
+  ),
+  _row(
+    "players first and no players", GRPO,
+    ("config.align.players_first=9: there are no players",),
+    align__players_first=9,
+  ),
   _row(
     "branches that do not fill a group", GRPO,
     ("config.rollout.branch.members=3", "config.rollout.group=4"),

@@ -115,3 +115,18 @@ def test_the_effective_number_is_that_of_its_limits():
 def test_an_unknown_potential_is_refused():
   with pytest.raises(UserError, match=r"difference, max, sum, last"):
     weights.check_potential("maximum")
+
+
+def test_a_look_that_fails_for_a_whole_set_changes_nothing():
+  """Neither weights nor the best score, which a start at 0 would lift."""
+  score = jnp.array([[-3.0, -1.0], [jnp.nan, jnp.nan]])
+  lineage = weights.reweigh(
+    weights.start((2, 2)), score, potential="max", scale=1.0, is_last=False
+  )
+  np.testing.assert_allclose(lineage.log_weight, [[-3, -1], [0, 0]])
+  assert np.isneginf(np.asarray(lineage.best)[1]).all()
+  later = weights.reweigh(
+    lineage, jnp.array([[-2.0, -2.0], [-3.0, -1.0]]), potential="max",
+    scale=1.0, is_last=False,
+  )  # fmt: skip
+  np.testing.assert_allclose(later.log_weight[1], [-3, -1])

@@ -43,7 +43,7 @@ def test_decayed_is_an_average_that_may_begin_with_the_trained_one():
 def test_reset_on_a_signal_or_out_of_patience():
   rule = RULES["reset"](above=0.1, patience=3)
   loud = lambda n: 0.2 if n == 1 else 0.1
-  assert follow(rule, metric=loud) == [0, 2, 2, 2, 2, 6, 6, 6]
+  assert follow(rule, metric=loud) == [0, 2, 2, 2, 5, 5, 5, 8]
   rule = RULES["reset"](above=0.1, patience=0)
   assert follow(rule, metric=loud) == [0, 2, 2, 2, 2, 2, 2, 2]
   nothing = lambda n: np.nan
