@@ -115,16 +115,16 @@ def steered(
 def train_reward_first(
   config: ConfigDict, arg: str | None, beside: str
 ) -> ConfigDict:
-  """Aligns with a reward model that the run trains first; the detector watches.
+  """A reward model that the run trains first is the reward; the detector watches.
 
   Args:
-    config: of the job align on scenes.
+    config: of the job align or evaluate on scenes.
     arg: of the recipe.
     beside: the recipe's file.
   """
   small = ":smoke" if size_of(arg) == "smoke" else ""
   reward = config_lib.load_sibling(f"../train_reward_scenes.py{small}", beside)
-  config.job, config.jobs = "pipeline", ("train_reward", "align")
+  config.job, config.jobs = "pipeline", ("train_reward", config.job)
   config.reward_model = reward.reward_model
   config.train_reward = reward.train_reward
   if small:

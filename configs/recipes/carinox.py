@@ -1,8 +1,8 @@
 """CARINOX: the noise of several seeds climbs several rewards.
 
 Kasaei et al. 2025, https://arxiv.org/abs/2509.17458. The authors' optimizer and seeds,
-for a one-step generator and learned rewards chosen by category; here two steps of the
-scenes' policy, the smoothness of the image, and the detector's graded score.
+for a one-step generator and rewards chosen by category; here two steps of the scenes'
+policy, a reward model that the run trains first, and the smoothness of the image.
 """
 
 from jaxreward import recipes
@@ -15,7 +15,6 @@ def get_config(arg: str | None = None):
     arg, __file__, sampler="ode", num_steps=2,
     name="carinox", particles=2 if small else 5, iterations=2 if small else 50,
   )  # fmt: skip
-  config.rewards = dict(
-    look=dict(fn="smooth", weight=1.0), task=dict(fn="detector", weight=5.0)
-  )
+  config = recipes.train_reward_first(config, arg, __file__)
+  config.rewards.look = dict(fn="smooth", weight=1.0)
   return config

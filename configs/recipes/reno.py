@@ -1,8 +1,8 @@
 """ReNO: the initial noise climbs the gradient of the reward.
 
 Eyring et al. 2024, https://arxiv.org/abs/2406.04312. The authors' optimizer and prior,
-for a one-step generator and four learned rewards; here two steps of the scenes' policy
-and the smoothness of the image, which needs no weights. The detector watches.
+for a one-step generator and four rewards of public weights; here two steps of the
+scenes' policy and a reward model that the run trains first. The detector watches.
 """
 
 from jaxreward import recipes
@@ -15,6 +15,4 @@ def get_config(arg: str | None = None):
     arg, __file__, sampler="ode", num_steps=2,
     name="reno", iterations=2 if small else 50,
   )  # fmt: skip
-  config.rewards = dict(look=dict(fn="smooth", weight=5.0))
-  config.heldout_rewards = dict(detector=dict(fn="detector", weight=1.0))
-  return config
+  return recipes.train_reward_first(config, arg, __file__)

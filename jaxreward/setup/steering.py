@@ -91,7 +91,8 @@ def gradients_of(
   """`steering.Gradients` of the rewards to steer by.
 
   Raises:
-    UserError: a reward that runs on the host.
+    UserError: a reward that runs on the host; or at the first images, one whose
+      gradient is zero in all of them.
   """
   chosen = {name: rewards[name] for name, w in weights.items() if w != 0}
   for name, reward in chosen.items():
@@ -114,13 +115,26 @@ def gradients_of(
     (_, value), gradient = jax.value_and_grad(total, has_aux=True)(images)
     return value, gradient
 
+  followed: set[str] = set()  # rewards whose gradient has been looked at
+
   def gradients(images: Array, prompts: PromptBatch) -> tuple[Array, Array]:
     contexts = contexts_of(chosen, prompts)
     pairs = [one(name, contexts, images, prompts.plain) for name in chosen]
     values, slopes = zip(*pairs, strict=True)
+    for name in set(chosen) - followed:
+      _require_gradient(name, slopes[list(chosen).index(name)])
+      followed.add(name)
     return jnp.stack(values), jnp.stack(slopes)
 
   return gradients
+
+
+def _require_gradient(name: str, gradient: Array) -> None:
+  if not float(jnp.abs(jnp.nan_to_num(gradient)).max()) > 0:
+    raise UserError(
+      f"config.rewards.{name}: its gradient in the images is zero, and steering"
+      ' follows it; take a differentiable reward, or steer with "best_of_n"'
+    )
 
 
 def make_particles(

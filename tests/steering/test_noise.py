@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import steering
+from jaxreward import rewards, steering
+from jaxreward.errors import UserError
 from jaxreward.flow import rollout, steppers
 from jaxreward.flow.sampler import Sampler
+from jaxreward.setup import steering as setup_steering
 from jaxreward.steering import noise
 from jaxreward.types import Policy
 from tests.steering.test_methods import GROUP, PROMPTS, batch_of
@@ -159,3 +161,17 @@ def test_no_reward_pulls_more_than_the_clip():
   got = np.asarray(noise.clipped(x, 0.1))
   np.testing.assert_allclose(np.linalg.norm(got, axis=-1), [0.1, 0.02, 0])
   np.testing.assert_allclose(got[1], x[1], rtol=1e-6)
+
+
+def test_a_reward_without_a_gradient_is_refused():
+  flat = lambda images, prompts: jnp.round(images).mean((2, 3, 4))
+  slope = lambda images, prompts: images.mean((2, 3, 4))
+  images = jnp.asarray(RNG.uniform(size=(PROMPTS, 2, 4, 4, 3)), jnp.float32)
+  built = rewards.build({"slope": slope, "flat": flat})
+  good = setup_steering.gradients_of(built, {"slope": 2.0, "flat": 0.0})
+  values, gradients = good(images, batch_of())
+  np.testing.assert_allclose(values[0], 2 * images.mean((2, 3, 4)), rtol=1e-6)
+  np.testing.assert_allclose(gradients[0], 2 / 48, rtol=1e-6)
+  bad = setup_steering.gradients_of(built, {"slope": 1.0, "flat": 1.0})
+  with pytest.raises(UserError, match=r"config\.rewards\.flat: its gradient"):
+    bad(images, batch_of())
