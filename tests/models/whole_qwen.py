@@ -15,7 +15,7 @@ from jaxreward.models.autoencoders import video_vae
 from jaxreward.models.policies import qwen_image
 from jaxreward.models.text import qwen_prompts
 from jaxreward.setup import prompt_encoding
-from jaxreward.tasks.scenes import grammar
+from jaxreward.tasks import free
 from tests import tiny
 from tests.models import peers
 
@@ -252,8 +252,7 @@ def job(parts: Parts, recipe: str, **more):
 
 def prompts_of(texts, source=None):
   """A batch of prompts in any words, with one picture each if given."""
-  rows = [grammar.free(text) for text in texts]
-  batch = grammar.batch(rows)
+  batch = free.TASK.batch([free.parse(text) for text in texts])
   if source is None:
     return batch
   several = np.broadcast_to(source, (len(texts), *source.shape))
