@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from jaxreward import setup
+from jaxreward import setup, tasks
 from jaxreward.errors import UserError
 from jaxreward.jobs import align
 from jaxreward.setup import rewards as reward_setup
@@ -282,7 +282,10 @@ def test_the_panel_leaves_out_pictures_that_are_not_finite():
   found = {k: np.ones((2, 3), np.float32) for k in ("strict", "texture")} | {
     "out_of_range": np.zeros((2, 3), np.float32)
   }
-  panel = align._panel(images, found, batch, scores, {"mine": 1.0}, None, {})
+  panel = align._panel(
+    tasks.get("scenes", "scenes"), images, found, batch, scores, {"mine": 1.0},
+    None, {},
+  )  # fmt: skip
   numbers = tiny.numbers(panel)
   assert np.isfinite(list(numbers.values())).all()
   assert panel["panel/brightness"].weight == 5

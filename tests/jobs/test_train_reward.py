@@ -94,6 +94,7 @@ def test_started_alone_it_leaves_a_report(pairs_file, tmp_path):
   config = make_config(source=pairs_file, steps=4)
   workdir.joinpath("config.json").write_text(config_lib.to_json(config))
   jobs.find(config)(config, workdir)
+  jobs.report(config.job, workdir)
   page = (workdir / "report.html").read_text()
   assert "Reward model run" in page
   assert 'alt="Chart: Loss"' in page and 'alt="Chart: Pair accuracy"' in page

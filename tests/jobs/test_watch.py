@@ -77,13 +77,13 @@ def test_a_line_before_every_long_silence(
   config = tiny.load(
     "align_scenes.py:smoke", tiny.MODEL, tiny.REWARD, tiny.FAST
   )
-  call = evaluate.Evaluator.__call__
+  call = evaluate.Evaluator.evaluate
 
   def logged(self, *args):
     logging.info("evaluator works")
     return call(self, *args)
 
-  monkeypatch.setattr(evaluate.Evaluator, "__call__", logged)
+  monkeypatch.setattr(evaluate.Evaluator, "evaluate", logged)
   with caplog.at_level("INFO"):
     tiny.run(config, tmp_path / "run")
   said = [record.getMessage() for record in caplog.records]

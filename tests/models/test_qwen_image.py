@@ -306,8 +306,10 @@ def test_times_are_told_as_the_pipeline_tells_them():
   whole = torch.tensor(t) * 1000
   for dtype in ("bfloat16", "float16"):
     want = (whole.to(getattr(torch, dtype)) / 1000).float().numpy()
-    got = jax.jit(lambda t, d=dtype: qwen_image._told(t, jnp.dtype(d)))(t)
+    got = jax.jit(lambda t, d=dtype: qwen_image._network_time(t, jnp.dtype(d)))(
+      t
+    )
     np.testing.assert_array_equal(got, want)
     assert np.abs(want - t).max() > 1e-4
-  same = qwen_image._told(jnp.asarray(t), jnp.float32)
+  same = qwen_image._network_time(jnp.asarray(t), jnp.float32)
   np.testing.assert_array_equal(same, t)
