@@ -74,9 +74,10 @@ def aesthetic(
   return {"aesthetic": jnp.where(usable, score, jnp.nan)}
 
 
+@declare()
 def smooth(
   images: Float[ArrayLike, "P G H W C"],
-  prompts: PromptBatch,
+  prompts: PromptBatch | None,
   *,
   limit: float = 0.2,
 ) -> dict[str, Float[Array, "P G"]]:

@@ -286,6 +286,14 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
     )
 
 
+def _weight(entry: Any) -> float:
+  """A reward's weight; 1 for what is refused where rewards are bound."""
+  weight: Any = 1.0
+  if isinstance(entry, ConfigDict):
+    weight = entry.get("weight", 1.0)
+  return float(weight) if checks.is_finite(weight) else 1.0
+
+
 def _weights(config: ConfigDict) -> dict[str, float]:
   """Weights of all that is composed: rewards, and players that score.
 
@@ -293,7 +301,7 @@ def _weights(config: ConfigDict) -> dict[str, float]:
     UserError: a composition or an advantage that needs more of a player's
       scores than there is.
   """
-  weights = {k: float(r.get("weight", 1.0)) for k, r in config.rewards.items()}
+  weights = {name: _weight(entry) for name, entry in config.rewards.items()}
   scoring = [r.name for r in players.bind(config) if r.weight]
   methods = bind_methods(config) if scoring else {}
   if scoring and named(methods["compose"], references=None):

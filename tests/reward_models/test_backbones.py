@@ -33,6 +33,7 @@ def make(head="scalar", **how):
   return RewardModel(backbone, HEADS[head](), **how)
 
 
+@pytest.mark.extras
 def test_the_features_of_a_public_clip_are_its_published_path(tmp_path):
   pytest.importorskip("transformers")
   folder = str(folders.clip_folder(tmp_path / "clip"))
