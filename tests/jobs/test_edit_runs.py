@@ -130,7 +130,7 @@ def test_the_mean_of_a_reward_is_over_the_rows_where_it_has_a_say():
   own = np.asarray(prompts.category) == kind
   assert 0 < own.sum() < 6
   says = {
-    name: evaluate._says(reward, prompts, scores.shape)
+    name: evaluate._applicable(reward, prompts, scores.shape)
     for name, reward in (("some", found), ("all", None))
   }
   means = evaluators.rewards(dict.fromkeys(says, scores), says)["rewards"]

@@ -16,7 +16,7 @@ from etils import epath
 from jaxreward import setup
 from jaxreward.errors import UserError
 from jaxreward.jobs import align, export
-from jaxreward.models import lora
+from jaxreward.models import convert, lora
 from jaxreward.training.checkpoint import Checkpoints
 from tests import tiny
 
@@ -122,7 +122,7 @@ def test_diffusers_and_peft_draw_what_was_trained(tmp_path):
 
     export.run(exporting(config, average=average), workdir)
     model = kind(**dict(fused.config))
-    plain = setup.convert.to_public(base, policy.layout)
+    plain = convert.to_public(base, policy.layout)
     import torch
 
     model.load_state_dict(

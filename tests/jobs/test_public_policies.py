@@ -8,7 +8,8 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from jaxreward import setup
+from jaxreward import config as config_lib
+from jaxreward import models, setup
 from jaxreward.flow import guidance, rollout
 from jaxreward.jobs import align, evaluate, export, sample
 from jaxreward.models import convert
@@ -189,8 +190,8 @@ def test_the_autoencoders_mean_stands_beside_the_words(model):
     shape, method = size[::-1], Image.Resampling.LANCZOS
     few = [np.asarray(Image.fromarray(x).resize(shape, method)) for x in levels]
     pixels = np.float32(few) / 255
-  made = setup.config_lib.bind(
-    config.autoencoder, setup.models.AUTOENCODERS, field="autoencoder"
+  made = config_lib.bind(
+    config.autoencoder, models.AUTOENCODERS, field="autoencoder"
   )()
   latents = jax.jit(made.encode)(decoder, pixels)
   np.testing.assert_allclose(found.prompts["picture"], latents, atol=tolerance)
