@@ -63,13 +63,13 @@ class Network:
     self, index: ArrayLike
   ) -> Callable[[Array, steppers.StepTable], Array]:
     """(x [M, ...], step) -> the velocity with the rollout's guidance."""
-    rows_cond, uncond = self._guided_rows(index)
+    cond, uncond = self._guided_rows(index)
 
     def velocity(x: Array, step: steppers.StepTable) -> Array:
-      t, cond = steppers.network_time(step, x.shape[0], rows_cond)
-      return guidance.guided_velocity(
-        self.policy, self.params, x, t, cond, uncond, self.plan.guidance_scale
-      )
+      return log_prob.step_velocity(
+        self.policy, self.params, cond, uncond, x, step,
+        self.plan.guidance_scale,
+      )  # fmt: skip
 
     return velocity
 

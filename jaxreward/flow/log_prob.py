@@ -106,6 +106,34 @@ def _backward(operands, cotangent):
 transition.defvjp(_forward, _backward)
 
 
+def step_velocity(
+  policy: Policy,
+  params: Params,
+  cond: Cond,
+  uncond: Cond | None,
+  x_t: Float[ArrayLike, "B *L"],
+  step: steppers.StepTable,
+  guidance_scale: float | Array = 1.0,
+  *,
+  is_sealed: bool = False,
+) -> Float[Array, "B *L"]:
+  """The guided velocity before a step, at the time that the network is given.
+
+  Args:
+    policy: the policy.
+    params: its parameters.
+    cond: conditioning per sample, leaves [B, ...].
+    uncond: of the empty prompt, leaves [1, ...] or [B, ...], or None.
+    x_t: latents before the step.
+    step: scalars of the step.
+    guidance_scale: classifier-free guidance; the plain number 1 for none.
+    is_sealed: whether a replay has to give it to the bit; see the module.
+  """
+  t, cond = steppers.network_time(step, x_t.shape[0], cond)
+  run = velocity if is_sealed else guidance.guided_velocity
+  return run(policy, params, x_t, t, cond, uncond, guidance_scale)
+
+
 def step_log_prob(
   policy: Policy,
   params: Params,
@@ -137,8 +165,9 @@ def step_log_prob(
   Returns:
     (log-probability, mean of the step).
   """
-  t, cond = steppers.network_time(step, x_t.shape[0], cond)
-  run = velocity if is_sealed else guidance.guided_velocity
-  v = run(policy, params, x_t, t, cond, uncond, guidance_scale)
+  v = step_velocity(
+    policy, params, cond, uncond, x_t, step, guidance_scale,
+    is_sealed=is_sealed,
+  )  # fmt: skip
   log_p = (replay or transition)(x_t, v, x_next, step)
   return log_p, steppers.mean(x_t, v, step)

@@ -180,10 +180,7 @@ class Sampler:
     keys, index = to_chunks(keys), to_chunks(jnp.asarray(index))
     shared = None if shared is None else to_chunks(shared)
     noise_keys = keys if shared is None else shared
-    noise = jax.lax.map(
-      lambda k: initial_noise(k, self.policy.latent_shape), noise_keys
-    )
-    latents = noise
+    latents = noise = self.noise(noise_keys)
     if start is not None:
       t = jnp.asarray(self.table.t)[0]
       latents = (1 - t) * to_chunks(start) + t * noise
@@ -191,6 +188,11 @@ class Sampler:
     if self.table.solver is not None:
       memory = multistep.start(latents)
     return State(latents, memory, keys, shared, index, cond, uncond)
+
+  def noise(self, keys: Key[Array, "C M"]) -> Float[Array, "C M *L"]:
+    """The initial noise of keys in chunks."""
+    shape = self.policy.latent_shape
+    return jax.lax.map(lambda chunk: initial_noise(chunk, shape), keys)
 
   def _step_coeffs(self) -> tuple[steppers.StepTable, Array]:
     table = jax.tree.map(jnp.asarray, self.table)
@@ -222,10 +224,10 @@ class Sampler:
 
   def _rows(self, params, cond, uncond, keys, x, memory, step, index):
     """A step of one chunk: next latents, the solver's memory, `Info`."""
-    t, cond = steppers.network_time(step, x.shape[0], cond)
-    is_sealed = self.is_recorded and self.is_sealed
-    run = log_prob.velocity if is_sealed else guidance.guided_velocity
-    v = run(self.policy, params, x, t, cond, uncond, self.guidance_scale)
+    v = log_prob.step_velocity(
+      self.policy, params, cond, uncond, x, step, self.guidance_scale,
+      is_sealed=self.is_recorded and self.is_sealed,
+    )  # fmt: skip
     x0_hat = x - step.t * v
     if step.solver is not None:
       x_next, memory = multistep.advance(x, v, memory, step.solver)
@@ -294,11 +296,9 @@ class Sampler:
         rows, index = chunk
         cond = rollout.gather_cond(state.cond, index)
         uncond = rollout.gather_uncond(state.uncond, index)
-        network_t, cond = steppers.network_time(step, rows.shape[0], cond)
-        v = guidance.guided_velocity(
-          self.policy, params, rows, network_t, cond, uncond,
-          self.guidance_scale,
-        )  # fmt: skip
+        v = log_prob.step_velocity(
+          self.policy, params, cond, uncond, rows, step, self.guidance_scale
+        )
         return rows - start / jumps * v
 
       return jax.lax.map(one, (x, state.index))
@@ -450,9 +450,8 @@ class Sampler:
 
       def body(i, x):
         step = jax.tree.map(lambda y: y[i], table)
-        t, step_cond = steppers.network_time(step, x.shape[0], rows)
-        v = guidance.guided_velocity(
-          self.policy, params, x, t, step_cond, empty, self.guidance_scale
+        v = log_prob.step_velocity(
+          self.policy, params, rows, empty, x, step, self.guidance_scale
         )
         return x - (step.t - step.t_next) * v
 

@@ -22,7 +22,7 @@ from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.evaluation.evaluators import Evaluators
-from jaxreward.flow import guidance, rollout, steppers
+from jaxreward.flow import guidance, log_prob, rollout, steppers
 from jaxreward.flow.sampler import Sampler, State
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
@@ -125,10 +125,10 @@ def path_kl(
 
     def chunk(rows):
       x, v, index = rows
-      t, policy_cond = steppers.network_time(
-        step, x.shape[0], rollout.gather_cond(cond, index)
+      rows_cond = rollout.gather_cond(cond, index)
+      v_reference = log_prob.step_velocity(
+        reference_policy, reference, rows_cond, None, x, step
       )
-      v_reference = reference_policy.velocity(reference, x, t, policy_cond)
       shift = jnp.square(step.c_v * (v - v_reference))
       return shift.sum(tuple(range(1, v.ndim))) / (2 * jnp.square(step.std))
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxreward import rng
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout
-from jaxreward.flow.sampler import State, initial_noise
+from jaxreward.flow.sampler import State
 from jaxreward.steering.methods import PICKS, Steering, require_count
 from jaxreward.steering.particles import Particles, Trace
 
@@ -229,12 +229,11 @@ def _grow(
     scale: of the guidance.
   """
   sampler = draw.make(draw.group, 1.0 if scale is None else scale)
-  noise = lambda keys: jax.lax.map(
-    lambda k: initial_noise(k, sampler.policy.latent_shape), keys
-  )
   again = jax.vmap(lambda keys: rng.fold_each(keys, index))(state.keys)
   keys = jnp.where(index == 0, state.keys, again)
-  change = jnp.asarray(sampler.table.t)[0] * (noise(keys) - noise(state.keys))
+  change = jnp.asarray(sampler.table.t)[0] * (
+    sampler.noise(keys) - sampler.noise(state.keys)
+  )
   past = _recall(draw, kept, source, jnp.maximum(first, 0))
   first = _of_rows(sampler, first)
   wide = lambda x: x.reshape(*x.shape, *(1,) * (past.ndim - 2))
