@@ -64,6 +64,13 @@ def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
   return method
 
 
+def _weighted(
+  rewards: Mapping[str, Reward], weights: Mapping[str, Any]
+) -> dict[str, Reward]:
+  """The rewards to steer by: those with a weight."""
+  return {name: rewards[name] for name, w in weights.items() if w != 0}
+
+
 def score_of(
   rewards: Mapping[str, Reward], weights: Mapping[str, Any]
 ) -> Callable[[Array, PromptBatch], Array]:
@@ -73,9 +80,7 @@ def score_of(
     rewards: by name.
     weights: name -> weight, of those to steer by.
   """
-  steering_rewards = {
-    name: rewards[name] for name, w in weights.items() if w != 0
-  }
+  steering_rewards = _weighted(rewards, weights)
 
   def total(images: Array, prompts: PromptBatch) -> Array:
     scores, _ = score(steering_rewards, images, prompts)
@@ -94,8 +99,8 @@ def gradients_of(
     UserError: a reward that runs on the host; or at the first images, one whose
       gradient is zero in all of them.
   """
-  chosen = {name: rewards[name] for name, w in weights.items() if w != 0}
-  for name, reward in chosen.items():
+  steering_rewards = _weighted(rewards, weights)
+  for name, reward in steering_rewards.items():
     if reward.is_host:
       raise UserError(
         f"config.rewards.{name}: it runs on the host and has no gradient to steer"
@@ -105,7 +110,8 @@ def gradients_of(
   @functools.partial(jax.jit, static_argnums=0)
   def one(name, contexts, images, prompts):
     def total(images):
-      values = device_scores({name: chosen[name]}, contexts, images, prompts)
+      reward = {name: steering_rewards[name]}
+      values = device_scores(reward, contexts, images, prompts)
       values, factors = mask_inapplicable(
         {name: values[name]}, {name: weights[name]}, prompts
       )
@@ -115,15 +121,18 @@ def gradients_of(
     (_, value), gradient = jax.value_and_grad(total, has_aux=True)(images)
     return value, gradient
 
-  followed: set[str] = set()  # rewards whose gradient has been looked at
+  checked: set[str] = set()  # rewards whose gradient has been looked at
 
   def gradients(images: Array, prompts: PromptBatch) -> tuple[Array, Array]:
-    contexts = contexts_of(chosen, prompts)
-    pairs = [one(name, contexts, images, prompts.plain) for name in chosen]
-    values, slopes = zip(*pairs, strict=True)
-    for name in set(chosen) - followed:
-      _require_gradient(name, slopes[list(chosen).index(name)])
-      followed.add(name)
+    contexts = contexts_of(steering_rewards, prompts)
+    pairs = {
+      name: one(name, contexts, images, prompts.plain)
+      for name in steering_rewards
+    }
+    for name in pairs.keys() - checked:
+      _require_gradient(name, pairs[name][1])
+      checked.add(name)
+    values, slopes = zip(*pairs.values(), strict=True)
     return jnp.stack(values), jnp.stack(slopes)
 
   return gradients

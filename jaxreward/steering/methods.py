@@ -54,9 +54,7 @@ def best_of_n(*, particles: int = 4) -> Steering:
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
     state = draw.init(params, prompts, scale, decoder)
-    state, _ = draw.advance(params, state, 0, draw.steps, scale)
-    pixels = draw.pixels(state.latents, decoder)
-    score = draw.scores(pixels, prompts)
+    pixels, score = draw.finish(params, state, 0, prompts, decoder, scale)
     trace = Trace(
       network_evaluations=draw.count * draw.steps,
       reward_calls=draw.count,
@@ -113,10 +111,7 @@ def fk(
     raise UserError(
       f"steering.tilt={tilt:g}: expected a finite number, 0 or above"
     )
-  if pick not in PICKS:
-    raise UserError(
-      f'steering.pick="{pick}" is not known; there are {", ".join(PICKS)}'
-    )
+  require_pick(pick)
   look = _look(potential, float(tilt), float(threshold))
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
@@ -132,9 +127,9 @@ def fk(
       lineage, parents, share = look(keys, lineage, score.reshape(flat))
       state = draw.select(state, parents.reshape(sets))
       position, shares = step, [*shares, share]
-    state, _ = draw.advance(params, state, position, draw.steps, scale)
-    pixels = draw.pixels(state.latents, decoder)
-    score = draw.scores(pixels, prompts)
+    pixels, score = draw.finish(
+      params, state, position, prompts, decoder, scale
+    )
     member = score.argmax(-1)
     if pick == "drawn":
       lineage = weights.reweigh(
@@ -158,6 +153,14 @@ def require_count(name: str, value: int) -> None:
   """Refuses a count below 1."""
   if not value >= 1:
     raise UserError(f"steering.{name}={value}: at least 1 is needed")
+
+
+def require_pick(pick: str) -> None:
+  """Refuses a way to pick the image that there is not."""
+  if pick not in PICKS:
+    raise UserError(
+      f'steering.pick="{pick}" is not known; there are {", ".join(PICKS)}'
+    )
 
 
 def _look(potential: str, tilt: float, threshold: float) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Integer, Key
 from jaxreward import rng
 from jaxreward.flow import rollout
 from jaxreward.flow.sampler import Sampler, State
-from jaxreward.types import Array, ArrayLike, PromptBatch
+from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 # (images [P, S, H, W, C], prompts) -> scores [P, S], not finite where it failed
 Score = Callable[[Array, PromptBatch], ArrayLike]
@@ -152,9 +152,8 @@ class Particles:
     """Jitted (latents [C, M, ...], decoder) -> pixels [P, G N, H, W, C]."""
 
     def pixels(latents, decoder):
-      sampler = self._sampler(None)
-      flat = latents.swapaxes(0, 1).reshape(-1, *latents.shape[2:])
-      return sampler.pixels(flat, decoder)
+      flat = rollout.from_chunks(latents)
+      return self._sampler(None).pixels(flat, decoder)
 
     return jax.jit(pixels)
 
@@ -228,6 +227,29 @@ class Particles:
     """Scores of images [P, G, N], -inf where the reward failed."""
     score = self.sets(self.score(jnp.clip(pixels, 0, 1), prompts))
     return jnp.where(jnp.isfinite(score), score, -jnp.inf)
+
+  def finish(
+    self,
+    params: Params,
+    state: State,
+    position: int,
+    prompts: PromptBatch,
+    decoder: Params | None,
+    scale: Any,
+  ) -> tuple[Array, Array]:
+    """(pixels [P, G N, H, W, C], scores [P, G, N]) after the steps that are left.
+
+    Args:
+      params: of the policy.
+      state: after `position` steps.
+      position: steps taken.
+      prompts: P prompts.
+      decoder: parameters of the autoencoder.
+      scale: of the guidance, or None.
+    """
+    end, _ = self.advance(params, state, position, self.steps, scale)
+    pixels = self.pixels(end.latents, decoder)
+    return pixels, self.scores(pixels, prompts)
 
   def differentiate(
     self, pixels: Float[Array, "P S H W C"], prompts: PromptBatch

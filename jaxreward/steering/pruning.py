@@ -82,9 +82,9 @@ def pruned(
       best = jnp.sort(jax.lax.top_k(score, count)[1], axis=-1)
       draw, state = draw.keep(state, best)
       position = look
-    state, _ = draw.advance(params, state, position, draw.steps, scale)
-    pixels = draw.pixels(state.latents, decoder)
-    score = draw.scores(pixels, prompts)
+    pixels, score = draw.finish(
+      params, state, position, prompts, decoder, scale
+    )
     trace = Trace(velocities, calls, score.max(-1))
     return draw.take(pixels, score.argmax(-1)), trace
 

@@ -47,9 +47,9 @@ def lookahead_beams(
       score = draw.scores(draw.pixels(guess, decoder), prompts)
       best = jnp.sort(jax.lax.top_k(score, beams)[1], axis=-1)
       state = draw.select(state, jnp.repeat(best, branches, axis=-1))
-    state, _ = draw.advance(params, state, draw.steps - 1, draw.steps, scale)
-    pixels = draw.pixels(state.latents, decoder)
-    score = draw.scores(pixels, prompts)
+    pixels, score = draw.finish(
+      params, state, draw.steps - 1, prompts, decoder, scale
+    )
     rollouts = lookahead * (draw.steps - 1)
     trace = Trace(
       network_evaluations=count * (draw.steps + rollouts),

@@ -15,7 +15,7 @@ from jaxreward import rng
 from jaxreward.errors import UserError
 from jaxreward.flow import rollout
 from jaxreward.flow.sampler import State
-from jaxreward.steering.methods import PICKS, Steering, require_count
+from jaxreward.steering.methods import Steering, require_count, require_pick
 from jaxreward.steering.particles import Particles, Trace
 
 
@@ -131,10 +131,7 @@ def tree_search(
       )
   if not 0 <= growth < 1:
     raise UserError(f"steering.growth={growth:g}: expected at least 0, below 1")
-  if pick not in PICKS:
-    raise UserError(
-      f'steering.pick="{pick}" is not known; there are {", ".join(PICKS)}'
-    )
+  require_pick(pick)
   is_greedy = pick == "best"
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
@@ -146,7 +143,7 @@ def tree_search(
       Tree(noisy, float(tilt), float(width), float(growth))
       for _ in range(images)
     ]
-    kept = jnp.zeros((rollouts, steps + 1, *state.latents.shape))
+    history = jnp.zeros((rollouts, steps + 1, *state.latents.shape))
     rows, velocities = np.arange(images), 0
     scores = np.zeros((rollouts, images), np.float32)
     for index in range(rollouts):
@@ -159,8 +156,8 @@ def tree_search(
         [tree.source[path[-1]] for tree, path in zip(trees, paths, strict=True)]
       )
       first = np.array([len(path) - 2 for path in paths])
-      kept, latents = _grow(
-        draw, params, state, kept, index, source, first, scale
+      history, latents = _grow(
+        draw, params, state, history, index, source, first, scale
       )
       velocities += steps - max(0, int(first.min()))
       score = draw.scores(draw.pixels(latents, decoder), prompts)
@@ -178,7 +175,7 @@ def tree_search(
         [tree.source[end] for tree, end in zip(trees, ends, strict=True)]
       )
     last = np.full(images, steps)
-    pixels = draw.pixels(_recall(draw, kept, member, last), decoder)
+    pixels = draw.pixels(_recall(draw, history, member, last), decoder)
     trace = Trace(
       network_evaluations=velocities,
       reward_calls=rollouts,
@@ -202,11 +199,11 @@ def _of_rows(sampler, values):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _recall(draw: Particles, kept, source, step):
+def _recall(draw: Particles, history, source, step):
   """Latents [C, M, ...] of a rollout and a step per image."""
   sampler = draw.make(draw.group, 1.0)
-  chunks, rows = kept.shape[2:4]
-  return kept[
+  chunks, rows = history.shape[2:4]
+  return history[
     _of_rows(sampler, source), _of_rows(sampler, step),
     jnp.arange(chunks)[:, None], jnp.arange(rows),
   ]  # fmt: skip
@@ -214,7 +211,7 @@ def _recall(draw: Particles, kept, source, step):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _grow(
-  draw: Particles, params, state: State, kept, index, source, first, scale
+  draw: Particles, params, state: State, history, index, source, first, scale
 ) -> tuple[Any, Any]:
   """(latents of all steps, of the samples) with one more rollout.
 
@@ -222,7 +219,7 @@ def _grow(
     draw: one particle for each image.
     params: of the policy.
     state: before any step; the first rollout is that of its keys.
-    kept: latents [R, T + 1, C, M, ...].
+    history: latents [R, T + 1, C, M, ...].
     index: of this rollout.
     source: rollout that each image goes on from.
     first: steps that it keeps; -1 for none, nor the initial noise.
@@ -234,23 +231,23 @@ def _grow(
   change = jnp.asarray(sampler.table.t)[0] * (
     sampler.noise(keys) - sampler.noise(state.keys)
   )
-  past = _recall(draw, kept, source, jnp.maximum(first, 0))
+  past = _recall(draw, history, source, jnp.maximum(first, 0))
   first = _of_rows(sampler, first)
   wide = lambda x: x.reshape(*x.shape, *(1,) * (past.ndim - 2))
   latents = jnp.where(wide(first < 0), state.latents + change, past)
   start = jnp.maximum(first, 0)
-  kept = kept.at[index, 0].set(latents)
+  history = history.at[index, 0].set(latents)
 
   def body(i, carry):
-    state, kept = carry
+    state, history = carry
     after, _ = sampler.step(params, state, i)
     latents = jnp.where(wide(start <= i), after.latents, state.latents)
-    return dataclasses.replace(after, latents=latents), kept.at[
+    return dataclasses.replace(after, latents=latents), history.at[
       index, i + 1
     ].set(latents)
 
   state = dataclasses.replace(state, latents=latents, keys=keys)
-  state, kept = jax.lax.fori_loop(
-    start.min(), sampler.steps, body, (state, kept)
+  state, history = jax.lax.fori_loop(
+    start.min(), sampler.steps, body, (state, history)
   )
-  return kept, state.latents
+  return history, state.latents
