@@ -81,8 +81,6 @@ class Plan:
       `OLD_LOG_PROBS`.
     is_fresh: whether the parameters that drew the samples are those of the
       first optimizer step.
-    is_on_policy: whether the parameters that drew the samples are those of the
-      first and only optimizer step.
     move: iteration -> first step of a window that moves; None for one that
       stays. The table then has noise in every step.
     outside: constants of the steps without noise, where the window moves.
@@ -113,12 +111,16 @@ class Plan:
   depth: Callable[[Any, int], Any] = lambda key, most: most
   old_log_prob: str = "sealed"
   is_fresh: bool = True
-  is_on_policy: bool = False
   move: Callable[[Array], Array] | None = None
   outside: steppers.StepTable | None = None
   share: Share | None = None
   parts_at_window: bool = False
   start: Callable[..., Array | None] = lambda *_: None
+
+  @property
+  def is_on_policy(self) -> bool:
+    """Whether the parameters that drew the samples take the only step."""
+    return self.updates == 1 and self.is_fresh
 
   def sampler(self, policy: Policy, layout: rollout.Layout) -> Sampler:
     """The sampler of an iteration whose plan this is (`at`).
@@ -314,7 +316,7 @@ def cut(rows: Rows, plan: Plan) -> Rows:
     micros["step"] = jax.tree.map(lambda x: _cut_steps(x, plan), steps)
     count = jax.tree.leaves(micros["step"])[0].shape
     first = jnp.arange(plan.updates)[:, None] == 0
-    micros["is_first"] = jnp.broadcast_to(first & plan.is_fresh, count)
+    micros["is_first"] = jnp.broadcast_to(first, count)
   return micros
 
 

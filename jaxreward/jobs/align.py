@@ -96,16 +96,14 @@ def check(config: ConfigDict) -> None:
   setup.make_steering(config, "eval")
   evaluators.bind(config)
   align_methods.bind_methods(config)
-  align_methods.try_methods(config, make_plan(config, devices=1).table)
   policy = setup.make_policy(config)
-  setup.check_start(config, "rollout", policy)
-  prompt_encoding.bind(config, policy)
   offline.check(config, policy)
+  plan = make_plan(config, devices=1)
+  align_methods.try_methods(config, plan.table)
+  prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
   reward_setup.bind(config)
-  if align_methods.feed_of(
-    config, align_methods.bind_objective(config)[1]
-  ).needs_scores:
+  if plan.feed.needs_scores:
     _refuse_host_rewards(config)
   if offline.origin(config) != "rollout":
     return
@@ -547,7 +545,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     encode = prompt_encoding.make_encode(config, policy, mesh, decoder)
     base = setup.load_params(config, policy)
     differentiated = differentiated_rewards(plan, rewards, weights_of)
-    players.require_references(players.bind(config), config, batches(0))
+    players.require_references(players.bind(config), config, batches)
     parts = prepare(
       config, mesh, policy, base, plan, weights_of, differentiated.values()
     )

@@ -31,7 +31,6 @@ def check(config: ConfigDict) -> None:
   prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
   setup.step_table(config, "sample")
-  setup.check_start(config, "sample", policy)
   if setup.make_steering(config, "sample") is not None:
     reward_setup.bind(config)
 

@@ -39,7 +39,7 @@ from jaxreward.setup.sampling import (
   section_times,
   step_table,
 )
-from jaxreward.setup.starts import check_start, start_latents, to_latents
+from jaxreward.setup.starts import start_latents, to_latents
 from jaxreward.setup.steering import make_particles, make_steering
 from jaxreward.setup.task import make_task
 
@@ -49,7 +49,6 @@ __all__ = [
   "POLICY_FILE",
   "Trainable",
   "batch_devices",
-  "check_start",
   "checkpoint_path",
   "decoder_shapes",
   "load_decoder",

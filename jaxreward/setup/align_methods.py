@@ -241,11 +241,12 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   plain = config.copy_and_resolve_references()
   with plain.unlocked():
     plain.kernels.implementation = "xla"  # kernels have checks of their own
-  objective, feed = bind_objective(plain)
+  objective, feed_name = bind_objective(plain)
+  feed = feed_of(config, feed_name)
   group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
   members = jax.ShapeDtypeStruct((2, 2), bool)
   methods = bind_methods(plain)
-  weights = _weights(config)
+  weights = _weights(config, methods)
   names = tuple(weights)
   compose = lambda scores, mask: methods["compose"](
     scores,
@@ -270,16 +271,14 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
         f" sample, which config.align.updates={config.align.updates} optimizer"
         ' steps would share out: set align.updates=1 or align.split="samples"'
       )
-  metrics = _try_objective(config, objective, feed_of(config, feed))
-  for name, (fn, _) in bind_regularizers(plain, feed).items():
-    _try_regularizer(name, fn, feed_of(config, feed), metrics)
-  follows = keeps_old(objective, feed_of(config, feed))
+  metrics = _try_objective(config, objective, feed)
+  for name, (fn, _) in bind_regularizers(plain, feed_name).items():
+    _try_regularizer(name, fn, feed, metrics)
+  follows = keeps_old(objective, feed)
   metric_names = {*metrics, *config.regularizers, *RESERVED}
   followers.check(config, follows, metric_names)
-  _try_advantage(config, methods["advantage"], feed_of(config, feed), table)
-  if feed_of(config, feed).needs_scores and (
-    config.composition.name != "weighted_sum"
-  ):
+  _try_advantage(config, methods["advantage"], feed, table)
+  if feed.needs_scores and config.composition.name != "weighted_sum":
     raise UserError(
       f'config.composition.name="{config.composition.name}": the objective'
       " differentiates the weighted sum of the rewards; use weighted_sum"
@@ -294,7 +293,9 @@ def _weight(entry: Any) -> float:
   return float(weight) if checks.is_finite(weight) else 1.0
 
 
-def _weights(config: ConfigDict) -> dict[str, float]:
+def _weights(
+  config: ConfigDict, methods: Mapping[str, Any]
+) -> dict[str, float]:
   """Weights of all that is composed: rewards, and players that score.
 
   Raises:
@@ -302,22 +303,20 @@ def _weights(config: ConfigDict) -> dict[str, float]:
       scores than there is.
   """
   weights = {name: _weight(entry) for name, entry in config.rewards.items()}
-  scoring = [r.name for r in players.bind(config) if r.weight]
-  methods = bind_methods(config) if scoring else {}
+  scoring = players.weights(players.bind(config))
   if scoring and named(methods["compose"], references=None):
     raise UserError(
       f'config.composition.name="{config.composition.name}" compares with scores'
       " of the policy where training began, and those of"
-      f" config.players.{scoring[0]} change: take another composition"
+      f" config.players.{next(iter(scoring))} change: take another composition"
     )
   if scoring and methods["advantage"].needs_steps:
     raise UserError(
       f'config.advantage.name="{config.advantage.name}" scores every step, and'
-      f" config.players.{scoring[0]} scores finished samples alone: take"
+      f" config.players.{next(iter(scoring))} scores finished samples alone: take"
       " another advantage"
     )
-  weights |= {r.name: float(r.weight) for r in players.bind(config) if r.weight}
-  return weights or {"_": 1.0}
+  return weights | scoring or {"_": 1.0}
 
 
 def _try_objective(
@@ -393,7 +392,7 @@ def _try_advantage(
         f' config.objective.name="{config.objective.name}" does not keep; take'
         ' an objective on the sampler\'s steps, such as "flow_grpo"'
       )
-  steps = config.rollout.num_steps
+  steps = len(table.t)
   sizes = advantages.Sizes(2, 2, steps, lambda: np.arange(2))
   per_step = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
 

@@ -114,6 +114,15 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f"{field}: nothing is drawn, so that nothing overlaps; set"
       " config.align.overlap to False"
     )
+  for option, is_default in (
+    ("branch", config.rollout.branch.members == 1),
+    ("start", config.rollout.start.name == "noise"),
+  ):
+    if not is_default:
+      raise UserError(
+        f"config.rollout.{option}: samples come from files, and nothing is drawn;"
+        " leave it at its default"
+      )
   if len(config.players):
     raise UserError(
       f"config.players.{next(iter(config.players))}: it learns from what the"

@@ -105,7 +105,6 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     pairs=align.pairs,
     last_steps=align.last_steps,
     depth=_depth(config),
-    is_on_policy=align.updates == 1 and not align.overlap,
     is_fresh=not align.overlap,
     old_log_prob=align.old_log_prob,
     share=_share(config, group, steps["table"]),
@@ -128,15 +127,7 @@ def _share(config, group: int, table: steppers.StepTable) -> Share | None:
     UserError: branches that do not fill a group, or too many shared steps.
   """
   members, shared = config.rollout.branch.members, config.rollout.branch.steps
-  steps, r = len(table.t), config.rollout
-  if offline.origin(config) != "rollout" and (
-    members != 1 or r.start.name != "noise"
-  ):
-    field = "start" if members == 1 else "branch"
-    raise UserError(
-      f"config.rollout.{field}: samples come from files, and nothing is drawn;"
-      " leave it at its default"
-    )
+  steps = len(table.t)
   if members == 1 and not shared:
     return None
   if members < 2 or group % members:
@@ -159,8 +150,8 @@ def _share(config, group: int, table: steppers.StepTable) -> Share | None:
   if not (np.asarray(table.std)[shared:] > 0).any():
     raise UserError(
       f"config.rollout.branch.members={members}: after the {shared} steps that"
-      f' they share config.rollout.sampler.name="{r.sampler.name}" draws no'
-      " noise, so that their samples stay equal; take a sampler with noise"
+      f' they share config.rollout.sampler.name="{config.rollout.sampler.name}"'
+      " draws no noise, so that their samples stay equal; take a sampler with noise"
     )
   return Share(members, shared)
 

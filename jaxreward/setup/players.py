@@ -219,13 +219,13 @@ def reads(roles: Roles, name: str) -> bool:
 
 
 def require_references(
-  roles: Roles, config: ConfigDict, batch: PromptBatch
+  roles: Roles, config: ConfigDict, batches: Callable[[int], PromptBatch]
 ) -> None:
   """Refuses players that read reference images where there are none."""
   for role in roles:
     if "real_image" not in role.player.reads or role.render is not None:
       continue
-    if batch.target is None:
+    if batches(0).target is None:
       raise UserError(
         f"config.players.{role.name}.fn: it reads reference pictures, which the"
         f" prompts of config.data.source={shown(config.data.source)} do not"

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward.errors import UserError
+from jaxreward.setup.policies import make_policy
 from jaxreward.types import Array, Params, Policy, PromptBatch
 
 FIELDS = ("source", "target")
@@ -67,7 +68,7 @@ def make_start(config: ConfigDict, section: str) -> Start:
   """What `config.<section>.start` names; noise for sections without it.
 
   Raises:
-    UserError: an unknown start or option.
+    UserError: an unknown start or option, or prompts without images.
   """
   if "start" not in config[section]:
     return Start()
@@ -75,23 +76,16 @@ def make_start(config: ConfigDict, section: str) -> Start:
     config[section].start, REGISTRY, field=f"{section}.start"
   )
   try:
-    return make()
+    start = make()
   except UserError as error:
     raise UserError(f"config.{section}.{error}") from error
-
-
-def check_start(config: ConfigDict, section: str, policy: Policy) -> None:
-  """Refuses a start from images where prompts have none.
-
-  Raises:
-    UserError: names the alternatives.
-  """
-  if make_start(config, section).of and not policy.takes_source:
+  if start.of and not make_policy(config).takes_source:
     raise UserError(
       f'config.{section}.start.name="picture": prompts of the policy'
       f' "{config.model.name}" hold no pictures; take one that edits, or'
       ' start.name="noise"'
     )
+  return start
 
 
 def start_latents(

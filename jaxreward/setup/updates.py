@@ -184,7 +184,7 @@ class Loss:
         terms.append(added)
       else:
         loss = Mean(loss.total + added, loss.weight)
-    if self._stores:
+    if self.plan.old_log_prob == "stored":
       gap = arrays.step("policy")[0] - arrays.rows["old_log_prob"]
       gap = jnp.abs(jax.lax.stop_gradient(gap))
       metrics |= {"stored_gap": Max.of(gap, arrays.rows["mask"])}
@@ -192,12 +192,6 @@ class Loss:
       total = jnp.concatenate([loss.total, jnp.stack(terms).sum()[None]])
       loss = Mean(total, loss.weight)
     return loss, metrics
-
-  @property
-  def _stores(self) -> bool:
-    """Whether stored log-probabilities may differ from recomputed ones."""
-    plan = self.plan
-    return plan.feed.keeps == "steps" and plan.old_log_prob == "stored"
 
   def recompute(self, trained: Params, micros: Any, frozen: Frozen) -> Any:
     """Micro-batches whose old log-probabilities are those of `trained`."""
@@ -358,9 +352,8 @@ def update(
       k: v.params for k, v in state.references.items() if k != "old"
     },
   )  # fmt: skip
-  if updater.plan.feed.keeps == "steps":
-    if updater.plan.old_log_prob == "recomputed":
-      micros = updater.loss.recompute(state.params, micros, frozen)
+  if updater.plan.old_log_prob == "recomputed":
+    micros = updater.loss.recompute(state.params, micros, frozen)
   state, metrics = step.update(
     state, updater.loss, updater.tx, micros, frozen,
     ema_decay=updater.ema_decay, prepare=updater.loss.prepare,

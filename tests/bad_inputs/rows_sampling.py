@@ -100,6 +100,11 @@ ROWS = [
     rollout__start__name="picture",
   ),
   _row(
+    "an evaluation from no picture", EVALUATE,
+    ('config.eval.start.name="picture"', "hold no pictures"),
+    eval__start__name="picture",
+  ),
+  _row(
     "a start from another field", SAMPLE,
     ('config.sample.start.of="mask"', "source"),
     sample__start__name="picture", sample__start__of="mask",

@@ -87,7 +87,7 @@ class Counting(feeds.Network):
 
 def arrays_of(name, rows, *, on_policy=False):
   made = {role: Counting() for role in ("policy", "old", "reference")}
-  plan = plan_of(feed=feeds.FEEDS[name], is_on_policy=on_policy)
+  plan = plan_of(feed=feeds.FEEDS[name], is_fresh=on_policy)
   lazy = {role: lambda role=role: made[role] for role in made}
   return feeds.Arrays(feeds.FEEDS[name], rows, lazy, plan), made
 

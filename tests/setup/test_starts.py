@@ -10,11 +10,12 @@ from jaxreward.setup import starts
 from tests import tiny
 
 GRPO = "align_scenes.py:flow_grpo,smoke"
+EDITS = "five_rewards.py:smoke"  # its prompts have pictures to start from
 BRANCH = {"rollout.branch.members": 2, "rollout.num_steps": 8}
 
 
-def plan_of(*overrides):
-  config = tiny.load(GRPO, {"align.updates": 1}, *overrides)
+def plan_of(*overrides, spec=GRPO):
+  config = tiny.load(spec, {"align.updates": 1}, *overrides)
   return config, align.make_plan(config, devices=1)
 
 
@@ -45,7 +46,7 @@ def test_a_start_from_a_picture_takes_the_last_steps(strength, left):
     "rollout.num_steps": 8, "rollout.window_size": 0,
     "rollout.window_start": 0,
   }  # fmt: skip
-  config, plan = plan_of(begin)
+  config, plan = plan_of(begin, spec=EDITS)
   whole = setup.make_schedule(config).times(8)
   assert len(plan.table.t) == left
   np.testing.assert_allclose(plan.table.t, whole[8 - left : 8], rtol=1e-6)
