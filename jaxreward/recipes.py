@@ -40,6 +40,30 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
   return config_lib.load_sibling(spec, beside)
 
 
+def _of_scenes(arg: str | None, does: str) -> bool:
+  """Whether a recipe that has no full size runs in miniature.
+
+  Raises:
+    UserError: a size there is not.
+  """
+  size = size_of(arg)
+  if size == "full":
+    raise UserError(
+      f"this recipe {does} the scenes and has no full size; take"
+      ' "default" or "smoke"'
+    )
+  return size == "smoke"
+
+
+def _training(is_small: bool, beside: str) -> ConfigDict:
+  """The config that trains a reward model on the scenes."""
+  small = ":smoke" if is_small else ""
+  config = config_lib.load_sibling(f"../train_reward_scenes.py{small}", beside)
+  if is_small:
+    config.train_reward.init_from_policy = False  # its model is narrower
+  return config
+
+
 def reward_model(
   arg: str | None,
   beside: str,
@@ -59,17 +83,10 @@ def reward_model(
   Raises:
     UserError: a size there is not.
   """
-  size = size_of(arg)
-  if size == "full":
-    raise UserError(
-      "this recipe trains a reward model on the scenes and has no full size; take"
-      ' "default" or "smoke"'
-    )
-  small = ":smoke" if size == "smoke" else ""
-  config = config_lib.load_sibling(f"../train_reward_scenes.py{small}", beside)
-  if small:
-    config.train_reward.init_from_policy = False  # its model is narrower
-    head = head | {k: 64 for k in ("hidden",) if head.get(k)}
+  is_small = _of_scenes(arg, "trains a reward model on")
+  config = _training(is_small, beside)
+  if is_small and head.get("hidden"):
+    head = head | dict(hidden=64)
   config.reward_model.head = head
   config.train_reward.loss = loss
   return config
@@ -96,15 +113,10 @@ def steered(
   Raises:
     UserError: a size there is not.
   """
-  size = size_of(arg)
-  if size == "full":
-    raise UserError(
-      "this recipe steers the policy of the scenes and has no full size; take"
-      ' "default" or "smoke"'
-    )
-  small = ":smoke" if size == "smoke" else ""
+  is_small = _of_scenes(arg, "steers the policy of")
+  small = ":smoke" if is_small else ""
   config = config_lib.load_sibling(f"../evaluate_scenes.py{small}", beside)
-  if not small:
+  if not is_small:
     config.eval.samples = 240
   config.eval.update(guidance_scales=(1.0,), num_steps=num_steps)
   config.eval.sampler = dict(name=sampler)
@@ -122,13 +134,10 @@ def train_reward_first(
     arg: of the recipe.
     beside: the recipe's file.
   """
-  small = ":smoke" if size_of(arg) == "smoke" else ""
-  reward = config_lib.load_sibling(f"../train_reward_scenes.py{small}", beside)
+  reward = _training(size_of(arg) == "smoke", beside)
   config.job, config.jobs = "pipeline", ("train_reward", config.job)
   config.reward_model = reward.reward_model
   config.train_reward = reward.train_reward
-  if small:
-    config.train_reward.init_from_policy = False  # its model is narrower
   config.rewards = dict(learned=dict(fn="learned", weight=1.0))
   config.heldout_rewards = dict(detector=dict(fn="detector", weight=1.0))
   return config

@@ -37,8 +37,8 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
   def value(arrays: Arrays) -> Array:
     x_t = arrays("x_t")
     t = jnp.broadcast_to(arrays("t"), x_t.shape[:1])
-    found: Any = net.apply({"params": arrays.params}, x_t, t, arrays("words"))
-    return found
+    values: Any = net.apply({"params": arrays.params}, x_t, t, arrays("words"))
+    return values
 
   return Player(
     init, squared_error, offers={"value": value},

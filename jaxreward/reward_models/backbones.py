@@ -6,9 +6,11 @@ only read when its `pretrained` is called.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,38 +35,10 @@ TINY_CLIP = clip.Clip(
 TINY_SIGLIP = siglip.Siglip(_SMALL, _SMALL, BYTES, 64, 9, 36)
 
 
-def scenes(
-  *,
-  image_size: int = scene_dit.IMAGE_SIZE,
-  patch: int = scene_dit.PATCH,
-  width: int = 128,
-  depth: int = 2,
-  heads: int = 2,
-  mlp_ratio: int = 3,
-  text_layers: int = 2,
-  stem: int = 256,
-  unroll: int = 1,
-  dtype: str = "float32",
-) -> Backbone:
-  """The scene policy's trunk, with its word vocabulary.
-
-  Args:
-    image_size: side of the square images in pixels.
-    patch: side of a patch; it divides `image_size`.
-    width: features per token.
-    depth: joint blocks.
-    heads: attention heads; 2 * heads divides `width`.
-    mlp_ratio: hidden features of a block's MLP per feature.
-    text_layers: blocks over the words.
-    stem: hidden features of the patch embedding's MLP.
-    unroll: blocks unrolled in the scan over layers.
-    dtype: of matrix products.
-  """
-  trunk = scene_reward.make_trunk(
-    image_size=image_size, patch=patch, width=width, depth=depth, heads=heads,
-    mlp_ratio=mlp_ratio, text_layers=text_layers, stem=stem, unroll=unroll,
-    dtype=dtype,
-  )  # fmt: skip
+@functools.wraps(scene_reward.make_trunk, assigned=())
+def scenes(**options: Any) -> Backbone:
+  """The scene policy's trunk; its options are those of `make_trunk`."""
+  trunk = scene_reward.make_trunk(**options)
   return Backbone(
     trunk.init,
     lambda params, *x: {"joint": trunk.features(params, *x)},
@@ -99,14 +73,14 @@ def clip_towers(
       weights, size=size, dtype=dtype, microbatch=microbatch, read=False
     )
     config = clip_layouts.describe(weights, size)[0]
-    read = lambda: clip_layouts.load(weights, size=size, dtype=dtype)[1]
+    pretrained = lambda: clip_layouts.load(weights, size=size, dtype=dtype)[1]
   else:
     config = _size(size, {"tiny": TINY_CLIP, **clip.SIZES})
     towers = encoders.drawn_clip(config, dtype, microbatch)
-    read = None
+    pretrained = None
   net = clip.ClipModel(config, jnp.dtype(dtype))
   side = config.vision.image if config.vision else 0
-  return _pair(net, towers, side, weights, tokenizer, dtype, read)
+  return _pair(net, towers, side, weights, tokenizer, dtype, pretrained)
 
 
 def siglip_towers(
@@ -131,15 +105,15 @@ def siglip_towers(
       weights, dtype=dtype, microbatch=microbatch, read=False
     )
     config = siglip.describe(weights)
-    read = lambda: siglip.load(weights, dtype=dtype)[1]
+    pretrained = lambda: siglip.load(weights, dtype=dtype)[1]
   else:
     config = _size(size, {"tiny": TINY_SIGLIP, **siglip.SIZES})
     if config.flexible:
       raise UserError(f"size={size}: a drawn pair takes images of one size")
     towers = encoders.drawn_siglip(config, dtype, microbatch)
-    read = None
+    pretrained = None
   net = siglip.SiglipModel(config, jnp.dtype(dtype))
-  return _pair(net, towers, config.image, weights, tokenizer, dtype, read)
+  return _pair(net, towers, config.image, weights, tokenizer, dtype, pretrained)
 
 
 def _size(name: str, known: dict[str, Any]) -> Any:
@@ -169,8 +143,7 @@ def _pair(
     tokens = jnp.zeros((1, towers.length), jnp.int32)
     images = jnp.full((1, side, side, 3), 0.5)
     params = net.init(key, tokens, encoder.prepared(images))["params"]
-    cast = lambda x: x.astype(jnp.dtype(dtype))
-    return {name: _map(cast, child) for name, child in params.items()}
+    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
 
   def features(
     params: Params, images: ArrayLike, tokens: ArrayLike
@@ -189,22 +162,16 @@ def _pair(
     }  # fmt: skip
 
   if tokenizer or weights:
-    read = encoders.tokenizer(
+    tokenize = encoders.tokenizer(
       weights or tokenizer, towers.length, tokenizer, wording=towers.wording,
       literal=towers.literal,
     )  # fmt: skip
   else:
-    read = lambda texts: byte_tokens(texts, towers.length)
+    tokenize = lambda texts: byte_tokens(texts, towers.length)
   return Backbone(
-    init, features, (side, side, 3), towers.length, read, pretrained,
+    init, features, (side, side, 3), towers.length, tokenize, pretrained,
     towers.rules, has_logit=True,
   )  # fmt: skip
-
-
-def _map(fn: Callable[[Array], Array], tree: Any) -> Any:
-  if isinstance(tree, dict):
-    return {name: _map(fn, child) for name, child in tree.items()}
-  return fn(tree)
 
 
 def byte_tokens(texts: Sequence[str], length: int) -> np.ndarray:

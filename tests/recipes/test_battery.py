@@ -15,6 +15,7 @@ import pytest
 
 from jaxreward import config as config_lib
 from jaxreward import jobs
+from jaxreward.errors import UserError
 from jaxreward.recipes import SIZES
 from jaxreward.rewards import contexts_of
 from jaxreward.training import checkpoint
@@ -31,8 +32,8 @@ def those_of(call: str) -> list[str]:
 
 
 REWARD_MODELS, STEERED = those_of("reward_model"), those_of("steered")
-# of align
-RECIPES = [name for name in EVERY if name not in REWARD_MODELS + STEERED]
+OF_SCENES = REWARD_MODELS + STEERED  # without a full size
+RECIPES = [name for name in EVERY if name not in OF_SCENES]  # of align
 GEOMETRY = {
   "rollout.prompts": 3,
   "rollout.group": 4,
@@ -77,6 +78,15 @@ def rotated() -> list:
   ]
 
 
+def one_due(names: list[str]) -> list:
+  """Some recipes, `slow` but for one of them with every commit."""
+  now = names[turn() % len(names)]
+  return [
+    pytest.param(name, marks=[] if name == now else pytest.mark.slow)
+    for name in names
+  ]
+
+
 def test_every_recipe_has_its_turn():
   turns = -(-len(RECIPES) // DUE)
   for start in (0, 1, 1000):
@@ -93,14 +103,25 @@ def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na cat\na dog\n")
     overrides["data.source"] = prompts
-  config = load(name, overrides, size=size)
+  check(load(name, overrides, size=size))
+
+
+def check(config):
   jobs.find(config)
   jobs.check(config.job, config)
   text = config_lib.to_json(config)
   assert config_lib.to_json(config_lib.from_json(text)) == text
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("size", ["default", "smoke"])
+@pytest.mark.parametrize("name", OF_SCENES)
+def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
+  check(load(name, size=size))
+  with pytest.raises(UserError, match="no full size"):
+    load(name, size="full")
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_its_docstring_names_the_paper(name):
   text = (tiny.CONFIGS / "recipes" / f"{name}.py").read_text()
   assert "https://" in text.split('"""')[1]
