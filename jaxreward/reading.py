@@ -83,6 +83,14 @@ def _require_file(path: epath.Path) -> None:
     )
 
 
+def number(value: Any) -> float:
+  """A number given as one or as text; NaN for anything else, such as a bool."""
+  try:
+    return math.nan if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError, OverflowError):
+    return math.nan
+
+
 def name(path: os.PathLike[str] | str) -> str:
   """A path for an error line; a long one keeps its end."""
   text = shown(os.fspath(path), 4096)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -120,10 +119,7 @@ def _label_0(row: dict[str, Any]) -> float:
 
 
 def _share(value: Any, refusal: str) -> float:
-  try:
-    number = math.nan if isinstance(value, bool) else float(value)
-  except (TypeError, ValueError):
-    number = math.nan
+  number = reading.number(value)
   if not 0 <= number <= 1:
     raise UserError(refusal)
   return number

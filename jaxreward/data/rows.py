@@ -217,10 +217,7 @@ def number(value: Any, what: str) -> float:
   Raises:
     UserError: it is anything else.
   """
-  try:
-    amount = math.nan if isinstance(value, bool) else float(value)
-  except (TypeError, ValueError):
-    amount = math.nan
+  amount = reading.number(value)
   if not (math.isfinite(amount) and amount >= 0):
     raise UserError(f"{what} is {shown(value)}; expected a number >= 0")
   return amount

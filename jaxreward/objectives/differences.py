@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from jaxreward.errors import UserError
 from jaxreward.methods import prepares, whole_samples
 from jaxreward.numerics import Mean
-from jaxreward.objectives.reductions import keep
+from jaxreward.objectives.reductions import by_sample, keep
 from jaxreward.types import Array, ArrayLike
 
 Loss = tuple[Mean, dict[str, Mean]]
@@ -115,14 +115,8 @@ def _pairs_of_samples(columns: Columns, *, scale: float, clip_range: float):
   With m the sum of a sample's moves and e_ab = m_a - m_b - (A_a - A_b) / scale the
   loss of a pair is e^2, or that of clipped moves where it is larger.
   """
-  flat = {k: x.ravel() for k, x in columns.items()}
+  flat, place, total = by_sample(columns)
   size = flat["sample"].size
-  label = jnp.where(flat["valid"], flat["sample"], -1)
-  _, place = jnp.unique(label, return_inverse=True, size=size, fill_value=-2)
-  place = place.ravel()
-  total = lambda x: jax.ops.segment_sum(
-    jnp.where(flat["valid"], x, 0.0), place, size
-  )
   near = flat["old"] + jnp.clip(
     flat["move"] - flat["old"], -clip_range, clip_range
   )

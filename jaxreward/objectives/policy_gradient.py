@@ -18,7 +18,12 @@ from jaxtyping import Bool, Float
 
 from jaxreward.methods import prepares, whole_samples
 from jaxreward.numerics import Max, Mean, Metric
-from jaxreward.objectives.reductions import keep, mean_square, per_row
+from jaxreward.objectives.reductions import (
+  by_sample,
+  keep,
+  mean_square,
+  per_row,
+)
 from jaxreward.types import Array, ArrayLike
 
 Loss = tuple[Mean, dict[str, Metric]]
@@ -164,14 +169,8 @@ def flow_dppo(
 
 def _of_samples(columns: Mapping[str, Array]) -> dict[str, Array]:
   """The mean log-ratio of each sample over its steps, at every row."""
-  flat = {k: x.ravel() for k, x in columns.items()}
+  flat, place, total = by_sample(columns)
   size = flat["sample"].size
-  label = jnp.where(flat["valid"], flat["sample"], -1)
-  _, place = jnp.unique(label, return_inverse=True, size=size, fill_value=-2)
-  place = place.ravel()
-  total = lambda x: jax.ops.segment_sum(
-    jnp.where(flat["valid"], x, 0.0), place, size
-  )
   mean = total(flat["log_ratio"]) / jnp.maximum(total(jnp.ones(size)), 1)
   return {"sample_log_ratio": mean[place].reshape(columns["sample"].shape)}
 

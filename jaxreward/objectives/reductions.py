@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,6 +30,30 @@ def per_row(x: ArrayLike | np.floating | float, ndim: int) -> Array:
   """A scalar or [B], shaped to broadcast against an array of `ndim` axes."""
   x = jnp.asarray(x)
   return x if x.ndim == 0 else x.reshape(x.shape + (1,) * (ndim - x.ndim))
+
+
+def by_sample(
+  columns: Mapping[str, Array],
+) -> tuple[dict[str, Array], Array, Callable[[Array], Array]]:
+  """Rows of an optimizer step gathered by their samples.
+
+  Args:
+    columns: arrays of any one shape, of R rows; "sample" numbers the sample of
+      each row, and "valid" is False for padding.
+
+  Returns:
+    ({name: [R]}, place of each row's sample [R], a function that adds valid rows
+    [R] up by sample, [R], with zeros behind the last one).
+  """
+  flat = {k: x.ravel() for k, x in columns.items()}
+  size = flat["sample"].size
+  label = jnp.where(flat["valid"], flat["sample"], -1)
+  _, place = jnp.unique(label, return_inverse=True, size=size, fill_value=-2)
+  place = place.ravel()
+  total = lambda x: jax.ops.segment_sum(
+    jnp.where(flat["valid"], x, 0.0), place, size
+  )
+  return flat, place, total
 
 
 def _wide(x):

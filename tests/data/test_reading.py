@@ -1,6 +1,7 @@
 """Odd but sound text: every reader of lines takes it alike."""
 
 import json
+import math
 import os
 
 import pytest
@@ -169,3 +170,15 @@ def test_prompts_and_entries_in_folders_of_any_name(tmp_path, name):
     "a cross"
   ]
   assert list(questions.read_questions(str(folder))) == ["a cross"]
+
+
+@pytest.mark.parametrize(
+  ("value", "number"), [(1, 1.0), ("0.5", 0.5), (-2.5, -2.5)]
+)
+def test_numbers_come_as_numbers_or_text(value, number):
+  assert reading.number(value) == number
+
+
+@pytest.mark.parametrize("value", [True, None, "much", [1], 10**400, "nan"])
+def test_what_is_no_number_is_nan(value):
+  assert math.isnan(reading.number(value))

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jaxreward import reading
+
 Tokens = Sequence[tuple[str, Sequence[tuple[str, float]]]]
 
 _NAMES = "think|thinking|thought|reasoning|reflection|analysis"
@@ -170,10 +172,7 @@ class Score:
     return self._placed(text)
 
   def _placed(self, value: Any) -> float:
-    try:
-      score = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-      score = math.nan
+    score = reading.number(value)
     if not self.low <= score <= self.high:
       raise Malformed(f"no score from {self.low:g} to {self.high:g}")
     return (score - self.low) / (self.high - self.low)
