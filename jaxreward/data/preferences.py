@@ -1,8 +1,9 @@
 """Preferences between images of one prompt, as arrays of fixed shape.
 
 A row is a prompt with N images and, for every two of them, the probability that
-the first is preferred. Rows come from a task that judges images, or from a
-user's file of pairs, where N is 2.
+the first is preferred; rows of files may also have ratings and answers per
+aspect, a user, a confidence and a source image. Rows come from a task that judges
+images, or from a user's files.
 """
 
 from __future__ import annotations
@@ -48,6 +49,50 @@ class Preferences:
   score: ArrayLike
   strict: ArrayLike
   source: ArrayLike
+
+
+@flax.struct.dataclass
+class Details:
+  """Labels that only some files have, of R rows of K images and A aspects.
+
+  A field is None if no row of a run has it.
+
+  Attributes:
+    mask: bool [R, K], False for an image that a shorter list lacks.
+    aspect_ratings: float32 [R, K, A]; NaN where unknown. Levels are whole
+      numbers from 0 on.
+    aspect_prob: float32 [R, K, K, A], as `Preferences.prob`.
+    user: int32 [R], number of who answered; -1 where unknown.
+    confidence: float32 [R] in [0, 1], of the row's answers; 1 where unknown.
+    context: float32 [R, H, W, C] in [0, 1], the image that an edit starts
+      from; NaN where there is none.
+  """
+
+  mask: ArrayLike | None = None
+  aspect_ratings: ArrayLike | None = None
+  aspect_prob: ArrayLike | None = None
+  user: ArrayLike | None = None
+  confidence: ArrayLike | None = None
+  context: ArrayLike | None = None
+
+
+@flax.struct.dataclass
+class PreferenceBatch:
+  """R rows of K images, what one step of training reads.
+
+  Attributes:
+    images: float32 [R, K, H, W, C] in [0, 1].
+    tokens: int32 [R, L].
+    prob: float32 [R, K, K], see `Preferences`.
+    rating: float32 [R, K], the overall rating; NaN where unknown.
+    details: see `Details`.
+  """
+
+  images: ArrayLike
+  tokens: ArrayLike
+  prob: ArrayLike
+  rating: ArrayLike
+  details: Details = Details()
 
 
 def preference_probabilities(
@@ -146,7 +191,7 @@ def rows_between(
 
 def draw_batch(
   preferences: Preferences, key: Array, *, rows: int, group_size: int
-):
+) -> PreferenceBatch:
   """A batch as a function of its key; row i depends only on the key and i.
 
   Args:
@@ -154,10 +199,6 @@ def draw_batch(
     key: scalar key of this step.
     rows: R, drawn with replacement.
     group_size: K of each row's N images, drawn without replacement.
-
-  Returns:
-    images float32 [R, K, H, W, C], tokens [R, L], prob [R, K, K], score
-    [R, K].
   """
   count, n = preferences.members.shape
 
@@ -173,7 +214,7 @@ def draw_batch(
   ]
   images = as_float(preferences.images[members])
   score = preferences.score[row[:, None], columns]
-  return images, preferences.tokens[row], prob, score
+  return PreferenceBatch(images, preferences.tokens[row], prob, score)
 
 
 def separate_pairs(

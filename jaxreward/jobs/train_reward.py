@@ -26,7 +26,7 @@ from jaxreward import config as config_lib
 from jaxreward import processes, reward_models, rng, setup, tasks
 from jaxreward.data import pairs, preferences
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.preferences import Preferences
+from jaxreward.data.preferences import PreferenceBatch, Preferences
 from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
@@ -149,15 +149,14 @@ def preference_loss(config: ConfigDict, model: RewardModel):
   """The loss over all pairs of images in every row."""
   pair_loss, is_rated = _loss(config), _by_rating(config)
 
-  def loss_fn(trained: Params, batch: Any, frozen: Params | None):
-    images, tokens, prob, rating = batch
-    outputs = model.outputs(trained, frozen, images, tokens)
-    arrays = reward_models.offers(outputs, prob, rating)
+  def loss_fn(trained: Params, batch: PreferenceBatch, frozen: Params | None):
+    outputs = model.outputs(trained, frozen, batch.images, batch.tokens)
+    arrays = reward_models.offers(outputs, batch.prob, batch.rating)
     pair, answers = arrays["scores"], arrays["label_prob"]
     is_right = (pair[..., 0] > pair[..., 1]) == (answers > 0.5)
     has_answer = jnp.isfinite(answers) & (answers != 0.5)
     if is_rated:
-      loss = pair_loss(outputs["value"], rating, None)
+      loss = pair_loss(outputs["value"], batch.rating, None)
     else:
       loss = pair_loss(**{name: arrays[name] for name in reads(pair_loss)})
     return loss, {"pair_accuracy": Mean.of(is_right, has_answer)}
@@ -175,12 +174,13 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
   def update(current, data, frozen=None):
     key = rng.stream_key(config.seed, "preference batch", current.step)
     group_size = min(options.pictures_per_row, data.members.shape[1])
-    images, tokens, prob, rating = preferences.draw_batch(
-      data, key, rows=rows, group_size=group_size
-    )
+    batch = preferences.draw_batch(data, key, rows=rows, group_size=group_size)
     real = (jnp.arange(rows) < options.rows)[:, None]
-    prob = jnp.where(real[..., None], prob, jnp.nan)
-    batch = (images, tokens, prob, jnp.where(real, rating, jnp.nan))
+    batch = dataclasses.replace(
+      batch,
+      prob=jnp.where(real[..., None], batch.prob, jnp.nan),
+      rating=jnp.where(real, batch.rating, jnp.nan),
+    )
     batch = jax.lax.with_sharding_constraint(batch, spread)
     current, metrics = step.update(
       current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), frozen,

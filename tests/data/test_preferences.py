@@ -85,9 +85,8 @@ def toy(rows=5, n=4):
 
 def test_batches_keep_pictures_words_and_answers_together():
   data = jax.tree.map(jnp.asarray, toy())
-  images, tokens, prob, rating = pr.draw_batch(
-    data, jax.random.key(3), rows=6, group_size=3
-  )
+  batch = pr.draw_batch(data, jax.random.key(3), rows=6, group_size=3)
+  images, tokens, prob = batch.images, batch.tokens, batch.prob
   assert images.shape == (6, 3, 1, 1, 1) and prob.shape == (6, 3, 3)
   number = np.round(np.asarray(images)[..., 0, 0, 0] * 255).astype(int)
   np.testing.assert_array_equal(number // 4, np.asarray(tokens).repeat(3, 1))
@@ -96,7 +95,7 @@ def test_batches_keep_pictures_words_and_answers_together():
   known = np.isfinite(prob)
   expected = score[:, :, None] > score[:, None, :]
   np.testing.assert_array_equal(np.asarray(prob)[known], expected[known])
-  np.testing.assert_array_equal(rating, score)
+  np.testing.assert_array_equal(batch.rating, score)
 
 
 def test_a_row_depends_on_the_key_and_its_number_alone():
@@ -104,7 +103,7 @@ def test_a_row_depends_on_the_key_and_its_number_alone():
   short, long = (
     pr.draw_batch(data, jax.random.key(4), rows=r, group_size=2) for r in (3, 8)
   )
-  for a, b in zip(short, long, strict=True):
+  for a, b in zip(*map(jax.tree.leaves, (short, long)), strict=True):
     np.testing.assert_array_equal(a, b[:3])
 
 

@@ -281,7 +281,7 @@ def test_scenes_from_policy_to_reward(tmp_path):
 
 
 def rated_batch(rows=3, pictures=5):
-  """(images, tokens, answers, ratings); two ratings are alike, one missing."""
+  """Two ratings are alike, one is missing."""
   rng = np.random.default_rng(5)
   rating = rng.normal(size=(rows, pictures)).astype(np.float32)
   rating[0, 1], rating[1, 2] = rating[0, 0], np.nan
@@ -290,7 +290,7 @@ def rated_batch(rows=3, pictures=5):
   )
   images = rng.random((rows, pictures, 36, 36, 3), np.float32)
   tokens = grammar.batch(grammar.prompts("train")[:rows]).tokens
-  return images, tokens, prob, rating
+  return preferences.PreferenceBatch(images, tokens, prob, rating)
 
 
 @pytest.mark.parametrize("form", ["xla", "interpret"])
