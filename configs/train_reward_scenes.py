@@ -46,6 +46,8 @@ def get_config(arg: str | None = None):
         microbatch=256,
       ),
       pictures=dict(renders=2, spoiled=3, borrowed=2, strict_weight=0.5),
+      # planted, of opposite taste in warm colours; unseen ones are held out
+      users=dict(count=0, unseen=0, weight=0.5),
       label_noise=0.05,
       margin=0.02,  # scores that are closer are a tie
       ties="drop",

@@ -39,6 +39,12 @@ class Preferences:
     score: float32 [Q, N], from which labels are derived; NaN where unknown.
     strict: float32 [Q, N], 1 for a correct image, else 0; NaN where unknown.
     source: int32 [N], index into `SOURCES`.
+    user: int32 [Q], who labeled the row, an index into `users`; -1 where
+      unknown. None if nobody is known.
+    aspects: float32 [Q, N, A], ratings per aspect; NaN where unknown. None
+      without aspects.
+    users: their names.
+    aspect_names: of the A aspects.
   """
 
   images: ArrayLike
@@ -49,6 +55,12 @@ class Preferences:
   score: ArrayLike
   strict: ArrayLike
   source: ArrayLike
+  user: ArrayLike | None = None
+  aspects: ArrayLike | None = None
+  users: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
+  aspect_names: tuple[str, ...] = flax.struct.field(
+    pytree_node=False, default=()
+  )
 
 
 @flax.struct.dataclass
@@ -66,6 +78,8 @@ class Details:
     confidence: float32 [R] in [0, 1], of the row's answers; 1 where unknown.
     context: float32 [R, H, W, C] in [0, 1], the image that an edit starts
       from; NaN where there is none.
+    source: int32 [R, K], of the images, an index into `SOURCES`.
+    keys: random keys [R], for losses that sample.
   """
 
   mask: ArrayLike | None = None
@@ -74,6 +88,8 @@ class Details:
   user: ArrayLike | None = None
   confidence: ArrayLike | None = None
   context: ArrayLike | None = None
+  source: ArrayLike | None = None
+  keys: ArrayLike | None = None
 
 
 @flax.struct.dataclass
@@ -177,6 +193,7 @@ def rows_between(
 ) -> Preferences:
   """The rows start ... stop - 1 and their images, `per_row` for each."""
   part = lambda x: x[start:stop]
+  optional = lambda x: None if x is None else x[start:stop]
   return dataclasses.replace(
     preferences,
     images=preferences.images[start * per_row : stop * per_row],
@@ -186,6 +203,8 @@ def rows_between(
     prob=part(preferences.prob),
     score=part(preferences.score),
     strict=part(preferences.strict),
+    user=optional(preferences.user),
+    aspects=optional(preferences.aspects),
   )
 
 
@@ -205,16 +224,59 @@ def draw_batch(
   def draw(i):
     k = jax.random.fold_in(key, i)
     row = jax.random.randint(k, (), 0, count)
-    return row, jax.random.permutation(jax.random.fold_in(k, 1), n)[:group_size]
+    columns = jax.random.permutation(jax.random.fold_in(k, 1), n)
+    return row, columns[:group_size], jax.random.fold_in(k, 2)
 
-  row, columns = jax.vmap(draw)(jnp.arange(rows))
-  members = preferences.members[row[:, None], columns]
+  row, columns, keys = jax.vmap(draw)(jnp.arange(rows))
+  of_image = lambda x: x[row[:, None], columns]
   prob = preferences.prob[
     row[:, None, None], columns[:, :, None], columns[:, None, :]
   ]
-  images = as_float(preferences.images[members])
-  score = preferences.score[row[:, None], columns]
-  return PreferenceBatch(images, preferences.tokens[row], prob, score)
+  user, aspects = preferences.user, preferences.aspects
+  details = Details(
+    user=None if user is None else jnp.asarray(user)[row],
+    aspect_ratings=None if aspects is None else of_image(jnp.asarray(aspects)),
+    source=jnp.asarray(preferences.source)[columns],
+    keys=keys,
+  )
+  images = as_float(preferences.images[of_image(preferences.members)])
+  score = of_image(preferences.score)
+  return PreferenceBatch(images, preferences.tokens[row], prob, score, details)
+
+
+def keep_first(batch: PreferenceBatch, rows: int) -> PreferenceBatch:
+  """The batch with labels and ratings of its first rows alone."""
+  real = jnp.arange(jnp.shape(batch.rating)[0]) < rows
+
+  def masked(x: ArrayLike) -> Array:
+    return jnp.where(real.reshape(-1, *[1] * (jnp.ndim(x) - 1)), x, jnp.nan)
+
+  aspects = batch.details.aspect_ratings
+  details = dataclasses.replace(
+    batch.details, aspect_ratings=None if aspects is None else masked(aspects)
+  )
+  return dataclasses.replace(
+    batch,
+    prob=masked(batch.prob),
+    rating=masked(batch.rating),
+    details=details,
+  )
+
+
+def some_rows(rows: int, group: int, aspects: int = 2) -> PreferenceBatch:
+  """A batch of zeros, its images and tokens empty."""
+  return PreferenceBatch(
+    images=jnp.zeros((rows, group, 0, 0, 3)),
+    tokens=jnp.zeros((rows, 0), jnp.int32),
+    prob=jnp.zeros((rows, group, group)),
+    rating=jnp.zeros((rows, group)),
+    details=Details(
+      user=jnp.zeros((rows,), jnp.int32),
+      aspect_ratings=jnp.zeros((rows, group, aspects)),
+      source=jnp.zeros((rows, group), jnp.int32),
+      keys=jax.random.split(jax.random.key(0), rows),
+    ),
+  )
 
 
 def separate_pairs(

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, reward_models, rng, setup, tasks
-from jaxreward.data import pairs, preferences
+from jaxreward.data import pairs, preferences, tastes
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import PreferenceBatch, Preferences
 from jaxreward.data.prompts import Prompt
@@ -125,7 +125,12 @@ def scene_preferences(
     rows = dataclasses.replace(rows, tokens=tokens)
   per_row = rows.images.shape[0] // len(row_prompts)
 
+  users = options.get("users", {})
+
   def labelled(side: Preferences, number: int, noise: float) -> Preferences:
+    if users.get("count"):
+      count = users.count + number * users.unseen
+      side = tastes.planted(side, count, users.weight, config.seed)
     prob = preferences.preference_probabilities(
       rng.stream_key(config.seed, "preference labels", number),
       side.score,
@@ -150,8 +155,11 @@ def preference_loss(config: ConfigDict, model: RewardModel):
   pair_loss, is_rated = _loss(config), _by_rating(config)
 
   def loss_fn(trained: Params, batch: PreferenceBatch, frozen: Params | None):
-    outputs = model.outputs(trained, frozen, batch.images, batch.tokens)
-    arrays = reward_models.offers(outputs, batch.prob, batch.rating)
+    rows = {"prob": batch.prob}
+    if batch.details.user is not None:
+      rows["user"] = batch.details.user
+    outputs = model.outputs(trained, frozen, batch.images, batch.tokens, rows)
+    arrays = reward_models.offers(model.head, outputs, batch)
     pair, answers = arrays["scores"], arrays["label_prob"]
     is_right = (pair[..., 0] > pair[..., 1]) == (answers > 0.5)
     has_answer = jnp.isfinite(answers) & (answers != 0.5)
@@ -175,12 +183,7 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
     key = rng.stream_key(config.seed, "preference batch", current.step)
     group_size = min(options.pictures_per_row, data.members.shape[1])
     batch = preferences.draw_batch(data, key, rows=rows, group_size=group_size)
-    real = (jnp.arange(rows) < options.rows)[:, None]
-    batch = dataclasses.replace(
-      batch,
-      prob=jnp.where(real[..., None], batch.prob, jnp.nan),
-      rating=jnp.where(real, batch.rating, jnp.nan),
-    )
+    batch = preferences.keep_first(batch, options.rows)
     batch = jax.lax.with_sharding_constraint(batch, spread)
     current, metrics = step.update(
       current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), frozen,
@@ -289,6 +292,11 @@ def check(config: ConfigDict) -> None:
       "config.train_reward.init_from_policy=true: the policy's trunk is that of"
       ' config.reward_model.backbone.name="scenes" alone; set it to false'
     )
+  users = options.get("users", {"count": 0, "unseen": 0})
+  try:
+    tastes.check(users["count"], users["unseen"])
+  except UserError as error:
+    raise UserError(f"config.{error}") from error
   _optimizer(config)
   kernels.implementation(config)
   labels, prefix = shape((2,), jnp.float32), "config.train_reward."
@@ -319,7 +327,7 @@ def check(config: ConfigDict) -> None:
 def _try_loss(config: ConfigDict, model: RewardModel) -> None:
   """Lets a loss check its options and the arrays it reads."""
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
-  loss, offers = _loss(config), reward_models.names(model.head.names)
+  loss, offers = _loss(config), reward_models.names(model.head)
   for argument in reads(loss):
     if argument not in offers:
       raise UserError(
@@ -334,11 +342,11 @@ def _try_loss(config: ConfigDict, model: RewardModel) -> None:
       f"{name} reads ratings, and {config.train_reward.source} holds answers to"
       ' pairs: use "bradley_terry"'
     )
-  rows = jax.eval_shape(
-    lambda: (jnp.zeros((2, 3, 3)), jnp.zeros((2, 3)))
-  )  # fmt: skip
   outputs = model.output_shapes(2, 3)
-  arrays = jax.eval_shape(reward_models.offers, outputs, *rows)
+  arrays = jax.eval_shape(
+    functools.partial(reward_models.offers, model.head),
+    outputs, preferences.some_rows(2, 3),
+  )  # fmt: skip
   checks.validate_options(
     lambda arrays: loss(**arrays), {n: arrays[n] for n in reads(loss)},
     field="train_reward.loss", prefix="config.train_reward.",

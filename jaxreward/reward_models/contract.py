@@ -17,11 +17,14 @@ from jaxreward.models import lora
 from jaxreward.types import Array, ArrayLike, Params
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
-# By name: "joint" [P, G, D]; of pairs of towers "image" [P, G, E], "text"
-# [P, E] and "logit" [P, G] too.
+# By name: "joint" [P, G, D] and "prompt" [P, E]; of pairs of towers "image"
+# [P, G, E], "text" [P, E] and "logit" [P, G] too. Of the rows, where known:
+# "user" int32 [P] and "prob" [P, G, G], see `data.preferences.Details`, or
+# "taste" [P, U] of users that the head's `adapt` has met.
 Features = Mapping[str, Any]  # arrays or shapes
 # By name: "value" [P, G], and a head's other outputs per image, [P, G, ...].
 Outputs = Mapping[str, Any]
+OF_ROWS = ("user", "prob")
 HOW = ("full", "frozen", "lora")
 
 
@@ -60,15 +63,25 @@ class Head:
     init: (key, features or their shapes) -> params.
     outputs: (params, features) -> `Outputs`, which losses may request.
     score: outputs -> (value [P, G], std [P, G] or None).
-    names: of the outputs.
+    names: of the outputs, "value" first.
+    of_pairs: names of those per pair of images, [P, G, G, ...].
+    of_rows: names of those per row, [P, ...].
     needs_logit: whether it reads "image", "text" or "logit".
+    users: size of its table of users; None if users share one score, 0 if it
+      knows them by their comparisons alone.
+    adapt: (params, features, ratings [P, G]) -> a user's taste [U] from P rows
+      of that user's answers, with "prob" among the features.
   """
 
   init: Callable[[Array, Features], Params]
   outputs: Callable[[Params, Features], Outputs]
   score: Callable[[Outputs], tuple[Array, Array | None]]
   names: tuple[str, ...] = ("value",)
+  of_pairs: tuple[str, ...] = ()
+  of_rows: tuple[str, ...] = ()
   needs_logit: bool = False
+  users: int | None = None
+  adapt: Callable[[Params, Features, Array], Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,7 +160,12 @@ class RewardModel:
     def run(key: Array, features: Features) -> Outputs:
       return self.head.outputs(self.head.init(key, features), features)
 
-    features = self._features(prompts, group)
+    shape = jax.ShapeDtypeStruct
+    rows = {
+      "user": shape((prompts,), jnp.int32),
+      "prob": shape((prompts, group, group), jnp.float32),
+    }
+    features = {**self._features(prompts, group), **rows}
     return jax.eval_shape(run, jax.random.key(0), features)
 
   def split(self, key: Array, params: Params) -> tuple[Params, Params | None]:
@@ -193,15 +211,24 @@ class RewardModel:
     frozen: Params | None,
     images: Float[ArrayLike, "P G H W C"],
     tokens: ArrayLike,
+    rows: Mapping[str, Any] | None = None,
   ) -> Outputs:
-    """Outputs of the head by name; no gradient flows into frozen parameters."""
+    """Outputs of the head by name; no gradient flows into frozen parameters.
+
+    Args:
+      trained: part of the parameters.
+      frozen: the other part.
+      images: of the rows.
+      tokens: token ids of their prompts.
+      rows: what a head reads of the rows besides, see `Features`.
+    """
     features = self.backbone.features
     if self.train == "lora":
       features = self._adapted(features)
     backbone = {} if frozen is None else frozen["backbone"]
     backbone = lora.merge(backbone, trained.get("backbone", {}))
     features_of = features(backbone, images, tokens)
-    return self.head.outputs(trained["head"], features_of)
+    return self.head.outputs(trained["head"], {**features_of, **(rows or {})})
 
   def export(self, trained: Params, frozen: Params | None) -> Params:
     """All parameters, with adapters merged into their kernels."""
@@ -218,10 +245,33 @@ class RewardModel:
     params: Params,
     images: Float[ArrayLike, "P G H W C"],
     tokens: ArrayLike,
+    taste: Float[ArrayLike, "P U"] | None = None,
   ) -> tuple[Float[Array, "P G"], Float[Array, "P G"] | None]:
-    """(values, their standard deviations if the head predicts them)."""
+    """(values, their standard deviations if the head predicts them).
+
+    Without a taste, those of the average user.
+    """
     features = self.backbone.features(params["backbone"], images, tokens)
+    if taste is not None:
+      features = {**features, "taste": taste}
     return self.head.score(self.head.outputs(params["head"], features))
+
+  def adapt(
+    self, params: Params, rows: Any, ratings: Float[ArrayLike, "P G"]
+  ) -> Float[Array, "U"]:
+    """A user's taste, from rows of answers of that user alone.
+
+    Args:
+      params: all parameters.
+      rows: `PreferenceBatch` of P rows.
+      ratings: of their images by that user; NaN where unknown.
+    """
+    assert self.head.adapt is not None
+    features = self.backbone.features(
+      params["backbone"], rows.images, rows.tokens
+    )
+    features = {**features, "prob": rows.prob}
+    return self.head.adapt(params["head"], features, jnp.asarray(ratings))
 
 
 def _below(pattern: str) -> str:

@@ -7,54 +7,76 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
-from jaxreward.reward_models.contract import Outputs
-from jaxreward.types import Array, ArrayLike
+from jaxreward.data.preferences import PreferenceBatch
+from jaxreward.reward_models.contract import Head, Outputs
+from jaxreward.types import Array
 
 # Per pair of a row's images; a head's other outputs have their own names.
 PAIRS = ("scores", "label_prob", "ratings", "strength", "mask")
+ROWS = ("row_ratings", "row_prob", "row_source", "users", "keys")
 RATED = ("ratings", "strength", "row_ratings")  # only of rated images
+ASPECTS = ("aspect_ratings", "row_aspect_ratings")  # only of rated aspects
+USERS = ("users",)  # only of known users
 _NAMES = {"value": "scores", "std": "stds"}
 
 
-def names(outputs: tuple[str, ...]) -> tuple[str, ...]:
-  """Every name available for a head with these outputs."""
-  extras = [_NAMES.get(name, name) for name in outputs]
-  rows = ("row_ratings", *(f"row_{name}" for name in extras))
-  return tuple(dict.fromkeys((*PAIRS, *extras, *rows)))
+def names(head: Head) -> tuple[str, ...]:
+  """Every name available for a head."""
+  images = [n for n in head.names if n not in (*head.of_pairs, *head.of_rows)]
+  extras = [_NAMES.get(name, name) for name in images]
+  rows = [f"row_{name}" for name in (*extras, *head.of_pairs)]
+  others = (*head.of_pairs, *head.of_rows, *ROWS, *ASPECTS)
+  return tuple(dict.fromkeys((*PAIRS, *extras, *rows, *others)))
 
 
 def offers(
-  outputs: Outputs,
-  prob: Float[ArrayLike, "R K K"],
-  rating: Float[ArrayLike, "R K"],
+  head: Head, outputs: Outputs, rows: PreferenceBatch
 ) -> Mapping[str, Array]:
   """The arrays by name; C pairs of each of R rows, the first image first.
 
   Args:
-    outputs: of the head, leaves [R, K, ...].
-    prob: that the image of the row is preferred to that of the column.
-    rating: from which labels are derived; NaN where unknown.
+    head: whose outputs they are.
+    outputs: of the head, leaves [R, K, ...]; of pairs [R, K, K, ...]; of rows
+      [R, ...].
+    rows: R rows of K images with their labels.
 
   Returns:
-    "scores", "stds" and the head's others [R, C, 2, ...]; "label_prob" [R, C],
-    NaN where unlabeled; "mask" [R, C], True where labeled; "ratings"
-    [R, C, 2]; "strength" [R, C], their distance; and "row_scores",
-    "row_ratings" and so on [R, K, ...], of all images of a row.
+    "scores", "stds" and the head's others [R, C, 2, ...], those of pairs
+    [R, C, ...], those of rows [R, ...]; "label_prob" [R, C], NaN where
+    unlabeled; "mask" [R, C], True where labeled; "ratings" [R, C, 2];
+    "strength" [R, C], their distance; "aspect_ratings" [R, C, 2, A]; "users"
+    [R]; "keys" [R]; and "row_scores", "row_ratings", "row_prob", "row_source"
+    and so on [R, K, ...], of all images of a row.
   """
-  first, second = np.triu_indices(jnp.shape(rating)[1], 1)
+  prob, rating = jnp.asarray(rows.prob), jnp.asarray(rows.rating)
+  details, aspects = rows.details, rows.details.aspect_ratings
+  first, second = np.triu_indices(rating.shape[1], 1)
   pair = lambda x: jnp.stack([x[:, first], x[:, second]], 2)
-  arrays: dict[str, Any] = {
-    _NAMES.get(name, name): pair(x) for name, x in outputs.items()
+  arrays: dict[str, Any] = {}
+  for output, x in outputs.items():
+    name = _NAMES.get(output, output)
+    if output in head.of_rows:
+      arrays[name] = x
+      continue
+    in_pairs = output in head.of_pairs
+    arrays[name] = x[:, first, second] if in_pairs else pair(x)
+    arrays[f"row_{name}"] = x
+  labels = prob[:, first, second]
+  ratings = pair(rating)
+  optional = {
+    "row_source": details.source,
+    "users": details.user,
+    "keys": details.keys,
+    "row_aspect_ratings": aspects,
+    "aspect_ratings": None if aspects is None else pair(jnp.asarray(aspects)),
   }
-  arrays |= {f"row_{_NAMES.get(name, name)}": x for name, x in outputs.items()}
-  labels = jnp.asarray(prob)[:, first, second]
-  ratings = pair(jnp.asarray(rating))
+  arrays |= {name: x for name, x in optional.items() if x is not None}
   return arrays | {
     "label_prob": labels,
     "mask": jnp.isfinite(labels),
     "ratings": ratings,
     "row_ratings": rating,
+    "row_prob": prob,
     "strength": jnp.abs(ratings[..., 0] - ratings[..., 1]),
   }

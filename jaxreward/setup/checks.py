@@ -65,6 +65,7 @@ _COUNTS_OR_NONE = {  # 0 or more
   "checkpoint": ("every",),
   "train_reward": ("evaluate_every", "save_every"),
   "train_reward.pictures": ("renders", "spoiled", "borrowed"),
+  "train_reward.users": ("count", "unseen"),
   "lora": ("rank",),
 } | dict.fromkeys(_OPTIMIZERS, ("warmup_steps",))
 _POSITIVE = {
@@ -97,6 +98,7 @@ _SHARES = {
   "data": ("caption_drop",),
   "pretrain": ("caption_corruption", "caption_drop"),
   "train_reward.pictures": ("strict_weight",),
+  "train_reward.users": ("weight",),
 } | dict.fromkeys(_OPTIMIZERS, ("final_scale",))
 
 

@@ -104,6 +104,8 @@ def test_a_row_depends_on_the_key_and_its_number_alone():
     pr.draw_batch(data, jax.random.key(4), rows=r, group_size=2) for r in (3, 8)
   )
   for a, b in zip(*map(jax.tree.leaves, (short, long)), strict=True):
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+      a, b = jax.random.key_data(a), jax.random.key_data(b)
     np.testing.assert_array_equal(a, b[:3])
 
 

@@ -25,6 +25,9 @@ from jaxreward.errors import UserError
 from jaxreward.tasks.scenes import detect, grammar, negatives, render
 from jaxreward.types import Array, ArrayLike
 
+ASPECTS = ("items", "background", "relation", "warmth")
+_WARMTH = 12.0  # slope of the aspect in mean red less mean blue
+
 
 def neighbours(prompts: Sequence[grammar.Prompt]) -> list[np.ndarray]:
   """For each prompt, the most similar other prompts of its split.
@@ -107,7 +110,7 @@ def detect_all(images: Array, at_once: int = 256) -> detect.Detection:
 
 @functools.partial(jax.jit, static_argnames="spoiled")
 def _images(key, prompts, ids, samples, rendered, lenders, spoiled):
-  """(images [Q, K, H, W, 3], members, dense, strict [Q, N])."""
+  """(images [Q, K, H, W, 3], members, aspects [Q, N, A], dense, strict)."""
   rows = ids.shape[0]
   renders = _draw(key, prompts, rendered, ids, samples, spoiled)
   images = jnp.concatenate([samples, renders], 1)
@@ -119,8 +122,12 @@ def _images(key, prompts, ids, samples, rendered, lenders, spoiled):
   detections = _take(detect_all(flat), members.reshape(-1))
   requests = _take(prompts, jnp.repeat(jnp.arange(rows), members.shape[1]))
   verdict = detect.judge(detections, requests)
+  means = as_float(flat).mean((1, 2))[members.reshape(-1)]
+  warmth = jax.nn.sigmoid(_WARMTH * (means[:, 0] - means[:, 2]))
+  columns = (verdict.dense, verdict.clean, verdict.relation, warmth)
+  aspects = jnp.stack(columns, -1).reshape(*members.shape, len(ASPECTS))
   shaped = (x.reshape(members.shape) for x in (verdict.dense, verdict.strict))
-  return flat, members, *shaped
+  return flat, members, aspects, *shaped
 
 
 def collect(
@@ -154,7 +161,7 @@ def collect(
   near = neighbours(prompts)
   draw = lambda n: np.stack([generator.choice(x, n) for x in near])
   rendered, lenders = draw(renders).astype(int), draw(borrowed).astype(int)
-  images, members, dense, strict = _images(
+  images, members, aspects, dense, strict = _images(
     key, batch, row_ids(batch), jnp.asarray(samples), rendered, lenders,
     spoiled=spoiled,
   )  # fmt: skip
@@ -171,4 +178,6 @@ def collect(
     score=(1 - strict_weight) * dense + strict_weight * strict,
     strict=strict,
     source=jnp.asarray(source),
+    aspects=aspects,
+    aspect_names=ASPECTS,
   )
