@@ -37,6 +37,8 @@ SUPPLIED = {
   ("lower_bound", "stds"),
   ("preference_sum", "references"),
   ("log_sigmoid_sum", "references"),
+  ("percentile_sum", "references"),
+  ("trusted_sum", "iteration"),
   ("step_kl", "sampler"),
   ("gated_step_kl", "sampler"),
 }

@@ -39,6 +39,13 @@ from jaxreward.advantages.group import (
   whitened,
   zero_variance_share,
 )
+from jaxreward.advantages.process import (
+  by_difficulty,
+  by_phase,
+  merged,
+  renormalised,
+  segments,
+)
 from jaxreward.advantages.tracked import per_prompt
 
 REGISTRY: dict[str, Callable[..., Any]] = {
@@ -59,6 +66,10 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "critic": critic,
   "whitened": whitened,
   "gardo": gardo,
+  "renormalised": renormalised,
+  "segments": segments,
+  "by_phase": by_phase,
+  "by_difficulty": by_difficulty,
 }
 
 __all__ = [
@@ -68,6 +79,8 @@ __all__ = [
   "against_one",
   "as_advantage",
   "best_and_worst",
+  "by_difficulty",
+  "by_phase",
   "check_group_size",
   "credit",
   "critic",
@@ -82,8 +95,11 @@ __all__ = [
   "global_and_local",
   "group",
   "leave_one_out",
+  "merged",
   "noise_weighted",
   "per_prompt",
+  "renormalised",
+  "segments",
   "values",
   "whitened",
   "with_columns",

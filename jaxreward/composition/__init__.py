@@ -1,7 +1,8 @@
 """Many scores into one: compose(scores, masks, weights) -> (signal, mask).
 
 One that takes `stds` by keyword reads {name: [P, G]}, how unsure each score is, and
-`references` {name: [P, M]}, scores of the policy where training began.
+`references` {name: [P, M]}, scores of the policy where training began, and
+`iteration` the number of the iteration.
 `separate` keeps them apart; a combiner then makes one gradient of theirs.
 """
 
@@ -18,11 +19,16 @@ from jaxreward.composition.gates import (
   mastered_first,
 )
 from jaxreward.composition.gradients import (
+  bilevel,
   marble,
   min_norm,
   sum_of_gradients,
 )
-from jaxreward.composition.references import log_sigmoid_sum, preference_sum
+from jaxreward.composition.references import (
+  log_sigmoid_sum,
+  percentile_sum,
+  preference_sum,
+)
 from jaxreward.composition.reliance import (
   bonus_if_consistent,
   tempered,
@@ -43,6 +49,12 @@ from jaxreward.composition.transforms import (
   ensemble,
   harmonic,
   tamed_sum,
+)
+from jaxreward.composition.trust import (
+  prerequisite,
+  routed,
+  trusted_sum,
+  whole_and_parts,
 )
 
 REGISTRY: dict[str, Callable[..., Any]] = {
@@ -66,12 +78,18 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "tiers": tiers,
   "preference_sum": preference_sum,
   "log_sigmoid_sum": log_sigmoid_sum,
+  "percentile_sum": percentile_sum,
+  "trusted_sum": trusted_sum,
+  "prerequisite": prerequisite,
+  "whole_and_parts": whole_and_parts,
+  "routed": routed,
   "separate": separate,
 }
 # Gradients of rewards that stay apart into one.
 COMBINERS: dict[str, Callable[..., Any]] = {
   "sum": sum_of_gradients,
   "marble": marble,
+  "bilevel": bilevel,
 }
 
 __all__ = [
@@ -80,6 +98,7 @@ __all__ = [
   "advantage_sum",
   "apart",
   "base_and_bonus",
+  "bilevel",
   "bonus_if_consistent",
   "chain",
   "check_weights",
@@ -95,12 +114,17 @@ __all__ = [
   "mastered_first",
   "min_norm",
   "pareto",
+  "percentile_sum",
   "preference_sum",
+  "prerequisite",
+  "routed",
   "separate",
   "sum_of_gradients",
   "tamed_sum",
   "tempered",
   "tiers",
+  "trusted_sum",
   "weighted_sum",
+  "whole_and_parts",
   "win_rate",
 ]

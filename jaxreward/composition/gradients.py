@@ -79,6 +79,51 @@ def marble(
   return jnp.where(jnp.asarray(count) > 0, mixed, weights)
 
 
+def bilevel(
+  gram: Float[ArrayLike, "K K"],
+  last: Float[ArrayLike, "K"] | None,
+  count: Int[ArrayLike, ""] | int,
+  *,
+  rate: float = 0.1,
+  most: float = 1.0,
+) -> Float[Array, "K"]:
+  """Auxiliary rewards weigh as far as they help the first one (BARFI).
+
+  w_k <- clip(w_k + rate cos(g_1, g_k), 0, most), w_1 = 1: after a step along
+  sum_k w_k g_k the first reward has gained in proportion to g_1 . g_k by w_k, the
+  derivative of the outer problem for one inner step. A misleading auxiliary ends
+  at 0.
+  Gupta et al. 2023, https://arxiv.org/abs/2310.19007, who differentiate through
+  the inner optimum by a Neumann series; the one-step form, the cosine and the
+  constants are chosen here.
+
+  Args:
+    gram: inner products of the gradients; the first is of the primary reward.
+    last: weights of the computation before; None for weights of `most`.
+    count: of the computations before.
+    rate: of the weights, above 0.
+    most: largest weight of an auxiliary, and the first, above 0.
+
+  Returns:
+    weights, the first 1.
+
+  Raises:
+    UserError: a rate or a bound that is not positive.
+  """
+  if not (rate > 0 and most > 0):
+    raise UserError(
+      f"config.align.combine.rate={rate} and most={most}: both must be above 0"
+    )
+  gram = jnp.asarray(gram)
+  length = jnp.sqrt(jnp.maximum(jnp.diagonal(gram), 0.0))
+  scale = length[0] * length
+  cosine = jnp.where(scale > 0, gram[0] / jnp.where(scale > 0, scale, 1), 0)
+  start = jnp.full(gram.shape[0], most, jnp.float32)
+  if last is not None:
+    start = jnp.where(jnp.asarray(count) > 0, jnp.asarray(last), start)
+  return jnp.clip(start + rate * cosine, 0.0, most).at[0].set(1.0)
+
+
 def min_norm(
   gram: Float[ArrayLike, "K K"], there: ArrayLike | None = None
 ) -> Float[Array, "K"]:

@@ -120,6 +120,41 @@ def log_sigmoid_sum(
   return jnp.where(mask, total, 0.0), mask
 
 
+def percentile_sum(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  references: References,
+) -> Signal:
+  """The percentile of each score among those of the initial policy.
+
+  R = sum_k w_k share of the references below r_k, ties as one half:
+  `preference_sum` at an endless scale. It reads the order alone, and nothing is
+  gained beyond the best reference. The quantile rewards of QRPO,
+  https://arxiv.org/abs/2507.08068, without its loss.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight.
+    references: name -> scores of the initial policy; failed ones are ignored.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`; a prompt without a reference is masked.
+  """
+  mask = valid_of(scores, masks, weights)
+  safe = safe_of(scores, mask, weights)
+  total = jnp.zeros(mask.shape, jnp.float32)
+  for name, weight in weights.items():
+    there, reference = _finite(references, name)
+    mask = mask & there.any(1, keepdims=True)
+    apart = safe[name][:, :, None] - reference[:, None, :]
+    won = (1 + jnp.sign(apart)) / 2
+    total += weight * masked_mean(won, there[:, None, :], axis=2)
+  return jnp.where(mask, total, 0.0), mask
+
+
 def _finite(
   references: References, name: str
 ) -> tuple[Bool[Array, "P M"], Float[Array, "P M"]]:

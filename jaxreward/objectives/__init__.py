@@ -6,8 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxreward.objectives.backprop import align_prop, refl
+from jaxreward.objectives.confidence import (
+  masked_dpo,
+  single_dpo,
+  smoothed_dpo,
+)
 from jaxreward.objectives.differences import d3po, prdp, rebel
-from jaxreward.objectives.groups import dgpo, rank_dpo
+from jaxreward.objectives.groups import crd, dgpo, rank_dpo
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching
 from jaxreward.objectives.policy_gradient import (
@@ -38,8 +43,12 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "gap_dpo": gap_dpo,
   "dynamic_dpo": dynamic_dpo,
   "hierarchical_dpo": hierarchical_dpo,
+  "smoothed_dpo": smoothed_dpo,
+  "masked_dpo": masked_dpo,
+  "single_dpo": single_dpo,
   "dgpo": dgpo,
   "rank_dpo": rank_dpo,
+  "crd": crd,
   "align_prop": align_prop,
   "refl": refl,
   "flow_matching": flow_matching,
@@ -50,6 +59,7 @@ __all__ = [
   "ac_flow",
   "align_prop",
   "awm",
+  "crd",
   "d3po",
   "dgpo",
   "diffusion_nft",
@@ -62,8 +72,11 @@ __all__ = [
   "grpo_guard",
   "gspo",
   "hierarchical_dpo",
+  "masked_dpo",
   "prdp",
   "rank_dpo",
   "rebel",
   "refl",
+  "single_dpo",
+  "smoothed_dpo",
 ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Mean, masked_mean
 from jaxreward.types import Array, ArrayLike
 
 Latents = Float[ArrayLike, "R G *L"]
@@ -122,6 +122,54 @@ def rank_dpo(
     "matching_loss": Mean.of(matching, group_mask),
   }
   return Mean.of(loss, jnp.any(group_mask, 1)), jax.lax.stop_gradient(metrics)
+
+
+def crd(
+  group_v: Latents,
+  group_v_old: Latents,
+  group_u: Latents,
+  group_advantage: Members,
+  group_mask: Bool[ArrayLike, "R G"],
+  *,
+  beta: float = 100.0,
+) -> tuple[Mean, dict[str, Mean]]:
+  """CRD: implicit rewards, less their group's mean, are to equal the rewards.
+
+  rho_i = l_old,i - l_i with l_i = mean (v_i - u_i)^2 under one noise and time per
+  group, L = mean_i (beta (rho_i - mean rho) - (A_i - mean A))^2: the constant that
+  nobody knows, the partition function of a prompt, drops out.
+  Centered Reward Distillation, https://arxiv.org/abs/2603.14128, its uniform
+  weighting, read in Flow-Factory, where no gradient flows through mean rho, which
+  leaves the sum over a group the same. beta is unverified.
+
+  Args:
+    group_v: velocities of the trained parameters at x_t.
+    group_v_old: of the policy that drew the samples; no gradient.
+    group_u: targets, eps - x_0.
+    group_advantage: A; no gradient.
+    group_mask: False for samples that do not count, which may hold anything.
+    beta: implicit reward per unit of error.
+
+  Returns:
+    (loss, metrics): implicit_gap, mean |beta (rho - mean rho)|, and matching_loss.
+
+  Raises:
+    UserError: a beta that is not positive.
+  """
+  if not beta > 0:
+    raise UserError(f"objective.beta={beta}: it must be greater than 0")
+  matching = _matching(group_v, group_u, group_mask)
+  old = jax.lax.stop_gradient(_matching(group_v_old, group_u, group_mask))
+  centre = lambda x: x - masked_mean(x, group_mask, axis=1, keepdims=True)
+  advantage = jnp.where(group_mask, group_advantage, 0.0).astype(jnp.float32)
+  implicit = beta * centre(old - matching)
+  error = implicit - jax.lax.stop_gradient(centre(advantage))
+  metrics = {
+    "implicit_gap": Mean.of(jnp.abs(implicit), group_mask),
+    "matching_loss": Mean.of(matching, group_mask),
+  }
+  loss = Mean.of(jnp.square(error), group_mask)
+  return loss, jax.lax.stop_gradient(metrics)
 
 
 def _matching(v: ArrayLike, u: ArrayLike, mask: ArrayLike) -> Array:

@@ -51,7 +51,7 @@ def flow_dpo(
     (loss, metrics): accuracy (share of pairs ranked right against the
     reference; ties count half), margin, error_chosen and error_rejected.
   """
-  margin, metrics = _margin(
+  margin, metrics = margin_of(
     v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected,
     mask,
   )  # fmt: skip
@@ -101,7 +101,7 @@ def gap_dpo(
   """
   if not base > 1:
     raise UserError(f"objective.base={base}: it must be above 1")
-  margin, metrics = _margin(
+  margin, metrics = margin_of(
     v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected,
     mask,
   )  # fmt: skip
@@ -158,7 +158,7 @@ def dynamic_dpo(
     raise UserError(
       f"objective.growth={growth} and rate={rate}: both must be 0 or above"
     )
-  margin, metrics = _margin(
+  margin, metrics = margin_of(
     v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected,
     mask,
   )  # fmt: skip
@@ -225,7 +225,7 @@ def hierarchical_dpo(
   Returns:
     (loss, metrics) as `flow_dpo`, and pair_weight, the mean weight.
   """
-  margin, metrics = _margin(
+  margin, metrics = margin_of(
     v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected,
     mask,
   )  # fmt: skip
@@ -238,7 +238,7 @@ def hierarchical_dpo(
   return Mean.of(loss, mask), metrics | {"pair_weight": Mean.of(weight, mask)}
 
 
-def _margin(
+def margin_of(
   v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected, mask
 ):
   """(margin [B], the metrics of every pair loss); negative is ranked right."""

@@ -222,7 +222,7 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
     compose=_bind(
       config, "composition",
       kernels.compositions(composition.REGISTRY, config),
-      positional=3, supplied=("rate", "stds", "references"),
+      positional=3, supplied=("rate", "stds", "references", "iteration"),
     ),
     tx=tx,
   )  # fmt: skip
@@ -252,7 +252,9 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
     scores,
     mask,
     weights,
-    **named(methods["compose"], stds=scores, references=scores),
+    **named(
+      methods["compose"], stds=scores, references=scores, iteration=jnp.int32(0)
+    ),
   )
   checks.validate_options(
     compose, dict.fromkeys(names, group), members, field="composition"
@@ -277,7 +279,7 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   follows = keeps_old(objective, feed)
   metric_names = {*metrics, *config.regularizers, *RESERVED}
   followers.check(config, follows, metric_names)
-  _try_advantage(config, methods["advantage"], feed, table)
+  _try_advantage(config, methods["advantage"], feed, table, names)
   if feed.needs_scores and config.composition.name != "weighted_sum":
     raise UserError(
       f'config.composition.name="{config.composition.name}": the objective'
@@ -372,6 +374,7 @@ def _try_advantage(
   advantage: advantages.Advantage,
   feed: feeds.Feed,
   table: steppers.StepTable,
+  rewards: tuple[str, ...],
 ) -> None:
   name = shown(config.advantage.name)
   if advantage.needs_steps and feed.keeps != "steps":
@@ -398,7 +401,8 @@ def _try_advantage(
 
   def credit(signal, mask, ids, table):
     offers = dict(
-      signal=signal, mask=mask, scores={"_": signal}, prompt_ids=ids,
+      signal=signal, mask=mask, scores=dict.fromkeys(rewards, signal),
+      prompt_ids=ids,
       steps=table, key=jax.random.key(0), step_signal=per_step(signal),
       step_mask=per_step(mask), step_values=per_step(signal)[..., :-1],
       unweighted={}, images=jnp.zeros((*signal.shape, 4, 4, 3)),

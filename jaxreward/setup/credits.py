@@ -54,6 +54,7 @@ def credit_of(
     key: mask_inapplicable(rows, updater.weights, prompts)[0]
     for key, rows in methods.named(updater.compose, **options).items()
   }
+  compose_inputs |= methods.named(updater.compose, iteration=iteration)
   signal, mask = updater.compose(masked_scores, mask, weights, **compose_inputs)
   offers = dict(
     signal=signal, mask=mask, scores=masked_scores, prompt_ids=prompts.ids,

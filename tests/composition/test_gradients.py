@@ -203,3 +203,33 @@ def test_the_sum_of_gradients_is_that_of_advantages():
   assert numbers["mixture/green"] == 1.0 and numbers["log_prob_gap"] == 0.0
   assert {"loss/green", "loss/redness"} <= numbers.keys()
   np.testing.assert_allclose(numbers["kl"], found["whole"][1]["kl"], atol=1e-9)
+
+
+def test_bilevel_weights_follow_the_primary_reward():
+  """Equal, opposite and orthogonal to the first gradient."""
+  g = np.array([[2.0, 0.0], [3.0, 0.0], [-1.0, 0.0], [0.0, 5.0]])
+  gram = jnp.float32(g @ g.T)
+  run = lambda last, count: np.asarray(
+    composition.bilevel(gram, last, count, rate=0.25)
+  )
+  last = np.array([1, 0.5, 0.5, 0.5], np.float32)
+  np.testing.assert_allclose(run(last, 3), [1, 0.75, 0.25, 0.5], atol=1e-6)
+  for _ in range(3):
+    last = run(last, 3)
+  np.testing.assert_allclose(last, [1, 1, 0, 0.5], atol=1e-6)
+  np.testing.assert_allclose(run(last, 0), [1, 1, 0.75, 1], atol=1e-6)
+
+
+def test_the_bilevel_slope_is_that_of_the_outer_problem():
+  """d J_1(theta + eta sum w g) / d w_k = eta g_1 . g_k, by differences."""
+  rng = np.random.default_rng(0)
+  a = rng.normal(size=(3, 4, 4))
+  hessians = np.einsum("kij,klj->kil", a, a)
+  theta, eta = rng.normal(size=4), 1e-4
+  g = np.stack([-h @ theta for h in hessians])
+  outer = lambda w: (
+    -0.5 * (theta + eta * w @ g) @ hessians[0] @ (theta + eta * w @ g)
+  )
+  w = np.full(3, 0.5)
+  slope = [(outer(w + e) - outer(w - e)) / 2e-3 for e in 1e-3 * np.eye(3)]
+  np.testing.assert_allclose(slope, eta * (g @ g[0]), rtol=1e-2)

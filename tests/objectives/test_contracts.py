@@ -18,7 +18,7 @@ ROWS = {
 }  # fmt: skip
 # Those on rows alone: test_groups.py has those on groups, test_differences.py those
 # on pairs of rows.
-ELSEWHERE = ("dgpo", "rank_dpo", "d3po", "prdp", "rebel")
+ELSEWHERE = ("dgpo", "rank_dpo", "crd", "d3po", "prdp", "rebel")
 NAMES = [name for name in objectives.REGISTRY if name not in ELSEWHERE]
 
 
@@ -134,6 +134,9 @@ def test_only_the_trained_policy_gets_gradients(name):
     "flow_dpo": ("v_ref_chosen", "v_ref_rejected"),
     "gap_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
     "dynamic_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
+    "smoothed_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
+    "masked_dpo": ("v_ref_chosen", "v_ref_rejected"),
+    "single_dpo": ("v_reference", "advantage"),
     "hierarchical_dpo": ("v_ref_chosen", "signal_chosen", "group_share"),
     "diffusion_nft": ("v_old", "advantage"),
     "awm": ("v_old", "advantage"),

@@ -180,3 +180,39 @@ def test_rank_dpo_ignores_the_order_of_the_list_and_equal_labels():
   assert run(dirty, ref, u, np.where(mask, psi, np.nan), mask) == run(
     v, ref, u, psi, mask
   )
+
+
+def test_crd():
+  v, old, u, advantage, mask = draw(7)
+
+  def want(v):
+    total = 0.0
+    for r in range(R):
+      at = np.flatnonzero(mask[r])
+      if not len(at):
+        continue
+      error = lambda x, r=r, at=at: np.array(
+        [np.mean((x[r, i] - u[r, i]) ** 2) for i in at]
+      )
+      rho = 2.0 * (error(old) - error(v))
+      gap = rho - rho.mean() - (advantage[r, at] - advantage[r, at].mean())
+      total += np.sum(gap**2)
+    return total
+
+  fixed = [x.astype(np.float32) for x in (old, u, advantage)]
+  loss = lambda v: objectives.crd(v, *fixed, mask, beta=2.0)[0].total
+  got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
+  np.testing.assert_allclose(got, want(v), rtol=1e-5)
+  numeric = np.zeros_like(v)
+  for i in np.ndindex(v.shape):
+    step = np.zeros_like(v)
+    step[i] = 1e-6
+    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-4)
+  # A constant added to all rewards of a prompt changes nothing.
+  more = objectives.crd(
+    v.astype(np.float32), *fixed[:2], fixed[2] + 3, mask, beta=2.0
+  )[0]
+  np.testing.assert_allclose(more.total, got, rtol=1e-4)
+  with pytest.raises(UserError, match="beta=0"):
+    objectives.crd(v, *fixed, mask, beta=0.0)

@@ -221,3 +221,106 @@ def test_weights_that_are_refused(name, options, says):
   c, more = weighted_case()
   with pytest.raises(UserError, match=says):
     objectives.REGISTRY[name](**f32(c | more), mask=MASK, **options)
+
+
+def test_smoothed_dpo():
+  c, more = weighted_case()
+  gap = more["signal_chosen"] - more["signal_rejected"]
+  doubt = 1 / (np.exp(gap / 0.3) + 1)
+
+  def want(v):
+    h = -4.0 / 2 * reference(c | {"v_chosen": v}, 1.0)[1]
+    losses = (1 - doubt) * np.logaddexp(0, -h) + doubt * np.logaddexp(0, h)
+    return np.sum(losses)
+
+  check("smoothed_dpo", want, c | more, beta=4.0, temperature=0.3)
+  plain, _ = objectives.flow_dpo(**f32(c), mask=MASK, beta=4.0)
+  sure, _ = objectives.smoothed_dpo(
+    **f32(c | more), mask=MASK, beta=4.0, temperature=1e-6
+  )
+  np.testing.assert_allclose(sure.total, plain.total, rtol=1e-6)
+  equal = c | more | {"signal_rejected": more["signal_chosen"]}
+  at_reference = equal | {
+    "v_chosen": c["v_ref_chosen"], "v_rejected": c["v_ref_rejected"],
+  }  # fmt: skip
+  known = f32(at_reference)
+  slope = jax.grad(
+    lambda v: (
+      objectives.smoothed_dpo(**{**known, "v_chosen": v}, mask=MASK)[0].total
+    )
+  )(known["v_chosen"])
+  np.testing.assert_allclose(slope, 0, atol=1e-3)  # beta is 2000
+
+
+def test_masked_dpo():
+  c = case(6)
+  c["u_rejected"][..., :2] = c["u_chosen"][..., :2]  # these places are equal
+  places = np.broadcast_to(np.arange(3) == 2, (5, 2, 3))
+
+  def want(v):
+    arrays = c | {"v_chosen": v}
+    error = lambda v, u: (
+      ((arrays[v] - arrays[u]) ** 2 * places).sum((1, 2)) / places.sum((1, 2))
+    )
+    margin = error("v_chosen", "u_chosen") - error("v_ref_chosen", "u_chosen")
+    margin -= error("v_rejected", "u_rejected")
+    margin += error("v_ref_rejected", "u_rejected")
+    return np.sum(np.logaddexp(0, 2.0 * margin))
+
+  check("masked_dpo", want, c, beta=4.0, threshold=0.0)
+  _, metrics = objectives.masked_dpo(**f32(c), mask=MASK, threshold=0.0)
+  np.testing.assert_allclose(metrics["place_share"].value(), 1 / 3, rtol=1e-6)
+  everywhere = case(7)
+  whole, _ = objectives.masked_dpo(
+    **f32(everywhere), mask=MASK, beta=4.0, threshold=0.0
+  )
+  plain, _ = objectives.flow_dpo(**f32(everywhere), mask=MASK, beta=4.0)
+  np.testing.assert_allclose(whole.total, plain.total, rtol=1e-6)
+
+
+def test_single_dpo():
+  rng = np.random.default_rng(8)
+  v, ref, u = rng.normal(size=(3, 4, 2, 3))
+  advantage = np.array([1.5, -0.7, 0.1, 0.9])
+  label = np.array([1, -1, 0, 1])
+
+  def want(v):
+    error = lambda x: np.mean((x - u) ** 2, axis=(1, 2))
+    z = 3.0 / 2 * label * (error(v) - error(ref))
+    return np.sum(np.abs(label) * np.logaddexp(0, z))
+
+  arrays = f32(dict(v_reference=ref, u=u, advantage=advantage))
+  loss = lambda v: objectives.single_dpo(
+    v, **arrays, mask=np.ones(4, bool), beta=3.0
+  )
+  (mean, metrics), slope = (
+    loss(np.float32(v)),
+    jax.grad(lambda v: loss(v)[0].total)(np.float32(v)),
+  )
+  np.testing.assert_allclose(mean.total, want(v), rtol=1e-5)
+  assert metrics["labelled"].value() == 0.75
+  assert not slope[2].any()  # neutral
+  numeric = np.zeros_like(v)
+  for i in np.ndindex(v.shape):
+    step = np.zeros_like(v)
+    step[i] = 1e-6
+    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
+  at_reference, _ = objectives.single_dpo(
+    np.float32(ref), **arrays, mask=np.ones(4, bool)
+  )
+  np.testing.assert_allclose(at_reference.total, 3 * np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("name", "options", "says"),
+  [
+    ("smoothed_dpo", dict(temperature=0.0), "temperature=0.0"),
+    ("masked_dpo", dict(threshold=1.0), "threshold=1.0"),
+  ],
+)
+def test_options_that_are_refused(name, options, says):
+  c, more = weighted_case()
+  arrays = f32(c if name == "masked_dpo" else c | more)
+  with pytest.raises(UserError, match=says):
+    objectives.REGISTRY[name](**arrays, mask=MASK, **options)
