@@ -79,6 +79,7 @@ def get_config() -> ConfigDict:
         # so many samples of a group share their noise, initial and of steps
         branch=dict(members=1, steps=0),  # steps -1: all before the window
         start=dict(name="noise"),  # or "picture": a prompt's, partly noised
+        real=0,  # so many of each group are reference images of the task
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),
       heldout_rewards=dict(),

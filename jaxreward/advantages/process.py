@@ -25,8 +25,7 @@ def renormalised(
 ) -> Float[Array, "P G T"]:
   """Rewards of steps, shifted by the outcome so that failures cannot gain.
 
-  r_t = R_{t+1} + R_T - 1 with rewards in [0, 1] (others are clipped), and R_T for
-  the last step; G_t = sum_k discount^k r_{t+k}, compared with the same step of the
+  r_t = R_{t+1} + R_T - 1 with rewards that lie in [0, 1], and R_T for the last step; G_t = sum_k discount^k r_{t+k}, compared with the same step of the
   group. Where the outcome is 1 every r_t lies in [0, 1], where it is 0 in [-1, 0].
   PPR (ReNorm), https://arxiv.org/abs/2509.25598, of an agent's steps there; the form
   has the published property and is unverified.
@@ -43,7 +42,7 @@ def renormalised(
     advantage, 0 where masked.
   """
   mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
-  rewards = jnp.clip(jnp.where(mask, step_signal, 0.0), 0.0, 1.0)
+  rewards = jnp.where(mask, step_signal, 0.0)
   outcome = rewards[..., -1:]
   shifted = rewards[..., 1:] + outcome - 1
   shifted = jnp.concatenate([shifted[..., :-1], outcome], -1)

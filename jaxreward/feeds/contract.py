@@ -23,6 +23,7 @@ from jaxreward.methods import asks, prepare_of
 from jaxreward.types import Array, ArrayLike, Policy, Trajectory
 
 Rows = dict[str, Any]
+BOOLS = ("mask", "group_mask", "real", "group_real")  # offers of this type
 # "sealed": from the rollout, reproduced bit for bit by the update at the cost of
 # one more forward pass. "stored": from the rollout, but recomputed in the first
 # optimizer step, so that its ratios are exactly 1. "recomputed": by a forward pass
@@ -88,6 +89,9 @@ class Plan:
     parts_at_window: whether they diverge where a moving window begins.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
       start from, or None for noise alone.
+    real: so many members of each group, the last, are reference images.
+    render: (keys [B], prompts) -> reference images [B, H, W, C], where there are
+      any.
   """
 
   table: steppers.StepTable
@@ -116,6 +120,8 @@ class Plan:
   share: Share | None = None
   parts_at_window: bool = False
   start: Callable[..., Array | None] = lambda *_: None
+  real: int = 0
+  render: Callable[..., Array] | None = None
 
   @property
   def is_on_policy(self) -> bool:
@@ -199,19 +205,40 @@ class Feed:
 
 
 def with_references(feed: Feed, names: Iterable[str]) -> Feed:
-  """The feed with arrays of further networks: "v_NAME", or "NAME_mean"."""
+  """The feed with arrays of further networks, named after them.
+
+  They are "v_NAME", "NAME_mean", "v_NAME_chosen" and "v_NAME_rejected", or
+  "group_v_NAME", by what the feed offers of the reference; "tail" has none.
+  """
   names = tuple(names)
   more: dict[str, Callable[[Any], Array]] = {}
-  velocity = lambda role: lambda arrays: arrays.velocity(role)
+  velocity = lambda role, *x: lambda arrays: arrays.velocity(role, *x)
   mean = lambda role: lambda arrays: arrays.step(role)[1]
   for name in names:
     if "v_reference" in feed.offers:
       more[f"v_{name}"] = velocity(name)
     if "reference_mean" in feed.offers:
       more[f"{name}_mean"] = mean(name)
+    if "v_ref_chosen" in feed.offers:
+      for side in ("chosen", "rejected"):
+        more[f"v_{name}_{side}"] = velocity(name, f"x_{side}")
+    if feed.is_grouped:
+      more[f"group_v_{name}"] = group_velocity(name)
   return dataclasses.replace(
     feed, offers={**more, **feed.offers}, latents=(*feed.latents, *more)
   )
+
+
+def group_velocity(role: str) -> Callable[[Any], Array]:
+  """Velocities of R groups, [R, G, ...], from one pass over R G rows."""
+
+  def compute(arrays):
+    x, t, index = (arrays.rows[k] for k in ("x_t", "t", "prompt_index"))
+    flat = lambda y: y.reshape(-1, *y.shape[2:])
+    v = arrays.network(role).velocity(flat(x), flat(t), flat(index))
+    return v.reshape(x.shape)
+
+  return lambda arrays: arrays.once(role, lambda: compute(arrays))
 
 
 def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
@@ -223,7 +250,7 @@ def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
   def shape(name: str):
     dims = (*lead, 1, 1, 1) if name in feed.latents else lead
     dims = () if name in feed.scalars else dims
-    dtype = bool if name in ("mask", "group_mask") else jnp.float32
+    dtype = bool if name in BOOLS else jnp.float32
     return jax.ShapeDtypeStruct(dims, dtype)
 
   return {name: shape(name) for name in (*asks(fn), *prepared)}

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.feeds import rollouts
-from jaxreward.feeds.contract import Feed, Rows
-from jaxreward.feeds.networks import Arrays, row, spread
+from jaxreward.feeds.contract import Feed, Rows, group_velocity
+from jaxreward.feeds.networks import row, spread
 from jaxreward.flow import rollout
 
 
@@ -30,34 +30,26 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
     "t": every,
     "advantage": spread(jnp.where(mask, of_prompts(advantage), 0.0), len(t)),
     "mask": spread(mask, len(t)),
+    "real": jnp.broadcast_to(
+      jnp.arange(plan.group) >= plan.group - plan.real, (len(t), *mask.shape)
+    ),
     "prompt_index": spread(
       jnp.broadcast_to(prompt[:, None], mask.shape), len(t)
     ),
   }
 
 
-def _velocity(role: str):
-  """Velocities of R groups, [R, G, ...], from one pass over R G rows."""
-
-  def compute(arrays: Arrays):
-    x, t, index = (arrays.rows[k] for k in ("x_t", "t", "prompt_index"))
-    flat = lambda y: y.reshape(-1, *y.shape[2:])
-    v = arrays.network(role).velocity(flat(x), flat(t), flat(index))
-    return v.reshape(x.shape)
-
-  return lambda arrays: arrays.once(role, lambda: compute(arrays))
-
-
 FEED = Feed(
   make,
   {
-    "group_v": _velocity("policy"),
-    "group_v_old": _velocity("old"),
-    "group_v_reference": _velocity("reference"),
+    "group_v": group_velocity("policy"),
+    "group_v_old": group_velocity("old"),
+    "group_v_reference": group_velocity("reference"),
     "group_u": row("u"),
     "group_t": row("t"),
     "group_advantage": row("advantage"),
     "group_mask": row("mask"),
+    "group_real": row("real"),
   },
   size=lambda plan: plan.group,
   per_group=lambda plan: 1,

@@ -59,6 +59,11 @@ class Network:
     cond = rollout.gather_cond(self._plain, index)
     return self.policy.velocity(self.params, x, t, cond)
 
+  def plain(self, index: ArrayLike) -> Callable[[Array, Array], Array]:
+    """(x [M, ...], t [M]) -> `velocity`; texts are encoded once, for a scan."""
+    cond = rollout.gather_cond(self._plain, index)
+    return lambda x, t: self.policy.velocity(self.params, x, t, cond)
+
   def guided(
     self, index: ArrayLike
   ) -> Callable[[Array, steppers.StepTable], Array]:

@@ -23,6 +23,7 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
     "t": t,
     "advantage": spread(advantage, len(t)),
     "mask": spread(usable, len(t)),
+    "real": spread(trajectory.member >= plan.group - plan.real, len(t)),
     "prompt_index": spread(trajectory.prompt_index, len(t)),
     "sample": spread(jnp.arange(len(usable)), len(t)),
   }
@@ -38,7 +39,16 @@ FEED = Feed(
     "weight": row("advantage"),
     **{
       name: row(name)
-      for name in ("x0", "x_t", "noise", "t", "advantage", "mask", "sample")
+      for name in (
+        "x0",
+        "x_t",
+        "noise",
+        "t",
+        "advantage",
+        "mask",
+        "sample",
+        "real",
+      )
     },
   },
   follows=("v_old",),

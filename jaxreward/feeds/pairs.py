@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
-from jaxreward.feeds.networks import row, spread
-from jaxreward.flow import rollout
+from jaxreward.feeds.networks import Arrays, row, spread
+from jaxreward.flow import path, rollout
 from jaxreward.numerics import masked_mean, masked_std
 
 
@@ -86,6 +87,42 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   }
 
 
+INVERSION_STEPS = 10
+
+
+def _inverted(side: str):
+  """(x_t, target): the latents that lead to a sample, by the policy's own ODE.
+
+  From t = 0 in `INVERSION_STEPS` equal steps to the row's own time, each with the
+  velocity at its end, without guidance and without a gradient.
+  """
+
+  def compute(arrays: Arrays):
+    rows = arrays.rows
+    velocity = arrays.network("policy").plain(rows["prompt_index"])
+    t = path.expand(rows["t"], rows[f"x_{side}"])
+    x0 = rows[f"x_{side}"] - t * rows[f"u_{side}"]
+
+    def step(x, k):
+      time = rows["t"] * (k + 1) / INVERSION_STEPS
+      v = velocity(x, time)
+      return x + t / INVERSION_STEPS * v, None
+
+    x, _ = jax.lax.scan(step, x0, jnp.arange(INVERSION_STEPS))
+    return jax.lax.stop_gradient((x, (x - x0) / t))
+
+  return lambda arrays: arrays.once(("inverted", side), lambda: compute(arrays))
+
+
+def _at_inverted(role: str, side: str):
+  def compute(arrays: Arrays):
+    x, _ = _inverted(side)(arrays)
+    rows = arrays.rows
+    return arrays.network(role).velocity(x, rows["t"], rows["prompt_index"])
+
+  return compute
+
+
 def _velocity(role: str, side: str):
   return lambda arrays: arrays.velocity(role, f"x_{side}")
 
@@ -98,6 +135,15 @@ FEED = Feed(
     "v_ref_chosen": _velocity("reference", "chosen"),
     "v_ref_rejected": _velocity("reference", "rejected"),
     **{
+      f"{name}_inverted_{side}": _at_inverted(role, side)
+      for name, role in (("v", "policy"), ("v_ref", "reference"))
+      for side in ("chosen", "rejected")
+    },
+    **{
+      f"u_inverted_{side}": lambda arrays, side=side: _inverted(side)(arrays)[1]
+      for side in ("chosen", "rejected")
+    },
+    **{
       name: row(name)
       for name in (
         "u_chosen", "u_rejected", "t", "mask", "signal_chosen",
@@ -109,6 +155,8 @@ FEED = Feed(
   per_group=lambda plan: plan.pairs,
   latents=(
     "v_chosen", "v_rejected", "v_ref_chosen", "v_ref_rejected", "u_chosen",
-    "u_rejected",
+    "u_rejected", "v_inverted_chosen", "v_inverted_rejected",
+    "v_ref_inverted_chosen", "v_ref_inverted_rejected", "u_inverted_chosen",
+    "u_inverted_rejected",
   ),
 )  # fmt: skip

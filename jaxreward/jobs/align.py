@@ -59,6 +59,7 @@ from jaxreward.setup import (
   plans,
   players,
   prompt_encoding,
+  real,
   references,
   updates,
 )
@@ -546,6 +547,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     base = setup.load_params(config, policy)
     differentiated = differentiated_rewards(plan, rewards, weights_of)
     players.require_references(players.bind(config), config, batches)
+    real.require(plan, config, batches)
     parts = prepare(
       config, mesh, policy, base, plan, weights_of, differentiated.values()
     )
@@ -574,7 +576,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       reference_scores = references.References(
         lambda batch: parts.draw(
           untrained, jnp.int32(references.ITERATION), base, batch, decoder
-        )[2],
+        )[2][:, : plan.group - plan.real],
         {name: rewards[name] for name in weights_of},
       )  # fmt: skip
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from jaxreward.objectives.backprop import align_prop, refl
 from jaxreward.objectives.confidence import (
+  inpo,
   masked_dpo,
   single_dpo,
   smoothed_dpo,
 )
 from jaxreward.objectives.differences import d3po, prdp, rebel
-from jaxreward.objectives.groups import crd, dgpo, rank_dpo
+from jaxreward.objectives.groups import crd, dgpo, grao, rank_dpo, seppo
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching
 from jaxreward.objectives.policy_gradient import (
@@ -46,9 +47,12 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "smoothed_dpo": smoothed_dpo,
   "masked_dpo": masked_dpo,
   "single_dpo": single_dpo,
+  "inpo": inpo,
   "dgpo": dgpo,
   "rank_dpo": rank_dpo,
   "crd": crd,
+  "seppo": seppo,
+  "grao": grao,
   "align_prop": align_prop,
   "refl": refl,
   "flow_matching": flow_matching,
@@ -69,14 +73,17 @@ __all__ = [
   "flow_grpo",
   "flow_matching",
   "gap_dpo",
+  "grao",
   "grpo_guard",
   "gspo",
   "hierarchical_dpo",
+  "inpo",
   "masked_dpo",
   "prdp",
   "rank_dpo",
   "rebel",
   "refl",
+  "seppo",
   "single_dpo",
   "smoothed_dpo",
 ]

@@ -172,6 +172,112 @@ def crd(
   return loss, jax.lax.stop_gradient(metrics)
 
 
+def seppo(
+  group_v: Latents,
+  group_v_old: Latents,
+  group_u: Latents,
+  group_real: Bool[ArrayLike, "R G"],
+  group_mask: Bool[ArrayLike, "R G"],
+  *,
+  beta: float = 100.0,
+) -> tuple[Mean, dict[str, Mean]]:
+  """SePPO: a reference image against what an older policy drew.
+
+  D_i = l_old,i - l_i with l_i = mean (v_i - u_i)^2, L = mean over pairs of a real
+  member r and a drawn one j of -log sigmoid(beta / 2 (D_r - s_r D_j)), s_r = 1 where
+  D_r >= 0 and -1 else: while the policy fits the image worse than the older one did,
+  what that one drew is taken for a winner too.
+  Zhang et al. 2024, https://arxiv.org/abs/2410.05255; the sign, its value at 0 and
+  beta are unverified: no training code is public.
+
+  Args:
+    group_v: velocities of the trained parameters at x_t.
+    group_v_old: of the policy that drew the samples; no gradient.
+    group_u: targets, eps - x_0.
+    group_real: whether a member is a reference image.
+    group_mask: False for samples that do not count, which may hold anything.
+    beta: strength of the tie to the older policy.
+
+  Returns:
+    (loss, metrics): losing, the share of images with s = 1, and matching_loss.
+
+  Raises:
+    UserError: a beta that is not positive.
+  """
+  if not beta > 0:
+    raise UserError(f"objective.beta={beta}: it must be greater than 0")
+  matching = _matching(group_v, group_u, group_mask)
+  old = jax.lax.stop_gradient(_matching(group_v_old, group_u, group_mask))
+  gain = old - matching
+  sign = jax.lax.stop_gradient(jnp.where(gain >= 0, 1.0, -1.0))
+  is_real, is_drawn = group_mask & group_real, group_mask & ~group_real
+  pairs = is_real[:, :, None] & is_drawn[:, None, :]
+  margin = gain[:, :, None] - sign[:, :, None] * gain[:, None, :]
+  metrics = {
+    "losing": Mean.of(sign > 0, is_real),
+    "matching_loss": Mean.of(matching, group_mask),
+  }
+  loss = Mean.of(jax.nn.softplus(-beta / 2 * margin), pairs)
+  return loss, jax.lax.stop_gradient(metrics)
+
+
+def grao(
+  group_v: Latents,
+  group_u: Latents,
+  group_advantage: Members,
+  group_real: Bool[ArrayLike, "R G"],
+  group_mask: Bool[ArrayLike, "R G"],
+  *,
+  imitation: float = 0.5,
+  alignment: float = 0.6,
+) -> tuple[Mean, dict[str, Mean]]:
+  """GRAO: own samples, a reference image, and the move from one to the other.
+
+  With l_i = mean (v_i - u_i)^2 in the place of -log p, y the real member and i a drawn
+  one, L = mean_i [A_i l_i + alignment (A_i - A_y) (l_i - l_y)] + imitation A_y l_y: a
+  reference that beats the samples is imitated and they are left, one that they beat
+  is not.
+  Wang et al. 2025, https://arxiv.org/abs/2508.07750, of texts there; both weights, and
+  that y counts in the group's statistics, are unverified. Negative advantages drive l
+  up without bound: keep a tie to the reference beside.
+
+  Args:
+    group_v: velocities of the trained parameters at x_t.
+    group_u: targets, eps - x_0.
+    group_advantage: A, of the whole group; no gradient.
+    group_real: whether a member is a reference image; of several, means are taken.
+    group_mask: False for samples that do not count, which may hold anything.
+    imitation: weight of the reference's own term; 0 with `alignment` 0 leaves
+      REINFORCE.
+    alignment: weight of the move.
+
+  Returns:
+    (loss, metrics): real_advantage (A_y), and matching_loss.
+
+  Raises:
+    UserError: a weight below 0.
+  """
+  if not (imitation >= 0 and alignment >= 0):
+    raise UserError(
+      f"objective.imitation={imitation} and alignment={alignment}: both must be 0"
+      " or above"
+    )
+  matching = _matching(group_v, group_u, group_mask)
+  advantage = jnp.where(group_mask, group_advantage, 0.0).astype(jnp.float32)
+  advantage = jax.lax.stop_gradient(advantage)
+  is_real, is_drawn = group_mask & group_real, group_mask & ~group_real
+  mean_real = lambda x: masked_mean(x, is_real, axis=1, keepdims=True)
+  best, error = mean_real(advantage), mean_real(matching)
+  has_real = is_real.any(1, keepdims=True)
+  move = jnp.where(has_real, (advantage - best) * (matching - error), 0.0)
+  loss = advantage * matching + alignment * move + imitation * best * error
+  metrics = {
+    "real_advantage": Mean.of(best, has_real),
+    "matching_loss": Mean.of(matching, group_mask),
+  }
+  return Mean.of(loss, is_drawn), jax.lax.stop_gradient(metrics)
+
+
 def _matching(v: ArrayLike, u: ArrayLike, mask: ArrayLike) -> Array:
   """Mean (v - u)^2 of each member, [R, G]; 0 where masked."""
   rows = jnp.reshape(mask, jnp.shape(mask) + (1,) * (jnp.ndim(v) - 2))

@@ -273,12 +273,25 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
         f" sample, which config.align.updates={config.align.updates} optimizer"
         ' steps would share out: set align.updates=1 or align.split="samples"'
       )
+  if {"real", "group_real"} & set(feeds.reads(objective)):
+    if not config.rollout.real:
+      raise UserError(
+        f'config.rollout.real=0: config.objective.name="{config.objective.name}"'
+        " compares samples with reference images; set it to 1"
+      )
   metrics = _try_objective(config, objective, feed)
   for name, (fn, _) in bind_regularizers(plain, feed_name).items():
     _try_regularizer(name, fn, feed, metrics)
   follows = keeps_old(objective, feed)
   metric_names = {*metrics, *config.regularizers, *RESERVED}
   followers.check(config, follows, metric_names)
+  for name in followers.names(config):
+    if set(feed.offers) == set(feeds.FEEDS[feed_name].offers):
+      raise UserError(
+        f'config.references.{name}.rule: the feed "{feed_name}" of config.objective.name='
+        f'"{config.objective.name}" has no arrays of a further network; leave it'
+        ' out, or call it "reference"'
+      )
   _try_advantage(config, methods["advantage"], feed, table, names)
   if feed.needs_scores and config.composition.name != "weighted_sum":
     raise UserError(

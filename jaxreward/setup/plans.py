@@ -17,7 +17,7 @@ from jaxreward.errors import UserError
 from jaxreward.feeds import Plan, tail
 from jaxreward.flow import rollout, schedule, steppers, windows
 from jaxreward.flow.sampler import Share
-from jaxreward.setup import checks, kernels, offline
+from jaxreward.setup import checks, kernels, offline, real
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -72,6 +72,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       " samples come from parameters an update older, whose log-probabilities"
       ' ratios compare with; use "sealed" or "stored"'
     )
+  real.check(config, feed, offline.group(config))
   steps = _steps(config, feed)
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
@@ -110,6 +111,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     share=_share(config, group, steps["table"]),
     parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
+    real=r.real,
+    render=setup.make_task(config).render if r.real else None,
   )
   most = r.prompts * feed.per_group(plan)
   if by_samples and align.updates > most:

@@ -27,7 +27,7 @@ from jaxreward.rewards import (
   device_scores,
   mask_inapplicable,
 )
-from jaxreward.setup import credits, players, playing
+from jaxreward.setup import credits, players, playing, real
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
 from jaxreward.training.state import TrainState
@@ -60,7 +60,11 @@ def sample(
     prompts.ids, start=plan.start(policy, prompts, decoder),
     tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
   )  # fmt: skip
-  return trajectory, sampler.pixels(trajectory.latents[-1], decoder)
+  pixels = sampler.pixels(trajectory.latents[-1], decoder)
+  if plan.real:
+    key = rng.stream_key(seed, "real", iteration)
+    return real.mix(policy, plan, trajectory, pixels, prompts, key, decoder)
+  return trajectory, pixels
 
 
 def finish(

@@ -107,7 +107,9 @@ def create(
     },
     sampler_params=ema.init_ema(params) if overlap else None,
     stats=stats,
-    mixture=jnp.full(gradients, 1 / gradients) if gradients else None,
+    mixture=jnp.full(gradients, 1 / gradients, jnp.float32)
+    if gradients
+    else None,
     players=players or {},
   )
 

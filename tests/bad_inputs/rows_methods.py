@@ -80,6 +80,14 @@ ROWS = [
       '"gate"'),
   row("shares in another order", "advantage.share", 0.5, "least <= share",
       first={"advantage.name": "gardo"}),
+  row("a reference that the feed has no arrays of", "references.slow.rule",
+      "fixed", '"tail"', "leave it", config=NFT,
+      first={"objective.name": "align_prop", "align.updates": 1}),
+  # reference images in a group
+  row("a group of references alone", "rollout.real", 4, "at least one",
+      config=NFT),
+  row("an image that nobody drew has no steps", "rollout.real", 1,
+      "diffusion_nft"),
   # players
   row("a player that is a number", "players.critic", 3, "section"),
   row("a player there is not", "players.critic.fn", "critik",

@@ -18,7 +18,16 @@ ROWS = {
 }  # fmt: skip
 # Those on rows alone: test_groups.py has those on groups, test_differences.py those
 # on pairs of rows.
-ELSEWHERE = ("dgpo", "rank_dpo", "crd", "d3po", "prdp", "rebel")
+ELSEWHERE = (
+  "dgpo",
+  "rank_dpo",
+  "crd",
+  "seppo",
+  "grao",
+  "d3po",
+  "prdp",
+  "rebel",
+)
 NAMES = [name for name in objectives.REGISTRY if name not in ELSEWHERE]
 
 
@@ -42,7 +51,9 @@ def example(name, seed=0):
     arrays["old_mean"] = arrays["mean"] + rng.normal(0, 1e-3, (B, *SHAPE))
   arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
   trained = next(
-    k for k in ("v", "v_chosen", "log_prob", "scores") if k in arrays
+    k
+    for k in ("v", "v_chosen", "v_inverted_chosen", "log_prob", "scores")
+    if k in arrays
   )
   return arrays, trained
 
@@ -135,6 +146,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "gap_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
     "dynamic_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
     "smoothed_dpo": ("v_ref_chosen", "signal_chosen", "signal_rejected"),
+    "inpo": ("v_ref_inverted_chosen", "v_ref_inverted_rejected"),
     "masked_dpo": ("v_ref_chosen", "v_ref_rejected"),
     "single_dpo": ("v_reference", "advantage"),
     "hierarchical_dpo": ("v_ref_chosen", "signal_chosen", "group_share"),

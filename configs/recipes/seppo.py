@@ -1,0 +1,21 @@
+"""SePPO: a reference image against what an older copy of the policy drew.
+
+Zhang et al. 2024, https://arxiv.org/abs/2410.05255. Each group has one reference image,
+of the task or of a file's "target"; losers, and the errors they are compared with, come
+from a copy refreshed every 25 iterations, where the authors draw among checkpoints. The
+sign of the anchor and beta are unverified.
+"""
+
+from jaxreward import recipes
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
+  config = recipes.load("diffusion_nft", arg, __file__)
+  config.objective = dict(name="seppo", beta=100.0)
+  config.references.old = dict(rule="every", count=25)
+  config.rollout.real = 1
+  config.regularizers = dict()
+  if recipes.size_of(arg) != "full":
+    config.optimizer.learning_rate = 5e-5
+  return config
