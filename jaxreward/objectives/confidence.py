@@ -119,15 +119,10 @@ def masked_dpo(
   is_place = apart > threshold * top
   share = jnp.mean(is_place, axis=axes)
   scale = is_place / jnp.sqrt(jnp.maximum(share, 1e-12)).reshape(top.shape)
+  weigh = lambda x: keep(mask, x)[0] * scale
   margin, metrics = margin_of(
-    *(
-      keep(mask, x)[0] * scale
-      for x in (
-        v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen,
-        u_rejected,
-      )
-    ),
-    mask,
+    weigh(v_chosen), weigh(v_rejected), weigh(v_ref_chosen),
+    weigh(v_ref_rejected), weigh(u_chosen), weigh(u_rejected), mask,
   )  # fmt: skip
   loss = jax.nn.softplus(beta / 2 * margin)
   return Mean.of(loss, mask), metrics | {"place_share": Mean.of(share, mask)}

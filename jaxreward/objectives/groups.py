@@ -266,6 +266,7 @@ def grao(
   advantage = jnp.where(group_mask, group_advantage, 0.0).astype(jnp.float32)
   advantage = jax.lax.stop_gradient(advantage)
   is_real, is_drawn = group_mask & group_real, group_mask & ~group_real
+  is_real, is_drawn = jnp.asarray(is_real), jnp.asarray(is_drawn)
   mean_real = lambda x: masked_mean(x, is_real, axis=1, keepdims=True)
   best, error = mean_real(advantage), mean_real(matching)
   has_real = is_real.any(1, keepdims=True)
