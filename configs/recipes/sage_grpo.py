@@ -1,8 +1,9 @@
 """SAGE-GRPO: noise of the exact variance, gradients of one size at all steps.
 
 Zheng et al. 2026, https://arxiv.org/abs/2603.21872, with a guard where the released
-variance is negative. Their tie to a reference, whose weight adapts between 1e-7 and
-1e-5, is to a copy of the policy from at most 10 updates ago; here it is to the start.
+variance is negative. Two ties: to a copy of the policy that is refreshed every 10
+updates, and to the policy that drew. Their weights adapt between 1e-7 and 1e-5; here
+they are fixed.
 """
 
 from jaxreward import recipes
@@ -17,4 +18,5 @@ def get_config(arg: str | None = None):
     kl=dict(fn="step_kl", form="exact", weight=1e-6),
     drop=dict(fn="step_drop", weight=1e-7),
   )
+  config.references.reference = dict(rule="every", count=10)
   return config

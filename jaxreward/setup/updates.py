@@ -173,17 +173,12 @@ class Loss:
     With separate rewards the total is [K], with the regularizers at the end.
     """
     arrays = self.arrays(trained, rows, frozen)
-    if self.names:
-      loss, metrics = self._apart(arrays)
-    else:
-      loss, metrics = feeds.call(self.objective, arrays)
+    loss, metrics = self._objective(arrays)
     terms = []
     for name, (fn, weight) in self.regularizers.items():
       penalty = feeds.call(fn, arrays)
       metrics = metrics | {name: penalty}
-      # A mean over its own weight, which usually equals that of the loss.
-      share = loss.weight / jnp.maximum(penalty.weight, 1e-12)
-      added = weight * (penalty.total * share)
+      added = weight * (penalty.total * arrays.rows["shares"][name])
       if self.names:
         terms.append(added)
       else:
@@ -208,6 +203,36 @@ class Loss:
     stored = micros["old_log_prob"]
     return micros | {"old_log_prob": old.reshape(stored.shape)}
 
+  def _objective(self, arrays: feeds.Arrays) -> tuple[Mean, dict[str, Metric]]:
+    if self.names:
+      return self._apart(arrays)
+    return feeds.call(self.objective, arrays)
+
+  def _with_shares(self, trained: Params, micros: Any, frozen: Frozen) -> Any:
+    """Micro-batches with the weight of the loss over that of each regularizer.
+
+    Both are sums over all of an optimizer step: pairs may be spread over
+    micro-batches in another way than the rows that a regularizer counts. Only
+    weights are computed, which need no network.
+    """
+
+    def weigh_rows(rows):
+      arrays = self.arrays(trained, rows, frozen)
+      penalties = {
+        name: feeds.call(fn, arrays).weight
+        for name, (fn, _) in self.regularizers.items()
+      }
+      return self._objective(arrays)[0].weight, penalties
+
+    weights = jax.lax.stop_gradient(jax.lax.map(weigh_rows, micros))
+    loss, penalties = jax.tree.map(lambda x: x.sum(0), weights)
+    count = len(jax.tree.leaves(micros)[0])
+    shares = {
+      name: jnp.broadcast_to(loss / jnp.maximum(penalty, 1e-12), (count,))
+      for name, penalty in penalties.items()
+    }
+    return micros | {"shares": shares}
+
   def _apart(self, arrays: feeds.Arrays) -> tuple[Mean, dict[str, Metric]]:
     """The objective under each reward's advantage; the network runs once."""
     results: dict[str, tuple[Mean, dict[str, Metric]]] = {}
@@ -229,7 +254,7 @@ class Loss:
     functions = [self.objective, *(fn for fn, _ in self.regularizers.values())]
     prepared = [p for p in map(methods.prepare_of, functions) if p is not None]
     if not prepared:
-      return None
+      return self._with_shares if self.regularizers else None
 
     def prepare(trained, micros, frozen):
       def read_rows(rows):
@@ -238,7 +263,10 @@ class Loss:
 
       values = jax.lax.stop_gradient(jax.lax.map(read_rows, micros))
       columns = [e.finish(c) for e, c in zip(prepared, values, strict=True)]
-      return functools.reduce(lambda a, b: {**a, **b}, columns, micros)
+      micros = functools.reduce(lambda a, b: {**a, **b}, columns, micros)
+      if not self.regularizers:
+        return micros
+      return self._with_shares(trained, micros, frozen)
 
     return prepare
 

@@ -12,6 +12,7 @@ from jaxreward import feeds, regularizers, setup
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.numerics import Mean
 from jaxreward.setup import align_methods, updates
+from jaxreward.training import step as step_lib
 from tests import tiny
 from tests.jobs.test_semantics import linear_policy
 from tests.regularizers.test_kl_forms import PROGRAMS, SHIFT, STEPS
@@ -72,6 +73,7 @@ def rows_of(table, index, x, target):
   return dict(
     x_t=x, x_next=target, old_log_prob=zero, advantage=zero,
     mask=jnp.ones(ROWS, bool), prompt_index=jnp.zeros(ROWS, int), step=step,
+    shares={"kl": jnp.float32(1)},
   )  # fmt: skip
 
 
@@ -114,3 +116,56 @@ def test_the_loss_is_the_scripts(name):
   want = divide(d, std, sqrt_dt).mean()
   np.testing.assert_allclose(metrics["kl"].value(), want, rtol=1e-4)
   np.testing.assert_allclose(loss.value(), beta * want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("counts", [(4,), (2, 2), (1, 1, 1, 1)])
+def test_a_term_weighs_as_much_however_rows_are_split(counts):
+  """An objective of pairs that lie in some micro-batches and not in others."""
+  policy = linear_policy()
+  keep = lambda trained, base: trained
+  trainable = setup.Trainable(policy, policy, keep, keep, keep)
+  # Its weight is a number of pairs: 3 of them in the first row alone.
+  pairs = lambda log_prob, advantage, mask: (
+    Mean(jnp.sum(log_prob * advantage), jnp.sum(advantage)), {},
+  )  # fmt: skip
+  term = lambda log_prob, mask: Mean.of(jnp.square(log_prob), mask)
+  table = steppers.flow_sde(schedule.timesteps(STEPS, SHIFT))
+  layout = rollout.make_layout(1, 4, 4)
+  plan = feeds.Plan(
+    table=table, trained=(2,), prompts=1, group=4, updates=1, layout=layout,
+    rows=layout, guidance_scale=1.0, feed=feeds.FEEDS["steps"],
+  )  # fmt: skip
+  loss_fn = updates.Loss(trainable, plan, pairs, {"kl": (term, 0.5)})
+  x, target = np.random.default_rng(1).normal(size=(2, 4, 2, 2, 1))
+  at = jax.tree.map(lambda row: jnp.asarray(row[2]), table)
+  advantage = jnp.float32([3, 0, 0, 0])
+  mask = jnp.array([True, True, False, True])
+  split = lambda x: x.reshape(len(counts), -1, *x.shape[1:])
+  micros = dict(
+    x_t=split(jnp.float32(x)), x_next=split(jnp.float32(target)),
+    advantage=split(advantage), mask=split(mask),
+    prompt_index=split(jnp.zeros(4, int)),
+    step=jax.tree.map(lambda y: jnp.broadcast_to(y, (len(counts),)), at),
+  )  # fmt: skip
+  theta = {"a": 0.9, "b": 0.3, "c": 0.2}
+  theta = jax.tree.map(jnp.float32, theta)
+  frozen = updates.Frozen(base=theta, old=theta, words=jnp.full((1, 2), 3))
+
+  @jax.jit
+  def mean_and_slope(theta, micros):
+    micros = loss_fn.prepare(theta, micros, frozen)
+    loss, _, grads = step_lib.accumulate(loss_fn, theta, micros, frozen)
+    return loss.value(), grads
+
+  def whole(theta):
+    rows = jax.tree.map(
+      lambda y: y.reshape(-1, *y.shape[2:]),
+      {k: v for k, v in micros.items() if k != "step"},
+    ) | {"step": at}
+    value = loss_fn.arrays(theta, rows, frozen)("log_prob")
+    penalty = jnp.sum(jnp.where(mask, value**2, 0.0)) / 3
+    return jnp.sum(value * advantage) / 3 + 0.5 * penalty
+
+  got, want = mean_and_slope(theta, micros), jax.value_and_grad(whole)(theta)
+  for ours, theirs in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=2e-4)
