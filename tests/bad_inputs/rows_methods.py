@@ -86,6 +86,8 @@ ROWS = [
   # reference images in a group
   row("a group of references alone", "rollout.real", 4, "at least one",
       config=NFT),
+  row("no image to compare with", "rollout.real", 0, "reference images",
+      config=NFT, first={"objective.name": "seppo"}),
   row("an image that nobody drew has no steps", "rollout.real", 1,
       "diffusion_nft"),
   # players
