@@ -156,8 +156,9 @@ def preference_loss(config: ConfigDict, model: RewardModel):
 
   def loss_fn(trained: Params, batch: PreferenceBatch, frozen: Params | None):
     rows = {"prob": batch.prob}
-    if batch.details.user is not None:
-      rows["user"] = batch.details.user
+    for name in ("user", "keys"):
+      if (array := getattr(batch.details, name)) is not None:
+        rows[name] = array
     outputs = model.outputs(trained, frozen, batch.images, batch.tokens, rows)
     arrays = reward_models.offers(model.head, outputs, batch)
     pair, answers = arrays["scores"], arrays["label_prob"]
@@ -324,6 +325,48 @@ def check(config: ConfigDict) -> None:
   )  # fmt: skip
 
 
+def _aspects_of(outputs: Any) -> int:
+  """Aspects in the data for which a head with these outputs is made."""
+  for name in ("criteria", "aspect_scores"):
+    if name in outputs:
+      return outputs[name].shape[-1]
+  return 2
+
+
+def _require_labels(
+  config: ConfigDict, model: RewardModel, train: Preferences
+) -> None:
+  """Refuses data without the users or aspects that the model or loss reads."""
+  head = f'config.reward_model.head.name="{config.reward_model.head.name}"'
+  users, aspects = model.head.users, train.aspects
+  if users is not None and train.user is None:
+    raise UserError(
+      f"{head} tells users apart, and no row of"
+      f" {config.train_reward.source} names one; set"
+      " config.train_reward.users.count, or take another head"
+    )
+  if users and train.user is not None:
+    count = int(np.asarray(train.user).max()) + 1
+    if count > users:
+      raise UserError(
+        f"config.reward_model.head.users={users}: the rows have {count} users"
+      )
+  if not set(reads(_loss(config))) & set(reward_models.ASPECTS):
+    return
+  name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
+  if aspects is None:
+    raise UserError(
+      f"{name} reads ratings of aspects, and {config.train_reward.source} has"
+      " none"
+    )
+  count, wanted = jnp.shape(aspects)[-1], _aspects_of(model.output_shapes(2, 3))
+  if count != wanted:
+    raise UserError(
+      f"{head} has {wanted} aspects, and {config.train_reward.source} has"
+      f" {count}: {', '.join(train.aspect_names)}"
+    )
+
+
 def _try_loss(config: ConfigDict, model: RewardModel) -> None:
   """Lets a loss check its options and the arrays it reads."""
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
@@ -345,7 +388,7 @@ def _try_loss(config: ConfigDict, model: RewardModel) -> None:
   outputs = model.output_shapes(2, 3)
   arrays = jax.eval_shape(
     functools.partial(reward_models.offers, model.head),
-    outputs, preferences.some_rows(2, 3),
+    outputs, preferences.some_rows(2, 3, _aspects_of(outputs)),
   )  # fmt: skip
   checks.validate_options(
     lambda arrays: loss(**arrays), {n: arrays[n] for n in reads(loss)},
@@ -375,6 +418,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   tx = _optimizer(config)
   with jax.set_mesh(mesh):
     train, heldout, base = _data(config, model, mesh)
+    _require_labels(config, model, train)
     params, frozen = _start(config, model, base)
     if frozen is not None:
       rules = model.sharding_rules

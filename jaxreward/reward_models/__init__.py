@@ -10,6 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.reward_models.aspect_heads import (
+  aspects,
+  beside_reference,
+  experts,
+  outcomes,
+  stages,
+)
 from jaxreward.reward_models.backbones import (
   clip_towers,
   scenes,
@@ -22,7 +29,9 @@ from jaxreward.reward_models.contract import (
   reads,
 )
 from jaxreward.reward_models.gaussian_losses import (
+  contrast_policy,
   expected_bradley_terry,
+  fidelity,
   thurstone,
 )
 from jaxreward.reward_models.graded_losses import (
@@ -41,13 +50,26 @@ from jaxreward.reward_models.heads import (
   similarity,
   thresholds,
 )
-from jaxreward.reward_models.offers import RATED, names, offers
+from jaxreward.reward_models.offers import ASPECTS, RATED, USERS, names, offers
 from jaxreward.reward_models.preference_losses import (
   bradley_terry,
+  focal,
   hinge,
   plackett_luce,
   rao_kupper,
+  variational,
 )
+from jaxreward.reward_models.row_losses import (
+  aspect_ratings_and_order,
+  contrastive,
+  four_outcomes,
+  hinge_matching,
+  mixed_experts,
+  regression,
+  same_policy,
+  stage_and_progress,
+)
+from jaxreward.reward_models.user_heads import ideal_point, latent, personal
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
   "scenes": scenes,
@@ -61,6 +83,14 @@ HEADS: dict[str, Callable[..., Head]] = {
   "ordinal": ordinal,
   "thresholds": thresholds,
   "among": among,
+  "aspects": aspects,
+  "experts": experts,
+  "stages": stages,
+  "outcomes": outcomes,
+  "beside_reference": beside_reference,
+  "ideal_point": ideal_point,
+  "personal": personal,
+  "latent": latent,
 }
 REGISTRY: dict[str, Callable[..., Any]] = {
   "bradley_terry": bradley_terry,
@@ -74,40 +104,74 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "plackett_luce": ranked_plackett_luce,
   "ordinal_pairs": ordinal_pairs,
   "corn": corn,
+  "focal": focal,
+  "fidelity": fidelity,
+  "regression": regression,
+  "aspect_ratings_and_order": aspect_ratings_and_order,
+  "mixed_experts": mixed_experts,
+  "stage_and_progress": stage_and_progress,
+  "four_outcomes": four_outcomes,
+  "same_policy": same_policy,
+  "hinge_matching": hinge_matching,
+  "contrastive": contrastive,
+  "contrast_policy": contrast_policy,
+  "variational": variational,
 }
 LISTWISE: dict[str, Callable[..., Any]] = {"plackett_luce": plackett_luce}
 
 __all__ = [
+  "ASPECTS",
   "BACKBONES",
   "HEADS",
   "LISTWISE",
   "RATED",
   "REGISTRY",
+  "USERS",
   "Backbone",
   "Head",
   "RewardModel",
   "among",
+  "aspect_ratings_and_order",
+  "aspects",
+  "beside_reference",
   "best_of_row",
   "bradley_terry",
   "clip_towers",
+  "contrast_policy",
+  "contrastive",
   "corn",
   "expected_bradley_terry",
+  "experts",
+  "fidelity",
+  "focal",
+  "four_outcomes",
   "gaussian",
   "hinge",
+  "hinge_matching",
+  "ideal_point",
+  "latent",
+  "mixed_experts",
   "names",
   "offers",
   "ordinal",
   "ordinal_pairs",
+  "outcomes",
+  "personal",
   "plackett_luce",
   "ranked_plackett_luce",
   "rao_kupper",
   "reads",
+  "regression",
+  "same_policy",
   "scalar",
   "scaled_bradley_terry",
   "scenes",
   "siglip_towers",
   "similarity",
   "solireward",
+  "stage_and_progress",
+  "stages",
   "thresholds",
   "thurstone",
+  "variational",
 ]

@@ -39,9 +39,17 @@ TINY_SIGLIP = siglip.Siglip(_SMALL, _SMALL, BYTES, 64, 9, 36)
 def scenes(**options: Any) -> Backbone:
   """The scene policy's trunk; its options are those of `make_trunk`."""
   trunk = scene_reward.make_trunk(**options)
+
+  def features(
+    params: Params, images: ArrayLike, tokens: ArrayLike
+  ) -> Features:
+    joint = trunk.features(params, images, tokens)
+    # The last third depends on the words alone.
+    return {"joint": joint, "prompt": joint[:, 0, -(joint.shape[-1] // 3) :]}
+
   return Backbone(
     trunk.init,
-    lambda params, *x: {"joint": trunk.features(params, *x)},
+    features,
     trunk.image_shape,
     scene_dit.MAX_WORDS,
     sharding_rules=trunk.sharding_rules,
@@ -158,7 +166,8 @@ def _pair(
     parts = (scale * image, scale * wide, scale**2 * image * wide)
     return {
       "joint": jnp.concatenate(parts, -1), "image": image, "text": text,
-      "logit": encoder.logits(params, cosine),
+      "prompt": text, "logit": encoder.logits(params, cosine),
+      "cross": encoder.logits(params, jnp.einsum("pge,qe->pgq", image, text)),
     }  # fmt: skip
 
   if tokenizer or weights:

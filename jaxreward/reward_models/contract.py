@@ -18,13 +18,12 @@ from jaxreward.types import Array, ArrayLike, Params
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 # By name: "joint" [P, G, D] and "prompt" [P, E]; of pairs of towers "image"
-# [P, G, E], "text" [P, E] and "logit" [P, G] too. Of the rows, where known:
-# "user" int32 [P] and "prob" [P, G, G], see `data.preferences.Details`, or
+# [P, G, E], "text" [P, E], "logit" [P, G] and "cross" [P, G, P] too. Of the rows, where known:
+# "user" int32 [P], "prob" [P, G, G] and "keys" [P], see `data.preferences.Details`, or
 # "taste" [P, U] of users that the head's `adapt` has met.
 Features = Mapping[str, Any]  # arrays or shapes
 # By name: "value" [P, G], and a head's other outputs per image, [P, G, ...].
 Outputs = Mapping[str, Any]
-OF_ROWS = ("user", "prob")
 HOW = ("full", "frozen", "lora")
 
 
@@ -81,7 +80,7 @@ class Head:
   of_rows: tuple[str, ...] = ()
   needs_logit: bool = False
   users: int | None = None
-  adapt: Callable[[Params, Features, Array], Array] | None = None
+  adapt: Callable[[Params, Features, ArrayLike], Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,6 +163,9 @@ class RewardModel:
     rows = {
       "user": shape((prompts,), jnp.int32),
       "prob": shape((prompts, group, group), jnp.float32),
+      "keys": jax.eval_shape(
+        lambda: jax.random.split(jax.random.key(0), prompts)
+      ),
     }
     features = {**self._features(prompts, group), **rows}
     return jax.eval_shape(run, jax.random.key(0), features)

@@ -16,10 +16,14 @@ from jaxreward.reward_models.contract import Features, Head, Outputs
 from jaxreward.types import Array, Params
 
 
-def _perceptron(
-  outputs: int, hidden: int, dtype: str = "float32", activation: str = "gelu"
+def perceptron(
+  outputs: int,
+  hidden: int,
+  dtype: str = "float32",
+  activation: str = "gelu",
+  reads: str = "joint",
 ):
-  """(init, apply) of a network on joint features."""
+  """(init, apply) of a network on features of a name."""
   if activation not in heads.ACTIVATIONS:
     raise UserError(
       f'reward_model.head.activation="{activation}": it is one of'
@@ -30,11 +34,11 @@ def _perceptron(
   net = heads.Perceptron(outputs, hidden, activation, jnp.dtype(dtype))
 
   def init(key: Array, features: Features) -> Params:
-    width = features["joint"].shape[-1]
+    width = features[reads].shape[-1]
     return net.init(key, jnp.zeros((1, width)))["params"]
 
   def apply(params: Params, features: Features) -> Array:
-    outputs = net.apply({"params": params}, features["joint"])
+    outputs = net.apply({"params": params}, jnp.asarray(features[reads]))
     return jnp.asarray(outputs)
 
   return init, apply
@@ -50,7 +54,7 @@ def scalar(
     activation: "gelu" or "silu".
     dtype: of the products.
   """
-  init, apply = _perceptron(1, hidden, dtype, activation)
+  init, apply = perceptron(1, hidden, dtype, activation)
   outputs = lambda params, features: {"value": apply(params, features)[..., 0]}
   return Head(init, outputs, lambda out: (out["value"], None))
 
@@ -80,7 +84,7 @@ def gaussian(
       f"reward_model.head: least={least} and most={most}; they lie on either side"
       " of 1, and least above 0"
     )
-  init, apply = _perceptron(2, hidden, dtype)
+  init, apply = perceptron(2, hidden, dtype)
   low, high = math.log(least), math.log(most)
   start = math.log(-low / high)  # where the logarithm of the deviation is 0
 
@@ -106,10 +110,13 @@ def similarity(*, divisor: float = 1.0) -> Head:
   """
   if not divisor > 0:
     raise UserError(f"reward_model.head.divisor={divisor}: it must be above 0")
-  outputs = lambda params, features: {"value": features["logit"] / divisor}
+  outputs = lambda params, features: {
+    "value": features["logit"] / divisor,
+    "cross": features["cross"] / divisor,
+  }
   return Head(
     lambda key, features: {}, outputs, lambda out: (out["value"], None),
-    needs_logit=True,
+    ("value", "cross"), needs_logit=True,
   )  # fmt: skip
 
 
@@ -128,7 +135,7 @@ def ordinal(
   """
   if grades < 2:
     raise UserError(f"reward_model.head.grades={grades}: it must be 2 or more")
-  init, apply = _perceptron(grades, hidden, dtype)
+  init, apply = perceptron(grades, hidden, dtype)
 
   def outputs(params: Params, features: Features) -> Outputs:
     log_probs = jax.nn.log_softmax(apply(params, features), -1)
@@ -155,7 +162,7 @@ def thresholds(
   """
   if grades < 2:
     raise UserError(f"reward_model.head.grades={grades}: it must be 2 or more")
-  init, apply = _perceptron(grades - 1, hidden, dtype)
+  init, apply = perceptron(grades - 1, hidden, dtype)
 
   def outputs(params: Params, features: Features) -> Outputs:
     logits = apply(params, features)

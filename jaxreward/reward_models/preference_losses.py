@@ -114,6 +114,57 @@ def hinge(
   return Mean.of(loss, counts)
 
 
+def focal(
+  scores: Pairs,
+  label_prob: Prob = 1.0,
+  mask: Mask = None,
+  *,
+  gamma: float = 2.0,
+) -> Mean:
+  """-p (1 - q)^g log q - (1 - p) q^g log (1 - q), q = sigmoid(d).
+
+  Easy pairs count less (Lin et al., 2017, https://arxiv.org/abs/1708.02002).
+
+  Args:
+    scores: [..., 2].
+    label_prob: probability that the first is preferred; NaN if unlabeled.
+    mask: pairs that count.
+    gamma: g, 0 or more; 0 is Bradley-Terry.
+  """
+  if not gamma >= 0:
+    raise UserError(f"loss.gamma={gamma}: it must be 0 or more")
+  d, p, counts = answered(scores, label_prob, mask)
+  first, second = jax.nn.log_sigmoid(d), jax.nn.log_sigmoid(-d)
+  loss = -p * jnp.exp(gamma * second) * first
+  loss -= (1 - p) * jnp.exp(gamma * first) * second
+  return Mean.of(loss, counts)
+
+
+def variational(
+  scores: Pairs,
+  label_prob: Prob,
+  kl: Float[ArrayLike, "R"],
+  mask: Mask = None,
+  *,
+  beta: float = 0.01,
+) -> Mean:
+  """Bradley-Terry plus beta times the mean KL of the users' latents.
+
+  VPL, https://arxiv.org/abs/2408.10075, without its annealing of beta.
+
+  Args:
+    scores: [..., 2].
+    label_prob: probability that the first is preferred; NaN if unlabeled.
+    kl: in nats, of each row.
+    mask: pairs that count.
+    beta: 0 or more.
+  """
+  if not beta >= 0:
+    raise UserError(f"loss.beta={beta}: it must be 0 or more")
+  loss = bradley_terry(scores, label_prob, mask)
+  return Mean(loss.total + beta * jnp.mean(kl) * loss.weight, loss.weight)
+
+
 def plackett_luce(
   scores: Float[ArrayLike, "*B N"],
   mask: Bool[ArrayLike, "*B N"] | None = None,
