@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2406.08469. The authors project frozen CLIP features; here the
 scenes' trunk learns too. Users are planted, half of them like warm colours and half
-cold ones; four are met in the test alone, by a few comparisons.
+cold ones; four are in the test alone. The test scores for the average user.
 """
 
 from jaxreward import recipes

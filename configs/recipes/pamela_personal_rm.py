@@ -2,7 +2,7 @@
 
 https://arxiv.org/abs/2604.07427 (unverified: the authors' backbone, fusion and
 loss). Ratings of planted users of opposite taste; the taste of a new one is a
-ridge fit to a few ratings.
+ridge fit to a few ratings (`RewardModel.adapt`); the test scores for the average.
 """
 
 from jaxreward import recipes

@@ -2,7 +2,8 @@
 
 https://arxiv.org/abs/2408.10075. Pairs of a user's other rows of the batch give a
 Gaussian latent that the value depends on; no user is known by number. Users are
-planted, with opposite tastes; four are met in the test alone.
+planted, with opposite tastes; four are in the test alone, which scores for the
+average user.
 """
 
 from jaxreward import recipes
