@@ -11,6 +11,7 @@ from jaxreward import recipes
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
   config = recipes.load("flow_grpo", arg, __file__)
+  recipes.reward_with(config, arg, task=1.0, look=0.5)  # ties are rare
   config.advantage = dict(name="against_one")
   config.regularizers = dict()
   return config

@@ -12,7 +12,8 @@ machine does meets all three. A line of JSON follows the table.
     --peers jaxreward mesh8x1 mesh2x4
 
 does the same with eight virtual devices on those two cores (data x fsdp): what
-a mesh costs where it cannot gain anything.
+a mesh costs where it cannot gain anything. `--peers jaxreward sealed stored
+recomputed` compares where old log-probabilities come from (`align.old_log_prob`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parent.parent.parent
 PEERS = ("jaxreward", "eager", "compile")
 MESHES = {"jaxreward": (1, 1), "mesh8x1": (8, 1), "mesh2x4": (2, 4)}
-KNOWN = (*MESHES, "eager", "compile")
+OLD_LOG_PROBS = ("sealed", "stored", "recomputed")
+KNOWN = (*MESHES, *OLD_LOG_PROBS, "eager", "compile")
 PARTS = ("rollout", "update", "iteration")
 SPEC = f"{ROOT}/configs/align_scenes.py:flow_grpo"
 # Freed memory is kept for the next call, in all three alike.
@@ -149,7 +151,8 @@ def serve(flags) -> None:
   out = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)  # whatever a library prints goes elsewhere
   begin = time.perf_counter()
-  make = make_jaxreward if flags.peer in MESHES else make_torch
+  is_torch = flags.peer in ("eager", "compile")
+  make = make_torch if is_torch else make_jaxreward
   rollout, update = make(flags)
 
   def iterate():
@@ -177,13 +180,13 @@ def load_job(flags):
   from jaxreward.jobs import align
   from jaxreward.tasks.scenes import grammar
 
-  config = config_lib.load(
-    SPEC,
-    [
-      ("rollout.prompts", str(flags.prompts)),
-      ("rollout.group", str(flags.group)),
-    ],
-  )
+  overrides = [
+    ("rollout.prompts", str(flags.prompts)),
+    ("rollout.group", str(flags.group)),
+  ]
+  if flags.peer in OLD_LOG_PROBS:
+    overrides.append(("align.old_log_prob", flags.peer))
+  config = config_lib.load(SPEC, overrides)
   policy = setup.make_policy(config)
   params = jax.tree.map(jax.numpy.asarray, setup.load_params(config, policy))
   plan = align.make_plan(config, devices=jax.device_count())
@@ -209,7 +212,7 @@ def make_jaxreward(flags):
   from jaxreward.training import mesh as mesh_lib
 
   config, policy, params, plan, prompts = load_job(flags)
-  mesh = mesh_lib.make_mesh(*MESHES[flags.peer])
+  mesh = mesh_lib.make_mesh(*MESHES.get(flags.peer, (1, 1)))
   with jax.set_mesh(mesh):
     parts = align.prepare(config, mesh, policy, params, plan, {"detector": 1.0})
     batch = pipeline.place_batch(mesh, replicated=True)(prompts)

@@ -46,7 +46,7 @@ PROGRAM = """
 import sys
 from jaxreward import main
 main.configure_logging()
-from jaxreward.jobs import setup
+from jaxreward import setup
 from tests import tiny
 setup.make_policy = lambda config: tiny.small_policy()
 sys.exit(main.main(sys.argv[1:]))
@@ -358,8 +358,9 @@ import hashlib, sys
 import numpy as np
 from jaxreward import processes
 from jaxreward.data import images, pairs, pictures, sources
-from jaxreward.tasks.scenes import grammar
 from jaxreward.errors import UserError
+from jaxreward.tasks import free
+from jaxreward.tasks.scenes import grammar
 processes.start()
 images._EXCHANGED = 1000  # several exchanges
 seen = []

@@ -33,7 +33,7 @@ PROGRAM = """
 import sys
 from jaxreward import main
 main.configure_logging()
-from jaxreward.jobs import setup
+from jaxreward import setup
 from tests import tiny
 setup.make_policy = lambda config: tiny.small_policy()
 sys.exit(main.main(sys.argv[1:]))

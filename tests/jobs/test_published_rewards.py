@@ -25,7 +25,7 @@ from jaxreward.rewards import (
   objects,
   references,
 )
-from jaxreward.tasks.scenes import grammar
+from jaxreward.tasks.scenes import facts, grammar
 from tests import tiny
 from tests.rewards import folders
 
@@ -193,6 +193,8 @@ LOADERS = {
 
 def direct(name, images, prompts, options):
   """Scores of the reward function itself, [P, G]."""
+  if name == "objects":  # the task tells what its prompts ask for
+    options = options | {"fact_of": facts.fact_of}
   loaded = LOADERS[name](**options)
   arrays = loaded.arrays | loaded.prepare([p.text for p in prompts])
   fn = lambda x, arrays: REGISTRY[FUNCTIONS.get(name, name)](
