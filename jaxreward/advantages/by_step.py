@@ -81,13 +81,7 @@ def dense(
   """
   mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
   gain = jnp.where(mask, gains(step_signal), 0.0)
-  mask = jnp.broadcast_to(mask, gain.shape)
-  centred = gain - masked_mean(gain, mask, axis=1, keepdims=True)
-  scale = masked_std(gain, mask, axis=1, keepdims=True) + epsilon
-  advantage = centred / jnp.where(scale > 0, scale, 1.0)
-  if clip:
-    advantage = jnp.clip(advantage, -clip, clip)
-  return jnp.where(mask, advantage, 0.0)
+  return bounded(step_scores(gain, mask, epsilon), mask, clip)
 
 
 def noise_weighted(
@@ -217,26 +211,50 @@ def values(
       raise UserError(f"config.advantage.{name}={value}: it lies in [0, 1]")
   mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
   reward = jnp.where(mask, jnp.asarray(step_signal)[..., 1:], 0.0)
-  mask = jnp.broadcast_to(mask, reward.shape)
+  value = to_go(reward, discount)
+  mean_value = jnp.maximum(jnp.mean(value, axis=-1, keepdims=True), epsilon)
+  share = value / mean_value
+  count = round(anchored * reward.shape[-1])
+  anchor_term = jnp.where(
+    jnp.arange(reward.shape[-1]) < count, anchor * value, 0.0
+  )
+  advantage = share * (step_scores(value, mask, epsilon) + anchor_term)
+  return bounded(advantage, mask, clip)
+
+
+def to_go(
+  rewards: Float[ArrayLike, "P G T"], discount: float
+) -> Float[Array, "P G T"]:
+  """sum_k discount^k r_{t+k} over the remaining steps."""
+  rewards = jnp.moveaxis(jnp.asarray(rewards), -1, 0)
 
   def back(later, now):
     later = now + discount * later
     return later, later
 
-  start = jnp.zeros(reward.shape[:2], reward.dtype)
-  value = jax.lax.scan(back, start, jnp.moveaxis(reward, -1, 0), reverse=True)[
-    1
-  ]
-  value = jnp.moveaxis(value, 0, -1)
-  mean_value = jnp.maximum(jnp.mean(value, axis=-1, keepdims=True), epsilon)
-  share = value / mean_value
-  centred = value - masked_mean(value, mask, axis=1, keepdims=True)
-  scale = masked_std(value, mask, axis=1, keepdims=True) + epsilon
-  count = round(anchored * reward.shape[-1])
-  anchor_term = jnp.where(
-    jnp.arange(reward.shape[-1]) < count, anchor * value, 0.0
-  )
-  advantage = share * (centred / jnp.where(scale > 0, scale, 1.0) + anchor_term)
+  start = jnp.zeros(rewards.shape[1:], rewards.dtype)
+  _, returns = jax.lax.scan(back, start, rewards, reverse=True)
+  return jnp.moveaxis(returns, 0, -1)
+
+
+def step_scores(
+  values: Float[Array, "P G T"],
+  mask: Bool[ArrayLike, "P G #T"],
+  epsilon: float,
+) -> Float[Array, "P G T"]:
+  """z-score of every step within the group; anything where masked."""
+  mask = jnp.broadcast_to(mask, values.shape)
+  centred = values - masked_mean(values, mask, axis=1, keepdims=True)
+  scale = masked_std(values, mask, axis=1, keepdims=True) + epsilon
+  return centred / jnp.where(scale > 0, scale, 1.0)
+
+
+def bounded(
+  advantage: Float[Array, "P G T"],
+  mask: Bool[ArrayLike, "P G #T"],
+  clip: float | None,
+) -> Float[Array, "P G T"]:
+  """Clipped to [-clip, clip], without a bound for None or 0; 0 where masked."""
   if clip:
     advantage = jnp.clip(advantage, -clip, clip)
   return jnp.where(mask, advantage, 0.0)

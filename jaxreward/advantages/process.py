@@ -7,7 +7,12 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.advantages.by_step import gains
+from jaxreward.advantages.by_step import (
+  bounded,
+  gains,
+  step_scores,
+  to_go,
+)
 from jaxreward.advantages.group import group
 from jaxreward.errors import UserError, nearest
 from jaxreward.flow import steppers
@@ -25,8 +30,8 @@ def renormalised(
 ) -> Float[Array, "P G T"]:
   """Rewards of steps, shifted by the outcome so that failures cannot gain.
 
-  r_t = R_{t+1} + R_T - 1 with rewards that lie in [0, 1], and R_T for the last step; G_t = sum_k discount^k r_{t+k}, compared with the same step of the
-  group. Where the outcome is 1 every r_t lies in [0, 1], where it is 0 in [-1, 0].
+  r_t = R_{t+1} + R_T - 1 with rewards that lie in [0, 1], and R_T for the last
+  step; G_t = sum_k discount^k r_{t+k}, compared with the same step of the group. Where the outcome is 1 every r_t lies in [0, 1], where it is 0 in [-1, 0].
   PPR (ReNorm), https://arxiv.org/abs/2509.25598, of an agent's steps there; the form
   has the published property and is unverified.
 
@@ -46,7 +51,8 @@ def renormalised(
   outcome = rewards[..., -1:]
   shifted = rewards[..., 1:] + outcome - 1
   shifted = jnp.concatenate([shifted[..., :-1], outcome], -1)
-  return _by_step(to_go(shifted, discount), mask, epsilon, clip)
+  returns = to_go(shifted, discount)
+  return bounded(step_scores(returns, mask, epsilon), mask, clip)
 
 
 def segments(
@@ -159,12 +165,10 @@ def by_phase(
     for name, score in scores.items()
   }
   shared = sum(z[name] for name in z if name not in (early, late))
-  zero = jnp.zeros(jnp.shape(mask))
   is_early = jnp.asarray(steps.t) >= boundary
-  own = jnp.where(
-    is_early, z.get(early, zero)[..., None], z.get(late, zero)[..., None]
-  )
-  advantage = own + jnp.broadcast_to(shared, zero.shape)[..., None]
+  phase = jnp.where(is_early, z[early][..., None], z[late][..., None])
+  shared = jnp.broadcast_to(shared, jnp.shape(mask))
+  advantage = phase + shared[..., None]
   return jnp.where(jnp.asarray(mask)[..., None], advantage, 0.0)
 
 
@@ -208,25 +212,3 @@ def by_difficulty(
   gap = (masked_mean(mean, there) - mean) / jnp.where(spread > 0, spread, 1.0)
   scale = 2 / (1 + jnp.exp(-sharpness * gap))
   return advantage * scale[:, None]
-
-
-def to_go(
-  rewards: Float[ArrayLike, "P G T"], discount: float
-) -> Float[Array, "P G T"]:
-  """sum_k discount^k r_{t+k} over the remaining steps."""
-  rewards = jnp.asarray(rewards)
-  lag = jnp.arange(rewards.shape[-1])
-  lag = lag[None, :] - lag[:, None]
-  factor = jnp.where(lag >= 0, float(discount) ** jnp.maximum(lag, 0), 0.0)
-  return jnp.einsum("pgk,tk->pgt", rewards, factor, precision="highest")
-
-
-def _by_step(value, mask, epsilon, clip):
-  """z-score of each step within the group, 0 where masked."""
-  mask = jnp.broadcast_to(mask, value.shape)
-  centred = value - masked_mean(value, mask, axis=1, keepdims=True)
-  scale = masked_std(value, mask, axis=1, keepdims=True) + epsilon
-  advantage = centred / jnp.where(scale > 0, scale, 1.0)
-  if clip:
-    advantage = jnp.clip(advantage, -clip, clip)
-  return jnp.where(mask, advantage, 0.0)

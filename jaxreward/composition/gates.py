@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,10 @@ from jaxreward.composition.parts import (
   Signal,
   Weights,
   applicable,
+  order_of,
   require,
   safe_of,
+  several,
   valid_of,
 )
 from jaxreward.errors import UserError
@@ -150,12 +152,7 @@ def lexicographic(
     UserError: an order that does not name every reward once, or a wrong number
       of thresholds.
   """
-  order, limits = _several(order), _several(thresholds)
-  if sorted(order) != sorted(weights):
-    raise UserError(
-      f"config.composition.order={order}: name every reward once; there are"
-      f" {', '.join(weights)}"
-    )
+  order, limits = order_of(order, weights), several(thresholds)
   if len(limits) != len(order) - 1:
     raise UserError(
       f"config.composition.thresholds={limits}: {len(order)} rewards take"
@@ -224,13 +221,6 @@ def mastered_first(
   z = jnp.where(std > 0, (second - mean) / jnp.where(std > 0, std, 1.0), 0.0)
   shaped = jnp.where(is_best, 1 - strength * jax.nn.sigmoid(-z), 1.0)
   return jnp.where(success, shaped, 0.0), mask
-
-
-def _several(values: Any) -> tuple[Any, ...]:
-  """A tuple of several values, of one, or of a comma-separated string."""
-  if isinstance(values, str):
-    return tuple(values.split(","))
-  return tuple(values) if isinstance(values, Sequence) else (values,)
 
 
 def _named(values: Any, field: str) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -66,6 +67,28 @@ def require(name: str, weights: Weights, field: str) -> None:
       f"{nearest(name, weights)} under config.rewards; there are"
       f" {', '.join(weights)}"
     )
+
+
+def several(values: Any) -> tuple[Any, ...]:
+  """A tuple of several values, of one, or of a comma-separated string."""
+  if isinstance(values, str):
+    return tuple(values.split(","))
+  return tuple(values) if isinstance(values, Sequence) else (values,)
+
+
+def order_of(order: Any, weights: Weights) -> tuple[str, ...]:
+  """The names of `config.composition.order`, each reward once.
+
+  Raises:
+    UserError: names the order and the rewards.
+  """
+  order = several(order)
+  if sorted(order) != sorted(weights):
+    raise UserError(
+      f"config.composition.order={order}: name every reward once; there are"
+      f" {', '.join(weights)}"
+    )
+  return order
 
 
 def group_score(

@@ -6,7 +6,7 @@ prompt from the initial policy, sampled once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -56,17 +56,8 @@ def preference_sum(
     UserError: a scale that is not positive.
   """
   _require_positive(scale)
-  mask = valid_of(scores, masks, weights)
-  safe = safe_of(scores, mask, weights)
-  total = jnp.zeros(mask.shape, jnp.float32)
-  for name, weight in weights.items():
-    there, reference = _finite(references, name)
-    mask = mask & there.any(1, keepdims=True)
-    won = jax.nn.sigmoid(
-      scale * (safe[name][:, :, None] - reference[:, None, :])
-    )
-    total += weight * masked_mean(won, there[:, None, :], axis=2)
-  return jnp.where(mask, total, 0.0), mask
+  win = lambda gap: jax.nn.sigmoid(scale * gap)
+  return _mean_win(scores, masks, weights, references, win)
 
 
 def log_sigmoid_sum(
@@ -143,15 +134,26 @@ def percentile_sum(
   Returns:
     (signal, mask) as in `weighted_sum`; a prompt without a reference is masked.
   """
+  win = lambda gap: (1 + jnp.sign(gap)) / 2
+  return _mean_win(scores, masks, weights, references, win)
+
+
+def _mean_win(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  references: References,
+  win: Callable[[Array], Array],
+) -> Signal:
+  """sum_k w_k mean_m win(r_k - r_ref,k,m), and where it is valid."""
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
   total = jnp.zeros(mask.shape, jnp.float32)
   for name, weight in weights.items():
     there, reference = _finite(references, name)
     mask = mask & there.any(1, keepdims=True)
-    apart = safe[name][:, :, None] - reference[:, None, :]
-    won = (1 + jnp.sign(apart)) / 2
-    total += weight * masked_mean(won, there[:, None, :], axis=2)
+    wins = win(safe[name][:, :, None] - reference[:, None, :])
+    total += weight * masked_mean(wins, there[:, None, :], axis=2)
   return jnp.where(mask, total, 0.0), mask
 
 

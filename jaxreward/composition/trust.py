@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from jaxreward.composition.parts import (
   Weights,
   applicable,
   group_score,
+  order_of,
   require,
   safe_of,
   valid_of,
@@ -160,7 +161,7 @@ def routed(
   masks: Masks,
   weights: Weights,
   *,
-  order: Sequence[str],
+  order: Any,
   epsilon: float = 1e-4,
 ) -> Signal:
   """Of several rewards the first that is applicable, in units of its own spread.
@@ -184,11 +185,7 @@ def routed(
   Raises:
     UserError: an order of other names than those of the rewards.
   """
-  if sorted(order) != sorted(weights):
-    raise UserError(
-      f"config.composition.order={tuple(order)}: it lists every reward once;"
-      f" they are {', '.join(weights)}"
-    )
+  order = order_of(order, weights)
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
   total = jnp.zeros(mask.shape, jnp.float32)

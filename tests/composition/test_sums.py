@@ -21,9 +21,13 @@ OPTIONS = {
   "tempered": dict(reliability="detector"),
   "bonus_if_consistent": dict(base="detector", consistency="model"),
   "tiers": dict(thresholds=(0.25, 0.5)),
+  "trusted_sum": dict(outcome="detector"),
+  "prerequisite": dict(check="detector"),
+  "whole_and_parts": dict(whole="detector"),
+  "routed": dict(order=("detector", "model")),
 }
 # What reads other prompts too, and what masks more than has failed.
-WHOLE_BATCH = ("gdpo", "tamed_sum", "mastered_first")
+WHOLE_BATCH = ("gdpo", "tamed_sum", "mastered_first", "routed")
 SELECTIVE = ("pareto", "chain")
 
 EXACT_ADVANTAGE_SUM, EXACT_GDPO = (
@@ -40,7 +44,7 @@ def compose(name, scores, mask, weights):
     k: np.linspace(0, 1, 5, dtype=np.float32) + np.zeros((len(mask), 1), "f4")
     for k in WEIGHTS
   }
-  taken = methods.named(fn, stds=stds, references=known)
+  taken = methods.named(fn, stds=stds, references=known, iteration=5)
   signal, valid = fn(scores, mask, weights, **taken)
   if isinstance(signal, dict):  # what stays apart, as one array
     signal = sum(signal.values())
