@@ -40,6 +40,25 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
   return config_lib.load_sibling(spec, beside)
 
 
+def preference(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
+  """The config of a loss of preferences, whose samples pull all one way.
+
+  It has no regularizers and, where the scene policy is trained, a small learning
+  rate.
+
+  Args:
+    arg: of the recipe.
+    beside: the recipe's file.
+    **objective: its name with its options.
+  """
+  config = load("diffusion_nft", arg, beside)
+  config.objective = objective
+  config.regularizers = dict()
+  if size_of(arg) != "full":
+    config.optimizer.learning_rate = 5e-5
+  return config
+
+
 def _of_scenes(arg: str | None, does: str) -> bool:
   """Whether a recipe that has no full size runs in miniature.
 

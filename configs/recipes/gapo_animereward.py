@@ -11,10 +11,8 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="gap_dpo", beta=100.0, base=2.0)
-  config.regularizers = dict()
+  config = recipes.preference(
+    arg, __file__, name="gap_dpo", beta=100.0, base=2.0
+  )
   config.align.pairs = 1 if recipes.size_of(arg) == "smoke" else 2
-  if recipes.size_of(arg) != "full":
-    config.optimizer.learning_rate = 5e-5  # pairs pull all one way
   return config

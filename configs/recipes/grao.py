@@ -11,12 +11,11 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="grao", imitation=0.5, alignment=0.6)
+  config = recipes.preference(
+    arg, __file__, name="grao", imitation=0.5, alignment=0.6
+  )
   config.rollout.real = 1
   config.regularizers = dict(
     anchor=dict(fn="group_velocity_distance", weight=1.0)
   )
-  if recipes.size_of(arg) != "full":
-    config.optimizer.learning_rate = 5e-5
   return config

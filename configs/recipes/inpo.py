@@ -11,12 +11,8 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="inpo", beta=100.0)
-  config.regularizers = dict()
+  config = recipes.preference(arg, __file__, name="inpo", beta=100.0)
   config.align.pairs = 1
   if recipes.size_of(arg) == "full":
     config.objective.beta = 2000.0
-  else:
-    config.optimizer.learning_rate = 5e-5
   return config

@@ -10,12 +10,10 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="smoothed_dpo", beta=100.0, temperature=0.2)
-  config.regularizers = dict()
+  config = recipes.preference(
+    arg, __file__, name="smoothed_dpo", beta=100.0, temperature=0.2
+  )
   config.align.pairs = 2
   config.rollout.sampler = dict(name="cps")
   config.rollout.branch = dict(members=2, steps=1)
-  if recipes.size_of(arg) != "full":
-    config.optimizer.learning_rate = 5e-5
   return config

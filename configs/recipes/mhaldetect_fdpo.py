@@ -10,9 +10,6 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="single_dpo", beta=100.0, neutral=0.25)
-  config.regularizers = dict()
-  if recipes.size_of(arg) != "full":
-    config.optimizer.learning_rate = 5e-5
-  return config
+  return recipes.preference(
+    arg, __file__, name="single_dpo", beta=100.0, neutral=0.25
+  )

@@ -11,12 +11,8 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
+  config = recipes.preference(arg, __file__, name="rank_dpo", beta=100.0)
   recipes.reward_with(config, arg, task=0.5, look=0.5)
   config.composition = dict(name="win_rate")
   config.advantage = dict(name="given")
-  config.objective = dict(name="rank_dpo", beta=100.0)
-  config.regularizers = dict()
-  if recipes.size_of(arg) != "full":
-    config.optimizer.learning_rate = 5e-5  # pairs pull all one way
   return config

@@ -11,11 +11,7 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="seppo", beta=100.0)
+  config = recipes.preference(arg, __file__, name="seppo", beta=100.0)
   config.references.old = dict(rule="every", count=25)
   config.rollout.real = 1
-  config.regularizers = dict()
-  if recipes.size_of(arg) != "full":
-    config.optimizer.learning_rate = 5e-5
   return config

@@ -21,8 +21,8 @@ def check(count: int, unseen: int) -> None:
   """
   if unseen and not count:
     raise UserError(
-      f"train_reward.users.unseen={unseen}: unseen users need others to train"
-      " on; set train_reward.users.count"
+      f"config.train_reward.users.unseen={unseen}: unseen users need others to"
+      " train on; set config.train_reward.users.count"
     )
 
 

@@ -56,8 +56,7 @@ class Network:
 
   def velocity(self, x: Array, t: Array, index: ArrayLike) -> Array:
     """Without guidance: x [M, ...], t [M], prompts' indices [M]."""
-    cond = rollout.gather_cond(self._plain, index)
-    return self.policy.velocity(self.params, x, t, cond)
+    return self.plain(index)(x, t)
 
   def plain(self, index: ArrayLike) -> Callable[[Array, Array], Array]:
     """(x [M, ...], t [M]) -> `velocity`; texts are encoded once, for a scan."""

@@ -123,6 +123,16 @@ def _at_inverted(role: str, side: str):
   return compute
 
 
+INVERTED = {
+  f"{name}_inverted_{side}": _at_inverted(role, side)
+  for name, role in (("v", "policy"), ("v_ref", "reference"))
+  for side in ("chosen", "rejected")
+} | {
+  f"u_inverted_{side}": lambda arrays, side=side: _inverted(side)(arrays)[1]
+  for side in ("chosen", "rejected")
+}
+
+
 def _velocity(role: str, side: str):
   return lambda arrays: arrays.velocity(role, f"x_{side}")
 
@@ -134,15 +144,7 @@ FEED = Feed(
     "v_rejected": _velocity("policy", "rejected"),
     "v_ref_chosen": _velocity("reference", "chosen"),
     "v_ref_rejected": _velocity("reference", "rejected"),
-    **{
-      f"{name}_inverted_{side}": _at_inverted(role, side)
-      for name, role in (("v", "policy"), ("v_ref", "reference"))
-      for side in ("chosen", "rejected")
-    },
-    **{
-      f"u_inverted_{side}": lambda arrays, side=side: _inverted(side)(arrays)[1]
-      for side in ("chosen", "rejected")
-    },
+    **INVERTED,
     **{
       name: row(name)
       for name in (
@@ -155,8 +157,6 @@ FEED = Feed(
   per_group=lambda plan: plan.pairs,
   latents=(
     "v_chosen", "v_rejected", "v_ref_chosen", "v_ref_rejected", "u_chosen",
-    "u_rejected", "v_inverted_chosen", "v_inverted_rejected",
-    "v_ref_inverted_chosen", "v_ref_inverted_rejected", "u_inverted_chosen",
-    "u_inverted_rejected",
+    "u_rejected", *INVERTED,
   ),
 )  # fmt: skip

@@ -125,10 +125,10 @@ def scene_preferences(
     rows = dataclasses.replace(rows, tokens=tokens)
   per_row = rows.images.shape[0] // len(row_prompts)
 
-  users = options.get("users", {})
+  users = options.users
 
   def labelled(side: Preferences, number: int, noise: float) -> Preferences:
-    if users.get("count"):
+    if users.count:
       count = users.count + number * users.unseen
       side = tastes.planted(side, count, users.weight, config.seed)
     prob = preferences.preference_probabilities(
@@ -293,11 +293,7 @@ def check(config: ConfigDict) -> None:
       "config.train_reward.init_from_policy=true: the policy's trunk is that of"
       ' config.reward_model.backbone.name="scenes" alone; set it to false'
     )
-  users = options.get("users", {"count": 0, "unseen": 0})
-  try:
-    tastes.check(users["count"], users["unseen"])
-  except UserError as error:
-    raise UserError(f"config.{error}") from error
+  tastes.check(options.users.count, options.users.unseen)
   _optimizer(config)
   kernels.implementation(config)
   labels, prefix = shape((2,), jnp.float32), "config.train_reward."

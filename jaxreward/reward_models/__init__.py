@@ -50,7 +50,7 @@ from jaxreward.reward_models.heads import (
   similarity,
   thresholds,
 )
-from jaxreward.reward_models.offers import ASPECTS, RATED, USERS, names, offers
+from jaxreward.reward_models.offers import ASPECTS, RATED, names, offers
 from jaxreward.reward_models.preference_losses import (
   bradley_terry,
   focal,
@@ -126,7 +126,6 @@ __all__ = [
   "LISTWISE",
   "RATED",
   "REGISTRY",
-  "USERS",
   "Backbone",
   "Head",
   "RewardModel",

@@ -10,19 +10,13 @@ import numpy as np
 
 from jaxreward.errors import UserError
 from jaxreward.reward_models.contract import Features, Head, Outputs
-from jaxreward.reward_models.heads import perceptron
+from jaxreward.reward_models.heads import (
+  pairs_of,
+  perceptron,
+  require,
+  value_alone,
+)
 from jaxreward.types import Array, Params
-
-
-def _value(outputs: Outputs) -> tuple[Array, None]:
-  return outputs["value"], None
-
-
-def _at_least(name: str, value: int, least: int) -> None:
-  if value < least:
-    raise UserError(
-      f"reward_model.head.{name}={value}: it must be {least} or more"
-    )
 
 
 def aspects(
@@ -45,7 +39,7 @@ def aspects(
     positive: whether scores are above 0.
     dtype: of the products.
   """
-  _at_least("count", count, 1)
+  require(1, count=count)
   init, apply = perceptron(count, hidden, dtype, activation)
 
   def outputs(params: Params, features: Features) -> Outputs:
@@ -53,7 +47,7 @@ def aspects(
     scores = jax.nn.softplus(scores) if positive else scores
     return {"value": scores.mean(-1), "aspect_scores": scores}
 
-  return Head(init, outputs, _value, ("value", "aspect_scores"))
+  return Head(init, outputs, value_alone, ("value", "aspect_scores"))
 
 
 def experts(
@@ -114,7 +108,7 @@ def experts(
 
   rows = ("aspect_weights", "membership")
   names = ("value", "criteria", "aspect_scores", *rows)
-  return Head(init, outputs, _value, names, of_rows=rows)
+  return Head(init, outputs, value_alone, names, of_rows=rows)
 
 
 def stages(
@@ -155,15 +149,7 @@ def stages(
     }  # fmt: skip
 
   names = ("value", "stage_logits", "progress", "stage_shares")
-  return Head(init, outputs, _value, names, of_rows=("stage_shares",))
-
-
-def _pairs(joint: Array) -> Array:
-  """[P, G, G, 2 D]: features of the first image, then of the second."""
-  shape = (*joint.shape[:2], joint.shape[1], joint.shape[2])
-  first = jnp.broadcast_to(joint[:, :, None], shape)
-  second = jnp.broadcast_to(joint[:, None], shape)
-  return jnp.concatenate([first, second], -1)
+  return Head(init, outputs, value_alone, names, of_rows=("stage_shares",))
 
 
 def _of_pairs(outputs: int, hidden: int, dtype: str):
@@ -175,7 +161,7 @@ def _of_pairs(outputs: int, hidden: int, dtype: str):
     return net_init(key, {"joint": wide})
 
   def apply(params: Params, features: Features) -> Array:
-    return net(params, {"joint": _pairs(jnp.asarray(features["joint"]))})
+    return net(params, {"joint": pairs_of(jnp.asarray(features["joint"]))})
 
   return init, apply
 
@@ -214,7 +200,7 @@ def outcomes(*, hidden: int = 64, dtype: str = "float32") -> Head:
     }
 
   names = ("value", "pair_logits")
-  return Head(init, outputs, _value, names, of_pairs=("pair_logits",))
+  return Head(init, outputs, value_alone, names, of_pairs=("pair_logits",))
 
 
 def beside_reference(*, hidden: int = 64, dtype: str = "float32") -> Head:
@@ -236,4 +222,4 @@ def beside_reference(*, hidden: int = 64, dtype: str = "float32") -> Head:
     }
 
   names = ("value", "pair_scores")
-  return Head(init, outputs, _value, names, of_pairs=("pair_scores",))
+  return Head(init, outputs, value_alone, names, of_pairs=("pair_scores",))

@@ -16,6 +16,32 @@ from jaxreward.reward_models.contract import Features, Head, Outputs
 from jaxreward.types import Array, Params
 
 
+def require(least: int, **options: int) -> None:
+  """Refuses options of a head below a bound.
+
+  Raises:
+    UserError: names the option, its value and the bound.
+  """
+  for name, value in options.items():
+    if value < least:
+      raise UserError(
+        f"reward_model.head.{name}={value}: it must be {least} or more"
+      )
+
+
+def value_alone(outputs: Outputs) -> tuple[Array, None]:
+  """The value, without a standard deviation."""
+  return outputs["value"], None
+
+
+def pairs_of(joint: Array) -> Array:
+  """[P, G, G, 2 D] of [P, G, D]: features of the first image, then the second."""
+  shape = (*joint.shape[:2], joint.shape[1], joint.shape[2])
+  first = jnp.broadcast_to(joint[:, :, None], shape)
+  second = jnp.broadcast_to(joint[:, None], shape)
+  return jnp.concatenate([first, second], -1)
+
+
 def perceptron(
   outputs: int,
   hidden: int,
@@ -29,8 +55,7 @@ def perceptron(
       f'reward_model.head.activation="{activation}": it is one of'
       f" {', '.join(heads.ACTIVATIONS)}"
     )
-  if hidden < 0:
-    raise UserError(f"reward_model.head.hidden={hidden}: it must be 0 or more")
+  require(0, hidden=hidden)
   net = heads.Perceptron(outputs, hidden, activation, jnp.dtype(dtype))
 
   def init(key: Array, features: Features) -> Params:
@@ -56,7 +81,7 @@ def scalar(
   """
   init, apply = perceptron(1, hidden, dtype, activation)
   outputs = lambda params, features: {"value": apply(params, features)[..., 0]}
-  return Head(init, outputs, lambda out: (out["value"], None))
+  return Head(init, outputs, value_alone)
 
 
 def gaussian(
@@ -115,7 +140,7 @@ def similarity(*, divisor: float = 1.0) -> Head:
     "cross": features["cross"] / divisor,
   }
   return Head(
-    lambda key, features: {}, outputs, lambda out: (out["value"], None),
+    lambda key, features: {}, outputs, value_alone,
     ("value", "cross"), needs_logit=True,
   )  # fmt: skip
 
@@ -133,8 +158,7 @@ def ordinal(
     hidden: features between the layers; 0 for one layer.
     dtype: of the products.
   """
-  if grades < 2:
-    raise UserError(f"reward_model.head.grades={grades}: it must be 2 or more")
+  require(2, grades=grades)
   init, apply = perceptron(grades, hidden, dtype)
 
   def outputs(params: Params, features: Features) -> Outputs:
@@ -160,8 +184,7 @@ def thresholds(
     hidden: features between the layers; 0 for one layer.
     dtype: of the products.
   """
-  if grades < 2:
-    raise UserError(f"reward_model.head.grades={grades}: it must be 2 or more")
+  require(2, grades=grades)
   init, apply = perceptron(grades - 1, hidden, dtype)
 
   def outputs(params: Params, features: Features) -> Outputs:
@@ -221,4 +244,4 @@ def among(
       "value": jnp.asarray(net.apply({"params": params}, features["joint"]))
     }
 
-  return Head(init, outputs, lambda out: (out["value"], None))
+  return Head(init, outputs, value_alone)

@@ -17,7 +17,6 @@ PAIRS = ("scores", "label_prob", "ratings", "strength", "mask")
 ROWS = ("row_ratings", "row_prob", "row_source", "users", "keys")
 RATED = ("ratings", "strength", "row_ratings")  # only of rated images
 ASPECTS = ("aspect_ratings", "row_aspect_ratings")  # only of rated aspects
-USERS = ("users",)  # only of known users
 _NAMES = {"value": "scores", "std": "stds"}
 
 

@@ -21,7 +21,7 @@ Row = Float[ArrayLike, "R K"]
 Aspects = Float[ArrayLike, "R K A"]
 
 
-def squares(scores: ArrayLike, ratings: ArrayLike) -> Mean:
+def _squares(scores: ArrayLike, ratings: ArrayLike) -> Mean:
   """(score - rating)^2 where there is a rating."""
   is_rated = jnp.isfinite(jnp.asarray(ratings))
   error = jnp.asarray(scores, jnp.float32) - jnp.where(is_rated, ratings, 0.0)
@@ -30,7 +30,7 @@ def squares(scores: ArrayLike, ratings: ArrayLike) -> Mean:
 
 def regression(row_scores: Row, row_ratings: Row) -> Mean:
   """Mean squared error of the scores; unrated images are excluded."""
-  return squares(row_scores, row_ratings)
+  return _squares(row_scores, row_ratings)
 
 
 def _order(scores: Aspects, ratings: Aspects) -> Mean:
@@ -71,7 +71,7 @@ def aspect_ratings_and_order(
   if not order_weight >= 0:
     raise UserError(f"loss.order_weight={order_weight}: it must be 0 or more")
   return _sum(
-    (1.0, squares(row_aspect_scores, row_aspect_ratings)),
+    (1.0, _squares(row_aspect_scores, row_aspect_ratings)),
     (order_weight, _order(row_aspect_scores, row_aspect_ratings)),
   )
 
@@ -128,12 +128,12 @@ def mixed_experts(
   of_aspect = jnp.where(count > 0, total / jnp.maximum(count, 1), jnp.nan)
   unlabeled = (count > 0).sum(1) == 0
   gate = -jnp.where(unlabeled, jnp.log(1 - v + 1e-5), 0.0).sum(-1)
-  criteria = squares(row_criteria, ratings)
+  criteria = _squares(row_criteria, ratings)
   return _sum(
     (1.0, bradley_terry(scores, label_prob, mask)),
     (1.0, regression(row_scores, row_ratings)),
     (criteria_weight * (1 + aspect_weight), criteria),
-    (aspect_weight, squares(row_aspect_scores, of_aspect)),
+    (aspect_weight, _squares(row_aspect_scores, of_aspect)),
     (aspect_weight, _order(row_aspect_scores, of_aspect)),
     (gate_weight, Mean.of(gate)),
   )
@@ -259,9 +259,9 @@ def hinge_matching(
     raise UserError(f"loss.margin={margin}: it must be above 0")
   s, counts = _matched(row_cross, row_prob)
   other = ~jnp.eye(len(s), dtype=bool) & counts[:, None] & counts
-  own = jnp.diagonal(s)
+  matching = jnp.diagonal(s)[:, None]
   loss = jnp.zeros(len(s))
-  for costs in (margin - own[:, None] + s, margin - own[:, None] + s.T):
+  for costs in (margin - matching + s, margin - matching + s.T):
     costs = jnp.where(other, jax.nn.relu(costs), 0.0)
     loss += costs.max(-1) if hardest else costs.sum(-1)
   if not hardest:

@@ -12,18 +12,13 @@ from jaxtyping import Float
 
 from jaxreward.errors import UserError
 from jaxreward.reward_models.contract import Features, Head, Outputs
-from jaxreward.reward_models.heads import perceptron
+from jaxreward.reward_models.heads import (
+  pairs_of,
+  perceptron,
+  require,
+  value_alone,
+)
 from jaxreward.types import Array, ArrayLike, Params
-
-
-def _value(outputs: Outputs) -> tuple[Array, None]:
-  return outputs["value"], None
-
-
-def _check(**options: int) -> None:
-  for name, value in options.items():
-    if value < 1:
-      raise UserError(f"reward_model.head.{name}={value}: it must be 1 or more")
 
 
 def _tastes(table: Array, features: Features) -> Array:
@@ -70,7 +65,7 @@ def ideal_point(
     rate: of those steps.
     dtype: of the products.
   """
-  _check(users=users, prototypes=prototypes, width=width, steps=steps)
+  require(1, users=users, prototypes=prototypes, width=width, steps=steps)
   net_init, net = perceptron(width, hidden, dtype)
 
   def init(key: Array, features: Features) -> Params:
@@ -107,7 +102,7 @@ def ideal_point(
     step = lambda _, logits: logits - rate * jax.grad(loss)(logits)
     return jax.lax.fori_loop(0, steps, step, jnp.zeros(prototypes))
 
-  return Head(init, outputs, _value, users=users, adapt=adapt)
+  return Head(init, outputs, value_alone, users=users, adapt=adapt)
 
 
 def personal(
@@ -131,7 +126,7 @@ def personal(
     ridge: weight of |e|^2 in the fit.
     dtype: of the products.
   """
-  _check(users=users, width=width)
+  require(1, users=users, width=width)
   if not ridge > 0:
     raise UserError(f"reward_model.head.ridge={ridge}: it must be above 0")
   net_init, net = perceptron(1 + width, hidden, dtype)
@@ -144,8 +139,8 @@ def personal(
   def outputs(params: Params, features: Features) -> Outputs:
     raw = net(params["net"], features)
     taste = _tastes(params["users"], features)
-    own = jnp.einsum("pgw,pw->pg", raw[..., 1:], taste[:, :-1])
-    return {"value": raw[..., 0] + own + taste[:, -1:]}
+    personal_part = jnp.einsum("pgw,pw->pg", raw[..., 1:], taste[:, :-1])
+    return {"value": raw[..., 0] + personal_part + taste[:, -1:]}
 
   def adapt(params: Params, features: Features, ratings: ArrayLike) -> Array:
     raw = net(params["net"], features)
@@ -157,7 +152,7 @@ def personal(
     gram = x.T @ x + ridge * jnp.eye(width + 1)
     return jnp.linalg.solve(gram, x.T @ y)
 
-  return Head(init, outputs, _value, users=users, adapt=adapt)
+  return Head(init, outputs, value_alone, users=users, adapt=adapt)
 
 
 def latent(
@@ -181,7 +176,7 @@ def latent(
     pair_width: features of an image in a pair.
     dtype: of the products.
   """
-  _check(width=width, pair_width=pair_width)
+  require(1, width=width, pair_width=pair_width)
   down_init, down = perceptron(pair_width, 0, dtype)
   pair_init, pair_net = perceptron(2 * width, hidden, dtype)
   net_init, net = perceptron(1, hidden, dtype)
@@ -200,28 +195,19 @@ def latent(
 
   def of_rows(params: Params, features: Features) -> tuple[Array, Array]:
     """(sums [P, 2 width], counts [P]) of embeddings of preferred pairs."""
-    x = down(params["down"], features)
-    p, g, w = x.shape
-    shape = (p, g, g, w)
-    both = (jnp.broadcast_to(x[:, :, None], shape),
-            jnp.broadcast_to(x[:, None], shape))  # fmt: skip
-    pairs = pair_net(params["pairs"], {"joint": jnp.concatenate(both, -1)})
+    images = down(params["down"], features)
+    pairs = pair_net(params["pairs"], {"joint": pairs_of(images)})
     is_won = (jnp.asarray(features["prob"]) > 0.5).astype(jnp.float32)
     return jnp.einsum("pij,pijw->pw", is_won, pairs), is_won.sum((1, 2))
 
   def posterior(total: Array, count: Array) -> tuple[Array, Array]:
     """(mu, log variance) of sums and counts of pairs."""
-    mean = total / jnp.maximum(count, 1)[..., None]
-    return jnp.clip(mean[..., :width], -1, 1), jnp.clip(
-      mean[..., width:], -1, 1
-    )
+    both = jnp.clip(total / jnp.maximum(count, 1)[..., None], -1, 1)
+    return both[..., :width], both[..., width:]
 
   def scaled(z: Array) -> Array:
-    return (
-      z
-      * width**0.5
-      * jax.lax.rsqrt(jnp.square(z).sum(-1, keepdims=True) + 1e-6)
-    )
+    square = jnp.square(z).sum(-1, keepdims=True)
+    return z * width**0.5 * jax.lax.rsqrt(square + 1e-6)
 
   def draw(params: Params, features: Features) -> tuple[Array, Array]:
     """(z [P, width], KL [P]) from the other rows of each row's user."""
@@ -234,9 +220,8 @@ def latent(
     mean, log_var = posterior(total, count)
     noise = 0.0
     if "keys" in features:
-      noise = jax.vmap(lambda k: jax.random.normal(k, (width,)))(
-        features["keys"]
-      )
+      of_row = lambda key: jax.random.normal(key, (width,))
+      noise = jax.vmap(of_row)(features["keys"])
     is_known = (count > 0)[:, None]
     z = jnp.where(is_known, scaled(mean + jnp.exp(log_var / 2) * noise), 0.0)
     kl = gaussian_kl(mean, log_var)
@@ -260,7 +245,7 @@ def latent(
     return scaled(posterior(total.sum(0), count.sum())[0])
 
   return Head(
-    init, outputs, _value, ("value", "kl"), of_rows=("kl",), users=0, adapt=adapt
+    init, outputs, value_alone, ("value", "kl"), of_rows=("kl",), users=0, adapt=adapt
   )  # fmt: skip
 
 

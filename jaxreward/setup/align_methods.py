@@ -285,13 +285,13 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   follows = keeps_old(objective, feed)
   metric_names = {*metrics, *config.regularizers, *RESERVED}
   followers.check(config, follows, metric_names)
-  for name in followers.names(config):
-    if set(feed.offers) == set(feeds.FEEDS[feed_name].offers):
-      raise UserError(
-        f'config.references.{name}.rule: the feed "{feed_name}" of config.objective.name='
-        f'"{config.objective.name}" has no arrays of a further network; leave it'
-        ' out, or call it "reference"'
-      )
+  further = followers.names(config)
+  if further and feed.offers.keys() == feeds.FEEDS[feed_name].offers.keys():
+    raise UserError(
+      f'config.references.{further[0]}.rule: the feed "{feed_name}" of'
+      f' config.objective.name="{config.objective.name}" has no arrays of a'
+      ' further network; leave it out, or call it "reference"'
+    )
   _try_advantage(config, methods["advantage"], feed, table, names)
   if feed.needs_scores and config.composition.name != "weighted_sum":
     raise UserError(

@@ -16,7 +16,7 @@ from jaxreward import rng, setup, user_code
 from jaxreward.errors import UserError, shown
 from jaxreward.methods import asks, prepare_of
 from jaxreward.players import PLAYERS, ROWS, Player, Sizes
-from jaxreward.setup import checks
+from jaxreward.setup import checks, real
 from jaxreward.training import optimizer, state
 from jaxreward.types import Array, Policy, PromptBatch
 
@@ -223,9 +223,9 @@ def require_references(
 ) -> None:
   """Refuses players that read reference images where there are none."""
   for role in roles:
-    if "real_image" not in role.player.reads or role.render is not None:
+    if "real_image" not in role.player.reads:
       continue
-    if batches(0).target is None:
+    if real.are_missing(role.render, batches):
       raise UserError(
         f"config.players.{role.name}.fn: it reads reference pictures, which the"
         f" prompts of config.data.source={shown(config.data.source)} do not"

@@ -15,7 +15,7 @@ from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
 from jaxreward.numerics import Mean, Metric
 from jaxreward.players import Arrays
-from jaxreward.setup import players
+from jaxreward.setup import players, real
 from jaxreward.setup.players import Role, Roles
 from jaxreward.training import state, step
 from jaxreward.training.state import TrainState
@@ -250,14 +250,9 @@ def _references(
 ) -> tuple[Array, Array]:
   """(bool [B], images [B, H, W, C]): exact answers, or new renders."""
   index = jnp.asarray(trajectory.prompt_index)
-  if prompts.target is not None:
-    images = jnp.asarray(prompts.target)[index]
-    is_valid = jnp.isfinite(images).all((1, 2, 3))
-    return is_valid, jnp.where(path.expand(is_valid, images), images, 0.0)
-  rows = jax.tree.map(lambda x: jnp.asarray(x)[index], prompts.plain)
-  assert role.render is not None
-  images = role.render(keys, rows)
-  return jnp.ones(len(index), bool), images
+  images = real.images_of(prompts, role.render, index, keys)
+  is_valid = jnp.isfinite(images).all((1, 2, 3))
+  return is_valid, jnp.where(path.expand(is_valid, images), images, 0.0)
 
 
 class Audience:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from jaxreward import rng, setup
 from jaxreward.errors import UserError, shown
@@ -16,6 +17,8 @@ from jaxreward.types import Array, Params, Policy, PromptBatch, Trajectory
 
 if TYPE_CHECKING:
   from jaxreward.feeds import Feed, Plan
+
+Render = Callable[..., Array]  # (keys [B], prompts) -> images [B, H, W, C]
 
 
 def check(config, feed: Feed, group: int) -> None:
@@ -47,12 +50,37 @@ def require(plan: Plan, config, batches: Callable[[int], PromptBatch]) -> None:
   Raises:
     UserError: neither a file nor the task has any.
   """
-  if not plan.real or plan.render is not None or batches(0).target is not None:
-    return
-  raise UserError(
-    f"config.rollout.real={plan.real}: the prompts of config.data.source="
-    f"{shown(config.data.source)} have no reference images; name a file with a"
-    ' "target" for each prompt, or take scenes'
+  if plan.real and are_missing(plan.render, batches):
+    raise UserError(
+      f"config.rollout.real={plan.real}: the prompts of config.data.source="
+      f"{shown(config.data.source)} have no reference images; name a file with a"
+      ' "target" for each prompt, or take scenes'
+    )
+
+
+def are_missing(
+  render: Render | None, batches: Callable[[int], PromptBatch]
+) -> bool:
+  """Whether neither the prompts nor their task have reference images."""
+  return render is None and batches(0).target is None
+
+
+def images_of(
+  prompts: PromptBatch, render: Render | None, index: Array, keys: Array
+) -> Float[Array, "B H W C"]:
+  """Reference images of prompts: their exact answers, or new renders.
+
+  Args:
+    prompts: P prompts.
+    render: of the task, where they have no targets.
+    index: of the prompt of each image, int32 [B].
+    keys: [B], of the renders.
+  """
+  if prompts.target is not None:
+    return jnp.asarray(prompts.target)[index]
+  assert render is not None
+  return render(
+    keys, jax.tree.map(lambda x: jnp.asarray(x)[index], prompts.plain)
   )
 
 
@@ -77,17 +105,11 @@ def mix(
     decoder: parameters of the autoencoder.
   """
   count, group = plan.real, plan.group
-  shape = plan.prompts, count, *pixels.shape[2:]
-  if prompts.target is not None:
-    target = jnp.asarray(prompts.target)[:, None]
-    images = jnp.broadcast_to(target, shape).astype(pixels.dtype)
-  else:
-    assert plan.render is not None
-    index = jnp.repeat(jnp.arange(plan.prompts), count)
-    member = jnp.tile(jnp.arange(count), plan.prompts)
-    keys = rng.sample_keys(key, jnp.asarray(prompts.ids)[index], member)
-    rows = jax.tree.map(lambda x: jnp.asarray(x)[index], prompts.plain)
-    images = plan.render(keys, rows).reshape(shape)
+  index = jnp.repeat(jnp.arange(plan.prompts), count)
+  member = jnp.tile(jnp.arange(count), plan.prompts)
+  keys = rng.sample_keys(key, jnp.asarray(prompts.ids)[index], member)
+  images = images_of(prompts, plan.render, index, keys).astype(pixels.dtype)
+  images = images.reshape(plan.prompts, count, *pixels.shape[2:])
   pixels = jnp.concatenate([pixels[:, : group - count], images], 1)
   encode = lambda one: setup.to_latents(policy, one, decoder)
   latents = jax.lax.map(encode, images)

@@ -253,8 +253,8 @@ class Loss:
     """Computes columns from all rows of an optimizer step, before it."""
     functions = [self.objective, *(fn for fn, _ in self.regularizers.values())]
     prepared = [p for p in map(methods.prepare_of, functions) if p is not None]
-    if not prepared:
-      return self._with_shares if self.regularizers else None
+    if not (prepared or self.regularizers):
+      return None
 
     def prepare(trained, micros, frozen):
       def read_rows(rows):
@@ -264,9 +264,9 @@ class Loss:
       values = jax.lax.stop_gradient(jax.lax.map(read_rows, micros))
       columns = [e.finish(c) for e, c in zip(prepared, values, strict=True)]
       micros = functools.reduce(lambda a, b: {**a, **b}, columns, micros)
-      if not self.regularizers:
-        return micros
-      return self._with_shares(trained, micros, frozen)
+      if self.regularizers:
+        micros = self._with_shares(trained, micros, frozen)
+      return micros
 
     return prepare
 

@@ -102,8 +102,8 @@ def test_by_phase():
   for p in range(P):
     z = {k: zscore(s[p][mask[p]].astype(np.float64)) for k, s in scores.items()}
     for t in range(T):
-      own = z["a"] if table.t[t] >= 0.6 else z["b"]
-      want[p, mask[p], t] = own + z["c"]
+      phase = z["a"] if table.t[t] >= 0.6 else z["b"]
+      want[p, mask[p], t] = phase + z["c"]
   np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
   # Another reward of the late steps leaves the early ones alone.
   other = run(scores | {"b": scores["b"][:, ::-1]})

@@ -10,6 +10,7 @@ import pytest
 
 from jaxreward import methods, objectives
 from jaxreward.errors import UserError
+from tests.differences import numeric_gradient
 
 # Rows of an optimizer step: T steps of P G samples, in micro-batches.
 T, P, G, M = 3, 2, 3, 4
@@ -74,16 +75,6 @@ def loss_of(name, arrays, times, **options):
   return jax.value_and_grad(run)(jnp.asarray(micros["log_prob"]))
 
 
-def slope_of(reference, log_prob):
-  slope = np.zeros_like(log_prob)
-  for i in np.ndindex(log_prob.shape):
-    step = np.zeros_like(log_prob)
-    step[i] = 1e-6
-    up, down = reference(log_prob + step), reference(log_prob - step)
-    slope[i] = (up - down) / 2e-6
-  return slope
-
-
 def pairs(arrays):
   for a, b in itertools.combinations(range(P * G), 2):
     if arrays["mask"][0, a] and arrays["mask"][0, b] and a // G == b // G:
@@ -94,7 +85,7 @@ def check(name, reference, arrays, times, **options):
   value, slope = loss_of(name, arrays, times, **options)
   log_prob = arrays["log_prob"]
   np.testing.assert_allclose(value, reference(log_prob), rtol=1e-4)
-  want = slope_of(reference, log_prob)
+  want = numeric_gradient(reference, log_prob)
   np.testing.assert_allclose(
     np.asarray(slope).reshape(T, B), want, rtol=2e-3,
     atol=2e-4 * np.abs(want).max(),

@@ -7,6 +7,7 @@ import pytest
 
 from jaxreward import objectives
 from jaxreward.errors import UserError
+from tests.differences import numeric_gradient
 
 R, G, L = 3, 4, (2, 2, 1)
 
@@ -160,11 +161,7 @@ def test_rank_dpo_in_value_and_gradient():
   got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
   want = lambda v: rank_reference(v, ref, u, psi, mask, 2.0)
   np.testing.assert_allclose(got, want(v), rtol=1e-5)
-  numeric = np.zeros_like(v)
-  for i in np.ndindex(v.shape):
-    step = np.zeros_like(v)
-    step[i] = 1e-6
-    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  numeric = numeric_gradient(want, v)
   np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
 
 
@@ -203,11 +200,7 @@ def test_crd():
   loss = lambda v: objectives.crd(v, *fixed, mask, beta=2.0)[0].total
   got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
   np.testing.assert_allclose(got, want(v), rtol=1e-5)
-  numeric = np.zeros_like(v)
-  for i in np.ndindex(v.shape):
-    step = np.zeros_like(v)
-    step[i] = 1e-6
-    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  numeric = numeric_gradient(want, v)
   np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-4)
   # A constant added to all rewards of a prompt changes nothing.
   more = objectives.crd(

@@ -9,6 +9,7 @@ import pytest
 
 from jaxreward import objectives
 from jaxreward.errors import UserError
+from tests.differences import numeric_gradient
 
 SHAPE = (2, 3)
 
@@ -32,16 +33,6 @@ def f32(arrays):
 
 def mask_of(arrays):
   return np.ones(len(arrays["t"]), bool)
-
-
-def numeric_gradient(f, x, eps=1e-6):
-  x = np.asarray(x, np.float64)
-  grad = np.zeros_like(x)
-  for i in np.ndindex(x.shape):
-    step = np.zeros_like(x)
-    step[i] = eps
-    grad[i] = (f(x + step) - f(x - step)) / (2 * eps)
-  return grad
 
 
 def reference_nft(c, v, v_weight, beta, adv_clip, adaptive):

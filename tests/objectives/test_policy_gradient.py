@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward import objectives
+from tests.differences import numeric_gradient
 
 ONE = np.ones(1, bool)
 
@@ -17,16 +18,6 @@ def gaussian_log_prob(x, mean, std):
   d = (np.asarray(x, np.float64) - mean) / std
   each = -0.5 * d**2 - np.log(std) - 0.5 * np.log(2 * np.pi)
   return each.reshape(len(d), -1).mean(1)
-
-
-def numeric_gradient(f, x, eps=1e-6):
-  x = np.asarray(x, np.float64)
-  grad = np.zeros_like(x)
-  for i in np.ndindex(x.shape):
-    step = np.zeros_like(x)
-    step[i] = eps
-    grad[i] = (f(x + step) - f(x - step)) / (2 * eps)
-  return grad
 
 
 def reference_grpo(log_prob, old, advantage, low, high):

@@ -6,6 +6,7 @@ import pytest
 
 from jaxreward import objectives
 from jaxreward.errors import UserError
+from tests.differences import numeric_gradient
 
 NAMES = (
   "v_chosen",
@@ -53,12 +54,9 @@ def test_matches_float64_in_value_and_gradient(beta):
         objectives.flow_dpo(**{**f32(c), n: v}, mask=MASK, beta=beta)[0].total
       )
     )(c[name].astype(np.float32))
-    numeric = np.zeros_like(c[name])
-    for i in np.ndindex(numeric.shape):
-      up, down = ({**c, name: c[name].copy()} for _ in range(2))
-      up[name][i] += 1e-6
-      down[name][i] -= 1e-6
-      numeric[i] = (reference(up, beta)[0] - reference(down, beta)[0]) / 2e-6
+    numeric = numeric_gradient(
+      lambda v, n=name: reference({**c, n: v}, beta)[0], c[name]
+    )
     np.testing.assert_allclose(grad, numeric, rtol=1e-3, atol=1e-5)
 
 
@@ -139,11 +137,7 @@ def check(name, want, arrays, **options):
   v = arrays["v_chosen"]
   got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
   np.testing.assert_allclose(got, want(v), rtol=1e-5)
-  numeric = np.zeros_like(v)
-  for i in np.ndindex(v.shape):
-    step = np.zeros_like(v)
-    step[i] = 1e-6
-    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  numeric = numeric_gradient(want, v)
   np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
 
 
@@ -300,11 +294,7 @@ def test_single_dpo():
   np.testing.assert_allclose(mean.total, want(v), rtol=1e-5)
   assert metrics["labelled"].value() == 0.75
   assert not slope[2].any()  # neutral
-  numeric = np.zeros_like(v)
-  for i in np.ndindex(v.shape):
-    step = np.zeros_like(v)
-    step[i] = 1e-6
-    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
+  numeric = numeric_gradient(want, v)
   np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-5)
   at_reference, _ = objectives.single_dpo(
     np.float32(ref), **arrays, mask=np.ones(4, bool)

@@ -6,6 +6,7 @@ import pytest
 
 from jaxreward import advantages, objectives
 from jaxreward.errors import UserError
+from tests.differences import numeric_gradient
 
 R, G, L = 3, 4, (2, 2, 1)
 REAL = np.broadcast_to(np.arange(G) == G - 1, (R, G))
@@ -23,19 +24,12 @@ def error(x, u, r, i):
   return np.mean((x[r, i] - u[r, i]) ** 2)
 
 
-def slope_of(want, v):
-  numeric = np.zeros_like(v)
-  for i in np.ndindex(v.shape):
-    step = np.zeros_like(v)
-    step[i] = 1e-6
-    numeric[i] = (want(v + step) - want(v - step)) / 2e-6
-  return numeric
-
-
 def check(loss, want, v):
   got, slope = jax.value_and_grad(loss)(v.astype(np.float32))
   np.testing.assert_allclose(got, want(v), rtol=1e-4)
-  np.testing.assert_allclose(slope, slope_of(want, v), rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(
+    slope, numeric_gradient(want, v), rtol=1e-3, atol=1e-4
+  )
 
 
 def seppo(v, old, u, mask, beta):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxreward import regularizers
+from tests.differences import numeric_gradient
 
 MASK = np.ones(4, bool)
 
@@ -17,16 +18,6 @@ def case(seed=0, b=4, shape=(2, 3)):
   std = rng.uniform(0.1, 0.9, b).astype(np.float32)
   dt = rng.uniform(0.02, 0.2, b).astype(np.float32)
   return mean, reference, std, dt
-
-
-def numeric_gradient(f, x, eps=1e-6):
-  x = np.asarray(x, np.float64)
-  grad = np.zeros_like(x)
-  for i in np.ndindex(x.shape):
-    step = np.zeros_like(x)
-    step[i] = eps
-    grad[i] = (f(x + step) - f(x - step)) / (2 * eps)
-  return grad
 
 
 def reference_kl(mean, reference, std, dt, form):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreward.data import preferences
 from jaxreward.errors import UserError
 from jaxreward.models.vision import clip, clip_layouts, preprocess
 from jaxreward.reward_models import BACKBONES, HEADS, RewardModel, offers
@@ -163,7 +164,9 @@ def test_offers_are_the_pairs_of_a_row():
   rating = np.array([[0.1, np.nan, 0.5]])
   prob = np.full((1, 3, 3), np.nan)
   prob[0, 0, 2] = 0.0
-  found = offers({"value": value, "std": 2 * value}, prob, rating)
+  rows = preferences.some_rows(1, 3).replace(prob=prob, rating=rating)
+  arrays = {"value": value, "std": 2 * value}
+  found = offers(HEADS["gaussian"](), arrays, rows)
   np.testing.assert_array_equal(found["scores"], [[[1, 2], [1, 4], [2, 4]]])
   np.testing.assert_array_equal(found["stds"], [[[2, 4], [2, 8], [4, 8]]])
   np.testing.assert_array_equal(found["label_prob"], [[np.nan, 0, np.nan]])

@@ -11,6 +11,7 @@ import scipy.stats
 
 from jaxreward import reward_models as rm
 from jaxreward.errors import UserError
+from tests.differences import numeric_gradient
 
 # Losses of pairs that read no ratings; the others are in test_graded_losses.
 _READ = {"scores", "stds", "label_prob", "mask"}
@@ -55,6 +56,17 @@ def oracle_thurstone(s, p):
   return -p * log_phi(z) - (1 - p) * log_phi(-z)
 
 
+def oracle_fidelity(s, p):
+  first = scipy.stats.norm.cdf((s[:, 0] - s[:, 1]) / spread(deviations(s)))
+  return 1 - np.sqrt(p * first) - np.sqrt((1 - p) * (1 - first))
+
+
+def oracle_focal(s, p, gamma=2.0):
+  first = 1 / (1 + np.exp(s[:, 1] - s[:, 0]))
+  right = p * (1 - first) ** gamma * np.log(first)
+  return -right - (1 - p) * first**gamma * np.log(1 - first)
+
+
 def oracle_expected_bradley_terry(s, p, margin=0.0, nodes=16):
   """By a fine grid, not by quadrature."""
   x = np.linspace(-9, 9, 20001)
@@ -86,11 +98,14 @@ def _with_others(loss):
 LOSSES = {name: _with_others(loss) for name, loss in rm.REGISTRY.items()}
 ORACLES = {
   "thurstone": oracle_thurstone,
+  "fidelity": oracle_fidelity,
+  "focal": oracle_focal,
   "expected_bradley_terry": oracle_expected_bradley_terry,
   "bradley_terry": oracle_bradley_terry,
   "rao_kupper": oracle_rao_kupper,
   "hinge": oracle_hinge,
 }
+BOUNDED = ("fidelity",)  # at 1 for a pair, however wrong it is
 
 
 def some_scores(seed=0, shape=(7, 2)):
@@ -113,6 +128,7 @@ def test_matches_the_formula(name):
     ("bradley_terry", dict(label_noise=0.1)),
     ("rao_kupper", dict(threshold=1.3)),
     ("hinge", dict(margin=0.2)),
+    ("focal", dict(gamma=0.5)),
     ("expected_bradley_terry", dict(margin=0.57)),
   ],
 )
@@ -129,13 +145,7 @@ def test_gradient_matches_finite_differences(name):
   grad = jax.grad(lambda s: LOSSES[name](s, LABELS).total)(
     jnp.asarray(scores, jnp.float32)
   )
-  h = 1e-6
-  expected = np.zeros_like(scores)
-  for i, j in np.ndindex(*scores.shape):
-    step = np.zeros_like(scores)
-    step[i, j] = h
-    up, down = (ORACLES[name](scores + s, LABELS).sum() for s in (step, -step))
-    expected[i, j] = (up - down) / (2 * h)
+  expected = numeric_gradient(lambda s: ORACLES[name](s, LABELS).sum(), scores)
   np.testing.assert_allclose(grad, expected, atol=2e-5)
 
 
@@ -180,7 +190,8 @@ def test_extreme_scores_stay_finite(name):
   value, grad = jax.value_and_grad(lambda s: LOSSES[name](s).total)(scores)
   assert np.isfinite(value)
   assert np.isfinite(grad).all()
-  assert value > 1e4  # the second pair is wrong by 2e4
+  # The second pair is wrong by 2e4.
+  assert value == 1 if name in BOUNDED else value > 1e4
 
 
 def gaussian(gap, std, margin=0.0):

@@ -51,8 +51,8 @@ def test_focal_and_fidelity_at_known_values():
   phi = scipy.stats.norm.cdf(d / math.sqrt(0.5))
   each = 1 - np.sqrt(p * phi) - np.sqrt((1 - p) * (1 - phi))
   stds = np.full((3, 2), 0.5, F)
-  found = rm.fidelity(scores, stds, p.astype(F))
-  assert value(found) == pytest.approx(each.mean(), abs=1e-6)
+  loss = rm.fidelity(scores, stds, p.astype(F))
+  assert value(loss) == pytest.approx(each.mean(), abs=1e-6)
   slopes(lambda s: rm.focal(s, p.astype(F)), scores, [(0, 0), (1, 1)])
   slopes(lambda s: rm.fidelity(s, stds, p.astype(F)), scores, [(0, 0), (2, 1)])
 
@@ -129,8 +129,8 @@ def test_four_outcomes():
   log_p = log_softmax(logits)
   want = -np.mean([log_p[i, c] for i, c in enumerate((0, 1, 2, 3))])
   loss = lambda x: rm.four_outcomes(x, label, ratings)
-  found = loss(logits.astype(F))
-  assert value(found) == pytest.approx(want, rel=1e-5) and found.weight == 4
+  mean = loss(logits.astype(F))
+  assert value(mean) == pytest.approx(want, rel=1e-5) and mean.weight == 4
   # Without ties, and logits +-u/2, Bradley-Terry.
   u = RNG.normal(size=5)
   low = np.stack([u / 2, -u / 2, 0 * u - 50, 0 * u - 50], -1).astype(F)
@@ -146,8 +146,8 @@ def test_the_same_policy_is_nearer_than_another():
     -log_sigmoid(r[0, i, j] - r[0, i, k])
     for i, j in ((0, 1), (1, 0)) for k in (2, 3)
   ])  # fmt: skip
-  found = rm.same_policy(r.astype(F), source)
-  assert value(found) == pytest.approx(want, rel=1e-5) and found.weight == 4
+  mean = rm.same_policy(r.astype(F), source)
+  assert value(mean) == pytest.approx(want, rel=1e-5) and mean.weight == 4
   slopes(lambda x: rm.same_policy(x, source), r, [(0, 0, 1), (0, 1, 2)])
 
 
@@ -171,8 +171,8 @@ def test_images_match_their_own_prompts():
   assert value(rm.hinge_matching(diagonal, prob, margin=0.9)) == 0
   rows = log_softmax(s)[np.arange(3), np.arange(3)]
   columns = log_softmax(s.T)[np.arange(3), np.arange(3)]
-  found = value(rm.contrastive(cross.astype(F), prob))
-  assert found == pytest.approx(-(rows + columns).mean() / 2, rel=1e-5)
+  contrast = value(rm.contrastive(cross.astype(F), prob))
+  assert contrast == pytest.approx(-(rows + columns).mean() / 2, rel=1e-5)
 
 
 def features(rows=4, group=3, width=5):
@@ -333,10 +333,10 @@ def test_planted_users():
     *[np.zeros((4, 2), F)] * 2, np.zeros(4, np.int32), *[np.zeros((4, 2))] * 4,
     np.zeros(2, np.int32), aspects=np.full((4, 2, 1), 0.9, F),
   )  # fmt: skip
-  found = tastes.planted(rows, 2, 0.5, 0)
-  want = np.where(np.asarray(found.user)[:, None] == 0, 0.45, 0.05)
-  np.testing.assert_allclose(found.score, want * np.ones((4, 2)), rtol=1e-5)
-  assert sorted(np.asarray(found.user).tolist()) == [0, 0, 1, 1]
+  labelled = tastes.planted(rows, 2, 0.5, 0)
+  want = np.where(np.asarray(labelled.user)[:, None] == 0, 0.45, 0.05)
+  np.testing.assert_allclose(labelled.score, want * np.ones((4, 2)), rtol=1e-5)
+  assert sorted(np.asarray(labelled.user).tolist()) == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
