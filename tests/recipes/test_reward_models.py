@@ -22,6 +22,7 @@ def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   assert [row["step"] for row in rows] == list(range(7))
   assert all(np.isfinite(row["loss"]) for row in rows[1:])
   record = json.loads((workdir / reward_model.RECORD_FILE).read_text())
-  assert record["model"]["head"] == config.reward_model.head.to_dict()
+  head = json.loads(json.dumps(config.reward_model.head.to_dict()))
+  assert record["model"]["head"] == head
   model = reward_model.load(epath.Path(workdir) / reward_model.MODEL_FILE)
   assert np.isfinite(model.mean) and model.std > 0
