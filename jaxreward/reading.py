@@ -169,40 +169,66 @@ def rows(
   Raises:
     UserError: see `lines` and `parse`; a line that holds no object.
   """
-  for where, line in lines(path):
-    try:
-      row = parse(line, where, f"; a line reads like {example}")
-    except UserError as error:
-      raise UserError(_of_whole(path, where, example) or str(error)) from error
-    if not isinstance(row, dict):
-      reason = _of_whole(path, where, example) if isinstance(row, list) else ""
-      raise UserError(
-        reason
-        or f"{where}: `{shown(line, _SHOWN)}` is not an object; a line reads"
-        f" like {example}"
-      )
+  for where, row in _rows(path, example):
+    if isinstance(row, UserError):
+      raise row
     yield where, row
 
 
-def table(
+def _rows(
   path: os.PathLike[str] | str, example: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
+  """(place, object, or what is wrong with the line).
+
+  Raises:
+    UserError: the file as a whole is none of lines.
+  """
+  for number, (where, line) in enumerate(lines(path)):
+    try:
+      row = parse(line, where, f"; a line reads like {example}")
+    except UserError as error:
+      if not number and (whole := _of_whole(path, where, example)):
+        raise UserError(whole) from error
+      yield where, error
+      continue
+    if isinstance(row, dict):
+      yield where, row
+      continue
+    is_whole = isinstance(row, list) and not number
+    if is_whole and (whole := _of_whole(path, where, example)):
+      raise UserError(whole)
+    yield (
+      where,
+      UserError(
+        f"{where}: `{shown(line, _SHOWN)}` is not an object; a line reads like"
+        f" {example}"
+      ),
+    )
+
+
+def table(
+  path: os.PathLike[str] | str, example: str, *, errors: bool = False
+) -> Iterator[tuple[str, Any]]:
   """(place, row) of a .csv file with names in its first line, or see `rows`.
 
   Args:
     path: of the file.
     example: of a line of JSON, for errors.
+    errors: yields the `UserError` of a bad line in place of its row.
 
   Raises:
     UserError: see `rows`; a line of other columns.
   """
   is_csv = epath.Path(path).suffix == ".csv"
-  yield from _csv(path) if is_csv else rows(path, example)
+  for where, row in _csv(path) if is_csv else _rows(path, example):
+    if isinstance(row, UserError) and not errors:
+      raise row
+    yield where, row
 
 
 def _csv(
   path: os.PathLike[str] | str,
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, dict[str, Any] | UserError]]:
   reader = csv.reader(io.StringIO(text(path), newline=""), strict=True)
   header: list[str] = []
   while True:
@@ -222,12 +248,16 @@ def _csv(
       if twice:
         raise UserError(f'{where}: two columns are called "{shown(twice[0])}"')
       continue
-    if len(cells) != len(header):
-      raise UserError(
+    if len(cells) == len(header):
+      yield where, dict(zip(header, cells, strict=True))
+      continue
+    yield (
+      where,
+      UserError(
         f"{where}: {len(cells)} columns, and {len(header)} names in the first"
         " line; quote what holds a comma"
-      )
-    yield where, dict(zip(header, cells, strict=True))
+      ),
+    )
 
 
 def _of_whole(path: os.PathLike[str] | str, where: str, example: str) -> str:

@@ -20,6 +20,7 @@ from absl import logging
 from jaxreward import processes
 from jaxreward.data import image_files
 from jaxreward.data.images import in_threads
+from jaxreward.data.row_images import File
 from jaxreward.errors import UserError
 
 MOST_FILES = 2_000  # that are decoded
@@ -42,7 +43,7 @@ class PictureRow:
   """
 
   place: str
-  files: Mapping[str, str]
+  files: Mapping[str, File]
   is_tie: bool = False
 
 
@@ -100,16 +101,16 @@ def _check(
   _warn_of_equals(sample, files)
 
 
-def _places(rows: Sequence[PictureRow]) -> dict[str, str]:
+def _places(rows: Sequence[PictureRow]) -> dict[File, str]:
   """The first place that names each file, by path."""
-  places: dict[str, str] = {}
+  places: dict[File, str] = {}
   for row in rows:
     for name, path in row.files.items():
       places.setdefault(path, f'{row.place}: "{name}"')
   return places
 
 
-def _with_place(action, places: Mapping[str, str], path: str) -> Any:
+def _with_place(action, places: Mapping[File, str], path: File) -> Any:
   """Result of an action on a path; errors name the place of the file."""
   try:
     return action(path)
@@ -119,16 +120,16 @@ def _with_place(action, places: Mapping[str, str], path: str) -> Any:
     raise UserError(f"{places[path]}: {name}: {reason}") from error
 
 
-def _short(path: str, place: str) -> str:
+def _short(path: File, place: str) -> str:
   """A file's name relative to the folder that its place already names."""
   try:
     shared = os.path.commonpath([path, place])
   except ValueError:  # one of the two is relative
-    return path
-  return path if shared in ("", os.sep) else os.path.relpath(path, shared)
+    return str(path)
+  return str(path) if shared in ("", os.sep) else os.path.relpath(path, shared)
 
 
-def _inspect(path: str, least: int) -> _File:
+def _inspect(path: File, least: int) -> _File:
   image, size = image_files.decode(image_files.read(path), path, least=least)
   pixels = np.asarray(image)
   digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
@@ -137,7 +138,7 @@ def _inspect(path: str, least: int) -> _File:
   return _File(size, digest.digest(), has_white)
 
 
-def _compare(row: PictureRow, details: Mapping[str, _File]) -> None:
+def _compare(row: PictureRow, details: Mapping[File, _File]) -> None:
   files = {name: details[path] for name, path in row.files.items()}
   if "mask" in files and not files["mask"].has_white:
     raise UserError(
@@ -167,7 +168,7 @@ def _require_shape(row: PictureRow, name: str, size, reference) -> None:
 
 
 def _warn_of_equals(
-  rows: Sequence[PictureRow], details: Mapping[str, _File]
+  rows: Sequence[PictureRow], details: Mapping[File, _File]
 ) -> None:
   paths = {row.files["image"] for row in rows if "image" in row.files}
   if len(paths) > 1 and len({details[path].digest for path in paths}) == 1:

@@ -76,9 +76,16 @@ _OTHERS = tuple(
 def read(path: os.PathLike[str] | str, most: int = -1) -> bytes:
   """The content of a file, or its first `most` bytes.
 
+  Args:
+    path: of the file; or an image within a table, a `row_images.RowImage`.
+    most: bytes.
+
   Raises:
     UserError: it is missing, cannot be read, or is not a file.
   """
+  if (cell := getattr(path, "cell", None)) is not None:
+    data = cell.read()
+    return data if most < 0 else data[:most]
   try:
     if "://" not in str(path) and not stat.S_ISREG(os.stat(path).st_mode):
       raise UserError(f"{path}: it is no file; give the name of an image")
@@ -89,16 +96,23 @@ def read(path: os.PathLike[str] | str, most: int = -1) -> bytes:
     raise UserError(f"{path}: {reason}") from error
 
 
+def is_image(head: bytes, path: os.PathLike[str] | str) -> bool:
+  """Whether a file that starts so may be an image."""
+  return _format_of(head[:_HEAD], path) is not None or (
+    _is_heif(head) and importlib.util.find_spec("pillow_heif") is not None
+  )
+
+
 def glance(path: os.PathLike[str] | str) -> int:
   """Checks the first bytes of a file and returns its size in bytes.
 
   Raises:
     UserError: it cannot be read, or does not start like an image.
   """
+  if (cell := getattr(path, "cell", None)) is not None:
+    return cell.size  # its first bytes were checked with its row
   head = read(path, _HEAD)
-  if _format_of(head, path) is None and not (
-    _is_heif(head) and importlib.util.find_spec("pillow_heif")
-  ):
+  if not is_image(head, path):
     raise _foreign(head, path)
   return int(epath.Path(path).stat().length)
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from jaxreward import processes
 from jaxreward.data import image_files
+from jaxreward.data.row_images import File
 from jaxreward.errors import UserError
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ def in_threads(action: Callable[[T], U], items: Iterable[T]) -> list[U]:
 
 
 def read_images(
-  paths: Sequence[str],
+  paths: Sequence[File],
   size: int | tuple[int, int],
   places: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "N H W 3"]:
@@ -84,7 +85,7 @@ def read_images(
   Every process has to call it with the same files.
 
   Args:
-    paths: of the files.
+    paths: of the files, or images within tables.
     size: side, or (height, width), in pixels; see `read_image`.
     places: where each path is named, for errors.
 

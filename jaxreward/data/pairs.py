@@ -4,7 +4,7 @@
    "label": "a"}
 
 The label is "a", "b" or "tie", or the probability that a is preferred;
-`pair_layouts` lists the columns of other data sets.
+`public_layouts` lists the columns of other data sets.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import numpy as np
 from etils import epath
 
 from jaxreward import paths, reading
-from jaxreward.data import pair_layouts
+from jaxreward.data import preference_files
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.preferences import SOURCES, Preferences
+from jaxreward.data.row_images import RowImage
 from jaxreward.errors import UserError
 
 Tokenize = Callable[[str], np.ndarray]  # UserError for unknown words
@@ -51,19 +52,18 @@ def is_heldout(text: str, split_of: SplitOf | None = None) -> bool:
 class _Images:
   """Distinct images by path."""
 
-  def __init__(self, folder: epath.Path, size: int):
-    self.folder, self.size = folder, size
-    self.rows: dict[str, int] = {}
+  def __init__(self, size: int):
+    self.size = size
+    self.rows: dict[RowImage, int] = {}
     self.places: list[str] = []
     self.pairs: list[tuple[list[int], str, bool]] = []
 
-  def __call__(self, name: str, place: str) -> int:
+  def __call__(self, image: RowImage, place: str) -> int:
     """The row of an image; `place` is where it is named."""
-    path = os.path.normpath(paths.within(self.folder, name, place))
-    if path not in self.rows:
-      self.rows[path] = len(self.places)
+    if image not in self.rows:
+      self.rows[image] = len(self.places)
       self.places.append(place)
-    return self.rows[path]
+    return self.rows[image]
 
   def checked(self) -> list[PictureRow]:
     """The pairs, for `image_checks`."""
@@ -129,21 +129,23 @@ def _sides(
   path: epath.Path, size: int, tokenize: Tokenize, split_of: SplitOf | None
 ) -> dict[bool, tuple[list, _Images]]:
   """(labelled pairs, images) of the training and the held-out side."""
-  sides = {False: ([], _Images(path.parent, size)),
-           True: ([], _Images(path.parent, size))}  # fmt: skip
-  for pair in pair_layouts.pairs_of(path):
+  sides = {side: ([], _Images(size)) for side in (False, True)}
+  for row in preference_files.read_rows(path):
     try:
-      tokens = tokenize(pair.text)
+      tokens = tokenize(row.prompt)
     except UserError as error:
-      raise UserError(f"{pair.place}: {error}") from error
-    rows, images = sides[is_heldout(pair.text, split_of)]
-    members = [
-      images(file, f'{pair.place}: "{name}"')
-      for name, file in zip(pair.names, pair.files, strict=True)
-    ]
-    rows.append((tokens, members, pair.prob))
-    images.pairs.append((members, pair.place, pair.prob == 0.5))
-  shared = sorted(set(sides[False][1].rows) & set(sides[True][1].rows))
+      raise UserError(f"{row.place}: {error}") from error
+    rows, images = sides[is_heldout(row.prompt, split_of)]
+    for i, j, prob in row.pairs():
+      members = [
+        images(image, f'{row.place}: "{image.name}"')
+        for image in (row.images[i], row.images[j])
+      ]
+      rows.append((tokens, members, prob))
+      images.pairs.append((members, row.place, prob == 0.5))
+  shared = sorted(
+    map(str, set(sides[False][1].rows) & set(sides[True][1].rows))
+  )
   if shared:
     raise UserError(
       f"{path}: {shared[0]} belongs to training and to held-out prompts; a"

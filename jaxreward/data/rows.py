@@ -8,7 +8,7 @@ A dataset is a .jsonl or .csv file, or a folder:
 - a folder holds `metadata.jsonl` or `metadata.csv`, or images with captions in
   .txt files of the same names.
 
-Preferences are a file of pairs; see `pair_layouts`.
+Preferences are rows of any file; see `preference_files`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ import numpy as np
 from etils import epath
 
 from jaxreward import paths, reading
-from jaxreward.data import pair_layouts, pipeline, wordings
+from jaxreward.data import pipeline, preference_files, wordings
 from jaxreward.data import prompts as prompts_lib
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.prompts import Prompt
+from jaxreward.data.row_images import File
 from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.types import ArrayLike, PromptBatch
@@ -46,14 +47,14 @@ class Record:
 
   Attributes:
     prompt: of the row.
-    files: column -> path of each of G images.
+    files: column -> each of G images.
     scores: G numbers, one per image.
     place: of the row, for errors.
     is_tie: whether its images may be equal.
   """
 
   prompt: Prompt
-  files: Mapping[str, str]
+  files: Mapping[str, File]
   scores: tuple[float, ...]
   place: str
   is_tie: bool = False
@@ -102,7 +103,7 @@ def read_dataset(path: str, parse: Parse, field: str = "") -> list[Record]:
 
 
 def read_preferences(path: str, parse: Parse, field: str = "") -> list[Record]:
-  """Pairs of a file, see `pair_layouts`; scores are P(preferred).
+  """Pairs of a file, see `preference_files`; scores are P(preferred).
 
   Args:
     path: of its file.
@@ -112,25 +113,22 @@ def read_preferences(path: str, parse: Parse, field: str = "") -> list[Record]:
   Raises:
     UserError: the file, its line, and what is wrong there; no labeled pair.
   """
-  source = paths.find(path, field)
   records = []
-  for pair in pair_layouts.pairs_of(source):
+  for row in preference_files.read_rows(path, field=field):
     try:
-      prompt = parse(pair.text)
+      prompt = parse(row.prompt)
     except UserError as error:
-      raise UserError(f"{pair.place}: {error}") from error
-    files = {
-      side: paths.within(source.parent, file, f'{pair.place}: "{name}"')
-      for side, name, file in zip(PAIR, pair.names, pair.files, strict=True)
-    }
-    scores = pair.prob, 1 - pair.prob
-    records.append(
-      Record(prompt, files, scores, pair.place, is_tie=pair.prob == 0.5)
-    )
+      raise UserError(f"{row.place}: {error}") from error
+    for i, j, prob in row.pairs():
+      files = dict(zip(PAIR, (row.images[i], row.images[j]), strict=True))
+      scores = prob, 1 - prob
+      records.append(
+        Record(prompt, files, scores, row.place, is_tie=prob == 0.5)
+      )
   if all(record.is_tie for record in records):
     what = f'all {len(records)} are a "tie"' if records else "there is none"
     raise UserError(
-      f"{reading.name(source)}: no pair has an answer, {what}; give one with an"
+      f"{reading.name(path)}: no pair has an answer, {what}; give one with an"
       " image that is better"
     )
   return records

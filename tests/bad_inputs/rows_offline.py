@@ -55,7 +55,7 @@ ROWS = [
             "label": "tie"}),
   in_pairs("the better is the worse", ("line 1", "the same picture"),
            CROSS | {"rejected": "good.png"}),
-  in_pairs("columns of nothing", ("line 1", '"image_a" is missing', "docs/files.md"),
+  in_pairs("columns of nothing", ("line 1", '"image_a" is missing', "docs/preferences.md"),
            {"prompt": "a cross", "good": "good.png"}),
   in_pairs("the worse is gone", ("line 1", "gone.png: No such file"),
            CROSS | {"rejected": "gone.png"}),
