@@ -149,6 +149,17 @@ def get_config() -> ConfigDict:
           diversity=dict(fn="diversity"),
           statistics=dict(fn="image_statistics"),
         ),
+        # the rewards are judged on these instead of a policy: a file, or the task
+        preferences="",
+        judging=dict(
+          rows=256,  # prompts
+          rows_at_once=16,
+          views=128,  # rows seen mirrored, reworded, corrupted; 0 for none
+          severities=4,  # of each corruption
+          side=0,  # of images of files; 0: the task's, or 224
+          margin=0.02,  # scores of the task that are closer are a tie
+          inside="",  # other rows, like those trained on; "train": the task's
+        ),
       ),
       export=dict(  # of the job export, from a checkpoint of align
         step="final",  # or "best", or the number of a step

@@ -141,6 +141,71 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> str:
   return "\n".join(lines)
 
 
+# Label and path of the numbers that are reported of every judged reward.
+JUDGED: tuple[tuple[str, tuple[str, ...]], ...] = (
+  ("pair accuracy", ()),
+  ("pairs", ("n",)),
+  ("with ties", ("with_ties",)),
+  ("one of four", ("best_of_4",)),
+  ("ties score", ("ties",)),
+  ("regret, best of 2", ("regret", "2")),
+  ("regret, best of 4", ("regret", "4")),
+  ("Spearman per prompt", ("spearman",)),
+  ("Kendall per prompt", ("kendall",)),
+  ("Spearman of models", ("models", "spearman")),
+  ("STARC distance", ("starc",)),
+  ("temperature", ("temperature",)),
+  ("calibration error", ("calibration_error",)),
+  ("with its temperature", ("calibration_error_scaled",)),
+  ("same order, mirrored", ("mirrored", "order")),
+  ("same order, reworded", ("reworded", "order")),
+  ("near prompts, images", ("contrast", "images")),
+  ("near prompts, prompts", ("contrast", "prompts")),
+  ("accuracy inside", ("inside",)),
+  ("inside less outside", ("gap",)),
+  ("failed", ("failed",)),
+)
+
+
+def judged_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+  """The judged rewards side by side as text cells, headings first.
+
+  Rows without a value are left out; empty if no reward was judged.
+  """
+  judged = evaluation.get("judged") or {}
+  rewards: Mapping[str, Any] = judged.get("rewards") or {}
+  if not rewards:
+    return []
+  lines = list(JUDGED)
+  for kind in _union([*rewards.values()], "corrupted"):
+    lines.append((f"{kind}: lower each step", ("corrupted", kind, "monotone")))
+  for aspect in _union([*rewards.values()], "probes"):
+    lines.append((f"probe of {aspect}", ("probes", aspect)))
+  rows = [["", *rewards]]
+  for label, path in lines:
+    cells = [_cell_at(result, path) for result in rewards.values()]
+    if any(c != "–" for c in cells):
+      rows.append([label, *cells])
+  differences = judged.get("differences") or {}
+  if differences:
+    first = next(iter(rewards))
+    cells = [_difference(differences.get(name)) for name in rewards]
+    rows.append([f"accuracy less that of {first}", *cells])
+  return rows
+
+
+def _cell_at(result: Any, path: Sequence[str]) -> str:
+  for key in path:
+    result = (result or {}).get(key)
+  return _kind_cell(result) if isinstance(result, Mapping) else cell(result)
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+  row = row or {}
+  value = {"accuracy": row.get("value")}
+  return _kind_cell({**value, "low": row.get("low"), "high": row.get("high")})
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
   """Padded columns: the first left-aligned, the others right-aligned."""
   widths = [max(len(c) for c in column) for column in zip(*rows, strict=True)]

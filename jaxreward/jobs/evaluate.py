@@ -1,4 +1,7 @@
-"""Evaluates a policy: fixed held-out prompts, fixed seeds, `eval.sampler`."""
+"""Evaluates a policy: fixed held-out prompts, fixed seeds, `eval.sampler`.
+
+With `eval.preferences` the rewards are judged instead; see `setup.judging`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,13 @@ from jaxreward.flow.sampler import Sampler, State
 from jaxreward.numerics import masked_mean
 from jaxreward.report import grids
 from jaxreward.rewards import Reward, applies_to, score
-from jaxreward.setup import adapters, data_checks, evaluators, prompt_encoding
+from jaxreward.setup import (
+  adapters,
+  data_checks,
+  evaluators,
+  judging,
+  prompt_encoding,
+)
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.steering import Trace
 from jaxreward.tasks import Task
@@ -400,6 +409,9 @@ def merge(workdir: epath.Path, entries: dict[str, Any]) -> dict[str, Any]:
 
 def check(config: ConfigDict) -> None:
   """Validates the config without allocating arrays."""
+  if config.eval.preferences:
+    judging.check(config)
+    return
   policy = setup.make_policy(config)
   prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
@@ -423,6 +435,8 @@ def check(config: ConfigDict) -> None:
 
 def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """Image rows that the run reads from files; see `jobs.check_data`."""
+  if config.eval.preferences:
+    return [*judging.data(config), *data_checks.of_rewards(config, workdir)]
   spec = config.eval.checkpoint
   data_checks.require_weights(config, spec, "eval.checkpoint")
   return [
@@ -476,6 +490,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   If it is not `config.init.checkpoint`, its KL to that checkpoint is reported too.
   """
+  if config.eval.preferences:
+    results = judging.run(config, workdir)
+    evaluation = merge(workdir, {"judged": results})
+    logging.info("\n%s", tables.aligned(tables.judged_rows(evaluation)))
+    return
   policy = setup.make_policy(config)
   params = setup.load_params(
     config, policy, workdir=workdir,

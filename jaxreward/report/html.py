@@ -11,7 +11,12 @@ import jinja2
 import markupsafe
 from etils import epath
 
-from jaxreward.evaluation.tables import evaluation_rows, to_json, write_text
+from jaxreward.evaluation.tables import (
+  evaluation_rows,
+  judged_rows,
+  to_json,
+  write_text,
+)
 from jaxreward.report import curves as charts
 from jaxreward.report.grids import data_uri
 from jaxreward.report.series import (
@@ -83,6 +88,7 @@ def write_report(
     panel=panel_rows(alignment_rows(curves)),
     headings=headings,
     evaluation_rows=rows,
+    judged=judged_rows(evaluation),
     config=to_json(config) if config else "",
     environment=flat(environment or {}),
     notes=list(notes),

@@ -57,6 +57,8 @@ class Task:
     tokenize: text -> word ids, int32 [L], for reward models that read them.
     split_of: text -> its split; None if it is not a prompt of the task.
     fact_of: text -> what it asks for, see `rewards.objects`.
+    reword: a prompt -> one of the same meaning in other words, None if there is
+      none.
     render: (keys [B], batch) -> images of the prompts [B, H, W, 3].
     draw: (key, batch, with_worse=) -> uint8 [P, G, H, W, 3], images of the
       prompts and optionally worse ones, best first.
@@ -87,6 +89,7 @@ class Task:
   tokenize: Callable[[str], np.ndarray] | None = None
   split_of: Callable[[str], str | None] | None = None
   fact_of: Callable[[str], Any] | None = None
+  reword: Callable[[Any], Prompt | None] | None = None
   render: Callable[..., Array] | None = None
   draw: Callable[..., ArrayLike] | None = None
   drawn_side: int | None = None

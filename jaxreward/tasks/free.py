@@ -15,7 +15,12 @@ def parse(text: str) -> Prompt:
   return Prompt(" ".join(text.split()), CATEGORY)
 
 
-TASK = Task("free", {CATEGORY: "free"}, parse, is_weighted=False)
+def reword(prompt: Prompt) -> Prompt:
+  """The same words in a frame that means nothing."""
+  return dataclasses.replace(prompt, text=f"an image of {prompt.text}")
+
+
+TASK = Task("free", {CATEGORY: "free"}, parse, is_weighted=False, reword=reword)
 
 
 def of(task: Task) -> Task:
@@ -23,5 +28,5 @@ def of(task: Task) -> Task:
   return dataclasses.replace(
     task, name=TASK.name, measure=out_of_range, verdict=(), side=None,
     describe=None, rewards=NOTHING, judge="", is_weighted=False,
-    render=None, pretraining=None, preferences=None,
+    render=None, pretraining=None, preferences=None, reword=None,
   )  # fmt: skip

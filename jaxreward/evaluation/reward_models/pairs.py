@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,8 +195,8 @@ def one_of_four(
 
 
 def ties_score(
-  right_scores: list[ArrayLike],
-  wrong_scores: list[ArrayLike],
+  right_scores: Sequence[ArrayLike],
+  wrong_scores: Sequence[ArrayLike],
   reference_gap: Float[ArrayLike, "Q"] | None = None,
 ) -> float:
   """The ties score of RewardBench 2, https://arxiv.org/abs/2506.01937.

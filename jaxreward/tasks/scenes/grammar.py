@@ -214,6 +214,21 @@ def prompts(
   )
 
 
+@functools.cache
+def _wordings() -> dict[str, list[Prompt]]:
+  """Every prompt of the grammar by its meaning."""
+  wordings: dict[str, list[Prompt]] = {}
+  for prompt in all_prompts():
+    wordings.setdefault(prompt.meaning, []).append(prompt)
+  return wordings
+
+
+def reword(prompt: Prompt) -> Prompt | None:
+  """Another wording of the same meaning, as "b and a" for "a and b"."""
+  others = _wordings().get(prompt.meaning, ())
+  return next((p for p in others if p.text != prompt.text), None)
+
+
 def _quoted(text: str) -> str:
   return f'"{shown(text, 80)}"'
 

@@ -73,6 +73,7 @@ SCENES = Task(
   tokenize=grammar.tokenize,
   split_of=grammar.split_of,
   fact_of=facts.fact_of,
+  reword=grammar.reword,
   render=render.render_prompts,
   draw=drawn.images,
   drawn_side=render.SIZE,

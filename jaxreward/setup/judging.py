@@ -1,0 +1,448 @@
+"""Rows of preferences on which rewards are judged, and the rewards' scores.
+
+`config.eval.preferences` names a file of preferences, or a task that draws and
+labels its own. Every reward of `config.rewards` and `config.heldout_rewards`
+scores the same images, and then the same images mirrored, with the prompt in
+other words, corrupted, and with a nearby prompt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from jaxreward import processes, rng, setup, tasks
+from jaxreward.data import corruptions, preferences
+from jaxreward.data.image_checks import PictureRow
+from jaxreward.data.prompts import Prompt
+from jaxreward.errors import UserError, shown
+from jaxreward.evaluation.reward_models import judge, probes
+from jaxreward.evaluation.reward_models.judge import Labels
+from jaxreward.rewards import Reward, applies_to, score
+from jaxreward.setup import judged_files
+from jaxreward.setup import rewards as reward_setup
+from jaxreward.tasks import Task, free
+
+SIDE = 224  # of images from files, if the config names none
+INSIDE = "train"  # of a task's own prompts
+_SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Q rows of N images.
+
+  Attributes:
+    prompts: of the rows.
+    images: numbers of B rows -> float32 [B, N, H, W, 3] in [0, 1]; 0 where a
+      row has fewer images.
+    labels: of the images.
+    aspects: name -> [Q, N], ratings; NaN where unknown.
+    task: of the prompts.
+  """
+
+  prompts: tuple[Prompt, ...]
+  images: Callable[[np.ndarray], np.ndarray]
+  labels: Labels
+  aspects: Mapping[str, np.ndarray]
+  task: Task
+
+
+def task_of(config: ConfigDict) -> Task:
+  """The task of the prompts: any words with the grammar "free"."""
+  if config.data.grammar == free.TASK.name:
+    return free.TASK
+  return setup.make_task(config)
+
+
+def prompt_numbers(prompts: Sequence[Prompt]) -> np.ndarray:
+  """int [Q], equal for prompts of one meaning."""
+  meanings = np.array([prompt.meaning for prompt in prompts])
+  return np.unique(meanings, return_inverse=True)[1].reshape(-1)
+
+
+def drawn(config: ConfigDict, split: str) -> Rows:
+  """Rows of a task's own prompts, drawn and labeled by it.
+
+  A row holds an image of the prompt, one that differs in an attribute, and what
+  the task's preferences add: other renders, images of neighbouring prompts and
+  corrupted ones.
+  """
+  options, task = config.eval.judging, setup.make_task(config)
+  assert task.preferences is not None and task.draw is not None
+  prompts = preferences.choose_rows(
+    task.prompts(split), options.rows, config.eval.seed
+  )
+  key = rng.stream_key(config.eval.seed, "judging")
+  batch = task.batch(prompts)
+  ids = preferences.row_ids(batch)
+  samples = task.draw(key, dataclasses.replace(batch, ids=ids), with_worse=True)
+  rows = processes.fetch(task.preferences(key, prompts, samples))
+  prob = preferences.preference_probabilities(
+    key, rows.score, margin=options.margin, ties="half"
+  )
+  members = np.asarray(rows.members)
+  aspects = {
+    name: np.asarray(rows.aspects)[..., i]
+    for i, name in enumerate(rows.aspect_names)
+  }
+  labels = Labels(
+    _without_diagonal(np.asarray(prob)), np.asarray(rows.score, np.float64),
+    prompt_numbers(prompts), np.full(members.shape, -1),
+  )  # fmt: skip
+  take = lambda index: np.asarray(rows.images)[members[index]] / np.float32(255)
+  return Rows(tuple(prompts), take, labels, aspects, task)
+
+
+def _without_diagonal(prob: np.ndarray) -> np.ndarray:
+  n = prob.shape[-1]
+  return np.where(np.eye(n, dtype=bool), np.nan, prob).astype(np.float64)
+
+
+def side_of(config: ConfigDict) -> int:
+  """Pixels a side of the judged images."""
+  task = task_of(config)
+  return config.eval.judging.side or task.drawn_side or SIDE
+
+
+def load(config: ConfigDict, source: str, field: str) -> Rows:
+  """The rows of a source.
+
+  Args:
+    config: of the run.
+    source: a file, or the name of the task for its held-out prompts, or
+      `INSIDE` for its training prompts.
+    field: config field of the source, for errors.
+  """
+  if source in (*tasks.OWN, INSIDE):
+    return drawn(config, INSIDE if source == INSIDE else "heldout")
+  task, side = task_of(config), side_of(config)
+  table = judged_files.read(source, task.parse, field, config.eval.judging.rows)
+  return Rows(
+    table.prompts, functools.partial(judged_files.images, table, side),
+    Labels(table.prob, judge.ratings(table.prob, table.rating),
+           prompt_numbers(table.prompts), table.model),
+    table.aspects, task,
+  )  # fmt: skip
+
+
+Scores = dict[str, Float[np.ndarray, "Q N"]]
+# (images [B, N, H, W, 3], B prompts) -> scores
+Scorer = Callable[[np.ndarray, Sequence[Prompt]], Scores]
+
+
+def make_scorer(rewards: Mapping[str, Reward], task: Task, size: int) -> Scorer:
+  """Scores of at most `size` rows at once, padded to it; NaN where not applicable."""
+
+  def scorer(images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
+    pad = size - len(prompts)
+    batch = task.batch([*prompts, *[prompts[-1]] * pad])
+    images = np.concatenate([images, np.repeat(images[-1:], pad, 0)])
+    scores, _ = score(rewards, jnp.asarray(images), batch)
+    results = {}
+    for name, values in processes.fetch(scores).items():
+      reward = rewards.get(name)
+      rows = np.asarray(values, np.float64)
+      if reward is not None:
+        valid = np.asarray(applies_to(reward.weight, batch.plain))
+        rows = np.where(valid, rows, np.nan)
+      results[name] = rows[: len(prompts)]
+    return results
+
+  return scorer
+
+
+def over_rows(
+  fn: Callable[[np.ndarray], Mapping[str, np.ndarray]], count: int, size: int
+) -> dict[str, np.ndarray]:
+  """Results of `fn` on row numbers, `size` at a time, joined."""
+  parts = [
+    fn(np.arange(start, min(start + size, count)))
+    for start in range(0, count, size)
+  ]
+  return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+
+
+def best_images(rows: Rows, index: np.ndarray) -> np.ndarray:
+  """The best rated image of each row, [B, H, W, 3]."""
+  gold = rows.labels.gold[index]
+  best = np.argmax(np.where(np.isfinite(gold), gold, -np.inf), 1)
+  return rows.images(index)[np.arange(len(index)), best]
+
+
+class Views:
+  """Scores of the same rows seen otherwise, for at most `most` rows.
+
+  Args:
+    rows: that are judged.
+    scorer: of the rewards.
+    size: rows at once.
+    most: rows of each view.
+    seed: of corruptions.
+  """
+
+  def __init__(
+    self, rows: Rows, scorer: Scorer, size: int, most: int, seed: int
+  ):
+    self.rows, self.scorer, self.size, self.seed = rows, scorer, size, seed
+    self.count = min(len(rows.prompts), most)
+
+  def _over(self, fn, index: np.ndarray) -> Scores:
+    return over_rows(lambda part: fn(index[part]), len(index), self.size)
+
+  def _prompts(self, index: np.ndarray) -> list[Prompt]:
+    return [self.rows.prompts[i] for i in index]
+
+  def mirrored(self) -> tuple[np.ndarray, Scores]:
+    """(rows whose prompt names no side, their scores mirrored)."""
+    prompts = self.rows.prompts[: self.count]
+    index = np.flatnonzero([not _SIDED.search(p.text) for p in prompts])
+    if not index.size:
+      return index, {}
+
+    def fn(part: np.ndarray) -> Scores:
+      images = self.rows.images(part)[:, :, :, ::-1]
+      return self.scorer(np.ascontiguousarray(images), self._prompts(part))
+
+    return index, self._over(fn, index)
+
+  def reworded(self) -> tuple[np.ndarray, Scores]:
+    """(rows whose prompt has another wording, their scores under it)."""
+    others = [
+      self.rows.task.reword(p) if self.rows.task.reword else None
+      for p in self.rows.prompts[: self.count]
+    ]
+    index = np.flatnonzero([other is not None for other in others])
+    if not index.size:
+      return index, {}
+
+    def fn(part: np.ndarray) -> Scores:
+      prompts = [p for i in part if (p := others[i]) is not None]
+      return self.scorer(self.rows.images(part), prompts)
+
+    return index, self._over(fn, index)
+
+  def corrupted(self, severities: int) -> dict[str, Scores]:
+    """Kind -> scores [B, S + 1] of each row's best image, clean to worst."""
+    index = np.arange(self.count)
+
+    def of(kind: str) -> Scores:
+      def fn(part: np.ndarray) -> Scores:
+        images = best_images(self.rows, part)
+        steps = corruptions.steps(kind, images, severities, self.seed)
+        return self.scorer(steps.astype(np.float32), self._prompts(part))
+
+      return self._over(fn, index)
+
+    return {kind: of(kind) for kind in corruptions.KINDS}
+
+  def contrasts(self) -> tuple[np.ndarray, Scores]:
+    """(pairs of rows [K, 2] whose prompts differ in a word, scores [2K, 2]).
+
+    Rows are the two prompts of each pair, columns the two best images.
+    """
+    texts = [p.text for p in self.rows.prompts[: self.count]]
+    table = judge.minimal_pairs(texts)
+    if not table.size:
+      return table, {}
+    index = table.reshape(-1)
+
+    def fn(part: np.ndarray) -> Scores:
+      first, second = (
+        best_images(self.rows, table[part // 2, i]) for i in (0, 1)
+      )
+      images = np.stack([first, second], 1)
+      return self.scorer(images, self._prompts(index[part]))
+
+    return table, over_rows(fn, len(index), self.size)
+
+
+def features_of(reward: Reward, task: Task) -> Callable[..., np.ndarray] | None:
+  """(images [B, N, ...], prompts) -> what a learned head reads, [B, N, D]."""
+  scorer = getattr(reward.fn, "keywords", {}).get("scorer")
+  backbone = getattr(scorer, "backbone", None)
+  if backbone is None:
+    return None
+
+  @jax.jit
+  def run(params, images, tokens):
+    return backbone.features(params["backbone"], images, tokens)["joint"]
+
+  def features(images: np.ndarray, prompts: Sequence[Prompt]) -> np.ndarray:
+    if backbone.read is None:
+      tokens = task.batch(prompts).tokens
+    else:
+      tokens = backbone.read([p.text for p in prompts])
+    return np.asarray(processes.fetch(
+      run(reward.context["params"], images, jnp.asarray(tokens))
+    ))  # fmt: skip
+
+  return features
+
+
+def probed(
+  rows: Rows, reward: Reward, most: int, size: int, seed: int
+) -> dict[str, Any]:
+  """Accuracy of probes of a learned reward's features; empty for others.
+
+  Aspects are split at their median.
+  """
+  features = features_of(reward, rows.task)
+  if features is None or not rows.aspects:
+    return {}
+  count = min(len(rows.prompts), most) // size * size or len(rows.prompts)
+
+  def fn(part: np.ndarray) -> dict[str, np.ndarray]:
+    prompts = [rows.prompts[i] for i in part]
+    return {"features": features(rows.images(part), prompts)}
+
+  table = over_rows(fn, count, size)["features"]
+  labels = {}
+  for name, values in rows.aspects.items():
+    values = np.asarray(values[:count], np.float64).reshape(-1)
+    high = values > np.nanmedian(values)
+    labels[name] = np.where(np.isfinite(values), high, -1).astype(int)
+  prompt = np.repeat(rows.labels.prompt[:count], table.shape[1])
+  flat = table.reshape(-1, table.shape[-1])
+  return probes.by_aspect(flat, labels, prompt, seed=seed)
+
+
+def check(config: ConfigDict) -> None:
+  """Validates the fields of the judging without reading files.
+
+  Raises:
+    UserError: names the field and the fix.
+  """
+  options, source = config.eval.judging, config.eval.preferences
+  for name, least in (
+    ("rows", 2), ("rows_at_once", 1), ("views", 0), ("severities", 1),
+    ("side", 0),
+  ):  # fmt: skip
+    if options[name] < least:
+      raise UserError(
+        f"config.eval.judging.{name}={options[name]}: it must be at least"
+        f" {least}"
+      )
+  for field, value in (
+    ("eval.preferences", source), ("eval.judging.inside", options.inside),
+  ):  # fmt: skip
+    if value in (*tasks.OWN, INSIDE):
+      task = setup.make_task(config)
+      if task.preferences is None or task.draw is None:
+        raise UserError(
+          f'config.{field}="{value}": with config.data.grammar="{task.name}"'
+          " nothing is drawn and labeled; name a file of preferences"
+        )
+  if source == INSIDE:
+    raise UserError(
+      f'config.eval.preferences="{INSIDE}": training prompts tell what a reward'
+      " remembers; put them in config.eval.judging.inside"
+    )
+  if not (config.rewards or config.heldout_rewards):
+    raise UserError(
+      f"config.eval.preferences={shown(source, 60)}: there is no reward to"
+      " judge; name some in config.rewards"
+    )
+  reward_setup.bind(config)
+
+
+def data(config: ConfigDict) -> list[PictureRow]:
+  """Image rows that the judging reads; see `jobs.check_data`."""
+  rows: list[PictureRow] = []
+  for field, source in (
+    ("config.eval.preferences", config.eval.preferences),
+    ("config.eval.judging.inside", config.eval.judging.inside),
+  ):
+    if source and source not in (*tasks.OWN, INSIDE):
+      most, parse = config.eval.judging.rows, task_of(config).parse
+      rows += judged_files.read(source, parse, field, most).checked()
+  return rows
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
+  """{"rewards": {name: results}, "differences", "source", "rows"}."""
+  options = config.eval.judging
+  mesh = setup.make_mesh(config)
+  rewards = reward_setup.load(config, workdir, mesh=mesh)
+  size, seed = options.rows_at_once, config.eval.seed
+  with jax.set_mesh(mesh):
+    rows = load(config, config.eval.preferences, "config.eval.preferences")
+    count, labels = len(rows.prompts), rows.labels
+    logging.info(
+      "judging %s on %d rows of up to %d images ...",
+      ", ".join(rewards), count, labels.gold.shape[1],
+    )  # fmt: skip
+    scorer = make_scorer(rewards, rows.task, size)
+    scores = _scores(rows, scorer, size)
+    results = {
+      name: judge.agreement(labels, values, seed=seed)
+      for name, values in scores.items()
+    }
+    _add_views(results, rows, scorer, scores, config)
+    if options.inside:
+      inside = load(config, options.inside, "config.eval.judging.inside")
+      for name, values in _scores(inside, scorer, size).items():
+        outcome = judge.share(*judge.pair_outcomes(inside.labels, values))
+        results[name]["inside"] = outcome
+        if outcome["n"] and results[name]["n"]:
+          results[name]["gap"] = outcome["accuracy"] - results[name]["accuracy"]
+    for name in results:
+      if name in rewards and (
+        table := probed(rows, rewards[name], options.views, size, seed)
+      ):
+        results[name]["probes"] = table
+  return {
+    "source": config.eval.preferences, "rows": count, "rewards": results,
+    "differences": judge.side_by_side(labels, scores),
+  }  # fmt: skip
+
+
+def _scores(rows: Rows, scorer: Scorer, size: int) -> Scores:
+  def fn(part: np.ndarray) -> Scores:
+    return scorer(rows.images(part), [rows.prompts[i] for i in part])
+
+  return over_rows(fn, len(rows.prompts), size)
+
+
+def _add_views(
+  results: dict[str, dict[str, Any]],
+  rows: Rows,
+  scorer: Scorer,
+  scores: Scores,
+  config: ConfigDict,
+) -> None:
+  options, prompt = config.eval.judging, rows.labels.prompt
+  if not options.views:
+    return
+  views = Views(
+    rows, scorer, options.rows_at_once, options.views, config.eval.seed
+  )
+  for view, (index, others) in (
+    ("mirrored", views.mirrored()),
+    ("reworded", views.reworded()),
+  ):
+    for name, values in others.items():
+      results[name][view] = judge.invariance(
+        scores[name][index], values, prompt[index]
+      )
+  by_kind = views.corrupted(options.severities)
+  for name in results:
+    results[name]["corrupted"] = judge.corrupted(
+      {kind: table[name] for kind, table in by_kind.items()},
+      prompt[: views.count],
+    )
+  table, others = views.contrasts()
+  for name, values in others.items():
+    blocks = values.reshape(-1, 2, 2)
+    results[name]["contrast"] = judge.contrasts(blocks, np.arange(len(table)))

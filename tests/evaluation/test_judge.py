@@ -1,0 +1,123 @@
+"""What an evaluation of rewards reports, on planted scores."""
+
+import numpy as np
+import pytest
+
+from jaxreward.data import corruptions
+from jaxreward.evaluation import tables
+from jaxreward.evaluation.reward_models import judge
+from jaxreward.setup import judging
+from jaxreward.tasks import free
+from jaxreward.tasks.scenes import grammar
+
+
+@pytest.fixture
+def labels():
+  """40 rows of 5 images with planted ratings, labeled by them."""
+  generator = np.random.default_rng(0)
+  gold = generator.normal(size=(40, 5))
+  gold[:, 4] = gold[:, 3]  # a tie in every row
+  gap = gold[:, :, None] - gold[:, None]
+  prob = np.where(gap == 0, 0.5, gap > 0).astype(float)
+  prob[:, np.arange(5), np.arange(5)] = np.nan
+  model = np.broadcast_to(np.arange(5), gold.shape)
+  return judge.Labels(prob, gold, np.arange(40) // 2, model)
+
+
+def test_a_perfect_a_reversed_and_a_random_reward(labels):
+  noise = np.random.default_rng(1).normal(size=labels.gold.shape)
+  scores = {"right": 3 * labels.gold + 1, "wrong": -labels.gold, "any": noise}
+  results = {n: judge.agreement(labels, s) for n, s in scores.items()}
+  right, wrong, other = results.values()
+  assert right["n"] == wrong["n"] == 40 * 9
+  assert (right["accuracy"], wrong["accuracy"]) == (1.0, 0.0)
+  assert right["with_ties"]["accuracy"] == 1.0
+  assert right["with_ties"]["n"] == 40 * 10
+  assert right["best_of_4"]["accuracy"] == 1.0
+  assert (right["spearman"], wrong["kendall"]) == pytest.approx((1, -1))
+  assert right["regret"] == pytest.approx({"2": 0, "4": 0})
+  assert wrong["regret"]["2"] == pytest.approx(2)
+  assert right["starc"] == pytest.approx(0, abs=1e-6)
+  assert wrong["starc"] == pytest.approx(2)
+  assert right["models"]["spearman"] == pytest.approx(1)
+  assert right["ties"] > 0.9
+  assert 0.4 < other["accuracy"] < 0.6
+  assert other["low"] < 0.5 < other["high"]
+  assert 0.8 < other["regret"]["4"] < 1.2
+  differences = judge.side_by_side(labels, scores)
+  assert differences["wrong"]["value"] == -1.0
+  assert differences["any"]["high"] < 0
+  cells = tables.judged_rows(
+    {"judged": {"rewards": results, "differences": differences}}
+  )
+  assert cells[0] == ["", "right", "wrong", "any"]
+  assert cells[1][1].startswith("1.000 [")
+  assert cells[-1][0] == "accuracy less that of right"
+
+
+def test_failed_scores_are_wrong_and_counted(labels):
+  scores = np.array(labels.gold)
+  scores[:, 0] = np.nan
+  result = judge.agreement(labels, scores)
+  assert result["failed"] == pytest.approx(0.2)
+  assert result["accuracy"] == pytest.approx(5 / 9)  # 4 of 9 pairs have it
+  assert result["spearman"] == pytest.approx(1)
+
+
+def test_a_temperature_that_was_fitted_elsewhere_mends_the_calibration():
+  generator = np.random.default_rng(2)
+  d = generator.normal(size=6000)
+  flip = generator.uniform(size=6000) > 1 / (1 + np.exp(-np.abs(d)))
+  signed = 5 * np.where(flip, -np.abs(d), np.abs(d))  # five times too sure
+  result = judge.calibrated(signed, np.arange(6000))
+  assert result["temperature"] == pytest.approx(5, rel=0.1)
+  assert result["calibration_error"] > 0.2
+  assert result["calibration_error_scaled"] < 0.03
+
+
+def test_ratings_are_those_known_or_the_share_of_comparisons_won():
+  nan = np.nan
+  prob = np.array([[[nan, 1, 0.5], [0, nan, nan], [0.5, nan, nan]]] * 2)
+  known = np.array([[nan, nan, nan], [3.0, nan, 1.0]])
+  expected = [[0.75, 0, 0.5], [3, nan, 1]]
+  np.testing.assert_array_equal(judge.ratings(prob, known), expected)
+
+
+def test_minimal_pairs_of_prompts():
+  texts = [
+    "A red dog.",
+    "a cat",
+    "a blue dog",
+    "a green dog",
+    "the cat",
+    "a cat",
+  ]
+  assert judge.minimal_pairs(texts).tolist() == [[0, 2], [1, 4]]
+  assert judge.minimal_pairs(["a dog", "a dog"]).shape == (0, 2)
+
+
+@pytest.mark.parametrize("kind", corruptions.KINDS)
+def test_corruptions_grow_with_their_severity(kind):
+  images = np.random.default_rng(0).uniform(size=(3, 16, 16, 3))
+  images = images.astype(np.float32)
+  steps = corruptions.steps(kind, images, 4, seed=1)
+  assert steps.dtype == np.float32
+  np.testing.assert_array_equal(steps[:, 0], images)
+  distance = ((steps - images[:, None]) ** 2).mean((2, 3, 4))
+  assert (np.diff(distance, axis=1) > 0).all()
+  assert steps.min() >= 0 and steps.max() <= 1
+  again = corruptions.steps(kind, images, 4, seed=1)
+  np.testing.assert_array_equal(steps, again)
+
+
+def test_prompts_in_other_words():
+  for prompt in grammar.prompts("heldout")[::7]:
+    other = grammar.reword(prompt)
+    if other is not None:
+      assert other.meaning == prompt.meaning
+      assert other.text != prompt.text
+  assert grammar.reword(grammar.parse("a red circle and a blue square"))
+  assert free.reword(free.parse("a dog")).text == "an image of a dog"
+  prompts = [grammar.parse(t) for t in ("a circle and a square", "a cross")]
+  numbers = judging.prompt_numbers([*prompts, grammar.reword(prompts[0])])
+  assert numbers[0] == numbers[2] != numbers[1]
