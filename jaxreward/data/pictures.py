@@ -13,6 +13,7 @@ from jaxreward import paths
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.prompts import Prompt
+from jaxreward.data.row_images import File
 from jaxreward.errors import UserError, nearest
 from jaxreward.types import PromptBatch
 
@@ -28,7 +29,7 @@ class Files:
   Attributes:
     name: of the image, as given in the row.
     text: the prompt.
-    image: path of the source image.
+    image: the source image.
     target: path of the target image.
     mask: path of a mask, white where the output may differ.
     kinds: which of these three any row of the source has.
@@ -37,7 +38,7 @@ class Files:
 
   name: str
   text: str
-  image: str = ""
+  image: File = ""
   target: str = ""
   mask: str = ""
   kinds: tuple[str, ...] = ("image",)
@@ -111,7 +112,7 @@ def attach(
   return dataclasses.replace(batch, **fields)
 
 
-def _read(paths: Sequence[str], side: int | tuple[int, int]) -> np.ndarray:
+def _read(paths: Sequence[File], side: int | tuple[int, int]) -> np.ndarray:
   """Images, float32 [P, H, W, 3]; NaN where there is no path."""
   height, width = (side, side) if isinstance(side, int) else side
   batch = np.full((len(paths), height, width, 3), np.nan, np.float32)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from jaxreward import paths
-from jaxreward.data import pair_layouts
+from jaxreward.data import preference_files
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
+from jaxreward.data.pictures import Files
+from jaxreward.data.preference_rows import PreferenceRow
 from jaxreward.data.prompts import Prompt
 from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError
@@ -19,41 +19,34 @@ from jaxreward.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Q rows of at most N images, unread.
+  """Q rows of at most N images, which are read when needed.
 
   Attributes:
-    prompts: of the rows.
-    files: per row, its images.
-    places: per row, for errors.
+    rows: as read.
+    prompts: of the rows; those of edits have a source image.
     prob: float [Q, N, N], see `Labels`.
     rating: [Q, N]; NaN where unknown.
     aspects: name -> [Q, N]; NaN where unknown.
     model: int [Q, N], who drew an image; -1 where unknown.
-    models: their names.
   """
 
+  rows: tuple[PreferenceRow, ...]
   prompts: tuple[Prompt, ...]
-  files: tuple[tuple[Any, ...], ...]
-  places: tuple[str, ...]
   prob: np.ndarray
   rating: np.ndarray
   aspects: Mapping[str, np.ndarray]
   model: np.ndarray
-  models: tuple[str, ...]
 
   def checked(self) -> list[PictureRow]:
-    """The images of all rows, for `image_checks`; equal ones are allowed."""
-    return [
-      PictureRow(place, {f"image {i}": f for i, f in enumerate(files)}, True)
-      for place, files in zip(self.places, self.files, strict=True)
-    ]
+    """The images of all rows, for `image_checks`."""
+    return [preference_files.checked(row) for row in self.rows]
 
 
 def read(path: str, parse: Parse, field: str, most: int) -> Table:
-  """The first rows of a file of preferences.
+  """The first rows of a source of preferences, in any of its layouts.
 
   Args:
-    path: of the file.
+    path: of the source, see `preference_files.read_rows`.
     parse: words -> prompt.
     field: config field of the path, for errors.
     most: number of rows.
@@ -61,33 +54,44 @@ def read(path: str, parse: Parse, field: str, most: int) -> Table:
   Raises:
     UserError: the file, its row, and what is wrong there; no labeled pair.
   """
-  source = paths.find(path, field)
-  prompts, files, places, tables = [], [], [], []
-  for pair in pair_layouts.pairs_of(source):
-    if len(prompts) == most:
+  rows: list[PreferenceRow] = []
+  for row in preference_files.read_rows(path, field=field):
+    rows.append(row)
+    if len(rows) == most:
       break
-    try:
-      prompts.append(parse(pair.text))
-    except UserError as error:
-      raise UserError(
-        f'{pair.place}: {error}; with config.data.grammar="free" prompts are in'
-        " any words"
-      ) from error
-    files.append(tuple(
-      paths.within(source.parent, file, f'{pair.place}: "{name}"')
-      for name, file in zip(pair.names, pair.files, strict=True)
-    ))  # fmt: skip
-    places.append(pair.place)
-    p = pair.prob
-    tables.append(np.array([[np.nan, p], [1 - p, np.nan]]))
-  prob = np.array(tables).reshape(-1, 2, 2)
+  prompts = tuple(_prompt(row, parse) for row in rows)
+  n = max((len(row.images) for row in rows), default=0)
+  shape = (len(rows), n)
+  prob, rating = np.full((*shape, n), np.nan), np.full(shape, np.nan)
+  model = np.full(shape, -1)
+  names = dict.fromkeys(name for row in rows for name in row.aspects)
+  aspects = {name: np.full(shape, np.nan) for name in names}
+  models: dict[str, int] = {}
+  for q, row in enumerate(rows):
+    k = len(row.images)
+    prob[q, :k, :k], rating[q, :k] = row.prob, row.rating
+    for name, values in row.aspects.items():
+      aspects[name][q, :k] = values
+    for i, name in enumerate(row.models):
+      model[q, i] = models.setdefault(name, len(models)) if name else -1
   if not np.isfinite(prob).any():
     raise UserError(f"{field}={path}: there is no pair with a label")
-  unknown = np.full(prob.shape[:2], np.nan)
-  return Table(
-    tuple(prompts), tuple(files), tuple(places), prob, unknown, {},
-    np.full(prob.shape[:2], -1), (),
-  )  # fmt: skip
+  return Table(tuple(rows), prompts, prob, rating, aspects, model)
+
+
+def _prompt(row: PreferenceRow, parse: Parse) -> Prompt:
+  try:
+    prompt = parse(row.prompt)
+  except UserError as error:
+    raise UserError(
+      f'{row.place}: {error}; with config.data.grammar="free" prompts are in any'
+      " words"
+    ) from error
+  if row.source is None:
+    return prompt
+  name = str(row.source)
+  pictures = Files(name, row.prompt, image=row.source, where=row.place)
+  return dataclasses.replace(prompt, pictures=pictures)
 
 
 def images(table: Table, side: int, index: np.ndarray) -> np.ndarray:
@@ -95,12 +99,12 @@ def images(table: Table, side: int, index: np.ndarray) -> np.ndarray:
   n = table.prob.shape[1]
   result = np.zeros((len(index), n, side, side, 3), np.float32)
   where = [
-    (b, i) for b, q in enumerate(index) for i in range(len(table.files[q]))
+    (b, i, image)
+    for b, q in enumerate(index)
+    for i, image in enumerate(table.rows[q].images)
   ]
-  pixels = read_images(
-    [table.files[index[b]][i] for b, i in where], side,
-    [table.places[index[b]] for b, _ in where],
-  )  # fmt: skip
-  for (b, i), image in zip(where, pixels, strict=True):
+  places = [f'{table.rows[index[b]].place}: "{x.name}"' for b, _, x in where]
+  pixels = read_images([image for _, _, image in where], side, places)
+  for (b, i, _), image in zip(where, pixels, strict=True):
     result[b, i] = image / np.float32(255)
   return result

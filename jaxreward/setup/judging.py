@@ -142,12 +142,17 @@ Scores = dict[str, Float[np.ndarray, "Q N"]]
 Scorer = Callable[[np.ndarray, Sequence[Prompt]], Scores]
 
 
-def make_scorer(rewards: Mapping[str, Reward], task: Task, size: int) -> Scorer:
-  """Scores of at most `size` rows at once, padded to it; NaN where not applicable."""
+def make_scorer(
+  rewards: Mapping[str, Reward], task: Task, size: int, side: int
+) -> Scorer:
+  """Scores of at most `size` rows at once, padded to it.
+
+  NaN where a reward is not applicable. `side` is the size of source images.
+  """
 
   def scorer(images: np.ndarray, prompts: Sequence[Prompt]) -> Scores:
     pad = size - len(prompts)
-    batch = task.batch([*prompts, *[prompts[-1]] * pad])
+    batch = task.batch([*prompts, *[prompts[-1]] * pad], side=side)
     images = np.concatenate([images, np.repeat(images[-1:], pad, 0)])
     scores, _ = score(rewards, jnp.asarray(images), batch)
     results = {}
@@ -205,9 +210,12 @@ class Views:
     return [self.rows.prompts[i] for i in index]
 
   def mirrored(self) -> tuple[np.ndarray, Scores]:
-    """(rows whose prompt names no side, their scores mirrored)."""
+    """(rows whose prompt names no side and no image, their scores mirrored)."""
     prompts = self.rows.prompts[: self.count]
-    index = np.flatnonzero([not _SIDED.search(p.text) for p in prompts])
+    is_free = [
+      p.pictures is None and not _SIDED.search(p.text) for p in prompts
+    ]
+    index = np.flatnonzero(is_free)
     if not index.size:
       return index, {}
 
@@ -383,7 +391,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
       "judging %s on %d rows of up to %d images ...",
       ", ".join(rewards), count, labels.gold.shape[1],
     )  # fmt: skip
-    scorer = make_scorer(rewards, rows.task, size)
+    scorer = make_scorer(rewards, rows.task, size, side_of(config))
     scores = _scores(rows, scorer, size)
     results = {
       name: judge.agreement(labels, values, seed=seed)
