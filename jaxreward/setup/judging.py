@@ -61,9 +61,8 @@ class Rows:
 
 def task_of(config: ConfigDict) -> Task:
   """The task of the prompts: any words with the grammar "free"."""
-  if config.data.grammar == free.TASK.name:
-    return free.TASK
-  return setup.make_task(config)
+  task = setup.make_task(config)
+  return free.TASK if task.name == free.TASK.name else task
 
 
 def prompt_numbers(prompts: Sequence[Prompt]) -> np.ndarray:
@@ -116,6 +115,10 @@ def side_of(config: ConfigDict) -> int:
   return config.eval.judging.side or task.drawn_side or SIDE
 
 
+def _is_drawn(source: str) -> bool:
+  return source in {*tasks.OWN, INSIDE}
+
+
 def load(config: ConfigDict, source: str, field: str) -> Rows:
   """The rows of a source.
 
@@ -125,8 +128,8 @@ def load(config: ConfigDict, source: str, field: str) -> Rows:
       `INSIDE` for its training prompts.
     field: config field of the source, for errors.
   """
-  if source in (*tasks.OWN, INSIDE):
-    return drawn(config, INSIDE if source == INSIDE else "heldout")
+  if _is_drawn(source):
+    return drawn(config, "heldout" if source in tasks.OWN else INSIDE)
   task, side = task_of(config), side_of(config)
   table = judged_files.read(source, task.parse, field, config.eval.judging.rows)
   return Rows(
@@ -332,7 +335,7 @@ def check(config: ConfigDict) -> None:
   Raises:
     UserError: names the field and the fix.
   """
-  options, source = config.eval.judging, config.eval.preferences
+  options, path = config.eval.judging, config.eval.preferences
   for name, least in (
     ("rows", 2), ("rows_at_once", 1), ("views", 0), ("severities", 1),
     ("side", 0),
@@ -343,23 +346,23 @@ def check(config: ConfigDict) -> None:
         f" {least}"
       )
   for field, value in (
-    ("eval.preferences", source), ("eval.judging.inside", options.inside),
+    ("eval.preferences", path), ("eval.judging.inside", options.inside),
   ):  # fmt: skip
-    if value in (*tasks.OWN, INSIDE):
+    if _is_drawn(value):
       task = setup.make_task(config)
       if task.preferences is None or task.draw is None:
         raise UserError(
           f'config.{field}="{value}": with config.data.grammar="{task.name}"'
           " nothing is drawn and labeled; name a file of preferences"
         )
-  if source == INSIDE:
+  if path == INSIDE:
     raise UserError(
       f'config.eval.preferences="{INSIDE}": training prompts tell what a reward'
       " remembers; put them in config.eval.judging.inside"
     )
   if not (config.rewards or config.heldout_rewards):
     raise UserError(
-      f"config.eval.preferences={shown(source, 60)}: there is no reward to"
+      f"config.eval.preferences={shown(path, 60)}: there is no reward to"
       " judge; name some in config.rewards"
     )
   reward_setup.bind(config)
@@ -372,7 +375,7 @@ def data(config: ConfigDict) -> list[PictureRow]:
     ("config.eval.preferences", config.eval.preferences),
     ("config.eval.judging.inside", config.eval.judging.inside),
   ):
-    if source and source not in (*tasks.OWN, INSIDE):
+    if source and not _is_drawn(source):
       most, parse = config.eval.judging.rows, task_of(config).parse
       rows += judged_files.read(source, parse, field, most).checked()
   return rows
