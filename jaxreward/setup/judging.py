@@ -371,13 +371,13 @@ def check(config: ConfigDict) -> None:
 def data(config: ConfigDict) -> list[PictureRow]:
   """Image rows that the judging reads; see `jobs.check_data`."""
   rows: list[PictureRow] = []
-  for field, source in (
+  for field, path in (
     ("config.eval.preferences", config.eval.preferences),
     ("config.eval.judging.inside", config.eval.judging.inside),
   ):
-    if source and not _is_drawn(source):
+    if path and not _is_drawn(path):
       most, parse = config.eval.judging.rows, task_of(config).parse
-      rows += judged_files.read(source, parse, field, most).checked()
+      rows += judged_files.read(path, parse, field, most).checked()
   return rows
 
 
