@@ -38,6 +38,7 @@ from jaxreward.training.writers import MetricsWriter, Row
 Step = Callable[[TrainState, int], tuple[TrainState, Mapping[str, Any]]]
 MAX_SKIPPED = 20
 _UNEVALUATED = "unevaluated"
+_WAITED = "evaluations without a better one"
 
 
 class Timer:
@@ -78,6 +79,9 @@ class Loop:
     best: metric whose highest value marks the checkpoint to keep; a new best
       step is saved even between checkpoints, unless `save_every` is 0. Empty
       for none.
+    patience: evaluations in a row without a better `best` after which the run
+      ends; 0 for never. The state that `run` returns is then that of the best
+      checkpoint. A stop waits for an evaluation that is due.
     grace: seconds to save in after SIGTERM; 0 for no limit.
     profile: folder of a trace and a table of step time by part, or None.
   """
@@ -95,10 +99,12 @@ class Loop:
   timer: Timer = dataclasses.field(default_factory=Timer)
   extras: Callable[[int], dict[str, Any]] = lambda n: {}
   best: str = ""
+  patience: int = 0
   grace: float = 0.0
   profile: epath.Path | None = None
   # Metrics of a saved step whose evaluation a stop prevented.
   unevaluated: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  waited: int = 0  # evaluations without a better one
 
 
 def to_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -139,6 +145,7 @@ def restore(loop: Loop, state: TrainState) -> tuple[TrainState, int, dict]:
   loop.unevaluated = {
     k: float(v) for k, v in extras.pop(_UNEVALUATED, {}).items()
   }
+  loop.waited = int(extras.pop(_WAITED, 0))
   loop.writer.truncate(step - 1 if loop.unevaluated else step)
   return state, step, extras
 
@@ -150,8 +157,15 @@ def _is_due(loop: Loop, n: int) -> bool:
   return n % loop.evaluate_every == 0 or n == loop.total
 
 
+def _is_stale(loop: Loop) -> bool:
+  """Whether `patience` is used up."""
+  return 0 < loop.patience <= loop.waited
+
+
 def run(loop: Loop, state: TrainState, start: int) -> TrainState:
   """Runs steps start ... total - 1 and saves the result.
+
+  With `patience` it may end sooner; see `Loop`.
 
   Raises:
     UserError: too many skipped updates in a row, or raised by `check`.
@@ -195,6 +209,8 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
     score = row.get(loop.best, math.nan)
     score = score if math.isfinite(score) else None
     extras = loop.extras(n) | more
+    if loop.patience:
+      extras[_WAITED] = loop.waited
     loop.writer.publish()  # rows must exist before their checkpoint
     loop.checkpoints.save(n, state, extras, score=score, wait=wait)
     best = max(best, score if score is not None else best)
@@ -236,7 +252,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
         "%s: step %d of %d compiles its programs ...",
         loop.name, start + 1, loop.total,
       )  # fmt: skip
-    for n in range(start + 1, loop.total + 1):
+    for n in range(start + 1, 0 if _is_stale(loop) else loop.total + 1):
       profile.begin()
       loop.timer.start()
       try:
@@ -245,7 +261,7 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
         keep(n - 1)
         raise
       if _is_due(loop, n):
-        if stop.agreed():  # evaluating may exceed the grace period
+        if not loop.patience and stop.agreed():  # it may exceed the grace
           metrics_left = {k: repr(v) for k, v in to_numbers(metrics).items()}
           save(n, {}, wait=True, **{_UNEVALUATED: metrics_left})
           stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
@@ -254,17 +270,29 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       progress.update(n, {k: row[k] for k in loop.shown if k in row})
       is_due = loop.save_every and n % loop.save_every == 0
       better = loop.save_every and row.get(loop.best, -math.inf) > best
-      if is_due or better or n == loop.total:
+      if loop.patience and loop.best in row:
+        loop.waited = 0 if row[loop.best] > best else loop.waited + 1
+      if is_due or better or n == loop.total or _is_stale(loop):
         save(n, row)
       profile.end(loop.timer.seconds)
       if n < loop.total and stop.agreed():
         save(n, row, wait=True)
         stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
-    if start < loop.total or not processes.on_first(loop.checkpoints.steps):
+      if _is_stale(loop):
+        logging.info(
+          "%s: no better %s in %d evaluations; it ends at step %d",
+          loop.name, loop.best, loop.patience, n,
+        )  # fmt: skip
+        break
+    if not _is_stale(loop) and (
+      start < loop.total or not processes.on_first(loop.checkpoints.steps)
+    ):
       save(loop.total, {})
     loop.checkpoints.wait()
     if best_step := loop.best and loop.checkpoints.best():
       logging.info("best by %s: %.4g at step %d", loop.best, *best_step)
+      if loop.patience:
+        state = loop.checkpoints.restore(best_step[1], abstract(state))
     if stop.agreed():
       stop.exit(f"{loop.name} saved at step {loop.total} of {loop.total}")
   return state

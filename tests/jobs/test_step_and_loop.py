@@ -243,6 +243,37 @@ def test_the_best_step_is_saved_and_stays(tmp_path):
   assert steps_of(tmp_path) == ([13, 14], (0.95, 14))
 
 
+def test_patience_ends_a_run_which_returns_its_best_step(tmp_path):
+  scores = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.95, 10: 0.8, 12: float("nan"), 14: 2.0}
+  given = {
+    "evaluate": lambda s, n: {"eval/x": scores.get(n, 0.0)},
+    "evaluate_every": 2, "save_every": 5, "best": "eval/x", "patience": 2,
+  }  # fmt: skip
+  best, told, _ = run(tmp_path / "whole", 40, **given)
+  assert told.seen == list(range(12))
+  assert steps_of(tmp_path / "whole") == ([8, 10, 12], (0.95, 8))
+  np.testing.assert_array_equal(best.params["p"], np.array([1, -2, 0.5]) + 8)
+  # Run again, it has nothing to do; broken off, it ends at the same step.
+  again, told, _ = run(tmp_path / "whole", 40, **given)
+  assert told.seen == []
+  np.testing.assert_array_equal(again.params["p"], best.params["p"])
+
+  def broken(n):
+    if n == 11:
+      raise RuntimeError("power cut")
+
+  with pytest.raises(RuntimeError, match="power cut"):
+    run(tmp_path / "broken", 40, during=broken, **given)
+  again, told, _ = run(tmp_path / "broken", 40, **given)
+  assert told.seen == [10, 11]
+  np.testing.assert_array_equal(again.params["p"], best.params["p"])
+  rows = [
+    (tmp_path / name / "metrics.jsonl").read_bytes()
+    for name in ("whole", "broken")
+  ]
+  assert rows[0] == rows[1]
+
+
 def test_a_metric_that_never_comes_keeps_no_step(tmp_path):
   run(tmp_path, 9, save_every=2, best="eval/nonsuch")
   assert steps_of(tmp_path) == ([8, 9], None)
