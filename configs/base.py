@@ -94,6 +94,10 @@ def get_config() -> ConfigDict:
         iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
         density=dict(name="uniform"),  # or "logit_normal", "mode": of them
+        noise="fresh",  # or "first", "path": the sampler's, of them
+        gap=0.1,  # between the two times of a one-step prediction
+        # words set before prompts by which a loss scores, for and against
+        controls=dict(positive="", negative=""),
         pairs=1,  # of each group, objectives on pairs
         last_steps=1,  # that are differentiated, objectives through the reward
         depth=dict(name="whole"),  # or "uniform", "normal": drawn, fewer

@@ -194,9 +194,9 @@ class Iteration:
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}
     self.files = offline.batches(config)
+    self.rewards = align.differentiated_rewards(self.plan, loaded, self.weights)
     if self.files is not None:
       self.weights = offline.WEIGHTS
-    self.rewards = align.differentiated_rewards(self.plan, loaded, self.weights)
     with jax.set_mesh(mesh):
       base = jax.jit(self.policy.init)(jax.random.key(0))
       base = shaken(base) if real else base

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from jaxreward.feeds import dataset, lists, noised, pairs, steps, tail
+from jaxreward.feeds import (
+  dataset,
+  lists,
+  noised,
+  pairs,
+  predicted,
+  steps,
+  tail,
+)
 from jaxreward.feeds.contract import (
+  NOISES,
   OLD_LOG_PROBS,
   Credit,
   Feed,
@@ -12,6 +21,7 @@ from jaxreward.feeds.contract import (
   call,
   cut,
   match,
+  narrowed,
   reads,
   require,
   shapes,
@@ -25,11 +35,13 @@ FEEDS: dict[str, Feed] = {
   "pairs": pairs.FEED,
   "lists": lists.FEED,
   "tail": tail.FEED,
+  "predicted": predicted.FEED,
   "dataset": dataset.FEED,
 }
 
 __all__ = [
   "FEEDS",
+  "NOISES",
   "OLD_LOG_PROBS",
   "Arrays",
   "Credit",
@@ -40,6 +52,7 @@ __all__ = [
   "call",
   "cut",
   "match",
+  "narrowed",
   "reads",
   "require",
   "shapes",

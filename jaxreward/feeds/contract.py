@@ -29,6 +29,9 @@ BOOLS = ("mask", "group_mask", "real", "group_real")  # offers of this type
 # optimizer step, so that its ratios are exactly 1. "recomputed": by a forward pass
 # before the first optimizer step.
 OLD_LOG_PROBS = ("sealed", "stored", "recomputed")
+# "fresh": drawn for each time. "first": that which the sample began as. "path": the
+# sampler's own latents before some of its steps, in the place of noised samples.
+NOISES = ("fresh", "first", "path")
 
 
 @flax.struct.dataclass
@@ -89,6 +92,10 @@ class Plan:
     parts_at_window: whether they diverge where a moving window begins.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
       start from, or None for noise alone.
+    noise: of samples that are noised again, one of `NOISES`.
+    gap: between the two times of a row of the feed "predicted".
+    is_controlled: whether contexts of differentiated rewards also have rows for
+      prompts with words of praise, and of blame, in front.
     real: so many members of each group, the last, are reference images.
     render: (keys [B], prompts) -> reference images [B, H, W, C], where there are
       any.
@@ -120,6 +127,9 @@ class Plan:
   share: Share | None = None
   parts_at_window: bool = False
   start: Callable[..., Array | None] = lambda *_: None
+  noise: str = "fresh"
+  gap: float = 0.1
+  is_controlled: bool = False
   real: int = 0
   render: Callable[..., Array] | None = None
 
@@ -138,7 +148,8 @@ class Plan:
     return Sampler(
       policy, self.table, layout, self.guidance_scale,
       is_recorded=self.feed.keeps == "steps",
-      is_sealed=self.old_log_prob == "sealed", take_step=self.take_step,
+      is_sealed=self.old_log_prob == "sealed" and self.feed.needs_noise,
+      take_step=self.take_step,
       share=self.share,
     )  # fmt: skip
 
@@ -185,9 +196,12 @@ class Feed:
       number per row.
     scalars: names of offers that are one number for the whole micro-batch.
     is_grouped: whether its arrays are [R, G, ...] instead of [M, ...].
-    needs_scores: whether it differentiates the rewards.
+    scoring: names of offers that differentiate the rewards.
+    needs_scores: whether one of them is read, see `narrowed`.
     follows: names of offers for which samples are drawn by a policy that follows
       the trained one.
+    solved: name of a network -> its velocity where the reference's step has led,
+      or None.
   """
 
   make: Make
@@ -200,15 +214,18 @@ class Feed:
   latents: tuple[str, ...] = ()
   scalars: tuple[str, ...] = ()
   is_grouped: bool = False
+  scoring: tuple[str, ...] = ()
   needs_scores: bool = False
   follows: tuple[str, ...] = ()
+  solved: Callable[[str], Callable[[Any], Array]] | None = None
 
 
 def with_references(feed: Feed, names: Iterable[str]) -> Feed:
   """The feed with arrays of further networks, named after them.
 
-  They are "v_NAME", "NAME_mean", "v_NAME_chosen" and "v_NAME_rejected", or
-  "group_v_NAME", by what the feed offers of the reference; "tail" has none.
+  They are "v_NAME", "NAME_mean", "v_NAME_chosen" and "v_NAME_rejected",
+  "group_v_NAME" or "v_NAME_solved", by what the feed offers of the reference;
+  "tail" has none.
   """
   names = tuple(names)
   more: dict[str, Callable[[Any], Array]] = {}
@@ -224,8 +241,18 @@ def with_references(feed: Feed, names: Iterable[str]) -> Feed:
         more[f"v_{name}_{side}"] = velocity(name, f"x_{side}")
     if feed.is_grouped:
       more[f"group_v_{name}"] = group_velocity(name)
+    if feed.solved is not None:
+      more[f"v_{name}_solved"] = feed.solved(name)
   return dataclasses.replace(
     feed, offers={**more, **feed.offers}, latents=(*feed.latents, *more)
+  )
+
+
+def narrowed(feed: Feed, methods: Iterable[Callable[..., Any]]) -> Feed:
+  """The feed for the methods that will read it: whether they need scores."""
+  names = {name for fn in methods for name in reads(fn)}
+  return dataclasses.replace(
+    feed, needs_scores=not names.isdisjoint(feed.scoring)
   )
 
 

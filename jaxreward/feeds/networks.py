@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.feeds.contract import Feed, Plan, Rows
-from jaxreward.flow import guidance, log_prob, rollout, steppers
+from jaxreward.flow import guidance, log_prob, path, rollout, steppers
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -97,8 +97,12 @@ class Arrays:
     networks: role -> function that makes its `Network`: "policy" is differentiated,
       "old" drew the samples, "reference" is where training began.
     score: (latents [M, ...], prompts' indices [M]) -> (scores [M], images), for
-      feeds that differentiate them.
+      feeds that differentiate them. A third argument, "other", scores by the
+      prompts that `align.controls` or the batch set against these; "pull" gives,
+      in the place of scores, inner products with the rewards' gradients in the
+      image, each of length 1.
     more: name -> function that computes a further array of the rows.
+    predictions: name -> function of predicted samples [M, ...] and the rows.
   """
 
   def __init__(
@@ -109,8 +113,9 @@ class Arrays:
     plan: Plan,
     score: Callable[..., Any] | None = None,
     more: Mapping[str, Callable[[Rows], Array]] | None = None,
+    predictions: Mapping[str, Callable[[Array, Rows], Array]] | None = None,
   ):
-    self._more = more or {}
+    self._more, self._predictions = more or {}, predictions or {}
     self.rows, self.plan, self.score = rows, plan, score
     self._feed, self._networks = feed, networks
     self._cache: dict[Any, Any] = {}
@@ -119,6 +124,9 @@ class Arrays:
     """The array of this name, prepared or offered."""
     if name in self._more:
       return self.once(name, lambda: self._more[name](self.rows))
+    if name in self._predictions:
+      predict = self._predictions[name]
+      return self.once(name, lambda: predict(self("x0_hat"), self.rows))
     if name not in self._feed.offers:
       return self.rows[name]
     return self.once(name, lambda: self._feed.offers[name](self))
@@ -147,6 +155,32 @@ class Arrays:
     if role == "old" and self.plan.is_on_policy:
       return jax.lax.stop_gradient(self.step("policy"))
     return self.once(("step", role), lambda: self.network(role).step(self.rows))
+
+
+def scored(
+  arrays: Arrays, name: str, latents: Array, of: str = "own"
+) -> tuple[Array, Array]:
+  """(scores [M], images [M, ...]) of latents, differentiable.
+
+  Gradients are stopped in masked rows: the slope of a reward may be infinite
+  there, and the mask of the loss would multiply it by 0.
+
+  Args:
+    arrays: of the micro-batch.
+    name: under which the result is kept.
+    latents: [M, ...], finished samples.
+    of: see `Arrays`.
+  """
+  score, rows = arrays.score, arrays.rows
+  assert score is not None
+
+  def compute():
+    mask = path.expand(rows["mask"], latents)
+    safe = jnp.where(mask, latents, jax.lax.stop_gradient(latents))
+    options = () if of == "own" else (of,)
+    return score(safe, rows["prompt_index"], *options)
+
+  return arrays.once(("scored", name, of), compute)
 
 
 def row(name: str) -> Callable[[Arrays], Array]:

@@ -14,10 +14,9 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   advantage, usable, latents = rollouts.samples_of(trajectory, credit, plan)
   x0 = latents[-1]
   keys = rollouts.keys_of(trajectory, prompt_ids, key)
-  t = rollouts.draw_times(keys, plan)
-  noise = rollouts.draw_noise(keys, x0.shape[1:], len(t))
+  x_t, noise, t = rollouts.points(latents, keys, plan)
   return {
-    "x_t": rollouts.noise_at(x0, noise, t),
+    "x_t": x_t,
     "x0": spread(x0, len(t)),
     "noise": noise,
     "t": t,

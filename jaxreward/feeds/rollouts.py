@@ -76,3 +76,32 @@ def draw_noise(keys: Array, shape: tuple[int, ...], times: int) -> Array:
 
 
 noise_at = jax.vmap(path.interpolate, (None, 0, 0))  # (x0, noise, t) -> x_t
+
+
+def points(
+  latents: Array, keys: Array, plan: Plan
+) -> tuple[Array, Array, Array]:
+  """(x_t, noise, t), [K, B, ...], of finished samples; see `NOISES`.
+
+  Args:
+    latents: [S, B, ...] that the rollout kept; the last are the samples.
+    keys: [B].
+    plan: of the run.
+  """
+  x0 = latents[-1]
+  if plan.noise == "path":
+    times, steps = len(plan.trained), jnp.asarray(plan.table.t)
+    draw = lambda k: jax.random.permutation(
+      jax.random.fold_in(k, 1), len(steps)
+    )
+    index = jax.vmap(draw)(keys)[:, :times].T
+    x_t = latents[index, jnp.arange(len(keys))]
+    t = steps[index]
+    share = path.expand(t, x_t)
+    return x_t, (x_t - (1 - share) * x0) / share, t
+  t = draw_times(keys, plan)
+  if plan.noise == "first":
+    noise = jnp.broadcast_to(latents[0], (len(t), *x0.shape))
+  else:
+    noise = draw_noise(keys, x0.shape[1:], len(t))
+  return noise_at(x0, noise, t), noise, t

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxreward.errors import UserError
 from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
-from jaxreward.feeds.networks import Arrays, row
-from jaxreward.flow import path, steppers
+from jaxreward.feeds.networks import Arrays, row, scored
+from jaxreward.flow import steppers
 from jaxreward.types import Array
 
 
@@ -89,21 +89,7 @@ def _latents(arrays: Arrays):
 
 
 def _scored(arrays: Arrays):
-  """(scores, images); gradients are stopped in masked rows.
-
-  The slope of a reward may be infinite there, and the mask of the loss would
-  multiply it by 0.
-  """
-  score, rows = arrays.score, arrays.rows
-  assert score is not None
-
-  def compute():
-    latents = arrays("latents")
-    mask = path.expand(rows["mask"], latents)
-    latents = jnp.where(mask, latents, jax.lax.stop_gradient(latents))
-    return score(latents, rows["prompt_index"])
-
-  return arrays.once("scored", compute)
+  return scored(arrays, "latents", arrays("latents"))
 
 
 FEED = Feed(
@@ -116,5 +102,5 @@ FEED = Feed(
   },
   keeps="tail",
   latents=("latents", "images"),
-  needs_scores=True,
+  scoring=("scores", "images"),
 )

@@ -37,7 +37,6 @@ from jaxreward.report import grids
 from jaxreward.rewards import (
   Reward,
   applies_to,
-  contexts_of,
   for_host,
   host_scores,
   jitted_scores,
@@ -52,6 +51,7 @@ from jaxreward.rewards import (
 from jaxreward.setup import (
   adapters,
   align_methods,
+  controls,
   data_checks,
   evaluators,
   followers,
@@ -87,8 +87,7 @@ def make_plan(config: ConfigDict, devices: int) -> Plan:
   """The plan of a run on so many devices."""
   if offline.origin(config) == "rollout":
     advantages.check_group_size(config.rollout.group)
-  feed = align_methods.feed_of(config, align_methods.bind_objective(config)[1])
-  return plans.make_plan(config, devices, feed)
+  return plans.make_plan(config, devices, align_methods.run_feed(config))
 
 
 def check(config: ConfigDict) -> None:
@@ -106,7 +105,7 @@ def check(config: ConfigDict) -> None:
   reward_setup.bind(config)
   if plan.feed.needs_scores:
     _refuse_host_rewards(config)
-  if offline.origin(config) != "rollout":
+  if offline.origin(config) != "rollout" and not plan.feed.needs_scores:
     return
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
@@ -143,7 +142,8 @@ def make_updater(
   names = align_methods.apart(config, every_weight)
   loss = updates.Loss(
     trainable, plan, objective, align_methods.bind_regularizers(config, feed),
-    tuple(rewards), weights_of, names, roles,
+    tuple(rewards), weights_of | {r.name: r.weight for r in rewards}, names,
+    roles,
   )  # fmt: skip
   return updates.Updater(
     **align_methods.bind_methods(config),
@@ -531,6 +531,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   files = offline.batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
+  differentiated = differentiated_rewards(plan, rewards, weights_of)
+  words = controls.words_of(config)
+  controls.require(words, differentiated)
   if files is not None:
     weights_of = offline.WEIGHTS
   every_weight = tuple((k, r.weight) for k, r in rewards.items())
@@ -545,7 +548,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     decoder = setup.put_decoder(config, policy, mesh)
     encode = prompt_encoding.make_encode(config, policy, mesh, decoder)
     base = setup.load_params(config, policy)
-    differentiated = differentiated_rewards(plan, rewards, weights_of)
     players.require_references(players.bind(config), config, batches)
     real.require(plan, config, batches)
     parts = prepare(
@@ -582,12 +584,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     timer = loop.Timer()
     if differentiated:
-      first = put(encode(batches(0)))
-      rollout_shapes = jax.eval_shape(
-        parts.draw, async_rollout.draw_params(parts.state), jnp.int32(0), base, first,
-        decoder,
-      )  # fmt: skip
-      _require_gradients(differentiated, rollout_shapes[2].shape, first)
+      first = put(encode(batches(0) if files is None else files(0).prompts))
+      images = offline.image_shapes(policy, plan)
+      if files is None:
+        _, _, images = jax.eval_shape(
+          parts.draw, async_rollout.draw_params(parts.state), jnp.int32(0),
+          base, first, decoder,
+        )  # fmt: skip
+      _require_gradients(differentiated, images.shape, first)
 
     def draw(params, n):
       """The device work of iteration n that needs nothing from the host."""
@@ -651,7 +655,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         )
       contexts = None
       if plan.feed.needs_scores:
-        contexts = contexts_of(differentiated, batch)
+        contexts = controls.contexts(differentiated, batch, words)
       offered = {"stds": _chosen(stds_of(results), usable)}
       if reference_scores is not None:
         offered["references"] = timer("reference", put(reference_scores(batch)))
@@ -677,9 +681,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       batch = put(encode(rows.prompts))
       trajectory = parts.encode(put(rows.images), decoder)
       timer("data", trajectory)
+      contexts = None
+      if plan.feed.needs_scores:
+        contexts = controls.contexts(differentiated, batch, words)
       current, metrics = parts.update(
         current, base, trajectory, {offline.SCORE: put(rows.scores)}, batch,
-        None, decoder,
+        contexts, decoder,
       )  # fmt: skip
       if n + 1 < config.align.iterations:  # while the devices learn
         next_rows[n + 1] = files(n + 1)

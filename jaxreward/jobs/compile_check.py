@@ -141,10 +141,10 @@ def _compile(
     logging.warning("not counted: %s", reason)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   plan = align.make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
-  if plan.origin != "rollout":
-    weights_of, rewards = dict(offline.WEIGHTS), {}
-  base = jax.eval_shape(policy.init, jax.random.key(0))
   differentiated = align.differentiated_rewards(plan, rewards, weights_of)
+  if plan.origin != "rollout":
+    weights_of, rewards = dict(offline.WEIGHTS), differentiated
+  base = jax.eval_shape(policy.init, jax.random.key(0))
   run_programs = align.make_programs(
     config, mesh, policy, base, plan, weights_of, differentiated.values()
   )

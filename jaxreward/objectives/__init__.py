@@ -22,6 +22,14 @@ from jaxreward.objectives.policy_gradient import (
   grpo_guard,
   gspo,
 )
+from jaxreward.objectives.predicted import (
+  consistency_proxy,
+  consistency_reward,
+  one_step_reward,
+  reward_instruct,
+  srpo,
+  uncertain_reward,
+)
 from jaxreward.objectives.preference import (
   dynamic_dpo,
   flow_dpo,
@@ -55,6 +63,12 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "grao": grao,
   "align_prop": align_prop,
   "refl": refl,
+  "srpo": srpo,
+  "consistency_reward": consistency_reward,
+  "consistency_proxy": consistency_proxy,
+  "uncertain_reward": uncertain_reward,
+  "one_step_reward": one_step_reward,
+  "reward_instruct": reward_instruct,
   "flow_matching": flow_matching,
 }
 
@@ -63,6 +77,8 @@ __all__ = [
   "ac_flow",
   "align_prop",
   "awm",
+  "consistency_proxy",
+  "consistency_reward",
   "crd",
   "d3po",
   "dgpo",
@@ -79,11 +95,15 @@ __all__ = [
   "hierarchical_dpo",
   "inpo",
   "masked_dpo",
+  "one_step_reward",
   "prdp",
   "rank_dpo",
   "rebel",
   "refl",
+  "reward_instruct",
   "seppo",
   "single_dpo",
   "smoothed_dpo",
+  "srpo",
+  "uncertain_reward",
 ]

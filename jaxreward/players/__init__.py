@@ -7,11 +7,17 @@ from typing import Any
 
 from jaxreward.players.adversary import discriminator, hinge
 from jaxreward.players.contract import ROWS, Arrays, Player, Sizes
-from jaxreward.players.critics import critic, squared_error
+from jaxreward.players.critics import (
+  critic,
+  imitated_preference,
+  latent_proxy,
+  squared_error,
+)
 
 PLAYERS: dict[str, Callable[..., Any]] = {
   "critic": critic,
   "discriminator": discriminator,
+  "latent_proxy": latent_proxy,
 }
 
 __all__ = [
@@ -23,5 +29,7 @@ __all__ = [
   "critic",
   "discriminator",
   "hinge",
+  "imitated_preference",
+  "latent_proxy",
   "squared_error",
 ]

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from jaxreward.numerics import Mean
 from jaxreward.types import Array, Params
 
-# What a row of an iteration's samples may hold.
+# What a row of an iteration's samples may hold; the rival is the next sample of its
+# group.
 ROWS = (
   "image", "real_image", "real_mask", "x0", "x_t", "t", "noise", "signal",
-  "shaped", "mask", "prompt_index",
+  "rival", "rival_signal", "shaped", "mask", "prompt_index",
 )  # fmt: skip
 
 
@@ -53,6 +54,9 @@ class Player:
       of its optimizer steps, as are reference pictures that are rendered.
     gives: of `offers`, what objectives and other players may ask for by name;
       these are computed of "x_t", "t", "prompt_index" and "words" alone.
+    predicts: of `offers`, what an objective may ask for of its predicted samples:
+      computed of "x0", "prompt_index" and "words" alone, and differentiated in
+      "x0".
     score: of `offers`, the reward of a picture, of "image" alone; or empty.
     rules: sharding rules of the parameters; empty to replicate them.
   """
@@ -62,6 +66,7 @@ class Player:
   offers: Mapping[str, Callable[[Arrays], Any]]
   reads: tuple[str, ...]
   gives: tuple[str, ...] = ()
+  predicts: tuple[str, ...] = ()
   score: str = ""
   rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 

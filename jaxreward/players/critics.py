@@ -1,4 +1,4 @@
-"""A critic: what a sample will earn, seen from its noisy latents."""
+"""Networks that see latents: what a sample will earn, and which is preferred."""
 
 from __future__ import annotations
 
@@ -57,4 +57,67 @@ def squared_error(
   error = jnp.square(value - shaped)
   return Mean.of(error, mask), {
     "baseline_error": Mean.of(jnp.square(shaped), mask)
+  }
+
+
+def latent_proxy(
+  *, width: int = 16, depth: int = 2, hidden: int = 128
+) -> Player:
+  """A reward of latents that imitates the preferences of the run's rewards.
+
+  It gives `latent_score` of predicted samples, with a gradient through neither a
+  decoder nor the rewards: high frequencies that please them alone are not learned.
+  RG-LCD, Li et al. 2024, https://arxiv.org/abs/2403.11027. The authors compare
+  student, target and data; here each sample with the next of its group.
+
+  Args:
+    width: see `models.vision.critic`.
+    depth: the same.
+    hidden: the same.
+  """
+  net = network.Critic(width, depth, hidden)
+
+  def init(key: Array, sizes: Sizes):
+    words = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sizes.words)
+    return net.init(key, jnp.zeros((1, *sizes.latent)), jnp.zeros(1), words)[
+      "params"
+    ]
+
+  def score(name: str):
+    def compute(arrays: Arrays) -> Array:
+      x = arrays(name)
+      times, words = jnp.zeros(x.shape[:1]), arrays("words")
+      values: Any = net.apply({"params": arrays.params}, x, times, words)
+      return values
+
+    return compute
+
+  return Player(
+    init, imitated_preference,
+    offers={"latent_score": score("x0"), "rival_score": score("rival")},
+    reads=("x0", "rival", "signal", "rival_signal", "mask", "prompt_index"),
+    predicts=("latent_score",),
+    rules=(("(kernel|bias|scale|embedding)$", ()),),
+  )  # fmt: skip
+
+
+def imitated_preference(
+  latent_score: Float[ArrayLike, "B"],
+  rival_score: Float[ArrayLike, "B"],
+  signal: Float[ArrayLike, "B"],
+  rival_signal: Float[ArrayLike, "B"],
+  mask: Bool[ArrayLike, "B"],
+) -> tuple[Mean, dict[str, Mean]]:
+  """KL(softmax(e, e') || softmax(l, l')) of the rewards e and the scores l.
+
+  Also `agreement`, the share of pairs that both order alike.
+  """
+  gap = jnp.asarray(latent_score) - rival_score
+  wanted = jnp.asarray(signal) - rival_signal
+  share, log = jax.nn.sigmoid(wanted), jax.nn.log_sigmoid
+  value = share * (log(wanted) - log(gap))
+  value += (1 - share) * (log(-wanted) - log(-gap))
+  agreement = (gap > 0) == (wanted > 0)
+  return Mean.of(value, mask), {
+    "agreement": jax.lax.stop_gradient(Mean.of(agreement, mask))
   }

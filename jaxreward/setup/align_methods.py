@@ -47,11 +47,16 @@ def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
   fn = config_lib.resolve_callable(
     section.get("name"), registry, field="objective.name"
   )
-  also = _also(config)
   feed_by_name = {
     name: followers.extended(config, feed)
     for name, feed in offline.offers(config).items()
   }
+  if set(players.predicts(players.bind(config))) & set(feeds.reads(fn)):
+    feed_by_name = {
+      name: feed for name, feed in feed_by_name.items()
+      if "x0_hat" in feed.offers
+    } or feed_by_name  # fmt: skip
+  also = _also(config, next(reversed(feed_by_name.values())))
   feed = feeds.match(fn, feed_by_name, offline.where(config), also)
   old_options = (
     ("old_decay", "old_rate") if keeps_old(fn, feed_of(config, feed)) else ()
@@ -68,10 +73,18 @@ def feed_of(config: ConfigDict, name: str) -> feeds.Feed:
   return followers.extended(config, feeds.FEEDS[name])
 
 
-def _also(config: ConfigDict) -> tuple[str, ...]:
-  """Further arrays of rows, from players and the advantage."""
-  advantage = bind_advantage(config)
-  return (*players.gives(players.bind(config)), *advantage.gives)
+def run_feed(config: ConfigDict) -> feeds.Feed:
+  """The objective's feed, as the run's objective and terms read it."""
+  objective, name = bind_objective(config)
+  terms = [fn for fn, _ in bind_regularizers(config, name).values()]
+  return feeds.narrowed(feed_of(config, name), [objective, *terms])
+
+
+def _also(config: ConfigDict, feed: feeds.Feed) -> tuple[str, ...]:
+  """Further arrays of a feed's rows, from players and the advantage."""
+  advantage, roles = bind_advantage(config), players.bind(config)
+  predicts = players.predicts(roles) if "x0_hat" in feed.offers else ()
+  return (*players.gives(roles), *advantage.gives, *predicts)
 
 
 def bind_advantage(config: ConfigDict) -> advantages.Advantage:
@@ -131,7 +144,7 @@ def bind_regularizers(
       raise UserError(f"config.{field}.weight={weight}: expected a number >= 0")
     feeds.require(
       fn, feed, feed_of(config, feed), f"{field}.fn={section.fn}",
-      _also(config),
+      _also(config, feed_of(config, feed)),
     )  # fmt: skip
     if weight > 0:
       terms[name] = fn, float(weight)
@@ -293,7 +306,7 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
       ' further network; leave it out, or call it "reference"'
     )
   _try_advantage(config, methods["advantage"], feed, table, names)
-  if feed.needs_scores and config.composition.name != "weighted_sum":
+  if run_feed(plain).needs_scores and config.composition.name != "weighted_sum":
     raise UserError(
       f'config.composition.name="{config.composition.name}": the objective'
       " differentiates the weighted sum of the rewards; use weighted_sum"

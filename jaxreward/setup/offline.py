@@ -62,7 +62,7 @@ def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
   every = feeds.FEEDS
   names = {
     "rollout": [name for name in every if name != "dataset"],
-    "dataset": ["dataset"],
+    "dataset": ["dataset", "predicted"],
     "preferences": ["pairs", "noised", "lists"],
   }[origin(config)]
   return {name: every[name] for name in names}

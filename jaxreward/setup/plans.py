@@ -17,7 +17,7 @@ from jaxreward.errors import UserError
 from jaxreward.feeds import Plan, tail
 from jaxreward.flow import rollout, schedule, steppers, windows
 from jaxreward.flow.sampler import Share
-from jaxreward.setup import checks, kernels, offline, real
+from jaxreward.setup import checks, controls, kernels, offline, real
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -73,6 +73,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       ' ratios compare with; use "sealed" or "stored"'
     )
   real.check(config, feed, offline.group(config))
+  feed = _with_noise(config, feed)
   steps = _steps(config, feed)
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
@@ -111,6 +112,9 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     share=_share(config, group, steps["table"]),
     parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
+    noise=align.noise,
+    gap=align.gap,
+    is_controlled=controls.words_of(config) is not None,
     real=r.real,
     render=setup.make_task(config).render if r.real else None,
   )
@@ -121,6 +125,50 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       f' config.align.split="samples" there are {most} rows to share out'
     )
   return _with_rows(plan, r.microbatch, devices, parts)
+
+
+def _with_noise(config, feed: feeds.Feed) -> feeds.Feed:
+  """The feed, keeping what `align.noise` needs of the rollout.
+
+  Raises:
+    UserError: noise that the samples did not come from, or a gap outside [0, 1].
+  """
+  align, r = config.align, config.rollout
+  if not 0 <= align.gap <= 1:
+    raise UserError(
+      f"config.align.gap={align.gap}: expected a time from 0 to 1"
+    )
+  if "x0_hat" not in feed.offers and any(align.controls.values()):
+    raise UserError(
+      f'config.align.controls.positive="{align.controls.positive}":'
+      f' config.objective.name="{config.objective.name}" scores no predictions'
+      " by other words; leave both empty"
+    )
+  if align.noise == "fresh":
+    return feed
+  field = f'config.align.noise="{align.noise}"'
+  if align.noise not in feeds.NOISES:
+    raise UserError(
+      f"{field} is not known; there are {', '.join(feeds.NOISES)}"
+    )
+  if "noise" not in feed.offers:
+    raise UserError(
+      f'{field}: config.objective.name="{config.objective.name}" noises no single'
+      ' samples; use "fresh"'
+    )
+  if offline.origin(config) != "rollout" or r.real or r.start.name != "noise":
+    raise UserError(
+      f"{field}: samples of files, reference images and starts from an image did"
+      ' not begin as noise; use "fresh"'
+    )
+  if align.noise == "path":
+    if align.times > r.num_steps:
+      raise UserError(
+        f"{field}: config.align.times={align.times} is more than the"
+        f" config.rollout.num_steps={r.num_steps} that a sample has"
+      )
+    return dataclasses.replace(feed, keeps="steps")
+  return feed
 
 
 def _share(config, group: int, table: steppers.StepTable) -> Share | None:

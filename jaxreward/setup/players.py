@@ -63,8 +63,8 @@ def bind(config: ConfigDict) -> Roles:
   """
   roles = tuple(_bind(config, name) for name in config.players)
   gives = [name for role in roles for name in role.player.gives]
-  for name in gives:
-    if gives.count(name) > 1:
+  for name in [*gives, *predicts(roles)]:
+    if [*gives, *predicts(roles)].count(name) > 1:
       raise UserError(
         f'config.players: two of them give "{name}", which objectives read by'
         " this name; keep one"
@@ -206,6 +206,11 @@ def _check_loss(role: Role, gives: list[str]) -> None:
 def gives(roles: Roles) -> tuple[str, ...]:
   """Names of arrays for objectives, beyond those of the feed."""
   return tuple(name for role in roles for name in role.player.gives)
+
+
+def predicts(roles: Roles) -> tuple[str, ...]:
+  """Names of arrays that players make of an objective's predicted samples."""
+  return tuple(name for role in roles for name in role.player.predicts)
 
 
 def weights(roles: Roles) -> dict[str, float]:

@@ -48,6 +48,24 @@ def player_arrays(
   return {name: of(role, name) for role in roles for name in role.player.gives}
 
 
+def prediction_arrays(
+  roles: Roles, params: Mapping[str, Params], policy_inputs: Any
+) -> dict[str, Callable[[Array, Mapping[str, Any]], Array]]:
+  """(x0 [M, ...], rows) -> arrays of predicted samples, with a gradient in x0."""
+
+  def of(role: Role, name: str):
+    def compute(x0: Array, rows: Mapping[str, Any]) -> Array:
+      frozen = jax.lax.stop_gradient(params[role.name])
+      rows = {**rows, "x0": x0}
+      return Arrays(role.player, frozen, rows, policy_inputs)(name)
+
+    return compute
+
+  return {
+    name: of(role, name) for role in roles for name in role.player.predicts
+  }
+
+
 def images_of(
   policy: Policy, trajectory: Trajectory, plan: Plan, decoder: Params | None
 ) -> Array:
@@ -226,10 +244,16 @@ def make_rows(
     safe = jnp.where(path.expand(usable, images), images, 0.0)
     return every(safe)
 
+  def next_of(x):
+    groups = rollout.to_groups(x, plan.prompts, plan.group)
+    return rollout.from_groups(jnp.roll(groups, -1, axis=1), plan.layout)
+
   makers: dict[str, Callable[[], Any]] = {
     "image": image,
     "x0": lambda: every(x0),
     "signal": lambda: every(jnp.where(usable, earned, 0.0)),
+    "rival": lambda: every(next_of(x0)),
+    "rival_signal": lambda: every(next_of(jnp.where(usable, earned, 0.0))),
     "shaped": shaped,
     "mask": lambda: every(usable),
     "prompt_index": lambda: every(jnp.asarray(trajectory.prompt_index)),

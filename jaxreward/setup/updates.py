@@ -27,7 +27,7 @@ from jaxreward.rewards import (
   device_scores,
   mask_inapplicable,
 )
-from jaxreward.setup import credits, players, playing, real
+from jaxreward.setup import controls, credits, players, playing, real
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
 from jaxreward.training.state import TrainState
@@ -58,13 +58,20 @@ def sample(
   trajectory = sampler.sample(
     params, rng.stream_key(seed, "rollout", iteration), prompts.words,
     prompts.ids, start=plan.start(policy, prompts, decoder),
-    tail=plan.last_steps if plan.feed.keeps == "tail" else 0,
+    tail=_kept(plan),
   )  # fmt: skip
   pixels = sampler.pixels(trajectory.latents[-1], decoder)
   if plan.real:
     key = rng.stream_key(seed, "real", iteration)
     return real.mix(policy, plan, trajectory, pixels, prompts, key, decoder)
   return trajectory, pixels
+
+
+def _kept(plan: Plan) -> int:
+  """Before how many of the last steps latents are kept; 0 for the samples."""
+  if plan.noise == "first":
+    return len(plan.table.t)
+  return plan.last_steps if plan.feed.keeps == "tail" else 0
 
 
 def finish(
@@ -164,8 +171,11 @@ class Loss:
       "reference": lambda: network(plain, frozen.base),
     } | {name: follower(name) for name in frozen.references}
     score = functools.partial(self._score, frozen)
-    more = playing.player_arrays(self.roles, frozen.players, frozen.words)
-    return feeds.Arrays(self.plan.feed, rows, networks, self.plan, score, more)
+    of_players = self.roles, frozen.players, frozen.words
+    return feeds.Arrays(
+      self.plan.feed, rows, networks, self.plan, score,
+      playing.player_arrays(*of_players), playing.prediction_arrays(*of_players),
+    )  # fmt: skip
 
   def __call__(self, trained: Params, rows: Any, frozen: Frozen):
     """(Mean loss, metrics) of a micro-batch, for `training.step`.
@@ -270,17 +280,35 @@ class Loss:
 
     return prepare
 
-  def _score(self, frozen: Frozen, latents: Array, index: ArrayLike):
-    """(weighted scores [M], images [M, ...]) of rows, differentiable."""
+  def _score(
+    self, frozen: Frozen, latents: Array, index: ArrayLike, of: str = "own"
+  ):
+    """(weighted scores [M], images [M, ...]) of rows, differentiable.
+
+    See `feeds.Arrays` for what scores are `of`.
+    """
     images = self.trainable.policy.to_pixels(latents, frozen.decoder)
     images = jnp.clip(images, 0.0, 1.0)
+    rows = controls.rows(index, of, self.plan)
+    score = lambda images: self._scores(frozen, images, *rows)
+    if of == "pull":
+      return controls.pull(images, score), images
+    scores, weights_of = score(images)
+    total = sum(weights_of[name] * scores[name] for name in scores)
+    return jnp.asarray(total), images
+
+  def _scores(
+    self, frozen: Frozen, images: Array, index: ArrayLike, row: ArrayLike
+  ) -> tuple[dict[str, Array], dict[str, Any]]:
+    """({name: scores [M]}, weights) by prompts `index` and contexts `row`."""
     prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], frozen.prompts)
     by_name = {reward.name: reward for reward in self.rewards}
-    contexts = {k: v.take(index) for k, v in frozen.contexts.items()}
+    contexts = {k: v.take(row) for k, v in frozen.contexts.items()}
     scores = device_scores(by_name, contexts, images[:, None], prompts)
     scores, weights = mask_inapplicable(scores, dict(self.weights), prompts)
-    total = sum(weights[name] * scores[name] for name in by_name)
-    return jnp.asarray(total)[:, 0], images
+    column = lambda x: x if jnp.ndim(x) == 0 else jnp.asarray(x)[:, 0]
+    of = lambda values: {name: column(values[name]) for name in by_name}
+    return of(scores), of(weights)
 
 
 @dataclasses.dataclass(frozen=True)

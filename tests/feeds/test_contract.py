@@ -23,6 +23,8 @@ from jaxreward.numerics import Mean
     ("flow_dpo", "pairs"),
     ("dgpo", "lists"),
     ("align_prop", "tail"),
+    ("srpo", "predicted"),
+    ("one_step_reward", "predicted"),
     ("flow_matching", "noised"),
   ],
 )
@@ -31,10 +33,14 @@ def test_the_feed_follows_from_the_signature(name, feed):
 
 
 def test_every_objective_and_regularizer_has_a_feed():
-  """But for what a critic and a gated advantage give."""
+  """Beside a reference, and what a critic and a gated advantage give."""
+  every = {
+    name: contract.with_references(feed, ["target"])
+    for name, feed in feeds.FEEDS.items()
+  }
   for registry in (objectives.REGISTRY, regularizers.REGISTRY):
     for fn in registry.values():
-      feeds.match(fn, feeds.FEEDS, "x", also=("value", "gate"))
+      feeds.match(fn, every, "x", also=("value", "gate", "latent_score"))
 
 
 def test_a_name_that_nobody_offers_is_told_with_those_there_are():

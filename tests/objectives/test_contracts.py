@@ -14,7 +14,8 @@ B, SHAPE = 6, (2, 2, 3)
 ROWS = {
   "log_prob", "old_log_prob", "advantage", "scores", "weight", "value",
   "signal_chosen", "signal_rejected", "group_gap", "group_share",
-  "sample_log_ratio",
+  "sample_log_ratio", "latent_score", "near_scores", "window", "pull", "denoised_scores",
+  "denoised_other_scores", "inverted_scores", "inverted_other_scores",
 }  # fmt: skip
 # Those on rows alone: test_groups.py has those on groups, test_differences.py those
 # on pairs of rows.
@@ -41,7 +42,7 @@ def example(name, seed=0):
       continue
     if key in ROWS:
       arrays[key] = rng.normal(0, 1, B)
-    elif key in ("t", "std", "dt"):
+    elif key in ("t", "near_t", "std", "dt"):
       arrays[key] = rng.uniform(0.2, 0.9, B)
     else:
       arrays[key] = rng.normal(0, 1, (B, *SHAPE))
@@ -52,7 +53,15 @@ def example(name, seed=0):
   arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
   trained = next(
     k
-    for k in ("v", "v_chosen", "v_inverted_chosen", "log_prob", "scores")
+    for k in (
+      "v",
+      "v_chosen",
+      "v_inverted_chosen",
+      "log_prob",
+      "pull",
+      "denoised_scores",
+      "scores",
+    )
     if k in arrays
   )
   return arrays, trained
@@ -158,6 +167,12 @@ def test_only_the_trained_policy_gets_gradients(name):
     "refl": (),
     "gspo": ("sample_log_ratio", "advantage"),
     "flow_matching": ("weight",),
+    "srpo": (),
+    "consistency_reward": ("v_reference", "v_target_solved"),
+    "consistency_proxy": ("v_reference", "v_target_solved"),
+    "uncertain_reward": (),
+    "one_step_reward": ("window",),
+    "reward_instruct": ("scores",),
   }.get(name, ("old_log_prob", "advantage"))
   for key in constants:
     _, grad = value_and_grad(name, arrays, key, np.ones(B, bool))

@@ -331,3 +331,22 @@ def test_a_critic_gives_credit_to_steps():
   )
   _, metrics, _ = one.step(state)
   assert tiny.numbers(metrics)["skipped_updates"] == 0.0
+
+
+def test_a_proxy_imitates_preferences():
+  """e = (1, 0) and equal scores: .110944; 0 where they differ alike."""
+  mask = np.array([True, True, True, False])
+  e = np.array([1.0, 1.0, -2.0, np.nan])
+  l = np.array([0.0, 4.0, 0.5, np.nan])
+  zeros = np.zeros(4)
+  p, q = (1 / (1 + np.exp(-x)) for x in (e, l))
+  want = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+  for rows in (slice(1), slice(4)):
+    mean, metrics = players.imitated_preference(
+      l[rows], zeros[rows], e[rows], zeros[rows], mask[rows]
+    )
+    np.testing.assert_allclose(mean.value(), np.nanmean(want[rows]), rtol=1e-5)
+  np.testing.assert_allclose(want[0], 0.110944, atol=1e-6)
+  np.testing.assert_allclose(metrics["agreement"].value(), 1 / 3, rtol=1e-6)
+  same, _ = players.imitated_preference(e, zeros, e, zeros, mask)
+  assert same.value() == 0
