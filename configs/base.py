@@ -72,13 +72,13 @@ def get_config() -> ConfigDict:
         shift=2.5,
         schedule=dict(name="constant"),  # or "dynamic": grows with the picture
         guidance_scale=1.0,
-        sampler=dict(name="ode"),  # or "flow_sde", "unipc" and others
+        sampler=dict(name="ode"),  # or "flow_sde", "heun", "unipc" and others
         window_start=0,
         window_size=0,  # 0: noise in every step
-        window_move=dict(name="none"),  # or "drawn", "sliding"
+        window_move=dict(name="none"),  # or "drawn", "sliding", "growing"
         # so many samples of a group share their noise, initial and of steps
         branch=dict(members=1, steps=0),  # steps -1: all before the window
-        start=dict(name="noise"),  # or "picture": a prompt's, partly noised
+        start=dict(name="noise"),  # or "picture", "reference": partly noised
         real=0,  # so many of each group are reference images of the task
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),

@@ -17,7 +17,7 @@ def get_config(arg: str | None = None):
   config.regularizers = dict(tie=dict(fn="velocity_distance", weight=0.1))
   config.rollout.sampler = dict(name="renoise")
   config.rollout.num_steps = 4
-  config.align.noise = "path"
+  config.align.update(noise="path", times=2, updates=2)
   config.optimizer.learning_rate = 1e-4
   if recipes.size_of(arg) != "full":
     config = recipes.train_reward_first(config, arg, __file__)

@@ -21,6 +21,7 @@ from jaxreward.advantages.by_step import (
 from jaxreward.advantages.chosen import (
   against_one,
   best_and_worst,
+  branch_ends,
   curated,
   filtered,
 )
@@ -60,6 +61,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "exponential": exponential,
   "global_and_local": global_and_local,
   "best_and_worst": best_and_worst,
+  "branch_ends": branch_ends,
   "filtered": filtered,
   "against_one": against_one,
   "curated": curated,
@@ -79,6 +81,7 @@ __all__ = [
   "against_one",
   "as_advantage",
   "best_and_worst",
+  "branch_ends",
   "by_difficulty",
   "by_phase",
   "check_group_size",

@@ -57,6 +57,57 @@ def best_and_worst(
   return jnp.where(is_extreme & mask, advantage, jnp.nan)
 
 
+def branch_ends(
+  signal: Signal,
+  mask: Mask,
+  *,
+  members: int = 5,
+  least: float = 0.5,
+  std: str = "group",
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G"]:
+  """`group`, restricted to the best and worst of each branch, if far enough out.
+
+  A branch is `members` samples, one after the other, that share their first steps
+  (`rollout.branch.members`). Its best stays where A >= least, its worst where
+  A < -least. B2-DiffuRL, https://arxiv.org/abs/2503.11240, read in the authors' code,
+  which takes mean and deviation of a prompt over 9 stages instead of the group.
+
+  Args:
+    signal: composed reward; anything where masked.
+    mask: True where the reward is valid.
+    members: of a branch.
+    least: smallest |A| that is kept.
+    std: see `group`.
+    epsilon: see `group`.
+    clip: see `group`.
+
+  Returns:
+    advantage, NaN for the other samples.
+
+  Raises:
+    UserError: branches that do not fill a group.
+  """
+  prompts, size = jnp.shape(signal)
+  if members < 2 or size % members:
+    raise UserError(
+      f"config.advantage.members={members}: expected a divisor of"
+      f" config.rollout.group={size} above 1"
+    )
+  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  branches = lambda x: x.reshape(prompts, -1, members)
+  credit, there = branches(advantage), branches(jnp.asarray(mask))
+  place = jnp.arange(members)
+  at = lambda x, sign: (
+    jnp.argmax(jnp.where(there, sign * x, -jnp.inf), -1)[..., None] == place
+  )
+  best = at(credit, 1) & (credit >= least)
+  worst = at(credit, -1) & (credit < -least)
+  kept = jnp.where((best | worst) & there, credit, jnp.nan)
+  return kept.reshape(prompts, size)
+
+
 def filtered(
   signal: Signal,
   mask: Mask,

@@ -88,6 +88,8 @@ class Plan:
     move: iteration -> first step of a window that moves; None for one that
       stays. The table then has noise in every step.
     outside: constants of the steps without noise, where the window moves.
+    end: the step before which a window that moves ends.
+    counted: which of the trained steps lie in the window, bool [K]; None for all.
     share: which samples of a group share their first noise.
     parts_at_window: whether they diverge where a moving window begins.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
@@ -124,6 +126,8 @@ class Plan:
   is_fresh: bool = True
   move: Callable[[Array], Array] | None = None
   outside: steppers.StepTable | None = None
+  end: int = 0
+  counted: Array | None = None
   share: Share | None = None
   parts_at_window: bool = False
   start: Callable[..., Array | None] = lambda *_: None
@@ -159,7 +163,7 @@ class Plan:
       return self
     size, start = len(self.trained), self.move(iteration)
     steps = jnp.arange(len(self.table.t))
-    inside = (steps >= start) & (steps < start + size)
+    inside = (steps >= start) & (steps < jnp.minimum(start + size, self.end))
     table = jax.tree.map(
       lambda noisy, plain: jnp.where(inside, noisy, plain),
       self.table, self.outside,
@@ -167,9 +171,10 @@ class Plan:
     share = self.share
     if share is not None and self.parts_at_window:
       share = dataclasses.replace(share, steps=start)
+    trained = start + jnp.arange(size)
     return dataclasses.replace(
-      self, table=table, trained=start + jnp.arange(size), move=None,
-      share=share,
+      self, table=table, trained=jnp.minimum(trained, len(steps) - 1),
+      counted=trained < self.end, move=None, share=share,
     )  # fmt: skip
 
 

@@ -18,6 +18,9 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   steps = plan.trained
   if isinstance(steps, tuple):
     steps = np.array(steps)
+  counts = spread(usable, len(steps))
+  if plan.counted is not None:
+    counts &= plan.counted[:, None]
   if advantage.ndim == 2:
     advantage = advantage.T[steps]
   else:
@@ -27,7 +30,7 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
     "x_next": latents[steps + 1],
     "old_log_prob": trajectory.log_probs[steps],
     "advantage": advantage,
-    "mask": spread(usable, len(steps)),
+    "mask": counts,
     "prompt_index": spread(trajectory.prompt_index, len(steps)),
     "sample": spread(jnp.arange(len(usable)), len(steps)),
     "t": jnp.broadcast_to(

@@ -233,6 +233,14 @@ class Sampler:
       x_next, memory = multistep.advance(x, v, memory, step.solver)
       log_p = jnp.zeros(x.shape[:1], jnp.float32)
       return x_next, memory, Info(v, x0_hat, log_p)
+    if step.end_t is not None:
+      slope = jax.lax.cond(
+        step.t_next > 0,
+        lambda: (v + self._end_velocity(params, cond, uncond, x, v, step)) / 2,
+        lambda: v,
+      )
+      log_p = jnp.zeros(x.shape[:1], jnp.float32)
+      return steppers.mean(x, slope, step), memory, Info(v, x0_hat, log_p)
     draw = lambda: rng.normal_each(rng.fold_each(keys, index), x.shape[1:])
     if self.take_step is not None:
       nothing = lambda: jnp.zeros(x.shape, jnp.float32)
@@ -245,6 +253,13 @@ class Sampler:
     )
     log_p = log_prob.transition(x, v, x_next, step)
     return x_next, memory, Info(v, x0_hat, log_p)
+
+  def _end_velocity(self, params, cond, uncond, x, v, step):
+    """The velocity where Euler's step ends."""
+    return log_prob.step_velocity(
+      self.policy, params, cond, uncond, steppers.mean(x, v, step),
+      steppers.at_end(step), self.guidance_scale,
+    )  # fmt: skip
 
   def advance(
     self,

@@ -16,7 +16,7 @@ has s = a t_1 t. CPS (FlowCPS, Wang and Yu, 2025) puts
   (1 - t') x0_hat + t' |cos(a pi / 2)| x1_hat,    std = t' sin(a pi / 2),
 which keeps the total noise at t' exactly.
 
-`unipc` and `dpmpp_2m` are deterministic multistep solvers (`multistep`).
+`heun`, `unipc` and `dpmpp_2m` are deterministic multistep solvers (`multistep`).
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class StepTable:
     network_t: time that the network is given, where it is not t itself
       (`schedule.Schedule.network_times`); None where it is.
     solver: of a multistep solver, whose steps are not the mean above.
+    end_t: time that the network is given at the end of a step of Heun's, which
+      averages the velocities at both ends; None for other samplers.
   """
 
   t: ArrayLike
@@ -64,6 +66,13 @@ class StepTable:
   log_scale: ArrayLike
   network_t: ArrayLike | None = None
   solver: multistep.Solver | None = None
+  end_t: ArrayLike | None = None
+
+
+def at_end(step: StepTable) -> StepTable:
+  """A step's constants for the velocity at its end (`heun`)."""
+  network_t = None if step.network_t is None else step.end_t
+  return dataclasses.replace(step, t=step.t_next, network_t=network_t)
 
 
 def network_time(
@@ -213,6 +222,17 @@ def renoise(times: np.ndarray, noisy=None) -> StepTable:
   return _table(times, (1 - t_next, -(1 - t_next) * t, t_next), noisy=noisy)
 
 
+def heun(times: np.ndarray, noisy=None) -> StepTable:
+  """Heun's steps of the ODE, of second order; two evaluations each.
+
+  x' = x - (t - t') (v(x, t) + v(x - (t - t') v(x, t), t')) / 2, and Euler's in the
+  last step, as in EDM (Karras et al. 2022, https://arxiv.org/abs/2206.00364,
+  algorithm 1); nothing is drawn.
+  """
+  table = ode(times, noisy)
+  return dataclasses.replace(table, end_t=table.t_next)
+
+
 def unipc(times: np.ndarray, noisy=None, *, order: int = 2) -> StepTable:
   """UniPC, see `multistep.solver`; nothing is drawn."""
   solver = multistep.solver(times, order=order)
@@ -241,6 +261,7 @@ REGISTRY: dict[str, Callable[..., StepTable]] = {
   "cps": cps,
   "precise_sde": precise_sde,
   "renoise": renoise,
+  "heun": heun,
   "unipc": unipc,
   "dpmpp_2m": dpmpp_2m,
 }

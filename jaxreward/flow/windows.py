@@ -81,6 +81,47 @@ def sliding(
   return first + stride * (jnp.asarray(iteration) // every % turns)
 
 
+def growing(
+  iteration: Array | int,
+  key: Array,
+  size: int,
+  num_steps: int,
+  *,
+  least: int = 1,
+  stages: int = 100,
+  last: int = 0,
+) -> Array:
+  """The last steps, more and more of them: from `least` to `size`.
+
+  In stage n of N the interval has least + floor(n (size + 1 - least) / N) steps.
+  B2-DiffuRL, https://arxiv.org/abs/2503.11240: 14 to 20 of 20 steps in 100 stages,
+  read in the authors' code. Steps of the window beyond `last` draw no noise and
+  are masked, so that one program serves every stage.
+
+  Args:
+    iteration: int32 scalar; a stage is an iteration.
+    key: not read.
+    size: steps of the longest interval.
+    num_steps: T of the sampler.
+    least: steps of the first interval.
+    stages: N, after which the interval grows no more.
+    last: see `drawn`.
+  """
+  del key
+  if not 1 <= least <= size:
+    raise UserError(
+      f"config.rollout.window_move.least={least}: expected 1 to"
+      f" config.rollout.window_size={size}"
+    )
+  if stages < 1:
+    raise UserError(
+      f"config.rollout.window_move.stages={stages}: at least 1 is needed"
+    )
+  _places(size, num_steps, 0, last)
+  growth = jnp.asarray(iteration) * (size + 1 - least) // stages
+  return (last or num_steps - 1) - jnp.minimum(least + growth, size)
+
+
 def _places(size: int, num_steps: int, first: int, last: int) -> int:
   """How many windows lie between two steps.
 
@@ -101,4 +142,5 @@ def _places(size: int, num_steps: int, first: int, last: int) -> int:
 REGISTRY: dict[str, Callable[..., Array]] = {
   "drawn": drawn,
   "sliding": sliding,
+  "growing": growing,
 }

@@ -298,7 +298,7 @@ def _moving(config, feed: feeds.Feed) -> dict[str, Any]:
     outside = dataclasses.replace(outside, log_scale=table.log_scale)
   return dict(
     table=table, trained=tuple(range(r.window_size)), move=move,
-    outside=outside,
+    outside=outside, end=end,
   )  # fmt: skip
 
 
@@ -352,10 +352,11 @@ def _check_tail(config, table: steppers.StepTable) -> None:
       f"config.align.last_steps={last}: at least 1 and fewer than the"
       f" {steps} of config.rollout.num_steps"
     )
-  if np.asarray(table.std)[-last:].any() or table.solver is not None:
+  others = table.solver is not None or table.end_t is not None
+  if np.asarray(table.std)[-last:].any() or others:
     raise UserError(
       f"config.align.last_steps={last}: with"
       f' config.rollout.sampler.name="{config.rollout.sampler.name}" these steps'
-      ' draw noise or remember others; use "ode", or a window of noise before'
+      ' draw noise, remember others or look ahead; use "ode", or a window of noise before'
       " them"
     )

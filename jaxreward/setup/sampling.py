@@ -77,6 +77,9 @@ def step_table(
   """Constants of the steps of a section, "rollout", "eval" or "sample"."""
   times, network_t = section_times(config, section)
   table = make_steps(config, section)(times, noisy)
+  if table.end_t is not None and network_t is not None:
+    end_t = np.append(network_t[1:], 0.0).astype(np.float32)
+    table = dataclasses.replace(table, end_t=end_t)
   return dataclasses.replace(table, network_t=network_t)
 
 

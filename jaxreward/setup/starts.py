@@ -8,11 +8,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
+from jaxreward import rng
 from jaxreward.errors import UserError
 from jaxreward.setup.policies import make_policy
+from jaxreward.setup.task import make_task
 from jaxreward.types import Array, Params, Policy, PromptBatch
 
 FIELDS = ("source", "target")
+REFERENCE = "reference"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Start:
   """A start of the sampler.
 
   Attributes:
-    of: field of the prompts that holds the image; "" starts from noise.
+    of: field of the prompts that holds the image, or "reference" for what the
+      task renders where none is given; "" starts from noise.
     strength: share of the steps that are run.
   """
 
@@ -61,7 +65,23 @@ def picture(*, of: str = "source", strength: float = 0.6) -> Start:
   return Start(of, strength)
 
 
-REGISTRY = {"noise": noise, "picture": picture}
+def reference(*, strength: float = 0.6) -> Start:
+  """The last steps only, from a noised reference image of the prompt.
+
+  That is its "target", or a picture that the task renders, the same whenever the
+  prompt comes. InstructVideo (https://arxiv.org/abs/2312.12490) fine-tunes by such
+  partial chains: 12 of 20 steps.
+
+  Args:
+    strength: above 0, below 1.
+
+  Raises:
+    UserError: a strength out of its range.
+  """
+  return dataclasses.replace(picture(strength=strength), of=REFERENCE)
+
+
+REGISTRY = {"noise": noise, "picture": picture, "reference": reference}
 
 
 def make_start(config: ConfigDict, section: str) -> Start:
@@ -79,7 +99,7 @@ def make_start(config: ConfigDict, section: str) -> Start:
     start = make()
   except UserError as error:
     raise UserError(f"config.{section}.{error}") from error
-  if start.of and not make_policy(config).takes_source:
+  if start.of in FIELDS and not make_policy(config).takes_source:
     raise UserError(
       f'config.{section}.start.name="picture": prompts of the policy'
       f' "{config.model.name}" hold no pictures; take one that edits, or'
@@ -99,13 +119,29 @@ def start_latents(
   of = make_start(config, section).of
   if not of:
     return None
-  images = getattr(prompts, of)
+  images = getattr(prompts, of, None)
+  if of == REFERENCE:
+    images = _references(config, prompts)
   if images is None:
     raise UserError(
       f'config.{section}.start.of="{of}": no prompt of config.data.source='
       f"{config.data.source} has one"
     )
   return to_latents(policy, jnp.asarray(images), decoder)
+
+
+def _references(config: ConfigDict, prompts: PromptBatch) -> Array | None:
+  """Targets of the prompts, or renders of their task; None without either."""
+  if prompts.target is not None:
+    return jnp.asarray(prompts.target)
+  render = make_task(config).render
+  if render is None:
+    return None
+  ids = jnp.asarray(prompts.ids)
+  keys = rng.sample_keys(
+    rng.stream_key(config.seed, "start"), ids, jnp.zeros_like(ids, jnp.int32)
+  )
+  return render(keys, prompts.plain)
 
 
 def to_latents(

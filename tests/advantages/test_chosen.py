@@ -155,3 +155,19 @@ def test_what_is_refused(name, options, says):
   )
   with pytest.raises(UserError, match=says):
     advantages.REGISTRY[name](*arrays, **options)
+
+
+def test_the_ends_of_branches_are_kept_if_they_are_far_enough_out():
+  signal = np.array([[0.0, 1.0, 5.0, 2.0, 2.1, 1.9, 2.0, 2.0]], np.float32)
+  mask = np.ones_like(signal, bool)
+  mask[0, 1] = False
+  got = advantages.branch_ends(signal, mask, members=4, least=0.5, epsilon=0.0)
+  kept = signal[mask].astype(np.float64)
+  z = (signal[0] - kept.mean()) / kept.std()
+  want = np.full(8, np.nan)
+  want[[0, 2]] = z[[0, 2]]  # the second branch lies too near the mean
+  np.testing.assert_allclose(got[0], want, rtol=1e-5)
+  every = advantages.branch_ends(signal, mask, members=4, least=0.0)
+  assert np.isfinite(every[0]).tolist() == [1, 0, 1, 0, 0, 1, 0, 0]
+  with pytest.raises(UserError, match="members=3"):
+    advantages.branch_ends(signal, mask, members=3)

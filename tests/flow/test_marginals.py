@@ -104,3 +104,31 @@ def test_sampled_chunks_have_the_moments_of_the_recursion(name):
     # The mean log density of a Gaussian is minus its entropy.
     entropy = 0.5 * np.log(2 * np.pi * np.e * np.float64(table.std) ** 2)
     np.testing.assert_allclose(log_probs.mean(1), -entropy, atol=0.015)
+
+
+def test_heun_is_of_second_order():
+  """Euler's error halves with twice the steps, Heun's falls to a quarter."""
+  policy = gaussian.policy((1, 1, 1))
+  params = policy.init(None)
+  count = 8
+  keys = rng.sample_keys(
+    rng.stream_key(0, "rollout"), np.zeros(count, np.uint32), np.arange(count)
+  )
+  cond = policy.encode(params, np.zeros((count, 1), np.int32))
+  finals = {}
+  for name in ("ode", "heun"):
+    for steps in (16, 32):
+      table = steppers.REGISTRY[name](schedule.timesteps(steps))
+      drawn = tiny.sample_rows(
+        policy, params, keys, cond, None, table, is_recorded=True
+      )
+      first, last = np.float64(drawn.latents)[[0, -1]]
+      # The exact flow maps quantiles to quantiles.
+      finals[name, steps] = np.abs(
+        last - gaussian.MEAN - gaussian.STD * first
+      ).max()
+      assert not np.any(drawn.log_probs)
+  for name, order in (("ode", 1), ("heun", 2)):
+    ratio = finals[name, 16] / finals[name, 32]
+    assert abs(np.log2(ratio) - order) < 0.35, (name, finals)
+  assert finals["heun", 16] < finals["ode", 32] / 4

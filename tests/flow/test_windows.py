@@ -58,6 +58,34 @@ def test_sliding_windows_walk_and_start_again(
   assert found.tolist() == want
 
 
+def test_intervals_from_the_end_grow():
+  """14 to 20 of 20 steps in 100 stages, as published."""
+  options = dict(least=14, stages=100, last=20)
+  found = 20 - starts(windows.growing, 120, 20, 20, **options)
+  want = [min(14 + n * 7 // 100, 20) for n in range(120)]
+  assert found.tolist() == want
+  for bad in ({"least": 0}, {"least": 4}, {"stages": 0}):
+    with pytest.raises(UserError, match=next(iter(bad))):
+      windows.growing(0, jax.random.key(0), 3, 5, **bad)
+
+
+def test_a_growing_window_masks_what_lies_beyond_it():
+  plan, _ = plan_of({
+    "rollout.window_size": 3, "rollout.window_move.name": "growing",
+    "rollout.window_move.stages": 2, "rollout.branch.members": 2,
+    "rollout.branch.steps": -1,
+  })  # fmt: skip
+  for iteration, start in ((0, 3), (1, 2), (2, 1)):
+    now = plan.at(jnp.int32(iteration))
+    inside = (np.arange(5) >= start) & (np.arange(5) < 4)
+    np.testing.assert_array_equal(np.asarray(now.table.std) > 0, inside)
+    np.testing.assert_array_equal(now.counted, start + np.arange(3) < 4)
+    np.testing.assert_array_equal(
+      now.trained, np.minimum(start + np.arange(3), 4)
+    )
+    assert int(now.share.steps) == start  # branches are equal up to there
+
+
 @pytest.mark.parametrize(
   ("size", "steps", "options"),
   [

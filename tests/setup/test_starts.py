@@ -52,6 +52,22 @@ def test_a_start_from_a_picture_takes_the_last_steps(strength, left):
   np.testing.assert_allclose(plan.table.t, whole[8 - left : 8], rtol=1e-6)
 
 
+def test_a_start_from_a_reference_is_the_tasks_own_image():
+  """The same whenever a prompt comes, and noised to the first time."""
+  begin = {
+    "rollout.start.name": "reference", "rollout.start.strength": 0.5,
+    "rollout.num_steps": 4, "rollout.window_size": 0,
+  }  # fmt: skip
+  config, plan = plan_of(begin)
+  assert len(plan.table.t) == 2
+  policy, batch = setup.make_policy(config), tiny.prompts_of(config)
+  x0 = np.asarray(plan.start(policy, batch))
+  np.testing.assert_array_equal(x0, plan.start(policy, batch))
+  pixels = policy.to_pixels(jnp.asarray(x0))[:, None]
+  accuracy = setup.make_task(config).measure(pixels, pixels, batch)["strict"]
+  assert np.asarray(accuracy)[np.asarray(batch.mask)].mean() > 0.9
+
+
 def test_pixels_become_latents_of_minus_one_to_one():
   config = tiny.load(GRPO)
   policy = setup.make_policy(config)
