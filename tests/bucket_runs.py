@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from tests import tiny
+from tests import hurry, tiny
 
 PATIENCE = 900.0  # seconds; machines that run tests may be busy
 SPEC = "align_scenes.py:flow_grpo,smoke"
@@ -52,7 +52,7 @@ class Run:
     self.processes = []
     for index in range(count):
       own = os.environ | env | {"PYTHONPATH": str(tiny.ROOT)}
-      own["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+      own["XLA_FLAGS"] = hurry.xla_flags()
       if count > 1:
         own |= {
           "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",

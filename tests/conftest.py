@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import os
 
-from tests import cache
+from tests import cache, hurry
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -15,9 +15,11 @@ import jax
 import jax.monitoring
 import jaxtyping._import_hook
 import pytest
+from jax._src import compiler
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_threefry_partitionable", True)
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them
 
 
 class _FunctionsOnly(jaxtyping._import_hook.JaxtypingTransformer):
@@ -60,17 +62,32 @@ def pytest_collection_modifyitems(items):
       item.add_marker(skip)
 
 
+_compile_options = compiler.get_compile_options
+_compiling = {"hurried": True}
+
+
+def _hurried_options(*args, **kwargs):
+  options = _compile_options(*args, **kwargs)
+  if _compiling["hurried"]:
+    options.env_option_overrides += list(hurry.FLAGS.items())
+  return options
+
+
+compiler.get_compile_options = _hurried_options
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-  """PyTorch draws the weights of peers; the same ones every time.
+  """How a test's programs are compiled, and the weights of its peers.
 
-  What is compared with a peer runs once or twice: it is compiled in a hurry.
+  PyTorch draws the latter; the same ones every time.
   """
-  is_parity = item.get_closest_marker("parity") is not None
-  is_hurried = is_parity or item.get_closest_marker("hurried") is not None
-  if is_hurried != jax.config.read("jax_disable_most_optimizations"):
-    jax.config.update("jax_disable_most_optimizations", is_hurried)
+  optimized = map(item.get_closest_marker, ("optimized", "tpu_compile", "gpu"))
+  is_hurried = not any(optimized)
+  if is_hurried != _compiling["hurried"]:
+    _compiling["hurried"] = is_hurried
     jax.clear_caches()  # which do not tell the two apart
+  is_parity = item.get_closest_marker("parity") is not None
   if is_parity and importlib.util.find_spec("torch"):
     importlib.import_module("torch").manual_seed(0)
 

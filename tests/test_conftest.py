@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import compiler
+
+from tests import hurry
 
 
 def test_there_are_eight_devices():
@@ -29,3 +32,16 @@ def test_functions_are_checked_and_records_are_not():
     rng.stream_key("not a seed", "stream")
   batch = types.PromptBatch(*[np.zeros(2) for _ in range(3)])
   assert jax.tree.map(lambda _: None, batch).ids is None
+
+
+def flags() -> dict[str, str]:
+  return dict(compiler.get_compile_options(1, 1).env_option_overrides)
+
+
+def test_programs_are_compiled_in_a_hurry():
+  assert flags() == hurry.FLAGS
+
+
+@pytest.mark.optimized
+def test_unless_they_are_to_be_as_users_are():
+  assert flags() == {}

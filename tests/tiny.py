@@ -23,6 +23,7 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.training import async_rollout, loop, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy
+from tests import hurry
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -98,8 +99,7 @@ def run(config, workdir) -> epath.Path:
 def start(arguments, *, devices=1, **kwargs) -> subprocess.Popen:
   """The same in a process of its own."""
   env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-  env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # it ends soon
-  env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+  env["XLA_FLAGS"] = hurry.xla_flags(devices)  # it ends soon
   return subprocess.Popen(
     [sys.executable, "-m", "jaxreward.main", *arguments],
     stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from jaxreward.flow.sampler import Sampler
 from jaxreward.training import mesh as meshes
 from jaxreward.types import Policy
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.optimized]
 
 SHAPE = (4, 4, 3)
 GEOMETRIES = [

@@ -18,7 +18,7 @@ from etils import epath
 from PIL import Image
 
 from jaxreward.tasks.scenes import grammar
-from tests import tiny
+from tests import hurry, tiny
 
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
 HEARTBEAT = 20
@@ -88,8 +88,7 @@ class Run:
         continue
       env = os.environ | {
         "PYTHONPATH": str(tiny.ROOT),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": hurry.xla_flags(devices),
         "ASKED": f"{workdir}.asked.{index}",
       }
       if count > 1:
@@ -334,7 +333,7 @@ def said(code, count, *args) -> list[list[str]]:
   for index in range(count):
     env = os.environ | {
       "PYTHONPATH": str(tiny.ROOT),
-      "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+      "XLA_FLAGS": hurry.xla_flags(devices=2),
     }
     if count > 1:
       env |= {

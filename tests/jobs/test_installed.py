@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests import tiny, wheels
+from tests import hurry, tiny, wheels
 
 pytestmark = pytest.mark.job
 
@@ -36,8 +36,7 @@ def python(site, tmp_path):
   (tmp_path / "empty").mkdir()
   env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
   # Programs run once or twice: most of their time is the compiler's.
-  quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": ""}
-  env |= {"PYTHONPATH": str(site), **quick}
+  env |= {"PYTHONPATH": str(site), "XLA_FLAGS": hurry.xla_flags()}
 
   def run(*words):
     return subprocess.run(

@@ -12,7 +12,7 @@ from jaxreward.errors import UserError
 from jaxreward.jobs import align
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.optimized]
 
 SPEC = "align_scenes.py:flow_grpo,smoke"
 SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}

@@ -1,0 +1,19 @@
+"""Programs of tests run once or twice: they are compiled in a hurry.
+
+XLA's older emitters and LLVM without passes take a fifth of the time. Tests of
+what the compiler makes of a program, equal bits of two of them among others,
+bear the mark `optimized` and compile as users do. Imports no JAX.
+"""
+
+FLAGS = {
+  "xla_backend_optimization_level": 0,
+  "xla_llvm_disable_expensive_passes": True,
+  "xla_cpu_use_fusion_emitters": False,
+  "xla_cpu_parallel_codegen_split_count": 1,
+}
+
+
+def xla_flags(devices: int = 1) -> str:
+  """XLA_FLAGS of another process with some virtual devices."""
+  words = [f"--{name}={value}".lower() for name, value in FLAGS.items()]
+  return " ".join([*words, f"--xla_force_host_platform_device_count={devices}"])
