@@ -235,7 +235,6 @@ def get_config(arg: str | None = None):
     if "window" in chosen:
       config.rollout.window_size = chosen["window"]
       config.rollout.window_move = dict(name="drawn", first=0, last=5)
-    config.align.log_prob_gap_bound = 0.01  # bfloat16 in two programs
   else:
     config.objective = dict(
       name="diffusion_nft", beta=1.0, old_decay=0.5, old_rate=1e-3

@@ -28,6 +28,8 @@ def get_config(arg: str | None = None):
       prompts=6, group=4, num_steps=3, microbatch=12, window_size=0
     )
     config.align.update(iterations=4, times=2, updates=2)
+    if given["objective"] == "flow_grpo":  # three noisy steps draw no shapes
+      config.rollout.update(num_steps=4, window_size=2)
     config.optimizer.warmup_steps = 1
     config.eval.update(
       samples=24, quick_samples=24, every=2, group=2, num_steps=3, microbatch=24

@@ -105,8 +105,8 @@ def get_config() -> ConfigDict:
         players_first=0,  # iterations in which players alone learn
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
-        log_prob_gap_bound=1e-6,
-        old_log_prob="sealed",  # or "stored", "recomputed": without its price
+        log_prob_gap_bound=1e-5,  # a tenth of the usual clip range
+        old_log_prob="auto",  # or "sealed", "stored", "recomputed"
         overlap=False,  # draw with parameters one update old, never waiting
       ),
       optimizer=dict(

@@ -470,20 +470,28 @@ class Watch:
   """Checks every row: stops on wrong ratios, warns of diverging rewards.
 
   Attributes:
-    bound: largest `log_prob_gap`.
+    bound: largest `log_prob_gap`, and `stored_gap` where ratios read it.
     history: the rows so far; those of a resumed run go in first.
     patience: consecutive steps without a signal before a warning.
+    reads_stored: whether ratios compare with log-probabilities of the rollout.
   """
 
   def __init__(
-    self, bound: float, history: Iterable[Row] = (), patience: int = SILENT
+    self,
+    bound: float,
+    history: Iterable[Row] = (),
+    patience: int = SILENT,
+    reads_stored: bool = True,
   ):
     self.bound, self.patience = bound, patience
+    self.reads_stored = reads_stored
     self.history = list(history)
 
   def __call__(self, n: int, row: Row) -> None:
     # A gap that is not finite belongs to an update that was skipped.
-    gap = max(row.get("log_prob_gap", 0.0), row.get("stored_gap", 0.0))
+    gap = row.get("log_prob_gap", 0.0)
+    if self.reads_stored:
+      gap = max(gap, row.get("stored_gap", 0.0))
     if gap > self.bound:
       raise UserError(
         f"align: at step {n} the update's log-probabilities differ from the"
@@ -714,6 +722,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       watch = Watch(
         math.inf if late else config.align.log_prob_gap_bound,
         patience=min(SILENT, config.align.iterations),
+        reads_stored=plan.old_log_prob == "stored",
       )
       job = loop.Loop(
         "align", config.align.iterations, iterate if files is None else learn,

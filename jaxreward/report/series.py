@@ -121,8 +121,9 @@ CHARTS = (
     "log_prob_gap",
     "Replay gap of log-probabilities",
     "Largest |Δ log p| of a sample when a stored rollout is replayed before any"
-    " update: it is zero when sampler and trainer agree.",
-    r"log_prob_gap|replay_gap",
+    " update, against what its ratio reads and against what the rollout stored:"
+    " zero when sampler and trainer agree.",
+    r"log_prob_gap|(?P<label>stored)_gap",
     limits=(0.0, None),
   ),
   Chart(

@@ -40,6 +40,39 @@ def _check_counts(config) -> None:
       )
 
 
+def _old_log_prob(config, feed: feeds.Feed) -> str:
+  """Where old log-probabilities come from, one of `feeds.OLD_LOG_PROBS`.
+
+  By default the cheapest way that is exact: in float32 the rollout's are as good
+  as the update's own; in 16 bits they differ by a share of the clip range.
+  """
+  align = config.align
+  choice = align.old_log_prob
+  if choice == "auto":
+    if not feed.needs_noise:
+      return "sealed"
+    if config.model.dtype == "float32":
+      return "stored"
+    return "sealed" if align.overlap else "recomputed"
+  field = f'config.align.old_log_prob="{choice}"'
+  if choice not in feeds.OLD_LOG_PROBS:
+    raise UserError(
+      f"{field} is not known; there are auto, {', '.join(feeds.OLD_LOG_PROBS)}"
+    )
+  if not feed.needs_noise:
+    raise UserError(
+      f'{field}: config.objective.name="{config.objective.name}" reads no'
+      ' log-probabilities of stored steps; use "auto"'
+    )
+  if choice == "recomputed" and align.overlap:
+    raise UserError(
+      f"{field}: with config.align.overlap=True samples come from parameters an"
+      " update older, whose log-probabilities ratios compare with; use"
+      ' "sealed" or "stored"'
+    )
+  return choice
+
+
 def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   """Checks the geometry and builds the plan.
 
@@ -55,23 +88,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   r, align = config.rollout, config.align
   _check_counts(config)
   on_steps = feed.needs_noise
-  if align.old_log_prob not in feeds.OLD_LOG_PROBS:
-    raise UserError(
-      f'config.align.old_log_prob="{align.old_log_prob}" is not known; there'
-      f" are {', '.join(feeds.OLD_LOG_PROBS)}"
-    )
-  if align.old_log_prob != "sealed" and not on_steps:
-    raise UserError(
-      f'config.align.old_log_prob="{align.old_log_prob}":'
-      f' config.objective.name="{config.objective.name}" reads no'
-      ' log-probabilities of stored steps; use "sealed"'
-    )
-  if align.old_log_prob == "recomputed" and align.overlap:
-    raise UserError(
-      'config.align.old_log_prob="recomputed": with config.align.overlap=True'
-      " samples come from parameters an update older, whose log-probabilities"
-      ' ratios compare with; use "sealed" or "stored"'
-    )
+  old_log_prob = _old_log_prob(config, feed)
   real.check(config, feed, offline.group(config))
   feed = _with_noise(config, feed)
   steps = _steps(config, feed)
@@ -108,7 +125,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     last_steps=align.last_steps,
     depth=_depth(config),
     is_fresh=not align.overlap,
-    old_log_prob=align.old_log_prob,
+    old_log_prob=old_log_prob,
     share=_share(config, group, steps["table"]),
     parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),

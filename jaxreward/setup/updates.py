@@ -193,7 +193,7 @@ class Loss:
         terms.append(added)
       else:
         loss = Mean(loss.total + added, loss.weight)
-    if self.plan.old_log_prob == "stored":
+    if self.plan.old_log_prob != "sealed":
       gap = arrays.step("policy")[0] - arrays.rows["old_log_prob"]
       gap = jnp.abs(jax.lax.stop_gradient(gap))
       metrics |= {"stored_gap": Max.of(gap, arrays.rows["mask"])}
@@ -203,15 +203,22 @@ class Loss:
     return loss, metrics
 
   def recompute(self, trained: Params, micros: Any, frozen: Frozen) -> Any:
-    """Micro-batches whose old log-probabilities are those of `trained`."""
+    """Micro-batches whose old log-probabilities are those of `trained`.
+
+    Those of the first optimizer step stay: it takes its own.
+    """
+    stored = micros["old_log_prob"]
+    later = jax.tree.map(lambda x: x[1:], micros)
+    if not later["old_log_prob"].size:
+      return micros
 
     def log_probs_of(rows):
       return self.arrays(trained, rows, frozen).step("policy")[0]
 
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), micros)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), later)
     old = jax.lax.stop_gradient(jax.lax.map(log_probs_of, flat))
-    stored = micros["old_log_prob"]
-    return micros | {"old_log_prob": old.reshape(stored.shape)}
+    old = old.reshape(stored[1:].shape)
+    return micros | {"old_log_prob": jnp.concatenate([stored[:1], old])}
 
   def _objective(self, arrays: feeds.Arrays) -> tuple[Mean, dict[str, Metric]]:
     if self.names:

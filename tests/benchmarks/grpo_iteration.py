@@ -30,7 +30,10 @@ import time
 HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parent.parent.parent
 PEERS = ("jaxreward", "eager", "compile")
-MESHES = {"jaxreward": (1, 1), "mesh8x1": (8, 1), "mesh2x4": (2, 4)}
+MESHES = {
+  "jaxreward": (1, 1), "mesh2x1": (2, 1), "mesh4x1": (4, 1), "mesh8x1": (8, 1),
+  "mesh2x4": (2, 4),
+}  # fmt: skip
 OLD_LOG_PROBS = ("sealed", "stored", "recomputed")
 KNOWN = (*MESHES, *OLD_LOG_PROBS, "eager", "compile")
 PARTS = ("rollout", "update", "iteration")

@@ -13,7 +13,10 @@ from tests import tiny
 pytestmark = [pytest.mark.job, pytest.mark.optimized]
 
 SPEC = "align_scenes.py:flow_grpo,smoke"
-SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}
+SETTINGS = {
+  "rollout.microbatch": 8, "optimizer.learning_rate": 1e-3,
+  "align.old_log_prob": "sealed",
+}  # fmt: skip
 
 
 def iterate(form, mesh=1, **overrides):

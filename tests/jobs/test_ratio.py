@@ -15,7 +15,10 @@ from tests import tiny
 pytestmark = [pytest.mark.job, pytest.mark.optimized]
 
 SPEC = "align_scenes.py:flow_grpo,smoke"
-SETTINGS = {"rollout.microbatch": 8, "optimizer.learning_rate": 1e-3}
+SETTINGS = {
+  "rollout.microbatch": 8, "optimizer.learning_rate": 1e-3,
+  "align.old_log_prob": "sealed",
+}  # fmt: skip
 
 
 def gaps(*overrides, steps=2, real=True):
@@ -92,13 +95,16 @@ def test_without_the_seal_the_first_ratio_is_one_and_the_gap_is_told():
     assert rows[form]["log_prob_gap"] == 0.0
     assert rows[form]["log_ratio_abs"] > 1e-7  # of the second optimizer step
     np.testing.assert_allclose(params[form], params["sealed"], atol=2e-5)
-  assert 0 <= rows["stored"]["stored_gap"] < 1e-5
+  for form in ("stored", "recomputed"):
+    assert 0 <= rows[form]["stored_gap"] < 1e-5
   assert "stored_gap" not in rows["sealed"]
 
 
 def test_a_stored_gap_beyond_the_bound_stops_the_run():
   with pytest.raises(UserError, match=r"differ from the rollout's by 0\.01"):
     align.Watch(1e-3)(3, {"log_prob_gap": 0.0, "stored_gap": 0.01})
+  compared = align.Watch(1e-3, reads_stored=False)
+  compared(3, {"log_prob_gap": 0.0, "stored_gap": 0.01})
 
 
 def test_the_gap_is_of_the_first_update_alone():
