@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -52,17 +53,22 @@ def main(argv=None) -> None:
     serve(flags)
     return
   cores = sorted(os.sched_getaffinity(0))[: flags.threads]
-  workers = {peer: start(peer, flags, cores) for peer in flags.peers}
+  workers, warm = {}, {}
   try:
-    for peer, worker in workers.items():
-      ready = read(worker)
-      print(f"{peer:10s} warm after {ready['seconds']:.0f} s", flush=True)
+    for peer in flags.peers:  # one after another: each compiles alone
+      workers[peer] = start(peer, flags, cores)
+      warm[peer] = read(workers[peer])
+      print(
+        f"{peer:10s} warm after {warm[peer]['seconds']:.0f} s, at most"
+        f" {warm[peer]['mebibytes']:.0f} MiB",
+        flush=True,
+      )
     times = take_turns(workers, flags.pairs)
   finally:
     for worker in workers.values():
       worker.stdin.close()
       worker.wait()
-  report(times, flags, cores)
+  report(times, warm, flags, cores)
 
 
 def parse(argv) -> argparse.Namespace:
@@ -73,6 +79,7 @@ def parse(argv) -> argparse.Namespace:
   parser.add_argument("--peers", nargs="+", choices=KNOWN, default=PEERS)
   parser.add_argument("--prompts", type=int, default=16)
   parser.add_argument("--group", type=int, default=16)
+  parser.add_argument("--steps", type=int, default=8, help="of the sampler")
   parser.add_argument(
     "--plain-malloc", action="store_true", help="leave the allocator as it is"
   )
@@ -88,7 +95,7 @@ def start(peer: str, flags, cores) -> subprocess.Popen:
   env["JAX_NUM_CPU_DEVICES"] = str(data * fsdp)
   if not flags.plain_malloc:
     env |= MALLOC
-  options = ("threads", "warmup", "prompts", "group")
+  options = ("threads", "warmup", "prompts", "group", "steps")
   return subprocess.Popen(
     [sys.executable, "-W", "ignore", str(HERE), f"--peer={peer}"]
     + [f"--{name}={getattr(flags, name)}" for name in options],
@@ -121,10 +128,11 @@ def take_turns(workers, pairs: int) -> dict[str, dict[str, list[float]]]:
   return times
 
 
-def report(times, flags, cores) -> None:
+def report(times, warm, flags, cores) -> None:
   """A table of medians and ratios to jaxreward, and all of it as JSON."""
   ours = times.get("jaxreward")
   found = {"cores": cores, "samples": flags.prompts * flags.group}
+  found |= {f"{peer}/warm": ready for peer, ready in warm.items()}
   print(f"\n{'':22s}{'median ms':>10s}{'min':>8s}{'max':>8s}{'ratio':>8s}")
   for part in PARTS:
     for peer, parts in times.items():
@@ -169,7 +177,9 @@ def serve(flags) -> None:
   for _ in range(flags.warmup):
     iterate()
   seconds = time.perf_counter() - begin
-  print(json.dumps({"seconds": seconds}), file=out, flush=True)
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+  ready = {"seconds": seconds, "mebibytes": peak}
+  print(json.dumps(ready), file=out, flush=True)
   for _ in sys.stdin:
     print(json.dumps(iterate()), file=out, flush=True)
 
@@ -186,6 +196,7 @@ def load_job(flags):
   overrides = [
     ("rollout.prompts", str(flags.prompts)),
     ("rollout.group", str(flags.group)),
+    ("rollout.num_steps", str(flags.steps)),
   ]
   if flags.peer in OLD_LOG_PROBS:
     overrides.append(("align.old_log_prob", flags.peer))
