@@ -221,7 +221,7 @@ def check(
     if not isinstance(old, str):
       raise UserError(
         f"{shown(path, 120)} is damaged: {shown(field)} is {shown(old)}, not"
-        " text; mend it, or remove it to do without what it holds"
+        " text; repair it, or remove it to do without what it holds"
       )
   excluded = "" if "://" in os.fspath(workdir) else os.fspath(workdir)
   now, texts = digests(config, excluded), dict(_named(config))

@@ -199,7 +199,7 @@ def read_record(path: epath.Path) -> dict[str, Any]:
     return reading.record(path)
   except UserError as error:
     raise UserError(
-      f"{reading.name(path)} is damaged: {_without(path, error)}; mend it, or"
+      f"{reading.name(path)} is damaged: {_without(path, error)}; repair it, or"
       " remove it to do without what it holds"
     ) from error
 

@@ -328,7 +328,7 @@ def at_scales(
   """Results per guidance scale; images and verdicts of the first scale."""
   data = evaluator.data
   logging.info(
-    "evaluating the %s on %d pictures at guidance %s ...",
+    "evaluating the %s on %d images at guidance %s ...",
     name, len(data.prompts) * data.group, ", ".join(f"{s:g}" for s in scales),
   )  # fmt: skip
   results: dict[str, Any] = {}

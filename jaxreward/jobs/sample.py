@@ -160,4 +160,4 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   accuracy = ""
   if strict is not None:
     accuracy = f", {100 * float(np.mean(strict)):.1f} % right by the detector"
-  logging.info("%d pictures in %s%s", len(images), folder, accuracy)
+  logging.info("%d images in %s%s", len(images), folder, accuracy)

@@ -110,7 +110,7 @@ def scene_preferences(
   row_prompts = train + heldout
   scales = options.sampling.guidance_scales
   logging.info(
-    "drawing and judging pictures of %d prompts, %d each by the policy ...",
+    "drawing and judging images of %d prompts, %d each by the policy ...",
     len(row_prompts), options.sampling.samples * len(scales),
   )  # fmt: skip
   samples = sample_policy(config, policy, params, row_prompts)
@@ -251,7 +251,7 @@ def _check_ratings(config: ConfigDict) -> None:
     )
   if options.label_noise:
     raise UserError(
-      f"{name} compares ratings, of which no answer can be turned round: set"
+      f"{name} compares ratings, which have no answers to flip: set"
       f" config.train_reward.label_noise={options.label_noise} to 0, or use"
       ' "bradley_terry"'
     )
@@ -493,7 +493,7 @@ def _data(config: ConfigDict, model: RewardModel, mesh):
       " config.train_reward.margin or give other pictures"
     )
   logging.info(
-    "%d pictures of %d prompts, %d answered pairs, %d pictures held out; %.0f s",
+    "%d images of %d prompts, %d answered pairs, %d images held out; %.0f s",
     train.images.shape[0], train.tokens.shape[0], answers,
     heldout.images.shape[0], time.monotonic() - start,
   )  # fmt: skip

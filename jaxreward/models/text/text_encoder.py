@@ -168,7 +168,7 @@ def _clean(text: str) -> str:
     import ftfy
   except ImportError as error:
     raise UserError(
-      'Wan was trained on texts mended with ftfy; pip install "jaxreward[text]"'
+      'Wan was trained on texts repaired with ftfy; pip install "jaxreward[text]"'
     ) from error
   text = html.unescape(html.unescape(ftfy.fix_text(text)))
   return " ".join(text.split())

@@ -18,7 +18,7 @@ def cleaner() -> Callable[[str], str]:
     import ftfy  # noqa: F401
   except ImportError as error:
     raise UserError(
-      "these weights were trained on texts mended with ftfy;"
+      "these weights were trained on texts repaired with ftfy;"
       ' pip install "jaxreward[text]"'
     ) from error
   return clean
