@@ -45,7 +45,7 @@ ROWS = [
   row("a window that fits nowhere", "rollout.window_move.last", 9, "no window",
       first={"rollout.window_size": 1, "rollout.window_move.name": "drawn"}),
   row("a window without a size", "rollout.window_move.name", "drawn",
-      "window_size"),
+      "window_size", first={"rollout.window_size": 0, "rollout.num_steps": 3}),
   row("no more steps than there are", "align.last_steps", 3, "fewer than",
       first={"objective.name": "align_prop"}, config="align_scenes.py:smoke"),
   row("noise there is not", "align.noise", "frist", '"frist"', "first",

@@ -92,7 +92,8 @@ ROWS = [
   _row(
     "branches at no window", GRPO,
     ("config.rollout.branch.steps=-1", "window_size is 0"),
-    rollout__branch__members=2, rollout__branch__steps=-1,
+    rollout__branch__members=2, rollout__branch__steps=-1, rollout__num_steps=3,
+    rollout__window_size=0,
   ),
   _row(
     "a start from no picture", "align_scenes.py:diffusion_nft,smoke",
@@ -315,12 +316,12 @@ ROWS = [
   ),
   _row(
     "window past the end", GRPO,
-    ("a window of 3 steps from step 2 does not fit into 3 steps",),
+    ("a window of 3 steps from step 2 does not fit into 4 steps",),
     rollout__window_start=2, rollout__window_size=3,
   ),
   _row(
     "window of no steps", GRPO, ("config.rollout.window_start=1 without",),
-    rollout__window_start=1,
+    rollout__window_start=1, rollout__window_size=0, rollout__num_steps=3,
   ),
   # Schedules and times.
   _row(

@@ -221,7 +221,7 @@ def test_values_of_steps_come_from_their_own_latents():
   role = playing.Role("critic", player, tx=None)
   config = tiny.load("align_scenes.py:flow_grpo,smoke")
   plan = tiny.make_plan(config, tiny.mesh_of(1))
-  latents = RNG.normal(size=(4, 24, 2, 2, 3)).astype(np.float32)
+  latents = RNG.normal(size=(5, 24, 2, 2, 3)).astype(np.float32)
   trajectory = types.Trajectory(
     latents=latents, log_probs=None, velocities=None,
     prompt_index=plan.layout.prompt_index, member=plan.layout.member,
@@ -230,9 +230,9 @@ def test_values_of_steps_come_from_their_own_latents():
   got = playing.step_values((role,), {"critic": {}}, trajectory, None, plan)
   t = np.asarray(plan.table.t, np.float64)
   want = latents[:-1].astype(np.float64).mean((2, 3, 4)) + 10 * t[:, None]
-  assert got.shape == (6, 4, 3)
+  assert got.shape == (6, 4, 4)
   np.testing.assert_allclose(
-    np.asarray(got).reshape(24, 3), want.T, rtol=1e-4, atol=1e-4
+    np.asarray(got).reshape(24, 4), want.T, rtol=1e-4, atol=1e-4
   )
 
 

@@ -34,12 +34,12 @@ def test_branches_part_where_the_moving_window_begins():
 
 
 def test_branches_part_after_the_steps_that_are_named():
-  _, plan = plan_of(BRANCH, {"rollout.branch.steps": 3})
+  steps = {"rollout.branch.steps": 3, "rollout.window_size": 0}
+  _, plan = plan_of(BRANCH, steps)
   assert int(plan.at(jnp.int32(5)).share.steps) == 3
   assert plan_of()[1].share is None
 
 
-@pytest.mark.parametrize(("strength", "left"), [(0.5, 4), (0.01, 1), (0.99, 8)])
 def test_a_start_from_a_picture_takes_the_last_steps(strength, left):
   begin = {
     "rollout.start.name": "picture", "rollout.start.strength": strength,
