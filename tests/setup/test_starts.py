@@ -40,6 +40,7 @@ def test_branches_part_after_the_steps_that_are_named():
   assert plan_of()[1].share is None
 
 
+@pytest.mark.parametrize(("strength", "left"), [(0.5, 4), (0.01, 1), (0.99, 8)])
 def test_a_start_from_a_picture_takes_the_last_steps(strength, left):
   begin = {
     "rollout.start.name": "picture", "rollout.start.strength": strength,
