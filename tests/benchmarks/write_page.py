@@ -1,6 +1,6 @@
 """Measures all that `docs/benchmarks.md` shows, and writes the page.
 
-  python tests/benchmarks/page.py
+  python tests/benchmarks/write_page.py
 
 Takes about twenty minutes; nothing else should run. Needs the extra `parity`,
 for PyTorch.
@@ -59,7 +59,7 @@ def heading() -> str:
   ).stdout.strip()  # fmt: skip
   return f"""# Benchmarks
 
-Written by `python tests/benchmarks/page.py` on {datetime.date.today()} at commit
+Written by `python tests/benchmarks/write_page.py` on {datetime.date.today()} at commit
 `{commit}`: {processor()}, {os.cpu_count()} cores; Python
 {platform.python_version()}, {", ".join(versions)}. Medians of iterations that
 take turns; smallest and largest in brackets. No accelerator was at hand: what a
