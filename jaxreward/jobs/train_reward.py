@@ -33,7 +33,6 @@ from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import evaluate
-from jaxreward.models.vision import scene_reward
 from jaxreward.numerics import Mean
 from jaxreward.reward_models import RewardModel, reads
 from jaxreward.setup import (
@@ -202,7 +201,8 @@ def _start(
   """(trained parameters, frozen parameters) at step 0."""
   params = model.start(rng.stream_key(config.seed, "reward model"))
   if base is not None and config.train_reward.init_from_policy:
-    trunk = scene_reward.init_from_policy(params["backbone"], base)
+    assert model.backbone.from_policy  # checked
+    trunk = model.backbone.from_policy(params["backbone"], base)
     params = params | {"backbone": trunk}
   return model.split(rng.stream_key(config.seed, "adapters"), params)
 
@@ -287,11 +287,11 @@ def check(config: ConfigDict) -> None:
         " of your own in config.train_reward.source"
       )
   model = reward_model.make(config)
-  is_scenes = config.reward_model.backbone.name == "scenes"
-  if options.init_from_policy and not is_scenes:
+  if options.init_from_policy and model.backbone.from_policy is None:
     raise UserError(
-      "config.train_reward.init_from_policy=true: the policy's trunk is that of"
-      ' config.reward_model.backbone.name="scenes" alone; set it to false'
+      "config.train_reward.init_from_policy=true: config.reward_model.backbone"
+      f'.name="{config.reward_model.backbone.name}" is another network than the'
+      " policy; set it to false"
     )
   tastes.check(options.users.count, options.users.unseen)
   _optimizer(config)

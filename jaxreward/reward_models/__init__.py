@@ -76,6 +76,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
   "clip": clip_towers,
   "siglip": siglip_towers,
 }
+OF_WORDS = ("scenes",)  # those that read the word ids of a task
 HEADS: dict[str, Callable[..., Head]] = {
   "scalar": scalar,
   "gaussian": gaussian,
@@ -124,6 +125,7 @@ __all__ = [
   "BACKBONES",
   "HEADS",
   "LISTWISE",
+  "OF_WORDS",
   "RATED",
   "REGISTRY",
   "Backbone",

@@ -53,6 +53,7 @@ def scenes(**options: Any) -> Backbone:
     trunk.image_shape,
     scene_dit.MAX_WORDS,
     sharding_rules=trunk.sharding_rules,
+    from_policy=scene_reward.init_from_policy,
   )
 
 

@@ -42,6 +42,8 @@ class Backbone:
     pretrained: () -> params from public weights; None without weights.
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     has_logit: whether features have "image", "text" and "logit".
+    from_policy: (params, those of the policy) -> params that start from the
+      policy's; None if it is another network.
   """
 
   init: Callable[[Array], Params]
@@ -52,6 +54,7 @@ class Backbone:
   pretrained: Callable[[], Params] | None = None
   sharding_rules: Rules = ()
   has_logit: bool = False
+  from_policy: Callable[[Params, Params], Params] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -160,12 +160,12 @@ def _of_old(record: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def reads_scenes(path: epath.PathLike) -> bool:
-  """Whether a trained model reads only the vocabulary of the scenes."""
+def reads_words(path: epath.PathLike) -> bool:
+  """Whether a trained model reads a task's word ids alone."""
   path = epath.Path(path)
   record = reading.record(path.parent / f"{path.stem}.json")
   name = record.get("model", {}).get("backbone", {}).get("name", "scenes")
-  return name == "scenes"
+  return name in reward_models.OF_WORDS
 
 
 def row_scorer(

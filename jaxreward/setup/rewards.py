@@ -16,7 +16,15 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxreward import buckets, paths, rewards, setup, tasks, user_code
+from jaxreward import (
+  buckets,
+  paths,
+  reward_models,
+  rewards,
+  setup,
+  tasks,
+  user_code,
+)
 from jaxreward import config as config_lib
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.reward_models import RewardModel
@@ -280,7 +288,7 @@ def _refuse_learned(
   config: ConfigDict, task: tasks.Task, entries: Mapping[str, _Entry]
 ) -> None:
   for entry in entries.values():
-    if entry.is_learned and _reads_scenes(config, entry):
+    if entry.is_learned and _reads_words(config, entry):
       raise UserError(
         f'config.{entry.field}.fn="learned": the reward model reads the words of'
         f' the scenes alone, and config.data.grammar="{task.name}"; take another'
@@ -288,13 +296,14 @@ def _refuse_learned(
       )
 
 
-def _reads_scenes(config: ConfigDict, entry: _Entry) -> bool:
-  """Whether a learned reward reads only the vocabulary of the scenes."""
+def _reads_words(config: ConfigDict, entry: _Entry) -> bool:
+  """Whether a learned reward reads a task's word ids alone."""
   file = epath.Path(paths.expand(entry.weights)) if entry.weights else None
   if file is not None and file.exists():
-    return reward_model.reads_scenes(file)
+    return reward_model.reads_words(file)
   section: Any = config.get("reward_model", ConfigDict())
-  return section.get("backbone", {}).get("name", "scenes") == "scenes"
+  name = section.get("backbone", {}).get("name", reward_models.OF_WORDS[0])
+  return name in reward_models.OF_WORDS
 
 
 def _refuse_without_pictures(
