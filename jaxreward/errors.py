@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import signal
 from collections.abc import Iterable
 
+LARGEST = 10_000_000  # count or size; no machine holds more
 LINE = 290  # characters of an error line at most, without "error: "
 
 
@@ -27,6 +29,35 @@ class Stopped(Exception):
 
 class Lost(Exception):
   """Another process of the run is gone; all must be restarted together."""
+
+
+def require_counts(
+  prefix: str, *, least: int = 1, most: int = LARGEST, **values: int
+) -> None:
+  """Refuses counts and sizes that are not whole numbers in a range.
+
+  Args:
+    prefix: of their names in the message, such as "config.model.".
+    least: smallest value.
+    most: largest value.
+    **values: by name.
+
+  Raises:
+    UserError: names the field, its value and the range.
+  """
+  for name, value in values.items():
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(
+      value, bool
+    )
+    if not is_whole or value < least:
+      limit = f"{least} or more"
+    elif value > most:
+      limit = f"at most {most:,}"
+    else:
+      continue
+    raise UserError(
+      f"{prefix}{name}={shown(value, 20)}: it must be a whole number, {limit}"
+    )
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -109,7 +109,9 @@ def check(config: ConfigDict) -> None:
     return
   if not len(config.rewards):
     raise UserError("config.rewards is empty: there is nothing to learn from")
-  player_weights = players.weights(players.bind(config))
+  roles = players.bind(config)
+  players.validate(roles, policy)
+  player_weights = players.weights(roles)
   if not player_weights and not any(
     r.get("weight", 1.0) for r in config.rewards.values()
   ):

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.methods import prepares
 from jaxreward.models.vision import discriminator as network
 from jaxreward.numerics import Mean
-from jaxreward.players.contract import Arrays, Player, Sizes
+from jaxreward.players.contract import Arrays, Player, Sizes, require_layers
 from jaxreward.types import Array, ArrayLike
 
 Logits = Any  # ([B] of pictures, [B, N] of their places)
@@ -45,8 +45,10 @@ def discriminator(
       the references, as the authors train a preference model.
 
   Raises:
-    UserError: a weight outside [0, 1].
+    UserError: a weight outside [0, 1], or sizes of which there is no network.
   """
+  require_layers(width, depth)
+  require_counts("", hidden=hidden)
   if not 0 <= places <= 1:
     raise UserError(f"places={places}: it must be from 0 to 1")
   net = network.Discriminator(width, depth, hidden)

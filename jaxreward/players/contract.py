@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreward.errors import LARGEST, UserError, require_counts
 from jaxreward.numerics import Mean
 from jaxreward.types import Array, Params
 
@@ -69,6 +70,20 @@ class Player:
   predicts: tuple[str, ...] = ()
   score: str = ""
   rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+
+
+def require_layers(width: int, depth: int) -> None:
+  """Refuses sizes of layers each of which has twice the channels before it.
+
+  Raises:
+    UserError: names the option, its value and the range.
+  """
+  require_counts("", width=width, depth=depth)
+  if width << min(depth - 1, 64) > LARGEST:
+    raise UserError(
+      f"depth={depth}: each layer has twice the channels of the one before, and"
+      f" the last would have more than {LARGEST:,}; lower it, or width={width}"
+    )
 
 
 class Arrays:

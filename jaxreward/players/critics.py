@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jaxreward.errors import require_counts
 from jaxreward.models.vision import critic as network
 from jaxreward.numerics import Mean
-from jaxreward.players.contract import Arrays, Player, Sizes
+from jaxreward.players.contract import Arrays, Player, Sizes, require_layers
 from jaxreward.types import Array, ArrayLike
 
 
@@ -26,7 +27,12 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
     width: see `models.vision.critic`.
     depth: the same.
     hidden: the same.
+
+  Raises:
+    UserError: sizes of which there is no network.
   """
+  require_layers(width, depth)
+  require_counts("", hidden=hidden)
   net = network.Critic(width, depth, hidden)
 
   def init(key: Array, sizes: Sizes):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.models.policies import scene_dit
 from jaxreward.models.vision import (
   clip,
@@ -145,6 +145,9 @@ def _pair(
   pretrained: Callable[[], Params] | None,
 ) -> Backbone:
   encoder = towers.encoder
+  require_counts(
+    "config.reward_model.backbone.", least=0, microbatch=encoder.microbatch
+  )
   if not towers.length or encoder.logits is None:
     raise UserError(f"{weights} has no text tower; use a CLIP or SigLIP pair")
 

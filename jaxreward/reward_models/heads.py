@@ -10,7 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.models import heads
 from jaxreward.reward_models.contract import Features, Head, Outputs
 from jaxreward.types import Array, Params
@@ -22,11 +22,7 @@ def require(least: int, **options: int) -> None:
   Raises:
     UserError: names the option, its value and the bound.
   """
-  for name, value in options.items():
-    if value < least:
-      raise UserError(
-        f"reward_model.head.{name}={value}: it must be {least} or more"
-      )
+  require_counts("config.reward_model.head.", least=least, **options)
 
 
 def value_alone(outputs: Outputs) -> tuple[Array, None]:
@@ -228,7 +224,8 @@ def among(
     heads_of: heads of the attention over the group; divides `width`.
     dtype: of the products.
   """
-  if width < 1 or width % max(heads_of, 1):
+  require(1, width=width, heads_of=heads_of)
+  if width % heads_of:
     raise UserError(
       f"reward_model.head.width={width} is not divisible by"
       f" reward_model.head.heads_of={heads_of}"

@@ -24,7 +24,7 @@ from jaxreward.data import wordings
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import in_threads, read_image
 from jaxreward.data.wordings import ByPrompt
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError, nearest, require_counts, shown
 from jaxreward.rewards.contract import Applies, Prepare
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -123,6 +123,7 @@ def images_of(
     UserError: an unreadable line or file, a missing field, or more than `most`
       images.
   """
+  require_counts("", image_size=size)
   if not folder:
     return None
   paths_of: dict[str, list[str]] = {}

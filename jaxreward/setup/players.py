@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rng, setup, user_code
-from jaxreward.errors import UserError, shown
+from jaxreward.errors import UserError, require_counts, shown
 from jaxreward.methods import asks, prepare_of
 from jaxreward.players import PLAYERS, ROWS, Player, Sizes
 from jaxreward.setup import checks, real
@@ -22,7 +22,6 @@ from jaxreward.types import Array, Policy, PromptBatch
 
 OPTIMIZER = dict(name="adamw", learning_rate=1e-3, clip_norm=1.0)
 _RESERVED = ("weight", "every", "steps", "average", "optimizer")
-_LIMITS = {"every": 1, "steps": 1}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,17 +115,11 @@ def _bind(config: ConfigDict, name: str) -> Role:
       f"config.{field}.fn={shown(section.fn)}: it returned a"
       f" {type(player).__name__}; expected a jaxreward.players.Player"
     )
-  for key, least in _LIMITS.items():
-    value = section.get(key, 1)
-    if type(value) is not int or value < least:
-      raise UserError(
-        f"config.{field}.{key}={value}: expected a whole number, at least"
-        f" {least}"
-      )
   weight: Any = section.get("weight", 0.0)
   average: Any = section.get("average", 0.0)
   every: Any = section.get("every", 1)
   steps: Any = section.get("steps", 1)
+  require_counts(f"config.{field}.", every=every, steps=steps)
   if not checks.is_finite(weight):
     raise UserError(f"config.{field}.weight={weight}: expected a finite number")
   if weight and not player.score:
@@ -238,10 +231,32 @@ def require_references(
       )
 
 
+def validate(roles: Roles, policy: Policy) -> None:
+  """Creates the players on shapes only.
+
+  Raises:
+    UserError: names a player that cannot be created for this policy.
+  """
+  sizes = _sizes(policy) if roles else None
+  for role in roles:
+    with user_code.blamed(
+      f"config.players.{role.name}", role.player.init, host=False
+    ):
+      jax.eval_shape(lambda role=role: _create(role, 0, sizes))
+
+
 def create(roles: Roles, seed: int, policy: Policy) -> dict[str, state.Player]:
   """States of the players at step 0."""
-  if not roles:
-    return {}
+  sizes = _sizes(policy) if roles else None
+  return {role.name: _create(role, seed, sizes) for role in roles}
+
+
+def _create(role: Role, seed: int, sizes: Any) -> state.Player:
+  key = rng.stream_key(seed, f"player/{role.name}")
+  return state.create_player(role.player.init(key, sizes), role.tx)
+
+
+def _sizes(policy: Policy) -> Sizes:
   input_shapes: Any = policy.prompts
   if input_shapes is None:
     input_shapes = jax.ShapeDtypeStruct((1, 1), jnp.int32)
@@ -251,14 +266,7 @@ def create(roles: Roles, seed: int, policy: Policy) -> dict[str, state.Player]:
     decoder = jax.eval_shape(policy.decoder, jax.random.key(0))
   x = jax.ShapeDtypeStruct((1, *latent), jnp.float32)
   image = jax.eval_shape(policy.to_pixels, x, decoder)
-  sizes = Sizes(image.shape[1:], latent, input_shapes)
-  return {
-    role.name: state.create_player(
-      role.player.init(rng.stream_key(seed, f"player/{role.name}"), sizes),
-      role.tx,
-    )
-    for role in roles
-  }
+  return Sizes(image.shape[1:], latent, input_shapes)
 
 
 def placed(roles: Roles, fresh: Any, mesh: Any) -> dict[str, state.Player]:

@@ -47,7 +47,8 @@ def make(config: ConfigDict) -> RewardModel:
     raise UserError(_MOVED)
   how = {k: section[k] for k in ("train", "rank", "alpha", "targets")}
   model = _build(section, **how)
-  if not jax.tree.leaves(trained_shapes(model)):
+  shapes = _called("config.reward_model", lambda: trained_shapes(model))
+  if not jax.tree.leaves(shapes):
     raise UserError(
       'config.reward_model.train="frozen": the head has no parameters, so that'
       ' there is nothing to learn; use "full" or "lora"'

@@ -21,7 +21,19 @@ def row(name, field, value, *says, first=None, config=GRPO):
   )
 
 
+OWN_PLAYER = """
+from jaxreward.players import Player
+
+def dividing(*, width: int = 4):
+  def init(key, sizes):
+    return {"kernel": sizes.image[0] / 0}
+  return Player(init, lambda image: None, {}, ("image",))
+"""
+
 ROWS = [
+  Row("a player that cannot be created", ("config.players.mine", "my.py:6",
+      "division"), {"my.py": OWN_PLAYER}, config=GRPO,
+      overrides={"players.mine.fn": "{here}/my.py:dividing"}),
   # the KL to the reference
   row("a field of old", "objective.kl_with_dt", "false", "has moved",
       "config.regularizers.kl.form"),
@@ -119,6 +131,20 @@ ROWS = [
       first=CRITIC),
   row("places that weigh too much", "players.d.places", 2.0, "places=2.0",
       first={"players.d.fn": "discriminator"}),
+  row("a critic without channels", "players.c.width", 0, "width=0", "1 or more",
+      first={"players.c.fn": "critic"}),
+  row("a critic of fewer than none", "players.c.width", -3, "1 or more",
+      first={"players.c.fn": "critic"}),
+  row("a critic without a hidden layer", "players.c.hidden", 0, "1 or more",
+      first={"players.c.fn": "critic"}),
+  row("a critic that widens for ever", "players.c.depth", 60, "twice",
+      "lower it", first={"players.c.fn": "critic"}),
+  row("a critic for another age", "players.c.every", 10**23, "at most",
+      "10,000,000", first={"players.c.fn": "critic"}),
+  row("a discriminator of fewer than none", "players.d.width", -1, "1 or more",
+      first={"players.d.fn": "discriminator"}),
+  row("a discriminator without a hidden layer", "players.d.hidden", 0,
+      "1 or more", first={"players.d.fn": "discriminator"}),
   row("a loss that reads a critic there is not", "objective.name", "ac_flow",
       '"value"', config=NFT),
   row("credit of a critic there is not", "advantage.name", "critic",
@@ -231,7 +257,36 @@ ROWS = [
   row("clip without end", "optimizer.clip_norm", "inf", ">= 0"),
   row("a misspelt decay", "optimizer.weight_decy", 0.1,
       'did you mean "optimizer.weight_decay"'),
+  # sizes of policies
+  row("a policy without features", "model.width", 0, "1 or more"),
+  row("a policy of no width, alone", "model.width", 0, "1 or more",
+      config="pretrain_scenes.py:smoke"),
+  row("a policy of fewer blocks than none", "model.depth", -1, "1 or more"),
+  row("a policy without heads", "model.heads", 0, "1 or more"),
+  row("an MLP of no ratio", "model.mlp_ratio", 0, "1 or more"),
+  row("blocks unrolled by none", "model.unroll", 0, "1 or more"),
+  row("fewer text blocks than none", "model.text_layers", -1, "0 or more"),
+  row("a policy of a million blocks", "model.depth", 10**6, "at most 1,000"),
   # reward models
+  row("a trunk without features", "reward_model.backbone.width", 0,
+      "1 or more", config=TRAIN),
+  row("a trunk of fewer than none", "reward_model.backbone.width", -32,
+      "1 or more", config=TRAIN),
+  row("a trunk of fewer blocks than none", "reward_model.backbone.depth", -1,
+      "1 or more", config=TRAIN),
+  row("a trunk of no patch", "reward_model.backbone.patch", 0, "1 or more",
+      config=TRAIN),
+  row("a trunk without a stem", "reward_model.backbone.stem", 0, "1 or more",
+      config=TRAIN),
+  row("fewer images at once than all", "reward_model.backbone.microbatch", -1,
+      "0 or more", config=TRAIN,
+      first={"reward_model.backbone.name": "clip",
+             "reward_model.backbone.size": "tiny",
+             "train_reward.init_from_policy": False}),
+  row("a head without attention", "reward_model.head.heads_of", 0, "1 or more",
+      config=TRAIN, first={"reward_model.head.name": "among"}),
+  row("a head of fewer than none", "reward_model.head.hidden", -1, "0 or more",
+      config=TRAIN),
   row("half a tower", "reward_model.train", "half", "full, frozen, lora",
       config=TRAIN),
   row("no such tower", "reward_model.backbone.name", "clips",

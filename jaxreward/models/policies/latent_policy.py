@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.models import attention, blocks, fields, sequence
 from jaxreward.types import Array, Cond, Params, Policy
 
@@ -32,6 +32,7 @@ def make_net(
       f'model.size="{size}" is not known{nearest(size, sizes)}; it is one of'
       f" {', '.join(sizes)}"
     )
+  require_counts("config.model.", unroll=options.get("unroll", 1))
   blocks.require_remat(options.get("remat", "none"))
   attention.check(
     options.get("attention", "plain"), options.get("dtype", jnp.float32)

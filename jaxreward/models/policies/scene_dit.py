@@ -27,7 +27,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.models import blocks
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
@@ -35,6 +35,7 @@ T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
 IMAGE_SIZE, PATCH = 36, 12
 VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
+MAX_LAYERS = 1000
 CONDITIONS = ("text", "class")
 # Classes: prompts of one item. Ids of the first word of each part, and how many
 # values it has; plurals follow the shapes, and any colour comes before them all.
@@ -303,6 +304,19 @@ def velocity_from_x0(x_t: Array, x0: Array, t: Array) -> Array:
   return (x_t - x0) / t
 
 
+def require_sizes(
+  prefix: str, *, depth: int, text_layers: int, unroll: int, **sizes: int
+) -> None:
+  """Refuses sizes of which there is no network.
+
+  Raises:
+    UserError: names the field, its value and the range.
+  """
+  require_counts(prefix, **sizes)
+  require_counts(prefix, most=MAX_LAYERS, depth=depth, unroll=unroll)
+  require_counts(prefix, least=0, most=MAX_LAYERS, text_layers=text_layers)
+
+
 def make_policy(
   *,
   image_size: int = IMAGE_SIZE,
@@ -350,6 +364,11 @@ def make_policy(
       'model.condition="class": a class is no instruction to edit; set it to'
       ' "text", or model.takes_source to False'
     )
+  require_sizes(
+    "config.model.", image_size=image_size, patch=patch, width=width,
+    depth=depth, heads=heads, mlp_ratio=mlp_ratio, text_layers=text_layers,
+    unroll=unroll,
+  )  # fmt: skip
   if image_size % patch:
     raise UserError(
       f"model.patch={patch} does not divide model.image_size={image_size}"

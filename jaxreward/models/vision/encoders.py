@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError, one_line, require_counts
 from jaxreward.models import hub
 from jaxreward.models.vision import (
   clip,
@@ -269,6 +269,7 @@ def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
   Every chunk takes rows spread over the batch, so that on a mesh, which shards
   contiguous rows, every device works on every chunk.
   """
+  require_counts("", least=0, microbatch=size)
   count = jax.tree.leaves(rows)[0].shape[0]
   if not size or count <= size:
     return fn(rows)

@@ -148,6 +148,11 @@ def make_trunk(
   Raises:
     UserError: sizes that do not fit together.
   """
+  scene_dit.require_sizes(
+    "config.reward_model.backbone.", image_size=image_size, patch=patch,
+    width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio,
+    text_layers=text_layers, stem=stem, unroll=unroll,
+  )  # fmt: skip
   if image_size % patch:
     raise UserError(
       f"reward_model.backbone.patch={patch} does not divide"
