@@ -18,6 +18,7 @@ from jaxreward import (
 )
 from jaxreward.evaluation import evaluators
 from jaxreward.flow import schedule, steppers, windows
+from jaxreward.reward_models import curation
 from jaxreward.training import references
 
 PAGES = pathlib.Path(__file__).parent.parent / "docs" / "reference"
@@ -39,6 +40,7 @@ REGISTRIES = {
   "backbones": reward_models.BACKBONES,
   "heads": reward_models.HEADS,
   "losses": reward_models.REGISTRY,
+  "curation": curation.CURATION,
   "rewards": rewards.REGISTRY,
   "samplers": steppers.REGISTRY,
   "schedules": schedule.REGISTRY,
