@@ -166,6 +166,7 @@ def get_config() -> ConfigDict:
         ),
       ),
       export=dict(  # of the job export, from a checkpoint of align
+        part="policy",  # or "reward_model", which train_reward has written
         step="final",  # or "best", or the number of a step
         average=True,  # the EMA, or what the last update left
         fuse=False,  # adapters into the weights, or as a folder of their own

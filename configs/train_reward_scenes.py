@@ -15,7 +15,7 @@ def get_config(arg: str | None = None):
   config.job = "train_reward"
   config.reward_model = ConfigDict(
     dict(
-      backbone=dict(  # or "clip", "siglip"
+      backbone=dict(  # or "clip", "siglip", "dino", "blip", "policy"
         name="scenes",
         width=128,
         depth=2,
@@ -31,6 +31,8 @@ def get_config(arg: str | None = None):
       rank=16,  # of the adapters
       alpha=32.0,
       targets="(qkv|out|up|down)$",
+      context=False,  # images are read beside the source of their edit
+      frames="mean",  # of clips; or "attention"
     )
   )
   config.train_reward = ConfigDict(
@@ -58,6 +60,8 @@ def get_config(arg: str | None = None):
       rows=32,  # per step
       pictures_per_row=8,  # all their pairs are compared
       backbone_rate=1.0,  # of the optimizer's learning rate
+      last_layers=dict(),  # of a whole tower: text=11, vision=19 are trained
+      backbone_optimizer=dict(name="same"),  # or one of its own, as `optimizer`
       ema_decay=0.98,
       evaluate_every=80,
       save_every=80,

@@ -76,6 +76,8 @@ METHOD_SECTIONS = (
   "sample.steering",
   "sample.start",
   "train_reward.loss",
+  "train_reward.backbone_optimizer",
+  "train_reward.last_layers",
   "reward_model.backbone",
   "reward_model.head",
 )

@@ -111,6 +111,56 @@ def reward_model(
   return config
 
 
+def published_reward(
+  arg: str | None,
+  beside: str,
+  *,
+  backbone: dict[str, Any],
+  head: dict[str, Any],
+  loss: dict[str, Any],
+  optimizer: dict[str, Any],
+  train: str = "full",
+  last_layers: dict[str, int] | None = None,
+  **training: Any,
+) -> ConfigDict:
+  """The config of a published reward model's own training.
+
+  Args:
+    arg: of the recipe: "full" trains public weights on a file of preferences,
+      pairs.jsonl; "default" a small tower of the same kind on the scenes, and
+      "smoke" does so in miniature, both at a rate for weights that start random.
+    beside: the recipe's file.
+    backbone: of the full size; a small one of its name takes its place.
+    head: of the model.
+    loss: with its options.
+    optimizer: the authors'.
+    train: the trained part, see `reward_models.RewardModel`.
+    last_layers: layers of each part that are trained at full size; all if None.
+    **training: further fields of `train_reward` at full size, the authors'.
+  """
+  size = size_of(arg)
+  config = _training(size == "smoke", beside)
+  config.train_reward.init_from_policy = False  # the towers are another's
+  config.reward_model.update(head=head, train=train)
+  config.train_reward.loss = loss
+  if size != "full":
+    config.reward_model.backbone = dict(name=backbone["name"], size="tiny")
+    rate = dict(name="adamw", learning_rate=1e-3, weight_decay=0.01)
+    config.train_reward.optimizer.update(rate)
+    return config
+  config.reward_model.backbone = backbone
+  config.data.update(source="pairs.jsonl", grammar="free")
+  config.train_reward.update(
+    source="pairs.jsonl",
+    ema_decay=0.0,
+    last_layers=last_layers or {},
+    **training,
+  )
+  plain = dict(schedule="constant", warmup_steps=0, b2=0.999, weight_decay=0.0)
+  config.train_reward.optimizer.update(plain | optimizer)
+  return config
+
+
 def steered(
   arg: str | None,
   beside: str,

@@ -1,8 +1,9 @@
-"""Exports the policy of a checkpoint in public formats.
+"""Exports the policy of a checkpoint, or a reward model, in public formats.
 
 A public architecture becomes a diffusers folder; adapters become a PEFT folder that
 diffusers' pipelines load too, one per network (see `lora_files`); the policy of the
-scenes becomes one file for `init.checkpoint`.
+scenes becomes one file for `init.checkpoint`. A trained reward model becomes a folder
+in its towers' public layout, `export.part="reward_model"`.
 """
 
 from __future__ import annotations
@@ -15,22 +16,30 @@ from etils import epath
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxreward import files, processes, setup
+from jaxreward import files, processes, reading, setup
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.jobs import align
 from jaxreward.models import convert, lora_files
-from jaxreward.setup import adapters
+from jaxreward.setup import adapters, public_reward_models, reward_model
 from jaxreward.training import checkpoint, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.state import TrainState
 from jaxreward.types import Params, Policy
 
 STEPS = ("final", "best")
+PARTS = ("policy", "reward_model")
 
 
 def check(config: ConfigDict) -> None:
   """Validates the config without allocating arrays."""
+  if config.export.part not in PARTS:
+    raise UserError(
+      f'config.export.part="{config.export.part}": it is one of'
+      f" {', '.join(PARTS)}"
+    )
+  if config.export.part == "reward_model":
+    return
   step = config.export.step
   if step not in STEPS and not step.isdigit():
     raise UserError(
@@ -60,6 +69,9 @@ def check(config: ConfigDict) -> None:
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Writes workdir/export/STEP from a checkpoint of the job align."""
   check(config)
+  if config.export.part == "reward_model":
+    _run_reward_model(config, workdir)
+    return
   options = config.export
   mesh = setup.make_mesh(config)
   policy = setup.make_policy(config)
@@ -78,6 +90,28 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     if config.lora.rank and not options.fuse:
       below = [policy.parts[k] for k in trained] if policy.parts else [""]
       logging.info("FOLDER=%s: %s", folder, "; ".join(adapters.calls(below)))
+
+
+def _run_reward_model(config: ConfigDict, workdir: epath.Path) -> None:
+  """Writes workdir/export/reward_model from what train_reward has written."""
+  path = workdir / reward_model.MODEL_FILE
+  if not path.exists():
+    raise UserError(
+      f"--workdir={workdir} holds no {path.name} of the job train_reward, which"
+      ' export.part="reward_model" reads'
+    )
+  loaded = reward_model.load(path)
+  record = reading.record(workdir / reward_model.RECORD_FILE)
+  dtype = config.export.dtype
+  folder = workdir / "export" / "reward_model"
+  if processes.is_first():
+    with files.replaced_folder(folder) as new_folder:
+      public_reward_models.write(
+        new_folder, loaded.scorer, loaded.params,
+        weights=public_reward_models.weights_of(record),
+        dtype=None if dtype == "same" else dtype,
+      )  # fmt: skip
+    logging.info("the reward model is in %s", folder)
 
 
 def _programs(config: ConfigDict, mesh: Mesh, policy: Policy) -> align.Programs:

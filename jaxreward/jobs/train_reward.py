@@ -39,6 +39,7 @@ from jaxreward.setup import (
   checks,
   data_checks,
   kernels,
+  players,
   prompt_encoding,
   reward_model,
 )
@@ -155,7 +156,7 @@ def preference_loss(config: ConfigDict, model: RewardModel):
 
   def loss_fn(trained: Params, batch: PreferenceBatch, frozen: Params | None):
     rows = {"prob": batch.prob}
-    for name in ("user", "keys"):
+    for name in ("user", "keys", "context"):
       if (array := getattr(batch.details, name)) is not None:
         rows[name] = array
     outputs = model.outputs(trained, frozen, batch.images, batch.tokens, rows)
@@ -207,7 +208,30 @@ def _start(
   return model.split(rng.stream_key(config.seed, "adapters"), params)
 
 
-def _optimizer(config: ConfigDict):
+def _optimizer(config: ConfigDict, model: RewardModel):
+  tx, counts = _of_parts(config), config.train_reward.last_layers.to_dict()
+  if not counts:
+    return tx
+  if model.train != "full":
+    raise UserError(
+      "config.train_reward.last_layers says which layers are trained, and"
+      f' config.reward_model.train="{model.train}": set it to "full"'
+    )
+
+  def mask_of(params: Params) -> Params:
+    tower = optimizer.last_layers(
+      params["backbone"], counts, model.backbone.first
+    )
+    return {
+      "backbone": tower,
+      "head": jax.tree.map(jnp.ones_like, params["head"]),
+    }
+
+  jax.eval_shape(lambda key: mask_of(model.init(key)), jax.random.key(0))
+  return optimizer.masked(tx, mask_of)
+
+
+def _of_parts(config: ConfigDict):
   options = config.train_reward
   try:
     tx, _ = optimizer.make_optimizer(
@@ -215,7 +239,18 @@ def _optimizer(config: ConfigDict):
     )
   except UserError as error:
     raise UserError(f"config.train_reward.{error}") from error
-  return optimizer.scaled(tx, {"backbone": options.backbone_rate})
+  own = options.backbone_optimizer
+  if own.name == "same":
+    return optimizer.scaled(tx, {"backbone": options.backbone_rate})
+  if options.backbone_rate != 1.0:
+    raise UserError(
+      f"config.train_reward.backbone_rate={options.backbone_rate}: the backbone"
+      f' has an optimizer of its own, config.train_reward.backbone_optimizer.name="{own.name}";'
+      " set its learning_rate"
+    )
+  field = "train_reward.backbone_optimizer"
+  own_tx = players.optimizer_of(own.to_dict(), field, options.steps)
+  return optimizer.by_part({"backbone": own_tx, "head": tx})
 
 
 def _loss(config: ConfigDict):
@@ -294,7 +329,7 @@ def check(config: ConfigDict) -> None:
       " policy; set it to false"
     )
   tastes.check(options.users.count, options.users.unseen)
-  _optimizer(config)
+  _optimizer(config, model)
   kernels.implementation(config)
   labels, prefix = shape((2,), jnp.float32), "config.train_reward."
   if _by_rating(config):
@@ -411,7 +446,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   options = config.train_reward
   mesh = setup.make_mesh(config)
   model = reward_model.make(config)
-  tx = _optimizer(config)
+  tx = _optimizer(config, model)
   with jax.set_mesh(mesh):
     train, heldout, base = _data(config, model, mesh)
     _require_labels(config, model, train)
@@ -515,9 +550,7 @@ def finish(
     :, np.isin(source, (0, preferences.SOURCES.index("file")))
   ]
   record = {
-    "model": {
-      part: config.reward_model[part].to_dict() for part in reward_model.PARTS
-    },
+    "model": reward_model.record_of(config.reward_model),
     "mean": float(np.mean(policy_scores)),
     "std": float(np.std(policy_scores)),
     "metrics": results,

@@ -6,9 +6,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxreward.models import blocks
+from jaxreward.models.vision import tower
 from jaxreward.types import Array
 
 ACTIVATIONS = {"gelu": nn.gelu, "silu": nn.silu}
@@ -71,3 +72,54 @@ class Among(nn.Module):
       blocks.layer_norm(x)
     )
     return out[..., 0].astype(jnp.float32)
+
+
+class CrossAttention(nn.Module):
+  """One score per image: queries attend to its tokens, then their mean.
+
+  r = MLP(mean_q(norm(q + attention(q, image)))), invariant to the order of the
+  queries. Attention with one head per `heads`, as in a transformer's decoder.
+
+  Attributes:
+    width: features of queries and keys.
+    heads: of the attention; they divide `width`.
+    hidden: features of the perceptron's hidden layer; 0 for none.
+    vocabulary: of queries that are token ids.
+    dtype: of the products; the result is float32.
+  """
+
+  width: int
+  heads: int
+  hidden: int
+  vocabulary: int = 0
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    queries: Float[Array, "P M E"] | Int[Array, "P M"],
+    mask: Bool[Array, "P M"],
+    states: Float[Array, "P G N D"],
+  ) -> Float[Array, "P G"]:
+    dense = lambda n, name: blocks.dense(n, name, self.dtype)
+    if jnp.issubdtype(queries.dtype, jnp.integer):
+      table = nn.initializers.normal(1.0)
+      rows = self.param("words", table, (self.vocabulary, self.width))
+      queries = rows[queries % self.vocabulary]
+    p, g, n, _ = states.shape
+    q = dense(self.width, "queries_in")(blocks.layer_norm(queries))
+    x = dense(self.width, "states_in")(
+      blocks.layer_norm(states.astype(self.dtype))
+    )
+    k, v = jnp.split(dense(2 * self.width, "kv")(x), 2, -1)
+    wide = jnp.repeat(q, g, 0)
+    flat = lambda y: y.reshape(p * g, n, -1)
+    h = tower.attend(
+      dense(self.width, "query")(wide), flat(k), flat(v), self.heads
+    )
+    h = blocks.layer_norm(wide + dense(self.width, "out")(h))
+    weight = jnp.repeat(mask, g, 0).astype(h.dtype)[..., None]
+    pooled = (h * weight).sum(1) / jnp.maximum(weight.sum(1), 1)
+    return Perceptron(1, self.hidden, dtype=self.dtype, name="score")(
+      pooled.reshape(p, g, -1)
+    )[..., 0]

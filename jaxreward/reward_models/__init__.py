@@ -25,6 +25,7 @@ from jaxreward.reward_models.backbones import (
 from jaxreward.reward_models.contract import (
   Backbone,
   Head,
+  Public,
   RewardModel,
   reads,
 )
@@ -69,14 +70,24 @@ from jaxreward.reward_models.row_losses import (
   same_policy,
   stage_and_progress,
 )
+from jaxreward.reward_models.state_heads import cross, layered
+from jaxreward.reward_models.towers import (
+  blip_towers,
+  dino_tower,
+  scene_trunk,
+  trunk_of,
+)
 from jaxreward.reward_models.user_heads import ideal_point, latent, personal
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
   "scenes": scenes,
   "clip": clip_towers,
   "siglip": siglip_towers,
+  "dino": dino_tower,
+  "blip": blip_towers,
+  "policy": scene_trunk,
 }
-OF_WORDS = ("scenes",)  # those that read the word ids of a task
+OF_WORDS = ("scenes", "policy")  # those that read the word ids of a task
 HEADS: dict[str, Callable[..., Head]] = {
   "scalar": scalar,
   "gaussian": gaussian,
@@ -92,6 +103,8 @@ HEADS: dict[str, Callable[..., Head]] = {
   "ideal_point": ideal_point,
   "personal": personal,
   "latent": latent,
+  "cross": cross,
+  "layered": layered,
 }
 REGISTRY: dict[str, Callable[..., Any]] = {
   "bradley_terry": bradley_terry,
@@ -130,17 +143,21 @@ __all__ = [
   "REGISTRY",
   "Backbone",
   "Head",
+  "Public",
   "RewardModel",
   "among",
   "aspect_ratings_and_order",
   "aspects",
   "beside_reference",
   "best_of_row",
+  "blip_towers",
   "bradley_terry",
   "clip_towers",
   "contrast_policy",
   "contrastive",
   "corn",
+  "cross",
+  "dino_tower",
   "expected_bradley_terry",
   "experts",
   "fidelity",
@@ -151,6 +168,7 @@ __all__ = [
   "hinge_matching",
   "ideal_point",
   "latent",
+  "layered",
   "mixed_experts",
   "names",
   "offers",
@@ -166,6 +184,7 @@ __all__ = [
   "same_policy",
   "scalar",
   "scaled_bradley_terry",
+  "scene_trunk",
   "scenes",
   "siglip_towers",
   "similarity",
@@ -174,5 +193,6 @@ __all__ = [
   "stages",
   "thresholds",
   "thurstone",
+  "trunk_of",
   "variational",
 ]

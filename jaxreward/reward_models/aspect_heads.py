@@ -108,7 +108,9 @@ def experts(
 
   rows = ("aspect_weights", "membership")
   names = ("value", "criteria", "aspect_scores", *rows)
-  return Head(init, outputs, value_alone, names, of_rows=rows)
+  return Head(
+    init, outputs, value_alone, names, of_rows=rows, needs=("joint", "prompt")
+  )
 
 
 def stages(

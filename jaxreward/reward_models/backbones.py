@@ -6,8 +6,9 @@ only read when its `pretrained` is called.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,11 +21,12 @@ from jaxreward.models.vision import (
   clip,
   clip_layouts,
   encoders,
+  public_configs,
   scene_reward,
   siglip,
 )
 from jaxreward.models.vision.tower import Size
-from jaxreward.reward_models.contract import Backbone, Features
+from jaxreward.reward_models.contract import Backbone, Features, Public
 from jaxreward.types import Array, ArrayLike, Params
 
 BYTES = 258  # a token per byte, padding, and the end
@@ -77,19 +79,27 @@ def clip_towers(
     dtype: of parameters and compute, "float32" or "bfloat16".
     microbatch: images that go through the tower at once; 0 for all.
   """
+  layout = "hf"
   if weights:
     towers = encoders.load(
       weights, size=size, dtype=dtype, microbatch=microbatch, read=False
     )
-    config = clip_layouts.describe(weights, size)[0]
+    config, layout = clip_layouts.describe(weights, size)
     pretrained = lambda: clip_layouts.load(weights, size=size, dtype=dtype)[1]
   else:
-    config = _size(size, {"tiny": TINY_CLIP, **clip.SIZES})
+    config = size_of(size, {"tiny": TINY_CLIP, **clip.SIZES})
     towers = encoders.drawn_clip(config, dtype, microbatch)
     pretrained = None
   net = clip.ClipModel(config, jnp.dtype(dtype))
   side = config.vision.image if config.vision else 0
-  return _pair(net, towers, side, weights, tokenizer, dtype, pretrained)
+  backbone = _pair(net, towers, side, weights, tokenizer, dtype, pretrained)
+  rules = clip_layouts.rules_of(config, layout)
+  public = Public(rules, public_configs.of_clip(config, layout))
+  if layout == "open_clip":
+    public = dataclasses.replace(
+      public, stem="open_clip_model", config_name=clip_layouts.OPEN_CLIP_CONFIG
+    )
+  return dataclasses.replace(backbone, public=public)
 
 
 def siglip_towers(
@@ -116,16 +126,25 @@ def siglip_towers(
     config = siglip.describe(weights)
     pretrained = lambda: siglip.load(weights, dtype=dtype)[1]
   else:
-    config = _size(size, {"tiny": TINY_SIGLIP, **siglip.SIZES})
+    config = size_of(size, {"tiny": TINY_SIGLIP, **siglip.SIZES})
     if config.flexible:
       raise UserError(f"size={size}: a drawn pair takes images of one size")
     towers = encoders.drawn_siglip(config, dtype, microbatch)
     pretrained = None
   net = siglip.SiglipModel(config, jnp.dtype(dtype))
-  return _pair(net, towers, config.image, weights, tokenizer, dtype, pretrained)
+  backbone = _pair(
+    net, towers, config.image, weights, tokenizer, dtype, pretrained
+  )
+  public = Public(siglip.rules_of(config), public_configs.of_siglip(config))
+  return dataclasses.replace(backbone, public=public)
 
 
-def _size(name: str, known: dict[str, Any]) -> Any:
+def size_of(name: str, known: Mapping[str, Any]) -> Any:
+  """The geometry of a name.
+
+  Raises:
+    UserError: an unknown name.
+  """
   if name not in known:
     raise UserError(
       f'reward_model.backbone.size="{name}" is not known{nearest(name, known)};'
@@ -160,8 +179,10 @@ def _pair(
   def features(
     params: Params, images: ArrayLike, tokens: ArrayLike
   ) -> Features:
-    image, _ = encoders.image_features(encoder, params, images)
-    text = encoders.text_features(encoder, params, tokens)
+    image, states = image_states(encoder, params, images)
+    assert encoder.words is not None
+    text, words = encoder.words(params, jnp.asarray(tokens))
+    text = encoders.unit(text)
     cosine = jnp.einsum("pge,pe->pg", image, text)
     assert encoder.logits is not None
     # Scales each part to unit mean square, so that one learning rate fits.
@@ -172,6 +193,7 @@ def _pair(
       "joint": jnp.concatenate(parts, -1), "image": image, "text": text,
       "prompt": text, "logit": encoder.logits(params, cosine),
       "cross": encoder.logits(params, jnp.einsum("pge,qe->pgq", image, text)),
+      "states": states, "words": words, "word_mask": is_word(tokens),
     }  # fmt: skip
 
   if tokenizer or weights:
@@ -181,10 +203,43 @@ def _pair(
     )  # fmt: skip
   else:
     tokenize = lambda texts: byte_tokens(texts, towers.length)
+  gives = (
+    "joint", "prompt", "image", "text", "logit", "cross", "states", "words",
+  )  # fmt: skip
   return Backbone(
     init, features, (side, side, 3), towers.length, tokenize, pretrained,
-    towers.rules, has_logit=True,
+    towers.rules, gives,
+    first=r"^(text/(token|position)|vision/(class|position|patches|norm_in))\b",
   )  # fmt: skip
+
+
+def image_states(
+  encoder: encoders.Encoder, params: Params, images: ArrayLike
+) -> tuple[Array, Array]:
+  """(unit features [P, G, E], tokens [P, G, N, D]) of images in [0, 1]."""
+
+  def encode(x: Array) -> tuple[Array, Array]:
+    assert encoder.both is not None
+    features, states = encoder.both(params, encoder.prepared(x))
+    return encoders.unit(features), states
+
+  images = jnp.asarray(images)
+  rows = images.reshape(-1, *images.shape[2:])
+  outputs = encoders.in_chunks(encode, rows, encoder.microbatch)
+  return jax.tree.map(
+    lambda x: x.reshape(*images.shape[:2], *x.shape[1:]), outputs
+  )
+
+
+def is_word(tokens: ArrayLike) -> Array:
+  """Which ids [P, L] stand before the padding: up to the last that differs.
+
+  The padding repeats the last id, or there is none.
+  """
+  tokens = jnp.asarray(tokens)
+  differs = tokens != tokens[:, -1:]
+  before = jnp.flip(jnp.cumsum(jnp.flip(differs, 1), 1), 1) > 0
+  return before | ~differs.any(1, keepdims=True)
 
 
 def byte_tokens(texts: Sequence[str], length: int) -> np.ndarray:

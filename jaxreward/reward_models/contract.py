@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,17 +15,40 @@ from jaxtyping import Float
 
 from jaxreward.errors import UserError
 from jaxreward.models import lora
+from jaxreward.reward_models import inputs
 from jaxreward.types import Array, ArrayLike, Params
 
 Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
-# By name: "joint" [P, G, D] and "prompt" [P, E]; of pairs of towers "image"
-# [P, G, E], "text" [P, E], "logit" [P, G] and "cross" [P, G, P] too. Of the rows, where known:
-# "user" int32 [P], "prob" [P, G, G] and "keys" [P], see `data.preferences.Details`, or
+# By name: "joint" [P, G, D]; "prompt" [P, E]; of pairs of towers "image" [P, G, E],
+# "text" [P, E], "logit" [P, G] and "cross" [P, G, P]; of towers "states"
+# [P, G, N, D], "words" [P, L, E] or ids "tokens" [P, L], and their "word_mask" [P, L].
+# With a context "context_states" [P, N, D]. Of the rows, where known: "user"
+# int32 [P], "prob" [P, G, G] and "keys" [P], see `data.preferences.Details`, or
 # "taste" [P, U] of users that the head's `adapt` has met.
 Features = Mapping[str, Any]  # arrays or shapes
 # By name: "value" [P, G], and a head's other outputs per image, [P, G, ...].
 Outputs = Mapping[str, Any]
 HOW = ("full", "frozen", "lora")
+
+
+@dataclasses.dataclass(frozen=True)
+class Public:
+  """How others name and describe the parameters of a part.
+
+  Attributes:
+    rules: table of public names (`models.convert`).
+    config: of `config.json`; None for a file without one.
+    stem: of the file.
+    config_name: its file's name.
+    head_at: what precedes a head's public names where it is in the same file;
+      None if a head has no place there.
+  """
+
+  rules: tuple[Any, ...]
+  config: Mapping[str, Any] | None = None
+  stem: str = "model"
+  config_name: str = "config.json"
+  head_at: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,27 +58,33 @@ class Backbone:
   Attributes:
     init: key -> random params.
     features: (params, images [P, G, H, W, C] in [0, 1], token ids [P, L]) ->
-      `Features`.
+      `Features`; with `takes_time` also the keywords of `inputs.Noise`.
     image_shape: (H, W, C) to which a user's images are resized.
     length: L.
     read: texts -> token ids int32 [P, L]; None for the words of the scenes,
       which are `PromptBatch.tokens`.
     pretrained: () -> params from public weights; None without weights.
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
-    has_logit: whether features have "image", "text" and "logit".
-    from_policy: (params, those of the policy) -> params that start from the
-      policy's; None if it is another network.
+    gives: names of its features.
+    takes_time: whether it reads images at a noise level, as policies do.
+    from_policy: (params, a policy's parameters) -> params that start from them;
+      None for a tower that is no policy's.
+    public: its published layout; None if there is none.
+    first: regex of the parameters before the first layer.
   """
 
   init: Callable[[Array], Params]
   features: Callable[[Params, ArrayLike, ArrayLike], Features]
-  image_shape: tuple[int, int, int]
+  image_shape: tuple[int, ...]
   length: int
   read: Callable[[Sequence[str]], np.ndarray] | None = None
   pretrained: Callable[[], Params] | None = None
   sharding_rules: Rules = ()
-  has_logit: bool = False
+  gives: tuple[str, ...] = ("joint", "prompt")
+  takes_time: bool = False
   from_policy: Callable[[Params, Params], Params] | None = None
+  public: Public | None = None
+  first: str = "$^"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,11 +98,12 @@ class Head:
     names: of the outputs, "value" first.
     of_pairs: names of those per pair of images, [P, G, G, ...].
     of_rows: names of those per row, [P, ...].
-    needs_logit: whether it reads "image", "text" or "logit".
+    needs: names of the features it reads, "a|b" for one of two.
     users: size of its table of users; None if users share one score, 0 if it
       knows them by their comparisons alone.
     adapt: (params, features, ratings [P, G]) -> a user's taste [U] from P rows
       of that user's answers, with "prob" among the features.
+    public: its published layout; None if there is none.
   """
 
   init: Callable[[Array, Features], Params]
@@ -81,9 +112,10 @@ class Head:
   names: tuple[str, ...] = ("value",)
   of_pairs: tuple[str, ...] = ()
   of_rows: tuple[str, ...] = ()
-  needs_logit: bool = False
+  needs: tuple[str, ...] = ("joint",)
   users: int | None = None
   adapt: Callable[[Params, Features, ArrayLike], Array] | None = None
+  public: Public | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,6 +132,11 @@ class RewardModel:
     rank: of the adapters.
     alpha: their scale.
     targets: regex of the dense layers that get an adapter.
+    context: whether rows have a source image, "context" [P, H, W, C], whose
+      features stand beside those of each image: joint is then [image, source,
+      their product]. A source that is not finite counts as zeros.
+    frames: of clips [P, G, T, H, W, C]: "mean" of the features of frames, or
+      "attention", weights that the head learns.
   """
 
   backbone: Backbone
@@ -108,6 +145,8 @@ class RewardModel:
   rank: int = 16
   alpha: float = 32.0
   targets: str = "(qkv|out|up|down)$"
+  context: bool = False
+  frames: str = "mean"
 
   def __post_init__(self):
     if self.train not in HOW:
@@ -118,11 +157,25 @@ class RewardModel:
       raise UserError(
         f"reward_model.rank={self.rank}: adapters need a rank of 1 or more"
       )
-    if self.head.needs_logit and not self.backbone.has_logit:
+    if self.frames not in inputs.FRAMES:
+      raise UserError(
+        f'reward_model.frames="{self.frames}": it is one of {", ".join(inputs.FRAMES)}'
+      )
+    gives = self.backbone.gives
+    if self.context and "states" in gives:
+      gives = (*gives, "context_states")
+    missing = [n for n in self.head.needs if not {*gives} & {*n.split("|")}]
+    if "logit" in missing:
       raise UserError(
         "reward_model.head reads the cosine of a pair of towers, which"
         ' reward_model.backbone does not have; take the head "scalar", or the'
         ' backbone "clip" or "siglip"'
+      )
+    if missing:
+      raise UserError(
+        f"reward_model.head reads {', '.join(missing).replace('|', ' or ')}, which"
+        " reward_model.backbone does not have; it has"
+        f" {', '.join(gives)}"
       )
 
   @property
@@ -135,9 +188,12 @@ class RewardModel:
 
   def init(self, key: Array) -> Params:
     """All parameters, random."""
-    shapes = self._features()
-    backbone = self.backbone.init(key)
-    return {"backbone": backbone, "head": self.head.init(key, shapes)}
+    features = self._features()
+    head = self.head.init(key, features)
+    if self.frames == "attention":
+      width = self._raw_features()["joint"].shape[-1]
+      head = {**head, inputs.FRAME_WEIGHTS: jnp.zeros((width,))}
+    return {"backbone": self.backbone.init(key), "head": head}
 
   def start(self, key: Array) -> Params:
     """All parameters, the backbone's from its public weights if it has any."""
@@ -146,14 +202,22 @@ class RewardModel:
     head = jax.jit(lambda key: self.init(key)["head"])(key)
     return {"backbone": self.backbone.pretrained(), "head": head}
 
-  def _features(self, prompts: int = 1, group: int = 1) -> Features:
-    """Shapes of the features of images."""
+  def _raw_features(self, prompts: int = 1, group: int = 1) -> Features:
+    """Shapes of the backbone's features of images."""
     shape = jax.ShapeDtypeStruct
     return jax.eval_shape(
       lambda key, *x: self.backbone.features(self.backbone.init(key), *x),
       jax.random.key(0),
       shape((prompts, group, *self.backbone.image_shape), jnp.float32),
       shape((prompts, self.backbone.length), jnp.int32),
+    )
+
+  def _features(self, prompts: int = 1, group: int = 1) -> Features:
+    """Shapes of what the head reads of images."""
+    raw = self._raw_features(prompts, group + self.context)
+    known = jax.ShapeDtypeStruct((prompts,), bool) if self.context else None
+    return jax.eval_shape(
+      lambda raw, known: inputs.apart(raw, known), raw, known
     )
 
   def output_shapes(self, prompts: int, group: int) -> Outputs:
@@ -214,7 +278,7 @@ class RewardModel:
     self,
     trained: Params,
     frozen: Params | None,
-    images: Float[ArrayLike, "P G H W C"],
+    images: Float[ArrayLike, "P G *F H W C"],
     tokens: ArrayLike,
     rows: Mapping[str, Any] | None = None,
   ) -> Outputs:
@@ -225,15 +289,43 @@ class RewardModel:
       frozen: the other part.
       images: of the rows.
       tokens: token ids of their prompts.
-      rows: what a head reads of the rows besides, see `Features`.
+      rows: what a head reads of the rows besides, see `Features`; "context"
+        with `context`; and for a backbone on noisy images "time" [P], drawn
+        from "keys" where it is absent.
     """
-    features = self.backbone.features
-    if self.train == "lora":
-      features = self._adapted(features)
     backbone = {} if frozen is None else frozen["backbone"]
     backbone = lora.merge(backbone, trained.get("backbone", {}))
-    features_of = features(backbone, images, tokens)
-    return self.head.outputs(trained["head"], {**features_of, **(rows or {})})
+    params = {"backbone": backbone, "head": trained["head"]}
+    rows = dict(rows or {})
+    noise = inputs.Noise(rows.pop("time", None), rows.get("keys"))
+    return self._outputs(
+      params, images, tokens, rows, noise, adapted=self.train == "lora"
+    )
+
+  def _outputs(
+    self,
+    params: Params,
+    images: ArrayLike,
+    tokens: ArrayLike,
+    rows: Mapping[str, Any],
+    noise: inputs.Noise,
+    *,
+    adapted: bool = False,
+  ) -> Outputs:
+    """The head's outputs for whole parameters."""
+    rows = dict(rows)
+    head, weights = inputs.without_weights(params["head"])
+    features = self.backbone.features
+    if adapted:
+      features = self._adapted(features)
+    if self.backbone.takes_time:
+      features = functools.partial(features, noise=noise)
+    features_of = inputs.read(
+      functools.partial(features, params["backbone"]), images, tokens,
+      rows.pop("context", None) if self.context else None, weights,
+      has_context=self.context, rank=len(self.backbone.image_shape),
+    )  # fmt: skip
+    return self.head.outputs(head, {**features_of, **rows})
 
   def export(self, trained: Params, frozen: Params | None) -> Params:
     """All parameters, with adapters merged into their kernels."""
@@ -248,18 +340,57 @@ class RewardModel:
   def score_groups(
     self,
     params: Params,
-    images: Float[ArrayLike, "P G H W C"],
+    images: Float[ArrayLike, "P G *F H W C"],
     tokens: ArrayLike,
     taste: Float[ArrayLike, "P U"] | None = None,
+    *,
+    context: Float[ArrayLike, "P H W C"] | None = None,
+    time: ArrayLike | None = None,
   ) -> tuple[Float[Array, "P G"], Float[Array, "P G"] | None]:
     """(values, their standard deviations if the head predicts them).
 
-    Without a taste, those of the average user.
+    Args:
+      params: all parameters.
+      images: in [0, 1], or frames of clips.
+      tokens: token ids of the prompts.
+      taste: of users; without, values are those of the average user.
+      context: source images of edits, with `context`; none are known if None.
+      time: [P], noise level at which a policy's trunk reads the images; its own
+        if None.
+
+    Raises:
+      UserError: a time for a backbone of clean images.
     """
-    features = self.backbone.features(params["backbone"], images, tokens)
-    if taste is not None:
-      features = {**features, "taste": taste}
-    return self.head.score(self.head.outputs(params["head"], features))
+    if time is not None:
+      self._require_time()
+    rows: dict[str, Any] = {} if taste is None else {"taste": taste}
+    if self.context:
+      rows["context"] = context
+    noise = inputs.Noise(time)
+    return self.head.score(self._outputs(params, images, tokens, rows, noise))
+
+  def _require_time(self) -> None:
+    if not self.backbone.takes_time:
+      raise UserError(
+        "the reward model reads clean images alone; noise levels need"
+        ' reward_model.backbone.name="policy"'
+      )
+
+  def score_latents(
+    self,
+    params: Params,
+    latents: Float[ArrayLike, "P G ..."],
+    tokens: Any,
+    time: Float[ArrayLike, "P"] | Float[ArrayLike, "P G"],
+  ) -> tuple[Float[Array, "P G"], Float[Array, "P G"] | None]:
+    """`score_groups` of a policy's noisy latents at their time, undecoded.
+
+    Raises:
+      UserError: a backbone of clean images.
+    """
+    self._require_time()
+    noise = inputs.Noise(time, is_added=True)
+    return self.head.score(self._outputs(params, latents, tokens, {}, noise))
 
   def adapt(
     self, params: Params, rows: Any, ratings: Float[ArrayLike, "P G"]
@@ -272,11 +403,14 @@ class RewardModel:
       ratings: of their images by that user; NaN where unknown.
     """
     assert self.head.adapt is not None
-    features = self.backbone.features(
-      params["backbone"], rows.images, rows.tokens
-    )
+    head, weights = inputs.without_weights(params["head"])
+    features = inputs.read(
+      functools.partial(self.backbone.features, params["backbone"]),
+      rows.images, rows.tokens, rows.details.context if self.context else None,
+      weights, has_context=self.context, rank=len(self.backbone.image_shape),
+    )  # fmt: skip
     features = {**features, "prob": rows.prob}
-    return self.head.adapt(params["head"], features, jnp.asarray(ratings))
+    return self.head.adapt(head, features, jnp.asarray(ratings))
 
 
 def _below(pattern: str) -> str:

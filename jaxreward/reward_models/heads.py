@@ -137,7 +137,7 @@ def similarity(*, divisor: float = 1.0) -> Head:
   }
   return Head(
     lambda key, features: {}, outputs, value_alone,
-    ("value", "cross"), needs_logit=True,
+    ("value", "cross"), needs=("logit", "cross"),
   )  # fmt: skip
 
 

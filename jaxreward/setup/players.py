@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -139,19 +139,36 @@ def _bind(config: ConfigDict, name: str) -> Role:
 
 def _optimizer(config: ConfigDict, section: ConfigDict, field: str):
   section_options: Any = section.get("optimizer", ConfigDict())
-  options = OPTIMIZER | section_options.to_dict()
   every: Any = section.get("every", 1)
   steps: Any = section.get("steps", 1)
   total = -(-config.align.iterations // every) * steps
+  return optimizer_of(
+    OPTIMIZER | section_options.to_dict(), f"{field}.optimizer", total
+  )
+
+
+def optimizer_of(
+  options: Mapping[str, Any], field: str, total: int
+) -> optax.GradientTransformation:
+  """The optimizer of an open section.
+
+  Args:
+    options: arguments of `training.optimizer.make_optimizer`.
+    field: of the section.
+    total: its steps.
+
+  Raises:
+    UserError: unknown options or values; names the field.
+  """
   make_optimizer = config_lib.bind(
-    ConfigDict(options | {"fn": "optimizer"}),
-    {"optimizer": _make}, field=f"{field}.optimizer", key="fn",
-    supplied=("total_steps",),
+    ConfigDict({**options, "fn": "optimizer"}),
+    {"optimizer": _make}, field=field, key="fn", supplied=("total_steps",),
   )  # fmt: skip
   try:
     return make_optimizer(total_steps=total)
   except UserError as error:
-    raise UserError(f"config.{field}.{error}") from error
+    message = str(error).removeprefix("optimizer.")
+    raise UserError(f"config.{field}.{message}") from error
 
 
 def _make(

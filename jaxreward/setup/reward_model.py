@@ -29,6 +29,7 @@ _SCORED_AT_ONCE = 64  # rows
 
 PARTS = ("backbone", "head")
 _KINDS = {"backbone": reward_models.Backbone, "head": reward_models.Head}
+OPTIONS = {"context": False, "frames": "mean"}  # of a model besides its parts
 _MOVED = (
   "config.reward_model.name has moved: write config.reward_model.backbone ="
   ' dict(name="scenes", width=..., ...) and config.reward_model.head ='
@@ -79,7 +80,17 @@ def _build(section: ConfigDict, **how: Any) -> RewardModel:
         f" jaxreward.reward_models.{expected_type.__name__}"
       )
     parts.append(component)
-  return _called("config.reward_model", lambda: RewardModel(*parts, **how))
+  options = {k: section.get(k, default) for k, default in OPTIONS.items()}
+  return _called(
+    "config.reward_model", lambda: RewardModel(*parts, **options, **how)
+  )
+
+
+def record_of(section: ConfigDict) -> dict[str, Any]:
+  """What the file beside a trained model says of its making; see `load`."""
+  parts = {part: section[part].to_dict() for part in PARTS}
+  others = {k: section.get(k, default) for k, default in OPTIONS.items()}
+  return parts | {k: x for k, x in others.items() if x != OPTIONS[k]}
 
 
 def _called(field: str, fn: Callable[[], Any]) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Float
 from optax import contrib
@@ -164,6 +165,84 @@ def scaled(
     }
 
   return optax.chain(tx, optax.stateless(lambda updates, _: scale(updates)))
+
+
+def by_part(
+  parts: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+  """An optimizer per part, by its name at the top of the parameters.
+
+  Each clips by the norm of its own gradients and keeps its own schedule.
+  """
+  labels = lambda params: {name: name for name in params}
+  return optax.partition({**parts}, labels)
+
+
+def masked(
+  tx: optax.GradientTransformation, mask_of: Callable[[Params], Params]
+) -> optax.GradientTransformation:
+  """The optimizer on a part of the entries of its parameters.
+
+  The others see no gradient, count for no norm, and do not decay.
+
+  Args:
+    tx: from `make_optimizer`.
+    mask_of: parameters -> tree of 1 and 0, each broadcast to its parameter.
+  """
+
+  def only(tree: Params, params: Params) -> Params:
+    return jax.tree.map(lambda x, m: x * m, tree, mask_of(params))
+
+  def update(updates, state, params=None):
+    updates, state = tx.update(only(updates, params), state, params)
+    return only(updates, params), state
+
+  return optax.GradientTransformation(tx.init, update)
+
+
+def last_layers(
+  params: Params, counts: Mapping[str, int], first: str
+) -> Params:
+  """1 for what is trained, 0 for the first layers of a part and what feeds them.
+
+  Args:
+    params: a tower's; "layers" is followed by arrays whose first axis is the
+      layer.
+    counts: {part at the top: layers that are trained, from the last on}.
+    first: regex of paths before the layers.
+
+  Raises:
+    UserError: a part that is not there, or with fewer layers.
+  """
+  pattern, parts = re.compile(first), set()
+
+  def mask(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    part = name.split("/")[0]
+    if part not in counts:
+      return np.float32(1)
+    parts.add(part)
+    if pattern.search(name):
+      return np.float32(0)
+    if "/layers/" not in name:
+      return np.float32(1)
+    depth, count = leaf.shape[0], counts[part]
+    if not 0 <= count <= depth:
+      raise UserError(
+        f"config.train_reward.last_layers.{part}={count}: the tower has {depth}"
+        " layers"
+      )
+    keep = np.arange(depth) >= depth - count
+    return keep.astype(np.float32).reshape(-1, *(1,) * (len(leaf.shape) - 1))
+
+  tree = jax.tree_util.tree_map_with_path(mask, params)
+  for part in counts:
+    if part not in parts:
+      raise UserError(
+        f"config.train_reward.last_layers.{part}: there is no such part"
+        f"{nearest(part, params)}; there are {', '.join(params)}"
+      )
+  return tree
 
 
 def matrix_mask(params: Params, matrices: str = MATRICES) -> Params:

@@ -148,7 +148,7 @@ def test_no_gradient_of_a_frozen_tower_is_computed():
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_parameter_has_one_sharding_rule(name):
   mesh = make_mesh(data=4, fsdp=2)
-  options = {} if name == "scenes" else {"size": "tiny"}
+  options = {} if name in ("scenes", "policy") else {"size": "tiny"}
   model = RewardModel(
     BACKBONES[name](**options), HEADS["scalar"](), train="lora", rank=2
   )

@@ -142,7 +142,10 @@ class BlipModel(nn.Module):
   config: Blip
   dtype: Any = jnp.float32
 
-  @nn.compact
+  def setup(self):
+    self.vision = VisionTower(self.config, self.dtype)
+    self.text = TextTower(self.config, self.dtype)
+
   def __call__(
     self,
     tokens: Int[ArrayLike, "B L"],
@@ -150,10 +153,17 @@ class BlipModel(nn.Module):
     images: Float[ArrayLike, "B H W 3"],
   ) -> Float[Array, "B L E"]:
     """States [B, L, E] of texts, each with its normalised image."""
-    image_states = VisionTower(self.config, self.dtype, name="vision")(images)
-    return TextTower(self.config, self.dtype, name="text")(
-      tokens, mask, image_states
-    )
+    return self.both(tokens, mask, images)[0]
+
+  def both(
+    self,
+    tokens: Int[ArrayLike, "B L"],
+    mask: Bool[ArrayLike, "B L"],
+    images: Float[ArrayLike, "B H W 3"],
+  ) -> tuple[Float[Array, "B L E"], Float[Array, "B N D"]]:
+    """(those states, the images' own)."""
+    image_states = self.vision(images)
+    return self.text(tokens, mask, image_states), image_states
 
 
 def _text(depth: int, at: str) -> tuple[Rule, ...]:
@@ -193,15 +203,20 @@ _TRAINING = tuple(
 
 def rules_of(config: Blip) -> tuple[Rule, ...]:
   """Table of ImageReward's names, its head included."""
-  layers, ours = range(config.vision.depth), "vision/stack/layers"
-  vision = "blip.visual_encoder"
-  block = f"{vision}.blocks.{{}}"
   head = tuple(
     dataclasses.replace(
       rule, ours=f"head/{rule.ours}", public=f"mlp.{rule.public[0]}"
     )
     for rule in aesthetic.RULES
   )
+  return (*tower_rules(config), *head)
+
+
+def tower_rules(config: Blip) -> tuple[Rule, ...]:
+  """Table of the towers in ImageReward's layout."""
+  layers, ours = range(config.vision.depth), "vision/stack/layers"
+  vision = "blip.visual_encoder"
+  block = f"{vision}.blocks.{{}}"
   return (
     Rule("vision/class", f"{vision}.cls_token"),
     Rule("vision/position", f"{vision}.pos_embed"),
@@ -214,7 +229,6 @@ def rules_of(config: Blip) -> tuple[Rule, ...]:
     *linear(f"{ours}/down", f"{block}.mlp.fc2", layers),
     *norm("vision/norm", f"{vision}.norm"),
     *_text(config.text.depth, "blip.text_encoder"),
-    *head,
     *_TRAINING,
   )
 

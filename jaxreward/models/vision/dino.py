@@ -311,6 +311,13 @@ def shapes(config: Dino, dtype: str = "float32") -> Any:
   return jax.tree.map(as_dtype, variables["params"])
 
 
+def describe(spec: os.PathLike[str] | str) -> Dino:
+  """Geometry of a public checkpoint."""
+  record = fields.read(spec)
+  with hub.beside(spec):
+    return config_of(record)
+
+
 def load(
   spec: os.PathLike[str] | str, *, dtype: str = "float32"
 ) -> tuple[Dino, Any]:
@@ -319,8 +326,6 @@ def load(
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  record = fields.read(spec)
-  with hub.beside(spec):
-    config = config_of(record)
+  config = describe(spec)
   like = shapes(config, dtype)
   return config, convert.load_params(spec, rules_of(config), like)

@@ -35,6 +35,8 @@ class Encoder:
     text: (params, tokens [P, L]) -> features [P, E]; None for images alone.
     logits: (params, cosines) -> logits, as in the pair's training.
     patches: (params, normalised images) -> patch features [B, N, E].
+    both: (params, prepared images) -> (features [B, E], tokens [B, N, D]).
+    words: (params, tokens [P, L]) -> (features [P, E], states [P, L, D]).
     microbatch: images per pass through the tower; 0 for all.
   """
 
@@ -43,6 +45,8 @@ class Encoder:
   text: Callable[[Params, Array], Array] | None = None
   logits: Callable[[Params, Array], Array] | None = None
   patches: Callable[[Params, Array], Array] | None = None
+  both: Callable[[Params, Any], tuple[Array, Array]] | None = None
+  words: Callable[[Params, Array], tuple[Array, Array]] | None = None
   microbatch: int = 0
 
 
@@ -86,7 +90,7 @@ def load(
     microbatch: images per pass through the tower; 0 for all.
     texts: False skips the text tower of CLIP.
     padded: CLIP takes images padded with black instead of a centre crop.
-    read: False gives shapes instead of the parameters of a pair.
+    read: False gives shapes instead of the parameters.
 
   Raises:
     UserError: unreadable weights, or another dtype.
@@ -97,7 +101,7 @@ def load(
   if kind in ("siglip", "siglip2"):
     return _load_siglip(weights, dtype, microbatch, read)
   if kind.startswith("dino"):
-    return _load_dino(weights, dtype, microbatch)
+    return _load_dino(weights, dtype, microbatch, read)
   return _load_clip(weights, size, dtype, microbatch, texts, padded, read)
 
 
@@ -118,17 +122,37 @@ def drawn_siglip(config: siglip.Siglip, dtype: str, microbatch: int) -> Weights:
   return _siglip_pair(config, params, dtype, prepared, microbatch)
 
 
+def drawn_dino(config: dino.Dino, dtype: str, microbatch: int) -> Weights:
+  """A DINO tower without weights, with shapes instead of parameters."""
+  side = min(config.image, 16 * config.patch)
+  prepared = dataclasses.replace(
+    _prepared_for_dino(config), size=(side, side), edge=side
+  )
+  return _dino_tower(
+    config, dino.shapes(config, dtype), dtype, prepared, microbatch
+  )
+
+
 def _clip_pair(config, params, dtype, prepared, microbatch) -> Weights:
   net = clip.ClipModel(config, jnp.dtype(dtype))
+
+  def both(p, x):
+    outputs = _applied(net, p, x, "encode_image")
+    return outputs["embedding"], outputs["states"]
+
+  def words(p, t):
+    outputs = _applied(net, p, t, "encode_text")
+    return outputs["embedding"], outputs["last"]
+
   encoder = Encoder(
-    lambda p, x: _applied(net, p, x, "encode_image")["embedding"], prepared,
-    microbatch=microbatch,
-  )  # fmt: skip
+    lambda p, x: both(p, x)[0], prepared, microbatch=microbatch, both=both
+  )
   if config.text is None:
     return Weights(encoder, params, clip.SHARDING_RULES)
   encoder = dataclasses.replace(
     encoder,
-    text=lambda p, t: _applied(net, p, t, "encode_text")["embedding"],
+    text=lambda p, t: words(p, t)[0],
+    words=words,
     logits=lambda p, c: jnp.exp(p["logit_scale"].astype(jnp.float32)) * c,
   )
   return Weights(encoder, params, clip.SHARDING_RULES, config.text.length)
@@ -194,6 +218,8 @@ def _siglip_pair(config, params, dtype, prepared, microbatch) -> Weights:
     lambda p, t: _applied(net, p, t, "encode_text"),
     logits,
     microbatch=microbatch,
+    both=lambda p, x: _applied(net, p, x, "image_states"),
+    words=lambda p, t: _applied(net, p, t, "text_states"),
   )
   # Trained on lower case, which not all of its tokenizers apply.
   return Weights(
@@ -229,22 +255,42 @@ def _prepared_for_siglip(
   return prepared
 
 
-def _load_dino(weights, dtype, microbatch) -> Weights:
-  config, params = dino.load(weights, dtype=dtype)
-  net = dino.DinoModel(config, jnp.dtype(dtype))
+def _load_dino(weights, dtype, microbatch, read) -> Weights:
+  if read:
+    config, params = dino.load(weights, dtype=dtype)
+  else:
+    config = dino.describe(weights)
+    params = dino.shapes(config, dtype)
+  record = hub.read_config(weights, "preprocessor_config.json")
+  prepared = preprocess.of_record(
+    record, _prepared_for_dino(config), f"{weights}: preprocessor_config.json"
+  )
+  return _dino_tower(config, params, dtype, prepared, microbatch)
+
+
+def _prepared_for_dino(config: dino.Dino) -> preprocess.Preprocess:
   mean, std = preprocess.IMAGENET_MEAN, preprocess.IMAGENET_STD
   side = 16 * config.patch if not config.theta else config.image
   edge = 0 if config.theta else side * 256 // 224
   method = "linear" if config.theta else "cubic"
   # Version 3 resizes after scaling to [0, 1], without rounding.
-  plain = preprocess.Preprocess(
+  return preprocess.Preprocess(
     (side, side), edge, method, mean, std, levels=not config.theta
   )
-  record = hub.read_config(weights, "preprocessor_config.json")
+
+
+def _dino_tower(config, params, dtype, prepared, microbatch) -> Weights:
+  net = dino.DinoModel(config, jnp.dtype(dtype))
+
+  def both(p, x):
+    outputs = _applied(net, p, x)
+    return outputs["pooled"], outputs["patches"]
+
   encoder = Encoder(
-    lambda p, x: _applied(net, p, x)["pooled"],
-    preprocess.of_record(record, plain, f"{weights}: preprocessor_config.json"),
-    patches=lambda p, x: _applied(net, p, x)["patches"],
+    lambda p, x: both(p, x)[0],
+    prepared,
+    patches=lambda p, x: both(p, x)[1],
+    both=both,
     microbatch=microbatch,
   )
   return Weights(encoder, params, dino.SHARDING_RULES)
@@ -263,8 +309,8 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
-  """fn(rows) in chunks; `rows` is an array or a tree of arrays.
+def in_chunks(fn: Callable[[Any], Any], rows: Any, size: int) -> Any:
+  """fn(rows) in chunks; rows and results are arrays or trees of arrays.
 
   Every chunk takes rows spread over the batch, so that on a mesh, which shards
   contiguous rows, every device works on every chunk.
@@ -280,8 +326,13 @@ def in_chunks(fn: Callable[[Any], Array], rows: Any, size: int) -> Array:
     x = jnp.concatenate([x, jnp.repeat(x[:1], pad, 0)])
     return x.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
 
-  results = jax.lax.map(fn, jax.tree.map(to_chunks, rows)).swapaxes(0, 1)
-  return results.reshape(size * chunks, *results.shape[2:])[:count]
+  def from_chunks(x: Array) -> Array:
+    x = x.swapaxes(0, 1)
+    return x.reshape(size * chunks, *x.shape[2:])[:count]
+
+  return jax.tree.map(
+    from_chunks, jax.lax.map(fn, jax.tree.map(to_chunks, rows))
+  )
 
 
 def image_features(

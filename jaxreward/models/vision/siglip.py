@@ -148,24 +148,33 @@ SHARDING_RULES: tower.Rules = (
 
 
 class TextTower(nn.Module):
-  """Token ids, padded to the full length, -> features of the last position."""
+  """Token ids, padded to the full length, -> features of the last position.
+
+  And the states of all positions, [B, L, D].
+  """
 
   config: Siglip
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens: Int[ArrayLike, "B L"]) -> Float[Array, "B E"]:
+  def __call__(
+    self, tokens: Int[ArrayLike, "B L"]
+  ) -> tuple[Float[Array, "B E"], Float[Array, "B L D"]]:
     c, s = self.config, self.config.text
     table = self.param("token", _NORMAL, (c.vocabulary, s.width))
     place = self.param("position", _NORMAL, (c.length, s.width))
     x = jnp.take(table, tokens, 0) + place[: tokens.shape[1]]
     x, _ = tower.Stack(s, self.dtype, name="stack")(x.astype(self.dtype))
-    x = tower.layer_norm(s.eps, self.dtype, "norm")(x[:, -1])
-    return nn.Dense(c.vision.width, dtype=self.dtype, name="head")(x)
+    x = tower.layer_norm(s.eps, self.dtype, "norm")(x)
+    head = nn.Dense(c.vision.width, dtype=self.dtype, name="head")
+    return head(x[:, -1]), x
 
 
 class VisionTower(nn.Module):
-  """Normalised images -> features pooled by an attention probe."""
+  """Normalised images -> features pooled by an attention probe, and states.
+
+  The states are those of all patches, [B, N, D].
+  """
 
   config: Siglip
   dtype: Any = jnp.float32
@@ -173,7 +182,7 @@ class VisionTower(nn.Module):
   @nn.compact
   def __call__(
     self, x: Float[ArrayLike, "B H W 3"] | Patches
-  ) -> Float[Array, "B E"]:
+  ) -> tuple[Float[Array, "B E"], Float[Array, "B N D"]]:
     s, dtype = self.config.vision, self.dtype
     x, bias = self._flexible(x) if isinstance(x, Patches) else self._square(x)
     x, _ = tower.Stack(s, dtype, name="stack")(x, bias)
@@ -187,7 +196,7 @@ class VisionTower(nn.Module):
     y = tower.layer_norm(s.eps, dtype, "pool_norm")(h)
     y = nn.Dense(s.mlp, dtype=dtype, name="pool_up")(y)
     y = tower.ACTIVATIONS[s.activation](y)
-    return h + nn.Dense(s.width, dtype=dtype, name="pool_down")(y)
+    return h + nn.Dense(s.width, dtype=dtype, name="pool_down")(y), x
 
   def _square(self, x: ArrayLike) -> tuple[Array, None]:
     c, width, dtype = self.config, self.config.vision.width, self.dtype
@@ -226,15 +235,27 @@ class SiglipModel(nn.Module):
     images: Float[ArrayLike, "B H W 3"] | Patches,
   ) -> tuple[Float[Array, "P E"], Float[Array, "B E"]]:
     """(text features, image features), neither of unit length."""
-    return self.text(tokens), self.vision(images)
+    return self.text(tokens)[0], self.vision(images)[0]
 
   def encode_text(self, tokens: Int[ArrayLike, "B L"]) -> Float[Array, "B E"]:
     """See `TextTower`."""
-    return self.text(tokens)
+    return self.text(tokens)[0]
 
   def encode_image(
     self, images: Float[ArrayLike, "B H W 3"] | Patches
   ) -> Float[Array, "B E"]:
+    """See `VisionTower`."""
+    return self.vision(images)[0]
+
+  def text_states(
+    self, tokens: Int[ArrayLike, "B L"]
+  ) -> tuple[Float[Array, "B E"], Float[Array, "B L D"]]:
+    """See `TextTower`."""
+    return self.text(tokens)
+
+  def image_states(
+    self, images: Float[ArrayLike, "B H W 3"] | Patches
+  ) -> tuple[Float[Array, "B E"], Float[Array, "B N D"]]:
     """See `VisionTower`."""
     return self.vision(images)
 

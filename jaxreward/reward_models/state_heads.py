@@ -1,0 +1,111 @@
+"""Heads on a tower's tokens, and the linear layers of published predictors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxreward.errors import UserError
+from jaxreward.models import heads
+from jaxreward.models.vision import aesthetic
+from jaxreward.reward_models.contract import Features, Head, Outputs, Public
+from jaxreward.reward_models.heads import require, value_alone
+from jaxreward.types import Array, Params
+
+QUERIES = ("words", "context")
+_VOCABULARY = 258  # of bytes; larger ids are taken by remainder
+
+
+def cross(
+  *,
+  width: int = 64,
+  heads_of: int = 2,
+  hidden: int = 64,
+  query: str = "words",
+  dtype: str = "float32",
+) -> Head:
+  """Attention from words, or a source image, to an image's tokens.
+
+  With the query "context" the latent identity reward of DreamVideo-Omni: the
+  reference's states ask, the video's answer, and r = MLP(Attn(Q, K, V) + Q)
+  (its pooling is unverified: the mean here). Words are the text tower's states,
+  or learned rows per token id where there is none.
+
+  Args:
+    width: features of queries and keys.
+    heads_of: heads of the attention; divides `width`.
+    hidden: features before the score; 0 for a linear score.
+    query: "words", or "context" for the states of a source image.
+    dtype: of the products.
+  """
+  require(0, hidden=hidden)
+  if query not in QUERIES:
+    raise UserError(
+      f'reward_model.head.query="{query}": it is one of {", ".join(QUERIES)}'
+    )
+  if width < 1 or width % max(heads_of, 1):
+    raise UserError(
+      f"reward_model.head.width={width} is not divisible by"
+      f" reward_model.head.heads_of={heads_of}"
+    )
+  net = heads.CrossAttention(
+    width, heads_of, hidden, _VOCABULARY, jnp.dtype(dtype)
+  )
+
+  def inputs(features: Features) -> tuple[Array, Array, Array]:
+    if query == "context":
+      names = ("context_states", "context_mask")
+    else:
+      names = ("words" if "words" in features else "tokens", "word_mask")
+    queries, mask = (jnp.asarray(features[name]) for name in names)
+    return queries, mask, jnp.asarray(features["states"])
+
+  def init(key: Array, features: Features) -> Params:
+    zeros = lambda x: jnp.zeros(x.shape, x.dtype)
+    shapes = {
+      name: zeros(x) for name, x in features.items() if x.dtype != key.dtype
+    }
+    return net.init(key, *inputs(shapes))["params"]
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    scores = net.apply({"params": params}, *inputs(features))
+    return {"value": jnp.asarray(scores)}
+
+  of_query = "context_states" if query == "context" else "words|tokens"
+  return Head(init, outputs, value_alone, needs=("states", of_query))
+
+
+def layered(*, reads: str = "joint") -> Head:
+  """Five linear layers, of 1024, 128, 64, 16 and 1 features, and nothing between.
+
+  The head of ImageReward (https://arxiv.org/abs/2304.05977) and of the aesthetic
+  predictor (https://github.com/christophschuhmann/improved-aesthetic-predictor),
+  without their dropout. Kernels start with the deviation 1 / (features + 1) of
+  what the head reads, biases at zero, as ImageReward's.
+
+  Args:
+    reads: "joint", or "image" for unit features of the image alone.
+  """
+  if reads not in ("joint", "image"):
+    raise UserError(
+      f'reward_model.head.reads="{reads}": it is one of joint, image'
+    )
+
+  def init(key: Array, features: Features) -> Params:
+    shapes = aesthetic.shapes(features[reads].shape[-1])
+    params = {}
+    for i, (name, layer) in enumerate(shapes.items()):
+      kernel = layer["kernel"].shape
+      draw = jax.random.normal(jax.random.fold_in(key, i), kernel)
+      bias = jnp.zeros(layer["bias"].shape)
+      scale = features[reads].shape[-1] + 1
+      params[name] = {"kernel": draw / scale, "bias": bias}
+    return params
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    x = jnp.asarray(features[reads], jnp.float32)
+    return {"value": aesthetic.apply(params, x)}
+
+  return Head(
+    init, outputs, value_alone, needs=(reads,), public=Public(aesthetic.RULES)
+  )
