@@ -143,16 +143,20 @@ def _download(repository: str, inside: str) -> pathlib.Path:
     ) from error
 
 
-def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
+def open_weights(spec: os.PathLike[str] | str) -> dict[str, Any]:
   """Every tensor of a public checkpoint by its public name, unread.
 
   Args:
-    spec: see `resolve`.
+    spec: see `resolve`; or "package:NAME", see `packaged`.
 
   Raises:
     UserError: no weights there, pickles, missing shards, a truncated or
       foreign file; each by name.
   """
+  if str(spec).startswith("package:"):
+    from jaxreward.models import packaged  # which reads layouts of ours
+
+    return packaged.open_weights(str(spec))
   path = resolve(spec)
   path = _choose(path) if path.is_dir() else path
   if _INDEX.fullmatch(path.name):

@@ -18,7 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.models.vision import encoders, iresnet, preprocess
+from jaxreward.models.vision import (
+  dlib_face,
+  encoders,
+  iresnet,
+  preprocess,
+)
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
@@ -125,21 +130,27 @@ def load_faces(
   """The face tower and the subjects' faces.
 
   Args:
-    weights: of an IResNet of any depth, as safetensors in insightface's layout.
+    weights: of an IResNet of any depth, as safetensors in insightface's layout;
+      or face-api's face_recognition_model.bin, dlib's network.
     references: a folder; its lines name "faces", cropped and upright; see
       `references`. Empty where the prompts' sources show one face each.
     subjects: maximal number of faces in a line.
   """
-  model = iresnet.net_of(weights)
+  if dlib_face.is_dlib(weights):
+    model, side = dlib_face.DlibFace(), dlib_face.SIDE
+    params, rules = dlib_face.load(weights), dlib_face.SHARDING_RULES
+  else:
+    model, side = iresnet.net_of(weights), iresnet.SIDE
+    params, rules = iresnet.load(weights, model), iresnet.SHARDING_RULES
   return Loaded(
-    {"faces": _apply(model)},
-    {"params": iresnet.load(weights, model)},
-    {"params": iresnet.SHARDING_RULES},
-    files.images_of(references, "faces", iresnet.SIDE, subjects, square=True),
+    {"faces": _apply(model), "side": side},
+    {"params": params},
+    {"params": rules},
+    files.images_of(references, "faces", side, subjects, square=True),
   )
 
 
-def _apply(model: iresnet.IResNet) -> Faces:
+def _apply(model: iresnet.IResNet | dlib_face.DlibFace) -> Faces:
   def faces(params: Params, x: Array) -> Array:
     features: jax.Array = model.apply({"params": params}, x)  # pyrefly: ignore
     return features
@@ -147,12 +158,14 @@ def _apply(model: iresnet.IResNet) -> Faces:
   return faces
 
 
-def _faces_of(prompts: PromptBatch, reference, known) -> tuple[Array, Array]:
+def _faces_of(
+  prompts: PromptBatch, reference, known, side: int
+) -> tuple[Array, Array]:
   """The subjects' faces, or a center crop of the source as the only one."""
   if reference is None:
     reference, known = files.resolve(prompts, "source", reference, known)
-    side = (iresnet.SIDE, iresnet.SIDE)
-    reference = preprocess.fitted(jnp.asarray(reference)[:, 0], side)[:, None]
+    first = jnp.asarray(reference)[:, 0]
+    reference = preprocess.fitted(first, (side, side))[:, None]
   return jnp.asarray(reference), jnp.asarray(known)
 
 
@@ -167,6 +180,7 @@ def identity(
   *,
   faces: Faces,
   params: Params,
+  side: int,
   reference: Float[ArrayLike, "P S h w 3"] | None = None,
   known: Bool[ArrayLike, "P S"] | None = None,
   windows: int = 2,
@@ -180,19 +194,19 @@ def identity(
     prompts: P prompts.
     faces: the face tower.
     params: of the tower.
+    side: of its faces, in pixels.
     reference: cropped faces of the subjects.
     known: subjects that exist; a prompt without one scores NaN.
     windows: 1 for squares as wide as the image's shorter side, 2 for squares
       of half that width too, and so on.
   """
   images = jnp.asarray(images)
-  reference, known = _faces_of(prompts, reference, known)
+  reference, known = _faces_of(prompts, reference, known, side)
   p, g = images.shape[:2]
   usable = jnp.isfinite(images).all(tuple(range(2, images.ndim)))
   usable = usable & known.any(-1)[:, None]
   safe = jnp.where(jnp.isfinite(images), images, 0.0)
   flat = safe.reshape(-1, *images.shape[-3:])
-  side = jnp.shape(reference)[2]
   pool = face_pool(faces, params, flat, windows, side)
   pool = pool.reshape(p, g, -1, *pool.shape[1:])  # [P, G, frames, F, E]
   crops = jnp.asarray(reference)

