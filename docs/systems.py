@@ -18,6 +18,7 @@ RECIPES = ROOT / "configs" / "recipes"
 # The test that proves a recipe's maths; each is one of the battery's rows too.
 PROOFS = {
   "ac_flow": "tests/players/test_players.py",
+  "aesthetic_predictor": "tests/reward_models/test_towers.py",
   "adv_grpo": "tests/players/test_players.py",
   "alignprop": "tests/feeds/test_tail.py",
   "awm": "tests/objectives/test_likelihood_free.py",
@@ -64,6 +65,8 @@ PROOFS = {
   "gspo": "tests/objectives/test_policy_gradient.py",
   "helpsteer2_scaled_bt": "tests/reward_models/test_graded_losses.py",
   "hinge_rank_matching": "tests/reward_models/test_row_losses.py",
+  "hpsv2": "tests/reward_models/test_published.py",
+  "image_reward": "tests/reward_models/test_towers.py",
   "hybrid_multi_aspect": "tests/composition/test_trust.py",
   "inpo": "tests/feeds/test_inverted.py",
   "instructvideo": "tests/setup/test_starts.py",
@@ -87,6 +90,7 @@ PROOFS = {
   "parrot_pareto": "tests/composition/test_dominance.py",
   "pearl_perception_gate": "tests/composition/test_trust.py",
   "percentile": "tests/composition/test_trust.py",
+  "pick_score": "tests/reward_models/test_published.py",
   "polar_policy_discriminator": "tests/reward_models/test_row_losses.py",
   "ppr_renorm": "tests/advantages/test_process.py",
   "prdp": "tests/objectives/test_differences.py",
@@ -131,7 +135,7 @@ exist. Every recipe goes through one battery (`tests/recipes`): it loads and is
 checked at every size, padding changes nothing, a step compiles once, a resumed
 step is the same to the byte, and the ratio of the first update, where an
 objective has one, is exactly 1. Recipes of reward models train on the scenes in
-two sizes, and so do evaluations that a reward steers; they load, are checked and
+two sizes, those of published ones on preferences of your own in the third, and so do evaluations that a reward steers; they load, are checked and
 run end to end.
 "Proof" is the test of its maths: a float64 reference, a limit case, a gradient
 by finite differences.

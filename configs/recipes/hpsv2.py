@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
     loss=dict(name="bradley_terry"),
     optimizer=dict(
       name="adamw", learning_rate=3.3e-6, schedule="cosine", warmup_steps=500,
-      weight_decay=0.35, b2=0.98, clip_norm=0.0,
+      weight_decay=0.35, b2=0.98, eps=1e-6, clip_norm=0.0,
     ),
     last_layers=dict(text=11, vision=19),
     steps=4000, rows=128, evaluate_every=200, save_every=200,

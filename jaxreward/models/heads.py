@@ -105,7 +105,7 @@ class CrossAttention(nn.Module):
     if jnp.issubdtype(queries.dtype, jnp.integer):
       table = nn.initializers.normal(1.0)
       rows = self.param("words", table, (self.vocabulary, self.width))
-      queries = rows[queries % self.vocabulary]
+      queries = jnp.take(rows, queries % self.vocabulary, 0)
     p, g, n, _ = states.shape
     q = dense(self.width, "queries_in")(blocks.layer_norm(queries))
     x = dense(self.width, "states_in")(

@@ -229,8 +229,8 @@ def trunk_of(
   """
   if not 0 <= least < most <= 1 or not 0 <= at <= 1:
     raise UserError(
-      f"reward_model.backbone: least={least}, most={most} and at={at}; times lie"
-      " in [0, 1], least below most"
+      f"reward_model.backbone.most={most}: times lie in [0, 1] and above"
+      f" least={least}; so does at={at}"
     )
   is_pixels = policy.decoder is None and policy.latent_shape[-1] == 3
 

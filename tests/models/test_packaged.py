@@ -102,7 +102,7 @@ def test_lpips_is_the_packages_own(net, peers):
     net=net, pretrained=False, pnet_rand=True, verbose=False
   )
   file = peers.FOLDER / f"lpips/weights/v0.1/{net}.pth"
-  lines = torch.load(file, weights_only=True)
+  lines = torch.load(file, map_location="cpu", weights_only=True)
   stored = hub.open_weights(f"package:lpips_{net}")
   for name, line in lines.items():
     np.testing.assert_array_equal(stored[name].read(), line.numpy())

@@ -18,6 +18,7 @@ from jaxreward import jobs
 from jaxreward.errors import UserError
 from jaxreward.recipes import SIZES
 from jaxreward.rewards import contexts_of
+from jaxreward.setup import reward_model
 from jaxreward.training import checkpoint
 from jaxreward.training.state import abstract
 from tests import tiny
@@ -31,9 +32,12 @@ def those_of(call: str) -> list[str]:
   return [name for name in EVERY if f"recipes.{call}(" in text(name)]
 
 
+PUBLISHED = those_of("published_reward")
 REWARD_MODELS, STEERED = those_of("reward_model"), those_of("steered")
 OF_SCENES = REWARD_MODELS + STEERED  # without a full size
-RECIPES = [name for name in EVERY if name not in OF_SCENES]  # of align
+RECIPES = [
+  name for name in EVERY if name not in OF_SCENES + PUBLISHED
+]  # of align
 GEOMETRY = {
   "rollout.prompts": 3,
   "rollout.group": 4,
@@ -132,6 +136,28 @@ def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
   check(load(name, size=size))
   with pytest.raises(UserError, match="no full size"):
     load(name, size="full")
+
+
+# Towers of the published sizes, in the place of weights to download.
+SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
+            "image_reward": "image_reward", "aesthetic_predictor": "vit_l_14"}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_one_loads_and_is_checked_at_every_size(name, size):
+  """At full size every program's shapes are traced."""
+  towers = {}
+  if size == "full":
+    keys = ("weights", "size", "tokenizer")
+    values = ("", SIZES_OF[name], "")
+    part = "reward_model.backbone."
+    towers = {part + k: v for k, v in zip(keys, values, strict=True)}
+  config = load(name, towers, size=size)
+  check(config)
+  if size == "full":
+    model = reward_model.make(config)
+    assert model.backbone.image_shape == (224, 224, 3)
 
 
 @pytest.mark.parametrize("name", EVERY)

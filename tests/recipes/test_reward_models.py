@@ -13,7 +13,9 @@ from tests.recipes import test_battery as battery
 
 
 @pytest.mark.job
-@pytest.mark.parametrize("name", battery.one_due(battery.REWARD_MODELS))
+@pytest.mark.parametrize(
+  "name", battery.one_due(battery.REWARD_MODELS + battery.PUBLISHED)
+)
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
   config = battery.load(name, {"mesh.data": 1})

@@ -105,7 +105,9 @@ def test_towers_compare_with_the_source(tmp_path, batch, images):
 
 def test_a_source_is_the_face_of_one_subject(batch, images):
   mean = lambda params, x: x.mean((1, 2)) + 2.0
-  found = identity.identity(images, batch, faces=mean, params=None, side=8, windows=1)
+  found = identity.identity(
+    images, batch, faces=mean, params=None, side=8, windows=1
+  )
   unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
   seen = unit(2 * images.mean((2, 3)) + 1.0)
   wanted = unit(2 * np.asarray(batch.source).mean((1, 2)) + 1.0)
