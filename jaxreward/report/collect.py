@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
@@ -11,7 +11,7 @@ from etils import epath
 
 from jaxreward import reading
 from jaxreward.errors import UserError, shown
-from jaxreward.report import summary
+from jaxreward.report import hardest, summary
 from jaxreward.report.environment import describe
 from jaxreward.report.grids import load_cards, make_cards
 from jaxreward.report.html import write_report
@@ -27,8 +27,8 @@ def report_from_workdir(
 ) -> epath.Path:
   """Reads the folder of a run and writes its report.html.
 
-  Reads config.json, metrics.jsonl, timings.jsonl, evaluation.json and
-  grids/cards.npz, each if it exists. Damaged files are skipped with a note on
+  Reads config.json, metrics.jsonl, timings.jsonl, evaluation.json,
+  grids/cards.npz and grids/hardest_pairs.npz, each if it exists. Damaged files are skipped with a note on
   the page.
 
   Args:
@@ -46,7 +46,10 @@ def report_from_workdir(
   evaluation = read_json(workdir / "evaluation.json", problems)
   metrics = read_jsonl(workdir / "metrics.jsonl", problems)
   timings = read_jsonl(workdir / "timings.jsonl", problems)
-  cards = _cards(workdir / "grids" / "cards.npz", problems)
+  grids = workdir / "grids"
+  read = lambda path: make_cards(*load_cards(path))
+  cards = _pictures(grids / "cards.npz", read, problems)
+  pairs = _pictures(grids / hardest.FILE, hardest.load, problems)
   for problem in problems:
     logging.warning("report: %s", shown(problem, 250))
   path = workdir / "report.html"
@@ -55,6 +58,7 @@ def report_from_workdir(
     title=title or _title(config, evaluation),
     summary=summary.tiles(evaluation),
     cards=cards,
+    hardest=pairs,
     curves=metrics,
     timings=timings,
     evaluation=evaluation,
@@ -106,11 +110,15 @@ def read_jsonl(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
   return rows
 
 
-def _cards(path: epath.Path, problems: list[str]) -> list[dict[str, Any]]:
+def _pictures(
+  path: epath.Path,
+  read: Callable[[epath.Path], list[dict[str, Any]]],
+  problems: list[str],
+) -> list[dict[str, Any]]:
   if not path.exists():
     return []
   try:
-    return make_cards(*load_cards(path))
+    return read(path)
   except Exception as error:  # a damaged archive may raise anything
     problems.append(f"{path.name} could not be read and was left out: {error}")
     return []

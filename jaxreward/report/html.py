@@ -44,6 +44,7 @@ def write_report(
   title: str,
   summary: Mapping[str, Any] | None = None,
   cards: Sequence[Mapping[str, Any]] = (),
+  hardest: Sequence[Mapping[str, Any]] = (),
   curves: Rows = (),
   timings: Rows = (),
   evaluation: Mapping[str, Any] | None = None,
@@ -61,6 +62,7 @@ def write_report(
     title: of the page.
     summary: key numbers, label -> text or {value, detail}.
     cards: from `grids.make_cards`.
+    hardest: from `hardest.load`.
     curves: rows of metrics.jsonl.
     timings: rows of timings.jsonl.
     evaluation: see `jaxreward.evaluation.tables`.
@@ -89,6 +91,7 @@ def write_report(
     headings=headings,
     evaluation_rows=rows,
     judged=judged_rows(evaluation),
+    hardest=list(hardest),
     config=to_json(config) if config else "",
     environment=flat(environment or {}),
     notes=list(notes),

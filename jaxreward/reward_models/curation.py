@@ -6,7 +6,7 @@ labeled pairs of images, with options by keyword:
   label [K]          P(the first image is preferred), as labeled
   margins [K, M]     score of the first less the second, by M proxy models, none
                      of which was fitted to a pair of the same prompt
-  scores [K, 2]      mean scores of the proxies, such that margins compare
+  scores [K, 2]      mean scores of both images by the proxies
   features [K, D]    features of the first image less those of the second
   embeddings [K, E]  features of the prompt
   prompt [K]         number of the prompt
