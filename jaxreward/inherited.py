@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import mmap
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -19,6 +17,7 @@ from typing import Any
 
 from absl import logging
 
+from jaxreward import compat
 from jaxreward.errors import (
   UserError,
   nearest,
@@ -44,15 +43,6 @@ PINNED: dict[str, Any] = {
 _FLAG = re.compile(r"--([A-Za-z0-9_]+)")
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count(?:=(\S*))?")
 _MOST = 4096  # devices that one process pretends to have
-# XLA aborts a process whose flags it cannot parse; this child may abort.
-_TRIAL = """
-from jaxlib import xla_client
-try:
-  xla_client.make_cpu_client()
-except Exception:
-  pass
-"""
-_STARTS = b"xla_"
 
 
 def open_streams() -> None:
@@ -192,7 +182,7 @@ def require_flags() -> None:
   if not flags.startswith("-"):
     _require_flag_file(flags)
     return
-  names = [n for n in _FLAG.findall(flags) if n.startswith(_STARTS.decode())]
+  names = [n for n in _FLAG.findall(flags) if n.startswith("xla_")]
   for name in names:
     near = _unknown(name)
     if near is not None:
@@ -224,7 +214,8 @@ def _try_flags(flags: str) -> None:
   Raises:
     UserError: with the first line of what XLA says.
   """
-  command = [sys.executable, "-c", _TRIAL]
+  # XLA aborts a process whose flags it cannot parse; this child may abort.
+  command = [sys.executable, "-c", compat.BACKEND_TRIAL]
   env = os.environ | {"XLA_FLAGS": flags}
   try:
     result = subprocess.run(command, env=env, capture_output=True, timeout=60)
@@ -240,16 +231,6 @@ def _try_flags(flags: str) -> None:
 
 def _unknown(name: str) -> str | None:
   """For an unknown flag a hint, possibly ''; None for a known one."""
-  import jaxlib
-
-  library = pathlib.Path(jaxlib.__file__).parent / "libjax_common.so"
-  if not library.exists():
+  if compat.has_xla_flag(name):
     return None
-  with (
-    library.open("rb") as file,
-    mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
-  ):
-    if text.find(name.encode() + b"\0") >= 0:
-      return None
-    flags = re.findall(_STARTS + rb"[a-z0-9_]{3,80}(?=\0)", text)
-  return nearest(name, {f.decode() for f in flags})
+  return nearest(name, compat.xla_words())

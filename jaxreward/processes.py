@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxreward import compat
 from jaxreward.errors import Lost, UserError, one_line, text_of
 
 T = TypeVar("T")
@@ -193,16 +194,10 @@ def as_loss(error: BaseException) -> Lost | None:
   return None
 
 
-def _exchange():
-  from jax.experimental import multihost_utils
-
-  return multihost_utils
-
-
 def wait_for_all(name: str) -> None:
   """Returns once every process has come to the point of this name."""
   if count() > 1:
-    _exchange().sync_global_devices(name)
+    compat.multihost_utils.sync_global_devices(name)
 
 
 def on_first(action: Callable[[], T]) -> T:
@@ -224,7 +219,7 @@ def on_first(action: Callable[[], T]) -> T:
     except UserError as error:
       outcome = (None, UserError(str(error)))
   data = np.frombuffer(pickle.dumps(outcome), np.uint8)
-  broadcast = _exchange().broadcast_one_to_all
+  broadcast = compat.multihost_utils.broadcast_one_to_all
   size = int(broadcast(np.int32(len(data))))
   data = data if is_first() else np.zeros(size, np.uint8)
   value, error = pickle.loads(np.asarray(broadcast(data)).tobytes())
@@ -265,11 +260,9 @@ def tell(word: str) -> list[str]:
   """
   if count() == 1:
     return [word]
-  from jax._src import distributed  # JAX has no public way to its store
-
   global _rounds
   _rounds += 1
-  store: Any = distributed.global_state.client
+  store = compat.key_value_store()
   name = "jaxreward/{}/{}".format
   store.key_value_set(name(_rounds, index()), word)
   answers = [
@@ -285,7 +278,7 @@ def gather(value: np.ndarray) -> np.ndarray:
   """The arrays of all processes, [count, ...]; all of one shape and type."""
   if count() == 1:
     return np.asarray(value)[None]
-  return np.asarray(_exchange().process_allgather(value))
+  return np.asarray(compat.multihost_utils.process_allgather(value))
 
 
 def fetch(tree: Any) -> Any:
@@ -299,7 +292,7 @@ def fetch(tree: Any) -> Any:
     if isinstance(x, jax.Array) and not (
       x.is_fully_addressable or x.is_fully_replicated
     ):
-      return _exchange().process_allgather(x, tiled=True)
+      return compat.multihost_utils.process_allgather(x, tiled=True)
     return x
 
   return jax.device_get(jax.tree.map(whole, tree))

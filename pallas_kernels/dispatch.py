@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxreward import processes
+from jaxreward import compat, processes
 from jaxreward.errors import UserError, nearest
 from jaxreward.types import ArrayLike
 
@@ -93,9 +93,7 @@ def over_rows(
   rows = operands[0].shape[0]
   extra = -rows % math.prod(mesh.shape[name] for name in axes)
   spec = PartitionSpec(axes) if axes else PartitionSpec()
-  mapped = jax.shard_map(
-    body, in_specs=spec, out_specs=spec, axis_names=set(free), check_vma=False
-  )
+  mapped = compat.over_shards(body, set(free), spec, spec)
   result = mapped(*(_more_rows(x, extra) for x in operands))
   return jax.tree.map(lambda x: x[:rows], result) if extra else result
 

@@ -5,12 +5,16 @@ what the compiler makes of a program, equal bits of two of them among others,
 bear the mark `optimized` and compile as users do. Imports no JAX.
 """
 
+from jaxreward import compat
+
 FLAGS = {
   "xla_backend_optimization_level": 0,
   "xla_llvm_disable_expensive_passes": True,
   "xla_cpu_use_fusion_emitters": False,
   "xla_cpu_parallel_codegen_split_count": 1,
 }
+# XLA of jaxlib 0.11 no longer has the older emitters.
+FLAGS = {k: v for k, v in FLAGS.items() if compat.has_xla_flag(k)}
 
 
 def xla_flags(devices: int = 1) -> str:

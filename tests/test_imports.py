@@ -23,6 +23,7 @@ LAYERS = {
     "user_code",
     "inherited",
     "inputs",
+    "compat",
   },
   1: {"models", "flow", "data", "pallas_kernels"},
   2: {
@@ -42,6 +43,10 @@ LAYERS = {
   6: {"main"},
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
+# Places that change from one version of JAX to the next.
+PROVISIONAL = (
+  "jax._src", "jax.experimental", "jax.extend", "jax.interpreters", "jaxlib",
+)  # fmt: skip
 # Read by setup, jobs and main only; functions receive plain values.
 CONFIG = {"config", "binding", "workdirs", "recipes"}
 CONFIG_READERS = {"setup", "jobs", "main"} | CONFIG
@@ -78,6 +83,8 @@ def violations(module: str, source: str) -> list[str]:
     other = family(name)
     if name.startswith("flax.linen") and me != "models":
       found.append(f"{module} imports {name}: architectures are in models/")
+    if name.startswith(PROVISIONAL) and me != "compat":
+      found.append(f"{module} imports {name}: jaxreward.compat does")
     if name.startswith("orbax") and module != "jaxreward.training.checkpoint":
       found.append(f"{module} imports {name}: only training.checkpoint may")
     if name.startswith("jaxreward.tasks.scenes") and me != "tasks":
@@ -132,6 +139,8 @@ def test_module_imports_only_what_lies_below(module):
     ("jaxreward.flow.x", "import flax.linen as nn"),
     ("jaxreward.flow.x", "from flax import linen"),
     ("jaxreward.training.state", "from orbax.checkpoint import v1"),
+    ("jaxreward.processes", "def f():\n  from jax._src import distributed"),
+    ("pallas_kernels.x.tpu", "from jax.experimental import pallas as pl"),
     ("jaxreward.newcomer.x", "from jaxreward import flow"),
     ("jaxreward.evaluation.x", "from jaxreward.tasks import Task"),
     ("jaxreward.jobs.x", "from jaxreward.tasks.scenes import grammar"),
@@ -149,6 +158,8 @@ def test_wrong_imports_are_noticed(module, line):
     ("jaxreward.models.dit", "from flax import linen as nn"),
     ("jaxreward.report.html", "from jaxreward.evaluation import accuracy"),
     ("jaxreward.flow.x", "from jaxreward import __version__"),
+    ("jaxreward.compat", "from jax.experimental import pallas"),
+    ("pallas_kernels.x.tpu", "from jaxreward.compat import pallas as pl"),
   ],
 )
 def test_right_imports_pass(module, line):

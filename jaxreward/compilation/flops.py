@@ -6,7 +6,7 @@ import functools
 import math
 from typing import Any
 
-from jax.extend import core
+from jaxreward import compat
 
 # Parameters in which primitives hold their inner programs.
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr", "cond_jaxpr")
@@ -26,11 +26,9 @@ def count(jaxpr: Any, *, kernels_only: bool = False) -> float:
       the count is for the whole program.
     kernels_only: count only operations within kernels.
   """
-  return sum(_equation(eqn, kernels_only) for eqn in _open(jaxpr).eqns)
-
-
-def _open(jaxpr: Any) -> Any:
-  return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+  return sum(
+    _equation(eqn, kernels_only) for eqn in compat.open_jaxpr(jaxpr).eqns
+  )
 
 
 def _equation(eqn: Any, kernels_only: bool) -> float:

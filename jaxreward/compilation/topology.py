@@ -8,8 +8,8 @@ import math
 import os
 
 import jax
-from jax.experimental import topologies
 
+from jaxreward import compat
 from jaxreward.errors import UserError, nearest, one_line
 
 GIB = 2**30
@@ -153,7 +153,9 @@ def devices(topology: Topology) -> list[jax.Device]:
       )
     return cpus[: topology.size]
   try:
-    described = topologies.get_topology_desc(topology.name, platform="tpu")
+    described = compat.topologies.get_topology_desc(
+      topology.name, platform="tpu"
+    )
   except Exception as error:
     raise UserError(
       f'config.topology="{topology.name}": {one_line(error)}'

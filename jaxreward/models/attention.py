@@ -12,10 +12,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import flash_attention as library
 from jaxtyping import Bool, Float
 
-from jaxreward import processes
+from jaxreward import compat, processes
 from jaxreward.errors import UserError, nearest
 from jaxreward.models import sequence
 from jaxreward.types import Array
@@ -105,6 +104,7 @@ def flash(
   mask: Bool[Array, "B M"] | None = None,
 ) -> Float[Array, "B N H D"]:
   """Flash attention on one TPU; tokens are padded to full blocks."""
+  library = compat.flash_attention
   (b, n, _, d), m = q.shape, k.shape[1]
   across, along = _block(n), _block(m)
   ids = None

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Bool, Float, Shaped
 
+from jaxreward import compat
 from jaxreward.types import Array
 
 AXIS = "tensor"
@@ -140,8 +141,6 @@ def by_device(
   if q.shape[2] % parts:
     q_spec, kv_spec = PartitionSpec(batch, tensor), PartitionSpec(batch)
     q = _fill(q, parts)
-  mapped = jax.shard_map(
-    run, in_specs=(q_spec, kv_spec, kv_spec, PartitionSpec(batch)),
-    out_specs=q_spec, axis_names=set(free), check_vma=False,
-  )  # fmt: skip
+  in_specs = (q_spec, kv_spec, kv_spec, PartitionSpec(batch))
+  mapped = compat.over_shards(run, set(free), in_specs, q_spec)
   return mapped(q, k, v, mask)[:, :tokens]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 import jax
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxreward import compat
 from jaxreward.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -39,9 +39,7 @@ def make_mesh(
   try:
     return jax.make_mesh(shape, AXES, axis_types=axis_types, devices=devices)
   except NotImplementedError:  # a physical axis has to be split
-    grid = mesh_utils.create_device_mesh(
-      shape, devices, allow_split_physical_axes=True
-    )
+    grid = compat.device_grid(shape, devices)
     return Mesh(grid, AXES, axis_types=axis_types)
 
 

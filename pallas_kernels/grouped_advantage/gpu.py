@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Float
 
+from jaxreward.compat import pallas as pl
+from jaxreward.compat import pallas_triton as plgpu
 from jaxreward.types import Array
 from pallas_kernels import tiling
 from pallas_kernels.grouped_advantage import kernel

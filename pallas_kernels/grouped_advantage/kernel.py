@@ -10,8 +10,8 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
+from jaxreward.compat import pallas as pl
 from pallas_kernels.grouped_advantage import reference
 from pallas_kernels.grouped_advantage.reference import Options
 

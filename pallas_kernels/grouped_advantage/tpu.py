@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float
 
+from jaxreward.compat import pallas as pl
+from jaxreward.compat import pallas_tpu as pltpu
 from jaxreward.types import Array
 from pallas_kernels import tiling
 from pallas_kernels.grouped_advantage import kernel

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 
+from jaxreward.compat import pallas as pl
 from jaxreward.types import Array
 
 

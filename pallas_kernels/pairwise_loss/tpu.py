@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Float
 
+from jaxreward.compat import pallas as pl
+from jaxreward.compat import pallas_tpu as pltpu
 from jaxreward.types import Array
 from pallas_kernels import tiling
 from pallas_kernels.pairwise_loss import kernel

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
+
+from jaxreward.compat import pallas as pl
 
 
 def body(

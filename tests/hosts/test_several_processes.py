@@ -439,7 +439,7 @@ HOSTS = """
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxreward import processes, rewards
+from jaxreward import compat, processes, rewards
 from jaxreward.rewards import declare
 from jaxreward.training import interrupt
 processes.start()
@@ -459,7 +459,7 @@ with jax.set_mesh(mesh):
 def refuse(*args, **kwargs):
   raise AssertionError("the devices were asked")
 
-exchange = processes._exchange()
+exchange = compat.multihost_utils
 exchange.process_allgather = refuse
 found = processes.fetch(shown)
 np.testing.assert_array_equal(found.reshape(-1), np.arange(4 * 192))

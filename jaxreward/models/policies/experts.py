@@ -10,9 +10,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 
+from jaxreward import compat
 from jaxreward.models import sequence
 from jaxreward.types import Array, Cond, Params
 
@@ -75,9 +75,7 @@ def _where_active(
   """
   leaves, tree = jax.tree.flatten(operands)
   # Traced now: the gradient is traced outside the contexts of this call.
-  once = jax.extend.core.jaxpr_as_fun(
-    jax.make_jaxpr(lambda *x: fn(*tree.unflatten(x)))(*leaves)
-  )
+  once = compat.closed_function(lambda *x: fn(*tree.unflatten(x)), *leaves)
   plain = lambda *leaves: once(*leaves)[0]
   out_shape = jax.eval_shape(plain, *leaves)
 
