@@ -84,7 +84,7 @@ def violations(module: str, source: str) -> list[str]:
     if name.startswith("flax.linen") and me != "models":
       found.append(f"{module} imports {name}: architectures are in models/")
     if name.startswith(PROVISIONAL) and me != "compat":
-      found.append(f"{module} imports {name}: jaxreward.compat does")
+      found.append(f"{module} imports {name}: jaxreward.compat offers it")
     if name.startswith("orbax") and module != "jaxreward.training.checkpoint":
       found.append(f"{module} imports {name}: only training.checkpoint may")
     if name.startswith("jaxreward.tasks.scenes") and me != "tasks":
