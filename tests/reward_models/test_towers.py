@@ -36,7 +36,6 @@ def tokens_of(backbone):
   return backbone.read(texts) if backbone.read else WORDS
 
 
-@pytest.mark.hurried
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_keeps_the_contract(name):
   """Features have their names; scores follow pictures, words, and nothing else.
@@ -74,7 +73,6 @@ def test_every_backbone_keeps_the_contract(name):
     assert gap(score(params, clips, tokens[::-1], source)).min() > 1e-6
 
 
-@pytest.mark.hurried
 def test_words_reach_an_image_tower_through_cross_attention():
   backbone = BACKBONES["dino"](size="tiny")
   model = RewardModel(backbone, HEADS["cross"](width=8, hidden=4))
@@ -147,7 +145,6 @@ POLICIES = {
 }
 
 
-@pytest.mark.hurried
 @pytest.mark.parametrize("name", POLICIES)
 def test_last_states_are_those_that_make_the_velocity(name):
   policy, prompts = POLICIES[name]()
@@ -194,7 +191,6 @@ def test_noise_is_shared_in_a_row_and_addressed_by_its_key():
   assert not t.any()
 
 
-@pytest.mark.hurried
 def test_a_policys_trunk_scores_noisy_latents_at_their_time():
   model = model_of("policy")
   params = drawn(model)
@@ -226,7 +222,6 @@ def test_a_trunk_starts_from_the_first_blocks_of_a_policy():
   np.testing.assert_array_equal(mine["place"], theirs["place"])
 
 
-@pytest.mark.hurried
 def test_blip_with_five_layers_is_image_reward():
   params = folders.drawn(blip.shapes(TINY_BLIP), scale=0.3)
   backbone = BACKBONES["blip"](size="tiny", microbatch=2)
