@@ -43,6 +43,21 @@ def get_config() -> ConfigDict:
         grammar="scenes",  # or "free": prompts in any words
         dataset="",  # images with captions to train on, nothing drawn
         preferences="",  # or pairs of them; or "scenes", drawn for the task
+        # columns of data.preferences and train_reward.source
+        layout=dict(
+          name="auto",  # by the columns there are; or a data set; or "columns"
+          columns=dict(),  # of your own: prompt="caption", images=("a", "b")
+          scale=(),  # the ends of ratings, such as (1, 5)
+        ),
+        reading=dict(
+          split="",  # of a folder that has several
+          images="",  # folder of the images; that of the file by default
+          fit="crop",  # or "pad", "stretch", to the model's size
+          confidence=0.0,  # rows of less are left out
+          skip=0.0,  # share of malformed rows that may be left out
+          heldout=0.2,  # share of prompts that a reward model is tested on
+          cache="",  # folder of decoded images; in memory by default
+        ),
         caption_drop=0.0,  # share of captions left out, for guidance
         negative_prompt="",  # what guidance leads away from
         kind_weights=(

@@ -37,7 +37,8 @@ def get_config(arg: str | None = None):
   )
   config.train_reward = ConfigDict(
     dict(
-      source="scenes",  # or a pairs.jsonl of your own
+      source="scenes",  # or a file of your own, see docs/preferences.md
+      heldout="",  # another file to be tested on; by default a part of source
       train_rows=768,  # prompts; a rare kind's prompts stand in several rows
       heldout_rows=256,
       sampling=dict(

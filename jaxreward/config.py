@@ -53,6 +53,7 @@ OPEN_SECTIONS = (
   "players",
   "eval.evaluators",
   "references",
+  "data.layout.columns",
 )
 # Sections that name one method: `name` and its arguments.
 METHOD_SECTIONS = (

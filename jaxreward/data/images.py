@@ -23,16 +23,42 @@ _EXCHANGED = 2**28  # bytes that a device holds while images are exchanged
 _THREADS = 16  # at most; decoders release the GIL
 
 
-def _fit(image: Image.Image, size: int | tuple[int, int]) -> Image.Image:
-  """A center crop to the target aspect ratio, resampled."""
+FITS = ("crop", "pad", "stretch")
+
+
+def _fit(
+  image: Image.Image, size: int | tuple[int, int], fit: str = "crop"
+) -> Image.Image:
+  """An image of the target size, see `pixels`."""
   height, width = (size, size) if isinstance(size, int) else size
   if image.size == (width, height):
     return image
-  return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+  bicubic = Image.Resampling.BICUBIC
+  if fit == "pad":
+    return ImageOps.pad(image, (width, height), bicubic)
+  if fit == "stretch":
+    return image.resize((width, height), bicubic)
+  return ImageOps.fit(image, (width, height), bicubic)
+
+
+def pixels(
+  path: File, size: int | tuple[int, int] | None = None, fit: str = "crop"
+) -> UInt8[np.ndarray, "H W 3"]:
+  """As `read_image`, in bytes.
+
+  Args:
+    path: of the file.
+    size: side, or (height, width), in pixels.
+    fit: "crop" cuts the middle to the shape, "pad" puts the whole image on
+      black, "stretch" changes its shape.
+  """
+  image, _ = image_files.decode(image_files.read(path), path)
+  image = image if size is None else _fit(image, size, fit)
+  return np.asarray(image, np.uint8)
 
 
 def read_image(
-  path: os.PathLike[str] | str, size: int | tuple[int, int] | None = None
+  path: File, size: int | tuple[int, int] | None = None
 ) -> Float[np.ndarray, "H W 3"]:
   """Reads an image file by its content, whatever its suffix.
 
@@ -55,9 +81,7 @@ def read_image(
     UserError: the file and what is wrong with it: missing, not an image,
       truncated, too large, partly transparent, or neither grey nor colour.
   """
-  image, _ = image_files.decode(image_files.read(path), path)
-  image = image if size is None else _fit(image, size)
-  return np.asarray(image, np.float32) / 255
+  return pixels(path, size).astype(np.float32) / 255
 
 
 def in_threads(action: Callable[[T], U], items: Iterable[T]) -> list[U]:
@@ -98,11 +122,11 @@ def read_images(
 
   def fill(row: int) -> None:
     try:
-      image = read_image(paths[row], size)
+      image = pixels(paths[row], size)
     except UserError as error:
       place = f"{places[row]}: " if places else ""
       raise UserError(f"{place}{error}") from error
-    shard[row // count] = np.round(image * 255).astype(np.uint8)
+    shard[row // count] = image
 
   processes.on_all(
     lambda: in_threads(fill, range(index, len(paths), count)) and None

@@ -223,12 +223,17 @@ def prompt_batches(
   return PromptBatches(stream.batch(batch_size).map(assemble))
 
 
+def row_dataset(count: int, *, seed: int, batch_size: int) -> grain.MapDataset:
+  """Element n: int [batch_size], row numbers of step n, dealt as prompts are."""
+  deck = _deck(np.arange(count), batch_size, int(seed) % 2**63, 0)
+  return deck.batch(batch_size)
+
+
 def row_stream(
   count: int, *, seed: int, batch_size: int
 ) -> Callable[[int], np.ndarray]:
   """Step -> int [batch_size], row numbers below `count`, dealt as prompts are."""
-  deck = _deck(np.arange(count), batch_size, int(seed) % 2**63, 0)
-  stream: Any = deck.batch(batch_size)
+  stream: Any = row_dataset(count, seed=seed, batch_size=batch_size)
   return lambda step: stream[step]
 
 

@@ -33,16 +33,21 @@ class Preferences:
     images: uint8 [M, H, W, C], each image once.
     tokens: int32 [Q, L].
     category: int32 [Q], of the prompts, see `Task.categories`; -1 if unknown.
-    members: int32 [Q, N], rows of `images`.
+    members: int32 [Q, N], rows of `images`; -1 where a list is shorter.
     prob: float32 [Q, N, N], probability that the image of the row is
       preferred to that of the column; NaN where unlabeled.
     score: float32 [Q, N], from which labels are derived; NaN where unknown.
     strict: float32 [Q, N], 1 for a correct image, else 0; NaN where unknown.
-    source: int32 [N], index into `SOURCES`.
+    source: int32 [N] or [Q, N], index into `SOURCES`; from their number on,
+      generators that a file names; -1 where there is no image.
     user: int32 [Q], who labeled the row, an index into `users`; -1 where
       unknown. None if nobody is known.
     aspects: float32 [Q, N, A], ratings per aspect; NaN where unknown. None
       without aspects.
+    aspect_prob: float32 [Q, N, N, A], as `prob`. None without such answers.
+    confidence: float32 [Q] in [0, 1], of the answers. None if never known.
+    context: int32 [Q], the row of `images` that an edit starts from; -1
+      without one. None if no row has one.
     users: their names.
     aspect_names: of the A aspects.
   """
@@ -57,6 +62,9 @@ class Preferences:
   source: ArrayLike
   user: ArrayLike | None = None
   aspects: ArrayLike | None = None
+  aspect_prob: ArrayLike | None = None
+  confidence: ArrayLike | None = None
+  context: ArrayLike | None = None
   users: tuple[str, ...] = flax.struct.field(pytree_node=False, default=())
   aspect_names: tuple[str, ...] = flax.struct.field(
     pytree_node=False, default=()
@@ -78,7 +86,7 @@ class Details:
     confidence: float32 [R] in [0, 1], of the row's answers; 1 where unknown.
     context: float32 [R, H, W, C] in [0, 1], the image that an edit starts
       from; NaN where there is none.
-    source: int32 [R, K], of the images, an index into `SOURCES`.
+    source: int32 [R, K], of the images, see `Preferences`.
     keys: random keys [R], for losses that sample.
   """
 
@@ -233,7 +241,7 @@ def draw_batch(
     row[:, None, None], columns[:, :, None], columns[:, None, :]
   ]
   user, aspects = preferences.user, preferences.aspects
-  details = Details(
+  details = Details(  # tasks know nothing else of their rows
     user=None if user is None else jnp.asarray(user)[row],
     aspect_ratings=None if aspects is None else of_image(jnp.asarray(aspects)),
     source=jnp.asarray(preferences.source)[columns],
@@ -272,7 +280,10 @@ def some_rows(rows: int, group: int, aspects: int = 2) -> PreferenceBatch:
     rating=jnp.zeros((rows, group)),
     details=Details(
       user=jnp.zeros((rows,), jnp.int32),
+      mask=jnp.ones((rows, group), bool),
       aspect_ratings=jnp.zeros((rows, group, aspects)),
+      aspect_prob=jnp.zeros((rows, group, group, aspects)),
+      confidence=jnp.ones((rows,)),
       source=jnp.zeros((rows, group), jnp.int32),
       keys=jax.random.split(jax.random.key(0), rows),
     ),
@@ -298,15 +309,18 @@ def separate_pairs(
   prob = np.asarray(preferences.prob)
   members = np.asarray(preferences.members)
   sources = np.asarray(preferences.source)
-  places = np.arange(len(sources))
-  if source is not None:
+  places = np.arange(members.shape[1])
+  if source is not None and sources.ndim == 1:
     places = np.flatnonzero(sources == SOURCES.index(source))
+  elif source is not None:  # of files, which have no source of a task
+    places = places[:0]
   generator = np.random.default_rng(seed)
   used: set[int] = set()
   pairs = []
   for row in range(members.shape[0]):
     order = generator.permutation(places)
     order = [int(i) for i in order if members[row, i] not in used]
+    order = [i for i in order if members[row, i] >= 0]
     for i, j in zip(order[::2], order[1::2], strict=False):
       p = prob[row, i, j]
       if np.isfinite(p) and p != 0.5:

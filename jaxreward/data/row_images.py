@@ -92,7 +92,7 @@ class RowImage:
     return image_files.read(self, most)
 
 
-File = str | RowImage
+File = os.PathLike[str] | str  # a RowImage too
 
 
 def inside(table: os.PathLike[str] | str, name: str, cell: Cell) -> RowImage:

@@ -102,19 +102,22 @@ def read_dataset(path: str, parse: Parse, field: str = "") -> list[Record]:
   return records
 
 
-def read_preferences(path: str, parse: Parse, field: str = "") -> list[Record]:
+def read_preferences(
+  path: str, parse: Parse, field: str = "", **options: Any
+) -> list[Record]:
   """Pairs of a file, see `preference_files`; scores are P(preferred).
 
   Args:
     path: of its file.
     parse: words -> prompt.
     field: config field of the path, for errors.
+    **options: of `preference_files.read_rows`.
 
   Raises:
     UserError: the file, its line, and what is wrong there; no labeled pair.
   """
   records = []
-  for row in preference_files.read_rows(path, field=field):
+  for row in preference_files.read_rows(path, field=field, **options):
     try:
       prompt = parse(row.prompt)
     except UserError as error:

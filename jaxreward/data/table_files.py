@@ -232,6 +232,8 @@ class _Table:
 class _Parquet(_Table):
   """Groups are read whole; the last ones are kept."""
 
+  reads_groups = True
+
   def __init__(self, path: epath.Path):
     parquet = _pyarrow(path, "pyarrow.parquet")
     try:

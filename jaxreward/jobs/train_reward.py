@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, reward_models, rng, setup, tasks
-from jaxreward.data import pairs, preferences, tastes
+from jaxreward.data import pipeline, preference_stream, preferences, tastes
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import PreferenceBatch, Preferences
 from jaxreward.data.prompts import Prompt
@@ -40,6 +40,7 @@ from jaxreward.setup import (
   data_checks,
   kernels,
   players,
+  preference_data,
   prompt_encoding,
   reward_model,
 )
@@ -156,7 +157,7 @@ def preference_loss(config: ConfigDict, model: RewardModel):
 
   def loss_fn(trained: Params, batch: PreferenceBatch, frozen: Params | None):
     rows = {"prob": batch.prob}
-    for name in ("user", "keys", "context"):
+    for name in ("user", "keys", "mask", "context"):
       if (array := getattr(batch.details, name)) is not None:
         rows[name] = array
     outputs = model.outputs(trained, frozen, batch.images, batch.tokens, rows)
@@ -174,7 +175,10 @@ def preference_loss(config: ConfigDict, model: RewardModel):
 
 
 def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
-  """(state, training rows, frozen parameters) -> (state, metrics), jitted."""
+  """(state, rows, frozen parameters) -> (state, metrics), jitted.
+
+  The rows are all training rows, of which a batch is drawn, or a packed batch.
+  """
   options = config.train_reward
   rows = mesh_lib.round_up_to_devices(options.rows, mesh)
   spread = PartitionSpec(mesh_lib.BATCH_AXES)
@@ -182,9 +186,14 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def update(current, data, frozen=None):
     key = rng.stream_key(config.seed, "preference batch", current.step)
-    group_size = min(options.pictures_per_row, data.members.shape[1])
-    batch = preferences.draw_batch(data, key, rows=rows, group_size=group_size)
-    batch = preferences.keep_first(batch, options.rows)
+    if isinstance(data, preference_stream.Packed):
+      batch = preference_stream.unpacked(data, key)
+    else:
+      batch = preferences.draw_batch(
+        data, key, rows=rows,
+        group_size=min(options.pictures_per_row, data.members.shape[1]),
+      )  # fmt: skip
+      batch = preferences.keep_first(batch, options.rows)
     batch = jax.lax.with_sharding_constraint(batch, spread)
     current, metrics = step.update(
       current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), frozen,
@@ -278,33 +287,13 @@ def _check_task(config: ConfigDict) -> None:
 
 def _check_ratings(config: ConfigDict) -> None:
   options = config.train_reward
-  name = f'config.train_reward.loss.name="{options.loss.name}"'
-  if options.source not in tasks.OWN:
+  if options.label_noise and options.source in tasks.OWN:
     raise UserError(
-      f"{name} compares ratings, and {options.source} holds answers to pairs:"
-      ' use "bradley_terry"'
-    )
-  if options.label_noise:
-    raise UserError(
-      f"{name} compares ratings, which have no answers to flip: set"
+      f'config.train_reward.loss.name="{options.loss.name}" compares ratings,'
+      " which have no answers to flip: set"
       f" config.train_reward.label_noise={options.label_noise} to 0, or use"
       ' "bradley_terry"'
     )
-
-
-def _reading(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
-  """How prompts of a file of pairs are tokenized and split."""
-  task, read_texts = setup.make_task(config), model.backbone.read
-  tokenize = (
-    task.tokenize if read_texts is None else lambda text: read_texts([text])[0]
-  )
-  if tokenize is None:
-    raise UserError(
-      f'config.data.grammar="{task.name}": its prompts are no word ids, which'
-      ' the reward model reads; set it to "scenes", or'
-      ' config.reward_model.backbone.name to "clip" or "siglip"'
-    )
-  return dict(tokenize=tokenize, split_of=task.split_of)
 
 
 def check(config: ConfigDict) -> None:
@@ -321,6 +310,8 @@ def check(config: ConfigDict) -> None:
         " starts from pictures, and pairs are drawn from words alone; give pairs"
         " of your own in config.train_reward.source"
       )
+  else:
+    preference_data.options(config)
   model = reward_model.make(config)
   if options.init_from_policy and model.backbone.from_policy is None:
     raise UserError(
@@ -365,9 +356,19 @@ def _aspects_of(outputs: Any) -> int:
 
 
 def _require_labels(
-  config: ConfigDict, model: RewardModel, train: Preferences
+  config: ConfigDict,
+  model: RewardModel,
+  train: Preferences,
+  heldout: Preferences | None = None,
 ) -> None:
-  """Refuses data without the users or aspects that the model or loss reads."""
+  """Refuses data without what the model or the loss reads."""
+  _require_ratings(config, train)
+  if model.context and train.context is None and heldout is not None:
+    raise UserError(
+      "config.reward_model.context=true: no row of"
+      f" {config.train_reward.source} has a source image; set it to false, or"
+      " name the column in config.data.layout.columns.source"
+    )
   head = f'config.reward_model.head.name="{config.reward_model.head.name}"'
   users, aspects = model.head.users, train.aspects
   if users is not None and train.user is None:
@@ -382,6 +383,7 @@ def _require_labels(
       raise UserError(
         f"config.reward_model.head.users={users}: the rows have {count} users"
       )
+    _require_known(config, head, heldout)
   if not set(reads(_loss(config))) & set(reward_models.ASPECTS):
     return
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
@@ -398,6 +400,33 @@ def _require_labels(
     )
 
 
+def _require_ratings(config: ConfigDict, train: Preferences) -> None:
+  options = config.train_reward
+  name = f'config.train_reward.loss.name="{options.loss.name}"'
+  wanted = set(reads(_loss(config)))
+  is_rated = bool(np.isfinite(np.asarray(train.score)).any())
+  if (wanted & set(reward_models.RATED) or _by_rating(config)) and not is_rated:
+    raise UserError(
+      f"{name} reads ratings, and {options.source} holds answers to pairs alone:"
+      ' use "bradley_terry", or name the column in'
+      " config.data.layout.columns.rating"
+    )
+
+
+def _require_known(
+  config: ConfigDict, head: str, heldout: Preferences | None
+) -> None:
+  """Refuses held-out rows of users that training never sees."""
+  if heldout is None or heldout.user is None or not config.train_reward.heldout:
+    return
+  if (np.asarray(heldout.user) < 0).all():
+    raise UserError(
+      f"{head} tells users apart, and no user of"
+      f" config.train_reward.heldout={config.train_reward.heldout} is in"
+      f" {config.train_reward.source}"
+    )
+
+
 def _try_loss(config: ConfigDict, model: RewardModel) -> None:
   """Lets a loss check its options and the arrays it reads."""
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
@@ -409,13 +438,6 @@ def _try_loss(config: ConfigDict, model: RewardModel) -> None:
         f'"{config.reward_model.head.name}" does not give; there are'
         f" {', '.join(offers)}"
       )
-  if set(reward_models.RATED) & set(reads(loss)) and (
-    config.train_reward.source not in tasks.OWN
-  ):
-    raise UserError(
-      f"{name} reads ratings, and {config.train_reward.source} holds answers to"
-      ' pairs: use "bradley_terry"'
-    )
   outputs = model.output_shapes(2, 3)
   arrays = jax.eval_shape(
     functools.partial(reward_models.offers, model.head),
@@ -435,9 +457,9 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
     data_checks.require_weights(config)
   if source not in tasks.OWN:
     model = reward_model.make(config)
-    return pairs.rows_of(
-      source, "config.train_reward.source", **_reading(config, model)
-    )
+    sides, rows = preference_data.load(config, model, answered=True)
+    _require_labels(config, model, sides.train.rows, sides.heldout.rows)
+    return rows
   return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 
@@ -448,8 +470,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   model = reward_model.make(config)
   tx = _optimizer(config, model)
   with jax.set_mesh(mesh):
-    train, heldout, base = _data(config, model, mesh)
-    _require_labels(config, model, train)
+    rows, heldout, base = _data(config, model, mesh)
     params, frozen = _start(config, model, base)
     if frozen is not None:
       rules = model.sharding_rules
@@ -461,23 +482,21 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     places = jax.tree.map(lambda x: x.sharding, placed)
     loss_fn = preference_loss(config, model)
     update = make_update(config, loss_fn, tx, places, mesh)
-    score = reward_model.row_scorer(model)
+    score = _scorer(model, heldout)
     export = jax.jit(model.export)
     timer = loop.Timer()
     categories = setup.make_task(config).categories
 
     def iterate(current, n):
-      current, metrics = update(current, train, frozen)
+      current, metrics = update(current, rows(n), frozen)
       timer("update", metrics)
       return current, metrics
 
     def quick_evaluation(current, n):
       results = reward_model.evaluate(
-        heldout,
-        score(export(current.ema, frozen), heldout),
-        config.seed,
+        heldout.rows, score(export(current.ema, frozen)), config.seed,
         categories,
-      )
+      )  # fmt: skip
       shares = {"": results, "_strict": results["strict"]}
       return {
         f"eval/pair_accuracy{name}": share["accuracy"]
@@ -502,24 +521,45 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
     params_full = export(current.ema, frozen)
-    scores = score(params_full, heldout)
-  finish(config, workdir, processes.fetch(params_full), heldout, scores)
+    scores = score(params_full)
+  finish(config, workdir, processes.fetch(params_full), heldout.rows, scores)
+  if heldout.counts():
+    evaluate.merge(workdir, {"preferences": heldout.counts()})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Heldout:
+  """Held-out rows, with the images of a file apart from them.
+
+  Attributes:
+    rows: the rows.
+    store: images of a file; None where the rows have them.
+    counts: () -> of the file's rows, by what became of them.
+  """
+
+  rows: Preferences
+  store: Any = None
+  counts: Callable[[], dict[str, int]] = dict
+
+
+def _scorer(model: RewardModel, heldout: _Heldout):
+  """Parameters -> scores [Q, N] of the held-out rows."""
+  if heldout.store is None:
+    score = reward_model.row_scorer(model)
+    return lambda params: score(params, heldout.rows)
+  return reward_model.stream_scorer(model, heldout.rows, heldout.store)
 
 
 def _data(config: ConfigDict, model: RewardModel, mesh):
-  """(training rows, held-out rows, the policy's parameters or None)."""
+  """(step -> rows for the update, held-out rows, the policy's parameters)."""
   source = config.train_reward.source
   start = time.monotonic()
   policy, base = setup.make_policy(config), None
   if source in tasks.OWN or config.train_reward.init_from_policy:
     base = setup.load_params(config, policy)
-  if source in tasks.OWN:
-    sides = scene_preferences(config, policy, base, model.backbone.read)
-  else:
-    sides = pairs.load_pairs(
-      source, model.backbone.image_shape[0], "config.train_reward.source",
-      **_reading(config, model),
-    )  # fmt: skip
+  if source not in tasks.OWN:
+    return *_file(config, model, mesh), base
+  sides = scene_preferences(config, policy, base, model.backbone.read)
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2
   if not answers:
@@ -532,7 +572,23 @@ def _data(config: ConfigDict, model: RewardModel, mesh):
     train.images.shape[0], train.tokens.shape[0], answers,
     heldout.images.shape[0], time.monotonic() - start,
   )  # fmt: skip
-  return train, heldout, base
+  _require_labels(config, model, train)
+  return (lambda n: train), _Heldout(heldout), base
+
+
+def _file(config: ConfigDict, model: RewardModel, mesh):
+  """(step -> packed batch, held-out rows) of `train_reward.source`."""
+  sides, _ = preference_data.load(config, model)
+  preference_data.log(config, sides)
+  train, heldout = preference_data.stores(config, model, sides)
+  batches = preference_data.batches(config, sides.train, train, mesh)
+  place = pipeline.place_batch(mesh, local=True)
+
+  def counts() -> dict[str, int]:
+    return {**sides.counts, "broken_images": train.broken + heldout.broken}
+
+  held = _Heldout(sides.heldout.rows, heldout, counts)
+  return (lambda n: place(batches(n))), held
 
 
 def finish(
@@ -545,10 +601,14 @@ def finish(
   """Writes the model, its record and its part of evaluation.json."""
   categories = setup.make_task(config).categories
   results = reward_model.evaluate(heldout, scores, config.seed, categories)
-  source = np.asarray(heldout.source)
-  policy_scores = scores[
-    :, np.isin(source, (0, preferences.SOURCES.index("file")))
-  ]
+  source, of_file = (
+    np.asarray(heldout.source),
+    preferences.SOURCES.index("file"),
+  )
+  if source.ndim == 1:
+    policy_scores = scores[:, np.isin(source, (0, of_file))]
+  else:
+    policy_scores = scores[np.isfinite(scores)]
   record = {
     "model": reward_model.record_of(config.reward_model),
     "mean": float(np.mean(policy_scores)),

@@ -56,12 +56,16 @@ class Among(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Float[Array, "P G D"]) -> Float[Array, "P G"]:
+  def __call__(
+    self, x: Float[Array, "P G D"], mask: Bool[Array, "P G"] | None = None
+  ) -> Float[Array, "P G"]:
+    """Images without a mask are not attended to."""
     x = blocks.dense(self.width, "inside", self.dtype)(x.astype(self.dtype))
     attention = nn.MultiHeadDotProductAttention(
       self.heads, dtype=self.dtype, name="attention"
     )
-    attended: Any = attention(blocks.layer_norm(x))
+    seen = None if mask is None else mask[:, None, None]
+    attended: Any = attention(blocks.layer_norm(x), mask=seen)
     x = x + attended
     x = x + blocks.dense(self.width, "down", self.dtype)(
       nn.gelu(

@@ -51,7 +51,13 @@ from jaxreward.reward_models.heads import (
   similarity,
   thresholds,
 )
-from jaxreward.reward_models.offers import ASPECTS, RATED, names, offers
+from jaxreward.reward_models.offers import (
+  ANSWERS,
+  ASPECTS,
+  RATED,
+  names,
+  offers,
+)
 from jaxreward.reward_models.preference_losses import (
   bradley_terry,
   focal,
@@ -134,6 +140,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
 LISTWISE: dict[str, Callable[..., Any]] = {"plackett_luce": plackett_luce}
 
 __all__ = [
+  "ANSWERS",
   "ASPECTS",
   "BACKBONES",
   "HEADS",

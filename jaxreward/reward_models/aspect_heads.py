@@ -16,7 +16,7 @@ from jaxreward.reward_models.heads import (
   require,
   value_alone,
 )
-from jaxreward.types import Array, Params
+from jaxreward.types import Array, ArrayLike, Params
 
 
 def aspects(
@@ -168,11 +168,17 @@ def _of_pairs(outputs: int, hidden: int, dtype: str):
   return init, apply
 
 
-def mean_of_others(x: Array) -> Array:
-  """Mean [P, G] of x [P, G, G] over the other images; of itself if alone."""
+def mean_of_others(x: Array, mask: ArrayLike | None = None) -> Array:
+  """Mean [P, G] of x [P, G, G] over the other images; of itself if alone.
+
+  Images without a mask, bool [P, G], do not count.
+  """
   g = x.shape[1]
   others = 1 - jnp.eye(g) if g > 1 else jnp.ones((1, 1))
-  return (x * others).sum(-1) / others.sum(-1)
+  if mask is None:
+    return (x * others).sum(-1) / others.sum(-1)
+  others = others * jnp.asarray(mask)[:, None]
+  return (x * others).sum(-1) / jnp.maximum(others.sum(-1), 1)
 
 
 def outcomes(*, hidden: int = 64, dtype: str = "float32") -> Head:
@@ -197,7 +203,9 @@ def outcomes(*, hidden: int = 64, dtype: str = "float32") -> Head:
     )
     signs = jnp.array([1.0, -1.0, 1.0, -1.0])
     return {
-      "value": mean_of_others(jax.nn.softmax(logits, -1) @ signs),
+      "value": mean_of_others(
+        jax.nn.softmax(logits, -1) @ signs, features.get("mask")
+      ),
       "pair_logits": logits,
     }
 
@@ -219,7 +227,7 @@ def beside_reference(*, hidden: int = 64, dtype: str = "float32") -> Head:
   def outputs(params: Params, features: Features) -> Outputs:
     scores = apply(params, features)[..., 0]  # [P, reference, image]
     return {
-      "value": mean_of_others(scores.swapaxes(1, 2)),
+      "value": mean_of_others(scores.swapaxes(1, 2), features.get("mask")),
       "pair_scores": scores,
     }
 

@@ -23,8 +23,8 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 # "text" [P, E], "logit" [P, G] and "cross" [P, G, P]; of towers "states"
 # [P, G, N, D], "words" [P, L, E] or ids "tokens" [P, L], and their "word_mask" [P, L].
 # With a context "context_states" [P, N, D]. Of the rows, where known: "user"
-# int32 [P], "prob" [P, G, G] and "keys" [P], see `data.preferences.Details`, or
-# "taste" [P, U] of users that the head's `adapt` has met.
+# int32 [P], "prob" [P, G, G], "mask" bool [P, G] and "keys" [P], see
+# `data.preferences.Details`, or "taste" [P, U] of users that the head's `adapt` has met.
 Features = Mapping[str, Any]  # arrays or shapes
 # By name: "value" [P, G], and a head's other outputs per image, [P, G, ...].
 Outputs = Mapping[str, Any]
@@ -346,6 +346,7 @@ class RewardModel:
     *,
     context: Float[ArrayLike, "P H W C"] | None = None,
     time: ArrayLike | None = None,
+    details: Mapping[str, Any] | None = None,
   ) -> tuple[Float[Array, "P G"], Float[Array, "P G"] | None]:
     """(values, their standard deviations if the head predicts them).
 
@@ -357,13 +358,15 @@ class RewardModel:
       context: source images of edits, with `context`; none are known if None.
       time: [P], noise level at which a policy's trunk reads the images; its own
         if None.
+      details: what a head reads of the rows besides, such as "user".
 
     Raises:
       UserError: a time for a backbone of clean images.
     """
     if time is not None:
       self._require_time()
-    rows: dict[str, Any] = {} if taste is None else {"taste": taste}
+    rows: dict[str, Any] = dict(details or {})
+    rows |= {} if taste is None else {"taste": taste}
     if self.context:
       rows["context"] = context
     noise = inputs.Noise(time)

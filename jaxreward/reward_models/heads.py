@@ -237,8 +237,7 @@ def among(
     return net.init(key, jnp.zeros((1, 1, wide)))["params"]
 
   def outputs(params: Params, features: Features) -> Outputs:
-    return {
-      "value": jnp.asarray(net.apply({"params": params}, features["joint"]))
-    }
+    joint, mask = features["joint"], features.get("mask")
+    return {"value": jnp.asarray(net.apply({"params": params}, joint, mask))}
 
   return Head(init, outputs, value_alone)

@@ -14,9 +14,13 @@ from jaxreward.types import Array
 
 # Per pair of a row's images; a head's other outputs have their own names.
 PAIRS = ("scores", "label_prob", "ratings", "strength", "mask")
-ROWS = ("row_ratings", "row_prob", "row_source", "users", "keys")
+ROWS = (
+  "row_ratings", "row_prob", "row_source", "row_mask", "users", "confidence",
+  "keys",
+)  # fmt: skip
 RATED = ("ratings", "strength", "row_ratings")  # only of rated images
 ASPECTS = ("aspect_ratings", "row_aspect_ratings")  # only of rated aspects
+ANSWERS = ("aspect_label_prob", "row_aspect_prob")  # only of compared aspects
 _NAMES = {"value": "scores", "std": "stds"}
 
 
@@ -25,7 +29,7 @@ def names(head: Head) -> tuple[str, ...]:
   images = [n for n in head.names if n not in (*head.of_pairs, *head.of_rows)]
   extras = [_NAMES.get(name, name) for name in images]
   rows = [f"row_{name}" for name in (*extras, *head.of_pairs)]
-  others = (*head.of_pairs, *head.of_rows, *ROWS, *ASPECTS)
+  others = (*head.of_pairs, *head.of_rows, *ROWS, *ASPECTS, *ANSWERS)
   return tuple(dict.fromkeys((*PAIRS, *extras, *rows, *others)))
 
 
@@ -44,8 +48,8 @@ def offers(
     "scores", "stds" and the head's others [R, C, 2, ...], those of pairs
     [R, C, ...], those of rows [R, ...]; "label_prob" [R, C], NaN where
     unlabeled; "mask" [R, C], True where labeled; "ratings" [R, C, 2];
-    "strength" [R, C], their distance; "aspect_ratings" [R, C, 2, A]; "users"
-    [R]; "keys" [R]; and "row_scores", "row_ratings", "row_prob", "row_source"
+    "strength" [R, C], their distance; "aspect_ratings" [R, C, 2, A];
+    "aspect_label_prob" [R, C, A]; "users", "confidence" and "keys" [R]; and "row_scores", "row_ratings", "row_prob", "row_source"
     and so on [R, K, ...], of all images of a row.
   """
   prob, rating = jnp.asarray(rows.prob), jnp.asarray(rows.rating)
@@ -63,14 +67,26 @@ def offers(
     arrays[f"row_{name}"] = x
   labels = prob[:, first, second]
   ratings = pair(rating)
+  answers = details.aspect_prob
   optional = {
     "row_source": details.source,
     "users": details.user,
     "keys": details.keys,
+    "row_aspect_prob": answers,
+    "aspect_label_prob": None
+    if answers is None
+    else jnp.asarray(answers)[:, first, second],
     "row_aspect_ratings": aspects,
     "aspect_ratings": None if aspects is None else pair(jnp.asarray(aspects)),
   }
   arrays |= {name: x for name, x in optional.items() if x is not None}
+  rows_count = rating.shape[0]
+  known = (details.mask, details.confidence)
+  defaults = (jnp.ones(rating.shape, bool), jnp.ones((rows_count,)))
+  for name, x, default in zip(
+    ("row_mask", "confidence"), known, defaults, strict=True
+  ):
+    arrays[name] = default if x is None else jnp.asarray(x)
   return arrays | {
     "label_prob": labels,
     "mask": jnp.isfinite(labels),

@@ -216,13 +216,15 @@ def same_policy(
 
   Args:
     row_pair_scores: r(reference, image).
-    row_source: of the images.
+    row_source: of the images; below 0 where there is none.
   """
   source = jnp.asarray(row_source)
   r = jnp.asarray(row_pair_scores, jnp.float32)
   same = source[:, :, None] == source[:, None]
   twin = same & ~jnp.eye(source.shape[1], dtype=bool)
-  counts = twin[:, :, :, None] & ~same[:, :, None, :]
+  there = source >= 0
+  twin &= there[:, :, None] & there[:, None]
+  counts = twin[:, :, :, None] & (~same & there[:, None])[:, :, None, :]
   d = r[:, :, :, None] - r[:, :, None, :]
   return Mean.of(jax.nn.softplus(-jnp.where(counts, d, 0.0)), counts)
 

@@ -1,7 +1,7 @@
 """Rows of files instead of a rollout: a dataset, or preferences.
 
 `config.data.dataset` gives images with captions and `config.data.preferences`
-pairs of them. Images become finished samples with the layout of a rollout's, in
+pairs of them; lists and ratings become pairs. Images become finished samples with the layout of a rollout's, in
 groups of one or two with the file's scores, so that feeds and objectives need no
 change. Nothing is sampled and no reward is evaluated.
 """
@@ -27,7 +27,7 @@ from jaxreward.data.rows import Record, RowBatch
 from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError, shown
 from jaxreward.flow import rollout, times
-from jaxreward.setup import checks, videos
+from jaxreward.setup import checks, preference_data, videos
 from jaxreward.types import Array, ArrayLike, Params, Policy, Trajectory
 
 ORIGINS = ("dataset", "preferences")
@@ -178,9 +178,13 @@ def records(config: ConfigDict) -> list[Record]:
   name = origin(config)
   if name == "rollout" or is_drawn(config):
     return []
-  readers = {"dataset": rows.read_dataset, "preferences": rows.read_preferences}
-  field = f"config.data.{name}"
-  rows_of_file = readers[name](config.data[name], _parser(config), field)
+  field, path = f"config.data.{name}", config.data[name]
+  if name == "dataset":
+    rows_of_file = rows.read_dataset(path, _parser(config), field)
+  else:
+    rows_of_file = rows.read_preferences(
+      path, _parser(config), field, **preference_data.options(config)
+    )
   trained = [r for r in rows_of_file if r.prompt.split == "train"]
   if len(trained) < len(rows_of_file) and processes.is_first():
     logging.info(

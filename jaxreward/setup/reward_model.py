@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import processes, reading, reward_models, user_code
 from jaxreward.data import preferences
+from jaxreward.data.image_store import ImageStore
 from jaxreward.data.preferences import Preferences
 from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import intervals
@@ -25,6 +26,7 @@ from jaxreward.types import Params
 MODEL_FILE = "reward_model.safetensors"
 RECORD_FILE = "reward_model.json"
 _SCORED_AT_ONCE = 64  # rows
+_IMAGES_AT_ONCE = 256
 
 
 PARTS = ("backbone", "head")
@@ -205,6 +207,48 @@ def row_scorer(
   return lambda params, data: processes.fetch(
     scores(params, data.images, data.members, data.tokens)
   )
+
+
+def stream_scorer(
+  scorer: RewardModel, rows: Preferences, store: ImageStore
+) -> Callable[[Params], np.ndarray]:
+  """Params -> scores [Q, N], the images read a few rows at a time.
+
+  NaN where there is no image.
+  """
+  members = np.asarray(rows.members)
+  count, n = members.shape
+  at_once = max(1, min(_IMAGES_AT_ONCE // n, count))
+
+  @jax.jit
+  def scores(params, images, tokens, user, mask, source):
+    extras = {"mask": mask} | ({} if user is None else {"user": user})
+    context = None
+    if source is not None:
+      known = source[1][:, None, None, None]
+      context = jnp.where(known, preferences.as_float(source[0]), jnp.nan)
+    return scorer.score_groups(
+      params, preferences.as_float(images), tokens, context=context,
+      details=extras,
+    )[0]  # fmt: skip
+
+  def score(params: Params) -> np.ndarray:
+    values = np.full((count, n), np.nan, np.float32)
+    for start in range(0, count, at_once):
+      index = np.arange(start, min(start + at_once, count))
+      padded = np.resize(index, at_once)
+      images, there = store.take(members[padded])
+      user = None if rows.user is None else rows.user[padded]
+      source = None
+      if scorer.context and rows.context is not None:
+        source = store.take(np.asarray(rows.context)[padded])
+      tokens = rows.tokens[padded]
+      found = scores(params, images, tokens, user, there, source)
+      found = np.where(there, processes.fetch(found), np.nan)
+      values[index] = found[: len(index)]
+    return values
+
+  return score
 
 
 def _share(

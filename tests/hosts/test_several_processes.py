@@ -17,7 +17,6 @@ import safetensors.numpy
 from etils import epath
 from PIL import Image
 
-from jaxreward.tasks.scenes import grammar
 from tests import hurry, tiny
 
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
@@ -40,7 +39,6 @@ GIVEN = {
   # A host reward, which writes down that it was asked.
   "rewards.asked.fn": f"{pathlib.Path(__file__)}:asked",
 }
-PROMPTS = [grammar.prompts(split)[0].text for split in ("train", "heldout")]
 # A policy that compiles in a moment.
 PROGRAM = """
 import sys
@@ -356,15 +354,14 @@ READER = """
 import hashlib, sys
 import numpy as np
 from jaxreward import processes
-from jaxreward.data import images, pairs, pictures, sources
+from jaxreward.data import images, pictures, sources
 from jaxreward.errors import UserError
 from jaxreward.tasks import free
-from jaxreward.tasks.scenes import grammar
 processes.start()
 images._EXCHANGED = 1000  # several exchanges
 seen = []
-read = images.read_image
-images.read_image = lambda path, size: seen.append(path) or read(path, size)
+read = images.pixels
+images.pixels = lambda path, size: seen.append(path) or read(path, size)
 
 def told(arrays):
   names = " ".join(path.rsplit("/", 1)[1] for path in seen)
@@ -372,13 +369,13 @@ def told(arrays):
   data = b"".join(a.tobytes() for a in arrays)
   return f"{names};{hashlib.sha256(data).hexdigest()}"
 
-reading = dict(tokenize=grammar.tokenize, split_of=grammar.split_of)
-sides = pairs.load_pairs(sys.argv[1], 8, **reading)
-print(told([side.images for side in sides]))
+files = open(sys.argv[1]).read().split()
+print(told([images.read_images(files, 8)]))
 prompts = sources.all_prompts(sys.argv[2], free.parse, with_pictures=True)
 batch = free.TASK.batch(prompts, side=8)
 for row, prompt in zip(batch.source, prompts):
-  np.testing.assert_array_equal(row, read(prompt.pictures.image, 8))
+  pixels = read(prompt.pictures.image, 8).astype(np.float32) / 255
+  np.testing.assert_array_equal(row, pixels)
 print(told([batch.source]))
 processes.wait_for_all("read")
 if processes.is_first():
@@ -396,30 +393,20 @@ processes.finish()
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_pictures_are_read_once_over_all_processes(count, tmp_path):
   """And every process holds all of them, in the order of the file."""
-  draw, lines, own = np.random.default_rng(0), [], []
+  draw, own = np.random.default_rng(0), []
   for i in range(14):
     pixels = draw.integers(0, 256, (8, 8, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     for prompt in ("make it blue", "add a hat"):
       own.append(json.dumps({"prompt": prompt, "image": f"{i}.png"}))
-  for i in range(7):
-    prompt = PROMPTS[i % 2]
-    first, second = 2 * i, 2 * i + 1
-    lines.append(
-      json.dumps(
-        {"prompt": prompt, "image_a": f"{first}.png",
-         "image_b": f"{second}.png", "label": "a"}
-      )
-    )  # fmt: skip
-  (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+  names = [f"{tmp_path}/{i}.png\n" for i in range(14)]
+  (tmp_path / "files.txt").write_text("".join(names))
   (tmp_path / "own.jsonl").write_text("\n".join(own))
   whole = hashlib.sha256()
-  for side in (0, 1):
-    for i in range(side, 7, 2):
-      for picture in (2 * i, 2 * i + 1):
-        with Image.open(tmp_path / f"{picture}.png") as image:
-          whole.update(np.asarray(image).tobytes())
-  files = (tmp_path / "pairs.jsonl", tmp_path / "own.jsonl")
+  for i in range(14):
+    with Image.open(tmp_path / f"{i}.png") as image:
+      whole.update(np.asarray(image).tobytes())
+  files = (tmp_path / "files.txt", tmp_path / "own.jsonl")
   heard = [lines[-3:] for lines in said(READER, count, *files)]
   *parts, errors = zip(*heard, strict=True)
   digests = []

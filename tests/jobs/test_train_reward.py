@@ -319,8 +319,10 @@ def test_the_rating_loss_is_refused_where_there_are_no_ratings(pairs_file):
   loss = dict(name="pairwise")
   with pytest.raises(UserError, match=r"label_noise=0\.05 to 0"):
     train_reward.check(make_config(loss=loss))
+  config = make_config(loss=loss, source=pairs_file)
+  train_reward.check(config)
   with pytest.raises(UserError, match=r"holds answers to pairs"):
-    train_reward.check(make_config(loss=loss, source=pairs_file))
+    train_reward.data(config, epath.Path("."))
   with pytest.raises(UserError, match=r"config\.train_reward\.loss\.ties"):
     train_reward.check(
       make_config(loss=loss | dict(ties="halve"), label_noise=0.0)

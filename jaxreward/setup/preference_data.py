@@ -1,0 +1,216 @@
+"""Files of preferences, as `config.data.layout` and `.reading` tell to read them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from jaxreward import processes, reading, setup
+from jaxreward.data import (
+  image_checks,
+  images,
+  preference_files,
+  preference_stream,
+  preference_tables,
+)
+from jaxreward.data.image_store import ImageStore
+from jaxreward.data.preference_files import Tally
+from jaxreward.data.preference_rows import PreferenceRow
+from jaxreward.data.preference_stream import Batches
+from jaxreward.data.preference_tables import PreferenceTable
+from jaxreward.errors import UserError, nearest
+from jaxreward.reward_models import RewardModel
+from jaxreward.training import mesh as mesh_lib
+
+SOURCE, HELDOUT = "train_reward.source", "train_reward.heldout"
+_SHARES = ("confidence", "skip", "heldout")
+_CHECKED = 20_000  # rows whose images are looked at before the start
+_CHECKED_CELLS = 256  # rows with images within tables
+
+
+def options(config: ConfigDict) -> dict[str, Any]:
+  """How rows of preferences are read, for `preference_files.read_rows`.
+
+  Raises:
+    UserError: the field, its value and what it may be.
+  """
+  section, layout = config.data.reading, config.data.layout
+  for name in _SHARES:
+    if not 0 <= section[name] < 1:
+      raise UserError(
+        f"config.data.reading.{name}={section[name]:g}: a share lies in [0, 1)"
+      )
+  if section.fit not in images.FITS:
+    raise UserError(
+      f'config.data.reading.fit="{section.fit}" is not known'
+      f"{nearest(section.fit, images.FITS)}; there are {', '.join(images.FITS)}"
+    )
+  scale = tuple(layout.scale) or None
+  if scale and not (
+    len(scale) == 2
+    and all(isinstance(x, int | float) for x in scale)
+    and scale[0] < scale[1]
+  ):
+    raise UserError(
+      f"config.data.layout.scale={scale}: two numbers, the smaller first"
+    )
+  columns = layout.columns.to_dict()
+  preference_files.layout_of(layout.name, columns)
+  return dict(
+    layout=layout.name, columns=columns,
+    scale=scale, images=section.images, split=section.split,
+    confidence=section.confidence, skip=section.skip,
+  )  # fmt: skip
+
+
+def rows_of(
+  config: ConfigDict, path: str, field: str, tally: Tally | None = None
+) -> Iterator[PreferenceRow]:
+  """Rows of a file by the config; see `preference_files.read_rows`."""
+  return preference_files.read_rows(
+    path, field=f"config.{field}", tally=tally, **options(config)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+  """What a reward model is trained and tested on.
+
+  Attributes:
+    train: training rows.
+    heldout: held-out rows.
+    counts: of rows by what became of them.
+  """
+
+  train: PreferenceTable
+  heldout: PreferenceTable
+  counts: Mapping[str, int]
+
+
+def text_reader(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
+  """How prompts of a file are tokenized and split.
+
+  Raises:
+    UserError: the model reads word ids that the task does not have.
+  """
+  task, read_texts = setup.make_task(config), model.backbone.read
+  tokenize = task.tokenize
+  if read_texts is not None:
+    tokenize = functools.lru_cache(1 << 16)(lambda text: read_texts([text])[0])
+  if tokenize is None:
+    raise UserError(
+      f'config.data.grammar="{task.name}": its prompts are no word ids, which'
+      ' the reward model reads; set it to "scenes", or'
+      ' config.reward_model.backbone.name to "clip" or "siglip"'
+    )
+  return dict(tokenize=tokenize, split_of=task.split_of)
+
+
+def load(
+  config: ConfigDict, model: RewardModel, *, answered: bool = False
+) -> tuple[Sides, list[image_checks.PictureRow]]:
+  """(both sides of `train_reward.source`, images to check); no pixels.
+
+  Args:
+    config: of the run.
+    model: whose words are read.
+    answered: refuses training rows that are ties alone.
+
+  Raises:
+    UserError: by file and row; a side without rows; an image on both.
+  """
+  section = config.train_reward
+  reader, tally = text_reader(config, model), Tally()
+  checks = _Checks()
+  rows = checks.watch(rows_of(config, section.source, SOURCE, tally))
+  share = config.data.reading.heldout
+  split_of = reader.pop("split_of")
+  if section.heldout:
+    train, heldout = (preference_tables.Builder(**reader) for _ in range(2))
+    for row in rows:
+      train.add(row)
+    second = Tally()
+    others = rows_of(config, section.heldout, HELDOUT, second)
+    for row in checks.watch(others):
+      heldout.add(row)
+    tally.malformed += second.malformed
+    tally.unlabeled += second.unlabeled
+  else:
+    train, heldout = preference_tables.sides_of(
+      rows, split_of=split_of, share=share, **reader
+    )
+  name = reading.name(section.source)
+  preference_tables.check_sides(train, heldout, name)
+  if answered:
+    preference_tables.require_answers(train, name)
+  first = train.table()
+  sides = Sides(
+    first,
+    heldout.table(first.rows.users, first.rows.aspect_names),
+    tally.counts(),
+  )
+  return sides, checks.rows
+
+
+class _Checks:
+  """The images of the first rows, for `image_checks`."""
+
+  def __init__(self):
+    self.rows: list[image_checks.PictureRow] = []
+    self.cells = 0
+
+  def watch(self, rows: Iterator[PreferenceRow]) -> Iterator[PreferenceRow]:
+    for row in rows:
+      self.cells += row.images[0].cell is not None
+      if len(self.rows) < _CHECKED and self.cells <= _CHECKED_CELLS:
+        self.rows.append(preference_files.checked(row))
+      yield row
+
+
+def stores(config: ConfigDict, model: RewardModel, sides: Sides):
+  """The images of the two sides, at the model's size."""
+  section, shape = config.data.reading, model.backbone.image_shape
+  make = lambda table: ImageStore(
+    table.files, table.places, (shape[0], shape[1]),
+    fit=section.fit, cache=section.cache, skips=section.skip > 0,
+  )  # fmt: skip
+  return make(sides.train), make(sides.heldout)
+
+
+def batches(
+  config: ConfigDict, table: PreferenceTable, store: ImageStore, mesh: Any
+) -> Batches:
+  """Batches of the training rows, this process's part of each."""
+  section = config.train_reward
+  pad_to = mesh_lib.round_up_to_devices(section.rows, mesh)
+  return preference_stream.batches(
+    table, store, seed=config.seed, rows=section.rows, pad_to=pad_to,
+    group_size=min(section.pictures_per_row, table.rows.members.shape[1]),
+    process=(processes.index(), processes.count()),
+  )  # fmt: skip
+
+
+def log(config: ConfigDict, sides: Sides) -> None:
+  """Logs how many rows there are."""
+  train, heldout = sides.train, sides.heldout
+  answers = int(np.isfinite(np.asarray(train.rows.prob)).sum()) // 2
+  logging.info(
+    "%s: %d rows of %d images with %d answers, %d rows held out%s",
+    config.train_reward.source, len(train), len(train.files), answers,
+    len(heldout), _about(train.rows),
+  )  # fmt: skip
+
+
+def _about(rows: Any) -> str:
+  parts: Sequence[str] = [
+    f"{len(rows.users)} users" if rows.users else "",
+    f"aspects {', '.join(rows.aspect_names)}" if rows.aspect_names else "",
+    "with source images" if rows.context is not None else "",
+  ]
+  return "".join(f"; {part}" for part in parts if part)
