@@ -1,0 +1,117 @@
+"""Every method has a row on the pages of the families, with its defaults."""
+
+import ast
+import inspect
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from jaxreward import (
+  advantages,
+  composition,
+  jobs,
+  objectives,
+  players,
+  regularizers,
+  reward_models,
+  rewards,
+  steering,
+)
+from jaxreward import config as config_lib
+from jaxreward.main import parse_flags
+from jaxreward.training import references
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+PAGES = sorted((DOCS / "families").glob("*.md"))
+_OBJECTIVES = (
+  "policy_gradient", "likelihood_free", "preferences", "reward_gradients",
+)  # fmt: skip
+# registry -> (its methods, the pages that may have the row)
+REGISTRIES = {
+  "objectives": (objectives.REGISTRY, _OBJECTIVES),
+  "advantages": (advantages.REGISTRY, ("credit",)),
+  "composition": (composition.REGISTRY, ("composition",)),
+  "combiners": (composition.COMBINERS, ("composition",)),
+  "regularizers": (regularizers.REGISTRY, ("regularizers_and_defences",)),
+  "players": (players.PLAYERS, ("players_and_references",)),
+  "references": (references.RULES, ("players_and_references",)),
+  "backbones": (reward_models.BACKBONES, ("reward_model_heads",)),
+  "heads": (reward_models.HEADS, ("reward_model_heads",)),
+  "losses": (reward_models.REGISTRY, ("reward_model_losses",)),
+  "rewards": (rewards.REGISTRY, ("rewards",)),
+  "steering": (steering.REGISTRY, ("../sampling",)),
+}
+
+
+def page_of(name):
+  return DOCS / "families" / f"{name}.md"
+
+
+def rows_of(path):
+  """{name in the first cell: cells} of a page's tables."""
+  lines = path.read_text(encoding="utf-8").splitlines()
+  cells = [
+    re.split(r" *\| *", line.strip(" |")) for line in lines if "|" in line
+  ]
+  names = [re.fullmatch(r"`(\w+)`", row[0]) for row in cells]
+  return {m[1]: row for m, row in zip(names, cells, strict=True) if m}
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_every_method_has_a_row(registry):
+  methods, pages = REGISTRIES[registry]
+  rows = {}
+  for page in pages:
+    rows |= rows_of(page_of(page))
+  missing = [name for name in methods if name not in rows]
+  files = " or ".join(f"docs/families/{page}.md" for page in pages)
+  assert not missing, (
+    f"{', '.join(missing)} ({registry}): add to {files} a row such as"
+    f" | `{missing[0]}` | what it computes | its options with their defaults |"
+    " its recipe | its paper |"
+  )
+
+
+def defaults_of(method):
+  """{option: default} of a method and, of a reward, of its loader."""
+  functions = [method, getattr(method, "loads", None)]
+  return {
+    p.name: p.default
+    for function in functions
+    if function is not None
+    for p in inspect.signature(function).parameters.values()
+  }
+
+
+@pytest.mark.parametrize("registry", [r for r in REGISTRIES if r != "steering"])
+def test_the_defaults_are_those_of_the_signatures(registry):
+  methods, pages = REGISTRIES[registry]
+  for page in pages:
+    for name, cells in rows_of(page_of(page)).items():
+      if name not in methods or len(cells) < 3:
+        continue
+      defaults = defaults_of(methods[name])
+      for option, text in re.findall(r"`(\w+)=([^`]+)`", cells[2]):
+        where = f"docs/families/{page}.md, {name}: {option}={text}"
+        assert option in defaults, f"{where}: there is no such option"
+        assert ast.literal_eval(text) == defaults[option], (
+          f"{where}: the default is {defaults[option]!r}"
+        )
+
+
+def commands():
+  """(page, flags) of every command on the pages."""
+  for path in PAGES:
+    for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.DOTALL):
+      words = shlex.split(block.replace("\\\n", " "))
+      assert words[:3] == ["python", "-m", "jaxreward.main"], path
+      yield pytest.param(parse_flags(words[3:]), id=path.stem)
+
+
+@pytest.mark.parametrize("flags", list(commands()))
+def test_every_command_is_a_config_that_can_run(flags):
+  config = config_lib.load(flags.config, flags.overrides)
+  jobs.find(config)
+  jobs.check(config.job, config)
