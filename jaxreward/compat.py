@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = (
   "BACKEND_TRIAL",
+  "absent_gpu",
   "closed_function",
   "device_grid",
   "flash_attention",
@@ -113,6 +114,22 @@ def open_jaxpr(jaxpr: Any) -> Any:
   from jax.extend import core
 
   return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def absent_gpu(kind: str = "NVIDIA H100") -> Any:
+  """A context to trace and lower kernels in, for a GPU that is not there.
+
+  Since JAX 0.11 the Triton backend of Pallas asks which GPU it is for.
+  """
+  from jax import sharding
+
+  device = getattr(sharding, "AbstractDevice", None)
+  if device is None:
+    return contextlib.nullcontext()
+  mesh = sharding.AbstractMesh(
+    (), (), abstract_device=device(kind, num_cores=None, platform="gpu")
+  )
+  return sharding.use_abstract_mesh(mesh)
 
 
 def closed_function(
