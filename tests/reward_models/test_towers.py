@@ -1,9 +1,13 @@
 """Every backbone under one contract; noise levels, sources and frames."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
+from ml_collections import ConfigDict
 
 from jaxreward.errors import UserError
 from jaxreward.models.policies import scene_dit, sd3, trunk
@@ -11,6 +15,8 @@ from jaxreward.models.vision import blip
 from jaxreward.reward_models import BACKBONES, HEADS, RewardModel, inputs
 from jaxreward.reward_models.towers import TINY_BLIP, noisy, trunk_of
 from jaxreward.rewards import image_reward
+from jaxreward.setup import reward_model
+from jaxreward.training import weights
 from tests.reward_models.test_backbones import IMAGES, awake
 from tests.rewards import folders
 
@@ -241,3 +247,28 @@ def test_blip_with_five_layers_is_image_reward():
   np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
   drawn = model.head.init(jax.random.key(0), {"joint": jnp.zeros((1, 1, 768))})
   assert 0.9 < float(drawn["layer_0"]["kernel"].std()) * 769 < 1.1
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_is_saved_and_read_back_as_a_reward(name, tmp_path):
+  section = ConfigDict(
+    dict(
+      backbone=dict(name=name, **TINY[name]),
+      head=dict(name="scalar", hidden=8),
+      train="full", rank=1, alpha=1.0, targets="out$",
+      context=True, frames="attention",
+    )
+  )  # fmt: skip
+  config = ConfigDict(dict(reward_model=section))
+  model = reward_model.make(config)
+  params = drawn(model)
+  path = epath.Path(tmp_path) / reward_model.MODEL_FILE
+  weights.save_params(path, params)
+  record = dict(model=reward_model.record_of(section), mean=0.5, std=2.0)
+  (tmp_path / reward_model.RECORD_FILE).write_text(json.dumps(record))
+  loaded = reward_model.load(path)
+  assert loaded.scorer.context and loaded.scorer.frames == "attention"
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+  assert reward_model.reads_words(path) == (name in ("scenes", "policy"))
+  plain = reward_model.record_of(ConfigDict(dict(section, context=False)))
+  assert "context" not in plain and plain["frames"] == "attention"
