@@ -63,7 +63,10 @@ def backend(form: str, tpu: Any, gpu: Any) -> Callable[..., Any]:
 
 
 def over_rows(
-  body: Callable[..., Any], batch_axes: tuple[str, ...], *operands: ArrayLike
+  body: Callable[..., Any],
+  batch_axes: tuple[str, ...],
+  *operands: ArrayLike,
+  shared: tuple[ArrayLike, ...] = (),
 ) -> Any:
   """Runs `body` on each device's share of the rows, through `jax.shard_map`.
 
@@ -71,14 +74,15 @@ def over_rows(
   devices do not divide their number, they are padded with zeros.
 
   Args:
-    body: takes the operands, returns a tree of arrays; all have the same first
+    body: takes `shared` and the operands, returns a tree of arrays; all have the same first
       axis.
     batch_axes: mesh axes that shard the rows; axes that the mesh lacks are
       skipped, and work is replicated over its other axes.
     *operands: arrays with the same first axis.
+    shared: arrays that every device gets whole, before the operands.
 
   Returns:
-    `body(*operands)`. Without a mesh, or inside a fully manual region, `body`
+    `body(*shared, *operands)`. Without a mesh, or inside a fully manual region, `body`
     is called directly.
   """
   mesh = jax.sharding.get_abstract_mesh()
@@ -88,13 +92,15 @@ def over_rows(
     if kind != AxisType.Manual
   ]
   if not free:
-    return body(*operands)
+    return body(*shared, *operands)
   axes = tuple(name for name in batch_axes if name in free)
   rows = operands[0].shape[0]
   extra = -rows % math.prod(mesh.shape[name] for name in axes)
   spec = PartitionSpec(axes) if axes else PartitionSpec()
-  mapped = compat.over_shards(body, set(free), spec, spec)
-  result = mapped(*(_more_rows(x, extra) for x in operands))
+  whole = PartitionSpec()
+  specs = (*[whole] * len(shared), *[spec] * len(operands))
+  mapped = compat.over_shards(body, set(free), specs, spec)
+  result = mapped(*shared, *(_more_rows(x, extra) for x in operands))
   return jax.tree.map(lambda x: x[:rows], result) if extra else result
 
 

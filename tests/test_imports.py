@@ -25,7 +25,8 @@ LAYERS = {
     "inputs",
     "compat",
   },
-  1: {"models", "flow", "data", "pallas_kernels"},
+  0.5: {"pallas_kernels"},
+  1: {"models", "flow", "data"},
   2: {
     "rewards",
     "reward_models",

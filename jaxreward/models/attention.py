@@ -1,7 +1,7 @@
 """Softmax attention: plain, or by a kernel that stores no logits.
 
 The logits of an image of 1024 pixels are 2 GB per layer in float32. The kernels
-are those shipped with JAX: flash attention (Dao et al. 2022,
+are those shipped with JAX, beside `pallas_kernels.stream_attention`: flash attention (Dao et al. 2022,
 https://arxiv.org/abs/2205.14135) in Pallas on TPUs, cuDNN's on GPUs. Their
 backward passes recompute the weights.
 """
@@ -18,9 +18,10 @@ from jaxreward import compat, processes
 from jaxreward.errors import UserError, nearest
 from jaxreward.models import sequence
 from jaxreward.types import Array
+from pallas_kernels import stream_attention
 
-FORMS = ("auto", "plain", "flash", "cudnn")
-_WHERE = {"flash": ("tpu",), "cudnn": ("gpu", "cuda")}
+FORMS = ("auto", "plain", "flash", "fused", "cudnn")
+_WHERE = {"flash": ("tpu",), "fused": ("tpu",), "cudnn": ("gpu", "cuda")}
 _BLOCKS = (512, 256, 128)  # tokens; the largest that pads little is used
 
 
@@ -51,8 +52,11 @@ def require_platform(form: str, platform: str) -> None:
 def choose(form: str, dtype: jnp.dtype | type, platform: str) -> str:
   """Resolves "auto"; other forms are returned unchanged.
 
-  "flash" on TPUs, "cudnn" on GPUs in 16 bits, else "plain".
+  "flash" on TPUs, "cudnn" on GPUs in 16 bits, else "plain". "fused" where
+  `is_fused` does not hold is "flash".
   """
+  if form == "fused":
+    return "flash" if platform == "tpu" else "plain"
   if form != "auto":
     return form
   candidates = [name for name, where in _WHERE.items() if platform in where]
@@ -62,6 +66,23 @@ def choose(form: str, dtype: jnp.dtype | type, platform: str) -> str:
     if not candidates or (candidates == ["cudnn"] and is_wide)
     else candidates[0]
   )
+
+
+def is_fused(
+  form: str, heads: int, width: int, tokens: int, mask: Array | None
+) -> bool:
+  """Whether `stream_attention` takes a layer: no mask, heads not cut.
+
+  Args:
+    form: one of `FORMS`; "fused" runs on any platform, interpreted but on TPUs.
+    heads: of the layer.
+    width: features of a head.
+    tokens: of all streams.
+    mask: of keys.
+  """
+  is_on = form == "fused" or (form == "auto" and processes.platform() == "tpu")
+  fits = stream_attention.fits(heads, width, tokens)
+  return is_on and mask is None and fits and not sequence.is_cut()
 
 
 def attention(

@@ -50,6 +50,11 @@ def heads(x: Float[Array, "B N H D"]) -> Float[Array, "B N H D"]:
   return _place(x, [None, axis, None])
 
 
+def is_cut() -> bool:
+  """Whether the current mesh shards layers."""
+  return _free_axes().get(AXIS, 1) > 1
+
+
 def _free_axes() -> dict[str, int]:
   """Sizes of the automatic axes of the current mesh."""
   mesh = jax.sharding.get_abstract_mesh()

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxreward import main
 from jaxreward.errors import UserError
 from jaxreward.models import attention, sequence
-from jaxreward.models.policies import sd3
+from jaxreward.models.policies import mmdit, sd3
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 
@@ -101,6 +101,38 @@ def test_auto_is_plain_on_a_cpu_to_the_bit():
   q, k, v = arrays(2, 6, 6, 2)
   auto = attention.attention(q, k, v, form="auto")
   np.testing.assert_array_equal(auto, attention.attention(q, k, v))
+
+
+def test_a_fused_block_gives_the_plain_values_and_gradients():
+  r = np.random.default_rng(0)
+  draw = lambda *shape: jnp.asarray(r.normal(size=shape), "float32")
+  image, text, signal = draw(1, 4, 32), draw(1, 3, 32), draw(1, 32)
+  angle = draw(7, D // 2)
+  rotary = jnp.cos(angle), jnp.sin(angle)
+
+  def run(form, params):
+    block = mmdit.JointBlock(32, 2, jnp.float32, attention=form, dual=True)
+    # Only pixels have a self-attention of their own, which is not rotated.
+    arguments = ((image, text), signal, rotary, None)
+    if params is None:
+      return jax.eval_shape(block.init, jax.random.key(0), *arguments)
+
+    def loss(params):
+      carry, _ = block.apply(params, *arguments)
+      return sum(jnp.sum(jnp.sin(x)) for x in carry), carry
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+  shapes = run("plain", None)
+  assert jax.tree.all(
+    jax.tree.map(lambda a, b: a == b, shapes, run("fused", None))
+  )
+  params = jax.tree.map(lambda s: 0.2 * draw(*s.shape), shapes)
+  results = run("plain", params), run("fused", params)
+  for y, z in zip(*map(jax.tree.leaves, results), strict=True):
+    near(y, z, 1e-5 * (1 + np.abs(z).max()))
+  assert not attention.is_fused("auto", 2, 16, 8, None)
+  assert not attention.is_fused("fused", 2, 16, 8, jnp.ones((1, 8), bool))
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,7 @@ class SingleBlock(mmdit.Stream):
   ) -> tuple[Array, None]:
     shift, scale, gate = self.modulation(signal, "all", 3)
     y = mmdit.modulate(x, shift, scale)
-    q, k, v = self.heads_of(y, "all")
-    if rotary is not None:
-      q, k = mmdit.rotate(q, rotary), mmdit.rotate(k, rotary)
-    attended = self.attend(q, k, v, mask)
+    (attended,) = self.attend_all([(y, "all")], rotary, mask)
     hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
     y = jnp.concatenate([attended, hidden], -1)
     return x + gate * self.narrow(y, "all_out"), None

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from jaxreward.models import attention, blocks, convert, sequence
 from jaxreward.types import Array, ArrayLike
+from pallas_kernels import stream_attention
 
 Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
 
@@ -192,6 +193,21 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
   return blocks.layer_norm(sequence.rows(x)) * (1 + scale) + shift
 
 
+class HeadNorm(nn.Module):
+  """RMS norm of queries or keys; without them, its scale."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, width: int, x: Array | None = None) -> Array:
+    scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
+    if x is None:
+      return scale
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(jnp.square(wide), -1, keepdims=True)
+    return (x * (jax.lax.rsqrt(mean + 1e-6) * scale)).astype(self.dtype)
+
+
 class Stream(nn.Module):
   """Names and sizes shared by the parts of a block."""
 
@@ -201,28 +217,61 @@ class Stream(nn.Module):
   qk_norm: bool = True
   attention: str = "plain"
 
-  def attend(self, q: Array, k: Array, v: Array, mask: Any = None) -> Array:
-    return attention.attention(q, k, v, mask, self.attention)
-
   def dense(self, features: int, name: str):
     return blocks.dense(features, name, self.dtype)
 
-  def heads_of(self, x: Array, prefix: str) -> list[Array]:
-    """Queries, keys and values [B, N, H, D] of one stream."""
+  def attend_all(
+    self,
+    streams: Sequence[tuple[Array, str]],
+    rotary: Rotary = None,
+    mask: Any = None,
+  ) -> list[Array]:
+    """Attention over the tokens of several streams.
+
+    Args:
+      streams: (tokens [B, N_i, width], prefix of its parameters).
+      rotary: of all tokens.
+      mask: of keys.
+
+    Returns:
+      [B, N_i, width] of each stream, before the products `out`.
+    """
+    tokens = sum(x.shape[1] for x, _ in streams)
+    width = self.width // self.heads
+    products = [self.products(x, prefix) for x, prefix in streams]
+    norms = [
+      HeadNorm(self.dtype, name=f"{prefix}_{part}norm")
+      if self.qk_norm
+      else None
+      for _, prefix in streams
+      for part in "qk"
+    ]
+    if attention.is_fused(self.attention, self.heads, width, tokens, mask):
+      scales = [norm(width) for norm in norms if norm is not None]
+      return stream_attention.stream_attention(
+        products, self.heads, scales=jnp.stack(scales) if scales else None,
+        rotary=rotary,
+      )  # fmt: skip
+    split = lambda x: x.reshape(*x.shape[:2], self.heads, -1)
+    parts = [[split(x) for x in stream] for stream in products]
+    for i, norm in enumerate(norms):
+      if norm is not None:
+        stream, part = divmod(i, 2)
+        parts[stream][part] = norm(width, parts[stream][part])
     q, k, v = (
-      self.dense(self.width, f"{prefix}_{part}")(x).reshape(
-        *x.shape[:2], self.heads, -1
-      )
-      for part in "qkv"
+      jnp.concatenate(part, axis=1) if len(parts) > 1 else part[0]
+      for part in zip(*parts, strict=True)
     )
-    if self.qk_norm:
-      q, k = (
-        nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{prefix}_{part}norm")(
-          y
-        )
-        for part, y in (("q", q), ("k", k))
-      )
-    return [q, k, v]
+    if rotary is not None:
+      q, k = rotate(q, rotary), rotate(k, rotary)
+    y = attention.attention(q, k, v, mask, self.attention)
+    ends = np.cumsum([x.shape[1] for x, _ in streams])[:-1]
+    return jnp.split(y, ends, axis=1) if len(parts) > 1 else [y]
+
+  def products(self, x: Array, prefix: str) -> tuple[Array, Array, Array]:
+    """Queries, keys and values of a stream, heads side by side."""
+    q, k, v = (self.dense(self.width, f"{prefix}_{part}")(x) for part in "qkv")
+    return q, k, v
 
   def feed_forward(self, x: Array, prefix: str) -> Array:
     x = self.dense(4 * self.width, f"{prefix}_up")(x)
@@ -276,27 +325,21 @@ class JointBlock(Stream):
     of_words = self.modulation(now, "text", 2 if self.last else 6)
     # The last block has scale before shift.
     word_shift, word_scale = of_words[:2][:: -1 if self.last else 1]
-    image = self.heads_of(modulate(x, shift, scale), "image")
-    text_heads = self.heads_of(modulate(text, word_shift, word_scale), "text")
-    q, k, v = (
-      jnp.concatenate(pair, axis=1)
-      for pair in zip(text_heads, image, strict=True)
+    image = modulate(x, shift, scale)
+    words = modulate(text, word_shift, word_scale)
+    y_text, y = self.attend_all(
+      [(words, "text"), (image, "image")], rotary, mask
     )
-    if rotary is not None:
-      q, k = rotate(q, rotary), rotate(k, rotary)
-    y = self.attend(q, k, v, mask)
-    length = text.shape[1]
-    updated = x + gate * self.narrow(y[:, length:], "image_out")
+    updated = x + gate * self.narrow(y, "image_out")
     if self.dual:
       shift3, scale3, gate3 = own
-      own_heads = self.heads_of(modulate(x, shift3, scale3), "own")
-      z = self.narrow(self.attend(*own_heads), "own_out")
-      updated = updated + gate3 * z
+      (z,) = self.attend_all([(modulate(x, shift3, scale3), "own")])
+      updated = updated + gate3 * self.narrow(z, "own_out")
     x = updated
     x = x + gate2 * self.feed_forward(modulate(x, shift2, scale2), "image")
     if not self.last:
       gate, shift2, scale2, gate2 = of_words[2:]
-      text = text + gate * self.narrow(y[:, :length], "text_out")
+      text = text + gate * self.narrow(y_text, "text_out")
       h = self.feed_forward(modulate(text, shift2, scale2), "text")
       text = text + gate2 * h
     return (x, text), None
