@@ -69,6 +69,7 @@ from jaxreward.training import (
   faults,
   loop,
   state,
+  utilization,
   weights,
   writers,
 )
@@ -564,6 +565,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       config, mesh, policy, base, plan, weights_of, differentiated.values()
     )
     trainable, base = parts.trainable, parts.base
+    meter = utilization.Utilization(list(mesh.devices.flat))
+    parts = dataclasses.replace(
+      parts, draw=meter.watch(parts.draw), update=meter.watch(parts.update),
+      finish=meter.watch(parts.finish),
+    )  # fmt: skip
     put = pipeline.place_batch(mesh, replicated=True)
 
     task = setup.make_task(config)
@@ -733,7 +739,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         evaluate_every=config.eval.every, check=watch, timer=timer,
         shown=_shown(files is None),
         best=_best(config, heldout), grace=config.checkpoint.grace,
-        profile=setup.profile_folder(config, workdir),
+        profile=setup.profile_folder(config, workdir), utilization=meter,
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
       watch.history += writers.read_rows(

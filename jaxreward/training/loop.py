@@ -32,6 +32,7 @@ from jaxreward.training.interrupt import GracefulStop
 from jaxreward.training.profile import Profile
 from jaxreward.training.progress import Progress
 from jaxreward.training.state import TrainState, abstract
+from jaxreward.training.utilization import Utilization
 from jaxreward.training.writers import MetricsWriter, Row
 
 # step(state, n) -> (state, metrics: name -> Mean or number)
@@ -84,6 +85,7 @@ class Loop:
       checkpoint. A stop waits for an evaluation that is due.
     grace: seconds to save in after SIGTERM; 0 for no limit.
     profile: folder of a trace and a table of step time by part, or None.
+    utilization: of the devices by the step's programs; gives `mfu`.
   """
 
   name: str
@@ -102,6 +104,7 @@ class Loop:
   patience: int = 0
   grace: float = 0.0
   profile: epath.Path | None = None
+  utilization: Utilization | None = None
   # Metrics of a saved step whose evaluation a stop prevented.
   unevaluated: Mapping[str, float] = dataclasses.field(default_factory=dict)
   waited: int = 0  # evaluations without a better one
@@ -177,6 +180,8 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
   def finish(n: int, metrics: Mapping[str, Any]) -> dict[str, float]:
     nonlocal skip_count, reported
     row = to_numbers(metrics)
+    if loop.utilization:
+      row |= loop.utilization.row(loop.timer.seconds)
     lines = faults.describe(row)
     if lines and set(lines) != reported:
       text = ", ".join(lines.values())
