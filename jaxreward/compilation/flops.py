@@ -10,6 +10,8 @@ from jaxreward import compat
 
 # Parameters in which primitives hold their inner programs.
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr", "cond_jaxpr")
+# Kernels of this project that state their cost without padding.
+_STATED = ("stream_attention",)
 
 
 def count(jaxpr: Any, *, kernels_only: bool = False) -> float:
@@ -17,9 +19,9 @@ def count(jaxpr: Any, *, kernels_only: bool = False) -> float:
 
   Two operations per product. The body of a scan counts once per iteration, that
   of a `shard_map` once per device, and the most expensive branch of a `cond`
-  counts. A `while_loop` of unknown length counts once, the body of a Pallas
-  kernel once per grid cell; elementwise work does not count. Convolution taps
-  on padding count.
+  counts. A `while_loop` of unknown length counts once; elementwise work does not
+  count. Convolution taps on padding count. The body of a Pallas kernel counts
+  once per grid cell, or what is due by the `cost_estimate` of those in `_STATED`.
 
   Args:
     jaxpr: of `jax.make_jaxpr` or of `jitted.trace(...)`, before partitioning:
@@ -38,6 +40,8 @@ def _equation(eqn: Any, kernels_only: bool) -> float:
   if name == "conv_general_dilated":
     return 0.0 if kernels_only else _convolution(eqn)
   if name == "pallas_call":
+    if (stated := _stated(params)) is not None:
+      return stated
     return math.prod(params["grid_mapping"].grid) * count(params["jaxpr"])
   inside = functools.partial(count, kernels_only=kernels_only)
   if name == "cond":
@@ -49,6 +53,13 @@ def _equation(eqn: Any, kernels_only: bool) -> float:
     mesh = params["mesh"].shape
     return inner * math.prod(mesh[axis] for axis in params["newly_manual_axes"])
   return inner
+
+
+def _stated(params: Any) -> float | None:
+  """Operations that a kernel of this project says are due."""
+  cost = params.get("cost_estimate")
+  is_ours = (params.get("name") or "").startswith(_STATED)
+  return float(cost.flops) if cost is not None and is_ours else None
 
 
 def _dot(eqn: Any) -> float:

@@ -172,6 +172,14 @@ CHARTS = (
     limits=(0.0, 1.0),
   ),
   Chart(
+    "mfu",
+    "Utilization of the chips",
+    "Share of the matrix peak that a step reaches, its waits included;"
+    " recomputed activations count as work.",
+    r"mfu",
+    limits=(0.0, None),
+  ),
+  Chart(
     "disagreement",
     "Detector disagreement",
     "Share of image pairs that trained and held-out reward rank in opposite"

@@ -10,6 +10,7 @@ from jaxreward.compilation import flops
 from jaxreward.models import attention
 from jaxreward.models.policies import scene_dit
 from jaxreward.training import mesh as mesh_lib
+from pallas_kernels import stream_attention
 
 X = jax.ShapeDtypeStruct((6, 8), jnp.float32)
 W = jax.ShapeDtypeStruct((8, 8), jnp.float32)
@@ -126,3 +127,18 @@ def test_kernels_count_as_often_as_they_run():
   assert flops.count(forward, kernels_only=True) == 2 * one
   assert flops.count(forward) > 2 * one
   assert flops.count(both, kernels_only=True) == (2 + 7) * one
+
+
+def test_fused_attention_counts_what_is_due():
+  """Two products forward, five back, without padding or the other heads."""
+  x = jax.ShapeDtypeStruct((2, 130, 128), jnp.float32)
+
+  def run(x):
+    (y,) = stream_attention.stream_attention(
+      [(x, x, x)], 2, implementation="interpret"
+    )
+    return y.sum()
+
+  one = 2 * 2 * 130 * 130 * 128
+  assert flops.count(jax.make_jaxpr(run)(x), kernels_only=True) == 2 * one
+  assert flops.count(jax.make_jaxpr(jax.grad(run))(x)) == (2 + 5) * one
