@@ -36,6 +36,7 @@ __all__ = (
   "has_xla_flag",
   "key_value_store",
   "multihost_utils",
+  "needed",
   "open_jaxpr",
   "over_shards",
   "pallas",
@@ -130,6 +131,14 @@ def absent_gpu(kind: str = "NVIDIA H100") -> Any:
     (), (), abstract_device=device(kind, num_cores=None, platform="gpu")
   )
   return sharding.use_abstract_mesh(mesh)
+
+
+def needed(jaxpr: Any) -> Any:
+  """The equations of a closed jaxpr that its results depend on."""
+  from jax.interpreters import partial_eval
+
+  used = [True] * len(jaxpr.jaxpr.outvars)
+  return partial_eval.dce_jaxpr(jaxpr.jaxpr, used)[0]
 
 
 def closed_function(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from jax.interpreters import partial_eval
 
+from jaxreward import compat
 from jaxreward.compilation import flops
 
 # Dense bf16 operations per second of one device, by its `device_kind`; the
@@ -84,5 +84,4 @@ class Utilization:
 
 def due(jaxpr: Any) -> float:
   """Operations of matrix products that the results depend on."""
-  used = [True] * len(jaxpr.jaxpr.outvars)
-  return flops.count(partial_eval.dce_jaxpr(jaxpr.jaxpr, used)[0])
+  return flops.count(compat.needed(jaxpr))

@@ -11,6 +11,7 @@ forward pass needs no running maximum.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ def forward(*refs: Any, sizes: Sizes):
       part = _dot(weight.astype(vs.dtype), vs[...], 1, 0) * (1 / total)
       y = y + _of_head(part, head, sizes)
       columns.append(top * sizes.width**-0.5 + jnp.log(total))
-    ys[rows] = y.astype(ys.dtype)
+    ys[rows] = jnp.asarray(y).astype(ys.dtype)
     log_sums[0, 0, :, rows] = _as_rows(columns)[: sizes.heads]
     return 0
 
@@ -189,7 +190,8 @@ def _dot(a, b, of_a: int, of_b: int):
 def _as_rows(columns):
   """Columns [TILE, 1] of the heads as rows, [TILE, TILE] with zeros below."""
   lane = jax.lax.broadcasted_iota(jnp.int32, (TILE, TILE), 1)
-  return sum(jnp.where(lane == i, x, 0.0) for i, x in enumerate(columns)).T
+  parts = [jnp.where(lane == i, x, 0.0) for i, x in enumerate(columns)]
+  return functools.reduce(jnp.add, parts).T
 
 
 def _tile(i):
