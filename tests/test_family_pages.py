@@ -46,7 +46,11 @@ REGISTRIES = {
 
 
 def page_of(name):
-  return DOCS / "families" / f"{name}.md"
+  return (DOCS / "families" / f"{name}.md").resolve()
+
+
+def where(name):
+  return page_of(name).relative_to(DOCS.parent.resolve()).as_posix()
 
 
 def rows_of(path):
@@ -66,12 +70,19 @@ def test_every_method_has_a_row(registry):
   for page in pages:
     rows |= rows_of(page_of(page))
   missing = [name for name in methods if name not in rows]
-  files = " or ".join(f"docs/families/{page}.md" for page in pages)
+  files = " or ".join(where(page) for page in pages)
   assert not missing, (
     f"{', '.join(missing)} ({registry}): add to {files} a row such as"
     f" | `{missing[0]}` | what it computes | its options with their defaults |"
     " its recipe | its paper |"
   )
+
+
+def test_every_row_is_of_a_method():
+  known = {name for methods, _ in REGISTRIES.values() for name in methods}
+  for path in PAGES:
+    names = {name for name, row in rows_of(path).items() if len(row) == 5}
+    assert names <= known, f"{path.name}: no method is called {names - known}"
 
 
 def defaults_of(method):
@@ -94,10 +105,10 @@ def test_the_defaults_are_those_of_the_signatures(registry):
         continue
       defaults = defaults_of(methods[name])
       for option, text in re.findall(r"`(\w+)=([^`]+)`", cells[2]):
-        where = f"docs/families/{page}.md, {name}: {option}={text}"
-        assert option in defaults, f"{where}: there is no such option"
+        row = f"{where(page)}, {name}: {option}={text}"
+        assert option in defaults, f"{row}: there is no such option"
         assert ast.literal_eval(text) == defaults[option], (
-          f"{where}: the default is {defaults[option]!r}"
+          f"{row}: the default is {defaults[option]!r}"
         )
 
 
