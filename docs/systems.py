@@ -70,6 +70,7 @@ PROOFS = {
   "hybrid_multi_aspect": "tests/composition/test_trust.py",
   "inpo": "tests/feeds/test_inverted.py",
   "instructvideo": "tests/setup/test_starts.py",
+  "latent_value": "tests/reward_models/test_towers.py",
   "lsc_transform": "tests/composition/test_reference_scores.py",
   "marble": "tests/composition/test_gradients.py",
   "masked_flow_dpo": "tests/objectives/test_preference.py",
