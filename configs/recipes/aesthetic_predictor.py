@@ -2,8 +2,8 @@
 
 https://github.com/christophschuhmann/improved-aesthetic-predictor, the head of LAION-
 Aesthetics (https://arxiv.org/abs/2210.08402): squared error on ratings of 1 to 10, Adam
-at 1e-3, 256 images, 50 epochs (here of AVA's 255,000), CLIP ViT-L/14 frozen. Its dropout
-is left out. The scenes' ratings are the detector's, in [0, 1].
+at 1e-3, 256 images, 50 epochs (here of 255,000 less a twentieth, unverified), CLIP
+ViT-L/14 frozen. Its dropout is left out. The scenes' ratings are the detector's, in [0, 1].
 """
 
 from jaxreward import recipes

@@ -1,9 +1,10 @@
 """ImageReward: a BLIP's first text state and five linear layers, from rankings.
 
 Xu et al. 2023, https://arxiv.org/abs/2304.05977; the released program: Adam at 1e-5 with
-a cosine, 64 pairs, ten epochs (here of the paper's 136,892 pairs), the first seven tenths
-of both towers frozen. It starts from BLIP's own weights; the reader here takes those of
-ImageReward. Dropout of the head, .1 and .2, is left out.
+a cosine, 64 pairs, ten epochs (here of 136,892 pairs, unverified), the first seven tenths
+of both towers frozen. It starts from BLIP's own weights, where the reader here takes those
+of ImageReward, and its script for stored pairs reads the last text state, where the scorer
+and this read the first. Dropout of the head, .1 and .2, is left out.
 """
 
 from jaxreward import recipes

@@ -1,8 +1,9 @@
 """PickScore: the logit of a CLIP pair, tuned on which of two images users pick.
 
-Kirstain et al. 2023, https://arxiv.org/abs/2305.01569; the released program: CLIP
-ViT-H/14 of LAION, 4,000 steps of 8 x 16 pairs at 1e-6 after 500 steps of warm-up, norm
-1, ties one half. Pairs of a prompt share its weight there; here every row counts alike.
+Kirstain et al. 2023, https://arxiv.org/abs/2305.01569; defaults of the released program:
+CLIP ViT-H/14 of LAION, 4,000 steps at 1e-6 after 500 steps of warm-up, norm 1, 16 pairs
+per device (eight of them: unverified), ties one half. Pairs of a prompt share its weight
+there; here every row counts alike.
 """
 
 from jaxreward import recipes
