@@ -118,6 +118,7 @@ class Costs:
     cycles: the TPU compiler's own estimate of everything but collectives.
     kernels: runs of Pallas kernels (Mosaic), whose costs the text lacks.
     kernel_flops: within them, if counted; not part of `flops`.
+    kernel_bytes: that they read and write; part of `bytes`.
     unknown_loops: loops that counted once because their length is unknown.
     collectives: {(kind, mesh axes): Traffic}.
     by_operation: {source operation in the program: cycles}.
@@ -128,6 +129,7 @@ class Costs:
   cycles: float = 0.0
   kernels: float = 0.0
   kernel_flops: float = 0.0
+  kernel_bytes: float = 0.0
   unknown_loops: int = 0
   collectives: dict[tuple[str, str], Traffic] = dataclasses.field(
     default_factory=dict
@@ -146,6 +148,7 @@ class Costs:
     self.cycles += times * other.cycles
     self.kernels += times * other.kernels
     self.kernel_flops += times * other.kernel_flops
+    self.kernel_bytes += times * other.kernel_bytes
     self.unknown_loops += other.unknown_loops
     for key, traffic in other.collectives.items():
       before = self.collectives.get(key, Traffic())
@@ -303,6 +306,7 @@ class Program:
       return cost
     cost.bytes = self._bytes(op, ops)
     cost.kernels = float('custom_call_target="tpu_custom_call"' in op.rest)
+    cost.kernel_bytes = cost.bytes * cost.kernels
     estimate = re.search(r'"estimated_cycles":"(\d+)"', op.rest)
     # Some operations without an estimate carry the largest integer.
     if estimate and int(estimate[1]) < 2**53:

@@ -29,8 +29,9 @@ LEGEND = """\
 - seconds: compute is compiled flops / bf16 peak; memory is bytes / HBM
   bandwidth; network is bytes sent / bandwidth of all links of a chip, rings
   assumed. Each is a lower bound, and the largest is the wall. compiler is the
-  TPU compiler's estimated cycles / clock, collectives left out, kernels at the
-  bf16 peak, loops multiplied; far above the roofline, it says that vector units
+  TPU compiler's estimated cycles / clock, collectives left out, loops
+  multiplied, and kernels at the larger of their products at the peak and their
+  bytes at the bandwidth, below what they take; far above the roofline, it says that vector units
   or latency hold the program back and none of the three walls. step is the
   larger of compiler and compute, then network, with no overlap: the number by
   which meshes are compared.

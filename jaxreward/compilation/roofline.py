@@ -16,8 +16,9 @@ class Seconds:
     compute: matrix products at the chip's bf16 peak, including kernels.
     memory: bytes at the bandwidth of the HBM.
     network: bytes sent at the bandwidth of all links.
-    compiler: the compiler's estimate without collectives, plus the products of
-      kernels, which it does not estimate, at peak.
+    compiler: the compiler's estimate without collectives, plus kernels, which
+      it does not estimate: the larger of their products at peak and of their
+      bytes at bandwidth.
   """
 
   compute: float
@@ -43,9 +44,10 @@ class Seconds:
 
 def seconds(costs: Costs, chip: Chip) -> Seconds:
   """Of one device's costs, on its chip."""
-  kernels = costs.kernel_flops / chip.flops
+  products = costs.kernel_flops / chip.flops
+  kernels = max(products, costs.kernel_bytes / chip.bandwidth)
   return Seconds(
-    compute=costs.flops / chip.flops + kernels,
+    compute=costs.flops / chip.flops + products,
     memory=costs.bytes / chip.bandwidth,
     network=costs.sent / chip.network,
     compiler=costs.cycles / chip.clock + kernels,

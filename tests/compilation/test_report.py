@@ -72,11 +72,14 @@ def test_what_lies_beside_a_program_counts_against_the_limit():
   assert not refused.fits(0.0) and refused.memory.total == 50
 
 
-def test_kernels_take_their_products_at_the_peak():
+def test_kernels_take_their_products_at_the_peak_or_their_traffic():
   found = costs(flops=100.0, cycles=20.0)
   found.kernel_flops = 50.0
   seconds = roofline.seconds(found, CHIP)
   assert seconds.compute == 10.0 + 5.0 and seconds.compiler == 20 / 4 + 5.0
+  found.kernel_bytes = 7.0 * CHIP.bandwidth
+  seconds = roofline.seconds(found, CHIP)
+  assert seconds.compute == 10.0 + 5.0 and seconds.compiler == 20 / 4 + 7.0
 
 
 def test_the_costliest_operations_come_first():
