@@ -24,6 +24,7 @@ from pallas_kernels.stream_attention.reference import EPSILON
 
 MASKED = -1e30
 TILE = tiling.LANES  # queries, or keys, at a time
+UNROLLED = 12  # tiles of keys at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,12 @@ def backward(*refs: Any, sizes: Sizes):
       return tuple(dq)
 
     zeros = jnp.zeros((TILE, sizes.lanes), jnp.float32)
-    dq = jax.lax.fori_loop(0, count, against, (zeros,) * sizes.heads)
+    dq = (zeros,) * sizes.heads
+    if count > UNROLLED:
+      dq = jax.lax.fori_loop(0, count, against, dq)
+    else:  # lets the compiler overlap a tile's products with the next one's
+      for j in range(count):
+        dq = against(j, dq)
     dqs[rows] = sum(_of_head(dq[head], head, sizes) for head in heads)
     return 0
 
@@ -195,6 +201,8 @@ def _as_rows(columns):
 
 
 def _tile(i):
+  if isinstance(i, int):
+    return slice(i * TILE, (i + 1) * TILE)
   return pl.ds(pl.multiple_of(i * TILE, TILE), TILE)
 
 
