@@ -254,7 +254,11 @@ def get_config(arg: str | None = None):
     num_steps=chosen["eval_steps"], microbatch=8, scale=1,
     guidance_scale=config.rollout.guidance_scale,
   )  # fmt: skip
-  config.mesh = dict(data=1, fsdp=-1, tensor=1)
+  # A base of 5 GB fits beside its adapters anywhere: see docs/compile_check.md.
+  is_small = chosen["model"]["size"] == "sd35_medium"
+  config.mesh = dict(
+    data=-1 if is_small else 1, fsdp=1 if is_small else -1, tensor=1
+  )
   config.topology = "v6e-64"  # docs/compile_check.md has its figures
   if is_video:
     _make_videos(config)

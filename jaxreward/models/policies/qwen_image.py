@@ -268,8 +268,8 @@ def make_policy(
     remat: "none", "dots" (store matrix products) or "full" (store nothing).
     unroll: blocks per iteration of the scan.
     dtype: of matrix products.
-    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
-      the platform has.
+    attention: "plain", "flash" or "fused" (TPU), "cudnn" (GPU, 16 bits), or
+      "auto": what the platform has.
     takes_source: whether prompts include an image to edit.
     param_dtype: of the parameters that `init` creates.
 

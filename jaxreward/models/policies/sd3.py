@@ -274,8 +274,8 @@ def make_policy(
     remat: "none", "dots" (store matrix products) or "full" (store nothing).
     unroll: blocks per iteration of the scans.
     dtype: of matrix products.
-    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
-      the platform has.
+    attention: "plain", "flash" or "fused" (TPU), "cudnn" (GPU, 16 bits), or
+      "auto": what the platform has.
     param_dtype: of the parameters that `init` creates.
 
   Raises:
