@@ -1,7 +1,7 @@
 """Public weights on disk or on the Hugging Face hub, read without PyTorch.
 
-A place is a `.safetensors` file, a `.safetensors.index.json` with its shards,
-or a folder that holds either. Of a folder with variants, such as
+A place is a `.safetensors` file, a `.safetensors.index.json` with its shards, a
+file of `torch.save`, or a folder that holds one of them. Of a folder with variants, such as
 `model.fp16.safetensors` beside `model.safetensors`, the plain one is read; of
 several plain ones, such as `open_clip_model.safetensors` beside that, the one
 that transformers calls `model`. Name the file for another, on the hub as
@@ -34,7 +34,8 @@ _SUFFIX = ".safetensors"
 _BESIDE = (".json", "merges.txt", "vocab.txt", ".model")
 _READ = (_SUFFIX, *_BESIDE)
 _INDEX = re.compile(r".*\.safetensors(\.[\w-]+)?\.index(\.[\w-]+)?\.json")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_TORCH = (".bin", ".pt", ".pth")  # read as in `torch_files`
+_PICKLES = (".ckpt", ".pkl", ".pickle")
 _KINDS = {
   int: "a whole number above 0", float: "a number above 0", dict: "an object",
 }  # fmt: skip
@@ -114,7 +115,7 @@ def _download(repository: str, inside: str) -> pathlib.Path:
   A file also brings its neighbours, except other weights; an index brings all
   weights of its folder.
   """
-  is_file = inside.endswith(_SUFFIX)
+  is_file = inside.endswith((_SUFFIX, *_TORCH))
   is_index = _INDEX.fullmatch(inside) is not None
   folder = inside.rpartition("/")[0] if is_file or is_index else inside
   at = f"{folder}/" if folder else ""
@@ -161,6 +162,10 @@ def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
   path = _choose(path) if path.is_dir() else path
   if _INDEX.fullmatch(path.name):
     return _sharded(path)
+  if path.suffix in _TORCH:
+    from jaxreward.models import torch_files  # whose tensors are ours
+
+    return torch_files.open_weights(path)
   if path.suffix != _SUFFIX:
     raise UserError(_refusal(path))
   return _listed(path)
@@ -277,6 +282,14 @@ def _choose(folder: pathlib.Path) -> pathlib.Path:
     raise UserError(
       f"{folder} holds several checkpoints, name one of them: "
       + ", ".join(f"{folder / n}" for n in files)
+    )
+  of_torch = [n for n in names if n.endswith(_TORCH)]
+  if len(of_torch) == 1:
+    return folder / of_torch[0]
+  if of_torch:
+    raise UserError(
+      f"{folder} holds several files of PyTorch and no *{_SUFFIX}, name one of"
+      f" them: {', '.join(of_torch)}"
     )
   pickles = [n for n in names if n.endswith(_PICKLES)]
   if pickles:

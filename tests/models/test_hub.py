@@ -125,11 +125,20 @@ def refusal(place) -> str:
   return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "x.ckpt"])
+@pytest.mark.parametrize("name", ["x.ckpt", "x.pkl"])
 def test_pickles_are_refused_by_name_and_never_opened(tmp_path, name):
   (tmp_path / name).write_bytes(b"not even a pickle")
   for place in (tmp_path, tmp_path / name):
     assert f"{name} is a pickle" in refusal(place)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "x.pth"])
+def test_files_of_pytorch_are_chosen_and_read_with_care(tmp_path, name):
+  (tmp_path / name).write_bytes(b"not even a pickle")
+  for place in (tmp_path, tmp_path / name):
+    assert f"cannot read {tmp_path / name}" in refusal(place)
+  (tmp_path / "other.bin").write_bytes(b"")
+  assert "several files of PyTorch" in refusal(tmp_path)
 
 
 def test_missing_shards_are_named(tmp_path):
