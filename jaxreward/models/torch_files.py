@@ -197,9 +197,7 @@ def _sequence(path: pathlib.Path) -> tuple[Any, Offset]:
   return content, lambda storage: offsets[storage.key]
 
 
-def _places(
-  file: Any, keys: Any, kinds: Mapping[str, str]
-) -> dict[str, int]:
+def _places(file: Any, keys: Any, kinds: Mapping[str, str]) -> dict[str, int]:
   """Where the numbers of each storage begin; the file follows their keys."""
   offsets = {}
   for key in map(str, keys):
