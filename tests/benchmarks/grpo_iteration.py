@@ -14,6 +14,8 @@ machine does meets all three. A line of JSON follows the table.
 does the same with eight virtual devices on those two cores (data x fsdp): what
 a mesh costs where it cannot gain anything. `--peers jaxreward sealed stored
 recomputed` compares where old log-probabilities come from (`align.old_log_prob`).
+`--peers jaxreward dew dew_words` sets us beside Dew (`dew_peer.py`), whose
+processes run with `--dew-python`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ MESHES = {
   "mesh2x4": (2, 4),
 }  # fmt: skip
 OLD_LOG_PROBS = ("sealed", "stored", "recomputed")
-KNOWN = (*MESHES, *OLD_LOG_PROBS, "eager", "compile")
+DEW = ("dew", "dew_words")
+KNOWN = (*MESHES, *OLD_LOG_PROBS, "eager", "compile", *DEW)
 PARTS = ("rollout", "update", "iteration")
 SPEC = f"{ROOT}/configs/align_scenes.py:flow_grpo"
 # Freed memory is kept for the next call, in all three alike.
@@ -83,6 +86,9 @@ def parse(argv) -> argparse.Namespace:
   parser.add_argument(
     "--plain-malloc", action="store_true", help="leave the allocator as it is"
   )
+  parser.add_argument(
+    "--dew-python", default=sys.executable, help="an interpreter that has Dew"
+  )
   parser.add_argument("--peer", choices=KNOWN, help=argparse.SUPPRESS)
   return parser.parse_args(argv)
 
@@ -96,8 +102,9 @@ def start(peer: str, flags, cores) -> subprocess.Popen:
   if not flags.plain_malloc:
     env |= MALLOC
   options = ("threads", "warmup", "prompts", "group", "steps")
+  python = flags.dew_python if peer in DEW else sys.executable
   return subprocess.Popen(
-    [sys.executable, "-W", "ignore", str(HERE), f"--peer={peer}"]
+    [python, "-W", "ignore", str(HERE), f"--peer={peer}"]
     + [f"--{name}={getattr(flags, name)}" for name in options],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -164,6 +171,8 @@ def serve(flags) -> None:
   begin = time.perf_counter()
   is_torch = flags.peer in ("eager", "compile")
   make = make_torch if is_torch else make_jaxreward
+  if flags.peer in DEW:
+    make = make_dew
   rollout, update = make(flags)
 
   def iterate():
@@ -284,6 +293,17 @@ def make_torch(flags):
     lambda: trainer.rollout(tokens, policy.latent_shape),
     lambda drawn: trainer.update(*drawn, reward, tokens),
   )
+
+
+def make_dew(flags):
+  """(rollout, update) of Dew, with the same network and weights."""
+  import dew_peer
+
+  config, _, params, plan, prompts = load_job(flags)
+  return dew_peer.make(
+    config, params, plan, prompts.tokens, rewards(flags),
+    trains_words=flags.peer == "dew_words",
+  )  # fmt: skip
 
 
 if __name__ == "__main__":
