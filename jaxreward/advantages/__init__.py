@@ -40,6 +40,12 @@ from jaxreward.advantages.group import (
   whitened,
   zero_variance_share,
 )
+from jaxreward.advantages.learned import (
+  implicit_process,
+  outcome_and_process,
+  redistributed,
+  whole_return,
+)
 from jaxreward.advantages.process import (
   by_difficulty,
   by_phase,
@@ -66,6 +72,9 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "against_one": against_one,
   "curated": curated,
   "critic": critic,
+  "implicit_process": implicit_process,
+  "outcome_and_process": outcome_and_process,
+  "redistributed": redistributed,
   "whitened": whitened,
   "gardo": gardo,
   "renormalised": renormalised,
@@ -97,14 +106,18 @@ __all__ = [
   "given",
   "global_and_local",
   "group",
+  "implicit_process",
   "leave_one_out",
   "merged",
   "noise_weighted",
+  "outcome_and_process",
   "per_prompt",
+  "redistributed",
   "renormalised",
   "segments",
   "values",
   "whitened",
+  "whole_return",
   "with_columns",
   "zero_variance_share",
 ]

@@ -18,7 +18,7 @@ from jaxreward.types import Array
 # Arguments that `update` may have.
 OFFERS = (
   "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
-  "step_signal", "step_mask", "step_values", "unweighted",
+  "step_signal", "step_mask", "step_values", "step_rewards", "unweighted",
   "images",
 )  # fmt: skip
 

@@ -205,8 +205,8 @@ class Feed:
     needs_scores: whether one of them is read, see `narrowed`.
     follows: names of offers for which samples are drawn by a policy that follows
       the trained one.
-    solved: name of a network -> its velocity where the reference's step has led,
-      or None.
+    at_points: name of a point -> name of a network -> what offers its velocity
+      there.
   """
 
   make: Make
@@ -222,15 +222,17 @@ class Feed:
   scoring: tuple[str, ...] = ()
   needs_scores: bool = False
   follows: tuple[str, ...] = ()
-  solved: Callable[[str], Callable[[Any], Array]] | None = None
+  at_points: Mapping[str, Callable[[str], Callable[[Any], Array]]] = (
+    dataclasses.field(default_factory=dict)
+  )
 
 
 def with_references(feed: Feed, names: Iterable[str]) -> Feed:
   """The feed with arrays of further networks, named after them.
 
   They are "v_NAME", "NAME_mean", "v_NAME_chosen" and "v_NAME_rejected",
-  "group_v_NAME" or "v_NAME_solved", by what the feed offers of the reference;
-  "tail" has none.
+  "group_v_NAME" or "v_NAME_POINT", by what the feed offers of the reference; "tail"
+  has none.
   """
   names = tuple(names)
   more: dict[str, Callable[[Any], Array]] = {}
@@ -246,8 +248,8 @@ def with_references(feed: Feed, names: Iterable[str]) -> Feed:
         more[f"v_{name}_{side}"] = velocity(name, f"x_{side}")
     if feed.is_grouped:
       more[f"group_v_{name}"] = group_velocity(name)
-    if feed.solved is not None:
-      more[f"v_{name}_solved"] = feed.solved(name)
+    for at, offer in feed.at_points.items():
+      more[f"v_{name}_{at}"] = offer(name)
   return dataclasses.replace(
     feed, offers={**more, **feed.offers}, latents=(*feed.latents, *more)
   )

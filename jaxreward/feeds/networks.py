@@ -63,6 +63,29 @@ class Network:
     cond = rollout.gather_cond(self._plain, index)
     return lambda x, t: self.policy.velocity(self.params, x, t, cond)
 
+  def empty(self, x: Array, t: Array) -> Array:
+    """The velocity of the empty prompt: x [M, ...], t [M]."""
+    _, uncond = guidance.conditioning(
+      self.policy, self.params, self.words, jnp.float32(0)
+    )
+    spread_rows = lambda leaf: jnp.broadcast_to(
+      leaf[:1], (len(x), *leaf.shape[1:])
+    )
+    cond = jax.tree.map(spread_rows, uncond)
+    return self.policy.velocity(self.params, x, t, cond)
+
+  def path_log_probs(self, path: Array, index: ArrayLike) -> Array:
+    """Log-probabilities [M, T] of the steps of paths [M, T + 1, ...]."""
+    table = jax.tree.map(jnp.asarray, self.plan.table)
+
+    def one(item):
+      x_t, x_next, step = item
+      rows = dict(x_t=x_t, x_next=x_next, step=step, prompt_index=index)
+      return self.step(rows)[0]
+
+    along = jnp.moveaxis(path, 1, 0)
+    return jax.lax.map(jax.checkpoint(one), (along[:-1], along[1:], table)).T
+
   def guided(
     self, index: ArrayLike
   ) -> Callable[[Array, steppers.StepTable], Array]:

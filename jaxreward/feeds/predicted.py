@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreward import rng
 from jaxreward.feeds import noised, rollouts
 from jaxreward.feeds.contract import Rows
 from jaxreward.feeds.networks import Arrays, row, scored
@@ -25,7 +26,10 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   rows = noised.make(trajectory, credit, prompt_ids, plan, key)
   near = jnp.maximum(rows["t"] - plan.gap, 0.0)
   near_x = rollouts.noise_at(rows["x0"][0], rows["noise"], near)
-  return rows | {"near_t": near, "x_near": near_x}
+  again = rollouts.keys_of(trajectory, prompt_ids, jax.random.fold_in(key, 1))
+  again = [rng.fold_each(again, k) for k in range(len(near))]
+  again = jnp.stack([jax.random.key_data(keys) for keys in again])
+  return rows | {"near_t": near, "x_near": near_x, "again": again}
 
 
 def _x0_hat(arrays: Arrays) -> Array:
@@ -77,17 +81,77 @@ def _named(name: str):
   return lambda arrays: arrays(name)
 
 
-def solved(role: str):
-  """The velocity of a network where the reference's step has led."""
+def _again(arrays: Arrays, of: str) -> tuple[Array, Array, Array]:
+  """(x, time, noise) of predictions that are noised once more.
 
-  def compute(arrays: Arrays) -> Array:
-    rows = arrays.rows
-    network = arrays.network(role)
-    return network.velocity(
-      arrays("x_solved"), rows["near_t"], rows["prompt_index"]
-    )
+  The time is uniform in (0, t), and in [.02, .98]; a gradient flows through x.
+  """
 
-  return lambda arrays: arrays.once(("solved", role), lambda: compute(arrays))
+  def compute():
+    rows, x0 = arrays.rows, arrays(of)
+    keys = jax.random.wrap_key_data(rows["again"])
+    keys = rng.fold_each(keys, len(of))
+    u = jax.vmap(jax.random.uniform)(rng.fold_each(keys, 0))
+    t = jnp.clip(u * rows["t"], 0.02, 0.98)
+    noise = rng.normal_each(rng.fold_each(keys, 1), x0.shape[1:])
+    return path.interpolate(x0, noise, t), t, noise
+
+  return arrays.once(("again", of), compute)
+
+
+def _x_beyond(arrays: Arrays) -> Array:
+  """Where the policy's own step leads from x_t at `near_t`; a constant."""
+  rows = arrays.rows
+  step = path.expand(rows["t"] - rows["near_t"], rows["x_t"])
+  return jax.lax.stop_gradient(rows["x_t"] - step * arrays("v"))
+
+
+def _x0_beyond(arrays: Arrays) -> Array:
+  """The prediction from there."""
+  rows, x = arrays.rows, arrays("x_beyond")
+  net = arrays.network("policy")
+  v = net.velocity(x, rows["near_t"], rows["prompt_index"])
+  return path.x0_from_velocity(x, v, rows["near_t"])
+
+
+def _at(point: str, x_and_t):
+  """Offers of velocities at a point: name of a network -> offer."""
+
+  def of(role: str):
+    def compute(arrays: Arrays) -> Array:
+      x, t = x_and_t(arrays)
+      index = arrays.rows["prompt_index"]
+      return arrays.network(role).velocity(x, t, index)
+
+    return lambda arrays: arrays.once((point, role), lambda: compute(arrays))
+
+  return of
+
+
+AT_POINTS = {
+  "solved": _at(
+    "solved", lambda arrays: (arrays("x_solved"), arrays.rows["near_t"])
+  ),
+  "again": _at("again", lambda arrays: _again(arrays, "x0_hat")[:2]),
+  "beyond_again": _at(
+    "beyond_again", lambda arrays: _again(arrays, "x0_beyond")[:2]
+  ),
+}
+
+
+def _empty_again(arrays: Arrays) -> Array:
+  """The reference's velocity of the empty prompt there."""
+  return arrays.network("reference").empty(*_again(arrays, "x0_hat")[:2])
+
+
+def _saliency(arrays: Arrays) -> Array:
+  """|d score / d x0_hat|, summed over the last axis and kept; no gradient."""
+  x0 = jax.lax.stop_gradient(arrays("x0_hat"))
+  score, index = arrays.score, arrays.rows["prompt_index"]
+  assert score is not None
+  slope = jax.grad(lambda x: score(x, index)[0].sum())(x0)
+  size = jnp.abs(slope).sum(-1, keepdims=True)
+  return jax.lax.stop_gradient(jnp.broadcast_to(size, x0.shape))
 
 
 _denoised = lambda arrays: arrays.once(
@@ -105,6 +169,7 @@ _SCORED = {
   "inverted_scores": _scores("inverted", _inverted),
   "inverted_other_scores": _scores("inverted", _inverted, "other"),
   "pull": _pull,
+  "saliency": _saliency,
 }
 
 FEED = dataclasses.replace(
@@ -118,13 +183,25 @@ FEED = dataclasses.replace(
     "x_solved": _x_solved,
     "x0_hat": _x0_hat,
     "near_x0_hat": _near_x0_hat,
+    "x_again": lambda arrays: _again(arrays, "x0_hat")[0],
+    "again_t": lambda arrays: _again(arrays, "x0_hat")[1],
+    "again_noise": lambda arrays: _again(arrays, "x0_hat")[2],
+    "v_reference_again": AT_POINTS["again"]("reference"),
+    "v_empty_again": _empty_again,
+    "x_beyond": _x_beyond,
+    "x0_beyond": _x0_beyond,
+    "x_beyond_again": lambda arrays: _again(arrays, "x0_beyond")[0],
+    "beyond_again_t": lambda arrays: _again(arrays, "x0_beyond")[1],
+    "v_reference_beyond_again": AT_POINTS["beyond_again"]("reference"),
     "images": lambda arrays: scored(arrays, "x0_hat", arrays("x0_hat"))[1],
     **_SCORED,
   },
   latents=(
     *noised.FEED.latents, "x_near", "near_v", "x_solved", "x0_hat",
-    "near_x0_hat", "images",
+    "near_x0_hat", "images", "saliency", "x_again", "again_noise",
+    "v_reference_again", "v_empty_again", "x_beyond", "x0_beyond",
+    "x_beyond_again", "v_reference_beyond_again",
   ),
   scoring=(*_SCORED, "images"),
-  solved=solved,
+  at_points=AT_POINTS,
 )  # fmt: skip

@@ -245,11 +245,12 @@ def make_programs(
   )  # fmt: skip
 
   def create(base, start=None):
+    trained = trainable.init(base) if start is None else start
     return state.create(
-      trainable.init(base) if start is None else start, updater.tx,
+      trained, updater.tx,
       references=updater.rules, overlap=config.align.overlap,
       stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
-      players=players.create(updater.loss.roles, config.seed, policy),
+      players=players.create(updater.loss.roles, config.seed, policy, trained),
     )  # fmt: skip
 
   base = setup.shapes(base, trainable.plain.sharding_rules, mesh)
@@ -258,7 +259,9 @@ def make_programs(
     fresh, trainable.policy.sharding_rules, mesh, params=fresh.params
   )
   fresh = fresh.replace(
-    players=players.placed(updater.loss.roles, fresh.players, mesh)
+    players=players.placed(
+      updater.loss.roles, fresh.players, mesh, trainable.policy.sharding_rules
+    )
   )
   places = jax.tree.map(lambda x: x.sharding, fresh)
 

@@ -13,6 +13,12 @@ from jaxreward.objectives.confidence import (
   smoothed_dpo,
 )
 from jaxreward.objectives.differences import d3po, prdp, rebel
+from jaxreward.objectives.distilled import (
+  continuous_matching,
+  distribution_matching,
+  salient_matching,
+  score_implicit,
+)
 from jaxreward.objectives.groups import crd, dgpo, grao, rank_dpo, seppo
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching
@@ -69,6 +75,10 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "uncertain_reward": uncertain_reward,
   "one_step_reward": one_step_reward,
   "reward_instruct": reward_instruct,
+  "distribution_matching": distribution_matching,
+  "salient_matching": salient_matching,
+  "continuous_matching": continuous_matching,
+  "score_implicit": score_implicit,
   "flow_matching": flow_matching,
 }
 
@@ -79,10 +89,12 @@ __all__ = [
   "awm",
   "consistency_proxy",
   "consistency_reward",
+  "continuous_matching",
   "crd",
   "d3po",
   "dgpo",
   "diffusion_nft",
+  "distribution_matching",
   "dynamic_dpo",
   "flow_dpo",
   "flow_dppo",
@@ -101,6 +113,8 @@ __all__ = [
   "rebel",
   "refl",
   "reward_instruct",
+  "salient_matching",
+  "score_implicit",
   "seppo",
   "single_dpo",
   "smoothed_dpo",

@@ -13,11 +13,23 @@ from jaxreward.players.critics import (
   latent_proxy,
   squared_error,
 )
+from jaxreward.players.process import (
+  adds_up,
+  features,
+  implied_outcome,
+  ordered,
+  process_reward,
+  return_parts,
+)
+from jaxreward.players.scores import fake_score
 
 PLAYERS: dict[str, Callable[..., Any]] = {
   "critic": critic,
   "discriminator": discriminator,
   "latent_proxy": latent_proxy,
+  "fake_score": fake_score,
+  "process_reward": process_reward,
+  "return_parts": return_parts,
 }
 
 __all__ = [
@@ -26,10 +38,17 @@ __all__ = [
   "Arrays",
   "Player",
   "Sizes",
+  "adds_up",
   "critic",
   "discriminator",
+  "fake_score",
+  "features",
   "hinge",
   "imitated_preference",
+  "implied_outcome",
   "latent_proxy",
+  "ordered",
+  "process_reward",
+  "return_parts",
   "squared_error",
 ]

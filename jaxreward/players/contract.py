@@ -19,11 +19,12 @@ from jaxreward.errors import LARGEST, UserError, require_counts
 from jaxreward.numerics import Mean
 from jaxreward.types import Array, Params
 
-# What a row of an iteration's samples may hold; the rival is the next sample of its
-# group.
+# What a row of an iteration's samples may hold. The rival is the next sample of its
+# group; paths are the sampler's latents, [T + 1, ...], with log-probabilities [T].
 ROWS = (
   "image", "real_image", "real_mask", "x0", "x_t", "t", "noise", "signal",
-  "rival", "rival_signal", "shaped", "mask", "prompt_index",
+  "rival", "rival_signal", "shaped", "mask", "prompt_index", "path",
+  "path_log_probs", "rival_path", "rival_log_probs",
 )  # fmt: skip
 
 
@@ -59,6 +60,11 @@ class Player:
       computed of "x0", "prompt_index" and "words" alone, and differentiated in
       "x0".
     score: of `offers`, the reward of a picture, of "image" alone; or empty.
+    step_rewards: of `offers`, rewards of each step [M, T], of its rows' paths
+      alone, which an advantage may ask for; or empty.
+    copies: whether its network is the policy, and its parameters start as those
+      that are trained. `init` is then not called; objectives read its velocities
+      as those of a reference, such as v_NAME.
     rules: sharding rules of the parameters; empty to replicate them.
   """
 
@@ -69,6 +75,8 @@ class Player:
   gives: tuple[str, ...] = ()
   predicts: tuple[str, ...] = ()
   score: str = ""
+  step_rewards: str = ""
+  copies: bool = False
   rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
@@ -95,6 +103,7 @@ class Arrays:
     rows: leaves [M, ...], or one number for all rows.
     words: what the policy encodes, leaves [P, ...].
     others: name -> what other players give of such rows.
+    network: parameters -> the policy with them (`feeds.Network`).
   """
 
   def __init__(
@@ -104,8 +113,9 @@ class Arrays:
     rows: Mapping[str, Any],
     words: Any = None,
     others: Mapping[str, Callable[[Mapping[str, Any]], Array]] | None = None,
+    network: Callable[[Params], Any] | None = None,
   ):
-    self.params = params
+    self.params, self._network = params, network
     self._player, self._rows, self._words = player, rows, words
     self._others = others or {}
     self._known: dict[str, Any] = {}
@@ -115,6 +125,11 @@ class Arrays:
     if name not in self._known:
       self._known[name] = self._compute(name)
     return self._known[name]
+
+  def network(self) -> Any:
+    """The policy with this player's parameters (`feeds.Network`)."""
+    assert self._network is not None
+    return self._network(self.params)
 
   def _compute(self, name: str) -> Any:
     if name in self._player.offers:

@@ -421,6 +421,20 @@ def _try_advantage(
         f' config.objective.name="{config.objective.name}" does not keep; take'
         ' an objective on the sampler\'s steps, such as "flow_grpo"'
       )
+  for role in players.bind(config):
+    if "path" in role.player.reads and feed.keeps != "steps":
+      raise UserError(
+        f"config.players.{role.name}.fn: it reads every denoising step, which"
+        f' config.objective.name="{config.objective.name}" does not keep; take'
+        ' an objective on the sampler\'s steps, such as "flow_grpo"'
+      )
+  if "step_rewards" in advantage.names:
+    if not any(r.player.step_rewards for r in players.bind(config)):
+      raise UserError(
+        f'config.advantage.name="{name}" reads rewards of steps from a player: name'
+        " one that gives them, as in config.players.process.fn="
+        '"process_reward"'
+      )
   steps = len(table.t)
   sizes = advantages.Sizes(2, 2, steps, lambda: np.arange(2))
   per_step = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
@@ -431,6 +445,7 @@ def _try_advantage(
       prompt_ids=ids,
       steps=table, key=jax.random.key(0), step_signal=per_step(signal),
       step_mask=per_step(mask), step_values=per_step(signal)[..., :-1],
+      step_rewards=per_step(signal)[..., :-1],
       unweighted={}, images=jnp.zeros((*signal.shape, 4, 4, 3)),
     )  # fmt: skip
     state = advantage.init(sizes)

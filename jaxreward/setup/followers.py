@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import feeds, user_code
 from jaxreward.errors import UserError, nearest
+from jaxreward.setup import players
 from jaxreward.training.references import RULES, Rule, decayed
 
 OLD, REFERENCE = "old", "reference"
@@ -21,8 +22,8 @@ def names(config: ConfigDict) -> tuple[str, ...]:
 
 
 def extended(config: ConfigDict, feed: feeds.Feed) -> feeds.Feed:
-  """A feed with arrays of every reference that the config names."""
-  return feeds.with_references(feed, names(config))
+  """A feed with arrays of every reference and copy that the config names."""
+  return feeds.with_references(feed, names(config) + players.copies(config))
 
 
 def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:

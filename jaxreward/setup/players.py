@@ -262,15 +262,28 @@ def validate(roles: Roles, policy: Policy) -> None:
       jax.eval_shape(lambda role=role: _create(role, 0, sizes))
 
 
-def create(roles: Roles, seed: int, policy: Policy) -> dict[str, state.Player]:
-  """States of the players at step 0."""
+def copies(config: ConfigDict) -> tuple[str, ...]:
+  """Names of the players that are copies of the policy, as networks of a loss."""
+  return tuple(role.name for role in bind(config) if role.player.copies)
+
+
+def create(
+  roles: Roles, seed: int, policy: Policy, trained: Any
+) -> dict[str, state.Player]:
+  """States of the players at step 0; `trained` are the policy's parameters."""
   sizes = _sizes(policy) if roles else None
-  return {role.name: _create(role, seed, sizes) for role in roles}
+  return {role.name: _create(role, seed, sizes, trained) for role in roles}
 
 
-def _create(role: Role, seed: int, sizes: Any) -> state.Player:
-  key = rng.stream_key(seed, f"player/{role.name}")
-  return state.create_player(role.player.init(key, sizes), role.tx)
+def _create(
+  role: Role, seed: int, sizes: Any, trained: Any = None
+) -> state.Player:
+  if role.player.copies and trained is not None:
+    params = jax.tree.map(jnp.copy, trained)
+  else:
+    key = rng.stream_key(seed, f"player/{role.name}")
+    params = role.player.init(key, sizes)
+  return state.create_player(params, role.tx)
 
 
 def _sizes(policy: Policy) -> Sizes:
@@ -286,11 +299,16 @@ def _sizes(policy: Policy) -> Sizes:
   return Sizes(image.shape[1:], latent, input_shapes)
 
 
-def placed(roles: Roles, fresh: Any, mesh: Any) -> dict[str, state.Player]:
+def placed(
+  roles: Roles, fresh: Any, mesh: Any, policy_rules: Any
+) -> dict[str, state.Player]:
   """Shapes of the players' states with shardings by their own rules."""
+  rules_of = lambda player: (
+    policy_rules if player.copies else player.rules or (("", ()),)
+  )
   return {
     role.name: setup.shapes(
-      fresh[role.name], role.player.rules or (("", ()),), mesh,
+      fresh[role.name], rules_of(role.player), mesh,
       params=fresh[role.name].params,
     )
     for role in roles

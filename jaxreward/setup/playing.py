@@ -127,6 +127,34 @@ def step_values(
   return jnp.asarray(rollout.to_groups(values.T, plan.prompts, plan.group))
 
 
+def step_rewards(
+  role: Role,
+  params: Params,
+  trajectory: Trajectory,
+  policy_inputs: Any,
+  plan: Plan,
+  network: Callable[[Params], Any],
+) -> Array:
+  """A player's rewards of each step, [P, G, T], from the sampler's latents."""
+  latents = jnp.moveaxis(jnp.asarray(trajectory.latents), 0, 1)
+  finite = jnp.isfinite(latents).all(tuple(range(1, latents.ndim)))
+  rows = {
+    "path": jnp.where(path.expand(finite, latents), latents, 0.0),
+    "path_log_probs": jnp.asarray(trajectory.log_probs).T,
+    "prompt_index": jnp.asarray(trajectory.prompt_index),
+  }
+
+  def of_rows(rows):
+    arrays = Arrays(role.player, params, rows, policy_inputs, None, network)
+    return arrays(role.player.step_rewards)
+
+  chunks = plan.layout.chunks
+  cut = jax.tree.map(lambda x: rollout.to_chunks(x, chunks), rows)
+  values = rollout.from_chunks(jax.lax.map(of_rows, cut))
+  values = jax.lax.stop_gradient(values)
+  return jnp.asarray(rollout.to_groups(values, plan.prompts, plan.group))
+
+
 def train(
   role: Role,
   player: state.Player,
@@ -139,6 +167,7 @@ def train(
   plan: Plan,
   key: Array,
   iteration: Array,
+  network: Callable[[Params], Any] | None = None,
 ) -> tuple[state.Player, dict[str, Any]]:
   """A player after an iteration: (its state, metrics by its name).
 
@@ -154,18 +183,19 @@ def train(
     plan: of the run.
     key: scalar.
     iteration: int32.
+    network: parameters -> the policy with them, for players that are copies.
   """
   policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
 
   def loss(params, rows, frozen):
-    arrays = Arrays(role.player, params, rows, frozen, arrays_of)
+    arrays = Arrays(role.player, params, rows, frozen, arrays_of, network)
     return feeds.call(role.player.loss, arrays)
 
   def learn(player):
     rows = make_rows(role, trajectory, images, signal, mask, prompts, plan, key)
     after, metrics = step.update(
       player, loss, role.tx, rows, policy_inputs, ema_decay=role.average,
-      prepare=_prepare(role, policy_inputs, arrays_of),
+      prepare=_prepare(role, policy_inputs, arrays_of, network),
     )  # fmt: skip
     return after, jax.tree.map(lambda x: x.sum(0), metrics)
 
@@ -182,14 +212,15 @@ def train(
   return player, {f"{role.name}/{k}": v for k, v in metrics.items()}
 
 
-def _prepare(role: Role, policy_inputs: Any, arrays_of: PlayerArrays):
+def _prepare(role: Role, policy_inputs: Any, arrays_of: PlayerArrays, network):
   prepared = prepare_of(role.player.loss)
   if prepared is None:
     return None
 
   def prepare(params, micros, frozen):
     read_rows = lambda rows: feeds.call(
-      prepared.read, Arrays(role.player, params, rows, policy_inputs, arrays_of)
+      prepared.read,
+      Arrays(role.player, params, rows, policy_inputs, arrays_of, network),
     )
     columns = prepared.finish(
       jax.lax.stop_gradient(jax.lax.map(read_rows, micros))
@@ -244,6 +275,9 @@ def make_rows(
     safe = jnp.where(path.expand(usable, images), images, 0.0)
     return every(safe)
 
+  along = lambda: jnp.moveaxis(latents, 0, 1)
+  log_probs = lambda: jnp.asarray(trajectory.log_probs).T
+
   def next_of(x):
     groups = rollout.to_groups(x, plan.prompts, plan.group)
     return rollout.from_groups(jnp.roll(groups, -1, axis=1), plan.layout)
@@ -252,6 +286,10 @@ def make_rows(
     "image": image,
     "x0": lambda: every(x0),
     "signal": lambda: every(jnp.where(usable, earned, 0.0)),
+    "path": lambda: every(along()),
+    "path_log_probs": lambda: every(log_probs()),
+    "rival_path": lambda: every(next_of(along())),
+    "rival_log_probs": lambda: every(next_of(log_probs())),
     "rival": lambda: every(next_of(x0)),
     "rival_signal": lambda: every(next_of(jnp.where(usable, earned, 0.0))),
     "shaped": shaped,
@@ -295,11 +333,17 @@ class Audience:
     trajectory: Trajectory,
     prompts: PromptBatch,
     decoder: Params | None,
+    base: Params,
   ):
     loss = updater.loss
     self._updater, self._state, self._plan = updater, current, loss.plan
     self._trajectory, self._prompts = trajectory, prompts
     self.params = averages(current.players)
+    policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
+    now = loss.plan.at(current.step)
+    self._network = lambda params: dataclasses.replace(
+      loss.network(params, base, policy_inputs), plan=now
+    )
     names = updater.advantage.names
     self._images = None
     if players.reads(loss.roles, "image") or "images" in names:
@@ -314,10 +358,14 @@ class Audience:
         self._images, loss.plan.prompts, loss.plan.group
       )
     if "step_values" in names:
-      policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
       self.offers["step_values"] = step_values(
-        loss.roles, self.params, trajectory, policy_inputs,
-        loss.plan.at(current.step),
+        loss.roles, self.params, trajectory, policy_inputs, now
+      )
+    if "step_rewards" in names:
+      role = next(r for r in loss.roles if r.player.step_rewards)
+      self.offers["step_rewards"] = step_rewards(
+        role, self.params[role.name], trajectory, policy_inputs, now,
+        self._network,
       )  # fmt: skip
 
   def learn(self, credit: Credit) -> tuple[dict[str, Any], dict[str, Metric]]:
@@ -333,7 +381,7 @@ class Audience:
         role, self._state.players[role.name],
         player_arrays(roles, self.params, policy_inputs), self._trajectory,
         self._images, signal, jnp.asarray(credit.mask), self._prompts,
-        self._plan, key, self._state.step,
+        self._plan, key, self._state.step, self._network,
       )  # fmt: skip
       metrics |= player_metrics
     metrics |= {

@@ -171,11 +171,23 @@ class Loss:
       "reference": lambda: network(plain, frozen.base),
     } | {name: follower(name) for name in frozen.references}
     score = functools.partial(self._score, frozen)
+    networks |= {
+      role.name: functools.partial(
+        self.network, jax.lax.stop_gradient(frozen.players[role.name]),
+        frozen.base, frozen.words,
+      )
+      for role in self.roles if role.player.copies
+    }  # fmt: skip
     of_players = self.roles, frozen.players, frozen.words
     return feeds.Arrays(
       self.plan.feed, rows, networks, self.plan, score,
       playing.player_arrays(*of_players), playing.prediction_arrays(*of_players),
     )  # fmt: skip
+
+  def network(self, trained: Params, base: Params, words: Any) -> feeds.Network:
+    """The policy with other trained parameters."""
+    params = self.trainable.merge(trained, base)
+    return feeds.Network(self.trainable.policy, params, words, self.plan)
 
   def __call__(self, trained: Params, rows: Any, frozen: Frozen):
     """(Mean loss, metrics) of a micro-batch, for `training.step`.
@@ -398,7 +410,9 @@ def update(
   before, sampler_params = state, state.sampler_params
   draw_params = async_rollout.draw_params(state)
   reads_newest = sampler_params is None or state.old is not None
-  audience = playing.Audience(updater, state, trajectory, prompts, decoder)
+  audience = playing.Audience(
+    updater, state, trajectory, prompts, decoder, base
+  )
   credit, stats = credits.credit_of(
     updater, scores | audience.scores, prompts, state.stats, state.step,
     step_scores, offered, audience.offers,

@@ -35,7 +35,7 @@ def test_the_feed_follows_from_the_signature(name, feed):
 def test_every_objective_and_regularizer_has_a_feed():
   """Beside a reference, and what a critic and a gated advantage give."""
   every = {
-    name: contract.with_references(feed, ["target"])
+    name: contract.with_references(feed, ["target", "fake"])
     for name, feed in feeds.FEEDS.items()
   }
   for registry in (objectives.REGISTRY, regularizers.REGISTRY):

@@ -91,6 +91,15 @@ def test_on_a_point_mass_every_prediction_is_the_sample():
     np.testing.assert_allclose(arrays(name), want, atol=1e-4)
   for name in ("denoised_other_scores", "inverted_other_scores"):
     np.testing.assert_allclose(arrays(name), -0.5 * want, atol=1e-4)
+  # The teacher agrees with it wherever it is noised again.
+  for point in ("again", "beyond_again"):
+    t = np.asarray(arrays(f"{point}_t"))
+    x0 = arrays(f"x_{point}") - t[:, None, None, None] * arrays(
+      f"v_target_{point}"
+    )
+    np.testing.assert_allclose(x0, C, atol=1e-4)
+    assert np.all((t >= 0.02) & (t <= np.maximum(rows["t"], 0.02)))
+  np.testing.assert_allclose(arrays("x_beyond"), rows["x_near"], atol=1e-5)
   # The ODE is straight, so that a jump of any length agrees with two.
   v = {
     name: arrays(f"v{name}") for name in ("", "_reference", "_target_solved")
@@ -156,6 +165,21 @@ def test_noise_may_be_that_of_the_rollout():
   np.testing.assert_array_equal(first["noise"], start.latents[0])
   np.testing.assert_array_equal(start.latents[0], steps[0])
   np.testing.assert_array_equal(start.latents[1], steps[-1])
+
+
+def test_a_path_has_the_log_probabilities_that_drew_it():
+  table = steppers.dance_sde(np.linspace(1.0, 0.0, 5))
+  feed = feeds.FEEDS["steps"]
+  plan, policy = plan_of(table=table, feed=feed), policy_of("affine")
+  trajectory = plan.sampler(policy, plan.layout).sample(
+    policy.init(None), jax.random.key(0), TOKENS, np.arange(PROMPTS)
+  )
+  network = feeds.Network(policy, policy.init(None), TOKENS, plan)
+  got = network.path_log_probs(
+    jnp.moveaxis(trajectory.latents, 0, 1), trajectory.prompt_index
+  )
+  np.testing.assert_allclose(got.T, trajectory.log_probs, atol=1e-6)
+  assert np.any(got)
 
 
 def test_rewards_of_any_scale_pull_alike():

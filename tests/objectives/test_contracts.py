@@ -42,7 +42,7 @@ def example(name, seed=0):
       continue
     if key in ROWS:
       arrays[key] = rng.normal(0, 1, B)
-    elif key in ("t", "near_t", "std", "dt"):
+    elif key in ("t", "near_t", "again_t", "beyond_again_t", "std", "dt"):
       arrays[key] = rng.uniform(0.2, 0.9, B)
     else:
       arrays[key] = rng.normal(0, 1, (B, *SHAPE))
@@ -54,6 +54,8 @@ def example(name, seed=0):
   trained = next(
     k
     for k in (
+      "x0_hat",
+      "x_again",
       "v",
       "v_chosen",
       "v_inverted_chosen",
@@ -170,6 +172,10 @@ def test_only_the_trained_policy_gets_gradients(name):
     "srpo": (),
     "consistency_reward": ("v_reference", "v_target_solved"),
     "consistency_proxy": ("v_reference", "v_target_solved"),
+    "distribution_matching": ("v_fake_again", "x_again", "advantage"),
+    "salient_matching": ("v_reference_again", "saliency", "advantage"),
+    "continuous_matching": ("v_empty_again", "v_fake_beyond_again"),
+    "score_implicit": (),
     "uncertain_reward": (),
     "one_step_reward": ("window",),
     "reward_instruct": ("scores",),

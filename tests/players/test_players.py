@@ -350,3 +350,43 @@ def test_a_proxy_imitates_preferences():
   np.testing.assert_allclose(metrics["agreement"].value(), 1 / 3, rtol=1e-6)
   same, _ = players.imitated_preference(e, zeros, e, zeros, mask)
   assert same.value() == 0
+
+
+def test_sums_of_steps_are_logits_and_orders():
+  steps = RNG.normal(0, 1, (4, 3))
+  rival = RNG.normal(0, 1, (4, 3))
+  signal = np.array([1.0, 0.0, 0.25, np.nan])
+  other = np.array([0.5, 0.5, 0.25, 0.0])
+  mask = np.array([True, True, True, False])
+  p = 1 / (1 + np.exp(-steps.sum(1)))
+  want = -(signal * np.log(p) + (1 - signal) * np.log(1 - p))[:3].mean()
+  mean, _ = players.implied_outcome(steps, signal, mask)
+  np.testing.assert_allclose(mean.value(), want, rtol=1e-5)
+  gap = (steps - rival).sum(1)
+  mean, metrics = players.ordered(steps, rival, signal, other, mask)
+  want = (np.log1p(np.exp(-gap[0])) + np.log1p(np.exp(gap[1]))) / 2
+  np.testing.assert_allclose(mean.value(), want, rtol=1e-5)
+  assert mean.weight == 2  # a tie says nothing
+  right = (gap[0] > 0) + (gap[1] < 0)
+  np.testing.assert_allclose(metrics["accuracy"].value(), right / 2)
+
+
+def test_parts_of_the_return_are_recovered():
+  """R = sum_t w . z_t: least squares on the features finds w."""
+  path = RNG.normal(0, 1, (40, 5, 3, 3, 2)).astype(np.float32)
+  z = np.asarray(players.features(path), np.float64)
+  assert z.shape == (40, 4, 6)
+  flat = path.reshape(40, 5, -1).astype(np.float64)
+  np.testing.assert_allclose(z[:, :, 2], flat[:, 1:].std(-1), rtol=1e-4)
+  np.testing.assert_allclose(z[:, -1, 5], 1, rtol=1e-5)  # with itself
+  w = RNG.normal(0, 1, 6)
+  total = z.sum(1)
+  found = np.linalg.lstsq(total, total @ w, rcond=None)[0]
+  np.testing.assert_allclose(found, w, atol=1e-4)
+  player = players.return_parts(hidden=0)
+  params = {"out": {"kernel": jnp.asarray(w[:, None], jnp.float32)}}
+  rows = {"path": path}
+  got = players.Arrays(player, params, rows)("step_rewards")
+  np.testing.assert_allclose(got, z @ w, rtol=1e-3, atol=1e-4)
+  loss, _ = players.adds_up(got, total @ w, np.ones(40, bool))
+  assert loss.value() < 1e-6
