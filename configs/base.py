@@ -94,6 +94,9 @@ def get_config() -> ConfigDict:
         # so many samples of a group share their noise, initial and of steps
         branch=dict(members=1, steps=0),  # steps -1: all before the window
         start=dict(name="noise"),  # or "picture", "reference": partly noised
+        # a player whose values the sampler climbs: scale times their gradient
+        # in the latents is added after each step from the share `first` on
+        drift=dict(player="", scale=0.01, first=0.75, unit=False),
         real=0,  # so many of each group are reference images of the task
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),

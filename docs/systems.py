@@ -48,6 +48,7 @@ PROOFS = {
   "edit_rrm_gcpo": "tests/reward_models/test_row_losses.py",
   "edithf": "tests/reward_models/test_row_losses.py",
   "editreward": "tests/reward_models/test_preference_losses.py",
+  "euphonium": "tests/flow/test_marginals.py",
   "evpv_gate": "tests/composition/test_reliance.py",
   "firm_base_and_bonus": "tests/composition/test_gates.py",
   "fk_steering": "tests/steering/test_particle_weights.py",

@@ -43,6 +43,7 @@ from jaxreward.advantages.group import (
 from jaxreward.advantages.learned import (
   implicit_process,
   outcome_and_process,
+  outcome_and_values,
   redistributed,
   whole_return,
 )
@@ -74,6 +75,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "critic": critic,
   "implicit_process": implicit_process,
   "outcome_and_process": outcome_and_process,
+  "outcome_and_values": outcome_and_values,
   "redistributed": redistributed,
   "whitened": whitened,
   "gardo": gardo,
@@ -111,6 +113,7 @@ __all__ = [
   "merged",
   "noise_weighted",
   "outcome_and_process",
+  "outcome_and_values",
   "per_prompt",
   "redistributed",
   "renormalised",

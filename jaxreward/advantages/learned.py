@@ -114,6 +114,41 @@ def outcome_and_process(
   return bounded(outcome[..., None] + process * steps, there, clip)
 
 
+def outcome_and_values(
+  signal: Signal,
+  mask: Mask,
+  step_values: Steps,
+  *,
+  process: float = 1.0,
+  std: str = "group",
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G T"]:
+  """Euphonium: `group`, plus the value of each step against the same step's mean.
+
+  A_t = A + process (V_t - mean_G V_t) / (std_G V_t + epsilon).
+  https://arxiv.org/abs/2602.04928, read in the authors' code, which has a clipped loss
+  for each of the two.
+
+  Args:
+    signal: composed reward.
+    mask: True where the reward is valid.
+    step_values: of a player, of the latents before each step.
+    process: weight of the values.
+    std: see `group`.
+    epsilon: see `group`.
+    clip: see `group`; of either part.
+
+  Returns:
+    advantage, 0 where masked.
+  """
+  there = jnp.asarray(mask)[..., None]
+  values = jnp.where(there, step_values, 0.0)
+  steps = bounded(step_scores(values, there, epsilon), there, clip)
+  outcome = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  return jnp.where(there, outcome[..., None] + process * steps, 0.0)
+
+
 def redistributed(
   signal: Signal,
   mask: Mask,

@@ -56,6 +56,31 @@ class Credit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Drift:
+  """A move of the sampler along the gradient of a player's values.
+
+  Attributes:
+    player: that gives "value".
+    scale: of the gradient in the latents, added after the step.
+    first: the first step, as a share of all.
+    is_unit: whether gradients have length 1 per element, as a root mean square.
+  """
+
+  player: str
+  scale: float
+  first: float
+  is_unit: bool = False
+
+  def at(self, gradient: Array, i: Array, steps: int) -> Array:
+    """What step i of T adds to the latents."""
+    if self.is_unit:
+      axes = tuple(range(1, gradient.ndim))
+      size = jnp.sqrt(jnp.mean(jnp.square(gradient), axes, keepdims=True))
+      gradient = gradient / jnp.maximum(size, 1e-12)
+    return jnp.where(i >= round(self.first * steps), self.scale, 0) * gradient
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
   """Static geometry of a run: layout of the samples and trained steps.
 
@@ -92,6 +117,7 @@ class Plan:
     counted: which of the trained steps lie in the window, bool [K]; None for all.
     share: which samples of a group share their first noise.
     parts_at_window: whether they diverge where a moving window begins.
+    drift: of a player's values, which the sampler climbs; None for none.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
       start from, or None for noise alone.
     noise: of samples that are noised again, one of `NOISES`.
@@ -130,6 +156,7 @@ class Plan:
   counted: Array | None = None
   share: Share | None = None
   parts_at_window: bool = False
+  drift: Drift | None = None
   start: Callable[..., Array | None] = lambda *_: None
   noise: str = "fresh"
   gap: float = 0.1
@@ -142,19 +169,30 @@ class Plan:
     """Whether the parameters that drew the samples take the only step."""
     return self.updates == 1 and self.is_fresh
 
-  def sampler(self, policy: Policy, layout: rollout.Layout) -> Sampler:
+  def sampler(
+    self,
+    policy: Policy,
+    layout: rollout.Layout,
+    gradient: Callable[..., Array] | None = None,
+  ) -> Sampler:
     """The sampler of an iteration whose plan this is (`at`).
 
     Args:
       policy: takes the parameters that draw.
       layout: of the plan, spread over the mesh in use.
+      gradient: of the drift's values: (x, t, rows of the prompts) -> like x.
     """
+    push, drift = None, self.drift
+    if gradient is not None and drift is not None:
+      push = lambda x, step, i, index: drift.at(
+        gradient(x, step.t, index), i, len(self.table.t)
+      )
     return Sampler(
       policy, self.table, layout, self.guidance_scale,
       is_recorded=self.feed.keeps == "steps",
       is_sealed=self.old_log_prob == "sealed" and self.feed.needs_noise,
       take_step=self.take_step,
-      share=self.share,
+      share=self.share, push=push,
     )  # fmt: skip
 
   def at(self, iteration: Array) -> Plan:

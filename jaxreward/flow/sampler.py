@@ -39,6 +39,9 @@ from jaxreward.types import (
 )
 
 INITIAL_NOISE = 0xFFFF  # folded in place of a step index
+# (x, step, number of the step, rows of the prompts) -> what is added to the next
+# latents, beyond the mean that log-probabilities are of
+Push = Callable[..., Array]
 # (x, v, noise, step) -> (next latents, their log-probability [B])
 TakeStep = Callable[..., tuple[Array, Array]]
 
@@ -116,6 +119,8 @@ class Sampler:
     take_step: replaces mean, noise and log-probability of a step, for example
       by a kernel.
     share: which samples branch from one another.
+    push: moves latents after a step; log-probabilities are under the step's own
+      mean, which is not moved. Without kernels and multistep solvers alone.
   """
 
   policy: Policy
@@ -126,6 +131,7 @@ class Sampler:
   is_sealed: bool = True
   take_step: TakeStep | None = None
   share: Share | None = None
+  push: Push | None = None
 
   @property
   def steps(self) -> int:
@@ -212,7 +218,10 @@ class Sampler:
       x, memory, keys, index = chunk
       cond = rollout.gather_cond(state.cond, index)
       uncond = rollout.gather_uncond(state.uncond, index)
-      return self._rows(params, cond, uncond, keys, x, memory, table, i)
+      moved = None
+      if self.push is not None:
+        moved = self.push(x, table, i, index)
+      return self._rows(params, cond, uncond, keys, x, memory, table, i, moved)
 
     keys = state.keys
     if state.shared is not None and self.share is not None:
@@ -222,7 +231,9 @@ class Sampler:
     latents, memory, info = jax.lax.map(one, rows)
     return dataclasses.replace(state, latents=latents, memory=memory), info
 
-  def _rows(self, params, cond, uncond, keys, x, memory, step, index):
+  def _rows(
+    self, params, cond, uncond, keys, x, memory, step, index, moved=None
+  ):
     """A step of one chunk: next latents, the solver's memory, `Info`."""
     v = log_prob.step_velocity(
       self.policy, params, cond, uncond, x, step, self.guidance_scale,
@@ -251,6 +262,8 @@ class Sampler:
     x_next = jax.lax.cond(
       step.std > 0, lambda: mean + step.std * draw(), lambda: mean
     )
+    if moved is not None:
+      x_next = x_next + moved
     log_p = log_prob.transition(x, v, x_next, step)
     return x_next, memory, Info(v, x0_hat, log_p)
 

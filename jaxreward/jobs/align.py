@@ -201,6 +201,7 @@ class Parts:
     update: runs the optimizer steps of an iteration.
     finish: see `Programs`.
     encode: see `Programs`.
+    has_drift: whether `draw` also takes the states of the players.
   """
 
   trainable: setup.Trainable
@@ -210,6 +211,7 @@ class Parts:
   update: Callable[..., Any]
   finish: Callable[..., Any] | None = None
   encode: Any = None
+  has_drift: bool = False
 
   def sample(
     self,
@@ -220,7 +222,10 @@ class Parts:
   ):
     """Samples of the iteration that a state is about to run."""
     sampler_params = async_rollout.draw_params(current)
-    return self.draw(sampler_params, current.step, base, prompts, decoder)
+    states = current.players if self.has_drift else None
+    return self.draw(
+      sampler_params, current.step, base, prompts, decoder, states
+    )
 
 
 def make_programs(
@@ -266,10 +271,11 @@ def make_programs(
   places = jax.tree.map(lambda x: x.sharding, fresh)
 
   @jax.jit
-  def draw(params, iteration, base, batch, decoder=None):
+  def draw(params, iteration, base, batch, decoder=None, states=None):
     trajectory, pixels = updates.sample(
       trainable.policy, trainable.merge(params, base), batch, plan,
       seed=config.seed, iteration=iteration, decoder=decoder,
+      roles=updater.loss.roles, states=states,
     )  # fmt: skip
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
 
@@ -312,7 +318,7 @@ def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   initial_state = programs.create(base, start)
   return Parts(
     programs.trainable, base, initial_state, programs.draw, programs.update, programs.finish,
-    programs.encode,
+    programs.encode, plan.drift is not None,
   )  # fmt: skip
 
 
@@ -612,11 +618,16 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         )  # fmt: skip
       _require_gradients(differentiated, images.shape, first)
 
-    def draw(params, n):
+    def draw(params, n, states):
       """The device work of iteration n that needs nothing from the host."""
       batch = put(encode(batches(n)))
       trajectory, pixels, images = parts.draw(
-        params, jnp.int32(n), base, batch, decoder
+        params,
+        jnp.int32(n),
+        base,
+        batch,
+        decoder,
+        states if parts.has_drift else None,
       )
       # Measured once, for rewards of the detector and for the panel.
       measures = measure(images, pixels, batch)

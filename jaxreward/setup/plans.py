@@ -17,7 +17,7 @@ from jaxreward.errors import UserError
 from jaxreward.feeds import Plan, tail
 from jaxreward.flow import rollout, schedule, steppers, windows
 from jaxreward.flow.sampler import Share
-from jaxreward.setup import checks, controls, kernels, offline, real
+from jaxreward.setup import checks, controls, kernels, offline, players, real
 from jaxreward.types import (
   Array,
   ArrayLike,
@@ -129,6 +129,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     share=_share(config, group, steps["table"]),
     parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
+    drift=_drift(config, steps["table"]),
     noise=align.noise,
     gap=align.gap,
     is_controlled=controls.words_of(config) is not None,
@@ -142,6 +143,40 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
       f' config.align.split="samples" there are {most} rows to share out'
     )
   return _with_rows(plan, r.microbatch, devices, parts)
+
+
+def _drift(config, table: steppers.StepTable) -> feeds.Drift | None:
+  """The drift along a player's values, or None.
+
+  Raises:
+    UserError: a player without values, a share outside [0, 1], or steps that cannot
+      be moved.
+  """
+  section = config.rollout.drift
+  if not section.player:
+    return None
+  field = f'config.rollout.drift.player="{section.player}"'
+  values = {
+    role.name for role in players.bind(config) if "value" in role.player.gives
+  }
+  if section.player not in values:
+    raise UserError(
+      f"{field}: it is not a player that gives values; name one as in"
+      ' config.players.critic.fn="critic"'
+    )
+  if not 0 <= section.first <= 1 or not checks.is_finite(section.scale):
+    raise UserError(
+      f"config.rollout.drift.first={section.first},"
+      f" scale={section.scale}: expected a share of the steps from 0 to 1, and a"
+      " finite number"
+    )
+  others = table.solver is not None or table.end_t is not None
+  if others or config.kernels.implementation != "xla":
+    raise UserError(
+      f"{field}: steps of solvers and of kernels are not moved; take another"
+      ' config.rollout.sampler.name, and config.kernels.implementation="xla"'
+    )
+  return feeds.Drift(section.player, section.scale, section.first, section.unit)
 
 
 def _with_noise(config, feed: feeds.Feed) -> feeds.Feed:

@@ -66,6 +66,28 @@ def prediction_arrays(
   }
 
 
+def value_gradient(
+  roles: Roles,
+  players: Mapping[str, state.Player],
+  policy_inputs: Any,
+  plan: Plan,
+) -> Callable[..., Array] | None:
+  """(x, t, rows of the prompts) -> gradient in x of the drift's player's values."""
+  if plan.drift is None or not players:
+    return None
+  role = next(role for role in roles if role.name == plan.drift.player)
+  params = players[role.name].ema
+
+  def gradient(x: Array, t: Array, index: Array) -> Array:
+    def total(x):
+      rows = dict(x_t=x, t=t, prompt_index=index)
+      return Arrays(role.player, params, rows, policy_inputs)("value").sum()
+
+    return jax.lax.stop_gradient(jax.grad(total)(x))
+
+  return gradient
+
+
 def images_of(
   policy: Policy, trajectory: Trajectory, plan: Plan, decoder: Params | None
 ) -> Array:

@@ -51,10 +51,17 @@ def sample(
   seed: int,
   iteration: Array,
   decoder: Params | None = None,
+  roles: players.Roles = (),
+  states: Mapping[str, state_lib.Player] | None = None,
 ) -> tuple[Trajectory, ArrayLike]:
-  """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration."""
+  """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration.
+
+  The players' `roles` and `states` are read where the plan has a drift.
+  """
   plan = plan.at(iteration)
-  sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
+  inputs = jax.tree.map(jnp.asarray, prompts.words)
+  gradient = playing.value_gradient(roles, states or {}, inputs, plan)
+  sampler = plan.sampler(policy, setup.spread_rows(plan.layout), gradient)
   trajectory = sampler.sample(
     params, rng.stream_key(seed, "rollout", iteration), prompts.words,
     prompts.ids, start=plan.start(policy, prompts, decoder),

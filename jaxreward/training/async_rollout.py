@@ -32,11 +32,12 @@ class Samples:
   """The samples of every iteration, dispatched up to one iteration early.
 
   Args:
-    draw: (parameters, iteration) -> samples; dispatches without blocking.
+    draw: (parameters, iteration, states of the players) -> samples; dispatches
+      without blocking.
     total: iterations.
   """
 
-  def __init__(self, draw: Callable[[Params, int], Any], total: int):
+  def __init__(self, draw: Callable[[Params, int, Any], Any], total: int):
     self._draw, self._total = draw, total
     self._pending: dict[int, Any] = {}
 
@@ -47,15 +48,15 @@ class Samples:
       if state.sampler_params is None
       else state.sampler_params
     )
-    self._begin(params, n)
+    self._begin(params, n, state)
     self.begin_next(state, n)
     return self._pending.pop(n)
 
   def begin_next(self, state: TrainState, n: int) -> None:
     """With overlap, dispatches iteration n + 1 from the state before update n."""
     if state.sampler_params is not None and n + 1 < self._total:
-      self._begin(draw_params(state), n + 1)
+      self._begin(draw_params(state), n + 1, state)
 
-  def _begin(self, params: Params, n: int) -> None:
+  def _begin(self, params: Params, n: int, state: TrainState) -> None:
     if n not in self._pending:
-      self._pending[n] = self._draw(params, n)
+      self._pending[n] = self._draw(params, n, state.players)

@@ -82,3 +82,15 @@ def test_parts_add_up_to_the_return():
   got = np.asarray(advantages.redistributed(SIGNAL, MASK, uniform, epsilon=0.0))
   exact = np.asarray(advantages.group(SIGNAL, MASK, epsilon=0.0))
   np.testing.assert_allclose(got, np.repeat(exact[..., None], T, -1), atol=2e-4)
+
+
+def test_values_of_steps_beside_the_outcome():
+  got = np.asarray(
+    advantages.outcome_and_values(SIGNAL, MASK, DIRTY, process=0.5, epsilon=0.0)
+  )
+  exact = np.asarray(advantages.group(SIGNAL, MASK, epsilon=0.0))
+  for p in range(P):
+    v = STEPS[p][MASK[p]].astype(float)
+    want = exact[p][MASK[p]][:, None] + 0.5 * (v - v.mean(0)) / v.std(0)
+    np.testing.assert_allclose(got[p][MASK[p]], want, atol=2e-5)
+  assert not got[~MASK].any()

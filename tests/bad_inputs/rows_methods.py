@@ -67,6 +67,8 @@ ROWS = [
   row("more times than steps", "align.noise", "path", "config.align.times=5",
       config="align_scenes.py:smoke",
       first={"align.times": 5, "align.updates": 1}),
+  row("a drift along nothing", "rollout.drift.player", "critic",
+      "a player that gives values", 'fn="critic"'),
   row("a gap beyond time", "align.gap", 1.5, "=1.5", "from 0 to 1"),
   row("words that nobody scores by", "align.controls.positive", "Real",
       "by other words", first={"align.controls.negative": "Painting"}),

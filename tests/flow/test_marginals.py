@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxreward import rng
+from jaxreward import feeds, rng
 from jaxreward.flow import schedule, steppers
 from tests import tiny
 
@@ -132,3 +132,45 @@ def test_heun_is_of_second_order():
     ratio = finals[name, 16] / finals[name, 32]
     assert abs(np.log2(ratio) - order) < 0.35, (name, finals)
   assert finals["heun", 16] < finals["ode", 32] / 4
+
+
+def test_a_drift_moves_the_marginals_as_its_gradient_says():
+  """V = -(x - 3)^2 k / 2: every moved step maps a Gaussian to a known one."""
+  policy, count, k, scale = gaussian.policy((4, 4, 1)), 4096, 2.0, 0.1
+  table = steppers.dance_sde(schedule.timesteps(6, 2.0))
+  params = policy.init(None)
+  keys = rng.sample_keys(
+    rng.stream_key(0, "rollout"), np.zeros(count, np.uint32), np.arange(count)
+  )
+  cond = policy.encode(params, np.zeros((count, 1), np.int32))
+  drift = feeds.Drift("critic", scale, 0.5)
+  push = lambda x, step, i, index: drift.at(-k * (x - 3.0), i, 6)
+  draw = lambda push: jax.device_get(
+    jax.jit(
+      lambda p: tiny.sample_rows(
+        policy, p, keys, cond, None, table, is_recorded=True, push=push
+      )
+    )(params)
+  )
+  moved, plain = draw(push), draw(None)
+  np.testing.assert_array_equal(moved.latents[:4], plain.latents[:4])
+  mean, var = gaussian.propagate(table)[3]
+  for i in range(3, 6):
+    t, c_x, c_v, std = (
+      float(x[i]) for x in (table.t, table.c_x, table.c_v, table.std)
+    )
+    a, b = gaussian.affine(t)
+    gain = c_x + c_v * a - scale * k
+    mean = gain * mean + c_v * b + scale * k * 3.0
+    var = gain**2 * var + std**2
+  last = np.float64(moved.latents[-1])
+  assert abs(last.mean() - mean) < 4.5 * np.sqrt(var / last.size)
+  assert abs(last.var() - var) < 4.5 * var * np.sqrt(2 / last.size)
+  # The density is that of the step which was not moved.
+  i, (x, after) = 4, np.float64(moved.latents[4:6])
+  a, b = gaussian.affine(float(table.t[i]))
+  want = after - (float(table.c_x[i]) * x + float(table.c_v[i]) * (a * x + b))
+  std = float(table.std[i])
+  want = -np.square(want).mean((1, 2, 3)) / (2 * std**2) - np.log(std)
+  want -= 0.5 * np.log(2 * np.pi)
+  np.testing.assert_allclose(moved.log_probs[i], want, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,27 @@
+"""Euphonium: the sampler climbs a process reward, and the policy learns to need it not.
+
+Zhong et al. 2026, https://arxiv.org/abs/2602.04928, read in the authors' code: a reward of
+noisy latents is climbed in the last quarter of the steps, log-probabilities are those of
+the step that was not moved, and each step is also credited with the value of its latents.
+Their process reward is trained before; here it is a critic that learns on the way. Gradients
+have length 1 per element, times .01.
+"""
+
+from jaxreward import recipes
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
+  config = recipes.load("flow_grpo", arg, __file__)
+  config.rollout.sampler = dict(name="dance_sde", noise_level=0.25)
+  config.rollout.window_size = 0
+  config.rollout.drift.update(
+    player="process", scale=0.01, first=0.75, unit=True
+  )
+  config.advantage = dict(name="outcome_and_values", process=1.0)
+  config.regularizers = dict()
+  config.players.process = dict(fn="critic", steps=4)
+  if recipes.size_of(arg) == "smoke":
+    config.players.process.update(width=8, hidden=32, steps=2)
+    config.rollout.drift.first = 0.3
+  return config
