@@ -22,8 +22,8 @@ def implicit_process(
   step_rewards: Steps,
   *,
   process: float = 5.0,
-  least: float = 0.0,
-  most: float = 1.0,
+  least: float | None = None,
+  most: float | None = None,
   epsilon: float = 1e-8,
 ) -> Float[Array, "P G T"]:
   """PRIME: returns of implied step rewards and of the outcome, each leave-one-out.
@@ -39,7 +39,7 @@ def implicit_process(
     mask: True where the reward is valid.
     step_rewards: r of a player, before its update.
     process: weight of the step rewards.
-    least: groups of a smaller mean reward are dropped.
+    least: groups of a smaller mean reward are dropped; None for no bound.
     most: and those of a larger one.
     epsilon: added to the standard deviation.
 
@@ -49,7 +49,7 @@ def implicit_process(
   Raises:
     UserError: bounds in the wrong order.
   """
-  if not least < most:
+  if least is not None and most is not None and not least < most:
     raise UserError(
       f"config.advantage.least={least}: it must be below most={most}"
     )
@@ -71,7 +71,12 @@ def implicit_process(
     masked_std(total, every) + epsilon
   )
   mean = masked_mean(signal, mask, axis=1, keepdims=True)
-  kept = ((mean >= least) & (mean <= most))[..., None]
+  kept = jnp.ones(mean.shape, bool)
+  if least is not None:
+    kept &= mean >= least
+  if most is not None:
+    kept &= mean <= most
+  kept = kept[..., None]
   return jnp.where(kept, jnp.where(there, total, 0.0), jnp.nan)
 
 
