@@ -15,6 +15,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("flow_grpo", arg, __file__)
   config.rollout.sampler = dict(name="dance_sde", noise_level=0.25)
   config.rollout.window_size = 0
+  config.kernels.implementation = "xla"  # fused steps are not moved
   config.rollout.drift.update(
     player="process", scale=0.01, first=0.75, unit=True
   )

@@ -272,7 +272,7 @@ def test_samples_drawn_ahead_are_those_of_an_update_ago(spec):
   iteration = iteration_of(spec, {"align.overlap": True, "align.iterations": 4})
   drawn = []
 
-  def draw(params, n):
+  def draw(params, n, _):
     drawn.append((n, tiny.flat(params)))
     with jax.set_mesh(iteration.mesh):
       return iteration.parts.draw(
@@ -298,7 +298,7 @@ def test_samples_drawn_ahead_are_those_of_an_update_ago(spec):
 def test_without_overlap_samples_are_drawn_when_they_are_asked_for():
   iteration = iteration_of(GRPO)
   drawn = []
-  samples = async_rollout.Samples(lambda params, n: drawn.append(n) or n, 9)
+  samples = async_rollout.Samples(lambda params, n, _: drawn.append(n) or n, 9)
   assert iteration.state.sampler_params is None
   assert samples.of(iteration.state, 3) == 3
   samples.begin_next(iteration.state, 4)
