@@ -21,6 +21,7 @@ def get_config(arg: str | None = None):
   )
   config.advantage = dict(name="outcome_and_values", process=1.0)
   config.regularizers = dict()
+  config.align.split = "samples"
   config.players.process = dict(fn="critic", steps=4)
   if recipes.size_of(arg) == "smoke":
     config.players.process.update(width=8, hidden=32, steps=2)
