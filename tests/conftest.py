@@ -82,8 +82,9 @@ def pytest_runtest_setup(item):
 
   PyTorch draws the latter; the same ones every time.
   """
-  optimized = map(item.get_closest_marker, ("optimized", "tpu_compile", "gpu"))
-  is_hurried = not any(optimized)
+  has = lambda name: item.get_closest_marker(name) is not None
+  is_hurried = has("parity") or has("hurried") or not has("job")
+  is_hurried &= not any(map(has, ("optimized", "tpu_compile", "gpu")))
   if is_hurried != _compiling["hurried"]:
     _compiling["hurried"] = is_hurried
     jax.clear_caches()  # which do not tell the two apart

@@ -1,8 +1,9 @@
-"""Programs of tests run once or twice: they are compiled in a hurry.
+"""Programs of most tests run once or twice: they are compiled in a hurry.
 
+Those of jobs run often, so that it pays to compile them as users do.
 XLA's older emitters and LLVM without passes take a fifth of the time. Tests of
 what the compiler makes of a program, equal bits of two of them among others,
-bear the mark `optimized` and compile as users do. Imports no JAX.
+bear the mark `optimized` and compile so too. Imports no JAX.
 """
 
 from jaxreward import compat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -50,8 +50,8 @@ class Utilization:
     self._counts: dict[Any, float] = {}
     self._flops, self._is_warm = 0.0, True
 
-  def watch(self, program: Any) -> Callable[..., Any]:
-    """The jitted program; its calls count."""
+  def watch(self, program: Any) -> Any:
+    """The jitted program, whose calls count from now on; None stays None."""
     if not self._peak or program is None:
       return program
 

@@ -186,7 +186,7 @@ def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
   assert {p.split for p in asked[rows:]} == {"validation", "heldout"}
   # a plain line before the long silence
   said = [r.getMessage() for r in caplog.records]
-  assert "drawing and judging pictures of 36 prompts, 2 each" in said[-1]
+  assert "drawing and judging images of 36 prompts, 2 each" in said[-1]
 
 
 def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):

@@ -180,6 +180,7 @@ def loss_and_gradients(**fields):
 
 
 @pytest.mark.job
+@pytest.mark.hurried
 @pytest.mark.parametrize(
   "fields",
   [
