@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward.flow import steppers
-from pallas_kernels import grouped_advantage, pairwise_loss, sde_step
+from pallas_kernels import (
+  grouped_advantage,
+  pairwise_loss,
+  sde_step,
+  stream_attention,
+)
 
 
 def _array(*shape, dtype=jnp.float32):
@@ -76,6 +81,22 @@ def latents(*shape, dtype=jnp.float32):
   return (_array(*shape, dtype=dtype),) * 3
 
 
+def attention(form, heads=2, width=64):
+  """Of two streams with norms and rotation."""
+
+  def loss(text, image):
+    tokens = text.shape[1] + image.shape[1]
+    angle = jnp.arange(tokens * width // 2, dtype="float32")
+    angle = angle.reshape(tokens, -1)
+    outputs = stream_attention.stream_attention(
+      [(text,) * 3, (image,) * 3], heads, scales=jnp.ones((4, width)),
+      rotary=(jnp.cos(angle), jnp.sin(angle)), implementation=form,
+    )  # fmt: skip
+    return sum(y.astype("float32").sum() for y in outputs)
+
+  return jax.value_and_grad(loss, (0, 1))
+
+
 BF16 = jnp.bfloat16
 # name: (program, operands); the first axis is what a mesh shares out.
 CASES = {
@@ -105,4 +126,11 @@ CASES = {
   "draw_odd": (draw, latents(3, 33, 7, 4)),
   "replay": (replay, latents(16, 64, 64, 16)),
   "replay_bf16": (replay, latents(5, 33, 7, 4, dtype=BF16)),
+}
+# With those that have no form for GPUs.
+TPU_CASES = CASES | {
+  "attention": (
+    attention,
+    (_array(4, 77, 128, dtype=BF16), _array(4, 256, 128, dtype=BF16)),
+  ),
 }

@@ -18,7 +18,7 @@ from tests.kernels import programs
 
 def compile_case(case, devices):
   """Facts of one case, its first axis shared by all devices that divide it."""
-  program, operands = programs.CASES[case]
+  program, operands = programs.TPU_CASES[case]
   rows = operands[0].shape[0]
   count = math.gcd(rows, len(devices))
   mesh = Mesh(
@@ -44,7 +44,7 @@ def main(topology, *cases):
   devices = topologies.get_topology_desc(
     platform="tpu", topology_name=topology
   ).devices
-  for case in cases or programs.CASES:
+  for case in cases or programs.TPU_CASES:
     try:
       facts = compile_case(case, devices)
     except Exception as error:
