@@ -370,7 +370,7 @@ def _require_labels(
       " name the column in config.data.layout.columns.source"
     )
   head = f'config.reward_model.head.name="{config.reward_model.head.name}"'
-  users, aspects = model.head.users, train.aspects
+  users = model.head.users
   if users is not None and train.user is None:
     raise UserError(
       f"{head} tells users apart, and no row of"
@@ -384,13 +384,16 @@ def _require_labels(
         f"config.reward_model.head.users={users}: the rows have {count} users"
       )
     _require_known(config, head, heldout)
-  if not set(reads(_loss(config))) & set(reward_models.ASPECTS):
+  wanted = set(reads(_loss(config)))
+  aspects, what = train.aspects, "ratings of aspects"
+  if wanted & set(reward_models.ANSWERS):
+    aspects, what = train.aspect_prob, "answers per aspect"
+  elif not wanted & set(reward_models.ASPECTS):
     return
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
   if aspects is None:
     raise UserError(
-      f"{name} reads ratings of aspects, and {config.train_reward.source} has"
-      " none"
+      f"{name} reads {what}, and {config.train_reward.source} has none"
     )
   count, wanted = jnp.shape(aspects)[-1], _aspects_of(model.output_shapes(2, 3))
   if count != wanted:
@@ -410,6 +413,12 @@ def _require_ratings(config: ConfigDict, train: Preferences) -> None:
       f"{name} reads ratings, and {options.source} holds answers to pairs alone:"
       ' use "bradley_terry", or name the column in'
       " config.data.layout.columns.rating"
+    )
+  has_answer = bool(np.isfinite(np.asarray(train.prob)).any())
+  if wanted & {"label_prob", "row_prob"} and not has_answer:
+    raise UserError(
+      f"{name} reads answers to pairs, and {options.source} has none; name the"
+      " column in config.data.layout.columns.label"
     )
 
 

@@ -67,6 +67,7 @@ from jaxreward.reward_models.preference_losses import (
   variational,
 )
 from jaxreward.reward_models.row_losses import (
+  aspect_answers,
   aspect_ratings_and_order,
   contrastive,
   four_outcomes,
@@ -128,6 +129,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "fidelity": fidelity,
   "regression": regression,
   "aspect_ratings_and_order": aspect_ratings_and_order,
+  "aspect_answers": aspect_answers,
   "mixed_experts": mixed_experts,
   "stage_and_progress": stage_and_progress,
   "four_outcomes": four_outcomes,
@@ -153,6 +155,7 @@ __all__ = [
   "Public",
   "RewardModel",
   "among",
+  "aspect_answers",
   "aspect_ratings_and_order",
   "aspects",
   "beside_reference",

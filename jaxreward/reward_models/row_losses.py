@@ -76,6 +76,28 @@ def aspect_ratings_and_order(
   )
 
 
+def aspect_answers(
+  row_aspect_scores: Aspects, row_aspect_prob: Float[ArrayLike, "R K K A"]
+) -> Mean:
+  """Bradley-Terry per aspect, over pairs whose aspect has an answer.
+
+  As VideoReward's dimensions (https://arxiv.org/abs/2501.13918), which models
+  ties apart; here a tie is one half.
+
+  Args:
+    row_aspect_scores: of the images.
+    row_aspect_prob: that the first is preferred; NaN where unknown.
+  """
+  scores = jnp.asarray(row_aspect_scores, jnp.float32)
+  prob = jnp.asarray(row_aspect_prob)
+  upper = jnp.triu(jnp.ones(prob.shape[1:3], bool), 1)[..., None]
+  counts = jnp.isfinite(prob) & upper
+  p = jnp.where(counts, prob, 0.5)
+  d = jnp.where(counts, scores[:, :, None] - scores[:, None], 0.0)
+  loss = p * jax.nn.softplus(-d) + (1 - p) * jax.nn.softplus(d)
+  return Mean.of(loss, counts)
+
+
 def mixed_experts(
   scores: Pairs,
   label_prob: Prob,

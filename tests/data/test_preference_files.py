@@ -236,6 +236,45 @@ def _made(path):
   return path
 
 
+def test_a_folder_of_tfds(tmp_path):
+  """Prepared and read without TensorFlow."""
+  tfds = pytest.importorskip("tensorflow_datasets")
+  features = tfds.features
+  image = features.Image(shape=(None, None, 3), encoding_format="png")
+
+  with tfds.core.registered.skip_registering():
+
+    class Votes(tfds.core.GeneratorBasedBuilder):
+      VERSION = tfds.core.Version("1.0.0")
+      code_path = None  # nothing is downloaded
+
+      def _info(self):
+        columns = {
+          "prompt": features.Text(), "images": features.Sequence(image),
+          "ratings": features.Sequence(np.float32),
+          "user": features.ClassLabel(names=["u", "v"]),
+        }  # fmt: skip
+        return tfds.core.DatasetInfo(
+          builder=self, features=features.FeaturesDict(columns)
+        )
+
+      def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+      def _generate_examples(self):
+        files = [io.BytesIO(picture(40)), io.BytesIO(picture(80))]
+        yield "0", {
+          "prompt": "p", "images": files, "ratings": [0.5, 1.0], "user": "v"
+        }  # fmt: skip
+
+  builder = Votes(data_dir=tmp_path, file_format="array_record")
+  builder.download_and_prepare()
+  (found,) = read_rows(str(builder.data_path))
+  check(found, "12", [0.0], {"rating": (0.5, 1.0), "user": "v"})
+  with pytest.raises(UserError, match='no split "test"; there are train'):
+    list(read_rows(str(builder.data_path), split="test"))
+
+
 def test_texts_of_every_kind(folder):
   row = ROWS["hpdv3"][0]
   whole = write(folder, row, row, name="a.json")

@@ -106,6 +106,25 @@ def test_aspects_by_rating_and_order():
   slopes(loss, scores, [(0, 0, 0), (0, 1, 0), (1, 2, 1)])
 
 
+def test_answers_per_aspect():
+  """Two rows of three images; a tie, and pairs that nobody answered."""
+  scores = RNG.normal(size=(2, 3, 2))
+  prob = np.full((2, 3, 3, 2), np.nan, F)
+  for r, i, j, a, p in ((0, 0, 1, 0, 1), (0, 1, 2, 1, 0), (1, 0, 2, 0, 0.5)):
+    prob[r, i, j, a], prob[r, j, i, a] = p, 1 - p
+  d = lambda r, i, j, a: scores[r, i, a] - scores[r, j, a]
+  tie = d(1, 0, 2, 0)
+  want = -np.mean([
+    log_sigmoid(d(0, 0, 1, 0)), log_sigmoid(-d(0, 1, 2, 1)),
+    (log_sigmoid(tie) + log_sigmoid(-tie)) / 2,
+  ])  # fmt: skip
+  loss = lambda s: rm.aspect_answers(s, prob)
+  assert value(loss(scores.astype(F))) == pytest.approx(want, rel=1e-5)
+  slopes(loss, scores, [(0, 0, 0), (0, 2, 1), (1, 2, 0)])
+  nobody = rm.aspect_answers(scores.astype(F), np.full_like(prob, np.nan))
+  assert float(nobody.total) == float(nobody.weight) == 0
+
+
 def test_stages_and_progress():
   shares = np.array([0.2, 0.5, 0.3], F)
   logits, tau = RNG.normal(size=(1, 4, 3)), RNG.random((1, 4))
