@@ -242,30 +242,28 @@ def test_a_folder_of_tfds(tmp_path):
   features = tfds.features
   image = features.Image(shape=(None, None, 3), encoding_format="png")
 
-  with tfds.core.registered.skip_registering():
+  class Votes(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None  # nothing is downloaded
 
-    class Votes(tfds.core.GeneratorBasedBuilder):
-      VERSION = tfds.core.Version("1.0.0")
-      code_path = None  # nothing is downloaded
+    def _info(self):
+      columns = {
+        "prompt": features.Text(), "images": features.Sequence(image),
+        "ratings": features.Sequence(np.float32),
+        "user": features.ClassLabel(names=["u", "v"]),
+      }  # fmt: skip
+      return tfds.core.DatasetInfo(
+        builder=self, features=features.FeaturesDict(columns)
+      )
 
-      def _info(self):
-        columns = {
-          "prompt": features.Text(), "images": features.Sequence(image),
-          "ratings": features.Sequence(np.float32),
-          "user": features.ClassLabel(names=["u", "v"]),
-        }  # fmt: skip
-        return tfds.core.DatasetInfo(
-          builder=self, features=features.FeaturesDict(columns)
-        )
+    def _split_generators(self, dl_manager):
+      return {"train": self._generate_examples()}
 
-      def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples()}
-
-      def _generate_examples(self):
-        files = [io.BytesIO(picture(40)), io.BytesIO(picture(80))]
-        yield "0", {
-          "prompt": "p", "images": files, "ratings": [0.5, 1.0], "user": "v"
-        }  # fmt: skip
+    def _generate_examples(self):
+      files = [io.BytesIO(picture(40)), io.BytesIO(picture(80))]
+      yield "0", {
+        "prompt": "p", "images": files, "ratings": [0.5, 1.0], "user": "v"
+      }  # fmt: skip
 
   builder = Votes(data_dir=tmp_path, file_format="array_record")
   builder.download_and_prepare()
