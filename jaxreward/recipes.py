@@ -87,8 +87,9 @@ def reward_model(
   arg: str | None,
   beside: str,
   *,
-  head: dict[str, Any],
-  loss: dict[str, Any],
+  head: dict[str, Any] | None = None,
+  loss: dict[str, Any] | None = None,
+  **training: Any,
 ) -> ConfigDict:
   """The config that a recipe of a reward model starts from.
 
@@ -96,18 +97,57 @@ def reward_model(
     arg: of the recipe: "default" trains on the scenes on two cores, "smoke"
       does so in miniature; there is no full size.
     beside: the recipe's file.
-    head: of the model; a hidden layer is smaller in miniature.
-    loss: with its options.
+    head: of the model, the base's if None; a hidden layer is smaller in
+      miniature.
+    loss: with its options, the base's if None.
+    **training: further fields of `train_reward`.
 
   Raises:
     UserError: a size there is not.
   """
   is_small = _of_scenes(arg, "trains a reward model on")
   config = _training(is_small, beside)
-  if is_small and head.get("hidden"):
-    head = head | dict(hidden=64)
-  config.reward_model.head = head
-  config.train_reward.loss = loss
+  if head is not None:
+    if is_small and head.get("hidden"):
+      head = head | dict(hidden=64)
+    config.reward_model.head = head
+  if loss is not None:
+    config.train_reward.loss = loss
+  config.train_reward.update(training)
+  return config
+
+
+def judged(arg: str | None, beside: str, **judging: Any) -> ConfigDict:
+  """The config that trains a reward model and judges it beside others.
+
+  The others are the detector, which labels the test, and rewards that read no
+  words.
+
+  Args:
+    arg: of the recipe: "default" on the scenes on two cores, "smoke" in
+      miniature; there is no full size.
+    beside: the recipe's file.
+    **judging: fields of `eval.judging`.
+
+  Raises:
+    UserError: a size there is not.
+  """
+  is_small = _of_scenes(arg, "judges rewards on")
+  config = _training(is_small, beside)
+  config.job, config.jobs = "pipeline", ("train_reward", "evaluate")
+  config.rewards = dict(
+    learned=dict(fn="learned"),
+    detector=dict(fn="detector"),
+    smooth=dict(fn="smooth"),
+    bytes=dict(fn="jpeg_compressibility"),
+  )
+  config.eval.preferences = config.data.source
+  config.eval.judging.update(judging)
+  if is_small:
+    views = min(config.eval.judging.views, 8)
+    config.eval.judging.update(
+      rows=12, rows_at_once=4, views=views, severities=2
+    )
   return config
 
 

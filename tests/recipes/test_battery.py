@@ -33,7 +33,8 @@ def those_of(call: str) -> list[str]:
 
 
 PUBLISHED = those_of("published_reward")
-REWARD_MODELS, STEERED = those_of("reward_model"), those_of("steered")
+REWARD_MODELS = those_of("reward_model") + those_of("judged")
+STEERED = those_of("steered")
 OF_SCENES = REWARD_MODELS + STEERED  # without a full size
 RECIPES = [
   name for name in EVERY if name not in OF_SCENES + PUBLISHED

@@ -1,6 +1,6 @@
 """Probes: what the features that a reward model's head reads know.
 
-After Wang et al. 2025 (MRMBench): the backbone is frozen, and a linear probe per
+After Wang et al. 2025, https://arxiv.org/abs/2511.12464: the backbone is frozen, and a linear probe per
 dimension is fitted and tested on other prompts. The probe here is a ridge
 regression onto the classes in closed form, not trained by gradients; thresholds
 of the confidence are unverified.
