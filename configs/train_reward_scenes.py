@@ -56,6 +56,10 @@ def get_config(arg: str | None = None):
       ties="drop",
       # or "pairwise": ratings in place of answers, no matrix of pairs
       loss=dict(name="bradley_terry", margin=0.0, label_noise=0.0),
+      # labels made anew before training: "preference_strength", "consensus",
+      # "coteach", "importance", "aligned", "extremes"
+      curation=dict(name="none"),
+      proxies=dict(members=4, width=64, ridge=1e-2),  # that curation asks
       init_from_policy=True,
       steps=240,
       rows=32,  # per step
@@ -66,6 +70,8 @@ def get_config(arg: str | None = None):
       ema_decay=0.98,
       evaluate_every=80,
       save_every=80,
+      # evaluations without a better one until the run ends; 0 for never
+      early_stopping=dict(patience=0, metric="eval/pair_accuracy"),
       optimizer=dict(
         name="muon",
         learning_rate=1e-2,

@@ -26,11 +26,13 @@ class PreferenceTable:
     rows: members and contexts are indices into `files`; `images` is empty.
     files: M images.
     places: where each is first named.
+    texts: prompts of the rows.
   """
 
   rows: Preferences
   files: tuple[RowImage, ...]
   places: tuple[str, ...]
+  texts: tuple[str, ...]
 
   def __len__(self) -> int:
     return len(np.asarray(self.rows.category))
@@ -130,7 +132,10 @@ class Builder:
       users=users,
       aspect_names=aspects,
     )
-    return PreferenceTable(rows, tuple(self.files), tuple(self.places))
+    return PreferenceTable(
+      rows, tuple(self.files), tuple(self.places),
+      tuple(row.prompt for row in self.rows),
+    )  # fmt: skip
 
   def _labels(self, most: int) -> np.ndarray:
     prob = np.full((len(self.rows), most, most), np.nan, np.float32)

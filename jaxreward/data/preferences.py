@@ -216,6 +216,22 @@ def rows_between(
   )
 
 
+def take_rows(preferences: Preferences, index: ArrayLike) -> Preferences:
+  """Some rows, in the order of `index`; their images keep their numbers."""
+  names = (
+    "tokens", "category", "members", "prob", "score", "strict", "user",
+    "aspects", "aspect_prob", "confidence", "context",
+  )  # fmt: skip
+  parts = {
+    name: array[index]
+    for name in names
+    if (array := getattr(preferences, name)) is not None
+  }
+  if jnp.ndim(preferences.source) == 2:
+    parts["source"] = jnp.asarray(preferences.source)[index]
+  return dataclasses.replace(preferences, **parts)
+
+
 def draw_batch(
   preferences: Preferences, key: Array, *, rows: int, group_size: int
 ) -> PreferenceBatch:

@@ -28,15 +28,17 @@ from jaxreward.data import pipeline, preference_stream, preferences, tastes
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.preferences import PreferenceBatch, Preferences
 from jaxreward.data.prompts import Prompt
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest
 from jaxreward.evaluation import tables
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
+from jaxreward.report import hardest
 from jaxreward.reward_models import RewardModel, reads
 from jaxreward.setup import (
   checks,
+  curation,
   data_checks,
   kernels,
   players,
@@ -44,10 +46,18 @@ from jaxreward.setup import (
   prompt_encoding,
   reward_model,
 )
+from jaxreward.setup.heldout import Heldout
 from jaxreward.training import loop, optimizer, state, step, weights, writers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
+
+# Metrics that may end a run, the higher the better.
+STOPPING = (
+  "eval/pair_accuracy",
+  "eval/pair_accuracy_strict",
+  "eval/pair_log_likelihood",
+)
 
 
 def sample_policy(
@@ -205,15 +215,23 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
   return update
 
 
-def _start(
+def _whole(
   config: ConfigDict, model: RewardModel, base: Params | None
-) -> tuple[Params, Params | None]:
-  """(trained parameters, frozen parameters) at step 0."""
+) -> Params:
+  """All parameters at step 0."""
   params = model.start(rng.stream_key(config.seed, "reward model"))
   if base is not None and config.train_reward.init_from_policy:
     assert model.backbone.from_policy  # checked
     trunk = model.backbone.from_policy(params["backbone"], base)
     params = params | {"backbone": trunk}
+  return params
+
+
+def _start(
+  config: ConfigDict, model: RewardModel, base: Params | None
+) -> tuple[Params, Params | None]:
+  """(trained parameters, frozen parameters) at step 0."""
+  params = _whole(config, model, base)
   return model.split(rng.stream_key(config.seed, "adapters"), params)
 
 
@@ -296,6 +314,26 @@ def _check_ratings(config: ConfigDict) -> None:
     )
 
 
+def _check_stopping(config: ConfigDict) -> None:
+  options = config.train_reward
+  stopping = options.early_stopping
+  field = f"config.train_reward.early_stopping.patience={stopping.patience}"
+  if stopping.patience < 0:
+    raise UserError(f"{field}: it must be 0, for never, or more")
+  if stopping.metric not in STOPPING:
+    raise UserError(
+      f'config.train_reward.early_stopping.metric="{stopping.metric}" is not'
+      f" known{nearest(stopping.metric, STOPPING)}; there are"
+      f" {', '.join(STOPPING)}"
+    )
+  for name in ("evaluate_every", "save_every"):
+    if stopping.patience and not options[name]:
+      raise UserError(
+        f"{field}: the best step has to be looked for and saved; set"
+        f" config.train_reward.{name}"
+      )
+
+
 def check(config: ConfigDict) -> None:
   """Validates the config without allocating arrays."""
   options, shape = config.train_reward, jax.ShapeDtypeStruct
@@ -320,6 +358,8 @@ def check(config: ConfigDict) -> None:
       " policy; set it to false"
     )
   tastes.check(options.users.count, options.users.unseen)
+  _check_stopping(config)
+  curation.bind(config)
   _optimizer(config, model)
   kernels.implementation(config)
   labels, prefix = shape((2,), jnp.float32), "config.train_reward."
@@ -479,7 +519,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   model = reward_model.make(config)
   tx = _optimizer(config, model)
   with jax.set_mesh(mesh):
-    rows, heldout, base = _data(config, model, mesh)
+    rows, heldout, base, counts = _data(config, model, mesh)
+    watched, tested = heldout, heldout
+    stopping = options.early_stopping
+    if stopping.patience:
+      watched, tested = heldout.halves(config.seed)
     params, frozen = _start(config, model, base)
     if frozen is not None:
       rules = model.sharding_rules
@@ -491,7 +535,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     places = jax.tree.map(lambda x: x.sharding, placed)
     loss_fn = preference_loss(config, model)
     update = make_update(config, loss_fn, tx, places, mesh)
-    score = _scorer(model, heldout)
+    score = watched.scorer(model)
     export = jax.jit(model.export)
     timer = loop.Timer()
     categories = setup.make_task(config).categories
@@ -503,15 +547,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def quick_evaluation(current, n):
       results = reward_model.evaluate(
-        heldout.rows, score(export(current.ema, frozen)), config.seed,
+        watched.rows, score(export(current.ema, frozen)), config.seed,
         categories,
       )  # fmt: skip
       shares = {"": results, "_strict": results["strict"]}
-      return {
+      row = {
         f"eval/pair_accuracy{name}": share["accuracy"]
         for name, share in shares.items()
         if share["n"]
       }
+      if stopping.patience and results["n"]:
+        row["eval/pair_log_likelihood"] = results["log_likelihood"]
+      return row
 
     with (
       writers.MetricsWriter(workdir, "train_reward") as writer,
@@ -525,49 +572,40 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         evaluate_every=options.evaluate_every,
         shown=("loss", "pair_accuracy", "eval/pair_accuracy_strict"),
         timer=timer, grace=config.checkpoint.grace,
-        profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
+        profile=setup.profile_folder(config, workdir),
+        best=stopping.metric if stopping.patience else config.checkpoint.best,
+        patience=stopping.patience,
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
     params_full = export(current.ema, frozen)
-    scores = score(params_full)
-  finish(config, workdir, processes.fetch(params_full), heldout.rows, scores)
-  if heldout.counts():
-    evaluate.merge(workdir, {"preferences": heldout.counts()})
-
-
-@dataclasses.dataclass(frozen=True)
-class _Heldout:
-  """Held-out rows, with the images of a file apart from them.
-
-  Attributes:
-    rows: the rows.
-    store: images of a file; None where the rows have them.
-    counts: () -> of the file's rows, by what became of them.
-  """
-
-  rows: Preferences
-  store: Any = None
-  counts: Callable[[], dict[str, int]] = dict
-
-
-def _scorer(model: RewardModel, heldout: _Heldout):
-  """Parameters -> scores [Q, N] of the held-out rows."""
-  if heldout.store is None:
-    score = reward_model.row_scorer(model)
-    return lambda params: score(params, heldout.rows)
-  return reward_model.stream_scorer(model, heldout.rows, heldout.store)
+    scores = tested.scorer(model)(params_full)
+    temperature = None
+    if stopping.patience:
+      temperature = reward_model.temperature(
+        watched.rows, score(params_full), config.seed
+      )
+  params_full = processes.fetch(params_full)
+  finish(config, workdir, params_full, tested, scores, temperature)
+  for name, numbers in (
+    ("preferences", heldout.counts()),
+    ("curation", counts),
+  ):
+    if numbers:
+      evaluate.merge(workdir, {name: numbers})
 
 
 def _data(config: ConfigDict, model: RewardModel, mesh):
-  """(step -> rows for the update, held-out rows, the policy's parameters)."""
+  """(step -> rows for the update, held-out rows, the policy, curation)."""
   source = config.train_reward.source
   start = time.monotonic()
   policy, base = setup.make_policy(config), None
   if source in tasks.OWN or config.train_reward.init_from_policy:
     base = setup.load_params(config, policy)
+  params = functools.partial(_whole, config, model, base)
   if source not in tasks.OWN:
-    return *_file(config, model, mesh), base
+    rows, heldout, counts = _file(config, model, params, mesh)
+    return rows, heldout, base, counts
   sides = scene_preferences(config, policy, base, model.backbone.read)
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2
@@ -582,36 +620,76 @@ def _data(config: ConfigDict, model: RewardModel, mesh):
     heldout.images.shape[0], time.monotonic() - start,
   )  # fmt: skip
   _require_labels(config, model, train)
-  return (lambda n: train), _Heldout(heldout), base
+  train, counts = curation.curated(config, model, params, train)
+  train = jax.device_put(train, mesh_lib.replicated(mesh))
+  texts = functools.partial(_texts, config, model, heldout)
+  return (lambda n: train), Heldout(heldout, texts=texts), base, counts
 
 
-def _file(config: ConfigDict, model: RewardModel, mesh):
-  """(step -> packed batch, held-out rows) of `train_reward.source`."""
+def _texts(
+  config: ConfigDict, model: RewardModel, rows: Preferences
+) -> list[str]:
+  """Held-out prompts of a task, from their tokens; empty where unknown."""
+  prompts = [
+    p for s in ("validation", "heldout") for p in setup.load_prompts(config, s)
+  ]
+  texts = [prompt.text for prompt in prompts]
+  if model.backbone.read is None:
+    tokens = setup.make_task(config).batch(prompts).tokens
+  else:
+    tokens = model.backbone.read(texts)
+  text_of = {bytes(np.asarray(row, np.int32)): text for row, text in
+             zip(np.asarray(tokens), texts, strict=True)}  # fmt: skip
+  rows_of = np.asarray(rows.tokens, np.int32)
+  return [text_of.get(bytes(row), "") for row in rows_of]
+
+
+def _file(
+  config: ConfigDict, model: RewardModel, params: Callable[[], Params], mesh
+):
+  """(step -> packed batch, held-out rows, curation) of `train_reward.source`."""
   sides, _ = preference_data.load(config, model)
   preference_data.log(config, sides)
   train, heldout = preference_data.stores(config, model, sides)
-  batches = preference_data.batches(config, sides.train, train, mesh)
+  rows, curation_counts = curation.curated(
+    config, model, params, sides.train.rows, lambda index: train.take(index)[0]
+  )
+  table = dataclasses.replace(sides.train, rows=rows)
+  batches = preference_data.batches(config, table, train, mesh)
   place = pipeline.place_batch(mesh, local=True)
 
   def counts() -> dict[str, int]:
     return {**sides.counts, "broken_images": train.broken + heldout.broken}
 
-  held = _Heldout(sides.heldout.rows, heldout, counts)
-  return (lambda n: place(batches(n))), held
+  texts = lambda: sides.heldout.texts
+  held = Heldout(sides.heldout.rows, heldout, counts, texts)
+  return (lambda n: place(batches(n))), held, curation_counts
 
 
 def finish(
   config: ConfigDict,
   workdir: epath.Path,
   params: Params,
-  heldout: Preferences,
+  heldout: Heldout,
   scores: np.ndarray,
+  temperature: float | None = None,
 ) -> None:
-  """Writes the model, its record and its part of evaluation.json."""
-  categories = setup.make_task(config).categories
-  results = reward_model.evaluate(heldout, scores, config.seed, categories)
+  """Writes the model, its record, its hardest pairs and its results.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    params: all parameters.
+    heldout: the rows of the test.
+    scores: of their images.
+    temperature: fitted to other rows; to these if None.
+  """
+  categories, rows = setup.make_task(config).categories, heldout.rows
+  results = reward_model.evaluate(rows, scores, config.seed, categories)
+  if temperature is None:
+    temperature = results.get("temperature", 1.0)
   source, of_file = (
-    np.asarray(heldout.source),
+    np.asarray(rows.source),
     preferences.SOURCES.index("file"),
   )
   if source.ndim == 1:
@@ -622,12 +700,16 @@ def finish(
     "model": reward_model.record_of(config.reward_model),
     "mean": float(np.mean(policy_scores)),
     "std": float(np.std(policy_scores)),
+    "temperature": temperature,
     "metrics": results,
     "config": json.loads(config_lib.to_json(config)),
   }
   weights.save_params(workdir / reward_model.MODEL_FILE, params)
   tables.write_json(workdir / reward_model.RECORD_FILE, record)
   evaluate.merge(workdir, {"reward_model": results})
+  heldout.save_hardest(
+    workdir / "grids" / hardest.FILE, scores, config.seed, temperature
+  )
   strict = results["strict"]
   if strict["n"]:
     logging.info(

@@ -145,7 +145,7 @@ def offers(
 def curated(
   config: ConfigDict,
   model: RewardModel,
-  params: Params,
+  params: Callable[[], Params],
   rows: Preferences,
   take: Take | None = None,
 ) -> tuple[Preferences, dict[str, Any]]:
@@ -154,7 +154,7 @@ def curated(
   Args:
     config: of the run.
     model: whose backbone gives features.
-    params: all of its parameters, before training.
+    params: () -> all of its parameters, before training.
     rows: training rows.
     take: reads images; None where the rows have them.
 
@@ -166,7 +166,7 @@ def curated(
     return rows, {}
   if take is None:
     take = lambda members: np.asarray(rows.images)[members]
-  joint, prompt = features_of(model, params, rows, take)
+  joint, prompt = features_of(model, params(), rows, take)
   table, arrays = offers(
     rows, joint, prompt, members=proxies.members, width=proxies.width,
     ridge=proxies.ridge, seed=config.seed,

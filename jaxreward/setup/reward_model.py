@@ -19,6 +19,7 @@ from jaxreward.data.image_store import ImageStore
 from jaxreward.data.preferences import Preferences
 from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import intervals
+from jaxreward.evaluation.reward_models import judge
 from jaxreward.reward_models import RewardModel, accuracy, calibration
 from jaxreward.training import weights
 from jaxreward.types import Params
@@ -126,12 +127,15 @@ class LoadedModel:
     params: its parameters, backbone and head.
     mean: of the scores of the policy's held-out images.
     std: their standard deviation.
+    temperature: T, such that sigmoid(d / T) is the probability of an answer for
+      a difference d of scores before they are normalized.
   """
 
   scorer: RewardModel
   params: Params
   mean: float
   std: float
+  temperature: float = 1.0
 
 
 def load(path: epath.PathLike) -> LoadedModel:
@@ -150,6 +154,7 @@ def load(path: epath.PathLike) -> LoadedModel:
     is_old = "scorer" in record
     model = _build(ConfigDict(_of_old(record) if is_old else record["model"]))
     mean, std = float(record["mean"]), float(record["std"])
+    temperature = float(record.get("temperature", 1.0))
   except (UserError, ValueError, KeyError, TypeError) as error:
     raise UserError(
       f"cannot read {record_path}, which belongs to {path.name}: {shown(error, 120)};"
@@ -161,7 +166,7 @@ def load(path: epath.PathLike) -> LoadedModel:
     params = {part: {k: flat[k] for k in like[part]} for part in like}
   else:
     params = weights.load_params(path, like)
-  return LoadedModel(model, params, mean, std)
+  return LoadedModel(model, params, mean, std, temperature)
 
 
 def _of_old(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,11 +318,19 @@ def evaluate(
   }
   d = pair_scores[:, 0] - pair_scores[:, 1]
   if np.isfinite(d).any():
-    temperature = calibration.fit_temperature(d)
-    results["temperature"] = temperature
-    results["calibration_error"] = calibration.expected_calibration_error(d)
+    results |= judge.calibrated(d, prompts[row])
+    finite = d[np.isfinite(d)]
+    results["log_likelihood"] = float(-np.logaddexp(0.0, -finite).mean())
     results["calibration"] = _bins(d)
   return results
+
+
+def temperature(data: Preferences, scores: np.ndarray, seed: int) -> float:
+  """The temperature that fits held-out pairs, 1 without any."""
+  row, place = preferences.separate_pairs(data, seed)
+  pair_scores, _ = _read(data, scores, row, place)
+  d = pair_scores[:, 0] - pair_scores[:, 1]
+  return calibration.fit_temperature(d) if np.isfinite(d).any() else 1.0
 
 
 def _bins(d: np.ndarray) -> list[dict[str, Any]]:

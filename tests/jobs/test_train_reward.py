@@ -16,6 +16,7 @@ from jaxreward.data import preferences
 from jaxreward.errors import UserError
 from jaxreward.evaluation import intervals
 from jaxreward.jobs import train_reward
+from jaxreward.report import hardest
 from jaxreward.setup import reward_model
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import checkpoint
@@ -215,6 +216,40 @@ def test_what_it_writes_is_read_back_as_a_reward(unbroken):
   assert int(failed["learned"]) == 0
   assert (scores["learned"][:, 1] > scores["learned"][:, 0]).all()
   assert model.std > 0
+
+
+def test_the_hardest_pairs_are_kept_for_the_page(unbroken):
+  pairs = hardest.load(unbroken / "grids" / hardest.FILE)
+  assert len(pairs) == 12  # every held-out pair
+  texts = {prompt.text for prompt in grammar.prompts("heldout")}
+  assert {pair["prompt"] for pair in pairs} <= texts
+  gaps = [np.subtract(*map(float, pair["scores"])) for pair in pairs]
+  assert gaps == sorted(gaps)
+  record = json.loads((unbroken / "reward_model.json").read_text())
+  model = reward_model.load(unbroken / "reward_model.safetensors")
+  assert model.temperature == record["temperature"] > 0
+
+
+def test_it_stops_early_and_keeps_its_best_step(pairs_file, tmp_path):
+  """Labels are curated too: those of prompts that the proxies agree with."""
+  metric = "eval/pair_log_likelihood"
+  config = make_config(source=pairs_file, evaluate_every=1, steps=60)
+  with config.unlocked():
+    config.train_reward.early_stopping.update(patience=2, metric=metric)
+    config.train_reward.curation = dict(name="consensus")
+    config.train_reward.optimizer.learning_rate = 1.0  # it soon gets worse
+  train_reward.run(config, epath.Path(tmp_path))
+  rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").open()]
+  values = [row[metric] for row in rows[1:]]
+  best = int(np.argmax(values))
+  assert best + 3 == len(values) < 60
+  evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+  assert 0 < evaluation["reward_model"]["n"] < 12  # the other half chose
+  assert evaluation["curation"]["kept"] <= evaluation["curation"]["pairs"] == 24
+  with checkpoint.Checkpoints(
+    tmp_path / "checkpoints" / "train_reward"
+  ) as checkpoints:
+    assert checkpoints.best() == (pytest.approx(values[best]), best + 1)
 
 
 def test_a_broken_record_is_named(unbroken, tmp_path):

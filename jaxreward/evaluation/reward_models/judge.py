@@ -145,11 +145,14 @@ def calibrated(
   temperature of the other.
 
   Args:
-    d: score of the preferred image less that of the other.
+    d: score of the preferred image less that of the other; one that is not
+      finite is left out, and one has to be.
     clusters: [K], such as prompts.
   """
   d = np.asarray(d, np.float64)
-  index = np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
+  valid = np.isfinite(d)
+  d, clusters = d[valid], np.asarray(clusters)[valid]
+  index = np.unique(clusters, return_inverse=True)[1].reshape(-1)
   half = index % 2 == 1
   scaled = np.array(d)
   for side in (half, ~half):
