@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxreward.data import preference_files
 from jaxreward.data.image_checks import PictureRow
@@ -15,6 +16,7 @@ from jaxreward.data.preference_rows import PreferenceRow
 from jaxreward.data.prompts import Prompt
 from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError
+from jaxreward.setup import preference_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +44,13 @@ class Table:
     return [preference_files.checked(row) for row in self.rows]
 
 
-def read(path: str, parse: Parse, field: str, most: int) -> Table:
-  """The first rows of a source of preferences, in any of its layouts.
+def read(
+  config: ConfigDict, path: str, parse: Parse, field: str, most: int
+) -> Table:
+  """The first rows of a source of preferences, read as the config says.
 
   Args:
+    config: of the run.
     path: of the source, see `preference_files.read_rows`.
     parse: words -> prompt.
     field: config field of the path, for errors.
@@ -55,7 +60,7 @@ def read(path: str, parse: Parse, field: str, most: int) -> Table:
     UserError: the file, its row, and what is wrong there; no labeled pair.
   """
   rows: list[PreferenceRow] = []
-  for row in preference_files.read_rows(path, field=field):
+  for row in preference_data.rows_of(config, path, field):
     rows.append(row)
     if len(rows) == most:
       break
@@ -75,7 +80,7 @@ def read(path: str, parse: Parse, field: str, most: int) -> Table:
     for i, name in enumerate(row.models):
       model[q, i] = models.setdefault(name, len(models)) if name else -1
   if not np.isfinite(prob).any():
-    raise UserError(f"{field}={path}: there is no pair with a label")
+    raise UserError(f"config.{field}={path}: there is no pair with a label")
   return Table(tuple(rows), prompts, prob, rating, aspects, model)
 
 

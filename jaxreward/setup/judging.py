@@ -115,7 +115,9 @@ def load(config: ConfigDict, source: str, field: str) -> Rows:
   if _is_drawn(source):
     return drawn(config, "heldout" if source in tasks.OWN else INSIDE)
   task, side = task_of(config), side_of(config)
-  table = judged_files.read(source, task.parse, field, config.eval.judging.rows)
+  table = judged_files.read(
+    config, source, task.parse, field, config.eval.judging.rows
+  )
   return Rows(
     table.prompts, functools.partial(judged_files.images, table, side),
     Labels(table.prob, judge.ratings(table.prob, table.rating),
@@ -167,12 +169,12 @@ def data(config: ConfigDict) -> list[PictureRow]:
   """Image rows that the judging reads; see `jobs.check_data`."""
   rows: list[PictureRow] = []
   for field, path in (
-    ("config.eval.preferences", config.eval.preferences),
-    ("config.eval.judging.inside", config.eval.judging.inside),
+    ("eval.preferences", config.eval.preferences),
+    ("eval.judging.inside", config.eval.judging.inside),
   ):
     if path and not _is_drawn(path):
       most, parse = config.eval.judging.rows, task_of(config).parse
-      rows += judged_files.read(path, parse, field, most).checked()
+      rows += judged_files.read(config, path, parse, field, most).checked()
   return rows
 
 
@@ -183,7 +185,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   size, seed = options.rows_at_once, config.eval.seed
   with jax.set_mesh(mesh):
-    rows = load(config, config.eval.preferences, "config.eval.preferences")
+    rows = load(config, config.eval.preferences, "eval.preferences")
     count, labels = len(rows.prompts), rows.labels
     logging.info(
       "judging %s on %d rows of up to %d images ...",
@@ -197,7 +199,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     }
     _add_views(results, rows, scorer, scores, config)
     if options.inside:
-      inside = load(config, options.inside, "config.eval.judging.inside")
+      inside = load(config, options.inside, "eval.judging.inside")
       for name, values in _scores(inside, scorer, size).items():
         outcome = judge.share(*judge.pair_outcomes(inside.labels, values))
         results[name]["inside"] = outcome
