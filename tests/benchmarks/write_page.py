@@ -3,11 +3,13 @@
   python tests/benchmarks/write_page.py
 
 Takes about twenty minutes; nothing else should run. Needs the extra `parity`,
-for PyTorch.
+for PyTorch. `--dew-python INTERPRETER` adds the table beside Dew, with a Python
+3.12 that has `dewml` and what jaxreward needs.
 """
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -27,10 +29,16 @@ STEPS = (4, 8, 16)
 Figures = dict[str, Any]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    "--dew-python", default="", help="an interpreter with Dew"
+  )
+  flags = parser.parse_args(argv)
   parts = [
     heading(),
     against_pytorch(),
+    beside_dew(flags.dew_python),
     operations(),
     devices(),
     growth("group", "Cost against group size", "members", GROUPS),
@@ -40,12 +48,14 @@ def main() -> None:
   print(f"wrote {PAGE}")
 
 
-def measure(script: str, *options: str) -> tuple[str, Figures]:
+def measure(
+  script: str, *options: str, python: str = sys.executable
+) -> tuple[str, Figures]:
   """(the command, the line of JSON that it ends with)."""
   words = [f"tests/benchmarks/{script}", *options]
   print(" ".join(words), flush=True)
   done = subprocess.run(
-    [sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE,
+    [python, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE,
     text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
   )  # fmt: skip
   return f"python {' '.join(words)}", json.loads(done.stdout.splitlines()[-1])
@@ -125,6 +135,53 @@ weights, work and cores. `{command}`
 
 Until warm: imports, compilation without a cache of programs, and two iterations;
 memory is the most that the process has held."""
+
+
+def beside_dew(python: str) -> str:
+  """A section; without an interpreter it says that nothing was measured."""
+  title = "## One Flow-GRPO iteration beside Dew\n\n"
+  if not python:
+    return f"{title}Not measured here: `--dew-python` of this page's command."
+  names = {
+    "jaxreward": "jaxreward", "sealed": '`align.old_log_prob="sealed"`',
+    "dew": "Dew, words frozen", "dew_words": "Dew, words trained",
+  }  # fmt: skip
+  command, figures = measure(
+    "grpo_iteration.py", "--pairs", "7", "--peers", *names, python=python
+  )
+  packages = ("jax", "flax", "optax", "dewml")
+  source = (
+    "from importlib.metadata import version\n"
+    f"print(', '.join(f'{{p}} {{version(p)}}' for p in {packages}))"
+  )
+  versions = subprocess.run(
+    [python, "-c", source], check=True, stdout=subprocess.PIPE, text=True
+  ).stdout.strip()
+  rows = [
+    (
+      name,
+      *parts_of(figures, peer),
+      f"{figures[f'{peer}/iteration']['ratio']:.2f}",
+    )
+    for peer, name in names.items()
+  ]
+  head = ("", *(f"{p}, ms" for p in PARTS), *WARM, "iteration to ours")
+  return f"""{title}[Dew](https://dewml.dev) is another JAX library. Its own
+rollout, objective and trainer's step (`dew.objectives.rl.flow`), on our network with
+our weights, {figures["samples"]} samples of 8 steps, 4 of them trained in two optimizer
+steps with KL, float32, one device on two cores; all with {versions}. Its trained
+transitions are ours within 3e-7 (`python tests/benchmarks/dew_peer.py`). `{command}`
+
+{table(head, rows)}
+
+What differs: Dew takes conditions from frozen encoders, so in its first row no word is
+trained, and words are encoded once per rollout and once per optimizer step; in its
+second row its model trains and encodes them at every step and transition, for every
+sample, where ours encodes them once per prompt. Its rollout draws noise in all steps (ours:
+in those that are trained) and hands the trajectory to the host, where it computes
+advantages. It compiles one optimizer step, ours the update. It keeps the reference in
+the place of averaged parameters, ours keeps both. The network and its gradients are
+ours in all rows, so that this says nothing of Dew's own models."""
 
 
 def operations() -> str:
