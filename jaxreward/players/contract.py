@@ -65,6 +65,8 @@ class Player:
     copies: whether its network is the policy, and its parameters start as those
       that are trained. `init` is then not called; objectives read its velocities
       as those of a reference, such as v_NAME.
+    leads: whether it learns from an iteration's samples before the policy does, whose
+      loss then reads it as it is after that.
     rules: sharding rules of the parameters; empty to replicate them.
   """
 
@@ -77,6 +79,7 @@ class Player:
   score: str = ""
   step_rewards: str = ""
   copies: bool = False
+  leads: bool = False
   rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 

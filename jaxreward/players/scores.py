@@ -15,9 +15,9 @@ Latents = Float[ArrayLike, "B *L"]
 def fake_score() -> Player:
   """Flow matching on the policy's own samples: the "fake" teacher of distillation.
 
-  It starts as the policy; its velocity at noised samples is their score, which
-  objectives read as `v_NAME_again` and compare with the reference's. Yin et al. 2024
-  (DMD), https://arxiv.org/abs/2311.18828.
+  It starts as the policy, and learns before it in every iteration. Its velocity at
+  noised samples is their score, which objectives read as `v_NAME_again` and compare
+  with the reference's. Yin et al. 2024 (DMD), https://arxiv.org/abs/2311.18828.
   """
 
   def velocity(arrays: Arrays) -> Array:
@@ -28,6 +28,7 @@ def fake_score() -> Player:
   return Player(
     lambda key, sizes: {}, matching, offers={"fake_velocity": velocity},
     reads=("x_t", "t", "noise", "x0", "mask", "prompt_index"), copies=True,
+    leads=True,
   )  # fmt: skip
 
 

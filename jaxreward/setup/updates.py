@@ -431,11 +431,15 @@ def update(
   )
   credit = dataclasses.replace(credit, advantage=marked)
   micros = updater.micros(trajectory, credit, prompts, state.step)
+  player_states, player_metrics = audience.learn(credit)
   frozen = Frozen(
     base=base, old=draw_params if reads_newest else sampler_params,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
     prompts=prompts.plain if contexts is not None else None, contexts=contexts,
-    players=audience.params,
+    players=audience.params | {
+      role.name: player_states[role.name].ema
+      for role in updater.loss.roles if role.player.leads
+    },
     references={
       k: v.params for k, v in state.references.items() if k != "old"
     },
@@ -462,7 +466,6 @@ def update(
       f"mixture/{name}": Mean.of(mixture[:, k])
       for k, name in enumerate(updater.loss.names)
     }
-  player_states, player_metrics = audience.learn(credit)
   pooled |= player_metrics
   if updater.plan.move is not None:
     pooled["window_start"] = Mean.of(updater.plan.move(state.step))
