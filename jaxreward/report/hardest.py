@@ -51,7 +51,7 @@ def load(path: epath.PathLike) -> list[dict[str, Any]]:
       "prompt": text["prompt"],
       "preferred": link(pair[0]),
       "other": link(pair[1]),
-      "scores": [f"{score:.2f}" for score in text["scores"]],
+      "scores": [f"{score:.3g}" for score in text["scores"]],
       "probability": f"{100 * text['probability']:.1f} %",
     }
     for pair, text in zip(images, texts, strict=True)

@@ -12,6 +12,16 @@ def row(name, *says, files=None, **fields):
   )  # fmt: skip
 
 
+def training(name, *says, config="train_reward_scenes.py:smoke", **fields):
+  overrides = {
+    f"train_reward.{k.replace('__', '.')}": v for k, v in fields.items()
+  }
+  return Row(
+    name, ("config.train_reward.", *says),
+    config=config, overrides=overrides,
+  )  # fmt: skip
+
+
 PAIR = (
   '{{"prompt": "{}", "image_a": "a.png", "image_b": "b.png", "label": "a"}}'
 )
@@ -24,6 +34,18 @@ ROWS = [
       preferences="train"),
   row("a file that is not there", "eval.preferences", "p.jsonl",
       preferences=FILE),
+  training("less than no patience", "early_stopping.patience=-1",
+           early_stopping__patience=-1),
+  training("patience for nothing", 'metric="loss"',
+           early_stopping__metric="loss"),
+  training("patience without saves", "save_every",
+           early_stopping__patience=2, save_every=0),
+  training("curation there is not", 'did you mean "consensus"',
+           curation__name="concensus"),
+  training("a share above one", "curation.flip=2", "must lie in",
+           config="recipes/preference_strength_curation.py:smoke",
+           curation__flip=2.0),
+  training("no proxies", "proxies.members=0", proxies__members=0),
   row("words that the task does not know", "p.jsonl", "poodle",
       'config.data.grammar="free"', preferences=FILE,
       files={"p.jsonl": PAIR.format("a poodle")}),

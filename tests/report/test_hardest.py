@@ -22,7 +22,7 @@ def test_pairs_are_drawn_with_their_scores(tmp_path):
   data = base64.b64decode(pair["preferred"].partition(",")[2])
   image = np.asarray(Image.open(io.BytesIO(data)))
   assert image.shape == (24, 24, 3) and (image == 200).all()
-  assert pair["scores"] == ["-1.50", "2.00"]
+  assert pair["scores"] == ["-1.5", "2"]
   assert pair["probability"] == "2.9 %"
   page = collect.report_from_workdir(tmp_path, environment={}).read_text()
   assert "hardest held-out pairs" in page
