@@ -104,18 +104,11 @@ def return_parts(*, hidden: int = 32) -> Player:
 
   def init(key: Array, sizes):
     del sizes
-    first, second = jax.random.split(key)
+    out = {"kernel": jnp.zeros((hidden or FEATURES, 1))}  # all on the last step
     if not hidden:
-      return {"out": {"kernel": jnp.zeros((FEATURES, 1))}}
-    return {
-      "in": {
-        "kernel": jax.random.normal(first, (FEATURES, hidden)) / FEATURES**0.5,
-        "bias": jnp.zeros(hidden),
-      },
-      "out": {
-        "kernel": 0.1 * jax.random.normal(second, (hidden, 1)) / hidden**0.5
-      },
-    }  # fmt: skip
+      return {"out": out}
+    kernel = jax.random.normal(key, (FEATURES, hidden)) / FEATURES**0.5
+    return {"in": {"kernel": kernel, "bias": jnp.zeros(hidden)}, "out": out}
 
   def rewards(arrays: Arrays) -> Array:
     h = features(arrays("path"))
