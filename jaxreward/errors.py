@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 LARGEST = 10_000_000  # count or size; no machine holds more
+_TOO_LARGE = 10**300
 LINE = 290  # characters of an error line at most, without "error: "
 
 
@@ -58,6 +61,39 @@ def require_counts(
     raise UserError(
       f"{prefix}{name}={shown(value, 20)}: it must be a whole number, {limit}"
     )
+
+
+def require_positive(prefix: str, **values: float | None) -> None:
+  """Refuses numbers that are not finite and greater than 0; None is left out.
+
+  Args:
+    prefix: of their names in the message, such as "objective.".
+    **values: by name.
+
+  Raises:
+    UserError: names the field, its value and the range.
+  """
+  for name, value in values.items():
+    if value is not None and not (is_finite(value) and value > 0):
+      raise UserError(
+        f"{prefix}{name}={shown(value)}: expected a number greater than 0"
+      )
+
+
+def require_not_negative(prefix: str, **values: float | None) -> None:
+  """As `require_positive`, with 0 allowed."""
+  for name, value in values.items():
+    if value is not None and not (is_finite(value) and value >= 0):
+      raise UserError(f"{prefix}{name}={shown(value)}: expected a number >= 0")
+
+
+def is_finite(value: Any) -> bool:
+  """Whether a value is a finite number, and not a bool."""
+  if not isinstance(value, numbers.Real) or isinstance(value, bool):
+    return False
+  if isinstance(value, int):  # may exceed the range of floats
+    return abs(value) < _TOO_LARGE
+  return math.isfinite(value)
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ Reads the flags, sets JAX up, takes the working directory and runs `config.job`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging as py_logging
@@ -18,7 +19,7 @@ import sys
 import traceback
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import logging
@@ -257,6 +258,22 @@ def _is_chosen(name: str, section: ConfigDict) -> bool:
   return name.endswith("rewards") or "name" in section
 
 
+@contextlib.contextmanager
+def _blamed_on_record(
+  config: ConfigDict, recorded: ConfigDict | None
+) -> Iterator[None]:
+  """Says of errors in recorded values that they are recorded."""
+  try:
+    yield
+  except UserError as error:
+    if recorded is None or str(error).startswith(f"config.{config.job}."):
+      raise
+    raise UserError(
+      f"{workdirs.CONFIG_FILE} is damaged, or of another version: {error};"
+      f" {config.job} it with the version that wrote it"
+    ) from error
+
+
 def run(flags: Flags) -> int:
   """Runs the config's job in its working directory; 0 when it is done."""
   if not flags.config:
@@ -274,12 +291,10 @@ def run(flags: Flags) -> int:
   if config.job in jobs.READING:
     recorded = workdirs.read_config(workdir)
     config = _of_run(config, recorded)
-    try:
-      jobs.find(config)  # validates the recorded values
-    except UserError as error:
-      raise UserError(f"{workdirs.CONFIG_FILE} is damaged: {error}") from error
-  if config.job in jobs.JOBS:
-    jobs.check(config.job, config)
+  with _blamed_on_record(config, recorded):
+    jobs.find(config)  # validates the recorded values
+    if config.job in jobs.JOBS:
+      jobs.check(config.job, config)
   if config.job in jobs.LOOKING:
     job(config, workdir)
     return 0

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.advantages.group import group
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_not_negative
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -28,6 +28,7 @@ def given(
   Returns:
     advantage, 0 where masked.
   """
+  require_not_negative("advantage.", clip=clip)
   advantage = jnp.where(mask, jnp.asarray(signal, jnp.float32), 0.0)
   return jnp.clip(advantage, -clip, clip) if clip else advantage
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.advantages.group import group, whitened
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_not_negative, require_positive
 from jaxreward.flow import steppers
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
@@ -49,6 +49,7 @@ def critic(
   Returns:
     advantage, 0 where masked.
   """
+  require_positive("advantage.", clip=clip)
   target = whitened(signal, mask, epsilon=epsilon)[..., None]
   advantage = jnp.clip(target - step_values, -clip, clip)
   return jnp.where(jnp.asarray(mask)[..., None], advantage, 0.0)
@@ -243,6 +244,7 @@ def step_scores(
   epsilon: float,
 ) -> Float[Array, "P G T"]:
   """z-score of every step within the group; anything where masked."""
+  require_not_negative("advantage.", epsilon=epsilon)
   mask = jnp.broadcast_to(mask, values.shape)
   centred = values - masked_mean(values, mask, axis=1, keepdims=True)
   scale = masked_std(values, mask, axis=1, keepdims=True) + epsilon
@@ -255,6 +257,7 @@ def bounded(
   clip: float | None,
 ) -> Float[Array, "P G T"]:
   """Clipped to [-clip, clip], without a bound for None or 0; 0 where masked."""
+  require_not_negative("advantage.", clip=clip)
   if clip:
     advantage = jnp.clip(advantage, -clip, clip)
   return jnp.where(mask, advantage, 0.0)

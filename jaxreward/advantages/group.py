@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_not_negative
 from jaxreward.numerics import Mean, masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -122,6 +122,7 @@ def _from_minimum(signal, mask, axis):
 
 def _finish(centred, signal, mask, std, epsilon, clip):
   """Divides by the scale, clips, and zeroes masked entries."""
+  require_not_negative("advantage.", epsilon=epsilon, clip=clip)
   if std == "group":
     scale = masked_std(_from_minimum(signal, mask, axis=1), mask, 1, True)
   elif std == "batch":

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, require_not_negative
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -106,6 +106,7 @@ def group_score(
     epsilon: added to the standard deviation.
     sample_std: whether variances are over n - 1.
   """
+  require_not_negative("composition.", epsilon=epsilon)
   low = jnp.min(score, axis=1, keepdims=True, where=valid, initial=jnp.inf)
   # Relative to the smallest entry, so that equal scores are exact zeros.
   shifted = jnp.where(valid, score - jnp.where(valid, low, 0.0), 0.0)

@@ -19,7 +19,7 @@ from jaxreward.composition.parts import (
   safe_of,
   valid_of,
 )
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_not_negative
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import ArrayLike
 
@@ -185,6 +185,7 @@ def routed(
   Raises:
     UserError: an order of other names than those of the rewards.
   """
+  require_not_negative("composition.", epsilon=epsilon)
   order = order_of(order, weights)
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)

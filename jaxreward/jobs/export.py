@@ -57,6 +57,9 @@ def check(config: ConfigDict) -> None:
       f'config.export.fuse=False: adapters of "{config.model.name}" have no'
       " public layout; set it to True"
     )
+  if config.job == "export":  # the methods give the training state its shapes
+    plan = align.make_plan(config, devices=1)
+    align.make_updater(config, setup.make_trainable(config, policy), plan, {})
   if config.job == "pipeline":
     before = config.jobs[: config.jobs.index("export")]
     if "align" not in before:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_positive
 from jaxreward.numerics import Mean
 from jaxreward.objectives.preference import flow_dpo, margin_of
 from jaxreward.objectives.reductions import keep, mean_square
@@ -59,6 +59,7 @@ def smoothed_dpo(
   Raises:
     UserError: a temperature that is not positive.
   """
+  require_positive("objective.", beta=beta)
   if not temperature > 0:
     raise UserError(f"objective.temperature={temperature}: it must be above 0")
   margin, metrics = margin_of(
@@ -110,6 +111,7 @@ def masked_dpo(
   Raises:
     UserError: a threshold outside [0, 1).
   """
+  require_positive("objective.", beta=beta)
   if not 0 <= threshold < 1:
     raise UserError(f"objective.threshold={threshold}: it lies in [0, 1)")
   u_chosen, u_rejected = keep(mask, u_chosen, u_rejected)
@@ -161,6 +163,7 @@ def single_dpo(
   Raises:
     UserError: a bound below 0.
   """
+  require_positive("objective.", beta=beta)
   if not neutral >= 0:
     raise UserError(f"objective.neutral={neutral}: it must be 0 or above")
   v, v_reference, u, advantage = keep(mask, v, v_reference, u, advantage)
@@ -208,7 +211,11 @@ def inpo(
 
   Returns:
     (loss, metrics) as `flow_dpo`.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", beta=beta)
   return flow_dpo(
     v_inverted_chosen, v_inverted_rejected, v_ref_inverted_chosen,
     v_ref_inverted_rejected, u_inverted_chosen, u_inverted_rejected, mask,

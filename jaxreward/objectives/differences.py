@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_positive
 from jaxreward.methods import prepares, whole_samples
 from jaxreward.numerics import Mean
 from jaxreward.objectives.reductions import by_sample, keep
@@ -96,6 +96,7 @@ def d3po(
   Raises:
     UserError: a band that is not inside (0, 1).
   """
+  require_positive("objective.", beta=beta)
   if not 0 < clip_range < 1:
     raise UserError(f"objective.clip_range={clip_range}: it lies in (0, 1)")
   log_prob, reference, pull, pair_loss, count = keep(
@@ -213,7 +214,11 @@ def prdp(
 
   Returns:
     (loss, metrics): prediction_error, the loss, in squares of the reward.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", beta=beta, clip_range=clip_range)
   log_prob, reference, old, pull, pull_near, pair_loss, count = keep(
     mask, log_prob, reference_log_prob, old_log_prob, pull, pull_near,
     pair_loss, pair_count,

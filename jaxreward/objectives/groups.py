@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_positive
 from jaxreward.numerics import Mean, masked_mean
 from jaxreward.types import Array, ArrayLike
 
@@ -50,8 +50,7 @@ def dgpo(
   Raises:
     UserError: a beta that is not positive.
   """
-  if not beta > 0:
-    raise UserError(f"objective.beta={beta}: it must be greater than 0")
+  require_positive("objective.", beta=beta)
   matching = _matching(group_v, group_u, group_mask)
   reference = _matching(group_v_reference, group_u, group_mask)
   advantage = jax.lax.stop_gradient(
@@ -100,7 +99,11 @@ def rank_dpo(
   Returns:
     (loss, metrics): accuracy, the share of ordered pairs that the policy ranks
     right against the reference, and matching_loss.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", beta=beta)
   matching = _matching(group_v, group_u, group_mask)
   reference = _matching(group_v_reference, group_u, group_mask)
   moved = matching - jax.lax.stop_gradient(reference)
@@ -156,8 +159,7 @@ def crd(
   Raises:
     UserError: a beta that is not positive.
   """
-  if not beta > 0:
-    raise UserError(f"objective.beta={beta}: it must be greater than 0")
+  require_positive("objective.", beta=beta)
   matching = _matching(group_v, group_u, group_mask)
   old = jax.lax.stop_gradient(_matching(group_v_old, group_u, group_mask))
   centre = lambda x: x - masked_mean(x, group_mask, axis=1, keepdims=True)
@@ -204,8 +206,7 @@ def seppo(
   Raises:
     UserError: a beta that is not positive.
   """
-  if not beta > 0:
-    raise UserError(f"objective.beta={beta}: it must be greater than 0")
+  require_positive("objective.", beta=beta)
   matching = _matching(group_v, group_u, group_mask)
   old = jax.lax.stop_gradient(_matching(group_v_old, group_u, group_mask))
   gain = old - matching

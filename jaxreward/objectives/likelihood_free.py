@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_positive
 from jaxreward.numerics import Mean
 from jaxreward.objectives.reductions import keep, mean_square, per_row
 from jaxreward.types import Array, ArrayLike
@@ -67,7 +67,13 @@ def diffusion_nft(
   Returns:
     (loss, metrics): optimality (r), loss_positive, loss_negative and
     velocity_shift, mean (v - v_old)^2.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive(
+    "objective.", beta=beta, adv_clip=adv_clip, weight_floor=weight_floor
+  )
   v, v_old, x0, x_t, t, advantage = keep(mask, v, v_old, x0, x_t, t, advantage)
   v_old = jax.lax.stop_gradient(v_old)
   r = _optimality(jax.lax.stop_gradient(advantage), adv_clip, adv_mode)
@@ -140,7 +146,17 @@ def awm(
   Returns:
     (loss, metrics): ratio, clip_fraction_low, clip_fraction_high,
     matching_loss (l) and velocity_shift.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive(
+    "objective.",
+    power=power,
+    clip_range=clip_range,
+    adv_clip=adv_clip,
+    adv_max=adv_max,
+  )
   v, v_old, x0, x_t, advantage = keep(mask, v, v_old, x0, x_t, advantage)
   v_old, advantage = jax.lax.stop_gradient((v_old, advantage))
   advantage = jnp.clip(advantage, -adv_clip, adv_clip) * (adv_max / adv_clip)
@@ -195,7 +211,11 @@ def ac_flow(
 
   Returns:
     (loss, metrics): critic_weight (w), critic_gap (|A|), matching_loss.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", adv_clip=adv_clip)
   v, x0, noise, value, advantage = keep(mask, v, x0, noise, value, advantage)
   gap = jax.lax.stop_gradient(advantage - value)
   weight = jnp.exp(temperature * jnp.clip(gap, -adv_clip, adv_clip))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from jaxreward.errors import require_positive
 from jaxreward.methods import prepares, whole_samples
 from jaxreward.numerics import Max, Mean, Metric
 from jaxreward.objectives.reductions import (
@@ -59,7 +60,13 @@ def flow_grpo(
     (loss, metrics): ratio, mean and maximum of |log r| as log_ratio_abs and
     log_ratio_max, approx_kl and the share of samples at each side whose
     gradient the clip removed.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive(
+    "objective.", clip_range=clip_range, clip_range_high=clip_range_high
+  )
   log_prob, old_log_prob, advantage = keep(
     mask, log_prob, old_log_prob, advantage
   )
@@ -106,7 +113,13 @@ def grpo_guard(
 
   Returns:
     (loss, metrics) as in `flow_grpo`.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive(
+    "objective.", clip_range=clip_range, clip_range_high=clip_range_high
+  )
   log_prob, old_log_prob, advantage, mean, old_mean = keep(
     mask, log_prob, old_log_prob, advantage, mean, old_mean
   )
@@ -150,7 +163,11 @@ def flow_dppo(
   Returns:
     (loss, metrics): those of `flow_grpo`, with clip fractions for the dropped
     samples, and step_kl, the mean d.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", threshold=threshold)
   log_prob, old_log_prob, advantage, mean, old_mean = keep(
     mask, log_prob, old_log_prob, advantage, mean, old_mean
   )
@@ -211,7 +228,13 @@ def gspo(
 
   Returns:
     (loss, metrics) as in `flow_grpo`, of s.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive(
+    "objective.", clip_range=clip_range, clip_range_high=clip_range_high
+  )
   log_prob, ratio, advantage = keep(mask, log_prob, sample_log_ratio, advantage)
   # The value of the sample's ratio; each step has its share of the gradient.
   log_ratio = jax.lax.stop_gradient(ratio - log_prob) + log_prob

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_positive
 from jaxreward.methods import prepares
 from jaxreward.numerics import Mean, masked_mean
 from jaxreward.objectives.reductions import keep, mean_square
@@ -50,7 +50,11 @@ def flow_dpo(
   Returns:
     (loss, metrics): accuracy (share of pairs ranked right against the
     reference; ties count half), margin, error_chosen and error_rejected.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", beta=beta)
   margin, metrics = margin_of(
     v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected,
     mask,
@@ -99,6 +103,7 @@ def gap_dpo(
   Raises:
     UserError: a base that is not above 1.
   """
+  require_positive("objective.", beta=beta)
   if not base > 1:
     raise UserError(f"objective.base={base}: it must be above 1")
   margin, metrics = margin_of(
@@ -154,6 +159,7 @@ def dynamic_dpo(
   Raises:
     UserError: a growth or a rate below 0.
   """
+  require_positive("objective.", beta=beta)
   if not (growth >= 0 and rate >= 0):
     raise UserError(
       f"objective.growth={growth} and rate={rate}: both must be 0 or above"
@@ -224,7 +230,11 @@ def hierarchical_dpo(
 
   Returns:
     (loss, metrics) as `flow_dpo`, and pair_weight, the mean weight.
+
+  Raises:
+    UserError: an option that is not positive.
   """
+  require_positive("objective.", beta=beta)
   margin, metrics = margin_of(
     v_chosen, v_rejected, v_ref_chosen, v_ref_rejected, u_chosen, u_rejected,
     mask,

@@ -57,7 +57,14 @@ def bradley_terry(
     margin: m, by which the preferred score must lead.
     label_noise: e, the assumed share of flipped labels; p becomes
       e + (1 - 2 e) p, so that the optimal d is finite.
+
+  Raises:
+    UserError: a share outside [0, 0.5).
   """
+  if not 0 <= label_noise < 0.5:
+    raise UserError(
+      f"loss.label_noise={label_noise}: expected at least 0 and less than 0.5"
+    )
   d, p, counts = answered(scores, label_prob, mask)
   p = label_noise + (1 - 2 * label_noise) * p
   loss = p * jax.nn.softplus(margin - d) + (1 - p) * jax.nn.softplus(margin + d)

@@ -16,12 +16,13 @@ from ml_collections import ConfigDict
 
 from jaxreward import tasks, user_code
 from jaxreward.data.prompts import SPLITS
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError, is_finite, nearest, shown
 from jaxreward.setup import videos
+from jaxreward.training import optimizer
 
 SEEDS = ("seed", "eval.seed")
 SCALES = ("eval.guidance_scales", "train_reward.sampling.guidance_scales")
-DECAYS = ("ema.decay", "objective.old_decay", "train_reward.ema_decay")
+DECAYS = ("ema.decay", "train_reward.ema_decay")
 COMPUTED, STORED = ("float32", "bfloat16"), ("float32", "bfloat16", "float16")
 NAMES = {
   "model.dtype": COMPUTED,
@@ -39,14 +40,8 @@ NAMES = {
 }
 
 _OPTIMIZERS = ("optimizer", "train_reward.optimizer")
-_MOMENTA = [
-  f"{section}.{name}"
-  for section in _OPTIMIZERS
-  for name in ("b1", "b2", "momentum")
-]
 # Fields per section, by their range.
 _COUNTS = {  # 1 or more
-  "model": ("latent_side", "latent_height", "latent_width", "frames", "words"),
   "pretrain": ("steps", "batch_size"),
   "rollout": ("prompts", "microbatch", "num_steps"),
   "align": ("iterations", "times", "updates", "pairs", "last_steps"),
@@ -67,29 +62,19 @@ _COUNTS_OR_NONE = {  # 0 or more
   "train_reward.pictures": ("renders", "spoiled", "borrowed"),
   "train_reward.users": ("count", "unseen"),
   "lora": ("rank",),
-} | dict.fromkeys(_OPTIMIZERS, ("warmup_steps",))
+}
 _POSITIVE = {
   "rollout": ("shift",),
   "pretrain": ("shift",),
   "train_reward.sampling": ("shift",),
   "lora": ("alpha",),
-  "objective": (
-    "beta", "adv_clip", "adv_max", "weight_floor", "power", "clip_range",
-    "clip_range_high", "threshold",
-  ),
-} | dict.fromkeys(_OPTIMIZERS, ("eps",))  # fmt: skip
+}
 _NOT_NEGATIVE = {
-  "objective": ("old_rate",),
-  "advantage": ("epsilon", "clip"),
-  "composition": ("epsilon",),
   "pretrain": ("time_std",),
   "train_reward": ("margin",),
   "checkpoint": ("grace",),
-} | dict.fromkeys(
-  _OPTIMIZERS, ("learning_rate", "weight_decay", "adam_scale", "clip_norm")
-)
+}
 _FINITE = {
-  "model": ("guidance", "low_guidance"),
   "rollout": ("guidance_scale",),
   "sample": ("guidance_scale",),
   "pretrain": ("time_mean",),
@@ -99,7 +84,7 @@ _SHARES = {
   "pretrain": ("caption_corruption", "caption_drop"),
   "train_reward.pictures": ("strict_weight",),
   "train_reward.users": ("weight",),
-} | dict.fromkeys(_OPTIMIZERS, ("final_scale",))
+}
 
 
 # Counts whose product is the number of samples at once.
@@ -129,7 +114,6 @@ def check(config: ConfigDict) -> None:
     (SEEDS, _is_seed, "a whole number from 0 to 2**32 - 1"),
     (SCALES, _are_scales, "one finite number or more, as in 1.0,2.0"),
     (DECAYS, _is_decay, "at least 0 and less than 1"),
-    (_MOMENTA, _is_decay, "at least 0 and less than 1"),
     (_fields(_COUNTS), lambda v: _is_count(v, 1), "a whole number, at least 1"),
     (
       ("train_reward.pictures_per_row",),
@@ -158,7 +142,7 @@ def check(config: ConfigDict) -> None:
       "a number from 0 to 1",
     ),
     (
-      ("train_reward.label_noise", "train_reward.loss.label_noise"),
+      ("train_reward.label_noise",),
       lambda v: is_finite(v) and 0 <= v < 0.5,
       "at least 0 and less than 0.5",
     ),
@@ -176,6 +160,10 @@ def check(config: ConfigDict) -> None:
           f"config.{field}={shown(value)}: expected {expectation}"
         )
 
+  for section in _OPTIMIZERS:
+    options = _value(config, section)
+    if isinstance(options, ConfigDict):
+      optimizer.require_ranges(f"config.{section}.", **options)
   for section, counts in _PRODUCTS.items():
     _check_product(config, [f"{section}.{name}" for name in counts])
 
@@ -224,15 +212,6 @@ def validate_options(
     if text.startswith("config."):  # it names the field itself
       raise
     raise UserError(f"{prefix}{text}") from error
-
-
-def is_finite(value: Any) -> bool:
-  """Whether a value is a finite number, and not a bool."""
-  if not isinstance(value, int | float) or isinstance(value, bool):
-    return False
-  if isinstance(value, int):  # may exceed the range of floats
-    return abs(value) < 10**300
-  return math.isfinite(value)
 
 
 def _value(config: ConfigDict, field: str) -> Any:

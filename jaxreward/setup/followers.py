@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import feeds, user_code
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import (
+  UserError,
+  is_finite,
+  nearest,
+  require_not_negative,
+  shown,
+)
 from jaxreward.setup import players
 from jaxreward.training.references import RULES, Rule, decayed
 
@@ -39,10 +45,15 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
   """
   rules: dict[str, Rule] = {}
   if follows:
-    section = config.objective
-    rules[OLD] = decayed(
-      decay=section.get("old_decay", 0.0), rate=section.get("old_rate", 0.0)
-    )
+    decay: Any = config.objective.get("old_decay", 0.0)
+    rate: Any = config.objective.get("old_rate", 0.0)
+    if not (is_finite(decay) and 0 <= decay < 1):
+      raise UserError(
+        f"config.objective.old_decay={shown(decay)}: expected at least 0 and"
+        " less than 1"
+      )
+    require_not_negative("config.objective.", old_rate=rate)
+    rules[OLD] = decayed(decay=decay, rate=rate)
   for name, section in config.references.items():
     field = f"references.{name}"
     if not isinstance(section, ConfigDict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,15 @@ import optax
 from jaxtyping import Float
 from optax import contrib
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import (
+  UserError,
+  is_finite,
+  nearest,
+  require_counts,
+  require_not_negative,
+  require_positive,
+  shown,
+)
 from jaxreward.numerics import Mean
 from jaxreward.types import ArrayLike, Params
 
@@ -105,7 +114,15 @@ def make_optimizer(
 
   Returns:
     (transformation, schedule), the schedule for logging the rate.
+
+  Raises:
+    UserError: an unknown name, or an option out of its range.
   """
+  require_ranges(
+    learning_rate=learning_rate, warmup_steps=warmup_steps,
+    final_scale=final_scale, clip_norm=clip_norm, weight_decay=weight_decay,
+    b1=b1, b2=b2, eps=eps, momentum=momentum, adam_scale=adam_scale,
+  )  # fmt: skip
   rate = make_schedule(
     learning_rate=learning_rate,
     schedule=schedule,
@@ -135,6 +152,34 @@ def make_optimizer(
     )
   chain = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   return optax.chain(*chain, optimizers[name]()), rate
+
+
+def require_ranges(prefix: str = "optimizer.", **options: Any) -> None:
+  """Refuses numbers of `make_optimizer` that are out of their ranges.
+
+  Args:
+    prefix: of their names in the message.
+    **options: of `make_optimizer`; those without a range are not read.
+
+  Raises:
+    UserError: names the option, its value and the range.
+  """
+  given = lambda *names: {k: options[k] for k in names if k in options}
+  require_counts(prefix, least=0, **given("warmup_steps"))
+  require_positive(prefix, **given("eps"))
+  require_not_negative(
+    prefix, **given("learning_rate", "weight_decay", "adam_scale", "clip_norm")
+  )
+  for name, value in given("b1", "b2", "momentum").items():
+    if not (is_finite(value) and 0 <= value < 1):
+      raise UserError(
+        f"{prefix}{name}={shown(value)}: expected at least 0 and less than 1"
+      )
+  for name, value in given("final_scale").items():
+    if not (is_finite(value) and 0 <= value <= 1):
+      raise UserError(
+        f"{prefix}{name}={shown(value)}: expected a number from 0 to 1"
+      )
 
 
 def scaled(

@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 
+from jaxreward import config as config_lib
+from tests import tiny
 from tests.bad_inputs.table import QUICK, Row
 
 SOUND = (
@@ -40,9 +42,18 @@ def _recorded(name: str, content, *says: str) -> Row:
 def _record(name: str, content, *says: str) -> Row:
   """One that the job export reads, and nothing else of the run."""
   return Row(
-    f"read: {name}", ("config.json is damaged", *says),
+    f"read: {name}", ("config.json", "damaged", *says),
     {"run/config.json": content}, "export.py",
   )  # fmt: skip
+
+
+def _with_a_kl(path):
+  """The record of a run of version 0.1: the KL was the objective's."""
+  config = tiny.load("align_scenes.py:flow_grpo,smoke")
+  with config.unlocked():
+    config.objective.kl = 0.04
+    del config["players"], config["references"], config["regularizers"]
+  path.write_text(config_lib.to_json(config))
 
 
 def _folder(path):
@@ -154,14 +165,15 @@ ROWS = [
   _record("text for a number", '{"rollout": {"num_steps": "x"}}', "rollout.num_steps is 'x', not a number"),
   _record("a value out of range", '{"rollout": {"num_steps": 0}}', "config.rollout.num_steps=0"),
   _record("cut short", b"{", "is not JSON"),
+  _record(
+    "an option of version 0.1", _with_a_kl, "another version",
+    "config.objective.kl has moved", "with the version that wrote it",
+  ),
   Row("recorded: a damaged list of results", ("evaluation.json is damaged", "nested too deeply"), {"run/evaluation.json": '{"a":' * 9999}, QUICK, prepare=lambda here, patch: _write_config(here)),
 ]  # fmt: skip
 
 
 def _write_config(here):
   """The config that the command itself would record."""
-  from jaxreward import config as config_lib
-  from tests import tiny
-
   config = tiny.load(QUICK)
   (here / "run" / "config.json").write_text(config_lib.to_json(config))

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, is_finite, require_counts
 from jaxreward.models import blocks, convert, fields, sequence
 from jaxreward.models.policies import latent_policy, mmdit
 from jaxreward.types import Array, Cond, Policy
@@ -264,11 +264,16 @@ def make_policy(
     dtype=jnp.dtype(dtype),
     attention=attention,
   )
+  if not is_finite(guidance):
+    raise UserError(
+      f"config.model.guidance={guidance}: expected a finite number"
+    )
   if not net.guided and guidance != _GUIDANCE:
     raise UserError(
       f'model.guidance={guidance}: model.size="{size}" takes no distilled'
       " guidance; leave it out"
     )
+  require_counts("config.model.", latent_side=latent_side, words=words)
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {

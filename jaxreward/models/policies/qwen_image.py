@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward import numerics
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.models import blocks, convert, fields, sequence
 from jaxreward.models.policies import latent_policy, mmdit
 from jaxreward.types import Array, Cond, Policy
@@ -283,6 +283,7 @@ def make_policy(
     dtype=jnp.dtype(dtype),
     attention=attention,
   )
+  require_counts("config.model.", latent_side=latent_side, words=words)
   if latent_side % _PATCH:
     raise UserError(f"model.latent_side={latent_side} is odd")
   prompts = {

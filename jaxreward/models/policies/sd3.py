@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.models import blocks, convert, fields, sequence
 from jaxreward.models.policies import latent_policy, mmdit
 from jaxreward.types import Array, Cond, Policy
@@ -289,6 +289,7 @@ def make_policy(
     dtype=jnp.dtype(dtype),
     attention=attention,
   )
+  require_counts("config.model.", latent_side=latent_side, words=words)
   if latent_side % net.patch or latent_side // net.patch > net.position_side:
     raise UserError(
       f"model.latent_side={latent_side} is not a multiple of {net.patch} up to"

@@ -14,6 +14,7 @@ latents, at time zero.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.models import attention, blocks, convert, fields, sequence
 from jaxreward.models.policies import experts, latent_policy, mmdit
 from jaxreward.types import Array, ArrayLike, Cond, Policy
@@ -405,6 +406,10 @@ def make_policy(
     dtype=jnp.dtype(dtype),
     attention=attention,
   )
+  require_counts(
+    "config.model.", frames=frames, latent_height=latent_height,
+    latent_width=latent_width, words=words,
+  )  # fmt: skip
   for name, side in (("height", latent_height), ("width", latent_width)):
     if side % _PATCH:
       raise UserError(f"model.latent_{name}={side} is odd")
@@ -418,7 +423,7 @@ def make_policy(
       f'model.boundary={boundary}: model.size="{size}" reads states of a vision'
       " tower, which two networks do not; set it to 0"
     )
-  if low_guidance < 0 or (low_guidance and not boundary):
+  if not 0 <= low_guidance < math.inf or (low_guidance and not boundary):
     raise UserError(
       f"model.low_guidance={low_guidance}: expected a scale for times below a"
       f" model.boundary, which is {boundary}"
