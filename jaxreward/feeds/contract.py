@@ -9,20 +9,23 @@ that no method asks for is never computed.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from absl import logging
 
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import LINE, UserError, nearest
 from jaxreward.flow import log_prob, rollout, steppers
 from jaxreward.flow.sampler import Sampler, Share, TakeStep
 from jaxreward.methods import asks, prepare_of
 from jaxreward.types import Array, ArrayLike, Policy, Trajectory
 
 Rows = dict[str, Any]
+_LOGGED = 200  # characters of a line of names
 BOOLS = ("mask", "group_mask", "real", "group_real")  # offers of this type
 # "sealed": from the rollout, reproduced bit for bit by the update at the cost of
 # one more forward pass. "stored": from the rollout, but recomputed in the first
@@ -361,20 +364,33 @@ def match(
       continue
     if set(names) <= set(feed.offers):
       return name
-  raise UserError(f"config.{field}: {_missing(names, feeds)}")
+  raise UserError(_missing(f"config.{field}: ", names, feeds))
 
 
-def _missing(names: Iterable[str], feeds: Mapping[str, Feed]) -> str:
-  """The error text: the missing array, and what the nearest feed offers."""
+def _missing(
+  prefix: str, names: Iterable[str], feeds: Mapping[str, Feed]
+) -> str:
+  """The error line: the missing array, and what the nearest feed offers."""
   names = list(names)
   lacks = {k: [n for n in names if n not in f.offers] for k, f in feeds.items()}
   best = min(lacks, key=lambda k: len(lacks[k]))
   unknown = lacks[best][0]
-  offers = ", ".join(sorted(feeds[best].offers))
-  return (
-    f'no feed offers "{unknown}"{nearest(unknown, feeds[best].offers)} beside'
-    f' the other arguments; the nearest feed, "{best}", offers {offers}'
-  )
+  offers = feeds[best].offers
+  return _with_offers(
+    f'{prefix}no feed offers "{unknown}"{nearest(unknown, offers)} beside the'
+    " other arguments",
+    f'"{best}"', offers,
+  )  # fmt: skip
+
+
+def _with_offers(text: str, feed: str, offers: Iterable[str]) -> str:
+  """The text and the names a feed offers: in it, or logged before it if long."""
+  names = ", ".join(sorted(offers))
+  if len(line := f"{text}; {feed} has {names}") <= LINE:
+    return line
+  for part in textwrap.wrap(f"{feed} has {names}", _LOGGED):
+    logging.info("%s", part)
+  return f"{text}; what {feed} has is listed above"
 
 
 def require(
@@ -392,9 +408,12 @@ def require(
   for argument in reads(fn):
     if argument not in feed.offers and argument not in also:
       raise UserError(
-        f'config.{field}: it reads "{argument}", which the feed "{name}" of'
-        f" config.objective.name does not offer; there are"
-        f" {', '.join(sorted(feed.offers))}"
+        _with_offers(
+          f'config.{field}: it reads "{argument}", which the feed "{name}" of'
+          " config.objective.name does not offer",
+          f'"{name}"',
+          feed.offers,
+        )
       )
 
 

@@ -75,7 +75,7 @@ ROWS = [
   row("one score composed", ("config.composition.name", "weighted_sum"),
       "composition.name", "gdpo"),
   row("likelihoods of a dataset", ("config.objective.name", "config.data.dataset",
-      'no feed offers "log_prob"', '"dataset", offers'),
+      'no feed offers "log_prob"'),
       "objective.name", "flow_grpo"),
   row("advantages of a dataset", ("config.data.dataset", '"advantage"'),
       "objective.name", "diffusion_nft"),

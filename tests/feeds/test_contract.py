@@ -1,12 +1,14 @@
 """Which feed a method gets, and what is said where none fits."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxreward import feeds, methods, objectives, regularizers
-from jaxreward.errors import UserError
+from jaxreward.errors import LINE, UserError, squeeze
 from jaxreward.feeds import contract
 from jaxreward.flow import rollout, steppers
 from jaxreward.numerics import Mean
@@ -51,7 +53,28 @@ def test_a_name_that_nobody_offers_is_told_with_those_there_are():
     feeds.match(loss, feeds.FEEDS, "objective.name")
   line = str(caught.value)
   assert 'no feed offers "old_log_probs" (did you mean "old_log_prob"?)' in line
-  assert '"steps", offers' in line and "log_prob" in line
+  assert '"steps" has' in line and "log_prob" in line
+
+
+@pytest.mark.parametrize("name", feeds.FEEDS)
+def test_every_name_of_the_feed_is_told(name, caplog):
+  caplog.set_level("INFO")
+
+  def loss(absent, mask):
+    raise AssertionError
+
+  feed = contract.with_references(feeds.FEEDS[name], ["target"])
+  for offers in (feeds.FEEDS[name], feed):
+    with pytest.raises(UserError) as caught:
+      feeds.match(loss, {name: offers}, "objective.name")
+    line = str(caught.value)
+    assert squeeze(line) == line  # nothing is cut
+    parts = [f"{r.getMessage()}, " for r in caplog.records]
+    text = "".join(parts) if "listed above" in line else line
+    names = re.split(r"[, ]+", text.partition(" has ")[2].strip(", "))
+    assert set(names) == set(offers.offers)
+    assert all(len(part) < LINE for part in parts)
+    caplog.clear()
 
 
 def test_names_of_two_feeds_are_refused():
