@@ -59,13 +59,15 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
                            the same command goes on with a run that was stopped
   --sweep=FILE.py          runs every override of get_sweep() in DIR/0, DIR/1...
   --dry-run                with --sweep: prints the commands instead
+  --check                  checks the config and the files that it names, and runs
+                           and writes nothing; needs no --workdir
   --help                   this text
 
 Paths start from the working directory; ~ is the home folder.
 """
 
 _VALUED = ("config", "workdir", "sweep")
-_BARE = ("dry-run", "help")
+_BARE = ("dry-run", "check", "help")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -77,6 +79,7 @@ class Flags:
   workdir: str = ""
   sweep: str = ""
   dry_run: bool = False
+  check: bool = False
   help: bool = False
   overrides: tuple[tuple[str, str], ...] = ()
 
@@ -197,6 +200,7 @@ def _arguments(flags: Flags) -> list[str]:
     f"--config={flags.config}",
     f"--workdir={flags.workdir}",
     *(f"--config.{field}={value}" for field, value in flags.overrides),
+    *(["--check"] if flags.check else []),
   ]
 
 
@@ -275,12 +279,15 @@ def _blamed_on_record(
 
 
 def run(flags: Flags) -> int:
-  """Runs the config's job in its working directory; 0 when it is done."""
+  """Runs the config's job in its working directory; 0 when it is done.
+
+  With `flags.check` it only checks the config and its files.
+  """
   if not flags.config:
     raise UserError("--config is missing, as in --config=configs/quickstart.py")
   config = config_lib.load(flags.config, flags.overrides)
   job = jobs.find(config)
-  if not flags.workdir and config.job not in jobs.LOOKING:
+  if not (flags.workdir or flags.check or config.job in jobs.LOOKING):
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   inherited.require_flags()
   configure_jax()
@@ -295,11 +302,11 @@ def run(flags: Flags) -> int:
     jobs.find(config)  # validates the recorded values
     if config.job in jobs.JOBS:
       jobs.check(config.job, config)
-  if config.job in jobs.LOOKING:
+  if config.job in jobs.LOOKING and not flags.check:
     job(config, workdir)
     return 0
   config_lib.to_json(config)  # refuses values that cannot be recorded
-  if "processes" in config:
+  if "processes" in config and not flags.check:
     processes.start(**config.processes)
   if "workdir" in config:
     with config.unlocked():
@@ -308,6 +315,15 @@ def run(flags: Flags) -> int:
   if config.job in jobs.JOBS:
     jobs.check_data(config.job, config, workdir)
   jobs.rehearse(config)
+  if flags.check:
+    if flags.workdir:
+      workdirs.require_same(workdir, recorded or config)
+    inherited.say(
+      f"{shown(flags.config, 100)}: the config and its files are in order; nothing"
+      " was run\n",
+      sys.stdout,
+    )
+    return 0
   reads = recorded is None  # data, and not weights alone
   with workdirs.take(workdir, recorded or config, with_data=reads):
     if recorded is None:
@@ -368,7 +384,7 @@ def sweep_commands(flags: Flags) -> list[list[str]]:
       raise UserError(f"{flags.sweep}: entry {i}: {error}") from error
     run_flags = dataclasses.replace(
       flags,
-      workdir=os.path.join(flags.workdir, str(i)),
+      workdir=flags.workdir and os.path.join(flags.workdir, str(i)),
       overrides=overrides,
     )
     commands.append(["-m", "jaxreward.main", *_arguments(run_flags)])
@@ -393,7 +409,7 @@ def _run_command(arguments: Sequence[str]) -> int:
 
 def run_sweep(flags: Flags) -> int:
   """Runs or prints every entry; the first failure stops the sweep."""
-  if not flags.config or not flags.workdir:
+  if not flags.config or not (flags.workdir or flags.check):
     raise UserError("--sweep needs --config and --workdir")
   commands = sweep_commands(flags)
   for i, command in enumerate(commands):

@@ -152,39 +152,59 @@ def _lacks_fields(recorded: ConfigDict, new: ConfigDict) -> bool:
   return bool(after - before)
 
 
-def _claim(workdir: epath.Path, config: ConfigDict) -> None:
-  """Checks that the folder holds this run, and records the config."""
+def require_same(workdir: epath.Path, config: ConfigDict) -> str | None:
+  """Refuses a folder of another run, or of other files; writes nothing.
+
+  Returns:
+    The recorded config as text, or None where there is none yet.
+
+  Raises:
+    UserError: what the folder holds.
+  """
   path = workdir / CONFIG_FILE
-  text = config_lib.to_json(config)
   if not path.exists():
-    names = sorted(
-      p.name for p in workdir.iterdir() if not p.name.startswith(".")
-    )
+    try:
+      names = sorted(
+        p.name for p in workdir.iterdir() if not p.name.startswith(".")
+      )
+    except FileNotFoundError:
+      return None
+    except OSError as error:
+      raise UserError(
+        f"cannot read --workdir={workdir}: {error.strerror or error}"
+      ) from error
     if names:
       raise UserError(
         f"--workdir={workdir} holds no run but other files "
         f"({', '.join(names[:_SHOWN])}); give a new or empty folder"
       )
-  else:
-    recorded = _read(path)
-    changed = config_lib.differences(recorded, config)
-    if changed and _lacks_fields(recorded, config):
-      raise UserError(
-        f"--workdir={workdir} holds a run of another version, whose config has"
-        f" other fields ({'; '.join(changed[:_SHOWN])}); finish it with the"
-        " version that began it, or start again in another --workdir"
-      )
-    if changed:
-      excess = len(changed) - _SHOWN
-      raise UserError(
-        f"--workdir={workdir} holds a run with another config "
-        f"({'; '.join(changed[:_SHOWN])}{f'; {excess} more' if excess > 0 else ''})"
-        "; give another --workdir, or the config it was started with"
-      )
+    return None
+  recorded = _read(path)
+  changed = config_lib.differences(recorded, config)
+  if changed and _lacks_fields(recorded, config):
+    raise UserError(
+      f"--workdir={workdir} holds a run of another version, whose config has"
+      f" other fields ({'; '.join(changed[:_SHOWN])}); finish it with the"
+      " version that began it, or start again in another --workdir"
+    )
+  if changed:
+    excess = len(changed) - _SHOWN
+    raise UserError(
+      f"--workdir={workdir} holds a run with another config "
+      f"({'; '.join(changed[:_SHOWN])}{f'; {excess} more' if excess > 0 else ''})"
+      "; give another --workdir, or the config it was started with"
+    )
+  return config_lib.to_json(recorded)
+
+
+def _claim(workdir: epath.Path, config: ConfigDict) -> None:
+  """Checks that the folder holds this run, and records the config."""
+  text = config_lib.to_json(config)
+  before = require_same(workdir, config)
+  if before is not None:
     logging.info("resuming %s", workdir)
-    if config_lib.to_json(recorded) == text:
-      return
-  write_atomic(path, text + "\n")
+  if before != text:
+    write_atomic(workdir / CONFIG_FILE, text + "\n")
 
 
 def read_record(path: epath.Path) -> dict[str, Any]:

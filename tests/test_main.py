@@ -273,6 +273,39 @@ def test_a_missing_workdir_and_an_unknown_job(config, capfd):
   assert 'did you mean "align"' in error_of(capfd)
 
 
+def test_a_check_runs_and_writes_nothing(config, tmp_path, capfd, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  argv = [f"--config={config}", "--check"]
+  files = sorted(tmp_path.rglob("*.*"))
+  assert main_lib.main(argv) == 0
+  assert "in order; nothing was run" in capfd.readouterr().out
+  assert main_lib.main([*argv, "--workdir=w"]) == 0
+  assert main_lib.main([*argv, "--config.stps=3"]) == 2
+  assert 'did you mean "steps"' in error_of(capfd)
+  assert main_lib.main([*argv, f"--workdir={config}"]) == 2
+  assert "cannot read --workdir" in error_of(capfd)
+  assert sorted(tmp_path.rglob("*.*")) == files
+  assert main_lib.main([argv[0], "--workdir=w"]) == 0
+  before = (tmp_path / "w" / "log.txt").read_text()
+  assert main_lib.main([*argv, "--workdir=w", "--config.seed=1"]) == 2
+  assert "holds a run with another config" in error_of(capfd)
+  assert main_lib.main([*argv, "--workdir=w"]) == 0
+  assert (tmp_path / "w" / "log.txt").read_text() == before
+
+
+def test_a_check_of_a_job_reads_its_config_and_files(
+  tmp_path, capfd, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  spec = f"--config={tiny.CONFIGS}/align_scenes.py:flow_grpo,smoke"
+  critic = ["--config.players.c.fn=critic", "--config.players.c.width=4"]
+  assert main_lib.main([spec, "--check", *critic]) == 0
+  assert "in order; nothing was run" in capfd.readouterr().out
+  assert main_lib.main([spec, "--check", "--config.data.source=no.txt"]) == 2
+  assert "no.txt" in error_of(capfd)
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
   ("kind", "code", "expected"),
   [
