@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterable
 from typing import Any
 
+MOST_STEPS = 10_000  # of a sampler
 LARGEST = 10_000_000  # count or size; no machine holds more
 _TOO_LARGE = 10**300
 LINE = 290  # characters of an error line at most, without "error: "
@@ -92,7 +93,7 @@ def is_finite(value: Any) -> bool:
   if not isinstance(value, numbers.Real) or isinstance(value, bool):
     return False
   if isinstance(value, int):  # may exceed the range of floats
-    return abs(value) < _TOO_LARGE
+    return abs(int(value)) < _TOO_LARGE
   return math.isfinite(value)
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from jaxreward.advantages.by_step import bounded, step_scores, to_go
 from jaxreward.advantages.group import group
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_not_negative
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -49,6 +49,7 @@ def implicit_process(
   Raises:
     UserError: bounds in the wrong order.
   """
+  require_not_negative("config.advantage.", epsilon=epsilon)
   if least is not None and most is not None and not least < most:
     raise UserError(
       f"config.advantage.least={least}: it must be below most={most}"

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Integer
 
 from jaxreward.advantages.contract import Advantage, Sizes
 from jaxreward.data.repeats import SPREAD
-from jaxreward.errors import UserError, require_not_negative
+from jaxreward.errors import UserError, require_counts, require_not_negative
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -55,7 +55,8 @@ def per_prompt(
     UserError: an empty buffer, or one smaller than `min_count`.
   """
   require_not_negative("advantage.", epsilon=epsilon, clip=clip)
-  if not buffer_size >= 1 or not 0 <= min_count <= buffer_size:
+  require_counts("config.advantage.", buffer_size=buffer_size)
+  if not 0 <= min_count <= buffer_size:
     raise UserError(
       f"config.advantage.buffer_size={buffer_size} and min_count={min_count}:"
       " a buffer holds 1 or more, and at least min_count"

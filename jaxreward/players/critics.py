@@ -81,6 +81,8 @@ def latent_proxy(
     depth: the same.
     hidden: the same.
   """
+  require_layers(width, depth)
+  require_counts("", hidden=hidden)
   net = network.Critic(width, depth, hidden)
 
   def init(key: Array, sizes: Sizes):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.numerics import Mean
 from jaxreward.players.contract import Arrays, Player
 from jaxreward.types import Array, ArrayLike
@@ -101,6 +101,7 @@ def return_parts(*, hidden: int = 32) -> Player:
   Args:
     hidden: features of the one hidden layer; 0 for a linear f.
   """
+  require_counts("", least=0, hidden=hidden)
 
   def init(key: Array, sizes):
     del sizes

@@ -43,7 +43,8 @@ def cross(
     raise UserError(
       f'reward_model.head.query="{query}": it is one of {", ".join(QUERIES)}'
     )
-  if width < 1 or width % max(heads_of, 1):
+  require(1, width=width, heads_of=heads_of)
+  if width % heads_of:
     raise UserError(
       f"reward_model.head.width={width} is not divisible by"
       f" reward_model.head.heads_of={heads_of}"

@@ -194,6 +194,10 @@ def scene_trunk(
     unroll: blocks unrolled in the scan.
     dtype: of the products.
   """
+  scene_dit.require_sizes(
+    "config.reward_model.backbone.", width=width, depth=depth, heads=heads,
+    mlp_ratio=mlp_ratio, text_layers=text_layers, unroll=unroll,
+  )  # fmt: skip
   policy = scene_dit.make_policy(
     width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio,
     text_layers=text_layers, unroll=unroll, dtype=dtype,

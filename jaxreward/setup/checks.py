@@ -16,7 +16,14 @@ from ml_collections import ConfigDict
 
 from jaxreward import tasks, user_code
 from jaxreward.data.prompts import SPLITS
-from jaxreward.errors import UserError, is_finite, nearest, shown
+from jaxreward.errors import (
+  LARGEST,
+  MOST_STEPS,
+  UserError,
+  is_finite,
+  nearest,
+  shown,
+)
 from jaxreward.setup import videos
 from jaxreward.training import optimizer
 
@@ -43,16 +50,20 @@ _OPTIMIZERS = ("optimizer", "train_reward.optimizer")
 # Fields per section, by their range.
 _COUNTS = {  # 1 or more
   "pretrain": ("steps", "batch_size"),
-  "rollout": ("prompts", "microbatch", "num_steps"),
+  "rollout": ("prompts", "microbatch"),
   "align": ("iterations", "times", "updates", "pairs", "last_steps"),
-  "eval": ("samples", "quick_samples", "group", "num_steps", "microbatch"),
-  "sample": ("prompts", "group", "num_steps", "microbatch", "scale"),
+  "eval": ("samples", "quick_samples", "group", "microbatch"),
+  "sample": ("prompts", "group", "microbatch", "scale"),
   "train_reward": ("train_rows", "heldout_rows", "steps", "rows"),
-  "train_reward.sampling": ("samples", "num_steps", "microbatch"),
+  "train_reward.sampling": ("samples", "microbatch"),
   "checkpoint": ("keep",),
   "video": ("frames",),
   "text_encoder": ("area",),
 }
+_STEPS = tuple(
+  f"{section}.num_steps"
+  for section in ("rollout", "eval", "sample", "train_reward.sampling")
+)
 _COUNTS_OR_NONE = {  # 0 or more
   "rollout": ("window_start", "window_size"),
   "eval": ("every",),
@@ -87,13 +98,18 @@ _SHARES = {
 }
 
 
-# Counts whose product is the number of samples at once.
-_PRODUCTS = {
-  "rollout": ("prompts", "group"),
-  "eval": ("samples", "group"),
-  "sample": ("prompts", "group"),
+# Counts whose product is the number of samples, or of their rows, at once.
+SAMPLES = {
+  "rollout": ("rollout.prompts", "rollout.group"),
+  "eval": ("eval.samples", "eval.group"),
+  "sample": ("sample.prompts", "sample.group"),
 }
-_MOST = 10_000_000
+_PRODUCTS = (
+  *SAMPLES.values(),
+  (*SAMPLES["rollout"], "align.times"),
+  ("train_reward.train_rows", "train_reward.pictures_per_row"),
+  ("train_reward.heldout_rows", "train_reward.pictures_per_row"),
+)
 
 
 def _fields(sections: Mapping[str, Sequence[str]]) -> list[str]:
@@ -114,16 +130,25 @@ def check(config: ConfigDict) -> None:
     (SEEDS, _is_seed, "a whole number from 0 to 2**32 - 1"),
     (SCALES, _are_scales, "one finite number or more, as in 1.0,2.0"),
     (DECAYS, _is_decay, "at least 0 and less than 1"),
-    (_fields(_COUNTS), lambda v: _is_count(v, 1), "a whole number, at least 1"),
+    (
+      _fields(_COUNTS),
+      lambda v: _is_count(v, 1, LARGEST),
+      f"a whole number, at least 1 and at most {LARGEST:,}",
+    ),
+    (
+      _STEPS,
+      lambda v: _is_count(v, 1, MOST_STEPS),
+      f"a whole number, at least 1 and at most {MOST_STEPS:,}",
+    ),
     (
       ("train_reward.pictures_per_row",),
-      lambda v: _is_count(v, 2),
+      lambda v: _is_count(v, 2, LARGEST),
       "a whole number, at least 2: pictures are compared in pairs",
     ),
     (
       _fields(_COUNTS_OR_NONE),
-      lambda v: _is_count(v, 0),
-      "a whole number, at least 0",
+      lambda v: _is_count(v, 0, LARGEST),
+      f"a whole number, at least 0 and at most {LARGEST:,}",
     ),
     (
       _fields(_POSITIVE),
@@ -163,19 +188,31 @@ def check(config: ConfigDict) -> None:
   for section in _OPTIMIZERS:
     options = _value(config, section)
     if isinstance(options, ConfigDict):
-      optimizer.require_ranges(f"config.{section}.", **options)
-  for section, counts in _PRODUCTS.items():
-    _check_product(config, [f"{section}.{name}" for name in counts])
+      optimizer.require_ranges(f"config.{section}.", **options.to_dict())
+  for fields in _PRODUCTS:
+    require_product(config, fields)
 
 
-def _check_product(config: ConfigDict, fields: Sequence[str]) -> None:
-  """Refuses more samples at once than fit on any machine."""
-  values = [_value(config, field) for field in fields]
-  if all(_is_count(v, 1) for v in values) and math.prod(values) > _MOST:
+def require_product(
+  config: ConfigDict, fields: Sequence[str], **more: int
+) -> None:
+  """Refuses more samples at once than fit on any machine.
+
+  Args:
+    config: of the run.
+    fields: counts that are multiplied; one that is missing skips the check.
+    **more: further factors, by their dotted fields or by words.
+
+  Raises:
+    UserError: names the fields, their values and the bound.
+  """
+  values = {field: _value(config, field) for field in fields} | more
+  counts = list(values.values())
+  if all(_is_count(v, 1) for v in counts) and math.prod(counts) > LARGEST:
     factors = " times ".join(
-      f"config.{f}={shown(v, 20)}" for f, v in zip(fields, values, strict=True)
+      f"config.{field}={shown(v, 20)}" for field, v in values.items()
     )
-    raise UserError(f"{factors} are more than {_MOST:,} samples; lower them")
+    raise UserError(f"{factors} are more than {LARGEST:,} samples; lower them")
 
 
 def _check_name(field: str, value: Any, choices: Sequence[str]) -> None:
@@ -228,8 +265,8 @@ def _is_seed(value: Any) -> bool:
   return is_finite(value) and value == int(value) and 0 <= value < 2**32
 
 
-def _is_count(value: Any, least: int) -> bool:
-  return is_finite(value) and value == int(value) and value >= least
+def _is_count(value: Any, least: int, most: float = math.inf) -> bool:
+  return is_finite(value) and value == int(value) and least <= value <= most
 
 
 def _are_scales(value: Any) -> bool:

@@ -21,6 +21,7 @@ from jaxreward.rewards import (
   mask_inapplicable,
   score,
 )
+from jaxreward.setup import checks
 from jaxreward.setup.sampling import make_sampler, section_times, step_table
 from jaxreward.setup.starts import start_latents
 from jaxreward.types import Array, Policy, PromptBatch
@@ -47,6 +48,12 @@ def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
       f'config.{field}.name="{options.name}" needs a reward with a weight in'
       ' config.rewards to steer by; name one, or use "none"'
     )
+  most = max(method.particles, method.kept)
+  checks.require_product(
+    config,
+    checks.SAMPLES[section],
+    **{f'{field}.name="{options.name}" particles': most},
+  )
   table = step_table(config, section)
   if method.needs_noise and not (np.asarray(table.std) > 0).any():
     raise UserError(

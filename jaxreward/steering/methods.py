@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.steering import weights
 from jaxreward.steering.particles import Particles, Trace
 from jaxreward.types import Array
@@ -32,6 +32,7 @@ class Steering:
     needs_noise: whether the sampler has to be stochastic.
     needs_gradient: whether the rewards have to be differentiable.
     least_steps: of the sampler.
+    kept: trajectories that are stored for each image.
   """
 
   particles: int
@@ -39,6 +40,7 @@ class Steering:
   needs_noise: bool = False
   needs_gradient: bool = False
   least_steps: int = 1
+  kept: int = 1
 
 
 def best_of_n(*, particles: int = 4) -> Steering:
@@ -50,7 +52,7 @@ def best_of_n(*, particles: int = 4) -> Steering:
   Raises:
     UserError: fewer than one.
   """
-  require_count("particles", particles)
+  require_counts("steering.", particles=particles)
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):
     state = draw.init(params, prompts, scale, decoder)
@@ -99,10 +101,7 @@ def fk(
     UserError: an option out of its range.
   """
   weights.check_potential(potential)
-  for name, value in (
-    ("particles", particles), ("first", first), ("every", every),
-  ):  # fmt: skip
-    require_count(name, value)
+  require_counts("steering.", particles=particles, first=first, every=every)
   if not 0 < threshold <= 1:
     raise UserError(
       f"steering.threshold={threshold:g}: expected a share above 0, at most 1"
@@ -147,12 +146,6 @@ def fk(
     return draw.take(pixels, member), trace
 
   return Steering(particles, run, needs_noise=True, least_steps=first + 1)
-
-
-def require_count(name: str, value: int) -> None:
-  """Refuses a count below 1."""
-  if not value >= 1:
-    raise UserError(f"steering.{name}={value}: at least 1 is needed")
 
 
 def require_pick(pick: str) -> None:

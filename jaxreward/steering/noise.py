@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.errors import UserError
-from jaxreward.steering.methods import Steering, require_count
+from jaxreward.errors import UserError, require_counts
+from jaxreward.steering.methods import Steering
 from jaxreward.steering.particles import Particles, Trace
 from jaxreward.types import Array, ArrayLike
 
@@ -151,9 +151,8 @@ def _ascent(
   particles, iterations, learning_rate, momentum, clip, prior, *,
   is_clipped_each,
 ) -> Steering:  # fmt: skip
-  require_count("particles", particles)
-  if not iterations >= 0:
-    raise UserError(f"steering.iterations={iterations}: expected 0 or above")
+  require_counts("steering.", particles=particles)
+  require_counts("steering.", least=0, iterations=iterations)
   if not 0 <= momentum < 1:
     raise UserError(
       f"steering.momentum={momentum:g}: expected at least 0, below 1"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxreward.errors import UserError
-from jaxreward.steering.methods import Steering, require_count
+from jaxreward.errors import UserError, require_counts
+from jaxreward.steering.methods import Steering
 from jaxreward.steering.particles import Particles, Trace
 
 
@@ -58,7 +58,7 @@ def pruned(
   Raises:
     UserError: an option out of its range.
   """
-  require_count("particles", particles)
+  require_counts("steering.", particles=particles)
   if len(looks) != len(keep) or not looks:
     raise UserError(
       f"steering.looks={looks}, steering.keep={keep}: one share is needed for each"

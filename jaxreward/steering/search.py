@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxreward.steering.methods import Steering, require_count
+from jaxreward.errors import MOST_STEPS, require_counts
+from jaxreward.steering.methods import Steering
 from jaxreward.steering.particles import Particles, Trace
 
 
@@ -28,12 +29,10 @@ def lookahead_beams(
     lookahead: Euler steps of a rollout; 1 scores what the next velocity says.
 
   Raises:
-    UserError: an option below 1.
+    UserError: an option out of its range.
   """
-  for name, value in (
-    ("beams", beams), ("branches", branches), ("lookahead", lookahead),
-  ):  # fmt: skip
-    require_count(name, value)
+  require_counts("steering.", beams=beams, branches=branches)
+  require_counts("steering.", most=MOST_STEPS, lookahead=lookahead)
   count = beams * branches
 
   def run(draw: Particles, params, prompts, decoder=None, scale=None):

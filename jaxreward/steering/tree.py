@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward import rng
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.flow import rollout
 from jaxreward.flow.sampler import State
-from jaxreward.steering.methods import Steering, require_count, require_pick
+from jaxreward.steering.methods import Steering, require_pick
 from jaxreward.steering.particles import Particles, Trace
 
 
@@ -123,7 +123,7 @@ def tree_search(
   Raises:
     UserError: an option out of its range.
   """
-  require_count("rollouts", rollouts)
+  require_counts("steering.", rollouts=rollouts)
   for name, value in (("tilt", tilt), ("width", width)):
     if not 0 < value < float("inf"):
       raise UserError(
@@ -183,7 +183,7 @@ def tree_search(
     )
     return pixels, trace
 
-  return Steering(1, run, needs_noise=True)
+  return Steering(1, run, needs_noise=True, kept=rollouts)
 
 
 @functools.partial(jax.jit, static_argnums=1)

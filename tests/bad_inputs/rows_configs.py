@@ -93,7 +93,7 @@ ROWS = [
   _file("an error without text", "class Odd(Exception):\n  __str__ = None\ndef get_config():\n  raise Odd\n", "c.py:4: Odd: (its text cannot be had"),
   _set("3000 sections", "rewards" + ".a" * 3000, "1", "nested too deeply"),
   _set("a billion pictures", "rollout.group", "1000000000", "config.rollout.group=1000000000", "more than 10,000,000"),
-  _set("a billion to evaluate", "eval.samples", "1000000000", "config.eval.samples=1000000000", "more than"),
+  _set("a billion to evaluate", "eval.samples", "1000000000", "config.eval.samples=1000000000", "at most 10,000,000"),
   Row("no memory", ("not enough memory", "config.rollout.prompts"), prepare=_no_memory),
   Row("too deep for Python", ("nested too deeply",), prepare=_too_deep),
   _file("a folder", _folder, "it is a folder, not a file"),

@@ -1,5 +1,6 @@
 """Options of objectives, advantages, compositions, samplers and optimizers."""
 
+from jaxreward.feeds import FEEDS
 from tests.bad_inputs.table import Row
 
 GRPO = "align_scenes.py:flow_grpo,smoke"
@@ -30,7 +31,16 @@ def dividing(*, width: int = 4):
   return Player(init, lambda image: None, {}, ("image",))
 """
 
+OWN_LOSS = """
+def loss(log_prob, nothing_like_it, mask):
+  return None
+"""
+
 ROWS = [
+  Row("a loss that reads what there is not",
+      ("config.objective.name", '"nothing_like_it"', *FEEDS["steps"].offers),
+      {"my.py": OWN_LOSS}, config=GRPO,
+      overrides={"objective.name": "{here}/my.py:loss"}),
   Row("a player that cannot be created", ("config.players.mine", "my.py:6",
       "division"), {"my.py": OWN_PLAYER}, config=GRPO,
       overrides={"players.mine.fn": "{here}/my.py:dividing"}),
@@ -141,6 +151,10 @@ ROWS = [
       first={"players.c.fn": "critic"}),
   row("a critic that widens for ever", "players.c.depth", 60, "twice",
       "lower it", first={"players.c.fn": "critic"}),
+  row("a proxy without channels", "players.c.width", 0, "1 or more",
+      first={"players.c.fn": "latent_proxy"}),
+  row("parts of fewer features than none", "players.c.hidden", -1,
+      "0 or more", first={"players.c.fn": "return_parts"}),
   row("a critic for another age", "players.c.every", 10**23, "at most",
       "10,000,000", first={"players.c.fn": "critic"}),
   row("a discriminator of fewer than none", "players.d.width", -1, "1 or more",
@@ -278,6 +292,9 @@ ROWS = [
   row("no epsilon", "optimizer.eps", 0.0, "no such field"),
   row("clip without end", "optimizer.clip_norm", "inf", ">= 0"),
   row("a rate that unlearns", "optimizer.learning_rate", -1.0, ">= 0"),
+  row("a backbone that unlearns",
+      "train_reward.backbone_optimizer.learning_rate", -1.0, ">= 0",
+      config=TRAIN, first={"train_reward.backbone_optimizer.name": "adamw"}),
   row("warm-up in the past", "train_reward.optimizer.warmup_steps", -1,
       "0 or more", config=TRAIN),
   row("a misspelt decay", "optimizer.weight_decy", 0.1,
@@ -308,6 +325,9 @@ ROWS = [
       first={"reward_model.backbone.name": "clip",
              "reward_model.backbone.size": "tiny",
              "train_reward.init_from_policy": False}),
+  row("a policy's trunk without features", "reward_model.backbone.width", 0,
+      "1 or more", config=TRAIN,
+      first={"reward_model.backbone.name": "policy"}),
   row("a head without attention", "reward_model.head.heads_of", 0, "1 or more",
       config=TRAIN, first={"reward_model.head.name": "among"}),
   row("a head of fewer than none", "reward_model.head.hidden", -1, "0 or more",

@@ -127,7 +127,7 @@ ROWS = [
   ),
   _row(
     "no particle", EVALUATE,
-    ("config.eval.steering.particles=0: at least 1 is needed",),
+    ("config.eval.steering.particles=0: it must be",),
     eval__steering__name="best_of_n", eval__steering__particles=0,
   ),
   _row(
@@ -154,16 +154,57 @@ ROWS = [
     sample__sampler__name="flow_sde",
   ),
   _row(
-    "no beam", EVALUATE, ("config.eval.steering.beams=0: at least 1",),
+    "no beam", EVALUATE, ("config.eval.steering.beams=0: it must be",),
     eval__steering__name="lookahead_beams", eval__steering__beams=0,
   ),
   _row(
-    "no branch", EVALUATE, ("config.eval.steering.branches=0: at least 1",),
+    "no branch", EVALUATE, ("config.eval.steering.branches=0: it must be",),
     eval__steering__name="lookahead_beams", eval__steering__branches=0,
   ),
   _row(
-    "no lookahead", EVALUATE, ("config.eval.steering.lookahead=0: at least 1",),
+    "no lookahead", EVALUATE, ("config.eval.steering.lookahead=0: it must be",),
     eval__steering__name="lookahead_beams", eval__steering__lookahead=0,
+  ),
+  _row(
+    "particles without end", SAMPLE,
+    ("config.sample.steering.particles=100000000", "at most 10,000,000"),
+    sample__steering__name="best_of_n", sample__steering__particles=10**8,
+  ),
+  _row(
+    "particles of many images", SAMPLE,
+    ("config.sample.steering.name=\"best_of_n\" particles=10000000",
+     "more than 10,000,000"),
+    sample__steering__name="best_of_n", sample__steering__particles=10**7,
+  ),
+  _row(
+    "beams times branches", EVALUATE, ("more than 10,000,000",),
+    eval__steering__name="lookahead_beams", eval__steering__beams=10**4,
+    eval__steering__branches=10**3,
+  ),
+  _row(
+    "a lookahead without end", EVALUATE,
+    ("config.eval.steering.lookahead=100000", "at most 10,000"),
+    eval__steering__name="lookahead_beams", eval__steering__lookahead=10**5,
+  ),
+  _row(
+    "rollouts that nothing holds", EVALUATE, ("more than 10,000,000",),
+    eval__steering__name="tree", eval__steering__rollouts=10**7,
+    eval__sampler__name="cps",
+  ),
+  _row(
+    "times without end", GRPO,
+    ("config.align.times=100000000", "at most 10,000,000"),
+    align__times=10**8,
+  ),
+  _row(
+    "times of many samples", GRPO,
+    ("config.rollout.prompts", "config.align.times=10000000",
+     "more than 10,000,000"), align__times=10**7,
+  ),
+  _row(
+    "steps without end", GRPO,
+    ("config.rollout.num_steps=100000", "at most 10,000"),
+    rollout__num_steps=10**5,
   ),
   _row(
     "branches of a sampler without noise", EVALUATE,
@@ -193,7 +234,7 @@ ROWS = [
     sample__steering__keep="(0.0,)",
   ),
   _row(
-    "no rollout", EVALUATE, ("config.eval.steering.rollouts=0: at least 1",),
+    "no rollout", EVALUATE, ("config.eval.steering.rollouts=0: it must be",),
     eval__steering__name="tree", eval__steering__rollouts=0,
   ),
   _row(
@@ -222,12 +263,12 @@ ROWS = [
     eval__steering__name="tree",
   ),
   _row(
-    "no seed", EVALUATE, ("config.eval.steering.particles=0: at least 1",),
+    "no seed", EVALUATE, ("config.eval.steering.particles=0: it must be",),
     eval__steering__name="carinox", eval__steering__particles=0,
   ),
   _row(
     "fewer iterations than none", EVALUATE,
-    ("config.eval.steering.iterations=-1: expected 0 or above",),
+    ("config.eval.steering.iterations=-1: it must be",),
     eval__steering__name="reno", eval__steering__iterations=-1,
   ),
   _row(
