@@ -333,7 +333,7 @@ ROWS = [
   ),
   _row(
     "evaluation in a run of align", "align_scenes.py:smoke",
-    ('config.eval.sampler.name="heun"',), eval__sampler__name="heun",
+    ('config.eval.sampler.name="rk45"',), eval__sampler__name="rk45",
   ),
   _row(
     "no noise in an evaluation's SDE", EVALUATE,
