@@ -65,7 +65,15 @@ def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
     "dataset": ["dataset", "predicted"],
     "preferences": ["pairs", "noised", "lists"],
   }[origin(config)]
-  return {name: every[name] for name in names}
+  if origin(config) != "dataset":
+    return {name: every[name] for name in names}
+  return {name: _without_advantage(every[name]) for name in names}
+
+
+def _without_advantage(feed: feeds.Feed) -> feeds.Feed:
+  """The feed of rows that no reward has scored."""
+  offers = {k: v for k, v in feed.offers.items() if k != "advantage"}
+  return dataclasses.replace(feed, offers=offers)
 
 
 def is_drawn(config: ConfigDict) -> bool:

@@ -92,14 +92,14 @@ ROWS = [
     pair(), pair("white.png", "white.png", _HELDOUT),
   ),
   in_pairs(
-    "nothing but ties", ("all 2 training pairs are a \"tie\"",),
+    "nothing but ties", ("all 2 training rows are a \"tie\"",),
     pair(label="tie"), pair(label=0.5), HELD, files=THIRD,
   ),
   in_pairs(
     "no such picture of a pair", ('"image_a"', "gone.png: No such file"),
     pair(a="gone.png"), HELD, files=THIRD,
   ),
-  in_pairs("no held-out pair", ("none of its pairs is on the held-out side",),
+  in_pairs("no held-out pair", ("none of its rows is on the held-out side",),
            pair()),
   in_references(
     "references of other prompts", ("config.rewards.kept", "no entry for the prompt",

@@ -192,7 +192,7 @@ FAULTS = {
 }
 EMPTY = {
   "prompts": "there is no prompt",
-  "pairs": "none of its pairs",
+  "pairs": "none of its rows",
   "facts": "it holds no record",
   "references": "it holds no line",
   "questions": 'no line has "questions"',

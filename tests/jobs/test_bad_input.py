@@ -309,7 +309,7 @@ def test_a_value_out_of_range_is_refused_before_anything(
     (
       GRPO,
       {"rollout.sampler.name": "ode", "objective.name": "awm"}
-      | {"rollout.window_size": 2},
+      | {"rollout.window_size": 2, "regularizers.kl": None},
       ("config.rollout.window_size=2", '"ode"'),
     ),
   ],

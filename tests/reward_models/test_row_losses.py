@@ -195,8 +195,9 @@ def test_images_match_their_own_prompts():
 
 
 def features(rows=4, group=3, width=5):
-  joint = RNG.normal(size=(rows, group, width)).astype(F)
-  prob = np.asarray(RNG.random((rows, group, group)) > 0.5, F)
+  rng = np.random.default_rng(0)
+  joint = rng.normal(size=(rows, group, width)).astype(F)
+  prob = np.asarray(rng.random((rows, group, group)) > 0.5, F)
   return {
     "joint": joint, "prompt": joint[:, 0], "prob": prob,
     "user": np.array([0, 0, 1, 1]), "keys": jax.random.split(jax.random.key(1), rows),
