@@ -169,7 +169,10 @@ def test_a_step_keeps_its_shardings_and_agrees_with_one_device(mesh):
     out, _ = jax.lax.scan(block, x, params["blocks"])
     return jnp.mean(jnp.square(out @ params["embedding"].T))
 
+  traces = []
+
   def step(state, x):
+    traces.append(1)
     value, grads = jax.value_and_grad(loss)(state.params, x)
     params, opt_state, _ = optimizer.apply_if_finite(
       transform, grads, state.opt_state, state.params, loss=value
@@ -188,10 +191,10 @@ def test_a_step_keeps_its_shardings_and_agrees_with_one_device(mesh):
     )
 
     def run():
-      state = start()
+      state, before = start(), len(traces)
       for _ in range(3):
         state, value = update(state, batch)
-      assert update._cache_size() == 1
+      assert len(traces) <= before + 1
       same = jax.tree.map(
         lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim),
         state,
