@@ -435,8 +435,8 @@ def _try_advantage(
         " one that gives them, as in config.players.process.fn="
         '"process_reward"'
       )
-  steps = len(table.t)
-  sizes = advantages.Sizes(2, 2, steps, lambda: np.arange(2))
+  steps, group = len(table.t), offline.group(config)
+  sizes = advantages.Sizes(2, group, steps, lambda: np.arange(2))
   per_step = lambda x: jnp.broadcast_to(x[..., None], (*x.shape, steps + 1))
 
   def credit(signal, mask, ids, table):
@@ -453,7 +453,7 @@ def _try_advantage(
 
   shape = jax.ShapeDtypeStruct
   state, (value, next_state) = checks.validate_options(
-    credit, shape((2, 2), jnp.float32), shape((2, 2), bool),
+    credit, shape((2, group), jnp.float32), shape((2, group), bool),
     shape((2,), jnp.uint32), table, field="advantage",
   )  # fmt: skip
   specs = [
