@@ -299,9 +299,19 @@ def _checked(
   }
 
 
+_OPTIONAL_NUMBERS = ("float | None", "int | None")
+
+
 def _typed(field: str, value: Any, parameter: Any) -> Any:
   """The value if it has the type of the parameter's default."""
   default = getattr(parameter, "default", None)
+  annotation = str(getattr(parameter, "annotation", ""))
+  if default is None and annotation in _OPTIONAL_NUMBERS and value is not None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      raise UserError(
+        f"{field}={shown(repr(value))}: expected a number or none"
+      )
+    return value
   if isinstance(default, float) and type(value) is int:
     return float(value)
   if type(default) not in (bool, int, float, str) or type(value) is type(

@@ -211,9 +211,12 @@ SAMPLE = "sample_scenes.py:smoke"
       for field in (
         "checkpoint.every", "eval.every", "train_reward.save_every",
         "train_reward.evaluate_every", "train_reward.pictures.renders",
-        "optimizer.warmup_steps", "train_reward.optimizer.warmup_steps",
         "rollout.window_start", "rollout.window_size", "lora.rank",
       )
+    ),
+    *(
+      (QUICK, f"{job}optimizer.warmup_steps", -1, "0 or more")
+      for job in ("", "train_reward.")
     ),
     *(
       (QUICK, field, value, "greater than 0")
@@ -224,7 +227,7 @@ SAMPLE = "sample_scenes.py:smoke"
       for value in (0.0, -1.0, "nan", "inf")
     ),
     (GRPO, "objective.clip_range", 0.0, "greater than 0"),
-    (GRPO, "objective.clip_range_high", "much", "greater than 0"),
+    (GRPO, "objective.clip_range_high", "much", "expected a number"),
     (NFT, "objective.adv_clip", -5.0, "greater than 0"),
     *(
       (QUICK, field, value, "a number >= 0")
@@ -234,7 +237,7 @@ SAMPLE = "sample_scenes.py:smoke"
       )
       for value in (-1e-4, "nan")
     ),
-    (QUICK, "advantage.clip", "abc", "a number >= 0"),
+    (QUICK, "advantage.clip", "abc", "expected float"),
     (QUICK, "optimizer.b1", 1.0, "less than 1"),
     (QUICK, "train_reward.optimizer.b2", -0.1, "less than 1"),
     (QUICK, "optimizer.final_scale", 1.5, "from 0 to 1"),

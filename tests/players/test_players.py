@@ -367,7 +367,7 @@ def test_sums_of_steps_are_logits_and_orders():
   want = (np.log1p(np.exp(-gap[0])) + np.log1p(np.exp(gap[1]))) / 2
   np.testing.assert_allclose(mean.value(), want, rtol=1e-5)
   assert mean.weight == 2  # a tie says nothing
-  right = (gap[0] > 0) + (gap[1] < 0)
+  right = int(gap[0] > 0) + int(gap[1] < 0)
   np.testing.assert_allclose(metrics["accuracy"].value(), right / 2)
 
 
