@@ -107,7 +107,7 @@ def test_identity_pools_the_frames_of_a_video():
   arguments = {
     "faces": lambda params, x: x.reshape(x.shape[0], -1) @ params,
     "params": jnp.asarray(weights), "reference": ann[None, None],
-    "known": np.ones((1, 1), bool),
+    "known": np.ones((1, 1), bool), "side": 8,
   }  # fmt: skip
 
   every = tiny.prompts_of(tiny.load("align_scenes.py:smoke"))
