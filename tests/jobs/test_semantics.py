@@ -87,7 +87,7 @@ def test_an_old_policy_that_is_the_trained_one_at_first():
     np.testing.assert_allclose(tiny.flat(state.old), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.25, 0.9, 1.0])
+@pytest.mark.parametrize("decay", [0.0, 0.25, 0.9])
 def test_the_old_policy_follows_once_per_iteration(decay):
   iteration = iteration_of(NFT, {"objective.old_decay": decay})
   old = tiny.flat(iteration.state.old)
