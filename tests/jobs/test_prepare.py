@@ -48,7 +48,7 @@ def test_columns_are_of_the_parameters_before_the_step(monkeypatch, rows):
     {"objective.name": "sequence_ratio", "align.updates": 2,
      "align.split": "samples", "rollout.microbatch": rows,
      "rollout.prompts": 6, "rollout.group": 4,
-     "regularizers.kl": "none"},
+     "regularizers.kl": "none", "align.old_log_prob": "sealed"},
   )  # fmt: skip
   one = tiny.Iteration(config, tiny.mesh_of(1))
   state = one.state
