@@ -168,8 +168,8 @@ def test_the_next_samples_are_on_their_way_while_the_host_judges(
   begun, seen = [], []
   begin = async_rollout.Samples._begin
 
-  def note(self, params, n):
-    begin(self, params, n)
+  def note(self, params, n, *rest):
+    begin(self, params, n, *rest)
     begun.append(n)
 
   judge = align.host_scores

@@ -88,12 +88,12 @@ def test_a_line_before_every_long_silence(
     tiny.run(config, tmp_path / "run")
   said = [record.getMessage() for record in caplog.records]
   wanted = [
-    "evaluating the base policy on 24 pictures at guidance 1 ...",
+    "evaluating the base policy on 24 images at guidance 1 ...",
     "evaluator works",
     "align: evaluating before the first step ...",
     "evaluator works",
     "align: step 1 of 4 compiles its programs ...",
-    "evaluating the aligned policy on 24 pictures at guidance 1 ...",
+    "evaluating the aligned policy on 24 images at guidance 1 ...",
     "evaluator works",
   ]
   left = iter(said)
