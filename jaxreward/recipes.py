@@ -10,6 +10,14 @@ from jaxreward import config as config_lib
 from jaxreward.errors import UserError
 
 SIZES = ("default", "smoke", "full")
+PUBLISHED = dict(
+  clip=dict(fn="clip_score", weights="openai/clip-vit-large-patch14"),
+  hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt"),
+  image_reward=dict(
+    fn="image_reward", weights="THUDM/ImageReward:ImageReward.pt"
+  ),
+  pick=dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1"),
+)
 
 
 def size_of(arg: str | None) -> str:
@@ -40,6 +48,16 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
   return config_lib.load_sibling(spec, beside)
 
 
+def _of_objective(
+  arg: str | None, beside: str, objective: dict[str, Any]
+) -> ConfigDict:
+  """The config of an objective without regularizers."""
+  config = load("diffusion_nft", arg, beside)
+  config.objective = objective
+  config.regularizers = dict()
+  return config
+
+
 def preference(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   """The config of a loss of preferences, whose samples pull all one way.
 
@@ -51,11 +69,42 @@ def preference(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
     beside: the recipe's file.
     **objective: its name with its options.
   """
-  config = load("diffusion_nft", arg, beside)
-  config.objective = objective
-  config.regularizers = dict()
+  config = _of_objective(arg, beside, objective)
   if size_of(arg) != "full":
     config.optimizer.learning_rate = 5e-5
+  return config
+
+
+def distilled(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
+  """The config of a few-step student that learns from a teacher and a fake score.
+
+  Args:
+    arg: of the recipe.
+    beside: the recipe's file.
+    **objective: its name with its options.
+  """
+  config = _of_objective(arg, beside, objective)
+  config.optimizer.learning_rate = 5e-5
+  config.rollout.sampler = dict(name="renoise")
+  config.rollout.num_steps = 4
+  config.align.update(noise="path", times=2, updates=2)
+  config.players.fake = dict(
+    fn="fake_score", steps=2, optimizer=dict(learning_rate=1e-4)
+  )
+  return config
+
+
+def on_dataset(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
+  """The config of one-step predictions of images of a dataset, not of samples.
+
+  Args:
+    arg: of the recipe.
+    beside: the recipe's file.
+    **objective: its name with its options.
+  """
+  config = _of_objective(arg, beside, objective)
+  config.data.dataset = "dataset" if size_of(arg) == "full" else "scenes"
+  config.optimizer.learning_rate = 1e-4
   return config
 
 
@@ -253,6 +302,25 @@ def train_reward_first(
   return config
 
 
+def differentiable(
+  config: ConfigDict, arg: str | None, beside: str, *names: str
+) -> ConfigDict:
+  """Rewards that the loss differentiates: `PUBLISHED` ones at full size.
+
+  The other sizes train one first; see `train_reward_first`.
+
+  Args:
+    config: of the job align.
+    arg: of the recipe.
+    beside: the recipe's file.
+    *names: of published rewards.
+  """
+  if size_of(arg) != "full":
+    return train_reward_first(config, arg, beside)
+  config.rewards = {name: dict(PUBLISHED[name]) for name in names}
+  return config
+
+
 def reward_with(config: ConfigDict, arg: str | None, **weights: float) -> None:
   """Several rewards that need no training: "task", "look" and "bytes".
 
@@ -266,8 +334,7 @@ def reward_with(config: ConfigDict, arg: str | None, **weights: float) -> None:
   """
   task, aesthetic = dict(fn="detector"), dict(fn="smooth")
   if size_of(arg) == "full":
-    task = dict(fn="clip_score", weights="openai/clip-vit-large-patch14")
-    aesthetic = dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1")
+    task, aesthetic = PUBLISHED["clip"], PUBLISHED["pick"]
   rewards = dict(
     task=task, look=aesthetic, bytes=dict(fn="jpeg_compressibility")
   )

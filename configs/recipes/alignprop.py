@@ -18,13 +18,9 @@ def get_config(arg: str | None = None):
   config.rollout.sampler = dict(name="ode")
   config.align.update(last_steps=2 if size == "smoke" else 7, updates=1)
   config.align.depth = dict(name="uniform")
-  if size != "full":
-    return recipes.train_reward_first(config, arg, __file__)
-  config.rollout.num_steps = 50
-  config.align.last_steps = 49
-  config.align.depth = dict(name="normal", mean=8.0, std=5.0)
-  config.optimizer.update(learning_rate=1e-3, weight_decay=1e-4)
-  config.rewards = dict(
-    hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt")
-  )
-  return config
+  if size == "full":
+    config.rollout.num_steps = 50
+    config.align.last_steps = 49
+    config.align.depth = dict(name="normal", mean=8.0, std=5.0)
+    config.optimizer.update(learning_rate=1e-3, weight_decay=1e-4)
+  return recipes.differentiable(config, arg, __file__, "hps")

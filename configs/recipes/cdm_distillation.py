@@ -12,15 +12,8 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  config.objective = dict(name="continuous_matching", guidance=7.0)
-  config.regularizers = dict()
-  config.rollout.sampler = dict(name="renoise")
-  config.rollout.num_steps = 4
-  config.align.update(noise="path", times=2, updates=2)
-  config.players.fake = dict(
-    fn="fake_score", steps=2, optimizer=dict(learning_rate=1e-4)
+  config = recipes.distilled(
+    arg, __file__, name="continuous_matching", guidance=7.0
   )
-  config.optimizer.learning_rate = 5e-5
   config.align.gap = 0.15
   return config

@@ -11,16 +11,8 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  is_full = recipes.size_of(arg) == "full"
-  config.objective = dict(name="one_step_reward", weight=0.5, latest=0.2)
-  config.regularizers = dict()
-  config.data.dataset = "dataset" if is_full else "scenes"
-  config.align.gap = 0.0
-  config.optimizer.learning_rate = 1e-4
-  if not is_full:
-    return recipes.train_reward_first(config, arg, __file__)
-  config.rewards = dict(
-    clip=dict(fn="clip_score", weights="openai/clip-vit-large-patch14")
+  config = recipes.on_dataset(
+    arg, __file__, name="one_step_reward", weight=0.5, latest=0.2
   )
-  return config
+  config.align.gap = 0.0
+  return recipes.differentiable(config, arg, __file__, "clip")

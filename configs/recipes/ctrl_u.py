@@ -12,16 +12,8 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  is_full = recipes.size_of(arg) == "full"
-  config.objective = dict(name="uncertain_reward", margin=2.0)
-  config.regularizers = dict()
-  config.data.dataset = "dataset" if is_full else "scenes"
-  config.align.gap = 0.001
-  config.optimizer.learning_rate = 1e-4
-  if not is_full:
-    return recipes.train_reward_first(config, arg, __file__)
-  config.rewards = dict(
-    clip=dict(fn="clip_score", weights="openai/clip-vit-large-patch14")
+  config = recipes.on_dataset(
+    arg, __file__, name="uncertain_reward", margin=2.0
   )
-  return config
+  config.align.gap = 0.001
+  return recipes.differentiable(config, arg, __file__, "clip")

@@ -15,9 +15,4 @@ def get_config(arg: str | None = None):
   config.regularizers = dict()
   config.rollout.sampler = dict(name="ode")
   config.align.update(last_steps=1, updates=1)
-  if recipes.size_of(arg) == "full":
-    config.rewards = dict(
-      pick=dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1")
-    )
-    return config
-  return recipes.train_reward_first(config, arg, __file__)
+  return recipes.differentiable(config, arg, __file__, "pick")

@@ -21,10 +21,7 @@ def get_config(arg: str | None = None):
   config.align.update(last_steps=1, updates=1)
   if size != "full":
     config.rollout.num_steps = 4 if size == "smoke" else 10
-    return recipes.train_reward_first(config, arg, __file__)
-  config.rollout.num_steps = 20
-  config.optimizer.learning_rate = 1e-5
-  config.rewards = dict(
-    hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt")
-  )
-  return config
+  else:
+    config.rollout.num_steps = 20
+    config.optimizer.learning_rate = 1e-5
+  return recipes.differentiable(config, arg, __file__, "hps")

@@ -17,11 +17,9 @@ def get_config(arg: str | None = None):
   config.composition = dict(name="separate")
   config.align.combine = dict(name="marble", every=10)
   if recipes.size_of(arg) == "full":
-    config.rewards = dict(
-      pick=dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1"),
-      hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt"),
-      clip=dict(fn="clip_score", weights="openai/clip-vit-large-patch14"),
-    )
+    config.rewards = {
+      name: recipes.PUBLISHED[name] for name in ("pick", "hps", "clip")
+    }
     return config
   config.rewards = dict(
     detector=dict(fn="detector", weight=1.0),

@@ -17,9 +17,4 @@ def get_config(arg: str | None = None):
   config.align.update(noise="path", gap=0.1)
   config.references.target = dict(rule="decayed", decay=0.95)
   config.optimizer.learning_rate = 1e-4
-  if recipes.size_of(arg) != "full":
-    return recipes.train_reward_first(config, arg, __file__)
-  config.rewards = dict(
-    pick=dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1")
-  )
-  return config
+  return recipes.differentiable(config, arg, __file__, "pick")

@@ -19,12 +19,7 @@ def get_config(arg: str | None = None):
   config.rollout.num_steps = 4
   config.align.update(noise="path", times=2, updates=2)
   config.optimizer.learning_rate = 1e-4
+  config = recipes.differentiable(config, arg, __file__, "hps", "pick")
   if recipes.size_of(arg) != "full":
-    config = recipes.train_reward_first(config, arg, __file__)
     config.rewards.look = dict(fn="smooth", weight=0.5)
-    return config
-  config.rewards = dict(
-    hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt"),
-    pick=dict(fn="pick_score", weights="yuvalkirstain/PickScore_v1"),
-  )
   return config

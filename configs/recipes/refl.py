@@ -18,14 +18,8 @@ def get_config(arg: str | None = None):
   config.rollout.sampler = dict(name="ode")
   config.align.update(last_steps=1 if size == "smoke" else 3, updates=1)
   config.align.depth = dict(name="uniform")
-  if size != "full":
-    return recipes.train_reward_first(config, arg, __file__)
-  config.rollout.num_steps = 40
-  config.align.last_steps = 10
-  config.optimizer.learning_rate = 1e-5
-  config.rewards = dict(
-    image_reward=dict(
-      fn="image_reward", weights="THUDM/ImageReward:ImageReward.pt"
-    )
-  )
-  return config
+  if size == "full":
+    config.rollout.num_steps = 40
+    config.align.last_steps = 10
+    config.optimizer.learning_rate = 1e-5
+  return recipes.differentiable(config, arg, __file__, "image_reward")

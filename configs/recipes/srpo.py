@@ -16,12 +16,10 @@ def get_config(arg: str | None = None):
   config.objective = dict(name="srpo", margin=4.0)
   config.regularizers = dict()
   config.align.update(noise="first", gap=0.1)
-  if recipes.size_of(arg) != "full":
-    return recipes.train_reward_first(config, arg, __file__)
-  config.objective.margin = 0.7
-  config.align.controls.update(positive="Detailed", negative="Painting")
-  config.optimizer.update(learning_rate=5e-6, clip_norm=0.1, weight_decay=1e-4)
-  config.rewards = dict(
-    hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt")
-  )
-  return config
+  if recipes.size_of(arg) == "full":
+    config.objective.margin = 0.7
+    config.align.controls.update(positive="Detailed", negative="Painting")
+    config.optimizer.update(
+      learning_rate=5e-6, clip_norm=0.1, weight_decay=1e-4
+    )
+  return recipes.differentiable(config, arg, __file__, "hps")
