@@ -8,40 +8,33 @@ import shlex
 
 import pytest
 
-from jaxreward import (
-  advantages,
-  composition,
-  jobs,
-  objectives,
-  players,
-  regularizers,
-  reward_models,
-  rewards,
-  steering,
-)
 from jaxreward import config as config_lib
+from jaxreward import jobs
 from jaxreward.main import parse_flags
-from jaxreward.training import references
+from tests import registries
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 PAGES = sorted((DOCS / "families").glob("*.md"))
 _OBJECTIVES = (
   "policy_gradient", "likelihood_free", "preferences", "reward_gradients",
 )  # fmt: skip
-# registry -> (its methods, the pages that may have the row)
+# registry -> the pages that may have the row
+_PAGES = {
+  "objectives": _OBJECTIVES,
+  "advantages": ("credit",),
+  "composition": ("composition",),
+  "combiners": ("composition",),
+  "regularizers": ("regularizers_and_defences",),
+  "players": ("players_and_references",),
+  "references": ("players_and_references",),
+  "backbones": ("reward_model_heads",),
+  "heads": ("reward_model_heads",),
+  "losses": ("reward_model_losses",),
+  "rewards": ("rewards",),
+  "steering": ("../sampling",),
+}
 REGISTRIES = {
-  "objectives": (objectives.REGISTRY, _OBJECTIVES),
-  "advantages": (advantages.REGISTRY, ("credit",)),
-  "composition": (composition.REGISTRY, ("composition",)),
-  "combiners": (composition.COMBINERS, ("composition",)),
-  "regularizers": (regularizers.REGISTRY, ("regularizers_and_defences",)),
-  "players": (players.PLAYERS, ("players_and_references",)),
-  "references": (references.RULES, ("players_and_references",)),
-  "backbones": (reward_models.BACKBONES, ("reward_model_heads",)),
-  "heads": (reward_models.HEADS, ("reward_model_heads",)),
-  "losses": (reward_models.REGISTRY, ("reward_model_losses",)),
-  "rewards": (rewards.REGISTRY, ("rewards",)),
-  "steering": (steering.REGISTRY, ("../sampling",)),
+  name: (registries.REGISTRIES[name], pages) for name, pages in _PAGES.items()
 }
 
 

@@ -104,8 +104,8 @@ def branch_ends(
   )
   best = at(credit, 1) & (credit >= least)
   worst = at(credit, -1) & (credit < -least)
-  kept = jnp.where((best | worst) & there, credit, jnp.nan)
-  return kept.reshape(prompts, size)
+  credit = jnp.where((best | worst) & there, credit, jnp.nan)
+  return credit.reshape(prompts, size)
 
 
 def filtered(

@@ -72,13 +72,10 @@ def implicit_process(
     masked_std(total, every) + epsilon
   )
   mean = masked_mean(signal, mask, axis=1, keepdims=True)
-  kept = jnp.ones(mean.shape, bool)
-  if least is not None:
-    kept &= mean >= least
-  if most is not None:
-    kept &= mean <= most
-  kept = kept[..., None]
-  return jnp.where(kept, jnp.where(there, total, 0.0), jnp.nan)
+  low = -jnp.inf if least is None else least
+  high = jnp.inf if most is None else most
+  counts = ((mean >= low) & (mean <= high))[..., None]
+  return jnp.where(counts, jnp.where(there, total, 0.0), jnp.nan)
 
 
 def outcome_and_process(

@@ -42,12 +42,11 @@ def _near_x0_hat(arrays: Arrays) -> Array:
   return path.x0_from_velocity(rows["x_near"], arrays("near_v"), rows["near_t"])
 
 
-def _x_solved(arrays: Arrays) -> Array:
-  """Where one step of the reference leads from x_t at `near_t`."""
+def _stepped(arrays: Arrays, v: str) -> Array:
+  """Where a step by a velocity leads from x_t at `near_t`; a constant."""
   rows = arrays.rows
   step = path.expand(rows["t"] - rows["near_t"], rows["x_t"])
-  x = rows["x_t"] - step * arrays("v_reference")
-  return jax.lax.stop_gradient(x)
+  return jax.lax.stop_gradient(rows["x_t"] - step * arrays(v))
 
 
 def _recovered(arrays: Arrays, start: str, v: str, end: str) -> Array:
@@ -59,9 +58,9 @@ def _recovered(arrays: Arrays, start: str, v: str, end: str) -> Array:
   rows = arrays.rows
   x, t, t_end = rows[f"x_{start}"], rows[_TIMES[start]], rows[_TIMES[end]]
   x = x + path.expand(t_end - t, x) * arrays(v)
-  left = jnp.where(t_end < 1, 1 - t_end, jnp.inf)
+  divisor = jnp.where(t_end < 1, 1 - t_end, jnp.inf)
   noise = path.expand(t_end, x) * rows["noise"]
-  return (x - noise) / path.expand(left, x)
+  return (x - noise) / path.expand(divisor, x)
 
 
 _TIMES = {"t": "t", "near": "near_t"}
@@ -97,13 +96,6 @@ def _again(arrays: Arrays, of: str) -> tuple[Array, Array, Array]:
     return path.interpolate(x0, noise, t), t, noise
 
   return arrays.once(("again", of), compute)
-
-
-def _x_beyond(arrays: Arrays) -> Array:
-  """Where the policy's own step leads from x_t at `near_t`; a constant."""
-  rows = arrays.rows
-  step = path.expand(rows["t"] - rows["near_t"], rows["x_t"])
-  return jax.lax.stop_gradient(rows["x_t"] - step * arrays("v"))
 
 
 def _x0_beyond(arrays: Arrays) -> Array:
@@ -180,7 +172,7 @@ FEED = dataclasses.replace(
     "near_t": row("near_t"),
     "x_near": row("x_near"),
     "near_v": lambda arrays: arrays.velocity("policy", "x_near", "near_t"),
-    "x_solved": _x_solved,
+    "x_solved": lambda arrays: _stepped(arrays, "v_reference"),
     "x0_hat": _x0_hat,
     "near_x0_hat": _near_x0_hat,
     "x_again": lambda arrays: _again(arrays, "x0_hat")[0],
@@ -188,7 +180,7 @@ FEED = dataclasses.replace(
     "again_noise": lambda arrays: _again(arrays, "x0_hat")[2],
     "v_reference_again": AT_POINTS["again"]("reference"),
     "v_empty_again": _empty_again,
-    "x_beyond": _x_beyond,
+    "x_beyond": lambda arrays: _stepped(arrays, "v"),
     "x0_beyond": _x0_beyond,
     "x_beyond_again": lambda arrays: _again(arrays, "x0_beyond")[0],
     "beyond_again_t": lambda arrays: _again(arrays, "x0_beyond")[1],

@@ -218,10 +218,10 @@ class Sampler:
       x, memory, keys, index = chunk
       cond = rollout.gather_cond(state.cond, index)
       uncond = rollout.gather_uncond(state.uncond, index)
-      moved = None
+      shift = None
       if self.push is not None:
-        moved = self.push(x, table, i, index)
-      return self._rows(params, cond, uncond, keys, x, memory, table, i, moved)
+        shift = self.push(x, table, i, index)
+      return self._rows(params, cond, uncond, keys, x, memory, table, i, shift)
 
     keys = state.keys
     if state.shared is not None and self.share is not None:
@@ -232,7 +232,7 @@ class Sampler:
     return dataclasses.replace(state, latents=latents, memory=memory), info
 
   def _rows(
-    self, params, cond, uncond, keys, x, memory, step, index, moved=None
+    self, params, cond, uncond, keys, x, memory, step, index, shift=None
   ):
     """A step of one chunk: next latents, the solver's memory, `Info`."""
     v = log_prob.step_velocity(
@@ -262,8 +262,8 @@ class Sampler:
     x_next = jax.lax.cond(
       step.std > 0, lambda: mean + step.std * draw(), lambda: mean
     )
-    if moved is not None:
-      x_next = x_next + moved
+    if shift is not None:
+      x_next = x_next + shift
     log_p = log_prob.transition(x, v, x_next, step)
     return x_next, memory, Info(v, x0_hat, log_p)
 

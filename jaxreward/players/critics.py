@@ -31,6 +31,28 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
   Raises:
     UserError: sizes of which there is no network.
   """
+  init, values = _network(width, depth, hidden)
+
+  def value(arrays: Arrays) -> Array:
+    x_t = arrays("x_t")
+    return values(arrays, x_t, jnp.broadcast_to(arrays("t"), x_t.shape[:1]))
+
+  return Player(
+    init, squared_error, offers={"value": value},
+    reads=("x_t", "t", "shaped", "mask", "prompt_index"), gives=("value",),
+    rules=_REPLICATED,
+  )  # fmt: skip
+
+
+_REPLICATED = (("(kernel|bias|scale|embedding)$", ()),)
+
+
+def _network(width: int, depth: int, hidden: int):
+  """(init of a player, (arrays, latents, times) -> a number each).
+
+  Raises:
+    UserError: sizes of which there is no network.
+  """
   require_layers(width, depth)
   require_counts("", hidden=hidden)
   net = network.Critic(width, depth, hidden)
@@ -40,17 +62,11 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
     words = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sizes.words)
     return net.init(key, x, jnp.ones(1), words)["params"]
 
-  def value(arrays: Arrays) -> Array:
-    x_t = arrays("x_t")
-    t = jnp.broadcast_to(arrays("t"), x_t.shape[:1])
-    values: Any = net.apply({"params": arrays.params}, x_t, t, arrays("words"))
-    return values
+  def values(arrays: Arrays, x: ArrayLike, t: ArrayLike) -> Array:
+    numbers: Any = net.apply({"params": arrays.params}, x, t, arrays("words"))
+    return numbers
 
-  return Player(
-    init, squared_error, offers={"value": value},
-    reads=("x_t", "t", "shaped", "mask", "prompt_index"), gives=("value",),
-    rules=(("(kernel|bias|scale|embedding)$", ()),),
-  )  # fmt: skip
+  return init, values
 
 
 def squared_error(
@@ -81,22 +97,12 @@ def latent_proxy(
     depth: the same.
     hidden: the same.
   """
-  require_layers(width, depth)
-  require_counts("", hidden=hidden)
-  net = network.Critic(width, depth, hidden)
-
-  def init(key: Array, sizes: Sizes):
-    words = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sizes.words)
-    return net.init(key, jnp.zeros((1, *sizes.latent)), jnp.zeros(1), words)[
-      "params"
-    ]
+  init, values = _network(width, depth, hidden)
 
   def score(name: str):
     def compute(arrays: Arrays) -> Array:
       x = arrays(name)
-      times, words = jnp.zeros(x.shape[:1]), arrays("words")
-      values: Any = net.apply({"params": arrays.params}, x, times, words)
-      return values
+      return values(arrays, x, jnp.zeros(x.shape[:1]))
 
     return compute
 
@@ -105,7 +111,7 @@ def latent_proxy(
     offers={"latent_score": score("x0"), "rival_score": score("rival")},
     reads=("x0", "rival", "signal", "rival_signal", "mask", "prompt_index"),
     predicts=("latent_score",),
-    rules=(("(kernel|bias|scale|embedding)$", ()),),
+    rules=_REPLICATED,
   )  # fmt: skip
 
 
@@ -121,11 +127,11 @@ def imitated_preference(
   Also `agreement`, the share of pairs that both order alike.
   """
   gap = jnp.asarray(latent_score) - rival_score
-  wanted = jnp.asarray(signal) - rival_signal
-  share, log = jax.nn.sigmoid(wanted), jax.nn.log_sigmoid
-  value = share * (log(wanted) - log(gap))
-  value += (1 - share) * (log(-wanted) - log(-gap))
-  agreement = (gap > 0) == (wanted > 0)
+  target = jnp.asarray(signal) - rival_signal
+  share, log = jax.nn.sigmoid(target), jax.nn.log_sigmoid
+  value = share * (log(target) - log(gap))
+  value += (1 - share) * (log(-target) - log(-gap))
+  agreement = (gap > 0) == (target > 0)
   return Mean.of(value, mask), {
     "agreement": jax.lax.stop_gradient(Mean.of(agreement, mask))
   }

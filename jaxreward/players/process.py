@@ -65,10 +65,10 @@ def implied_outcome(
 ) -> tuple[Mean, dict[str, Mean]]:
   """Cross entropy of sigmoid(sum_t r_t) with the reward, clipped to [0, 1]."""
   logit = jnp.where(mask, jnp.asarray(step_rewards).sum(1), 0.0)
-  wanted = jnp.clip(jnp.where(mask, signal, 0.0), 0.0, 1.0)
+  target = jnp.clip(jnp.where(mask, signal, 0.0), 0.0, 1.0)
   log = jax.nn.log_sigmoid
-  value = -wanted * log(logit) - (1 - wanted) * log(-logit)
-  right = (logit > 0) == (wanted > 0.5)
+  value = -target * log(logit) - (1 - target) * log(-logit)
+  right = (logit > 0) == (target > 0.5)
   metrics = {"accuracy": Mean.of(right, mask), "logit": Mean.of(logit, mask)}
   return Mean.of(value, mask), jax.lax.stop_gradient(metrics)
 
@@ -149,8 +149,8 @@ def adds_up(
   mask: Bool[ArrayLike, "B"],
 ) -> tuple[Mean, dict[str, Mean]]:
   """Mean (R - sum_t r_t)^2, and that of a sum of 0 as `baseline_error`."""
-  wanted = jnp.where(mask, signal, 0.0)
+  target = jnp.where(mask, signal, 0.0)
   total = jnp.where(mask, jnp.asarray(step_rewards).sum(1), 0.0)
-  return Mean.of(jnp.square(wanted - total), mask), {
-    "baseline_error": Mean.of(jnp.square(wanted), mask)
+  return Mean.of(jnp.square(target - total), mask), {
+    "baseline_error": Mean.of(jnp.square(target), mask)
   }

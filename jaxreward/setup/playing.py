@@ -170,9 +170,9 @@ def step_rewards(
     arrays = Arrays(role.player, params, rows, policy_inputs, None, network)
     return arrays(role.player.step_rewards)
 
-  chunks = plan.layout.chunks
-  cut = jax.tree.map(lambda x: rollout.to_chunks(x, chunks), rows)
-  values = rollout.from_chunks(jax.lax.map(of_rows, cut))
+  count = plan.layout.chunks
+  chunks = jax.tree.map(lambda x: rollout.to_chunks(x, count), rows)
+  values = rollout.from_chunks(jax.lax.map(of_rows, chunks))
   values = jax.lax.stop_gradient(values)
   return jnp.asarray(rollout.to_groups(values, plan.prompts, plan.group))
 

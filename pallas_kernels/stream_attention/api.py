@@ -87,9 +87,9 @@ def _run(how: How, streams, shared, residuals=()):
 
   def run(*arrays):
     shared, rows = arrays[:count], arrays[count:]
-    cut = [tuple(rows[i : i + 3]) for i in range(0, len(flat), 3)]
+    triples = [tuple(rows[i : i + 3]) for i in range(0, len(flat), 3)]
     return tpu.run(
-      cut, shared, rows[len(flat) :], sizes=sizes,
+      triples, shared, rows[len(flat) :], sizes=sizes,
       interpret=form.startswith("interpret"),
     )  # fmt: skip
 
@@ -115,8 +115,8 @@ def _backward(how, residuals, cotangents):
   if how[2].is_normed:
     *grads, scales = grads
     shared_grads[0] = scales.sum((0, 1))
-  cut = [tuple(grads[i : i + 3]) for i in range(0, len(grads), 3)]
-  return cut, shared_grads
+  triples = [tuple(grads[i : i + 3]) for i in range(0, len(grads), 3)]
+  return triples, shared_grads
 
 
 _attend.defvjp(_forward, _backward)

@@ -29,22 +29,17 @@ def main(argv=None) -> None:
   rollout, update = grpo_iteration.make_jaxreward(work)
   for _ in range(work.warmup):
     update(rollout())
-  drawn = rollout()
-  found = {
+  samples = rollout()  # an update does not donate them
+  seconds_of = {
     "rollout": profile(rollout, flags.iterations),
-    "update": profile(lambda: update(rollout_of(drawn)), flags.iterations),
+    "update": profile(lambda: update(samples), flags.iterations),
   }
-  for part, seconds in found.items():
+  for part, seconds in seconds_of.items():
     total = sum(seconds.values())
     print(f"\n{part}: {total * 1e3:.0f} ms of work in an iteration")
     for name, time in seconds.most_common(flags.top):
       print(f"  {name:32s}{time * 1e3:9.1f} ms{100 * time / total:7.1f} %")
-  print("\n" + json.dumps(found))
-
-
-def rollout_of(drawn):
-  """The samples again: an update does not donate them."""
-  return drawn
+  print("\n" + json.dumps(seconds_of))
 
 
 def profile(run, iterations: int) -> collections.Counter[str]:
