@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, nearest
@@ -200,23 +200,23 @@ def rows_between(
   preferences: Preferences, start: int, stop: int, *, per_row: int
 ) -> Preferences:
   """The rows start ... stop - 1 and their images, `per_row` for each."""
-  part = lambda x: x[start:stop]
-  optional = lambda x: None if x is None else x[start:stop]
+  part = take_rows(preferences, slice(start, stop))
   return dataclasses.replace(
-    preferences,
+    part,
     images=preferences.images[start * per_row : stop * per_row],
-    tokens=part(preferences.tokens),
-    category=part(preferences.category),
-    members=part(preferences.members) - start * per_row,
-    prob=part(preferences.prob),
-    score=part(preferences.score),
-    strict=part(preferences.strict),
-    user=optional(preferences.user),
-    aspects=optional(preferences.aspects),
+    members=part.members - start * per_row,
   )
 
 
-def take_rows(preferences: Preferences, index: ArrayLike) -> Preferences:
+def prompt_numbers(preferences: Preferences) -> Int[np.ndarray, "Q"]:
+  """The number of each row's prompt, equal for rows of equal tokens."""
+  tokens = np.asarray(preferences.tokens)
+  return np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def take_rows(
+  preferences: Preferences, index: ArrayLike | slice
+) -> Preferences:
   """Some rows, in the order of `index`; their images keep their numbers."""
   names = (
     "tokens", "category", "members", "prob", "score", "strict", "user",

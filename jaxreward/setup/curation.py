@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, user_code
+from jaxreward.data import preferences
 from jaxreward.data.preferences import Preferences, as_float
 from jaxreward.errors import UserError
 from jaxreward.evaluation.reward_models import pairs
@@ -128,8 +128,7 @@ def offers(
   mean, directions = compressed(joint, width)
   x = (joint - mean) @ directions
   both = x[table.row[:, None], table.columns]
-  numbers = np.unique(np.asarray(rows.tokens), axis=0, return_inverse=True)[1]
-  number = numbers.reshape(-1)[table.row]
+  number = preferences.prompt_numbers(rows)[table.row]
   features = both[:, 0] - both[:, 1]
   margins, weights = curation.cross_margins(
     features, label, number, members=members, ridge=ridge, seed=seed
@@ -194,7 +193,7 @@ def curated(
       config.train_reward.curation.name, *(counts[k] for k in
       ("pairs", "kept", "turned", "softened")),
     )  # fmt: skip
-  return dataclasses.replace(rows, prob=jnp.asarray(prob)), counts
+  return dataclasses.replace(rows, prob=prob), counts
 
 
 def _against_scores(

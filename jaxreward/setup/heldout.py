@@ -45,8 +45,7 @@ class Heldout:
 
   def halves(self, seed: int) -> tuple[Heldout, Heldout]:
     """Rows to choose a step by, and rows to test it on, of other prompts."""
-    tokens = np.asarray(self.rows.tokens)
-    prompt = np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1)
+    prompt = preferences.prompt_numbers(self.rows)
     order = np.random.default_rng(seed).permutation(prompt.max() + 1)
     first = order[prompt] % 2 == 0
     return self._of(np.flatnonzero(first)), self._of(np.flatnonzero(~first))

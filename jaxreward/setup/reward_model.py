@@ -302,8 +302,7 @@ def evaluate(
   pair_scores, differs = _read(data, scores, row, place)
   category = np.asarray(data.category)[row]
   # A prompt may stand in several rows.
-  prompts = np.unique(np.asarray(data.tokens), axis=0, return_inverse=True)[1]
-  prompts = prompts.reshape(-1)
+  prompts = preferences.prompt_numbers(data)
   results = _share(pair_scores, np.ones(len(pair_scores), bool), prompts[row])
   results["strict"] = _share(pair_scores, differs, prompts[row])
   policy_pairs = preferences.separate_pairs(data, seed, "policy")
