@@ -85,10 +85,9 @@ class ImageStore:
 
   def _group(self, i: int) -> tuple[int, int] | None:
     cell = self.files[i].cell
-    if cell is None or not getattr(cell.table, "reads_groups", False):
+    if cell is None or (number := cell.table.group_of(cell.row)) is None:
       return None
-    starts = cell.table.starts  # pyrefly: ignore
-    return id(cell.table), int(np.searchsorted(starts, cell.row, "right"))
+    return id(cell.table), number
 
   def _key(self) -> str:
     """Names the images, their state and how they are fitted."""

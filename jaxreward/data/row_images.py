@@ -20,6 +20,10 @@ class Table(Protocol):
     """The bytes of one value."""
     ...
 
+  def group_of(self, row: int) -> int | None:
+    """Number of the rows that are read as one; None if each is read alone."""
+    ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -71,11 +75,6 @@ class RowImage:
   def key(self) -> str:
     """Equal for images that are the same file, or the same bytes."""
     return self.path if self.cell is None else self.cell.digest
-
-  @property
-  def size(self) -> int:
-    """Bytes; -1 for a file of its own."""
-    return -1 if self.cell is None else self.cell.size
 
   def __fspath__(self) -> str:
     return self.path

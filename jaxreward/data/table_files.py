@@ -219,8 +219,12 @@ class _Table:
             {k: _addressed(v, self, row_number, (k,)) for k, v in row.items()},
           )
 
+  def group_of(self, row: int) -> int | None:
+    del row
+    return None
+
   def cell(self, row: int, steps: Steps) -> bytes:
-    number = int(np.searchsorted(self.starts, row, "right")) - 1
+    number = self._number(row)
     column, *rest = steps
     group = self.group(number)
     value = group.column(column)[row - int(self.starts[number])]
@@ -228,11 +232,13 @@ class _Table:
       value = value[step]
     return value.as_py()
 
+  def _number(self, row: int) -> int:
+    """Of the group that holds a row."""
+    return int(np.searchsorted(self.starts, row, "right")) - 1
+
 
 class _Parquet(_Table):
   """Groups are read whole; the last ones are kept."""
-
-  reads_groups = True
 
   def __init__(self, path: epath.Path):
     parquet = _pyarrow(path, "pyarrow.parquet")
@@ -252,6 +258,9 @@ class _Parquet(_Table):
         return self._read(number)
       except (OSError, ValueError) as error:
         raise _damaged(self.path, error) from error
+
+  def group_of(self, row: int) -> int | None:
+    return self._number(row)
 
 
 class _Arrow(_Table):
@@ -319,6 +328,10 @@ class _Source:
     for step in steps:
       value = value[step]
     return value
+
+  def group_of(self, row: int) -> int | None:
+    del row
+    return None
 
   def _example(self, number: int) -> dict[str, Any]:
     return _plain(self.source[number], self.features)
