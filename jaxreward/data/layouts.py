@@ -65,11 +65,12 @@ class Layout:
 
   def names(self) -> list[tuple[str, str]]:
     """(field, column) of all columns."""
-    found = []
-    for field, value in self.columns.items():
-      if field != "best":
-        found += [(field, name) for name in _names(value)]
-    return found
+    return [
+      (field, name)
+      for field, value in self.columns.items()
+      if field != "best"
+      for name in _names(value)
+    ]
 
 
 def _names(value: Any) -> list[str]:
@@ -154,17 +155,10 @@ class Reader:
     aspects = self._aspects(row, images)
     answers = self._answers(row, len(images))
     confidence = self._confidence(row)
-    source = columns.get("source")
-    source = None if source is None else _one(row, source, needed=False)
-    origin = None
-    if source is not None and row[source]:
-      value = row[source]
-      value = value[0] if isinstance(value, list) else value
-      origin = self._image(value, source)
     return PreferenceRow(
       place, prompt, images, prob, rating, aspects, answers,
       user=_text(row, columns.get("user")), confidence=confidence,
-      source=origin, models=self._models(row, len(images)),
+      source=self._source(row), models=self._models(row, len(images)),
       category=_text(row, columns.get("category")),
       key=_text(row, columns.get("key")),
     )  # fmt: skip
@@ -185,12 +179,7 @@ class Reader:
     name = self.layout.columns["images"]
     if isinstance(name, str):
       values = row[name] if name in row else _lacks(row, name)
-      if isinstance(values, str) and values.lstrip().startswith("["):
-        values = preference_rows.reading.parse(values, f'"{name}"')
-      if not isinstance(values, list) or len(values) < 2:
-        raise UserError(
-          f'"{name}" is {quoted(values)}; expected a list of 2 or more'
-        )
+      values = preference_rows.listed(values, name)
       for value in values:
         if not isinstance(value, Cell | str) or value == "":
           raise UserError(f'"{name}" holds {quoted(value)}, no file')
@@ -205,8 +194,15 @@ class Reader:
       named = [(n, row[n]) for n in some]
     if len(named) < 2:
       raise UserError(f"it has {len(named)} images; two or more are compared")
-    images = tuple(self._image(value, n) for n, value in named)
-    return images
+    return tuple(self._image(value, n) for n, value in named)
+
+  def _source(self, row) -> RowImage | None:
+    names = self.layout.columns.get("source", ())
+    name = next((n for n in _names(names) if n in row), None)
+    if name is None or not row[name]:
+      return None
+    value = row[name]
+    return self._image(value[0] if isinstance(value, list) else value, name)
 
   def _list(self, row, field: str, images) -> tuple[str, list[float]] | None:
     """(name, number per image) of a field; None without it."""
@@ -290,9 +286,9 @@ class Reader:
     aspects = {}
     for aspect, name in self._sections(row, "aspects").items():
       part = {aspect: name} if within else row
-      found = self._numbers(part, aspect if within else name, images)
-      if found is not None:
-        aspects[aspect] = preference_rows.scaled(found[1], found[0], scale)
+      ratings = self._numbers(part, aspect if within else name, images)
+      if ratings is not None:
+        aspects[aspect] = preference_rows.scaled(ratings[1], ratings[0], scale)
     return aspects
 
   def _answers(self, row, count: int) -> dict[str, np.ndarray]:
@@ -326,13 +322,10 @@ class Reader:
     return tuple(str(v) for v in values[:count])
 
 
-def _one(row, names: Any, needed: bool = True) -> Any:
+def _one(row, names: Any) -> str:
   """The first of several columns that a row has."""
   names = _names(names)
-  for name in names:
-    if name in row:
-      return name
-  return _lacks(row, names[0]) if needed else None
+  return next((n for n in names if n in row), None) or _lacks(row, names[0])
 
 
 def _lacks(row, name: str) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
-from etils import epath
 
 from jaxreward import paths, processes, reading
 from jaxreward.data import layouts, public_layouts, table_files
@@ -16,7 +15,7 @@ from jaxreward.data.layouts import Layout, Reader
 from jaxreward.data.preference_rows import PreferenceRow
 from jaxreward.errors import UserError, nearest
 
-FIELDS = ("prompt", "image_a", "image_b", "label")
+COLUMNS = public_layouts.LAYOUTS["pairs"].needs
 
 
 @dataclasses.dataclass
@@ -143,18 +142,14 @@ def read_rows(
   """
   tally = Tally() if tally is None else tally
   tally.skip = skip
-  if not isinstance(layout, Layout):
-    layout_or_none = layout_of(layout, columns)
+  if isinstance(layout, str):
+    chosen = layout_of(layout, columns)
   else:
-    layout_or_none = layout
-  folder = (
-    epath.Path(paths.find(images, "config.data.reading.images"))
-    if images
-    else None
-  )
+    chosen = layout
+  folder = paths.find(images, "config.data.reading.images") if images else None
   for part in table_files.parts(path, split, field):
     yield from _rows_of(
-      part, layout_or_none, columns or {}, scale, folder, confidence, tally
+      part, chosen, columns or {}, scale, folder, confidence, tally
     )
   tally.finish(reading.name(str(path)))
 
@@ -203,10 +198,10 @@ def _placed(reader_of, row, place) -> PreferenceRow | None:
 
 
 def _unknown(row: Mapping[str, Any]) -> UserError:
-  missing = next((name for name in FIELDS if name not in row), "label")
+  missing = next((name for name in COLUMNS if name not in row), "label")
   return UserError(
     f'"{missing}" is missing{nearest(missing, row)}; a pair has'
-    f" {', '.join(FIELDS)}, or columns of another layout (docs/preferences.md)"
+    f" {', '.join(COLUMNS)}, or columns of another layout (docs/preferences.md)"
   )
 
 
@@ -217,7 +212,7 @@ def _require_columns(row, layout, columns, part) -> None:
   if layout.prepare is not None:
     row = layout.prepare(row)
   for field, name in Layout(columns).names():
-    if name not in row and field in columns:
+    if name not in row:
       raise UserError(
         f"{reading.name(part.path)}: config.data.layout.columns.{field}="
         f'"{name}": the file has no such column{nearest(name, row)}; it has'
@@ -227,11 +222,10 @@ def _require_columns(row, layout, columns, part) -> None:
 
 def checked(row: PreferenceRow) -> PictureRow:
   """The images of a row, for `image_checks`."""
-  names = ("image_a", "image_b")
-  two = len(row.images) == 2
-  files: dict[str, Any] = {
-    names[i] if two else image.name: image for i, image in enumerate(row.images)
-  }
+  names: Sequence[str] = public_layouts.PAIR
+  if len(row.images) != 2:
+    names = [image.name for image in row.images]
+  files: dict[str, Any] = dict(zip(names, row.images, strict=True))
   if row.source is not None:
     files["source"] = row.source
   return PictureRow(row.place, files, row.is_tie)

@@ -159,24 +159,34 @@ def of_order(value: Any, name: str, count: int) -> Float[np.ndarray, "N N"]:
   return of_ratings([-ranks[letter] for letter in letters])
 
 
+def listed(value: Any, name: str) -> list[Any]:
+  """A list of two or more, given as a list or as its text.
+
+  Raises:
+    UserError: anything else.
+  """
+  if isinstance(value, str) and value.lstrip().startswith("["):
+    value = reading.parse(value, f'"{name}"')
+  if not isinstance(value, list) or len(value) < 2:
+    raise UserError(
+      f'"{name}" is {quoted(value)}; expected a list of 2 or more'
+    )
+  return value
+
+
 def numbers(value: Any, name: str, count: int, images: str) -> list[float]:
   """A number for each of `count` images; NaN for null.
 
   Raises:
     UserError: not such a list; names what is wrong.
   """
-  if isinstance(value, str) and value.lstrip().startswith("["):
-    value = reading.parse(value, f'"{name}"')
-  if not isinstance(value, list | tuple) or len(value) < 2:
+  values = listed(value, name)
+  if len(values) != count:
     raise UserError(
-      f'"{name}" is {quoted(value)}; expected a list of 2 or more'
-    )
-  if len(value) != count:
-    raise UserError(
-      f'"{images}" has {count} entries and "{name}" {len(value)}; they have to'
+      f'"{images}" has {count} entries and "{name}" {len(values)}; they have to'
       " be as many"
     )
-  return [number(v, name) for v in value]
+  return [number(v, name) for v in values]
 
 
 def number(value: Any, name: str) -> float:

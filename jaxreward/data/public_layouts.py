@@ -10,6 +10,13 @@ from jaxreward.data.preference_rows import quoted
 from jaxreward.errors import UserError
 
 PAIR = ("image_a", "image_b")
+# GenAI-Bench's answers, as `preference_rows.WORDS`.
+_VOTES = {
+  "leftvote": (1.0, None),
+  "rightvote": (0.0, None),
+  "tievote": (0.5, 1.0),
+  "bothbad_vote": (0.5, 0.0),
+}
 _CANDIDATES = tuple(f"candidate_{i}" for i in range(1, 5))
 _EDIT_TERMS = {
   f"dim{k}": (f"model1_dim{k}_score", f"model2_dim{k}_score") for k in (1, 2)
@@ -181,10 +188,7 @@ LAYOUTS: Mapping[str, Layout] = {
     },
     needs=("left_image", "right_image", "vote_type"),
     prepare=_genai,
-    words={
-      "leftvote": (1.0, None), "rightvote": (0.0, None),
-      "tievote": (0.5, 1.0), "bothbad_vote": (0.5, 0.0),
-    },
+    words=_VOTES,
     origin="GenAI-Bench: a tie is of two good images",
   ),
   "genai_bench_edits": Layout(
@@ -196,10 +200,7 @@ LAYOUTS: Mapping[str, Layout] = {
     },
     needs=("left_output_image", "right_output_image", "vote_type"),
     prepare=_genai,
-    words={
-      "leftvote": (1.0, None), "rightvote": (0.0, None),
-      "tievote": (0.5, 1.0), "bothbad_vote": (0.5, 0.0),
-    },
+    words=_VOTES,
     origin="GenAI-Bench: edits",
   ),
 }  # fmt: skip

@@ -28,6 +28,7 @@ from jaxreward.data import prompts as prompts_lib
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.prompts import Prompt
+from jaxreward.data.public_layouts import PAIR
 from jaxreward.data.row_images import File
 from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError, nearest, shown
@@ -35,7 +36,6 @@ from jaxreward.types import ArrayLike, PromptBatch
 
 CAPTIONS = ("prompt", "caption", "text")
 IMAGES = ("image", "file_name", "image_path")
-PAIR = ("image_a", "image_b")
 METADATA = ("metadata.jsonl", "metadata.csv")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _EXAMPLE = '{"prompt": "a red circle", "image": "1.png"}'
