@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxreward.evaluation.reward_models.judge import Labels
 from jaxreward.rewards import Reward, applies_to, score
 from jaxreward.tasks import Task
 
+K = TypeVar("K")
 _SIDED = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
@@ -75,8 +76,8 @@ def make_scorer(
 
 
 def over_rows(
-  fn: Callable[[np.ndarray], Mapping[str, np.ndarray]], count: int, size: int
-) -> dict[str, np.ndarray]:
+  fn: Callable[[np.ndarray], Mapping[K, np.ndarray]], count: int, size: int
+) -> dict[K, np.ndarray]:
   """Results of `fn` on row numbers, `size` at a time, joined."""
   parts = [
     fn(np.arange(start, min(start + size, count)))
@@ -147,19 +148,23 @@ class Views:
 
     return index, self._over(fn, index)
 
-  def corrupted(self, severities: int) -> dict[str, Scores]:
-    """Kind -> scores [B, S + 1] of each row's best image, clean to worst."""
-    index = np.arange(self.count)
+  def corrupted(self, severities: int) -> dict[str, dict[str, np.ndarray]]:
+    """Reward -> kind -> scores [B, S + 1] of best images, clean to worst."""
 
-    def of(kind: str) -> Scores:
-      def fn(part: np.ndarray) -> Scores:
-        images = best_images(self.rows, part)
+    def fn(part: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+      images, prompts = best_images(self.rows, part), self._prompts(part)
+      scores = {}
+      for kind in corruptions.KINDS:
         steps = corruptions.steps(kind, images, severities, self.seed)
-        return self.scorer(steps.astype(np.float32), self._prompts(part))
+        of_kind = self.scorer(steps.astype(np.float32), prompts)
+        scores |= {(name, kind): values for name, values in of_kind.items()}
+      return scores
 
-      return self._over(fn, index)
-
-    return {kind: of(kind) for kind in corruptions.KINDS}
+    results: dict[str, dict[str, np.ndarray]] = {}
+    table = over_rows(fn, self.count, self.size)
+    for (name, kind), values in table.items():
+      results.setdefault(name, {})[kind] = values
+    return results
 
   def contrasts(self) -> tuple[np.ndarray, Scores]:
     """(pairs of rows [K, 2] whose prompts differ in a word, scores [2K, 2]).

@@ -24,7 +24,7 @@ from jaxreward.data import preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, shown
-from jaxreward.evaluation.reward_models import judge
+from jaxreward.evaluation.reward_models import judge, pairs
 from jaxreward.evaluation.reward_models.judge import Labels
 from jaxreward.setup import judged_files
 from jaxreward.setup import rewards as reward_setup
@@ -81,16 +81,11 @@ def drawn(config: ConfigDict, split: str) -> Rows:
     for i, name in enumerate(rows.aspect_names)
   }
   labels = Labels(
-    _without_diagonal(np.asarray(prob)), np.asarray(rows.score, np.float64),
+    np.asarray(prob, np.float64), np.asarray(rows.score, np.float64),
     prompt_numbers(prompts), np.full(members.shape, -1),
   )  # fmt: skip
   take = lambda index: np.asarray(rows.images)[members[index]] / np.float32(255)
   return Rows(tuple(prompts), take, labels, aspects, task)
-
-
-def _without_diagonal(prob: np.ndarray) -> np.ndarray:
-  n = prob.shape[-1]
-  return np.where(np.eye(n, dtype=bool), np.nan, prob).astype(np.float64)
 
 
 def side_of(config: ConfigDict) -> int:
@@ -203,8 +198,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
       for name, values in _scores(inside, scorer, size).items():
         outcome = judge.share(*judge.pair_outcomes(inside.labels, values))
         results[name]["inside"] = outcome
-        if outcome["n"] and results[name]["n"]:
-          results[name]["gap"] = outcome["accuracy"] - results[name]["accuracy"]
+      _add_gaps(results)
     for name in results:
       if name in rewards and (
         table := probed(rows, rewards[name], options.views, size, seed)
@@ -221,6 +215,21 @@ def _scores(rows: Rows, scorer: Scorer, size: int) -> Scores:
     return scorer(rows.images(part), [rows.prompts[i] for i in part])
 
   return over_rows(fn, len(rows.prompts), size)
+
+
+def _add_gaps(results: dict[str, dict[str, Any]]) -> None:
+  """Adds accuracy inside less that outside, of rewards that have both."""
+  both = {
+    name: result
+    for name, result in results.items()
+    if result["n"] and result["inside"]["n"]
+  }
+  gaps = pairs.shift_gap(
+    {name: result["inside"]["accuracy"] for name, result in both.items()},
+    {name: result["accuracy"] for name, result in both.items()},
+  )
+  for name, gap in gaps.items():
+    results[name]["gap"] = gap
 
 
 def _add_views(
@@ -244,12 +253,8 @@ def _add_views(
       results[name][view] = judge.invariance(
         scores[name][index], values, prompt[index]
       )
-  by_kind = views.corrupted(options.severities)
-  for name in results:
-    results[name]["corrupted"] = judge.corrupted(
-      {kind: table[name] for kind, table in by_kind.items()},
-      prompt[: views.count],
-    )
+  for name, by_kind in views.corrupted(options.severities).items():
+    results[name]["corrupted"] = judge.corrupted(by_kind, prompt[: views.count])
   table, others = views.contrasts()
   for name, values in others.items():
     blocks = values.reshape(-1, 2, 2)
