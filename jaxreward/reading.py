@@ -169,7 +169,13 @@ def rows(
   Raises:
     UserError: see `lines` and `parse`; a line that holds no object.
   """
-  for where, row in _rows(path, example):
+  yield from _or_raise(_rows(path, example))
+
+
+def _or_raise(
+  rows: Iterator[tuple[str, dict[str, Any] | UserError]],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+  for where, row in rows:
     if isinstance(row, UserError):
       raise row
     yield where, row
@@ -220,10 +226,8 @@ def table(
     UserError: see `rows`; a line of other columns.
   """
   is_csv = epath.Path(path).suffix == ".csv"
-  for where, row in _csv(path) if is_csv else _rows(path, example):
-    if isinstance(row, UserError) and not errors:
-      raise row
-    yield where, row
+  rows_or_errors = _csv(path) if is_csv else _rows(path, example)
+  yield from rows_or_errors if errors else _or_raise(rows_or_errors)
 
 
 def _csv(

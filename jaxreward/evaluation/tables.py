@@ -202,8 +202,7 @@ def _cell_at(result: Any, path: Sequence[str]) -> str:
 
 def _difference(row: Mapping[str, Any] | None) -> str:
   row = row or {}
-  value = {"accuracy": row.get("value")}
-  return _kind_cell({**value, "low": row.get("low"), "high": row.get("high")})
+  return _bounded_cell(row.get("value"), row.get("low"), row.get("high"))
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -234,19 +233,22 @@ def cell(value: Any) -> str:
 
 def _share_cell(numbers: Mapping[str, Any]) -> str:
   low, high = numbers.get("interval") or (None, None)
-  return _kind_cell(
-    {"accuracy": numbers.get("strict"), "low": low, "high": high}
-  )
+  return _bounded_cell(numbers.get("strict"), low, high)
 
 
 def _kind_cell(row: Mapping[str, Any] | None) -> str:
-  """ ".613 [.568, .656]" from {accuracy, low, high}."""
-  if not row or row.get("accuracy") is None:
+  row = row or {}
+  return _bounded_cell(row.get("accuracy"), row.get("low"), row.get("high"))
+
+
+def _bounded_cell(value: Any, low: Any, high: Any) -> str:
+  """ ".613 [.568, .656]"; "–" without a value."""
+  if value is None:
     return "–"
-  text = cell(float(row["accuracy"]))
-  if row.get("low") is None or row.get("high") is None:
+  text = cell(float(value))
+  if low is None or high is None:
     return text
-  return f"{text} [{cell(float(row['low']))}, {cell(float(row['high']))}]"
+  return f"{text} [{cell(float(low))}, {cell(float(high))}]"
 
 
 def _scalar_rows(numbers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -1,9 +1,9 @@
 """Rows of files instead of a rollout: a dataset, or preferences.
 
 `config.data.dataset` gives images with captions and `config.data.preferences`
-pairs of them; lists and ratings become pairs. Images become finished samples with the layout of a rollout's, in
-groups of one or two with the file's scores, so that feeds and objectives need no
-change. Nothing is sampled and no reward is evaluated.
+pairs of them; lists and ratings become pairs. Images become finished samples with
+the layout of a rollout's, in groups of one or two with the file's scores, so that
+feeds and objectives need no change. Nothing is sampled and no reward is evaluated.
 """
 
 from __future__ import annotations
