@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,6 @@ class Builder:
     self.members: list[list[int]] = []
     self.contexts: list[int] = []
     self.tokens: list[np.ndarray] = []
-    self.tied = 0
 
   def _number(self, image: RowImage, place: str) -> int:
     number = self.numbers.setdefault(image.key, len(self.files))
@@ -81,13 +81,12 @@ class Builder:
     """Adds a row.
 
     Raises:
-      UserError: unknown words, with the row's place; an image that is two.
+      UserError: unknown words, with the row's place.
     """
     try:
       tokens = self.tokenize(row.prompt)
     except UserError as error:
       raise UserError(f"{row.place}: {error}") from error
-    self.tied += row.is_tie
     members = [self._number(image, row.place) for image in row.images]
     self.tokens.append(tokens)
     self.members.append(members)
@@ -115,13 +114,14 @@ class Builder:
       aspects = tuple(dict.fromkeys(both))
     aspects = tuple(aspects)
     most = max(map(len, self.members), default=2)
+    prob = [r.prob for r in self.rows]
     rows = Preferences(
       images=np.zeros((0, 1, 1, 3), np.uint8),
       tokens=np.stack(self.tokens).astype(np.int32),
       category=np.full(len(self.rows), -1, np.int32),
-      members=_padded(self.members, most, -1, np.int32),
-      prob=self._labels(most),
-      score=_padded([r.rating for r in self.rows], most, np.nan, np.float32),
+      members=padded(self.members, most, -1, np.int32),
+      prob=padded_pairs(prob, most, np.float32),
+      score=padded([r.rating for r in self.rows], most, np.nan, np.float32),
       strict=np.full((len(self.rows), most), np.nan, np.float32),
       source=self._generators(most),
       user=self._users(users),
@@ -137,46 +137,36 @@ class Builder:
       tuple(row.prompt for row in self.rows),
     )  # fmt: skip
 
-  def _labels(self, most: int) -> np.ndarray:
-    prob = np.full((len(self.rows), most, most), np.nan, np.float32)
-    for i, row in enumerate(self.rows):
-      n = len(row.images)
-      prob[i, :n, :n] = row.prob
-    return prob
-
   def _generators(self, most: int) -> np.ndarray:
     names = sorted({m for r in self.rows for m in r.models})
     number = {name: len(SOURCES) + i for i, name in enumerate(names)}
     lists = [
       [number[m] for m in r.models] or [FILE] * len(r.images) for r in self.rows
     ]
-    return _padded(lists, most, -1, np.int32)
+    return padded(lists, most, -1, np.int32)
 
   def _users(self, users: tuple[str, ...]) -> np.ndarray | None:
     number = {name: i for i, name in enumerate(users)}
-    found = [number.get(r.user, -1) for r in self.rows]
-    return np.array(found, np.int32) if users else None
+    numbers = [number.get(r.user, -1) for r in self.rows]
+    return np.array(numbers, np.int32) if users else None
 
   def _aspects(self, names: tuple[str, ...], most: int) -> np.ndarray | None:
     if not any(r.aspects for r in self.rows):
       return None
     table = np.full((len(self.rows), most, len(names)), np.nan, np.float32)
-    for i, row in enumerate(self.rows):
-      for a, name in enumerate(names):
-        values = row.aspects.get(name, ())
-        table[i, : len(values), a] = values
+    for a, name in enumerate(names):
+      ratings = [r.aspects.get(name, ()) for r in self.rows]
+      table[..., a] = padded(ratings, most, np.nan, np.float32)
     return table
 
   def _answers(self, names: tuple[str, ...], most: int) -> np.ndarray | None:
     if not any(r.aspect_prob for r in self.rows):
       return None
     shape = (len(self.rows), most, most, len(names))
-    table = np.full(shape, np.nan, np.float32)
-    for i, row in enumerate(self.rows):
-      for a, name in enumerate(names):
-        if name in row.aspect_prob:
-          n = len(row.images)
-          table[i, :n, :n, a] = row.aspect_prob[name]
+    table, none = np.full(shape, np.nan, np.float32), np.zeros((0, 0))
+    for a, name in enumerate(names):
+      prob = [r.aspect_prob.get(name, none) for r in self.rows]
+      table[..., a] = padded_pairs(prob, most, np.float32)
     return table
 
   def _confidence(self) -> np.ndarray | None:
@@ -192,13 +182,23 @@ def _bare(image: RowImage) -> RowImage:
   return image if image.cell is None else dataclasses.replace(image, cell=None)
 
 
-def _padded(lists: Iterable[Sequence], most: int, fill, dtype) -> np.ndarray:
-  """[Q, N] from lists of up to N."""
-  lists = list(lists)
+def padded(lists: Sequence[Sequence], most: int, fill, dtype) -> np.ndarray:
+  """[Q, N] from Q lists of up to N."""
   table = np.full((len(lists), most), fill, dtype)
   for i, values in enumerate(lists):
     table[i, : len(values)] = values
   return table
+
+
+def padded_pairs(
+  tables: Sequence[np.ndarray], most: int, dtype: Any
+) -> np.ndarray:
+  """[Q, N, N] from Q square tables of up to N; NaN beyond them."""
+  result = np.full((len(tables), most, most), np.nan, dtype)
+  for i, table in enumerate(tables):
+    n = len(table)
+    result[i, :n, :n] = table
+  return result
 
 
 def sides_of(
@@ -251,7 +251,8 @@ def require_answers(train: Builder, name: str) -> None:
   """
   has_rating = any(np.isfinite(r.rating).any() for r in train.rows)
   has_aspect = any(r.aspects for r in train.rows)
-  if train.tied == len(train.rows) and not (has_rating or has_aspect):
+  is_tied = all(row.is_tie for row in train.rows)
+  if is_tied and not (has_rating or has_aspect):
     raise UserError(
       f'{name}: all {len(train.rows)} training rows are a "tie", which teaches'
       " nothing; give rows with an answer"

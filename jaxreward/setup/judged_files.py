@@ -13,6 +13,7 @@ from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.pictures import Files
 from jaxreward.data.preference_rows import PreferenceRow
+from jaxreward.data.preference_tables import padded, padded_pairs
 from jaxreward.data.prompts import Prompt
 from jaxreward.data.sources import Parse
 from jaxreward.errors import UserError
@@ -66,21 +67,21 @@ def read(
       break
   prompts = tuple(_prompt(row, parse) for row in rows)
   n = max((len(row.images) for row in rows), default=0)
-  shape = (len(rows), n)
-  prob, rating = np.full((*shape, n), np.nan), np.full(shape, np.nan)
-  model = np.full(shape, -1)
+  ratings_of = lambda lists: padded(lists, n, np.nan, np.float64)
   names = dict.fromkeys(name for row in rows for name in row.aspects)
-  aspects = {name: np.full(shape, np.nan) for name in names}
-  models: dict[str, int] = {}
-  for q, row in enumerate(rows):
-    k = len(row.images)
-    prob[q, :k, :k], rating[q, :k] = row.prob, row.rating
-    for name, values in row.aspects.items():
-      aspects[name][q, :k] = values
-    for i, name in enumerate(row.models):
-      model[q, i] = models.setdefault(name, len(models)) if name else -1
+  aspects = {
+    name: ratings_of([row.aspects.get(name, ()) for row in rows])
+    for name in names
+  }
+  models = dict.fromkeys(m for row in rows for m in row.models if m)
+  number = {name: i for i, name in enumerate(models)}
+  model = padded(
+    [[number.get(m, -1) for m in row.models] for row in rows], n, -1, int
+  )
+  prob = padded_pairs([row.prob for row in rows], n, np.float64)
   if not np.isfinite(prob).any():
     raise UserError(f"config.{field}={path}: there is no pair with a label")
+  rating = ratings_of([row.rating for row in rows])
   return Table(tuple(rows), prompts, prob, rating, aspects, model)
 
 
