@@ -506,7 +506,7 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
     data_checks.require_weights(config)
   if source not in tasks.OWN:
     model = reward_model.make(config)
-    sides, rows = preference_data.load(config, model, answered=True)
+    sides, rows = preference_data.load(config, model)
     _require_labels(config, model, sides.train.rows, sides.heldout.rows)
     return rows
   return data_checks.of_prompts(config, "train", "validation", "heldout")

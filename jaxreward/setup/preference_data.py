@@ -93,8 +93,10 @@ class Sides:
   counts: Mapping[str, int]
 
 
-def text_reader(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
-  """How prompts of a file are tokenized and split.
+def tokenizer(
+  config: ConfigDict, model: RewardModel
+) -> preference_tables.Tokenize:
+  """How prompts of a file are tokenized.
 
   Raises:
     UserError: the model reads word ids that the task does not have.
@@ -109,30 +111,28 @@ def text_reader(config: ConfigDict, model: RewardModel) -> dict[str, Any]:
       ' the reward model reads; set it to "scenes", or'
       ' config.reward_model.backbone.name to "clip" or "siglip"'
     )
-  return dict(tokenize=tokenize, split_of=task.split_of)
+  return tokenize
 
 
 def load(
-  config: ConfigDict, model: RewardModel, *, answered: bool = False
+  config: ConfigDict, model: RewardModel
 ) -> tuple[Sides, list[image_checks.PictureRow]]:
   """(both sides of `train_reward.source`, images to check); no pixels.
 
   Args:
     config: of the run.
     model: whose words are read.
-    answered: refuses training rows that are ties alone.
 
   Raises:
-    UserError: by file and row; a side without rows; an image on both.
+    UserError: by file and row; a side without rows; an image on both; training
+      rows that are ties alone.
   """
   section = config.train_reward
-  reader, tally = text_reader(config, model), Tally()
+  tokenize, tally = tokenizer(config, model), Tally()
   checks = _Checks()
   rows = checks.watch(rows_of(config, section.source, SOURCE, tally))
-  share = config.data.reading.heldout
-  split_of = reader.pop("split_of")
   if section.heldout:
-    train, heldout = (preference_tables.Builder(**reader) for _ in range(2))
+    train, heldout = (preference_tables.Builder(tokenize) for _ in range(2))
     for row in rows:
       train.add(row)
     second = Tally()
@@ -143,12 +143,12 @@ def load(
     tally.unlabeled += second.unlabeled
   else:
     train, heldout = preference_tables.sides_of(
-      rows, split_of=split_of, share=share, **reader
-    )
+      rows, tokenize=tokenize, split_of=setup.make_task(config).split_of,
+      share=config.data.reading.heldout,
+    )  # fmt: skip
   name = reading.name(section.source)
   preference_tables.check_sides(train, heldout, name)
-  if answered:
-    preference_tables.require_answers(train, name)
+  preference_tables.require_answers(train, name)
   first = train.table()
   sides = Sides(
     first,
