@@ -17,7 +17,7 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import intervals
 from jaxreward.jobs import train_reward
 from jaxreward.report import hardest
-from jaxreward.setup import reward_model
+from jaxreward.setup import drawn_preferences, reward_losses, reward_model
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import checkpoint
 from tests import tiny
@@ -168,7 +168,7 @@ def asked(monkeypatch):
     found.extend(chosen)
     raise Drawn
 
-  monkeypatch.setattr(train_reward, "sample_policy", draw)
+  monkeypatch.setattr(drawn_preferences, "sample_policy", draw)
   return found
 
 
@@ -180,7 +180,7 @@ def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
   with config.unlocked():
     config.data.source = str(path)
   with caplog.at_level("INFO"), pytest.raises(Drawn):
-    train_reward.scene_preferences(config, tiny.small_policy(), {})
+    drawn_preferences.scene_preferences(config, tiny.small_policy(), {})
   rows = config.train_reward.train_rows
   assert {p.text for p in asked} <= {p.text for p in own}
   assert all(p.split == "train" for p in asked[:rows])
@@ -197,7 +197,7 @@ def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):
   with config.unlocked():
     config.data.source = str(path)
   with pytest.raises(UserError, match=r"prompts\.txt"):
-    train_reward.scene_preferences(config, tiny.small_policy(), {})
+    drawn_preferences.scene_preferences(config, tiny.small_policy(), {})
   assert not asked
 
 
@@ -338,7 +338,7 @@ def test_ratings_of_a_group_teach_what_the_answers_to_its_pairs_teach(form):
       config.kernels.implementation = form
     model = reward_model.make(config)
     params = model.init(jax.random.key(1))
-    loss_fn = train_reward.preference_loss(config, model)
+    loss_fn = reward_losses.preference_loss(config, model)
     value = lambda p, loss_fn=loss_fn: loss_fn(p, batch, None)[0].value()
     found[loss] = jax.value_and_grad(value)(params)
   for a, b in zip(

@@ -1,0 +1,142 @@
+"""Preferences that a task draws and labels, between images of its prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from jaxreward import rng, setup
+from jaxreward.data import preferences, tastes
+from jaxreward.data.preferences import Preferences
+from jaxreward.data.prompts import Prompt
+from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow.sampler import Sampler
+from jaxreward.reward_models import RewardModel
+from jaxreward.setup import prompt_encoding
+from jaxreward.types import Array, Params, Policy
+
+
+def sample_policy(
+  config: ConfigDict,
+  policy: Policy,
+  params: Params,
+  row_prompts: list[Prompt],
+) -> Array:
+  """uint8 [Q, S, H, W, C]: the policy's images at several guidance scales."""
+  options = config.train_reward.sampling
+  prompts = prompt_encoding.make_encode(config, policy)(
+    setup.make_task(config).batch(row_prompts)
+  )
+  decoder = setup.load_decoder(config, policy)
+  ids = preferences.row_ids(prompts)
+  table = steppers.ode(schedule.timesteps(options.num_steps, options.shift))
+  layout = rollout.make_layout(
+    len(row_prompts), options.samples, options.microbatch, jax.device_count()
+  )
+
+  @functools.partial(jax.jit, static_argnames="scale")
+  def draw(params, key, policy_inputs, ids, decoder, scale):
+    sampler = Sampler(policy, table, layout, scale)
+    latents = sampler.sample(params, key, policy_inputs, ids).latents[-1]
+    return preferences.as_bytes(
+      jnp.clip(sampler.pixels(latents, decoder), 0, 1)
+    )
+
+  images = [
+    draw(
+      params,
+      rng.stream_key(config.seed, "preferences", number),
+      prompts.words,
+      ids,
+      decoder,
+      float(scale),
+    )
+    for number, scale in enumerate(options.guidance_scales)
+  ]
+  return jnp.concatenate(images, 1)
+
+
+def scene_preferences(
+  config: ConfigDict,
+  policy: Policy,
+  params: Params,
+  tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
+) -> tuple[Preferences, Preferences]:
+  """Training and held-out preferences on prompts of `data.source`.
+
+  Held-out labels are the detector's; training labels are flipped at the rate
+  `train_reward.label_noise`.
+  """
+  options = config.train_reward
+  prompts = functools.partial(setup.load_prompts, config)
+  train = preferences.choose_rows(
+    prompts("train"), options.train_rows, config.seed
+  )
+  others = prompts("validation") + prompts("heldout")
+  heldout = preferences.choose_rows(others, options.heldout_rows, config.seed)
+  row_prompts = train + heldout
+  scales = options.sampling.guidance_scales
+  logging.info(
+    "drawing and judging images of %d prompts, %d each by the policy ...",
+    len(row_prompts), options.sampling.samples * len(scales),
+  )  # fmt: skip
+  samples = sample_policy(config, policy, params, row_prompts)
+  key = rng.stream_key(config.seed, "preference pictures")
+  task = setup.make_task(config)
+  assert task.preferences
+  rows = task.preferences(
+    key, row_prompts, samples, **options.pictures.to_dict()
+  )
+  if tokenize is not None:
+    tokens = jnp.asarray(tokenize([prompt.text for prompt in row_prompts]))
+    rows = dataclasses.replace(rows, tokens=tokens)
+  per_row = rows.images.shape[0] // len(row_prompts)
+
+  users = options.users
+
+  def labelled(side: Preferences, number: int, noise: float) -> Preferences:
+    if users.count:
+      count = users.count + number * users.unseen
+      side = tastes.planted(side, count, users.weight, config.seed)
+    prob = preferences.preference_probabilities(
+      rng.stream_key(config.seed, "preference labels", number),
+      side.score,
+      label_noise=noise,
+      margin=options.margin,
+      ties=options.ties,
+    )
+    return dataclasses.replace(side, prob=prob)
+
+  split = len(train)
+  train_rows = preferences.rows_between(rows, 0, split, per_row=per_row)
+  heldout_rows = preferences.rows_between(
+    rows, split, len(row_prompts), per_row=per_row
+  )
+  return labelled(train_rows, 0, options.label_noise), labelled(
+    heldout_rows, 1, 0.0
+  )
+
+
+def texts_of(
+  config: ConfigDict, model: RewardModel, rows: Preferences
+) -> list[str]:
+  """Held-out prompts of a task, from their tokens; empty where unknown."""
+  prompts = [
+    p for s in ("validation", "heldout") for p in setup.load_prompts(config, s)
+  ]
+  texts = [prompt.text for prompt in prompts]
+  if model.backbone.read is None:
+    tokens = setup.make_task(config).batch(prompts).tokens
+  else:
+    tokens = model.backbone.read(texts)
+  text_of = {bytes(np.asarray(row, np.int32)): text for row, text in
+             zip(np.asarray(tokens), texts, strict=True)}  # fmt: skip
+  rows_of = np.asarray(rows.tokens, np.int32)
+  return [text_of.get(bytes(row), "") for row in rows_of]
