@@ -101,6 +101,21 @@ class Rule:
 
 
 Rules = Sequence[Rule]
+
+
+def below(rules: Rules, ours: str, public: str) -> tuple[Rule, ...]:
+  """A part's rules within a whole: paths after `ours`, names after `public`."""
+  names = lambda x: (x,) if isinstance(x, str) else x
+  return tuple(
+    dataclasses.replace(
+      rule,
+      ours=f"{ours}{rule.ours}",
+      public=tuple(f"{public}{name}" for name in names(rule.public)),
+    )
+    for rule in rules
+  )
+
+
 Names = str | tuple[str, ...]
 
 

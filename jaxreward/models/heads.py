@@ -64,8 +64,8 @@ class Among(nn.Module):
     attention = nn.MultiHeadDotProductAttention(
       self.heads, dtype=self.dtype, name="attention"
     )
-    seen = None if mask is None else mask[:, None, None]
-    attended: Any = attention(blocks.layer_norm(x), mask=seen)
+    keys = None if mask is None else mask[:, None, None]
+    attended: Any = attention(blocks.layer_norm(x), mask=keys)
     x = x + attended
     x = x + blocks.dense(self.width, "down", self.dtype)(
       nn.gelu(

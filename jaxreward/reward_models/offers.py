@@ -80,14 +80,14 @@ def offers(
     "aspect_ratings": None if aspects is None else pair(jnp.asarray(aspects)),
   }
   arrays |= {name: x for name, x in optional.items() if x is not None}
-  rows_count = rating.shape[0]
-  known = (details.mask, details.confidence)
-  defaults = (jnp.ones(rating.shape, bool), jnp.ones((rows_count,)))
-  for name, x, default in zip(
-    ("row_mask", "confidence"), known, defaults, strict=True
-  ):
-    arrays[name] = default if x is None else jnp.asarray(x)
+  mask, confidence = details.mask, details.confidence
+  if mask is None:
+    mask = jnp.ones(rating.shape, bool)
+  if confidence is None:
+    confidence = jnp.ones(rating.shape[0])
   return arrays | {
+    "row_mask": jnp.asarray(mask),
+    "confidence": jnp.asarray(confidence),
     "label_prob": labels,
     "mask": jnp.isfinite(labels),
     "ratings": ratings,

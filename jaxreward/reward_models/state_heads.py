@@ -9,7 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import heads
 from jaxreward.models.vision import aesthetic
 from jaxreward.reward_models.contract import Features, Head, Outputs, Public
-from jaxreward.reward_models.heads import require, value_alone
+from jaxreward.reward_models.heads import require, require_heads, value_alone
 from jaxreward.types import Array, Params
 
 QUERIES = ("words", "context")
@@ -43,12 +43,7 @@ def cross(
     raise UserError(
       f'reward_model.head.query="{query}": it is one of {", ".join(QUERIES)}'
     )
-  require(1, width=width, heads_of=heads_of)
-  if width % heads_of:
-    raise UserError(
-      f"reward_model.head.width={width} is not divisible by"
-      f" reward_model.head.heads_of={heads_of}"
-    )
+  require_heads(width, heads_of)
   net = heads.CrossAttention(
     width, heads_of, hidden, _VOCABULARY, jnp.dtype(dtype)
   )
@@ -93,14 +88,13 @@ def layered(*, reads: str = "joint") -> Head:
     )
 
   def init(key: Array, features: Features) -> Params:
-    shapes = aesthetic.shapes(features[reads].shape[-1])
-    params = {}
+    width = features[reads].shape[-1]
+    shapes, params = aesthetic.shapes(width), {}
     for i, (name, layer) in enumerate(shapes.items()):
       kernel = layer["kernel"].shape
       draw = jax.random.normal(jax.random.fold_in(key, i), kernel)
       bias = jnp.zeros(layer["bias"].shape)
-      scale = features[reads].shape[-1] + 1
-      params[name] = {"kernel": draw / scale, "bias": bias}
+      params[name] = {"kernel": draw / (width + 1), "bias": bias}
     return params
 
   def outputs(params: Params, features: Features) -> Outputs:

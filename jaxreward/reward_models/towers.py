@@ -22,8 +22,10 @@ from jaxreward.models.vision.tower import Size
 from jaxreward.reward_models.backbones import (
   BYTES,
   byte_tokens,
+  drawn,
   image_states,
   size_of,
+  tokenizer_of,
 )
 from jaxreward.reward_models.contract import Backbone, Features, Public
 from jaxreward.reward_models.inputs import CLEAN, Noise
@@ -71,8 +73,7 @@ def dino_tower(
   shape = (*prepared.size, 3)
 
   def init(key: Array) -> Params:
-    params = net.init(key, jnp.zeros((1, config.image, config.image, 3)))
-    return jax.tree.map(lambda x: x.astype(dtype), params["params"])
+    return drawn(net, key, dtype, jnp.zeros((1, config.image, config.image, 3)))
 
   def features(
     params: Params, images: ArrayLike, tokens: ArrayLike
@@ -114,15 +115,11 @@ def blip_towers(
   net, side = blip.BlipModel(config, jnp.dtype(dtype)), config.image
   prepared = preprocess.Preprocess((side, side), side, nearest=True)
   length = min(BLIP_LENGTH, config.places)
-  read = lambda texts: byte_tokens(texts, length)
-  if tokenizer or weights:
-    read = encoders.tokenizer(weights or tokenizer, length, tokenizer)
 
   def init(key: Array) -> Params:
     tokens, mask = jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 8), bool)
     image = jnp.zeros((1, side, side, 3))
-    params = net.init(key, tokens, mask, image)["params"]
-    return jax.tree.map(lambda x: x.astype(dtype), params)
+    return drawn(net, key, dtype, tokens, mask, image)
 
   def pretrained() -> Params:
     params = blip.load(weights, config, dtype=dtype)
@@ -157,8 +154,8 @@ def blip_towers(
     }  # fmt: skip
 
   return Backbone(
-    init, features, (side, side, 3), length, read,
-    pretrained if weights else None,
+    init, features, (side, side, 3), length,
+    tokenizer_of(weights, tokenizer, length), pretrained if weights else None,
     blip.SHARDING_RULES, ("joint", "states", "tokens"),
     public=Public(
       blip.tower_rules(config), stem="ImageReward", head_at="mlp."
@@ -194,16 +191,13 @@ def scene_trunk(
     unroll: blocks unrolled in the scan.
     dtype: of the products.
   """
-  scene_dit.require_sizes(
-    "config.reward_model.backbone.", width=width, depth=depth, heads=heads,
-    mlp_ratio=mlp_ratio, text_layers=text_layers, unroll=unroll,
-  )  # fmt: skip
-  policy = scene_dit.make_policy(
+  sizes = dict(
     width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio,
-    text_layers=text_layers, unroll=unroll, dtype=dtype,
+    text_layers=text_layers, unroll=unroll,
   )  # fmt: skip
-  backbone = trunk_of(policy, scene_dit.MAX_WORDS, least, most, at)
-  return backbone
+  scene_dit.require_sizes("config.reward_model.backbone.", **sizes)
+  policy = scene_dit.make_policy(**sizes, dtype=dtype)
+  return trunk_of(policy, scene_dit.MAX_WORDS, least, most, at)
 
 
 def trunk_of(
@@ -252,10 +246,11 @@ def trunk_of(
     states = trunk.last_states(policy, params, flat, t.reshape(-1), cond)
     pooled = jnp.concatenate([states.mean(1), states.max(1)], -1)
     joint = pooled.reshape(p, g, -1).astype(jnp.float32)
-    found = {"joint": joint, "states": states.reshape(p, g, *states.shape[1:])}
+    states = states.reshape(p, g, *states.shape[1:])
+    words = {}
     if isinstance(tokens, jax.Array | np.ndarray):
-      found |= {"tokens": tokens, "word_mask": jnp.asarray(tokens) > 0}
-    return found
+      words = {"tokens": tokens, "word_mask": jnp.asarray(tokens) > 0}
+    return {"joint": joint, "states": states, **words}
 
   return Backbone(
     policy.init, features, policy.latent_shape, length,

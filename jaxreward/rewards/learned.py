@@ -16,7 +16,7 @@ class Scorer(Protocol):
   """What `reward_models.RewardModel` is to a reward."""
 
   def score_groups(
-    self, params: Params, images: Any, tokens: ArrayLike, **given: Any
+    self, params: Params, images: Any, tokens: ArrayLike, **options: Any
   ) -> tuple[Array, Array | None]: ...
 
 
@@ -53,13 +53,13 @@ def learned(
   usable = jnp.isfinite(images).all(axes)
   safe = jnp.where(jnp.expand_dims(usable, axes), images, 0.0)
   tokens = prompts.tokens if text is None else text
-  given: dict[str, Any] = {}
+  options: dict[str, Any] = {}
   if getattr(scorer, "context", False):
-    given["context"] = prompts.source
+    options["context"] = prompts.source
   if time is not None:
-    given["time"] = jnp.full((images.shape[0],), time)
+    options["time"] = jnp.full((images.shape[0],), time)
   scores, uncertainty = scorer.score_groups(
-    params, safe, jnp.asarray(tokens), **given
+    params, safe, jnp.asarray(tokens), **options
   )
   std = jnp.maximum(std, 1e-6)
   masked = lambda x: jnp.where(usable, x, jnp.nan)

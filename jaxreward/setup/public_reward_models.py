@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from etils import epath
 from jaxreward.errors import UserError
 from jaxreward.files import write_atomic
 from jaxreward.models import convert, hub
-from jaxreward.reward_models import Public, RewardModel
+from jaxreward.reward_models import RewardModel
 from jaxreward.types import Params
 
 HEAD_STEM = "head"
@@ -71,7 +70,7 @@ def write(
   towers, rules = params["backbone"], public.rules
   if head and public.head_at is not None:
     towers = {**towers, "head": params["head"]}
-    rules = (*rules, *_below(head, public.head_at))
+    rules = (*rules, *convert.below(head.rules, "head/", public.head_at))
   elif head:
     convert.save_params(
       folder, params["head"], head.rules, stem=HEAD_STEM, dtype=dtype
@@ -82,16 +81,6 @@ def write(
     write_atomic(folder / public.config_name, text)
   if weights:
     _copy_beside(folder, weights)
-
-
-def _below(head: Public, at: str) -> tuple[convert.Rule, ...]:
-  """A head's table, its parameters under "head" and its names after `at`."""
-  return tuple(
-    dataclasses.replace(
-      rule, ours=f"head/{rule.ours}", public=f"{at}{rule.names()[0][0]}"
-    )
-    for rule in head.rules
-  )
 
 
 def _copy_beside(folder: epath.Path, weights: str) -> None:

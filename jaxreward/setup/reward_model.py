@@ -83,17 +83,19 @@ def _build(section: ConfigDict, **how: Any) -> RewardModel:
         f" jaxreward.reward_models.{expected_type.__name__}"
       )
     parts.append(component)
-  options = {k: section.get(k, default) for k, default in OPTIONS.items()}
-  return _called(
-    "config.reward_model", lambda: RewardModel(*parts, **options, **how)
-  )
+  how |= _options(section)
+  return _called("config.reward_model", lambda: RewardModel(*parts, **how))
+
+
+def _options(section: ConfigDict) -> dict[str, Any]:
+  return {k: section.get(k, default) for k, default in OPTIONS.items()}
 
 
 def record_of(section: ConfigDict) -> dict[str, Any]:
   """What the file beside a trained model says of its making; see `load`."""
   parts = {part: section[part].to_dict() for part in PARTS}
-  others = {k: section.get(k, default) for k, default in OPTIONS.items()}
-  return parts | {k: x for k, x in others.items() if x != OPTIONS[k]}
+  others = _options(section).items()
+  return parts | {k: x for k, x in others if x != OPTIONS[k]}
 
 
 def _called(field: str, fn: Callable[[], Any]) -> Any:
@@ -248,9 +250,10 @@ def stream_scorer(
       if scorer.context and rows.context is not None:
         source = store.take(np.asarray(rows.context)[padded])
       tokens = rows.tokens[padded]
-      found = scores(params, images, tokens, user, there, source)
-      found = np.where(there, processes.fetch(found), np.nan)
-      values[index] = found[: len(index)]
+      part = processes.fetch(
+        scores(params, images, tokens, user, there, source)
+      )
+      values[index] = np.where(there, part, np.nan)[: len(index)]
     return values
 
   return score

@@ -241,13 +241,12 @@ class Stream(nn.Module):
     products = [self.products(x, prefix) for x, prefix in streams]
     norms = [
       HeadNorm(self.dtype, name=f"{prefix}_{part}norm")
-      if self.qk_norm
-      else None
       for _, prefix in streams
       for part in "qk"
+      if self.qk_norm
     ]
     if attention.is_fused(self.attention, self.heads, width, tokens, mask):
-      scales = [norm(width) for norm in norms if norm is not None]
+      scales = [norm(width) for norm in norms]
       return stream_attention.stream_attention(
         products, self.heads, scales=jnp.stack(scales) if scales else None,
         rotary=rotary,
@@ -255,9 +254,8 @@ class Stream(nn.Module):
     split = lambda x: x.reshape(*x.shape[:2], self.heads, -1)
     parts = [[split(x) for x in stream] for stream in products]
     for i, norm in enumerate(norms):
-      if norm is not None:
-        stream, part = divmod(i, 2)
-        parts[stream][part] = norm(width, parts[stream][part])
+      stream, part = divmod(i, 2)
+      parts[stream][part] = norm(width, parts[stream][part])
     q, k, v = (
       jnp.concatenate(part, axis=1) if len(parts) > 1 else part[0]
       for part in zip(*parts, strict=True)

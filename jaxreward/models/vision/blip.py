@@ -203,12 +203,7 @@ _TRAINING = tuple(
 
 def rules_of(config: Blip) -> tuple[Rule, ...]:
   """Table of ImageReward's names, its head included."""
-  head = tuple(
-    dataclasses.replace(
-      rule, ours=f"head/{rule.ours}", public=f"mlp.{rule.public[0]}"
-    )
-    for rule in aesthetic.RULES
-  )
+  head = convert.below(aesthetic.RULES, "head/", "mlp.")
   return (*tower_rules(config), *head)
 
 

@@ -116,9 +116,7 @@ def drawn_clip(config: clip.Clip, dtype: str, microbatch: int) -> Weights:
 
 def drawn_siglip(config: siglip.Siglip, dtype: str, microbatch: int) -> Weights:
   """A SigLIP pair without weights, with shapes instead of parameters."""
-  half, size = (0.5, 0.5, 0.5), (config.image,) * 2
-  prepared = preprocess.Preprocess(size, 0, "cubic", half, half)
-  params = siglip.shapes(config, dtype)
+  prepared, params = _plain_for_siglip(config), siglip.shapes(config, dtype)
   return _siglip_pair(config, params, dtype, prepared, microbatch)
 
 
@@ -161,15 +159,15 @@ def _clip_pair(config, params, dtype, prepared, microbatch) -> Weights:
 def _load_clip(
   weights, size, dtype, microbatch, texts, padded, read
 ) -> Weights:
+  config, layout = clip_layouts.describe(weights, size)
   if read:
     config, params = clip_layouts.load(
       weights, size=size, dtype=dtype, texts=texts
     )
   else:
-    config = clip_layouts.describe(weights, size)[0]
     params = clip_layouts.shapes(config, dtype)
   # Preprocess as the library that saved the weights does.
-  is_open_clip = clip_layouts.describe(weights, size)[1] == "open_clip"
+  is_open_clip = layout == "open_clip"
   if config.vision is None or (texts and config.text is None):
     raise UserError(f"{weights} lacks a tower of CLIP that is needed")
   side = config.vision.image
@@ -195,12 +193,16 @@ def _prepared_for_clip(
   return preprocess.of_open_clip(record, default, f"{weights}: {name}")
 
 
-def _load_siglip(weights, dtype, microbatch, read) -> Weights:
+def _config_and_params(tower, weights, dtype, read) -> tuple[Any, Params]:
+  """What the module of a tower reads; shapes instead of parameters if asked."""
   if read:
-    config, params = siglip.load(weights, dtype=dtype)
-  else:
-    config = siglip.describe(weights)
-    params = siglip.shapes(config, dtype)
+    return tower.load(weights, dtype=dtype)
+  config = tower.describe(weights)
+  return config, tower.shapes(config, dtype)
+
+
+def _load_siglip(weights, dtype, microbatch, read) -> Weights:
+  config, params = _config_and_params(siglip, weights, dtype, read)
   prepared = _prepared_for_siglip(weights, config)
   return _siglip_pair(config, params, dtype, prepared, microbatch)
 
@@ -227,15 +229,19 @@ def _siglip_pair(config, params, dtype, prepared, microbatch) -> Weights:
   )
 
 
+def _plain_for_siglip(config: siglip.Siglip) -> preprocess.Preprocess:
+  half, size = (0.5, 0.5, 0.5), (config.image,) * 2
+  method = "linear" if config.flexible else "cubic"
+  return preprocess.Preprocess(size, 0, method, half, half)
+
+
 def _prepared_for_siglip(
   weights: str, config: siglip.Siglip
 ) -> Callable[[Array], Any]:
-  half, size = (0.5, 0.5, 0.5), (config.image,) * 2
+  plain = _plain_for_siglip(config)
   if not config.flexible:
-    plain = preprocess.Preprocess(size, 0, "cubic", half, half)
     return preprocess.read(weights, plain)
   record = hub.read_config(weights, "preprocessor_config.json")
-  plain = preprocess.Preprocess(size, 0, "linear", half, half)
   of = f"{weights}: preprocessor_config.json"
   plain = preprocess.of_record(record, plain, of)
   most = hub.field(record, "max_num_patches", int, of=of, default=256)
@@ -256,11 +262,7 @@ def _prepared_for_siglip(
 
 
 def _load_dino(weights, dtype, microbatch, read) -> Weights:
-  if read:
-    config, params = dino.load(weights, dtype=dtype)
-  else:
-    config = dino.describe(weights)
-    params = dino.shapes(config, dtype)
+  config, params = _config_and_params(dino, weights, dtype, read)
   record = hub.read_config(weights, "preprocessor_config.json")
   prepared = preprocess.of_record(
     record, _prepared_for_dino(config), f"{weights}: preprocessor_config.json"
