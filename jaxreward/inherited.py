@@ -43,6 +43,10 @@ PINNED: dict[str, Any] = {
 _FLAG = re.compile(r"--([A-Za-z0-9_]+)")
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count(?:=(\S*))?")
 _MOST = 4096  # devices that one process pretends to have
+# XLA ends a process in which a virtual device has waited a minute for another, as
+# happens where the cores are taken or the machine was suspended.
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+_WAIT = 1800  # seconds
 
 
 def open_streams() -> None:
@@ -195,6 +199,24 @@ def require_flags() -> None:
       )
   if _DEVICES.sub("", flags).strip():
     _try_flags(flags)
+
+
+def let_devices_wait() -> None:
+  """Lets virtual CPU devices wait half an hour for one another.
+
+  A value in XLA_FLAGS stands. To be called before JAX makes its devices.
+  """
+  flags = os.environ.get("XLA_FLAGS", "").strip()
+  counts = [*_DEVICES.findall(flags), os.environ.get("JAX_NUM_CPU_DEVICES", "")]
+  if any(counts) and (not flags or flags.startswith("-")):
+    os.environ["XLA_FLAGS"] = with_patience(flags)
+
+
+def with_patience(flags: str) -> str:
+  """XLA_FLAGS under which virtual devices wait, where XLA can be told."""
+  if PATIENCE in flags or not compat.has_xla_flag(PATIENCE):
+    return flags
+  return f"{flags} --{PATIENCE}={_WAIT}".strip()
 
 
 def _require_flag_file(flags: str) -> None:

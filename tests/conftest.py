@@ -4,11 +4,14 @@ import ast
 import importlib.util
 import os
 
+from jaxreward import inherited
 from tests import cache, hurry
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.folder()
+# Eight devices share two cores with the other worker's compiler.
+os.environ.setdefault("XLA_FLAGS", inherited.with_patience(""))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax

@@ -6,7 +6,7 @@ what the compiler makes of a program, equal bits of two of them among others,
 bear the mark `optimized` and compile so too. Imports no JAX.
 """
 
-from jaxreward import compat
+from jaxreward import compat, inherited
 
 FLAGS = {
   "xla_backend_optimization_level": 0,
@@ -21,4 +21,5 @@ FLAGS = {k: v for k, v in FLAGS.items() if compat.has_xla_flag(k)}
 def xla_flags(devices: int = 1) -> str:
   """XLA_FLAGS of another process with some virtual devices."""
   words = [f"--{name}={value}".lower() for name, value in FLAGS.items()]
-  return " ".join([*words, f"--xla_force_host_platform_device_count={devices}"])
+  words.append(f"--xla_force_host_platform_device_count={devices}")
+  return inherited.with_patience(" ".join(words))

@@ -125,6 +125,26 @@ def test_a_flag_that_is_there(monkeypatch):
     inherited.require_flags()
 
 
+@pytest.mark.parametrize(
+  ("flags", "count", "waits"),
+  [
+    ("--xla_force_host_platform_device_count=8", "", True),
+    ("", "8", True),
+    ("", "", False),
+    (f"--{inherited.PATIENCE}=50", "8", False),
+    ("flags.txt", "8", False),
+  ],
+)
+def test_virtual_devices_wait_for_one_another(monkeypatch, flags, count, waits):
+  monkeypatch.setenv("XLA_FLAGS", flags)
+  monkeypatch.setenv("JAX_NUM_CPU_DEVICES", count)
+  inherited.let_devices_wait()
+  added = os.environ["XLA_FLAGS"].removeprefix(flags).strip()
+  assert added == f"--{inherited.PATIENCE}=1800" * waits
+  inherited.let_devices_wait()  # again, as where one process runs several jobs
+  assert os.environ["XLA_FLAGS"].count(inherited.PATIENCE) <= 1
+
+
 def test_streams_that_nobody_reads():
   class Gone:
     def write(self, text):
