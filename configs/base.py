@@ -91,8 +91,10 @@ def get_config() -> ConfigDict:
         window_start=0,
         window_size=0,  # 0: noise in every step
         window_move=dict(name="none"),  # or "drawn", "sliding", "growing"
-        # so many samples of a group share their noise, initial and of steps
-        branch=dict(members=1, steps=0),  # steps -1: all before the window
+        # so many samples of a group share their noise, initial and of steps; with
+        # children they part by so many `every` few steps; steps -1: all before
+        # the window
+        branch=dict(members=1, steps=0, children=0, every=1),
         start=dict(name="noise"),  # or "picture", "reference": partly noised
         # a player whose values the sampler climbs: scale times their gradient
         # in the latents is added after each step from the share `first` on

@@ -47,6 +47,10 @@ def get_config(arg: str | None = None):
         num_steps=10,
         shift=2.5,
         microbatch=256,
+        sampler=dict(name="ode"),  # or as rollout.sampler
+        branch=dict(members=1, steps=0, children=0, every=1),  # as rollout's
+        # other policies whose images are compared too: files of weights
+        gallery=(),
       ),
       pictures=dict(renders=2, spoiled=3, borrowed=2, strict_weight=0.5),
       # planted, of opposite taste in warm colours; unseen ones are held out

@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, cached compilation, checked shapes."""
 
 import ast
+import gc
 import importlib.util
 import os
 
@@ -16,9 +17,11 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax
 import jax.monitoring
+import jaxtyping
 import jaxtyping._import_hook
 import pytest
 from jax._src import compiler
+from jax._src.interpreters import mlir
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_threefry_partitionable", True)
@@ -79,6 +82,32 @@ def _hurried_options(*args, **kwargs):
 compiler.get_compile_options = _hurried_options
 
 
+_start_module = mlir.ModuleContext.__init__
+_kept = {"context": None, "uses": 0}
+_USES = 200  # of one context, which keeps all types and attributes it has seen
+
+
+def _start_in_kept_context(self, *args, context=None, **kwargs):
+  """Programs of tests share contexts: one takes as long to make as to lower."""
+  if context is None:
+    if _kept["uses"] % _USES == 0:
+      _kept["context"] = mlir.make_ir_context()
+    _kept["uses"] += 1
+    context = _kept["context"]
+  _start_module(self, *args, context=context, **kwargs)
+
+
+mlir.ModuleContext.__init__ = _start_in_kept_context
+
+
+def pytest_collection_finish(session):
+  """Modules stay until the end: no collection has to look at them."""
+  del session
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 50)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
   """How a test's programs are compiled, and the weights of its peers.
@@ -94,6 +123,17 @@ def pytest_runtest_setup(item):
   is_parity = item.get_closest_marker("parity") is not None
   if is_parity and importlib.util.find_spec("torch"):
     importlib.import_module("torch").manual_seed(0)
+
+
+@pytest.fixture
+def as_users_call():
+  """Shapes are not checked: for tests of what is refused, not of numbers.
+
+  They trace whole networks, whose shapes the tests of these networks check.
+  """
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
 
 
 class CompileCounter:

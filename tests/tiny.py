@@ -128,6 +128,24 @@ def shaken(params, scale=0.05, seed=0):
   return jax.tree.unflatten(tree, drawn)
 
 
+def drawn(init, *args, seed=0):
+  """Parameters of the shapes that `init` gives, without a program to draw them.
+
+  Kernels are normal, by their fan-in; other vectors zero, and scales one.
+  """
+  rng = np.random.default_rng(seed)
+
+  def draw(path, like):
+    if len(like.shape) < 2:
+      is_scale = "scale" in jax.tree_util.keystr(path[-1:])
+      return np.full(like.shape, float(is_scale), like.dtype)
+    fan_in = np.prod(like.shape[:-1])
+    values = rng.standard_normal(like.shape, np.float32) / np.sqrt(fan_in)
+    return values.astype(like.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, *args))
+
+
 def save_weights(path, config, **kwargs) -> str:
   """A checkpoint of the config's model that draws more than grey."""
   policy = setup.make_policy(config)

@@ -18,7 +18,7 @@ def get_config(arg: str | None = None):
   keep = dict(smoke=2, default=8, full=8)[size]
   config.advantage = dict(name="best_and_worst", keep=keep, std="none")
   config.rollout.sampler = dict(name="dance_sde", noise_level=0.3)
-  config.rollout.branch = dict(members=config.rollout.group, steps=0)
+  config.rollout.branch.update(members=config.rollout.group, steps=0)
   config.regularizers = dict()
   if size == "full":
     config.rollout.update(num_steps=16, window_start=0, window_size=15)

@@ -15,5 +15,5 @@ def get_config(arg: str | None = None):
   )
   config.align.pairs = 2
   config.rollout.sampler = dict(name="cps")
-  config.rollout.branch = dict(members=2, steps=1)
+  config.rollout.branch.update(members=2, steps=1)
   return config

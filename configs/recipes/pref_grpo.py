@@ -15,6 +15,6 @@ def get_config(arg: str | None = None):
   recipes.reward_with(config, arg, task=0.6, look=0.4)
   config.composition = dict(name="win_rate")
   config.advantage = dict(name="group", std="group", clip=5.0)
-  config.rollout.branch = dict(members=config.rollout.group, steps=0)
+  config.rollout.branch.update(members=config.rollout.group, steps=0)
   config.regularizers = dict()
   return config

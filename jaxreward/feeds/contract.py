@@ -211,7 +211,7 @@ class Plan:
     )  # fmt: skip
     share = self.share
     if share is not None and self.parts_at_window:
-      share = dataclasses.replace(share, steps=start)
+      share = dataclasses.replace(share, steps=(start,))
     trained = start + jnp.arange(size)
     return dataclasses.replace(
       self, table=table, trained=jnp.minimum(trained, len(steps) - 1),

@@ -50,13 +50,17 @@ TakeStep = Callable[..., tuple[Array, Array]]
 class Share:
   """Which samples of a group share noise, so that they branch later.
 
+  One level makes one fork, several a tree.
+
   Attributes:
-    members: so many samples, one after the other, share their first noise.
-    steps: and the noise of so many steps, int32, which may be traced.
+    members: per level, falling, each dividing the one before: so many samples,
+      one after the other, share their noise. Those of the first level share the
+      initial noise.
+    steps: per level, rising: until this step, int32, which may be traced.
   """
 
-  members: int = flax.struct.field(pytree_node=False)
-  steps: ArrayLike | int = 0
+  members: tuple[int, ...] = flax.struct.field(pytree_node=False)
+  steps: tuple[ArrayLike | int, ...] = (0,)
 
 
 @flax.struct.dataclass
@@ -67,7 +71,8 @@ class State:
     latents: [C, M, ...].
     memory: of a multistep solver, leaves [C, M, ...]; () for the others.
     keys: typed keys [C, M], one per sample.
-    shared: keys of the sample that each one shares noise with, or None.
+    shared: per level of `Share`, keys of the sample that each one shares noise
+      with.
     index: int32 [C, M], row of the prompts.
     cond: conditioning, leaves [P, ...].
     uncond: of the empty prompt, leaves [1, ...] or [P, ...], or None.
@@ -76,7 +81,7 @@ class State:
   latents: Array
   memory: Any
   keys: Array
-  shared: Array | None
+  shared: tuple[Array, ...]
   index: ArrayLike
   cond: Cond
   uncond: Cond | None
@@ -164,9 +169,8 @@ class Sampler:
     of = lambda member: rng.sample_keys(
       key, jnp.asarray(prompt_ids)[index], member
     )
-    keys, shared = of(member), None
-    if self.share is not None:
-      shared = of(member - member % self.share.members)
+    sizes = self.share.members if self.share else ()
+    keys, shared = of(member), tuple(of(member - member % n) for n in sizes)
     latents = None if start is None else jnp.asarray(start)[index]
     return self.begin(keys, index, cond, uncond, shared=shared, start=latents)
 
@@ -177,16 +181,15 @@ class Sampler:
     cond: Cond,
     uncond: Cond | None = None,
     *,
-    shared: Key[Array, "B"] | None = None,
+    shared: tuple[Key[Array, "B"], ...] = (),
     start: Float[ArrayLike, "B *L"] | None = None,
   ) -> State:
     """`init` from keys and a conditioning; see `State`."""
     chunks = self.layout.chunks
     to_chunks = lambda x: jnp.asarray(rollout.to_chunks(x, chunks))
     keys, index = to_chunks(keys), to_chunks(jnp.asarray(index))
-    shared = None if shared is None else to_chunks(shared)
-    noise_keys = keys if shared is None else shared
-    latents = noise = self.noise(noise_keys)
+    shared = tuple(map(to_chunks, shared))
+    latents = noise = self.noise((*shared, keys)[0])
     if start is not None:
       t = jnp.asarray(self.table.t)[0]
       latents = (1 - t) * to_chunks(start) + t * noise
@@ -224,9 +227,9 @@ class Sampler:
       return self._rows(params, cond, uncond, keys, x, memory, table, i, shift)
 
     keys = state.keys
-    if state.shared is not None and self.share is not None:
-      early = i < jnp.asarray(self.share.steps, jnp.uint32)
-      keys = jnp.where(early, state.shared, keys)
+    ends = self.share.steps if self.share else ()
+    for shared, end in list(zip(state.shared, ends, strict=True))[::-1]:
+      keys = jnp.where(i < jnp.asarray(end, jnp.uint32), shared, keys)
     rows = (state.latents, state.memory, keys, state.index)
     latents, memory, info = jax.lax.map(one, rows)
     return dataclasses.replace(state, latents=latents, memory=memory), info

@@ -142,6 +142,7 @@ def check(config: ConfigDict) -> None:
     policy = setup.make_policy(config)
     prompt_encoding.bind(config, policy)
     _check_task(config)
+    drawn_preferences.plan_of(config)
     if policy.takes_source:
       raise UserError(
         f'config.train_reward.source="{options.source}": the policy'
@@ -180,6 +181,9 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   source = config.train_reward.source
   if source in tasks.OWN or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
+  if source in tasks.OWN:
+    for spec in config.train_reward.sampling.gallery:
+      data_checks.require_weights(config, spec, drawn_preferences.GALLERY)
   if source not in tasks.OWN:
     model = reward_model.make(config)
     sides, rows = preference_data.load(config, model)

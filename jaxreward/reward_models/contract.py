@@ -108,26 +108,40 @@ class RewardModel:
 
   def init(self, key: Array) -> Params:
     """All parameters, random."""
-    features = self._features()
-    head = self.head.init(key, features)
+    return {"backbone": self.backbone.init(key), "head": self.init_head(key)}
+
+  def init_head(self, key: Array) -> Params:
+    """The head's parameters, random."""
+    head = self.head.init(key, self._features())
     if self.frames == "attention":
       width = self._raw_features()["joint"].shape[-1]
       head = {**head, inputs.FRAME_WEIGHTS: jnp.zeros((width,))}
-    return {"backbone": self.backbone.init(key), "head": head}
+    return head
 
   def start(self, key: Array) -> Params:
     """All parameters, the backbone's from its public weights if it has any."""
     if self.backbone.pretrained is None:
       return jax.jit(self.init)(key)
-    head = jax.jit(lambda key: self.init(key)["head"])(key)
+    head = jax.jit(self.init_head)(key)
     return {"backbone": self.backbone.pretrained(), "head": head}
+
+  @functools.cached_property
+  def backbone_shapes(self) -> Params:
+    """Shapes of the backbone's parameters."""
+    return jax.eval_shape(self.backbone.init, jax.random.key(0))
+
+  @functools.cached_property
+  def param_shapes(self) -> Params:
+    """Shapes of all parameters."""
+    head = jax.eval_shape(self.init_head, jax.random.key(0))
+    return {"backbone": self.backbone_shapes, "head": head}
 
   def _raw_features(self, prompts: int = 1, group: int = 1) -> Features:
     """Shapes of the backbone's features of images."""
     shape = jax.ShapeDtypeStruct
     return jax.eval_shape(
-      lambda key, *x: self.backbone.features(self.backbone.init(key), *x),
-      jax.random.key(0),
+      self.backbone.features,
+      self.backbone_shapes,
       shape((prompts, group, *self.backbone.image_shape), jnp.float32),
       shape((prompts, self.backbone.length), jnp.int32),
     )

@@ -17,10 +17,12 @@ from jaxreward.data import preferences, tastes
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.prompts import Prompt
 from jaxreward.flow import rollout, schedule, steppers
-from jaxreward.flow.sampler import Sampler
+from jaxreward.flow.sampler import Sampler, Share
 from jaxreward.reward_models import RewardModel
-from jaxreward.setup import prompt_encoding
+from jaxreward.setup import branches, prompt_encoding, sampling
 from jaxreward.types import Array, Params, Policy
+
+GALLERY = "train_reward.sampling.gallery"
 
 
 def sample_policy(
@@ -29,38 +31,51 @@ def sample_policy(
   params: Params,
   row_prompts: list[Prompt],
 ) -> Array:
-  """uint8 [Q, S, H, W, C]: the policy's images at several guidance scales."""
+  """uint8 [Q, S, H, W, C]: images of the policy and of those in the gallery.
+
+  Each draws `sampling.samples` at each of several guidance scales.
+  """
   options = config.train_reward.sampling
   prompts = prompt_encoding.make_encode(config, policy)(
     setup.make_task(config).batch(row_prompts)
   )
   decoder = setup.load_decoder(config, policy)
   ids = preferences.row_ids(prompts)
-  table = steppers.ode(schedule.timesteps(options.num_steps, options.shift))
+  table, share = plan_of(config)
   layout = rollout.make_layout(
     len(row_prompts), options.samples, options.microbatch, jax.device_count()
   )
 
   @functools.partial(jax.jit, static_argnames="scale")
   def draw(params, key, policy_inputs, ids, decoder, scale):
-    sampler = Sampler(policy, table, layout, scale)
+    sampler = Sampler(policy, table, layout, scale, share=share)
     latents = sampler.sample(params, key, policy_inputs, ids).latents[-1]
     return preferences.as_bytes(
       jnp.clip(sampler.pixels(latents, decoder), 0, 1)
     )
 
-  images = [
-    draw(
-      params,
-      rng.stream_key(config.seed, "preferences", number),
-      prompts.words,
-      ids,
-      decoder,
-      float(scale),
-    )
-    for number, scale in enumerate(options.guidance_scales)
-  ]
+  images = []
+  for spec in ("", *options.gallery):
+    if spec:
+      params = setup.load_params(config, policy, spec=spec, field=GALLERY)
+    for scale in options.guidance_scales:
+      key = rng.stream_key(config.seed, "preferences", len(images))
+      images.append(
+        draw(params, key, prompts.words, ids, decoder, float(scale))
+      )
   return jnp.concatenate(images, 1)
+
+
+def plan_of(config: ConfigDict) -> tuple[steppers.StepTable, Share | None]:
+  """(constants of the steps, which samples branch from one another).
+
+  Raises:
+    UserError: see `branches.make_share` and `sampling.make_steps`.
+  """
+  section, options = "train_reward.sampling", config.train_reward.sampling
+  times = schedule.timesteps(options.num_steps, options.shift)
+  table = sampling.make_steps(config, section)(times)
+  return table, branches.make_share(config, section, options.samples, table)
 
 
 def scene_preferences(
@@ -85,7 +100,8 @@ def scene_preferences(
   scales = options.sampling.guidance_scales
   logging.info(
     "drawing and judging images of %d prompts, %d each by the policy ...",
-    len(row_prompts), options.sampling.samples * len(scales),
+    len(row_prompts),
+    options.sampling.samples * len(scales) * (1 + len(options.sampling.gallery)),
   )  # fmt: skip
   samples = sample_policy(config, policy, params, row_prompts)
   key = rng.stream_key(config.seed, "preference pictures")

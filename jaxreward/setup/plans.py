@@ -16,14 +16,16 @@ from jaxreward import feeds, rng, setup
 from jaxreward.errors import UserError
 from jaxreward.feeds import Plan, tail
 from jaxreward.flow import rollout, schedule, steppers, windows
-from jaxreward.flow.sampler import Share
-from jaxreward.setup import checks, controls, kernels, offline, players, real
-from jaxreward.types import (
-  Array,
-  ArrayLike,
+from jaxreward.setup import (
+  branches,
+  checks,
+  controls,
+  kernels,
+  offline,
+  players,
+  real,
 )
-
-UNTIL_WINDOW = -1  # shared steps: all before the window
+from jaxreward.types import Array, ArrayLike
 
 
 def _check_counts(config) -> None:
@@ -126,8 +128,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     depth=_depth(config),
     is_fresh=not align.overlap,
     old_log_prob=old_log_prob,
-    share=_share(config, group, steps["table"]),
-    parts_at_window=config.rollout.branch.steps == UNTIL_WINDOW,
+    share=branches.make_share(config, "rollout", group, steps["table"]),
+    parts_at_window=config.rollout.branch.steps == branches.UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
     drift=_drift(config, steps["table"]),
     noise=align.noise,
@@ -221,42 +223,6 @@ def _with_noise(config, feed: feeds.Feed) -> feeds.Feed:
       )
     return dataclasses.replace(feed, keeps="steps")
   return feed
-
-
-def _share(config, group: int, table: steppers.StepTable) -> Share | None:
-  """Which samples of a group share their first noise; None if none do.
-
-  Raises:
-    UserError: branches that do not fill a group, or too many shared steps.
-  """
-  members, shared = config.rollout.branch.members, config.rollout.branch.steps
-  steps = len(table.t)
-  if members == 1 and not shared:
-    return None
-  if members < 2 or group % members:
-    raise UserError(
-      f"config.rollout.branch.members={members}: expected a divisor of"
-      f" config.rollout.group={group} above 1, or 1 with branch.steps=0"
-    )
-  if shared == UNTIL_WINDOW:
-    if not config.rollout.window_size:
-      raise UserError(
-        f"config.rollout.branch.steps={UNTIL_WINDOW}: branches part at the"
-        " window, and config.rollout.window_size is 0"
-      )
-    shared = config.rollout.window_start
-  elif not 0 <= shared < steps:
-    raise UserError(
-      f"config.rollout.branch.steps={shared}: expected 0 to {steps - 1}, or"
-      f" {UNTIL_WINDOW} for the steps before the window"
-    )
-  if not (np.asarray(table.std)[shared:] > 0).any():
-    raise UserError(
-      f"config.rollout.branch.members={members}: after the {shared} steps that"
-      f' they share config.rollout.sampler.name="{config.rollout.sampler.name}"'
-      " draws no noise, so that their samples stay equal; take a sampler with noise"
-    )
-  return Share(members, shared)
 
 
 def _steps(config, feed: feeds.Feed) -> dict[str, Any]:

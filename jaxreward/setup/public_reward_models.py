@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from etils import epath
 
 from jaxreward.errors import UserError
@@ -30,8 +29,7 @@ def require(model: RewardModel) -> None:
   Raises:
     UserError: its backbone or head has none.
   """
-  key = jax.random.key(0)
-  head_shapes = jax.eval_shape(model.init, key)["head"]
+  head_shapes = model.param_shapes["head"]
   if model.backbone.public is None or (head_shapes and not model.head.public):
     raise UserError(
       "this reward model has no published layout: that of a CLIP or SigLIP pair"

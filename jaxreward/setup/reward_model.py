@@ -111,11 +111,9 @@ def _called(field: str, fn: Callable[[], Any]) -> Any:
 
 def trained_shapes(model: RewardModel) -> Params:
   """Shapes of the trained parameters."""
-  key = jax.random.key(0)
-  param_shapes = jax.eval_shape(model.init, key)
   if model.train == "full":
-    return param_shapes
-  return {"head": param_shapes["head"]} | (
+    return model.param_shapes
+  return {"head": model.param_shapes["head"]} | (
     {"backbone": model.adapter_shapes()} if model.train == "lora" else {}
   )
 
@@ -162,7 +160,7 @@ def load(path: epath.PathLike) -> LoadedModel:
       f"cannot read {record_path}, which belongs to {path.name}: {shown(error, 120)};"
       ' the job "train_reward" writes both'
     ) from error
-  like = jax.eval_shape(model.init, jax.random.key(0))
+  like = model.param_shapes
   if is_old:  # both parts in one flat dict
     flat = weights.load_params(path, {**like["backbone"], **like["head"]})
     params = {part: {k: flat[k] for k in like[part]} for part in like}

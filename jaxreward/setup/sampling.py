@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -58,8 +59,9 @@ def make_steps(
   """
   field = f"{section}.sampler"
   bound = config_lib.bind(
-    config[section].sampler, steppers.REGISTRY, field=field, positional=2
-  )
+    operator.attrgetter(field)(config), steppers.REGISTRY, field=field,
+    positional=2,
+  )  # fmt: skip
 
   def make(times: ArrayLike, noisy: ArrayLike | None = None) -> Any:
     with user_code.blamed(f"config.{field}", bound, host=False):

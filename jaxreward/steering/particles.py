@@ -188,7 +188,7 @@ class Particles:
       return dataclasses.replace(
         state, latents=take(state.latents), keys=take(state.keys),
         memory=jax.tree.map(take, state.memory), index=take(state.index),
-        shared=None if state.shared is None else take(state.shared),
+        shared=tuple(map(take, state.shared)),
       )  # fmt: skip
 
     return jax.jit(keep, static_argnums=0)

@@ -90,6 +90,26 @@ ROWS = [
     rollout__branch__members=2, rollout__branch__steps=99,
   ),
   _row(
+    "a tree without a trunk", GRPO, ("config.rollout.branch.children=2",),
+    rollout__branch__children=2,
+  ),
+  _row(
+    "a tree whose leaves are no power", GRPO,
+    ("config.rollout.branch.children=3", "members=4 is no power"),
+    rollout__branch__members=4, rollout__branch__children=3,
+  ),
+  _row(
+    "a tree that forks too late", GRPO, ("config.rollout.branch.every=9",),
+    rollout__branch__members=4, rollout__branch__children=2,
+    rollout__branch__every=9,
+  ),
+  _row(
+    "a tree at the window", GRPO,
+    ("config.rollout.branch.children=2 to 0",), rollout__branch__steps=-1,
+    rollout__branch__members=2, rollout__branch__children=2,
+    rollout__window_size=1, align__updates=1,
+  ),
+  _row(
     "branches at no window", GRPO,
     ("config.rollout.branch.steps=-1", "window_size is 0"),
     rollout__branch__members=2, rollout__branch__steps=-1, rollout__num_steps=3,

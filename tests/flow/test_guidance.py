@@ -10,6 +10,7 @@ import pytest
 from jaxreward.flow import guidance
 from jaxreward.models.policies import scene_dit
 from jaxreward.tasks.scenes import grammar
+from tests import tiny
 
 ROWS = 4
 
@@ -17,15 +18,9 @@ ROWS = 4
 @pytest.fixture(scope="module")
 def case():
   policy = scene_dit.make_policy(width=16, depth=1, heads=1, text_layers=1)
-  params = policy.init(jax.random.key(0))
   # Output and modulation start at zero: move them, or every velocity is equal.
-  leaves, tree = jax.tree.flatten(params)
-  key = jax.random.key(1)
-  moved = [
-    leaf + 0.1 * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
-    for i, leaf in enumerate(leaves)
-  ]
-  params = jax.tree.unflatten(tree, moved)
+  params = tiny.shaken(tiny.drawn(policy.init, jax.random.key(0)), scale=0.1)
+  params = jax.tree.map(jnp.asarray, params)
   prompts = grammar.batch(grammar.prompts("train")[: ROWS * 50 : 50])
   x = jax.random.normal(jax.random.key(2), (ROWS, *policy.latent_shape))
   t = jnp.linspace(0.2, 1.0, ROWS)

@@ -83,7 +83,7 @@ def test_a_growing_window_masks_what_lies_beyond_it():
     np.testing.assert_array_equal(
       now.trained, np.minimum(start + np.arange(3), 4)
     )
-    assert int(now.share.steps) == start  # branches are equal up to there
+    assert int(now.share.steps[0]) == start  # branches are equal up to there
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from jaxreward.errors import UserError
 from tests import tiny
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
+pytestmark = pytest.mark.usefixtures("as_users_call")
+
 FAST = tiny.FAST | tiny.MODEL
 
 
@@ -431,6 +433,7 @@ def test_a_pipeline_of_what_is_no_job(name, command, tmp_path):
   assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.job
 def test_another_config_in_the_same_working_directory(
   command, tmp_path, small_model
 ):

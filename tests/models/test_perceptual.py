@@ -7,6 +7,7 @@ import pytest
 
 from jaxreward.models import convert
 from jaxreward.models.vision import aesthetic, iresnet, perceptual
+from tests import tiny
 from tests.models import tower_peers as peers
 from tests.rewards import folders
 
@@ -182,7 +183,7 @@ def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
 @pytest.mark.parametrize("net", [perceptual.Lpips(), perceptual.Dists()])
 def test_equal_pictures_are_at_distance_0_with_a_finite_slope(net):
   a = jnp.full((1, 32, 32, 3), 0.5)
-  params = jax.jit(net.init)(jax.random.key(0), a, a)["params"]
+  params = tiny.drawn(net.init, jax.random.key(0), a, a)["params"]
   distance = lambda x: net.apply({"params": params}, x, a).sum()
   value, slope = jax.jit(jax.value_and_grad(distance))(a)
   assert abs(float(value)) < 1e-5

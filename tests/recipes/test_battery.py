@@ -113,6 +113,7 @@ def test_every_recipe_has_its_turn():
     assert set().union(*names) == set(RECIPES)
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
@@ -131,6 +132,7 @@ def check(config):
   assert config_lib.to_json(config_lib.from_json(text)) == text
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("size", ["default", "smoke"])
 @pytest.mark.parametrize("name", OF_SCENES)
 def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
@@ -144,6 +146,7 @@ SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
             "image_reward": "image_reward", "aesthetic_predictor": "vit_l_14"}  # fmt: skip
 
 
+@pytest.mark.usefixtures("as_users_call")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_one_loads_and_is_checked_at_every_size(name, size):

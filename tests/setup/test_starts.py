@@ -28,16 +28,27 @@ def test_branches_part_where_the_moving_window_begins():
   _, plan = plan_of(BRANCH, window)
   for iteration in (0, 3):
     now = plan.at(jnp.int32(iteration))
-    assert int(now.share.steps) == iteration == int(now.trained[0])
-    assert now.share.members == 2
+    assert int(now.share.steps[0]) == iteration == int(now.trained[0])
+    assert now.share.members == (2,)
     assert (np.asarray(now.table.std)[:iteration] == 0).all()
 
 
 def test_branches_part_after_the_steps_that_are_named():
   steps = {"rollout.branch.steps": 3, "rollout.window_size": 0}
   _, plan = plan_of(BRANCH, steps)
-  assert int(plan.at(jnp.int32(5)).share.steps) == 3
+  assert plan.at(jnp.int32(5)).share.steps == (3,)
   assert plan_of()[1].share is None
+
+
+def test_a_tree_forks_every_few_steps():
+  tree = {
+    "rollout.group": 8, "rollout.branch.members": 8, "rollout.branch.steps": 1,
+    "rollout.branch.children": 2, "rollout.branch.every": 2,
+    "rollout.num_steps": 8, "rollout.window_size": 0,
+  }  # fmt: skip
+  share = plan_of(tree)[1].share
+  assert share.members == (8, 4, 2)
+  assert share.steps == (1, 3, 5)
 
 
 @pytest.mark.parametrize(("strength", "left"), [(0.5, 4), (0.01, 1), (0.99, 8)])

@@ -175,7 +175,7 @@ def drawn(sampler, **options):
 
 
 def test_branches_share_their_first_steps_and_part_then():
-  got = drawn(sampler_of(Share(2, jnp.int32(3))))
+  got = drawn(sampler_of(Share((2,), (jnp.int32(3),))))
   plain = drawn(sampler_of())
   pairs = got.reshape(STEPS + 1, PROMPTS, 2, 2, -1)
   np.testing.assert_array_equal(pairs[:4, :, :, 0], pairs[:4, :, :, 1])
@@ -184,6 +184,20 @@ def test_branches_share_their_first_steps_and_part_then():
   assert np.abs(pairs[0, :, 0, 0] - pairs[0, :, 1, 0]).max(-1).min() > 0
   # The first of each branch is the sample that it would be alone.
   np.testing.assert_allclose(got[:, :, ::2], plain[:, :, ::2], atol=1e-6)
+
+
+def test_a_tree_parts_at_every_fork():
+  """Leaves are equal up to the fork at which their paths part, and no further."""
+  got = drawn(sampler_of(Share((4, 2), (1, jnp.int32(3)))))
+  same = (got[:, :, :, None] == got[:, :, None]).all((-3, -2, -1))
+  path = np.arange(4) // 2
+  twins = path[:, None] == path
+  want = np.where(twins, 3, 1)  # so many steps after the shared noise
+  for step in range(STEPS + 1):
+    equal = (step <= want) | np.eye(4, dtype=bool)
+    np.testing.assert_array_equal(
+      same[step], np.broadcast_to(equal, (PROMPTS, 4, 4))
+    )
 
 
 def test_a_start_from_a_partly_noised_sample():

@@ -1,0 +1,101 @@
+"""Which samples of a group branch from one another, as a config says."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxreward.errors import UserError
+from jaxreward.flow import steppers
+from jaxreward.flow.sampler import Share
+
+UNTIL_WINDOW = -1  # shared steps: all before the window
+
+
+def make_share(
+  config: ConfigDict, section: str, group: int, table: steppers.StepTable
+) -> Share | None:
+  """Which samples of a group share their first noise; None if none do.
+
+  Args:
+    config: of the run.
+    section: "rollout" or "train_reward.sampling", whose `branch` is read.
+    group: samples of a prompt.
+    table: of the steps.
+
+  Raises:
+    UserError: branches that do not fill a group, a tree without a last fork, or
+      too many shared steps.
+  """
+  options = operator.attrgetter(section)(config).branch
+  members, shared = options.members, options.steps
+  field, steps = f"config.{section}.branch", len(table.t)
+  if members == 1 and not shared:
+    if options.children:
+      raise UserError(
+        f"{field}.children={options.children}: {field}.members=1 has no forks;"
+        " set it to the leaves of a tree"
+      )
+    return None
+  if members < 2 or group % members:
+    raise UserError(
+      f"{field}.members={members}: expected a divisor of"
+      f" {_group_of(section)}={group} above 1, or 1 with branch.steps=0"
+    )
+  if shared == UNTIL_WINDOW:
+    if section != "rollout" or not config.rollout.window_size:
+      raise UserError(
+        f"{field}.steps={UNTIL_WINDOW}: branches part at the"
+        " window, and config.rollout.window_size is 0"
+      )
+    if options.children:
+      raise UserError(
+        f"{field}.steps={UNTIL_WINDOW}: at the window branches part for good; set"
+        f" {field}.children={options.children} to 0"
+      )
+    shared = config.rollout.window_start
+  elif not 0 <= shared < steps:
+    also = f", or {UNTIL_WINDOW} for the steps before the window"
+    raise UserError(
+      f"{field}.steps={shared}: expected 0 to {steps - 1}"
+      f"{also if section == 'rollout' else ''}"
+    )
+  sizes = _sizes(field, members, options.children)
+  ends = tuple(shared + i * options.every for i in range(len(sizes)))
+  if len(sizes) > 1 and not (options.every > 0 and ends[-1] < steps):
+    raise UserError(
+      f"{field}.every={options.every}: {len(sizes)} forks from step {shared} on"
+      f" have to lie within {steps} steps"
+    )
+  if not (np.asarray(table.std)[ends[-1] :] > 0).any():
+    name = operator.attrgetter(section)(config).sampler.name
+    raise UserError(
+      f"{field}.members={members}: after the {ends[-1]} steps that"
+      f' they share config.{section}.sampler.name="{name}"'
+      " draws no noise, so that their samples stay equal; take a sampler with noise"
+    )
+  return Share(sizes, ends)
+
+
+def _group_of(section: str) -> str:
+  return (
+    "config.rollout.group"
+    if section == "rollout"
+    else f"config.{section}.samples"
+  )
+
+
+def _sizes(field: str, members: int, children: int) -> tuple[int, ...]:
+  """Samples below each fork on the way from the root to a leaf."""
+  if not children:
+    return (members,)
+  sizes = [members]
+  while children > 1 and sizes[-1] % children == 0 and sizes[-1] > children:
+    sizes.append(sizes[-1] // children)
+  if sizes[-1] != children:
+    raise UserError(
+      f"{field}.children={children}: {field}.members={members} is no power of it"
+    )
+  return tuple(sizes)
