@@ -133,6 +133,7 @@ PROOFS = {
   "texforce": "tests/models/test_adapted_words.py",
   "thinkrl_edit": "tests/composition/test_dominance.py",
   "tp_grpo": "tests/advantages/test_process.py",
+  "tree_preference_rm": "tests/setup/test_branches.py",
   "ttsnap": "tests/steering/test_methods.py",
   "uniworld_v2_edit_r1": "tests/advantages/test_chosen.py",
   "vefx_corn_head": "tests/reward_models/test_graded_losses.py",

@@ -131,14 +131,14 @@ def shaken(params, scale=0.05, seed=0):
 def drawn(init, *args, seed=0):
   """Parameters of the shapes that `init` gives, without a program to draw them.
 
-  Kernels are normal, by their fan-in; other vectors zero, and scales one.
+  Kernels are normal, by their fan-in; vectors are one, and biases zero.
   """
   rng = np.random.default_rng(seed)
 
   def draw(path, like):
     if len(like.shape) < 2:
-      is_scale = "scale" in jax.tree_util.keystr(path[-1:])
-      return np.full(like.shape, float(is_scale), like.dtype)
+      is_bias = "bias" in jax.tree_util.keystr(path[-1:])
+      return np.full(like.shape, float(not is_bias), like.dtype)
     fan_in = np.prod(like.shape[:-1])
     values = rng.standard_normal(like.shape, np.float32) / np.sqrt(fan_in)
     return values.astype(like.dtype)

@@ -64,7 +64,7 @@ def report_from_workdir(
     evaluation=evaluation,
     config=config,
     environment=describe() if environment is None else environment,
-    notes=[*notes, *problems],
+    notes=[*notes, *summary.data_notes(evaluation), *problems],
     warnings=summary.automatic_warnings(evaluation, alignment_rows(metrics)),
   )
   return path

@@ -166,6 +166,31 @@ def panel_rows(rows: Rows) -> list[dict[str, str]]:
   return table
 
 
+def data_notes(evaluation: Evaluation) -> list[str]:
+  """What became of the rows of preferences, and of their labels."""
+  lines = []
+  counts: Any = evaluation.get("preferences")
+  if isinstance(counts, Mapping):
+    left_out = [
+      f"{counts[name]} {name}"
+      for name in ("malformed", "unlabeled", "unsure")
+      if counts.get(name)
+    ]
+    tail = (
+      f", left out: {', '.join(left_out)}" if left_out else ", none left out"
+    )
+    lines.append(f"Preferences: {counts.get('rows')} rows{tail}.")
+  curation: Any = evaluation.get("curation")
+  if isinstance(curation, Mapping):
+    kept = [
+      f"{curation.get(name)} {name}" for name in ("kept", "turned", "softened")
+    ]
+    lines.append(
+      f"Curated labels: of {curation.get('pairs')} pairs {', '.join(kept)}."
+    )
+  return lines
+
+
 def automatic_warnings(evaluation: Evaluation, rows: Rows) -> list[str]:
   """Warnings that a reader should not overlook."""
   setting = common_setting(evaluation)

@@ -15,6 +15,7 @@ _PAIR = {"prompt": _TRAIN, "image_a": "good.png", "image_b": "other.png"}
 _HELD = {"prompt": _HELDOUT, "image_a": "third.png", "image_b": "white.png",
          "label": "a", "user": "new"}  # fmt: skip
 _LIST = {"prompt": _TRAIN, "images": ["good.png", "other.png"]}
+_HEAD_OF_USERS = {"reward_model__head__name": "ideal_point"}
 _READING, _LAYOUT = "data.reading", "data.layout"
 
 
@@ -89,6 +90,19 @@ ROWS = [
   trained("a source that no row has", ("config.reward_model.context",
           "no row of", "source image"), _PAIR | {"label": "a"},
           reward_model__context=True),
+  trained("users that no row names", ('reward_model.head.name="ideal_point"',
+          "no row of", "names one"), _PAIR | {"label": "a"},
+          **_HEAD_OF_USERS),
+  trained("more users than the head's table", ("reward_model.head.users=1",
+          "have 2 users"), _PAIR | {"label": "a", "user": "one"},
+          _PAIR | {"label": "a", "user": "two"},
+          **_HEAD_OF_USERS, reward_model__head__users=1),
+  in_pairs("held-out users never seen", ("no user of",
+           "config.train_reward.heldout", "is in"),
+           _PAIR | {"label": "a", "user": "one"},
+           files=THIRD | {"held.jsonl": lines(_HELD)},
+           **{"train_reward.heldout": "{here}/held.jsonl",
+              "reward_model.head.name": "ideal_point"}),
   trained("the same image twice", ("line 1", "the same picture"),
           _PAIR | {"image_b": "good.png", "label": "a"}),
 ]  # fmt: skip

@@ -97,8 +97,8 @@ def test_drawn_scenes_show_their_prompts():
   from jaxreward.tasks.scenes import detect
 
   batch = offline.batches(config_of(SFT, {"data.caption_drop": 0.0}))(2)
-  seen = detect.detect(batch.images[:, 0] / np.float32(255))
-  verdict = detect.judge(seen, batch.prompts)
+  judge = jax.jit(lambda x, prompts: detect.judge(detect.detect(x), prompts))
+  verdict = judge(batch.images[:, 0] / np.float32(255), batch.prompts)
   np.testing.assert_array_equal(verdict.strict, 1)
 
 
@@ -111,8 +111,9 @@ def test_latents_are_the_autoencoders():
   plan = tiny.make_plan(config, tiny.mesh_of(1))
   decoder = jax.jit(policy.decoder)(jax.random.key(0))
   images = offline.batches(config)(0).images
-  trajectory = offline.samples(policy, images, plan, decoder)
-  want = policy.to_latents(jnp.asarray(images[:, 0] / np.float32(255)), decoder)
+  draw = lambda images, decoder: offline.samples(policy, images, plan, decoder)
+  trajectory = jax.jit(draw)(images, decoder)
+  want = jax.jit(policy.to_latents)(images[:, 0] / np.float32(255), decoder)
   got = np.asarray(trajectory.latents)[0, : len(images)]
   assert got.shape[1:] == policy.latent_shape
   np.testing.assert_allclose(got, want, atol=1e-5)

@@ -12,11 +12,11 @@ def test_only_the_encoding_of_words_is_trained_and_it_learns():
   config = tiny.load("recipes/texforce.py:smoke", tiny.MODEL, tiny.FAST)
   policy = setup.make_policy(config)
   trainable = setup.make_trainable(config, policy)
-  base = jax.jit(policy.init)(jax.random.key(0))
+  base = tiny.drawn(policy.init, jax.random.key(0))
   base = jax.tree.map(
     jnp.asarray, tiny.shaken(base)
   )  # layers that start at zero let nothing through
-  trained = trainable.init(base)
+  trained = jax.jit(trainable.init)(base)
   paths = [
     jax.tree_util.keystr(path, simple=True, separator="/")
     for path, _ in jax.tree_util.tree_leaves_with_path(trained)

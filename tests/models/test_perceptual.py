@@ -167,14 +167,14 @@ def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
   back = convert.to_public(params, rules)
   for name, value in back.items():
     np.testing.assert_array_equal(value, peer.state_dict()[name].numpy())
-  distance = lambda x: net.apply({"params": params}, x, b)
+  distance = lambda x, params: net.apply({"params": params}, x, b)
   ta, tb = torch_pair(a, b)
   theirs = peer(ta, tb)
-  ours = jax.jit(distance)(a)
+  ours = jax.jit(distance)(a, params)
   peers.close(ours, peers.numpy(theirs), 1e-5)
   assert np.abs(np.asarray(ours)).min() > 1e-3
   theirs.sum().backward()
-  slope = jax.jit(jax.grad(lambda x: distance(x).sum()))(a)
+  slope = jax.jit(jax.grad(lambda *x: distance(*x).sum()))(a, params)
   expected = peers.numpy(ta.grad).transpose(0, 2, 3, 1)
   gap = np.abs(slope - expected).max()
   assert gap < 1e-3 * np.abs(expected).max()
@@ -184,8 +184,8 @@ def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
 def test_equal_pictures_are_at_distance_0_with_a_finite_slope(net):
   a = jnp.full((1, 32, 32, 3), 0.5)
   params = tiny.drawn(net.init, jax.random.key(0), a, a)["params"]
-  distance = lambda x: net.apply({"params": params}, x, a).sum()
-  value, slope = jax.jit(jax.value_and_grad(distance))(a)
+  distance = lambda x, params: net.apply({"params": params}, x, a).sum()
+  value, slope = jax.jit(jax.value_and_grad(distance))(a, params)
   assert abs(float(value)) < 1e-5
   assert np.isfinite(slope).all()
 

@@ -15,6 +15,7 @@ from jaxreward.models.policies import scene_dit
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
+from tests import tiny
 
 SMALL = dict(width=16, depth=2, heads=2, text_layers=1, mlp_ratio=2)
 ROWS = 4
@@ -22,18 +23,9 @@ ROWS = 4
 
 def perturb(params, scale=0.1):
   """Moves the parts that start at zero, on which most tests would pass idly."""
-  leaves, tree = jax.tree.flatten(params)
-  key = jax.random.key(1)
-  return jax.tree.unflatten(
-    tree,
-    [
-      leaf + scale * jax.random.normal(jax.random.fold_in(key, i), leaf.shape)
-      for i, leaf in enumerate(leaves)
-    ],
-  )
+  return jax.tree.map(jnp.asarray, tiny.shaken(params, scale, seed=1))
 
 
-@functools.cache
 def start(**kwargs):
   policy = scene_dit.make_policy(**{**SMALL, **kwargs})
   return policy, jax.jit(policy.init)(jax.random.key(0))

@@ -12,6 +12,7 @@ from jaxreward.reward_models import RewardModel, scalar, scenes
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import sharding
 from jaxreward.training.mesh import make_mesh
+from tests import tiny
 
 SIZES = dict(width=16, depth=2, heads=1, stem=8)
 
@@ -49,36 +50,41 @@ def inputs():
   return jnp.asarray(images, jnp.float32), jnp.asarray(tokens)
 
 
-def test_a_fresh_scorer_has_no_opinion(scorer, params, inputs):
-  scores, unsure = scorer.score_groups(params, *inputs)
+@pytest.fixture(scope="module")
+def score(scorer):
+  return jax.jit(scorer.score_groups)
+
+
+def test_a_fresh_scorer_has_no_opinion(score, params, inputs):
+  scores, unsure = score(params, *inputs)
   assert unsure is None
   assert scores.shape == (2, 3)
   assert scores.dtype == jnp.float32
   np.testing.assert_array_equal(scores, 0.0)
 
 
-def test_groups_are_single_scores_side_by_side(scorer, awake, inputs):
+def test_groups_are_single_scores_side_by_side(score, awake, inputs):
   images, tokens = inputs
-  groups, _ = scorer.score_groups(awake, images, tokens)
+  groups, _ = score(awake, images, tokens)
   for g in range(3):
-    alone, _ = scorer.score_groups(awake, images[:, g : g + 1], tokens)
+    alone, _ = score(awake, images[:, g : g + 1], tokens)
     np.testing.assert_allclose(alone[:, 0], groups[:, g], rtol=1e-4, atol=1e-5)
-  turned, _ = scorer.score_groups(awake, images[:, ::-1], tokens)
+  turned, _ = score(awake, images[:, ::-1], tokens)
   np.testing.assert_allclose(turned, groups[:, ::-1], rtol=1e-4, atol=1e-5)
 
 
-def test_picture_place_and_words_all_matter(scorer, awake, inputs):
+def test_picture_place_and_words_all_matter(score, awake, inputs):
   images, tokens = inputs
-  base = np.asarray(scorer.score_groups(awake, images, tokens)[0])
-  words, _ = scorer.score_groups(awake, images, tokens[::-1])
-  moved, _ = scorer.score_groups(awake, jnp.roll(images, 12, 2), tokens)
+  base = np.asarray(score(awake, images, tokens)[0])
+  words, _ = score(awake, images, tokens[::-1])
+  moved, _ = score(awake, jnp.roll(images, 12, 2), tokens)
   for other in (words, moved):
     assert np.abs(np.asarray(other) - base).min() > 1e-4
 
 
-def test_trunk_of_a_deeper_policy(scorer, params):
+def test_trunk_of_a_deeper_policy(params):
   policy = scene_dit.make_policy(width=16, depth=3, heads=1)
-  base = policy.init(jax.random.key(5))
+  base = tiny.drawn(policy.init, jax.random.key(5))
   params = params["backbone"]
   found = scene_reward.init_from_policy(params, base)
   np.testing.assert_array_equal(
@@ -103,7 +109,7 @@ def test_a_policy_of_another_width_is_refused(params):
   base = scene_dit.make_policy(width=32, depth=2, heads=1)
   with pytest.raises(UserError, match=r"is \(.*reward_model\.backbone\.width"):
     scene_reward.init_from_policy(
-      params["backbone"], base.init(jax.random.key(0))
+      params["backbone"], tiny.drawn(base.init, jax.random.key(0))
     )
 
 
@@ -115,10 +121,10 @@ def test_sizes_that_do_not_fit(sizes, field):
     make(**sizes)
 
 
-def test_bfloat16_is_close(awake, scorer, inputs):
+def test_bfloat16_is_close(awake, score, inputs):
   low = make(dtype="bfloat16")
-  a, _ = scorer.score_groups(awake, *inputs)
-  b, _ = low.score_groups(awake, *inputs)
+  a, _ = score(awake, *inputs)
+  b, _ = jax.jit(low.score_groups)(awake, *inputs)
   assert b.dtype == jnp.float32
   np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.abs(a).max()) + 0.05)
 

@@ -144,7 +144,7 @@ def test_diffusers_reads_what_we_write(peers, tmp_path):
 @pytest.mark.parity
 def test_places_start_as_in_diffusers(peers):
   policy = make()
-  table = policy.init(jax.random.key(0))["position"]
+  table = jax.jit(policy.init)(jax.random.key(0))["position"]
   want = theirs().pos_embed.pos_embed[0]
   np.testing.assert_allclose(table, peers.array(want), atol=1e-6)
 

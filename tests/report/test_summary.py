@@ -94,3 +94,18 @@ def test_panel_rows_are_first_and_last_tenths():
   (row,) = summary.panel_rows(rows)
   assert (row["name"], row["first"], row["last"]) == ("KL", "1.500", "37.500")
   assert row["change"] == "+36"
+
+
+def test_what_became_of_preferences_is_told():
+  counts = {"rows": 812, "unlabeled": 0, "unsure": 3, "malformed": 2}
+  (line,) = summary.data_notes({"preferences": counts})
+  assert line == "Preferences: 812 rows, left out: 2 malformed, 3 unsure."
+  curation = {"pairs": 90, "kept": 80, "turned": 4, "softened": 0}
+  found = {"preferences": {"rows": 5}, "curation": curation}
+  assert summary.data_notes(found) == [
+    "Preferences: 5 rows, none left out.",
+    "Curated labels: of 90 pairs 80 kept, 4 turned, 0 softened.",
+  ]
+  assert (
+    summary.data_notes({}) == summary.data_notes({"preferences": None}) == []
+  )

@@ -200,23 +200,24 @@ def test_corn_asks_only_those_who_come_so_far():
 def test_heads_start_without_an_opinion_and_learn(name):
   head = rm.HEADS[name]()
   features = {"joint": jnp.asarray(RNG.normal(size=(2, 3, 6)), F)}
-  params = head.init(jax.random.key(0), features)
+  params = jax.jit(head.init)(jax.random.key(0), features)
   outputs = jax.jit(head.outputs)(params, features)
   assert set(outputs) == set(head.names)
   value, std = head.score(outputs)
   assert value.shape == (2, 3)
   assert float(jnp.ptp(value)) < 1e-6
   assert (std is None) == (name in ("among", "scalar"))
-  slope = jax.grad(lambda p: head.outputs(p, features)["value"][0, 0])(params)
+  value = lambda p: head.outputs(p, features)["value"][0, 0]
+  slope = jax.jit(jax.grad(value))(params)
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slope)) > 0
 
 
 def test_the_order_of_a_group_changes_nothing_but_its_order():
   head = rm.HEADS["among"](width=8)
   features = RNG.normal(size=(2, 4, 6)).astype(F)
-  drawn = head.init(jax.random.key(0), {"joint": features})
+  drawn = jax.jit(head.init)(jax.random.key(0), {"joint": features})
   params = jax.tree.map(
-    lambda x: x + 0.1 * RNG.normal(size=x.shape).astype(F), drawn
+    lambda x: np.asarray(x) + 0.1 * RNG.normal(size=x.shape).astype(F), drawn
   )
   score = jax.jit(lambda x: head.outputs(params, {"joint": x})["value"])
   base, order = score(features), np.array([2, 0, 3, 1])

@@ -33,13 +33,13 @@ def scored(found, items, relation=0, exact=False, **options):
   images = np.zeros((1, len(found), 4, 4, 3), np.float32)
   images[0, :, 0, 0, 0] = np.arange(len(found)) / 100
   prompts = grammar.batch(grammar.prompts("train")[:1])
-  result = objects.objects(
+  run = lambda images: objects.objects(
     images, prompts, detect=detect, microbatch=2, params={},
     queries=np.zeros((1, 2, 1, 3), np.int32), named=np.ones((1, 2, 1), bool),
     count=np.array([items], np.int32),
     relation=np.array([relation], np.int32), exact=np.array([exact]), **options,
-  )  # fmt: skip
-  return np.asarray(result["objects"])[0].tolist()
+  )["objects"]  # fmt: skip
+  return np.asarray(jax.jit(run)(images))[0].tolist()
 
 
 def test_counts():
@@ -57,12 +57,12 @@ def test_counts():
 def test_a_box_is_one_thing():
   """What fits the other text better is not counted for this one."""
   boxes, asked = jnp.array([L, R]), jnp.array([1, 1])
-  judge = lambda scores: objects.judge(
-    boxes, jnp.array(scores)[..., None], jnp.ones((2, 1), bool), asked,
+  judge = jax.jit(lambda scores: objects.judge(
+    boxes, scores[..., None], jnp.ones((2, 1), bool), asked,
     jnp.array(0), jnp.array(False), 0.1, 0.5,
-  )  # fmt: skip
-  assert judge([[0.9, 0.5], [0.0, 0.0]]).tolist() == [1, 0, 1]
-  assert judge([[0.9, 0.5], [0.2, 0.6]]).tolist() == [1, 1, 1]
+  ))  # fmt: skip
+  assert judge(jnp.array([[0.9, 0.5], [0.0, 0.0]])).tolist() == [1, 0, 1]
+  assert judge(jnp.array([[0.9, 0.5], [0.2, 0.6]])).tolist() == [1, 1, 1]
   share = scored([[(L, 0, 0.9)]], (1, 1), strict=False)
   assert share == [0.5]
 

@@ -1,5 +1,6 @@
 """Branches and starts as a config names them: the steps that are left."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -73,10 +74,12 @@ def test_a_start_from_a_reference_is_the_tasks_own_image():
   config, plan = plan_of(begin)
   assert len(plan.table.t) == 2
   policy, batch = setup.make_policy(config), tiny.prompts_of(config)
-  x0 = np.asarray(plan.start(policy, batch))
-  np.testing.assert_array_equal(x0, plan.start(policy, batch))
+  start = jax.jit(lambda: plan.start(policy, batch))
+  x0 = np.asarray(start())
+  np.testing.assert_array_equal(x0, start())
   pixels = policy.to_pixels(jnp.asarray(x0))[:, None]
-  accuracy = setup.make_task(config).measure(pixels, pixels, batch)["strict"]
+  measure = jax.jit(setup.make_task(config).measure)
+  accuracy = measure(pixels, pixels, batch)["strict"]
   assert np.asarray(accuracy)[np.asarray(batch.mask)].mean() > 0.9
 
 

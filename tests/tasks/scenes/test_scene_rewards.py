@@ -44,7 +44,8 @@ def test_detector_is_the_weighted_verdict(images, prompts, verdict):
   built = rewards.build(
     {"detector": scene_rewards.detector, "s": scene_rewards.strict}
   )
-  scores, failed = rewards.score(built, images, prompts)
+  score = jax.jit(lambda images: rewards.score(built, images, prompts))
+  scores, failed = score(images)
   expected = 0.5 * dense + 0.5 * strict
   np.testing.assert_allclose(scores["detector"][:, :2], expected, atol=1e-6)
   np.testing.assert_array_equal(scores["s"][:, :2], [[1, 0], [1, 0]])
@@ -85,7 +86,7 @@ def scorer():
 
 @pytest.fixture(scope="module")
 def params(scorer):
-  params = scorer.init(jax.random.key(0))
+  params = jax.jit(scorer.init)(jax.random.key(0))
   head = params["head"]
   drawn = jax.random.normal(jax.random.key(1), head["head_out"]["kernel"].shape)
   head = head | {"head_out": head["head_out"] | {"kernel": drawn}}
@@ -93,10 +94,13 @@ def params(scorer):
 
 
 def test_learned_is_the_z_score_of_the_model(scorer, params, images, prompts):
-  raw, _ = scorer.score_groups(params, images[:, :2], prompts.tokens)
-  found = rewards.learned(
-    images, prompts, params=params, scorer=scorer, mean=0.3, std=2.0
-  ).value
+  raw, _ = jax.jit(scorer.score_groups)(params, images[:, :2], prompts.tokens)
+  score = lambda images: (
+    rewards.learned(
+      images, prompts, params=params, scorer=scorer, mean=0.3, std=2.0
+    ).value
+  )
+  found = jax.jit(score)(images)
   np.testing.assert_allclose(found[:, :2], (raw - 0.3) / 2.0, rtol=1e-4)
   assert np.isnan(found[:, 2]).all()
 
