@@ -13,7 +13,7 @@ from jaxreward.errors import squeeze as one_short_line
 from tests import tiny
 from tests.bad_inputs import table
 
-pytestmark = pytest.mark.usefixtures("as_users_call")
+pytestmark = [pytest.mark.job, pytest.mark.usefixtures("as_users_call")]
 
 LIMIT = 300
 HERE = pathlib.Path(__file__).parent

@@ -26,6 +26,12 @@ from tests import tiny
 EVERY = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
 
 
+def sizes(*names: str) -> list:
+  """Of every recipe the miniature is loaded with every test, others with jobs."""
+  job = lambda name: [] if name == "smoke" else [pytest.mark.job]
+  return [pytest.param(name, marks=job(name)) for name in names]
+
+
 def those_of(call: str) -> list[str]:
   """Recipes whose file calls a function of `recipes`."""
   text = lambda name: (tiny.CONFIGS / f"recipes/{name}.py").read_text()
@@ -114,7 +120,7 @@ def test_every_recipe_has_its_turn():
 
 
 @pytest.mark.usefixtures("as_users_call")
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
   overrides = {}
@@ -133,7 +139,7 @@ def check(config):
 
 
 @pytest.mark.usefixtures("as_users_call")
-@pytest.mark.parametrize("size", ["default", "smoke"])
+@pytest.mark.parametrize("size", sizes("default", "smoke"))
 @pytest.mark.parametrize("name", OF_SCENES)
 def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
   check(load(name, size=size))
@@ -147,7 +153,7 @@ SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
 
 
 @pytest.mark.usefixtures("as_users_call")
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_one_loads_and_is_checked_at_every_size(name, size):
   """At full size every program's shapes are traced."""
