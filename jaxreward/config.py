@@ -77,6 +77,8 @@ METHOD_SECTIONS = (
   "sample.steering",
   "sample.start",
   "train_reward.loss",
+  "train_reward.curation",
+  "train_reward.sampling.sampler",
   "train_reward.backbone_optimizer",
   "train_reward.last_layers",
   "reward_model.backbone",

@@ -11,7 +11,7 @@ from tests import cache, hurry
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.folder()
-# Eight devices share two cores with the other worker's compiler.
+# Devices of a busy machine may wait long for one another.
 os.environ.setdefault("XLA_FLAGS", inherited.with_patience(""))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
@@ -115,8 +115,7 @@ def pytest_runtest_setup(item):
   PyTorch draws the latter; the same ones every time.
   """
   has = lambda name: item.get_closest_marker(name) is not None
-  is_hurried = has("parity") or has("hurried") or not has("job")
-  is_hurried &= not any(map(has, ("optimized", "tpu_compile", "gpu")))
+  is_hurried = not any(map(has, ("optimized", "tpu_compile", "gpu")))
   if is_hurried != _compiling["hurried"]:
     _compiling["hurried"] = is_hurried
     jax.clear_caches()  # which do not tell the two apart
@@ -127,13 +126,14 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture
 def as_users_call():
-  """Shapes are not checked: for tests of what is refused, not of numbers.
+  """Types and shapes are not checked: for tests of what a config is refused for.
 
-  They trace whole networks, whose shapes the tests of these networks check.
+  They trace whole networks, which the tests of these networks check.
   """
+  before = jaxtyping.config.jaxtyping_disable
   jaxtyping.config.update("jaxtyping_disable", True)
   yield
-  jaxtyping.config.update("jaxtyping_disable", False)
+  jaxtyping.config.update("jaxtyping_disable", before)
 
 
 class CompileCounter:

@@ -1,9 +1,8 @@
-"""Programs of most tests run once or twice: they are compiled in a hurry.
+"""Programs of most tests run a few times: they are compiled in a hurry.
 
-Those of jobs run often, so that it pays to compile them as users do.
 XLA's older emitters and LLVM without passes take a fifth of the time. Tests of
-what the compiler makes of a program, equal bits of two of them among others,
-bear the mark `optimized` and compile so too. Imports no JAX.
+what the compiler makes of a program, as that a replay gives the same bits, bear
+the mark `optimized`: these are compiled as users' are. Imports no JAX.
 """
 
 from jaxreward import compat, inherited

@@ -3,8 +3,8 @@
 Qiu et al. 2024 (Reward Generalization in RLHF), https://arxiv.org/abs/2402.10184, who
 build trees of responses; here the sampler's noise forks, in two at three steps, so that
 eight leaves of a prompt start alike and each pair has parted at one of three depths. A
-Bradley-Terry model is fitted to the pairs of a prompt. Unverified: depths and children
-of the paper.
+Bradley-Terry model is fitted to the pairs of leaves alone. Unverified: depths and
+children of the paper.
 """
 
 from jaxreward import recipes
@@ -17,8 +17,11 @@ def get_config(arg: str | None = None):
   return recipes.reward_model(
     arg,
     __file__,
+    pictures=dict(renders=0, spoiled=0, borrowed=0),
+    pictures_per_row=members,
     sampling=dict(
       samples=members,
+      guidance_scales=(1.0,),
       num_steps=4 if is_small else 10,
       sampler=dict(name="flow_sde", noise_level=0.7),
       branch=dict(members=members, steps=1, children=2, every=every),

@@ -228,7 +228,7 @@ class Sampler:
 
     keys = state.keys
     ends = self.share.steps if self.share else ()
-    for shared, end in list(zip(state.shared, ends, strict=True))[::-1]:
+    for shared, end in list(zip(state.shared, ends, strict=False))[::-1]:
       keys = jnp.where(i < jnp.asarray(end, jnp.uint32), shared, keys)
     rows = (state.latents, state.memory, keys, state.index)
     latents, memory, info = jax.lax.map(one, rows)

@@ -159,6 +159,7 @@ def check(config: ConfigDict) -> None:
       f'.name="{config.reward_model.backbone.name}" is another network than the'
       " policy; set it to false"
     )
+  drawn_preferences.check_gallery(config)
   tastes.check(options.users.count, options.users.unseen)
   _check_stopping(config)
   curation.bind(config)
@@ -181,9 +182,8 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   source = config.train_reward.source
   if source in tasks.OWN or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
-  if source in tasks.OWN:
-    for spec in config.train_reward.sampling.gallery:
-      data_checks.require_weights(config, spec, drawn_preferences.GALLERY)
+  for spec in config.train_reward.sampling.get("gallery", ()):
+    data_checks.require_weights(config, spec, drawn_preferences.GALLERY)
   if source not in tasks.OWN:
     model = reward_model.make(config)
     sides, rows = preference_data.load(config, model)

@@ -166,14 +166,22 @@ def panel_rows(rows: Rows) -> list[dict[str, str]]:
   return table
 
 
+_LEFT_OUT = {
+  "malformed": "malformed",
+  "unlabeled": "unlabeled",
+  "unsure": "unsure",
+  "broken_images": "with broken images",
+}
+
+
 def data_notes(evaluation: Evaluation) -> list[str]:
   """What became of the rows of preferences, and of their labels."""
   lines = []
   counts: Any = evaluation.get("preferences")
   if isinstance(counts, Mapping):
     left_out = [
-      f"{counts[name]} {name}"
-      for name in ("malformed", "unlabeled", "unsure")
+      f"{counts[name]} {text}"
+      for name, text in _LEFT_OUT.items()
       if counts.get(name)
     ]
     tail = (

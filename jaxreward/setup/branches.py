@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 
 import numpy as np
@@ -31,12 +32,13 @@ def make_share(
   """
   options = operator.attrgetter(section)(config).branch
   members, shared = options.members, options.steps
+  children, every = options.get("children", 0), options.get("every", 1)
   field, steps = f"config.{section}.branch", len(table.t)
   if members == 1 and not shared:
-    if options.children:
+    if children:
       raise UserError(
-        f"{field}.children={options.children}: {field}.members=1 has no forks;"
-        " set it to the leaves of a tree"
+        f"{field}.children={children}: {field}.members=1 has no forks; set it to"
+        " the leaves of a tree"
       )
     return None
   if members < 2 or group % members:
@@ -44,16 +46,26 @@ def make_share(
       f"{field}.members={members}: expected a divisor of"
       f" {_group_of(section)}={group} above 1, or 1 with branch.steps=0"
     )
-  if shared == UNTIL_WINDOW:
-    if section != "rollout" or not config.rollout.window_size:
+  if (
+    children
+    and section == "rollout"
+    and config.rollout.window_move.name != "none"
+  ):
+    raise UserError(
+      f"{field}.children={children}: a tree forks at steps of its own, and"
+      f' config.rollout.window_move.name="{config.rollout.window_move.name}" moves'
+      ' those with noise; use "none"'
+    )
+  if shared == UNTIL_WINDOW and section == "rollout":
+    if not config.rollout.window_size:
       raise UserError(
         f"{field}.steps={UNTIL_WINDOW}: branches part at the"
         " window, and config.rollout.window_size is 0"
       )
-    if options.children:
+    if children:
       raise UserError(
         f"{field}.steps={UNTIL_WINDOW}: at the window branches part for good; set"
-        f" {field}.children={options.children} to 0"
+        f" {field}.children={children} to 0"
       )
     shared = config.rollout.window_start
   elif not 0 <= shared < steps:
@@ -62,19 +74,25 @@ def make_share(
       f"{field}.steps={shared}: expected 0 to {steps - 1}"
       f"{also if section == 'rollout' else ''}"
     )
-  sizes = _sizes(field, members, options.children)
-  ends = tuple(shared + i * options.every for i in range(len(sizes)))
-  if len(sizes) > 1 and not (options.every > 0 and ends[-1] < steps):
+  sizes = _sizes(field, members, children)
+  ends = tuple(shared + i * every for i in range(len(sizes)))
+  if len(sizes) > 1 and not (every > 0 and ends[-1] < steps):
     raise UserError(
-      f"{field}.every={options.every}: {len(sizes)} forks from step {shared} on"
+      f"{field}.every={every}: {len(sizes)} forks from step {shared} on"
       f" have to lie within {steps} steps"
     )
-  if not (np.asarray(table.std)[ends[-1] :] > 0).any():
+  is_noisy = np.asarray(table.std) > 0
+  for start, end in itertools.pairwise((*ends, steps)):
+    if is_noisy[start:end].any():
+      continue
     name = operator.attrgetter(section)(config).sampler.name
+    fix = "take a sampler with noise"
+    if is_noisy.any():
+      fix = f"it does from step {is_noisy.argmax()} to {steps - is_noisy[::-1].argmax()}"
     raise UserError(
-      f"{field}.members={members}: after the {ends[-1]} steps that"
-      f' they share config.{section}.sampler.name="{name}"'
-      " draws no noise, so that their samples stay equal; take a sampler with noise"
+      f"{field}.members={members}: branches part at step {start}, and up to step"
+      f' {end} config.{section}.sampler.name="{name}" draws no noise, so that'
+      f" their samples stay equal; {fix}"
     )
   return Share(sizes, ends)
 

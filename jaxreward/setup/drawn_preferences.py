@@ -12,10 +12,11 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from jaxreward import rng, setup
+from jaxreward import rng, setup, tasks
 from jaxreward.data import preferences, tastes
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.prompts import Prompt
+from jaxreward.errors import UserError, shown
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler, Share
 from jaxreward.reward_models import RewardModel
@@ -55,7 +56,7 @@ def sample_policy(
     )
 
   images = []
-  for spec in ("", *options.gallery):
+  for spec in ("", *options.get("gallery", ())):
     if spec:
       params = setup.load_params(config, policy, spec=spec, field=GALLERY)
     for scale in options.guidance_scales:
@@ -64,6 +65,27 @@ def sample_policy(
         draw(params, key, prompts.words, ids, decoder, float(scale))
       )
   return jnp.concatenate(images, 1)
+
+
+def check_gallery(config: ConfigDict) -> None:
+  """Refuses what names no other policy to draw preferences.
+
+  Raises:
+    UserError: names the entry and the fix.
+  """
+  options = config.train_reward
+  for spec in options.sampling.get("gallery", ()):
+    field = f"config.{GALLERY}={shown(repr(spec), 80)}"
+    if options.source not in tasks.OWN:
+      raise UserError(
+        f"{field}: images come from config.train_reward.source, and no policy"
+        " draws any; leave it empty"
+      )
+    if not isinstance(spec, str) or not spec or spec.startswith("workdir:"):
+      raise UserError(
+        f"{field}: expected files of weights, as in"
+        ' ("runs/aligned/policy.safetensors",)'
+      )
 
 
 def plan_of(config: ConfigDict) -> tuple[steppers.StepTable, Share | None]:
@@ -101,7 +123,9 @@ def scene_preferences(
   logging.info(
     "drawing and judging images of %d prompts, %d each by the policy ...",
     len(row_prompts),
-    options.sampling.samples * len(scales) * (1 + len(options.sampling.gallery)),
+    options.sampling.samples
+    * len(scales)
+    * (1 + len(options.sampling.get("gallery", ()))),
   )  # fmt: skip
   samples = sample_policy(config, policy, params, row_prompts)
   key = rng.stream_key(config.seed, "preference pictures")

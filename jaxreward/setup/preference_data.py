@@ -139,8 +139,8 @@ def load(
     others = rows_of(config, section.heldout, HELDOUT, second)
     for row in checks.watch(others):
       heldout.add(row)
-    tally.malformed += second.malformed
-    tally.unlabeled += second.unlabeled
+    for kind in ("rows", "unsure", "malformed", "unlabeled"):
+      setattr(tally, kind, getattr(tally, kind) + getattr(second, kind))
   else:
     train, heldout = preference_tables.sides_of(
       rows, tokenize=tokenize, split_of=setup.make_task(config).split_of,

@@ -123,6 +123,8 @@ def main(argv=None) -> int:
     for fault in FAULTS
     if not flags.names or any(name in fault.name for name in flags.names)
   ]
+  if not chosen:
+    parser.error(f"no fault is named like {' or '.join(flags.names)}")
   failures = 0
   with tempfile.TemporaryDirectory() as folder:
     copy = pathlib.Path(folder) / "copy"

@@ -217,7 +217,6 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
     text_encoders.clip_vision(wrong, None, weights=str(tmp_path))
 
 
-@pytest.mark.hurried
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases("diffusion_nft", "wan_i2v", "wan22_i2v", "wan22_ti2v_5b"),

@@ -269,7 +269,6 @@ def test_weights_of_the_text_tower_alone_are_refused(weights, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.hurried
 @pytest.mark.parametrize("objective", ["flow_grpo", "diffusion_nft"])
 def test_the_recipe_runs_with_both_towers(objective, weights, tmp_path):
   config = load(

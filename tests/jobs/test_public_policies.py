@@ -40,7 +40,6 @@ def rows_of(workdir, job):
   return [row for row in rows if row["job"] == job and row["step"]]
 
 
-@pytest.mark.hurried
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases(
@@ -150,7 +149,6 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   np.testing.assert_allclose(cut.reshape(whole.shape), whole, atol=1e-5)
 
 
-@pytest.mark.hurried
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases("flow_grpo", "kontext", "qwen_image_edit"),

@@ -13,7 +13,7 @@ from jaxreward.flow import rollout, sampler, steppers
 from jaxreward.jobs import evaluate
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.optimized]
+pytestmark = pytest.mark.job
 
 # devices, data, fsdp
 MESHES = {

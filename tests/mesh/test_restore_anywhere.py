@@ -9,7 +9,7 @@ from jaxreward.training import state as state_lib
 from jaxreward.training.checkpoint import Checkpoints
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.optimized]
+pytestmark = pytest.mark.job
 
 # devices, data, fsdp
 MESHES = {

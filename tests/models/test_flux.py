@@ -207,7 +207,6 @@ def loss_and_gradients(**fields):
 
 
 @pytest.mark.job
-@pytest.mark.hurried
 @pytest.mark.parametrize(
   "fields",
   [

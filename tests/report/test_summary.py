@@ -98,8 +98,12 @@ def test_panel_rows_are_first_and_last_tenths():
 
 def test_what_became_of_preferences_is_told():
   counts = {"rows": 812, "unlabeled": 0, "unsure": 3, "malformed": 2}
+  counts |= {"broken_images": 1}
   (line,) = summary.data_notes({"preferences": counts})
-  assert line == "Preferences: 812 rows, left out: 2 malformed, 3 unsure."
+  assert (
+    line
+    == "Preferences: 812 rows, left out: 2 malformed, 3 unsure, 1 with broken images."
+  )
   curation = {"pairs": 90, "kept": 80, "turned": 4, "softened": 0}
   found = {"preferences": {"rows": 5}, "curation": curation}
   assert summary.data_notes(found) == [

@@ -1,4 +1,4 @@
-"""Trees of samples: which leaves share what, and what pairs of them tell."""
+"""Trees of samples, and preferences that are drawn in them or by a gallery."""
 
 import collections
 
@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 
+from jaxreward import config as config_lib
 from jaxreward import setup
 from jaxreward.errors import UserError
 from jaxreward.setup import branches, drawn_preferences
 from tests import tiny
 
 RECIPE = "recipes/tree_preference_rm.py"
+SAMPLING = "train_reward.sampling"
 
 
 def forks_of(members: tuple[int, ...]) -> np.ndarray:
@@ -22,67 +24,117 @@ def forks_of(members: tuple[int, ...]) -> np.ndarray:
 
 
 def test_the_recipe_forks_in_two_at_three_steps():
-  table, share = drawn_preferences.plan_of(tiny.load(RECIPE))
+  config = tiny.load(RECIPE)
+  table, share = drawn_preferences.plan_of(config)
   assert share.members == (8, 4, 2) and share.steps == (1, 4, 7)
   assert (np.asarray(table.std)[7:] > 0).any()
   depth = forks_of(share.members)
   counts = collections.Counter(depth[np.triu_indices(8, 1)].tolist())
   # Of the 7 others, 4 part at the first fork, 2 at the second, 1 at the last.
   assert counts == {0: 8 * 4 // 2, 1: 8 * 2 // 2, 2: 8 * 1 // 2}
+  # The pairs are those of one tree: nothing but its leaves is compared.
+  options = config.train_reward
+  assert options.sampling.guidance_scales == (1.0,)
+  assert options.pictures_per_row == options.sampling.samples == 8
+  assert not any(
+    options.pictures[k] for k in ("renders", "spoiled", "borrowed")
+  )
 
 
-def left_over(effects: np.ndarray, pairs: np.ndarray, noise: float) -> float:
-  """Mean variance of r(a) - r(b) over pairs after some comparisons.
-
-  Args:
-    effects: [N, E], rewards are effects @ independent standard normals.
-    pairs: [K, 2], those compared.
-    noise: variance of an answer.
-  """
-  seen = effects[pairs[:, 0]] - effects[pairs[:, 1]]
-  covariance = np.linalg.inv(np.eye(effects.shape[1]) + seen.T @ seen / noise)
-  first, second = np.triu_indices(len(effects), 1)
-  asked = effects[first] - effects[second]
-  return float(np.einsum("pe,ef,pf->p", asked, covariance, asked).mean())
-
-
-@pytest.mark.parametrize("count", [4, 16, 64])
-def test_as_many_comparisons_leave_less_unknown_on_a_tree(count):
-  """Rewards add up along a path; chains are as uncertain, one by one."""
-  members, rng = (8, 4, 2), np.random.default_rng(0)
-  leaf = np.arange(8)
-  blocks = [np.eye(8 // size)[leaf // size] for size in (4, 2, 1)]
-  tree = np.concatenate(blocks, 1) / np.sqrt(3)
-  chains = np.eye(8)
-  np.testing.assert_allclose((tree**2).sum(1), (chains**2).sum(1))
-  np.testing.assert_allclose(3 * tree @ tree.T, forks_of(members))
-  pairs = np.stack([rng.permutation(8)[:2] for _ in range(count)])
-  assert left_over(tree, pairs, 0.5) < left_over(chains, pairs, 0.5)
+def test_a_sampler_is_named_from_the_command_line():
+  fields = {f"{SAMPLING}.sampler.name": "cps"}
+  fields |= {f"{SAMPLING}.sampler.noise_level": 0.4}
+  for spec in ("train_reward_scenes.py", RECIPE):
+    config = tiny.load(spec, fields)
+    assert config.train_reward.sampling.sampler.noise_level == 0.4
+  config = tiny.load(RECIPE, {f"{SAMPLING}.sampler.name": "cps"})
+  assert dict(config.train_reward.sampling.sampler) == {"name": "cps"}
+  curation = {"train_reward.curation.name": "consensus"}
+  curation |= {"train_reward.curation.flip_above": 0.8}
+  config = tiny.load("train_reward_scenes.py", curation)
+  assert config.train_reward.curation.flip_above == 0.8
 
 
-def test_leaves_of_a_drawn_tree_part_where_they_should():
-  """Images of twins are closer than those that parted at the root."""
-  config = tiny.load(f"{RECIPE}:smoke", tiny.MODEL)
-  prompts = list(setup.load_prompts(config, "train")[:6])
-  policy = tiny.small_policy()
-  params = tiny.drawn(policy.init, jax.random.key(0))
-  images = drawn_preferences.sample_policy(config, policy, params, prompts)
-  assert images.shape[:2] == (6, 2 * 4)  # at two guidance scales
-  x = np.asarray(images[:, :4], np.float64).reshape(6, 4, -1)
-  far = lambda a, b: np.abs(x[:, a] - x[:, b]).mean()
-  assert 0 < far(0, 1) < far(0, 2) and 0 < far(2, 3) < far(1, 3)
+def test_every_section_that_names_a_method_takes_its_arguments():
+  open_or_parts = (*config_lib.OPEN_SECTIONS, "model", "data.layout")
+  config = tiny.load("train_reward_scenes.py")
+
+  def sections(node, path=""):
+    for name, value in node.items():
+      if isinstance(value, type(config)):
+        yield from sections(value, f"{path}{name}.")
+    if path and "name" in node:
+      yield path.removesuffix(".")
+
+  named = [x for x in sections(config) if not x.startswith(open_or_parts)]
+  ranges = ("optimizer", "train_reward.optimizer")  # the same fields for all
+  assert len(named) > 15
+  assert {*named} - {*ranges} <= {*config_lib.METHOD_SECTIONS}
 
 
-def test_samples_that_do_not_fill_a_tree_are_refused():
-  config = tiny.load(RECIPE, {"train_reward.sampling.samples": 6})
-  with pytest.raises(UserError, match=r"sampling\.samples=6"):
-    drawn_preferences.plan_of(config)
-  config = tiny.load(RECIPE)
+def test_every_policy_of_a_gallery_draws_as_many(tmp_path):
+  small = {f"{SAMPLING}.num_steps": 2, f"{SAMPLING}.samples": 2}
+  config = tiny.load("train_reward_scenes.py:smoke", tiny.MODEL, small)
+  policy = setup.make_policy(config)
+  params = tiny.shaken(tiny.drawn(policy.init, jax.random.key(0)))
+  prompts = list(setup.load_prompts(config, "train")[:3])
+  alone = drawn_preferences.sample_policy(config, policy, params, prompts)
+  file = tiny.save_weights(tmp_path / "other.safetensors", config, seed=1)
   with config.unlocked():
-    config.train_reward.sampling.sampler = {"name": "ode"}
-  with pytest.raises(UserError, match="draws no noise"):
-    drawn_preferences.plan_of(config)
-  config = tiny.load(RECIPE, {"train_reward.sampling.branch.steps": -1})
-  with pytest.raises(UserError, match=r"branch\.steps=-1"):
-    table = setup.step_table(config, "rollout")
-    branches.make_share(config, "train_reward.sampling", 8, table)
+    config.train_reward.sampling.gallery = (file,)
+  both = drawn_preferences.sample_policy(config, policy, params, prompts)
+  assert alone.shape[:2] == (3, 4) and both.shape[:2] == (3, 8)
+  np.testing.assert_array_equal(both[:, :4], alone)
+  other = setup.load_params(config, policy, spec=file)
+  with config.unlocked():
+    config.train_reward.sampling.gallery = ()
+  theirs = drawn_preferences.sample_policy(config, policy, other, prompts)
+  # The same policy under other keys: neither a copy nor the base's.
+  assert not np.array_equal(both[:, 4:], theirs)
+  far = lambda a, b: np.abs(
+    np.float64(a).mean((0, 1)) - np.float64(b).mean((0, 1))
+  )
+  assert far(both[:, 4:], theirs).mean() < far(both[:, 4:], alone).mean()
+
+
+@pytest.mark.parametrize(
+  ("fields", "words"),
+  [
+    ({"samples": 6}, r"config\.train_reward\.sampling\.samples=6"),
+    ({"sampler.name": "ode"}, "take a sampler with noise"),
+    ({"branch.steps": -1}, r"branch\.steps=-1: expected 0 to 9$"),
+  ],
+)
+def test_samples_that_make_no_tree_are_refused(fields, words):
+  fields = {f"{SAMPLING}.{name}": x for name, x in fields.items()}
+  with pytest.raises(UserError, match=words):
+    drawn_preferences.plan_of(tiny.load(RECIPE, fields))
+
+
+def test_a_fork_without_noise_is_refused():
+  """Two of three forks lie before the window: nothing would part there."""
+  fields = {
+    "rollout.group": 8, "rollout.num_steps": 8, "rollout.window_size": 4,
+    "rollout.window_start": 4, "rollout.branch.members": 8,
+    "rollout.branch.children": 2, "rollout.branch.every": 2,
+  }  # fmt: skip
+  config = tiny.load("align_scenes.py:flow_grpo", fields)
+  noisy = (np.arange(8) >= 4) & (np.arange(8) < 8)
+  table = setup.step_table(config, "rollout", noisy)
+  with pytest.raises(
+    UserError, match=r"part at step 0.*it does from step 4 to 8"
+  ):
+    branches.make_share(config, "rollout", 8, table)
+
+
+@pytest.mark.parametrize("gallery", [(5,), ("",), ("workdir:policy",)])
+def test_a_gallery_of_no_files_is_refused(gallery):
+  config = tiny.load("train_reward_scenes.py:smoke")
+  with config.unlocked():
+    config.train_reward.sampling.gallery = gallery
+  with pytest.raises(UserError, match="expected files of weights"):
+    drawn_preferences.check_gallery(config)
+  with config.unlocked():
+    config.train_reward.source = "pairs.jsonl"
+  with pytest.raises(UserError, match="no policy draws any"):
+    drawn_preferences.check_gallery(config)
