@@ -189,3 +189,16 @@ def test_mean_is_a_pytree_that_scans():
   zero = Mean(jnp.float32(0), jnp.float32(0))
   total, _ = jax.lax.scan(body, zero, jnp.arange(12.0).reshape(4, 3))
   assert total.value() == 5.5
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_the_largest_has_the_gradient_of_one_place(axis):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
+  np.testing.assert_array_equal(numerics.largest(x, axis), x.max(axis))
+  slopes = [
+    jax.grad(lambda x, f=f: jnp.square(f(x, axis)).sum())(x)
+    for f in (numerics.largest, jnp.max)
+  ]
+  np.testing.assert_array_equal(*slopes)
+  tied = jax.grad(lambda x: numerics.largest(x, 0).sum())(jnp.ones((4, 2)))
+  np.testing.assert_array_equal(tied.sum(0), [1, 1])

@@ -15,7 +15,7 @@ from jaxreward.composition.parts import (
   valid_of,
 )
 from jaxreward.errors import UserError
-from jaxreward.numerics import masked_mean, masked_std
+from jaxreward.numerics import largest, masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
 AGGREGATES = ("mean", "median", "worst", "mean_minus_std")
@@ -174,7 +174,7 @@ def _aggregate(
   strength: float,
 ) -> Float[Array, "P G"]:
   if aggregate == "worst":
-    return jnp.min(members, axis=0, where=applies, initial=jnp.inf)
+    return -largest(jnp.where(applies, -jnp.asarray(members), -jnp.inf), 0)
   if aggregate == "median":
     return jnp.nanmedian(jnp.where(applies, members, jnp.nan), axis=0)
   mean = masked_mean(members, applies, axis=0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxreward.errors import UserError
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Mean, largest
 from jaxreward.reward_models.preference_losses import (
   Mask,
   Pairs,
@@ -287,7 +287,7 @@ def hinge_matching(
   loss = jnp.zeros(len(s))
   for costs in (margin - matching + s, margin - matching + s.T):
     costs = jnp.where(other, jax.nn.relu(costs), 0.0)
-    loss += costs.max(-1) if hardest else costs.sum(-1)
+    loss += largest(costs, -1) if hardest else costs.sum(-1)
   if not hardest:
     loss = loss / jnp.maximum(other.sum(-1), 1)
   return Mean.of(loss, counts)

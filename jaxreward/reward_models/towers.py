@@ -19,6 +19,7 @@ from jaxreward.models.vision import (
   scene_reward,
 )
 from jaxreward.models.vision.tower import Size
+from jaxreward.numerics import largest
 from jaxreward.reward_models.backbones import (
   BYTES,
   byte_tokens,
@@ -244,7 +245,7 @@ def trunk_of(
     cond = jax.tree.map(lambda c: jnp.repeat(c, g, 0), cond)
     flat = x_t.reshape(p * g, *x.shape[2:])
     states = trunk.last_states(policy, params, flat, t.reshape(-1), cond)
-    pooled = jnp.concatenate([states.mean(1), states.max(1)], -1)
+    pooled = jnp.concatenate([states.mean(1), largest(states, 1)], -1)
     joint = pooled.reshape(p, g, -1).astype(jnp.float32)
     states = states.reshape(p, g, *states.shape[1:])
     words = {}

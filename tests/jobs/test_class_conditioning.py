@@ -59,7 +59,9 @@ def test_from_pretraining_to_pictures(command, tmp_path):
     "align.iterations": 1, "eval.every": 0, "eval.samples": 12,
     "eval.quick_samples": 12, "eval.guidance_scales": "1.0",
   }  # fmt: skip
-  assert command(SPEC, tmp_path / "aligned", goes_on, small) == 0, command.error
+  assert (
+    command(SPEC, tmp_path / "aligned", goes_on, small, tiny.REWARD) == 0
+  ), command.error
   row = tiny.rows(tmp_path / "aligned", "align")[-1]
   assert row["update_norm"] > 0 and "nonfinite" not in row
   found = json.loads((tmp_path / "aligned" / "evaluation.json").read_text())

@@ -147,6 +147,7 @@ def test_kl_penalty_is_zero_at_the_reference_and_pulls_back(spec):
   assert tiny.numbers(moved)["kl"] > 1e-6
 
 
+@pytest.mark.optimized
 def test_a_skipped_update_changes_nothing():
   """Not finite velocities: parameters, moments and average stay, bit for bit."""
   iteration = iteration_of(NFT)
@@ -248,6 +249,7 @@ def test_path_kl_of_equal_parameters_is_zero():
   assert float(evaluate.path_kl(policy, other, policy, params, *args)) > 0
 
 
+@pytest.mark.optimized
 def test_kl_reported_is_zero_when_nothing_is_learned(tmp_path, small_model):
   config = tiny.load(
     NFT, tiny.MODEL, tiny.REWARD, tiny.FAST,

@@ -293,9 +293,15 @@ def test_other_results_in_the_folder_are_kept(unbroken, pairs_file):
 def test_ties_train_but_do_not_count_in_accuracy(pairs_file, tmp_path):
   rows = [json.loads(x) for x in pathlib.Path(pairs_file).open()]
   folder = pathlib.Path(pairs_file).parent
-  path = folder / "nobody.jsonl"
+  path = folder / "one.jsonl"
+  labels = [{}] + [{"label": "tie"}] * (
+    len(rows) - 1
+  )  # nothing held out has one
   path.write_text(
-    "".join(json.dumps(r | {"label": "tie"}) + "\n" for r in rows)
+    "".join(
+      json.dumps(r | label) + "\n"
+      for r, label in zip(rows, labels, strict=True)
+    )
   )
   config = make_config(source=str(path))
   train_reward.run(config, epath.Path(tmp_path))

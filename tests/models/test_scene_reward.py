@@ -9,6 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.models.policies import scene_dit
 from jaxreward.models.vision import scene_reward
 from jaxreward.reward_models import RewardModel, scalar, scenes
+from jaxreward.setup import reward_model
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import sharding
 from jaxreward.training.mesh import make_mesh
@@ -80,6 +81,19 @@ def test_picture_place_and_words_all_matter(score, awake, inputs):
   moved, _ = score(awake, jnp.roll(images, 12, 2), tokens)
   for other in (words, moved):
     assert np.abs(np.asarray(other) - base).min() > 1e-4
+
+
+def test_the_gradient_is_finite_where_the_largest_is_computed_twice():
+  """As a compiler does that fuses features into what reads them."""
+  config = tiny.load("recipes/refl.py:smoke")
+  model = reward_model.make(config)
+  params = tiny.shaken(tiny.drawn(model.init, jax.random.key(0)))
+  tokens = jnp.asarray(tiny.prompts_of(config).tokens)
+  images = np.random.default_rng(0).random((len(tokens), 2, 36, 36, 3))
+  images = jnp.asarray(images.clip(0.25, 0.75), jnp.float32)
+  score = lambda x, params: model.score_groups(params, x, tokens)[0].sum()
+  slope = np.asarray(jax.jit(jax.grad(score))(images, params))
+  assert np.isfinite(slope).all() and np.abs(slope).max() > 0
 
 
 def test_trunk_of_a_deeper_policy(params):

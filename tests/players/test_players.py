@@ -199,6 +199,7 @@ def test_a_player_that_is_not_finite_stays_as_it_is(run):
 
 
 @pytest.mark.job
+@pytest.mark.optimized
 def test_devices_change_no_player(run):
   """Rows of a player are spread like those of the policy."""
   several = critic_run(4)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxreward.errors import UserError
 from jaxreward.models import blocks
 from jaxreward.models.policies import scene_dit
+from jaxreward.numerics import largest
 from jaxreward.types import Array, ArrayLike, Params
 
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -114,7 +115,7 @@ class SceneTrunk(nn.Module):
     bias = blocks.key_bias(cond["mask"], prefix=x.shape[1])
     x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), bias, signal))
     x = blocks.layer_norm(x)
-    pooled = jnp.concatenate([x.mean(1), x.max(1), signal], -1)
+    pooled = jnp.concatenate([x.mean(1), largest(x, 1), signal], -1)
     return pooled.reshape(prompts, group, -1)
 
 
