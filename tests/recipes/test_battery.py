@@ -27,10 +27,16 @@ EVERY = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
 
 
 def sizes(*names: str) -> list:
-  """Of every recipe the miniature is loaded with every test, and with types checked."""
-  others = [pytest.mark.job, pytest.mark.usefixtures("as_users_call")]
-  marks = lambda name: [] if name == "smoke" else others
-  return [pytest.param(name, marks=marks(name)) for name in names]
+  """Of every recipe the miniature is loaded with every test, others with jobs."""
+  job = lambda name: [] if name == "smoke" else [pytest.mark.job]
+  return [pytest.param(name, marks=job(name)) for name in names]
+
+
+@pytest.fixture
+def types_of_miniatures(request):
+  """Types are checked as miniatures are loaded; other sizes differ in numbers."""
+  if request.node.callspec.params["size"] != "smoke":
+    request.getfixturevalue("as_users_call")
 
 
 def those_of(call: str) -> list[str]:
@@ -120,6 +126,7 @@ def test_every_recipe_has_its_turn():
     assert set().union(*names) == set(RECIPES)
 
 
+@pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
@@ -138,6 +145,7 @@ def check(config):
   assert config_lib.to_json(config_lib.from_json(text)) == text
 
 
+@pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes("default", "smoke"))
 @pytest.mark.parametrize("name", OF_SCENES)
 def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
@@ -151,6 +159,7 @@ SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
             "image_reward": "image_reward", "aesthetic_predictor": "vit_l_14"}  # fmt: skip
 
 
+@pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_one_loads_and_is_checked_at_every_size(name, size):
