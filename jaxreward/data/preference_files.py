@@ -18,6 +18,9 @@ from jaxreward.errors import UserError, nearest
 COLUMNS = public_layouts.LAYOUTS["pairs"].needs
 
 
+_COUNTS = ("rows", "unlabeled", "unsure", "malformed")
+
+
 @dataclasses.dataclass
 class Tally:
   """What became of the rows of a source.
@@ -76,8 +79,12 @@ class Tally:
 
   def counts(self) -> dict[str, int]:
     """By name, for metrics."""
-    names = ("rows", "unlabeled", "unsure", "malformed")
-    return {name: getattr(self, name) for name in names}
+    return {name: getattr(self, name) for name in _COUNTS}
+
+  def add(self, other: Tally) -> None:
+    """Counts the rows of another source too."""
+    for name, count in other.counts().items():
+      setattr(self, name, getattr(self, name) + count)
 
 
 def layout_of(

@@ -182,7 +182,7 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   source = config.train_reward.source
   if source in tasks.OWN or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
-  for spec in config.train_reward.sampling.get("gallery", ()):
+  for spec in drawn_preferences.gallery(config):
     data_checks.require_weights(config, spec, drawn_preferences.GALLERY)
   if source not in tasks.OWN:
     model = reward_model.make(config)

@@ -30,7 +30,8 @@ def make_share(
     UserError: branches that do not fill a group, a tree without a last fork, or
       too many shared steps.
   """
-  options = operator.attrgetter(section)(config).branch
+  part = operator.attrgetter(section)(config)
+  options, is_rollout = part.branch, section == "rollout"
   members, shared = options.members, options.steps
   children, every = options.get("children", 0), options.get("every", 1)
   field, steps = f"config.{section}.branch", len(table.t)
@@ -46,18 +47,14 @@ def make_share(
       f"{field}.members={members}: expected a divisor of"
       f" {_group_of(section)}={group} above 1, or 1 with branch.steps=0"
     )
-  if (
-    children
-    and section == "rollout"
-    and config.rollout.window_move.name != "none"
-  ):
+  if children and is_rollout and part.window_move.name != "none":
     raise UserError(
       f"{field}.children={children}: a tree forks at steps of its own, and"
-      f' config.rollout.window_move.name="{config.rollout.window_move.name}" moves'
+      f' config.rollout.window_move.name="{part.window_move.name}" moves'
       ' those with noise; use "none"'
     )
-  if shared == UNTIL_WINDOW and section == "rollout":
-    if not config.rollout.window_size:
+  if shared == UNTIL_WINDOW and is_rollout:
+    if not part.window_size:
       raise UserError(
         f"{field}.steps={UNTIL_WINDOW}: branches part at the"
         " window, and config.rollout.window_size is 0"
@@ -67,12 +64,12 @@ def make_share(
         f"{field}.steps={UNTIL_WINDOW}: at the window branches part for good; set"
         f" {field}.children={children} to 0"
       )
-    shared = config.rollout.window_start
+    shared = part.window_start
   elif not 0 <= shared < steps:
     also = f", or {UNTIL_WINDOW} for the steps before the window"
     raise UserError(
       f"{field}.steps={shared}: expected 0 to {steps - 1}"
-      f"{also if section == 'rollout' else ''}"
+      f"{also if is_rollout else ''}"
     )
   sizes = _sizes(field, members, children)
   ends = tuple(shared + i * every for i in range(len(sizes)))
@@ -81,20 +78,30 @@ def make_share(
       f"{field}.every={every}: {len(sizes)} forks from step {shared} on"
       f" have to lie within {steps} steps"
     )
-  is_noisy = np.asarray(table.std) > 0
+  _require_noise(field, section, part, ends, np.asarray(table.std) > 0)
+  return Share(sizes, ends)
+
+
+def _require_noise(
+  field: str,
+  section: str,
+  part: ConfigDict,
+  ends: tuple[int, ...],
+  is_noisy: np.ndarray,
+) -> None:
+  """Refuses branches that part where no step draws noise until the next fork."""
+  steps = len(is_noisy)
   for start, end in itertools.pairwise((*ends, steps)):
     if is_noisy[start:end].any():
       continue
-    name = operator.attrgetter(section)(config).sampler.name
     fix = "take a sampler with noise"
     if is_noisy.any():
       fix = f"it does from step {is_noisy.argmax()} to {steps - is_noisy[::-1].argmax()}"
     raise UserError(
-      f"{field}.members={members}: branches part at step {start}, and up to step"
-      f' {end} config.{section}.sampler.name="{name}" draws no noise, so that'
+      f"{field}.members={part.branch.members}: branches part at step {start}, and up to step"
+      f' {end} config.{section}.sampler.name="{part.sampler.name}" draws no noise, so that'
       f" their samples stay equal; {fix}"
     )
-  return Share(sizes, ends)
 
 
 def _group_of(section: str) -> str:

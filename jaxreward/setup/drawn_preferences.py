@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def sample_policy(
     )
 
   images = []
-  for spec in ("", *options.get("gallery", ())):
+  for spec in ("", *gallery(config)):
     if spec:
       params = setup.load_params(config, policy, spec=spec, field=GALLERY)
     for scale in options.guidance_scales:
@@ -67,16 +68,20 @@ def sample_policy(
   return jnp.concatenate(images, 1)
 
 
+def gallery(config: ConfigDict) -> Sequence[Any]:
+  """Files of weights of the other policies that draw, see `check_gallery`."""
+  return config.train_reward.sampling.get("gallery", ())
+
+
 def check_gallery(config: ConfigDict) -> None:
   """Refuses what names no other policy to draw preferences.
 
   Raises:
     UserError: names the entry and the fix.
   """
-  options = config.train_reward
-  for spec in options.sampling.get("gallery", ()):
+  for spec in gallery(config):
     field = f"config.{GALLERY}={shown(repr(spec), 80)}"
-    if options.source not in tasks.OWN:
+    if config.train_reward.source not in tasks.OWN:
       raise UserError(
         f"{field}: images come from config.train_reward.source, and no policy"
         " draws any; leave it empty"
@@ -125,7 +130,7 @@ def scene_preferences(
     len(row_prompts),
     options.sampling.samples
     * len(scales)
-    * (1 + len(options.sampling.get("gallery", ()))),
+    * (1 + len(gallery(config))),
   )  # fmt: skip
   samples = sample_policy(config, policy, params, row_prompts)
   key = rng.stream_key(config.seed, "preference pictures")

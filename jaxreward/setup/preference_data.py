@@ -139,8 +139,7 @@ def load(
     others = rows_of(config, section.heldout, HELDOUT, second)
     for row in checks.watch(others):
       heldout.add(row)
-    for kind in ("rows", "unsure", "malformed", "unlabeled"):
-      setattr(tally, kind, getattr(tally, kind) + getattr(second, kind))
+    tally.add(second)
   else:
     train, heldout = preference_tables.sides_of(
       rows, tokenize=tokenize, split_of=setup.make_task(config).split_of,

@@ -107,21 +107,24 @@ def require_labels(
         f"config.reward_model.head.users={users}: the rows have {count} users"
       )
     _require_known(config, head, heldout)
-  wanted = set(reads(bind(config)))
+  arguments = set(reads(bind(config)))
   aspects, what = train.aspects, "ratings of aspects"
-  if wanted & set(reward_models.ANSWERS):
+  if arguments & set(reward_models.ANSWERS):
     aspects, what = train.aspect_prob, "answers per aspect"
-  elif not wanted & set(reward_models.ASPECTS):
+  elif not arguments & set(reward_models.ASPECTS):
     return
   name = f'config.train_reward.loss.name="{config.train_reward.loss.name}"'
   if aspects is None:
     raise UserError(
       f"{name} reads {what}, and {config.train_reward.source} has none"
     )
-  count, wanted = jnp.shape(aspects)[-1], _aspects_of(model.output_shapes(2, 3))
-  if count != wanted:
+  count, expected = (
+    jnp.shape(aspects)[-1],
+    _aspects_of(model.output_shapes(2, 3)),
+  )
+  if count != expected:
     raise UserError(
-      f"{head} has {wanted} aspects, and {config.train_reward.source} has"
+      f"{head} has {expected} aspects, and {config.train_reward.source} has"
       f" {count}: {', '.join(train.aspect_names)}"
     )
 
@@ -129,16 +132,18 @@ def require_labels(
 def _require_ratings(config: ConfigDict, train: Preferences) -> None:
   options = config.train_reward
   name = f'config.train_reward.loss.name="{options.loss.name}"'
-  wanted = set(reads(bind(config)))
+  arguments = set(reads(bind(config)))
   is_rated = bool(np.isfinite(np.asarray(train.score)).any())
-  if (wanted & set(reward_models.RATED) or by_rating(config)) and not is_rated:
+  if (
+    arguments & set(reward_models.RATED) or by_rating(config)
+  ) and not is_rated:
     raise UserError(
       f"{name} reads ratings, and {options.source} holds answers to pairs alone:"
       ' use "bradley_terry", or name the column in'
       " config.data.layout.columns.rating"
     )
   has_answer = bool(np.isfinite(np.asarray(train.prob)).any())
-  if wanted & {"label_prob", "row_prob"} and not has_answer:
+  if arguments & {"label_prob", "row_prob"} and not has_answer:
     raise UserError(
       f"{name} reads answers to pairs, and {options.source} has none; name the"
       " column in config.data.layout.columns.label"

@@ -37,7 +37,7 @@ def make(config: ConfigDict, model: RewardModel):
       "head": jax.tree.map(jnp.ones_like, params["head"]),
     }
 
-  jax.eval_shape(lambda key: mask_of(model.init(key)), jax.random.key(0))
+  jax.eval_shape(mask_of, model.param_shapes)
   return optimizer.masked(tx, mask_of)
 
 
@@ -49,15 +49,15 @@ def _of_parts(config: ConfigDict):
     )
   except UserError as error:
     raise UserError(f"config.train_reward.{error}") from error
-  own = options.backbone_optimizer
-  if own.name == "same":
+  backbone = options.backbone_optimizer
+  if backbone.name == "same":
     return optimizer.scaled(tx, {"backbone": options.backbone_rate})
   if options.backbone_rate != 1.0:
     raise UserError(
       f"config.train_reward.backbone_rate={options.backbone_rate}: the backbone"
-      f' has an optimizer of its own, config.train_reward.backbone_optimizer.name="{own.name}";'
+      f' has an optimizer of its own, config.train_reward.backbone_optimizer.name="{backbone.name}";'
       " set its learning_rate"
     )
   field = "train_reward.backbone_optimizer"
-  own_tx = players.optimizer_of(own.to_dict(), field, options.steps)
-  return optimizer.by_part({"backbone": own_tx, "head": tx})
+  backbone_tx = players.optimizer_of(backbone.to_dict(), field, options.steps)
+  return optimizer.by_part({"backbone": backbone_tx, "head": tx})

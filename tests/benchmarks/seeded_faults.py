@@ -136,11 +136,11 @@ def main(argv=None) -> int:
     print("| fault | tests | seen | seconds |\n| --- | --- | --- | --- |")
     for fault in chosen:
       start = time.monotonic()
-      seen = is_seen(copy, fault)
-      failures += not seen
+      is_caught = is_seen(copy, fault)
+      failures += not is_caught
       seconds = time.monotonic() - start
       files = fault.tests.replace(" ", ", ")
-      answer = "yes" if seen else "**no**"
+      answer = "yes" if is_caught else "**no**"
       print(
         f"| {fault.name} | {files} | {answer} | {seconds:.0f} |", flush=True
       )

@@ -30,10 +30,10 @@ def propagate(table, velocity=mixture.velocity):
     mean = mean + 1e-9 * GRID  # where nothing is left of x
     assert (np.diff(mean) > 0).all()
     total = (np.cumsum(p) - p / 2) * SPAN
-    carried = interpolate.PchipInterpolator(mean, total, extrapolate=False)
-    p = np.nan_to_num(carried.derivative()(GRID))
-    blurred = np.fft.rfft(p) * np.exp(-0.5 * (wave * std) ** 2)
-    p = np.fft.irfft(blurred, len(GRID))
+    cumulative = interpolate.PchipInterpolator(mean, total, extrapolate=False)
+    p = np.nan_to_num(cumulative.derivative()(GRID))
+    transform = np.fft.rfft(p) * np.exp(-0.5 * (wave * std) ** 2)
+    p = np.fft.irfft(transform, len(GRID))
   return p
 
 
