@@ -166,12 +166,7 @@ def panel_rows(rows: Rows) -> list[dict[str, str]]:
   return table
 
 
-_LEFT_OUT = {
-  "malformed": "malformed",
-  "unlabeled": "unlabeled",
-  "unsure": "unsure",
-  "broken_images": "with broken images",
-}
+_LEFT_OUT = ("malformed", "unlabeled", "unsure")
 
 
 def data_notes(evaluation: Evaluation) -> list[str]:
@@ -180,13 +175,13 @@ def data_notes(evaluation: Evaluation) -> list[str]:
   counts: Any = evaluation.get("preferences")
   if isinstance(counts, Mapping):
     left_out = [
-      f"{counts[name]} {text}"
-      for name, text in _LEFT_OUT.items()
-      if counts.get(name)
+      f"{counts[name]} {name}" for name in _LEFT_OUT if counts.get(name)
     ]
     tail = (
       f", left out: {', '.join(left_out)}" if left_out else ", none left out"
     )
+    if broken := counts.get("broken_images"):
+      tail += f"; images that cannot be read: {broken}"
     lines.append(f"Preferences: {counts.get('rows')} rows{tail}.")
   curation: Any = evaluation.get("curation")
   if isinstance(curation, Mapping):

@@ -100,9 +100,9 @@ def test_what_became_of_preferences_is_told():
   counts = {"rows": 812, "unlabeled": 0, "unsure": 3, "malformed": 2}
   counts |= {"broken_images": 1}
   (line,) = summary.data_notes({"preferences": counts})
-  assert (
-    line
-    == "Preferences: 812 rows, left out: 2 malformed, 3 unsure, 1 with broken images."
+  assert line == (
+    "Preferences: 812 rows, left out: 2 malformed, 3 unsure; images that cannot"
+    " be read: 1."
   )
   curation = {"pairs": 90, "kept": 80, "turned": 4, "softened": 0}
   found = {"preferences": {"rows": 5}, "curation": curation}
