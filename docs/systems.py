@@ -129,6 +129,7 @@ PROOFS = {
   "ssl_sweet_spot": "tests/composition/test_reliance.py",
   "starc": "tests/evaluation/test_reward_metrics.py",
   "stream_r1": "tests/objectives/test_distilled.py",
+  "tdm_r1": "tests/players/test_players.py",
   "tempflow_grpo": "tests/advantages/test_absolute.py",
   "texforce": "tests/models/test_adapted_words.py",
   "thinkrl_edit": "tests/composition/test_dominance.py",

@@ -18,6 +18,7 @@ from jaxreward.objectives.distilled import (
   distribution_matching,
   salient_matching,
   score_implicit,
+  surrogate_matching,
 )
 from jaxreward.objectives.groups import crd, dgpo, grao, rank_dpo, seppo
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
@@ -79,6 +80,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "salient_matching": salient_matching,
   "continuous_matching": continuous_matching,
   "score_implicit": score_implicit,
+  "surrogate_matching": surrogate_matching,
   "flow_matching": flow_matching,
 }
 
@@ -119,5 +121,6 @@ __all__ = [
   "single_dpo",
   "smoothed_dpo",
   "srpo",
+  "surrogate_matching",
   "uncertain_reward",
 ]

@@ -190,6 +190,70 @@ def continuous_matching(
   return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
 
 
+def surrogate_matching(
+  x0_hat: Latents,
+  x_again: Latents,
+  again_t: Rows,
+  v_reference_again: Latents,
+  v_empty_again: Latents,
+  v_fake_again: Latents,
+  v_surrogate_again: Latents,
+  mask: Bool[ArrayLike, "B"],
+  *,
+  guidance: float = 3.5,
+  share: float = 0.3,
+  floor: float = 0.1,
+) -> Loss:
+  """TDM-R1: matching, and two rewards that are differences of velocities.
+
+  L = |x0_hat - sg(x0_hat + d)|^2 + share |... guidance g|^2 + (1 - share) |... r|^2,
+  d and g as in `continuous_matching` and
+  r = (x0_surrogate - x0_real) / max(mean |x0_surrogate - x0_hat|, floor): where a copy
+  of the teacher that prefers rewarded samples (the player "surrogate",
+  `preferred_score`) would go. The reward itself needs no gradient. Luo et al. 2026,
+  https://arxiv.org/abs/2603.07700, read in the authors' code: weights .3 and 3.5, no
+  floor, and surrogate and normalisers with guidance 2.5 to 4.5, which is none here.
+  There a later latent of the sampler is noised again, not the prediction.
+
+  Args:
+    x0_hat: predictions, differentiable.
+    x_again: x0_hat noised again.
+    again_t: its time.
+    v_reference_again: of the teacher there.
+    v_empty_again: the same without words.
+    v_fake_again: of the player "fake" there.
+    v_surrogate_again: of the player "surrogate" there.
+    mask: False for padding, which may hold anything.
+    guidance: weight of g.
+    share: of guidance among the two rewards, in [0, 1].
+    floor: smallest divisor.
+
+  Returns:
+    (loss, metrics): score_gap, mean |d|, guidance_gap, mean |g|, and reward_gap,
+    mean |r|.
+
+  Raises:
+    UserError: a share outside [0, 1].
+  """
+  if not 0 <= share <= 1:
+    raise UserError(f"objective.share={share}: it must lie between 0 and 1")
+  x0_hat, x, s, real, empty, fake, liked = keep(
+    mask, x0_hat, x_again, again_t, v_reference_again, v_empty_again,
+    v_fake_again, v_surrogate_again,
+  )  # fmt: skip
+  move = _move(x0_hat, x, s, real, fake, floor)
+  guide = _move(x0_hat, x, s, real, empty, floor)
+  rise = _move(x0_hat, x, s, liked, real, floor)
+  loss = _towards(x0_hat, move) + share * _towards(x0_hat, guidance * guide)
+  loss += (1 - share) * _towards(x0_hat, rise)
+  metrics = {
+    "score_gap": Mean.of(_size(move), mask),
+    "guidance_gap": Mean.of(_size(guide), mask),
+    "reward_gap": Mean.of(_size(rise), mask),
+  }
+  return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
+
+
 def score_implicit(
   x_again: Latents,
   again_t: Rows,

@@ -21,13 +21,19 @@ from jaxreward.players.process import (
   process_reward,
   return_parts,
 )
-from jaxreward.players.scores import fake_score
+from jaxreward.players.scores import (
+  fake_score,
+  preference_pull,
+  preferred_matching,
+  preferred_score,
+)
 
 PLAYERS: dict[str, Callable[..., Any]] = {
   "critic": critic,
   "discriminator": discriminator,
   "latent_proxy": latent_proxy,
   "fake_score": fake_score,
+  "preferred_score": preferred_score,
   "process_reward": process_reward,
   "return_parts": return_parts,
 }
@@ -48,6 +54,9 @@ __all__ = [
   "implied_outcome",
   "latent_proxy",
   "ordered",
+  "preference_pull",
+  "preferred_matching",
+  "preferred_score",
   "process_reward",
   "return_parts",
   "squared_error",

@@ -106,7 +106,8 @@ class Arrays:
     rows: leaves [M, ...], or one number for all rows.
     words: what the policy encodes, leaves [P, ...].
     others: name -> what other players give of such rows.
-    network: parameters -> the policy with them (`feeds.Network`).
+    network: parameters -> the policy with them (`feeds.Network`); that where
+      training began for None.
   """
 
   def __init__(
@@ -116,7 +117,7 @@ class Arrays:
     rows: Mapping[str, Any],
     words: Any = None,
     others: Mapping[str, Callable[[Mapping[str, Any]], Array]] | None = None,
-    network: Callable[[Params], Any] | None = None,
+    network: Callable[[Params | None], Any] | None = None,
   ):
     self.params, self._network = params, network
     self._player, self._rows, self._words = player, rows, words
@@ -133,6 +134,11 @@ class Arrays:
     """The policy with this player's parameters (`feeds.Network`)."""
     assert self._network is not None
     return self._network(self.params)
+
+  def reference(self) -> Any:
+    """The policy where training began."""
+    assert self._network is not None
+    return self._network(None)
 
   def _compute(self, name: str) -> Any:
     if name in self._player.offers:

@@ -155,7 +155,7 @@ def step_rewards(
   trajectory: Trajectory,
   policy_inputs: Any,
   plan: Plan,
-  network: Callable[[Params], Any],
+  network: Callable[[Params | None], Any],
 ) -> Array:
   """A player's rewards of each step, [P, G, T], from the sampler's latents."""
   latents = jnp.moveaxis(jnp.asarray(trajectory.latents), 0, 1)
@@ -189,7 +189,7 @@ def train(
   plan: Plan,
   key: Array,
   iteration: Array,
-  network: Callable[[Params], Any] | None = None,
+  network: Callable[[Params | None], Any] | None = None,
 ) -> tuple[state.Player, dict[str, Any]]:
   """A player after an iteration: (its state, metrics by its name).
 

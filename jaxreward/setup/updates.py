@@ -162,7 +162,7 @@ class Loss:
 
   def arrays(self, trained: Params, rows: Any, frozen: Frozen) -> feeds.Arrays:
     """Arrays of a micro-batch under the trained parameters."""
-    policy, plain = self.trainable.policy, self.trainable.plain
+    policy = self.trainable.policy
     merge = lambda params: self.trainable.merge(params, frozen.base)
     network = lambda policy, params: feeds.Network(
       policy, params, frozen.words, self.plan
@@ -175,7 +175,7 @@ class Loss:
     networks = {
       "policy": lambda: network(policy, merge(trained)),
       "old": lambda: network(policy, jax.lax.stop_gradient(merge(frozen.old))),
-      "reference": lambda: network(plain, frozen.base),
+      "reference": lambda: self.network(None, frozen.base, frozen.words),
     } | {name: follower(name) for name in frozen.references}
     score = functools.partial(self._score, frozen)
     networks |= {
@@ -191,8 +191,12 @@ class Loss:
       playing.player_arrays(*of_players), playing.prediction_arrays(*of_players),
     )  # fmt: skip
 
-  def network(self, trained: Params, base: Params, words: Any) -> feeds.Network:
-    """The policy with other trained parameters."""
+  def network(
+    self, trained: Params | None, base: Params, words: Any
+  ) -> feeds.Network:
+    """The policy with other trained parameters; None for where training began."""
+    if trained is None:
+      return feeds.Network(self.trainable.plain, base, words, self.plan)
     params = self.trainable.merge(trained, base)
     return feeds.Network(self.trainable.policy, params, words, self.plan)
 

@@ -117,6 +117,10 @@ ROWS = [
   row("a reference that the feed has no arrays of", "references.slow.rule",
       "fixed", '"tail"', "leave it", config=NFT,
       first={"objective.name": "align_prop", "align.updates": 1}),
+  row("a preference of no sharpness", "players.surrogate.beta", 0.0,
+      "beta=0.0", first={"players.surrogate.fn": "preferred_score"}),
+  row("more than all of the pull", "objective.share", 1.5, "=1.5",
+      config="recipes/tdm_r1.py:smoke"),
   # reference images in a group
   row("a group of references alone", "rollout.real", 4, "at least one",
       config=NFT),

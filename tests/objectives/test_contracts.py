@@ -176,6 +176,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "salient_matching": ("v_reference_again", "saliency", "advantage"),
     "continuous_matching": ("v_empty_again", "v_fake_beyond_again"),
     "score_implicit": (),
+    "surrogate_matching": ("v_surrogate_again", "x_again"),
     "uncertain_reward": (),
     "one_step_reward": ("window",),
     "reward_instruct": ("scores",),

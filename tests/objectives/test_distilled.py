@@ -104,6 +104,30 @@ def test_guidance_and_the_point_beside_the_path_are_terms_of_their_own():
   )
 
 
+def test_a_surrogate_and_guidance_share_the_pull_beside_matching():
+  a = arrays_of()
+  del a["advantage"]
+  a |= {f"v_{k}_again": RNG.normal(0, 1, SHAPE) for k in ("empty", "surrogate")}
+  slope, metrics = slope_of(
+    objectives.surrogate_matching, a, guidance=3.5, share=0.3
+  )
+  guide = moved(a | {"v_fake_again": a["v_empty_again"]}, 0.1)
+  rise = moved(
+    a | {
+      "v_reference_again": a["v_surrogate_again"],
+      "v_fake_again": a["v_reference_again"],
+    }, 0.1,
+  )  # fmt: skip
+  want = moved(a, 0.1) + 0.3 * 3.5 * guide + 0.7 * rise
+  np.testing.assert_allclose(slope, -2 / 6 * want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    metrics["reward_gap"].value(), np.abs(rise).mean(), rtol=1e-4
+  )
+  same = a | {"v_surrogate_again": a["v_reference_again"]}
+  got, _ = slope_of(objectives.surrogate_matching, same, share=0.0)
+  np.testing.assert_allclose(got, -2 / 6 * moved(a, 0.1), rtol=1e-4, atol=1e-6)
+
+
 def test_score_implicit_pulls_a_gaussian_to_the_teacher():
   """Generator N(theta, 1), data N(1, 1), exact scores: the minimum is 1."""
   rows, t = 4000, 0.5

@@ -8,6 +8,7 @@ import pytest
 from jaxreward import advantages, objectives, players, types
 from jaxreward.setup import playing
 from tests import tiny
+from tests.differences import numeric_gradient
 
 RNG = np.random.default_rng(0)
 
@@ -370,6 +371,63 @@ def test_sums_of_steps_are_logits_and_orders():
   assert mean.weight == 2  # a tie says nothing
   right = int(gap[0] > 0) + int(gap[1] < 0)
   np.testing.assert_allclose(metrics["accuracy"].value(), right / 2)
+
+
+def surrogate_arrays():
+  v, first, noise, x0 = RNG.normal(size=(4, 6, 3))
+  index = np.array([0, 1, 0, 1, 0, 1])
+  signal = np.array([1.0, 0.3, 0.0, 0.9, 0.4, np.nan])
+  mask = np.array([1, 1, 1, 1, 1, 0], bool)
+  return v, first, noise, x0, index, signal, mask
+
+
+def surrogate_value(v, first, noise, x0, index, signal, mask, beta, clip):
+  """Mean softplus(z) / beta over rows' groups, in float64."""
+  error = lambda v: np.square(v - (noise - x0)).mean(1)
+  gain, total = error(v) - error(first), 0.0
+  for k in set(index[mask]):
+    rows = mask & (index == k)
+    r = signal[rows]
+    a = np.clip((r - r.mean()) / (r.std() + 1e-4), -clip, clip)
+    total += rows.sum() * np.log1p(np.exp(beta * (a * gain[rows]).mean()))
+  return total / beta / mask.sum()
+
+
+def test_a_surrogate_has_the_gradient_of_its_group_preference():
+  v, first, noise, x0, index, signal, mask = surrogate_arrays()
+  beta, clip = 2.0, 1.1
+  gain = np.square(v - (noise - x0)).mean(1)
+  gain = gain - np.square(first - (noise - x0)).mean(1)
+  pull = players.preference_pull(
+    gain.reshape(3, 2), signal.reshape(3, 2), mask.reshape(3, 2),
+    index.reshape(3, 2), beta=beta, clip=clip,
+  ).reshape(6)  # fmt: skip
+  bad = np.where(mask[:, None], 0, np.nan)
+
+  def loss(v, reference, most):
+    return players.preferred_matching(
+      v + bad, first + bad, noise, x0, pull, mask, reference=reference,
+      most=most,
+    )[0].value()  # fmt: skip
+
+  slopes = jax.grad(loss)
+  want = numeric_gradient(
+    lambda v: surrogate_value(
+      v, first, noise, x0, index, signal, mask, beta, clip
+    ),
+    v,
+  )
+  v32 = v.astype(np.float32)
+  plain = slopes(v32, 0.0, 1e9)
+  np.testing.assert_allclose(plain, want, rtol=1e-4, atol=1e-6)
+  tied = slopes(v32, 0.5, 1e9) - plain
+  far = 0.5 * 2 / 3 / 5 * (v - first) * mask[:, None]
+  np.testing.assert_allclose(tied, far, rtol=1e-4, atol=1e-6)
+  stopped = slopes(v32, 0.0, 0.0)  # any distance is too far
+  moved_right = np.asarray(pull) * gain < 0
+  np.testing.assert_array_equal(
+    np.any(stopped, 1), mask & ~moved_right & (np.asarray(pull) != 0)
+  )
 
 
 def test_parts_of_the_return_are_recovered():
