@@ -54,7 +54,8 @@ def get_config(arg: str | None = None):
       ),
       pictures=dict(renders=2, spoiled=3, borrowed=2, strict_weight=0.5),
       # planted, of opposite taste in warm colours; unseen ones are held out
-      users=dict(count=0, unseen=0, weight=0.5),
+      # or known by so many of their rows
+      users=dict(count=0, unseen=0, weight=0.5, shown=4),
       label_noise=0.05,
       margin=0.02,  # scores that are closer are a tie
       ties="drop",

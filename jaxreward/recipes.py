@@ -166,6 +166,28 @@ def reward_model(
   return config
 
 
+def of_users(
+  arg: str | None, beside: str, head: dict[str, Any], loss: dict[str, Any]
+) -> ConfigDict:
+  """The config of a reward model that knows who is asked.
+
+  Eight planted users of opposite tastes in warm colours, and four more in the
+  test alone; fewer in miniature.
+
+  Args:
+    arg: of the recipe, see `reward_model`.
+    beside: the recipe's file.
+    head: of the model.
+    loss: with its options.
+  """
+  config = reward_model(arg, beside, head=head, loss=loss)
+  users = config.train_reward.users
+  users.update(count=8, unseen=4, weight=0.7)
+  if size_of(arg) == "smoke":
+    users.update(count=3, unseen=1, shown=1)
+  return config
+
+
 def judged(arg: str | None, beside: str, **judging: Any) -> ConfigDict:
   """The config that trains a reward model and judges it beside others.
 

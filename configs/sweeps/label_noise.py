@@ -8,11 +8,9 @@ The second command prints held-out accuracy, mean and deviation over seeds, of t
 runs that are there. Held-out labels are never flipped.
 """
 
-import collections
-import json
-import pathlib
-import statistics
 import sys
+
+from jaxreward.report import sweeps
 
 LOSS = "train_reward.loss"
 # Name -> the share of flipped labels -> fields.
@@ -46,29 +44,23 @@ def name_of(config):
   return loss["name"]
 
 
+def numbers(config, evaluation):
+  """Held-out accuracy of a run, by its loss and share of flipped labels."""
+  key = name_of(config), config["train_reward"]["label_noise"]
+  yield key, evaluation["reward_model"]["accuracy"]
+
+
 def table(folder):
   """The table in Markdown, from the runs in a folder."""
-  cells = collections.defaultdict(list)
-  for path in sorted(pathlib.Path(folder).glob("*/evaluation.json")):
-    config = json.loads((path.parent / "config.json").read_text())
-    results = json.loads(path.read_text())["reward_model"]
-    key = name_of(config), config["train_reward"]["label_noise"]
-    cells[key].append(100 * results["accuracy"])
-  shares = " | ".join(f"{100 * p:.0f} % flipped" for p in NOISE)
-  lines = [f"| loss | {shares} |", "| --- " * (len(NOISE) + 1) + "|"]
-  for name in LOSSES:
-    row = [_cell(cells[name, noise]) for noise in NOISE]
-    if name == "smoothed":
-      row[0] = _cell(cells["Bradley-Terry", 0.0])  # the same run
-    lines.append(f"| {name} | {' | '.join(row)} |")
-  return "\n".join(lines)
-
-
-def _cell(values):
-  if not values:
-    return "–"
-  spread = statistics.stdev(values) if len(values) > 1 else 0.0
-  return f"{statistics.mean(values):.1f} ± {spread:.1f} ({len(values)})"
+  cells = sweeps.cells(folder, numbers)
+  # The same run: there is nothing to smooth.
+  cells["smoothed", 0.0] = cells.get(("Bradley-Terry", 0.0), [])
+  head = ["loss", *(f"{100 * p:.0f} % flipped" for p in NOISE)]
+  rows = [
+    [name, *(sweeps.percent(cells.get((name, p), [])) for p in NOISE)]
+    for name in LOSSES
+  ]
+  return sweeps.markdown(head, rows)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.data.preferences import Preferences
-from jaxreward.errors import UserError
 from jaxreward.types import Array, ArrayLike
-
-
-def check(count: int, unseen: int) -> None:
-  """Validates the numbers of planted users.
-
-  Raises:
-    UserError: unseen users alone.
-  """
-  if unseen and not count:
-    raise UserError(
-      f"config.train_reward.users.unseen={unseen}: unseen users need others to"
-      " train on; set config.train_reward.users.count"
-    )
 
 
 def rating(

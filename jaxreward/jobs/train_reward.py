@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, rng, setup, tasks
-from jaxreward.data import pipeline, preference_stream, preferences, tastes
+from jaxreward.data import pipeline, preference_stream, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, nearest
 from jaxreward.evaluation import tables
@@ -40,6 +40,7 @@ from jaxreward.setup import (
   reward_losses,
   reward_model,
   reward_optimizer,
+  user_tests,
 )
 from jaxreward.setup.heldout import Heldout
 from jaxreward.training import loop, state, step, weights, writers
@@ -160,7 +161,7 @@ def check(config: ConfigDict) -> None:
       " policy; set it to false"
     )
   drawn_preferences.check_gallery(config)
-  tastes.check(options.users.count, options.users.unseen)
+  user_tests.check(config)
   _check_stopping(config)
   curation.bind(config)
   reward_optimizer.make(config, model)
@@ -262,6 +263,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current = loop.run(job, current, start)
     params_full = export(current.ema, frozen)
     scores = tested.scorer(model)(params_full)
+    of_users = user_tests.evaluate(config, model, params_full, tested.rows)
     temperature = None
     if stopping.patience:
       temperature = reward_model.temperature(
@@ -272,6 +274,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   for name, numbers in (
     ("preferences", heldout.counts()),
     ("curation", counts),
+    ("users", of_users),
   ):
     if numbers:
       evaluate.merge(workdir, {name: numbers})

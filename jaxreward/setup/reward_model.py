@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -189,28 +190,31 @@ def reads_words(path: epath.PathLike) -> bool:
 
 def row_scorer(
   scorer: RewardModel,
-) -> Callable[[Params, Preferences], np.ndarray]:
-  """(params, Preferences) -> scores [Q, N], a few rows at a time."""
+) -> Callable[..., np.ndarray]:
+  """(params, Preferences) -> scores [Q, N], a few rows at a time.
+
+  Further arrays [Q, ...] may follow by name: "user", or "taste" of users.
+  """
 
   @jax.jit
-  def scores(params, images, members, tokens):
+  def scores(params, images, members, tokens, extras):
     rows, n = members.shape
     chunks = -(-rows // _SCORED_AT_ONCE)
     pad = chunks * _SCORED_AT_ONCE - rows
 
     def chunked(x):
-      x = jnp.pad(x, ((0, pad), (0, 0)))
-      return x.reshape(chunks, _SCORED_AT_ONCE, -1)
+      x = jnp.pad(x, ((0, pad), *[(0, 0)] * (x.ndim - 1)))
+      return x.reshape(chunks, _SCORED_AT_ONCE, *x.shape[1:])
 
     def score_row(row):
       row_images = preferences.as_float(images[row[0]])
-      return scorer.score_groups(params, row_images, row[1])[0]
+      return scorer.score_groups(params, row_images, row[1], details=row[2])[0]
 
-    values = jax.lax.map(score_row, (chunked(members), chunked(tokens)))
-    return values.reshape(-1, n)[:rows]
+    row_arrays = jax.tree.map(chunked, (members, tokens, extras))
+    return jax.lax.map(score_row, row_arrays).reshape(-1, n)[:rows]
 
-  return lambda params, data: processes.fetch(
-    scores(params, data.images, data.members, data.tokens)
+  return lambda params, data, extras=MappingProxyType({}): processes.fetch(
+    scores(params, data.images, data.members, data.tokens, dict(extras))
   )
 
 

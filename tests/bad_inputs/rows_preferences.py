@@ -82,6 +82,8 @@ ROWS = [
         f"{_READING}.images", "{here}/none"),
   field("no held-out file", ("config.train_reward.heldout", "no such file"),
         "train_reward.heldout", "{here}/none.jsonl"),
+  field("new users that show nothing", ("config.train_reward.users.shown=0",
+        "1 row or more"), "train_reward.users.shown", 0),
   trained("ties alone", ("pairs.jsonl", 'all 1 training rows are a "tie"'),
           _PAIR | {"label": "tie"}),
   trained("ratings that nobody gave", ("config.train_reward.loss.name",

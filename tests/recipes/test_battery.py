@@ -46,7 +46,11 @@ def those_of(call: str) -> list[str]:
 
 
 PUBLISHED = those_of("published_reward")
-REWARD_MODELS = those_of("reward_model") + those_of("judged")
+REWARD_MODELS = [
+  name
+  for call in ("reward_model", "of_users", "judged")
+  for name in those_of(call)
+]
 STEERED = those_of("steered")
 OF_SCENES = REWARD_MODELS + STEERED  # without a full size
 RECIPES = [

@@ -368,7 +368,6 @@ def test_planted_users():
     (lambda: rm.HEADS["ideal_point"](users=0), "users=0"),
     (lambda: rm.HEADS["personal"](ridge=0.0), "ridge=0"),
     (lambda: rm.HEADS["latent"](width=0), "width=0"),
-    (lambda: tastes.check(0, 3), "unseen=3"),
     (lambda: rm.focal(np.zeros((1, 2), F), gamma=-1.0), "gamma=-1"),
   ],
 )
