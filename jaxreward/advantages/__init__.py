@@ -32,6 +32,7 @@ from jaxreward.advantages.contract import (
   credit,
   with_columns,
 )
+from jaxreward.advantages.doubted import confident, place_weights, regional
 from jaxreward.advantages.gated import gardo
 from jaxreward.advantages.group import (
   check_group_size,
@@ -79,6 +80,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "redistributed": redistributed,
   "whitened": whitened,
   "gardo": gardo,
+  "confident": confident,
+  "regional": regional,
   "renormalised": renormalised,
   "segments": segments,
   "by_phase": by_phase,
@@ -96,6 +99,7 @@ __all__ = [
   "by_difficulty",
   "by_phase",
   "check_group_size",
+  "confident",
   "credit",
   "critic",
   "curated",
@@ -115,7 +119,9 @@ __all__ = [
   "outcome_and_process",
   "outcome_and_values",
   "per_prompt",
+  "place_weights",
   "redistributed",
+  "regional",
   "renormalised",
   "segments",
   "values",

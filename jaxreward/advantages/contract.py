@@ -19,7 +19,7 @@ from jaxreward.types import Array
 OFFERS = (
   "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
   "step_signal", "step_mask", "step_values", "step_rewards", "unweighted",
-  "images",
+  "images", "stds", "places",
 )  # fmt: skip
 
 
@@ -53,11 +53,13 @@ class Advantage:
     gives: names of columns [P, G] beside the advantage, which objectives and
       regularizers may read; `update` then returns ((advantage, {name:
       column}), new state).
+    maps: names of further columns, [P, G, h, w] of any resolution.
   """
 
   init: Callable[[Sizes], Any]
   update: Callable[..., tuple[Any, Any]]
   gives: tuple[str, ...] = ()
+  maps: tuple[str, ...] = ()
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -111,7 +113,7 @@ def _checked(advantage: Any, field: str) -> Advantage:
     )
   fixed = lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype)
   init = lambda sizes: jax.tree.map(fixed, advantage.init(sizes))
-  return Advantage(init, advantage.update, advantage.gives)
+  return Advantage(init, advantage.update, advantage.gives, advantage.maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,7 @@ def with_columns(
     arguments["state"] = None
   value, state = advantage.update(**{name: offers[name] for name in arguments})
   columns: dict[str, Array] = {}
-  if advantage.gives:
+  if advantage.gives or advantage.maps:
     value, columns = value
   shape = jnp.shape(offers["signal"])
   if value.shape[:2] != shape or value.ndim not in (2, 3):
@@ -158,10 +160,12 @@ def with_columns(
       f" signals of shape [P, G] = {list(shape)}; expected [P, G] or [P, G, T]"
     )
   shapes = {name: jnp.shape(column) for name, column in columns.items()}
-  if shapes != dict.fromkeys(advantage.gives, shape):
+  ranks = dict.fromkeys(advantage.gives, 2) | dict.fromkeys(advantage.maps, 4)
+  leads = {name: (len(x), x[:2]) for name, x in shapes.items()}
+  if leads != {name: (rank, shape) for name, rank in ranks.items()}:
     raise UserError(
-      f"config.advantage.name: it gives {', '.join(advantage.gives)} of shape"
-      f" [P, G] = {list(shape)}, and returned {shapes}"
+      f"config.advantage.name: it gives {', '.join(ranks)} of shape"
+      f" [P, G] = {list(shape)}, maps with two axes more, and returned {shapes}"
     )
   value, columns = jax.lax.stop_gradient((value, columns))
   return value, columns, state

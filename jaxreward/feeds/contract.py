@@ -316,8 +316,16 @@ def group_velocity(role: str) -> Callable[[Any], Array]:
   return lambda arrays: arrays.once(role, lambda: compute(arrays))
 
 
-def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
-  """Shapes of the arrays a method reads, with the right ranks and size 2."""
+def shapes(
+  fn: Callable[..., Any], feed: Feed, maps: Iterable[str] = ()
+) -> dict[str, Any]:
+  """Shapes of the arrays a method reads, with the right ranks and size 2.
+
+  Args:
+    fn: the method.
+    feed: that makes its rows.
+    maps: names of columns with two axes more.
+  """
   prepare = prepare_of(fn)
   prepared = prepare.gives if prepare else ()
   lead = (2, 2) if feed.is_grouped else (2,)
@@ -325,6 +333,7 @@ def shapes(fn: Callable[..., Any], feed: Feed) -> dict[str, Any]:
   def shape(name: str):
     dims = (*lead, 1, 1, 1) if name in feed.latents else lead
     dims = () if name in feed.scalars else dims
+    dims = (*lead, 2, 2) if name in maps else dims
     dtype = bool if name in BOOLS else jnp.float32
     return jax.ShapeDtypeStruct(dims, dtype)
 

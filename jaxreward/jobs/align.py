@@ -41,6 +41,7 @@ from jaxreward.rewards import (
   host_scores,
   jitted_scores,
   mask_inapplicable,
+  places_of,
   probe_gradients,
   require_scores,
   score,
@@ -686,7 +687,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       contexts = None
       if plan.feed.needs_scores:
         contexts = controls.contexts(differentiated, batch, words)
-      offered = {"stds": _chosen(stds_of(results), usable)}
+      offered = {
+        "stds": _chosen(stds_of(results), usable),
+        "places": _chosen(places_of(results), usable),
+      }
       if reference_scores is not None:
         offered["references"] = timer("reference", put(reference_scores(batch)))
       current, metrics = parts.update(

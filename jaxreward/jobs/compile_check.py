@@ -214,7 +214,7 @@ def _compile(
   build(
     "update", run_programs.update.trace, run_programs.state, run_programs.base, trajectory, scores,
     batch, loss_contexts, decoder, step_scores,
-    {"stds": scores, "references": scores},
+    {"stds": scores, "references": scores, "places": {}},
   )  # fmt: skip
   parts = setup.parts_of(run_programs.state, run_programs.base)
   parts |= {"reward models": context, "autoencoder": decoder}

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
-from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import processes, rng, setup, tasks
-from jaxreward.data import pipeline, preference_stream, preferences
+from jaxreward.data import pipeline, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, nearest
 from jaxreward.evaluation import tables
@@ -57,26 +56,14 @@ STOPPING = (
 
 
 def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
-  """(state, rows, frozen parameters) -> (state, metrics), jitted.
-
-  The rows are all training rows, of which a batch is drawn, or a packed batch.
-  """
+  """(state, rows, frozen parameters) -> (state, metrics), jitted; see
+  `preference_data.make_batch`."""
   options = config.train_reward
-  rows = mesh_lib.round_up_to_devices(options.rows, mesh)
-  spread = PartitionSpec(mesh_lib.BATCH_AXES)
+  batch_of = preference_data.make_batch(config, mesh)
 
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def update(current, data, frozen=None):
-    key = rng.stream_key(config.seed, "preference batch", current.step)
-    if isinstance(data, preference_stream.Packed):
-      batch = preference_stream.unpacked(data, key)
-    else:
-      batch = preferences.draw_batch(
-        data, key, rows=rows,
-        group_size=min(options.pictures_per_row, data.members.shape[1]),
-      )  # fmt: skip
-      batch = preferences.keep_first(batch, options.rows)
-    batch = jax.lax.with_sharding_constraint(batch, spread)
+    batch = batch_of(data, current.step)
     current, metrics = step.update(
       current, loss_fn, tx, jax.tree.map(lambda x: x[None, None], batch), frozen,
       ema_decay=options.ema_decay, ema_schedule="warmup",
@@ -261,7 +248,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
-    params_full = export(current.ema, frozen)
+    params_full = reward_model.fitted(
+      model, export(current.ema, frozen), rows,
+      preference_data.make_batch(config, mesh), options.steps,
+    )  # fmt: skip
     scores = tested.scorer(model)(params_full)
     of_users = user_tests.evaluate(config, model, params_full, tested.rows)
     temperature = None

@@ -42,6 +42,25 @@ class Perceptron(nn.Module):
     return self.head_out(x).astype(jnp.float32)
 
 
+class Layer(nn.Module):
+  """A dense layer and its nonlinearity.
+
+  Attributes:
+    features: of the result.
+    activation: a name of `ACTIVATIONS`.
+    dtype: of the product; the result is float32.
+  """
+
+  features: int
+  activation: str = "gelu"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+    x = blocks.dense(self.features, "in", self.dtype)(x.astype(self.dtype))
+    return ACTIVATIONS[self.activation](x).astype(jnp.float32)
+
+
 class Among(nn.Module):
   """One score per image, computed in context of the others in its group.
 

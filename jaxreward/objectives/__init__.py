@@ -22,7 +22,7 @@ from jaxreward.objectives.distilled import (
 )
 from jaxreward.objectives.groups import crd, dgpo, grao, rank_dpo, seppo
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
-from jaxreward.objectives.matching import flow_matching
+from jaxreward.objectives.matching import flow_matching, region_matching
 from jaxreward.objectives.policy_gradient import (
   flow_dppo,
   flow_grpo,
@@ -82,6 +82,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "score_implicit": score_implicit,
   "surrogate_matching": surrogate_matching,
   "flow_matching": flow_matching,
+  "region_matching": region_matching,
 }
 
 __all__ = [
@@ -114,6 +115,7 @@ __all__ = [
   "rank_dpo",
   "rebel",
   "refl",
+  "region_matching",
   "reward_instruct",
   "salient_matching",
   "score_implicit",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError, nearest, shown
+from jaxreward.methods import prepares
 from jaxreward.numerics import Mean
 from jaxreward.objectives.reductions import keep, mean_square
 from jaxreward.types import Array, ArrayLike
@@ -52,6 +53,73 @@ def flow_matching(
   t = jnp.where(mask, jnp.asarray(t, matching.dtype), 1.0)
   loss = jax.lax.stop_gradient(weight) * _weight(t, weighting) * matching
   metrics = {"matching_loss": Mean.of(matching, mask)}
+  return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
+
+
+def _shares(columns) -> dict[str, Array]:
+  """Rows of each kind, with weights that make their mean over all rows 1."""
+  valid, real = columns["valid"], columns["real"]
+  total = valid.sum()
+
+  def share(kind):
+    count = (valid & kind).sum()
+    return jnp.where(valid & kind, total / jnp.maximum(count, 1), 0.0)
+
+  return {"share": share(real) + share(~real)}
+
+
+@prepares(
+  lambda real, mask: {"real": real, "valid": mask}, _shares, gives=("share",)
+)
+def region_matching(
+  v: Latents,
+  u: Latents,
+  place_weight: Float[ArrayLike, "B h w"],
+  real: Bool[ArrayLike, "B"],
+  share: Rows,
+  mask: Bool[ArrayLike, "B"],
+  *,
+  anchor: float = 0.5,
+) -> tuple[Mean, dict[str, Mean]]:
+  """SRUM: flow matching on own samples by places, and on reference images whole.
+
+  L = mean M (v - u)^2 over own samples + anchor mean (v - u)^2 over reference
+  images (`rollout.real`), M the advantage's weights (`regional`), bilinear on the
+  grid of latents. Without references, M = 1 is flow matching.
+  https://arxiv.org/abs/2510.12784, read in the authors' code: .5 for composition, .1
+  by default.
+
+  Args:
+    v: velocity of the trained parameters at x_t.
+    u: the target there.
+    place_weight: M; no gradient.
+    real: rows of reference images.
+    share: all rows over those of the row's kind, in the optimizer step.
+    mask: False for padding, which may hold anything.
+    anchor: weight of the reference images.
+
+  Returns:
+    (loss, metrics): matching_loss of own samples, without M; anchor_loss, of the
+    references; place_weight, mean M.
+  """
+  v, u, weight, share = keep(mask, v, u, place_weight, share)
+  weight, share = jax.lax.stop_gradient((weight, share))
+  grid = v.shape[-3:-1] if v.ndim > 3 else v.shape[1:3]
+  weight = jax.image.resize(weight, (len(v), *grid), "linear")
+  lead = (1,) * (v.ndim - 4)
+  weight = weight.reshape(len(v), *lead, *grid, *(1,) * (v.ndim > 3))
+  error = jnp.square(v - u)
+  axes = tuple(range(1, v.ndim))
+  of_places = jnp.mean(weight * error, axis=axes)
+  whole = jnp.mean(error, axis=axes)
+  is_real = jnp.asarray(mask) & jnp.asarray(real).astype(bool)
+  loss = share * jnp.where(is_real, anchor * whole, of_places)
+  is_sample = jnp.asarray(mask) & ~is_real
+  metrics = {
+    "matching_loss": Mean.of(whole, is_sample),
+    "anchor_loss": Mean.of(whole, is_real),
+    "place_weight": Mean.of(jnp.mean(weight, axis=axes), is_sample),
+  }
   return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
 
 

@@ -45,6 +45,7 @@ from jaxreward.reward_models.graded_losses import (
 )
 from jaxreward.reward_models.heads import (
   among,
+  ellipsoid,
   gaussian,
   ordinal,
   scalar,
@@ -98,6 +99,7 @@ OF_WORDS = ("scenes", "policy")  # those that read the word ids of a task
 HEADS: dict[str, Callable[..., Head]] = {
   "scalar": scalar,
   "gaussian": gaussian,
+  "ellipsoid": ellipsoid,
   "similarity": similarity,
   "ordinal": ordinal,
   "thresholds": thresholds,
@@ -168,6 +170,7 @@ __all__ = [
   "corn",
   "cross",
   "dino_tower",
+  "ellipsoid",
   "expected_bradley_terry",
   "experts",
   "fidelity",

@@ -258,6 +258,16 @@ class RewardModel:
       weights, has_context=self.context, rank=len(self.backbone.image_shape),
     )  # fmt: skip
 
+  def statistics(
+    self, params: Params, images: ArrayLike, tokens: ArrayLike,
+    context: ArrayLike | None = None, mask: ArrayLike | None = None,
+  ) -> Any:  # fmt: skip
+    """What the head adds up over training rows; see `Head.statistics`."""
+    assert self.head.statistics is not None
+    head, features = self._read(params, images, tokens, context)
+    known = {} if mask is None else {"mask": mask}
+    return self.head.statistics(head, {**features, **known})
+
   def export(self, trained: Params, frozen: Params | None) -> Params:
     """All parameters, with adapters merged into their kernels."""
     if frozen is None:

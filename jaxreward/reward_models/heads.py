@@ -134,6 +134,70 @@ def gaussian(
   )
 
 
+def ellipsoid(
+  *, hidden: int = 256, ridge: float = 1.0, dtype: str = "float32"
+) -> Head:
+  """A value, and how far the image lies from those that were trained on.
+
+  value = w . z, std = sqrt(z' V^-1 z), V = ridge I + sum z z' over training rows,
+  with z the features of one hidden layer: the deviation of ridge regression, times
+  that of its noise. Losses read the value; V is summed once training is over.
+  PrefPaint, https://arxiv.org/abs/2410.21966, 256 features (the ridge is
+  unverified). Its released code multiplies z by V^-1 instead of V^-1/2.
+
+  Args:
+    hidden: features of z.
+    ridge: above 0.
+    dtype: of the products that make z.
+
+  Raises:
+    UserError: no features, or a ridge that is not above 0.
+  """
+  require(1, hidden=hidden)
+  if not ridge > 0:
+    raise UserError(f"reward_model.head.ridge={ridge}: it must be above 0")
+  net = heads.Layer(hidden, dtype=jnp.dtype(dtype))
+
+  def init(key: Array, features: Features) -> Params:
+    width = features["joint"].shape[-1]
+    layer = net.init(key, jnp.zeros((1, width)))["params"]
+    return {
+      "layer": layer, "out": jnp.zeros((hidden,)),
+      "design": ridge * jnp.eye(hidden),
+    }  # fmt: skip
+
+  def read(params: Params, features: Features) -> Array:
+    x = jnp.asarray(features["joint"])
+    return jnp.asarray(net.apply({"params": params["layer"]}, x))
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    z = read(params, features)
+    return {"value": z @ params["out"], "std": deviation(z, params["design"])}
+
+  def statistics(params: Params, features: Features) -> Array:
+    z = read(params, features)
+    if "mask" in features:
+      z = jnp.where(features["mask"][..., None], z, 0.0)
+    return jnp.einsum("...i,...j->ij", z, z, precision="highest")
+
+  def fitted(params: Params, total: Array) -> Params:
+    return {**params, "design": ridge * jnp.eye(hidden) + total}
+
+  return Head(
+    init, outputs, lambda out: (out["value"], out["std"]), ("value", "std"),
+    statistics=statistics, fitted=fitted,
+  )  # fmt: skip
+
+
+def deviation(z: Array, design: Array) -> Array:
+  """sqrt(z' V^-1 z) of z [..., D], by a triangular solve."""
+  factor = jnp.linalg.cholesky(jax.lax.stop_gradient(design))
+  flat = z.reshape(-1, z.shape[-1]).T
+  scaled = jax.scipy.linalg.solve_triangular(factor, flat, lower=True)
+  # The square root has no gradient at 0.
+  return jnp.sqrt(jnp.square(scaled).sum(0) + 1e-12).reshape(z.shape[:-1])
+
+
 def similarity(*, divisor: float = 1.0) -> Head:
   """The logit of a pair of towers, exp(s) cos, without parameters of its own.
 

@@ -95,6 +95,9 @@ class Head:
     adapt: (params, features, ratings [P, G]) -> a user's taste [U] from P rows
       of that user's answers, with "prob" among the features.
     public: its published layout; None if there is none.
+    statistics: (params, features) -> arrays that are added up over training rows
+      once the model is trained; None for a head that keeps none.
+    fitted: (params, their sums) -> params.
   """
 
   init: Callable[[Array, Features], Params]
@@ -107,3 +110,5 @@ class Head:
   users: int | None = None
   adapt: Callable[[Params, Features, ArrayLike], Array] | None = None
   public: Public | None = None
+  statistics: Callable[[Params, Features], Any] | None = None
+  fitted: Callable[[Params, Any], Params] | None = None

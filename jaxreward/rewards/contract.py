@@ -26,11 +26,14 @@ class Scores:
     std: [P, G], standard deviation of each value, in its units; 0 or above.
     per_step: [P, G, T + 1], the value of the sampler's state before each of
       its T steps, and of the sample last.
+    places: [P, G, h, w], scores in [-1, 1] of places of the image, of any
+      resolution; NaN where nothing was judged.
   """
 
   value: Float[ArrayLike, "P G"]
   std: Float[ArrayLike, "P G"] | None = None
   per_step: Float[ArrayLike, "P G S"] | None = None
+  places: Float[ArrayLike, "P G h w"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

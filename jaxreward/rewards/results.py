@@ -57,11 +57,15 @@ def _judged(name: str, result: Any, shape: tuple[int, ...]) -> Scores:
   if steps is not None:
     count = (np.shape(steps) or (0,))[-1]
     steps = _scores(f"{what} as per_step", steps, (*shape, count))
-  return Scores(_scores(what, result.value, shape), std, steps)
+  places = result.places
+  if places is not None:
+    sides = (*np.shape(places), 0, 0, 0, 0)[2:4]
+    places = _scores(f"{what} as places", places, (*shape, *sides))
+  return Scores(_scores(what, result.value, shape), std, steps, places)
 
 
 def _scores(what: str, value: Any, shape: tuple[int, ...]):
-  axes = "[P, G]" if len(shape) == 2 else "[P, G, T + 1]"
+  axes = ("[P, G]", "[P, G, T + 1]", "[P, G, h, w]")[len(shape) - 2]
   expected = f"expected numbers of shape {axes} = {list(shape)}"
   value = _array(what, value, expected)
   dtype = value.dtype

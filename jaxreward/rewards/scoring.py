@@ -455,6 +455,11 @@ def stds_of(outputs: Mapping[str, Scores]) -> Values:
   return {n: s.std for n, s in outputs.items() if s.std is not None}
 
 
+def places_of(outputs: Mapping[str, Scores]) -> Values:
+  """{name: [P, G, h, w]} of the rewards that score places of an image."""
+  return {n: s.places for n, s in outputs.items() if s.places is not None}
+
+
 def steps_of(outputs: Mapping[str, Scores]) -> Values:
   """{name: [P, G, T + 1]} of the rewards that score every step.
 

@@ -84,7 +84,9 @@ def _also(config: ConfigDict, feed: feeds.Feed) -> tuple[str, ...]:
   """Further arrays of a feed's rows, from players and the advantage."""
   advantage, roles = bind_advantage(config), players.bind(config)
   predicts = players.predicts(roles) if "x0_hat" in feed.offers else ()
-  return (*players.gives(roles), *advantage.gives, *predicts)
+  return (
+    *players.gives(roles), *advantage.gives, *advantage.maps, *predicts
+  )  # fmt: skip
 
 
 def bind_advantage(config: ConfigDict) -> advantages.Advantage:
@@ -210,7 +212,8 @@ def bind_combine(config: ConfigDict, size: int) -> step.Combine | None:
       ' "flow_grpo" or "diffusion_nft"'
     )
 
-  if gives := bind_advantage(config).gives:
+  advantage = bind_advantage(config)
+  if gives := (*advantage.gives, *advantage.maps):
     raise UserError(
       f'config.composition.name="separate": config.advantage.name='
       f'"{shown(config.advantage.name)}" gives "{gives[0]}" of all rewards'
@@ -292,7 +295,8 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
         f'config.rollout.real=0: config.objective.name="{config.objective.name}"'
         " compares samples with reference images; set it to 1"
       )
-  metrics = _try_objective(config, objective, feed)
+  maps = methods["advantage"].maps
+  metrics = _try_objective(config, objective, feed, maps)
   for name, (fn, _) in bind_regularizers(plain, feed_name).items():
     _try_regularizer(name, fn, feed, metrics)
   follows = keeps_old(objective, feed)
@@ -348,10 +352,13 @@ def _weights(
 
 
 def _try_objective(
-  config: ConfigDict, objective: Callable[..., Any], feed: feeds.Feed
+  config: ConfigDict,
+  objective: Callable[..., Any],
+  feed: feeds.Feed,
+  maps: tuple[str, ...],
 ) -> Mapping[str, Any]:
   """The metrics of an objective, by name."""
-  arrays = feeds.shapes(objective, feed)
+  arrays = feeds.shapes(objective, feed, maps)
   result = checks.validate_options(
     lambda x: objective(**x), arrays, field="objective"
   )
@@ -447,6 +454,8 @@ def _try_advantage(
       step_mask=per_step(mask), step_values=per_step(signal)[..., :-1],
       step_rewards=per_step(signal)[..., :-1],
       unweighted={}, images=jnp.zeros((*signal.shape, 4, 4, 3)),
+      stds=dict.fromkeys(rewards, signal),
+      places=dict.fromkeys(rewards, jnp.zeros((*signal.shape, 4, 4))),
     )  # fmt: skip
     state = advantage.init(sizes)
     return state, advantages.credit(advantage, offers, state)

@@ -38,9 +38,10 @@ def credit_of(
     stats: state of the advantage.
     iteration: int32.
     step_scores: {name: [P, G, T + 1]} where the advantage asks for them.
-    offered: what a composition may take by keyword: "stds", {name: [P, G]} of the
-      rewards that say how unsure they are, and "references", {name: [P, M]},
-      scores of the policy where training began.
+    offered: "stds", {name: [P, G]} of the rewards that say how unsure they are,
+      and "references", {name: [P, M]}, scores of the policy where training began,
+      which a composition may take by keyword; an advantage may ask for the first,
+      and for "places", {name: [P, G, h, w]} of the rewards that score them.
     extra: what else the advantage asks for, by name.
 
   Of rewards that stay apart, the signal, the advantage and the state are
@@ -49,7 +50,15 @@ def credit_of(
   first = next(iter(scores.values()))
   mask = jnp.broadcast_to(jnp.asarray(prompts.mask)[:, None], first.shape)
   masked_scores, weights = mask_inapplicable(scores, updater.weights, prompts)
-  options = {"stds": {}, "references": {}} | dict(offered or {})
+  options = {"stds": {}, "references": {}, "places": {}} | dict(offered or {})
+  places = options.pop("places")
+  is_sure = offered is not None and offered.get("stds") == {}
+  if is_sure and "stds" in updater.advantage.names:
+    raise UserError(
+      "config.advantage.name: it weighs by how unsure rewards are, and none of"
+      ' config.rewards says so; take "learned" with a head that does, such as'
+      ' "ellipsoid"'
+    )
   compose_inputs = {
     key: mask_inapplicable(rows, updater.weights, prompts)[0]
     for key, rows in methods.named(updater.compose, **options).items()
@@ -60,6 +69,7 @@ def credit_of(
     signal=signal, mask=mask, scores=masked_scores, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
     key=rng.stream_key(updater.seed, "advantage", iteration),
+    stds=options["stds"], places=places,
   )  # fmt: skip
   offers |= extra or {}
   offers["unweighted"] = {

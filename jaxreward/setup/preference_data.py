@@ -7,17 +7,20 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
+from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxreward import processes, reading, setup
+from jaxreward import processes, reading, rng, setup
 from jaxreward.data import (
   image_checks,
   images,
   preference_files,
   preference_stream,
   preference_tables,
+  preferences,
 )
 from jaxreward.data.image_store import ImageStore
 from jaxreward.data.preference_files import Tally
@@ -213,3 +216,27 @@ def _about(rows: Any) -> str:
     "with source images" if rows.context is not None else "",
   ]
   return "".join(f"; {part}" for part in parts if part)
+
+
+def make_batch(config: ConfigDict, mesh):
+  """(rows, step) -> the batch of that step, spread over the devices.
+
+  The rows are all training rows, of which a batch is drawn, or a packed batch.
+  """
+  options = config.train_reward
+  rows = mesh_lib.round_up_to_devices(options.rows, mesh)
+  spread = PartitionSpec(mesh_lib.BATCH_AXES)
+
+  def batch_of(data, n):
+    key = rng.stream_key(config.seed, "preference batch", n)
+    if isinstance(data, preference_stream.Packed):
+      batch = preference_stream.unpacked(data, key)
+    else:
+      batch = preferences.draw_batch(
+        data, key, rows=rows,
+        group_size=min(options.pictures_per_row, data.members.shape[1]),
+      )  # fmt: skip
+      batch = preferences.keep_first(batch, options.rows)
+    return jax.lax.with_sharding_constraint(batch, spread)
+
+  return batch_of

@@ -188,6 +188,41 @@ def reads_words(path: epath.PathLike) -> bool:
   return name in reward_models.OF_WORDS
 
 
+def fitted(
+  model: RewardModel,
+  params: Params,
+  rows: Callable[[int], Any],
+  batch_of: Callable[[Any, Any], Any],
+  steps: int,
+) -> Params:
+  """Parameters whose head has seen the training rows once more.
+
+  Args:
+    model: of the run; one whose head keeps no statistics is left as it is.
+    params: all parameters.
+    rows: step -> rows.
+    batch_of: (rows, step) -> the batch of that step.
+    steps: of the training; at most 64 batches are read.
+  """
+  if model.head.statistics is None:
+    return params
+
+  @jax.jit
+  def statistics(params, data, n):
+    batch = batch_of(data, n)
+    details = batch.details
+    return model.statistics(
+      params, batch.images, batch.tokens, details.context, details.mask
+    )
+
+  sums = [
+    statistics(params, rows(n), jnp.int32(n)) for n in range(min(steps, 64))
+  ]
+  total = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
+  assert model.head.fitted is not None
+  return {**params, "head": model.head.fitted(params["head"], total)}
+
+
 def row_scorer(
   scorer: RewardModel,
 ) -> Callable[..., np.ndarray]:

@@ -372,7 +372,8 @@ class Updater:
       rows = make(credit)
       for name, column in credit.columns.items():
         flat = rollout.from_groups(jnp.asarray(column), plan.layout)
-        rows[name] = jnp.broadcast_to(flat, rows["advantage"].shape)
+        lead = rows["advantage"].shape
+        rows[name] = jnp.broadcast_to(flat, (*lead, *flat.shape[1:]))
       return feeds.cut(rows, self.plan)
     each = [
       make(dataclasses.replace(credit, advantage=credit.advantage[name]))

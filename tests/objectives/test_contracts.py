@@ -14,7 +14,7 @@ B, SHAPE = 6, (2, 2, 3)
 ROWS = {
   "log_prob", "old_log_prob", "advantage", "scores", "weight", "value",
   "signal_chosen", "signal_rejected", "group_gap", "group_share",
-  "sample_log_ratio", "latent_score", "near_scores", "window", "pull", "denoised_scores",
+  "sample_log_ratio", "latent_score", "near_scores", "window", "share", "pull", "denoised_scores",
   "denoised_other_scores", "inverted_scores", "inverted_other_scores",
 }  # fmt: skip
 # Those on rows alone: test_groups.py has those on groups, test_differences.py those
@@ -42,6 +42,10 @@ def example(name, seed=0):
       continue
     if key in ROWS:
       arrays[key] = rng.normal(0, 1, B)
+    elif key == "real":
+      arrays[key] = rng.random(B) < 0.5
+    elif key == "place_weight":
+      arrays[key] = rng.uniform(0, 1, (B, *SHAPE[:2]))
     elif key in ("t", "near_t", "again_t", "beyond_again_t", "std", "dt"):
       arrays[key] = rng.uniform(0.2, 0.9, B)
     else:
@@ -50,7 +54,9 @@ def example(name, seed=0):
     arrays["old_log_prob"] = arrays["log_prob"] + rng.normal(0, 2e-5, B)
   if "old_mean" in arrays:
     arrays["old_mean"] = arrays["mean"] + rng.normal(0, 1e-3, (B, *SHAPE))
-  arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
+  arrays = {
+    k: v if v.dtype == bool else v.astype(np.float32) for k, v in arrays.items()
+  }
   trained = next(
     k
     for k in (
@@ -102,7 +108,7 @@ def test_padding_reaches_neither_value_nor_gradient(name):
   mask = np.array([True, False, True, True, False, True])
   dirty = {k: v.copy() for k, v in arrays.items()}
   for array in dirty.values():
-    array[~mask] = np.nan
+    array[~mask] = np.nan if array.dtype != bool else True
   dense = {k: v[mask] for k, v in arrays.items()}
   (clean, metrics), grad = value_and_grad(
     name, dense, trained, np.ones(4, bool)
@@ -169,6 +175,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "refl": (),
     "gspo": ("sample_log_ratio", "advantage"),
     "flow_matching": ("weight",),
+    "region_matching": ("place_weight", "share"),
     "srpo": (),
     "consistency_reward": ("v_reference", "v_target_solved"),
     "consistency_proxy": ("v_reference", "v_target_solved"),
@@ -203,8 +210,10 @@ def test_metrics_carry_no_gradient(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_low_precision_inputs_are_reduced_in_float32(name):
   arrays, _ = example(name)
-  low = {k: jnp.asarray(v, jnp.bfloat16) for k, v in arrays.items()}
+  floats = {k: v for k, v in arrays.items() if v.dtype != bool}
+  low = {k: jnp.asarray(v, jnp.bfloat16) for k, v in floats.items()}
   same = {k: v.astype(jnp.float32) for k, v in low.items()}
+  low, same = arrays | low, arrays | same
   mask = np.ones(B, bool)
   got, _ = objectives.REGISTRY[name](**low, mask=mask)
   want, _ = objectives.REGISTRY[name](**same, mask=mask)

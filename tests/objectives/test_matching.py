@@ -68,3 +68,53 @@ def test_weighted_rows_pull_to_their_weighted_mean():
 def test_a_weighting_there_is_not():
   with pytest.raises(UserError, match='did you mean "cosmap"'):
     objectives.flow_matching(**f32(case()), mask=MASK, weighting="cosmp")
+
+
+def region_case():
+  rng = np.random.default_rng(3)
+  shape = (B, 2, 4, 1)
+  return dict(
+    v=rng.normal(0, 1, shape), u=rng.normal(0, 1, shape),
+    place_weight=rng.uniform(-1, 1, (B, 2, 4)),
+    real=np.array([False, True, True, False, False]),
+  )  # fmt: skip
+
+
+def region_loss(c, v, anchor):
+  objective = objectives.region_matching
+  columns = objective.prepare.read(c["real"], MASK)
+  share = objective.prepare.finish({k: x[None] for k, x in columns.items()})
+  arrays = {k: np.asarray(x, np.float32) for k, x in c.items()} | {"v": v}
+  return objective(
+    **{**arrays, "real": c["real"]}, share=share["share"][0], mask=MASK,
+    anchor=anchor,
+  )  # fmt: skip
+
+
+def test_places_weigh_own_samples_and_references_count_whole():
+  c = region_case()
+
+  def reference(v, anchor=0.3):
+    error = (v - c["u"]) ** 2
+    weighted = (c["place_weight"][..., None] * error).mean((1, 2, 3))
+    own, real = MASK & ~c["real"], MASK & c["real"]
+    return weighted[own].mean() + anchor * error.mean((1, 2, 3))[real].mean()
+
+  v = c["v"].astype(np.float32)
+  value = lambda v: region_loss(c, v, 0.3)[0].value()
+  np.testing.assert_allclose(value(v), reference(c["v"]), rtol=1e-5)
+  slope = jax.grad(value)(v)
+  want = numeric_gradient(reference, c["v"])
+  np.testing.assert_allclose(slope, want, rtol=1e-3, atol=1e-6)
+
+
+def test_equal_places_without_references_are_flow_matching():
+  c = region_case() | {"real": np.zeros(B, bool)}
+  c["place_weight"] = np.ones((B, 1, 1))  # any resolution
+  v = c["v"].astype(np.float32)
+  got, _ = region_loss(c, v, 0.5)
+  ones = np.ones(B, np.float32)
+  want, _ = objectives.flow_matching(
+    v, c["u"].astype(np.float32), ones, ones, MASK
+  )
+  np.testing.assert_allclose(got.value(), want.value(), rtol=1e-6)

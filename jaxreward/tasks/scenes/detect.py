@@ -317,21 +317,47 @@ def background_quality(detection: Detection) -> Array:
   )
 
 
+def _matches(detection: Detection, items: Array) -> tuple[Array, Array]:
+  """(of the right shape, right in all), bool [B, 2, K], for items [B, 2, 3]."""
+  count, colour, shape = items[..., 0], items[..., 1], items[..., 2]
+  present = detection.present[:, None] & (count > 0)[..., None]
+  is_shape = present & (detection.shape[:, None] == shape[..., None])
+  is_colour = (colour[..., None] < 0) | (
+    detection.colour[:, None] == colour[..., None]
+  )
+  has_colour = (detection.colour >= 0)[:, None]
+  return is_shape, is_shape & is_colour & has_colour
+
+
+def wanted(detection: Detection, items: Array) -> Array:
+  """Objects that an item of the prompt asks for, bool [B, K]."""
+  return _matches(detection, items)[1].any(1)
+
+
+def box_scores(
+  detection: Detection, is_right: Array, sides: tuple[int, int]
+) -> Array:
+  """[B, H, W]: 1 in boxes of right objects, -1 in others', NaN elsewhere."""
+  y, x = jnp.arange(sides[0])[:, None], jnp.arange(sides[1])[None]
+  low, high = detection.box[..., :2], detection.box[..., 2:]
+  at = lambda bound, k: bound[..., k][..., None, None]
+  inside = (x >= at(low, 0)) & (x <= at(high, 0))
+  inside &= (y >= at(low, 1)) & (y <= at(high, 1))
+  inside &= detection.present[..., None, None]
+  score = jnp.where(is_right, 1.0, -1.0)[..., None, None]
+  best = jnp.max(score, axis=1, where=inside, initial=-jnp.inf)
+  return jnp.where(inside.any(1), best, jnp.nan)
+
+
 def judge(detection: Detection, prompts: PromptBatch) -> Verdict:
   """Compares the objects of B images with those that B prompts ask for."""
   request: grammar.Asked = prompts.extras
   items = jnp.asarray(request.items)
   relation = jnp.asarray(request.relation)
-  count, colour, shape = items[..., 0], items[..., 1], items[..., 2]
+  count = items[..., 0]
   is_item = count > 0  # [B, 2]
-  is_shape = detection.shape[:, None] == shape[..., None]  # [B, 2, K]
-  is_colour = (colour[..., None] < 0) | (
-    detection.colour[:, None] == colour[..., None]
-  )
-  has_colour = (detection.colour >= 0)[:, None]
-  present = detection.present[:, None] & is_item[..., None]
-  is_match = present & is_shape & is_colour & has_colour
-  matches, of_shape = is_match.sum(-1), (present & is_shape).sum(-1)
+  is_shape, is_match = _matches(detection, items)
+  matches, of_shape = is_match.sum(-1), is_shape.sum(-1)
 
   closeness = lambda n: jnp.maximum(
     0.0, 1 - jnp.abs(n - count) / jnp.maximum(count, 1)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
+from jaxreward.rewards import contract
 from jaxreward.rewards.contract import Applies, declare
-from jaxreward.tasks.scenes import judge
+from jaxreward.tasks.scenes import detect, judge
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Images = Float[ArrayLike, "P G H W C"]
@@ -65,6 +66,26 @@ def strict(
   return {"strict": jnp.where(usable, parts["strict"], jnp.nan)}
 
 
+@declare()
+def boxes(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
+  """`detector`, and 1 or -1 in the boxes of objects that are wanted or not."""
+  flat = jnp.reshape(images, (-1, *jnp.shape(images)[2:]))
+  usable = jnp.isfinite(flat).all((1, 2, 3))
+  flat = jnp.where(usable[:, None, None, None], flat, 0.0)
+  judgement = judge.look(flat, judge.repeat(prompts, jnp.shape(images)[1]))
+  items = jnp.asarray(prompts.extras.items)
+  wanted = detect.wanted(
+    judgement.detection, jnp.repeat(items, jnp.shape(images)[1], 0)
+  )
+  sides = (flat.shape[1], flat.shape[2])
+  places = detect.box_scores(judgement.detection, wanted, sides)
+  value = (judgement.verdict.dense + judgement.verdict.strict) / 2
+  shape = jnp.shape(images)[:2]
+  value = jnp.where(usable, value, jnp.nan).reshape(shape)
+  places = places.reshape(*shape, *sides)
+  return {"boxes": contract.Scores(value, places=places)}
+
+
 def _part(name: str, text: str, applies: Applies | None = None):
   """The reward of one part of the verdict on an edit."""
 
@@ -101,7 +122,7 @@ subject = _part(
 )
 clean = _part("clean", "How even and light the background is, in [0, 1].")
 
-REGISTRY = {"detector": detector, "strict": strict}
+REGISTRY = {"detector": detector, "strict": strict, "boxes": boxes}
 EDITS = {
   **REGISTRY,
   "execution": execution,

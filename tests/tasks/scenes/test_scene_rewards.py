@@ -121,3 +121,19 @@ def test_learned_has_a_finite_gradient_in_the_pictures(
   np.testing.assert_allclose(
     (up - down) / (2 * h), np.abs(grad).sum(), rtol=0.1
   )
+
+
+def test_boxes_of_wanted_objects_are_marked(images, prompts, verdict):
+  """1 in the boxes of what the prompt asks for, -1 in those of the rest."""
+  found = jax.jit(scene_rewards.boxes)(images, prompts)["boxes"]
+  value, places = np.asarray(found.value), np.asarray(found.places)
+  dense, strict = verdict
+  np.testing.assert_allclose(value[:, :2], (dense + strict) / 2, atol=1e-6)
+  assert np.isnan(value[:, 2]).all()
+  for p in range(2):
+    right, wrong = (x[~np.isnan(x)] for x in places[p, :2])
+    assert right.size and (right == 1).all()
+    assert wrong.size and (wrong == -1).all()
+  # Every foreground pixel of the right picture lies in a box.
+  dark = (np.abs(images[0, 0] - images[0, 0, 0, 0]) > 0.3).any(-1)
+  assert (places[0, 0][dark] == 1).all()
