@@ -103,6 +103,7 @@ def get_config() -> ConfigDict:
       ),
       rewards=dict(detector=dict(fn="detector", weight=1.0)),
       heldout_rewards=dict(),
+      judged_rewards=dict(),  # that eval.preferences judges too
       kernels=dict(implementation="xla"),  # or "auto": Pallas on TPU and GPU
       composition=dict(name="weighted_sum"),
       advantage=dict(name="group", std="group"),

@@ -76,6 +76,7 @@ PROOFS = {
   "hpsv2": "tests/reward_models/test_published.py",
   "hybrid_multi_aspect": "tests/composition/test_trust.py",
   "image_reward": "tests/reward_models/test_towers.py",
+  "implicit_vs_explicit_rm_gap": "tests/rewards/test_implicit.py",
   "inpo": "tests/feeds/test_inverted.py",
   "instructvideo": "tests/setup/test_starts.py",
   "lare_return_decomposition": "tests/players/test_players.py",

@@ -49,6 +49,7 @@ __all__ = [
 OPEN_SECTIONS = (
   "rewards",
   "heldout_rewards",
+  "judged_rewards",
   "regularizers",
   "players",
   "eval.evaluators",

@@ -51,7 +51,14 @@ _CODE = ".py"
 # Sections, and fields, whose files may change: they are written, or no results.
 _LEFT, _CACHE = ("workdir", "checkpoint", "export"), "cache"
 # Sections whose files tell of data, which a job that exports weights leaves.
-_DATA = ("data", "train_reward", "rewards", "heldout_rewards", "regularizers")
+_DATA = (
+  "data",
+  "train_reward",
+  "rewards",
+  "heldout_rewards",
+  "judged_rewards",
+  "regularizers",
+)
 
 
 def digest(path: pathlib.Path, excluded: str = "") -> str:

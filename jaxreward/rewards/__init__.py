@@ -18,6 +18,7 @@ from jaxreward.rewards import (
   fidelity,
   identity,
   image_reward,
+  implicit,
   objects,
   ocr,
   quality,
@@ -47,6 +48,7 @@ from jaxreward.rewards.scoring import (
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "learned": learned,
+  "implicit": implicit.implicit,
   "clip_score": alignment.clip_score,
   "clip_score_hessel": alignment.clip_score_hessel,
   "clip_goal": alignment.clip_goal,

@@ -133,20 +133,25 @@ def of_rewards(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   rows: list[PictureRow] = []
   for field, entry in reward_setup.sections_of(config):
     try:
-      rows += _of_reward(field, entry)
+      rows += _of_reward(config, field, entry)
     except UserError as error:
       raise UserError(f"config.{field}: {error}") from error
   return rows
 
 
-def _of_reward(field: str, entry: ConfigDict) -> list[PictureRow]:
+def _of_reward(
+  config: ConfigDict, field: str, entry: ConfigDict
+) -> list[PictureRow]:
   fn = config_lib.resolve_callable(
     entry.fn, reward_setup.registry(), field=f"{field}.fn"
   )
   loader = getattr(fn, "loads", None)
   weights = entry.get("weights")
-  if loader and isinstance(weights, str):
-    _require_place(weights, f"{field}.weights")
   options = inspect.signature(loader).parameters if loader else {}
+  if reward_setup.POLICY_OF in options:
+    for name in ("weights", "reference"):
+      require_weights(config, entry.get(name, ""), f"{field}.{name}")
+  elif loader and isinstance(weights, str):
+    _require_place(weights, f"{field}.weights")
   folder = entry.get("references") if "references" in options else ""
   return references.checked(folder) if folder else []

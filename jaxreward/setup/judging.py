@@ -1,8 +1,8 @@
 """Rows of preferences on which rewards are judged, and the rewards' scores.
 
 `config.eval.preferences` names a file of preferences, or a task that draws and
-labels its own. Every reward of `config.rewards` and `config.heldout_rewards`
-scores the same images, and then the same images mirrored, with the prompt in
+labels its own. Every reward of `config.rewards`, `config.heldout_rewards` and
+`config.judged_rewards` scores the same images, and then the same images mirrored, with the prompt in
 other words, corrupted, and with a nearby prompt.
 """
 
@@ -152,12 +152,12 @@ def check(config: ConfigDict) -> None:
       f'config.eval.preferences="{INSIDE}": training prompts tell what a reward'
       " remembers; put them in config.eval.judging.inside"
     )
-  if not (config.rewards or config.heldout_rewards):
+  if not any(config[section] for section in reward_setup.JUDGED):
     raise UserError(
       f"config.eval.preferences={shown(path, 60)}: there is no reward to"
       " judge; name some in config.rewards"
     )
-  reward_setup.bind(config)
+  reward_setup.bind(config, reward_setup.JUDGED)
 
 
 def data(config: ConfigDict) -> list[PictureRow]:
@@ -177,7 +177,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   """{"rewards": {name: results}, "differences", "source", "rows"}."""
   options = config.eval.judging
   mesh = setup.make_mesh(config)
-  rewards = reward_setup.load(config, workdir, mesh=mesh)
+  rewards = reward_setup.load(config, workdir, reward_setup.JUDGED, mesh)
   size, seed = options.rows_at_once, config.eval.seed
   with jax.set_mesh(mesh):
     rows = load(config, config.eval.preferences, "eval.preferences")

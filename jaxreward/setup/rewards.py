@@ -30,12 +30,14 @@ from jaxreward.errors import UserError, nearest, shown
 from jaxreward.reward_models import RewardModel
 from jaxreward.setup import checks, reward_model
 from jaxreward.training import sharding
-from jaxreward.types import Array, PromptBatch
+from jaxreward.types import Array, Params, Policy, PromptBatch
 
 SECTIONS = ("rewards", "heldout_rewards")
+JUDGED = (*SECTIONS, "judged_rewards")  # with those that are judged alone
 _RESERVED = ("weight", "weights", "kinds")
 _FOLDER = "folder"  # argument of a loader: its folder in the working directory
 _FACT_OF = "fact_of"  # argument of a loader: the task's facts about its prompts
+POLICY_OF = "policy_of"  # argument of a loader: weights of the run's policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,7 @@ def registry() -> dict[str, Callable[..., Any]]:
 
 def sections_of(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
   """(field, section) of every reward that a config names."""
-  for section in SECTIONS:
+  for section in JUDGED:
     for name in config[section]:
       yield f"{section}.{name}", config[section][name]
 
@@ -69,7 +71,7 @@ def load(
   sections: Sequence[str] = SECTIONS,
   mesh: Mesh | None = None,
 ) -> dict[str, rewards.Reward]:
-  """The rewards of some sections, "rewards" or "heldout_rewards".
+  """The rewards of some sections of `JUDGED`.
 
   A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
   of the registry, a dotted path or "file.py:function". A learned reward takes
@@ -84,7 +86,7 @@ def load(
   """
   placement_mesh = setup.make_mesh(config) if mesh is None else mesh
   return _build(
-    bind(config, sections), workdir,
+    config, bind(config, sections), workdir,
     lambda entry: _load_learned(entry, workdir, mesh),
     lambda loaded: jax.tree.map(
       lambda x, place: jax.device_put(x, place),
@@ -122,7 +124,7 @@ def abstract(
       dict(loaded.arrays), _places(loaded, mesh),
     )  # fmt: skip
 
-  return _build(bind(config), workdir, learned, published, absent)
+  return _build(config, bind(config), workdir, learned, published, absent)
 
 
 def _zeros(images: Array, prompts: PromptBatch) -> Array:
@@ -131,6 +133,7 @@ def _zeros(images: Array, prompts: PromptBatch) -> Array:
 
 
 def _build(
+  config: ConfigDict,
   entries: dict[str, _Entry],
   workdir: epath.Path,
   learned,
@@ -149,7 +152,7 @@ def _build(
         }
     elif entry.loads:
       try:
-        loaded = _load(entry, workdir)
+        loaded = _load(config, entry, workdir)
       except UserError as error:
         if absent is None or not entry.weights:
           raise
@@ -163,14 +166,22 @@ def _build(
   return rewards.build(functions, weights, contexts, prepares)
 
 
-def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
+def _load(
+  config: ConfigDict, entry: _Entry, workdir: epath.Path
+) -> rewards.Loaded:
   """Runs the entry's loader; its errors name the entry."""
   if entry.weights:
     logging.info(
       "config.%s: reading %s", entry.field, shown(entry.weights, 200)
     )
-  extra = {}
-  if _FOLDER in inspect.signature(entry.loads).parameters:  # pyrefly: ignore
+  assert entry.loads
+  extra: dict[str, Any] = {}
+  names = inspect.signature(entry.loads).parameters
+  if POLICY_OF in names:
+    extra[POLICY_OF] = functools.partial(
+      _policy_of, config, entry.field, workdir
+    )
+  if _FOLDER in names:
     if buckets.is_bucket(workdir):
       raise UserError(
         f"config.{entry.field} keeps answers and counts in the working"
@@ -178,12 +189,30 @@ def _load(entry: _Entry, workdir: epath.Path) -> rewards.Loaded:
       )
     extra[_FOLDER] = workdir / entry.field.replace(".", "/")
   try:
-    assert entry.loads
     return user_code.call(f"config.{entry.field}", entry.loads, **extra)
   except UserError as error:
     if str(error).startswith("config."):
       raise
     raise UserError(f"config.{entry.field}: {error}") from error
+
+
+def _policy_of(
+  config: ConfigDict, entry: str, workdir: epath.Path, spec: str, name: str
+) -> tuple[Policy, Params]:
+  """The run's policy with the weights that an option of a reward names.
+
+  Raises:
+    UserError: a policy that reads outputs of text encoders, or no such file.
+  """
+  policy = setup.make_policy(config)
+  if policy.prompts is not None:
+    raise UserError(
+      f'config.{entry}.fn: the policy "{config.model.name}" reads outputs of text'
+      " encoders, and the reward reads word ids alone; take another reward"
+    )
+  return policy, setup.load_params(
+    config, policy, spec=spec, field=f"{entry}.{name}", workdir=workdir
+  )
 
 
 def _with(fn: Callable[..., Any], static: Mapping[str, Any]):
@@ -413,7 +442,7 @@ def _bound_loader(
   loader = getattr(fn, "loads", None)
   if loader is None:
     return None, ()
-  supplied = (_FOLDER, _FACT_OF)
+  supplied = (_FOLDER, _FACT_OF, POLICY_OF)
   names = tuple(
     n for n in inspect.signature(loader).parameters if n not in supplied
   )
@@ -471,7 +500,7 @@ def require_trained(config: ConfigDict, workdir: epath.Path) -> None:
     UserError: one is missing or damaged.
   """
   comes = config.job == "pipeline" and "train_reward" in config.jobs
-  for entry in bind(config).values():
+  for entry in bind(config, JUDGED).values():
     if entry.is_learned and (entry.weights or not comes):
       _read_learned(entry, workdir)
 

@@ -26,7 +26,22 @@ PAIR = (
   '{{"prompt": "{}", "image_a": "a.png", "image_b": "b.png", "label": "a"}}'
 )
 FILE = "{here}/p.jsonl"
+
+
+def implicit(name, *says, **options):
+  fields = {f"judged_rewards.implicit.{k}": v for k, v in options.items()}
+  return Row(
+    name, ("config.judged_rewards.implicit", *says),
+    config="evaluate_scenes.py:smoke",
+    overrides={"eval.preferences": "scenes",
+               "judged_rewards.implicit.fn": "implicit", **fields},
+  )  # fmt: skip
+
+
 ROWS = [
+  implicit("no draw of an implicit reward", "draws=0", draws=0),
+  implicit("no policy to read a reward in", "none.safetensors",
+           weights="{here}/none.safetensors"),
   row("no rows", "config.eval.judging.rows=1", "at least 2", judging__rows=1),
   row("no rows at once", "config.eval.judging.rows_at_once=0",
       judging__rows_at_once=0),
