@@ -150,7 +150,7 @@ def _of_reward(
   options = inspect.signature(loader).parameters if loader else {}
   if reward_setup.POLICY_OF in options:
     for name in ("weights", "reference"):
-      require_weights(config, entry.get(name, ""), f"{field}.{name}")
+      require_weights(config, entry.get(name) or "", f"{field}.{name}")
   elif loader and isinstance(weights, str):
     _require_place(weights, f"{field}.weights")
   folder = entry.get("references") if "references" in options else ""
