@@ -329,7 +329,8 @@ def differentiable(
 ) -> ConfigDict:
   """Rewards that the loss differentiates: `PUBLISHED` ones at full size.
 
-  The other sizes train one first; see `train_reward_first`.
+  The other sizes train one first (see `train_reward_first`) and follow it at a rate
+  of at most 1e-4: a slope pulls all parameters one way at every step.
 
   Args:
     config: of the job align.
@@ -338,6 +339,8 @@ def differentiable(
     *names: of published rewards.
   """
   if size_of(arg) != "full":
+    rate = min(config.optimizer.learning_rate, 1e-4)
+    config.optimizer.learning_rate = rate
     return train_reward_first(config, arg, beside)
   config.rewards = {name: dict(PUBLISHED[name]) for name in names}
   return config

@@ -39,6 +39,7 @@ SUPPLIED = {
   ("log_sigmoid_sum", "references"),
   ("percentile_sum", "references"),
   ("trusted_sum", "iteration"),
+  ("staged", "iteration"),
   ("step_kl", "sampler"),
   ("gated_step_kl", "sampler"),
 }

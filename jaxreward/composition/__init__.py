@@ -53,6 +53,7 @@ from jaxreward.composition.transforms import (
 from jaxreward.composition.trust import (
   prerequisite,
   routed,
+  staged,
   trusted_sum,
   whole_and_parts,
 )
@@ -80,6 +81,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "log_sigmoid_sum": log_sigmoid_sum,
   "percentile_sum": percentile_sum,
   "trusted_sum": trusted_sum,
+  "staged": staged,
   "prerequisite": prerequisite,
   "whole_and_parts": whole_and_parts,
   "routed": routed,
@@ -119,6 +121,7 @@ __all__ = [
   "prerequisite",
   "routed",
   "separate",
+  "staged",
   "sum_of_gradients",
   "tamed_sum",
   "tempered",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxreward.composition.parts import (
   order_of,
   require,
   safe_of,
+  several,
   valid_of,
 )
 from jaxreward.errors import UserError, require_not_negative
@@ -74,6 +76,57 @@ def trusted_sum(
     trust = jnp.where(has_both, jnp.exp(jnp.minimum(gap, 0.0)), 1.0)
     total = total + share * weights[name] * trust * safe[name]
   return jnp.where(mask, total, 0.0), mask
+
+
+def staged(
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  iteration: Int[ArrayLike, ""] | int,
+  order: Any,
+  at: Any,
+) -> Signal:
+  """One reward after another, each over the prompts it applies to.
+
+  R = w_s r_s in stage s, the number of entries of `at` that are reached; prompts to
+  which r_s does not apply (`rewards.NAME.kinds`) are left out. All rewards are
+  scored throughout, so that their curves show whether a stage undoes another. Skywork
+  UniPic 2.0's progressive dual-task reinforcement, https://arxiv.org/abs/2509.04548:
+  one policy draws and edits, a stage for each; order, rewards and lengths are
+  unverified.
+
+  Args:
+    scores: name -> raw scores; not finite where a score failed.
+    masks: True where a sample counts, one for all scores or one per name.
+    weights: name -> weight.
+    iteration: from 0.
+    order: every reward, in the order of its stage.
+    at: the first iterations of the stages but the first, growing.
+
+  Returns:
+    (signal, mask) as in `weighted_sum`; only the stage's reward need be valid.
+
+  Raises:
+    UserError: an order that does not name every reward once, or iterations that do
+      not grow, or are too many or too few.
+  """
+  order, starts = order_of(order, weights), several(at)
+  grows = all(a < b for a, b in itertools.pairwise((0, *map(float, starts))))
+  if len(starts) != len(order) - 1 or not grows:
+    raise UserError(
+      f"config.composition.at={starts}: {len(order)} rewards take"
+      f" {len(order) - 1}, each larger than the one before and than 0"
+    )
+  stage = sum(jnp.asarray(iteration) >= float(start) for start in starts)
+  signals, valid = [], []
+  for name in order:
+    own = {name: weights[name]}
+    mask = valid_of(scores, masks, own) & applicable(name, own, scores[name])
+    signals.append(weights[name] * safe_of(scores, mask, own)[name])
+    valid.append(mask)
+  at_stage = lambda rows: jnp.stack(rows)[stage]
+  return at_stage(signals), at_stage(valid)
 
 
 def prerequisite(

@@ -123,6 +123,8 @@ class Plan:
     drift: of a player's values, which the sampler climbs; None for none.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
       start from, or None for noise alone.
+    rounds: most chains of the policy's own before those of the group.
+    history: layout of these chains, a row for each prompt.
     noise: of samples that are noised again, one of `NOISES`.
     gap: between the two times of a row of the feed "predicted".
     is_controlled: whether contexts of differentiated rewards also have rows for
@@ -161,6 +163,8 @@ class Plan:
   parts_at_window: bool = False
   drift: Drift | None = None
   start: Callable[..., Array | None] = lambda *_: None
+  rounds: int = 0
+  history: rollout.Layout | None = None
   noise: str = "fresh"
   gap: float = 0.1
   is_controlled: bool = False

@@ -39,7 +39,7 @@ from jaxreward.setup.sampling import (
   section_times,
   step_table,
 )
-from jaxreward.setup.starts import start_latents, to_latents
+from jaxreward.setup.starts import make_start, start_latents, to_latents
 from jaxreward.setup.steering import make_particles, make_steering
 from jaxreward.setup.task import make_task
 
@@ -60,6 +60,7 @@ __all__ = [
   "make_policy",
   "make_sampler",
   "make_schedule",
+  "make_start",
   "make_steering",
   "make_steps",
   "make_task",

@@ -131,6 +131,8 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     share=branches.make_share(config, "rollout", group, steps["table"]),
     parts_at_window=config.rollout.branch.steps == branches.UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
+    rounds=setup.make_start(config, "rollout").rounds,
+    history=rollout.make_layout(r.prompts, 1, r.microbatch, devices),
     drift=_drift(config, steps["table"]),
     noise=align.noise,
     gap=align.gap,

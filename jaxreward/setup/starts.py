@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rng
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_counts
 from jaxreward.setup.policies import make_policy
 from jaxreward.setup.task import make_task
 from jaxreward.types import Array, Params, Policy, PromptBatch
@@ -26,10 +26,12 @@ class Start:
     of: field of the prompts that holds the image, or "reference" for what the
       task renders where none is given; "" starts from noise.
     strength: share of the steps that are run.
+    rounds: of the policy's own chains that may come before.
   """
 
   of: str = ""
   strength: float = 1.0
+  rounds: int = 0
 
   def skipped(self, steps: int) -> int:
     """Skipped steps of the schedule; at least one is run."""
@@ -41,7 +43,9 @@ def noise() -> Start:
   return Start()
 
 
-def picture(*, of: str = "source", strength: float = 0.6) -> Start:
+def picture(
+  *, of: str = "source", strength: float = 0.6, rounds: int = 0
+) -> Start:
   """The last steps only, from a noised image of the prompt.
 
   SDEdit (Meng et al. 2022, https://arxiv.org/abs/2108.01073): of T steps the last
@@ -51,10 +55,14 @@ def picture(*, of: str = "source", strength: float = 0.6) -> Start:
     of: "source", the image to edit, or "target", the exact answer. Samples of
       a prompt without one are not finite, and masked.
     strength: above 0, below 1.
+    rounds: most chains of the policy itself from there, one after another, that
+      come before those of the group, which then share its last image: their number is
+      drawn per prompt from 0 on. Of `rollout` alone.
 
   Raises:
-    UserError: another field, or a strength out of its range.
+    UserError: another field, a strength out of its range, or rounds below 0.
   """
+  require_counts("start.", least=0, rounds=rounds)
   if of not in FIELDS:
     raise UserError(f'start.of="{of}": expected {" or ".join(FIELDS)}')
   if not 0 < strength < 1:
@@ -62,10 +70,10 @@ def picture(*, of: str = "source", strength: float = 0.6) -> Start:
       f"start.strength={strength:g}: expected a share of the steps above 0 and"
       ' below 1; for all of them use start.name="noise"'
     )
-  return Start(of, strength)
+  return Start(of, strength, rounds)
 
 
-def reference(*, strength: float = 0.6) -> Start:
+def reference(*, strength: float = 0.6, rounds: int = 0) -> Start:
   """The last steps only, from a noised reference image of the prompt.
 
   That is its "target", or a picture that the task renders, the same whenever the
@@ -74,11 +82,14 @@ def reference(*, strength: float = 0.6) -> Start:
 
   Args:
     strength: above 0, below 1.
+    rounds: see `picture`.
 
   Raises:
-    UserError: a strength out of its range.
+    UserError: a strength out of its range, or rounds below 0.
   """
-  return dataclasses.replace(picture(strength=strength), of=REFERENCE)
+  return dataclasses.replace(
+    picture(strength=strength, rounds=rounds), of=REFERENCE
+  )
 
 
 REGISTRY = {"noise": noise, "picture": picture, "reference": reference}
@@ -99,6 +110,11 @@ def make_start(config: ConfigDict, section: str) -> Start:
     start = make()
   except UserError as error:
     raise UserError(f"config.{section}.{error}") from error
+  if start.rounds and section != "rollout":
+    raise UserError(
+      f"config.{section}.start.rounds={start.rounds}: only config.rollout.start"
+      " has rounds of the policy's own before it; leave it out"
+    )
   if start.of in FIELDS and not make_policy(config).takes_source:
     raise UserError(
       f'config.{section}.start.name="picture": prompts of the policy'

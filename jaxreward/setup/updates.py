@@ -62,16 +62,51 @@ def sample(
   inputs = jax.tree.map(jnp.asarray, prompts.words)
   gradient = playing.value_gradient(roles, states or {}, inputs, plan)
   sampler = plan.sampler(policy, setup.spread_rows(plan.layout), gradient)
+  start = plan.start(policy, prompts, decoder)
+  if plan.rounds:
+    key = rng.stream_key(seed, "history", iteration)
+    start = continued(policy, params, prompts, plan, start, key)
   trajectory = sampler.sample(
     params, rng.stream_key(seed, "rollout", iteration), prompts.words,
-    prompts.ids, start=plan.start(policy, prompts, decoder),
-    tail=_kept(plan),
+    prompts.ids, start=start, tail=_kept(plan),
   )  # fmt: skip
   pixels = sampler.pixels(trajectory.latents[-1], decoder)
   if plan.real:
     key = rng.stream_key(seed, "real", iteration)
     return real.mix(policy, plan, trajectory, pixels, prompts, key, decoder)
   return trajectory, pixels
+
+
+def continued(
+  policy: Policy,
+  params: Params,
+  prompts: PromptBatch,
+  plan: Plan,
+  start: Array | None,
+  key: Array,
+) -> Array:
+  """Latents [P, ...] after 0 to `plan.rounds` chains of the policy itself.
+
+  How many is drawn per prompt; each chain starts from what the last one left.
+  """
+  assert start is not None and plan.history is not None
+  layout = setup.spread_rows(plan.history)
+  sampler = dataclasses.replace(
+    plan.sampler(policy, layout), is_recorded=False, share=None
+  )
+  ids = jnp.asarray(prompts.ids)
+  draws = rng.fold_each(rng.sample_keys(key, ids, jnp.zeros_like(ids)), 0)
+  count = jax.vmap(lambda k: jax.random.randint(k, (), 0, plan.rounds + 1))(
+    draws
+  )
+  for n in range(plan.rounds):
+    chain = sampler.sample(
+      params, jax.random.fold_in(key, n), prompts.words, prompts.ids,
+      start=start,
+    )  # fmt: skip
+    after = rollout.to_groups(chain.latents[-1], plan.prompts, 1)[:, 0]
+    start = jnp.where(path.expand(count > n, start), after, start)
+  return start
 
 
 def _kept(plan: Plan) -> int:

@@ -121,6 +121,12 @@ ROWS = [
       "beta=0.0", first={"players.surrogate.fn": "preferred_score"}),
   row("more than all of the pull", "objective.share", 1.5, "=1.5",
       config="recipes/tdm_r1.py:smoke"),
+  row("rounds before nothing of one's own", "eval.start.rounds", 2, "rounds=2",
+      first={"eval.start.name": "reference"}),
+  row("rounds below nothing", "rollout.start.rounds", -1, "rounds=-1",
+      first={"rollout.start.name": "reference"}),
+  row("a stage without a beginning", "composition.at", (), "take 1",
+      config="recipes/unipic2_pdtr.py:smoke"),
   # reference images in a group
   row("a group of references alone", "rollout.real", 4, "at least one",
       config=NFT),

@@ -25,6 +25,7 @@ OPTIONS = {
   "prerequisite": dict(check="detector"),
   "whole_and_parts": dict(whole="detector"),
   "routed": dict(order=("detector", "model")),
+  "staged": dict(order=("detector", "model"), at=(3,)),
 }
 # What reads other prompts too, and what masks more than has failed.
 WHOLE_BATCH = ("gdpo", "tamed_sum", "mastered_first", "routed")

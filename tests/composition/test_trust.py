@@ -45,6 +45,21 @@ def test_trusted_sum(ramp):
   np.testing.assert_allclose(signal, want, rtol=1e-5, atol=1e-6)
 
 
+def test_stages_follow_one_another_and_leave_other_prompts_out():
+  scores, mask, _ = draw(7)
+  weights = {**W, "b": np.array([[0.0], [0.5]] * cases.P)[: cases.P]}
+  for n, name in ((0, "c"), (2, "c"), (3, "a"), (4, "a"), (5, "b"), (90, "b")):
+    signal, got = cases.run(
+      composition.staged, scores, mask, weights, order=("c", "a", "b"),
+      at=(3, 5), iteration=n,
+    )  # fmt: skip
+    weight = np.broadcast_to(weights[name], mask.shape)
+    want = mask & np.isfinite(scores[name]) & (weight != 0)
+    np.testing.assert_array_equal(got, want)
+    score = weight * np.where(want, scores[name], 0)
+    np.testing.assert_allclose(signal, score, rtol=1e-6)
+
+
 def test_at_first_the_outcome_counts_alone():
   scores, mask, weights = cases.one((1, 0, 0), (0.1, 0.9, 0.9))
   run = lambda n: cases.run(
@@ -155,6 +170,8 @@ def test_percentile_sum():
     ("prerequisite", dict(check="z"), "check"),
     ("whole_and_parts", dict(whole="z"), "whole"),
     ("routed", dict(order=("a",)), "every reward once"),
+    ("staged", dict(order=("a", "b", "c"), at=(5, 3), iteration=0), "larger"),
+    ("staged", dict(order=("a", "b", "c"), at=(5,), iteration=0), "take 2"),
   ],
 )
 def test_options_that_are_refused(name, options, says):

@@ -7,7 +7,7 @@ import pytest
 
 from jaxreward import setup
 from jaxreward.jobs import align
-from jaxreward.setup import starts
+from jaxreward.setup import starts, updates
 from tests import tiny
 
 GRPO = "align_scenes.py:flow_grpo,smoke"
@@ -89,3 +89,36 @@ def test_pixels_become_latents_of_minus_one_to_one():
   images = np.random.default_rng(0).random((2, *policy.latent_shape))
   latents = starts.to_latents(policy, jnp.asarray(images, jnp.float32))
   np.testing.assert_allclose(policy.to_pixels(latents), images, atol=1e-6)
+
+
+def test_a_group_starts_where_the_policys_own_chains_have_led():
+  """None or one of them, by prompt; the sampler's own chain from the reference."""
+  begin = {
+    "rollout.start.name": "reference", "rollout.start.strength": 0.5,
+    "rollout.start.rounds": 1, "rollout.num_steps": 4,
+    "rollout.window_size": 0, "rollout.prompts": 6,
+  }  # fmt: skip
+  config, plan = plan_of(begin)
+  policy, batch = setup.make_policy(config), tiny.prompts_of(config)
+  key = jax.random.key(5)
+
+  params = tiny.shaken(jax.jit(policy.init)(jax.random.key(0)), 0.1)
+
+  @jax.jit
+  def run(params):
+    start = plan.start(policy, batch)
+    after = updates.continued(policy, params, batch, plan, start, key)
+    sampler = plan.sampler(policy, plan.history)
+    chain = sampler.sample(
+      params, jax.random.fold_in(key, 0), batch.words, batch.ids, start=start
+    )  # fmt: skip
+    return start, after, chain.latents[-1]
+
+  start, after, chain = (np.asarray(x) for x in run(params))
+  moved = (after != start).any((1, 2, 3))
+  assert 0 < moved.sum() < len(moved)
+  np.testing.assert_array_equal(after[~moved], start[~moved])
+  index = plan.history.prompt_index
+  chain = {p: chain[i] for i, p in enumerate(index) if plan.history.mask[i]}
+  for p in np.flatnonzero(moved):
+    np.testing.assert_allclose(after[p], chain[p], atol=1e-5)
