@@ -324,6 +324,25 @@ def train_reward_first(
   return config
 
 
+def aligned_and_judged(
+  config: ConfigDict, arg: str | None, beside: str, **judging: Any
+) -> ConfigDict:
+  """As `train_reward_first`, and after it rewards are judged on held-out prompts.
+
+  Args:
+    config: of the job align on scenes.
+    arg: of the recipe, see `judged`.
+    beside: the recipe's file.
+    **judging: fields of `eval.judging`.
+  """
+  judges = judged(arg, beside, **judging)
+  config = train_reward_first(config, arg, beside)
+  config.jobs = (*config.jobs, "evaluate")
+  for field in ("preferences", "judging"):
+    config.eval[field] = judges.eval[field]
+  return config
+
+
 def differentiable(
   config: ConfigDict, arg: str | None, beside: str, *names: str
 ) -> ConfigDict:

@@ -12,13 +12,10 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature; there is no full size."""
-  judged = recipes.judged(arg, __file__, inside="train", views=0)
-  config = recipes.load("diffusion_nft", arg, __file__)
-  for section in ("job", "rewards", "reward_model", "train_reward"):
-    config[section] = judged[section]
-  for section in ("preferences", "judging"):
-    config.eval[section] = judged.eval[section]
-  config.jobs = ("train_reward", "align", "evaluate")
+  config = recipes.aligned_and_judged(
+    recipes.load("diffusion_nft", arg, __file__), arg, __file__,
+    inside="train", views=0,
+  )  # fmt: skip
   config.train_reward.pictures.update(renders=2, spoiled=0, borrowed=0)
   config.train_reward.label_noise = 0.0
   config.objective = dict(name="flow_dpo", beta=2000.0)

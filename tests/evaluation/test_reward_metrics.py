@@ -254,3 +254,30 @@ def test_gaps_and_the_asymmetry_of_judging_and_optimizing():
   assert result["rewards"] == ["rough", "sharp", "smooth"]
   assert result["asymmetry"] == pytest.approx(2.0)
   assert pairs.asymmetry(reached, reached)["asymmetry"] == pytest.approx(0.0)
+
+
+def test_the_better_assessor_is_the_worse_objective(generator):
+  """The oracle with fine ripples ranks best, and its gradient leads nowhere."""
+  target, ripple, rate = 0.3, 200.0, 5e-4
+  oracle = lambda x: -np.square(x - target).sum(-1)
+  other = generator.normal(size=8)  # that the smooth reward looks at too
+  rewards = {
+    "rippled": lambda x: oracle(x) + 0.05 * np.sin(ripple * x).sum(-1),
+    "smooth": lambda x: oracle(x) + 0.5 * x @ other,
+  }
+  gradients = {
+    "rippled": lambda x: 2 * (target - x) + 0.05 * ripple * np.cos(ripple * x),
+    "smooth": lambda x: 2 * (target - x) + 0.5 * other,
+  }
+  images = generator.normal(size=(500, 8))
+  start = generator.normal(size=(20, 8)) + 2.0
+  judged, reached = {}, {}
+  for name, gradient in gradients.items():
+    x = start
+    for _ in range(4000):
+      x = x + rate * gradient(x)
+    reached[name] = float(oracle(x).mean())
+    judged[name] = ranks.spearman(rewards[name](images), oracle(images))
+  assert judged["rippled"] > 0.99 > judged["smooth"]
+  assert reached["rippled"] < -20 < -1 < reached["smooth"]
+  assert pairs.asymmetry(judged, reached)["asymmetry"] == pytest.approx(2.0)

@@ -48,7 +48,7 @@ def those_of(call: str) -> list[str]:
 PUBLISHED = those_of("published_reward")
 REWARD_MODELS = [
   name
-  for call in ("reward_model", "of_users", "judged")
+  for call in ("reward_model", "of_users", "judged", "aligned_and_judged")
   for name in those_of(call)
 ]
 STEERED = those_of("steered")
