@@ -154,6 +154,7 @@ class Policy:
     optional: regex of parameters that an older checkpoint may lack; they are
       then initialized afresh.
     kinds: names of the prompt categories that it supports; empty for all.
+    language: whose word ids it reads, as `tasks.Task.language`; "" for none.
   """
 
   init: Callable[..., Params]
@@ -177,6 +178,7 @@ class Policy:
   to_latents: Callable[..., Array] | None = None
   optional: str = ""
   kinds: tuple[str, ...] = ()
+  language: str = ""
 
   def decode(self, latents: Array, decoder: Params | None = None) -> Array:
     """Latents [..., H, W, C] -> images in [0, 1], clipped."""

@@ -119,6 +119,12 @@ def bind(
         f' "{config.model.name}" knows the words of the scenes alone; take one'
         " with a text encoder"
       )
+    language = setup.make_task(config).language
+    if language and policy.language and language != policy.language:
+      raise UserError(
+        f'config.model.language="{policy.language}": the prompts are in the words'
+        f' of the {language}; set it to "{language}"'
+      )
     return None
   if name == "none":
     raise UserError(

@@ -10,12 +10,15 @@ import dataclasses
 from jaxreward.errors import UserError, nearest
 from jaxreward.tasks import free
 from jaxreward.tasks.contract import Reward, Task
+from jaxreward.tasks.portraits import task as portraits
 from jaxreward.tasks.scenes import task as scenes
 
 TASKS: dict[str, Task] = {
   "scenes": scenes.SCENES,
   "edits": scenes.EDITS,
   "free": free.TASK,
+  "portraits": portraits.PORTRAITS,
+  "portrait_edits": portraits.EDITS,
 }
 
 # Sources that are not files.

@@ -55,6 +55,7 @@ class Task:
     side: of the images that it can measure, in pixels; None for any.
     describe: images [B, H, W, 3] in [0, 1] -> a readable line each.
     tokenize: text -> word ids, int32 [L], for reward models that read them.
+    language: name of its vocabulary; policies that read word ids know one.
     split_of: text -> its split; None if it is not a prompt of the task.
     fact_of: text -> what it asks for, see `rewards.objects`.
     reword: a prompt -> one of the same meaning in other words, None if there is
@@ -87,6 +88,7 @@ class Task:
   side: int | None = None
   describe: Callable[[ArrayLike], list[str]] | None = None
   tokenize: Callable[[str], np.ndarray] | None = None
+  language: str = ""
   split_of: Callable[[str], str | None] | None = None
   fact_of: Callable[[str], Any] | None = None
   reword: Callable[[Any], Prompt | None] | None = None

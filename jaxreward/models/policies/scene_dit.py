@@ -35,6 +35,11 @@ T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
 IMAGE_SIZE, PATCH = 36, 12
 VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
+# Words of descriptions, of instructions alone, and the most in a prompt, by task.
+LANGUAGES = {
+  "scenes": (VOCABULARY, EDIT_WORDS, MAX_WORDS),
+  "portraits": (35, 10, 16),
+}
 MAX_LAYERS = 1000
 CONDITIONS = ("text", "class")
 # Classes: prompts of one item. Ids of the first word of each part, and how many
@@ -94,21 +99,21 @@ class TextEncoder(nn.Module):
   depth: int
   dtype: Any
   edits: bool = False
+  language: str = "scenes"
 
   @nn.compact
   def __call__(self, tokens: ArrayLike) -> Cond:
     d = self.width
     tokens = jnp.asarray(tokens)
     mask = (tokens > 0).at[:, 0].set(True)  # the empty prompt is one pad word
-    table = self.param(
-      "embedding", nn.initializers.normal(0.5), (VOCABULARY, d)
-    )
+    words, edit_words, length = LANGUAGES[self.language]
+    table = self.param("embedding", nn.initializers.normal(0.5), (words, d))
     if self.edits:
       extra = self.param(
-        "edit_words", nn.initializers.normal(0.5), (EDIT_WORDS, d)
+        "edit_words", nn.initializers.normal(0.5), (edit_words, d)
       )
       table = jnp.concatenate([table, extra])
-    place = self.param("position", nn.initializers.normal(0.5), (MAX_WORDS, d))
+    place = self.param("position", nn.initializers.normal(0.5), (length, d))
     x = (table[tokens] + place).astype(self.dtype)
     for i in range(self.layers):
       x = TextBlock(d, self.heads, self.dtype, name=f"block_{i}")(x, mask)
@@ -215,6 +220,7 @@ class SceneDiT(nn.Module):
   unroll: int = 1
   takes_source: bool = False
   condition: str = "text"
+  language: str = "scenes"
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -224,7 +230,7 @@ class SceneDiT(nn.Module):
     else:
       self.text = TextEncoder(
         d, self.heads, self.text_layers, self.depth, self.dtype,
-        self.takes_source,
+        self.takes_source, self.language,
       )  # fmt: skip
       self.pooled_in = blocks.dense(d, None, self.dtype)
     self.patch_in = blocks.dense(d, None, self.dtype)
@@ -330,6 +336,7 @@ def make_policy(
   unroll: int = 1,
   takes_source: bool = False,
   condition: str = "text",
+  language: str = "scenes",
   dtype: str = "float32",
 ) -> Policy:
   """The scene policy as pure functions.
@@ -349,6 +356,7 @@ def make_policy(
     takes_source: also reads instructions and an image to start from.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which only count, colour and shape are read.
+    language: whose words it reads, "scenes" or "portraits".
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:
@@ -358,6 +366,16 @@ def make_policy(
     raise UserError(
       f'model.condition="{condition}" is not known'
       f"{nearest(condition, CONDITIONS)}; known: {', '.join(CONDITIONS)}"
+    )
+  if language not in LANGUAGES:
+    raise UserError(
+      f'model.language="{language}" is not known{nearest(language, LANGUAGES)};'
+      f" known: {', '.join(LANGUAGES)}"
+    )
+  if condition == "class" and language != "scenes":
+    raise UserError(
+      f'model.condition="class": classes are those of the scenes, and'
+      f' model.language="{language}"; set the condition to "text"'
     )
   if condition == "class" and takes_source:
     raise UserError(
@@ -390,12 +408,14 @@ def make_policy(
     unroll=unroll,
     takes_source=takes_source,
     condition=condition,
+    language=language,
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, 3)
 
   def init(key: Array) -> Params:
-    x, prompts = jnp.zeros((1, *shape)), jnp.zeros((1, MAX_WORDS), int)
+    length = LANGUAGES[language][-1]
+    x, prompts = jnp.zeros((1, *shape)), jnp.zeros((1, length), int)
     if takes_source:
       prompts = {"tokens": prompts, "source": x}
     args = x, jnp.zeros((1,)), prompts
@@ -416,6 +436,7 @@ def make_policy(
     latent_shape=shape,
     sharding_rules=SHARDING_RULES,
     takes_source=takes_source,
+    language=language,
     optional=r"^(text/edit_words|source_in/.*)$" if takes_source else "",
     kinds=CLASS_KINDS if condition == "class" else (),
   )

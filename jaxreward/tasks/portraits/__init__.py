@@ -1,0 +1,1 @@
+"""Portraits: people with exact attributes, and edits of them."""

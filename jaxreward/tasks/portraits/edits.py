@@ -1,0 +1,280 @@
+"""Edits of portraits, with their exact targets.
+
+    give       give the person on the left glasses; take the beard away
+    recolour   make the shirt of the person on the right green
+    express    make the person smiling
+    restyle    give the person a bun
+    identity   the same person smiling in a red shirt on the left, and another
+    sharpen    sharpen it
+    fill       fill in the person with glasses and a beard, smiling
+    colour     colour a person with dark skin and red hair in a blue shirt
+
+The target is the drawing with one attribute changed; everything else stays, to
+the pixel. An identity edit speaks of some attributes of another picture with the
+person of the source, and has many right answers. The sources of the last three
+are squares of four pixels, a hole before the face, and shades of grey.
+
+A combination, such as (give, left, glasses), belongs to one split; for the last
+three it is a number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxreward.data.prompts import split_names
+from jaxreward.tasks.portraits import attributes as at
+from jaxreward.tasks.portraits import prompts as lib
+from jaxreward.tasks.portraits import render, words
+from jaxreward.types import PromptBatch
+
+KINDS = lib.EDITS
+PER_KIND = 1500  # or a few more
+COARSE = 4  # pixels, side of the squares of a sharpen source
+HOLE = (slice(21, 36), slice(16, 32))  # rows and columns of a person's face
+GREY = (0.299, 0.587, 0.114)
+WHOLE = (
+  "identity",
+  "sharpen",
+  "colour",
+)  # nothing of the source stays as it is
+_PLACES = (-1, 0, 1)  # alone, left, right
+_FACE = (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT)
+_COLOURED = (at.COLOUR_AT, at.SKIN_AT, at.SHIRT_AT, at.BACKGROUND_AT)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edit:
+  """One edit.
+
+  Attributes:
+    name: unique, and the seed of its source.
+    meaning: its combination.
+    before: int32 [2, A], attributes of the source.
+    people: in the source.
+    rows, role, count: of the answer, see `prompts.Asked`.
+  """
+
+  name: str
+  meaning: str
+  before: np.ndarray
+  people: int
+  rows: np.ndarray
+  role: np.ndarray
+  count: int
+
+
+def _combinations(kind: str) -> list[tuple[int, ...]]:
+  """(place, attribute, value, ...) of a kind's combinations."""
+  if kind == "give":
+    named = [(at.EYES_AT, v) for v in range(3)] + [
+      (at.BEARD_AT, v) for v in range(3)
+    ]
+  elif kind == "recolour":
+    named = [(a, v) for a in (at.COLOUR_AT, at.SHIRT_AT, at.PATTERN_AT)
+             for v in range(at.COUNTS[a])]  # fmt: skip
+  elif kind == "express":
+    named = [(at.MOUTH_AT, v) for v in range(len(at.MOUTH))]
+  elif kind == "restyle":
+    named = [(at.HAIR_AT, v) for v in range(len(at.HAIR))]
+  elif kind == "identity":
+    named = [(m, s) for m in range(len(at.MOUTH)) for s in range(len(at.SHIRT))]
+    return [(place, *pair) for place in _PLACES[1:] for pair in named]
+  else:
+    return [(number,) for number in range(PER_KIND)]
+  rows = [(place, *pair) for place in _PLACES for pair in named]
+  if kind == "recolour":
+    back = at.BACKGROUND_AT
+    rows += [(-1, back, v) for v in range(at.COUNTS[back])]
+  return rows
+
+
+def _whose(place: int) -> str:
+  return "" if place < 0 else f" on the {words.SIDES[place]}"
+
+
+def _text(kind: str, place: int, name: int, value: int, old: int) -> str:
+  word = at.VALUES[at.NAMES[name]][value]
+  if kind == "express":
+    return f"make the person{_whose(place)} {word}"
+  if kind == "restyle":
+    return f"give the person{_whose(place)} {words.hair_phrase({name: value})}"
+  if kind == "give":
+    if value == at.NONE:
+      gone = at.VALUES[at.NAMES[name]][old]
+      of = f" of the person{_whose(place)}" if place >= 0 else ""
+      return f"take the {gone}{of} away"
+    article = "" if name == at.EYES_AT else "a "
+    return f"give the person{_whose(place)} {article}{word}"
+  noun = {at.COLOUR_AT: "hair", at.BACKGROUND_AT: "background"}
+  thing = noun.get(name, "shirt")
+  of = f" of the person{_whose(place)}" if place >= 0 else ""
+  return f"make the {thing}{of} {word}"
+
+
+def _make(kind: str, combination: tuple[int, ...], variant: int):
+  """(text, edit) of one edit."""
+  meaning = f"{kind}:{combination}"
+  name = f"{meaning}#{variant}"
+  rng = np.random.default_rng(lib.seed_of(name))
+  before = np.stack([rng.integers(0, c, at.PEOPLE) for c in at.COUNTS], -1)
+  before = before.astype(np.int32)
+  before[1, at.BACKGROUND_AT] = before[0, at.BACKGROUND_AT]
+  if kind == "identity":
+    return _identity(name, meaning, combination, before, rng)
+  place = combination[0] if len(combination) > 1 else -1
+  people = 1 if place < 0 else 2
+  if len(combination) > 1 and combination[1] == at.BACKGROUND_AT:
+    people = int(rng.integers(1, 3))
+  if kind in ("sharpen", "colour"):
+    people = 1
+  row = max(place, 0)
+  rows, role = before.copy(), np.full_like(before, lib.KEPT)
+  role[people:] = lib.ANY
+  role[1:, at.BACKGROUND_AT] = lib.ANY
+  if kind == "sharpen":
+    role[role == lib.KEPT] = lib.ASKED
+    text = "sharpen it"
+  elif kind in ("fill", "colour"):
+    named = list(_FACE if kind == "fill" else _COLOURED)
+    role[0, named] = lib.ASKED
+    facts = {a: int(before[0, a]) for a in named}
+    said = " ".join(
+      s
+      for s in (words.person_phrase(facts), words.background_phrase(facts))
+      if s
+    )
+    said = said.replace("a person", "the person", 1)
+    text = f"fill in {said}" if kind == "fill" else f"colour {said}"
+  else:
+    _, at_, value = combination
+    old = before[row, at_]
+    if old == value:
+      old = (value + rng.integers(1, at.COUNTS[at_])) % at.COUNTS[at_]
+    before[row, at_], rows[row, at_] = old, value
+    if at_ == at.BACKGROUND_AT:
+      before[1, at_], rows[1, at_] = old, value
+    role[row, at_] = lib.ASKED
+    text = _text(kind, place, at_, value, int(old))
+  rows[role == lib.ANY] = render.FREE
+  return text, Edit(name, meaning, before, people, rows, role, people)
+
+
+def _identity(name, meaning, combination, before, rng):
+  """The person alone before; left or right of another one after."""
+  place, mouth, shirt = combination
+  rows = np.full_like(before, render.FREE)
+  role = np.full_like(before, lib.ANY)
+  who = list(at.IDENTITY)
+  rows[place, who], role[place, who] = before[0, who], lib.PERSON
+  for at_, value in ((at.MOUTH_AT, mouth), (at.SHIRT_AT, shirt)):
+    rows[place, at_], role[place, at_] = value, lib.ASKED
+  other = {a: int(rng.integers(at.COUNTS[a]))
+           for a in (at.HAIR_AT, at.COLOUR_AT)}  # fmt: skip
+  for at_, value in other.items():
+    rows[1 - place, at_], role[1 - place, at_] = value, lib.ASKED
+  facts = {at.MOUTH_AT: mouth, at.SHIRT_AT: shirt}
+  same = words.person_phrase(facts).replace("a person", "the same person", 1)
+  text = (
+    f"{same}{_whose(place)} and {words.person_phrase(other)}{_whose(1 - place)}"
+  )
+  return text, Edit(name, meaning, before, 1, rows, role, 2)
+
+
+def _of_kind(kind: str) -> Iterator[tuple[str, Edit]]:
+  combinations = _combinations(kind)
+  for variant in range(-(-PER_KIND // len(combinations))):
+    for combination in combinations:
+      yield _make(kind, combination, variant)
+
+
+@functools.cache
+def all_prompts() -> tuple[lib.Prompt, ...]:
+  """Every edit, in a fixed order."""
+  by_category = {
+    lib.FIRST_EDIT + i: list(_of_kind(kind)) for i, kind in enumerate(KINDS)
+  }
+  splits = split_names(
+    {k: {edit.meaning for _, edit in rows} for k, rows in by_category.items()}
+  )
+  return tuple(
+    lib.Prompt(text, category, splits[edit.meaning], edit)
+    for category, rows in by_category.items()
+    for text, edit in rows
+  )
+
+
+@functools.cache
+def prompts(split: str | None) -> tuple[lib.Prompt, ...]:
+  """Edits of a split; all if None."""
+  return tuple(p for p in all_prompts() if split in (None, p.split))
+
+
+def _kind(prompt: lib.Prompt) -> str:
+  return KINDS[prompt.category - lib.FIRST_EDIT]
+
+
+def _is(prompts: Sequence[lib.Prompt], *kinds: str) -> np.ndarray:
+  return np.array([_kind(p) in kinds for p in prompts])
+
+
+def coarse(images: np.ndarray) -> np.ndarray:
+  """Images [P, S, S, 3] in squares of `COARSE` pixels of their mean colour."""
+  p, h, w, c = images.shape
+  small = images.reshape(p, h // COARSE, COARSE, w // COARSE, COARSE, c)
+  small = small.mean((2, 4), dtype=np.float32)
+  return small.repeat(COARSE, 1).repeat(COARSE, 2)
+
+
+def draw(prompts: Sequence[lib.Prompt]) -> tuple[np.ndarray, np.ndarray]:
+  """(sources, targets), float32 [P, S, S, 3] in [0, 1].
+
+  The target of an identity edit is one of many.
+  """
+  edits = [p.pictures for p in prompts]
+  source = render.compose(
+    np.stack([e.before for e in edits]), np.array([e.people for e in edits])
+  )
+  rows = np.stack(
+    [np.where(e.rows == render.FREE, e.before, e.rows) for e in edits]
+  )
+  answers = render.compose(rows, np.array([e.count for e in edits]))
+  rough, grey, holes = (_is(prompts, k) for k in ("sharpen", "colour", "fill"))
+  source[rough] = coarse(answers[rough])
+  source[grey] = (answers[grey] @ np.array(GREY, np.float32))[..., None]
+  source[holes] = answers[holes]
+  for i in np.flatnonzero(holes):
+    source[i][HOLE] = 0.5
+  return source, answers
+
+
+def changes(
+  prompts: Sequence[lib.Prompt], source: np.ndarray, answers: np.ndarray
+) -> np.ndarray:
+  """1 where source and target differ, else 0, float32 [P, S, S, 3].
+
+  NaN where nothing of the source stays as it is.
+  """
+  differ = np.abs(answers - source).max(-1, keepdims=True) > 1e-3
+  masks = np.repeat(differ.astype(np.float32), 3, -1)
+  masks[_is(prompts, *WHOLE)] = np.nan
+  return masks
+
+
+def attach(
+  batch: PromptBatch, prompts: Sequence[lib.Prompt], side: Any = 0
+) -> PromptBatch:
+  """The batch with the images of its edits."""
+  del side
+  source, answers = draw(prompts)
+  mask = changes(prompts, source, answers)
+  free = _is(prompts, "identity")[:, None, None, None]
+  return dataclasses.replace(
+    batch, source=source, changes=mask,
+    target=np.where(free, np.float32(np.nan), answers),
+  )  # fmt: skip

@@ -1,0 +1,246 @@
+"""Reads attributes from pictures by analysis by synthesis.
+
+A picture is explained by the layers that would draw it: coordinate descent on
+the squared error, one layer at a time with the others fixed, every variant of a
+layer compared at once. The error of a variant is quadratic in its pixels, so a
+sweep is a few matrix products with the atlas. Of a person the middle half of the
+columns is read, which is all there is of one of two people.
+
+The verdict of an attribute is graded: how much better the requested value
+explains the picture than the best other one does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxreward.errors import UserError
+from jaxreward.tasks.portraits import atlas, prompts, render, words
+from jaxreward.tasks.portraits import attributes as at
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+SWEEPS = 2
+SHARP = 8.0  # slope of a verdict in the relative gain of the requested value
+FLOOR = 4.0  # squared error of a window below which gains are not told apart
+CORNER = 4  # pixels, side of the corners that show the background
+WARMTH = 12.0  # slope in mean red less mean blue
+MAX_ERROR = 0.1  # root mean square difference from the best explanation
+# From what lies over others to what lies under them: an unknown upper layer
+# disturbs more.
+_ORDER = ("hair", "clothes", "skin", "eyes", "mouth", "beard")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """What B pictures show.
+
+  Attributes:
+    rows: int32 [B, 2, A], the attributes read; the second person's have no
+      meaning where there is one.
+    chance: tuple of A, float32 [B, 2, values]: how well each value explains the
+      picture, in units in which the best is highest; softmax gives a share.
+    error: float32 [B], root mean square difference from the picture of `rows`.
+  """
+
+  rows: Array
+  chance: tuple[Array, ...]
+  error: Array
+
+
+@functools.cache
+def _windows() -> tuple[np.ndarray, ...]:
+  """Per layer its variants within the middle columns, and last their mean.
+
+  Each is [v + 1, S * S / 2, 4].
+  """
+  layers = atlas.premultiplied()[:, :, render.HALF]
+  layers = layers.reshape(len(layers), -1, 4)
+  groups = [
+    layers[first : first + layer.count]
+    for first, layer in zip(atlas.FIRST, at.LAYERS, strict=True)
+  ]
+  return tuple(np.concatenate([g, g.mean(0, keepdims=True)]) for g in groups)
+
+
+def _background(images: Array) -> tuple[Array, Array]:
+  """(scores [B, values], its index [B]) from the upper corners."""
+  corners = jnp.concatenate(
+    [images[:, :CORNER, :CORNER], images[:, :CORNER, -CORNER:]], 2
+  )
+  mean = corners.mean((1, 2))
+  gap = jnp.square(mean[:, None] - jnp.asarray(render.BACKGROUNDS)).sum(-1)
+  return -gap, gap.argmin(-1)
+
+
+def _errors(
+  images: Array, back: Array, choice: list[Array], which: int
+) -> Array:
+  """Squared error [N, v] of every variant of one layer, the others fixed."""
+  groups = [jnp.asarray(group) for group in _windows()]
+  parts = [group[index] for group, index in zip(groups, choice, strict=True)]
+  below = jnp.broadcast_to(back[:, None], images.shape)
+  for part in parts[:which]:
+    below = part[..., :3] + (1 - part[..., 3:]) * below
+  through, above = jnp.ones_like(below[..., :1]), jnp.zeros_like(below)
+  for part in reversed(parts[which + 1 :]):
+    above = above + through * part[..., :3]
+    through = through * (1 - part[..., 3:])
+  colour, alpha = groups[which][:-1, :, :3], groups[which][:-1, :, 3]
+  # |rest - through (colour - alpha below)|^2, rest as if the layer were empty
+  rest = images - above - through * below
+  flat = lambda x: x.reshape(len(x), -1)
+  cross = flat(through * rest) @ flat(colour).T
+  cross -= (through * rest * below).sum(-1) @ alpha.T
+  squared = jnp.square(through)
+  change = squared[..., 0] @ jnp.square(colour).sum(-1).T
+  change -= 2 * flat(squared * below) @ flat(colour * alpha[..., None]).T
+  change += (squared * jnp.square(below)).sum(-1) @ jnp.square(alpha).T
+  return jnp.square(rest).sum((1, 2))[:, None] - 2 * cross + change
+
+
+def _people(images: Array, count: Array) -> Array:
+  """Windows of the first and the second person, [B, 2, S, S / 2, 3]."""
+  middle = images[:, :, render.HALF]
+  left, right = jnp.split(images, 2, 2)
+  is_alone = (count == 1)[:, None, None, None]
+  return jnp.stack([jnp.where(is_alone, middle, left), right], 1)
+
+
+def read(images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]):
+  """Reads B finite pictures of `count` people."""
+  images, count = jnp.asarray(images), jnp.asarray(count)
+  gap, back = _background(images)
+  size = len(images)
+  windows = _people(images, count).reshape(size * at.PEOPLE, -1, 3)
+  colour = jnp.asarray(render.BACKGROUNDS)[jnp.repeat(back, at.PEOPLE)]
+  names = [layer.name for layer in at.LAYERS]
+
+  def sweep(choice, _):
+    errors: list[Array] = [jnp.zeros(())] * len(names)
+    for i in (names.index(name) for name in _ORDER):
+      errors[i] = _errors(windows, colour, choice, i)
+      choice = [*choice[:i], errors[i].argmin(-1), *choice[i + 1 :]]
+    return choice, errors
+
+  unknown = [jnp.full(len(windows), layer.count) for layer in at.LAYERS]
+  _, errors = jax.lax.scan(sweep, unknown, None, SWEEPS)
+  errors = [error[-1] for error in errors]
+  scores: list[Array] = [jnp.zeros(())] * at.A
+  for error, layer in zip(errors, at.LAYERS, strict=True):
+    best = error.min(-1, keepdims=True)
+    gain = (best - error) / jnp.maximum(best, FLOOR)
+    grid = gain.reshape(len(windows), *(at.COUNTS[n] for n in layer.of))
+    for axis, name in enumerate(layer.of):
+      if layer.name == "beard" and name == at.COLOUR_AT:
+        continue  # the hair says it
+      others = tuple(1 + i for i in range(len(layer.of)) if i != axis)
+      value = grid.max(others) if others else grid
+      scores[name] = value.reshape(size, at.PEOPLE, -1)
+  scores[at.BACKGROUND_AT] = jnp.repeat(
+    (gap - gap.max(-1, keepdims=True))[:, None] / 0.02, at.PEOPLE, 1
+  )
+  rows = jnp.stack([s.argmax(-1) for s in scores], -1)
+  again = render.compose(rows, count, jnp)
+  error = jnp.sqrt(jnp.square(images - again).mean((1, 2, 3)))
+  return Reading(rows, tuple(scores), error)
+
+
+def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
+  """Verdicts on B finite pictures of B prompts, {name: float32 [B]}.
+
+  "strict": everything right and nothing else drawn; "dense": the graded share of
+  what was asked for, times how well it is drawn; "execution", "preservation" and
+  "same_person": graded shares of what was asked, of what stays, of what makes
+  the person, NaN where a prompt has none; "drawn": in [0, 1], 1 for a picture
+  that layers explain exactly.
+  """
+  asked: prompts.Asked = batch.extras
+  reading = read(images, asked.count)
+  wanted, role = jnp.asarray(asked.rows), jnp.asarray(asked.role)
+  share = []
+  for name in range(at.A):
+    odds = jax.nn.softmax(SHARP * reading.chance[name], -1)
+    value = jnp.maximum(wanted[..., name], 0)
+    share.append(jnp.take_along_axis(odds, value[..., None], -1)[..., 0])
+  share = jnp.stack(share, -1)
+  is_right = reading.rows == wanted
+
+  def mean(values, of):
+    total = of.sum((1, 2))
+    value = (values * of).sum((1, 2)) / jnp.maximum(total, 1)
+    return jnp.where(total > 0, value, jnp.nan)
+
+  matters = role != prompts.ANY
+  exact = (is_right | ~matters).all((1, 2))
+  drawn = jnp.exp(-jnp.square(reading.error / MAX_ERROR))
+  strict = exact & (reading.error <= MAX_ERROR)
+  return {
+    "strict": strict.astype(jnp.float32),
+    "dense": mean(share, matters) * (0.5 + 0.5 * drawn),
+    "read": mean(is_right, matters),
+    "execution": mean(share, role == prompts.ASKED),
+    "preservation": mean(share, role == prompts.KEPT),
+    "same_person": mean(share, role == prompts.PERSON),
+    "drawn": drawn,
+  }
+
+
+def groups(
+  images: Float[ArrayLike, "P G S S 3"], batch: PromptBatch
+) -> dict[str, Array]:
+  """As `look`, each [P, G]; images that are not finite are judged as black.
+
+  Raises:
+    UserError: pictures of another size.
+  """
+  images = jnp.asarray(images)
+  p, g, *shape = images.shape
+  if shape != [at.SIDE, at.SIDE, 3]:
+    raise UserError(
+      f"portraits are {at.SIDE} x {at.SIDE} pixels in colour, and these pictures"
+      f" {' x '.join(map(str, shape))}; set config.model.image_size={at.SIDE}"
+    )
+  usable = jnp.isfinite(images).all((2, 3, 4), keepdims=True)
+  flat = jnp.where(usable, images, 0.0).reshape(p * g, *shape)
+  rows = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), g, 0), batch.extras)
+  parts = look(flat, dataclasses.replace(batch, extras=rows))
+  return {name: x.reshape(p, g) for name, x in parts.items()}
+
+
+def warmth(images: Float[Array, "*B S S 3"]) -> Float[Array, "*B"]:
+  """In [0, 1]: how much redder than bluer a picture is."""
+  mean = images.mean((-3, -2))
+  return jax.nn.sigmoid(WARMTH * (mean[..., 0] - mean[..., 2]))
+
+
+def describe(images: ArrayLike) -> list[str]:
+  """What each image shows, read as one person and as two: the better of both."""
+  images = jnp.asarray(images)
+  lines: list[str] = []
+  alone, pair = (
+    jax.device_get(_read_as(images, jnp.int32(count))) for count in (1, 2)
+  )
+  for one, two, error_1, error_2 in zip(
+    alone[0], pair[0], alone[1], pair[1], strict=True
+  ):
+    rows = [one[0]] if error_1 <= error_2 else list(two)
+    if min(error_1, error_2) > 2 * MAX_ERROR:
+      lines.append("nothing")
+      continue
+    facts = [dict(enumerate(map(int, row))) for row in rows]
+    for fact in facts[1:]:
+      del fact[at.BACKGROUND_AT]
+    lines.append(words.describe(facts))
+  return lines
+
+
+@jax.jit
+def _read_as(images: Array, count: Array) -> tuple[Array, Array]:
+  reading = read(images, jnp.full(len(images), count))
+  return reading.rows, reading.error

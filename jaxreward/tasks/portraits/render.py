@@ -1,0 +1,105 @@
+"""Portraits from their attributes: layers over layers, in NumPy or JAX.
+
+One person stands in the middle. Two stand left and right, each in the same
+scale, cut to the middle half of the picture.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxreward.tasks.portraits import atlas
+from jaxreward.tasks.portraits import attributes as at
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+HALF = slice(at.SIDE // 4, 3 * at.SIDE // 4)  # columns of one of two people
+FREE = -1
+
+
+def colours(codes: tuple[str, ...]) -> np.ndarray:
+  """float32 [N, 3] in [0, 1] of "#rrggbb"."""
+  rows = [[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in codes]
+  return np.array(rows, np.float32) / 255
+
+
+BACKGROUNDS = colours(at.BACKGROUND_RGB)
+
+
+def variants(rows: Int[ArrayLike, "*B A"]) -> list[Any]:
+  """Per layer the index [*B] into the atlas."""
+  indices = []
+  for first, layer in zip(atlas.FIRST, at.LAYERS, strict=True):
+    index = 0
+    for i in layer.of:
+      index = index * at.COUNTS[i] + rows[..., i]
+    indices.append(first + index)
+  return indices
+
+
+def person(
+  rows: Int[ArrayLike, "B A"], layers: Any
+) -> tuple[ArrayLike, ArrayLike]:
+  """(colour times alpha [B, S, W, 3], alpha [B, S, W, 1]) of people.
+
+  Args:
+    rows: attributes.
+    layers: the atlas, or columns of it, [V, S, W, 4].
+  """
+  index, *others = variants(rows)
+  colour, alpha = layers[index, ..., :3], layers[index, ..., 3:]
+  for index in others:
+    above = 1 - layers[index, ..., 3:]
+    colour = layers[index, ..., :3] + above * colour
+    alpha = layers[index, ..., 3:] + above * alpha
+  return colour, alpha
+
+
+def compose(
+  rows: Int[ArrayLike, "B 2 A"], count: Int[ArrayLike, "B"], xp: Any = np
+) -> Float[Any, "B S S 3"]:
+  """Pictures in [0, 1].
+
+  Args:
+    rows: attributes of the first, or left, and of the second person.
+    count: people in the picture, 1 or 2.
+    xp: numpy or jax.numpy.
+  """
+  rows = xp.asarray(rows)
+  layers = xp.asarray(atlas.premultiplied())
+  back = xp.asarray(BACKGROUNDS)[rows[:, 0, at.BACKGROUND_AT]][:, None, None]
+  over = lambda pair: pair[0] + (1 - pair[1]) * back
+  alone = over(person(rows[:, 0], layers))
+  two = [over(person(rows[:, i], layers[:, :, HALF])) for i in range(at.PEOPLE)]
+  is_alone = xp.asarray(count)[:, None, None, None] == 1
+  return xp.where(is_alone, alone, xp.concatenate(two, 2))
+
+
+def complete(keys: Array, rows: ArrayLike) -> Int[Array, "B 2 A"]:
+  """Attributes with those that are free drawn, each value as likely.
+
+  Args:
+    keys: [B].
+    rows: int [B, 2, A], `FREE` where any value will do.
+  """
+  counts = jnp.array(at.COUNTS)
+
+  def draw(key):
+    uniform = jax.random.uniform(key, (at.PEOPLE, at.A))
+    return jnp.minimum((uniform * counts).astype(jnp.int32), counts - 1)
+
+  rows = jnp.asarray(rows)
+  return jnp.where(rows == FREE, jax.vmap(draw)(keys), rows)
+
+
+def render_prompts(
+  keys: Array, prompts: PromptBatch
+) -> Float[Array, "B S S 3"]:
+  """Pictures of the prompts; what they do not speak of is drawn from keys [B]."""
+  asked = prompts.extras
+  rows = complete(keys, asked.rows)
+  return compose(rows, asked.count, jnp)

@@ -1,0 +1,111 @@
+"""Rewards of portraits: what is read from a picture against the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxreward.errors import UserError
+from jaxreward.rewards.contract import Applies, declare
+from jaxreward.tasks.portraits import judge, prompts
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+Images = Float[ArrayLike, "P G H W C"]
+Parts = Mapping[str, ArrayLike] | None
+Scores = dict[str, Float[Array, "P G"]]
+
+
+def _parts(images: Images, batch: PromptBatch, verdict: Parts):
+  """({part: [P, G]}, usable [P, G]); an image with NaN is not usable."""
+  usable = jnp.isfinite(images).all((2, 3, 4))
+  if verdict is None:
+    verdict = judge.groups(images, batch)
+  return {name: jnp.asarray(x) for name, x in verdict.items()}, usable
+
+
+def _part(name: str, part: str, text: str, applies: Applies | None = None):
+  """The reward that is one part of the verdict."""
+
+  @declare(takes_verdict=True, applies=applies)
+  def reward(
+    images: Images, prompts: PromptBatch, *, verdict: Parts = None
+  ) -> Scores:
+    parts, usable = _parts(images, prompts, verdict)
+    return {name: jnp.where(usable, parts[part], jnp.nan)}
+
+  reward.__name__, reward.__doc__ = name, text
+  return reward
+
+
+def _has(role: int) -> Callable[[PromptBatch], Array]:
+  def applies(batch: PromptBatch) -> Array:
+    return (jnp.asarray(batch.extras.role) == role).any((1, 2))
+
+  return applies
+
+
+attributes = _part(
+  "attributes", "dense", "Graded share of what a picture must show, in [0, 1]."
+)
+right = _part(
+  "right", "strict", "1 if all of that is there and nothing else, else 0."
+)
+carried_out = _part(
+  "carried_out", "execution",
+  "Graded share of what the words ask for, in [0, 1].", _has(prompts.ASKED),
+)  # fmt: skip
+left_alone = _part(
+  "left_alone", "preservation",
+  "Graded share of what an edit does not speak of and is as before.",
+  _has(prompts.KEPT),
+)  # fmt: skip
+same_person = _part(
+  "same_person", "same_person",
+  "Graded share of hair, hair colour, skin and beard of the source's person.",
+  _has(prompts.PERSON),
+)  # fmt: skip
+
+
+@declare(takes_verdict=True)
+def rated(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  users: int = 4,
+  taste: float = 0.25,
+  verdict: Parts = None,
+) -> Scores:
+  """Mean rating by simulated annotators, in [0, 1].
+
+  All of them want a picture drawn well: (1 - w) times that, and w times the
+  warmth of the colours for the first half of the users, its lack for the others.
+
+  Args:
+    images: in [0, 1].
+    prompts: P prompts.
+    users: annotators; of an odd number one more likes warmth.
+    taste: w.
+    verdict: of the judge on these images, if already computed.
+  """
+  if users < 1 or not 0 <= taste <= 1:
+    raise UserError(
+      f"rated.users={users}, rated.taste={taste}: expected one user or more and"
+      " a taste in [0, 1]"
+    )
+  parts, usable = _parts(images, prompts, verdict)
+  warm = judge.warmth(jnp.asarray(images))
+  fans = (users + 1) // 2 / users
+  liked = fans * warm + (1 - fans) * (1 - warm)
+  value = (1 - taste) * parts["drawn"] + taste * liked
+  return {"rated": jnp.where(usable, value, jnp.nan)}
+
+
+REGISTRY = {"attributes": attributes, "right": right, "rated": rated}
+EDITS = {
+  **REGISTRY,
+  "carried_out": carried_out,
+  "left_alone": left_alone,
+  "same_person": same_person,
+}

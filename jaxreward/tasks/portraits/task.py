@@ -1,0 +1,98 @@
+"""Portraits, and edits of portraits, as tasks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxreward import rng
+from jaxreward.data.preferences import as_bytes
+from jaxreward.tasks.contract import Task, out_of_range
+from jaxreward.tasks.portraits import (
+  attributes,
+  captions,
+  edits,
+  judge,
+  prompts,
+  render,
+  rewards,
+)
+from jaxreward.types import Array, ArrayLike, PromptBatch
+
+
+def measure(
+  images: Array, pixels: ArrayLike, batch: PromptBatch
+) -> dict[str, Array]:
+  """The verdicts on [P, G] images, each value [P, G]."""
+  return judge.groups(images, batch) | out_of_range(images, pixels, batch)
+
+
+@jax.jit
+def _render(key: Array, ids: ArrayLike, batch: PromptBatch) -> Array:
+  number = jnp.zeros(jnp.shape(ids), jnp.uint32)
+  keys = rng.sample_keys(key, jnp.asarray(ids), number)
+  return as_bytes(render.render_prompts(keys, batch))
+
+
+def draw(
+  key: Array, batch: PromptBatch, *, with_worse: bool = False
+) -> np.ndarray:
+  """uint8 [P, 1, H, W, 3], images that satisfy the prompts.
+
+  Args:
+    key: scalar key; an image depends on it and on the prompt's id.
+    batch: P prompts.
+    with_worse: adds the same picture with one requested attribute wrong; the
+      result is [P, 2, H, W, 3].
+  """
+  batches = [batch]
+  if with_worse:
+    seed = np.asarray(jax.random.key_data(key))
+    batches.append(captions.wrong(batch, 1.0, np.random.default_rng(seed)))
+  members = [_render(key, batch.ids, rows) for rows in batches]
+  return np.stack(jax.device_get(members), 1)
+
+
+_PARTS = ("dense", "strict", "drawn")
+
+PORTRAITS = Task(
+  "portraits",
+  prompts.CATEGORIES,
+  prompts.parse,
+  measure=measure,
+  rows=prompts.batch,
+  own=prompts.prompts,
+  has_pictures=False,
+  verdict=_PARTS,
+  side=attributes.SIDE,
+  describe=judge.describe,
+  language="portraits",
+  split_of=prompts.split_of,
+  reword=prompts.reword,
+  render=render.render_prompts,
+  draw=draw,
+  drawn_side=attributes.SIDE,
+  rewards=rewards.REGISTRY,
+  judge="attributes",
+  pretraining=captions.caption_batches,
+)
+
+EDITS = Task(
+  "portrait_edits",
+  prompts.EDIT_CATEGORIES,
+  prompts.parse,
+  measure=measure,
+  rows=prompts.batch,
+  attach=edits.attach,
+  own=edits.prompts,
+  has_pictures=True,
+  reads_files=False,
+  verdict=(*_PARTS, "execution", "preservation", "same_person"),
+  side=attributes.SIDE,
+  describe=judge.describe,
+  language="portraits",
+  rewards=rewards.EDITS,
+  judge="attributes",
+  pretraining=captions.edit_batches,
+)
