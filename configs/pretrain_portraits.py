@@ -21,6 +21,6 @@ def get_config(arg: str | None = None):
     source="portraits", grammar="portraits", kind_weights=(1, 3, 1, 3, 1)
   )
   if not smoke:
-    config.pretrain.update(steps=2400, batch_size=64, caption_corruption=0.25)
-    config.eval.every = config.checkpoint.every = 600
+    config.pretrain.update(steps=1400, batch_size=64, caption_corruption=0.25)
+    config.eval.every = config.checkpoint.every = 700
   return config

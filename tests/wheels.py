@@ -8,7 +8,14 @@ import zipfile
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+FILES = (
+  "pyproject.toml",
+  "setup.py",
+  "MANIFEST.in",
+  "README.md",
+  "LICENSE",
+  "NOTICE",
+)
 FOLDERS = ("jaxreward", "pallas_kernels", "configs", "tests")
 
 

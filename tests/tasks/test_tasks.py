@@ -38,7 +38,8 @@ def test_a_task_measures_its_own_prompts(task):
   assert {x.shape[0] for x in leaves} == {3}
   assert batch.mask.tolist() == [True, True, False]
   assert all(number in task.categories for number in batch.category[:2])
-  images = jnp.full((3, 2, 36, 36, 3), 0.9).at[:, 1].set(1.5)
+  images = jnp.full((3, 2, task.side or 36, task.side or 36, 3), 0.9)
+  images = images.at[:, 1].set(1.5)
   found = jax.jit(task.measure)(jnp.clip(images, 0, 1), images, batch)
   assert {x.shape for x in found.values()} == {(3, 2)}
   assert set(task.verdict) <= set(found)

@@ -14,10 +14,10 @@ from jaxreward.errors import UserError
 from jaxreward.tasks.portraits import attributes as at
 
 PATH = epath.Path(__file__).parents[2] / "assets" / "portraits.npz"
-VARIANTS = sum(layer.count for layer in at.LAYERS)
+VARIANTS = sum(layer.size for layer in at.LAYERS)
 SHAPE = (VARIANTS, at.SIDE, at.SIDE, 4)
 FIRST = tuple(
-  sum(layer.count for layer in at.LAYERS[:i]) for i in range(len(at.LAYERS))
+  sum(layer.size for layer in at.LAYERS[:i]) for i in range(len(at.LAYERS))
 )
 
 

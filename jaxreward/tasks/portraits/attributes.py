@@ -60,7 +60,7 @@ class Layer(NamedTuple):
   of: tuple[int, ...]
 
   @property
-  def count(self) -> int:
+  def size(self) -> int:
     """Number of variants."""
     total = 1
     for at in self.of:

@@ -87,7 +87,7 @@ def layers(side: int = at.SIDE) -> np.ndarray:
     png = resvg.svg_to_bytes(
       svg_string=drawing.to_string(), width=side, height=side
     )
-    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))
 
   face, eyes, hair, clothes, mouth, beard = (
     style(*names)

@@ -87,7 +87,9 @@ def _combinations(kind: str) -> list[tuple[int, ...]]:
     return [(place, *pair) for place in _PLACES[1:] for pair in named]
   else:
     return [(number,) for number in range(PER_KIND)]
-  rows = [(place, *pair) for place in _PLACES for pair in named]
+  rows: list[tuple[int, ...]] = [
+    (place, *pair) for place in _PLACES for pair in named
+  ]
   if kind == "recolour":
     back = at.BACKGROUND_AT
     rows += [(-1, back, v) for v in range(at.COUNTS[back])]

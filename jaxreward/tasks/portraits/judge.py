@@ -31,6 +31,7 @@ FLOOR = 4.0  # squared error of a window below which gains are not told apart
 CORNER = 4  # pixels, side of the corners that show the background
 WARMTH = 12.0  # slope in mean red less mean blue
 MAX_ERROR = 0.1  # root mean square difference from the best explanation
+NOBODY = 0.12  # the same, of what shows a person at all
 # From what lies over others to what lies under them: an unknown upper layer
 # disturbs more.
 _ORDER = ("hair", "clothes", "skin", "eyes", "mouth", "beard")
@@ -62,7 +63,7 @@ def _windows() -> tuple[np.ndarray, ...]:
   layers = atlas.premultiplied()[:, :, render.HALF]
   layers = layers.reshape(len(layers), -1, 4)
   groups = [
-    layers[first : first + layer.count]
+    layers[first : first + layer.size]
     for first, layer in zip(atlas.FIRST, at.LAYERS, strict=True)
   ]
   return tuple(np.concatenate([g, g.mean(0, keepdims=True)]) for g in groups)
@@ -87,7 +88,9 @@ def _errors(
   below = jnp.broadcast_to(back[:, None], images.shape)
   for part in parts[:which]:
     below = part[..., :3] + (1 - part[..., 3:]) * below
-  through, above = jnp.ones_like(below[..., :1]), jnp.zeros_like(below)
+  # The barrier keeps the compiler from folding products of the whole atlas.
+  through = jax.lax.optimization_barrier(jnp.ones_like(below[..., :1]))
+  above = jnp.zeros_like(below)
   for part in reversed(parts[which + 1 :]):
     above = above + through * part[..., :3]
     through = through * (1 - part[..., 3:])
@@ -128,7 +131,7 @@ def read(images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]):
       choice = [*choice[:i], errors[i].argmin(-1), *choice[i + 1 :]]
     return choice, errors
 
-  unknown = [jnp.full(len(windows), layer.count) for layer in at.LAYERS]
+  unknown = [jnp.full(len(windows), layer.size) for layer in at.LAYERS]
   _, errors = jax.lax.scan(sweep, unknown, None, SWEEPS)
   errors = [error[-1] for error in errors]
   scores: list[Array] = [jnp.zeros(())] * at.A
@@ -230,7 +233,7 @@ def describe(images: ArrayLike) -> list[str]:
     alone[0], pair[0], alone[1], pair[1], strict=True
   ):
     rows = [one[0]] if error_1 <= error_2 else list(two)
-    if min(error_1, error_2) > 2 * MAX_ERROR:
+    if min(error_1, error_2) > NOBODY:
       lines.append("nothing")
       continue
     facts = [dict(enumerate(map(int, row))) for row in rows]

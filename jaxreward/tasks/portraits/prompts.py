@@ -98,7 +98,7 @@ def _values(names: Sequence[int]) -> Iterable[dict[int, int]]:
 
 
 def _drawn(rng: np.random.Generator, names: Sequence[int]) -> dict[int, int]:
-  return {int(n): int(rng.choice(_spoken(int(n)))) for n in names}
+  return {n: int(rng.choice(_spoken(n))) for n in names}
 
 
 def _meanings() -> Iterable[tuple[str, tuple[dict[int, int], ...]]]:
@@ -108,7 +108,7 @@ def _meanings() -> Iterable[tuple[str, tuple[dict[int, int], ...]]]:
       yield "simple", (facts,)
   rng = np.random.default_rng(0)
   for _ in range(DETAILED):
-    yield "detailed", (_drawn(rng, rng.permutation(at.A)[:5]),)
+    yield "detailed", (_drawn(rng, rng.permutation(at.A)[:5].tolist()),)
   same = [
     ({name: a}, {name: b})
     for name in at.OF_PERSON
@@ -117,10 +117,10 @@ def _meanings() -> Iterable[tuple[str, tuple[dict[int, int], ...]]]:
   for pair in same:
     yield "pair", pair
   for _ in range(PAIRS - len(same)):
-    names = rng.choice(at.OF_PERSON, 2, replace=False)
+    names = rng.choice(at.OF_PERSON, 2, replace=False).tolist()
     yield "pair", tuple(_drawn(rng, [n]) for n in names)
   for _ in range(TWO):
-    names = rng.choice(at.OF_PERSON, 2, replace=False)
+    names = rng.choice(at.OF_PERSON, 2, replace=False).tolist()
     people = tuple(_drawn(rng, names) for _ in range(at.PEOPLE))
     if people[0] != people[1]:
       yield "two", people

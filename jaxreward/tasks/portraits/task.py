@@ -20,12 +20,21 @@ from jaxreward.tasks.portraits import (
 )
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
+_PARTS = ("dense", "strict", "drawn")
+_OF_EDITS = (*_PARTS, "execution", "preservation", "same_person")
 
-def measure(
-  images: Array, pixels: ArrayLike, batch: PromptBatch
-) -> dict[str, Array]:
-  """The verdicts on [P, G] images, each value [P, G]."""
-  return judge.groups(images, batch) | out_of_range(images, pixels, batch)
+
+def _measure(*names: str):
+  """The measure of a task: some parts of the verdict."""
+
+  def measure(
+    images: Array, pixels: ArrayLike, batch: PromptBatch
+  ) -> dict[str, Array]:
+    """Verdicts on [P, G] images, each value [P, G]."""
+    parts = judge.groups(images, batch)
+    return {n: parts[n] for n in names} | out_of_range(images, pixels, batch)
+
+  return measure
 
 
 @jax.jit
@@ -54,13 +63,11 @@ def draw(
   return np.stack(jax.device_get(members), 1)
 
 
-_PARTS = ("dense", "strict", "drawn")
-
 PORTRAITS = Task(
   "portraits",
   prompts.CATEGORIES,
   prompts.parse,
-  measure=measure,
+  measure=_measure(*_PARTS, "read"),
   rows=prompts.batch,
   own=prompts.prompts,
   has_pictures=False,
@@ -82,13 +89,13 @@ EDITS = Task(
   "portrait_edits",
   prompts.EDIT_CATEGORIES,
   prompts.parse,
-  measure=measure,
+  measure=_measure(*_OF_EDITS, "read"),
   rows=prompts.batch,
   attach=edits.attach,
   own=edits.prompts,
   has_pictures=True,
   reads_files=False,
-  verdict=(*_PARTS, "execution", "preservation", "same_person"),
+  verdict=_OF_EDITS,
   side=attributes.SIDE,
   describe=judge.describe,
   language="portraits",

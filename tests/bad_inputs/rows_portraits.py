@@ -1,0 +1,71 @@
+"""Portraits: words, pictures of another size, a broken atlas, no renderer."""
+
+import sys
+
+import numpy as np
+from etils import epath
+
+from jaxreward.tasks.portraits import atlas, draw, judge, words
+from tests.bad_inputs.table import Row
+
+CONFIG = "pretrain_portraits.py:smoke"
+
+
+def _parse(text):
+  return lambda here: words.parse(text)
+
+
+def _atlas(here):
+  atlas.read(epath.Path(here) / "portraits.npz")
+
+
+def _changed(path):
+  layers = np.array(atlas.read(atlas.PATH))
+  name = atlas.digest(layers)
+  layers[0, 0, 0] += 1
+  np.savez(path, layers=layers, digest=name)
+
+
+def _cut(path):
+  path.write_bytes(atlas.PATH.read_bytes()[:2000])
+
+
+def _no_renderer(here, monkeypatch):
+  monkeypatch.setitem(sys.modules, "dicebear", None)
+
+
+ROWS = [
+  Row("an unknown word", ('"hat" is not in the vocabulary of the portraits',),
+      call=_parse("a person in a red hat")),
+  Row("a value of another attribute", ('"purple hair" is not known',),
+      call=_parse("a person with purple hair")),
+  Row("nobody", ("0 people are not one or two",), call=_parse("")),
+  Row("a crowd", ("3 people",), call=_parse("a person, a person, a person")),
+  Row("both on the left", ('is "on the left" and one "on the right"',),
+      call=_parse("a person on the left and a person on the left")),
+  Row("one on the left", ("one person stands in the middle",),
+      call=_parse("a person smiling on the left")),
+  Row("a long prompt", ("at most 16 fit",),
+      call=lambda here: words.tokenize("a red person " * 9)),
+  Row("words of the scenes", ('config.model.language="scenes"', "portraits"),
+      config=CONFIG, overrides={"model.language": "scenes"}),
+  Row("an unknown language", ('model.language="french"',), config=CONFIG,
+      overrides={"model.language": "french"}),
+  Row("pictures of another size", ("pictures of 48 pixels", "36 x 36"),
+      config=CONFIG, overrides={"model.image_size": 36}),
+  Row("a reward of edits", ('grammar to "portrait_edits"',), config="portraits.py:smoke",
+      overrides={"rewards.x.fn": "left_alone", "rewards.x.weight": 1.0}),
+  Row("no atlas", ("portraits.npz", "FileNotFoundError", "draw.write()"),
+      call=_atlas),
+  Row("half an atlas", ("portraits.npz", "cannot be read"),
+      {"portraits.npz": _cut}, call=_atlas),
+  Row("a changed atlas", ("portraits.npz", "damaged"),
+      {"portraits.npz": _changed}, call=_atlas),
+  Row("another array", ("portraits.npz", "float64 (3,)"),
+      {"portraits.npz": lambda p: np.savez(p, layers=np.ones(3), digest="x")},
+      call=_atlas),
+  Row("no renderer", ('pip install "jaxreward[portraits]"',),
+      call=lambda here: draw.layers(), prepare=_no_renderer),
+  Row("images of another size", ("48 x 48 pixels in colour", "12 x 12 x 3"),
+      call=lambda here: judge.groups(np.zeros((1, 1, 12, 12, 3)), None)),
+]  # fmt: skip

@@ -1,0 +1,172 @@
+"""Portraits: words, pictures, and what is read back from them."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import tasks
+from jaxreward.models.policies import scene_dit
+from jaxreward.tasks.portraits import (
+  atlas,
+  captions,
+  draw,
+  edits,
+  judge,
+  prompts,
+  render,
+  words,
+)
+from jaxreward.tasks.portraits import attributes as at
+
+N = 200
+RNG = np.random.default_rng(1)
+
+
+def people(count):
+  """Attributes [n, 2, A] of random people."""
+  return np.stack([RNG.integers(0, c, (count, 2)) for c in at.COUNTS], -1)
+
+
+@pytest.fixture(scope="module")
+def look():
+  """The verdicts of N pictures at a time, compiled once."""
+  program = jax.jit(judge.look)
+
+  def run(images, batch):
+    rows = len(images)
+    pad = lambda x: np.resize(x, (N, *np.shape(x)[1:]))
+    batch = jax.tree.map(pad, dataclasses.replace(batch.plain, text=None))
+    bare = dataclasses.replace(batch, source=None, target=None, changes=None)
+    found = program(jnp.asarray(pad(images)), bare)
+    return {k: np.asarray(v)[:rows] for k, v in found.items()}
+
+  return run
+
+
+def test_every_description_says_what_it_was_made_from():
+  texts = set()
+  for prompt in prompts.all_prompts():
+    assert words.parse(prompt.text) == prompt.people
+    texts.add(tuple(words.tokenize(prompt.text)))
+  assert len(texts) == len(prompts.all_prompts())
+
+
+def test_the_policy_has_room_for_every_word():
+  sizes = (len(words.TEXT_WORDS), len(words.EDIT_WORDS), words.MAX_WORDS)
+  assert scene_dit.LANGUAGES["portraits"] == sizes
+  for prompt in edits.all_prompts()[::7]:
+    words.tokenize(prompt.text)
+
+
+def test_a_wording_that_is_held_out_is_in_no_training_prompt():
+  reworded = prompts.FIRST + prompts.KINDS.index("reworded")
+  assert {p.split for p in prompts.all_prompts() if p.category == reworded} == {
+    "heldout"
+  }
+  prompt = next(p for p in prompts.prompts("heldout") if p.category == reworded)
+  assert prompts.reword(prompt).people == prompt.people
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_pictures_are_layers_over_layers(count):
+  """Pixel by pixel in float64, from the bytes of the atlas."""
+  rows = people(3)
+  images = render.compose(rows, np.full(3, count))
+  layers = atlas.read(atlas.PATH).astype(np.float64) / 255
+  same = jnp.asarray(render.compose(rows, np.full(3, count), jnp))
+  np.testing.assert_allclose(same, images, atol=1e-6)
+  for row, image in zip(rows, images, strict=True):
+    back = render.BACKGROUNDS[row[0, at.BACKGROUND_AT]]
+    for y, x in RNG.integers(0, at.SIDE, (40, 2)):
+      who = 0 if count == 1 else int(x >= at.SIDE // 2)
+      column = x if count == 1 else x % (at.SIDE // 2) + at.SIDE // 4
+      pixel = back.astype(np.float64)
+      for index in render.variants(row[who]):
+        *colour, alpha = layers[index, y, column]
+        pixel = alpha * np.array(colour) + (1 - alpha) * pixel
+      np.testing.assert_allclose(image[y, x], pixel, atol=1e-6)
+
+
+def test_clean_pictures_are_read_right_and_noise_changes_little(look):
+  rows, count = people(N), RNG.integers(1, 3, N)
+  rows[:, 1, at.BACKGROUND_AT] = rows[:, 0, at.BACKGROUND_AT]
+  role = np.where(
+    np.arange(2)[:, None] < count[:, None, None], prompts.ASKED, 0
+  )
+  asked = prompts.Asked(rows, np.broadcast_to(role, rows.shape), count)
+  batch = dataclasses.replace(
+    prompts.batch(prompts.prompts("train")[:1], N), extras=asked
+  )
+  clean = render.compose(rows, count)
+  found = look(clean, batch)
+  assert found["strict"].mean() >= 0.99 and found["read"].mean() >= 0.999
+  assert found["dense"].min() > 0.8
+  noisy = clean + 0.07 * RNG.standard_normal(clean.shape)
+  assert look(noisy.astype(np.float32), batch)["read"].mean() > 0.99
+  other = look(np.roll(clean, 1, 0), batch)
+  assert other["strict"].max() == 0 and other["dense"].mean() < 0.5
+
+
+def test_answers_of_edits_are_exact(look):
+  every = edits.all_prompts()
+  chosen = [p for k in prompts.EDIT_CATEGORIES for p in every
+            if p.category == k][:: len(every) // N + 1][:N]  # fmt: skip
+  source, answers = edits.draw(chosen)
+  batch = edits.attach(prompts.batch(chosen), chosen)
+  found = look(answers, batch)
+  assert found["strict"].mean() >= 0.99
+  kind = np.array([p.category - prompts.FIRST_EDIT for p in chosen])
+  assert set(kind) == set(range(len(edits.KINDS)))
+  free = kind == edits.KINDS.index("identity")
+  np.testing.assert_array_equal(np.isnan(found["preservation"]),
+                                [(p.pictures.role != prompts.KEPT).all() for p in chosen])  # fmt: skip
+  np.testing.assert_array_equal(np.isfinite(found["same_person"]), free)
+  np.testing.assert_array_equal(np.isnan(batch.target).any((1, 2, 3)), free)
+  # Nothing done: what stays is there, what was asked is not.
+  local = kind < edits.KINDS.index("identity")
+  idle = look(source, batch)
+  assert idle["execution"][local].max() < 0.5
+  assert idle["preservation"][local].min() > 0.8
+  still = batch.changes[local] == 0
+  off = source[local][still] - answers[local][still]
+  assert np.abs(off).max() <= 1e-3
+  assert 0 < (~still).mean() < 0.4
+
+
+def test_captions_are_wrong_as_often_as_asked():
+  chosen = prompts.prompts("train")
+  options = dict(seed=0, batch_size=400, kind_weights=(1,) * 5, steps=2)
+  batches = captions.caption_batches(chosen, corruption=0.3, **options)
+  micro = batches[1]
+  texts = {bytes(words.tokenize(p.text)): p for p in chosen}
+  right = []
+  for row, tokens in zip(
+    micro["scene"].extras.rows, micro["caption"], strict=True
+  ):
+    rows, _, _ = prompts.asked(texts[bytes(tokens)])
+    right.append((rows == row).all())
+    assert (rows != row).sum() <= 1
+  assert abs(np.mean(right) - 0.7) < 0.08
+  again = batches[1]
+  np.testing.assert_array_equal(again["caption"], micro["caption"])
+
+
+def test_a_worse_picture_is_wrong_in_one_attribute(look):
+  chosen = [
+    p for p in prompts.prompts("train") if p.category == prompts.FIRST + 1
+  ]
+  batch = prompts.batch(chosen[:: len(chosen) // 60][:60])
+  images = tasks.TASKS["portraits"].draw(
+    jax.random.key(3), batch, with_worse=True
+  )
+  good, worse = (look(images[:, i] / np.float32(255), batch) for i in (0, 1))
+  assert good["strict"].mean() >= 0.99 and worse["strict"].max() == 0
+  np.testing.assert_allclose(worse["read"].mean(), 0.8, atol=0.01)
+
+
+@pytest.mark.extras
+def test_the_shipped_layers_are_those_of_the_drawing():
+  np.testing.assert_array_equal(draw.layers(), atlas.read(atlas.PATH))
