@@ -26,6 +26,7 @@ def perturb(params, scale=0.1):
   return jax.tree.map(jnp.asarray, tiny.shaken(params, scale, seed=1))
 
 
+@functools.cache
 def start(**kwargs):
   policy = scene_dit.make_policy(**{**SMALL, **kwargs})
   return policy, jax.jit(policy.init)(jax.random.key(0))

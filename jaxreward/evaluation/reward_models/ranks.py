@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from jaxreward.types import ArrayLike
 
 
 def spearman(a: Float[ArrayLike, "N"], b: Float[ArrayLike, "N"]) -> float:
   """Correlation of ranks, ties by their mean rank; NaN if one is constant."""
+  from scipy import stats  # half a second, which other jobs do not wait for
+
   a, b = _both(a, b)
   return _correlation(stats.rankdata(a), stats.rankdata(b))
 
