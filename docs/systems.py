@@ -37,6 +37,7 @@ PROOFS = {
   "crd": "tests/objectives/test_groups.py",
   "ctrl_u": "tests/objectives/test_one_step.py",
   "curated_retraining": "tests/advantages/test_chosen.py",
+  "d2_align": "tests/players/test_directions.py",
   "d3po": "tests/objectives/test_differences.py",
   "dancegrpo": "tests/advantages/test_chosen.py",
   "ddpo_tracker": "tests/advantages/test_tracked.py",

@@ -32,6 +32,7 @@ from jaxreward.objectives.policy_gradient import (
 from jaxreward.objectives.predicted import (
   consistency_proxy,
   consistency_reward,
+  noised_reward,
   one_step_reward,
   reward_instruct,
   srpo,
@@ -71,6 +72,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "align_prop": align_prop,
   "refl": refl,
   "srpo": srpo,
+  "noised_reward": noised_reward,
   "consistency_reward": consistency_reward,
   "consistency_proxy": consistency_proxy,
   "uncertain_reward": uncertain_reward,
@@ -110,6 +112,7 @@ __all__ = [
   "hierarchical_dpo",
   "inpo",
   "masked_dpo",
+  "noised_reward",
   "one_step_reward",
   "prdp",
   "rank_dpo",

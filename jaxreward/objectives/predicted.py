@@ -91,6 +91,32 @@ def srpo(
   return Mean.of(loss / 2, mask), jax.lax.stop_gradient(metrics)
 
 
+def noised_reward(
+  denoised_scores: Rows,
+  mask: Bool[ArrayLike, "B"],
+  *,
+  scale: float = 1.0,
+) -> Loss:
+  """The reward of samples that a step and their own noise give back.
+
+  L = -scale mean r(x0), x0 as in the step down of `srpo`: one evaluation of the
+  network at any time. D2-Align's second stage, https://arxiv.org/abs/2512.24146, with
+  the player `bias_direction`; no code is public.
+
+  Args:
+    denoised_scores: differentiable.
+    mask: False for padding, which may hold anything.
+    scale: of the loss.
+
+  Returns:
+    (loss, metrics): tail_reward.
+  """
+  (scores,) = keep(mask, denoised_scores)
+  metrics = {"tail_reward": Mean.of(scores, mask)}
+  loss = Mean.of(-scale * scores, mask)
+  return loss, jax.lax.stop_gradient(metrics)
+
+
 def consistency_reward(
   v: Latents,
   v_reference: Latents,

@@ -13,6 +13,7 @@ from jaxreward.players.critics import (
   latent_proxy,
   squared_error,
 )
+from jaxreward.players.directions import bias_direction, bias_gain
 from jaxreward.players.process import (
   adds_up,
   features,
@@ -36,6 +37,7 @@ PLAYERS: dict[str, Callable[..., Any]] = {
   "preferred_score": preferred_score,
   "process_reward": process_reward,
   "return_parts": return_parts,
+  "bias_direction": bias_direction,
 }
 
 __all__ = [
@@ -45,6 +47,8 @@ __all__ = [
   "Player",
   "Sizes",
   "adds_up",
+  "bias_direction",
+  "bias_gain",
   "critic",
   "discriminator",
   "fake_score",

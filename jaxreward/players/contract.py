@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxreward.errors import LARGEST, UserError, require_counts
 from jaxreward.numerics import Mean
-from jaxreward.types import Array, Params
+from jaxreward.types import Array, ArrayLike, Params
 
 # What a row of an iteration's samples may hold. The rival is the next sample of its
 # group; paths are the sampler's latents, [T + 1, ...], with log-probabilities [T].
@@ -65,6 +65,9 @@ class Player:
     copies: whether its network is the policy, and its parameters start as those
       that are trained. `init` is then not called; objectives read its velocities
       as those of a reference, such as v_NAME.
+    tunes: name of a differentiated reward whose parameters it changes; its loss may
+      read the scores of images by that reward, as it is then (`Arrays.score`).
+    tune: (the reward's parameters, its own) -> the reward's parameters.
     leads: whether it learns from an iteration's samples before the policy does, whose
       loss then reads it as it is after that.
     rules: sharding rules of the parameters; empty to replicate them.
@@ -79,6 +82,8 @@ class Player:
   score: str = ""
   step_rewards: str = ""
   copies: bool = False
+  tunes: str = ""
+  tune: Callable[[Params, Params], Params] | None = None
   leads: bool = False
   rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
@@ -108,6 +113,8 @@ class Arrays:
     others: name -> what other players give of such rows.
     network: parameters -> the policy with them (`feeds.Network`); that where
       training began for None.
+    score: (parameters, images [M, ...], prompts' indices) -> scores by the reward that
+      the player tunes.
   """
 
   def __init__(
@@ -118,8 +125,9 @@ class Arrays:
     words: Any = None,
     others: Mapping[str, Callable[[Mapping[str, Any]], Array]] | None = None,
     network: Callable[[Params | None], Any] | None = None,
+    score: Callable[..., Array] | None = None,
   ):
-    self.params, self._network = params, network
+    self.params, self._network, self._score = params, network, score
     self._player, self._rows, self._words = player, rows, words
     self._others = others or {}
     self._known: dict[str, Any] = {}
@@ -139,6 +147,11 @@ class Arrays:
     """The policy where training began."""
     assert self._network is not None
     return self._network(None)
+
+  def score(self, images: Array, index: ArrayLike) -> Array:
+    """Scores [M] of images by the reward that this player tunes."""
+    assert self._score is not None
+    return self._score(self.params, images, index)
 
   def _compute(self, name: str) -> Any:
     if name in self._player.offers:

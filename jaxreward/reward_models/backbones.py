@@ -178,10 +178,11 @@ def _pair(
   def features(
     params: Params, images: ArrayLike, tokens: ArrayLike
   ) -> Features:
-    image, states = image_states(encoder, params, images)
+    towers = {name: x for name, x in params.items() if name != "direction"}
+    image, states = image_states(encoder, towers, images)
     assert encoder.words is not None
-    text, words = encoder.words(params, jnp.asarray(tokens))
-    text = encoders.unit(text)
+    text, words = encoder.words(towers, jnp.asarray(tokens))
+    text = encoders.moved(encoders.unit(text), params)
     cosine = jnp.einsum("pge,pe->pg", image, text)
     assert encoder.logits is not None
     # Scales each part to unit mean square, so that one learning rate fits.

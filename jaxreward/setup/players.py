@@ -21,7 +21,7 @@ from jaxreward.training import optimizer, state
 from jaxreward.types import Array, Policy, PromptBatch
 
 OPTIMIZER = dict(name="adamw", learning_rate=1e-3, clip_norm=1.0)
-_RESERVED = ("weight", "every", "steps", "average", "optimizer")
+_RESERVED = ("weight", "every", "until", "steps", "average", "optimizer")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +33,7 @@ class Role:
     player: its network and its loss.
     tx: its optimizer.
     every: it trains in every n-th iteration, starting with the first.
+    until: the iteration from which it stays as it is; 0 for never.
     steps: optimizer steps in such an iteration, each over all samples.
     average: decay of the average that others read, per step.
     weight: of its score among the rewards.
@@ -44,6 +45,7 @@ class Role:
   player: Player
   tx: optax.GradientTransformation
   every: int = 1
+  until: int = 0
   steps: int = 1
   average: float = 0.0
   weight: float = 0.0
@@ -119,7 +121,14 @@ def _bind(config: ConfigDict, name: str) -> Role:
   average: Any = section.get("average", 0.0)
   every: Any = section.get("every", 1)
   steps: Any = section.get("steps", 1)
+  until: Any = section.get("until", 0)
   require_counts(f"config.{field}.", every=every, steps=steps)
+  require_counts(f"config.{field}.", least=0, until=until)
+  if player.tunes and player.tunes not in config.rewards:
+    raise UserError(
+      f"config.{field}.reward={shown(player.tunes)}: it changes a reward of the"
+      f" run; there are {', '.join(config.rewards) or 'none'}"
+    )
   if not checks.is_finite(weight):
     raise UserError(f"config.{field}.weight={weight}: expected a finite number")
   if weight and not player.score:
@@ -132,7 +141,7 @@ def _bind(config: ConfigDict, name: str) -> Role:
       f"config.{field}.average={average}: expected at least 0 and less than 1"
     )
   return Role(
-    name, player, _optimizer(config, section, field), every, steps,
+    name, player, _optimizer(config, section, field), every, until, steps,
     float(average), float(weight), setup.make_task(config).render,
   )  # fmt: skip
 

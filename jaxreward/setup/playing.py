@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward import advantages, feeds, rng, setup
+from jaxreward.errors import UserError
 from jaxreward.feeds import Credit, Plan, rollouts
 from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
@@ -19,7 +20,14 @@ from jaxreward.setup import players, real
 from jaxreward.setup.players import Role, Roles
 from jaxreward.training import state, step
 from jaxreward.training.state import TrainState
-from jaxreward.types import Array, Params, Policy, PromptBatch, Trajectory
+from jaxreward.types import (
+  Array,
+  ArrayLike,
+  Params,
+  Policy,
+  PromptBatch,
+  Trajectory,
+)
 
 if TYPE_CHECKING:
   from jaxreward.setup.updates import Updater
@@ -190,6 +198,7 @@ def train(
   key: Array,
   iteration: Array,
   network: Callable[[Params | None], Any] | None = None,
+  score: Callable[..., Array] | None = None,
 ) -> tuple[state.Player, dict[str, Any]]:
   """A player after an iteration: (its state, metrics by its name).
 
@@ -206,11 +215,14 @@ def train(
     key: scalar.
     iteration: int32.
     network: parameters -> the policy with them, for players that are copies.
+    score: see `players.Arrays`.
   """
   policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
 
   def loss(params, rows, frozen):
-    arrays = Arrays(role.player, params, rows, frozen, arrays_of, network)
+    arrays = Arrays(
+      role.player, params, rows, frozen, arrays_of, network, score
+    )
     return feeds.call(role.player.loss, arrays)
 
   def learn(player):
@@ -226,10 +238,12 @@ def train(
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return player, zeros
 
-  if role.every == 1:
+  if role.every == 1 and not role.until:
     player, metrics = learn(player)
   else:
     due = iteration % role.every == 0
+    if role.until:
+      due &= iteration < role.until
     player, metrics = jax.lax.cond(due, learn, skip, player)
   return player, {f"{role.name}/{k}": v for k, v in metrics.items()}
 
@@ -356,8 +370,10 @@ class Audience:
     prompts: PromptBatch,
     decoder: Params | None,
     base: Params,
+    contexts: Any = None,
   ):
     loss = updater.loss
+    self._contexts = contexts
     self._updater, self._state, self._plan = updater, current, loss.plan
     self._trajectory, self._prompts = trajectory, prompts
     self.params = averages(current.players)
@@ -390,6 +406,25 @@ class Audience:
         self._network,
       )  # fmt: skip
 
+  def _score(self, role: Role) -> Callable[..., Array] | None:
+    """(parameters, images, prompts' indices) -> scores by the reward it tunes."""
+    name, loss = role.player.tunes, self._updater.loss
+    if not name:
+      return None
+    if self._contexts is None:
+      raise UserError(
+        f"config.players.{role.name}.fn: it changes a reward that the loss follows"
+        " by its gradient; take an objective that does, such as"
+        ' "noised_reward"'
+      )
+
+    def score(own: Params, images: Array, index: ArrayLike) -> Array:
+      contexts = loss.tuned(self._contexts, {role.name: own})
+      prompts = self._prompts.plain
+      return loss.scores(contexts, prompts, images, index)[0][name]
+
+    return score
+
   def learn(self, credit: Credit) -> tuple[dict[str, Any], dict[str, Metric]]:
     """(the players after the iteration, metrics), from the samples' rewards."""
     roles, states, metrics = self._updater.loss.roles, {}, {}
@@ -404,6 +439,7 @@ class Audience:
         player_arrays(roles, self.params, policy_inputs), self._trajectory,
         self._images, signal, jnp.asarray(credit.mask), self._prompts,
         self._plan, key, self._state.step, self._network,
+        self._score(role),
       )  # fmt: skip
       metrics |= player_metrics
     metrics |= {

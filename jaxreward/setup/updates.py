@@ -355,20 +355,49 @@ class Loss:
     images = self.trainable.policy.to_pixels(latents, frozen.decoder)
     images = jnp.clip(images, 0.0, 1.0)
     rows = controls.rows(index, of, self.plan)
-    score = lambda images: self._scores(frozen, images, *rows)
+    score = lambda images: self._scores(
+      frozen.contexts, frozen.prompts, images, *rows
+    )
     if of == "pull":
       return controls.pull(images, score), images
     scores, weights_of = score(images)
     total = sum(weights_of[name] * scores[name] for name in scores)
     return jnp.asarray(total), images
 
+  def tuned(self, contexts: Any, states: Mapping[str, Params]) -> Any:
+    """Contexts of the rewards, as players change their parameters."""
+    for role in self.roles:
+      name, tune = role.player.tunes, role.player.tune
+      if name and role.name in states:
+        assert tune is not None
+        context = contexts[name]
+        params = tune(context.shared["params"], states[role.name])
+        shared = {**context.shared, "params": params}
+        contexts = {
+          **contexts,
+          name: dataclasses.replace(context, shared=shared),
+        }
+    return contexts
+
+  def scores(
+    self, contexts: Any, prompts: Any, images: Array, index: ArrayLike
+  ) -> tuple[dict[str, Array], dict[str, Any]]:
+    """({name: scores [M]}, weights) of images by their own prompts."""
+    rows = controls.rows(index, "own", self.plan)
+    return self._scores(contexts, prompts, images, *rows)
+
   def _scores(
-    self, frozen: Frozen, images: Array, index: ArrayLike, row: ArrayLike
+    self,
+    contexts: Any,
+    prompts: Any,
+    images: Array,
+    index: ArrayLike,
+    row: ArrayLike,
   ) -> tuple[dict[str, Array], dict[str, Any]]:
     """({name: scores [M]}, weights) by prompts `index` and contexts `row`."""
-    prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], frozen.prompts)
+    prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], prompts)
     by_name = {reward.name: reward for reward in self.rewards}
-    contexts = {k: v.take(row) for k, v in frozen.contexts.items()}
+    contexts = {k: v.take(row) for k, v in contexts.items()}
     scores = device_scores(by_name, contexts, images[:, None], prompts)
     scores, weights = mask_inapplicable(scores, dict(self.weights), prompts)
     column = lambda x: x if jnp.ndim(x) == 0 else jnp.asarray(x)[:, 0]
@@ -458,7 +487,7 @@ def update(
   draw_params = async_rollout.draw_params(state)
   reads_newest = sampler_params is None or state.old is not None
   audience = playing.Audience(
-    updater, state, trajectory, prompts, decoder, base
+    updater, state, trajectory, prompts, decoder, base, contexts
   )
   credit, stats = credits.credit_of(
     updater, scores | audience.scores, prompts, state.stats, state.step,
@@ -472,6 +501,9 @@ def update(
   credit = dataclasses.replace(credit, advantage=marked)
   micros = updater.micros(trajectory, credit, prompts, state.step)
   player_states, player_metrics = audience.learn(credit)
+  if contexts is not None:
+    learned = playing.averages(player_states)
+    contexts = updater.loss.tuned(contexts, learned)
   frozen = Frozen(
     base=base, old=draw_params if reads_newest else sampler_params,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,

@@ -127,6 +127,8 @@ ROWS = [
       first={"rollout.start.name": "reference"}),
   row("a stage without a beginning", "composition.at", (), "take 1",
       config="recipes/unipic2_pdtr.py:smoke"),
+  row("a direction of a reward there is not", "players.bias.reward", "hpz",
+      "changes a reward of the", config="recipes/d2_align.py:smoke"),
   # reference images in a group
   row("a group of references alone", "rollout.real", 4, "at least one",
       config=NFT),

@@ -177,6 +177,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "flow_matching": ("weight",),
     "region_matching": ("place_weight", "share"),
     "srpo": (),
+    "noised_reward": (),
     "consistency_reward": ("v_reference", "v_target_solved"),
     "consistency_proxy": ("v_reference", "v_target_solved"),
     "distribution_matching": ("v_fake_again", "x_again", "advantage"),

@@ -311,6 +311,27 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
+def directed(
+  text: Float[Array, "P E"],
+  vector: Float[Array, "E"],
+  strength: ArrayLike | float,
+) -> Float[Array, "P E"]:
+  """e- + strength (e+ - e-), e+- = unit(text +- vector): D2-Align's guided text.
+
+  A vector of zeros changes nothing. Its length is not that of a unit vector
+  (unverified). https://arxiv.org/abs/2512.24146
+  """
+  more, less = unit(text + vector), unit(text - vector)
+  return less + strength * (more - less)
+
+
+def moved(text: Float[Array, "P E"], params: Params) -> Float[Array, "P E"]:
+  """Unit text features, `directed` where the parameters hold a "direction"."""
+  if "direction" not in params:
+    return text
+  return directed(text, **params["direction"])
+
+
 def in_chunks(fn: Callable[[Any], Any], rows: Any, size: int) -> Any:
   """fn(rows) in chunks; rows and results are arrays or trees of arrays.
 
@@ -372,7 +393,8 @@ def text_features(
   """Unit features of token ids [P, L]."""
   if encoder.text is None:
     raise UserError("these weights have no text tower")
-  return unit(encoder.text(params, jnp.asarray(tokens)))
+  towers = {name: x for name, x in params.items() if name != "direction"}
+  return moved(unit(encoder.text(towers, jnp.asarray(tokens))), params)
 
 
 def tokenizer(
