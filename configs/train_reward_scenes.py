@@ -56,6 +56,9 @@ def get_config(arg: str | None = None):
       # planted, of opposite taste in warm colours; unseen ones are held out
       # or known by so many of their rows
       users=dict(count=0, unseen=0, weight=0.5, shown=4),
+      # by the detector, or by a reward that config.rewards, heldout_rewards or
+      # judged_rewards call so: a judge's answers, kept and distilled
+      labels="",
       label_noise=0.05,
       margin=0.02,  # scores that are closer are a tie
       ties="drop",

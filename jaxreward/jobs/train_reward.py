@@ -36,6 +36,7 @@ from jaxreward.setup import (
   drawn_preferences,
   preference_data,
   prompt_encoding,
+  reward_labels,
   reward_losses,
   reward_model,
   reward_optimizer,
@@ -148,6 +149,7 @@ def check(config: ConfigDict) -> None:
       " policy; set it to false"
     )
   drawn_preferences.check_gallery(config)
+  reward_labels.check(config)
   user_tests.check(config)
   _check_stopping(config)
   curation.bind(config)
@@ -189,7 +191,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   model = reward_model.make(config)
   tx = reward_optimizer.make(config, model)
   with jax.set_mesh(mesh):
-    rows, heldout, base, counts = _data(config, model, mesh)
+    rows, heldout, base, counts = _data(config, workdir, model, mesh)
     watched, tested = heldout, heldout
     stopping = options.early_stopping
     if stopping.patience:
@@ -270,7 +272,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       evaluate.merge(workdir, {name: numbers})
 
 
-def _data(config: ConfigDict, model: RewardModel, mesh):
+def _data(config: ConfigDict, workdir: epath.Path, model: RewardModel, mesh):
   """(step -> rows for the update, held-out rows, the policy, curation)."""
   source = config.train_reward.source
   start = time.monotonic()
@@ -282,7 +284,7 @@ def _data(config: ConfigDict, model: RewardModel, mesh):
     rows, heldout, counts = _file(config, model, params, mesh)
     return rows, heldout, base, counts
   sides = drawn_preferences.scene_preferences(
-    config, policy, base, model.backbone.read
+    config, policy, base, model.backbone.read, workdir
   )
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
   answers = int(jnp.isfinite(train.prob).sum()) // 2

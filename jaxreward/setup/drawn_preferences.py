@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import rng, setup, tasks
@@ -21,7 +22,12 @@ from jaxreward.errors import UserError, shown
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler, Share
 from jaxreward.reward_models import RewardModel
-from jaxreward.setup import branches, prompt_encoding, sampling
+from jaxreward.setup import (
+  branches,
+  prompt_encoding,
+  reward_labels,
+  sampling,
+)
 from jaxreward.types import Array, Params, Policy
 
 GALLERY = "train_reward.sampling.gallery"
@@ -110,11 +116,13 @@ def scene_preferences(
   policy: Policy,
   params: Params,
   tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
+  workdir: epath.Path | None = None,
 ) -> tuple[Preferences, Preferences]:
   """Training and held-out preferences on prompts of `data.source`.
 
   Held-out labels are the detector's; training labels are flipped at the rate
-  `train_reward.label_noise`.
+  `train_reward.label_noise`, and those of `train_reward.labels` if that names a
+  reward, which may keep its answers in `workdir`.
   """
   options = config.train_reward
   prompts = functools.partial(setup.load_prompts, config)
@@ -144,7 +152,10 @@ def scene_preferences(
     rows = dataclasses.replace(rows, tokens=tokens)
   per_row = rows.images.shape[0] // len(row_prompts)
 
-  users = options.users
+  users, split = options.users, len(train)
+  train_rows = preferences.rows_between(rows, 0, split, per_row=per_row)
+  if options.labels:
+    train_rows = reward_labels.scored(config, train_rows, train, workdir)
 
   def labelled(side: Preferences, number: int, noise: float) -> Preferences:
     if users.count:
@@ -159,8 +170,6 @@ def scene_preferences(
     )
     return dataclasses.replace(side, prob=prob)
 
-  split = len(train)
-  train_rows = preferences.rows_between(rows, 0, split, per_row=per_row)
   heldout_rows = preferences.rows_between(
     rows, split, len(row_prompts), per_row=per_row
   )

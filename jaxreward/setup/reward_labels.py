@@ -1,0 +1,107 @@
+"""Training labels of a reward in place of the task's own, such as a judge's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from jaxreward import setup, tasks
+from jaxreward.data import preferences
+from jaxreward.data.preferences import Preferences
+from jaxreward.data.prompts import Prompt
+from jaxreward.errors import UserError, nearest, shown
+from jaxreward.evaluation.reward_models import ranks
+from jaxreward.setup import judged_views
+from jaxreward.setup import rewards as reward_setup
+
+FIELD = "config.train_reward.labels"
+_AT_ONCE = 16  # rows
+
+
+def _section_of(config: ConfigDict) -> str:
+  """The section of the reward that labels.
+
+  Raises:
+    UserError: no reward of this name, or the model that is to be trained.
+  """
+  name = config.train_reward.labels
+  names = [n for section in reward_setup.JUDGED for n in config[section]]
+  if name not in names:
+    raise UserError(
+      f'{FIELD}="{shown(name)}": no reward is called so{nearest(name, names)};'
+      f" there are {', '.join(names)}"
+    )
+  return next(s for s in reward_setup.JUDGED if name in config[s])
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses labels of what labels nothing.
+
+  Raises:
+    UserError: names the field and the fix.
+  """
+  name, source = config.train_reward.labels, config.train_reward.source
+  if not name:
+    return
+  if source not in tasks.OWN:
+    raise UserError(
+      f'{FIELD}="{shown(name)}": the rows of config.train_reward.source='
+      f"{shown(source, 60)} have labels; leave it empty"
+    )
+  section = _section_of(config)
+  entry = reward_setup.bind(config, (section,))[name]
+  if entry.is_learned and not entry.weights:
+    raise UserError(
+      f'{FIELD}="{name}": it is the model that is to be trained; name its file in'
+      f" config.{section}.{name}.weights, or take another reward"
+    )
+
+
+def scored(
+  config: ConfigDict,
+  rows: Preferences,
+  prompts: Sequence[Prompt],
+  workdir: epath.Path | None,
+) -> Preferences:
+  """The rows with the reward's scores; NaN, which labels no pair, where it failed.
+
+  Args:
+    config: of the run.
+    rows: Q rows.
+    prompts: of the rows.
+    workdir: where a judge keeps its answers: a run that starts again asks for none
+      of them twice.
+
+  Raises:
+    UserError: every score failed.
+  """
+  name, section = config.train_reward.labels, _section_of(config)
+  alone = ConfigDict(config.to_dict())
+  alone[section] = {name: config[section][name]}
+  rewards = reward_setup.load(alone, workdir or epath.Path(), (section,))
+  task = setup.make_task(config)
+  score = judged_views.make_scorer(rewards, task, _AT_ONCE, task.drawn_side)
+  members = np.asarray(rows.members)
+
+  def fn(part: np.ndarray) -> judged_views.Scores:
+    images = preferences.as_float(rows.images[members[part]])
+    return score(np.asarray(images), [prompts[i] for i in part])
+
+  values = judged_views.over_rows(fn, len(prompts), _AT_ONCE)[name]
+  is_scored = np.isfinite(values)
+  if not is_scored.any():
+    raise UserError(f'{FIELD}="{name}": every one of its scores failed')
+  task_scores = np.asarray(rows.score, np.float64)
+  both = np.where(is_scored, values, np.nan), task_scores
+  agreement = ranks.per_prompt(*both)["spearman"]
+  logging.info(
+    "labels of %s: %d of %d images scored; rank correlation with the task's %.3f",
+    name, is_scored.sum(), values.size, np.nanmean(agreement),
+  )  # fmt: skip
+  return dataclasses.replace(rows, score=jnp.asarray(both[0], jnp.float32))

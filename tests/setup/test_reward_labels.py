@@ -1,0 +1,68 @@
+"""Labels of a reward in place of the task's own."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+
+from jaxreward import config as config_lib
+from jaxreward.data import preferences
+from jaxreward.errors import UserError
+from jaxreward.setup import reward_labels
+from jaxreward.tasks.scenes import grammar
+
+
+def redness(images, prompts):
+  """What is red in an image; no score where nothing is."""
+  del prompts
+  red = images[..., 0].mean((2, 3))
+  return jnp.where(red > 0, red, jnp.nan)
+
+
+@pytest.fixture
+def config():
+  config = config_lib.load("configs/recipes/oni_async_distilled_judge.py:smoke")
+  config.judged_rewards = dict(judge=dict(fn=f"{__file__}:redness"))
+  return config
+
+
+def rows_of(red):
+  q, n = red.shape
+  images = np.zeros((q * n, 32, 32, 3), np.uint8)
+  images[..., 0] = red.reshape(-1)[:, None, None]
+  prompts = grammar.prompts("train")[:q]
+  return prompts, preferences.Preferences(
+    images=images, tokens=np.zeros((q, 4), np.int32),
+    category=np.zeros(q, np.int32), members=np.arange(q * n).reshape(q, n),
+    prob=np.zeros(()), score=np.arange(q * n).reshape(q, n),
+    strict=np.zeros((q, n)), source=np.zeros(n, np.int32),
+  )  # fmt: skip
+
+
+def test_scores_are_the_reward_s_and_what_fails_labels_nothing(config):
+  red = (
+    np.arange(20 * 3).reshape(20, 3) * 4
+  )  # more rows than are scored at once
+  prompts, rows = rows_of(red)
+  got = np.array(
+    reward_labels.scored(config, rows, prompts, epath.Path()).score
+  )
+  want = np.where(red > 0, red / 255, np.nan)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  prompts, rows = rows_of(0 * red)
+  with pytest.raises(UserError, match="every one of its scores failed"):
+    reward_labels.scored(config, rows, prompts, epath.Path())
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "words"),
+  [
+    ("labels", "jugde", 'did you mean "judge"'),
+    ("labels", "learned", "the model that is to be trained"),
+    ("source", "pairs.jsonl", "have labels"),
+  ],
+)
+def test_labels_of_what_labels_nothing(config, field, value, words):
+  config.train_reward[field] = value
+  with pytest.raises(UserError, match=words):
+    reward_labels.check(config)
