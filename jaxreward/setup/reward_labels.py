@@ -86,7 +86,8 @@ def scored(
   alone[section] = {name: config[section][name]}
   rewards = reward_setup.load(alone, workdir or epath.Path(), (section,))
   task = setup.make_task(config)
-  score = judged_views.make_scorer(rewards, task, _AT_ONCE, task.drawn_side)
+  side = task.drawn_side or 0
+  score = judged_views.make_scorer(rewards, task, _AT_ONCE, side)
   members = np.asarray(rows.members)
 
   def fn(part: np.ndarray) -> judged_views.Scores:
