@@ -1,5 +1,4 @@
-"""Trains a policy on portraits from nothing: the maker of
-`package:portraits_base`.
+"""Trains a policy on portraits from nothing.
 
   python -m jaxreward.main --workdir=runs/portraits \
     --config=configs/pretrain_portraits.py
@@ -21,6 +20,6 @@ def get_config(arg: str | None = None):
     source="portraits", grammar="portraits", kind_weights=(1, 3, 1, 3, 1)
   )
   if not smoke:
-    config.pretrain.update(steps=1400, batch_size=64, caption_corruption=0.25)
-    config.eval.every = config.checkpoint.every = 700
+    config.pretrain.update(steps=900, batch_size=64, caption_corruption=0.25)
+    config.eval.every = config.checkpoint.every = 450
   return config

@@ -30,7 +30,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
   """Weights of the tiny editing model, away from their zeros."""
-  config = tiny.load("five_rewards.py:smoke", tiny.MODEL)
+  config = tiny.load("align_edits.py:smoke", tiny.MODEL)
   path = tmp_path_factory.mktemp("weights") / "base.safetensors"
   return tiny.save_weights(path, config)
 
@@ -43,7 +43,7 @@ def runs(tmp_path_factory, weights_file):
   def get(objective):
     if objective not in done:
       config = tiny.load(
-        f"five_rewards.py:{objective},smoke", tiny.MODEL, SMALL,
+        f"align_edits.py:{objective},smoke", tiny.MODEL, SMALL,
         {"init.checkpoint": weights_file},
       )  # fmt: skip
       path = tmp_path_factory.mktemp(objective) / "run"
@@ -102,7 +102,7 @@ def test_the_report_shows_sources(workdir):
 def test_samples_follow_the_source_and_nothing_compiles_again(
   one_device, compile_counter
 ):
-  config = tiny.load("five_rewards.py:smoke", tiny.MODEL)
+  config = tiny.load("align_edits.py:smoke", tiny.MODEL)
   made = tiny.Iteration(config, tiny.mesh_of(1), real=True)
   put = pipeline.place_batch(made.mesh, replicated=True)
   batches = setup.prompt_batches(config)
@@ -158,7 +158,7 @@ def test_a_reward_that_fails_wherever_it_has_a_say_stops_the_run(
     "data.kind_weights": "(1,0,0,0,1,0)", "init.checkpoint": weights_file,
   }  # fmt: skip
   assert (
-    command("five_rewards.py:smoke", tmp_path / "run", tiny.MODEL, given) == 2
+    command("align_edits.py:smoke", tmp_path / "run", tiny.MODEL, given) == 2
   )
   assert 'reward "mine" gave no finite score' in command.error
 
@@ -177,7 +177,7 @@ def test_a_reward_that_fails_wherever_it_has_a_say_stops_the_run(
 def test_what_does_not_go_together_is_refused(changes, message):
   from jaxreward.setup import checks
 
-  config = tiny.load("five_rewards.py:smoke", changes)
+  config = tiny.load("align_edits.py:smoke", changes)
   with pytest.raises(UserError, match=message):
     checks.check(config)
     align.check(config)

@@ -35,7 +35,7 @@ RUNS = {
   ),
   "preferences": ("recipes/flow_dpo_offline.py:smoke", dict(ALIGN)),
   "edits": (
-    "five_rewards.py:smoke",
+    "align_edits.py:smoke",
     SMALL | {"align.iterations": 14, "eval.every": 5},
   ),
 }

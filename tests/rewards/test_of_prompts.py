@@ -195,7 +195,7 @@ def test_a_reward_weighs_nothing_it_does_not_know(batch):
 
 def test_a_config_says_for_which_kinds(tmp_path):
   config = tiny.load(
-    "five_rewards.py:smoke", {"rewards.ssim.kinds.upscale": 3.0}
+    "align_edits.py:smoke", {"rewards.ssim.kinds.upscale": 3.0}
   )
   loaded = rewards_of(config, tmp_path)
   ssim = loaded["ssim"].weight
@@ -212,7 +212,7 @@ def rewards_of(config, workdir):
 @pytest.mark.parametrize(
   ("spec", "changes", "message"),
   [
-    ("five_rewards.py:smoke", {"rewards.ssim.kinds.upscal": 1.0},
+    ("align_edits.py:smoke", {"rewards.ssim.kinds.upscal": 1.0},
      'kinds: "upscal" is not known.*"upscale"'),
     ("align_scenes.py:smoke", {"rewards.detector.fn": "execution"},
      "judges tasks with a picture"),

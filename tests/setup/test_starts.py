@@ -11,7 +11,7 @@ from jaxreward.setup import starts, updates
 from tests import tiny
 
 GRPO = "align_scenes.py:flow_grpo,smoke"
-EDITS = "five_rewards.py:smoke"  # its prompts have pictures to start from
+EDITS = "align_edits.py:smoke"  # its prompts have pictures to start from
 BRANCH = {"rollout.branch.members": 2, "rollout.num_steps": 8}
 
 
