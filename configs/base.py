@@ -148,6 +148,7 @@ def get_config() -> ConfigDict:
         meshes="",  # others to compare, as in 16x1x1,4x4x1, or "all"
         memory=0.0,  # GiB per device; 0 takes what the compiler gives
         effort=0.0,  # of the compiler; -1 is several times as fast
+        job="align",  # or "train_reward": whose programs
       ),
       processes=dict(
         detect=False,  # ask Cloud TPU, GKE, SLURM or Open MPI for the others

@@ -39,6 +39,7 @@ def get_config(arg: str | None = None):
     dict(
       source="scenes",  # or a file of your own, see docs/preferences.md
       heldout="",  # another file to be tested on; by default a part of source
+      frames=0,  # of each animation of a file; 0 for images
       train_rows=768,  # prompts; a rare kind's prompts stand in several rows
       heldout_rows=256,
       sampling=dict(

@@ -91,6 +91,7 @@ class RunReport:
     lora_rank: 0 where all parameters are trained.
     microbatch: rows.
     effort: of the compiler, from -1 to 1; runs use 0.
+    adapters: what trains adapters in place of all parameters.
   """
 
   topology: Topology
@@ -102,6 +103,7 @@ class RunReport:
   lora_rank: int = 0
   microbatch: int = 1
   effort: float = 0.0
+  adapters: str = "config.lora.rank=32"
 
   def best(self) -> MeshReport | None:
     """The cheapest mesh that fits."""
@@ -339,7 +341,7 @@ def advice(run: RunReport, mesh: MeshReport) -> list[str]:
     )  # fmt: skip
   if not run.lora_rank:
     lines.append(
-      "config.lora.rank=32: no optimizer state, gradient or average of the"
+      f"{run.adapters}: no optimizer state, gradient or average of the"
       " base; the reference alone stays whole"
     )
   remat = run.model.get("remat", "full")

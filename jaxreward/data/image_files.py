@@ -16,7 +16,8 @@ import os
 import re
 import stat
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -25,6 +26,7 @@ from PIL import Image
 from jaxreward.data import image_notes
 from jaxreward.errors import UserError, one_line, shown
 
+T = TypeVar("T")
 MOST_PIXELS = 1 << 29
 # Pillow's names of supported formats; those without a signature go by suffix.
 FORMATS = (
@@ -61,7 +63,7 @@ _OTHERS = tuple(
     (rb"....ftypavi", "it is an AVIF image, which this Pillow does not read",
      "`pip install -U pillow`, or save it as PNG"),
     (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", "it is a video",
-     "save a frame as PNG"),
+     "save a frame as PNG, or all as WebP: ffmpeg -i IN -loop 0 OUT.webp"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "it is a JPEG XL image", _PNG_OUT),
     (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", "it is a PDF or PostScript page",
      "export it as PNG"),
@@ -131,8 +133,47 @@ def decode(
   Raises:
     UserError: see `images.read_image`.
   """
+  return _told(path, lambda: _decode(data, path, least))
+
+
+def decode_frames(
+  data: bytes, path: os.PathLike[str] | str, count: int
+) -> list[Image.Image]:
+  """Frames of mode RGB of an animation, the middle ones of `count` equal parts.
+
+  GIF, WebP, PNG, AVIF and the pages of TIFF have several; Pillow composes each
+  with those before it. A still image is one frame.
+
+  Args:
+    data: content of the file.
+    path: its name, for errors.
+    count: of the frames.
+
+  Raises:
+    UserError: see `images.read_image`.
+  """
+  return _told(path, lambda: _decode_frames(data, path, count))
+
+
+def _decode_frames(data, path, count) -> list[Image.Image]:
+  name = _format_of(data[:_HEAD], path)
+  total = 1
+  if name is not None:
+    clip = _opened(name, data, path)
+    total = getattr(clip, "n_frames", 1)
+  if total == 1:
+    return [_decode(data, path, 0)[0]] * count
+  frames: list[Image.Image] = []
+  for i in range(count):
+    clip.seek(int((i + 0.5) * total / count))
+    frames.append(_to_rgb(clip.copy(), path))
+  return frames
+
+
+def _told(path: os.PathLike[str] | str, action: Callable[[], T]) -> T:
+  """The result of decoding; what goes wrong is told in one line."""
   try:
-    return _decode(data, path, least)
+    return action()
   except UserError:
     raise
   except Image.DecompressionBombError as error:
@@ -214,15 +255,21 @@ def _loaded(name: str, data: bytes, path: Any, least: int) -> Image.Image:
     return first
 
 
-def _load(name: str, data: bytes, path: Any, least: int) -> Image.Image:
-  factory, _ = Image.OPEN[name]
-  image = factory(io.BytesIO(data), "")
-  width, height = full_size = image.size
+def _opened(name: str, data: bytes, path: Any) -> Image.Image:
+  """An image of that format before its pixels are decoded."""
+  image = Image.OPEN[name][0](io.BytesIO(data), "")
+  width, height = image.size
   if width * height > MOST_PIXELS:
     raise UserError(
       f"{path}: it has {width} x {height} pixels, and at most {MOST_PIXELS}"
       " are read; make it smaller"
     )
+  return image
+
+
+def _load(name: str, data: bytes, path: Any, least: int) -> Image.Image:
+  image = _opened(name, data, path)
+  full_size = image.size
   if least:
     image.draft(None, (least, least))
   image.load()

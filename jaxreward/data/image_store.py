@@ -24,7 +24,9 @@ _MISSING, _READY, _BROKEN = 0, 1, 2
 
 
 class ImageStore:
-  """uint8 [M, H, W, 3], filled by `take`; may be called from any thread.
+  """uint8 [M, H, W, 3] or clips [M, T, H, W, 3], filled by `take`.
+
+  It may be called from any thread.
 
   Each process decodes the images that its rows show. Of a parquet file, a group
   of rows is read once, and all of its images are decoded then.
@@ -35,6 +37,7 @@ class ImageStore:
     size: side, or (height, width), in pixels.
     fit: see `images.pixels`.
     cache: folder of the pixels, which later runs read too; empty for memory.
+    frames: T, of each file; 0 for images.
     skips: whether an image that cannot be read is left out, not an error.
 
   Raises:
@@ -49,19 +52,21 @@ class ImageStore:
     *,
     fit: str = "crop",
     cache: str = "",
+    frames: int = 0,
     skips: bool = False,
   ):
     self.files, self.places, self.fit = files, places, fit
     self.size = (size, size) if isinstance(size, int) else size
-    self.skips = skips
+    self.skips, self.frames = skips, frames
     self._lock = threading.Lock()
-    shape = (len(files), *self.size, 3)
+    one = (*self.size, 3)
+    shape = (len(files), *((frames,) if frames else ()), *one)
     if cache:
       self._pixels, self._state = _mapped(cache, shape, self._key())
     else:
       if math.prod(shape) > MOST_MEMORY:
         raise UserError(
-          f"{len(files)} images of {self.size[0]} x {self.size[1]} take"
+          f"{len(files)} images of {' x '.join(map(str, shape[1:-1]))} take"
           f" {math.prod(shape) / 2**30:.1f} GiB, and memory holds"
           f" {MOST_MEMORY >> 30}; name a folder for them in"
           " config.data.reading.cache"
@@ -91,7 +96,8 @@ class ImageStore:
 
   def _key(self) -> str:
     """Names the images, their state and how they are fitted."""
-    digest = hashlib.blake2b(repr((self.size, self.fit)).encode())
+    how = (self.size, self.fit) + ((self.frames,) if self.frames else ())
+    digest = hashlib.blake2b(repr(how).encode())
     for file in self.files:
       digest.update(f"\n{file.key}".encode())
       if file.cell is None and "://" not in file.path:
@@ -105,8 +111,8 @@ class ImageStore:
 
   def take(
     self, index: Int[np.ndarray, "*B"]
-  ) -> tuple[UInt8[np.ndarray, "*B H W 3"], Bool[np.ndarray, "*B"]]:
-    """(images, whether each is there); zeros at -1 and for broken ones.
+  ) -> tuple[UInt8[np.ndarray, "..."], Bool[np.ndarray, "*B"]]:
+    """(images or clips, whether each is there); zeros at -1 and for broken ones.
 
     Raises:
       UserError: an image that cannot be read, with its place.
@@ -129,9 +135,21 @@ class ImageStore:
     place = lambda i: (self._group(i) or (0, 0), i)
     images.in_threads(self._decode, sorted({*missing, *more}, key=place))
 
+  def stills(
+    self, index: Int[np.ndarray, "*B"]
+  ) -> tuple[UInt8[np.ndarray, "*B H W 3"], Bool[np.ndarray, "*B"]]:
+    """As `take`; of clips the middle frame."""
+    out, there = self.take(index)
+    return out[..., self.frames // 2, :, :, :] if self.frames else out, there
+
+  def _read(self, file: RowImage) -> np.ndarray:
+    if self.frames:
+      return images.clip_pixels(file, self.frames, self.size, self.fit)
+    return images.pixels(file, self.size, self.fit)
+
   def _decode(self, i: int) -> None:
     try:
-      self._pixels[i] = images.pixels(self.files[i], self.size, self.fit)
+      self._pixels[i] = self._read(self.files[i])
       self._state[i] = _READY
     except UserError as error:
       line = f"{self.places[i]}: {error}"

@@ -57,6 +57,23 @@ def pixels(
   return np.asarray(image, np.uint8)
 
 
+def clip_pixels(
+  path: File, frames: int, size: int | tuple[int, int], fit: str = "crop"
+) -> UInt8[np.ndarray, "T H W 3"]:
+  """Frames of an animation, evenly spaced, each as by `pixels`.
+
+  An animation of fewer frames repeats some, and a still image its only one.
+
+  Args:
+    path: of the file.
+    frames: T.
+    size: see `pixels`.
+    fit: see `pixels`.
+  """
+  clip = image_files.decode_frames(image_files.read(path), path, frames)
+  return np.stack([np.asarray(_fit(f, size, fit), np.uint8) for f in clip])
+
+
 def read_image(
   path: File, size: int | tuple[int, int] | None = None
 ) -> Float[np.ndarray, "H W 3"]:

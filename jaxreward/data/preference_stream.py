@@ -167,7 +167,7 @@ def _assembled(
 
   context, has_context = None, None
   if rows.context is not None:
-    context, has_context = store.take(of_row(rows.context, -1))
+    context, has_context = store.stills(of_row(rows.context, -1))
   details = Details(
     mask=there,
     aspect_ratings=of_image(rows.aspects),

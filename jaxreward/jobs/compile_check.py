@@ -1,7 +1,7 @@
-"""Compiles the programs of an align run for a TPU slice without having one.
+"""Compiles the programs of a run for a TPU slice without having one.
 
 config.topology names the slice, config.mesh its axes. Rollout, rewards and update
-are those of the job align, compiled on shapes. The report says whether they fit,
+are those of the job align, or the update is that of train_reward, compiled on shapes. The report says whether they fit,
 their flops, bytes and collectives, the bottleneck, and the best mesh.
 """
 
@@ -24,17 +24,25 @@ from ml_collections import ConfigDict
 from jaxreward import setup
 from jaxreward.compilation import compiled, report, topology
 from jaxreward.compilation.report import MeshReport
-from jaxreward.errors import UserError, one_line
+from jaxreward.errors import UserError, nearest, one_line
 from jaxreward.evaluation import tables
-from jaxreward.jobs import align
+from jaxreward.jobs import align, train_reward
 from jaxreward.rewards import scoring
-from jaxreward.setup import offline, prompt_encoding
+from jaxreward.setup import (
+  offline,
+  preference_data,
+  prompt_encoding,
+  reward_losses,
+  reward_model,
+  reward_optimizer,
+)
 from jaxreward.setup import rewards as reward_setup
-from jaxreward.training import async_rollout, sharding
+from jaxreward.training import async_rollout, sharding, state
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Policy, Trajectory
 
 REPORT_FILE = "compile_check.json"
+JOBS = {"align": align, "train_reward": train_reward}
 Sizes = tuple[int, int, int]
 
 
@@ -48,14 +56,26 @@ def check(config: ConfigDict) -> None:
     raise UserError(
       f"config.compile_check.effort={effort}: expected -1 (fast) to 1"
     )
-  align.check(config)
+  name = config.compile_check.job
+  if name not in JOBS:
+    raise UserError(
+      f'config.compile_check.job="{name}" is not known{nearest(name, JOBS)}; there'
+      f" are {', '.join(JOBS)}"
+    )
+  if name == "train_reward" and "reward_model" not in config:
+    raise UserError(
+      'config.compile_check.job="train_reward": the config has no reward_model;'
+      " start from one that trains a reward model, such as"
+      " configs/train_reward_scenes.py"
+    )
+  JOBS[name].check(config)
 
 
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Prints the table and writes workdir/compile_check.json.
 
   Args:
-    config: of an align run; any job's config holds one.
+    config: of a run; any job's config holds one of align.
     workdir: for the report and trained reward models; nothing else in it is
       used.
   """
@@ -71,16 +91,30 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )
       reports.append(compile_mesh(config, workdir, devices, sizes))
   run_report = report.RunReport(
-    slice_topology, limit, reports, model=config.model.to_dict(),
-    objective=config.objective.name,
-    pictures=config.rollout.prompts * config.rollout.group,
-    lora_rank=config.lora.rank, microbatch=config.rollout.microbatch,
-    effort=config.compile_check.effort,
+    slice_topology, limit, reports, effort=config.compile_check.effort,
+    **_about(config),
   )  # fmt: skip
   sys.stdout.write(report.to_text(run_report))
   workdir.mkdir(parents=True, exist_ok=True)
   tables.write_json(workdir / REPORT_FILE, report.to_json(run_report))
   logging.info("the same as JSON: %s", workdir / REPORT_FILE)
+
+
+def _about(config: ConfigDict) -> dict[str, Any]:
+  """What the report says of the run; see `report.RunReport`."""
+  if config.compile_check.job == "align":
+    return dict(
+      model=config.model.to_dict(), objective=config.objective.name,
+      pictures=config.rollout.prompts * config.rollout.group,
+      lora_rank=config.lora.rank, microbatch=config.rollout.microbatch,
+    )  # fmt: skip
+  model, options = config.reward_model, config.train_reward
+  return dict(
+    model=model.to_dict(), objective=options.loss.name,
+    pictures=options.rows * options.pictures_per_row,
+    lora_rank=model.rank if model.train == "lora" else 0,
+    adapters='config.reward_model.train="lora"',
+  )  # fmt: skip
 
 
 def meshes(config: ConfigDict, devices: int) -> list[Sizes]:
@@ -124,10 +158,40 @@ def compile_mesh(
   """The programs of the run on one mesh, or why they do not compile."""
   try:
     mesh = mesh_lib.make_mesh(*sizes, devices=devices)
+    if config.compile_check.job == "train_reward":
+      return _compile_training(config, mesh, sizes)
     return _compile(config, workdir, mesh, sizes)
   except (UserError, NotImplementedError) as error:
     reason = str(error) if isinstance(error, UserError) else one_line(error)
     return MeshReport(sizes, refused=reason)
+
+
+def _compile_training(
+  config: ConfigDict, mesh: Mesh, sizes: Sizes
+) -> MeshReport:
+  """Compiles the update of the job train_reward on rows of files."""
+  model = reward_model.make(config)
+  tx = reward_optimizer.make(config, model)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  trained, frozen = jax.eval_shape(model.split, key, model.param_shapes)
+  fresh = jax.eval_shape(lambda p: state.create(p, tx), trained)
+  placed = setup.shapes(fresh, model.sharding_rules, mesh, trained)
+  if frozen is not None:
+    frozen = setup.shapes(frozen, model.sharding_rules, mesh)
+  places = jax.tree.map(lambda x: x.sharding, placed)
+  loss_fn = reward_losses.preference_loss(config, model)
+  update = train_reward.make_update(config, loss_fn, tx, places, mesh)
+  rows = preference_data.abstract(config, model, mesh)
+  with jax.set_mesh(mesh):
+    program = compiled.build(
+      update.trace(placed, rows, frozen), dict(mesh.shape),
+      sharding.device_bytes((placed, rows, frozen)),
+    )  # fmt: skip
+  parts = {"trained": placed, "frozen": frozen, "rows": rows}
+  return MeshReport(
+    sizes, {"update": program}, placement=sharding.describe(parts, limit=8),
+    state_bytes=sharding.device_bytes((placed, frozen)),
+  )  # fmt: skip
 
 
 def _compile(

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from jaxreward import processes, reading, rng, setup
+from jaxreward import processes, reading, rng, setup, tasks
 from jaxreward.data import (
   image_checks,
   images,
@@ -25,9 +25,9 @@ from jaxreward.data import (
 from jaxreward.data.image_store import ImageStore
 from jaxreward.data.preference_files import Tally
 from jaxreward.data.preference_rows import PreferenceRow
-from jaxreward.data.preference_stream import Batches
+from jaxreward.data.preference_stream import Batches, Packed
 from jaxreward.data.preference_tables import PreferenceTable
-from jaxreward.errors import UserError, nearest
+from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.reward_models import RewardModel
 from jaxreward.training import mesh as mesh_lib
 
@@ -175,12 +175,28 @@ class _Checks:
       yield row
 
 
+def check_frames(config: ConfigDict) -> None:
+  """Refuses frames of what is no file.
+
+  Raises:
+    UserError: names the field and the fix.
+  """
+  frames, source = config.train_reward.frames, config.train_reward.source
+  require_counts("config.train_reward.", least=0, frames=frames)
+  if frames and source in tasks.OWN:
+    raise UserError(
+      f'config.train_reward.frames={frames}: config.train_reward.source="{source}"'
+      " draws images; set it to 0, or name a file of clips"
+    )
+
+
 def stores(config: ConfigDict, model: RewardModel, sides: Sides):
   """The images of the two sides, at the model's size."""
   section, shape = config.data.reading, model.backbone.image_shape
   make = lambda table: ImageStore(
     table.files, table.places, (shape[0], shape[1]),
     fit=section.fit, cache=section.cache, skips=section.skip > 0,
+    frames=config.train_reward.frames,
   )  # fmt: skip
   return make(sides.train), make(sides.heldout)
 
@@ -196,6 +212,30 @@ def batches(
     group_size=min(section.pictures_per_row, table.rows.members.shape[1]),
     process=(processes.index(), processes.count()),
   )  # fmt: skip
+
+
+def abstract(config: ConfigDict, model: RewardModel, mesh: Any) -> Packed:
+  """Shapes of a batch of a file, with all of `train_reward.pictures_per_row`."""
+  options = config.train_reward
+  rows = mesh_lib.round_up_to_devices(options.rows, mesh)
+  count, side = options.pictures_per_row, model.backbone.image_shape
+  frames = (options.frames,) if options.frames else ()
+  place = NamedSharding(mesh, PartitionSpec(mesh_lib.BATCH_AXES))
+  shape = lambda dims, dtype: jax.ShapeDtypeStruct((rows, *dims), dtype)
+  batch = jax.eval_shape(lambda: preferences.some_rows(rows, count))
+  batch = dataclasses.replace(
+    batch,
+    images=shape((count, *frames, *side), np.uint8),
+    tokens=shape((model.backbone.length,), np.int32),
+    details=dataclasses.replace(
+      batch.details, keys=None,
+      context=shape(side, np.uint8) if model.context else None,
+    ),
+  )  # fmt: skip
+  packed = Packed(batch, shape((), bool) if model.context else None)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), packed
+  )
 
 
 def log(config: ConfigDict, sides: Sides) -> None:

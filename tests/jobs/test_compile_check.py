@@ -1,6 +1,7 @@
 """The job compile_check, through the command line."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -194,3 +195,27 @@ def test_a_reward_that_cannot_be_read_counts_nothing(tmp_path):
   )
   assert "Not counted, for want of weights: clip." in report.to_text(run)
   assert report.to_json(run)["meshes"][0]["left_out"] == ["clip"]
+
+
+def test_the_update_of_a_reward_model_is_traced_on_rows_of_files(monkeypatch):
+  """Padded to the devices, in bytes, with what the run keeps counted."""
+  programs = []
+
+  def build(traced, axes, live_bytes):
+    programs.append((traced, live_bytes))
+    return axes
+
+  monkeypatch.setattr(compile_check.compiled, "build", build)
+  config = tiny.load(
+    "recipes/pick_score.py:smoke", {"compile_check.job": "train_reward"}
+  )
+  mesh = compile_check.compile_mesh(
+    config, epath.Path("."), jax.devices()[:8], (8, 1, 1)
+  )
+  ((traced, live_bytes),) = programs
+  assert not mesh.refused and mesh.programs["update"]["data"] == 8
+  current, rows, _ = traced.args_info[0]
+  images = rows.batch.images
+  assert (images.shape, images.dtype) == ((8, 4, 36, 36, 3), jnp.uint8)
+  params = sum(math.prod(x.shape) for x in jax.tree.leaves(current.params))
+  assert live_bytes > 4 * 4 * params  # trained, averaged, two moments
