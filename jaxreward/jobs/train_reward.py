@@ -148,6 +148,7 @@ def check(config: ConfigDict) -> None:
       f'.name="{config.reward_model.backbone.name}" is another network than the'
       " policy; set it to false"
     )
+  preference_data.check_frames(config)
   drawn_preferences.check_gallery(config)
   reward_labels.check(config)
   user_tests.check(config)
@@ -313,7 +314,11 @@ def _file(
   preference_data.log(config, sides)
   train, heldout = preference_data.stores(config, model, sides)
   rows, curation_counts = curation.curated(
-    config, model, params, sides.train.rows, lambda index: train.take(index)[0]
+    config,
+    model,
+    params,
+    sides.train.rows,
+    lambda index: train.stills(index)[0],
   )
   table = dataclasses.replace(sides.train, rows=rows)
   batches = preference_data.batches(config, table, train, mesh)

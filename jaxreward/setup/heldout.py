@@ -59,7 +59,7 @@ class Heldout:
     """uint8 images by their number, of any shape."""
     if self.store is None:
       return np.asarray(self.rows.images)[members]
-    return self.store.take(members)[0]
+    return self.store.stills(members)[0]
 
   def save_hardest(
     self,

@@ -285,7 +285,7 @@ def stream_scorer(
       user = None if rows.user is None else rows.user[padded]
       source = None
       if scorer.context and rows.context is not None:
-        source = store.take(np.asarray(rows.context)[padded])
+        source = store.stills(np.asarray(rows.context)[padded])
       tokens = rows.tokens[padded]
       part = processes.fetch(
         scores(params, images, tokens, user, there, source)

@@ -49,6 +49,7 @@ ROWS = [
       preferences="train"),
   row("a file that is not there", "eval.preferences", "p.jsonl",
       preferences=FILE),
+  training("frames of drawn images", "frames=3", "draws images", frames=3),
   training("labels of nobody", 'labels="me"', labels="me"),
   training("less than no patience", "early_stopping.patience=-1",
            early_stopping__patience=-1),
