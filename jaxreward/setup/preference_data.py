@@ -221,7 +221,7 @@ def abstract(config: ConfigDict, model: RewardModel, mesh: Any) -> Packed:
   count, side = options.pictures_per_row, model.backbone.image_shape
   frames = (options.frames,) if options.frames else ()
   place = NamedSharding(mesh, PartitionSpec(mesh_lib.BATCH_AXES))
-  shape = lambda dims, dtype: jax.ShapeDtypeStruct((rows, *dims), dtype)
+  shape: Any = lambda dims, dtype: jax.ShapeDtypeStruct((rows, *dims), dtype)
   batch = jax.eval_shape(lambda: preferences.some_rows(rows, count))
   batch = dataclasses.replace(
     batch,
