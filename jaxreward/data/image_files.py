@@ -157,11 +157,9 @@ def decode_frames(
 
 def _decode_frames(data, path, count) -> list[Image.Image]:
   name = _format_of(data[:_HEAD], path)
-  total = 1
-  if name is not None:
-    clip = _opened(name, data, path)
-    total = getattr(clip, "n_frames", 1)
-  if total == 1:
+  clip = None if name is None else _opened(name, data, path)
+  total = getattr(clip, "n_frames", 1)
+  if clip is None or total == 1:
     return [_decode(data, path, 0)[0]] * count
   frames: list[Image.Image] = []
   for i in range(count):
