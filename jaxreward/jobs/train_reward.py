@@ -104,6 +104,23 @@ def _check_task(config: ConfigDict) -> None:
     )
 
 
+def _check_words(config: ConfigDict, model: RewardModel) -> None:
+  """Refuses a backbone that reads another task's words or pictures."""
+  task = setup.make_task(config)
+  language = reward_model.spoken(config.reward_model.backbone)
+  if language and task.language and language != task.language:
+    raise UserError(
+      f'config.reward_model.backbone.language="{language}": the prompts are in'
+      f' the words of the {task.language}; set it to "{task.language}"'
+    )
+  side = model.backbone.image_shape[0]
+  if language and task.side and side != task.side:
+    raise UserError(
+      f"config.reward_model.backbone.image_size={side}: the task's pictures have"
+      f" {task.side} pixels a side; set it to {task.side}"
+    )
+
+
 def _check_stopping(config: ConfigDict) -> None:
   options = config.train_reward
   stopping = options.early_stopping
@@ -142,6 +159,7 @@ def check(config: ConfigDict) -> None:
   else:
     preference_data.options(config)
   model = reward_model.make(config)
+  _check_words(config, model)
   if options.init_from_policy and model.backbone.from_policy is None:
     raise UserError(
       "config.train_reward.init_from_policy=true: config.reward_model.backbone"

@@ -53,7 +53,7 @@ def scenes(**options: Any) -> Backbone:
     trunk.init,
     features,
     trunk.image_shape,
-    scene_dit.MAX_WORDS,
+    scene_dit.LANGUAGES[options.get("language", "scenes")][-1],
     sharding_rules=trunk.sharding_rules,
     from_policy=scene_reward.init_from_policy,
   )

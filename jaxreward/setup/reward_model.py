@@ -180,12 +180,19 @@ def _of_old(record: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def reads_words(path: epath.PathLike) -> bool:
-  """Whether a trained model reads a task's word ids alone."""
+def language_of(path: epath.PathLike) -> str | None:
+  """The task whose word ids alone a trained model reads, see `spoken`."""
   path = epath.Path(path)
   record = reading.record(path.parent / f"{path.stem}.json")
-  name = record.get("model", {}).get("backbone", {}).get("name", "scenes")
-  return name in reward_models.OF_WORDS
+  return spoken(record.get("model", {}).get("backbone", {}))
+
+
+def spoken(backbone: Mapping[str, Any]) -> str | None:
+  """The task whose word ids alone a backbone reads; None if it reads texts."""
+  name = backbone.get("name", reward_models.OF_WORDS[0])
+  if name not in reward_models.OF_WORDS:
+    return None
+  return backbone.get("language", "scenes")
 
 
 def fitted(

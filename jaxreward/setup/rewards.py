@@ -19,7 +19,6 @@ from ml_collections import ConfigDict
 from jaxreward import (
   buckets,
   paths,
-  reward_models,
   rewards,
   setup,
   tasks,
@@ -256,8 +255,7 @@ def bind(
     name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
     for name, entry in entries.items()
   }
-  if task.tokenize is None:
-    _refuse_learned(config, task, entries)
+  _refuse_learned(config, task, entries)
   _refuse_of_other_tasks(task, entries)
   _refuse_without_pictures(config, task, entries)
   if (
@@ -316,22 +314,23 @@ def _refuse_learned(
   config: ConfigDict, task: tasks.Task, entries: Mapping[str, _Entry]
 ) -> None:
   for entry in entries.values():
-    if entry.is_learned and _reads_words(config, entry):
+    language = _language(config, entry) if entry.is_learned else None
+    spoken = (task.language or "scenes") if task.tokenize else ""
+    if language is not None and language != spoken:
       raise UserError(
         f'config.{entry.field}.fn="learned": the reward model reads the words of'
-        f' the scenes alone, and config.data.grammar="{task.name}"; take another'
-        " reward"
+        f' the {language} alone, and config.data.grammar="{task.name}"; take'
+        " another reward"
       )
 
 
-def _reads_words(config: ConfigDict, entry: _Entry) -> bool:
-  """Whether a learned reward reads a task's word ids alone."""
+def _language(config: ConfigDict, entry: _Entry) -> str | None:
+  """The task whose word ids alone a learned reward reads."""
   file = epath.Path(paths.expand(entry.weights)) if entry.weights else None
   if file is not None and file.exists():
-    return reward_model.reads_words(file)
+    return reward_model.language_of(file)
   section: Any = config.get("reward_model", ConfigDict())
-  name = section.get("backbone", {}).get("name", reward_models.OF_WORDS[0])
-  return name in reward_models.OF_WORDS
+  return reward_model.spoken(section.get("backbone", {}))
 
 
 def _refuse_without_pictures(

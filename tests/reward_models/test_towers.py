@@ -269,6 +269,7 @@ def test_every_backbone_is_saved_and_read_back_as_a_reward(name, tmp_path):
   loaded = reward_model.load(path)
   assert loaded.scorer.context and loaded.scorer.frames == "attention"
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-  assert reward_model.reads_words(path) == (name in ("scenes", "policy"))
+  words = "scenes" if name in ("scenes", "policy") else None
+  assert reward_model.language_of(path) == words
   plain = reward_model.record_of(ConfigDict(dict(section, context=False)))
   assert "context" not in plain and plain["frames"] == "attention"

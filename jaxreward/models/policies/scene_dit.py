@@ -323,6 +323,19 @@ def require_sizes(
   require_counts(prefix, least=0, most=MAX_LAYERS, text_layers=text_layers)
 
 
+def require_language(prefix: str, language: str) -> None:
+  """Refuses a language that nobody speaks.
+
+  Raises:
+    UserError: names those there are.
+  """
+  if language not in LANGUAGES:
+    raise UserError(
+      f'{prefix}language="{language}" is not known'
+      f"{nearest(language, LANGUAGES)}; known: {', '.join(LANGUAGES)}"
+    )
+
+
 def make_policy(
   *,
   image_size: int = IMAGE_SIZE,
@@ -367,11 +380,7 @@ def make_policy(
       f'model.condition="{condition}" is not known'
       f"{nearest(condition, CONDITIONS)}; known: {', '.join(CONDITIONS)}"
     )
-  if language not in LANGUAGES:
-    raise UserError(
-      f'model.language="{language}" is not known{nearest(language, LANGUAGES)};'
-      f" known: {', '.join(LANGUAGES)}"
-    )
+  require_language("model.", language)
   if condition == "class" and language != "scenes":
     raise UserError(
       f'model.condition="class": classes are those of the scenes, and'

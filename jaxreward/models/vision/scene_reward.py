@@ -64,13 +64,15 @@ class SceneTrunk(nn.Module):
   text_layers: int = 2
   stem: int = 256
   unroll: int = 1
+  language: str = "scenes"
   dtype: Any = jnp.float32
 
   def setup(self):
     d = self.width
     self.text = scene_dit.TextEncoder(
-      d, self.heads, self.text_layers, self.depth, self.dtype
-    )
+      d, self.heads, self.text_layers, self.depth, self.dtype,
+      language=self.language,
+    )  # fmt: skip
     self.patch_in = blocks.dense(d, None, self.dtype)
     self.stem_in = blocks.dense(self.stem, None, self.dtype)
     self.stem_mid = blocks.dense(self.stem, None, self.dtype)
@@ -130,6 +132,7 @@ def make_trunk(
   text_layers: int = 2,
   stem: int = 256,
   unroll: int = 1,
+  language: str = "scenes",
   dtype: str = "float32",
 ) -> Trunk:
   """The trunk as pure functions.
@@ -144,6 +147,7 @@ def make_trunk(
     text_layers: blocks over the words.
     stem: hidden features of the MLP for shapes within a patch.
     unroll: blocks unrolled in the scan over layers.
+    language: whose words it reads, see `scene_dit.LANGUAGES`.
     dtype: of matrix products; parameters stay float32.
 
   Raises:
@@ -154,6 +158,7 @@ def make_trunk(
     width=width, depth=depth, heads=heads, mlp_ratio=mlp_ratio,
     text_layers=text_layers, stem=stem, unroll=unroll,
   )  # fmt: skip
+  scene_dit.require_language("reward_model.backbone.", language)
   if image_size % patch:
     raise UserError(
       f"reward_model.backbone.patch={patch} does not divide"
@@ -174,12 +179,13 @@ def make_trunk(
     text_layers=text_layers,
     stem=stem,
     unroll=unroll,
+    language=language,
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, 3)
 
   def init(key: Array) -> Params:
-    tokens = jnp.zeros((1, scene_dit.MAX_WORDS), int)
+    tokens = jnp.zeros((1, scene_dit.LANGUAGES[language][-1]), int)
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
   def features(params: Params, images: ArrayLike, tokens: ArrayLike) -> Array:

@@ -14,9 +14,11 @@ from jaxreward.tasks.portraits import (
   captions,
   edits,
   judge,
+  preferences,
   prompts,
   render,
   rewards,
+  words,
 )
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -74,6 +76,7 @@ PORTRAITS = Task(
   verdict=_PARTS,
   side=attributes.SIDE,
   describe=judge.describe,
+  tokenize=words.tokenize,
   language="portraits",
   split_of=prompts.split_of,
   reword=prompts.reword,
@@ -83,6 +86,7 @@ PORTRAITS = Task(
   rewards=rewards.REGISTRY,
   judge="attributes",
   pretraining=captions.caption_batches,
+  preferences=preferences.collect,
 )
 
 EDITS = Task(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward import tasks
+from jaxreward.data.preferences import SOURCES
 from jaxreward.models.policies import scene_dit
 from jaxreward.tasks.portraits import (
   atlas,
@@ -15,6 +16,7 @@ from jaxreward.tasks.portraits import (
   draw,
   edits,
   judge,
+  preferences,
   prompts,
   render,
   words,
@@ -170,3 +172,19 @@ def test_a_worse_picture_is_wrong_in_one_attribute(look):
 @pytest.mark.extras
 def test_the_shipped_layers_are_those_of_the_drawing():
   np.testing.assert_array_equal(draw.layers(), atlas.read(atlas.PATH))
+
+
+def test_annotators_prefer_what_the_words_say():
+  chosen = [p for p in prompts.prompts("train") if len(p.people) == 2][:4]
+  samples = np.zeros((4, 1, at.SIDE, at.SIDE, 3), np.uint8)
+  rows = preferences.collect(jax.random.key(0), chosen, samples, spoiled=4)
+  names = np.array(SOURCES)[np.asarray(rows.source)]
+  score, strict = np.asarray(rows.score), np.asarray(rows.strict)
+  assert (strict[:, names == "render"] == 1).all()
+  assert (strict[:, names == "corrupted"] == 0).all()
+  best = score[:, names == "render"].min(1, keepdims=True)
+  assert (best > score[:, names != "render"]).all()
+  spoiled = np.asarray(rows.aspects)[:, names == "spoiled", 1]
+  assert (spoiled < 0.9).all() and rows.aspect_names[-1] == "warmth"
+  lent = np.asarray(rows.members)[:, names == "borrowed"]
+  np.testing.assert_array_equal(rows.images[lent[0, 0]], samples[1, 0])

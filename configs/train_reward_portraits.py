@@ -1,0 +1,30 @@
+"""Trains a reward model on what simulated annotators say of portraits.
+
+  python -m jaxreward.main --workdir=runs/portraits_reward \
+    --config=configs/train_reward_portraits.py
+
+Four annotators want what the words say, and two of them warm colours, the others
+cold ones; a twentieth of the answers is wrong. The policy whose samples they see,
+runs/portraits/policy.safetensors, comes from configs/pretrain_portraits.py.
+"""
+
+from jaxreward import config as config_lib
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` runs a few steps on few pictures."""
+  smoke = config_lib.parse_arg(arg, smoke=False)["smoke"]
+  size = ":smoke" if smoke else ""
+  config = config_lib.load_sibling(f"train_reward_scenes.py{size}", __file__)
+  config.model.update(image_size=48, patch=12, language="portraits")
+  config.data.update(
+    source="portraits", grammar="portraits", kind_weights=(1, 3, 2, 4, 1)
+  )
+  config.reward_model.backbone.update(
+    image_size=48, patch=12, language="portraits"
+  )
+  config.train_reward.source = "portraits"
+  config.train_reward.users.update(count=4, weight=0.25)
+  if not smoke:
+    config.init.checkpoint = "runs/portraits/policy.safetensors"
+  return config
