@@ -187,7 +187,7 @@ def language_of(path: epath.PathLike) -> str | None:
   return spoken(record.get("model", {}).get("backbone", {}))
 
 
-def spoken(backbone: Mapping[str, Any]) -> str | None:
+def spoken(backbone: Mapping[str, Any] | ConfigDict) -> str | None:
   """The task whose word ids alone a backbone reads; None if it reads texts."""
   name = backbone.get("name", reward_models.OF_WORDS[0])
   if name not in reward_models.OF_WORDS:
