@@ -53,7 +53,10 @@ def get_config(arg: str | None = None):
         # other policies whose images are compared too: files of weights
         gallery=(),
       ),
-      pictures=dict(renders=2, spoiled=3, borrowed=2, strict_weight=0.5),
+      # with a reference the last render is the row's source image, no candidate
+      pictures=dict(
+        renders=2, spoiled=3, borrowed=2, strict_weight=0.5, reference=False
+      ),
       # planted, of opposite taste in warm colours; unseen ones are held out
       # or known by so many of their rows
       users=dict(count=0, unseen=0, weight=0.5, shown=4),

@@ -201,8 +201,10 @@ def rows_between(
 ) -> Preferences:
   """The rows start ... stop - 1 and their images, `per_row` for each."""
   part = take_rows(preferences, slice(start, stop))
+  context = part.context
   return dataclasses.replace(
     part,
+    context=None if context is None else context - start * per_row,
     images=preferences.images[start * per_row : stop * per_row],
     members=part.members - start * per_row,
   )
@@ -257,10 +259,14 @@ def draw_batch(
     row[:, None, None], columns[:, :, None], columns[:, None, :]
   ]
   user, aspects = preferences.user, preferences.aspects
+  context = preferences.context
   details = Details(  # tasks know nothing else of their rows
     user=None if user is None else jnp.asarray(user)[row],
     aspect_ratings=None if aspects is None else of_image(jnp.asarray(aspects)),
     source=jnp.asarray(preferences.source)[columns],
+    context=(
+      None if context is None else as_float(preferences.images[context[row]])
+    ),
     keys=keys,
   )
   images = as_float(preferences.images[of_image(preferences.members)])

@@ -70,6 +70,7 @@ from jaxreward.reward_models.preference_losses import (
 from jaxreward.reward_models.row_losses import (
   aspect_answers,
   aspect_ratings_and_order,
+  binary,
   contrastive,
   four_outcomes,
   hinge_matching,
@@ -130,6 +131,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "focal": focal,
   "fidelity": fidelity,
   "regression": regression,
+  "binary": binary,
   "aspect_ratings_and_order": aspect_ratings_and_order,
   "aspect_answers": aspect_answers,
   "mixed_experts": mixed_experts,
@@ -162,6 +164,7 @@ __all__ = [
   "aspects",
   "beside_reference",
   "best_of_row",
+  "binary",
   "blip_towers",
   "bradley_terry",
   "clip_towers",

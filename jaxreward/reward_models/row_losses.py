@@ -33,6 +33,21 @@ def regression(row_scores: Row, row_ratings: Row) -> Mean:
   return _squares(row_scores, row_ratings)
 
 
+def binary(row_scores: Row, row_ratings: Row) -> Mean:
+  """-y log sigmoid(s) - (1 - y) log sigmoid(-s), of each image by itself.
+
+  The loss of DreamVideo-Omni's identity reward, of images that are good or bad.
+
+  Args:
+    row_scores: s.
+    row_ratings: y in [0, 1]; NaN where unknown.
+  """
+  is_rated = jnp.isfinite(jnp.asarray(row_ratings))
+  s = jnp.where(is_rated, jnp.asarray(row_scores, jnp.float32), 0.0)
+  y = jnp.where(is_rated, row_ratings, 0.0)
+  return Mean.of(jax.nn.softplus(s) - y * s, is_rated)
+
+
 def _order(scores: Aspects, ratings: Aspects) -> Mean:
   """Bradley-Terry per aspect, over pairs of a row whose ratings differ."""
   ratings = jnp.asarray(ratings)

@@ -99,6 +99,28 @@ def check_gallery(config: ConfigDict) -> None:
       )
 
 
+def check_reference(config: ConfigDict, model: RewardModel) -> None:
+  """Refuses rows whose reference is their only right image, or is not there.
+
+  Raises:
+    UserError: names the field and the fix.
+  """
+  if config.train_reward.source not in tasks.OWN:
+    return
+  pictures = config.train_reward.pictures
+  field = "config.train_reward.pictures"
+  if pictures.reference and pictures.renders < 2:
+    raise UserError(
+      f"{field}.renders={pictures.renders}: with {field}.reference=true one of"
+      " them is the reference, and no right answer is left; set it to 2 or more"
+    )
+  if model.context and not pictures.reference:
+    raise UserError(
+      "config.reward_model.context=true: drawn rows have a source image with"
+      f" {field}.reference=true alone; set that, or context to false"
+    )
+
+
 def plan_of(config: ConfigDict) -> tuple[steppers.StepTable, Share | None]:
   """(constants of the steps, which samples branch from one another).
 

@@ -250,14 +250,24 @@ def row_scorer(
 
     def score_row(row):
       row_images = preferences.as_float(images[row[0]])
-      return scorer.score_groups(params, row_images, row[1], details=row[2])[0]
+      details, context = dict(row[2]), None
+      if "context" in details:
+        context = preferences.as_float(images[details.pop("context")])
+      return scorer.score_groups(
+        params, row_images, row[1], context=context, details=details
+      )[0]
 
     row_arrays = jax.tree.map(chunked, (members, tokens, extras))
     return jax.lax.map(score_row, row_arrays).reshape(-1, n)[:rows]
 
-  return lambda params, data, extras=MappingProxyType({}): processes.fetch(
-    scores(params, data.images, data.members, data.tokens, dict(extras))
-  )
+  def run(params, data, extras=MappingProxyType({})):
+    if scorer.context and data.context is not None:
+      extras = {**extras, "context": data.context}
+    return processes.fetch(
+      scores(params, data.images, data.members, data.tokens, dict(extras))
+    )
+
+  return run
 
 
 def stream_scorer(

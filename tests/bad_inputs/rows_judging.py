@@ -49,6 +49,8 @@ ROWS = [
       preferences="train"),
   row("a file that is not there", "eval.preferences", "p.jsonl",
       preferences=FILE),
+  training("a reference and no right image", "renders=1",
+           pictures__reference=True, pictures__renders=1),
   training("frames of drawn images", "frames=3", "draws images", frames=3),
   training("labels of nobody", 'labels="me"', labels="me"),
   training("less than no patience", "early_stopping.patience=-1",
