@@ -83,7 +83,7 @@ PROOFS = {
   "instructvideo": "tests/setup/test_starts.py",
   "itercomp": "tests/setup/test_branches.py",
   "lare_return_decomposition": "tests/players/test_players.py",
-  "latent_identity_reward": "tests/reward_models/test_references.py",
+  "latent_identity_reward": "tests/reward_models/test_beside_reference.py",
   "latent_value": "tests/reward_models/test_towers.py",
   "lsc_transform": "tests/composition/test_reference_scores.py",
   "marble": "tests/composition/test_gradients.py",
