@@ -6,8 +6,7 @@
 The reward is the graded share of the attributes that a prompt names; whether all
 of them are right and nothing else is drawn, `right`, is held out. Prompts are
 descriptions of one or two people; held-out ones are combinations, and in the
-category "reworded" sentences, that no training prompt has. The policy to start
-from, runs/portraits/policy.safetensors, comes from configs/pretrain_portraits.py.
+category "reworded" sentences, that no training prompt has.
 """
 
 from jaxreward import config as config_lib
@@ -28,6 +27,6 @@ def get_config(arg: str | None = None):
     config.model.update(depth=2, width=64, unroll=1)
     config.init.checkpoint = ""
   else:
-    config.init.checkpoint = "runs/portraits/policy.safetensors"
+    config.init.checkpoint = "package:portraits_base"
     config.align.iterations = 100
   return config

@@ -1,6 +1,5 @@
-"""Teaches a policy to edit portraits: from the one of configs/pretrain_portraits.py,
-runs/portraits/policy.safetensors, to one that starts from a picture, on edits with
-an exact answer.
+"""Teaches a policy to edit portraits: from `package:portraits_base` to one that
+starts from a picture, on edits with an exact answer.
 
   python -m jaxreward.main --workdir=runs/portrait_edits \
     --config=configs/pretrain_portrait_edits.py
@@ -22,7 +21,7 @@ def get_config(arg: str | None = None):
   )
   config.pretrain.caption_corruption = 0.0  # of prompts without pictures
   if not smoke:
-    config.init.checkpoint = "runs/portraits/policy.safetensors"
+    config.init.checkpoint = "package:portraits_base"
     config.optimizer.learning_rate = 1e-2
     config.pretrain.update(steps=700, batch_size=64)
     config.eval.every = config.checkpoint.every = 350

@@ -1,4 +1,4 @@
-"""Trains a policy on portraits from nothing.
+"""Trains a policy on portraits from nothing: the maker of `package:portraits_base`.
 
   python -m jaxreward.main --workdir=runs/portraits \
     --config=configs/pretrain_portraits.py

@@ -4,8 +4,8 @@
     --config=configs/train_reward_portraits.py
 
 Four annotators want what the words say, and two of them warm colours, the others
-cold ones; a twentieth of the answers is wrong. The policy whose samples they see,
-runs/portraits/policy.safetensors, comes from configs/pretrain_portraits.py.
+cold ones; a twentieth of the answers is wrong. They see samples of
+`package:portraits_base`.
 """
 
 from jaxreward import config as config_lib
@@ -26,5 +26,5 @@ def get_config(arg: str | None = None):
   config.train_reward.source = "portraits"
   config.train_reward.users.update(count=4, weight=0.25)
   if not smoke:
-    config.init.checkpoint = "runs/portraits/policy.safetensors"
+    config.init.checkpoint = "package:portraits_base"
   return config
