@@ -111,8 +111,10 @@ def test_nothing_else_is_in_the_wheel(wheel):
 
 def test_size(wheel):
   data = [m for m in wheel if not m.filename.endswith(".py")]
-  assert sum(m.file_size for m in data) <= 6 * 2**20
-  assert sum(m.compress_size for m in wheel) <= 8 * 2**20
+  assert (
+    sum(m.file_size for m in data) <= 10 * 2**20
+  )  # the policies, of 3.4 MB each
+  assert sum(m.compress_size for m in wheel) <= 12 * 2**20
 
 
 def test_the_entry_point_is_in_the_wheel(wheel):
