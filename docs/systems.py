@@ -21,6 +21,7 @@ PROOFS = {
   "adv_grpo": "tests/players/test_players.py",
   "aesthetic_predictor": "tests/reward_models/test_towers.py",
   "alignprop": "tests/feeds/test_tail.py",
+  "artifact_reward": "tests/players/test_artifacts.py",
   "assess_vs_optimise_probe": "tests/evaluation/test_reward_metrics.py",
   "awm": "tests/objectives/test_likelihood_free.py",
   "b2_diffurl": "tests/flow/test_windows.py",

@@ -4,7 +4,7 @@ Zhong et al. 2026, https://arxiv.org/abs/2602.04928, read in the authors' code: 
 noisy latents is climbed in the last quarter of the steps, log-probabilities are those of
 the step that was not moved, and each step is also credited with the value of its latents.
 Their process reward is trained before; here it is a critic that learns on the way. Gradients
-have length 1 per element, times .01.
+have length 1 per element, the default of the authors' code but not of their script, times .01.
 """
 
 from jaxreward import recipes

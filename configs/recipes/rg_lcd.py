@@ -1,7 +1,7 @@
 """RG-LCD: a consistency model that also follows a latent proxy of the reward.
 
 Li et al. 2024, https://arxiv.org/abs/2403.11027. The student predicts the sample at
-once; its target is its own average after a step of the teacher. A small network on
+once; its target is its own average (itself in the authors' code) after a step of the teacher. A small network on
 latents learns to prefer what the rewards prefer, and its gradient is followed instead of
 theirs: nothing is decoded. The authors train on data, with a guided teacher and random
 guidance; here the samples are the policy's own and the teacher is not guided.

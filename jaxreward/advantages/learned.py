@@ -21,7 +21,7 @@ def implicit_process(
   mask: Mask,
   step_rewards: Steps,
   *,
-  process: float = 5.0,
+  process: float = 1.0,
   least: float | None = None,
   most: float | None = None,
   epsilon: float = 1e-8,
@@ -32,7 +32,8 @@ def implicit_process(
   r'_t = (n r_t - sum_j mean_t r_j) / (n - 1), summed to the end, times `process`;
   plus (n R - sum_j R_j) / (n - 1) at all steps; then whitened over the iteration.
   Cui et al. 2025, https://arxiv.org/abs/2502.01456, read in the authors' code, which
-  keeps prompts of a mean reward in [.2, .8].
+  keeps prompts of a mean reward in [.2, .8]; its coefficients of 5, of both rewards,
+  enter a logged sum alone.
 
   Args:
     signal: R, composed reward.

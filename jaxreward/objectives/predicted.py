@@ -139,8 +139,8 @@ def consistency_reward(
   e), and the target, an average of the student, jumps from there:
   L = mean sqrt(d^2 + c^2) - c, d = f(x_t, t) - sg f_target(x_solved, near_t),
   less reward r(x0_hat).
-  S = 1 is RG-LCD (Li et al. 2024, https://arxiv.org/abs/2403.11027; c, weight and the
-  target's decay .95 as in the authors' code); S = 8, 4, 2 is MLCM (Xie et al. 2024,
+  S = 1 is RG-LCD (Li et al. 2024, https://arxiv.org/abs/2403.11027; c and weight as in
+  the authors' code, whose target is the student itself); S = 8, 4, 2 is MLCM (Xie et al. 2024,
   https://arxiv.org/abs/2406.05768; weights and schedule of S unverified). The teacher
   has no guidance here. Name the target as config.references.target.
 

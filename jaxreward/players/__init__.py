@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxreward.players.adversary import discriminator, hinge
+from jaxreward.players.artifacts import artifact_detector, spoilt, told_apart
 from jaxreward.players.contract import ROWS, Arrays, Player, Sizes
 from jaxreward.players.critics import (
   critic,
@@ -38,6 +39,7 @@ PLAYERS: dict[str, Callable[..., Any]] = {
   "process_reward": process_reward,
   "return_parts": return_parts,
   "bias_direction": bias_direction,
+  "artifact_detector": artifact_detector,
 }
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
   "Player",
   "Sizes",
   "adds_up",
+  "artifact_detector",
   "bias_direction",
   "bias_gain",
   "critic",
@@ -63,5 +66,7 @@ __all__ = [
   "preferred_score",
   "process_reward",
   "return_parts",
+  "spoilt",
   "squared_error",
+  "told_apart",
 ]

@@ -384,7 +384,8 @@ class Audience:
     )
     names = updater.advantage.names
     self._images = None
-    if players.reads(loss.roles, "image") or "images" in names:
+    reads = players.reads(loss.roles, "image") or players.weights(loss.roles)
+    if reads or "images" in names:
       self._images = images_of(
         loss.trainable.policy, trajectory, loss.plan, decoder
       )

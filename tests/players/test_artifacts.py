@@ -1,0 +1,86 @@
+"""A detector of artefacts: its loss in float64, its copies, and what it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxreward import advantages, players
+
+RNG = np.random.default_rng(0)
+SIDE = 12
+
+
+def test_the_loss_in_float64_and_the_published_score():
+  clean, bad = RNG.normal(0, 2, (2, 6)).astype(np.float32)
+  mask = np.array([1, 1, 0, 1, 1, 1], bool)
+  dirty = np.where(mask, bad, np.nan).astype(np.float32)
+  loss, metrics = players.told_apart(clean, dirty, mask)
+  c, b = clean[mask].astype(np.float64), bad[mask].astype(np.float64)
+  want = (np.log1p(np.exp(-c)) + np.log1p(np.exp(b))).mean() / 2
+  np.testing.assert_allclose(loss.value(), want, rtol=1e-5)
+  right = ((c > 0) + 1.0 * (b < 0)).mean() / 2
+  np.testing.assert_allclose(metrics["accuracy"].value(), right, rtol=1e-6)
+  # 1 - sigmoid(l_yes - l_no) of the answers .5 and 2.
+  np.testing.assert_allclose(jax.nn.sigmoid(2.0 - 0.5), 0.817574, atol=1e-6)
+
+
+def test_it_decides_where_the_reward_does_not():
+  reward = np.ones((1, 4), np.float32)
+  clean = np.array([[0.1, 0.9, 0.5, 0.5]], np.float32)
+  mask = np.ones((1, 4), bool)
+  both = advantages.group(reward + clean, mask)
+  np.testing.assert_allclose(both, advantages.group(clean, mask), atol=1e-5)
+
+
+def pictures(count):
+  """Squares of two colours on plain grounds."""
+  colours = RNG.uniform(0.2, 0.8, (2, count, 1, 1, 3))
+  images = np.tile(colours[0], (1, SIDE, SIDE, 1))
+  images[:, 3:8, 4:9] = colours[1]
+  return images.astype(np.float32)
+
+
+def test_spoilt_copies_differ_and_depend_on_their_seed_alone():
+  images, seed = pictures(40), RNG.random(40).astype(np.float32)
+  got = np.asarray(players.spoilt(images, seed, 0.2))
+  assert got.min() >= 0 and got.max() <= 1
+  assert (np.abs(got - images).mean((1, 2, 3)) > 0.01).all()
+  order = RNG.permutation(40)
+  again = players.spoilt(images[order], seed[order], 0.2)
+  np.testing.assert_array_equal(again, got[order])
+
+
+def test_it_learns_to_see_artefacts_on_other_images():
+  player = players.artifact_detector(width=8, depth=2, hidden=16)
+  sizes = players.Sizes((SIDE, SIDE, 3), (SIDE, SIDE, 3), None)
+  tx = optax.adam(1e-2)
+
+  def value(params, images, seed):
+    rows = dict(real_image=images, t=seed)
+    arrays = players.Arrays(player, params, rows)
+    mask = jnp.ones(len(seed), bool)
+    loss, metrics = player.loss(
+      arrays("clean_logit"), arrays("spoilt_logit"), mask
+    )
+    return loss.value(), metrics["accuracy"].value()
+
+  train, other = jnp.asarray(pictures(128)), jnp.asarray(pictures(64))
+  seeds = jnp.asarray(RNG.random((120, 128)), jnp.float32)
+
+  @jax.jit
+  def learn(params):
+    def step(carry, seed):
+      params, state = carry
+      grads = jax.grad(lambda p: value(p, train, seed)[0])(params)
+      updates, state = tx.update(grads, state)
+      return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), seeds)
+    seed = jnp.linspace(0.001, 0.999, 64)
+    scores = players.Arrays(player, params, {"image": other})("clean_score")
+    return value(params, other, seed)[1], scores
+
+  accuracy, scores = learn(player.init(jax.random.key(0), sizes))
+  assert accuracy > 0.8
+  assert (np.asarray(scores) > 0.5).mean() > 0.7
