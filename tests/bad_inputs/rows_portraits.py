@@ -39,6 +39,8 @@ ROWS = [
       call=_parse("a person in a red hat")),
   Row("a value of another attribute", ('"purple hair" is not known',),
       call=_parse("a person with purple hair")),
+  Row("a word of instructions", ('"plain" is not in the vocabulary',),
+      call=_parse("a person in a plain blue shirt")),
   Row("nobody", ("0 people are not one or two",), call=_parse("")),
   Row("a crowd", ("3 people",), call=_parse("a person, a person, a person")),
   Row("both on the left", ('is "on the left" and one "on the right"',),

@@ -226,7 +226,8 @@ def batch(prompts: Sequence[Any], size: int | None = None) -> PromptBatch:
   )
   tokens = np.zeros((size, words.MAX_WORDS), np.int32)
   for i, prompt in enumerate(prompts):
-    tokens[i] = words.tokenize(prompt.text)
+    is_edit = prompt.category in EDIT_CATEGORIES
+    tokens[i] = words.tokenize(prompt.text, edits=is_edit)
     extras.rows[i], extras.role[i], extras.count[i] = asked(prompt)
   return dataclasses.replace(rows, tokens=tokens, extras=extras)
 

@@ -132,8 +132,12 @@ def describe(people: Sequence[Mapping[int, int]], wording: int = 0) -> str:
   return " ".join(p for p in (text, background_phrase(people[0])) if p)
 
 
-def split(text: str) -> list[str]:
+def split(text: str, *, edits: bool = False) -> list[str]:
   """The words of a text that carry meaning.
+
+  Args:
+    text: a description, or an instruction.
+    edits: whether the words of instructions are known too.
 
   Raises:
     UserError: an unknown word.
@@ -141,22 +145,23 @@ def split(text: str) -> list[str]:
   for mark in ".,;:":
     text = text.replace(mark, " ")
   words = [w for w in text.lower().split() if w not in SILENT]
+  known = (VOCABULARY if edits else TEXT_WORDS)[1:]
   for word in words:
-    if word not in _IDS or word == VOCABULARY[0]:
+    if word not in known:
       raise UserError(
         f'prompt "{shown(text, 80)}": the word "{shown(word, 30)}" is not in the'
-        f" vocabulary of the portraits{nearest(word, list(_IDS)[1:])}"
+        f" vocabulary of the portraits{nearest(word, known)}"
       )
   return words
 
 
-def tokenize(text: str) -> np.ndarray:
-  """Word ids of a text, int32 [MAX_WORDS], padded with 0.
+def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
+  """Word ids of a text, int32 [MAX_WORDS], padded with 0; see `split`.
 
   Raises:
     UserError: an unknown word, or more than MAX_WORDS that carry meaning.
   """
-  words = split(text)
+  words = split(text, edits=edits)
   if len(words) > MAX_WORDS:
     raise UserError(
       f'prompt "{shown(text, 80)}" has {len(words)} words that carry meaning; at'

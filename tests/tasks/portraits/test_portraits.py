@@ -60,7 +60,9 @@ def test_the_policy_has_room_for_every_word():
   sizes = (len(words.TEXT_WORDS), len(words.EDIT_WORDS), words.MAX_WORDS)
   assert scene_dit.LANGUAGES["portraits"] == sizes
   for prompt in edits.all_prompts()[::7]:
-    words.tokenize(prompt.text)
+    assert (words.tokenize(prompt.text, edits=True) < sum(sizes[:2])).all()
+  for prompt in prompts.all_prompts()[::7]:
+    assert (words.tokenize(prompt.text) < sizes[0]).all()
 
 
 def test_a_wording_that_is_held_out_is_in_no_training_prompt():
