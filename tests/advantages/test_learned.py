@@ -43,6 +43,14 @@ def test_implied_rewards_and_the_outcome(process):
   np.testing.assert_allclose(got, prime(process), atol=2e-5)
 
 
+def test_step_rewards_have_no_scale_and_weigh_as_much_as_the_outcome():
+  """Published coefficients of 5 and a beta of .05 enter no advantage."""
+  fn = advantages.REGISTRY["implicit_process"]
+  plain = fn(SIGNAL, MASK, DIRTY)
+  np.testing.assert_allclose(fn(SIGNAL, MASK, 20 * DIRTY), plain, atol=1e-5)
+  np.testing.assert_allclose(plain, prime(1.0), atol=2e-5)
+
+
 def test_prompts_that_are_too_easy_are_dropped():
   signal = np.array([[1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 1, 0]], np.float32)
   full = np.ones_like(MASK)
