@@ -112,3 +112,33 @@ def test_equal_rewards_are_one_reward():
     np.testing.assert_allclose(several, one, rtol=1e-5, atol=1e-6)
     credit = [advantages.group(x, mask, std="none") for x in (several, one)]
     np.testing.assert_allclose(*credit, rtol=1e-5, atol=1e-6)
+
+
+def test_a_group_of_two_is_a_pair_and_its_win_rate_the_answer():
+  """DGPO of two samples has DPO's gradient, over beta; the better one wins all."""
+  rng = np.random.default_rng(2)
+  v, reference, u = rng.normal(size=(3, 5, 2, 6)).astype(np.float32)
+  score = rng.normal(size=(5, 2)).astype(np.float32)
+  mask, beta = np.ones((5, 2), bool), 3.0
+  rate, _ = composition.win_rate({"r": score}, mask, {"r": 1.0})
+  first = score[:, :1] > score[:, 1:]
+  np.testing.assert_array_equal(rate, np.hstack([first, ~first]))
+  order = np.where(first, [[0, 1]], [[1, 0]])[..., None]  # the better one first
+  of = lambda x: np.take_along_axis(x, order, 1)
+  v, reference, u = of(v), of(reference), of(u)
+  advantage = np.tile(np.array([[1.0, -1.0]], np.float32), (5, 1))
+
+  def pair(v):
+    return objectives.flow_dpo(
+      v[:, 0], v[:, 1], reference[:, 0], reference[:, 1], u[:, 0], u[:, 1],
+      mask[:, 0], beta=beta,
+    )[0].value()  # fmt: skip
+
+  def group(v):
+    return objectives.dgpo(v, reference, u, advantage, mask, beta=beta)[
+      0
+    ].value()
+
+  slopes = jax.jit(lambda v: (jax.grad(pair)(v), jax.grad(group)(v)))
+  want, got = slopes(v)
+  np.testing.assert_allclose(beta * got, want, rtol=1e-4, atol=1e-6)
