@@ -73,6 +73,7 @@ def get_config(arg: str | None = None):
       curation=dict(name="none"),
       proxies=dict(members=4, width=64, ridge=1e-2),  # that curation asks
       init_from_policy=True,
+      init_from="",  # a trained reward model, a file: whose parts are taken
       steps=240,
       rows=32,  # per step
       pictures_per_row=8,  # all their pairs are compared

@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, rng, setup, tasks
+from jaxreward import paths, processes, setup, tasks
 from jaxreward.data import pipeline, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, nearest
@@ -40,6 +40,7 @@ from jaxreward.setup import (
   reward_losses,
   reward_model,
   reward_optimizer,
+  reward_starts,
   user_tests,
 )
 from jaxreward.setup.heldout import Heldout
@@ -73,26 +74,6 @@ def make_update(config: ConfigDict, loss_fn, tx, places, mesh):
     return dataclasses.replace(current, step=current.step + 1), metrics
 
   return update
-
-
-def _whole(
-  config: ConfigDict, model: RewardModel, base: Params | None
-) -> Params:
-  """All parameters at step 0."""
-  params = model.start(rng.stream_key(config.seed, "reward model"))
-  if base is not None and config.train_reward.init_from_policy:
-    assert model.backbone.from_policy  # checked
-    trunk = model.backbone.from_policy(params["backbone"], base)
-    params = params | {"backbone": trunk}
-  return params
-
-
-def _start(
-  config: ConfigDict, model: RewardModel, base: Params | None
-) -> tuple[Params, Params | None]:
-  """(trained parameters, frozen parameters) at step 0."""
-  params = _whole(config, model, base)
-  return model.split(rng.stream_key(config.seed, "adapters"), params)
 
 
 def _check_task(config: ConfigDict) -> None:
@@ -192,6 +173,8 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   source = config.train_reward.source
   if source in tasks.OWN or config.train_reward.init_from_policy:
     data_checks.require_weights(config)
+  if path := config.train_reward.init_from:
+    reward_model.load(paths.find(path, "config.train_reward.init_from"))
   for spec in drawn_preferences.gallery(config):
     data_checks.require_weights(config, spec, drawn_preferences.GALLERY)
   if source not in tasks.OWN:
@@ -216,7 +199,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     stopping = options.early_stopping
     if stopping.patience:
       watched, tested = heldout.halves(config.seed)
-    params, frozen = _start(config, model, base)
+    batch_of = preference_data.make_batch(config, mesh)
+    params, frozen = reward_starts.start(
+      config, model, base, lambda: batch_of(rows(0), 0)
+    )
     if frozen is not None:
       rules = model.sharding_rules
       frozen = setup.put(frozen, setup.shapes(frozen, rules, mesh))
@@ -299,7 +285,7 @@ def _data(config: ConfigDict, workdir: epath.Path, model: RewardModel, mesh):
   policy, base = setup.make_policy(config), None
   if source in tasks.OWN or config.train_reward.init_from_policy:
     base = setup.load_params(config, policy)
-  params = functools.partial(_whole, config, model, base)
+  params = functools.partial(reward_starts.whole, config, model, base)
   if source not in tasks.OWN:
     rows, heldout, counts = _file(config, model, params, mesh)
     return rows, heldout, base, counts

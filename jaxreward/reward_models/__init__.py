@@ -80,6 +80,7 @@ from jaxreward.reward_models.row_losses import (
   stage_and_progress,
 )
 from jaxreward.reward_models.state_heads import cross, layered
+from jaxreward.reward_models.stitching import stitched
 from jaxreward.reward_models.towers import (
   blip_towers,
   dino_tower,
@@ -95,8 +96,13 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
   "dino": dino_tower,
   "blip": blip_towers,
   "policy": scene_trunk,
+  "stitched": stitched,
 }
-OF_WORDS = ("scenes", "policy")  # those that read the word ids of a task
+OF_WORDS = (
+  "scenes",
+  "policy",
+  "stitched",
+)  # those that read the word ids of a task
 HEADS: dict[str, Callable[..., Head]] = {
   "scalar": scalar,
   "gaussian": gaussian,

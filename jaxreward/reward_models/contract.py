@@ -102,7 +102,8 @@ class RewardModel:
   def sharding_rules(self) -> Rules:
     """For all and for trained parameters; heads and adapters are replicated."""
     rules = tuple(
-      (_below(pattern), axes) for pattern, axes in self.backbone.sharding_rules
+      (below(pattern, "backbone"), axes)
+      for pattern, axes in self.backbone.sharding_rules
     )
     return (*rules, (r"^head/", ()), *lora.SHARDING_RULES)
 
@@ -354,11 +355,11 @@ class RewardModel:
     return self.head.adapt(head, features, jnp.asarray(ratings))
 
 
-def _below(pattern: str) -> str:
-  """A pattern of the backbone's paths as one of the model's paths."""
+def below(pattern: str, part: str) -> str:
+  """A pattern of a part's paths as one of the paths of the whole."""
   if pattern.startswith("(^|/)"):
-    return "^backbone/(.*/)?" + pattern.removeprefix("(^|/)")
-  return "^backbone/" + pattern.removeprefix("^")
+    return f"^{part}/(.*/)?" + pattern.removeprefix("(^|/)")
+  return f"^{part}/" + pattern.removeprefix("^")
 
 
 def reads(loss: Callable[..., Any]) -> tuple[str, ...]:

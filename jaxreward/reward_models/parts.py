@@ -60,6 +60,10 @@ class Backbone:
     takes_time: whether it reads images at a noise level, as policies do.
     from_policy: (params, a policy's parameters) -> params that start from them;
       None for a tower that is no policy's.
+    from_reward: (params, the backbone's of a trained reward model) -> params that
+      start from them; None if they take its place.
+    fit: (params, images [P, G, H, W, C], token ids, `inputs.Noise`) -> params
+      that are fitted to training rows before the first step.
     public: its published layout; None if there is none.
     first: regex of the parameters before the first layer.
   """
@@ -74,6 +78,8 @@ class Backbone:
   gives: tuple[str, ...] = ("joint", "prompt")
   takes_time: bool = False
   from_policy: Callable[[Params, Params], Params] | None = None
+  from_reward: Callable[[Params, Params], Params] | None = None
+  fit: Callable[..., Params] | None = None
   public: Public | None = None
   first: str = "$^"
 

@@ -51,6 +51,8 @@ ROWS = [
       preferences=FILE),
   training("a reference and no right image", "renders=1",
            pictures__reference=True, pictures__renders=1),
+  training("no model to start from", "init_from", "none.safetensors",
+           init_from="{here}/none.safetensors"),
   training("frames of drawn images", "frames=3", "draws images", frames=3),
   training("labels of nobody", 'labels="me"', labels="me"),
   training("less than no patience", "early_stopping.patience=-1",

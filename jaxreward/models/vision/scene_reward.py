@@ -41,7 +41,10 @@ class Trunk:
   Attributes:
     init: key -> params.
     features: (params, images [P, G, H, W, C] in [0, 1], tokens int32 [P, L])
-      -> [P, G, 3 width]; words are read once per prompt.
+      -> [P, G, 3 width]; words are read once per prompt. With `states`
+      [P G, N, width] in place of the images' own patches.
+    patches: (params, images [B, H, W, C] in [0, 1]) -> [B, N, width], what the
+      blocks read.
     image_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
   """
@@ -49,6 +52,7 @@ class Trunk:
   init: Callable[..., Params]
   features: Callable[..., Array]
   image_shape: tuple[int, int, int]
+  patches: Callable[..., Array]
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 
@@ -104,12 +108,16 @@ class SceneTrunk(nn.Module):
     y = blocks.rows(self.stem_out, blocks.layer_norm(y))
     return y + blocks.rows(self.patch_in, x) + self.place.astype(self.dtype)
 
-  def __call__(self, images: ArrayLike, tokens: ArrayLike) -> Array:
+  def __call__(
+    self, images: ArrayLike, tokens: ArrayLike, states: Array | None = None
+  ) -> Array:
     prompts, group = images.shape[:2]
     cond = self.text(tokens)
     cond = jax.tree.map(lambda c: jnp.repeat(c, group, 0), cond)
     images = jnp.asarray(images)
-    x = self.embed(images.reshape(prompts * group, *images.shape[2:]))
+    x = states
+    if x is None:
+      x = self.embed(images.reshape(prompts * group, *images.shape[2:]))
     t = jnp.full((1,), _TIME)
     signal = self.time_in(blocks.timestep_features(t, self.width))
     signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
@@ -188,11 +196,20 @@ def make_trunk(
     tokens = jnp.zeros((1, scene_dit.LANGUAGES[language][-1]), int)
     return net.init(key, jnp.zeros((1, 1, *shape)), tokens)["params"]
 
-  def features(params: Params, images: ArrayLike, tokens: ArrayLike) -> Array:
-    states: Any = net.apply({"params": params}, images, tokens)
+  def features(
+    params: Params,
+    images: ArrayLike,
+    tokens: ArrayLike,
+    states: Array | None = None,
+  ) -> Array:
+    results: Any = net.apply({"params": params}, images, tokens, states)
+    return results
+
+  def patches(params: Params, images: ArrayLike) -> Array:
+    states: Any = net.apply({"params": params}, images, method="embed")
     return states
 
-  return Trunk(init, features, shape, SHARDING_RULES)
+  return Trunk(init, features, shape, patches, SHARDING_RULES)
 
 
 def init_from_policy(params: Params, policy_params: Params) -> Params:

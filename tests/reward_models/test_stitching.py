@@ -1,0 +1,75 @@
+"""A reward model behind a policy's blocks: the fit between them, and what learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import reward_models as rm
+from jaxreward.errors import UserError
+from jaxreward.reward_models import inputs, stitching
+
+RNG = np.random.default_rng(0)
+SIZES = dict(width=16, depth=1, first=1, heads=2, text_layers=1, stem=8)
+
+
+def test_the_fit_is_the_ridge_regression():
+  x, y = RNG.normal(size=(50, 4)) + 3.0, RNG.normal(size=(50, 2))
+  kernel, bias = stitching.ridge(
+    x.astype(np.float32), y.astype(np.float32), 0.2
+  )
+  # The bias is not penalized: rows sqrt(50 * 0.2) of a prior for S alone.
+  rows = np.concatenate(
+    [np.c_[x, np.ones(50)], np.c_[np.sqrt(10) * np.eye(4), np.zeros(4)]]
+  )
+  want, *_ = np.linalg.lstsq(rows, np.concatenate([y, np.zeros((4, 2))]))
+  np.testing.assert_allclose(kernel, want[:4], rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(bias, want[4], rtol=1e-3, atol=1e-4)
+
+
+def test_stitched_tokens_are_nearest_and_the_policy_does_not_learn():
+  backbone = rm.BACKBONES["stitched"](**SIZES)
+  params = jax.jit(backbone.init)(jax.random.key(0))
+  # Blocks that do something: gates and last layers start at 0.
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(1), len(leaves))
+  shake = lambda x, key: x + 0.1 * jax.random.normal(key, x.shape)
+  params = jax.tree.unflatten(tree, map(shake, leaves, keys))
+  images = jnp.asarray(RNG.random((3, 2, *backbone.image_shape)), jnp.float32)
+  tokens = jnp.asarray(RNG.integers(1, 9, (3, backbone.length)), jnp.int32)
+  noise = inputs.Noise(jnp.full(3, 0.3), jax.random.split(jax.random.key(2), 3))
+
+  @jax.jit
+  def run(params):
+    fitted = backbone.fit(params, images, tokens, noise)
+    total = lambda p: jnp.square(
+      backbone.features(p, images, tokens, noise)["joint"]
+    ).sum()
+    return fitted, jax.grad(total)(fitted)
+
+  fitted, gradient = run(params)
+  largest = {
+    name: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(part))
+    for name, part in gradient.items()
+  }
+  assert largest["policy"] == 0 < min(largest["stitch"], largest["tail"])
+  assert all(
+    np.array_equal(*pair)
+    for name in ("policy", "tail")
+    for pair in zip(
+      jax.tree.leaves(fitted[name]), jax.tree.leaves(params[name]), strict=True
+    )
+  )
+  kernel = np.asarray(fitted["stitch"]["kernel"])
+  assert np.abs(kernel - np.asarray(params["stitch"]["kernel"])).max() > 0.1
+  moved = backbone.from_reward(params, {"other": 1})
+  assert moved["tail"] == {"other": 1} and moved["policy"] is params["policy"]
+
+
+@pytest.mark.parametrize(
+  ("options", "words"),
+  [(dict(weight=0.0), "weight=0"), (dict(least=0.5, most=0.5), "most=0.5")],
+)
+def test_options_that_mean_nothing(options, words):
+  with pytest.raises(UserError, match=words):
+    rm.BACKBONES["stitched"](**SIZES, **options)
