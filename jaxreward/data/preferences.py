@@ -210,6 +210,21 @@ def rows_between(
   )
 
 
+def beside_reference(rows: Preferences) -> Preferences:
+  """Drawn rows whose last render is their context and no candidate."""
+  source = np.asarray(rows.source)
+  place = np.flatnonzero(source == SOURCES.index("render"))[-1]
+  others = np.delete(np.arange(len(source)), place)
+  columns = ("members", "score", "strict", "aspects")
+  return dataclasses.replace(
+    rows,
+    context=rows.members[:, place],
+    prob=rows.prob[:, others][:, :, others],
+    source=rows.source[others],
+    **{name: getattr(rows, name)[:, others] for name in columns},
+  )
+
+
 def prompt_numbers(preferences: Preferences) -> Int[np.ndarray, "Q"]:
   """The number of each row's prompt, equal for rows of equal tokens."""
   tokens = np.asarray(preferences.tokens)

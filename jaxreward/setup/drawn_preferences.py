@@ -166,9 +166,11 @@ def scene_preferences(
   key = rng.stream_key(config.seed, "preference pictures")
   task = setup.make_task(config)
   assert task.preferences
-  rows = task.preferences(
-    key, row_prompts, samples, **options.pictures.to_dict()
-  )
+  pictures = options.pictures.to_dict()
+  has_reference = pictures.pop("reference")
+  rows = task.preferences(key, row_prompts, samples, **pictures)
+  if has_reference:
+    rows = preferences.beside_reference(rows)
   if tokenize is not None:
     tokens = jnp.asarray(tokenize([prompt.text for prompt in row_prompts]))
     rows = dataclasses.replace(rows, tokens=tokens)

@@ -1,6 +1,7 @@
 """Portraits: words, pictures of another size, a broken atlas, no renderer."""
 
 import sys
+import types
 
 import numpy as np
 from etils import epath
@@ -30,8 +31,19 @@ def _cut(path):
   path.write_bytes(atlas.PATH.read_bytes()[:2000])
 
 
+def _array_alone(path):
+  with path.open("wb") as file:
+    np.save(file, np.ones(3))
+
+
 def _no_renderer(here, monkeypatch):
   monkeypatch.setitem(sys.modules, "dicebear", None)
+
+
+def _no_drawings(here, monkeypatch):
+  for name in ("dicebear", "resvg_py"):
+    monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+  monkeypatch.setitem(sys.modules, "dicebear_styles", None)
 
 
 ROWS = [
@@ -41,6 +53,12 @@ ROWS = [
       call=_parse("a person with purple hair")),
   Row("a word of instructions", ('"plain" is not in the vocabulary',),
       call=_parse("a person in a plain blue shirt")),
+  Row("two expressions", ('mouth is both "smiling" and "frowning"',),
+      call=_parse("a person smiling and frowning")),
+  Row("hair of two colours", ("two values of one attribute",),
+      call=_parse("a person with red brown hair")),
+  Row("a coloured person", ('"red person" is not known',),
+      call=_parse("a red person with short hair")),
   Row("nobody", ("0 people are not one or two",), call=_parse("")),
   Row("a crowd", ("3 people",), call=_parse("a person, a person, a person")),
   Row("both on the left", ('is "on the left" and one "on the right"',),
@@ -67,6 +85,10 @@ ROWS = [
       call=_atlas),
   Row("half an atlas", ("portraits.npz", "cannot be read"),
       {"portraits.npz": _cut}, call=_atlas),
+  Row("an empty atlas", ("portraits.npz", "EOFError", "draw.write()"),
+      {"portraits.npz": lambda p: p.write_bytes(b"")}, call=_atlas),
+  Row("an atlas without names", ("portraits.npz", "cannot be read"),
+      {"portraits.npz": _array_alone}, call=_atlas),
   Row("a changed atlas", ("portraits.npz", "damaged"),
       {"portraits.npz": _changed}, call=_atlas),
   Row("another array", ("portraits.npz", "float64 (3,)"),
@@ -74,6 +96,8 @@ ROWS = [
       call=_atlas),
   Row("no renderer", ('pip install "jaxreward[portraits]"',),
       call=lambda here: draw.layers(), prepare=_no_renderer),
+  Row("no drawings", ('pip install "jaxreward[portraits]"',),
+      call=lambda here: draw.layers(), prepare=_no_drawings),
   Row("images of another size", ("48 x 48 pixels in colour", "12 x 12 x 3"),
       call=lambda here: judge.groups(np.zeros((1, 1, 12, 12, 3)), None)),
 ]  # fmt: skip

@@ -36,10 +36,11 @@ def test_the_binary_loss_of_one_image():
 def rows():
   prompts = grammar.prompts("train")[:6]
   samples = np.zeros((6, 1, 36, 36, 3), np.uint8)
-  return prompts, scenes.collect(
+  rows = scenes.collect(
     jax.random.key(0), prompts, samples, spoiled=0, borrowed=0,
-    strict_weight=1.0, reference=True,
+    strict_weight=1.0,
   )  # fmt: skip
+  return prompts, pr.beside_reference(rows)
 
 
 def test_a_reference_shows_the_prompt_and_is_no_candidate(rows):

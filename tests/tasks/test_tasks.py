@@ -1,6 +1,7 @@
 """Tasks: what they own, which prompts they take, and a new one from outside."""
 
 import dataclasses
+import inspect
 
 import flax.struct
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxreward import config as config_lib
 from jaxreward import tasks
 from jaxreward.data import prompts
 from jaxreward.data.prompts import Prompt
@@ -24,6 +26,8 @@ def test_the_numbers_of_categories_and_the_first_batches_never_change():
   numbers = {name: list(task.categories) for name, task in tasks.TASKS.items()}
   assert numbers["scenes"] == list(range(6)) and numbers["free"] == [6]
   assert numbers["edits"] == list(range(7, 13))
+  assert numbers["portraits"] == list(range(13, 18))
+  assert numbers["portrait_edits"] == list(range(18, 26))
   scenes = tasks.TASKS["scenes"]
   batch = scenes.batches(scenes.prompts("train"), seed=0, batch_size=4)(0)
   first = [3857397621, 3415564911, 2367988706, 1919960059]
@@ -65,6 +69,15 @@ def test_a_task_measures_its_own_prompts(task):
 def test_prompts_that_a_task_cannot_judge_are_refused(name, source, said):
   with pytest.raises(UserError, match=said):
     tasks.get(name, source)
+
+
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_pictures_of_preferences_are_options_of_every_task(name):
+  config = config_lib.load(f"configs/train_reward_{name}.py")
+  pictures = config.train_reward.pictures.to_dict()
+  assert isinstance(pictures.pop("reference"), bool)  # of all tasks
+  collect = tasks.TASKS[name].preferences
+  inspect.signature(collect).bind("key", "prompts", "samples", **pictures)
 
 
 def test_free_takes_the_prompts_of_others_and_judges_none():

@@ -46,7 +46,9 @@ def read(path: epath.Path) -> np.ndarray:
   try:
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
       layers, name = file["layers"], str(file["digest"])
-  except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+  except (
+    OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile
+  ) as error:  # fmt: skip
     raise UserError(
       f"{path}: the layers of the portraits cannot be read"
       f" ({type(error).__name__}); {fix}"

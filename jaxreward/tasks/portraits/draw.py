@@ -39,6 +39,7 @@ _VARIANTS = {
 def _library():
   try:
     import dicebear
+    import dicebear_styles  # noqa: F401
     import resvg_py
   except ImportError as error:
     raise UserError(

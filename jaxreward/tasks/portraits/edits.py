@@ -233,6 +233,16 @@ def coarse(images: np.ndarray) -> np.ndarray:
   return small.repeat(COARSE, 1).repeat(COARSE, 2)
 
 
+def answer(edit: Edit) -> np.ndarray:
+  """Attributes of a right answer, int32 [2, A]; what is free is as before.
+
+  A person who moves to the right takes it along.
+  """
+  moves = (edit.role[1] == lib.PERSON).any()
+  before = edit.before[::-1] if moves else edit.before
+  return np.where(edit.rows == render.FREE, before, edit.rows)
+
+
 def draw(prompts: Sequence[lib.Prompt]) -> tuple[np.ndarray, np.ndarray]:
   """(sources, targets), float32 [P, S, S, 3] in [0, 1].
 
@@ -242,9 +252,7 @@ def draw(prompts: Sequence[lib.Prompt]) -> tuple[np.ndarray, np.ndarray]:
   source = render.compose(
     np.stack([e.before for e in edits]), np.array([e.people for e in edits])
   )
-  rows = np.stack(
-    [np.where(e.rows == render.FREE, e.before, e.rows) for e in edits]
-  )
+  rows = np.stack([answer(e) for e in edits])
   answers = render.compose(rows, np.array([e.count for e in edits]))
   rough, grey, holes = (_is(prompts, k) for k in ("sharpen", "colour", "fill"))
   source[rough] = coarse(answers[rough])

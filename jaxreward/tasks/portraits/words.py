@@ -221,6 +221,8 @@ def parse(text: str) -> tuple[dict[int, int], ...]:
         fail(f'"{" ".join(pending)}" belongs to nothing')
       sides.append(word)
     elif word == "person":
+      if pending:
+        fail(f'"{" ".join(pending)} person" is not known')
       target = {}
       people.append(target)
     elif word in _ALONE or word in _BEFORE:
@@ -236,14 +238,21 @@ def parse(text: str) -> tuple[dict[int, int], ...]:
         fits = [a for a in _BEFORE[word] if adjective in at.VALUES[at.NAMES[a]]]
         if not fits:
           fail(f'"{adjective} {word}" is not known')
-        facts[fits[0]] = _value(fits[0], adjective)
+        value = _value(fits[0], adjective)
+        if facts.setdefault(fits[0], value) != value:
+          fail(
+            f'"{" ".join(pending)} {word}" names two values of one attribute'
+          )
       pending = []
-      if word == "background":
-        background |= facts
-      else:
-        if not people:
-          fail(f'"{word}" comes before any person')
-        target |= facts
+      if word != "background" and not people:
+        fail(f'"{word}" comes before any person')
+      place = background if word == "background" else target
+      for name, value in facts.items():
+        if place.setdefault(name, value) != value:
+          one, two = (
+            at.VALUES[at.NAMES[name]][v] for v in (place[name], value)
+          )
+          fail(f'{at.NAMES[name]} is both "{one}" and "{two}"')
     else:
       pending.append(word)
   if pending:

@@ -139,7 +139,6 @@ def collect(
   spoiled: int = 3,
   borrowed: int = 2,
   strict_weight: float = 0.5,
-  reference: bool = False,
 ) -> Preferences:
   """Images of Q prompts with scores; `prob` is NaN until labels fill it.
 
@@ -155,8 +154,6 @@ def collect(
     spoiled: per row, see `negatives`.
     borrowed: per row, from neighbouring rows.
     strict_weight: w; the score is (1 - w) dense + w strict.
-    reference: whether the last render of the prompt is the row's context instead
-      of a candidate: what the others are to show.
   """
   batch = grammar.batch(prompts)
   seed = np.asarray(jax.random.key_data(jax.random.fold_in(key, 9)))
@@ -171,15 +168,6 @@ def collect(
   counts = (np.shape(samples)[1], renders, renders, spoiled, borrowed)
   names = ("policy", "render", "corrupted", "spoiled", "borrowed")
   source = np.repeat([SOURCES.index(n) for n in names], counts)
-  context = None
-  if reference:
-    place = counts[0] + renders - 1
-    context = members[:, place]
-    others = np.delete(np.arange(len(source)), place)
-    members, aspects, dense, strict = (
-      x[:, others] for x in (members, aspects, dense, strict)
-    )
-    source = source[others]
   n = len(source)
   return Preferences(
     images=images,
@@ -192,5 +180,4 @@ def collect(
     source=jnp.asarray(source),
     aspects=aspects,
     aspect_names=ASPECTS,
-    context=context,
   )

@@ -70,7 +70,21 @@ def test_a_wording_that_is_held_out_is_in_no_training_prompt():
   assert {p.split for p in prompts.all_prompts() if p.category == reworded} == {
     "heldout"
   }
-  prompt = next(p for p in prompts.prompts("heldout") if p.category == reworded)
+
+  def order(prompt):
+    """Of a sentence, what each word speaks of, without its values."""
+    nouns = (*words.SIDES, "person", "hair", "skin", "shirt", "background")
+    kinds = {word: word for word in nouns}
+    kinds |= {word: "hair" for word in ("bob", "bun", "mohawk")}
+    for name in (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT):
+      kinds |= {word: at.NAMES[name] for word in at.VALUES[at.NAMES[name]]}
+    said = prompt.text.split()
+    return tuple(kinds[word] for word in said if word in kinds)
+
+  rows = [p for p in prompts.all_prompts() if p.category == reworded]
+  known = {order(p) for p in prompts.prompts("train")}
+  assert rows and not known & {order(p) for p in rows}
+  prompt = rows[0]
   assert prompts.reword(prompt).people == prompt.people
 
 
@@ -138,6 +152,25 @@ def test_answers_of_edits_are_exact(look):
   off = source[local][still] - answers[local][still]
   assert np.abs(off).max() <= 1e-3
   assert 0 < (~still).mean() < 0.4
+
+
+def test_an_edit_changes_one_attribute_and_people_move_as_they_are():
+  local = edits.KINDS[:4]
+  for prompt in edits.all_prompts():
+    kind = edits.KINDS[prompt.category - prompts.FIRST_EDIT]
+    edit, rows = prompt.pictures, edits.answer(prompt.pictures)
+    differ = rows != edit.before
+    differ[1, at.BACKGROUND_AT] = False  # the picture's stands in the first row
+    if kind in local:
+      assert differ.sum() == 1 and (edit.role[differ] == prompts.ASKED).all()
+    elif kind != "identity":
+      assert not differ.any()
+    else:
+      place = int((edit.role[1] == prompts.PERSON).any())
+      free = edit.rows[place] == render.FREE
+      np.testing.assert_array_equal(rows[place, free], edit.before[0, free])
+      free = edit.rows[1 - place] == render.FREE
+      np.testing.assert_array_equal(rows[1 - place, free], edit.before[1, free])
 
 
 def test_captions_are_wrong_as_often_as_asked():
