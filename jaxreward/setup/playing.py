@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward import advantages, feeds, rng, setup
-from jaxreward.errors import UserError
 from jaxreward.feeds import Credit, Plan, rollouts
 from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
@@ -412,15 +411,10 @@ class Audience:
     name, loss = role.player.tunes, self._updater.loss
     if not name:
       return None
-    if self._contexts is None:
-      raise UserError(
-        f"config.players.{role.name}.fn: it changes a reward that the loss follows"
-        " by its gradient; take an objective that does, such as"
-        ' "noised_reward"'
-      )
+    assert self._contexts is not None
 
     def score(own: Params, images: Array, index: ArrayLike) -> Array:
-      contexts = loss.tuned(self._contexts, {role.name: own})
+      contexts = players.tuned((role,), self._contexts, {role.name: own})
       prompts = self._prompts.plain
       return loss.scores(contexts, prompts, images, index)[0][name]
 

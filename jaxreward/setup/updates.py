@@ -364,21 +364,6 @@ class Loss:
     total = sum(weights_of[name] * scores[name] for name in scores)
     return jnp.asarray(total), images
 
-  def tuned(self, contexts: Any, states: Mapping[str, Params]) -> Any:
-    """Contexts of the rewards, as players change their parameters."""
-    for role in self.roles:
-      name, tune = role.player.tunes, role.player.tune
-      if name and role.name in states:
-        assert tune is not None
-        context = contexts[name]
-        params = tune(context.shared["params"], states[role.name])
-        shared = {**context.shared, "params": params}
-        contexts = {
-          **contexts,
-          name: dataclasses.replace(context, shared=shared),
-        }
-    return contexts
-
   def scores(
     self, contexts: Any, prompts: Any, images: Array, index: ArrayLike
   ) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -503,7 +488,7 @@ def update(
   player_states, player_metrics = audience.learn(credit)
   if contexts is not None:
     learned = playing.averages(player_states)
-    contexts = updater.loss.tuned(contexts, learned)
+    contexts = players.tuned(updater.loss.roles, contexts, learned)
   frozen = Frozen(
     base=base, old=draw_params if reads_newest else sampler_params,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
