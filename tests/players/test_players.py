@@ -153,6 +153,7 @@ def test_a_critic_knows_words_of_every_kind():
 
 SLOW = {
   "players.critic.every": 2, "players.critic.steps": 2,
+  "players.critic.until": 2,
   "align.players_first": 1, "rollout.prompts": 4, "align.updates": 1,
   "rollout.microbatch": 8,
 }  # fmt: skip
@@ -185,6 +186,9 @@ def test_the_policy_waits_and_the_critic_has_its_turns(run):
   assert tiny.same_bits(second.players["critic"], held.players["critic"])
   assert "critic/loss" not in tiny.numbers(metrics)
   assert not tiny.same_bits(second.params, held.params)
+  third, metrics, _ = run.step(second)  # its turn again, but it rests from here
+  assert tiny.same_bits(third.players["critic"], held.players["critic"])
+  assert "critic/loss" not in tiny.numbers(metrics)
 
 
 @pytest.mark.job
