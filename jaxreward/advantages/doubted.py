@@ -42,7 +42,8 @@ def confident(
   Args:
     signal: composed reward; anything where masked.
     mask: True where it is valid.
-    stds: {name: u}, in the reward's units; u = 0 without any.
+    stds: {name: u}, in the reward's units; u = 0 without any, and weight `least`
+      where one is not finite.
     slope: of the exponent, per unit of u.
     offset: the exponent at u = 0.
     least: smallest weight.
@@ -63,8 +64,9 @@ def confident(
     )
   known = [jnp.asarray(std) for std in stds.values()]
   doubt = jnp.stack([jnp.zeros(jnp.shape(signal)), *known]).max(0)
-  doubt = jnp.where(jnp.isfinite(doubt), doubt, jnp.inf)
-  weight = jnp.clip(jnp.exp(offset - slope * doubt), least, most)
+  is_known = jnp.isfinite(doubt)
+  weight = jnp.exp(offset - slope * jnp.where(is_known, doubt, 0.0))
+  weight = jnp.where(is_known, jnp.clip(weight, least, most), least)
   return weight * whitened(signal, mask, epsilon=epsilon, clip=clip)
 
 

@@ -75,8 +75,8 @@ def scored(
     config: of the run.
     rows: Q rows.
     prompts: of the rows.
-    workdir: where a judge keeps its answers: a run that starts again asks for none
-      of them twice.
+    workdir: where a judge keeps its answers; a run that starts again asks for those
+      that failed alone.
 
   Raises:
     UserError: every score failed.

@@ -39,6 +39,9 @@ def test_the_published_weights_of_doubt():
   assert of(0.0) / plain == pytest.approx(np.exp(0.7), rel=1e-5)
   assert of(7.0) / plain == pytest.approx(np.exp(0.35), rel=1e-5)
   assert of(14.0) == pytest.approx(plain, rel=1e-5) == of(1e6)
+  unknown = {"r": np.full((1, 2), np.nan, np.float32)}
+  got = advantages.confident(signal, mask, unknown, slope=0.0)
+  assert float(got[0, 1]) == pytest.approx(plain, rel=1e-5)
   with pytest.raises(UserError, match="least"):
     advantages.confident(signal, mask, {}, least=3.0)
 
