@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,9 @@ class Prompt:
     return self.text if self.pictures is None else self.pictures.meaning
 
 
+P = TypeVar("P", bound=Prompt)
+
+
 def split_names(by_category: Mapping[int, Iterable[str]]) -> dict[str, str]:
   """Split of every name: the smallest hashes of each category are held out."""
   splits = {}
@@ -62,6 +65,20 @@ def split_names(by_category: Mapping[int, Iterable[str]]) -> dict[str, str]:
     for i, name in enumerate(ordered):
       splits[name] = SPLITS[2 if i < heldout else 1 if i < validation else 0]
   return splits
+
+
+def by_meaning(prompts: Iterable[P]) -> dict[str, list[P]]:
+  """All wordings of each meaning."""
+  wordings: dict[str, list[P]] = {}
+  for prompt in prompts:
+    wordings.setdefault(prompt.meaning, []).append(prompt)
+  return wordings
+
+
+def another(prompt: Prompt, wordings: Mapping[str, Sequence[P]]) -> P | None:
+  """Another wording of a prompt's meaning; None if there is none."""
+  others = wordings.get(prompt.meaning, ())
+  return next((p for p in others if p.text != prompt.text), None)
 
 
 def check_split(split: str) -> None:

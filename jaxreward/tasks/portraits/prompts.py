@@ -192,16 +192,12 @@ def split_of(text: str) -> str | None:
 
 @functools.cache
 def _wordings() -> dict[str, list[Prompt]]:
-  wordings: dict[str, list[Prompt]] = {}
-  for prompt in all_prompts():
-    wordings.setdefault(prompt.meaning, []).append(prompt)
-  return wordings
+  return prompts_lib.by_meaning(all_prompts())
 
 
 def reword(prompt: Prompt) -> Prompt | None:
   """Another wording of the same meaning."""
-  others = _wordings().get(prompt.meaning, ())
-  return next((p for p in others if p.text != prompt.text), None)
+  return prompts_lib.another(prompt, _wordings())
 
 
 def asked(prompt: Any) -> tuple[np.ndarray, np.ndarray, int]:

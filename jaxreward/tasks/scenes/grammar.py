@@ -217,16 +217,12 @@ def prompts(
 @functools.cache
 def _wordings() -> dict[str, list[Prompt]]:
   """Every prompt of the grammar by its meaning."""
-  wordings: dict[str, list[Prompt]] = {}
-  for prompt in all_prompts():
-    wordings.setdefault(prompt.meaning, []).append(prompt)
-  return wordings
+  return prompts_lib.by_meaning(all_prompts())
 
 
 def reword(prompt: Prompt) -> Prompt | None:
   """Another wording of the same meaning, as "b and a" for "a and b"."""
-  others = _wordings().get(prompt.meaning, ())
-  return next((p for p in others if p.text != prompt.text), None)
+  return prompts_lib.another(prompt, _wordings())
 
 
 def _quoted(text: str) -> str:
