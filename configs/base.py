@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
         mlp_ratio=3,
         text_layers=2,
         condition="text",  # or "class": prompts of one item, no word read
+        place_scale=0.5,  # of the initial embeddings of places
         remat="none",
         unroll=4,
         dtype="float32",

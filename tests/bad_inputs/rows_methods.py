@@ -320,6 +320,7 @@ ROWS = [
   row("an MLP of no ratio", "model.mlp_ratio", 0, "1 or more"),
   row("blocks unrolled by none", "model.unroll", 0, "1 or more"),
   row("fewer text blocks than none", "model.text_layers", -1, "0 or more"),
+  row("places of a negative scale", "model.place_scale", -1.0, ">= 0"),
   row("a policy of a million blocks", "model.depth", 10**6, "at most 1,000"),
   # reward models
   row("a trunk without features", "reward_model.backbone.width", 0,

@@ -27,7 +27,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from jaxreward.errors import UserError, nearest, require_counts
+from jaxreward.errors import (
+  UserError,
+  nearest,
+  require_counts,
+  require_not_negative,
+)
 from jaxreward.models import blocks
 from jaxreward.types import Array, ArrayLike, Cond, Params, Policy
 
@@ -221,6 +226,7 @@ class SceneDiT(nn.Module):
   takes_source: bool = False
   condition: str = "text"
   language: str = "scenes"
+  place_scale: float = 0.5
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -238,7 +244,7 @@ class SceneDiT(nn.Module):
       self.source_in = blocks.dense(d, None, self.dtype, zero=True)
     side = self.image_size // self.patch
     self.place = self.param(
-      "place", nn.initializers.normal(0.5), (side * side, d)
+      "place", nn.initializers.normal(self.place_scale), (side * side, d)
     )
     self.time_in = blocks.dense(d, None, self.dtype)
     self.time_out = blocks.dense(d, None, self.dtype)
@@ -350,6 +356,7 @@ def make_policy(
   takes_source: bool = False,
   condition: str = "text",
   language: str = "scenes",
+  place_scale: float = 0.5,
   dtype: str = "float32",
 ) -> Policy:
   """The scene policy as pure functions.
@@ -370,6 +377,7 @@ def make_policy(
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which only count, colour and shape are read.
     language: whose words it reads, "scenes" or "portraits".
+    place_scale: standard deviation of the initial embeddings of places.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:
@@ -396,6 +404,7 @@ def make_policy(
     depth=depth, heads=heads, mlp_ratio=mlp_ratio, text_layers=text_layers,
     unroll=unroll,
   )  # fmt: skip
+  require_not_negative("config.model.", place_scale=place_scale)
   if image_size % patch:
     raise UserError(
       f"model.patch={patch} does not divide model.image_size={image_size}"
@@ -418,6 +427,7 @@ def make_policy(
     takes_source=takes_source,
     condition=condition,
     language=language,
+    place_scale=place_scale,
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, 3)
