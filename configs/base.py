@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
         text_layers=2,
         condition="text",  # or "class": prompts of one item, no word read
         place_scale=0.5,  # of the initial embeddings of places
+        place_axes=False,  # they begin as row plus column
         remat="none",
         unroll=4,
         dtype="float32",

@@ -508,3 +508,16 @@ def test_classes_on_a_mesh_give_the_same_velocity():
 def test_conditions_that_do_not_fit_are_refused(kwargs, said):
   with pytest.raises(UserError, match=said):
     scene_dit.make_policy(**kwargs)
+
+
+def test_places_begin_as_row_plus_column():
+  """Columns differ alike in every row, and the scale is the standard deviation."""
+  draw = scene_dit.axis_normal(4.0)(jax.random.key(0), (9, 5000))
+  places = np.asarray(draw).reshape(3, 3, -1)
+  across = np.diff(places, axis=1)
+  np.testing.assert_allclose(across - across[:1], 0, atol=1e-5)
+  np.testing.assert_allclose(places.std(-1), 4.0, rtol=0.05)
+  assert abs(np.corrcoef(places[0, 0], places[1, 1])[0, 1]) < 0.06
+  assert np.corrcoef(places[0, 0], places[1, 0])[0, 1] == pytest.approx(
+    0.5, abs=0.06
+  )

@@ -21,9 +21,11 @@ class of classifier-free guidance.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
@@ -211,6 +213,21 @@ class ImageBlock(nn.Module):
     return x + gate2 * y, None
 
 
+def axis_normal(scale: float) -> Any:
+  """Initializer of [side * side, D]: a normal of the row plus one of the column.
+
+  Places of one column, or of one row, then share what is learned about them.
+  """
+
+  def init(key: Array, shape: tuple[int, int]) -> Array:
+    places, width = shape
+    side = math.isqrt(places)
+    rows, columns = jax.random.normal(key, (2, side, width))
+    return scale * 0.5**0.5 * (rows[:, None] + columns).reshape(shape)
+
+  return init
+
+
 class SceneDiT(nn.Module):
   """Predicts x0 from x_t; call with method="encode" or as a function."""
 
@@ -227,6 +244,7 @@ class SceneDiT(nn.Module):
   condition: str = "text"
   language: str = "scenes"
   place_scale: float = 0.5
+  place_axes: bool = False
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -243,9 +261,8 @@ class SceneDiT(nn.Module):
     if self.takes_source:
       self.source_in = blocks.dense(d, None, self.dtype, zero=True)
     side = self.image_size // self.patch
-    self.place = self.param(
-      "place", nn.initializers.normal(self.place_scale), (side * side, d)
-    )
+    init = axis_normal if self.place_axes else nn.initializers.normal
+    self.place = self.param("place", init(self.place_scale), (side * side, d))
     self.time_in = blocks.dense(d, None, self.dtype)
     self.time_out = blocks.dense(d, None, self.dtype)
     self.blocks = nn.scan(
@@ -357,6 +374,7 @@ def make_policy(
   condition: str = "text",
   language: str = "scenes",
   place_scale: float = 0.5,
+  place_axes: bool = False,
   dtype: str = "float32",
 ) -> Policy:
   """The scene policy as pure functions.
@@ -378,6 +396,7 @@ def make_policy(
       which only count, colour and shape are read.
     language: whose words it reads, "scenes" or "portraits".
     place_scale: standard deviation of the initial embeddings of places.
+    place_axes: they begin as the sum of one for the row and one for the column.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:
@@ -428,6 +447,7 @@ def make_policy(
     condition=condition,
     language=language,
     place_scale=place_scale,
+    place_axes=place_axes,
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, 3)
