@@ -15,10 +15,9 @@ def get_config(arg: str | None = None):
   config = config_lib.load_sibling("base.py", __file__)
   config.job = "pretrain"
   config.init.checkpoint = ""
-  config.pretrain.update(steps=3500, batch_size=64, time_mean=0.5)
   config.optimizer.update(
     name="muon",
-    learning_rate=4e-3,
+    learning_rate=1.5e-2,
     schedule="cosine",
     warmup_steps=100,
     b2=0.99,
@@ -26,13 +25,11 @@ def get_config(arg: str | None = None):
   config.optimizer.adam_scale = 0.15
   config.optimizer.final_scale = 0.0
   config.optimizer.matrices = r"^(?!.*modulation).*kernel$"
-  config.data.kind_weights = (1, 2, 2, 1, 5, 3)
+  config.data.kind_weights = (1, 2, 2, 1, 3, 3)
   config.ema.decay = 0.995
   config.eval.every = 500
   config.checkpoint.every = 500
   config.model.condition = given["condition"]
-  # Smaller ones drown in the patches of noisy images: relations are not learned.
-  config.model.update(place_scale=4.0, place_axes=True)
   if given["smoke"]:
     config.pretrain.update(steps=6, batch_size=16)
     config.optimizer.warmup_steps = 2

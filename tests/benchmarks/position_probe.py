@@ -97,7 +97,7 @@ def main(checkpoint: str) -> None:
   }
 
   @jax.jit
-  def errors(key, t):
+  def errors(params, key, t):
     keys = jax.random.split(key, len(prompts))
     x0 = 2 * render.render_prompts(keys, right) - 1
     noise = jax.random.normal(jax.random.fold_in(key, len(prompts)), x0.shape)
@@ -116,7 +116,7 @@ def main(checkpoint: str) -> None:
   )
   print("| --- | --- | --- | --- |")
   for t in TIMES:
-    draws = [errors(jax.random.key(i), t) for i in range(DRAWS)]
+    draws = [errors(params, jax.random.key(i), t) for i in range(DRAWS)]
     own, more = jax.tree.map(lambda *x: float(np.mean(x)), *draws)
     print(
       f"| {t} | {own:.4f} | {more['opposite']:.5f} | {more['colours']:.5f} |"
