@@ -73,7 +73,7 @@ def rated(
   images: Images,
   prompts: PromptBatch,
   *,
-  users: int = 4,
+  users: int = 3,
   taste: float = 0.25,
   verdict: Parts = None,
 ) -> Scores:
@@ -85,7 +85,8 @@ def rated(
   Args:
     images: in [0, 1].
     prompts: P prompts.
-    users: annotators; of an odd number one more likes warmth.
+    users: annotators; of an odd number one more likes warmth, of an even number
+      the tastes cancel out.
     taste: w.
     verdict: of the judge on these images, if already computed.
   """

@@ -19,6 +19,7 @@ from jaxreward.tasks.portraits import (
   preferences,
   prompts,
   render,
+  rewards,
   words,
 )
 from jaxreward.tasks.portraits import attributes as at
@@ -223,3 +224,21 @@ def test_annotators_prefer_what_the_words_say():
   assert (spoiled < 0.9).all() and rows.aspect_names[-1] == "warmth"
   lent = np.asarray(rows.members)[:, names == "borrowed"]
   np.testing.assert_array_equal(rows.images[lent[0, 0]], samples[1, 0])
+
+
+def test_ratings_are_means_over_users_of_drawing_and_taste():
+  batch = prompts.batch(prompts.prompts("train")[:1])
+  images = np.full((1, 3, at.SIDE, at.SIDE, 3), 0.5, np.float32)
+  images[0, 0, ..., 0], images[0, 1, ..., 2] = 0.6, 0.6  # warm, cold, neither
+  drawn = np.array([[1.0, 1.0, 0.5]])
+  rate = lambda users: np.asarray(
+    rewards.rated(
+      images, batch, users=users, taste=0.4, verdict={"drawn": drawn}
+    )["rated"]
+  )
+  warm = 1 / (1 + np.exp(-judge.WARMTH * np.array([[0.1, -0.1, 0.0]])))
+  for fans, others in ((1, 0), (2, 1), (2, 2)):
+    users = [0.6 * drawn + 0.4 * warm] * fans
+    users += [0.6 * drawn + 0.4 * (1 - warm)] * others
+    want = np.mean(users, 0)
+    np.testing.assert_allclose(rate(fans + others), want, rtol=1e-5)
