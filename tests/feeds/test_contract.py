@@ -35,14 +35,15 @@ def test_the_feed_follows_from_the_signature(name, feed):
 
 
 def test_every_objective_and_regularizer_has_a_feed():
-  """Beside a reference, and what a critic and a gated advantage give."""
+  """Beside references, and what players and advantages give."""
+  also = ("value", "gate", "latent_score", "place_weight")
   every = {
-    name: contract.with_references(feed, ["target", "fake"])
+    name: contract.with_references(feed, ["target", "fake", "surrogate"])
     for name, feed in feeds.FEEDS.items()
   }
   for registry in (objectives.REGISTRY, regularizers.REGISTRY):
     for fn in registry.values():
-      feeds.match(fn, every, "x", also=("value", "gate", "latent_score"))
+      feeds.match(fn, every, "x", also=also)
 
 
 def test_a_name_that_nobody_offers_is_told_with_those_there_are():
