@@ -6,14 +6,16 @@ One rollout and one update of each recipe's miniature with the policy of the sce
 on one device; rewards are a channel of the image, so that the policy's own work is
 measured. Evaluations are counted, not assumed: the FLOPs of both programs over those
 of one forward pass of one sample (`compilation.flops`); a backward pass counts as two.
+Seconds are those that all cores worked, which other work on the machine hardly changes.
 A method whose seconds per evaluation exceed those of Flow-GRPO does work beside the
-network. The second table is the compiler's account of the memory that an update needs
+network; rollout and update stand apart, since a backward pass takes more than its FLOPs. The second table is the compiler's account of the memory that an update needs
 for itself, for reward gradients of several depths.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import pathlib
 import statistics
 import sys
@@ -36,8 +38,9 @@ METHODS = (
   "euphonium", "diffusion_nft", "awm", "ac_flow", "flow_dpo", "dgpo",
   "draft_k", "srpo", "rg_lcd", "hallo_live_hpdmd", "tdm_r1",
 )  # fmt: skip
+SAMPLES = 64
 OF_CONFIGS = (BASE, "diffusion_nft")  # those that are no recipe
-SIZES = {"rollout.prompts": 6, "rollout.group": 4, "rollout.microbatch": 12}
+SIZES = {"rollout.prompts": 8, "rollout.group": 8, "rollout.microbatch": 64}
 DEPTHS = {
   "refl, last step": ("refl", 1), "draft_k, last step": ("draft_k", 1),
   "draft_k, last 2 of 5": ("draft_k", 2), "alignprop, last 4 of 5": ("alignprop", 4),
@@ -78,8 +81,8 @@ def forward_flops(one) -> float:
   return (flops.count(jaxpr) - flops.count(encoding)) / rows
 
 
-def measured(name: str, repeats: int) -> tuple[float, float]:
-  """(evaluations per sample, seconds) of a rollout and an update."""
+def measured(name: str, repeats: int) -> list[tuple[float, float]]:
+  """(evaluations per sample, seconds) of a rollout, and of an update."""
   one = iteration(name)
   parts = one.parts
   with jax.set_mesh(one.mesh):
@@ -103,13 +106,16 @@ def measured(name: str, repeats: int) -> tuple[float, float]:
     seconds = []
     for _ in range(repeats + 1):
       state = jax.block_until_ready(one.state)
-      start = time.perf_counter()
+      marks = [time.process_time()]
       jax.block_until_ready(draws(*drawn))
+      marks.append(time.process_time())
       jax.block_until_ready(updates(state, *rest))
-      seconds.append(time.perf_counter() - start)
-  total = flops.count(draw.jaxpr) + flops.count(update.jaxpr)
-  samples = one.plan.prompts * one.plan.group
-  return total / forward_flops(one) / samples, statistics.median(seconds[1:])
+      marks.append(time.process_time())
+      seconds.append([b - a for a, b in itertools.pairwise(marks)])
+  each = forward_flops(one) * one.plan.prompts * one.plan.group
+  counts = [flops.count(x.jaxpr) / each for x in (draw, update)]
+  medians = [statistics.median(x) for x in zip(*seconds[1:], strict=True)]
+  return list(zip(counts, medians, strict=True))
 
 
 def memory(name: str, steps: int) -> float:
@@ -140,18 +146,17 @@ def main() -> None:
   if flags.cache:
     jax.config.update("jax_compilation_cache_dir", flags.cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  base = None
   print(
-    "| method | evaluations per sample | seconds | ms per evaluation | of Flow-GRPO |"
+    "| method | evaluations per sample: rollout | update | CPU seconds: rollout"
+    " | update | ms per evaluation: rollout | update |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
   )
-  print("| --- | --- | --- | --- | --- |")
   for name in flags.methods.split(","):
-    evaluations, seconds = measured(name, flags.repeats)
-    one = 1e3 * seconds / evaluations / 24
-    base = base or one
+    (few, draw), (many, update) = measured(name, flags.repeats)
+    unit = 1e3 / SAMPLES
     print(
-      f"| `{name}` | {evaluations:.1f} | {seconds:.2f} | {one:.2f} |"
-      f" {one / base:.2f} |",
+      f"| `{name}` | {few:.1f} | {many:.1f} | {draw:.2f} | {update:.2f} |"
+      f" {unit * draw / few:.2f} | {unit * update / many:.2f} |",
       flush=True,
     )
   print("\n| reward gradient | MiB |\n| --- | --- |")
