@@ -62,6 +62,7 @@ from jaxreward.setup import (
   prompt_encoding,
   real,
   references,
+  tuning,
   updates,
 )
 from jaxreward.setup import rewards as reward_setup
@@ -113,7 +114,7 @@ def check(config: ConfigDict) -> None:
     raise UserError("config.rewards is empty: there is nothing to learn from")
   roles = players.bind(config)
   players.validate(roles, policy)
-  players.require_gradients(roles, plan.feed.needs_scores)
+  tuning.require_gradients(roles, plan.feed.needs_scores)
   player_weights = players.weights(roles)
   if not player_weights and not any(
     r.get("weight", 1.0) for r in config.rewards.values()
@@ -619,7 +620,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
           base, first, decoder,
         )  # fmt: skip
       _require_gradients(differentiated, images.shape, first)
-      players.require_effect(
+      tuning.require_effect(
         players.bind(config), parts.state.players, differentiated,
         images.shape, first,
       )  # fmt: skip

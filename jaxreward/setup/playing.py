@@ -15,7 +15,7 @@ from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
 from jaxreward.numerics import Mean, Metric
 from jaxreward.players import Arrays
-from jaxreward.setup import players, real
+from jaxreward.setup import players, real, tuning
 from jaxreward.setup.players import Role, Roles
 from jaxreward.training import state, step
 from jaxreward.training.state import TrainState
@@ -414,7 +414,7 @@ class Audience:
     assert self._contexts is not None
 
     def score(own: Params, images: Array, index: ArrayLike) -> Array:
-      contexts = players.tuned((role,), self._contexts, {role.name: own})
+      contexts = tuning.tuned((role,), self._contexts, {role.name: own})
       prompts = self._prompts.plain
       return loss.scores(contexts, prompts, images, index)[0][name]
 

@@ -27,7 +27,7 @@ from jaxreward.rewards import (
   device_scores,
   mask_inapplicable,
 )
-from jaxreward.setup import controls, credits, players, playing, real
+from jaxreward.setup import controls, credits, players, playing, real, tuning
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
 from jaxreward.training.state import TrainState
@@ -488,7 +488,7 @@ def update(
   player_states, player_metrics = audience.learn(credit)
   if contexts is not None:
     learned = playing.averages(player_states)
-    contexts = players.tuned(updater.loss.roles, contexts, learned)
+    contexts = tuning.tuned(updater.loss.roles, contexts, learned)
   frozen = Frozen(
     base=base, old=draw_params if reads_newest else sampler_params,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,

@@ -129,6 +129,9 @@ ROWS = [
       config="recipes/unipic2_pdtr.py:smoke"),
   row("a direction of a reward there is not", "players.bias.reward", "hpz",
       "changes a reward of the", config="recipes/d2_align.py:smoke"),
+  row("a direction of a reward without its gradient", "objective.name",
+      "diffusion_nft", "players.bias.fn", "noised_reward",
+      config="recipes/d2_align.py:smoke"),
   # reference images in a group
   row("a group of references alone", "rollout.real", 4, "at least one",
       config=NFT),

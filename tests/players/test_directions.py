@@ -10,6 +10,7 @@ from jaxreward import players, rewards
 from jaxreward.errors import UserError
 from jaxreward.models.vision import encoders
 from jaxreward.setup import players as roles
+from jaxreward.setup import tuning
 from jaxreward.tasks.scenes import grammar
 from tests import tiny
 
@@ -132,7 +133,7 @@ def test_a_direction_that_changes_nothing(fn, options, words):
   player = players.bias_direction(**{"reward": "r", "width": 3, **options})
   role = roles.Role("bias", player, optax.sgd(1.0))
   states = roles.create((role,), 0, tiny.small_policy(), None)
-  run = lambda: roles.require_effect(
+  run = lambda: tuning.require_effect(
     (role,), states, built, (2, 1, 4, 4, 3),
     grammar.batch(grammar.prompts("train")[:2]),
   )  # fmt: skip
@@ -146,6 +147,6 @@ def test_a_direction_that_changes_nothing(fn, options, words):
 def test_a_direction_needs_an_objective_of_gradients():
   player = players.bias_direction(reward="r", width=3)
   role = roles.Role("bias", player, optax.sgd(1.0))
-  roles.require_gradients((role,), True)
-  with pytest.raises(UserError, match='such as "noised_reward"'):
-    roles.require_gradients((role,), False)
+  tuning.require_gradients((role,), True)
+  with pytest.raises(UserError, match="config.objective.name, such as"):
+    tuning.require_gradients((role,), False)

@@ -58,9 +58,26 @@ def _of_model(backbone, rows, knows, reaches):
   return config, {"judged": judged, "after": after}
 
 
+def _of_round(policies, accuracy, before, after):
+  sampling = {"gallery": [f"runs/{i}" for i in range(policies)]}
+  at = lambda strict: {"guidance_scale=1.0": {"strict": strict}}
+  results = {"before": at(before), "after": at(after)}
+  model = {"reward_model": {"accuracy": accuracy}}
+  return {"train_reward": {"sampling": sampling}}, model | results
+
+
 @pytest.mark.parametrize(
   ("name", "runs", "lines"),
   [
+    (
+      "itercomp",
+      [_of_round(0, 0.8, 0.5, 0.6), _of_round(2, 0.9, 0.6, 0.7)],
+      [
+        "| 1 | 80.0 ± 0.0 (1) | 50.0 ± 0.0 (1) | 60.0 ± 0.0 (1) |",
+        "| 2 | – | – | – |",
+        "| 3 | 90.0 ± 0.0 (1) | 60.0 ± 0.0 (1) | 70.0 ± 0.0 (1) |",
+      ],
+    ),
     (
       "label_noise",
       [_of_loss("bradley_terry", 0.0, 0.9), _of_loss("hinge", 0.4, 0.6)],
