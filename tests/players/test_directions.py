@@ -148,5 +148,5 @@ def test_a_direction_needs_an_objective_of_gradients():
   player = players.bias_direction(reward="r", width=3)
   role = roles.Role("bias", player, optax.sgd(1.0))
   tuning.require_gradients((role,), True)
-  with pytest.raises(UserError, match="config.objective.name, such as"):
+  with pytest.raises(UserError, match="name, such as"):
     tuning.require_gradients((role,), False)
