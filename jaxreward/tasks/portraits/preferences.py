@@ -98,7 +98,8 @@ def collect(
     samples: uint8 [Q, S, H, W, 3], the policy's images.
     renders: per row, right and as many wrong ones.
     spoiled: per row, see `spoil`.
-    borrowed: per row, the policy's images of the rows that follow.
+    borrowed: per row, the policy's images of the rows that follow on its side
+      of the split.
     strict_weight: w; the score is (1 - w) dense + w strict.
   """
   batch = prompts.batch(chosen)
@@ -124,7 +125,11 @@ def collect(
   per_row, own = images.shape[1], np.shape(samples)[1]
   members = np.arange(count * per_row).reshape(count, per_row)
   step = 1 + np.arange(borrowed)
-  lenders = (np.arange(count)[:, None] + step) % count
+  is_train = np.array([p.split == "train" for p in chosen])
+  lenders = np.zeros((count, borrowed), int)
+  for side in (np.flatnonzero(is_train), np.flatnonzero(~is_train)):
+    places = np.arange(len(side))[:, None] + step
+    lenders[side] = side[places % max(len(side), 1)]
   members = np.concatenate([members, members[lenders, step % own]], 1)
   flat = images.reshape(count * per_row, *images.shape[2:])
   parts = _judged(flat[members], batch.plain)

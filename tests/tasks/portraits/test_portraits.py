@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward import tasks
-from jaxreward.data.preferences import SOURCES
+from jaxreward.data.preferences import SOURCES, rows_between
 from jaxreward.models.policies import scene_dit
 from jaxreward.tasks.portraits import (
   atlas,
@@ -211,7 +211,8 @@ def test_the_shipped_layers_are_those_of_the_drawing():
 
 
 def test_annotators_prefer_what_the_words_say():
-  chosen = [p for p in prompts.prompts("train") if len(p.people) == 2][:4]
+  of = lambda split: [p for p in prompts.prompts(split) if len(p.people) == 2]
+  chosen = of("train")[:2] + of("heldout")[:2]
   samples = np.zeros((4, 1, at.SIDE, at.SIDE, 3), np.uint8)
   rows = preferences.collect(jax.random.key(0), chosen, samples, spoiled=4)
   names = np.array(SOURCES)[np.asarray(rows.source)]
@@ -224,6 +225,11 @@ def test_annotators_prefer_what_the_words_say():
   assert (spoiled < 0.9).all() and rows.aspect_names[-1] == "warmth"
   lent = np.asarray(rows.members)[:, names == "borrowed"]
   np.testing.assert_array_equal(rows.images[lent[0, 0]], samples[1, 0])
+  per_row = len(rows.images) // 4
+  for start in (0, 2):  # each side of the split has all of its images
+    part = rows_between(rows, start, start + 2, per_row=per_row)
+    members = np.asarray(part.members)
+    assert members.min() >= 0 and members.max() < len(part.images)
 
 
 def test_ratings_are_means_over_users_of_drawing_and_taste():
