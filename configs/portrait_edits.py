@@ -3,9 +3,10 @@
   python -m jaxreward.main --workdir=runs/portrait_edits_aligned \
     --config=configs/portrait_edits.py
 
-With `:words` the reward is agreement with the words alone, a failure on purpose:
-nothing says that the person has to stay the same. The rewards that are held out,
-`same_person` and `left_alone`, and the panel of over-optimisation show it.
+With `:words` the reward is agreement with the words alone, which asks for a failure:
+nothing says that the person has to stay the same. `same_person` and `left_alone` are
+held out, so that the panel of over-optimisation can say so. Short runs have not
+shown it yet (docs/portraits.md).
 
 The policy to start from, runs/portrait_edits/policy.safetensors, comes from
 configs/pretrain_portrait_edits.py.
