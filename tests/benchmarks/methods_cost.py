@@ -27,9 +27,10 @@ import jax.numpy as jnp
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from jaxreward import config as config_lib  # noqa: E402
 from jaxreward.compilation import flops  # noqa: E402
 from jaxreward.rewards import contexts_of  # noqa: E402
-from jaxreward.training import async_rollout  # noqa: E402
+from jaxreward.training import async_rollout, utilization  # noqa: E402
 from tests import tiny  # noqa: E402
 
 BASE = "flow_grpo"
@@ -47,12 +48,17 @@ DEPTHS = {
 }  # fmt: skip
 
 
-def iteration(name: str, **given):
-  """The programs of a recipe's miniature, each reward a channel of the image."""
+def miniature(name: str, **given):
+  """The programs of a recipe's miniature."""
   spec = f"recipes/{name}.py:smoke"
   if name in OF_CONFIGS:
     spec = f"align_scenes.py:{name},smoke"
-  config = tiny.load(spec, SIZES, given)
+  return iteration(spec, SIZES | given)
+
+
+def iteration(spec: str, given: dict):
+  """The programs of a config, each of whose rewards is a channel of the image."""
+  config = tiny.load(spec, given)
   rewards = list(config.rewards) or ["redness"]
   with config.unlocked():
     config.rewards = {
@@ -83,7 +89,7 @@ def forward_flops(one) -> float:
 
 def measured(name: str, repeats: int) -> list[tuple[float, float]]:
   """(evaluations per sample, seconds) of a rollout, and of an update."""
-  one = iteration(name)
+  one = miniature(name)
   parts = one.parts
   with jax.set_mesh(one.mesh):
     state = one.state
@@ -113,15 +119,36 @@ def measured(name: str, repeats: int) -> list[tuple[float, float]]:
       marks.append(time.process_time())
       seconds.append([b - a for a, b in itertools.pairwise(marks)])
   each = forward_flops(one) * one.plan.prompts * one.plan.group
-  counts = [flops.count(x.jaxpr) / each for x in (draw, update)]
+  counts = [utilization.due(x.jaxpr) / each for x in (draw, update)]
   medians = [statistics.median(x) for x in zip(*seconds[1:], strict=True)]
   return list(zip(counts, medians, strict=True))
+
+
+def counted(name: str) -> float:
+  """Evaluations per sample of an iteration of configs/compare.py; only traces."""
+  one = iteration(f"compare.py:{name}", {})
+  parts = one.parts
+  with jax.set_mesh(one.mesh):
+    drawn = (
+      async_rollout.draw_params(parts.state), parts.state.step, parts.base,
+      one.batch, None,
+    )  # fmt: skip
+    draw = parts.draw.trace(*drawn)
+    trajectory, _, images = jax.eval_shape(parts.draw, *drawn)
+    scores = {k: jnp.zeros(images.shape[:2]) for k in one.weights}
+    contexts = contexts_of(one.rewards, one.batch) if one.rewards else None
+    update = parts.update.trace(
+      parts.state, parts.base, trajectory, scores, one.batch, contexts, None,
+      None, {"references": {}},
+    )  # fmt: skip
+  each = forward_flops(one) * one.plan.prompts * one.plan.group
+  return sum(utilization.due(x.jaxpr) for x in (draw, update)) / each
 
 
 def memory(name: str, steps: int) -> float:
   """MiB that the update of a reward's gradient needs for itself."""
   given = {"align.last_steps": steps, "rollout.num_steps": 5}
-  one = iteration(name, **given)
+  one = miniature(name, **given)
   parts = one.parts
   with jax.set_mesh(one.mesh):
     trajectory, _, images = jax.eval_shape(
@@ -142,7 +169,15 @@ def main() -> None:
   parser.add_argument("--cache", default="", help="folder of compiled programs")
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--methods", default=",".join(METHODS))
+  parser.add_argument(
+    "--count", action="store_true",
+    help="evaluations alone, of the methods in configs/compare.py",
+  )  # fmt: skip
   flags = parser.parse_args()
+  if flags.count:
+    for name in config_lib.load_module(f"{tiny.CONFIGS}/compare.py").METHODS:
+      print(f"{name}: {counted(name):.1f}", flush=True)
+    return
   if flags.cache:
     jax.config.update("jax_compilation_cache_dir", flags.cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
