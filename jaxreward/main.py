@@ -58,7 +58,8 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
   --workdir=DIR            where the run lives, a folder or gs://BUCKET/FOLDER;
                            its path holds no [, *, ? or backslash;
                            the same command goes on with a run that was stopped
-  --sweep=FILE.py          runs every override of get_sweep() in DIR/0, DIR/1...
+  --sweep=FILE.py          runs every override of get_sweep() in DIR/0, DIR/1...;
+                           one of "config" names another config
   --dry-run                with --sweep: prints the commands instead
   --check                  checks the config and the files that it names, and runs
                            and writes nothing; needs no --workdir
@@ -67,6 +68,7 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
 Paths start from the working directory; ~ is the home folder.
 """
 
+SWEPT_CONFIG = "config"
 _VALUED = ("config", "workdir", "sweep")
 _BARE = ("dry-run", "check", "help")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -347,7 +349,10 @@ def run(flags: Flags) -> int:
 
 
 def sweep_overrides(spec: str) -> list[list[tuple[str, str]]]:
-  """One list of (field, text) per run, from the file's `get_sweep()`."""
+  """One list of (field, text) per run, from the file's `get_sweep()`.
+
+  The field `SWEPT_CONFIG` is the config of the run, in the place of `--config`.
+  """
   module = config_lib.load_module(spec)
   if not callable(getattr(module, "get_sweep", None)):
     raise UserError(f"{spec}: defines no function get_sweep()")
@@ -389,13 +394,19 @@ def sweep_commands(flags: Flags) -> list[list[str]]:
   """Arguments after `python` for every run; every config is checked first."""
   commands = []
   for i, extra in enumerate(sweep_overrides(flags.sweep)):
-    overrides = (*flags.overrides, *extra)
+    others = [text for field, text in extra if field == SWEPT_CONFIG]
+    config = others[0] if others else flags.config
+    overrides = (
+      *flags.overrides,
+      *((k, text) for k, text in extra if k != SWEPT_CONFIG),
+    )
     try:
-      jobs.find(config_lib.load(flags.config, overrides))
+      jobs.find(config_lib.load(config, overrides))
     except UserError as error:
       raise UserError(f"{flags.sweep}: entry {i}: {error}") from error
     run_flags = dataclasses.replace(
       flags,
+      config=config,
       workdir=flags.workdir and os.path.join(flags.workdir, str(i)),
       overrides=overrides,
     )

@@ -463,6 +463,20 @@ def test_a_dry_sweep_prints_commands_that_run(config, tmp_path, capfd):
   assert (saved["seed"], saved["steps"], saved["arg"]) == (2, 4, "a b")
 
 
+def test_an_entry_of_a_sweep_may_name_another_config(config, tmp_path, capfd):
+  other = tmp_path / "other.py"
+  other.write_text(pathlib.Path(config).read_text())
+  body = f"[{{'config': {str(other)!r}, 'seed': 3}}, {{'seed': 4}}]"
+  sweep = sweep_file(tmp_path, body)
+  argv = [f"--config={config}", f"--workdir={tmp_path}/w", f"--sweep={sweep}"]
+  assert main_lib.main([*argv, "--dry-run"]) == 0
+  first, second = map(shlex.split, capfd.readouterr().out.splitlines())
+  assert f"--config={other}" in first and "--config.seed=3" in first
+  assert f"--config={config}" in second and not any(
+    "other" in w for w in second
+  )
+
+
 def test_a_sweep_runs_in_order_and_stops_at_a_failure(
   config, tmp_path, capfd, monkeypatch
 ):

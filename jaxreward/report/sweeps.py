@@ -31,6 +31,34 @@ def cells(
   return values
 
 
+def of_entries(
+  folder: str | os.PathLike[str], count: int
+) -> dict[int, Mapping[str, Any]]:
+  """Evaluations of the finished runs of a sweep, by the number of their entry.
+
+  Args:
+    folder: working directory of the sweep.
+    count: of its entries.
+  """
+  paths = {
+    i: pathlib.Path(folder) / str(i) / "evaluation.json" for i in range(count)
+  }
+  evaluations = {
+    i: json.loads(path.read_text())
+    for i, path in paths.items()
+    if path.exists()
+  }
+  return {i: e for i, e in evaluations.items() if "after" in e}
+
+
+def mean(values: Sequence[float], digits: int = 2) -> str:
+  """ "0.92 ± 0.03": mean and deviation of numbers."""
+  if not values:
+    return "–"
+  spread = statistics.stdev(values) if len(values) > 1 else 0.0
+  return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
+
+
 def percent(values: Sequence[float]) -> str:
   """ "92.1 ± 0.3 (3)": mean and deviation of shares in percent, and their number."""
   if not values:

@@ -139,6 +139,7 @@ ROWS = [
   _sweep("keys that are no names", "return [{1: 2}]", "entry 0", "has the key 1"),
   _sweep("entries that are no dicts", "return ['seed=1']", "entry 0"),
   _sweep("a field that is not there", "return [{'sed': 1}]", "entry 0", "no such field"),
+  _sweep("a config that is not there", "return [{'config': 'no.py'}]", "entry 0", "no.py"),
   _sweep("a value without text", "return [{'seed': type('Odd', (), {'__str__': lambda self: 1 / 0})()}]", "entry 0: seed", "s.py:2: ZeroDivisionError"),
   _sweep("one that is cancelled", "raise __import__('asyncio').CancelledError", "s.py:2: CancelledError"),
   Row("sweep: a home of nobody", ("home folder",), options=("--sweep=~nobody-at-all/s.py",)),

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from jaxreward import config as config_lib
 from jaxreward.report import sweeps
 
 
@@ -17,11 +18,15 @@ def load(name):
   return module
 
 
+def write_one(folder, i, config, evaluation):
+  (folder / str(i)).mkdir()
+  (folder / str(i) / "config.json").write_text(json.dumps(config))
+  (folder / str(i) / "evaluation.json").write_text(json.dumps(evaluation))
+
+
 def write(folder, runs):
-  for i, (config, evaluation) in enumerate(runs):
-    (folder / str(i)).mkdir()
-    (folder / str(i) / "config.json").write_text(json.dumps(config))
-    (folder / str(i) / "evaluation.json").write_text(json.dumps(evaluation))
+  for i, run in enumerate(runs):
+    write_one(folder, i, *run)
 
 
 def test_mean_and_deviation_over_seeds():
@@ -124,3 +129,44 @@ def test_runs_stand_in_their_cells(tmp_path, name, runs, lines):
   assert set(lines) <= set(table)
   assert table[1].count("---") == table[0].count("|") - 1
   assert len(list(load(name).get_sweep())) >= len(lines)
+
+
+def test_methods_are_compared_by_the_runs_that_are_there(tmp_path):
+  sweep = load("objectives")
+  numbers = dict(
+    rewards=dict(proxy=1.5), strict=0.7, diversity=0.1, texture=0.02
+  )
+  for i, strict in enumerate((0.6, 0.7, 0.8, 0.9, 0.7)):
+    after = numbers | dict(strict=strict, kl=2.0)
+    evaluation = dict(before=numbers, after=after)
+    each = {k: {"guidance_scale=1.0": v} for k, v in evaluation.items()}
+    write_one(tmp_path, i, {}, each)
+  first, second = list(sweep.METHODS)[:2]
+  before, best, other = sweep.table(tmp_path).splitlines()[2:5]
+  assert before.startswith("| before | 0 | 1.500 ± 0.000 | 0.700 ± 0.000 |")
+  assert best.startswith(
+    f"| {second} | {sweep.iterations(second)} | 1.500 ± 0.000 |"
+  )
+  assert "| 0.800 ± 0.141 |" in best and f"| {first} |" in other
+  assert "| 0.700 ± 0.100 | 0.100 ± 0.000 | 2.000 ± 0.000 |" in other
+
+
+def test_every_method_spends_as_much_as_the_others():
+  sweep, compare = (
+    load("objectives"),
+    config_lib.load_module("configs/compare.py"),
+  )
+  entries = list(sweep.get_sweep())
+  for entry, (name, _) in zip(entries, sweep.runs(), strict=True):
+    spent = entry["align.iterations"] * sweep.METHODS[name][0]
+    assert abs(spent / sweep.SPENT - 1) < 0.02
+  swept = {entry["config"].partition(":")[2] for entry in entries}
+  assert swept == set(compare.METHODS) and len(swept) >= 16
+
+
+@pytest.mark.parametrize("method", ["gardo", "flow_grpo,smoke"])
+def test_a_method_follows_the_proxy_alone(method):
+  config = config_lib.load(f"configs/compare.py:{method}")
+  weights = {k: r.get("weight", 1.0) for k, r in config.rewards.items()}
+  assert [name for name, weight in weights.items() if weight] == ["proxy"]
+  assert list(config.heldout_rewards) == ["detector"] and config.job == "align"
