@@ -152,6 +152,7 @@ PROOFS = {
   "vefx_corn_head": "tests/reward_models/test_graded_losses.py",
   "verpo_check_weights": "tests/composition/test_transforms.py",
   "vgpo": "tests/advantages/test_absolute.py",
+  "visualquality_r1": "tests/reward_models/test_row_losses.py",
   "visurf_gt_rollout": "tests/objectives/test_real_members.py",
   "vpl": "tests/reward_models/test_row_losses.py",
   "yojo_multi_response_rm": "tests/reward_models/test_graded_losses.py",

@@ -33,6 +33,7 @@ from jaxreward.reward_models.gaussian_losses import (
   contrast_policy,
   expected_bradley_terry,
   fidelity,
+  rank_policy,
   thurstone,
 )
 from jaxreward.reward_models.graded_losses import (
@@ -147,6 +148,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "hinge_matching": hinge_matching,
   "contrastive": contrastive,
   "contrast_policy": contrast_policy,
+  "rank_policy": rank_policy,
   "variational": variational,
 }
 LISTWISE: dict[str, Callable[..., Any]] = {"plackett_luce": plackett_luce}
@@ -199,6 +201,7 @@ __all__ = [
   "outcomes",
   "personal",
   "plackett_luce",
+  "rank_policy",
   "ranked_plackett_luce",
   "rao_kupper",
   "reads",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.numerics import Mean
+from jaxreward.numerics import Mean, masked_mean
 from jaxreward.reward_models.preference_losses import (
   Mask,
   Pairs,
@@ -103,24 +103,88 @@ def contrast_policy(
     mask: pairs that count.
     samples: N (unverified).
   """
-  if samples < 2:
-    raise UserError(f"loss.samples={samples}: it must be 2 or more")
-  d, p, counts = answered(scores, label_prob, mask)
+  _, p, counts = answered(scores, label_prob, mask)
   counts &= p != 0.5
   mean = jnp.where(counts[..., None], jnp.asarray(scores, jnp.float32), 0.0)
   std = jnp.where(counts[..., None], jnp.asarray(stds, jnp.float32), 1.0)
   swap = (p < 0.5)[..., None]
   mean, std = (jnp.where(swap, x[..., ::-1], x) for x in (mean, std))
-  noise = jax.vmap(
-    lambda key: jax.random.normal(key, (*d.shape[1:], 2, samples))
-  )(keys)
-  tau = jax.lax.stop_gradient(mean[..., None] + std[..., None] * noise)
+  tau = _drawn(mean, std, keys, samples)
   rewards = jnp.stack(contrast_rewards(tau[..., 0, :], tau[..., 1, :]), -2)
+  loss = _policy_gradient(tau, rewards, mean, std)
+  return Mean.of(loss.mean(-1), counts)
+
+
+def _drawn(mean: Array, std: Array, keys: ArrayLike, samples: int) -> Array:
+  """Scores [R, ..., N] of N(mean, std^2), without a gradient."""
+  if samples < 2:
+    raise UserError(f"loss.samples={samples}: it must be 2 or more")
+  shape = (*mean.shape[1:], samples)
+  noise = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+  return jax.lax.stop_gradient(mean[..., None] + std[..., None] * noise)
+
+
+def _policy_gradient(
+  tau: Array, rewards: Array, mean: Array, std: Array
+) -> Array:
+  """-A log p, the mean over N scores [..., N], A normalized over them."""
   center = rewards - rewards.mean(-1, keepdims=True)
   advantage = center / (rewards.std(-1, keepdims=True) + 1e-4)
   z = (tau - mean[..., None]) / std[..., None]
   log_p = -0.5 * jnp.square(z) - jnp.log(std)[..., None]
-  return Mean.of(-(advantage * log_p).mean((-2, -1)), counts)
+  return -(advantage * log_p).mean(-1)
+
+
+def fidelity_rewards(
+  tau: Float[ArrayLike, "R K N"], row_prob: Float[ArrayLike, "R K K"]
+) -> Float[Array, "R K N"]:
+  """How well sampled scores rank their image among the labelled others.
+
+  The mean over the other images z of sqrt(p g) + sqrt((1 - p)(1 - g)), where g is the
+  label and p = Phi((tau - mean_z) / sqrt(var + var_z)) has sample statistics; 1e-6
+  is added under each root, as the authors do.
+  """
+  tau, g = jnp.asarray(tau, jnp.float32), jnp.asarray(row_prob)
+  counts = jnp.isfinite(g)
+  g = jnp.where(counts, g, 0.5)[..., None]
+  mean, var = tau.mean(-1), tau.var(-1, ddof=1)
+  gap = tau[:, :, None] - mean[:, None, :, None]
+  spread = jnp.sqrt(var[:, :, None] + var[:, None] + 1e-6)[..., None]
+  p = jax.scipy.stats.norm.cdf(gap / spread)
+  agreement = jnp.sqrt(p * g + 1e-6) + jnp.sqrt((1 - p) * (1 - g) + 1e-6)
+  return masked_mean(agreement, counts[..., None], axis=2)
+
+
+def rank_policy(
+  row_scores: Float[ArrayLike, "R K"],
+  row_stds: Float[ArrayLike, "R K"],
+  row_prob: Float[ArrayLike, "R K K"],
+  keys: ArrayLike,
+  *,
+  samples: int = 6,
+) -> Mean:
+  """A scorer that samples, rewarded by the fidelity of its ranks.
+
+  K scores of each image are drawn of N(mu, s^2); -A log p with A of
+  `fidelity_rewards`, normalized over an image's scores (VisualQuality-R1,
+  https://arxiv.org/abs/2505.14460, without its clip and KL, which have no effect in
+  the first step after sampling). The images of a row are compared, where the authors
+  compare those of a device.
+
+  Args:
+    row_scores: mu.
+    row_stds: s.
+    row_prob: probability that one image is preferred to another, 1/2 for a tie; NaN
+      if unlabeled, as an image beside itself.
+    keys: random keys [R].
+    samples: K.
+  """
+  counts = jnp.isfinite(jnp.asarray(row_prob)).any(-1)
+  mean = jnp.where(counts, jnp.asarray(row_scores, jnp.float32), 0.0)
+  std = jnp.where(counts, jnp.asarray(row_stds, jnp.float32), 1.0)
+  tau = _drawn(mean, std, keys, samples)
+  rewards = fidelity_rewards(tau, row_prob)
+  return Mean.of(_policy_gradient(tau, rewards, mean, std), counts)
 
 
 def expected_bradley_terry(

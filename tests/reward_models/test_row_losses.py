@@ -15,6 +15,7 @@ from jaxreward.reward_models import gaussian_losses, user_heads
 
 RNG = np.random.default_rng(0)
 F = np.float32
+WINS = F([[np.nan, 1], [0, np.nan]])  # labels of two images
 
 
 def log_sigmoid(x):
@@ -68,6 +69,9 @@ def test_far_scores_stay_finite(dtype):
     "contrast": lambda s: rm.contrast_policy(
       s[:, None], stds[:, None], jnp.ones((3, 1)), keys
     ),
+    "rank": lambda s: rm.rank_policy(
+      s, stds, jnp.broadcast_to(WINS, (3, 2, 2)), keys
+    ),
   }  # fmt: skip
   for name, loss in losses.items():
     total, slope = jax.value_and_grad(lambda s, f=loss: f(s).total)(scores)
@@ -87,6 +91,40 @@ def test_sampled_scores_are_rewarded_by_what_they_beat():
   for i in range(20):
     mean = step(mean, i)
   assert float(mean[0, 0, 1] - mean[0, 0, 0]) > 1.0  # the second was preferred
+
+
+def test_sampled_scores_are_rewarded_by_the_fidelity_of_their_ranks():
+  tau, g = RNG.normal(size=(2, 3, 4)), RNG.random((2, 3, 3))
+  g[:, range(3), range(3)] = g[0, 1, 2] = np.nan
+  want = np.zeros(tau.shape)
+  for r, i, n in np.ndindex(tau.shape):
+    terms = []
+    for z in np.flatnonzero(np.isfinite(g[r, i])):
+      var = tau[r, [i, z]].var(-1, ddof=1).sum() + 1e-6
+      p = scipy.stats.norm.cdf((tau[r, i, n] - tau[r, z].mean()) / var**0.5)
+      agree, other = p * g[r, i, z], (1 - p) * (1 - g[r, i, z])
+      terms.append(math.sqrt(agree + 1e-6) + math.sqrt(other + 1e-6))
+    want[r, i, n] = np.mean(terms)
+  rewards = gaussian_losses.fidelity_rewards
+  np.testing.assert_allclose(rewards(F(tau), F(g)), want, rtol=1e-5)
+  shifted = rewards(F(tau + 2), F(g))  # common to all scores
+  np.testing.assert_allclose(shifted, want, rtol=1e-5)
+  h = math.sqrt(1 / 8)  # variance 1/4 of both
+  pair = F([[[4, 4 - 2 * h], [3 + h, 3 - h]]])
+  for wins, known in ((WINS, 0.960870), (1 - WINS, 0.281448)):
+    got = rewards(pair, wins[None])[0, 0, 0]
+    assert float(got) == pytest.approx(known, abs=2e-5)
+  # Gradient steps order the means of three images as their labels do.
+  mean, stds = jnp.zeros((1, 3)), jnp.ones((1, 3))
+  order = np.sign(np.subtract.outer([1, 0, 2], [1, 0, 2])) / 2 + 0.5
+  order[range(3), range(3)] = np.nan
+  loss = lambda m, key: rm.rank_policy(
+    m, stds, F(order[None]), key[None], samples=32
+  ).value()
+  step = jax.jit(lambda m, i: m - 0.2 * jax.grad(loss)(m, jax.random.key(i)))
+  for i in range(20):
+    mean = step(mean, i)
+  assert list(np.argsort(mean[0])) == [1, 0, 2]
 
 
 def test_aspects_by_rating_and_order():
