@@ -187,6 +187,7 @@ def get_config() -> ConfigDict:
           side=0,  # of images of files; 0: the task's, or 224
           margin=0.02,  # scores of the task that are closer are a tie
           inside="",  # other rows, like those trained on; "train": the task's
+          combine="none",  # fits weights of config.rewards: "any", "positive"
         ),
       ),
       export=dict(  # of the job export, from a checkpoint of align

@@ -56,6 +56,7 @@ PROOFS = {
   "editreward": "tests/reward_models/test_preference_losses.py",
   "euphonium": "tests/flow/test_marginals.py",
   "evpv_gate": "tests/composition/test_reliance.py",
+  "feature_reward_head": "tests/evaluation/test_combination.py",
   "fifa_filter": "tests/reward_models/test_curation.py",
   "firm_base_and_bonus": "tests/composition/test_gates.py",
   "fk_steering": "tests/steering/test_particle_weights.py",

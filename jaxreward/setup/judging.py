@@ -23,8 +23,8 @@ from jaxreward import processes, rng, setup, tasks
 from jaxreward.data import preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
-from jaxreward.errors import UserError, shown
-from jaxreward.evaluation.reward_models import judge, pairs
+from jaxreward.errors import UserError, nearest, shown
+from jaxreward.evaluation.reward_models import combination, judge, pairs
 from jaxreward.evaluation.reward_models.judge import Labels
 from jaxreward.setup import judged_files
 from jaxreward.setup import rewards as reward_setup
@@ -158,6 +158,22 @@ def check(config: ConfigDict) -> None:
       " judge; name some in config.rewards"
     )
   reward_setup.bind(config, reward_setup.JUDGED)
+  _check_combination(config)
+
+
+def _check_combination(config: ConfigDict) -> None:
+  combine = config.eval.judging.combine
+  field = f'config.eval.judging.combine="{shown(combine, 60)}"'
+  if combine not in combination.SIGNS:
+    raise UserError(
+      f"{field} is not known{nearest(combine, combination.SIGNS)}; it is one of"
+      f" {', '.join(combination.SIGNS)}"
+    )
+  if combine != "none" and len(config.rewards) < 2:
+    raise UserError(
+      f"{field}: weights are fitted to two rewards or more; name them in"
+      ' config.rewards, or set it to "none"'
+    )
 
 
 def data(config: ConfigDict) -> list[PictureRow]:
@@ -187,11 +203,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
       ", ".join(rewards), count, labels.gold.shape[1],
     )  # fmt: skip
     scorer = make_scorer(rewards, rows.task, size, side_of(config))
-    scores = _scores(rows, scorer, size)
+    scores, fitted = _scores(rows, scorer, size), None
+    if options.combine != "none":
+      own = {name: scores[name] for name in config.rewards}
+      sums, fitted = combination.combined(
+        labels, own, positive=options.combine == "positive"
+      )
+      scores = {**scores, **sums}
     results = {
       name: judge.agreement(labels, values, seed=seed)
       for name, values in scores.items()
     }
+    if fitted is not None:
+      results[combination.FITTED]["weights"] = fitted
     _add_views(results, rows, scorer, scores, config)
     if options.inside:
       inside = load(config, options.inside, "eval.judging.inside")
@@ -222,7 +246,7 @@ def _add_gaps(results: dict[str, dict[str, Any]]) -> None:
   both = {
     name: result
     for name, result in results.items()
-    if result["n"] and result["inside"]["n"]
+    if result["n"] and result.get("inside", {}).get("n")
   }
   gaps = pairs.shift_gap(
     {name: result["inside"]["accuracy"] for name, result in both.items()},

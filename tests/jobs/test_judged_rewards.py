@@ -43,6 +43,7 @@ def test_rewards_are_judged_side_by_side(tmp_path):
       "eval.preferences": tmp_path / "pairs.jsonl",
       "eval.judging.inside": tmp_path / "pairs.jsonl",
       "eval.judging.side": 8, "eval.judging.rows_at_once": 5, "mesh.data": 1,
+      "eval.judging.combine": "positive",
     },
   )  # fmt: skip
   workdir = tiny.run(config, tmp_path / "run")
@@ -59,4 +60,7 @@ def test_rewards_are_judged_side_by_side(tmp_path):
   assert bright["contrast"]["prompts"]["accuracy"] == 0.0  # it reads no words
   assert bright["contrast"]["images"]["n"] == 6
   assert bright["gap"] == 0.0
+  fitted = judged["rewards"]["fitted weights"]
+  assert fitted["accuracy"] == 1.0 and fitted["weights"]["bright"] > 0
+  assert fitted["weights"]["dark"] == 0.0
   assert "judged on preferences" in (workdir / "report.html").read_text()
