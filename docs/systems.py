@@ -36,6 +36,7 @@ PROOFS = {
   "controlnetpp_single_step": "tests/objectives/test_one_step.py",
   "copo_global_local": "tests/advantages/test_absolute.py",
   "crd": "tests/objectives/test_groups.py",
+  "cream_consistency_dpo": "tests/objectives/test_groups.py",
   "ctrl_u": "tests/objectives/test_one_step.py",
   "curated_retraining": "tests/advantages/test_chosen.py",
   "d2_align": "tests/players/test_directions.py",

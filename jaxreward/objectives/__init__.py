@@ -20,7 +20,14 @@ from jaxreward.objectives.distilled import (
   score_implicit,
   surrogate_matching,
 )
-from jaxreward.objectives.groups import crd, dgpo, grao, rank_dpo, seppo
+from jaxreward.objectives.groups import (
+  consistent_dpo,
+  crd,
+  dgpo,
+  grao,
+  rank_dpo,
+  seppo,
+)
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
 from jaxreward.objectives.matching import flow_matching, region_matching
 from jaxreward.objectives.policy_gradient import (
@@ -67,6 +74,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "dgpo": dgpo,
   "rank_dpo": rank_dpo,
   "crd": crd,
+  "consistent_dpo": consistent_dpo,
   "seppo": seppo,
   "grao": grao,
   "align_prop": align_prop,
@@ -94,6 +102,7 @@ __all__ = [
   "awm",
   "consistency_proxy",
   "consistency_reward",
+  "consistent_dpo",
   "continuous_matching",
   "crd",
   "d3po",

@@ -174,6 +174,65 @@ def crd(
   return loss, jax.lax.stop_gradient(metrics)
 
 
+def consistent_dpo(
+  group_v: Latents,
+  group_v_reference: Latents,
+  group_u: Latents,
+  group_mask: Bool[ArrayLike, "R G"],
+  *,
+  beta: float = 100.0,
+) -> tuple[Mean, dict[str, Mean]]:
+  """CREAM: the policy judges its own samples, as sure as its previous copy agrees.
+
+  l_i = mean (v_i - u_i)^2 under one noise and time per group stands for -log p. The
+  pair is the least and the largest l, and C = (tau + 1) / 2 with Kendall's tau of the
+  group's l and l_ref, L = -C log sigmoid(h) - (1 - C) log sigmoid(-h),
+  h = -beta / 2 ((l_w - l_ref,w) - (l_l - l_ref,l)). No reward is read; let the reference
+  be the policy of the previous round.
+  Wang et al. 2024, https://arxiv.org/abs/2410.12735, of texts there, read in the
+  authors' code, its form with one C per prompt; equal l count half here, and by their
+  place there. beta is that of flow models.
+
+  Args:
+    group_v: velocities of the trained parameters at x_t.
+    group_v_reference: of the reference there; no gradient.
+    group_u: targets, eps - x_0.
+    group_mask: False for samples that do not count, which may hold anything.
+    beta: strength of the tie to the reference.
+
+  Returns:
+    (loss, metrics): consistency (C), accuracy as `flow_dpo`, and matching_loss.
+
+  Raises:
+    UserError: a beta that is not positive.
+  """
+  require_positive("objective.", beta=beta)
+  matching = _matching(group_v, group_u, group_mask)
+  reference = _matching(group_v_reference, group_u, group_mask)
+  value, reference = jax.lax.stop_gradient((matching, reference))
+  mask = jnp.asarray(group_mask)
+  others = (
+    mask[:, :, None] & mask[:, None, :] & ~jnp.eye(mask.shape[1], dtype=bool)
+  )
+  order = lambda x: jnp.sign(x[:, :, None] - x[:, None, :])
+  agreement = masked_mean(order(value) * order(reference), others, axis=(1, 2))
+  consistency = (agreement + 1) / 2
+  chosen = jnp.argmin(jnp.where(mask, value, jnp.inf), 1, keepdims=True)
+  rejected = jnp.argmax(jnp.where(mask, value, -jnp.inf), 1, keepdims=True)
+  moved = matching - reference
+  margin = jnp.take_along_axis(moved, chosen, 1)
+  margin = (margin - jnp.take_along_axis(moved, rejected, 1))[:, 0]
+  loss = consistency * jax.nn.softplus(beta / 2 * margin)
+  loss = loss + (1 - consistency) * jax.nn.softplus(-beta / 2 * margin)
+  counts = (chosen != rejected)[:, 0]  # so for two unequal members at least
+  metrics = {
+    "consistency": Mean.of(consistency, counts),
+    "accuracy": Mean.of((1 - jnp.sign(margin)) / 2, counts),
+    "matching_loss": Mean.of(matching, mask),
+  }
+  return Mean.of(loss, counts), jax.lax.stop_gradient(metrics)
+
+
 def seppo(
   group_v: Latents,
   group_v_old: Latents,

@@ -22,6 +22,7 @@ ROWS = {
 ELSEWHERE = (
   "dgpo",
   "rank_dpo",
+  "consistent_dpo",
   "crd",
   "seppo",
   "grao",

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxreward import objectives
 from jaxreward.errors import UserError
@@ -209,3 +210,50 @@ def test_crd():
   np.testing.assert_allclose(more.total, got, rtol=1e-4)
   with pytest.raises(UserError, match="beta=0"):
     objectives.crd(v, *fixed, mask, beta=0.0)
+
+
+def test_consistent_dpo():
+  v, ref, u, _, mask = draw(7)
+  mask[1], mask[2] = False, np.arange(G) == 1  # none, and one without a pair
+
+  def want(v, ranked=v):
+    total = 0.0
+    for r in range(R):
+      at = np.flatnonzero(mask[r])
+      if len(at) < 2:
+        continue
+      error = lambda x, r=r, at=at: np.array(
+        [np.mean((x[r, i] - u[r, i]) ** 2) for i in at]
+      )
+      judged = error(ranked)
+      agreed = (scipy.stats.kendalltau(judged, error(ref))[0] + 1) / 2
+      gain = 1.5 * (error(ref) - error(v))  # beta is 3
+      h = gain[judged.argmin()] - gain[judged.argmax()]
+      total += agreed * np.logaddexp(0, -h)
+      total += (1 - agreed) * np.logaddexp(0, h)
+    return total
+
+  v32, ref32, u32 = (x.astype(np.float32) for x in (v, ref, u))
+  v32 = np.where(mask[..., None, None, None], v32, np.nan)
+  run = lambda v, ref=ref32: objectives.consistent_dpo(
+    v, ref, u32, mask, beta=3.0
+  )
+  got, slope = jax.value_and_grad(lambda v: run(v)[0].total)(v32)
+  np.testing.assert_allclose(got, want(v), rtol=1e-5)
+  numeric = numeric_gradient(want, v)
+  np.testing.assert_allclose(slope, numeric, rtol=1e-3, atol=1e-4)
+  assert run(v32)[0].weight == 1  # the only group with a pair
+  # Beside its own copy the policy is sure: log 2, and C is 1.
+  same, metrics = run(v32, v32)
+  np.testing.assert_allclose(same.value(), np.log(2), rtol=1e-6)
+  assert metrics["consistency"].value() == 1
+  # Beside a copy of the opposite order C is 0: the pair is turned, and its h, above 0
+  # here, costs more than log 2.
+  away = v32 - u32
+  size = np.square(away).mean((2, 3, 4), keepdims=True)
+  turned, metrics = run(v32, u32 + away / size)
+  assert metrics["consistency"].value() == 0
+  assert turned.value() > np.log(2)
+  assert not np.asarray(run(u32)[0].weight)  # equal ones make no pair
+  with pytest.raises(UserError, match="beta=0"):
+    objectives.consistent_dpo(v, ref, u, mask, beta=0.0)
