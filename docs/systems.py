@@ -135,6 +135,7 @@ PROOFS = {
   "searchllm_gated_aggregation": "tests/composition/test_gates.py",
   "seppo": "tests/objectives/test_real_members.py",
   "skywork_v2_curation": "tests/reward_models/test_curation.py",
+  "softrepa": "tests/objectives/test_matching.py",
   "solireward": "tests/reward_models/test_graded_losses.py",
   "srpo": "tests/objectives/test_one_step.py",
   "srum": "tests/advantages/test_doubted.py",

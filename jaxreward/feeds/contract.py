@@ -244,6 +244,7 @@ class Feed:
     is_per_step: whether its rows take credit [P, G, T].
     latents: names of offers that have the shape of latents; the others have one
       number per row.
+    stacks: names of offers that hold several latents of each row, [M, N, ...].
     scalars: names of offers that are one number for the whole micro-batch.
     is_grouped: whether its arrays are [R, G, ...] instead of [M, ...].
     scoring: names of offers that differentiate the rewards.
@@ -262,6 +263,7 @@ class Feed:
   needs_noise: bool = False
   is_per_step: bool = False
   latents: tuple[str, ...] = ()
+  stacks: tuple[str, ...] = ()
   scalars: tuple[str, ...] = ()
   is_grouped: bool = False
   scoring: tuple[str, ...] = ()
@@ -336,6 +338,7 @@ def shapes(
 
   def shape(name: str):
     dims = (*lead, 1, 1, 1) if name in feed.latents else lead
+    dims = (*lead, 2, 1, 1, 1) if name in feed.stacks else dims
     dims = () if name in feed.scalars else dims
     dims = (*lead, 2, 2) if name in maps else dims
     dtype = bool if name in BOOLS else jnp.float32

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from jaxreward.errors import UserError
 from jaxreward.feeds import rollouts
 from jaxreward.feeds.contract import Feed, Rows
-from jaxreward.feeds.networks import row, spread
+from jaxreward.feeds.networks import Arrays, row, spread
 
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
@@ -28,10 +29,38 @@ def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   }
 
 
+OTHERS = 3  # prompts beside a row's own
+
+
+def _under_others(arrays: Arrays):
+  """The policy's velocities [M, N, ...] under the prompts that follow a row's own.
+
+  N is `OTHERS`, or fewer where the iteration has no more prompts.
+
+  Raises:
+    UserError: there is one prompt alone.
+  """
+  prompts = arrays.plan.prompts
+  if prompts < 2:
+    raise UserError(
+      f"config.rollout.prompts={prompts}: the objective compares prompts; set it"
+      " to 2 or more"
+    )
+  x, t, index = (arrays.rows[k] for k in ("x_t", "t", "prompt_index"))
+  shift = 1 + jnp.arange(min(OTHERS, prompts - 1))
+  others = (jnp.asarray(index)[:, None] + shift) % prompts
+  n = others.shape[1]
+  v = arrays.network("policy").velocity(
+    jnp.repeat(x, n, 0), jnp.repeat(t, n), others.ravel()
+  )
+  return v.reshape(len(x), n, *x.shape[1:])
+
+
 FEED = Feed(
   make,
   {
     "v": lambda arrays: arrays.velocity("policy"),
+    "v_others": _under_others,
     "v_old": lambda arrays: arrays.velocity("old"),
     "v_reference": lambda arrays: arrays.velocity("reference"),
     "u": lambda arrays: arrays.rows["noise"] - arrays.rows["x0"],
@@ -52,4 +81,5 @@ FEED = Feed(
   },
   follows=("v_old",),
   latents=("v", "v_old", "v_reference", "x0", "x_t", "noise", "u"),
+  stacks=("v_others",),
 )

@@ -29,7 +29,11 @@ from jaxreward.objectives.groups import (
   seppo,
 )
 from jaxreward.objectives.likelihood_free import ac_flow, awm, diffusion_nft
-from jaxreward.objectives.matching import flow_matching, region_matching
+from jaxreward.objectives.matching import (
+  contrastive_matching,
+  flow_matching,
+  region_matching,
+)
 from jaxreward.objectives.policy_gradient import (
   flow_dppo,
   flow_grpo,
@@ -93,6 +97,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "surrogate_matching": surrogate_matching,
   "flow_matching": flow_matching,
   "region_matching": region_matching,
+  "contrastive_matching": contrastive_matching,
 }
 
 __all__ = [
@@ -104,6 +109,7 @@ __all__ = [
   "consistency_reward",
   "consistent_dpo",
   "continuous_matching",
+  "contrastive_matching",
   "crd",
   "d3po",
   "dgpo",

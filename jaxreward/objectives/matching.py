@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError, nearest, require_positive, shown
 from jaxreward.methods import prepares
 from jaxreward.numerics import Mean
 from jaxreward.objectives.reductions import keep, mean_square
@@ -119,6 +119,59 @@ def region_matching(
     "matching_loss": Mean.of(whole, is_sample),
     "anchor_loss": Mean.of(whole, is_real),
     "place_weight": Mean.of(jnp.mean(weight, axis=axes), is_sample),
+  }
+  return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
+
+
+def contrastive_matching(
+  v: Latents,
+  v_others: Float[ArrayLike, "B N *L"],
+  u: Latents,
+  mask: Bool[ArrayLike, "B"],
+  *,
+  scale: float = 4.0,
+  temperature: float = 0.07,
+  matching_weight: float = 0.0,
+) -> tuple[Mean, dict[str, Mean]]:
+  """SoftREPA: an image is to be drawn better by its own prompt than by others.
+
+  z_j = scale exp(-e_j / temperature), e_j = mean (v(x_t, prompt_j) - u)^2 under one
+  noise and time, L = -log softmax(z)_own + matching_weight e_own. As z lies in
+  (0, scale], L is above log(1 + N e^-scale) for N other prompts.
+  https://arxiv.org/abs/2503.08250, read in the authors' code, where scale and
+  temperature are parameters that nothing trains; there images of a batch share noise
+  and time too, here each row has its own.
+
+  Args:
+    v: velocity of the trained parameters at x_t.
+    v_others: under other prompts of the iteration, which are taken for different.
+    u: the target there.
+    mask: False for padding, which may hold anything.
+    scale: largest logit.
+    temperature: error by which a logit falls to 1 / e of it.
+    matching_weight: of the plain loss; 0 for SD3, 10 for SD1.5 and SDXL.
+
+  Returns:
+    (loss, metrics): own_first, the share of rows whose own prompt has the least
+    error, and matching_loss.
+
+  Raises:
+    UserError: an option out of its range.
+  """
+  require_positive("objective.", scale=scale, temperature=temperature)
+  if not matching_weight >= 0:
+    raise UserError(
+      f"objective.matching_weight={matching_weight}: it must be 0 or above"
+    )
+  v, v_others, u = keep(mask, v, v_others, u)
+  own = mean_square(v - u)
+  errors = jax.vmap(mean_square)(v_others - u[:, None])
+  errors = jnp.concatenate([own[:, None], errors], 1)
+  logits = scale * jnp.exp(-errors / temperature)
+  loss = -jax.nn.log_softmax(logits, 1)[:, 0] + matching_weight * own
+  metrics = {
+    "own_first": Mean.of(errors.argmin(1) == 0, mask),
+    "matching_loss": Mean.of(own, mask),
   }
   return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
 

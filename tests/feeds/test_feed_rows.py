@@ -1,6 +1,7 @@
 """Rows that feeds make of a rollout: what belongs together stays together."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxreward import feeds
+from jaxreward.errors import UserError
 from jaxreward.feeds import pairs
 from jaxreward.flow import rollout, steppers
 from jaxreward.types import Trajectory
@@ -171,3 +173,38 @@ def test_a_latent_that_is_not_finite_is_masked_too():
   )
   assert not np.asarray(rows["mask"])[:, 5].any()
   assert np.isfinite(rows["x_t"]).all()
+
+
+class Told(feeds.Arrays):
+  """Rows under a velocity that tells the sample, the time and the prompt."""
+
+  def __init__(self, prompts):
+    index = np.arange(prompts).repeat(2)
+    self.rows = {
+      "x_t": np.arange(len(index))[:, None], "prompt_index": index,
+      "t": 1 / (1 + np.arange(len(index))),
+    }  # fmt: skip
+    self.plan = types.SimpleNamespace(prompts=prompts)
+
+  def network(self, role):
+    assert role == "policy"
+    return types.SimpleNamespace(
+      velocity=lambda x, t, index: 10 * x + (t + 100 * index)[:, None]
+    )
+
+
+@pytest.mark.parametrize("prompts", [3, 6])
+def test_other_prompts_are_those_that_follow(prompts):
+  arrays = Told(prompts)
+  got = feeds.FEEDS["dataset"].offers["v_others"](arrays)
+  assert got.shape == (2 * prompts, min(3, prompts - 1), 1)
+  for row, j in np.ndindex(got.shape[:2]):
+    other = (row // 2 + 1 + j) % prompts
+    assert other != row // 2
+    want = 10 * row + 1 / (1 + row) + 100 * other
+    assert float(got[row, j, 0]) == pytest.approx(want, rel=1e-6)
+
+
+def test_one_prompt_has_no_others():
+  with pytest.raises(UserError, match="prompts=1: "):
+    feeds.FEEDS["dataset"].offers["v_others"](Told(1))

@@ -45,6 +45,8 @@ def example(name, seed=0):
       arrays[key] = rng.normal(0, 1, B)
     elif key == "real":
       arrays[key] = rng.random(B) < 0.5
+    elif key == "v_others":
+      arrays[key] = rng.normal(0, 1, (B, 3, *SHAPE))
     elif key == "place_weight":
       arrays[key] = rng.uniform(0, 1, (B, *SHAPE[:2]))
     elif key in ("t", "near_t", "again_t", "beyond_again_t", "std", "dt"):
@@ -176,6 +178,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "refl": (),
     "gspo": ("sample_log_ratio", "advantage"),
     "flow_matching": ("weight",),
+    "contrastive_matching": (),
     "region_matching": ("place_weight", "share"),
     "srpo": (),
     "noised_reward": (),

@@ -118,3 +118,47 @@ def test_equal_places_without_references_are_flow_matching():
     v, c["u"].astype(np.float32), ones, ones, MASK
   )
   np.testing.assert_allclose(got.value(), want.value(), rtol=1e-6)
+
+
+def contrastive(c, scale, temperature, weight):
+  error = lambda v: ((v - c["u"]) ** 2).mean((1, 2))
+  own = error(c["v"])
+  errors = np.stack([own, *(error(c["v_others"][:, j]) for j in range(3))])
+  z = scale * np.exp(-errors / temperature)
+  return (np.log(np.exp(z).sum(0)) - z[0] + weight * own)[MASK].sum()
+
+
+def test_contrastive_matching():
+  c = case(3) | {
+    "v_others": np.random.default_rng(4).normal(size=(B, 3, *SHAPE))
+  }
+  del c["t"], c["weight"]
+  dirty = f32(c)
+  dirty["v_others"][~MASK] = np.nan
+  options = dict(scale=3.0, temperature=1.5, matching_weight=0.2)
+
+  def loss(x, name="v"):
+    return objectives.contrastive_matching(
+      **dirty | {name: x}, mask=MASK, **options
+    )
+
+  for name in ("v", "v_others"):
+    want = lambda x, name=name: contrastive(c | {name: x}, 3.0, 1.5, 0.2)
+    total = lambda x, name=name: loss(x, name)[0].total
+    got, slope = jax.value_and_grad(total)(dirty[name])
+    np.testing.assert_allclose(got, want(c[name]), rtol=1e-5)
+    numeric = numeric_gradient(want, c[name])
+    np.testing.assert_allclose(slope[MASK], numeric[MASK], rtol=2e-3, atol=1e-5)
+    assert not np.asarray(slope)[~MASK].any()
+  # The least there is: no error under the own prompt, large ones under others.
+  dirty["v_others"] += 100
+  least, metrics = objectives.contrastive_matching(
+    **dirty | {"v": dirty["u"]}, mask=MASK
+  )
+  np.testing.assert_allclose(least.value(), np.log1p(3 * np.exp(-4)), rtol=1e-5)
+  assert metrics["own_first"].value() == 1
+  dirty["v_others"][:] = dirty["v"][:, None]  # prompts that change nothing
+  blind, _ = objectives.contrastive_matching(**dirty, mask=MASK)
+  np.testing.assert_allclose(blind.value(), np.log(4), rtol=1e-6)
+  with pytest.raises(UserError, match="matching_weight=-1"):
+    objectives.contrastive_matching(**dirty, mask=MASK, matching_weight=-1)
