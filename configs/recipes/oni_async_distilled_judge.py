@@ -2,11 +2,11 @@
 
 Zheng et al. 2024, https://arxiv.org/abs/2410.23022, of agents in NetHack, whose labels
 arrive while the policy learns. Here rounds take turns: images of the policy and of
-earlier ones (`sampling.gallery`) are labeled by `train_reward.labels`, answers are kept on
-disk and asked for once, what failed labels nothing, and the policy is aligned with the
-model alone. Of the authors' choices this is the ranker. On scenes the detector is the
-judge; another is `--config.judged_rewards.judge.fn=judge_pointwise` with its `url` and
-`model`. Their discount for what was seen before is not there.
+earlier ones (`sampling.gallery`) are labeled once by `train_reward.labels`, what failed
+labels nothing, and the policy is aligned with the model alone. Of the authors' choices
+this is the ranker. On scenes the detector is the judge; another is
+`--config.judged_rewards.judge.fn=judge_pointwise` with its `url` and `model`. Their
+discount for what was seen before is not there.
 """
 
 from jaxreward import recipes

@@ -251,11 +251,15 @@ def _compile(
   live_bytes += (1 + extra_batches) * sharding.device_bytes(
     (trajectory, pixels, images)
   )
+  results: dict[str, Any] = {}
   if plan.origin == "rollout":
     measure = jax.jit(setup.make_task(config).measure)
     measures = build("detector", measure.trace, images, pixels, batch)
     if any(not reward.is_host for reward in rewards.values()):
-      build("rewards", scoring.trace, rewards, images, batch, measures)
+      results = build(
+        "rewards", scoring.trace, rewards, images, batch, measures
+      )
+      results = {k: v for k, v in results.items() if k in weights_of}
   scores = _replicated(
     {k: jax.ShapeDtypeStruct(images.shape[:2], np.float32) for k in weights_of},
     mesh,
@@ -275,10 +279,14 @@ def _compile(
       },
       mesh,
     )
+  # Rewards that are absent, or run on the host, may say how unsure they are.
+  unknown = {k: v for k, v in scores.items() if k not in results}
+  stds = unknown | _replicated(scoring.stds_of(results), mesh)
+  places = _replicated(scoring.places_of(results), mesh)
   build(
     "update", run_programs.update.trace, run_programs.state, run_programs.base, trajectory, scores,
     batch, loss_contexts, decoder, step_scores,
-    {"stds": scores, "references": scores, "places": {}},
+    {"stds": stds, "references": scores, "places": places},
   )  # fmt: skip
   parts = setup.parts_of(run_programs.state, run_programs.base)
   parts |= {"reward models": context, "autoencoder": decoder}

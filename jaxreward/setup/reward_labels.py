@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
+import zipfile
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import setup, tasks
+from jaxreward import files, processes, setup, tasks
 from jaxreward.data import preferences
 from jaxreward.data.preferences import Preferences
 from jaxreward.data.prompts import Prompt
@@ -21,6 +24,7 @@ from jaxreward.setup import judged_views
 from jaxreward.setup import rewards as reward_setup
 
 FIELD = "config.train_reward.labels"
+LABELS_FILE = "labels.npz"
 _AT_ONCE = 16  # rows
 
 
@@ -75,12 +79,42 @@ def scored(
     config: of the run.
     rows: Q rows.
     prompts: of the rows.
-    workdir: where a judge keeps its answers; a run that starts again asks for those
-      that failed alone.
+    workdir: where the scores are kept: a run that starts again trains on the same,
+      those that failed among them. None keeps none.
 
   Raises:
     UserError: every score failed.
   """
+  name = config.train_reward.labels
+  digest = _digest(rows, prompts)
+  file = None if workdir is None else workdir / LABELS_FILE
+  values = None
+  if file is not None:
+    values = processes.on_first(lambda: _read(file, digest))
+  if values is None:
+    values = _score(config, rows, prompts, workdir)
+    if file is not None and processes.is_first():
+      _write(file, values, digest)
+  is_scored = np.isfinite(values)
+  if not is_scored.any():
+    raise UserError(f'{FIELD}="{name}": every one of its scores failed')
+  task_scores = np.asarray(rows.score, np.float64)
+  both = np.where(is_scored, values, np.nan), task_scores
+  agreement = ranks.per_prompt(*both)["spearman"]
+  logging.info(
+    "labels of %s: %d of %d images scored; rank correlation with the task's %.3f",
+    name, is_scored.sum(), values.size, np.nanmean(agreement),
+  )  # fmt: skip
+  return dataclasses.replace(rows, score=jnp.asarray(both[0], jnp.float32))
+
+
+def _score(
+  config: ConfigDict,
+  rows: Preferences,
+  prompts: Sequence[Prompt],
+  workdir: epath.Path | None,
+) -> np.ndarray:
+  """The reward's scores [Q, N]."""
   name, section = config.train_reward.labels, _section_of(config)
   alone = ConfigDict(config.to_dict())
   alone[section] = {name: config[section][name]}
@@ -94,15 +128,27 @@ def scored(
     images = preferences.as_float(rows.images[members[part]])
     return score(np.asarray(images), [prompts[i] for i in part])
 
-  values = judged_views.over_rows(fn, len(prompts), _AT_ONCE)[name]
-  is_scored = np.isfinite(values)
-  if not is_scored.any():
-    raise UserError(f'{FIELD}="{name}": every one of its scores failed')
-  task_scores = np.asarray(rows.score, np.float64)
-  both = np.where(is_scored, values, np.nan), task_scores
-  agreement = ranks.per_prompt(*both)["spearman"]
-  logging.info(
-    "labels of %s: %d of %d images scored; rank correlation with the task's %.3f",
-    name, is_scored.sum(), values.size, np.nanmean(agreement),
-  )  # fmt: skip
-  return dataclasses.replace(rows, score=jnp.asarray(both[0], jnp.float32))
+  return judged_views.over_rows(fn, len(prompts), _AT_ONCE)[name]
+
+
+def _digest(rows: Preferences, prompts: Sequence[Prompt]) -> str:
+  """Of the images and their prompts: other rows have other scores."""
+  parts = hashlib.sha256("\0".join(p.text for p in prompts).encode())
+  for array in (rows.images, rows.members):
+    parts.update(np.ascontiguousarray(array).tobytes())
+  return parts.hexdigest()
+
+
+def _read(file: epath.Path, digest: str) -> np.ndarray | None:
+  """Scores that were kept of these rows; None without any."""
+  try:
+    with np.load(io.BytesIO(file.read_bytes())) as data:
+      return data["scores"] if str(data["digest"]) == digest else None
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None
+
+
+def _write(file: epath.Path, values: np.ndarray, digest: str) -> None:
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, scores=values, digest=np.array(digest))
+  files.write_atomic(file, buffer.getvalue())

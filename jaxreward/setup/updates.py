@@ -99,14 +99,16 @@ def continued(
   count = jax.vmap(lambda k: jax.random.randint(k, (), 0, plan.rounds + 1))(
     draws
   )
-  for n in range(plan.rounds):
-    chain = sampler.sample(
+
+  def chain(n: Array, start: Array) -> Array:
+    trajectory = sampler.sample(
       params, jax.random.fold_in(key, n), prompts.words, prompts.ids,
       start=start,
     )  # fmt: skip
-    after = rollout.to_groups(chain.latents[-1], plan.prompts, 1)[:, 0]
-    start = jnp.where(path.expand(count > n, start), after, start)
-  return start
+    after = rollout.to_groups(trajectory.latents[-1], plan.prompts, 1)[:, 0]
+    return jnp.where(path.expand(count > n, start), after, start)
+
+  return jax.lax.fori_loop(0, plan.rounds, chain, jnp.asarray(start))
 
 
 def _kept(plan: Plan) -> int:

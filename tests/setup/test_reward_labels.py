@@ -39,19 +39,39 @@ def rows_of(red):
   )  # fmt: skip
 
 
+def blueness(images, prompts):
+  del prompts
+  return images[..., 2].mean((2, 3)) + 1.0
+
+
+def test_a_run_that_starts_again_has_the_same_labels(config, tmp_path):
+  workdir = epath.Path(tmp_path)
+  red = np.arange(4 * 3).reshape(4, 3)
+  prompts, rows = rows_of(red)
+  score = lambda rows: np.array(
+    reward_labels.scored(config, rows, prompts, workdir).score
+  )
+  first = score(rows)
+  assert np.isnan(first[0, 0])
+  # As a judge that answers otherwise the second time.
+  config.judged_rewards = dict(judge=dict(fn=f"{__file__}:blueness"))
+  np.testing.assert_array_equal(score(rows), first)
+  np.testing.assert_array_equal(score(rows_of(red + 1)[1]), np.ones((4, 3)))
+  (workdir / reward_labels.LABELS_FILE).write_bytes(b"cut off")
+  np.testing.assert_array_equal(score(rows), np.ones((4, 3)))
+
+
 def test_scores_are_the_reward_s_and_what_fails_labels_nothing(config):
   red = (
     np.arange(20 * 3).reshape(20, 3) * 4
   )  # more rows than are scored at once
   prompts, rows = rows_of(red)
-  got = np.array(
-    reward_labels.scored(config, rows, prompts, epath.Path()).score
-  )
+  got = np.array(reward_labels.scored(config, rows, prompts, None).score)
   want = np.where(red > 0, red / 255, np.nan)
   np.testing.assert_allclose(got, want, rtol=1e-5)
   prompts, rows = rows_of(0 * red)
   with pytest.raises(UserError, match="every one of its scores failed"):
-    reward_labels.scored(config, rows, prompts, epath.Path())
+    reward_labels.scored(config, rows, prompts, None)
 
 
 @pytest.mark.parametrize(
