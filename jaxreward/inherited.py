@@ -43,10 +43,14 @@ PINNED: dict[str, Any] = {
 _FLAG = re.compile(r"--([A-Za-z0-9_]+)")
 _DEVICES = re.compile(r"--xla_force_host_platform_device_count(?:=(\S*))?")
 _MOST = 4096  # devices that one process pretends to have
-# XLA ends a process in which a virtual device has waited a minute for another, as
-# happens where the cores are taken or the machine was suspended.
-PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
-_WAIT = 1800  # seconds
+# Virtual devices share one pool of threads, and one that waits for another keeps its
+# thread. XLA's default schedule starts exchanges that do not need one another at
+# once: those of some devices then take all threads, and the others never come. A
+# process in which a device has waited a minute is ended; busy machines need longer.
+VIRTUAL = {
+  "xla_cpu_enable_concurrency_optimized_scheduler": "false",
+  "xla_cpu_collective_call_terminate_timeout_seconds": "300",
+}
 
 
 def open_streams() -> None:
@@ -201,22 +205,25 @@ def require_flags() -> None:
     _try_flags(flags)
 
 
-def let_devices_wait() -> None:
-  """Lets virtual CPU devices wait half an hour for one another.
+def let_devices_meet() -> None:
+  """Sees to it that virtual CPU devices do not wait for one another for ever.
 
   A value in XLA_FLAGS stands. To be called before JAX makes its devices.
   """
   flags = os.environ.get("XLA_FLAGS", "").strip()
   counts = [*_DEVICES.findall(flags), os.environ.get("JAX_NUM_CPU_DEVICES", "")]
   if any(counts) and (not flags or flags.startswith("-")):
-    os.environ["XLA_FLAGS"] = with_patience(flags)
+    os.environ["XLA_FLAGS"] = for_virtual_devices(flags)
 
 
-def with_patience(flags: str) -> str:
-  """XLA_FLAGS under which virtual devices wait, where XLA can be told."""
-  if PATIENCE in flags or not compat.has_xla_flag(PATIENCE):
-    return flags
-  return f"{flags} --{PATIENCE}={_WAIT}".strip()
+def for_virtual_devices(flags: str) -> str:
+  """XLA_FLAGS under which virtual devices meet, where XLA can be told."""
+  more = [
+    f"--{name}={value}"
+    for name, value in VIRTUAL.items()
+    if name not in flags and compat.has_xla_flag(name)
+  ]
+  return " ".join([flags, *more]).strip()
 
 
 def _require_flag_file(flags: str) -> None:

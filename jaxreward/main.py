@@ -303,7 +303,7 @@ def run(flags: Flags) -> int:
   if not (flags.workdir or flags.check or config.job in jobs.LOOKING):
     raise UserError("--workdir is missing, as in --workdir=runs/first")
   inherited.require_flags()
-  inherited.let_devices_wait()
+  inherited.let_devices_meet()
   configure_jax()
   workdir = workdirs.find(flags.workdir or ".")
   if config.job not in jobs.LOOKING:

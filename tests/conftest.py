@@ -11,8 +11,7 @@ from tests import cache, hurry, lazily  # noqa: F401, which the hook names
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.folder()
-# Devices of a busy machine may wait long for one another.
-os.environ.setdefault("XLA_FLAGS", inherited.with_patience(""))
+os.environ.setdefault("XLA_FLAGS", inherited.for_virtual_devices(""))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax

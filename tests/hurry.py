@@ -21,4 +21,4 @@ def xla_flags(devices: int = 1) -> str:
   """XLA_FLAGS of another process with some virtual devices."""
   words = [f"--{name}={value}".lower() for name, value in FLAGS.items()]
   words.append(f"--xla_force_host_platform_device_count={devices}")
-  return inherited.with_patience(" ".join(words))
+  return inherited.for_virtual_devices(" ".join(words))

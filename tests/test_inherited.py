@@ -126,23 +126,25 @@ def test_a_flag_that_is_there(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("flags", "count", "waits"),
+  ("flags", "count", "added"),
   [
-    ("--xla_force_host_platform_device_count=8", "", True),
-    ("", "8", True),
-    ("", "", False),
-    (f"--{inherited.PATIENCE}=50", "8", False),
-    ("flags.txt", "8", False),
+    ("--xla_force_host_platform_device_count=8", "", [*inherited.VIRTUAL]),
+    ("", "8", [*inherited.VIRTUAL]),
+    ("", "", []),
+    *((f"--{name}=50", "8", {*inherited.VIRTUAL} - {name})
+      for name in inherited.VIRTUAL),
+    ("flags.txt", "8", []),
   ],
-)
-def test_virtual_devices_wait_for_one_another(monkeypatch, flags, count, waits):
+)  # fmt: skip
+def test_virtual_devices_meet(monkeypatch, flags, count, added):
   monkeypatch.setenv("XLA_FLAGS", flags)
   monkeypatch.setenv("JAX_NUM_CPU_DEVICES", count)
-  inherited.let_devices_wait()
-  added = os.environ["XLA_FLAGS"].removeprefix(flags).strip()
-  assert added == f"--{inherited.PATIENCE}=1800" * waits
-  inherited.let_devices_wait()  # again, as where one process runs several jobs
-  assert os.environ["XLA_FLAGS"].count(inherited.PATIENCE) <= 1
+  inherited.let_devices_meet()
+  more = os.environ["XLA_FLAGS"].removeprefix(flags).split()
+  assert sorted(more) == sorted(f"--{k}={inherited.VIRTUAL[k]}" for k in added)
+  before = os.environ["XLA_FLAGS"]
+  inherited.let_devices_meet()  # again, as where one process runs several jobs
+  assert os.environ["XLA_FLAGS"] == before
 
 
 def test_streams_that_nobody_reads():
