@@ -100,10 +100,11 @@ def scored(
     raise UserError(f'{FIELD}="{name}": every one of its scores failed')
   task_scores = np.asarray(rows.score, np.float64)
   both = np.where(is_scored, values, np.nan), task_scores
-  agreement = ranks.per_prompt(*both)["spearman"]
+  agreement = np.asarray(ranks.per_prompt(*both)["spearman"])
+  agreement = agreement[np.isfinite(agreement)]
   logging.info(
     "labels of %s: %d of %d images scored; rank correlation with the task's %.3f",
-    name, is_scored.sum(), values.size, np.nanmean(agreement),
+    name, is_scored.sum(), values.size, agreement.mean() if agreement.size else np.nan,
   )  # fmt: skip
   return dataclasses.replace(rows, score=jnp.asarray(both[0], jnp.float32))
 
