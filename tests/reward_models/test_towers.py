@@ -23,6 +23,7 @@ from tests.rewards import folders
 TINY = {
   "scenes": dict(width=16, depth=1, heads=1, stem=8, text_layers=1),
   "policy": dict(width=16, depth=1, heads=1, text_layers=1),
+  "stitched": dict(width=16, depth=1, first=1, heads=1, stem=8, text_layers=1),
 } | {name: dict(size="tiny") for name in ("clip", "siglip", "dino", "blip")}
 WORDS = np.array([[3, 11, 16, 0, 0, 0, 0, 0], [4, 12, 21, 7, 1, 0, 0, 0]])
 
@@ -269,7 +270,7 @@ def test_every_backbone_is_saved_and_read_back_as_a_reward(name, tmp_path):
   loaded = reward_model.load(path)
   assert loaded.scorer.context and loaded.scorer.frames == "attention"
   jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
-  words = "scenes" if name in ("scenes", "policy") else None
+  words = "scenes" if name in ("scenes", "policy", "stitched") else None
   assert reward_model.language_of(path) == words
   plain = reward_model.record_of(ConfigDict(dict(section, context=False)))
   assert "context" not in plain and plain["frames"] == "attention"
