@@ -207,6 +207,8 @@ def test_a_worse_picture_is_wrong_in_one_attribute(look):
 
 @pytest.mark.extras
 def test_the_shipped_layers_are_those_of_the_drawing():
+  pytest.importorskip("dicebear")
+  pytest.importorskip("resvg_py")
   np.testing.assert_array_equal(draw.layers(), atlas.read(atlas.PATH))
 
 
