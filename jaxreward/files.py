@@ -7,13 +7,14 @@ is kept in memory and rewritten from time to time and before every checkpoint.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from absl import logging
@@ -113,6 +114,13 @@ class GrowingObject:
 
   def close(self) -> None:
     self.publish()
+
+
+def save_arrays(path: os.PathLike[str] | str, **arrays: Any) -> None:
+  """Writes arrays to one compressed .npz, as `write_atomic`."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
+  write_atomic(path, buffer.getvalue())
 
 
 def open_growing(path: os.PathLike[str] | str) -> IO[bytes] | GrowingObject:

@@ -344,11 +344,9 @@ def save_images(
   path: epath.Path, images: np.ndarray, strict: np.ndarray
 ) -> None:
   """Writes an evaluation's images (uint8) and verdicts atomically."""
-  buffer = io.BytesIO()
   p, g = images.shape[:2]
   flat = grids.to_uint8(images.reshape(p * g, *images.shape[2:]))
-  np.savez_compressed(buffer, images=flat.reshape(images.shape), strict=strict)
-  files.write_atomic(path, buffer.getvalue())
+  files.save_arrays(path, images=flat.reshape(images.shape), strict=strict)
 
 
 def load_images(path: epath.Path) -> tuple[np.ndarray, np.ndarray]:

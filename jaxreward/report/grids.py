@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxreward.files import write_atomic
+from jaxreward.files import save_arrays
 from jaxreward.types import ArrayLike
 
 GAP = 2  # pixels between the images of a grid, before scaling
@@ -154,7 +154,6 @@ def save_cards(
       f"cards need as many pictures as texts: {len(before)} before, "
       f"{len(after)} after, {len(texts)} texts"
     )
-  out = io.BytesIO()
   arrays: dict[str, Any] = {
     "before": to_uint8(before),
     "after": to_uint8(after),
@@ -162,8 +161,7 @@ def save_cards(
   }
   if sources is not None:
     arrays["sources"] = to_uint8(sources)
-  np.savez_compressed(out, **arrays)
-  write_atomic(path, out.getvalue())
+  save_arrays(path, **arrays)
 
 
 def load_cards(

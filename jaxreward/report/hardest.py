@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from jaxreward.files import write_atomic
+from jaxreward.files import save_arrays
 from jaxreward.report.grids import SMALL, data_uri, enlarge, png, to_uint8
 from jaxreward.types import ArrayLike
 
@@ -30,10 +30,8 @@ def save(
   images = np.asarray(images)
   if len(images) != len(texts):
     raise ValueError(f"{len(images)} pairs of images and {len(texts)} texts")
-  out = io.BytesIO()
   text = json.dumps([dict(t) for t in texts], allow_nan=False)
-  np.savez_compressed(out, images=images, texts=np.array(text))
-  write_atomic(path, out.getvalue())
+  save_arrays(path, images=images, texts=np.array(text))
 
 
 def load(path: epath.PathLike) -> list[dict[str, Any]]:

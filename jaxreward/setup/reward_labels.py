@@ -93,8 +93,8 @@ def scored(
     values = processes.on_first(lambda: _read(file, digest))
   if values is None:
     values = _score(config, rows, prompts, workdir)
-    if file is not None and processes.is_first():
-      _write(file, values, digest)
+    if file is not None:
+      files.save_arrays(file, scores=values, digest=digest)
   is_scored = np.isfinite(values)
   if not is_scored.any():
     raise UserError(f'{FIELD}="{name}": every one of its scores failed')
@@ -147,9 +147,3 @@ def _read(file: epath.Path, digest: str) -> np.ndarray | None:
       return data["scores"] if str(data["digest"]) == digest else None
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
     return None
-
-
-def _write(file: epath.Path, values: np.ndarray, digest: str) -> None:
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, scores=values, digest=np.array(digest))
-  files.write_atomic(file, buffer.getvalue())

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 from etils import epath
 
+from jaxreward import files
 from jaxreward.errors import UserError
 from jaxreward.tasks.portraits import attributes as at
 
@@ -28,9 +29,7 @@ def digest(layers: np.ndarray) -> str:
 
 def save(path: epath.Path, layers: np.ndarray) -> None:
   """Writes the layers, uint8 [V, S, S, 4], with the name of their content."""
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, layers=layers, digest=digest(layers))
-  path.write_bytes(buffer.getvalue())
+  files.save_arrays(path, layers=layers, digest=digest(layers))
 
 
 def read(path: epath.Path) -> np.ndarray:
