@@ -171,6 +171,11 @@ def _padded(table: PromptBatch, rows: np.ndarray, size: int) -> PromptBatch:
   return jax.tree.map(take, table).replace(mask=mask)
 
 
+def seeds_of(index: int, size: int) -> np.ndarray:
+  """uint32 [size], of the rows of batch `index`: no two rows have one seed."""
+  return np.arange(size, dtype=np.uint32) + np.uint32(index * size)
+
+
 def prompt_batches(
   prompts: Sequence[Prompt],
   *,

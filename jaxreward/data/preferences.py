@@ -9,7 +9,7 @@ images, or from a user's files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
@@ -194,6 +194,48 @@ def as_float(images: ArrayLike) -> Array:
 def as_bytes(images: ArrayLike) -> Array:
   """Images in [0, 1] as uint8."""
   return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def unlabelled(
+  images: ArrayLike,
+  prompts: PromptBatch,
+  members: ArrayLike,
+  *,
+  counts: Mapping[str, int],
+  dense: Array,
+  strict: Array,
+  strict_weight: float,
+  aspects: Array,
+  aspect_names: tuple[str, ...],
+) -> Preferences:
+  """Rows that a task has drawn and judged; `prob` is NaN until labels fill it.
+
+  Args:
+    images: uint8 [M, H, W, 3] of all rows.
+    prompts: Q prompts.
+    members: [Q, N], the images of each row.
+    counts: {one of `SOURCES`: images of each row}, in the members' order.
+    dense: graded verdicts [Q, N].
+    strict: strict verdicts [Q, N].
+    strict_weight: w; the score is (1 - w) dense + w strict.
+    aspects: [Q, N, A].
+    aspect_names: A names.
+  """
+  members = jnp.asarray(members)
+  places = [SOURCES.index(name) for name in counts]
+  rows, n = members.shape
+  return Preferences(
+    images=jnp.asarray(images),
+    tokens=jnp.asarray(prompts.tokens),
+    category=jnp.asarray(prompts.category),
+    members=members,
+    prob=jnp.full((rows, n, n), jnp.nan),
+    score=(1 - strict_weight) * dense + strict_weight * strict,
+    strict=strict,
+    source=jnp.asarray(np.repeat(places, list(counts.values()))),
+    aspects=aspects,
+    aspect_names=aspect_names,
+  )
 
 
 def rows_between(

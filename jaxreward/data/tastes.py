@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from jaxreward.data.preferences import Preferences
 from jaxreward.types import Array, ArrayLike
+
+WARMTH = 12.0  # slope in mean red less mean blue
+
+
+def warmth(colour: Float[ArrayLike, "*B 3"]) -> Float[Array, "*B"]:
+  """In [0, 1]: how much redder than bluer the mean colour of an image is."""
+  colour = jnp.asarray(colour)
+  return jax.nn.sigmoid(WARMTH * (colour[..., 0] - colour[..., 2]))
 
 
 def rating(

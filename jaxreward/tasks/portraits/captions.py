@@ -60,10 +60,9 @@ def caption_batches(
   def apply(index, rng):
     batch = stream(int(index))
     scene = wrong(batch, corruption, rng)
-    seeds = np.arange(batch_size, dtype=np.uint32)
     return {
       "scene": scene, "caption": batch.tokens,
-      "seed": seeds + np.uint32(index * batch_size),
+      "seed": pipeline.seeds_of(index, batch_size),
     }  # fmt: skip
 
   return grain.MapDataset.range(steps).seed(seed).random_map(apply)
@@ -92,10 +91,9 @@ def edit_batches(
 
   def apply(index):
     batch = stream(int(index))
-    seeds = np.arange(batch_size, dtype=np.uint32)
     return {
       "source": batch.source, "picture": batch.target,
-      "caption": batch.tokens, "seed": seeds + np.uint32(index * batch_size),
+      "caption": batch.tokens, "seed": pipeline.seeds_of(index, batch_size),
     }  # fmt: skip
 
   return grain.MapDataset.range(steps).map(apply)

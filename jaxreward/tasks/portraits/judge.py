@@ -29,7 +29,6 @@ SWEEPS = 2
 SHARP = 8.0  # slope of a verdict in the relative gain of the requested value
 FLOOR = 4.0  # squared error of a window below which gains are not told apart
 CORNER = 4  # pixels, side of the corners that show the background
-WARMTH = 12.0  # slope in mean red less mean blue
 MAX_ERROR = 0.1  # root mean square difference from the best explanation
 NOBODY = 0.12  # the same, of what shows a person at all
 # From what lies over others to what lies under them: an unknown upper layer
@@ -163,16 +162,16 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
   the person, NaN where a prompt has none; "drawn": in [0, 1], 1 for a picture
   that layers explain exactly.
   """
-  asked: prompts.Asked = batch.extras
-  reading = read(images, asked.count)
-  wanted, role = jnp.asarray(asked.rows), jnp.asarray(asked.role)
+  request: prompts.Asked = batch.extras
+  reading = read(images, request.count)
+  targets, role = jnp.asarray(request.rows), jnp.asarray(request.role)
   share = []
   for name in range(at.A):
     odds = jax.nn.softmax(SHARP * reading.chance[name], -1)
-    value = jnp.maximum(wanted[..., name], 0)
+    value = jnp.maximum(targets[..., name], 0)
     share.append(jnp.take_along_axis(odds, value[..., None], -1)[..., 0])
   share = jnp.stack(share, -1)
-  is_right = reading.rows == wanted
+  is_right = reading.rows == targets
 
   def mean(values, of):
     total = of.sum((1, 2))
@@ -181,16 +180,16 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
 
   matters = role != prompts.ANY
   exact = (is_right | ~matters).all((1, 2))
-  drawn = jnp.exp(-jnp.square(reading.error / MAX_ERROR))
+  quality = jnp.exp(-jnp.square(reading.error / MAX_ERROR))
   strict = exact & (reading.error <= MAX_ERROR)
   return {
     "strict": strict.astype(jnp.float32),
-    "dense": mean(share, matters) * (0.5 + 0.5 * drawn),
+    "dense": mean(share, matters) * (0.5 + 0.5 * quality),
     "read": mean(is_right, matters),
     "execution": mean(share, role == prompts.ASKED),
     "preservation": mean(share, role == prompts.KEPT),
     "same_person": mean(share, role == prompts.PERSON),
-    "drawn": drawn,
+    "drawn": quality,
   }
 
 
@@ -214,12 +213,6 @@ def groups(
   rows = jax.tree.map(lambda x: jnp.repeat(jnp.asarray(x), g, 0), batch.extras)
   parts = look(flat, dataclasses.replace(batch, extras=rows))
   return {name: x.reshape(p, g) for name, x in parts.items()}
-
-
-def warmth(images: Float[Array, "*B S S 3"]) -> Float[Array, "*B"]:
-  """In [0, 1]: how much redder than bluer a picture is."""
-  mean = images.mean((-3, -2))
-  return jax.nn.sigmoid(WARMTH * (mean[..., 0] - mean[..., 2]))
 
 
 def describe(images: ArrayLike) -> list[str]:

@@ -18,12 +18,13 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxreward import rng
+from jaxreward.data import tastes
 from jaxreward.data.preferences import (
-  SOURCES,
   Preferences,
   as_bytes,
   as_float,
   row_ids,
+  unlabelled,
 )
 from jaxreward.tasks.portraits import captions, edits, judge, prompts, render
 from jaxreward.types import Array, ArrayLike, PromptBatch
@@ -74,7 +75,9 @@ def _judged(
     pixels = as_float(pixels)
     parts = judge.look(pixels, dataclasses.replace(batch, extras=asked))
     names = ("dense", "strict", "drawn", "read")
-    return {k: parts[k] for k in names} | {"warmth": judge.warmth(pixels)}
+    return {k: parts[k] for k in names} | {
+      "warmth": tastes.warmth(pixels.mean((-3, -2)))
+    }
 
   parts = jax.lax.map(look, (pad(flat), jax.tree.map(pad, extras)))
   return {k: x.reshape(-1)[: q * n].reshape(q, n) for k, x in parts.items()}
@@ -120,9 +123,9 @@ def collect(
     generator, right[turns // spoiled, turns % renders],
     np.roll(right, 1, 0)[turns // spoiled, turns % renders],
   ).reshape(count, spoiled, *np.shape(samples)[2:])  # fmt: skip
-  drawn = as_bytes(jnp.asarray(np.concatenate([right, wrong, bad], 1)))
-  images = np.concatenate([np.asarray(samples), np.asarray(drawn)], 1)
-  per_row, own = images.shape[1], np.shape(samples)[1]
+  drawings = as_bytes(jnp.asarray(np.concatenate([right, wrong, bad], 1)))
+  images = np.concatenate([np.asarray(samples), np.asarray(drawings)], 1)
+  per_row, samples_each = images.shape[1], np.shape(samples)[1]
   members = np.arange(count * per_row).reshape(count, per_row)
   step = 1 + np.arange(borrowed)
   is_train = np.array([p.split == "train" for p in chosen])
@@ -130,24 +133,16 @@ def collect(
   for side in (np.flatnonzero(is_train), np.flatnonzero(~is_train)):
     places = np.arange(len(side))[:, None] + step
     lenders[side] = side[places % max(len(side), 1)]
-  members = np.concatenate([members, members[lenders, step % own]], 1)
+  members = np.concatenate([members, members[lenders, step % samples_each]], 1)
   flat = images.reshape(count * per_row, *images.shape[2:])
   parts = _judged(flat[members], batch.plain)
   aspects = jnp.stack([parts["read"], parts["drawn"], parts["warmth"]], -1)
-  counts = (own, renders, renders, spoiled, borrowed)
-  names = ("policy", "render", "corrupted", "spoiled", "borrowed")
-  source = np.repeat([SOURCES.index(n) for n in names], counts)
-  n = len(source)
-  return Preferences(
-    images=jnp.asarray(flat),
-    tokens=jnp.asarray(batch.tokens),
-    category=jnp.asarray(batch.category),
-    members=jnp.asarray(members),
-    prob=jnp.full((count, n, n), jnp.nan),
-    score=(1 - strict_weight) * parts["dense"]
-    + strict_weight * parts["strict"],
-    strict=parts["strict"],
-    source=jnp.asarray(source),
-    aspects=aspects,
+  counts = dict(
+    policy=samples_each, render=renders, corrupted=renders, spoiled=spoiled,
+    borrowed=borrowed,
+  )  # fmt: skip
+  return unlabelled(
+    flat, batch, members, counts=counts, dense=parts["dense"],
+    strict=parts["strict"], strict_weight=strict_weight, aspects=aspects,
     aspect_names=ASPECTS,
-  )
+  )  # fmt: skip

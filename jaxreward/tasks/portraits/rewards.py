@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from jaxreward.data import tastes
 from jaxreward.errors import UserError
 from jaxreward.rewards.contract import Applies, declare
 from jaxreward.tasks.portraits import judge, prompts
@@ -96,7 +97,7 @@ def rated(
       " a taste in [0, 1]"
     )
   parts, usable = _parts(images, prompts, verdict)
-  warm = judge.warmth(jnp.asarray(images))
+  warm = tastes.warmth(jnp.asarray(images).mean((-3, -2)))
   fans = (users + 1) // 2 / users
   liked = fans * warm + (1 - fans) * (1 - warm)
   value = (1 - taste) * parts["drawn"] + taste * liked

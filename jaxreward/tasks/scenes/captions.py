@@ -14,6 +14,7 @@ import grain
 import jax
 import numpy as np
 
+from jaxreward.data import pipeline
 from jaxreward.errors import UserError
 from jaxreward.tasks.scenes import edits, grammar
 
@@ -91,7 +92,7 @@ class _Draw:
       "caption": np.asarray(self.table.tokens)[
         np.where(wrong, neighbour, scene)
       ],
-      "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
+      "seed": pipeline.seeds_of(index, size),
     }
 
 
@@ -133,7 +134,7 @@ class _DrawEdits:
     tokens = [grammar.tokenize(p.text, edits=True) for p in prompts]
     return {
       "source": source, "picture": picture, "caption": np.stack(tokens),
-      "seed": np.arange(size, dtype=np.uint32) + np.uint32(index * size),
+      "seed": pipeline.seeds_of(index, size),
     }  # fmt: skip
 
 

@@ -14,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward import rng
+from jaxreward.data import tastes
 from jaxreward.data.preferences import (
-  SOURCES,
   Preferences,
   as_bytes,
   as_float,
   row_ids,
+  unlabelled,
 )
 from jaxreward.errors import UserError
 from jaxreward.tasks.scenes import detect, grammar, negatives, render
 from jaxreward.types import Array, ArrayLike
 
 ASPECTS = ("items", "background", "relation", "warmth")
-_WARMTH = 12.0  # slope of the aspect in mean red less mean blue
 
 
 def neighbours(prompts: Sequence[grammar.Prompt]) -> list[np.ndarray]:
@@ -123,7 +123,7 @@ def _images(key, prompts, ids, samples, rendered, lenders, spoiled):
   requests = _take(prompts, jnp.repeat(jnp.arange(rows), members.shape[1]))
   verdict = detect.judge(detections, requests)
   means = as_float(flat).mean((1, 2))[members.reshape(-1)]
-  warmth = jax.nn.sigmoid(_WARMTH * (means[:, 0] - means[:, 2]))
+  warmth = tastes.warmth(means)
   columns = (verdict.dense, verdict.clean, verdict.relation, warmth)
   aspects = jnp.stack(columns, -1).reshape(*members.shape, len(ASPECTS))
   shaped = (x.reshape(members.shape) for x in (verdict.dense, verdict.strict))
@@ -165,19 +165,11 @@ def collect(
     key, batch, row_ids(batch), jnp.asarray(samples), rendered, lenders,
     spoiled=spoiled,
   )  # fmt: skip
-  counts = (np.shape(samples)[1], renders, renders, spoiled, borrowed)
-  names = ("policy", "render", "corrupted", "spoiled", "borrowed")
-  source = np.repeat([SOURCES.index(n) for n in names], counts)
-  n = len(source)
-  return Preferences(
-    images=images,
-    tokens=jnp.asarray(batch.tokens),
-    category=jnp.asarray(batch.category),
-    members=members,
-    prob=jnp.full((len(prompts), n, n), jnp.nan),
-    score=(1 - strict_weight) * dense + strict_weight * strict,
-    strict=strict,
-    source=jnp.asarray(source),
-    aspects=aspects,
-    aspect_names=ASPECTS,
-  )
+  counts = dict(
+    policy=np.shape(samples)[1], render=renders, corrupted=renders,
+    spoiled=spoiled, borrowed=borrowed,
+  )  # fmt: skip
+  return unlabelled(
+    images, batch, members, counts=counts, dense=dense, strict=strict,
+    strict_weight=strict_weight, aspects=aspects, aspect_names=ASPECTS,
+  )  # fmt: skip

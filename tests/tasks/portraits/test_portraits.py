@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxreward import tasks
+from jaxreward.data import tastes
 from jaxreward.data.preferences import SOURCES, rows_between
 from jaxreward.models.policies import scene_dit
 from jaxreward.tasks.portraits import (
@@ -244,7 +245,7 @@ def test_ratings_are_means_over_users_of_drawing_and_taste():
       images, batch, users=users, taste=0.4, verdict={"drawn": drawn}
     )["rated"]
   )
-  warm = 1 / (1 + np.exp(-judge.WARMTH * np.array([[0.1, -0.1, 0.0]])))
+  warm = 1 / (1 + np.exp(-tastes.WARMTH * np.array([[0.1, -0.1, 0.0]])))
   for fans, others in ((1, 0), (2, 1), (2, 2)):
     users = [0.6 * drawn + 0.4 * warm] * fans
     users += [0.6 * drawn + 0.4 * (1 - warm)] * others
