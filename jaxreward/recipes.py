@@ -365,6 +365,26 @@ def differentiable(
   return config
 
 
+def reward_feedback(arg: str | None, beside: str) -> ConfigDict:
+  """The config of ReFL's step: a reward's gradient up to a margin, at a late step.
+
+  Args:
+    arg: of the recipe.
+    beside: the recipe's file.
+  """
+  size = size_of(arg)
+  config = load("diffusion_nft", arg, beside)
+  config.objective = dict(name="refl", margin=2.0, scale=1e-3)
+  config.regularizers = dict()
+  config.rollout.sampler = dict(name="ode")
+  config.align.update(last_steps=1 if size == "smoke" else 3, updates=1)
+  config.align.depth = dict(name="uniform")
+  if size == "full":
+    config.rollout.num_steps = 40
+    config.align.last_steps = 10
+  return differentiable(config, arg, beside, "image_reward")
+
+
 def reward_with(config: ConfigDict, arg: str | None, **weights: float) -> None:
   """Several rewards that need no training: "task", "look" and "bytes".
 

@@ -11,15 +11,7 @@ from jaxreward import recipes
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
-  config = recipes.load("diffusion_nft", arg, __file__)
-  size = recipes.size_of(arg)
-  config.objective = dict(name="refl", margin=2.0, scale=1e-3)
-  config.regularizers = dict()
-  config.rollout.sampler = dict(name="ode")
-  config.align.update(last_steps=1 if size == "smoke" else 3, updates=1)
-  config.align.depth = dict(name="uniform")
-  if size == "full":
-    config.rollout.num_steps = 40
-    config.align.last_steps = 10
+  config = recipes.reward_feedback(arg, __file__)
+  if recipes.size_of(arg) == "full":
     config.optimizer.learning_rate = 1e-5
-  return recipes.differentiable(config, arg, __file__, "image_reward")
+  return config

@@ -87,19 +87,25 @@ def forward_flops(one) -> float:
   return (flops.count(jaxpr) - flops.count(encoding)) / rows
 
 
+def draw_arguments(one) -> tuple:
+  """Of the program that draws, at the first iteration."""
+  parts = one.parts
+  state = parts.state
+  return (
+    async_rollout.draw_params(state), state.step, parts.base, one.batch, None,
+    state.players if parts.has_drift else None,
+  )  # fmt: skip
+
+
 def measured(name: str, repeats: int) -> list[tuple[float, float]]:
   """(evaluations per sample, seconds) of a rollout, and of an update."""
   one = miniature(name)
   parts = one.parts
   with jax.set_mesh(one.mesh):
-    state = one.state
-    drawn = (
-      async_rollout.draw_params(state), state.step, parts.base, one.batch,
-      None, state.players if parts.has_drift else None,
-    )  # fmt: skip
-    draw = parts.draw.trace(*drawn)
+    arguments = draw_arguments(one)
+    draw = parts.draw.trace(*arguments)
     draws = draw.lower().compile()
-    trajectory, _, images = draws(*drawn)
+    trajectory, _, images = draws(*arguments)
     scores = one.scores(images)
     contexts = contexts_of(one.rewards, one.batch) if one.rewards else None
     rest = (
@@ -113,7 +119,7 @@ def measured(name: str, repeats: int) -> list[tuple[float, float]]:
     for _ in range(repeats + 1):
       state = jax.block_until_ready(one.state)
       marks = [time.process_time()]
-      jax.block_until_ready(draws(*drawn))
+      jax.block_until_ready(draws(*arguments))
       marks.append(time.process_time())
       jax.block_until_ready(updates(state, *rest))
       marks.append(time.process_time())
@@ -129,12 +135,9 @@ def counted(name: str) -> float:
   one = iteration(f"compare.py:{name}", {})
   parts = one.parts
   with jax.set_mesh(one.mesh):
-    drawn = (
-      async_rollout.draw_params(parts.state), parts.state.step, parts.base,
-      one.batch, None,
-    )  # fmt: skip
-    draw = parts.draw.trace(*drawn)
-    trajectory, _, images = jax.eval_shape(parts.draw, *drawn)
+    arguments = draw_arguments(one)
+    draw = parts.draw.trace(*arguments)
+    trajectory, _, images = jax.eval_shape(parts.draw, *arguments)
     scores = {k: jnp.zeros(images.shape[:2]) for k in one.weights}
     contexts = contexts_of(one.rewards, one.batch) if one.rewards else None
     update = parts.update.trace(
