@@ -23,8 +23,8 @@ PROXY = "runs/proxy/reward_model.safetensors"
 
 def get_config(arg: str | None = None):
   """The method by name, and `smoke`."""
-  given = config_lib.parse_arg(arg, method=METHODS, smoke=False)
-  method, small = given["method"], given["smoke"]
+  options = config_lib.parse_arg(arg, method=METHODS, smoke=False)
+  method, small = options["method"], options["smoke"]
   if method in BASIC:
     spec = f"align_scenes.py:{method}{',smoke' * small}"
   else:

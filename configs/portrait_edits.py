@@ -20,8 +20,8 @@ KEPT = dict(give=1.0, recolour=1.0, express=1.0, restyle=1.0, fill=1.0)
 
 def get_config(arg: str | None = None):
   """`:words` rewards the words alone; `,smoke` for a few tiny iterations."""
-  given = config_lib.parse_arg(arg, reward=REWARDS, smoke=False)
-  size = ":smoke" if given["smoke"] else ""
+  options = config_lib.parse_arg(arg, reward=REWARDS, smoke=False)
+  size = ":smoke" if options["smoke"] else ""
   config = config_lib.load_sibling(f"portraits.py{size}", __file__)
   config.model.takes_source = True
   config.data.update(
@@ -30,19 +30,19 @@ def get_config(arg: str | None = None):
     kind_weights=(2, 2, 1, 2, 3, 1, 1, 1),
   )
   words = dict(carried_out=dict(fn="carried_out", weight=1.0))
-  kept = dict(
+  of_the_rest = dict(
     left_alone=dict(fn="left_alone", weight=0.5),
     same_person=dict(fn="same_person", weight=1.0),
   )
-  if given["reward"] == "words":
+  if options["reward"] == "words":
     config.rewards = words
-    config.heldout_rewards = kept
+    config.heldout_rewards = of_the_rest
   else:
     background = dict(fn="background", weight=0.5, kinds=KEPT)
-    config.rewards = words | kept | dict(background=background)
+    config.rewards = words | of_the_rest | dict(background=background)
     config.heldout_rewards = dict(right=dict(fn="right", weight=1.0))
   config.composition = dict(name="gdpo", epsilon=1e-6)
   config.advantage = dict(name="group", std="none")
-  if not given["smoke"]:
+  if not options["smoke"]:
     config.init.checkpoint = "runs/portrait_edits/policy.safetensors"
   return config

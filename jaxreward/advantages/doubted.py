@@ -62,8 +62,8 @@ def confident(
       f"config.advantage.least={least} and most={most}: expected"
       " 0 <= least <= most"
     )
-  known = [jnp.asarray(std) for std in stds.values()]
-  doubt = jnp.stack([jnp.zeros(jnp.shape(signal)), *known]).max(0)
+  deviations = [jnp.asarray(std) for std in stds.values()]
+  doubt = jnp.stack([jnp.zeros(jnp.shape(signal)), *deviations]).max(0)
   is_known = jnp.isfinite(doubt)
   weight = jnp.exp(offset - slope * jnp.where(is_known, doubt, 0.0))
   weight = jnp.where(is_known, jnp.clip(weight, least, most), least)

@@ -121,9 +121,11 @@ def staged(
   stage = sum(jnp.asarray(iteration) >= float(start) for start in starts)
   signals, valid = [], []
   for name in order:
-    own = {name: weights[name]}
-    mask = valid_of(scores, masks, own) & applicable(name, own, scores[name])
-    signals.append(weights[name] * safe_of(scores, mask, own)[name])
+    weight = {name: weights[name]}
+    mask = valid_of(scores, masks, weight) & applicable(
+      name, weight, scores[name]
+    )
+    signals.append(weights[name] * safe_of(scores, mask, weight)[name])
     valid.append(mask)
   at_stage = lambda rows: jnp.stack(rows)[stage]
   return at_stage(signals), at_stage(valid)

@@ -217,14 +217,14 @@ def consistent_dpo(
   order = lambda x: jnp.sign(x[:, :, None] - x[:, None, :])
   agreement = masked_mean(order(value) * order(reference), others, axis=(1, 2))
   consistency = (agreement + 1) / 2
-  chosen = jnp.argmin(jnp.where(mask, value, jnp.inf), 1, keepdims=True)
-  rejected = jnp.argmax(jnp.where(mask, value, -jnp.inf), 1, keepdims=True)
-  moved = matching - reference
-  margin = jnp.take_along_axis(moved, chosen, 1)
-  margin = (margin - jnp.take_along_axis(moved, rejected, 1))[:, 0]
+  best = jnp.argmin(jnp.where(mask, value, jnp.inf), 1, keepdims=True)
+  worst = jnp.argmax(jnp.where(mask, value, -jnp.inf), 1, keepdims=True)
+  gain = matching - reference
+  margin = jnp.take_along_axis(gain, best, 1)
+  margin = (margin - jnp.take_along_axis(gain, worst, 1))[:, 0]
   loss = consistency * jax.nn.softplus(beta / 2 * margin)
   loss = loss + (1 - consistency) * jax.nn.softplus(-beta / 2 * margin)
-  counts = (chosen != rejected)[:, 0]  # so for two unequal members at least
+  counts = (best != worst)[:, 0]  # so for two unequal members at least
   metrics = {
     "consistency": Mean.of(consistency, counts),
     "accuracy": Mean.of((1 - jnp.sign(margin)) / 2, counts),

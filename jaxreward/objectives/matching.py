@@ -164,14 +164,14 @@ def contrastive_matching(
       f"objective.matching_weight={matching_weight}: it must be 0 or above"
     )
   v, v_others, u = keep(mask, v, v_others, u)
-  own = mean_square(v - u)
+  error = mean_square(v - u)
   errors = jax.vmap(mean_square)(v_others - u[:, None])
-  errors = jnp.concatenate([own[:, None], errors], 1)
+  errors = jnp.concatenate([error[:, None], errors], 1)
   logits = scale * jnp.exp(-errors / temperature)
-  loss = -jax.nn.log_softmax(logits, 1)[:, 0] + matching_weight * own
+  loss = -jax.nn.log_softmax(logits, 1)[:, 0] + matching_weight * error
   metrics = {
     "own_first": Mean.of(errors.argmin(1) == 0, mask),
-    "matching_loss": Mean.of(own, mask),
+    "matching_loss": Mean.of(error, mask),
   }
   return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
 

@@ -266,8 +266,8 @@ class RewardModel:
     """What the head adds up over training rows; see `Head.statistics`."""
     assert self.head.statistics is not None
     head, features = self._read(params, images, tokens, context)
-    known = {} if mask is None else {"mask": mask}
-    return self.head.statistics(head, {**features, **known})
+    masked = features if mask is None else {**features, "mask": mask}
+    return self.head.statistics(head, masked)
 
   def export(self, trained: Params, frozen: Params | None) -> Params:
     """All parameters, with adapters merged into their kernels."""

@@ -203,19 +203,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
       ", ".join(rewards), count, labels.gold.shape[1],
     )  # fmt: skip
     scorer = make_scorer(rewards, rows.task, size, side_of(config))
-    scores, fitted = _scores(rows, scorer, size), None
+    scores, fit = _scores(rows, scorer, size), None
     if options.combine != "none":
-      own = {name: scores[name] for name in config.rewards}
-      sums, fitted = combination.combined(
-        labels, own, positive=options.combine == "positive"
+      candidates = {name: scores[name] for name in config.rewards}
+      sums, fit = combination.combined(
+        labels, candidates, positive=options.combine == "positive"
       )
       scores = {**scores, **sums}
     results = {
       name: judge.agreement(labels, values, seed=seed)
       for name, values in scores.items()
     }
-    if fitted is not None:
-      results[combination.FITTED]["weights"] = fitted
+    if fit is not None:
+      results[combination.FITTED]["weights"] = fit
     _add_views(results, rows, scorer, scores, config)
     if options.inside:
       inside = load(config, options.inside, "eval.judging.inside")

@@ -489,8 +489,9 @@ def update(
   micros = updater.micros(trajectory, credit, prompts, state.step)
   player_states, player_metrics = audience.learn(credit)
   if contexts is not None:
-    learned = playing.averages(player_states)
-    contexts = tuning.tuned(updater.loss.roles, contexts, learned)
+    contexts = tuning.tuned(
+      updater.loss.roles, contexts, playing.averages(player_states)
+    )
   frozen = Frozen(
     base=base, old=draw_params if reads_newest else sampler_params,
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,

@@ -62,18 +62,18 @@ def evaluate(
     return {}
   user = np.asarray(rows.user)
   score = reward_model.row_scorer(model)
-  known, shown = user < users.count, _first_rows(user, users.shown)
-  numbers = jnp.asarray(np.where(known, user, -1))
+  is_known, is_example = user < users.count, _first_rows(user, users.shown)
+  numbers = jnp.asarray(np.where(is_known, user, -1))
   scores = score(params, rows, {"user": numbers})
-  rest = ~known & ~shown
-  parts = {"known": (known, scores), "unseen": (rest, scores)}
+  rest = ~is_known & ~is_example
+  parts = {"known": (is_known, scores), "unseen": (rest, scores)}
   if model.head.adapt is not None and rest.any():
-    new = np.unique(user[~known])
+    new = np.unique(user[~is_known])
     adapt = jax.jit(lambda params, b: model.adapt(params, b, b.rating))
     tastes = np.stack(
-      [_taste(adapt, params, rows, shown & (user == u)) for u in new]
+      [_taste(adapt, params, rows, is_example & (user == u)) for u in new]
     )
-    place = np.searchsorted(new, np.where(known, new[0], user))
+    place = np.searchsorted(new, np.where(is_known, new[0], user))
     adapted = score(params, rows, {"taste": jnp.asarray(tastes[place])})
     parts["adapted"] = (rest, adapted)
   return {

@@ -81,9 +81,9 @@ def layers(side: int = at.SIDE) -> np.ndarray:
     return dicebear.Style(_only(definition, *components))
 
   def picture(of, **options) -> np.ndarray:
-    chosen = {k: [v] for k, v in options.items()}
+    values = {k: [v] for k, v in options.items()}
     drawing = dicebear.Avatar(
-      of, {"seed": "", "facialHairProbability": 100, **chosen}
+      of, {"seed": "", "facialHairProbability": 100, **values}
     )
     png = resvg.svg_to_bytes(
       svg_string=drawing.to_string(), width=side, height=side

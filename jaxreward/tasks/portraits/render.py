@@ -100,6 +100,6 @@ def render_prompts(
   keys: Array, prompts: PromptBatch
 ) -> Float[Array, "B S S 3"]:
   """Pictures of the prompts; what they do not speak of is drawn from keys [B]."""
-  asked = prompts.extras
-  rows = complete(keys, asked.rows)
-  return compose(rows, asked.count, jnp)
+  request = prompts.extras
+  rows = complete(keys, request.rows)
+  return compose(rows, request.count, jnp)

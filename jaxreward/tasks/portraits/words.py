@@ -73,11 +73,11 @@ def shirt_phrase(facts: Mapping[int, int]) -> str:
 def phrase(at_: int, facts: Mapping[int, int]) -> str:
   """What is said of an attribute; "" for what no word speaks of."""
   if at_ == at.HAIR_AT:
-    known = at.HAIR_AT in facts or at.COLOUR_AT in facts
-    return f"with {hair_phrase(facts)}" if known else ""
+    has_words = at.HAIR_AT in facts or at.COLOUR_AT in facts
+    return f"with {hair_phrase(facts)}" if has_words else ""
   if at_ == at.SHIRT_AT:
-    known = at.SHIRT_AT in facts or at.PATTERN_AT in facts
-    return f"in {shirt_phrase(facts)}" if known else ""
+    has_words = at.SHIRT_AT in facts or at.PATTERN_AT in facts
+    return f"in {shirt_phrase(facts)}" if has_words else ""
   if at_ not in facts:
     return ""
   word = at.VALUES[at.NAMES[at_]][facts[at_]]
@@ -145,12 +145,12 @@ def split(text: str, *, edits: bool = False) -> list[str]:
   for mark in ".,;:":
     text = text.replace(mark, " ")
   words = [w for w in text.lower().split() if w not in SILENT]
-  known = (VOCABULARY if edits else TEXT_WORDS)[1:]
+  vocabulary = (VOCABULARY if edits else TEXT_WORDS)[1:]
   for word in words:
-    if word not in known:
+    if word not in vocabulary:
       raise UserError(
         f'prompt "{shown(text, 80)}": the word "{shown(word, 30)}" is not in the'
-        f" vocabulary of the portraits{nearest(word, known)}"
+        f" vocabulary of the portraits{nearest(word, vocabulary)}"
       )
   return words
 

@@ -74,11 +74,11 @@ def boxes(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
   flat = jnp.where(usable[:, None, None, None], flat, 0.0)
   judgement = judge.look(flat, judge.repeat(prompts, jnp.shape(images)[1]))
   items = jnp.asarray(prompts.extras.items)
-  wanted = detect.wanted(
+  items = detect.wanted(
     judgement.detection, jnp.repeat(items, jnp.shape(images)[1], 0)
   )
   sides = (flat.shape[1], flat.shape[2])
-  places = detect.box_scores(judgement.detection, wanted, sides)
+  places = detect.box_scores(judgement.detection, items, sides)
   value = (judgement.verdict.dense + judgement.verdict.strict) / 2
   shape = jnp.shape(images)[:2]
   value = jnp.where(usable, value, jnp.nan).reshape(shape)
