@@ -24,6 +24,7 @@ LOSSES = {
   "hinge": lambda p: {f"{LOSS}.name": "hinge"},
 }  # fmt: skip
 NOISE = (0.0, 0.1, 0.2, 0.4)
+SIZES = {"train_reward.train_rows": 384, "train_reward.steps": 120}
 SEEDS = (0, 1, 2)
 
 
@@ -33,7 +34,7 @@ def get_sweep():
     for noise in NOISE if name != "smoothed" else NOISE[1:]:
       for seed in SEEDS:
         fields = {"train_reward.label_noise": noise, "seed": seed}
-        yield {**loss(noise), **fields}
+        yield {**SIZES, **loss(noise), **fields}
 
 
 def name_of(config):
