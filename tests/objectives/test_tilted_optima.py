@@ -64,6 +64,54 @@ def backprop(m):
   return loss.value() + BETA * m**2 / 2  # the KL of N(m, 1) to N(0, 1)
 
 
+def awm(m):
+  """Weighed by t^2 = 1/4 it is the likelihood of u, of variance 2: m / 2 = E A r."""
+  rows = lambda x: np.full(ROWS, x, np.float32)
+  loss, _ = objectives.awm(
+    wide(-m), wide(0.0), Z, (1 - T) * Z + T * NOISE, rows(T), Z[:, 0], MASK,
+    weighting="t2", clip_range=1e6, adv_clip=50.0, adv_max=50.0,
+  )  # fmt: skip
+  return loss.value() + m**2 / 2
+
+
+def answered():
+  """Pairs [N, 2], the chosen first: the larger as often as sigmoid says, exactly."""
+  pairs = []
+  for times in (3, 7):  # of times + 1
+    end = np.log(times) / 2
+    pairs += [(end, -end)] * times * (8 // (times + 1))
+    pairs += [(-end, end)] * (8 // (times + 1))
+  return np.array(pairs, np.float32)
+
+
+PAIRS = answered()
+
+
+def rank(m):
+  """Of two samples each, all swaps cost the same: 2 beta m = 1."""
+  x = PAIRS[..., None]
+  v = jnp.broadcast_to(-m, x.shape)
+  loss, _ = objectives.rank_dpo(
+    v, jnp.zeros(x.shape), NOISE[: len(x), None] - x,
+    np.tile(np.float32([1, 0]), (len(x), 1)), np.ones(PAIRS.shape, bool),
+    beta=BETA,
+  )  # fmt: skip
+  return loss.value()
+
+
+def relative(m, t=0.5, s=0.25):
+  """r = x for and -x against, far from the margin, with a KL: see SRPO."""
+  x_t, x_s = ((1 - at) * Z[:, 0] + at * NOISE[:, 0] for at in (t, s))
+  down = (x_t + (t - s) * m - s * NOISE[:, 0]) / (1 - s)
+  up = (x_s - (t - s) * m - t * NOISE[:, 0]) / (1 - t)
+  at = lambda x: np.full(ROWS, x, np.float32)
+  loss, _ = objectives.srpo(
+    down, -down, up, -up, at(t), at(s), MASK, margin=1e3,
+    praise=(0.1, 0.25), blame=(0.3, 0.01),
+  )  # fmt: skip
+  return loss.value() + BETA * m**2 / 2
+
+
 def hinge(m):
   """The slope ends where all are satisfied: here at a mean of the margin's."""
   loss, _ = objectives.refl(wide(m)[:, 0], MASK, margin=0.3, scale=1.0)
@@ -142,10 +190,17 @@ def root(f, low, high):
   return low
 
 
+# The mean of two steps has half the variance: E A s = m exp(-m^2 / 4), A = x_1 + x_2.
+GSPO = root(lambda m: BETA * m - (1 - m**2 / 2) * np.exp(-(m**2) / 4), 0.0, 0.9)
+# k = .175 at t = 1/2 and q = .2275 at s = 1/4; the two ends divide by 3/4 and 1/2.
+SRPO = ((2 + 0.175) / 3 + (2 + 0.2275) / 2) / 2 / BETA
 GUARD = root(lambda m: 4 * m - (1 + m**2) * np.exp(m**2 / 2), 0.0, 0.5)
 CASES = {
   "flow_dpo": (dpo, 1 / BETA, 0.5),
   "crd": (crd, 1 / (2 * BETA), 0.02),
+  "awm": (awm, 1 / 2, 0.3),
+  "rank_dpo": (rank, 1 / (2 * BETA), 0.3),
+  "srpo": (relative, SRPO, 0.2),
   "align_prop": (backprop, 1 / BETA, 0.2),
   "refl": (hinge, 0.3, 0.01),
   "noised_reward": (noised, 1 / BETA, 0.2),
@@ -163,23 +218,17 @@ def test_a_family_reaches_what_is_known_of_it(name):
   np.testing.assert_allclose(slid(loss, rate), want, atol=0.02)
 
 
-@pytest.mark.parametrize("name", ["prdp", "rebel"])
-def test_differences_of_rewards_are_differences_of_log_ratios(name):
-  """Groups of four, one step: the regression's optimum is 1 / beta."""
+def prepared(name, log_prob, fixed, **options):
+  """The loss of m of a method that reads the rows of a step before it."""
   fn = objectives.REGISTRY[name]
-  scale = dict(beta=BETA) if name == "prdp" else dict(eta=BETA)
-  more = dict(clip_range=1e6) if name == "prdp" else {}
-  partial = functools.update_wrapper(functools.partial(fn, **scale, **more), fn)
-  prepare, count = methods.prepare_of(partial), 400
-  x = Z[:count, 0]
-  start = -np.square(x) / 2
+  partial = functools.update_wrapper(functools.partial(fn, **options), fn)
+  prepare = methods.prepare_of(partial)
+  start = log_prob(0.0)
 
   def loss(m):
-    now = -jnp.square(x - m) / 2
-    arrays = {
-      "log_prob": now, "old_log_prob": start, "reference_log_prob": start,
-      "advantage": x, "mask": MASK[:count], "sample": np.arange(count),
-      "prompt": np.arange(count) // 4,
+    arrays = fixed | {
+      "log_prob": log_prob(m), "old_log_prob": start,
+      "reference_log_prob": start, "mask": np.ones(len(start), bool),
     }  # fmt: skip
     read = {
       k: jax.lax.stop_gradient(jnp.asarray(arrays[k]))
@@ -191,4 +240,46 @@ def test_differences_of_rewards_are_differences_of_log_ratios(name):
     arrays |= {k: v[0] for k, v in columns.items()}
     return partial(**{k: arrays[k] for k in methods.asks(fn)})[0].value()
 
+  return loss
+
+
+def groups_of(x, group, **fixed):
+  """(log p of m, arrays) of one step per sample, `group` of them per prompt."""
+  log_prob = lambda m: -jnp.square(x - m) / 2
+  place = np.arange(len(x))
+  return log_prob, {
+    "advantage": x, "sample": place, "prompt": place // group,
+  } | fixed  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "name,options",
+  [("prdp", dict(beta=BETA, clip_range=1e6)), ("rebel", dict(eta=BETA))],
+)
+def test_differences_of_rewards_are_differences_of_log_ratios(name, options):
+  """Groups of four, one step: the regression's optimum is 1 / beta."""
+  loss = prepared(name, *groups_of(Z[:400, 0], 4), **options)
   np.testing.assert_allclose(slid(loss, 0.02), 1 / BETA, atol=0.02)
+
+
+def test_d3po_reaches_the_tilted_optimum():
+  """Answered pairs whose ratios stay within the band: beta m = 1."""
+  x = PAIRS.ravel()
+  answer = np.tile(np.float32([1, 0]), len(PAIRS))
+  rows = groups_of(x, 2, advantage=answer, t=np.zeros(len(x)))
+  loss = prepared("d3po", *rows, beta=BETA, clip_range=0.9)
+  np.testing.assert_allclose(slid(loss, 0.5), 1 / BETA, atol=0.02)
+
+
+def test_gspo_reaches_its_own_fixed_point():
+  """Samples of two steps, with a KL; their sums have a variance of exactly 2."""
+  x = Z[:12_000, 0]
+  sums = x[::2] + x[1::2]
+  x, sums = (y * np.sqrt(2 / np.square(sums).mean()) for y in (x, sums))
+  log_prob, fixed = groups_of(
+    x, 2, advantage=np.repeat(sums, 2), sample=np.arange(len(x)) // 2
+  )
+  loss = prepared("gspo", log_prob, fixed, clip_range=1e6)
+  tied = lambda m: loss(m) + BETA * m**2 / 2
+  got = slid(tied, 0.3, steps=25)
+  np.testing.assert_allclose(got, GSPO, atol=0.02)
