@@ -30,8 +30,9 @@ def get_config() -> ConfigDict:
       text_encoder=dict(name="none"),
       image_encoder=dict(name="none"),  # of policies that look at a picture
       # of a video: frames kept; rewards see the first, the middle or, for the
-      # mean of their scores, every one of them
-      video=dict(frames=5, scored="mean"),
+      # mean of their scores, every one of them, by exp(-fade) less per frame from
+      # the middle
+      video=dict(frames=5, scored="mean", fade=0.0),
       # an adapter (LoRA) is added to the weights, whatever the job
       init=dict(checkpoint="package:scenes_base", adapter=""),
       lora=dict(

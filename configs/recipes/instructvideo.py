@@ -2,9 +2,10 @@
 
 Yuan et al. 2023, https://arxiv.org/abs/2312.12490: an image of the data is noised to .6 of
 20 steps, the steps back to it are run, and the last one carries the reward's gradient.
-The authors train on videos and weigh the reward of four frames; here the reference is one
-image, which the task renders (scenes), or the "target" of a prompt. On scenes a reward
-model is trained first.
+The authors train on videos and weigh the reward of four frames, the middle one most:
+`video.frames=4` and `video.fade=4` of a policy that makes videos. Here the reference is
+one image, which the task renders (scenes), or the "target" of a prompt. On scenes a
+reward model is trained first.
 """
 
 from jaxreward import recipes

@@ -84,6 +84,7 @@ _NOT_NEGATIVE = {
   "pretrain": ("time_std",),
   "train_reward": ("margin",),
   "checkpoint": ("grace",),
+  "video": ("fade",),
 }
 _FINITE = {
   "rollout": ("guidance_scale",),

@@ -73,18 +73,45 @@ def stacked(
   return frames.swapaxes(-4, -3)
 
 
+def frame_weights(count: int, fade: float) -> Float[np.ndarray, "F"]:
+  """Weights of frames, of sum 1: exp(-fade |k - F // 2|), largest in the middle.
+
+  InstructVideo (https://arxiv.org/abs/2312.12490), where the reward of every frame made
+  them alike: of 16 frames one in 4, by exp(-1) for each of the 16, is fade 4. The
+  authors' code divides by F alone, which makes its rewards a quarter of these.
+  """
+  weights = np.exp(-fade * np.abs(np.arange(count) - count // 2))
+  return weights / weights.sum()
+
+
 def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
   """An image reward on strips: of one frame, or the mean over all.
 
   A reward that declares `takes_frames` scores all frames at once instead, as
   [P, G, F, H, W, C]. The score of a video with a non-finite frame is not finite.
+
+  Raises:
+    UserError: the first of one frame, or weights of frames that are not scored apart.
   """
-  count, which = config.video.frames, config.video.scored
+  count, which, fade = (config.video[k] for k in ("frames", "scored", "fade"))
+  takes_frames = getattr(fn, "takes_frames", False)
+  if fade and (which != "mean" or takes_frames):
+    why = (
+      f'config.video.scored="{which}" takes one frame'
+      if which != "mean"
+      else "a reward of this run pools the frames itself"
+    )
+    raise UserError(
+      f"config.video.fade={fade:g} weighs the scores of frames, and {why}; set"
+      " config.video.fade=0"
+    )
   if count == 1 and which == "first":
     raise UserError(
       'config.video.frames=1 with config.video.scored="first": one frame alone'
       ' is the middle one; keep 2 or more, or score the "middle"'
     )
+
+  weights = frame_weights(count, fade).tolist()
 
   @functools.wraps(fn)
   def run(images: ArrayLike, prompts: Any, **context: Any):
@@ -92,9 +119,10 @@ def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
     if which != "mean":
       selected = frames[0 if which == "first" else count // 2]
       return fn(selected, prompts, **context)
-    if getattr(fn, "takes_frames", False):
+    if takes_frames:
       return fn(stacked(images, count), prompts, **context)
     scores = [fn(frame, prompts, **context) for frame in frames]
-    return jax.tree.map(lambda *x: sum(x) / count, *scores)
+    weigh = lambda *x: sum(w * y for w, y in zip(weights, x, strict=True))
+    return jax.tree.map(weigh, *scores)
 
   return run

@@ -67,6 +67,21 @@ def test_a_reward_sees_the_frames_it_is_to_score(which, expected):
     np.testing.assert_allclose(found["twice"], 2 * expected, rtol=1e-6)
 
 
+def test_frames_fade_away_from_the_middle():
+  """InstructVideo's weights of frames 0, 4, 8, 12 of 16, which sum to 1.036967."""
+  weights = videos.frame_weights(4, 4.0)
+  np.testing.assert_allclose(
+    weights * 1.036967, [3.354626e-4, 0.01831564, 1, 0.01831564], rtol=1e-6
+  )
+  np.testing.assert_array_equal(videos.frame_weights(4, 0.0), [0.25] * 4)
+  config = tiny.load(WAN, {"video.frames": 4, "video.fade": 4.0})
+  values = np.array([1.0, 2.0, 4.0, 8.0], np.float32)
+  strips = np.broadcast_to(values[None, :, None], (1, 1, 5, 4, 3))
+  level = lambda images, prompts: images.mean((2, 3, 4))
+  score = videos.scored(level, config)(strips, None)
+  np.testing.assert_allclose(score, [[weights @ values]], rtol=1e-6)
+
+
 @pytest.mark.parametrize("backend", [np, jnp])
 def test_a_reward_that_takes_frames_gets_them_in_order(backend):
   config = tiny.load(WAN, {"video.frames": 3})
@@ -209,6 +224,11 @@ def test_what_does_not_go_together_is_refused(spec, overrides, message):
   [
     ({"video.scored": "last"}, 'config.video.scored="last" is none of first'),
     ({"video.frames": 0}, "config.video.frames=0: expected a whole number"),
+    ({"video.fade": -1.0}, "config.video.fade=-1.0: expected a number >= 0"),
+    (
+      {"video.fade": 1.0, "video.scored": "first"},
+      'config.video.fade=1 weighs the scores of frames, and config.video.scored="first"',
+    ),
   ],
 )
 def test_choices_of_frames_that_make_no_sense_are_refused(
