@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from jaxreward.data import image_notes
+from jaxreward.data import image_notes, video_files
 from jaxreward.errors import UserError, one_line, shown
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ _OTHERS = tuple(
     (rb"....ftypavi", "it is an AVIF image, which this Pillow does not read",
      "`pip install -U pillow`, or save it as PNG"),
     (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ", "it is a video",
-     "save a frame as PNG, or all as WebP: ffmpeg -i IN -loop 0 OUT.webp"),
+     "`pip install av`, or save a frame as PNG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "it is a JPEG XL image", _PNG_OUT),
     (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", "it is a PDF or PostScript page",
      "export it as PNG"),
@@ -100,8 +100,10 @@ def read(path: os.PathLike[str] | str, most: int = -1) -> bytes:
 
 def is_image(head: bytes, path: os.PathLike[str] | str) -> bool:
   """Whether a file that starts so may be an image."""
-  return _format_of(head[:_HEAD], path) is not None or (
-    _is_heif(head) and importlib.util.find_spec("pillow_heif") is not None
+  return (
+    _format_of(head[:_HEAD], path) is not None
+    or (_is_heif(head) and importlib.util.find_spec("pillow_heif") is not None)
+    or _is_readable_video(head)
   )
 
 
@@ -139,10 +141,10 @@ def decode(
 def decode_frames(
   data: bytes, path: os.PathLike[str] | str, count: int
 ) -> list[Image.Image]:
-  """Frames of mode RGB of an animation, the middle ones of `count` equal parts.
+  """Frames of mode RGB of a clip, the middle ones of `count` equal parts.
 
   GIF, WebP, PNG, AVIF and the pages of TIFF have several; Pillow composes each
-  with those before it. A still image is one frame.
+  with those before it. Videos are decoded by PyAV. A still image is one frame.
 
   Args:
     data: content of the file.
@@ -157,13 +159,15 @@ def decode_frames(
 
 def _decode_frames(data, path, count) -> list[Image.Image]:
   name = _format_of(data[:_HEAD], path)
+  if name is None and _is_readable_video(data):
+    return video_files.decode(data, count, MOST_PIXELS)
   clip = None if name is None else _opened(name, data, path)
   total = getattr(clip, "n_frames", 1)
   if clip is None or total == 1:
     return [_decode(data, path, 0)[0]] * count
   frames: list[Image.Image] = []
-  for i in range(count):
-    clip.seek(int((i + 0.5) * total / count))
+  for i in video_files.middles(total, count):
+    clip.seek(i)
     frames.append(_to_rgb(clip.copy(), path))
   return frames
 
@@ -190,8 +194,15 @@ def _told(path: os.PathLike[str] | str, action: Callable[[], T]) -> T:
     ) from error
 
 
+def _is_readable_video(data: bytes) -> bool:
+  return video_files.is_video(data[:_HEAD]) and video_files.can_read()
+
+
 def _decode(data, path, least):
   name = _format_of(data[:_HEAD], path)
+  if name is None and _is_readable_video(data):
+    (image,) = video_files.decode(data, [0], MOST_PIXELS)
+    return image, image.size
   if name is None:
     if not _is_heif(data):
       raise _foreign(data[:_HEAD], path)

@@ -8,6 +8,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from jaxreward.data import video_files
+
 PNG = b"\x89PNG\r\n\x1a\n"
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 MANY = 80 << 20  # bytes, more than Pillow reads of text or of a profile
@@ -154,7 +156,10 @@ NO_GOOD = {
   "web page": (lambda: b"\n<!DOCTYPE html><html>404</html>", "a web page"),
   "drawing": (lambda: b"<?xml version='1.0'?>\n<svg width='3'/>", "SVG"),
   "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pillow-heif"),
-  "video": (lambda: b"\0\0\0\x18ftypisom\0\0\0\0isom", "it is a video"),
+  "video": (
+    lambda: b"\0\0\0\x18ftypisom\0\0\0\0isom",
+    "damaged or cut short" if video_files.can_read() else "it is a video",
+  ),
   "JPEG XL": (lambda: b"\xff\x0a" + bytes(range(9)), "JPEG XL"),
   "page": (lambda: b"%PDF-1.7\n%\xe2\xe3", "export it as PNG"),
   "archive": (lambda: b"PK\x03\x04" + bytes(9), "unpack it"),

@@ -60,3 +60,45 @@ def test_a_store_of_clips_and_its_stills(tmp_path):
   stills, _ = store.stills(np.array([0, 1]))
   assert stills[:, 0, 0, 0].tolist() == [160, 161]
   assert store._key() != ImageStore(files, ["a", "b"], 8)._key()
+
+
+def save_video(path, greys, codec, turn=0):
+  av = pytest.importorskip("av")
+  with av.open(str(path), "w") as file:
+    stream = file.add_stream(codec, rate=8)
+    stream.width, stream.height, stream.pix_fmt = 24, 16, "yuv420p"
+    if turn:
+      stream.set_display_rotation(turn)
+    for grey in greys:
+      pixels = np.full((16, 24, 3), grey, np.uint8)
+      pixels[:8, :12] = 255  # the upper left quarter
+      for packet in stream.encode(av.VideoFrame.from_ndarray(pixels)):
+        file.mux(packet)
+    for packet in stream.encode(None):
+      file.mux(packet)
+  return path
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize(
+  ("name", "codec"),
+  [("a.mp4", "mpeg4"), ("b.webm", "libvpx"), ("c.avi", "mpeg4")],
+)
+def test_middle_frames_of_videos(tmp_path, name, codec):
+  path = save_video(tmp_path / name, GREYS, codec)
+  clip = images.clip_pixels(path, 4, 16).astype(int)
+  np.testing.assert_allclose(clip[:, -1, -1, 0], [40, 100, 160, 220], atol=9)
+  np.testing.assert_allclose(clip[:, 0, 0], 255, atol=9)
+  first = images.pixels(path, 16).astype(int)
+  np.testing.assert_allclose(first[-1, -1], 10, atol=9)
+  path.write_bytes(path.read_bytes()[:-600])
+  with pytest.raises(UserError, match=rf"{name}: the image is damaged or cut"):
+    images.clip_pixels(path, 4, 16)
+
+
+@pytest.mark.extras
+def test_a_video_is_turned_as_its_file_says(tmp_path):
+  path = save_video(tmp_path / "a.mp4", GREYS, "mpeg4", turn=90)
+  first = images.pixels(path, 16).astype(int)
+  np.testing.assert_allclose(first[-1, 0], 255, atol=9)  # counterclockwise
+  np.testing.assert_allclose(first[0, 0], 10, atol=9)
