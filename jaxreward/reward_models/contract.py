@@ -137,6 +137,19 @@ class RewardModel:
     head = jax.eval_shape(self.init_head, jax.random.key(0))
     return {"backbone": self.backbone_shapes, "head": head}
 
+  @functools.cached_property
+  def saved_shapes(self) -> Params:
+    """Shapes of all parameters after training, with what the head adds up."""
+    if self.head.statistics is None or self.head.fitted is None:
+      return self.param_shapes
+    head = self.param_shapes["head"]
+    own = inputs.without_weights(head)[0]
+    total = jax.eval_shape(self.head.statistics, own, self._features())
+    return {
+      **self.param_shapes,
+      "head": jax.eval_shape(self.head.fitted, head, total),
+    }
+
   def _raw_features(self, prompts: int = 1, group: int = 1) -> Features:
     """Shapes of the backbone's features of images."""
     shape = jax.ShapeDtypeStruct

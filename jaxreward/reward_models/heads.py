@@ -161,10 +161,7 @@ def ellipsoid(
   def init(key: Array, features: Features) -> Params:
     width = features["joint"].shape[-1]
     layer = net.init(key, jnp.zeros((1, width)))["params"]
-    return {
-      "layer": layer, "out": jnp.zeros((hidden,)),
-      "design": ridge * jnp.eye(hidden),
-    }  # fmt: skip
+    return {"layer": layer, "out": jnp.zeros((hidden,))}
 
   def read(params: Params, features: Features) -> Array:
     x = jnp.asarray(features["joint"])
@@ -172,7 +169,8 @@ def ellipsoid(
 
   def outputs(params: Params, features: Features) -> Outputs:
     z = read(params, features)
-    return {"value": z @ params["out"], "std": deviation(z, params["design"])}
+    factor = params.get("factor", ridge**0.5 * jnp.eye(hidden))
+    return {"value": z @ params["out"], "std": deviation(z, factor)}
 
   def statistics(params: Params, features: Features) -> Array:
     z = read(params, features)
@@ -181,7 +179,8 @@ def ellipsoid(
     return jnp.einsum("...i,...j->ij", z, z, precision="highest")
 
   def fitted(params: Params, total: Array) -> Params:
-    return {**params, "design": ridge * jnp.eye(hidden) + total}
+    design = ridge * jnp.eye(hidden) + total
+    return {**params, "factor": jnp.linalg.cholesky(design)}
 
   return Head(
     init, outputs, lambda out: (out["value"], out["std"]), ("value", "std"),
@@ -189,9 +188,8 @@ def ellipsoid(
   )  # fmt: skip
 
 
-def deviation(z: Array, design: Array) -> Array:
-  """sqrt(z' V^-1 z) of z [..., D], by a triangular solve."""
-  factor = jnp.linalg.cholesky(jax.lax.stop_gradient(design))
+def deviation(z: Array, factor: Array) -> Array:
+  """sqrt(z' V^-1 z) of z [..., D], V = L L' of the lower triangular factor L."""
   flat = z.reshape(-1, z.shape[-1]).T
   scaled = jax.scipy.linalg.solve_triangular(factor, flat, lower=True)
   # The square root has no gradient at 0.

@@ -103,7 +103,7 @@ class Head:
     public: its published layout; None if there is none.
     statistics: (params, features) -> arrays that are added up over training rows
       once the model is trained; None for a head that keeps none.
-    fitted: (params, their sums) -> params.
+    fitted: (params, their sums) -> params, with what is saved beside the trained.
   """
 
   init: Callable[[Array, Features], Params]

@@ -161,7 +161,7 @@ def load(path: epath.PathLike) -> LoadedModel:
       f"cannot read {record_path}, which belongs to {path.name}: {shown(error, 120)};"
       ' the job "train_reward" writes both'
     ) from error
-  like = model.param_shapes
+  like = model.saved_shapes
   if is_old:  # both parts in one flat dict
     flat = weights.load_params(path, {**like["backbone"], **like["head"]})
     params = {part: {k: flat[k] for k in like[part]} for part in like}

@@ -77,5 +77,7 @@ def _continued(
       f"config.train_reward.init_from={shown(path, 90)}: its backbone is another"
       " than config.reward_model.backbone; give that the same name and sizes"
     )
-  is_same = describe(other["head"]) == describe(params["head"])
-  return {"backbone": backbone, "head": (other if is_same else params)["head"]}
+  # What is added up after training is left behind.
+  head = {k: x for k, x in other["head"].items() if k in params["head"]}
+  is_same = describe(head) == describe(params["head"])
+  return {"backbone": backbone, "head": head if is_same else params["head"]}

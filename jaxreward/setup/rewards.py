@@ -113,7 +113,7 @@ def abstract(
       scorer = _read_learned(entry, workdir).scorer
     else:
       scorer = reward_model.make(config)
-    params = setup.shapes(scorer.param_shapes, scorer.sharding_rules, mesh)
+    params = setup.shapes(scorer.saved_shapes, scorer.sharding_rules, mesh)
     tokenize = scorer.backbone.read
     return _bound_learned(entry, scorer), {"params": params}, tokenize
 

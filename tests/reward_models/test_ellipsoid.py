@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward.reward_models import HEADS, heads
+from jaxreward.setup import reward_model
+from tests import tiny
 
 RNG = np.random.default_rng(0)
 D = 5
@@ -14,7 +16,8 @@ def test_deviation_is_that_of_ridge_regression():
   z, rows = RNG.normal(size=(7, D)), RNG.normal(size=(40, D))
   design = 0.5 * np.eye(D) + rows.T @ rows
   want = np.sqrt(np.einsum("bi,ij,bj->b", z, np.linalg.inv(design), z))
-  got = heads.deviation(jnp.asarray(z, jnp.float32), jnp.asarray(design))
+  factor = jnp.asarray(np.linalg.cholesky(design), jnp.float32)
+  got = heads.deviation(jnp.asarray(z, jnp.float32), factor)
   np.testing.assert_allclose(got, want, rtol=1e-4)
   # The released code took V^-1 for its square root.
   released = np.linalg.norm(z @ np.linalg.inv(design), axis=1)
@@ -46,5 +49,14 @@ def test_rows_seen_again_and_again_are_less_in_doubt():
   z = np.asarray(at_first[1]) * np.sqrt(2.0)  # V = 2 I: |z| / sqrt(2)
   want = 1 / np.sqrt(1 / z[0, 0] ** 2 * 2 + 8)  # one direction alone
   np.testing.assert_allclose(last[0, 0], want, rtol=1e-4)
-  flat = jax.grad(lambda p: head.outputs(p, features)["std"].sum())(params)
-  assert not np.any(flat["design"])
+  assert set(params) == {"layer", "out"}  # nothing else is trained
+
+
+def test_the_factor_is_saved_with_what_is_trained():
+  model = reward_model.make(
+    tiny.load("recipes/prefpaint_ellipsoid_weight.py:smoke")
+  )
+  trained, saved = model.param_shapes["head"], model.saved_shapes["head"]
+  width = saved["out"].shape[0]
+  assert saved.keys() - trained.keys() == {"factor"}
+  assert saved["factor"].shape == (width, width)
