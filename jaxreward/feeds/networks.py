@@ -63,16 +63,16 @@ class Network:
     cond = rollout.gather_cond(self._plain, index)
     return lambda x, t: self.policy.velocity(self.params, x, t, cond)
 
-  def empty(self, x: Array, t: Array) -> Array:
-    """The velocity of the empty prompt: x [M, ...], t [M]."""
-    _, uncond = guidance.conditioning(
+  def empty(self, x: Array, t: Array, index: ArrayLike) -> Array:
+    """`velocity` without the words, of the empty prompt."""
+    cond, uncond = guidance.conditioning(
       self.policy, self.params, self.words, jnp.float32(0)
     )
-    spread_rows = lambda leaf: jnp.broadcast_to(
-      leaf[:1], (len(x), *leaf.shape[1:])
+    cond = rollout.gather_cond(cond, index)
+    uncond = rollout.gather_uncond(uncond, index)
+    return self.policy.velocity(
+      self.params, x, t, guidance.without_words(cond, uncond)
     )
-    cond = jax.tree.map(spread_rows, uncond)
-    return self.policy.velocity(self.params, x, t, cond)
 
   def path_log_probs(self, path: Array, index: ArrayLike) -> Array:
     """Log-probabilities [M, T] of the steps of paths [M, T + 1, ...]."""

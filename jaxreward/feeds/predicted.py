@@ -133,7 +133,8 @@ AT_POINTS = {
 
 def _empty_again(arrays: Arrays) -> Array:
   """The reference's velocity of the empty prompt there."""
-  return arrays.network("reference").empty(*_again(arrays, "x0_hat")[:2])
+  x, t, _ = _again(arrays, "x0_hat")
+  return arrays.network("reference").empty(x, t, arrays.rows["prompt_index"])
 
 
 def _saliency(arrays: Arrays) -> Array:

@@ -50,8 +50,7 @@ def guided_velocity(
     t: [B].
     cond: per-sample conditioning, leaves [B, ...].
     uncond: the empty prompt's conditioning, leaves [1, ...] or [B, ...]; not
-      read when scale is 1. Entries that it lacks, such as the image to edit,
-      are those of the sample.
+      read when scale is 1; see `without_words`.
     scale: the number 1 runs the conditional pass alone; an array always runs
       both, so that one program serves every scale.
 
@@ -60,12 +59,8 @@ def guided_velocity(
   """
   if is_off(scale) or uncond is None:
     return policy.velocity(params, x_t, t, cond)
-  if isinstance(cond, dict):
-    uncond = {k: uncond.get(k, leaf) for k, leaf in cond.items()}
   conds = jax.tree.map(
-    lambda c, u: jnp.concatenate([c, jnp.broadcast_to(u, c.shape)]),
-    cond,
-    uncond,
+    lambda c, u: jnp.concatenate([c, u]), cond, without_words(cond, uncond)
   )
   v = policy.velocity(
     params, jnp.concatenate([x_t, x_t]), jnp.concatenate([t, t]), conds
@@ -73,6 +68,19 @@ def guided_velocity(
   v_cond, v_uncond = jnp.split(v, 2)
   guide = plain if policy.guide is None else policy.guide
   return guide(v_cond, v_uncond, scale, jnp.asarray(t))
+
+
+def without_words(cond: Cond, uncond: Cond) -> Cond:
+  """The empty prompt's conditioning for every sample, leaves [B, ...].
+
+  Args:
+    cond: per-sample conditioning, leaves [B, ...].
+    uncond: leaves [1, ...] or [B, ...]; entries that it lacks, such as the image to
+      edit, are those of the sample.
+  """
+  if isinstance(cond, dict):
+    uncond = {k: uncond.get(k, leaf) for k, leaf in cond.items()}
+  return jax.tree.map(lambda c, u: jnp.broadcast_to(u, c.shape), cond, uncond)
 
 
 def conditioning(

@@ -317,6 +317,9 @@ def make_rows(
     groups = rollout.to_groups(x, plan.prompts, plan.group)
     return rollout.from_groups(jnp.roll(groups, -1, axis=1), plan.layout)
 
+  has_rivals = any(name.startswith("rival") for name in role.player.reads)
+  valid = usable & next_of(usable) if has_rivals else usable
+
   makers: dict[str, Callable[[], Any]] = {
     "image": image,
     "x0": lambda: every(x0),
@@ -328,7 +331,7 @@ def make_rows(
     "rival": lambda: every(next_of(x0)),
     "rival_signal": lambda: every(next_of(jnp.where(usable, earned, 0.0))),
     "shaped": shaped,
-    "mask": lambda: every(usable),
+    "mask": lambda: every(valid),
     "prompt_index": lambda: every(jnp.asarray(trajectory.prompt_index)),
   }
   rows: dict[str, Any] = {}

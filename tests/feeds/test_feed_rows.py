@@ -96,6 +96,31 @@ def test_pairs_skip_what_does_not_count(seed):
     assert got == want
 
 
+def test_pairs_know_their_rewards_and_those_of_their_group():
+  mask = np.ones((P, G), bool)
+  mask[2, 1] = False  # of 5, -1, 0 and 4 the worst
+  stats = {k: np.asarray(x) for k, x in pairs.signals(SIGNAL, mask, 2).items()}
+  _, _, valid = pairs.choose(SIGNAL, mask, 2)
+  np.testing.assert_array_equal(valid, [[1, 1], [0, 0], [1, 0]])
+  np.testing.assert_allclose(stats["signal_chosen"][0], [0.9, 0.5])
+  np.testing.assert_allclose(stats["signal_rejected"][0], [0.1, 0.3])
+  np.testing.assert_allclose(stats["group_gap"][[0, 2]], [[0.5] * 2, [5.0] * 2])
+  stds = [SIGNAL[0].std(), 0.0, SIGNAL[2, [0, 2, 3]].std()]
+  want = np.repeat(np.array(stds)[:, None], 2, 1)
+  np.testing.assert_allclose(stats["group_std"], want, rtol=1e-6)
+
+
+def test_the_last_members_are_the_real_ones():
+  rows, _ = make("noised", real=1)
+  member = np.asarray(rows["x0"])[0, :, 0].astype(int) % G
+  np.testing.assert_array_equal(rows["real"][0], member == G - 1)
+  rows, _ = make("lists", microbatch=8, real=2)
+  np.testing.assert_array_equal(
+    rows["real"], np.broadcast_to(np.arange(G) >= G - 2, rows["real"].shape)
+  )
+  assert not np.asarray(make("noised")[0]["real"]).any()
+
+
 def test_both_of_a_pair_share_noise_and_time():
   rows, plan = make("pairs", pairs=2)
   t = np.asarray(rows["t"])[..., None]

@@ -18,13 +18,16 @@ from jaxreward.setup import controls
 from jaxreward.types import Policy, PromptBatch
 from tests.differences import numeric_gradient
 
-PROMPTS, GROUP, SIDE, C = 2, 3, (2, 2, 1), 0.7
+PROMPTS, GROUP, SIDE, C = 2, 3, (2, 2, 2), 0.7
 TOKENS = np.array([[0], [1]], np.int32)
 FEED = feeds.FEEDS["predicted"]
 
 
 def policy_of(kind="mass") -> Policy:
-  """v = (x - c) / t, of data that is c alone, or v = x (a + b t) + c."""
+  """v = (x - c) / t, of data that is c alone, or v = x (a + b t) + c.
+
+  "worded" is the second with the prompt's token added.
+  """
 
   def mass(params, x, t, cond):
     return (x - params[2]) / jnp.maximum(t, 1e-6)[:, None, None, None]
@@ -32,10 +35,13 @@ def policy_of(kind="mass") -> Policy:
   def affine(params, x, t, cond):
     return x * (params[0] + params[1] * t)[:, None, None, None] + params[2]
 
+  def worded(params, x, t, cond):
+    return affine(params, x, t, cond) + cond[:, None, None, None]
+
   return Policy(
     init=lambda key: jnp.array([0.3, -0.2, C]),
     encode=lambda params, tokens: tokens[:, 0] * 1.0,
-    velocity={"mass": mass, "affine": affine}[kind],
+    velocity={"mass": mass, "affine": affine, "worded": worded}[kind],
     to_pixels=lambda x, decoder=None: x,
     latent_shape=SIDE,
   )
@@ -145,6 +151,46 @@ def test_the_gradient_is_that_of_one_evaluation(name):
   np.testing.assert_allclose(value, reference(np.asarray(params)), rtol=1e-4)
   np.testing.assert_allclose(
     slope, numeric_gradient(reference, params), rtol=2e-3, atol=1e-4
+  )
+
+
+def test_what_distillation_reads_at_the_renoised_prediction():
+  """A gradient through x, none through the time, and words taken out."""
+  plan, policy = plan_of(), policy_of("worded")
+  params = policy.init(None)
+  rows, _ = rows_of(plan, policy)
+  arrays = arrays_of(plan, policy, params, rows)
+  x0, x, t, noise = (
+    np.asarray(arrays(k), np.float64)
+    for k in ("x0_hat", "x_again", "again_t", "again_noise")
+  )
+  wide = t[:, None, None, None]
+  np.testing.assert_allclose(x, (1 - wide) * x0 + wide * noise, atol=1e-5)
+  assert (t < rows["t"]).all() and np.unique(t).size == t.size
+  a, b, c = np.asarray(params, np.float64)
+  plain = x * (a + b * wide) + c
+  token = TOKENS[rows["prompt_index"], 0][:, None, None, None]
+  np.testing.assert_allclose(
+    arrays("v_reference_again"), plain + token, atol=1e-5
+  )
+  np.testing.assert_allclose(arrays("v_empty_again"), plain, atol=1e-5)
+
+  total = lambda p: arrays_of(plan, policy, p, rows)("x_again").sum()
+  slope = jax.grad(total)(params)  # x0_hat = x_t - t v, of c: -t each
+  want = -((1 - t) * rows["t"] * np.prod(SIDE)).sum()
+  np.testing.assert_allclose(slope[2], want, rtol=1e-4)
+
+
+def test_saliency_is_the_size_of_the_slope_summed_over_channels():
+  plan, policy = plan_of(), policy_of("affine")
+  rows, _ = rows_of(plan, policy)
+  scale = jnp.array([3.0, -5.0])  # slopes of both signs in every place
+  arrays = arrays_of(plan, policy, policy.init(None), rows)
+  arrays.score = lambda x, index: ((scale * jnp.sin(x)).sum((1, 2, 3)), x)
+  x0 = np.asarray(arrays("x0_hat"), np.float64)
+  want = np.abs(np.cos(x0) * np.asarray(scale)).sum(-1, keepdims=True)
+  np.testing.assert_allclose(
+    arrays("saliency"), np.broadcast_to(want, x0.shape), rtol=1e-4
   )
 
 

@@ -7,6 +7,7 @@ closed form at every time, without Monte Carlo.
 
 import gaussian_target as gaussian
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -132,6 +133,17 @@ def test_heun_is_of_second_order():
     ratio = finals[name, 16] / finals[name, 32]
     assert abs(np.log2(ratio) - order) < 0.35, (name, finals)
   assert finals["heun", 16] < finals["ode", 32] / 4
+
+
+def test_a_drift_of_unit_length_begins_at_its_share_of_the_steps():
+  g = np.random.default_rng(0).normal(2, 3, (5, 4, 4, 1)).astype(np.float32)
+  drift = feeds.Drift("critic", 0.1, 0.75, is_unit=True)
+  size = np.sqrt(np.square(g, dtype=np.float64).mean((1, 2, 3), keepdims=True))
+  for i in range(8):
+    want = 0.1 * g / size if i >= 6 else 0 * g
+    np.testing.assert_allclose(
+      drift.at(jnp.asarray(g), jnp.int32(i), 8), want, rtol=1e-5
+    )
 
 
 def test_a_drift_moves_the_marginals_as_its_gradient_says():

@@ -1,16 +1,21 @@
 """Losses of players against float64, and players in an update."""
 
+import dataclasses
+import types as std_types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import advantages, objectives, players, types
+from jaxreward import advantages, feeds, objectives, players, types
 from jaxreward.setup import playing
+from jaxreward.training import state as training
 from tests import tiny
 from tests.differences import numeric_gradient
 
 RNG = np.random.default_rng(0)
+types_of = std_types.SimpleNamespace
 
 
 def logits(*values, places=3):
@@ -293,6 +298,81 @@ def test_rows_of_a_player():
   real = np.asarray(rows["real_image"])
   assert real.min() >= 0 and real.max() <= 1
   assert not np.array_equal(real[0], real[1])  # drawn anew
+
+
+def test_a_rival_is_the_next_of_the_group_and_both_have_to_count():
+  config = tiny.load("recipes/adv_grpo.py:smoke", {"rollout.microbatch": 8})
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  trajectory = samples(plan)  # the sixth is broken
+  names = ("x0", "rival", "signal", "rival_signal", "mask")
+  player = players.Player(lambda *_: {}, players.squared_error, {}, names)
+  signal = RNG.normal(size=(6, 4)).astype(np.float32)
+  rows = playing.make_rows(
+    playing.Role("d", player, tx=None), trajectory, None, jnp.asarray(signal),
+    jnp.ones((6, 4), bool), tiny.prompts_of(config), plan, jax.random.key(0),
+  )  # fmt: skip
+  flat = {
+    k: np.asarray(v)[0].swapaxes(0, 1).reshape(24, *v.shape[3:])
+    for k, v in rows.items()
+  }
+  place = np.arange(24)
+  following = place // 4 * 4 + (place + 1) % 4
+  np.testing.assert_array_equal(flat["mask"], (place != 5) & (following != 5))
+  kept = flat["mask"]
+  for name, other in (("x0", "rival"), ("signal", "rival_signal")):
+    np.testing.assert_array_equal(
+      flat[other][kept], flat[name][following][kept]
+    )
+
+
+@pytest.mark.parametrize("loss", ["outcome", "pairs"])
+def test_rewards_of_steps_are_log_ratios_of_the_copy(loss):
+  """beta (log p_phi - log p_old): above 0 where the copy finds a step likelier."""
+  player = players.process_reward(beta=3.0, loss=loss)
+  log_probs = lambda path, index: jnp.asarray(path.mean(-1)[:, 1:] + index)
+  network = lambda params: types_of(path_log_probs=log_probs)
+  rows = {"prompt_index": np.array([[2], [0]])}
+  for path, old in (
+    ("path", "path_log_probs"), ("rival_path", "rival_log_probs"),
+  ):  # fmt: skip
+    rows |= {path: RNG.normal(size=(2, 4, 5)), old: RNG.normal(size=(2, 3))}
+  arrays = players.Arrays(player, {}, rows, None, None, network)
+  offers = {"step_rewards": ("path", "path_log_probs")}
+  if loss == "pairs":
+    offers["rival_rewards"] = ("rival_path", "rival_log_probs")
+  assert player.offers.keys() == offers.keys()
+  for name, (path, old) in offers.items():
+    want = 3 * (log_probs(rows[path], rows["prompt_index"]) - rows[old])
+    np.testing.assert_allclose(arrays(name), want, rtol=1e-6)
+
+
+def test_a_drift_climbs_the_values_of_its_player():
+  """Along the gradient in the latents of the player's average, per row."""
+  player = players.Player(
+    lambda key, sizes: {}, players.squared_error,
+    offers={
+      "value": lambda a: (
+        a.params * jnp.square(a("x_t")).sum(1) / 2 + a("t") * a("prompt_index")
+      )
+    },
+    reads=(), gives=("value",),
+  )  # fmt: skip
+  plan = dataclasses.replace(
+    tiny.make_plan(tiny.load("align_scenes.py:smoke"), tiny.mesh_of(1)),
+    drift=feeds.Drift("critic", 0.1, 0.5),
+  )
+  state = {
+    "critic": training.Player(
+      params=None, opt_state=None, ema=jnp.float32(-2.0), updates=0
+    )
+  }
+  climb = playing.value_gradient(
+    (playing.Role("critic", player, tx=None),), state, None, plan
+  )
+  assert climb is not None
+  x = RNG.normal(size=(3, 4)).astype(np.float32)
+  got = climb(jnp.asarray(x), jnp.full(3, 0.5), jnp.arange(3))
+  np.testing.assert_allclose(got, -2 * x, rtol=1e-6)
 
 
 def test_scores_of_pictures_that_are_not_finite():
