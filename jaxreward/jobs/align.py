@@ -259,6 +259,7 @@ def make_programs(
       references=updater.rules, overlap=config.align.overlap,
       stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
       players=players.create(updater.loss.roles, config.seed, policy, trained),
+      average=config.ema.decay > 0,
     )  # fmt: skip
 
   base = setup.shapes(base, trainable.plain.sharding_rules, mesh)
@@ -739,7 +740,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     )  # fmt: skip
 
     def quick_evaluation(current, n):
-      params = trainable.merge(current.ema, base)
+      params = trainable.merge(current.averaged, base)
       return evaluator.row(params) | {"eval/kl": final.kl(params)}
 
     final = Final(config, workdir, trainable, rewards, base, encode, decoder)
@@ -804,7 +805,7 @@ class Final:
   def after(self, current: state.TrainState) -> None:
     """Evaluates the aligned policy; writes weights and grids."""
     trainable, config = self.trainable, self.config
-    params = trainable.merge(current.ema, self.base)
+    params = trainable.merge(current.averaged, self.base)
     evaluator = dataclasses.replace(self.evaluator, policy=trainable.policy)
     results, images, strict = evaluate.at_scales(
       evaluator, params, config.eval.guidance_scales, name="aligned policy"
@@ -822,7 +823,7 @@ class Final:
     evaluation = evaluate.merge(self.workdir, entries)
     weights.save_params(
       self.workdir / setup.POLICY_FILE,
-      processes.fetch(trainable.export(current.ema, self.base)),
+      processes.fetch(trainable.export(current.averaged, self.base)),
     )
     texts, rows = evaluate.cards(
       data, images_before, strict_before, images, strict

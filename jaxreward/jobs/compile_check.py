@@ -174,7 +174,10 @@ def _compile_training(
   tx = reward_optimizer.make(config, model)
   key = jax.eval_shape(lambda: jax.random.key(0))
   trained, frozen = jax.eval_shape(model.split, key, model.param_shapes)
-  fresh = jax.eval_shape(lambda p: state.create(p, tx), trained)
+  fresh = jax.eval_shape(
+    lambda p: state.create(p, tx, average=config.train_reward.ema_decay > 0),
+    trained,
+  )
   placed = setup.shapes(fresh, model.sharding_rules, mesh, trained)
   if frozen is not None:
     frozen = setup.shapes(frozen, model.sharding_rules, mesh)

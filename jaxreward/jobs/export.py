@@ -81,7 +81,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   with jax.set_mesh(mesh):
     programs = _programs(config, mesh, policy)
     step, state = _restore(config, workdir, programs.state)
-    trained = state.ema if options.average else state.params
+    trained = state.averaged if options.average else state.params
     if options.fuse:
       base = setup.put(setup.load_params(config, policy), programs.base)
       trained = jax.jit(programs.trainable.export)(trained, base)

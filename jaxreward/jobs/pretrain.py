@@ -129,7 +129,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   with jax.set_mesh(mesh):
     params = setup.load_params(config, policy)
-    fresh = jax.jit(lambda p: state.create(p, tx))(params)
+    fresh = jax.jit(
+      lambda p: state.create(p, tx, average=config.ema.decay > 0)
+    )(params)
     placed = setup.shapes(fresh, policy.sharding_rules, mesh, params)
     setup.log_placement(placed)
     fresh = setup.put(fresh, placed)
@@ -155,7 +157,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       return current, metrics
 
     def quick_evaluation(current, n):
-      results, _, _ = evaluator(current.ema)
+      results, _, _ = evaluator(current.averaged)
       accuracies = {
         f"accuracy/{k}": v["accuracy"]
         for k, v in results.get("kinds", {}).items()
@@ -182,7 +184,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current = loop.run(job, current, start)
 
     exported = workdir / "policy.safetensors"
-    average = processes.fetch(current.ema)
+    average = processes.fetch(current.averaged)
     weights.save_params(exported, average, dtype=config.pretrain.export_dtype)
     processes.wait_for_all("export")
     # Evaluate the written weights, rounding included.

@@ -206,7 +206,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     if frozen is not None:
       rules = model.sharding_rules
       frozen = setup.put(frozen, setup.shapes(frozen, rules, mesh))
-    fresh = jax.jit(lambda p: state.create(p, tx))(params)
+    fresh = jax.jit(
+      lambda p: state.create(p, tx, average=options.ema_decay > 0)
+    )(params)
     placed = setup.shapes(fresh, model.sharding_rules, mesh, params)
     setup.log_placement(placed)
     fresh = setup.put(fresh, placed)
@@ -225,7 +227,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def quick_evaluation(current, n):
       results = reward_model.evaluate(
-        watched.rows, score(export(current.ema, frozen)), config.seed,
+        watched.rows, score(export(current.averaged, frozen)), config.seed,
         categories,
       )  # fmt: skip
       shares = {"": results, "_strict": results["strict"]}
@@ -257,7 +259,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
     params_full = reward_model.fitted(
-      model, export(current.ema, frozen), rows,
+      model, export(current.averaged, frozen), rows,
       preference_data.make_batch(config, mesh), options.steps,
     )  # fmt: skip
     scores = tested.scorer(model)(params_full)

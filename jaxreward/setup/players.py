@@ -292,7 +292,7 @@ def _create(
   else:
     key = rng.stream_key(seed, f"player/{role.name}")
     params = role.player.init(key, sizes)
-  return state.create_player(params, role.tx)
+  return state.create_player(params, role.tx, average=role.average > 0)
 
 
 def _sizes(policy: Policy) -> Sizes:

@@ -36,7 +36,7 @@ PlayerArrays = dict[str, Callable[[Mapping[str, Any]], Array]]
 
 def averages(players: Mapping[str, state.Player]) -> dict[str, Params]:
   """The averaged parameters, which others read."""
-  return {name: player.ema for name, player in players.items()}
+  return {name: player.averaged for name, player in players.items()}
 
 
 def player_arrays(
@@ -83,7 +83,7 @@ def value_gradient(
   if plan.drift is None or not players:
     return None
   role = next(role for role in roles if role.name == plan.drift.player)
-  params = players[role.name].ema
+  params = players[role.name].averaged
 
   def gradient(x: Array, t: Array, index: Array) -> Array:
     def total(x):

@@ -497,7 +497,7 @@ def update(
     words=jax.tree.map(jnp.asarray, prompts.words), decoder=decoder,
     prompts=prompts.plain if contexts is not None else None, contexts=contexts,
     players=audience.params | {
-      role.name: player_states[role.name].ema
+      role.name: player_states[role.name].averaged
       for role in updater.loss.roles if role.player.leads
     },
     references={

@@ -21,16 +21,21 @@ class Player:
   Attributes:
     params: its parameters.
     opt_state: its optimizer's.
-    ema: average of params, used by other networks.
+    ema: average of params, which other networks read; None where they read params.
     updates: int32, its optimizer steps.
     mixture: None; see `TrainState`.
   """
 
   params: Params
   opt_state: Any
-  ema: Params
+  ema: Params | None
   updates: Array
   mixture: None = None
+
+  @property
+  def averaged(self) -> Params:
+    """The average, or the parameters where none is kept."""
+    return self.params if self.ema is None else self.ema
 
 
 @flax.struct.dataclass
@@ -55,7 +60,7 @@ class TrainState:
     updates: int32, optimizer steps done.
     params: the trained parameters: all of them, or the adapters.
     opt_state: the optimizer's.
-    ema: average of params, for evaluation and export.
+    ema: average of params, for evaluation and export; None at a decay of 0.
     references: name -> network that follows the trained one; "old" draws the
       samples of off-policy objectives.
     stats: running statistics of advantages; None without.
@@ -70,12 +75,17 @@ class TrainState:
   updates: Array
   params: Params
   opt_state: Any
-  ema: Params
+  ema: Params | None
   references: dict[str, Reference] = flax.struct.field(default_factory=dict)
   stats: Any = None
   sampler_params: Params | None = None
   mixture: Array | None = None
   players: dict[str, Player] = flax.struct.field(default_factory=dict)
+
+  @property
+  def averaged(self) -> Params:
+    """The average, or the parameters where none is kept."""
+    return self.params if self.ema is None else self.ema
 
   @property
   def old(self) -> Params | None:
@@ -93,6 +103,7 @@ def create(
   stats: Any = None,
   gradients: int = 0,
   players: dict[str, Player] | None = None,
+  average: bool = True,
 ) -> TrainState:
   """A state at step 0; averages are copies, so that it can be donated."""
   return TrainState(
@@ -100,7 +111,7 @@ def create(
     updates=jnp.zeros((), jnp.int32),
     params=ema.init_ema(params),
     opt_state=optimizer.init(params),
-    ema=ema.init_ema(params),
+    ema=ema.init_ema(params) if average else None,
     references={
       name: Reference(ema.init_ema(params), jnp.zeros((), jnp.int32))
       for name in references
@@ -114,12 +125,12 @@ def create(
   )
 
 
-def create_player(params: Params, optimizer) -> Player:
+def create_player(params: Params, optimizer, *, average: bool = True) -> Player:
   """A player at step 0."""
   return Player(
     params=params,
     opt_state=optimizer.init(params),
-    ema=ema.init_ema(params),
+    ema=ema.init_ema(params) if average else None,
     updates=jnp.zeros((), jnp.int32),
   )
 

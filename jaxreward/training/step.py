@@ -204,7 +204,8 @@ def update(
     tx: from `optimizer.make_optimizer`.
     micros: pytree of arrays [U, N, ...].
     frozen: other inputs of the loss, such as the reference parameters.
-    ema_decay: of the average of the parameters, per optimizer step.
+    ema_decay: of the average of the parameters, if the state keeps one, per
+      optimizer step.
     ema_schedule: see `ema.ema_decay`.
     prepare: (params, micro-batches [N, ...], frozen) -> micro-batches, called
       before every optimizer step.
@@ -231,8 +232,9 @@ def update(
     params, opt_state, extra = optimizer.apply_if_finite(
       tx, grads, opt_state, params, loss=value, weight=loss.weight
     )
-    decay = ema.ema_decay(updates, decay=ema_decay, schedule=ema_schedule)
-    average = ema.update_ema(average, params, decay)
+    if average is not None:
+      decay = ema.ema_decay(updates, decay=ema_decay, schedule=ema_schedule)
+      average = ema.update_ema(average, params, decay)
     metrics = metrics | extra | {"loss": loss}
     return (params, opt_state, average, updates + 1, mixture), metrics
 

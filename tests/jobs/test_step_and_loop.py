@@ -31,8 +31,9 @@ def quadratic(params, micro, frozen):
   return Mean.of(error, mask), {"error": Mean.of(error, mask)}
 
 
-def fresh(tx=DESCENT):
-  return state.create({"p": jnp.array([1.0, -2.0, 0.5])}, tx)
+def fresh(tx=DESCENT, average=True):
+  start = {"p": jnp.array([1.0, -2.0, 0.5])}
+  return state.create(start, tx, average=average)
 
 
 def cut(updates, count):
@@ -46,7 +47,7 @@ def cut(updates, count):
 
 def updated(updates, count, decay=0.75, tx=DESCENT, **kwargs):
   return step.update(
-    fresh(tx), quadratic, tx, cut(updates, count), jnp.float32(0.25),
+    fresh(tx, decay > 0), quadratic, tx, cut(updates, count), jnp.float32(0.25),
     ema_decay=decay, **kwargs,
   )  # fmt: skip
 
@@ -71,7 +72,8 @@ def test_descent_and_average_per_update(updates, decay):
   found, metrics = updated(updates, 2, decay)
   p, average, losses = reference(updates, decay)
   np.testing.assert_allclose(found.params["p"], p, rtol=1e-6)
-  np.testing.assert_allclose(found.ema["p"], average, rtol=1e-6)
+  assert (found.ema is None) == (decay == 0)
+  np.testing.assert_allclose(found.averaged["p"], average, rtol=1e-6)
   np.testing.assert_allclose(
     jax.vmap(Mean.value)(metrics["loss"]), losses, rtol=1e-6
   )
