@@ -319,6 +319,11 @@ class Reader:
     )
     if not isinstance(values, list) or not any(values):
       return ()
+    if isinstance(name, str) and len(values) != count:
+      raise UserError(
+        f'it has {count} images and "{name}" {len(values)} entries; they have to'
+        " be as many"
+      )
     return tuple(str(v) for v in values[:count])
 
 

@@ -151,6 +151,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "rank_policy": rank_policy,
   "variational": variational,
 }
+OF_ORDER = ("best_of_row", "plackett_luce")  # of ratings, their order alone
 LISTWISE: dict[str, Callable[..., Any]] = {"plackett_luce": plackett_luce}
 
 __all__ = [
@@ -159,6 +160,7 @@ __all__ = [
   "BACKBONES",
   "HEADS",
   "LISTWISE",
+  "OF_ORDER",
   "OF_WORDS",
   "RATED",
   "REGISTRY",

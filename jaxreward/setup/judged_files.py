@@ -79,8 +79,11 @@ def read(
     [[number.get(m, -1) for m in row.models] for row in rows], n, -1, int
   )
   prob = padded_pairs([row.prob for row in rows], n, np.float64)
-  if not np.isfinite(prob).any():
-    raise UserError(f"config.{field}={path}: there is no pair with a label")
+  if not (np.isfinite(prob) & (prob != 0.5)).any():
+    raise UserError(
+      f"config.{field}={path}: of {len(rows)} rows none has a pair with a winner,"
+      " by which a reward could be judged"
+    )
   rating = ratings_of([row.rating for row in rows])
   return Table(tuple(rows), prompts, prob, rating, aspects, model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,9 @@ from jaxreward.errors import UserError
 from jaxreward.numerics import Mean
 from jaxreward.reward_models import RewardModel, reads
 from jaxreward.setup import checks, kernels
-from jaxreward.types import Params
+from jaxreward.types import ArrayLike, Params
+
+_LABELS = {"label_prob", "row_prob"}
 
 
 def preference_loss(config: ConfigDict, model: RewardModel):
@@ -86,6 +89,7 @@ def require_labels(
 ) -> None:
   """Refuses data without what the model or the loss reads."""
   _require_ratings(config, train)
+  _require_order(config, train, heldout)
   if model.context and train.context is None and heldout is not None:
     raise UserError(
       "config.reward_model.context=true: no row of"
@@ -107,6 +111,14 @@ def require_labels(
         f"config.reward_model.head.users={users}: the rows have {count} users"
       )
     _require_known(config, head, heldout)
+  made_for = lambda: _aspects_of(model.output_shapes(2, 3))
+  _require_aspects(config, train, made_for)
+
+
+def _require_aspects(
+  config: ConfigDict, train: Preferences, made_for: Callable[[], int]
+) -> None:
+  """Refuses data without the aspects for which the head is made."""
   arguments = set(reads(bind(config)))
   aspects, what = train.aspects, "ratings of aspects"
   if arguments & set(reward_models.ANSWERS):
@@ -118,11 +130,18 @@ def require_labels(
     raise UserError(
       f"{name} reads {what}, and {config.train_reward.source} has none"
     )
-  count, expected = (
-    jnp.shape(aspects)[-1],
-    _aspects_of(model.output_shapes(2, 3)),
-  )
+  table = np.asarray(aspects).reshape(-1, jnp.shape(aspects)[-1])
+  is_tie = (table == 0.5) & (aspects is train.aspect_prob)
+  missing = ~(np.isfinite(table) & ~is_tie)
+  for i, aspect in enumerate(train.aspect_names):
+    if missing[:, i].all():
+      raise UserError(
+        f"{name} reads {what}, and no training row of"
+        f' {config.train_reward.source} has one of "{aspect}"; leave it out'
+      )
+  count, expected = jnp.shape(aspects)[-1], made_for()
   if count != expected:
+    head = f'config.reward_model.head.name="{config.reward_model.head.name}"'
     raise UserError(
       f"{head} has {expected} aspects, and {config.train_reward.source} has"
       f" {count}: {', '.join(train.aspect_names)}"
@@ -143,24 +162,85 @@ def _require_ratings(config: ConfigDict, train: Preferences) -> None:
       " config.data.layout.columns.rating"
     )
   has_answer = bool(np.isfinite(np.asarray(train.prob)).any())
-  if arguments & {"label_prob", "row_prob"} and not has_answer:
+  if arguments & _LABELS and not has_answer:
     raise UserError(
       f"{name} reads answers to pairs, and {options.source} has none; name the"
       " column in config.data.layout.columns.label"
     )
 
 
+def _require_order(
+  config: ConfigDict, train: Preferences, heldout: Preferences | None
+) -> None:
+  """Refuses rows of ties alone, and images that the loss cannot tell apart."""
+  loss = config.train_reward.loss.name
+  name = f'config.train_reward.loss.name="{loss}"'
+  source = config.train_reward.source
+  arguments = set(reads(bind(config)))
+  is_rated = bool(arguments & set(reward_models.RATED))
+  if by_rating(config) or loss in reward_models.OF_ORDER:
+    differs = _spread(train.score) > 0
+  elif is_rated:
+    differs = _spread(np.ravel(np.asarray(train.score))) > 0 or _is_decided(
+      train.prob
+    )
+  else:
+    differs = _is_decided(train.prob) or not arguments & _LABELS
+  if not differs:
+    raise UserError(
+      f"{name}: all training rows of {source} are ties, which teach nothing;"
+      " give rows with an answer"
+    )
+  if "row_source" in arguments and not _has_twins(np.asarray(train.source)):
+    raise UserError(
+      f"{name} compares images of one generator with another's, and no row of"
+      f" {source} has two of one and one of another; name their columns in"
+      " config.data.layout.columns.models"
+    )
+  if heldout is not None:
+    prob = np.asarray(heldout.prob)
+    if np.isfinite(prob).any() and not _is_decided(prob):
+      raise UserError(
+        f"{config.train_reward.heldout or source}: all held-out rows are ties,"
+        " on which no model can be tested; give rows with an answer"
+      )
+
+
+def _spread(ratings: ArrayLike) -> float:
+  """The largest less the smallest finite rating of a row, at most."""
+  x = np.asarray(ratings)
+  is_known = np.isfinite(x)
+  most = np.where(is_known, x, -np.inf).max(-1)
+  return float((most - np.where(is_known, x, np.inf).min(-1)).max())
+
+
+def _is_decided(prob: ArrayLike) -> bool:
+  """Whether a pair has a winner."""
+  prob = np.asarray(prob)
+  return bool((np.isfinite(prob) & (prob != 0.5)).any())
+
+
+def _has_twins(source: np.ndarray) -> bool:
+  """Whether a row has two images of one source and one of another."""
+  source = np.atleast_2d(source)
+  there = source >= 0
+  same = (source[:, :, None] == source[:, None]) & there[:, None]
+  alike = np.where(there, same.sum(-1), 0)
+  return bool(((alike > 1) & (alike < there.sum(-1, keepdims=True))).any())
+
+
 def _require_known(
   config: ConfigDict, head: str, heldout: Preferences | None
 ) -> None:
   """Refuses held-out rows of users that training never sees."""
-  if heldout is None or heldout.user is None or not config.train_reward.heldout:
+  if heldout is None or heldout.user is None:
     return
   if (np.asarray(heldout.user) < 0).all():
+    side = f"config.train_reward.heldout={config.train_reward.heldout}"
+    if not config.train_reward.heldout:
+      side = f"the held-out rows of {config.train_reward.source}"
     raise UserError(
-      f"{head} tells users apart, and no user of"
-      f" config.train_reward.heldout={config.train_reward.heldout} is in"
-      f" {config.train_reward.source}"
+      f"{head} tells users apart, and no user of {side} is in the training rows"
     )
 
 

@@ -74,6 +74,9 @@ ROWS = [
   row("words that the task does not know", "p.jsonl", "poodle",
       'config.data.grammar="free"', preferences=FILE,
       files={"p.jsonl": PAIR.format("a poodle")}),
+  row("ties alone", "p.jsonl", "of 1 rows none has a pair with a winner",
+      preferences=FILE,
+      files={"p.jsonl": PAIR.format("a cross").replace('"a"', '"tie"')}),
   row("an image that is not there", "p.jsonl", "a.png", preferences=FILE,
       files={"p.jsonl": PAIR.format("a cross")}),
 ]  # fmt: skip
