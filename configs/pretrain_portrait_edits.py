@@ -1,28 +1,31 @@
-"""Teaches a policy to edit portraits: from `package:portraits_base` to one that
-starts from a picture, on edits with an exact answer.
+"""Trains a policy that edits portraits, from nothing, on edits with an exact
+answer: the maker of `package:portrait_edits_base`.
 
   python -m jaxreward.main --workdir=runs/portrait_edits \
     --config=configs/pretrain_portrait_edits.py
+
+It is narrower than `package:portraits_base`, so that both together stay small.
 """
 
 from jaxreward import config as config_lib
 
 
 def get_config(arg: str | None = None):
-  """`:smoke` runs a few steps of a tiny model, from nothing."""
+  """`:smoke` runs a few steps of a tiny model."""
   smoke = config_lib.parse_arg(arg, smoke=False)["smoke"]
   size = ":smoke" if smoke else ""
-  config = config_lib.load_sibling(f"pretrain_portraits.py{size}", __file__)
-  config.model.takes_source = True
+  config = config_lib.load_sibling(f"pretrain_edits.py{size}", __file__)
+  config.model.update(image_size=48, patch=12, language="portraits")
   config.data.update(
     source="portrait_edits",
     grammar="portrait_edits",
     kind_weights=(2, 2, 1, 2, 2, 1, 1, 1),
   )
-  config.pretrain.caption_corruption = 0.0  # of prompts without pictures
   if not smoke:
-    config.init.checkpoint = "package:portraits_base"
-    config.optimizer.learning_rate = 1e-2
-    config.pretrain.update(steps=700, batch_size=64)
-    config.eval.every = config.checkpoint.every = 350
+    config.init.checkpoint = ""
+    config.model.width = 104
+    config.optimizer.learning_rate = 1.5e-2
+    config.pretrain.steps = 1500
+    config.eval.every = 750
+    config.checkpoint.every = 250
   return config
