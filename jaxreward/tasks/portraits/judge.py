@@ -31,6 +31,8 @@ FLOOR = 4.0  # squared error of a window below which gains are not told apart
 CORNER = 4  # pixels, side of the corners that show the background
 MAX_ERROR = 0.1  # root mean square difference from the best explanation
 NOBODY = 0.12  # the same, of what shows a person at all
+SPOT = 4  # pixels, side of the squares in which a local defect is looked for
+MAX_SPOT = 0.2  # difference in mean colour of such a square
 # From what lies over others to what lies under them: an unknown upper layer
 # disturbs more.
 _ORDER = ("hair", "clothes", "skin", "eyes", "mouth", "beard")
@@ -46,11 +48,14 @@ class Reading:
     chance: tuple of A, float32 [B, 2, values]: how well each value explains the
       picture, in units in which the best is highest; softmax gives a share.
     error: float32 [B], root mean square difference from the picture of `rows`.
+    spot: float32 [B], the largest difference from it in the mean colour of any
+      square of `SPOT` pixels, root mean square over the channels.
   """
 
   rows: Array
   chance: tuple[Array, ...]
   error: Array
+  spot: Array
 
 
 @functools.cache
@@ -114,6 +119,19 @@ def _people(images: Array, count: Array) -> Array:
   return jnp.stack([jnp.where(is_alone, middle, left), right], 1)
 
 
+def _worst_spot(difference: Array) -> Array:
+  """See `Reading.spot`; [B] of [B, S, S, 3].
+
+  Of a misplaced edge the two sides cancel, of a stain they do not.
+  """
+  window = (1, SPOT, SPOT, 1)
+  sums = jax.lax.reduce_window(
+    difference, 0.0, jax.lax.add, window, (1, 1, 1, 1), "VALID"
+  )
+  squares = jnp.square(sums / SPOT**2).mean(-1)
+  return jnp.sqrt(squares.max((1, 2)))
+
+
 def read(images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]):
   """Reads B finite pictures of `count` people."""
   images, count = jnp.asarray(images), jnp.asarray(count)
@@ -148,9 +166,9 @@ def read(images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]):
     (gap - gap.max(-1, keepdims=True))[:, None] / 0.02, at.PEOPLE, 1
   )
   rows = jnp.stack([s.argmax(-1) for s in scores], -1)
-  again = render.compose(rows, count, jnp)
-  error = jnp.sqrt(jnp.square(images - again).mean((1, 2, 3)))
-  return Reading(rows, tuple(scores), error)
+  difference = images - render.compose(rows, count, jnp)
+  error = jnp.sqrt(jnp.square(difference).mean((1, 2, 3)))
+  return Reading(rows, tuple(scores), error, _worst_spot(difference))
 
 
 def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
@@ -160,7 +178,7 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
   what was asked for, times how well it is drawn; "execution", "preservation" and
   "same_person": graded shares of what was asked, of what stays, of what makes
   the person, NaN where a prompt has none; "drawn": in [0, 1], 1 for a picture
-  that layers explain exactly.
+  that layers explain exactly, in every place.
   """
   request: prompts.Asked = batch.extras
   reading = read(images, request.count)
@@ -180,8 +198,9 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
 
   matters = role != prompts.ANY
   exact = (is_right | ~matters).all((1, 2))
-  quality = jnp.exp(-jnp.square(reading.error / MAX_ERROR))
-  strict = exact & (reading.error <= MAX_ERROR)
+  error = jnp.maximum(reading.error / MAX_ERROR, reading.spot / MAX_SPOT)
+  quality = jnp.exp(-jnp.square(error))
+  strict = exact & (error <= 1)
   return {
     "strict": strict.astype(jnp.float32),
     "dense": mean(share, matters) * (0.5 + 0.5 * quality),

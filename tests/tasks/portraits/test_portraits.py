@@ -128,6 +128,14 @@ def test_clean_pictures_are_read_right_and_noise_changes_little(look):
   assert look(noisy.astype(np.float32), batch)["read"].mean() > 0.99
   other = look(np.roll(clean, 1, 0), batch)
   assert other["strict"].max() == 0 and other["dense"].mean() < 0.5
+  stained = clean.copy()  # wherever it is, a square of 4 pixels is a defect
+  for image, (y, x) in zip(
+    stained, RNG.integers(0, at.SIDE - 4, (N, 2)), strict=True
+  ):
+    spot = image[y : y + 4, x : x + 4]
+    spot[:] = np.where(spot.mean((0, 1)) > 0.5, 0.0, 1.0)
+  found = look(stained, batch)
+  assert found["strict"].max() == 0 and found["drawn"].max() < 0.2
 
 
 def test_answers_of_edits_are_exact(look):
