@@ -11,6 +11,8 @@ def get_config() -> ConfigDict:
       jobs=("align",),
       seed=0,
       profile=False,  # a trace and a table of step time in WORKDIR/profile
+      # views of metrics.jsonl: also fn="wandb", fn="mlflow", or one of your own
+      trackers=dict(tensorboard=dict(fn="tensorboard")),
       model=dict(
         name="scene_dit",
         width=128,

@@ -54,6 +54,7 @@ OPEN_SECTIONS = (
   "players",
   "eval.evaluators",
   "references",
+  "trackers",
   "data.layout.columns",
 )
 # Sections that name one method: `name` and its arguments.
@@ -99,6 +100,7 @@ NOT_RESULTS = (
   "profile",
   "progress",
   "report",
+  "trackers",
 )
 
 _ABSENT = object()

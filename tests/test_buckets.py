@@ -9,6 +9,7 @@ from etils import epath
 
 from jaxreward import buckets, files, main, workdirs
 from jaxreward.errors import Lost, UserError
+from jaxreward.setup import tracking
 from jaxreward.training import weights, writers
 from tests import gcs, tiny
 
@@ -100,10 +101,13 @@ def test_parameters_come_back(bucket):
 
 def write_rows(workdir):
   """Rows 1 to 3, a stop, and 3 to 4 again from a checkpoint of step 2."""
-  with writers.MetricsWriter(workdir, "align") as writer:
+  views = tracking.openers(
+    tiny.load("align_scenes.py:smoke"), epath.Path(workdir), "align"
+  )
+  with writers.MetricsWriter(workdir, "align", trackers=views) as writer:
     for step in (1, 2, 3):
       writer.write(step, {"loss": 1.0 / step})
-  with writers.MetricsWriter(workdir, "align") as writer:
+  with writers.MetricsWriter(workdir, "align", trackers=views) as writer:
     writer.truncate(2)
     for step in (3, 4):
       writer.write(step, {"loss": 2.0 / step})
@@ -122,7 +126,7 @@ def test_rows_are_those_of_a_folder(bucket, tmp_path):
 
 
 def test_rows_are_published_when_asked_and_now_and_then(bucket, monkeypatch):
-  writer = writers.MetricsWriter(WHERE, "align", tensorboard=False)
+  writer = writers.MetricsWriter(WHERE, "align")
   count = lambda: (bucket.read("runs/a/metrics.jsonl") or b"").count(b"\n")
   writer.write(1, {"loss": 1.0})
   assert count() == 0
@@ -135,7 +139,7 @@ def test_rows_are_published_when_asked_and_now_and_then(bucket, monkeypatch):
 
 def test_an_outage_delays_rows_and_stops_a_checkpoint(bucket, monkeypatch):
   """What could not be written now and then is there the next time."""
-  writer = writers.MetricsWriter(WHERE, "align", tensorboard=False)
+  writer = writers.MetricsWriter(WHERE, "align")
   writer.write(1, {"loss": 1.0})
   write = epath.Path.write_bytes
   with monkeypatch.context() as outage:
@@ -159,7 +163,7 @@ def test_who_starts_last_holds_it(bucket):
     buckets.require_held()
     mine = bucket.read("runs/a/.lock")
     assert json.loads(mine)["process"] == os.getpid()
-    writer = writers.MetricsWriter(WHERE, "align", tensorboard=False)
+    writer = writers.MetricsWriter(WHERE, "align")
     writer.write(1, {"loss": 1.0})
     bucket.put("runs/a/.lock", b'{"host": "h", "process": 7, "id": "x"}', {})
     with pytest.raises(UserError, match="taken over by process 7 on h"):

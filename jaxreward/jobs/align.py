@@ -62,6 +62,7 @@ from jaxreward.setup import (
   prompt_encoding,
   real,
   references,
+  tracking,
   tuning,
   updates,
 )
@@ -745,8 +746,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     final = Final(config, workdir, trainable, rewards, base, encode, decoder)
     final.before()
+    views = tracking.openers(config, workdir, "align")
     with (
-      writers.MetricsWriter(workdir, "align", order=config.jobs) as writer,
+      writers.MetricsWriter(
+        workdir, "align", order=config.jobs, trackers=views
+      ) as writer,
       Checkpoints(
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,

@@ -23,9 +23,21 @@ from jaxreward.flow import path
 from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
-from jaxreward.setup import data_checks, evaluators, prompt_encoding
+from jaxreward.setup import (
+  data_checks,
+  evaluators,
+  prompt_encoding,
+  tracking,
+)
 from jaxreward.tasks import Task
-from jaxreward.training import loop, optimizer, state, step, weights, writers
+from jaxreward.training import (
+  loop,
+  optimizer,
+  state,
+  step,
+  weights,
+  writers,
+)
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
@@ -167,8 +179,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         f"eval/{n}": results[k] for n, k in metrics if k in results
       }
 
+    views = tracking.openers(config, workdir, "pretrain")
     with (
-      writers.MetricsWriter(workdir, "pretrain") as writer,
+      writers.MetricsWriter(workdir, "pretrain", trackers=views) as writer,
       Checkpoints(
         workdir / "checkpoints" / "pretrain", keep=config.checkpoint.keep
       ) as checkpoints,

@@ -41,6 +41,7 @@ from jaxreward.setup import (
   reward_model,
   reward_optimizer,
   reward_starts,
+  tracking,
   user_tests,
 )
 from jaxreward.setup.heldout import Heldout
@@ -240,8 +241,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         row["eval/pair_log_likelihood"] = results["log_likelihood"]
       return row
 
+    views = tracking.openers(config, workdir, "train_reward")
     with (
-      writers.MetricsWriter(workdir, "train_reward") as writer,
+      writers.MetricsWriter(workdir, "train_reward", trackers=views) as writer,
       Checkpoints(
         workdir / "checkpoints" / "train_reward", keep=config.checkpoint.keep
       ) as checkpoints,

@@ -24,7 +24,7 @@ from jaxreward.errors import (
   nearest,
   shown,
 )
-from jaxreward.setup import videos
+from jaxreward.setup import tracking, videos
 from jaxreward.training import optimizer
 
 SEEDS = ("seed", "eval.seed")
@@ -192,6 +192,7 @@ def check(config: ConfigDict) -> None:
       optimizer.require_ranges(f"config.{section}.", **options.to_dict())
   for fields in _PRODUCTS:
     require_product(config, fields)
+  tracking.bind(config)
 
 
 def require_product(

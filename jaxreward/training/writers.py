@@ -1,12 +1,11 @@
-"""Metrics of a run: JSON lines are the record, TensorBoard is a view of it."""
+"""Metrics of a run: JSON lines are the record, trackers are views of it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from etils import epath
 from jaxreward import files, processes, reading
 from jaxreward.errors import UserError, one_line, shown
 from jaxreward.files import write_atomic
-from jaxreward.training.events import EventFile
+from jaxreward.training.trackers import Tracker
 
 METRICS_FILE = "metrics.jsonl"
 TIMINGS_FILE = "timings.jsonl"
@@ -150,10 +149,11 @@ class MetricsWriter:
   """Writes a job's metrics and timings; process 0 alone touches the disk.
 
   Args:
-    workdir: holds metrics.jsonl, timings.jsonl and tensorboard/<job>/.
+    workdir: holds metrics.jsonl and timings.jsonl.
     job: goes into every row.
     order: jobs of the run in order, for `truncate`.
-    tensorboard: write events too.
+    trackers: name -> function that opens a view of the same numbers, which is
+      told the step that a resumed job writes again from, or None.
   """
 
   def __init__(
@@ -162,14 +162,14 @@ class MetricsWriter:
     job: str,
     *,
     order: Sequence[str] = (),
-    tensorboard: bool = True,
+    trackers: Mapping[str, Callable[[int | None], Tracker]] | None = None,
   ):
     self.workdir = epath.Path(workdir)
     self.job = job
     self._order = tuple(order)
     self._active = processes.is_first()
-    self._tensorboard = tensorboard
-    self._events: EventFile | None = None
+    self._openers = dict(trackers or {})
+    self._trackers: dict[str, Tracker] = {}
     self._purge_step: int | None = None
     self._files: dict[str, _Lines] = {}
 
@@ -204,36 +204,37 @@ class MetricsWriter:
       for key in values
       if isinstance(row[key], bool | int | float)
     }
-    if self._tensorboard and scalars:
-      self._write_events(step, scalars)
+    if scalars:
+      self._show(lambda tracker: tracker.write(step, scalars), opens=True)
 
-  def _write_events(self, step: int, scalars: Mapping[str, float]) -> None:
-    """TensorBoard is a view: its failure does not stop a run."""
-    try:
-      if self._events is None:
-        folder = self.workdir / "tensorboard" / self.job
-        self._events = EventFile(folder, self._purge_step)
-      self._events.write(step, scalars)
-    except OSError as error:
-      logging.warning("TensorBoard is off: %s", one_line(error))
-      self._tensorboard = False
+  def _show(
+    self, action: Callable[[Tracker], None], *, opens: bool = False
+  ) -> None:
+    """Tells every tracker; one that fails is left out from then on."""
+    for name in list(self._openers):
+      try:
+        if opens and name not in self._trackers:
+          self._trackers[name] = self._openers[name](self._purge_step)
+        if name in self._trackers:
+          action(self._trackers[name])
+      except Exception as error:  # a service may raise anything
+        logging.warning("tracker %s is off: %s", name, one_line(error))
+        del self._openers[name]
+        self._trackers.pop(name, None)
 
   def publish(self) -> None:
     """Makes all rows visible to later processes; called before a checkpoint."""
     for file in self._files.values():
       file.publish()
-    if self._events is not None:
-      self._events.publish()
+    self._show(lambda tracker: tracker.publish())
 
   def close(self) -> None:
     """Closes the files; a later write opens them again."""
     for file in self._files.values():
       file.close()
     self._files = {}
-    if self._events is not None:
-      with contextlib.suppress(OSError):
-        self._events.close()
-      self._events = None
+    self._show(lambda tracker: tracker.close())
+    self._trackers = {}
 
   def __enter__(self) -> MetricsWriter:
     return self

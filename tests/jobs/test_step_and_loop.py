@@ -162,7 +162,7 @@ class Told:
 def run(tmp_path, total, skipped=(), start=None, during=bool, **kwargs):
   told = Told(set(skipped), [], during)
   with (
-    MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
+    MetricsWriter(tmp_path, "test") as writer,
     Checkpoints(tmp_path / "checkpoints") as checkpoints,
   ):
     job = loop.Loop("test", total, told, writer, checkpoints, **kwargs)
@@ -197,7 +197,7 @@ def test_a_share_of_skipped_updates_does_not_stop(tmp_path):
     return current, {"skipped_updates": Mean(1.0, 2.0)}
 
   with (
-    MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
+    MetricsWriter(tmp_path, "test") as writer,
     Checkpoints(tmp_path / "checkpoints") as checkpoints,
   ):
     job = loop.Loop("test", 30, half, writer, checkpoints)
@@ -390,7 +390,7 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
 
   def burst():
     with (
-      MetricsWriter(tmp_path, "test", tensorboard=False) as writer,
+      MetricsWriter(tmp_path, "test") as writer,
       Checkpoints(tmp_path / "checkpoints", keep=9) as checkpoints,
     ):
       job = loop.Loop(

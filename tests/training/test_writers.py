@@ -3,20 +3,19 @@
 import json
 import pathlib
 import resource
-import struct
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.training import events, writers
+from jaxreward.training import writers
 
 ORDER = ("pretrain", "train_reward", "align")
 
 
 def open_writer(workdir, job="align", **kwargs):
-  kwargs = {"order": ORDER, "tensorboard": False} | kwargs
+  kwargs = {"order": ORDER} | kwargs
   return writers.MetricsWriter(workdir, job, **kwargs)
 
 
@@ -171,98 +170,3 @@ def test_a_full_disk_is_named_and_rows_before_it_stay_whole(tmp_path):
     range(len(rows) + 1)
   )
   writer.close()
-
-
-def read_events(folder: pathlib.Path) -> list:
-  """Records of the event files, decoded by protobuf itself."""
-  from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-  F = descriptor_pb2.FieldDescriptorProto
-  file = descriptor_pb2.FileDescriptorProto(name="event.proto", syntax="proto3")
-
-  def message(name, *fields):
-    found = file.message_type.add(name=name)
-    for field, number, kind, *rest in fields:
-      found.field.add(
-        name=field,
-        number=number,
-        type=kind,
-        label=F.LABEL_REPEATED if rest[1:] else F.LABEL_OPTIONAL,
-        type_name=rest[0] if rest else None,
-      )
-
-  message("Value", ("tag", 1, F.TYPE_STRING), ("simple_value", 2, F.TYPE_FLOAT))
-  message("Summary", ("value", 1, F.TYPE_MESSAGE, ".Value", "repeated"))
-  message("SessionLog", ("status", 1, F.TYPE_INT32))
-  message(
-    "Event",
-    ("wall_time", 1, F.TYPE_DOUBLE),
-    ("step", 2, F.TYPE_INT64),
-    ("file_version", 3, F.TYPE_STRING),
-    ("summary", 5, F.TYPE_MESSAGE, ".Summary"),
-    ("session_log", 7, F.TYPE_MESSAGE, ".SessionLog"),
-  )
-  pool = descriptor_pool.DescriptorPool()
-  pool.Add(file)
-  event = message_factory.GetMessageClass(pool.FindMessageTypeByName("Event"))
-  found = []
-  for path in sorted(folder.iterdir()):
-    data = path.read_bytes()
-    while data:
-      (length,) = struct.unpack("<Q", data[:8])
-      found.append(event.FromString(data[12 : 12 + length]))
-      data = data[16 + length :]
-  return found
-
-
-def test_checksum_is_crc32c():
-  """Vectors of RFC 3720, appendix B.4, unmasked."""
-  for data, expected in [
-    (b"", 0),
-    (bytes(32), 0x8A9136AA),
-    (b"\xff" * 32, 0x62A8AB43),
-    (bytes(range(32)), 0x46DD794E),
-  ]:
-    masked = (events.masked_crc32c(data) - 0xA282EAD8) & 0xFFFFFFFF
-    assert ((masked >> 17) | (masked << 15)) & 0xFFFFFFFF == expected
-
-
-def test_every_record_carries_its_checksums(tmp_path):
-  with open_writer(tmp_path, tensorboard=True) as writer:
-    writer.write(300, {"loss": 0.5})
-  (path,) = (tmp_path / "tensorboard" / "align").iterdir()
-  data = path.read_bytes()
-  while data:
-    length, crc = struct.unpack("<QI", data[:12])
-    body = data[12 : 12 + length]
-    assert crc == events.masked_crc32c(data[:8])
-    (crc,) = struct.unpack("<I", data[12 + length : 16 + length])
-    assert crc == events.masked_crc32c(body)
-    data = data[16 + length :]
-
-
-def test_tensorboard_shows_the_same_numbers(tmp_path):
-  with open_writer(tmp_path, tensorboard=True) as writer:
-    writer.truncate(4)
-    writer.write(5, {"loss": 0.5, "bad": float("nan"), "big": 1e300})
-    writer.write_timings(5, {"sample": 2.0})
-  found = read_events(tmp_path / "tensorboard" / "align")
-  shown = {
-    (e.step, v.tag): v.simple_value for e in found for v in e.summary.value
-  }
-  assert shown == {
-    (5, "loss"): 0.5,
-    (5, "big"): float("inf"),
-    (5, "seconds/sample"): 2.0,
-  }
-  assert found[0].file_version == "brain.Event:2"
-  assert [e.step for e in found if e.HasField("session_log")] == [5]
-
-
-def test_a_tensorboard_that_cannot_write_does_not_stop_a_run(tmp_path, caplog):
-  (tmp_path / "tensorboard").write_text("in the way")
-  with open_writer(tmp_path, tensorboard=True) as writer:
-    writer.write(1, {"loss": 0.5})
-    writer.write(2, {"loss": 0.5})
-  assert caplog.text.count("TensorBoard is off") == 1
-  assert len(writers.read_rows(tmp_path / "metrics.jsonl")) == 2
