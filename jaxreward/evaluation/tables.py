@@ -177,6 +177,10 @@ def judged_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
   if not rewards:
     return []
   lines = list(JUDGED)
+  lines[2:2] = [
+    (f"pair accuracy, {aspect}", ("answers", aspect))
+    for aspect in _union([*rewards.values()], "answers")
+  ]
   for kind in _union([*rewards.values()], "corrupted"):
     lines.append((f"{kind}: lower each step", ("corrupted", kind, "monotone")))
   for aspect in _union([*rewards.values()], "probes"):

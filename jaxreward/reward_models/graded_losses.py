@@ -17,7 +17,6 @@ from jaxreward.reward_models.preference_losses import (
   Pairs,
   Prob,
   answered,
-  plackett_luce,
 )
 from jaxreward.types import Array, ArrayLike
 
@@ -115,12 +114,28 @@ def best_of_row(row_scores: Row, row_ratings: Row) -> Mean:
 
 
 def ranked_plackett_luce(row_scores: Row, row_ratings: Row) -> Mean:
-  """`plackett_luce` in order of a row's ratings; ties keep their order."""
+  """`plackett_luce` in order of a row's ratings, with Efron's ties (1977).
+
+  m images of equal rating are chosen one after the other, and of their weight a
+  share of j / m is gone when the j-th of them has been: the order of equal images
+  says nothing, and a row of equal ratings pulls its scores together.
+
+  Args:
+    row_scores: of all images of a row.
+    row_ratings: of the images; unrated ones are excluded.
+  """
   rating = jnp.asarray(row_ratings)
   is_rated = jnp.isfinite(rating)
-  order = jnp.argsort(jnp.where(is_rated, -rating, jnp.inf), -1, stable=True)
-  take = lambda x: jnp.take_along_axis(jnp.asarray(x), order, -1)
-  return plackett_luce(take(row_scores), take(is_rated))
+  scores = jnp.where(is_rated, jnp.asarray(row_scores, jnp.float32), 0.0)
+  below = is_rated[:, None] & (rating[:, None] < rating[:, :, None])
+  equal = is_rated[:, None] & (rating[:, None] == rating[:, :, None])
+  log_sum = lambda mask: jax.nn.logsumexp(
+    jnp.where(mask, scores[:, None], -1e30), -1
+  )
+  before = jnp.tril(equal, -1).sum(-1) / jnp.maximum(equal.sum(-1), 1)
+  left = jnp.logaddexp(log_sum(below), log_sum(equal) + jnp.log1p(-before))
+  loss = jnp.where(is_rated, left - scores, 0.0).sum(-1)
+  return Mean.of(loss, is_rated.sum(-1) >= 2)
 
 
 def level_of(ratings: Float[ArrayLike, "*B"], levels: int) -> Array:

@@ -38,7 +38,7 @@ def learned(
 
   Args:
     images: in [0, 1], or frames of clips; one with a value that is not finite
-      scores NaN.
+      scores NaN, and no other image is compared with it.
     prompts: P prompts; a model of edits reads their sources.
     params: of the scorer.
     scorer: the model.
@@ -53,7 +53,8 @@ def learned(
   usable = jnp.isfinite(images).all(axes)
   safe = jnp.where(jnp.expand_dims(usable, axes), images, 0.0)
   tokens = prompts.tokens if text is None else text
-  options: dict[str, Any] = {}
+  # A head that compares the images of a group leaves out those that are not there.
+  options: dict[str, Any] = {"details": {"mask": usable}}
   if getattr(scorer, "context", False):
     options["context"] = prompts.source
   if time is not None:

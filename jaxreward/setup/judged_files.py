@@ -30,6 +30,7 @@ class Table:
     prob: float [Q, N, N], see `Labels`.
     rating: [Q, N]; NaN where unknown.
     aspects: name -> [Q, N]; NaN where unknown.
+    answers: name -> float [Q, N, N], as `prob` for an aspect.
     model: int [Q, N], who drew an image; -1 where unknown.
   """
 
@@ -38,6 +39,7 @@ class Table:
   prob: np.ndarray
   rating: np.ndarray
   aspects: Mapping[str, np.ndarray]
+  answers: Mapping[str, np.ndarray]
   model: np.ndarray
 
   def checked(self) -> list[PictureRow]:
@@ -79,13 +81,22 @@ def read(
     [[number.get(m, -1) for m in row.models] for row in rows], n, -1, int
   )
   prob = padded_pairs([row.prob for row in rows], n, np.float64)
-  if not (np.isfinite(prob) & (prob != 0.5)).any():
+  nobody = np.zeros((0, 0))
+  answers = {
+    name: padded_pairs(
+      [row.aspect_prob.get(name, nobody) for row in rows], n, np.float64
+    )
+    for name in dict.fromkeys(name for row in rows for name in row.aspect_prob)
+  }
+  if not any(
+    (np.isfinite(p) & (p != 0.5)).any() for p in (prob, *answers.values())
+  ):
     raise UserError(
       f"config.{field}={path}: of {len(rows)} rows none has a pair with a winner,"
       " by which a reward could be judged"
     )
   rating = ratings_of([row.rating for row in rows])
-  return Table(tuple(rows), prompts, prob, rating, aspects, model)
+  return Table(tuple(rows), prompts, prob, rating, aspects, answers, model)
 
 
 def _prompt(row: PreferenceRow, parse: Parse) -> Prompt:
@@ -104,9 +115,9 @@ def _prompt(row: PreferenceRow, parse: Parse) -> Prompt:
 
 
 def images(table: Table, side: int, index: np.ndarray) -> np.ndarray:
-  """The images of some rows, float32 [B, N, side, side, 3]; 0 where fewer."""
+  """The images of some rows, float32 [B, N, side, side, 3]; NaN where fewer."""
   n = table.prob.shape[1]
-  result = np.zeros((len(index), n, side, side, 3), np.float32)
+  result = np.full((len(index), n, side, side, 3), np.nan, np.float32)
   where = [
     (b, i, image)
     for b, q in enumerate(index)

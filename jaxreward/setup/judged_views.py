@@ -30,11 +30,12 @@ class Rows:
 
   Attributes:
     prompts: of the rows.
-    images: numbers of B rows -> float32 [B, N, H, W, 3] in [0, 1]; 0 where a
+    images: numbers of B rows -> float32 [B, N, H, W, 3] in [0, 1]; NaN where a
       row has fewer images.
     labels: of the images.
     aspects: name -> [Q, N], ratings; NaN where unknown.
     task: of the prompts.
+    answers: name -> [Q, N, N], as the labels' `prob` for an aspect.
   """
 
   prompts: tuple[Prompt, ...]
@@ -42,6 +43,7 @@ class Rows:
   labels: Labels
   aspects: Mapping[str, np.ndarray]
   task: Task
+  answers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 Scores = dict[str, Float[np.ndarray, "Q N"]]

@@ -117,7 +117,7 @@ def load(config: ConfigDict, source: str, field: str) -> Rows:
     table.prompts, functools.partial(judged_files.images, table, side),
     Labels(table.prob, judge.ratings(table.prob, table.rating),
            prompt_numbers(table.prompts), table.model),
-    table.aspects, task,
+    table.aspects, task, table.answers,
   )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
       )
       scores = {**scores, **sums}
     results = {
-      name: judge.agreement(labels, values, seed=seed)
+      name: judge.agreement(labels, values, rows.answers, seed=seed)
       for name, values in scores.items()
     }
     if fit is not None:

@@ -1,14 +1,20 @@
 """What an evaluation of rewards reports, on planted scores."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxreward import config as config_lib
 from jaxreward.data import corruptions
 from jaxreward.evaluation import tables
 from jaxreward.evaluation.reward_models import judge
-from jaxreward.setup import judging
+from jaxreward.setup import judged_files, judging
 from jaxreward.tasks import free
 from jaxreward.tasks.scenes import grammar
+from tests import tiny
 
 
 @pytest.fixture
@@ -53,6 +59,44 @@ def test_a_perfect_a_reversed_and_a_random_reward(labels):
   assert cells[0] == ["", "right", "wrong", "any"]
   assert cells[1][1].startswith("1.000 [")
   assert cells[-1][0] == "accuracy less that of right"
+
+
+def test_answers_per_aspect_alone(labels):
+  """As those of a set of videos, which has no overall answer."""
+  nobody = dataclasses.replace(
+    labels, prob=labels.prob * np.nan, gold=labels.gold * np.nan
+  )
+  answers = {"look": labels.prob, "text": 1 - labels.prob}
+  scores = {"a": labels.gold, "b": -labels.gold}
+  results = {n: judge.agreement(nobody, s, answers) for n, s in scores.items()}
+  of = lambda name, aspect: results[name]["answers"][aspect]["accuracy"]
+  assert [of("a", "look"), of("a", "text"), of("b", "text")] == [1, 0, 1]
+  assert results["a"]["accuracy"] is None and "starc" not in results["a"]
+  assert judge.side_by_side(nobody, scores) == {}
+  lines = tables.judged_rows({"judged": {"rewards": results}})
+  assert ["pair accuracy, look", "pair accuracy, text"] == [
+    line[0] for line in lines[2:4]
+  ]
+
+
+def test_lists_of_other_lengths_and_answers_of_a_file(tmp_path):
+  pixels = np.full((4, 4, 3), 255, np.uint8)
+  for name in "abc":
+    Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+  rows = [
+    {"prompt": "p", "images": ["a.png", "b.png", "c.png"], "ranks": [1, 2, 2]},
+    {"prompt": "p", "images": ["a.png", "b.png"], "answers": {"look": "b"}},
+  ]
+  path = tmp_path / "rows.jsonl"
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  config = config_lib.load(str(tiny.CONFIGS / "base.py"))
+  table = judged_files.read(
+    config, str(path), free.parse, "eval.preferences", 9
+  )
+  images = judged_files.images(table, 4, np.array([1, 0]))
+  assert np.isfinite(images).all((2, 3, 4)).tolist() == [[1, 1, 0], [1, 1, 1]]
+  assert table.answers["look"][1, 1, 0] == 1
+  assert np.isnan(table.answers["look"][0]).all()
 
 
 def test_failed_scores_are_wrong_and_counted(labels):

@@ -123,6 +123,25 @@ def test_the_order_of_a_row():
     assert float(found.total) == pytest.approx(-math.log(chance), rel=1e-5)
     chances.append(chance)
   assert sum(chances) == pytest.approx(1.0)
+  # Of two equal ones after the best, half the weight is gone after the first.
+  tied = np.array([[0.5, 0.9, 0.5, 0.1]], F)
+  e = np.exp(scores[0].astype(np.float64))
+  both = e[0] + e[2]
+  want = -np.log(
+    e[1] / e.sum() * e[0] / (both + e[3]) * e[2] / (both / 2 + e[3])
+  )
+  loss = lambda s, order: (
+    rm.ranked_plackett_luce(s[:, order], tied[:, order]).total
+  )
+  for order in ([0, 1, 2, 3], [2, 3, 0, 1]):
+    found = loss(jnp.asarray(scores), np.array(order))
+    np.testing.assert_allclose(found, want, rtol=1e-5)
+  plain = lambda s: loss(s, np.arange(4))
+  slope = jax.grad(plain)(jnp.asarray(scores))
+  np.testing.assert_allclose(slope, differences(plain, scores), atol=2e-3)
+  pull = jax.grad(lambda s: rm.ranked_plackett_luce(s, F([[1, 1, 1]])).total)
+  np.testing.assert_allclose(pull(jnp.ones((1, 3))), 0.0, atol=1e-6)
+  assert (pull(F([[1e4, 0, -1e4]]))[0, [0, 2]] * F([1, -1]) > 0.5).all()
   lost = np.array([[0.1, np.nan, 0.3, np.nan]], F)
   pair = rm.ranked_plackett_luce(scores, lost)
   np.testing.assert_allclose(

@@ -74,6 +74,7 @@ def pair_outcomes(
 def agreement(
   labels: Labels,
   scores: Float[ArrayLike, "Q N"],
+  answers: Mapping[str, Float[np.ndarray, "Q N N"]] | None = None,
   *,
   best_of: Sequence[int] = (2, 4),
   seed: int = 0,
@@ -83,11 +84,13 @@ def agreement(
   Args:
     labels: of Q rows.
     scores: not finite where the reward failed.
+    answers: aspect -> as the labels' `prob`.
     best_of: numbers of images among which the best is chosen.
     seed: of the choice of four candidates.
 
   Returns:
-    accuracy, low, high, n of pairs with a winner; "with_ties" of all pairs,
+    accuracy, low, high, n of pairs with a winner, and under "answers" of those of
+    each aspect; "with_ties" of all pairs,
     ties judged at a threshold fitted to other prompts; "best_of_4" of one right
     among four; "ties", see `pairs.ties_score`; "regret" by number of images;
     "spearman" and "kendall", means over prompts, and "models" over models;
@@ -99,6 +102,13 @@ def agreement(
   table = pairs.labeled(labels.prob)
   d, gold = pairs.differences(scores, table), labels.gold
   results = share(*pair_outcomes(labels, scores))
+  if answers:
+    results["answers"] = {
+      aspect: share(
+        *pair_outcomes(dataclasses.replace(labels, prob=prob), scores)
+      )
+      for aspect, prob in answers.items()
+    }
   of_pair = labels.prompt[table.row]
   if (table.answer == 0).any():
     right = pairs.accuracy_with_ties(d, table.answer, of_pair)
@@ -124,12 +134,15 @@ def agreement(
   models = ranks.per_model(scores, gold, labels.model)
   if models["models"] > 1:
     results["models"] = models
-  results["starc"] = ranks.starc(scores, gold)
+  if np.isfinite(gold).any():
+    results["starc"] = ranks.starc(scores, gold)
   decided = (table.answer != 0) & np.isfinite(d)
   if decided.any():
     signed = d[decided] * table.answer[decided]
     results |= calibrated(signed, of_pair[decided])
   named = np.isfinite(gold)
+  for prob in (answers or {}).values():
+    named = named | np.isfinite(prob).any(-1)
   results["failed"] = float((~np.isfinite(scores) & named).sum()) / max(
     int(named.sum()), 1
   )
@@ -220,7 +233,7 @@ def side_by_side(
   names = list(scores)
   outcomes = {name: pair_outcomes(labels, scores[name]) for name in names}
   results = {}
-  for name in names[1:]:
+  for name in names[1:] if outcomes[names[0]][0].size else ():
     (before, prompt), (after, _) = outcomes[names[0]], outcomes[name]
     interval = intervals.paired_bootstrap(before, after, clusters=prompt)
     results[name] = {"against": names[0], **interval._asdict()}

@@ -105,6 +105,17 @@ def test_learned_is_the_z_score_of_the_model(scorer, params, images, prompts):
   assert np.isnan(found[:, 2]).all()
 
 
+def test_a_model_is_told_which_images_are_not_there(images, prompts):
+  class Head:
+    def score_groups(self, params, images, tokens, *, details):
+      return jnp.where(details["mask"], images.mean((2, 3, 4)), 9.0), None
+
+  found = rewards.learned(images, prompts, params={}, scorer=Head()).value
+  want = images[:, :2].mean((2, 3, 4))
+  np.testing.assert_allclose(found[:, :2], want, rtol=1e-6)
+  assert np.isnan(found[:, 2]).all()
+
+
 def test_learned_has_a_finite_gradient_in_the_pictures(
   scorer, params, images, prompts
 ):
