@@ -46,7 +46,8 @@ def artifact_detector(
     return jnp.asarray(outputs[0])
 
   def of_spoilt(arrays: Arrays) -> Array:
-    return logit(arrays, spoilt(arrays("real_image"), arrays("t"), least))
+    keys = jax.random.wrap_key_data(arrays("keys"))
+    return logit(arrays, spoilt(keys, arrays("real_image"), least))
 
   return Player(
     init, told_apart,
@@ -57,7 +58,7 @@ def artifact_detector(
         logit(arrays, arrays("image"))
       ),
     },
-    reads=("real_image", "real_mask", "t"), score="clean_score",
+    reads=("real_image", "real_mask", "keys"), score="clean_score",
     rules=(("(kernel|bias|scale)$", ()),),
   )  # fmt: skip
 
@@ -79,19 +80,15 @@ def told_apart(
 
 
 def spoilt(
-  images: Float[ArrayLike, "B H W C"],
-  seed: Float[ArrayLike, "B"],
-  least: float,
+  keys: Array, images: Float[ArrayLike, "B H W C"], least: float
 ) -> Float[Array, "B H W C"]:
   """Copies with grain, a grid, or colours that are driven to their ends.
 
   Args:
+    keys: [B], from which kind, severity and grain are drawn.
     images: in [0, 1].
-    seed: numbers from which kind, severity and grain are drawn, one per image.
     least: of the severity.
   """
-  bits = jax.lax.bitcast_convert_type(jnp.float32(seed), jnp.uint32)
-  keys = jax.vmap(lambda b: jax.random.fold_in(jax.random.key(0), b))(bits)
 
   def one(key: Array, image: Array) -> Array:
     kind, severity, grain = jax.random.split(key, 3)

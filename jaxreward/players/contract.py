@@ -20,10 +20,11 @@ from jaxreward.numerics import Mean
 from jaxreward.types import Array, ArrayLike, Params
 
 # What a row of an iteration's samples may hold. The rival is the next sample of its
-# group; paths are the sampler's latents, [T + 1, ...], with log-probabilities [T].
+# group; paths are the sampler's latents, [T + 1, ...], with log-probabilities [T]; keys
+# are the data of random keys of this step, prompt and sample.
 ROWS = (
-  "image", "real_image", "real_mask", "x0", "x_t", "t", "noise", "signal",
-  "rival", "rival_signal", "shaped", "mask", "prompt_index", "path",
+  "image", "real_image", "real_mask", "keys", "x0", "x_t", "t", "noise",
+  "signal", "rival", "rival_signal", "shaped", "mask", "prompt_index", "path",
   "path_log_probs", "rival_path", "rival_log_probs",
 )  # fmt: skip
 
@@ -52,8 +53,8 @@ class Player:
     loss: asks for arrays by argument name: `reads`, `offers`, what others give,
       or a column of its `prepare` -> (Mean, metrics).
     offers: name -> what computes it from `Arrays` under its own parameters.
-    reads: of ROWS, what its rows hold. Times and noise are drawn anew for each
-      of its optimizer steps, as are reference pictures that are rendered.
+    reads: of ROWS, what its rows hold. Times, noise and keys are drawn anew for
+      each of its optimizer steps, as are reference pictures that are rendered.
     gives: of `offers`, what objectives and other players may ask for by name;
       these are computed of "x_t", "t", "prompt_index" and "words" alone.
     predicts: of `offers`, what an objective may ask for of its predicted samples:

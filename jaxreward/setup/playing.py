@@ -320,7 +320,13 @@ def make_rows(
   has_rivals = any(name.startswith("rival") for name in role.player.reads)
   valid = usable & next_of(usable) if has_rivals else usable
 
+  def keys_of_steps():
+    own = rng.fold_each(keys, 2048)
+    fold = lambda k: jax.random.key_data(rng.fold_each(own, k))
+    return jax.lax.map(fold, jnp.arange(count))
+
   makers: dict[str, Callable[[], Any]] = {
+    "keys": keys_of_steps,
     "image": image,
     "x0": lambda: every(x0),
     "signal": lambda: every(jnp.where(usable, earned, 0.0)),

@@ -39,13 +39,13 @@ def pictures(count):
   return images.astype(np.float32)
 
 
-def test_spoilt_copies_differ_and_depend_on_their_seed_alone():
-  images, seed = pictures(40), RNG.random(40).astype(np.float32)
-  got = np.asarray(players.spoilt(images, seed, 0.2))
+def test_spoilt_copies_differ_and_depend_on_their_key_alone():
+  images, keys = pictures(40), jax.random.split(jax.random.key(3), 40)
+  got = np.asarray(players.spoilt(keys, images, 0.2))
   assert got.min() >= 0 and got.max() <= 1
   assert (np.abs(got - images).mean((1, 2, 3)) > 0.01).all()
   order = RNG.permutation(40)
-  again = players.spoilt(images[order], seed[order], 0.2)
+  again = players.spoilt(keys[order], images[order], 0.2)
   np.testing.assert_array_equal(again, got[order])
 
 
@@ -54,33 +54,36 @@ def test_it_learns_to_see_artefacts_on_other_images():
   sizes = players.Sizes((SIDE, SIDE, 3), (SIDE, SIDE, 3), None)
   tx = optax.adam(1e-2)
 
-  def value(params, images, seed):
-    rows = dict(real_image=images, t=seed)
+  def value(params, images, keys):
+    rows = dict(real_image=images, keys=keys)
     arrays = players.Arrays(player, params, rows)
-    mask = jnp.ones(len(seed), bool)
+    mask = jnp.ones(len(keys), bool)
     loss, metrics = player.loss(
       arrays("clean_logit"), arrays("spoilt_logit"), mask
     )
     return loss.value(), metrics["accuracy"].value()
 
   train, other = jnp.asarray(pictures(128)), jnp.asarray(pictures(64))
-  seeds = jnp.asarray(RNG.random((120, 128)), jnp.float32)
+  keys_of = lambda seed, *shape: jax.random.key_data(
+    jax.random.split(jax.random.key(seed), shape)
+  )
 
   @jax.jit
   def learn(params):
-    def step(carry, seed):
+    def step(carry, keys):
       params, state = carry
-      grads = jax.grad(lambda p: value(p, train, seed)[0])(params)
+      grads = jax.grad(lambda p: value(p, train, keys)[0])(params)
       updates, state = tx.update(grads, state)
       return (optax.apply_updates(params, updates), state), None
 
-    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), seeds)
-    seed = jnp.linspace(0.001, 0.999, 64)
+    (params, _), _ = jax.lax.scan(
+      step, (params, tx.init(params)), keys_of(0, 120, 128)
+    )
     arrays = players.Arrays(
       player, params, {"image": other, "real_image": other}
     )
     scores, logits = arrays("clean_score"), arrays("clean_logit")
-    return value(params, other, seed)[1], scores, logits
+    return value(params, other, keys_of(1, 64))[1], scores, logits
 
   accuracy, scores, logits = learn(player.init(jax.random.key(0), sizes))
   assert accuracy > 0.8

@@ -264,8 +264,8 @@ def test_rows_of_a_player():
   plan = tiny.make_plan(config, tiny.mesh_of(1))
   trajectory = samples(plan)
   names = (
-    "image", "real_image", "real_mask", "x0", "x_t", "t", "noise", "signal",
-    "shaped", "mask",
+    "image", "real_image", "real_mask", "keys", "x0", "x_t", "t", "noise",
+    "signal", "shaped", "mask",
   )  # fmt: skip
   player = players.Player(lambda *_: {}, players.squared_error, {}, names)
   render = playing.players.bind(config)[0].render
@@ -298,6 +298,8 @@ def test_rows_of_a_player():
   real = np.asarray(rows["real_image"])
   assert real.min() >= 0 and real.max() <= 1
   assert not np.array_equal(real[0], real[1])  # drawn anew
+  keys = np.asarray(rows["keys"]).reshape(-1, 2)
+  assert len(np.unique(keys, axis=0)) == 2 * 24  # of step, prompt and member
 
 
 def test_a_rival_is_the_next_of_the_group_and_both_have_to_count():
