@@ -40,6 +40,7 @@ SUPPLIED = {
   ("percentile_sum", "references"),
   ("trusted_sum", "iteration"),
   ("staged", "iteration"),
+  ("staged", "iterations"),
   ("step_kl", "sampler"),
   ("gated_step_kl", "sampler"),
 }

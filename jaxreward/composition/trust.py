@@ -84,6 +84,7 @@ def staged(
   weights: Weights,
   *,
   iteration: Int[ArrayLike, ""] | int,
+  iterations: int,
   order: Any,
   at: Any,
 ) -> Signal:
@@ -101,6 +102,7 @@ def staged(
     masks: True where a sample counts, one for all scores or one per name.
     weights: name -> weight.
     iteration: from 0.
+    iterations: of the run.
     order: every reward, in the order of its stage.
     at: the first iterations of the stages but the first, growing.
 
@@ -108,8 +110,8 @@ def staged(
     (signal, mask) as in `weighted_sum`; only the stage's reward need be valid.
 
   Raises:
-    UserError: an order that does not name every reward once, or iterations that do
-      not grow, or are too many or too few.
+    UserError: an order that does not name every reward once, iterations that do
+      not grow, are too many or too few, or a stage that the run does not reach.
   """
   order, starts = order_of(order, weights), several(at)
   grows = all(a < b for a, b in itertools.pairwise((0, *map(float, starts))))
@@ -117,6 +119,11 @@ def staged(
     raise UserError(
       f"config.composition.at={starts}: {len(order)} rewards take"
       f" {len(order) - 1}, each larger than the one before and than 0"
+    )
+  if starts and float(starts[-1]) >= iterations:
+    raise UserError(
+      f"config.composition.at={starts}: a run of config.align.iterations="
+      f"{iterations} ends before its last stage begins"
     )
   stage = sum(jnp.asarray(iteration) >= float(start) for start in starts)
   signals, valid = [], []

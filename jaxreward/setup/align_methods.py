@@ -233,15 +233,17 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
     **config.optimizer.to_dict(),
     total_steps=config.align.iterations * config.align.updates,
   )
-  return dict(
-    advantage=bind_advantage(config),
-    compose=_bind(
-      config, "composition",
-      kernels.compositions(composition.REGISTRY, config),
-      positional=3, supplied=("rate", "stds", "references", "iteration"),
-    ),
-    tx=tx,
+  compose = _bind(
+    config, "composition", kernels.compositions(composition.REGISTRY, config),
+    positional=3,
+    supplied=("rate", "stds", "references", "iteration", "iterations"),
   )  # fmt: skip
+  known = named(compose, iterations=config.align.iterations)
+  if known:
+    compose = functools.update_wrapper(
+      functools.partial(compose, **known), compose
+    )
+  return dict(advantage=bind_advantage(config), compose=compose, tx=tx)
 
 
 def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:

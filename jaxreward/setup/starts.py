@@ -16,6 +16,7 @@ from jaxreward.types import Array, Params, Policy, PromptBatch
 
 FIELDS = ("source", "target")
 REFERENCE = "reference"
+MOST_ROUNDS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +58,12 @@ def picture(
     strength: above 0, below 1.
     rounds: most chains of the policy itself from there, one after another, that
       come before those of the group, which then share its last image: their number is
-      drawn per prompt from 0 on. Of `rollout` alone.
+      drawn per prompt from 0 on, up to 100. Of `rollout` alone.
 
   Raises:
-    UserError: another field, a strength out of its range, or rounds below 0.
+    UserError: another field, or a strength or rounds out of their range.
   """
-  require_counts("start.", least=0, rounds=rounds)
+  require_counts("start.", least=0, most=MOST_ROUNDS, rounds=rounds)
   if of not in FIELDS:
     raise UserError(f'start.of="{of}": expected {" or ".join(FIELDS)}')
   if not 0 < strength < 1:
@@ -85,7 +86,7 @@ def reference(*, strength: float = 0.6, rounds: int = 0) -> Start:
     rounds: see `picture`.
 
   Raises:
-    UserError: a strength out of its range, or rounds below 0.
+    UserError: a strength or rounds out of their range.
   """
   return dataclasses.replace(
     picture(strength=strength, rounds=rounds), of=REFERENCE

@@ -45,7 +45,9 @@ def compose(name, scores, mask, weights):
     k: np.linspace(0, 1, 5, dtype=np.float32) + np.zeros((len(mask), 1), "f4")
     for k in WEIGHTS
   }
-  taken = methods.named(fn, stds=stds, references=known, iteration=5)
+  taken = methods.named(
+    fn, stds=stds, references=known, iteration=5, iterations=9
+  )
   signal, valid = fn(scores, mask, weights, **taken)
   if isinstance(signal, dict):  # what stays apart, as one array
     signal = sum(signal.values())

@@ -51,7 +51,7 @@ def test_stages_follow_one_another_and_leave_other_prompts_out():
   for n, name in ((0, "c"), (2, "c"), (3, "a"), (4, "a"), (5, "b"), (90, "b")):
     signal, got = cases.run(
       composition.staged, scores, mask, weights, order=("c", "a", "b"),
-      at=(3, 5), iteration=n,
+      at=(3, 5), iteration=n, iterations=91,
     )  # fmt: skip
     weight = np.broadcast_to(weights[name], mask.shape)
     want = mask & np.isfinite(scores[name]) & (weight != 0)
@@ -162,6 +162,9 @@ def test_percentile_sum():
   np.testing.assert_allclose(steep, signal, rtol=1e-5, atol=1e-6)
 
 
+STAGES = dict(order=("a", "b", "c"), iteration=0, iterations=9)
+
+
 @pytest.mark.parametrize(
   ("name", "options", "says"),
   [
@@ -170,8 +173,9 @@ def test_percentile_sum():
     ("prerequisite", dict(check="z"), "check"),
     ("whole_and_parts", dict(whole="z"), "whole"),
     ("routed", dict(order=("a",)), "every reward once"),
-    ("staged", dict(order=("a", "b", "c"), at=(5, 3), iteration=0), "larger"),
-    ("staged", dict(order=("a", "b", "c"), at=(5,), iteration=0), "take 2"),
+    ("staged", STAGES | dict(at=(5, 3)), "larger"),
+    ("staged", STAGES | dict(at=(5,)), "take 2"),
+    ("staged", STAGES | dict(at=(5, 9)), "iterations=9"),
   ],
 )
 def test_options_that_are_refused(name, options, says):
