@@ -87,35 +87,77 @@ def is_fused(
 
 def attention(
   q: Float[Array, "B N H D"],
-  k: Float[Array, "B M H D"],
-  v: Float[Array, "B M H D"],
+  k: Float[Array, "B M K D"],
+  v: Float[Array, "B M K D"],
   mask: Bool[Array, "B M"] | None = None,
   form: str = "plain",
+  *,
+  causal: bool = False,
 ) -> Float[Array, "B N H*D"]:
   """Softmax attention, sums in float32.
 
   Args:
     q: queries.
-    k: keys.
+    k: keys; their heads may be fewer, if they divide those of the queries.
     v: values.
     mask: False for keys to ignore.
-    form: one of `FORMS`.
+    form: one of `FORMS`; "flash" knows neither `causal` nor fewer heads, and is
+      "plain" there.
+    causal: whether a token attends to itself and earlier ones only.
 
   Returns:
     [B, N, H * D].
   """
   q, k, v = map(sequence.heads, (q, k, v))
   form = choose(form, q.dtype, processes.platform())
+  if form == "flash" and (causal or k.shape[2] != q.shape[2]):
+    form = "plain"
   if form == "flash":
     y = sequence.by_device(flash, q, k, v, mask)
   else:
     name = None if form == "plain" else form
     key_mask = None if mask is None else mask[:, None, None, :]
     run = functools.partial(
-      jax.nn.dot_product_attention, mask=key_mask, implementation=name
-    )
+      jax.nn.dot_product_attention,
+      mask=key_mask, implementation=name, is_causal=causal,
+    )  # fmt: skip
     y = sequence.attend(run, q, k, v)
   return y.reshape(*y.shape[:2], -1)
+
+
+def after_prefix(
+  q: Float[Array, "B G N H D"],
+  prefix: tuple[Float[Array, "B P K D"], Float[Array, "B P K D"]],
+  mask: Bool[Array, "B P"],
+  answers: tuple[Float[Array, "B G S K D"], Float[Array, "B G S K D"]],
+  start: Array | int,
+) -> Float[Array, "B G*N H*D"]:
+  """Causal attention of G answers to the prefix of their row and to themselves.
+
+  The prefix lies in memory once, not once for each answer.
+
+  Args:
+    q: queries of N tokens of every answer.
+    prefix: keys and values; H / K heads of q share one of theirs.
+    mask: False for keys of the prefix to ignore.
+    answers: keys and values, of as many tokens as an answer may have.
+    start: place of the first query within the answer; later keys are ignored.
+  """
+  b, g, n, h, d = q.shape
+  (prefix_k, prefix_v), (answer_k, answer_v) = prefix, answers
+  q = q.reshape(b, g, n, prefix_k.shape[2], -1, d)
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  early = product("bgnkrd,bpkd->bgnkrp", q, prefix_k)
+  early = jnp.where(mask[:, None, None, None, None], early, -jnp.inf)
+  late = product("bgnkrd,bgskd->bgnkrs", q, answer_k)
+  is_past = jnp.arange(late.shape[-1]) <= start + jnp.arange(n)[:, None]
+  late = jnp.where(is_past[None, None, :, None, None], late, -jnp.inf)
+  logits = jnp.concatenate([early, late], -1) * d**-0.5
+  weight = jax.nn.softmax(logits, -1).astype(prefix_v.dtype)
+  early, late = jnp.split(weight, [prefix_k.shape[1]], -1)
+  y = product("bgnkrp,bpkd->bgnkrd", early, prefix_v)
+  y = y + product("bgnkrs,bgskd->bgnkrd", late, answer_v)
+  return y.astype(q.dtype).reshape(b, g * n, h * d)
 
 
 def flash(

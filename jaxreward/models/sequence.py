@@ -87,8 +87,8 @@ def _fill(q: Array, parts: int) -> Array:
 def attend(
   run: Attend,
   q: Float[Array, "B N H D"],
-  k: Float[Array, "B M H D"],
-  v: Float[Array, "B M H D"],
+  k: Float[Array, "B M K D"],
+  v: Float[Array, "B M K D"],
   *,
   least: int = LEAST,
 ) -> Float[Array, "B N H D"]:

@@ -20,8 +20,20 @@ from jax.sharding import Mesh
 from jaxreward import setup
 from jaxreward.errors import UserError
 from jaxreward.models import fields, hub
-from jaxreward.models.text import qwen, qwen_prompts, t5, text_encoder
-from jaxreward.models.vision import clip, clip_layouts, preprocess, qwen_vision
+from jaxreward.models.text import (
+  qwen,
+  qwen_layouts,
+  qwen_prompts,
+  t5,
+  text_encoder,
+)
+from jaxreward.models.vision import (
+  clip,
+  clip_layouts,
+  preprocess,
+  qwen_images,
+  qwen_vision_layouts,
+)
 from jaxreward.models.vision import encoders as tokenizers
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, ArrayLike, Cond, Params
@@ -100,12 +112,12 @@ def qwen_image(
 
   An empty text is read as the authors' empty prompt, a blank.
   """
-  config, params = qwen.load(f"{weights}:text_encoder", dtype=dtype)
+  config, params = qwen_layouts.load(f"{weights}:text_encoder", dtype=dtype)
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   places = shapes["words"].shape[1]
 
   def encode(params, ids, mask):
-    states, states_mask = qwen.encode_qwen_image(
+    states, states_mask = qwen_prompts.encode(
       config, params, ids, mask, dtype=jnp.dtype(dtype)
     )
     return {"words": states, "mask": states_mask}
@@ -125,7 +137,7 @@ def qwen_image_edit(
   *,
   weights: str,
   dtype: str = "bfloat16",
-  area: int = qwen_vision.AREA,
+  area: int = qwen_images.AREA,
 ) -> Callable[[Texts, ArrayLike], Cond]:
   """Both towers of a Qwen-Image-Edit pipeline's Qwen2.5-VL.
 
@@ -149,7 +161,7 @@ def qwen_image_edit_plus(
   *,
   weights: str,
   dtype: str = "bfloat16",
-  area: int = qwen_vision.PLUS_AREA,
+  area: int = qwen_images.PLUS_AREA,
 ) -> Callable[[Texts, ArrayLike], Cond]:
   """Both towers of the Plus version, 2509 and later; see `qwen_image_edit`.
 
@@ -170,8 +182,11 @@ def _edit(
   place, places = f"{weights}:text_encoder", shapes["words"].shape[1]
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
   record = fields.read(place)
-  vision, language = qwen_vision.config_of(record), qwen.config_of(record)
-  processor = qwen_vision.processor_of(
+  vision, language = (
+    qwen_vision_layouts.config_of(record),
+    qwen_layouts.config_of(record),
+  )
+  processor = qwen_images.processor_of(
     hub.read_config(f"{weights}:processor", "preprocessor_config.json"),
     vision, area,
   )  # fmt: skip
@@ -185,12 +200,12 @@ def _edit(
 
   _, _, starts = tokenize([""], 1, 1)
   params = {
-    "text": qwen.load(place, dtype=dtype)[1],
-    "vision": qwen_vision.load(place, dtype=dtype)[1],
+    "text": qwen_layouts.load(place, dtype=dtype)[1],
+    "vision": qwen_vision_layouts.load(place, dtype=dtype)[1],
   }
 
   def encode(params, ids, mask, images):
-    states, states_mask = qwen.encode_qwen_image_edit(
+    states, states_mask = qwen_prompts.encode_edit(
       language, vision, params, ids, mask, [images],
       starts=starts, dtype=jnp.dtype(dtype),
     )  # fmt: skip
@@ -200,7 +215,7 @@ def _edit(
     ids, mask, _ = tokenize(texts, *images.shape[1:3])
     return ids, mask, processor(images)
 
-  return _runner(encode, params, tokens, mesh, qwen.EDIT_SHARDING_RULES)
+  return _runner(encode, params, tokens, mesh, qwen.BOTH_SHARDING_RULES)
 
 
 def wan(

@@ -15,8 +15,13 @@ from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import align
 from jaxreward.models import convert
-from jaxreward.models.text import qwen, qwen_prompts
-from jaxreward.models.vision import encoders, qwen_vision
+from jaxreward.models.text import qwen_layouts, qwen_prompts
+from jaxreward.models.vision import (
+  encoders,
+  qwen_images,
+  qwen_vision,
+  qwen_vision_layouts,
+)
 from jaxreward.setup import checks, prompt_encoding
 from jaxreward.tasks.scenes import grammar
 from jaxreward.types import PromptEmbeddings
@@ -64,10 +69,10 @@ def save_pipeline(folder):
   size, pad = save_tokenizer(folder / "tokenizer")
   record = RECORD | {"image_token_id": pad}
   record["text_config"] = RECORD["text_config"] | {"vocab_size": size}
-  config = qwen.config_of(record)
-  assert qwen_vision.config_of(record) == VISION
+  config = qwen_layouts.config_of(record)
+  assert qwen_vision_layouts.config_of(record) == VISION
   tensors = {}
-  for module, found in (qwen, config), (qwen_vision, VISION):
+  for module, found in (qwen_layouts, config), (qwen_vision_layouts, VISION):
     params = folders.drawn(module.shapes(found), scale=0.5)
     tensors |= convert.to_public(params, module.rules_of(found))
   (folder / "text_encoder").mkdir()
@@ -132,14 +137,17 @@ def test_what_the_towers_make_is_what_the_policy_gets(made, weights):
   _, _, encode, batch = made
   found = encode(batch).embedded
   place = weights / "text_encoder"
-  (config, text), (vision, tower) = qwen.load(place), qwen_vision.load(place)
+  (config, text), (vision, tower) = (
+    qwen_layouts.load(place),
+    qwen_vision_layouts.load(place),
+  )
   reader = encoders.pretrained(weights / "tokenizer")
   said = texts.decode(np.asarray(batch.text))
   ids, mask, starts = qwen_prompts.tokenize_edit(
     reader, said, 64, [16], config.pad
   )
-  prepared = qwen_vision.ImageProcessor(32 * 32, 8, 64, 10**6)
-  states, kept = qwen.encode_qwen_image_edit(
+  prepared = qwen_images.ImageProcessor(32 * 32, 8, 64, 10**6)
+  states, kept = qwen_prompts.encode_edit(
     config, vision, {"text": text, "vision": tower}, ids, mask,
     [prepared(batch.source)], starts=starts,
   )  # fmt: skip

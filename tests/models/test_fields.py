@@ -10,12 +10,12 @@ from jaxreward.errors import UserError
 from jaxreward.models import fields
 from jaxreward.models.autoencoders import vae, video_vae
 from jaxreward.models.policies import flux, qwen_image, sd3, wan
-from jaxreward.models.text import qwen, t5
+from jaxreward.models.text import qwen_layouts, t5
 from jaxreward.models.vision import (
   clip_layouts,
   dino,
   owlvit,
-  qwen_vision,
+  qwen_vision_layouts,
   siglip,
 )
 
@@ -60,6 +60,11 @@ def test_a_network_knows_every_field_of_its_class(kind, module, size):
   fields.check(record | {"causal": False, "b": None}, known, of="config.json")
 
 
+def _of_qwen(record):
+  language = qwen_layouts.config_of(record, tuple(qwen_layouts.MODELS))
+  return language, qwen_vision_layouts.config_of(record)
+
+
 TOWERS = {
   "CLIPConfig": clip_layouts._of_hf,
   "CLIPTextConfig": clip_layouts._of_hf,
@@ -72,7 +77,9 @@ TOWERS = {
   "OwlViTConfig": owlvit.config_of,
   "T5Config": t5.config_of,
   "UMT5Config": t5.config_of,
-  "Qwen2_5_VLConfig": qwen.config_of,
+  "Qwen2VLConfig": _of_qwen,
+  "Qwen2_5_VLConfig": _of_qwen,
+  "Qwen3VLConfig": _of_qwen,
 }
 
 
@@ -96,12 +103,6 @@ def test_a_tower_knows_every_field_of_its_config(kind):
   record = getattr(transformers, kind)(**options).to_dict()
   read = TOWERS[kind]
   found = read(record)
-  if kind.startswith("Qwen"):
-    read = lambda record: (
-      qwen.config_of(record),
-      qwen_vision.config_of(record),
-    )
-    found = read(record)
   for path in parts_of(record):
     part = functools.reduce(lambda d, k: d[k], path, record)
     for name, value in part.items():

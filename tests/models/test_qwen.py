@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models.text import qwen, qwen_prompts
-from jaxreward.models.vision import qwen_vision
+from jaxreward.models.text import qwen, qwen_layouts, qwen_prompts
+from jaxreward.models.vision import (
+  qwen_images,
+  qwen_vision,
+  qwen_vision_layouts,
+)
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers
@@ -56,7 +60,7 @@ def test_states_and_gradients_equal_the_peers(peer):
   import torch
 
   model, folder = peer
-  config, params = qwen.load(folder)
+  config, params = qwen_layouts.load(folder)
   tokens = np.random.default_rng(0).integers(2, 280, (2, 20)).astype(np.int32)
   ids = torch.tensor(tokens, dtype=torch.long)
   theirs = model(ids, output_hidden_states=True).hidden_states[-1]
@@ -71,7 +75,7 @@ def test_states_and_gradients_equal_the_peers(peer):
     for n, p in model.named_parameters()
     if p.grad is not None
   }
-  expected = peers.from_public(named, qwen.rules_of(config), params)
+  expected = peers.from_public(named, qwen_layouts.rules_of(config), params)
   peers.close_trees(slope, expected)
   found = qwen.QwenText(config, jnp.bfloat16).apply(
     {"params": peers.half(params)}, tokens
@@ -86,18 +90,20 @@ def test_both_names_of_the_public_layout_round_trip(prefix, peer, tmp_path):
   from tests.rewards import folders
 
   _, folder = peer
-  config, params = qwen.load(folder)
-  named = convert.to_public(params, qwen.rules_of(config, prefix))
+  config, params = qwen_layouts.load(folder)
+  named = convert.to_public(params, qwen_layouts.rules_of(config, prefix))
   named["lm_head.weight"] = np.zeros((300, 48), np.float32)
   named["visual.merger.ln_q.weight"] = np.zeros(3, np.float32)
   folders.save_tensors(tmp_path / "model.safetensors", named)
   text = (folder / "config.json").read_text()
   (tmp_path / "config.json").write_text(text)
-  found, loaded = qwen.load(tmp_path)
+  found, loaded = qwen_layouts.load(tmp_path)
   assert found == config
   jax.tree.map(np.testing.assert_array_equal, loaded, params)
   stored = hub.open_weights(folder)
-  for name, value in convert.to_public(params, qwen.rules_of(config)).items():
+  for name, value in convert.to_public(
+    params, qwen_layouts.rules_of(config)
+  ).items():
     other = name.replace("model.", "model.language_model.", 1)
     there = stored[name if name in stored else other]
     np.testing.assert_array_equal(value, there.read())
@@ -109,7 +115,7 @@ def test_prompts_of_qwen_image_equal_the_pipelines(peer):
   from diffusers import QwenImagePipeline
 
   model, folder = peer
-  config, params = qwen.load(folder)
+  config, params = qwen_layouts.load(folder)
   texts = ["a red circle", "a much longer prompt with many words", ""]
 
   def padded(texts, max_length, **options):
@@ -135,7 +141,7 @@ def test_prompts_of_qwen_image_equal_the_pipelines(peer):
   with torch.no_grad():
     theirs, _ = pipeline.encode_prompt(texts, device="cpu")
   ids, mask = qwen_prompts.tokenize(letters, texts, 320)
-  found, kept = qwen.encode_qwen_image(config, params, ids, mask)
+  found, kept = qwen_prompts.encode(config, params, ids, mask)
   longest = theirs.shape[1]
   assert longest == int(kept.sum(1).max())
   peers.close(found[:, :longest], peers.numpy(theirs))
@@ -197,10 +203,10 @@ def test_prompts_of_qwen_image_edit_equal_the_pipelines(
   )
 
   model, folder = peer
-  config, text = qwen.load(folder)
-  vision, tower = qwen_vision.load(folder)
+  config, text = qwen_layouts.load(folder)
+  vision, tower = qwen_vision_layouts.load(folder)
   limits = {"shortest_edge": 64, "longest_edge": 1600}
-  prepared = qwen_vision.processor_of({"size": limits}, vision, 64 * 64)
+  prepared = qwen_images.processor_of({"size": limits}, vision, 64 * 64)
   rng = np.random.default_rng(2)
   pixels = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
   (high, wide), last = prepared.sizes(*size)
@@ -239,7 +245,7 @@ def test_prompts_of_qwen_image_edit_equal_the_pipelines(
     marked, texts, 600, [math.prod(grid)], config.pad
   )
   found, kept = jax.jit(
-    lambda p, x: qwen.encode_qwen_image_edit(
+    lambda p, x: qwen_prompts.encode_edit(
       config, vision, p, ids, ours, [x], starts=starts
     )
   )({"text": text, "vision": tower}, prepared(pixels / np.float32(255)))
@@ -279,8 +285,8 @@ def test_gradients_through_both_towers_equal_the_peers(peer):
   from tests.models import test_qwen_vision as one
 
   model, folder = peer
-  config, text = qwen.load(folder)
-  vision, tower = qwen_vision.load(folder)
+  config, text = qwen_layouts.load(folder)
+  vision, tower = qwen_vision_layouts.load(folder)
   images = one.pictures((24, 40), 2)
   rng = np.random.default_rng(3)
   tokens = rng.integers(2, 280, (2, 30)).astype(np.int32)
@@ -291,13 +297,17 @@ def test_gradients_through_both_towers_equal_the_peers(peer):
     ids, pixel_values=pixels, image_grid_thw=grid, output_hidden_states=True,
     mm_token_type_ids=(ids == config.pad).int(),
   ).hidden_states[-1]  # fmt: skip
-  apply = lambda p: qwen.QwenText(config).apply(
-    {"params": p["text"]},
-    tokens,
-    [qwen_vision.VisionTower(vision).apply({"params": p["vision"]}, images)],
-    (4,),
-    [(3, 5)],
-  )
+  source = np.full(tokens.shape, -1)
+  source[:, 4:19] = np.arange(30).reshape(2, 15)
+  places = qwen.rope_places(30, (4,), [(3, 5)])[None]
+
+  def apply(p, dtype=jnp.float32):
+    net = qwen_vision.VisionTower(vision)
+    features = net.apply({"params": p["vision"]}, images)[0]
+    shown = qwen.Images(features.reshape(30, -1), source)
+    net = qwen.QwenText(config, dtype)
+    return net.apply({"params": p["text"]}, tokens, places, shown)
+
   params = {"text": text, "vision": tower}
   peers.close(jax.jit(apply)(params), peers.numpy(theirs))
   slope = jax.jit(jax.grad(lambda p: jnp.sin(apply(p)).mean()))(params)
@@ -312,17 +322,13 @@ def test_gradients_through_both_towers_equal_the_peers(peer):
     )
   }
   expected = {
-    "text": peers.from_public(named, qwen.rules_of(config), text),
-    "vision": peers.from_public(named, qwen_vision.rules_of(vision), tower),
+    "text": peers.from_public(named, qwen_layouts.rules_of(config), text),
+    "vision": peers.from_public(
+      named, qwen_vision_layouts.rules_of(vision), tower
+    ),
   }
   peers.close_trees(slope, expected)
-  half = qwen.QwenText(config, jnp.bfloat16).apply(
-    {"params": peers.half(text)},
-    tokens,
-    [qwen_vision.VisionTower(vision).apply({"params": tower}, images)],
-    (4,),
-    [(3, 5)],
-  )
+  half = apply({"text": peers.half(text), "vision": tower}, jnp.bfloat16)
   peers.close(half, peers.numpy(theirs), 2e-2)
 
 
@@ -341,7 +347,7 @@ def test_long_instructions_are_cut_and_the_picture_is_not():
 def test_the_full_size_has_the_published_count():
   config = qwen.SIZES["qwen2.5_vl_7b"]
   head = config.vocabulary * config.width  # of the language model
-  assert peers.count(qwen.shapes(config)) + head == 7_615_616_512
+  assert peers.count(qwen_layouts.shapes(config)) + head == 7_615_616_512
 
 
 def test_the_message_about_room_for_words_names_what_suffices():
@@ -355,7 +361,7 @@ def test_the_message_about_room_for_words_names_what_suffices():
 
 
 def test_every_parameter_has_one_sharding_rule():
-  shapes = qwen.shapes(qwen.SIZES["qwen2.5_vl_7b"])
+  shapes = qwen_layouts.shapes(qwen.SIZES["qwen2.5_vl_7b"])
   mesh = meshes.make_mesh(2, 2, 2)
   specs = sharding.param_specs(shapes, qwen.SHARDING_RULES, mesh)
   assert tuple(specs["layers"]["kv"]["kernel"]) == (None, "fsdp", "tensor")
@@ -363,4 +369,4 @@ def test_every_parameter_has_one_sharding_rule():
 
 def test_another_architecture_is_refused():
   with pytest.raises(UserError, match='describes a "qwen2"'):
-    qwen.config_of({"model_type": "qwen2"})
+    qwen_layouts.config_of({"model_type": "qwen2"})

@@ -10,7 +10,11 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.models import convert
-from jaxreward.models.vision import qwen_vision
+from jaxreward.models.vision import (
+  qwen_images,
+  qwen_vision,
+  qwen_vision_layouts,
+)
 from jaxreward.training import mesh as meshes
 from jaxreward.training import sharding
 from tests.models import tower_peers as peers
@@ -69,31 +73,26 @@ def theirs_of(tower, images):
 @pytest.mark.parametrize("size", [EVEN, ODD, FLAT])
 def test_tokens_and_gradients_equal_the_peers(peer, size):
   tower, folder = peer
-  config, params = qwen_vision.load(folder)
+  config, params = qwen_vision_layouts.load(folder)
   images = pictures(size)
   theirs = theirs_of(tower, images)
   net = qwen_vision.VisionTower(config)
-  apply = lambda p: net.apply({"params": p}, images)
+  apply = lambda p: net.apply({"params": p}, images)[0]
   peers.close(jax.jit(apply)(params), peers.numpy(theirs))
   slope = jax.jit(jax.grad(lambda p: jnp.sin(apply(p)).mean()))(params)
-  rules = [
-    dataclasses.replace(r, public=tuple(n[len("visual.") :] for n in r.public))
-    if isinstance(r.public, tuple)
-    else r
-    for r in qwen_vision.rules_of(config)
-  ]
+  rules = qwen_vision_layouts.tower_rules(config, "")
   expected = peers.gradients(tower, theirs.sin().mean(), rules, params)
   peers.close_trees(slope, expected)
   low = qwen_vision.VisionTower(config, jnp.bfloat16)
-  found = low.apply({"params": peers.half(params)}, images)
+  found = low.apply({"params": peers.half(params)}, images)[0]
   peers.close(found, peers.numpy(theirs), 2e-2)
 
 
 @pytest.mark.parity
 def test_the_peers_weights_come_back_to_the_bit(peer, tmp_path):
   _, folder = peer
-  config, params = qwen_vision.load(folder)
-  rules = qwen_vision.rules_of(config)
+  config, params = qwen_vision_layouts.load(folder)
+  rules = qwen_vision_layouts.rules_of(config)
   back = convert.to_public(params, rules)
   from jaxreward.models import hub
 
@@ -108,7 +107,7 @@ def test_the_peers_weights_come_back_to_the_bit(peer, tmp_path):
   folders.save_tensors(tmp_path / "model.safetensors", new)
   text = (folder / "config.json").read_text()
   (tmp_path / "config.json").write_text(text)
-  again = qwen_vision.load(tmp_path)
+  again = qwen_vision_layouts.load(tmp_path)
   assert again[0] == config
   jax.tree.map(np.testing.assert_array_equal, again[1], params)
 
@@ -136,7 +135,7 @@ def test_a_window_sees_itself_alone_and_a_full_layer_everything():
   for full, expected in ((), 4), ((0,), 35):
     net = qwen_vision.VisionTower(dataclasses.replace(config, full=full))
     params = net.init(jax.random.key(0), images)
-    a, b = (net.apply(params, x) for x in (images, other))
+    a, b = (net.apply(params, x)[0] for x in (images, other))
     moved = np.abs(a - b).max((0, 2)) > 1e-6
     assert moved.sum() == expected
     if not full:
@@ -154,7 +153,7 @@ def test_sizes_are_those_of_the_pipeline_and_the_processor():
   for height, width in rng.integers(20, 3000, (200, 2)).tolist():
     for area, limits in ((1024**2, FACTS[1:]), (384**2, (3136, 80_000))):
       wide, high, _ = module.calculate_dimensions(area, width / height)
-      made = qwen_vision.ImageProcessor(area, 28, *limits)
+      made = qwen_images.ImageProcessor(area, 28, *limits)
       if max(high, wide) > 200 * max(1, min(high, wide)):
         continue
       first, last = made.sizes(height, width)
@@ -178,7 +177,7 @@ def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
 
   rng = np.random.default_rng(1)
   pixels = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
-  prepared = qwen_vision.ImageProcessor(
+  prepared = qwen_images.ImageProcessor(
     area=64 * 64, factor=8, least=64, most=10**6
   )
   (high, wide), _ = prepared.sizes(*size)
@@ -202,30 +201,30 @@ def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
 def test_the_record_beside_the_weights_says_how_pictures_are_read():
   config = qwen_vision.SIZES["qwen2.5_vl_7b"]
   old = {"min_pixels": 10, "max_pixels": 20, "image_mean": [0, 0, 0]}
-  found = qwen_vision.processor_of(old, config, 99)
+  found = qwen_images.processor_of(old, config, 99)
   assert (found.area, found.least, found.most) == (99, 10, 20)
   assert found.mean == (0, 0, 0) and found.factor == 28
   new = {"size": {"shortest_edge": 30, "longest_edge": 40}}
-  found = qwen_vision.processor_of(new, config)
+  found = qwen_images.processor_of(new, config)
   assert (found.least, found.most) == (30, 40)
-  plain = qwen_vision.processor_of({}, config)
-  assert plain == qwen_vision.ImageProcessor()
+  plain = qwen_images.processor_of({}, config)
+  assert plain == qwen_images.ImageProcessor()
 
 
 def test_a_square_picture_of_the_pipeline_has_1369_tokens():
   config = qwen_vision.SIZES["qwen2.5_vl_7b"]
-  _, last = qwen_vision.ImageProcessor(most=FACTS[2]).sizes(512, 512)
+  _, last = qwen_images.ImageProcessor(most=FACTS[2]).sizes(512, 512)
   assert last == (1036, 1036) and math.prod(config.grid(*last)) == 1369
 
 
 def test_the_full_size_has_the_published_count():
-  shapes = qwen_vision.shapes(qwen_vision.SIZES["qwen2.5_vl_7b"])
+  shapes = qwen_vision_layouts.shapes(qwen_vision.SIZES["qwen2.5_vl_7b"])
   # The whole model without its text tower and head, see test_qwen.
   assert peers.count(shapes) == 8_292_166_656 - 7_615_616_512
 
 
 def test_every_parameter_has_a_rule_and_large_ones_are_split():
-  shapes = qwen_vision.shapes(qwen_vision.SIZES["qwen2.5_vl_7b"])
+  shapes = qwen_vision_layouts.shapes(qwen_vision.SIZES["qwen2.5_vl_7b"])
   mesh = meshes.make_mesh(2, 2, 2)
   specs = sharding.param_specs(shapes, qwen_vision.SHARDING_RULES, mesh)
   large = [
@@ -241,7 +240,7 @@ def test_every_parameter_has_a_rule_and_large_ones_are_split():
 @pytest.mark.parametrize("area", [100, 1024**2])
 def test_pictures_that_cannot_be_read_are_refused(area):
   with pytest.raises(UserError, match=f"area={area} pixels: it is too long"):
-    qwen_vision.ImageProcessor(area).sizes(10, 9000)
+    qwen_images.ImageProcessor(area).sizes(10, 9000)
 
 
 def test_weights_without_the_tower_are_refused(tmp_path):
@@ -250,10 +249,10 @@ def test_weights_without_the_tower_are_refused(tmp_path):
   folders.save_tensors(tmp_path / "model.safetensors", {"model.a": np.zeros(2)})
   (tmp_path / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
   with pytest.raises(UserError, match="describes no vision tower"):
-    qwen_vision.load(tmp_path)
+    qwen_vision_layouts.load(tmp_path)
   (tmp_path / "config.json").write_text(
     '{"vision_config": {"depth": 1, "hidden_size": 8, "num_heads": 2,'
     ' "intermediate_size": 4, "out_hidden_size": 6}}'
   )
   with pytest.raises(UserError, match=r"holds no vision tower \(visual"):
-    qwen_vision.load(tmp_path)
+    qwen_vision_layouts.load(tmp_path)

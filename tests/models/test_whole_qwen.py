@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from jaxreward.models.policies import qwen_image
-from jaxreward.models.text import qwen, qwen_prompts
-from jaxreward.models.vision import qwen_vision
+from jaxreward.models.text import qwen_layouts, qwen_prompts
+from jaxreward.models.vision import qwen_images, qwen_vision_layouts
 from jaxreward.types import PromptEmbeddings
 
 pytestmark = pytest.mark.parity
@@ -138,8 +138,11 @@ def test_several_pictures_are_edited_by_the_plus_form(
   shown = [whole.picture(2, 48, 24), whole.picture(3, 32, 60)]
   start, area = whole.noise(1), 4 * whole.AREA
   place = still.folder / "text_encoder"
-  (language, text), (vision, tower) = qwen.load(place), qwen_vision.load(place)
-  prepared = qwen_vision.processor_of(
+  (language, text), (vision, tower) = (
+    qwen_layouts.load(place),
+    qwen_vision_layouts.load(place),
+  )
+  prepared = qwen_images.processor_of(
     {"size": whole.LIMITS, "patch_size": 4}, vision, area
   )
   rows = [pixels[None] / np.float32(255) for pixels in shown]
@@ -148,7 +151,7 @@ def test_several_pictures_are_edited_by_the_plus_form(
 
   @jax.jit
   def read(ids, mask):
-    words, kept = qwen.encode_qwen_image_edit(
+    words, kept = qwen_prompts.encode_edit(
       language, vision, {"text": text, "vision": tower}, ids, mask, seen,
       starts=starts,
     )  # fmt: skip

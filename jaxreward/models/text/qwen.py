@@ -1,43 +1,40 @@
-"""The text tower of Qwen2.5-VL, with which Qwen-Image reads prompts.
+"""The language models of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
 
-Bai et al. 2025, https://arxiv.org/abs/2502.13923; Wu et al. 2025 (Qwen-Image),
-https://arxiv.org/abs/2508.02324. A causal transformer with rotary positions,
-grouped-query attention and a gated MLP. Positions have three axes, time, row
-and column: equal for text, a grid for tokens of an image (`qwen_vision`).
+Wang et al. 2024, https://arxiv.org/abs/2409.12191; Bai et al. 2025,
+https://arxiv.org/abs/2502.13923 and https://arxiv.org/abs/2511.21631. A causal
+transformer with rotary positions, grouped-query attention and a gated MLP.
+Positions have three axes, time, row and column: equal for text, a grid for
+tokens of an image (`qwen_vision`). Qwen-Image reads prompts with that of
+Qwen2.5-VL (`qwen_prompts`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import UserError
-from jaxreward.models import convert, fields, hub
-from jaxreward.models.convert import Rule, linear, norm
-from jaxreward.models.text import qwen_prompts
+from jaxreward.models import attention, sequence
 from jaxreward.models.vision import qwen_vision, tower
-from jaxreward.models.vision.qwen_vision import Vision
-from jaxreward.types import Array, ArrayLike, Params
+from jaxreward.types import Array, ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
 class Qwen:
-  """Geometry of the tower.
+  """Geometry of a language model.
 
   Attributes:
     width: features per token.
     depth: layers.
-    heads: attention heads of the queries; their width is width / heads.
+    heads: attention heads of the queries.
     groups: heads of keys and values, each for heads / groups queries.
     mlp: hidden features of the gated MLP.
     vocabulary: token ids.
@@ -45,6 +42,10 @@ class Qwen:
     eps: of the norms.
     sections: features of half a head that each position axis rotates.
     pad: id of the placeholder of an image token.
+    head: features of a head.
+    qwen3: queries and keys are normalised and have no bias, and the position
+      axes take turns along a head.
+    tied: the token table is the head's, too.
   """
 
   width: int
@@ -57,11 +58,38 @@ class Qwen:
   eps: float = 1e-6
   sections: tuple[int, ...] = (16, 24, 24)
   pad: int = 151655
+  head: int = 128
+  qwen3: bool = False
+  tied: bool = False
+
+  @property
+  def axes(self) -> Int[np.ndarray, "half"]:
+    """The position axis by which each feature of half a head is rotated."""
+    if not self.qwen3:
+      return np.repeat(np.arange(3), self.sections)
+    axes = np.zeros(self.head // 2, np.int64)
+    for axis in (1, 2):
+      axes[axis : 3 * self.sections[axis] : 3] = axis
+    return axes
+
+
+def _third(
+  width: int, depth: int, heads: int, mlp: int, *, tied: bool = True
+) -> Qwen:
+  return Qwen(
+    width, depth, heads, 8, mlp, 151936, 5e6, sections=(24, 20, 20),
+    qwen3=True, tied=tied,
+  )  # fmt: skip
 
 
 SIZES = {
-  "qwen2.5_vl_3b": Qwen(2048, 36, 16, 2, 11008, 151936),
+  "qwen2_vl_2b": Qwen(1536, 28, 12, 2, 8960, 151936, tied=True),
+  "qwen2_vl_7b": Qwen(3584, 28, 28, 4, 18944),
+  "qwen2.5_vl_3b": Qwen(2048, 36, 16, 2, 11008, 151936, tied=True),
   "qwen2.5_vl_7b": Qwen(3584, 28, 28, 4, 18944),
+  "qwen3_vl_2b": _third(2048, 28, 16, 6144),
+  "qwen3_vl_4b": _third(2560, 36, 32, 9728),
+  "qwen3_vl_8b": _third(4096, 36, 32, 12288, tied=False),
 }
 
 SHARDING_RULES: tower.Rules = (
@@ -69,107 +97,219 @@ SHARDING_RULES: tower.Rules = (
   (r"^layers/(query|kv|up)/kernel$", (None, "fsdp", "tensor")),
   (r"^layers/(out|down)/kernel$", (None, "tensor", "fsdp")),
   (r"^layers/(query|kv)/bias$", ()),
-  (r"^(layers/norm_[12]|norm)/scale$", ()),
+  (r"^(layers/(norm_[12]|(query|key)_norm)|norm)/scale$", ()),
 )
-EDIT_SHARDING_RULES: tower.Rules = (
+BOTH_SHARDING_RULES: tower.Rules = (
   *((p.replace("^", "^text/", 1), axes) for p, axes in SHARDING_RULES),
   *(
     (p.replace("^", "^vision/", 1), axes)
     for p, axes in qwen_vision.SHARDING_RULES
   ),
 )
+Cache = tuple[Array, Array]
+
+
+@flax.struct.dataclass
+class Past:
+  """Keys and values of earlier tokens, in every layer.
+
+  Attributes:
+    prefix: of each row's prefix, [layers, B, P, groups, head].
+    answers: of G answers to it, [layers, B, G, S, groups, head].
+  """
+
+  prefix: Cache
+  answers: Cache
+
+
+@flax.struct.dataclass
+class View:
+  """Where the tokens stand.
+
+  Attributes:
+    angles: of their rotation, [#B, N, head].
+    deep: image features that the first layers' outputs gain, [K, B, N, D].
+    mask: of a prefix's tokens, [B, P].
+    start: place of the first token within its answer.
+  """
+
+  angles: Array
+  deep: Array | None = None
+  mask: Any = None
+  start: Any = 0
 
 
 class Layer(nn.Module):
-  """Pre-norm attention and gated MLP with residuals."""
+  """Pre-norm attention and gated MLP with residuals.
+
+  Attributes:
+    config: geometry.
+    dtype: of the products.
+    keep: also return keys and values.
+  """
 
   config: Qwen
   dtype: Any = jnp.float32
+  keep: bool = False
 
   @nn.compact
   def __call__(
-    self, x: Array, bias: Array, angles: Array
-  ) -> tuple[Array, None]:
+    self, x: Array, index: Array, past: Past | None, view: View
+  ) -> tuple[Array, Cache | None]:
     c, dtype = self.config, self.dtype
     plain = lambda n, name: nn.Dense(n, use_bias=False, dtype=dtype, name=name)
-    rms_norm = lambda name: nn.RMSNorm(epsilon=c.eps, dtype=dtype, name=name)
-    head = c.width // c.heads
-    h = rms_norm("norm_1")(x)
-    q = nn.Dense(c.width, dtype=dtype, name="query")(h)
-    kv = nn.Dense(2 * c.groups * head, dtype=dtype, name="kv")(h)
-    k, v = jnp.split(kv, 2, -1)
-    q, k = tower.rotate(q, c.heads, angles), tower.rotate(k, c.groups, angles)
-    k, v = (_repeated(y, c.groups, c.heads) for y in (k, v))
-    x = x + plain(c.width, "out")(tower.attend(q, k, v, c.heads, bias))
-    gate, h = jnp.split(plain(2 * c.mlp, "up")(rms_norm("norm_2")(x)), 2, -1)
-    return x + plain(c.width, "down")(jax.nn.silu(gate) * h), None
+    biased = lambda n, name: nn.Dense(
+      n, use_bias=not c.qwen3, dtype=dtype, name=name
+    )
+    h = self._norm("norm_1")(x)
+    q = self._turned(biased(c.heads * c.head, "query")(h), "query", view.angles)
+    k, v = jnp.split(biased(2 * c.groups * c.head, "kv")(h), 2, -1)
+    k = self._turned(k, "key", view.angles)
+    v = v.reshape(k.shape)
+    if past is None:
+      k, v = sequence.heads(k), sequence.heads(v)
+      h = attention.attention(q, k, v, form="auto", causal=True)
+    else:
+      shape = (len(x), past.answers[0].shape[1], -1)
+      q = q.reshape(*shape, *q.shape[2:])
+      start = (0, 0, view.start, 0, 0)
+      k, v = (
+        jax.lax.dynamic_update_slice(
+          old, new.reshape(*shape, *new.shape[2:]), start
+        )
+        for old, new in zip(past.answers, (k, v), strict=True)
+      )
+      h = attention.after_prefix(q, past.prefix, view.mask, (k, v), view.start)
+    x = x + plain(c.width, "out")(h)
+    gate, h = jnp.split(plain(2 * c.mlp, "up")(self._norm("norm_2")(x)), 2, -1)
+    x = x + plain(c.width, "down")(jax.nn.silu(gate) * h)
+    if view.deep is not None:
+      x = x + jnp.take(view.deep, index, 0, mode="fill", fill_value=0)
+    return x, (k, v) if self.keep or past is not None else None
+
+  def _norm(self, name: str) -> nn.RMSNorm:
+    return nn.RMSNorm(epsilon=self.config.eps, dtype=self.dtype, name=name)
+
+  def _turned(self, x: Array, name: str, angles: Array) -> Array:
+    """Heads [B, N, H, D], normalised and rotated."""
+    x = x.reshape(*x.shape[:2], -1, self.config.head)
+    if self.config.qwen3:
+      x = self._norm(f"{name}_norm")(x)
+    heads = x.shape[2]
+    return tower.rotate(x.reshape(*x.shape[:2], -1), heads, angles).reshape(
+      x.shape
+    )
 
 
-def _repeated(x: Array, groups: int, heads: int) -> Array:
-  """Repeats each head of a group for the query heads that share it."""
-  grouped = x.reshape(*x.shape[:2], groups, -1)
-  return jnp.repeat(grouped, heads // groups, 2).reshape(*x.shape[:2], -1)
+@flax.struct.dataclass
+class Images:
+  """Image tokens and which of a prompt's tokens they replace.
+
+  Attributes:
+    features: [M, D].
+    source: [#B, L], the row of `features` that replaces a token; -1 for none.
+    deep: further features that the outputs of the first layers gain, [K, M, D].
+  """
+
+  features: ArrayLike
+  source: ArrayLike
+  deep: ArrayLike | None = None
 
 
 class QwenText(nn.Module):
-  """Token ids, padded on the right, -> hidden states after the last norm."""
+  """Token ids, padded on the right, -> hidden states after the last norm.
+
+  Attributes:
+    config: geometry.
+    dtype: of the products.
+    keep: `cached` also returns keys and values of tokens without a past.
+  """
 
   config: Qwen
   dtype: Any = jnp.float32
+  keep: bool = False
 
-  @nn.compact
-  def __call__(
-    self,
-    tokens: Int[ArrayLike, "B L"],
-    image_tokens: Sequence[Float[ArrayLike, "B _ D"]] = (),
-    starts: Sequence[int] = (),
-    grids: Sequence[tuple[int, int]] = (),
-  ) -> Float[Array, "B L D"]:
-    """Hidden states.
-
-    Args:
-      tokens: ids.
-      image_tokens: tokens of each image, which replace as many ids.
-      starts: of the images, in order, the same in every row.
-      grids: rows and columns of each image's tokens.
-    """
-    c, length = self.config, tokens.shape[1]
-    table = self.param(
+  def setup(self):
+    c = self.config
+    self.token = self.param(
       "token", nn.initializers.normal(0.02), (c.vocabulary, c.width)
     )
-    frequency = c.theta ** -jnp.arange(0, 1, 2 * c.heads / c.width)
-    angles = jnp.arange(length)[:, None] * frequency
-    if image_tokens:
-      axis = np.repeat(np.arange(3), c.sections)
-      angles = rope_places(length, starts, grids)[:, axis] * frequency
-    angles = jnp.tile(angles, 2)[None]
     layers = nn.scan(
       nn.remat(Layer, prevent_cse=False),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=nn.broadcast,
+      in_axes=(0, 0, nn.broadcast),
       length=c.depth,
     )
-    x = jnp.take(table, tokens, 0).astype(self.dtype)
-    for start, features in zip(starts, image_tokens, strict=True):
-      features = jnp.asarray(features, self.dtype)
-      x = x.at[:, start : start + features.shape[1]].set(features)
-    bias = tower.causal_bias(length)
-    x, _ = layers(c, self.dtype, name="layers")(x, bias, angles)
-    return nn.RMSNorm(epsilon=c.eps, dtype=self.dtype, name="norm")(x)
+    self.layers = layers(c, self.dtype, self.keep)
+    self.norm = nn.RMSNorm(epsilon=c.eps, dtype=self.dtype)
+
+  def __call__(
+    self,
+    tokens: Int[ArrayLike, "B L"],
+    places: Int[ArrayLike, "#B L 3"] | None = None,
+    images: Images | None = None,
+  ) -> Float[Array, "B L D"]:
+    """Hidden states; see `cached`."""
+    return self.cached(tokens, places, images)[0]
+
+  def cached(
+    self,
+    tokens: Int[ArrayLike, "B L"],
+    places: Int[ArrayLike, "#B L 3"] | None = None,
+    images: Images | None = None,
+    past: Past | None = None,
+    mask: Bool[ArrayLike, "B P"] | None = None,
+    start: ArrayLike | int = 0,
+  ) -> tuple[Float[Array, "B L D"], Cache | None]:
+    """(hidden states, keys and values of every layer).
+
+    Args:
+      tokens: ids; with a past, those of its answers, one answer after another.
+      places: from `rope_places`; those of plain text if None.
+      images: for some of the tokens.
+      past: which the tokens attend to, too; theirs are added to its answers.
+      mask: of the past's prefix.
+      start: place of the first token within its answer.
+    """
+    c = self.config
+    x = jnp.take(self.token, tokens, 0).astype(self.dtype)
+    if places is None:
+      places = np.repeat(np.arange(tokens.shape[1])[None, :, None], 3, 2)
+    frequency = c.theta ** -jnp.arange(0, 1, 2 / c.head)
+    angles = jnp.tile(jnp.asarray(places)[..., c.axes] * frequency, 2)
+    deep = None
+    if images is not None:
+      is_image = jnp.asarray(images.source)[..., None] >= 0
+      take = lambda table, axis: jnp.take(
+        jnp.asarray(table, self.dtype), images.source, axis, mode="clip"
+      )
+      x = jnp.where(is_image, take(images.features, 0), x)
+      if images.deep is not None:
+        deep = jnp.where(is_image, take(images.deep, 1), 0)
+    view = View(angles, deep, mask, start)
+    x, cache = self.layers(x, jnp.arange(c.depth), past, view)
+    return self.norm(x), cache
 
 
 def rope_places(
-  length: int, starts: Sequence[int], grids: Sequence[tuple[int, int]]
+  length: int,
+  starts: Sequence[int],
+  grids: Sequence[tuple[int, ...]],
+  intervals: Sequence[float] = (),
 ) -> Int[np.ndarray, "{length} 3"]:
   """(time, row, column) of text and image tokens.
 
-  An image has one time; text after it continues beyond its longer side.
+  An image has one time; text after it continues beyond its longest axis, times
+  of a video included, as in the paper of Qwen2-VL. (transformers 5 continues
+  beyond rows and columns, also after a video that lasts longer.)
 
   Args:
     length: number of tokens.
     starts: of the images, in order; empty for text alone.
-    grids: rows and columns of each image's tokens.
+    grids: rows and columns of each image's tokens; frames, rows and columns of
+      a video's.
+    intervals: places from one frame to the next, 1 if empty.
   """
   parts: list[np.ndarray] = []
   token = place = 0  # of the next
@@ -178,181 +318,13 @@ def rope_places(
     count = end - token
     parts.append(np.repeat(np.arange(place, place + count)[:, None], 3, 1))
 
-  for start, grid in zip(starts, grids, strict=True):
+  for i, (start, grid) in enumerate(zip(starts, grids, strict=True)):
     words(start)
     place += start - token
-    parts.append(np.indices((1, *grid)).reshape(3, -1).T + place)
-    token, place = start + math.prod(grid), place + max(grid)
+    places = np.indices((1, *grid)[-3:]).reshape(3, -1).T
+    if intervals:
+      places[:, 0] = np.floor(places[:, 0] * intervals[i])
+    parts.append(places + place)
+    token, place = start + math.prod(grid), place + places.max() + 1
   words(length)
   return np.concatenate(parts)
-
-
-def encode_qwen_image(
-  config: Qwen,
-  params: Params,
-  tokens: Int[ArrayLike, "B L"],
-  mask: Bool[ArrayLike, "B L"],
-  *,
-  dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-  """(states, mask) for Qwen-Image; states are 0 where the mask is False.
-
-  Args:
-    config: geometry of the tower.
-    params: of it.
-    tokens: from `qwen_prompts.tokenize`.
-    mask: from the same.
-    dtype: of the products.
-  """
-  states: Any = QwenText(config, dtype).apply({"params": params}, tokens)
-  return _after(states, mask, qwen_prompts.TEMPLATE_TOKENS)
-
-
-def encode_qwen_image_edit(
-  config: Qwen,
-  vision: Vision,
-  params: Params,
-  tokens: Int[ArrayLike, "B L"],
-  mask: Bool[ArrayLike, "B L"],
-  image_batches: Sequence[Float[ArrayLike, "B _ _ 3"]],
-  *,
-  starts: Sequence[int],
-  dtype: Any = jnp.float32,
-) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
-  """(states, mask) of images and text for Qwen-Image-Edit.
-
-  Args:
-    config: geometry of the text tower.
-    vision: geometry of the vision tower.
-    params: {"text", "vision"}.
-    tokens: from `qwen_prompts.tokenize_edit`.
-    mask: from the same.
-    image_batches: the images of every row, each of its own size, normalised by
-      `qwen_vision.ImageProcessor`; encoded one by one.
-    starts: from `qwen_prompts.tokenize_edit`, one per image.
-    dtype: of the products.
-  """
-  net = qwen_vision.VisionTower(vision, dtype)
-
-  def encode_image(image: Array) -> Array:
-    features: Any = net.apply({"params": params["vision"]}, image[None])
-    return features[0]
-
-  image_tokens = [
-    jax.lax.map(encode_image, jnp.asarray(batch)) for batch in image_batches
-  ]
-  grids = [vision.grid(*batch.shape[1:3]) for batch in image_batches]
-  states: Any = QwenText(config, dtype).apply(
-    {"params": params["text"]}, tokens, image_tokens, tuple(starts), grids
-  )
-  return _after(states, mask, qwen_prompts.EDIT_TEMPLATE_TOKENS)
-
-
-def _after(states: Array, mask: ArrayLike, drop: int) -> tuple[Array, Array]:
-  key_mask = jnp.asarray(mask)[:, drop:]
-  return jnp.where(key_mask[..., None], states[:, drop:], 0.0), key_mask
-
-
-def rules_of(config: Qwen, prefix: str = "model.") -> tuple[Rule, ...]:
-  """Table of public names; new files say "model.language_model."."""
-  layers, at = range(config.depth), f"{prefix}layers.{{}}"
-  attention = f"{at}.self_attn"
-  return (
-    Rule("token", f"{prefix}embed_tokens.weight"),
-    Rule("", "lm_head.weight"),
-    Rule("", "visual.*"),
-    Rule("", "model.visual.*"),
-    *norm("layers/norm_1", f"{at}.input_layernorm", layers, bias=False),
-    *linear("layers/query", f"{attention}.q_proj", layers),
-    *linear("layers/kv", tuple(f"{attention}.{x}_proj" for x in "kv"), layers),
-    *linear("layers/out", f"{attention}.o_proj", layers, bias=False),
-    *norm(
-      "layers/norm_2", f"{at}.post_attention_layernorm", layers, bias=False
-    ),
-    *linear(
-      "layers/up",
-      (f"{at}.mlp.gate_proj", f"{at}.mlp.up_proj"),
-      layers,
-      bias=False,
-    ),
-    *linear("layers/down", f"{at}.mlp.down_proj", layers, bias=False),
-    *norm("norm", f"{prefix}norm", bias=False),
-  )
-
-
-_FIELDS = fields.Fields(
-  read=(
-    "hidden_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "intermediate_size", "vocab_size", "rope_theta",
-    "rope_parameters", "rope_scaling", "rms_norm_eps", "image_token_id",
-    "text_config", "vision_config", "layer_types",
-  ),
-  fixed={"hidden_act": ("silu",), "use_sliding_window": (False,)},
-  unread=(
-    *fields.TRANSFORMERS, "max_position_embeddings", "max_window_layers",
-    "sliding_window",  # of layers that use it
-    "video_token_id", "vision_end_token_id", "vision_start_token_id",
-    "vision_token_id",
-  ),
-)  # fmt: skip
-_ROPE_FIELDS = fields.Fields(
-  read=("mrope_section", "rope_theta"),
-  fixed={"rope_type": ("default", "mrope"), "type": ("default", "mrope")},
-)
-
-
-def config_of(record: Mapping[str, Any]) -> Qwen:
-  """Geometry from `config.json`.
-
-  Raises:
-    UserError: another architecture, or an invalid size.
-  """
-  if record.get("model_type") != "qwen2_5_vl":
-    raise UserError(
-      f'config.json describes a "{record.get("model_type")}", not Qwen2.5-VL'
-    )
-  of = "config.json"
-  part = hub.field(record, "text_config", dict, of=of, default={})
-  text: Any = {**record, **part}
-  fields.check(text, _FIELDS, of=of)
-  count = functools.partial(hub.field, text, kind=int, of=of)
-  rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-  fields.check(rope, _ROPE_FIELDS, of=f"{of}: rope_parameters")
-  if set(text.get("layer_types") or ()) - {"full_attention"}:
-    raise hub.misfit(
-      of, "layer_types", text["layer_types"], "full_attention in every layer"
-    )
-  return Qwen(
-    count("hidden_size"),
-    count("num_hidden_layers"),
-    count("num_attention_heads"),
-    count("num_key_value_heads"),
-    count("intermediate_size"),
-    count("vocab_size"),
-    float(text.get("rope_theta") or rope.get("rope_theta", 1e6)),
-    text.get("rms_norm_eps", 1e-5),
-    tuple(rope.get("mrope_section", (16, 24, 24))),
-    record.get("image_token_id", 151655),
-  )
-
-
-def shapes(config: Qwen, dtype: str = "float32") -> Any:
-  """The parameters as `jax.ShapeDtypeStruct`."""
-  tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-  variables = jax.eval_shape(QwenText(config).init, jax.random.key(0), tokens)
-  as_dtype = lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype))
-  return jax.tree.map(as_dtype, variables["params"])
-
-
-def load(
-  spec: os.PathLike[str] | str, *, dtype: str = "float32"
-) -> tuple[Qwen, Params]:
-  """(architecture, parameters) of a public checkpoint's text tower.
-
-  Raises:
-    UserError: see `config_of` and `convert.load_params`.
-  """
-  config = config_of(fields.read(spec))
-  nested = "model.language_model.norm.weight" in hub.open_weights(spec)
-  rules = rules_of(config, "model.language_model." if nested else "model.")
-  return config, convert.load_params(spec, rules, shapes(config, dtype))

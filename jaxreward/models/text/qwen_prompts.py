@@ -1,4 +1,4 @@
-"""Prompt templates of Qwen-Image and its edit forms for Qwen2.5-VL.
+"""How Qwen-Image and its edit forms read prompts with Qwen2.5-VL.
 
 Wu et al. 2025, https://arxiv.org/abs/2508.02324. The text is put into a
 template, and the states of the template's prefix are dropped. The edit forms
@@ -11,10 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
+from jaxreward.models.text import qwen
+from jaxreward.models.text.qwen import Qwen
+from jaxreward.models.vision import qwen_vision
+from jaxreward.models.vision.qwen_vision import Vision
+from jaxreward.types import Array, ArrayLike, Params
 
 # The negative prompt of guidance, as published: a blank, not the empty string.
 EMPTY = " "
@@ -119,3 +126,82 @@ def _padded(
   for i, row in enumerate(rows):
     ids[i, : len(row)], mask[i, : len(row)] = row, True
   return ids, mask
+
+
+def encode(
+  config: Qwen,
+  params: Params,
+  tokens: Int[ArrayLike, "B L"],
+  mask: Bool[ArrayLike, "B L"],
+  *,
+  dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
+  """(states, mask) for Qwen-Image; states are 0 where the mask is False.
+
+  Args:
+    config: geometry of the tower.
+    params: of it.
+    tokens: from `tokenize`.
+    mask: from the same.
+    dtype: of the products.
+  """
+  states: Any = qwen.QwenText(config, dtype).apply({"params": params}, tokens)
+  return _after(states, mask, TEMPLATE_TOKENS)
+
+
+def encode_edit(
+  config: Qwen,
+  vision: Vision,
+  params: Params,
+  tokens: Int[ArrayLike, "B L"],
+  mask: Bool[ArrayLike, "B L"],
+  image_batches: Sequence[Float[ArrayLike, "B _ _ 3"]],
+  *,
+  starts: Sequence[int],
+  dtype: Any = jnp.float32,
+) -> tuple[Float[Array, "B N D"], Bool[Array, "B N"]]:
+  """(states, mask) of images and text for Qwen-Image-Edit.
+
+  Args:
+    config: geometry of the text tower.
+    vision: geometry of the vision tower.
+    params: {"text", "vision"}.
+    tokens: from `tokenize_edit`.
+    mask: from the same.
+    image_batches: the images of every row, each of its own size, normalised by
+      `qwen_images.ImageProcessor`; encoded one by one.
+    starts: from `tokenize_edit`, one per image.
+    dtype: of the products.
+  """
+  net = qwen_vision.VisionTower(vision, dtype)
+
+  def encode_image(image: Array) -> Array:
+    features: Any = net.apply({"params": params["vision"]}, image[None])
+    return features[0][0]
+
+  image_tokens = [
+    jax.lax.map(encode_image, jnp.asarray(batch)) for batch in image_batches
+  ]
+  grids = [vision.grid(*batch.shape[1:3]) for batch in image_batches]
+  rows, length = tokens.shape
+  source = np.full((rows, length), -1)
+  first = 0  # row of the features of an image
+  for start, (count, number, _) in zip(
+    starts, (x.shape for x in image_tokens), strict=True
+  ):
+    index = np.arange(count * number).reshape(count, number)
+    source[:, start : start + number] = first + index
+    first += index.size
+  images = qwen.Images(
+    jnp.concatenate([x.reshape(-1, config.width) for x in image_tokens]), source
+  )
+  places = qwen.rope_places(length, starts, grids)[None]
+  states: Any = qwen.QwenText(config, dtype).apply(
+    {"params": params["text"]}, tokens, places, images
+  )
+  return _after(states, mask, EDIT_TEMPLATE_TOKENS)
+
+
+def _after(states: Array, mask: ArrayLike, drop: int) -> tuple[Array, Array]:
+  key_mask = jnp.asarray(mask)[:, drop:]
+  return jnp.where(key_mask[..., None], states[:, drop:], 0.0), key_mask

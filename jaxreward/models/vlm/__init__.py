@@ -1,0 +1,1 @@
+"""Vision-language models whole: images and words in, words out."""

@@ -1,0 +1,249 @@
+"""Answers of a vision-language model: drawn, or given and scored.
+
+The prompt is run once. Its keys and values are kept once per row, however many
+answers are drawn for it or compared (`attention.after_prefix`), and an answer
+adds its own to an array of the longest answer's size, so that one program
+serves all prompts of a length.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, Key
+
+from jaxreward import rng
+from jaxreward.errors import UserError
+from jaxreward.models.text import qwen
+from jaxreward.models.text.qwen import QwenText
+from jaxreward.models.vlm import qwen_vl
+from jaxreward.models.vlm.qwen_vl import Model, Prompts
+from jaxreward.types import Array, ArrayLike, Params
+
+
+@flax.struct.dataclass
+class Prefix:
+  """Prompts that have been read.
+
+  Attributes:
+    cache: keys and values, [layers, B, P, groups, head] each.
+    mask: bool [B, P], False for padding.
+    place: int32 [B], of the next token.
+    logits: float32 [B, V], of the next token.
+  """
+
+  cache: qwen.Cache
+  mask: Array
+  place: Array
+  logits: Array
+
+
+@flax.struct.dataclass
+class Answers:
+  """G answers per row, of at most T tokens.
+
+  Attributes:
+    tokens: int32 [B, G, T]; after the end, the stop token.
+    log_probs: float32 [B, G, T], of the model itself, without temperature,
+      top-p and choices; 0 after the end.
+    mask: bool [B, G, T], False after the end; the stop token counts.
+  """
+
+  tokens: Array
+  log_probs: Array
+  mask: Array
+
+
+def prefill(
+  model: Model, params: Params, prompts: Prompts, *, dtype: Any = jnp.float32
+) -> Prefix:
+  """Reads prompts, once for all their answers."""
+  images = qwen_vl.images_of(model, params, prompts, dtype)
+  net = QwenText(model.language, dtype, keep=True)
+  outputs: Any = net.apply(
+    {"params": params["text"]},
+    prompts.tokens, prompts.places, images, method="cached",
+  )  # fmt: skip
+  hidden, cache = outputs
+  mask = jnp.asarray(prompts.mask)
+  last = mask.sum(1) - 1
+  hidden = jnp.take_along_axis(hidden, last[:, None, None], 1)[:, 0]
+  place = jnp.where(mask[..., None], prompts.places, 0).max((1, 2)) + 1
+  return Prefix(cache, mask, place, qwen_vl.logits(params, hidden))
+
+
+def _empty(prefix: Prefix, count: int, length: int) -> qwen.Cache:
+  """Room for keys and values of answers."""
+  depth, rows, _, groups, head = prefix.cache[0].shape
+  zeros = jnp.zeros((depth, rows, count, length, groups, head))
+  zeros = zeros.astype(prefix.cache[0].dtype)
+  return zeros, zeros
+
+
+def _extend(
+  model: Model,
+  params: Params,
+  prefix: Prefix,
+  answers: qwen.Cache,
+  tokens: Int[Array, "B G N"],
+  start: Array | int,
+) -> tuple[Float[Array, "B G N D"], qwen.Cache]:
+  """(hidden states of further tokens, keys and values with theirs)."""
+  b, g, n = tokens.shape
+  steps = jnp.tile(start + jnp.arange(n), g)
+  places = (prefix.place[:, None] + steps)[..., None].repeat(3, -1)
+  net = QwenText(model.language, prefix.cache[0].dtype)
+  outputs: Any = net.apply(
+    {"params": params["text"]}, tokens.reshape(b, g * n), places,
+    past=qwen.Past(prefix.cache, answers), mask=prefix.mask, start=start,
+    method="cached",
+  )  # fmt: skip
+  hidden, answers = outputs
+  return hidden.reshape(b, g, n, -1), answers
+
+
+def log_probs(
+  model: Model,
+  params: Params,
+  prefix: Prefix,
+  answers: Int[ArrayLike, "B G T"],
+) -> Float[Array, "B G T"]:
+  """Log-probability of every token of given answers, those of padding too."""
+  answers = jnp.asarray(answers)
+  count, length = answers.shape[1:]
+  first = jnp.repeat(prefix.logits[:, None, None], count, 1)
+  scores = first
+  if length > 1:
+    room = _empty(prefix, count, length - 1)
+    hidden, _ = _extend(model, params, prefix, room, answers[..., :-1], 0)
+    scores = jnp.concatenate([first, qwen_vl.logits(params, hidden)], 2)
+  at = jnp.take_along_axis(scores, answers[..., None], -1)[..., 0]
+  return at - jax.nn.logsumexp(scores, -1)
+
+
+def generate(
+  model: Model,
+  params: Params,
+  prefix: Prefix,
+  key: Key[Array, ""],
+  ids: Int[ArrayLike, "B"],
+  *,
+  length: int,
+  stops: tuple[int, ...],
+  samples: int = 1,
+  temperature: float = 0.0,
+  top_p: float = 1.0,
+  choices: Int[np.ndarray, "C T"] | None = None,
+) -> Answers:
+  """Draws answers, token by token, until all have ended.
+
+  Args:
+    model: geometry.
+    params: of it.
+    prefix: from `prefill`.
+    key: folded with the row's id, the sample and the step for each draw.
+    ids: a number per row that is its own, such as that of its prompt.
+    length: most tokens of an answer, with the stop token.
+    stops: ids that end an answer; the first fills the rest.
+    samples: answers per row.
+    temperature: of the draws; 0 takes the most probable token.
+    top_p: only the most probable tokens that together reach it are drawn.
+    choices: the only answers there are, padded with the first stop token.
+
+  Raises:
+    UserError: an option out of its range.
+  """
+  _require(length, stops, temperature, top_p, choices)
+  rows = len(prefix.mask)
+  shape = (rows, samples)
+  keys = rng.sample_keys(
+    key, jnp.repeat(jnp.asarray(ids), samples), jnp.tile(jnp.arange(samples), rows)
+  ).reshape(shape)  # fmt: skip
+
+  def choose(logits: Array, allowed: Array | None, step: Array) -> Array:
+    if allowed is not None:
+      logits = jnp.where(allowed, logits, -jnp.inf)
+    if temperature == 0:
+      return logits.argmax(-1)
+    logits = _nucleus(logits / temperature, top_p)
+    draw = lambda k, x: jax.random.categorical(jax.random.fold_in(k, step), x)
+    return jax.vmap(jax.vmap(draw))(keys, logits)
+
+  def take(step: Array, logits: Array, state: Any) -> Any:
+    is_running, answers, fits = state
+    column = allowed = None
+    if choices is not None:
+      column = jnp.asarray(choices)[:, jnp.minimum(step, choices.shape[1] - 1)]
+      allowed = jnp.zeros((*shape, logits.shape[-1]), bool)
+      allowed = allowed.at[..., column].max(fits)
+    token = choose(logits, allowed, step)
+    token = jnp.where(is_running, token, stops[0]).astype(jnp.int32)
+    score = jnp.take_along_axis(logits, token[..., None], -1)[..., 0]
+    score = jnp.where(is_running, score - jax.nn.logsumexp(logits, -1), 0.0)
+    put = lambda old, new: old.at[..., step].set(new)
+    answers = jax.tree.map(put, answers, Answers(token, score, is_running))
+    fits = fits if column is None else fits & (token[..., None] == column)
+    return is_running & ~jnp.isin(token, jnp.asarray(stops)), answers, fits
+
+  def is_open(carry: Any) -> Array:
+    step, _, (is_running, _, _) = carry
+    return (step < length) & is_running.any()
+
+  def advance(carry: Any) -> Any:
+    step, room, state = carry
+    last = state[1].tokens[..., step - 1, None]
+    hidden, room = _extend(model, params, prefix, room, last, step - 1)
+    logits = qwen_vl.logits(params, hidden[:, :, 0])
+    return step + 1, room, take(step, logits, state)
+
+  empty = Answers(
+    jnp.full((*shape, length), stops[0], jnp.int32),
+    jnp.zeros((*shape, length)),
+    jnp.zeros((*shape, length), bool),
+  )
+  fits = jnp.ones((*shape, 0 if choices is None else len(choices)), bool)
+  first = jnp.repeat(prefix.logits[:, None], samples, 1)
+  state = take(
+    jnp.zeros((), jnp.int32), first, (jnp.ones(shape, bool), empty, fits)
+  )
+  room = _empty(prefix, samples, max(1, length - 1))
+  carry = jnp.ones((), jnp.int32), room, state
+  return jax.lax.while_loop(is_open, advance, carry)[2][1]
+
+
+def _nucleus(
+  logits: Float[Array, "*N V"], top_p: float
+) -> Float[Array, "*N V"]:
+  """Without the tokens beyond the most probable that reach `top_p`."""
+  if top_p == 1:
+    return logits
+  ordered = jnp.sort(logits, -1, descending=True)
+  probabilities = jax.nn.softmax(ordered, -1)
+  before = jnp.cumsum(probabilities, -1) - probabilities
+  least = jnp.where(before < top_p, ordered, jnp.inf).min(-1, keepdims=True)
+  return jnp.where(logits >= least, logits, -jnp.inf)
+
+
+def _require(
+  length: int,
+  stops: tuple[int, ...],
+  temperature: float,
+  top_p: float,
+  choices: np.ndarray | None,
+) -> None:
+  if not stops:
+    raise UserError("stops=(): name a token that ends an answer")
+  if length < 1:
+    raise UserError(f"length={length}: an answer has 1 token or more")
+  if temperature < 0:
+    raise UserError(f"temperature={temperature}: it is 0 or more")
+  if not 0 < top_p <= 1:
+    raise UserError(f"top_p={top_p}: it lies above 0 and is at most 1")
+  if choices is not None and choices.shape[1] > length:
+    raise UserError(
+      f"length={length}: the longest choice has {choices.shape[1]} tokens"
+    )

@@ -1,0 +1,253 @@
+"""Rows of words and images as arrays of fixed shapes.
+
+A text names each image by one placeholder, which becomes as many tokens as the
+image has; texts are padded on the right to a common length, and images to a
+common number of patches, so that batches of any images share one program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxreward.errors import UserError
+from jaxreward.models.text import qwen
+from jaxreward.models.vision import qwen_vision
+from jaxreward.models.vision.qwen_vision import Patches
+from jaxreward.models.vlm.qwen_vl import Model, Prompts
+
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+_MARKS = "<|vision_start|>{}<|vision_end|>"
+SYSTEM = "You are a helpful assistant."
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+  """An image or a video.
+
+  Attributes:
+    frames: [T, H, W, 3], normalised (`qwen_images.ImageProcessor`), whole
+      tokens per side; one frame for an image.
+    seconds: between tokens of a video that follow each other.
+  """
+
+  frames: Float[np.ndarray, "T H W 3"]
+  seconds: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """What a prompt's tokens show of an image or a video: frames, rows, columns.
+
+  Attributes:
+    grid: of its tokens.
+    seconds: as of `Shown`; None for an image.
+  """
+
+  grid: tuple[int, int, int]
+  seconds: float | None = None
+
+
+def chat(
+  question: str, images: int = 1, *, system: str = SYSTEM, answer: str = ""
+) -> str:
+  """One turn in the template of the public models.
+
+  Args:
+    question: what the user says after the images.
+    images: how many there are.
+    system: what the system says; nothing if empty, as in Qwen3-VL.
+    answer: beginning of the answer.
+  """
+  turn = "<|im_start|>{}\n{}<|im_end|>\n".format
+  said = turn("system", system) if system else ""
+  said += turn("user", _MARKS.format(IMAGE) * images + question)
+  return f"{said}<|im_start|>assistant\n{answer}"
+
+
+def video_mark(model: Model, frames: int, seconds: float) -> str:
+  """A video in a text, a placeholder for each part that has a grid of its own.
+
+  Args:
+    model: geometry; Qwen3-VL has each pair of frames after its time.
+    frames: of the video.
+    seconds: from one frame to the next.
+  """
+  each = model.vision.frames
+  if model.vision.model != "qwen3_vl":
+    return _MARKS.format(VIDEO)
+  middle = seconds * (each - 1) / 2
+  times = [seconds * i + middle for i in range(0, frames, each)]
+  return "".join(f"<{t:.1f} seconds>{_MARKS.format(VIDEO)}" for t in times)
+
+
+def as_video(
+  model: Model, frames: Float[np.ndarray, "T H W 3"], seconds: float
+) -> list[Shown]:
+  """A video as the parts that `video_mark` has placeholders for.
+
+  Args:
+    model: geometry.
+    frames: normalised; the last is repeated where they are an odd number.
+    seconds: from one frame to the next.
+  """
+  each = model.vision.frames
+  extra = np.repeat(frames[-1:], -len(frames) % each, 0)
+  frames = np.concatenate([frames, extra])
+  if model.vision.model != "qwen3_vl":
+    return [Shown(frames, each * seconds)]
+  return [Shown(x) for x in np.split(frames, len(frames) // each)]
+
+
+def pack(
+  model: Model,
+  rows: Sequence[Sequence[int]],
+  shown: Sequence[Sequence[Shown]],
+  *,
+  length: int,
+  frames: int = 0,
+  patches: int = 0,
+) -> Prompts:
+  """Rows of token ids with their images.
+
+  Args:
+    model: geometry.
+    rows: ids, one placeholder per image or part of a video (`as_video`).
+    shown: what each row's placeholders stand for.
+    length: tokens of every row, with those of images.
+    frames: rows of patches at least, so that batches share a program.
+    patches: per frame at least.
+
+  Raises:
+    UserError: see `lay_out`.
+  """
+  vision, every = model.vision, [x for row in shown for x in row]
+  sizes = [
+    [
+      Size(
+        (max(1, len(x.frames) // vision.frames), *vision.grid(*x.frames.shape[1:3])),
+        x.seconds if len(x.frames) > 1 else None,
+      )
+      for x in row
+    ]
+    for row in shown
+  ]  # fmt: skip
+  if not every:
+    return lay_out(model, rows, sizes, length=length, stride=1)
+  parts = []
+  for x in every:
+    count = min(len(x.frames), vision.frames)
+    parts.append(
+      qwen_vision.cut(vision, x.frames.reshape(-1, count, *x.frames.shape[1:]))
+    )
+  stacked = _stacked(vision, parts, frames, patches)
+  prompts = lay_out(
+    model, rows, sizes, length=length, stride=stacked.order.shape[1]
+  )
+  return dataclasses.replace(prompts, patches=stacked)
+
+
+def _stacked(
+  vision: qwen_vision.Vision, parts: list[Patches], frames: int, patches: int
+) -> Patches:
+  """All frames, padded to one number of patches, and further empty ones."""
+  window = (max(vision.side, 1) * vision.merge) ** 2
+  most = max(patches, *(p.pixels.shape[1] for p in parts))
+  most += -most % window
+  count = sum(len(p.pixels) for p in parts)
+  total, tokens = max(frames, count), most // vision.merge**2
+  width = parts[0].pixels.shape[2]
+  out = Patches(
+    np.zeros((total, most, width), np.float32),
+    np.zeros((total, most, 2), np.int32),
+    np.ones((total, 2), np.int32),
+    np.zeros((total, most), bool),
+    np.zeros((total, tokens), np.int32),
+  )
+  first = 0
+  for p in parts:
+    rows = slice(first, first + len(p.pixels))
+    for name in ("pixels", "places", "mask", "order"):
+      value = getattr(p, name)
+      getattr(out, name)[rows, : value.shape[1]] = value
+    np.asarray(out.sizes)[rows] = p.sizes
+    first += len(p.pixels)
+  return out
+
+
+def lay_out(
+  model: Model,
+  rows: Sequence[Sequence[int]],
+  sizes: Sequence[Sequence[Size]],
+  *,
+  length: int,
+  stride: int,
+) -> Prompts:
+  """Everything of `pack` but the pixels, which may come from elsewhere.
+
+  Args:
+    model: geometry.
+    rows: ids, one placeholder per image or part of a video.
+    sizes: of what each row's placeholders stand for.
+    length: tokens of every row.
+    stride: image tokens that a frame takes in the batch, with padding.
+
+  Raises:
+    UserError: a row with more or fewer placeholders than images, or longer than
+      `length`.
+  """
+  shape = (len(rows), length)
+  tokens, source = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+  mask, places = np.zeros(shape, bool), np.zeros((*shape, 3), np.int32)
+  frame = 0  # of the whole batch
+  pads = (model.language.pad, model.video)
+  for b, (row, grids) in enumerate(zip(rows, sizes, strict=True)):
+    marks = [i for i, token in enumerate(row) if token in pads]
+    if len(marks) != len(grids):
+      raise UserError(
+        f"the text of row {b} has {len(marks)} placeholders of images and there"
+        f" are {len(grids)}: name each image once"
+      )
+    ids: list[int] = []
+    starts, last = [], 0
+    for mark, size in zip(marks, grids, strict=True):
+      ids += row[last:mark]
+      starts.append(len(ids))
+      ids += [row[mark]] * math.prod(size.grid)
+      last = mark + 1
+    ids += row[last:]
+    shown = sum(math.prod(size.grid) for size in grids)
+    if len(ids) > length:
+      raise UserError(
+        f"a prompt has {len(ids)} tokens, {shown} of them of {len(grids)}"
+        f" pictures, and the context holds {length}: raise it, or show fewer or"
+        " smaller pictures"
+      )
+    tokens[b, : len(ids)], mask[b, : len(ids)] = ids, True
+    intervals = [
+      model.pace * s.seconds if s.seconds and model.pace else 1 for s in grids
+    ]
+    places[b] = qwen.rope_places(
+      length, starts, [s.grid for s in grids], intervals
+    )
+    for start, size in zip(starts, grids, strict=True):
+      each = size.grid[1] * size.grid[2]
+      for _ in range(size.grid[0]):
+        source[b, start : start + each] = frame * stride + np.arange(each)
+        start, frame = start + each, frame + 1
+  return Prompts(tokens, mask, places, source)
+
+
+def ids_of(tokens: Any, texts: Sequence[str]) -> list[list[int]]:
+  """Ids of texts that name images by placeholders.
+
+  Args:
+    tokens: transformers' tokenizer of the model.
+    texts: such as `chat` makes.
+  """
+  return [list(tokens(text)["input_ids"]) for text in texts]
