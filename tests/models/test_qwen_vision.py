@@ -166,8 +166,9 @@ def test_sizes_are_those_of_the_pipeline_and_the_processor():
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("area", [64 * 64, None])
 @pytest.mark.parametrize("size", [(36, 36), (50, 31)])
-def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
+def test_pixels_are_those_of_the_pipeline_and_the_processor(size, area):
   pytest.importorskip("torch")
   from diffusers.image_processor import VaeImageProcessor
   from PIL import Image
@@ -178,15 +179,13 @@ def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
   rng = np.random.default_rng(1)
   pixels = rng.integers(0, 256, (2, *size, 3), dtype=np.uint8)
   prepared = qwen_images.ImageProcessor(
-    area=64 * 64, factor=8, least=64, most=10**6
+    area=area, factor=8, least=64, most=10**6
   )
   (high, wide), _ = prepared.sizes(*size)
-  every = [
-    VaeImageProcessor(vae_scale_factor=16).resize(
-      Image.fromarray(p), high, wide
-    )
-    for p in pixels
-  ]
+  every = [Image.fromarray(p) for p in pixels]
+  if area:
+    pipeline = VaeImageProcessor(vae_scale_factor=16)
+    every = [pipeline.resize(image, high, wide) for image in every]
   reader = Qwen2VLImageProcessorPil(
     patch_size=4, size={"shortest_edge": 64, "longest_edge": 10**6}
   )
@@ -195,6 +194,9 @@ def test_pixels_are_those_of_the_pipeline_and_the_processor(size):
   assert found.dtype == np.float32
   rows, grid = patches(found)
   np.testing.assert_array_equal(grid.numpy(), theirs["image_grid_thw"])
+  config = qwen_vision.Vision(16, 1, 2, 8, 6, 4, window=0, full=())
+  cut = qwen_vision.cut(config, found[:, None])
+  np.testing.assert_array_equal(cut.pixels.reshape(rows.shape), rows)
   np.testing.assert_allclose(rows, theirs["pixel_values"], atol=2e-6)
 
 
@@ -237,9 +239,16 @@ def test_every_parameter_has_a_rule_and_large_ones_are_split():
   assert large and all("fsdp" in str(spec) for spec in large)
 
 
-@pytest.mark.parametrize("area", [100, 1024**2])
-def test_pictures_that_cannot_be_read_are_refused(area):
-  with pytest.raises(UserError, match=f"area={area} pixels: it is too long"):
+@pytest.mark.parametrize(
+  "area, says",
+  [
+    (100, "area=100 pixels: it is too long"),
+    (1024**2, "area=1048576 pixels: it is too long"),
+    (None, "10 x 9000 pixels is too long for the model"),
+  ],
+)
+def test_pictures_that_cannot_be_read_are_refused(area, says):
+  with pytest.raises(UserError, match=says):
     qwen_images.ImageProcessor(area).sizes(10, 9000)
 
 

@@ -12,14 +12,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
 from jaxreward.models.text import qwen
 from jaxreward.models.vision import qwen_vision
 from jaxreward.models.vision.qwen_vision import Patches
 from jaxreward.models.vlm.qwen_vl import Model, Prompts
+from jaxreward.types import ArrayLike
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 _MARKS = "<|vision_start|>{}<|vision_end|>"
@@ -241,6 +244,52 @@ def lay_out(
         source[b, start : start + each] = frame * stride + np.arange(each)
         start, frame = start + each, frame + 1
   return Prompts(tokens, mask, places, source)
+
+
+def spread(
+  model: Model,
+  ids: Int[ArrayLike, "B L"],
+  mask: Bool[ArrayLike, "B L"],
+  grid: tuple[int, int],
+  images: int,
+) -> Prompts:
+  """`lay_out` within a program, for images of one size.
+
+  Args:
+    model: geometry.
+    ids: one placeholder per image, padded on the right.
+    mask: False for padding.
+    grid: rows and columns of an image's tokens.
+    images: of every row.
+
+  Returns:
+    L + images * (tokens of an image - 1) tokens per row; image tokens are
+    counted over all rows.
+  """
+  ids = jnp.asarray(ids)
+  count, (rows, length) = math.prod(grid), ids.shape
+  is_image = ids == model.language.pad
+  sizes = jnp.where(is_image, count, 1)
+  ends = jnp.cumsum(sizes, 1)
+  steps = jnp.where(is_image, max(grid), 1)
+  new = jnp.arange(length + images * (count - 1))
+  search = jax.vmap(lambda x: jnp.searchsorted(x, new, side="right"))
+  old = jnp.minimum(search(ends), length - 1)
+  take = lambda x: jnp.take_along_axis(jnp.asarray(x), old, 1)
+  within = new - take(ends - sizes)
+  is_shown = take(is_image)
+  row, column = within // grid[1], within % grid[1]
+  offset = jnp.stack([0 * row, row, column], -1)
+  offset = jnp.where(is_shown[..., None], offset, 0)
+  number = (
+    take(jnp.cumsum(is_image, 1)) - 1 + jnp.arange(rows)[:, None] * images
+  )
+  return Prompts(
+    take(ids),
+    take(mask),
+    take(jnp.cumsum(steps, 1) - steps)[..., None] + offset,
+    jnp.where(is_shown, number * count + within, -1),
+  )
 
 
 def ids_of(tokens: Any, texts: Sequence[str]) -> list[list[int]]:

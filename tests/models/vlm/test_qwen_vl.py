@@ -142,6 +142,21 @@ def test_pictures_that_the_context_does_not_hold_are_refused():
     prompts.pack(model, [[1, 60]], [[image] * 2], length=15)
 
 
+def test_a_program_lays_rows_out_as_the_host_does():
+  model, grid = tiny(), (2, 3)
+  rows = [[1, 60, 2, 60, 3, 4], [60, 60, 5]]
+  size = [[prompts.Size((1, *grid))] * 2] * 2
+  want = prompts.lay_out(model, rows, size, length=16, stride=6)
+  ids = np.array([[1, 60, 2, 60, 3, 4], [60, 60, 5, 0, 0, 0]])
+  mask = np.array([[True] * 6, [True] * 3 + [False] * 3])
+  got = prompts.spread(model, ids, mask, grid, 2)
+  for name in ("tokens", "mask", "source", "places"):
+    a, b = np.asarray(getattr(got, name)), np.asarray(getattr(want, name))
+    np.testing.assert_array_equal(a[want.mask], b[want.mask], name)
+    if name in ("mask", "source"):
+      np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_sizes_have_the_published_count_and_rules(name):
   shapes = qwen_vl.shapes(qwen_vl.SIZES[name])

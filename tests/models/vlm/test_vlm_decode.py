@@ -1,5 +1,7 @@
 """Answers drawn and scored from one reading of the prompt."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,8 @@ def test_draws_follow_the_nucleus_and_the_choices(run):
 )
 def test_an_option_out_of_range_is_refused(options, says):
   given = dict(length=3, stops=(STOP,)) | options
-  key = jax.random.key(0)
-  with pytest.raises(UserError, match=says.replace("(", r"\(")):
-    decode.generate(MODEL, {}, jnp.zeros(()), key, np.arange(1), **given)
+  cache = (jnp.zeros((2, 1, 3, 2, 8)),) * 2
+  mask, place = jnp.ones((1, 3), bool), jnp.full(1, 3)
+  prefix = decode.Prefix(cache, mask, place, jnp.zeros((1, 64)))
+  with pytest.raises(UserError, match=re.escape(says)):
+    decode.generate(MODEL, {}, prefix, jax.random.key(0), np.arange(1), **given)
