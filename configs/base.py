@@ -64,6 +64,15 @@ def get_config() -> ConfigDict:
           cache="",  # folder of decoded images; in memory by default
         ),
         caption_drop=0.0,  # share of captions left out, for guidance
+        # of preferences, where model.user is the width of a user's vector
+        users=dict(
+          count=0,  # planted, of opposite tastes, on a task's own pairs
+          unseen=0,  # in the test alone: others, or the last ones of a file
+          shown=4,  # comparisons that each is known by; nothing learns from them
+          drop=0.0,  # share of rows as of the average user
+          rows=128,  # pairs of the test
+          encoder=dict(name="contrast", side=1),  # comparisons -> the vector
+        ),
         negative_prompt="",  # what guidance leads away from
         kind_weights=(
           1,
@@ -131,6 +140,7 @@ def get_config() -> ConfigDict:
         players_first=0,  # iterations in which players alone learn
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
+        trained="",  # regex of the policy's parameters that learn; all if empty
         log_prob_gap_bound=1e-5,  # a tenth of the usual clip range
         old_log_prob="auto",  # or "sealed", "stored", "recomputed"
         overlap=False,  # draw with parameters one update old, never waiting

@@ -141,6 +141,7 @@ PROOFS = {
   "srum": "tests/advantages/test_doubted.py",
   "ssl_sweet_spot": "tests/composition/test_reliance.py",
   "starc": "tests/evaluation/test_reward_metrics.py",
+  "ppd_personal_dpo": "tests/setup/test_row_users.py",
   "stitchvm": "tests/reward_models/test_stitching.py",
   "stream_r1": "tests/objectives/test_distilled.py",
   "tdm_r1": "tests/players/test_players.py",

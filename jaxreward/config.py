@@ -72,6 +72,7 @@ METHOD_SECTIONS = (
   "rollout.window_move",
   "rollout.start",
   "align.density",
+  "data.users.encoder",
   "eval.sampler",
   "eval.steering",
   "eval.start",

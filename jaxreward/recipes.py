@@ -75,6 +75,33 @@ def preference(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   return config
 
 
+def for_users(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
+  """The config of a policy that learns to draw for planted users from pairs.
+
+  Eight users of opposite tastes in colour, and four more in the test alone; the
+  layers that read the user learn, the others stay.
+
+  Args:
+    arg: of the recipe: "default" on the scenes on two cores, "smoke" in miniature;
+      there is no full size.
+    beside: the recipe's file.
+    **objective: its name with its options.
+  """
+  is_small = _of_scenes(arg, "draws for users of")
+  config = preference(arg, beside, **objective)
+  config.model.user = 3  # as the encoder of comparisons gives
+  config.data.preferences = config.data.source
+  config.data.users.update(count=8, unseen=4)
+  config.align.trained = "(^|/)user_"
+  config.optimizer.learning_rate = 1e-3
+  if is_small:
+    config.data.users.update(count=2, unseen=2, rows=8)
+  else:
+    config.rollout.prompts = 128
+    config.align.update(times=1, updates=1)
+  return config
+
+
 def distilled(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   """The config of a few-step student that learns from a teacher and a fake score.
 

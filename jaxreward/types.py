@@ -51,6 +51,8 @@ class PromptBatch:
       vocabulary of its own.
     embedded: what text encoders outside the policy made of the words; None
       for policies that read `tokens`.
+    user: float32 [P, U], who it is drawn for, a vector of the width that the
+      policy takes; zeros for the average user, None for a policy of no users.
     source: float32 [P, H, W, 3] in [0, 1], images to start from; this and
       the next two are NaN in rows that have none, and None where no row can.
     target: float32 [P, H, W, 3], the exact answers.
@@ -64,6 +66,7 @@ class PromptBatch:
   text: ArrayLike | None = None
   tokens: ArrayLike | None = None
   embedded: PromptEmbeddings | None = None
+  user: ArrayLike | None = None
   source: ArrayLike | None = None
   target: ArrayLike | None = None
   changes: ArrayLike | None = None
@@ -71,15 +74,17 @@ class PromptBatch:
 
   @property
   def words(self) -> Any:
-    """What a policy encodes."""
+    """What a policy encodes; guidance leads away from the words alone."""
+    user = {} if self.user is None else {"user": self.user}
     if self.embedded is not None:
-      return self.embedded
-    if self.source is None or self.tokens is None:
+      if not user:
+        return self.embedded
+      return PromptEmbeddings(self.embedded.prompts | user, self.embedded.empty)
+    source = {} if self.source is None else {"source": self.source}
+    if self.tokens is None or not source | user:
       return self.tokens
     empty = {"tokens": jnp.zeros_like(self.tokens[:1])}
-    return PromptEmbeddings(
-      {"tokens": self.tokens, "source": self.source}, empty
-    )
+    return PromptEmbeddings({"tokens": self.tokens} | source | user, empty)
 
   @property
   def plain(self) -> PromptBatch:
@@ -151,6 +156,9 @@ class Policy:
     to_latents: (images [B, H, W, 3], decoder) -> latents [B, h, w, C]; for
       videos [B, F, h, w, 4 + C], see `video_vae.from_images`, or those of
       the first frame alone, [B, 1, h, w, C], as `pictures` asks for it.
+    user: width of the vector of a user that `encode` takes as "user" beside the
+      words; 0 for a policy that knows no users. Zeros are the average user, and
+      so is none.
     optional: regex of parameters that an older checkpoint may lack; they are
       then initialized afresh.
     kinds: names of the prompt categories that it supports; empty for all.
@@ -176,6 +184,7 @@ class Policy:
   takes_source: bool = False
   pictures: Cond | None = None
   to_latents: Callable[..., Array] | None = None
+  user: int = 0
   optional: str = ""
   kinds: tuple[str, ...] = ()
   language: str = ""

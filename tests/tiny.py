@@ -154,14 +154,19 @@ def save_weights(path, config, **kwargs) -> str:
   return str(path)
 
 
-def small_policy() -> Policy:
-  """Two layers on the pixels: compiles in a moment, and no layer is zero."""
+def small_policy(user: int = 0) -> Policy:
+  """Two layers on the pixels: compiles in a moment, and no layer is zero.
+
+  Args:
+    user: width of the vector of a user that it reads; 0 for none.
+  """
   side, hidden, pixels = 36, 16, 36 * 36 * 3
 
   def init(key):
     a, b, c, d = jax.random.split(key, 4)
     normal = lambda k, *shape: jax.random.normal(k, shape)
-    return {
+    of_user = {"user_in": normal(a, user, hidden)} if user else {}
+    return of_user | {
       "words": normal(a, len(grammar.VOCAB), hidden) * 0.5,
       "into": {"kernel": normal(b, pixels, hidden) / pixels**0.5},
       "time": {"bias": normal(c, hidden)},
@@ -174,16 +179,23 @@ def small_policy() -> Policy:
     x0 = jnp.tanh(h @ params["out"]["kernel"]).reshape(x_t.shape)
     return (x_t - x0) / jnp.maximum(t, 0.05)[:, None, None, None]
 
+  def encode(params, prompts):
+    if not isinstance(prompts, dict):
+      return params["words"][prompts].sum(1)
+    words = params["words"][prompts["tokens"]].sum(1)
+    return words + prompts["user"] @ params["user_in"]
+
   return Policy(
     init=init,
-    encode=lambda params, tokens: params["words"][tokens].sum(1),
+    encode=encode,
+    user=user,
     velocity=velocity,
     to_pixels=lambda x, decoder=None: x * 0.5 + 0.5,
     latent_shape=(side, side, 3),
     sharding_rules=(
       ("^into/kernel$", ("fsdp", None)),
       ("^out/kernel$", (None, "fsdp")),
-      ("^(words|time/bias)$", ()),
+      ("^(words|time/bias|user_in)$", ()),
     ),
   )
 
@@ -207,7 +219,8 @@ class Iteration:
 
   def __init__(self, config, mesh, *, real=False, plan=None):
     self.config, self.mesh = config, mesh
-    self.policy = setup.make_policy(config) if real else small_policy()
+    user = config.model.get("user", 0)
+    self.policy = setup.make_policy(config) if real else small_policy(user)
     self.plan = plan or make_plan(config, mesh)
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}

@@ -31,6 +31,7 @@ from jaxreward.data.prompts import Prompt
 from jaxreward.data.public_layouts import PAIR
 from jaxreward.data.row_images import File
 from jaxreward.data.sources import Parse
+from jaxreward.data.users import NOBODY
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.types import ArrayLike, PromptBatch
 
@@ -51,6 +52,7 @@ class Record:
     scores: G numbers, one per image.
     place: of the row, for errors.
     is_tie: whether its images may be equal.
+    user: who answered; empty if unknown.
   """
 
   prompt: Prompt
@@ -58,6 +60,7 @@ class Record:
   scores: tuple[float, ...]
   place: str
   is_tie: bool = False
+  user: str = ""
 
 
 @flax.struct.dataclass
@@ -68,11 +71,14 @@ class RowBatch:
     prompts: P prompts.
     images: uint8 [P, G, H, W, 3].
     scores: float32 [P, G].
+    user: int32 [P], the number of who answered, -1 for nobody known; None where
+      nobody asks.
   """
 
   prompts: PromptBatch
   images: ArrayLike
   scores: ArrayLike
+  user: ArrayLike | None = None
 
 
 def checked(records: Sequence[Record]) -> list[PictureRow]:
@@ -126,7 +132,9 @@ def read_preferences(
       files = dict(zip(PAIR, (row.images[i], row.images[j]), strict=True))
       scores = prob, 1 - prob
       records.append(
-        Record(prompt, files, scores, row.place, is_tie=prob == 0.5)
+        Record(
+          prompt, files, scores, row.place, is_tie=prob == 0.5, user=row.user
+        )
       )
   if all(record.is_tie for record in records):
     what = f'all {len(records)} are a "tie"' if records else "there is none"
@@ -231,6 +239,7 @@ def batches(
   batch_size: int,
   side: int | tuple[int, int],
   arrays: Callable[..., PromptBatch] = prompts_lib.batch,
+  users: Sequence[str] | None = None,
 ) -> Callable[[int], RowBatch]:
   """Batches as a function of the step, each row once per round; see `pipeline`.
 
@@ -242,11 +251,16 @@ def batches(
     batch_size: P rows a step.
     side: pixels, or (height, width), to crop and resize images to.
     arrays: prompts -> their batch.
+    users: names in the order of their numbers; None if nobody asks.
   """
   prompts = [r.prompt for r in records]
   order = pipeline.row_stream(len(records), seed=seed, batch_size=batch_size)
   table = arrays(prompts)
   scores = np.array([r.scores for r in records], np.float32)
+  user = None
+  if users is not None:
+    number = {name: i for i, name in enumerate(users)}
+    user = np.array([number.get(r.user, NOBODY) for r in records], np.int32)
 
   def batch(step: int) -> RowBatch:
     rows = order(step)
@@ -257,7 +271,7 @@ def batches(
     index = [[index_of[p] for p in r.files.values()] for r in samples]
     return RowBatch(
       pipeline.take_rows(table, rows, batch_size), images[np.array(index)],
-      scores[rows],
+      scores[rows], None if user is None else user[rows],
     )  # fmt: skip
 
   return batch

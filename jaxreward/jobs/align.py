@@ -59,6 +59,7 @@ from jaxreward.setup import (
   offline,
   plans,
   players,
+  policy_users,
   prompt_encoding,
   real,
   references,
@@ -103,6 +104,8 @@ def check(config: ConfigDict) -> None:
   policy = setup.make_policy(config)
   offline.check(config, policy)
   plan = make_plan(config, devices=1)
+  if config.align.get("trained", ""):
+    setup.make_trainable(config, policy)
   align_methods.try_methods(config, plan.table)
   prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
@@ -824,6 +827,12 @@ class Final:
         clusters=data.meanings, strata=data.kinds,
       )  # fmt: skip
       entries["difference"] = gain._asdict()
+    tested = policy_users.evaluate(
+      config, trainable.plain, trainable.export(current.ema, self.base),
+      self.base,
+    )  # fmt: skip
+    if tested:
+      entries["policy_users"] = tested
     evaluation = evaluate.merge(self.workdir, entries)
     weights.save_params(
       self.workdir / setup.POLICY_FILE,

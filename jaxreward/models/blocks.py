@@ -21,7 +21,12 @@ REMAT = ("none", "dots", "full")
 
 
 def dense(
-  features: int, name: str | None, dtype, *, zero: bool = False
+  features: int,
+  name: str | None,
+  dtype,
+  *,
+  zero: bool = False,
+  bias: bool = True,
 ) -> nn.Dense:
   """Linear layer with float32 parameters; `zero` initializes it to 0."""
   init = (
@@ -30,8 +35,9 @@ def dense(
     else nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
   )
   return nn.Dense(
-    features, name=name, dtype=dtype, param_dtype=jnp.float32, kernel_init=init
-  )
+    features, name=name, dtype=dtype, param_dtype=jnp.float32,
+    kernel_init=init, use_bias=bias,
+  )  # fmt: skip
 
 
 def require_remat(how: str) -> None:

@@ -72,6 +72,7 @@ _COUNTS_OR_NONE = {  # 0 or more
   "train_reward": ("evaluate_every", "save_every"),
   "train_reward.pictures": ("renders", "spoiled", "borrowed"),
   "train_reward.users": ("count", "unseen"),
+  "data.users": ("count", "unseen"),
   "lora": ("rank",),
 }
 _POSITIVE = {
@@ -96,6 +97,7 @@ _SHARES = {
   "pretrain": ("caption_corruption", "caption_drop"),
   "train_reward.pictures": ("strict_weight",),
   "train_reward.users": ("weight",),
+  "data.users": ("drop",),
 }
 
 

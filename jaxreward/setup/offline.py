@@ -25,9 +25,10 @@ from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
 from jaxreward.data.rows import Record, RowBatch
 from jaxreward.data.sources import Parse
+from jaxreward.data.users import Users
 from jaxreward.errors import UserError, shown
 from jaxreward.flow import rollout, times
-from jaxreward.setup import checks, preference_data, videos
+from jaxreward.setup import checks, preference_data, row_users, videos
 from jaxreward.types import Array, ArrayLike, Params, Policy, Trajectory
 
 ORIGINS = ("dataset", "preferences")
@@ -82,6 +83,12 @@ def is_drawn(config: ConfigDict) -> bool:
   return name != "rollout" and config.data[name] in tasks.OWN
 
 
+def has_users(config: ConfigDict) -> bool:
+  """Whether the policy reads who answered, and rows may say so."""
+  is_pairs = origin(config) == "preferences"
+  return is_pairs and setup.make_policy(config).user > 0
+
+
 def where(config: ConfigDict) -> str:
   """The objective's field and the origin of its rows, for error messages."""
   start = "objective.name"
@@ -108,6 +115,7 @@ def bind_density(config: ConfigDict) -> Callable[[Array], Array]:
 def check(config: ConfigDict, policy: Policy) -> None:
   """Refuses options that do not work on files, before any file is read."""
   name = origin(config)
+  row_users.check(config, policy, name, is_drawn(config))
   if name == "rollout":
     if config.data.caption_drop:
       raise UserError(
@@ -186,13 +194,7 @@ def records(config: ConfigDict) -> list[Record]:
   name = origin(config)
   if name == "rollout" or is_drawn(config):
     return []
-  field, path = f"config.data.{name}", config.data[name]
-  if name == "dataset":
-    rows_of_file = rows.read_dataset(path, _parser(config), field)
-  else:
-    rows_of_file = rows.read_preferences(
-      path, _parser(config), field, **preference_data.options(config)
-    )
+  field, rows_of_file = f"config.data.{name}", of_every_split(config)
   trained = [r for r in rows_of_file if r.prompt.split == "train"]
   if len(trained) < len(rows_of_file) and processes.is_first():
     logging.info(
@@ -213,14 +215,29 @@ def records(config: ConfigDict) -> list[Record]:
   return trained
 
 
-def _file_task(config: ConfigDict) -> tasks.Task:
+def of_every_split(config: ConfigDict) -> list[Record]:
+  """All rows of the file.
+
+  Raises:
+    UserError: names the file, its line and the mistake.
+  """
+  name = origin(config)
+  field, path = f"config.data.{name}", config.data[name]
+  if name == "dataset":
+    return rows.read_dataset(path, _parser(config), field)
+  return rows.read_preferences(
+    path, _parser(config), field, **preference_data.options(config)
+  )
+
+
+def file_task(config: ConfigDict) -> tasks.Task:
   """The task, on the prompts of the file."""
   return tasks.get(config.data.grammar, config.data[origin(config)])
 
 
 def _parser(config: ConfigDict) -> Parse:
   """Text -> prompt; refuses categories that the policy does not know."""
-  categories, task = setup.make_policy(config).kinds, _file_task(config)
+  categories, task = setup.make_policy(config).kinds, file_task(config)
 
   def parse(text: str) -> Prompt:
     prompt = task.parse(text)
@@ -239,6 +256,8 @@ def _parser(config: ConfigDict) -> Parse:
 def checked(config: ConfigDict) -> tuple[list[PictureRow], list[str]]:
   """(images of the rows, for the image checks; their captions)."""
   file_records = records(config)
+  if has_users(config) and not is_drawn(config):
+    row_users.parted(config, file_records)
   return rows.checked(file_records), [r.prompt.text for r in file_records]
 
 
@@ -251,13 +270,22 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
   if name == "rollout":
     return None
   if is_drawn(config):
-    read_rows = _drawn(config, with_worse=name == "preferences")
+    if has_users(config):
+      read_rows = _drawn_of_users(config)
+    else:
+      read_rows = _drawn(config, with_worse=name == "preferences")
   else:
+    file_records, parts = records(config), None
+    if has_users(config):
+      parts = row_users.parted(config, file_records)
+      file_records = parts.learned
     read_rows = rows.batches(
-      records(config), seed=config.seed, batch_size=config.rollout.prompts,
+      file_records, seed=config.seed, batch_size=config.rollout.prompts,
       side=setup.picture_side(setup.make_policy(config)),
-      arrays=_file_task(config).rows,
+      arrays=file_task(config).rows, users=None if parts is None else [*parts.shown],
     )  # fmt: skip
+    if parts is not None:
+      read_rows = _with_users(config, read_rows, parts.users(config))
   share = config.data.caption_drop
   if not share:
     return read_rows
@@ -278,6 +306,26 @@ def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
     return RowBatch(batch_prompts, images, scores)
 
   return batch
+
+
+def _drawn_of_users(config: ConfigDict) -> Callable[[int], RowBatch]:
+  """Images of prompts, rendered by the task and preferred by planted users."""
+  prompts, users = setup.prompt_batches(config), row_users.planted(config)
+
+  def batch(n: int) -> RowBatch:
+    batch_prompts = prompts(n)
+    user = row_users.numbered(config, n, users, len(batch_prompts.ids))
+    key = rng.stream_key(config.seed, "dataset", n)
+    images, scores = row_users.pairs(config, key, batch_prompts, user)
+    return RowBatch(batch_prompts, images, scores, user)
+
+  return _with_users(config, batch, users)
+
+
+def _with_users(
+  config: ConfigDict, read_rows: Callable[[int], RowBatch], users: Users
+) -> Callable[[int], RowBatch]:
+  return lambda n: row_users.attached(config, read_rows(n), users, n)
 
 
 def _without_captions(

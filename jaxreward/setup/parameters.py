@@ -150,7 +150,7 @@ def _load_plain(
   path = checkpoint_path(spec, field, workdir)
   if not policy.optional:
     return weights.load_params(path, like)
-  fresh = _chosen(jax.jit(policy.init)(key), policy.optional)
+  fresh = matching(jax.jit(policy.init)(key), policy.optional)
   return weights.load_params(path, like, fresh)
 
 
@@ -184,7 +184,7 @@ def _check_config(
     )  # fmt: skip
 
 
-def _chosen(tree: Params, pattern: str) -> Params:
+def matching(tree: Params, pattern: str) -> Params:
   """The leaves whose path matches the pattern, as a nested dict."""
   flat = traverse_util.flatten_dict(tree, sep="/")
   leaves = {name: x for name, x in flat.items() if re.search(pattern, name)}

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import models, rng, user_code
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.models import lora
 from jaxreward.models.autoencoders import vae, video_vae
-from jaxreward.setup import videos
+from jaxreward.setup import parameters, videos
 from jaxreward.setup.task import make_task
 from jaxreward.types import Array, Params, Policy
 
@@ -130,7 +132,13 @@ class Trainable:
 
 
 def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
-  """All parameters (`config.lora.rank` 0) or adapters of that rank."""
+  """What learns: adapters of `config.lora.rank`, `align.trained`, or all.
+
+  Raises:
+    UserError: `align.trained` beside adapters, or of no parameter.
+  """
+  if config.align.get("trained", ""):
+    return _partial(config, policy)
   if not config.lora.rank:
     merge = lambda trained, base: trained
     return Trainable(policy, policy, lambda base: base, merge, merge)
@@ -149,3 +157,38 @@ def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
     return lora.merge(base, trained)
 
   return Trainable(adapted, policy, init, merge, export)
+
+
+def _partial(config: ConfigDict, policy: Policy) -> Trainable:
+  """The parameters whose path `align.trained` matches."""
+  pattern = config.align.trained
+  field = f'config.align.trained="{shown(pattern, 60)}"'
+  if config.lora.rank:
+    raise UserError(
+      f"{field}: with config.lora.rank={config.lora.rank} adapters alone learn;"
+      " leave one of the two out"
+    )
+  try:
+    re.compile(pattern)
+  except re.error as error:
+    raise UserError(f"{field}: {error}") from error
+  like = jax.eval_shape(policy.init, jax.random.key(0))
+  if not parameters.matching(like, pattern):
+    names = traverse_util.flatten_dict(like, sep="/")
+    raise UserError(
+      f"{field} matches no parameter of the policy{nearest(pattern, names)}"
+    )
+  init = lambda base: parameters.matching(base, pattern)
+  return Trainable(policy, policy, init, _overlaid, _overlaid)
+
+
+def _overlaid(trained: Params, base: Params) -> Params:
+  """The base with some of its parameters replaced."""
+  return {
+    name: child
+    if name not in trained
+    else _overlaid(trained[name], child)
+    if isinstance(child, dict)
+    else trained[name]
+    for name, child in base.items()
+  }

@@ -30,6 +30,7 @@ def in_rows(name, says, *rows, files=None):
 
 
 DPO = "recipes/flow_dpo_offline.py:smoke"
+PPD = "recipes/ppd_personal_dpo.py:smoke"
 CROSS = {"prompt": "a cross", "chosen": "good.png", "rejected": "other.png"}
 
 
@@ -94,6 +95,17 @@ ROWS = [
       "align.density.name", "mode", config="align_scenes.py:flow_grpo,smoke"),
   row("more captions than there are", ("config.data.caption_drop=1.5",),
       "data.caption_drop", 1.5),
+  row("users whom no policy reads", ("config.data.users.count=2", "config.model.user"),
+      "data.users.count", 2, config=DPO),
+  row("users of no pairs", ("config.data.users.count=2", "config.data.preferences"),
+      "data.users.count", 2, config="align_scenes.py:smoke"),
+  row("nobody planted", ("config.data.users.count=0", "2 or more"),
+      "data.users.count", 0, config=PPD),
+  row("cells without a pixel", ("config.data.users.encoder", "side=99", "36"),
+      "data.users.encoder.side", 99, config=PPD),
+  row("parameters there are not", ("config.align.trained", "blok", "no parameter"),
+      "align.trained", "blok", config=DPO),
+  row("no regex", ("config.align.trained", "("), "align.trained", "(", config=DPO),
   row("captions of nothing", ("config.data.caption_drop=0.1", "config.data.dataset"),
       "data.caption_drop", 0.1, config="align_scenes.py:smoke"),
   row("no such dataset", ("config.data.dataset=", "no such file"),

@@ -264,6 +264,7 @@ CONFIGURATIONS = [
   {"depth": 1, "text_layers": 1, "patch": 6},
   {"depth": 3, "text_layers": 3, "mlp_ratio": 4, "patch": 4},
   {"condition": "class"},
+  {"user": 12},
 ]
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 2, 4)]
 
@@ -521,3 +522,27 @@ def test_places_begin_as_row_plus_column():
   assert np.corrcoef(places[0, 0], places[1, 0])[0, 1] == pytest.approx(
     0.5, abs=0.06
   )
+
+
+def test_users_begin_as_the_average_one_and_matter_row_by_row():
+  plain, base = start()
+  policy, params = start(user=6)
+  x, t, tokens = inputs()
+  user = jax.random.normal(jax.random.key(3), (ROWS, 6))
+  of = lambda rows: program(policy)(params, x, t, {"tokens": tokens, **rows})
+  moved = perturb(base)
+  params = {**params, **moved, "blocks": params["blocks"] | moved["blocks"]}
+  alone = program(plain)(moved, x, t, tokens)
+  np.testing.assert_array_equal(of({}), alone)
+  np.testing.assert_array_equal(of({"user": user}), of({"user": 0 * user}))
+  slopes = jax.jit(jax.grad(lambda p: jnp.square(policy.velocity(
+    p, x, t, policy.encode(p, {"tokens": tokens, "user": user})
+  )).mean()))(params)  # fmt: skip
+  assert np.abs(slopes["blocks"]["user_weight"]).min() > 0
+  assert not np.abs(slopes["user_in"]["kernel"]).any()
+
+  params["blocks"] = params["blocks"] | {"user_weight": jnp.array([0.5, -2.0])}
+  np.testing.assert_allclose(of({"user": 0 * user}), alone, atol=1e-5)
+  other = of({"user": user.at[1].set(0.0)})
+  gaps = np.abs(of({"user": user}) - other).max((1, 2, 3))
+  assert gaps[1] > 1e-2 and not gaps[[0, 2, 3]].any()

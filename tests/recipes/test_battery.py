@@ -46,6 +46,7 @@ def those_of(call: str) -> list[str]:
 
 
 PUBLISHED = those_of("published_reward")
+FOR_USERS = those_of("for_users")  # of align, without a full size
 REWARD_MODELS = [
   name
   for call in ("reward_model", "of_users", "judged", "aligned_and_judged")
@@ -135,6 +136,10 @@ def test_every_recipe_has_its_turn():
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
   overrides = {}
+  if size == "full" and name in FOR_USERS:
+    with pytest.raises(UserError, match="no full size"):
+      load(name, size=size)
+    return
   if size == "full":
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na cat\na dog\n")

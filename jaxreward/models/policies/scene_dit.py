@@ -11,6 +11,11 @@ With `takes_source` it also reads the words of instructions and an image to
 start from, whose patches are extra channels of the noisy ones; their weights
 are zero-initialized, so that a checkpoint without them gives the same samples.
 
+With `user`, the width of the vector of a user, each block also attends to a few
+tokens that are linear in it, in a softmax of its own whose output is added with
+a weight that starts at 0 (decoupled cross-attention, as in PPD, Dang et al. 2025,
+https://arxiv.org/abs/2501.06655): zeros, the average user, add nothing.
+
 With `condition="class"` it reads no words: the class of a prompt of one item,
 its (count, colour, shape), is added to the time that modulates the blocks, as
 in DiT (Peebles & Xie 2023, https://arxiv.org/abs/2212.09748, adaLN-Zero). The
@@ -48,6 +53,7 @@ LANGUAGES = {
   "portraits": (35, 10, 16),
 }
 MAX_LAYERS = 1000
+USER_TOKENS = 4
 CONDITIONS = ("text", "class")
 # Classes: prompts of one item. Ids of the first word of each part, and how many
 # values it has; plurals follow the shapes, and any colour comes before them all.
@@ -62,7 +68,8 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^text/(embedding|edit_words|position)$", (None, "fsdp")),
   (r"^classes/(count|colour|shape|null)$", (None, "fsdp")),
   (r"^place$", (None, "fsdp")),
-  (r"^(patch|source)_in/kernel$", (None, "fsdp")),
+  (r"^(patch|source|user)_in/kernel$", (None, "fsdp")),
+  (r"^blocks/user_weight$", ()),
   (r"^patch_out/kernel$", ("fsdp", None)),
   (r"^(time_in|pooled_in|final_modulation)/kernel$", ("fsdp", "tensor")),
   (r"^time_out/kernel$", ("tensor", "fsdp")),
@@ -188,8 +195,8 @@ class ImageBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
-    # words: k and v, [B, 2, H, L, D / H], or None
-    words, bias, signal = scan_in
+    # words and user: k and v, [B, 2, H, L, D / H], or None
+    words, bias, signal, user = scan_in
     d = self.width
     modulation = blocks.dense(6 * d, "modulation", self.dtype, zero=True)(
       signal
@@ -204,7 +211,14 @@ class ImageBlock(nn.Module):
     if words is not None:
       k = jnp.concatenate([k, words[:, 0]], axis=2)
       v = jnp.concatenate([v, words[:, 1]], axis=2)
-    y = blocks.from_heads(blocks.attend(blocks.rms_norm(q), k, v, bias))
+    q = blocks.rms_norm(q)
+    y = blocks.attend(q, k, v, bias)
+    if user is not None:
+      weight = self.param("user_weight", nn.initializers.zeros, ())
+      every = jnp.zeros((len(x), 1, 1, user.shape[-2]))
+      of_user = blocks.attend(q, user[:, 0], user[:, 1], every)
+      y = y + weight.astype(y.dtype) * of_user
+    y = blocks.from_heads(y)
     x = x + gate1 * blocks.rows(blocks.dense(d, "out", self.dtype), y)
     y = blocks.layer_norm(x) * (1 + scale2) + shift2
     y = blocks.rows(blocks.dense(self.mlp_ratio * d, "up", self.dtype), y)
@@ -241,6 +255,7 @@ class SceneDiT(nn.Module):
   remat: str = "none"
   unroll: int = 1
   takes_source: bool = False
+  user: int = 0
   condition: str = "text"
   language: str = "scenes"
   place_scale: float = 0.5
@@ -260,6 +275,10 @@ class SceneDiT(nn.Module):
     self.patch_in = blocks.dense(d, None, self.dtype)
     if self.takes_source:
       self.source_in = blocks.dense(d, None, self.dtype, zero=True)
+    if self.user:
+      self.user_in = blocks.dense(
+        self.depth * 2 * USER_TOKENS * d, None, self.dtype, bias=False
+      )
     side = self.image_size // self.patch
     init = axis_normal if self.place_axes else nn.initializers.normal
     self.place = self.param("place", init(self.place_scale), (side * side, d))
@@ -269,7 +288,7 @@ class SceneDiT(nn.Module):
       blocks.remat(ImageBlock, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=((1, nn.broadcast, nn.broadcast),),
+      in_axes=((1, nn.broadcast, nn.broadcast, 1),),
       length=self.depth,
       unroll=self.unroll,
     )(d, self.heads, self.mlp_ratio, self.dtype)
@@ -279,19 +298,31 @@ class SceneDiT(nn.Module):
     )
 
   def encode(self, prompts: Any) -> Cond:
-    """Word ids [P, L], or {"tokens", "source" [P, H, W, 3] in [0, 1]}."""
-    if self.condition == "class":
-      return self.classes(prompts)
-    if not isinstance(prompts, dict):
-      return self.text(prompts)
-    cond = self.text(prompts["tokens"])
-    if "source" not in prompts:
-      return cond
-    source = jnp.asarray(prompts["source"])
-    is_usable = jnp.isfinite(source).all((1, 2, 3))[:, None, None]
-    y = self._patches(jnp.where(is_usable[..., None], source * 2 - 1, 0.0))
-    y = blocks.rows(self.source_in, y).astype(jnp.float32)
-    return dict(cond, source=jnp.where(is_usable, y, 0.0))
+    """Word ids [P, L], or {"tokens"} with what else the policy takes.
+
+    That is "source" [P, H, W, 3] in [0, 1] and "user" [P, U].
+    """
+    given = prompts if isinstance(prompts, dict) else {"tokens": prompts}
+    read = self.classes if self.condition == "class" else self.text
+    cond = read(given["tokens"])
+    if "source" in given:
+      source = jnp.asarray(given["source"])
+      is_usable = jnp.isfinite(source).all((1, 2, 3))[:, None, None]
+      y = self._patches(jnp.where(is_usable[..., None], source * 2 - 1, 0.0))
+      y = blocks.rows(self.source_in, y).astype(jnp.float32)
+      cond = dict(cond, source=jnp.where(is_usable, y, 0.0))
+    if "user" in given:
+      cond = dict(cond, user=self._user(jnp.asarray(given["user"])))
+    return cond
+
+  def _user(self, user: Array) -> Array:
+    """[P, U] -> keys and values of every block [P, depth, 2, H, n, D / H]."""
+    kv = self.user_in(user.astype(self.dtype))
+    kv = kv.reshape(len(user), USER_TOKENS, -1)
+    kv = blocks.to_heads(kv, self.depth * 2, self.heads)
+    kv = kv.reshape(self.depth, 2, *kv.shape[1:])
+    kv = jnp.stack([blocks.rms_norm(kv[:, 0]), kv[:, 1]], 2)
+    return kv.swapaxes(0, 1)
 
   def _patches(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, (H / p) (W / p), p p C]."""
@@ -316,7 +347,8 @@ class SceneDiT(nn.Module):
       signal = nn.silu(signal + self.pooled_in(cond["pooled"]))
       words, mask = cond["kv"].astype(self.dtype), cond["mask"]
     bias = blocks.key_bias(mask, prefix=side * side)
-    y, _ = self.blocks(y, (words, bias, signal))
+    user = cond["user"].astype(self.dtype) if "user" in cond else None
+    y, _ = self.blocks(y, (words, bias, signal, user))
     shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
     y = blocks.layer_norm(y) * (1 + scale) + shift
     y = blocks.rows(self.patch_out, y).astype(jnp.float32)
@@ -371,6 +403,7 @@ def make_policy(
   remat: str = "none",
   unroll: int = 1,
   takes_source: bool = False,
+  user: int = 0,
   condition: str = "text",
   language: str = "scenes",
   place_scale: float = 0.5,
@@ -392,6 +425,7 @@ def make_policy(
       which compiles longer and runs faster on a CPU. Parameters are stacked
       either way.
     takes_source: also reads instructions and an image to start from.
+    user: width of the vector of a user that it also reads; 0 for none.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which only count, colour and shape are read.
     language: whose words it reads, "scenes" or "portraits".
@@ -424,6 +458,7 @@ def make_policy(
     unroll=unroll,
   )  # fmt: skip
   require_not_negative("config.model.", place_scale=place_scale)
+  require_counts("config.model.", least=0, user=user)
   if image_size % patch:
     raise UserError(
       f"model.patch={patch} does not divide model.image_size={image_size}"
@@ -444,6 +479,7 @@ def make_policy(
     remat=remat,
     unroll=unroll,
     takes_source=takes_source,
+    user=user,
     condition=condition,
     language=language,
     place_scale=place_scale,
@@ -454,9 +490,11 @@ def make_policy(
 
   def init(key: Array) -> Params:
     length = LANGUAGES[language][-1]
-    x, prompts = jnp.zeros((1, *shape)), jnp.zeros((1, length), int)
+    x, prompts = jnp.zeros((1, *shape)), {"tokens": jnp.zeros((1, length), int)}
     if takes_source:
-      prompts = {"tokens": prompts, "source": x}
+      prompts["source"] = x
+    if user:
+      prompts["user"] = jnp.zeros((1, user))
     args = x, jnp.zeros((1,)), prompts
     return net.init(key, *args, method="init_forward")["params"]
 
@@ -475,7 +513,15 @@ def make_policy(
     latent_shape=shape,
     sharding_rules=SHARDING_RULES,
     takes_source=takes_source,
+    user=user,
     language=language,
-    optional=r"^(text/edit_words|source_in/.*)$" if takes_source else "",
+    optional="|".join(
+      pattern
+      for pattern, is_there in (
+        (r"^(text/edit_words|source_in/.*)$", takes_source),
+        (r"^(user_in/.*|blocks/user_weight)$", user),
+      )
+      if is_there
+    ),
     kinds=CLASS_KINDS if condition == "class" else (),
   )
