@@ -28,6 +28,30 @@ def asks(fn: Callable[..., Any]) -> tuple[str, ...]:
   )
 
 
+def renamed(
+  fn: Callable[..., Any], names: Mapping[str, str]
+) -> Callable[..., Any]:
+  """A method that reads other arrays in the place of its own.
+
+  Args:
+    fn: the method.
+    names: of its arguments -> of the arrays that are read.
+  """
+  signature = inspect.signature(fn)
+  parameters = [
+    parameter.replace(name=names.get(name, name))
+    for name, parameter in signature.parameters.items()
+  ]
+  own = {new: name for name, new in names.items()}
+
+  def run(**arrays: Any) -> Any:
+    return fn(**{own.get(name, name): x for name, x in arrays.items()})
+
+  functools.update_wrapper(run, fn)
+  vars(run)["__signature__"] = signature.replace(parameters=parameters)
+  return run
+
+
 def named(fn: Callable[..., Any], **offers: Any) -> dict[str, Any]:
   """The keyword arguments among `offers` that a function accepts."""
   parameters = inspect.signature(fn).parameters

@@ -1,9 +1,9 @@
-"""Retraining on curated samples: of each group one, chosen as users would.
+"""Retraining on curated samples and real images: of each group one sample, as users choose.
 
 Ferbach et al. 2024, https://arxiv.org/abs/2407.09499: one of K with probability
-softmax(r). Their retraining mixes real pictures in, which keeps the variance; here
-a distance to the velocities where training began takes their place. The temperature
-is chosen for rewards in [0, 1].
+softmax(r), and as many real images, which keep the variance. They are rendered by the task
+here, or the "target" of a prompt at full size. The temperature is chosen for rewards in
+[0, 1].
 """
 
 from jaxreward import recipes
@@ -14,5 +14,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("diffusion_nft", arg, __file__)
   config.objective = dict(name="flow_matching")
   config.advantage = dict(name="curated", temperature=0.1)
-  config.regularizers = dict(anchor=dict(fn="velocity_distance", weight=0.1))
+  # of a group one sample and one image count: the objective has half its mean
+  config.regularizers = dict(data=dict(fn="data_matching", weight=0.5))
+  config.rollout.real = 1
   return config

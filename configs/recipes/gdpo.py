@@ -12,6 +12,6 @@ def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
   config = recipes.load("flow_grpo", arg, __file__)
   recipes.reward_with(config, arg, task=1.0, look=1.0)
-  config.composition = dict(name="gdpo", epsilon=1e-4)
+  config.composition = dict(name="gdpo", epsilon=1e-4, sample_std=True)
   config.advantage = dict(name="group", std="none", clip=5.0)
   return config

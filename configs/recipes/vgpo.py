@@ -1,9 +1,9 @@
 """VGPO: values of single steps, anchored at their own size.
 
 Shao et al. 2025, https://arxiv.org/abs/2512.12387, in the expanded form, which does
-not vanish where all samples score alike; discount and anchor are unverified. The
-latents of each step are finished by the ODE, T (T + 1) / 2 further evaluations of
-the network, where the authors take one Euler step.
+not vanish where all samples score alike; discount and anchor are unverified. One Euler
+step finishes the latents of each step: T further evaluations of the network, and T + 1
+scores of each sample.
 """
 
 from jaxreward import recipes

@@ -170,8 +170,8 @@ def equalised(
 
 
 def values(
-  step_signal: Float[ArrayLike, "P G S"],
-  step_mask: Bool[ArrayLike, "P G S"],
+  jump_signal: Float[ArrayLike, "P G S"],
+  jump_mask: Bool[ArrayLike, "P G S"],
   *,
   discount: float = 0.9,
   anchor: float = 0.1,
@@ -188,13 +188,12 @@ def values(
   group of equal rewards still gets credit from it.
   VGPO, https://arxiv.org/abs/2512.12387, in the expanded form: the published
   (1 + anchor std) quotient is 0 / epsilon in a group of equal rewards. discount
-  and anchor are unverified. There R_t is of one Euler step to the end, here of
-  the ODE on the sampler's times.
+  and anchor are unverified.
 
   Args:
-    step_signal: composed reward of every step's latents, finished by the ODE, and
-      of the sample last.
-    step_mask: True where it is valid; a sample with an invalid step is excluded.
+    jump_signal: composed reward of every step's latents, finished by one Euler step,
+      and of the sample last.
+    jump_mask: True where it is valid; a sample with an invalid step is excluded.
     discount: of later steps, in [0, 1].
     anchor: weight of the value itself.
     anchored: share of the steps, from the noise on, that it counts for.
@@ -210,8 +209,8 @@ def values(
   for name, value in (("discount", discount), ("anchored", anchored)):
     if not 0 <= value <= 1:
       raise UserError(f"config.advantage.{name}={value}: it lies in [0, 1]")
-  mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
-  reward = jnp.where(mask, jnp.asarray(step_signal)[..., 1:], 0.0)
+  mask = jnp.all(jnp.asarray(jump_mask), axis=-1, keepdims=True)
+  reward = jnp.where(mask, jnp.asarray(jump_signal)[..., 1:], 0.0)
   value = to_go(reward, discount)
   mean_value = jnp.maximum(jnp.mean(value, axis=-1, keepdims=True), epsilon)
   share = value / mean_value

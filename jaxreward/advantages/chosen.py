@@ -194,10 +194,14 @@ def curated(
   mask: Mask,
   prompt_ids: Integer[ArrayLike, "P"],
   key: Key[Array, ""],
+  real: Mask,
   *,
   temperature: float = 1.0,
 ) -> Float[Array, "P G"]:
   """1 for one sample of each group, kept with probability softmax(r / T).
+
+  Reference images (`rollout.real`) are not chosen among; they get 0, for a term that
+  mixes them in (`data_matching`).
 
   With an objective that fits the kept samples, repeated rounds raise
   E[exp(r / T)]: for an infinite group the fitted density is p exp(r / T) / E[exp(r / T)].
@@ -209,6 +213,7 @@ def curated(
     mask: True where the reward is valid.
     prompt_ids: uint32.
     key: of the iteration.
+    real: True for reference images.
     temperature: T, above 0; near 0 the best is kept.
 
   Returns:
@@ -223,9 +228,11 @@ def curated(
     )
   draws = _uniform_each(key, prompt_ids, jnp.shape(signal)[1])
   gumbel = -jnp.log(-jnp.log(jnp.maximum(draws, 1e-30)))
-  score = jnp.where(mask, jnp.asarray(signal) / temperature + gumbel, -jnp.inf)
+  real = jnp.asarray(real)
+  drawn = mask & ~real
+  score = jnp.where(drawn, jnp.asarray(signal) / temperature + gumbel, -jnp.inf)
   is_kept = jnp.argmax(score, axis=1)[:, None] == jnp.arange(score.shape[1])
-  return jnp.where(is_kept & mask, 1.0, jnp.nan)
+  return jnp.where(is_kept & drawn, 1.0, jnp.where(real & mask, 0.0, jnp.nan))
 
 
 def _uniform_each(

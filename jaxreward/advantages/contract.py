@@ -19,7 +19,7 @@ from jaxreward.types import Array
 OFFERS = (
   "signal", "mask", "state", "scores", "prompt_ids", "steps", "key",
   "step_signal", "step_mask", "step_values", "step_rewards", "unweighted",
-  "images", "stds", "places",
+  "images", "stds", "places", "real", "jump_signal", "jump_mask",
 )  # fmt: skip
 
 
@@ -71,7 +71,12 @@ class Advantage:
   @property
   def needs_steps(self) -> bool:
     """Whether latents of every step have to be finished and scored."""
-    return bool({"step_signal", "step_mask"} & set(self.names))
+    return self.jumps or bool({"step_signal", "step_mask"} & set(self.names))
+
+  @property
+  def jumps(self) -> bool:
+    """Whether one Euler step finishes them, in the place of the sampler's own."""
+    return bool({"jump_signal", "jump_mask"} & set(self.names))
 
 
 def as_advantage(fn: Callable[..., Any], field: str = "advantage") -> Advantage:

@@ -159,18 +159,30 @@ def advantage_sum(
 
 
 def gdpo(
-  scores: Scores, masks: Masks, weights: Weights, *, epsilon: float = 1e-4
+  scores: Scores,
+  masks: Masks,
+  weights: Weights,
+  *,
+  epsilon: float = 1e-4,
+  sample_std: bool = False,
 ) -> Signal:
   """`advantage_sum`, whitened over the batch (GDPO).
 
   (S - mean S) / (std S + epsilon) over all valid samples keeps the size of
   the signal independent of the number of scores (Liu et al. 2026, group
   reward-decoupled normalisation). Follow it with
-  `dict(name="group", std="none")`.
+  `dict(name="group", std="none")`. The authors' variances are over n - 1, with
+  `sample_std` those of groups and batch.
   """
-  total, mask = advantage_sum(scores, masks, weights, epsilon=epsilon)
+  total, mask = advantage_sum(
+    scores, masks, weights, epsilon=epsilon, sample_std=sample_std
+  )
   centred = total - masked_mean(total, mask)
-  scale = masked_std(total, mask) + epsilon
+  scale = masked_std(total, mask)
+  if sample_std:
+    count = jnp.sum(mask)
+    scale = scale * jnp.sqrt(count / jnp.maximum(count - 1, 1))
+  scale = scale + epsilon
   return jnp.where(mask, centred / jnp.where(scale > 0, scale, 1), 0.0), mask
 
 

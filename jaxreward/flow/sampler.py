@@ -460,6 +460,8 @@ class Sampler:
     prompt_encoding: Integer[ArrayLike, "P W"] | PromptEmbeddings,
     latents: Float[ArrayLike, "B *L"],
     first: Integer[ArrayLike, ""],
+    *,
+    jumps: bool = False,
   ) -> Float[Array, "B *L"]:
     """Latents before a step, integrated to the end by the ODE.
 
@@ -468,6 +470,8 @@ class Sampler:
       prompt_encoding: as in `init`.
       latents: before step `first`.
       first: the step, int32; T returns the latents. It may be traced.
+      jumps: whether one Euler step leads to the end, in the place of the sampler's
+        own; `first` is then less than T.
     """
     cond, uncond = guidance.conditioning(
       self.policy, params, prompt_encoding, self.guidance_scale
@@ -484,9 +488,10 @@ class Sampler:
         v = log_prob.step_velocity(
           self.policy, params, rows, empty, x, step, self.guidance_scale
         )
-        return x - (step.t - step.t_next) * v
+        return x - (step.t if jumps else step.t - step.t_next) * v
 
-      return jax.lax.fori_loop(first, self.steps, body, x)
+      last = first + 1 if jumps else self.steps
+      return jax.lax.fori_loop(first, last, body, x)
 
     to_chunks = functools.partial(rollout.to_chunks, chunks=self.layout.chunks)
     chunks = (

@@ -301,7 +301,7 @@ def make_programs(
   def finish(params, first, base, trajectory, batch, decoder=None):
     return updates.finish(
       trainable.policy, trainable.merge(params, base), trajectory, batch, plan,
-      first=first, decoder=decoder,
+      first=first, jumps=updater.advantage.jumps, decoder=decoder,
     )  # fmt: skip
 
   @jax.jit

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxreward.regularizers.kl import (
+  data_matching,
   form_of,
   gated_step_kl,
   group_velocity_distance,
@@ -21,10 +22,12 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "group_velocity_distance": group_velocity_distance,
   "sampled_kl": sampled_kl,
   "step_drop": step_drop,
+  "data_matching": data_matching,
 }
 
 __all__ = [
   "REGISTRY",
+  "data_matching",
   "form_of",
   "gated_step_kl",
   "group_velocity_distance",

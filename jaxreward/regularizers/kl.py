@@ -160,6 +160,29 @@ def group_velocity_distance(
   )
 
 
+def data_matching(
+  v: Float[ArrayLike, "B *L"],
+  u: Float[ArrayLike, "B *L"],
+  real: Bool[ArrayLike, "B"],
+  mask: Bool[ArrayLike, "B"],
+) -> Mean:
+  """Flow matching on the reference images of each group, mean (v - u)^2.
+
+  The loss of pre-training in the place of a distance to a network (DDRL, 2025,
+  https://arxiv.org/abs/2512.04332), and the real data without which retraining on own
+  samples collapses (Ferbach et al. 2024, https://arxiv.org/abs/2407.09499).
+  `rollout.real` makes reference images members of a group.
+
+  Args:
+    v: velocity of the trained parameters at x_t.
+    u: the target there, eps - x0.
+    real: True for rows of reference images; the others have no part.
+    mask: False for padding, which may hold anything.
+  """
+  counts = jnp.asarray(mask) & jnp.asarray(real).astype(bool)
+  return Mean.of(_mean_square(v, u, counts), counts)
+
+
 def _mean_square(x, reference, mask):
   """Mean over elements of the squared difference [B], 0 in masked rows."""
   x = jnp.asarray(x)

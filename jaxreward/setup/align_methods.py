@@ -59,7 +59,9 @@ def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
   also = _also(config, next(reversed(feed_by_name.values())))
   feed = feeds.match(fn, feed_by_name, offline.where(config), also)
   old_options = (
-    ("old_decay", "old_rate") if keeps_old(fn, feed_of(config, feed)) else ()
+    ("old_decay", "old_rate", "old_flat")
+    if keeps_old(fn, feed_of(config, feed))
+    else ()
   )
   array_names = lambda fn: (*asks(fn), *_prepared(fn))
   objective = _bind(
@@ -124,8 +126,10 @@ def bind_regularizers(
       )
     fn = config_lib.bind(
       section, regularizers.REGISTRY, field=field, key="fn",
-      supplied=lambda fn: (*asks(fn), "sampler"), reserved=("weight",),
+      supplied=lambda fn: (*asks(fn), "sampler"),
+      reserved=("weight", "reference"),
     )  # fmt: skip
+    fn = followers.tied(fn, section.get("reference", REFERENCE), field)
     if "sampler" in inspect.signature(fn).parameters:
       sampler_name = config.rollout.sampler.name
       fn = functools.update_wrapper(
@@ -291,15 +295,21 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
         f" sample, which config.align.updates={config.align.updates} optimizer"
         ' steps would share out: set align.updates=1 or align.split="samples"'
       )
-  if {"real", "group_real"} & set(feeds.reads(objective)):
-    if not config.rollout.real:
+  terms = bind_regularizers(plain, feed_name)
+  for field, fn in (
+    (f'objective.name="{config.objective.name}"', objective),
+    *((f"regularizers.{name}", fn) for name, (fn, _) in terms.items()),
+  ):
+    if {"real", "group_real"} & set(
+      feeds.reads(fn)
+    ) and not config.rollout.real:
       raise UserError(
-        f'config.rollout.real=0: config.objective.name="{config.objective.name}"'
-        " compares samples with reference images; set it to 1"
+        f"config.rollout.real=0: config.{field} reads reference images; set it"
+        " to 1"
       )
   maps = methods["advantage"].maps
   metrics = _try_objective(config, objective, feed, maps)
-  for name, (fn, _) in bind_regularizers(plain, feed_name).items():
+  for name, (fn, _) in terms.items():
     _try_regularizer(name, fn, feed, metrics)
   follows = keeps_old(objective, feed)
   metric_names = {*metrics, *config.regularizers, *RESERVED}
@@ -456,6 +466,8 @@ def _try_advantage(
       step_mask=per_step(mask), step_values=per_step(signal)[..., :-1],
       step_rewards=per_step(signal)[..., :-1],
       unweighted={}, images=jnp.zeros((*signal.shape, 4, 4, 3)),
+      real=jnp.zeros(signal.shape, bool),
+      jump_signal=per_step(signal), jump_mask=per_step(mask),
       stds=dict.fromkeys(rewards, signal),
       places=dict.fromkeys(rewards, jnp.zeros((*signal.shape, 4, 4))),
     )  # fmt: skip

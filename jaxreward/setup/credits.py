@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxreward import advantages, methods, rng
 from jaxreward.errors import UserError
-from jaxreward.feeds import Credit
+from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path
 from jaxreward.rewards import mask_inapplicable
 from jaxreward.types import Array, ArrayLike, PromptBatch
@@ -69,7 +69,7 @@ def credit_of(
     signal=signal, mask=mask, scores=masked_scores, prompt_ids=prompts.ids,
     steps=updater.plan.at(iteration).table,
     key=rng.stream_key(updater.seed, "advantage", iteration),
-    stds=options["stds"], places=places,
+    stds=options["stds"], places=places, real=_real(updater.plan, mask),
   )  # fmt: skip
   offers |= extra or {}
   offers["unweighted"] = {
@@ -84,7 +84,8 @@ def credit_of(
       **compose_inputs,
     )
     step_signal, step_mask = jax.vmap(compose, -1, -1)(step_scores)
-    offers |= dict(step_signal=step_signal, step_mask=step_mask)
+    kind = "jump" if updater.advantage.jumps else "step"
+    offers |= {f"{kind}_signal": step_signal, f"{kind}_mask": step_mask}
   columns: dict[str, Array] = {}
   if updater.loss.names:
     advantage, stats = _apart(updater, offers, weights, stats)
@@ -104,6 +105,12 @@ def credit_of(
   return Credit(signal, advantage, mask, columns), stats
 
 
+def _real(plan: Plan, mask: Array) -> Array:
+  """Which members of a group are reference images, bool [P, G]."""
+  is_real = jnp.arange(mask.shape[1]) >= plan.group - plan.real
+  return jnp.broadcast_to(is_real, mask.shape)
+
+
 def _is_zero(weight: Any) -> bool:
   return isinstance(weight, float | int) and weight == 0
 
@@ -113,7 +120,7 @@ def _apart(
 ) -> tuple[dict[str, Array], Any]:
   """The advantage of each reward on its own, times the reward's weight."""
   advantage, states = {}, {}
-  by_name = [k for k in ("signal", "step_signal") if k in offers]
+  by_name = [k for k in ("signal", "step_signal", "jump_signal") if k in offers]
   for name in updater.loss.names:
     reward_offers = offers | {key: offers[key][name] for key in by_name}
     value, states[name] = advantages.credit(

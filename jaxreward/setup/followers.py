@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import feeds, user_code
+from jaxreward import feeds, methods, user_code
 from jaxreward.errors import (
   UserError,
   is_finite,
@@ -52,8 +52,9 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
         f"config.objective.old_decay={shown(decay)}: expected at least 0 and"
         " less than 1"
       )
-    require_not_negative("config.objective.", old_rate=rate)
-    rules[OLD] = decayed(decay=decay, rate=rate)
+    flat: Any = config.objective.get("old_flat", 0)
+    require_not_negative("config.objective.", old_rate=rate, old_flat=flat)
+    rules[OLD] = decayed(decay=decay, rate=rate, flat=flat)
   for name, section in config.references.items():
     field = f"references.{name}"
     if not isinstance(section, ConfigDict):
@@ -78,6 +79,32 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
       continue  # the initial parameters are there anyway
     rules[name] = rule
   return rules
+
+
+def tied(fn: Callable[..., Any], reference: Any, field: str) -> Any:
+  """A regularizer whose arrays of the reference are those of another one.
+
+  Args:
+    fn: with its options.
+    reference: the name of a section of `config.references`.
+    field: of the config, for errors.
+
+  Raises:
+    UserError: another one, for a term that reads no reference.
+  """
+  if reference == REFERENCE:
+    return fn
+  names = {
+    name: name.replace(REFERENCE, str(reference))
+    for name in methods.asks(fn)
+    if REFERENCE in name
+  }
+  if not names:
+    raise UserError(
+      f"config.{field}.reference={shown(reference)}: the term reads no reference;"
+      " leave it out"
+    )
+  return methods.renamed(fn, names)
 
 
 def check(config: ConfigDict, follows: bool, metrics: Iterable[str]) -> None:

@@ -126,6 +126,7 @@ def finish(
   plan: Plan,
   *,
   first: Array,
+  jumps: bool = False,
   decoder: Params | None = None,
 ) -> Array:
   """Images [P, G, H, W, C] of the latents before a step, finished by the ODE.
@@ -137,12 +138,14 @@ def finish(
     prompts: P prompts.
     plan: of the run.
     first: the step, int32, traced: one program serves all.
+    jumps: whether one Euler step finishes them.
     decoder: parameters of the autoencoder.
   """
   sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
   latents = sampler.finish(
-    params, prompts.words, jnp.asarray(trajectory.latents)[first], first
-  )
+    params, prompts.words, jnp.asarray(trajectory.latents)[first], first,
+    jumps=jumps,
+  )  # fmt: skip
   return jnp.clip(sampler.pixels(latents, decoder), 0, 1)
 
 

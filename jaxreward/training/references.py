@@ -26,22 +26,24 @@ def fixed() -> Rule:
   return lambda reference, params, step, metrics: reference
 
 
-def decayed(*, decay: float = 0.9, rate: float = 0.0) -> Rule:
+def decayed(*, decay: float = 0.9, rate: float = 0.0, flat: int = 0) -> Rule:
   """A moving average: decay reference + (1 - decay) params.
 
   Args:
     decay: from 0 to 1.
-    rate: above 0, the decay is min(decay, rate n) in iteration n = 0, 1, ..., so
-      that the reference is the trained network at first.
+    rate: above 0, the decay is min(decay, rate max(n - flat, 0)) in iteration
+      n = 0, 1, ..., so that the reference is the trained network at first.
+    flat: iterations in which it is, for a rate above 0.
   """
   _require(0 <= decay <= 1, f"decay={decay}: from 0 to 1")
   _require(rate >= 0, f"rate={rate}: 0 or above")
+  _require(flat >= 0, f"flat={flat}: 0 or above")
 
   def rule(reference, params, step, metrics):
     del metrics
     share: Any = decay
     if rate:  # on-policy at first
-      share = jnp.minimum(decay, rate * step)
+      share = jnp.minimum(decay, rate * jnp.maximum(step - flat, 0))
     after = ema.update_ema(reference.params, params, share)
     return dataclasses.replace(reference, params=after)
 

@@ -104,16 +104,24 @@ def test_curated_keeps_one_with_the_chance_of_its_reward():
   signal = np.tile(np.array([0, 1, 2], np.float32), (P, 1))
   mask = np.ones((P, 3), bool)
   run = jax.jit(
-    jax.vmap(lambda key: advantages.curated(signal, mask, IDS, key))
+    jax.vmap(lambda key: advantages.curated(signal, mask, IDS, key, ~mask))
   )
   got = np.asarray(run(jax.random.split(jax.random.key(1), 4000)))
   assert (np.nansum(got, -1) == 1).all()
   share = np.isfinite(got).mean((0, 1))
   np.testing.assert_allclose(share, (0.0900, 0.2447, 0.6652), atol=0.01)
-  cold = advantages.curated(
-    signal, mask, IDS, jax.random.key(0), temperature=1e-3
+  cold = lambda real, mask=mask: np.asarray(
+    advantages.curated(
+      signal, mask, IDS, jax.random.key(0), real, temperature=1e-3
+    )
   )
-  np.testing.assert_array_equal(np.isfinite(cold), signal == 2)
+  np.testing.assert_array_equal(np.isfinite(cold(~mask)), signal == 2)
+  # A reference image, the best here, is not chosen and stays in the loss with 0.
+  got = cold(signal == 2)
+  np.testing.assert_array_equal(got[0], [np.nan, 1, 0])
+  np.testing.assert_array_equal(
+    cold(signal == 2, signal < 2)[0], [np.nan, 1, np.nan]
+  )
 
 
 def test_draws_belong_to_the_prompt_and_the_member():
@@ -131,7 +139,7 @@ def test_masked_samples_are_never_chosen():
   key = jax.random.key(0)
   for got in (
     advantages.against_one(signal, mask, IDS, key),
-    advantages.curated(signal, mask, IDS, key),
+    advantages.curated(signal, mask, IDS, key, mask & False),
     advantages.best_and_worst(signal, mask, keep=4),
   ):
     assert np.isnan(np.asarray(got)[~mask]).all()
@@ -153,6 +161,8 @@ def test_what_is_refused(name, options, says):
     if name == "best_and_worst"
     else (signal, mask, IDS, jax.random.key(0))
   )
+  if name == "curated":
+    arrays += (mask & False,)
   with pytest.raises(UserError, match=says):
     advantages.REGISTRY[name](*arrays, **options)
 

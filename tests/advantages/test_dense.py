@@ -65,9 +65,10 @@ def test_latents_of_a_step_are_finished_by_the_ode(sampler):
   drawer = Sampler(policy, table, layout, is_recorded=True)
   trajectory = drawer.sample(params, jax.random.key(0), tokens, np.arange(2))
   finish = jax.jit(
-    lambda first: drawer.finish(
-      params, tokens, trajectory.latents[first], first
-    )
+    lambda first, jumps=False: drawer.finish(
+      params, tokens, trajectory.latents[first], first, jumps=jumps
+    ),
+    static_argnums=1,
   )
   ends = [np.asarray(finish(first)) for first in range(6)]
   np.testing.assert_array_equal(ends[5], trajectory.latents[5])
@@ -78,6 +79,10 @@ def test_latents_of_a_step_are_finished_by_the_ode(sampler):
       v = x * 0.4 + (cond * times[i])[:, None, None, None]
       x = x - (times[i] - times[i + 1]) * v
     np.testing.assert_allclose(ends[first], x, atol=1e-5)
+    x = np.asarray(trajectory.latents[first], np.float64)
+    v = x * 0.4 + (cond * times[first])[:, None, None, None]
+    want = x - times[first] * v  # one Euler step to the end
+    np.testing.assert_allclose(finish(first, True), want, atol=1e-5)
   if sampler == "ode":
     for end in ends:
       np.testing.assert_allclose(end, trajectory.latents[5], atol=1e-5)

@@ -118,8 +118,8 @@ def test_gdpo_is_the_whitened_sum():
   assert np.array_equal(valid, both)
 
 
-def test_gdpo_is_the_authors_but_for_their_divisors():
-  """NVlabs/GDPO grpo_trainer.py divides variances by n - 1, not by n."""
+def test_gdpo_is_the_authors_with_their_divisors():
+  """NVlabs/GDPO grpo_trainer.py divides variances by n - 1."""
   scores, _ = draw(8, failed=0.0)
   total = 0.0
   for name, weight in WEIGHTS.items():
@@ -127,9 +127,25 @@ def test_gdpo_is_the_authors_but_for_their_divisors():
     spread = r.std(1, ddof=1, keepdims=True)
     total = total + weight * (r - r.mean(1, keepdims=True)) / (spread + 1e-4)
   want = (total - total.mean()) / (total.std(ddof=1) + 1e-4)
-  signal, _ = composition.gdpo(scores, np.ones(total.shape, bool), WEIGHTS)
-  factor = np.sqrt(total.size / (total.size - 1))
-  np.testing.assert_allclose(signal, want * factor, rtol=1e-3, atol=1e-3)
+  signal, _ = composition.gdpo(
+    scores, np.ones(total.shape, bool), WEIGHTS, sample_std=True
+  )
+  np.testing.assert_allclose(signal, want, rtol=1e-3, atol=1e-4)
+
+
+def test_gdpo_tells_apart_what_sums_do_not():
+  """Groups (0,0), (0,1) and (0,0), (1,1): sums give both the same advantage."""
+  scores = {
+    "a": np.array([[0, 0], [0, 1]], np.float32),
+    "b": np.array([[0, 1], [0, 1]], np.float32),
+  }
+  weights, mask = {"a": 1.0, "b": 1.0}, np.ones((2, 2), bool)
+  signal, _ = composition.gdpo(scores, mask, weights, sample_std=True)
+  want = [[-0.547680, 0.547680], [-1.095360, 1.095360]]
+  np.testing.assert_allclose(signal, want, rtol=1e-4)
+  plain, _ = composition.weighted_sum(scores, mask, weights)
+  z = (plain - plain.mean(1, keepdims=True)) / plain.std(1, keepdims=True)
+  np.testing.assert_allclose(z[0], z[1])
 
 
 @hypothesis.given(

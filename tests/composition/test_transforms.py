@@ -88,6 +88,35 @@ def test_ensemble(name, centre):
   np.testing.assert_allclose(signal, want, rtol=1e-5, atol=2e-6)
 
 
+def absent(seed):
+  """Scores of which "b" has no part in some prompts, and weights that say so."""
+  scores, mask = cases.draw(seed)
+  there = np.array([True, False, True, True, False])[:, None]
+  weights = W | {"b": np.where(there, W["b"], 0.0).astype(np.float32)}
+  scores["b"] = np.where(there, scores["b"], 7.0)  # whatever it is
+  return scores, mask, weights, there[:, 0]
+
+
+def without_b(compose, scores, mask, **options):
+  weights = {k: w for k, w in W.items() if k != "b"}
+  return cases.run(compose, scores, mask, weights, **options)
+
+
+@pytest.mark.parametrize("name", composition.transforms.AGGREGATES)
+def test_a_member_without_a_say_is_not_there(name):
+  scores, mask, weights, there = absent(6)
+  run = lambda fn, *more: fn(
+    composition.ensemble, scores, mask, *more, aggregate=name
+  )
+  got, valid = run(cases.run, weights)
+  fewer, _ = run(without_b)
+  counts = valid & ~there[:, None]
+  np.testing.assert_allclose(got[counts], fewer[counts], rtol=1e-5, atol=1e-6)
+  every, _ = run(cases.run)
+  counts = valid & there[:, None]
+  np.testing.assert_allclose(got[counts], every[counts], rtol=1e-5, atol=1e-6)
+
+
 def test_three_members_by_hand():
   scores, mask, weights = cases.one(
     (1, 0.2, 0.6), (0.9, 0.8, 0.1), (1.1, 0.5, 0.7)
@@ -152,6 +181,20 @@ def test_check_weights():
   np.testing.assert_array_equal(valid, cases.valid(scores, mask))
   want = reference_checks(scores, mask, **given)
   np.testing.assert_allclose(signal, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_check_that_is_not_applicable_is_none():
+  """It is passed, and crowds no other: weights are those without it."""
+  scores, mask, weights, there = absent(7)
+  scores["b"] = np.where(there[:, None], scores["b"], 0.0)  # a failed one
+  run = lambda fn, *more: fn(
+    composition.check_weights, scores, mask, *more, passed=0.4
+  )
+  got, valid = run(cases.run, weights)
+  fewer, _ = run(without_b)
+  counts = valid & ~there[:, None]
+  np.testing.assert_allclose(got[counts], fewer[counts], rtol=1e-5)
+  assert np.ptp(got[counts]) > 0
 
 
 def test_many_easy_checks_weigh_no_more_than_one():

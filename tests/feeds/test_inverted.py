@@ -20,15 +20,17 @@ class Arrays(feeds.Arrays):
     self.rows = {
       "x_chosen": jnp.asarray((1 - t) * x0 + t * noise),
       "u_chosen": jnp.asarray(noise - x0),
+      "x_rejected": jnp.asarray((1 - t) * (x0 + 1) + t * noise),
+      "u_rejected": jnp.asarray(noise - x0 - 1),
       "t": jnp.asarray(T),
       "prompt_index": jnp.zeros(3, jnp.int32),
     }
     self.field = field
 
   def network(self, role):
-    del role
+    scale = {"policy": 1.0, "reference": -3.0}[role]
     return types.SimpleNamespace(
-      velocity=lambda x, t, index: self.field(x, t),
+      velocity=lambda x, t, index: scale * self.field(x, t),
       plain=lambda index: self.field,
     )
 
@@ -72,6 +74,27 @@ def test_ten_steps_of_euler_end_at_the_rows_own_time():
     -1, 1, 1, 1
   )
   assert np.abs(x - exact).max() < 0.12  # first order
+
+
+def test_each_side_has_its_own_latents_and_each_network_its_own_velocity():
+  """v = x: of the loser, one above the winner, all are one step of growth above."""
+  arrays = Arrays(lambda x, t: x, *draw())
+  growth = (1 + T.reshape(-1, 1, 1, 1) / 10) ** 10
+  offers = {k: np.asarray(f(arrays)) for k, f in pairs.INVERTED.items()}
+  for name, scale in (("v", 1.0), ("v_ref", -3.0)):
+    won, lost = (
+      offers[f"{name}_inverted_{side}"] for side in ("chosen", "rejected")
+    )
+    np.testing.assert_allclose(
+      won, scale * growth * draw()[0], rtol=1e-4, atol=1e-5
+    )
+    gap = np.broadcast_to(scale * growth, won.shape)
+    np.testing.assert_allclose(lost - won, gap, rtol=1e-4, atol=1e-4)
+  gap = offers["u_inverted_rejected"] - offers["u_inverted_chosen"]
+  want = (growth - 1) / T.reshape(-1, 1, 1, 1)
+  np.testing.assert_allclose(
+    gap, np.broadcast_to(want, gap.shape), rtol=1e-3, atol=1e-4
+  )
 
 
 def test_another_reference_is_offered_by_its_name():

@@ -1,26 +1,27 @@
 """Samplers keep the marginals where the velocity is not affine: two hills."""
 
 import jax
+import jax.numpy as jnp
 import mixture_target as mixture
 import numpy as np
 import pytest
 from scipy import interpolate, stats
 
 from jaxreward import rng
-from jaxreward.flow import path, schedule, steppers
+from jaxreward.flow import path, rollout, sampler, schedule, steppers
 from tests import tiny
 
 GRID = np.linspace(-5, 5, 801)
 SPAN = GRID[1] - GRID[0]
 
 
-def propagate(table, velocity=mixture.velocity):
-  """The density on the grid after the last step, from N(0, 1), in float64.
+def propagate(table, velocity=mixture.velocity, p=None):
+  """The density on the grid after the last step, from p or N(0, 1), in float64.
 
   A step's mean carries the cumulative along, and its noise is a factor on the
   Fourier transform: nothing is drawn.
   """
-  p = stats.norm.pdf(GRID)
+  p = stats.norm.pdf(GRID) if p is None else p
   wave = 2 * np.pi * np.fft.rfftfreq(len(GRID), SPAN)
   for t, c_x, c_v, std in zip(
     *(np.float64(x) for x in (table.t, table.c_x, table.c_v, table.std)),
@@ -75,6 +76,75 @@ def test_every_step_keeps_both_hills(name, kwargs, falls):
     gaps.append(gap(propagate(steppers.REGISTRY[name](times, **kwargs))))
   assert gaps[1] < 0.01, gaps
   assert not falls or gaps[1] < 0.5 * gaps[0], gaps
+
+
+NOISY = {
+  "flow_sde": {"noise_level": 0.7},
+  "dance_sde": {"noise_level": 0.7},
+  "linear_sde": {},
+  "precise_sde": {"noise_level": 0.7},
+}
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_in_a_window_keeps_both_hills(name):
+  """Of the first steps, of the middle, or of the last as B2-DiffuRL's grows."""
+  times = schedule.timesteps(100, 1.0)
+  for first, size in ((0, 20), (40, 20), (60, 39)):
+    noisy = schedule.window_mask(100, first, size)
+    table = steppers.REGISTRY[name](times, noisy, **NOISY[name])
+    assert gap(propagate(table)) < 0.01
+
+
+@pytest.mark.parametrize("name", ["ode", *NOISY])
+def test_a_partial_chain_from_noised_samples_keeps_both_hills(name):
+  """The last steps alone, from data noised to their first time."""
+  times = schedule.timesteps(100, 1.0)
+  table = steppers.REGISTRY[name](times, **NOISY.get(name, {}))
+  for first in (30, 70):
+    rest = jax.tree.map(lambda x, first=first: x[first:], table)
+    noised = mixture.density(GRID, float(times[first]))
+    assert gap(propagate(rest, p=noised)) < 0.01
+
+
+def test_cps_keeps_both_hills_as_its_noise_vanishes():
+  """Per step its noise does not shrink: the gap at published levels stays.
+
+  Old noise is replaced in full steps of Langevin dynamics, however many there are,
+  and hills become too narrow.
+  """
+  gaps = lambda level: [
+    gap(propagate(steppers.cps(schedule.timesteps(n), noise_level=level)))
+    for n in (25, 100)
+  ]
+  coarse, fine = gaps(0.1)
+  assert fine < 0.01 and fine < 0.5 * coarse
+  coarse, fine = gaps(0.8)
+  assert 0.05 < fine < 0.15 and abs(fine - coarse) < 0.02
+
+
+def test_a_tree_of_samples_has_the_marginal_at_every_leaf():
+  """Siblings share noise up to their fork; each leaf alone is a fair sample."""
+  policy, prompts, group = mixture.policy(), 1500, 4
+  layout = rollout.make_layout(prompts, group, prompts * group)
+  table = steppers.dance_sde(schedule.timesteps(24), noise_level=1.0)
+  tree = sampler.Sampler(
+    policy, table, layout, share=sampler.Share((4, 2), (4, 14))
+  )
+  draw = jax.jit(
+    lambda key: tree.sample(
+      {}, key, jnp.zeros((prompts, 1), jnp.int32),
+      jnp.arange(prompts, dtype=jnp.uint32),
+    ).latents[-1]
+  )  # fmt: skip
+  leaves = np.float64(draw(jax.random.key(0))).reshape(prompts, group)
+  for leaf in leaves.T:
+    order = mixture.cumulative(np.sort(leaf), 0.0)
+    rank = (np.arange(prompts) + 0.5) / prompts
+    assert np.abs(order - rank).max() < 1.63 / prompts**0.5 + 0.01
+  apart = lambda a, b: np.square(leaves[:, a] - leaves[:, b]).mean()
+  near, far = apart(0, 1) + apart(2, 3), apart(0, 2) + apart(1, 3)
+  assert 0 < near < 0.7 * far < 0.7 * 4 * leaves.var()
 
 
 def test_noise_that_is_missing_from_the_drift_is_seen():

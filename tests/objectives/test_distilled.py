@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxreward import objectives
+from tests.differences import numeric_gradient
 
 RNG = np.random.default_rng(0)
 MASK, SHAPE = np.ones(4, bool), (4, 2, 3)
@@ -156,3 +157,35 @@ def test_score_implicit_pulls_a_gaussian_to_the_teacher():
   np.testing.assert_allclose(below, -above, rtol=0.05)
   np.testing.assert_allclose(far, above, rtol=0.1)  # the pull is bounded
   np.testing.assert_allclose(slope(1.0, reward=0.3), -0.3, atol=1e-5)
+
+
+def test_score_implicit_in_value_and_gradient():
+  """The guided teacher's score, t^2 and both weights, through x and the scores."""
+  x, noise, real, empty, fake = RNG.normal(0, 1, (5, 4, 2, 3))
+  t, scores = RNG.uniform(0.2, 0.9, 4), RNG.normal(0, 1, 4)
+  mask = np.array([1, 1, 0, 1], bool)
+
+  def reference(x, scores):
+    wide = t[:, None, None]
+    score = lambda v: -(x + (1 - wide) * v) / wide
+    y = score(fake) - score(empty + 2.5 * (real - empty))
+    size = np.sqrt(np.square(y).mean((1, 2)) + 0.3**2)
+    inner = (y * (score(fake) + noise / wide)).mean((1, 2))
+    return (-(t**2) * inner / size - 0.7 * scores)[mask].mean()
+
+  def loss(x, scores):
+    mean, _ = objectives.score_implicit(
+      x, t, noise, real, empty, fake, scores, mask, reward=0.7, guidance=2.5,
+      huber=0.3,
+    )  # fmt: skip
+    return mean.value()
+
+  value, slopes = jax.value_and_grad(loss, (0, 1))(
+    x.astype(np.float32), scores.astype(np.float32)
+  )
+  np.testing.assert_allclose(value, reference(x, scores), rtol=1e-5)
+  of = (lambda x: reference(x, scores), lambda s: reference(x, s))
+  for slope, want, at in zip(slopes, of, (x, scores), strict=True):
+    np.testing.assert_allclose(
+      slope, numeric_gradient(want, at), rtol=1e-3, atol=1e-5
+    )

@@ -87,6 +87,38 @@ def test_a_reward_in_doubt_counts_less():
   assert loss(np.array([0.5]), t=0.5) == 0  # flow matching alone
 
 
+def test_uncertain_reward_in_value_and_gradient():
+  """Both velocities are matched; rewards count up to `latest`, in both scores."""
+  v, near_v, u = RNG.normal(0, 1, (3, 5, 2, 2))
+  scores, near = RNG.normal(0, 2, (2, 5))
+  t = np.array([0.1, 0.39, 0.41, 0.2, 0.9])
+  mask = np.array([1, 1, 1, 0, 1], bool)
+  arrays = (v, near_v, scores, near)
+
+  def reference(v, near_v, scores, near):
+    rows = np.square(v - u).mean((1, 2)) + np.square(near_v - u).mean((1, 2))
+    gap = np.abs(near - scores)
+    terms = 1.5 * np.maximum(1.2 - scores, 0) * np.exp(-gap) + 0.3 * gap
+    return (rows + terms * (t <= 0.4))[mask].mean()
+
+  def loss(v, near_v, scores, near):
+    mean, _ = objectives.uncertain_reward(
+      v, near_v, u, t, scores, near, mask, margin=1.2, weight=1.5,
+      uncertainty=0.3,
+    )  # fmt: skip
+    return mean.value()
+
+  value, slopes = jax.value_and_grad(loss, (0, 1, 2, 3))(
+    *(x.astype(np.float32) for x in arrays)
+  )
+  np.testing.assert_allclose(value, reference(*arrays), rtol=1e-5)
+  for i, slope in enumerate(slopes):
+    of = lambda x, i=i: reference(*arrays[:i], x, *arrays[i + 1 :])
+    np.testing.assert_allclose(
+      slope, numeric_gradient(of, arrays[i]), rtol=1e-3, atol=1e-6
+    )
+
+
 def test_predictions_near_the_data_alone_are_scored():
   t = np.array([[0.1, 0.5], [0.15, 0.9]])
   columns = {"t": t, "valid": np.array([[True, True], [True, False]])}

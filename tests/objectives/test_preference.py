@@ -181,6 +181,21 @@ def test_dynamic_dpo_by_hand():
     np.testing.assert_allclose(one(i)[0].total, want, rtol=1e-5)
 
 
+def test_inpo_is_flow_dpo_at_inverted_latents():
+  c = f32(case(9))
+  at = {
+    "v_": "v_inverted_", "v_ref_": "v_ref_inverted_", "u_": "u_inverted_"
+  }  # fmt: skip
+  renamed = {
+    f"{at[name.rpartition('_')[0] + '_']}{name.rpartition('_')[2]}": x
+    for name, x in c.items()
+  }
+  got, metrics = objectives.inpo(**renamed, mask=MASK, beta=3.0)
+  want, known = objectives.flow_dpo(**c, mask=MASK, beta=3.0)
+  assert got.total == want.total
+  assert metrics["error_chosen"].total == known["error_chosen"].total
+
+
 def test_hierarchical_dpo():
   c, more = weighted_case()
   more |= dict(group_gap=np.full(5, 0.4), group_share=np.arange(5) / 2.0)

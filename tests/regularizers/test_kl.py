@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import regularizers
+from jaxreward import feeds, methods, regularizers
+from jaxreward.setup import followers
 from tests.differences import numeric_gradient
 
 MASK = np.ones(4, bool)
@@ -135,3 +136,33 @@ def test_the_distance_of_groups_is_that_of_their_rows():
   error = ((v.astype(np.float64) - reference) ** 2).mean((2, 3))
   np.testing.assert_allclose(got.value(), error[mask].mean(), rtol=1e-5)
   assert got.weight == mask.sum()
+
+
+def test_real_images_alone_are_matched():
+  v, u, _, _ = case(3)
+  real, mask = np.array([1, 0, 1, 1], bool), np.array([1, 1, 1, 0], bool)
+  dirty = np.where((real & mask)[:, None, None], v, np.nan)
+  loss = lambda v: regularizers.data_matching(v, u, real, mask)
+  mean = loss(dirty)
+  assert mean.weight == 2
+  want = lambda v: np.mean((v[[0, 2]] - u[[0, 2]]) ** 2, axis=(1, 2)).sum()
+  np.testing.assert_allclose(mean.total, want(v.astype(float)), rtol=1e-5)
+  slope = jax.grad(lambda v: loss(v).total)(dirty)
+  np.testing.assert_allclose(
+    slope, numeric_gradient(want, v), rtol=1e-3, atol=1e-5
+  )
+
+
+def test_a_term_may_tie_to_another_network():
+  """`regularizers.NAME.reference`: the same term on another array."""
+  fast = followers.tied(
+    regularizers.velocity_distance, "fast", "regularizers.tie"
+  )
+  assert methods.asks(fast) == ("v", "v_fast", "mask")
+  v, other, _, _ = case(4)
+  want = regularizers.velocity_distance(v, other, MASK)
+  got = feeds.call(fast, {"v": v, "v_fast": other, "mask": MASK}.get)
+  assert got.total == want.total
+  step = followers.tied(regularizers.step_kl, "slow", "regularizers.kl")
+  assert methods.asks(step)[:2] == ("mean", "slow_mean")
+  assert followers.tied(step, "reference", "regularizers.kl") is step

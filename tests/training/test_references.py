@@ -40,6 +40,23 @@ def test_decayed_is_an_average_that_may_begin_with_the_trained_one():
   np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  ("decay", "rate", "flat", "shares"),
+  [
+    (0.0, 0.0, 0, {0: 0, 500: 0}),
+    (0.5, 1e-3, 0, {0: 0, 100: 0.1, 500: 0.5, 900: 0.5}),
+    (0.999, 0.0075, 75, {74: 0, 75: 0, 115: 0.3, 208: 0.9975, 300: 0.999}),
+  ],
+)
+def test_the_published_schedules_of_diffusion_nft(decay, rate, flat, shares):
+  """Types 0, 1 and 2: how much of an old policy of 1 stays beside one of 0."""
+  rule = RULES["decayed"](decay=decay, rate=rate, flat=flat)
+  old = Reference({"p": jnp.ones(())}, jnp.int32(0))
+  for n, share in shares.items():
+    after = rule(old, {"p": jnp.zeros(())}, jnp.int32(n), {})
+    np.testing.assert_allclose(after.params["p"], share, atol=1e-6)
+
+
 def test_reset_on_a_signal_or_out_of_patience():
   rule = RULES["reset"](above=0.1, patience=3)
   loud = lambda n: 0.2 if n == 1 else 0.1
