@@ -109,7 +109,9 @@ def get_config() -> ConfigDict:
         # children they part by so many `every` few steps; steps -1: all before
         # the window
         branch=dict(members=1, steps=0, children=0, every=1),
-        start=dict(name="noise"),  # or "picture", "reference": partly noised
+        start=dict(
+          name="noise"
+        ),  # or "picture", "reference", "own": partly noised
         # a player whose values the sampler climbs: scale times their gradient
         # in the latents is added after each step from the share `first` on
         drift=dict(player="", scale=0.01, first=0.75, unit=False),

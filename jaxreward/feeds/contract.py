@@ -125,6 +125,8 @@ class Plan:
       start from, or None for noise alone.
     rounds: most chains of the policy's own before those of the group.
     history: layout of these chains, a row for each prompt.
+    whole: steps of a chain from noise to the sample that a group then starts from;
+      None for none.
     noise: of samples that are noised again, one of `NOISES`.
     gap: between the two times of a row of the feed "predicted".
     is_controlled: whether contexts of differentiated rewards also have rows for
@@ -165,6 +167,7 @@ class Plan:
   start: Callable[..., Array | None] = lambda *_: None
   rounds: int = 0
   history: rollout.Layout | None = None
+  whole: steppers.StepTable | None = None
   noise: str = "fresh"
   gap: float = 0.1
   is_controlled: bool = False

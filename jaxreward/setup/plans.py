@@ -24,6 +24,7 @@ from jaxreward.setup import (
   offline,
   players,
   real,
+  starts,
 )
 from jaxreward.types import Array, ArrayLike
 
@@ -133,6 +134,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     start=functools.partial(setup.start_latents, config, "rollout"),
     rounds=setup.make_start(config, "rollout").rounds,
     history=rollout.make_layout(r.prompts, 1, r.microbatch, devices),
+    whole=_whole(config),
     drift=_drift(config, steps["table"]),
     noise=align.noise,
     gap=align.gap,
@@ -225,6 +227,15 @@ def _with_noise(config, feed: feeds.Feed) -> feeds.Feed:
       )
     return dataclasses.replace(feed, keeps="steps")
   return feed
+
+
+def _whole(config) -> steppers.StepTable | None:
+  """All steps of the sampler, where groups explore around a sample of its own."""
+  if setup.make_start(config, "rollout").of != starts.OWN:
+    return None
+  config = config.copy_and_resolve_references()
+  config.rollout.start = dict(name="noise")
+  return setup.step_table(config, "rollout")
 
 
 def _steps(config, feed: feeds.Feed) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from jaxreward.types import Array, Params, Policy, PromptBatch
 FIELDS = ("source", "target")
 REFERENCE = "reference"
 MOST_ROUNDS = 100
+OWN = "own"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Start:
   """A start of the sampler.
 
   Attributes:
-    of: field of the prompts that holds the image, or "reference" for what the
-      task renders where none is given; "" starts from noise.
+    of: field of the prompts that holds the image, "reference" for what the task
+      renders where none is given, or "own" for what the policy draws; "" starts from
+      noise.
     strength: share of the steps that are run.
     rounds: of the policy's own chains that may come before.
   """
@@ -93,7 +95,29 @@ def reference(*, strength: float = 0.6, rounds: int = 0) -> Start:
   )
 
 
-REGISTRY = {"noise": noise, "picture": picture, "reference": reference}
+def own(*, strength: float = 0.6) -> Start:
+  """The last steps again, from a noised sample of the policy itself.
+
+  Per prompt and iteration one sample is drawn from noise by all steps, and the group
+  explores around it. FlowBoost (https://arxiv.org/abs/2601.18005) perturbs and repairs
+  what its flow has drawn; the perturbation is noise here and the repair the chain back.
+  Of `rollout` alone.
+
+  Args:
+    strength: above 0, below 1.
+
+  Raises:
+    UserError: a strength out of its range.
+  """
+  return dataclasses.replace(picture(strength=strength), of=OWN)
+
+
+REGISTRY = {
+  "noise": noise,
+  "picture": picture,
+  "reference": reference,
+  "own": own,
+}
 
 
 def make_start(config: ConfigDict, section: str) -> Start:
@@ -116,6 +140,11 @@ def make_start(config: ConfigDict, section: str) -> Start:
       f"config.{section}.start.rounds={start.rounds}: only config.rollout.start"
       " has rounds of the policy's own before it; leave it out"
     )
+  if start.of == OWN and section != "rollout":
+    raise UserError(
+      f'config.{section}.start.name="own": only config.rollout.start explores around'
+      ' samples of its own; use start.name="noise"'
+    )
   if start.of in FIELDS and not make_policy(config).takes_source:
     raise UserError(
       f'config.{section}.start.name="picture": prompts of the policy'
@@ -132,9 +161,9 @@ def start_latents(
   prompts: PromptBatch,
   decoder: Params | None = None,
 ) -> Array | None:
-  """Clean latents [P, ...] that samples start from; None from noise alone."""
+  """Clean latents [P, ...] that samples start from; None where they are to be drawn."""
   of = make_start(config, section).of
-  if not of:
+  if of in ("", OWN):
     return None
   images = getattr(prompts, of, None)
   if of == REFERENCE:

@@ -20,6 +20,7 @@ import optax
 from jaxreward import advantages, feeds, methods, rng, setup
 from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path, rollout
+from jaxreward.flow.sampler import Sampler
 from jaxreward.numerics import Max, Mean, Metric, pool
 from jaxreward.rewards import (
   Reward,
@@ -63,9 +64,10 @@ def sample(
   gradient = playing.value_gradient(roles, states or {}, inputs, plan)
   sampler = plan.sampler(policy, setup.spread_rows(plan.layout), gradient)
   start = plan.start(policy, prompts, decoder)
-  if plan.rounds:
+  if plan.rounds or plan.whole is not None:
     key = rng.stream_key(seed, "history", iteration)
-    start = continued(policy, params, prompts, plan, start, key)
+    before = drawn if plan.whole is not None else continued
+    start = before(policy, params, prompts, plan, start, key)
   trajectory = sampler.sample(
     params, rng.stream_key(seed, "rollout", iteration), prompts.words,
     prompts.ids, start=start, tail=_kept(plan),
@@ -89,11 +91,8 @@ def continued(
 
   How many is drawn per prompt; each chain starts from what the last one left.
   """
-  assert start is not None and plan.history is not None
-  layout = setup.spread_rows(plan.history)
-  sampler = dataclasses.replace(
-    plan.sampler(policy, layout), is_recorded=False, share=None
-  )
+  assert start is not None
+  sampler = _alone(policy, plan)
   ids = jnp.asarray(prompts.ids)
   draws = rng.fold_each(rng.sample_keys(key, ids, jnp.zeros_like(ids)), 0)
   count = jax.vmap(lambda k: jax.random.randint(k, (), 0, plan.rounds + 1))(
@@ -105,10 +104,40 @@ def continued(
       params, jax.random.fold_in(key, n), prompts.words, prompts.ids,
       start=start,
     )  # fmt: skip
-    after = rollout.to_groups(trajectory.latents[-1], plan.prompts, 1)[:, 0]
-    return jnp.where(path.expand(count > n, start), after, start)
+    return jnp.where(
+      path.expand(count > n, start), _samples(trajectory, plan), start
+    )
 
   return jax.lax.fori_loop(0, plan.rounds, chain, jnp.asarray(start))
+
+
+def drawn(
+  policy: Policy,
+  params: Params,
+  prompts: PromptBatch,
+  plan: Plan,
+  start: Array | None,
+  key: Array,
+) -> Array:
+  """Latents [P, ...] of a sample of each prompt, by all of the sampler's steps."""
+  assert start is None and plan.whole is not None
+  sampler = dataclasses.replace(_alone(policy, plan), table=plan.whole)
+  trajectory = sampler.sample(params, key, prompts.words, prompts.ids)
+  return _samples(trajectory, plan)
+
+
+def _alone(policy: Policy, plan: Plan) -> Sampler:
+  """The plan's sampler for one sample of each prompt."""
+  assert plan.history is not None
+  layout = setup.spread_rows(plan.history)
+  return dataclasses.replace(
+    plan.sampler(policy, layout), is_recorded=False, share=None
+  )
+
+
+def _samples(trajectory: Trajectory, plan: Plan) -> Array:
+  """Finished latents [P, ...] of one sample of each prompt."""
+  return rollout.to_groups(trajectory.latents[-1], plan.prompts, 1)[:, 0]
 
 
 def _kept(plan: Plan) -> int:

@@ -128,6 +128,8 @@ ROWS = [
       config="recipes/tdm_r1.py:smoke"),
   row("rounds before nothing of one's own", "eval.start.rounds", 2, "rounds=2",
       first={"eval.start.name": "reference"}),
+  row("evaluating around samples of its own", "eval.start.name", "own",
+      "only config.rollout.start"),
   row("rounds below nothing", "rollout.start.rounds", -1, "rounds=-1",
       first={"rollout.start.name": "reference"}),
   row("rounds without end", "rollout.start.rounds", 10**6, "at most 100",

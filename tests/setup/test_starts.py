@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import setup
+from jaxreward import rng, setup, types
+from jaxreward.flow import rollout
+from jaxreward.flow.sampler import Sampler
 from jaxreward.jobs import align
 from jaxreward.setup import starts, updates
 from tests import tiny
@@ -122,3 +124,48 @@ def test_a_group_starts_where_the_policys_own_chains_have_led():
   chain = {p: chain[i] for i, p in enumerate(index) if plan.history.mask[i]}
   for p in np.flatnonzero(moved):
     np.testing.assert_allclose(after[p], chain[p], atol=1e-5)
+
+
+def test_a_group_explores_around_a_sample_of_the_policy():
+  """Drawn by all steps, and noised to the first of those that are taken again."""
+  begin = {
+    "rollout.start.name": "own", "rollout.start.strength": 0.5,
+    "rollout.num_steps": 4, "rollout.window_size": 0,
+  }  # fmt: skip
+  config, plan = plan_of(begin)
+  assert plan.whole is not None
+  assert (len(plan.table.t), len(plan.whole.t)) == (2, 4)
+  np.testing.assert_array_equal(plan.table.t, plan.whole.t[2:])
+  batch = tiny.prompts_of(config)
+  policy = types.Policy(
+    init=lambda key: {}, encode=lambda params, tokens: tokens[:, 0] * 0.1,
+    velocity=lambda params, x, t, cond: (
+      0.4 * x + (t + cond)[:, None, None, None]
+    ),
+    to_pixels=lambda x, decoder=None: x, latent_shape=(2, 2, 3),
+  )  # fmt: skip
+
+  @jax.jit
+  def run():
+    key = rng.stream_key(3, "history", 0)
+    chain = Sampler(policy, plan.whole, plan.history).sample(
+      {}, key, batch.words, batch.ids
+    )
+    noise = plan.sampler(policy, plan.layout).init(
+      {}, rng.stream_key(3, "rollout", 0), batch.words, batch.ids
+    )
+    trajectory, _ = updates.sample(
+      policy, {}, batch, plan, seed=3, iteration=jnp.int32(0)
+    )
+    noise = rollout.from_chunks(noise.latents)
+    return chain.latents[-1], noise, trajectory.latents[0]
+
+  chain, noise, first = (np.asarray(x, np.float64) for x in run())
+  own = {
+    p: chain[i]
+    for i, p in enumerate(plan.history.prompt_index)
+    if plan.history.mask[i]
+  }
+  start = np.stack([own[p] for p in plan.layout.prompt_index])
+  t = float(plan.table.t[0])
+  np.testing.assert_allclose(first, (1 - t) * start + t * noise, atol=1e-5)
