@@ -21,7 +21,8 @@ def align_prop(
 
   L = -scale mean r(x_0), with a gradient through r, the decoder and the last
   `align.last_steps` steps; latents before them are constants.
-  DRaFT-K (Clark et al. 2023, https://arxiv.org/abs/2309.17400, section 4.2) and
+  DRaFT (all steps) and DRaFT-K (Clark et al. 2023, https://arxiv.org/abs/2309.17400,
+  sections 4.1 and 4.2) and
   AlignProp (Prabhudesai et al. 2023, https://arxiv.org/abs/2310.03739) with a
   fixed K; the authors of AlignProp draw K for every update (`alignprop`).
 

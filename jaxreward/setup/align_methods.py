@@ -129,7 +129,7 @@ def bind_regularizers(
       supplied=lambda fn: (*asks(fn), "sampler"),
       reserved=("weight", "reference"),
     )  # fmt: skip
-    fn = followers.tied(fn, section.get("reference", REFERENCE), field)
+    fn = followers.tied(fn, config, field)
     if "sampler" in inspect.signature(fn).parameters:
       sampler_name = config.rollout.sampler.name
       fn = functools.update_wrapper(

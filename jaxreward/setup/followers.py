@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -81,30 +82,37 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
   return rules
 
 
-def tied(fn: Callable[..., Any], reference: Any, field: str) -> Any:
-  """A regularizer whose arrays of the reference are those of another one.
+def tied(
+  fn: Callable[..., Any], config: ConfigDict, field: str
+) -> Callable[..., Any]:
+  """A term whose arrays of the reference are those of another network.
 
   Args:
     fn: with its options.
-    reference: the name of a section of `config.references`.
-    field: of the config, for errors.
+    config: of the run.
+    field: the term's section, whose `reference` names the network.
 
   Raises:
-    UserError: another one, for a term that reads no reference.
+    UserError: one that the config does not name, or a term that reads none.
   """
+  section = operator.attrgetter(field)(config)
+  reference = section.get("reference", REFERENCE)
   if reference == REFERENCE:
     return fn
-  names = {
-    name: name.replace(REFERENCE, str(reference))
-    for name in methods.asks(fn)
-    if REFERENCE in name
-  }
-  if not names:
-    raise UserError(
-      f"config.{field}.reference={shown(reference)}: the term reads no reference;"
-      " leave it out"
+  known = (*names(config), *players.copies(config))
+  own = [name for name in methods.asks(fn) if REFERENCE in name]
+  if not own or reference not in known:
+    what = (
+      f"config.references has {', '.join(known) or 'no section'}"
+      f"{nearest(str(reference), known)}"
     )
-  return methods.renamed(fn, names)
+    raise UserError(
+      f"config.{field}.reference={shown(reference)}:"
+      f" {what if own else 'the term reads no reference; leave it out'}"
+    )
+  return methods.renamed(
+    fn, {name: name.replace(REFERENCE, reference) for name in own}
+  )
 
 
 def check(config: ConfigDict, follows: bool, metrics: Iterable[str]) -> None:

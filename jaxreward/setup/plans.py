@@ -378,9 +378,9 @@ def _density(config, feed: feeds.Feed) -> Callable[[Array], Array]:
 def _check_tail(config, table: steppers.StepTable) -> None:
   """Refuses last steps that cannot be differentiated."""
   last, steps = config.align.last_steps, len(table.t)
-  if not 1 <= last < steps:
+  if not 1 <= last <= steps:
     raise UserError(
-      f"config.align.last_steps={last}: at least 1 and fewer than the"
+      f"config.align.last_steps={last}: at least 1 and no more than the"
       f" {steps} of config.rollout.num_steps"
     )
   others = table.solver is not None or table.end_t is not None

@@ -137,7 +137,8 @@ def _alone(policy: Policy, plan: Plan) -> Sampler:
 
 def _samples(trajectory: Trajectory, plan: Plan) -> Array:
   """Finished latents [P, ...] of one sample of each prompt."""
-  return rollout.to_groups(trajectory.latents[-1], plan.prompts, 1)[:, 0]
+  latents = jnp.asarray(trajectory.latents)[-1]
+  return jnp.asarray(rollout.to_groups(latents, plan.prompts, 1))[:, 0]
 
 
 def _kept(plan: Plan) -> int:

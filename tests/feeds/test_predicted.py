@@ -181,6 +181,19 @@ def test_what_distillation_reads_at_the_renoised_prediction():
   np.testing.assert_allclose(slope[2], want, rtol=1e-4)
 
 
+def test_predictions_of_players_are_of_the_one_step_sample():
+  plan, policy = plan_of(), policy_of("affine")
+  rows, _ = rows_of(plan, policy)
+  arrays = feeds.Arrays(
+    FEED, rows, {"policy": lambda: feeds.Network(
+      policy, policy.init(None), TOKENS, plan
+    )}, plan,
+    predictions={"latent_score": lambda x0, rows: x0.sum((1, 2, 3)) + rows["t"]},
+  )  # fmt: skip
+  want = arrays("x0_hat").sum((1, 2, 3)) + rows["t"]
+  np.testing.assert_allclose(arrays("latent_score"), want, rtol=1e-6)
+
+
 def test_saliency_is_the_size_of_the_slope_summed_over_channels():
   plan, policy = plan_of(), policy_of("affine")
   rows, _ = rows_of(plan, policy)

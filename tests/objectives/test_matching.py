@@ -108,6 +108,23 @@ def test_places_weigh_own_samples_and_references_count_whole():
   np.testing.assert_allclose(slope, want, rtol=1e-3, atol=1e-6)
 
 
+def test_a_coarse_map_is_bilinear_on_the_latents():
+  """Rows of 0 and 1 become 0, 1/4, 3/4 and 1, and columns stay apart."""
+  v = np.zeros((1, 4, 4, 2), np.float32)
+  column = np.array([0.0, 0.25, 0.75, 1.0])
+  for map_, weight in (
+    ([[0, 0], [1, 1]], np.repeat(column[:, None], 4, 1)),
+    ([[0, 1], [0, 1]], np.repeat(column[None], 4, 0)),
+  ):
+    slope = jax.grad(
+      lambda u, map_=map_: objectives.region_matching(
+        v, u, np.array([map_], np.float32), np.zeros(1, bool),
+        np.ones(1, np.float32), np.ones(1, bool),
+      )[0].value()
+    )(np.ones_like(v))  # fmt: skip
+    np.testing.assert_allclose(slope[0, ..., 0], weight * 2 / 32, rtol=1e-5)
+
+
 def test_equal_places_without_references_are_flow_matching():
   c = region_case() | {"real": np.zeros(B, bool)}
   c["place_weight"] = np.ones((B, 1, 1))  # any resolution

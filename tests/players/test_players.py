@@ -348,6 +348,24 @@ def test_rewards_of_steps_are_log_ratios_of_the_copy(loss):
     np.testing.assert_allclose(arrays(name), want, rtol=1e-6)
 
 
+def test_what_a_player_says_of_predictions_has_a_gradient_in_them_alone():
+  player = players.Player(
+    lambda key, sizes: {}, players.squared_error,
+    offers={"latent_score": lambda a: a.params * jnp.square(a("x0")).sum(1)},
+    reads=(), predicts=("latent_score",),
+  )  # fmt: skip
+  role = playing.Role("proxy", player, tx=None)
+
+  def total(params, x0):
+    arrays = playing.prediction_arrays((role,), {"proxy": params}, None)
+    return arrays["latent_score"](x0, {"x0": 0 * x0}).sum()
+
+  x0 = jnp.asarray(RNG.normal(size=(3, 4)), jnp.float32)
+  of_params, of_x0 = jax.grad(total, (0, 1))(jnp.float32(1.5), x0)
+  assert of_params == 0
+  np.testing.assert_allclose(of_x0, 3 * x0, rtol=1e-6)
+
+
 def test_a_drift_climbs_the_values_of_its_player():
   """Along the gradient in the latents of the player's average, per row."""
   player = players.Player(

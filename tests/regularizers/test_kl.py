@@ -7,6 +7,7 @@ import pytest
 
 from jaxreward import feeds, methods, regularizers
 from jaxreward.setup import followers
+from tests import tiny
 from tests.differences import numeric_gradient
 
 MASK = np.ones(4, bool)
@@ -155,14 +156,19 @@ def test_real_images_alone_are_matched():
 
 def test_a_term_may_tie_to_another_network():
   """`regularizers.NAME.reference`: the same term on another array."""
-  fast = followers.tied(
-    regularizers.velocity_distance, "fast", "regularizers.tie"
-  )
+  config = tiny.load("align_scenes.py:diffusion_nft,smoke")
+  config.references = dict(fast=dict(rule="decayed"))
+  config.regularizers = dict(
+    tie=dict(fn="velocity_distance", reference="fast"),
+    kl=dict(fn="step_kl", reference="fast"), plain=dict(fn="step_kl"),
+  )  # fmt: skip
+  of = lambda fn, name: followers.tied(fn, config, f"regularizers.{name}")
+  fast = of(regularizers.velocity_distance, "tie")
   assert methods.asks(fast) == ("v", "v_fast", "mask")
   v, other, _, _ = case(4)
   want = regularizers.velocity_distance(v, other, MASK)
   got = feeds.call(fast, {"v": v, "v_fast": other, "mask": MASK}.get)
   assert got.total == want.total
-  step = followers.tied(regularizers.step_kl, "slow", "regularizers.kl")
-  assert methods.asks(step)[:2] == ("mean", "slow_mean")
-  assert followers.tied(step, "reference", "regularizers.kl") is step
+  step = of(regularizers.step_kl, "kl")
+  assert methods.asks(step)[:2] == ("mean", "fast_mean")
+  assert of(regularizers.step_kl, "plain") is regularizers.step_kl
