@@ -64,6 +64,7 @@ PROOFS = {
   "flow_dpo": "tests/objectives/test_preference.py",
   "flow_dpo_offline": "tests/jobs/test_offline.py",
   "flow_dppo": "tests/objectives/test_policy_gradient.py",
+  "flow_grpo_fast": "tests/flow/test_windows.py",
   "flow_matching": "tests/objectives/test_matching.py",
   "flowboost": "tests/advantages/test_absolute.py",
   "gapo_animereward": "tests/objectives/test_preference.py",

@@ -14,8 +14,8 @@ from tests import tiny
 P, G, WEIGHTS = 6, 4, {"main": 2.0, "aux": 0.0}
 
 
-def read(fn, config, **more):
-  """(scores, credit) where an advantage is a plain function of what it reads."""
+def read(fn, config, are_steps=False):
+  """(scores, step scores, credit) where an advantage is what `fn` makes of them."""
   plan = tiny.make_plan(config, tiny.mesh_of(1))
   updater = types.SimpleNamespace(
     weights=WEIGHTS, advantage=advantages.as_advantage(fn), seed=0,
@@ -23,14 +23,13 @@ def read(fn, config, **more):
     plan=dataclasses.replace(plan, real=1),
   )  # fmt: skip
   rng = np.random.default_rng(0)
-  scores = {k: rng.random((P, G)).astype(np.float32) for k in WEIGHTS}
-  steps = {
-    k: jnp.asarray(rng.random((P, G, len(plan.table.t) + 1)), jnp.float32)
-    for k in WEIGHTS
+  draw = lambda *more: {
+    k: jnp.asarray(rng.random((P, G, *more)), jnp.float32) for k in WEIGHTS
   }
+  scores, steps = draw(), draw(len(plan.table.t) + 1)
   credit, _ = credits.credit_of(
     updater, scores, tiny.prompts_of(config), None, jnp.int32(0),
-    **({"step_scores": steps} if more else {}),
+    steps if are_steps else None,
   )  # fmt: skip
   return scores, steps, credit
 
@@ -60,7 +59,7 @@ def test_signals_of_steps_are_composed_like_that_of_the_sample(kind):
   bound = advantages.as_advantage(given)
   assert bound.needs_steps and bound.jumps is (kind == "jump")
   config = tiny.load("align_scenes.py:flow_grpo,smoke")
-  _, steps, credit = read(given, config, steps=True)
+  _, steps, credit = read(given, config, are_steps=True)
   np.testing.assert_allclose(
     credit.advantage, 2 * np.asarray(steps["main"])[..., :-1], rtol=1e-6
   )
