@@ -215,8 +215,7 @@ ROWS = [
       "given by the program"),
   # on the forward process
   row("old policy that waits for less than nothing", "objective.old_flat", -1,
-      ">= 0",
-      first={"objective.old_rate": 0.1}),
+      ">= 0", first={"objective.old_rate": 0.1}, config=NFT),
   row("old policy that runs backwards", "objective.old_rate", -1.0, ">= 0",
       config=NFT),
   row("strength in words", "objective.beta", "strong", "a number",
