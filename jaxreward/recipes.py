@@ -102,6 +102,22 @@ def for_users(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   return config
 
 
+def draw_in(config: ConfigDict, steps: int, sampler: str = "renoise") -> None:
+  """A sampler of few steps wherever the config draws, evaluations included.
+
+  A student of so many steps is no flow: its velocities lead to samples and along
+  no path, and a sampler of more steps shows less than it has learned.
+
+  Args:
+    config: of the job align.
+    steps: of the sampler.
+    sampler: its name.
+  """
+  for section in ("rollout", "eval", "sample"):
+    config[section].update(num_steps=steps)
+    config[section].sampler = dict(name=sampler)
+
+
 def distilled(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   """The config of a few-step student that learns from a teacher and a fake score.
 
@@ -112,8 +128,7 @@ def distilled(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   """
   config = _of_objective(arg, beside, objective)
   config.optimizer.learning_rate = 5e-5
-  config.rollout.sampler = dict(name="renoise")
-  config.rollout.num_steps = 4
+  draw_in(config, 4)
   config.align.update(noise="path", times=2, updates=2)
   config.players.fake = dict(
     fn="fake_score", steps=2, optimizer=dict(learning_rate=1e-4)

@@ -1,8 +1,8 @@
 """D2-Align: what a reward likes in any image is taken up first, then it is followed.
 
 Chen et al. 2025, https://arxiv.org/abs/2512.24146: a direction in the reward's text
-features is learned on images of the policy as it is, and the guided score, in which it
-has been spent, is followed by its gradient from there. The authors' reward is HPSv2.1,
+features is learned on images of the policy as it is, and the score by the guided text,
+which they meet better, is followed by its gradient from there. The authors' reward is HPSv2.1,
 2,000 steps of the first stage (unverified). On scenes a small pair of towers is trained
 first; its scores are reported without the direction.
 """

@@ -15,8 +15,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("diffusion_nft", arg, __file__)
   config.objective = dict(name="reward_instruct", scale=0.01)
   config.regularizers = dict(tie=dict(fn="velocity_distance", weight=0.1))
-  config.rollout.sampler = dict(name="renoise")
-  config.rollout.num_steps = 4
+  recipes.draw_in(config, 4)
   config.align.update(noise="path", times=2, updates=2)
   config.optimizer.learning_rate = 1e-4
   config = recipes.differentiable(config, arg, __file__, "hps", "pick")

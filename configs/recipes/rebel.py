@@ -13,7 +13,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("flow_grpo", arg, __file__)
   elements = 65536 if recipes.size_of(arg) == "full" else 3888
   config.objective = dict(name="rebel", eta=1.0 * elements)
-  config.rollout.sampler = dict(name="renoise")
+  recipes.draw_in(config, config.rollout.num_steps)
   config.regularizers = dict()
   config.align.updates = 1
   return config

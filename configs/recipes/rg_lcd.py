@@ -15,8 +15,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("diffusion_nft", arg, __file__)
   config.objective = dict(name="consistency_proxy", reward=0.1)
   config.regularizers = dict()
-  config.rollout.sampler = dict(name="renoise")
-  config.rollout.num_steps = 3 if recipes.size_of(arg) == "smoke" else 4
+  recipes.draw_in(config, 3 if recipes.size_of(arg) == "smoke" else 4)
   config.align.gap = 0.1
   config.references.target = dict(rule="decayed", decay=0.95)
   config.players.proxy = dict(fn="latent_proxy", steps=4)

@@ -12,7 +12,7 @@ from jaxreward import recipes
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Stable Diffusion 3.5 medium."""
   config = recipes.load("flow_grpo", arg, __file__)
-  config.rollout.sampler = dict(name="renoise")
+  recipes.draw_in(config, config.rollout.num_steps)
   config.advantage = dict(name="per_prompt", buffer_size=16, min_count=16)
   config.regularizers = dict()
   return config

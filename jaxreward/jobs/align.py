@@ -53,6 +53,7 @@ from jaxreward.setup import (
   adapters,
   align_methods,
   controls,
+  credits,
   data_checks,
   evaluators,
   followers,
@@ -436,7 +437,10 @@ def differentiated_rewards(
 
 
 def _require_gradients(
-  rewards: Mapping[str, Reward], shape: tuple[int, ...], batch: PromptBatch
+  rewards: Mapping[str, Reward],
+  shape: tuple[int, ...],
+  batch: PromptBatch,
+  slopes: Mapping[str, float],
 ) -> None:
   """Checks the gradient of every reward at noise images.
 
@@ -444,12 +448,15 @@ def _require_gradients(
     rewards: that the loss differentiates.
     shape: of an iteration's images, [P, G, H, W, C].
     batch: P prompts.
+    slopes: what is known of some, see `probe_gradients`.
 
   Raises:
     UserError: a reward without a gradient, or with a non-finite one.
   """
   images = jax.random.uniform(jax.random.key(0), (shape[0], 1, *shape[2:]))
-  for name, largest in probe_gradients(rewards, images, batch).items():
+  others = {k: r for k, r in rewards.items() if k not in slopes}
+  slopes = dict(slopes) | probe_gradients(others, images, batch)
+  for name, largest in slopes.items():
     if not 0 < largest < math.inf:
       complaint = "is zero" if largest == 0 else f"is {largest}"
       raise UserError(
@@ -616,7 +623,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       )  # fmt: skip
 
     timer = loop.Timer()
-    if differentiated:
+    advantage = align_methods.bind_advantage(config)
+    if differentiated or "stds" in advantage.names:
       first = put(encode(batches(0) if files is None else files(0).prompts))
       images = offline.image_shapes(policy, plan)
       if files is None:
@@ -624,11 +632,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
           parts.draw, async_rollout.draw_params(parts.state), jnp.int32(0),
           base, first, decoder,
         )  # fmt: skip
-      _require_gradients(differentiated, images.shape, first)
-      tuning.require_effect(
+      slopes = tuning.require_effect(
         players.bind(config), parts.state.players, differentiated,
         images.shape, first,
       )  # fmt: skip
+      _require_gradients(differentiated, images.shape, first, slopes)
+      if files is None:
+        trained = {name: rewards[name] for name in weights_of}
+        credits.require_stds(advantage, trained, images, first)
 
     def draw(params, n, states):
       """The device work of iteration n that needs nothing from the host."""

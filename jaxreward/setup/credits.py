@@ -12,7 +12,7 @@ from jaxreward import advantages, methods, rng
 from jaxreward.errors import UserError
 from jaxreward.feeds import Credit, Plan
 from jaxreward.flow import path
-from jaxreward.rewards import mask_inapplicable
+from jaxreward.rewards import Reward, mask_inapplicable, scoring
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 if TYPE_CHECKING:
@@ -52,13 +52,8 @@ def credit_of(
   masked_scores, weights = mask_inapplicable(scores, updater.weights, prompts)
   options = {"stds": {}, "references": {}, "places": {}} | dict(offered or {})
   places = options.pop("places")
-  is_sure = offered is not None and offered.get("stds") == {}
-  if is_sure and "stds" in updater.advantage.names:
-    raise UserError(
-      "config.advantage.name: it weighs by how unsure rewards are, and none of"
-      ' config.rewards says so; take "learned" with a head that does, such as'
-      ' "ellipsoid"'
-    )
+  if offered is not None and "stds" in offered:
+    _require_stds(updater.advantage, offered["stds"])
   compose_inputs = {
     key: mask_inapplicable(rows, updater.weights, prompts)[0]
     for key, rows in methods.named(updater.compose, **options).items()
@@ -109,6 +104,38 @@ def _real(plan: Plan, mask: Array) -> Array:
   """Which members of a group are reference images, bool [P, G]."""
   is_real = jnp.arange(mask.shape[1]) >= plan.group - plan.real
   return jnp.broadcast_to(is_real, mask.shape)
+
+
+def require_stds(
+  advantage: advantages.Advantage,
+  rewards: Mapping[str, Reward],
+  images: jax.ShapeDtypeStruct,
+  prompts: PromptBatch,
+) -> None:
+  """Refuses an advantage of doubt where no reward has any; nothing is computed.
+
+  What rewards on the host say is known with their first scores.
+
+  Args:
+    advantage: of the run.
+    rewards: that it trains on.
+    images: shapes of an iteration's images, [P, G, H, W, C].
+    prompts: P prompts.
+  """
+  if "stds" not in advantage.names or any(r.is_host for r in rewards.values()):
+    return
+  outputs = scoring.trace(rewards, images, prompts).out_info
+  stds = {k: x.std for k, x in outputs.items() if x.std is not None}
+  _require_stds(advantage, stds)
+
+
+def _require_stds(advantage: advantages.Advantage, stds: Mapping[str, Any]):
+  if "stds" in advantage.names and not stds:
+    raise UserError(
+      "config.advantage.name: it weighs by how unsure rewards are, and none of"
+      ' config.rewards says so; take "learned" with a head that does, such as'
+      ' "ellipsoid"'
+    )
 
 
 def _is_zero(weight: Any) -> bool:

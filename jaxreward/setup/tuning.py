@@ -50,8 +50,11 @@ def require_effect(
   differentiated: Mapping[str, rewards.Reward],
   shape: tuple[int, ...],
   prompts: PromptBatch,
-) -> None:
+) -> dict[str, float]:
   """Refuses players that leave the reward they change as it is.
+
+  Returns {name: largest gradient in an image of noise} of these rewards, which the
+  same program gives.
 
   Args:
     roles: of the run.
@@ -64,6 +67,7 @@ def require_effect(
     UserError: a reward of weight 0, without features, or with others.
   """
   images = jax.random.uniform(jax.random.key(0), (shape[0], 1, *shape[2:]))
+  in_images: dict[str, float] = {}
   for role in roles:
     name, field = role.player.tunes, f"config.players.{role.name}"
     if not name:
@@ -77,18 +81,21 @@ def require_effect(
 
     @jax.jit
     def largest(own, contexts, images, plain, role=role, name=name):
-      def total(own):
+      def total(own, images):
         changed = tuned((role,), contexts, {role.name: own})
         one = {name: differentiated[name]}
         scores = rewards.device_scores(one, changed, images, plain)[name]
         return jnp.nansum(scores)
 
-      slopes = jax.tree.leaves(jax.grad(total)(own))
-      return jnp.stack([jnp.abs(slope).max() for slope in slopes]).max()
+      most = lambda x: jnp.abs(x).max()
+      slopes, in_image = jax.grad(total, argnums=(0, 1))(own, images)
+      leaves = [most(slope) for slope in jax.tree.leaves(slopes)]
+      return jnp.stack(leaves).max(), most(in_image)
 
     try:
       params = states[role.name].params
-      slope = float(largest(params, contexts, images, prompts.plain))
+      values = largest(params, contexts, images, prompts.plain)
+      slope, in_images[name] = map(float, values)
     except (UserError, KeyError, TypeError, ValueError) as error:
       raise UserError(
         f"{field}.reward={shown(name)}: the player does not fit this reward's"
@@ -99,3 +106,4 @@ def require_effect(
         f"{field}.reward={shown(name)}: the player changes nothing in its scores;"
         " name a reward that reads what it changes"
       )
+  return in_images

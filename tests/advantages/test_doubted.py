@@ -1,10 +1,14 @@
 """Credit weighed by a reward's doubt, and maps of places, against float64."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import advantages
+from jaxreward import advantages, rewards
 from jaxreward.errors import UserError
+from jaxreward.setup import credits
+from jaxreward.tasks.scenes import grammar
 
 RNG = np.random.default_rng(0)
 P, G = 3, 5
@@ -44,6 +48,22 @@ def test_the_published_weights_of_doubt():
   assert float(got[0, 1]) == pytest.approx(plain, rel=1e-5)
   with pytest.raises(UserError, match="least"):
     advantages.confident(signal, mask, {}, least=3.0)
+
+
+def test_doubt_that_no_reward_has_is_refused_before_anything_is_drawn():
+  advantage = advantages.as_advantage(advantages.confident)
+  images = jax.ShapeDtypeStruct((2, 3, 4, 4, 3), jnp.float32)
+  prompts = grammar.batch(grammar.prompts("train")[:2])
+  value = lambda images, prompts: images.mean((2, 3, 4))
+  sure = rewards.build({"r": value})
+  with pytest.raises(UserError, match="how unsure"):
+    credits.require_stds(advantage, sure, images, prompts)
+  credits.require_stds(
+    advantages.as_advantage(advantages.group), sure, images, prompts
+  )
+  doubt = lambda *x: rewards.Scores(value(*x), std=value(*x))
+  unsure = rewards.build({"r": doubt})
+  credits.require_stds(advantage, unsure, images, prompts)
 
 
 def credit(signal, places, **options):

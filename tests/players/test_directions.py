@@ -85,6 +85,12 @@ def test_what_a_reward_likes_anyway_is_found():
   vector = np.asarray(own["vector"])
   assert vector @ bias / np.linalg.norm(vector) > 0.9
   assert loss(own) < loss(start) - 0.5
+  # Less is left above the scores: the best image lies along the guided text.
+  best = np.linalg.norm(
+    encoders.directed(jnp.asarray(text), own["vector"], 1.5), axis=-1
+  )
+  room, plain = best[index].mean() + loss(own), 1 + loss(start)
+  assert room < plain / 2
 
 
 def test_towers_read_a_direction_in_their_parameters():
