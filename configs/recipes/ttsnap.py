@@ -2,7 +2,8 @@
 
 Yu et al. 2025, https://arxiv.org/abs/2511.22242. The authors' shares, their looks of
 20 steps at half as many. Their reward is trained to know noisy estimates; here it is
-the ordinary one of what the network's velocity leads to.
+the ordinary one of what the network's velocity leads to. A model of noisy images that
+learns a reward's clean scores is `train_reward.labels` with the backbone `policy`.
 """
 
 from jaxreward import recipes

@@ -195,6 +195,19 @@ def _loss(features: np.ndarray, label: Labels, w: np.ndarray) -> Labels:
   return np.logaddexp(0, -d)
 
 
+def taught(
+  models: list[Float[np.ndarray, "D"]],
+  features: Float[np.ndarray, "K D"],
+  label: Labels,
+  keep: int,
+  *,
+  ridge: float = 1e-2,
+) -> list[Float[np.ndarray, "D"]]:
+  """Two models anew, each fitted to the `keep` pairs of its peer's least loss."""
+  kept = [smallest(_loss(features, label, w), keep) for w in models[::-1]]
+  return [fit(features[part], label[part], ridge=ridge) for part in kept]
+
+
 def coteach(
   label: Labels,
   features: Float[np.ndarray, "K D"],
@@ -230,10 +243,7 @@ def coteach(
   count = len(label)
   for t in range(1, 2 * rounds + 1):
     keep = int(np.ceil(count * (1 - min(t / rounds, 1.0) * noise)))
-    kept = [smallest(_loss(features, label, w), keep) for w in models]
-    models = [
-      fit(features[peer], label[peer], ridge=ridge) for peer in kept[::-1]
-    ]
+    models = taught(models, features, label, keep, ridge=ridge)
   keep = int(np.ceil(count * (1 - noise)))
   total = sum(_loss(features, label, w) for w in models)
   kept = smallest(np.asarray(total), keep) | (label == 0.5)

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from jaxreward import config as config_lib
+from jaxreward.data.preferences import Preferences
 from jaxreward.errors import UserError
 from jaxreward.methods import asks
 from jaxreward.reward_models import curation
+from jaxreward.setup import curation as setup
+from jaxreward.setup import reward_model
 
 
 def planted(flipped, pairs=1200, size=6, seed=0):
@@ -119,6 +123,43 @@ def test_coteaching_keeps_clean_pairs():
   assert held_out(features, result) > held_out(features, label)
   same = curation.coteach(label, features, prompt, noise=0.0)
   np.testing.assert_array_equal(same, label)
+
+
+def test_a_model_is_fitted_to_what_its_peer_chose():
+  features, _, label, _ = planted(0.3, pairs=60)
+  weights = [np.eye(6)[0], -np.eye(6)[1]]
+  new = curation.taught(weights, features, label, 20)
+  for model, peer in zip(new, weights[::-1], strict=True):
+    loss = np.logaddexp(0, np.where(label > 0.5, -1, 1) * (features @ peer))
+    part = np.argsort(loss, kind="stable")[:20]
+    want = curation.fit(features[part], label[part])
+    np.testing.assert_allclose(model, want, atol=1e-6)
+
+
+def test_new_labels_stand_on_both_sides_of_the_diagonal(monkeypatch):
+  """All labels are turned round, and ties stay."""
+  nan, generator = np.nan, np.random.default_rng(0)
+  prob = np.tile(np.float32([[nan, 1], [0, nan]]), (6, 1, 1))
+  prob[5] = [[nan, 0.5], [0.5, nan]]
+  none = np.arange(12, dtype=np.int32).reshape(6, 2)
+  rows = Preferences(
+    images=none, tokens=none, category=none[:, 0], members=none, prob=prob,
+    score=none * nan, strict=none * nan, source=none,
+  )  # fmt: skip
+  found = generator.normal(size=(6, 2, 3)), generator.normal(size=(6, 3))
+  monkeypatch.setattr(setup, "features_of", lambda *_: found)
+  monkeypatch.setattr(setup.processes, "is_first", lambda: False)
+  config = config_lib.load(
+    "configs/recipes/preference_strength_curation.py:smoke",
+    [
+      ("train_reward.curation.flip", "1"),
+      ("train_reward.curation.soften", "0"),
+    ],
+  )
+  model = reward_model.make(config)
+  new, counts = setup.curated(config, model, dict, rows, lambda index: index)
+  np.testing.assert_array_equal(new.prob, 1 - prob)
+  assert counts == {"pairs": 6, "kept": 6, "turned": 5, "softened": 0}
 
 
 def test_the_smallest_losses():
