@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -264,7 +265,7 @@ CONFIGURATIONS = [
   {"depth": 1, "text_layers": 1, "patch": 6},
   {"depth": 3, "text_layers": 3, "mlp_ratio": 4, "patch": 4},
   {"condition": "class"},
-  {"user": 12},
+  {"user": 12, "soft_tokens": 3, "soft_layers": 2},
 ]
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 2, 4)]
 
@@ -546,3 +547,62 @@ def test_users_begin_as_the_average_one_and_matter_row_by_row():
   other = of({"user": user.at[1].set(0.0)})
   gaps = np.abs(of({"user": user}) - other).max((1, 2, 3))
   assert gaps[1] > 1e-2 and not gaps[[0, 2, 3]].any()
+
+
+def test_soft_tokens_are_of_a_block_and_a_band_of_time():
+  x, _, tokens = inputs()
+  t = jnp.array([0.0, 0.305, 0.309, 1.0])
+  policy, params = start(soft_tokens=3, soft_layers=1)
+  params = perturb(params)
+  plain, _ = start()
+  base = {k: v for k, v in params.items() if not k.startswith("soft")}
+  loss = lambda p: jnp.abs(policy.velocity(
+    p, x, t, policy.encode(p, tokens)
+  )).mean((1, 2, 3))  # fmt: skip
+  slopes = jax.jit(jax.jacrev(loss))(params)["soft_times"]
+  bands = np.abs(slopes).max((2, 3)) > 0
+  want = np.zeros((ROWS, 100), bool)
+  want[np.arange(ROWS), [0, 30, 30, 99]] = True
+  np.testing.assert_array_equal(bands, want)
+
+  # A block whose gates are shut passes its input on, soft tokens or not.
+  shut = jax.tree.map(
+    lambda leaf: leaf.at[0].set(0.0), base["blocks"]["modulation"]
+  )
+  blocks = {"blocks": base["blocks"] | {"modulation": shut}}
+  np.testing.assert_allclose(
+    program(policy)(params | blocks, x, t, tokens),
+    program(plain)(base | blocks, x, t, tokens), rtol=1e-4, atol=1e-5,
+  )  # fmt: skip
+
+
+def test_soft_tokens_stand_beside_the_words():
+  """Those that are the states of the words count as the words once more."""
+  x, t, _ = inputs()
+  tokens = jnp.asarray(
+    grammar.batch([grammar.parse("a red circle")] * ROWS).tokens
+  )
+  plain, base = start(depth=1)
+  base, states = perturb(base), []
+
+  def catch(next_fn, args, kwargs, context):
+    if context.module.name == "kv" and context.method_name == "__call__":
+      states.append(args[0])
+    return next_fn(*args, **kwargs)
+
+  with nn.intercept_methods(catch):
+    cond = plain.encode(base, tokens)
+  words = states[0].reshape(ROWS, -1, 16)[0, :3]
+  twice = {
+    "kv": jnp.concatenate([cond["kv"], cond["kv"]], -2),
+    "mask": jnp.concatenate([cond["mask"], cond["mask"]], -1),
+    "pooled": cond["pooled"],
+  }
+  policy, fresh = start(depth=1, soft_tokens=3, soft_layers=1)
+  times = {"soft_times": jnp.zeros_like(fresh["soft_times"])}
+  run = lambda soft: program(policy)(
+    base | times | {"soft_tokens": soft[None]}, x, t, tokens
+  )
+  want = jax.jit(plain.velocity)(base, x, t, twice)
+  np.testing.assert_allclose(run(words), want, rtol=1e-3, atol=1e-4)
+  assert np.abs(run(-words) - want).max() > 1e-2

@@ -205,7 +205,7 @@ OVERRIDES = {
   # rewards below have no texts to move
   "d2_align": {"align.players_first": 0, "players.bias": "none"},
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt
-  "softrepa": {"lora.rank": 0},
+  "softrepa": {"align.trained": ""},
 }  # fmt: skip
 
 

@@ -27,6 +27,42 @@ def test_the_fit_is_the_ridge_regression():
   np.testing.assert_allclose(bias, want[4], rtol=1e-3, atol=1e-4)
 
 
+def test_the_stitched_value_is_the_closed_form_of_a_gaussian():
+  """Where data are N(m, C) and r is quadratic, every stage has a formula.
+
+  The fit is Tweedie's mean, so that the tail as it was gives r(E[x_0 | x_t]); what
+  learns r from noisy images gives E[r | x_t], which is more by tr(H P) / 2, with P
+  the covariance of x_0 given x_t; as t goes to 0 it is r.
+  """
+  mean, cov = np.array([0.5, -1.0]), np.array([[1.0, 0.4], [0.4, 0.6]])
+  hessian, slope = np.array([[1.5, -0.7], [-0.7, 0.4]]), np.array([0.3, -0.2])
+  reward = lambda x: ((x @ hessian) * x).sum(-1) / 2 + x @ slope
+  # Gauss-Hermite points of four normals as equal weights: moments up to 5 agree.
+  one = 3**0.5 * np.repeat([-1.0, 0.0, 1.0], [1, 4, 1])
+  points = np.stack(np.meshgrid(*[one] * 4), -1).reshape(-1, 4)
+  clean = mean + points[:, :2] @ np.linalg.cholesky(cov).T
+  head = RNG.normal(size=(2, 2)) + 2 * np.eye(2)  # the policy's blocks
+  tests = RNG.normal(size=(20, 2))
+  of_squares = lambda h: np.c_[h, h[:, :1] * h, h[:, 1:] ** 2]
+  gaps = []
+  for t in (0.7, 0.3, 1e-3):
+    gain = (1 - t) * cov @ np.linalg.inv((1 - t) ** 2 * cov + t**2 * np.eye(2))
+    tweedie = mean + (tests - (1 - t) * mean) @ gain.T
+    jensen = np.trace(hessian @ (cov - (1 - t) * gain @ cov)) / 2
+    states = ((1 - t) * clean + t * points[:, 2:]) @ head
+    kernel, bias = stitching.ridge(states, clean, 1e-9)
+    fitted = tests @ head @ np.asarray(kernel, float) + np.asarray(bias, float)
+    np.testing.assert_allclose(fitted, tweedie, atol=1e-4)
+    kernel, bias = stitching.ridge(
+      of_squares(states), reward(clean)[:, None], 1e-9
+    )
+    value = of_squares(tests @ head) @ np.asarray(kernel, float)[:, 0] + bias
+    np.testing.assert_allclose(value, reward(tweedie) + jensen, atol=3e-3)
+    gaps.append(np.abs(value - reward(tests)).max())
+    assert jensen > 1e-2 or t < 0.01
+  assert gaps[2] < 1e-2 < gaps[1] < gaps[0]
+
+
 def test_stitched_tokens_are_nearest_and_the_policy_does_not_learn():
   backbone = rm.BACKBONES["stitched"](**SIZES)
   params = jax.jit(backbone.init)(jax.random.key(0))

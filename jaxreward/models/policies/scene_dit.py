@@ -16,6 +16,11 @@ tokens that are linear in it, in a softmax of its own whose output is added with
 a weight that starts at 0 (decoupled cross-attention, as in PPD, Dang et al. 2025,
 https://arxiv.org/abs/2501.06655): zeros, the average user, add nothing.
 
+With `soft_tokens` each of the first `soft_layers` blocks also attends to so many
+learned tokens, each the sum of one of the block and one of the block and the time's
+band, set before the words as text states (SoftREPA, Lee et al. 2025,
+https://arxiv.org/abs/2503.08250).
+
 With `condition="class"` it reads no words: the class of a prompt of one item,
 its (count, colour, shape), is added to the time that modulates the blocks, as
 in DiT (Peebles & Xie 2023, https://arxiv.org/abs/2212.09748, adaLN-Zero). The
@@ -54,6 +59,7 @@ LANGUAGES = {
 }
 MAX_LAYERS = 1000
 USER_TOKENS = 4
+SOFT_BANDS = 100  # of time, each with soft tokens of its own
 CONDITIONS = ("text", "class")
 # Classes: prompts of one item. Ids of the first word of each part, and how many
 # values it has; plurals follow the shapes, and any colour comes before them all.
@@ -70,6 +76,7 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^place$", (None, "fsdp")),
   (r"^(patch|source|user)_in/kernel$", (None, "fsdp")),
   (r"^blocks/user_weight$", ()),
+  (r"^soft_(tokens|times)$", (None, None, "fsdp")),
   (r"^patch_out/kernel$", ("fsdp", None)),
   (r"^(time_in|pooled_in|final_modulation)/kernel$", ("fsdp", "tensor")),
   (r"^time_out/kernel$", ("tensor", "fsdp")),
@@ -116,8 +123,13 @@ class TextEncoder(nn.Module):
   language: str = "scenes"
 
   @nn.compact
-  def __call__(self, tokens: ArrayLike) -> Cond:
+  def __call__(
+    self, tokens: ArrayLike | None, soft: Array | None = None
+  ) -> Cond:
+    """Of `soft` states [P, L, D] in the place of words, "kv" alone."""
     d = self.width
+    if soft is not None:
+      return {"kv": self._kv(blocks.layer_norm(soft.astype(self.dtype)))}
     tokens = jnp.asarray(tokens)
     mask = (tokens > 0).at[:, 0].set(True)  # the empty prompt is one pad word
     words, edit_words, length = LANGUAGES[self.language]
@@ -133,16 +145,23 @@ class TextEncoder(nn.Module):
       x = TextBlock(d, self.heads, self.dtype, name=f"block_{i}")(x, mask)
     x = blocks.layer_norm(x)
     weight = mask[..., None] / mask.sum(-1)[:, None, None]
-    kv = blocks.rows(blocks.dense(self.depth * 2 * d, "kv", self.dtype), x)
-    # [depth, 2, P, H, L, D / H]: heads first, as the image blocks attend.
-    kv = blocks.to_heads(kv, self.depth * 2, self.heads)
-    kv = kv.reshape(self.depth, 2, *kv.shape[1:])
-    k, v = blocks.rms_norm(kv[:, 0]), kv[:, 1]
     return {
-      "kv": jnp.stack([k, v], 2).swapaxes(0, 1),
+      "kv": self._kv(x),
       "mask": mask,
       "pooled": (x * weight).sum(1).astype(jnp.float32),
     }
+
+  def _kv(self, x: Array) -> Array:
+    layer = blocks.dense(self.depth * 2 * self.width, "kv", self.dtype)
+    return keys_and_values(blocks.rows(layer, x), self.depth, self.heads)
+
+
+def keys_and_values(x: Array, depth: int, heads: int) -> Array:
+  """[P, L, depth * 2 * D] -> [P, depth, 2, H, L, D / H], the keys normalized."""
+  # Heads first, as the image blocks attend.
+  kv = blocks.to_heads(x, depth * 2, heads)
+  kv = kv.reshape(depth, 2, *kv.shape[1:])
+  return jnp.stack([blocks.rms_norm(kv[:, 0]), kv[:, 1]], 2).swapaxes(0, 1)
 
 
 def classes(
@@ -195,8 +214,8 @@ class ImageBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
-    # words and user: k and v, [B, 2, H, L, D / H], or None
-    words, bias, signal, user = scan_in
+    # words, user and soft: k and v, [B, 2, H, L, D / H], or None
+    words, bias, signal, user, soft, no_soft = scan_in
     d = self.width
     modulation = blocks.dense(6 * d, "modulation", self.dtype, zero=True)(
       signal
@@ -211,6 +230,11 @@ class ImageBlock(nn.Module):
     if words is not None:
       k = jnp.concatenate([k, words[:, 0]], axis=2)
       v = jnp.concatenate([v, words[:, 1]], axis=2)
+    if soft is not None:
+      k = jnp.concatenate([k, soft[:, 0]], axis=2)
+      v = jnp.concatenate([v, soft[:, 1]], axis=2)
+      more = (*bias.shape[:-1], soft.shape[-2])
+      bias = jnp.concatenate([bias, jnp.broadcast_to(no_soft, more)], -1)
     q = blocks.rms_norm(q)
     y = blocks.attend(q, k, v, bias)
     if user is not None:
@@ -256,6 +280,8 @@ class SceneDiT(nn.Module):
   unroll: int = 1
   takes_source: bool = False
   user: int = 0
+  soft_tokens: int = 0
+  soft_layers: int = 5
   condition: str = "text"
   language: str = "scenes"
   place_scale: float = 0.5
@@ -282,13 +308,22 @@ class SceneDiT(nn.Module):
     side = self.image_size // self.patch
     init = axis_normal if self.place_axes else nn.initializers.normal
     self.place = self.param("place", init(self.place_scale), (side * side, d))
+    if self.soft_tokens:
+      init, layers = (
+        nn.initializers.normal(0.02),
+        min(self.soft_layers, self.depth),
+      )
+      shape = layers, self.soft_tokens, d
+      self.soft_states = self.param("soft_tokens", init, shape)
+      shape = SOFT_BANDS, layers, d
+      self.soft_times = self.param("soft_times", init, shape)
     self.time_in = blocks.dense(d, None, self.dtype)
     self.time_out = blocks.dense(d, None, self.dtype)
     self.blocks = nn.scan(
       blocks.remat(ImageBlock, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=((1, nn.broadcast, nn.broadcast, 1),),
+      in_axes=((1, nn.broadcast, nn.broadcast, 1, 1, 0),),
       length=self.depth,
       unroll=self.unroll,
     )(d, self.heads, self.mlp_ratio, self.dtype)
@@ -319,10 +354,19 @@ class SceneDiT(nn.Module):
     """[P, U] -> keys and values of every block [P, depth, 2, H, n, D / H]."""
     kv = self.user_in(user.astype(self.dtype))
     kv = kv.reshape(len(user), USER_TOKENS, -1)
-    kv = blocks.to_heads(kv, self.depth * 2, self.heads)
-    kv = kv.reshape(self.depth, 2, *kv.shape[1:])
-    kv = jnp.stack([blocks.rms_norm(kv[:, 0]), kv[:, 1]], 2)
-    return kv.swapaxes(0, 1)
+    return keys_and_values(kv, self.depth, self.heads)
+
+  def _soft(self, t: Array) -> Array:
+    """Times [B] -> keys and values [B, depth, 2, H, n, D / H]; those of later
+    blocks are zeros."""
+    band = jnp.clip(t * SOFT_BANDS, 0, SOFT_BANDS - 1).astype(int)
+    states = self.soft_states + self.soft_times[band][:, :, None]
+    layers, n = states.shape[1:3]
+    kv = self.text(None, states.reshape(len(t), layers * n, -1))["kv"]
+    kv = kv.reshape(*kv.shape[:4], layers, n, -1)
+    kv = jnp.stack([kv[:, i, :, :, i] for i in range(layers)], 1)
+    later = ((0, 0), (0, self.depth - layers), *[(0, 0)] * 4)
+    return jnp.pad(kv, later)
 
   def _patches(self, x: Array) -> Array:
     """[B, H, W, C] -> [B, (H / p) (W / p), p p C]."""
@@ -348,7 +392,12 @@ class SceneDiT(nn.Module):
       words, mask = cond["kv"].astype(self.dtype), cond["mask"]
     bias = blocks.key_bias(mask, prefix=side * side)
     user = cond["user"].astype(self.dtype) if "user" in cond else None
-    y, _ = self.blocks(y, (words, bias, signal, user))
+    soft = no_soft = None
+    if self.soft_tokens:
+      soft = self._soft(t).astype(self.dtype)
+      is_later = jnp.arange(self.depth) >= self.soft_layers
+      no_soft = jnp.where(is_later, -1e30, 0.0)
+    y, _ = self.blocks(y, (words, bias, signal, user, soft, no_soft))
     shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
     y = blocks.layer_norm(y) * (1 + scale) + shift
     y = blocks.rows(self.patch_out, y).astype(jnp.float32)
@@ -404,6 +453,8 @@ def make_policy(
   unroll: int = 1,
   takes_source: bool = False,
   user: int = 0,
+  soft_tokens: int = 0,
+  soft_layers: int = 5,
   condition: str = "text",
   language: str = "scenes",
   place_scale: float = 0.5,
@@ -426,6 +477,8 @@ def make_policy(
       either way.
     takes_source: also reads instructions and an image to start from.
     user: width of the vector of a user that it also reads; 0 for none.
+    soft_tokens: learned tokens beside the words of a block; 0 for none.
+    soft_layers: blocks that have them, from the first on.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which only count, colour and shape are read.
     language: whose words it reads, "scenes" or "portraits".
@@ -458,7 +511,13 @@ def make_policy(
     unroll=unroll,
   )  # fmt: skip
   require_not_negative("config.model.", place_scale=place_scale)
-  require_counts("config.model.", least=0, user=user)
+  require_counts("config.model.", least=0, user=user, soft_tokens=soft_tokens)
+  require_counts("config.model.", soft_layers=soft_layers)
+  if condition == "class" and soft_tokens:
+    raise UserError(
+      f"model.soft_tokens={soft_tokens}: they stand beside words, and"
+      ' model.condition="class" reads none; set one of the two back'
+    )
   if image_size % patch:
     raise UserError(
       f"model.patch={patch} does not divide model.image_size={image_size}"
@@ -480,6 +539,8 @@ def make_policy(
     unroll=unroll,
     takes_source=takes_source,
     user=user,
+    soft_tokens=soft_tokens,
+    soft_layers=soft_layers,
     condition=condition,
     language=language,
     place_scale=place_scale,
@@ -520,6 +581,7 @@ def make_policy(
       for pattern, is_there in (
         (r"^(text/edit_words|source_in/.*)$", takes_source),
         (r"^(user_in/.*|blocks/user_weight)$", user),
+        (r"^soft_(tokens|times)$", soft_tokens),
       )
       if is_there
     ),

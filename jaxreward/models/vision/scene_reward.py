@@ -92,7 +92,7 @@ class SceneTrunk(nn.Module):
       scene_dit.ImageBlock,
       variable_axes={"params": 0},
       split_rngs={"params": True},
-      in_axes=((1, nn.broadcast, nn.broadcast, 1),),
+      in_axes=((1, nn.broadcast, nn.broadcast, 1, 1, 0),),
       length=self.depth,
       unroll=self.unroll,
     )(d, self.heads, self.mlp_ratio, self.dtype)
@@ -123,7 +123,9 @@ class SceneTrunk(nn.Module):
     signal = self.time_out(nn.silu(signal)) + self.pooled_in(cond["pooled"])
     signal = nn.silu(signal)
     bias = blocks.key_bias(cond["mask"], prefix=x.shape[1])
-    x, _ = self.blocks(x, (cond["kv"].astype(self.dtype), bias, signal, None))
+    x, _ = self.blocks(
+      x, (cond["kv"].astype(self.dtype), bias, signal, None, None, None)
+    )
     x = blocks.layer_norm(x)
     pooled = jnp.concatenate([x.mean(1), largest(x, 1), signal], -1)
     return pooled.reshape(prompts, group, -1)
