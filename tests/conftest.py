@@ -1,12 +1,11 @@
 """Eight virtual CPU devices, cached compilation, checked shapes."""
 
-import ast
 import gc
 import importlib.util
 import os
 
 from jaxreward import inherited
-from tests import cache, hurry, lazily  # noqa: F401, which the hook names
+from tests import cache, hurry
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -17,30 +16,17 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 import jax
 import jax.monitoring
 import jaxtyping
-import jaxtyping._import_hook
 import pytest
 from jax._src import compiler
 from jax._src.interpreters import mlir
 
+from tests import lazily
+
+gc.disable()  # until all is imported and collected, which makes no garbage
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_threefry_partitionable", True)
 jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them
-
-
-class _FunctionsOnly(jaxtyping._import_hook.JaxtypingTransformer):
-  """Leaves dataclasses alone: unflattening a pytree fills them with anything."""
-
-  def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-    self._parents.append(node)
-    self.generic_visit(node)
-    self._parents.pop()
-    return node
-
-
-jaxtyping._import_hook.JaxtypingTransformer = _FunctionsOnly
-jaxtyping.install_import_hook(
-  ["jaxreward", "pallas_kernels"], "tests.lazily.check"
-)
+lazily.install("jaxreward", "pallas_kernels")
 
 _compilations = []
 
@@ -103,6 +89,7 @@ def pytest_collection_finish(session):
   gc.collect()
   gc.freeze()
   gc.set_threshold(50_000, 20, 50)
+  gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

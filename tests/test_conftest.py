@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from jax._src import compiler
@@ -32,6 +33,17 @@ def test_functions_are_checked_and_records_are_not():
     rng.stream_key("not a seed", "stream")
   batch = types.PromptBatch(*[np.zeros(2) for _ in range(3)])
   assert jax.tree.map(lambda _: None, batch).ids is None
+
+
+def test_shapes_are_checked():
+  from jaxreward.flow import schedule, steppers
+
+  table = steppers.ode(schedule.timesteps(2))
+  step = jax.tree.map(lambda row: jnp.asarray(row[0]), table)
+  x = np.zeros((2, 3), np.float32)
+  assert steppers.mean(x, x, step).shape == (2, 3)
+  with pytest.raises(jaxtyping.TypeCheckError, match=r"steppers\.mean"):
+    steppers.mean(x, x[:, :2], step)
 
 
 def flags() -> dict[str, str]:
