@@ -30,35 +30,27 @@ SIZES = {
 }
 
 
+def runs():
+  """(model, entry) per reward model."""
+  for name, fields in MODELS.items():
+    yield name, {**SIZES, **fields}
+
+
 def get_sweep():
-  """One run per reward model."""
-  for fields in MODELS.values():
-    yield {**SIZES, **fields}
+  return sweeps.entries(runs())
 
 
-def name_of(config):
-  """The model of a run's config, as in `MODELS`."""
-  training = config[TRAIN]
-  if config["reward_model"]["backbone"]["name"] == "policy":
-    return "policy"
-  kinds = {
-    ", few rows": training["train_rows"] == 48,
-    ", flipped": training["label_noise"] == 0.4,
-  }
-  return "scenes" + "".join(words for words, is_so in kinds.items() if is_so)
-
-
-def numbers(config, evaluation):
+def numbers(evaluation):
   """What a run's model knows, and what its policy reaches."""
-  name = name_of(config)
-  yield (name, "knows"), evaluation["judged"]["rewards"]["learned"]["spearman"]
-  after = evaluation["after"]["guidance_scale=1.0"]
-  yield (name, "reaches"), after["strict"]
+  return {
+    "knows": evaluation["judged"]["rewards"]["learned"]["spearman"],
+    "reaches": evaluation["after"]["guidance_scale=1.0"]["strict"],
+  }
 
 
 def table(folder):
   """The table in Markdown and the asymmetry, from the runs in a folder."""
-  cells = sweeps.cells(folder, numbers)
+  cells = sweeps.cells(folder, runs(), numbers, last="judged")
   rows = [
     [
       name,

@@ -22,29 +22,37 @@ def policy_of(number):
   return f"runs/itercomp/{number}/policy.safetensors"
 
 
-def get_sweep():
-  """One run per round."""
+def runs():
+  """(round, entry) per round."""
   for number in range(ROUNDS):
     policies = [BASE, *(policy_of(i) for i in range(number))]
-    yield {
-      "init.checkpoint": policies[-1],
-      "train_reward.sampling.gallery": "".join(f"{p}," for p in policies[:-1]),
-      "eval.guidance_scales": "1.0,",
-    }
+    yield (
+      number,
+      {
+        "init.checkpoint": policies[-1],
+        "train_reward.sampling.gallery": "".join(
+          f"{p}," for p in policies[:-1]
+        ),
+        "eval.guidance_scales": "1.0,",
+      },
+    )
 
 
-def numbers(config, evaluation):
-  """Results of a run, by its round."""
-  number = len(config["train_reward"]["sampling"]["gallery"])
-  yield (number, "model"), evaluation["reward_model"]["accuracy"]
-  for when in ("before", "after"):
-    setting = evaluation[when]["guidance_scale=1.0"]
-    yield (number, when), setting["strict"]
+def get_sweep():
+  return sweeps.entries(runs())
+
+
+def numbers(evaluation):
+  """Results of a round."""
+  return {"model": evaluation["reward_model"]["accuracy"]} | {
+    when: evaluation[when]["guidance_scale=1.0"]["strict"]
+    for when in ("before", "after")
+  }
 
 
 def table(folder):
   """The table in Markdown, from the runs in a folder."""
-  cells = sweeps.cells(folder, numbers)
+  cells = sweeps.cells(folder, runs(), numbers)
   rows = [
     [str(n + 1), *(sweeps.percent(cells.get((n, c), []))
                    for c in ("model", "before", "after"))]

@@ -28,37 +28,33 @@ SIZES = {"train_reward.train_rows": 384, "train_reward.steps": 120}
 SEEDS = (0, 1, 2)
 
 
-def get_sweep():
-  """One run per loss, share of flipped labels and seed."""
+def runs():
+  """((loss, share of flipped labels), entry) per loss, share and seed."""
   for name, loss in LOSSES.items():
     for noise in NOISE if name != "smoothed" else NOISE[1:]:
       for seed in SEEDS:
         fields = {"train_reward.label_noise": noise, "seed": seed}
-        yield {**SIZES, **loss(noise), **fields}
+        yield (name, noise), {**SIZES, **loss(noise), **fields}
 
 
-def name_of(config):
-  """The loss of a run's config, as in `LOSSES`."""
-  loss = config["train_reward"]["loss"]
-  if loss["name"] == "bradley_terry":
-    return "smoothed" if loss.get("label_noise") else "Bradley-Terry"
-  return loss["name"]
+def get_sweep():
+  return sweeps.entries(runs())
 
 
-def numbers(config, evaluation):
-  """Held-out accuracy of a run, by its loss and share of flipped labels."""
-  key = name_of(config), config["train_reward"]["label_noise"]
-  yield key, evaluation["reward_model"]["accuracy"]
+def numbers(evaluation):
+  """Held-out accuracy of a run."""
+  return {"accuracy": evaluation["reward_model"]["accuracy"]}
 
 
 def table(folder):
   """The table in Markdown, from the runs in a folder."""
-  cells = sweeps.cells(folder, numbers)
+  cells = sweeps.cells(folder, runs(), numbers, last="reward_model")
+  accuracies = {name: values for (name, _), values in cells.items()}
   # The same run: there is nothing to smooth.
-  cells["smoothed", 0.0] = cells.get(("Bradley-Terry", 0.0), [])
+  accuracies["smoothed", 0.0] = accuracies.get(("Bradley-Terry", 0.0), [])
   head = ["loss", *(f"{100 * p:.0f} % flipped" for p in NOISE)]
   rows = [
-    [name, *(sweeps.percent(cells.get((name, p), [])) for p in NOISE)]
+    [name, *(sweeps.percent(accuracies.get((name, p), [])) for p in NOISE)]
     for name in LOSSES
   ]
   return sweeps.markdown(head, rows)

@@ -7,8 +7,9 @@
   python configs/sweeps/objectives.py runs/objectives
 
 The budget is one of network evaluations; a method that needs fewer of them makes more
-iterations. The third command prints the reward that was trained on, accuracy on
-held-out prompts by the detector, diversity, KL and texture.
+iterations. configs/sweeps/objectives_by_seconds.py gives all the same time instead. The
+third command prints the reward that was trained on, accuracy on held-out prompts by the
+detector, diversity, KL and texture.
 """
 
 import sys
@@ -43,64 +44,86 @@ METHODS = {
   "srpo": (32.0, {}),
   "tempflow_grpo": (24.3, {}),
 }
-SPENT = 60 * 24.3  # per sample of an iteration: sixty iterations of Flow-GRPO
+# CPU seconds of a rollout and an update of a method's miniature, and the evaluations
+# of 64 samples in them: `python tests/benchmarks/methods_cost.py --methods=NAME`.
+SECONDS = {
+  "flow_grpo": (0.27, 12.5),
+  "diffusion_nft": (0.22, 11.5),
+  "awm": (0.35, 13.6),
+  "dancegrpo": (0.22, 10.4),
+  "dgpo": (0.21, 11.5),
+  "draft_k": (0.13, 7.2),
+  "flow_dpo": (0.12, 5.6),
+  "grpo_guard": (0.31, 12.5),
+  "mixgrpo": (0.14, 7.2),
+  "srpo": (0.36, 15.2),
+}
+BUDGET = 60  # iterations of Flow-GRPO
 SEEDS = (0, 1, 2)
 COLUMNS = ("proxy", "strict", "diversity", "kl", "texture")
 
 
-def iterations(name):
-  """How many a method can afford."""
-  return round(SPENT / METHODS[name][0])
+def evaluations(name):
+  """Of the network, per sample of an iteration."""
+  return METHODS[name][0]
 
 
-def runs():
-  """(method, seed) of every run."""
-  return [(name, seed) for name in METHODS for seed in SEEDS]
+def seconds(name):
+  """Of one core, per sample of an iteration, where they have been measured."""
+  spent, count = SECONDS[name]
+  return evaluations(name) * spent / (64 * count)
+
+
+def affordable(methods=tuple(METHODS), cost=evaluations):
+  """Method -> iterations in the budget."""
+  return {
+    name: round(BUDGET * cost("flow_grpo") / cost(name)) for name in methods
+  }
+
+
+def runs(counts):
+  """(method, entry) per method and seed."""
+  for name, count in counts.items():
+    method, _, _ = name.partition(",")
+    for seed in SEEDS:
+      yield (
+        name,
+        {
+          "config": f"configs/compare.py:{method}",
+          "align.iterations": count,
+          "eval.every": count,
+          "checkpoint.every": count,
+          "seed": seed,
+          **METHODS[name][1],
+        },
+      )
 
 
 def get_sweep():
-  """One run per method and seed."""
-  for name, seed in runs():
-    count = iterations(name)
-    method, _, _ = name.partition(",")
-    yield {
-      "config": f"configs/compare.py:{method}",
-      "align.iterations": count,
-      "eval.every": count,
-      "checkpoint.every": count,
-      "seed": seed,
-      **METHODS[name][1],
-    }
+  return sweeps.entries(runs(affordable()))
 
 
-def cells(folder):
-  """(method, column) -> values of the seeds; "before" is the base's."""
-  values = {}
-  evaluations = sweeps.of_entries(folder, len(runs()))
-  for i, evaluation in evaluations.items():
-    for when, name in (("before", "before"), ("after", runs()[i][0])):
-      setting = evaluation[when]["guidance_scale=1.0"]
-      row = setting | {
-        "proxy": setting["rewards"]["proxy"],
-        "kl": setting.get("kl", 0.0),
-      }
-      for column in COLUMNS:
-        values.setdefault((name, column), []).append(row[column])
-  return values
+def numbers(evaluation, when="after"):
+  """What a method reached, or what it began with."""
+  setting = evaluation[when]["guidance_scale=1.0"]
+  more = {"proxy": setting["rewards"]["proxy"], "kl": setting.get("kl", 0.0)}
+  return {c: (setting | more)[c] for c in COLUMNS}
 
 
-def table(folder):
+def table(folder, counts):
   """The table in Markdown, best held-out accuracy first."""
-  values = cells(folder)
-  strict = lambda name: values.get((name, "strict"), [0.0])
-  best = sorted(
-    METHODS, key=lambda name: -sum(strict(name)) / len(strict(name))
-  )
+  every = list(runs(counts))
+  before = [("before", entry) for _, entry in every]
+  first = lambda evaluation: numbers(evaluation, "before")
+  cells = sweeps.cells(folder, every, numbers)
+  cells |= sweeps.cells(folder, before, first)
+  strict = lambda name: cells.get((name, "strict"), [0.0])
+  best = sorted(counts, key=lambda name: -sum(strict(name)) / len(strict(name)))
   rows = [
     [
       name,
-      str(iterations(name)) if name in METHODS else "0",
-      *(sweeps.mean(values.get((name, c), []), 4 if c == "texture" else 3)
+      str(counts.get(name, 0)),
+      *(sweeps.mean(cells.get((name, c), []), 4 if c == "texture" else 3)
         for c in COLUMNS),
     ]
     for name in ("before", *best)
@@ -110,4 +133,4 @@ def table(folder):
 
 
 if __name__ == "__main__":
-  sys.stdout.write(table(sys.argv[1]) + "\n")
+  sys.stdout.write(table(sys.argv[1], affordable()) + "\n")

@@ -39,34 +39,32 @@ FIELDS = {
 }
 
 
-def get_sweep():
-  """One run per signal and seed."""
-  for signal in SIGNALS.values():
+def runs():
+  """(signal, entry) per signal and seed."""
+  for name, signal in SIGNALS.items():
     for seed in (0, 1, 2):
-      yield {**FIELDS, **signal, "seed": seed}
+      yield name, {**FIELDS, **signal, "seed": seed}
 
 
-def name_of(config):
-  """The signal of a run's config, as in `SIGNALS`."""
-  if config["reward_model"]["head"]["name"] != "gaussian":
-    return "value"
-  is_bound = config["composition"]["name"] == "lower_bound"
-  return f"Gaussian, mean{' less deviation' * is_bound}"
+def get_sweep():
+  return sweeps.entries(runs())
 
 
-def numbers(config, evaluation):
-  """Results of a run, by its signal and what they measure."""
-  name, model = name_of(config), evaluation["reward_model"]
-  yield (name, "accuracy"), model["accuracy"]
-  yield (name, "calibration error"), model["calibration_error"]
-  for when in ("before", "after"):
-    setting = evaluation[when]["guidance_scale=1.0"]
-    yield (name, f"strict {when}"), setting["strict"]
+def numbers(evaluation):
+  """Results of a run, by what they measure."""
+  model = evaluation["reward_model"]
+  return {
+    "accuracy": model["accuracy"],
+    "calibration error": model["calibration_error"],
+  } | {
+    f"strict {when}": evaluation[when]["guidance_scale=1.0"]["strict"]
+    for when in ("before", "after")
+  }
 
 
 def table(folder):
   """The table in Markdown, from the runs in a folder."""
-  cells = sweeps.cells(folder, numbers)
+  cells = sweeps.cells(folder, runs(), numbers)
   columns = ("accuracy", "calibration error", "strict before", "strict after")
   rows = [
     [name, *(sweeps.percent(cells.get((name, c), [])) for c in columns)]

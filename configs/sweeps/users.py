@@ -32,23 +32,27 @@ SIZES = {
 }
 
 
-def get_sweep():
-  """One run per model and seed."""
-  for fields in MODELS.values():
+def runs():
+  """(model, entry) per model and seed."""
+  for name, fields in MODELS.items():
     for seed in (0, 1, 2):
-      yield {**SIZES, **fields, "seed": seed}
+      yield name, {**SIZES, **fields, "seed": seed}
 
 
-def numbers(config, evaluation):
-  """Accuracies of a run, by its model and whose answers they are."""
-  name = config["reward_model"]["head"]["name"]
-  for users, share in evaluation["users"].items():
-    yield ("pooled" if name == "scalar" else name, users), share["accuracy"]
+def get_sweep():
+  return sweeps.entries(runs())
+
+
+def numbers(evaluation):
+  """Accuracies of a run, by whose answers they are."""
+  return {
+    users: share["accuracy"] for users, share in evaluation["users"].items()
+  }
 
 
 def table(folder):
   """The table in Markdown, from the runs in a folder."""
-  cells = sweeps.cells(folder, numbers)
+  cells = sweeps.cells(folder, runs(), numbers, last="users")
   rows = [
     [name, *(sweeps.percent(cells.get((name, u), [])) for u in USERS)]
     for name in MODELS

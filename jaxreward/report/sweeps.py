@@ -13,42 +13,39 @@ import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-# (config of a run, its evaluation) -> (its cell, a number), for each of its cells
-Numbers = Callable[
-  [Mapping[str, Any], Mapping[str, Any]], Iterable[tuple[Hashable, float]]
-]
+# evaluation.json of a run -> column -> number
+Numbers = Callable[[Mapping[str, Any]], Mapping[str, float]]
 
 
 def cells(
-  folder: str | os.PathLike[str], numbers: Numbers
-) -> dict[Hashable, list[float]]:
-  """Numbers of all runs that a folder holds, by their cell."""
-  values = collections.defaultdict(list)
-  for path in sorted(pathlib.Path(folder).glob("*/evaluation.json")):
-    config = json.loads((path.parent / "config.json").read_text())
-    for key, number in numbers(config, json.loads(path.read_text())):
-      values[key].append(number)
-  return values
-
-
-def of_entries(
-  folder: str | os.PathLike[str], count: int
-) -> dict[int, Mapping[str, Any]]:
-  """Evaluations of the finished runs of a sweep, by the number of their entry.
+  folder: str | os.PathLike[str],
+  runs: Iterable[tuple[Hashable, Mapping[str, Any]]],
+  numbers: Numbers,
+  last: str = "after",
+) -> dict[tuple[Hashable, str], list[float]]:
+  """(name, column) -> numbers of the finished runs that a sweep's folder holds.
 
   Args:
     folder: working directory of the sweep.
-    count: of its entries.
+    runs: (name, entry) of each run, in the order of the sweep; seeds share a name.
+    numbers: of one run.
+    last: what a finished run has in its evaluation.
   """
-  paths = {
-    i: pathlib.Path(folder) / str(i) / "evaluation.json" for i in range(count)
-  }
-  evaluations = {
-    i: json.loads(path.read_text())
-    for i, path in paths.items()
-    if path.exists()
-  }
-  return {i: e for i, e in evaluations.items() if "after" in e}
+  values = collections.defaultdict(list)
+  for i, (name, _) in enumerate(runs):
+    path = pathlib.Path(folder) / str(i) / "evaluation.json"
+    evaluation = json.loads(path.read_text()) if path.exists() else {}
+    if last in evaluation:
+      for column, number in numbers(evaluation).items():
+        values[name, column].append(number)
+  return values
+
+
+def entries(
+  runs: Iterable[tuple[Hashable, Mapping[str, Any]]],
+) -> list[Mapping[str, Any]]:
+  """What `get_sweep` returns of such runs."""
+  return [entry for _, entry in runs]
 
 
 def mean(values: Sequence[float], digits: int = 2) -> str:

@@ -18,15 +18,11 @@ def load(name):
   return module
 
 
-def write_one(folder, i, config, evaluation):
-  (folder / str(i)).mkdir()
-  (folder / str(i) / "config.json").write_text(json.dumps(config))
-  (folder / str(i) / "evaluation.json").write_text(json.dumps(evaluation))
-
-
-def write(folder, runs):
-  for i, run in enumerate(runs):
-    write_one(folder, i, *run)
+def write(folder, evaluations):
+  """Evaluations of a sweep's runs, by the number of their entry."""
+  for i, evaluation in evaluations.items():
+    (folder / str(i)).mkdir()
+    (folder / str(i) / "evaluation.json").write_text(json.dumps(evaluation))
 
 
 def test_mean_and_deviation_over_seeds():
@@ -35,40 +31,25 @@ def test_mean_and_deviation_over_seeds():
   assert sweeps.percent([]) == "–"
 
 
-def _of_loss(name, noise, accuracy):
-  training = {"loss": {"name": name}, "label_noise": noise}
-  return {"train_reward": training}, {"reward_model": {"accuracy": accuracy}}
+def model(accuracy, error=0.05):
+  return dict(reward_model={"accuracy": accuracy, "calibration_error": error})
 
 
-def _of_head(head, **shares):
-  users = {name: {"accuracy": share} for name, share in shares.items()}
-  return {"reward_model": {"head": {"name": head}}}, {"users": users}
+def of_users(**shares):
+  return dict(users={name: {"accuracy": x} for name, x in shares.items()})
 
 
-def _of_signal(head, composition, strict):
-  config = {"reward_model": {"head": {"name": head}}}
-  model = {"accuracy": 0.8, "calibration_error": 0.05}
-  at = lambda strict: {"guidance_scale=1.0": {"strict": strict}}
-  results = {"reward_model": model, "before": at(0.5), "after": at(strict)}
-  return config | {"composition": {"name": composition}}, results
+def at(strict):
+  return {"guidance_scale=1.0": {"strict": strict}}
 
 
-def _of_model(backbone, rows, knows, reaches):
-  config = {
-    "reward_model": {"backbone": {"name": backbone}},
-    "train_reward": {"train_rows": rows, "label_noise": 0.05},
-  }
-  judged = {"rewards": {"learned": {"spearman": knows}}}
-  after = {"guidance_scale=1.0": {"strict": reaches}}
-  return config, {"judged": judged, "after": after}
+def aligned(before, after, accuracy=0.8):
+  return model(accuracy) | dict(before=at(before), after=at(after))
 
 
-def _of_round(policies, accuracy, before, after):
-  sampling = {"gallery": [f"runs/{i}" for i in range(policies)]}
-  at = lambda strict: {"guidance_scale=1.0": {"strict": strict}}
-  results = {"before": at(before), "after": at(after)}
-  model = {"reward_model": {"accuracy": accuracy}}
-  return {"train_reward": {"sampling": sampling}}, model | results
+def judged(knows, reaches):
+  rewards = {"learned": {"spearman": knows}}
+  return dict(judged={"rewards": rewards}, after=at(reaches))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +57,7 @@ def _of_round(policies, accuracy, before, after):
   [
     (
       "itercomp",
-      [_of_round(0, 0.8, 0.5, 0.6), _of_round(2, 0.9, 0.6, 0.7)],
+      {0: aligned(0.5, 0.6), 1: model(0.3), 2: aligned(0.6, 0.7, 0.9)},
       [
         "| 1 | 80.0 ± 0.0 (1) | 50.0 ± 0.0 (1) | 60.0 ± 0.0 (1) |",
         "| 2 | – | – | – |",
@@ -85,7 +66,7 @@ def _of_round(policies, accuracy, before, after):
     ),
     (
       "label_noise",
-      [_of_loss("bradley_terry", 0.0, 0.9), _of_loss("hinge", 0.4, 0.6)],
+      {0: model(0.9), 56: model(0.6)},
       [
         "| Bradley-Terry | 90.0 ± 0.0 (1) | – | – | – |",
         "| smoothed | 90.0 ± 0.0 (1) | – | – | – |",
@@ -94,7 +75,7 @@ def _of_round(policies, accuracy, before, after):
     ),
     (
       "users",
-      [_of_head("scalar", known=0.6, unseen=0.5), _of_head("latent", adapted=0.8)],
+      {0: of_users(known=0.6, unseen=0.5), 9: of_users(adapted=0.8)},
       [
         "| pooled | 60.0 ± 0.0 (1) | 50.0 ± 0.0 (1) | – |",
         "| latent | – | – | 80.0 ± 0.0 (1) |",
@@ -102,11 +83,7 @@ def _of_round(policies, accuracy, before, after):
     ),
     (
       "pessimism",
-      [
-        _of_signal("gaussian", "lower_bound", 0.7),
-        _of_signal("gaussian", "lower_bound", 0.8),
-        _of_signal("gaussian", "weighted_sum", 0.6),
-      ],
+      {6: aligned(0.5, 0.7), 7: aligned(0.5, 0.8), 3: aligned(0.5, 0.6)},
       [
         "| value | – | – | – | – |",
         "| Gaussian, mean | 80.0 ± 0.0 (1) | 5.0 ± 0.0 (1) | 50.0 ± 0.0 (1)"
@@ -117,8 +94,7 @@ def _of_round(policies, accuracy, before, after):
     ),
     (
       "assess_vs_optimise",
-      [_of_model("scenes", 768, 0.8, 0.6), _of_model("policy", 768, 0.7, 0.7),
-       _of_model("scenes", 48, 0.6, 0.8)],
+      {0: judged(0.8, 0.6), 1: judged(0.6, 0.8), 3: judged(0.7, 0.7)},
       ["| scenes | 80.0 ± 0.0 (1) | 60.0 ± 0.0 (1) |", "Asymmetry: 2.00"],
     ),
   ],
@@ -128,7 +104,7 @@ def test_runs_stand_in_their_cells(tmp_path, name, runs, lines):
   table = load(name).table(tmp_path).splitlines()
   assert set(lines) <= set(table)
   assert table[1].count("---") == table[0].count("|") - 1
-  assert len(list(load(name).get_sweep())) >= len(lines)
+  assert len(load(name).get_sweep()) > max(runs)
 
 
 def test_methods_are_compared_by_the_runs_that_are_there(tmp_path):
@@ -136,17 +112,16 @@ def test_methods_are_compared_by_the_runs_that_are_there(tmp_path):
   numbers = dict(
     rewards=dict(proxy=1.5), strict=0.7, diversity=0.1, texture=0.02
   )
-  for i, strict in enumerate((0.6, 0.7, 0.8, 0.9, 0.7)):
-    after = numbers | dict(strict=strict, kl=2.0)
-    evaluation = dict(before=numbers, after=after)
-    each = {k: {"guidance_scale=1.0": v} for k, v in evaluation.items()}
-    write_one(tmp_path, i, {}, each)
-  first, second = list(sweep.METHODS)[:2]
-  before, best, other = sweep.table(tmp_path).splitlines()[2:5]
-  assert before.startswith("| before | 0 | 1.500 ± 0.000 | 0.700 ± 0.000 |")
-  assert best.startswith(
-    f"| {second} | {sweep.iterations(second)} | 1.500 ± 0.000 |"
+  of = lambda strict: dict(
+    before={"guidance_scale=1.0": numbers},
+    after={"guidance_scale=1.0": numbers | dict(strict=strict, kl=2.0)},
   )
+  write(tmp_path, dict(enumerate(map(of, (0.6, 0.7, 0.8, 0.9, 0.7)))))
+  counts = sweep.affordable()
+  first, second = list(counts)[:2]
+  before, best, other = sweep.table(tmp_path, counts).splitlines()[2:5]
+  assert before.startswith("| before | 0 | 1.500 ± 0.000 | 0.700 ± 0.000 |")
+  assert best.startswith(f"| {second} | {counts[second]} | 1.500 ± 0.000 |")
   assert "| 0.800 ± 0.141 |" in best and f"| {first} |" in other
   assert "| 0.700 ± 0.100 | 0.100 ± 0.000 | 2.000 ± 0.000 |" in other
 
@@ -156,12 +131,23 @@ def test_every_method_spends_as_much_as_the_others():
     load("objectives"),
     config_lib.load_module("configs/compare.py"),
   )
-  entries = list(sweep.get_sweep())
-  for entry, (name, _) in zip(entries, sweep.runs(), strict=True):
+  entries = sweep.get_sweep()
+  for name, entry in sweep.runs(sweep.affordable()):
+    assert entry in entries
     spent = entry["align.iterations"] * sweep.METHODS[name][0]
-    assert abs(spent / sweep.SPENT - 1) < 0.02
+    assert abs(spent / (sweep.BUDGET * 24.3) - 1) < 0.02
   swept = {entry["config"].partition(":")[2] for entry in entries}
   assert swept == set(compare.METHODS) and len(swept) >= 16
+
+
+def test_methods_have_as_many_seconds_as_the_others():
+  """What is measured per evaluation, times the evaluations of an iteration."""
+  timed, sweep = load("objectives_by_seconds"), load("objectives")
+  assert len(timed.get_sweep()) == 3 * len(sweep.SECONDS) >= 30
+  for name, count in timed.COUNTS.items():
+    spent, evaluations = sweep.SECONDS[name]
+    each = sweep.METHODS[name][0] * spent / evaluations
+    assert abs(count * each / (60 * 24.3 * 0.27 / 12.5) - 1) < 0.02
 
 
 @pytest.mark.parametrize("method", ["gardo", "flow_grpo,smoke"])
