@@ -5,6 +5,8 @@ variance follow exactly from its coefficients and can be held against the
 closed form at every time, without Monte Carlo.
 """
 
+import dataclasses
+
 import gaussian_target as gaussian
 import jax
 import jax.numpy as jnp
@@ -133,6 +135,21 @@ def test_heun_is_of_second_order():
     ratio = finals[name, 16] / finals[name, 32]
     assert abs(np.log2(ratio) - order) < 0.35, (name, finals)
   assert finals["heun", 16] < finals["ode", 32] / 4
+
+
+def test_the_last_step_of_heun_is_eulers():
+  """It asks for no velocity at t = 0, where that of a single sample has none."""
+  policy = dataclasses.replace(
+    gaussian.policy((1, 1, 1)),
+    velocity=lambda params, x, t, cond: (x - 0.7) / t[:, None, None, None],
+  )
+  keys = rng.sample_keys(
+    rng.stream_key(0, "rollout"), np.zeros(4, np.uint32), np.arange(4)
+  )
+  cond = policy.encode({}, np.zeros((4, 1), np.int32))
+  table = steppers.heun(schedule.timesteps(3))
+  drawn = tiny.sample_rows(policy, {}, keys, cond, None, table)
+  np.testing.assert_allclose(drawn.latents[-1], 0.7, atol=1e-5)
 
 
 def test_a_drift_of_unit_length_begins_at_its_share_of_the_steps():
