@@ -124,6 +124,14 @@ def test_gradients_of_all_steps_have_one_size():
   size = np.abs(-delta - 0.5 * variance * (1 - t) / t) / np.sqrt(variance)
   want = base[..., None] * (np.median(size) / size)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+  # In a window the median is of its steps, and the others get nothing.
+  window = np.arange(T) < 2
+  steps = steppers.precise_sde(schedule.timesteps(T, 3.0), window)
+  inside = np.asarray(advantages.equalised(signal, mask, steps))
+  want = base[..., None] * (np.median(size[:2]) / size[:2])
+  np.testing.assert_allclose(inside[..., :2], want, rtol=1e-4, atol=1e-6)
+  assert not inside[..., 2:].any()
+  steps = steppers.precise_sde(schedule.timesteps(T, 3.0))
   # The derivative of log p by the velocity, of noise drawn once, times it:
   slopes = np.abs(np.asarray(steps.c_v)) / np.asarray(steps.std)
   scaled = slopes * got[mask][np.abs(base[mask]) > 0.1]
