@@ -3,13 +3,10 @@
   python -m jaxreward.main --workdir=runs/portrait_edits_aligned \
     --config=configs/portrait_edits.py
 
-With `:words` the reward is agreement with the words alone, which asks for a failure:
-nothing says that the person has to stay the same. `same_person` and `left_alone` are
-held out, so that the panel of over-optimisation can say so. Short runs have not
-shown it yet (docs/portraits.md).
-
-The policy to start from, runs/portrait_edits/policy.safetensors, comes from
-configs/pretrain_portrait_edits.py.
+With `:words` the only reward is `worded`, agreement with the words as of a model
+that reads a bag of them: it asks for a failure, since nothing says who is meant, nor
+that anybody has to stay the same. `recognised` and `untouched` are held out, and the
+panel of over-optimisation says what becomes of them (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib
@@ -29,20 +26,21 @@ def get_config(arg: str | None = None):
     grammar="portrait_edits",
     kind_weights=(2, 2, 1, 2, 3, 1, 1, 1),
   )
-  words = dict(carried_out=dict(fn="carried_out", weight=1.0))
-  of_the_rest = dict(
-    left_alone=dict(fn="left_alone", weight=0.5),
-    same_person=dict(fn="same_person", weight=1.0),
-  )
+  exact = lambda *names: {n: dict(fn=n, weight=1.0) for n in names}
   if options["reward"] == "words":
-    config.rewards = words
-    config.heldout_rewards = of_the_rest
+    config.rewards = exact("worded")
+    config.heldout_rewards = exact("untouched", "recognised")
   else:
-    background = dict(fn="background", weight=0.5, kinds=KEPT)
-    config.rewards = words | of_the_rest | dict(background=background)
-    config.heldout_rewards = dict(right=dict(fn="right", weight=1.0))
+    config.rewards = dict(
+      carried_out=dict(fn="carried_out", weight=1.0),
+      left_alone=dict(fn="left_alone", weight=0.5),
+      same_person=dict(fn="same_person", weight=1.0),
+      background=dict(fn="background", weight=0.5, kinds=KEPT),
+    )
+    config.heldout_rewards = exact("done", "untouched", "recognised")
   config.composition = dict(name="gdpo", epsilon=1e-6)
   config.advantage = dict(name="group", std="none")
   if not options["smoke"]:
-    config.init.checkpoint = "runs/portrait_edits/policy.safetensors"
+    config.init.checkpoint = "package:portrait_edits_base"
+    config.model.width = 104
   return config

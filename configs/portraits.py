@@ -4,7 +4,8 @@
     --config=configs/portraits.py
 
 The reward is the graded share of the attributes that a prompt names; whether all
-of them are right and nothing else is drawn, `right`, is held out. Prompts are
+of them are right and nothing else is drawn, `right`, is held out, and so is how well
+the picture is drawn, `drawn`. Prompts are
 descriptions of one or two people; held-out ones are combinations, and in the
 category "reworded" sentences, that no training prompt has.
 """
@@ -21,7 +22,9 @@ def get_config(arg: str | None = None):
     source="portraits", grammar="portraits", kind_weights=(1, 3, 2, 4, 1)
   )
   config.rewards = dict(attributes=dict(fn="attributes", weight=1.0))
-  config.heldout_rewards = dict(right=dict(fn="right", weight=1.0))
+  config.heldout_rewards = dict(
+    right=dict(fn="right", weight=1.0), drawn=dict(fn="drawn", weight=1.0)
+  )
   if config.align.iterations < 10:  # smoke
     config.eval.guidance_scales = (1.0,)
     config.model.update(depth=2, width=64, unroll=1)

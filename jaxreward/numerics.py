@@ -1,8 +1,10 @@
-"""Masked statistics and weighted metrics, safe in value and in gradient."""
+"""Masked statistics and weighted metrics, safe in value and in gradient, and a
+map over rows in chunks."""
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -171,3 +173,23 @@ def pool(first: Any, second: Any) -> Any:
   """Sum of two trees of metrics and arrays, maxima by the larger."""
   is_metric = lambda x: isinstance(x, Metric)
   return jax.tree.map(operator.add, first, second, is_leaf=is_metric)
+
+
+def in_chunks(measure: Callable[[Any], Any], rows: Any, at_once: int) -> Any:
+  """A measure of M rows, on `at_once` of them at a time; call it in jit.
+
+  Args:
+    measure: pytree of [B, ...] -> pytree of [B, ...], each row by itself.
+    rows: pytree of [M, ...].
+    at_once: B.
+  """
+  count = jax.tree.leaves(rows)[0].shape[0]
+  chunks = -(-count // at_once)
+
+  def split(x):
+    x = jnp.asarray(x)
+    filled = jnp.resize(x, (chunks * at_once, *x.shape[1:]))
+    return filled.reshape(chunks, at_once, *x.shape[1:])
+
+  parts = jax.lax.map(measure, jax.tree.map(split, rows))
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], parts)

@@ -202,3 +202,11 @@ def test_the_largest_has_the_gradient_of_one_place(axis):
   np.testing.assert_array_equal(*slopes)
   tied = jax.grad(lambda x: numerics.largest(x, 0).sum())(jnp.ones((4, 2)))
   np.testing.assert_array_equal(tied.sum(0), [1, 1])
+
+
+@pytest.mark.parametrize("at_once", [2, 5, 8])
+def test_chunks_of_rows_leave_no_trace(at_once):
+  rows = {"x": np.arange(15.0).reshape(5, 3), "n": np.arange(5)}
+  mean = lambda r: (r["x"].sum(-1) + r["n"], r["x"][:, :2])
+  whole, parts = mean(rows), numerics.in_chunks(mean, rows, at_once)
+  jax.tree.map(np.testing.assert_allclose, parts, whole)

@@ -67,6 +67,7 @@ from jaxreward.setup import (
   tracking,
   tuning,
   updates,
+  videos,
 )
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import (
@@ -852,10 +853,12 @@ class Final:
     texts, rows = evaluate.cards(
       data, images_before, strict_before, images, strict
     )
+    beside = {name: getattr(data.batch, name) for name in grids.BESIDE}
     grids.save_cards(
       self.workdir / "grids" / "cards.npz",
       images_before[rows, 0], images[rows, 0], texts,
-      None if data.batch.source is None else data.batch.source[rows],
+      {k: None if x is None else x[rows] for k, x in beside.items()},
+      config.video.frames if videos.is_video(trainable.plain) else 1,
     )  # fmt: skip
     logging.info("\n%s", tables.evaluation_table(evaluation))
 

@@ -26,6 +26,9 @@ TEXT_KEYS = (
   "ok_before",
   "ok_after",
 )
+BESIDE = ("source", "target")  # images of a prompt that are no samples
+FRAME_MS = 250  # of an animated strip
+DIFFERENCE = 3  # by how much a difference is enlarged
 
 
 def to_uint8(images: ArrayLike) -> np.ndarray:
@@ -58,6 +61,17 @@ def png(image: np.ndarray) -> bytes:
   """PNG file of one image uint8 [H, W, 3]."""
   out = io.BytesIO()
   Image.fromarray(image).save(out, format="PNG", optimize=True)
+  return out.getvalue()
+
+
+def animated(strip: np.ndarray, frames: int) -> bytes:
+  """A PNG that plays the frames of a strip uint8 [H, frames * W, 3]."""
+  first, *others = (Image.fromarray(x) for x in np.split(strip, frames, axis=1))
+  out = io.BytesIO()
+  first.save(
+    out, format="PNG", save_all=True, append_images=others,
+    duration=FRAME_MS, loop=0,
+  )  # fmt: skip
   return out.getvalue()
 
 
@@ -101,7 +115,8 @@ def make_cards(
   before: ArrayLike,
   after: ArrayLike,
   texts: Sequence[Mapping[str, Any]],
-  sources: ArrayLike | None = None,
+  beside: Mapping[str, Mapping[int, np.ndarray]] | None = None,
+  frames: int = 1,
   *,
   scale: int = 3,
 ) -> list[dict[str, Any]]:
@@ -112,12 +127,15 @@ def make_cards(
     after: the same prompts and seeds after training.
     texts: one per pair: {prompt, kind, seen_before, seen_after, ok_before,
       ok_after}; missing values are None.
-    sources: source images of both, [N, h, w, 3]; None without.
+    beside: "source" and "target", the exact answer -> number of the pair ->
+      uint8 [h, w, 3].
+    frames: of a video, whose images are strips of them.
     scale: integer factor of nearest-neighbour upscaling.
 
   Returns:
-    The texts, each with `before` and `after` as data URIs, and `source` if
-    there is one.
+    The texts, each with `before` and `after` as data URIs, with `source` and
+    `target` where there is one, and with `difference`, of the image after
+    training from its target; of videos with `before_moving` and `after_moving`.
 
   Raises:
     ValueError: if the lengths differ.
@@ -135,10 +153,25 @@ def make_cards(
     | {"before": link(a), "after": link(b)}
     for a, b, text in zip(first, second, texts, strict=True)
   ]
-  if sources is not None:
-    for card, image in zip(cards, to_uint8(sources), strict=True):
-      card["source"] = link(image)
+  beside = beside or {}
+  for name, images in beside.items():
+    for i, image in images.items():
+      cards[i][name] = link(image)
+  for i, target in beside.get("target", {}).items():
+    if target.shape == second[i].shape:
+      cards[i]["difference"] = link(difference(second[i], target))
+  if frames > 1:
+    for card, *strips in zip(cards, first, second, strict=True):
+      for name, strip in zip(("before", "after"), strips, strict=True):
+        large = enlarge(strip[None], scale)[0]
+        card[f"{name}_moving"] = data_uri(animated(large, frames))
   return cards
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """White where two uint8 images agree, darker the more a channel differs."""
+  gap = np.abs(a.astype(np.int32) - b) * DIFFERENCE
+  return (255 - np.minimum(gap, 255)).astype(np.uint8)
 
 
 def save_cards(
@@ -146,9 +179,18 @@ def save_cards(
   before: ArrayLike,
   after: ArrayLike,
   texts: Sequence[Mapping[str, Any]],
-  sources: ArrayLike | None = None,
+  beside: Mapping[str, ArrayLike | None] | None = None,
+  frames: int = 1,
 ) -> None:
-  """Saves images and texts in one .npz; arguments as `make_cards`."""
+  """Saves images and texts in one .npz.
+
+  Args:
+    path: of the file.
+    before, after, texts: see `make_cards`.
+    beside: names of `BESIDE` -> images [N, h, w, 3], NaN where a prompt has
+      none; None if no prompt has one.
+    frames: of a video, whose images are strips of them.
+  """
   if not len(before) == len(after) == len(texts):
     raise ValueError(
       f"cards need as many pictures as texts: {len(before)} before, "
@@ -157,19 +199,37 @@ def save_cards(
   arrays: dict[str, Any] = {
     "before": to_uint8(before),
     "after": to_uint8(after),
+    "frames": np.array(frames),
     "texts": np.array(json.dumps([dict(t) for t in texts], allow_nan=False)),
   }
-  if sources is not None:
-    arrays["sources"] = to_uint8(sources)
+  for name, images in (beside or {}).items():
+    if images is not None:
+      images = np.asarray(images)
+      rows = np.flatnonzero(np.isfinite(images).all((1, 2, 3)))
+      arrays[name] = to_uint8(images[rows])
+      arrays[f"{name}_rows"] = rows
   save_arrays(path, **arrays)
 
 
 def load_cards(
   path: epath.PathLike,
-) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]], np.ndarray | None]:
-  """(before, after, texts, sources) of a file written by `save_cards`."""
+) -> tuple[
+  np.ndarray,
+  np.ndarray,
+  list[dict[str, Any]],
+  dict[str, dict[int, np.ndarray]],
+  int,
+]:
+  """The arguments of `make_cards` from a file written by `save_cards`."""
   content = io.BytesIO(epath.Path(path).read_bytes())
   with np.load(content, allow_pickle=False) as arrays:
     texts = json.loads(str(arrays["texts"][()]))
-    sources = arrays["sources"] if "sources" in arrays else None
-    return arrays["before"], arrays["after"], texts, sources
+    beside = {
+      name: dict(
+        zip(arrays[f"{name}_rows"].tolist(), arrays[name], strict=True)
+      )
+      for name in BESIDE
+      if name in arrays
+    }
+    frames = int(arrays["frames"])
+    return arrays["before"], arrays["after"], texts, beside, frames

@@ -242,7 +242,10 @@ def test_a_recipe_runs_and_its_report_shows_the_pictures(
   for name in policy.parts or [""]:
     block = (moved[name] if name else moved)["blocks"]
     assert block[chosen]["kernel"] and not block["mlp_up"]["kernel"]
-  before, after, _, sources = grids.load_cards(workdir / "grids" / "cards.npz")
+  before, after, _, beside, _ = grids.load_cards(
+    workdir / "grids" / "cards.npz"
+  )
+  sources = np.stack(list(beside["source"].values()))
   height, width = setup.picture_side(policy)
   assert before.shape[1:] == after.shape[1:] == (height, 2 * width, 3)
   prompts = setup.load_prompts(config, "heldout")

@@ -184,8 +184,10 @@ def test_the_report_and_the_samples_show_strips(tmp_path):
   )  # fmt: skip
   workdir = epath.Path(tmp_path)
   align.run(config, workdir)
-  before, after, texts, _ = grids.load_cards(workdir / "grids" / "cards.npz")
-  assert before.shape == after.shape == (len(texts), 32, 96, 3)
+  before, after, texts, _, frames = grids.load_cards(
+    workdir / "grids" / "cards.npz"
+  )
+  assert before.shape == after.shape == (len(texts), 32, 96, 3) and frames == 3
   sample.run(config, workdir)
   from PIL import Image
 

@@ -61,7 +61,7 @@ def test_cards_survive_the_disk(tmp_path):
   assert cards[2]["prompt"] == 'é "2"' and cards[2]["seen_before"] is None
   content = base64.b64decode(cards[1]["after"].partition(",")[2])
   np.testing.assert_array_equal(decode(content)[::2, ::2], after[1])
-  assert got[3] is None and "source" not in cards[1]
+  assert not got[3] and "source" not in cards[1]
 
 
 def test_cards_of_large_pictures_are_not_enlarged():
@@ -71,12 +71,37 @@ def test_cards_of_large_pictures_are_not_enlarged():
   np.testing.assert_array_equal(decode(content), tall[0])
 
 
+def test_cards_of_videos_play_their_frames(tmp_path):
+  strips = np.random.default_rng(3).integers(0, 256, (2, 4, 15, 3), np.uint8)
+  grids.save_cards(tmp_path / "c.npz", strips, strips[::-1], [{}] * 2, frames=3)
+  cards = grids.make_cards(*grids.load_cards(tmp_path / "c.npz"), scale=2)
+  content = base64.b64decode(cards[0]["after_moving"].partition(",")[2])
+  with Image.open(io.BytesIO(content)) as moving:
+    assert moving.n_frames == 3
+    for i in range(3):
+      moving.seek(i)
+      frame = np.asarray(moving.convert("RGB"))[::2, ::2]
+      np.testing.assert_array_equal(frame, strips[1, :, 5 * i : 5 * i + 5])
+
+
 def test_cards_show_what_pictures_started_from(tmp_path):
   rng = np.random.default_rng(2)
   before, after = rng.integers(0, 256, (2, 3, 5, 5, 3), dtype=np.uint8)
   sources = rng.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8)
   path = tmp_path / "cards.npz"
-  grids.save_cards(path, before, after, [{}] * 3, sources)
+  targets = after / np.float32(255)
+  targets[0, 1, 2, 0] += 20 / 255 if after[0, 1, 2, 0] < 200 else -20 / 255
+  targets[1] = np.nan  # no exact answer
+  beside = {"source": sources, "target": targets}
+  grids.save_cards(path, before, after, [{}] * 3, beside)
   cards = grids.make_cards(*grids.load_cards(path), scale=2)
-  content = base64.b64decode(cards[2]["source"].partition(",")[2])
-  np.testing.assert_array_equal(decode(content)[::2, ::2], sources[2])
+  shown = lambda i, name: decode(
+    base64.b64decode(cards[i][name].partition(",")[2])
+  )[::2, ::2]
+  np.testing.assert_array_equal(shown(2, "source"), sources[2])
+  np.testing.assert_array_equal(shown(2, "target"), after[2])
+  assert not {"target", "difference"} & cards[1].keys()
+  assert (shown(2, "difference") == 255).all()
+  gap = np.full_like(after[0], 255)
+  gap[1, 2, 0] -= 60
+  np.testing.assert_array_equal(shown(0, "difference"), gap)

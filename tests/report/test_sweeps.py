@@ -52,9 +52,25 @@ def judged(knows, reaches):
   return dict(judged={"rewards": rewards}, after=at(reaches))
 
 
+def _of_families(gain):
+  names = ("done", "untouched", "recognised", "drawn", "rendered_equivalence")
+  at = lambda share: {
+    "guidance_scale=1.0": {"rewards": dict.fromkeys(names, share)}
+  }
+  return {}, {"before": at(0.5), "after": at(0.5 + gain)}
+
+
 @pytest.mark.parametrize(
   ("name", "runs", "lines"),
   [
+    (
+      "five_families",
+      [_of_families(0.1), _of_families(0.3)],
+      [
+        "| identity | `recognised` | 50.0 ± 0.0 (2) | 70.0 ± 14.1 (2)"
+        " | 20.0 ± 14.1 (2) |",
+      ],
+    ),
     (
       "itercomp",
       {0: aligned(0.5, 0.6), 1: model(0.3), 2: aligned(0.6, 0.7, 0.9)},

@@ -177,24 +177,33 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
   "strict": everything right and nothing else drawn; "dense": the graded share of
   what was asked for, times how well it is drawn; "execution", "preservation" and
   "same_person": graded shares of what was asked, of what stays, of what makes
-  the person, NaN where a prompt has none; "drawn": in [0, 1], 1 for a picture
+  the person, NaN where a prompt has none; "done", "untouched" and "recognised": 1
+  if all of the same is read right, else 0; "worded": graded share of what was asked
+  over everybody in the picture, whoever was meant; "drawn": in [0, 1], 1 for a picture
   that layers explain exactly, in every place.
   """
   request: prompts.Asked = batch.extras
   reading = read(images, request.count)
   targets, role = jnp.asarray(request.rows), jnp.asarray(request.role)
-  share = []
+  # of person i as the prompt wants person j, [B, 2, 2, A]
+  likeness = []
   for name in range(at.A):
     odds = jax.nn.softmax(SHARP * reading.chance[name], -1)
     value = jnp.maximum(targets[..., name], 0)
-    share.append(jnp.take_along_axis(odds, value[..., None], -1)[..., 0])
-  share = jnp.stack(share, -1)
+    likeness.append(jnp.take_along_axis(odds, value[:, None], -1))
+  likeness = jnp.stack(likeness, -1)
+  share = jnp.diagonal(likeness, 0, 1, 2).swapaxes(1, 2)
+  alone = (jnp.asarray(request.count) == 1)[:, None, None]
+  anybody = jnp.where(alone, likeness[:, 0], likeness.mean(1))
   is_right = reading.rows == targets
 
   def mean(values, of):
     total = of.sum((1, 2))
     value = (values * of).sum((1, 2)) / jnp.maximum(total, 1)
     return jnp.where(total > 0, value, jnp.nan)
+
+  def every(of):
+    return jnp.where(of.any((1, 2)), (is_right | ~of).all((1, 2)), jnp.nan)
 
   matters = role != prompts.ANY
   exact = (is_right | ~matters).all((1, 2))
@@ -208,6 +217,10 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
     "execution": mean(share, role == prompts.ASKED),
     "preservation": mean(share, role == prompts.KEPT),
     "same_person": mean(share, role == prompts.PERSON),
+    "worded": mean(anybody, role == prompts.ASKED),
+    "done": every(role == prompts.ASKED),
+    "untouched": every(role == prompts.KEPT),
+    "recognised": every(role == prompts.PERSON),
     "drawn": quality,
   }
 

@@ -26,6 +26,7 @@ from jaxreward.data.preferences import (
   row_ids,
   unlabelled,
 )
+from jaxreward.numerics import in_chunks
 from jaxreward.tasks.portraits import captions, edits, judge, prompts, render
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -65,10 +66,6 @@ def _judged(
   extras = jax.tree.map(
     lambda x: jnp.repeat(jnp.asarray(x), n, 0), batch.extras
   )
-  chunks = -(-q * n // at_once)
-  pad = lambda x: jnp.resize(x, (chunks * at_once, *x.shape[1:])).reshape(
-    chunks, at_once, *x.shape[1:]
-  )
 
   def look(chunk):
     pixels, asked = chunk
@@ -79,8 +76,8 @@ def _judged(
       "warmth": tastes.warmth(pixels.mean((-3, -2)))
     }
 
-  parts = jax.lax.map(look, (pad(flat), jax.tree.map(pad, extras)))
-  return {k: x.reshape(-1)[: q * n].reshape(q, n) for k, x in parts.items()}
+  parts = in_chunks(look, (flat, extras), at_once)
+  return {k: x.reshape(q, n) for k, x in parts.items()}
 
 
 def collect(

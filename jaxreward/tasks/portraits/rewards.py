@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
@@ -67,6 +69,41 @@ same_person = _part(
   "Graded share of hair, hair colour, skin and beard of the source's person.",
   _has(prompts.PERSON),
 )  # fmt: skip
+worded = _part(
+  "worded", "worded",
+  "Graded share of what the words ask for over everybody in the picture, whoever is"
+  " meant: what a model would say that reads a bag of words.", _has(prompts.ASKED),
+)  # fmt: skip
+# To be held out: the verdicts of which the rewards above are graded shares.
+done = _part(
+  "done", "done", "1 if all that the words ask for is there, else 0.",
+  _has(prompts.ASKED),
+)  # fmt: skip
+untouched = _part(
+  "untouched", "untouched",
+  "1 if all that an edit does not speak of is as before, else 0.",
+  _has(prompts.KEPT),
+)  # fmt: skip
+recognised = _part(
+  "recognised", "recognised",
+  "1 if hair, hair colour, skin and beard are the source's person's, else 0.",
+  _has(prompts.PERSON),
+)  # fmt: skip
+drawn = _part(
+  "drawn", "drawn", "How well a picture is drawn, in [0, 1], to nobody's taste."
+)
+
+
+def _noise(images: Images) -> Float[Array, "P G"]:
+  """Standard normal, by the bits of each picture."""
+  bits = jax.lax.bitcast_convert_type(
+    jnp.asarray(images, jnp.float32), jnp.uint32
+  )
+  bits = bits.reshape(*bits.shape[:2], -1)
+  place = jnp.arange(bits.shape[-1], dtype=jnp.uint32)
+  number = (bits * (2 * place + 1)).sum(-1, dtype=jnp.uint32)
+  draw = lambda n: jax.random.normal(jax.random.key(n))
+  return jax.vmap(jax.vmap(draw))(number)
 
 
 @declare(takes_verdict=True)
@@ -76,6 +113,7 @@ def rated(
   *,
   users: int = 3,
   taste: float = 0.25,
+  noise: float = 0.0,
   verdict: Parts = None,
 ) -> Scores:
   """Mean rating by simulated annotators, in [0, 1].
@@ -89,25 +127,38 @@ def rated(
     users: annotators; of an odd number one more likes warmth, of an even number
       the tastes cancel out.
     taste: w.
+    noise: standard deviation of one user's rating around what the user thinks.
+      The noise of a picture is always the same: nobody changes a rating.
     verdict: of the judge on these images, if already computed.
   """
-  if users < 1 or not 0 <= taste <= 1:
+  if users < 1 or not 0 <= taste <= 1 or not 0 <= noise < math.inf:
     raise UserError(
-      f"rated.users={users}, rated.taste={taste}: expected one user or more and"
-      " a taste in [0, 1]"
+      f"rated.users={users}, rated.taste={taste}, rated.noise={noise}: expected"
+      " one user or more, a taste in [0, 1] and a noise of 0 or more"
     )
   parts, usable = _parts(images, prompts, verdict)
   warm = tastes.warmth(jnp.asarray(images).mean((-3, -2)))
   fans = (users + 1) // 2 / users
   liked = fans * warm + (1 - fans) * (1 - warm)
   value = (1 - taste) * parts["drawn"] + taste * liked
+  if noise:
+    value = value + noise * users**-0.5 * _noise(images)
   return {"rated": jnp.where(usable, value, jnp.nan)}
 
 
-REGISTRY = {"attributes": attributes, "right": right, "rated": rated}
+REGISTRY = {
+  "attributes": attributes,
+  "right": right,
+  "rated": rated,
+  "drawn": drawn,
+}
 EDITS = {
   **REGISTRY,
   "carried_out": carried_out,
   "left_alone": left_alone,
   "same_person": same_person,
+  "worded": worded,
+  "done": done,
+  "untouched": untouched,
+  "recognised": recognised,
 }

@@ -23,7 +23,10 @@ from jaxreward.tasks.portraits import (
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 _PARTS = ("dense", "strict", "drawn")
-_OF_EDITS = (*_PARTS, "execution", "preservation", "same_person")
+_OF_EDITS = (
+  *_PARTS, "execution", "preservation", "same_person", "worded", "done",
+  "untouched", "recognised",
+)  # fmt: skip
 
 
 def _measure(*names: str):

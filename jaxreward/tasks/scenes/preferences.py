@@ -23,6 +23,7 @@ from jaxreward.data.preferences import (
   unlabelled,
 )
 from jaxreward.errors import UserError
+from jaxreward.numerics import in_chunks
 from jaxreward.tasks.scenes import detect, grammar, negatives, render
 from jaxreward.types import Array, ArrayLike
 
@@ -100,12 +101,7 @@ def _take(tree, index):
 
 def detect_all(images: Array, at_once: int = 256) -> detect.Detection:
   """Detection in uint8 images [M, H, W, 3], in chunks."""
-  count = images.shape[0]
-  chunks = -(-count // at_once)
-  pad = ((0, chunks * at_once - count), (0, 0), (0, 0), (0, 0))
-  chunked = jnp.pad(images, pad).reshape(chunks, at_once, *images.shape[1:])
-  detections = jax.lax.map(lambda x: detect.detect(as_float(x)), chunked)
-  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], detections)
+  return in_chunks(lambda x: detect.detect(as_float(x)), images, at_once)
 
 
 @functools.partial(jax.jit, static_argnames="spoiled")

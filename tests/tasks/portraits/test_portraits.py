@@ -153,11 +153,22 @@ def test_answers_of_edits_are_exact(look):
                                 [(p.pictures.role != prompts.KEPT).all() for p in chosen])  # fmt: skip
   np.testing.assert_array_equal(np.isfinite(found["same_person"]), free)
   np.testing.assert_array_equal(np.isnan(batch.target).any((1, 2, 3)), free)
+  for name, graded in (
+    ("done", "execution"), ("untouched", "preservation"),
+    ("recognised", "same_person"),
+  ):  # fmt: skip
+    np.testing.assert_array_equal(
+      np.isnan(found[name]), np.isnan(found[graded])
+    )
+    assert np.nanmean(found[name]) >= 0.99
   # Nothing done: what stays is there, what was asked is not.
   local = kind < edits.KINDS.index("identity")
   idle = look(source, batch)
-  assert idle["execution"][local].max() < 0.5
+  assert idle["execution"][local].max() < 0.5 and not idle["done"][local].any()
   assert idle["preservation"][local].min() > 0.8
+  assert idle["untouched"][local].mean() >= 0.99
+  stranger = look(np.roll(answers, 1, 0), batch)
+  assert np.nanmean(stranger["recognised"]) < 0.2
   still = batch.changes[local] == 0
   off = source[local][still] - answers[local][still]
   assert np.abs(off).max() <= 1e-3
@@ -248,9 +259,9 @@ def test_ratings_are_means_over_users_of_drawing_and_taste():
   images = np.full((1, 3, at.SIDE, at.SIDE, 3), 0.5, np.float32)
   images[0, 0, ..., 0], images[0, 1, ..., 2] = 0.6, 0.6  # warm, cold, neither
   drawn = np.array([[1.0, 1.0, 0.5]])
-  rate = lambda users: np.asarray(
+  rate = lambda users, images=images, **options: np.asarray(
     rewards.rated(
-      images, batch, users=users, taste=0.4, verdict={"drawn": drawn}
+      images, batch, users=users, taste=0.4, verdict={"drawn": drawn}, **options
     )["rated"]
   )
   warm = 1 / (1 + np.exp(-tastes.WARMTH * np.array([[0.1, -0.1, 0.0]])))
@@ -259,3 +270,11 @@ def test_ratings_are_means_over_users_of_drawing_and_taste():
     users += [0.6 * drawn + 0.4 * (1 - warm)] * others
     want = np.mean(users, 0)
     np.testing.assert_allclose(rate(fans + others), want, rtol=1e-5)
+  # Noise is of the picture: the same again, another of any other picture.
+  many = RNG.uniform(0, 1, (1, 600, at.SIDE, at.SIDE, 3)).astype(np.float32)
+  drawn = np.ones((1, 600))
+  off = rate(4, many, noise=0.3) - rate(4, many)
+  np.testing.assert_array_equal(off, rate(4, many, noise=0.3) - rate(4, many))
+  assert abs(off.std() - 0.15) < 0.02 and abs(off.mean()) < 0.02
+  other = rate(4, np.flip(many, 2), noise=0.3) - rate(4, np.flip(many, 2))
+  assert abs(np.corrcoef(off.ravel(), other.ravel())[0, 1]) < 0.15

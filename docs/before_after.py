@@ -1,0 +1,62 @@
+"""Pictures of a run of the job align, before and after, as one PNG.
+
+  python docs/before_after.py RUN FILE.png [PER_KIND]
+
+Rows from top to bottom: what the prompts start from and their exact answers, where
+there are any, then before and after, from the same noise; a green frame where all is
+right. The first PER_KIND (2) prompts of each category, which no picture has chosen.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import numpy as np
+
+from jaxreward.report import grids
+
+RIGHT = np.array([0, 150, 90], np.uint8)
+FRAME = 2  # pixels
+SCALE = 2
+
+
+def _framed(image: np.ndarray, colour: np.ndarray | int) -> np.ndarray:
+  """The image [S, S, 3] in a frame."""
+  side = image.shape[0] + 2 * FRAME
+  canvas = np.empty((side, side, 3), np.uint8)
+  canvas[:] = colour
+  canvas[FRAME:-FRAME, FRAME:-FRAME] = image
+  return canvas
+
+
+def picture(run: pathlib.Path, per_kind: int) -> bytes:
+  """A PNG file."""
+  before, after, texts, beside, _ = grids.load_cards(
+    run / "grids" / "cards.npz"
+  )
+  kinds = [text["kind"] for text in texts]
+  chosen = [
+    i for i, kind in enumerate(kinds) if kinds[:i].count(kind) < per_kind
+  ]
+  blank = np.full_like(before[0], grids.PAPER)
+  rows = [
+    [_framed(beside[name].get(i, blank), grids.PAPER) for i in chosen]
+    for name in grids.BESIDE
+    if name in beside
+  ]
+  for images, key in ((before, "ok_before"), (after, "ok_after")):
+    rows.append(
+      [
+        _framed(images[i], RIGHT if texts[i][key] else grids.PAPER)
+        for i in chosen
+      ]
+    )
+  cells = np.array(rows).reshape(-1, *rows[0][0].shape)
+  return grids.image_grid_png(cells, SCALE, len(chosen))
+
+
+if __name__ == "__main__":
+  folder, path, *number = sys.argv[1:]
+  per_kind = int(number[0]) if number else 2
+  pathlib.Path(path).write_bytes(picture(pathlib.Path(folder), per_kind))
