@@ -43,4 +43,8 @@ def get_config(arg: str | None = None):
   if not options["smoke"]:
     config.init.checkpoint = "package:portrait_edits_base"
     config.model.width = 104
+    config.rollout.update(prompts=12, group=8, microbatch=96)
+    config.align.iterations = 60
+    config.optimizer.learning_rate = 1.5e-3
+    config.eval.update(every=20, quick_samples=96, guidance_scales=(1.0,))
   return config
