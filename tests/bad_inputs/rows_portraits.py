@@ -6,7 +6,7 @@ import types
 import numpy as np
 from etils import epath
 
-from jaxreward.tasks.portraits import atlas, draw, judge, words
+from jaxreward.tasks.portraits import atlas, draw, judge, rewards, words
 from tests.bad_inputs.table import Row
 
 CONFIG = "pretrain_portraits.py:smoke"
@@ -98,6 +98,9 @@ ROWS = [
       call=lambda here: draw.layers(), prepare=_no_renderer),
   Row("no drawings", ('pip install "jaxreward[portraits]"',),
       call=lambda here: draw.layers(), prepare=_no_drawings),
+  Row("a noise below 0", ("rated.noise=-0.1", "0 or more"),
+      call=lambda here: rewards.rated(
+        np.zeros((1, 1, 48, 48, 3)), None, noise=-0.1)),
   Row("images of another size", ("48 x 48 pixels in colour", "12 x 12 x 3"),
       call=lambda here: judge.groups(np.zeros((1, 1, 12, 12, 3)), None)),
 ]  # fmt: skip
