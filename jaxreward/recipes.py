@@ -98,7 +98,7 @@ def for_users(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
     config.data.users.update(count=2, unseen=2, rows=8)
   else:
     config.rollout.prompts = 128
-    config.align.update(times=1, updates=1)
+    config.align.update(iterations=100, times=1, updates=1)
   return config
 
 

@@ -303,6 +303,9 @@ def _compile(
 def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, replicated."""
   batch = setup.prompt_batches(config)(0)
+  if offline.has_users(config):
+    user = np.zeros((len(batch.ids), policy.user), np.float32)
+    batch = dataclasses.replace(batch, user=user)
   shapes = prompt_encoding.abstract(
     batch, policy, with_pictures=prompt_encoding.reads_pictures(config)
   )

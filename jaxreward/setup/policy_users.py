@@ -20,6 +20,7 @@ from jaxreward.setup import offline, row_users
 from jaxreward.types import Array, Params, Policy, PromptBatch
 
 DRAWS = 8  # of noise and time per pair
+ROUNDING = 1e-7  # of errors: those of one policy, computed in two places
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -134,6 +135,7 @@ def evaluate(
     prompts = prompts_of(users)
     sign = np.sign(scores[:, 0] - scores[:, 1])
     right = sign * processes.fetch(margins(params, base, prompts))
+    right = np.where(np.abs(right) > ROUNDING, right, 0.0)
     results = {
       "accuracy": np.where(sign == 0, np.nan, (np.sign(right) + 1) / 2)
     }
