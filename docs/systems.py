@@ -121,6 +121,7 @@ PROOFS = {
   "preference_strength_curation": "tests/reward_models/test_curation.py",
   "prefpaint_ellipsoid_weight": "tests/advantages/test_doubted.py",
   "prime": "tests/advantages/test_learned.py",
+  "promptecho_ce_reward": "tests/rewards/test_vlm_judges.py",
   "r0_reward_instruct": "tests/feeds/test_predicted.py",
   "rankdpo": "tests/objectives/test_groups.py",
   "rebel": "tests/objectives/test_differences.py",

@@ -19,6 +19,7 @@ from jaxreward.rewards import (
   identity,
   image_reward,
   implicit,
+  judges,
   objects,
   ocr,
   quality,
@@ -79,6 +80,9 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "judge_pointwise": remote.judge_pointwise,
   "judge_pairwise": remote.judge_pairwise,
   "judge_checklist": remote.judge_checklist,
+  "vlm_pointwise": judges.vlm_pointwise,
+  "vlm_pairwise": judges.vlm_pairwise,
+  "prompt_echo": judges.prompt_echo,
 }
 
 __all__ = [

@@ -22,6 +22,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.models import hub
 from jaxreward.models.text import qwen_prompts
 from jaxreward.models.vision import encoders
+from jaxreward.models.vlm import tiny
 from jaxreward.rewards import references
 from jaxreward.setup import rewards as reward_setup
 
@@ -109,7 +110,7 @@ def require_weights(
 def _require_place(spec: str, field: str) -> None:
   place = spec.partition(":")[0]
   is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
-  if not spec or (is_hub_id and not epath.Path(place).exists()):
+  if spec in ("", tiny.NAME) or (is_hub_id and not epath.Path(place).exists()):
     return
   try:
     hub.resolve(spec)

@@ -59,10 +59,24 @@ class Answers:
 
 
 def prefill(
-  model: Model, params: Params, prompts: Prompts, *, dtype: Any = jnp.float32
+  model: Model,
+  params: Params,
+  prompts: Prompts,
+  *,
+  images: qwen.Images | None = None,
+  dtype: Any = jnp.float32,
 ) -> Prefix:
-  """Reads prompts, once for all their answers."""
-  images = qwen_vl.images_of(model, params, prompts, dtype)
+  """Reads prompts, once for all their answers.
+
+  Args:
+    model: geometry.
+    params: of it.
+    prompts: the rows.
+    images: what they show; that of their own patches if None.
+    dtype: of the products.
+  """
+  if images is None:
+    images = qwen_vl.images_of(model, params, prompts, dtype)
   net = QwenText(model.language, dtype, keep=True)
   outputs: Any = net.apply(
     {"params": params["text"]},

@@ -9,6 +9,7 @@ import ipaddress
 import math
 import os
 import re
+import typing
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -201,23 +202,25 @@ def require_choice(name: str, value: str, known: Sequence[str]) -> None:
 
 
 def with_options(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
-  """A loader that takes the fields of `Options` beside its own arguments.
+  """A loader that takes the fields of a dataclass beside its own arguments.
 
   Args:
-    load: takes these fields as one argument, `options`.
+    load: takes these fields as one argument, `options`, annotated with the
+      class.
   """
-  shared = inspect.signature(Options).parameters
+  kind = typing.get_type_hints(load)["options"]
+  shared = inspect.signature(kind).parameters
   extra = dict(inspect.signature(load).parameters)
   del extra["options"]
 
   @functools.wraps(load)
   def loads(**arguments):
     common = {k: arguments.pop(k) for k in shared if k in arguments}
-    return load(options=Options(**common), **arguments)
+    return load(options=kind(**common), **arguments)
 
   def check(arguments: Mapping[str, Any]) -> None:
     """Rejects invalid options before anything is read or sent."""
-    Options(**{k: arguments[k] for k in shared if k in arguments})
+    kind(**{k: arguments[k] for k in shared if k in arguments})
 
   vars(loads)["check"] = check
   vars(loads)["__signature__"] = inspect.Signature(

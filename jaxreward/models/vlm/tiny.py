@@ -1,0 +1,44 @@
+"""A tiny model with random weights that reads bytes, to try a config with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import jax
+
+from jaxreward.models.text.qwen import Qwen
+from jaxreward.models.vision.qwen_vision import Vision
+from jaxreward.models.vlm import qwen_vl
+from jaxreward.models.vlm.qwen_vl import Model
+from jaxreward.types import Params
+
+NAME = "tiny"
+_MARKS = (
+  "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
+  "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+_IDS = {mark: 256 + i for i, mark in enumerate(_MARKS)}
+_SPLIT = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
+MODEL = Model(
+  Qwen(
+    32, 2, 4, 2, 64, 256 + len(_MARKS), sections=(1, 1, 2),
+    pad=_IDS["<|image_pad|>"], head=8, tied=True,
+  ),
+  Vision(16, 2, 2, 32, 32, 8, window=32, full=(1,)),
+  _IDS["<|video_pad|>"],
+)  # fmt: skip
+
+
+def tokens(text: str) -> Mapping[str, list[int]]:
+  """Ids of a text's bytes and marks, as transformers' tokenizers give them."""
+  ids: list[int] = []
+  for i, part in enumerate(_SPLIT.split(text)):
+    ids += [_IDS[part]] if i % 2 else part.encode()
+  return {"input_ids": ids}
+
+
+def params(dtype: str = "float32") -> Params:
+  """The weights, always the same."""
+  as_dtype = lambda x: x.astype(dtype)
+  return jax.tree.map(as_dtype, qwen_vl.init(jax.random.key(0), MODEL))

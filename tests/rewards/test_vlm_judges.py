@@ -1,0 +1,227 @@
+"""Judges of the program beside whole rows of the model, read one by one."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import rewards
+from jaxreward.errors import UserError
+from jaxreward.models.vlm import prompts, qwen_vl, tiny
+from jaxreward.rewards import judges, vision_language
+from jaxreward.rewards.remote import templates
+from jaxreward.rewards.remote.rewards import YES
+from jaxreward.types import PromptBatch
+
+TEXTS = ["a red circle", "two blue squares <|image_pad|>"]
+# As many bytes each: random weights find long answers improbable.
+WORDS = {"first": 1.0, "other": 0.0, "equal": 0.5}
+CLEAN = ["a red circle", "two blue squares "]
+LENGTH, GROUP = 640, 3
+BATCH = PromptBatch(
+  np.arange(2, dtype=np.uint32), np.zeros(2, np.int32), np.ones(2, bool)
+)
+SCALE = dict(answer="score", low=8.0, high=11.0)
+
+
+def softmax(x):
+  y = np.exp(np.asarray(x, np.float64) - np.max(x))
+  return y / y.sum()
+
+
+@pytest.fixture(scope="module")
+def setup():
+  """(rewards as functions of images, parameters)."""
+  options = dict(weights="tiny", length=LENGTH, microbatch=4)
+  ways = {
+    "yes": (judges.vlm_pointwise, {}),
+    "score": (judges.vlm_pointwise, SCALE),
+    "pairs": (judges.vlm_pairwise, {}),
+    "first": (judges.vlm_pairwise, dict(pairs="member", swap=False)),
+    "echo": (judges.prompt_echo, {}),
+    "sum": (judges.prompt_echo, dict(summed=True)),
+  }
+  built = {}
+  for name, (reward, more) in ways.items():
+    loaded = reward.loads(**options, **more)
+    params = loaded.arrays["params"]
+    given = {**loaded.static, **loaded.prepare(TEXTS)}
+    if reward is judges.vlm_pairwise:
+      given["table"] = vision_language.table_of(tiny.tokens, WORDS)
+    built[name] = functools.partial(reward, **given)
+  params = jax.tree.map(lambda x: 6 * x if x.ndim > 1 else x, params)
+  return built, params
+
+
+@pytest.fixture(scope="module")
+def images():
+  x = np.random.default_rng(0).random((2, GROUP, 32, 32, 3))
+  x = np.rint(x * 255).astype(np.float32) / 255
+  x[0, 2, 3, 4, 1] = np.nan
+  return x
+
+
+@pytest.fixture(scope="module")
+def scores(setup, images):
+  """Everything below, in one program."""
+  built, params = setup
+  same = np.repeat(images[:, :1], GROUP, 1)
+
+  def everything(params, images):
+    one = lambda name, x: next(
+      iter(built[name](x, BATCH, params=params).values())
+    )
+    values = {name: one(name, images) for name in built}
+    values["turned"] = one("pairs", images[:, ::-1])
+    values["same"] = one("pairs", same)
+    slope = jax.grad(lambda x: jnp.nansum(one("echo", x)))(images)
+    return {**values, "slope": slope}
+
+  outputs = jax.jit(everything)(params, images)
+  return jax.tree.map(np.asarray, outputs)
+
+
+@pytest.fixture(scope="module")
+def read(setup, images):
+  """(question, its images, answers) -> log-probabilities of the answers."""
+  _, params = setup
+  net = jax.jit(lambda packed: jax.nn.log_softmax(
+    qwen_vl.logits(params, qwen_vl.states(tiny.MODEL, params, packed))
+  ))  # fmt: skip
+  mean = np.array([0.48145466, 0.4578275, 0.40821073])
+  std = np.array([0.26862954, 0.26130258, 0.27577711])
+
+  def log_probs(question, shown, answers, begun=""):
+    text = prompts.chat(question, 0, answer=begun)
+    frames = [prompts.Shown(((x - mean) / std)[None]) for x in shown]
+    sums = []
+    for answer in answers:
+      head = tiny.tokens(text)["input_ids"]
+      tail = tiny.tokens(answer)["input_ids"]
+      packed = prompts.pack(
+        tiny.MODEL, [head + tail], [frames], length=LENGTH + 8
+      )
+      end = int(packed.mask.sum())
+      rows = np.asarray(net(packed))[0, end - len(tail) - 1 : end - 1]
+      sums.append(rows[np.arange(len(tail)), tail].sum())
+    return np.array(sums)
+
+  return log_probs
+
+
+SHOWN = vision_language.PICTURE
+
+
+def question(template, text, **fields):
+  for name, value in dict(fields, prompt=text).items():
+    template = template.replace(f"{{{name}}}", value)
+  return template
+
+
+def test_yes_is_as_probable_as_in_a_whole_row(scores, images, read):
+  asked = question(
+    templates.YES_NO, CLEAN[1], image=SHOWN,
+    answer="Answer with one word: yes or no.",
+  )  # fmt: skip
+  logs = read(asked, [images[1, 1]], ["yes", "Yes", "no", "No"])
+  assert math.isclose(
+    scores["yes"][1, 1], softmax(logs)[:2].sum(), rel_tol=1e-3
+  )
+  table = vision_language.of_choice(tiny.tokens, YES)
+  assert table.values.tolist() == [1, 1, 0, 0]
+  assert np.isnan(scores["yes"]).tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_a_score_is_the_mean_of_whole_numbers(scores, images, read):
+  asked = question(
+    templates.POINTWISE, CLEAN[0], image=SHOWN, low="8", high="11",
+    answer='Answer with JSON of the form {"score": number}.',
+  )  # fmt: skip
+  logs = read(asked, [images[0, 1]], ["8}", "9}", "10}", "11}"], '{"score": ')
+  expected = softmax(logs) @ np.arange(4) / 3
+  assert math.isclose(scores["score"][0, 1], expected, abs_tol=1e-5)
+
+
+def test_both_orders_of_a_pair_are_asked(scores, images, read):
+  words, value = list(WORDS), np.array(list(WORDS.values()))
+  asked = question(
+    templates.PAIRWISE, CLEAN[0], first=SHOWN, second=SHOWN,
+    answer="Answer with one word: first, second or tie.",
+  )  # fmt: skip
+  pair = images[0, :2]
+  ahead, behind = (
+    softmax(read(asked, x, words)) @ value for x in (pair, pair[::-1])
+  )
+  # The third image is not finite: there is one match.
+  win = (ahead + 1 - behind) / 2
+  expected = [win, 1 - win, np.nan]
+  np.testing.assert_allclose(scores["pairs"][0], expected, atol=1e-5)
+  expected = [ahead, 1 - ahead, np.nan]
+  np.testing.assert_allclose(scores["first"][0], expected, atol=1e-5)
+
+
+def test_win_rates_follow_the_images_and_sum_to_half(scores):
+  np.testing.assert_allclose(
+    scores["turned"][1], scores["pairs"][1, ::-1], atol=1e-5
+  )
+  np.testing.assert_allclose(scores["pairs"][1].mean(), 0.5, atol=1e-6)
+  np.testing.assert_allclose(scores["same"], 0.5, atol=1e-6)
+  assert np.ptp(scores["pairs"][1]) > 1e-4
+
+
+def test_an_echo_is_the_likelihood_of_the_prompt(scores, images, read):
+  logs = read(judges.DESCRIBE, [images[1, 2]], [CLEAN[1]])
+  tokens = len(CLEAN[1])
+  assert math.isclose(scores["sum"][1, 2], logs[0], rel_tol=1e-5)
+  assert math.isclose(scores["echo"][1, 2], logs[0] / tokens, rel_tol=1e-5)
+  assert (scores["echo"][1] < 0).all()
+
+
+def test_sum_and_mean_give_the_same_standardised_advantages(scores):
+  def standard(x):
+    return (x - x.mean()) / x.std()
+
+  np.testing.assert_allclose(
+    standard(scores["sum"][1]), standard(scores["echo"][1]), atol=1e-3
+  )
+
+
+def test_an_echo_has_a_gradient_in_finite_images(scores):
+  slope = np.abs(scores["slope"]).sum((2, 3, 4))
+  assert np.isfinite(slope).all()
+  assert (slope > 0).tolist() == [[1, 1, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+  "reward, options, says",
+  [
+    ("vlm_pointwise", dict(dtype="float16"), 'dtype="float16" is none of'),
+    ("vlm_pointwise", dict(answer="yes"), 'answer="yes" is none of'),
+    ("vlm_pointwise", dict(SCALE, high=8.5), "compares whole numbers"),
+    ("vlm_pointwise", dict(low=2.0, high=1.0), "low must be less"),
+    ("vlm_pairwise", dict(pairs="some"), 'pairs="some" is none of'),
+    ("vlm_pairwise", dict(opponents=0), "opponents=0"),
+    ("prompt_echo", dict(microbatch=-1), "microbatch=-1"),
+  ],
+)
+def test_an_option_is_refused(reward, options, says):
+  with pytest.raises(UserError, match=says):
+    rewards.REGISTRY[reward].loads(weights="tiny", **options)
+
+
+def test_a_question_that_is_too_long_is_refused():
+  loaded = judges.prompt_echo.loads(weights="tiny", length=200)
+  with pytest.raises(UserError, match=r"length=200: .* 300 tokens.*raise"):
+    loaded.prepare(["a" * 300])
+
+
+def test_an_answer_that_the_vocabulary_lacks_is_refused():
+  def words(text):
+    return {"input_ids": [7 if text == "yes" else 0]}
+
+  words.unk_token_id = 0
+  with pytest.raises(UserError, match='vocabulary has no "no"'):
+    vision_language.table_of(words, {"yes": 1.0, "no": 0.0})
