@@ -138,7 +138,7 @@ PROOFS = {
   "seppo": "tests/objectives/test_real_members.py",
   "skywork_v2_curation": "tests/reward_models/test_curation.py",
   "softrepa": "tests/objectives/test_matching.py",
-  "solireward": "tests/reward_models/test_graded_losses.py",
+  "solireward": "tests/reward_models/test_progressive.py",
   "srpo": "tests/objectives/test_one_step.py",
   "srum": "tests/advantages/test_doubted.py",
   "ssl_sweet_spot": "tests/composition/test_reliance.py",

@@ -146,3 +146,48 @@ class CrossAttention(nn.Module):
     return Perceptron(1, self.hidden, dtype=self.dtype, name="score")(
       pooled.reshape(p, g, -1)
     )[..., 0]
+
+
+class Progressive(nn.Module):
+  """One score from several layers' states, each asked by what the last one gave.
+
+  q_1 = attention(query, layer 1), q_i = attention(q_(i-1), layer i), and
+  r = W silu(V (q_S + attention(query', last)) + b), without residuals or norms.
+
+  Attributes:
+    heads: of the attention; they divide the states' features.
+    dtype: of the products; the result is float32.
+  """
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    layers: Float[Array, "B S N D"],
+    last: Float[Array, "B N D"],
+    mask: Bool[Array, "B N"] | None = None,
+  ) -> Float[Array, "B"]:
+    """Tokens without a mask are not attended to."""
+    width = last.shape[-1]
+    queries = self.param("queries", nn.initializers.normal(1.0), (2, width))
+    dense = lambda n, name: blocks.dense(n, name, self.dtype)
+    bias = None
+    if mask is not None:
+      bias = jnp.where(mask, 0.0, -1e30)[:, None, None]
+
+    def attention(name: str, q: Array, x: Array) -> Array:
+      q = dense(width, f"{name}_query")(q.astype(self.dtype))
+      k, v = jnp.split(dense(2 * width, f"{name}_kv")(x), 2, -1)
+      h = tower.attend(q, k, v, self.heads, bias)
+      return dense(width, f"{name}_out")(h)
+
+    of_all = lambda q: jnp.broadcast_to(q, (len(last), 1, width))
+    q = of_all(queries[0])
+    for i in range(layers.shape[1]):
+      q = attention(f"layer_{i}", q, layers[:, i].astype(self.dtype))
+    q += attention("last", of_all(queries[1]), last.astype(self.dtype))
+    h = nn.silu(dense(width, "score_in")(q[:, 0]))
+    out = blocks.dense(1, "score_out", self.dtype, bias=False)(h)
+    return out[:, 0].astype(jnp.float32)

@@ -80,7 +80,7 @@ from jaxreward.reward_models.row_losses import (
   same_policy,
   stage_and_progress,
 )
-from jaxreward.reward_models.state_heads import cross, layered
+from jaxreward.reward_models.state_heads import cross, layered, progressive
 from jaxreward.reward_models.stitching import stitched
 from jaxreward.reward_models.towers import (
   blip_towers,
@@ -89,6 +89,7 @@ from jaxreward.reward_models.towers import (
   trunk_of,
 )
 from jaxreward.reward_models.user_heads import ideal_point, latent, personal
+from jaxreward.reward_models.vlm_towers import qwen_vl_towers
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
   "scenes": scenes,
@@ -98,6 +99,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
   "blip": blip_towers,
   "policy": scene_trunk,
   "stitched": stitched,
+  "qwen_vl": qwen_vl_towers,
 }
 OF_WORDS = (
   "scenes",
@@ -122,6 +124,7 @@ HEADS: dict[str, Callable[..., Head]] = {
   "latent": latent,
   "cross": cross,
   "layered": layered,
+  "progressive": progressive,
 }
 REGISTRY: dict[str, Callable[..., Any]] = {
   "bradley_terry": bradley_terry,
@@ -203,6 +206,8 @@ __all__ = [
   "outcomes",
   "personal",
   "plackett_luce",
+  "progressive",
+  "qwen_vl_towers",
   "rank_policy",
   "ranked_plackett_luce",
   "rao_kupper",

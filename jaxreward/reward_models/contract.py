@@ -81,6 +81,12 @@ class RewardModel:
       raise UserError(
         f'reward_model.frames="{self.frames}": it is one of {", ".join(inputs.FRAMES)}'
       )
+    if self.backbone.takes_frames and (self.context or self.frames != "mean"):
+      field = "context=true" if self.context else f'frames="{self.frames}"'
+      raise UserError(
+        f"reward_model.{field}: reward_model.backbone reads the frames of a clip"
+        " together, and no source image beside them; leave it at its default"
+      )
     gives = self.backbone.gives
     if self.context and "states" in gives:
       gives = (*gives, "context_states")
@@ -270,6 +276,7 @@ class RewardModel:
     return head, inputs.read(
       functools.partial(features, params["backbone"]), images, tokens, context,
       weights, has_context=self.context, rank=len(self.backbone.image_shape),
+      whole=self.backbone.takes_frames,
     )  # fmt: skip
 
   def statistics(

@@ -1,7 +1,7 @@
 """What a backbone reads: frames of clips, source images, noise levels.
 
-Clips are read frame by frame and a source image as one more image of its row,
-so that no backbone knows of either.
+Clips are read frame by frame, but by a backbone that takes them whole, and a
+source image as one more image of its row, so that no backbone knows of either.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from jaxreward.types import Array, ArrayLike, Params
 
 FRAMES = ("mean", "attention")
 FRAME_WEIGHTS = "frame_weights"  # among a head's parameters
-PER_IMAGE = ("joint", "image", "logit", "cross", "states")
-_TOKENS = "states"  # [P, G, N, D]
+PER_IMAGE = (
+  "joint", "image", "logit", "cross", "states", "layers", "state_mask",
+)  # fmt: skip
+_STATES = "states"  # [P, G, N, D]
+_TOKENS = {_STATES: -2, "layers": -2, "state_mask": -1}  # their axis
 
 
 class Noise(NamedTuple):
@@ -57,6 +60,7 @@ def read(
   *,
   has_context: bool = False,
   rank: int = 3,
+  whole: bool = False,
 ) -> Features:
   """Features of images or clips, beside those of their source images.
 
@@ -68,10 +72,11 @@ def read(
     weights: of the attention over frames; None for their mean.
     has_context: whether the head reads source images.
     rank: axes of one image; clips have one more.
+    whole: whether `features` takes clips [P, G, F, H, W, C], too.
   """
   images = jnp.asarray(images)
   p, g = images.shape[:2]
-  frames = images.shape[2] if images.ndim == rank + 3 else 0
+  frames = images.shape[2] if images.ndim == rank + 3 and not whole else 0
   if frames:
     images = images.reshape(p, g * frames, *images.shape[3:])
   known = None
@@ -123,12 +128,13 @@ def over_frames(
     share = jax.nn.softmax(logits, -1)
 
   def pooled(name: str, x: Array) -> Array:
-    if name == _TOKENS:
-      tokens = clips(x).reshape(-1, group, frames * x.shape[2], x.shape[3])
+    if name in _TOKENS:
+      axis = x.ndim + _TOKENS[name]
+      tokens = jnp.moveaxis(clips(x), 2, axis)
+      shape = (*x.shape[2:axis], frames * x.shape[axis], *x.shape[axis + 1 :])
       # A single image has the tokens of one frame, repeated.
-      return jnp.concatenate(
-        [tokens, jnp.tile(x[:, count:], (1, 1, frames, 1))], 1
-      )
+      single = jnp.concatenate([x[:, count:]] * frames, axis)
+      return jnp.concatenate([tokens.reshape(-1, group, *shape), single], 1)
     rest = (1,) * (x.ndim - 2)
     mean = (clips(x) * share.reshape(*share.shape, *rest)).sum(2)
     return jnp.concatenate([mean.astype(x.dtype), x[:, count:]], 1)
@@ -158,8 +164,8 @@ def apart(raw: Features, known: Bool[ArrayLike, "P"] | None) -> Features:
   source = jnp.where(known[:, None, None], raw["joint"][:, -1:], 0.0)
   source = jnp.broadcast_to(source, joint.shape).astype(joint.dtype)
   features["joint"] = jnp.concatenate([joint, source, joint * source], -1)
-  if _TOKENS in raw:
-    states = raw[_TOKENS][:, -1]
+  if _STATES in raw:
+    states = raw[_STATES][:, -1]
     features["context_states"] = jnp.where(known[:, None, None], states, 0.0)
     features["context_mask"] = jnp.broadcast_to(
       known[:, None], states.shape[:2]

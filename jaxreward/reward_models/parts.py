@@ -14,6 +14,8 @@ Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
 # By name: "joint" [P, G, D]; "prompt" [P, E]; of pairs of towers "image" [P, G, E],
 # "text" [P, E], "logit" [P, G] and "cross" [P, G, P]; of towers "states"
 # [P, G, N, D], "words" [P, L, E] or ids "tokens" [P, L], and their "word_mask" [P, L].
+# Of towers whose layers can be read, "layers" [P, G, S, N, D], and where some tokens
+# are padding their "state_mask" [P, G, N].
 # With a context "context_states" [P, N, D]. Of the rows, where known: "user"
 # int32 [P], "prob" [P, G, G], "mask" bool [P, G] and "keys" [P], see
 # `data.preferences.Details`, or "taste" [P, U] of users that the head's `adapt` has met.
@@ -58,6 +60,8 @@ class Backbone:
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     gives: names of its features.
     takes_time: whether it reads images at a noise level, as policies do.
+    takes_frames: whether it reads clips [P, G, F, H, W, C] whole, not frame by
+      frame.
     from_policy: (params, a policy's parameters) -> params that start from them;
       None for a tower that is no policy's.
     from_reward: (params, the backbone's of a trained reward model) -> params that
@@ -77,6 +81,7 @@ class Backbone:
   sharding_rules: Rules = ()
   gives: tuple[str, ...] = ("joint", "prompt")
   takes_time: bool = False
+  takes_frames: bool = False
   from_policy: Callable[[Params, Params], Params] | None = None
   from_reward: Callable[[Params, Params], Params] | None = None
   fit: Callable[..., Params] | None = None

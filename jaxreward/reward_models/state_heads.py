@@ -71,6 +71,45 @@ def cross(
   return Head(init, outputs, value_alone, needs=("states", of_query))
 
 
+def progressive(*, heads_of: int = 8, dtype: str = "float32") -> Head:
+  """Attention through a tower's layers, the query of each from the one before.
+
+  SoliReward's hierarchical progressive query attention
+  (https://arxiv.org/abs/2512.22170), as in its released code: a learned query asks
+  the first of the backbone's "layers", what it gets asks the next, and the answer of
+  the last is added to that of a second query to the final states. Kernels start
+  otherwise there.
+
+  Args:
+    heads_of: heads of the attention; divides the features of the states.
+    dtype: of the products.
+  """
+  require(1, heads_of=heads_of)
+  net = heads.Progressive(heads_of, jnp.dtype(dtype))
+
+  def flat(x: Array) -> Array:
+    return x.reshape(-1, *x.shape[2:])
+
+  def init(key: Array, features: Features) -> Params:
+    shape = features["layers"].shape[2:]
+    if shape[-1] % heads_of:
+      raise UserError(
+        f"reward_model.head.heads_of={heads_of} does not divide the"
+        f" {shape[-1]} features of the backbone's states"
+      )
+    layers = jnp.zeros((1, *shape))
+    return net.init(key, layers, layers[:, 0])["params"]
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    layers, last = features["layers"], features["states"]
+    mask = features.get("state_mask")
+    mask = None if mask is None else flat(mask)
+    scores = net.apply({"params": params}, flat(layers), flat(last), mask)
+    return {"value": jnp.asarray(scores).reshape(layers.shape[:2])}
+
+  return Head(init, outputs, value_alone, needs=("layers", "states"))
+
+
 def layered(*, reads: str = "joint") -> Head:
   """Five linear layers, of 1024, 128, 64, 16 and 1 features, and nothing between.
 

@@ -165,7 +165,8 @@ def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
 
 # Towers of the published sizes, in the place of weights to download.
 SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
-            "image_reward": "image_reward", "aesthetic_predictor": "vit_l_14"}  # fmt: skip
+            "image_reward": "image_reward", "aesthetic_predictor": "vit_l_14",
+            "solireward": "qwen2_vl_2b"}  # fmt: skip
 
 
 @pytest.mark.usefixtures("types_of_miniatures")
@@ -183,7 +184,8 @@ def test_a_published_one_loads_and_is_checked_at_every_size(name, size):
   check(config)
   if size == "full":
     model = reward_model.make(config)
-    assert model.backbone.image_shape == (224, 224, 3)
+    side = 448 if name == "solireward" else 224
+    assert model.backbone.image_shape == (side, side, 3)
 
 
 @pytest.mark.parametrize("name", EVERY)

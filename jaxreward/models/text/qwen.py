@@ -185,6 +185,7 @@ class Layer(nn.Module):
     x = x + plain(c.width, "down")(jax.nn.silu(gate) * h)
     if view.deep is not None:
       x = x + jnp.take(view.deep, index, 0, mode="fill", fill_value=0)
+    self.sow("intermediates", "states", x)
     return x, (k, v) if self.keep or past is not None else None
 
   def _norm(self, name: str) -> nn.RMSNorm:
@@ -219,6 +220,8 @@ class Images:
 class QwenText(nn.Module):
   """Token ids, padded on the right, -> hidden states after the last norm.
 
+  The outputs of all layers, before that norm, are its "intermediates".
+
   Attributes:
     config: geometry.
     dtype: of the products.
@@ -236,7 +239,7 @@ class QwenText(nn.Module):
     )
     layers = nn.scan(
       nn.remat(Layer, prevent_cse=False),
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True},
       in_axes=(0, 0, nn.broadcast),
       length=c.depth,

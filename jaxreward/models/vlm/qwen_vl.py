@@ -111,6 +111,20 @@ def states(
   return hidden
 
 
+def layer_states(
+  model: Model, params: Params, prompts: Prompts, *, dtype: Any = jnp.float32
+) -> tuple[Float[Array, "B L D"], Float[Array, "K B L D"]]:
+  """(`states`, the outputs of all layers before that norm)."""
+  images = images_of(model, params, prompts, dtype)
+  outputs: Any = QwenText(model.language, dtype).apply(
+    {"params": params["text"]}, prompts.tokens, prompts.places, images,
+    mutable=["intermediates"],
+  )  # fmt: skip
+  hidden, kept = outputs
+  (each,) = kept["intermediates"]["layers"]["states"]
+  return hidden, each
+
+
 def logits(
   params: Params, hidden: Float[Array, "*N D"]
 ) -> Float[Array, "*N V"]:
