@@ -52,6 +52,9 @@ def get_config(arg: str | None = None):
         branch=dict(members=1, steps=0, children=0, every=1),  # as rollout's
         # other policies whose images are compared too: files of weights
         gallery=(),
+        # so many steps before each look at the clean estimate, which is read in
+        # the image's place: (8, 4, 1) from nearly clean to noisy
+        estimates=(),
       ),
       # with a reference the last render is the row's source image, no candidate
       pictures=dict(

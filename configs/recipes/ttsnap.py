@@ -1,9 +1,12 @@
-"""TTSnap, its pruning: most of the N samples are given up on the way.
+"""TTSnap: a reward that learned to read noisy estimates gives most of N samples up.
 
-Yu et al. 2025, https://arxiv.org/abs/2511.22242. The authors' shares, their looks of
-20 steps at half as many. Their reward is trained to know noisy estimates; here it is
-the ordinary one of what the network's velocity leads to. A model of noisy images that
-learns a reward's clean scores is `train_reward.labels` with the backbone `policy`.
+Yu et al. 2025, https://arxiv.org/abs/2511.22242. A model first learns the reward of the
+finished image from the sampler's clean estimates on the way to it, by squared error, from
+nearly clean steps to the noisiest, each for an equal part of the training. It then prunes,
+and the reward itself chooses among those that are left. Shares are the authors', looks and
+curriculum theirs of 20 steps at half as many. They start from the reward's own weights
+(`train_reward.init_from`), start the optimizer anew at each step, and keep a model for
+each; here one small model, not pretrained on the reward, is used at all looks.
 """
 
 from jaxreward import recipes
@@ -12,9 +15,24 @@ from jaxreward import recipes
 def get_config(arg: str | None = None):
   """`:smoke` in miniature; there is no full size."""
   small = recipes.size_of(arg) == "smoke"
-  return recipes.steered(
+  config = recipes.steered(
     arg, __file__, sampler="ode", num_steps=3 if small else 10,
     name="pruned", particles=4 if small else 16,
     looks=(1, 2) if small else (1, 3, 5),
-    keep=(0.5, 0.5) if small else (0.4, 0.4, 0.5),
+    keep=(0.5, 0.5) if small else (0.4, 0.4, 0.5), by="noise_aware",
   )  # fmt: skip
+  config = recipes.train_reward_first(config, arg, __file__)
+  config.rewards = dict(
+    detector=dict(fn="detector", weight=1.0),
+    noise_aware=dict(fn="learned", weight=0.0),
+  )
+  config.heldout_rewards = dict()
+  training = config.train_reward
+  training.loss = dict(name="regression")
+  training.update(labels="detector", label_noise=0.0, pictures_per_row=4)
+  training.pictures.update(renders=0, spoiled=0, borrowed=0)
+  training.sampling.update(
+    samples=4, guidance_scales=(1.0,), num_steps=3 if small else 10,
+    estimates=(2, 1) if small else (8, 7, 6, 5, 4, 3, 2, 1),
+  )  # fmt: skip
+  return config

@@ -150,6 +150,7 @@ def check(config: ConfigDict) -> None:
     )
   preference_data.check_frames(config)
   drawn_preferences.check_gallery(config)
+  drawn_preferences.check_estimates(config)
   drawn_preferences.check_reference(config, model)
   reward_labels.check(config)
   user_tests.check(config)

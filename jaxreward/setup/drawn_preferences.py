@@ -39,9 +39,11 @@ def sample_policy(
   params: Params,
   row_prompts: list[Prompt],
 ) -> Array:
-  """uint8 [Q, S, H, W, C]: images of the policy and of those in the gallery.
+  """uint8 [1 + L, Q, S, H, W, C]: images of the policy and of those in the gallery.
 
-  Each draws `sampling.samples` at each of several guidance scales.
+  Each draws `sampling.samples` at each of several guidance scales. Behind the
+  images are the clean estimates of the same samples, x_t - t v, at the L looks of
+  `sampling.estimates`.
   """
   options = config.train_reward.sampling
   prompts = prompt_encoding.make_encode(config, policy)(
@@ -50,6 +52,7 @@ def sample_policy(
   decoder = setup.load_decoder(config, policy)
   ids = preferences.row_ids(prompts)
   table, share = plan_of(config)
+  looks = np.array(estimates(config), int)
   layout = rollout.make_layout(
     len(row_prompts), options.samples, options.microbatch, jax.device_count()
   )
@@ -57,10 +60,20 @@ def sample_policy(
   @functools.partial(jax.jit, static_argnames="scale")
   def draw(params, key, policy_inputs, ids, decoder, scale):
     sampler = Sampler(policy, table, layout, scale, share=share)
-    latents = sampler.sample(params, key, policy_inputs, ids).latents[-1]
-    return preferences.as_bytes(
-      jnp.clip(sampler.pixels(latents, decoder), 0, 1)
-    )
+    state = sampler.init(params, key, policy_inputs, ids)
+
+    def shown(latents):
+      flat = rollout.from_chunks(latents)
+      return preferences.as_bytes(sampler.pixels(flat, decoder))
+
+    def keep(before, after, info, step):
+      return shown(info.x0_hat) if looks.size else None
+
+    end, guesses = sampler.scan(params, state, keep)
+    images = shown(end.latents)[None]
+    if not looks.size:
+      return images
+    return jnp.concatenate([images, guesses[looks - 1]])
 
   images = []
   for spec in ("", *gallery(config)):
@@ -71,7 +84,44 @@ def sample_policy(
       images.append(
         draw(params, key, prompts.words, ids, decoder, float(scale))
       )
-  return jnp.concatenate(images, 1)
+  return jnp.concatenate(images, 2)
+
+
+def estimates(config: ConfigDict) -> Sequence[Any]:
+  """Steps before each look at clean estimates, see `check_estimates`."""
+  return config.train_reward.sampling.get("estimates", ())
+
+
+def check_estimates(config: ConfigDict) -> None:
+  """Refuses looks that the sampler does not take, or of what it does not draw.
+
+  Raises:
+    UserError: names the field, its value and the fix.
+  """
+  looks = tuple(estimates(config))
+  if not looks:
+    return
+  section = config.train_reward
+  field = f"config.train_reward.sampling.estimates={shown(repr(looks), 80)}"
+  if section.source not in tasks.OWN:
+    raise UserError(
+      f"{field}: images come from config.train_reward.source, and no sampler"
+      " draws any; leave it empty"
+    )
+  steps = len(np.asarray(plan_of(config)[0].t))
+  if not all(isinstance(x, int) and 1 <= x <= steps for x in looks):
+    raise UserError(f"{field}: expected steps taken, from 1 to {steps}")
+  if len(looks) > section.steps:
+    raise UserError(
+      f"{field}: {len(looks)} stages share config.train_reward.steps="
+      f"{section.steps}; give more steps"
+    )
+  for name in ("renders", "spoiled", "borrowed"):
+    if section.pictures[name]:
+      raise UserError(
+        f"{field}: drawn images alone have estimates; set"
+        f" config.train_reward.pictures.{name}={section.pictures[name]} to 0"
+      )
 
 
 def gallery(config: ConfigDict) -> Sequence[Any]:
@@ -100,7 +150,8 @@ def check_gallery(config: ConfigDict) -> None:
 
 
 def check_reference(config: ConfigDict, model: RewardModel) -> None:
-  """Refuses rows whose reference is their only right image, or is not there.
+  """Refuses a reference that is the only right image or is not there, and images
+  spoiled from no render.
 
   Raises:
     UserError: names the field and the fix.
@@ -113,6 +164,11 @@ def check_reference(config: ConfigDict, model: RewardModel) -> None:
     raise UserError(
       f"{field}.renders={pictures.renders}: with {field}.reference=true one of"
       " them is the reference, and no right answer is left; set it to 2 or more"
+    )
+  if pictures.spoiled and not pictures.renders:
+    raise UserError(
+      f"{field}.renders=0: {field}.spoiled={pictures.spoiled} images are made of"
+      " renders; set renders to 1 or more, or spoiled to 0"
     )
   if model.context and not pictures.reference:
     raise UserError(
@@ -144,7 +200,9 @@ def scene_preferences(
 
   Held-out labels are the detector's; training labels are flipped at the rate
   `train_reward.label_noise`, and those of `train_reward.labels` if that names a
-  reward, which may keep its answers in `workdir`.
+  reward, which may keep its answers in `workdir`. With `sampling.estimates` the
+  rows' images are these, stage after stage, and in the test those of the last;
+  labels are of the finished images.
   """
   options = config.train_reward
   prompts = functools.partial(setup.load_prompts, config)
@@ -162,7 +220,7 @@ def scene_preferences(
     * len(scales)
     * (1 + len(gallery(config))),
   )  # fmt: skip
-  samples = sample_policy(config, policy, params, row_prompts)
+  samples, *guesses = sample_policy(config, policy, params, row_prompts)
   key = rng.stream_key(config.seed, "preference pictures")
   task = setup.make_task(config)
   assert task.preferences
@@ -197,8 +255,18 @@ def scene_preferences(
   heldout_rows = preferences.rows_between(
     rows, split, len(row_prompts), per_row=per_row
   )
-  return labelled(train_rows, 0, options.label_noise), labelled(
-    heldout_rows, 1, 0.0
+  sides = (
+    labelled(train_rows, 0, options.label_noise),
+    labelled(heldout_rows, 1, 0.0),
+  )
+  if not guesses:
+    return sides
+  flat = lambda parts: jnp.concatenate(
+    [x.reshape(-1, *x.shape[2:]) for x in parts]
+  )
+  return (
+    dataclasses.replace(sides[0], images=flat([x[:split] for x in guesses])),
+    dataclasses.replace(sides[1], images=flat([guesses[-1][split:]])),
   )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
@@ -27,9 +28,11 @@ from jaxreward.data.preference_files import Tally
 from jaxreward.data.preference_rows import PreferenceRow
 from jaxreward.data.preference_stream import Batches, Packed
 from jaxreward.data.preference_tables import PreferenceTable
+from jaxreward.data.preferences import Preferences
 from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.reward_models import RewardModel
 from jaxreward.training import mesh as mesh_lib
+from jaxreward.types import Array, ArrayLike
 
 SOURCE, HELDOUT = "train_reward.source", "train_reward.heldout"
 _SHARES = ("confidence", "skip", "heldout")
@@ -258,12 +261,33 @@ def _about(rows: Any) -> str:
   return "".join(f"; {part}" for part in parts if part)
 
 
+def stage_of(step: ArrayLike | int, steps: int, stages: int) -> Array:
+  """int32, the part of a curriculum of equal parts that a step belongs to, from 0.
+
+  Args:
+    step: from 0 on; from `steps` on it is in the last part.
+    steps: of the training.
+    stages: their number.
+  """
+  return jnp.minimum(jnp.asarray(step) * stages // steps, stages - 1)
+
+
+def of_stage(rows: Preferences, stage: ArrayLike, stages: int) -> Preferences:
+  """Rows that name the images of one of `stages` equal parts of `images`."""
+  size = rows.images.shape[0] // stages
+  members = jnp.asarray(rows.members) + jnp.asarray(stage) * size
+  return dataclasses.replace(rows, members=members)
+
+
 def make_batch(config: ConfigDict, mesh):
   """(rows, step) -> the batch of that step, spread over the devices.
 
   The rows are all training rows, of which a batch is drawn, or a packed batch.
+  Clean estimates take turns, one look after the other; see
+  `train_reward.sampling.estimates`.
   """
   options = config.train_reward
+  stages = len(options.sampling.get("estimates", ()))
   rows = mesh_lib.round_up_to_devices(options.rows, mesh)
   spread = PartitionSpec(mesh_lib.BATCH_AXES)
 
@@ -272,6 +296,9 @@ def make_batch(config: ConfigDict, mesh):
     if isinstance(data, preference_stream.Packed):
       batch = preference_stream.unpacked(data, key)
     else:
+      if stages:
+        stage = stage_of(n, options.steps, stages)
+        data = of_stage(data, stage, stages)
       batch = preferences.draw_batch(
         data, key, rows=rows,
         group_size=min(options.pictures_per_row, data.members.shape[1]),

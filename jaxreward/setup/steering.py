@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import steering
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.rewards import (
   Reward,
   contexts_of,
@@ -47,6 +47,12 @@ def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
     raise UserError(
       f'config.{field}.name="{options.name}" needs a reward with a weight in'
       ' config.rewards to steer by; name one, or use "none"'
+    )
+  if method.by and method.by not in config.rewards:
+    raise UserError(
+      f'config.{field}.by="{shown(method.by)}": no reward is called so'
+      f"{nearest(method.by, config.rewards)}; there are"
+      f" {', '.join(config.rewards)}"
     )
   most = max(method.particles, method.kept)
   checks.require_product(
@@ -192,4 +198,5 @@ def make_particles(
     start=functools.partial(start_latents, config, section, policy),
     seed=seed, stream=stream,
     gradients=gradients_of(rewards, weights) if method.needs_gradient else None,
+    look=score_of(rewards, {method.by: 1.0}) if method.by else None,
   )  # fmt: skip

@@ -33,6 +33,8 @@ class Steering:
     needs_gradient: whether the rewards have to be differentiable.
     least_steps: of the sampler.
     kept: trajectories that are stored for each image.
+    by: name of the reward that scores clean estimates on the way; all rewards
+      do if empty.
   """
 
   particles: int
@@ -41,6 +43,7 @@ class Steering:
   needs_gradient: bool = False
   least_steps: int = 1
   kept: int = 1
+  by: str = ""
 
 
 def best_of_n(*, particles: int = 4) -> Steering:

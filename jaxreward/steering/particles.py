@@ -75,6 +75,8 @@ class Particles:
     start: (prompts, decoder) -> clean latents [P, ...] to start from, or None.
     gradients: of the rewards, for methods that follow them; None where a
       reward has none.
+    look: the reward of clean estimates on the way, for methods with one of its
+      own; None for `score`.
   """
 
   make: Callable[[int, Any], Sampler]
@@ -86,6 +88,7 @@ class Particles:
   stream: str
   start: Callable[..., Array | None] = lambda *_: None
   gradients: Gradients | None = None
+  look: Score | None = None
 
   def _sampler(self, scale) -> Sampler:
     return self.make(self.group * self.count, 1.0 if scale is None else scale)
@@ -222,10 +225,13 @@ class Particles:
     return rng.sample_keys(key, ids, jnp.arange(len(ids)) % self.group)
 
   def scores(
-    self, pixels: Float[Array, "P S H W C"], prompts: PromptBatch
+    self,
+    pixels: Float[Array, "P S H W C"],
+    prompts: PromptBatch,
+    by: Score | None = None,
   ) -> Array:
-    """Scores of images [P, G, N], -inf where the reward failed."""
-    score = self.sets(self.score(jnp.clip(pixels, 0, 1), prompts))
+    """Scores of images [P, G, N], by `score` if None; -inf where it failed."""
+    score = self.sets((by or self.score)(jnp.clip(pixels, 0, 1), prompts))
     return jnp.where(jnp.isfinite(score), score, -jnp.inf)
 
   def finish(

@@ -41,19 +41,23 @@ def pruned(
   particles: int = 16,
   looks: tuple[int, ...] = (1, 3, 5),
   keep: tuple[float, ...] = (0.4, 0.4, 0.5),
+  by: str = "",
 ) -> Steering:
   """Best of N with successive pruning by the scores of clean estimates.
 
-  TTSnap, https://arxiv.org/abs/2511.22242, without its noise-aware reward
-  model: the score on the way is the reward's of what the network's velocity
-  leads to. The shares are the authors', the looks theirs of 20 steps (2, 6, 11)
-  at half as many. Particles that are given up are drawn no further. Keeping all
-  is the best of N.
+  TTSnap, https://arxiv.org/abs/2511.22242: the score on the way is a reward's of
+  what the network's velocity leads to, and the authors' is one that learned the
+  clean reward from such estimates (`train_reward.sampling.estimates`); they have
+  one for each look. The shares are the authors', the looks theirs of 20 steps
+  (2, 6, 11) at half as many. Particles that are given up are drawn no further.
+  Keeping all is the best of N.
 
   Args:
     particles: N for each image.
     looks: steps taken before each look, rising, fewer than the sampler's.
     keep: share of the particles that go on after each; at least one does.
+    by: name of the reward at the looks, whatever its weight; the last choice is
+      by all rewards, and so are the looks if empty.
 
   Raises:
     UserError: an option out of its range.
@@ -78,7 +82,7 @@ def pruned(
     position = 0
     for look, count in zip(looks, counts[1:], strict=True):
       state, guess = draw.advance(params, state, position, look, scale)
-      score = draw.scores(draw.pixels(guess, decoder), prompts)
+      score = draw.scores(draw.pixels(guess, decoder), prompts, draw.look)
       best = jnp.sort(jax.lax.top_k(score, count)[1], axis=-1)
       draw, state = draw.keep(state, best)
       position = look
@@ -88,4 +92,4 @@ def pruned(
     trace = Trace(velocities, calls, score.max(-1))
     return draw.take(pixels, score.argmax(-1)), trace
 
-  return Steering(particles, run, least_steps=looks[-1] + 1)
+  return Steering(particles, run, least_steps=looks[-1] + 1, by=by)

@@ -78,17 +78,17 @@ def test_every_policy_of_a_gallery_draws_as_many(tmp_path):
   policy = setup.make_policy(config)
   params = tiny.shaken(tiny.drawn(policy.init, jax.random.key(0)))
   prompts = list(setup.load_prompts(config, "train")[:3])
-  alone = drawn_preferences.sample_policy(config, policy, params, prompts)
+  (alone,) = drawn_preferences.sample_policy(config, policy, params, prompts)
   file = tiny.save_weights(tmp_path / "other.safetensors", config, seed=1)
   with config.unlocked():
     config.train_reward.sampling.gallery = (file,)
-  both = drawn_preferences.sample_policy(config, policy, params, prompts)
+  (both,) = drawn_preferences.sample_policy(config, policy, params, prompts)
   assert alone.shape[:2] == (3, 4) and both.shape[:2] == (3, 8)
   np.testing.assert_array_equal(both[:, :4], alone)
   other = setup.load_params(config, policy, spec=file)
   with config.unlocked():
     config.train_reward.sampling.gallery = ()
-  theirs = drawn_preferences.sample_policy(config, policy, other, prompts)
+  (theirs,) = drawn_preferences.sample_policy(config, policy, other, prompts)
   # The same policy under other keys: neither a copy nor the base's.
   assert not np.array_equal(both[:, 4:], theirs)
   far = lambda a, b: np.abs(

@@ -278,7 +278,7 @@ def test_pruning_nothing_is_the_best_of_n():
 
 
 def test_an_oracle_never_prunes_the_best():
-  """The scores of the finished samples, at every look; half go each time."""
+  """At looks by the scores of the finished samples, at the end by the reward."""
   whole = particles()
   every = samples(whole)
   final = np.clip(every, 0, 1).mean((3, 4, 5))
@@ -291,13 +291,13 @@ def test_an_oracle_never_prunes_the_best():
     kept = np.sort(order[..., :count], axis=-1)
     return np.take_along_axis(final, kept, -1).reshape(PROMPTS, -1)
 
-  draw = dataclasses.replace(whole, score=oracle)
+  draw = dataclasses.replace(whole, look=oracle)
   method = steering.pruned(particles=COUNT, looks=(1, 3), keep=(0.5, 0.5))
   pixels, trace = steer(method, draw)
   best, _ = steer(steering.best_of_n(particles=COUNT), whole)
   np.testing.assert_allclose(pixels, best, atol=1e-6)
   np.testing.assert_allclose(trace.score, final.max(-1), atol=1e-6)
-  assert asked == [4, 2, 1]
+  assert asked == [4, 2]
   assert (trace.network_evaluations, trace.reward_calls) == (4 + 2 * 2 + 3, 7)
   assert method.least_steps == 4
 
