@@ -64,8 +64,9 @@ GEOMETRY = {
   "align.split": "samples",
   "optimizer.learning_rate": 1e-3,
 }
-DUE = 6  # recipes of a commit whose runs are not slow
-ALWAYS = ("ddpo_tracker", "ac_flow")  # states of an advantage, of a player
+DUE = 4  # recipes of a commit whose runs are not slow
+# Those with a state to resume, of an advantage and of a player, resume always.
+RESUMED = ("ddpo_tracker", "ac_flow")
 
 
 def load(name, *overrides, size="smoke"):
@@ -92,22 +93,20 @@ def turn() -> int:
   return int(git("rev-list", "--count", "HEAD") or 0)
 
 
-def due(turn: int) -> set[str]:
-  """Recipes whose programs a commit compiles and runs, at most `DUE`.
+def due(turn: int, always: tuple[str, ...] = ()) -> set[str]:
+  """Recipes whose programs a commit compiles and runs: `DUE` beside `always`.
 
-  Two of them are those with a state to resume. The next commit takes those that
-  follow, so that any n commits on end run n times as many. The others run too
-  where slow tests do.
+  The next commit takes those that follow, so that any n commits on end run n
+  times as many. The others run too where slow tests do.
   """
-  others = [name for name in RECIPES if name not in ALWAYS]
-  count = DUE - len(ALWAYS)
-  first = turn * count
-  return {*ALWAYS, *(others[(first + i) % len(others)] for i in range(count))}
+  others = [name for name in RECIPES if name not in always]
+  first = turn * DUE
+  return {*always, *(others[(first + i) % len(others)] for i in range(DUE))}
 
 
-def rotated() -> list:
+def rotated(always: tuple[str, ...] = ()) -> list:
   """Every recipe, `slow` unless it is due."""
-  now = due(turn())
+  now = due(turn(), always)
   return [
     pytest.param(name, marks=[] if name in now else pytest.mark.slow)
     for name in RECIPES
@@ -124,11 +123,12 @@ def one_due(names: list[str]) -> list:
 
 
 def test_every_recipe_has_its_turn():
-  turns = -(-len(RECIPES) // (DUE - len(ALWAYS)))
+  turns = -(-len(RECIPES) // DUE)
   for start in (0, 1, 1000):
-    names = [due(start + i) for i in range(turns)]
-    assert max(map(len, names)) <= DUE
-    assert set().union(*names) == set(RECIPES)
+    for always in ((), RESUMED):
+      names = [due(start + i, always) for i in range(turns)]
+      assert max(map(len, names)) <= DUE + len(always)
+      assert set().union(*names) == set(RECIPES)
 
 
 @pytest.mark.usefixtures("types_of_miniatures")
@@ -228,7 +228,7 @@ def iteration(name, **changes):
 
 
 @pytest.mark.job
-@pytest.mark.parametrize("name", rotated())
+@pytest.mark.parametrize("name", rotated(RESUMED))
 def test_geometry_compiling_and_resuming(name, compile_counter, tmp_path):
   """Padding changes nothing, a step compiles once, a resumed one is the same."""
   runs = {}
