@@ -37,21 +37,33 @@ EXACT_ADVANTAGE_SUM, EXACT_GDPO = (
 )
 
 
-def compose(name, scores, mask, weights):
+@functools.cache
+def program(name, weights):
   """A composition by name, each score as unsure as any other."""
   fn = functools.partial(composition.REGISTRY[name], **OPTIONS.get(name, {}))
-  stds = {"model": np.full(mask.shape, 0.5, np.float32)}
-  known = {
-    k: np.linspace(0, 1, 5, dtype=np.float32) + np.zeros((len(mask), 1), "f4")
-    for k in WEIGHTS
-  }
-  taken = methods.named(
-    fn, stds=stds, references=known, iteration=5, iterations=9
-  )
-  signal, valid = fn(scores, mask, weights, **taken)
-  if isinstance(signal, dict):  # what stays apart, as one array
-    signal = sum(signal.values())
-  return signal, valid
+
+  @jax.jit
+  def run(scores, mask):
+    stds = {"model": np.full(mask.shape, 0.5, np.float32)}
+    known = {
+      k: np.linspace(0, 1, 5, dtype=np.float32) + np.zeros((len(mask), 1), "f4")
+      for k in WEIGHTS
+    }
+    taken = methods.named(
+      fn, stds=stds, references=known, iteration=5, iterations=9
+    )
+    signal, valid = fn(scores, mask, dict(weights), **taken)
+    if isinstance(signal, dict):  # what stays apart, as one array
+      signal = sum(signal.values())
+    return signal, valid
+
+  return run
+
+
+def compose(name, scores, mask, weights):
+  """(signal, mask) as NumPy arrays, from one program per shape."""
+  outputs = program(name, tuple(weights.items()))(scores, mask)
+  return tuple(np.asarray(x) for x in outputs)
 
 
 def draw(seed, failed=0.2, shape=(4, 6)):
