@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,7 +123,8 @@ def qwen_vl_towers(
         model, jnp.maximum(ids, 0), ids >= 0, grid, frames
       )
       pixels = prepared(x.reshape(-1, *x.shape[2:]))[:, None]
-      layout = layout.replace(patches=qwen_vision.cut(model.vision, pixels))
+      patches = qwen_vision.cut(model.vision, pixels)
+      layout = dataclasses.replace(layout, patches=patches)
       last, every = qwen_vl.layer_states(
         model, params, layout, dtype=jnp.dtype(dtype)
       )
