@@ -15,9 +15,9 @@ def get_config(arg: str | None = None):
   config.objective = dict(name="consistency_reward", segments=2, reward=0.1)
   config.regularizers = dict()
   recipes.draw_in(config, 2, "ode")
-  size = recipes.size_of(arg)
+  points = {"smoke": 4, "full": 10}.get(recipes.size_of(arg), 8)
   # Its own path has more points, among them the ends of segments.
-  config.rollout.update(num_steps=4 if size == "smoke" else 8, shift=1.0)
+  config.rollout.update(num_steps=points, shift=1.0)
   config.align.update(noise="path", gap=0.1)
   config.references.target = dict(rule="decayed", decay=0.95)
   config.optimizer.learning_rate = 1e-4

@@ -24,31 +24,41 @@ MEASURES = {
 WHEN = ("before", "after")
 
 
-def get_sweep():
-  """One run per seed."""
+def runs():
+  """(None, entry) per seed."""
   for seed in (0, 1, 2):
-    yield {"seed": seed}
+    yield None, {"seed": seed}
 
 
-def numbers(config, evaluation):
+def get_sweep():
+  return sweeps.entries(runs())
+
+
+def numbers(evaluation):
   """Results of a run, by family and time; the gain is of each seed."""
-  del config
   before, after = (evaluation[when][SETTING]["rewards"] for when in WHEN)
-  for family, name in MEASURES.items():
-    yield (family, "before"), before[name]
-    yield (family, "after"), after[name]
-    yield (family, "gain"), after[name] - before[name]
+  return {
+    f"{family} {what}": number
+    for family, name in MEASURES.items()
+    for what, number in (
+      ("before", before[name]),
+      ("after", after[name]),
+      ("gain", after[name] - before[name]),
+    )
+  }
 
 
 def table(folder):
   """The table in Markdown, from the runs in a folder."""
-  cells = sweeps.cells(folder, numbers)
+  cells = sweeps.cells(folder, runs(), numbers)
   columns = (*WHEN, "gain")
   rows = [
     [
       family,
       f"`{name}`",
-      *(sweeps.percent(cells.get((family, c), [])) for c in columns),
+      *(
+        sweeps.percent(cells.get((None, f"{family} {c}"), [])) for c in columns
+      ),
     ]
     for family, name in MEASURES.items()
   ]

@@ -298,7 +298,10 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
   terms = bind_regularizers(plain, feed_name)
   for field, fn in (
     (f'objective.name="{config.objective.name}"', objective),
-    *((f"regularizers.{name}", fn) for name, (fn, _) in terms.items()),
+    *(
+      (f'regularizers.{name}.fn="{config.regularizers[name].fn}"', fn)
+      for name, (fn, _) in terms.items()
+    ),
   ):
     if {"real", "group_real"} & set(
       feeds.reads(fn)

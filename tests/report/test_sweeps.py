@@ -57,7 +57,7 @@ def _of_families(gain):
   at = lambda share: {
     "guidance_scale=1.0": {"rewards": dict.fromkeys(names, share)}
   }
-  return {}, {"before": at(0.5), "after": at(0.5 + gain)}
+  return {"before": at(0.5), "after": at(0.5 + gain)}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def _of_families(gain):
   [
     (
       "five_families",
-      [_of_families(0.1), _of_families(0.3)],
+      {0: _of_families(0.1), 1: _of_families(0.3)},
       [
         "| identity | `recognised` | 50.0 ± 0.0 (2) | 70.0 ± 14.1 (2)"
         " | 20.0 ± 14.1 (2) |",
