@@ -211,6 +211,11 @@ def get_config() -> ConfigDict:
         average=True,  # the EMA, or what the last update left
         fuse=False,  # adapters into the weights, or as a folder of their own
         dtype="same",  # as trained, or float32, bfloat16, float16
+        # of the model card, such as "apache-2.0" or the address of a licence;
+        # that of the base if empty
+        license="",
+        upload="",  # or "user/name": to the Hugging Face hub (extra `hub`)
+        private=True,  # of a repository that upload makes
       ),
       sample=dict(
         split="heldout",

@@ -158,6 +158,21 @@ def local(path: os.PathLike[str] | str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def local_folder(folder: epath.Path) -> Iterator[str]:
+  """A local copy of a folder, for readers that need a local one."""
+  if not buckets.is_bucket(folder):
+    yield os.fspath(folder)
+    return
+  with tempfile.TemporaryDirectory() as copy:
+    for path in folder.glob("**/*"):
+      if path.is_file():
+        into = epath.Path(copy) / os.path.relpath(path, folder)
+        into.parent.mkdir(parents=True, exist_ok=True)
+        into.write_bytes(path.read_bytes())
+    yield copy
+
+
+@contextlib.contextmanager
 def replaced_folder(folder: epath.Path) -> Iterator[epath.Path]:
   """A folder to write into, which replaces `folder` once complete.
 

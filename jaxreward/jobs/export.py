@@ -3,7 +3,8 @@
 A public architecture becomes a diffusers folder; adapters become a PEFT folder that
 diffusers' pipelines load too, one per network (see `lora_files`); the policy of the
 scenes becomes one file for `init.checkpoint`. A trained reward model becomes a folder
-in its towers' public layout, `export.part="reward_model"`.
+in its towers' public layout, `export.part="reward_model"`. Each has a model card,
+README.md, and goes to the Hugging Face hub with `export.upload="user/name"`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.jobs import align
 from jaxreward.models import convert, lora_files
-from jaxreward.setup import adapters, public_reward_models, reward_model
+from jaxreward.setup import (
+  adapters,
+  hub_upload,
+  licences,
+  model_cards,
+  public_reward_models,
+  reward_model,
+)
 from jaxreward.training import checkpoint, weights
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.state import TrainState
@@ -38,6 +46,8 @@ def check(config: ConfigDict) -> None:
       f'config.export.part="{config.export.part}": it is one of'
       f" {', '.join(PARTS)}"
     )
+  licences.check(config)
+  hub_upload.check(config)
   if config.export.part == "reward_model":
     return
   step = config.export.step
@@ -88,11 +98,12 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     trained = processes.fetch(trained)
   folder = workdir / "export" / options.step
   if processes.is_first():
-    _write_whole(config, policy, folder, trained, step)
+    _write_whole(config, policy, folder, trained, step, workdir)
     logging.info("step %d is in %s", step, folder)
     if config.lora.rank and not options.fuse:
       below = [policy.parts[k] for k in trained] if policy.parts else [""]
       logging.info("FOLDER=%s: %s", folder, "; ".join(adapters.calls(below)))
+    hub_upload.upload(config, folder, f"Step {step}")
 
 
 def _run_reward_model(config: ConfigDict, workdir: epath.Path) -> None:
@@ -114,7 +125,9 @@ def _run_reward_model(config: ConfigDict, workdir: epath.Path) -> None:
         weights=public_reward_models.weights_of(record),
         dtype=None if dtype == "same" else dtype,
       )  # fmt: skip
+      model_cards.write_reward_model(config, record, new_folder, workdir)
     logging.info("the reward model is in %s", folder)
+    hub_upload.upload(config, folder, "Reward model")
 
 
 def _programs(config: ConfigDict, mesh: Mesh, policy: Policy) -> align.Programs:
@@ -158,8 +171,9 @@ def _write_whole(
   folder: epath.Path,
   params: Params,
   step: int,
+  workdir: epath.Path | None = None,
 ) -> None:
-  """Writes the folder atomically."""
+  """Writes the folder atomically; its card has the figures of `workdir`."""
   with files.replaced_folder(folder) as new_folder:
     _write(config, policy, new_folder, params)
     record: dict[str, Any] = {"step": step, "average": config.export.average}
@@ -167,6 +181,7 @@ def _write_whole(
     if base_adapter and config.lora.rank and not config.export.fuse:
       record["on_top_of"] = base_adapter  # has to be loaded first
     tables.write_json(new_folder / "export.json", record)
+    model_cards.write_policy(config, policy, new_folder, workdir, step)
 
 
 def _write(

@@ -26,6 +26,7 @@ TEXT_KEYS = (
   "ok_before",
   "ok_after",
 )
+CARDS, VALIDATION = "cards.npz", "validation.npz"  # in the folder grids
 BESIDE = ("source", "target")  # images of a prompt that are no samples
 FRAME_MS = 250  # of an animated strip
 DIFFERENCE = 3  # by how much a difference is enlarged
@@ -73,6 +74,12 @@ def animated(strip: np.ndarray, frames: int) -> bytes:
     duration=FRAME_MS, loop=0,
   )  # fmt: skip
   return out.getvalue()
+
+
+def sample_png(image: np.ndarray, frames: int = 1) -> bytes:
+  """PNG of a sample uint8 [H, W, 3], enlarged if small; a strip of frames plays."""
+  large = enlarge(image[None], 3 if len(image) <= SMALL else 1)[0]
+  return animated(large, frames) if frames > 1 else png(large)
 
 
 def image_grid_png(

@@ -72,6 +72,7 @@ class Task:
       "source", images [B, H, W, 3].
     preferences: (key, prompts, samples uint8 [Q, S, H, W, 3], options) ->
       unlabeled `Preferences`.
+    credits: whom a model card has to name, in Markdown; "" for nobody.
   """
 
   name: str
@@ -101,6 +102,7 @@ class Task:
   judge: str = ""
   pretraining: Callable[..., Any] | None = None
   preferences: Callable[..., Preferences] | None = None
+  credits: str = ""
 
   def number(self, category: str) -> int:
     """The number of a category.

@@ -68,6 +68,16 @@ def draw(
   return np.stack(jax.device_get(members), 1)
 
 
+# As NOTICE has it.
+CREDITS = (
+  'The portraits are a remix of "[Personas by'
+  ' Draftbit](https://personas.draftbit.com/)" by'
+  " [Draftbit](https://draftbit.com), licensed under [CC BY"
+  " 4.0](https://creativecommons.org/licenses/by/4.0/), in the version of"
+  " [DiceBear](https://www.dicebear.com): components are drawn one by one, in other"
+  " colours, at 48 pixels."
+)
+
 PORTRAITS = Task(
   "portraits",
   prompts.CATEGORIES,
@@ -90,6 +100,7 @@ PORTRAITS = Task(
   judge="attributes",
   pretraining=captions.caption_batches,
   preferences=preferences.collect,
+  credits=CREDITS,
 )
 
 EDITS = Task(
@@ -109,4 +120,5 @@ EDITS = Task(
   rewards=rewards.EDITS,
   judge="attributes",
   pretraining=captions.edit_batches,
+  credits=CREDITS,
 )
