@@ -48,6 +48,7 @@ from jaxreward.errors import (
 
 USAGE = """\
 python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
+python -m jaxreward.main --serve=DIR [--port=N]
 
   --config=FILE.py[:ARG]   config file with get_config(arg); looked up from
                            here, then among those that come with the package
@@ -63,13 +64,16 @@ python -m jaxreward.main --config=FILE.py[:ARG] --workdir=DIR [flags]
   --dry-run                with --sweep: prints the commands instead
   --check                  checks the config and the files that it names, and runs
                            and writes nothing; needs no --workdir
+  --serve=DIR              a page on this machine's loopback that follows the run
+                           in DIR and takes votes between its images
+  --port=N                 of that page; 0 for any free one
   --help                   this text
 
 Paths start from the working directory; ~ is the home folder.
 """
 
 SWEPT_CONFIG = "config"
-_VALUED = ("config", "workdir", "sweep")
+_VALUED = ("config", "workdir", "sweep", "serve", "port")
 _BARE = ("dry-run", "check", "help")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -81,6 +85,8 @@ class Flags:
   config: str = ""
   workdir: str = ""
   sweep: str = ""
+  serve: str = ""
+  port: str = ""
   dry_run: bool = False
   check: bool = False
   help: bool = False
@@ -414,6 +420,28 @@ def sweep_commands(flags: Flags) -> list[list[str]]:
   return commands
 
 
+def serve(flags: Flags) -> int:
+  """Serves the page of a run until Ctrl-C; JAX is not imported."""
+  others = dataclasses.replace(flags, serve="", port="")
+  if others != Flags() or not flags.serve:
+    raise UserError("--serve=DIR goes with --port=N and no other flag")
+  if flags.port and not (flags.port.isdecimal() and int(flags.port) < 2**16):
+    raise UserError(f"--port={shown(flags.port)}: expected 0 to 65535")
+  folder = paths.expand(flags.serve, "--serve")
+  if "://" in folder:
+    raise UserError(
+      f"--serve={shown(folder, 100)}: a page is of a folder; copy the run's here"
+    )
+  from jaxreward.report import serve as page
+
+  server = page.make_server(folder, int(flags.port or page.PORT))
+  with server, contextlib.suppress(KeyboardInterrupt):
+    line = f"{shown(folder, 100)} is shown at {page.address_of(server)}"
+    inherited.say(f"{line} until Ctrl-C\n", sys.stdout)
+    server.serve_forever()
+  return 0
+
+
 def _run_command(arguments: Sequence[str]) -> int:
   """A child process; Ctrl-C reaches it from the terminal, SIGTERM from here."""
   child = subprocess.Popen([sys.executable, *arguments])
@@ -502,6 +530,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       inherited.say(USAGE, sys.stdout)
     elif flags.dry_run and not flags.sweep:
       raise UserError("--dry-run goes with --sweep")
+    elif flags.serve or flags.port:
+      code = serve(flags)
     else:
       inherited.require_settings()
       code = run_sweep(flags) if flags.sweep else run(flags)

@@ -45,6 +45,7 @@ def test_data_is_in_the_wheel(wheel):
   found = names(wheel)
   assert "jaxreward/py.typed" in found
   assert "jaxreward/report/report.html.j2" in found
+  assert "jaxreward/report/serve.html" in found
   assert any(name.endswith("licenses/LICENSE") for name in found)
   for asset in ASSETS.glob("*"):
     if asset.is_file():

@@ -73,7 +73,7 @@ LAYOUTS: Mapping[str, Layout] = {
       "prompt": "prompt", "images": PAIR, "label": "label",
       "source": "source", "user": "user", "confidence": "confidence",
       "answers": "answers", "aspects": "aspects", "rating": "ratings",
-      "category": "category", "key": "key",
+      "models": "models", "category": "category", "key": "key",
     },
     needs=("prompt", *PAIR, "label"),
     origin="this library",

@@ -8,6 +8,7 @@ job with measurements, `report` writes report.html from the working directory.
 from __future__ import annotations
 
 import importlib
+import time
 import traceback
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ JOBS: dict[str, bool] = {
 LOOKING = ("compile_check",)
 # Jobs on an existing run: the working directory holds their config.
 READING = ("export",)
+PER_REPORT = 20  # seconds of a job for a second of report.html, while it runs
 _TAKES = 2  # arguments: the config, the working directory
 
 
@@ -66,6 +68,36 @@ def report(name: str, workdir: epath.Path) -> None:
   if JOBS.get(name, False) and processes.is_first():
     collect = importlib.import_module("jaxreward.report.collect")
     logging.info("report: %s", collect.report_from_workdir(workdir))
+
+
+class Refresh:
+  """Writes report.html while a job runs; called after every evaluation.
+
+  A page takes a second or several, by its curves and images: calls are skipped
+  so that at most a twentieth of the job's time goes into them.
+
+  Args:
+    workdir: of the run.
+    clock: seconds.
+  """
+
+  def __init__(
+    self, workdir: epath.Path, clock: Callable[[], float] = time.monotonic
+  ):
+    self.workdir, self.clock = workdir, clock
+    self.ended, self.took = clock(), 1.0
+
+  def __call__(self) -> None:
+    start = self.clock()
+    if not processes.is_first() or start - self.ended < PER_REPORT * self.took:
+      return
+    collect = importlib.import_module("jaxreward.report.collect")
+    try:
+      collect.report_from_workdir(self.workdir)
+    except UserError as error:  # the run goes on without a page
+      logging.warning("no report for now: %s", error)
+    self.ended = self.clock()
+    self.took = self.ended - start
 
 
 def check(name: str, config: ConfigDict) -> None:

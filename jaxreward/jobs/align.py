@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import (
   advantages,
+  jobs,
   processes,
   setup,
   workdirs,
@@ -755,9 +756,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       split="validation", encode=encode, decoder=decoder,
     )  # fmt: skip
 
+    frames = config.video.frames if videos.is_video(trainable.plain) else 1
+    watch_images = evaluate.Watch(workdir, evaluator.data, frames)
+
     def quick_evaluation(current, n):
       params = trainable.merge(current.averaged, base)
-      return evaluator.row(params) | {"eval/kl": final.kl(params)}
+      numbers = evaluator.row(params, functools.partial(watch_images, n))
+      return numbers | {"eval/kl": final.kl(params)}
 
     final = Final(config, workdir, trainable, rewards, base, encode, decoder)
     final.before()
@@ -780,7 +785,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         "align", config.align.iterations, iterate if files is None else learn,
         writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick_evaluation,
-        evaluate_every=config.eval.every, check=watch, timer=timer,
+        evaluate_every=config.eval.every, evaluated=jobs.Refresh(workdir), check=watch, timer=timer,
         shown=_shown(files is None),
         best=_best(config, heldout), grace=config.checkpoint.grace,
         profile=setup.profile_folder(config, workdir), utilization=meter,

@@ -44,6 +44,7 @@ from jaxreward.types import Array, Params, Policy, PromptBatch
 
 EVALUATION_FILE = "evaluation.json"
 STEERING = "eval.steering"  # the name of its results
+WATCHED = 4  # images per category while a job runs
 KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 
 
@@ -262,9 +263,18 @@ class Evaluator:
       result = {"n": strict.size} | result
     return result, images, strict
 
-  def row(self, params: Params) -> dict[str, float]:
-    """Metrics during training: {"eval/NAME": number}."""
-    by_evaluator, _, _ = self.evaluate(params)
+  def row(
+    self, params: Params, watch: Callable[..., None] | None = None
+  ) -> dict[str, float]:
+    """Metrics during training: {"eval/NAME": number}.
+
+    Args:
+      params: of the policy.
+      watch: called with images [P, G, ...] and strict [P, G].
+    """
+    by_evaluator, images, strict = self.evaluate(params)
+    if watch is not None:
+      watch(images, strict)
     return {
       f"eval/{k}": v for k, v in self.evaluators.row(by_evaluator).items()
     }
@@ -367,28 +377,77 @@ def cards(
 
   The choice does not depend on the images, so the grid is a fair sample.
   """
+  rows = card_rows(data, per_kind)
+  first = _sides(data, rows, "before", before, strict_before)
+  second = _sides(data, rows, "after", after, strict_after)
+  return [a | b for a, b in zip(first, second, strict=True)], rows
+
+
+def card_rows(data: EvaluationSet, per_kind: int) -> np.ndarray:
+  """The first rows of every category."""
   categories = np.array([p.category for p in data.prompts])
-  rows = np.concatenate(
+  return np.concatenate(
     [np.flatnonzero(categories == k)[:per_kind] for k in np.unique(categories)]
   )
+
+
+def _sides(
+  data: EvaluationSet,
+  rows: np.ndarray,
+  side: str,
+  images: np.ndarray,
+  strict: np.ndarray,
+) -> list[dict[str, Any]]:
+  """The texts of one side's images, see `grids.make_cards`."""
   describe = data.task.describe
-  descriptions = [
-    describe(to_float(x[rows, 0])) if describe else [""] * len(rows)
-    for x in (before, after)
-  ]
+  lines = describe(to_float(images[rows, 0])) if describe else [""] * len(rows)
   verdict = lambda x: bool(x) if np.isfinite(x) else None
-  texts = [
+  return [
     {
       "prompt": data.prompts[row].text,
-      "kind": data.task.categories[int(categories[row])],
-      "seen_before": descriptions[0][i],
-      "seen_after": descriptions[1][i],
-      "ok_before": verdict(strict_before[row, 0]),
-      "ok_after": verdict(strict_after[row, 0]),
+      "kind": data.task.categories[int(data.prompts[row].category)],
+      f"seen_{side}": line,
+      f"ok_{side}": verdict(strict[row, 0]),
     }
-    for i, row in enumerate(rows)
+    for row, line in zip(rows, lines, strict=True)
   ]
-  return texts, rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+  """Keeps validation images of the first and of the newest evaluation.
+
+  They are in grids/validation.npz, which the report shows while a job runs.
+
+  Attributes:
+    workdir: of the run.
+    data: of the evaluator.
+    frames: of a video, whose images are strips of them.
+  """
+
+  workdir: epath.Path
+  data: EvaluationSet
+  frames: int = 1
+
+  def __call__(self, n: int, images: np.ndarray, strict: np.ndarray) -> None:
+    """Writes the images of step n [P, G, ...] and their verdicts [P, G]."""
+    if not processes.is_first():
+      return
+    path = self.workdir / "grids" / grids.VALIDATION
+    rows = card_rows(self.data, WATCHED)
+    texts = _sides(self.data, rows, "after", images, strict)
+    after = grids.to_uint8(images[rows, 0])
+    before = after
+    if n and path.exists():
+      before, _, first, _, _ = grids.load_cards(path)
+    else:
+      first = _sides(self.data, rows, "before", images, strict)
+    beside = {name: getattr(self.data.batch, name) for name in grids.BESIDE}
+    grids.save_cards(
+      path, before, after, [a | b for a, b in zip(first, texts, strict=True)],
+      {k: None if x is None else x[rows] for k, x in beside.items()},
+      self.frames,
+    )  # fmt: skip
 
 
 def to_float(images: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import processes, rng, setup, workdirs
+from jaxreward import jobs, processes, rng, setup, workdirs
 from jaxreward.data import pipeline
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError
@@ -168,8 +168,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       timer("update", metrics)
       return current, metrics
 
+    watch_images = evaluate.Watch(workdir, evaluator.data)
+
     def quick_evaluation(current, n):
-      results, _, _ = evaluator(current.averaged)
+      results, images, strict = evaluator(current.averaged)
+      watch_images(n, images, strict)
       accuracies = {
         f"accuracy/{k}": v["accuracy"]
         for k, v in results.get("kinds", {}).items()
@@ -189,7 +192,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       job = loop.Loop(
         "pretrain", config.pretrain.steps, iterate, writer, checkpoints,
         save_every=config.checkpoint.every, evaluate=quick_evaluation,
-        evaluate_every=config.eval.every, shown=("loss", "eval/accuracy"),
+        evaluate_every=config.eval.every, evaluated=jobs.Refresh(workdir), shown=("loss", "eval/accuracy"),
         timer=timer, grace=config.checkpoint.grace,
         profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
       )  # fmt: skip

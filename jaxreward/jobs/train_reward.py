@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
-from jaxreward import paths, processes, setup, tasks
+from jaxreward import jobs, paths, processes, setup, tasks
 from jaxreward.data import pipeline, preferences
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, nearest
@@ -252,7 +252,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       job = loop.Loop(
         "train_reward", options.steps, iterate, writer, checkpoints,
         save_every=options.save_every, evaluate=quick_evaluation,
-        evaluate_every=options.evaluate_every,
+        evaluate_every=options.evaluate_every, evaluated=jobs.Refresh(workdir),
         shown=("loss", "pair_accuracy", "eval/pair_accuracy_strict"),
         timer=timer, grace=config.checkpoint.grace,
         profile=setup.profile_folder(config, workdir),

@@ -13,9 +13,14 @@ from jaxreward import reading
 from jaxreward.errors import UserError, shown
 from jaxreward.report import hardest, summary
 from jaxreward.report.environment import describe
-from jaxreward.report.grids import load_cards, make_cards
+from jaxreward.report.grids import CARDS, VALIDATION, load_cards, make_cards
 from jaxreward.report.html import write_report
 from jaxreward.report.series import alignment_rows
+
+VALIDATION_NOTE = (
+  "Images of validation prompts: before is the first evaluation of the run, after"
+  " the newest."
+)
 
 
 def report_from_workdir(
@@ -28,8 +33,9 @@ def report_from_workdir(
   """Reads the folder of a run and writes its report.html.
 
   Reads config.json, metrics.jsonl, timings.jsonl, evaluation.json,
-  grids/cards.npz and grids/hardest_pairs.npz, each if it exists. Damaged files are skipped with a note on
-  the page.
+  grids/cards.npz (until a job ends grids/validation.npz) and
+  grids/hardest_pairs.npz, each if it exists. Damaged files are skipped with a
+  note on the page.
 
   Args:
     workdir: of the run.
@@ -48,7 +54,11 @@ def report_from_workdir(
   timings = read_jsonl(workdir / "timings.jsonl", problems)
   grids = workdir / "grids"
   read = lambda path: make_cards(*load_cards(path))
-  cards = _pictures(grids / "cards.npz", read, problems)
+  path = grids / CARDS
+  if not path.exists() and (grids / VALIDATION).exists():
+    path = grids / VALIDATION
+    notes = (*notes, VALIDATION_NOTE)
+  cards = _pictures(path, read, problems)
   pairs = _pictures(grids / hardest.FILE, hardest.load, problems)
   for problem in problems:
     logging.warning("report: %s", shown(problem, 250))

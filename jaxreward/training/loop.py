@@ -73,6 +73,7 @@ class Loop:
     save_every: steps between checkpoints; 0 saves only the last step.
     evaluate: (state, n) -> metrics added to row n, or None.
     evaluate_every: steps between evaluations; step 0 is evaluated too.
+    evaluated: called when the row of an evaluation is written.
     check: called with every row of numbers; raises to stop the run.
     shown: names of metrics for the progress line.
     timer: of the parts of a step.
@@ -96,6 +97,7 @@ class Loop:
   save_every: int = 0
   evaluate: Callable[[TrainState, int], Mapping[str, Any]] | None = None
   evaluate_every: int = 0
+  evaluated: Callable[[], None] | None = None
   check: Callable[[int, Mapping[str, float]], None] | None = None
   shown: tuple[str, ...] = ()
   timer: Timer = dataclasses.field(default_factory=Timer)
@@ -229,6 +231,11 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
         save(n, {}, wait=True)
         logging.info("%s saved at step %d of %d", loop.name, n, loop.total)
 
+  def after_evaluation() -> None:
+    if loop.evaluated:
+      loop.writer.publish()
+      loop.evaluated()
+
   def evaluate(n: int, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     assert loop.evaluate
     metrics = {**metrics, **loop.evaluate(state, n)}
@@ -248,9 +255,11 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
       loop.timer.start()
       loop.timer.seconds = {}
       finish(0, loop.evaluate(state, 0))
+      after_evaluation()
     if loop.unevaluated:
       loop.timer.start()
       finish(start, evaluate(start, loop.unevaluated))
+      after_evaluation()
     if start < loop.total:
       is_finite(state)  # compiled now, not at the first checkpoint
       logging.info(
@@ -272,6 +281,8 @@ def run(loop: Loop, state: TrainState, start: int) -> TrainState:
           stop.exit(f"{loop.name} saved at step {n} of {loop.total}")
         metrics = evaluate(n, metrics)
       row = finish(n, metrics)
+      if _is_due(loop, n):
+        after_evaluation()
       progress.update(n, {k: row[k] for k in loop.shown if k in row})
       is_due = loop.save_every and n % loop.save_every == 0
       better = loop.save_every and row.get(loop.best, -math.inf) > best

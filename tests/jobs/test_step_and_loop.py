@@ -206,10 +206,13 @@ def test_a_share_of_skipped_updates_does_not_stop(tmp_path):
 
 
 def test_evaluation_rows_and_saves_are_where_they_should_be(tmp_path):
+  newest = []  # rows when `evaluated` is called
+  see = lambda: newest.append(read_rows(tmp_path / "metrics.jsonl")[-1])
   run(
     tmp_path, 7, evaluate=lambda s, n: {"eval/x": float(n)}, evaluate_every=3,
-    save_every=2, extras=lambda n: {"n": n},
+    save_every=2, extras=lambda n: {"n": n}, evaluated=see,
   )  # fmt: skip
+  assert [row["eval/x"] for row in newest] == [0.0, 3.0, 6.0, 7.0]
   rows = read_rows(tmp_path / "metrics.jsonl")
   assert [row["step"] for row in rows] == list(range(8))
   evaluated = {row["step"]: row["eval/x"] for row in rows if "eval/x" in row}
