@@ -73,6 +73,14 @@ def get_config() -> ConfigDict:
           rows=128,  # pairs of the test
           encoder=dict(name="contrast", side=1),  # comparisons -> the vector
         ),
+        # rewards whose scores of a dataset's images the policy reads, in the place
+        # of a user
+        scored=dict(
+          rewards=(),
+          drop=0.05,  # share of rows without them
+          rows=256,  # images whose scores a score is compared with
+          ask=1.0,  # in samples and evaluations: the share that scores no more
+        ),
         negative_prompt="",  # what guidance leads away from
         kind_weights=(
           1,

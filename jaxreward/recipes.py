@@ -102,6 +102,36 @@ def for_users(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   return config
 
 
+def of_scores(
+  arg: str | None, beside: str, *rewards: str, width: int = 8
+) -> ConfigDict:
+  """The config of a policy that learns a dataset of mixed images by their scores.
+
+  Flow matching on images of which half are right, with their scores as a condition
+  (`setup.row_scores`).
+
+  Args:
+    arg: of the recipe: "default" on the scenes on two cores, "smoke" in miniature;
+      there is no full size.
+    beside: the recipe's file.
+    *rewards: of `reward_with`.
+    width: numbers for the score of each reward.
+  """
+  is_small = _of_scenes(arg, "fine-tunes a policy of")
+  config = _of_objective(arg, beside, dict(name="flow_matching"))
+  config.align.density = dict(name="logit_normal")
+  config.data.update(dataset=config.data.source, caption_drop=0.1)
+  reward_with(config, arg, **dict.fromkeys(rewards, 1.0))
+  config.model.user = width * len(rewards)
+  config.data.scored.rewards = rewards
+  if is_small:
+    config.data.scored.rows = 16
+  else:
+    config.rollout.prompts = 128
+    config.align.update(iterations=300, times=1, updates=1)
+  return config
+
+
 def draw_in(config: ConfigDict, steps: int, sampler: str = "renoise") -> None:
   """A sampler of few steps wherever the config draws, evaluations included.
 

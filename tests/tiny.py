@@ -17,7 +17,7 @@ from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
-from jaxreward.setup import offline, references
+from jaxreward.setup import offline, references, row_scores
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import async_rollout, loop, weights
@@ -225,6 +225,7 @@ class Iteration:
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}
     self.files = offline.batches(config)
+    self.files = row_scores.conditioned(config, self.files, loaded)
     self.rewards = align.differentiated_rewards(self.plan, loaded, self.weights)
     if self.files is not None:
       self.weights = offline.WEIGHTS

@@ -65,6 +65,7 @@ from jaxreward.setup import (
   prompt_encoding,
   real,
   references,
+  row_scores,
   tracking,
   tuning,
   updates,
@@ -567,6 +568,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   batches = setup.prompt_batches(config)
   files = offline.batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
+  files = row_scores.conditioned(config, files, rewards)
   weights_of = {k: r.weight for k, r in rewards.items() if k in config.rewards}
   differentiated = differentiated_rewards(plan, rewards, weights_of)
   words = controls.words_of(config)
@@ -805,7 +807,7 @@ class Final:
     self, config, workdir, trainable, rewards, base, encode, decoder
   ):
     self.config, self.workdir, self.base = config, workdir, base
-    self.trainable, self.encode = trainable, encode
+    self.trainable, self.encode, self.rewards = trainable, encode, rewards
     self.evaluator = evaluate.make_evaluator(
       config, trainable.plain, rewards, encode=encode, decoder=decoder
     )
@@ -850,6 +852,12 @@ class Final:
     )  # fmt: skip
     if tested:
       entries["policy_users"] = tested
+    asked = row_scores.evaluate(
+      config, trainable.plain, trainable.export(current.averaged, self.base),
+      self.rewards,
+    )  # fmt: skip
+    if asked:
+      entries["scores_asked_for"] = asked
     evaluation = evaluate.merge(self.workdir, entries)
     weights.save_params(
       self.workdir / setup.POLICY_FILE,

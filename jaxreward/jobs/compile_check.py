@@ -35,6 +35,7 @@ from jaxreward.setup import (
   reward_losses,
   reward_model,
   reward_optimizer,
+  row_scores,
 )
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.training import async_rollout, sharding, state
@@ -303,7 +304,7 @@ def _compile(
 def prompt_shapes(config: ConfigDict, policy: Policy, mesh: Mesh) -> Any:
   """Shapes of an iteration's prompts, replicated."""
   batch = setup.prompt_batches(config)(0)
-  if offline.has_users(config):
+  if offline.has_users(config) or row_scores.names(config):
     user = np.zeros((len(batch.ids), policy.user), np.float32)
     batch = dataclasses.replace(batch, user=user)
   shapes = prompt_encoding.abstract(

@@ -98,6 +98,7 @@ _SHARES = {
   "train_reward.pictures": ("strict_weight",),
   "train_reward.users": ("weight",),
   "data.users": ("drop",),
+  "data.scored": ("drop",),
 }
 
 

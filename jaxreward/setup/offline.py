@@ -28,7 +28,13 @@ from jaxreward.data.sources import Parse
 from jaxreward.data.users import Users
 from jaxreward.errors import UserError, shown
 from jaxreward.flow import rollout, times
-from jaxreward.setup import checks, preference_data, row_users, videos
+from jaxreward.setup import (
+  checks,
+  preference_data,
+  row_scores,
+  row_users,
+  videos,
+)
 from jaxreward.types import Array, ArrayLike, Params, Policy, Trajectory
 
 ORIGINS = ("dataset", "preferences")
@@ -116,6 +122,7 @@ def check(config: ConfigDict, policy: Policy) -> None:
   """Refuses options that do not work on files, before any file is read."""
   name = origin(config)
   row_users.check(config, policy, name, is_drawn(config))
+  row_scores.check(config, policy, name)
   if name == "rollout":
     if config.data.caption_drop:
       raise UserError(
@@ -273,7 +280,7 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
     if has_users(config):
       read_rows = _drawn_of_users(config)
     else:
-      read_rows = _drawn(config, with_worse=name == "preferences")
+      read_rows = _drawn(config, is_pairs=name == "preferences")
   else:
     file_records, parts = records(config), None
     if has_users(config):
@@ -292,15 +299,25 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
   return lambda n: _without_captions(read_rows(n), share, config.seed, n)
 
 
-def _drawn(config: ConfigDict, with_worse: bool) -> Callable[[int], RowBatch]:
-  """Images of prompts, rendered by the task, best first."""
+def _drawn(config: ConfigDict, is_pairs: bool) -> Callable[[int], RowBatch]:
+  """Images of prompts, rendered by the task, best first.
+
+  Where the policy reads scores, a dataset's images are right or not, half of each.
+  """
   prompts, task = setup.prompt_batches(config), setup.make_task(config)
+  is_mixed = bool(row_scores.names(config)) and not is_pairs
   assert task.draw
 
   def batch(n: int) -> RowBatch:
     batch_prompts = prompts(n)
     key = rng.stream_key(config.seed, "dataset", n)
-    images = np.asarray(task.draw(key, batch_prompts, with_worse=with_worse))
+    images = np.asarray(
+      task.draw(key, batch_prompts, with_worse=is_pairs or is_mixed)
+    )
+    if is_mixed:
+      stream = [int(config.seed) % 2**63, zlib.crc32(b"quality"), n]
+      member = np.random.default_rng(stream).integers(0, 2, len(images))
+      images = images[np.arange(len(images)), member][:, None]
     scores = np.ones(images.shape[:2], np.float32)
     scores[:, 1:] = (images[:, 1:] == images[:, :1]).all((2, 3, 4))
     return RowBatch(batch_prompts, images, scores)

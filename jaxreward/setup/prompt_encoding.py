@@ -26,7 +26,7 @@ from jaxreward import setup, tasks
 from jaxreward.data import texts, wordings
 from jaxreward.errors import UserError, shown
 from jaxreward.models.vision import preprocess
-from jaxreward.setup import text_encoders
+from jaxreward.setup import row_scores, text_encoders
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Params, Policy, PromptBatch, PromptEmbeddings
 
@@ -248,6 +248,16 @@ def make_encode(
     UserError: see `bind`; or outputs that do not have the policy's shapes; the
       result raises it for prompts without the source image they need.
   """
+  encode = _make_encode(config, policy, mesh, decoder)
+  return lambda batch: encode(row_scores.asking(config, batch))
+
+
+def _make_encode(
+  config: ConfigDict,
+  policy: Policy,
+  mesh: Mesh | None,
+  decoder: Params | None,
+) -> Encode:
   make_encoder = bind(config, policy)
   if make_encoder is None:
     return lambda batch: batch

@@ -46,7 +46,8 @@ def those_of(call: str) -> list[str]:
 
 
 PUBLISHED = those_of("published_reward")
-FOR_USERS = those_of("for_users")  # of align, without a full size
+# of align, without a full size
+FOR_USERS = those_of("for_users") + those_of("of_scores")
 REWARD_MODELS = [
   name
   for call in ("reward_model", "of_users", "judged", "aligned_and_judged")
