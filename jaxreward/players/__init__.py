@@ -14,7 +14,9 @@ from jaxreward.players.critics import (
   latent_proxy,
   squared_error,
 )
+from jaxreward.players.detectors import pooled, reality, soft_cross_entropy
 from jaxreward.players.directions import bias_direction, bias_gain
+from jaxreward.players.flows import deviation, matched, patch_flow, squared
 from jaxreward.players.process import (
   adds_up,
   features,
@@ -40,6 +42,8 @@ PLAYERS: dict[str, Callable[..., Any]] = {
   "return_parts": return_parts,
   "bias_direction": bias_direction,
   "artifact_detector": artifact_detector,
+  "reality": reality,
+  "patch_flow": patch_flow,
 }
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
   "bias_direction",
   "bias_gain",
   "critic",
+  "deviation",
   "discriminator",
   "fake_score",
   "features",
@@ -60,13 +65,19 @@ __all__ = [
   "imitated_preference",
   "implied_outcome",
   "latent_proxy",
+  "matched",
   "ordered",
+  "patch_flow",
+  "pooled",
   "preference_pull",
   "preferred_matching",
   "preferred_score",
   "process_reward",
+  "reality",
   "return_parts",
+  "soft_cross_entropy",
   "spoilt",
+  "squared",
   "squared_error",
   "told_apart",
 ]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxreward.errors import UserError, require_counts
 from jaxreward.models import heads
+from jaxreward.models.vision import encoders
 from jaxreward.reward_models.contract import Features, Head, Outputs
 from jaxreward.types import Array, Params
 
@@ -214,6 +215,40 @@ def similarity(*, divisor: float = 1.0) -> Head:
   return Head(
     lambda key, features: {}, outputs, value_alone,
     ("value", "cross"), needs=("logit", "cross"),
+  )  # fmt: skip
+
+
+def goal(*, strength: float = 0.5) -> Head:
+  """`similarity` in training; scored by the goal and what all prompts share.
+
+  score = 1 - |a P (x - g) + (1 - a) (x - g)|^2 / 2, with P onto the line from b to g
+  (`models.vision.encoders.goal_score`): x and g are the image's and the prompt's
+  features, and b, the baseline, is the mean of the training prompts', of length 1. What
+  is off that line counts less. Rocamonde et al. 2023, https://arxiv.org/abs/2310.12921,
+  section 3.2, where a text describes the baseline.
+
+  Args:
+    strength: a, in [0, 1]; 0 for the cosine.
+  """
+  if not 0 <= strength <= 1:
+    raise UserError(
+      f"reward_model.head.strength={strength}: it must lie in [0, 1]"
+    )
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    both = {"value": features["logit"], "cross": features["cross"]}
+    if "baseline" not in params:
+      return both
+    image, text = (jnp.asarray(features[k]) for k in ("image", "text"))
+    base = jnp.broadcast_to(params["baseline"], text.shape)
+    return both | {"value": encoders.goal_score(image, text, base, strength)}
+
+  statistics = lambda params, features: jnp.asarray(features["text"]).sum(0)
+  fitted = lambda params, total: {"baseline": encoders.unit(total)}
+  return Head(
+    lambda key, features: {}, outputs, value_alone, ("value", "cross"),
+    needs=("logit", "cross", "image", "text"),
+    statistics=statistics, fitted=fitted,
   )  # fmt: skip
 
 

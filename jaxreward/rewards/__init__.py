@@ -20,6 +20,7 @@ from jaxreward.rewards import (
   image_reward,
   implicit,
   judges,
+  motion,
   objects,
   ocr,
   quality,
@@ -50,6 +51,7 @@ from jaxreward.rewards.scoring import (
 REGISTRY: dict[str, Callable[..., Any]] = {
   "learned": learned,
   "implicit": implicit.implicit,
+  "density_ratio": implicit.density_ratio,
   "clip_score": alignment.clip_score,
   "clip_score_hessel": alignment.clip_score_hessel,
   "clip_goal": alignment.clip_goal,
@@ -73,6 +75,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "background": consistency.background,
   "attributes_kept": consistency.attributes_kept,
   "identity": identity.identity,
+  "executable": motion.executable,
   "jpeg_compressibility": compression.jpeg_compressibility,
   "jpeg_incompressibility": compression.jpeg_incompressibility,
   "ocr": ocr.ocr,

@@ -271,11 +271,7 @@ def clip_goal(
   features, usable = encoders.image_features(encoder, params, images)
   goal = encoders.text_features(encoder, params, text)
   base = encoders.text_features(encoder, params, baseline)
-  direction = encoders.unit(goal - base)[:, None]
-  offset = features - goal[:, None]
-  along = jnp.sum(offset * direction, -1, keepdims=True) * direction
-  blend = strength * along + (1 - strength) * offset
-  score = 1 - jnp.sum(jnp.square(blend), -1) / 2
+  score = encoders.goal_score(features, goal, base, strength)
   return {"clip_goal": jnp.where(usable, score, jnp.nan)}
 
 

@@ -9,12 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.errors import require_counts, require_positive
+from jaxreward.errors import (
+  UserError,
+  nearest,
+  require_counts,
+  require_positive,
+)
 from jaxreward.flow import guidance
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, Policy, PromptBatch
 
 OWN = "workdir:policy"
+WEIGHTINGS = ("likelihood", "uniform")  # (1 - t) / t, or 1
 
 
 def load_policies(
@@ -78,6 +84,20 @@ def implicit(
     beta: of the loss that it was tuned by.
     draws: of noise and time that the mean is of.
   """
+  gains = _gains(images, prompts, policy, params, reference, draws, "uniform")
+  return beta / 2 * gains
+
+
+def _gains(
+  images: ArrayLike,
+  prompts: PromptBatch,
+  policy: Policy,
+  params: Params,
+  reference: Params,
+  draws: int,
+  weighting: str,
+) -> Float[Array, "P G"]:
+  """E w(t) [|v_ref - u|^2 - |v - u|^2], means over elements; see `WEIGHTINGS`."""
   images = jnp.asarray(images)
   p, g = images.shape[:2]
   x = (2 * images - 1).reshape(p * g, *images.shape[2:])
@@ -94,7 +114,79 @@ def implicit(
     )
     t = (draw + 0.5) / draws
     at = (1 - t) * x + t * noise, t, noise - x
-    return error(reference, *at) - error(params, *at)
+    weight = (1 - t) / t if weighting == "likelihood" else 1.0
+    return weight * (error(reference, *at) - error(params, *at))
 
   gains = jax.lax.map(gain, jnp.arange(draws))
-  return (beta / 2 * gains.mean(0)).reshape(p, g)
+  return gains.mean(0).reshape(p, g)
+
+
+def load_strong_and_weak(
+  weights: str = OWN,
+  *,
+  reference: str = "",
+  weighting: str = "likelihood",
+  draws: int = 16,
+  policy_of: Callable[[str, str], tuple[Policy, Params]],
+) -> Loaded:
+  """A better and a weaker set of parameters of the run's policy.
+
+  Args:
+    weights: of the strong one, as `eval.checkpoint` names it.
+    reference: of the weak one; `init.checkpoint` if empty.
+    weighting: of times, one of `WEIGHTINGS`.
+    draws: of noise and time.
+    policy_of: (spec, name of its field) -> the policy and its parameters.
+  """
+  loaded = load_policies(
+    weights, reference=reference, draws=draws, policy_of=policy_of
+  )
+  static = {k: v for k, v in loaded.static.items() if k != "beta"}
+  static["weighting"] = weighting
+  return Loaded(static, loaded.arrays, loaded.rules)
+
+
+def _check_ratio(options: Mapping[str, Any]) -> None:
+  require_counts("", draws=options.get("draws", 1))
+  weighting = options.get("weighting", "likelihood")
+  if weighting not in WEIGHTINGS:
+    raise UserError(
+      f'weighting="{weighting}" is none of {", ".join(WEIGHTINGS)}'
+      f"{nearest(weighting, WEIGHTINGS)}"
+    )
+
+
+vars(load_strong_and_weak)["check"] = _check_ratio
+
+
+@declare(loads=load_strong_and_weak)
+def density_ratio(
+  images: Float[ArrayLike, "P G H W 3"],
+  prompts: PromptBatch,
+  *,
+  policy: Policy,
+  params: Params,
+  reference: Params,
+  draws: int,
+  weighting: str,
+) -> Float[Array, "P G"]:
+  """log p_strong(x | c) - log p_weak(x | c), in nats per element, without training.
+
+  CDR (Dr. SoW), Xu et al. 2024, https://arxiv.org/abs/2411.02481, of language models:
+  a better aligned model over a weaker one annotates preferences. Of flows it is
+  E[(1 - t) / t (|v_weak - u|^2 - |v_strong - u|^2)], u = noise - x_0: with t uniform
+  and exact velocities this is the log-ratio itself, by the identity of Kong et al.
+  2023, https://arxiv.org/abs/2302.03792, since (1 - t) / t |v - u|^2 dt is half the
+  error in x_0 times the change of the signal-to-noise ratio. The mapping to flows is
+  ours. Times are stratified over [0, 1]; noise and times are the same for all images.
+
+  Args:
+    images: in [0, 1]; one with a value that is not finite scores NaN.
+    prompts: P prompts.
+    policy: on pixels, with words of its own.
+    params: of the strong policy.
+    reference: of the weak one.
+    draws: of noise and time that the mean is of.
+    weighting: "likelihood" as above, or "uniform", without the factor of time.
+  """
+  return _gains(images, prompts, policy, params, reference, draws, weighting)

@@ -204,11 +204,13 @@ OVERRIDES = {
   },
   "verpo_check_weights": {"composition.passed": 2.0},
   "ssl_sweet_spot": {"composition.thresholds": "(1.8,1.9,2.0,2.1)"},
+  "rlfr_flow_reward": {"align.players_first": 0},
   "artifact_reward": {"align.players_first": 0},  # the policy is to learn
   # rewards below have no texts to move
   "d2_align": {"align.players_first": 0, "players.bias": "none"},
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt
   "softrepa": {"align.trained": ""},
+  "eva_idm_reward": {"lora.rank": 0},
 }  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """The implicit reward against float64, and as what a DPO loss is taken of."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,12 @@ import pytest
 
 from jaxreward import objectives
 from jaxreward.errors import UserError
-from jaxreward.rewards.implicit import implicit, load_policies
+from jaxreward.rewards.implicit import (
+  density_ratio,
+  implicit,
+  load_policies,
+  load_strong_and_weak,
+)
 from jaxreward.types import Policy, PromptBatch
 
 RNG = np.random.default_rng(4)
@@ -107,3 +114,54 @@ def test_the_reference_is_that_of_the_run():
   loaded = load_policies(policy_of=policy_of)
   assert specs == [("workdir:policy", "weights"), ("", "reference")]
   assert loaded.arrays == {"params": "workdir:policy", "reference": "base"}
+
+
+def ratio(params, reference, images=IMAGES, draws=64, weighting="likelihood"):
+  return density_ratio(
+    images, PROMPTS, policy=POLICY, params=params, reference=reference,
+    draws=draws, weighting=weighting,
+  )  # fmt: skip
+
+
+def test_the_ratio_is_antisymmetric_and_weighs_times():
+  """Of float64, under the noise of the implicit reward; equal policies give 0."""
+  x, draws = 2 * IMAGES.astype(np.float64) - 1, 3
+  want = {"likelihood": np.zeros((3, 2)), "uniform": np.zeros((3, 2))}
+  for i, noise in enumerate(noises(draws)):
+    t = (i + 0.5) / draws
+    x_t, target = (1 - t) * x + t * noise, noise - x
+    for sign, params in ((1, REFERENCE), (-1, TUNED)):
+      error = np.square(velocity(params, x_t, t) - target).mean((2, 3, 4))
+      want["uniform"] += sign * error / draws
+      want["likelihood"] += (1 - t) / t * sign * error / draws
+  for weighting, value in want.items():
+    of = lambda a, b, w=weighting: ratio(a, b, draws=draws, weighting=w)
+    np.testing.assert_allclose(of(TUNED, REFERENCE), value, rtol=1e-4)
+    np.testing.assert_array_equal(of(TUNED, REFERENCE), -of(REFERENCE, TUNED))
+  assert not np.asarray(ratio(TUNED, TUNED)).any()
+  for options, words in (
+    (dict(weighting="likely"), 'weighting="likely"'),
+    (dict(draws=0), "draws=0"),
+  ):
+    with pytest.raises(UserError, match=words):
+      load_strong_and_weak.check(options)
+
+
+def test_of_exact_velocities_it_is_the_log_ratio_of_densities():
+  """N(m, I) against N(n, I): the integral over times is exact, drawn noise close."""
+
+  def gaussian(params, x, t, cond):
+    s = t[:, None, None, None]
+    off = x - (1 - s) * params["mean"]
+    total = (1 - s) ** 2 + s**2
+    return (s - (1 - s)) * off / total - params["mean"]
+
+  policy = dataclasses.replace(POLICY, velocity=gaussian)
+  strong, weak = {"mean": np.float32(0.4)}, {"mean": np.float32(-0.3)}
+  found = density_ratio(
+    IMAGES, PROMPTS, policy=policy, params=strong, reference=weak, draws=4000,
+    weighting="likelihood",
+  )  # fmt: skip
+  x = 2 * IMAGES.astype(np.float64) - 1
+  log_ratio = (np.square(x + 0.3) - np.square(x - 0.4)).mean((2, 3, 4)) / 2
+  np.testing.assert_allclose(found, log_ratio, atol=0.02)

@@ -311,6 +311,27 @@ def unit(x: Float[Array, "*B E"]) -> Float[Array, "*B E"]:
   return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
+def goal_score(
+  features: Float[Array, "P G E"],
+  goal: Float[Array, "P E"],
+  base: Float[Array, "*P E"],
+  strength: float,
+) -> Float[Array, "P G"]:
+  """1 - |a P (x - g) + (1 - a) (x - g)|^2 / 2, with P onto the line from b to g.
+
+  Args:
+    features: x, of length 1.
+    goal: g, of length 1.
+    base: b, of length 1.
+    strength: a, in [0, 1].
+  """
+  direction = unit(goal - base)[:, None]
+  offset = features - goal[:, None]
+  along = jnp.sum(offset * direction, -1, keepdims=True) * direction
+  blend = strength * along + (1 - strength) * offset
+  return 1 - jnp.sum(jnp.square(blend), -1) / 2
+
+
 def directed(
   text: Float[Array, "P E"],
   vector: Float[Array, "E"],
