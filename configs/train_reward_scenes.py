@@ -30,7 +30,7 @@ def get_config(arg: str | None = None):
       train="full",  # or "frozen": the head alone; "lora": adapters and the head
       rank=16,  # of the adapters
       alpha=32.0,
-      targets="(qkv|out|up|down)$",
+      targets="(qkv|query|kv|out|up|down)$",
       context=False,  # images are read beside the source of their edit
       frames="mean",  # of clips; or "attention"
     )

@@ -23,5 +23,4 @@ def get_config(arg: str | None = None):
     sizes = dict(width=32, depth=1, first=1, stem=32)
   config.reward_model.backbone = dict(name="stitched", **sizes)
   config.train_reward.label_noise = 0.0
-  config.train_reward.optimizer.weight_decay = 0.0  # of the frozen blocks too
   return config

@@ -3,8 +3,8 @@
 Yu et al. 2025, https://arxiv.org/abs/2511.22242. A model first learns the reward of the
 finished image from the sampler's clean estimates on the way to it, by squared error, from
 nearly clean steps to the noisiest, each for an equal part of the training. It then prunes,
-and the reward itself chooses among those that are left. Shares are the authors', looks and
-curriculum theirs of 20 steps at half as many. They start from the reward's own weights
+and the reward itself chooses among those that are left. Shares are the authors', who look after 3, 7 and 12 of
+20 steps, where these look after 1, 3 and 5 of 10. They start from the reward's own weights
 (`train_reward.init_from`), start the optimizer anew at each step, and keep a model for
 each; here one small model, not pretrained on the reward, is used at all looks.
 """

@@ -44,6 +44,7 @@ from jaxreward.rewards import (
   mask_inapplicable,
   places_of,
   probe_gradients,
+  probe_images,
   require_scores,
   score,
   stds_of,
@@ -456,7 +457,7 @@ def _require_gradients(
   Raises:
     UserError: a reward without a gradient, or with a non-finite one.
   """
-  images = jax.random.uniform(jax.random.key(0), (shape[0], 1, *shape[2:]))
+  images = probe_images(shape)
   others = {k: r for k, r in rewards.items() if k not in slopes}
   slopes = dict(slopes) | probe_gradients(others, images, batch)
   for name, largest in slopes.items():
@@ -847,7 +848,7 @@ class Final:
       )  # fmt: skip
       entries["difference"] = gain._asdict()
     tested = policy_users.evaluate(
-      config, trainable.plain, trainable.export(current.ema, self.base),
+      config, trainable.plain, trainable.export(current.averaged, self.base),
       self.base,
     )  # fmt: skip
     if tested:

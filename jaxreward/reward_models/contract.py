@@ -64,7 +64,7 @@ class RewardModel:
   train: str = "full"
   rank: int = 16
   alpha: float = 32.0
-  targets: str = "(qkv|out|up|down)$"
+  targets: str = "(qkv|query|kv|out|up|down)$"
   context: bool = False
   frames: str = "mean"
 

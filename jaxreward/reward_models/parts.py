@@ -70,6 +70,7 @@ class Backbone:
       that are fitted to training rows before the first step.
     public: its published layout; None if there is none.
     first: regex of the parameters before the first layer.
+    frozen: regex of the parameters that no training changes.
   """
 
   init: Callable[[Array], Params]
@@ -87,6 +88,7 @@ class Backbone:
   fit: Callable[..., Params] | None = None
   public: Public | None = None
   first: str = "$^"
+  frozen: str = "$^"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -139,4 +139,5 @@ def stitched(
     sharding_rules=(*rules, (r"^stitch/", ())),
     takes_time=True, from_policy=from_policy,
     from_reward=lambda params, other: {**params, "tail": other}, fit=fit,
+    frozen="^policy/",
   )  # fmt: skip

@@ -85,7 +85,7 @@ def qwen_vl_towers(
   depth = model.language.depth
   quarters = tuple(sorted({-(-depth * i // 4) for i in range(1, 5)}))
   kept = tuple(layers) or quarters
-  if min(kept) < 1 or max(kept) > depth:
+  if not all(isinstance(i, int) and 1 <= i <= depth for i in kept):
     raise UserError(
       f"{field}layers={kept}: the language model has layers 1 to {depth}"
     )
@@ -172,8 +172,14 @@ def _template(
   system = "" if model.vision.model == "qwen3_vl" else prompts.SYSTEM
   start, end = prompts.chat("{}", system=system).split("{}")
   first, after = prompts.ids_of(tokens, (start, end))
+  if pad not in first:
+    raise UserError(
+      f"reward_model.backbone.tokenizer={tokenizer or weights}: it has no token"
+      f" {prompts.IMAGE} of number {pad}, the model's mark of an image; take the"
+      " model's own"
+    )
   at = first.index(pad)
-  words = lambda text: prompts.ids_of(tokens, [text])[0]
+  words = lambda text: prompts.ids_of(tokens, [prompts.without_marks(text)])[0]
   return first[: at - 1], first[at - 1 : at + 2], after, words
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from jaxreward.errors import UserError
 from jaxreward.models.vision import encoders
 from jaxreward.models.vlm import decode
+from jaxreward.models.vlm import prompts as marks
 from jaxreward.rewards import vision_language as vl
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.rewards.remote import answers, matches, templates
@@ -63,9 +64,7 @@ def load_pointwise(
     form, default, begun = YES, templates.YES_NO, ""
     table = vl.of_choice(reader.tokens, YES)
   names = ("image", "prompt", "low", "high")
-  (wording,) = templates.read(
-    [template] if template else [], default, names, ("image", "prompt")
-  )
+  wording = vl.wording(template, default, names, ("image",), ("prompt",))
   given = dict(
     low=f"{low:g}",
     high=f"{high:g}",
@@ -172,10 +171,8 @@ def load_pairwise(
   require_choice("pairs", pairs, ("all", "random", "member"))
   encoders.require_counts("", least=1, opponents=opponents)
   reader, params = vl.load(options)
-  names = ("first", "second", "prompt")
-  (wording,) = templates.read(
-    [template] if template else [], templates.PAIRWISE, names, names
-  )
+  shown = ("first", "second")
+  wording = vl.wording(template, templates.PAIRWISE, (), shown, ("prompt",))
   given = dict(first=vl.PICTURE, second=vl.PICTURE, answer=WINNER.request(True))
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
@@ -222,7 +219,9 @@ def vlm_pairwise(
   """
   images, usable = _usable(jnp.asarray(images))
   p, g = images.shape[:2]
-  games = np.array(matches.schedule(range(g), pairs, opponents)).reshape(-1, 2)
+  games = np.array(matches.schedule(range(g), pairs, opponents), np.int32)
+  if not games.size:  # nobody to meet
+    return {"judge": jnp.full((p, g), jnp.nan)}
   shows = np.concatenate([games, games[:, ::-1]]) if swap else games
   rows = _rows(
     _seen(reader, params, images), shows, {"text": text, "mask": mask}
@@ -257,7 +256,9 @@ def load_echo(
   reader, params = vl.load(options)
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    caption, caption_mask = reader.padded([vl.plain(text) for text in texts])
+    caption, caption_mask = reader.padded(
+      [marks.without_marks(text) for text in texts]
+    )
     asked = reader.asked([DESCRIBE] * len(texts))
     return {**asked, "caption": caption, "caption_mask": caption_mask}
 
@@ -284,7 +285,8 @@ def prompt_echo(
   group, sum and mean give the same standardised advantages.
 
   Args:
-    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    images: in [0, 1]; one with a value that is not finite scores NaN, and so does
+      one whose prompt has no words.
     prompts: P prompts.
     reader: the model.
     summed: see `load_echo`.
@@ -309,4 +311,5 @@ def prompt_echo(
     return total if summed else total / jnp.maximum(rows["said"].sum(1), 1)
 
   scores = reader.ask(params, rows, reader.size(images), echo).reshape(p, g)
-  return {"prompt_echo": jnp.where(usable, scores, jnp.nan)}
+  has_words = jnp.asarray(caption_mask).any(1)[:, None]
+  return {"prompt_echo": jnp.where(usable & has_words, scores, jnp.nan)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -303,6 +303,16 @@ def _leak(
   return UserError(f"reward {names}: {user_code.explain(error)}")
 
 
+def probe_images(shape: Sequence[int]) -> Array:
+  """Noise for `probe_gradients`: two images of a group, which some rewards compare.
+
+  Args:
+    shape: of an iteration's images, [P, G, H, W, C].
+  """
+  rows, group, *image = shape
+  return jax.random.uniform(jax.random.key(0), (rows, min(2, group), *image))
+
+
 def probe_gradients(
   rewards: Mapping[str, Reward], images: Array, prompts: PromptBatch
 ) -> dict[str, float]:
@@ -310,7 +320,7 @@ def probe_gradients(
 
   Args:
     rewards: that run in jit.
-    images: [P, 1, H, W, C] in [0, 1].
+    images: [P, N, H, W, C] in [0, 1].
     prompts: P prompts.
   """
   contexts, prompts = contexts_of(rewards, prompts), prompts.plain

@@ -10,7 +10,6 @@ asked the same.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,6 @@ from jaxreward.rewards.remote import answers, templates
 from jaxreward.rewards.remote.options import require_choice
 from jaxreward.types import Array, ArrayLike, Params
 
-_MARK = re.compile(r"<\|[a-z_]+\|>")
 PICTURE = f"<|vision_start|>{prompts.IMAGE}<|vision_end|>"
 
 
@@ -317,12 +315,40 @@ def loaded(
   )
 
 
-def plain(text: str) -> str:
-  """A prompt without the marks of the chat form, which are no words of it."""
-  return _MARK.sub("", text)
+def wording(
+  file: str,
+  default: str,
+  known: Sequence[str],
+  images: Sequence[str],
+  needed: Sequence[str],
+) -> str:
+  """The question of a judge that reads images by their order.
+
+  Args:
+    file: a template, or "" for the default.
+    default: the question without a file.
+    known: further placeholders that it may have.
+    images: placeholders of the images, in the order in which they are shown.
+    needed: further placeholders that it must have.
+
+  Raises:
+    UserError: see `templates.read`; an image that stands twice, or before an
+      earlier one.
+  """
+  files, needed = [file] if file else [], (*images, *needed)
+  (text,) = templates.read(files, default, (*known, *needed), needed)
+  places = [name for name in templates.places(text) if name in images]
+  if places != list(images) or prompts.IMAGE in text:
+    raise UserError(
+      f"template={shown(file, 100)}: images are read in the order"
+      f" {', '.join(f'{{{name}}}' for name in images)}, each once"
+    )
+  return text
 
 
 def filled(template: str, prompt: str, **fields: str) -> str:
   """A template as one text, its images as `PICTURE`."""
-  parts = templates.fill(template, {**fields, "prompt": plain(prompt)})
+  parts = templates.fill(
+    template, {**fields, "prompt": prompts.without_marks(prompt)}
+  )
   return "".join(part for part in parts if isinstance(part, str))

@@ -116,6 +116,12 @@ def check_estimates(config: ConfigDict) -> None:
       f"{field}: {len(looks)} stages share config.train_reward.steps="
       f"{section.steps}; give more steps"
     )
+  if section.early_stopping.patience:
+    raise UserError(
+      f"{field}: each look is a stage of the training, and"
+      " config.train_reward.early_stopping.patience="
+      f"{section.early_stopping.patience} may end it before the last; set it to 0"
+    )
   for name in ("renders", "spoiled", "borrowed"):
     if section.pictures[name]:
       raise UserError(

@@ -49,15 +49,16 @@ def make_test(config: ConfigDict) -> Test | None:
   if offline.is_drawn(config):
     return _planted(config)
   parts = row_users.parted(config, offline.records(config))
-  records = [
-    *parts.tested,
-    *(
-      r
-      for r in offline.of_every_split(config)
-      if r.prompt.split != "train" and r.user in parts.shown
-    ),
+  heldout = [
+    r
+    for r in offline.of_every_split(config)
+    if r.prompt.split != "train" and r.user in parts.shown
   ]
-  records = [r for r in records if not r.is_tie][: config.data.users.rows]
+  records = []
+  for side in (parts.tested, heldout):
+    side = [r for r in side if not r.is_tie]
+    order = np.random.default_rng(config.seed).permutation(len(side))
+    records += [side[i] for i in order[: config.data.users.rows]]
   if not records:
     return None
   read = rows.batches(
@@ -135,7 +136,7 @@ def evaluate(
     prompts = prompts_of(users)
     sign = np.sign(scores[:, 0] - scores[:, 1])
     right = sign * processes.fetch(margins(params, base, prompts))
-    right = np.where(np.abs(right) > ROUNDING, right, 0.0)
+    right = np.where(np.abs(right) <= ROUNDING, 0.0, right)
     results = {
       "accuracy": np.where(sign == 0, np.nan, (np.sign(right) + 1) / 2)
     }

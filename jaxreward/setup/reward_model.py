@@ -209,7 +209,7 @@ def fitted(
     params: all parameters.
     rows: step -> rows.
     batch_of: (rows, step) -> the batch of that step.
-    steps: of the training; at most 64 batches are read.
+    steps: of the training; the last 64 batches are read.
   """
   if model.head.statistics is None:
     return params
@@ -223,7 +223,8 @@ def fitted(
     )
 
   sums = [
-    statistics(params, rows(n), jnp.int32(n)) for n in range(min(steps, 64))
+    statistics(params, rows(n), jnp.int32(n))
+    for n in range(max(0, steps - 64), steps)
   ]
   total = jax.tree.map(lambda *x: sum(x[1:], x[0]), *sums)
   assert model.head.fitted is not None

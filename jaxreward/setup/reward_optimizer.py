@@ -20,7 +20,8 @@ def make(config: ConfigDict, model: RewardModel):
     UserError: names the field and the fix.
   """
   tx, counts = _of_parts(config), config.train_reward.last_layers.to_dict()
-  if not counts:
+  is_cut = model.train == "full" and model.backbone.frozen != "$^"
+  if not counts and not is_cut:
     return tx
   if model.train != "full":
     raise UserError(
@@ -30,7 +31,7 @@ def make(config: ConfigDict, model: RewardModel):
 
   def mask_of(params: Params) -> Params:
     tower = optimizer.last_layers(
-      params["backbone"], counts, model.backbone.first
+      params["backbone"], counts, model.backbone.first, model.backbone.frozen
     )
     return {
       "backbone": tower,

@@ -66,7 +66,7 @@ def require_effect(
   Raises:
     UserError: a reward of weight 0, without features, or with others.
   """
-  images = jax.random.uniform(jax.random.key(0), (shape[0], 1, *shape[2:]))
+  images = rewards.probe_images(shape)
   in_images: dict[str, float] = {}
   for role in roles:
     name, field = role.player.tunes, f"config.players.{role.name}"

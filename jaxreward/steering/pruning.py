@@ -48,8 +48,8 @@ def pruned(
   TTSnap, https://arxiv.org/abs/2511.22242: the score on the way is a reward's of
   what the network's velocity leads to, and the authors' is one that learned the
   clean reward from such estimates (`train_reward.sampling.estimates`); they have
-  one for each look. The shares are the authors', the looks theirs of 20 steps
-  (2, 6, 11) at half as many. Particles that are given up are drawn no further.
+  one for each look. The shares are the authors', and they look after 3, 7 and 12 of
+  20 steps. Particles that are given up are drawn no further.
   Keeping all is the best of N.
 
   Args:
@@ -68,7 +68,8 @@ def pruned(
       f"steering.looks={looks}, steering.keep={keep}: one share is needed for each"
       " look, and at least one look"
     )
-  if any(a >= b for a, b in itertools.pairwise((0, *looks))):
+  are_whole = all(isinstance(look, int) for look in looks)
+  if not are_whole or any(a >= b for a, b in itertools.pairwise((0, *looks))):
     raise UserError(
       f"steering.looks={looks}: expected rising numbers of steps, from 1 on"
     )

@@ -246,7 +246,7 @@ def masked(
 
 
 def last_layers(
-  params: Params, counts: Mapping[str, int], first: str
+  params: Params, counts: Mapping[str, int], first: str, frozen: str = "$^"
 ) -> Params:
   """1 for what is trained, 0 for the first layers of a part and what feeds them.
 
@@ -255,15 +255,18 @@ def last_layers(
       layer.
     counts: {part at the top: layers that are trained, from the last on}.
     first: regex of paths before the layers.
+    frozen: regex of paths that are not trained, whatever the counts.
 
   Raises:
     UserError: a part that is not there, or with fewer layers.
   """
-  pattern, parts = re.compile(first), set()
+  pattern, never, parts = re.compile(first), re.compile(frozen), set()
 
   def mask(path, leaf):
     name = jax.tree_util.keystr(path, simple=True, separator="/")
     part = name.split("/")[0]
+    if never.search(name):
+      return np.float32(0)
     if part not in counts:
       return np.float32(1)
     parts.add(part)

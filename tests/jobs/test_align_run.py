@@ -26,7 +26,10 @@ RUNS = {
   ),
   "nft_lora": ("align_scenes.py:smoke", {"lora.rank": 2}),
   "grpo": ("align_scenes.py:flow_grpo,smoke", {}),
-  "grpo_lora": ("align_scenes.py:flow_grpo,smoke", {"lora.rank": 2}),
+  "grpo_lora": (
+    "align_scenes.py:flow_grpo,smoke",
+    {"lora.rank": 2, "ema.decay": 0.0},
+  ),
 }
 SETTINGS = {"optimizer.learning_rate": 3e-3, "eval.guidance_scales": "1.0,2.0"}
 

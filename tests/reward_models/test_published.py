@@ -64,6 +64,13 @@ def test_last_layers_alone_are_trained():
   seen = optimizer.masked(optax.clip_by_global_norm(1.0), lambda _: mask)
   clipped, _ = seen.update(grads, seen.init(params), params)
   np.testing.assert_allclose(clipped["logit_scale"], 7 / held, rtol=1e-4)
+  only = optimizer.last_layers(params, {}, first, frozen="^vision/")
+  shares = {
+    name: {float(x) for x in jax.tree.leaves(only[name])} for name in only
+  }
+  assert shares.pop("vision") == {0.0} and set().union(*shares.values()) == {
+    1.0
+  }
   for counts, words in (({"text": 3}, "has 2 layers"), ({"txt": 1}, "no such")):
     with pytest.raises(UserError, match=words):
       optimizer.last_layers(params, counts, first)

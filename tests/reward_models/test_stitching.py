@@ -7,6 +7,8 @@ import pytest
 
 from jaxreward import reward_models as rm
 from jaxreward.errors import UserError
+from jaxreward.models.policies import scene_dit, trunk
+from jaxreward.models.vision import scene_reward
 from jaxreward.reward_models import inputs, stitching
 
 RNG = np.random.default_rng(0)
@@ -74,16 +76,31 @@ def test_stitched_tokens_are_nearest_and_the_policy_does_not_learn():
   images = jnp.asarray(RNG.random((3, 2, *backbone.image_shape)), jnp.float32)
   tokens = jnp.asarray(RNG.integers(1, 9, (3, backbone.length)), jnp.int32)
   noise = inputs.Noise(jnp.full(3, 0.3), jax.random.split(jax.random.key(2), 3))
+  sizes = {k: SIZES[k] for k in ("width", "heads", "text_layers")}
+  policy = scene_dit.make_policy(depth=1, **sizes)
+  tail = scene_reward.make_trunk(depth=1, stem=8, **sizes)
 
   @jax.jit
   def run(params):
     fitted = backbone.fit(params, images, tokens, noise)
+    # By hand: the policy's tokens of x_t, and the tail's patches of what is clean.
+    shape = images.shape[2:]
+    eps = [
+      jax.random.normal(jax.random.fold_in(key, 2), shape)
+      for key in map(noise.keys.__getitem__, range(3))
+    ]
+    x_t = 0.7 * (2 * images - 1) + 0.3 * jnp.stack(eps)[:, None]
+    cond = policy.encode(params["policy"], jnp.repeat(tokens, 2, 0))
+    tokens_of = trunk.last_states(
+      policy, params["policy"], x_t.reshape(-1, *shape), jnp.full(6, 0.3), cond
+    )
+    patches = tail.patches(params["tail"], images.reshape(-1, *shape))
     total = lambda p: jnp.square(
       backbone.features(p, images, tokens, noise)["joint"]
     ).sum()
-    return fitted, jax.grad(total)(fitted)
+    return fitted, jax.grad(total)(fitted), tokens_of, patches
 
-  fitted, gradient = run(params)
+  fitted, gradient, *sides = run(params)
   largest = {
     name: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(part))
     for name, part in gradient.items()
@@ -96,8 +113,14 @@ def test_stitched_tokens_are_nearest_and_the_policy_does_not_learn():
       jax.tree.leaves(fitted[name]), jax.tree.leaves(params[name]), strict=True
     )
   )
-  kernel = np.asarray(fitted["stitch"]["kernel"])
-  assert np.abs(kernel - np.asarray(params["stitch"]["kernel"])).max() > 0.1
+  x, y = (np.asarray(side, np.float64).reshape(-1, 16) for side in sides)
+  centred = x - x.mean(0)
+  gram = centred.T @ centred / len(x) + 1e-3 * np.eye(16)
+  kernel = np.linalg.solve(gram, centred.T @ (y - y.mean(0)) / len(x))
+  np.testing.assert_allclose(fitted["stitch"]["kernel"], kernel, atol=2e-3)
+  bias = y.mean(0) - x.mean(0) @ kernel
+  np.testing.assert_allclose(fitted["stitch"]["bias"], bias, atol=2e-3)
+  assert np.abs(kernel - np.eye(16)).max() > 0.1
   moved = backbone.from_reward(params, {"other": 1})
   assert moved["tail"] == {"other": 1} and moved["policy"] is params["policy"]
 

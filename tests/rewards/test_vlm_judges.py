@@ -212,6 +212,35 @@ def test_an_option_is_refused(reward, options, says):
     rewards.REGISTRY[reward].loads(weights="tiny", **options)
 
 
+@pytest.mark.parametrize(
+  ("reward", "text"),
+  [
+    ("vlm_pairwise", "{second} or {first} for {prompt}?"),
+    ("vlm_pairwise", "{first} or {second}, {first} for {prompt}?"),
+    ("vlm_pointwise", "{image} {image} {prompt}"),
+    ("vlm_pointwise", "<|image_pad|> {image} {prompt}"),
+  ],
+)
+def test_images_out_of_order_or_twice_are_refused(tmp_path, reward, text):
+  file = tmp_path / "question.txt"
+  file.write_text(text)
+  with pytest.raises(
+    UserError, match=r"question\.txt: images are read in .* once"
+  ):
+    rewards.REGISTRY[reward].loads(weights="tiny", template=str(file))
+
+
+def test_no_mark_is_left_of_marks_within_marks():
+  nested = "a <|image_<|image_pad|>pad|> cat"
+  assert prompts.without_marks(nested) == "a  cat"
+
+
+def test_who_meets_nobody_and_what_has_no_words_have_no_score(setup, images):
+  built, params = setup
+  alone = built["pairs"](images[:, :1], BATCH, params=params)["judge"]
+  assert alone.shape == (2, 1) and np.isnan(alone).all()
+
+
 def test_a_question_that_is_too_long_is_refused():
   loaded = judges.prompt_echo.loads(weights="tiny", length=200)
   with pytest.raises(UserError, match=r"length=200: .* 300 tokens.*raise"):

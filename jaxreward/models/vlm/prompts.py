@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from jaxreward.types import ArrayLike
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 _MARKS = "<|vision_start|>{}<|vision_end|>"
+_MARK = re.compile(r"<\|[a-z_]+\|>")
 SYSTEM = "You are a helpful assistant."
 
 
@@ -71,6 +73,13 @@ def chat(
   said = turn("system", system) if system else ""
   said += turn("user", _MARKS.format(IMAGE) * images + question)
   return f"{said}<|im_start|>assistant\n{answer}"
+
+
+def without_marks(text: str) -> str:
+  """A text without the marks of the chat form, which are no words of it."""
+  while (less := _MARK.sub("", text)) != text:
+    text = less
+  return text
 
 
 def video_mark(model: Model, frames: int, seconds: float) -> str:

@@ -73,7 +73,7 @@ def read(
   texts = []
   for file in files:
     text = text_of(file)
-    names = _PLACE.findall(text)
+    names = places(text)
     for name in names:
       if name not in known:
         raise UserError(
@@ -88,6 +88,11 @@ def read(
         )
     texts.append(text)
   return tuple(texts) or (default,)
+
+
+def places(text: str) -> list[str]:
+  """Names of a template's placeholders, as often as they stand in it."""
+  return _PLACE.findall(text)
 
 
 def text_of(file: str) -> str:
