@@ -142,14 +142,16 @@ def _restore(
 ) -> tuple[int, TrainState]:
   """(step, state) of the checkpoint of `export.step`."""
   folder = workdir / "checkpoints" / "align"
+  missing = UserError(
+    f"--workdir={workdir} holds no checkpoint of the job align, which export reads"
+  )
   if not folder.exists():
-    raise UserError(
-      f"--workdir={workdir} holds no checkpoint of the job align, which export"
-      " reads"
-    )
+    raise missing
   which, keep = config.export.step, config.checkpoint.keep
   with checkpoint.Checkpoints(folder, keep=keep) as checkpoints:
     steps = processes.on_first(checkpoints.steps)
+    if not steps:
+      raise missing
     best = checkpoints.best() if which == "best" else None
     if which == "best" and best is None:
       raise UserError(

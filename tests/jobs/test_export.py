@@ -209,6 +209,9 @@ def test_folders_without_a_run_or_a_step_are_refused(command, tmp_path):
   workdir = epath.Path(tmp_path / "run")
   with pytest.raises(UserError, match="holds no checkpoint of the job align"):
     export.run(exporting(config), workdir)
+  (workdir / "checkpoints" / "align").mkdir(parents=True)
+  with pytest.raises(UserError, match="holds no checkpoint of the job align"):
+    export.run(exporting(config), workdir)
   with Checkpoints(workdir / "checkpoints" / "align") as checkpoints:
     checkpoints.save(3, {"x": np.zeros(2)}, {})
   for step, message in (
