@@ -208,6 +208,7 @@ def get_config() -> ConfigDict:
           views=128,  # rows seen mirrored, reworded, corrupted; 0 for none
           severities=4,  # of each corruption
           side=0,  # of images of files; 0: the task's, or 224
+          frames=0,  # of each clip of a file, scored as by `video`; 0 for images
           margin=0.02,  # scores of the task that are closer are a tie
           inside="",  # other rows, like those trained on; "train": the task's
           combine="none",  # fits weights of config.rewards: "any", "positive"

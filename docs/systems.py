@@ -104,7 +104,7 @@ PROOFS = {
   "mrmbench_probing": "tests/evaluation/test_reward_metrics.py",
   "mrn_per_reward_norm": "tests/composition/test_sums.py",
   "multi_reward_condition": "tests/setup/test_row_scores.py",
-  "oni_async_distilled_judge": "tests/setup/test_reward_labels.py",
+  "oni_async_distilled_judge": "tests/players/test_students.py",
   "oprl_online_prm": "tests/advantages/test_learned.py",
   "oprm_rgft": "tests/reward_models/test_graded_losses.py",
   "optiagent_lexicographic": "tests/composition/test_gates.py",

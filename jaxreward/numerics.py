@@ -101,6 +101,47 @@ def unit_of(
 
 
 @flax.struct.dataclass
+class Running:
+  """Mean and deviation of everything added so far, as of all of it at once.
+
+  Attributes:
+    count: float32, entries.
+    mean: float32.
+    square: float32, sum of squared deviations from the mean.
+  """
+
+  count: ArrayLike
+  mean: ArrayLike
+  square: ArrayLike
+
+  @classmethod
+  def empty(cls) -> Running:
+    """Of nothing; arrays of its own."""
+    return cls(*(jnp.zeros((), jnp.float32) for _ in range(3)))
+
+  def add(
+    self, x: Num[ArrayLike, "*N"], mask: Bool[ArrayLike, "..."]
+  ) -> Running:
+    """With the unmasked entries of `x` (Chan et al. 1983)."""
+    count = jnp.sum(jnp.broadcast_to(mask, jnp.shape(x)), dtype=jnp.float32)
+    mean = masked_mean(x, mask)
+    total = jnp.maximum(self.count + count, 1)
+    gap = mean - self.mean
+    return Running(
+      self.count + count,
+      self.mean + gap * count / total,
+      self.square
+      + masked_var(x, mask) * count
+      + jnp.square(gap) * self.count * count / total,
+    )
+
+  def normalize(self, x: Num[ArrayLike, "*N"]) -> Num[Array, "*N"]:
+    """(x - mean) / deviation; 0 while there is no deviation."""
+    std = safe_sqrt(self.square / jnp.maximum(self.count, 1))
+    return jnp.where(std > 0, (x - self.mean) / jnp.where(std > 0, std, 1), 0.0)
+
+
+@flax.struct.dataclass
 class Mean:
   """A mean as (unreduced sum, weight): pools exactly over any split."""
 

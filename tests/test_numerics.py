@@ -210,3 +210,18 @@ def test_chunks_of_rows_leave_no_trace(at_once):
   mean = lambda r: (r["x"].sum(-1) + r["n"], r["x"][:, :2])
   whole, parts = mean(rows), numerics.in_chunks(mean, rows, at_once)
   jax.tree.map(np.testing.assert_allclose, parts, whole)
+
+
+def test_running_statistics_equal_those_of_all_at_once():
+  x = np.random.default_rng(0).normal(50.0, 3.0, (4, 5, 6)).astype(np.float32)
+  mask = np.random.default_rng(1).random(x.shape) < 0.7
+  mask[1] = False  # a part without any
+  running = numerics.Running.empty()
+  for part, valid in zip(x, mask, strict=True):
+    running = running.add(np.where(valid, part, np.nan), valid)
+  kept = x[mask].astype(np.float64)
+  assert float(running.count) == kept.size
+  want = (x.astype(np.float64) - kept.mean()) / kept.std()
+  np.testing.assert_allclose(running.normalize(x), want, rtol=1e-4, atol=1e-5)
+  alike = numerics.Running.empty().add(np.ones(3), np.ones(3, bool))
+  np.testing.assert_array_equal(alike.normalize(np.ones(2)), np.zeros(2))

@@ -17,7 +17,7 @@ from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
 from jaxreward.rewards import contexts_of
-from jaxreward.setup import offline, references, row_scores
+from jaxreward.setup import judged, offline, players, references, row_scores
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import async_rollout, loop, weights
@@ -293,22 +293,32 @@ class Iteration:
       self.parts.draw(params, jnp.int32(last), self.parts.base, self.batch)[2]
     )
 
-  def update(self, state, trajectory, scores):
+  def update(self, state, trajectory, scores, images=None):
     """(state, metrics as numbers); the state given is used up."""
     contexts = contexts_of(self.rewards, self.batch) if self.rewards else None
     with jax.set_mesh(self.mesh):
       state, metrics = self.parts.update(
         state, self.parts.base, trajectory, scores, self.batch, contexts, None,
         self.step_scores(state, trajectory, scores),
-        {"references": self.references()},
+        {"references": self.references()}, self.late(images),
       )  # fmt: skip
     return state, metrics
+
+  def late(self, images):
+    """Labels of the iteration for players that learn of a judge."""
+    roles = [role for role in players.bind(self.config) if role.judge]
+    if images is None or not roles:
+      return None
+    labels = judged.Labels(
+      redness(images, None), self.batch.words, self.batch.mask
+    )
+    return judged.Late(images, {role.name: labels for role in roles})
 
   def step(self, state):
     """A whole iteration: (state, metrics, trajectory)."""
     trajectory, _, images = self.sample(state)
     scores = self.scores(images)
-    state, metrics = self.update(state, trajectory, scores)
+    state, metrics = self.update(state, trajectory, scores, images)
     return state, metrics, trajectory
 
 

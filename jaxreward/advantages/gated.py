@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from jaxreward.advantages.contract import Advantage, Sizes
 from jaxreward.errors import UserError
+from jaxreward.models.vision.preprocess import small_features
 from jaxreward.numerics import masked_mean
 from jaxreward.types import Array, ArrayLike
 
 HISTORY = 20  # iterations in the history of the share
-_SIDE = 8  # pixels per side of the compared images
 
 
 @flax.struct.dataclass
@@ -85,19 +84,6 @@ def gardo(
     return (advantage, {"gate": gate_weights(gate, mask)}), state
 
   return Advantage(init, update, gives=("gate",))
-
-
-def small_features(
-  images: Float[ArrayLike, "P G H W C"],
-) -> Float[Array, "P G D"]:
-  """Images of 8 x 8 pixels, less their mean, with length 1."""
-  images = jnp.asarray(images)
-  images = jnp.where(jnp.isfinite(images), images, 0.0)
-  shape = (*images.shape[:2], _SIDE, _SIDE, images.shape[-1])
-  x = jax.image.resize(images, shape, "linear")
-  x = x.reshape(*shape[:2], -1)
-  x = x - x.mean(-1, keepdims=True)
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
 
 
 def nearest_distances(

@@ -1,8 +1,8 @@
 """Many scores into one: compose(scores, masks, weights) -> (signal, mask).
 
 One that takes `stds` by keyword reads {name: [P, G]}, how unsure each score is, and
-`references` {name: [P, M]}, scores of the policy where training began, and
-`iteration` the number of the iteration.
+`references` {name: [P, M]}, scores of the policy where training began,
+`iteration` the number of the iteration, and `images` [P, G, H, W, C] the samples.
 `separate` keeps them apart; a combiner then makes one gradient of theirs.
 """
 
@@ -24,6 +24,7 @@ from jaxreward.composition.gradients import (
   min_norm,
   sum_of_gradients,
 )
+from jaxreward.composition.novelty import duplicates, novel_sum
 from jaxreward.composition.references import (
   log_sigmoid_sum,
   percentile_sum,
@@ -85,6 +86,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "prerequisite": prerequisite,
   "whole_and_parts": whole_and_parts,
   "routed": routed,
+  "novel_sum": novel_sum,
   "separate": separate,
 }
 # Gradients of rewards that stay apart into one.
@@ -104,6 +106,7 @@ __all__ = [
   "bonus_if_consistent",
   "chain",
   "check_weights",
+  "duplicates",
   "ensemble",
   "failures",
   "gated_sum",
@@ -115,6 +118,7 @@ __all__ = [
   "marble",
   "mastered_first",
   "min_norm",
+  "novel_sum",
   "pareto",
   "percentile_sum",
   "preference_sum",

@@ -120,6 +120,7 @@ def read_images(
   paths: Sequence[File],
   size: int | tuple[int, int],
   places: Sequence[str] = (),
+  frames: int = 0,
 ) -> UInt8[np.ndarray, "N H W 3"]:
   """Reads image files, split over processes, and gathers them in all.
 
@@ -129,17 +130,24 @@ def read_images(
     paths: of the files, or images within tables.
     size: side, or (height, width), in pixels; see `read_image`.
     places: where each path is named, for errors.
+    frames: of each file, side by side from left to right, see `clip_pixels`; 0 for
+      images.
 
   Raises:
     UserError: see `read_image`; in every process.
   """
-  shape = (*((size, size) if isinstance(size, int) else size), 3)
+  height, width = (size, size) if isinstance(size, int) else size
+  shape = (height, width * max(frames, 1), 3)
   count, index = processes.count(), processes.index()
   shard = np.zeros((-(-len(paths) // count), *shape), np.uint8)
 
   def fill(row: int) -> None:
     try:
-      image = pixels(paths[row], size)
+      if frames:
+        clip = clip_pixels(paths[row], frames, size)
+        image = clip.swapaxes(0, 1).reshape(shape)
+      else:
+        image = pixels(paths[row], size)
     except UserError as error:
       place = f"{places[row]}: " if places else ""
       raise UserError(f"{place}{error}") from error

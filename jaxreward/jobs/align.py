@@ -59,6 +59,7 @@ from jaxreward.setup import (
   data_checks,
   evaluators,
   followers,
+  late_labels,
   offline,
   plans,
   players,
@@ -117,6 +118,7 @@ def check(config: ConfigDict) -> None:
   reward_setup.bind(config)
   if plan.feed.needs_scores:
     _refuse_host_rewards(config)
+  late_labels.check(config)
   if offline.origin(config) != "rollout" and not plan.feed.needs_scores:
     return
   if not len(config.rewards):
@@ -267,7 +269,9 @@ def make_programs(
       trained, updater.tx,
       references=updater.rules, overlap=config.align.overlap,
       stats=updater.init_stats(sizes), gradients=len(updater.loss.names),
-      players=players.create(updater.loss.roles, config.seed, policy, trained),
+      players=players.create(
+        updater.loss.roles, config.seed, policy, trained, len(plan.layout.mask)
+      ),
       average=config.ema.decay > 0,
     )  # fmt: skip
 
@@ -295,11 +299,11 @@ def make_programs(
   @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
   def update(
     current, base, trajectory, scores, batch, contexts=None, decoder=None,
-    step_scores=None, offered=None,
+    step_scores=None, offered=None, late=None,
   ):  # fmt: skip
     return updates.update(
       updater, current, base, trajectory, scores, batch, contexts, decoder,
-      step_scores, offered,
+      step_scores, offered, late,
     )  # fmt: skip
 
   @jax.jit
@@ -664,12 +668,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       return batch, trajectory, images, host_images, measures, results
 
     samples = async_rollout.Samples(draw, config.align.iterations)
+    roles = players.bind(config)
+    judges = late_labels.Judges(
+      roles, late_labels.load(config, workdir, roles, mesh),
+      lambda n: put(encode(batches(n))), plan, config.align.iterations, mesh,
+    )  # fmt: skip
 
     def iterate(current, n):
       rollout_data = samples.of(current, n)
       batch, trajectory, images, host_images, measures, results = rollout_data
       timer("data", batch)
       timer("sample", (trajectory, images))
+      labels_due = judges(n, images, batch)
       timer("detect", measures)
       results = results | host_scores(rewards, host_images, batch)
       scores = values_of(results)
@@ -720,9 +730,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       }
       if reference_scores is not None:
         offered["references"] = timer("reference", put(reference_scores(batch)))
+      late = None if labels_due is None else timer("judge", labels_due())
       current, metrics = parts.update(
         current, base, trajectory, usable, batch, contexts, decoder,
-        step_scores, offered,
+        step_scores, offered, late,
       )  # fmt: skip
       timer("update", metrics)
       signs = timer("panel", panel(images, measures, batch, scores, metrics))
@@ -777,6 +788,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       Checkpoints(
         workdir / "checkpoints" / "align", keep=config.checkpoint.keep
       ) as checkpoints,
+      judges,
     ):
       late = config.align.overlap  # ratios are not 1 then, and should not be
       watch = Watch(
@@ -794,6 +806,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         profile=setup.profile_folder(config, workdir), utilization=meter,
       )  # fmt: skip
       current, start, _ = loop.restore(job, parts.state)
+      judges.resume(current, start)
       watch.history += writers.read_rows(
         workdir / writers.METRICS_FILE, "align"
       )

@@ -29,7 +29,9 @@ from jaxreward.evaluation import tables
 from jaxreward.jobs import align, train_reward
 from jaxreward.rewards import scoring
 from jaxreward.setup import (
+  late_labels,
   offline,
+  players,
   preference_data,
   prompt_encoding,
   reward_losses,
@@ -287,10 +289,12 @@ def _compile(
   unknown = {k: v for k, v in scores.items() if k not in results}
   stds = unknown | _replicated(scoring.stds_of(results), mesh)
   places = _replicated(scoring.places_of(results), mesh)
+  labels = _replicated(jax.ShapeDtypeStruct(images.shape[:2], np.float32), mesh)
   build(
     "update", run_programs.update.trace, run_programs.state, run_programs.base, trajectory, scores,
     batch, loss_contexts, decoder, step_scores,
     {"stds": stds, "references": scores, "places": places},
+    late_labels.shapes(players.bind(config), images, batch, labels),
   )  # fmt: skip
   parts = setup.parts_of(run_programs.state, run_programs.base)
   parts |= {"reward models": context, "autoencoder": decoder}

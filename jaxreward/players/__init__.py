@@ -7,7 +7,13 @@ from typing import Any
 
 from jaxreward.players.adversary import discriminator, hinge
 from jaxreward.players.artifacts import artifact_detector, spoilt, told_apart
-from jaxreward.players.contract import ROWS, Arrays, Player, Sizes
+from jaxreward.players.contract import (
+  JUDGED_ROWS,
+  ROWS,
+  Arrays,
+  Player,
+  Sizes,
+)
 from jaxreward.players.critics import (
   critic,
   imitated_preference,
@@ -31,6 +37,7 @@ from jaxreward.players.scores import (
   preferred_matching,
   preferred_score,
 )
+from jaxreward.players.students import ranked, student
 
 PLAYERS: dict[str, Callable[..., Any]] = {
   "critic": critic,
@@ -44,9 +51,11 @@ PLAYERS: dict[str, Callable[..., Any]] = {
   "artifact_detector": artifact_detector,
   "reality": reality,
   "patch_flow": patch_flow,
+  "student": student,
 }
 
 __all__ = [
+  "JUDGED_ROWS",
   "PLAYERS",
   "ROWS",
   "Arrays",
@@ -73,11 +82,13 @@ __all__ = [
   "preferred_matching",
   "preferred_score",
   "process_reward",
+  "ranked",
   "reality",
   "return_parts",
   "soft_cross_entropy",
   "spoilt",
   "squared",
   "squared_error",
+  "student",
   "told_apart",
 ]

@@ -25,7 +25,11 @@ from jaxreward.types import Array, ArrayLike, Params
 ROWS = (
   "image", "real_image", "real_mask", "keys", "x0", "x_t", "t", "noise",
   "signal", "rival", "rival_signal", "shaped", "mask", "prompt_index", "path",
-  "path_log_probs", "rival_path", "rival_log_probs",
+  "path_log_probs", "rival_path", "rival_log_probs", "rival_image",
+)  # fmt: skip
+# Those of them that a judge's labels bring.
+JUDGED_ROWS = (
+  "image", "rival_image", "signal", "rival_signal", "mask", "prompt_index",
 )  # fmt: skip
 
 
@@ -60,7 +64,8 @@ class Player:
     predicts: of `offers`, what an objective may ask for of its predicted samples:
       computed of "x0", "prompt_index" and "words" alone, and differentiated in
       "x0".
-    score: of `offers`, the reward of a picture, of "image" alone; or empty.
+    score: of `offers`, the reward of a picture, of "image", "prompt_index" and
+      "words" alone; or empty.
     step_rewards: of `offers`, rewards of each step [M, T], of its rows' paths
       alone, which an advantage may ask for; or empty.
     copies: whether its network is the policy, and its parameters start as those
@@ -71,6 +76,9 @@ class Player:
     tune: (the reward's parameters, its own) -> the reward's parameters.
     leads: whether it learns from an iteration's samples before the policy does, whose
       loss then reads it as it is after that.
+    judged: whether it learns from a judge's labels as they arrive: its rows are then
+      those of `JUDGED_ROWS`, of an earlier iteration, with the labels as "signal" and
+      masked where one failed. It has a `score`.
     rules: sharding rules of the parameters; empty to replicate them.
   """
 
@@ -86,6 +94,7 @@ class Player:
   tunes: str = ""
   tune: Callable[[Params, Params], Params] | None = None
   leads: bool = False
+  judged: bool = False
   rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
 
 

@@ -31,7 +31,7 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
   Raises:
     UserError: sizes of which there is no network.
   """
-  init, values = _network(width, depth, hidden)
+  init, values = values_of(width, depth, hidden)
 
   def value(arrays: Arrays) -> Array:
     x_t = arrays("x_t")
@@ -47,8 +47,14 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
 _REPLICATED = (("(kernel|bias|scale|embedding)$", ()),)
 
 
-def _network(width: int, depth: int, hidden: int):
-  """(init of a player, (arrays, latents, times) -> a number each).
+def values_of(width: int, depth: int, hidden: int, *, of: str = "latent"):
+  """(init of a player, (arrays, samples, times) -> a number each).
+
+  Args:
+    width: see `models.vision.critic`.
+    depth: the same.
+    hidden: the same.
+    of: "latent" or "image", what it sees.
 
   Raises:
     UserError: sizes of which there is no network.
@@ -58,7 +64,7 @@ def _network(width: int, depth: int, hidden: int):
   net = network.Critic(width, depth, hidden)
 
   def init(key: Array, sizes: Sizes):
-    x = jnp.zeros((1, *sizes.latent))
+    x = jnp.zeros((1, *getattr(sizes, of)))
     words = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), sizes.words)
     return net.init(key, x, jnp.ones(1), words)["params"]
 
@@ -97,7 +103,7 @@ def latent_proxy(
     depth: the same.
     hidden: the same.
   """
-  init, values = _network(width, depth, hidden)
+  init, values = values_of(width, depth, hidden)
 
   def score(name: str):
     def compute(arrays: Arrays) -> Array:

@@ -362,21 +362,32 @@ def host_scores(
   Raises:
     UserError: a reward that raises for every prompt.
   """
-  host_rewards = [r for r in rewards.values() if r.is_host]
-  if not host_rewards:
+  if not any(r.is_host for r in rewards.values()):
     return {}
-  # Read-only, so that no reward can change what the next one sees.
-  images, prompts = jax.tree.map(
-    _read_only, processes.fetch((images, prompts.plain))
-  )
+  arrays = host_arrays(images, prompts)
+  return processes.on_first(lambda: scores_of_host(rewards, *arrays))
 
-  def judge() -> dict[str, Scores]:
-    scores: dict[str, Scores] = {}
-    for reward in host_rewards:
+
+def host_arrays(
+  images: ArrayLike, prompts: PromptBatch
+) -> tuple[np.ndarray, PromptBatch]:
+  """What host rewards read, in every process; waits for the images.
+
+  Read-only, so that no reward can change what the next one sees.
+  """
+  fetched = processes.fetch((images, prompts.plain))
+  return jax.tree.map(_read_only, fetched)
+
+
+def scores_of_host(
+  rewards: Mapping[str, Reward], images: np.ndarray, prompts: PromptBatch
+) -> dict[str, Scores]:
+  """`host_scores` in this process alone, of what `host_arrays` gave."""
+  scores: dict[str, Scores] = {}
+  for reward in rewards.values():
+    if reward.is_host:
       scores |= _one_host(reward, images, prompts)
-    return scores
-
-  return processes.on_first(judge)
+  return scores
 
 
 def _read_only(array: Any) -> Any:

@@ -240,7 +240,9 @@ def bind_methods(config: ConfigDict) -> dict[str, Any]:
   compose = _bind(
     config, "composition", kernels.compositions(composition.REGISTRY, config),
     positional=3,
-    supplied=("rate", "stds", "references", "iteration", "iterations"),
+    supplied=(
+      "rate", "stds", "references", "iteration", "iterations", "images",
+    ),
   )  # fmt: skip
   known = named(compose, iterations=config.align.iterations)
   if known:
@@ -275,7 +277,11 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
     mask,
     weights,
     **named(
-      methods["compose"], stds=scores, references=scores, iteration=jnp.int32(0)
+      methods["compose"],
+      stds=scores,
+      references=scores,
+      iteration=jnp.int32(0),
+      images=jnp.zeros((2, 2, 16, 16, 3)),
     ),
   )
   checks.validate_options(

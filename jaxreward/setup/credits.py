@@ -28,6 +28,7 @@ def credit_of(
   step_scores: dict[str, Array] | None = None,
   offered: Mapping[str, dict[str, Array]] | None = None,
   extra: Mapping[str, Any] | None = None,
+  images: Array | None = None,
 ) -> tuple[Credit, Any]:
   """(credit, the advantage's new state) of an iteration's scores.
 
@@ -43,6 +44,7 @@ def credit_of(
       which a composition may take by keyword; an advantage may ask for the first,
       and for "places", {name: [P, G, h, w]} of the rewards that score them.
     extra: what else the advantage asks for, by name.
+    images: [P, G, H, W, C], which a composition may take by keyword.
 
   Of rewards that stay apart, the signal, the advantage and the state are
   {name: ...}.
@@ -58,7 +60,9 @@ def credit_of(
     key: mask_inapplicable(rows, updater.weights, prompts)[0]
     for key, rows in methods.named(updater.compose, **options).items()
   }
-  compose_inputs |= methods.named(updater.compose, iteration=iteration)
+  compose_inputs |= methods.named(
+    updater.compose, iteration=iteration, images=images
+  )
   signal, mask = updater.compose(masked_scores, mask, weights, **compose_inputs)
   offers = dict(
     signal=signal, mask=mask, scores=masked_scores, prompt_ids=prompts.ids,

@@ -114,17 +114,22 @@ def _prompt(row: PreferenceRow, parse: Parse) -> Prompt:
   return dataclasses.replace(prompt, pictures=pictures)
 
 
-def images(table: Table, side: int, index: np.ndarray) -> np.ndarray:
-  """The images of some rows, float32 [B, N, side, side, 3]; NaN where fewer."""
-  n = table.prob.shape[1]
-  result = np.full((len(index), n, side, side, 3), np.nan, np.float32)
+def images(
+  table: Table, side: int, index: np.ndarray, frames: int = 0
+) -> np.ndarray:
+  """The images of some rows, float32 [B, N, side, W, 3]; NaN where fewer.
+
+  W is the side. With `frames` a file is a clip, whose frames lie side by side.
+  """
+  n, width = table.prob.shape[1], side * max(frames, 1)
+  result = np.full((len(index), n, side, width, 3), np.nan, np.float32)
   where = [
     (b, i, image)
     for b, q in enumerate(index)
     for i, image in enumerate(table.rows[q].images)
   ]
   places = [f'{table.rows[index[b]].place}: "{x.name}"' for b, _, x in where]
-  pixels = read_images([image for _, _, image in where], side, places)
+  pixels = read_images([image for _, _, image in where], side, places, frames)
   for (b, i, _), image in zip(where, pixels, strict=True):
     result[b, i] = image / np.float32(255)
   return result

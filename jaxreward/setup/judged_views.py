@@ -18,6 +18,7 @@ from jaxreward.data.prompts import Prompt
 from jaxreward.evaluation.reward_models import judge, probes
 from jaxreward.evaluation.reward_models.judge import Labels
 from jaxreward.rewards import Reward, applies_to, score
+from jaxreward.setup import videos
 from jaxreward.tasks import Task
 
 K = TypeVar("K")
@@ -31,11 +32,12 @@ class Rows:
   Attributes:
     prompts: of the rows.
     images: numbers of B rows -> float32 [B, N, H, W, 3] in [0, 1]; NaN where a
-      row has fewer images.
+      row has fewer images. Frames of a clip lie side by side.
     labels: of the images.
     aspects: name -> [Q, N], ratings; NaN where unknown.
     task: of the prompts.
     answers: name -> [Q, N, N], as the labels' `prob` for an aspect.
+    frames: of each image; 1 for what is no clip.
   """
 
   prompts: tuple[Prompt, ...]
@@ -44,6 +46,7 @@ class Rows:
   aspects: Mapping[str, np.ndarray]
   task: Task
   answers: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  frames: int = 1
 
 
 Scores = dict[str, Float[np.ndarray, "Q N"]]
@@ -129,8 +132,9 @@ class Views:
       return index, {}
 
     def fn(part: np.ndarray) -> Scores:
-      images = self.rows.images(part)[:, :, :, ::-1]
-      return self.scorer(np.ascontiguousarray(images), self._prompts(part))
+      frames = videos.frames_of(self.rows.images(part), self.rows.frames)
+      images = np.concatenate([x[..., ::-1, :] for x in frames], -2)
+      return self.scorer(images, self._prompts(part))
 
     return index, self._over(fn, index)
 
@@ -217,10 +221,10 @@ def probed(
 ) -> dict[str, Any]:
   """Accuracy of probes of a learned reward's features; empty for others.
 
-  Aspects are split at their median.
+  Aspects are split at their median. Features of clips are not probed.
   """
   features = features_of(reward, rows.task)
-  if features is None or not rows.aspects:
+  if features is None or not rows.aspects or rows.frames > 1:
     return {}
   count = min(len(rows.prompts), most) // size * size or len(rows.prompts)
 

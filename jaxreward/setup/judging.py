@@ -110,14 +110,16 @@ def load(config: ConfigDict, source: str, field: str) -> Rows:
   if _is_drawn(source):
     return drawn(config, "heldout" if source in tasks.OWN else INSIDE)
   task, side = task_of(config), side_of(config)
+  frames = config.eval.judging.frames
   table = judged_files.read(
     config, source, task.parse, field, config.eval.judging.rows
   )
   return Rows(
-    table.prompts, functools.partial(judged_files.images, table, side),
+    table.prompts,
+    functools.partial(judged_files.images, table, side, frames=frames),
     Labels(table.prob, judge.ratings(table.prob, table.rating),
            prompt_numbers(table.prompts), table.model),
-    table.aspects, task, table.answers,
+    table.aspects, task, table.answers, max(frames, 1),
   )  # fmt: skip
 
 
@@ -130,7 +132,7 @@ def check(config: ConfigDict) -> None:
   options, path = config.eval.judging, config.eval.preferences
   for name, least in (
     ("rows", 2), ("rows_at_once", 1), ("views", 0), ("severities", 1),
-    ("side", 0),
+    ("side", 0), ("frames", 0),
   ):  # fmt: skip
     if options[name] < least:
       raise UserError(
@@ -140,6 +142,11 @@ def check(config: ConfigDict) -> None:
   for field, value in (
     ("eval.preferences", path), ("eval.judging.inside", options.inside),
   ):  # fmt: skip
+    if _is_drawn(value) and options.frames:
+      raise UserError(
+        f"config.eval.judging.frames={options.frames}: config.{field}="
+        f'"{value}" draws images; set it to 0, or name a file of clips'
+      )
     if _is_drawn(value):
       task = setup.make_task(config)
       if task.preferences is None or task.draw is None:
@@ -157,7 +164,7 @@ def check(config: ConfigDict) -> None:
       f"config.eval.preferences={shown(path, 60)}: there is no reward to"
       " judge; name some in config.rewards"
     )
-  reward_setup.bind(config, reward_setup.JUDGED)
+  reward_setup.bind(config, reward_setup.JUDGED, options.frames)
   _check_combination(config)
 
 
@@ -193,7 +200,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   """{"rewards": {name: results}, "differences", "source", "rows"}."""
   options = config.eval.judging
   mesh = setup.make_mesh(config)
-  rewards = reward_setup.load(config, workdir, reward_setup.JUDGED, mesh)
+  rewards = reward_setup.load(
+    config, workdir, reward_setup.JUDGED, mesh, options.frames
+  )
   size, seed = options.rows_at_once, config.eval.seed
   with jax.set_mesh(mesh):
     rows = load(config, config.eval.preferences, "eval.preferences")

@@ -9,19 +9,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import rng, setup, user_code
-from jaxreward.errors import UserError, require_counts, shown
+from jaxreward.errors import UserError, nearest, require_counts, shown
 from jaxreward.methods import asks, prepare_of
-from jaxreward.players import PLAYERS, ROWS, Player, Sizes
+from jaxreward.players import JUDGED_ROWS, PLAYERS, ROWS, Player, Sizes
 from jaxreward.setup import checks, real
+from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import optimizer, state
 from jaxreward.types import Array, Policy, PromptBatch
 
 OPTIMIZER = dict(name="adamw", learning_rate=1e-3, clip_norm=1.0)
-_RESERVED = ("weight", "every", "until", "steps", "average", "optimizer")
+_OF_A_JUDGE = ("judge", "lag", "floor")
+_RESERVED = (
+  "weight", "every", "until", "steps", "average", "optimizer", "normalize",
+  *_OF_A_JUDGE,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +45,11 @@ class Role:
     weight: of its score among the rewards.
     render: (keys [B], prompts) -> reference images [B, H, W, C], if the task
       renders them.
+    normalize: whether its scores are in units of their running deviation.
+    judge: of `config.judged_rewards`, whose labels it learns from; or empty.
+    lag: iterations after which these arrive.
+    floor: share of pairs that it has to order as the judge does for the policy to
+      follow it; 0 for none.
   """
 
   name: str
@@ -50,6 +61,10 @@ class Role:
   average: float = 0.0
   weight: float = 0.0
   render: Callable[..., Array] | None = None
+  normalize: bool = False
+  judge: str = ""
+  lag: int = 0
+  floor: float = 0.0
 
 
 Roles = tuple[Role, ...]
@@ -140,10 +155,60 @@ def _bind(config: ConfigDict, name: str) -> Role:
     raise UserError(
       f"config.{field}.average={average}: expected at least 0 and less than 1"
     )
+  normalize: Any = section.get("normalize", False)
+  if normalize and not player.score:
+    raise UserError(
+      f"config.{field}.normalize={normalize}: {shown(section.fn)} gives no score"
+      " of a picture; leave it out"
+    )
   return Role(
     name, player, _optimizer(config, section, field), every, until, steps,
     float(average), float(weight), setup.make_task(config).render,
+    bool(normalize), *_of_a_judge(config, section, field, player),
   )  # fmt: skip
+
+
+def _of_a_judge(
+  config: ConfigDict, section: ConfigDict, field: str, player: Player
+) -> tuple[str, int, float]:
+  """(judge, lag, floor) of a section.
+
+  Raises:
+    UserError: options of a player without a judge, no such judge, or rows that no
+      label brings.
+  """
+  given = [key for key in _OF_A_JUDGE if key in section]
+  if not player.judged:
+    if given:
+      raise UserError(
+        f"config.{field}.{given[0]}: {shown(section.fn)} learns from no judge;"
+        ' leave it out, or take fn="student"'
+      )
+    return "", 0, 0.0
+  judge: Any = section.get("judge", "")
+  lag: Any = section.get("lag", 0)
+  floor: Any = section.get("floor", 0.0)
+  if judge not in config.judged_rewards:
+    raise UserError(
+      f"config.{field}.judge={shown(judge)}: it names the reward whose scores it"
+      f" learns{nearest(str(judge), config.judged_rewards)}; config.judged_rewards"
+      f" has {', '.join(config.judged_rewards) or 'none'}"
+    )
+  require_counts(f"config.{field}.", least=0, lag=lag)
+  if lag and lag >= config.align.iterations:
+    raise UserError(
+      f"config.{field}.lag={lag}: no label would arrive in"
+      f" config.align.iterations={config.align.iterations}; lower it"
+    )
+  if not (checks.is_finite(floor) and 0 <= floor <= 1):
+    raise UserError(f"config.{field}.floor={floor}: expected 0 to 1")
+  wrong = [name for name in player.reads if name not in JUDGED_ROWS]
+  if wrong or not player.score:
+    raise UserError(
+      f"config.{field}.fn={shown(section.fn)}: a player that is judged has a"
+      f" score, and rows of {', '.join(JUDGED_ROWS)}"
+    )
+  return judge, lag, float(floor)
 
 
 def _optimizer(config: ConfigDict, section: ConfigDict, field: str):
@@ -208,7 +273,8 @@ def _check_loss(role: Role, gives: list[str]) -> None:
   prepare = prepare_of(loss)
   names = [*asks(loss), *(asks(prepare.read) if prepare else ()), *player.reads]
   prepared_names = set(prepare.gives) if prepare else set()
-  available = {*player.reads, *player.offers, *gives, "words"}
+  others = () if player.judged else gives
+  available = {*player.reads, *player.offers, *others, "words"}
   for name in names:
     if name in player.reads and name not in ROWS:
       raise UserError(
@@ -277,22 +343,36 @@ def copies(config: ConfigDict) -> tuple[str, ...]:
 
 
 def create(
-  roles: Roles, seed: int, policy: Policy, trained: Any
+  roles: Roles, seed: int, policy: Policy, trained: Any, rows: int = 1
 ) -> dict[str, state.Player]:
-  """States of the players at step 0; `trained` are the policy's parameters."""
+  """States of the players at step 0.
+
+  Args:
+    roles: of the run.
+    seed: of the run.
+    policy: of the run.
+    trained: the policy's parameters.
+    rows: of an iteration's samples, padding included.
+  """
   sizes = _sizes(policy) if roles else None
-  return {role.name: _create(role, seed, sizes, trained) for role in roles}
+  return {
+    role.name: _create(role, seed, sizes, trained, rows) for role in roles
+  }
 
 
 def _create(
-  role: Role, seed: int, sizes: Any, trained: Any = None
+  role: Role, seed: int, sizes: Any, trained: Any = None, rows: int = 1
 ) -> state.Player:
   if role.player.copies and trained is not None:
     params = jax.tree.map(jnp.copy, trained)
   else:
     key = rng.stream_key(seed, f"player/{role.name}")
     params = role.player.init(key, sizes)
-  return state.create_player(params, role.tx, average=role.average > 0)
+  pending = (role.lag, rows, *sizes.image) if role.player.judged else None
+  return state.create_player(
+    params, role.tx, average=role.average > 0, pending=pending,
+    normalize=role.normalize,
+  )  # fmt: skip
 
 
 def _sizes(policy: Policy) -> Sizes:
@@ -315,10 +395,18 @@ def placed(
   rules_of = lambda player: (
     policy_rules if player.copies else player.rules or (("", ()),)
   )
-  return {
+  states = {
     role.name: setup.shapes(
       fresh[role.name], rules_of(role.player), mesh,
       params=fresh[role.name].params,
     )
     for role in roles
   }  # fmt: skip
+  spread = NamedSharding(mesh, PartitionSpec(None, mesh_lib.BATCH_AXES))
+  for name, player in states.items():
+    if player.pending is not None:
+      images = player.pending.images
+      images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=spread)
+      pending = dataclasses.replace(player.pending, images=images)
+      states[name] = dataclasses.replace(player, pending=pending)
+  return states

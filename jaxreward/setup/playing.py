@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxreward import advantages, feeds, rng, setup
+from jaxreward import advantages, feeds, methods, rng, setup
 from jaxreward.feeds import Credit, Plan, rollouts
 from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
 from jaxreward.numerics import Mean, Metric
 from jaxreward.players import Arrays
-from jaxreward.setup import players, real, tuning
+from jaxreward.setup import judged, players, real, tuning
+from jaxreward.setup.judged import Late
 from jaxreward.setup.players import Role, Roles
 from jaxreward.training import state, step
 from jaxreward.training.state import TrainState
@@ -106,7 +108,11 @@ def images_of(
 
 
 def scores(
-  roles: Roles, params: Mapping[str, Params], images: Array | None, plan: Plan
+  roles: Roles,
+  params: Mapping[str, Params],
+  images: Array | None,
+  plan: Plan,
+  policy_inputs: Any = None,
 ) -> dict[str, Array]:
   """{name: [P, G]} of the players that are rewards; NaN for non-finite images.
 
@@ -115,25 +121,36 @@ def scores(
     params: from `averages`.
     images: from `images_of`.
     plan: of the run.
+    policy_inputs: words of the prompts.
   """
-  scores_of: dict[str, Any] = {}
-  for role in roles:
-    if not role.weight or images is None:
-      continue
+  if images is None:
+    return {}
+  return {
+    role.name: score(role, params[role.name], images, plan, policy_inputs)
+    for role in roles
+    if role.weight
+  }
 
-    def score_rows(rows, role=role):
-      return Arrays(role.player, params[role.name], {"image": rows})(
-        role.player.score
-      )
 
-    usable = jnp.isfinite(images).all((1, 2, 3))
-    safe = jnp.where(path.expand(usable, images), images, 0.0)
-    values = rollout.from_chunks(
-      jax.lax.map(score_rows, rollout.to_chunks(safe, plan.layout.chunks))
-    )
-    values = jnp.where(usable, values, jnp.nan)
-    scores_of[role.name] = rollout.to_groups(values, plan.prompts, plan.group)
-  return jax.lax.stop_gradient(scores_of)
+def score(
+  role: Role, params: Params, images: Array, plan: Plan, policy_inputs: Any
+) -> Array:
+  """`scores` of one player, [P, G]."""
+
+  def score_rows(rows):
+    return Arrays(role.player, params, rows, policy_inputs)(role.player.score)
+
+  usable = jnp.isfinite(images).all((1, 2, 3))
+  rows = {
+    "image": jnp.where(path.expand(usable, images), images, 0.0),
+    "prompt_index": jnp.asarray(plan.layout.prompt_index),
+  }
+  count = plan.layout.chunks
+  chunks = jax.tree.map(lambda x: rollout.to_chunks(x, count), rows)
+  values = rollout.from_chunks(jax.lax.map(score_rows, chunks))
+  values = jnp.where(usable, values, jnp.nan)
+  grouped = rollout.to_groups(values, plan.prompts, plan.group)
+  return jnp.asarray(jax.lax.stop_gradient(grouped))
 
 
 def step_values(
@@ -188,13 +205,8 @@ def train(
   role: Role,
   player: state.Player,
   arrays_of: PlayerArrays,
-  trajectory: Trajectory,
-  images: Array | None,
-  signal: Array,
-  mask: Array,
-  prompts: PromptBatch,
-  plan: Plan,
-  key: Array,
+  rows_of: Callable[[], dict[str, Any]],
+  policy_inputs: Any,
   iteration: Array,
   network: Callable[[Params | None], Any] | None = None,
   score: Callable[..., Array] | None = None,
@@ -205,18 +217,12 @@ def train(
     role: of the run.
     player: its state.
     arrays_of: from `arrays_of`, what others give.
-    trajectory: of this iteration.
-    images: from `images_of`, if a player reads them.
-    signal: the composed reward, [P, G].
-    mask: bool [P, G].
-    prompts: P prompts.
-    plan: of the run.
-    key: scalar.
+    rows_of: makes its rows, as `make_rows`.
+    policy_inputs: words of the prompts of these.
     iteration: int32.
     network: parameters -> the policy with them, for players that are copies.
     score: see `players.Arrays`.
   """
-  policy_inputs = jax.tree.map(jnp.asarray, prompts.words)
 
   def loss(params, rows, frozen):
     arrays = Arrays(
@@ -225,9 +231,8 @@ def train(
     return feeds.call(role.player.loss, arrays)
 
   def learn(player):
-    rows = make_rows(role, trajectory, images, signal, mask, prompts, plan, key)
     after, metrics = step.update(
-      player, loss, role.tx, rows, policy_inputs, ema_decay=role.average,
+      player, loss, role.tx, rows_of(), policy_inputs, ema_decay=role.average,
       prepare=_prepare(role, policy_inputs, arrays_of, network),
     )  # fmt: skip
     return after, jax.tree.map(lambda x: x.sum(0), metrics)
@@ -368,6 +373,8 @@ class Audience:
     params: averages, which others read.
     scores: {name: [P, G]} of those that are rewards.
     offers: arrays for the advantage, by name.
+    images: [P, G, H, W, C], if an advantage or a composition reads them.
+    trusted: bool; whether the policy may follow those that are judged.
   """
 
   def __init__(
@@ -379,6 +386,7 @@ class Audience:
     decoder: Params | None,
     base: Params,
     contexts: Any = None,
+    late: Late | None = None,
   ):
     loss = updater.loss
     self._contexts = contexts
@@ -393,17 +401,31 @@ class Audience:
     names = updater.advantage.names
     self._images = None
     reads = players.reads(loss.roles, "image") or players.weights(loss.roles)
-    if reads or "images" in names:
+    shows = "images" in names or methods.named(updater.compose, images=None)
+    if reads or shows:
       self._images = images_of(
         loss.trainable.policy, trajectory, loss.plan, decoder
       )
-    self.scores = scores(loss.roles, self.params, self._images, loss.plan)
-    self.offers: dict[str, Any] = {}
-    if "images" in names:
+    self.scores = scores(
+      loss.roles, self.params, self._images, loss.plan, policy_inputs
+    )
+    self.trusted: Array | None = None
+    self._players = dict(current.players)
+    self._judged: dict[str, judged.Heard] = {}
+    self._metrics: dict[str, Metric] = {}
+    for role in loss.roles:
+      if role.player.judged:
+        self._hear(role, late)
+      if role.weight:
+        self._settle(role, jnp.asarray(prompts.mask)[:, None])
+    self.images, self.offers = None, {}
+    if shows:
       assert self._images is not None
-      self.offers["images"] = rollout.to_groups(
-        self._images, loss.plan.prompts, loss.plan.group
+      self.images = jnp.asarray(
+        rollout.to_groups(self._images, loss.plan.prompts, loss.plan.group)
       )
+    if "images" in names:
+      self.offers["images"] = self.images
     if "step_values" in names:
       self.offers["step_values"] = step_values(
         loss.roles, self.params, trajectory, policy_inputs, now
@@ -414,6 +436,39 @@ class Audience:
         role, self.params[role.name], trajectory, policy_inputs, now,
         self._network,
       )  # fmt: skip
+
+  def _hear(self, role: Role, late: Late | None) -> None:
+    """Takes in the labels that arrive now; the player keeps the images."""
+    name, plan = role.name, self._plan
+    assert self._images is not None
+    images, labels = self._images, judged.no_labels(self._prompts, plan)
+    if late is not None:
+      images = rollout.from_groups(jnp.asarray(late.images), plan.layout)
+      labels = late.labels[name]
+    heard = judged.hear(
+      role, self._players[name], jnp.asarray(images), labels, self._state.step,
+      plan, functools.partial(score, role, self.params[name]),
+    )  # fmt: skip
+    self._players[name], self._judged[name] = heard.player, heard
+    self._metrics |= heard.metrics
+    if role.floor and role.lag:
+      earlier = True if self.trusted is None else self.trusted
+      self.trusted = heard.trusted & earlier
+
+  def _settle(self, role: Role, mask: Array) -> None:
+    """The scores of a player, in units of their own; see `players.Role`."""
+    value = self.scores[role.name]
+    if role.normalize:
+      player = self._players[role.name]
+      assert player.scale is not None
+      scale = player.scale.add(value, jnp.isfinite(value) & mask)
+      self._players[role.name] = dataclasses.replace(player, scale=scale)
+      value = jnp.where(jnp.isfinite(value), scale.normalize(value), jnp.nan)
+    if role.floor and not role.lag:
+      heard = self._judged[role.name]
+      labels = heard.marked(role.normalize)
+      value = jnp.where(heard.trusted, value, labels)
+    self.scores[role.name] = value
 
   def _score(self, role: Role) -> Callable[..., Array] | None:
     """(parameters, images, prompts' indices) -> scores by the reward it tunes."""
@@ -429,21 +484,31 @@ class Audience:
 
     return score
 
+  def _rows(self, role: Role, signal: Array, mask: ArrayLike):
+    if role.player.judged:
+      return judged.make_rows(role, self._judged[role.name], self._plan)
+    key = rng.stream_key(
+      self._updater.seed, f"player/{role.name}/rows", self._state.step
+    )
+    return make_rows(
+      role, self._trajectory, self._images, signal, jnp.asarray(mask),
+      self._prompts, self._plan, key,
+    )  # fmt: skip
+
   def learn(self, credit: Credit) -> tuple[dict[str, Any], dict[str, Metric]]:
     """(the players after the iteration, metrics), from the samples' rewards."""
-    roles, states, metrics = self._updater.loss.roles, {}, {}
+    roles, states = self._updater.loss.roles, {}
+    metrics = dict(self._metrics)
     policy_inputs = jax.tree.map(jnp.asarray, self._prompts.words)
     signal = jnp.stack(jax.tree.leaves(credit.signal)).sum(0)
     for role in roles:
-      key = rng.stream_key(
-        self._updater.seed, f"player/{role.name}/rows", self._state.step
-      )
+      heard = self._judged.get(role.name)
+      words = policy_inputs if heard is None else heard.words
       states[role.name], player_metrics = train(
-        role, self._state.players[role.name],
-        player_arrays(roles, self.params, policy_inputs), self._trajectory,
-        self._images, signal, jnp.asarray(credit.mask), self._prompts,
-        self._plan, key, self._state.step, self._network,
-        self._score(role),
+        role, self._players[role.name],
+        player_arrays(roles, self.params, policy_inputs),
+        functools.partial(self._rows, role, signal, credit.mask), words,
+        self._state.step, self._network, self._score(role),
       )  # fmt: skip
       metrics |= player_metrics
     metrics |= {

@@ -93,9 +93,17 @@ def _with_autoencoder(
 
 
 def score_frames(
-  config: ConfigDict, reward: Callable[..., Any]
+  config: ConfigDict, reward: Callable[..., Any], frames: int | None = None
 ) -> Callable[..., Any]:
-  """An image reward, adapted to videos if the policy makes them."""
+  """An image reward, adapted to strips of frames.
+
+  Args:
+    config: of the run.
+    reward: of images.
+    frames: of a strip, 0 for images; None for what the policy makes.
+  """
+  if frames is not None:
+    return videos.scored(reward, config, frames) if frames else reward
   policy = _bare_policy(config)
   return videos.scored(reward, config) if videos.is_video(policy) else reward
 

@@ -69,8 +69,9 @@ def load(
   workdir: epath.Path,
   sections: Sequence[str] = SECTIONS,
   mesh: Mesh | None = None,
+  frames: int | None = None,
 ) -> dict[str, rewards.Reward]:
-  """The rewards of some sections of `JUDGED`.
+  """The rewards of some sections of `JUDGED`; `frames` as in `score_frames`.
 
   A section's entry is `dict(fn=..., weight=..., **arguments)`; `fn` is a name
   of the registry, a dotted path or "file.py:function". A learned reward takes
@@ -85,7 +86,7 @@ def load(
   """
   placement_mesh = setup.make_mesh(config) if mesh is None else mesh
   return _build(
-    config, bind(config, sections), workdir,
+    config, bind(config, sections, frames), workdir,
     lambda entry: _load_learned(entry, workdir, mesh),
     lambda loaded: jax.tree.map(
       lambda x, place: jax.device_put(x, place),
@@ -233,7 +234,9 @@ def _places(loaded: rewards.Loaded, mesh: Mesh) -> dict[str, Any]:
 
 
 def bind(
-  config: ConfigDict, sections: Sequence[str] = SECTIONS
+  config: ConfigDict,
+  sections: Sequence[str] = SECTIONS,
+  frames: int | None = None,
 ) -> dict[str, _Entry]:
   """Resolves and checks the rewards without reading any weights.
 
@@ -252,7 +255,9 @@ def bind(
       _check_kinds(config, task, section, name)
       entries[name] = _bound(config[section][name], f"{section}.{name}", task)
   entries = {
-    name: dataclasses.replace(entry, fn=setup.score_frames(config, entry.fn))
+    name: dataclasses.replace(
+      entry, fn=setup.score_frames(config, entry.fn, frames)
+    )
     for name, entry in entries.items()
   }
   _refuse_learned(config, task, entries)

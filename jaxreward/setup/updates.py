@@ -29,6 +29,7 @@ from jaxreward.rewards import (
   mask_inapplicable,
 )
 from jaxreward.setup import controls, credits, players, playing, real, tuning
+from jaxreward.setup.judged import Late
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
 from jaxreward.training.state import TrainState
@@ -484,6 +485,7 @@ def update(
   decoder: Params | None = None,
   step_scores: dict[str, Array] | None = None,
   offered: Mapping[str, dict[str, Array]] | None = None,
+  late: Late | None = None,
 ) -> tuple[TrainState, dict[str, Metric]]:
   """One iteration's optimizer steps.
 
@@ -498,6 +500,7 @@ def update(
     decoder: parameters of the autoencoder before them.
     step_scores: see `credits.credit_of`.
     offered: see `credits.credit_of`.
+    late: labels of judges for the players that learn from them.
 
   Returns:
     (state, metrics); `log_prob_gap` is the largest |log p - stored log p| of
@@ -507,11 +510,11 @@ def update(
   draw_params = async_rollout.draw_params(state)
   reads_newest = sampler_params is None or state.old is not None
   audience = playing.Audience(
-    updater, state, trajectory, prompts, decoder, base, contexts
+    updater, state, trajectory, prompts, decoder, base, contexts, late
   )
   credit, stats = credits.credit_of(
     updater, scores | audience.scores, prompts, state.stats, state.step,
-    step_scores, offered, audience.offers,
+    step_scores, offered, audience.offers, audience.images,
   )  # fmt: skip
   advantage, counts = credit.advantage, jnp.asarray(credit.mask)
   # Failed samples are NaN until the rows are masked.
@@ -574,6 +577,8 @@ def update(
   )  # fmt: skip
   if updater.players_first:
     state = state_lib.held(state, before, before.step < updater.players_first)
+  if audience.trusted is not None:
+    state = state_lib.held(state, before, ~audience.trusted)
   return state, pooled
 
 

@@ -84,16 +84,24 @@ def frame_weights(count: int, fade: float) -> Float[np.ndarray, "F"]:
   return weights / weights.sum()
 
 
-def scored(fn: Callable[..., Any], config: ConfigDict) -> Callable[..., Any]:
+def scored(
+  fn: Callable[..., Any], config: ConfigDict, frames: int = 0
+) -> Callable[..., Any]:
   """An image reward on strips: of one frame, or the mean over all.
 
   A reward that declares `takes_frames` scores all frames at once instead, as
   [P, G, F, H, W, C]. The score of a video with a non-finite frame is not finite.
 
+  Args:
+    fn: the reward.
+    config: of the run.
+    frames: of a strip; 0 for `config.video.frames`.
+
   Raises:
     UserError: the first of one frame, or weights of frames that are not scored apart.
   """
   count, which, fade = (config.video[k] for k in ("frames", "scored", "fade"))
+  count = frames or count
   takes_frames = getattr(fn, "takes_frames", False)
   if fade and (which != "mean" or takes_frames):
     why = (

@@ -10,8 +10,25 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxreward.numerics import Running
 from jaxreward.training import ema
 from jaxreward.types import Array, Params
+
+RECENT = 256  # comparisons with a judge that agreement is measured on
+
+
+@flax.struct.dataclass
+class Pending:
+  """What a player that learns of a judge waits with.
+
+  Attributes:
+    images: [L, B, ...], rows of the L newest iterations, whose labels are to come.
+    agreed: float32 [RECENT], whether it ordered pairs as the judge did, the newest
+      first; NaN where there is none yet.
+  """
+
+  images: Array
+  agreed: Array
 
 
 @flax.struct.dataclass
@@ -24,6 +41,8 @@ class Player:
     ema: average of params, which other networks read; None where they read params.
     updates: int32, its optimizer steps.
     mixture: None; see `TrainState`.
+    pending: of a player that learns of a judge; else None.
+    scale: of the scores so far, where they are normalized; else None.
   """
 
   params: Params
@@ -31,6 +50,8 @@ class Player:
   ema: Params | None
   updates: Array
   mixture: None = None
+  pending: Pending | None = None
+  scale: Running | None = None
 
   @property
   def averaged(self) -> Params:
@@ -125,13 +146,35 @@ def create(
   )
 
 
-def create_player(params: Params, optimizer, *, average: bool = True) -> Player:
-  """A player at step 0."""
+def create_player(
+  params: Params,
+  optimizer,
+  *,
+  average: bool = True,
+  pending: tuple[int, ...] | None = None,
+  normalize: bool = False,
+) -> Player:
+  """A player at step 0.
+
+  Args:
+    params: its parameters.
+    optimizer: its optimizer.
+    average: whether an average of them is kept.
+    pending: shape of `Pending.images`; None for a player without a judge.
+    normalize: whether the scale of its scores is kept.
+  """
+  waiting = None
+  if pending is not None:
+    waiting = Pending(
+      jnp.zeros(pending, jnp.float32), jnp.full(RECENT, jnp.nan, jnp.float32)
+    )
   return Player(
     params=params,
     opt_state=optimizer.init(params),
     ema=ema.init_ema(params) if average else None,
     updates=jnp.zeros((), jnp.int32),
+    pending=waiting,
+    scale=Running.empty() if normalize else None,
   )
 
 

@@ -9,9 +9,11 @@ from PIL import Image
 
 from jaxreward import config as config_lib
 from jaxreward.data import corruptions
+from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.evaluation.reward_models import judge
-from jaxreward.setup import judged_files, judging
+from jaxreward.setup import judged_files, judged_views, judging
+from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks import free
 from jaxreward.tasks.scenes import grammar
 from tests import tiny
@@ -97,6 +99,52 @@ def test_lists_of_other_lengths_and_answers_of_a_file(tmp_path):
   assert np.isfinite(images).all((2, 3, 4)).tolist() == [[1, 1, 0], [1, 1, 1]]
   assert table.answers["look"][1, 1, 0] == 1
   assert np.isnan(table.answers["look"][0]).all()
+
+
+def test_rewards_are_judged_on_several_frames_of_a_clip(tmp_path):
+  """By one line of the config: the mean over frames, each mirrored in place."""
+  shades = {"a": (0, 50, 100, 150), "b": (200, 100, 0, 100)}
+  for name, values in shades.items():
+    frames = [np.full((4, 4, 3), v, np.uint8) for v in values]
+    for frame in frames:
+      frame[:, :2] += 5  # the left half is lighter
+    first, *others = map(Image.fromarray, frames)
+    first.save(tmp_path / f"{name}.png", save_all=True, append_images=others)
+  path = tmp_path / "rows.jsonl"
+  row = {"prompt": "p", "images": ["a.png", "b.png"], "ranks": [2, 1]}
+  path.write_text("".join(json.dumps(row | {"prompt": p}) + "\n" for p in "pq"))
+  config = tiny.load(
+    "evaluate_scenes.py:smoke",
+    {
+      "data.grammar": "free", "rewards.detector": "none",
+      "rewards.redness.fn": f"{tiny.HERE}:redness",
+      "rewards.redness.scale": 1.0, "eval.preferences": path,
+      "eval.judging.side": 4, "eval.judging.frames": 2,
+    },
+  )  # fmt: skip
+  judging.check(config)
+  rows = judging.load(config, str(path), "eval.preferences")
+  images = rows.images(np.array([0, 1]))
+  assert images.shape == (2, 2, 4, 8, 3) and rows.frames == 2
+  # The middle frames of two halves.
+  want = np.array([[50, 150], [100, 100]]) / 255
+  np.testing.assert_allclose(images[0, :, 0, 2::4, 0], want, atol=1e-6)
+  fn = reward_setup.bind(config, ("rewards",), 2)["redness"].fn
+  shown = []
+  scorer = lambda images, prompts: (
+    shown.append(images) or {"redness": np.asarray(fn(images, None))}
+  )
+  views = judged_views.Views(rows, scorer, 2, 2, 0)
+  _, scores = views.mirrored()
+  mean = want.mean(1) + 2.5 / 255
+  np.testing.assert_allclose(scores["redness"], [mean, mean], atol=1e-6)
+  frames = np.split(images, 2, axis=3)
+  flipped = np.concatenate([x[:, :, :, ::-1] for x in frames], 3)
+  np.testing.assert_array_equal(shown[0], flipped)
+  config.eval.preferences = "scenes"
+  config.data.grammar = "scenes"
+  with pytest.raises(UserError, match="frames=2: config"):
+    judging.check(config)
 
 
 def test_failed_scores_are_wrong_and_counted(labels):

@@ -205,6 +205,10 @@ OVERRIDES = {
   "verpo_check_weights": {"composition.passed": 2.0},
   "ssl_sweet_spot": {"composition.thresholds": "(1.8,1.9,2.0,2.1)"},
   "rlfr_flow_reward": {"align.players_first": 0},
+  # the student's labels come later, and at first it scores all alike
+  "oni_async_distilled_judge": {
+    "players.student.floor": 0.0, "rewards.detector.weight": 1.0,
+  },
   "artifact_reward": {"align.players_first": 0},  # the policy is to learn
   # rewards below have no texts to move
   "d2_align": {"align.players_first": 0, "players.bias": "none"},

@@ -21,7 +21,8 @@ def redness(images, prompts):
 
 @pytest.fixture
 def config():
-  config = config_lib.load("configs/recipes/oni_async_distilled_judge.py:smoke")
+  config = config_lib.load("configs/train_reward_scenes.py:smoke")
+  config.train_reward.labels = "judge"
   config.judged_rewards = dict(judge=dict(fn=f"{__file__}:redness"))
   return config
 

@@ -22,6 +22,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_SIDE = 8  # pixels per side of images that are compared
 _METHODS = {2: "linear", 3: "cubic"}  # Pillow's codes
 
 
@@ -270,3 +271,16 @@ def _middle(x: Array, size: tuple[int, int], nearest: bool = False) -> Array:
     )
   top, left = (round(n / 2) if nearest else n // 2 for n in rests)
   return x[:, top : top + size[0], left : left + size[1]]
+
+
+def small_features(
+  images: Float[ArrayLike, "P G H W C"],
+) -> Float[Array, "P G D"]:
+  """Images of 8 x 8 pixels, less their mean, with length 1."""
+  images = jnp.asarray(images)
+  images = jnp.where(jnp.isfinite(images), images, 0.0)
+  shape = (*images.shape[:2], _SIDE, _SIDE, images.shape[-1])
+  x = jax.image.resize(images, shape, "linear")
+  x = x.reshape(*shape[:2], -1)
+  x = x - x.mean(-1, keepdims=True)
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
