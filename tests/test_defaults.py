@@ -41,6 +41,7 @@ SUPPLIED = {
   ("trusted_sum", "iteration"),
   ("staged", "iteration"),
   ("staged", "iterations"),
+  ("novel_sum", "images"),
   ("step_kl", "sampler"),
   ("gated_step_kl", "sampler"),
 }
