@@ -12,14 +12,18 @@ panel of over-optimisation says what becomes of them (docs/portraits.md).
 from jaxreward import config as config_lib
 
 REWARDS = ("kept", "words")
+OBJECTIVES = ("diffusion_nft", "flow_grpo")
 KEPT = dict(give=1.0, recolour=1.0, express=1.0, restyle=1.0, fill=1.0)
 
 
 def get_config(arg: str | None = None):
-  """`:words` rewards the words alone; `,smoke` for a few tiny iterations."""
-  options = config_lib.parse_arg(arg, reward=REWARDS, smoke=False)
-  size = ":smoke" if options["smoke"] else ""
-  config = config_lib.load_sibling(f"portraits.py{size}", __file__)
+  """`:words` rewards the words alone; `objective=flow_grpo`, `smoke` as there."""
+  options = config_lib.parse_arg(
+    arg, reward=REWARDS, objective=OBJECTIVES, smoke=False
+  )
+  objective = options["objective"]
+  size = ",smoke" if options["smoke"] else ""
+  config = config_lib.load_sibling(f"portraits.py:{objective}{size}", __file__)
   config.model.takes_source = True
   config.data.update(
     source="portrait_edits",
@@ -45,6 +49,7 @@ def get_config(arg: str | None = None):
     config.model.width = 104
     config.rollout.update(prompts=12, group=8, microbatch=96)
     config.align.iterations = 60
-    config.optimizer.learning_rate = 1.5e-3
+    if objective == "diffusion_nft":
+      config.optimizer.learning_rate = 1.5e-3
     config.eval.update(every=20, quick_samples=96, guidance_scales=(1.0,))
   return config

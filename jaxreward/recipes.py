@@ -48,6 +48,81 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
   return config_lib.load_sibling(spec, beside)
 
 
+def of_edits(
+  objective: str, arg: str | None, beside: str, **weights: float
+) -> ConfigDict:
+  """The config of a policy that edits images, with some of four rewards.
+
+  "follow" is whether an edit does what the words ask for, "keep" whether the rest
+  stays as it was, "person" whether somebody is recognised in another picture, and
+  "look" how well it is drawn: exact measures of portraits, and at full size
+  CLIPScore, the similarity to the source by CLIP and by DINO, and PickScore.
+
+  Args:
+    objective: "flow_grpo" or "diffusion_nft".
+    arg: of the recipe; "full" trains adapters of FLUX.1 Kontext.
+    beside: the recipe's file.
+    **weights: of the rewards by name.
+  """
+  size = size_of(arg)
+  if size == "full":
+    spec = f"../align_public.py:kontext,objective={objective}"
+    rewards = dict(
+      follow=PUBLISHED["clip"],
+      keep=dict(fn="image_similarity", weights=PUBLISHED["clip"]["weights"]),
+      person=dict(fn="image_similarity", weights="facebook/dinov2-base"),
+      look=PUBLISHED["pick"],
+    )
+  else:
+    small = ",smoke" if size == "smoke" else ""
+    spec = f"../portrait_edits.py:objective={objective}{small}"
+    rewards = dict(
+      follow=dict(fn="carried_out"),
+      keep=dict(fn="left_alone"),
+      person=dict(fn="same_person"),
+      look=dict(fn="drawn"),
+    )
+  config = config_lib.load_sibling(spec, beside)
+  config.rewards = {
+    name: dict(**rewards[name], weight=weight)
+    for name, weight in weights.items()
+  }
+  config.composition = dict(name="weighted_sum")
+  config.advantage = dict(name="group", std="group")
+  return config
+
+
+def on_portraits(config: ConfigDict, arg: str | None, beside: str) -> None:
+  """Portraits in the place of scenes: policy, prompts and held-out rewards.
+
+  Args:
+    config: of the job align on scenes.
+    arg: of the recipe.
+    beside: the recipe's file.
+  """
+  small = ":smoke" if size_of(arg) == "smoke" else ""
+  other = config_lib.load_sibling(f"../portraits.py{small}", beside)
+  for section in ("model", "init", "heldout_rewards"):
+    config[section] = other[section]
+  fields = ("source", "grammar", "kind_weights")
+  config.data.update({name: other.data[name] for name in fields})
+
+
+def follow_gradient(config: ConfigDict, arg: str | None) -> None:
+  """The rewards' gradient through the last steps of the sampler (DRaFT).
+
+  Args:
+    config: of the job align.
+    arg: of the recipe.
+  """
+  config.objective = dict(name="align_prop")
+  config.regularizers = dict()
+  config.rollout.sampler = dict(name="ode")
+  if size_of(arg) != "full":
+    rate = min(config.optimizer.learning_rate, 1e-4)
+    config.optimizer.learning_rate = rate
+
+
 def _of_objective(
   arg: str | None, beside: str, objective: dict[str, Any]
 ) -> ConfigDict:

@@ -1,5 +1,6 @@
 """Runs that are small enough for a test: configs, weights, rewards, programs."""
 
+import functools
 import json
 import os
 import pathlib
@@ -154,13 +155,14 @@ def save_weights(path, config, **kwargs) -> str:
   return str(path)
 
 
-def small_policy(user: int = 0) -> Policy:
+def small_policy(user: int = 0, side: int = 36) -> Policy:
   """Two layers on the pixels: compiles in a moment, and no layer is zero.
 
   Args:
     user: width of the vector of a user that it reads; 0 for none.
+    side: of its images; those that edits start from are not looked at.
   """
-  side, hidden, pixels = 36, 16, 36 * 36 * 3
+  hidden, pixels = 16, side * side * 3
 
   def init(key):
     a, b, c, d = jax.random.split(key, 4)
@@ -183,7 +185,7 @@ def small_policy(user: int = 0) -> Policy:
     if not isinstance(prompts, dict):
       return params["words"][prompts].sum(1)
     words = params["words"][prompts["tokens"]].sum(1)
-    return words + prompts["user"] @ params["user_in"]
+    return words + prompts["user"] @ params["user_in"] if user else words
 
   return Policy(
     init=init,
@@ -219,8 +221,12 @@ class Iteration:
 
   def __init__(self, config, mesh, *, real=False, plan=None):
     self.config, self.mesh = config, mesh
-    user = config.model.get("user", 0)
-    self.policy = setup.make_policy(config) if real else small_policy(user)
+    user, side = (
+      config.model.get(name, default)
+      for name, default in (("user", 0), ("image_size", 36))
+    )
+    small = functools.partial(small_policy, user, side)
+    self.policy = setup.make_policy(config) if real else small()
     self.plan = plan or make_plan(config, mesh)
     loaded = reward_setup.load(config, epath.Path("."), ("rewards",))
     self.weights = {k: r.weight for k, r in loaded.items()}

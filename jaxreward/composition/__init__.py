@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.composition.aspects import viescore
 from jaxreward.composition.dominance import chain, pareto
 from jaxreward.composition.gates import (
   base_and_bonus,
@@ -87,6 +88,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "whole_and_parts": whole_and_parts,
   "routed": routed,
   "novel_sum": novel_sum,
+  "viescore": viescore,
   "separate": separate,
 }
 # Gradients of rewards that stay apart into one.
@@ -131,6 +133,7 @@ __all__ = [
   "tempered",
   "tiers",
   "trusted_sum",
+  "viescore",
   "weighted_sum",
   "whole_and_parts",
   "win_rate",

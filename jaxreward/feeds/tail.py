@@ -88,6 +88,33 @@ def _latents(arrays: Arrays):
   return jax.lax.scan(body, rows["x_t"], (table, jnp.arange(count)))[0]
 
 
+def _drift(arrays: Arrays):
+  """Mean square distance [M] of the velocities of policy and reference.
+
+  The mean is over elements and over the steps that a gradient flows through; the
+  latents between them are constants.
+  """
+  rows, count = arrays.rows, arrays.plan.last_steps
+  table = jax.tree.map(lambda x: jnp.asarray(x)[-count:], arrays.plan.table)
+  constant = count - rows["step"]
+  policy, reference = (
+    arrays.network(role).guided(rows["prompt_index"])
+    for role in ("policy", "reference")
+  )
+
+  @jax.checkpoint
+  def body(x, item):
+    step, i = item
+    v, still = policy(x, step), jax.lax.stop_gradient(reference(x, step))
+    gap = jnp.square(v - still).reshape(len(x), -1).mean(1)
+    x = jax.lax.stop_gradient(steppers.mean(x, v, step))
+    return x, jnp.where(i < constant, 0.0, gap)
+
+  start = jax.lax.stop_gradient(rows["x_t"])
+  _, gaps = jax.lax.scan(body, start, (table, jnp.arange(count)))
+  return gaps.sum(0) / jnp.maximum(rows["step"], 1)
+
+
 def _scored(arrays: Arrays):
   return scored(arrays, "latents", arrays("latents"))
 
@@ -98,6 +125,7 @@ FEED = Feed(
     "latents": _latents,
     "scores": lambda arrays: _scored(arrays)[0],
     "images": lambda arrays: _scored(arrays)[1],
+    "drift": _drift,
     "mask": row("mask"),
   },
   keeps="tail",

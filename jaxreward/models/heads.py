@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.models import blocks
+from jaxreward.models import blocks, transport
 from jaxreward.models.vision import tower
 from jaxreward.types import Array
 
@@ -108,6 +108,8 @@ class CrossAttention(nn.Module):
     heads: of the attention; they divide `width`.
     hidden: features of the perceptron's hidden layer; 0 for none.
     vocabulary: of queries that are token ids.
+    transport: nominal mass of a plan of transport from queries to the image's tokens,
+      which the attention is multiplied by; 0 for none.
     dtype: of the products; the result is float32.
   """
 
@@ -115,6 +117,7 @@ class CrossAttention(nn.Module):
   heads: int
   hidden: int
   vocabulary: int = 0
+  transport: float = 0.0
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -137,9 +140,12 @@ class CrossAttention(nn.Module):
     k, v = jnp.split(dense(2 * self.width, "kv")(x), 2, -1)
     wide = jnp.repeat(q, g, 0)
     flat = lambda y: y.reshape(p * g, n, -1)
-    h = tower.attend(
-      dense(self.width, "query")(wide), flat(k), flat(v), self.heads
-    )
+    query, bias = dense(self.width, "query")(wide), None
+    if self.transport:
+      bias = transport.attention_bias(
+        query, flat(k), jnp.repeat(mask, g, 0), mass=self.transport
+      )
+    h = tower.attend(query, flat(k), flat(v), self.heads, bias)
     h = blocks.layer_norm(wide + dense(self.width, "out")(h))
     weight = jnp.repeat(mask, g, 0).astype(h.dtype)[..., None]
     pooled = (h * weight).sum(1) / jnp.maximum(weight.sum(1), 1)

@@ -307,34 +307,46 @@ def _window(columns, *, latest: float = 0.2) -> dict[str, Array]:
 def one_step_reward(
   v: Latents,
   u: Latents,
+  t: Rows,
   window: Rows,
   scores: Rows,
   mask: Bool[ArrayLike, "B"],
   *,
   weight: float = 0.5,
   latest: float = 0.2,
+  fade: float = 0.0,
 ) -> Loss:
   """ControlNet++: flow matching, and the reward of slightly noised samples.
 
-  L = mean |v - u|^2 - weight sum_i 1[t_i <= latest] r(x0_hat_i) / sum_i 1[...],
-  over all rows of the optimizer step; without a row in the window it is flow
-  matching. Li et al. 2024, https://arxiv.org/abs/2404.07987, read in the authors'
-  code; r is minus their detector's error, weight .5 (segments) or 1 (edges, depth).
+  L = mean |v - u|^2 - weight sum_i 1[t_i <= latest] (1 - t_i)^fade r(x0_hat_i)
+  / sum_i 1[...], over all rows of the optimizer step; without a row in the window
+  it is flow matching. Li et al. 2024, https://arxiv.org/abs/2404.07987, read in the
+  authors' code; r is minus their detector's error, weight .5 (segments) or 1 (edges,
+  depth), fade 0. ID-Booth (Tomasevic et al. 2025,
+  https://arxiv.org/abs/2504.07392) has weight 1, latest 1 and fade 2, of
+  `identity_triplet`.
 
   Args:
     v: velocity at (x_t, t).
     u: flow-matching target eps - x0.
+    t: times in [0, 1].
     window: 1[t <= latest] over its mean in the optimizer step.
     scores: of x0_hat, differentiable.
     mask: False for padding, which may hold anything.
     weight: of the reward.
     latest: the largest time at which predictions are scored.
+    fade: how fast the reward counts less with noise.
 
   Returns:
     (loss, metrics): matching_loss, tail_reward, of the window.
+
+  Raises:
+    UserError: a negative fade.
   """
   del latest  # read where the window is made
-  v, u, window, scores = keep(mask, v, u, window, scores)
+  if not fade >= 0:
+    raise UserError(f"objective.fade={fade}: it must be 0 or above")
+  v, u, t, window, scores = keep(mask, v, u, t, window, scores)
   window = jax.lax.stop_gradient(window)
   matching = mean_square(v - u)
   inside = jnp.asarray(mask) & (window > 0)
@@ -342,8 +354,9 @@ def one_step_reward(
     "matching_loss": Mean.of(matching, mask),
     "tail_reward": Mean.of(scores, inside),
   }
+  faded = window * (1 - t) ** fade
   loss = Mean.of(
-    matching - weight * window * jnp.where(inside, scores, 0.0), mask
+    matching - weight * faded * jnp.where(inside, scores, 0.0), mask
   )
   return loss, jax.lax.stop_gradient(metrics)
 

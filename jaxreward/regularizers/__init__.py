@@ -11,6 +11,7 @@ from jaxreward.regularizers.kl import (
   gated_step_kl,
   group_velocity_distance,
   step_kl,
+  tail_distance,
   velocity_distance,
 )
 from jaxreward.regularizers.sampled import sampled_kl, step_drop
@@ -23,6 +24,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "sampled_kl": sampled_kl,
   "step_drop": step_drop,
   "data_matching": data_matching,
+  "tail_distance": tail_distance,
 }
 
 __all__ = [
@@ -34,5 +36,6 @@ __all__ = [
   "sampled_kl",
   "step_drop",
   "step_kl",
+  "tail_distance",
   "velocity_distance",
 ]

@@ -191,3 +191,19 @@ def _mean_square(x, reference, mask):
   # Selected before the square: padding must not reach the gradient either.
   difference = jnp.where(rows, x - jax.lax.stop_gradient(reference), 0.0)
   return jnp.mean(jnp.square(difference), axis=tuple(range(1, x.ndim)))
+
+
+def tail_distance(
+  drift: Float[ArrayLike, "B"], mask: Bool[ArrayLike, "B"]
+) -> Mean:
+  """Mean |v - v_ref|^2 over the last steps of the sampler, per element.
+
+  The KL between steps of equal noise is a multiple of it, step by step; here all
+  steps weigh the same. The tie of IPRO, https://arxiv.org/abs/2510.14255, whose
+  weights of steps are unverified; for objectives on the feed "tail".
+
+  Args:
+    drift: that distance, over the steps with a gradient.
+    mask: False for padding, which may hold anything.
+  """
+  return Mean.of(jnp.where(mask, drift, 0.0), mask)

@@ -22,6 +22,7 @@ def cross(
   heads_of: int = 2,
   hidden: int = 64,
   query: str = "words",
+  transport: float = 0.0,
   dtype: str = "float32",
 ) -> Head:
   """Attention from words, or a source image, to an image's tokens.
@@ -30,12 +31,16 @@ def cross(
   reference's states ask, the video's answer, and r = MLP(Attn(Q, K, V) + Q)
   (its pooling is unverified: the mean here). Words are the text tower's states,
   or learned rows per token id where there is none.
+  With `transport` the token-level reward of PISCES (https://arxiv.org/abs/2602.01624):
+  attention is multiplied by a partial plan of optimal transport between words and
+  tokens, so that a word is not everywhere at once (`models.transport`).
 
   Args:
     width: features of queries and keys.
     heads_of: heads of the attention; divides `width`.
     hidden: features before the score; 0 for a linear score.
     query: "words", or "context" for the states of a source image.
+    transport: nominal mass of the plan, .9 in PISCES; 0 for none.
     dtype: of the products.
   """
   require(0, hidden=hidden)
@@ -44,8 +49,12 @@ def cross(
       f'reward_model.head.query="{query}": it is one of {", ".join(QUERIES)}'
     )
   require_heads(width, heads_of)
+  if not 0 <= transport <= 1:
+    raise UserError(
+      f"reward_model.head.transport={transport}: it must lie in [0, 1]"
+    )
   net = heads.CrossAttention(
-    width, heads_of, hidden, _VOCABULARY, jnp.dtype(dtype)
+    width, heads_of, hidden, _VOCABULARY, transport, jnp.dtype(dtype)
   )
 
   def inputs(features: Features) -> tuple[Array, Array, Array]:

@@ -25,6 +25,7 @@ from jaxreward.rewards import (
   ocr,
   quality,
   remote,
+  sets,
 )
 from jaxreward.rewards.contract import Loaded, Scores, declare, supplied
 from jaxreward.rewards.learned import learned
@@ -71,6 +72,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "dists": fidelity.dists,
   "condition_cycle": fidelity.condition_cycle,
   "rendered_equivalence": fidelity.rendered_equivalence,
+  "feature_fidelity": fidelity.feature_fidelity,
   "image_similarity": consistency.image_similarity,
   "feature_distance": consistency.feature_distance,
   "cross_image": consistency.cross_image,
@@ -79,6 +81,11 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "attributes_kept": consistency.attributes_kept,
   "identity": identity.identity,
   "executable": motion.executable,
+  "subjects": identity.subjects,
+  "face_pool": identity.face_pool,
+  "identity_triplet": identity.identity_triplet,
+  "set_vendi": sets.set_vendi,
+  "set_frechet": sets.set_frechet,
   "jpeg_compressibility": compression.jpeg_compressibility,
   "jpeg_incompressibility": compression.jpeg_incompressibility,
   "ocr": ocr.ocr,

@@ -96,6 +96,20 @@ def image_similarity(
   return {"image_similarity": jnp.where(usable & known, score, jnp.nan)}
 
 
+def patch_score(
+  encoder: Encoder, params: Params, images: Images, reference: Reference
+) -> tuple[Float[Array, "P G"], Bool[Array, "P G"]]:
+  """Minus the mean over patches of 1 - cosine, and which images are finite."""
+  features, usable = encoders.image_features(
+    encoder, params, images, places=True
+  )
+  reference_features, _ = encoders.image_features(
+    encoder, params, reference, places=True
+  )
+  cosine = jnp.einsum("pgne,pne->pgn", features, reference_features[:, 0])
+  return cosine.mean(-1) - 1, usable
+
+
 @declare(loads=load_tower, applies=files.has("source"))
 def feature_distance(
   images: Images,
@@ -111,14 +125,7 @@ def feature_distance(
   Unlike `image_similarity` it is sensitive to layout. Arguments as there.
   """
   reference, known = files.resolve(prompts, "source", reference, known)
-  features, usable = encoders.image_features(
-    encoder, params, images, places=True
-  )
-  reference_features, _ = encoders.image_features(
-    encoder, params, reference, places=True
-  )
-  cosine = jnp.einsum("pgne,pne->pgn", features, reference_features[:, 0])
-  score = cosine.mean(-1) - 1
+  score, usable = patch_score(encoder, params, images, reference)
   return {"feature_distance": jnp.where(usable & known, score, jnp.nan)}
 
 

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from jaxreward.errors import UserError
 from jaxreward.models import convert, hub
 from jaxreward.models.vision import perceptual, preprocess
+from jaxreward.models.vision.encoders import Encoder
+from jaxreward.rewards import consistency
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
@@ -373,3 +375,32 @@ def rendered_equivalence(
 
   pair = files.resolve(prompts, "target", reference, known)
   return {"rendered_equivalence": against(measure, images, *pair)}
+
+
+@declare(loads=consistency.load_tower, applies=files.has("target"))
+def feature_fidelity(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  reference: Reference | None = None,
+  known: Known | None = None,
+) -> Scores:
+  """Minus the mean over patches of 1 - cosine of a DINO tower's features.
+
+  0 for the true image, where its gradient vanishes too.
+  A distance of features as a reward against hallucinations: Ren et al. 2025,
+  https://arxiv.org/abs/2507.14367; which features and layer is unverified.
+
+  Args:
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: P prompts.
+    encoder: the tower.
+    params: of the tower.
+    reference: the true image of each prompt.
+    known: whether there is one; images of a prompt without it score NaN.
+  """
+  reference, known = files.resolve(prompts, "target", reference, known)
+  score, usable = consistency.patch_score(encoder, params, images, reference)
+  return {"feature_fidelity": jnp.where(usable & known, score, jnp.nan)}

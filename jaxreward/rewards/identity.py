@@ -2,15 +2,18 @@
 
 Every frame is cut into a fixed set of windows, all of which go through the face
 tower. Windows are then assigned to subjects, one each, so that the sum of
-similarities is largest. The score is the harmonic mean over subjects, so that
-the others cannot make up for a missing one.
+similarities is largest. `identity` is the harmonic mean over subjects, so that
+the others cannot make up for a missing one; `subjects`, `face_pool` and
+`identity_triplet` are the forms of published systems.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,7 @@ from jaxreward.models.vision import (
   iresnet,
   preprocess,
 )
+from jaxreward.numerics import largest, masked_mean
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
@@ -81,6 +85,55 @@ def harmonic_mean(
   return count / jnp.maximum(inverses.sum(-1), 1e-9)
 
 
+def subject_score(
+  likeness: Float[ArrayLike, "*B T S F"],
+  known: Bool[ArrayLike, "*B S"],
+  *,
+  missing: float = 0.5,
+  least: float = 0.3,
+) -> Float[Array, "*B"]:
+  """Mean over subjects of their similarity, less a penalty for those missing.
+
+  R = mean_s c_s - missing mean_s [c_s < least], c_s the mean over frames of the
+  similarity of s to the face that it is assigned.
+
+  Args:
+    likeness: of subject s to face f, in T frames.
+    known: subjects that exist; without one the score is 0.
+    missing: subtracted for all subjects missing, a share of it for some.
+    least: a similarity of which a subject is there.
+  """
+  likeness, known = jnp.asarray(likeness), jnp.asarray(known)
+  present = jnp.broadcast_to(known[..., None, :], likeness.shape[:-1])
+  mean = assign(likeness, present).mean(-2)
+  return masked_mean(mean - missing * (mean < least), known, axis=-1)
+
+
+def pooled(
+  likeness: Float[ArrayLike, "*B S F"], known: Bool[ArrayLike, "*B S"], top: int
+) -> Float[Array, "*B F"]:
+  """Mean of the `top` largest similarities of each face to a pool of S, of all if 0.
+
+  Those of a pool that has fewer are all of its.
+  """
+  known = jnp.asarray(known)[..., None]
+  if not top:
+    return masked_mean(likeness, known, axis=-2)
+  ordered = -jnp.sort(jnp.where(known, -jnp.asarray(likeness), jnp.inf), -2)
+  return masked_mean(
+    ordered[..., :top, :], jnp.isfinite(ordered[..., :top, :]), axis=-2
+  )
+
+
+def triplet(
+  positive: Float[ArrayLike, "*B"],
+  negative: Float[ArrayLike, "*B"] | float,
+  margin: float = 1.0,
+) -> Float[Array, "*B"]:
+  """relu(d(a, p) - d(a, n) + margin) of cosines, d = 1 - cos."""
+  return jax.nn.relu(jnp.asarray(negative) - positive + margin)
+
+
 def window_corners(
   count: int, height: int, width: int
 ) -> list[tuple[int, int, int]]:
@@ -102,7 +155,7 @@ def window_corners(
   return corners
 
 
-def face_pool(
+def face_pool_of(
   faces: Faces,
   params: Params,
   images: Float[Array, "B H W 3"],
@@ -169,6 +222,32 @@ def _faces_of(
   return jnp.asarray(reference), jnp.asarray(known)
 
 
+def _likeness(
+  images, prompts, faces, params, side, reference, known, windows
+) -> tuple[Array, Array, Array, Array]:
+  """(similarities [P, G, T, S, F], pool [P, G, T, F, E], known, usable [P, G])."""
+  images = jnp.asarray(images)
+  reference, known = _faces_of(prompts, reference, known, side)
+  p, g = images.shape[:2]
+  usable = jnp.isfinite(images).all(tuple(range(2, images.ndim)))
+  usable = usable & known.any(-1)[:, None]
+  safe = jnp.where(jnp.isfinite(images), images, 0.0)
+  flat = safe.reshape(-1, *images.shape[-3:])
+  pool = face_pool_of(faces, params, flat, windows, side)
+  pool = pool.reshape(p, g, -1, *pool.shape[1:])  # [P, G, frames, F, E]
+  targets = _features(faces, params, reference)
+  return jnp.einsum("pse,pgtfe->pgtsf", targets, pool), pool, known, usable
+
+
+def _features(faces: Faces, params: Params, crops: ArrayLike) -> Array:
+  """Unit features [P, S, E] of cropped faces [P, S, h, w, 3]."""
+  crops = jnp.asarray(crops)
+  rows = encoders.unit(
+    faces(params, 2 * crops.reshape(-1, *crops.shape[2:]) - 1)
+  )
+  return rows.reshape(*crops.shape[:2], -1)
+
+
 @declare(
   takes_frames=True,
   loads=load_faces,
@@ -200,22 +279,186 @@ def identity(
     windows: 1 for squares as wide as the image's shorter side, 2 for squares
       of half that width too, and so on.
   """
-  images = jnp.asarray(images)
-  reference, known = _faces_of(prompts, reference, known, side)
-  p, g = images.shape[:2]
-  usable = jnp.isfinite(images).all(tuple(range(2, images.ndim)))
-  usable = usable & known.any(-1)[:, None]
-  safe = jnp.where(jnp.isfinite(images), images, 0.0)
-  flat = safe.reshape(-1, *images.shape[-3:])
-  pool = face_pool(faces, params, flat, windows, side)
-  pool = pool.reshape(p, g, -1, *pool.shape[1:])  # [P, G, frames, F, E]
-  crops = jnp.asarray(reference)
-  targets = encoders.unit(
-    faces(params, 2 * crops.reshape(-1, *crops.shape[2:]) - 1)
+  likeness, _, known, usable = _likeness(
+    images, prompts, faces, params, side, reference, known, windows
   )
-  targets = targets.reshape(*crops.shape[:2], -1)
-  likeness = jnp.einsum("pse,pgtfe->pgtsf", targets, pool)
   present = jnp.broadcast_to(known[:, None, None], likeness.shape[:-1])
   likenesses = assign(likeness, present).mean(2)
   score = harmonic_mean(likenesses, present[:, :, 0])
   return {"identity": jnp.where(usable, score, jnp.nan)}
+
+
+@declare(
+  takes_frames=True,
+  loads=load_faces,
+  applies=files.has("source"),
+)
+def subjects(
+  images: Float[ArrayLike, "P G *F H W 3"],
+  prompts: PromptBatch,
+  *,
+  faces: Faces,
+  params: Params,
+  side: int,
+  reference: Float[ArrayLike, "P S h w 3"] | None = None,
+  known: Bool[ArrayLike, "P S"] | None = None,
+  windows: int = 2,
+  missing: float = 0.5,
+  least: float = 0.3,
+) -> dict[str, Float[Array, "P G"]]:
+  """`subject_score` of the faces in an image or clip.
+
+  ID-Composer, https://arxiv.org/abs/2511.00511 (unverified: the form, the penalty
+  and its threshold; theirs for a subject drawn twice is not there).
+
+  Args:
+    images: see `identity`, as up to windows.
+    prompts: see there.
+    faces: see there.
+    params: see there.
+    side: see there.
+    reference: see there.
+    known: see there.
+    windows: see there.
+    missing: see `subject_score`.
+    least: see there.
+  """
+  likeness, _, known, usable = _likeness(
+    images, prompts, faces, params, side, reference, known, windows
+  )
+  known = jnp.broadcast_to(known[:, None], (*usable.shape, known.shape[-1]))
+  score = subject_score(likeness, known, missing=missing, least=least)
+  return {"subjects": jnp.where(usable, score, jnp.nan)}
+
+
+@declare(
+  takes_frames=True,
+  loads=load_faces,
+  applies=files.has("source"),
+)
+def face_pool(
+  images: Float[ArrayLike, "P G *F H W 3"],
+  prompts: PromptBatch,
+  *,
+  faces: Faces,
+  params: Params,
+  side: int,
+  reference: Float[ArrayLike, "P S h w 3"] | None = None,
+  known: Bool[ArrayLike, "P S"] | None = None,
+  windows: int = 2,
+  top: int = 0,
+) -> dict[str, Float[Array, "P G"]]:
+  """Mean over frames of the similarity of a person to a pool of their faces.
+
+  r = mean_f max_w mean of the `top` largest cos(phi(x_fw), F_j), w the windows of
+  frame f: the pool has one person from several sides, such as the faces of a real
+  clip, and no face of it is meant more than another.
+  IPRO, https://arxiv.org/abs/2510.14255 (unverified: mean, largest or some; frames
+  without a face are left out there, and here the best window is the face).
+
+  Args:
+    images: see `identity`, as up to windows.
+    prompts: see there.
+    faces: see there.
+    params: see there.
+    side: see there.
+    reference: the pool.
+    known: entries of it that exist.
+    windows: see there.
+    top: entries that count, the most similar ones; 0 for all.
+  """
+  if top < 0:
+    raise UserError(f"face_pool.top={top}: it must be 0 or above")
+  likeness, _, known, usable = _likeness(
+    images, prompts, faces, params, side, reference, known, windows
+  )
+  present = jnp.broadcast_to(known[:, None, None], likeness.shape[:-1])
+  score = largest(pooled(likeness, present, top), -1).mean(-1)
+  return {"face_pool": jnp.where(usable, score, jnp.nan)}
+
+
+def load_triplet(
+  weights: str, references: str = "", *, subjects: int = 4
+) -> Loaded:
+  """The face tower, a subject's faces and those of others.
+
+  Args:
+    weights: see `load_faces`.
+    references: a folder; its lines name "faces", of the subject, and "others",
+      all cropped and upright; see `references`.
+    subjects: maximal number of either in a line.
+
+  Raises:
+    UserError: no folder is named.
+  """
+  if not references:
+    raise UserError(
+      'references="": name a folder whose references.jsonl has "faces" and'
+      ' "others"'
+    )
+  tower = load_faces(weights, references, subjects=subjects)
+  side = tower.static["side"]
+  others: Any = files.images_of(
+    references, "others", side, subjects, square=True
+  )
+  own: Any = tower.prepare
+
+  def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
+    more = others(texts)
+    return {
+      **own(texts), "others": more["reference"], "others_known": more["known"]
+    }  # fmt: skip
+
+  return dataclasses.replace(tower, prepare=prepare)
+
+
+@declare(takes_frames=True, loads=load_triplet)
+def identity_triplet(
+  images: Float[ArrayLike, "P G *F H W 3"],
+  prompts: PromptBatch,
+  *,
+  faces: Faces,
+  params: Params,
+  side: int,
+  reference: Float[ArrayLike, "P S h w 3"],
+  known: Bool[ArrayLike, "P S"],
+  others: Float[ArrayLike, "P N h w 3"],
+  others_known: Bool[ArrayLike, "P N"],
+  windows: int = 1,
+  margin: float = 1.0,
+) -> dict[str, Float[Array, "P G"]]:
+  """Minus the triplet loss of an image between a subject and others.
+
+  -relu(d(a, p) - d(a, n) + margin), d = 1 - cos, means over the faces of the
+  subject and of the others; a the window most like the subject. An image that is
+  far enough from the others is pulled no further, which keeps diversity.
+  ID-Booth, https://arxiv.org/abs/2504.07392, margin 1, where n is an image of the
+  class that the model drew before.
+
+  Args:
+    images: see `identity`, as up to known.
+    prompts: see there.
+    faces: see there.
+    params: see there.
+    side: see there.
+    reference: faces of the subject.
+    known: which of them exist; a prompt without one scores NaN.
+    others: faces of others.
+    others_known: which of them exist; the same.
+    windows: see there.
+    margin: of the loss.
+  """
+  likeness, pool, known, usable = _likeness(
+    images, prompts, faces, params, side, reference, known, windows
+  )
+  others_known = jnp.asarray(others_known)
+  wrong = jnp.einsum("pse,pgtfe->pgtsf", _features(faces, params, others), pool)
+  mean = lambda rows, there: pooled(
+    rows, jnp.broadcast_to(there[:, None, None], rows.shape[:-1]), 0
+  )
+  positive, negative = mean(likeness, known), mean(wrong, others_known)
+  best = jnp.argmax(positive, -1)[..., None]
+  at_best = lambda rows: jnp.take_along_axis(rows, best, -1)[..., 0]
+  loss = triplet(at_best(positive), at_best(negative), margin).mean(-1)
+  usable = usable & others_known.any(-1)[:, None]
+  return {"identity_triplet": jnp.where(usable, -loss, jnp.nan)}

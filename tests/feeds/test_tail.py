@@ -236,3 +236,34 @@ def test_the_uniform_depth_is_even():
   counts = np.unique(depth, return_counts=True)
   assert counts[0].tolist() == [1, 2, 3, 4]
   assert np.abs(counts[1] / 1000 - 1).max() < 0.1
+
+
+def test_the_drift_is_that_of_the_steps_with_a_gradient():
+  """IPRO's tie: 0 at the reference, else against a loop in float64."""
+  plan, policy = plan_of(last=3), policy_of()
+  params, start = policy.init(None), jnp.array([0.1, 0.4, -0.3])
+  x_t = drawn(plan, params, policy).latents[0]
+  index = jnp.asarray(plan.layout.prompt_index)
+
+  def drift(params, depth):
+    rows = {"x_t": x_t, "prompt_index": index, "step": jnp.int32(depth)}
+    networks = {
+      role: lambda p=p: feeds.Network(policy, p, TOKENS, plan)
+      for role, p in (("policy", params), ("reference", start))
+    }
+    arrays = feeds.Arrays(plan.feed, rows, networks, plan)
+    return arrays("drift")
+
+  run = jax.jit(drift)
+  np.testing.assert_array_equal(run(start, 3), 0.0)
+  times = np.linspace(1.0, 0.0, len(plan.table.t) + 1)[-4:]
+  tokens = 1.0 + TOKENS[plan.layout.prompt_index, 0][:, None, None, None]
+  a, b = (np.asarray(p, np.float64) for p in (params, start))
+  x, gaps = np.asarray(x_t, np.float64), []
+  for t, t_next in itertools.pairwise(times):
+    v, still = (x * (p[0] + p[1] * t) + p[2] * tokens for p in (a, b))
+    gaps.append(((v - still) ** 2).mean((1, 2, 3)))
+    x = x - (t - t_next) * v
+  for depth in (1, 3):
+    want = np.mean(gaps[-depth:], 0)
+    np.testing.assert_allclose(run(params, depth), want, rtol=1e-4)

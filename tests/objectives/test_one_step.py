@@ -129,11 +129,15 @@ def test_predictions_near_the_data_alone_are_scored():
 
   v, u = RNG.normal(0, 1, (2, 3, 4))
   scores, mask = np.array([1.0, np.inf, 2.0]), np.ones(3, bool)
-  loss = lambda window: objectives.one_step_reward(
-    v, u, window, scores, mask, weight=0.5
+  times = np.array([0.1, 0.9, 0.3])
+  loss = lambda window, **options: objectives.one_step_reward(
+    v, u, times, window, scores, mask, weight=0.5, **options
   )[0].value()
   matching = ((v - u) ** 2).mean()
+  window = np.array([1.5, 0, 1.5])
   np.testing.assert_allclose(loss(np.zeros(3)), matching, rtol=1e-6)
+  np.testing.assert_allclose(loss(window), matching - 0.5 * 1.5, rtol=1e-6)
+  faded = 0.25 * (0.81 + 2 * 0.49)  # ID-Booth's weight is .49 at t = .3
   np.testing.assert_allclose(
-    loss(np.array([1.5, 0, 1.5])), matching - 0.5 * 1.5, rtol=1e-6
+    loss(window, fade=2.0), matching - faded, rtol=1e-6
   )

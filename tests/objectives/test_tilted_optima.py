@@ -127,8 +127,9 @@ def one_step(m):
   """mean (v - u)^2 - w r(x_t - t v): its slope vanishes at m = w t / 2."""
   v, x_t = wide(-m), (1 - T) * Z + T * NOISE
   loss, _ = objectives.one_step_reward(
-    v, U, MASK.astype(np.float32), (x_t - T * v)[:, 0], MASK, weight=0.8
-  )
+    v, U, np.full(ROWS, T, np.float32), MASK.astype(np.float32),
+    (x_t - T * v)[:, 0], MASK, weight=0.8,
+  )  # fmt: skip
   return loss.value()
 
 

@@ -1,5 +1,6 @@
 """Edits, sets of pictures and looks, by small towers from folders."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -107,6 +108,12 @@ def test_feature_distance_sees_where_things_are(given, dino):
   found = np.asarray(score(reward, images, batch)[0]["mine"])
   np.testing.assert_allclose(found[:2, 0], 0.0, atol=1e-5)
   assert (found[:2, 1] < -1e-3).all()
+  target = np.concatenate([pictures[:2], np.full_like(pictures[:1], np.nan)])
+  batch = dataclasses.replace(batch, target=target)
+  reward = load("feature_fidelity", dino)
+  near = np.asarray(score(reward, images, batch)[0]["mine"])
+  np.testing.assert_allclose(near[:2], found[:2], atol=1e-5)
+  assert np.isnan(near[2]).all()
 
 
 def test_feature_distance_needs_places(given, clip):

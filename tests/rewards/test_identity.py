@@ -155,3 +155,86 @@ def test_ways_are_all_and_none_twice():
   assert sorted(map(tuple, table)) == sorted(
     itertools.permutations(range(4), 2)
   )
+
+
+def test_subjects_are_assigned_and_missed():
+  """ID-Composer: against every assignment in float64."""
+  rng = np.random.default_rng(3)
+  likeness = rng.uniform(-0.2, 1, (4, 3, 2, 3))
+  known = np.array([[1, 1], [1, 0], [1, 1], [0, 0]], bool)
+  want = np.zeros(4)
+  for b in range(4):
+    who = np.flatnonzero(known[b])
+    rows = []
+    for frame in likeness[b]:
+      best = max(
+        itertools.permutations(range(3), len(who)),
+        key=lambda to, frame=frame, who=who: sum(frame[who, to]),
+      )
+      rows.append(frame[who, best])
+    if len(who):
+      mean = np.mean(rows, 0)
+      want[b] = mean.mean() - 0.4 * (mean < 0.5).mean()
+  score = jax.jit(
+    lambda x, k: identity.subject_score(x, k, missing=0.4, least=0.5)
+  )
+  rows = likeness.astype(np.float32)
+  np.testing.assert_allclose(score(rows, known), want, rtol=1e-5, atol=1e-6)
+  turned = score(rows[:, :, ::-1, ::-1], known[:, ::-1])
+  np.testing.assert_allclose(turned, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_pool_is_read_by_its_mean_its_best_or_some():
+  """IPRO: frames that are faces of the pool, in any order, are 1 by its best."""
+  rng = np.random.default_rng(4)
+  likeness = rng.uniform(-1, 1, (5, 4, 3)).astype(np.float32)
+  known = np.arange(4)[None] < np.array([4, 3, 2, 1, 4])[:, None]
+  for top in (0, 1, 2, 9):
+    want = [
+      np.mean(np.sort(rows[there], 0)[::-1][: top or None], 0)
+      for rows, there in zip(likeness.astype(np.float64), known, strict=True)
+    ]
+    found = identity.pooled(likeness, known, top)
+    np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+  shots = people(3)
+  batch, _ = folders.prompts(1)
+  of = lambda frames, top: float(
+    identity.face_pool(
+      frames[None, None], batch, faces=faces, side=SIDE, windows=1, top=top,
+      params=jnp.asarray(PARAMS, jnp.float32), reference=shots[None],
+      known=np.ones((1, 3), bool),
+    )["face_pool"][0, 0]
+  )  # fmt: skip
+  assert of(shots[::-1], 1) == pytest.approx(1, abs=1e-5)
+  assert of(shots[::-1], 0) == pytest.approx(of(shots, 0), abs=1e-5)
+  assert of(shots, 0) < 0.9
+  with pytest.raises(UserError, match=r"face_pool\.top=-1"):
+    of(shots, -1)
+
+
+def test_the_triplet_ends_where_both_are_told_apart():
+  """ID-Booth: 0 at cosines 1 and 0, 1 where they are equal."""
+  positive, negative = np.array([1.0, 0.3, 0.9]), np.array([0.0, 0.3, 0.1])
+  np.testing.assert_allclose(
+    identity.triplet(positive, negative), [0, 1, 0.2], atol=1e-6
+  )
+  push = jax.grad(lambda n: identity.triplet(positive, n).sum())(negative)
+  np.testing.assert_allclose(push[1:], 1)
+  ann, bob, eve = people(3)
+  batch, _ = folders.prompts(1)
+  one = np.ones((1, 1), bool)
+  loss = lambda image, others: float(
+    identity.identity_triplet(
+      image[None, None], batch, faces=faces, side=SIDE,
+      params=jnp.asarray(PARAMS, jnp.float32), reference=ann[None, None],
+      known=one, others=others[None, None], others_known=one, margin=0.5,
+    )["identity_triplet"][0, 0]
+  )  # fmt: skip
+  unit = lambda x: x / np.linalg.norm(x)
+  code = lambda x: unit(
+    np.tanh((2 * x.astype(np.float64) - 1).ravel() @ PARAMS)
+  )
+  cosine = lambda a, b: code(a) @ code(b)
+  want = max(0, cosine(eve, bob) - cosine(eve, ann) + 0.5)
+  assert loss(eve, bob) == pytest.approx(-want, abs=1e-4)
+  assert loss(ann, ann) == pytest.approx(-0.5, abs=1e-5)

@@ -21,6 +21,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxreward.errors import UserError
+from jaxreward.numerics import masked_mean
+from jaxreward.rewards import identity
 from jaxreward.tasks.portraits import atlas, prompts, render, words
 from jaxreward.tasks.portraits import attributes as at
 from jaxreward.types import Array, ArrayLike, PromptBatch
@@ -179,20 +181,25 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
   "same_person": graded shares of what was asked, of what stays, of what makes
   the person, NaN where a prompt has none; "done", "untouched" and "recognised": 1
   if all of the same is read right, else 0; "worded": graded share of what was asked
-  over everybody in the picture, whoever was meant; "drawn": in [0, 1], 1 for a picture
-  that layers explain exactly, in every place.
+  over everybody in the picture, whoever was meant; "people": that of each person, of
+  those in the picture whom it fits best (`identity.subject_score`); "told_apart":
+  graded share of what was asked for, less that of somebody who is otherwise in all of
+  it; "drawn": in [0, 1], 1 for a picture that layers explain exactly, in every place.
   """
   request: prompts.Asked = batch.extras
   reading = read(images, request.count)
   targets, role = jnp.asarray(request.rows), jnp.asarray(request.role)
-  # of person i as the prompt wants person j, [B, 2, 2, A]
-  likeness = []
+  # of person i as the prompt wants person j, [B, 2, 2, A]; and with other values
+  likeness, others = [], []
   for name in range(at.A):
     odds = jax.nn.softmax(SHARP * reading.chance[name], -1)
     value = jnp.maximum(targets[..., name], 0)
+    other = (value + 1) % at.COUNTS[name]
     likeness.append(jnp.take_along_axis(odds, value[:, None], -1))
-  likeness = jnp.stack(likeness, -1)
-  share = jnp.diagonal(likeness, 0, 1, 2).swapaxes(1, 2)
+    others.append(jnp.take_along_axis(odds, other[:, None], -1))
+  likeness, others = jnp.stack(likeness, -1), jnp.stack(others, -1)
+  of_own = lambda x: jnp.diagonal(x, 0, 1, 2).swapaxes(1, 2)
+  share = of_own(likeness)
   alone = (jnp.asarray(request.count) == 1)[:, None, None]
   anybody = jnp.where(alone, likeness[:, 0], likeness.mean(1))
   is_right = reading.rows == targets
@@ -221,8 +228,22 @@ def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
     "done": every(role == prompts.ASKED),
     "untouched": every(role == prompts.KEPT),
     "recognised": every(role == prompts.PERSON),
+    "people": _people_shown(likeness, matters, request.count),
+    "told_apart": mean(share - of_own(others), matters),
     "drawn": quality,
   }
+
+
+def _people_shown(likeness: Array, matters: Array, count: ArrayLike) -> Array:
+  """`identity.subject_score` of the prompt's people, [B]."""
+  person = jnp.arange(at.BACKGROUND_AT)
+  matters = matters[:, None, :, person]  # [B, 1, wanted, A]
+  fits = masked_mean(likeness[..., person], matters, axis=-1)
+  there = jnp.arange(at.PEOPLE) < jnp.asarray(count)[:, None]
+  fits = jnp.where(there[:, :, None], fits, 0.0).swapaxes(1, 2)
+  known = there & matters[:, 0].any(-1)
+  score = identity.subject_score(fits[:, None], known)
+  return jnp.where(known.any(-1), score, jnp.nan)
 
 
 def groups(

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from jaxreward.data import tastes
 from jaxreward.errors import UserError
+from jaxreward.rewards import identity
 from jaxreward.rewards.contract import Applies, declare
 from jaxreward.tasks.portraits import judge, prompts
 from jaxreward.types import Array, ArrayLike, PromptBatch
@@ -74,6 +75,11 @@ worded = _part(
   "Graded share of what the words ask for over everybody in the picture, whoever is"
   " meant: what a model would say that reads a bag of words.", _has(prompts.ASKED),
 )  # fmt: skip
+people = _part(
+  "people", "people",
+  "Mean over people of how far somebody in the picture is as asked, one for each, less"
+  " .5 for those that nobody is like: `rewards.identity.subject_score`.",
+)  # fmt: skip
 # To be held out: the verdicts of which the rewards above are graded shares.
 done = _part(
   "done", "done", "1 if all that the words ask for is there, else 0.",
@@ -92,6 +98,30 @@ recognised = _part(
 drawn = _part(
   "drawn", "drawn", "How well a picture is drawn, in [0, 1], to nobody's taste."
 )
+
+
+@declare(takes_verdict=True)
+def person_triplet(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  margin: float = 1.0,
+  verdict: Parts = None,
+) -> Scores:
+  """`rewards.identity.triplet`, negated, of who is asked for and somebody else.
+
+  -relu(margin - (s - s')), s the graded share of the attributes that a prompt names,
+  s' of as many that somebody else has in their places.
+
+  Args:
+    images: in [0, 1].
+    prompts: P prompts.
+    margin: of the loss.
+    verdict: of the judge on these images, if already computed.
+  """
+  parts, usable = _parts(images, prompts, verdict)
+  loss = identity.triplet(parts["told_apart"], 0.0, margin)
+  return {"person_triplet": jnp.where(usable, -loss, jnp.nan)}
 
 
 def _noise(images: Images) -> Float[Array, "P G"]:
@@ -148,6 +178,8 @@ def rated(
 
 REGISTRY = {
   "attributes": attributes,
+  "people": people,
+  "person_triplet": person_triplet,
   "right": right,
   "rated": rated,
   "drawn": drawn,

@@ -22,7 +22,7 @@ from jaxreward.tasks.portraits import (
 )
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-_PARTS = ("dense", "strict", "drawn")
+_PARTS = ("dense", "strict", "drawn", "people", "told_apart")
 _OF_EDITS = (
   *_PARTS, "execution", "preservation", "same_person", "worded", "done",
   "untouched", "recognised",

@@ -124,6 +124,12 @@ def test_clean_pictures_are_read_right_and_noise_changes_little(look):
   found = look(clean, batch)
   assert found["strict"].mean() >= 0.99 and found["read"].mean() >= 0.999
   assert found["dense"].min() > 0.8
+  assert found["people"].min() > 0.8 and found["told_apart"].min() > 0.6
+  two = count == 2
+  turned = look(np.roll(clean, at.SIDE // 2, 2), batch)
+  turned = {name: x[two] for name, x in turned.items()}
+  np.testing.assert_allclose(turned["people"], found["people"][two], atol=1e-3)
+  assert turned["dense"].mean() < 0.6  # they have changed places
   noisy = clean + 0.07 * RNG.standard_normal(clean.shape)
   assert look(noisy.astype(np.float32), batch)["read"].mean() > 0.99
   other = look(np.roll(clean, 1, 0), batch)

@@ -1,0 +1,22 @@
+"""EditScore: the root of the weakest semantic aspect times the weakest of quality.
+
+Luo et al. 2025, https://arxiv.org/abs/2509.23909, read in the authors' code: Flow-GRPO
+of an editor by a judge's scores of four aspects, in several passes that are averaged.
+Here the aspects are measured exactly, in one pass. With a judge behind a server each is
+a reward of its own, and each pass another: `config.rewards.follow_1.fn=judge_pointwise`
+with the aspect's question in `templates`, `temperature=0.7`, another `seed`, and
+`config.composition.passes`.
+"""
+
+from jaxreward import recipes
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` in miniature, `:full` for FLUX.1 Kontext."""
+  config = recipes.of_edits(
+    "flow_grpo", arg, __file__, follow=1.0, keep=1.0, look=1.0
+  )
+  config.composition = dict(
+    name="viescore", semantic=("follow", "keep"), quality=("look",)
+  )
+  return config

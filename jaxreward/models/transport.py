@@ -1,0 +1,133 @@
+"""Plans of optimal transport between tokens, in the logarithmic domain."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from jaxreward.errors import UserError
+from jaxreward.types import Array, ArrayLike
+
+FLOOR = 1e-9  # added to a plan before its logarithm
+
+
+def sinkhorn(
+  cost: Float[ArrayLike, "*B M N"],
+  rows: Float[ArrayLike, "*B M"],
+  columns: Float[ArrayLike, "*B N"],
+  *,
+  epsilon: float = 0.05,
+  mass: float = 0.9,
+  steps: int = 50,
+) -> Float[Array, "*B M N"]:
+  """The entropic plan P = diag(u) K diag(v), K = exp(-cost / epsilon).
+
+  log u = tau (log rows - log K v), log v = tau (log columns - log K' u), tau = mass:
+  marginals are bent by rho KL with rho = epsilon mass / (1 - mass), and exact with
+  mass 1. The plan's own sum is not `mass`. Chizat et al. 2018,
+  https://arxiv.org/abs/1607.05816.
+
+  Args:
+    cost: of moving row i to column j.
+    rows: their marginal; rows of 0 move nothing.
+    columns: the same of columns.
+    epsilon: of the entropy, above 0.
+    mass: tau, in (0, 1].
+    steps: of the iteration.
+
+  Raises:
+    UserError: an epsilon, mass or number of steps outside its range.
+  """
+  if not (epsilon > 0 and 0 < mass <= 1 and steps >= 1):
+    raise UserError(
+      f"transport: epsilon={epsilon}, mass={mass}, steps={steps}; expected an"
+      " epsilon above 0, a mass in (0, 1] and one step or more"
+    )
+  kernel = -jnp.asarray(cost, jnp.float32) / epsilon
+  low = (
+    jnp.finfo(jnp.float32).min / 4
+  )  # of an empty row, whose logarithm is none
+  log = lambda x: jnp.maximum(jnp.log(jnp.asarray(x, jnp.float32)), low)
+  log_rows, log_columns = log(rows), log(columns)
+
+  def step(_, state):
+    u, v = state
+    lse = jax.scipy.special.logsumexp
+    u = mass * (log_rows - lse(kernel + v[..., None, :], -1))
+    return u, mass * (log_columns - lse(kernel + u[..., :, None], -2))
+
+  start = jnp.zeros_like(log_rows), jnp.zeros_like(log_columns)
+  u, v = jax.lax.fori_loop(0, steps, step, start)
+  return jnp.exp(u[..., :, None] + kernel + v[..., None, :])
+
+
+def token_cost(
+  cosines: Float[ArrayLike, "*B M N"],
+  attention: Float[ArrayLike, "*B M N"],
+  *,
+  spatial: float = 0.2,
+) -> Float[Array, "*B M N"]:
+  """PISCES's cost of words and patches, in [0, 1].
+
+  C = (1 - cos) + spatial |p_i - s_j|, p_i the mean place of the patches that word i
+  attends to; both terms and the sum are brought to [0, 1]. Places are those of a
+  square grid; without one the second term is left out, as is theirs of time.
+  https://arxiv.org/abs/2602.01624
+
+  Args:
+    cosines: of words and patches.
+    attention: of words to patches, rows of sum 1.
+    spatial: weight of the distance, theirs .2.
+  """
+  cost = _to_unit(1 - jnp.asarray(cosines))
+  count = cost.shape[-1]
+  side = math.isqrt(count)
+  if side * side == count and side > 1 and spatial:
+    index = jnp.arange(count)
+    places = jnp.stack([index // side, index % side], -1) / (side - 1)
+    mean = jnp.einsum("...mn,nd->...md", attention, places)
+    gap = mean[..., :, None, :] - places
+    square = jnp.square(gap).sum(-1)
+    cost = cost + spatial * _to_unit(jnp.sqrt(square + 1e-12))
+  return _to_unit(cost)
+
+
+def _to_unit(x: Array) -> Array:
+  low, high = (f(x, (-2, -1), keepdims=True) for f in (jnp.min, jnp.max))
+  return (x - low) / jnp.maximum(high - low, 1e-9)
+
+
+def attention_bias(
+  query: Float[ArrayLike, "B M F"],
+  key: Float[ArrayLike, "B N F"],
+  known: Bool[ArrayLike, "B M"],
+  *,
+  mass: float,
+) -> Float[Array, "B 1 M N"]:
+  """log(P + floor) of the plan between queries and keys; no gradient.
+
+  Added to the logits it makes attention proportional to A P, PISCES's fusion. Rows of
+  padding are constant and change nothing.
+
+  Args:
+    query: of all heads, side by side.
+    key: the same.
+    known: False for padding.
+    mass: see `sinkhorn`.
+  """
+  query, key = (
+    jax.lax.stop_gradient(jnp.asarray(x, jnp.float32)) for x in (query, key)
+  )
+  known = jnp.asarray(known)
+  dot = jnp.einsum("bmf,bnf->bmn", query, key)
+  length = lambda x: jnp.sqrt(jnp.square(x).sum(-1) + 1e-12)
+  cosines = dot / (length(query)[..., :, None] * length(key)[..., None, :])
+  attention = jax.nn.softmax(dot * query.shape[-1] ** -0.5, -1)
+  rows = known / jnp.maximum(known.sum(-1, keepdims=True), 1)
+  columns = jnp.full((*known.shape[:-1], key.shape[-2]), 1 / key.shape[-2])
+  plan = sinkhorn(token_cost(cosines, attention), rows, columns, mass=mass)
+  plan = jnp.where(known[..., None], plan, 0.0)
+  return jnp.log(plan + FLOOR)[:, None]

@@ -1,0 +1,89 @@
+"""Plans of transport: closed forms, exact marginals, and what they do to attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward.errors import UserError
+from jaxreward.models import heads, transport
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_plan_against_a_loop_in_float64():
+  cost = RNG.uniform(0, 1, (2, 3, 5))
+  rows = np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]])
+  columns = RNG.dirichlet(np.ones(5), 2)
+  kernel, v = np.exp(-cost / 0.1), np.ones((2, 5))
+  for _ in range(50):
+    u = (rows / (kernel @ v[..., None])[..., 0]) ** 0.9
+    v = (columns / (kernel.swapaxes(1, 2) @ u[..., None])[..., 0]) ** 0.9
+  want = u[..., None] * kernel * v[:, None]
+  found = jax.jit(lambda *x: transport.sinkhorn(*x, epsilon=0.1))(
+    cost, rows, columns
+  )
+  np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-9)
+
+
+def test_the_plan_by_hand_and_with_exact_marginals():
+  half = np.full(2, 0.5)
+  plan = transport.sinkhorn(1 - np.eye(2), half, half)
+  np.testing.assert_allclose(np.diag(plan), 0.518578, rtol=1e-4)
+  assert 0 < plan[0, 1] < 2e-9
+  cost, rows = RNG.uniform(0, 1, (3, 4)), RNG.dirichlet(np.ones(3))
+  columns = RNG.dirichlet(np.ones(4))
+  plan = transport.sinkhorn(cost, rows, columns, mass=1.0, steps=200)
+  np.testing.assert_allclose(plan.sum(1), rows, rtol=1e-3)
+  np.testing.assert_allclose(plan.sum(0), columns, rtol=1e-3)
+  turned = transport.sinkhorn(
+    cost[::-1], rows[::-1], columns, mass=1.0, steps=200
+  )
+  np.testing.assert_allclose(turned[::-1], plan, rtol=1e-4)
+  with pytest.raises(UserError, match="mass=0"):
+    transport.sinkhorn(cost, rows, columns, mass=0)
+
+
+def test_attention_is_multiplied_by_the_plan():
+  """A = (.7, .2, .1) and P = (.1, .6, .3); an even plan changes nothing."""
+  attention = np.log([0.7, 0.2, 0.1])
+  fused = jax.nn.softmax(
+    attention + np.log(np.array([0.1, 0.6, 0.3]) + transport.FLOOR)
+  )
+  np.testing.assert_allclose(fused, [0.318182, 0.545455, 0.136364], rtol=1e-5)
+  query, key = RNG.standard_normal((1, 2, 8)), np.ones((1, 4, 8))
+  even = transport.attention_bias(query, key, np.ones((1, 2), bool), mass=1.0)
+  assert np.ptp(even, axis=-1).max() < 1e-3
+  known = np.array([[True, False]])
+  bias = transport.attention_bias(
+    query, RNG.standard_normal((1, 4, 8)), known, mass=0.9
+  )
+  assert np.ptp(bias[0, 0, 1]) == 0  # of padding
+  slope = jax.grad(
+    lambda q: transport.attention_bias(q, key, known, mass=0.9).sum()
+  )(jnp.asarray(query))
+  assert not np.asarray(slope).any()
+
+
+def test_a_word_that_is_far_costs_more():
+  cosines = np.zeros((1, 9))
+  near = np.eye(1, 9)
+  cost = transport.token_cost(cosines, near)
+  assert cost[0, 0] == pytest.approx(0, abs=1e-6)
+  assert cost[0, 8] == pytest.approx(1, abs=1e-6)  # the opposite corner
+  np.testing.assert_allclose(
+    transport.token_cost(np.array([[1.0, 0.5, 0.0]]), np.eye(1, 3)),
+    [[0, 0.5, 1]],
+    atol=1e-6,
+  )
+
+
+def test_the_head_reads_words_in_any_order_and_no_padding():
+  net = heads.CrossAttention(8, 2, 0, 16, transport=0.9)
+  words, mask = jnp.array([[3, 5, 7]]), jnp.array([[True, True, False]])
+  states = jnp.asarray(RNG.standard_normal((1, 2, 4, 6)), jnp.float32)
+  params = net.init(jax.random.key(0), words, mask, states)
+  score = jax.jit(lambda words: net.apply(params, words, mask, states))
+  value = score(words)
+  for other in ([[5, 3, 7]], [[3, 5, 9]]):
+    np.testing.assert_allclose(score(jnp.array(other)), value, atol=1e-5)
