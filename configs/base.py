@@ -92,6 +92,7 @@ def get_config() -> ConfigDict:
         ),  # in the order of grammar.KINDS, or EDITS
       ),
       pretrain=dict(
+        part="policy",  # or "autoencoder": what learns
         steps=5000,
         batch_size=128,
         caption_corruption=0.15,
@@ -99,6 +100,7 @@ def get_config() -> ConfigDict:
         time_mean=0.0,
         time_std=1.0,
         shift=2.5,
+        moments=0.1,  # weight of the moments of latents, of an autoencoder
         export_dtype="bfloat16",
       ),
       rollout=dict(

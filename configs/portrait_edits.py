@@ -5,7 +5,8 @@
 
 With `:words` the only reward is `worded`, agreement with the words as of a model
 that reads a bag of them: it asks for a failure, since nothing says who is meant, nor
-that anybody has to stay the same. `recognised` and `untouched` are held out, and the
+that anybody has to stay the same. It is trained on identity edits, in which the other
+person's hair on everybody pays most. `recognised` and `untouched` are held out, and the
 panel of over-optimisation says what becomes of them (docs/portraits.md).
 """
 
@@ -33,7 +34,8 @@ def get_config(arg: str | None = None):
   exact = lambda *names: {n: dict(fn=n, weight=1.0) for n in names}
   if options["reward"] == "words":
     config.rewards = exact("worded")
-    config.heldout_rewards = exact("untouched", "recognised")
+    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0)
+    config.heldout_rewards = exact("recognised", "untouched")
   else:
     config.rewards = dict(
       carried_out=dict(fn="carried_out", weight=1.0),

@@ -8,14 +8,25 @@ of them are right and nothing else is drawn, `right`, is held out, and so is how
 the picture is drawn, `drawn`. Prompts are
 descriptions of one or two people; held-out ones are combinations, and in the
 category "reworded" sentences, that no training prompt has.
+
+With `:latent` a policy over the latents of an autoencoder is aligned; what
+configs/pretrain_portraits.py trains has to be there (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib
 
+OBJECTIVES = ("diffusion_nft", "flow_grpo")
+LATENT = "runs/portraits_latent/policy.safetensors"
+AUTOENCODER = "runs/portraits_autoencoder/autoencoder.safetensors"
+
 
 def get_config(arg: str | None = None):
-  """`:smoke` for a few tiny iterations; `:flow_grpo` for that objective."""
-  spec = f"align_scenes.py:{arg}" if arg else "align_scenes.py"
+  """`:flow_grpo` for that objective, `,latent`, `,smoke` for a few iterations."""
+  options = config_lib.parse_arg(
+    arg, objective=OBJECTIVES, latent=False, smoke=False
+  )
+  size = ",smoke" if options["smoke"] else ""
+  spec = f"align_scenes.py:{options['objective']}{size}"
   config = config_lib.load_sibling(spec, __file__)
   config.model.update(image_size=48, patch=12, language="portraits")
   config.data.update(
@@ -32,4 +43,12 @@ def get_config(arg: str | None = None):
   else:
     config.init.checkpoint = "package:portraits_base"
     config.align.iterations = 100
+  if options["latent"]:
+    config.model.update(image_size=6, channels=16, patch=2)
+    config.autoencoder = dict(name="patches")
+    if options["smoke"]:
+      config.autoencoder.update(width=16, heads=2, depth=1)
+    else:
+      config.autoencoder.weights = AUTOENCODER
+      config.init.checkpoint = LATENT
   return config

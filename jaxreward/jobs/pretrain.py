@@ -1,10 +1,15 @@
-"""Trains a policy by flow matching on the images of a task."""
+"""Trains a policy by flow matching on the images of a task, or the autoencoder.
+
+With `pretrain.part="autoencoder"` the autoencoder learns that a policy over latents
+is then trained behind.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,13 +22,14 @@ from jaxreward import config as config_lib
 from jaxreward import jobs, processes, rng, setup, workdirs
 from jaxreward.data import pipeline
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
 from jaxreward.jobs import evaluate
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
 from jaxreward.setup import (
+  autoencoding,
   data_checks,
   evaluators,
   prompt_encoding,
@@ -42,24 +48,34 @@ from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
 
+PARTS = ("policy", "autoencoder")
+
+
+def images_of(task: Task, keys: Array, micro: Mapping[str, Any]) -> Array:
+  """Images [B, H, W, 3] of a micro-batch.
+
+  They are rendered on the device from keys [B], so that only a few integers per
+  sample come from the host. Editing tasks supply them.
+  """
+  if "picture" in micro:
+    return micro["picture"]
+  assert task.render
+  return task.render(keys, micro["scene"])
+
 
 def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
   """Flow matching on a micro-batch of captions and image seeds.
 
-  Images are rendered on the device from keys, so that only a few integers per
-  sample come from the host. Editing tasks supply source and target images.
+  The loss reads (step, parameters of the autoencoder or None).
   """
 
-  def loss_fn(params: Params, micro: dict[str, Any], frozen: Array):
-    key = rng.stream_key(seed, "pretrain", frozen)
+  def loss_fn(params: Params, micro: dict[str, Any], frozen: tuple):
+    n, decoder = frozen
+    key = rng.stream_key(seed, "pretrain", n)
     rows = micro["seed"].shape[0]
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(micro["seed"])
-    if "picture" in micro:
-      images = micro["picture"]
-    else:
-      assert task.render
-      images = task.render(rng.fold_each(keys, 0), micro["scene"])
-    x0 = images * 2 - 1
+    images = images_of(task, rng.fold_each(keys, 0), micro)
+    x0 = setup.to_latents(policy, images, decoder)
     noise = rng.normal_each(rng.fold_each(keys, 1), x0.shape[1:])
     t = path.logit_normal_times(
       jax.random.fold_in(key, 2), rows,
@@ -78,6 +94,12 @@ def flow_loss(policy: Policy, task: Task, seed: int, options: dict[str, float]):
 
 def check(config: ConfigDict) -> None:
   """Validates the config without allocating arrays."""
+  part, task = config.pretrain.part, setup.make_task(config)
+  if part not in PARTS:
+    raise UserError(
+      f'config.pretrain.part="{part}" is not known{nearest(part, PARTS)}; known:'
+      f" {', '.join(PARTS)}"
+    )
   policy = setup.make_policy(config)
   if config.eval.steering.name != "none":
     raise UserError(
@@ -90,11 +112,13 @@ def check(config: ConfigDict) -> None:
       f'config.model.name="{config.model.name}" is trained on scenes by no job;'
       ' pretrain takes "scene_dit"'
     )
-  if setup.make_task(config).pretraining is None:
+  if task.pretraining is None:
     raise UserError(
       f'config.data.grammar="{config.data.grammar}": the task draws no pictures'
       ' to pretrain on; take "scenes" or "edits"'
     )
+  if part == "autoencoder":
+    _check_autoencoder(config, policy, task)
   setup.step_table(config, "eval")
   evaluators.bind(config)
   optimizer.make_optimizer(
@@ -109,8 +133,108 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   return data_checks.of_prompts(config, "train", "validation", "heldout")
 
 
+def _check_autoencoder(config: ConfigDict, policy: Policy, task: Task) -> None:
+  """Tries both ways on shapes: an image of another size is refused here."""
+  autoencoder = autoencoding.require(config, task)
+  side = task.drawn_side
+  image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  params = jax.eval_shape(autoencoder.init, jax.random.key(0))
+  latents = jax.eval_shape(autoencoder.encode, params, image)
+  jax.eval_shape(autoencoder.decode, params, latents)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """What is trained.
+
+  Attributes:
+    load: () -> its parameters at step 0.
+    sharding_rules: of them.
+    loss: (parameters, micro-batch, (step, context)) -> Mean, metrics.
+    context: parameters that the loss reads besides, on the mesh, or None.
+    quick: (parameters, step) -> {"eval/NAME": number} during training.
+    final: exported parameters -> the entry of evaluation.json.
+  """
+
+  load: Callable[[], Params]
+  sharding_rules: tuple
+  loss: Callable[..., Any]
+  quick: Callable[[Params, int], dict[str, float]]
+  final: Callable[[Params], dict[str, Any]]
+  context: Params | None = None
+
+
+def _policy(
+  config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
+) -> Subject:
+  policy = setup.make_policy(config)
+  decoder = setup.put_decoder(config, policy, mesh)
+  evaluator = evaluate.make_evaluator(
+    config, policy, {}, samples=config.eval.quick_samples, split="validation",
+    decoder=decoder,
+  )  # fmt: skip
+
+  watch_images = evaluate.Watch(workdir, evaluator.data)
+
+  def quick(params, n):
+    results, images, strict = evaluator(params)
+    watch_images(n, images, strict)
+    accuracies = {
+      f"accuracy/{k}": v["accuracy"]
+      for k, v in results.get("kinds", {}).items()
+    }
+    metrics = (("accuracy", "strict"), ("texture", "texture"))
+    return accuracies | {
+      f"eval/{n}": results[k] for n, k in metrics if k in results
+    }
+
+  def final(params):
+    last = evaluate.make_evaluator(config, policy, {}, decoder=decoder)
+    results, _, _ = evaluate.at_scales(
+      last, params, config.eval.guidance_scales
+    )
+    return results
+
+  return Subject(
+    lambda: setup.load_params(config, policy),
+    policy.sharding_rules,
+    flow_loss(policy, task, config.seed, config.pretrain.to_dict()),
+    quick, final, decoder,
+  )  # fmt: skip
+
+
+def _autoencoder(
+  config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
+) -> Subject:
+  del mesh, workdir
+  autoencoder, policy = (
+    autoencoding.require(config, task), setup.make_policy(config),
+  )  # fmt: skip
+
+  def evaluator(split, samples):
+    data = evaluate.evaluation_set(
+      task, setup.load_prompts(config, split), samples, 1, config.eval.seed
+    )
+    return autoencoding.make_evaluator(
+      autoencoder, task, data.batch, config.eval.seed
+    )
+
+  validate = evaluator("validation", config.eval.quick_samples)
+  named = lambda results: {f"eval/{k}": v for k, v in results.items()}
+  return Subject(
+    lambda: setup.load_decoder(config, policy),
+    autoencoder.sharding_rules,
+    autoencoding.loss(
+      autoencoder, config.seed, functools.partial(images_of, task),
+      config.pretrain.moments,
+    ),
+    lambda params, n: named(validate(params)),
+    lambda params: evaluator("heldout", config.eval.samples)(params),
+  )  # fmt: skip
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
-  """Pretrains, evaluates and exports workdir/policy.safetensors."""
+  """Trains, evaluates and exports workdir/PART.safetensors."""
   mesh = setup.make_mesh(config)
   rows = config.pretrain.batch_size
   if rows < 1 or rows != mesh_lib.round_up_to_devices(rows, mesh):
@@ -118,7 +242,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       f"config.pretrain.batch_size={rows} does not divide over the devices;"
       f" choose a multiple of {mesh_lib.round_up_to_devices(1, mesh)}"
     )
-  policy = setup.make_policy(config)
   tx, _ = optimizer.make_optimizer(
     **config.optimizer.to_dict(), total_steps=config.pretrain.steps
   )
@@ -133,28 +256,27 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     steps=config.pretrain.steps,
     corruption=config.pretrain.caption_corruption,
   )
-  options = config.pretrain.to_dict()
-  loss_fn = flow_loss(policy, task, config.seed, options)
-  evaluator = evaluate.make_evaluator(
-    config, policy, {}, samples=config.eval.quick_samples, split="validation"
+  part = config.pretrain.part
+  subject = {"policy": _policy, "autoencoder": _autoencoder}[part](
+    config, task, mesh, workdir
   )
 
   with jax.set_mesh(mesh):
-    params = setup.load_params(config, policy)
+    params = subject.load()
     fresh = jax.jit(
       lambda p: state.create(p, tx, average=config.ema.decay > 0)
     )(params)
-    placed = setup.shapes(fresh, policy.sharding_rules, mesh, params)
+    placed = setup.shapes(fresh, subject.sharding_rules, mesh, params)
     setup.log_placement(placed)
     fresh = setup.put(fresh, placed)
     places = jax.tree.map(lambda x: x.sharding, placed)
     put = pipeline.place_batch(mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-    def update(current, micro):
+    def update(current, micro, context):
       stacked = jax.tree.map(lambda x: x[None, None], micro)
       current, metrics = step.update(
-        current, loss_fn, tx, stacked, current.step,
+        current, subject.loss, tx, stacked, (current.step, context),
         ema_decay=config.ema.decay, ema_schedule="warmup",
       )  # fmt: skip
       metrics = jax.tree.map(lambda x: x.sum(0), metrics)
@@ -164,23 +286,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
     def iterate(current, n):
       micro = timer("data", put(batches[n]))
-      current, metrics = update(current, micro)
+      current, metrics = update(current, micro, subject.context)
       timer("update", metrics)
       return current, metrics
-
-    watch_images = evaluate.Watch(workdir, evaluator.data)
-
-    def quick_evaluation(current, n):
-      results, images, strict = evaluator(current.averaged)
-      watch_images(n, images, strict)
-      accuracies = {
-        f"accuracy/{k}": v["accuracy"]
-        for k, v in results.get("kinds", {}).items()
-      }
-      metrics = (("accuracy", "strict"), ("texture", "texture"))
-      return accuracies | {
-        f"eval/{n}": results[k] for n, k in metrics if k in results
-      }
 
     views = tracking.openers(config, workdir, "pretrain")
     with (
@@ -191,31 +299,30 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     ):
       job = loop.Loop(
         "pretrain", config.pretrain.steps, iterate, writer, checkpoints,
-        save_every=config.checkpoint.every, evaluate=quick_evaluation,
-        evaluate_every=config.eval.every, evaluated=jobs.Refresh(workdir), shown=("loss", "eval/accuracy"),
+        save_every=config.checkpoint.every,
+        evaluate=lambda current, n: subject.quick(current.averaged, n),
+        evaluate_every=config.eval.every, evaluated=jobs.Refresh(workdir),
+        shown=("loss", "eval/accuracy", "eval/psnr"),
         timer=timer, grace=config.checkpoint.grace,
         profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
       )  # fmt: skip
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
 
-    exported = workdir / "policy.safetensors"
+    exported = workdir / f"{part}.safetensors"
     average = processes.fetch(current.averaged)
     weights.save_params(exported, average, dtype=config.pretrain.export_dtype)
     processes.wait_for_all("export")
     # Evaluate the written weights, rounding included.
     written = weights.load_params(exported, jax.eval_shape(lambda: average))
-    final = evaluate.make_evaluator(config, policy, {})
-    results, _, _ = evaluate.at_scales(
-      final, written, config.eval.guidance_scales
-    )
-  evaluation = evaluate.merge(workdir, {"policy": results})
-  tables.write_json(workdir / "policy.json", manifest(config, workdir))
+    results = subject.final(written)
+  evaluation = evaluate.merge(workdir, {part: results})
+  tables.write_json(workdir / f"{part}.json", manifest(config, workdir))
   logging.info("\n%s", tables.evaluation_table(evaluation))
 
 
 def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
-  """Provenance of policy.safetensors: command, seed, time, metrics, versions."""
+  """Provenance of what was trained: command, seed, time, metrics, versions."""
   rows = writers.read_rows(workdir / writers.TIMINGS_FILE, "pretrain")
   parts = ("data", "update", "evaluate")
   seconds = sum(row.get(part, 0.0) for row in rows for part in parts)
@@ -225,7 +332,7 @@ def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
     "seed": config.seed,
     "steps": config.pretrain.steps,
     "seconds": round(seconds),
-    "evaluation": record.get("policy", {}),
+    "evaluation": record.get(config.pretrain.part, {}),
     "config": json.loads(config_lib.to_json(config)),
     "versions": environment.versions(),
   }

@@ -1,6 +1,6 @@
 """Flax architectures and nothing else."""
 
-from jaxreward.models.autoencoders import vae, video_vae
+from jaxreward.models.autoencoders import patches, vae, video_vae
 from jaxreward.models.policies import flux, qwen_image, scene_dit, sd3, wan
 
 REGISTRY = {
@@ -13,6 +13,7 @@ REGISTRY = {
 
 AUTOENCODERS = {
   "kl": vae.make_autoencoder,
+  "patches": patches.make_autoencoder,
   "wan": video_vae.make_picture_autoencoder,
   "wan_video": video_vae.make_autoencoder,
 }

@@ -82,7 +82,7 @@ _POSITIVE = {
   "lora": ("alpha",),
 }
 _NOT_NEGATIVE = {
-  "pretrain": ("time_std",),
+  "pretrain": ("time_std", "moments"),
   "train_reward": ("margin",),
   "checkpoint": ("grace",),
   "video": ("fade",),

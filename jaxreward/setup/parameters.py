@@ -54,6 +54,10 @@ def load_decoder(config: ConfigDict, policy: Policy) -> Params | None:
     return jax.jit(policy.decoder)(key)
   logging.info("autoencoder from %s", shown(spec, 200))
   like = jax.eval_shape(policy.decoder, key)
+  if not policy.decoder_layout or _is_own(spec):
+    return weights.load_params(
+      paths.find(spec, "config.autoencoder.weights"), like
+    )
   _check_config(spec, policy.decoder_fields, "autoencoder")
   return convert.load_params(spec, policy.decoder_layout, like)
 

@@ -39,14 +39,22 @@ def make_policy(config: ConfigDict) -> Policy:
       f'config.data.grammar="{config.data.grammar}": "{config.model.name}" makes'
       ' videos, and the detector judges pictures; use "free"'
     )
-  section = config.autoencoder
-  if section.name != "none":
-    make_autoencoder = config_lib.bind(
-      section, models.AUTOENCODERS, field="autoencoder", reserved=("weights",)
-    )
-    autoencoder = user_code.call("config.autoencoder", make_autoencoder)
-    policy = _with_autoencoder(policy, autoencoder, config)
+  if config.autoencoder.name != "none":
+    policy = _with_autoencoder(policy, make_autoencoder(config), config)
   return videos.as_strips(policy, config)
+
+
+def make_autoencoder(config: ConfigDict) -> vae.Autoencoder:
+  """The autoencoder that `config.autoencoder` names.
+
+  Raises:
+    UserError: its name or an option is unknown.
+  """
+  make = config_lib.bind(
+    config.autoencoder, models.AUTOENCODERS, field="autoencoder",
+    reserved=("weights",),
+  )  # fmt: skip
+  return user_code.call("config.autoencoder", make)
 
 
 def _with_autoencoder(
@@ -66,6 +74,14 @@ def _with_autoencoder(
       f'config.autoencoder.name="{config.autoencoder.name}" has latents of'
       f" {autoencoder.channels} channels, and the policy"
       f' "{config.model.name}" of {channels}: take one that fits'
+    )
+  side = autoencoder.side
+  if side and policy.latent_shape[:2] != (side, side):
+    height, width = policy.latent_shape[:2]
+    raise UserError(
+      f'config.autoencoder.name="{config.autoencoder.name}" has latents of {side}'
+      f' x {side} pixels, and the policy "{config.model.name}" of {height} x'
+      f" {width}: set config.model.image_size={side}, or the autoencoder's sizes"
     )
 
   def to_pixels(latents: Array, decoder: Params | None = None) -> Array:

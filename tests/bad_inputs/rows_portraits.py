@@ -73,6 +73,8 @@ ROWS = [
       overrides={"model.language": "french"}),
   Row("pictures of another size", ("pictures of 48 pixels", "36 x 36"),
       config=CONFIG, overrides={"model.image_size": 36}),
+  Row("an autoencoder for other pictures", ("latents of 3 x 3", "of 6 x 6"),
+      config="portraits.py:latent,smoke", overrides={"autoencoder.image_size": 24}),
   Row("a reward of edits", ('grammar to "portrait_edits"',), config="portraits.py:smoke",
       overrides={"rewards.x.fn": "left_alone", "rewards.x.weight": 1.0}),
   Row("a reward model for scenes", ('backbone.language="scenes"', "portraits"),

@@ -46,6 +46,7 @@ class Autoencoder:
     factor: H / h.
     channels: C.
     is_video: takes [B, F, H, W, 3] and gives [B, f, h, w, C].
+    side: the only h and w that it takes; 0 for any.
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names of its parameters.
     public_fields: accepted fields of a public config.
@@ -57,6 +58,7 @@ class Autoencoder:
   factor: int
   channels: int
   is_video: bool = False
+  side: int = 0
   sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   layout: tuple[convert.Rule, ...] = ()
   public_fields: fields.Fields | None = None

@@ -270,6 +270,7 @@ class SceneDiT(nn.Module):
   """Predicts x0 from x_t; call with method="encode" or as a function."""
 
   image_size: int = IMAGE_SIZE
+  channels: int = 3
   patch: int = PATCH
   width: int = 128
   depth: int = 6
@@ -329,7 +330,7 @@ class SceneDiT(nn.Module):
     )(d, self.heads, self.mlp_ratio, self.dtype)
     self.final_modulation = blocks.dense(2 * d, None, self.dtype, zero=True)
     self.patch_out = blocks.dense(
-      self.patch**2 * 3, None, self.dtype, zero=True
+      self.patch**2 * self.channels, None, self.dtype, zero=True
     )
 
   def encode(self, prompts: Any) -> Cond:
@@ -443,6 +444,7 @@ def require_language(prefix: str, language: str) -> None:
 def make_policy(
   *,
   image_size: int = IMAGE_SIZE,
+  channels: int = 3,
   patch: int = PATCH,
   width: int = 128,
   depth: int = 6,
@@ -465,6 +467,8 @@ def make_policy(
 
   Args:
     image_size: pixels per side; latents are pixels in [-1, 1].
+    channels: of the latents. Where they are not 3, the latents, and image_size and
+      patch, are those of an autoencoder.
     patch: pixels per side of a token; divides image_size.
     width: features; divisible by 2 * heads.
     depth: image blocks.
@@ -505,6 +509,12 @@ def make_policy(
       'model.condition="class": a class is no instruction to edit; set it to'
       ' "text", or model.takes_source to False'
     )
+  if channels != 3 and takes_source:
+    raise UserError(
+      f"config.model.channels={channels}: a policy over latents takes no image to"
+      " start from; set model.takes_source to False"
+    )
+  require_counts("config.model.", least=3, channels=channels)
   require_sizes(
     "config.model.", image_size=image_size, patch=patch, width=width,
     depth=depth, heads=heads, mlp_ratio=mlp_ratio, text_layers=text_layers,
@@ -529,6 +539,7 @@ def make_policy(
   blocks.require_remat(remat)
   net = SceneDiT(
     image_size=image_size,
+    channels=channels,
     patch=patch,
     width=width,
     depth=depth,
@@ -547,7 +558,7 @@ def make_policy(
     place_axes=place_axes,
     dtype=jnp.dtype(dtype),
   )
-  shape = (image_size, image_size, 3)
+  shape = (image_size, image_size, channels)
 
   def init(key: Array) -> Params:
     length = LANGUAGES[language][-1]
@@ -570,7 +581,7 @@ def make_policy(
     init=init,
     encode=encode,
     velocity=velocity,
-    to_pixels=lambda latents, decoder=None: latents * 0.5 + 0.5,
+    to_pixels=lambda latents, decoder=None: latents[..., :3] * 0.5 + 0.5,
     latent_shape=shape,
     sharding_rules=SHARDING_RULES,
     takes_source=takes_source,

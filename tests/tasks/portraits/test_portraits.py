@@ -200,6 +200,28 @@ def test_an_edit_changes_one_attribute_and_people_move_as_they_are():
       np.testing.assert_array_equal(rows[1 - place, free], edit.before[1, free])
 
 
+def test_words_alone_pay_for_the_loss_of_a_person(look):
+  pairs = [p for p in edits.prompts("heldout") if p.pictures.count == 2]
+  chosen = pairs[:: len(pairs) // N + 1]
+  batch = edits.attach(prompts.batch(chosen), chosen)
+  asked = np.stack([p.pictures.role for p in chosen]) == prompts.ASKED
+  answers = np.stack([edits.answer(p.pictures) for p in chosen])
+  # Everybody gets what the words ask of anybody.
+  of_anybody = np.where(asked, answers, 0).sum(1, keepdims=True)
+  everybody = np.where(asked.any(1, keepdims=True), of_anybody, answers)
+  count = np.full(len(chosen), 2)
+  right, greedy = (
+    look(render.compose(rows, count), batch) for rows in (answers, everybody)
+  )
+  assert (greedy["worded"] > 0.95).all() and greedy["worded"].mean() > 0.99
+  is_free = np.isfinite(right["same_person"])
+  assert is_free.any() and not is_free.all()
+  assert right["worded"][is_free].mean() < 0.7
+  for name, bound in (("recognised", 0.1), ("untouched", 0.5)):
+    assert np.nanmean(right[name]) >= 0.99
+    assert np.nanmean(greedy[name]) < bound
+
+
 def test_captions_are_wrong_as_often_as_asked():
   chosen = prompts.prompts("train")
   options = dict(seed=0, batch_size=400, kind_weights=(1,) * 5, steps=2)
