@@ -25,6 +25,7 @@ OPTIONS = {
   "prerequisite": dict(check="detector"),
   "whole_and_parts": dict(whole="detector"),
   "routed": dict(order=("detector", "model")),
+  "viescore": dict(semantic="detector", quality="model"),
   "staged": dict(order=("detector", "model"), at=(3,)),
 }
 # What reads other prompts too, and what masks more than has failed.
@@ -49,9 +50,11 @@ def program(name, weights):
       k: np.linspace(0, 1, 5, dtype=np.float32) + np.zeros((len(mask), 1), "f4")
       for k in WEIGHTS
     }
+    noise = np.random.default_rng(0).random((*mask.shape, 8, 8, 3))
     taken = methods.named(
-      fn, stds=stds, references=known, iteration=5, iterations=9
-    )
+      fn, stds=stds, references=known, iteration=5, iterations=9,
+      images=noise.astype(np.float32),  # none like another
+    )  # fmt: skip
     signal, valid = fn(scores, mask, dict(weights), **taken)
     if isinstance(signal, dict):  # what stays apart, as one array
       signal = sum(signal.values())

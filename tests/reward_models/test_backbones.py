@@ -148,7 +148,7 @@ def test_no_gradient_of_a_frozen_tower_is_computed():
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_parameter_has_one_sharding_rule(name):
   mesh = make_mesh(data=4, fsdp=2)
-  whole = name in ("clip", "siglip", "dino", "blip")
+  whole = name in ("clip", "siglip", "dino", "blip", "qwen_vl")
   options = {"size": "tiny"} if whole else {}
   model = RewardModel(
     BACKBONES[name](**options), HEADS["scalar"](), train="lora", rank=2

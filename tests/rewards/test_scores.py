@@ -82,7 +82,7 @@ def test_parts_of_other_shapes_are_refused(parts, words):
 
 def test_frames_of_a_video_share_their_parts():
   """Averaged as the values are."""
-  config = ConfigDict({"video": {"frames": 2, "scored": "mean"}})
+  config = ConfigDict({"video": {"frames": 2, "scored": "mean", "fade": 0.0}})
   found = videos.scored(unsure, config)(
     np.concatenate([IMAGES, 1 - IMAGES], 3), PROMPTS
   )

@@ -18,6 +18,7 @@ from tests import tiny
 hub = pytest.importorskip("huggingface_hub")
 from huggingface_hub import constants  # noqa: E402
 
+pytestmark = pytest.mark.extras
 SD3 = "align_public.py:sd35_medium,objective=flow_grpo,tiny"
 
 

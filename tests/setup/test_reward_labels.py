@@ -84,6 +84,7 @@ def test_scores_are_the_reward_s_and_what_fails_labels_nothing(config):
   ],
 )
 def test_labels_of_what_labels_nothing(config, field, value, words):
+  config.heldout_rewards = dict(learned=dict(fn="learned", weight=1.0))
   config.train_reward[field] = value
   with pytest.raises(UserError, match=words):
     reward_labels.check(config)
