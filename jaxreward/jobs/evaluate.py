@@ -439,7 +439,8 @@ class Watch:
     after = grids.to_uint8(images[rows, 0])
     before = after
     if n and path.exists():
-      before, _, first, _, _ = grids.load_cards(path)
+      cards = grids.load_cards(path)
+      before, first = cards.before, cards.texts
     else:
       first = _sides(self.data, rows, "before", images, strict)
     beside = {name: getattr(self.data.batch, name) for name in grids.BESIDE}

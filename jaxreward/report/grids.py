@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -218,16 +218,18 @@ def save_cards(
   save_arrays(path, **arrays)
 
 
-def load_cards(
-  path: epath.PathLike,
-) -> tuple[
-  np.ndarray,
-  np.ndarray,
-  list[dict[str, Any]],
-  dict[str, dict[int, np.ndarray]],
-  int,
-]:
-  """The arguments of `make_cards` from a file written by `save_cards`."""
+class Cards(NamedTuple):
+  """The arguments of `make_cards`: read them by name, more may be added."""
+
+  before: np.ndarray  # uint8 [N, H, W, 3]
+  after: np.ndarray  # uint8 [N, H, W, 3]
+  texts: list[dict[str, Any]]
+  beside: dict[str, dict[int, np.ndarray]]
+  frames: int
+
+
+def load_cards(path: epath.PathLike) -> Cards:
+  """What `save_cards` wrote to this file."""
   content = io.BytesIO(epath.Path(path).read_bytes())
   with np.load(content, allow_pickle=False) as arrays:
     texts = json.loads(str(arrays["texts"][()]))
@@ -239,4 +241,4 @@ def load_cards(
       if name in arrays
     }
     frames = int(arrays["frames"])
-    return arrays["before"], arrays["after"], texts, beside, frames
+    return Cards(arrays["before"], arrays["after"], texts, beside, frames)

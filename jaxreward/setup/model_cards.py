@@ -306,24 +306,24 @@ def _copy_samples(
   path = None if workdir is None else workdir / "grids" / "cards.npz"
   if path is None or not path.exists():
     return []
-  before, after, texts, beside, frames = grids.load_cards(path)
+  cards = grids.load_cards(path)
   seen: dict[Any, int] = {}
   turn = []
-  for i, text in enumerate(texts):
+  for i, text in enumerate(cards.texts):
     turn.append((seen.setdefault(text.get("kind"), 0), i))
     seen[text.get("kind")] += 1
   samples = []
   for number, (_, i) in enumerate(sorted(turn)[:SHOWN]):
-    images = {"source": beside.get("source", {}).get(i)}
-    images |= {"before": before[i], "after": after[i]}
+    images = {"source": cards.beside.get("source", {}).get(i)}
+    images |= {"before": cards.before[i], "after": cards.after[i]}
     files = {}
     for side, image in images.items():
       if image is None:
         continue
       files[side] = f"{SAMPLES}/{number:02d}-{side}.png"
-      strip = frames if side != "source" else 1
+      strip = cards.frames if side != "source" else 1
       write_atomic(folder / files[side], grids.sample_png(image, strip))
-    samples.append((str(texts[i].get("prompt", "")), files))
+    samples.append((str(cards.texts[i].get("prompt", "")), files))
   return samples
 
 

@@ -86,9 +86,9 @@ def test_the_evaluation_speaks_of_the_kinds_of_edits(workdir):
 
 
 def test_the_report_shows_sources(workdir):
-  *_, after, _, beside, _ = grids.load_cards(workdir / "grids" / "cards.npz")
-  sources = np.stack(list(beside["source"].values()))
-  assert len(sources) == len(after) > len(beside["target"]) > 0
+  cards = grids.load_cards(workdir / "grids" / "cards.npz")
+  sources = np.stack(list(cards.beside["source"].values()))
+  assert len(sources) == len(cards.after) > len(cards.beside["target"]) > 0
   prompts = edits.prompts("heldout")
   drawn = {x.tobytes() for x in grids.to_uint8(edits.draw(prompts)[0])}
   assert all(x.tobytes() in drawn for x in sources)
@@ -100,7 +100,7 @@ def test_the_report_shows_sources(workdir):
   one = grids.png(grids.enlarge(sources[:1], 3)[0])
   assert base64.b64encode(one).decode() in shown
   for text in ("Exact answer", "Difference after"):
-    assert page.count(f'alt="{text}') == len(beside["target"])
+    assert page.count(f'alt="{text}') == len(cards.beside["target"])
 
 
 def test_samples_follow_the_source_and_nothing_compiles_again(

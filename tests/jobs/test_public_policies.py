@@ -166,8 +166,8 @@ def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
     assert [row["log_prob_gap"] for row in rows] == [0.0, 0.0]
     judged = config.data.grammar != "free"
     assert ("panel/accuracy" in rows[0]) == judged
-  *_, beside, _ = grids.load_cards(workdir / "grids" / "cards.npz")
-  sources = beside["source"].values()
+  cards = grids.load_cards(workdir / "grids" / "cards.npz")
+  sources = cards.beside["source"].values()
   prompts = setup.load_prompts(config, "heldout")
   drawn = {x.tobytes() for x in grids.to_uint8(edits.draw(prompts)[0])}
   assert len(sources) and all(x.tobytes() in drawn for x in sources)

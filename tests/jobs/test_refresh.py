@@ -53,7 +53,7 @@ def test_the_first_images_and_the_newest_are_on_the_page(tmp_path):
   for n, of_step in images.items():
     watch(n, of_step, strict * (n > 0))
   path = workdir / "grids" / grids.VALIDATION
-  before, after, texts, _, _ = grids.load_cards(path)
+  before, after, texts, *_ = grids.load_cards(path)
   rows = evaluate.card_rows(data, evaluate.WATCHED)
   np.testing.assert_array_equal(before, grids.to_uint8(images[0][rows, 0]))
   np.testing.assert_array_equal(after, grids.to_uint8(images[10][rows, 0]))

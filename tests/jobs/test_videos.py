@@ -184,10 +184,10 @@ def test_the_report_and_the_samples_show_strips(tmp_path):
   )  # fmt: skip
   workdir = epath.Path(tmp_path)
   align.run(config, workdir)
-  before, after, texts, _, frames = grids.load_cards(
-    workdir / "grids" / "cards.npz"
-  )
-  assert before.shape == after.shape == (len(texts), 32, 96, 3) and frames == 3
+  cards = grids.load_cards(workdir / "grids" / "cards.npz")
+  shape = (len(cards.texts), 32, 96, 3)
+  assert cards.before.shape == cards.after.shape == shape
+  assert cards.frames == 3
   sample.run(config, workdir)
   from PIL import Image
 

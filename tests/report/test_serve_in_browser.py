@@ -89,14 +89,17 @@ def test_a_run_is_followed_and_voted_on(browser, tmp_path):
 
 
 def shown_pair(wait, before):
-  """The images of the pair that is shown now, once they are loaded."""
+  """The images of the pair that is shown now, once both are loaded.
+
+  Read by one script: between two calls the page may show the next pair.
+  """
+  script = (
+    "return [...document.querySelectorAll('#pair img')].map("
+    "i => i.complete && i.naturalWidth == 8 ? i.src : '')"
+  )
 
   def look(browser):
-    images = browser.find_elements("css selector", "#pair img")
-    loaded = "return arguments[0].complete && arguments[0].naturalWidth"
-    if any(browser.execute_script(loaded, i) != 8 for i in images):
-      return False
-    names = [i.get_property("src").rpartition("/")[2] for i in images]
-    return names != before and names
+    names = [s.rpartition("/")[2] for s in browser.execute_script(script)]
+    return all(names) and names != before and names
 
   return wait.until(look)

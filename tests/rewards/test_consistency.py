@@ -3,13 +3,14 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from jaxreward.errors import UserError
 from jaxreward.models.vision import aesthetic, encoders
-from jaxreward.rewards import references, score
+from jaxreward.rewards import fidelity, references, score
 from tests.rewards import folders
 
 pytest.importorskip("transformers")
@@ -110,8 +111,10 @@ def test_feature_distance_sees_where_things_are(given, dino):
   assert (found[:2, 1] < -1e-3).all()
   target = np.concatenate([pictures[:2], np.full_like(pictures[:1], np.nan)])
   batch = dataclasses.replace(batch, target=target)
-  reward = load("feature_fidelity", dino)
-  near = np.asarray(score(reward, images, batch)[0]["mine"])
+  tower = encoders.load(str(dino), texts=False)
+  near = fidelity.feature_fidelity(
+    jnp.asarray(images), batch, encoder=tower.encoder, params=tower.params
+  )["feature_fidelity"]
   np.testing.assert_allclose(near[:2], found[:2], atol=1e-5)
   assert np.isnan(near[2]).all()
 
