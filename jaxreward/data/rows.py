@@ -1,12 +1,10 @@
 """Rows of a user's files as samples: prompts, images of each, and scores.
 
-A dataset is a .jsonl or .csv file, or a folder:
-
-- a file has a row per image: its caption under "prompt", "caption" or "text",
-  its file under "image", "file_name" or "image_path", relative to the folder,
-  and optionally "weight", 1 by default;
-- a folder holds `metadata.jsonl` or `metadata.csv`, or images with captions in
-  .txt files of the same names.
+A dataset is any file or folder of `dataset_files`. A row has its caption under
+"prompt", "caption" or "text", its image under one of `IMAGES`, the name of a file
+relative to the folder or the bytes themselves, and optionally "weight", 1 by
+default. For a policy that edits, "image" is what it starts from and "target" what it
+learns to draw.
 
 Preferences are rows of any file; see `preference_files`.
 """
@@ -15,31 +13,35 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
 import numpy as np
-from etils import epath
 
 from jaxreward import paths, reading
-from jaxreward.data import pipeline, preference_files, wordings
+from jaxreward.data import (
+  dataset_files,
+  image_files,
+  pipeline,
+  preference_files,
+  wordings,
+)
 from jaxreward.data import prompts as prompts_lib
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
 from jaxreward.data.prompts import Prompt
 from jaxreward.data.public_layouts import PAIR
-from jaxreward.data.row_images import File
+from jaxreward.data.row_images import Cell, File, inside
 from jaxreward.data.sources import Parse
 from jaxreward.data.users import NOBODY
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.types import ArrayLike, PromptBatch
 
 CAPTIONS = ("prompt", "caption", "text")
-IMAGES = ("image", "file_name", "image_path")
-METADATA = ("metadata.jsonl", "metadata.csv")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_EXAMPLE = '{"prompt": "a red circle", "image": "1.png"}'
+IMAGES = ("image", "file_name", "image_path", "video")
+METADATA = dataset_files.METADATA
+COLUMNS = ("prompt", "image", "target", "weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,25 +88,56 @@ def checked(records: Sequence[Record]) -> list[PictureRow]:
   return [PictureRow(r.place, r.files, r.is_tie) for r in records]
 
 
-def read_dataset(path: str, parse: Parse, field: str = "") -> list[Record]:
+def read_dataset(
+  path: str,
+  parse: Parse,
+  field: str = "",
+  *,
+  columns: Mapping[str, str] | None = None,
+  images: str = "",
+  split: str = "",
+  skip: float = 0.0,
+  takes_source: bool = False,
+) -> list[Record]:
   """Rows of a dataset.
 
   Args:
-    path: of its file or folder.
+    path: of its file or folder, or a pattern; see `dataset_files`.
     parse: words -> prompt.
     field: config field of the path, for errors.
+    columns: one of `COLUMNS` -> the file's name of it.
+    images: folder that names of images are relative to; the file's by default.
+    split: of a folder that has several.
+    skip: share of malformed rows that may be left out.
+    takes_source: whether a row has an image to start from, its "image"; what is
+      learned is then its "target". That is the first of the row's files.
 
   Raises:
     UserError: the file, its line, and what is wrong there.
   """
-  source = paths.find(path, field)
-  if source.is_dir():
-    rows, folder = _of_folder(source, field), source
-  else:
-    rows, folder = reading.table(source, _EXAMPLE), source.parent
-  records = [_record(row, where, folder, parse) for where, row in rows]
+  columns, tally = dict(columns or {}), preference_files.Tally(skip)
+  for name in columns:
+    if name not in COLUMNS:
+      raise UserError(
+        f"config.data.layout.columns.{name}: no column of config.data.dataset"
+        f"{nearest(name, COLUMNS)}; there are {', '.join(COLUMNS)}"
+      )
+  folder = paths.find(images, "config.data.reading.images") if images else None
+  records = []
+  for part in dataset_files.parts(path, split, field):
+    for where, row in part.rows():
+      try:
+        if isinstance(row, UserError):
+          raise row
+        records.append(
+          _record(row, where, part, folder, parse, columns, takes_source)
+        )
+        tally.rows += 1
+      except UserError as error:
+        tally.refuse(error)
+  tally.finish(reading.name(path))
   if not records:
-    raise UserError(f"{reading.name(source)}: there is no image with a caption")
+    raise UserError(f"{reading.name(path)}: there is no image with a caption")
   return records
 
 
@@ -145,45 +178,37 @@ def read_preferences(
   return records
 
 
-def _of_folder(
-  folder: epath.Path, field: str
-) -> Iterator[tuple[str, dict[str, Any]]]:
-  """(place, row) of a folder, by its metadata or by captions beside images."""
-  metadata = [name for name in METADATA if paths.is_there(folder / name)]
-  if len(metadata) > 1:
-    raise UserError(
-      f"{reading.name(folder)}: it holds {' and '.join(metadata)}; keep one"
+def _record(row, where, part, folder, parse, columns, takes_source) -> Record:
+  prompt = parsed(row, where, parse, _names(columns, "prompt", CAPTIONS))
+  roles = {"image": IMAGES}
+  if takes_source:
+    roles = {"target": ("target",), "image": IMAGES}
+  files = {}
+  for role, known in roles.items():
+    name = one_of(row, _names(columns, role, known), where)
+    files[role if takes_source else name] = _file(
+      row[name], name, where, part, folder
     )
-  if metadata:
-    yield from reading.table(folder / metadata[0], _EXAMPLE)
-    return
-  images = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES]
-  if not images:
-    start = f"{field}=" if field else ""
-    raise UserError(
-      f"{start}{reading.name(folder)}: the folder holds none of"
-      f" {', '.join(METADATA)}, and no image"
-    )
-  for image in sorted(images):
-    caption = image.with_suffix(".txt")
-    if not paths.is_there(caption):
-      raise UserError(
-        f"{reading.name(image)}: there is no caption beside it,"
-        f" {shown(caption.name)}"
-      )
-    text = " ".join(reading.text(caption).split())
-    yield reading.name(caption), {"prompt": text, "image": image.name}
+  weight = columns.get("weight", "weight")
+  if "weight" in columns and weight not in row:
+    raise UserError(f'{where}: there is no "{weight}"{nearest(weight, row)}')
+  scores = (number(row.get(weight, 1.0), f'{where}: "{weight}"'),)
+  return Record(prompt, files, scores, where)
 
 
-def _record(row, where, folder, parse) -> Record:
-  image = one_of(row, IMAGES, where)
-  weight = row.get("weight", 1.0)
-  return Record(
-    parsed(row, where, parse),
-    {image: paths.within(folder, row[image], f'{where}: "{image}"')},
-    (number(weight, f'{where}: "weight"'),),
-    where,
-  )
+def _names(
+  columns: Mapping[str, str], role: str, known: Sequence[str]
+) -> Sequence[str]:
+  return (columns[role],) if role in columns else known
+
+
+def _file(value: Any, name: str, where: str, part, folder) -> File:
+  """The image that a column names or holds."""
+  if not isinstance(value, Cell):
+    return paths.within(folder or part.folder, value, f'{where}: "{name}"')
+  if not image_files.is_image(value.head, name):
+    raise UserError(f'{where}: "{name}" holds {value.size} bytes of no image')
+  return inside(part.path, name, value)
 
 
 def parsed(row, where: str, parse, names: Sequence[str] = CAPTIONS):
@@ -214,10 +239,10 @@ def one_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
       f'{where}: "{present[0]}" and "{present[1]}" say the same; keep one'
     )
   near = next(filter(None, (nearest(name, row) for name in names)), "")
-  raise UserError(
-    f'{where}: there is no "{names[0]}"{near}; it may also be called'
-    f" {', '.join(names[1:])}"
+  others = (
+    f"; it may also be called {', '.join(names[1:])}" if names[1:] else ""
   )
+  raise UserError(f'{where}: there is no "{names[0]}"{near}{others}')
 
 
 def number(value: Any, what: str) -> float:

@@ -44,10 +44,12 @@ class Part:
   Attributes:
     path: of the file.
     table: reader of a file with bytes; None for texts.
+    example: of a row, for errors.
   """
 
   path: epath.Path
   table: Any = None
+  example: str = EXAMPLE
 
   @property
   def folder(self) -> epath.Path:
@@ -65,7 +67,7 @@ class Part:
     elif self.path.suffix == ".json":
       yield from _json(self.path)
     else:
-      yield from reading.table(self.path, EXAMPLE, errors=True)
+      yield from reading.table(self.path, self.example, errors=True)
 
 
 def parts(path: object, split: str = "", field: str = "") -> list[Part]:

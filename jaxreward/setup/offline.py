@@ -231,7 +231,16 @@ def of_every_split(config: ConfigDict) -> list[Record]:
   name = origin(config)
   field, path = f"config.data.{name}", config.data[name]
   if name == "dataset":
-    return rows.read_dataset(path, _parser(config), field)
+    preference_data.check_shares(config)
+    section = config.data.reading
+    return rows.read_dataset(
+      path, _parser(config), field,
+      columns=config.data.layout.columns.to_dict(), images=section.images,
+      split=section.split, skip=section.skip,
+      takes_source=setup.make_policy(config).takes_source and not videos.is_video(
+        setup.make_policy(config)
+      ),
+    )  # fmt: skip
   return rows.read_preferences(
     path, _parser(config), field, **preference_data.options(config)
   )

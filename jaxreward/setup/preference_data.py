@@ -47,11 +47,7 @@ def options(config: ConfigDict) -> dict[str, Any]:
     UserError: the field, its value and what it may be.
   """
   section, layout = config.data.reading, config.data.layout
-  for name in _SHARES:
-    if not 0 <= section[name] < 1:
-      raise UserError(
-        f"config.data.reading.{name}={section[name]:g}: a share lies in [0, 1)"
-      )
+  check_shares(config)
   if section.fit not in images.FITS:
     raise UserError(
       f'config.data.reading.fit="{section.fit}" is not known'
@@ -73,6 +69,15 @@ def options(config: ConfigDict) -> dict[str, Any]:
     scale=scale, images=section.images, split=section.split,
     confidence=section.confidence, skip=section.skip,
   )  # fmt: skip
+
+
+def check_shares(config: ConfigDict) -> None:
+  """Refuses shares of `config.data.reading` out of their range."""
+  for name in _SHARES:
+    if not 0 <= (share := config.data.reading[name]) < 1:
+      raise UserError(
+        f"config.data.reading.{name}={share:g}: a share lies in [0, 1)"
+      )
 
 
 def rows_of(
