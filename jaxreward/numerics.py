@@ -229,8 +229,8 @@ def in_chunks(measure: Callable[[Any], Any], rows: Any, at_once: int) -> Any:
 
   def split(x):
     x = jnp.asarray(x)
-    filled = jnp.resize(x, (chunks * at_once, *x.shape[1:]))
-    return filled.reshape(chunks, at_once, *x.shape[1:])
+    whole = jnp.resize(x, (chunks * at_once, *x.shape[1:]))
+    return whole.reshape(chunks, at_once, *x.shape[1:])
 
   parts = jax.lax.map(measure, jax.tree.map(split, rows))
   return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], parts)

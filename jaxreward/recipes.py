@@ -48,6 +48,22 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
   return config_lib.load_sibling(spec, beside)
 
 
+def beside_answers(arg: str | None, beside: str) -> ConfigDict:
+  """The config of a policy whose players learn from real images beside its own.
+
+  These are scenes drawn anew for the same prompts or, at full size, the exact
+  answer of each edit, a prompt's "target".
+
+  Args:
+    arg: of the recipe; "full" trains adapters of FLUX.1 Kontext.
+    beside: the recipe's file.
+  """
+  if size_of(arg) != "full":
+    return load("flow_grpo", arg, beside)
+  spec = "../align_public.py:kontext,objective=flow_grpo"
+  return config_lib.load_sibling(spec, beside)
+
+
 def of_edits(
   objective: str, arg: str | None, beside: str, **weights: float
 ) -> ConfigDict:

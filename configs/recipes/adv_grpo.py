@@ -8,7 +8,6 @@ policy in one, on frozen DINO features; here both learn in every iteration, in
 several steps to the policy's, on convolutions of their own. The detector watches.
 """
 
-from jaxreward import config as config_lib
 from jaxreward import recipes
 
 OPTIMIZER = dict(name="adamw", learning_rate=1e-4, b1=0.5, b2=0.999)
@@ -17,11 +16,8 @@ OPTIMIZER = dict(name="adamw", learning_rate=1e-4, b1=0.5, b2=0.999)
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for an editing policy with exact answers."""
   size = recipes.size_of(arg)
-  if size == "full":
-    spec = "../align_public.py:kontext,objective=flow_grpo"
-    config = config_lib.load_sibling(spec, __file__)
-  else:
-    config = recipes.load("flow_grpo", arg, __file__)
+  config = recipes.beside_answers(arg, __file__)
+  if size != "full":
     config.rewards = dict(detector=dict(fn="detector", weight=0.0))
   config.regularizers = dict()
   config.players.discriminator = dict(

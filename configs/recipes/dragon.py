@@ -3,9 +3,9 @@
 Bai et al. 2025, https://arxiv.org/abs/2504.15217, of music there: two images of each
 prompt, one of which goes to a positive set and one to a negative one, so that the
 distance of the positive set to exemplars falls (`set_frechet`; `set_vendi` makes it
-diverse), and a loss of pairs on both sets. The order of the swaps is unverified. Here the
-exemplars are the exact answers of edits, and features are colours of places; at full
-size CLIP's.
+diverse), and a loss of pairs on both sets, DPO's; their other one, KTO's, of single
+images, is left out. The order of the swaps is unverified. Here the exemplars are the
+exact answers of edits, and features are colours of places; at full size CLIP's.
 """
 
 from jaxreward import recipes

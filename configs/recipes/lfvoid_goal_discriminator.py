@@ -7,18 +7,14 @@ be fooled alone. Goals are the scenes of the prompts, or edited images (`:full`)
 detector watches.
 """
 
-from jaxreward import config as config_lib
 from jaxreward import recipes
 
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for an editing policy with exact answers."""
   size = recipes.size_of(arg)
-  if size == "full":
-    spec = "../align_public.py:kontext,objective=flow_grpo"
-    config = config_lib.load_sibling(spec, __file__)
-  else:
-    config = recipes.load("flow_grpo", arg, __file__)
+  config = recipes.beside_answers(arg, __file__)
+  if size != "full":
     config.rewards = dict(detector=dict(fn="detector", weight=0.0))
   config.players.goals = dict(
     fn="reality", weight=1.0, heads=5, pool="least", smoothing=0.0

@@ -8,23 +8,17 @@ features and a language model, and they replay earlier images; here it is a smal
 and real images are scenes drawn anew, or a prompt's "target" (`:full`).
 """
 
-from jaxreward import config as config_lib
 from jaxreward import recipes
 
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for an editing policy with exact answers."""
-  size = recipes.size_of(arg)
-  if size == "full":
-    spec = "../align_public.py:kontext,objective=flow_grpo"
-    config = config_lib.load_sibling(spec, __file__)
-  else:
-    config = recipes.load("flow_grpo", arg, __file__)
+  config = recipes.beside_answers(arg, __file__)
   config.advantage.std = "batch"
   config.regularizers.kl = dict(fn="step_kl", weight=0.01)
   config.players.real = dict(
     fn="reality", weight=1.0, smoothing=0.05, average=0.99, width=32
   )
-  if size == "smoke":
+  if recipes.size_of(arg) == "smoke":
     config.players.real.update(width=8, hidden=32)
   return config

@@ -7,19 +7,14 @@ policy, or from the "target" of a prompt at full size, and its deviation is subt
 from the detector's outcome.
 """
 
-from jaxreward import config as config_lib
 from jaxreward import recipes
 
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for an editing policy with exact answers."""
   size = recipes.size_of(arg)
-  if size == "full":
-    spec = "../align_public.py:kontext,objective=flow_grpo"
-    config = config_lib.load_sibling(spec, __file__)
-    cells = 16
-  else:
-    config, cells = recipes.load("flow_grpo", arg, __file__), 6
+  config = recipes.beside_answers(arg, __file__)
+  cells = 16 if size == "full" else 6
   config.players.flow = dict(fn="patch_flow", weight=0.2, cells=cells, steps=2)
   config.align.players_first = 1 if size == "smoke" else 10
   return config

@@ -74,12 +74,12 @@ def viescore(
     raise UserError(f"config.composition.passes={passes}: at least 1 is needed")
   sorts = {"semantic": several(semantic), "quality": several(quality)}
   suffixes = [""] if passes == 1 else [f"_{k + 1}" for k in range(passes)]
-  named = []
+  names = []
   for field, aspects in sorts.items():
     for name in [a + s for a in aspects for s in suffixes]:
       require(name, weights, field)
-      named.append(name)
-  if sorted(named) != sorted(weights) or not all(sorts.values()):
+      names.append(name)
+  if sorted(names) != sorted(weights) or not all(sorts.values()):
     raise UserError(
       f"config.composition.semantic={sorts['semantic']}, quality="
       f"{sorts['quality']}: name every reward once, and one or more in each;"

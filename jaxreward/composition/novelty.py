@@ -65,8 +65,8 @@ def novel_sum(
     raise UserError(
       f"config.composition.similarity={similarity}: a cosine, above -1 and at most 1"
     )
-  discounted = several(of) if of else tuple(weights)
-  for name in discounted:
+  terms = several(of) if of else tuple(weights)
+  for name in terms:
     require(name, weights, "of")
   mask = valid_of(scores, masks, weights)
   safe = safe_of(scores, mask, weights)
@@ -74,9 +74,9 @@ def novel_sum(
   total = jnp.zeros(mask.shape, jnp.float32)
   for name in weights:
     value = safe[name]
-    if name in discounted:
-      kept = value if least is None else jnp.where(value > least, value, 0.0)
-      value = kept * share
+    if name in terms:
+      amount = value if least is None else jnp.where(value > least, value, 0.0)
+      value = amount * share
     total = total + weights[name] * value
   return jnp.where(mask, total, 0.0), mask
 

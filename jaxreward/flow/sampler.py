@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -25,6 +25,7 @@ from jaxreward.flow import (
   guidance,
   log_prob,
   multistep,
+  path,
   rollout,
   steppers,
 )
@@ -342,6 +343,7 @@ class Sampler:
     state: State,
     keep: Callable[[State, State, Info, steppers.StepTable], Any],
     span: slice = slice(None),
+    at: Sequence[int] | None = None,
   ) -> tuple[State, Any]:
     """(state after the steps of a span, stacked results of `keep`).
 
@@ -351,20 +353,48 @@ class Sampler:
       keep: (state before the step, state after it, `Info`, the step's
         constants) -> a pytree.
       span: of the T steps.
+      at: steps of the span, from 0, whose results are computed and stacked, in
+        this order; all if None.
     """
     step_coeffs = jax.tree.map(lambda x: x[span], self._step_coeffs())
 
-    def body(carry, step_coeffs):
+    def advance(carry, step_coeffs):
       latents, memory = carry
       before = dataclasses.replace(state, latents=latents, memory=memory)
       after, info = self._advance(params, before, step_coeffs)
-      return (after.latents, after.memory), keep(
-        before, after, info, step_coeffs[0]
-      )
+      record = functools.partial(keep, before, after, info, step_coeffs[0])
+      return (after.latents, after.memory), record
 
-    carry, records = jax.lax.scan(
-      body, (state.latents, state.memory), step_coeffs
-    )
+    def keep_all(carry, step_coeffs):
+      carry, record = advance(carry, step_coeffs)
+      return carry, record()
+
+    def keep_some(carry, item):
+      (carry, records), (step_coeffs, places) = carry, item
+      carry, record = advance(carry, step_coeffs)
+      put = lambda x, rows: jnp.where(path.expand(places, rows), x, rows)
+      records = jax.lax.cond(
+        places.any(),
+        lambda rows: jax.tree.map(put, record(), rows),
+        lambda rows: rows,
+        records,
+      )
+      return (carry, records), None
+
+    carry = state.latents, state.memory
+    if at is None:
+      carry, records = jax.lax.scan(keep_all, carry, step_coeffs)
+    else:
+      first = jax.tree.map(lambda x: x[0], step_coeffs)
+      shapes = jax.eval_shape(lambda: keep_all(carry, first)[1])
+      records = jax.tree.map(
+        lambda x: jnp.zeros((len(at), *x.shape), x.dtype), shapes
+      )
+      steps = jnp.arange(len(jax.tree.leaves(step_coeffs)[0]))
+      places = steps[:, None] == jnp.asarray(at, jnp.int32)
+      (carry, records), _ = jax.lax.scan(
+        keep_some, (carry, records), (step_coeffs, places)
+      )
     latents, memory = carry
     return dataclasses.replace(state, latents=latents, memory=memory), records
 

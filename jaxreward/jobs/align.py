@@ -866,12 +866,12 @@ class Final:
     )  # fmt: skip
     if tested:
       entries["policy_users"] = tested
-    asked = row_scores.evaluate(
+    by_request = row_scores.evaluate(
       config, trainable.plain, trainable.export(current.averaged, self.base),
       self.rewards,
     )  # fmt: skip
-    if asked:
-      entries["scores_asked_for"] = asked
+    if by_request:
+      entries["scores_asked_for"] = by_request
     evaluation = evaluate.merge(self.workdir, entries)
     weights.save_params(
       self.workdir / setup.POLICY_FILE,

@@ -220,7 +220,7 @@ def _autoencoder(
     )
 
   validate = evaluator("validation", config.eval.quick_samples)
-  named = lambda results: {f"eval/{k}": v for k, v in results.items()}
+  prefix = lambda results: {f"eval/{k}": v for k, v in results.items()}
   return Subject(
     lambda: setup.load_decoder(config, policy),
     autoencoder.sharding_rules,
@@ -228,7 +228,7 @@ def _autoencoder(
       autoencoder, config.seed, functools.partial(images_of, task),
       config.pretrain.moments,
     ),
-    lambda params, n: named(validate(params)),
+    lambda params, n: prefix(validate(params)),
     lambda params: evaluator("heldout", config.eval.samples)(params),
   )  # fmt: skip
 
@@ -266,10 +266,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     fresh = jax.jit(
       lambda p: state.create(p, tx, average=config.ema.decay > 0)
     )(params)
-    placed = setup.shapes(fresh, subject.sharding_rules, mesh, params)
-    setup.log_placement(placed)
-    fresh = setup.put(fresh, placed)
-    places = jax.tree.map(lambda x: x.sharding, placed)
+    layout = setup.shapes(fresh, subject.sharding_rules, mesh, params)
+    setup.log_placement(layout)
+    fresh = setup.put(fresh, layout)
+    places = jax.tree.map(lambda x: x.sharding, layout)
     put = pipeline.place_batch(mesh)
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
@@ -309,13 +309,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       current, start, _ = loop.restore(job, fresh)
       current = loop.run(job, current, start)
 
-    exported = workdir / f"{part}.safetensors"
+    file = workdir / f"{part}.safetensors"
     average = processes.fetch(current.averaged)
-    weights.save_params(exported, average, dtype=config.pretrain.export_dtype)
+    weights.save_params(file, average, dtype=config.pretrain.export_dtype)
     processes.wait_for_all("export")
     # Evaluate the written weights, rounding included.
-    written = weights.load_params(exported, jax.eval_shape(lambda: average))
-    results = subject.final(written)
+    params = weights.load_params(file, jax.eval_shape(lambda: average))
+    results = subject.final(params)
   evaluation = evaluate.merge(workdir, {part: results})
   tables.write_json(workdir / f"{part}.json", manifest(config, workdir))
   logging.info("\n%s", tables.evaluation_table(evaluation))

@@ -67,6 +67,7 @@ def sinkhorn(
 def token_cost(
   cosines: Float[ArrayLike, "*B M N"],
   attention: Float[ArrayLike, "*B M N"],
+  known: Bool[ArrayLike, "*B M"] | bool = True,
   *,
   spatial: float = 0.2,
 ) -> Float[Array, "*B M N"]:
@@ -80,9 +81,11 @@ def token_cost(
   Args:
     cosines: of words and patches.
     attention: of words to patches, rows of sum 1.
+    known: False for padding, which is not looked at and costs nothing.
     spatial: weight of the distance, theirs .2.
   """
-  cost = _to_unit(1 - jnp.asarray(cosines))
+  known = jnp.asarray(known)[..., None]
+  cost = _to_unit(1 - jnp.asarray(cosines), known)
   count = cost.shape[-1]
   side = math.isqrt(count)
   if side * side == count and side > 1 and spatial:
@@ -91,13 +94,15 @@ def token_cost(
     mean = jnp.einsum("...mn,nd->...md", attention, places)
     gap = mean[..., :, None, :] - places
     square = jnp.square(gap).sum(-1)
-    cost = cost + spatial * _to_unit(jnp.sqrt(square + 1e-12))
-  return _to_unit(cost)
+    cost = cost + spatial * _to_unit(jnp.sqrt(square + 1e-12), known)
+  return _to_unit(cost, known)
 
 
-def _to_unit(x: Array) -> Array:
-  low, high = (f(x, (-2, -1), keepdims=True) for f in (jnp.min, jnp.max))
-  return (x - low) / jnp.maximum(high - low, 1e-9)
+def _to_unit(x: Array, known: Array) -> Array:
+  low = jnp.min(x, (-2, -1), keepdims=True, where=known, initial=jnp.inf)
+  high = jnp.max(x, (-2, -1), keepdims=True, where=known, initial=-jnp.inf)
+  unit = (x - low) / jnp.maximum(high - low, 1e-9)
+  return jnp.where(known, unit, 0.0)
 
 
 def attention_bias(
@@ -128,6 +133,7 @@ def attention_bias(
   attention = jax.nn.softmax(dot * query.shape[-1] ** -0.5, -1)
   rows = known / jnp.maximum(known.sum(-1, keepdims=True), 1)
   columns = jnp.full((*known.shape[:-1], key.shape[-2]), 1 / key.shape[-2])
-  plan = sinkhorn(token_cost(cosines, attention), rows, columns, mass=mass)
+  cost = token_cost(cosines, attention, known)
+  plan = sinkhorn(cost, rows, columns, mass=mass)
   plan = jnp.where(known[..., None], plan, 0.0)
   return jnp.log(plan + FLOOR)[:, None]

@@ -354,9 +354,9 @@ def one_step_reward(
     "matching_loss": Mean.of(matching, mask),
     "tail_reward": Mean.of(scores, inside),
   }
-  faded = window * (1 - t) ** fade
+  factor = window * (1 - t) ** fade
   loss = Mean.of(
-    matching - weight * faded * jnp.where(inside, scores, 0.0), mask
+    matching - weight * factor * jnp.where(inside, scores, 0.0), mask
   )
   return loss, jax.lax.stop_gradient(metrics)
 

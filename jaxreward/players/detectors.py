@@ -101,10 +101,10 @@ def soft_cross_entropy(
   """The loss of `reality`, and the share that its detectors tell right."""
   both = jnp.asarray(mask) & real_mask
   safe = lambda x: jnp.where(both[:, None], x, 0.0)
-  drawn, real = safe(image_logits), safe(real_logits)
+  fake, real = safe(image_logits), safe(real_logits)
   entropy = lambda l, y: jax.nn.softplus(l) - y * l
-  value = (entropy(real, 1 - smoothing) + entropy(drawn, smoothing)) / 2
-  right = ((real > 0) + 1.0 * (drawn < 0)) / 2
+  value = (entropy(real, 1 - smoothing) + entropy(fake, smoothing)) / 2
+  right = ((real > 0) + 1.0 * (fake < 0)) / 2
   return Mean.of(value.mean(1), both), {
     "accuracy": jax.lax.stop_gradient(Mean.of(right.mean(1), both))
   }

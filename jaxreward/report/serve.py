@@ -106,13 +106,13 @@ class _Run:
 
   def state(self) -> dict[str, Any]:
     report = self.file(REPORT)
-    pairs, judged = self.votes.pairs(), self.votes.judged()
+    pairs, ids = self.votes.pairs(), self.votes.judged()
     return {
       "name": self.workdir.resolve().name,
       "report": str(report.stat().st_mtime_ns) if report else "",
       "pairs": len(pairs),
-      "left": sum(p.id not in judged for p in pairs),
-      "votes": len(judged),
+      "left": sum(p.id not in ids for p in pairs),
+      "votes": len(ids),
     }
 
   def metrics(self, file_id: str, offset: int) -> dict[str, Any]:
@@ -188,7 +188,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def do_POST(self) -> None:
     length = self.headers.get("Content-Length", "")
-    if not (length.isdigit() and int(length) <= LONGEST):
+    if not (length.isdecimal() and int(length) <= LONGEST):
       self.close_connection = True
       self._error(413, "a vote is shorter, and says how long it is")
       return

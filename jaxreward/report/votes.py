@@ -87,18 +87,13 @@ class Votes:
     """Ids of the pairs with a vote."""
     if not self.file.exists() or not inside(self.workdir, self.file):
       return set()
-    keys = set()
-    for line in self.file.read_bytes().split(b"\n"):
-      try:
-        keys.add(json.loads(line)["key"])
-      except (ValueError, KeyError, TypeError):
-        continue
-    return keys
+    keys = map(_key_of, self.file.read_bytes().split(b"\n"))
+    return {key for key in keys if key is not None}
 
   def next(self) -> Pair | None:
     """The first pair without a vote; None if all have one."""
-    judged = self.judged()
-    return next((p for p in self.pairs() if p.id not in judged), None)
+    ids = self.judged()
+    return next((p for p in self.pairs() if p.id not in ids), None)
 
   def png(self, digest: str) -> bytes | None:
     """The PNG of an image of a pair; None for another digest."""
@@ -125,6 +120,9 @@ class Votes:
     names = dict(zip(("image_a", "image_b"), pair.images, strict=True))
     if pair.source:
       names["source"] = pair.source
+    files = {digest: self.png(digest) for digest in names.values()}
+    if not all(files.values()):  # the run has written others since
+      raise UserError("this pair is no longer there; the next one is shown")
     row |= {k: f"{IMAGES}/{digest}.png" for k, digest in names.items()}
     row |= {"label": CHOICES[choice], "key": pair.id}
     if pair.category:
@@ -135,10 +133,10 @@ class Votes:
       (folder / IMAGES).mkdir(parents=True, exist_ok=True)
       if not inside(self.workdir, folder / IMAGES):
         raise UserError(f"{folder} leads out of the working directory")
-      for digest in names.values():
-        _write_once(folder / IMAGES / f"{digest}.png", self.png(digest) or b"")
       line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
       with self._lock:
+        for digest, content in files.items():
+          _write_once(folder / IMAGES / f"{digest}.png", content or b"")
         self._append(line, pair.id)
     except OSError as error:
       reason = error.strerror or error
@@ -153,14 +151,18 @@ class Votes:
       whole = file.read()
       if pair_id in self.judged():
         raise UserError("this pair has a vote; the next one is shown")
-      end = whole.rfind(b"\n") + 1  # a line that was cut off is dropped
-      file.truncate(end)
+      end = whole.rfind(b"\n") + 1
+      if _key_of(whole[end:]) is None:  # a line that was cut off is dropped
+        file.truncate(end)
+      else:  # one that lacks its end alone is a vote
+        end, line = len(whole), b"\n" + line
       file.seek(end)
       file.write(line)
       file.flush()
       os.fsync(file.fileno())
     if is_new:
       _sync_folder(self.file.parent)
+      _sync_folder(self.workdir)
 
   def _sources(self) -> list[pathlib.Path]:
     grids = [self.workdir / "grids" / name for name in CARDS]
@@ -171,12 +173,12 @@ class Votes:
     images: dict[str, Any] = {}
     pairs: dict[str, Pair] = {}
     for path in self._sources():
-      read = self._of_samples if path.name == SAMPLES else self._of_cards
+      pairs_of = self._of_samples if path.name == SAMPLES else self._of_cards
       try:
-        for pair in read(path, images):
+        for pair in pairs_of(path, images):
           pairs.setdefault(pair.id, pair)
-      except (OSError, ValueError, KeyError, TypeError):
-        continue  # damaged, or being written: a report says so
+      except Exception:  # damaged, or being written: a report says so
+        continue
     order = lambda pair: self._draw("order", pair.id)
     return sorted(pairs.values(), key=order), images
 
@@ -237,6 +239,14 @@ class Votes:
       for two in itertools.combinations(dict.fromkeys(digests), 2):
         if pair := self._pair(prompt, "", two, ("", "")):
           yield pair
+
+
+def _key_of(line: bytes) -> str | None:
+  """The pair that a line of the file is about; None of a damaged one."""
+  try:
+    return str(json.loads(line)["key"])
+  except (ValueError, KeyError, TypeError, RecursionError):
+    return None
 
 
 def _stamp(path: pathlib.Path) -> tuple[str, int, int]:

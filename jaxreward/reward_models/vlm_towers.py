@@ -84,12 +84,12 @@ def qwen_vl_towers(
     )
   depth = model.language.depth
   quarters = tuple(sorted({-(-depth * i // 4) for i in range(1, 5)}))
-  kept = tuple(layers) or quarters
-  if not all(isinstance(i, int) and 1 <= i <= depth for i in kept):
+  numbers = tuple(layers) or quarters
+  if not all(isinstance(i, int) and 1 <= i <= depth for i in numbers):
     raise UserError(
-      f"{field}layers={kept}: the language model has layers 1 to {depth}"
+      f"{field}layers={numbers}: the language model has layers 1 to {depth}"
     )
-  grid, prepared = (
+  grid, prepare = (
     model.vision.grid(side, side),
     _prepared(weights, model, side),
   )
@@ -122,13 +122,13 @@ def qwen_vl_towers(
       layout = prompts.spread(
         model, jnp.maximum(ids, 0), ids >= 0, grid, frames
       )
-      pixels = prepared(x.reshape(-1, *x.shape[2:]))[:, None]
+      pixels = prepare(x.reshape(-1, *x.shape[2:]))[:, None]
       patches = qwen_vision.cut(model.vision, pixels)
       layout = dataclasses.replace(layout, patches=patches)
       last, every = qwen_vl.layer_states(
         model, params, layout, dtype=jnp.dtype(dtype)
       )
-      states = [last if i == depth else every[i - 1] for i in kept]
+      states = [last if i == depth else every[i - 1] for i in numbers]
       mask = jnp.asarray(layout.mask)
       end = mask.sum(1)[:, None, None] - 1
       return {

@@ -119,9 +119,9 @@ def pooled(
   known = jnp.asarray(known)[..., None]
   if not top:
     return masked_mean(likeness, known, axis=-2)
-  ordered = -jnp.sort(jnp.where(known, -jnp.asarray(likeness), jnp.inf), -2)
+  rows = -jnp.sort(jnp.where(known, -jnp.asarray(likeness), jnp.inf), -2)
   return masked_mean(
-    ordered[..., :top, :], jnp.isfinite(ordered[..., :top, :]), axis=-2
+    rows[..., :top, :], jnp.isfinite(rows[..., :top, :]), axis=-2
   )
 
 
@@ -268,6 +268,7 @@ def identity(
 
   With several frames, faces are assigned in each frame, and a subject's
   similarity is the mean over frames.
+
   Args:
     images: in [0, 1], or frames of clips; values that are not finite score NaN.
     prompts: P prompts.
@@ -401,12 +402,12 @@ def load_triplet(
   others: Any = files.images_of(
     references, "others", side, subjects, square=True
   )
-  own: Any = tower.prepare
+  subject: Any = tower.prepare
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     more = others(texts)
     return {
-      **own(texts), "others": more["reference"], "others_known": more["known"]
+      **subject(texts), "others": more["reference"], "others_known": more["known"]
     }  # fmt: skip
 
   return dataclasses.replace(tower, prepare=prepare)

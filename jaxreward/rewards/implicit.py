@@ -138,12 +138,12 @@ def load_strong_and_weak(
     draws: of noise and time.
     policy_of: (spec, name of its field) -> the policy and its parameters.
   """
-  loaded = load_policies(
+  pair = load_policies(
     weights, reference=reference, draws=draws, policy_of=policy_of
   )
-  static = {k: v for k, v in loaded.static.items() if k != "beta"}
+  static = {k: v for k, v in pair.static.items() if k != "beta"}
   static["weighting"] = weighting
-  return Loaded(static, loaded.arrays, loaded.rules)
+  return Loaded(static, pair.arrays, pair.rules)
 
 
 def _check_ratio(options: Mapping[str, Any]) -> None:

@@ -54,18 +54,18 @@ def load_pointwise(
     raise UserError(f"low={low}, high={high}: low must be less than high")
   reader, params = vl.load(options)
   if answer == "score":
-    form, default, begun = (
+    form, default, start = (
       answers.Score(low, high),
       templates.POINTWISE,
       vl.SCORE_BEGUN,
     )
     table = vl.of_score(reader.tokens, form)
   else:
-    form, default, begun = YES, templates.YES_NO, ""
+    form, default, start = YES, templates.YES_NO, ""
     table = vl.of_choice(reader.tokens, YES)
   names = ("image", "prompt", "low", "high")
   wording = vl.wording(template, default, names, ("image",), ("prompt",))
-  given = dict(
+  values = dict(
     low=f"{low:g}",
     high=f"{high:g}",
     answer=form.request(True),
@@ -73,8 +73,8 @@ def load_pointwise(
   )
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    asked = [vl.filled(wording, prompt=text, **given) for text in texts]
-    return reader.asked(asked, begun)
+    questions = [vl.filled(wording, prompt=text, **values) for text in texts]
+    return reader.asked(questions, start)
 
   return vl.loaded(reader, params, prepare, table=table)
 
@@ -88,8 +88,8 @@ def _usable(images: Array) -> tuple[Array, Bool[Array, "P G"]]:
 def _seen(reader: Reader, params: Params, images: Array) -> Seen:
   """Tokens of the images [P, G, ...]."""
   p, g = images.shape[:2]
-  seen = reader.see(params, images.reshape(p * g, *images.shape[2:]))
-  return jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), seen)
+  tokens = reader.see(params, images.reshape(p * g, *images.shape[2:]))
+  return jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), tokens)
 
 
 def _rows(
@@ -171,13 +171,15 @@ def load_pairwise(
   require_choice("pairs", pairs, ("all", "random", "member"))
   encoders.require_counts("", least=1, opponents=opponents)
   reader, params = vl.load(options)
-  shown = ("first", "second")
-  wording = vl.wording(template, templates.PAIRWISE, (), shown, ("prompt",))
-  given = dict(first=vl.PICTURE, second=vl.PICTURE, answer=WINNER.request(True))
+  names = ("first", "second")
+  wording = vl.wording(template, templates.PAIRWISE, (), names, ("prompt",))
+  values = dict(
+    first=vl.PICTURE, second=vl.PICTURE, answer=WINNER.request(True)
+  )
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    asked = [vl.filled(wording, prompt=text, **given) for text in texts]
-    return reader.asked(asked)
+    questions = [vl.filled(wording, prompt=text, **values) for text in texts]
+    return reader.asked(questions)
 
   return vl.loaded(
     reader, params, prepare, table=vl.of_choice(reader.tokens, WINNER),
@@ -234,9 +236,9 @@ def vlm_pairwise(
     first, second = jnp.split(wins, 2, 1)
     wins = (first + 1 - second) / 2
   sides = [np.eye(g)[games[:, side]] for side in (0, 1)]
-  played = usable[:, games].all(-1).astype(jnp.float32)
-  total = (played * wins) @ sides[0] + (played * (1 - wins)) @ sides[1]
-  count = played @ (sides[0] + sides[1])
+  there = usable[:, games].all(-1).astype(jnp.float32)
+  total = (there * wins) @ sides[0] + (there * (1 - wins)) @ sides[1]
+  count = there @ (sides[0] + sides[1])
   rate = total / jnp.maximum(count, 1)
   return {"judge": jnp.where(count > 0, rate, jnp.nan)}
 
@@ -259,8 +261,8 @@ def load_echo(
     caption, caption_mask = reader.padded(
       [marks.without_marks(text) for text in texts]
     )
-    asked = reader.asked([DESCRIBE] * len(texts))
-    return {**asked, "caption": caption, "caption_mask": caption_mask}
+    rows = reader.asked([DESCRIBE] * len(texts))
+    return {**rows, "caption": caption, "caption_mask": caption_mask}
 
   return vl.loaded(reader, params, prepare, summed=summed)
 

@@ -375,8 +375,8 @@ def host_arrays(
 
   Read-only, so that no reward can change what the next one sees.
   """
-  fetched = processes.fetch((images, prompts.plain))
-  return jax.tree.map(_read_only, fetched)
+  arrays = processes.fetch((images, prompts.plain))
+  return jax.tree.map(_read_only, arrays)
 
 
 def scores_of_host(

@@ -100,17 +100,17 @@ def better_set(
     second: of another one, row i the twin of row i.
     mask: False for pairs that do not count.
   """
-  take = lambda chosen: score(jnp.where(chosen[:, None], first, second))
+  take = lambda side: score(jnp.where(side[:, None], first, second))
   sides = [jnp.full(jnp.shape(mask), side) for side in (True, False)]
   values = [take(side) for side in sides]
   is_first = values[0] >= values[1]
 
   def swap(i, state):
-    chosen, value = state
-    trial = chosen.at[i].set(~chosen[i])
+    side, value = state
+    trial = side.at[i].set(~side[i])
     new = take(trial)
-    accepted = (new > value) & jnp.asarray(mask)[i]
-    return jnp.where(accepted, trial, chosen), jnp.where(accepted, new, value)
+    is_better = (new > value) & jnp.asarray(mask)[i]
+    return jnp.where(is_better, trial, side), jnp.where(is_better, new, value)
 
   start = (
     jnp.where(is_first, sides[0], sides[1]), jnp.where(is_first, *values)
@@ -221,12 +221,12 @@ def set_frechet(
   reference, known = files.resolve(prompts, "target", reference, known)
   exemplars, _ = encoders.image_features(encoder, params, reference)
   there = jnp.asarray(known)[:, 0]
-  counted = there & jnp.asarray(prompts.mask)
+  exemplars_mask = there & jnp.asarray(prompts.mask)
   group = jnp.shape(images)[1] // 2
 
   def score(x: Array, mask: Array) -> Array:
     mask = mask & jnp.repeat(there, group)
-    return -frechet(x, mask, exemplars[:, 0], counted)
+    return -frechet(x, mask, exemplars[:, 0], exemplars_mask)
 
   scores = _chosen(images, prompts, encoder, params, score)
   return {"set_frechet": jnp.where(there[:, None], scores, jnp.nan)}

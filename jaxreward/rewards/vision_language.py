@@ -110,12 +110,12 @@ class Reader:
   def see(self, params: Params, images: Float[Array, "B H W 3"]) -> Seen:
     """Tokens of images in [0, 1]."""
     net = qwen_vision.VisionTower(self.model.vision, self.dtype)
-    prepared = preprocess.Preprocess(
+    prepare = preprocess.Preprocess(
       self.size(images), mean=self.processor.mean, std=self.processor.std
     )
 
     def forward(rows: Array) -> Seen:
-      outputs: Any = net.apply({"params": params["vision"]}, prepared(rows))
+      outputs: Any = net.apply({"params": params["vision"]}, prepare(rows))
       features, deep = outputs
       return Seen(features, None if deep is None else deep.swapaxes(0, 1))
 
@@ -140,18 +140,18 @@ class Reader:
     grid = self.model.vision.grid(*size)
 
     def forward(rows: Mapping[str, Any]) -> Array:
-      seen = rows["seen"]
-      asked = prompts.spread(
-        self.model, rows["text"], rows["mask"], grid, seen.features.shape[1]
+      tokens = rows["seen"]
+      layout = prompts.spread(
+        self.model, rows["text"], rows["mask"], grid, tokens.features.shape[1]
       )
-      deep = seen.deep
+      deep = tokens.deep
       if deep is not None:  # [B, I, K, N, D]
         deep = jnp.moveaxis(deep, 2, 0)
         deep = deep.reshape(len(deep), -1, deep.shape[-1])
-      features = seen.features.reshape(-1, seen.features.shape[-1])
-      images = qwen.Images(features, asked.source, deep)
+      features = tokens.features.reshape(-1, tokens.features.shape[-1])
+      images = qwen.Images(features, layout.source, deep)
       prefix = decode.prefill(
-        self.model, params, asked, images=images, dtype=self.dtype
+        self.model, params, layout, images=images, dtype=self.dtype
       )
       return score(prefix, rows)
 

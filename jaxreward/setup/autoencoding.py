@@ -96,9 +96,9 @@ def make_evaluator(
     keys = rng.sample_keys(key, ids, jnp.zeros_like(ids))
     assert task.render
     images = task.render(keys, batch)
-    decoded = autoencoder.decode(params, autoencoder.encode(params, images))
-    error = jnp.square(jnp.clip(decoded, 0, 1) - images).mean((1, 2, 3))
-    pixels = decoded[:, None]
+    output = autoencoder.decode(params, autoencoder.encode(params, images))
+    error = jnp.square(jnp.clip(output, 0, 1) - images).mean((1, 2, 3))
+    pixels = output[:, None]
     measures = task.measure(jnp.clip(pixels, 0, 1), pixels, batch)
     psnr = -10 * jnp.log10(jnp.maximum(error, 1e-10))
     return {"psnr": psnr.mean()} | {

@@ -52,7 +52,7 @@ def sample_policy(
   decoder = setup.load_decoder(config, policy)
   ids = preferences.row_ids(prompts)
   table, share = plan_of(config)
-  looks = np.array(estimates(config), int)
+  looks = [step - 1 for step in estimates(config)]
   layout = rollout.make_layout(
     len(row_prompts), options.samples, options.microbatch, jax.device_count()
   )
@@ -66,14 +66,14 @@ def sample_policy(
       flat = rollout.from_chunks(latents)
       return preferences.as_bytes(sampler.pixels(flat, decoder))
 
-    def keep(before, after, info, step):
-      return shown(info.x0_hat) if looks.size else None
-
-    end, guesses = sampler.scan(params, state, keep)
-    images = shown(end.latents)[None]
-    if not looks.size:
-      return images
-    return jnp.concatenate([images, guesses[looks - 1]])
+    if not looks:
+      end, _ = sampler.scan(params, state, lambda *_: None)
+      return shown(end.latents)[None]
+    end, guesses = sampler.scan(
+      params, state, lambda before, after, info, step: shown(info.x0_hat),
+      at=looks,
+    )  # fmt: skip
+    return jnp.concatenate([shown(end.latents)[None], guesses])
 
   images = []
   for spec in ("", *gallery(config)):

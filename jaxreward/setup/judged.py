@@ -54,7 +54,7 @@ def no_labels(prompts: PromptBatch, plan: Plan) -> Labels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Heard:
+class LabelledSamples:
   """Samples of an earlier iteration with their labels.
 
   Attributes:
@@ -87,18 +87,18 @@ def hear(
   role: Role,
   player: state.Player,
   images: Array,
-  arrived: Labels,
+  late: Labels,
   step: Array,
   plan: Plan,
   score: Callable[[Array, Plan, Any], Array],
-) -> Heard:
+) -> LabelledSamples:
   """Labels of the iteration `lag` before this one, with their images.
 
   Args:
     role: of a player that is judged.
     player: its state.
     images: [B, H, W, C] of this iteration.
-    arrived: the labels.
+    late: the labels.
     step: number of this iteration.
     plan: of the run.
     score: (images [B, H, W, C], plan, words) -> the player's scores [P, G], as it
@@ -111,12 +111,12 @@ def hear(
     ring, images = ring.at[slot].set(images), ring[slot]
   images = setup.spread_rows(images)
   finite = jnp.isfinite(images).all((1, 2, 3))
-  labels = jnp.asarray(arrived.labels)
-  usable = jnp.isfinite(labels) & jnp.asarray(arrived.mask)[:, None]
+  labels = jnp.asarray(late.labels)
+  usable = jnp.isfinite(labels) & jnp.asarray(late.mask)[:, None]
   usable &= rollout.to_groups(finite, plan.prompts, plan.group)
   images = jnp.where(path.expand(finite, images), images, 0.0)
   labels = jnp.where(usable, labels, 0.0)
-  words = jax.tree.map(jnp.asarray, arrived.words)
+  words = jax.tree.map(jnp.asarray, late.words)
   newest = agreed(score(images, plan, words), labels, usable)
   recent = remembered(player.pending.agreed, newest)
   is_known = jnp.isfinite(recent)
@@ -126,13 +126,15 @@ def hear(
   if role.floor:
     metrics["trusted"] = Mean.of(trusted)
   pending = state.Pending(ring, recent)
-  return Heard(
+  return LabelledSamples(
     dataclasses.replace(player, pending=pending), images, labels, usable, words,
     trusted, {f"{role.name}/{k}": v for k, v in metrics.items()},
   )  # fmt: skip
 
 
-def make_rows(role: Role, heard: Heard, plan: Plan) -> dict[str, Any]:
+def make_rows(
+  role: Role, samples: LabelledSamples, plan: Plan
+) -> dict[str, Any]:
   """The rows of a judged player, as `playing.make_rows`."""
   plan = dataclasses.replace(
     plan, rows=setup.spread_rows(plan.layout), updates=role.steps,
@@ -140,15 +142,15 @@ def make_rows(role: Role, heard: Heard, plan: Plan) -> dict[str, Any]:
   )  # fmt: skip
   flat = lambda x: rollout.from_groups(x, plan.layout)
   rival = lambda x: flat(jnp.roll(x, -1, axis=1))
-  usable = flat(heard.usable) & jnp.asarray(plan.layout.mask)
+  usable = flat(samples.usable) & jnp.asarray(plan.layout.mask)
   if any(name.startswith("rival") for name in role.player.reads):
-    usable &= rival(heard.usable)
-  grouped = rollout.to_groups(heard.images, plan.prompts, plan.group)
+    usable &= rival(samples.usable)
+  groups = rollout.to_groups(samples.images, plan.prompts, plan.group)
   makers = {
-    "image": lambda: heard.images,
-    "rival_image": lambda: rival(grouped),
-    "signal": lambda: flat(heard.labels),
-    "rival_signal": lambda: rival(heard.labels),
+    "image": lambda: samples.images,
+    "rival_image": lambda: rival(groups),
+    "signal": lambda: flat(samples.labels),
+    "rival_signal": lambda: rival(samples.labels),
     "mask": lambda: usable,
     "prompt_index": lambda: jnp.asarray(plan.layout.prompt_index),
   }

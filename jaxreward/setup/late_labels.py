@@ -108,15 +108,18 @@ class Judges:
     self._total, self._mesh = total, mesh
     self._asked: dict[tuple[str, int], Callable[[], Any]] = {}
     self._prompts: dict[int, PromptBatch] = {}
-    self._pool = concurrent.futures.ThreadPoolExecutor(
-      max(len(self._lags), 1), "judge"
-    )
+    # A judge is asked for one iteration after the other.
+    self._threads = {
+      name: concurrent.futures.ThreadPoolExecutor(1, f"judge {name}")
+      for name in self._lags
+    }
 
   def __enter__(self) -> Judges:
     return self
 
   def __exit__(self, *error: Any) -> None:
-    self._pool.shutdown(wait=False, cancel_futures=True)
+    for thread in self._threads.values():
+      thread.shutdown(wait=False, cancel_futures=True)
 
   def resume(self, state: TrainState, start: int) -> None:
     """Asks again for labels that had not come when iteration `start` began."""
@@ -127,8 +130,8 @@ class Judges:
       for n in range(max(start - role.lag, 0), start):
         if (role.judge, n) not in self._asked:
           images = jnp.asarray(pending.images)[n % role.lag]
-          grouped = rollout.to_groups(images, plan.prompts, plan.group)
-          self._ask(role.judge, n, jnp.asarray(grouped))
+          groups = rollout.to_groups(images, plan.prompts, plan.group)
+          self._ask(role.judge, n, jnp.asarray(groups))
 
   def __call__(
     self, n: int, images: Array, prompts: PromptBatch
@@ -164,7 +167,7 @@ class Judges:
     arrays = rewards.host_arrays(images, prompts)
     if processes.is_first():
       work = functools.partial(rewards.scores_of_host, by_name, *arrays)
-      answer = self._pool.submit(work).result
+      answer = self._threads[name].submit(work).result
     else:
       answer = dict
     self._asked[name, n] = lambda: processes.on_first(answer)
@@ -217,5 +220,5 @@ def shapes(
     labels: [P, G].
   """
   names = [role.name for role in roles if role.judge]
-  heard = Labels(labels, prompts.words, prompts.mask)
-  return Late(images, dict.fromkeys(names, heard)) if names else None
+  empty = Labels(labels, prompts.words, prompts.mask)
+  return Late(images, dict.fromkeys(names, empty)) if names else None

@@ -29,10 +29,10 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 def check(config: ConfigDict) -> None:
   """Refuses a licence that the hub would not take."""
-  given = config.export.get("license", "")
-  if given and not (_LICENCE.fullmatch(given) or _is_address(given)):
+  licence = config.export.get("license", "")
+  if licence and not (_LICENCE.fullmatch(licence) or _is_address(licence)):
     raise UserError(
-      f'config.export.license="{shown(given)}": expected an identifier of the'
+      f'config.export.license="{shown(licence)}": expected an identifier of the'
       ' hub, such as "apache-2.0", or the address of a licence (https://...)'
     )
 
@@ -66,11 +66,11 @@ def cached_ids(kind: str, *specs: str) -> list[str]:
 
 def fields(config: ConfigDict, spec: str, base: str) -> dict[str, str]:
   """The fields of the head; see the module."""
-  given = config.export.get("license", "")
-  if _is_address(given):
-    return _other(given.rstrip("/").rpartition("/")[2].lower(), given)
-  if given:
-    return {"license": given}
+  licence = config.export.get("license", "")
+  if _is_address(licence):
+    return _other(licence.rstrip("/").rpartition("/")[2].lower(), licence)
+  if licence:
+    return {"license": licence}
   name = spec.removeprefix("package:")
   if spec != name and (ASSETS / f"{name}.safetensors").exists():
     return {"license": OWN}
@@ -96,16 +96,16 @@ def _beside(spec: str) -> dict[str, str]:
       continue
     head = readme.read_bytes().decode(errors="replace").split("---\n", 2)
     if len(head) == 3 and not head[0].strip():
-      found = dict(re.findall(r"^(license\w*): *(.+?) *$", head[1], re.M))
+      lines = dict(re.findall(r"^(license\w*): *(.+?) *$", head[1], re.M))
       names = ("license", "license_name", "license_link")
-      texts = {n: found[n].strip("\"'") for n in names if n in found}
+      texts = {n: lines[n].strip("\"'") for n in names if n in lines}
       if not _is_address(texts.get("license_link", "https://x")):
         del texts["license_link"]  # a file beside the base
       return texts
   return {}
 
 
-def note(config: ConfigDict, found: dict[str, str], base: str) -> str:
+def note(config: ConfigDict, licence: dict[str, str], base: str) -> str:
   """What a reader has to know beside the fields of the head."""
   if config.export.get("license", ""):
     return ""
@@ -114,7 +114,7 @@ def note(config: ConfigDict, found: dict[str, str], base: str) -> str:
       f"Trained from [{base}](https://huggingface.co/{base}): its licence holds"
       " for these weights too."
     )
-  if found:
+  if licence:
     return ""
   return (
     "No licence was given. `--config.export.license=...` of the job export"

@@ -104,7 +104,7 @@ def write_policy(
     "": (
       f"{what} for {plain(tag.replace('-', ' '))}, aligned with rewards by"
       " jaxreward. "
-      + _origin(config, base)
+      + _origin(config, base, is_adapter)
       + f" This is step {step} of {config.align.iterations},"
       + (" the moving average of its parameters." if config.export.average
          else " its parameters as the last update left them.")
@@ -157,7 +157,7 @@ def write_reward_model(
     ),
     "Training": _bullets([
       ("backbone and head", f"`{backbone}`, `{top}`"),
-      ("base", plain(base or weights) if weights else "drawn at random"),
+      ("base", plain(_base_of_reward(config, base, weights))),
       ("preferences", plain(_short(source))),
       ("steps", str(options.steps)),
     ]),
@@ -169,6 +169,19 @@ def write_reward_model(
   }  # fmt: skip
   card = Card(_name(config, folder), head, sections)
   write_atomic(folder / FILE, card.text())
+
+
+def _base_of_reward(config: ConfigDict, base: str, weights: str) -> str:
+  """What a reward model was trained from."""
+  options = config.train_reward
+  if options.init_from:
+    return f"the reward model {_short(options.init_from)}"
+  if weights:
+    return base or _short(weights)
+  if options.init_from_policy:
+    spec = config.init.checkpoint
+    return f"the policy {_short(spec)}" if spec else "a policy drawn at random"
+  return "drawn at random"
 
 
 def plain(text: object) -> str:
@@ -197,7 +210,7 @@ def _preferences(config: ConfigDict) -> str:
   return str(config.data.get("preferences", ""))
 
 
-def _origin(config: ConfigDict, base: str) -> str:
+def _origin(config: ConfigDict, base: str, is_adapter: bool) -> str:
   spec = config.init.checkpoint
   if base:
     text = f"The base is [{base}](https://huggingface.co/{base})"
@@ -205,6 +218,8 @@ def _origin(config: ConfigDict, base: str) -> str:
     text = f"The base is `{spec}`, which comes with jaxreward"
   elif spec:
     text = f"The base is {plain(_short(spec))}"
+  elif is_adapter:
+    text = f"The base is random weights, drawn with seed {config.seed}"
   else:
     text = "It was trained from random weights"
   adapter = adapters.spec_of(config, adapters.BASE)
@@ -218,12 +233,12 @@ def _training(config: ConfigDict) -> str:
     f"`{n}` ({plain(_short(str(s.get('fn', n))))}, weight {s.get('weight', 1.0):g})"
   )
   rewards = [reward(n, s) for n, s in config.rewards.items()]
-  held = [f"`{n}`" for n in config.heldout_rewards]
+  watchers = [f"`{n}`" for n in config.heldout_rewards]
   rows = [
     ("objective", f"`{config.objective.name}`"),
     ("advantage", f"`{config.advantage.name}`"),
     ("rewards", ", ".join(rewards)),
-    ("held-out rewards, never trained on", ", ".join(held)),
+    ("held-out rewards, never trained on", ", ".join(watchers)),
     ("prompts", plain(_short(config.data.source))),
     ("preferences", plain(_short(_preferences(config)))),
     ("iterations", str(config.align.iterations)),
@@ -270,8 +285,8 @@ def _figures(
       f"Held-out pairs ordered as their labels: {tables.cell(model['accuracy'])}"
       f" [{low}, {high}], n {tables.cell(model.get('n'))}."
     )
-  if judged := tables.judged_rows(evaluation):
-    parts.append(markdown_table([judged[0], *_plain(judged[1:])]))
+  if judgements := tables.judged_rows(evaluation):
+    parts.append(markdown_table([judgements[0], *_plain(judgements[1:])]))
   if numbers := _row_of(workdir, step):
     note = f"Step {step}, on validation prompts:"
     cells = [[k.removeprefix("eval/"), tables.cell(v)] for k, v in numbers]
@@ -307,11 +322,11 @@ def _copy_samples(
   if path is None or not path.exists():
     return []
   cards = grids.load_cards(path)
-  seen: dict[Any, int] = {}
+  counts: dict[Any, int] = {}
   turn = []
   for i, text in enumerate(cards.texts):
-    turn.append((seen.setdefault(text.get("kind"), 0), i))
-    seen[text.get("kind")] += 1
+    turn.append((counts.setdefault(text.get("kind"), 0), i))
+    counts[text.get("kind")] += 1
   samples = []
   for number, (_, i) in enumerate(sorted(turn)[:SHOWN]):
     images = {"source": cards.beside.get("source", {}).get(i)}

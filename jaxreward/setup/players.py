@@ -177,11 +177,11 @@ def _of_a_judge(
     UserError: options of a player without a judge, no such judge, or rows that no
       label brings.
   """
-  given = [key for key in _OF_A_JUDGE if key in section]
+  options = [key for key in _OF_A_JUDGE if key in section]
   if not player.judged:
-    if given:
+    if options:
       raise UserError(
-        f"config.{field}.{given[0]}: {shown(section.fn)} learns from no judge;"
+        f"config.{field}.{options[0]}: {shown(section.fn)} learns from no judge;"
         ' leave it out, or take fn="student"'
       )
     return "", 0, 0.0

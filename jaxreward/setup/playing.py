@@ -149,8 +149,8 @@ def score(
   chunks = jax.tree.map(lambda x: rollout.to_chunks(x, count), rows)
   values = rollout.from_chunks(jax.lax.map(score_rows, chunks))
   values = jnp.where(usable, values, jnp.nan)
-  grouped = rollout.to_groups(values, plan.prompts, plan.group)
-  return jnp.asarray(jax.lax.stop_gradient(grouped))
+  groups = rollout.to_groups(values, plan.prompts, plan.group)
+  return jnp.asarray(jax.lax.stop_gradient(groups))
 
 
 def step_values(
@@ -411,7 +411,7 @@ class Audience:
     )
     self.trusted: Array | None = None
     self._players = dict(current.players)
-    self._judged: dict[str, judged.Heard] = {}
+    self._judged: dict[str, judged.LabelledSamples] = {}
     self._metrics: dict[str, Metric] = {}
     for role in loss.roles:
       if role.player.judged:
@@ -445,15 +445,15 @@ class Audience:
     if late is not None:
       images = rollout.from_groups(jnp.asarray(late.images), plan.layout)
       labels = late.labels[name]
-    heard = judged.hear(
+    samples = judged.hear(
       role, self._players[name], jnp.asarray(images), labels, self._state.step,
       plan, functools.partial(score, role, self.params[name]),
     )  # fmt: skip
-    self._players[name], self._judged[name] = heard.player, heard
-    self._metrics |= heard.metrics
+    self._players[name], self._judged[name] = samples.player, samples
+    self._metrics |= samples.metrics
     if role.floor and role.lag:
       earlier = True if self.trusted is None else self.trusted
-      self.trusted = heard.trusted & earlier
+      self.trusted = samples.trusted & earlier
 
   def _settle(self, role: Role, mask: Array) -> None:
     """The scores of a player, in units of their own; see `players.Role`."""
@@ -465,9 +465,9 @@ class Audience:
       self._players[role.name] = dataclasses.replace(player, scale=scale)
       value = jnp.where(jnp.isfinite(value), scale.normalize(value), jnp.nan)
     if role.floor and not role.lag:
-      heard = self._judged[role.name]
-      labels = heard.marked(role.normalize)
-      value = jnp.where(heard.trusted, value, labels)
+      samples = self._judged[role.name]
+      labels = samples.marked(role.normalize)
+      value = jnp.where(samples.trusted, value, labels)
     self.scores[role.name] = value
 
   def _score(self, role: Role) -> Callable[..., Array] | None:
@@ -502,8 +502,8 @@ class Audience:
     policy_inputs = jax.tree.map(jnp.asarray, self._prompts.words)
     signal = jnp.stack(jax.tree.leaves(credit.signal)).sum(0)
     for role in roles:
-      heard = self._judged.get(role.name)
-      words = policy_inputs if heard is None else heard.words
+      samples = self._judged.get(role.name)
+      words = policy_inputs if samples is None else samples.words
       states[role.name], player_metrics = train(
         role, self._players[role.name],
         player_arrays(roles, self.params, policy_inputs),

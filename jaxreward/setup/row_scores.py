@@ -131,11 +131,11 @@ def conditioned(
   of = names(config)
   if read_rows is None or not of:
     return read_rows
-  section, read = config.data.scored, read_rows
+  section, rows_of = config.data.scored, read_rows
   scorers = {name: rewards[name] for name in of}
 
   def scored(n: int) -> tuple[RowBatch, Float[np.ndarray, "P K"]]:
-    rows = read(n)
+    rows = rows_of(n)
     images = preferences.as_float(jnp.asarray(rows.images))
     values = _scores(scorers, images, rows.prompts)
     return rows, np.stack([values[name][:, 0] for name in of], 1)

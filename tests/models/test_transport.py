@@ -65,6 +65,18 @@ def test_attention_is_multiplied_by_the_plan():
   assert not np.asarray(slope).any()
 
 
+def test_padding_changes_no_plan_of_others():
+  query, key = RNG.standard_normal((1, 3, 8)), RNG.standard_normal((1, 4, 8))
+  bias = jax.jit(lambda q, known: transport.attention_bias(
+    q, key, known, mass=0.9
+  ))  # fmt: skip
+  alone = bias(query[:, :2], np.ones((1, 2), bool))
+  for scale in (0.0, 9.0):
+    words = np.concatenate([query[:, :2], scale * query[:, 2:]], 1)
+    beside = bias(words, np.array([[True, True, False]]))
+    np.testing.assert_allclose(beside[:, :, :2], alone, atol=1e-4)
+
+
 def test_a_word_that_is_far_costs_more():
   cosines = np.zeros((1, 9))
   near = np.eye(1, 9)

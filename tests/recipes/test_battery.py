@@ -203,7 +203,7 @@ OVERRIDES = {
     "advantage.least_spread": 0.0, "advantage.most_mean": 9.0,
   },
   "verpo_check_weights": {"composition.passed": 2.0},
-  "ssl_sweet_spot": {"composition.thresholds": "(1.8,1.9,2.0,2.1)"},
+  "ssl_sweet_spot": {"composition.thresholds": "(1.951,1.96,1.972,1.98)"},
   "rlfr_flow_reward": {"align.players_first": 0},
   # the student's labels come later, and at first it scores all alike
   "oni_async_distilled_judge": {

@@ -147,6 +147,40 @@ def test_a_line_that_was_cut_off_is_dropped_and_others_stay(run):
   assert len(rows_of(folder)) == 2
 
 
+def test_a_line_that_lacks_its_end_alone_is_a_vote(run):
+  folder, client = run
+  client.vote(client.get("/pair")["id"], "left")
+  file = folder / "votes" / "votes.jsonl"
+  file.write_bytes(file.read_bytes().rstrip())
+  client.vote(client.get("/pair")["id"], "right")
+  assert [r["label"] for r in rows_of(folder)] == ["a", "b"]
+
+
+def test_a_pair_whose_images_the_run_has_replaced_has_no_vote(
+  tmp_path, monkeypatch
+):
+  folder = make_run(tmp_path / "run")
+  pairs = votes.Votes(folder)
+  monkeypatch.setattr(pairs, "png", lambda digest: None)
+  with pytest.raises(UserError, match="no longer there"):
+    pairs.add(pairs.next().id, "left")
+  assert not (folder / "votes").exists()
+
+
+def test_one_vote_after_the_other_writes_its_images(tmp_path, monkeypatch):
+  """Two threads would write one temporary file."""
+  pairs = votes.Votes(make_run(tmp_path / "run"))
+  write = votes._write_once
+
+  def alone(*args):
+    assert pairs._lock.locked()
+    write(*args)
+
+  monkeypatch.setattr(votes, "_write_once", alone)
+  pairs.add(pairs.next().id, "left")
+  assert len(pairs.judged()) == 1
+
+
 @pytest.mark.parametrize(
   ("headers", "status"),
   [
@@ -157,6 +191,7 @@ def test_a_line_that_was_cut_off_is_dropped_and_others_stay(run):
     ({"Origin": "null"}, 403),
     ({"Sec_Fetch_Site": "cross-site"}, 403),
     ({"Content_Length": "9999"}, 413),
+    ({"Content_Length": "\u00b2"}, 413),
   ],
 )
 def test_a_vote_from_elsewhere_is_refused(run, headers, status):
@@ -248,9 +283,12 @@ def test_votes_do_not_leave_the_folder(run):
 
 def test_damaged_and_partial_files_give_no_pairs(tmp_path):
   folder = make_run(tmp_path / "run")
-  (folder / "grids" / "cards.npz").write_bytes(b"PK")
+  cards = folder / "grids" / "cards.npz"
+  content = cards.read_bytes()
   (folder / "samples" / "0000-1.png").write_text("no image")
-  assert votes.Votes(folder).pairs() == []
+  for damaged in (b"PK", content[: len(content) // 2]):
+    cards.write_bytes(damaged)
+    assert votes.Votes(folder).pairs() == []
 
 
 def test_equal_images_are_no_pair_and_an_edit_shows_its_source(tmp_path):

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxreward import rng, setup
 from jaxreward.data import preferences
-from jaxreward.flow.sampler import initial_noise
+from jaxreward.flow import rollout, schedule, steppers
+from jaxreward.flow.sampler import Sampler, initial_noise
 from jaxreward.setup import drawn_preferences, preference_data, prompt_encoding
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
@@ -47,6 +48,29 @@ def test_a_batch_has_the_labels_of_its_rows_and_the_images_of_its_stage():
     number = np.round(np.asarray(batch.images)[..., 0, 0, 0] * 255)
     want = np.asarray(batch.rating) * 100 + stage * members.size
     np.testing.assert_allclose(number, want, atol=1e-3)
+
+
+def test_results_of_the_named_steps_alone_are_kept():
+  """In their order; of the whole scan the same ones, and no more memory."""
+  layout = rollout.make_layout(2, 2, 4)
+  table = steppers.ode(schedule.timesteps(4))
+  policy = tiny.small_policy(side=2)
+  params = policy.init(jax.random.key(0))
+  drawer = Sampler(policy, table, layout)
+  words = jnp.zeros((2, 3), jnp.int32)
+
+  def run(at):
+    state = drawer.init(params, jax.random.key(1), words, jnp.arange(2))
+    keep = lambda before, after, info, step: {"x0": info.x0_hat}
+    return drawer.scan(params, state, keep, at=at)
+
+  every, some = (
+    jax.eval_shape(lambda at=at: run(at)[1]["x0"]) for at in (None, (3, 1))
+  )
+  assert every.shape[0] == 4 and some.shape == (2, *every.shape[1:])
+  (end, whole), (same, part) = jax.jit(lambda: (run(None), run((3, 1))))()
+  np.testing.assert_array_equal(part["x0"], whole["x0"][jnp.array([3, 1])])
+  np.testing.assert_array_equal(end.latents, same.latents)
 
 
 def test_a_look_after_all_steps_is_the_image_and_the_first_one_jump():

@@ -92,6 +92,45 @@ def test_a_resumed_run_asks_again_for_what_was_to_come(batch, is_host):
     np.testing.assert_allclose(value, 0.05 + 0.1 * n, rtol=1e-6)
 
 
+def test_a_judge_has_one_question_at_a_time_however_slow_another_is(batch):
+  slow, fast, all_said = Host(), [], threading.Event()
+  slow.may.clear()
+  inside, most = [], []
+
+  def once(images, prompts):
+    inside.append(1)
+    most.append(len(inside))
+    value = slow(images, prompts)
+    inside.pop()
+    return value
+
+  def quick(images, prompts):
+    del prompts
+    fast.append(1)
+    if len(fast) == 2:
+      all_said.set()
+    return images.mean((2, 3, 4))
+
+  for fn in (once, quick):
+    fn.is_host = True
+  roles = tuple(
+    players.Role(name, None, None, judge=name, lag=LAG) for name in "ab"
+  )
+  mesh = tiny.mesh_of(1)
+  plan = tiny.make_plan(config(), mesh)
+  named = rewards.build({"a": once, "b": quick})
+  with late_labels.Judges(
+    roles, named, lambda n: batch, plan, TOTAL, mesh
+  ) as judges:
+    dues = [judges(n, images_of(n), batch) for n in (1, 2)]
+    try:
+      assert all_said.wait(60)
+    finally:
+      slow.may.set()
+    judges(3, images_of(3), batch)()
+  assert len(dues) == 2 and max(most) == 1
+
+
 def test_without_lag_a_step_has_its_own_labels(batch):
   with judges_of(batch, Host(), lag=0) as judges:
     for n in range(1, TOTAL):

@@ -78,6 +78,52 @@ def test_adapters_of_a_hub_model(workdir, tmp_path):
   assert card_of(config, workdir, tmp_path / "again")[1] == text
 
 
+@pytest.mark.parametrize(
+  ("given", "origin"),
+  [
+    ({"seed": 7}, "The base is random weights, drawn with seed 7."),
+    ({"export.fuse": True}, "It was trained from random weights."),
+    ({"init.checkpoint": "a-b/c:transformer"}, "The base is [a-b/c]"),
+  ],
+)
+def test_the_origin_is_that_of_what_is_exported(given, origin, tmp_path):
+  assert origin in card_of(tiny.load(SD3, given), None, tmp_path)[1]
+
+
+@pytest.mark.parametrize(
+  ("given", "base"),
+  [
+    ({}, "drawn at random"),
+    ({"reward_model.backbone.weights": "some-org/clip"}, "some-org/clip"),
+    ({"train_reward.init_from": "/x/a.npz"}, "the reward model a.npz"),
+  ],
+)
+def test_the_card_of_a_reward_model(given, base, tmp_path):
+  config = tiny.load("recipes/pick_score.py:smoke", given)
+  config.export.part = "reward_model"
+  record = {"model": {"backbone": config.reward_model.backbone.to_dict()}}
+  numbers = {"accuracy": 0.75, "low": 0.5, "high": 0.875, "n": 8}
+  (tmp_path / "evaluation.json").write_text(
+    json.dumps({"reward_model": numbers})
+  )
+  folder = tmp_path / "out"
+  folder.mkdir()
+  (folder / "config.json").write_text("{}")
+  model_cards.write_reward_model(
+    config, record, epath.Path(folder), epath.Path(tmp_path)
+  )
+  text = (folder / "README.md").read_text()
+  head = yaml.safe_load(text.split("---\n")[1])
+  assert head["library_name"] == "transformers"
+  assert {"reward-model", "preferences"} <= set(head["tags"])
+  assert head.get("base_model") == (base if "org" in base else None)
+  assert f"- base: {base}\n" in text
+  assert "- backbone and head: `clip`, `similarity`" in text
+  pattern = r"ordered as their labels: 0\.750 \[0\.500, 0\.875\], n 8\."
+  assert re.search(pattern, text)
+  assert "--config.reward_model.backbone.weights=FOLDER" in text
+
+
 def test_another_step_than_the_last_says_what_its_figures_are(
   workdir, tmp_path
 ):

@@ -120,8 +120,8 @@ def layer_states(
     {"params": params["text"]}, prompts.tokens, prompts.places, images,
     mutable=["intermediates"],
   )  # fmt: skip
-  hidden, kept = outputs
-  (each,) = kept["intermediates"]["layers"]["states"]
+  hidden, extras = outputs
+  (each,) = extras["intermediates"]["layers"]["states"]
   return hidden, each
 
 

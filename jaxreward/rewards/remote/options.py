@@ -209,21 +209,21 @@ def with_options(load: Callable[..., Loaded]) -> Callable[..., Loaded]:
       class.
   """
   kind = typing.get_type_hints(load)["options"]
-  shared = inspect.signature(kind).parameters
+  common_fields = inspect.signature(kind).parameters
   extra = dict(inspect.signature(load).parameters)
   del extra["options"]
 
   @functools.wraps(load)
   def loads(**arguments):
-    common = {k: arguments.pop(k) for k in shared if k in arguments}
+    common = {k: arguments.pop(k) for k in common_fields if k in arguments}
     return load(options=kind(**common), **arguments)
 
   def check(arguments: Mapping[str, Any]) -> None:
     """Rejects invalid options before anything is read or sent."""
-    kind(**{k: arguments[k] for k in shared if k in arguments})
+    kind(**{k: arguments[k] for k in common_fields if k in arguments})
 
   vars(loads)["check"] = check
   vars(loads)["__signature__"] = inspect.Signature(
-    [*shared.values(), *extra.values()]
+    [*common_fields.values(), *extra.values()]
   )
   return loads
