@@ -119,6 +119,7 @@ def get_config() -> ConfigDict:
         # children they part by so many `every` few steps; steps -1: all before
         # the window
         branch=dict(members=1, steps=0, children=0, every=1),
+        aside=False,  # each step's noise leaves a chain that has none
         start=dict(
           name="noise"
         ),  # or "picture", "reference", "own": partly noised
@@ -152,6 +153,7 @@ def get_config() -> ConfigDict:
         players_first=0,  # iterations in which players alone learn
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
+        step_share=1.0,  # of the steps with noise, that each sample trains
         trained="",  # regex of the policy's parameters that learn; all if empty
         log_prob_gap_bound=1e-5,  # a tenth of the usual clip range
         old_log_prob="auto",  # or "sealed", "stored", "recomputed"

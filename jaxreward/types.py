@@ -104,6 +104,8 @@ class Trajectory:
     prompt_index: int32 [B], row of the prompt batch.
     member: int32 [B], index within the group.
     mask: bool [B], False for padding.
+    aside: float32 [T, B, H, W, C], where steps leave a chain without noise
+      (`Sampler.is_aside`): what each has led to; else None.
   """
 
   latents: ArrayLike
@@ -112,6 +114,7 @@ class Trajectory:
   prompt_index: ArrayLike
   member: ArrayLike
   mask: ArrayLike
+  aside: ArrayLike | None = None
 
 
 @dataclasses.dataclass(frozen=True)

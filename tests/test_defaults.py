@@ -44,6 +44,7 @@ SUPPLIED = {
   ("novel_sum", "images"),
   ("step_kl", "sampler"),
   ("gated_step_kl", "sampler"),
+  ("dual_kl", "sampler"),
 }
 
 

@@ -1,9 +1,9 @@
 """DanceGRPO: constant noise, rewards normalised apart, the ends of each group.
 
 Xue et al. 2025, https://arxiv.org/abs/2505.07818: noise .3, clip 1e-4, no KL, and for
-HunyuanVideo the best and worst 8 of 24. A group starts from one noise, and the last
-step is not trained. The authors train a random 60 % of the steps and decode the last
-prediction; this does not.
+HunyuanVideo the best and worst 8 of 24. A group starts from one noise; each sample trains
+a random 60 % of the steps. The last step draws no noise and is not trained, so that what
+is scored is its prediction.
 """
 
 from jaxreward import recipes
@@ -21,7 +21,10 @@ def get_config(arg: str | None = None):
   config.rollout.branch.update(members=config.rollout.group, steps=0)
   config.regularizers = dict()
   if size == "full":
-    config.rollout.update(num_steps=16, window_start=0, window_size=15)
-    config.optimizer.update(learning_rate=1e-5)
+    config.rollout.num_steps = 16
+    config.optimizer.learning_rate = 1e-5
+  if size != "default":
     config.align.updates = 1
+  config.rollout.window_size = config.rollout.num_steps - 1
+  config.align.step_share = 0.6
   return config

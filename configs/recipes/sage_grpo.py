@@ -1,9 +1,9 @@
 """SAGE-GRPO: noise of the exact variance, gradients of one size at all steps.
 
 Zheng et al. 2026, https://arxiv.org/abs/2603.21872, with a guard where the released
-variance is negative. Two ties: to a copy of the policy that is refreshed every 10
-updates, and to the policy that drew. Their weights adapt between 1e-7 and 1e-5; here
-they are fixed.
+variance is negative. Two ties, 1 to .1: to a copy of the policy that is refreshed every
+10 updates, and to the policy that drew. Their weight adapts from 1e-7 up to 1e-5, by the
+ties' size against 1e-5; how fast is unverified, the file is not public.
 """
 
 from jaxreward import recipes
@@ -15,8 +15,7 @@ def get_config(arg: str | None = None):
   config.rollout.sampler = dict(name="precise_sde", noise_level=0.5)
   config.advantage = dict(name="equalised", clip=5.0)
   config.regularizers = dict(
-    kl=dict(fn="step_kl", form="exact", weight=1e-6),
-    drop=dict(fn="step_drop", weight=1e-7),
+    kl=dict(fn="dual_kl", weight=1e-5, adapt=dict(target=1e-5, least=1e-7))
   )
   config.references.reference = dict(rule="every", count=10)
   return config

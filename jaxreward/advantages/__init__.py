@@ -11,6 +11,7 @@ from jaxreward.advantages.absolute import (
   global_and_local,
 )
 from jaxreward.advantages.by_step import (
+  branched,
   critic,
   dense,
   equalised,
@@ -63,6 +64,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "per_prompt": per_prompt,
   "dense": dense,
   "noise_weighted": noise_weighted,
+  "branched": branched,
   "equalised": equalised,
   "values": values,
   "given": given,

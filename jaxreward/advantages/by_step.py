@@ -102,8 +102,7 @@ def noise_weighted(
   steps: early steps, which matter more, weigh more. A clipped loss scales with
   its advantage, so this is a weight on the loss of a step.
   TempFlow-GRPO, https://arxiv.org/abs/2508.04324: 2.25 in the authors' code, and
-  a normalised weight in the paper. Its branches, which give each step its own
-  reward, are not part of this.
+  a normalised weight in the paper. `branched` has their branches too.
 
   Args:
     signal: composed reward; anything where masked.
@@ -121,16 +120,58 @@ def noise_weighted(
   Raises:
     UserError: another form.
   """
+  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
+  weight = _by_noise(steps, form, scale)
+  return jax.lax.stop_gradient(advantage[..., None] * weight)
+
+
+def _by_noise(
+  steps: steppers.StepTable, form: str, scale: float
+) -> Float[Array, "T"]:
   if form not in ("scaled", "mean"):
     raise UserError(f'config.advantage.form="{form}": it is "scaled" or "mean"')
-  advantage = group(signal, mask, std=std, epsilon=epsilon, clip=clip)
   noise = jnp.asarray(steps.std, jnp.float32)
-  if form == "mean":
-    mean_noise = masked_mean(noise, noise > 0)
-    weight = noise / jnp.where(mean_noise > 0, mean_noise, 1.0)
-  else:
-    weight = scale * noise
-  return jax.lax.stop_gradient(advantage[..., None] * weight)
+  if form == "scaled":
+    return scale * noise
+  mean_noise = masked_mean(noise, noise > 0)
+  return noise / jnp.where(mean_noise > 0, mean_noise, 1.0)
+
+
+def branched(
+  step_signal: Float[ArrayLike, "P G S"],
+  step_mask: Bool[ArrayLike, "P G S"],
+  steps: steppers.StepTable,
+  *,
+  form: str = "scaled",
+  scale: float = 2.25,
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Float[Array, "P G T"]:
+  """The reward of each step's own branch, weighted by its noise.
+
+  A_t = clip((R_t - mean_G R_t) / (std_G R_t + epsilon), -clip, clip) w_t, with R_t
+  the reward of what noise in step t alone leads to (`rollout.aside`), one mean and one
+  deviation per prompt and step, and w_t as in `noise_weighted`. A group has several
+  initial noises, each shared by some (`rollout.branch.members`).
+  TempFlow-GRPO, https://arxiv.org/abs/2508.04324: 24 are 6 branches of each of 4, by
+  accounts of the authors' code.
+
+  Args:
+    step_signal: composed reward; at t + 1 that of the branch of step t.
+    step_mask: True where it is valid; a sample with an invalid step is excluded.
+    steps: constants of the sampler's steps.
+    form: see `noise_weighted`.
+    scale: see `noise_weighted`.
+    epsilon: added to the standard deviation.
+    clip: largest absolute advantage, before the weight; None or 0 for no bound.
+
+  Returns:
+    advantage, 0 where masked and at steps without noise.
+  """
+  mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
+  reward = jnp.where(mask, jnp.asarray(step_signal)[..., 1:], 0.0)
+  advantage = bounded(step_scores(reward, mask, epsilon), mask, clip)
+  return jax.lax.stop_gradient(advantage * _by_noise(steps, form, scale))
 
 
 def equalised(

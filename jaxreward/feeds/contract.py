@@ -118,7 +118,10 @@ class Plan:
     outside: constants of the steps without noise, where the window moves.
     end: the step before which a window that moves ends.
     counted: which of the trained steps lie in the window, bool [K]; None for all.
+    among: indices of the steps among which each sample draws K of its own, in the
+      place of `trained`; empty where all samples train the same.
     share: which samples of a group share their first noise.
+    is_aside: whether each step's noise leaves a chain without noise, see `Sampler`.
     parts_at_window: whether they diverge where a moving window begins.
     drift: of a player's values, which the sampler climbs; None for none.
     start: (policy, prompts, decoder) -> clean latents [P, ...] that samples
@@ -161,7 +164,9 @@ class Plan:
   outside: steppers.StepTable | None = None
   end: int = 0
   counted: Array | None = None
+  among: tuple[int, ...] = ()
   share: Share | None = None
+  is_aside: bool = False
   parts_at_window: bool = False
   drift: Drift | None = None
   start: Callable[..., Array | None] = lambda *_: None
@@ -202,7 +207,7 @@ class Plan:
       is_recorded=self.feed.keeps == "steps",
       is_sealed=self.old_log_prob == "sealed" and self.feed.needs_noise,
       take_step=self.take_step,
-      share=self.share, push=push,
+      share=self.share, push=push, is_aside=self.is_aside,
     )  # fmt: skip
 
   def at(self, iteration: Array) -> Plan:
@@ -227,7 +232,7 @@ class Plan:
 
 
 # (trajectory, credit, prompt ids [P], plan, scalar key) -> rows [K, R, ...]; the
-# entry "step", if there is one, holds scalars per time, [K]
+# entry "step", if there is one, holds scalars per time, [K], or rows, [K, R]
 Make = Callable[[Trajectory, Credit, ArrayLike, Plan, Any], Rows]
 
 
@@ -442,7 +447,7 @@ def call(fn: Callable[..., Any], arrays: Callable[[str], Array]) -> Any:
 
 
 def cut(rows: Rows, plan: Plan) -> Rows:
-  """Leaves [K, R, ...] -> micro-batches [U, N, M, ...]; "step" -> [U, N].
+  """Leaves [K, R, ...] -> micro-batches [U, N, M, ...]; scalars of "step" -> [U, N].
 
   Row r of R lies in chunk r mod C, so that a sharded axis stays sharded.
   """
@@ -450,8 +455,9 @@ def cut(rows: Rows, plan: Plan) -> Rows:
   steps = rows.pop("step", None)
   micros = jax.tree.map(lambda x: _cut(x, plan), rows)
   if steps is not None:
-    micros["step"] = jax.tree.map(lambda x: _cut_steps(x, plan), steps)
-    count = jax.tree.leaves(micros["step"])[0].shape
+    parts = lambda x: (_cut_steps if x.ndim == 1 else _cut)(x, plan)
+    micros["step"] = jax.tree.map(parts, steps)
+    count = jax.tree.leaves(micros["step"])[0].shape[:2]
     first = jnp.arange(plan.updates)[:, None] == 0
     micros["is_first"] = jnp.broadcast_to(first, count)
   return micros

@@ -18,21 +18,23 @@ def flat_advantage(credit: Credit, plan: Plan) -> Array:
 
 def counts(trajectory: Trajectory, advantage: ArrayLike) -> Array:
   """bool [B]: neither padding nor a failed sample."""
-  finite = jnp.isfinite(jnp.asarray(trajectory.latents))
-  axes = (0, *range(2, finite.ndim))
   usable = jnp.isfinite(advantage)
   if usable.ndim == 2:
     usable = usable.all(1)
-  return jnp.asarray(trajectory.mask) & usable & finite.all(axes)
+  usable &= jnp.asarray(trajectory.mask)
+  for latents in jax.tree.leaves((trajectory.latents, trajectory.aside)):
+    axes = (0, *range(2, jnp.ndim(latents)))
+    usable &= jnp.isfinite(jnp.asarray(latents)).all(axes)
+  return usable
 
 
-def safe_latents(trajectory: Trajectory, usable: ArrayLike) -> Array:
+def safe_latents(latents: ArrayLike, usable: ArrayLike) -> Array:
   """The latents, with zeros where a row does not count.
 
   A NaN there would pass the mask of the loss, as 0 times NaN is NaN.
   """
-  rows = path.expand(usable, trajectory.latents[0])
-  return jnp.where(rows, trajectory.latents, 0.0)
+  latents = jnp.asarray(latents)
+  return jnp.where(path.expand(usable, latents[0]), latents, 0.0)
 
 
 def samples_of(
@@ -41,7 +43,7 @@ def samples_of(
   """(advantage [B] or [B, T], bool [B], latents [S, B, ...]), safe to train on."""
   advantage = flat_advantage(credit, plan)
   usable = counts(trajectory, advantage)
-  return advantage, usable, safe_latents(trajectory, usable)
+  return advantage, usable, safe_latents(trajectory.latents, usable)
 
 
 def keys_of(trajectory: Trajectory, prompt_ids: ArrayLike, key: Array) -> Array:

@@ -13,31 +13,47 @@ from jaxreward.feeds.networks import Arrays, row, spread
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows of the stored steps that are trained, [K, B, ...]."""
-  del prompt_ids, key
   advantage, usable, latents = rollouts.samples_of(trajectory, credit, plan)
   steps = plan.trained
   if isinstance(steps, tuple):
     steps = np.array(steps)
+  at = lambda x: x[steps]  # [T, B, ...] -> [K, B, ...]
+  per_step = steps[:, None]
+  if plan.among:
+    keys = rollouts.keys_of(trajectory, prompt_ids, key)
+    steps = per_step = draw_steps(keys, plan)
+    at = lambda x: x[steps, jnp.arange(len(usable))]
+  after = latents[1:]
+  if trajectory.aside is not None:
+    after = rollouts.safe_latents(trajectory.aside, usable)
   counts = spread(usable, len(steps))
   if plan.counted is not None:
     counts &= plan.counted[:, None]
   if advantage.ndim == 2:
-    advantage = advantage.T[steps]
+    advantage = at(advantage.T)
   else:
     advantage = spread(advantage, len(steps))
+  table = jax.tree.map(lambda x: jnp.asarray(x)[steps], plan.table)
   return {
-    "x_t": latents[steps],
-    "x_next": latents[steps + 1],
-    "old_log_prob": trajectory.log_probs[steps],
+    "x_t": at(latents[:-1]),
+    "x_next": at(after),
+    "old_log_prob": at(trajectory.log_probs),
     "advantage": advantage,
     "mask": counts,
     "prompt_index": spread(trajectory.prompt_index, len(steps)),
     "sample": spread(jnp.arange(len(usable)), len(steps)),
     "t": jnp.broadcast_to(
-      jnp.asarray(plan.table.t)[steps][:, None], (len(steps), len(usable))
+      jnp.asarray(plan.table.t)[per_step], (len(steps), len(usable))
     ),
-    "step": jax.tree.map(lambda x: jnp.asarray(x)[steps], plan.table),
+    "step": table,
   }
+
+
+def draw_steps(keys, plan):
+  """The steps that each sample trains, int32 [K, B]: K of `plan.among`."""
+  among = jnp.asarray(plan.among)
+  draw = lambda key: jax.random.permutation(jax.random.fold_in(key, 1), among)
+  return jax.vmap(draw)(keys)[:, : len(plan.trained)].T
 
 
 def _step_coeff(name: str):

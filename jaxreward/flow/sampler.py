@@ -96,11 +96,14 @@ class Info:
     velocity: [C, M, ...], before the step, guided.
     x0_hat: [C, M, ...], the predicted clean sample.
     log_prob: float32 [C, M], of the step; 0 where it drew no noise.
+    aside: [C, M, ...], where the step leads with its noise, if the chain goes on
+      without it; else None.
   """
 
   velocity: Array
   x0_hat: Array
   log_prob: Array
+  aside: Array | None = None
 
 
 def initial_noise(
@@ -127,6 +130,9 @@ class Sampler:
     share: which samples branch from one another.
     push: moves latents after a step; log-probabilities are under the step's own
       mean, which is not moved. Without kernels and multistep solvers alone.
+    is_aside: whether each step's noise is drawn aside of a chain that follows the
+      ODE; recorded steps lead from the chain to there. Without kernels and
+      multistep solvers alone.
   """
 
   policy: Policy
@@ -138,6 +144,7 @@ class Sampler:
   take_step: TakeStep | None = None
   share: Share | None = None
   push: Push | None = None
+  is_aside: bool = False
 
   @property
   def steps(self) -> int:
@@ -269,6 +276,9 @@ class Sampler:
     if shift is not None:
       x_next = x_next + shift
     log_p = log_prob.transition(x, v, x_next, step)
+    if self.is_aside:
+      chain = x - (step.t - step.t_next) * v
+      return chain, memory, Info(v, x0_hat, log_p, x_next)
     return x_next, memory, Info(v, x0_hat, log_p)
 
   def _end_velocity(self, params, cond, uncond, x, v, step):
@@ -415,11 +425,14 @@ class Sampler:
     from_chunks = jax.vmap(rollout.from_chunks)
     nothing = lambda *_: None
     log_probs = jnp.zeros((self.steps, state.index.size))
+    aside = None
     if self.is_recorded:
-      keep = lambda before, after, info, step: (after.latents, info.log_prob)
-      _, (latents, log_probs) = self.scan(params, state, keep)
+      keep = lambda before, after, info, step: (
+        after.latents, info.log_prob, info.aside,
+      )  # fmt: skip
+      _, (latents, *kept) = self.scan(params, state, keep)
       latents = from_chunks(jnp.concatenate([state.latents[None], latents]))
-      log_probs = from_chunks(log_probs)
+      log_probs, aside = jax.tree.map(from_chunks, tuple(kept))
     elif tail:
       middle, _ = self.scan(params, state, nothing, slice(None, -tail))
       end, _ = self.scan(params, middle, nothing, slice(-tail, None))
@@ -434,6 +447,7 @@ class Sampler:
       prompt_index=jnp.asarray(self.layout.prompt_index),
       member=jnp.asarray(self.layout.member),
       mask=jnp.asarray(self.layout.mask),
+      aside=aside,
     )
 
   def sample(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxreward.errors import UserError
 from jaxreward.types import Array
@@ -45,6 +46,9 @@ def drawn(
   return first + jax.random.randint(key, (), 0, places)
 
 
+PACES = ("constant", "linear", "exponential")
+
+
 def sliding(
   iteration: Array | int,
   key: Array,
@@ -55,11 +59,22 @@ def sliding(
   stride: int = 1,
   first: int = 0,
   last: int = 0,
+  shrinks: bool = False,
+  pace: str = "constant",
+  least: int = 1,
+  rate: float = 0.1,
+  after: int = 13,
 ) -> Array:
   """A window that moves from noise to data and wraps around (MixGRPO).
 
   Li et al. 2025, https://arxiv.org/abs/2507.21802, the progressive strategy:
-  it moves by `stride` steps every `every` iterations.
+  it moves by `stride` steps every `every` iterations. At step i it stays for
+    constant     every
+    linear       max(least, floor((1 - i / last) every + i / last least))
+    exponential  ceil(every exp(-rate max(i - after, 0)))
+  iterations, the last two as the authors' "decay" and "exp_decay". With `shrinks` it
+  goes on to the last step before `last`, as there, and steps beyond are masked; the
+  authors' code fails where no step is left.
 
   Args:
     iteration: int32 scalar.
@@ -70,15 +85,40 @@ def sliding(
     stride: steps of a move.
     first: see `drawn`.
     last: see `drawn`.
+    shrinks: whether the window goes on where less than `size` steps are left.
+    pace: one of `PACES`.
+    least: iterations at one place, of the pace "linear".
+    rate: of the pace "exponential".
+    after: the step from which on that pace is faster.
+
+  Raises:
+    UserError: an unknown pace, or a count that is not positive.
   """
   del key
-  for name, value in (("every", every), ("stride", stride)):
+  for name, value in (("every", every), ("stride", stride), ("least", least)):
     if not value >= 1:
       raise UserError(
         f"config.rollout.window_move.{name}={value}: at least 1 is needed"
       )
-  turns = (_places(size, num_steps, first, last) - 1) // stride + 1
-  return first + stride * (jnp.asarray(iteration) // every % turns)
+  places = _places(size, num_steps, first, last) + (size - 1) * shrinks
+  at = first + stride * np.arange((places - 1) // stride + 1)
+  progress = at / (last or num_steps - 1)
+  counts = {
+    "constant": lambda: np.full(len(at), every),
+    "linear": lambda: np.maximum(
+      least, (every * (1 - progress) + least * progress).astype(int)
+    ),
+    "exponential": lambda: np.ceil(
+      every * np.exp(-rate * np.maximum(at - after, 0))
+    ),
+  }
+  if pace not in counts:
+    raise UserError(
+      f'config.rollout.window_move.pace="{pace}": it is one of {", ".join(PACES)}'
+    )
+  ends = np.cumsum(counts[pace]()).astype(int)
+  turn = jnp.asarray(iteration) % ends[-1]
+  return jnp.asarray(at)[jnp.searchsorted(ends, turn, side="right")]
 
 
 def growing(

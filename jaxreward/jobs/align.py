@@ -171,6 +171,7 @@ def make_updater(
     rules=followers.bind(config, align_methods.keeps_old(objective, plan.feed)),
     combine=align_methods.bind_combine(config, len(names)),
     players_first=config.align.players_first,
+    adaptive=align_methods.adaptive_weights(config),
   )
 
 
@@ -272,6 +273,7 @@ def make_programs(
       players=players.create(
         updater.loss.roles, config.seed, policy, trained, len(plan.layout.mask)
       ),
+      weights={k: adapt.least for k, adapt in updater.adaptive.items()},
       average=config.ema.decay > 0,
     )  # fmt: skip
 

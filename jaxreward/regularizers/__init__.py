@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxreward.regularizers.kl import (
   data_matching,
+  dual_kl,
   form_of,
   gated_step_kl,
   group_velocity_distance,
@@ -23,6 +24,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "group_velocity_distance": group_velocity_distance,
   "sampled_kl": sampled_kl,
   "step_drop": step_drop,
+  "dual_kl": dual_kl,
   "data_matching": data_matching,
   "tail_distance": tail_distance,
 }
@@ -30,6 +32,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
 __all__ = [
   "REGISTRY",
   "data_matching",
+  "dual_kl",
   "form_of",
   "gated_step_kl",
   "group_velocity_distance",

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError, nearest, require_not_negative, shown
 from jaxreward.numerics import Mean
+from jaxreward.regularizers.sampled import difference
 from jaxreward.types import ArrayLike
 
 ScalarOrRows = ArrayLike | np.floating | float
@@ -124,6 +125,44 @@ def gated_step_kl(
   form = form_of(form, sampler)
   rows = _rows(mean, reference_mean, std, dt, c_v, mask, form)
   return Mean.of(rows * jnp.where(mask, gate, 0.0), mask)
+
+
+def dual_kl(
+  mean: Float[ArrayLike, "B *L"],
+  reference_mean: Float[ArrayLike, "B *L"],
+  std: ScalarOrRows,
+  dt: ScalarOrRows,
+  c_v: ScalarOrRows,
+  log_prob: Float[ArrayLike, "B"],
+  old_log_prob: Float[ArrayLike, "B"],
+  mask: Bool[ArrayLike, "B"],
+  *,
+  drop: float = 0.1,
+  form: str = "exact",
+  sampler: str = "",
+) -> Mean:
+  """`step_kl` and `drop` times `step_drop`: a reference, and the policy that drew.
+
+  The dual trust region of SAGE-GRPO, https://arxiv.org/abs/2603.21872, read in the
+  authors' code: 1 and .1 of the two under one weight, which adapts (`adapt`).
+
+  Args:
+    mean: see `step_kl`.
+    reference_mean: see `step_kl`.
+    std: see `step_kl`.
+    dt: see `step_kl`.
+    c_v: see `step_kl`.
+    log_prob: of the stored step under the trained parameters.
+    old_log_prob: when it was sampled; no gradient.
+    mask: False for padding, which may hold anything.
+    drop: weight of the second, at least 0.
+    form: see `step_kl`.
+    sampler: by name, set by the job.
+  """
+  require_not_negative("", drop=drop)
+  form = form_of(form, sampler)
+  kl = _rows(mean, reference_mean, std, dt, c_v, mask, form)
+  return Mean.of(kl + drop * difference(old_log_prob, log_prob, mask), mask)
 
 
 def _rows(mean, reference_mean, std, dt, c_v, mask, form):

@@ -38,7 +38,7 @@ def sampled_kl(
   Raises:
     UserError: an unknown estimate.
   """
-  r = _difference(reference_log_prob, log_prob, mask)
+  r = difference(reference_log_prob, log_prob, mask)
   forms = {
     "k1": lambda: -r,
     "k2": lambda: jnp.square(r) / 2,
@@ -64,10 +64,10 @@ def step_drop(
     old_log_prob: when it was sampled; no gradient.
     mask: False for padding, which may hold anything.
   """
-  return Mean.of(_difference(old_log_prob, log_prob, mask), mask)
+  return Mean.of(difference(old_log_prob, log_prob, mask), mask)
 
 
-def _difference(constant, log_prob, mask):
+def difference(constant, log_prob, mask):
   """constant - log_prob in float32, 0 in masked rows."""
   log_prob = jnp.where(mask, jnp.asarray(log_prob, jnp.float32), 0.0)
   constant = jax.lax.stop_gradient(jnp.where(mask, constant, 0.0))

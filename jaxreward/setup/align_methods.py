@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from jaxreward.methods import asks, named, prepare_of
 from jaxreward.numerics import Mean
 from jaxreward.setup import checks, followers, kernels, offline, players
 from jaxreward.training import faults, optimizer, step, writers
+from jaxreward.training.adaptive import Adaptive
 
 # Metrics of every run; no regularizer may have their names.
 RESERVED = (
@@ -72,7 +74,10 @@ def bind_objective(config: ConfigDict) -> tuple[Callable[..., Any], str]:
 
 def feed_of(config: ConfigDict, name: str) -> feeds.Feed:
   """A feed by name, with the arrays of the config's references."""
-  return followers.extended(config, feeds.FEEDS[name])
+  feed = followers.extended(config, feeds.FEEDS[name])
+  if config.align.step_share < 1:  # every row has a step of its own
+    return dataclasses.replace(feed, scalars=())
+  return feed
 
 
 def run_feed(config: ConfigDict) -> feeds.Feed:
@@ -127,7 +132,7 @@ def bind_regularizers(
     fn = config_lib.bind(
       section, regularizers.REGISTRY, field=field, key="fn",
       supplied=lambda fn: (*asks(fn), "sampler"),
-      reserved=("weight", "reference"),
+      reserved=("weight", "reference", "adapt"),
     )  # fmt: skip
     fn = followers.tied(fn, config, field)
     if "sampler" in inspect.signature(fn).parameters:
@@ -155,6 +160,35 @@ def bind_regularizers(
     if weight > 0:
       terms[name] = fn, float(weight)
   return terms
+
+
+def adaptive_weights(config: ConfigDict) -> dict[str, Adaptive]:
+  """name -> how its weight adapts, of the terms whose weight does.
+
+  Raises:
+    UserError: an unknown option or one out of range.
+  """
+  found: dict[str, Adaptive] = {}
+  for name, section in config.regularizers.items():
+    weight: Any = section.get("weight", 1.0)
+    if "adapt" not in section or not weight:
+      continue
+    field = f"config.regularizers.{name}.adapt"
+    options = section.adapt
+    known = [f.name for f in dataclasses.fields(Adaptive) if f.name != "most"]
+    needed = ("target", "least")
+    if not isinstance(options, ConfigDict) or set(options) - set(known):
+      raise UserError(
+        f"{field}={shown(options)}: expected a section with {', '.join(known)}"
+      )
+    if set(needed) - set(options):
+      raise UserError(f"{field}: it needs {' and '.join(needed)}")
+    try:
+      values: dict[str, Any] = dict(options.items())
+      found[name] = Adaptive(most=float(weight), **values)
+    except UserError as error:
+      raise UserError(f"{field}.{error}") from error
+  return found
 
 
 def apart(config: ConfigDict, weights: Mapping[str, Any]) -> tuple[str, ...]:
@@ -316,6 +350,7 @@ def try_methods(config: ConfigDict, table: steppers.StepTable) -> None:
         f"config.rollout.real=0: config.{field} reads reference images; set it"
         " to 1"
       )
+  adaptive_weights(config)
   maps = methods["advantage"].maps
   metrics = _try_objective(config, objective, feed, maps)
   for name, (fn, _) in terms.items():
@@ -436,6 +471,11 @@ def _try_advantage(
       f'config.advantage.name="{name}" scores every denoising step, which'
       f' config.objective.name="{config.objective.name}" does not keep; take an'
       ' objective on the sampler\'s steps, such as "flow_grpo"'
+    )
+  if config.rollout.aside and "step_signal" not in advantage.names:
+    raise UserError(
+      f'config.rollout.aside=True: config.advantage.name="{name}" does not score'
+      ' what each step has led to; take "branched"'
     )
   if "step_values" in advantage.names:
     if "value" not in players.gives(players.bind(config)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -94,7 +94,14 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
   old_log_prob = _old_log_prob(config, feed)
   real.check(config, feed, offline.group(config))
   feed = _with_noise(config, feed)
+  _check_share(config, feed)
   steps = _steps(config, feed)
+  if not steps["trained"]:
+    raise UserError(
+      f"config.align.step_share={align.step_share}: of"
+      f" {len(steps['among'])} steps with noise none is left to train; a larger"
+      " share"
+    )
   by_samples = align.split == "samples"
   if not by_samples and len(steps["trained"]) % align.updates:
     # Whole noise levels only: the rows of an optimizer step must depend neither
@@ -130,6 +137,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     is_fresh=not align.overlap,
     old_log_prob=old_log_prob,
     share=branches.make_share(config, "rollout", group, steps["table"]),
+    is_aside=_aside(config, steps, feed),
     parts_at_window=config.rollout.branch.steps == branches.UNTIL_WINDOW,
     start=functools.partial(setup.start_latents, config, "rollout"),
     rounds=setup.make_start(config, "rollout").rounds,
@@ -183,6 +191,47 @@ def _drift(config, table: steppers.StepTable) -> feeds.Drift | None:
       ' config.rollout.sampler.name, and config.kernels.implementation="xla"'
     )
   return feeds.Drift(section.player, section.scale, section.first, section.unit)
+
+
+def _aside(config, steps: Mapping[str, Any], feed: feeds.Feed) -> bool:
+  """Whether steps leave a chain without noise, one at a time.
+
+  Raises:
+    UserError: steps that cannot, or whose rewards would not be their own.
+  """
+  r = config.rollout
+  if not r.aside:
+    return False
+  field = "config.rollout.aside=True"
+  if not feed.needs_noise:
+    raise UserError(
+      f'{field}: config.objective.name="{config.objective.name}" reads no stored'
+      ' steps; use False, or an objective that does, such as "flow_grpo"'
+    )
+  others = {
+    f'config.rollout.window_move.name="{r.window_move.name}"': (
+      r.window_move.name != "none"
+    ),
+    f"config.rollout.branch.steps={r.branch.steps}": r.branch.steps != 0,
+    f"config.rollout.branch.children={r.branch.children}": r.branch.children,
+    f'config.rollout.drift.player="{r.drift.player}"': r.drift.player,
+    f'config.kernels.implementation="{config.kernels.implementation}"': (
+      config.kernels.implementation != "xla"
+    ),
+  }
+  for other, is_set in others.items():
+    if is_set:
+      raise UserError(
+        f"{field}: every step leaves the chain for itself, which {other} is"
+        " not made for; leave it as in configs/base.py"
+      )
+  last = len(steps["table"].t) - 1
+  if last in (steps.get("among") or steps["trained"]):
+    raise UserError(
+      f"{field}: what step {last}, the last, has led to is not scored; set"
+      f" config.rollout.window_size to {last} or less"
+    )
+  return True
 
 
 def _with_noise(config, feed: feeds.Feed) -> feeds.Feed:
@@ -262,11 +311,47 @@ def _steps(config, feed: feeds.Feed) -> dict[str, Any]:
       if len(steps_with_noise) > 1
       else steps_with_noise
     )
-    return dict(table=table, trained=tuple(int(i) for i in steps_with_noise))
+    trained = tuple(int(i) for i in steps_with_noise)
+    return dict(table=table, **_shared_out(config, trained))
   if feed.keeps == "tail":
     _check_tail(config, table)
     return dict(table=table, trained=(0,))
   return dict(table=table, trained=tuple(range(config.align.times)))
+
+
+def _shared_out(config, trained: tuple[int, ...]) -> dict[str, Any]:
+  """The steps that are trained: all, or a number that each sample draws."""
+  share = config.align.step_share
+  if share == 1:
+    return dict(trained=trained)
+  count = int(len(trained) * share)
+  return dict(trained=trained[:count], among=trained)
+
+
+def _check_share(config, feed: feeds.Feed) -> None:
+  """Refuses a share of the steps where samples cannot train steps of their own."""
+  share = config.align.step_share
+  if share == 1:
+    return
+  field = f"config.align.step_share={share}"
+  if not 0 < share < 1:
+    raise UserError(f"{field}: expected a share above 0 and at most 1")
+  if not feed.needs_noise:
+    raise UserError(
+      f'{field}: config.objective.name="{config.objective.name}" reads no stored'
+      " steps; use 1, and config.align.times for their number"
+    )
+  if config.rollout.window_move.name != "none":
+    raise UserError(
+      f"{field}: steps are drawn from all that have noise, and"
+      f' config.rollout.window_move.name="{config.rollout.window_move.name}" moves'
+      " those; use 1"
+    )
+  if config.kernels.implementation != "xla":
+    raise UserError(
+      f"{field}: kernels replay one step for all samples; set"
+      ' config.kernels.implementation="xla"'
+    )
 
 
 def _require_noise(config, feed: feeds.Feed, is_noisy: bool) -> None:

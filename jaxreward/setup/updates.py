@@ -32,6 +32,7 @@ from jaxreward.setup import controls, credits, players, playing, real, tuning
 from jaxreward.setup.judged import Late
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
+from jaxreward.training.adaptive import Adaptive
 from jaxreward.training.state import TrainState
 from jaxreward.types import (
   Array,
@@ -162,6 +163,8 @@ def finish(
 ) -> Array:
   """Images [P, G, H, W, C] of the latents before a step, finished by the ODE.
 
+  They are those that the step before has led to, where it has left the chain.
+
   Args:
     policy: the policy.
     params: that drew the trajectory.
@@ -173,11 +176,21 @@ def finish(
     decoder: parameters of the autoencoder.
   """
   sampler = plan.sampler(policy, setup.spread_rows(plan.layout))
-  latents = sampler.finish(
-    params, prompts.words, jnp.asarray(trajectory.latents)[first], first,
-    jumps=jumps,
-  )  # fmt: skip
+  latents = before_step(trajectory, first)
+  latents = sampler.finish(params, prompts.words, latents, first, jumps=jumps)
   return jnp.clip(sampler.pixels(latents, decoder), 0, 1)
+
+
+def before_step(trajectory: Trajectory, first: Array) -> Array:
+  """Latents [B, ...] that a step starts from, or that the one before has led to.
+
+  The two are one, unless steps lead aside of the chain.
+  """
+  latents = jnp.asarray(trajectory.latents)[first]
+  if trajectory.aside is None:
+    return latents
+  before = jnp.asarray(trajectory.aside)[jnp.maximum(first - 1, 0)]
+  return jnp.where(first > 0, before, latents)
 
 
 @flax.struct.dataclass
@@ -193,6 +206,7 @@ class Frozen:
     decoder: parameters of an autoencoder before them.
     players: parameters of the players that a loss may read.
     references: parameters of the references that move.
+    weights: of the terms whose weights adapt, by name.
   """
 
   base: Params
@@ -203,6 +217,7 @@ class Frozen:
   decoder: Params | None = None
   players: Mapping[str, Params] = flax.struct.field(default_factory=dict)
   references: Mapping[str, Params] = flax.struct.field(default_factory=dict)
+  weights: Mapping[str, Array] = flax.struct.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -282,6 +297,7 @@ class Loss:
     for name, (fn, weight) in self.regularizers.items():
       penalty = feeds.call(fn, arrays)
       metrics = metrics | {name: penalty}
+      weight = frozen.weights.get(name, weight)
       added = weight * (penalty.total * arrays.rows["shares"][name])
       if self.names:
         terms.append(added)
@@ -440,6 +456,7 @@ class Updater:
   rules: Mapping[str, references.Rule]
   combine: step.Combine | None = None
   players_first: int = 0
+  adaptive: Mapping[str, Adaptive] = dataclasses.field(default_factory=dict)
 
   @property
   def plan(self) -> Plan:
@@ -539,6 +556,7 @@ def update(
     references={
       k: v.params for k, v in state.references.items() if k != "old"
     },
+    weights=state.weights,
   )  # fmt: skip
   if updater.plan.old_log_prob == "recomputed":
     micros = updater.loss.recompute(state.params, micros, frozen)
@@ -569,11 +587,16 @@ def update(
     name: rule(state.references[name], state.params, state.step, pooled)
     for name, rule in updater.rules.items()
   }
+  pooled |= {f"{k}_weight": Mean.of(w) for k, w in state.weights.items()}
+  term_weights = {
+    name: updater.adaptive[name].after(weight, pooled[name].value())
+    for name, weight in state.weights.items()
+  }
   if sampler_params is not None:
     sampler_params = draw_params
   state = dataclasses.replace(
     state, step=state.step + 1, references=followers, stats=stats,
-    sampler_params=sampler_params, players=player_states,
+    sampler_params=sampler_params, players=player_states, weights=term_weights,
   )  # fmt: skip
   if updater.players_first:
     state = state_lib.held(state, before, before.step < updater.players_first)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxreward import rng
 from jaxreward.errors import UserError, nearest
 from jaxreward.training import ema
 from jaxreward.training.state import Reference
@@ -89,11 +90,58 @@ def reset(
   return rule
 
 
+@dataclasses.dataclass(frozen=True)
+class Earlier:
+  """The rule `earlier`; `slots` copies are kept beside the reference."""
+
+  count: int
+  slots: int
+  seed: int
+
+  def __call__(self, reference, params, step, metrics):
+    del metrics
+    key = rng.stream_key(self.seed, "reference", step)
+    stored = (step + 1) // self.count  # copies so far, beside that of the start
+    # A reservoir: after n copies each of them is kept with probability slots / n.
+    place = jax.random.randint(jax.random.fold_in(key, 0), (), 0, stored + 1)
+    place = jnp.where(stored < self.slots, stored, place)
+    is_due = (step + 1) % self.count == 0
+    choose = lambda i: (
+      lambda new, old: jnp.where(is_due & (place == i), new, old)
+    )
+    bank = tuple(
+      jax.tree.map(choose(i), params, old)
+      for i, old in enumerate(reference.bank)
+    )
+    kept = jnp.minimum(stored + 1, self.slots)
+    pick = jax.random.randint(jax.random.fold_in(key, 1), (), 0, kept)
+    one = lambda *copies: jax.lax.select_n(pick, *copies)
+    return Reference(jax.tree.map(one, *bank), reference.age + 1, bank)
+
+
+def earlier(*, count: int = 25, slots: int = 8, seed: int = 0) -> Rule:
+  """One of the network's earlier copies, drawn in every iteration (SePPO).
+
+  A copy is taken every `count` iterations. Up to `slots` of them, that of the start
+  among them, are kept beside the reference: all at first, and then a uniform choice
+  of those there have been.
+
+  Args:
+    count: iterations between copies.
+    slots: copies that are kept in memory.
+    seed: of the draws.
+  """
+  _require(count >= 1, f"count={count}: at least 1")
+  _require(slots >= 1, f"slots={slots}: at least 1")
+  return Earlier(count, slots, seed)
+
+
 RULES: dict[str, Callable[..., Rule]] = {
   "fixed": fixed,
   "decayed": decayed,
   "every": every,
   "reset": reset,
+  "earlier": earlier,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -66,10 +66,12 @@ class Reference:
   Attributes:
     params: its parameters.
     age: int32, iterations since it was last refreshed.
+    bank: earlier copies of the trained network, of a rule that draws among them.
   """
 
   params: Params
   age: Array
+  bank: tuple[Params, ...] = ()
 
 
 @flax.struct.dataclass
@@ -90,6 +92,7 @@ class TrainState:
     mixture: float32 [K], weights of per-reward gradients; None for a single
       gradient.
     players: name -> network that trains beside the policy.
+    weights: name -> float32, of the terms whose weights adapt.
   """
 
   step: Array
@@ -102,6 +105,7 @@ class TrainState:
   sampler_params: Params | None = None
   mixture: Array | None = None
   players: dict[str, Player] = flax.struct.field(default_factory=dict)
+  weights: dict[str, Array] = flax.struct.field(default_factory=dict)
 
   @property
   def averaged(self) -> Params:
@@ -119,11 +123,12 @@ def create(
   params: Params,
   optimizer,
   *,
-  references: Iterable[str] = (),
+  references: Mapping[str, Any] | None = None,
   overlap: bool = False,
   stats: Any = None,
   gradients: int = 0,
   players: dict[str, Player] | None = None,
+  weights: dict[str, float] | None = None,
   average: bool = True,
 ) -> TrainState:
   """A state at step 0; averages are copies, so that it can be donated."""
@@ -134,8 +139,12 @@ def create(
     opt_state=optimizer.init(params),
     ema=ema.init_ema(params) if average else None,
     references={
-      name: Reference(ema.init_ema(params), jnp.zeros((), jnp.int32))
-      for name in references
+      name: Reference(
+        ema.init_ema(params),
+        jnp.zeros((), jnp.int32),
+        tuple(ema.init_ema(params) for _ in range(getattr(rule, "slots", 0))),
+      )
+      for name, rule in (references or {}).items()
     },
     sampler_params=ema.init_ema(params) if overlap else None,
     stats=stats,
@@ -143,6 +152,7 @@ def create(
     if gradients
     else None,
     players=players or {},
+    weights={k: jnp.float32(w) for k, w in (weights or {}).items()},
   )
 
 

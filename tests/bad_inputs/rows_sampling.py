@@ -44,6 +44,48 @@ ROWS = [
     ('config.align.old_log_prob="stored"', '"diffusion_nft"'),
     align__old_log_prob="stored",
   ),
+  # Steps of one's own, and steps aside.
+  _row(
+    "a share that leaves no step", GRPO,
+    ("config.align.step_share=0.1", "of 2 steps with noise none is left"),
+    align__step_share=0.1,
+  ),
+  _row(
+    "a share of nothing", GRPO,
+    ("config.align.step_share=0.0: expected a share above 0",),
+    align__step_share=0.0,
+  ),
+  _row(
+    "a share of a window that moves", "recipes/mixgrpo.py:smoke",
+    ("config.align.step_share=0.5", 'config.rollout.window_move.name="sliding"'),
+    align__step_share=0.5,
+  ),
+  _row(
+    "a share of steps that nobody reads", "align_scenes.py:diffusion_nft,smoke",
+    ("config.align.step_share=0.5", "config.align.times"),
+    align__step_share=0.5,
+  ),
+  _row(
+    "steps aside without rewards of their own", GRPO,
+    ("config.rollout.aside=True", 'config.advantage.name="group"', '"branched"'),
+    rollout__aside=True,
+  ),
+  _row(
+    "steps aside of samples that share their noise",
+    "recipes/tempflow_grpo.py:smoke",
+    ("config.rollout.aside=True", "config.rollout.branch.steps=1"),
+    rollout__branch__steps=1,
+  ),
+  _row(
+    "a weight that adapts to no target", "recipes/sage_grpo.py:smoke",
+    ("config.regularizers.kl.adapt.target=0.0: expected a number above 0",),
+    regularizers__kl__adapt__target=0.0,
+  ),
+  _row(
+    "a weight that adapts above its bound", "recipes/sage_grpo.py:smoke",
+    ("config.regularizers.kl.adapt.least=1.0", "1e-05"),
+    regularizers__kl__adapt__least=1.0,
+  ),
   # Branches and starts.
   _row(
     "branches that never part", "align_scenes.py:diffusion_nft,smoke",

@@ -24,8 +24,8 @@ SIGNAL = np.array(
 def plan_of(name, microbatch=5, **changes):
   layout = rollout.make_layout(P, G, microbatch)
   plan = feeds.Plan(
-    table=steppers.flow_sde(np.linspace(1.0, 0.0, 4)), trained=(0, 1, 2),
-    prompts=P, group=G, updates=1, guidance_scale=1.0, shift=2.5,
+    table=steppers.flow_sde(np.linspace(1.0, 0.0, 4)),
+    trained=changes.pop("trained", (0, 1, 2)), prompts=P, group=G, updates=1, guidance_scale=1.0, shift=2.5,
     feed=feeds.FEEDS[name], layout=layout, rows=layout, **changes,
   )  # fmt: skip
   size, each = plan.feed.size(plan), plan.feed.per_group(plan)
@@ -174,6 +174,43 @@ def test_credit_of_steps_goes_to_its_step():
   same = np.broadcast_to(advantage[..., 0].reshape(-1), (3, P * G))
   np.testing.assert_array_equal(one["advantage"][:, : P * G], same)
   assert len(plan.trained) == 3
+
+
+def test_each_sample_trains_steps_of_its_own():
+  """Two of three: no step twice, each as often, with what belongs to it."""
+  advantage = np.arange(P * G * 3, dtype=np.float32).reshape(P, G, 3)
+  whole, _ = make("steps", credit_of(advantage), steps=4)
+  rows, plan = make(
+    "steps", credit_of(advantage), steps=4, trained=(0, 1), among=(0, 1, 2)
+  )
+  t = np.asarray(plan.table.t)
+  index = np.argmax(np.asarray(rows["t"])[..., None] == t, -1)
+  assert index.shape == (2, len(plan.layout.mask))
+  assert (index[0] != index[1]).all()
+  assert len({*map(tuple, index.T)}) > 3  # not the same for all samples
+  sample = np.arange(index.shape[1])
+  for name in ("advantage", "mask", "x_t", "old_log_prob", "sample"):
+    np.testing.assert_array_equal(
+      rows[name], np.asarray(whole[name])[index, sample]
+    )
+  for name in ("std", "c_x", "c_v", "t", "t_next"):
+    np.testing.assert_array_equal(
+      getattr(rows["step"], name), np.asarray(getattr(plan.table, name))[index]
+    )
+  micros = feeds.cut(rows, plan)
+  assert micros["step"].std.shape == micros["advantage"].shape
+  assert micros["is_first"].shape == micros["advantage"].shape[:2]
+
+
+def test_all_steps_drawn_are_all_steps():
+  """Of three, three: the rows of each sample, in an order of its own."""
+  whole, plan = make("steps", steps=4)
+  rows, _ = make("steps", steps=4, among=(0, 1, 2))
+  order = np.argsort(-np.asarray(rows["t"]), axis=0)
+  for name in ("t", "x_t", "x_next", "advantage", "old_log_prob"):
+    ordered = np.asarray(rows[name])[order, np.arange(order.shape[1])]
+    np.testing.assert_array_equal(ordered, whole[name])
+  del plan
 
 
 @pytest.mark.parametrize("name", ["steps", "noised", "lists", "tail"])

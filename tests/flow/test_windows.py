@@ -58,6 +58,44 @@ def test_sliding_windows_walk_and_start_again(
   assert found.tolist() == want
 
 
+def reference_states(
+  count, size, last, every, least, rate, after, stride, pace
+):
+  """The authors' counters, moved on by one iteration at a time."""
+  place, spent, found = 0, 0, []
+  for _ in range(count):
+    found.append(place)
+    stays = every
+    if pace == "linear":
+      share = place / last
+      stays = max(least, int(every * (1 - share) + least * share))
+    elif pace == "exponential":
+      stays = np.ceil(every * np.exp(-rate * max(0, place - after)))
+    spent += 1
+    if spent >= stays:
+      place, spent = place + stride, 0
+    if place >= last:  # the released code stays there once more, without steps
+      place = 0
+  return found
+
+
+@pytest.mark.parametrize("pace", windows.PACES)
+def test_shrinking_windows_are_those_of_the_authors(pace):
+  """4 of 25 steps, of which 23 are trained, down to the last one."""
+  options = dict(every=10, least=2, rate=0.1, after=13, stride=1)
+  found = starts(
+    windows.sliding, 600, 4, 25, last=23, shrinks=True, pace=pace, **options
+  )
+  want = reference_states(600, 4, 23, pace=pace, **options)
+  assert found.tolist() == want
+  assert found.max() == 22
+
+
+def test_an_unknown_pace_is_refused():
+  with pytest.raises(UserError, match="constant, linear, exponential"):
+    windows.sliding(0, jax.random.key(0), 2, 8, pace="slow")
+
+
 def test_intervals_from_the_end_grow():
   """14 to 20 of 20 steps in 100 stages, as published."""
   options = dict(least=14, stages=100, last=20)

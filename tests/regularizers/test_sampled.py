@@ -71,3 +71,21 @@ def test_step_drop():
 def test_an_estimate_that_there_is_not():
   with pytest.raises(UserError, match='"k4"'):
     regularizers.sampled_kl(*draw()[2], MASK, estimate="k4")
+
+
+def test_the_dual_tie_is_the_sum_of_both():
+  rng = np.random.default_rng(1)
+  mean, reference = rng.normal(size=(2, 4, 3, 2))
+  new, old = rng.normal(size=(2, 4))
+  std, mask = 0.3, np.array([1, 1, 0, 1], bool)
+  got = regularizers.dual_kl(mean, reference, std, 0.1, 1.0, new, old, mask)
+  kl = ((mean - reference) ** 2).mean((1, 2)) / (2 * std**2)
+  want = (kl + 0.1 * (old - new))[mask].mean()
+  np.testing.assert_allclose(got.value(), want, rtol=1e-5)
+  none = regularizers.dual_kl(
+    mean, reference, std, 0.1, 1.0, new, old, mask, drop=0.0
+  )
+  alone = regularizers.step_kl(
+    mean, reference, std, 0.1, 1.0, mask, form="exact"
+  )
+  np.testing.assert_allclose(none.value(), alone.value(), rtol=1e-6)

@@ -1,14 +1,20 @@
 """Rules by which references follow, in NumPy."""
 
+import functools
+import types
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxreward import feeds, types
+from jaxreward import feeds
 from jaxreward.errors import UserError
 from jaxreward.numerics import Mean
-from jaxreward.training.references import RULES
+from jaxreward.training import references
+from jaxreward.training.references import RULES, Earlier
 from jaxreward.training.state import Reference
+from jaxreward.types import Policy
 from tests import tiny
 
 
@@ -67,6 +73,38 @@ def test_reset_on_a_signal_or_out_of_patience():
   assert follow(rule, metric=nothing) == [0] * 8
 
 
+def earlier_of(slots, steps=21, count=3, seeds=400):
+  """Values of the reference, [seeds, steps], to parameters 1, 2, ..."""
+
+  def one(seed):
+    options = types.SimpleNamespace(count=count, slots=slots, seed=seed)
+    rule = functools.partial(Earlier.__call__, options)
+    zero = {"p": jnp.zeros(())}
+    first = Reference(zero, jnp.int32(0), (zero,) * slots)
+
+    def body(reference, n):
+      reference = rule(reference, {"p": n + 1.0}, n, {})
+      return reference, reference.params["p"]
+
+    return jax.lax.scan(body, first, jnp.arange(steps))[1]
+
+  return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(seeds)))
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_earlier_is_any_earlier_copy_equally_often(slots, monkeypatch):
+  """Copies are those of 0, 3, 6, ... iterations, whatever is kept of them."""
+  key = lambda seed, name, step: jax.random.fold_in(jax.random.key(seed), step)
+  monkeypatch.setattr(references.rng, "stream_key", key)
+  found = earlier_of(slots)
+  assert (found[:, :2] == 0).all()
+  for n in (2, 8, 20):
+    copies = np.arange(0, n + 2, 3)
+    assert set(np.unique(found[:, n])) <= set(copies)
+    share = (found[:, n, None] == copies).mean(0)
+    np.testing.assert_allclose(share, 1 / len(copies), atol=0.09)
+
+
 def test_a_metric_that_is_not_there_is_told():
   with pytest.raises(UserError, match="there are kl"):
     follow(RULES["reset"](metric="lk"))
@@ -77,7 +115,7 @@ def test_a_feed_offers_arrays_of_every_reference():
   assert "v_slow" in feed.offers and "v_slow" in feed.latents
   steps = feeds.with_references(feeds.FEEDS["steps"], ["slow"])
   assert {"slow_mean", "reference_mean"} <= set(steps.offers)
-  policy = types.Policy(
+  policy = Policy(
     init=lambda key: None, encode=lambda params, words: words,
     velocity=lambda params, x, t, cond: x * params, to_pixels=lambda x: x,
     latent_shape=(2,),
