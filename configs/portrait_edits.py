@@ -14,7 +14,9 @@ from jaxreward import config as config_lib
 
 REWARDS = ("kept", "words")
 OBJECTIVES = ("diffusion_nft", "flow_grpo")
-KEPT = dict(give=1.0, recolour=1.0, express=1.0, restyle=1.0, fill=1.0)
+KEPT = dict(
+  give=1.0, recolour=1.0, express=1.0, restyle=1.0, fill=1.0, unheard=1.0
+)
 
 
 def get_config(arg: str | None = None):
@@ -29,12 +31,12 @@ def get_config(arg: str | None = None):
   config.data.update(
     source="portrait_edits",
     grammar="portrait_edits",
-    kind_weights=(2, 2, 1, 2, 3, 1, 1, 1),
+    kind_weights=(2, 2, 1, 2, 3, 1, 1, 1, 0),
   )
   exact = lambda *names: {n: dict(fn=n, weight=1.0) for n in names}
   if options["reward"] == "words":
     config.rewards = exact("worded")
-    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0)
+    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0, 0)
     config.heldout_rewards = exact("recognised", "untouched")
   else:
     config.rewards = dict(
@@ -50,8 +52,8 @@ def get_config(arg: str | None = None):
     config.init.checkpoint = "package:portrait_edits_base"
     config.model.width = 104
     config.rollout.update(prompts=12, group=8, microbatch=96)
-    config.align.iterations = 60
+    config.align.iterations = 80
     if objective == "diffusion_nft":
-      config.optimizer.learning_rate = 1.5e-3
-    config.eval.update(every=20, quick_samples=96, guidance_scales=(1.0,))
+      config.optimizer.learning_rate = 8e-4
+    config.eval.update(every=40, quick_samples=96, guidance_scales=(1.0,))
   return config

@@ -4,6 +4,10 @@ answer: the maker of `package:portrait_edits_base`.
   python -m jaxreward.main --workdir=runs/portrait_edits \
     --config=configs/pretrain_portrait_edits.py
 
+A part of the answers is wrong, as pairs of web data are: in a quarter one attribute
+is not what the words ask for, and in as many one has changed that they do not speak
+of, so that the policy can do what is asked for, and often does not.
+
 It is narrower than `package:portraits_base`, so that both together stay small.
 """
 
@@ -19,13 +23,13 @@ def get_config(arg: str | None = None):
   config.data.update(
     source="portrait_edits",
     grammar="portrait_edits",
-    kind_weights=(2, 2, 1, 2, 2, 1, 1, 1),
+    kind_weights=(2, 2, 1, 2, 2, 1, 1, 1, 0),
   )
   if not smoke:
     config.init.checkpoint = ""
     config.model.width = 104
     config.optimizer.learning_rate = 1.5e-2
-    config.pretrain.steps = 1500
-    config.eval.every = 750
-    config.checkpoint.every = 250
+    config.pretrain.update(steps=3000, caption_corruption=0.25)
+    config.eval.every = 1000
+    config.checkpoint.every = 500
   return config

@@ -27,7 +27,7 @@ def test_the_numbers_of_categories_and_the_first_batches_never_change():
   assert numbers["scenes"] == list(range(6)) and numbers["free"] == [6]
   assert numbers["edits"] == list(range(7, 13))
   assert numbers["portraits"] == list(range(13, 18))
-  assert numbers["portrait_edits"] == list(range(18, 26))
+  assert numbers["portrait_edits"] == list(range(18, 27))
   scenes = tasks.TASKS["scenes"]
   batch = scenes.batches(scenes.prompts("train"), seed=0, batch_size=4)(0)
   first = [3857397621, 3415564911, 2367988706, 1919960059]

@@ -15,18 +15,21 @@ import numpy as np
 
 from jaxreward.data import pipeline
 from jaxreward.tasks.portraits import attributes as at
-from jaxreward.tasks.portraits import edits, prompts
+from jaxreward.tasks.portraits import edits, prompts, render
 from jaxreward.types import PromptBatch
 
 
 def wrong(
-  batch: PromptBatch, share: float, rng: np.random.Generator
+  batch: PromptBatch,
+  share: float,
+  rng: np.random.Generator,
+  roles: Sequence[int] = (prompts.ASKED,),
 ) -> PromptBatch:
-  """The batch with one requested value of a share of its rows replaced."""
+  """The batch with one value of a share of its rows replaced, of one in `roles`."""
   extras: prompts.Asked = batch.extras
   rows, counts = np.array(extras.rows), np.array(at.COUNTS)
   for row in np.flatnonzero(rng.random(len(rows)) < share):
-    places = np.argwhere(np.asarray(extras.role)[row] == prompts.ASKED)
+    places = np.argwhere(np.isin(np.asarray(extras.role)[row], roles))
     if len(places):
       i, j = places[rng.integers(len(places))]
       rows[row, i, j] = (rows[row, i, j] + rng.integers(1, counts[j])) % counts[
@@ -77,31 +80,39 @@ def edit_batches(
   kind_weights: Sequence[int],
   steps: int,
 ) -> grain.MapDataset:
-  """As `caption_batches`, for edits, whose words are always right.
+  """As `caption_batches`, for edits.
+
+  Of a share `corruption` of the answers one attribute is not what the words ask
+  for; independently, of as many one that should have stayed is another.
 
   Returns:
     A dataset whose element n is {"source" and "picture", the answer: float32
     [B, S, S, 3], "caption": int32 [B, L], "seed": uint32 [B]}.
   """
-  del corruption
   stream = pipeline.prompt_batches(
     chosen, seed=seed, batch_size=batch_size, kind_weights=kind_weights,
     categories=prompts.EDIT_CATEGORIES, rows=prompts.batch, attach=_with_answer,
   )  # fmt: skip
 
-  def apply(index):
-    batch = stream(int(index))
+  def apply(index, rng):
+    batch = wrong(stream(int(index)), corruption, rng)
+    batch = wrong(batch, corruption, rng, (prompts.KEPT, prompts.PERSON))
+    shown: prompts.Asked = batch.extras
     return {
-      "source": batch.source, "picture": batch.target,
-      "caption": batch.tokens, "seed": pipeline.seeds_of(index, batch_size),
+      "source": batch.source,
+      "picture": render.compose(shown.rows, shown.count),
+      "caption": batch.tokens,
+      "seed": pipeline.seeds_of(index, batch_size),
     }  # fmt: skip
 
-  return grain.MapDataset.range(steps).map(apply)
+  return grain.MapDataset.range(steps).seed(seed).random_map(apply)
 
 
 def _with_answer(batch, chosen, side=0):
-  """The source and a right answer, also where there are many."""
+  """The source, and the attributes of a right answer, free ones too."""
   del side
-  source, answers = edits.draw(chosen)
-  batch = dataclasses.replace(batch, source=source, target=answers)
+  source, _ = edits.draw(chosen)
+  rows = np.stack([edits.answer(p.pictures) for p in chosen])
+  extras = dataclasses.replace(batch.extras, rows=rows)
+  batch = dataclasses.replace(batch, source=source, extras=extras)
   return jax.tree.map(np.asarray, batch)

@@ -8,14 +8,15 @@
     sharpen    sharpen it
     fill       fill in the person with glasses and a beard, smiling
     colour     colour a person with dark skin and red hair in a blue shirt
+    unheard    instructions of the first four kinds, in no training prompt
 
 The target is the drawing with one attribute changed; everything else stays, to
 the pixel. An identity edit speaks of some attributes of another picture with the
-person of the source, and has many right answers. The sources of the last three
+person of the source, and has many right answers. The sources of the three after it
 are squares of four pixels, a hole before the face, and shades of grey.
 
-A combination, such as (give, left, glasses), belongs to one split; for the last
-three it is a number.
+People and pictures are held out, each with its edit; instructions are in all splits,
+except those of the kind "unheard".
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from jaxreward.tasks.portraits import render, words
 from jaxreward.types import PromptBatch
 
 KINDS = lib.EDITS
+LOCAL = KINDS[:4]  # one attribute changes
+UNHEARD = "unheard"
 PER_KIND = 1500  # or a few more
 COARSE = 4  # pixels, side of the squares of a sharpen source
 HOLE = (slice(21, 36), slice(16, 32))  # rows and columns of a person's face
@@ -54,19 +57,24 @@ class Edit:
 
   Attributes:
     name: unique, and the seed of its source.
-    meaning: its combination.
+    instruction: its kind and combination, such as give, left, glasses.
     before: int32 [2, A], attributes of the source.
     people: in the source.
     rows, role, count: of the answer, see `prompts.Asked`.
   """
 
   name: str
-  meaning: str
+  instruction: str
   before: np.ndarray
   people: int
   rows: np.ndarray
   role: np.ndarray
   count: int
+
+  @property
+  def meaning(self) -> str:
+    """The unit of the splits."""
+    return self.name
 
 
 def _combinations(kind: str) -> list[tuple[int, ...]]:
@@ -121,14 +129,14 @@ def _text(kind: str, place: int, name: int, value: int, old: int) -> str:
 
 def _make(kind: str, combination: tuple[int, ...], variant: int):
   """(text, edit) of one edit."""
-  meaning = f"{kind}:{combination}"
-  name = f"{meaning}#{variant}"
+  instruction = f"{kind}:{combination}"
+  name = f"{instruction}#{variant}"
   rng = np.random.default_rng(lib.seed_of(name))
   before = np.stack([rng.integers(0, c, at.PEOPLE) for c in at.COUNTS], -1)
   before = before.astype(np.int32)
   before[1, at.BACKGROUND_AT] = before[0, at.BACKGROUND_AT]
   if kind == "identity":
-    return _identity(name, meaning, combination, before, rng)
+    return _identity(name, instruction, combination, before, rng)
   place = combination[0] if len(combination) > 1 else -1
   people = 1 if place < 0 else 2
   if len(combination) > 1 and combination[1] == at.BACKGROUND_AT:
@@ -164,10 +172,10 @@ def _make(kind: str, combination: tuple[int, ...], variant: int):
     role[row, at_] = lib.ASKED
     text = _text(kind, place, at_, value, int(old))
   rows[role == lib.ANY] = render.FREE
-  return text, Edit(name, meaning, before, people, rows, role, people)
+  return text, Edit(name, instruction, before, people, rows, role, people)
 
 
-def _identity(name, meaning, combination, before, rng):
+def _identity(name, instruction, combination, before, rng):
   """The person alone before; left or right of another one after."""
   place, mouth, shirt = combination
   rows = np.full_like(before, render.FREE)
@@ -185,7 +193,7 @@ def _identity(name, meaning, combination, before, rng):
   text = (
     f"{same}{_whose(place)} and {words.person_phrase(other)}{_whose(1 - place)}"
   )
-  return text, Edit(name, meaning, before, 1, rows, role, 2)
+  return text, Edit(name, instruction, before, 1, rows, role, 2)
 
 
 def _of_kind(kind: str) -> Iterator[tuple[str, Edit]]:
@@ -198,15 +206,31 @@ def _of_kind(kind: str) -> Iterator[tuple[str, Edit]]:
 @functools.cache
 def all_prompts() -> tuple[lib.Prompt, ...]:
   """Every edit, in a fixed order."""
-  by_category = {
-    lib.FIRST_EDIT + i: list(_of_kind(kind)) for i, kind in enumerate(KINDS)
-  }
-  splits = split_names(
-    {k: {edit.meaning for _, edit in rows} for k, rows in by_category.items()}
+  by_kind = {kind: list(_of_kind(kind)) for kind in KINDS if kind != UNHEARD}
+  instructions = split_names(
+    {
+      number: {edit.instruction for _, edit in by_kind[kind]}
+      for number, kind in enumerate(LOCAL)
+    }
   )
+  by_category: dict[int, list[tuple[str, Edit]]] = {}
+  for kind, rows in by_kind.items():
+    for row in rows:
+      is_new = instructions.get(row[1].instruction) == "heldout"
+      number = lib.FIRST_EDIT + KINDS.index(UNHEARD if is_new else kind)
+      by_category.setdefault(number, []).append(row)
+  splits = split_names(
+    {k: {edit.name for _, edit in rows} for k, rows in by_category.items()}
+  )
+  unheard = lib.FIRST_EDIT + KINDS.index(UNHEARD)
   return tuple(
-    lib.Prompt(text, category, splits[edit.meaning], edit)
-    for category, rows in by_category.items()
+    lib.Prompt(
+      text,
+      category,
+      "heldout" if category == unheard else splits[edit.name],
+      edit,
+    )
+    for category, rows in sorted(by_category.items())
     for text, edit in rows
   )
 

@@ -33,7 +33,7 @@ FIRST = 13  # numbers of categories are part of random streams
 CATEGORIES = dict(enumerate(KINDS, FIRST))
 EDITS = (
   "give", "recolour", "express", "restyle", "identity", "sharpen", "fill",
-  "colour",
+  "colour", "unheard",
 )  # fmt: skip
 FIRST_EDIT = FIRST + len(KINDS)
 EDIT_CATEGORIES = dict(enumerate(EDITS, FIRST_EDIT))

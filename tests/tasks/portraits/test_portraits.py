@@ -182,7 +182,7 @@ def test_answers_of_edits_are_exact(look):
 
 
 def test_an_edit_changes_one_attribute_and_people_move_as_they_are():
-  local = edits.KINDS[:4]
+  local = (*edits.LOCAL, edits.UNHEARD)
   for prompt in edits.all_prompts():
     kind = edits.KINDS[prompt.category - prompts.FIRST_EDIT]
     edit, rows = prompt.pictures, edits.answer(prompt.pictures)
@@ -198,6 +198,19 @@ def test_an_edit_changes_one_attribute_and_people_move_as_they_are():
       np.testing.assert_array_equal(rows[place, free], edit.before[0, free])
       free = edit.rows[1 - place] == render.FREE
       np.testing.assert_array_equal(rows[1 - place, free], edit.before[1, free])
+
+
+def test_people_are_held_out_and_instructions_of_one_kind():
+  split = lambda name: edits.prompts(name)
+  pictures = [{p.pictures.name for p in split(s)} for s in ("train", "heldout")]
+  assert not pictures[0] & pictures[1]
+  said = {p.text for p in split("train")}
+  for number, kind in prompts.EDIT_CATEGORIES.items():
+    heard = [p.text in said for p in split("heldout") if p.category == number]
+    if kind == edits.UNHEARD:
+      assert heard and not any(heard)
+    elif kind in edits.LOCAL:
+      assert all(heard)
 
 
 def test_words_alone_pay_for_the_loss_of_a_person(look):
@@ -238,6 +251,27 @@ def test_captions_are_wrong_as_often_as_asked():
   assert abs(np.mean(right) - 0.7) < 0.08
   again = batches[1]
   np.testing.assert_array_equal(again["caption"], micro["caption"])
+
+
+def test_answers_of_edits_are_wrong_as_often_as_asked():
+  chosen = edits.prompts("train")
+  right = prompts.batch(chosen)
+  roles = (prompts.KEPT, prompts.PERSON)
+  wrong = captions.wrong(right, 0.3, np.random.default_rng(0), roles)
+  differ = wrong.extras.rows != right.extras.rows
+  assert np.isin(right.extras.role[differ], roles).all()
+  has_one = np.isin(right.extras.role, roles).any((1, 2))
+  assert differ.sum((1, 2)).max() == 1 and not differ[~has_one].any()
+  assert abs(differ.any((1, 2))[has_one].mean() - 0.3) < 0.02
+  options = dict(seed=0, batch_size=12, steps=1)
+  options["kind_weights"] = (1,) * 4 + (0,) * 5
+  clean, spoiled = (
+    captions.edit_batches(chosen, corruption=c, **options)[0]
+    for c in (0.0, 1.0)
+  )
+  np.testing.assert_array_equal(clean["source"], spoiled["source"])
+  off = np.abs(clean["picture"] - spoiled["picture"]).max((1, 2, 3))
+  assert off.min() > 0.1
 
 
 def test_a_worse_picture_is_wrong_in_one_attribute(look):
