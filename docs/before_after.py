@@ -1,10 +1,11 @@
 """Pictures of a run of the job align, before and after, as one PNG.
 
-  python docs/before_after.py RUN FILE.png [PER_KIND]
+  python docs/before_after.py RUN FILE.png [PER_KIND [COLUMNS]]
 
 Rows from top to bottom: what the prompts start from and their exact answers, where
 there are any, then before and after, from the same noise; a green frame where all is
-right. The first PER_KIND (2) prompts of each category, which no picture has chosen.
+right. The first PER_KIND (2) prompts of each category, which no picture has chosen;
+after COLUMNS of them, all if it is not said, the rows begin again below.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ def _framed(image: np.ndarray, colour: np.ndarray | int) -> np.ndarray:
   return canvas
 
 
-def picture(run: pathlib.Path, per_kind: int) -> bytes:
-  """A PNG file."""
+def picture(
+  run: pathlib.Path, per_kind: int, columns: int | None = None
+) -> bytes:
+  """A PNG file; colours in steps of 8, so that it is small."""
   before, after, texts, beside, _ = grids.load_cards(
     run / "grids" / "cards.npz"
   )
@@ -52,11 +55,22 @@ def picture(run: pathlib.Path, per_kind: int) -> bytes:
         for i in chosen
       ]
     )
+  columns = columns or len(chosen)
+  rows = [
+    row[start : start + columns]
+    for start in range(0, len(chosen), columns)
+    for row in rows
+  ]
+  empty = _framed(blank, grids.PAPER)
+  rows = [row + [empty] * (columns - len(row)) for row in rows]
   cells = np.array(rows).reshape(-1, *rows[0][0].shape)
-  return grids.image_grid_png(cells, SCALE, len(chosen))
+  cells = np.minimum((cells.astype(int) + 4) // 8 * 8, 255).astype(np.uint8)
+  return grids.image_grid_png(cells, SCALE, columns)
 
 
 if __name__ == "__main__":
   folder, path, *number = sys.argv[1:]
-  per_kind = int(number[0]) if number else 2
-  pathlib.Path(path).write_bytes(picture(pathlib.Path(folder), per_kind))
+  per_kind, *columns = map(int, number or ("2",))
+  pathlib.Path(path).write_bytes(
+    picture(pathlib.Path(folder), per_kind, *columns)
+  )
