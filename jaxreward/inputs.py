@@ -37,7 +37,7 @@ FILE = "inputs.json"
 # Fields, by their last word, that name a file or a folder by any name.
 FIELDS = (
   "source", "weights", "checkpoint", "adapter", "init", "references", "facts",
-  "questions", "templates", "questions_template",
+  "questions", "template", "templates", "questions_template",
 )  # fmt: skip
 # Fields of rows that name images.
 _PICTURES = ("image", "target", "mask", "image_a", "image_b", "faces")

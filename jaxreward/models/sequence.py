@@ -50,6 +50,18 @@ def heads(x: Float[Array, "B N H D"]) -> Float[Array, "B N H D"]:
   return _place(x, [None, axis, None])
 
 
+def kept(x: Float[Array, "L B *N H D"]) -> Float[Array, "L B *N H D"]:
+  """Keys or values of all layers, sharded as `heads` shards one layer's."""
+  free, axes = _free_axes(), _axes_of_rows(x.shape[1])
+  if math.prod(free.values()) == 1:
+    return x
+  parts = free.get(AXIS, 1)
+  axis = AXIS if x.shape[-2] % parts == 0 else None
+  others = [None] * (x.ndim - 4)
+  spec = PartitionSpec(None, axes, *others, axis, None)
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
 def is_cut() -> bool:
   """Whether the current mesh shards layers."""
   return _free_axes().get(AXIS, 1) > 1

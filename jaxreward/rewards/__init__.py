@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxreward.rewards import (
   alignment,
+  checklists,
   compression,
   consistency,
   fidelity,
@@ -95,6 +96,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "judge_checklist": remote.judge_checklist,
   "vlm_pointwise": judges.vlm_pointwise,
   "vlm_pairwise": judges.vlm_pairwise,
+  "vlm_checklist": checklists.vlm_checklist,
   "prompt_echo": judges.prompt_echo,
 }
 

@@ -18,12 +18,14 @@ from jaxreward.errors import UserError
 from jaxreward.models.vision import encoders
 from jaxreward.models.vlm import decode
 from jaxreward.models.vlm import prompts as marks
+from jaxreward.rewards import answer_tables
 from jaxreward.rewards import vision_language as vl
+from jaxreward.rewards.answer_tables import Table
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.rewards.remote import answers, matches, templates
 from jaxreward.rewards.remote.options import require_choice, with_options
 from jaxreward.rewards.remote.rewards import WINNER, YES
-from jaxreward.rewards.vision_language import Options, Reader, Seen, Table
+from jaxreward.rewards.vision_language import Options, Reader, Seen
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 Images = Float[ArrayLike, "P G H W 3"]
@@ -57,12 +59,12 @@ def load_pointwise(
     form, default, start = (
       answers.Score(low, high),
       templates.POINTWISE,
-      vl.SCORE_BEGUN,
+      answer_tables.SCORE_BEGUN,
     )
-    table = vl.of_score(reader.tokens, form)
+    table = answer_tables.of_score(reader.tokens, form)
   else:
     form, default, start = YES, templates.YES_NO, ""
-    table = vl.of_choice(reader.tokens, YES)
+    table = answer_tables.of_choice(reader.tokens, YES)
   names = ("image", "prompt", "low", "high")
   wording = vl.wording(template, default, names, ("image",), ("prompt",))
   values = dict(
@@ -79,20 +81,20 @@ def load_pointwise(
   return vl.loaded(reader, params, prepare, table=table)
 
 
-def _usable(images: Array) -> tuple[Array, Bool[Array, "P G"]]:
+def usable_of(images: Array) -> tuple[Array, Bool[Array, "P G"]]:
   """(images without values that are not finite, which have none)."""
   usable = jnp.isfinite(images).all((2, 3, 4))
   return jnp.where(usable[..., None, None, None], images, 0.0), usable
 
 
-def _seen(reader: Reader, params: Params, images: Array) -> Seen:
+def seen_of(reader: Reader, params: Params, images: Array) -> Seen:
   """Tokens of the images [P, G, ...]."""
   p, g = images.shape[:2]
   tokens = reader.see(params, images.reshape(p * g, *images.shape[2:]))
   return jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), tokens)
 
 
-def _rows(
+def rows_of(
   seen: Seen, shows: Int[np.ndarray, "Q I"], arrays: Mapping[str, ArrayLike]
 ) -> dict[str, Any]:
   """Rows of `Reader.ask`, Q for each prompt.
@@ -135,10 +137,10 @@ def vlm_pointwise(
     text: token ids of the questions.
     mask: False for padding.
   """
-  images, usable = _usable(jnp.asarray(images))
+  images, usable = usable_of(jnp.asarray(images))
   p, g = images.shape[:2]
-  rows = _rows(
-    _seen(reader, params, images), np.arange(g)[:, None],
+  rows = rows_of(
+    seen_of(reader, params, images), np.arange(g)[:, None],
     {"text": text, "mask": mask},
   )  # fmt: skip
   scores = reader.ask(
@@ -182,7 +184,7 @@ def load_pairwise(
     return reader.asked(questions)
 
   return vl.loaded(
-    reader, params, prepare, table=vl.of_choice(reader.tokens, WINNER),
+    reader, params, prepare, table=answer_tables.of_choice(reader.tokens, WINNER),
     pairs=pairs, opponents=opponents, swap=swap,
   )  # fmt: skip
 
@@ -219,14 +221,14 @@ def vlm_pairwise(
     text: token ids of the questions.
     mask: False for padding.
   """
-  images, usable = _usable(jnp.asarray(images))
+  images, usable = usable_of(jnp.asarray(images))
   p, g = images.shape[:2]
   games = np.array(matches.schedule(range(g), pairs, opponents), np.int32)
   if not games.size:  # nobody to meet
     return {"judge": jnp.full((p, g), jnp.nan)}
   shows = np.concatenate([games, games[:, ::-1]]) if swap else games
-  rows = _rows(
-    _seen(reader, params, images), shows, {"text": text, "mask": mask}
+  rows = rows_of(
+    seen_of(reader, params, images), shows, {"text": text, "mask": mask}
   )
   wins = reader.ask(
     params, rows, reader.size(images),
@@ -298,10 +300,10 @@ def prompt_echo(
     caption: token ids of the prompts.
     caption_mask: False for padding.
   """
-  images, usable = _usable(jnp.asarray(images))
+  images, usable = usable_of(jnp.asarray(images))
   p, g = images.shape[:2]
-  rows = _rows(
-    _seen(reader, params, images), np.arange(g)[:, None],
+  rows = rows_of(
+    seen_of(reader, params, images), np.arange(g)[:, None],
     {"text": text, "mask": mask, "caption": caption, "said": caption_mask},
   )  # fmt: skip
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -30,8 +29,9 @@ from jaxreward.models.vision import (
 )
 from jaxreward.models.vlm import decode, prompts, qwen_vl, tiny
 from jaxreward.models.vlm.qwen_vl import Model
+from jaxreward.rewards import answer_tables
 from jaxreward.rewards.contract import Loaded
-from jaxreward.rewards.remote import answers, templates
+from jaxreward.rewards.remote import templates
 from jaxreward.rewards.remote.options import require_choice
 from jaxreward.types import Array, ArrayLike, Params
 
@@ -71,6 +71,12 @@ class Reader:
   length: int
   microbatch: int
 
+  def asked_text(self, question: str, begun: str = "") -> str:
+    """A question in the chat form of the model."""
+    is_third = self.model.vision.model == "qwen3_vl"
+    system = "" if is_third else prompts.SYSTEM
+    return prompts.chat(question, 0, system=system, answer=begun)
+
   def asked(self, questions: Sequence[str], begun: str = "") -> dict[str, Any]:
     """Token ids "text" and their "mask", [P, length].
 
@@ -81,9 +87,7 @@ class Reader:
     Raises:
       UserError: a question that is too long.
     """
-    is_third = self.model.vision.model == "qwen3_vl"
-    system = "" if is_third else prompts.SYSTEM
-    texts = [prompts.chat(q, 0, system=system, answer=begun) for q in questions]
+    texts = [self.asked_text(question, begun) for question in questions]
     return dict(zip(("text", "mask"), self.padded(texts), strict=True))
 
   def padded(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -92,16 +96,64 @@ class Reader:
     Raises:
       UserError: a text that is too long.
     """
-    ids = np.zeros((len(texts), self.length), np.int32)
-    mask = np.zeros(ids.shape, bool)
-    for i, row in enumerate(prompts.ids_of(self.tokens, texts)):
+    rows = prompts.ids_of(self.tokens, texts)
+    for text, row in zip(texts, rows, strict=True):
       if len(row) > self.length:
         raise UserError(
           f"length={self.length}: a text for the judge has {len(row)} tokens:"
-          f' "{shown(texts[i], 60)}"; raise length'
+          f' "{shown(text, 60)}"; raise length'
         )
-      ids[i, : len(row)], mask[i, : len(row)] = row, True
-    return ids, mask
+    return answer_tables.padded(rows, self.length)
+
+  def branched(
+    self, questions: Sequence[Sequence[str]], most: int, length: int
+  ) -> dict[str, Any]:
+    """Questions of each prompt as what all begin with, and how each ends.
+
+    Args:
+      questions: of each prompt, with the same images; several or none.
+      most: of a prompt.
+      length: most tokens of an end.
+
+    Returns:
+      "text" and "mask" [P, length] as of `asked`, "ends" and "ends_mask" [P,
+      most, length of ends].
+
+    Raises:
+      UserError: a text that is too long, or an image after the words in which
+        the questions differ.
+    """
+    stems, ends, ends_mask = [], [], []
+    image = self.model.language.pad
+    for listed in questions:
+      texts = [self.asked_text(q) for q in listed or [""]]
+      self.padded(texts)
+      rows = prompts.ids_of(self.tokens, texts)
+      same = 0
+      while all(same < len(r) - 1 and r[same] == rows[0][same] for r in rows):
+        same += 1
+      tails = [row[same:] for row in rows]
+      if any(image in tail for tail in tails):
+        raise UserError(
+          "template: the image stands after {question}; put it before, so that"
+          " it is read once"
+        )
+      longest = max(map(len, tails))
+      if longest > length:
+        raise UserError(
+          f"question_length={length}: a question has {longest} tokens; raise it"
+        )
+      stems.append(rows[0][:same])
+      tails += [tails[0]] * (most - len(tails))
+      for kept, x in zip(
+        (ends, ends_mask), answer_tables.padded(tails, length), strict=True
+      ):
+        kept.append(x)
+    text, mask = answer_tables.padded(stems, self.length)
+    return {
+      "text": text, "mask": mask,
+      "ends": np.stack(ends), "ends_mask": np.stack(ends_mask),
+    }  # fmt: skip
 
   def size(self, images: ArrayLike) -> tuple[int, int]:
     """Height and width that images [..., H, W, 3] are resized to."""
@@ -127,7 +179,7 @@ class Reader:
     rows: Mapping[str, Any],
     size: tuple[int, int],
     score: Callable[[decode.Prefix, Mapping[str, Any]], Array],
-  ) -> Float[Array, "B"]:
+  ) -> Float[Array, "B *A"]:
     """Scores of B questions.
 
     Args:
@@ -156,94 +208,6 @@ class Reader:
       return score(prefix, rows)
 
     return encoders.in_chunks(forward, dict(rows), self.microbatch)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Table:
-  """The answers that are compared.
-
-  Attributes:
-    ids: [A, T], padded with zeros on the right.
-    mask: False for padding.
-    values: of the answers, [A].
-  """
-
-  ids: np.ndarray
-  mask: np.ndarray
-  values: np.ndarray
-
-  def mean(
-    self, model: Model, params: Params, prefix: decode.Prefix
-  ) -> Float[Array, "B"]:
-    """Expected value under the answers' probabilities, which sum to one."""
-    if self.ids.shape[1] == 1:
-      scores = prefix.logits[:, self.ids[:, 0]]
-    else:
-      rows = len(prefix.mask)
-      ids = jnp.broadcast_to(self.ids, (rows, *self.ids.shape))
-      scores = decode.log_probs(model, params, prefix, ids)
-      scores = jnp.where(self.mask, scores, 0.0).sum(-1)
-    return jax.nn.softmax(scores, -1) @ jnp.asarray(self.values, jnp.float32)
-
-
-def table_of(tokens: Any, values: Mapping[str, float]) -> Table:
-  """The table of answers, in every spelling.
-
-  Args:
-    tokens: the tokenizer.
-    values: answer -> value.
-
-  Raises:
-    UserError: an answer that the vocabulary does not have.
-  """
-  unknown = getattr(tokens, "unk_token_id", None)
-  rows = []
-  for answer in values:
-    ids = prompts.ids_of(tokens, [answer])[0]
-    if not ids or unknown in ids:
-      raise UserError(
-        f'the judge\'s vocabulary has no "{shown(answer)}", which it is asked'
-        " for: take another judge or other answers"
-      )
-    rows.append(ids)
-  ids = np.zeros((len(rows), max(map(len, rows))), np.int32)
-  mask = np.zeros(ids.shape, bool)
-  for i, row in enumerate(rows):
-    ids[i, : len(row)], mask[i, : len(row)] = row, True
-  return Table(ids, mask, np.array(list(values.values())))
-
-
-def of_choice(tokens: Any, form: answers.Choice) -> Table:
-  """Words of a choice, in lower case and with a capital."""
-  return table_of(
-    tokens,
-    {
-      word: value
-      for plain, value in form.values.items()
-      for word in (plain, plain.capitalize())
-    },
-  )
-
-
-def of_score(tokens: Any, form: answers.Score) -> Table:
-  """Whole numbers of a scale, each with the end of the JSON that holds it.
-
-  Raises:
-    UserError: a scale without whole ends, or with more than 101 numbers.
-  """
-  low, high = round(form.low), round(form.high)
-  if (low, high) != (form.low, form.high) or high - low > 100:
-    raise UserError(
-      f"low={form.low:g}, high={form.high:g}: a judge in the program compares"
-      " whole numbers, 101 at most"
-    )
-  span = high - low
-  return table_of(
-    tokens, {f"{k}}}": (k - low) / span for k in range(low, high + 1)}
-  )
-
-
-SCORE_BEGUN = '{"score": '
 
 
 @dataclasses.dataclass(frozen=True)

@@ -399,6 +399,21 @@ def test_a_weighted_share_of_questions(serve, tmp_path):
   assert server.count == 12  # nothing of the prompt without questions
 
 
+def test_a_question_counts_only_if_its_parent_holds(serve, tmp_path):
+  path = tmp_path / "q.jsonl"
+  listed = [
+    "Redder than 0.5?",
+    {"question": "Redder than 0.1?", "parents": [1]},
+  ]
+  path.write_text(json.dumps({"prompt": TEXTS[0], "questions": listed}))
+  url = serve(red_enough).url
+  options = dict(questions=str(path), cache=str(tmp_path / "kept"))
+  for gate, expected in {"hard": [0, 0, 1], "off": [0, 0.5, 1]}.items():
+    judge = Loaded("judge_checklist", url, tmp_path, gate=gate, **options)
+    found = judge(reds([[0.05, 0.4, 0.8]]), TEXTS[:1])
+    np.testing.assert_array_equal(found, [expected])
+
+
 def test_an_unanswered_question_leaves_no_score(serve, tmp_path):
   path = tmp_path / "q.jsonl"
   questions = ["Redder than 0.1?", "Redder than 0.5?"]

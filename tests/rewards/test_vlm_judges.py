@@ -1,7 +1,9 @@
 """Judges of the program beside whole rows of the model, read one by one."""
 
 import functools
+import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,12 @@ import pytest
 from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.models.vlm import prompts, qwen_vl, tiny
-from jaxreward.rewards import judges, vision_language
+from jaxreward.rewards import (
+  answer_tables,
+  checklists,
+  judges,
+  vision_language,
+)
 from jaxreward.rewards.remote import templates
 from jaxreward.rewards.remote.rewards import YES
 from jaxreward.types import PromptBatch
@@ -32,9 +39,21 @@ def softmax(x):
   return y / y.sum()
 
 
+LINES = [
+  {"prompt": TEXTS[0], "questions": [
+    "Is it red?", {"question": "A circle?", "weight": 3, "parents": [1]},
+  ]},
+  {"prompt": TEXTS[1], "questions": [
+    {"question": "How many?", "answers": {"one": 0, "two": 1, "six": 0.5}},
+  ]},
+]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def setup():
+def setup(tmp_path_factory):
   """(rewards as functions of images, parameters)."""
+  file = tmp_path_factory.mktemp("questions") / "q.jsonl"
+  file.write_text("\n".join(map(json.dumps, LINES)))
   options = dict(weights="tiny", length=LENGTH, microbatch=4)
   ways = {
     "yes": (judges.vlm_pointwise, {}),
@@ -42,6 +61,10 @@ def setup():
     "pairs": (judges.vlm_pairwise, {}),
     "first": (judges.vlm_pairwise, dict(pairs="member", swap=False)),
     "echo": (judges.prompt_echo, {}),
+    "check": (
+      checklists.vlm_checklist,
+      dict(questions=str(file), gate="soft"),
+    ),
     "sum": (judges.prompt_echo, dict(summed=True)),
   }
   built = {}
@@ -50,7 +73,7 @@ def setup():
     params = loaded.arrays["params"]
     given = {**loaded.static, **loaded.prepare(TEXTS)}
     if reward is judges.vlm_pairwise:
-      given["table"] = vision_language.table_of(tiny.tokens, WORDS)
+      given["table"] = answer_tables.table_of(tiny.tokens, WORDS)
     built[name] = functools.partial(reward, **given)
   params = jax.tree.map(lambda x: 6 * x if x.ndim > 1 else x, params)
   return built, params
@@ -130,9 +153,32 @@ def test_yes_is_as_probable_as_in_a_whole_row(scores, images, read):
   assert math.isclose(
     scores["yes"][1, 1], softmax(logs)[:2].sum(), rel_tol=1e-3
   )
-  table = vision_language.of_choice(tiny.tokens, YES)
+  table = answer_tables.of_choice(tiny.tokens, YES)
   assert table.values.tolist() == [1, 1, 0, 0]
   assert np.isnan(scores["yes"]).tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_questions_are_answered_as_in_whole_rows(scores, images, read):
+  def answer(p, g, text, words):
+    asked = question(
+      templates.CHECKLIST, CLEAN[p], image=SHOWN, question=text,
+      answer=f"Answer with one word: {words}.",
+    )  # fmt: skip
+    spelled = re.findall(r"[a-z]+", words.replace(" or ", " "))
+    every = [s for word in spelled for s in (word, word.capitalize())]
+    logs = softmax(read(asked, [images[p, g]], every))
+    return dict(zip(spelled, logs.reshape(-1, 2).sum(1), strict=True))
+
+  red, circle = (
+    answer(0, 1, text, "yes or no")["yes"]
+    for text in ("Is it red?", "A circle?")
+  )
+  expected = red / 4 + 3 / 4 * red * circle
+  assert math.isclose(scores["check"][0, 1], expected, rel_tol=1e-3)
+  many = answer(1, 2, "How many?", "one, two or six")
+  expected = many["two"] + many["six"] / 2
+  assert math.isclose(scores["check"][1, 2], expected, rel_tol=1e-3)
+  assert np.isnan(scores["check"]).tolist() == [[0, 0, 1], [0, 0, 0]]
 
 
 def test_a_score_is_the_mean_of_whole_numbers(scores, images, read):
@@ -253,4 +299,4 @@ def test_an_answer_that_the_vocabulary_lacks_is_refused():
 
   words.unk_token_id = 0
   with pytest.raises(UserError, match='vocabulary has no "no"'):
-    vision_language.table_of(words, {"yes": 1.0, "no": 0.0})
+    answer_tables.table_of(words, {"yes": 1.0, "no": 0.0})

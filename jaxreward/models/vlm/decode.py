@@ -8,16 +8,18 @@ serves all prompts of a length.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Key
+from jaxtyping import Bool, Float, Int, Key
 
 from jaxreward import rng
 from jaxreward.errors import UserError
+from jaxreward.models import sequence
 from jaxreward.models.text import qwen
 from jaxreward.models.text.qwen import QwenText
 from jaxreward.models.vlm import qwen_vl
@@ -82,7 +84,8 @@ def prefill(
     {"params": params["text"]},
     prompts.tokens, prompts.places, images, method="cached",
   )  # fmt: skip
-  hidden, cache = outputs
+  hidden, (k, v) = outputs
+  cache = sequence.kept(k), sequence.kept(v)
   mask = jnp.asarray(prompts.mask)
   last = mask.sum(1) - 1
   hidden = jnp.take_along_axis(hidden, last[:, None, None], 1)[:, 0]
@@ -91,10 +94,10 @@ def prefill(
 
 
 def _empty(prefix: Prefix, count: int, length: int) -> qwen.Cache:
-  """Room for keys and values of answers."""
+  """Room for keys and values of answers, cut as those of the prompts are."""
   depth, rows, _, groups, head = prefix.cache[0].shape
-  zeros = jnp.zeros((depth, rows, count, length, groups, head))
-  zeros = zeros.astype(prefix.cache[0].dtype)
+  shape = (depth, rows, count, length, groups, head)
+  zeros = sequence.kept(jnp.zeros(shape, prefix.cache[0].dtype))
   return zeros, zeros
 
 
@@ -139,6 +142,72 @@ def log_probs(
   return at - jax.nn.logsumexp(scores, -1)
 
 
+def extended(
+  model: Model,
+  params: Params,
+  prefix: Prefix,
+  texts: Int[ArrayLike, "B G T"],
+  mask: Bool[ArrayLike, "B G T"],
+) -> Prefix:
+  """Prompts with further words, B * G rows; the prompts are not read again.
+
+  Args:
+    model: geometry.
+    params: of it.
+    prefix: the prompts.
+    texts: G for each of them, padded on the right, none of them empty.
+    mask: False for padding.
+  """
+  texts, mask = jnp.asarray(texts), jnp.asarray(mask)
+  b, g, t = texts.shape
+  room = _empty(prefix, g, t)
+  hidden, room = _extend(model, params, prefix, room, texts, 0)
+  size = mask.sum(-1)
+  hidden = jnp.take_along_axis(hidden, size[..., None, None] - 1, 2)
+  each = lambda x, axis: jnp.repeat(x, g, axis)
+  cache = tuple(
+    jnp.concatenate(
+      [each(old, 1), new.reshape(len(new), b * g, t, *new.shape[4:])], 2
+    )
+    for old, new in zip(prefix.cache, room, strict=True)
+  )
+  return Prefix(
+    (cache[0], cache[1]),
+    jnp.concatenate([each(prefix.mask, 0), mask.reshape(b * g, t)], 1),
+    each(prefix.place, 0) + size.reshape(-1),
+    qwen_vl.logits(params, hidden.reshape(b * g, -1)),
+  )
+
+
+def followed(
+  answers: Answers,
+  stops: tuple[int, ...],
+  until: Sequence[Any],
+  tail: Sequence[int],
+) -> tuple[Int[Array, "B G L"], Bool[Array, "B G L"]]:
+  """(answers without what ended them and with further tokens, mask).
+
+  Args:
+    answers: from `generate`.
+    stops: as given there.
+    until: as given there.
+    tail: the further tokens.
+  """
+  tokens, size = answers.tokens, answers.mask.sum(-1)
+  last = jnp.take_along_axis(tokens, jnp.maximum(size, 1)[..., None] - 1, 2)
+  is_stop = jnp.isin(last[..., 0], jnp.asarray(stops))
+  cut = jnp.where(is_stop, 1, 0)
+  if until:
+    at = jnp.maximum(size[..., None] - len(until) + jnp.arange(len(until)), 0)
+    is_end = jnp.take_along_axis(tokens, at, 2) == jnp.asarray(until)
+    cut = jnp.where(is_end.all(-1), len(until), cut)
+  size = (size - cut)[..., None]
+  place = jnp.arange(tokens.shape[2] + len(tail))
+  words = jnp.pad(tokens, ((0, 0), (0, 0), (0, len(tail))))
+  after = jnp.asarray(tail)[jnp.clip(place - size, 0, len(tail) - 1)]
+  return jnp.where(place < size, words, after), place < size + len(tail)
+
+
 def generate(
   model: Model,
   params: Params,
@@ -148,6 +217,7 @@ def generate(
   *,
   length: int,
   stops: tuple[int, ...],
+  until: Sequence[Any] = (),
   samples: int = 1,
   temperature: float = 0.0,
   top_p: float = 1.0,
@@ -163,6 +233,7 @@ def generate(
     ids: a number per row that is its own, such as that of its prompt.
     length: most tokens of an answer, with the stop token.
     stops: ids that end an answer; the first fills the rest.
+    until: ids that end it where they follow each other.
     samples: answers per row.
     temperature: of the draws; 0 takes the most probable token.
     top_p: only the most probable tokens that together reach it are drawn.
@@ -201,7 +272,12 @@ def generate(
     put = lambda old, new: old.at[..., step].set(new)
     answers = jax.tree.map(put, answers, Answers(token, score, is_running))
     fits = fits if column is None else fits & (token[..., None] == column)
-    return is_running & ~jnp.isin(token, jnp.asarray(stops)), answers, fits
+    is_running &= ~jnp.isin(token, jnp.asarray(stops))
+    if until:
+      at = step - len(until) + 1 + jnp.arange(len(until))
+      ends = answers.tokens[..., jnp.maximum(at, 0)] == jnp.asarray(until)
+      is_running &= ~(ends & (at >= 0)).all(-1)
+    return is_running, answers, fits
 
   def is_open(carry: Any) -> Array:
     step, _, (is_running, _, _) = carry
@@ -227,6 +303,21 @@ def generate(
   room = _empty(prefix, samples, max(1, length - 1))
   carry = jnp.ones((), jnp.int32), room, state
   return jax.lax.while_loop(is_open, advance, carry)[2][1]
+
+
+def answer(
+  model: Model,
+  params: Params,
+  prompts: Prompts,
+  key: Key[Array, ""],
+  ids: Int[ArrayLike, "B"],
+  *,
+  dtype: Any = jnp.float32,
+  **options: Any,
+) -> Answers:
+  """`prefill` and `generate` as one program, to be compiled once per shape."""
+  prefix = prefill(model, params, prompts, dtype=dtype)
+  return generate(model, params, prefix, key, ids, **options)
 
 
 def _nucleus(

@@ -116,12 +116,20 @@ def as_video(
   return [Shown(x) for x in np.split(frames, len(frames) // each)]
 
 
+def bucket(tokens: int, least: int = 64) -> int:
+  """The least of 64, 96, 128, 192, ... that holds so many tokens."""
+  size = least
+  while size < tokens:
+    size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
+  return size
+
+
 def pack(
   model: Model,
   rows: Sequence[Sequence[int]],
   shown: Sequence[Sequence[Shown]],
   *,
-  length: int,
+  length: int = 0,
   frames: int = 0,
   patches: int = 0,
 ) -> Prompts:
@@ -131,7 +139,8 @@ def pack(
     model: geometry.
     rows: ids, one placeholder per image or part of a video (`as_video`).
     shown: what each row's placeholders stand for.
-    length: tokens of every row, with those of images.
+    length: tokens of every row, with those of images; 0 for the `bucket` of the
+      longest, so that batches share a program.
     frames: rows of patches at least, so that batches share a program.
     patches: per frame at least.
 
@@ -149,6 +158,10 @@ def pack(
     ]
     for row in shown
   ]  # fmt: skip
+  if not length:
+    extra = lambda row: sum(math.prod(s.grid) - 1 for s in row)
+    pairs = zip(rows, sizes, strict=True)
+    length = bucket(max(len(row) + extra(size) for row, size in pairs))
   if not every:
     return lay_out(model, rows, sizes, length=length, stride=1)
   parts = []

@@ -15,7 +15,13 @@ from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError
 from jaxreward.rewards import references as reference_lines
 from jaxreward.rewards.contract import Loaded, declare
-from jaxreward.rewards.remote import answers, matches, pictures, templates
+from jaxreward.rewards.remote import (
+  answers,
+  matches,
+  pictures,
+  templates,
+)
+from jaxreward.rewards.remote import questions as checklists
 from jaxreward.rewards.remote.judge import Fields, Judge
 from jaxreward.rewards.remote.options import (
   Options,
@@ -23,7 +29,8 @@ from jaxreward.rewards.remote.options import (
   with_options,
 )
 from jaxreward.rewards.remote.pictures import Picture
-from jaxreward.rewards.remote.questions import Weighted, read_questions
+from jaxreward.rewards.remote.question_files import Question
+from jaxreward.rewards.remote.questions import Questions
 from jaxreward.rewards.remote.store import digest
 from jaxreward.types import PromptBatch
 
@@ -301,17 +308,23 @@ def load_checklist(
   questions: str = "",
   most_questions: int = 8,
   questions_template: str = "",
+  aggregate: str = "mean",
+  gate: str = "hard",
 ) -> Loaded:
   """A judge that answers yes or no to questions about an image.
 
   Args:
     options: see `Options`.
     folder: for the judge's files.
-    questions: file or folder of them (`read_questions`). If empty, the judge
-      writes them, once per prompt.
+    questions: file or folder of them (`questions.read_questions`). If empty, the
+      judge writes them, once per prompt.
     most_questions: that it may write.
     questions_template: file of how it is asked to.
+    aggregate: see `questions.graded`, as is the next.
+    gate: of questions that rest on others.
   """
+  require_choice("aggregate", aggregate, checklists.AGGREGATES)
+  require_choice("gate", gate, checklists.GATES)
   if most_questions < 1:
     raise UserError(f"most_questions={most_questions}: it must be at least 1")
   names = ("image", "source", "prompt", "question")
@@ -325,17 +338,17 @@ def load_checklist(
   by_prompt = None
   if questions:
     where = f"questions={errors.shown(questions, 100)}"
-    by_prompt = ByPrompt(read_questions(questions), where)
+    by_prompt = ByPrompt(checklists.read_questions(questions), where)
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    weighted = (
+    listed = (
       None if by_prompt is None else [by_prompt.get(t, ()) for t in texts]
     )
-    return {"texts": list(texts), "questions": weighted}
+    return {"texts": list(texts), "questions": listed}
 
   static = dict(
     judge=Judge(options, folder), wordings=wordings, wording=wording,
-    most=most_questions,
+    most=most_questions, aggregate=aggregate, gate=gate,
   )  # fmt: skip
   return Loaded(static, prepare=prepare)
 
@@ -349,8 +362,10 @@ def judge_checklist(
   wordings: Sequence[str],
   wording: str,
   most: int,
+  aggregate: str,
+  gate: str,
   texts: Sequence[str],
-  questions: Sequence[Weighted] | None,
+  questions: Sequence[Questions] | None,
 ) -> Scores:
   """The weighted share of a prompt's questions that are answered by yes.
 
@@ -363,37 +378,43 @@ def judge_checklist(
     wordings: templates of a question about an image.
     wording: template of the request for questions.
     most: how many there may be.
+    aggregate: see `questions.graded`, as is the next.
+    gate: of questions that rest on others.
     texts: of the prompts.
-    questions: of the prompts, with weights; if None the judge writes them.
+    questions: of the prompts; if None the judge writes them.
   """
   if questions is None:
     questions = _write_questions(judge, wording, most, texts, prompts)
-  places, fields = [], []
+  places, fields, forms = [], [], []
   for p, row, members in _members(images, prompts, texts, judge.options.size):
     for g, picture in members.items() if questions[p] else ():
       places.append((p, g))
       fields += [
-        {**row, "image": picture, "question": q} for q, _ in questions[p]
+        {**row, "image": picture, "question": q.text} for q in questions[p]
       ]
-  values = judge.scores(YES, wordings, fields)
-  ends = np.cumsum([len(questions[p]) for p, _ in places])
-  shares = (
-    [
-      np.average(part, weights=[weight for _, weight in questions[p]])
-      for (p, _), part in zip(places, np.split(values, ends[:-1]), strict=True)
-    ]
-    if places
-    else []
-  )
-  return {"judge": _placed(images, places, shares)}
+      forms += [q.answers for q in questions[p]]
+  values = np.full(len(fields), np.nan)
+  for form in sorted(set(forms)):
+    at = [i for i, other in enumerate(forms) if other == form]
+    choice = answers.Choice("answer", dict(form))
+    values[at] = judge.scores(choice, wordings, [fields[i] for i in at])
+  ends = np.cumsum([len(questions[p]) for p, _ in places], dtype=int)
+  scores = [
+    checklists.graded(
+      part, np.array([q.weight for q in questions[p]]),
+      checklists.ancestors(questions[p]), aggregate=aggregate, gate=gate,
+    )
+    for (p, _), part in zip(places, np.split(values, ends[:-1]), strict=False)
+  ]  # fmt: skip
+  return {"judge": _placed(images, places, scores)}
 
 
-def _write_questions(judge, wording, most, texts, prompts) -> list[Weighted]:
+def _write_questions(judge, wording, most, texts, prompts) -> list[Questions]:
   """Questions that the judge writes for the valid prompts."""
   rows = [p for p, used in enumerate(np.asarray(prompts.mask)) if used]
-  weighted: list[Weighted] = [()] * len(texts)
+  listed: list[Questions] = [()] * len(texts)
   fields: list[Fields] = [{"prompt": texts[p], "most": str(most)} for p in rows]
   lists = judge.texts(answers.Texts("questions", most), wording, fields)
   for p, row in zip(rows, lists, strict=True):
-    weighted[p] = tuple((q, 1.0) for q in row)
-  return weighted
+    listed[p] = tuple(map(Question, row))
+  return listed

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from jaxreward.errors import UserError
 from jaxreward.models.text.qwen import Qwen
 from jaxreward.models.vision.qwen_vision import Vision
 from jaxreward.models.vlm import decode, prompts, qwen_vl
+from jaxreward.training import sharding
+from tests import tiny
 
 MODEL = qwen_vl.Model(
   Qwen(24, 2, 4, 2, 20, 64, sections=(1, 1, 2), pad=60, head=8, qwen3=True),
@@ -24,13 +27,19 @@ CHOICES = np.array([[5, 6, STOP], [5, STOP, STOP], [7, STOP, STOP]])
 ROWS = [[1, 2, 60, 3], [4, 60, 5, 6, 7, 8]]
 ANSWERS = np.array([[[3, 4, 5], [6, 7, 8]], [[11, 12, 13], [3, 3, 3]]])
 MANY = 3000
+# The first token of each answer, padded.
+MORE = ANSWERS * (np.arange(3) < 1), np.arange(3) < np.ones((2, 2, 1))
+
+
+def big(key):
+  params = qwen_vl.init(key, MODEL)
+  return jax.tree.map(lambda x: 6 * x if x.ndim > 1 else x, params)
 
 
 @pytest.fixture(scope="module")
 def run():
   """Everything below, in one program."""
-  params = qwen_vl.init(jax.random.key(0), MODEL)
-  params = jax.tree.map(lambda x: 6 * x if x.ndim > 1 else x, params)
+  params = big(jax.random.key(0))
   frames = np.random.default_rng(0).standard_normal((2, 1, 16, 8, 3))
   shown = [[prompts.Shown(x)] for x in frames]
   packed = prompts.pack(MODEL, ROWS, shown, length=16)
@@ -50,7 +59,16 @@ def run():
     )  # fmt: skip
     hidden = qwen_vl.states(MODEL, params, whole)
     warm = draw(1, samples=5, temperature=1.0, stops=(STOP, 10))
+    longer = decode.extended(MODEL, params, prefix, *MORE)
+    until = tuple(warm.tokens[0, 0, 1:3])  # traced: as any other ids
+    ended = draw(1, samples=5, temperature=1.0, stops=(STOP, 10), until=until)
     return {
+      "longer": longer.logits,
+      "onward": decode.log_probs(
+        MODEL, params, longer, jnp.asarray(ANSWERS).reshape(4, 1, 3)[..., 1:]
+      ),
+      "ended": ended,
+      "followed": decode.followed(ended, (STOP, 10), until, (50, 51)),
       "prefix": prefix.logits,
       "given": decode.log_probs(MODEL, params, prefix, ANSWERS),
       "whole": jax.nn.log_softmax(qwen_vl.logits(params, hidden)),
@@ -85,6 +103,67 @@ def test_a_sample_has_its_own_draw_however_many_there_are(run):
   ended = np.isin(warm.tokens, (STOP, 10)).cumsum(-1)
   before = np.concatenate([0 * ended[..., :1], ended[..., :-1]], -1)
   np.testing.assert_array_equal(warm.mask, before == 0)
+
+
+def test_words_after_a_prompt_are_as_in_a_row_of_their_own(run):
+  whole = run["whole"].reshape(2, 2, 16, -1)
+  onward = run["onward"].reshape(2, 2, 2)
+  longer = jax.nn.log_softmax(run["longer"]).reshape(2, 2, -1)
+  for b, row in enumerate(ROWS):
+    size = len(row) + 1
+    for g, answer in enumerate(ANSWERS[b]):
+      np.testing.assert_allclose(longer[b, g], whole[b, g, size], atol=2e-5)
+      expected = whole[b, g, [size, size + 1], answer[1:]]
+      np.testing.assert_allclose(onward[b, g], expected, atol=2e-5)
+
+
+def test_an_answer_ends_with_words_and_goes_on_with_others(run):
+  warm, ended = run["warm"], run["ended"]
+  end = warm.tokens[0, 0, 1:3].tolist()
+  tokens, mask = run["followed"]
+  for b, g in np.ndindex(2, 5):
+    said = warm.tokens[b, g][warm.mask[b, g]].tolist()
+    at = [i for i in range(len(said) - 1) if said[i : i + 2] == end]
+    size = at[0] + 2 if at else len(said)
+    assert ended.tokens[b, g][ended.mask[b, g]].tolist() == said[:size]
+    kept = said[: size - 2] if at else [x for x in said if x not in (STOP, 10)]
+    assert tokens[b, g][mask[b, g]].tolist() == [*kept, 50, 51]
+  assert ended.mask[0, 0].tolist() == [True, True, True, False]
+
+
+def test_a_mesh_draws_alike_and_cuts_what_is_kept_by_heads(run):
+  """One program for two lengths of a bucket."""
+  mesh = tiny.mesh_of(4, 1, 2, 2)
+  shapes = jax.eval_shape(lambda k: qwen_vl.init(k, MODEL), jax.random.key(0))
+  specs = sharding.param_specs(shapes, qwen_vl.SHARDING_RULES, mesh)
+  places = jax.tree.map(lambda s: NamedSharding(mesh, s), specs)
+  params = jax.jit(big, out_shardings=places)(jax.random.key(0))
+  frames = np.random.default_rng(0).standard_normal((2, 1, 16, 8, 3))
+  shown = [[prompts.Shown(x)] for x in frames]
+
+  @jax.jit
+  def draw(params, packed):
+    prefix = decode.prefill(MODEL, params, packed)
+    answers = decode.generate(
+      MODEL, params, prefix, jax.random.key(1), np.arange(2), length=4,
+      samples=2, temperature=1.0, stops=(STOP, 10),
+    )  # fmt: skip
+    return answers, prefix.cache
+
+  with jax.set_mesh(mesh):
+    answers, cache = draw(params, prompts.pack(MODEL, ROWS, shown))
+    longer = [[*row, 3, 3] for row in ROWS]
+    draw(params, prompts.pack(MODEL, longer, shown))
+  np.testing.assert_array_equal(answers.tokens, run["warm"].tokens[:, :2])
+  for kept in cache:  # [layers, B, P, groups, head]
+    assert kept.sharding.shard_shape(kept.shape) == (2, 1, 64, 1, 8)
+  assert draw._cache_size() == 1
+
+
+def test_buckets_hold_what_is_asked_for_and_are_few():
+  sizes = [prompts.bucket(n) for n in range(1, 1000)]
+  assert all(size >= n for n, size in enumerate(sizes, 1))
+  assert sorted(set(sizes)) == [64, 96, 128, 192, 256, 384, 512, 768, 1024]
 
 
 def test_the_least_nucleus_is_the_most_probable_token(run):

@@ -1,0 +1,122 @@
+"""Answers that a model may give, as tokens with values.
+
+They are compared by their probabilities; nothing is written out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxreward.errors import UserError, shown
+from jaxreward.models.vlm import decode, prompts
+from jaxreward.models.vlm.qwen_vl import Model
+from jaxreward.rewards.remote import answers
+from jaxreward.types import Array, Params
+
+SCORE_BEGUN = '{"score": '
+
+
+def padded(
+  rows: Sequence[Sequence[int]], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """(ids, mask) [N, length] of rows, padded with zeros on the right."""
+  ids = np.zeros((len(rows), length), np.int32)
+  mask = np.zeros(ids.shape, bool)
+  for i, row in enumerate(rows):
+    ids[i, : len(row)], mask[i, : len(row)] = row, True
+  return ids, mask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Table:
+  """The answers that are compared.
+
+  Attributes:
+    ids: [A, T], padded with zeros on the right.
+    mask: False for padding.
+    values: of the answers, [A].
+  """
+
+  ids: np.ndarray
+  mask: np.ndarray
+  values: np.ndarray
+
+  def log_probs(
+    self, model: Model, params: Params, prefix: decode.Prefix
+  ) -> Float[Array, "B A"]:
+    """Of each answer as a whole."""
+    if self.ids.shape[1] == 1:
+      scores = prefix.logits[:, self.ids[:, 0]]
+      return scores - jax.nn.logsumexp(prefix.logits, -1)[:, None]
+    rows = len(prefix.mask)
+    ids = jnp.broadcast_to(self.ids, (rows, *self.ids.shape))
+    scores = decode.log_probs(model, params, prefix, ids)
+    return jnp.where(self.mask, scores, 0.0).sum(-1)
+
+  def mean(
+    self, model: Model, params: Params, prefix: decode.Prefix
+  ) -> Float[Array, "B"]:
+    """Expected value under the answers' probabilities, which sum to one."""
+    scores = self.log_probs(model, params, prefix)
+    return jax.nn.softmax(scores, -1) @ jnp.asarray(self.values, jnp.float32)
+
+
+def table_of(tokens: Any, values: Mapping[str, float]) -> Table:
+  """The table of answers, in every spelling.
+
+  Args:
+    tokens: the tokenizer.
+    values: answer -> value.
+
+  Raises:
+    UserError: an answer that the vocabulary does not have.
+  """
+  unknown = getattr(tokens, "unk_token_id", None)
+  rows = []
+  for answer in values:
+    ids = prompts.ids_of(tokens, [answer])[0]
+    if not ids or unknown in ids:
+      raise UserError(
+        f'the judge\'s vocabulary has no "{shown(answer)}", which it is asked'
+        " for: take another judge or other answers"
+      )
+    rows.append(ids)
+  ids, mask = padded(rows, max(map(len, rows)))
+  return Table(ids, mask, np.array(list(values.values())))
+
+
+def of_choice(tokens: Any, form: answers.Choice) -> Table:
+  """Words of a choice, in lower case and with a capital."""
+  return table_of(
+    tokens,
+    {
+      word: value
+      for plain, value in form.values.items()
+      for word in (plain, plain.capitalize())
+    },
+  )
+
+
+def of_score(tokens: Any, form: answers.Score) -> Table:
+  """Whole numbers of a scale, each with the end of the JSON that holds it.
+
+  Raises:
+    UserError: a scale without whole ends, or with more than 101 numbers.
+  """
+  low, high = round(form.low), round(form.high)
+  if (low, high) != (form.low, form.high) or high - low > 100:
+    raise UserError(
+      f"low={form.low:g}, high={form.high:g}: a judge in the program compares"
+      " whole numbers, 101 at most"
+    )
+  span = high - low
+  return table_of(
+    tokens, {f"{k}}}": (k - low) / span for k in range(low, high + 1)}
+  )

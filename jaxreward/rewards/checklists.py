@@ -1,0 +1,189 @@
+"""Checklists that a vision-language model of the program answers.
+
+All questions of an image are read after it, and it is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from jaxreward.data.wordings import ByPrompt
+from jaxreward.errors import UserError, require_counts, shown
+from jaxreward.models.vlm import decode
+from jaxreward.rewards import answer_tables, judges
+from jaxreward.rewards import vision_language as vl
+from jaxreward.rewards.answer_tables import Table
+from jaxreward.rewards.contract import Loaded, declare
+from jaxreward.rewards.remote import questions as lists
+from jaxreward.rewards.remote import templates
+from jaxreward.rewards.remote.options import require_choice, with_options
+from jaxreward.rewards.remote.questions import Questions
+from jaxreward.rewards.vision_language import Options, Reader
+from jaxreward.types import Array, ArrayLike, Params, PromptBatch
+
+Images = Float[ArrayLike, "P G H W 3"]
+
+
+@with_options
+def load_checklist(
+  options: Options,
+  *,
+  questions: str = "",
+  template: str = "",
+  question_length: int = 96,
+  aggregate: str = "mean",
+  gate: str = "hard",
+) -> Loaded:
+  """A judge that answers questions about an image.
+
+  Args:
+    options: see `vision_language.Options`.
+    questions: file or folder of them (`questions.read_questions`).
+    template: file with the question (`remote.templates`), or "".
+    question_length: most tokens of a question, from where those of a prompt
+      differ.
+    aggregate: see `questions.graded`, as is the next.
+    gate: of questions that rest on others.
+  """
+  require_choice("aggregate", aggregate, lists.AGGREGATES)
+  require_choice("gate", gate, lists.GATES)
+  require_counts("", question_length=question_length)
+  if not questions:
+    raise UserError('questions="": name a file of questions')
+  by_prompt = ByPrompt(
+    lists.read_questions(questions), f"questions={shown(questions, 100)}"
+  )
+  reader, params = vl.load(options)
+  wording = vl.wording(
+    template, templates.CHECKLIST, ("image", "prompt", "question"), ("image",),
+    ("question",),
+  )  # fmt: skip
+  forms = {q.answers for row in by_prompt.entries.values() for q in row}
+  values = [dict(form) for form in sorted(forms)]
+  words = dict.fromkeys(word for form in values for word in form)
+  table = answer_tables.table_of(
+    reader.tokens,
+    {s: 0.0 for word in words for s in (word, word.capitalize())},
+  )
+  spelled = [
+    s for word in words for s in dict.fromkeys((word, word.capitalize()))
+  ]
+  column = {s: i for i, s in enumerate(spelled)}
+  most = max(map(len, by_prompt.entries.values()))
+
+  def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
+    rows = [by_prompt.get(text, ()) for text in texts]
+    asked = [
+      [
+        vl.filled(
+          wording, prompt=text, image=vl.PICTURE, question=q.text,
+          answer=lists.form_of(q).request(True),
+        )
+        for q in row
+      ]
+      for text, row in zip(texts, rows, strict=True)
+    ]  # fmt: skip
+    given = reader.branched(asked, most, question_length)
+    return {**given, **_arrays(rows, most, column)}
+
+  return vl.loaded(
+    reader, params, prepare, table=table, aggregate=aggregate, gate=gate
+  )
+
+
+def _arrays(
+  rows: Sequence[Questions], most: int, column: Mapping[str, int]
+) -> dict[str, np.ndarray]:
+  """ "weights" [P, Q], "above" [P, Q, Q] and "values" [P, Q, A] of questions.
+
+  A value is NaN for an answer that there is not.
+  """
+  weights = np.zeros((len(rows), most), np.float32)
+  above = np.zeros((len(rows), most, most), bool)
+  values = np.full((len(rows), most, len(column)), np.nan, np.float32)
+  values[..., 0] = 0  # of padding
+  for p, row in enumerate(rows):
+    n = len(row)
+    weights[p, :n] = [q.weight for q in row]
+    above[p, :n, :n] = lists.ancestors(row)
+    for i, question in enumerate(row):
+      values[p, i] = np.nan
+      for word, value in question.answers:
+        values[p, i, [column[word], column[word.capitalize()]]] = value
+  return {"weights": weights, "above": above, "values": values}
+
+
+@declare(loads=load_checklist)
+def vlm_checklist(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  reader: Reader,
+  table: Table,
+  aggregate: str,
+  gate: str,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+  mask: Bool[ArrayLike, "P L"],
+  ends: Int[ArrayLike, "P Q T"],
+  ends_mask: Bool[ArrayLike, "P Q T"],
+  weights: Float[ArrayLike, "P Q"],
+  above: Bool[ArrayLike, "P Q Q"],
+  values: Float[ArrayLike, "P Q A"],
+) -> dict[str, Float[Array, "P G"]]:
+  """The answers to a prompt's questions as one number, as `judge_checklist`.
+
+  An answer is the expected value under the probabilities of the question's
+  words.
+
+  Args:
+    images: in [0, 1]; an image with a value that is not finite scores NaN, and
+      so do those of a prompt without questions.
+    prompts: P prompts.
+    reader: the model.
+    table: the answers of all questions.
+    aggregate: see `questions.graded`, as is the next.
+    gate: of questions that rest on others.
+    params: of the model.
+    text: token ids of what the questions of a prompt begin with.
+    mask: False for padding.
+    ends: token ids of how each question ends.
+    ends_mask: False for padding.
+    weights: of the questions, 0 for padding.
+    above: `questions.ancestors`.
+    values: of the answers; NaN for those of other questions.
+  """
+  images, usable = judges.usable_of(jnp.asarray(images))
+  p, g = images.shape[:2]
+  rows = judges.rows_of(
+    judges.seen_of(reader, params, images), np.arange(g)[:, None],
+    {
+      "text": text, "mask": mask, "ends": ends, "ends_mask": ends_mask,
+      "values": values,
+    },
+  )  # fmt: skip
+
+  def answered(prefix: decode.Prefix, rows: Mapping[str, Any]) -> Array:
+    longer = decode.extended(
+      reader.model, params, prefix, rows["ends"], rows["ends_mask"]
+    )
+    scores = table.log_probs(reader.model, params, longer)
+    worth = rows["values"]
+    scores = jnp.where(jnp.isnan(worth), -jnp.inf, scores.reshape(worth.shape))
+    return (jax.nn.softmax(scores, -1) * jnp.nan_to_num(worth)).sum(-1)
+
+  answers = reader.ask(params, rows, reader.size(images), answered)
+  answers = answers.reshape(p, g, -1)
+  weights, above = jnp.asarray(weights), jnp.asarray(above)
+  has_some = (weights > 0).any(1)[:, None]
+  shares = jnp.where(has_some, weights, 1.0)[:, None]
+  scores = lists.graded(
+    answers, shares, above[:, None], aggregate=aggregate, gate=gate, xp=jnp
+  )
+  return {"judge": jnp.where(usable & has_some, scores, jnp.nan)}
