@@ -38,6 +38,7 @@ TINY_SIGLIP = siglip.Siglip(_SMALL, _SMALL, BYTES, 64, 9, 36)
 
 
 @functools.wraps(scene_reward.make_trunk, assigned=())
+@functools.lru_cache(maxsize=8)  # the same functions are traced once
 def scenes(**options: Any) -> Backbone:
   """The scene policy's trunk; its options are those of `make_trunk`."""
   trunk = scene_reward.make_trunk(**options)

@@ -29,6 +29,7 @@ Extras = dict[str, Any]
 _SCORE = "score"
 _SCORES = "metrics"  # a folder of a step, and its one file
 _COMMITTED = "commit_success.txt"  # written last, in a bucket
+_SLICE = 2**22  # bytes
 _policies = ocp.training.preservation_policies
 
 
@@ -91,6 +92,17 @@ def digests(tree: Params) -> dict[str, str]:
     )
     for (path, leaf), number in zip(leaves, sums, strict=True)
   }
+
+
+def _in_large_slices() -> ocp.Context:
+  """Replicas share the writing of large arrays alone.
+
+  Every slice of theirs is a program to compile, some hundred for a small model.
+  """
+  saving = ocp.options.ArrayOptions.Saving(
+    min_slice_bytes_for_replica_parallel=_SLICE
+  )
+  return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
 
 
 class Checkpoints:
@@ -219,15 +231,18 @@ class Checkpoints:
     if step not in processes.on_first(self.steps):
       extras = json.loads(json.dumps(extras))
       record: Any = {"extras": extras, "digests": digests(state)}
-      self._pending = self._translated(
-        lambda: self._open().save_checkpointables_async(
-          step,
-          {"state": state},
-          force=True,
-          metrics=None if score is None else {_SCORE: float(score)},
-          custom_metadata=record,
-        )
-      )
+
+      def start() -> Any:
+        with _in_large_slices():
+          return self._open().save_checkpointables_async(
+            step,
+            {"state": state},
+            force=True,
+            metrics=None if score is None else {_SCORE: float(score)},
+            custom_metadata=record,
+          )
+
+      self._pending = self._translated(start)
     if wait:
       self.wait()
 

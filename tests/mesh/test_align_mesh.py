@@ -11,7 +11,7 @@ import pytest
 from jaxreward import feeds, rng, setup
 from jaxreward.flow import rollout, sampler, steppers
 from jaxreward.jobs import evaluate
-from tests import tiny
+from tests import tiny, turns
 
 pytestmark = pytest.mark.job
 
@@ -26,6 +26,8 @@ MESHES = {
   "1x8": (8, 1, 8),
 }
 THREE_AXES = {"2x2x2": (8, 2, 2, 2)}
+# Of these a commit runs one, beside the others: see `tests.turns`.
+TURNING = ("2x1", "4x1", "8x1", "2x4")
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
 # Plain descent: its step is linear in the gradient. Adam divides a gradient of
 # nearly zero by its own size, which makes a rounding error a whole step.
@@ -41,6 +43,16 @@ SETTINGS = {
 # Sums over the batch are taken in another order on another mesh: errors are
 # float32 rounding (6e-8) times what a few dozen layers and steps make of it.
 TOLERANCE = 2e-4
+
+
+def by_turns(*meshes: str) -> list:
+  """Meshes, `slow` those of `TURNING` that are not due."""
+  due = TURNING[turns.turn() % len(TURNING)]
+  slow = lambda mesh: mesh in TURNING and mesh != due
+  return [
+    pytest.param(mesh, marks=[pytest.mark.slow] if slow(mesh) else [])
+    for mesh in meshes
+  ]
 
 
 def config_of(objective, *overrides):
@@ -107,7 +119,7 @@ def samples(trajectory, which):
   return rollout.to_groups(trajectory.latents[which], 6, 4)
 
 
-@pytest.mark.parametrize("mesh", list(MESHES)[1:])
+@pytest.mark.parametrize("mesh", by_turns(*list(MESHES)[1:]))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_metrics_and_parameters_agree(objective, mesh):
   found, expected = result(objective, mesh), result(objective, "1x1")
@@ -116,7 +128,7 @@ def test_losses_metrics_and_parameters_agree(objective, mesh):
   assert_close(found, expected)
 
 
-@pytest.mark.parametrize("mesh", list(MESHES)[1:])
+@pytest.mark.parametrize("mesh", by_turns(*list(MESHES)[1:]))
 def test_initial_noise_is_the_same_bits(mesh):
   found, expected = result("flow_grpo", mesh), result("flow_grpo", "1x1")
   for got, want in zip(found.trajectories, expected.trajectories, strict=True):
@@ -125,7 +137,7 @@ def test_initial_noise_is_the_same_bits(mesh):
   assert (samples(first, 0) != samples(second, 0)).mean() > 0.99
 
 
-@pytest.mark.parametrize("mesh", list(MESHES)[1:])
+@pytest.mark.parametrize("mesh", by_turns(*list(MESHES)[1:]))
 def test_pictures_agree(mesh):
   found, expected = result("flow_grpo", mesh), result("flow_grpo", "1x1")
   for got, want in zip(found.trajectories, expected.trajectories, strict=True):
@@ -146,7 +158,7 @@ def step_noise(mesh, microbatch):
   return np.stack([samples(trajectory, i) for i in range(4)])
 
 
-@pytest.mark.parametrize("mesh", ["4x1", "4x2", "1x8"])
+@pytest.mark.parametrize("mesh", by_turns("4x1", "4x2", "1x8"))
 @pytest.mark.parametrize("microbatch", [12, 7])
 def test_step_noise_is_the_same_bits(mesh, microbatch):
   want = step_noise("1x1", 24)
@@ -156,7 +168,7 @@ def test_step_noise_is_the_same_bits(mesh, microbatch):
   np.testing.assert_array_equal(step_noise(mesh, microbatch), want)
 
 
-@pytest.mark.parametrize("mesh", ["1x1", "4x2", "1x8"])
+@pytest.mark.parametrize("mesh", by_turns("1x1", "4x2", "1x8"))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_rerun_on_one_mesh_is_the_same_bits(objective, mesh):
   first = result(objective, mesh)
@@ -166,7 +178,7 @@ def test_a_rerun_on_one_mesh_is_the_same_bits(objective, mesh):
   assert tiny.same_bits(again.state, first.state)
 
 
-@pytest.mark.parametrize("mesh", list(MESHES))
+@pytest.mark.parametrize("mesh", by_turns(*MESHES))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_state_stays_where_it_was(objective, mesh):
   found = result(objective, mesh)
@@ -177,7 +189,7 @@ def test_the_state_stays_where_it_was(objective, mesh):
     assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type)
 
 
-@pytest.mark.parametrize("mesh", ["4x2", "2x4", "1x8"])
+@pytest.mark.parametrize("mesh", by_turns("4x2", "2x4", "1x8"))
 def test_fsdp_cuts_parameters_moments_and_averages(mesh):
   state = result("diffusion_nft", mesh).state
   parts = MESHES[mesh][2]
@@ -189,7 +201,7 @@ def test_fsdp_cuts_parameters_moments_and_averages(mesh):
     assert local < whole / parts * 1.6
 
 
-@pytest.mark.parametrize("mesh", ["2x1", "8x1", "4x2", "1x8"])
+@pytest.mark.parametrize("mesh", by_turns("2x1", "8x1", "4x2", "1x8"))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_device_draws_its_own_samples(objective, mesh):
   iteration = result(objective, mesh).iteration
@@ -200,7 +212,7 @@ def test_every_device_draws_its_own_samples(objective, mesh):
   assert shard.shape[:2] == (steps, rows // devices)
 
 
-@pytest.mark.parametrize("mesh", ["1x1", "4x2"])
+@pytest.mark.parametrize("mesh", by_turns("1x1", "4x2"))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_nothing_is_compiled_after_the_first_step(
   objective, mesh, compile_counter
@@ -213,7 +225,7 @@ def test_nothing_is_compiled_after_the_first_step(
   assert compile_counter.names == []
 
 
-@pytest.mark.parametrize("mesh", ["1x1", "4x2", "2x4"])
+@pytest.mark.parametrize("mesh", by_turns("1x1", "4x2", "2x4"))
 def test_the_ratio_is_one_before_the_first_update(mesh):
   for row in result("flow_grpo", mesh).metrics:
     assert row["log_prob_gap"] == 0.0
@@ -258,7 +270,7 @@ def _spoil(trajectory, rows):
   return trajectory.replace(latents=latents, log_probs=log_probs)
 
 
-@pytest.mark.parametrize("mesh", ["1x1", "4x2"])
+@pytest.mark.parametrize("mesh", by_turns("1x1", "4x2"))
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_padding_may_hold_anything(objective, mesh):
   rows = 7 if mesh == "1x1" else 16  # of 24 samples, on 8 devices
@@ -368,7 +380,7 @@ def evaluation(mesh):
     return found(params, 2.0)
 
 
-@pytest.mark.parametrize("mesh", ["8x1", "4x2"])
+@pytest.mark.parametrize("mesh", by_turns("8x1", "4x2"))
 def test_evaluations_agree(mesh):
   result, images, _ = evaluation(mesh)
   expected, pictures, _ = evaluation("1x1")

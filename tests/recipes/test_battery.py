@@ -5,9 +5,7 @@ turns, so that its cost does not grow with the number of recipes: each commit
 runs the next few, and `pytest -m slow` the rest.
 """
 
-import os
 import pathlib
-import subprocess
 
 import jax
 import numpy as np
@@ -21,7 +19,7 @@ from jaxreward.rewards import contexts_of
 from jaxreward.setup import reward_model
 from jaxreward.training import checkpoint
 from jaxreward.training.state import abstract
-from tests import tiny
+from tests import tiny, turns
 
 EVERY = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
 
@@ -74,26 +72,6 @@ def load(name, *overrides, size="smoke"):
   return tiny.load(f"recipes/{name}.py:{size}", *overrides)
 
 
-def turn() -> int:
-  """Where the rotation stands: the number of commits, or JAXREWARD_TURN.
-
-  A shallow clone has not all of them: there it is a number drawn by the hash.
-  """
-  if "JAXREWARD_TURN" in os.environ:
-    return int(os.environ["JAXREWARD_TURN"])
-
-  def git(*words):
-    done = subprocess.run(
-      ["git", *words], cwd=tiny.ROOT, text=True, capture_output=True,
-      check=False,
-    )  # fmt: skip
-    return done.stdout.strip()
-
-  if git("rev-parse", "--is-shallow-repository") == "true":
-    return int(git("rev-parse", "HEAD"), 16)
-  return int(git("rev-list", "--count", "HEAD") or 0)
-
-
 def due(turn: int, always: tuple[str, ...] = ()) -> set[str]:
   """Recipes whose programs a commit compiles and runs: `DUE` beside `always`.
 
@@ -107,27 +85,18 @@ def due(turn: int, always: tuple[str, ...] = ()) -> set[str]:
 
 def rotated(always: tuple[str, ...] = ()) -> list:
   """Every recipe, `slow` unless it is due."""
-  now = due(turn(), always)
+  now = due(turns.turn(), always)
   return [
     pytest.param(name, marks=[] if name in now else pytest.mark.slow)
     for name in RECIPES
   ]
 
 
-def one_due(names: list[str]) -> list:
-  """Some recipes, `slow` but for one of them with every commit."""
-  now = names[turn() % len(names)]
-  return [
-    pytest.param(name, marks=[] if name == now else pytest.mark.slow)
-    for name in names
-  ]
-
-
 def test_every_recipe_has_its_turn():
-  turns = -(-len(RECIPES) // DUE)
+  count = -(-len(RECIPES) // DUE)
   for start in (0, 1, 1000):
     for always in ((), RESUMED):
-      names = [due(start + i, always) for i in range(turns)]
+      names = [due(start + i, always) for i in range(count)]
       assert max(map(len, names)) <= DUE + len(always)
       assert set().union(*names) == set(RECIPES)
 
@@ -290,8 +259,10 @@ def test_devices_share_the_update(name):
 
 @pytest.mark.job
 @pytest.mark.parametrize("name", rotated())
-def test_the_miniature_runs_end_to_end(name, tmp_path):
-  workdir = tiny.run(load(name), tmp_path / "run")
+def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
+  """On one device: others are compared with it by `test_devices_share_the_update`."""
+  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  workdir = tiny.run(load(name, {"mesh.data": 1}), tmp_path / "run")
   rows = tiny.rows(workdir, "align")
   assert [row["step"] for row in rows] == list(range(5))
   assert all(np.isfinite(row["loss"]) for row in rows[1:])

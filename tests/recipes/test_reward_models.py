@@ -8,13 +8,13 @@ import pytest
 from etils import epath
 
 from jaxreward.setup import reward_model
-from tests import tiny
+from tests import tiny, turns
 from tests.recipes import test_battery as battery
 
 
 @pytest.mark.job
 @pytest.mark.parametrize(
-  "name", battery.one_due(battery.REWARD_MODELS + battery.PUBLISHED)
+  "name", turns.one_due(battery.REWARD_MODELS + battery.PUBLISHED)
 )
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])

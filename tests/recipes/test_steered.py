@@ -5,12 +5,12 @@ import json
 import jax
 import pytest
 
-from tests import tiny
+from tests import tiny, turns
 from tests.recipes import test_battery as battery
 
 
 @pytest.mark.job
-@pytest.mark.parametrize("name", battery.one_due(battery.STEERED))
+@pytest.mark.parametrize("name", turns.one_due(battery.STEERED))
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   """The reported reward is that of the pictures that are evaluated."""
   monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])

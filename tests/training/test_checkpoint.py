@@ -146,6 +146,14 @@ def test_a_saved_state_may_be_donated_at_once(tmp_path):
       assert_equal(restored, w())
 
 
+def test_small_replicas_are_saved_without_compiling(tmp_path, compile_counter):
+  state = make_state(devices=8)
+  with checkpoint.Checkpoints(tmp_path) as files:
+    compile_counter.reset()
+    files.save(1, state, EXTRAS, wait=True)
+  assert "jit(slice)" not in compile_counter.names
+
+
 def test_extras_that_json_cannot_hold_are_refused_at_once(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     with pytest.raises(TypeError):
