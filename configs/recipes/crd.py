@@ -1,9 +1,8 @@
 """CRD: implicit rewards are to differ within a group as the rewards do.
 
 Centered Reward Distillation, https://arxiv.org/abs/2603.14128, its uniform weighting,
-read in Flow-Factory, with a policy that draws and follows slowly. The authors tie it to
-a teacher with guidance 4.5 by .1; here the tie is to the start without guidance. beta is
-unverified.
+read in Flow-Factory, with a policy that draws and follows slowly, and a tie of .1 to where
+training began under guidance 4.5. beta is unverified.
 """
 
 from jaxreward import recipes
@@ -14,6 +13,6 @@ def get_config(arg: str | None = None):
   config = recipes.load("diffusion_nft", arg, __file__)
   config.objective = dict(name="crd", beta=100.0, old_decay=0.5)
   config.regularizers = dict(
-    anchor=dict(fn="group_velocity_distance", weight=0.1)
+    anchor=dict(fn="group_guided_distance", weight=0.1, guidance=4.5)
   )
   return config

@@ -3,8 +3,9 @@
 Zhong et al. 2026, https://arxiv.org/abs/2602.04928, read in the authors' code: a reward of
 noisy latents is climbed in the last quarter of the steps, log-probabilities are those of
 the step that was not moved, and each step is also credited with the value of its latents.
-Their process reward is trained before; here it is a critic that learns on the way. Gradients
-have length 1 per element, the default of the authors' code but not of their script, times .01.
+As there the process reward comes first and stays: a critic learns from the policy's own
+samples while the policy waits. Gradients have length 1 per element, the default of the
+authors' code but not of their script, times .01.
 """
 
 from jaxreward import recipes
@@ -22,8 +23,12 @@ def get_config(arg: str | None = None):
   config.advantage = dict(name="outcome_and_values", process=1.0)
   config.regularizers = dict()
   config.align.split = "samples"
-  config.players.process = dict(fn="critic", steps=4)
-  if recipes.size_of(arg) == "smoke":
+  is_small = recipes.size_of(arg) == "smoke"
+  config.align.players_first = 1 if is_small else 20
+  config.players.process = dict(
+    fn="critic", steps=4, until=config.align.players_first
+  )
+  if is_small:
     config.players.process.update(width=8, hidden=32, steps=2)
     config.rollout.drift.first = 0.3
   return config

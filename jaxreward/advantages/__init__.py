@@ -12,6 +12,7 @@ from jaxreward.advantages.absolute import (
 )
 from jaxreward.advantages.by_step import (
   branched,
+  calibrated,
   critic,
   dense,
   equalised,
@@ -63,6 +64,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "leave_one_out": leave_one_out,
   "per_prompt": per_prompt,
   "dense": dense,
+  "calibrated": calibrated,
   "noise_weighted": noise_weighted,
   "branched": branched,
   "equalised": equalised,

@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from jaxreward.advantages.contract import Advantage, Sizes
 from jaxreward.advantages.group import group, whitened
-from jaxreward.errors import UserError, require_not_negative, require_positive
+from jaxreward.errors import (
+  UserError,
+  require_counts,
+  require_not_negative,
+  require_positive,
+)
 from jaxreward.flow import steppers
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
@@ -66,8 +72,8 @@ def dense(
 
   A = clip((d - mean_G d) / (std_G d + epsilon), -clip, clip) with d the gains,
   one mean and one deviation per prompt and step.
-  DenseGRPO, https://arxiv.org/abs/2601.20218; the noise level of each step, which
-  the paper calibrates before training, is that of the sampler here.
+  DenseGRPO, https://arxiv.org/abs/2601.20218; `calibrated` finds the noise level of
+  each step first, as the paper does.
 
   Args:
     step_signal: composed reward of every step's latents, finished by the ODE on
@@ -83,6 +89,60 @@ def dense(
   mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
   gain = jnp.where(mask, gains(step_signal), 0.0)
   return bounded(step_scores(gain, mask, epsilon), mask, clip)
+
+
+def calibrated(
+  *,
+  iterations: int = 10,
+  start: float = 0.7,
+  margin: int = 2,
+  change: float = 0.01,
+  epsilon: float = 1e-4,
+  clip: float | None = 5.0,
+) -> Advantage:
+  """`dense`, after levels of noise are found at which as many steps gain as lose.
+
+  In the first `iterations`, in which the policy waits (`align.players_first`), the
+  level s_t of each step, std_t = s_t sqrt(dt), moves by `change`: up by a prompt in
+  whose group |gaining - losing| < margin, else down; by the mean over the prompts.
+  From then on it stays, and the sampler draws with it.
+  DenseGRPO, https://arxiv.org/abs/2601.20218 (read in the paper's text), of one
+  prompt; the first level and how many samples are counted are unverified.
+
+  Args:
+    iterations: of the calibration.
+    start: the first level of all steps.
+    margin: of the two counts, in samples.
+    change: of a level in an iteration, and the least one.
+    epsilon: see `dense`.
+    clip: see `dense`.
+  """
+  require_positive("advantage.", start=start, margin=margin, change=change)
+  require_counts("config.advantage.", iterations=iterations)
+
+  def init(sizes: Sizes) -> dict[str, Array]:
+    return {
+      "levels": jnp.full(sizes.steps, start, jnp.float32),
+      "done": jnp.int32(0),
+    }
+
+  def update(
+    step_signal: Float[ArrayLike, "P G S"],
+    step_mask: Bool[ArrayLike, "P G S"],
+    state: dict[str, Array],
+  ) -> tuple[Float[Array, "P G T"], dict[str, Array]]:
+    mask = jnp.all(jnp.asarray(step_mask), axis=-1, keepdims=True)
+    gain = jnp.where(mask, gains(step_signal), 0.0)
+    ahead = jnp.abs(jnp.sum(jnp.sign(gain), axis=1))  # [P, T]
+    vote = jnp.where(ahead < margin, change, -change)
+    counts = jnp.broadcast_to(mask.any(1), vote.shape)
+    moved = state["levels"] + masked_mean(vote, counts, axis=0)
+    is_open = state["done"] < iterations
+    levels = jnp.where(is_open, jnp.maximum(moved, change), state["levels"])
+    after = {"levels": levels, "done": state["done"] + is_open}
+    return dense(step_signal, step_mask, epsilon=epsilon, clip=clip), after
+
+  return Advantage(init, update, levels=lambda state: state["levels"])
 
 
 def noise_weighted(

@@ -54,12 +54,15 @@ class Advantage:
       regularizers may read; `update` then returns ((advantage, {name:
       column}), new state).
     maps: names of further columns, [P, G, h, w] of any resolution.
+    levels: state -> float32 [T], noise levels s of the steps (std = s sqrt(dt)),
+      which the sampler draws with; None for its own.
   """
 
   init: Callable[[Sizes], Any]
   update: Callable[..., tuple[Any, Any]]
   gives: tuple[str, ...] = ()
   maps: tuple[str, ...] = ()
+  levels: Callable[[Any], Array] | None = None
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -118,7 +121,7 @@ def _checked(advantage: Any, field: str) -> Advantage:
     )
   fixed = lambda x: jnp.array(x, dtype=jnp.asarray(x).dtype)
   init = lambda sizes: jax.tree.map(fixed, advantage.init(sizes))
-  return Advantage(init, advantage.update, advantage.gives, advantage.maps)
+  return dataclasses.replace(advantage, init=init)
 
 
 @dataclasses.dataclass(frozen=True)

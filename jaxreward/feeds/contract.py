@@ -210,8 +210,16 @@ class Plan:
       share=self.share, push=push, is_aside=self.is_aside,
     )  # fmt: skip
 
-  def at(self, iteration: Array) -> Plan:
-    """The plan of one iteration: its constants may be traced arrays."""
+  def at(self, iteration: Array, levels: Array | None = None) -> Plan:
+    """The plan of one iteration: its constants may be traced arrays.
+
+    Args:
+      iteration: int32.
+      levels: of noise, [T], in the place of the table's; for windows that stay.
+    """
+    if levels is not None:
+      table = steppers.with_levels(self.table, levels)
+      return dataclasses.replace(self, table=table)
     if self.move is None:
       return self
     size, start = len(self.trained), self.move(iteration)
@@ -318,16 +326,25 @@ def narrowed(feed: Feed, methods: Iterable[Callable[..., Any]]) -> Feed:
   )
 
 
-def group_velocity(role: str) -> Callable[[Any], Array]:
-  """Velocities of R groups, [R, G, ...], from one pass over R G rows."""
+def group_velocity(
+  role: str, *, is_empty: bool = False
+) -> Callable[[Any], Array]:
+  """Velocities of R groups, [R, G, ...], from one pass over R G rows.
+
+  Args:
+    role: of the network.
+    is_empty: whether they are those of the empty prompt.
+  """
 
   def compute(arrays):
     x, t, index = (arrays.rows[k] for k in ("x_t", "t", "prompt_index"))
     flat = lambda y: y.reshape(-1, *y.shape[2:])
-    v = arrays.network(role).velocity(flat(x), flat(t), flat(index))
-    return v.reshape(x.shape)
+    network = arrays.network(role)
+    run = network.empty if is_empty else network.velocity
+    return run(flat(x), flat(t), flat(index)).reshape(x.shape)
 
-  return lambda arrays: arrays.once(role, lambda: compute(arrays))
+  key = (role, "empty") if is_empty else role
+  return lambda arrays: arrays.once(key, lambda: compute(arrays))
 
 
 def shapes(

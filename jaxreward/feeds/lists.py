@@ -45,6 +45,7 @@ FEED = Feed(
     "group_v": group_velocity("policy"),
     "group_v_old": group_velocity("old"),
     "group_v_reference": group_velocity("reference"),
+    "group_v_reference_empty": group_velocity("reference", is_empty=True),
     "group_u": row("u"),
     "group_t": row("t"),
     "group_advantage": row("advantage"),
@@ -53,7 +54,13 @@ FEED = Feed(
   },
   size=lambda plan: plan.group,
   per_group=lambda plan: 1,
-  latents=("group_v", "group_v_old", "group_v_reference", "group_u"),
+  latents=(
+    "group_v",
+    "group_v_old",
+    "group_v_reference",
+    "group_v_reference_empty",
+    "group_u",
+  ),
   is_grouped=True,
   follows=("group_v_old",),
 )

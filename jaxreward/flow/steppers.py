@@ -99,7 +99,7 @@ def _score_sde(t, t_next, s):
   delta = t - t_next
   c_x = 1 - s**2 * delta / (2 * t)
   c_v = -delta * (1 + s**2 * (1 - t) / (2 * t))
-  return c_x, c_v, s * np.sqrt(delta)
+  return c_x, c_v, s * delta**0.5
 
 
 def _cps(t, t_next, noise_level):
@@ -165,6 +165,14 @@ def linear_sde(
   times = np.asarray(times, np.float64)
   s = noise_level * times[1] * times[:-1]
   return _table(times, _score_sde(times[:-1], times[1:], s), noisy=noisy)
+
+
+def with_levels(table: StepTable, s: Float[ArrayLike, "T"]) -> StepTable:
+  """The table of `dance_sde` with a level per step, where it draws noise."""
+  t, t_next = jnp.asarray(table.t), jnp.asarray(table.t_next)
+  s = jnp.where(jnp.asarray(table.std) > 0, s, 0.0)
+  c_x, c_v, std = _score_sde(t, t_next, s)
+  return dataclasses.replace(table, c_x=c_x, c_v=c_v, std=std, diffusion=s)
 
 
 def cps(

@@ -192,6 +192,7 @@ class Programs:
       the latents before a step, finished by the ODE; None without credit per
       step.
     encode: (images of files, decoder) -> trajectory, jitted.
+    levels: see `advantages.Advantage`.
   """
 
   trainable: setup.Trainable
@@ -202,6 +203,7 @@ class Programs:
   update: Any
   finish: Any = None
   encode: Any = None
+  levels: Callable[[Any], Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +219,7 @@ class Parts:
     finish: see `Programs`.
     encode: see `Programs`.
     has_drift: whether `draw` also takes the states of the players.
+    levels: see `advantages.Advantage`.
   """
 
   trainable: setup.Trainable
@@ -227,6 +230,13 @@ class Parts:
   finish: Callable[..., Any] | None = None
   encode: Any = None
   has_drift: bool = False
+  levels: Callable[[Any], Any] | None = None
+
+  def beside(self, current: state.TrainState) -> tuple[Any, Any]:
+    """(states of the players, noise levels) that `draw` takes, or None."""
+    states = current.players if self.has_drift else None
+    levels = None if self.levels is None else self.levels(current.stats)
+    return states, levels
 
   def sample(
     self,
@@ -237,10 +247,10 @@ class Parts:
   ):
     """Samples of the iteration that a state is about to run."""
     sampler_params = async_rollout.draw_params(current)
-    states = current.players if self.has_drift else None
     return self.draw(
-      sampler_params, current.step, base, prompts, decoder, states
-    )
+      sampler_params, current.step, base, prompts, decoder,
+      *self.beside(current),
+    )  # fmt: skip
 
 
 def make_programs(
@@ -290,11 +300,13 @@ def make_programs(
   places = jax.tree.map(lambda x: x.sharding, fresh)
 
   @jax.jit
-  def draw(params, iteration, base, batch, decoder=None, states=None):
+  def draw(
+    params, iteration, base, batch, decoder=None, states=None, levels=None
+  ):
     trajectory, pixels = updates.sample(
       trainable.policy, trainable.merge(params, base), batch, plan,
       seed=config.seed, iteration=iteration, decoder=decoder,
-      roles=updater.loss.roles, states=states,
+      roles=updater.loss.roles, states=states, levels=levels,
     )  # fmt: skip
     return trajectory, pixels, jnp.clip(pixels, 0, 1)
 
@@ -323,6 +335,7 @@ def make_programs(
   return Programs(
     trainable, base, fresh, create, draw, update,
     finish if updater.advantage.needs_steps else None, encode,
+    updater.advantage.levels,
   )  # fmt: skip
 
 
@@ -337,7 +350,7 @@ def prepare(config, mesh, policy, base, plan, weights_of, rewards=()) -> Parts:
   initial_state = programs.create(base, start)
   return Parts(
     programs.trainable, base, initial_state, programs.draw, programs.update, programs.finish,
-    programs.encode, plan.drift is not None,
+    programs.encode, plan.drift is not None, programs.levels,
   )  # fmt: skip
 
 
@@ -652,7 +665,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         trained = {name: rewards[name] for name in weights_of}
         credits.require_stds(advantage, trained, images, first)
 
-    def draw(params, n, states):
+    def draw(params, n, current):
       """The device work of iteration n that needs nothing from the host."""
       batch = put(encode(batches(n)))
       trajectory, pixels, images = parts.draw(
@@ -661,7 +674,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
         base,
         batch,
         decoder,
-        states if parts.has_drift else None,
+        *parts.beside(current),
       )
       # Measured once, for rewards of the detector and for the panel.
       measures = measure(images, pixels, batch)

@@ -199,6 +199,32 @@ def group_velocity_distance(
   )
 
 
+def group_guided_distance(
+  group_v: Float[ArrayLike, "R G *L"],
+  group_v_reference: Float[ArrayLike, "R G *L"],
+  group_v_reference_empty: Float[ArrayLike, "R G *L"],
+  group_mask: Bool[ArrayLike, "R G"],
+  *,
+  guidance: float = 4.5,
+) -> Mean:
+  """`group_velocity_distance` to the reference under classifier-free guidance.
+
+  mean (v - v_empty - guidance (v_reference - v_empty))^2. CRD,
+  https://arxiv.org/abs/2603.14128: the policy, drawn without guidance, stays near a
+  teacher with it.
+
+  Args:
+    group_v: velocity of the trained parameters.
+    group_v_reference: of the reference.
+    group_v_reference_empty: of the reference under the empty prompt.
+    group_mask: False for padding.
+    guidance: 1 is the reference itself.
+  """
+  empty = jnp.asarray(group_v_reference_empty)
+  teacher = empty + guidance * (group_v_reference - empty)
+  return group_velocity_distance(group_v, teacher, group_mask)
+
+
 def data_matching(
   v: Float[ArrayLike, "B *L"],
   u: Float[ArrayLike, "B *L"],

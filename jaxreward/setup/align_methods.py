@@ -477,6 +477,14 @@ def _try_advantage(
       f'config.rollout.aside=True: config.advantage.name="{name}" does not score'
       ' what each step has led to; take "branched"'
     )
+  first = config.align.players_first
+  if advantage.levels is not None:
+    _check_levels(config)
+  elif first and not players.bind(config):
+    raise UserError(
+      f"config.align.players_first={first}: there are no players to train"
+      " before the policy; set it to 0, or name one in config.players"
+    )
   if "step_values" in advantage.names:
     if "value" not in players.gives(players.bind(config)):
       raise UserError(
@@ -543,6 +551,23 @@ def _try_advantage(
       f' which config.objective.name="{config.objective.name}" does not read;'
       ' take an objective on the sampler\'s steps, such as "flow_grpo"'
     )
+
+
+def _check_levels(config: ConfigDict) -> None:
+  """Refuses an advantage with noise levels where others would hold."""
+  r = config.rollout
+  for field, value, needed in (
+    ("rollout.sampler.name", r.sampler.name, "dance_sde"),
+    ("rollout.window_move.name", r.window_move.name, "none"),
+    ("align.overlap", config.align.overlap, False),
+    ("align.combine.name", config.align.combine.name, "none"),
+  ):
+    if value != needed:
+      raise UserError(
+        f"config.{field}={shown(value)}: config.advantage.name="
+        f'"{config.advantage.name}" sets the noise of the sampler\'s steps; use'
+        f" {shown(needed)}"
+      )
 
 
 def _kind(result: Any) -> str:

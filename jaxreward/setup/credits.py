@@ -66,7 +66,7 @@ def credit_of(
   signal, mask = updater.compose(masked_scores, mask, weights, **compose_inputs)
   offers = dict(
     signal=signal, mask=mask, scores=masked_scores, prompt_ids=prompts.ids,
-    steps=updater.plan.at(iteration).table,
+    steps=updater.plan.at(iteration, updater.levels(stats)).table,
     key=rng.stream_key(updater.seed, "advantage", iteration),
     stds=options["stds"], places=places, real=_real(updater.plan, mask),
   )  # fmt: skip

@@ -88,11 +88,6 @@ def bind(config: ConfigDict) -> Roles:
   for role in roles:
     _check_loss(role, gives)
   first = config.align.players_first
-  if first and not roles:
-    raise UserError(
-      f"config.align.players_first={first}: there are no players to train"
-      " before the policy; set it to 0, or name one in config.players"
-    )
   if first and first >= config.align.iterations:
     raise UserError(
       f"config.align.players_first={first}: the policy would be held in all"

@@ -56,12 +56,14 @@ def sample(
   decoder: Params | None = None,
   roles: players.Roles = (),
   states: Mapping[str, state_lib.Player] | None = None,
+  levels: Array | None = None,
 ) -> tuple[Trajectory, ArrayLike]:
   """(trajectory, pixels [P, G, H, W, C] not clipped) of one iteration.
 
-  The players' `roles` and `states` are read where the plan has a drift.
+  The players' `roles` and `states` are read where the plan has a drift; `levels` are
+  those of noise, see `Plan.at`.
   """
-  plan = plan.at(iteration)
+  plan = plan.at(iteration, levels)
   inputs = jax.tree.map(jnp.asarray, prompts.words)
   gradient = playing.value_gradient(roles, states or {}, inputs, plan)
   sampler = plan.sampler(policy, setup.spread_rows(plan.layout), gradient)
@@ -462,10 +464,22 @@ class Updater:
   def plan(self) -> Plan:
     return self.loss.plan
 
-  def micros(self, trajectory, credit: Credit, prompts, iteration) -> Any:
+  def levels(self, stats: Any) -> Array | None:
+    """Noise levels of the steps by the advantage's state; None for the plan's."""
+    of = self.advantage.levels
+    return None if of is None else of(stats)
+
+  def micros(
+    self,
+    trajectory,
+    credit: Credit,
+    prompts,
+    iteration,
+    levels: Array | None = None,
+  ) -> Any:
     """Rows to train on, [U, N, M, ...]."""
     key = rng.stream_key(self.seed, "forward", iteration)
-    plan = self.plan.at(iteration)
+    plan = self.plan.at(iteration, levels)
     plan = dataclasses.replace(plan, rows=setup.spread_rows(plan.rows))
     make = lambda credit: plan.feed.make(
       trajectory, credit, prompts.ids, plan, key
@@ -539,7 +553,9 @@ def update(
     lambda a: jnp.where(path.expand(counts, a), a, jnp.nan), advantage
   )
   credit = dataclasses.replace(credit, advantage=marked)
-  micros = updater.micros(trajectory, credit, prompts, state.step)
+  micros = updater.micros(
+    trajectory, credit, prompts, state.step, updater.levels(state.stats)
+  )
   player_states, player_metrics = audience.learn(credit)
   if contexts is not None:
     contexts = tuning.tuned(

@@ -32,8 +32,8 @@ class Samples:
   """The samples of every iteration, dispatched up to one iteration early.
 
   Args:
-    draw: (parameters, iteration, states of the players) -> samples; dispatches
-      without blocking.
+    draw: (parameters, iteration, state of the run) -> samples; dispatches without
+      blocking.
     total: iterations.
   """
 
@@ -59,4 +59,4 @@ class Samples:
 
   def _begin(self, params: Params, n: int, state: TrainState) -> None:
     if n not in self._pending:
-      self._pending[n] = self._draw(params, n, state.players)
+      self._pending[n] = self._draw(params, n, state)

@@ -190,3 +190,31 @@ def test_branches_are_compared_step_by_step_and_weighed_by_noise():
   np.testing.assert_array_equal(
     advantages.branched(flat, np.ones_like(mask), table), 0
   )
+
+
+def test_noise_is_calibrated_until_as_many_gain_as_lose():
+  """12 of 24 that gain raise a level, 13 lower it; prompts are averaged."""
+  method = advantages.calibrated(iterations=2, start=0.7)
+  state = method.init(advantages.Sizes(2, 24, 3, lambda: np.arange(2)))
+  gain = np.ones((2, 24, 3), np.float32)
+  gain[:, 12:] = -1  # balanced
+  gain[:, 12, 1] = 1  # 13 to 11
+  gain[0, 12, 2] = 1  # in one of two prompts
+  signal = np.concatenate([np.zeros((2, 24, 1)), gain.cumsum(-1)], -1)
+  mask = np.ones(signal.shape, bool)
+  for n in (1, 2, 2):
+    credit, state = method.update(signal, mask, state)
+    want = 0.7 + n * np.array([0.01, -0.01, 0.0])
+    np.testing.assert_allclose(method.levels(state), want, rtol=1e-6)
+  np.testing.assert_array_equal(credit, advantages.dense(signal, mask))
+
+
+def test_levels_that_are_all_alike_are_dance_sdes():
+  times = np.linspace(1.0, 0.0, 6)
+  table = steppers.dance_sde(times, np.arange(5) < 3, noise_level=0.4)
+  other = steppers.dance_sde(times, np.arange(5) < 3, noise_level=0.7)
+  got = steppers.with_levels(other, np.full(5, 0.4))
+  for name in ("c_x", "c_v", "std", "diffusion", "t"):
+    np.testing.assert_allclose(
+      getattr(got, name), getattr(table, name), rtol=1e-5, atol=1e-7
+    )

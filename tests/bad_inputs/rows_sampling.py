@@ -86,6 +86,11 @@ ROWS = [
     ("config.regularizers.kl.adapt.least=1.0", "1e-05"),
     regularizers__kl__adapt__least=1.0,
   ),
+  _row(
+    "levels of noise for another sampler", "recipes/dense_grpo.py:smoke",
+    ('config.rollout.sampler.name="cps"', '"calibrated" sets the noise'),
+    rollout__sampler__name="cps",
+  ),
   # Branches and starts.
   _row(
     "branches that never part", "align_scenes.py:diffusion_nft,smoke",

@@ -156,6 +156,45 @@ FAULTS = (
     "tests/setup/test_real.py",
   ),
   Fault(
+    "all samples draw the same steps", "jaxreward/feeds/steps.py",
+    "jax.vmap(draw)(keys)[:,", "jax.vmap(lambda _: draw(keys[0]))(keys)[:,",
+    "tests/feeds/test_feed_rows.py",
+  ),
+  Fault(
+    "noise that is drawn aside stays in the chain", "jaxreward/flow/sampler.py",
+    "chain = x - (step.t - step.t_next) * v", "chain = x_next",
+    "tests/advantages/test_dense.py",
+  ),
+  Fault(
+    "a step is paid for the branch before its own",
+    "jaxreward/advantages/by_step.py",
+    "reward = jnp.where(mask, jnp.asarray(step_signal)[..., 1:], 0.0)",
+    "reward = jnp.where(mask, jnp.asarray(step_signal)[..., :-1], 0.0)",
+    "tests/advantages/test_dense.py",
+  ),
+  Fault(
+    "a shrinking window ends a step early", "jaxreward/flow/windows.py",
+    "(size - 1) * shrinks", "(size - 2) * shrinks",
+    "tests/flow/test_windows.py",
+  ),
+  Fault(
+    "newer copies of the network are drawn more often",
+    "jaxreward/training/references.py",
+    "place = jnp.where(stored < self.slots, stored, place)",
+    "place = stored % self.slots", "tests/training/test_references.py",
+  ),
+  Fault(
+    "a weight shrinks while its term is large",
+    "jaxreward/training/adaptive.py",
+    "term / self.target - 1", "1 - term / self.target",
+    "tests/training/test_adaptive.py",
+  ),
+  Fault(
+    "a guided reference starts from its words", "jaxreward/regularizers/kl.py",
+    "teacher = empty + guidance", "teacher = group_v_reference + guidance",
+    "tests/regularizers/test_kl.py",
+  ),
+  Fault(
     "masked candidates count in the pairwise loss",
     "pallas_kernels/pairwise_loss/api.py",
     "valid = valid if mask is None else valid & jnp.asarray(mask, bool)",

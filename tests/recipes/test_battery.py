@@ -179,6 +179,8 @@ OVERRIDES = {
     "players.student.floor": 0.0, "rewards.detector.weight": 1.0,
   },
   "artifact_reward": {"align.players_first": 0},  # the policy is to learn
+  "euphonium": {"align.players_first": 0},
+  "dense_grpo": {"align.players_first": 0},
   # rewards below have no texts to move
   "d2_align": {"align.players_first": 0, "players.bias": "none"},
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt

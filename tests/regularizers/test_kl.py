@@ -139,6 +139,18 @@ def test_the_distance_of_groups_is_that_of_their_rows():
   assert got.weight == mask.sum()
 
 
+def test_the_distance_to_a_guided_reference():
+  rng = np.random.default_rng(3)
+  v, ref, empty = rng.normal(size=(3, 2, 4, 3, 2))
+  mask = np.array([[1, 1, 0, 1], [1, 0, 1, 1]], bool)
+  got = regularizers.group_guided_distance(v, ref, empty, mask, guidance=4.5)
+  rows = ((v - (4.5 * ref - 3.5 * empty)) ** 2).mean((2, 3))
+  np.testing.assert_allclose(got.value(), rows[mask].mean(), rtol=1e-5)
+  plain = regularizers.group_guided_distance(v, ref, empty, mask, guidance=1.0)
+  same = regularizers.group_velocity_distance(v, ref, mask)
+  np.testing.assert_allclose(plain.value(), same.value(), rtol=1e-5)
+
+
 def test_real_images_alone_are_matched():
   v, u, _, _ = case(3)
   real, mask = np.array([1, 0, 1, 1], bool), np.array([1, 1, 1, 0], bool)
