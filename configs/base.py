@@ -103,6 +103,18 @@ def get_config() -> ConfigDict:
         moments=0.1,  # weight of the moments of latents, of an autoencoder
         export_dtype="bfloat16",
       ),
+      finetune=dict(
+        steps=1000,
+        batch_size=16,
+        microbatch=0,  # rows at once, whose gradients are added; 0 for all
+        buckets="",  # sizes of images, as in "1024x1024,832x1216"; the policy's
+        shift=0.0,  # of the times; 0: that of the sampler's schedule
+        validation=0.05,  # share of images whose loss is watched
+        times=4,  # of each of them
+        cache="",  # folder of latents and texts; "" WORKDIR/encodings; "none"
+        drawn=512,  # images, where data.dataset names a task
+        export_dtype="float32",
+      ),
       rollout=dict(
         prompts=16,  # of an iteration; its rows, where they come from files
         group=16,

@@ -61,14 +61,14 @@ class Batches:
   """Random access to batches, the next ones read ahead.
 
   Attributes:
-    dataset: element n is this process's rows of step n, `Packed`.
+    dataset: element n is this process's rows of step n; of `batches` `Packed`.
   """
 
   dataset: grain.MapDataset
   _iterator: Any = None
   _next: int = -1
 
-  def __call__(self, step: int) -> Packed:
+  def __call__(self, step: int) -> Any:
     """The batch of a step, counted from 0."""
     if self._iterator is None or step != self._next:
       options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)

@@ -29,6 +29,7 @@ JOBS: dict[str, bool] = {
   "compile_check": False,
   "evaluate": True,
   "export": False,
+  "finetune": True,
   "pipeline": False,
   "pretrain": True,
   "sample": False,

@@ -289,6 +289,7 @@ def make_evaluator(
   split: str = "heldout",
   encode: prompt_encoding.Encode | None = None,
   decoder: Params | None = None,
+  prompts: Sequence[Prompt] | None = None,
 ) -> Evaluator:
   """The evaluator that `config.eval` describes, on the held-out prompts.
 
@@ -300,8 +301,10 @@ def make_evaluator(
     split: of the prompts.
     encode: from `prompt_encoding.make_encode`; a new one if None.
     decoder: parameters of the policy's autoencoder.
+    prompts: in place of those of the split.
   """
-  prompts = setup.load_prompts(config, split)
+  if prompts is None:
+    prompts = setup.load_prompts(config, split)
   data = evaluation_set(
     setup.make_task(config),
     prompts,
@@ -480,7 +483,7 @@ def check(config: ConfigDict) -> None:
   if config.job != "pipeline":
     return
   before = config.jobs[: config.jobs.index("evaluate")]
-  writers = ("align", "pretrain")
+  writers = ("align", "finetune", "pretrain")
   if config.eval.checkpoint == setup.OWN_POLICY and not (
     set(writers) & set(before)
   ):

@@ -98,7 +98,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     trained = processes.fetch(trained)
   folder = workdir / "export" / options.step
   if processes.is_first():
-    _write_whole(config, policy, folder, trained, step, workdir)
+    write_whole(config, policy, folder, trained, step, workdir)
     logging.info("step %d is in %s", step, folder)
     if config.lora.rank and not options.fuse:
       below = [policy.parts[k] for k in trained] if policy.parts else [""]
@@ -167,7 +167,7 @@ def _restore(
     return step, checkpoints.restore(step, like)
 
 
-def _write_whole(
+def write_whole(
   config: ConfigDict,
   policy: Policy,
   folder: epath.Path,

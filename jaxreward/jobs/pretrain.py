@@ -151,9 +151,10 @@ class Subject:
     load: () -> its parameters at step 0.
     sharding_rules: of them.
     loss: (parameters, micro-batch, (step, context)) -> Mean, metrics.
-    context: parameters that the loss reads besides, on the mesh, or None.
     quick: (parameters, step) -> {"eval/NAME": number} during training.
     final: exported parameters -> the entry of evaluation.json.
+    context: parameters that the loss reads besides, on the mesh, or None.
+    export: trained parameters -> those that are exported and evaluated.
   """
 
   load: Callable[[], Params]
@@ -162,19 +163,14 @@ class Subject:
   quick: Callable[[Params, int], dict[str, float]]
   final: Callable[[Params], dict[str, Any]]
   context: Params | None = None
+  export: Callable[[Params], Params] = lambda params: params
 
 
-def _policy(
-  config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
-) -> Subject:
-  policy = setup.make_policy(config)
-  decoder = setup.put_decoder(config, policy, mesh)
-  evaluator = evaluate.make_evaluator(
-    config, policy, {}, samples=config.eval.quick_samples, split="validation",
-    decoder=decoder,
-  )  # fmt: skip
-
-  watch_images = evaluate.Watch(workdir, evaluator.data)
+def watched(
+  evaluator: evaluate.Evaluator, workdir: epath.Path, frames: int = 1
+) -> Callable[[Params, int], dict[str, float]]:
+  """(parameters, step) -> metrics of images that the report shows."""
+  watch_images = evaluate.Watch(workdir, evaluator.data, frames)
 
   def quick(params, n):
     results, images, strict = evaluator(params)
@@ -188,6 +184,19 @@ def _policy(
       f"eval/{n}": results[k] for n, k in metrics if k in results
     }
 
+  return quick
+
+
+def _policy(
+  config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
+) -> Subject:
+  policy = setup.make_policy(config)
+  decoder = setup.put_decoder(config, policy, mesh)
+  evaluator = evaluate.make_evaluator(
+    config, policy, {}, samples=config.eval.quick_samples, split="validation",
+    decoder=decoder,
+  )  # fmt: skip
+
   def final(params):
     last = evaluate.make_evaluator(config, policy, {}, decoder=decoder)
     results, _, _ = evaluate.at_scales(
@@ -199,7 +208,7 @@ def _policy(
     lambda: setup.load_params(config, policy),
     policy.sharding_rules,
     flow_loss(policy, task, config.seed, config.pretrain.to_dict()),
-    quick, final, decoder,
+    watched(evaluator, workdir), final, decoder,
   )  # fmt: skip
 
 
@@ -233,18 +242,19 @@ def _autoencoder(
   )  # fmt: skip
 
 
+def require_batch(field: str, rows: int, mesh: Any) -> None:
+  """Refuses a batch that does not divide over the devices."""
+  if rows < 1 or rows != mesh_lib.round_up_to_devices(rows, mesh):
+    raise UserError(
+      f"config.{field}={rows} does not divide over the devices;"
+      f" choose a multiple of {mesh_lib.round_up_to_devices(1, mesh)}"
+    )
+
+
 def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains, evaluates and exports workdir/PART.safetensors."""
   mesh = setup.make_mesh(config)
-  rows = config.pretrain.batch_size
-  if rows < 1 or rows != mesh_lib.round_up_to_devices(rows, mesh):
-    raise UserError(
-      f"config.pretrain.batch_size={rows} does not divide over the devices;"
-      f" choose a multiple of {mesh_lib.round_up_to_devices(1, mesh)}"
-    )
-  tx, _ = optimizer.make_optimizer(
-    **config.optimizer.to_dict(), total_steps=config.pretrain.steps
-  )
+  require_batch("pretrain.batch_size", config.pretrain.batch_size, mesh)
   prompts = setup.load_prompts(config, "train")
   task = setup.make_task(config)
   assert task.pretraining
@@ -260,65 +270,102 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   subject = {"policy": _policy, "autoencoder": _autoencoder}[part](
     config, task, mesh, workdir
   )
-
+  put = pipeline.place_batch(mesh)
   with jax.set_mesh(mesh):
-    params = subject.load()
-    fresh = jax.jit(
-      lambda p: state.create(p, tx, average=config.ema.decay > 0)
-    )(params)
-    layout = setup.shapes(fresh, subject.sharding_rules, mesh, params)
-    setup.log_placement(layout)
-    fresh = setup.put(fresh, layout)
-    places = jax.tree.map(lambda x: x.sharding, layout)
-    put = pipeline.place_batch(mesh)
-
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-    def update(current, micro, context):
-      stacked = jax.tree.map(lambda x: x[None, None], micro)
-      current, metrics = step.update(
-        current, subject.loss, tx, stacked, (current.step, context),
-        ema_decay=config.ema.decay, ema_schedule="warmup",
-      )  # fmt: skip
-      metrics = jax.tree.map(lambda x: x.sum(0), metrics)
-      return dataclasses.replace(current, step=current.step + 1), metrics
-
-    timer = loop.Timer()
-
-    def iterate(current, n):
-      micro = timer("data", put(batches[n]))
-      current, metrics = update(current, micro, subject.context)
-      timer("update", metrics)
-      return current, metrics
-
-    views = tracking.openers(config, workdir, "pretrain")
-    with (
-      writers.MetricsWriter(workdir, "pretrain", trackers=views) as writer,
-      Checkpoints(
-        workdir / "checkpoints" / "pretrain", keep=config.checkpoint.keep
-      ) as checkpoints,
-    ):
-      job = loop.Loop(
-        "pretrain", config.pretrain.steps, iterate, writer, checkpoints,
-        save_every=config.checkpoint.every,
-        evaluate=lambda current, n: subject.quick(current.averaged, n),
-        evaluate_every=config.eval.every, evaluated=jobs.Refresh(workdir),
-        shown=("loss", "eval/accuracy", "eval/psnr"),
-        timer=timer, grace=config.checkpoint.grace,
-        profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
-      )  # fmt: skip
-      current, start, _ = loop.restore(job, fresh)
-      current = loop.run(job, current, start)
-
-    file = workdir / f"{part}.safetensors"
-    average = processes.fetch(current.averaged)
-    weights.save_params(file, average, dtype=config.pretrain.export_dtype)
-    processes.wait_for_all("export")
-    # Evaluate the written weights, rounding included.
-    params = weights.load_params(file, jax.eval_shape(lambda: average))
-    results = subject.final(params)
-  evaluation = evaluate.merge(workdir, {part: results})
+    fit(config, workdir, mesh, subject, lambda n: put(batches[n]), part=part)
   tables.write_json(workdir / f"{part}.json", manifest(config, workdir))
+
+
+def fit(
+  config: ConfigDict,
+  workdir: epath.Path,
+  mesh: Any,
+  subject: Subject,
+  batches: Callable[[int], Any],
+  *,
+  part: str,
+  job: str = "pretrain",
+  parts: int = 1,
+) -> state.TrainState:
+  """Trains on batches, evaluates and exports workdir/PART.safetensors.
+
+  Call it under the mesh.
+
+  Args:
+    config: of the run; the section of the job has `steps` and `export_dtype`.
+    workdir: of the run.
+    mesh: of the devices.
+    subject: what is trained.
+    batches: step -> its batch on the mesh, leaves [B, ...].
+    part: name of what is exported.
+    job: its name, in records.
+    parts: micro-batches of a batch, whose gradients are added up.
+
+  Returns:
+    The last state.
+  """
+  section = config[job]
+  tx, _ = optimizer.make_optimizer(
+    **config.optimizer.to_dict(), total_steps=section.steps
+  )
+  params = subject.load()
+  fresh = jax.jit(lambda p: state.create(p, tx, average=config.ema.decay > 0))(
+    params
+  )
+  layout = setup.shapes(fresh, subject.sharding_rules, mesh, params)
+  setup.log_placement(layout)
+  fresh = setup.put(fresh, layout)
+  del params
+  places = jax.tree.map(lambda x: x.sharding, layout)
+
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+  def update(current, batch, context):
+    # Rows stay on their devices: a micro-batch has every `parts`-th of them.
+    split = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)[None]
+    current, metrics = step.update(
+      current, subject.loss, tx, jax.tree.map(split, batch),
+      (current.step, context),
+      ema_decay=config.ema.decay, ema_schedule="warmup",
+    )  # fmt: skip
+    metrics = jax.tree.map(lambda x: x.sum(0), metrics)
+    return dataclasses.replace(current, step=current.step + 1), metrics
+
+  timer = loop.Timer()
+
+  def iterate(current, n):
+    micro = timer("data", batches(n))
+    current, metrics = update(current, micro, subject.context)
+    timer("update", metrics)
+    return current, metrics
+
+  views = tracking.openers(config, workdir, job)
+  with (
+    writers.MetricsWriter(workdir, job, trackers=views) as writer,
+    Checkpoints(
+      workdir / "checkpoints" / job, keep=config.checkpoint.keep
+    ) as checkpoints,
+  ):
+    work = loop.Loop(
+      job, section.steps, iterate, writer, checkpoints,
+      save_every=config.checkpoint.every,
+      evaluate=lambda current, n: subject.quick(current.averaged, n),
+      evaluate_every=config.eval.every, evaluated=jobs.Refresh(workdir),
+      shown=("loss", "eval/loss", "eval/accuracy", "eval/psnr"),
+      timer=timer, grace=config.checkpoint.grace,
+      profile=setup.profile_folder(config, workdir), best=config.checkpoint.best,
+    )  # fmt: skip
+    current, start, _ = loop.restore(work, fresh)
+    current = loop.run(work, current, start)
+
+  file = workdir / f"{part}.safetensors"
+  average = processes.fetch(subject.export(current.averaged))
+  weights.save_params(file, average, dtype=section.export_dtype)
+  processes.wait_for_all("export")
+  # Evaluate the written weights, rounding included.
+  params = weights.load_params(file, jax.eval_shape(lambda: average))
+  evaluation = evaluate.merge(workdir, {part: subject.final(params)})
   logging.info("\n%s", tables.evaluation_table(evaluation))
+  return current
 
 
 def manifest(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:

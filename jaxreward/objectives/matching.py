@@ -16,6 +16,7 @@ from jaxreward.types import Array, ArrayLike
 
 Latents = Float[ArrayLike, "B *L"]
 Rows = Float[ArrayLike, "B"]
+ERRORS = ("velocity", "x0")
 
 
 def flow_matching(
@@ -26,6 +27,7 @@ def flow_matching(
   mask: Bool[ArrayLike, "B"],
   *,
   weighting: str = "uniform",
+  error: str = "velocity",
 ) -> tuple[Mean, dict[str, Mean]]:
   """Weighted flow matching: L = mean weight w(t) mean (v - u)^2, u = eps - x0.
 
@@ -44,6 +46,8 @@ def flow_matching(
     mask: False for padding, which may hold anything.
     weighting: w: "uniform" 1; "sigma_sqrt" t^-2; "cosmap"
       2 / (pi (1 - 2 t + 2 t^2)).
+    error: "velocity", or "x0", that of the image x_t - t v: t^2 times as much,
+      which diffusers' scripts for SD3 minimise and those for FLUX do not.
 
   Returns:
     (loss, metrics): matching_loss, mean (v - u)^2 without any weight.
@@ -52,6 +56,12 @@ def flow_matching(
   matching = mean_square(v - u)
   t = jnp.where(mask, jnp.asarray(t, matching.dtype), 1.0)
   loss = jax.lax.stop_gradient(weight) * _weight(t, weighting) * matching
+  if error not in ERRORS:
+    raise UserError(
+      f'objective.error is "{shown(error)}"; it must be one of'
+      f" {', '.join(ERRORS)}{nearest(str(error), ERRORS)}"
+    )
+  loss = loss * jnp.square(t) if error == "x0" else loss
   metrics = {"matching_loss": Mean.of(matching, mask)}
   return Mean.of(loss, mask), jax.lax.stop_gradient(metrics)
 

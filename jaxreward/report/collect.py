@@ -139,6 +139,7 @@ def _title(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
     return "Before and after alignment"
   titles = {
     "pretrain": "Pretraining run",
+    "finetune": "Fine-tuning run",
     "train_reward": "Reward model run",
     "align": "Alignment run",
     "evaluate": "Evaluation",

@@ -33,6 +33,7 @@ SHOWN_PER_KIND = 6  # visible cards, the others unfold
 SHOWN_JSON = 200_000  # most characters of figures on the page
 JOB_TITLES = {
   "pretrain": "Pretraining",
+  "finetune": "Fine-tuning",
   "train_reward": "Reward model",
   "align": "Alignment",
 }

@@ -277,7 +277,7 @@ def by_job(rows: Rows) -> dict[str, list[Mapping[str, Any]]]:
 
 def alignment_rows(rows: Rows) -> Rows:
   """Rows of the last alignment job, which the panel covers."""
-  earlier = ("pretrain", "train_reward")
+  earlier = ("pretrain", "finetune", "train_reward")
   jobs = [of for job, of in by_job(rows).items() if job not in earlier]
   return jobs[-1] if jobs else []
 

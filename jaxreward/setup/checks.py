@@ -41,6 +41,7 @@ NAMES = {
   "image_encoder.dtype": COMPUTED,
   "reward_model.backbone.dtype": COMPUTED,
   "pretrain.export_dtype": STORED,
+  "finetune.export_dtype": STORED,
   "export.dtype": ("same", *STORED),
   "sample.split": SPLITS,
   "data.grammar": tuple(tasks.TASKS),
@@ -50,6 +51,7 @@ _OPTIMIZERS = ("optimizer", "train_reward.optimizer")
 # Fields per section, by their range.
 _COUNTS = {  # 1 or more
   "pretrain": ("steps", "batch_size"),
+  "finetune": ("steps", "batch_size", "times", "drawn"),
   "rollout": ("prompts", "microbatch"),
   "align": ("iterations", "times", "updates", "pairs", "last_steps"),
   "eval": ("samples", "quick_samples", "group", "microbatch"),
@@ -74,6 +76,7 @@ _COUNTS_OR_NONE = {  # 0 or more
   "train_reward.users": ("count", "unseen"),
   "data.users": ("count", "unseen"),
   "lora": ("rank",),
+  "finetune": ("microbatch",),
 }
 _POSITIVE = {
   "rollout": ("shift",),
@@ -83,6 +86,7 @@ _POSITIVE = {
 }
 _NOT_NEGATIVE = {
   "pretrain": ("time_std", "moments"),
+  "finetune": ("shift",),
   "train_reward": ("margin",),
   "checkpoint": ("grace",),
   "video": ("fade",),
@@ -95,6 +99,7 @@ _FINITE = {
 _SHARES = {
   "data": ("caption_drop",),
   "pretrain": ("caption_corruption", "caption_drop"),
+  "finetune": ("validation",),
   "train_reward.pictures": ("strict_weight",),
   "train_reward.users": ("weight",),
   "data.users": ("drop",),

@@ -146,6 +146,7 @@ class Trainable:
       the base parameters it does not return.
     merge: (trained, base) -> parameters that `policy` takes.
     export: (trained, base) -> parameters that `plain` takes.
+    is_whole: whether all parameters are trained, so that no base is read.
   """
 
   policy: Policy
@@ -153,6 +154,7 @@ class Trainable:
   init: Callable[[Params], Params]
   merge: Callable[[Params, Params], Params]
   export: Callable[[Params, Params], Params]
+  is_whole: bool = False
 
 
 def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
@@ -165,7 +167,7 @@ def make_trainable(config: ConfigDict, policy: Policy) -> Trainable:
     return _partial(config, policy)
   if not config.lora.rank:
     merge = lambda trained, base: trained
-    return Trainable(policy, policy, lambda base: base, merge, merge)
+    return Trainable(policy, policy, lambda base: base, merge, merge, True)
   options = {k: config.lora[k] for k in ("rank", "alpha", "targets")}
   adapted = lora.adapt_policy(policy, **options)
   key = rng.stream_key(config.seed, "lora")

@@ -235,6 +235,7 @@ def make_encode(
   policy: Policy,
   mesh: Mesh | None = None,
   decoder: Params | None = None,
+  encoder: Callable[[], TextEncoder] | None = None,
 ) -> Encode:
   """Batch of prompts -> the batch with encoded prompts, on the host.
 
@@ -243,12 +244,13 @@ def make_encode(
     policy: the policy.
     mesh: that holds the text encoders.
     decoder: parameters of the autoencoder, for source images.
+    encoder: gives the text encoder; a new one if None.
 
   Raises:
     UserError: see `bind`; or outputs that do not have the policy's shapes; the
       result raises it for prompts without the source image they need.
   """
-  encode = _make_encode(config, policy, mesh, decoder)
+  encode = _make_encode(config, policy, mesh, decoder, encoder)
   return lambda batch: encode(row_scores.asking(config, batch))
 
 
@@ -257,11 +259,12 @@ def _make_encode(
   policy: Policy,
   mesh: Mesh | None,
   decoder: Params | None,
+  given: Callable[[], TextEncoder] | None,
 ) -> Encode:
-  make_encoder = bind(config, policy)
+  make_encoder, cache = bind(config, policy), OrderedDict[_Key, Cond]()
   if make_encoder is None:
     return lambda batch: batch
-  encoder, cache = make_encoder(policy.prompts, mesh), OrderedDict[_Key, Cond]()
+  encoder = make_encoder(policy.prompts, mesh) if given is None else given()
   encode_images = (
     _image_encoder(config, policy, mesh) if policy.takes_source else None
   )

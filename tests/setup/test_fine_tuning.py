@@ -1,0 +1,144 @@
+"""Fine-tuning by its parts: captions left out, times, encodings, the cache."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxreward import objectives, setup
+from jaxreward.data import aspect_buckets, dataset_images
+from jaxreward.data.encoding_cache import EncodingCache
+from jaxreward.errors import UserError
+from jaxreward.jobs import finetune
+from jaxreward.setup import encodings, fine_tuning, offline
+from tests import tiny
+
+SD3 = "finetune.py:sd35_medium,smoke"
+
+
+def dataset(folder, sizes=((40, 30), (30, 40), (36, 36), (20, 40))):
+  rng = np.random.default_rng(0)
+  lines = []
+  for i, size in enumerate(sizes):
+    pixels = rng.integers(0, 256, (*size, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f"{i}.png")
+    lines.append({"file_name": f"{i}.png", "text": f"a {i % 2}"})
+  (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  return folder
+
+
+def config_of(folder, *overrides, spec=SD3):
+  given = {"data.dataset": folder, "data.grammar": "free"}
+  return tiny.load(spec, given, *overrides)
+
+
+def encoded(config, cache):
+  policy = setup.make_policy(config)
+  records = offline.records(config)
+  inspection = dataset_images.inspect(records, "d")
+  shapes = fine_tuning.shapes(config, policy)
+  decoder = jax.jit(policy.decoder)(jax.random.key(0))
+  return encodings.Encodings(
+    config, policy, records, inspection, shapes,
+    aspect_buckets.nearest(inspection.sizes, shapes),
+    encodings.Encoders(config, policy, decoder=decoder), cache,
+  )  # fmt: skip
+
+
+def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
+  folder = tmp_path / "d"
+  folder.mkdir()
+  config = config_of(dataset(folder), {"finetune.buckets": "32x24,24x32"})
+  fresh = encoded(config, None)
+  np.testing.assert_array_equal(fresh.shape_of, [0, 1, 0, 1])
+  cache = EncodingCache(tmp_path / "cache")
+  kept = encoded(config, cache)
+  kept.fill()
+  kept.encoders.latents = kept.encoders.texts = None  # neither is needed again
+  for rows in ([0, 2], [3, 1]):
+    one, two = fresh.batch(rows), kept.batch(rows)
+    assert tiny.same_bits(one, two) and set(one) == set(two)
+    assert one["x0"].shape[1:3] == ((16, 12), (12, 16))[rows[0] == 3]
+  assert tiny.same_bits(fresh.empty, kept.empty)
+  names = {p.name for p in (tmp_path / "cache").rglob("*.npz")}
+  assert len(names) == 4 + 2 + 1  # images, captions, the empty one
+  # Another picture is another entry, and nothing else is.
+  Image.new("RGB", (30, 40)).save(folder / "0.png")
+  again = encoded(config, cache)
+  again.fill()
+  more = {p.name for p in (tmp_path / "cache").rglob("*.npz")}
+  assert names < more and len(more) == len(names) + 1
+  assert np.abs(again.batch([0])["x0"] - one["x0"][:1].mean()).max() > 0
+  # A damaged one is told, and made anew by the next start.
+  path = next((tmp_path / "cache").rglob("*.npz"))
+  path.write_bytes(path.read_bytes()[:-40])
+  assert cache.read(path.stem) is None
+
+
+def test_encoders_are_known_by_their_weights(tmp_path):
+  policy = tiny.small_policy()
+  file = tmp_path / "a.safetensors"
+  section = tiny.load(SD3).autoencoder.copy_and_resolve_references()
+  with section.unlocked():
+    section.weights = str(tmp_path)
+  marks = []
+  for data in (b"a" * 9, b"a" * 8 + b"b", b"a" * 10):
+    file.write_bytes(data)
+    marks.append(encodings.fingerprint(section, 0, policy))
+  assert len(set(marks)) == 3
+  assert encodings.fingerprint(section, 1, policy) == marks[-1]
+
+
+def test_captions_left_out_keep_the_images_to_start_from():
+  words = {"words": jnp.ones((3, 2)), "picture": jnp.full((3, 2), 5.0)}
+  empty = {"words": jnp.zeros((1, 2))}
+  dropped = jnp.array([True, False, True])
+  got = fine_tuning.without_captions(words, empty, dropped)
+  np.testing.assert_array_equal(got["words"][:, 0], [0, 1, 0])
+  np.testing.assert_array_equal(got["picture"], words["picture"])
+
+
+def loss_of(**options):
+  policy = tiny.small_policy()
+  trainable = setup.make_trainable(tiny.load("base.py"), policy)
+  options = dict(density=lambda u: u, seed=3) | options
+  return fine_tuning.Loss(trainable, objectives.flow_matching, **options)
+
+
+def test_rows_draw_alike_in_any_split_and_times_are_shifted():
+  loss = loss_of(caption_drop=0.5)
+  params = loss.trainable.policy.init(jax.random.key(0))
+  draw = np.random.default_rng(0)
+  micro = {
+    "x0": draw.normal(size=(4, 36, 36, 3)).astype(np.float32),
+    "words": draw.integers(1, 9, (4, 5)).astype(np.int32),
+    "weight": np.ones(4, np.float32), "shift": np.full(4, 3.0, np.float32),
+    "row": np.arange(4),
+  }  # fmt: skip
+  context = {"base": None, "empty": np.zeros((1, 5), np.int32)}
+  run = jax.jit(lambda m, n: loss(params, m, (n, context))[0].total)
+  part = lambda i: jax.tree.map(lambda x: x[i : i + 2], micro)
+  whole = float(run(micro, 7))
+  assert float(run(part(0), 7) + run(part(2), 7)) == pytest.approx(whole, 1e-5)
+  assert float(run(micro, 8)) != whole
+  t = loss.times(jnp.array([0.0, 0.5, 1.0]), jnp.float32(3.0))
+  np.testing.assert_allclose(t, [1e-3, 0.75, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("given", "words"),
+  [
+    ({"finetune.buckets": "64"}, 'buckets: "64" is no HEIGHTxWIDTH'),
+    ({"finetune.buckets": "35x36"}, '"35x36": "sd3" takes no such size'),
+    ({"finetune.buckets": "32x24,32x24"}, "a size stands there twice"),
+    ({"finetune.microbatch": 3}, "microbatch=3 does not divide"),
+    ({"data.dataset": ""}, "config.data.dataset is empty"),
+    ({"objective.name": "awm"}, 'objective.name="awm"'),
+  ],
+)
+def test_what_is_refused(tmp_path, given, words):
+  with pytest.raises(UserError, match=words):
+    finetune.check(config_of(tmp_path, given))
