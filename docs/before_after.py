@@ -1,11 +1,12 @@
 """Pictures of a run of the job align, before and after, as one PNG.
 
-  python docs/before_after.py RUN FILE.png [PER_KIND [COLUMNS]]
+  python docs/before_after.py RUN FILE.png [PER_KIND [COLUMNS [KIND]]]
 
 Rows from top to bottom: what the prompts start from and their exact answers, where
 there are any, then before and after, from the same noise; a green frame where all is
 right. The first PER_KIND (2) prompts of each category, which no picture has chosen;
-after COLUMNS of them, all if it is not said, the rows begin again below.
+after COLUMNS of them, all if it is not said, the rows begin again below. With KIND
+those of one category alone.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def _framed(image: np.ndarray, colour: np.ndarray | int) -> np.ndarray:
 
 
 def picture(
-  run: pathlib.Path, per_kind: int, columns: int | None = None
+  run: pathlib.Path,
+  per_kind: int,
+  columns: int | None = None,
+  only: str | None = None,
 ) -> bytes:
   """A PNG file; colours in steps of 8, so that it is small."""
   before, after, texts, beside, _ = grids.load_cards(
@@ -40,13 +44,15 @@ def picture(
   )
   kinds = [text["kind"] for text in texts]
   chosen = [
-    i for i, kind in enumerate(kinds) if kinds[:i].count(kind) < per_kind
+    i
+    for i, kind in enumerate(kinds)
+    if kinds[:i].count(kind) < per_kind and only in (None, kind)
   ]
   blank = np.full_like(before[0], grids.PAPER)
   rows = [
     [_framed(beside[name].get(i, blank), grids.PAPER) for i in chosen]
     for name in grids.BESIDE
-    if name in beside
+    if name in beside and set(chosen) & set(beside[name])
   ]
   for images, key in ((before, "ok_before"), (after, "ok_after")):
     rows.append(
@@ -69,8 +75,9 @@ def picture(
 
 
 if __name__ == "__main__":
-  folder, path, *number = sys.argv[1:]
-  per_kind, *columns = map(int, number or ("2",))
+  folder, path, *options = sys.argv[1:]
+  per_kind = int(options[0]) if options else 2
+  columns = int(options[1]) if len(options) > 1 else None
   pathlib.Path(path).write_bytes(
-    picture(pathlib.Path(folder), per_kind, *columns)
+    picture(pathlib.Path(folder), per_kind, columns, *options[2:])
   )
