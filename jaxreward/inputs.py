@@ -38,6 +38,7 @@ FILE = "inputs.json"
 FIELDS = (
   "source", "weights", "checkpoint", "adapter", "init", "references", "facts",
   "questions", "template", "templates", "questions_template",
+  "principles",
 )  # fmt: skip
 # Fields of rows that name images.
 _PICTURES = ("image", "target", "mask", "image_a", "image_b", "faces")

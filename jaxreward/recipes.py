@@ -124,6 +124,33 @@ def on_portraits(config: ConfigDict, arg: str | None, beside: str) -> None:
   config.data.update({name: other.data[name] for name in fields})
 
 
+def judge_with(
+  config: ConfigDict, arg: str | None, **judges: dict[str, Any]
+) -> None:
+  """Judges of the program as the rewards.
+
+  Args:
+    config: of the job align.
+    arg: of the recipe; without public weights a tiny model with random ones
+      stands in, whose thoughts are short.
+    **judges: rewards by name, without weights unless these are published.
+  """
+  is_full = size_of(arg) == "full"
+  for name, judge in judges.items():
+    entry = dict(weight=1.0) | judge
+    if is_full:
+      entry["dtype"] = "bfloat16"
+      if judge["fn"].startswith("vlm_"):
+        entry["weights"] = "Qwen/Qwen2.5-VL-7B-Instruct"
+    else:
+      entry.update(weights="tiny", length=1024)
+      if judge.get("think") or judge["fn"].endswith("think"):
+        entry["think"] = 8
+    judges[name] = entry
+  config.rewards = judges
+  config.composition = dict(name="weighted_sum")
+
+
 def follow_gradient(config: ConfigDict, arg: str | None) -> None:
   """The rewards' gradient through the last steps of the sampler (DRaFT).
 

@@ -21,9 +21,11 @@ from jaxreward.rewards import (
   image_reward,
   implicit,
   judges,
+  listwise,
   motion,
   objects,
   ocr,
+  published,
   quality,
   remote,
   sets,
@@ -96,8 +98,13 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "judge_checklist": remote.judge_checklist,
   "vlm_pointwise": judges.vlm_pointwise,
   "vlm_pairwise": judges.vlm_pairwise,
+  "vlm_listwise": listwise.vlm_listwise,
   "vlm_checklist": checklists.vlm_checklist,
   "prompt_echo": judges.prompt_echo,
+  "unified_reward_point": published.unified_reward_point,
+  "unified_reward_pair": published.unified_reward_pair,
+  "unified_reward_think": published.unified_reward_think,
+  "visual_quality_r1": published.visual_quality_r1,
 }
 
 __all__ = [

@@ -20,7 +20,7 @@ from jaxreward.models.vlm.qwen_vl import Model
 from jaxreward.rewards.remote import answers
 from jaxreward.types import Array, Params
 
-SCORE_BEGUN = '{"score": '
+AROUND = ('{"score": ', "}")  # a number, in the form that is asked for
 
 
 def padded(
@@ -93,30 +93,43 @@ def table_of(tokens: Any, values: Mapping[str, float]) -> Table:
 
 
 def of_choice(tokens: Any, form: answers.Choice) -> Table:
-  """Words of a choice, in lower case and with a capital."""
+  """Words of a choice, as they are and with a capital."""
   return table_of(
     tokens,
     {
       word: value
       for plain, value in form.values.items()
-      for word in (plain, plain.capitalize())
+      for word in (plain, plain[:1].upper() + plain[1:])
     },
   )
 
 
-def of_score(tokens: Any, form: answers.Score) -> Table:
-  """Whole numbers of a scale, each with the end of the JSON that holds it.
+def of_score(
+  tokens: Any, form: answers.Score, step: float = 1.0, end: str = AROUND[1]
+) -> Table:
+  """Numbers of a scale, each with what ends it.
+
+  Args:
+    tokens: the tokenizer.
+    form: the scale.
+    step: from one number to the next.
+    end: of the answer that holds it.
 
   Raises:
-    UserError: a scale without whole ends, or with more than 101 numbers.
+    UserError: a scale that the step does not divide, or with more than 101
+      numbers.
   """
-  low, high = round(form.low), round(form.high)
-  if (low, high) != (form.low, form.high) or high - low > 100:
+  count = (form.high - form.low) / step if step > 0 else -1.0
+  if not 0 < count <= 100 or abs(count - round(count)) > 1e-6:
     raise UserError(
-      f"low={form.low:g}, high={form.high:g}: a judge in the program compares"
-      " whole numbers, 101 at most"
+      f"low={form.low:g}, high={form.high:g}, step={step:g}: a judge in the"
+      " program compares numbers a step apart, 101 at most"
     )
-  span = high - low
+  scale = np.linspace(form.low, form.high, round(count) + 1)
+  digits = 0 if step == round(step) and form.low == round(form.low) else 1
+  while digits and np.abs(scale - scale.round(digits)).max() > 1e-9:
+    digits += 1
   return table_of(
-    tokens, {f"{k}}}": (k - low) / span for k in range(low, high + 1)}
+    tokens,
+    {f"{x:.{digits}f}{end}": i / (len(scale) - 1) for i, x in enumerate(scale)},
   )

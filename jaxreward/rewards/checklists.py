@@ -16,15 +16,15 @@ from jaxtyping import Bool, Float, Int
 from jaxreward.data.wordings import ByPrompt
 from jaxreward.errors import UserError, require_counts, shown
 from jaxreward.models.vlm import decode
-from jaxreward.rewards import answer_tables, judges
+from jaxreward.rewards import answer_tables, asking
 from jaxreward.rewards import vision_language as vl
-from jaxreward.rewards.answer_tables import Table
+from jaxreward.rewards.asking import Judge
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.rewards.remote import questions as lists
 from jaxreward.rewards.remote import templates
 from jaxreward.rewards.remote.options import require_choice, with_options
 from jaxreward.rewards.remote.questions import Questions
-from jaxreward.rewards.vision_language import Options, Reader
+from jaxreward.rewards.vision_language import Options
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
 Images = Float[ArrayLike, "P G H W 3"]
@@ -60,7 +60,7 @@ def load_checklist(
     lists.read_questions(questions), f"questions={shown(questions, 100)}"
   )
   reader, params = vl.load(options)
-  wording = vl.wording(
+  wording, source = vl.wording(
     template, templates.CHECKLIST, ("image", "prompt", "question"), ("image",),
     ("question",),
   )  # fmt: skip
@@ -92,9 +92,8 @@ def load_checklist(
     given = reader.branched(asked, most, question_length)
     return {**given, **_arrays(rows, most, column)}
 
-  return vl.loaded(
-    reader, params, prepare, table=table, aggregate=aggregate, gate=gate
-  )
+  judge = Judge(reader, table, source)
+  return vl.loaded(params, prepare, judge=judge, aggregate=aggregate, gate=gate)
 
 
 def _arrays(
@@ -124,8 +123,7 @@ def vlm_checklist(
   images: Images,
   prompts: PromptBatch,
   *,
-  reader: Reader,
-  table: Table,
+  judge: Judge,
   aggregate: str,
   gate: str,
   params: Params,
@@ -146,8 +144,7 @@ def vlm_checklist(
     images: in [0, 1]; an image with a value that is not finite scores NaN, and
       so do those of a prompt without questions.
     prompts: P prompts.
-    reader: the model.
-    table: the answers of all questions.
+    judge: the judge.
     aggregate: see `questions.graded`, as is the next.
     gate: of questions that rest on others.
     params: of the model.
@@ -159,27 +156,26 @@ def vlm_checklist(
     above: `questions.ancestors`.
     values: of the answers; NaN for those of other questions.
   """
-  images, usable = judges.usable_of(jnp.asarray(images))
-  p, g = images.shape[:2]
-  rows = judges.rows_of(
-    judges.seen_of(reader, params, images), np.arange(g)[:, None],
+  p, g = jnp.asarray(images).shape[:2]
+  rows, usable, size = asking.questions(
+    judge, params, images, prompts, np.arange(g)[:, None],
     {
       "text": text, "mask": mask, "ends": ends, "ends_mask": ends_mask,
       "values": values,
     },
   )  # fmt: skip
+  model = judge.reader.model
 
   def answered(prefix: decode.Prefix, rows: Mapping[str, Any]) -> Array:
     longer = decode.extended(
-      reader.model, params, prefix, rows["ends"], rows["ends_mask"]
+      model, params, prefix, rows["ends"], rows["ends_mask"]
     )
-    scores = table.log_probs(reader.model, params, longer)
+    scores = judge.table.log_probs(model, params, longer)
     worth = rows["values"]
     scores = jnp.where(jnp.isnan(worth), -jnp.inf, scores.reshape(worth.shape))
     return (jax.nn.softmax(scores, -1) * jnp.nan_to_num(worth)).sum(-1)
 
-  answers = reader.ask(params, rows, reader.size(images), answered)
-  answers = answers.reshape(p, g, -1)
+  answers = judge.reader.ask(params, rows, size, answered).reshape(p, g, -1)
   weights, above = jnp.asarray(weights), jnp.asarray(above)
   has_some = (weights > 0).any(1)[:, None]
   shares = jnp.where(has_some, weights, 1.0)[:, None]

@@ -35,6 +35,7 @@ from jaxreward.rewards.remote import templates
 from jaxreward.rewards.remote.options import require_choice
 from jaxreward.types import Array, ArrayLike, Params
 
+SOURCE = "source"
 PICTURE = f"<|vision_start|>{prompts.IMAGE}<|vision_end|>"
 
 
@@ -159,11 +160,18 @@ class Reader:
     """Height and width that images [..., H, W, 3] are resized to."""
     return self.processor.sizes(*images.shape[-3:-1])[1]
 
-  def see(self, params: Params, images: Float[Array, "B H W 3"]) -> Seen:
-    """Tokens of images in [0, 1]."""
+  def see(
+    self,
+    params: Params,
+    images: Float[Array, "B H W 3"],
+    size: tuple[int, int] | None = None,
+  ) -> Seen:
+    """Tokens of images in [0, 1], resized to `size`, or else to their own."""
     net = qwen_vision.VisionTower(self.model.vision, self.dtype)
     prepare = preprocess.Preprocess(
-      self.size(images), mean=self.processor.mean, std=self.processor.std
+      size or self.size(images),
+      mean=self.processor.mean,
+      std=self.processor.std,
     )
 
     def forward(rows: Array) -> Seen:
@@ -267,16 +275,10 @@ def load(options: Options) -> tuple[Reader, Params]:
   return reader, params
 
 
-def loaded(
-  reader: Reader, params: Params, prepare: Any, **static: Any
-) -> Loaded:
+def loaded(params: Params, prepare: Any, **static: Any) -> Loaded:
   """What a reward of a reader has loaded."""
-  return Loaded(
-    {"reader": reader, **static},
-    {"params": params},
-    {"params": qwen_vl.SHARDING_RULES},
-    prepare,
-  )
+  rules = {"params": qwen_vl.SHARDING_RULES}
+  return Loaded(static, {"params": params}, rules, prepare)
 
 
 def wording(
@@ -285,34 +287,41 @@ def wording(
   known: Sequence[str],
   images: Sequence[str],
   needed: Sequence[str],
-) -> str:
-  """The question of a judge that reads images by their order.
+) -> tuple[str, int]:
+  """(the question of a judge that reads images by their order, source's place).
 
   Args:
     file: a template, or "" for the default.
     default: the question without a file.
-    known: further placeholders that it may have.
+    known: further placeholders that it may have; it may have {source}, too.
     images: placeholders of the images, in the order in which they are shown.
     needed: further placeholders that it must have.
+
+  Returns:
+    The place is that of {source} among the images, -1 without it.
 
   Raises:
     UserError: see `templates.read`; an image that stands twice, or before an
       earlier one.
   """
   files, needed = [file] if file else [], (*images, *needed)
-  (text,) = templates.read(files, default, (*known, *needed), needed)
-  places = [name for name in templates.places(text) if name in images]
+  known = (*known, *needed, SOURCE)
+  (text,) = templates.read(files, default, known, needed)
+  places = [n for n in templates.places(text) if n in (*images, SOURCE)]
+  source = places.index(SOURCE) if SOURCE in places else -1
+  if source >= 0:
+    del places[source]
   if places != list(images) or prompts.IMAGE in text:
     raise UserError(
       f"template={shown(file, 100)}: images are read in the order"
-      f" {', '.join(f'{{{name}}}' for name in images)}, each once"
+      f" {', '.join(f'{{{name}}}' for name in images)}, each once, with {{source}}"
+      " at most once between them"
     )
-  return text
+  return text, source
 
 
 def filled(template: str, prompt: str, **fields: str) -> str:
   """A template as one text, its images as `PICTURE`."""
-  parts = templates.fill(
-    template, {**fields, "prompt": prompts.without_marks(prompt)}
-  )
+  words = {"prompt": prompts.without_marks(prompt), SOURCE: PICTURE}
+  parts = templates.fill(template, fields | words)
   return "".join(part for part in parts if isinstance(part, str))

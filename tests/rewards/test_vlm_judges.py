@@ -1,5 +1,6 @@
 """Judges of the program beside whole rows of the model, read one by one."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -17,6 +18,7 @@ from jaxreward.rewards import (
   answer_tables,
   checklists,
   judges,
+  listwise,
   vision_language,
 )
 from jaxreward.rewards.remote import templates
@@ -28,9 +30,13 @@ TEXTS = ["a red circle", "two blue squares <|image_pad|>"]
 WORDS = {"first": 1.0, "other": 0.0, "equal": 0.5}
 CLEAN = ["a red circle", "two blue squares "]
 LENGTH, GROUP = 640, 3
+SOURCES = np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
+SOURCES = np.rint(SOURCES * 255) / np.float32(255)
 BATCH = PromptBatch(
-  np.arange(2, dtype=np.uint32), np.zeros(2, np.int32), np.ones(2, bool)
-)
+  np.arange(2, dtype=np.uint32), np.zeros(2, np.int32), np.ones(2, bool),
+  source=SOURCES,
+)  # fmt: skip
+EDIT = "{source} became {image} by {prompt}: right? {answer}"
 SCALE = dict(answer="score", low=8.0, high=11.0)
 
 
@@ -54,6 +60,8 @@ def setup(tmp_path_factory):
   """(rewards as functions of images, parameters)."""
   file = tmp_path_factory.mktemp("questions") / "q.jsonl"
   file.write_text("\n".join(map(json.dumps, LINES)))
+  edit = file.with_name("edit.txt")
+  edit.write_text(EDIT)
   options = dict(weights="tiny", length=LENGTH, microbatch=4)
   ways = {
     "yes": (judges.vlm_pointwise, {}),
@@ -61,6 +69,15 @@ def setup(tmp_path_factory):
     "pairs": (judges.vlm_pairwise, {}),
     "first": (judges.vlm_pairwise, dict(pairs="member", swap=False)),
     "echo": (judges.prompt_echo, {}),
+    "think": (
+      judges.vlm_pointwise,
+      dict(think=3, temperature=0.0, verdict="So: "),
+    ),
+    "list": (
+      listwise.vlm_listwise,
+      dict(members=2, principle="Size matters."),
+    ),
+    "edit": (judges.vlm_pointwise, dict(template=str(edit))),
     "check": (
       checklists.vlm_checklist,
       dict(questions=str(file), gate="soft"),
@@ -73,7 +90,8 @@ def setup(tmp_path_factory):
     params = loaded.arrays["params"]
     given = {**loaded.static, **loaded.prepare(TEXTS)}
     if reward is judges.vlm_pairwise:
-      given["table"] = answer_tables.table_of(tiny.tokens, WORDS)
+      table = answer_tables.table_of(tiny.tokens, WORDS)
+      given["judge"] = dataclasses.replace(given["judge"], table=table)
     built[name] = functools.partial(reward, **given)
   params = jax.tree.map(lambda x: 6 * x if x.ndim > 1 else x, params)
   return built, params
@@ -117,21 +135,24 @@ def read(setup, images):
   mean = np.array([0.48145466, 0.4578275, 0.40821073])
   std = np.array([0.26862954, 0.26130258, 0.27577711])
 
-  def log_probs(question, shown, answers, begun=""):
+  def rows(question, shown, begun, tail):
+    """Log-probabilities of the next tokens from before the tail to its end."""
     text = prompts.chat(question, 0, answer=begun)
     frames = [prompts.Shown(((x - mean) / std)[None]) for x in shown]
+    ids = [*tiny.tokens(text)["input_ids"], *tail]
+    packed = prompts.pack(tiny.MODEL, [ids], [frames], length=LENGTH + 8)
+    end = int(packed.mask.sum())
+    return np.asarray(net(packed))[0, end - len(tail) - 1 : end]
+
+  def log_probs(question, shown, answers, begun="", thought=()):
     sums = []
     for answer in answers:
-      head = tiny.tokens(text)["input_ids"]
-      tail = tiny.tokens(answer)["input_ids"]
-      packed = prompts.pack(
-        tiny.MODEL, [head + tail], [frames], length=LENGTH + 8
-      )
-      end = int(packed.mask.sum())
-      rows = np.asarray(net(packed))[0, end - len(tail) - 1 : end - 1]
-      sums.append(rows[np.arange(len(tail)), tail].sum())
+      said = tiny.tokens(answer)["input_ids"]
+      table = rows(question, shown, begun, [*thought, *said])[-len(said) - 1 :]
+      sums.append(table[np.arange(len(said)), said].sum())
     return np.array(sums)
 
+  log_probs.rows = rows
   return log_probs
 
 
@@ -179,6 +200,79 @@ def test_questions_are_answered_as_in_whole_rows(scores, images, read):
   expected = many["two"] + many["six"] / 2
   assert math.isclose(scores["check"][1, 2], expected, rel_tol=1e-3)
   assert np.isnan(scores["check"]).tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_a_thought_stands_before_the_verdict(scores, images, read):
+  """Greedy, written token by token."""
+  template = templates.default(templates.YES_NO, thinks=True)
+  asked = question(
+    template, CLEAN[1], image=SHOWN, answer="Answer with one word: yes or no."
+  )
+  thought: list[int] = []
+  for _ in range(3):
+    table = read.rows(asked, [images[1, 1]], "<think>\n", thought)
+    thought.append(int(table[-1].argmax()))
+  assert tiny.tokens("<|im_end|>")["input_ids"][0] not in thought
+  thought += tiny.tokens("</think>\nSo: ")["input_ids"]
+  logs = read(
+    asked, [images[1, 1]], ["yes", "Yes", "no", "No"], "<think>\n", thought
+  )
+  assert math.isclose(
+    scores["think"][1, 1], softmax(logs)[:2].sum(), rel_tol=1e-3
+  )
+
+
+def test_lists_are_read_from_every_start(scores, images, read):
+  template = templates.default(templates.BEST, told=True)
+  asked = question(
+    template, CLEAN[1], principle="Size matters.",
+    images="".join(f"Picture {i}:\n{SHOWN}\n" for i in (1, 2)),
+    answer="Answer with one word: 1 or 2.",
+  )  # fmt: skip
+  total = np.zeros(3)
+  for start in range(3):
+    pair = [start, (start + 1) % 3]
+    total[pair] += softmax(read(asked, images[1, pair], ["1", "2"])) / 2
+  np.testing.assert_allclose(scores["list"][1], total, rtol=1e-3)
+  # The third image of the first prompt is not finite: one list is left.
+  assert np.isnan(scores["list"][0]).tolist() == [False, False, True]
+  np.testing.assert_allclose(scores["list"][0, :2].sum(), 1, rtol=1e-5)
+
+
+def test_an_edit_is_seen_beside_its_source(scores, images, read):
+  asked = question(
+    EDIT, CLEAN[0], source=SHOWN, image=SHOWN,
+    answer="Answer with one word: yes or no.",
+  )  # fmt: skip
+  shown = [SOURCES[0], images[0, 1]]
+  logs = read(asked, shown, ["yes", "Yes", "no", "No"])
+  assert math.isclose(
+    scores["edit"][0, 1], softmax(logs)[:2].sum(), rel_tol=1e-3
+  )
+
+
+def test_a_file_asks_the_same_of_judges_here_and_behind_a_server(tmp_path):
+  file = tmp_path / "q.txt"
+  file.write_text("{image}\nIs it {prompt}? By {principle}! {answer}")
+  principle = tmp_path / "p.jsonl"
+  line = {"prompt": TEXTS[0], "principle": "colour"}
+  principle.write_text(json.dumps(line))
+  options = dict(principles=str(principle))
+  here = judges.vlm_pointwise.loads(
+    weights="tiny", length=256, template=str(file), **options
+  )
+  ids = here.prepare(TEXTS[:1])
+  text = bytes(i for i in ids["text"][0][ids["mask"][0]] if i < 256).decode()
+  away = rewards.REGISTRY["judge_pointwise"].loads(
+    folder=tmp_path, url="http://h/v1", model="m", logprobs=True,
+    templates=(str(file),), answer="yes_no", **options,
+  )  # fmt: skip
+  judge, (wording,) = away.static["judge"], away.static["wordings"]
+  parts = templates.fill(
+    wording, {"prompt": TEXTS[0], "image": "", "answer": YES.request(True)}
+    | judge.principles.of(TEXTS[0]),
+  )  # fmt: skip
+  assert "".join(parts).strip() in text and "By colour!" in text
 
 
 def test_a_score_is_the_mean_of_whole_numbers(scores, images, read):
@@ -246,7 +340,7 @@ def test_an_echo_has_a_gradient_in_finite_images(scores):
   [
     ("vlm_pointwise", dict(dtype="float16"), 'dtype="float16" is none of'),
     ("vlm_pointwise", dict(answer="yes"), 'answer="yes" is none of'),
-    ("vlm_pointwise", dict(SCALE, high=8.5), "compares whole numbers"),
+    ("vlm_pointwise", dict(SCALE, high=8.5), "numbers a step apart"),
     ("vlm_pointwise", dict(low=2.0, high=1.0), "low must be less"),
     ("vlm_pairwise", dict(pairs="some"), 'pairs="some" is none of'),
     ("vlm_pairwise", dict(opponents=0), "opponents=0"),

@@ -15,7 +15,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int, Integer, Key
 
 from jaxreward import rng
 from jaxreward.errors import UserError
@@ -184,8 +184,8 @@ def followed(
   stops: tuple[int, ...],
   until: Sequence[Any],
   tail: Sequence[int],
-) -> tuple[Int[Array, "B G L"], Bool[Array, "B G L"]]:
-  """(answers without what ended them and with further tokens, mask).
+) -> tuple[Int[Array, "B G L"], Bool[Array, "B G L"], Bool[Array, "B G"]]:
+  """(answers without what ended them and with more, mask, whether they ended).
 
   Args:
     answers: from `generate`.
@@ -205,7 +205,8 @@ def followed(
   place = jnp.arange(tokens.shape[2] + len(tail))
   words = jnp.pad(tokens, ((0, 0), (0, 0), (0, len(tail))))
   after = jnp.asarray(tail)[jnp.clip(place - size, 0, len(tail) - 1)]
-  return jnp.where(place < size, words, after), place < size + len(tail)
+  mask = place < size + len(tail)
+  return jnp.where(place < size, words, after), mask, cut > 0
 
 
 def generate(
@@ -213,7 +214,7 @@ def generate(
   params: Params,
   prefix: Prefix,
   key: Key[Array, ""],
-  ids: Int[ArrayLike, "B"],
+  ids: Integer[ArrayLike, "B"],
   *,
   length: int,
   stops: tuple[int, ...],
@@ -310,7 +311,7 @@ def answer(
   params: Params,
   prompts: Prompts,
   key: Key[Array, ""],
-  ids: Int[ArrayLike, "B"],
+  ids: Integer[ArrayLike, "B"],
   *,
   dtype: Any = jnp.float32,
   **options: Any,

@@ -69,10 +69,19 @@ def chat(
     system: what the system says; nothing if empty, as in Qwen3-VL.
     answer: beginning of the answer.
   """
-  turn = "<|im_start|>{}\n{}<|im_end|>\n".format
   said = turn("system", system) if system else ""
   said += turn("user", _MARKS.format(IMAGE) * images + question)
-  return f"{said}<|im_start|>assistant\n{answer}"
+  return said + begin(answer)
+
+
+def turn(role: str, text: str) -> str:
+  """What somebody says, in that template."""
+  return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+
+
+def begin(answer: str = "") -> str:
+  """The beginning of an answer, in that template."""
+  return f"<|im_start|>assistant\n{answer}"
 
 
 def without_marks(text: str) -> str:

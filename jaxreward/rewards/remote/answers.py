@@ -201,7 +201,9 @@ class Choice:
   def request(self, one_word: bool) -> str:
     *rest, last = self.values
     if one_word:
-      return f"Answer with one word: {', '.join(rest)} or {last}."
+      several = any(" " in word for word in self.values)
+      what = "one of these" if several else "one word"
+      return f"Answer with {what}: {', '.join(rest)} or {last}."
     known = " or ".join(f'{{"{self.name}": "{word}"}}' for word in self.values)
     return f"Answer with JSON: {known}."
 

@@ -19,6 +19,7 @@ from jaxreward.rewards.remote import answers, templates
 from jaxreward.rewards.remote.client import Client, NoAnswer
 from jaxreward.rewards.remote.options import Options
 from jaxreward.rewards.remote.pictures import Picture
+from jaxreward.rewards.remote.principles import Principles
 from jaxreward.rewards.remote.store import Budget, Cache, digest
 
 Fields = Mapping[str, str | Picture]
@@ -53,6 +54,7 @@ class Judge:
 
   def __init__(self, options: Options, folder: os.PathLike[str]):
     self.options, root = options, pathlib.Path(folder)
+    self.principles = Principles(options.principle, options.principles)
     self._budget = Budget(
       root / USAGE, options.request_budget, options.token_budget
     )

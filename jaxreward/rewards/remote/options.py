@@ -43,6 +43,8 @@ class Options:
       neither key nor images. Without, no proxy is ever asked.
     templates: files of the question in other words (`templates`); each is
       asked, and the answers are combined. The built-in one if empty.
+    principle: what images are judged by (`principles`), for all prompts.
+    principles: a file of them by prompt.
     samples: answers per question and template.
     combine: "mean" or "median" of them.
     temperature: of the answers; not sent if negative.
@@ -76,6 +78,8 @@ class Options:
   key_env: str = ""
   proxy: bool = False
   templates: Sequence[str] = ()
+  principle: str = ""
+  principles: str = ""
   samples: int = 1
   combine: str = "mean"
   temperature: float = 0.0

@@ -42,22 +42,39 @@ WINNER = answers.Choice("winner", {"first": 1.0, "second": 0.0, "tie": 0.5})
 _REFERENCE = -1  # in place of a member
 
 
+def _wordings(
+  judge: Judge, default: str, known: Sequence[str], needed: Sequence[str]
+) -> tuple[str, ...]:
+  """Templates of a question that says what to judge by, if that is given."""
+  told = judge.principles.needed
+  default = templates.default(default, told=bool(told))
+  return templates.read(
+    judge.options.templates, default, (*known, *told), (*needed, *told)
+  )
+
+
 def _texts(texts: Sequence[str]) -> Mapping[str, Any]:
   return {"texts": list(texts)}
 
 
 def _members(
-  images: Images, prompts: PromptBatch, texts: Sequence[str], size: int
+  images: Images,
+  prompts: PromptBatch,
+  texts: Sequence[str],
+  judge: Judge,
 ) -> Iterator[tuple[int, Fields, dict[int, Picture]]]:
   """(row, what belongs to the prompt, its finite images by member) of each.
 
   Padding is left out. Prompts with images to start from have a "source".
   """
   mask, source = np.asarray(prompts.mask), getattr(prompts, "source", None)
+  size = judge.options.size
   for p in range(len(images)):
     if not mask[p]:
       continue
-    row: dict[str, str | Picture] = {"prompt": texts[p]}
+    row: dict[str, str | Picture] = {
+      "prompt": texts[p], **judge.principles.of(texts[p]),
+    }  # fmt: skip
     if source is not None:
       row["source"] = pictures.make(np.asarray(source[p]), size)
     members = {
@@ -93,11 +110,9 @@ def load_pointwise(
   if answer == "yes_no":
     form, default = YES, templates.YES_NO
   names = ("image", "source", "prompt", "low", "high")
-  wordings = templates.read(
-    options.templates, default, names, ("image", "prompt")
-  )
   limits = {"low": f"{low:g}", "high": f"{high:g}"}
   judge = Judge(options, folder)
+  wordings = _wordings(judge, default, names, ("image", "prompt"))
   return Loaded(
     dict(judge=judge, form=form, wordings=wordings, limits=limits),
     prepare=_texts,
@@ -130,7 +145,7 @@ def judge_pointwise(
     texts: of the prompts.
   """
   places, fields = [], []
-  for p, row, members in _members(images, prompts, texts, judge.options.size):
+  for p, row, members in _members(images, prompts, texts, judge):
     for g, picture in members.items():
       places.append((p, g))
       fields.append({**row, **limits, "image": picture})
@@ -178,9 +193,8 @@ def load_pairwise(
       ' pairs="reference" go together'
     )
   names = ("first", "second", "prompt")
-  wordings = templates.read(
-    options.templates, templates.PAIRWISE, (*names, "source"), names
-  )
+  judge = Judge(options, folder)
+  wordings = _wordings(judge, templates.PAIRWISE, (*names, "source"), names)
   by_prompt = _references(references, options.size) if references else None
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
@@ -190,7 +204,7 @@ def load_pairwise(
     return {"texts": list(texts), "reference": references_of}
 
   static = dict(
-    judge=Judge(options, folder), wordings=wordings, pairs=pairs,
+    judge=judge, wordings=wordings, pairs=pairs,
     opponents=opponents, swap=swap,
   )  # fmt: skip
   return Loaded(static, prepare=prepare)
@@ -247,7 +261,7 @@ def judge_pairwise(
   """
   games: list[tuple[int, int, int]] = []
   questions: list[tuple[Fields, Picture, Picture]] = []
-  for p, row, members in _members(images, prompts, texts, judge.options.size):
+  for p, row, members in _members(images, prompts, texts, judge):
     other = reference[p]
     group = members if other is None else {**members, _REFERENCE: other}
     for i, j in _matches(texts[p], group, pairs, opponents):
@@ -328,9 +342,9 @@ def load_checklist(
   if most_questions < 1:
     raise UserError(f"most_questions={most_questions}: it must be at least 1")
   names = ("image", "source", "prompt", "question")
-  wordings = templates.read(
-    options.templates, templates.CHECKLIST, names, ("image", "question")
-  )
+  judge = Judge(options, folder)
+  needed = ("image", "question")
+  wordings = _wordings(judge, templates.CHECKLIST, names, needed)
   [wording] = templates.read(
     [questions_template] if questions_template else [], templates.QUESTIONS,
     ("prompt", "most"), ("prompt",),
@@ -347,7 +361,7 @@ def load_checklist(
     return {"texts": list(texts), "questions": listed}
 
   static = dict(
-    judge=Judge(options, folder), wordings=wordings, wording=wording,
+    judge=judge, wordings=wordings, wording=wording,
     most=most_questions, aggregate=aggregate, gate=gate,
   )  # fmt: skip
   return Loaded(static, prepare=prepare)
@@ -386,7 +400,7 @@ def judge_checklist(
   if questions is None:
     questions = _write_questions(judge, wording, most, texts, prompts)
   places, fields, forms = [], [], []
-  for p, row, members in _members(images, prompts, texts, judge.options.size):
+  for p, row, members in _members(images, prompts, texts, judge):
     for g, picture in members.items() if questions[p] else ():
       places.append((p, g))
       fields += [

@@ -35,6 +35,18 @@ Both were made for the prompt: {prompt}
 Which of them shows better what the prompt asks for? Where they are equal in \
 this, which is made better? {answer}"""
 
+BEST = """\
+{images}
+All were made for the prompt: {prompt}
+Which of them shows best what the prompt asks for? Where they are equal in this, \
+which is made best? {answer}"""
+
+SCORES = """\
+{images}
+All were made for the prompt: {prompt}
+How well does each show what the prompt asks for, and how well is it made? Give \
+each a score from {low} (not at all) to {high} (perfectly). {answer}"""
+
 CHECKLIST = """\
 {image}
 Look at this picture and answer: {question}
@@ -45,6 +57,45 @@ Pictures will be made for the prompt: {prompt}
 Write at most {most} questions to check such a picture with. Each asks for one \
 thing that the prompt asks for and is answered by yes or no; yes means that the \
 picture is right. {answer}"""
+
+# Questions in this library's words that lead to the answers which the published
+# judges were trained to give, by name: a template may be one of these.
+NAMED = {
+  "unified_reward_point": """\
+{image}
+You see an image that was generated from a text caption. Judge it by two things:
+1. Alignment: are the objects, their attributes and their relations those of the \
+caption?
+2. Quality: is it clear, detailed, right in its colours, and pleasing?
+Then give it a score from {low} to {high} after 'Final Score:'.
+Text Caption: [{prompt}]""",
+  "unified_reward_pair": """\
+{first}
+{second}
+You see two images that were generated from a text caption. Compare them by two \
+things:
+1. Alignment: are the objects, their attributes and their relations those of the \
+caption?
+2. Quality: which is clearer, more detailed, right in its colours, and pleasing?
+Conclude with "Image 1 is better than Image 2.", "Image 2 is better than Image 1." \
+or "Both images are equally good."
+Text Caption: [{prompt}]""",
+  "unified_reward_think": """\
+{first}
+{second}
+You see two images that were generated from a caption. Judge both by how they \
+agree with the caption, by their look, by how real they are, and by whatever else \
+matters here; give each a score from 1 to 10 on every dimension, with the reason, \
+and add the scores up. Write all of this within <think> and </think>. Then write \
+within <answer> and </answer> exactly 'Image 1 is better' or 'Image 2 is better'.
+Caption: [{prompt}]""",
+  "visual_quality_r1": """\
+{image}
+How good is the quality of this picture? Rate it by a number from {low} to {high} \
+with two decimals, where {low} is very poor and {high} excellent. Write your \
+thoughts within <think> and </think> if you have any, and only the score within \
+<answer> and </answer>. (The picture was made for: {prompt})""",
+}
 
 _PLACE = re.compile(r"\{([a-z]+)\}")
 
@@ -90,17 +141,26 @@ def read(
   return tuple(texts) or (default,)
 
 
+def default(question: str, *, told: bool = False, thinks: bool = False) -> str:
+  """A built-in question for a judge that is told what to judge by, or thinks."""
+  more = "Judge by this alone: {principle}\n" if told else ""
+  more += "Think first, within <think> and </think>. " if thinks else ""
+  return question.replace("{answer}", more + "{answer}")
+
+
 def places(text: str) -> list[str]:
   """Names of a template's placeholders, as often as they stand in it."""
   return _PLACE.findall(text)
 
 
 def text_of(file: str) -> str:
-  """The template in a file.
+  """The template in a file, or that of a name of `NAMED`.
 
   Raises:
     UserError: it cannot be read, or is empty.
   """
+  if file in NAMED:
+    return NAMED[file]
   text = reading.text(paths.find(file, "templates")).strip()
   return wordings.check_prompt(
     text, f"templates={shown(file, 100)}", "the text"
