@@ -39,6 +39,6 @@ def one_due(names: list[str]) -> list:
 
 
 def every(count: int, first: int = 0):
-  """A decorator: `slow` but for one commit of `count`, the one that `first` tells."""
+  """A decorator: `slow` except in one commit of `count`; `first` tells which."""
   due = turn() % count == first
   return (lambda test: test) if due else pytest.mark.slow

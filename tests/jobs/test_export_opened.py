@@ -12,7 +12,7 @@ from jaxreward import setup
 from jaxreward.jobs import export
 from jaxreward.models import convert, lora
 from jaxreward.setup import adapters
-from tests import tiny
+from tests import tiny, turns
 
 pytestmark = [pytest.mark.job, pytest.mark.parity]
 
@@ -90,7 +90,7 @@ def assert_holds(model, params, policy, atol=0.0):
 
 @pytest.mark.parametrize(
   "model",
-  [*PIPELINES, *(pytest.param(n, marks=pytest.mark.slow) for n in LIKE_THEM)],
+  [*PIPELINES, *turns.one_due(list(LIKE_THEM))],
 )
 def test_pipelines_hold_what_was_trained(tmp_path, model):
   """All parameters in one folder; and adapters, which their pipeline fuses."""
