@@ -188,7 +188,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
   def do_POST(self) -> None:
     length = self.headers.get("Content-Length", "")
-    if not (length.isdecimal() and int(length) <= LONGEST):
+    is_short = length.isdecimal() and len(length) < 10
+    if not (is_short and int(length) <= LONGEST):
       self.close_connection = True
       self._error(413, "a vote is shorter, and says how long it is")
       return

@@ -88,6 +88,10 @@ def table_of(tokens: Any, values: Mapping[str, float]) -> Table:
         " for: take another judge or other answers"
       )
     rows.append(ids)
+  if any(a != b and b[: len(a)] == a for a in rows for b in rows):
+    # 1 begins 10: each has to end, or the first has the second's share too.
+    end = prompts.ids_of(tokens, [prompts.END])[0]
+    rows = [[*row, *end] for row in rows]
   ids, mask = padded(rows, max(map(len, rows)))
   return Table(ids, mask, np.array(list(values.values())))
 

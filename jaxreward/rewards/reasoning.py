@@ -23,7 +23,6 @@ from jaxreward.rewards.vision_language import Reader
 from jaxreward.types import Array, Params
 
 BEGUN, ENDED = "<think>\n", "</think>"
-_STOP = "<|im_end|>"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +108,9 @@ def thinking(
   if options.rethink:
     text = options.rethink.replace("{answer}", answer)
     again = prompts.turn("user", text) + prompts.begin(BEGUN)
-    tails.append(ids(f"{ENDED}{_STOP}\n{again}"))
+    tails.append(ids(f"{ENDED}{prompts.END}\n{again}"))
   tails.append(ids(f"{ENDED}\n{begun}"))
-  return BEGUN, Thinking(options, ids(_STOP), ids(ENDED), tuple(tails))
+  return BEGUN, Thinking(options, ids(prompts.END), ids(ENDED), tuple(tails))
 
 
 def think(

@@ -7,7 +7,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, require_positive
 from jaxreward.types import Array, ArrayLike
 
 
@@ -34,11 +34,9 @@ class Adaptive:
   limit: float = 0.2
 
   def __post_init__(self):
-    for name in ("target", "least", "rate", "limit"):
-      if not 0 < getattr(self, name) < float("inf"):
-        raise UserError(
-          f"{name}={getattr(self, name)}: expected a number above 0"
-        )
+    require_positive(
+      "", target=self.target, least=self.least, rate=self.rate, limit=self.limit
+    )
     if self.least > self.most:
       raise UserError(
         f"least={self.least}: it is at most the term's weight, {self.most}"

@@ -198,6 +198,7 @@ def held(after: TrainState, before: TrainState, is_held: Array) -> TrainState:
     "references",
     "sampler_params",
     "mixture",
+    "weights",
   )
   keep = lambda old, new: jnp.where(is_held, old, new)
   same = {

@@ -95,6 +95,9 @@ def test_geneval_2(tmp_path):
     UserError, match=r"g\.jsonl, line 1: .* a number up to ten"
   ):
     read(tmp_path, "g.jsonl", line.replace('two"]', 'many"]'))
+  with pytest.raises(UserError, match=r"line 2: .* holds None"):
+    lacks = json.dumps({"prompt": "a cat"})
+    read(tmp_path, "g.jsonl", f"{line}\n{lacks}")
 
 
 def test_unigenbench_and_wise(tmp_path):
@@ -134,6 +137,7 @@ def test_lines_of_ones_own_with_parents_and_other_answers(tmp_path):
   for says, entry in {
     "parents='b'": {"question": "c?", "parents": "b"},
     "answers=": {"question": "c?", "answers": {"yes": 1}},
+    "answers={'yes'": {"question": "c?", "answers": {"yes": [1]}},
     "parent 3": {"question": "c?", "parents": [3]},
   }.items():
     bad = json.dumps({"prompt": "a", "questions": ["b?", entry]})

@@ -387,6 +387,14 @@ def test_a_question_that_is_too_long_is_refused():
     loaded.prepare(["a" * 300])
 
 
+def test_an_answer_that_begins_another_has_to_end():
+  """Or 1 would have the share of 10, and of ten things a half at most."""
+  table = answer_tables.table_of(tiny.tokens, {"1": 0.0, "10": 1.0})
+  rows = [x[m].tolist() for x, m in zip(table.ids, table.mask, strict=True)]
+  end = tiny.tokens(prompts.END)["input_ids"]
+  assert rows == [tiny.tokens(s)["input_ids"] + end for s in ("1", "10")]
+
+
 def test_an_answer_that_the_vocabulary_lacks_is_refused():
   def words(text):
     return {"input_ids": [7 if text == "yes" else 0]}

@@ -29,7 +29,13 @@ def test_at_its_target_it_stays():
 
 @pytest.mark.parametrize(
   "options",
-  [dict(target=0.0), dict(least=0.0), dict(least=2.0), dict(rate=9.0)],
+  [
+    dict(target=0.0),
+    dict(target="a"),
+    dict(least=0.0),
+    dict(least=2.0),
+    dict(rate=9.0),
+  ],
 )
 def test_what_cannot_adapt_is_refused(options):
   with pytest.raises(UserError, match=next(iter(options))):

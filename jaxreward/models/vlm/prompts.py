@@ -27,6 +27,7 @@ from jaxreward.types import ArrayLike
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 _MARKS = "<|vision_start|>{}<|vision_end|>"
+END = "<|im_end|>"  # of what somebody says
 _MARK = re.compile(r"<\|[a-z_]+\|>")
 SYSTEM = "You are a helpful assistant."
 
@@ -76,7 +77,7 @@ def chat(
 
 def turn(role: str, text: str) -> str:
   """What somebody says, in that template."""
-  return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+  return f"<|im_start|>{role}\n{text}{END}\n"
 
 
 def begin(answer: str = "") -> str:

@@ -108,9 +108,10 @@ def _dpg(rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Entry]:
       _integers(row.get(name, ""), name, where)
       for name in ("proposition_id", "dependency")
     )
-    text = row["question_natural_language"]
-    wordings.check_prompt(text, where, "a question")
-    key = str(row.get("item_id", row["text"]))
+    text = wordings.check_prompt(
+      row.get("question_natural_language"), where, "a question"
+    )
+    key = str(row.get("item_id", row.get("text")))
     _, _, listed = entries.setdefault(
       key, (where, _prompt(row, "text", where), {})
     )
@@ -151,10 +152,11 @@ def _integers(value: Any, name: str, where: str) -> list[int]:
 def _geneval_2(rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Entry]:
   entries = []
   for where, row in rows:
-    questions = []
-    for pair in row["vqa_list"]:
+    questions, pairs = [], row.get("vqa_list")
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
       try:
         text, answer = pair
+        wordings.check_prompt(text, where, "a question")
         questions.append(Question(text, answers=_whether(answer.lower())))
       except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
@@ -233,11 +235,16 @@ def _one_ig(folder: epath.Path, table: epath.Path) -> list[Entry]:
     for path in [place for place in places if place.is_file()][:1]:
       for number, entry in _object(path).items():
         where = f"{reading.name(path)}, {number}"
-        texts, parents = (
-          reading.parse(x, where) if isinstance(x, str) else x
-          for x in (entry["question"], entry["dependency"])
-        )
-        listed = {int(k): (text, parents[k]) for k, text in texts.items()}
+        try:
+          texts, parents = (
+            reading.parse(x, where) if isinstance(x, str) else x
+            for x in (entry["question"], entry["dependency"])
+          )
+          listed = {int(k): (text, parents[k]) for k, text in texts.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+          raise UserError(
+            f'{where}: expected "question" and "dependency", each by number'
+          ) from error
         if (category, number) in prompts:
           at, row = prompts[category, number]
           prompt = _prompt(row, "prompt_en", at)

@@ -103,10 +103,10 @@ def _question(entry: Any, where: str) -> Question:
       " questions, from 1"
     )
   table = entry.get("answers", dict(question.answers))
-  if not isinstance(table, Mapping) or not {0, 1} <= set(table.values()) or any(
+  if not isinstance(table, Mapping) or any(
     answers.plain(word) != word or not word or not _is_number(v) or not 0 <= v <= 1
     for word, v in table.items()
-  ):  # fmt: skip
+  ) or not {0, 1} <= set(table.values()):  # fmt: skip
     raise UserError(
       f"{where}: answers={shown(repr(table), 60)}: words in lower case with"
       ' values from 0 to 1, both of them among these, as {"yes": 1, "no": 0}'

@@ -15,8 +15,8 @@ the pixel. An identity edit speaks of some attributes of another picture with th
 person of the source, and has many right answers. The sources of the three after it
 are squares of four pixels, a hole before the face, and shades of grey.
 
-People and pictures are held out, each with its edit; instructions are in all splits,
-except those of the kind "unheard".
+Pictures are held out, each with its edit; people and instructions are in all splits,
+except the instructions of the kind "unheard".
 """
 
 from __future__ import annotations
