@@ -20,7 +20,7 @@ def get_config(arg: str | None = None):
       fn="feature_fidelity", weights="facebook/dinov2-base"
     )
   else:
-    config.data.kind_weights = (0, 0, 0, 0, 0, 1, 0, 0)
+    config.data.kind_weights = (0, 0, 0, 0, 0, 1, 0, 0, 0)
     config.heldout_rewards.psnr = dict(fn="psnr", weight=1.0)
   recipes.follow_gradient(config, arg)
   config.align.update(last_steps=1, updates=1)

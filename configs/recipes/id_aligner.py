@@ -23,5 +23,5 @@ def get_config(arg: str | None = None):
     config.align.last_steps = 5
     config.optimizer.learning_rate = 1e-6
   else:
-    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0)
+    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0, 0)
   return config

@@ -25,7 +25,7 @@ def get_config(arg: str | None = None):
     )  # fmt: skip
   else:
     config = recipes.of_edits("diffusion_nft", arg, __file__, person=1.0)
-    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0)
+    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0, 0)
   recipes.follow_gradient(config, arg)
   config.regularizers = dict(kl=dict(fn="tail_distance", weight=0.1))
   config.align.update(last_steps=1, updates=1)

@@ -142,7 +142,9 @@ def calibrated(
     after = {"levels": levels, "done": state["done"] + is_open}
     return dense(step_signal, step_mask, epsilon=epsilon, clip=clip), after
 
-  return Advantage(init, update, levels=lambda state: state["levels"])
+  return Advantage(
+    init, update, levels=lambda state: state["levels"], settles=iterations
+  )
 
 
 def noise_weighted(

@@ -56,6 +56,7 @@ class Advantage:
     maps: names of further columns, [P, G, h, w] of any resolution.
     levels: state -> float32 [T], noise levels s of the steps (std = s sqrt(dt)),
       which the sampler draws with; None for its own.
+    settles: iterations until the levels stay, in which the policy has to wait.
   """
 
   init: Callable[[Sizes], Any]
@@ -63,6 +64,7 @@ class Advantage:
   gives: tuple[str, ...] = ()
   maps: tuple[str, ...] = ()
   levels: Callable[[Any], Array] | None = None
+  settles: int = 0
 
   @property
   def names(self) -> tuple[str, ...]:

@@ -53,7 +53,11 @@ class Tar:
         self.path.open("rb") as file,
         tarfile.open(fileobj=file, mode="r:") as tar,
       ):
-        members = (m for m in tar if m.isfile() and not _is_hidden(m.name))
+        members = (
+          m
+          for m in tar
+          if m.isfile() and not m.issparse() and not _is_hidden(m.name)
+        )
         for number, (key, group) in enumerate(
           itertools.groupby(members, lambda m: _split(m.name)[0])
         ):

@@ -95,6 +95,10 @@ def sliding(
     UserError: an unknown pace, or a count that is not positive.
   """
   del key
+  if not 0 <= rate < np.inf:
+    raise UserError(
+      f"config.rollout.window_move.rate={rate}: at least 0 is needed"
+    )
   for name, value in (("every", every), ("stride", stride), ("least", least)):
     if not value >= 1:
       raise UserError(
@@ -108,8 +112,8 @@ def sliding(
     "linear": lambda: np.maximum(
       least, (every * (1 - progress) + least * progress).astype(int)
     ),
-    "exponential": lambda: np.ceil(
-      every * np.exp(-rate * np.maximum(at - after, 0))
+    "exponential": lambda: np.maximum(
+      np.ceil(every * np.exp(-rate * np.maximum(at - after, 0))), 1
     ),
   }
   if pace not in counts:

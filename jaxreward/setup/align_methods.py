@@ -477,9 +477,23 @@ def _try_advantage(
       f'config.rollout.aside=True: config.advantage.name="{name}" does not score'
       ' what each step has led to; take "branched"'
     )
+  readers = [r.name for r in players.bind(config) if r.player.step_rewards]
+  if config.rollout.aside and readers:
+    raise UserError(
+      f"config.rollout.aside=True: config.players.{readers[0]} reads the"
+      " log-probabilities of whole paths, which steps that leave the chain do not"
+      " have; use False"
+    )
   first = config.align.players_first
   if advantage.levels is not None:
     _check_levels(config)
+    if first < advantage.settles:
+      raise UserError(
+        f"config.align.players_first={first}: the levels of noise of"
+        f' config.advantage.name="{name}" move for {advantage.settles} iterations,'
+        " in which the policy has to wait; set it to"
+        f" {advantage.settles}"
+      )
   elif first and not players.bind(config):
     raise UserError(
       f"config.align.players_first={first}: there are no players to train"

@@ -34,6 +34,7 @@ from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, Cond, Params, Policy
 
 Shape = tuple[int, int]
+_FORMAT = 1  # of what entries hold; another one reads none of older runs
 _AT_ONCE = 8  # images that are encoded together; one video
 _SAMPLE = 1 << 16  # bytes of a file of weights at each of `_PLACES`
 _PLACES = 16
@@ -61,7 +62,8 @@ def fingerprint(section: Any, seed: int, policy: Policy) -> str:
     policy: whose shapes of prompts it gives.
   """
   parts: list[Any] = [
-    json.dumps(section.to_dict(), sort_keys=True, default=str)
+    _FORMAT,
+    json.dumps(section.to_dict(), sort_keys=True, default=str),
   ]
   spec = section.get("weights", "")
   if not spec:

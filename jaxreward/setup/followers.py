@@ -21,6 +21,7 @@ from jaxreward.setup import players
 from jaxreward.training.references import RULES, Rule, decayed
 
 OLD, REFERENCE = "old", "reference"
+_SEEDED = ("earlier",)  # rules whose draws follow `config.seed`
 
 
 def names(config: ConfigDict) -> tuple[str, ...]:
@@ -63,6 +64,8 @@ def bind(config: ConfigDict, follows: bool) -> dict[str, Rule]:
         f"config.{field}={section!r}: a reference is a section; name its rule in"
         f" config.{field}.rule ({', '.join(RULES)})"
       )
+    if section.get("rule") in _SEEDED:
+      section = ConfigDict({"seed": config.seed} | section.to_dict())
     make_rule = config_lib.bind(section, RULES, field=field, key="rule")
     rule = _call(f"config.{field}", make_rule)
     if name == OLD and not follows:

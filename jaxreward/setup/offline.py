@@ -233,6 +233,11 @@ def of_every_split(config: ConfigDict) -> list[Record]:
   if name == "dataset":
     preference_data.check_shares(config)
     section = config.data.reading
+    if section.fit != "crop":
+      raise UserError(
+        f"config.data.reading.fit={shown(section.fit)}: images of"
+        ' config.data.dataset are cut to their size; use "crop"'
+      )
     return rows.read_dataset(
       path, _parser(config), field,
       columns=config.data.layout.columns.to_dict(), images=section.images,

@@ -99,10 +99,9 @@ def _in_large_slices() -> ocp.Context:
 
   Every slice of theirs is a program to compile, some hundred for a small model.
   """
-  saving = ocp.options.ArrayOptions.Saving(
-    min_slice_bytes_for_replica_parallel=_SLICE
-  )
-  return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
+  context = ocp.Context()
+  context.array.saving.min_slice_bytes_for_replica_parallel = _SLICE
+  return context
 
 
 class Checkpoints:
@@ -318,10 +317,10 @@ class Checkpoints:
 
     def load() -> tuple[Params, dict[str, Any]]:
       # Each process on its own: a failure leaves no other one waiting.
-      options = ocp.options.MultiprocessingOptions(
-        primary_host=processes.index(), active_processes={processes.index()}
-      )
-      with ocp.Context(multiprocessing_options=options):
+      context = ocp.Context()
+      context.multiprocessing.primary_host = processes.index()
+      context.multiprocessing.active_processes = {processes.index()}
+      with context:
         metadata: Any = ocp.checkpointables_metadata(path)
         tree = ocp.load_checkpointables(path, {"state": abstract_state})
       return tree["state"], metadata.custom_metadata

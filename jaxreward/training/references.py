@@ -129,7 +129,7 @@ def earlier(*, count: int = 25, slots: int = 8, seed: int = 0) -> Rule:
   Args:
     count: iterations between copies.
     slots: copies that are kept in memory.
-    seed: of the draws.
+    seed: of the draws; in a config that of the run, unless it is named.
   """
   _require(count >= 1, f"count={count}: at least 1")
   _require(slots >= 1, f"slots={slots}: at least 1")

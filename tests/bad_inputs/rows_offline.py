@@ -108,6 +108,8 @@ ROWS = [
   row("no regex", ("config.align.trained", "("), "align.trained", "(", config=DPO),
   row("captions of nothing", ("config.data.caption_drop=0.1", "config.data.dataset"),
       "data.caption_drop", 0.1, config="align_scenes.py:smoke"),
+  row("images of a dataset on a ground", ('config.data.reading.fit="pad"', '"crop"'),
+      "data.reading.fit", "pad"),
   row("no such dataset", ("config.data.dataset=", "no such file"),
       "data.dataset", "{here}/none.jsonl"),
   row("an image for a dataset", ("a.png", "is a picture, not text"),

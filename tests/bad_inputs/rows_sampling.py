@@ -88,8 +88,25 @@ ROWS = [
   ),
   _row(
     "levels of noise for another sampler", "recipes/dense_grpo.py:smoke",
-    ('config.rollout.sampler.name="cps"', '"calibrated" sets the noise'),
+    ("config.rollout.sampler.name=cps", '"calibrated" sets the noise'),
     rollout__sampler__name="cps",
+  ),
+  _row(
+    "levels of noise that move while the policy learns",
+    "recipes/dense_grpo.py:smoke",
+    ("config.align.players_first=0", '"calibrated" move for 1 iterations'),
+    align__players_first=0,
+  ),
+  _row(
+    "a window that lingers ever longer", "recipes/mixgrpo.py:smoke",
+    ("config.rollout.window_move.rate=-1.0: at least 0",),
+    rollout__window_move__rate=-1.0,
+  ),
+  _row(
+    "steps aside of a player that reads paths",
+    "recipes/tempflow_grpo.py:smoke",
+    ("config.rollout.aside=True", "config.players.parts"),
+    players__parts__fn="return_parts", players__parts__steps=4,
   ),
   # Branches and starts.
   _row(
@@ -120,8 +137,8 @@ ROWS = [
   ),
   _row(
     "players first and no players", GRPO,
-    ("config.align.players_first=9: there are no players",),
-    align__players_first=9,
+    ("config.align.players_first=1: there are no players",),
+    align__players_first=1,
   ),
   _row(
     "branches that do not fill a group", GRPO,

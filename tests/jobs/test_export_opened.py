@@ -63,7 +63,7 @@ def pipeline_of(name, models):
 
 
 def written(config, policy, folder, params):
-  export._write_whole(config, policy, epath.Path(folder), params, 3)
+  export.write_whole(config, policy, epath.Path(folder), params, 3)
   return folder
 
 
