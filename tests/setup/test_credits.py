@@ -20,7 +20,7 @@ def read(fn, config, are_steps=False):
   updater = types.SimpleNamespace(
     weights=WEIGHTS, advantage=advantages.as_advantage(fn), seed=0,
     compose=composition.weighted_sum, loss=types.SimpleNamespace(names=()),
-    plan=dataclasses.replace(plan, real=1),
+    plan=dataclasses.replace(plan, real=1), levels=lambda stats: None,
   )  # fmt: skip
   rng = np.random.default_rng(0)
   draw = lambda *more: {

@@ -120,7 +120,7 @@ def test_words_after_a_prompt_are_as_in_a_row_of_their_own(run):
 def test_an_answer_ends_with_words_and_goes_on_with_others(run):
   warm, ended = run["warm"], run["ended"]
   end = warm.tokens[0, 0, 1:3].tolist()
-  tokens, mask = run["followed"]
+  tokens, mask, *_ = run["followed"]
   for b, g in np.ndindex(2, 5):
     said = warm.tokens[b, g][warm.mask[b, g]].tolist()
     at = [i for i in range(len(said) - 1) if said[i : i + 2] == end]
