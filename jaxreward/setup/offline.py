@@ -235,7 +235,7 @@ def of_every_split(config: ConfigDict) -> list[Record]:
     section = config.data.reading
     if section.fit != "crop":
       raise UserError(
-        f"config.data.reading.fit={shown(section.fit)}: images of"
+        f'config.data.reading.fit="{shown(section.fit)}": images of'
         ' config.data.dataset are cut to their size; use "crop"'
       )
     return rows.read_dataset(

@@ -78,7 +78,7 @@ ROWS = [
   ),
   _row(
     "a weight that adapts to no target", "recipes/sage_grpo.py:smoke",
-    ("config.regularizers.kl.adapt.target=0.0: expected a number above 0",),
+    ("config.regularizers.kl.adapt.target=0.0: expected a number greater than 0",),
     regularizers__kl__adapt__target=0.0,
   ),
   _row(
