@@ -10,6 +10,7 @@ shell does that.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import re
 import stat
@@ -159,6 +160,13 @@ def reason_of(error: OSError) -> str:
   if error.errno == errno.EISDIR:
     return "it is a folder, not a file"
   return error.strerror or "it cannot be read"
+
+
+def matches(text: str) -> list[epath.Path] | None:
+  """The files that a pattern with `*` names, in order; None of other paths."""
+  if "*" not in text or "://" in text:
+    return None
+  return [epath.Path(p) for p in sorted(glob.glob(text, recursive=True))]
 
 
 def beside(path: epath.Path) -> list[str]:

@@ -29,13 +29,20 @@ def turn() -> int:
   return int(git("rev-list", "--count", "HEAD") or 0)
 
 
-def one_due(names: list[str]) -> list:
-  """Some recipes, `slow` but for one of them with every commit."""
-  now = names[turn() % len(names)]
+def slow_but(cases, due) -> list:
+  """Values of a parameter, or tuples of several, `slow` those that are not due."""
   return [
-    pytest.param(name, marks=[] if name == now else pytest.mark.slow)
-    for name in names
+    pytest.param(
+      *(case if isinstance(case, tuple) else (case,)),
+      marks=[] if case in due else pytest.mark.slow,
+    )
+    for case in cases
   ]
+
+
+def one_due(cases: list) -> list:
+  """Some cases, `slow` but for one of them with every commit."""
+  return slow_but(cases, [cases[turn() % len(cases)]])
 
 
 def every(count: int, first: int = 0):

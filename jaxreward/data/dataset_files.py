@@ -7,7 +7,6 @@ beside them.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,10 +57,9 @@ def parts(path: object, split: str = "", field: str = "") -> list[Part]:
     UserError: there is none, no such split, or a package is missing.
   """
   text = paths.expand(path, field)
-  if "*" in text and "://" not in text:
+  if (files := paths.matches(text)) is not None:
     if not text.endswith(tar_files.SUFFIX):
       return table_files.parts(path, split, field)
-    files = [epath.Path(p) for p in sorted(glob.glob(text, recursive=True))]
     if not files:
       raise UserError(f"{field}={text}: no .tar file has such a name")
     return [_part(p) for p in files]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import glob
 import importlib
 import io
 import os
@@ -83,8 +82,7 @@ def parts(path: object, split: str = "", field: str = "") -> list[Part]:
   """
   text = paths.expand(path, field)
   start = f"{field}={text}" if field else text
-  if "*" in text and "://" not in text:
-    files = [epath.Path(p) for p in sorted(glob.glob(text, recursive=True))]
+  if (files := paths.matches(text)) is not None:
     files = [p for p in files if p.suffix in SUFFIXES]
     if not files:
       raise UserError(f"{start}: no {', '.join(SUFFIXES)} file has such a name")

@@ -97,10 +97,10 @@ def _sides(config, policy, records, encoders, workdir) -> Sides:
   shape_of = aspect_buckets.nearest(np.maximum(inspection.sizes, 1), sizes)
   shape_of = np.where(inspection.readable, shape_of, -1)
   readable = np.flatnonzero(inspection.readable)
-  held = dataset_images.held_out(
+  is_validation = dataset_images.held_out(
     [inspection.digest(i) for i in readable.tolist()], section.validation
   )
-  if held.all():
+  if is_validation.all():
     raise UserError(
       f"config.data.dataset={name}: {len(readable)} images leave none to learn"
       " from; give more, or set config.finetune.validation=0"
@@ -108,7 +108,7 @@ def _sides(config, policy, records, encoders, workdir) -> Sides:
   counts = np.bincount(shape_of[readable], minlength=len(sizes))
   logging.info(
     "%d rows, %d of them held out for validation; %s", len(readable),
-    held.sum(), ", ".join(f"{n} of {h} x {w}" for n, (h, w) in zip(counts, sizes, strict=True)),
+    is_validation.sum(), ", ".join(f"{n} of {h} x {w}" for n, (h, w) in zip(counts, sizes, strict=True)),
   )  # fmt: skip
   cache = None
   if section.cache != "none":
@@ -116,7 +116,7 @@ def _sides(config, policy, records, encoders, workdir) -> Sides:
   encodings = Encodings(
     config, policy, records, inspection, sizes, shape_of, encoders, cache
   )
-  return Sides(encodings, readable[~held], readable[held])
+  return Sides(encodings, readable[~is_validation], readable[is_validation])
 
 
 def prompts_of(records: Sequence[Record], policy: Policy) -> tuple[Prompt, ...]:
@@ -216,19 +216,19 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     sides = _sides(config, policy, records, encoders, workdir)
     sides.encodings.fill()
     frames = config.video.frames if videos.is_video(policy) else 1
-    held = prompts_of([records[i] for i in sides.validation], policy)
-    held = held or prompts_of([records[i] for i in sides.learned], policy)
+    prompts = prompts_of([records[i] for i in sides.validation], policy)
+    prompts = prompts or prompts_of([records[i] for i in sides.learned], policy)
     encode = prompt_encoding.make_encode(
       config, policy, mesh, decoder, lambda: encoders.text
     )
 
     def evaluator(policy, split, samples):
-      made = evaluate.make_evaluator(
+      plain = evaluate.make_evaluator(
         config, policy, {}, samples=samples, split=split, encode=encode,
-        decoder=decoder, prompts=None if config.data.source else held,
+        decoder=decoder, prompts=None if config.data.source else prompts,
       )  # fmt: skip
-      batch = encode(made.data.batch)  # once; the encoders may go then
-      return dataclasses.replace(made, encode=lambda _: batch)
+      batch = encode(plain.data.batch)  # once; the encoders may go then
+      return dataclasses.replace(plain, encode=lambda _: batch)
 
     quick = evaluator(trainable.policy, "validation", config.eval.quick_samples)
     last = evaluator(policy, "heldout", config.eval.samples)

@@ -96,6 +96,11 @@ def table_of(tokens: Any, values: Mapping[str, float]) -> Table:
   return Table(ids, mask, np.array(list(values.values())))
 
 
+def spellings(word: str) -> tuple[str, str]:
+  """A word as it is, and with a capital."""
+  return word, word[:1].upper() + word[1:]
+
+
 def of_choice(tokens: Any, form: answers.Choice) -> Table:
   """Words of a choice, as they are and with a capital."""
   return table_of(
@@ -103,7 +108,7 @@ def of_choice(tokens: Any, form: answers.Choice) -> Table:
     {
       word: value
       for plain, value in form.values.items()
-      for word in (plain, plain[:1].upper() + plain[1:])
+      for word in spellings(plain)
     },
   )
 

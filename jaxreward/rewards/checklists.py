@@ -66,15 +66,14 @@ def load_checklist(
   )  # fmt: skip
   forms = {q.answers for row in by_prompt.entries.values() for q in row}
   values = [dict(form) for form in sorted(forms)]
-  words = dict.fromkeys(word for form in values for word in form)
-  table = answer_tables.table_of(
-    reader.tokens,
-    {s: 0.0 for word in words for s in (word, word.capitalize())},
+  words = dict.fromkeys(
+    text
+    for form in values
+    for word in form
+    for text in answer_tables.spellings(word)
   )
-  spelled = [
-    s for word in words for s in dict.fromkeys((word, word.capitalize()))
-  ]
-  column = {s: i for i, s in enumerate(spelled)}
+  table = answer_tables.table_of(reader.tokens, dict.fromkeys(words, 0.0))
+  column = {text: i for i, text in enumerate(words)}
   most = max(map(len, by_prompt.entries.values()))
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
@@ -114,7 +113,8 @@ def _arrays(
     for i, question in enumerate(row):
       values[p, i] = np.nan
       for word, value in question.answers:
-        values[p, i, [column[word], column[word.capitalize()]]] = value
+        for text in answer_tables.spellings(word):
+          values[p, i, column[text]] = value
   return {"weights": weights, "above": above, "values": values}
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Integer
 from jaxreward import rng
 from jaxreward.errors import UserError, require_counts
 from jaxreward.models.vlm import decode, prompts
+from jaxreward.numerics import masked_mean
 from jaxreward.rewards import vision_language
 from jaxreward.rewards.remote.options import require_choice
 from jaxreward.rewards.vision_language import Reader
@@ -158,10 +159,8 @@ def averaged(
   counts = is_whole if o.cut == "missing" else jnp.ones_like(is_whole)
   counts = counts.reshape(-1, o.thoughts, *[1] * (scores.ndim - 1))
   scores = scores.reshape(counts.shape[0], o.thoughts, *scores.shape[1:])
-  total = jnp.where(counts, scores, 0.0).sum(1)
-  return jnp.where(
-    counts.any(1), total / jnp.maximum(counts.sum(1), 1), jnp.nan
-  )
+  mean = masked_mean(scores, counts, axis=1)
+  return jnp.where(counts.any(1), mean, jnp.nan)
 
 
 def verdicts(

@@ -477,7 +477,8 @@ def _try_advantage(
       f'config.rollout.aside=True: config.advantage.name="{name}" does not score'
       ' what each step has led to; take "branched"'
     )
-  readers = [r.name for r in players.bind(config) if r.player.step_rewards]
+  roles = players.bind(config)
+  readers = [r.name for r in roles if r.player.step_rewards]
   if config.rollout.aside and readers:
     raise UserError(
       f"config.rollout.aside=True: config.players.{readers[0]} reads the"
@@ -486,21 +487,14 @@ def _try_advantage(
     )
   first = config.align.players_first
   if advantage.levels is not None:
-    _check_levels(config)
-    if first < advantage.settles:
-      raise UserError(
-        f"config.align.players_first={first}: the levels of noise of"
-        f' config.advantage.name="{name}" move for {advantage.settles} iterations,'
-        " in which the policy has to wait; set it to"
-        f" {advantage.settles}"
-      )
-  elif first and not players.bind(config):
+    _check_levels(config, advantage.settles)
+  elif first and not roles:
     raise UserError(
       f"config.align.players_first={first}: there are no players to train"
       " before the policy; set it to 0, or name one in config.players"
     )
   if "step_values" in advantage.names:
-    if "value" not in players.gives(players.bind(config)):
+    if "value" not in players.gives(roles):
       raise UserError(
         f'config.advantage.name="{name}" reads the values of a critic: name one'
         ' that gives them, as in config.players.critic.fn="critic"'
@@ -511,7 +505,7 @@ def _try_advantage(
         f' config.objective.name="{config.objective.name}" does not keep; take'
         ' an objective on the sampler\'s steps, such as "flow_grpo"'
       )
-  for role in players.bind(config):
+  for role in roles:
     if "path" in role.player.reads and feed.keeps != "steps":
       raise UserError(
         f"config.players.{role.name}.fn: it reads every denoising step, which"
@@ -519,7 +513,7 @@ def _try_advantage(
         ' an objective on the sampler\'s steps, such as "flow_grpo"'
       )
   if "step_rewards" in advantage.names:
-    if not any(r.player.step_rewards for r in players.bind(config)):
+    if not readers:
       raise UserError(
         f'config.advantage.name="{name}" reads rewards of steps from a player: name'
         " one that gives them, as in config.players.process.fn="
@@ -567,8 +561,9 @@ def _try_advantage(
     )
 
 
-def _check_levels(config: ConfigDict) -> None:
-  """Refuses an advantage with noise levels where others would hold."""
+def _check_levels(config: ConfigDict, settles: int) -> None:
+  """Refuses an advantage with noise levels where others would hold, or the policy
+  learns before they have settled."""
   r = config.rollout
   for field, value, needed in (
     ("rollout.sampler.name", r.sampler.name, "dance_sde"),
@@ -582,6 +577,13 @@ def _check_levels(config: ConfigDict) -> None:
         f'"{config.advantage.name}" sets the noise of the sampler\'s steps; use'
         f" {shown(needed)}"
       )
+  first = config.align.players_first
+  if first < settles:
+    raise UserError(
+      f"config.align.players_first={first}: the levels of noise of"
+      f' config.advantage.name="{shown(config.advantage.name)}" move for {settles}'
+      f" iterations, in which the policy has to wait; set it to {settles}"
+    )
 
 
 def _kind(result: Any) -> str:

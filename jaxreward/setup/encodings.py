@@ -145,6 +145,8 @@ class Encoders:
   @functools.cached_property
   def _run_first(self) -> Callable[..., Array]:
     """As `run`: first frames [N, H, W, 3] as the policy takes them."""
+    if not self.frames:
+      return self.run  # one program
     out = None if self.mesh is None else mesh_lib.replicated(self.mesh)
     return jax.jit(
       functools.partial(setup.to_latents, self.policy), out_shardings=out
@@ -293,10 +295,9 @@ class Encodings:
     if cache is None:
       return
     rows = [i for i in range(len(self.records)) if self.shape_of[i] >= 0]
+    keys_of = functools.cache(self._keys)
     missing = processes.on_first(
-      lambda: [
-        i for i in rows if not all(map(cache.has, self._keys(i).values()))
-      ]
+      lambda: [i for i in rows if not all(map(cache.has, keys_of(i).values()))]
     )
     if not missing:
       return
@@ -311,10 +312,10 @@ class Encodings:
       group = [i for i in missing if self.shape_of[i] == number]
       for start in range(0, len(group), _AT_ONCE):
         part = group[start : start + _AT_ONCE]
-        for row, found in zip(part, self._encoded(part), strict=True):
-          for name, entry in self._keys(row).items():
+        for row, encoded in zip(part, self._encoded(part), strict=True):
+          for name, entry in keys_of(row).items():
             if entry not in written:
-              cache.write(entry, found[name])
+              cache.write(entry, encoded[name])
               written.add(entry)
     processes.wait_for_all("encodings")
 
@@ -333,19 +334,19 @@ class Encodings:
     elif self.policy.takes_source:
       files = [[*r.files.values()][-1] for r in records]
       first = images_lib.read_images(files, shape, places)
-    found: dict[str, Any] = {"latents": {"x": encoders.latents(pixels)}}
+    arrays: dict[str, Any] = {"latents": {"x": encoders.latents(pixels)}}
     if self.policy.takes_source:
       assert first is not None
-      found["source"] = encoders.sources(first)
+      arrays["source"] = encoders.sources(first)
     if self.policy.prompts is not None:
       captions = [r.prompt.text for r in records]
-      found["text"] = encoders.texts(captions, first)
+      arrays["text"] = encoders.texts(captions, first)
       if encoders.reads_images:
-        found["empty"] = encoders.texts([""] * len(rows), first)
+        arrays["empty"] = encoders.texts([""] * len(rows), first)
       else:
         repeat = lambda x: np.repeat(x, len(rows), 0)
-        found["empty"] = jax.tree.map(repeat, encoders.blank)
-    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(rows))]
+        arrays["empty"] = jax.tree.map(repeat, encoders.blank)
+    return [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(rows))]
 
   def batch(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:
     """Rows of one shape, leaves [B, ...], on the host.
@@ -356,17 +357,17 @@ class Encodings:
     """
     rows = [int(i) for i in rows]
     if self.cache is None:
-      found = self._encoded(rows)
+      entries = self._encoded(rows)
     else:
       names = [self._keys(i) for i in rows]
-      found = [
+      entries = [
         {k: self._entry(v) for k, v in of.items() if k != "empty"}
         for of in names
       ]
       if self.encoders.reads_images:
-        for entry, of in zip(found, names, strict=True):
+        for entry, of in zip(entries, names, strict=True):
           entry["empty"] = self._entry(of["empty"])
-    stacked: Any = jax.tree.map(lambda *x: np.stack(x), *found)
+    stacked: Any = jax.tree.map(lambda *x: np.stack(x), *entries)
     source = stacked.get("source", {})
     if self._tokens is not None and self.policy.takes_source and not source:
       files = [[*self.records[i].files.values()][-1] for i in rows]

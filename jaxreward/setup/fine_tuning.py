@@ -61,7 +61,7 @@ def shapes(config: ConfigDict, policy: Policy) -> list[tuple[int, int]]:
   text = config.finetune.buckets
   if not text:
     return [setup.picture_side(policy)]
-  found = []
+  sizes = []
   for part in text.split(","):
     field = f'config.finetune.buckets: "{shown(part, 20)}"'
     match = _SHAPE.fullmatch(part.strip())
@@ -69,12 +69,12 @@ def shapes(config: ConfigDict, policy: Policy) -> list[tuple[int, int]]:
       raise UserError(f"{field} is no HEIGHTxWIDTH in pixels, as in 1024x768")
     shape = int(match[1]), int(match[2])
     _try(config, policy, shape, field)
-    found.append(shape)
-  if len(set(found)) < len(found):
+    sizes.append(shape)
+  if len(set(sizes)) < len(sizes):
     raise UserError(
       f"config.finetune.buckets={text}: a size stands there twice"
     )
-  return found
+  return sizes
 
 
 def latent_shape(

@@ -47,12 +47,8 @@ TOLERANCE = 2e-4
 
 def by_turns(*meshes: str) -> list:
   """Meshes, `slow` those of `TURNING` that are not due."""
-  due = TURNING[turns.turn() % len(TURNING)]
-  slow = lambda mesh: mesh in TURNING and mesh != due
-  return [
-    pytest.param(mesh, marks=[pytest.mark.slow] if slow(mesh) else [])
-    for mesh in meshes
-  ]
+  others = [mesh for mesh in MESHES if mesh not in TURNING]
+  return turns.slow_but(meshes, [*others, TURNING[turns.turn() % len(TURNING)]])
 
 
 def config_of(objective, *overrides):

@@ -85,11 +85,7 @@ def due(turn: int, always: tuple[str, ...] = ()) -> set[str]:
 
 def rotated(always: tuple[str, ...] = ()) -> list:
   """Every recipe, `slow` unless it is due."""
-  now = due(turns.turn(), always)
-  return [
-    pytest.param(name, marks=[] if name in now else pytest.mark.slow)
-    for name in RECIPES
-  ]
+  return turns.slow_but(RECIPES, due(turns.turn(), always))
 
 
 def test_every_recipe_has_its_turn():
