@@ -48,6 +48,7 @@ def get_config() -> ConfigDict:
         grammar="scenes",  # or "free": prompts in any words
         dataset="",  # images with captions to train on, nothing drawn
         preferences="",  # or pairs of them; or "scenes", drawn for the task
+        list_size=0,  # most images of a row that is taken whole; 0: pairs
         # columns of data.preferences and train_reward.source
         layout=dict(
           name="auto",  # by the columns there are; or a data set; or "columns"

@@ -12,6 +12,7 @@ Preferences are rows of any file; see `preference_files`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -55,6 +56,8 @@ class Record:
     place: of the row, for errors.
     is_tie: whether its images may be equal.
     user: who answered; empty if unknown.
+    source: the image that the images of preferences were made from; empty if the
+      policy starts from none.
   """
 
   prompt: Prompt
@@ -63,6 +66,7 @@ class Record:
   place: str
   is_tie: bool = False
   user: str = ""
+  source: File = ""
 
 
 @flax.struct.dataclass
@@ -71,8 +75,8 @@ class RowBatch:
 
   Attributes:
     prompts: P prompts.
-    images: uint8 [P, G, H, W, 3].
-    scores: float32 [P, G].
+    images: uint8 [P, G, H, W, 3], of videos [P, G, F, H, W, 3].
+    scores: float32 [P, G]; NaN where a row has fewer images.
     user: int32 [P], the number of who answered, -1 for nobody known; None where
       nobody asks.
   """
@@ -85,7 +89,10 @@ class RowBatch:
 
 def checked(records: Sequence[Record]) -> list[PictureRow]:
   """The images of rows, for `image_checks`."""
-  return [PictureRow(r.place, r.files, r.is_tie) for r in records]
+  source = lambda r: {"source": r.source} if r.source else {}
+  return [
+    PictureRow(r.place, {**r.files, **source(r)}, r.is_tie) for r in records
+  ]
 
 
 def read_dataset(
@@ -142,14 +149,25 @@ def read_dataset(
 
 
 def read_preferences(
-  path: str, parse: Parse, field: str = "", **options: Any
+  path: str,
+  parse: Parse,
+  field: str = "",
+  *,
+  group: int = 2,
+  source: str = "",
+  **options: Any,
 ) -> list[Record]:
-  """Pairs of a file, see `preference_files`; scores are P(preferred).
+  """Rows of a file, see `preference_files`.
 
   Args:
     path: of its file.
     parse: words -> prompt.
     field: config field of the path, for errors.
+    group: 2 takes every labeled pair, with P(preferred) as scores; more takes
+      each row whole, with its ratings as scores, or, where it has none, the mean
+      P(preferred) to its others.
+    source: what the policy starts from: "source" of the row, "frame", that or
+      the first image of the row, or nothing.
     **options: of `preference_files.read_rows`.
 
   Raises:
@@ -161,14 +179,32 @@ def read_preferences(
       prompt = parse(row.prompt)
     except UserError as error:
       raise UserError(f"{row.place}: {error}") from error
+    start: File = ""
+    if source and row.source is not None:
+      start = row.source
+    elif source == "frame":
+      start = row.images[0]
+    elif source:
+      raise UserError(
+        f'{row.place}: there is no "source", the image that the policy edits'
+      )
+    record = functools.partial(
+      Record, prompt, place=row.place, user=row.user, source=start
+    )
+    if group > 2:
+      if len(row.images) > group:
+        raise UserError(
+          f"{row.place}: {len(row.images)} images, and"
+          f" config.data.list_size={group}; set it to the most of a row"
+        )
+      names = (f"image {i + 1}" for i in range(group))
+      files = dict(zip(names, row.images, strict=False))
+      scores = list_scores(row)
+      records.append(record(files, scores, is_tie=len(set(scores)) == 1))
+      continue
     for i, j, prob in row.pairs():
       files = dict(zip(PAIR, (row.images[i], row.images[j]), strict=True))
-      scores = prob, 1 - prob
-      records.append(
-        Record(
-          prompt, files, scores, row.place, is_tie=prob == 0.5, user=row.user
-        )
-      )
+      records.append(record(files, (prob, 1 - prob), is_tie=prob == 0.5))
   if all(record.is_tie for record in records):
     what = f'all {len(records)} are a "tie"' if records else "there is none"
     raise UserError(
@@ -176,6 +212,20 @@ def read_preferences(
       " image that is better"
     )
   return records
+
+
+def list_scores(row: preference_files.PreferenceRow) -> tuple[float, ...]:
+  """A number per image: all ratings, or the mean P(preferred) to the others.
+
+  NaN where nobody said.
+  """
+  if np.isfinite(row.rating).all():
+    return row.rating
+  known = np.isfinite(row.prob)
+  total = np.where(known, row.prob, 0).sum(1)
+  count = known.sum(1)
+  mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+  return tuple(mean.tolist())
 
 
 def _record(row, where, part, folder, parse, columns, takes_source) -> Record:
@@ -265,23 +315,28 @@ def batches(
   side: int | tuple[int, int],
   arrays: Callable[..., PromptBatch] = prompts_lib.batch,
   users: Sequence[str] | None = None,
+  frames: int = 0,
 ) -> Callable[[int], RowBatch]:
   """Batches as a function of the step, each row once per round; see `pipeline`.
 
   Every process has to request the same steps: each file is read by one of them.
 
   Args:
-    records: R rows with the same number of images.
+    records: R rows; those of fewer images than others are filled up.
     seed: of the shuffles.
     batch_size: P rows a step.
     side: pixels, or (height, width), to crop and resize images to.
     arrays: prompts -> their batch.
     users: names in the order of their numbers; None if nobody asks.
+    frames: of videos; 0 for images.
   """
   prompts = [r.prompt for r in records]
   order = pipeline.row_stream(len(records), seed=seed, batch_size=batch_size)
   table = arrays(prompts)
-  scores = np.array([r.scores for r in records], np.float32)
+  most = max(len(r.scores) for r in records)
+  scores = np.full((len(records), most), np.nan, np.float32)
+  for i, record in enumerate(records):
+    scores[i, : len(record.scores)] = record.scores
   user = None
   if users is not None:
     number = {name: i for i, name in enumerate(users)}
@@ -291,12 +346,23 @@ def batches(
     rows = order(step)
     samples = [records[r] for r in rows]
     files = {p: r.place for r in samples for p in r.files.values()}
-    images = read_images(list(files), side, list(files.values()))
+    images = read_images(list(files), side, list(files.values()), frames)
+    if frames:
+      height, width = images.shape[1], images.shape[2] // frames
+      images = images.reshape(-1, height, frames, width, 3).swapaxes(1, 2)
     index_of = {path: i for i, path in enumerate(files)}
     index = [[index_of[p] for p in r.files.values()] for r in samples]
+    index = [row + row[-1:] * (most - len(row)) for row in index]
+    batch_prompts = pipeline.take_rows(table, rows, batch_size)
+    sources = [r.source for r in samples]
+    if all(sources):
+      pixels = read_images(sources, side, [r.place for r in samples])
+      batch_prompts = dataclasses.replace(
+        batch_prompts, source=pixels / np.float32(255)
+      )
     return RowBatch(
-      pipeline.take_rows(table, rows, batch_size), images[np.array(index)],
-      scores[rows], None if user is None else user[rows],
+      batch_prompts, images[np.array(index)], scores[rows],
+      None if user is None else user[rows],
     )  # fmt: skip
 
   return batch

@@ -57,6 +57,7 @@ from jaxreward.setup import (
   controls,
   credits,
   data_checks,
+  drawn_dataset,
   evaluators,
   followers,
   late_labels,
@@ -329,7 +330,8 @@ def make_programs(
 
   @jax.jit
   def encode(images, decoder=None):
-    return offline.samples(trainable.policy, images, plan, decoder)
+    to_latents = offline.encoder(config, trainable.policy)
+    return offline.samples(to_latents, images, plan, decoder)
 
   create = jax.jit(create, out_shardings=places)
   return Programs(
@@ -586,6 +588,8 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   policy = setup.make_policy(config)
   plan = make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   batches = setup.prompt_batches(config)
+  if offline.draws_files(config, policy):
+    config = drawn_dataset.write(config, policy, workdir)
   files = offline.batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   files = row_scores.conditioned(config, files, rewards)
@@ -650,7 +654,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     advantage = align_methods.bind_advantage(config)
     if differentiated or "stds" in advantage.names:
       first = put(encode(batches(0) if files is None else files(0).prompts))
-      images = offline.image_shapes(policy, plan)
+      images = offline.image_shapes(config, policy, plan)
       if files is None:
         _, _, images = jax.eval_shape(
           parts.draw, async_rollout.draw_params(parts.state), jnp.int32(0),

@@ -245,7 +245,7 @@ def _compile(
       decoder,
     )
   else:
-    rows = _replicated(offline.image_shapes(policy, plan), mesh)
+    rows = _replicated(offline.image_shapes(config, policy, plan), mesh)
     outputs = (
       build("encode", run_programs.encode.trace, rows, decoder),
       rows,

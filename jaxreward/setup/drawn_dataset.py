@@ -26,11 +26,12 @@ _TRIED = 3  # edits for each that is kept: some have no exact answer
 def write(
   config: ConfigDict, policy: Policy, workdir: epath.Path
 ) -> ConfigDict:
-  """The config with `data.dataset` as a folder of files.
+  """The config with `data.dataset` or `data.preferences` as files.
 
   Where it names a task, `finetune.drawn` images of the task's training prompts are
   written into the working directory, with metadata.jsonl; for policies that edit,
-  the answers with the images that they start from.
+  the answers with the images that they start from, to which preferences prefer
+  them.
   """
   if not offline.is_drawn(config):
     return config
@@ -40,13 +41,17 @@ def write(
     processes.on_first(lambda: _save(folder, rows))
   processes.wait_for_all("dataset")
   config = config.copy_and_resolve_references()
-  config.data.dataset = str(folder)
+  if offline.origin(config) == "preferences":
+    config.data.preferences = str(folder / "metadata.jsonl")
+  else:
+    config.data.dataset = str(folder)
   return config
 
 
 def _drawn(config: ConfigDict, policy: Policy) -> list[dict[str, Any]]:
   """Rows with arrays in the place of files, uint8."""
-  task, name = offline.file_task(config), config.data.dataset
+  task, origin = offline.file_task(config), offline.origin(config)
+  name, is_pairs = config.data[origin], origin == "preferences"
   prompts = task.prompts("train", categories=policy.kinds)
   count = config.finetune.drawn
   tried = _TRIED * count if task.has_pictures else count
@@ -64,17 +69,25 @@ def _drawn(config: ConfigDict, policy: Policy) -> list[dict[str, Any]]:
     }
   elif task.draw is not None:
     key = rng.stream_key(config.seed, "dataset")
-    images = task.draw(key, batch, with_worse=False)
-    columns = {"image": np.asarray(images)[:, 0]}
+    images = np.asarray(task.draw(key, batch, with_worse=is_pairs))
+    columns = {"image": images[:, 0]}
+    if is_pairs:
+      columns["worse"] = images[:, 1]
   if not columns or (
     policy.takes_source > ("target" in columns)
     and not (videos.is_video(policy))
   ):
     raise UserError(
-      f"config.data.dataset={shown(name, 60)}: the task draws no images that"
+      f"config.data.{origin}={shown(name, 60)}: the task draws no images that"
       f' "{config.model.name}" learns from; name a folder'
     )
-  if videos.is_video(policy):
+  if is_pairs:
+    columns = {
+      "chosen": columns.get("target", columns["image"]),
+      "rejected": columns.get("worse", columns["image"]),
+      "source": columns["image"],
+    }
+  elif videos.is_video(policy):
     columns = {"image": columns.get("target", columns["image"])}
   return [
     {"prompt": p.text} | {k: x[i] for k, x in columns.items()}

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
@@ -29,7 +28,6 @@ from jaxreward.data.rows import Record
 from jaxreward.errors import UserError
 from jaxreward.models import hub
 from jaxreward.setup import offline, prompt_encoding, videos
-from jaxreward.setup.policies import make_autoencoder
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, Cond, Params, Policy
 
@@ -38,16 +36,6 @@ _FORMAT = 1  # of what entries hold; another one reads none of older runs
 _AT_ONCE = 8  # images that are encoded together; one video
 _SAMPLE = 1 << 16  # bytes of a file of weights at each of `_PLACES`
 _PLACES = 16
-
-
-def frames_of(policy: Policy, config: ConfigDict) -> int:
-  """Frames of a video that the policy makes; 0 for images."""
-  if not videos.is_video(policy):
-    return 0
-  autoencoder = make_autoencoder(config)
-  params = jax.eval_shape(autoencoder.init, jax.random.key(0))
-  latents = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
-  return jax.eval_shape(autoencoder.decode, params, latents).shape[1]
 
 
 def fingerprint(section: Any, seed: int, policy: Policy) -> str:
@@ -111,7 +99,7 @@ class Encoders:
   ):
     self.config, self.policy, self.mesh = config, policy, mesh
     self.decoder = decoder
-    self.frames = frames_of(policy, config)
+    self.frames = offline.frames_of(policy, config)
     self.reads_images = prompt_encoding.reads_pictures(config)
     self.rows_at_once = 1 if self.frames else _AT_ONCE
 
@@ -134,12 +122,7 @@ class Encoders:
   def run(self) -> Callable[..., Array]:
     """(images [N, H, W, 3] or videos, decoder) -> latents, jitted."""
     out = None if self.mesh is None else mesh_lib.replicated(self.mesh)
-    policy = self.policy
-    if self.frames:
-      encode = make_autoencoder(self.config).encode
-      run = lambda x, decoder: encode(decoder, x).astype(jnp.float32)
-    else:
-      run = functools.partial(setup.to_latents, policy)
+    run = offline.encoder(self.config, self.policy)
     return jax.jit(run, out_shardings=out)
 
   @functools.cached_property

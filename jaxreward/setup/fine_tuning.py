@@ -81,7 +81,7 @@ def latent_shape(
   config: ConfigDict, policy: Policy, shape: tuple[int, int]
 ) -> tuple[int, ...]:
   """Of one image or video of that many pixels; nothing is computed."""
-  frames = encodings.frames_of(policy, config)
+  frames = offline.frames_of(policy, config)
   pixels = (frames, *shape, 3) if frames else (*shape, 3)
   images = jax.ShapeDtypeStruct((1, *pixels), jnp.float32)
   decoder = None

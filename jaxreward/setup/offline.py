@@ -1,14 +1,16 @@
 """Rows of files instead of a rollout: a dataset, or preferences.
 
 `config.data.dataset` gives images with captions and `config.data.preferences`
-pairs of them; lists and ratings become pairs. Images become finished samples with
-the layout of a rollout's, in groups of one or two with the file's scores, so that
-feeds and objectives need no change. Nothing is sampled and no reward is evaluated.
+pairs of them; lists and ratings become pairs, or with `config.data.list_size` stay
+whole. Images become finished samples with the layout of a rollout's, in groups with
+the file's scores, so that feeds and objectives need no change. Nothing is sampled
+and no reward is evaluated.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -22,11 +24,11 @@ from jaxreward import config as config_lib
 from jaxreward import feeds, processes, rng, setup, tasks, user_code
 from jaxreward.data import rows
 from jaxreward.data.image_checks import PictureRow
-from jaxreward.data.prompts import Prompt
+from jaxreward.data.prompts import SPLITS, Prompt
 from jaxreward.data.rows import Record, RowBatch
 from jaxreward.data.sources import Parse
 from jaxreward.data.users import Users
-from jaxreward.errors import UserError, shown
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.flow import rollout, times
 from jaxreward.setup import (
   checks,
@@ -35,12 +37,12 @@ from jaxreward.setup import (
   row_users,
   videos,
 )
+from jaxreward.setup.policies import make_autoencoder
 from jaxreward.types import Array, ArrayLike, Params, Policy, Trajectory
 
 ORIGINS = ("dataset", "preferences")
 SCORE = "file"  # the name of the one score that a row's images have
 WEIGHTS = {SCORE: 1.0}
-_GROUP = {"rollout": 0, "dataset": 1, "preferences": 2}
 
 
 def origin(config: ConfigDict) -> str:
@@ -61,7 +63,10 @@ def origin(config: ConfigDict) -> str:
 
 def group(config: ConfigDict) -> int:
   """Samples per prompt: of the rollout, or images per row of a file."""
-  return _GROUP[origin(config)] or config.rollout.group
+  name = origin(config)
+  if name == "preferences":
+    return config.data.list_size or 2
+  return 1 if name == "dataset" else config.rollout.group
 
 
 def offers(config: ConfigDict) -> Mapping[str, feeds.Feed]:
@@ -118,11 +123,50 @@ def bind_density(config: ConfigDict) -> Callable[[Array], Array]:
   return density
 
 
+def frames_of(policy: Policy, config: ConfigDict) -> int:
+  """Frames of a video that the policy makes; 0 for images."""
+  if not videos.is_video(policy):
+    return 0
+  autoencoder = make_autoencoder(config)
+  params = jax.eval_shape(autoencoder.init, jax.random.key(0))
+  latents = jax.ShapeDtypeStruct((1, *policy.latent_shape), jnp.float32)
+  return jax.eval_shape(autoencoder.decode, params, latents).shape[1]
+
+
+def encoder(config: ConfigDict, policy: Policy) -> Callable[..., Array]:
+  """(images [B, H, W, 3] or videos [B, F, H, W, 3], decoder) -> latents."""
+  if not videos.is_video(policy):
+    return functools.partial(setup.to_latents, policy)
+  encode = make_autoencoder(config).encode
+  return lambda x, decoder: encode(decoder, x).astype(jnp.float32)
+
+
+def draws_files(config: ConfigDict, policy: Policy) -> bool:
+  """Whether a task's own rows have to be written as files first."""
+  if origin(config) != "preferences" or not is_drawn(config):
+    return False
+  if policy.takes_source or videos.is_video(policy):
+    return True
+  side = setup.make_task(config).drawn_side
+  is_other = setup.picture_side(policy) != (side, side)
+  return policy.to_latents is not None and is_other
+
+
 def check(config: ConfigDict, policy: Policy) -> None:
   """Refuses options that do not work on files, before any file is read."""
   name = origin(config)
   row_users.check(config, policy, name, is_drawn(config))
   row_scores.check(config, policy, name)
+  size = config.data.list_size
+  if size and (size < 3 or name != "preferences" or is_drawn(config)):
+    raise UserError(
+      f"config.data.list_size={size}: rows of a file of config.data.preferences"
+      " are lists of up to so many images, 3 or more; 0 takes pairs of them"
+    )
+  if size and policy.user:
+    raise UserError(
+      f"config.data.list_size={size}: users are known by pairs; set it to 0"
+    )
   if name == "rollout":
     if config.data.caption_drop:
       raise UserError(
@@ -156,12 +200,12 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f'config.composition.name="{config.composition.name}": rows of'
       f" config.data.{name} have one score; use weighted_sum"
     )
-  if policy.takes_source or videos.is_video(policy):
-    media = "start from pictures" if policy.takes_source else "make videos"
+  is_other = policy.takes_source or videos.is_video(policy)
+  if is_other and name == "dataset":
+    media = "starts from images" if policy.takes_source else "makes videos"
     raise UserError(
       f'{field}: its rows are images with words, and "{config.model.name}"'
-      f" {media.replace('start', 'starts').replace('make', 'makes')}; take a"
-      " policy of images from words"
+      f' {media}; take config.job="finetune" (docs/finetune.md)'
     )
   side = setup.picture_side(policy)
   if policy.to_latents is None and policy.latent_shape != (*side, 3):
@@ -170,7 +214,7 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f" on latents, and images of config.data.{name} have to be encoded; name"
       " an autoencoder"
     )
-  if is_drawn(config):
+  if is_drawn(config) and not draws_files(config, policy):
     _check_drawn(config, field, side)
 
 
@@ -246,14 +290,42 @@ def of_every_split(config: ConfigDict) -> list[Record]:
         setup.make_policy(config)
       ),
     )  # fmt: skip
+  policy = setup.make_policy(config)
+  source = "frame" if videos.is_video(policy) else "source"
   return rows.read_preferences(
-    path, _parser(config), field, **preference_data.options(config)
-  )
+    path, _parser(config), field, group=group(config),
+    source=source if policy.takes_source else "",
+    **preference_data.options(config),
+  )  # fmt: skip
 
 
 def file_task(config: ConfigDict) -> tasks.Task:
   """The task, on the prompts of the file."""
+  task = tasks.TASKS.get(config.data.grammar)
+  is_file = origin(config) == "preferences" and not is_drawn(config)
+  if is_file and task is not None and not task.reads_files:
+    return dataclasses.replace(task, parse=_of_own(task))
   return tasks.get(config.data.grammar, config.data[origin(config)])
+
+
+def _of_own(task: tasks.Task) -> Parse:
+  """Text -> a prompt of a task that words its own edits; of the training split."""
+
+  @functools.cache
+  def own() -> dict[str, Prompt]:
+    every = [p for split in SPLITS for p in task.prompts(split)]
+    return {p.text: dataclasses.replace(p, split="train") for p in every}
+
+  def parse(text: str) -> Prompt:
+    words = " ".join(text.split())
+    if words not in own():
+      raise UserError(
+        f'"{shown(words)}" is no instruction of config.data.grammar='
+        f'"{task.name}"{nearest(words, own())}'
+      )
+    return own()[words]
+
+  return parse
 
 
 def _parser(config: ConfigDict) -> Parse:
@@ -304,6 +376,7 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
       file_records, seed=config.seed, batch_size=config.rollout.prompts,
       side=setup.picture_side(setup.make_policy(config)),
       arrays=file_task(config).rows, users=None if parts is None else [*parts.shown],
+      frames=frames_of(setup.make_policy(config), config),
     )  # fmt: skip
     if parts is not None:
       read_rows = _with_users(config, read_rows, parts.users(config))
@@ -382,14 +455,17 @@ def _without_captions(
   return dataclasses.replace(batch, prompts=prompts)
 
 
-def image_shapes(policy: Policy, plan: feeds.Plan) -> jax.ShapeDtypeStruct:
+def image_shapes(
+  config: ConfigDict, policy: Policy, plan: feeds.Plan
+) -> jax.ShapeDtypeStruct:
   """The images of an iteration, as `samples` takes them."""
-  shape = plan.prompts, plan.group, *setup.picture_side(policy), 3
-  return jax.ShapeDtypeStruct(shape, jnp.uint8)
+  frames = frames_of(policy, config)
+  shape = (*((frames,) if frames else ()), *setup.picture_side(policy), 3)
+  return jax.ShapeDtypeStruct((plan.prompts, plan.group, *shape), jnp.uint8)
 
 
 def samples(
-  policy: Policy,
+  to_latents: Callable[..., Array],
   images: ArrayLike,
   plan: feeds.Plan,
   decoder: Params | None = None,
@@ -397,8 +473,8 @@ def samples(
   """Images as finished samples, encoded one micro-batch at a time.
 
   Args:
-    policy: the policy.
-    images: uint8 [P, G, H, W, 3].
+    to_latents: see `encoder`.
+    images: uint8 [P, G, H, W, 3], or videos [P, G, F, H, W, 3].
     plan: of the run.
     decoder: parameters of the autoencoder, which gives the mean of its latents.
   """
@@ -406,7 +482,7 @@ def samples(
   flat = rollout.from_groups(jnp.asarray(images), layout)
 
   def encode(chunk: Array) -> Array:
-    return setup.to_latents(policy, chunk.astype(jnp.float32) / 255, decoder)
+    return to_latents(chunk.astype(jnp.float32) / 255, decoder)
 
   latents = jax.lax.map(encode, rollout.to_chunks(flat, layout.chunks))
   latents = jnp.asarray(rollout.from_chunks(latents))

@@ -165,3 +165,39 @@ def test_images_stay_with_their_words_and_rows_have_ids_of_their_own(folder):
   assert text == ["cat" if i < 2 else f"dog {i}" for i in shade]
   assert len(set(batch.prompts.ids.tolist())) == 6  # two say the same words
   np.testing.assert_array_equal(batch.scores, np.ones((6, 1)))
+
+
+def test_lists_of_preferences_stay_whole_with_what_they_start_from(folder):
+  """A ranked list, a shorter one and a graded one: scores, padding, sources."""
+  lines = [
+    {"prompt": "a", "images": ["0.png", "1.png", "2.png"], "ranks": [2, 1, 2]},
+    {"prompt": "b", "images": ["3.png", "4.png"], "ranks": [1, 2]},
+    {"prompt": "c", "images": ["0.png", "1.png", "2.png"],
+     "ratings": [0.25, None, 1]},
+    {"prompt": "d", "images": ["0.png", "5.png"], "ratings": [0.25, 0.5]},
+  ]  # fmt: skip
+  path = write(folder, "l.jsonl", *(r | {"source": "5.png"} for r in lines))
+  read = lambda **given: rows.read_preferences(path, free.parse, **given)
+  lists = read(group=3, source="source")
+  batch = rows.batches(lists, seed=0, batch_size=4, side=8)(0)
+  words = [bytes(x).rstrip(b"\0").decode() for x in batch.prompts.text]
+  nan = np.nan  # nobody said, or no such image
+  want = {"a": [0.25, 1, 0.25], "b": [1, 0, nan], "c": [0, nan, 1],
+          "d": [0.25, 0.5, nan]}  # fmt: skip
+  for text, scores in zip(words, batch.scores, strict=True):
+    np.testing.assert_array_equal(scores, np.float32(want[text]))
+  first = batch.images[words.index("b"), :, 0, 0, 0]
+  np.testing.assert_array_equal(first, [120, 160, 160])
+  np.testing.assert_allclose(batch.prompts.source, 200 / 255, rtol=1e-6)
+  pairs = read()
+  assert len(pairs) == 3 + 1 + 1 + 1 and not any(r.source for r in pairs)
+  images = [f"{i}.png" for i in range(4)]
+  more = {"prompt": "a", "images": images, "ranks": [1, 2, 3, 4]}
+  long = write(folder, "long.jsonl", more)
+  with pytest.raises(UserError, match=r"line 1: 4 images, and .*list_size=3"):
+    rows.read_preferences(long, free.parse, group=3)
+  bare = write(folder, "bare.jsonl", *lines)
+  with pytest.raises(UserError, match='line 1: there is no "source"'):
+    rows.read_preferences(bare, free.parse, source="source")
+  (frame, *_) = rows.read_preferences(bare, free.parse, source="frame")
+  assert str(frame.source).endswith("0.png")

@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
-from jaxreward import setup
-from jaxreward.setup import offline, updates
+from jaxreward import feeds, setup
+from jaxreward.errors import UserError
+from jaxreward.jobs import align
+from jaxreward.setup import drawn_dataset, offline, updates
 from jaxreward.tasks.scenes import grammar
-from tests import tiny
+from tests import tiny, turns
 
 SFT = "recipes/flow_matching.py:smoke"
 
@@ -67,7 +70,8 @@ def test_rows_reach_the_update_as_the_file_has_them(tmp_path):
   plan = tiny.make_plan(config, tiny.mesh_of(1))
   assert (plan.prompts, plan.group, plan.origin) == (5, 1, "dataset")
   batch = offline.batches(config)(0)
-  trajectory = offline.samples(tiny.small_policy(), batch.images, plan)
+  encode = offline.encoder(config, tiny.small_policy())
+  trajectory = offline.samples(encode, batch.images, plan)
   latents = np.asarray(trajectory.latents)[0, :5]
   np.testing.assert_allclose(
     latents, batch.images[:, 0] / np.float32(255) * 2 - 1, atol=1e-6
@@ -111,7 +115,8 @@ def test_latents_are_the_autoencoders():
   plan = tiny.make_plan(config, tiny.mesh_of(1))
   decoder = jax.jit(policy.decoder)(jax.random.key(0))
   images = offline.batches(config)(0).images
-  draw = lambda images, decoder: offline.samples(policy, images, plan, decoder)
+  encode = offline.encoder(config, policy)
+  draw = lambda images, decoder: offline.samples(encode, images, plan, decoder)
   trajectory = jax.jit(draw)(images, decoder)
   want = jax.jit(policy.to_latents)(images[:, 0] / np.float32(255), decoder)
   got = np.asarray(trajectory.latents)[0, : len(images)]
@@ -193,3 +198,77 @@ def test_other_objectives_read_preferences_as_groups_of_two(name):
   )
   plan = tiny.make_plan(config, tiny.mesh_of(1))
   assert (plan.group, plan.origin) == (2, "preferences")
+
+
+FILES = ("portrait_edits", "kontext", "qwen_image_edit", "wan_t2v", "wan_i2v")
+
+
+@pytest.mark.parametrize("model", turns.one_due([*FILES, "qwen_image"]))
+def test_pairs_of_files_suit_policies_of_every_kind(model, tmp_path):
+  """Sources beside edits, frames of videos: shapes that the update is built for."""
+  sizes = {"rollout.prompts": 2, "finetune.drawn": 3}
+  config = tiny.load(f"offline.py:{model},smoke", sizes)
+  policy = setup.make_policy(config)
+  align.check(config)
+  config = drawn_dataset.write(config, policy, epath.Path(tmp_path))
+  batch, plan = offline.batches(config)(0), align.make_plan(config, 1)
+  like = offline.image_shapes(config, policy, plan)
+  assert batch.images.shape == like.shape and batch.images.dtype == np.uint8
+  np.testing.assert_array_equal(batch.scores, [[1, 0]] * 2)
+  assert (batch.images[:, 0] != batch.images[:, 1]).any((-3, -2, -1)).all()
+  side = (*setup.picture_side(policy), 3)
+  source = batch.prompts.source
+  assert policy.takes_source == (source is not None)
+  assert source is None or source.shape == (2, *side)
+  decoder = policy.decoder and jax.eval_shape(policy.decoder, jax.random.key(0))
+  trajectory = jax.eval_shape(
+    lambda *x: offline.samples(
+      offline.encoder(config, policy), x[0], plan, x[1]
+    ),
+    like,
+    decoder,
+  )
+  assert trajectory.latents.shape == (1, 4, *policy.latent_shape)
+
+
+def test_instructions_of_a_task_are_its_own(tmp_path):
+  row = {"prompt": "make it loud", "chosen": "a.png", "rejected": "a.png"}
+  (tmp_path / "p.jsonl").write_text(json.dumps(row | {"source": "a.png"}))
+  save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+  config = tiny.load(
+    "offline.py:portrait_edits,smoke",
+    {"data.preferences": tmp_path / "p.jsonl"},
+  )
+  with pytest.raises(UserError, match='"make it loud" is no instruction'):
+    offline.records(config)
+
+
+def test_lists_reach_objectives_on_groups_with_what_is_missing_masked():
+  """Images, credit and masks of rows are those of the lists."""
+  config = config_of(
+    "offline.py:scenes,objective=rank_dpo,smoke",
+    {"data.preferences": "lists.jsonl", "data.list_size": 3, "rollout.prompts": 2},
+    {"rollout.microbatch": 6, "align.times": 1},
+  )  # fmt: skip
+  plan = tiny.make_plan(config, tiny.mesh_of(1))
+  assert (plan.group, plan.origin) == (3, "preferences")
+  images = np.random.default_rng(0).integers(
+    0, 256, (2, 3, 36, 36, 3), np.uint8
+  )
+  trajectory = offline.samples(
+    offline.encoder(config, tiny.small_policy()), images, plan
+  )
+  advantage = np.array([[0.5, 1, 0], [1, 0, np.nan]], np.float32)
+  credit = feeds.Credit(
+    np.nan_to_num(advantage), advantage, advantage == advantage
+  )
+  ids = np.arange(2, dtype=np.uint32)
+  rows = feeds.FEEDS["lists"].make(
+    trajectory, credit, ids, plan, jax.random.key(0)
+  )
+  np.testing.assert_array_equal(rows["mask"][0], ~np.isnan(advantage))
+  np.testing.assert_array_equal(rows["advantage"][0], np.nan_to_num(advantage))
+  x0 = rows["x_t"][0] - rows["t"][0][..., None, None, None] * rows["u"][0]
+  want = images / 127.5 - 1
+  want[1, 2] = 0  # nobody said
+  np.testing.assert_allclose(x0, want, atol=1e-5)
