@@ -20,7 +20,7 @@ import pytest
 from jax._src import compiler
 from jax._src.interpreters import mlir
 
-from tests import lazily
+from tests import lazily, turns
 
 gc.disable()  # until all is imported and collected, which makes no garbage
 jax.config.update("jax_num_cpu_devices", 8)
@@ -39,8 +39,10 @@ def _on_duration(event: str, duration: float, **kwargs) -> None:
 jax.monitoring.register_event_duration_secs_listener(_on_duration)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-  """Comparisons with PyTorch are skipped where the extra is not installed."""
+  """Some tests take turns; comparisons with PyTorch are skipped without the extra."""
+  turns.take(items)
   peers = ("torch", "diffusers", "peft", "transformers")
   missing = [name for name in peers if importlib.util.find_spec(name) is None]
   if not missing:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax._src import compiler
 
-from tests import hurry
+from tests import hurry, turns
 
 
 def test_there_are_eight_devices():
@@ -54,6 +54,44 @@ def test_programs_are_compiled_in_a_hurry():
   assert flags() == hurry.FLAGS
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.optimized
 def test_unless_they_are_to_be_as_users_are():
   assert flags() == {}
+
+
+class Item:
+  """What `turns.take` asks of a test: its marks, and those of its file."""
+
+  module = jax  # any
+
+  def __init__(self, name, mark, of_file):
+    self.originalname, self.mark, self.added = name, mark, []
+    marks = [mark] if of_file else []
+    self.parents = [type("File", (), {"own_markers": marks}), self]
+
+  def get_closest_marker(self, name):
+    assert name == "turns"
+    return self.mark
+
+  def listchain(self):
+    return self.parents
+
+  def add_marker(self, mark):
+    self.added.append(mark)
+
+
+@pytest.mark.parametrize("of_file", [True, False])
+@pytest.mark.parametrize("cases", [1, 4])
+def test_each_case_is_due_in_one_commit_of_three(monkeypatch, cases, of_file):
+  mark = pytest.mark.turns(3).mark
+  due = []
+  for commit in range(5, 8):
+    monkeypatch.setattr(turns, "turn", lambda commit=commit: commit)
+    items = [Item("test_it", mark, of_file) for _ in range(cases)]
+    turns.take(items)
+    due.append([not item.added for item in items])
+  assert np.sum(due, 0).tolist() == [1] * cases
+  most = cases if of_file else -(-cases // 3)
+  assert max(np.sum(due, 1)) == most

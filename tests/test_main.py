@@ -353,6 +353,8 @@ def test_a_relative_config_is_found_from_anywhere(tmp_path, monkeypatch):
   assert main_lib.config_lib.load("configs/x.py:a").arg == "a"
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_jax_is_set_up_in_a_fresh_process(config, tmp_path):
   env = dict(os.environ, XDG_CACHE_HOME=str(tmp_path / "cache"))
   env.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -391,6 +393,8 @@ def test_a_run_of_an_older_version_says_what_to_do(tmp_path, capfd):
 # processes and signals
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_two_processes_cannot_share_a_workdir(config, tmp_path, capfd):
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
   argv += ["--config.kind=wait"]
@@ -406,6 +410,8 @@ def test_two_processes_cannot_share_a_workdir(config, tmp_path, capfd):
   assert "holds a run with another config" in error_of(capfd)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_forked_worker_does_not_keep_the_lock(config, tmp_path, capfd):
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
   first = start(*argv, "--config.kind=fork")
@@ -414,6 +420,8 @@ def test_a_forked_worker_does_not_keep_the_lock(config, tmp_path, capfd):
   assert "holds a run with another config" in error_of(capfd)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_and_exits(config, tmp_path, signum):
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
@@ -426,6 +434,8 @@ def test_the_first_signal_saves_and_exits(config, tmp_path, signum):
   assert "Traceback" not in err and "the same command goes on" in err
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_second_signal_quits_at_once(config, tmp_path):
   argv = [f"--config={config}", f"--workdir={tmp_path}/w"]
   run = start(*argv, "--config.kind=stubborn")
@@ -477,6 +487,8 @@ def test_an_entry_of_a_sweep_may_name_another_config(config, tmp_path, capfd):
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_sweep_runs_in_order_and_stops_at_a_failure(
   config, tmp_path, capfd, monkeypatch
 ):
@@ -501,6 +513,8 @@ def test_a_wrong_sweep_entry_is_named_before_anything_runs(
   assert not (tmp_path / "w").exists()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_sweep_hands_sigterm_down(config, tmp_path):
   sweep = sweep_file(tmp_path, "[{'kind': 'wait'}, {'kind': 'write'}]")
   run = start(

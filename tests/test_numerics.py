@@ -130,6 +130,8 @@ def test_mean_counts_in_float32():
   assert mean.total == 1000.0 and mean.value() == 1.0
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @hypothesis.settings(deadline=None, max_examples=30)
 @hypothesis.given(
   cuts=st.lists(st.integers(0, 40), max_size=5), seed=st.integers(0, 99)

@@ -34,6 +34,8 @@ def names(wheel) -> set[str]:
   return {member.filename for member in wheel}
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_every_module_is_in_the_wheel(wheel):
   modules = {
     str(p.relative_to(ROOT)) for p in (ROOT / "jaxreward").rglob("*.py")
@@ -72,6 +74,8 @@ def test_configs_are_python_files_alone():
   assert kinds == {".py"}
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_wheel_of_the_sdist_is_the_wheel(project, wheel, tmp_path):
   source = wheels.build(project, "sdist")
   with tarfile.open(source) as archive:

@@ -1,14 +1,17 @@
 """Tests that take turns: each commit runs some of them, `pytest -m slow` the rest."""
 
+import functools
 import os
 import pathlib
 import subprocess
+import zlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+@functools.cache
 def turn() -> int:
   """Where the rotation stands: the number of commits, or JAXREWARD_TURN.
 
@@ -45,7 +48,22 @@ def one_due(cases: list) -> list:
   return slow_but(cases, [cases[turn() % len(cases)]])
 
 
-def every(count: int, first: int = 0):
-  """A decorator: `slow` except in one commit of `count`; `first` tells which."""
-  due = turn() % count == first
-  return (lambda test: test) if due else pytest.mark.slow
+def take(items) -> None:
+  """Adds `slow` to tests marked `turns(count)` whose turn it is not.
+
+  Of a function's cases those that are due rotate. A whole file that is marked
+  (`pytestmark`) takes its turn together, for what its tests share; `first` tells when.
+  """
+  cases: dict[str, int] = {}
+  for item in items:
+    mark = item.get_closest_marker("turns")
+    if mark is None:
+      continue
+    count, *first = mark.args
+    function = f"{item.module.__name__}.{getattr(item, 'originalname', '')}"
+    place = first[0] if first else zlib.crc32(function.encode())
+    if mark not in item.listchain()[-2].own_markers:
+      place += cases.setdefault(function, 0)
+      cases[function] += 1
+    if place % count != turn() % count:
+      item.add_marker(pytest.mark.slow)

@@ -98,6 +98,8 @@ def test_batches_keep_pictures_words_and_answers_together():
   np.testing.assert_array_equal(batch.rating, score)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_row_depends_on_the_key_and_its_number_alone():
   data = jax.tree.map(jnp.asarray, toy())
   short, long = (

@@ -110,6 +110,8 @@ def test_pairs_know_their_rewards_and_those_of_their_group():
   np.testing.assert_allclose(stats["group_std"], want, rtol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_last_members_are_the_real_ones():
   rows, _ = make("noised", real=1)
   member = np.asarray(rows["x0"])[0, :, 0].astype(int) % G

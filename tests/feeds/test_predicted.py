@@ -84,6 +84,8 @@ def arrays_of(plan, policy, params, rows):
   return feeds.Arrays(feed, rows, roles, plan, score)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_on_a_point_mass_every_prediction_is_the_sample():
   plan, policy = plan_of(), policy_of()
   rows, trajectory = rows_of(plan, policy)

@@ -152,6 +152,8 @@ def _temporary(function, *arguments) -> int:
   return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_memory_is_bounded_in_the_number_of_steps():
   """By the compiler's own account; a rollout that keeps every step grows."""
   shape = (64, 64, 4)

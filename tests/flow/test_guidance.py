@@ -48,6 +48,8 @@ def plain(case, tokens):
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_scale_one_is_the_conditional_pass_bit_for_bit(case):
   np.testing.assert_array_equal(velocity(case, 1.0), plain(case, case[-1]))
 
@@ -63,6 +65,8 @@ def test_scale_zero_is_the_empty_prompt(case):
   np.testing.assert_allclose(velocity(case, 0.0), empty, atol=2e-5)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_velocity_is_linear_in_the_scale(case):
   at = {s: np.float64(velocity(case, s)) for s in (0.0, 2.0, 3.5)}
   cond, uncond = np.float64(plain(case, case[-1])), at[0.0]
@@ -72,6 +76,8 @@ def test_velocity_is_linear_in_the_scale(case):
     np.testing.assert_allclose(at[scale], expected, atol=1e-4)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_gradient_reaches_both_passes(case):
   """d v / d cond and d v / d uncond are scale and 1 - scale times the pass's."""
   policy, params, x, t, tokens = case

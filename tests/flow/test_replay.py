@@ -19,7 +19,7 @@ from jaxreward.models import blocks
 from jaxreward.models.policies import scene_dit
 from jaxreward.tasks.scenes import grammar
 
-pytestmark = [pytest.mark.job, pytest.mark.optimized]
+pytestmark = [pytest.mark.job, pytest.mark.optimized, pytest.mark.turns(2, 0)]
 
 SMALL = dict(width=32, depth=2, heads=2, text_layers=1)
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 from etils import epath
 from PIL import Image
 
-from tests import hurry, tiny, turns
+from tests import hurry, tiny
 
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
 HEARTBEAT = 20
@@ -235,7 +235,6 @@ def test_process_0_alone_writes_and_speaks(done):
 
 
 @pytest.mark.job
-@turns.every(2, 0)
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_run_which_goes_on(victim, done, tmp_path):
   """One clear line from the other, within a few heartbeats; then no loss."""
@@ -281,7 +280,6 @@ def test_a_notice_to_one_process_stops_all_at_one_step(done, tmp_path):
 
 
 @pytest.mark.job
-@turns.every(2, 1)
 def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
   """Also where one process alone reads the part that is damaged."""
   expected, _ = done(2)
@@ -431,6 +429,8 @@ import numpy as np
 from jaxreward import compat, processes, rewards
 from jaxreward.rewards import declare
 from jaxreward.training import interrupt
+
+pytestmark = pytest.mark.turns(3, 1)
 processes.start()
 mesh = jax.make_mesh((4,), ("data",))
 rows = jax.NamedSharding(mesh, jax.P("data"))

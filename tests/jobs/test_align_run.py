@@ -13,7 +13,7 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.training import weights, writers
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.turns(2, 0)]
 
 RUNS = {
   "nft": (

@@ -70,6 +70,8 @@ def test_a_run_on_files_encodes_in_place_of_drawing(tmp_path):
   assert list(found(tmp_path)["meshes"][0]["programs"]) == ["encode", "update"]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_little_memory_does_not_fit_and_says_what_to_change(
   tmp_path, small_model, command
 ):

@@ -19,7 +19,7 @@ from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import edits, grammar
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 1)]
 
 SMALL = {
   "eval.samples": 12, "eval.quick_samples": 12, "eval.every": 2,

@@ -18,7 +18,7 @@ from jaxreward.errors import UserError
 from jaxreward.jobs import align, export
 from jaxreward.models import convert, lora
 from jaxreward.training.checkpoint import Checkpoints
-from tests import tiny, turns
+from tests import tiny
 
 pytestmark = pytest.mark.job
 
@@ -93,7 +93,7 @@ def inputs(policy, rows=2):
   return draw(rows, *policy.latent_shape), t, prompts
 
 
-@turns.every(4)
+@pytest.mark.turns(4)
 @pytest.mark.parity
 def test_diffusers_and_peft_draw_what_was_trained(tmp_path):
   diffusers = pytest.importorskip("diffusers")

@@ -14,7 +14,7 @@ from jaxreward.jobs import align
 from jaxreward.training import async_rollout, faults
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 SMALL = (

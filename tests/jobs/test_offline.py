@@ -96,6 +96,8 @@ def test_captions_are_dropped_at_their_rate_by_the_step():
   assert not np.array_equal(empty(3), empty(4))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_drawn_scenes_show_their_prompts():
   """The detector agrees with what the dataset says."""
   from jaxreward.tasks.scenes import detect
@@ -106,6 +108,8 @@ def test_drawn_scenes_show_their_prompts():
   np.testing.assert_array_equal(verdict.strict, 1)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_latents_are_the_autoencoders():
   config = tiny.load(
     "align_public.py:sd35_medium,objective=diffusion_nft,tiny",
@@ -177,6 +181,8 @@ def test_online_pairs_written_to_a_file_are_the_same_update(tmp_path):
   )  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_drawn_pairs_differ_in_what_the_prompt_asks_for():
   from jaxreward.tasks.scenes import detect
 

@@ -17,7 +17,7 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.training import weights
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 1)]
 
 EVAL = {"eval.guidance_scales": "1.0,2.0", "eval.samples": 12}
 

@@ -17,7 +17,7 @@ from jaxreward.training import async_rollout
 from jaxreward.types import Policy
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 TERM = {NFT: "velocity_distance", GRPO: "step_kl"}

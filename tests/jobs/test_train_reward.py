@@ -22,7 +22,7 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.training import checkpoint
 from tests import tiny
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -9,7 +9,7 @@ import pytest
 from jaxreward.models.autoencoders import vae, video_vae
 from jaxreward.models.policies import flux, sd3, wan
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.turns(3, 2)]
 LATENTS, PIXELS = 1e-4, 2e-4  # of the largest of them
 
 

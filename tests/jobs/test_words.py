@@ -108,6 +108,8 @@ def test_noise_is_the_texts_own(policy):
   assert not np.array_equal(a["words"][0], a["words"][1])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_guidance_leads_away_from_the_empty_prompt(policy):
   encode = prompt_encoding.make_encode(tiny.load(SPEC), policy)
   batch = encode(grammar.batch(PROMPTS))
@@ -184,6 +186,8 @@ def test_rewards_do_not_see_what_text_encoders_made(policy):
   assert dataclasses.replace(batch.plain, embedded=batch.embedded) is not batch
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_what_is_checked_starts_no_device():
   """Processes join after the checks, and before any device is there."""
   code = """

@@ -47,6 +47,8 @@ def near(got, want, atol=2e-5):
   np.testing.assert_allclose(got, want, atol=atol, rtol=0)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("tokens", "keys", "hidden"),
   [(128, 128, 0), (130, 70, 0), (40, 300, 9)],
@@ -103,6 +105,8 @@ def test_auto_is_plain_on_a_cpu_to_the_bit():
   np.testing.assert_array_equal(auto, attention.attention(q, k, v))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_fused_block_gives_the_plain_values_and_gradients():
   r = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(r.normal(size=shape), "float32")

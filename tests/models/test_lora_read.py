@@ -307,6 +307,8 @@ def small():
   return sd3.make_policy(size="tiny", latent_side=8, words=5, dtype="float32")
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_what_we_write_is_read_back(tmp_path):
   """From each file, into weights and into adapters of a larger rank."""
   plain = small()

@@ -127,6 +127,8 @@ def test_windows_are_the_peers(rows, columns):
   assert [0, *np.cumsum(4 * real.sum(1))] == ends.tolist()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_window_sees_itself_alone_and_a_full_layer_everything():
   config = qwen_vision.Vision(16, 1, 2, 8, 6, 4, 2, 2, 16, ())
   images = pictures(ODD, 1)

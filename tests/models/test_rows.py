@@ -71,12 +71,16 @@ def drawn(like, rng):
   return jnp.asarray(0.5 * rng.standard_normal(like.shape), like.dtype)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_each_device_computes_its_rows_and_nothing_else(name, mesh):
   mine, whole = compiled(make(name), mesh)
   assert mine == pytest.approx(whole / 8, rel=0.1)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "name",
   [
@@ -101,6 +105,8 @@ def test_three_axes_give_the_numbers_of_one_device(name):
     np.testing.assert_allclose(x, y, atol=1e-4 * float(jnp.abs(y).max() + 1e-6))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_left_to_itself_the_compiler_does_more(mesh, monkeypatch):
   monkeypatch.setattr(sequence, "_place", lambda x, others: x)
   mine, whole = compiled(make("sd3"), mesh)

@@ -70,6 +70,8 @@ def assert_same_slopes(policy, other, params, *given):
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_output_starts_at_x0_zero():
   policy, params = start()
   x, t, tokens = inputs()
@@ -99,6 +101,8 @@ def test_velocity_is_the_path_through_the_predicted_x0():
   np.testing.assert_allclose(v[1], 0.8 / scene_dit.T_MIN, rtol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_row_depends_on_its_own_sample_alone():
   """The Jacobian of row i by the inputs of row j is zero, and not for j = i."""
   policy, params = start()
@@ -187,6 +191,8 @@ def test_words_and_their_order_matter():
   np.testing.assert_array_equal(v[0], v[3])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "kwargs",
   [
@@ -309,6 +315,8 @@ def test_kernels_are_cut_as_megatron_cuts_them():
   assert all("bias" in name for name in names)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("sizes", [(1, 8, 1), (2, 2, 2)])
 def test_sharded_parameters_give_the_same_velocity(sizes):
   policy, params = start(width=32, heads=2)
@@ -332,6 +340,8 @@ def sources():
   return jax.random.uniform(jax.random.key(5), (ROWS, 36, 36, 3))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_an_editing_policy_starts_as_the_one_without_a_source():
   """Same weights, no source or any source: the same bits."""
   plain, params = start()
@@ -364,6 +374,8 @@ def test_the_source_matters_row_by_row_and_a_missing_one_is_none():
   np.testing.assert_array_equal(missing[0], both[0])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_gradient_reaches_the_weights_of_the_source_at_zero():
   policy, params = start(**EDITING)
   moved = dict(perturb(params), source_in=params["source_in"])
@@ -412,6 +424,8 @@ def test_classes_are_the_prompts_of_one_item():
   assert len(known) == sum(len(p.items) == 1 for p in grammar.all_prompts())
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_no_class_is_seen_before_training():
   """Modulation starts at zero: every class is the null class, to the bit."""
   policy, fresh = start(**CLASSES)
@@ -470,6 +484,8 @@ def test_guidance_goes_from_no_class_to_the_class():
   np.testing.assert_allclose(guided(jnp.float32(3)), expected, atol=1e-4)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "kwargs", [{"remat": "dots"}, {"remat": "full", "unroll": 2}], ids=str
 )
@@ -483,6 +499,8 @@ def test_remat_and_unroll_change_nothing_of_classes(kwargs):
   assert_same_slopes(policy, other, params, x, t, tokens)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_classes_on_a_mesh_give_the_same_velocity():
   policy, params = start(width=32, heads=2, **CLASSES)
   params = perturb(params)
@@ -525,6 +543,8 @@ def test_places_begin_as_row_plus_column():
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_users_begin_as_the_average_one_and_matter_row_by_row():
   plain, base = start()
   policy, params = start(user=6)
@@ -549,6 +569,8 @@ def test_users_begin_as_the_average_one_and_matter_row_by_row():
   assert gaps[1] > 1e-2 and not gaps[[0, 2, 3]].any()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_soft_tokens_are_of_a_block_and_a_band_of_time():
   x, _, tokens = inputs()
   t = jnp.array([0.0, 0.305, 0.309, 1.0])
@@ -576,6 +598,8 @@ def test_soft_tokens_are_of_a_block_and_a_band_of_time():
   )  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_soft_tokens_stand_beside_the_words():
   """Those that are the states of the words count as the words once more."""
   x, t, _ = inputs()

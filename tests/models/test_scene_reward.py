@@ -56,6 +56,8 @@ def score(scorer):
   return jax.jit(scorer.score_groups)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_fresh_scorer_has_no_opinion(score, params, inputs):
   scores, unsure = score(params, *inputs)
   assert unsure is None

@@ -35,6 +35,8 @@ def test_overlaps_go_over_from_one_square_to_the_next():
   np.testing.assert_array_equal(got, [0, 0, 0, 1, 2, 3, 4, 5])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_picture_no_larger_than_a_square_is_whole():
   coder, cut = (
     vae.make_autoencoder(size="tiny", tile=n, overlap=2) for n in (0, 8)

@@ -142,6 +142,8 @@ def test_full_sizes_have_the_published_parameters(peers, size):
   assert coder.factor == 8 and coder.channels == 16
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_key_draws_from_the_posterior():
   coder = make()
   params = jax.jit(coder.init)(jax.random.key(0))

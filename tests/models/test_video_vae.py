@@ -211,6 +211,8 @@ def test_frame_by_frame_is_all_at_once(size):
   jax.tree.map(near, *slopes)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_layers_see_four_frames_of_a_long_video_at_once():
   """Peak memory, as the compiler lays it out, grows with the output alone."""
   coder = make()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxreward import advantages, players
 
@@ -39,6 +40,8 @@ def pictures(count):
   return images.astype(np.float32)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_spoilt_copies_differ_and_depend_on_their_key_alone():
   images, keys = pictures(40), jax.random.split(jax.random.key(3), 40)
   got = np.asarray(players.spoilt(keys, images, 0.2))
@@ -49,6 +52,8 @@ def test_spoilt_copies_differ_and_depend_on_their_key_alone():
   np.testing.assert_array_equal(again, got[order])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_it_learns_to_see_artefacts_on_other_images():
   player = players.artifact_detector(width=8, depth=2, hidden=16)
   sizes = players.Sizes((SIDE, SIDE, 3), (SIDE, SIDE, 3), None)

@@ -68,6 +68,8 @@ def test_pools_of_probabilities():
   assert players.pooled(fooled, "least")[0] < 0.02
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_an_ensemble_learns_and_disagrees_where_it_has_not_seen():
   """References are warm, samples cold; between them all agree, far off they part."""
   player = players.reality(width=4, depth=1, hidden=8, heads=5, smoothing=0.0)

@@ -65,6 +65,8 @@ def test_patches_are_places_of_the_image():
     patches(images, 4)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_it_learns_what_references_look_like():
   player = players.patch_flow(cells=2, width=16, depth=1, times=(0.3,), draws=4)
   sizes = players.Sizes((8, 8, 3), (8, 8, 3), None)

@@ -62,6 +62,8 @@ def hear(role, plan, player, images, labels, step):
   )  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_labels_meet_the_images_they_are_of(plan):
   """Two iterations late: what came before is masked."""
   role = playing.Role("s", mean_player(), tx=None, judge="j", lag=2, floor=0.5)

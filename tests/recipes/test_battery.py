@@ -135,6 +135,8 @@ SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
             "solireward": "qwen2_vl_2b"}  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", PUBLISHED)

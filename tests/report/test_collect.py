@@ -105,6 +105,8 @@ def test_parting_rewards_and_texture_are_warned_of(tmp_path):
     assert part in text, part
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_page_is_written_again_over_the_old_one(tmp_path):
   page_of(tmp_path)
   rows = synthetic.metric_rows(np.random.default_rng(0), steps=3)

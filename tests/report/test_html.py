@@ -20,6 +20,8 @@ def page(run):
   return Page(run[2])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_every_element_is_closed_in_order(page):
   assert page.errors == []
   assert page.open == []

@@ -75,6 +75,8 @@ def test_bytes_are_told_apart_and_end_once():
   assert BACKBONES["clip"](size="tiny").read(TEXTS).max() < 258
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_both_parts_matter(name):
   model = RewardModel(BACKBONES[name](size="tiny"), HEADS["gaussian"]())
@@ -90,6 +92,8 @@ def test_both_parts_matter(name):
     assert np.abs(np.asarray(other) - base).min() > 1e-5
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_fresh_gaussian_head_is_standard():
   model = make("gaussian")
   params = jax.jit(model.init)(jax.random.key(0))
@@ -99,6 +103,8 @@ def test_a_fresh_gaussian_head_is_standard():
   np.testing.assert_allclose(std, 1.0, rtol=1e-5)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("how", ["full", "frozen", "lora"])
 def test_what_is_trained_and_what_is_whole(how):
   model = make(train=how, rank=2, alpha=4.0)
@@ -124,6 +130,8 @@ def test_what_is_trained_and_what_is_whole(how):
   assert np.abs(np.asarray(there - value)).min() > 1e-4
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_no_gradient_of_a_frozen_tower_is_computed():
   """The compiler counts the towers' work once, not forth and back."""
   work = {}
@@ -145,6 +153,8 @@ def test_no_gradient_of_a_frozen_tower_is_computed():
   assert work["frozen"] < 1.2 < 2 < work["full"]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_parameter_has_one_sharding_rule(name):
   mesh = make_mesh(data=4, fsdp=2)

@@ -43,6 +43,8 @@ def rows():
   return prompts, pr.beside_reference(rows)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_reference_shows_the_prompt_and_is_no_candidate(rows):
   prompts, rows = rows
   members, context = np.asarray(rows.members), np.asarray(rows.context)

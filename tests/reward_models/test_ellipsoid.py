@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxreward.reward_models import HEADS, heads
 from jaxreward.setup import reward_model
@@ -30,6 +31,8 @@ def test_deviation_is_that_of_ridge_regression():
   np.testing.assert_allclose(s * want, spread, rtol=0.05)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_rows_seen_again_and_again_are_less_in_doubt():
   head = HEADS["ellipsoid"](hidden=D, ridge=2.0)
   features = {"joint": RNG.normal(size=(3, 2, 4)).astype(np.float32)}

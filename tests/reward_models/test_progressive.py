@@ -40,6 +40,8 @@ def reference(params, layers, last, mask):
   return dense(h / (1 + np.exp(-h)), "score_out")[0]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_head_is_the_authors_formula_and_ignores_padding():
   head = HEADS["progressive"](heads_of=2)
   features = {"layers": LAYERS, "states": LAST, "state_mask": MASK}
@@ -80,6 +82,8 @@ def model():
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_language_model_reads_frames_and_prompt_in_one_context(model):
   backbone = model.backbone
   params = backbone.init(jax.random.key(0))
@@ -113,6 +117,8 @@ def test_a_language_model_reads_frames_and_prompt_in_one_context(model):
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_what_the_tower_cannot_read_is_refused(model):
   make = BACKBONES["qwen_vl"]
   for options, words in (

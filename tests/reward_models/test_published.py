@@ -36,6 +36,8 @@ def test_pick_scores_loss_is_bradley_terry_of_logits():
   assert each[2] == pytest.approx(np.log(np.cosh(0.2)), abs=1e-9)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_last_layers_alone_are_trained():
   shapes = jax.eval_shape(
     BACKBONES["clip"](size="tiny").init, jax.random.key(0)
@@ -96,6 +98,8 @@ def written(name, head, folder, train="full"):
   return model, params
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_files_have_the_published_names(tmp_path):
   _, params = written("blip", "layered", tmp_path / "ir")
   whole = {**params["backbone"], "head": params["head"]}

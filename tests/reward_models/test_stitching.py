@@ -65,6 +65,8 @@ def test_the_stitched_value_is_the_closed_form_of_a_gaussian():
   assert gaps[2] < 1e-2 < gaps[1] < gaps[0]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_stitched_tokens_are_nearest_and_the_policy_does_not_learn():
   backbone = rm.BACKBONES["stitched"](**SIZES)
   params = jax.jit(backbone.init)(jax.random.key(0))

@@ -51,6 +51,8 @@ def tokens_of(backbone):
   return backbone.read(texts) if backbone.read else WORDS
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_keeps_the_contract(name):
   """Features have their names; scores follow pictures, words, and nothing else.
@@ -105,6 +107,8 @@ def test_words_reach_an_image_tower_through_cross_attention():
   np.testing.assert_allclose(score(flipped), base, atol=1e-5)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_source_asks_an_image():
   """The query "context": invariant to the order of the source's tokens."""
   rng = np.random.default_rng(0)
@@ -162,6 +166,8 @@ POLICIES = {
 }
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", POLICIES)
 def test_last_states_are_those_that_make_the_velocity(name):
   policy, prompts = POLICIES[name]()
@@ -208,6 +214,8 @@ def test_noise_is_shared_in_a_row_and_addressed_by_its_key():
   assert not t.any()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_policys_trunk_scores_noisy_latents_at_their_time():
   model = model_of("policy")
   params = drawn(model)
@@ -239,6 +247,8 @@ def test_a_trunk_starts_from_the_first_blocks_of_a_policy():
   np.testing.assert_array_equal(mine["place"], theirs["place"])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_blip_with_five_layers_is_image_reward():
   params = folders.drawn(blip.shapes(TINY_BLIP), scale=0.3)
   backbone = BACKBONES["blip"](size="tiny", microbatch=2)
@@ -260,6 +270,8 @@ def test_blip_with_five_layers_is_image_reward():
   assert 0.9 < float(drawn["layer_0"]["kernel"].std()) * 769 < 1.1
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_is_saved_and_read_back_as_a_reward(name, tmp_path):
   section = ConfigDict(

@@ -103,6 +103,8 @@ def test_towers_compare_with_the_source(tmp_path, batch, images):
   assert np.isfinite(own["image_similarity"]).all()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_source_is_the_face_of_one_subject(batch, images):
   mean = lambda params, x: x.mean((1, 2)) + 2.0
   found = identity.identity(
@@ -126,6 +128,8 @@ def test_without_folder_and_pictures_there_is_one_clear_line(images):
       reward(images, plain)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_parts_of_a_verdict_are_those_of_the_detector(batch, images):
   functions = {n: tasks.rewards()[n] for n in judge.PARTS}
   functions["strict"] = tasks.rewards()["strict"]

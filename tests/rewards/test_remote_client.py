@@ -319,6 +319,8 @@ for i in range(90):
 """
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_processes_share_a_cache(tmp_path):
   """Whoever reads while others write sees an entry whole, or none."""
   command = [sys.executable, "-c", WRITER, store.__file__, str(tmp_path)]

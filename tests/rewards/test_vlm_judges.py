@@ -165,6 +165,8 @@ def question(template, text, **fields):
   return template
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_yes_is_as_probable_as_in_a_whole_row(scores, images, read):
   asked = question(
     templates.YES_NO, CLEAN[1], image=SHOWN,

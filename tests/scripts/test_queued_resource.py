@@ -229,6 +229,8 @@ def test_one_look(stubs):
   assert (result.code, result.out) == (0, "running\n12%\n")
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_archive_holds_what_a_host_needs(stubs):
   stubs.answer("state", "ACTIVE")
   stubs.remove("tar")

@@ -15,6 +15,8 @@ ENTRIES = sorted(
 )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_scripts_are_shellcheck_clean():
   beside = pathlib.Path(sys.executable).parent / "shellcheck"
   program = str(beside) if beside.exists() else shutil.which("shellcheck")

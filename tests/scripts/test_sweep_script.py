@@ -36,6 +36,8 @@ def sweep(stubs, where, verb, *words, **extra):
   return stubs.run("sweep.sh", where, verb, *SWEEP, python, *words, **extra)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_main_unfolds_the_real_sweep(stubs):
   prompts = SWEEP[3]
   words = [w for w in SWEEP if w != prompts]

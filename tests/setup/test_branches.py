@@ -72,6 +72,8 @@ def test_every_section_that_names_a_method_takes_its_arguments():
   assert {*named} - {*ranges} <= {*config_lib.METHOD_SECTIONS}
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_every_policy_of_a_gallery_draws_as_many(tmp_path):
   small = {f"{SAMPLING}.num_steps": 2, f"{SAMPLING}.samples": 2}
   config = tiny.load("train_reward_scenes.py:smoke", tiny.MODEL, small)

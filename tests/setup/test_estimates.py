@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxreward import rng, setup
 from jaxreward.data import preferences
@@ -50,6 +51,8 @@ def test_a_batch_has_the_labels_of_its_rows_and_the_images_of_its_stage():
     np.testing.assert_allclose(number, want, atol=1e-3)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_results_of_the_named_steps_alone_are_kept():
   """In their order; of the whole scan the same ones, and no more memory."""
   layout = rollout.make_layout(2, 2, 4)
@@ -73,6 +76,8 @@ def test_results_of_the_named_steps_alone_are_kept():
   np.testing.assert_array_equal(end.latents, same.latents)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_look_after_all_steps_is_the_image_and_the_first_one_jump():
   fields = {f"{SAMPLING}.num_steps": 3, f"{SAMPLING}.samples": 2}
   fields |= {f"{SAMPLING}.guidance_scales": (1.0,)}
@@ -107,6 +112,8 @@ def test_a_look_after_all_steps_is_the_image_and_the_first_one_jump():
   assert np.abs(noisy - finished).mean() > 2
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_labels_are_of_finished_images_and_rows_show_estimates(monkeypatch):
   config = tiny.load("recipes/ttsnap.py:smoke", {"train_reward.labels": ""})
   views = np.random.default_rng(0).integers(

@@ -48,6 +48,8 @@ def encoded(config, cache):
   )  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
   folder = tmp_path / "d"
   folder.mkdir()
@@ -112,6 +114,8 @@ def loss_of(**options):
   return fine_tuning.Loss(trainable, objectives.flow_matching, **options)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_rows_draw_alike_in_any_split_and_times_are_shifted():
   loss = loss_of(caption_drop=0.5)
   params = loss.trainable.policy.init(jax.random.key(0))
@@ -132,6 +136,8 @@ def test_rows_draw_alike_in_any_split_and_times_are_shifted():
   np.testing.assert_allclose(t, [1e-3, 0.75, 1.0], rtol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("given", "words"),
   [

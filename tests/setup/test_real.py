@@ -6,6 +6,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxreward.flow import rollout
 from jaxreward.setup import real
@@ -14,6 +15,8 @@ from jaxreward.types import Policy, PromptBatch, Trajectory
 P, G, SIDE = 3, 4, (2, 2, 3)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_last_members_become_reference_images_of_their_prompt():
   rng = np.random.default_rng(0)
   layout = rollout.make_layout(P, G, 5)  # rows lie in several chunks

@@ -35,6 +35,8 @@ def test_a_user_is_the_mean_difference_of_colours():
     users.contrast(images, side=5)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_planted_users_label_by_taste_and_reach_the_rows():
   config = tiny.load(PPD, {"rollout.prompts": 24, "data.users.drop": 0.4})
   known = row_users.planted(config)

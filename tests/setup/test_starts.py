@@ -67,6 +67,8 @@ def test_a_start_from_a_picture_takes_the_last_steps(strength, left):
   np.testing.assert_allclose(plan.table.t, whole[8 - left : 8], rtol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_start_from_a_reference_is_the_tasks_own_image():
   """The same whenever a prompt comes, and noised to the first time."""
   begin = {
@@ -93,6 +95,8 @@ def test_pixels_become_latents_of_minus_one_to_one():
   np.testing.assert_allclose(policy.to_pixels(latents), images, atol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_group_starts_where_the_policys_own_chains_have_led():
   """None or one of them, by prompt; the sampler's own chain from the reference."""
   begin = {
@@ -126,6 +130,8 @@ def test_a_group_starts_where_the_policys_own_chains_have_led():
     np.testing.assert_allclose(after[p], chain[p], atol=1e-5)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_group_explores_around_a_sample_of_the_policy():
   """Drawn by all steps, and noised to the first of those that are taken again."""
   begin = {

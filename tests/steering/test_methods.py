@@ -95,6 +95,8 @@ def test_best_of_n_is_the_best_of_the_plain_samples():
   assert len(np.unique(every.reshape(-1, 4), axis=0)) == PROMPTS * GROUP * COUNT
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_one_particle_is_plain_sampling():
   draw = particles(count=1)
   for method in (steering.best_of_n(particles=1), steering.fk(particles=1)):
@@ -112,6 +114,8 @@ def test_without_a_tilt_nothing_is_resampled():
   assert float(trace.resampled) == 0
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("potential", ["difference", "max"])
 def test_particles_drawn_by_their_weights_score_higher(potential):
   """Than plain samples, and near what the weights of plain samples say."""
@@ -256,6 +260,8 @@ def test_beams_without_branches_are_the_best_of_n():
   assert not method.needs_noise
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_beams_that_branch_score_higher_than_as_many_samples():
   draw = particles(group=32)
   plain = mean_score(steering.best_of_n(particles=COUNT), draw)
@@ -277,6 +283,8 @@ def test_pruning_nothing_is_the_best_of_n():
   assert trace.reward_calls == 3 * COUNT
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_an_oracle_never_prunes_the_best():
   """At looks by the scores of the finished samples, at the end by the reward."""
   whole = particles()

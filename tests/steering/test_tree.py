@@ -67,6 +67,8 @@ def test_failed_rewards_leave_the_others_their_shares():
   assert tree.value[0] == pytest.approx(0.5 - np.log(2) / 2)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("pick", ["best", "drawn"])
 def test_one_rollout_is_plain_sampling(pick):
   draw = particles(count=1)
@@ -75,6 +77,8 @@ def test_one_rollout_is_plain_sampling(pick):
   assert (trace.network_evaluations, trace.reward_calls) == (STEPS, 1)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_search_scores_higher_than_as_many_samples():
   """What it reports is the score of the images, and it costs no more."""
   draw = particles(count=1, group=32)

@@ -34,6 +34,8 @@ def test_the_numbers_of_categories_and_the_first_batches_never_change():
   assert batch.ids.tolist() == first and batch.category.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("task", OWN, ids=tasks.OWN)
 def test_a_task_measures_its_own_prompts(task):
   chosen = task.prompts("heldout")[::50][:2]

@@ -320,6 +320,8 @@ with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
 """
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_kill_at_any_moment_leaves_a_whole_step(tmp_path):
   draw = random.Random(0)
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

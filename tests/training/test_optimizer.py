@@ -87,6 +87,8 @@ def steps(transform, params, grads_of, count):
   return params
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_reaches_the_optimum_of_a_quadratic(name):
   target = params_of(1)
@@ -191,6 +193,8 @@ def test_muon_orthogonalises_every_layer_of_a_stack():
     )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_muon_leaves_vectors_and_tables_to_adam():
   params, grads = params_of(), params_of(2)
   muon, _ = optimizer.make_optimizer(

@@ -41,6 +41,8 @@ def test_a_trace_of_steps_after_the_one_that_compiles(tmp_path, monkeypatch):
   assert "10.0000" in (tmp_path / "p" / profile.TABLE_FILE).read_text()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_trace_is_written_and_ended_when_a_step_raises(tmp_path):
   with pytest.raises(RuntimeError, match="enough"):
     with profile.Profile(epath.Path(tmp_path)) as one:

@@ -101,6 +101,8 @@ with progress.Progress("align", 3) as bar:
 """
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_log_lines_do_not_tear_the_bar_on_a_real_terminal():
   """Each logged line stands alone, at the start of its own row."""
   master, slave = pty.openpty()

@@ -157,6 +157,8 @@ def test_params_can_be_given(mesh):
   assert places["step"].spec == P()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_step_keeps_its_shardings_and_agrees_with_one_device(mesh):
   init, transform = make_state("muon")
   x = np.random.default_rng(0).normal(0, 1, (8, 8)).astype(np.float32)

@@ -66,6 +66,8 @@ def _mismatched(drawn, count, seed=0):
   return pairs
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_clean_pictures_are_judged_right():
   drawn = pictures.two_thousand()
   verdict = pictures.verdict(drawn.detection, drawn.prompts)
@@ -108,6 +110,8 @@ def test_every_object_is_found_where_it_is():
   assert wrong / scenes.present.sum() <= 0.005
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_mismatched_pairs_are_refused():
   drawn = pictures.two_thousand()
   pairs = _mismatched(drawn, 2001)
@@ -119,6 +123,8 @@ def test_mismatched_pairs_are_refused():
   assert verdict.dense[verdict.strict == 0].max() < 0.99
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_other_true_prompts_are_accepted():
   """A picture also satisfies prompts that it was not drawn for."""
   drawn = pictures.two_thousand()

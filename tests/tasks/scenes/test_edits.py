@@ -16,6 +16,8 @@ def of_kind(kind, prompts=SOME):
   return [p for p in prompts if p.category == number]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_texts_fit_the_policy_and_tasks_are_distinct():
   every = edits.all_prompts()
   assert len({p.prompt_id for p in every}) == len(every)

@@ -101,6 +101,8 @@ NOTHING = (
 )  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("make", NOTHING)
 def test_pictures_of_nothing_score_zero_on_every_prompt(make):
   generator = np.random.default_rng(0)

@@ -118,6 +118,8 @@ def test_batch_is_padded_and_masked():
     grammar.batch([])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(grammar.VOCAB[1:]), max_size=10))
 def test_any_words_are_a_prompt_or_a_clear_error(words):

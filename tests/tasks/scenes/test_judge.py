@@ -33,6 +33,8 @@ def pictures():
   return edits.draw(SOME)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_every_answer_is_right(pictures):
   found = scores(pictures[1])
   np.testing.assert_array_equal(found["strict"], 1)
@@ -110,6 +112,8 @@ def test_an_object_too_many_or_none_at_all(pictures):
   np.testing.assert_allclose(held, np.exp(-0.5), rtol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_prompts_without_a_picture_are_judged_as_before():
   prompts = grammar.prompts("train")[:200:10]
   batch = grammar.batch(prompts)

@@ -26,6 +26,8 @@ def spoiled(pictures):
   return dict(zip(negatives.WAYS, np.asarray(found), strict=True))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_all_are_pictures_and_all_are_changed(pictures, spoiled):
   for i, (way, picture) in enumerate(spoiled.items()):
     assert picture.min() >= 0 and picture.max() <= 1, way

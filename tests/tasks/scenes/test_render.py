@@ -86,6 +86,8 @@ def _keys(batch, members):
   return rng.sample_keys(key, batch.ids, np.asarray(members))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_deterministic_by_seed_whatever_the_order():
   prompts = pictures.balanced(12, seed=5)
   batch = grammar.batch(prompts)
@@ -101,6 +103,8 @@ def test_deterministic_by_seed_whatever_the_order():
   assert (np.abs(changed - images).max((1, 2, 3)) > 0.01).all()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_one_picture_alone_is_that_of_the_batch():
   prompts = pictures.balanced(12, seed=5)
   batch = grammar.batch(prompts)
@@ -112,6 +116,8 @@ def test_one_picture_alone_is_that_of_the_batch():
     np.testing.assert_allclose(alone, images[i], atol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_scenes_satisfy_their_prompts():
   drawn = pictures.two_thousand()
   for i, prompt in enumerate(drawn.prompts):

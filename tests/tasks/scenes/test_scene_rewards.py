@@ -39,6 +39,8 @@ def verdict(images, prompts):
   return column("dense"), column("strict")
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_detector_is_the_weighted_verdict(images, prompts, verdict):
   dense, strict = verdict
   built = rewards.build(
@@ -93,6 +95,8 @@ def params(scorer):
   return params | {"head": head}
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_learned_is_the_z_score_of_the_model(scorer, params, images, prompts):
   raw, _ = jax.jit(scorer.score_groups)(params, images[:, :2], prompts.tokens)
   score = lambda images: (
@@ -116,6 +120,8 @@ def test_a_model_is_told_which_images_are_not_there(images, prompts):
   assert np.isnan(found[:, 2]).all()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_learned_has_a_finite_gradient_in_the_pictures(
   scorer, params, images, prompts
 ):
@@ -134,6 +140,8 @@ def test_learned_has_a_finite_gradient_in_the_pictures(
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_boxes_of_wanted_objects_are_marked(images, prompts, verdict):
   """1 in the boxes of what the prompt asks for, -1 in those of the rest."""
   found = jax.jit(scene_rewards.boxes)(images, prompts)["boxes"]

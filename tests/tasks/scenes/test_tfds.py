@@ -11,6 +11,8 @@ from jaxreward.errors import UserError
 from jaxreward.tasks.scenes import grammar, tfds_builder
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_pictures_depend_on_prompt_and_seed_alone():
   prompts = pictures.balanced(12)
   seeds = list(range(12))
