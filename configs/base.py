@@ -217,6 +217,17 @@ def get_config() -> ConfigDict:
           diversity=dict(fn="diversity"),
           statistics=dict(fn="image_statistics"),
         ),
+        # a generator is judged by config.rewards on a benchmark's prompts
+        benchmark=dict(
+          prompts="",  # its file
+          images=(),  # folders of images made for it, and "policy", drawn here
+          group=4,  # images of a prompt that are drawn
+          side=512,  # of images that rewards and the tower see
+          rows_at_once=4,  # prompts
+          reference="",  # folder of real images, for distances of features
+          tower=dict(weights=""),  # of the features; "": the colours of 8 x 8
+          nearest=5,  # neighbours, for precision, recall, density and coverage
+        ),
         # the rewards are judged on these instead of a policy: a file, or the task
         preferences="",
         judging=dict(

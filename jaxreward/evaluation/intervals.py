@@ -140,6 +140,7 @@ def paired_bootstrap(
   seed: int = 0,
   resamples: int = 4000,
   confidence: float = 0.95,
+  equal_strata: bool = False,
 ) -> Interval:
   """Mean of after - before with its percentile bootstrap interval.
 
@@ -163,6 +164,7 @@ def paired_bootstrap(
     seed: of the resampling; equal seeds give equal intervals.
     resamples: number of bootstrap draws.
     confidence: two-sided, between 0 and 1.
+    equal_strata: strata weigh the same, whatever their size.
 
   Returns:
     Interval(value, low, high); NaN when no pair is left.
@@ -182,12 +184,18 @@ def paired_bootstrap(
   select = lambda x: None if x is None else np.asarray(x)[keep]
   generator = np.random.Generator(np.random.PCG64(seed))
   means = np.zeros(resamples)
-  for total, weight in _units(difference, select(clusters), select(strata)):
+  units = _units(difference, select(clusters), select(strata))
+  value = 0.0
+  for total, weight in units:
     share_of = weight.sum() / difference.size
+    if equal_strata:
+      share_of = 1 / len(units)
+    value += share_of * total.sum() / weight.sum()
     means += share_of * _resampled(generator, total, weight, resamples)
   tail = (1 - confidence) / 2
   low, high = np.quantile(means, (tail, 1 - tail))
-  return Interval(float(difference.mean()), float(low), float(high))
+  value = value if equal_strata else difference.mean()
+  return Interval(float(value), float(low), float(high))
 
 
 def _units(values, clusters, strata) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -167,6 +167,43 @@ JUDGED: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+def benchmark_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
+  """Sides of a benchmark as text cells, headings first; empty for none."""
+  results = evaluation.get("benchmark") or {}
+  sides: Mapping[str, Any] = results.get("sides") or {}
+  if not sides:
+    return []
+  lines = [["", *sides]]
+  for reward in next(iter(sides.values()))["scores"]:
+    of = [side["scores"][reward] for side in sides.values()]
+    spans = [
+      f"{cell(x['overall'])} [{cell(x['low'])}, {cell(x['high'])}]" for x in of
+    ]
+    lines.append([f"{reward}, overall", *spans])
+    for name in of[0]["categories"]:
+      cells = (cell(x["categories"].get(name)) for x in of)
+      lines.append([f"{reward}, {name}", *cells])
+    for key, label in (
+      ("images", "all images"), ("prompts", "best of a prompt"),
+      ("failed", "without a score"),
+    ):  # fmt: skip
+      lines.append([f"{reward}, {label}", *(cell(x[key]) for x in of)])
+    gaps = (results.get("differences") or {}).get(reward) or {}
+    if gaps:
+      cells = [
+        f"{cell(x[0])} [{cell(x[1])}, {cell(x[2])}]"
+        for x in (gaps[name] for name in list(sides)[1:])
+      ]
+      lines.append([f"{reward}, less the first", "–", *cells])
+  names = {k: 0 for side in sides.values() for k in side.get("features") or {}}
+  for name in names:
+    cells = (
+      cell((side.get("features") or {}).get(name)) for side in sides.values()
+    )
+    lines.append([name.replace("_", " "), *cells])
+  return lines
+
+
 def judged_rows(evaluation: Mapping[str, Any]) -> list[list[str]]:
   """The judged rewards side by side as text cells, headings first.
 

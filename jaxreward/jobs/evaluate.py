@@ -1,6 +1,7 @@
 """Evaluates a policy: fixed held-out prompts, fixed seeds, `eval.sampler`.
 
-With `eval.preferences` the rewards are judged instead; see `setup.judging`.
+With `eval.preferences` the rewards are judged instead; see `setup.judging`. With
+`eval.benchmark` images of a benchmark are; see `setup.benchmarks`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from jaxreward import files, processes, rng, setup, workdirs
+from jaxreward import files, processes, rng, setup, tasks, workdirs
 from jaxreward.data import repeats
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import Prompt
@@ -32,6 +33,7 @@ from jaxreward.report import grids
 from jaxreward.rewards import Reward, applies_to, score
 from jaxreward.setup import (
   adapters,
+  benchmarks,
   data_checks,
   evaluators,
   judging,
@@ -473,6 +475,10 @@ def check(config: ConfigDict) -> None:
   if config.eval.preferences:
     judging.check(config)
     return
+  if benchmarks.is_asked(config):
+    benchmarks.check(config)
+    if benchmarks.POLICY not in benchmarks.sides(config):
+      return
   policy = setup.make_policy(config)
   prompt_encoding.bind(config, policy)
   adapters.check(config, policy)
@@ -498,6 +504,12 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
   """Image rows that the run reads from files; see `jobs.check_data`."""
   if config.eval.preferences:
     return [*judging.data(config), *data_checks.of_rewards(config, workdir)]
+  if benchmarks.is_asked(config):
+    if benchmarks.POLICY in benchmarks.sides(config):
+      spec = config.eval.checkpoint
+      data_checks.require_weights(config, spec, "eval.checkpoint")
+    rows = data_checks.of_rewards(config, workdir)
+    return [*benchmarks.data(config), *rows]
   spec = config.eval.checkpoint
   data_checks.require_weights(config, spec, "eval.checkpoint")
   return [
@@ -556,6 +568,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     evaluation = merge(workdir, {"judged": results})
     logging.info("\n%s", tables.aligned(tables.judged_rows(evaluation)))
     return
+  if benchmarks.is_asked(config):
+    _on_benchmark(config, workdir)
+    return
   policy = setup.make_policy(config)
   params = setup.load_params(
     config, policy, workdir=workdir,
@@ -580,3 +595,46 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       add_kl(results, float(kl(params, base)))
   evaluation = merge(workdir, {"policy": results})
   logging.info("\n%s", tables.evaluation_table(evaluation))
+
+
+def _on_benchmark(config: ConfigDict, workdir: epath.Path) -> None:
+  """Judges images of a benchmark, those of the policy drawn first."""
+  mesh = setup.make_mesh(config)
+  with jax.set_mesh(mesh):
+    draw = None
+    if benchmarks.POLICY in benchmarks.sides(config):
+      draw = _drawer(config, workdir, mesh)
+    results = benchmarks.run(config, workdir, draw)
+  evaluation = merge(workdir, {"benchmark": results})
+  rows = tables.benchmark_rows(evaluation)
+  logging.info("\n%s", tables.aligned(rows))
+
+
+def _drawer(config: ConfigDict, workdir: epath.Path, mesh) -> benchmarks.Draw:
+  """Prompts, as many as `rows_at_once`, -> images [P, G, H, W, 3] in [0, 1]."""
+  policy, section = setup.make_policy(config), config.eval.benchmark
+  params = setup.load_params(
+    config, policy, workdir=workdir,
+    spec=config.eval.checkpoint, field="eval.checkpoint",
+  )  # fmt: skip
+  params = setup.put(params, setup.shapes(params, policy.sharding_rules, mesh))
+  decoder = setup.put_decoder(config, policy, mesh)
+  encode = prompt_encoding.make_encode(config, policy, mesh, decoder)
+  task = tasks.get(config.data.grammar, section.prompts)
+  scale = float(config.eval.guidance_scales[0])
+
+  @jax.jit
+  def run(params, batch, decoder):
+    sampler = setup.make_sampler(
+      config, "eval", policy, section.rows_at_once, section.group, scale
+    )
+    key = rng.stream_key(config.eval.seed, "benchmark")
+    trajectory = sampler.sample(params, key, batch.words, batch.ids)
+    return jnp.clip(sampler.pixels(trajectory.latents[-1], decoder), 0, 1)
+
+  def draw(prompts: Sequence[Prompt]) -> np.ndarray:
+    batch = repeats.distinct_ids(task.batch(prompts))
+    images = processes.fetch(run(params, encode(batch), decoder))
+    return np.asarray(images)[: len(prompts)]
+
+  return draw

@@ -12,6 +12,7 @@ import markupsafe
 from etils import epath
 
 from jaxreward.evaluation.tables import (
+  benchmark_rows,
   evaluation_rows,
   judged_rows,
   to_json,
@@ -92,6 +93,7 @@ def write_report(
     headings=headings,
     evaluation_rows=rows,
     judged=judged_rows(evaluation),
+    benchmark=benchmark_rows(evaluation),
     hardest=list(hardest),
     config=to_json(config) if config else "",
     environment=flat(environment or {}),
