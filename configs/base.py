@@ -163,7 +163,7 @@ def get_config() -> ConfigDict:
         last_steps=1,  # that are differentiated, objectives through the reward
         depth=dict(name="whole"),  # or "uniform", "normal": drawn, fewer
         combine=dict(name="none"),  # gradients of rewards kept apart: "marble"
-        players_first=0,  # iterations in which players alone learn
+        hold_policy=0,  # first iterations, in which the policy stays as it is
         updates=4,  # optimizer steps per iteration
         split="times",  # or "samples": what they share out
         step_share=1.0,  # of the steps with noise, that each sample trains

@@ -19,8 +19,8 @@ def get_config(arg: str | None = None):
   config.players.critic = dict(
     fn="critic", steps=4, optimizer=dict(name="adamw", learning_rate=1e-3)
   )
-  config.align.players_first = 10
+  config.align.hold_policy = 10
   if recipes.size_of(arg) == "smoke":
     config.players.critic.update(width=8, hidden=32, steps=2)
-    config.align.players_first = 0
+    config.align.hold_policy = 0
   return config

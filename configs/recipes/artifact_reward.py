@@ -17,7 +17,7 @@ def get_config(arg: str | None = None):
   config = recipes.load("flow_grpo", arg, __file__)
   config.regularizers = dict(kl=dict(fn="step_kl", weight=0.01))
   first = 1 if size == "smoke" else 10
-  config.align.players_first = first
+  config.align.hold_policy = first
   config.players.artifacts = dict(
     fn="artifact_detector", weight=1.0, until=first, steps=20,
     optimizer=dict(learning_rate=1e-3),

@@ -18,7 +18,7 @@ def get_config(arg: str | None = None):
   config.regularizers = dict()
   config = recipes.differentiable(config, arg, __file__, "hps")
   first = 1 if size == "smoke" else 20
-  config.align.players_first = first
+  config.align.hold_policy = first
   config.players.bias = dict(
     fn="bias_direction", reward="hps" if size == "full" else "learned",
     width=1024 if size == "full" else 16, until=first,

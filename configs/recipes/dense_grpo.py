@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
   config.advantage = dict(
     name="calibrated", iterations=first, start=0.7, clip=5.0
   )
-  config.align.players_first = first
+  config.align.hold_policy = first
   config.rollout.sampler = dict(name="dance_sde", noise_level=0.7)
   is_full = size == "full"
   look = recipes.PUBLISHED["pick"] if is_full else dict(fn="smooth")

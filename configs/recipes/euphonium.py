@@ -24,9 +24,9 @@ def get_config(arg: str | None = None):
   config.regularizers = dict()
   config.align.split = "samples"
   is_small = recipes.size_of(arg) == "smoke"
-  config.align.players_first = 1 if is_small else 20
+  config.align.hold_policy = 1 if is_small else 20
   config.players.process = dict(
-    fn="critic", steps=4, until=config.align.players_first
+    fn="critic", steps=4, until=config.align.hold_policy
   )
   if is_small:
     config.players.process.update(width=8, hidden=32, steps=2)

@@ -16,5 +16,5 @@ def get_config(arg: str | None = None):
   config = recipes.beside_answers(arg, __file__)
   cells = 16 if size == "full" else 6
   config.players.flow = dict(fn="patch_flow", weight=0.2, cells=cells, steps=2)
-  config.align.players_first = 1 if size == "smoke" else 10
+  config.align.hold_policy = 1 if size == "smoke" else 10
   return config

@@ -102,7 +102,7 @@ def calibrated(
 ) -> Advantage:
   """`dense`, after levels of noise are found at which as many steps gain as lose.
 
-  In the first `iterations`, in which the policy waits (`align.players_first`), the
+  In the first `iterations`, in which the policy waits (`align.hold_policy`), the
   level s_t of each step, std_t = s_t sqrt(dt), moves by `change`: up by a prompt in
   whose group |gaining - losing| < margin, else down; by the mean over the prompts.
   From then on it stays, and the sampler draws with it.

@@ -52,7 +52,7 @@ def batches(
   for number in np.unique(shape_of[shape_of >= 0]).tolist():
     members = np.flatnonzero(shape_of == number)
     rows = pipeline.row_dataset(
-      len(members), seed=seed + number, batch_size=batch_size
+      len(members), seed=seed, batch_size=batch_size, deck=number
     )
 
     def named(index, number=number, members=members):

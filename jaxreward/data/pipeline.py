@@ -228,10 +228,15 @@ def prompt_batches(
   return PromptBatches(stream.batch(batch_size).map(assemble))
 
 
-def row_dataset(count: int, *, seed: int, batch_size: int) -> grain.MapDataset:
-  """Element n: int [batch_size], row numbers of step n, dealt as prompts are."""
-  deck = _deck(np.arange(count), batch_size, int(seed) % 2**63, 0)
-  return deck.batch(batch_size)
+def row_dataset(
+  count: int, *, seed: int, batch_size: int, deck: int = 0
+) -> grain.MapDataset:
+  """Element n: int [batch_size], row numbers of step n, dealt as prompts are.
+
+  Decks of other numbers are shuffled independently under one seed.
+  """
+  rows = _deck(np.arange(count), batch_size, int(seed) % 2**63, deck)
+  return rows.batch(batch_size)
 
 
 def row_stream(

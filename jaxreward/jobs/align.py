@@ -171,7 +171,7 @@ def make_updater(
     ema_decay=config.ema.decay,
     rules=followers.bind(config, align_methods.keeps_old(objective, plan.feed)),
     combine=align_methods.bind_combine(config, len(names)),
-    players_first=config.align.players_first,
+    hold_policy=config.align.hold_policy,
     adaptive=align_methods.adaptive_weights(config),
   )
 

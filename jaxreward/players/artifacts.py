@@ -22,7 +22,7 @@ def artifact_detector(
 
   loss = mean [softplus(-l(clean)) + softplus(l(spoilt))] / 2, score = sigmoid(l), with
   reference images and `spoilt` copies of them. Train it before the policy
-  (`align.players_first`), and leave it (`until`): preference and alignment rewards
+  (`align.hold_policy`), and leave it (`until`): preference and alignment rewards
   alike drift to artefacts, which it sees and they do not. Hong et al. 2026,
   https://arxiv.org/abs/2601.03468, read in the authors' code: unit weight, and
   1 - sigmoid(l_yes - l_no) of a language model's answer whose prompt is tuned on a few

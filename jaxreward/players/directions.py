@@ -16,7 +16,7 @@ def bias_direction(*, reward: str, width: int, strength: float = 1.5) -> Player:
 
   L = -mean R_b(image), R_b the reward with the text features e replaced by
   e- + strength (e+ - e-), e+- = unit(e +- b). What the reward likes in any image goes
-  into b while the policy is held (`align.players_first`); b stays from then on
+  into b while the policy is held (`align.hold_policy`); b stays from then on
   (`until`), and the loss follows R_b, of which the policy's images have more than of R:
   less is left to gain from what all of them have in common. Reported scores of the
   reward are without b. Chen et al. 2025,

@@ -485,12 +485,12 @@ def _try_advantage(
       " log-probabilities of whole paths, which steps that leave the chain do not"
       " have; use False"
     )
-  first = config.align.players_first
+  first = config.align.hold_policy
   if advantage.levels is not None:
     _check_levels(config, advantage.settles)
   elif first and not roles:
     raise UserError(
-      f"config.align.players_first={first}: there are no players to train"
+      f"config.align.hold_policy={first}: there are no players to train"
       " before the policy; set it to 0, or name one in config.players"
     )
   if "step_values" in advantage.names:
@@ -577,10 +577,10 @@ def _check_levels(config: ConfigDict, settles: int) -> None:
         f'"{config.advantage.name}" sets the noise of the sampler\'s steps; use'
         f" {shown(needed)}"
       )
-  first = config.align.players_first
+  first = config.align.hold_policy
   if first < settles:
     raise UserError(
-      f"config.align.players_first={first}: the levels of noise of"
+      f"config.align.hold_policy={first}: the levels of noise of"
       f' config.advantage.name="{shown(config.advantage.name)}" move for {settles}'
       f" iterations, in which the policy has to wait; set it to {settles}"
     )

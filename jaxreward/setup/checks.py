@@ -69,7 +69,7 @@ _STEPS = tuple(
 _COUNTS_OR_NONE = {  # 0 or more
   "rollout": ("window_start", "window_size"),
   "eval": ("every",),
-  "align": ("players_first",),
+  "align": ("hold_policy",),
   "checkpoint": ("every",),
   "train_reward": ("evaluate_every", "save_every"),
   "train_reward.pictures": ("renders", "spoiled", "borrowed"),

@@ -279,9 +279,20 @@ class Encodings:
       return
     rows = [i for i in range(len(self.records)) if self.shape_of[i] >= 0]
     keys_of = functools.cache(self._keys)
-    missing = processes.on_first(
-      lambda: [i for i in rows if not all(map(cache.has, keys_of(i).values()))]
-    )
+
+    def lacking() -> tuple[list[int], dict[str, str]]:
+      """Rows, and by its name each caption that is encoded without an image."""
+      missing = [
+        i for i in rows if not all(map(cache.has, keys_of(i).values()))
+      ]
+      captions: dict[str, str] = {}
+      if self._has_plain_texts:
+        for i in missing:
+          keys = keys_of(i)
+          captions |= {keys["text"]: self.caption(i), keys["empty"]: ""}
+      return missing, {k: v for k, v in captions.items() if not cache.has(k)}
+
+    missing, captions = processes.on_first(lacking)
     if not missing:
       return
     logging.info(
@@ -290,6 +301,12 @@ class Encodings:
       len(rows),
       cache.folder,
     )
+    names = list(captions)
+    for start in range(0, len(names), _AT_ONCE):
+      part = names[start : start + _AT_ONCE]
+      texts = self.encoders.texts([captions[name] for name in part])
+      for n, name in enumerate(part):
+        cache.write(name, jax.tree.map(lambda x, n=n: x[n], texts))
     written: set[str] = set()
     for number in range(len(self.shapes)):
       group = [i for i in missing if self.shape_of[i] == number]
@@ -297,13 +314,21 @@ class Encodings:
         part = group[start : start + _AT_ONCE]
         for row, encoded in zip(part, self._encoded(part), strict=True):
           for name, entry in keys_of(row).items():
-            if entry not in written:
+            if name in encoded and entry not in written:
               cache.write(entry, encoded[name])
               written.add(entry)
     processes.wait_for_all("encodings")
 
+  @property
+  def _has_plain_texts(self) -> bool:
+    """Whether captions are encoded, and by themselves."""
+    return self.policy.prompts is not None and not self.encoders.reads_images
+
   def _encoded(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """{"latents", "source", "text", "empty"} of rows of one shape."""
+    """{"latents", "source", "text", "empty"} of rows of one shape.
+
+    With a cache it has no captions that are encoded without an image.
+    """
     encoders, shape = self.encoders, self.shapes[self.shape_of[rows[0]]]
     records = [self.records[i] for i in rows]
     places = [r.place for r in records]
@@ -321,14 +346,15 @@ class Encodings:
     if self.policy.takes_source:
       assert first is not None
       arrays["source"] = encoders.sources(first)
-    if self.policy.prompts is not None:
-      captions = [r.prompt.text for r in records]
+    captions = [r.prompt.text for r in records]
+    if encoders.reads_images:
       arrays["text"] = encoders.texts(captions, first)
-      if encoders.reads_images:
-        arrays["empty"] = encoders.texts([""] * len(rows), first)
-      else:
-        repeat = lambda x: np.repeat(x, len(rows), 0)
-        arrays["empty"] = jax.tree.map(repeat, encoders.blank)
+      arrays["empty"] = encoders.texts([""] * len(rows), first)
+    elif self._has_plain_texts and self.cache is None:
+      distinct = list(dict.fromkeys(captions))
+      place = np.array([distinct.index(caption) for caption in captions])
+      texts = encoders.texts(distinct)
+      arrays["text"] = jax.tree.map(lambda x: x[place], texts)
     return [jax.tree.map(lambda x, i=i: x[i], arrays) for i in range(len(rows))]
 
   def batch(self, rows: Sequence[int] | np.ndarray) -> dict[str, Any]:

@@ -87,10 +87,10 @@ def bind(config: ConfigDict) -> Roles:
       )
   for role in roles:
     _check_loss(role, gives)
-  first = config.align.players_first
+  first = config.align.hold_policy
   if first and first >= config.align.iterations:
     raise UserError(
-      f"config.align.players_first={first}: the policy would be held in all"
+      f"config.align.hold_policy={first}: the policy would be held in all"
       f" {config.align.iterations} of config.align.iterations"
     )
   return roles

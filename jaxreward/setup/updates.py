@@ -457,7 +457,7 @@ class Updater:
   ema_decay: float
   rules: Mapping[str, references.Rule]
   combine: step.Combine | None = None
-  players_first: int = 0
+  hold_policy: int = 0
   adaptive: Mapping[str, Adaptive] = dataclasses.field(default_factory=dict)
 
   @property
@@ -614,8 +614,8 @@ def update(
     state, step=state.step + 1, references=followers, stats=stats,
     sampler_params=sampler_params, players=player_states, weights=term_weights,
   )  # fmt: skip
-  if updater.players_first:
-    state = state_lib.held(state, before, before.step < updater.players_first)
+  if updater.hold_policy:
+    state = state_lib.held(state, before, before.step < updater.hold_policy)
   if audience.trusted is not None:
     state = state_lib.held(state, before, ~audience.trusted)
   return state, pooled

@@ -191,7 +191,7 @@ ROWS = [
       '"value"', config=NFT),
   row("credit of a critic there is not", "advantage.name", "critic",
       "config.players.critic.fn"),
-  row("a wait below nothing", "align.players_first", -1, "=-1",
+  row("a wait below nothing", "align.hold_policy", -1, "=-1",
       first=CRITIC),
   row("a player that unlearns", "players.critic.optimizer.learning_rate", -1,
       ">= 0", first=CRITIC),

@@ -94,8 +94,8 @@ ROWS = [
   _row(
     "levels of noise that move while the policy learns",
     "recipes/dense_grpo.py:smoke",
-    ("config.align.players_first=0", '"calibrated" move for 1 iterations'),
-    align__players_first=0,
+    ("config.align.hold_policy=0", '"calibrated" move for 1 iterations'),
+    align__hold_policy=0,
   ),
   _row(
     "a window that lingers ever longer", "recipes/mixgrpo.py:smoke",
@@ -137,8 +137,8 @@ ROWS = [
   ),
   _row(
     "players first and no players", GRPO,
-    ("config.align.players_first=1: there are no players",),
-    align__players_first=1,
+    ("config.align.hold_policy=1: there are no players",),
+    align__hold_policy=1,
   ),
   _row(
     "branches that do not fill a group", GRPO,

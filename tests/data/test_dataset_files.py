@@ -142,3 +142,16 @@ def test_batches_are_of_one_shape_and_a_function_of_the_step():
   np.testing.assert_array_equal(counts, np.where(shape_of < 0, 0, 4))
   for n in (17, 3):
     np.testing.assert_array_equal(make()[n][1], got[n][1])
+
+
+def test_no_shape_is_dealt_as_another_of_a_neighbouring_seed():
+  """Nor as another of the same seed; rows of two shapes are equally many."""
+  shape_of = np.repeat([0, 1], 30)
+  orders = set()
+  for seed in (1, 2):
+    deck = aspect_buckets.batches(shape_of, seed=seed, batch_size=10)
+    rows = {0: [], 1: []}
+    for number, index in (deck[n] for n in range(6)):
+      rows[number].extend(index - 30 * number)
+    orders |= {tuple(map(int, dealt)) for dealt in rows.values()}
+  assert len(orders) == 4

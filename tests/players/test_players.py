@@ -163,7 +163,7 @@ def test_a_critic_knows_words_of_every_kind():
 SLOW = {
   "players.critic.every": 2, "players.critic.steps": 2,
   "players.critic.until": 2,
-  "align.players_first": 1, "rollout.prompts": 4, "align.updates": 1,
+  "align.hold_policy": 1, "rollout.prompts": 4, "align.updates": 1,
   "rollout.microbatch": 8,
 }  # fmt: skip
 

@@ -171,16 +171,16 @@ OVERRIDES = {
   },
   "verpo_check_weights": {"composition.passed": 2.0},
   "ssl_sweet_spot": {"composition.thresholds": "(1.951,1.96,1.972,1.98)"},
-  "rlfr_flow_reward": {"align.players_first": 0},
+  "rlfr_flow_reward": {"align.hold_policy": 0},
   # the student's labels come later, and at first it scores all alike
   "oni_async_distilled_judge": {
     "players.student.floor": 0.0, "rewards.detector.weight": 1.0,
   },
-  "artifact_reward": {"align.players_first": 0},  # the policy is to learn
-  "euphonium": {"align.players_first": 0},
-  "dense_grpo": {"align.players_first": 0},
+  "artifact_reward": {"align.hold_policy": 0},  # the policy is to learn
+  "euphonium": {"align.hold_policy": 0},
+  "dense_grpo": {"align.hold_policy": 0},
   # rewards below have no texts to move
-  "d2_align": {"align.players_first": 0, "players.bias": "none"},
+  "d2_align": {"align.hold_policy": 0, "players.bias": "none"},
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt
   "softrepa": {"align.trained": ""},
   "eva_idm_reward": {"lora.rank": 0},

@@ -84,6 +84,39 @@ def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
   assert not cache.has(path.stem)
 
 
+def test_each_caption_is_encoded_once(tmp_path):
+  """In rows of any shape, and not again for images that are added."""
+  folder = tmp_path / "d"
+  folder.mkdir()
+  sizes = ((40, 30), (30, 40)) * 5
+  config = config_of(
+    dataset(folder, sizes), {"finetune.buckets": "32x24,24x32"}
+  )
+  asked = []
+
+  def counted(cache):
+    rows = encoded(config, cache)
+
+    def texts(captions, pixels=None):
+      asked.extend(captions)
+      return {"words": np.array([[len(c)] for c in captions], np.float32)}
+
+    rows.encoders.texts = texts
+    rows.encoders.latents = lambda pixels: np.zeros((len(pixels), 2))
+    return rows
+
+  cache = EncodingCache(tmp_path / "cache")
+  counted(cache).fill()
+  assert sorted(asked) == ["", "a 0", "a 1"]
+  asked.clear()
+  Image.new("RGB", (30, 40)).save(folder / "0.png")
+  counted(cache).fill()
+  assert not asked
+  fresh = counted(None)
+  words = fresh.batch([0, 2, 0])["words"]["words"]
+  assert asked == ["a 0"] and (words == 3).all()
+
+
 def test_encoders_are_known_by_their_weights(tmp_path):
   policy = tiny.small_policy()
   file = tmp_path / "a.safetensors"
