@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxreward.rewards import (
   alignment,
+  bodies,
   checklists,
   compression,
   consistency,
@@ -29,6 +30,7 @@ from jaxreward.rewards import (
   quality,
   remote,
   sets,
+  stages,
 )
 from jaxreward.rewards.contract import Loaded, Scores, declare, supplied
 from jaxreward.rewards.learned import learned
@@ -84,11 +86,14 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "attributes_kept": consistency.attributes_kept,
   "identity": identity.identity,
   "executable": motion.executable,
+  "feasible": bodies.feasible,
   "subjects": identity.subjects,
   "face_pool": identity.face_pool,
   "identity_triplet": identity.identity_triplet,
   "set_vendi": sets.set_vendi,
   "set_frechet": sets.set_frechet,
+  "inclusive": sets.inclusive,
+  "stage_progress": stages.stage_progress,
   "jpeg_compressibility": compression.jpeg_compressibility,
   "jpeg_incompressibility": compression.jpeg_incompressibility,
   "ocr": ocr.ocr,

@@ -8,6 +8,7 @@ loss of preferences.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -230,3 +231,98 @@ def set_frechet(
 
   scores = _chosen(images, prompts, encoder, params, score)
   return {"set_frechet": jnp.where(there[:, None], scores, jnp.nan)}
+
+
+def inclusion_loss(
+  features: Float[ArrayLike, "P G E"],
+  mask: Bool[ArrayLike, "P G"],
+  reference: Float[ArrayLike, "P E"],
+  original: Float[ArrayLike, "P E"],
+  known: Bool[ArrayLike, "P"],
+  least: float = 0.8,
+) -> tuple[Float[Array, "P G"], Bool[Array, "P"]]:
+  """(mean_q (1 - cos(f_pg - m_q, r_p - r_q)) + relu(least - f_pg . o_p), mask).
+
+  m_q is the mean feature of the images of prompt q, r are features of reference
+  images and o of what the prompt starts from; q are the other prompts with a
+  reference that differs from this one's. It is 0 where images differ among prompts
+  along the lines along which references do. Features that all images share cancel
+  in the first term.
+
+  Args:
+    features: f, of length 1.
+    mask: False for images that do not count, which must be finite.
+    reference: r, of length 1.
+    original: o, of length 1.
+    known: prompts that have both; the second result is False for others, and
+      where there is nothing to compare with.
+    least: similarity to the original from which on it is near enough.
+  """
+  f, r = jnp.asarray(features), jnp.asarray(reference)
+  weight = jnp.asarray(mask, jnp.float32)[..., None]
+  count = weight.sum(1)
+  mean = (f * weight).sum(1) / jnp.maximum(count, 1)
+  dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+  between = r[:, None] - r
+  length = jnp.sqrt(jnp.maximum(jnp.square(between).sum(-1), 1e-12))
+  line = between / length[..., None]
+  along = dot("pge,pqe->pgq", f, line) - dot("qe,pqe->pq", mean, line)[:, None]
+  square = (
+    jnp.square(f).sum(-1)[..., None]
+    - 2 * dot("pge,qe->pgq", f, mean)
+    + jnp.square(mean).sum(-1)
+  )
+  cosine = along * jax.lax.rsqrt(jnp.maximum(square, 1e-8))
+  counts = jnp.asarray(known) & (count[:, 0] > 0)
+  pairs = counts[:, None] & counts & (length > 1e-5)
+  number = pairs.sum(-1)
+  apart = jnp.where(pairs[:, None], 1 - cosine, 0.0).sum(-1)
+  apart = apart / jnp.maximum(number, 1)[:, None]
+  near = dot("pge,pe->pg", f, jnp.asarray(original))
+  return apart + jax.nn.relu(least - near), number > 0
+
+
+def has_target_and_source(prompts: PromptBatch) -> Bool[Array, "P"]:
+  """Which rows have both."""
+  return files.has("target")(prompts) & files.has("source")(prompts)
+
+
+@declare(loads=load_set, applies=has_target_and_source)
+def inclusive(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  encoder: Encoder,
+  params: Params,
+  reference: Float[ArrayLike, "P 1 h w 3"] | None = None,
+  known: Bool[ArrayLike, "P 1"] | None = None,
+  least: float = 0.8,
+) -> Scores:
+  """Minus `inclusion_loss`: images differ from others' as the references do.
+
+  ITI-GEN, https://arxiv.org/abs/2309.05569, whose categories are those of an
+  attribute, learns tokens of a prompt, so that differences of its features among
+  categories are along those of reference images, at least .8 like the plain prompt:
+  both terms are those of the authors' code. Here the images learn in the place of
+  the tokens (ours, and unverified), a prompt is a category, its target the
+  reference, its source the plain form, and the pairs are averaged.
+
+  Args:
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: P prompts, with sources.
+    encoder: an image tower.
+    params: of the tower.
+    reference: of each prompt.
+    known: whether there is one; images of a prompt without it score NaN.
+    least: see `inclusion_loss`.
+  """
+  reference, known = files.resolve(prompts, "target", reference, known)
+  source, has_source = files.resolve(prompts, "source", None, None)
+  features, usable = encoders.image_features(encoder, params, images)
+  features = jnp.where(usable[..., None], features, 0.0)
+  of = lambda x: encoders.image_features(encoder, params, x)[0][:, 0]
+  is_known = (jnp.asarray(known) & has_source)[:, 0] & jnp.asarray(prompts.mask)
+  loss, is_compared = inclusion_loss(
+    features, usable, of(reference), of(source), is_known, least
+  )
+  return {"inclusive": jnp.where(usable & is_compared[:, None], -loss, jnp.nan)}

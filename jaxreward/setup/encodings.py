@@ -278,19 +278,17 @@ class Encodings:
     if cache is None:
       return
     rows = [i for i in range(len(self.records)) if self.shape_of[i] >= 0]
-    keys_of = functools.cache(self._keys)
+    keys_of, has = functools.cache(self._keys), cache.has
 
     def lacking() -> tuple[list[int], dict[str, str]]:
       """Rows, and by its name each caption that is encoded without an image."""
-      missing = [
-        i for i in rows if not all(map(cache.has, keys_of(i).values()))
-      ]
+      missing = [i for i in rows if not all(map(has, keys_of(i).values()))]
       captions: dict[str, str] = {}
       if self._has_plain_texts:
         for i in missing:
           keys = keys_of(i)
           captions |= {keys["text"]: self.caption(i), keys["empty"]: ""}
-      return missing, {k: v for k, v in captions.items() if not cache.has(k)}
+      return missing, {k: v for k, v in captions.items() if not has(k)}
 
     missing, captions = processes.on_first(lacking)
     if not missing:

@@ -184,6 +184,7 @@ OVERRIDES = {
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt
   "softrepa": {"align.trained": ""},
   "eva_idm_reward": {"lora.rank": 0},
+  "phymotion_reward": {"lora.rank": 0},
 }  # fmt: skip
 
 

@@ -98,3 +98,46 @@ def test_twins_are_told_apart_over_all_prompts():
   scores = run(sets.set_frechet, batch, near)
   np.testing.assert_array_equal(scores[0], [0, 1])
   assert np.isnan(scores[1]).all()
+
+
+def unit(x):
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_the_loss_of_inclusion_in_float64():
+  """Pair by pair, with an image and a prompt that do not count."""
+  f, r, o = (
+    unit(RNG.standard_normal(shape)) for shape in ((4, 3, 6), (4, 6), (4, 6))
+  )
+  mask, known = np.ones((4, 3), bool), np.array([True, True, False, True])
+  mask[0, 1] = False
+  as_32 = lambda x: x.astype(np.float32)
+  loss, there = sets.inclusion_loss(
+    as_32(f), mask, as_32(r), as_32(o), known, 0.8
+  )
+  assert there.tolist() == known.tolist()
+  for p in (0, 1, 3):
+    for g in np.flatnonzero(mask[p]):
+      terms = [
+        1 - unit(f[p, g] - f[q][mask[q]].mean(0)) @ unit(r[p] - r[q])
+        for q in (0, 1, 3)
+        if q != p
+      ]
+      want = np.mean(terms) + max(0.8 - f[p, g] @ o[p], 0)
+      np.testing.assert_allclose(loss[p, g], want, rtol=1e-4)
+
+
+def test_inclusion_is_whole_where_differences_are_those_of_references():
+  """Whatever the images share; prompts of one reference are not compared."""
+  r = 0.2 * RNG.standard_normal((3, 6)).astype(np.float32)
+  shared = np.float32(0.5) + 2 * r[:, None]
+  args = (np.ones((3, 1), bool), r)
+  loss, _ = sets.inclusion_loss(shared, *args, r, np.ones(3, bool), -9.0)
+  np.testing.assert_allclose(loss, 0, atol=1e-4)
+  away, _ = sets.inclusion_loss(-shared, *args, r, np.ones(3, bool), -9.0)
+  np.testing.assert_allclose(away, 2, atol=1e-4)
+  same = np.repeat(r[:1], 3, 0)
+  _, there = sets.inclusion_loss(
+    shared, args[0], same, same, np.ones(3, bool), 0.8
+  )
+  assert not there.any()
