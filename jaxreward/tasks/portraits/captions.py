@@ -83,7 +83,8 @@ def edit_batches(
   """As `caption_batches`, for edits.
 
   Of a share `corruption` of the answers one attribute is not what the words ask
-  for; independently, of as many one that should have stayed is another.
+  for; independently, of as many one that should have stayed is another. An answer
+  that would show a held-out person is left right.
 
   Returns:
     A dataset whose element n is {"source" and "picture", the answer: float32
@@ -95,12 +96,16 @@ def edit_batches(
   )  # fmt: skip
 
   def apply(index, rng):
-    batch = wrong(stream(int(index)), corruption, rng)
+    batch = stream(int(index))
+    right: prompts.Asked = batch.extras
+    batch = wrong(batch, corruption, rng)
     batch = wrong(batch, corruption, rng, (prompts.KEPT, prompts.PERSON))
-    shown: prompts.Asked = batch.extras
+    rows = batch.extras.rows
+    heldout = edits.is_heldout(rows).any(-1)[:, None, None]
+    rows = np.where(heldout, right.rows, rows)
     return {
       "source": batch.source,
-      "picture": render.compose(shown.rows, shown.count),
+      "picture": render.compose(rows, right.count),
       "caption": batch.tokens,
       "seed": pipeline.seeds_of(index, batch_size),
     }  # fmt: skip

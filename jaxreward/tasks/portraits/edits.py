@@ -15,15 +15,16 @@ the pixel. An identity edit speaks of some attributes of another picture with th
 person of the source, and has many right answers. The sources of the three after it
 are squares of four pixels, a hole before the face, and shades of grey.
 
-Pictures are held out, each with its edit; people and instructions are in all splits,
-except the instructions of the kind "unheard".
+People are held out: who is seen in a held-out edit, before and after, is in no other
+edit. Instructions are in all splits, except those of the kind "unheard".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ WHOLE = (
 _PLACES = (-1, 0, 1)  # alone, left, right
 _FACE = (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT)
 _COLOURED = (at.COLOUR_AT, at.SKIN_AT, at.SHIRT_AT, at.BACKGROUND_AT)
+_CANDIDATES = 32  # people drawn at once
+_HELDOUT = 0.2  # share of the people
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +78,47 @@ class Edit:
   def meaning(self) -> str:
     """The unit of the splits."""
     return self.name
+
+
+@functools.cache
+def _heldout_people() -> np.ndarray:
+  """bool, an axis for each attribute of an identity."""
+  shape = tuple(at.COUNTS[a] for a in at.IDENTITY)
+  # A CRC would hold out people of whom no two differ in one attribute.
+  order = sorted(np.ndindex(shape), key=lambda i: sha256(bytes(i)).digest())
+  table = np.zeros(shape, bool)
+  table[tuple(np.transpose(order[: round(_HELDOUT * len(order))]))] = True
+  return table
+
+
+def is_heldout(people: np.ndarray) -> np.ndarray:
+  """Whether people, attributes [..., A], are those of held-out edits; bool [...]."""
+  return _heldout_people()[tuple(people[..., list(at.IDENTITY)].T)].T
+
+
+def _draw_person(
+  rng: np.random.Generator, heldout: bool, change: tuple[int, int] | None
+) -> np.ndarray:
+  """Attributes [A] of somebody who is held out, or not, before and after a change.
+
+  Args:
+    rng: of the edit.
+    heldout: who is asked for.
+    change: (attribute, its value after); before it has another.
+  """
+  while True:
+    rows = rng.integers(0, at.COUNTS, (_CANDIDATES, at.A))
+    after = rows.copy()
+    if change:
+      at_, value = change
+      other = value + rng.integers(1, at.COUNTS[at_], _CANDIDATES)
+      rows[:, at_] = np.where(
+        rows[:, at_] == value, other % at.COUNTS[at_], rows[:, at_]
+      )
+      after[:, at_] = value
+    fits = (is_heldout(rows) == heldout) & (is_heldout(after) == heldout)
+    if fits.any():
+      return rows[fits.argmax()].astype(np.int32)
 
 
 def _combinations(kind: str) -> list[tuple[int, ...]]:
@@ -127,23 +171,25 @@ def _text(kind: str, place: int, name: int, value: int, old: int) -> str:
   return f"make the {thing}{of} {word}"
 
 
-def _make(kind: str, combination: tuple[int, ...], variant: int):
-  """(text, edit) of one edit."""
-  instruction = f"{kind}:{combination}"
-  name = f"{instruction}#{variant}"
+def _make(kind: str, name: str, combination: tuple[int, ...], split: str):
+  """(text, edit) of one edit of a split."""
+  instruction = _instruction(kind, combination)
   rng = np.random.default_rng(lib.seed_of(name))
-  before = np.stack([rng.integers(0, c, at.PEOPLE) for c in at.COUNTS], -1)
-  before = before.astype(np.int32)
-  before[1, at.BACKGROUND_AT] = before[0, at.BACKGROUND_AT]
-  if kind == "identity":
-    return _identity(name, instruction, combination, before, rng)
   place = combination[0] if len(combination) > 1 else -1
   people = 1 if place < 0 else 2
-  if len(combination) > 1 and combination[1] == at.BACKGROUND_AT:
-    people = int(rng.integers(1, 3))
-  if kind in ("sharpen", "colour"):
-    people = 1
   row = max(place, 0)
+  change = combination[1:] if kind in LOCAL else None
+  before = np.stack(
+    [
+      _draw_person(rng, split == "heldout", change if i == row else None)
+      for i in range(at.PEOPLE)
+    ]
+  )
+  before[1, at.BACKGROUND_AT] = before[0, at.BACKGROUND_AT]
+  if kind == "identity":
+    return _identity(name, instruction, combination, before)
+  if change and change[0] == at.BACKGROUND_AT:
+    people = int(rng.integers(1, 3))
   rows, role = before.copy(), np.full_like(before, lib.KEPT)
   role[people:] = lib.ANY
   role[1:, at.BACKGROUND_AT] = lib.ANY
@@ -163,19 +209,17 @@ def _make(kind: str, combination: tuple[int, ...], variant: int):
     text = f"fill in {said}" if kind == "fill" else f"colour {said}"
   else:
     _, at_, value = combination
-    old = before[row, at_]
-    if old == value:
-      old = (value + rng.integers(1, at.COUNTS[at_])) % at.COUNTS[at_]
-    before[row, at_], rows[row, at_] = old, value
+    old = int(before[row, at_])
+    rows[row, at_] = value
     if at_ == at.BACKGROUND_AT:
-      before[1, at_], rows[1, at_] = old, value
+      rows[1, at_] = value
     role[row, at_] = lib.ASKED
-    text = _text(kind, place, at_, value, int(old))
+    text = _text(kind, place, at_, value, old)
   rows[role == lib.ANY] = render.FREE
   return text, Edit(name, instruction, before, people, rows, role, people)
 
 
-def _identity(name, instruction, combination, before, rng):
+def _identity(name, instruction, combination, before):
   """The person alone before; left or right of another one after."""
   place, mouth, shirt = combination
   rows = np.full_like(before, render.FREE)
@@ -184,8 +228,7 @@ def _identity(name, instruction, combination, before, rng):
   rows[place, who], role[place, who] = before[0, who], lib.PERSON
   for at_, value in ((at.MOUTH_AT, mouth), (at.SHIRT_AT, shirt)):
     rows[place, at_], role[place, at_] = value, lib.ASKED
-  other = {a: int(rng.integers(at.COUNTS[a]))
-           for a in (at.HAIR_AT, at.COLOUR_AT)}  # fmt: skip
+  other = {a: int(before[1, a]) for a in (at.HAIR_AT, at.COLOUR_AT)}
   for at_, value in other.items():
     rows[1 - place, at_], role[1 - place, at_] = value, lib.ASKED
   facts = {at.MOUTH_AT: mouth, at.SHIRT_AT: shirt}
@@ -196,43 +239,48 @@ def _identity(name, instruction, combination, before, rng):
   return text, Edit(name, instruction, before, 1, rows, role, 2)
 
 
-def _of_kind(kind: str) -> Iterator[tuple[str, Edit]]:
+def _instruction(kind: str, combination: tuple[int, ...]) -> str:
+  return f"{kind}:{combination}"
+
+
+def _names(kind: str) -> dict[str, tuple[int, ...]]:
+  """Name -> combination of every edit of a kind."""
   combinations = _combinations(kind)
-  for variant in range(-(-PER_KIND // len(combinations))):
-    for combination in combinations:
-      yield _make(kind, combination, variant)
+  return {
+    f"{_instruction(kind, combination)}#{variant}": combination
+    for variant in range(-(-PER_KIND // len(combinations)))
+    for combination in combinations
+  }
 
 
 @functools.cache
 def all_prompts() -> tuple[lib.Prompt, ...]:
   """Every edit, in a fixed order."""
-  by_kind = {kind: list(_of_kind(kind)) for kind in KINDS if kind != UNHEARD}
   instructions = split_names(
     {
-      number: {edit.instruction for _, edit in by_kind[kind]}
+      number: {_instruction(kind, c) for c in _combinations(kind)}
       for number, kind in enumerate(LOCAL)
     }
   )
-  by_category: dict[int, list[tuple[str, Edit]]] = {}
-  for kind, rows in by_kind.items():
-    for row in rows:
-      is_new = instructions.get(row[1].instruction) == "heldout"
+  by_category: dict[int, list[tuple[str, str, tuple[int, ...]]]] = {}
+  for kind in KINDS:
+    if kind == UNHEARD:
+      continue
+    for name, combination in _names(kind).items():
+      is_new = instructions.get(_instruction(kind, combination)) == "heldout"
       number = lib.FIRST_EDIT + KINDS.index(UNHEARD if is_new else kind)
-      by_category.setdefault(number, []).append(row)
+      by_category.setdefault(number, []).append((kind, name, combination))
   splits = split_names(
-    {k: {edit.name for _, edit in rows} for k, rows in by_category.items()}
+    {k: {name for _, name, _ in rows} for k, rows in by_category.items()}
   )
   unheard = lib.FIRST_EDIT + KINDS.index(UNHEARD)
-  return tuple(
-    lib.Prompt(
-      text,
-      category,
-      "heldout" if category == unheard else splits[edit.name],
-      edit,
-    )
-    for category, rows in sorted(by_category.items())
-    for text, edit in rows
-  )
+  edits = []
+  for category, rows in sorted(by_category.items()):
+    for kind, name, combination in rows:
+      split = "heldout" if category == unheard else splits[name]
+      text, edit = _make(kind, name, combination, split)
+      edits.append(lib.Prompt(text, category, split, edit))
+  return tuple(edits)
 
 
 @functools.cache
