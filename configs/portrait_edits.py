@@ -6,13 +6,15 @@
 With `:words` the only reward is `worded`, agreement with the words as of a model
 that reads a bag of them: it asks for a failure, since nothing says who is meant, nor
 that anybody has to stay the same. It is trained on identity edits, in which the other
-person's hair on everybody pays most. `recognised` and `untouched` are held out, and the
-panel of over-optimisation says what becomes of them (docs/portraits.md).
+person's hair on everybody pays most, by its own gradient through the sampler
+(AlignProp), which finds what no sample shows. `recognised` and `untouched` are held
+out, and the panel of over-optimisation says what becomes of them. `:person` differs in
+its rewards, which keep the person (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib
 
-REWARDS = ("kept", "words")
+REWARDS = ("kept", "words", "person")
 OBJECTIVES = ("diffusion_nft", "flow_grpo")
 KEPT = dict(
   give=1.0, recolour=1.0, express=1.0, restyle=1.0, fill=1.0, unheard=1.0
@@ -20,7 +22,7 @@ KEPT = dict(
 
 
 def get_config(arg: str | None = None):
-  """`:words` rewards the words alone; `objective=flow_grpo`, `smoke` as there."""
+  """`:words` and `:person` as above; `objective=flow_grpo`, `smoke` as there."""
   options = config_lib.parse_arg(
     arg, reward=REWARDS, objective=OBJECTIVES, smoke=False
   )
@@ -34,18 +36,13 @@ def get_config(arg: str | None = None):
     kind_weights=(2, 2, 1, 2, 3, 1, 1, 1, 0),
   )
   exact = lambda *names: {n: dict(fn=n, weight=1.0) for n in names}
-  if options["reward"] == "words":
-    config.rewards = exact("worded")
-    config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0, 0)
-    config.heldout_rewards = exact("recognised", "untouched")
-  else:
-    config.rewards = dict(
-      carried_out=dict(fn="carried_out", weight=1.0),
-      left_alone=dict(fn="left_alone", weight=0.5),
-      same_person=dict(fn="same_person", weight=1.0),
-      background=dict(fn="background", weight=0.5, kinds=KEPT),
-    )
-    config.heldout_rewards = exact("done", "untouched", "recognised")
+  config.rewards = dict(
+    carried_out=dict(fn="carried_out", weight=1.0),
+    left_alone=dict(fn="left_alone", weight=0.5),
+    same_person=dict(fn="same_person", weight=1.0),
+    background=dict(fn="background", weight=0.5, kinds=KEPT),
+  )
+  config.heldout_rewards = exact("done", "untouched", "recognised")
   config.composition = dict(name="gdpo", epsilon=1e-6)
   config.advantage = dict(name="group", std="none")
   if not options["smoke"]:
@@ -56,4 +53,26 @@ def get_config(arg: str | None = None):
     if objective == "diffusion_nft":
       config.optimizer.learning_rate = 8e-4
     config.eval.update(every=40, quick_samples=96, guidance_scales=(1.0,))
+  if options["reward"] != "kept":
+    _follow_gradient(config, options["smoke"])
+    del config.rewards.background, config.rewards.left_alone  # nothing is kept
+  if options["reward"] == "words":
+    config.rewards = exact("worded")
+    config.heldout_rewards = exact("recognised", "untouched")
   return config
+
+
+def _follow_gradient(config, smoke: bool):
+  """Identity edits alone, by AlignProp."""
+  config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0, 0)
+  config.composition = dict(name="weighted_sum")
+  config.objective = dict(name="align_prop", scale=1.0)
+  config.regularizers = dict()
+  config.rollout.sampler = dict(name="ode")
+  config.align.update(last_steps=2 if smoke else 4, updates=1)
+  config.align.depth = dict(name="uniform")
+  if not smoke:
+    config.align.iterations = 60
+    config.rollout.update(group=2, microbatch=24)
+    config.optimizer.learning_rate = 1e-3
+    config.eval.every = 20

@@ -1,18 +1,19 @@
 """Pictures of a run of the job align, before and after, as one PNG.
 
-  python docs/before_after.py RUN FILE.png [PER_KIND [COLUMNS [KIND]]]
+  python docs/before_after.py RUN[,RUN...] FILE.png [PER_KIND [COLUMNS [KIND]]]
 
 Rows from top to bottom: what the prompts start from and their exact answers, where
 there are any, then before and after, from the same noise; a green frame where all is
 right. The first PER_KIND (2) prompts of each category, which no picture has chosen;
 after COLUMNS of them, all if it is not said, the rows begin again below. With KIND
-those of one category alone.
+those of one category alone. What further runs draw after theirs follows in a row each.
 """
 
 from __future__ import annotations
 
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,15 +34,14 @@ def _framed(image: np.ndarray, colour: np.ndarray | int) -> np.ndarray:
 
 
 def picture(
-  run: pathlib.Path,
+  runs: Sequence[pathlib.Path],
   per_kind: int,
   columns: int | None = None,
   only: str | None = None,
 ) -> bytes:
   """A PNG file; colours in steps of 8, so that it is small."""
-  before, after, texts, beside, _ = grids.load_cards(
-    run / "grids" / "cards.npz"
-  )
+  cards = [grids.load_cards(run / "grids" / "cards.npz") for run in runs]
+  before, _, texts, beside, _ = cards[0]
   kinds = [text["kind"] for text in texts]
   chosen = [
     i
@@ -54,10 +54,12 @@ def picture(
     for name in grids.BESIDE
     if name in beside and set(chosen) & set(beside[name])
   ]
-  for images, key in ((before, "ok_before"), (after, "ok_after")):
+  drawn = [(before, texts, "ok_before")]
+  drawn += [(after, said, "ok_after") for _, after, said, _, _ in cards]
+  for images, said, key in drawn:
     rows.append(
       [
-        _framed(images[i], RIGHT if texts[i][key] else grids.PAPER)
+        _framed(images[i], RIGHT if said[i][key] else grids.PAPER)
         for i in chosen
       ]
     )
@@ -79,5 +81,10 @@ if __name__ == "__main__":
   per_kind = int(options[0]) if options else 2
   columns = int(options[1]) if len(options) > 1 else None
   pathlib.Path(path).write_bytes(
-    picture(pathlib.Path(folder), per_kind, columns, *options[2:])
+    picture(
+      [pathlib.Path(f) for f in folder.split(",")],
+      per_kind,
+      columns,
+      *options[2:],
+    )
   )

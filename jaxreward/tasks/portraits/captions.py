@@ -40,6 +40,22 @@ def wrong(
   )
 
 
+def wrong_answers(
+  batch: PromptBatch, share: float, rng: np.random.Generator
+) -> np.ndarray:
+  """Answers of edits, int32 [B, 2, A], of which a part is wrong.
+
+  Of a share one attribute is not what the words ask for; independently, of as many
+  one that should have stayed is another. An answer that would show somebody who is
+  held out is left right.
+  """
+  spoiled = wrong(batch, share, rng)
+  spoiled = wrong(spoiled, share, rng, (prompts.KEPT, prompts.PERSON))
+  rows = spoiled.extras.rows
+  heldout = edits.is_heldout(rows).any(-1)[:, None, None]
+  return np.where(heldout, batch.extras.rows, rows)
+
+
 def caption_batches(
   chosen: Sequence[prompts.Prompt],
   *,
@@ -80,11 +96,7 @@ def edit_batches(
   kind_weights: Sequence[int],
   steps: int,
 ) -> grain.MapDataset:
-  """As `caption_batches`, for edits.
-
-  Of a share `corruption` of the answers one attribute is not what the words ask
-  for; independently, of as many one that should have stayed is another. An answer
-  that would show a held-out person is left right.
+  """As `caption_batches`, for edits, some answers of which are wrong.
 
   Returns:
     A dataset whose element n is {"source" and "picture", the answer: float32
@@ -97,15 +109,10 @@ def edit_batches(
 
   def apply(index, rng):
     batch = stream(int(index))
-    right: prompts.Asked = batch.extras
-    batch = wrong(batch, corruption, rng)
-    batch = wrong(batch, corruption, rng, (prompts.KEPT, prompts.PERSON))
-    rows = batch.extras.rows
-    heldout = edits.is_heldout(rows).any(-1)[:, None, None]
-    rows = np.where(heldout, right.rows, rows)
+    rows = wrong_answers(batch, corruption, rng)
     return {
       "source": batch.source,
-      "picture": render.compose(rows, right.count),
+      "picture": render.compose(rows, batch.extras.count),
       "caption": batch.tokens,
       "seed": pipeline.seeds_of(index, batch_size),
     }  # fmt: skip
