@@ -51,9 +51,10 @@ def wrong_answers(
   """
   spoiled = wrong(batch, share, rng)
   spoiled = wrong(spoiled, share, rng, (prompts.KEPT, prompts.PERSON))
-  rows = spoiled.extras.rows
-  heldout = edits.is_heldout(rows).any(-1)[:, None, None]
-  return np.where(heldout, batch.extras.rows, rows)
+  rows = np.array(spoiled.extras.rows)
+  heldout = edits.is_heldout(rows).any(-1)
+  rows[heldout] = batch.extras.rows[heldout]
+  return rows
 
 
 def caption_batches(

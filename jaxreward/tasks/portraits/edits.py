@@ -178,7 +178,7 @@ def _make(kind: str, name: str, combination: tuple[int, ...], split: str):
   place = combination[0] if len(combination) > 1 else -1
   people = 1 if place < 0 else 2
   row = max(place, 0)
-  change = combination[1:] if kind in LOCAL else None
+  change = (combination[1], combination[2]) if kind in LOCAL else None
   before = np.stack(
     [
       _draw_person(rng, split == "heldout", change if i == row else None)
