@@ -1,7 +1,7 @@
 """Trains a policy by flow matching on the images of a task, or the autoencoder.
 
 With `pretrain.part="autoencoder"` the autoencoder learns that a policy over latents
-is then trained behind.
+is then trained behind, with "judge" a vision-language judge answers to questions.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,12 +27,14 @@ from jaxreward.errors import UserError, nearest
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
 from jaxreward.jobs import evaluate
+from jaxreward.models.vlm import qwen_vl, words
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
 from jaxreward.setup import (
   autoencoding,
   data_checks,
   evaluators,
+  judge,
   prompt_encoding,
   tracking,
 )
@@ -48,7 +51,7 @@ from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.checkpoint import Checkpoints
 from jaxreward.types import Array, Params, Policy
 
-PARTS = ("policy", "autoencoder")
+PARTS = ("policy", "autoencoder", "judge")
 
 
 def images_of(task: Task, keys: Array, micro: Mapping[str, Any]) -> Array:
@@ -119,6 +122,8 @@ def check(config: ConfigDict) -> None:
     )
   if part == "autoencoder":
     _check_autoencoder(config, policy, task)
+  if part == "judge":
+    judge.require(config, task)
   setup.step_table(config, "eval")
   evaluators.bind(config)
   optimizer.make_optimizer(
@@ -242,6 +247,39 @@ def _autoencoder(
   )  # fmt: skip
 
 
+def _judge(
+  config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
+) -> Subject:
+  del mesh
+  reader, _ = judge.make_reader(config, task)
+  seed, source = config.eval.seed, task.questions.Questions
+
+  def evaluator(split, samples):
+    drawn = source(setup.load_prompts(config, split))
+    return judge.make_evaluator(reader, task, drawn, samples, seed)
+
+  validate = evaluator("validation", config.eval.quick_samples)
+
+  def final(params):
+    results = evaluator("heldout", config.eval.samples)(params)
+    if isinstance(reader.tokens, words.Words):
+      folder = pathlib.Path(workdir) / "judge"
+      judge.save(folder, reader, params, config.pretrain.export_dtype)
+      drawn = source(setup.load_prompts(config, "heldout"))
+      results["fooled"] = judge.fooled(
+        str(folder), task, drawn, config.eval.samples // 4, seed
+      )
+    return results
+
+  return Subject(
+    lambda: judge.init(config, task),
+    qwen_vl.SHARDING_RULES,
+    judge.loss(reader, task, config.seed),
+    lambda params, n: judge.metrics(validate(params)),
+    final,
+  )
+
+
 def require_batch(field: str, rows: int, mesh: Any) -> None:
   """Refuses a batch that does not divide over the devices."""
   if rows < 1 or rows != mesh_lib.round_up_to_devices(rows, mesh):
@@ -258,21 +296,25 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   prompts = setup.load_prompts(config, "train")
   task = setup.make_task(config)
   assert task.pretraining
-  batches = task.pretraining(
-    prompts,
-    seed=config.seed,
-    batch_size=config.pretrain.batch_size,
-    kind_weights=config.data.kind_weights,
-    steps=config.pretrain.steps,
-    corruption=config.pretrain.caption_corruption,
-  )
   part = config.pretrain.part
-  subject = {"policy": _policy, "autoencoder": _autoencoder}[part](
-    config, task, mesh, workdir
-  )
+  if part == "judge":
+    reader, _ = judge.make_reader(config, task)
+    drawn = task.questions.Questions(prompts)
+    batch = judge.batches(config, task, reader, drawn)
+  else:
+    batch = task.pretraining(
+      prompts,
+      seed=config.seed,
+      batch_size=config.pretrain.batch_size,
+      kind_weights=config.data.kind_weights,
+      steps=config.pretrain.steps,
+      corruption=config.pretrain.caption_corruption,
+    ).__getitem__
+  make = {"policy": _policy, "autoencoder": _autoencoder, "judge": _judge}
+  subject = make[part](config, task, mesh, workdir)
   put = pipeline.place_batch(mesh)
   with jax.set_mesh(mesh):
-    fit(config, workdir, mesh, subject, lambda n: put(batches[n]), part=part)
+    fit(config, workdir, mesh, subject, lambda n: put(batch(n)), part=part)
   tables.write_json(workdir / f"{part}.json", manifest(config, workdir))
 
 

@@ -27,7 +27,7 @@ from jaxreward.models.vision import (
   qwen_images,
   qwen_vision,
 )
-from jaxreward.models.vlm import decode, prompts, qwen_vl, tiny
+from jaxreward.models.vlm import decode, own, prompts, qwen_vl, tiny, words
 from jaxreward.models.vlm.qwen_vl import Model
 from jaxreward.rewards import answer_tables
 from jaxreward.rewards.contract import Loaded
@@ -223,8 +223,9 @@ class Options:
   """What every reward of a reader takes.
 
   Attributes:
-    weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or "tiny"
-      for a tiny one with random weights.
+    weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL,
+      "package:scenes_judge" for the small one of the scenes that ships with the
+      library, or "tiny" for a tiny one with random weights.
     tokenizer: its folder, if it is not beside the weights.
     dtype: of parameters and compute, "float32" or "bfloat16".
     length: most tokens of a question, its image counted as one.
@@ -259,8 +260,9 @@ def load(options: Options) -> tuple[Reader, Params]:
     model, params, tokens = tiny.MODEL, tiny.params(dtype), tiny.tokens
     processor = qwen_images.ImageProcessor(None, 16, 16 * 16, 64 * 64)
   else:
+    weights = own.resolve(weights)
     model, params = qwen_vl.load(weights, dtype=dtype)
-    tokens = encoders.pretrained(options.tokenizer or weights)
+    tokens = _tokenizer(options.tokenizer or weights)
     record = hub.read_config(weights, "preprocessor_config.json")
     processor = qwen_images.processor_of(record, model.vision, None)
   if options.most_pixels:
@@ -273,6 +275,13 @@ def load(options: Options) -> tuple[Reader, Params]:
     options.microbatch,
   )  # fmt: skip
   return reader, params
+
+
+def _tokenizer(spec: str) -> Any:
+  """The tokenizer of a folder, of words or that of transformers."""
+  path = hub.resolve(spec)
+  folder = path if path.is_dir() else path.parent
+  return words.read(folder) or encoders.pretrained(spec)
 
 
 def loaded(params: Params, prepare: Any, **static: Any) -> Loaded:

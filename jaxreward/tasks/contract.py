@@ -72,6 +72,8 @@ class Task:
       "source", images [B, H, W, 3].
     preferences: (key, prompts, samples uint8 [Q, S, H, W, 3], options) ->
       unlabeled `Preferences`.
+    questions: a module like `scenes.questions`, with which a judge is taught; None
+      if the task has no exact answers.
     credits: whom a model card has to name, in Markdown; "" for nobody.
   """
 
@@ -102,6 +104,7 @@ class Task:
   judge: str = ""
   pretraining: Callable[..., Any] | None = None
   preferences: Callable[..., Preferences] | None = None
+  questions: Any = None
   credits: str = ""
 
   def number(self, category: str) -> int:

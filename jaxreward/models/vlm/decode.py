@@ -123,6 +123,23 @@ def _extend(
   return hidden.reshape(b, g, n, -1), answers
 
 
+def logits(
+  model: Model,
+  params: Params,
+  prefix: Prefix,
+  answers: Int[ArrayLike, "B G T"],
+) -> Float[Array, "B G T V"]:
+  """Of every token of given answers, each from those before it."""
+  answers = jnp.asarray(answers)
+  count, length = answers.shape[1:]
+  first = jnp.repeat(prefix.logits[:, None, None], count, 1)
+  if length == 1:
+    return first
+  room = _empty(prefix, count, length - 1)
+  hidden, _ = _extend(model, params, prefix, room, answers[..., :-1], 0)
+  return jnp.concatenate([first, qwen_vl.logits(params, hidden)], 2)
+
+
 def log_probs(
   model: Model,
   params: Params,
@@ -130,16 +147,15 @@ def log_probs(
   answers: Int[ArrayLike, "B G T"],
 ) -> Float[Array, "B G T"]:
   """Log-probability of every token of given answers, those of padding too."""
-  answers = jnp.asarray(answers)
-  count, length = answers.shape[1:]
-  first = jnp.repeat(prefix.logits[:, None, None], count, 1)
-  scores = first
-  if length > 1:
-    room = _empty(prefix, count, length - 1)
-    hidden, _ = _extend(model, params, prefix, room, answers[..., :-1], 0)
-    scores = jnp.concatenate([first, qwen_vl.logits(params, hidden)], 2)
-  at = jnp.take_along_axis(scores, answers[..., None], -1)[..., 0]
-  return at - jax.nn.logsumexp(scores, -1)
+  return of_tokens(logits(model, params, prefix, answers), answers)
+
+
+def of_tokens(
+  logits: Float[Array, "*N V"], tokens: Int[ArrayLike, "*N"]
+) -> Float[Array, "*N"]:
+  """Log-probability of each token under its logits."""
+  at = jnp.take_along_axis(logits, jnp.asarray(tokens)[..., None], -1)[..., 0]
+  return at - jax.nn.logsumexp(logits, -1)
 
 
 def extended(

@@ -122,9 +122,14 @@ def _item_text(item: Item) -> str:
   return " ".join(words)
 
 
-def _text(items: Sequence[Item], relation: int) -> str:
+def text_of(items: Sequence[Item], relation: int) -> str:
   joint = RELATIONS[relation] if relation else "and"
   return f" {joint} ".join(_item_text(i) for i in items)
+
+
+def plural(shape: int) -> str:
+  """The name of several objects of a shape."""
+  return _PLURAL[SHAPES[shape]]
 
 
 def combination(items: Sequence[Item], relation: int) -> str:
@@ -183,7 +188,7 @@ def all_prompts() -> tuple[Prompt, ...]:
   splits = _split_of()
   return tuple(
     Prompt(
-      _text(items, relation),
+      text_of(items, relation),
       category,
       splits[combination(items, relation)],
       items=items,
@@ -319,7 +324,7 @@ def parse(text: str) -> Prompt:
       )
   split = _split_of().get(combination(items, relation), "heldout")
   category = _category_of(items, relation)
-  text = _text(items, relation)
+  text = text_of(items, relation)
   return Prompt(text, category, split, items=items, relation=relation)
 
 

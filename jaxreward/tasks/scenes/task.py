@@ -17,6 +17,7 @@ from jaxreward.tasks.scenes import (
   grammar,
   judge,
   preferences,
+  questions,
   render,
   rewards,
 )
@@ -82,6 +83,7 @@ SCENES = Task(
   judge="detector",
   pretraining=captions.caption_batches,
   preferences=preferences.collect,
+  questions=questions,
 )
 
 EDITS = Task(

@@ -1,0 +1,54 @@
+"""Trains the judge of the scenes from nothing: the maker of `package:scenes_judge`.
+
+A vision-language model in the layout of Qwen3-VL, with words and digits as its
+vocabulary, learns to answer the judges' questions about scenes whose attributes are
+known: yes or no, how many, which colour, a score, which of two, a description, and a
+thought before the answer. WORKDIR/judge is the folder to give to a judge's `weights`.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxreward import config as config_lib
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` runs a few steps of a tiny model."""
+  config = config_lib.load_sibling("base.py", __file__)
+  config.job = "pretrain"
+  config.init.checkpoint = ""
+  config.judge = ConfigDict(
+    dict(
+      weights="",  # a judge to go on from; its own geometry then
+      short=3,  # questions with a short answer per image, besides a long one
+      width=160,
+      depth=4,
+      heads=5,
+      groups=1,
+      mlp=448,
+      vision_width=128,
+      vision_depth=3,
+      vision_heads=4,
+      vision_mlp=384,
+      patch=6,  # pixels; a token is a cell of the scenes' grid
+    )
+  )
+  config.pretrain.update(part="judge", steps=1500, batch_size=32)
+  config.optimizer.update(
+    name="muon", learning_rate=1e-2, schedule="cosine", warmup_steps=30,
+    b2=0.99,
+  )  # fmt: skip
+  config.optimizer.adam_scale = 0.2
+  config.optimizer.final_scale = 0.0
+  config.ema.decay = 0.99
+  config.eval.update(samples=512, quick_samples=128, every=150)
+  config.checkpoint.every = 150
+  if config_lib.parse_arg(arg, smoke=False)["smoke"]:
+    config.judge.update(
+      width=32, depth=2, heads=2, groups=1, mlp=48, vision_width=32,
+      vision_depth=1, vision_heads=2, vision_mlp=48,
+    )  # fmt: skip
+    config.pretrain.update(steps=6, batch_size=8)
+    config.optimizer.warmup_steps = 2
+    config.eval.update(samples=32, quick_samples=16, every=3)
+    config.checkpoint.every = 3
+  return config

@@ -1,0 +1,83 @@
+"""Answers that a vision-language model is taught, token by token.
+
+What the questions of a row begin with, its images included, is read once; each
+question with its answer follows it apart from the others, as answers do when
+they are drawn (`decode`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from jaxreward.models.text import qwen
+from jaxreward.models.vlm import decode, prompts
+from jaxreward.models.vlm.qwen_vl import Model
+from jaxreward.numerics import Mean
+from jaxreward.types import Array, ArrayLike, Params
+
+
+@flax.struct.dataclass
+class Taught:
+  """G answered questions about the images of each of R rows.
+
+  Attributes:
+    stem: ids of what they begin with, one placeholder per image, [R, L].
+    stem_mask: False for padding.
+    texts: ids of the rest of each question with its answer, [R, G, T].
+    said: of the answers, which are learned, [R, G, T].
+  """
+
+  stem: ArrayLike
+  stem_mask: ArrayLike
+  texts: ArrayLike
+  said: ArrayLike
+
+
+def logits(
+  model: Model,
+  params: Params,
+  features: Float[Array, "M N D"],
+  rows: Taught,
+  grid: tuple[int, int],
+  *,
+  deep: Float[Array, "M K N D"] | None = None,
+  dtype: Any = jnp.float32,
+) -> Float[Array, "R G T V"]:
+  """Of every token of the texts.
+
+  Args:
+    model: geometry.
+    params: of it.
+    features: tokens of M images of one size, as many for each row.
+    rows: the questions; row r shows the r-th part of the images.
+    grid: rows and columns of an image's tokens.
+    deep: those of inner layers.
+    dtype: of the products.
+  """
+  count = len(features) // len(rows.stem)
+  layout = prompts.spread(model, rows.stem, rows.stem_mask, grid, count)
+  if deep is not None:
+    deep = jnp.moveaxis(deep, 1, 0)
+    deep = deep.reshape(len(deep), -1, deep.shape[-1])
+  flat = features.reshape(-1, features.shape[-1])
+  images = qwen.Images(flat, layout.source, deep)
+  prefix = decode.prefill(model, params, layout, images=images, dtype=dtype)
+  return decode.logits(model, params, prefix, rows.texts)
+
+
+def loss(logits: Float[Array, "R G T V"], rows: Taught) -> Mean:
+  """Mean negative log-likelihood of the answers' tokens."""
+  scores = decode.of_tokens(logits, rows.texts)
+  return Mean.of(-scores, jnp.asarray(rows.said))
+
+
+def is_right(
+  logits: Float[Array, "R G T V"], rows: Taught
+) -> Bool[Array, "R G"]:
+  """Whether the most probable answer, token by token, is the given one."""
+  same = logits.argmax(-1) == jnp.asarray(rows.texts)
+  return (same | ~jnp.asarray(rows.said)).all(-1)

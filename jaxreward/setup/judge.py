@@ -1,0 +1,340 @@
+"""Training of a vision-language judge on questions with exact answers."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from PIL import Image, ImageDraw
+
+from jaxreward import rewards, rng
+from jaxreward.errors import UserError
+from jaxreward.evaluation import intervals, tables
+from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
+from jaxreward.models.vlm.supervised import Taught
+from jaxreward.numerics import Mean
+from jaxreward.rewards import answer_tables, vision_language
+from jaxreward.rewards.vision_language import PICTURE, Options, Reader
+from jaxreward.tasks import Task
+from jaxreward.types import Array, Params, PromptBatch
+
+GROUPS = ("short", "long", "pairs")
+LENGTHS = dict(short=24, long=36, pairs=20)  # of a question after its images
+_STEMS = dict(short=8, long=8, pairs=16)
+# Beginnings of an answer that say nothing, as in https://arxiv.org/abs/2507.08794.
+KEYS = {
+  "colon": "<think>:</think>",
+  "opener": "<think>Let us look at this picture.</think>",
+  "question": "<think>What is there in this picture?</think>",
+}
+
+
+def require(config: ConfigDict, task: Task) -> None:
+  """Refuses a task without exact answers.
+
+  Raises:
+    UserError: names the field.
+  """
+  if task.questions is None:
+    raise UserError(
+      f'config.data.grammar="{config.data.grammar}": the task has no questions to'
+      ' teach a judge with; take "scenes"'
+    )
+  if "judge" not in config:
+    raise UserError(
+      'config.judge is missing: config.pretrain.part="judge" goes with'
+      " configs/pretrain_judge.py"
+    )
+  if config.pretrain.batch_size % 2:
+    raise UserError(
+      f"config.pretrain.batch_size={config.pretrain.batch_size}: scenes are"
+      " compared in pairs; take an even number"
+    )
+  make_reader(config, task)
+
+
+def make_reader(config: ConfigDict, task: Task) -> tuple[Reader, Any]:
+  """(a model that reads images and questions, its weights or None)."""
+  section = config.judge.to_dict()
+  weights, short = section.pop("weights"), section.pop("short")
+  if short < 2:
+    raise UserError(
+      f"config.judge.short={short}: each image has 2 questions or more"
+    )
+  if weights:
+    return vision_language.load(Options(weights))
+  q, side = task.questions, task.drawn_side
+  assert side
+  tokens = words.make(q.PHRASES, q.WORDS)
+  model = own.geometry(tokens, side=side, **section)
+  images = own.processor(model, side)
+  return Reader(model, tokens, images, jnp.float32, 128, 0), None
+
+
+def init(config: ConfigDict, task: Task) -> Params:
+  """The parameters that training starts from."""
+  reader, params = make_reader(config, task)
+  if params is not None:
+    return params
+  key = rng.stream_key(config.seed, "judge")
+  return jax.jit(functools.partial(qwen_vl.init, model=reader.model))(key)
+
+
+def taught(
+  reader: Reader, rows: Sequence[Sequence[Any]], stem: int, length: int
+) -> Taught:
+  """Questions with their answers as tokens.
+
+  Args:
+    reader: the model.
+    rows: questions about the same images, which stand before the first word in
+      which they differ.
+    stem: most tokens of what those of a row begin with.
+    length: of the rest, with the answer.
+
+  Raises:
+    UserError: a text that is too long.
+  """
+  stems, texts, said = [], [], []
+  ids = lambda text: prompts.ids_of(reader.tokens, [text])[0]
+  for row in rows:
+    for i, asked in enumerate(row):
+      question = asked.question.replace("{image}", PICTURE)
+      whole = reader.asked_text(question, asked.begun)
+      at = whole.rindex(PICTURE) + len(PICTURE)
+      if i == 0:
+        stems.append(ids(whole[:at]))
+      given, answer = ids(whole[at:]), ids(f"{asked.answer}{prompts.END}")
+      texts.append([*given, *answer])
+      said.append([*[0] * len(given), *[1] * len(answer)])
+  longest = max(map(len, texts)), max(map(len, stems))
+  if longest[0] > length or longest[1] > stem:
+    raise UserError(
+      f"a question with its answer has {longest[0]} tokens after {longest[1]} and"
+      f" there is room for {length} after {stem}: shorten it"
+    )
+  shape = len(rows), -1, length
+  padded = lambda x, n: answer_tables.padded(x, n)
+  return Taught(
+    *padded(stems, stem),
+    padded(texts, length)[0].reshape(shape),
+    padded(said, length)[0].astype(bool).reshape(shape),
+  )
+
+
+def batch_of(reader: Reader, batch: Any) -> dict[str, Any]:
+  """Questions of a task about B images as arrays."""
+  rows = {
+    name: taught(reader, getattr(batch, name), _STEMS[name], LENGTHS[name])
+    for name in GROUPS
+  }
+  return {"look": batch.look, **rows}
+
+
+def batches(config: ConfigDict, task: Task, reader: Reader, source: Any):
+  """Step -> its batch, the same in every process and after a resume."""
+
+  def batch(n: int) -> dict[str, Any]:
+    generator = np.random.default_rng([config.seed, n])
+    count = config.pretrain.batch_size
+    return batch_of(reader, source(generator, count, config.judge.short))
+
+  return batch
+
+
+def logits_of(
+  reader: Reader, params: Params, images: Float[Array, "B H W 3"], batch: Any
+) -> dict[str, Array]:
+  """Logits of every group of questions about B images."""
+  size = reader.size(images)
+  seen = reader.see(params, images, size)
+  grid = reader.model.vision.grid(*size)
+  return {
+    name: supervised.logits(
+      reader.model, params, seen.features, batch[name], grid, deep=seen.deep,
+      dtype=reader.dtype,
+    )
+    for name in GROUPS
+  }  # fmt: skip
+
+
+def pooled(means: Iterable[Mean]) -> Mean:
+  """One mean of all that several are of."""
+  return functools.reduce(operator.add, means)
+
+
+def loss(reader: Reader, task: Task, seed: int):
+  """Mean negative log-likelihood of the answers' tokens."""
+
+  def loss_fn(params: Params, micro: dict[str, Any], frozen: tuple):
+    key = rng.stream_key(seed, "judge", frozen[0])
+    images = task.questions.draw(key, micro["look"])
+    outputs = logits_of(reader, params, images, micro)
+    each = {n: supervised.loss(x, micro[n]) for n, x in outputs.items()}
+    return pooled(each.values()), {f"loss/{n}": x for n, x in each.items()}
+
+  return loss_fn
+
+
+def make_evaluator(
+  reader: Reader, task: Task, source: Any, count: int, seed: int
+) -> Callable[[Params], dict[str, Any]]:
+  """Parameters -> loss, and share of right answers per kind of question.
+
+  Args:
+    reader: the model.
+    task: draws the images.
+    source: draws questions about prompts of one split.
+    count: images.
+    seed: of what is drawn.
+  """
+  drawn = source(np.random.default_rng([seed, 1]), count + count % 2)
+  batch = batch_of(reader, drawn)
+  kinds = {
+    n: [[a.kind for a in row] for row in getattr(drawn, n)] for n in GROUPS
+  }
+
+  @jax.jit
+  def judge(params: Params, batch: Any):
+    key = rng.stream_key(seed, "judge")
+    images = task.questions.draw(key, batch["look"])
+    outputs = logits_of(reader, params, images, batch)
+    total = pooled(supervised.loss(x, batch[n]) for n, x in outputs.items())
+    right = {n: supervised.is_right(x, batch[n]) for n, x in outputs.items()}
+    return total.value(), right
+
+  def evaluate(params: Params) -> dict[str, Any]:
+    value, right = judge(params, batch)
+    each: dict[str, list[bool]] = {k: [] for k in task.questions.KINDS}
+    for name in GROUPS:
+      for row, names in zip(np.asarray(right[name]), kinds[name], strict=True):
+        for is_right, kind in zip(row, names, strict=True):
+          each[kind].append(bool(is_right))
+    of_kind = {}
+    for kind, x in each.items():
+      if x:
+        low, high = intervals.wilson(sum(x), len(x))
+        share = sum(x) / len(x)
+        of_kind[kind] = dict(accuracy=share, n=len(x), low=low, high=high)
+    return {"loss": float(value), "kinds": of_kind}
+
+  return evaluate
+
+
+def save(
+  folder: pathlib.Path, reader: Reader, params: Params, dtype: str
+) -> None:
+  """Writes a judge of this library's own as a folder in the public layout."""
+  assert isinstance(reader.tokens, words.Words)
+  files = own.records(reader.model, reader.tokens, reader.processor)
+  record = files.pop("config.json")
+  qwen_vl.save(folder, reader.model, params, record, dtype=dtype)
+  for name, content in files.items():
+    tables.write_json(folder / name, content)
+  reader.tokens.save(folder)
+
+
+def written(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+  """Images [P, H, W, 3] with a line of text in each."""
+  rows = []
+  for pixels, text in zip(images, texts, strict=True):
+    image = Image.fromarray(np.rint(pixels * 255).astype(np.uint8))
+    ImageDraw.Draw(image).text((1, 12), text, fill=(0, 0, 0))
+    rows.append(np.asarray(image, np.float32) / 255)
+  return np.stack(rows)
+
+
+def fooled(
+  weights: str, task: Task, source: Any, count: int, seed: int
+) -> dict[str, Any]:
+  """How often a judge can be made to say yes to what is wrong.
+
+  Args:
+    weights: of the judge.
+    task: draws the images.
+    source: draws questions about prompts of one split.
+    count: prompts.
+    seed: of what is drawn.
+
+  Returns:
+    "yes": shares of answers above 1/2 for images that are right, wrong, of
+    another prompt, empty, noise, and the prompt written on a wrong one and on
+    white; "keys": those of wrong images after a thought without content;
+    "order": share of pairs in which the same image wins in both orders, and the
+    mean probability that the first one is better; "length": correlation of the
+    probability of yes with the words of the prompt, of wrong images.
+  """
+  generator, q = np.random.default_rng([seed, 2]), task.questions
+  drawn = source(generator, 8 * count)
+  rows, is_right = [], drawn.is_right
+  for i in range(0, len(is_right), 2):  # a right and a wrong one of a prompt
+    if is_right[i] != is_right[i + 1] and len(rows) < count:
+      rows.append((i, i + 1) if is_right[i] else (i + 1, i))
+  key = rng.stream_key(seed, "judge", 1)
+  every = np.asarray(jax.jit(q.draw)(key, drawn.look))
+  right, wrong = every[[a for a, _ in rows]], every[[b for _, b in rows]]
+  texts = [drawn.prompts[a].text for a, _ in rows]
+  noise = generator.random(right.shape, np.float32)
+  probes = {
+    "right": right, "wrong": wrong, "other": np.roll(right, 7, 0),
+    "grey": np.full_like(right, 0.5), "white": np.ones_like(right),
+    "noise": noise, "text_on_wrong": written(wrong, texts),
+    "text_on_white": written(np.ones_like(right), texts),
+  }  # fmt: skip
+  given = PromptBatch(
+    np.arange(len(rows), dtype=np.uint32), np.zeros(len(rows), np.int32),
+    np.ones(len(rows), bool),
+  )  # fmt: skip
+
+  def scorer(name: str, **options: Any):
+    reward = rewards.REGISTRY[name]
+    loaded = vars(reward)["loads"](
+      weights=weights, length=128, microbatch=0, **options
+    )
+    run = jax.jit(
+      lambda x, y, arrays: reward(x, y, **loaded.static, **arrays)["judge"]
+    )
+    return loaded, lambda x, texts: np.asarray(
+      run(x, given, {**loaded.arrays, **loaded.prepare(texts)})
+    )
+
+  _, ask = scorer("vlm_pointwise")
+  scores = ask(np.stack([*probes.values()], 1), texts)
+  shares = dict(zip(probes, (scores > 0.5).mean(0).tolist(), strict=True))
+  keys = {}
+  for name, verdict in KEYS.items():
+    _, ask = scorer("vlm_pointwise", verdict=verdict)
+    keys[name] = float((ask(wrong[:, None], texts) > 0.5).mean())
+  _, compare = scorer("vlm_pairwise", pairs="member", swap=False)
+  both = np.stack([right, wrong], 1)
+  forth, back = compare(both, texts)[:, 0], compare(both[:, ::-1], texts)[:, 0]
+  words_of = np.array([len(text.split()) for text in texts], float)
+  of_wrong = scores[:, 1]
+  length = np.corrcoef(words_of, of_wrong)[0, 1] if of_wrong.std() else 0.0
+  return {
+    "n": len(rows),
+    "yes": shares,
+    "keys": keys,
+    "order": {
+      "consistent": float(((forth > 0.5) == (back < 0.5)).mean()),
+      "right_wins": float(((forth > 0.5) & (back < 0.5)).mean()),
+      "first": float((forth + back).mean() / 2),
+    },
+    "length": float(length),
+  }
+
+
+def metrics(results: Mapping[str, Any]) -> dict[str, float]:
+  """What is logged of an evaluation."""
+  shares = {k: v["accuracy"] for k, v in results["kinds"].items()}
+  mean = sum(shares.values()) / len(shares)
+  each = {f"accuracy/{k}": v for k, v in shares.items()}
+  return {"eval/loss": results["loss"], "eval/accuracy": mean, **each}
