@@ -12,14 +12,17 @@
 | any | jsonl or csv: prompt, and possibly key and category | any of these |
 
 A file is known by its columns. GenEval's folders tell their prompts themselves, in
-`metadata.jsonl`. A number after the last `_` counts images of one prompt. A grid of
-several pictures in one file is one image. Names of T2I-CompBench, UniGenBench and
-OneIG-Bench are `unverified`.
+`metadata.jsonl`, which goes before their numbers. A number after the last `_` counts
+images of one prompt. Prompts of the same words share evenly, in their order, the images
+that are named by words alone. A grid of several pictures in one file is one image, but
+for `grid.*`, which is none, as is what lies beside a folder `samples`. Names of
+T2I-CompBench, UniGenBench and OneIG-Bench are `unverified`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -103,7 +106,7 @@ def _of_folder(folder: epath.Path) -> list[tuple[str, dict[str, Any]]]:
   rows = []
   for path in sorted(folder.glob(f"*/{METADATA}")):
     for where, row in reading.rows(path, _EXAMPLE):
-      rows.append((where, row | {"key": path.parent.name}))
+      rows.append((where, {"key": path.parent.name} | row))
   if not rows:
     raise UserError(
       f"{reading.name(folder)}: no folder 00000 with {METADATA} is in it; name"
@@ -129,9 +132,10 @@ def _item(row: Mapping[str, Any], where: str, number: int) -> Item:
     )
   prompt, key, category = names
   text = wordings.check_prompt(row[prompt], where, f'"{prompt}"')
-  name = str(row.get(key, "") or row.get("key", "") or number)
-  kind = str(row.get(category, "") or EVERY)
-  if category == "category" and kind in _ONEIG:
+  cell = lambda column: str("" if row.get(column) is None else row[column])
+  name = cell("key") or (key and cell(key)) or str(number)
+  kind = (category and cell(category)) or EVERY
+  if key == "id" and kind in _ONEIG and not cell("key"):
     name = f"{_ONEIG[kind]}/{name}"
   return Item(" ".join(text.split()), kind, name, where, row)
 
@@ -147,7 +151,17 @@ def _names(path: epath.Path, folder: epath.Path) -> list[str]:
     stems.append(match[1])
   within = [f"{p}/{s}" for s in stems for p in parents]
   numbers = [str(int(s)) for s in stems if s.isdigit()]
-  return [*within, *stems, *numbers, *parents[:1]]
+  return [*within, *stems, *numbers, *parents[:2]]
+
+
+def _told(folder: epath.Path) -> Item | None:
+  """What `metadata.jsonl` of a folder as GenEval has it says, if it is there."""
+  path = folder / METADATA
+  if not (folder.name.isdigit() and path.exists()):
+    return None
+  for where, row in reading.rows(path, _EXAMPLE):
+    return _item({"key": folder.name} | row, where, 0)
+  return None
 
 
 def find_images(folder: str, items: Sequence[Item], field: str = "") -> list:
@@ -157,13 +171,28 @@ def find_images(folder: str, items: Sequence[Item], field: str = "") -> list:
     UserError: no such folder, or a prompt without an image.
   """
   at = paths.find(folder, f"config.{field}")
-  number = {item.prompt: i for i, item in enumerate(items)}
-  number |= {item.key: i for i, item in enumerate(items)}
+  keys = {item.key: i for i, item in enumerate(items)}
+  alike: dict[str, list[int]] = {}  # rows of the same words
+  for i, item in enumerate(items):
+    alike.setdefault(item.prompt, []).append(i)
   files: list[list[str]] = [[] for _ in items]
+  by_words: dict[str, list[str]] = {prompt: [] for prompt in alike}
+  told = functools.cache(_told)
   for path in every_image(at):
-    place = next((number[n] for n in _names(path, at) if n in number), None)
-    if place is not None:
-      files[place].append(str(path))
+    names = _names(path, at)
+    if path.parent.name == "samples" and (of := told(path.parents[1])):
+      rows = alike.get(of.prompt, [])
+      names = [n for n in (of.key, *names) if keys.get(n) in rows]
+      names = names or [of.prompt]
+    name = next((n for n in names if n in keys or n in alike), None)
+    if name in keys:
+      files[keys[name]].append(str(path))
+    elif name is not None:
+      by_words[name].append(str(path))
+  for prompt, rows in alike.items():
+    found, n = by_words[prompt], len(rows)
+    for k, i in enumerate(rows):
+      files[i] += found[k * len(found) // n : (k + 1) * len(found) // n]
   for item, found in zip(items, files, strict=True):
     if not found:
       raise UserError(
@@ -175,7 +204,12 @@ def find_images(folder: str, items: Sequence[Item], field: str = "") -> list:
 
 
 def every_image(folder: epath.Path) -> list[epath.Path]:
-  """Images up to four folders deep, in the order of their names."""
+  """Images up to four folders deep, in the order of their names.
+
+  Of a folder with images in `samples` those alone; no `grid.*`.
+  """
   levels = ["/".join("*" * depth) for depth in range(1, 5)]
   every = (p for level in levels for p in folder.glob(level))
-  return sorted(p for p in every if p.suffix.lower() in SUFFIXES)
+  found = sorted(p for p in every if p.suffix.lower() in SUFFIXES)
+  sampled = {p.parents[1] for p in found if p.parent.name == "samples"}
+  return [p for p in found if p.parent not in sampled and p.stem != "grid"]

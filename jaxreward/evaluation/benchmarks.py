@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxreward.evaluation import intervals
 
@@ -14,7 +14,10 @@ Scores = Float[np.ndarray, "P G"]
 
 
 def summary(
-  scores: Scores, categories: Sequence[str], seed: int = 0
+  scores: Scores,
+  categories: Sequence[str],
+  seed: int = 0,
+  exists: Bool[np.ndarray, "P G"] | None = None,
 ) -> dict[str, Any]:
   """The numbers of one reward.
 
@@ -28,7 +31,10 @@ def summary(
     scores: of the images of each prompt; NaN for none.
     categories: of the prompts.
     seed: of the interval.
+    exists: whether there is an image, whose missing score is "failed"; None where
+      all are there.
   """
+  exists = np.ones(scores.shape, bool) if exists is None else exists
   kinds = np.array(categories)
   means = {
     name: float(np.nanmean(scores[kinds == name]))
@@ -43,26 +49,22 @@ def summary(
     "prompts": float(np.nanmax(scores[has_any], axis=1).mean())
     if has_any.any() else float("nan"),
     "n": int(np.isfinite(scores).sum()),
-    "failed": int((~np.isfinite(scores)).sum()),
+    "failed": int((exists & ~np.isfinite(scores)).sum()),
     "categories": means,
   }  # fmt: skip
 
 
 def difference(
-  first: Scores, second: Scores, categories: Sequence[str], seed: int = 0
+  first: Scores,
+  second: Float[np.ndarray, "P H"],
+  categories: Sequence[str],
+  seed: int = 0,
 ) -> intervals.Interval:
   """How much higher the second overall score is, with its paired interval.
 
-  Prompts are paired and drawn within categories; of each, images are averaged.
+  Prompts are paired and drawn within categories, all images of each together.
   Prompts that either side lacks are left out.
   """
-
-  def mean(scores: Scores) -> np.ndarray:
-    count = np.isfinite(scores).sum(1)
-    total = np.where(np.isfinite(scores), scores, 0).sum(1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-  return intervals.paired_bootstrap(
-    mean(first), mean(second), strata=categories, seed=seed,
-    equal_strata=True,
-  )  # fmt: skip
+  return intervals.equal_strata_bootstrap(
+    first, second, strata=categories, seed=seed
+  )

@@ -140,7 +140,6 @@ def paired_bootstrap(
   seed: int = 0,
   resamples: int = 4000,
   confidence: float = 0.95,
-  equal_strata: bool = False,
 ) -> Interval:
   """Mean of after - before with its percentile bootstrap interval.
 
@@ -164,7 +163,6 @@ def paired_bootstrap(
     seed: of the resampling; equal seeds give equal intervals.
     resamples: number of bootstrap draws.
     confidence: two-sided, between 0 and 1.
-    equal_strata: strata weigh the same, whatever their size.
 
   Returns:
     Interval(value, low, high); NaN when no pair is left.
@@ -184,17 +182,59 @@ def paired_bootstrap(
   select = lambda x: None if x is None else np.asarray(x)[keep]
   generator = np.random.Generator(np.random.PCG64(seed))
   means = np.zeros(resamples)
-  units = _units(difference, select(clusters), select(strata))
-  value = 0.0
-  for total, weight in units:
+  for total, weight in _units(difference, select(clusters), select(strata)):
     share_of = weight.sum() / difference.size
-    if equal_strata:
-      share_of = 1 / len(units)
-    value += share_of * total.sum() / weight.sum()
     means += share_of * _resampled(generator, total, weight, resamples)
   tail = (1 - confidence) / 2
   low, high = np.quantile(means, (tail, 1 - tail))
-  value = value if equal_strata else difference.mean()
+  return Interval(float(difference.mean()), float(low), float(high))
+
+
+def equal_strata_bootstrap(
+  before: ArrayLike,
+  after: ArrayLike,
+  *,
+  strata: Values,
+  seed: int = 0,
+  resamples: int = 4000,
+  confidence: float = 0.95,
+) -> Interval:
+  """Difference of two scores, each the mean over strata of their samples' means.
+
+  A stratum's mean is of its samples, so that a cluster with more of them weighs more;
+  strata weigh the same. Whole clusters are drawn as in `paired_bootstrap`, the same
+  on both sides.
+
+  Args:
+    before: [N, G], samples of N clusters; NaN for none.
+    after: [N, H], of the same clusters. Those that either side lacks are left out.
+    strata: [N].
+    seed: see `paired_bootstrap`.
+    resamples: see there.
+    confidence: see there.
+
+  Returns:
+    Interval(value, low, high); NaN when no cluster is left.
+  """
+  sides = [np.asarray(x, float) for x in (before, after)]
+  strata = np.asarray(strata)
+  total = np.stack([np.where(np.isfinite(x), x, 0).sum(1) for x in sides])
+  weight = np.stack([np.isfinite(x).sum(1) for x in sides])
+  keep = (weight > 0).all(0)
+  if not keep.any():
+    return Interval(math.nan, math.nan, math.nan)
+  value, means = 0.0, np.zeros(resamples)
+  kinds = np.unique(strata[keep])
+  for number, kind in enumerate(kinds):
+    rows = keep & (strata == kind)
+    for sign, t, w in zip(
+      (-1, 1), total[:, rows], weight[:, rows], strict=True
+    ):
+      generator = np.random.Generator(np.random.PCG64([seed, number]))
+      value += sign * t.sum() / w.sum() / kinds.size
+      means += sign * _resampled(generator, t, w, resamples) / kinds.size
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(means, (tail, 1 - tail))
   return Interval(float(value), float(low), float(high))
 
 

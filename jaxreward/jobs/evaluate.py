@@ -611,7 +611,7 @@ def _on_benchmark(config: ConfigDict, workdir: epath.Path) -> None:
 
 
 def _drawer(config: ConfigDict, workdir: epath.Path, mesh) -> benchmarks.Draw:
-  """Prompts, as many as `rows_at_once`, -> images [P, G, H, W, 3] in [0, 1]."""
+  """`rows_at_once` prompts and their ids -> images [P, G, H, W, 3] in [0, 1]."""
   policy, section = setup.make_policy(config), config.eval.benchmark
   params = setup.load_params(
     config, policy, workdir=workdir,
@@ -632,8 +632,8 @@ def _drawer(config: ConfigDict, workdir: epath.Path, mesh) -> benchmarks.Draw:
     trajectory = sampler.sample(params, key, batch.words, batch.ids)
     return jnp.clip(sampler.pixels(trajectory.latents[-1], decoder), 0, 1)
 
-  def draw(prompts: Sequence[Prompt]) -> np.ndarray:
-    batch = repeats.distinct_ids(task.batch(prompts))
+  def draw(prompts: Sequence[Prompt], ids: np.ndarray) -> np.ndarray:
+    batch = dataclasses.replace(task.batch(prompts), ids=ids)
     images = processes.fetch(run(params, encode(batch), decoder))
     return np.asarray(images)[: len(prompts)]
 

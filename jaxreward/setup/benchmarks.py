@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import files, paths, processes, setup, tasks
-from jaxreward.data import benchmarks
+from jaxreward.data import benchmarks, repeats
 from jaxreward.data.benchmarks import Item
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.images import read_images
@@ -34,7 +34,8 @@ POLICY = "policy"  # among the folders: what is drawn here
 FOLDER = "images"  # in the working directory
 SCORES_FILE = "benchmark_scores.jsonl"
 
-Draw = Callable[[Sequence[Prompt]], np.ndarray]  # [P, G, H, W, 3] in [0, 1]
+# (P prompts, uint32 ids [P]) -> [P, G, H, W, 3] in [0, 1]
+Draw = Callable[[Sequence[Prompt], np.ndarray], np.ndarray]
 
 
 def is_asked(config: ConfigDict) -> bool:
@@ -125,6 +126,15 @@ def load(config: ConfigDict) -> Benchmark:
   if section.reference:
     at = files_of_folder(section.reference, section.nearest)
     reference = [str(path) for path in at]
+    for side in sides(config):
+      made = sum(map(len, found.get(side, [])))
+      if side == POLICY:
+        made = len(items) * section.group
+      if made <= section.nearest:
+        raise UserError(
+          f"config.{FIELD}.nearest={section.nearest}:"
+          f" {shown(side, 60)} has {made} images, and more are needed; lower it"
+        )
   return Benchmark(items, prompts, task, found, reference)
 
 
@@ -168,6 +178,7 @@ def drawn(
     for i in range(len(loaded.items))
   ]
   size = section.rows_at_once
+  ids = repeats.spread([p.prompt_id for p in loaded.prompts])
   for start in range(0, len(loaded.items), size):
     rows = list(range(start, min(start + size, len(loaded.items))))
     is_there = lambda rows=rows: all(
@@ -176,7 +187,7 @@ def drawn(
     if processes.on_first(is_there):
       continue
     padded = rows + rows[-1:] * (size - len(rows))
-    images = draw([loaded.prompts[i] for i in padded])
+    images = draw([loaded.prompts[i] for i in padded], ids[padded])
     write = functools.partial(_write, images, rows, loaded.items, place)
     processes.on_first(write)
     logging.info("%d of %d prompts drawn", rows[-1] + 1, len(loaded.items))
@@ -240,9 +251,6 @@ def run(
   """
   section, seed = config.eval.benchmark, config.eval.seed
   loaded = load(config)
-  found = dict(loaded.files)
-  if draw is not None:
-    found[POLICY] = drawn(config, loaded, draw, workdir)
   rewards = reward_setup.load(config, workdir, ("rewards",))
   side = loaded.task.drawn_side if loaded.task.verdict else section.side
   scorer = make_scorer(
@@ -250,10 +258,14 @@ def run(
   )
   features = _features(config) if section.reference else None
   real = None if features is None else features(loaded.reference)
+  found = dict(loaded.files)
+  if draw is not None:  # once all else is there
+    found[POLICY] = drawn(config, loaded, draw, workdir)
   results, values, lines = {}, {}, []
   for name in sides(config):
     groups = found[name]
     most = max(map(len, groups))
+    exists = np.arange(most) < np.array([[len(group)] for group in groups])
 
     def scores_of(index, groups=groups, most=most):
       pixels = _pixels(groups, index, most, side or section.side)
@@ -261,13 +273,12 @@ def run(
 
     values[name] = {}
     if rewards:
-      values[name] = over_rows(
-        scores_of, len(loaded.items), section.rows_at_once
-      )
+      scored = over_rows(scores_of, len(loaded.items), section.rows_at_once)
+      values[name] = {k: np.where(exists, x, np.nan) for k, x in scored.items()}
     results[name] = {
       "images": sum(map(len, groups)),
       "scores": {
-        k: numbers.summary(x, loaded.categories, seed)
+        k: numbers.summary(x, loaded.categories, seed, exists)
         for k, x in values[name].items()
       },
     }
@@ -283,7 +294,7 @@ def run(
   differences = {
     k: {
       name: numbers.difference(
-        _mean(values[first][k]), _mean(values[name][k]), loaded.categories, seed
+        values[first][k], values[name][k], loaded.categories, seed
       )
       for name in others
     }
@@ -293,13 +304,6 @@ def run(
     "prompts": section.prompts or section.images[0], "sides": results,
     "differences": differences if others else {},
   }  # fmt: skip
-
-
-def _mean(scores: np.ndarray) -> np.ndarray:
-  """[P, G] -> [P, 1], so that sides may have other numbers of images."""
-  count = np.isfinite(scores).sum(1, keepdims=True)
-  total = np.where(np.isfinite(scores), scores, 0).sum(1, keepdims=True)
-  return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _lines(name, items, groups, values: Mapping[str, np.ndarray]):

@@ -63,9 +63,11 @@ def test_the_overall_score_is_genevals():
   assert got["categories"] == pytest.approx({"colors": 0.5, "counting": 0.4})
   assert got["images"] == pytest.approx(3 / 7)
   assert got["prompts"] == pytest.approx(2 / 4)
+  assert got["overall"] == pytest.approx((0.5 + 0.4) / 2)  # .417 by prompts
   assert (got["n"], got["failed"]) == (7, 3)
-  whole = benchmarks.summary(np.array([[1.0, 0], [1, 1], [0, 0]]), list("aab"))
-  assert whole["overall"] == pytest.approx((0.75 + 0) / 2)
+  exists = np.ones((5, 2), bool)
+  exists[2, 1] = False
+  assert benchmarks.summary(scores, tags, exists=exists)["failed"] == 2
 
 
 def test_two_sides_are_compared_prompt_by_prompt():
@@ -83,5 +85,15 @@ def test_two_sides_are_compared_prompt_by_prompt():
   assert got.value == pytest.approx(np.mean([x.mean() for x in parts]))
   error = np.sqrt(sum(x.var(ddof=1) / len(x) for x in parts)) / 2
   assert got.high - got.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+  few = np.where(rng.random((60, 4)) < 0.5, np.nan, second)  # other counts
+  few[0], few[1, 0] = np.nan, 0.5
+  got = benchmarks.difference(first, few, tags)
+  kept = np.isfinite(few).any(1)
+  sides = [
+    [np.nanmean(x[kept & (np.array(tags) == t)]) for t in "ab"]
+    for x in (first, few)
+  ]
+  assert got.value == pytest.approx(np.mean(sides[1]) - np.mean(sides[0]))
+  assert got.low < got.value < got.high
   plain = intervals.paired_bootstrap(values * 0, values, strata=tags)
   assert plain.value == pytest.approx(values.mean())

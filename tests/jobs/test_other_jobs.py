@@ -83,6 +83,23 @@ def test_what_pretrain_exports_is_what_evaluate_reads(
       assert two[scale][name] == pytest.approx(one[scale][name], rel=1e-4)
 
 
+def test_a_benchmark_is_drawn_and_judged(command, tmp_path):
+  """Prompts of the same words have noise of their own, drawn at once or not."""
+  (tmp_path / "p.txt").write_text("a red circle\na red circle\n")
+  given = tiny.FAST | {
+    "eval.benchmark.prompts": tmp_path / "p.txt", "eval.benchmark.group": 1,
+    "eval.benchmark.rows_at_once": 1, "rewards.detector": "none",
+    "rewards.s.fn": "strict",
+  }  # fmt: skip
+  workdir = tmp_path / "run"
+  assert command("evaluate.py:scenes,smoke", workdir, tiny.MODEL, given) == 0
+  names = [f"images/{i:05d}/samples/0000.png" for i in range(2)]
+  first, second = (np.asarray(Image.open(workdir / name)) for name in names)
+  assert first.shape == (36, 36, 3) and np.any(first != second)
+  found = json.loads((workdir / "evaluation.json").read_text())["benchmark"]
+  assert found["sides"]["policy"]["scores"]["s"]["n"] == 2
+
+
 def test_an_evaluation_is_the_same_every_time(command, tmp_path, small_model):
   given = EVAL | {"init.checkpoint": "", "eval.num_steps": 3}
   texts = []

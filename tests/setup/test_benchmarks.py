@@ -7,7 +7,9 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from jaxreward import jobs, tasks
 from jaxreward.data import benchmarks as lib
+from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError
 from jaxreward.evaluation import benchmarks as numbers
 from jaxreward.evaluation import set_metrics, tables
@@ -48,8 +50,12 @@ FILES = {
   "uni.csv": ("index,prompt_en\n7,a dog", ["7"], ["all"]),
   "one.csv": ("category,id,prompt_en\nPortrait,003,a man", ["human/003"],
               ["Portrait"]),
-  "wise.json": ([{"Prompt": "a", "prompt_id": 4, "Category": "C"}], ["4"], ["C"]),
-  "compbench.txt": ("a red bench\na dog\n", ["0", "1"], ["all", "all"]),
+  "wise.json": ([{"Prompt": "a", "prompt_id": 1, "Category": "C"},
+                 {"Prompt": "b", "prompt_id": 0, "Category": "C"}],
+                ["1", "0"], ["C", "C"]),
+  "own.jsonl": ([{"prompt": "a", "key": 2, "category": 0},
+                 {"prompt": "b", "key": 0, "category": 1}], ["2", "0"], ["0", "1"]),
+  "compbench.txt": ("a dog\na red bench\na dog\n", ["0", "1", "2"], ["all"] * 3),
 }  # fmt: skip
 
 
@@ -64,6 +70,18 @@ def test_prompts_of_public_benchmarks(name, tmp_path):
   items = lib.read(str(tmp_path / name))
   assert [i.key for i in items] == keys
   assert [i.category for i in items] == categories
+  # what is drawn is read back, with the file and without it
+  prompts = [Prompt(item.prompt) for item in items]
+  loaded = benchmarks.Benchmark(items, prompts, tasks.get("free", ""), {}, [])
+  draw = lambda prompts, ids: np.zeros((len(prompts), 4, 8, 8, 3), np.float32)
+  names = benchmarks.drawn(config_of(), loaded, draw, epath.Path(tmp_path))
+  folder = str(tmp_path / benchmarks.FOLDER)
+  assert lib.find_images(folder, items) == names
+  again = lib.read(folder)
+  assert [(i.key, i.category, i.prompt) for i in again] == [
+    (i.key, i.category, i.prompt) for i in items
+  ]
+  assert lib.find_images(folder, again) == names
 
 
 @pytest.mark.parametrize(
@@ -89,6 +107,38 @@ def test_images_are_known_by_their_names(names, keys, tmp_path):
     lib.find_images(str(tmp_path), items)
 
 
+def test_images_of_the_same_words_are_shared_and_grids_are_none(tmp_path):
+  items = [
+    lib.Item(words, "all", key, "row", {})
+    for words, key in (("a dog", "x"), ("a cat", "y"), ("a dog", "z"))
+  ]
+  names = [f"samples/a dog_{i:06d}.png" for i in range(4)]
+  for name in (*names, "samples/a cat_0.png", "a cat.png", "y/grid.png"):
+    save(tmp_path / name, 9)
+  want = [names[:2], ["samples/a cat_0.png"], names[2:]]
+  assert lib.find_images(str(tmp_path), items) == [
+    [str(tmp_path / name) for name in group] for group in want
+  ]
+
+
+def test_folders_of_others_are_known_by_their_prompts(tmp_path):
+  """GenEval's own, in another order than the file, with its grids."""
+  folder = geneval_folder(tmp_path / "a", [[1], [2], [3]])
+  save(tmp_path / "a" / "00000" / "grid.png", 9)
+  items = [
+    lib.Item(GENEVAL[i]["prompt"], "all", str(n), "row", {})
+    for n, i in enumerate((2, 0, 1))
+  ]
+  assert lib.find_images(folder, items) == [
+    [f"{folder}/{i:05d}/samples/0000.png"] for i in (2, 0, 1)
+  ]
+
+
+def there(images, prompts):
+  """A reward that images that are not there get too."""
+  return np.ones(images.shape[:2], np.float32) + 0 * prompts.ids[:, None]
+
+
 def test_two_folders_are_scored_and_compared(tmp_path):
   """By the mean of red, and the colours of real images."""
   first = [[0, 51], [102, 102], [204, 0]]
@@ -100,8 +150,11 @@ def test_two_folders_are_scored_and_compared(tmp_path):
   for i in range(7):
     save(tmp_path / "real" / f"{i}.png", 30 * i)
   section = {"images": folders, "reference": tmp_path / "real", "nearest": 2}
-  config = config_of({f"eval.benchmark.{k}": v for k, v in section.items()})
+  given = {f"eval.benchmark.{k}": v for k, v in section.items()}
+  config = config_of(given, {"rewards.there.fn": f"{__file__}:there"})
   benchmarks.check(config)
+  with pytest.raises(UserError, match=r"nearest=5: .*b has 5 images"):
+    benchmarks.load(config_of(given, {"eval.benchmark.nearest": 5}))
   assert len(benchmarks.data(config)) == 3 + 3 + 7
   results = benchmarks.run(config, epath.Path(tmp_path / "w"), None)
   share = lambda rows: [np.mean(row) / 255 * 4 for row in rows]
@@ -114,8 +167,11 @@ def test_two_folders_are_scored_and_compared(tmp_path):
     ):  # a prompt with one image, as GenEval: of all images
       want["colors"] = (153 * 2 + 255) / 3 / 255 * 4
     assert got["categories"] == pytest.approx(want, rel=1e-5)
+    assert got["overall"] == pytest.approx(np.mean([*want.values()]), rel=1e-5)
+    assert got["failed"] == 0
+  assert results["sides"][folders[1]]["scores"]["there"]["n"] == 5
   gap = results["differences"]["redness"][folders[1]]
-  want = (b[0] - a[0] + np.mean(b[1:]) - np.mean(a[1:])) / 2
+  want = (b[0] - a[0] + want["colors"] - np.mean(a[1:])) / 2
   assert gap.value == pytest.approx(want, rel=1e-5)
   colours = lambda reds: np.array(
     [np.tile([r / 255 - 0.5, -0.5, -0.5], 64) for r in reds]
@@ -140,10 +196,11 @@ def test_images_are_drawn_once_in_genevals_layout(tmp_path):
       "eval.benchmark.group": 2,
     }
   )
-  calls = []
+  calls, drawn_ids = [], []
 
-  def draw(prompts):
+  def draw(prompts, ids):
     calls.append([p.text for p in prompts])
+    drawn_ids.extend(ids)
     shade = [len(p.text) / 100 for p in prompts]
     return np.ones((2, 2, 8, 8, 3), np.float32) * np.reshape(
       shade, (2, 1, 1, 1, 1)
@@ -160,6 +217,54 @@ def test_images_are_drawn_once_in_genevals_layout(tmp_path):
   assert lib.read(str(workdir / "images"))[2].category == "colors"
   again = benchmarks.run(config, workdir, draw)
   assert again == results and len(calls) == 2
+  assert drawn_ids[:3] == [Prompt(text).prompt_id for text in texts]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_ids_do_not_depend_on_what_is_drawn_at_once(size, tmp_path):
+  items = [lib.Item("a dog", "all", str(i), "row", {}) for i in range(3)]
+  prompts = [Prompt(item.prompt) for item in items]
+  loaded = benchmarks.Benchmark(items, prompts, tasks.get("free", ""), {}, [])
+  seen = []
+
+  def draw(prompts, ids):
+    seen.extend(ids.tolist())
+    return np.zeros((len(prompts), 4, 8, 8, 3), np.float32)
+
+  config = config_of({"eval.benchmark.rows_at_once": size})
+  benchmarks.drawn(config, loaded, draw, epath.Path(tmp_path))
+  first = prompts[0].prompt_id
+  assert seen[:3] == [(first + i * 0x9E3779B9) % 2**32 for i in range(3)]
+
+
+@pytest.mark.parametrize(
+  "lacks",
+  [
+    {"eval.benchmark.reference": "real", "eval.benchmark.nearest": 1,
+     "eval.benchmark.tower.weights": "none.safetensors"},
+    {"rewards.clip.fn": "clip_score", "rewards.clip.weights": "none.safetensors"},
+  ],
+)  # fmt: skip
+def test_nothing_is_drawn_before_its_judges_are_there(
+  lacks, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "p.txt").write_text("a dog")
+  for i in range(2):
+    save(tmp_path / "real" / f"{i}.png", i)
+  config = config_of({"eval.benchmark.prompts": "p.txt"}, lacks)
+  with pytest.raises(UserError, match=r"none\.safetensors"):
+    benchmarks.run(
+      config, epath.Path(tmp_path), lambda *_: pytest.fail("drawn")
+    )
+
+
+def test_a_public_generator_is_checked():
+  given = {"eval.benchmark.prompts": "p.txt", "eval.num_steps": 2}
+  reward = {"rewards.redness.fn": f"{tiny.HERE}:redness"}
+  jobs.check(
+    "evaluate", tiny.load("evaluate.py:sd35_medium,smoke", given, reward)
+  )
 
 
 @pytest.mark.parametrize(
