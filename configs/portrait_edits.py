@@ -13,6 +13,7 @@ its rewards, which keep the person (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib
+from jaxreward.errors import UserError
 
 REWARDS = ("kept", "words", "person")
 OBJECTIVES = ("diffusion_nft", "flow_grpo")
@@ -27,6 +28,11 @@ def get_config(arg: str | None = None):
     arg, reward=REWARDS, objective=OBJECTIVES, smoke=False
   )
   objective = options["objective"]
+  if options["reward"] != "kept" and objective != OBJECTIVES[0]:
+    raise UserError(
+      f"objective={objective}: {options['reward']} follows the gradient of its reward;"
+      " leave the objective out"
+    )
   size = ",smoke" if options["smoke"] else ""
   config = config_lib.load_sibling(f"portraits.py:{objective}{size}", __file__)
   config.model.takes_source = True

@@ -1,4 +1,4 @@
-"""Trains the judge of the scenes from nothing: the maker of `package:scenes_judge`.
+"""Trains a judge of the scenes from nothing.
 
 A vision-language model in the layout of Qwen3-VL, with words and digits as its
 vocabulary, learns to answer the judges' questions about scenes whose attributes are

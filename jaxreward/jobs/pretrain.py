@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -263,12 +264,16 @@ def _judge(
   def final(params):
     results = evaluator("heldout", config.eval.samples)(params)
     if isinstance(reader.tokens, words.Words):
-      folder = pathlib.Path(workdir) / "judge"
-      judge.save(folder, reader, params, config.pretrain.export_dtype)
       drawn = source(setup.load_prompts(config, "heldout"))
-      results["fooled"] = judge.fooled(
-        str(folder), task, drawn, config.eval.samples // 4, seed
-      )
+      (workdir / "judge").mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)  # a workdir may be in a bucket
+        judge.save(folder, reader, params, config.pretrain.export_dtype)
+        for file in folder.iterdir():
+          (workdir / "judge" / file.name).write_bytes(file.read_bytes())
+        results["fooled"] = judge.fooled(
+          name, task, drawn, config.eval.samples // 4, seed
+        )
     return results
 
   return Subject(

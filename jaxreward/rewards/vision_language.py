@@ -223,9 +223,8 @@ class Options:
   """What every reward of a reader takes.
 
   Attributes:
-    weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL,
-      "package:scenes_judge" for the small one of the scenes that ships with the
-      library, or "tiny" for a tiny one with random weights.
+    weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or of what
+      configs/pretrain_judge.py has made, or "tiny" for a tiny one with random weights.
     tokenizer: its folder, if it is not beside the weights.
     dtype: of parameters and compute, "float32" or "bfloat16".
     length: most tokens of a question, its image counted as one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import operator
 import pathlib
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
 from jaxreward import rewards, rng
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 from jaxreward.evaluation import intervals, tables
 from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
 from jaxreward.models.vlm.supervised import Taught
@@ -52,6 +53,12 @@ def require(config: ConfigDict, task: Task) -> None:
     raise UserError(
       'config.judge is missing: config.pretrain.part="judge" goes with'
       " configs/pretrain_judge.py"
+    )
+  weights = config.judge.weights
+  if weights and words.read(pathlib.Path(own.resolve(weights))) is None:
+    raise UserError(
+      f"config.judge.weights={shown(weights, 100)}: training goes on from a judge that"
+      " configs/pretrain_judge.py has made; a public one has other tokens"
     )
   if config.pretrain.batch_size % 2:
     raise UserError(
@@ -139,11 +146,16 @@ def batch_of(reader: Reader, batch: Any) -> dict[str, Any]:
   return {"look": batch.look, **rows}
 
 
+def _generator(seed: int, stream: str, number: int = 0) -> np.random.Generator:
+  """Of a stream; for a number of it."""
+  return np.random.default_rng([seed, zlib.crc32(stream.encode()), number])
+
+
 def batches(config: ConfigDict, task: Task, reader: Reader, source: Any):
   """Step -> its batch, the same in every process and after a resume."""
 
   def batch(n: int) -> dict[str, Any]:
-    generator = np.random.default_rng([config.seed, n])
+    generator = _generator(config.seed, "questions", n)
     count = config.pretrain.batch_size
     return batch_of(reader, source(generator, count, config.judge.short))
 
@@ -196,7 +208,7 @@ def make_evaluator(
     count: images.
     seed: of what is drawn.
   """
-  drawn = source(np.random.default_rng([seed, 1]), count + count % 2)
+  drawn = source(_generator(seed, "evaluation"), count + count % 2)
   batch = batch_of(reader, drawn)
   kinds = {
     n: [[a.kind for a in row] for row in getattr(drawn, n)] for n in GROUPS
@@ -204,7 +216,7 @@ def make_evaluator(
 
   @jax.jit
   def judge(params: Params, batch: Any):
-    key = rng.stream_key(seed, "judge")
+    key = rng.stream_key(seed, "judge/evaluation")
     images = task.questions.draw(key, batch["look"])
     outputs = logits_of(reader, params, images, batch)
     total = pooled(supervised.loss(x, batch[n]) for n, x in outputs.items())
@@ -272,19 +284,24 @@ def fooled(
     mean probability that the first one is better; "length": correlation of the
     probability of yes with the words of the prompt, of wrong images.
   """
-  generator, q = np.random.default_rng([seed, 2]), task.questions
+  generator, q = _generator(seed, "fooled"), task.questions
   drawn = source(generator, 8 * count)
   rows, is_right = [], drawn.is_right
   for i in range(0, len(is_right), 2):  # a right and a wrong one of a prompt
     if is_right[i] != is_right[i + 1] and len(rows) < count:
       rows.append((i, i + 1) if is_right[i] else (i + 1, i))
-  key = rng.stream_key(seed, "judge", 1)
+  if len(rows) < 2:
+    raise UserError(
+      f"config.eval.samples: {count} prompts for the judge to be led astray by have"
+      " no right and wrong image; take more"
+    )
+  key = rng.stream_key(seed, "judge/fooled")
   every = np.asarray(jax.jit(q.draw)(key, drawn.look))
   right, wrong = every[[a for a, _ in rows]], every[[b for _, b in rows]]
   texts = [drawn.prompts[a].text for a, _ in rows]
   noise = generator.random(right.shape, np.float32)
   probes = {
-    "right": right, "wrong": wrong, "other": np.roll(right, 7, 0),
+    "right": right, "wrong": wrong, "other": np.roll(right, 1, 0),
     "grey": np.full_like(right, 0.5), "white": np.ones_like(right),
     "noise": noise, "text_on_wrong": written(wrong, texts),
     "text_on_white": written(np.ones_like(right), texts),
@@ -318,7 +335,8 @@ def fooled(
   forth, back = compare(both, texts)[:, 0], compare(both[:, ::-1], texts)[:, 0]
   words_of = np.array([len(text.split()) for text in texts], float)
   of_wrong = scores[:, 1]
-  length = np.corrcoef(words_of, of_wrong)[0, 1] if of_wrong.std() else 0.0
+  vary = of_wrong.std() and words_of.std()
+  length = np.corrcoef(words_of, of_wrong)[0, 1] if vary else 0.0
   return {
     "n": len(rows),
     "yes": shares,

@@ -126,8 +126,6 @@ def test_an_unrated_candidate_is_in_no_pair():
   assert found == masked and (gradient == slope).all()
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_full_group_of_4096():
   """Against float64 by rows, loss and gradient."""
   scores, ratings, mask = draw(1, 4096, seed=2)

@@ -69,8 +69,6 @@ def slopes(form, streams, scales, rotary):
   return jax.grad(loss, (0, 1) if scales is not None else 0)(streams, scales)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("case", list(CASES))
 def test_values_and_gradients_are_those_of_plain_operations(case):
   arrays = operands(case)

@@ -47,8 +47,6 @@ def near(got, want, atol=2e-5):
   np.testing.assert_allclose(got, want, atol=atol, rtol=0)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("tokens", "keys", "hidden"),
   [(128, 128, 0), (130, 70, 0), (40, 300, 9)],

@@ -123,8 +123,6 @@ def test_image_rewards_own_layout_holds_the_same_towers():
   }
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_the_score_is_the_heads_normalised():
   """And a text is read beside each picture of its group."""
   params = folders.drawn(blip.shapes(TINY), scale=0.3)

@@ -180,8 +180,6 @@ def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
   assert gap < 1e-3 * np.abs(expected).max()
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("net", [perceptual.Lpips(), perceptual.Dists()])
 def test_equal_pictures_are_at_distance_0_with_a_finite_slope(net):
   a = jnp.full((1, 32, 32, 3), 0.5)

@@ -44,8 +44,6 @@ def test_the_plan_by_hand_and_with_exact_marginals():
     transport.sinkhorn(cost, rows, columns, mass=0)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_attention_is_multiplied_by_the_plan():
   """A = (.7, .2, .1) and P = (.1, .6, .3); an even plan changes nothing."""
   attention = np.log([0.7, 0.2, 0.1])
@@ -92,8 +90,6 @@ def test_a_word_that_is_far_costs_more():
   )
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_the_head_reads_words_in_any_order_and_no_padding():
   net = heads.CrossAttention(8, 2, 0, 16, transport=0.9)
   words, mask = jnp.array([[3, 5, 7]]), jnp.array([[True, True, False]])

@@ -286,8 +286,6 @@ def test_plackett_luce_of_two_is_bradley_terry():
   )
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_plackett_luce_leaves_masked_candidates_out():
   scores = some_scores(9, (2, 4)).astype(np.float32)
   scores[0, 1] = np.nan
@@ -301,8 +299,6 @@ def test_plackett_luce_leaves_masked_candidates_out():
   assert grad[0, 1] == 0
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_plackett_luce_gradient_matches_finite_differences():
   scores = some_scores(10, (4,))
   grad = jax.grad(lambda s: rm.plackett_luce(s).total)(

@@ -40,8 +40,6 @@ def reference(params, layers, last, mask):
   return dense(h / (1 + np.exp(-h)), "score_out")[0]
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_the_head_is_the_authors_formula_and_ignores_padding():
   head = HEADS["progressive"](heads_of=2)
   features = {"layers": LAYERS, "states": LAST, "state_mask": MASK}

@@ -247,8 +247,6 @@ def test_a_trunk_starts_from_the_first_blocks_of_a_policy():
   np.testing.assert_array_equal(mine["place"], theirs["place"])
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_blip_with_five_layers_is_image_reward():
   params = folders.drawn(blip.shapes(TINY_BLIP), scale=0.3)
   backbone = BACKBONES["blip"](size="tiny", microbatch=2)

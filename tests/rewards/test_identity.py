@@ -97,8 +97,6 @@ def scored(images, reference, known, **options):
   return np.asarray(found["identity"])
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_people_are_found_wherever_they_stand():
   ann, bob, eve = people(3)
   both = np.zeros((2 * SIDE, 2 * SIDE, 3), np.float32)
@@ -122,8 +120,6 @@ def test_people_are_found_wherever_they_stand():
   assert np.isnan(scored(images, reference, np.zeros((1, 2), bool))).all()
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_frames_are_pooled():
   ann, bob = people(2)
   reference, known = ann[None, None], np.ones((1, 1), bool)
@@ -188,8 +184,6 @@ def test_subjects_are_assigned_and_missed():
   np.testing.assert_allclose(turned, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_pool_is_read_by_its_mean_its_best_or_some():
   """IPRO: frames that are faces of the pool, in any order, are 1 by its best."""
   rng = np.random.default_rng(4)

@@ -42,8 +42,6 @@ def scored(found, items, relation=0, exact=False, **options):
   return np.asarray(jax.jit(run)(images))[0].tolist()
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_counts():
   one, two = [(L, 0, 0.9)], [(L, 0, 0.9), (R, 0, 0.8)]
   twice = [(L, 0, 0.9), (NEAR, 0, 0.8)]
@@ -209,8 +207,6 @@ def thing(colour, name):
   return wrong | {name: 0.3, f"{colour} {name}": 0.5}
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_colour_competes_with_the_others():
   look = lambda colour, seen: looked_up(
     {"x": ([(colour, "bench", 1)], 0, False)}, "x", [thing(seen, "bench")]
@@ -289,8 +285,6 @@ def reference_judge(boxes, scores, count, relation, exact):
   return [*right, relation == 0 or (there and stands)]
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_without_colours_nothing_competes():
   rng = np.random.default_rng(0)
   judge = jax.jit(functools.partial(objects.judge, threshold=0.1, most=0.5))

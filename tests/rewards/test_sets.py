@@ -45,8 +45,6 @@ def test_the_frechet_distance_against_scipy():
   np.testing.assert_allclose(moved, 5 * 0.09, rtol=1e-3)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_the_better_set_is_at_least_as_good_as_either():
   score = lambda x: sets.vendi(x, np.ones(6, bool))
   choose = jax.jit(lambda a, b, mask: sets.better_set(score, a, b, mask))
@@ -73,8 +71,6 @@ def batch_of(count):
   return batch
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_twins_are_told_apart_over_all_prompts():
   """The one image that is not like all others is taken, and padding is not."""
   shot, other = RNG.uniform(0, 1, (2, 8, 8, 3)).astype(np.float32)

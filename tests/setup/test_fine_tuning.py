@@ -169,8 +169,6 @@ def test_rows_draw_alike_in_any_split_and_times_are_shifted():
   np.testing.assert_allclose(t, [1e-3, 0.75, 1.0], rtol=1e-6)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("given", "words"),
   [

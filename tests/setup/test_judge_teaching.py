@@ -68,6 +68,8 @@ def test_what_is_taught_is_what_a_judge_is_asked(parts):
     ({"judge.short": 1}, "config.judge.short=1: each image"),
     ({"judge.patch": 5}, "config.judge.patch=5: twice of it divides the 36"),
     ({"judge.heads": 3}, "config.judge: width=32, heads=3"),
+    ({"judge.vision_heads": 0}, "config.judge.vision_heads=0"),
+    ({"judge.weights": "org/name"}, "config.judge.weights=org/name: training"),
     ({"judge.vision_width": 36}, "config.judge.vision_width=36"),
     ({"pretrain.batch_size": 7}, "config.pretrain.batch_size=7: scenes"),
   ],
@@ -82,3 +84,27 @@ def test_a_judge_that_does_not_ship_is_named():
   with pytest.raises(UserError, match="weights=package:no: no such judge"):
     own.resolve("package:no")
   assert own.resolve("org/name") == "org/name"
+
+
+def test_a_step_has_its_questions_after_a_restart_and_no_other_one_has_them(
+  parts,
+):
+  config, task, reader = parts
+  source = task.questions.Questions(setup.load_prompts(config, "train"))
+  first, again = (judge.batches(config, task, reader, source) for _ in range(2))
+  jax.tree.map(np.testing.assert_array_equal, first(3), again(3))
+  assert (first(3)["look"].colour != first(4)["look"].colour).any()
+
+
+@pytest.mark.job
+def test_how_a_judge_is_led_astray_is_counted(parts, tmp_path):
+  config, task, reader = parts
+  judge.save(tmp_path, reader, judge.init(config, task), "float32")
+  source = task.questions.Questions(setup.load_prompts(config, "heldout"))
+  told = judge.fooled(str(tmp_path), task, source, 2, config.eval.seed)
+  assert told["n"] == 2 and set(told["keys"]) == set(judge.KEYS)
+  for share in (*told["yes"].values(), *told["keys"].values()):
+    assert share in (0, 0.5, 1)
+  assert -1 <= told["length"] <= 1
+  with pytest.raises(UserError, match=r"config\.eval\.samples: 0"):
+    judge.fooled(str(tmp_path), task, source, 0, config.eval.seed)

@@ -95,8 +95,6 @@ def test_best_of_n_is_the_best_of_the_plain_samples():
   assert len(np.unique(every.reshape(-1, 4), axis=0)) == PROMPTS * GROUP * COUNT
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_one_particle_is_plain_sampling():
   draw = particles(count=1)
   for method in (steering.best_of_n(particles=1), steering.fk(particles=1)):

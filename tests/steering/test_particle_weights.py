@@ -62,8 +62,6 @@ def walk(potential, threshold, count=4096, sets=4):
   return jax.device_get(run(jax.random.key(1)))
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("potential", weights.POTENTIALS)
 def test_particles_follow_the_tilted_law(potential):
   """With every look, with few and without any: weights are carried."""

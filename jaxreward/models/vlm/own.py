@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import Any
 
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError, nearest, require_counts, shown
 from jaxreward.models.text.qwen import Qwen
 from jaxreward.models.vision.qwen_images import ImageProcessor
 from jaxreward.models.vision.qwen_vision import Vision
@@ -69,6 +69,11 @@ def geometry(
   Raises:
     UserError: heads or patches that do not divide.
   """
+  require_counts(
+    "config.judge.", width=width, depth=depth, heads=heads, groups=groups, mlp=mlp,
+    vision_width=vision_width, vision_depth=vision_depth,
+    vision_heads=vision_heads, vision_mlp=vision_mlp, patch=patch,
+  )  # fmt: skip
   head = width // heads
   if width % heads or heads % groups or head % 4:
     raise UserError(
@@ -80,7 +85,7 @@ def geometry(
       f"config.judge.vision_width={vision_width}: it is a multiple of 4 times"
       f" vision_heads={vision_heads}"
     )
-  if patch < 1 or side % (2 * patch):
+  if side % (2 * patch):
     raise UserError(
       f"config.judge.patch={patch}: twice of it divides the {side} pixels of an"
       " image"
