@@ -1,7 +1,12 @@
 """Learns from a file of preferences; nothing is drawn: `:MODEL`, `objective`, `smoke`.
 
   python -m jaxreward.main --config=configs/offline.py:sd35_medium \
-    --config.data.preferences=pairs.jsonl --workdir=runs/dpo
+    --config.data.preferences=pairs.jsonl --config.data.source=prompts.txt \
+    --workdir=runs/dpo
+
+`data.source` has the prompts of evaluations, for policies that start from an image a
+.jsonl file with "prompt" and "image". Evaluations of public models ask only rewards
+that you name (`rewards`).
 
 The models are those of `align_public.py`, and `scenes`, `portraits` and
 `portrait_edits`, the base policies of these tasks. Objectives on pairs are `flow_dpo`
@@ -62,6 +67,7 @@ def _public(model: str, is_smoke: bool):
     f"align_public.py:{model},objective=diffusion_nft{tiny}", __file__
   )
   config.data.preferences = config.data.source if is_smoke else "pairs.jsonl"
+  config.rewards = dict()  # evaluations report those that a user names
   config.rollout.microbatch = 4
   config.optimizer.learning_rate = 1e-5
   if not is_smoke:

@@ -40,11 +40,13 @@ class PictureRow:
     files: paths by role: "image", "target", "mask", "image_a", "image_b" or
       another name followed by a number.
     is_tie: whether the two of a pair may be equal.
+    is_edit: whether all have the shape of the image called "source".
   """
 
   place: str
   files: Mapping[str, File]
   is_tie: bool = False
+  is_edit: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +147,12 @@ def _compare(row: PictureRow, details: Mapping[File, _File]) -> None:
       f'{row.place}: "mask" has no white pixel, and white'
       " is where the answer may differ; paint it, or leave the mask out"
     )
-  for name in ("target", "mask"):
-    if {"image", name} <= set(files):
-      _require_shape(row, name, files[name].size, files["image"].size)
+  first, others = "image", ("target", "mask")
+  if row.is_edit:
+    first, others = "source", tuple(files)
+  for name in others:
+    if {first, name} <= set(files):
+      _require_shape(row, name, files[name].size, first, files[first].size)
   pair = [files[name] for name in ("image_a", "image_b") if name in files]
   if len(pair) == 2 and not row.is_tie and pair[0].digest == pair[1].digest:
     raise UserError(
@@ -156,13 +161,15 @@ def _compare(row: PictureRow, details: Mapping[File, _File]) -> None:
     )
 
 
-def _require_shape(row: PictureRow, name: str, size, reference) -> None:
+def _require_shape(
+  row: PictureRow, name: str, size, first: str, reference
+) -> None:
   """Images of different aspect ratios are cropped differently."""
   (width, height), (w, h) = size, reference
   slack = _LIKE_SHAPE + 1 / min(width, height) + 1 / min(w, h)
   if abs(np.log(width * h / (height * w))) > slack:
     raise UserError(
-      f'{row.place}: "{name}" has {width} x {height} pixels and "image" {w} x'
+      f'{row.place}: "{name}" has {width} x {height} pixels and "{first}" {w} x'
       f" {h}, another shape, so that places would not agree; give both alike"
     )
 

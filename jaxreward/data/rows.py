@@ -58,6 +58,7 @@ class Record:
     user: who answered; empty if unknown.
     source: the image that the images of preferences were made from; empty if the
       policy starts from none.
+    is_clip: whether the source is a video of the row, whose first frame counts.
   """
 
   prompt: Prompt
@@ -67,6 +68,7 @@ class Record:
   is_tie: bool = False
   user: str = ""
   source: File = ""
+  is_clip: bool = False
 
 
 @flax.struct.dataclass
@@ -91,8 +93,12 @@ def checked(records: Sequence[Record]) -> list[PictureRow]:
   """The images of rows, for `image_checks`."""
   source = lambda r: {"source": r.source} if r.source else {}
   return [
-    PictureRow(r.place, {**r.files, **source(r)}, r.is_tie) for r in records
-  ]
+    PictureRow(
+      r.place, {**r.files, **source(r)}, r.is_tie,
+      is_edit=bool(r.source) and not r.is_clip,
+    )
+    for r in records
+  ]  # fmt: skip
 
 
 def read_dataset(
@@ -180,17 +186,19 @@ def read_preferences(
     except UserError as error:
       raise UserError(f"{row.place}: {error}") from error
     start: File = ""
+    is_clip = source == "frame" and row.source is None
     if source and row.source is not None:
       start = row.source
-    elif source == "frame":
+    elif is_clip:
       start = row.images[0]
     elif source:
       raise UserError(
         f'{row.place}: there is no "source", the image that the policy edits'
       )
     record = functools.partial(
-      Record, prompt, place=row.place, user=row.user, source=start
-    )
+      Record, prompt, place=row.place, user=row.user, source=start,
+      is_clip=is_clip,
+    )  # fmt: skip
     if group > 2:
       if len(row.images) > group:
         raise UserError(
@@ -316,6 +324,7 @@ def batches(
   arrays: Callable[..., PromptBatch] = prompts_lib.batch,
   users: Sequence[str] | None = None,
   frames: int = 0,
+  group: int = 0,
 ) -> Callable[[int], RowBatch]:
   """Batches as a function of the step, each row once per round; see `pipeline`.
 
@@ -329,11 +338,12 @@ def batches(
     arrays: prompts -> their batch.
     users: names in the order of their numbers; None if nobody asks.
     frames: of videos; 0 for images.
+    group: least number of images that rows are filled up to.
   """
   prompts = [r.prompt for r in records]
   order = pipeline.row_stream(len(records), seed=seed, batch_size=batch_size)
   table = arrays(prompts)
-  most = max(len(r.scores) for r in records)
+  most = max(group, *(len(r.scores) for r in records))
   scores = np.full((len(records), most), np.nan, np.float32)
   for i, record in enumerate(records):
     scores[i, : len(record.scores)] = record.scores
@@ -346,6 +356,9 @@ def batches(
     rows = order(step)
     samples = [records[r] for r in rows]
     files = {p: r.place for r in samples for p in r.files.values()}
+    for r in samples:
+      if r.is_clip:
+        files.setdefault(r.source, r.place)
     images = read_images(list(files), side, list(files.values()), frames)
     if frames:
       height, width = images.shape[1], images.shape[2] // frames
@@ -354,9 +367,16 @@ def batches(
     index = [[index_of[p] for p in r.files.values()] for r in samples]
     index = [row + row[-1:] * (most - len(row)) for row in index]
     batch_prompts = pipeline.take_rows(table, rows, batch_size)
-    sources = [r.source for r in samples]
-    if all(sources):
-      pixels = read_images(sources, side, [r.place for r in samples])
+    if all(r.source for r in samples):
+      stills = [r for r in samples if not r.is_clip]
+      pixels = np.empty((len(samples), *images.shape[-3:]), np.uint8)
+      is_clip = np.array([r.is_clip for r in samples])
+      pixels[~is_clip] = read_images(
+        [r.source for r in stills], side, [r.place for r in stills]
+      )
+      clips = [index_of[r.source] for r in samples if r.is_clip]
+      if clips:
+        pixels[is_clip] = images[clips, 0]
       batch_prompts = dataclasses.replace(
         batch_prompts, source=pixels / np.float32(255)
       )

@@ -376,7 +376,7 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
       file_records, seed=config.seed, batch_size=config.rollout.prompts,
       side=setup.picture_side(setup.make_policy(config)),
       arrays=file_task(config).rows, users=None if parts is None else [*parts.shown],
-      frames=frames_of(setup.make_policy(config), config),
+      frames=frames_of(setup.make_policy(config), config), group=group(config),
     )  # fmt: skip
     if parts is not None:
       read_rows = _with_users(config, read_rows, parts.users(config))

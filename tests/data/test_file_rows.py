@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxreward.data import rows
+from jaxreward.data import image_checks, rows
 from jaxreward.errors import UserError
 from jaxreward.tasks import free
 
@@ -189,6 +190,11 @@ def test_lists_of_preferences_stay_whole_with_what_they_start_from(folder):
   first = batch.images[words.index("b"), :, 0, 0, 0]
   np.testing.assert_array_equal(first, [120, 160, 160])
   np.testing.assert_allclose(batch.prompts.source, 200 / 255, rtol=1e-6)
+  short = lists[1::2]  # of two images, in groups of four
+  batch = rows.batches(short, seed=0, batch_size=2, side=8, group=4)(0)
+  assert batch.images.shape[:2] == batch.scores.shape == (2, 4)
+  assert np.isnan(batch.scores[:, 2:]).all()
+  assert np.isfinite(batch.scores[:, :2]).all()
   pairs = read()
   assert len(pairs) == 3 + 1 + 1 + 1 and not any(r.source for r in pairs)
   images = [f"{i}.png" for i in range(4)]
@@ -201,3 +207,64 @@ def test_lists_of_preferences_stay_whole_with_what_they_start_from(folder):
     rows.read_preferences(bare, free.parse, source="source")
   (frame, *_) = rows.read_preferences(bare, free.parse, source="frame")
   assert str(frame.source).endswith("0.png")
+
+
+def test_lists_after_a_restart_are_the_same_bytes(folder):
+  """A later step needs nothing of the earlier ones."""
+  lines = [
+    {"prompt": f"p{i}", "images": [f"{j}.png" for j in range(i % 2, 3)],
+     "ranks": [*range(3 - i % 2)], "source": "5.png"}
+    for i in range(5)
+  ]  # fmt: skip
+  path = write(folder, "l.jsonl", *lines)
+
+  def started():
+    lists = rows.read_preferences(path, free.parse, group=4, source="source")
+    return rows.batches(lists, seed=3, batch_size=2, side=8, group=4)
+
+  one = started()
+  run = [one(step) for step in range(5)][3:]
+  for before, after in zip(run, map(started(), (3, 4)), strict=True):
+    for x, y in zip(*map(jax.tree.leaves, (before, after)), strict=True):
+      assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_a_video_starts_from_its_first_sampled_frame(folder):
+  """Of four frames two are read, the second and the fourth."""
+  for name, shade in (("a", 0), ("b", 5), ("c", 9)):
+    first, *more = (
+      Image.fromarray(np.full((8, 8, 3), 50 * i + shade, np.uint8))
+      for i in range(4)
+    )
+    first.save(folder / f"{name}.gif", save_all=True, append_images=more)
+  videos = ["a.gif", "b.gif", "c.gif"]
+  lines = [
+    {"prompt": "x", "images": videos, "ranks": [1, 2, 3]},
+    {"prompt": "y", "chosen": "b.gif", "rejected": "c.gif", "source": "5.png"},
+  ]
+  path = write(folder, "v.jsonl", *lines)
+  pairs = rows.read_preferences(path, free.parse, source="frame")
+  batch = rows.batches(pairs, seed=0, batch_size=4, side=8, frames=2)(0)
+  words = [bytes(x).rstrip(b"\0").decode() for x in batch.prompts.text]
+  for text, video, start in zip(
+    words, batch.images, batch.prompts.source, strict=True
+  ):
+    want = {"x": 50, "y": 200}[text]  # of the row's first video, or its source
+    np.testing.assert_array_equal(start, np.float32(want) / np.float32(255))
+    np.testing.assert_array_equal(video[..., 0, 0, 0] // 50, [[1, 3]] * 2)
+  assert sorted(words) == ["x", "x", "x", "y"]
+
+
+def test_a_source_has_the_shape_of_what_was_made_from_it(folder):
+  """Others would be cut apart."""
+  Image.new("RGB", (16, 8)).save(folder / "wide.png")
+  row = {"prompt": "a", "chosen": "0.png", "rejected": "1.png"}
+  path = write(
+    folder, "p.jsonl", row | {"source": "5.png"}, row | {"source": "wide.png"}
+  )
+  records = rows.read_preferences(path, free.parse, source="source")
+  image_checks.check(rows.checked(records[:1]))
+  with pytest.raises(
+    UserError, match=r'line 2: "image_a" has 8 x 8 .*"source" 16 x 8, another'
+  ):
+    image_checks.check(rows.checked(records))

@@ -14,6 +14,7 @@ from jaxreward import feeds, setup
 from jaxreward.errors import UserError
 from jaxreward.jobs import align
 from jaxreward.setup import drawn_dataset, offline, updates
+from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
 from tests import tiny, turns
 
@@ -278,3 +279,56 @@ def test_lists_reach_objectives_on_groups_with_what_is_missing_masked():
   want = images / 127.5 - 1
   want[1, 2] = 0  # nobody said
   np.testing.assert_allclose(x0, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rank_dpo", "flow_dpo"])
+def test_lists_may_be_shorter_than_their_most(name, tmp_path):
+  """What a row lacks enters no feed, if the longest is held out too."""
+  rng = np.random.default_rng(0)
+  for i in range(4):
+    pixels = rng.integers(0, 256, (36, 36, 3), np.uint8)
+    save(tmp_path / f"{i}.png", pixels)
+  texts = [p.text for p in grammar.prompts("train")[:2]]
+  texts.append(grammar.prompts("heldout")[0].text)
+  lines = [
+    {"prompt": text, "images": [f"{i}.png" for i in range(n)],
+     "ranks": [*range(n, 0, -1)]}
+    for text, n in zip(texts, (3, 2, 4), strict=True)
+  ]  # fmt: skip
+  (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  config = config_of(
+    f"offline.py:scenes,objective={name},smoke",
+    {"data.preferences": tmp_path / "lists.jsonl", "data.list_size": 4},
+    {"rollout.prompts": 2, "rollout.microbatch": 8, "align.times": 1},
+  )
+  plan, policy = tiny.make_plan(config, tiny.mesh_of(1)), tiny.small_policy()
+  batch = offline.batches(config)(0)
+  assert batch.images.shape == offline.image_shapes(config, policy, plan).shape
+  trajectory = offline.samples(
+    offline.encoder(config, policy), batch.images, plan
+  )
+  known = np.isfinite(batch.scores)
+  assert sorted(known.sum(1)) == [2, 3]
+  scores = np.nan_to_num(batch.scores)
+  credit = feeds.Credit(scores, batch.scores, known)
+  ids, key = np.arange(2, dtype=np.uint32), jax.random.key(0)
+  rows = plan.feed.make(trajectory, credit, ids, plan, key)
+  if name == "rank_dpo":
+    np.testing.assert_array_equal(rows["mask"][0], known)
+    return
+  assert rows["mask"].all()
+  best = batch.images[[0, 1], known.sum(1) - 1] / 127.5 - 1
+  worst = batch.images[:, 0] / 127.5 - 1
+  t = rows["t"][0][:, None, None, None]
+  for side, want in (("chosen", best), ("rejected", worst)):
+    x0 = rows[f"x_{side}"][0] - t * rows[f"u_{side}"][0]
+    np.testing.assert_allclose(x0, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", turns.one_due(["kontext", "sd35_medium"]))
+def test_no_reward_is_asked_unless_it_is_named(model):
+  rewards = lambda *given: reward_setup.bind(
+    tiny.load(f"offline.py:{model}", {"data.grammar": "free"}, *given)
+  )
+  assert not rewards()
+  assert [*rewards({"rewards.jpeg.fn": "jpeg_compressibility"})] == ["jpeg"]
