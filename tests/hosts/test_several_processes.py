@@ -19,6 +19,8 @@ from PIL import Image
 
 from tests import hurry, tiny
 
+pytestmark = pytest.mark.turns(3, 1)
+
 PATIENCE = 400.0  # seconds; machines that run tests may be busy
 HEARTBEAT = 20
 LAST = 6
@@ -429,8 +431,6 @@ import numpy as np
 from jaxreward import compat, processes, rewards
 from jaxreward.rewards import declare
 from jaxreward.training import interrupt
-
-pytestmark = pytest.mark.turns(3, 1)
 processes.start()
 mesh = jax.make_mesh((4,), ("data",))
 rows = jax.NamedSharding(mesh, jax.P("data"))
