@@ -13,6 +13,7 @@ its rewards, which keep the person (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib
+from jaxreward import recipes
 from jaxreward.errors import UserError
 
 REWARDS = ("kept", "words", "person")
@@ -72,9 +73,7 @@ def _follow_gradient(config, smoke: bool):
   """Identity edits alone, by AlignProp."""
   config.data.kind_weights = (0, 0, 0, 0, 1, 0, 0, 0, 0)
   config.composition = dict(name="weighted_sum")
-  config.objective = dict(name="align_prop", scale=1.0)
-  config.regularizers = dict()
-  config.rollout.sampler = dict(name="ode")
+  recipes.follow_gradient(config, "full")  # at a rate of its own
   config.align.update(last_steps=2 if smoke else 4, updates=1)
   config.align.depth = dict(name="uniform")
   if not smoke:

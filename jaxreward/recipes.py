@@ -166,6 +166,26 @@ def follow_gradient(config: ConfigDict, arg: str | None) -> None:
     config.optimizer.learning_rate = rate
 
 
+def of_motion(objective: str, arg: str | None, beside: str) -> ConfigDict:
+  """The config of Wan 2.1 of 1.3B from words, rewarded for what moves.
+
+  Without its weights a tiny model stands in.
+
+  Args:
+    objective: its name.
+    arg: of the recipe.
+    beside: the recipe's file.
+  """
+  size = size_of(arg)
+  small = "" if size == "full" else ",tiny"
+  spec = f"../align_public.py:wan_t2v,objective={objective}{small}"
+  config = config_lib.load_sibling(spec, beside)
+  config.video.frames = 9 if size == "full" else 5
+  if size != "full":
+    config.align.iterations = 4 if size == "smoke" else 50
+  return config
+
+
 def _of_objective(
   arg: str | None, beside: str, objective: dict[str, Any]
 ) -> ConfigDict:

@@ -7,18 +7,11 @@ judged (`rewards.motion`), of Wan 2.1. Without its weights, a tiny model with ra
 weights stands in: it shows that the recipe runs and teaches nothing.
 """
 
-from jaxreward import config as config_lib
 from jaxreward import recipes
 
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Wan 2.1 of 1.3B."""
-  size = recipes.size_of(arg)
-  small = "" if size == "full" else ",tiny"
-  spec = f"../align_public.py:wan_t2v,objective=flow_grpo{small}"
-  config = config_lib.load_sibling(spec, __file__)
+  config = recipes.of_motion("flow_grpo", arg, __file__)
   config.rewards = dict(motion=dict(fn="executable", weight=1.0, fps=8.0))
-  config.video.frames = 9 if size == "full" else 5
-  if size != "full":
-    config.align.iterations = 4 if size == "smoke" else 50
   return config

@@ -8,19 +8,12 @@ weights, a tiny model with random weights stands in: it shows that the recipe ru
 teaches nothing.
 """
 
-from jaxreward import config as config_lib
 from jaxreward import recipes
 
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for Wan 2.1 of 1.3B."""
-  size = recipes.size_of(arg)
-  small = "" if size == "full" else ",tiny"
-  spec = f"../align_public.py:wan_t2v,objective=diffusion_nft{small}"
-  config = config_lib.load_sibling(spec, __file__)
+  config = recipes.of_motion("diffusion_nft", arg, __file__)
   config.rewards = dict(body=dict(fn="feasible", weight=1.0, fps=8.0))
   config.objective.beta = 0.1
-  config.video.frames = 9 if size == "full" else 5
-  if size != "full":
-    config.align.iterations = 4 if size == "smoke" else 50
   return config

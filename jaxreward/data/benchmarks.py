@@ -154,7 +154,7 @@ def _names(path: epath.Path, folder: epath.Path) -> list[str]:
   return [*within, *stems, *numbers, *parents[:2]]
 
 
-def _told(folder: epath.Path) -> Item | None:
+def _record(folder: epath.Path) -> Item | None:
   """What `metadata.jsonl` of a folder as GenEval has it says, if it is there."""
   path = folder / METADATA
   if not (folder.name.isdigit() and path.exists()):
@@ -177,10 +177,10 @@ def find_images(folder: str, items: Sequence[Item], field: str = "") -> list:
     alike.setdefault(item.prompt, []).append(i)
   files: list[list[str]] = [[] for _ in items]
   by_words: dict[str, list[str]] = {prompt: [] for prompt in alike}
-  told = functools.cache(_told)
+  record_of = functools.cache(_record)
   for path in every_image(at):
     names = _names(path, at)
-    if path.parent.name == "samples" and (of := told(path.parents[1])):
+    if path.parent.name == "samples" and (of := record_of(path.parents[1])):
       rows = alike.get(of.prompt, [])
       names = [n for n in (of.key, *names) if keys.get(n) in rows]
       names = names or [of.prompt]
@@ -190,11 +190,11 @@ def find_images(folder: str, items: Sequence[Item], field: str = "") -> list:
     elif name is not None:
       by_words[name].append(str(path))
   for prompt, rows in alike.items():
-    found, n = by_words[prompt], len(rows)
+    shared, n = by_words[prompt], len(rows)
     for k, i in enumerate(rows):
-      files[i] += found[k * len(found) // n : (k + 1) * len(found) // n]
-  for item, found in zip(items, files, strict=True):
-    if not found:
+      files[i] += shared[k * len(shared) // n : (k + 1) * len(shared) // n]
+  for item, paths_of in zip(items, files, strict=True):
+    if not paths_of:
       raise UserError(
         f"config.{field}={shown(folder, 60)}: no image of {item.place},"
         f' "{shown(item.prompt)}", is in it; it may be {item.key}.png, or'
@@ -210,6 +210,6 @@ def every_image(folder: epath.Path) -> list[epath.Path]:
   """
   levels = ["/".join("*" * depth) for depth in range(1, 5)]
   every = (p for level in levels for p in folder.glob(level))
-  found = sorted(p for p in every if p.suffix.lower() in SUFFIXES)
-  sampled = {p.parents[1] for p in found if p.parent.name == "samples"}
-  return [p for p in found if p.parent not in sampled and p.stem != "grid"]
+  images = sorted(p for p in every if p.suffix.lower() in SUFFIXES)
+  roots = {p.parents[1] for p in images if p.parent.name == "samples"}
+  return [p for p in images if p.parent not in roots and p.stem != "grid"]

@@ -185,9 +185,7 @@ def paired_bootstrap(
   for total, weight in _units(difference, select(clusters), select(strata)):
     share_of = weight.sum() / difference.size
     means += share_of * _resampled(generator, total, weight, resamples)
-  tail = (1 - confidence) / 2
-  low, high = np.quantile(means, (tail, 1 - tail))
-  return Interval(float(difference.mean()), float(low), float(high))
+  return _percentile(difference.mean(), means, confidence)
 
 
 def equal_strata_bootstrap(
@@ -233,6 +231,11 @@ def equal_strata_bootstrap(
       generator = np.random.Generator(np.random.PCG64([seed, number]))
       value += sign * t.sum() / w.sum() / kinds.size
       means += sign * _resampled(generator, t, w, resamples) / kinds.size
+  return _percentile(value, means, confidence)
+
+
+def _percentile(value, means: np.ndarray, confidence: float) -> Interval:
+  """A value with the middle `confidence` of its bootstrap means."""
   tail = (1 - confidence) / 2
   low, high = np.quantile(means, (tail, 1 - tail))
   return Interval(float(value), float(low), float(high))

@@ -28,7 +28,7 @@ from jaxreward.errors import UserError, nearest
 from jaxreward.evaluation import tables
 from jaxreward.flow import path
 from jaxreward.jobs import evaluate
-from jaxreward.models.vlm import qwen_vl, words
+from jaxreward.models.vlm import qwen_vl
 from jaxreward.numerics import Mean
 from jaxreward.report import environment
 from jaxreward.setup import (
@@ -161,6 +161,7 @@ class Subject:
     final: exported parameters -> the entry of evaluation.json.
     context: parameters that the loss reads besides, on the mesh, or None.
     export: trained parameters -> those that are exported and evaluated.
+    batch: step -> its batch; None for those of the task.
   """
 
   load: Callable[[], Params]
@@ -170,6 +171,7 @@ class Subject:
   final: Callable[[Params], dict[str, Any]]
   context: Params | None = None
   export: Callable[[Params], Params] = lambda params: params
+  batch: Callable[[int], Any] | None = None
 
 
 def watched(
@@ -252,36 +254,37 @@ def _judge(
   config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
 ) -> Subject:
   del mesh
-  reader, _ = judge.make_reader(config, task)
-  seed, source = config.eval.seed, task.questions.Questions
+  reader, params = judge.make_reader(config, task)
+  seed = config.eval.seed
+
+  def questions(split):
+    return task.questions.Questions(setup.load_prompts(config, split))
 
   def evaluator(split, samples):
-    drawn = source(setup.load_prompts(config, split))
-    return judge.make_evaluator(reader, task, drawn, samples, seed)
+    return judge.make_evaluator(reader, task, questions(split), samples, seed)
 
   validate = evaluator("validation", config.eval.quick_samples)
 
   def final(params):
     results = evaluator("heldout", config.eval.samples)(params)
-    if isinstance(reader.tokens, words.Words):
-      drawn = source(setup.load_prompts(config, "heldout"))
-      (workdir / "judge").mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)  # a workdir may be in a bucket
-        judge.save(folder, reader, params, config.pretrain.export_dtype)
-        for file in folder.iterdir():
-          (workdir / "judge" / file.name).write_bytes(file.read_bytes())
-        results["fooled"] = judge.fooled(
-          name, task, drawn, config.eval.samples // 4, seed
-        )
+    (workdir / "judge").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+      folder = pathlib.Path(name)  # a workdir may be in a bucket
+      judge.save(folder, reader, params, config.pretrain.export_dtype)
+      for file in folder.iterdir():
+        (workdir / "judge" / file.name).write_bytes(file.read_bytes())
+      results["fooled"] = judge.fooled(
+        name, task, questions("heldout"), config.eval.samples // 4, seed
+      )
     return results
 
   return Subject(
-    lambda: judge.init(config, task),
+    lambda: judge.init(config, reader) if params is None else params,
     qwen_vl.SHARDING_RULES,
     judge.loss(reader, task, config.seed),
     lambda params, n: judge.metrics(validate(params)),
     final,
+    batch=judge.batches(config, reader, questions("train")),
   )
 
 
@@ -298,25 +301,21 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   """Trains, evaluates and exports workdir/PART.safetensors."""
   mesh = setup.make_mesh(config)
   require_batch("pretrain.batch_size", config.pretrain.batch_size, mesh)
-  prompts = setup.load_prompts(config, "train")
   task = setup.make_task(config)
   assert task.pretraining
   part = config.pretrain.part
-  if part == "judge":
-    reader, _ = judge.make_reader(config, task)
-    drawn = task.questions.Questions(prompts)
-    batch = judge.batches(config, task, reader, drawn)
-  else:
+  make = {"policy": _policy, "autoencoder": _autoencoder, "judge": _judge}
+  subject = make[part](config, task, mesh, workdir)
+  batch = subject.batch
+  if batch is None:
     batch = task.pretraining(
-      prompts,
+      setup.load_prompts(config, "train"),
       seed=config.seed,
       batch_size=config.pretrain.batch_size,
       kind_weights=config.data.kind_weights,
       steps=config.pretrain.steps,
       corruption=config.pretrain.caption_corruption,
     ).__getitem__
-  make = {"policy": _policy, "autoencoder": _autoencoder, "judge": _judge}
-  subject = make[part](config, task, mesh, workdir)
   put = pipeline.place_batch(mesh)
   with jax.set_mesh(mesh):
     fit(config, workdir, mesh, subject, lambda n: put(batch(n)), part=part)

@@ -118,7 +118,7 @@ def load(config: ConfigDict) -> Benchmark:
       prompts.append(task.parse(item.prompt))
     except UserError as error:
       raise UserError(f"{item.place}: {error}") from error
-  found = {
+  folders = {
     side: benchmarks.find_images(side, items, f"{FIELD}.images")
     for side in sides(config) if side != POLICY
   }  # fmt: skip
@@ -127,15 +127,15 @@ def load(config: ConfigDict) -> Benchmark:
     at = files_of_folder(section.reference, section.nearest)
     reference = [str(path) for path in at]
     for side in sides(config):
-      made = sum(map(len, found.get(side, [])))
+      count = sum(map(len, folders.get(side, [])))
       if side == POLICY:
-        made = len(items) * section.group
-      if made <= section.nearest:
+        count = len(items) * section.group
+      if count <= section.nearest:
         raise UserError(
           f"config.{FIELD}.nearest={section.nearest}:"
-          f" {shown(side, 60)} has {made} images, and more are needed; lower it"
+          f" {shown(side, 60)} has {count} images, and more are needed; lower it"
         )
-  return Benchmark(items, prompts, task, found, reference)
+  return Benchmark(items, prompts, task, folders, reference)
 
 
 def files_of_folder(folder: str, nearest: int) -> list[epath.Path]:
@@ -144,15 +144,15 @@ def files_of_folder(folder: str, nearest: int) -> list[epath.Path]:
   Raises:
     UserError: there are fewer.
   """
-  found = benchmarks.every_image(
+  images = benchmarks.every_image(
     paths.find(folder, f"config.{FIELD}.reference")
   )
-  if len(found) <= nearest:
+  if len(images) <= nearest:
     raise UserError(
-      f"config.{FIELD}.reference={shown(folder, 60)}: it has {len(found)} images;"
+      f"config.{FIELD}.reference={shown(folder, 60)}: it has {len(images)} images;"
       f" more than config.{FIELD}.nearest={nearest} are needed"
     )
-  return found
+  return images
 
 
 def data(config: ConfigDict) -> list[PictureRow]:
@@ -258,12 +258,12 @@ def run(
   )
   features = _features(config) if section.reference else None
   real = None if features is None else features(loaded.reference)
-  found = dict(loaded.files)
+  files_of = dict(loaded.files)
   if draw is not None:  # once all else is there
-    found[POLICY] = drawn(config, loaded, draw, workdir)
+    files_of[POLICY] = drawn(config, loaded, draw, workdir)
   results, values, lines = {}, {}, []
   for name in sides(config):
-    groups = found[name]
+    groups = files_of[name]
     most = max(map(len, groups))
     exists = np.arange(most) < np.array([[len(group)] for group in groups])
 
@@ -283,10 +283,10 @@ def run(
       },
     }
     if features is not None and real is not None:
-      made = features([f for group in groups for f in group])
+      fake = features([f for group in groups for f in group])
       results[name]["features"] = {
-        "frechet_distance": set_metrics.frechet_distance(real, made)
-      } | set_metrics.coverage_metrics(real, made, section.nearest)
+        "frechet_distance": set_metrics.frechet_distance(real, fake)
+      } | set_metrics.coverage_metrics(real, fake, section.nearest)
     lines += _lines(name, loaded.items, groups, values[name])
   text = "".join(json.dumps(line) + "\n" for line in lines)
   processes.on_first(lambda: files.write_atomic(workdir / SCORES_FILE, text))

@@ -86,11 +86,8 @@ def make_reader(config: ConfigDict, task: Task) -> tuple[Reader, Any]:
   return Reader(model, tokens, images, jnp.float32, 128, 0), None
 
 
-def init(config: ConfigDict, task: Task) -> Params:
-  """The parameters that training starts from."""
-  reader, params = make_reader(config, task)
-  if params is not None:
-    return params
+def init(config: ConfigDict, reader: Reader) -> Params:
+  """Parameters of a judge that starts from nothing."""
   key = rng.stream_key(config.seed, "judge")
   return jax.jit(functools.partial(qwen_vl.init, model=reader.model))(key)
 
@@ -151,7 +148,7 @@ def _generator(seed: int, stream: str, number: int = 0) -> np.random.Generator:
   return np.random.default_rng([seed, zlib.crc32(stream.encode()), number])
 
 
-def batches(config: ConfigDict, task: Task, reader: Reader, source: Any):
+def batches(config: ConfigDict, reader: Reader, source: Any):
   """Step -> its batch, the same in every process and after a resume."""
 
   def batch(n: int) -> dict[str, Any]:

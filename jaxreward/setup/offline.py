@@ -312,18 +312,18 @@ def _of_own(task: tasks.Task) -> Parse:
   """Text -> a prompt of a task that words its own edits; of the training split."""
 
   @functools.cache
-  def own() -> dict[str, Prompt]:
+  def prompts() -> dict[str, Prompt]:
     every = [p for split in SPLITS for p in task.prompts(split)]
     return {p.text: dataclasses.replace(p, split="train") for p in every}
 
   def parse(text: str) -> Prompt:
     words = " ".join(text.split())
-    if words not in own():
+    if words not in prompts():
       raise UserError(
         f'"{shown(words)}" is no instruction of config.data.grammar='
-        f'"{task.name}"{nearest(words, own())}'
+        f'"{task.name}"{nearest(words, prompts())}'
       )
-    return own()[words]
+    return prompts()[words]
 
   return parse
 

@@ -24,8 +24,8 @@ def parts():
 
 
 def test_a_folder_holds_the_judge_and_is_read_again(parts, tmp_path):
-  config, task, reader = parts
-  params = judge.init(config, task)
+  config, _, reader = parts
+  params = judge.init(config, reader)
   judge.save(tmp_path, reader, params, "float32")
   read, again = vision_language.load(Options(str(tmp_path)))
   assert read.model == reader.model
@@ -91,7 +91,7 @@ def test_a_step_has_its_questions_after_a_restart_and_no_other_one_has_them(
 ):
   config, task, reader = parts
   source = task.questions.Questions(setup.load_prompts(config, "train"))
-  first, again = (judge.batches(config, task, reader, source) for _ in range(2))
+  first, again = (judge.batches(config, reader, source) for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, first(3), again(3))
   assert (first(3)["look"].colour != first(4)["look"].colour).any()
 
@@ -99,7 +99,7 @@ def test_a_step_has_its_questions_after_a_restart_and_no_other_one_has_them(
 @pytest.mark.job
 def test_how_a_judge_is_led_astray_is_counted(parts, tmp_path):
   config, task, reader = parts
-  judge.save(tmp_path, reader, judge.init(config, task), "float32")
+  judge.save(tmp_path, reader, judge.init(config, reader), "float32")
   source = task.questions.Questions(setup.load_prompts(config, "heldout"))
   told = judge.fooled(str(tmp_path), task, source, 2, config.eval.seed)
   assert told["n"] == 2 and set(told["keys"]) == set(judge.KEYS)

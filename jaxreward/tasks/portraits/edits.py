@@ -116,7 +116,9 @@ def _draw_person(
         rows[:, at_] == value, other % at.COUNTS[at_], rows[:, at_]
       )
       after[:, at_] = value
-    fits = (is_heldout(rows) == heldout) & (is_heldout(after) == heldout)
+    fits = is_heldout(rows) == heldout
+    if change:
+      fits &= is_heldout(after) == heldout
     if fits.any():
       return rows[fits.argmax()].astype(np.int32)
 
