@@ -1,10 +1,15 @@
 """Dependencies point one way; read from the sources, nothing is imported."""
 
 import ast
+import importlib.metadata
 import pathlib
 import re
+import sys
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("jaxreward", "pallas_kernels")
@@ -181,3 +186,52 @@ def test_test_files_have_names_of_their_own():
   names = [p.name for p in (ROOT / "tests").rglob("*.py")]
   shared = {n for n in names if names.count(n) > 1 and n != "conftest.py"}
   assert not shared
+
+
+def installed_by(requirements: list[str]) -> set[str]:
+  """Distributions that these requirements bring, those they need included."""
+  todo, brought = [(Requirement(r), "") for r in requirements], set()
+  while todo:
+    wanted, extra = todo.pop()
+    if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
+      continue
+    name = canonicalize_name(wanted.name)
+    for extra in (*wanted.extras, ""):
+      if (name, extra) in brought:
+        continue
+      brought.add((name, extra))
+      try:
+        needs = importlib.metadata.requires(name) or ()
+      except importlib.metadata.PackageNotFoundError:
+        continue
+      todo += [(Requirement(need), extra) for need in needs]
+  return {name for name, _ in brought}
+
+
+def needed_to_collect(path: pathlib.Path) -> set[str]:
+  """Packages without which pytest cannot collect a file."""
+  source = path.read_text(encoding="utf-8")
+  skipped = re.findall(r"importorskip\(\s*\"(\w+)", source)
+  names = set()
+  for node in ast.parse(source).body:
+    if isinstance(node, ast.Import):
+      names.update(alias.name.split(".")[0] for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and not node.level:
+      names.add((node.module or "").split(".")[0])
+  return names - set(skipped)
+
+
+def test_tests_are_collected_with_what_the_readme_installs():
+  """Anything else goes through `pytest.importorskip`."""
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+  project = project["project"]
+  allowed = installed_by(
+    project["dependencies"] + project["optional-dependencies"]["test"]
+  )
+  here = {path.stem for path in (ROOT / "tests").rglob("*.py")}
+  here |= {"tests", *PACKAGES, *sys.stdlib_module_names}
+  brought_by = importlib.metadata.packages_distributions()
+  for path in sorted((ROOT / "tests").rglob("test_*.py")):
+    for name in needed_to_collect(path) - here:
+      distributions = map(canonicalize_name, brought_by.get(name, ()))
+      assert allowed.intersection(distributions), f"{path.name}: {name}"

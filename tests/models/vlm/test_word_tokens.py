@@ -1,9 +1,10 @@
 """Tokenizers of whole words, beside the library `tokenizers`."""
 
-import tokenizers
+import pytest
 
 from jaxreward.models.vlm import prompts, words
 
+tokenizers = pytest.importorskip("tokenizers")
 TOKENS = words.make(
   ("Answer with one word: yes or no.", "Answer with"), ("a", "Red", "?", "1")
 )
