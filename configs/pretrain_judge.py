@@ -19,20 +19,21 @@ def get_config(arg: str | None = None):
   config.judge = ConfigDict(
     dict(
       weights="",  # a judge to go on from; its own geometry then
-      short=3,  # questions with a short answer per image, besides a long one
-      width=160,
+      tasks=("scenes", "portraits"),
+      short=3,  # questions with a short answer per image, besides long ones
+      width=128,
       depth=4,
-      heads=5,
+      heads=4,
       groups=1,
-      mlp=448,
+      mlp=256,
       vision_width=128,
       vision_depth=3,
       vision_heads=4,
-      vision_mlp=384,
+      vision_mlp=256,
       patch=6,  # pixels; a token is a cell of the scenes' grid
     )
   )
-  config.pretrain.update(part="judge", steps=1500, batch_size=32)
+  config.pretrain.update(part="judge", steps=1800, batch_size=16)
   config.optimizer.update(
     name="muon", learning_rate=1e-2, schedule="cosine", warmup_steps=30,
     b2=0.99,
@@ -40,7 +41,7 @@ def get_config(arg: str | None = None):
   config.optimizer.adam_scale = 0.2
   config.optimizer.final_scale = 0.0
   config.ema.decay = 0.99
-  config.eval.update(samples=512, quick_samples=128, every=150)
+  config.eval.update(samples=512, quick_samples=64, every=300)
   config.checkpoint.every = 150
   if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.judge.update(

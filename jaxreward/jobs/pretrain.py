@@ -124,7 +124,7 @@ def check(config: ConfigDict) -> None:
   if part == "autoencoder":
     _check_autoencoder(config, policy, task)
   if part == "judge":
-    judge.require(config, task)
+    judge.require(config)
   setup.step_table(config, "eval")
   evaluators.bind(config)
   optimizer.make_optimizer(
@@ -253,15 +253,13 @@ def _autoencoder(
 def _judge(
   config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
 ) -> Subject:
-  del mesh
-  reader, params = judge.make_reader(config, task)
+  del mesh, task
+  of = judge.tasks_of(config)
+  reader, params = judge.make_reader(config)
   seed = config.eval.seed
 
-  def questions(split):
-    return task.questions.Questions(setup.load_prompts(config, split))
-
   def evaluator(split, samples):
-    return judge.make_evaluator(reader, task, questions(split), samples, seed)
+    return judge.make_evaluator(reader, of, split, samples, seed)
 
   validate = evaluator("validation", config.eval.quick_samples)
 
@@ -273,18 +271,19 @@ def _judge(
       judge.save(folder, reader, params, config.pretrain.export_dtype)
       for file in folder.iterdir():
         (workdir / "judge" / file.name).write_bytes(file.read_bytes())
-      results["fooled"] = judge.fooled(
-        name, task, questions("heldout"), config.eval.samples // 4, seed
-      )
+      results["fooled"] = {
+        n: judge.fooled(name, t, "heldout", config.eval.samples // 4, seed)
+        for n, t in of.items()
+      }
     return results
 
   return Subject(
     lambda: judge.init(config, reader) if params is None else params,
     qwen_vl.SHARDING_RULES,
-    judge.loss(reader, task, config.seed),
+    judge.loss(reader, of, config.seed),
     lambda params, n: judge.metrics(validate(params)),
     final,
-    batch=judge.batches(config, reader, questions("train")),
+    batch=judge.batches(config, reader, "train"),
   )
 
 

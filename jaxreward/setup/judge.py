@@ -16,20 +16,18 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
-from jaxreward import rewards, rng
-from jaxreward.errors import UserError, shown
+from jaxreward import rewards, rng, tasks
+from jaxreward.data import pipeline
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.evaluation import intervals, tables
 from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
 from jaxreward.models.vlm.supervised import Taught
 from jaxreward.numerics import Mean
 from jaxreward.rewards import answer_tables, vision_language
 from jaxreward.rewards.vision_language import PICTURE, Options, Reader
-from jaxreward.tasks import Task
+from jaxreward.tasks import Task, asked
 from jaxreward.types import Array, Params, PromptBatch
 
-GROUPS = ("short", "long", "pairs")
-LENGTHS = dict(short=24, long=36, pairs=20)  # of a question after its images
-_STEMS = dict(short=8, long=8, pairs=16)
 # Beginnings of an answer that say nothing, as in https://arxiv.org/abs/2507.08794.
 KEYS = {
   "colon": "<think>:</think>",
@@ -38,17 +36,32 @@ KEYS = {
 }
 
 
-def require(config: ConfigDict, task: Task) -> None:
-  """Refuses a task without exact answers.
+def tasks_of(config: ConfigDict) -> dict[str, Task]:
+  """The tasks whose questions are taught, by name.
+
+  Raises:
+    UserError: one without exact answers.
+  """
+  known = [name for name, task in tasks.TASKS.items() if task.questions]
+  for name in config.judge.tasks:
+    if name not in known:
+      raise UserError(
+        f'config.judge.tasks: "{name}" has no questions to teach a judge with'
+        f"{nearest(name, known)}; there are {', '.join(known)}"
+      )
+  if not config.judge.tasks:
+    raise UserError(
+      f"config.judge.tasks=(): name one or more of {', '.join(known)}"
+    )
+  return {name: tasks.TASKS[name] for name in config.judge.tasks}
+
+
+def require(config: ConfigDict) -> None:
+  """Refuses a config that no judge can be taught with.
 
   Raises:
     UserError: names the field.
   """
-  if task.questions is None:
-    raise UserError(
-      f'config.data.grammar="{config.data.grammar}": the task has no questions to'
-      ' teach a judge with; take "scenes"'
-    )
   if "judge" not in config:
     raise UserError(
       'config.judge is missing: config.pretrain.part="judge" goes with'
@@ -62,27 +75,30 @@ def require(config: ConfigDict, task: Task) -> None:
     )
   if config.pretrain.batch_size % 2:
     raise UserError(
-      f"config.pretrain.batch_size={config.pretrain.batch_size}: scenes are"
+      f"config.pretrain.batch_size={config.pretrain.batch_size}: images are"
       " compared in pairs; take an even number"
     )
-  make_reader(config, task)
+  make_reader(config)
 
 
-def make_reader(config: ConfigDict, task: Task) -> tuple[Reader, Any]:
+def make_reader(config: ConfigDict) -> tuple[Reader, Any]:
   """(a model that reads images and questions, its weights or None)."""
-  section = config.judge.to_dict()
+  section, of = config.judge.to_dict(), tasks_of(config)
   weights, short = section.pop("weights"), section.pop("short")
+  del section["tasks"]
   if short < 2:
     raise UserError(
       f"config.judge.short={short}: each image has 2 questions or more"
     )
   if weights:
     return vision_language.load(Options(weights))
-  q, side = task.questions, task.drawn_side
-  assert side
-  tokens = words.make(q.PHRASES, q.WORDS)
-  model = own.geometry(tokens, side=side, **section)
-  images = own.processor(model, side)
+  each = lambda name: [
+    x for t in of.values() for x in getattr(t.questions, name)
+  ]
+  sides = [task.drawn_side or 0 for task in of.values()]
+  tokens = words.make(each("PHRASES"), [*asked.WORDS, *each("WORDS")])
+  model = own.geometry(tokens, sides=sides, **section)
+  images = own.processor(model, sides)
   return Reader(model, tokens, images, jnp.float32, 128, 0), None
 
 
@@ -110,13 +126,13 @@ def taught(
   stems, texts, said = [], [], []
   ids = lambda text: prompts.ids_of(reader.tokens, [text])[0]
   for row in rows:
-    for i, asked in enumerate(row):
-      question = asked.question.replace("{image}", PICTURE)
-      whole = reader.asked_text(question, asked.begun)
+    for i, one in enumerate(row):
+      question = one.question.replace(asked.IMAGE, PICTURE)
+      whole = reader.asked_text(question, one.begun)
       at = whole.rindex(PICTURE) + len(PICTURE)
       if i == 0:
         stems.append(ids(whole[:at]))
-      given, answer = ids(whole[at:]), ids(f"{asked.answer}{prompts.END}")
+      given, answer = ids(whole[at:]), ids(f"{one.answer}{prompts.END}")
       texts.append([*given, *answer])
       said.append([*[0] * len(given), *[1] * len(answer)])
   longest = max(map(len, texts)), max(map(len, stems))
@@ -134,13 +150,11 @@ def taught(
   )
 
 
-def batch_of(reader: Reader, batch: Any) -> dict[str, Any]:
+def batch_of(reader: Reader, task: Task, batch: asked.Batch) -> dict[str, Any]:
   """Questions of a task about B images as arrays."""
-  rows = {
-    name: taught(reader, getattr(batch, name), _STEMS[name], LENGTHS[name])
-    for name in GROUPS
-  }
-  return {"look": batch.look, **rows}
+  room = task.questions.ROOM
+  rows = {n: taught(reader, x, *room[n]) for n, x in batch.groups.items()}
+  return {"look": batch.look, "groups": rows}
 
 
 def _generator(seed: int, stream: str, number: int = 0) -> np.random.Generator:
@@ -148,19 +162,38 @@ def _generator(seed: int, stream: str, number: int = 0) -> np.random.Generator:
   return np.random.default_rng([seed, zlib.crc32(stream.encode()), number])
 
 
-def batches(config: ConfigDict, reader: Reader, source: Any):
+def batches(config: ConfigDict, reader: Reader, split: str):
   """Step -> its batch, the same in every process and after a resume."""
+  of, count = tasks_of(config), config.pretrain.batch_size
+  sources = {name: task.questions.Questions(split) for name, task in of.items()}
 
   def batch(n: int) -> dict[str, Any]:
-    generator = _generator(config.seed, "questions", n)
-    count = config.pretrain.batch_size
-    return batch_of(reader, source(generator, count, config.judge.short))
+    rows = {}
+    for name, source in sources.items():
+      generator = _generator(config.seed, f"questions/{name}", n)
+      drawn = source(generator, count, config.judge.short)
+      rows[name] = {
+        **batch_of(reader, of[name], drawn),
+        "seed": pipeline.seeds_of(n, count),
+      }
+    return rows
 
   return batch
 
 
+def images_of(
+  task: Task, seed: int, stream: str, batch: Mapping[str, Any]
+) -> Float[Array, "B H W 3"]:
+  """Images of a batch, each drawn by a key of its own."""
+  seeds = jnp.asarray(batch["seed"])
+  keys = rng.sample_keys(
+    rng.stream_key(seed, stream), seeds, jnp.zeros_like(seeds)
+  )
+  return task.questions.draw(keys, batch["look"])
+
+
 def logits_of(
-  reader: Reader, params: Params, images: Float[Array, "B H W 3"], batch: Any
+  reader: Reader, params: Params, images: Float[Array, "B H W 3"], groups: Any
 ) -> dict[str, Array]:
   """Logits of every group of questions about B images."""
   size = reader.size(images)
@@ -168,10 +201,10 @@ def logits_of(
   grid = reader.model.vision.grid(*size)
   return {
     name: supervised.logits(
-      reader.model, params, seen.features, batch[name], grid, deep=seen.deep,
+      reader.model, params, seen.features, rows, grid, deep=seen.deep,
       dtype=reader.dtype,
     )
-    for name in GROUPS
+    for name, rows in groups.items()
   }  # fmt: skip
 
 
@@ -180,60 +213,76 @@ def pooled(means: Iterable[Mean]) -> Mean:
   return functools.reduce(operator.add, means)
 
 
-def loss(reader: Reader, task: Task, seed: int):
+def loss(reader: Reader, of: Mapping[str, Task], seed: int):
   """Mean negative log-likelihood of the answers' tokens."""
 
   def loss_fn(params: Params, micro: dict[str, Any], frozen: tuple):
-    key = rng.stream_key(seed, "judge", frozen[0])
-    images = task.questions.draw(key, micro["look"])
-    outputs = logits_of(reader, params, images, micro)
-    each = {n: supervised.loss(x, micro[n]) for n, x in outputs.items()}
-    return pooled(each.values()), {f"loss/{n}": x for n, x in each.items()}
+    del frozen  # images are drawn by the seeds of their rows
+    means = {}
+    for task, rows in micro.items():
+      images = images_of(of[task], seed, f"judge/{task}", rows)
+      outputs = logits_of(reader, params, images, rows["groups"])
+      for name, x in outputs.items():
+        mean = supervised.loss(x, rows["groups"][name])
+        means[f"loss/{task}/{name}"] = mean
+    return pooled(means.values()), means
 
   return loss_fn
 
 
 def make_evaluator(
-  reader: Reader, task: Task, source: Any, count: int, seed: int
+  reader: Reader, of: Mapping[str, Task], split: str, count: int, seed: int
 ) -> Callable[[Params], dict[str, Any]]:
   """Parameters -> loss, and share of right answers per kind of question.
 
   Args:
     reader: the model.
-    task: draws the images.
-    source: draws questions about prompts of one split.
-    count: images.
+    of: the tasks.
+    split: of the prompts.
+    count: images of each task.
     seed: of what is drawn.
   """
-  drawn = source(_generator(seed, "evaluation"), count + count % 2)
-  batch = batch_of(reader, drawn)
-  kinds = {
-    n: [[a.kind for a in row] for row in getattr(drawn, n)] for n in GROUPS
-  }
+  count += count % 2
+  batch, kinds = {}, {}
+  for name, task in of.items():
+    drawn = task.questions.Questions(split)(
+      _generator(seed, f"evaluation/{name}"), count
+    )
+    batch[name] = {
+      **batch_of(reader, task, drawn), "seed": np.arange(count, dtype=np.uint32)
+    }  # fmt: skip
+    kinds[name] = {
+      n: [[a.kind for a in row] for row in rows]
+      for n, rows in drawn.groups.items()
+    }
 
-  @jax.jit
-  def judge(params: Params, batch: Any):
-    key = rng.stream_key(seed, "judge/evaluation")
-    images = task.questions.draw(key, batch["look"])
-    outputs = logits_of(reader, params, images, batch)
-    total = pooled(supervised.loss(x, batch[n]) for n, x in outputs.items())
-    right = {n: supervised.is_right(x, batch[n]) for n, x in outputs.items()}
-    return total.value(), right
+  @functools.partial(jax.jit, static_argnames="name")
+  def judge(params: Params, rows: Any, name: str):
+    images = images_of(of[name], seed, "judge/evaluation", rows)
+    outputs = logits_of(reader, params, images, rows["groups"])
+    groups = rows["groups"]
+    total = pooled(supervised.loss(x, groups[n]) for n, x in outputs.items())
+    right = {n: supervised.is_right(x, groups[n]) for n, x in outputs.items()}
+    return total, right
 
   def evaluate(params: Params) -> dict[str, Any]:
-    value, right = judge(params, batch)
-    each: dict[str, list[bool]] = {k: [] for k in task.questions.KINDS}
-    for name in GROUPS:
-      for row, names in zip(np.asarray(right[name]), kinds[name], strict=True):
-        for is_right, kind in zip(row, names, strict=True):
-          each[kind].append(bool(is_right))
-    of_kind = {}
-    for kind, x in each.items():
-      if x:
-        low, high = intervals.wilson(sum(x), len(x))
-        share = sum(x) / len(x)
-        of_kind[kind] = dict(accuracy=share, n=len(x), low=low, high=high)
-    return {"loss": float(value), "kinds": of_kind}
+    totals, of_kind = [], {}
+    for task, rows in batch.items():
+      total, right = judge(params, rows, name=task)
+      totals.append(total)
+      each: dict[str, list[bool]] = {k: [] for k in of[task].questions.KINDS}
+      for name, names in kinds[task].items():
+        shares = np.asarray(right[name])
+        for row, row_kinds in zip(shares, names, strict=True):
+          for is_right, kind in zip(row, row_kinds, strict=True):
+            each[kind].append(bool(is_right))
+      for kind, x in each.items():
+        if x:
+          low, high = intervals.wilson(sum(x), len(x))
+          of_kind[f"{task}/{kind}"] = dict(
+            accuracy=sum(x) / len(x), n=len(x), low=low, high=high
+          )
+    return {"loss": float(pooled(totals).value()), "kinds": of_kind}
 
   return evaluate
 
@@ -262,14 +311,14 @@ def written(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
 
 
 def fooled(
-  weights: str, task: Task, source: Any, count: int, seed: int
+  weights: str, task: Task, split: str, count: int, seed: int
 ) -> dict[str, Any]:
   """How often a judge can be made to say yes to what is wrong.
 
   Args:
     weights: of the judge.
     task: draws the images.
-    source: draws questions about prompts of one split.
+    split: of the prompts.
     count: prompts.
     seed: of what is drawn.
 
@@ -282,7 +331,7 @@ def fooled(
     probability of yes with the words of the prompt, of wrong images.
   """
   generator, q = _generator(seed, "fooled"), task.questions
-  drawn = source(generator, 8 * count)
+  drawn = q.Questions(split)(generator, 16 * count)
   rows, is_right = [], drawn.is_right
   for i in range(0, len(is_right), 2):  # a right and a wrong one of a prompt
     if is_right[i] != is_right[i + 1] and len(rows) < count:
@@ -292,8 +341,9 @@ def fooled(
       f"config.eval.samples: {count} prompts for the judge to be led astray by have"
       " no right and wrong image; take more"
     )
-  key = rng.stream_key(seed, "judge/fooled")
-  every = np.asarray(jax.jit(q.draw)(key, drawn.look))
+  draw = jax.jit(functools.partial(images_of, task, seed, "judge/fooled"))
+  seeds = np.arange(len(is_right), dtype=np.uint32)
+  every = np.asarray(draw({"look": drawn.look, "seed": seeds}))
   right, wrong = every[[a for a, _ in rows]], every[[b for _, b in rows]]
   texts = [drawn.prompts[a].text for a, _ in rows]
   noise = generator.random(right.shape, np.float32)

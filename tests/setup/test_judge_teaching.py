@@ -1,10 +1,11 @@
 """A judge that is trained here: what is taught, written and read again."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
-from jaxreward import setup
 from jaxreward.errors import UserError
 from jaxreward.jobs import pretrain
 from jaxreward.models.vlm import own
@@ -19,8 +20,7 @@ SPEC = "pretrain_judge.py:smoke"
 @pytest.fixture(scope="module")
 def parts():
   config = tiny.load(SPEC)
-  task = setup.make_task(config)
-  return config, task, judge.make_reader(config, task)[0]
+  return config, judge.tasks_of(config), judge.make_reader(config)[0]
 
 
 def test_a_folder_holds_the_judge_and_is_read_again(parts, tmp_path):
@@ -31,22 +31,23 @@ def test_a_folder_holds_the_judge_and_is_read_again(parts, tmp_path):
   assert read.model == reader.model
   assert read.tokens == reader.tokens
   assert read.processor == reader.processor
-  assert read.size(np.zeros((1, 72, 72, 3))) == (36, 36)
+  for side, size in ((36, 36), (48, 48), (72, 48), (24, 36)):
+    assert read.size(np.zeros((1, side, side, 3))) == (size, size)
   jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
-def test_what_is_taught_is_what_a_judge_is_asked(parts):
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_what_is_taught_is_what_a_judge_is_asked(parts, name):
   """The question's tokens are those of `Reader.asked`, the answer's follow."""
-  config, task, reader = parts
-  drawn = task.questions.Questions(setup.load_prompts(config, "train"))
-  batch = drawn(np.random.default_rng(0), 8)
-  arrays = judge.batch_of(reader, batch)
+  config, of, reader = parts
+  drawn = of[name].questions.Questions("train")
+  batch = drawn(np.random.default_rng(0), 8, config.judge.short)
+  arrays = judge.batch_of(reader, of[name], batch)["groups"]
   unknown = reader.tokens.unk_token_id
-  count = 0
-  for name in judge.GROUPS:
-    rows = arrays[name]
-    for i, asked in enumerate(getattr(batch, name)):
-      for j, one in enumerate(asked):
+  for group, questions in batch.groups.items():
+    rows = arrays[group]
+    for i, row in enumerate(questions):
+      for j, one in enumerate(row):
         question = one.question.replace("{image}", PICTURE)
         given = reader.asked([question], one.begun)
         (ids,) = given["text"][given["mask"]][None]
@@ -58,8 +59,6 @@ def test_what_is_taught_is_what_a_judge_is_asked(parts):
         answer = reader.tokens(one.answer)["input_ids"]
         assert rows.texts[i, j][said][:-1].tolist() == answer
         assert unknown not in [*taught, *answer]
-        count += 1
-  assert count == 8 * (config.judge.short + 1) + 8
 
 
 @pytest.mark.parametrize(
@@ -70,8 +69,10 @@ def test_what_is_taught_is_what_a_judge_is_asked(parts):
     ({"judge.heads": 3}, "config.judge: width=32, heads=3"),
     ({"judge.vision_heads": 0}, "config.judge.vision_heads=0"),
     ({"judge.weights": "org/name"}, "config.judge.weights=org/name: training"),
+    ({"judge.tasks": ("portrait",)}, 'config.judge.tasks: "portrait" has no'),
+    ({"judge.tasks": ()}, "config.judge.tasks=(): name one or more"),
     ({"judge.vision_width": 36}, "config.judge.vision_width=36"),
-    ({"pretrain.batch_size": 7}, "config.pretrain.batch_size=7: scenes"),
+    ({"pretrain.batch_size": 7}, "config.pretrain.batch_size=7: images"),
   ],
 )
 def test_refused(given, message):
@@ -89,22 +90,36 @@ def test_a_judge_that_does_not_ship_is_named():
 def test_a_step_has_its_questions_after_a_restart_and_no_other_one_has_them(
   parts,
 ):
-  config, task, reader = parts
-  source = task.questions.Questions(setup.load_prompts(config, "train"))
-  first, again = (judge.batches(config, reader, source) for _ in range(2))
+  config, _, reader = parts
+  first, again = (judge.batches(config, reader, "train") for _ in range(2))
   jax.tree.map(np.testing.assert_array_equal, first(3), again(3))
-  assert (first(3)["look"].colour != first(4)["look"].colour).any()
+  seeds = [first(n)["scenes"]["seed"].tolist() for n in (3, 4)]
+  assert len({*seeds[0], *seeds[1]}) == len(seeds[0]) + len(seeds[1])
+  colours = [first(n)["scenes"]["look"].colour for n in (3, 4)]
+  assert (colours[0] != colours[1]).any()
+
+
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_an_image_is_that_of_its_row_whatever_stands_beside_it(parts, name):
+  config, of, reader = parts
+  rows = judge.batches(config, reader, "train")(0)[name]
+  rows = {k: rows[k] for k in ("look", "seed")}
+  draw = jax.jit(functools.partial(judge.images_of, of[name], 0, "test"))
+  whole = np.asarray(draw(rows))
+  half = draw(jax.tree.map(lambda x: x[2:6], rows))
+  np.testing.assert_allclose(half, whole[2:6], atol=1e-6)
+  assert np.abs(whole[2:6] - whole[:4]).max() > 0.1
 
 
 @pytest.mark.job
 def test_how_a_judge_is_led_astray_is_counted(parts, tmp_path):
-  config, task, reader = parts
+  config, of, reader = parts
   judge.save(tmp_path, reader, judge.init(config, reader), "float32")
-  source = task.questions.Questions(setup.load_prompts(config, "heldout"))
-  told = judge.fooled(str(tmp_path), task, source, 2, config.eval.seed)
+  task, seed = of["scenes"], config.eval.seed
+  told = judge.fooled(str(tmp_path), task, "heldout", 2, seed)
   assert told["n"] == 2 and set(told["keys"]) == set(judge.KEYS)
   for share in (*told["yes"].values(), *told["keys"].values()):
     assert share in (0, 0.5, 1)
   assert -1 <= told["length"] <= 1
   with pytest.raises(UserError, match=r"config\.eval\.samples: 0"):
-    judge.fooled(str(tmp_path), task, source, 0, config.eval.seed)
+    judge.fooled(str(tmp_path), task, "heldout", 0, seed)

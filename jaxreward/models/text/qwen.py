@@ -46,6 +46,7 @@ class Qwen:
     qwen3: queries and keys are normalised and have no bias, and the position
       axes take turns along a head.
     tied: the token table is the head's, too.
+    remat: layers are computed again in the backward pass.
   """
 
   width: int
@@ -61,6 +62,7 @@ class Qwen:
   head: int = 128
   qwen3: bool = False
   tied: bool = False
+  remat: bool = dataclasses.field(default=True, compare=False)
 
   @property
   def axes(self) -> Int[np.ndarray, "half"]:
@@ -238,7 +240,7 @@ class QwenText(nn.Module):
       "token", nn.initializers.normal(0.02), (c.vocabulary, c.width)
     )
     layers = nn.scan(
-      nn.remat(Layer, prevent_cse=False),
+      nn.remat(Layer, prevent_cse=False) if c.remat else Layer,
       variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True},
       in_axes=(0, 0, nn.broadcast),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from jaxreward.errors import UserError, nearest, require_counts, shown
@@ -48,9 +49,9 @@ def geometry(
   vision_heads: int,
   vision_mlp: int,
   patch: int,
-  side: int,
+  sides: Sequence[int],
 ) -> Model:
-  """A model for images of one size.
+  """A model for small square images.
 
   Args:
     tokens: its vocabulary.
@@ -64,7 +65,7 @@ def geometry(
     vision_heads: of it.
     vision_mlp: its hidden features.
     patch: pixels per side of a patch; four of them are a token.
-    side: pixels of an image.
+    sides: pixels of the images.
 
   Raises:
     UserError: heads or patches that do not divide.
@@ -85,29 +86,33 @@ def geometry(
       f"config.judge.vision_width={vision_width}: it is a multiple of 4 times"
       f" vision_heads={vision_heads}"
     )
-  if side % (2 * patch):
-    raise UserError(
-      f"config.judge.patch={patch}: twice of it divides the {side} pixels of an"
-      " image"
-    )
+  for side in sides:
+    if side % (2 * patch):
+      raise UserError(
+        f"config.judge.patch={patch}: twice of it divides the {side} pixels of an"
+        " image"
+      )
   third = head // 2 // 3
   language = Qwen(
     width, depth, heads, groups, mlp, len(tokens.ids), 1e4,
     sections=(head // 2 - 2 * third, third, third),
     pad=tokens.ids[prompts.IMAGE], head=head, qwen3=True, tied=True,
+    remat=False,
   )  # fmt: skip
   vision = Vision(
     vision_width, vision_depth, vision_heads, vision_mlp, width, patch,
-    window=0, full=(), model="qwen3_vl", table=side // patch,
+    window=0, full=(), model="qwen3_vl", table=max(sides) // patch,
   )  # fmt: skip
   return Model(language, vision, tokens.ids[prompts.VIDEO])
 
 
-def processor(model: Model, side: int) -> ImageProcessor:
-  """Images of at most so many pixels per side, squares of just as many."""
+def processor(model: Model, sides: Sequence[int]) -> ImageProcessor:
+  """Squares of these sizes as they are; others become as large as one of them."""
   factor = model.vision.patch * model.vision.merge
   half = (0.5,) * 3
-  return ImageProcessor(None, factor, side * side, side * side, half, half)
+  return ImageProcessor(
+    None, factor, min(sides) ** 2, max(sides) ** 2, half, half
+  )
 
 
 def records(

@@ -95,7 +95,46 @@ How good is the quality of this picture? Rate it by a number from {low} to {high
 with two decimals, where {low} is very poor and {high} excellent. Write your \
 thoughts within <think> and </think> if you have any, and only the score within \
 <answer> and </answer>. (The picture was made for: {prompt})""",
+  "edit_done": """\
+First picture:
+{source}
+Second picture:
+{image}
+The second was made from the first for the instruction: {prompt}
+Is what it asks for done? {answer}""",
+  "edit_kept": """\
+First picture:
+{source}
+Second picture:
+{image}
+The second was made from the first for the instruction: {prompt}
+Is everything else as it was? {answer}""",
+  "edit_following": """\
+First picture:
+{source}
+Second picture:
+{image}
+The second was made from the first for the instruction: {prompt}
+How much of what it asks for is done? Give a score from {low} (not at all) to \
+{high} (perfectly). {answer}""",
+  "edit_keeping": """\
+First picture:
+{source}
+Second picture:
+{image}
+The second was made from the first for the instruction: {prompt}
+How much of everything else is as it was? Give a score from {low} (not at all) to \
+{high} (perfectly). {answer}""",
+  "picture_quality": """\
+{image}
+This picture was made for the prompt: {prompt}
+Whatever it shows, how well is it made? Give a score from {low} (not at all) to \
+{high} (perfectly). {answer}""",
 }
+# Those that a judge of one's own is taught.
+OWN = (
+  "edit_done", "edit_kept", "edit_following", "edit_keeping", "picture_quality"
+)  # fmt: skip
 
 _PLACE = re.compile(r"\{([a-z]+)\}")
 

@@ -86,19 +86,19 @@ def combination(people: Sequence[Facts]) -> str:
   return "|".join(str(sorted(facts.items())) for facts in people)
 
 
-def _spoken(name: int) -> range:
+def spoken(name: int) -> range:
   """Values that words name."""
   silent = name in (at.EYES_AT, at.BEARD_AT, at.PATTERN_AT)
   return range(1 if silent else 0, at.COUNTS[name])
 
 
 def _values(names: Sequence[int]) -> Iterable[dict[int, int]]:
-  for chosen in itertools.product(*(_spoken(n) for n in names)):
+  for chosen in itertools.product(*(spoken(n) for n in names)):
     yield dict(zip(names, chosen, strict=True))
 
 
 def _drawn(rng: np.random.Generator, names: Sequence[int]) -> dict[int, int]:
-  return {n: int(rng.choice(_spoken(n))) for n in names}
+  return {n: int(rng.choice(spoken(n))) for n in names}
 
 
 def _meanings() -> Iterable[tuple[str, tuple[dict[int, int], ...]]]:
@@ -112,7 +112,7 @@ def _meanings() -> Iterable[tuple[str, tuple[dict[int, int], ...]]]:
   same = [
     ({name: a}, {name: b})
     for name in at.OF_PERSON
-    for a, b in itertools.permutations(_spoken(name), 2)
+    for a, b in itertools.permutations(spoken(name), 2)
   ]
   for pair in same:
     yield "pair", pair
@@ -176,10 +176,15 @@ def parse(text: str) -> Prompt:
     kind = "pair" if max(map(len, people)) < 2 else "two"
   if not any(people):
     raise UserError(f'prompt "{text}" says nothing of the people')
-  split = _splits().get(combination(people), "heldout")
+  split = split_of_combination(people) or "heldout"
   return Prompt(
     " ".join(text.split()), FIRST + KINDS.index(kind), split, people=people
   )
+
+
+def split_of_combination(people: Sequence[Facts]) -> str | None:
+  """The split of a meaning; None for one that no prompt has."""
+  return _splits().get(combination(people))
 
 
 def split_of(text: str) -> str | None:

@@ -16,6 +16,7 @@ from jaxreward.tasks.portraits import (
   judge,
   preferences,
   prompts,
+  questions,
   render,
   rewards,
   words,
@@ -100,6 +101,7 @@ PORTRAITS = Task(
   judge="attributes",
   pretraining=captions.caption_batches,
   preferences=preferences.collect,
+  questions=questions,
   credits=CREDITS,
 )
 

@@ -7,7 +7,6 @@ ask.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,25 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Key
 
-from jaxreward.rewards.remote import answers, templates
-from jaxreward.rewards.remote.rewards import WINNER, YES
+from jaxreward import rng as rng_lib
+from jaxreward.rewards.remote import templates
+from jaxreward.tasks import asked
+from jaxreward.tasks.asked import Asked, Batch
 from jaxreward.tasks.scenes import captions, grammar, render
 from jaxreward.types import Array, ArrayLike
 
-IMAGE = "{image}"  # of the questions, where each image stands
 KINDS = (
   "prompt", "exists", "relation", "count", "colour", "score", "describe",
   "thought", "compare",
 )  # fmt: skip
-SCALES = ((1, 10), (1, 5), (1, 4))
+# Most tokens of a group's questions: of what a row begins with, and of the rest.
+ROOM = {"short": (5, 23), "long": (5, 34), "pairs": (10, 18)}
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-_NUMBERS = tuple(map(str, range(11)))
-_COUNT = answers.Choice("n", dict.fromkeys(_NUMBERS[:5], 0.0)).request(True)
-_COLOUR = answers.Choice("c", dict.fromkeys(grammar.COLOURS, 0.0)).request(True)
-_SCORE = answers.Score(1, 10).request(True)
-_CHOICE, _WINNER = YES.request(True), WINNER.request(True)
-_THINK = "Think first, within <think> and </think>."
-DESCRIBE = "Describe this image in detail."
+_COLOUR = asked.one_of(grammar.COLOURS)
 
 
 class Thing(NamedTuple):
@@ -47,22 +42,6 @@ class Thing(NamedTuple):
 
 
 Things = tuple[Thing, ...]
-
-
-class Asked(NamedTuple):
-  """A question with its answer.
-
-  Attributes:
-    kind: of `KINDS`.
-    question: with `IMAGE` where each image stands.
-    begun: beginning of the answer, which is given.
-    answer: the rest of it, which is learned.
-  """
-
-  kind: str
-  question: str
-  begun: str
-  answer: str
 
 
 @flax.struct.dataclass
@@ -179,32 +158,17 @@ def described(
   return grammar.parse(grammar.text_of(items, relation))
 
 
-def _filled(template: str, **fields: str) -> str:
-  parts = templates.fill(template, {"image": IMAGE, **fields})
-  return "".join(part for part in parts if isinstance(part, str))
-
-
-def _looked(kind: str, question: str, request: str, answer: str) -> Asked:
-  text = _filled(templates.CHECKLIST, question=question, answer=request)
-  return Asked(kind, text, "", answer)
-
-
-def _yes(value: bool) -> str:
-  return "yes" if value else "no"
-
-
 def about_prompt(things: Things, prompt: grammar.Prompt) -> Asked:
   """Whether a scene shows what a prompt asks for."""
-  text = _filled(templates.YES_NO, prompt=prompt.text, answer=_CHOICE)
-  return Asked("prompt", text, "", _yes(not errors(things, prompt)))
+  is_right = not errors(things, prompt)
+  return asked.whether("prompt", templates.YES_NO, is_right, prompt=prompt.text)
 
 
 def with_thought(things: Things, prompt: grammar.Prompt) -> Asked:
   """The same after a thought."""
-  template = templates.default(templates.YES_NO, thinks=True)
-  text = _filled(template, prompt=prompt.text, answer=_CHOICE)
-  said = f"{thought(things)}</think>{_yes(not errors(things, prompt))}"
-  return Asked("thought", text, "<think>", said)
+  return asked.thinking(
+    prompt.text, thought(things), not errors(things, prompt)
+  )
 
 
 def description(
@@ -214,7 +178,7 @@ def description(
   right = prompt if not errors(things, prompt) else described(things, rng)
   if right is None:
     return None
-  return Asked("describe", IMAGE + DESCRIBE, "", right.text)
+  return Asked("describe", asked.IMAGE + asked.DESCRIBE, "", right.text)
 
 
 def about_parts(
@@ -227,7 +191,7 @@ def about_parts(
   kind = ("exists", "count", "colour", "score", "relation")[rng.integers(5)]
   if kind == "colour" and len(of_shape) == 1:
     question = f"What colour is the {shape}?"
-    return _looked(kind, question, _COLOUR, colour)
+    return asked.looked(kind, question, _COLOUR, colour)
   if kind == "count":
     if rng.integers(2):
       shape_id = thing.shape if rng.integers(2) else int(rng.integers(4))
@@ -236,7 +200,9 @@ def about_parts(
     else:
       noun = "objects"
       count = len(things)
-    return _looked(kind, f"How many {noun} are there?", _COUNT, str(count))
+    return asked.looked(
+      kind, f"How many {noun} are there?", asked.COUNT, str(count)
+    )
   single = [
     t for t in things if sum(o.shape == t.shape for o in things) == 1
   ]  # fmt: skip
@@ -248,16 +214,13 @@ def about_parts(
       f"Is the {grammar.SHAPES[a.shape]} {grammar.RELATIONS[r]} the"
       f" {grammar.SHAPES[b.shape]}?"
     )
-    return _looked(kind, question, _CHOICE, _yes(holds))
+    return asked.looked(kind, question, asked.CHOICE, asked.yes(holds))
   if kind == "score":
-    low, high = SCALES[rng.integers(len(SCALES))]
+    low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
     share = max(0.0, 1 - errors(things, prompt) / 3)
-    text = _filled(
-      templates.POINTWISE, prompt=prompt.text, low=str(low), high=str(high),
-      answer=_SCORE,
-    )  # fmt: skip
-    score = round(low + (high - low) * share)
-    return Asked(kind, text, '{"score": ', f"{score}}}")
+    return asked.scored(
+      kind, templates.POINTWISE, share, low, high, prompt.text
+    )
   there = {(t.shape, t.colour) for t in things}
   s, c = thing.shape, thing.colour
   if rng.random() < 0.7:  # it may be there, too
@@ -266,17 +229,16 @@ def about_parts(
     else:
       c = int(rng.integers(5))
   question = f"Is there a {grammar.COLOURS[c]} {grammar.SHAPES[s]}?"
-  return _looked("exists", question, _CHOICE, _yes((s, c) in there))
+  return asked.looked(
+    "exists", question, asked.CHOICE, asked.yes((s, c) in there)
+  )
 
 
 def compared(first: Things, second: Things, prompt: grammar.Prompt) -> Asked:
   """Which of two scenes shows better what a prompt asks for."""
-  text = _filled(
-    templates.PAIRWISE, first=IMAGE, second=IMAGE, prompt=prompt.text,
-    answer=_WINNER,
-  )  # fmt: skip
-  a, b = errors(first, prompt), errors(second, prompt)
-  return Asked("compare", text, "", "tie" if a == b else "first" if a < b else "second")  # fmt: skip
+  return asked.compared(
+    prompt.text, errors(first, prompt), errors(second, prompt)
+  )
 
 
 def look_of(scenes: Sequence[Things]) -> Look:
@@ -292,11 +254,16 @@ def look_of(scenes: Sequence[Things]) -> Look:
   return look
 
 
-def draw(key: Key[Array, ""], look: Look) -> Float[Array, "B S S 3"]:
+def draw(keys: Key[Array, "B"], look: Look) -> Float[Array, "B S S 3"]:
   """Images of scenes, in sizes, tints and places of their own."""
-  uniform = lambda i, low, high, *more: jax.random.uniform(
-    jax.random.fold_in(key, i), (*look.present.shape, *more), minval=low, maxval=high
-  )  # fmt: skip
+  count = look.present.shape[1]
+
+  def uniform(i: int, low: float, high: float, *more: int):
+    draws = lambda key: jax.random.uniform(
+      key, (count, *more), minval=low, maxval=high
+    )
+    return jax.vmap(draws)(rng_lib.fold_each(keys, i))
+
   cell = jnp.asarray(look.cell)
   centre = jnp.stack([cell % render.GRID, cell // render.GRID], -1)
   middle = centre * render.CELL + (render.CELL - 1) / 2
@@ -316,32 +283,14 @@ def draw(key: Key[Array, ""], look: Look) -> Float[Array, "B S S 3"]:
   )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Batch:
-  """Questions about B scenes, pairs of which were made for one prompt.
+class Questions:
+  """Draws questions about scenes made for prompts of one split.
 
-  Attributes:
-    look: of the scenes.
-    short: of each scene.
-    long: of each scene, with answers of many words.
-    pairs: of scenes 0 and 1, 2 and 3, ...
-    prompts: of the scenes.
-    is_right: whether each shows what its prompt asks for.
+  Pairs of scenes are made for one prompt.
   """
 
-  look: Look
-  short: list[list[Asked]]
-  long: list[list[Asked]]
-  pairs: list[list[Asked]]
-  prompts: list[grammar.Prompt]
-  is_right: list[bool]
-
-
-class Questions:
-  """Draws questions about scenes made for prompts of one split."""
-
-  def __init__(self, prompts: Sequence[grammar.Prompt]):
-    self.prompts = prompts
+  def __init__(self, split: str):
+    self.prompts = prompts = grammar.prompts(split)
     self.near = captions.one_attribute_away(prompts)
     of_kind = lambda k: [i for i, p in enumerate(prompts) if p.category == k]
     self.by_kind = [
@@ -370,12 +319,13 @@ class Questions:
       if rng.integers(2):
         things = changed(things, rng)
       scenes.append(things)
-      asked = [
-        about_prompt(things, prompt),
-        about_prompt(things, self._another(things, i, rng)),
-        *(about_parts(things, prompt, rng) for _ in range(short - 2)),
-      ]
-      one.append(asked)
+      one.append(
+        [
+          about_prompt(things, prompt),
+          about_prompt(things, self._another(things, i, rng)),
+          *(about_parts(things, prompt, rng) for _ in range(short - 2)),
+        ]
+      )
       other = prompt if rng.integers(2) else self._another(things, i, rng)
       said = description(things, rng, prompt) if rng.random() < 0.3 else None
       long.append([said or with_thought(things, other)])
@@ -383,35 +333,13 @@ class Questions:
     for n, i in enumerate(rows):
       a, b = scenes[2 * n : 2 * n + 2]
       other = self.prompts[int(rng.choice(self.near[i]))]
-      asked = [compared(a, b, self.prompts[i]), compared(a, b, other)]
-      pairs.append(asked)
+      pairs.append([compared(a, b, self.prompts[i]), compared(a, b, other)])
     prompts = [self.prompts[i] for i in numbers]
     pairs_of = zip(scenes, prompts, strict=True)
     is_right = [not errors(t, p) for t, p in pairs_of]
-    return Batch(look_of(scenes), one, long, pairs, prompts, is_right)
+    groups = {"short": one, "long": long, "pairs": pairs}
+    return Batch(look_of(scenes), groups, prompts, is_right)
 
 
-_OF_TEMPLATES = (
-  templates.YES_NO, templates.POINTWISE, templates.PAIRWISE, templates.CHECKLIST
-)  # fmt: skip
-
-
-def _phrases() -> tuple[str, ...]:
-  """The words of the templates between their placeholders, and of requests."""
-  parts = []
-  for template in _OF_TEMPLATES:
-    text = template.replace("{answer}", "")
-    for name in templates.places(text):
-      text = text.replace(f"{{{name}}}", "\n")
-    parts += [x.strip() for x in text.split("\n")]
-  requests = _CHOICE, _WINNER, _COUNT, _COLOUR, _SCORE, _THINK, DESCRIBE
-  return tuple(x for x in (*parts, *requests, '{"score":') if len(x) > 1)
-
-
-PHRASES = _phrases()
-WORDS = (
-  *grammar.VOCAB[1:], *grammar.EDIT_WORDS, *_NUMBERS, *"?.,:;!'\"(){}[]-",
-  "one", "is", "are", "there", "what", "which", "how", "many", "colour",
-  "object", "objects", "yes", "no", "first", "second", "tie", "image", "in",
-  "this", "an", "it", "system", "user", "assistant",
-)  # fmt: skip
+PHRASES = asked.phrases(_COLOUR)
+WORDS = (*grammar.VOCAB[1:], *grammar.EDIT_WORDS)

@@ -13,7 +13,7 @@ from jaxreward.models.vlm.supervised import Taught
 TOKENS = words.make((), "a b c d e".split())
 MODEL = own.geometry(
   TOKENS, width=16, depth=2, heads=2, groups=1, mlp=24, vision_width=16,
-  vision_depth=1, vision_heads=1, vision_mlp=16, patch=2, side=8,
+  vision_depth=1, vision_heads=1, vision_mlp=16, patch=2, sides=(8,),
 )  # fmt: skip
 IMAGE = f"<|vision_start|>{prompts.IMAGE}<|vision_end|>"
 STEM = f"<|im_start|>{IMAGE}a{IMAGE}"

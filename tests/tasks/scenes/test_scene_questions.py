@@ -11,13 +11,17 @@ from jaxreward.tasks.scenes import detect, grammar, judge, questions
 
 @pytest.fixture(scope="module")
 def batch():
-  drawn = questions.Questions(grammar.prompts("heldout"))
+  drawn = questions.Questions("heldout")
   return drawn(np.random.default_rng(0), 96)
+
+
+def images_of(batch):
+  return questions.draw(jax.random.split(jax.random.key(1), 96), batch.look)
 
 
 def test_the_detector_agrees_with_the_exact_answer(batch):
   rows = grammar.batch(batch.prompts)
-  images = questions.draw(jax.random.key(1), batch.look)
+  images = images_of(batch)
   strict = judge.look(images, rows).scores()["strict"]
   np.testing.assert_array_equal(np.asarray(strict) == 1, batch.is_right)
   assert 0.3 < np.mean(batch.is_right) < 0.7
@@ -25,10 +29,10 @@ def test_the_detector_agrees_with_the_exact_answer(batch):
 
 def test_a_thought_names_what_the_detector_finds(batch):
   """Every object, by colour and shape, whatever else was asked."""
-  images = questions.draw(jax.random.key(1), batch.look)
+  images = images_of(batch)
   found = detect.detect(images)
   count = 0
-  for i, (asked,) in enumerate(batch.long):
+  for i, (asked,) in enumerate(batch.groups["long"]):
     if asked.kind != "thought":
       continue
     words = re.findall(r"(\w+) (\w+) \w+ \w+", asked.answer)
@@ -45,7 +49,7 @@ def test_a_thought_names_what_the_detector_finds(batch):
 def test_answers_of_parts_by_other_means(batch):
   """Each is found anew from the drawn attributes and the question's words."""
   look, seen = batch.look, set()
-  for i, row in enumerate(batch.short):
+  for i, row in enumerate(batch.groups["short"]):
     on = look.present[i]
     shape, colour = look.shape[i][on], look.colour[i][on]
     named = lambda word: np.isin(shape, [grammar.SHAPES.index(word)])  # noqa: B023

@@ -1,0 +1,456 @@
+"""Questions about portraits and their edits with exact answers.
+
+Pictures come in pairs: two that were made for one prompt, half of them with
+something changed, or the source of an edit and a picture that is, or is not, its
+answer. Some are spoiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Key
+
+from jaxreward import rng as rng_lib
+from jaxreward.rewards.remote import templates
+from jaxreward.tasks import asked
+from jaxreward.tasks.asked import Asked, Batch
+from jaxreward.tasks.portraits import attributes as at
+from jaxreward.tasks.portraits import edits, render, words
+from jaxreward.tasks.portraits import prompts as lib
+from jaxreward.types import Array, ArrayLike
+
+KINDS = (
+  "prompt", "exists", "people", "count", "colour", "score", "quality",
+  "describe", "thought", "compare", "done", "kept", "following", "keeping",
+)  # fmt: skip
+# Most tokens of a group's questions: of what a row begins with, and of the rest.
+ROOM = {"short": (5, 20), "long": (5, 44), "pairs": (10, 36)}
+WAYS = ("whole", "noise", "squares", "shade", "stain")
+SOURCES = ("as it is", "sharpen", "colour", "fill")
+_STAIN = 14  # pixels
+_GRAIN = 0.03  # most noise of a picture that is whole
+_COLOURED = {
+  "hair": at.COLOUR_AT, "shirt": at.SHIRT_AT, "background": at.BACKGROUND_AT
+}  # fmt: skip
+_COLOURS = tuple(
+  dict.fromkeys(w for a in _COLOURED.values() for w in at.VALUES[at.NAMES[a]])
+)
+_COLOUR = asked.one_of(_COLOURS)
+_LEFT, _RIGHT = (f"Describe the person on the {s} in detail." for s in words.SIDES)  # fmt: skip
+
+Facts = Mapping[int, int]
+
+
+@flax.struct.dataclass
+class Look:
+  """What B pictures show.
+
+  Attributes:
+    rows: int32 [B, 2, A], attributes.
+    count: int32 [B], people.
+    source: int32 [B], of `SOURCES`: what an edit makes good.
+    way: int32 [B], of `WAYS`: how it is spoiled.
+    amount: float32 [B], how much, in [0, 1].
+  """
+
+  rows: ArrayLike
+  count: ArrayLike
+  source: ArrayLike
+  way: ArrayLike
+  amount: ArrayLike
+
+
+def draw(keys: Key[Array, "B"], look: Look) -> Float[Array, "B S S 3"]:
+  """Pictures, spoiled by noise, stains and shades of their own."""
+  images = render.compose(look.rows, look.count, jnp)
+  wide = lambda x: jnp.asarray(x)[:, None, None, None]
+  side, n = at.SIDE, edits.COARSE
+  small = images.reshape(-1, side // n, n, side // n, n, 3).mean((2, 4))
+  coarse = small.repeat(n, 1).repeat(n, 2)
+  grey = (images @ jnp.asarray(edits.GREY))[..., None]
+  hole = images.at[:, *edits.HOLE].set(0.5)
+  images = jnp.select(
+    [wide(look.source == i) for i in (1, 2, 3)], [coarse, grey, hole], images
+  )
+  uniform = lambda i, *shape: jax.vmap(
+    lambda key: jax.random.uniform(key, shape)
+  )(rng_lib.fold_each(keys, i))
+  place = jnp.arange(side)
+  corner = uniform(0, 2) * (side - _STAIN)
+  rows, columns = (
+    (place >= corner[:, i, None]) & (place < corner[:, i, None] + _STAIN)
+    for i in range(2)
+  )
+  stain = (rows[:, :, None] & columns[:, None])[..., None]
+  amount, is_way = wide(look.amount), lambda i: wide(look.way == i)
+  noise = rng_lib.normal_each(rng_lib.fold_each(keys, 1), images.shape[1:])
+  images = jnp.where(is_way(2), images + amount * (coarse - images), images)
+  images = jnp.where(is_way(3), images * (1 - 0.6 * amount), images)
+  colour = uniform(2, 3)[:, None, None]
+  blot = jnp.where(stain, images + amount * (colour - images), images)
+  images = jnp.where(is_way(4), blot, images)
+  grain = wide(uniform(3) * _GRAIN) + jnp.where(is_way(1), 0.25 * amount, 0.0)
+  return jnp.clip(images + grain * noise, 0, 1)
+
+
+def _values(row: np.ndarray, facts: Facts) -> int:
+  return sum(int(row[a]) != v for a, v in facts.items())
+
+
+def errors(rows: np.ndarray, count: int, people: Sequence[Facts]) -> int:
+  """Attributes that are not as a prompt wants them; of another number of
+  people, all."""
+  if count != len(people):
+    return sum(map(len, people))
+  return sum(_values(row, facts) for row, facts in zip(rows, people, strict=False))  # fmt: skip
+
+
+def _random(rng: np.random.Generator) -> np.ndarray:
+  return rng.integers(0, at.COUNTS, (at.PEOPLE, at.A)).astype(np.int32)
+
+
+def _other(rng: np.random.Generator, name: int, value: int) -> int:
+  return int((value + rng.integers(1, at.COUNTS[name])) % at.COUNTS[name])
+
+
+def made_for(people: Sequence[Facts], rng: np.random.Generator) -> np.ndarray:
+  """Attributes [2, A] of a picture that shows what a prompt wants."""
+  rows = _random(rng)
+  for row, facts in zip(rows, people, strict=False):
+    for name, value in facts.items():
+      row[name] = value
+  return rows
+
+
+def changed(
+  rows: np.ndarray,
+  count: int,
+  people: Sequence[Facts],
+  rng: np.random.Generator,
+) -> tuple[np.ndarray, int]:
+  """(attributes, people) with something changed: values that are wanted, who
+  stands left and right, or how many people there are."""
+  way, rows = rng.integers(8), np.array(rows)
+  if way == 0:
+    return rows, 3 - count
+  if way == 1 and count == at.PEOPLE:
+    back = rows[0, at.BACKGROUND_AT]
+    rows = rows[::-1].copy()
+    rows[0, at.BACKGROUND_AT] = back
+    return rows, count
+  places = [(i, name) for i, facts in enumerate(people) for name in facts]
+  for n in rng.permutation(len(places))[: rng.integers(1, 3)]:
+    i, name = places[n]
+    rows[i, name] = _other(rng, int(name), int(rows[i, name]))
+  return rows, count
+
+
+def _facts(row: np.ndarray, names: Sequence[int]) -> dict[int, int]:
+  """Those of some attributes that words speak of."""
+  silent = (at.EYES_AT, at.BEARD_AT, at.PATTERN_AT)
+  return {
+    int(a): int(row[a]) for a in names if row[a] != at.NONE or a not in silent
+  }
+
+
+def described(
+  rows: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[Facts, ...]:
+  """Some facts of a picture."""
+  of_one = at.A if count == 1 else at.BACKGROUND_AT
+  people: list[dict[int, int]] = []
+  for i in range(count):
+    most = 5 if count == 1 else 2
+    names = rng.permutation(of_one)[: rng.integers(1, most + 1)]
+    facts = _facts(rows[i], names.tolist())
+    people.append(facts or _facts(rows[i], [at.MOUTH_AT]))
+  return tuple(people)
+
+
+def altered(
+  people: Sequence[Facts], rng: np.random.Generator
+) -> tuple[Facts, ...]:
+  """The same with another value of one attribute, or changed places."""
+  new = [dict(facts) for facts in people]
+  if len(new) == at.PEOPLE and rng.integers(3) == 0 and new[0] != new[1]:
+    return tuple(new[::-1])
+  facts = new[int(rng.integers(len(new)))]
+  name = int(rng.choice(list(facts)))
+  spoken = [v for v in lib.spoken(name) if v != facts[name]]
+  if not spoken:  # "checked"
+    name = at.MOUTH_AT
+    spoken = [v for v in lib.spoken(name) if v != facts.get(name)]
+  facts[name] = int(rng.choice(spoken))
+  return tuple(new)
+
+
+def whole(row: np.ndarray, background: bool) -> str:
+  """A person in all that words speak of."""
+  facts = _facts(row, range(at.A))
+  text = words.person_phrase(facts)
+  return f"{text} {words.background_phrase(facts)}" if background else text
+
+
+def thought(rows: np.ndarray, count: int, people: Sequence[Facts]) -> str:
+  """What a picture shows in the places of which a prompt speaks."""
+  said = []
+  for i in range(count):
+    names = people[i] if i < len(people) else {}
+    values = [at.VALUES[at.NAMES[a]][rows[i, a]] for a in names]
+    side = [words.SIDES[i]] if count == at.PEOPLE else ["person"]
+    said.append(" ".join([*side, *values]))
+  return ", ".join(said)
+
+
+def _place(i: int, count: int) -> str:
+  return f" on the {words.SIDES[i]}" if count == at.PEOPLE else ""
+
+
+def about_parts(
+  rows: np.ndarray, count: int, rng: np.random.Generator
+) -> Asked:
+  """A question about one thing."""
+  kind = ("exists", "exists", "exists", "people", "count", "colour", "colour")[
+    rng.integers(7)
+  ]
+  i = int(rng.integers(count))
+  if kind == "people":
+    text = "How many people are there?"
+    return asked.looked(kind, text, asked.COUNT, str(count))
+  if kind == "colour":
+    noun = tuple(_COLOURED)[rng.integers(3)]
+    name = _COLOURED[noun]
+    of = "" if noun == "background" or count == 1 else f" of the person{_place(i, count)}"  # fmt: skip
+    row = rows[0 if noun == "background" else i]
+    colour = at.VALUES[at.NAMES[name]][row[name]]
+    question = f"What colour is the {noun}{of}?"
+    return asked.looked(kind, question, _COLOUR, colour)
+  name = int(rng.integers(at.BACKGROUND_AT))
+  value = int(rows[i, name])
+  if rng.random() < 0.5 or value not in lib.spoken(name):
+    value = int(rng.choice(list(lib.spoken(name))))
+  said = words.person_phrase({name: value})
+  has = [int(row[name]) == value for row in rows[:count]]
+  if kind == "count":
+    question = f"How many people {said.removeprefix('a person ')} are there?"
+    return asked.looked(kind, question, asked.COUNT, str(sum(has)))
+  if rng.integers(2):
+    return asked.looked(kind, f"Is there {said}?", asked.CHOICE, asked.yes(any(has)))  # fmt: skip
+  question = f"Is there {said}{_place(i, count)}?"
+  is_so = has[i] if count == at.PEOPLE else any(has)
+  return asked.looked(kind, question, asked.CHOICE, asked.yes(is_so))
+
+
+class Picture:
+  """One picture of a batch; a share of them is spoiled."""
+
+  def __init__(self, rows: np.ndarray, count: int, rng: np.random.Generator):
+    self.rows, self.count = rows, count
+    self.source = self.way = 0
+    self.amount = 0.0
+    if rng.random() < 0.3:
+      self.way = int(rng.integers(1, len(WAYS)))
+      self.amount = float(rng.uniform(0.3, 1.0))
+
+  def errors(self, people: Sequence[Facts]) -> int:
+    return errors(self.rows, self.count, people)
+
+  def value(self, people: Sequence[Facts]) -> tuple[int, int]:
+    """The smaller, the better it is for a prompt."""
+    return self.errors(people), round(4 * self.amount)
+
+
+def about_prompt(
+  picture: Picture,
+  people: Sequence[Facts],
+  text: str,
+  rng: np.random.Generator,
+) -> Asked:
+  """Whether, or how well, a picture shows what a prompt wants, or is made."""
+  wrong, way = picture.errors(people), rng.random()
+  low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
+  if way < 0.6:
+    return asked.whether("prompt", templates.YES_NO, not wrong, prompt=text)
+  if way < 0.8:
+    share = 1 - wrong / sum(map(len, people))
+    return asked.scored("score", templates.POINTWISE, share, low, high, text)
+  template = templates.NAMED["picture_quality"]
+  share = 1 - picture.amount
+  return asked.scored("quality", template, share, low, high, text)
+
+
+def in_words(
+  picture: Picture,
+  people: Sequence[Facts],
+  text: str,
+  rng: np.random.Generator,
+) -> Asked:
+  """A description, or a thought before the answer."""
+  wrong = picture.errors(people)
+  if rng.random() < 0.4:
+    said = thought(picture.rows, picture.count, people)
+    return asked.thinking(text, said, not wrong)
+  question, answer = asked.DESCRIBE, text
+  if wrong or rng.random() < 0.7:
+    if picture.count == 1:
+      answer = whole(picture.rows[0], True)
+    else:
+      i = int(rng.integers(at.PEOPLE))
+      question, answer = (_LEFT, _RIGHT)[i], whole(picture.rows[i], False)
+  return Asked("describe", asked.IMAGE + question, "", answer)
+
+
+def _spoiled(
+  right: np.ndarray, edit: edits.Edit, rng: np.random.Generator
+) -> np.ndarray:
+  """The answer of an edit with values changed of what is asked or kept."""
+  rows, before = np.array(right), edit.before
+  kinds = ((lib.ASKED,), (lib.KEPT, lib.PERSON))
+  for roles in [k for k in kinds if rng.random() < 0.4]:
+    places = np.argwhere(np.isin(edit.role, roles))
+    for n in rng.permutation(len(places))[: rng.integers(1, 4)]:
+      i, name = places[n]
+      old = int(before[i, name])
+      undone = roles[0] == lib.ASKED and old != rows[i, name]
+      keep = undone and rng.random() < 0.6
+      rows[i, name] = old if keep else _other(rng, int(name), int(rows[i, name]))
+  return rows
+
+
+def about_edit(
+  picture: Picture, edit: edits.Edit, text: str, rng: np.random.Generator
+) -> list[Asked]:
+  """Two questions: one of what is asked for, one of all else."""
+  differ = picture.rows != edits.answer(edit)
+  is_asked = edit.role == lib.ASKED
+  wrong = (differ & is_asked).sum() / max(is_asked.sum(), 1)
+  if picture.source or picture.count != edit.count:
+    wrong = 1.0
+  lost = int((differ & np.isin(edit.role, (lib.KEPT, lib.PERSON))).sum())
+  lost += 3 * (picture.count != edit.count)
+  low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
+  of = lambda name: templates.NAMED[name]
+  if rng.integers(2):
+    return [
+      asked.whether("done", of("edit_done"), wrong == 0, prompt=text),
+      asked.whether("kept", of("edit_kept"), lost == 0, prompt=text),
+    ]
+  kept = max(0.0, 1 - lost / 3)
+  return [
+    asked.scored("following", of("edit_following"), 1 - wrong, low, high, text),
+    asked.scored("keeping", of("edit_keeping"), kept, low, high, text),
+  ]
+
+
+class Questions:
+  """Draws questions about pictures for prompts and edits of one split.
+
+  Pairs of pictures are, by turns, made for one prompt, and source and result of
+  one edit.
+  """
+
+  def __init__(self, split: str):
+    self.split = split
+    by_kind: dict[int, list[lib.Prompt]] = {}
+    for prompt in (*lib.prompts(split), *edits.prompts(split)):
+      by_kind.setdefault(prompt.category, []).append(prompt)
+    self.prompts = [x for k, x in by_kind.items() if k in lib.CATEGORIES]
+    self.edits = [x for k, x in by_kind.items() if k in lib.EDIT_CATEGORIES]
+
+  def _fits(self, people: Sequence[Facts]) -> bool:
+    """Whether a combination is not of another split."""
+    return lib.split_of_combination(people) in (None, self.split)
+
+  def _another(self, picture: Picture, rng: np.random.Generator):
+    """(people, text) of a prompt that the picture shows as often as not."""
+    while True:
+      people = described(picture.rows, picture.count, rng)
+      if rng.integers(2):
+        people = altered(people, rng)
+      if self._fits(people):
+        return people, words.describe(people, int(rng.integers(2)))
+
+  def __call__(
+    self, rng: np.random.Generator, count: int, short: int = 3
+  ) -> Batch:
+    """Questions about `count` pictures, an even number, `short` of each."""
+    draw_of = lambda groups: (g := groups[rng.integers(len(groups))])[
+      rng.integers(len(g))
+    ]
+    pictures, prompts, pairs, is_right, long = [], [], [], [], []
+    for n in range(count // 2):
+      prompt = draw_of(self.edits if n % 2 else self.prompts)
+      prompts += [prompt] * 2
+      if n % 2:
+        pictures += (two := self._edited(prompt.pictures, rng))
+        pairs.append(about_edit(two[1], prompt.pictures, prompt.text, rng))
+        is_right += [False] * 2
+        long += [self._long(x, None, rng) for x in two]
+        continue
+      two = self._made(prompt.people, rng)
+      pictures += two
+      people, text = self._another(two[int(rng.integers(2))], rng)
+      pairs.append(
+        [
+          asked.compared(prompt.text, *(x.value(prompt.people) for x in two)),
+          asked.compared(text, *(x.value(people) for x in two)),
+        ]
+      )
+      is_right += [not x.errors(prompt.people) for x in two]
+      long += [self._long(x, prompt, rng) for x in two]
+    short_rows = [
+      [about_parts(x.rows, x.count, rng) for _ in range(short)]
+      for x in pictures
+    ]
+    look = Look(
+      np.stack([x.rows for x in pictures]).astype(np.int32),
+      *(
+        np.array([getattr(x, name) for x in pictures], dtype)
+        for name, dtype in (
+          ("count", np.int32), ("source", np.int32), ("way", np.int32),
+          ("amount", np.float32),
+        )
+      ),
+    )  # fmt: skip
+    groups = {"short": short_rows, "long": long, "pairs": pairs}
+    return Batch(look, groups, prompts, is_right)
+
+  def _long(self, picture: Picture, prompt, rng) -> list[Asked]:
+    said = [self._another(picture, rng) for _ in range(2)]
+    if prompt is not None:
+      said[int(rng.integers(2))] = prompt.people, prompt.text
+    (a, b), (c, d) = said
+    return [about_prompt(picture, a, b, rng), in_words(picture, c, d, rng)]
+
+  def _made(self, people, rng) -> list[Picture]:
+    two = []
+    for _ in range(2):
+      rows, count = made_for(people, rng), len(people)
+      if rng.integers(2):
+        rows, count = changed(rows, count, people, rng)
+      two.append(Picture(rows, count, rng))
+    return two
+
+  def _edited(self, edit: edits.Edit, rng) -> list[Picture]:
+    source = Picture(edit.before, edit.people, rng)
+    source.way, source.amount = 0, 0.0
+    kind = edit.name.split(":")[0]
+    if kind in SOURCES:
+      source.source = SOURCES.index(kind)
+    result = Picture(_spoiled(edits.answer(edit), edit, rng), edit.count, rng)
+    way = rng.random()
+    if way < 0.1:  # nothing is done
+      result.rows, result.count = edit.before, edit.people
+      result.source = source.source
+    elif way < 0.15:
+      result.count = 3 - edit.count
+    return [source, result]
+
+
+PHRASES = asked.phrases(_COLOUR, _LEFT, _RIGHT)
+WORDS = (*words.VOCABULARY[1:], *words.SILENT, "people", "nothing")
