@@ -33,7 +33,7 @@ def get_config(arg: str | None = None):
       patch=6,  # pixels; a token is a cell of the scenes' grid
     )
   )
-  config.pretrain.update(part="judge", steps=1800, batch_size=16)
+  config.pretrain.update(part="judge", steps=1050, batch_size=12)
   config.optimizer.update(
     name="muon", learning_rate=1e-2, schedule="cosine", warmup_steps=30,
     b2=0.99,
@@ -41,8 +41,8 @@ def get_config(arg: str | None = None):
   config.optimizer.adam_scale = 0.2
   config.optimizer.final_scale = 0.0
   config.ema.decay = 0.99
-  config.eval.update(samples=512, quick_samples=64, every=300)
-  config.checkpoint.every = 150
+  config.eval.update(samples=512, quick_samples=64, every=350)
+  config.checkpoint.every = 175
   if config_lib.parse_arg(arg, smoke=False)["smoke"]:
     config.judge.update(
       width=32, depth=2, heads=2, groups=1, mlp=48, vision_width=32,

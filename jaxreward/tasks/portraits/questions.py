@@ -235,7 +235,7 @@ def about_parts(
   if rng.random() < 0.5 or value not in lib.spoken(name):
     value = int(rng.choice(list(lib.spoken(name))))
   said = words.person_phrase({name: value})
-  has = [int(row[name]) == value for row in rows[:count]]
+  has = [bool(row[name] == value) for row in rows[:count]]
   if kind == "count":
     question = f"How many people {said.removeprefix('a person ')} are there?"
     return asked.looked(kind, question, asked.COUNT, str(sum(has)))
@@ -243,7 +243,7 @@ def about_parts(
     return asked.looked(kind, f"Is there {said}?", asked.CHOICE, asked.yes(any(has)))  # fmt: skip
   question = f"Is there {said}{_place(i, count)}?"
   is_so = has[i] if count == at.PEOPLE else any(has)
-  return asked.looked(kind, question, asked.CHOICE, asked.yes(is_so))
+  return asked.looked(kind, question, asked.CHOICE, asked.yes(bool(is_so)))
 
 
 class Picture:
@@ -318,7 +318,9 @@ def _spoiled(
       old = int(before[i, name])
       undone = roles[0] == lib.ASKED and old != rows[i, name]
       keep = undone and rng.random() < 0.6
-      rows[i, name] = old if keep else _other(rng, int(name), int(rows[i, name]))
+      rows[i, name] = (
+        old if keep else _other(rng, int(name), int(rows[i, name]))
+      )
   return rows
 
 
@@ -328,7 +330,7 @@ def about_edit(
   """Two questions: one of what is asked for, one of all else."""
   differ = picture.rows != edits.answer(edit)
   is_asked = edit.role == lib.ASKED
-  wrong = (differ & is_asked).sum() / max(is_asked.sum(), 1)
+  wrong = float((differ & is_asked).sum() / max(is_asked.sum(), 1))
   if picture.source or picture.count != edit.count:
     wrong = 1.0
   lost = int((differ & np.isin(edit.role, (lib.KEPT, lib.PERSON))).sum())
