@@ -60,7 +60,9 @@ def test_answers_of_parts_by_other_means(batch):
         if side:
           has = has[[words.SIDES.index(side[1])]]
         right = (
-          str(has.sum()) if kind == "count" else questions.asked.yes(bool(has.any()))
+          str(has.sum())
+          if kind == "count"
+          else questions.asked.yes(bool(has.any()))
         )
         assert answer == right
   assert {("exists", "yes"), ("exists", "no"), ("count", "2")} <= seen
