@@ -5,7 +5,8 @@ matching texts and videos is multiplied by a plan between words and patches, of 
 cos and distance, epsilon .05 and nominal mass .9 (their steps are unverified). Here the
 classifier is trained on good and bad images by themselves, its patches are the states of
 the policy's own blocks, and time has no cost. Their reward of quality, by a learned map
-from texts to real videos, is not there.
+from texts to real videos, is not there. The plans are ott-jax's:
+`pip install "jaxreward[transport]"`.
 """
 
 from jaxreward import recipes

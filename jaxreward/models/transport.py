@@ -1,8 +1,9 @@
-"""Plans of optimal transport between tokens, in the logarithmic domain."""
+"""Plans of optimal transport between tokens."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,25 @@ from jaxreward.types import Array, ArrayLike
 FLOOR = 1e-9  # added to a plan before its logarithm
 
 
-def sinkhorn(
+def solver() -> tuple[Any, Any, Any]:
+  """Modules of ott-jax: the geometry, the linear problem and its solver.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    from ott.geometry import geometry
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import sinkhorn
+  except ImportError as error:
+    raise UserError(
+      "plans of transport need ott-jax; pip install"
+      f' "jaxreward[transport]" ({error})'
+    ) from error
+  return geometry, linear_problem, sinkhorn
+
+
+def plan(
   cost: Float[ArrayLike, "*B M N"],
   rows: Float[ArrayLike, "*B M"],
   columns: Float[ArrayLike, "*B N"],
@@ -23,12 +42,11 @@ def sinkhorn(
   mass: float = 0.9,
   steps: int = 50,
 ) -> Float[Array, "*B M N"]:
-  """The entropic plan P = diag(u) K diag(v), K = exp(-cost / epsilon).
+  """The entropic plan P = diag(u) K diag(v), K = exp(-cost / epsilon), by ott-jax.
 
-  log u = tau (log rows - log K v), log v = tau (log columns - log K' u), tau = mass:
-  marginals are bent by rho KL with rho = epsilon mass / (1 - mass), and exact with
-  mass 1. The plan's own sum is not `mass`. Chizat et al. 2018,
-  https://arxiv.org/abs/1607.05816.
+  u = (rows / K v)^tau, v = (columns / K' u)^tau, tau = mass: marginals are bent by
+  rho KL with rho = epsilon mass / (1 - mass), and exact with mass 1. The plan's own
+  sum is not `mass`. Chizat et al. 2018, https://arxiv.org/abs/1607.05816.
 
   Args:
     cost: of moving row i to column j.
@@ -36,32 +54,31 @@ def sinkhorn(
     columns: the same of columns.
     epsilon: of the entropy, above 0.
     mass: tau, in (0, 1].
-    steps: of the iteration.
+    steps: of Sinkhorn's iteration, all of them.
 
   Raises:
-    UserError: an epsilon, mass or number of steps outside its range.
+    UserError: an epsilon, mass or number of steps outside its range; ott-jax is not
+      installed.
   """
   if not (epsilon > 0 and 0 < mass <= 1 and steps >= 1):
     raise UserError(
       f"transport: epsilon={epsilon}, mass={mass}, steps={steps}; expected an"
       " epsilon above 0, a mass in (0, 1] and one step or more"
     )
-  kernel = -jnp.asarray(cost, jnp.float32) / epsilon
-  low = (
-    jnp.finfo(jnp.float32).min / 4
-  )  # of an empty row, whose logarithm is none
-  log = lambda x: jnp.maximum(jnp.log(jnp.asarray(x, jnp.float32)), low)
-  log_rows, log_columns = log(rows), log(columns)
+  geometry, linear_problem, sinkhorn = solver()
+  iterate = sinkhorn.Sinkhorn(
+    threshold=-1, inner_iterations=steps, min_iterations=steps,
+    max_iterations=steps,
+  )  # fmt: skip
 
-  def step(_, state):
-    u, v = state
-    lse = jax.scipy.special.logsumexp
-    u = mass * (log_rows - lse(kernel + v[..., None, :], -1))
-    return u, mass * (log_columns - lse(kernel + u[..., :, None], -2))
+  def one(cost: Array, rows: Array, columns: Array) -> Array:
+    moves = geometry.Geometry(cost, epsilon=epsilon)
+    return iterate(
+      linear_problem.LinearProblem(moves, rows, columns, mass, mass)
+    ).matrix
 
-  start = jnp.zeros_like(log_rows), jnp.zeros_like(log_columns)
-  u, v = jax.lax.fori_loop(0, steps, step, start)
-  return jnp.exp(u[..., :, None] + kernel + v[..., None, :])
+  arrays = (jnp.asarray(x, jnp.float32) for x in (cost, rows, columns))
+  return jnp.vectorize(one, signature="(m,n),(m),(n)->(m,n)")(*arrays)
 
 
 def token_cost(
@@ -121,7 +138,7 @@ def attention_bias(
     query: of all heads, side by side.
     key: the same.
     known: False for padding.
-    mass: see `sinkhorn`.
+    mass: see `plan`.
   """
   query, key = (
     jax.lax.stop_gradient(jnp.asarray(x, jnp.float32)) for x in (query, key)
@@ -134,6 +151,6 @@ def attention_bias(
   rows = known / jnp.maximum(known.sum(-1, keepdims=True), 1)
   columns = jnp.full((*known.shape[:-1], key.shape[-2]), 1 / key.shape[-2])
   cost = token_cost(cosines, attention, known)
-  plan = sinkhorn(cost, rows, columns, mass=mass)
-  plan = jnp.where(known[..., None], plan, 0.0)
-  return jnp.log(plan + FLOOR)[:, None]
+  moved = plan(cost, rows, columns, mass=mass)
+  moved = jnp.where(known[..., None], moved, 0.0)
+  return jnp.log(moved + FLOOR)[:, None]

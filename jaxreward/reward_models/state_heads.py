@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxreward.errors import UserError
 from jaxreward.models import heads
+from jaxreward.models import transport as plans
 from jaxreward.models.vision import aesthetic
 from jaxreward.reward_models.contract import Features, Head, Outputs, Public
 from jaxreward.reward_models.heads import require, require_heads, value_alone
@@ -40,7 +41,8 @@ def cross(
     heads_of: heads of the attention; divides `width`.
     hidden: features before the score; 0 for a linear score.
     query: "words", or "context" for the states of a source image.
-    transport: nominal mass of the plan, .9 in PISCES; 0 for none.
+    transport: nominal mass of the plan, .9 in PISCES; 0 for none. It needs the extra
+      `transport`.
     dtype: of the products.
   """
   require(0, hidden=hidden)
@@ -53,6 +55,8 @@ def cross(
     raise UserError(
       f"reward_model.head.transport={transport}: it must lie in [0, 1]"
     )
+  if transport:
+    plans.solver()
   net = heads.CrossAttention(
     width, heads_of, hidden, _VOCABULARY, transport, jnp.dtype(dtype)
   )

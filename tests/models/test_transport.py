@@ -1,13 +1,16 @@
-"""Plans of transport: closed forms, exact marginals, and what they do to attention."""
+"""Plans of transport: the exact program, closed forms, what they do to attention."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from jaxreward.errors import UserError
 from jaxreward.models import heads, transport
 
+pytest.importorskip("ott")
+pytestmark = pytest.mark.extras
 RNG = np.random.default_rng(0)
 
 
@@ -20,28 +23,34 @@ def test_the_plan_against_a_loop_in_float64():
     u = (rows / (kernel @ v[..., None])[..., 0]) ** 0.9
     v = (columns / (kernel.swapaxes(1, 2) @ u[..., None])[..., 0]) ** 0.9
   want = u[..., None] * kernel * v[:, None]
-  found = jax.jit(lambda *x: transport.sinkhorn(*x, epsilon=0.1))(
+  found = jax.jit(lambda *x: transport.plan(*x, epsilon=0.1))(
     cost, rows, columns
   )
   np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-9)
 
 
-def test_the_plan_by_hand_and_with_exact_marginals():
-  half = np.full(2, 0.5)
-  plan = transport.sinkhorn(1 - np.eye(2), half, half)
-  np.testing.assert_allclose(np.diag(plan), 0.518578, rtol=1e-4)
-  assert 0 < plan[0, 1] < 2e-9
+def test_of_small_epsilon_it_is_the_linear_program_s():
   cost, rows = RNG.uniform(0, 1, (3, 4)), RNG.dirichlet(np.ones(3))
   columns = RNG.dirichlet(np.ones(4))
-  plan = transport.sinkhorn(cost, rows, columns, mass=1.0, steps=200)
+  sums = np.concatenate([
+    np.kron(np.eye(3), np.ones(4)), np.kron(np.ones(3), np.eye(4))
+  ])  # fmt: skip
+  exact = optimize.linprog(
+    cost.ravel(), A_eq=sums, b_eq=np.concatenate([rows, columns])
+  )
+  plan = transport.plan(cost, rows, columns, epsilon=2e-3, mass=1.0, steps=2000)
+  np.testing.assert_allclose(plan, exact.x.reshape(3, 4), atol=1e-4)
   np.testing.assert_allclose(plan.sum(1), rows, rtol=1e-3)
   np.testing.assert_allclose(plan.sum(0), columns, rtol=1e-3)
-  turned = transport.sinkhorn(
-    cost[::-1], rows[::-1], columns, mass=1.0, steps=200
-  )
-  np.testing.assert_allclose(turned[::-1], plan, rtol=1e-4)
+
+
+def test_the_plan_by_hand_and_what_it_refuses():
+  half = np.full(2, 0.5)
+  plan = transport.plan(1 - np.eye(2), half, half)
+  np.testing.assert_allclose(np.diag(plan), 0.518578, rtol=1e-4)
+  assert 0 < plan[0, 1] < 2e-9
   with pytest.raises(UserError, match="mass=0"):
-    transport.sinkhorn(cost, rows, columns, mass=0)
+    transport.plan(np.eye(2), half, half, mass=0)
 
 
 def test_attention_is_multiplied_by_the_plan():

@@ -63,12 +63,15 @@ GEOMETRY = {
   "align.split": "samples",
   "optimizer.learning_rate": 1e-3,
 }
+NEEDS = {"pisces_ot": "ott"}  # packages of an extra
 DUE = 4  # recipes of a commit whose runs are not slow
 # Those with a state to resume, of an advantage and of a player, resume always.
 RESUMED = ("ddpo_tracker", "ac_flow")
 
 
 def load(name, *overrides, size="smoke"):
+  if name in NEEDS:
+    pytest.importorskip(NEEDS[name])
   return tiny.load(f"recipes/{name}.py:{size}", *overrides)
 
 
