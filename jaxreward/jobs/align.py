@@ -891,6 +891,12 @@ class Final:
     )  # fmt: skip
     if by_request:
       entries["scores_asked_for"] = by_request
+    strips = evaluate.save_strips(
+      self.workdir, (self.evaluator, self.base), (evaluator, params),
+      config.eval.guidance_scales[0],
+    )  # fmt: skip
+    if strips:
+      entries["strips"] = strips
     evaluation = evaluate.merge(self.workdir, entries)
     weights.save_params(
       self.workdir / setup.POLICY_FILE,

@@ -47,6 +47,7 @@ from jaxreward.types import Array, Params, Policy, PromptBatch
 EVALUATION_FILE = "evaluation.json"
 STEERING = "eval.steering"  # the name of its results
 WATCHED = 4  # images per category while a job runs
+STRIPS = 4  # sources on the page whose every edit is shown
 KL_SAMPLES, KL_MEMBERS = 24, 4  # prompts whose path KL is measured
 
 
@@ -265,6 +266,24 @@ class Evaluator:
       result = {"n": strict.size} | result
     return result, images, strict
 
+  def first_of(
+    self, params: Params, prompts: Sequence[Prompt], guidance_scale: float
+  ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(images [N, ...], measures {name: [N]}) of N other prompts, one each.
+
+    Drawn by the program of the evaluation, which has as many rows or more.
+    """
+    data, count = self.data, len(prompts)
+    source = data.batch.source
+    side = 0 if source is None else np.shape(source)[1:3]
+    batch = data.task.batch(prompts, len(data.prompts), side)
+    images, measures, _ = self._draw(
+      params, self.encode(batch), float(guidance_scale)
+    )
+    images, measures = processes.fetch((images[:count, 0], measures))
+    values = {k: np.asarray(x)[:count, 0] for k, x in measures.items()}
+    return np.asarray(images), values
+
   def row(
     self, params: Params, watch: Callable[..., None] | None = None
   ) -> dict[str, float]:
@@ -383,8 +402,12 @@ def cards(
   The choice does not depend on the images, so the grid is a fair sample.
   """
   rows = card_rows(data, per_kind)
-  first = _sides(data, rows, "before", before, strict_before)
-  second = _sides(data, rows, "after", after, strict_after)
+  prompts = [data.prompts[row] for row in rows]
+  side = lambda name, images, strict: _sides(
+    data.task, prompts, name, images[rows, 0], strict[rows, 0]
+  )
+  first = side("before", before, strict_before)
+  second = side("after", after, strict_after)
   return [a | b for a, b in zip(first, second, strict=True)], rows
 
 
@@ -397,24 +420,78 @@ def card_rows(data: EvaluationSet, per_kind: int) -> np.ndarray:
 
 
 def _sides(
-  data: EvaluationSet,
-  rows: np.ndarray,
+  task: Task,
+  prompts: Sequence[Prompt],
   side: str,
   images: np.ndarray,
   strict: np.ndarray,
 ) -> list[dict[str, Any]]:
-  """The texts of one side's images, see `grids.make_cards`."""
-  describe = data.task.describe
-  lines = describe(to_float(images[rows, 0])) if describe else [""] * len(rows)
+  """The texts of one side's images [N, ...], see `grids.make_cards`."""
+  describe = task.describe
+  lines = describe(to_float(images)) if describe else [""] * len(prompts)
   verdict = lambda x: bool(x) if np.isfinite(x) else None
   return [
     {
-      "prompt": data.prompts[row].text,
-      "kind": data.task.categories[int(data.prompts[row].category)],
+      "prompt": prompt.text,
+      "kind": task.categories[int(prompt.category)],
       f"seen_{side}": line,
-      f"ok_{side}": verdict(strict[row, 0]),
+      f"ok_{side}": verdict(value),
     }
-    for row, line in zip(rows, lines, strict=True)
+    for prompt, line, value in zip(prompts, lines, strict, strict=True)
+  ]
+
+
+def save_strips(
+  workdir: epath.Path,
+  before: tuple[Evaluator, Params],
+  after: tuple[Evaluator, Params],
+  guidance_scale: float,
+) -> list[dict[str, Any]]:
+  """Draws each of a few sources under several prompts, for the report.
+
+  Both sides have the same noise. The images are written to grids/strips.npz.
+
+  Args:
+    workdir: of the run.
+    before: an evaluator and its parameters.
+    after: the same after training.
+    guidance_scale: of both.
+
+  Returns:
+    {row, prompt, before, after} of every image: whether the task's `strip_measure`
+    holds, None where it is not known. Empty if the task has no strips, or an
+    evaluation has fewer rows than one of them.
+  """
+  data = before[0].data
+  rows = data.task.strips(STRIPS) if data.task.strips else ()
+  rows = rows[: len(data.prompts) // len(rows[0])] if rows else ()
+  if not rows:
+    return []
+  prompts = [prompt for row in rows for prompt in row]
+  images, texts = [], []
+  for name, (evaluator, params) in (("before", before), ("after", after)):
+    drawn, measures = evaluator.first_of(params, prompts, guidance_scale)
+    images.append(drawn)
+    texts.append(
+      _sides(data.task, prompts, name, drawn, measures[data.task.strip_measure])
+    )
+  cards = [
+    a | b | {"kind": i // len(rows[0])}
+    for i, (a, b) in enumerate(zip(*texts, strict=True))
+  ]
+  side = images[0].shape[1:3]
+  source = data.task.batch(prompts, side=side).source
+  first, second = images
+  path = workdir / "grids" / grids.STRIPS
+  grids.save_cards(path, first, second, cards, {"source": source})
+  return [
+    {
+      "row": card["kind"],
+      "prompt": card["prompt"],
+      "before": card["ok_before"],
+      "after": card["ok_after"],
+    }
+    for card in cards
   ]
 
 
@@ -440,14 +517,18 @@ class Watch:
       return
     path = self.workdir / "grids" / grids.VALIDATION
     rows = card_rows(self.data, WATCHED)
-    texts = _sides(self.data, rows, "after", images, strict)
+    prompts = [self.data.prompts[row] for row in rows]
+    side = lambda name: _sides(
+      self.data.task, prompts, name, images[rows, 0], strict[rows, 0]
+    )
+    texts = side("after")
     after = grids.to_uint8(images[rows, 0])
     before = after
     if n and path.exists():
       cards = grids.load_cards(path)
       before, first = cards.before, cards.texts
     else:
-      first = _sides(self.data, rows, "before", images, strict)
+      first = side("before")
     beside = {name: getattr(self.data.batch, name) for name in grids.BESIDE}
     grids.save_cards(
       path, before, after, [a | b for a, b in zip(first, texts, strict=True)],

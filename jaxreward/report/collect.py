@@ -13,7 +13,13 @@ from jaxreward import reading
 from jaxreward.errors import UserError, shown
 from jaxreward.report import hardest, summary
 from jaxreward.report.environment import describe
-from jaxreward.report.grids import CARDS, VALIDATION, load_cards, make_cards
+from jaxreward.report.grids import (
+  CARDS,
+  STRIPS,
+  VALIDATION,
+  load_cards,
+  make_cards,
+)
 from jaxreward.report.html import write_report
 from jaxreward.report.series import alignment_rows
 
@@ -33,8 +39,8 @@ def report_from_workdir(
   """Reads the folder of a run and writes its report.html.
 
   Reads config.json, metrics.jsonl, timings.jsonl, evaluation.json,
-  grids/cards.npz (until a job ends grids/validation.npz) and
-  grids/hardest_pairs.npz, each if it exists. Damaged files are skipped with a
+  grids/cards.npz (until a job ends grids/validation.npz), grids/strips.npz
+  and grids/hardest_pairs.npz, each if it exists. Damaged files are skipped with a
   note on the page.
 
   Args:
@@ -59,6 +65,7 @@ def report_from_workdir(
     path = grids / VALIDATION
     notes = (*notes, VALIDATION_NOTE)
   cards = _pictures(path, read, problems)
+  strips = _pictures(grids / STRIPS, read, problems)
   pairs = _pictures(grids / hardest.FILE, hardest.load, problems)
   for problem in problems:
     logging.warning("report: %s", shown(problem, 250))
@@ -68,6 +75,7 @@ def report_from_workdir(
     title=title or _title(config, evaluation),
     summary=summary.tiles(evaluation),
     cards=cards,
+    strips=strips,
     hardest=pairs,
     curves=metrics,
     timings=timings,

@@ -26,7 +26,8 @@ TEXT_KEYS = (
   "ok_before",
   "ok_after",
 )
-CARDS, VALIDATION = "cards.npz", "validation.npz"  # in the folder grids
+# In the folder grids.
+CARDS, VALIDATION, STRIPS = "cards.npz", "validation.npz", "strips.npz"
 BESIDE = ("source", "target")  # images of a prompt that are no samples
 FRAME_MS = 250  # of an animated strip
 DIFFERENCE = 3  # by how much a difference is enlarged

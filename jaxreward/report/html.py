@@ -46,6 +46,7 @@ def write_report(
   title: str,
   summary: Mapping[str, Any] | None = None,
   cards: Sequence[Mapping[str, Any]] = (),
+  strips: Sequence[Mapping[str, Any]] = (),
   hardest: Sequence[Mapping[str, Any]] = (),
   curves: Rows = (),
   timings: Rows = (),
@@ -64,6 +65,7 @@ def write_report(
     title: of the page.
     summary: key numbers, label -> text or {value, detail}.
     cards: from `grids.make_cards`.
+    strips: the same; those of one "kind" are of one source, and make a row.
     hardest: from `hardest.load`.
     curves: rows of metrics.jsonl.
     timings: rows of timings.jsonl.
@@ -88,6 +90,7 @@ def write_report(
     tiles=_tiles(summary or {}),
     kinds=_card_groups(cards, kind_rows(evaluation)),
     kind_rows=kind_rows(evaluation),
+    strips=_card_rows(strips),
     jobs=job_sections(curves, timings, evaluation),
     panel=panel_rows(alignment_rows(curves)),
     headings=headings,
@@ -207,6 +210,14 @@ def _tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     value, detail = str(tile.get("value", "–")), str(tile.get("detail", ""))
     tiles.append({"label": label, "value": value, "detail": detail})
   return tiles
+
+
+def _card_rows(
+  cards: Sequence[Mapping[str, Any]],
+) -> list[list[Mapping[str, Any]]]:
+  """Cards by their kind, in the order of appearance."""
+  kinds = dict.fromkeys(card["kind"] for card in cards)
+  return [[c for c in cards if c["kind"] == kind] for kind in kinds]
 
 
 def _card_groups(

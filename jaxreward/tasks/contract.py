@@ -74,6 +74,10 @@ class Task:
       unlabeled `Preferences`.
     questions: a module like `scenes.questions`, with which a judge is taught; None
       if the task has no exact answers.
+    strips: number of rows -> so many rows of held-out prompts, as many in each,
+      those of a row with one source image, for the report; None if there are none.
+    strip_measure: of `measure`, 1 where an image shows whom or what the source
+      shows, and 0 elsewhere.
     credits: whom a model card has to name, in Markdown; "" for nobody.
   """
 
@@ -105,6 +109,8 @@ class Task:
   pretraining: Callable[..., Any] | None = None
   preferences: Callable[..., Preferences] | None = None
   questions: Any = None
+  strips: Callable[[int], Sequence[Sequence[Prompt]]] | None = None
+  strip_measure: str = ""
   credits: str = ""
 
   def number(self, category: str) -> int:

@@ -52,6 +52,8 @@ _FACE = (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT)
 _COLOURED = (at.COLOUR_AT, at.SKIN_AT, at.SHIRT_AT, at.BACKGROUND_AT)
 _CANDIDATES = 32  # people drawn at once
 _HELDOUT = 0.2  # share of the people
+# Place, mouth and shirt of a person's pictures in a strip.
+_STRIP = ((0, 0, 0), (1, 1, 3), (0, 2, 4), (1, 0, 5))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -289,6 +291,27 @@ def all_prompts() -> tuple[lib.Prompt, ...]:
 def prompts(split: str | None) -> tuple[lib.Prompt, ...]:
   """Edits of a split; all if None."""
   return tuple(p for p in all_prompts() if split in (None, p.split))
+
+
+def strips(count: int) -> tuple[tuple[lib.Prompt, ...], ...]:
+  """Identity edits of held-out people, those of one person in a row.
+
+  Each has another side, expression or shirt, beside somebody else.
+  """
+  kind = KINDS.index("identity")
+  rows = []
+  for number in range(count):
+    rng = np.random.default_rng(lib.seed_of(f"strip:{number}"))
+    person, row = _draw_person(rng, True, None), []
+    for asked in _STRIP:
+      before = np.stack([person, _draw_person(rng, True, None)])
+      before[1, at.BACKGROUND_AT] = before[0, at.BACKGROUND_AT]
+      instruction = _instruction("identity", asked)
+      name = f"strip:{number}:{instruction}"
+      text, edit = _identity(name, instruction, asked, before)
+      row.append(lib.Prompt(text, lib.FIRST_EDIT + kind, "heldout", edit))
+    rows.append(tuple(row))
+  return tuple(rows)
 
 
 def _kind(prompt: lib.Prompt) -> str:

@@ -119,8 +119,12 @@ EDITS = Task(
   side=attributes.SIDE,
   describe=judge.describe,
   language="portraits",
+  draw=draw,
+  drawn_side=attributes.SIDE,
   rewards=rewards.EDITS,
   judge="attributes",
   pretraining=captions.edit_batches,
+  strips=edits.strips,
+  strip_measure="recognised",
   credits=CREDITS,
 )

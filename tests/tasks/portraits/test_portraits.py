@@ -233,6 +233,24 @@ def test_people_are_held_out_and_instructions_of_one_kind():
       assert all(heard)
 
 
+def test_a_strip_shows_one_held_out_person_in_several_ways():
+  strips = edits.strips(3)
+  texts = lambda rows: [[prompt.text for prompt in row] for row in rows]
+  assert texts(strips) == texts(edits.strips(4))[:3]
+  seen = set()
+  for row in strips:
+    source, answers = edits.draw(row)
+    assert (source == source[0]).all()
+    assert len({x.tobytes() for x in answers}) == len(row)
+    seen.add(source[0].tobytes())
+    for prompt in row:
+      edit = prompt.pictures
+      assert edits.is_heldout(edit.before).all()
+      assert {edit.people, edit.count} == {1, 2}
+      words.tokenize(prompt.text, edits=True)
+  assert len(seen) == 3
+
+
 @pytest.mark.job
 @pytest.mark.turns(3)
 def test_words_alone_pay_for_the_loss_of_a_person(look):
