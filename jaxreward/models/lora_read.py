@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxreward.errors import UserError, nearest, shown
@@ -98,12 +99,56 @@ def read(
   Raises:
     UserError: the file is not such an adapter of this network.
   """
+  return _tree(_layers(spec, rules, like, kind)[0], rules, spec)
+
+
+def added(
+  spec: os.PathLike[str] | str, rules: convert.Rules, params: Params, kind: str
+) -> Params:
+  """Parameters with a public adapter added, to layers that are fused here too.
+
+  Args:
+    spec: see `read`.
+    rules: the architecture's table.
+    params: its parameters.
+    kind: the name of the network.
+
+  Raises:
+    UserError: the file is not such an adapter of this network.
+  """
+  layers, shapes = _layers(spec, rules, params, kind)
+
+  def change(name: str) -> np.ndarray:
+    pair = layers.get(name := name.removesuffix(".weight"))
+    if pair is None:
+      return np.zeros(shapes[name], np.float32)
+    return (pair.b @ pair.a.reshape(len(pair.a), -1)).reshape(shapes[name])
+
+  result = jax.tree.map(lambda x: x, params)
+  for rule in rules:
+    names = {n.removesuffix(".weight") for row in rule.names() for n in row}
+    if not rule.ours.endswith("/kernel") or not names & set(layers):
+      continue
+    *parents, last = rule.ours.split("/")
+    node = result
+    for parent in parents:
+      node = node[parent]
+    old = np.asarray(node[last])
+    new = old.astype(np.float32) + rule.to_ours(change)
+    node[last] = new.astype(old.dtype)
+  return result
+
+
+def _layers(
+  spec: os.PathLike[str] | str, rules: convert.Rules, like: Params, kind: str
+) -> tuple[dict[str, _Pair], dict[str, tuple[int, ...]]]:
+  """(adapted layers by their public names, the shapes of all)."""
   shapes = {
     name.removesuffix(".weight"): shape
     for name, shape in convert.public_shapes(like, rules).items()
     if name.endswith(".weight") and len(shape) > 1
   }
-  path = _file(hub.resolve(spec))
+  path = file_of(hub.resolve(spec))
   tensors = hub.open_weights(path)
   _require_lora(spec, tensors, shapes)
   alias = lora_names.aliases(kind, shapes)
@@ -116,10 +161,10 @@ def read(
           f" same layer, {name}"
         )
       layers[name] = part
-  return _tree(layers, rules, spec)
+  return layers, shapes
 
 
-def _file(path: pathlib.Path) -> pathlib.Path:
+def file_of(path: pathlib.Path) -> pathlib.Path:
   """The adapter in a folder: PEFT's, diffusers', or the only one."""
   if not path.is_dir():
     return path

@@ -110,6 +110,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "unified_reward_pair": published.unified_reward_pair,
   "unified_reward_think": published.unified_reward_think,
   "visual_quality_r1": published.visual_quality_r1,
+  "edit_score": published.edit_score,
 }
 
 __all__ = [

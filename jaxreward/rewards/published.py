@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.rewards import judges
+from jaxreward.rewards import edit_judges, judges
 from jaxreward.rewards.contract import declare
 
 
@@ -87,4 +87,8 @@ visual_quality_r1 = _with_defaults(
   """,
   weights="TianheWu/VisualQuality-R1-7B", template="visual_quality_r1",
   answer="score", low=1.0, high=5.0, step=0.1, around=("<answer>", ""),
+)  # fmt: skip
+edit_score = _with_defaults(
+  edit_judges.edit_score, edit_judges.edit_score.__doc__,
+  weights="Qwen/Qwen2.5-VL-7B-Instruct", adapter="EditScore/EditScore-7B",
 )  # fmt: skip

@@ -8,7 +8,7 @@ as without a thought. A gradient flows through the verdict alone.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,16 @@ from jaxreward.rewards.remote.options import require_choice
 from jaxreward.rewards.vision_language import Reader
 from jaxreward.types import Array, Params
 
-BEGUN, ENDED = "<think>\n", "</think>"
+
+class Marks(NamedTuple):
+  """What a thought begins and ends with, and what follows its end."""
+
+  begun: str
+  ended: str
+  after: str
+
+
+THINK = Marks("<think>\n", "</think>", "</think>\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +100,11 @@ class Thinking:
 
 
 def thinking(
-  reader: Reader, options: Options, begun: str, answer: str
+  reader: Reader,
+  options: Options,
+  begun: str,
+  answer: str,
+  marks: Marks | None = None,
 ) -> tuple[str, Thinking | None]:
   """(what an answer begins with, how the judge thinks before its verdict).
 
@@ -100,18 +113,20 @@ def thinking(
     options: of the judge.
     begun: the beginning of the verdict.
     answer: the sentence that asks for its form.
+    marks: of its thoughts; `THINK` if None.
   """
-  begun = options.verdict + begun
+  begun, marks = options.verdict + begun, marks or THINK
   if not options.think:
     return begun, None
   ids = lambda text: tuple(prompts.ids_of(reader.tokens, [text])[0])
   tails = []
   if options.rethink:
     text = options.rethink.replace("{answer}", answer)
-    again = prompts.turn("user", text) + prompts.begin(BEGUN)
-    tails.append(ids(f"{ENDED}{prompts.END}\n{again}"))
-  tails.append(ids(f"{ENDED}\n{begun}"))
-  return BEGUN, Thinking(options, ids(prompts.END), ids(ENDED), tuple(tails))
+    again = prompts.turn("user", text) + prompts.begin(marks.begun)
+    tails.append(ids(f"{marks.ended}{prompts.END}\n{again}"))
+  tails.append(ids(marks.after + begun))
+  how = Thinking(options, ids(prompts.END), ids(marks.ended), tuple(tails))
+  return marks.begun, how
 
 
 def think(

@@ -225,6 +225,7 @@ class Options:
   Attributes:
     weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or of what
       configs/pretrain_judge.py has made, or "tiny" for a tiny one with random weights.
+    adapter: folder or hub id of a PEFT adapter (LoRA) that is added to them.
     tokenizer: its folder, if it is not beside the weights.
     dtype: of parameters and compute, "float32" or "bfloat16".
     length: most tokens of a question, its image counted as one.
@@ -234,6 +235,7 @@ class Options:
   """
 
   weights: str
+  adapter: str = ""
   tokenizer: str = ""
   dtype: str = "float32"
   length: int = 512
@@ -262,6 +264,8 @@ def load(options: Options) -> tuple[Reader, Params]:
     weights = own.resolve(weights)
     model, params = qwen_vl.load(weights, dtype=dtype)
     tokens = _tokenizer(options.tokenizer or weights)
+    if options.adapter:
+      params = qwen_vl.with_adapter(model, params, options.adapter)
     record = hub.read_config(weights, "preprocessor_config.json")
     processor = qwen_images.processor_of(record, model.vision, None)
   if options.most_pixels:

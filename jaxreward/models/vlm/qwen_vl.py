@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Key
 
-from jaxreward.models import convert, fields, hub
+from jaxreward.models import convert, fields, hub, lora_read
 from jaxreward.models.convert import Rule, below
 from jaxreward.models.text import qwen, qwen_layouts
 from jaxreward.models.text.qwen import Qwen, QwenText
@@ -229,6 +229,23 @@ def load(
   )
   rules = rules_of(model, nested=nested)
   return model, convert.load_params(spec, rules, shapes(model, dtype))
+
+
+def with_adapter(model: Model, params: Params, spec: str) -> Params:
+  """Parameters with a PEFT adapter (LoRA) added to them.
+
+  Args:
+    model: geometry.
+    params: of it.
+    spec: folder, file or hub id; its names may be those of any transformers.
+
+  Raises:
+    UserError: it is not an adapter of this model.
+  """
+  path = lora_read.file_of(hub.resolve(spec))
+  nested = any("language_model" in name for name in hub.open_weights(path))
+  rules = rules_of(model, nested=nested)
+  return lora_read.added(spec, rules, params, "Qwen-VL")
 
 
 def save(

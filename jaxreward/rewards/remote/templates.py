@@ -95,6 +95,29 @@ How good is the quality of this picture? Rate it by a number from {low} to {high
 with two decimals, where {low} is very poor and {high} excellent. Write your \
 thoughts within <think> and </think> if you have any, and only the score within \
 <answer> and </answer>. (The picture was made for: {prompt})""",
+  "edit_score": """\
+{source}
+{image}
+You are an expert of images. The first of these two, which a model has made, was \
+edited into the second by the instruction below; they may look alike where the edit \
+has failed. Judge the edit by two numbers from 0 to {high}:
+1. Is the instruction carried out? 0: not at all; {high}: perfectly.
+2. Is nothing else changed? 0: the second is another image; {high}: it is the first \
+with as little changed as the instruction needs.
+Answer with JSON, with a short reason first: {"reasoning" : "...", "score" : [first, \
+second]}
+Editing instruction: {prompt}""",
+  "edit_score_quality": """\
+{image}
+You are an expert of images. A model has made this one. Judge how well it is made by \
+two numbers from 0 to {high}:
+1. Does it look natural? 0: not at all, distances, shadows or light are wrong; \
+{high}: it does.
+2. Is it free of artefacts, such as distortions, watermarks, scratches, blurred \
+faces, odd bodies and things that do not belong together? 0: large parts are full of \
+them; {high}: there are none.
+Answer with JSON, with a short reason first: {"reasoning" : "...", "score" : [first, \
+second]}""",
   "edit_done": """\
 First picture:
 {source}
