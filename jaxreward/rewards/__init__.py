@@ -111,6 +111,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "unified_reward_think": published.unified_reward_think,
   "visual_quality_r1": published.visual_quality_r1,
   "edit_score": published.edit_score,
+  "video_align": published.video_align,
 }
 
 __all__ = [

@@ -12,12 +12,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.rewards import edit_judges, judges
+from jaxreward.rewards import edit_judges, judges, video_judges
 from jaxreward.rewards.contract import declare
 
 
 def _with_defaults(
-  reward: Callable[..., Any], doc: str, **defaults: Any
+  reward: Callable[..., Any], doc: str | None, **defaults: Any
 ) -> Callable[..., Any]:
   """A judge whose options have other defaults."""
   loads = vars(reward)["loads"]
@@ -39,7 +39,8 @@ def _with_defaults(
     return reward(*args, **kwargs)
 
   judge.__doc__, judge.__module__ = doc, __name__
-  return declare(loads=load)(judge)
+  frames = vars(reward)["takes_frames"]
+  return declare(loads=load, takes_frames=frames)(judge)
 
 
 unified_reward_point = _with_defaults(
@@ -91,4 +92,8 @@ visual_quality_r1 = _with_defaults(
 edit_score = _with_defaults(
   edit_judges.edit_score, edit_judges.edit_score.__doc__,
   weights="Qwen/Qwen2.5-VL-7B-Instruct", adapter="EditScore/EditScore-7B",
+)  # fmt: skip
+video_align = _with_defaults(
+  video_judges.video_align, video_judges.video_align.__doc__,
+  weights="KwaiVGI/VideoReward", length=512,
 )  # fmt: skip

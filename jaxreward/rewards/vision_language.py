@@ -263,7 +263,7 @@ def load(options: Options) -> tuple[Reader, Params]:
   else:
     weights = own.resolve(weights)
     model, params = qwen_vl.load(weights, dtype=dtype)
-    tokens = _tokenizer(options.tokenizer or weights)
+    tokens = tokenizer(options.tokenizer or weights)
     if options.adapter:
       params = qwen_vl.with_adapter(model, params, options.adapter)
     record = hub.read_config(weights, "preprocessor_config.json")
@@ -280,7 +280,7 @@ def load(options: Options) -> tuple[Reader, Params]:
   return reader, params
 
 
-def _tokenizer(spec: str) -> Any:
+def tokenizer(spec: str) -> Any:
   """The tokenizer of a folder, of words or that of transformers."""
   path = hub.resolve(spec)
   folder = path if path.is_dir() else path.parent

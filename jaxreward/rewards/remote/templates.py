@@ -118,6 +118,19 @@ faces, odd bodies and things that do not belong together? 0: large parts are ful
 them; {high}: there are none.
 Answer with JSON, with a short reason first: {"reasoning" : "...", "score" : [first, \
 second]}""",
+  "video_align": """\
+Judge this generated video by three things, each by itself and from 0, the worst, to \
+10, the best.
+Visual quality, whatever moves: is it possible, clear, rich in detail, of good taste, \
+and safe to show?
+The rating of Visual Quality: <|VQ_reward|>
+Motion quality: is it stable, natural, smooth, of one piece with what does not move, \
+clear while it moves, and large enough?
+The rating of Motion Quality: <|MQ_reward|>
+Text alignment: do the subjects, what they do, the surroundings, the style and the \
+camera's motion agree with the prompt?
+Textual prompt - {prompt}
+The rating of Text Alignment: <|TA_reward|>""",
   "edit_done": """\
 First picture:
 {source}
