@@ -108,16 +108,19 @@ def of_edits(
   return config
 
 
-def on_portraits(config: ConfigDict, arg: str | None, beside: str) -> None:
+def on_portraits(
+  config: ConfigDict, arg: str | None, beside: str, name: str = "portraits"
+) -> None:
   """Portraits in the place of scenes: policy, prompts and held-out rewards.
 
   Args:
     config: of the job align on scenes.
     arg: of the recipe.
     beside: the recipe's file.
+    name: "portraits" or "portrait_edits".
   """
   small = ":smoke" if size_of(arg) == "smoke" else ""
-  other = config_lib.load_sibling(f"../portraits.py{small}", beside)
+  other = config_lib.load_sibling(f"../{name}.py{small}", beside)
   for section in ("model", "init", "heldout_rewards"):
     config[section] = other[section]
   fields = ("source", "grammar", "kind_weights")
@@ -315,6 +318,50 @@ def on_dataset(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   config = _of_objective(arg, beside, objective)
   config.data.dataset = "dataset" if size_of(arg) == "full" else "scenes"
   config.optimizer.learning_rate = 1e-4
+  return config
+
+
+def on_controls(
+  arg: str | None, beside: str, condition: str, **objective: Any
+) -> ConfigDict:
+  """The config of `on_dataset` for a policy that starts from a control image.
+
+  Grey portraits, which words say how to colour, or at full size the rows of a
+  folder with a control "image" and its "target". The reward is `condition_cycle`.
+
+  Args:
+    arg: of the recipe; "full" trains adapters of FLUX.1 Kontext.
+    beside: the recipe's file.
+    condition: what is extracted from both images.
+    **objective: its name with its options.
+  """
+  config = on_dataset(arg, beside, **objective)
+  cycle: dict[str, Any] = dict(
+    fn="condition_cycle", condition=condition, weight=1.0
+  )
+  if size_of(arg) == "full":
+    spec = "../align_public.py:kontext,objective=diffusion_nft"
+    other = config_lib.load_sibling(spec, beside)
+    other.objective, other.regularizers = config.objective, dict()
+    other.data.dataset = config.data.dataset
+    other.optimizer.learning_rate = config.optimizer.learning_rate
+    config = other
+  else:
+    on_portraits(config, arg, beside, "portrait_edits")
+    config.data.update(
+      dataset="portrait_edits", kind_weights=(0, 0, 0, 0, 0, 0, 0, 1, 0)
+    )
+    cycle["kinds"] = kinds = dict(colour=1.0)
+    config.heldout_rewards = {
+      name: dict(fn=name, weight=1.0, kinds=kinds)
+      for name in ("done", "untouched", "drawn")
+    }
+  if size_of(arg) == "default":
+    config.rollout.prompts = 64
+    config.align.update(iterations=60, times=2, updates=2)
+    config.eval.update(every=30, quick_samples=96, guidance_scales=(1.0,))
+    config.optimizer.learning_rate = 3e-4
+  config.rewards = dict(cycle=cycle)
   return config
 
 

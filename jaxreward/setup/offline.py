@@ -200,12 +200,10 @@ def check(config: ConfigDict, policy: Policy) -> None:
       f'config.composition.name="{config.composition.name}": rows of'
       f" config.data.{name} have one score; use weighted_sum"
     )
-  is_other = policy.takes_source or videos.is_video(policy)
-  if is_other and name == "dataset":
-    media = "starts from images" if policy.takes_source else "makes videos"
+  if videos.is_video(policy) and name == "dataset":
     raise UserError(
-      f'{field}: its rows are images with words, and "{config.model.name}"'
-      f' {media}; take config.job="finetune" (docs/finetune.md)'
+      f'{field}: its rows are images with words, and "{config.model.name}" makes'
+      ' videos; take config.job="finetune" (docs/finetune.md)'
     )
   side = setup.picture_side(policy)
   if policy.to_latents is None and policy.latent_shape != (*side, 3):
@@ -229,7 +227,7 @@ def _check_drawn(config: ConfigDict, field: str, side: tuple[int, int]) -> None:
   size = task.drawn_side
   if side != (size, size):
     raise UserError(
-      f"{field}: {drawable[0]} have {size} pixels a side, and the policy draws"
+      f"{field}: {task.name} have {size} pixels a side, and the policy draws"
       f" {side[0]} x {side[1]}; name a file of images"
     )
 
@@ -369,6 +367,8 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
       read_rows = _drawn(config, is_pairs=name == "preferences")
   else:
     file_records, parts = records(config), None
+    if name == "dataset" and setup.make_policy(config).takes_source:
+      file_records = [_of_edit(record) for record in file_records]
     if has_users(config):
       parts = row_users.parted(config, file_records)
       file_records = parts.learned
@@ -384,6 +384,12 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
   if not share:
     return read_rows
   return lambda n: _without_captions(read_rows(n), share, config.seed, n)
+
+
+def _of_edit(record: Record) -> Record:
+  """A row of a dataset that starts from its "image", with its "target" alone."""
+  files = {"target": record.files["target"]}
+  return dataclasses.replace(record, files=files, source=record.files["image"])
 
 
 def _drawn(config: ConfigDict, is_pairs: bool) -> Callable[[int], RowBatch]:

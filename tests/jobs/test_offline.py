@@ -109,6 +109,37 @@ def test_drawn_scenes_show_their_prompts():
   np.testing.assert_array_equal(verdict.strict, 1)
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_edits_of_a_dataset_learn_answers_from_their_sources(
+  from_file, tmp_path
+):
+  config = tiny.load(
+    "recipes/controlnetpp_single_step.py:smoke", {"rollout.prompts": 3}
+  )
+  source, answer = np.random.default_rng(0).integers(
+    0, 256, (2, 48, 48, 3), np.uint8
+  )
+  if from_file:
+    row = {
+      "prompt": "colour it",
+      "image": save(tmp_path / "source.png", source),
+      "target": save(tmp_path / "answer.png", answer),
+    }
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    folder = str(tmp_path)
+    config.data.update(dataset=folder, grammar="free", source=folder)
+  rows = offline.batches(config)(0)
+  assert rows.images.shape == (3, 1, 48, 48, 3)
+  drawn = rows.images[:, 0] / np.float32(255)
+  if from_file:
+    assert (rows.images == answer).all()
+    np.testing.assert_allclose(rows.prompts.source * 255, [source] * 3)
+  else:
+    np.testing.assert_allclose(drawn, rows.prompts.target, atol=3e-3)
+    grey = drawn @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(rows.prompts.source[..., 0], grey, atol=3e-3)
+
+
 @pytest.mark.job
 @pytest.mark.turns(3)
 def test_latents_are_the_autoencoders():
