@@ -10,7 +10,8 @@ steps per iteration are those that the authors publish for 512 pixels; the
 sampling times are those of each model's public pipeline, whose solver draws for
 evaluation and sampling: UniPC for Wan, Euler's method for all others. Flow-GRPO: Liu et al.
 (2025), arXiv 2505.05470. DiffusionNFT: Zheng et al. (2025), arXiv 2509.16117, who
-publish for SD3.5: the other models take the same. Where this differs: averages
+publish for SD3.5: the other models take the same. Z-Image and FLUX.2 klein take those of
+FLUX with the noise of SD3.5. Where this differs: averages
 follow each optimizer step, not every eighth.
 
 The KL has the form of the sampler's authors (docs/defaults.md). With
@@ -42,6 +43,18 @@ from jaxreward import config as config_lib
 
 SD35 = "stabilityai/stable-diffusion-3.5-"
 FLUX = "black-forest-labs/FLUX.1-"
+FLUX2 = "black-forest-labs/FLUX.2-"
+Z_IMAGE = "Tongyi-MAI/Z-Image"
+KLEIN = dict(
+  text_encoder="flux2_klein",
+  autoencoder="flux2",
+  side=32,
+  noise=0.7,
+  kl=0.0,
+  times=dict(shift=1.0, schedule=dict(name="flux2")),
+)
+KLEIN_STEPS = dict(steps=4, eval_steps=4, guidance=1.0)  # distilled
+KLEIN_BASE_STEPS = dict(steps=10, eval_steps=50, guidance=4.0)
 CLIP = "openai/clip-vit-large-patch14"
 # Sampling times as the schedulers of the public pipelines have them.
 SD35_TIMES = dict(shift=3.0, schedule=dict(name="constant", grid="trained"))
@@ -89,6 +102,35 @@ MODELS = {
     model=dict(name="qwen_image", size="qwen_image"), weights="Qwen/Qwen-Image",
     autoencoder="wan21", steps=10, eval_steps=50, guidance=4.0, noise=1.2,
     times=QWEN_TIMES, group=16, prompts=32, kl=0.0, ema=0.0, window=2,
+  ),
+  # The public pipeline adds 4 (c - u) to c, which is a scale of 5.
+  "z_image": dict(
+    model=dict(name="z_image", size="z_image"), weights=Z_IMAGE,
+    autoencoder="flux", steps=10, eval_steps=50, guidance=5.0, noise=0.7,
+    times=dict(shift=6.0), kl=0.0,
+  ),
+  # Distilled: without guidance.
+  "z_image_turbo": dict(
+    model=dict(name="z_image", size="z_image_turbo"),
+    weights=f"{Z_IMAGE}-Turbo",
+    autoencoder="flux", steps=8, eval_steps=8, guidance=1.0, noise=0.7,
+    times=dict(shift=3.0), kl=0.0,
+  ),
+  "klein_4b": dict(
+    model=dict(name="flux2", size="klein_4b"),
+    weights=f"{FLUX2}klein-4B", **KLEIN, **KLEIN_STEPS,
+  ),
+  "klein_9b": dict(
+    model=dict(name="flux2", size="klein_9b"),
+    weights=f"{FLUX2}klein-9B", **KLEIN, **KLEIN_STEPS,
+  ),
+  "klein_base_4b": dict(
+    model=dict(name="flux2", size="klein_4b"),
+    weights=f"{FLUX2}klein-base-4B", **KLEIN, **KLEIN_BASE_STEPS,
+  ),
+  "klein_base_9b": dict(
+    model=dict(name="flux2", size="klein_9b"),
+    weights=f"{FLUX2}klein-base-9B", **KLEIN, **KLEIN_BASE_STEPS,
   ),
   # 33 frames of 240 x 416 pixels.
   "wan_t2v": dict(
@@ -184,7 +226,7 @@ def get_config(arg: str | None = None):
   is_video = "frames" in chosen["model"]
   config.model = ConfigDict(
     chosen["model"]
-    | ({} if is_video else dict(latent_side=64))
+    | ({} if is_video else dict(latent_side=chosen.get("side", 64)))
     | dict(remat="full", dtype="bfloat16", attention="auto")
     | dict(param_dtype="bfloat16")  # frozen; the adapters are float32
   )
@@ -192,7 +234,7 @@ def get_config(arg: str | None = None):
   if "boundary" not in chosen["model"]:
     config.init.checkpoint += ":transformer"
   config.autoencoder = dict(
-    name="wan" if chosen["autoencoder"].startswith("wan") else "kl",
+    name=_coder(chosen["autoencoder"]),
     size=chosen["autoencoder"], weights=f"{chosen['weights']}:vae",
     dtype="bfloat16",
   )  # fmt: skip
@@ -205,7 +247,10 @@ def get_config(arg: str | None = None):
       name=chosen["image_encoder"], weights=chosen["weights"]
     )
   config.lora = dict(
-    rank=32, alpha=64.0, targets="(image|text|own|all)_(q|k|v|out)$", init=""
+    rank=32,
+    alpha=64.0,
+    init="",
+    targets="(image|text|own|all)_(q|k|v|out|qkv_up)$",
   )
   has_pictures = (
     "image_encoder" in chosen
@@ -267,6 +312,11 @@ def get_config(arg: str | None = None):
   return config
 
 
+def _coder(size: str) -> str:
+  """The autoencoder that has that size."""
+  return "wan" if size.startswith("wan") else {"flux2": "flux2"}.get(size, "kl")
+
+
 def _make_videos(config: ConfigDict) -> None:
   """What Flow-GRPO publishes for Wan 2.1, and less at once."""
   config.autoencoder.name = "wan_video"
@@ -313,7 +363,7 @@ def _shrink(config: ConfigDict, has_pictures: bool, chosen: dict) -> None:
     side = 2 if config.autoencoder.size == "tiny22" else 4
     config.model.update(frames=2, latent_height=side, latent_width=side)
   else:
-    config.model.latent_side = 4 if coder == "wan" else 18
+    config.model.latent_side = {"wan": 4, "flux2": 9}.get(coder, 18)
   config.text_encoder = dict(name="noise")
   if config.image_encoder.name != "none":
     config.model.size = "tiny_i2v"
@@ -323,7 +373,8 @@ def _shrink(config: ConfigDict, has_pictures: bool, chosen: dict) -> None:
   if has_pictures:
     source = "edits"
     config.rewards = dict(kept=dict(fn="condition_cycle", condition="layout"))
-  grammar = source if coder == "kl" else "free"  # of 36 pixels, or of 32
+  # Of 32 pixels, or of 36.
+  grammar = "free" if coder.startswith("wan") else source
   config.data.update(source=source, grammar=grammar)
   config.rollout.update(prompts=3, group=4, microbatch=12, num_steps=3)
   if config.rollout.window_size:

@@ -13,7 +13,10 @@ the benchmarks, their judges, and distances to real images.
 
 from jaxreward import config as config_lib
 
-PUBLIC = ("sd35_medium", "sd35_large", "flux_dev", "flux_schnell", "qwen_image")
+PUBLIC = (
+  "sd35_medium", "sd35_large", "flux_dev", "flux_schnell", "qwen_image", "z_image",
+  "z_image_turbo", "klein_4b", "klein_9b", "klein_base_4b", "klein_base_9b",
+)  # fmt: skip
 
 
 def get_config(arg: str | None = None):

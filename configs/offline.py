@@ -22,7 +22,8 @@ OWN = ("scenes", "portraits", "portrait_edits")
 PUBLIC = (
   "sd35_medium", "sd35_large", "flux_dev", "flux_schnell", "kontext", "qwen_image",
   "qwen_image_edit", "qwen_image_edit_2509", "qwen_image_edit_2511", "wan_t2v",
-  "wan_i2v", "wan22_t2v", "wan22_i2v", "wan22_ti2v_5b",
+  "wan_i2v", "wan22_t2v", "wan22_i2v", "wan22_ti2v_5b", "z_image",
+  "z_image_turbo", "klein_4b", "klein_9b", "klein_base_4b", "klein_base_9b",
 )  # fmt: skip
 PAIRS = (
   "flow_dpo", "gap_dpo", "dynamic_dpo", "smoothed_dpo", "masked_dpo",

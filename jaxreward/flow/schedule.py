@@ -114,19 +114,49 @@ def dynamic_shift(
   return math.exp(mu)
 
 
+def flux2_shift(tokens: int, num_steps: int) -> float:
+  """The shift exp(mu) of FLUX.2, whose mu was fitted to tokens and steps.
+
+  Between 10 and 200 steps mu is linear in them, and beyond as well; above 4300 tokens
+  it is that of 200 steps (https://github.com/black-forest-labs/flux2, sampling.py).
+
+  Args:
+    tokens: of the image, a 256th of its pixels.
+    num_steps: T.
+  """
+  many = 0.00016927 * tokens + 0.45666666
+  if tokens > 4300:
+    return math.exp(many)
+  few = 8.73809524e-05 * tokens + 1.89833333
+  return math.exp(many + (few - many) * (200 - num_steps) / 190)
+
+
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """Times for any number of steps; see `timesteps` for the fields."""
+  """Times for any number of steps; see `timesteps` for the fields.
+
+  Attributes:
+    shift: s.
+    grid: of the times before the shift.
+    terminal: noise of the last time but one.
+    tokens: if not 0, `flux2_shift` of as many multiplies the shift.
+  """
 
   shift: float
   grid: str = "uniform"
   terminal: float = 0.0
+  tokens: int = 0
+
+  def shift_of(self, num_steps: int) -> float:
+    """The shift of times that are so many steps."""
+    if not self.tokens:
+      return self.shift
+    return self.shift * flux2_shift(self.tokens, num_steps)
 
   def times(self, num_steps: int) -> np.ndarray:
     """float32 [T + 1]."""
-    return timesteps(
-      num_steps, self.shift, grid=self.grid, terminal=self.terminal
-    )
+    shift = self.shift_of(num_steps)
+    return timesteps(num_steps, shift, grid=self.grid, terminal=self.terminal)
 
   def network_times(self, num_steps: int) -> np.ndarray | None:
     """Times that the network is given, float32 [T]; None for `times`.
@@ -189,9 +219,15 @@ def dynamic(
   return Schedule(shift * size_shift, terminal=terminal)
 
 
+def flux2(shift: float, latent_shape: tuple[int, ...]) -> Schedule:
+  """`flux2_shift` of the latents' pixels, times `rollout.shift`."""
+  return Schedule(shift, tokens=math.prod(latent_shape[:-1]))
+
+
 REGISTRY: dict[str, Callable[..., Schedule]] = {
   "constant": constant,
   "dynamic": dynamic,
+  "flux2": flux2,
 }
 
 

@@ -160,14 +160,16 @@ _MARKS = {
   "Stable Diffusion 3": r"^joint_blocks\b|^transformer_blocks\.\d+\.attn2\.",
   "Qwen-Image": r"^transformer_blocks\.\d+\.(img|txt)_(mlp|mod)",
   "Wan": r"^blocks\.\d+\.(self_attn|cross_attn|attn1|attn2|ffn)\.",
+  "Z-Image": r"^(noise_refiner|context_refiner|layers)\.\d+\."
+  r"(attention|feed_forward|adaLN_modulation)\.",
   "Stable Diffusion 1, 2 or XL": r"^(unet\.)?(down_blocks|up_blocks|mid_block"
   r"|input_blocks|output_blocks|middle_block)\b",
   "a language model": r"^(model\.)?(language_model\.)?layers\.\d+\."
   r"(self_attn|mlp)\.",
 }
 _KINDS = {
-  "FLUX.1": "Flux", "Stable Diffusion 3": "SD3", "Qwen-Image": "QwenImage",
-  "Wan": "Wan",
+  "FLUX.1": "FluxT", "FLUX.2": "Flux2", "Stable Diffusion 3": "SD3", "Qwen-Image": "QwenImage",
+  "Wan": "Wan", "Z-Image": "ZImage",
 }  # fmt: skip
 
 

@@ -111,7 +111,7 @@ def read(spec: str, policy: Policy) -> Params:
   if not policy.layout or policy.public_config is None:
     raise UserError(
       f"{spec}: this policy has no public layout; adapters are those of SD3,"
-      " FLUX, Qwen-Image and Wan"
+      " FLUX, Qwen-Image, Wan and Z-Image"
     )
   like = jax.eval_shape(policy.init, jax.random.key(0))
   class_name = policy.public_config["_class_name"]

@@ -20,7 +20,7 @@ from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, shown
 from jaxreward.models import hub
-from jaxreward.models.text import qwen_prompts
+from jaxreward.models.text import qwen3_prompts, qwen_prompts
 from jaxreward.models.vision import encoders
 from jaxreward.models.vlm import tiny
 from jaxreward.rewards import references
@@ -31,12 +31,14 @@ from jaxreward.setup import rewards as reward_setup
 _READS: dict[str, tuple[str, Callable[[str], str], int]] = {
   "sd3": ("tokenizer_3", str, 77),
   "flux": ("tokenizer_2", str, 0),
+  "flux2_klein": ("tokenizer", qwen3_prompts.KLEIN_TEMPLATE.format, 0),
   "qwen_image": (
     "tokenizer",
     qwen_prompts.TEMPLATE.format,
     -qwen_prompts.TEMPLATE_TOKENS,
   ),
   "wan": ("tokenizer", str, 0),
+  "z_image": ("tokenizer", qwen3_prompts.TEMPLATE.format, 0),
 }
 _PARTS = ("autoencoder", "text_encoder", "image_encoder")
 

@@ -138,10 +138,11 @@ def shifts(
     config.rollout.schedule, schedule.REGISTRY, field="rollout.schedule",
     positional=2,
   )  # fmt: skip
-  return [
-    make(config.rollout.shift, latent_shape(config, policy, size)).shift
+  schedules = [
+    make(config.rollout.shift, latent_shape(config, policy, size))
     for size in sizes
   ]
+  return [s.shift_of(config.rollout.num_steps) for s in schedules]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,7 +128,7 @@ def make_plan(config, devices: int, feed: feeds.Feed) -> Plan:
     feed=feed,
     take_step=kernels.take_step(config) if on_steps else None,
     replay=kernels.replay(config) if on_steps else None,
-    shift=setup.make_schedule(config).shift,
+    shift=setup.make_schedule(config).shift_of(r.num_steps),
     density=_density(config, feed),
     origin=offline.origin(config),
     pairs=align.pairs,

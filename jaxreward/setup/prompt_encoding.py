@@ -83,10 +83,12 @@ REGISTRY: dict[str, Callable[..., TextEncoder]] = {
   "noise": noise_encoder,
   "sd3": text_encoders.sd3,
   "flux": text_encoders.flux,
+  "flux2_klein": text_encoders.flux2_klein,
   "qwen_image": text_encoders.qwen_image,
   "qwen_image_edit": text_encoders.qwen_image_edit,
   "qwen_image_edit_plus": text_encoders.qwen_image_edit_plus,
   "wan": text_encoders.wan,
+  "z_image": text_encoders.z_image,
 }
 
 IMAGE_ENCODERS: dict[str, Callable[..., ImageEncoder]] = {

@@ -22,6 +22,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import fields, hub
 from jaxreward.models.text import (
   qwen,
+  qwen3_prompts,
   qwen_layouts,
   qwen_prompts,
   t5,
@@ -216,6 +217,73 @@ def _edit(
     return ids, mask, processor(images)
 
   return _runner(encode, params, tokens, mesh, qwen.BOTH_SHARDING_RULES)
+
+
+def z_image(
+  shapes: Cond, mesh: Mesh | None, *, weights: str, dtype: str = "bfloat16"
+) -> Callable[[Texts], Cond]:
+  """The Qwen3 of a Z-Image pipeline; arguments as `sd3`."""
+  config, params = qwen_layouts.load(
+    f"{weights}:text_encoder", dtype=dtype, models=("qwen3",)
+  )
+  last = config.depth - 1
+  config, params = qwen3_prompts.first_layers(config, params, last)
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  places = shapes["words"].shape[1]
+
+  def encode(params, ids, mask):
+    states = qwen3_prompts.encode(
+      config, params, ids, mask, (last,), dtype=jnp.dtype(dtype)
+    )
+    return {"words": jnp.where(mask[..., None], states, 0.0), "mask": mask}
+
+  tokens = lambda texts: qwen3_prompts.tokenize(reader, texts, places)
+  return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
+
+
+def flux2_klein(
+  shapes: Cond,
+  mesh: Mesh | None,
+  *,
+  weights: str,
+  dtype: str = "bfloat16",
+  layers: Sequence[int] = qwen3_prompts.KLEIN_LAYERS,
+) -> Callable[[Texts], Cond]:
+  """The Qwen3 of a FLUX.2 klein pipeline.
+
+  Args:
+    shapes: of one prompt, [1, ...].
+    mesh: that holds the parameters; one device if None.
+    weights: the pipeline's folder, or "org/name".
+    dtype: of parameters and products.
+    layers: after which states are taken, counted from 1.
+
+  Raises:
+    UserError: the model has fewer layers.
+  """
+  config, params = qwen_layouts.load(
+    f"{weights}:text_encoder", dtype=dtype, models=("qwen3",)
+  )
+  if not 0 < min(layers) <= max(layers) <= config.depth:
+    raise UserError(
+      f"config.text_encoder.layers={tuple(layers)}: the model of"
+      f" config.text_encoder.weights has {config.depth}, counted from 1"
+    )
+  config, params = qwen3_prompts.first_layers(config, params, max(layers))
+  reader = tokenizers.pretrained(f"{weights}:tokenizer")
+  places = shapes["words"].shape[1]
+
+  def encode(params, ids, mask):
+    states = qwen3_prompts.encode(
+      config, params, ids, mask, layers, dtype=jnp.dtype(dtype)
+    )
+    return {"words": states}
+
+  tokens = lambda texts: qwen3_prompts.tokenize(
+    reader, texts, places, template=qwen3_prompts.KLEIN_TEMPLATE,
+    pad=reader.pad_token_id,
+  )  # fmt: skip
+  return _runner(encode, params, tokens, mesh, qwen.SHARDING_RULES)
 
 
 def wan(

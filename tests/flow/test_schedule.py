@@ -118,6 +118,18 @@ def test_dynamic_shifts_are_those_of_diffusers(
   np.testing.assert_allclose(times, scheduler.sigmas.numpy(), atol=3e-7)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("tokens", [256, 4096, 4301])
+def test_shifts_of_flux2_are_those_of_its_pipeline(tokens):
+  pytest.importorskip("diffusers")
+  from diffusers.pipelines.flux2 import pipeline_flux2_klein
+
+  for steps in (4, 28, 200):
+    mu = pipeline_flux2_klein.compute_empirical_mu(tokens, steps)
+    shift = schedule.flux2(2.0, (tokens, 1, 128)).shift_of(steps)
+    assert shift == pytest.approx(2 * np.exp(mu), rel=1e-9)
+
+
 def test_window_marks_its_steps():
   assert list(schedule.window_mask(5, 1, 2)) == [
     False,

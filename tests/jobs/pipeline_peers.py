@@ -136,9 +136,11 @@ def ours(config, start, monkeypatch):
   return jax.device_get(draw(params, batch, decoder))
 
 
-def theirs(pipe, start, texts, **options):
+def theirs(pipe, start, texts, *, negative=True, **options):
   """(latents after the last step, what the pipeline returns)."""
   last = {}
+  if negative:
+    options["negative_prompt"] = [NEGATIVE] * len(texts)
   pipe.set_progress_bar_config(disable=True)
 
   def keep(pipe, i, t, found):
@@ -146,7 +148,7 @@ def theirs(pipe, start, texts, **options):
     return found
 
   out = pipe(
-    prompt=texts, negative_prompt=[NEGATIVE] * len(texts), latents=start,
-    output_type="np", callback_on_step_end=keep, return_dict=False, **options,
+    prompt=texts, latents=start, output_type="np", callback_on_step_end=keep,
+    return_dict=False, **options,
   )[0]  # fmt: skip
   return last["latents"], np.asarray(out)

@@ -24,6 +24,8 @@ PIPELINES = {
   "qwen_image_edit": "QwenImageEditPipeline",
   "wan_i2v": "WanImageToVideoPipeline",
   "wan22_t2v": "WanPipeline",
+  "z_image": "ZImagePipeline",
+  "klein_4b": "Flux2KleinPipeline",
 }
 # Networks and loaders of one above, under another name.
 LIKE_THEM = {
@@ -33,6 +35,8 @@ LIKE_THEM = {
   "wan_t2v": "WanPipeline",
   "wan22_i2v": "WanImageToVideoPipeline",
   "wan22_ti2v_5b": "WanPipeline",
+  "z_image_turbo": "ZImagePipeline",
+  "klein_9b": "Flux2KleinPipeline",
 }
 
 

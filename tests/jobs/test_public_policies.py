@@ -43,7 +43,14 @@ def rows_of(workdir, job):
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases(
-    "flow_grpo", "sd35_medium", "flux_dev", "wan_t2v", "qwen_image", "wan22_t2v"
+    "flow_grpo",
+    "sd35_medium",
+    "flux_dev",
+    "wan_t2v",
+    "qwen_image",
+    "wan22_t2v",
+    "z_image",
+    "klein_4b",
   ),
 )
 def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):

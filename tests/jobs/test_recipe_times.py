@@ -23,6 +23,10 @@ def unipc(flow_shift):
   )  # fmt: skip
 
 
+KLEIN = EULER, dict(
+  shift=3.0, base_shift=0.5, max_shift=1.15, use_dynamic_shifting=True,
+  time_shift_type="exponential", **RANGE,
+)  # fmt: skip
 SCHEDULERS = {
   "sd35_medium": (EULER, dict(shift=3.0)),
   "sd35_large": (EULER, dict(shift=3.0)),
@@ -51,6 +55,10 @@ SCHEDULERS = {
       time_shift_type="exponential",
     ),
   ),
+  "z_image": (EULER, dict(shift=6.0)),
+  "z_image_turbo": (EULER, dict(shift=3.0)),
+  "klein_4b": KLEIN,
+  "klein_base_9b": KLEIN,
   # 480p and below; 720p takes 5.
   "wan_t2v": unipc(3.0),
   "wan22_t2v": unipc(12.0),
@@ -73,6 +81,15 @@ def sigmas_of(scheduler, model, steps):
       (PIXELS // 16) ** 2, c.base_image_seq_len, c.max_image_seq_len,
       c.base_shift, c.max_shift,
     )  # fmt: skip
+  elif model.startswith("klein"):
+    from diffusers.pipelines.flux2 import pipeline_flux2_klein as klein
+
+    given["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    given["mu"] = klein.compute_empirical_mu((PIXELS // 16) ** 2, steps)
+  elif model.startswith("z_image"):
+    from diffusers.pipelines.z_image import pipeline_z_image
+
+    given["sigmas"] = pipeline_z_image.get_default_z_image_sigmas(steps)
   else:
     given["num_inference_steps"] = steps
   scheduler.set_timesteps(**given)

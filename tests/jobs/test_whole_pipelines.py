@@ -6,8 +6,8 @@ takes the model's own solver, negative prompt and pictures.
 
 import pytest
 
-from jaxreward.models.autoencoders import vae, video_vae
-from jaxreward.models.policies import flux, sd3, wan
+from jaxreward.models.autoencoders import flux2_vae, vae, video_vae
+from jaxreward.models.policies import flux, flux2, sd3, wan, z_image
 
 pytestmark = [pytest.mark.parity, pytest.mark.turns(3, 2)]
 LATENTS, PIXELS = 1e-4, 2e-4  # of the largest of them
@@ -135,6 +135,66 @@ def test_flux(run, monkeypatch, tmp_path, model):
     **more,
   )  # fmt: skip
   wanted = pipe._unpack_latents(packed, 36, 36, 2), pixels
+  check(run, run.ours(config, start, monkeypatch), wanted)
+
+
+def test_z_image(run, monkeypatch, tmp_path):
+  """Guidance that the pipeline counts from 0, prompts of unequal length."""
+  import diffusers
+
+  tokenizer = run.tower_peers.chat_tokens(tmp_path / "tokenizer")
+  parts = run.save(tmp_path, {
+    "transformer": run.built(diffusers.ZImageTransformer2DModel, z_image),
+    "vae": run.built(diffusers.AutoencoderKL, vae),
+    "text_encoder": run.tower_peers.qwen3(len(tokenizer)),
+  })  # fmt: skip
+  pipe = diffusers.ZImagePipeline(
+    **parts, scheduler=euler(shift=6.0), tokenizer=tokenizer
+  )
+  source, _ = run.write_prompts(tmp_path, run.TEXTS)
+  config = run.config_of(
+    "z_image", tmp_path, source, "z_image",
+    **{
+      "model.words": 33, "sample.num_steps": 4, "sample.guidance_scale": 3.5,
+    },
+  )  # fmt: skip
+  start, latents = run.noise(config, 2)
+  wanted = run.theirs(
+    pipe, latents, list(run.TEXTS), guidance_scale=2.5, num_inference_steps=4,
+    height=36, width=36, max_sequence_length=33,
+  )  # fmt: skip
+  check(run, run.ours(config, start, monkeypatch), wanted)
+
+
+def test_flux2_klein(run, monkeypatch, tmp_path):
+  """Words of three layers, packed latents, a shift by the number of steps."""
+  import diffusers
+
+  tokenizer = run.tower_peers.chat_tokens(tmp_path / "tokenizer")
+  parts = run.save(tmp_path, {
+    "transformer": run.built(diffusers.Flux2Transformer2DModel, flux2),
+    "vae": run.built(diffusers.AutoencoderKLFlux2, flux2_vae),
+    "text_encoder": run.tower_peers.qwen3(len(tokenizer), width=8),
+  })  # fmt: skip
+  pipe = diffusers.Flux2KleinPipeline(
+    **parts, tokenizer=tokenizer,
+    scheduler=euler(shift=3.0, use_dynamic_shifting=True),
+  )  # fmt: skip
+  source, _ = run.write_prompts(tmp_path, run.TEXTS)
+  config = run.config_of(
+    "klein_base_4b", tmp_path, source, "flux2_klein",
+    **{
+      "model.words": 24, "sample.num_steps": 4, "sample.guidance_scale": 2.5,
+      "text_encoder.layers": (1, 2, 3), "data.negative_prompt": "",
+    },
+  )  # fmt: skip
+  start, latents = run.noise(config, 2)
+  packed, pixels = run.theirs(
+    pipe, latents, run.TEXTS, negative=False, guidance_scale=2.5,
+    num_inference_steps=4, height=36, width=36, max_sequence_length=24,
+    text_encoder_out_layers=(1, 2, 3),
+  )  # fmt: skip
+  wanted = packed.mT.unflatten(-1, (9, 9)), pixels
   check(run, run.ours(config, start, monkeypatch), wanted)
 
 

@@ -8,8 +8,15 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.models import fields
-from jaxreward.models.autoencoders import vae, video_vae
-from jaxreward.models.policies import flux, qwen_image, sd3, wan
+from jaxreward.models.autoencoders import flux2_vae, vae, video_vae
+from jaxreward.models.policies import (
+  flux,
+  flux2,
+  qwen_image,
+  sd3,
+  wan,
+  z_image,
+)
 from jaxreward.models.text import qwen_layouts, t5
 from jaxreward.models.vision import (
   clip_layouts,
@@ -24,6 +31,9 @@ NETWORKS = {
   "FluxTransformer2DModel": [(flux, size) for size in flux.SIZES],
   "QwenImageTransformer2DModel": [(qwen_image, s) for s in qwen_image.SIZES],
   "WanTransformer3DModel": [(wan, size) for size in wan.SIZES],
+  "ZImageTransformer2DModel": [(z_image, size) for size in z_image.SIZES],
+  "Flux2Transformer2DModel": [(flux2, size) for size in flux2.SIZES],
+  "AutoencoderKLFlux2": [(flux2_vae, size) for size in flux2_vae.SIZES],
   "AutoencoderKL": [(vae, size) for size in vae.SIZES],
   "AutoencoderKLWan": [(video_vae, size) for size in video_vae.SIZES],
   "AutoencoderKLQwenImage": [(video_vae, "wan21")],

@@ -17,7 +17,14 @@ import safetensors.numpy
 
 from jaxreward.errors import UserError
 from jaxreward.models import convert, lora, lora_files
-from jaxreward.models.policies import flux, qwen_image, sd3, wan
+from jaxreward.models.policies import (
+  flux,
+  flux2,
+  qwen_image,
+  sd3,
+  wan,
+  z_image,
+)
 from jaxreward.types import Params, Policy
 
 RANK, ALPHA = 3, 5.0
@@ -26,8 +33,13 @@ PIPELINES = {
   "flux": ["FluxPipeline", "FluxKontextPipeline"],
   "qwen_image": ["QwenImagePipeline", "QwenImageEditPipeline"],
   "wan": ["WanPipeline", "WanImageToVideoPipeline"],
+  "z_image": ["ZImagePipeline"],
+  "flux2": ["Flux2KleinPipeline"],
 }
-MODULES = {"sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan}
+MODULES = {
+  "sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan,
+  "z_image": z_image, "flux2": flux2,
+}  # fmt: skip
 FRAMES = 3
 B, SIDE, WORDS = 2, 8, 5
 
@@ -139,12 +151,14 @@ def test_peft_and_pipelines_draw_what_we_draw(peers, tmp_path, name):
   wrapped = peft.PeftModel.from_pretrained(of.model(), tmp_path)
   count = sum(p.numel() for n, p in wrapped.named_parameters() if "lora_" in n)
   assert count == peers.count(of.adapter)
-  peers.assert_near(of.theirs(wrapped.base_model.model), want, 1e-4)
+  # Products of adapters grow from block to block: velocities are about 100 here.
+  most = 5e-4 if name == "z_image" else 1e-4
+  peers.assert_near(of.theirs(wrapped.base_model.model), want, most)
 
   model = of.model()
   for pipeline in PIPELINES[name]:
-    peers.assert_near(of.theirs(model), still, 1e-4)
-    peers.assert_near(of.loaded(pipeline, tmp_path, model), want, 1e-4)
+    peers.assert_near(of.theirs(model), still, most)
+    peers.assert_near(of.loaded(pipeline, tmp_path, model), want, most)
 
 
 def inputs(module):
@@ -157,9 +171,9 @@ def inputs(module):
   x = peers.draw(1, B, *frames, SIDE, SIDE, net.channels)
   words = test_wan.WORDS if module is wan else WORDS
   prompts = {"words": peers.draw(2, B, words, net.text_width)}
-  if module is qwen_image:
+  if module in (qwen_image, z_image):
     prompts["mask"] = np.arange(WORDS) < np.array([[WORDS], [3]])
-  elif module is not wan:
+  elif module in (sd3, flux):
     prompts["pooled"] = peers.draw(3, B, net.pooled_width)
   if module in (flux, qwen_image):
     prompts["picture"] = peers.draw(4, *x.shape)
@@ -168,15 +182,19 @@ def inputs(module):
 
 def run_theirs(name):
   import test_flux
+  import test_flux2
   import test_qwen_image
   import test_sd3
   import test_wan
+  import test_z_image
 
   return {
     "sd3": test_sd3.run_theirs,
     "flux": at_these_sizes(test_flux),
     "qwen_image": at_these_sizes(test_qwen_image),
     "wan": test_wan.run_theirs,
+    "z_image": test_z_image.run_theirs,
+    "flux2": test_flux2.run_theirs,
   }[name]
 
 

@@ -182,7 +182,7 @@ def layouts(policy):
     renamed(layers, rename), ends=ends, alphas=alphas
   )
   found = {"ai-toolkit": make(public, at("transformer."), PEFT, alphas=False)}
-  if policy.public_config["_class_name"].startswith("Flux"):
+  if policy.public_config["_class_name"] == "FluxTransformer2DModel":
     # Their converter drops other layers, and knows one width of `linear1`.
     blocks = some(theirs, r"_blocks\.\d+\.(?!processor|linear1)")
     attention = some(public, r"\.attn\.")
@@ -206,6 +206,12 @@ def layouts(policy):
       "default": make(public, at(""), default, alphas=False),
       "bare": make(public, at(""), KOHYA),
     }
+  if policy.public_config["_class_name"].startswith("ZImage"):
+    blocks = some(public, r"(attention|feed_forward)\.")
+    found |= {
+      "kohya": make(blocks, kohya, KOHYA),
+      "comfy": make(public, at("diffusion_model."), PEFT, alphas=False),
+    }
   if policy.public_config["_class_name"].startswith("Wan"):
     blocks = some(theirs, r"^blocks")
     others = some(theirs, r"^(text|time|head)")
@@ -219,7 +225,9 @@ def layouts(policy):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["sd3", "flux", "qwen_image", "wan"])
+@pytest.mark.parametrize(
+  "name", ["sd3", "flux", "qwen_image", "wan", "z_image", "flux2"]
+)
 def test_pipelines_draw_what_we_draw(peers, tmp_path, name):
   """Whatever the layout; ranks and alphas differ from layer to layer."""
   import test_lora_files as files
@@ -234,7 +242,8 @@ def test_pipelines_draw_what_we_draw(peers, tmp_path, name):
     assert np.abs(got - still).max() > 0.01, layout
     want = of.loaded(files.PIPELINES[name][0], path, model)
     gap = np.abs(got - want).max() / np.abs(want).max()
-    assert gap < 1e-4, f"{layout}: off by {gap:.1e}"
+    most = 5e-4 if name == "z_image" else 1e-4
+    assert gap < most, f"{layout}: off by {gap:.1e}"
 
 
 @pytest.mark.parity

@@ -8,12 +8,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward.compilation import flops, hlo
 from jaxreward.models import sequence
-from jaxreward.models.policies import flux, qwen_image, sd3, wan
+from jaxreward.models.policies import (
+  flux,
+  flux2,
+  qwen_image,
+  sd3,
+  wan,
+  z_image,
+)
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training import sharding
 
 B, SIDE, WORDS = 8, 16, 8
-MODELS = {"sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan}
+MODELS = {
+  "sd3": sd3, "flux": flux, "qwen_image": qwen_image, "wan": wan,
+  "z_image": z_image, "flux2": flux2,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

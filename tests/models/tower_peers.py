@@ -80,3 +80,40 @@ def count(tree):
 def half(tree):
   """The tree in bfloat16."""
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), tree)
+
+
+def qwen3(vocabulary, width=24, depth=3):
+  """A small Qwen3 of transformers."""
+  import transformers
+
+  config = transformers.Qwen3Config(
+    hidden_size=width, num_hidden_layers=depth, num_attention_heads=4,
+    num_key_value_heads=2, head_dim=8, intermediate_size=16,
+    vocab_size=vocabulary, tie_word_embeddings=True,
+  )  # fmt: skip
+  return shake(transformers.Qwen3Model(config))
+
+
+# As Qwen3 has it, without systems, tools and earlier turns.
+CHAT = (
+  "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+  "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% if"
+  " enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>"
+  "\n\n{% endif %}{% endif %}"
+)
+
+
+def chat_tokens(folder):
+  """The tokenizer of the scenes' words with the marks of a chat."""
+  import transformers
+
+  from tests.rewards import folders
+
+  folders.save_tokenizer(folder)
+  read = transformers.AutoTokenizer.from_pretrained
+  found = read(folder)
+  marks = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+  found.add_special_tokens({"additional_special_tokens": marks})
+  found.chat_template = CHAT
+  found.save_pretrained(folder)
+  return read(folder)

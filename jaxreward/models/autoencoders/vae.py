@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents of SD3 and FLUX.
+"""The autoencoder between images and latents of SD3, FLUX.1 and Z-Image.
 
 A convolutional KL autoencoder (Rombach et al. 2022,
 https://arxiv.org/abs/2112.10752) with 16 latent channels at an eighth of the
@@ -31,7 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 # 84 million parameters (705 million for Wan 2.2) are replicated.
-SHARDING_RULES = ((r"(kernel|bias|scale)$", ()),)
+SHARDING_RULES = ((r"(kernel|bias|scale|mean|variance)$", ()),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,6 +325,41 @@ def make_autoencoder(
     UserError: an unknown size, or tiles that do not fit the latents.
   """
   net = make_net(size, remat=remat, dtype=jnp.dtype(dtype))
+  return of_net(
+    net,
+    tile,
+    overlap,
+    lambda params, raw: (raw - net.shift) * net.scaling,
+    lambda params, z: z / net.scaling + net.shift,
+    layout=layout(net),
+    public_fields=public_fields(net),
+  )
+
+
+def of_net(
+  net: AutoencoderKL,
+  tile: int,
+  overlap: int,
+  to_latents: Callable[[Params, Array], Array],
+  to_raw: Callable[[Params, Array], Array],
+  *,
+  packing: int = 1,
+  **tables: Any,
+) -> Autoencoder:
+  """The functions of a network.
+
+  Args:
+    net: the network.
+    tile: see `make_autoencoder`.
+    overlap: see `make_autoencoder`.
+    to_latents: (params, what `net.encode` gives of the mean) -> latents.
+    to_raw: its inverse.
+    packing: side of the squares of pixels that are one of the latents.
+    **tables: `layout` and `public_fields`.
+
+  Raises:
+    UserError: tiles that do not fit the latents.
+  """
   factor = 2 ** (len(net.widths) - 1)
   tiles.check(tile, overlap, factor)
   outer, inner = (tile, overlap), (tile // factor, overlap // factor)
@@ -345,10 +380,10 @@ def make_autoencoder(
     if key is not None:
       std = jnp.exp(0.5 * jnp.clip(log_variance, -30.0, 20.0))
       mean = mean + std * jax.random.normal(key, mean.shape)
-    return (mean - net.shift) * net.scaling
+    return to_latents(params, mean)
 
   def decode(params: Params, latents: ArrayLike) -> Float[Array, "B H W 3"]:
-    raw = jnp.asarray(latents) / net.scaling + net.shift
+    raw = to_raw(params, jnp.asarray(latents))
     run = functools.partial(apply, params, method="decode")
     return tiles.run(run, raw, inner, outer) * 0.5 + 0.5
 
@@ -356,9 +391,8 @@ def make_autoencoder(
     init=init,
     encode=encode,
     decode=decode,
-    factor=factor,
-    channels=net.channels,
+    factor=factor * packing,
+    channels=net.channels * packing**2,
     sharding_rules=SHARDING_RULES,
-    layout=layout(net),
-    public_fields=public_fields(net),
+    **tables,
   )

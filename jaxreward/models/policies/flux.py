@@ -49,14 +49,19 @@ class SingleBlock(mmdit.Stream):
 
   @nn.compact
   def __call__(
-    self, x: Array, signal: Array, rotary: mmdit.Rotary, mask: Any
+    self, x: Array, signal: Any, rotary: mmdit.Rotary, mask: Any
   ) -> tuple[Array, None]:
     shift, scale, gate = self.modulation(signal, "all", 3)
     y = mmdit.modulate(x, shift, scale)
-    (attended,) = self.attend_all([(y, "all")], rotary, mask)
-    hidden = nn.gelu(self.dense(4 * self.width, "all_up")(y))
-    y = jnp.concatenate([attended, hidden], -1)
+    y = jnp.concatenate(self.parallel(y, rotary, mask), -1)
     return x + gate * self.narrow(y, "all_out"), None
+
+  def parallel(
+    self, x: Array, rotary: mmdit.Rotary, mask: Any
+  ) -> tuple[Array, Array]:
+    """(attended values, hidden features of the MLP)."""
+    (attended,) = self.attend_all([(x, "all")], rotary, mask)
+    return attended, nn.gelu(self.dense(4 * self.width, "all_up")(x))
 
 
 class Flux(nn.Module):

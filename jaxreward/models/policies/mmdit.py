@@ -20,7 +20,8 @@ from jaxreward.models import attention, blocks, convert, sequence
 from jaxreward.types import Array, ArrayLike
 from pallas_kernels import stream_attention
 
-Rotary = tuple[Array, Array] | None  # cosines and sines, [N, head width / 2]
+# cosines and sines, [N, head width / 2], or [B, N, ...] where rows differ
+Rotary = tuple[Array, Array] | None
 
 
 class TwoTimes(NamedTuple):
@@ -37,8 +38,9 @@ class TwoTimes(NamedTuple):
   given: Bool[ArrayLike, "N"]
 
 
+_EPS = 1e-6
 # Megatron's split of every pair of products; stacks have a leading layer axis.
-_WIDE = r"(modulation|_q|_k|_v|_up)/kernel$"
+_WIDE = r"(modulation|_q|_k|_v|_up|_gate)/kernel$"
 _NARROW = r"(_out|_down)/kernel$"
 
 
@@ -62,9 +64,9 @@ def rotate(
 
   Args:
     x: queries or keys.
-    rotary: cosines and sines, float32 [N, D / 2].
+    rotary: cosines and sines, float32 [N, D / 2] or [B, N, D / 2].
   """
-  cos, sin = (part[None, :, None, :] for part in rotary)
+  cos, sin = (part[..., :, None, :] for part in rotary)
   pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
   a, b = pairs[..., 0], pairs[..., 1]
   rotated = jnp.stack([a * cos - b * sin, a * sin + b * cos], -1)
@@ -177,15 +179,28 @@ def rounded_time(t: Float[ArrayLike, "B"], dtype: Any) -> Float[Array, "B"]:
 
 
 class Mlp(nn.Module):
-  """Two products with SiLU between, for vectors [B, F]."""
+  """Two products with SiLU between, for vectors [B, F].
+
+  Attributes:
+    width: of the result.
+    hidden: features between; `width` if 0.
+    bias: of the products.
+  """
 
   width: int
   dtype: Any
+  hidden: int = 0
+  bias: bool = True
 
   @nn.compact
   def __call__(self, x: ArrayLike) -> Array:
-    x = blocks.dense(self.width, "in", self.dtype)(jnp.asarray(x))
-    return blocks.dense(self.width, "out", self.dtype)(nn.silu(x))
+    hidden = self.hidden or self.width
+    dense = lambda features, name: blocks.dense(
+      features, name, self.dtype, bias=self.bias
+    )
+    return dense(self.width, "out")(
+      nn.silu(dense(hidden, "in")(jnp.asarray(x)))
+    )
 
 
 def modulate(x: Array, shift: Array, scale: Array) -> Array:
@@ -197,6 +212,7 @@ class HeadNorm(nn.Module):
   """RMS norm of queries or keys; without them, its scale."""
 
   dtype: Any
+  eps: float = _EPS
 
   @nn.compact
   def __call__(self, width: int, x: Array | None = None) -> Array:
@@ -205,7 +221,7 @@ class HeadNorm(nn.Module):
       return scale
     wide = x.astype(jnp.float32)
     mean = jnp.mean(jnp.square(wide), -1, keepdims=True)
-    return (x * (jax.lax.rsqrt(mean + 1e-6) * scale)).astype(self.dtype)
+    return (x * (jax.lax.rsqrt(mean + self.eps) * scale)).astype(self.dtype)
 
 
 class Stream(nn.Module):
@@ -216,6 +232,7 @@ class Stream(nn.Module):
   dtype: Any
   qk_norm: bool = True
   attention: str = "plain"
+  eps: float = _EPS  # of the norms of queries and keys
 
   def dense(self, features: int, name: str):
     return blocks.dense(features, name, self.dtype)
@@ -240,12 +257,15 @@ class Stream(nn.Module):
     width = self.width // self.heads
     products = [self.products(x, prefix) for x, prefix in streams]
     norms = [
-      HeadNorm(self.dtype, name=f"{prefix}_{part}norm")
+      HeadNorm(self.dtype, self.eps, name=f"{prefix}_{part}norm")
       for _, prefix in streams
       for part in "qk"
       if self.qk_norm
     ]
-    if attention.is_fused(self.attention, self.heads, width, tokens, mask):
+    # The kernel's norms have that epsilon.
+    if self.eps == _EPS and attention.is_fused(
+      self.attention, self.heads, width, tokens, mask
+    ):
       scales = [norm(width) for norm in norms]
       return stream_attention.stream_attention(
         products, self.heads, scales=jnp.stack(scales) if scales else None,
@@ -310,7 +330,7 @@ class JointBlock(Stream):
   def __call__(
     self,
     carry: tuple[Array, Array],
-    signal: Array | TwoTimes,
+    signal: Any,
     rotary: Rotary,
     mask: Any,
   ) -> tuple[tuple[Array, Array], None]:
@@ -360,8 +380,13 @@ def block_layout(
   public: str,
   names: dict[str, str],
   layers: range | None,
+  *,
+  bias: bool = True,
 ) -> tuple[convert.Rule, ...]:
-  """Rules of a block: `names` gives the public name of each of its parts."""
+  """Rules of a block: `names` gives the public name of each of its parts.
+
+  Parts named "...norm" have no bias, and others only with `bias`.
+  """
   rules: list[convert.Rule] = []
   for part, name in names.items():
     make = convert.norm if part.endswith("norm") else convert.linear
@@ -369,7 +394,7 @@ def block_layout(
       f"{ours}/{part}",
       f"{public}.{name}",
       layers,
-      bias=not part.endswith("norm"),
+      bias=bias and not part.endswith("norm"),
     )
   return tuple(rules)
 

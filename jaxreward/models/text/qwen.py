@@ -1,11 +1,12 @@
-"""The language models of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+"""The language models of Qwen2-VL, Qwen2.5-VL and Qwen3-VL, and Qwen3.
 
 Wang et al. 2024, https://arxiv.org/abs/2409.12191; Bai et al. 2025,
-https://arxiv.org/abs/2502.13923 and https://arxiv.org/abs/2511.21631. A causal
+https://arxiv.org/abs/2502.13923 and https://arxiv.org/abs/2511.21631; Yang et al.
+2025, https://arxiv.org/abs/2505.09388. A causal
 transformer with rotary positions, grouped-query attention and a gated MLP.
 Positions have three axes, time, row and column: equal for text, a grid for
 tokens of an image (`qwen_vision`). Qwen-Image reads prompts with that of
-Qwen2.5-VL (`qwen_prompts`).
+Qwen2.5-VL (`qwen_prompts`), Z-Image with Qwen3 (`qwen3_prompts`).
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class View:
   Attributes:
     angles: of their rotation, [#B, N, head].
     deep: image features that the first layers' outputs gain, [K, B, N, D].
-    mask: of a prefix's tokens, [B, P].
+    mask: of a prefix's tokens, [B, P], or of these.
     start: place of the first token within its answer.
   """
 
@@ -170,7 +171,7 @@ class Layer(nn.Module):
     v = v.reshape(k.shape)
     if past is None:
       k, v = sequence.heads(k), sequence.heads(v)
-      h = attention.attention(q, k, v, form="auto", causal=True)
+      h = attention.attention(q, k, v, view.mask, "auto", causal=True)
     else:
       shape = (len(x), past.answers[0].shape[1], -1)
       q = q.reshape(*shape, *q.shape[2:])
@@ -274,7 +275,7 @@ class QwenText(nn.Module):
       places: from `rope_places`; those of plain text if None.
       images: for some of the tokens.
       past: which the tokens attend to, too; theirs are added to its answers.
-      mask: of the past's prefix.
+      mask: of the past's prefix; without a past, of the tokens.
       start: place of the first token within its answer.
     """
     c = self.config

@@ -1,4 +1,5 @@
-"""Public configs and names of the language models of Qwen2-VL to Qwen3-VL."""
+"""Public configs and names of Qwen3 and the language models of Qwen2-VL to
+Qwen3-VL."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from jaxreward.types import Params
 
 MODELS = {
   "qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL",
+  "qwen3": "Qwen3",
 }  # fmt: skip
 
 
@@ -105,7 +107,7 @@ def config_of(
   if model not in models:
     names = " or ".join(MODELS[name] for name in models)
     raise UserError(f'config.json describes a "{model}", not {names}')
-  of, qwen3 = "config.json", model == "qwen3_vl"
+  of, qwen3 = "config.json", model in ("qwen3_vl", "qwen3")
   part = hub.field(record, "text_config", dict, of=of, default={})
   text: Any = {**record, **part}
   fields.check(text, _FIELDS, of=of)
@@ -151,14 +153,24 @@ def shapes(config: Qwen, dtype: str = "float32") -> Any:
 
 
 def load(
-  spec: os.PathLike[str] | str, *, dtype: str = "float32"
+  spec: os.PathLike[str] | str,
+  *,
+  dtype: str = "float32",
+  models: Sequence[str] = ("qwen2_5_vl",),
 ) -> tuple[Qwen, Params]:
-  """(architecture, parameters) of a public checkpoint of Qwen2.5-VL.
+  """(architecture, parameters) of a public checkpoint.
+
+  Args:
+    spec: see `hub.resolve`.
+    dtype: of the parameters.
+    models: of `MODELS`, those that are accepted.
 
   Raises:
     UserError: see `config_of` and `convert.load_params`.
   """
-  config = config_of(fields.read(spec))
-  nested = "model.language_model.norm.weight" in hub.open_weights(spec)
-  rules = rules_of(config, "model.language_model." if nested else "model.")
+  config = config_of(fields.read(spec), models)
+  names = hub.open_weights(spec)
+  prefixes = ("model.language_model.", "")
+  found = (prefix for prefix in prefixes if f"{prefix}norm.weight" in names)
+  rules = rules_of(config, next(found, "model."))
   return config, convert.load_params(spec, rules, shapes(config, dtype))

@@ -63,7 +63,7 @@ def tokenize(
     tokens(TEMPLATE.format(text), truncation=True, max_length=total)
     for text in texts
   ]
-  return _padded([row["input_ids"] for row in rows], total)
+  return padded([row["input_ids"] for row in rows], total)
 
 
 def tokenize_edit(
@@ -113,11 +113,11 @@ def tokenize_edit(
     tokens(after.format(text), truncation=True, max_length=room)
     for text in texts
   ]
-  ids, mask = _padded([[*prefix, *row["input_ids"]] for row in rows], total)
+  ids, mask = padded([[*prefix, *row["input_ids"]] for row in rows], total)
   return ids, mask, tuple(starts)
 
 
-def _padded(
+def padded(
   rows: Sequence[Sequence[int]], length: int
 ) -> tuple[Int[np.ndarray, "B L"], Bool[np.ndarray, "B L"]]:
   """(ids, mask), with zeros on the right."""
