@@ -134,8 +134,9 @@ def judge_with(
 
   Args:
     config: of the job align.
-    arg: of the recipe; without public weights a tiny model with random ones
-      stands in, whose thoughts are short.
+    arg: of the recipe; without public weights the judge that ships says yes or no
+      of scenes, and a tiny model with random ones, whose thoughts are short,
+      stands in for what that cannot do.
     **judges: rewards by name, without weights unless these are published.
   """
   is_full = size_of(arg) == "full"
@@ -146,7 +147,13 @@ def judge_with(
       if judge["fn"].startswith("vlm_"):
         entry["weights"] = "Qwen/Qwen2.5-VL-7B-Instruct"
     else:
-      entry.update(weights="tiny", length=1024)
+      is_taught = (
+        judge.keys() <= {"fn", "weight"} and judge["fn"] == "vlm_pointwise"
+      )
+      entry.update(
+        weights="package:judge" if is_taught else "tiny",
+        length=64 if is_taught else 1024,
+      )
       if judge.get("think") or judge["fn"].endswith("think"):
         entry["think"] = 8
     judges[name] = entry

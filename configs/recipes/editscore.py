@@ -2,9 +2,10 @@
 
 Luo et al. 2025, https://arxiv.org/abs/2509.23909, read in the authors' code: Flow-GRPO
 of an editor by a judge's scores of four aspects, in several passes that are averaged.
-Here the aspects are measured exactly, in one pass. With a judge behind a server each is
-a reward of its own, and each pass another: `config.rewards.follow_1.fn=judge_pointwise`
-with the aspect's question in `templates`, `temperature=0.7`, another `seed`, and
+On portraits the aspects are measured exactly, in one pass; at full size EditScore's own
+judge (`edit_score`) reads them. With a judge behind a server each is a reward of its own,
+and each pass another: `config.rewards.follow_1.fn=judge_pointwise` with the aspect's
+question in `templates`, `temperature=0.7`, another `seed`, and
 `config.composition.passes`.
 """
 
@@ -16,7 +17,12 @@ def get_config(arg: str | None = None):
   config = recipes.of_edits(
     "flow_grpo", arg, __file__, follow=1.0, keep=1.0, look=1.0
   )
-  config.composition = dict(
-    name="viescore", semantic=("follow", "keep"), quality=("look",)
-  )
+  if recipes.size_of(arg) == "full":
+    config.rewards = dict(
+      edit=dict(fn="edit_score", dtype="bfloat16", length=1024, weight=1.0)
+    )
+  else:
+    config.composition = dict(
+      name="viescore", semantic=("follow", "keep"), quality=("look",)
+    )
   return config

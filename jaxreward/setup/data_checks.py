@@ -112,7 +112,11 @@ def require_weights(
 def _require_place(spec: str, field: str) -> None:
   place = spec.partition(":")[0]
   is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
-  if spec in ("", tiny.NAME) or (is_hub_id and not epath.Path(place).exists()):
+  if (
+    spec.startswith("package:")
+    or spec in ("", tiny.NAME)
+    or (is_hub_id and not epath.Path(place).exists())
+  ):
     return
   try:
     hub.resolve(spec)
