@@ -59,6 +59,7 @@ OPEN_SECTIONS = (
 )
 # Sections that name one method: `name` and its arguments.
 METHOD_SECTIONS = (
+  "model",
   "autoencoder",
   "text_encoder",
   "image_encoder",

@@ -35,9 +35,9 @@ def param_specs(params: Params, rules: Rules, mesh: Mesh) -> Params:
     A tree of `PartitionSpec`, like `params`.
 
   Raises:
-    ValueError: a path that no rule or several rules match, an axis that the
-      mesh lacks, or more dimensions than an array has.
-    UserError: an axis size does not divide a dimension.
+    ValueError: an axis that the mesh lacks, or more dimensions than an array has.
+    UserError: a path that no rule or several rules match, or an axis size that
+      does not divide a dimension.
   """
   matches = {
     path: [axes for pattern, axes in rules if re.search(pattern, path)]
@@ -46,7 +46,7 @@ def param_specs(params: Params, rules: Rules, mesh: Mesh) -> Params:
   unmatched = [path for path, entries in matches.items() if not entries]
   ambiguous = [path for path, entries in matches.items() if len(entries) > 1]
   if unmatched or ambiguous:
-    raise ValueError(_table_error(unmatched, ambiguous, rules))
+    raise UserError(_table_error(unmatched, ambiguous, rules))
 
   def spec(key_path, leaf):
     path = _name(key_path)
@@ -163,7 +163,10 @@ def _table_error(unmatched, ambiguous, rules) -> str:
   for path in ambiguous:
     patterns = [pattern for pattern, _ in rules if re.search(pattern, path)]
     parts.append(f"{path} is matched by {len(patterns)} rules: {patterns}")
-  return "; ".join(parts) + ". Each parameter must match exactly one rule."
+  return (
+    f"sharding_rules: {'; '.join(parts)}. Each parameter must match exactly one"
+    ' rule; (".*", ()) alone keeps all of them whole on every device'
+  )
 
 
 def _check(path, shape, axes, mesh) -> None:

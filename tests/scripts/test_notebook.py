@@ -1,4 +1,4 @@
-"""The Colab notebook runs top to bottom, here on a CPU and without Jupyter.
+"""The Colab notebooks run top to bottom, here on a CPU and without Jupyter.
 
 The cell tagged `install` is the only one that needs a network; it is left out.
 """
@@ -12,7 +12,12 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "quickstart_tpu.ipynb"
+# Notebook: its runs, and how many figures it draws.
+NOTEBOOKS = {
+  "quickstart_tpu": (("smoke", "edited"), 3),
+  "reward_model_from_pairs": (("pairs", "aligned"), 1),
+  "edit_with_five_rewards": (("five",), 1),
+}
 BEFORE = """\
 import matplotlib
 matplotlib.use("Agg")
@@ -27,29 +32,37 @@ _figures = []
 plt.show = _save
 """
 AFTER = """
-assert len(_figures) == 3 and all(all(f) for f in _figures), _figures
+assert len(_figures) == {figures} and all(all(f) for f in _figures), _figures
 # The kernel must leave the TPU to the processes that it starts.
 from jax._src import xla_bridge
 assert not xla_bridge._backends, xla_bridge._backends
 """
 
-
-def cells() -> list[dict]:
-  return json.loads(NOTEBOOK.read_text())["cells"]
+each = pytest.mark.parametrize("name", NOTEBOOKS)
 
 
-def code(tagged: bool) -> list[str]:
+def read(name: str) -> dict:
+  return json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+
+
+def code(name: str, tagged: bool) -> list[str]:
   """Sources of the code cells with, or without, the tag `install`."""
   return [
     "".join(cell["source"])
-    for cell in cells()
+    for cell in read(name)["cells"]
     if cell["cell_type"] == "code"
     and ("install" in cell["metadata"].get("tags", [])) == tagged
   ]
 
 
-def test_the_notebook_is_one_that_opens_and_is_committed_clean():
-  notebook = json.loads(NOTEBOOK.read_text())
+def test_all_notebooks_are_known():
+  there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+  assert there == {*NOTEBOOKS}
+
+
+@each
+def test_the_notebook_is_one_that_opens_and_is_committed_clean(name):
+  notebook = read(name)
   assert (notebook["nbformat"], notebook["metadata"]["accelerator"]) == (
     4,
     "TPU",
@@ -62,19 +75,21 @@ def test_the_notebook_is_one_that_opens_and_is_committed_clean():
       compile("".join(cell["source"]), "cell", "exec")  # no magics
 
 
-def test_only_the_install_cell_needs_a_network():
-  (install,) = code(tagged=True)
+@each
+def test_only_the_install_cell_needs_a_network(name):
+  (install,) = code(name, tagged=True)
   assert "pip" in install and "clone" in install
-  for source in code(tagged=False):
+  for source in code(name, tagged=False):
     assert "pip" not in source and "clone" not in source
 
 
-def test_every_flag_of_its_runs_is_accepted(tmp_path):
+@each
+def test_every_flag_of_its_runs_is_accepted(name):
   from jaxreward import config, jobs, main
 
   runs = []
   names = {"python": lambda *words: runs.append(words), "show": lambda _: None}
-  for source in code(tagged=False):
+  for source in code(name, tagged=False):
     if '"jaxreward.main"' in source:
       exec(source, dict(names))
   assert len(runs) == 2
@@ -85,7 +100,7 @@ def test_every_flag_of_its_runs_is_accepted(tmp_path):
 
 
 def test_install_without_a_checkout_says_what_to_do(tmp_path):
-  (install,) = code(tagged=True)
+  (install,) = code("quickstart_tpu", tagged=True)
   done = subprocess.run(
     [sys.executable, "-c", install],
     cwd=tmp_path,
@@ -99,9 +114,19 @@ def test_install_without_a_checkout_says_what_to_do(tmp_path):
 
 
 @pytest.mark.job
-def test_its_cells_run_from_top_to_bottom(tmp_path):
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.turns(3, i))
+    for i, name in enumerate(NOTEBOOKS)
+  ],
+)
+def test_its_cells_run_from_top_to_bottom(name, tmp_path):
+  runs, figures = NOTEBOOKS[name]
   script = tmp_path / "cells.py"
-  script.write_text("\n".join([BEFORE, *code(tagged=False), AFTER]))
+  after = AFTER.format(figures=figures)
+  cells = code(name, tagged=False)
+  script.write_text("\n".join([BEFORE, *cells, after]))
   done = subprocess.run(
     [sys.executable, str(script)],
     cwd=tmp_path,
@@ -113,6 +138,8 @@ def test_its_cells_run_from_top_to_bottom(tmp_path):
   )
   assert done.returncode == 0, done.stdout[-3000:]
   assert "cpu\n" in done.stdout  # the devices
-  for name in ("smoke", "edited"):
-    assert (tmp_path / "runs" / name / "report.html").exists()
-  assert all((tmp_path / f"figure{i}.png").stat().st_size for i in range(3))
+  for run in runs:
+    assert (tmp_path / "runs" / run / "report.html").exists()
+  assert all(
+    (tmp_path / f"figure{i}.png").stat().st_size for i in range(figures)
+  )

@@ -67,10 +67,10 @@ def test_specs_follow_the_table(mesh):
 
 
 def test_unmatched_and_doubly_matched_paths_are_listed(mesh):
-  with pytest.raises(ValueError, match="no sharding rule matches embedding"):
+  with pytest.raises(UserError, match="no sharding rule matches embedding"):
     sharding.param_specs(init_params(), RULES[:3], mesh)
   twice = (*RULES, (r"blocks/up", ()))
-  with pytest.raises(ValueError, match="matched by 2 rules") as error:
+  with pytest.raises(UserError, match="matched by 2 rules") as error:
     sharding.param_specs(init_params(), twice, mesh)
   assert "blocks/up/kernel" in str(error.value)
   assert "blocks/up/bias" in str(error.value)
