@@ -174,7 +174,7 @@ def test_flux2_klein(run, monkeypatch, tmp_path):
   parts = run.save(tmp_path, {
     "transformer": run.built(diffusers.Flux2Transformer2DModel, flux2),
     "vae": run.built(diffusers.AutoencoderKLFlux2, flux2_vae),
-    "text_encoder": run.tower_peers.qwen3(len(tokenizer), width=8),
+    "text_encoder": run.tower_peers.qwen3(len(tokenizer), width=8, depth=4),
   })  # fmt: skip
   pipe = diffusers.Flux2KleinPipeline(
     **parts, tokenizer=tokenizer,
