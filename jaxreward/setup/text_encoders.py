@@ -264,10 +264,11 @@ def flux2_klein(
   config, params = qwen_layouts.load(
     f"{weights}:text_encoder", dtype=dtype, models=("qwen3",)
   )
-  if not 0 < min(layers) <= max(layers) <= config.depth:
+  if not 0 < min(layers) <= max(layers) < config.depth:
     raise UserError(
       f"config.text_encoder.layers={tuple(layers)}: the model of"
-      f" config.text_encoder.weights has {config.depth}, counted from 1"
+      f" config.text_encoder.weights has {config.depth}, and states come from 1 to"
+      f" {config.depth - 1}, before the last one"
     )
   config, params = qwen3_prompts.first_layers(config, params, max(layers))
   reader = tokenizers.pretrained(f"{weights}:tokenizer")
