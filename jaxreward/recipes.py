@@ -176,23 +176,29 @@ def follow_gradient(config: ConfigDict, arg: str | None) -> None:
     config.optimizer.learning_rate = rate
 
 
-def of_motion(objective: str, arg: str | None, beside: str) -> ConfigDict:
-  """The config of Wan 2.1 of 1.3B from words, rewarded for what moves.
-
-  Without its weights a tiny model stands in.
+def of_motion(
+  objective: str, arg: str | None, beside: str, asked: str
+) -> ConfigDict:
+  """The config of a policy of videos that is rewarded for how things move.
 
   Args:
     objective: its name.
-    arg: of the recipe.
+    arg: of the recipe; "full" trains adapters of Wan 2.1 of 1.3B, from words, without
+      any reward; the other sizes draw moving scenes.
     beside: the recipe's file.
+    asked: name of the reward of moving scenes that reads what is asked for.
   """
   size = size_of(arg)
-  small = "" if size == "full" else ",tiny"
-  spec = f"../align_public.py:wan_t2v,objective={objective}{small}"
+  if size == "full":
+    spec = f"../align_public.py:wan_t2v,objective={objective}"
+    config = config_lib.load_sibling(spec, beside)
+    config.video.frames = 9
+    config.rewards = dict()
+    return config
+  small = ",smoke" if size == "smoke" else ""
+  spec = f"../motion.py:objective={objective}{small}"
   config = config_lib.load_sibling(spec, beside)
-  config.video.frames = 9 if size == "full" else 5
-  if size != "full":
-    config.align.iterations = 4 if size == "smoke" else 50
+  config.rewards = {asked: dict(fn=asked, weight=1.0)}
   return config
 
 

@@ -38,6 +38,7 @@ from jaxreward.setup import (
   judge,
   prompt_encoding,
   tracking,
+  videos,
 )
 from jaxreward.tasks import Task
 from jaxreward.training import (
@@ -216,7 +217,10 @@ def _policy(
     lambda: setup.load_params(config, policy),
     policy.sharding_rules,
     flow_loss(policy, task, config.seed, config.pretrain.to_dict()),
-    watched(evaluator, workdir), final, decoder,
+    watched(
+      evaluator, workdir,
+      config.video.frames if videos.is_video(policy) else 1,
+    ), final, decoder,
   )  # fmt: skip
 
 

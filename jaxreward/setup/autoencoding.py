@@ -38,7 +38,7 @@ def require(config: ConfigDict, task: Task) -> vae.Autoencoder:
     raise UserError(
       f'{field} is one of videos, and the task renders images; take "patches"'
     )
-  if task.render is None:
+  if task.render is None or task.frames:
     raise UserError(
       f'config.data.grammar="{config.data.grammar}": an autoencoder is trained on'
       ' images that the task renders; take "scenes" or "portraits"'

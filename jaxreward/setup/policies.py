@@ -34,11 +34,7 @@ def make_policy(config: ConfigDict) -> Policy:
     UserError: one of the two is unknown, or they do not match.
   """
   policy = _bare_policy(config)
-  if videos.is_video(policy) and make_task(config).verdict:
-    raise UserError(
-      f'config.data.grammar="{config.data.grammar}": "{config.model.name}" makes'
-      ' videos, and the detector judges pictures; use "free"'
-    )
+  videos.require_task(policy, make_task(config), config)
   if config.autoencoder.name != "none":
     policy = _with_autoencoder(policy, make_autoencoder(config), config)
   return videos.as_strips(policy, config)

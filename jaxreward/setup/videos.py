@@ -20,6 +20,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from jaxreward.errors import UserError
+from jaxreward.tasks import Task
 from jaxreward.types import Array, ArrayLike, Policy
 
 SCORED = ("first", "middle", "mean")
@@ -28,6 +29,35 @@ SCORED = ("first", "middle", "mean")
 def is_video(policy: Policy) -> bool:
   """Whether a policy's latents are [F, H, W, C]."""
   return len(policy.latent_shape) == 4
+
+
+def require_task(policy: Policy, task: Task, config: ConfigDict) -> None:
+  """Refuses videos where a task judges images, the reverse, and other frames.
+
+  Raises:
+    UserError: names the field, its value and the fix.
+  """
+  field = f'config.data.grammar="{config.data.grammar}"'
+  model = f'"{config.model.name}"'
+  if is_video(policy) and task.verdict and not task.frames:
+    raise UserError(
+      f"{field}: {model} makes videos, and the detector judges pictures; use"
+      ' "free"'
+    )
+  if task.frames and not is_video(policy):
+    raise UserError(
+      f"{field}: {model} makes pictures, and videos of {task.frames} frames are"
+      f" judged; set config.model.frames={task.frames}, or take a model of videos"
+    )
+  counts = {"video.frames": config.video.frames}
+  if policy.language:  # a network over pixels
+    counts["model.frames"] = policy.latent_shape[0]
+  for name, count in counts.items():
+    if task.frames and count != task.frames:
+      raise UserError(
+        f"config.{name}={count}: {field} judges videos of {task.frames} frames;"
+        f" set it to {task.frames}"
+      )
 
 
 def to_strip(

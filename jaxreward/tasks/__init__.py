@@ -10,6 +10,7 @@ import dataclasses
 from jaxreward.errors import UserError, nearest
 from jaxreward.tasks import free
 from jaxreward.tasks.contract import Reward, Task
+from jaxreward.tasks.motion import task as motion
 from jaxreward.tasks.portraits import task as portraits
 from jaxreward.tasks.scenes import task as scenes
 
@@ -19,6 +20,7 @@ TASKS: dict[str, Task] = {
   "free": free.TASK,
   "portraits": portraits.PORTRAITS,
   "portrait_edits": portraits.EDITS,
+  "motion": motion.MOTION,
 }
 
 # Sources that are not files.

@@ -53,6 +53,7 @@ class Task:
       `config.data.kind_weights`.
     verdict: names of the measures that rewards may read.
     side: of the images that it can measure, in pixels; None for any.
+    frames: of the videos that it measures, as strips; 0 for images.
     describe: images [B, H, W, 3] in [0, 1] -> a readable line each.
     tokenize: text -> word ids, int32 [L], for reward models that read them.
     language: name of its vocabulary; policies that read word ids know one.
@@ -60,7 +61,8 @@ class Task:
     fact_of: text -> what it asks for, see `rewards.objects`.
     reword: a prompt -> one of the same meaning in other words, None if there is
       none.
-    render: (keys [B], batch) -> images of the prompts [B, H, W, 3].
+    render: (keys [B], batch) -> images of the prompts [B, H, W, 3], or videos
+      [B, F, H, W, 3].
     draw: (key, batch, with_worse=) -> uint8 [P, G, H, W, 3], images of the
       prompts and optionally worse ones, best first.
     drawn_side: of those images, in pixels.
@@ -93,6 +95,7 @@ class Task:
   is_weighted: bool = True
   verdict: tuple[str, ...] = ()
   side: int | None = None
+  frames: int = 0
   describe: Callable[[ArrayLike], list[str]] | None = None
   tokenize: Callable[[str], np.ndarray] | None = None
   language: str = ""

@@ -26,7 +26,7 @@ TASK = Task("free", {CATEGORY: "free"}, parse, is_weighted=False, reword=reword)
 def of(task: Task) -> Task:
   """The prompts of another task, unjudged: for images of any size."""
   return dataclasses.replace(
-    task, name=TASK.name, measure=out_of_range, verdict=(), side=None,
+    task, name=TASK.name, measure=out_of_range, verdict=(), side=None, frames=0,
     describe=None, rewards=NOTHING, judge="", is_weighted=False,
     render=None, pretraining=None, preferences=None, reword=None,
   )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 
 import flax.linen as nn
 import jax
@@ -541,6 +542,51 @@ def test_places_begin_as_row_plus_column():
   assert np.corrcoef(places[0, 0], places[1, 0])[0, 1] == pytest.approx(
     0.5, abs=0.06
   )
+
+
+def test_tokens_of_videos_are_patches_of_consecutive_frames():
+  """Cut out one by one, and laid back."""
+  net = types.SimpleNamespace(patch_frames=2, patch=3, dtype=jnp.float32)
+  x = np.random.default_rng(0).normal(size=(2, 4, 6, 6, 3)).astype(np.float32)
+  tokens = scene_dit.SceneDiT._patches(net, jnp.asarray(x))
+  cuts = [
+    x[:, t : t + 2, i : i + 3, j : j + 3].reshape(2, -1)
+    for t in (0, 2)
+    for i in (0, 3)
+    for j in (0, 3)
+  ]
+  np.testing.assert_array_equal(tokens, np.stack(cuts, 1))
+  back = scene_dit.SceneDiT._pixels(net, jnp.asarray(tokens), x.shape)
+  np.testing.assert_array_equal(back, x)
+
+
+@pytest.mark.parametrize(
+  ("kwargs", "said"),
+  [
+    ({"frames": 5, "patch_frames": 2}, "does not divide model.frames=5"),
+    ({"frames": 4, "takes_source": True}, "no edits of videos"),
+  ],
+)
+def test_videos_that_are_not_drawn_are_refused(kwargs, said):
+  with pytest.raises(UserError, match=said):
+    scene_dit.make_policy(**kwargs)
+
+
+@pytest.mark.job
+@pytest.mark.turns(3)
+def test_a_video_of_one_frame_is_an_image_and_frames_see_each_other():
+  policy, params = start()
+  x, t, tokens = inputs()
+  params = perturb(params)
+  v = program(policy)(params, x, t, tokens)
+  one, _ = start(frames=1)
+  alone = program(one)(params, x[:, None], t, tokens)
+  np.testing.assert_allclose(alone[:, 0], v, atol=1e-6)
+  video, params = start(frames=2)
+  params, both = perturb(params), jnp.stack([x, x], 1)
+  draw = lambda x: program(video)(params, x, t, tokens)
+  change = draw(both.at[:, 0].add(1.0)) - draw(both)
+  assert np.abs(change[1:, 1]).max(axis=(1, 2, 3)).min() > 1e-5
 
 
 @pytest.mark.job

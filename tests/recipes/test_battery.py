@@ -186,8 +186,6 @@ OVERRIDES = {
   "d2_align": {"align.hold_policy": 0, "players.bias": "none"},
   "texforce": {"lora.rank": 0},  # the small policy has no layers to adapt
   "softrepa": {"align.trained": ""},
-  "eva_idm_reward": {"lora.rank": 0},
-  "phymotion_reward": {"lora.rank": 0},
 }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ def test_the_numbers_of_categories_and_the_first_batches_never_change():
   assert numbers["edits"] == list(range(7, 13))
   assert numbers["portraits"] == list(range(13, 18))
   assert numbers["portrait_edits"] == list(range(18, 27))
+  assert numbers["motion"] == list(range(27, 33))
   scenes = tasks.TASKS["scenes"]
   batch = scenes.batches(scenes.prompts("train"), seed=0, batch_size=4)(0)
   first = [3857397621, 3415564911, 2367988706, 1919960059]
@@ -44,7 +45,8 @@ def test_a_task_measures_its_own_prompts(task):
   assert {x.shape[0] for x in leaves} == {3}
   assert batch.mask.tolist() == [True, True, False]
   assert all(number in task.categories for number in batch.category[:2])
-  images = jnp.full((3, 2, task.side or 36, task.side or 36, 3), 0.9)
+  side = task.side or 36
+  images = jnp.full((3, 2, side, side * max(task.frames, 1), 3), 0.9)
   images = images.at[:, 1].set(1.5)
   found = jax.jit(task.measure)(jnp.clip(images, 0, 1), images, batch)
   assert {x.shape for x in found.values()} == {(3, 2)}

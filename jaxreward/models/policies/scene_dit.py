@@ -11,6 +11,9 @@ With `takes_source` it also reads the words of instructions and an image to
 start from, whose patches are extra channels of the noisy ones; their weights
 are zero-initialized, so that a checkpoint without them gives the same samples.
 
+With `frames` it draws videos [F, H, W, C]: a token is a patch of some consecutive
+frames, and tokens attend to those of every frame.
+
 With `user`, the width of the vector of a user, each block also attends to a few
 tokens that are linear in it, in a softmax of its own whose output is added with
 a weight that starts at 0 (decoupled cross-attention, as in PPD, Dang et al. 2025,
@@ -56,6 +59,7 @@ VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
 LANGUAGES = {
   "scenes": (VOCABULARY, EDIT_WORDS, MAX_WORDS),
   "portraits": (35, 10, 16),
+  "motion": (22, 0, 11),
 }
 MAX_LAYERS = 1000
 USER_TOKENS = 4
@@ -251,17 +255,22 @@ class ImageBlock(nn.Module):
     return x + gate2 * y, None
 
 
-def axis_normal(scale: float) -> Any:
-  """Initializer of [side * side, D]: a normal of the row plus one of the column.
+def axis_normal(scale: float, times: int = 1) -> Any:
+  """Initializer of [times * side * side, D]: normals of row and column, added up.
 
-  Places of one column, or of one row, then share what is learned about them.
+  Places of one column, or of one row, then share what is learned about them. With
+  several times one more is added for each.
   """
 
   def init(key: Array, shape: tuple[int, int]) -> Array:
     places, width = shape
-    side = math.isqrt(places)
+    side = math.isqrt(places // times)
     rows, columns = jax.random.normal(key, (2, side, width))
-    return scale * 0.5**0.5 * (rows[:, None] + columns).reshape(shape)
+    both = (rows[:, None] + columns).reshape(-1, width)
+    if times == 1:
+      return scale * 0.5**0.5 * both
+    when = jax.random.normal(jax.random.fold_in(key, 1), (times, 1, width))
+    return scale * 3**-0.5 * (when + both).reshape(shape)
 
   return init
 
@@ -272,6 +281,8 @@ class SceneDiT(nn.Module):
   image_size: int = IMAGE_SIZE
   channels: int = 3
   patch: int = PATCH
+  frames: int = 0
+  patch_frames: int = 1
   width: int = 128
   depth: int = 6
   heads: int = 4
@@ -307,8 +318,12 @@ class SceneDiT(nn.Module):
         self.depth * 2 * USER_TOKENS * d, None, self.dtype, bias=False
       )
     side = self.image_size // self.patch
-    init = axis_normal if self.place_axes else nn.initializers.normal
-    self.place = self.param("place", init(self.place_scale), (side * side, d))
+    times = max(self.frames, 1) // self.patch_frames
+    if self.place_axes:
+      init = axis_normal(self.place_scale, times)
+    else:
+      init = nn.initializers.normal(self.place_scale)
+    self.place = self.param("place", init, (times * side * side, d))
     if self.soft_tokens:
       init, layers = (
         nn.initializers.normal(0.02),
@@ -330,8 +345,9 @@ class SceneDiT(nn.Module):
     )(d, self.heads, self.mlp_ratio, self.dtype)
     self.final_modulation = blocks.dense(2 * d, None, self.dtype, zero=True)
     self.patch_out = blocks.dense(
-      self.patch**2 * self.channels, None, self.dtype, zero=True
-    )
+      self.patch_frames * self.patch**2 * self.channels, None, self.dtype,
+      zero=True,
+    )  # fmt: skip
 
   def encode(self, prompts: Any) -> Cond:
     """Word ids [P, L], or {"tokens"} with what else the policy takes.
@@ -370,15 +386,21 @@ class SceneDiT(nn.Module):
     return jnp.pad(kv, later)
 
   def _patches(self, x: Array) -> Array:
-    """[B, H, W, C] -> [B, (H / p) (W / p), p p C]."""
-    b, size, _, channels = x.shape
-    p, side = self.patch, size // self.patch
-    y = x.reshape(b, side, p, side, p, channels).swapaxes(2, 3)
-    return y.reshape(b, side * side, p * p * channels).astype(self.dtype)
+    """[B, (F,) H, W, C] -> [B, (F / f) (H / p) (W / p), f p p C]."""
+    b, size, channels = x.shape[0], x.shape[-2], x.shape[-1]
+    f, p, side = self.patch_frames, self.patch, size // self.patch
+    y = x.reshape(b, -1, f, side, p, side, p, channels)
+    y = y.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return y.reshape(b, -1, f * p * p * channels).astype(self.dtype)
+
+  def _pixels(self, y: Array, shape: tuple[int, ...]) -> Array:
+    """Tokens to latents of a shape, the inverse of `_patches`."""
+    b, size, channels = shape[0], shape[-2], shape[-1]
+    f, p, side = self.patch_frames, self.patch, size // self.patch
+    y = y.reshape(b, -1, side, side, f, p, p, channels)
+    return y.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(shape)
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
-    b, size, _, channels = x.shape
-    p, side = self.patch, size // self.patch
     y = blocks.rows(self.patch_in, self._patches(x))
     y = y + self.place.astype(self.dtype)
     if "source" in cond:
@@ -387,11 +409,11 @@ class SceneDiT(nn.Module):
     signal = self.time_out(nn.silu(signal))
     if self.condition == "class":
       signal = nn.silu(signal + cond["class"].astype(self.dtype))
-      words, mask = None, jnp.ones((b, 0), bool)
+      words, mask = None, jnp.ones((len(x), 0), bool)
     else:
       signal = nn.silu(signal + self.pooled_in(cond["pooled"]))
       words, mask = cond["kv"].astype(self.dtype), cond["mask"]
-    bias = blocks.key_bias(mask, prefix=side * side)
+    bias = blocks.key_bias(mask, prefix=y.shape[1])
     user = cond["user"].astype(self.dtype) if "user" in cond else None
     soft = no_soft = None
     if self.soft_tokens:
@@ -402,8 +424,7 @@ class SceneDiT(nn.Module):
     shift, scale = jnp.split(self.final_modulation(signal)[:, None], 2, -1)
     y = blocks.layer_norm(y) * (1 + scale) + shift
     y = blocks.rows(self.patch_out, y).astype(jnp.float32)
-    y = y.reshape(b, side, side, p, p, channels).swapaxes(2, 3)
-    return y.reshape(b, size, size, channels)
+    return self._pixels(y, x.shape)
 
   def init_forward(self, x: Array, t: Array, prompts: Any) -> Array:
     return self(x, t, self.encode(prompts))
@@ -446,6 +467,8 @@ def make_policy(
   image_size: int = IMAGE_SIZE,
   channels: int = 3,
   patch: int = PATCH,
+  frames: int = 0,
+  patch_frames: int = 1,
   width: int = 128,
   depth: int = 6,
   heads: int = 4,
@@ -470,6 +493,8 @@ def make_policy(
     channels: of the latents. Where they are not 3, the latents, and image_size and
       patch, are those of an autoencoder.
     patch: pixels per side of a token; divides image_size.
+    frames: of a video; 0 for images.
+    patch_frames: consecutive frames of a token; divides frames.
     width: features; divisible by 2 * heads.
     depth: image blocks.
     heads: attention heads.
@@ -485,7 +510,7 @@ def make_policy(
     soft_layers: blocks that have them, from the first on.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which only count, colour and shape are read.
-    language: whose words it reads, "scenes" or "portraits".
+    language: whose words it reads, "scenes", "portraits" or "motion".
     place_scale: standard deviation of the initial embeddings of places.
     place_axes: they begin as the sum of one for the row and one for the column.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
@@ -528,6 +553,17 @@ def make_policy(
       f"model.soft_tokens={soft_tokens}: they stand beside words, and"
       ' model.condition="class" reads none; set one of the two back'
     )
+  require_counts("config.model.", least=0, frames=frames)
+  require_counts("config.model.", patch_frames=patch_frames)
+  if max(frames, 1) % patch_frames:
+    raise UserError(
+      f"model.patch_frames={patch_frames} does not divide model.frames={frames}"
+    )
+  if takes_source and (frames or not LANGUAGES[language][1]):
+    raise UserError(
+      f"model.takes_source=True: there are no edits of videos (model.frames={frames},"
+      f' model.language="{language}"); set it to False'
+    )
   if image_size % patch:
     raise UserError(
       f"model.patch={patch} does not divide model.image_size={image_size}"
@@ -541,6 +577,8 @@ def make_policy(
     image_size=image_size,
     channels=channels,
     patch=patch,
+    frames=frames,
+    patch_frames=patch_frames,
     width=width,
     depth=depth,
     heads=heads,
@@ -559,6 +597,8 @@ def make_policy(
     dtype=jnp.dtype(dtype),
   )
   shape = (image_size, image_size, channels)
+  if frames:
+    shape = (frames, *shape)
 
   def init(key: Array) -> Params:
     length = LANGUAGES[language][-1]

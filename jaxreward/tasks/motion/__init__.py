@@ -1,0 +1,1 @@
+"""Moving scenes: short videos of shapes with exact paths."""

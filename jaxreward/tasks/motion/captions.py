@@ -1,0 +1,69 @@
+"""Batches for pretraining on moving scenes, of which a share is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from jaxreward.data import pipeline
+from jaxreward.tasks.motion import prompts
+from jaxreward.tasks.motion.prompts import CHANGES, JUMPS
+from jaxreward.types import PromptBatch
+
+
+def wrong(
+  batch: PromptBatch, share: float, rng: np.random.Generator
+) -> PromptBatch:
+  """The batch with a share of its videos wrong, each for one of three reasons.
+
+  One object moves as that of another row, and of two each as the other; or the first
+  jumps; or its colour or its shape changes.
+  """
+  extras: prompts.Asked = batch.extras
+  items, fault = np.array(extras.items), np.array(extras.fault)
+  is_pair = items[:, 1, 0] >= 0
+  for row in np.flatnonzero(rng.random(len(fault)) < share):
+    reason = rng.integers(3)
+    if reason:
+      fault[row] = (JUMPS, CHANGES)[reason - 1]
+    elif is_pair[row]:  # they trade motions, so that both keep their axis
+      items[row, :, 2] = items[row, ::-1, 2]
+    else:
+      others = np.flatnonzero(~is_pair)
+      items[row, 0, 2] = extras.items[rng.choice(others), 0, 2]
+  return dataclasses.replace(
+    batch, extras=dataclasses.replace(extras, items=items, fault=fault)
+  )
+
+
+def caption_batches(
+  chosen: Sequence[prompts.Prompt],
+  *,
+  seed: int,
+  batch_size: int,
+  corruption: float,
+  kind_weights: Sequence[int],
+  steps: int,
+) -> grain.MapDataset:
+  """Batches by step number, the same in every process and after a resume.
+
+  Returns:
+    A dataset whose element n is {"scene": PromptBatch of the videos,
+    "caption": int32 [B, L], "seed": uint32 [B] to draw what is free}.
+  """
+  stream = pipeline.prompt_batches(
+    chosen, seed=seed, batch_size=batch_size, kind_weights=kind_weights,
+    categories=prompts.CATEGORIES, rows=prompts.batch,
+  )  # fmt: skip
+
+  def apply(index, rng):
+    batch = stream(int(index))
+    return {
+      "scene": wrong(batch, corruption, rng), "caption": batch.tokens,
+      "seed": pipeline.seeds_of(index, batch_size),
+    }  # fmt: skip
+
+  return grain.MapDataset.range(steps).seed(seed).random_map(apply)

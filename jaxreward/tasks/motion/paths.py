@@ -1,0 +1,71 @@
+"""How objects move: the offsets of every motion, frame by frame.
+
+Lengths are pixels, y points down, times are frames. A motion has one free number,
+its speed or the height that it falls, in steps, so that a path can be compared with
+all that a motion allows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+FRAMES = 8
+SIDE = 24
+GRAVITY = 1.2  # pixels per frame^2
+WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+PACES = {"slowly": (0.45, 0.75), "": (1.0, 1.35), "fast": (1.6, 1.9)}
+DROPS = (9.0, 13.0)  # of what falls and then lies
+BOUNCES = (6.0, 9.0)  # of what comes back as high as it was
+STEPS = 17
+
+STANDING, FALLING, BOUNCING = 0, 13, 14
+MOTIONS = (
+  "standing still",
+  *(
+    " ".join(w for w in ("moving", pace, way) if w)
+    for pace in PACES
+    for way in WAYS
+  ),
+  "falling",
+  "bouncing",
+)
+_TIMES = np.arange(FRAMES, dtype=np.float64)
+
+
+def fall(height: float) -> Float[np.ndarray, "F"]:
+  """From rest, down by a height, and at rest there."""
+  return np.minimum(GRAVITY * _TIMES**2 / 2, height)
+
+
+def bounce(height: float) -> Float[np.ndarray, "F"]:
+  """From rest, down by a height, and up again without a loss."""
+  half = (2 * height / GRAVITY) ** 0.5
+  since = (_TIMES + half) % (2 * half) - half  # the time from the highest point
+  return GRAVITY * since**2 / 2
+
+
+def _bank() -> np.ndarray:
+  """Offsets [M, K, F, 2] of every motion, at K values of its free number."""
+  zeros = np.zeros(FRAMES)
+  rows = [[np.zeros((FRAMES, 2))] * STEPS]
+  for speeds in PACES.values():
+    for way in WAYS.values():
+      rows.append(
+        [v * _TIMES[:, None] * way for v in np.linspace(*speeds, STEPS)]
+      )
+  for path, heights in ((fall, DROPS), (bounce, BOUNCES)):
+    rows.append(
+      [np.stack([zeros, path(h)], -1) for h in np.linspace(*heights, STEPS)]
+    )
+  return np.array(rows, np.float32)
+
+
+BANK = _bank()
+# What a path may be like down a column and be physical: any fall, any bounce.
+FALLS = np.array(
+  [f(h) for f in (fall, bounce) for h in np.arange(2.0, 14.01, 0.25)],
+  np.float32,
+)
+HORIZONTAL = np.array([m.endswith(("left", "right")) for m in MOTIONS])
+VERTICAL = ~HORIZONTAL & (np.arange(len(MOTIONS)) != STANDING)
