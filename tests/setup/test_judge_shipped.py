@@ -15,15 +15,15 @@ from jaxreward.setup import judge
 
 @pytest.mark.job
 def test_it_answers_above_chance():
-  """The most frequent answer is right in .63, .31, .61 and .17 of the cases."""
+  """The most frequent answer is right in .64, .34, .54 and .15 of the cases."""
   reader, params = vision_language.load(Options("package:judge"))
   names = ("scenes", "portraits")
   of = {name: tasks.TASKS[name] for name in names}
   evaluate = judge.make_evaluator(reader, of, "heldout", 48, 0)
   kinds = evaluate(params)["kinds"]
   least = {
-    "scenes/prompt": 0.66, "scenes/colour": 0.35, "portraits/people": 0.8,
-    "portraits/colour": 0.5,
+    "scenes/prompt": 0.8, "scenes/colour": 0.4, "portraits/people": 0.8,
+    "portraits/colour": 0.6,
   }  # fmt: skip
   got = {k: kinds[k]["accuracy"] for k in least}
   assert all(got[k] > x for k, x in least.items()), got
