@@ -5,6 +5,8 @@
 The reward is graded: the share of the objects that are there, times how near they
 stay to a path of their motion. Whether all is right, `moved`, and whether every
 motion is physical, whatever is asked for, `possible`, are held out.
+
+The policy comes from `configs/pretrain_motion.py` with --workdir=runs/motion.
 """
 
 from jaxreward import config as config_lib

@@ -14,6 +14,8 @@ _BLOCK = re.compile(
   re.DOTALL,
 )
 
+_STARTS = re.compile(r"(^|&& )\s*(\S*/)?python -m jaxreward\.main ")
+
 
 def blocks(page: pathlib.Path) -> Iterator[tuple[str, str, str, str]]:
   """("run", "file" or "", name of the file, language, text) of each block."""
@@ -31,13 +33,17 @@ def commands(text: str) -> list[list[str]]:
 
 
 def main_commands(page: pathlib.Path) -> list[list[str]]:
-  """Arguments of each `python -m jaxreward.main` on a page."""
-  found = []
-  for _, _, language, text in blocks(page):
-    if language == "bash":
-      found += [
-        words[len(MAIN) :]
-        for words in commands(text)
-        if [pathlib.Path(words[0]).name, *words[1:3]] == MAIN
-      ]
-  return found
+  """Arguments of each `python -m jaxreward.main` that a page tells to run."""
+  lines = [
+    line
+    for _, _, language, text in blocks(page)
+    if language in ("bash", "sh", "")
+    for line in re.sub(r"\\\n\s*", " ", text).splitlines()
+    if _STARTS.search(line)
+  ]
+  return [
+    words[len(MAIN) :]
+    for words in commands("\n".join(lines))
+    if [pathlib.Path(words[0]).name, *words[1:3]] == MAIN
+    and not any("$" in word for word in words)  # set by the shell around it
+  ]

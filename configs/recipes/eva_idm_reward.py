@@ -7,6 +7,8 @@ judged (`rewards.motion`).
 
 On moving scenes the exact inverse dynamics stand beside it, the displacements from frame
 to frame against those that the words ask for: smoothness alone is best for what stands.
+
+The policy comes from `configs/pretrain_motion.py` with --workdir=runs/motion.
 """
 
 from jaxreward import recipes

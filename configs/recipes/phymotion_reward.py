@@ -7,6 +7,8 @@ for meshes the body is three points of what stands out in a frame (`rewards.bodi
 
 Moving scenes stand in for the authors' videos: what their words ask for is measured
 exactly, in the place of HPSv3, and the exact verdict on physics is held out.
+
+The policy comes from `configs/pretrain_motion.py` with --workdir=runs/motion.
 """
 
 from jaxreward import recipes

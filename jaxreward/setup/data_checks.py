@@ -19,10 +19,10 @@ from jaxreward import processes, setup
 from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, shown
-from jaxreward.models import hub
+from jaxreward.models import hub, packaged
 from jaxreward.models.text import qwen3_prompts, qwen_prompts
 from jaxreward.models.vision import encoders
-from jaxreward.models.vlm import tiny
+from jaxreward.models.vlm import own, tiny
 from jaxreward.rewards import references
 from jaxreward.setup import rewards as reward_setup
 
@@ -112,14 +112,13 @@ def require_weights(
 def _require_place(spec: str, field: str) -> None:
   place = spec.partition(":")[0]
   is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
-  if (
-    spec.startswith("package:")
-    or spec in ("", tiny.NAME)
-    or (is_hub_id and not epath.Path(place).exists())
-  ):
+  if spec in ("", tiny.NAME) or (is_hub_id and not epath.Path(place).exists()):
+    return
+  is_packaged = spec.startswith(packaged.PREFIX)
+  if is_packaged and spec.removeprefix(packaged.PREFIX) in packaged.SHIPPED:
     return
   try:
-    hub.resolve(spec)
+    (own.resolve if is_packaged else hub.resolve)(spec)
   except UserError as error:
     raise UserError(f"config.{field}: {error}") from error
 

@@ -87,4 +87,8 @@ ROWS = [
         most_questions=0),
   judge("no such questions", ("q.jsonl",), "judge_checklist",
         questions="{here}/q.jsonl"),
+  Row("a judge that does not ship",
+      ("config.rewards.judge.weights", 'did you mean "judge"'),
+      overrides={"rewards.judge.fn": "vlm_pointwise", "rewards.judge.weight": 1.0,
+                 "rewards.judge.weights": "package:judg"}),
 ]  # fmt: skip

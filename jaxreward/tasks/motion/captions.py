@@ -20,20 +20,26 @@ def wrong(
   """The batch with a share of its videos wrong, each for one of three reasons.
 
   One object moves as that of another row, and of two each as the other; or the first
-  jumps; or its colour or its shape changes.
+  jumps, also where no other motion is to be had; or its colour or its shape changes.
   """
   extras: prompts.Asked = batch.extras
   items, fault = np.array(extras.items), np.array(extras.fault)
   is_pair = items[:, 1, 0] >= 0
+  single = np.asarray(extras.items)[~is_pair, 0, 2]
   for row in np.flatnonzero(rng.random(len(fault)) < share):
     reason = rng.integers(3)
-    if reason:
-      fault[row] = (JUMPS, CHANGES)[reason - 1]
-    elif is_pair[row]:  # they trade motions, so that both keep their axis
-      items[row, :, 2] = items[row, ::-1, 2]
+    if is_pair[row]:  # they trade motions, so that both keep their axis
+      moved = items[row, ::-1, 2].copy()
     else:
-      others = np.flatnonzero(~is_pair)
-      items[row, 0, 2] = extras.items[rng.choice(others), 0, 2]
+      others = single[single != items[row, 0, 2]]
+      moved = [
+        rng.choice(others) if len(others) else items[row, 0, 2],
+        items[row, 1, 2],
+      ]
+    if reason == 0 and not np.array_equal(moved, items[row, :, 2]):
+      items[row, :, 2] = moved
+    else:
+      fault[row] = CHANGES if reason == 2 else JUMPS
   return dataclasses.replace(
     batch, extras=dataclasses.replace(extras, items=items, fault=fault)
   )

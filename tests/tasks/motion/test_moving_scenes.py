@@ -146,6 +146,8 @@ def test_a_share_of_the_videos_to_train_on_is_wrong():
   extras = captions.wrong(batch, 1.0, RNG).extras
   shares = [(extras.fault == f).mean() for f in (NOTHING, JUMPS, CHANGES)]
   np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
+  moved = (extras.items != batch.extras.items).any((1, 2))
+  np.testing.assert_array_equal(moved, extras.fault == NOTHING)
   # what is shown stays as asked, and two objects keep their axis
   np.testing.assert_array_equal(
     extras.items[..., :2], batch.extras.items[..., :2]
