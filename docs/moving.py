@@ -5,6 +5,8 @@ python docs/moving.py
 
 from __future__ import annotations
 
+import sys
+
 import jax
 import numpy as np
 
@@ -12,6 +14,7 @@ from jaxreward.rewards import bodies, motion
 from jaxreward.tasks.motion import judge, paths, prompts, render
 
 N = 400
+say = lambda line: sys.stdout.write(f"{line}\n")
 EACH = 12  # videos of each motion
 FAULTS = ("as drawn", "jump", "change")  # 0, prompts.JUMPS, prompts.CHANGES
 
@@ -39,11 +42,11 @@ def main() -> None:
   rng = np.random.default_rng(0)
   every = prompts.all_prompts()
   chosen = [every[i] for i in rng.choice(len(every), N)]
-  print("| | `moved` | `possible` |\n| --- | --- | --- |")
+  say("| | `moved` | `possible` |\n| --- | --- | --- |")
   for fault, name in enumerate(FAULTS):
     batch, keys = _batch(chosen, fault)
     parts = _exact(keys, batch)
-    print(
+    say(
       f"| {name} | {float(parts['strict'].mean()):.3f}"
       f" | {float(parts['possible'].mean()):.3f} |"
     )
@@ -52,14 +55,14 @@ def main() -> None:
   for number in range(len(paths.MOTIONS)):
     of = [p for p in singles if p.items[0][2] == number]
     chosen += [of[i] for i in rng.choice(len(of), EACH)]
-  print("\n| | `executable` | `feasible` |\n| --- | --- | --- |")
+  say("\n| | `executable` | `feasible` |\n| --- | --- | --- |")
   for fault, name in enumerate(FAULTS):
     batch, keys = _batch(chosen, fault)
     scores = [np.asarray(x).reshape(-1, EACH) for x in _published(keys, batch)]
-    print(f"| {name} | {scores[0].mean():.2f} | {scores[1].mean():.2f} |")
+    say(f"| {name} | {scores[0].mean():.2f} | {scores[1].mean():.2f} |")
     for number, motion_name in enumerate(paths.MOTIONS if not fault else ()):
       means = (x[number].mean() for x in scores)
-      print(f"| {motion_name} | {' | '.join(f'{x:.2f}' for x in means)} |")
+      say(f"| {motion_name} | {' | '.join(f'{x:.2f}' for x in means)} |")
 
 
 if __name__ == "__main__":
