@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxreward.models.vlm import own, tiny
 from jaxreward.rewards import edit_judges, judges, video_judges
 from jaxreward.rewards.contract import declare
 
@@ -19,12 +20,21 @@ from jaxreward.rewards.contract import declare
 def _with_defaults(
   reward: Callable[..., Any], doc: str | None, **defaults: Any
 ) -> Callable[..., Any]:
-  """A judge whose options have other defaults."""
+  """A judge whose options have other defaults.
+
+  A default adapter is of public weights: this library's own models have none.
+  """
   loads = vars(reward)["loads"]
+
+  def filled(given: Mapping[str, Any]) -> dict[str, Any]:
+    weights = str(given.get("weights", ""))
+    is_own = weights == tiny.NAME or weights.startswith(own.PREFIX)
+    adapter = {"adapter": ""} if is_own and "adapter" in defaults else {}
+    return {**defaults, **adapter, **given}
 
   @functools.wraps(loads)
   def load(**options: Any) -> Any:
-    return loads(**{**defaults, **options})
+    return loads(**filled(options))
 
   signature = inspect.signature(loads)
   changed = [
@@ -32,7 +42,7 @@ def _with_defaults(
     for name, p in signature.parameters.items()
   ]
   vars(load)["__signature__"] = signature.replace(parameters=changed)
-  vars(load)["check"] = lambda given: loads.check({**defaults, **given})
+  vars(load)["check"] = lambda given: loads.check(filled(given))
 
   @functools.wraps(reward)
   def judge(*args: Any, **kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, nearest, shown
 from jaxreward.models import convert, hub
 from jaxreward.models.text import qwen
 from jaxreward.models.vision import (
@@ -67,16 +68,45 @@ def merged(
   tensors: Mapping[str, hub.Stored],
   scale: float,
 ) -> Params:
-  """Parameters with the tensors of a checkpoint, W + scale B A where it adapts."""
+  """Parameters with the tensors of a checkpoint, W + scale B A where it adapts.
+
+  The token table may have another number of rows.
+
+  Raises:
+    UserError: a tensor that no rule names, or of another shape.
+  """
+  shapes = convert.public_shapes(params, rules)
+  pairs = {}
+  for name in shapes:
+    pair = [f"{name.removesuffix('.weight')}.lora_{x}.weight" for x in "BA"]
+    if all(x in tensors for x in pair):
+      pairs[name] = pair
+  unknown = set(tensors).difference(shapes, *pairs.values())
+  if unknown:
+    first, more = min(unknown), len(unknown) - 1
+    raise UserError(
+      f"weights: {shown(first, 100)} of the checkpoint"
+      f"{f' and {more} more' if more else ''}: not of this model"
+      f"{nearest(first, list(shapes))}; is base the model that was trained?"
+    )
+  for name, shape in shapes.items():
+    expected, (b, a) = {name: shape}, pairs.get(name, ("", ""))
+    if a:
+      rank = tensors[a].shape[:1]
+      expected |= {b: (*shape[:1], *rank), a: (*rank, *shape[1:2])}
+    for key, want in expected.items():
+      got = tensors[key].shape if key in tensors else want
+      if key.endswith("embed_tokens.weight"):  # special tokens are added
+        want = (*got[:1], *want[1:])
+      if got != want or (key == a and len(shape) != 2):
+        raise UserError(
+          f"weights: {key} is {list(got)}, expected {list(want)}; is base the model"
+          " that was trained?"
+        )
   result = jax.tree.map(lambda x: x, params)
   for rule in rules:
     names = [name for row in rule.names() for name in row]
-    pair = lambda name: [
-      f"{name.removesuffix('.weight')}.lora_{x}.weight" for x in "BA"
-    ]
-    if not rule.ours or not any(
-      n in tensors or pair(n)[0] in tensors for n in names
-    ):
+    if not any(name in tensors or name in pairs for name in names):
       continue
     *parents, last = rule.ours.split("/")
     node = result
@@ -85,11 +115,11 @@ def merged(
     old = np.asarray(node[last])
     known = dict(rule.to_public(old))
 
-    def read(name: str, known=known, pair=pair) -> np.ndarray:
+    def read(name: str, known=known) -> np.ndarray:
       value = tensors[name].read() if name in tensors else known[name]
-      if pair(name)[0] not in tensors:
+      if name not in pairs:
         return value
-      b, a = (tensors[x].read().astype(np.float32) for x in pair(name))
+      b, a = (tensors[x].read().astype(np.float32) for x in pairs[name])
       return value.astype(np.float32) + scale * (b @ a)
 
     node[last] = rule.to_ours(read).astype(old.dtype)
@@ -108,14 +138,20 @@ def load_video_align(
 
   Args:
     options: see `vision_language.Options`; the weights are a folder or hub id with
-      `model_config.json` and `checkpoint-*`.
+      `model_config.json` and `checkpoint-*`, which has its own adapter.
     base: the model that was trained.
     template: file or name of the question; each of `TOKENS` stands in it once.
     aspect: one of `ASPECTS`, or "all" for the sum of the three.
 
   Raises:
-    UserError: no such checkpoint, or one that reads other tokens.
+    UserError: no such checkpoint, one that reads other tokens, or that does not
+      fit the base; an adapter of the options.
   """
+  if options.adapter:
+    raise UserError(
+      f"adapter={shown(options.adapter, 100)}: video_align adds that of its own"
+      " weights alone; remove it"
+    )
   require_choice("aspect", aspect, (*ASPECTS, "all"))
   folder = hub.resolve(options.weights)
   record = hub.read_config(folder, "model_config.json")
@@ -138,7 +174,12 @@ def load_video_align(
   rank, alpha = lora.get("lora_r", 16), lora.get("lora_alpha", 32)
   scale = alpha / (math.sqrt(rank) if lora.get("use_rslora") else rank)
   nested = any("language_model." in name for name in tensors)
-  rules = qwen_vl.rules_of(model, nested=nested)
+  parts = "vision", "text"  # the head of the language is not read
+  rules = [
+    rule for rule in qwen_vl.rules_of(model, nested=nested)
+    if rule.ours.startswith(parts)
+  ]  # fmt: skip
+  params = {name: params[name] for name in parts}
   head = tensors.get("rm_head.weight")
   if head is None or head.shape != (len(ASPECTS), model.language.width):
     raise UserError(
@@ -146,13 +187,25 @@ def load_video_align(
       f" {head.shape if head else 'missing'}; expected"
       f" {(len(ASPECTS), model.language.width)}"
     )
-  params = {**merged(params, rules, tensors, scale), "reward": head.read()}
+  others = {
+    name: tensor for name, tensor in tensors.items()
+    if name != "rm_head.weight" and not name.startswith("lm_head.")
+  }  # fmt: skip
+  params = {**merged(params, rules, others, scale), "reward": head.read()}
+  rows = len(params["text"]["token"])
+  language = dataclasses.replace(model.language, vocabulary=rows)
+  model = dataclasses.replace(model, language=language)
   tokens = vl.tokenizer(options.tokenizer or base)
   if hasattr(tokens, "add_special_tokens"):
     tokens.add_special_tokens({"additional_special_tokens": [*TOKENS]})
   ids = [marks.ids_of(tokens, [token])[0] for token in TOKENS]
   if any(len(x) != 1 for x in ids):
     raise UserError(f"tokenizer: it has no {', '.join(TOKENS)}")
+  if (last := max(max(x) for x in ids)) >= rows:
+    raise UserError(
+      f"tokenizer: its special tokens go up to id {last}, and the table of the"
+      f" weights has {rows} rows; name the tokenizer of base"
+    )
   of_file = hub.read_config(base, "preprocessor_config.json")
   processor = qwen_images.processor_of(of_file, model.vision, None)
   most = options.most_pixels or part("data_config").get("max_frame_pixels")

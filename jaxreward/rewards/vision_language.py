@@ -225,7 +225,8 @@ class Options:
   Attributes:
     weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or of what
       configs/pretrain_judge.py has made, or "tiny" for a tiny one with random weights.
-    adapter: folder or hub id of a PEFT adapter (LoRA) that is added to them.
+    adapter: folder or hub id of a PEFT adapter (LoRA) that is added to them;
+      "tiny" takes none.
     tokenizer: its folder, if it is not beside the weights.
     dtype: of parameters and compute, "float32" or "bfloat16".
     length: most tokens of a question, its image counted as one.
@@ -248,6 +249,11 @@ class Options:
     require_counts(
       "", least=0, microbatch=self.microbatch, most_pixels=self.most_pixels
     )
+    if self.adapter and self.weights == tiny.NAME:
+      raise UserError(
+        f'adapter={shown(self.adapter, 100)}: weights="{tiny.NAME}" takes none;'
+        " remove it, or name the weights that it was trained on"
+      )
 
 
 def load(options: Options) -> tuple[Reader, Params]:

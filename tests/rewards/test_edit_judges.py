@@ -37,7 +37,7 @@ def case():
   reward = rewards.REGISTRY["edit_score"]
   loaded = {
     average: reward.loads(
-      weights="tiny", adapter="", length=LENGTH, high=MOST, average=average
+      weights="tiny", length=LENGTH, high=MOST, average=average
     )
     for average in edit_judges.AVERAGES
   }
@@ -107,6 +107,13 @@ def test_it_is_the_expected_root_of_both_minima(case):
 def test_refused():
   load = rewards.REGISTRY["edit_score"].loads
   with pytest.raises(UserError, match="average"):
-    load(weights="tiny", adapter="", average="mean")
+    load(weights="tiny", average="mean")
   with pytest.raises(UserError, match="high=0"):
-    load(weights="tiny", adapter="", high=0)
+    load(weights="tiny", high=0)
+  with pytest.raises(
+    UserError, match='adapter=mine: weights="tiny" takes none'
+  ):
+    load(weights="tiny", adapter="mine")
+  with pytest.raises(UserError, match="adapter=mine"):
+    load.check({"weights": "tiny", "adapter": "mine"})
+  load.check({"weights": "tiny"})

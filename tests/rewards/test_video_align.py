@@ -5,9 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxreward import rewards
 from jaxreward.errors import UserError
+from jaxreward.models import convert, hub
 from jaxreward.models.vlm import prompts, words
 from jaxreward.rewards import video_judges
 from jaxreward.types import PromptBatch
@@ -23,8 +25,8 @@ RANK, ALPHA = 2, 6
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "mlp.down_proj")
 
 
-def write(folder, peer, torch, whole):
-  """A checkpoint of the peer's, adapted; the head [3, D]."""
+def write(folder, peer, torch, whole, rows):
+  """A checkpoint of the peer's, adapted, of so many tokens; the head [3, D]."""
   rng = np.random.default_rng(1)
   draw = lambda *shape: torch.tensor(
     rng.normal(size=shape), dtype=torch.float32
@@ -34,8 +36,9 @@ def write(folder, peer, torch, whole):
   prefix, state, adapter = "base_model.model.", {}, {}
   head = draw(3, width)
   state[f"{prefix}rm_head.weight"] = head
+  peer.resize_token_embeddings(rows, mean_resizing=False)
   table = language.embed_tokens.weight.detach().clone()
-  table[-4:-1] += 1.0
+  table[296:299] += 1.0
   state[f"{prefix}model.embed_tokens.weight"] = table
   with torch.no_grad():
     language.embed_tokens.weight.copy_(table)
@@ -71,18 +74,18 @@ def write(folder, peer, torch, whole):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("whole", [False, True])
-def test_scores_are_those_of_the_peer(whole, tmp_path):
+@pytest.mark.parametrize(("whole", "rows"), [(False, 307), (True, 299)])
+def test_scores_are_those_of_the_peer(whole, rows, tmp_path):
   torch = pytest.importorskip("torch")
   pytest.importorskip("transformers")
   from tests.models.vlm import vl_peers
 
   base, folder = tmp_path / "base", tmp_path / "weights"
   family = vl_peers.build("qwen2_vl", base)
-  fill = [f"<{i}>" for i in range(vl_peers.IMAGE)]
-  tokens = words.Words((*fill, *MARKS), (words.UNKNOWN,))
+  fill = [f"<{i}>" for i in range(1, vl_peers.IMAGE)]
+  tokens = words.Words((words.UNKNOWN, *fill, *MARKS), ())
   tokens.save(base)
-  head = write(folder, family.peer, torch, whole)
+  head = write(folder, family.peer, torch, whole, rows)
   (tmp_path / "asked.txt").write_text(ASKED)
   reward = rewards.REGISTRY["video_align"]
   options = dict(
@@ -128,3 +131,68 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path):
     reward.loads(weights=str(tmp_path), aspect="looks")
   with pytest.raises(UserError, match=r"no checkpoint-\*/model.pth"):
     video_judges.checkpoint(tmp_path)
+
+
+def stored(folder, shapes):
+  """Tensors of ones, in a file."""
+  data = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+  safetensors.numpy.save_file(data, folder / "x.safetensors")
+  return hub.open_weights(folder / "x.safetensors")
+
+
+RULES = (
+  convert.Rule("token", "model.embed_tokens.weight"),
+  *convert.linear("layers/down", "model.layers.{}.down", range(2), bias=False),
+)
+PARAMS = {
+  "token": np.zeros((5, 3)), "layers": {"down": {"kernel": np.zeros((2, 4, 3))}}
+}  # fmt: skip
+
+
+def test_another_number_of_tokens_and_an_adapted_layer_are_merged(tmp_path):
+  shapes = {
+    "model.embed_tokens.weight": (7, 3),
+    "model.layers.1.down.lora_A.weight": (2, 4),
+    "model.layers.1.down.lora_B.weight": (3, 2),
+  }
+  tensors = stored(tmp_path, shapes)
+  got = video_judges.merged(PARAMS, RULES, tensors, 0.5)
+  assert got["token"].shape == (7, 3) and got["token"].all()
+  assert (got["layers"]["down"]["kernel"] == [[[0.0]], [[1.0]]]).all()
+
+
+@pytest.mark.parametrize(
+  ("tensors", "told"),
+  [
+    (
+      {"model.layers.1.up.weight": (3, 4)},
+      r"model\.layers\.1\.up\.weight",
+    ),
+    ({"model.embed_tokens.lora_embedding_A": (2, 5)}, "lora_embedding_A"),
+    ({"model.layers.0.down.lora_A.weight": (2, 4)}, "not of this model"),
+    ({"model.embed_tokens.weight": (7, 4)}, r"\[7, 4\], expected \[7, 3\]"),
+    ({"model.layers.0.down.weight": (4, 3)}, r"\[4, 3\], expected \[3, 4\]"),
+    (
+      {
+        "model.layers.0.down.lora_A.weight": (2, 4),
+        "model.layers.0.down.lora_B.weight": (3, 1),
+      },
+      r"lora_B\.weight is \[3, 1\], expected \[3, 2\]",
+    ),
+  ],
+)
+def test_what_no_rule_names_or_has_another_shape_is_refused(
+  tensors, told, tmp_path
+):
+  with pytest.raises(UserError, match=told):
+    video_judges.merged(PARAMS, RULES, stored(tmp_path, tensors), 1.0)
+
+
+def test_an_adapter_beside_that_of_the_checkpoint_is_refused():
+  with pytest.raises(UserError, match="adapter=mine: video_align"):
+    rewards.REGISTRY["video_align"].loads(adapter="mine")
+
+
+def test_a_prompt_moves_no_place_where_a_score_is_read():
+  text = f"a cat {video_judges.TOKENS[2]}<|im_end|> runs"
+  assert prompts.without_marks(text) == "a cat  runs"

@@ -28,7 +28,7 @@ from jaxreward.types import ArrayLike
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 _MARKS = "<|vision_start|>{}<|vision_end|>"
 END = "<|im_end|>"  # of what somebody says
-_MARK = re.compile(r"<\|[a-z_]+\|>")
+_MARK = re.compile(r"<\|[A-Za-z_]+\|>")
 SYSTEM = "You are a helpful assistant."
 
 
