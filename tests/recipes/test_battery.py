@@ -268,6 +268,8 @@ def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   rows = tiny.rows(workdir, "align")
   assert [row["step"] for row in rows] == list(range(5))
   assert all(np.isfinite(row["loss"]) for row in rows[1:])
-  assert any(row["update_norm"] > 0 for row in rows[1:])  # it taught something
+  # It taught something, unless random weights draw nothing to tell apart.
+  ties = [row.get("panel/zero_variance_groups", 0) for row in rows[1:]]
+  assert any(row["update_norm"] > 0 for row in rows[1:]) or min(ties) == 1, ties
   assert (pathlib.Path(workdir) / "report.html").exists()
   assert (pathlib.Path(workdir) / "policy.safetensors").exists()
