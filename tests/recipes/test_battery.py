@@ -188,6 +188,16 @@ OVERRIDES = {
   "softrepa": {"align.trained": ""},
 }  # fmt: skip
 
+# Rewards, and noise to the end, for miniatures whose random weights draw nothing that
+# their own tell apart.
+SIGNALS = {
+  "euphonium": tiny.REWARD,
+  "eva_idm_reward": {
+    "rewards.redness.fn": tiny.REWARD["rewards.redness.fn"],
+    "rollout.window_size": 0, "align.split": "samples",
+  },
+}  # fmt: skip
+
 
 def iteration(name, **changes):
   """Programs with the small policy, each reward a channel of the images."""
@@ -264,12 +274,11 @@ def test_devices_share_the_update(name):
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   """On one device: others are compared with it by `test_devices_share_the_update`."""
   monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
-  workdir = tiny.run(load(name, {"mesh.data": 1}), tmp_path / "run")
+  config = load(name, {"mesh.data": 1}, SIGNALS.get(name, {}))
+  workdir = tiny.run(config, tmp_path / "run")
   rows = tiny.rows(workdir, "align")
   assert [row["step"] for row in rows] == list(range(5))
   assert all(np.isfinite(row["loss"]) for row in rows[1:])
-  # It taught something, unless random weights draw nothing to tell apart.
-  ties = [row.get("panel/zero_variance_groups", 0) for row in rows[1:]]
-  assert any(row["update_norm"] > 0 for row in rows[1:]) or min(ties) == 1, ties
+  assert any(row["update_norm"] > 0 for row in rows[1:])  # it taught something
   assert (pathlib.Path(workdir) / "report.html").exists()
   assert (pathlib.Path(workdir) / "policy.safetensors").exists()
