@@ -228,6 +228,51 @@ def prompt_batches(
   return PromptBatches(stream.batch(batch_size).map(assemble))
 
 
+def caption_batches(
+  prompts: Sequence[Prompt],
+  *,
+  wrong: Callable[..., PromptBatch],
+  rows: Callable[..., PromptBatch],
+  categories: Mapping[int, str],
+  seed: int,
+  batch_size: int,
+  corruption: float,
+  kind_weights: Sequence[float],
+  steps: int,
+) -> grain.MapDataset:
+  """Captions and what is rendered for them, a part of which is wrong.
+
+  Args:
+    prompts: one split.
+    wrong: (batch, share, generator) -> the batch with that share of rows wrong.
+    rows: as in `prompt_batches`.
+    categories: as in `prompt_batches`.
+    seed: of the shuffles and of what is wrong.
+    batch_size: prompts per step.
+    corruption: the share.
+    kind_weights: as in `prompt_batches`.
+    steps: of the dataset.
+
+  Returns:
+    Batches by step number, the same in every process and after a resume; element n
+    is {"scene": PromptBatch of the images, "caption": int32 [B, L], "seed": uint32
+    [B] to draw what is free}.
+  """
+  stream = prompt_batches(
+    prompts, seed=seed, batch_size=batch_size, kind_weights=kind_weights,
+    categories=categories, rows=rows,
+  )  # fmt: skip
+
+  def apply(index, rng):
+    batch = stream(int(index))
+    return {
+      "scene": wrong(batch, corruption, rng), "caption": batch.tokens,
+      "seed": seeds_of(index, batch_size),
+    }  # fmt: skip
+
+  return grain.MapDataset.range(steps).seed(seed).random_map(apply)
+
+
 def row_dataset(
   count: int, *, seed: int, batch_size: int, deck: int = 0
 ) -> grain.MapDataset:

@@ -267,16 +267,12 @@ class Evaluator:
     return result, images, strict
 
   def first_of(
-    self, params: Params, prompts: Sequence[Prompt], guidance_scale: float
+    self, params: Params, batch: PromptBatch, count: int, guidance_scale: float
   ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(images [N, ...], measures {name: [N]}) of N other prompts, one each.
+    """(images [N, ...], measures {name: [N]}) of the first N prompts, one each.
 
-    Drawn by the program of the evaluation, which has as many rows or more.
+    Drawn by the program of the evaluation, whose batch has as many rows.
     """
-    data, count = self.data, len(prompts)
-    source = data.batch.source
-    side = 0 if source is None else np.shape(source)[1:3]
-    batch = data.task.batch(prompts, len(data.prompts), side)
     images, measures, _ = self._draw(
       params, self.encode(batch), float(guidance_scale)
     )
@@ -468,21 +464,22 @@ def save_strips(
   if not rows:
     return []
   prompts = [prompt for row in rows for prompt in row]
+  count, source = len(prompts), data.batch.source
+  side = 0 if source is None else np.shape(source)[1:3]
+  batch = data.task.batch(prompts, len(data.prompts), side)
   images, texts = [], []
   for name, (evaluator, params) in (("before", before), ("after", after)):
-    drawn, measures = evaluator.first_of(params, prompts, guidance_scale)
+    drawn, measures = evaluator.first_of(params, batch, count, guidance_scale)
     images.append(drawn)
-    texts.append(
-      _sides(data.task, prompts, name, drawn, measures[data.task.strip_measure])
-    )
+    strict = measures[data.task.strip_measure]
+    texts.append(_sides(data.task, prompts, name, drawn, strict))
   cards = [
     a | b | {"kind": i // len(rows[0])}
     for i, (a, b) in enumerate(zip(*texts, strict=True))
   ]
-  side = images[0].shape[1:3]
-  source = data.task.batch(prompts, side=side).source
-  first, second = images
   path = workdir / "grids" / grids.STRIPS
+  source = None if batch.source is None else batch.source[:count]
+  first, second = images
   grids.save_cards(path, first, second, cards, {"source": source})
   return [
     {

@@ -20,7 +20,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -221,6 +221,40 @@ def public_shapes(params: Params, rules: Rules) -> dict[str, tuple[int, ...]]:
   """Shape of every public tensor; the parameters may be abstract."""
   outlines = _outlines(params, _by_path(rules, params))
   return {name: shape for name, (shape, _) in outlines.items()}
+
+
+def replaced(
+  params: Params,
+  rules: Rules,
+  names: Collection[str],
+  value_of: Callable[[str, np.ndarray], np.ndarray],
+) -> Params:
+  """Parameters with other values of some public tensors; all else is as it was.
+
+  Args:
+    params: of the architecture.
+    rules: its table.
+    names: of the public tensors.
+    value_of: (name, its float32 values) -> other ones, of which only the first axis
+      may have another size.
+  """
+  result = jax.tree.map(lambda x: x, params)
+  for rule in rules:
+    if not any(name in names for row in rule.names() for name in row):
+      continue
+    *parents, last = rule.ours.split("/")
+    node = result
+    for parent in parents:
+      node = node[parent]
+    old = np.asarray(node[last])
+    public = dict(rule.to_public(old.astype(np.float32)))
+
+    def read(name: str, public=public) -> np.ndarray:
+      value = public[name]
+      return value_of(name, value) if name in names else value
+
+    node[last] = rule.to_ours(read).astype(old.dtype)
+  return result
 
 
 def save_params(

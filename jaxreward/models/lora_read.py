@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxreward.errors import UserError, nearest, shown
@@ -99,7 +98,7 @@ def read(
   Raises:
     UserError: the file is not such an adapter of this network.
   """
-  return _tree(_layers(spec, rules, like, kind)[0], rules, spec)
+  return _tree(_layers(spec, rules, like, kind), rules, spec)
 
 
 def added(
@@ -116,33 +115,23 @@ def added(
   Raises:
     UserError: the file is not such an adapter of this network.
   """
-  layers, shapes = _layers(spec, rules, params, kind)
+  pairs = {
+    f"{name}.weight": pair
+    for name, pair in _layers(spec, rules, params, kind).items()
+  }
 
-  def change(name: str) -> np.ndarray:
-    pair = layers.get(name := name.removesuffix(".weight"))
-    if pair is None:
-      return np.zeros(shapes[name], np.float32)
-    return (pair.b @ pair.a.reshape(len(pair.a), -1)).reshape(shapes[name])
+  def changed(name: str, value: np.ndarray) -> np.ndarray:
+    pair = pairs[name]
+    change = pair.b @ pair.a.reshape(len(pair.a), -1)
+    return value + change.reshape(value.shape)
 
-  result = jax.tree.map(lambda x: x, params)
-  for rule in rules:
-    names = {n.removesuffix(".weight") for row in rule.names() for n in row}
-    if not rule.ours.endswith("/kernel") or not names & set(layers):
-      continue
-    *parents, last = rule.ours.split("/")
-    node = result
-    for parent in parents:
-      node = node[parent]
-    old = np.asarray(node[last])
-    new = old.astype(np.float32) + rule.to_ours(change)
-    node[last] = new.astype(old.dtype)
-  return result
+  return convert.replaced(params, rules, pairs, changed)
 
 
 def _layers(
   spec: os.PathLike[str] | str, rules: convert.Rules, like: Params, kind: str
-) -> tuple[dict[str, _Pair], dict[str, tuple[int, ...]]]:
-  """(adapted layers by their public names, the shapes of all)."""
+) -> dict[str, _Pair]:
+  """The adapted layers by their public names."""
   shapes = {
     name.removesuffix(".weight"): shape
     for name, shape in convert.public_shapes(like, rules).items()
@@ -161,7 +150,7 @@ def _layers(
           f" same layer, {name}"
         )
       layers[name] = part
-  return layers, shapes
+  return layers
 
 
 def file_of(path: pathlib.Path) -> pathlib.Path:

@@ -151,6 +151,6 @@ def attention_bias(
   rows = known / jnp.maximum(known.sum(-1, keepdims=True), 1)
   columns = jnp.full((*known.shape[:-1], key.shape[-2]), 1 / key.shape[-2])
   cost = token_cost(cosines, attention, known)
-  moved = plan(cost, rows, columns, mass=mass)
-  moved = jnp.where(known[..., None], moved, 0.0)
-  return jnp.log(moved + FLOOR)[:, None]
+  shares = plan(cost, rows, columns, mass=mass)
+  shares = jnp.where(known[..., None], shares, 0.0)
+  return jnp.log(shares + FLOOR)[:, None]

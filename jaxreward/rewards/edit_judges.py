@@ -103,8 +103,8 @@ def load_edit_score(
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     arrays = {}
     for part, wording in wordings.items():
-      asked = [vl.filled(wording, prompt=t, high=str(high), image=vl.PICTURE) for t in texts]  # fmt: skip
-      for name, x in reader.asked(asked, begun).items():
+      questions = [vl.filled(wording, prompt=t, high=str(high), image=vl.PICTURE) for t in texts]  # fmt: skip
+      for name, x in reader.asked(questions, begun).items():
         arrays[f"{part}_{name}"] = x
     return arrays
 

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -44,11 +43,11 @@ def checkpoint(folder: pathlib.Path) -> dict[str, hub.Stored]:
   Raises:
     UserError: there is none.
   """
-  found = sorted(
+  steps = sorted(
     folder.glob("checkpoint-*"), key=lambda x: int(x.name.split("-")[-1])
   )
   names = "model.pth", "adapter_model.safetensors", "non_lora_state_dict.pth"
-  files = [found[-1] / n for n in names if (found[-1] / n).exists()] if found else []  # fmt: skip
+  files = [path for n in names for x in steps[-1:] if (path := x / n).exists()]
   if not files:
     raise UserError(
       f"weights={folder}: it has no checkpoint-*/model.pth, nor adapter and"
@@ -103,27 +102,17 @@ def merged(
           f"weights: {key} is {list(got)}, expected {list(want)}; is base the model"
           " that was trained?"
         )
-  result = jax.tree.map(lambda x: x, params)
-  for rule in rules:
-    names = [name for row in rule.names() for name in row]
-    if not any(name in tensors or name in pairs for name in names):
-      continue
-    *parents, last = rule.ours.split("/")
-    node = result
-    for parent in parents:
-      node = node[parent]
-    old = np.asarray(node[last])
-    known = dict(rule.to_public(old))
 
-    def read(name: str, known=known) -> np.ndarray:
-      value = tensors[name].read() if name in tensors else known[name]
-      if name not in pairs:
-        return value
-      b, a = (tensors[x].read().astype(np.float32) for x in pairs[name])
-      return value.astype(np.float32) + scale * (b @ a)
+  def value_of(name: str, value: np.ndarray) -> np.ndarray:
+    if name in tensors:
+      value = tensors[name].read().astype(np.float32)
+    if name not in pairs:
+      return value
+    b, a = (tensors[x].read().astype(np.float32) for x in pairs[name])
+    return value + scale * (b @ a)
 
-    node[last] = rule.to_ours(read).astype(old.dtype)
-  return result
+  names = {name for name in shapes if name in tensors or name in pairs}
+  return convert.replaced(params, rules, names, value_of)
 
 
 @with_options
@@ -310,18 +299,18 @@ def _scores(
   pixels = prepare(clips.reshape(-1, *clips.shape[2:]))
   pixels = pixels.reshape(-1, model.vision.frames, *pixels.shape[1:])
   grid = (frames // model.vision.frames, *model.vision.grid(*size))
-  shown = math.prod(grid)
-  head = jnp.asarray([*first, *[model.video] * shown], jnp.int32)
+  length = math.prod(grid)
+  head = jnp.asarray([*first, *[model.video] * length], jnp.int32)
   tokens = jnp.concatenate([jnp.tile(head, (count, 1)), rows["text"]], 1)
-  known = jnp.ones((count, len(head)), bool)
+  before = jnp.ones((count, len(head)), bool)
   at = np.arange(tokens.shape[1]) - len(first)
-  is_shown = (at >= 0) & (at < shown)
-  source = np.arange(count)[:, None] * shown + at
+  is_shown = (at >= 0) & (at < length)
+  source = np.arange(count)[:, None] * length + at
   places = qwen.rope_places(tokens.shape[1], [len(first)], [grid])
   states = qwen_vl.states(
     model, {k: params[k] for k in ("vision", "text")},
     Prompts(
-      tokens, jnp.concatenate([known, rows["mask"]], 1),
+      tokens, jnp.concatenate([before, rows["mask"]], 1),
       jnp.tile(jnp.asarray(places), (count, 1, 1)),
       np.where(is_shown, source, -1),
       qwen_vision.cut(model.vision, pixels),
@@ -329,6 +318,6 @@ def _scores(
     dtype=reader.dtype,
   )  # fmt: skip
   end = [(tokens == x).argmax(-1) for x in special]
-  read = jnp.stack([states[jnp.arange(count), x] for x in end], 1)
+  ends = jnp.stack([states[jnp.arange(count), x] for x in end], 1)
   weight = jnp.asarray(params["reward"], jnp.float32)
-  return jnp.einsum("bkd,kd->bk", read.astype(jnp.float32), weight)
+  return jnp.einsum("bkd,kd->bk", ends.astype(jnp.float32), weight)

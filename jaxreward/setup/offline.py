@@ -367,16 +367,17 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
       read_rows = _drawn(config, is_pairs=name == "preferences")
   else:
     file_records, parts = records(config), None
-    if name == "dataset" and setup.make_policy(config).takes_source:
+    policy = setup.make_policy(config)
+    if name == "dataset" and policy.takes_source:
       file_records = [_of_edit(record) for record in file_records]
     if has_users(config):
       parts = row_users.parted(config, file_records)
       file_records = parts.learned
     read_rows = rows.batches(
       file_records, seed=config.seed, batch_size=config.rollout.prompts,
-      side=setup.picture_side(setup.make_policy(config)),
+      side=setup.picture_side(policy),
       arrays=file_task(config).rows, users=None if parts is None else [*parts.shown],
-      frames=frames_of(setup.make_policy(config), config), group=group(config),
+      frames=frames_of(policy, config), group=group(config),
     )  # fmt: skip
     if parts is not None:
       read_rows = _with_users(config, read_rows, parts.users(config))

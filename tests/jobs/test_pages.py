@@ -7,11 +7,27 @@ import pytest
 from jaxreward import main
 from tests import documented
 
+BY_HAND = documented.DOCS / "by_hand.md"
 PAGES = [
   page
   for page in sorted(documented.DOCS.rglob("*.md"))
   if any(what == "run" for what, *_ in documented.blocks(page))
+  and page != BY_HAND
 ]
+
+
+def run_page(page, folder):
+  """Writes a page's files and runs its commands, in order."""
+  for what, name, _, text in documented.blocks(page):
+    if what == "file":
+      (folder / name).write_text(text)
+    elif what == "run":
+      for words in documented.commands(text):
+        if words[:3] == documented.MAIN:
+          assert main.main(words[3:]) == 0, words
+        else:
+          assert words[0] == "python" and len(words) == 2, words
+          runpy.run_path(words[1], run_name="__main__")
 
 
 @pytest.mark.job
@@ -28,31 +44,14 @@ PAGES = [
 )
 def test_the_page_runs(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  for what, name, _, text in documented.blocks(page):
-    if what == "file":
-      (tmp_path / name).write_text(text)
-    elif what == "run":
-      for words in documented.commands(text):
-        if words[:3] == documented.MAIN:
-          assert main.main(words[3:]) == 0, words
-        else:
-          assert words[0] == "python" and len(words) == 2, words
-          runpy.run_path(words[1], run_name="__main__")
+  run_page(page, tmp_path)
 
 
 @pytest.mark.job
 @pytest.mark.turns(3, 1)
 def test_a_step_by_hand_is_on_policy(capsys, tmp_path, monkeypatch):
-  (source,) = (
-    text
-    for what, *_, text in documented.blocks(documented.DOCS / "by_hand.md")
-    if what == "file"
-  )
-  sizes = "PROMPTS, GROUP, STEPS, NOISY, SEED = 16, 8, 8, 4, 0"
-  assert sizes in source
-  path = tmp_path / "flow_grpo.py"
-  path.write_text(source.replace(sizes, sizes.replace("16, 8", "4, 4")))
-  runpy.run_path(str(path))
+  monkeypatch.chdir(tmp_path)
+  run_page(BY_HAND, tmp_path)
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 3 and lines[0] != lines[1]
   assert all(line.endswith("mean ratio 1.000000") for line in lines)

@@ -66,6 +66,33 @@ def assert_same_gradients(model, rules, grads, tolerance=1e-3):
     assert gap <= tolerance, f"{name} is off by {gap:.2e}"
 
 
+def assert_is_diffusers(policy, model, run_theirs, args, folder):
+  """Velocities, gradients and the weights read and written are the peer's.
+
+  Args:
+    policy: ours, over (x, t, prompts).
+    model: theirs, with its own weights.
+    run_theirs: (model, x, t, prompts) -> velocity.
+    args: (x, t, prompts).
+    folder: for a file of weights.
+  """
+  like = jax.eval_shape(policy.init, jax.random.key(0))
+  params = params_of(model, policy.layout, like, folder)
+  x, t, prompts = args
+  weight = draw(7, *x.shape)
+  want = run_theirs(model, *args)
+  (want * torch.tensor(weight)).sum().backward()
+
+  def scalar(params):
+    v = policy.velocity(params, x, t, policy.encode(params, prompts))
+    return (v * weight).sum(), v
+
+  (_, got), grads = jax.jit(jax.value_and_grad(scalar, has_aux=True))(params)
+  assert_near(got, array(want), 1e-4)
+  assert_same_gradients(model, policy.layout, grads)
+  assert_round_trip(model, policy.layout, params)
+
+
 def assert_round_trip(model, rules, params):
   """Back in the public layout, every tensor has its bits."""
   public = convert.to_public(params, rules)

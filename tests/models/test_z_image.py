@@ -71,23 +71,9 @@ def load(peers, policy, model, folder):
 
 @pytest.mark.parity
 def test_outputs_and_gradients_are_those_of_diffusers(peers, tmp_path):
-  import torch
-
   policy, model = make(), peers.shaken(theirs())
-  params = load(peers, policy, model, tmp_path)
   args = inputs(peers.draw)
-  weight = peers.draw(7, *args[0].shape)
-  want = run_theirs(model, *args)
-  (want * torch.tensor(weight)).sum().backward()
-
-  def scalar(params):
-    v = run(policy, params, *args)
-    return (v * weight).sum(), v
-
-  (_, got), grads = jax.jit(jax.value_and_grad(scalar, has_aux=True))(params)
-  peers.assert_near(got, peers.array(want), 1e-4)
-  peers.assert_same_gradients(model, policy.layout, grads)
-  peers.assert_round_trip(model, policy.layout, params)
+  peers.assert_is_diffusers(policy, model, run_theirs, args, tmp_path)
 
 
 @pytest.mark.parity

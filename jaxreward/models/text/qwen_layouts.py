@@ -171,6 +171,6 @@ def load(
   config = config_of(fields.read(spec), models)
   names = hub.open_weights(spec)
   prefixes = ("model.language_model.", "")
-  found = (prefix for prefix in prefixes if f"{prefix}norm.weight" in names)
-  rules = rules_of(config, next(found, "model."))
+  nested = (prefix for prefix in prefixes if f"{prefix}norm.weight" in names)
+  rules = rules_of(config, next(nested, "model."))
   return config, convert.load_params(spec, rules, shapes(config, dtype))

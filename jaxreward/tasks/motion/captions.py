@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
 
-import grain
 import numpy as np
 
 from jaxreward.data import pipeline
@@ -29,15 +28,15 @@ def wrong(
   for row in np.flatnonzero(rng.random(len(fault)) < share):
     reason = rng.integers(3)
     if is_pair[row]:  # they trade motions, so that both keep their axis
-      moved = items[row, ::-1, 2].copy()
+      motions = items[row, ::-1, 2].copy()
     else:
       others = single[single != items[row, 0, 2]]
-      moved = [
+      motions = [
         rng.choice(others) if len(others) else items[row, 0, 2],
         items[row, 1, 2],
       ]
-    if reason == 0 and not np.array_equal(moved, items[row, :, 2]):
-      items[row, :, 2] = moved
+    if reason == 0 and not np.array_equal(motions, items[row, :, 2]):
+      items[row, :, 2] = motions
     else:
       fault[row] = CHANGES if reason == 2 else JUMPS
   return dataclasses.replace(
@@ -45,31 +44,7 @@ def wrong(
   )
 
 
-def caption_batches(
-  chosen: Sequence[prompts.Prompt],
-  *,
-  seed: int,
-  batch_size: int,
-  corruption: float,
-  kind_weights: Sequence[int],
-  steps: int,
-) -> grain.MapDataset:
-  """Batches by step number, the same in every process and after a resume.
-
-  Returns:
-    A dataset whose element n is {"scene": PromptBatch of the videos,
-    "caption": int32 [B, L], "seed": uint32 [B] to draw what is free}.
-  """
-  stream = pipeline.prompt_batches(
-    chosen, seed=seed, batch_size=batch_size, kind_weights=kind_weights,
-    categories=prompts.CATEGORIES, rows=prompts.batch,
-  )  # fmt: skip
-
-  def apply(index, rng):
-    batch = stream(int(index))
-    return {
-      "scene": wrong(batch, corruption, rng), "caption": batch.tokens,
-      "seed": pipeline.seeds_of(index, batch_size),
-    }  # fmt: skip
-
-  return grain.MapDataset.range(steps).seed(seed).random_map(apply)
+caption_batches = functools.partial(
+  pipeline.caption_batches, wrong=wrong, rows=prompts.batch,
+  categories=prompts.CATEGORIES,
+)  # fmt: skip

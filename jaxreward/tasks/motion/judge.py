@@ -131,11 +131,11 @@ def look(
   bank = jnp.asarray(paths.BANK)[jnp.maximum(items[..., 2], 0)]
   distance = off_bank(path, weight, bank)
   off, nearest = distance.min(-1), distance.argmin(-1)
-  asked = jnp.take_along_axis(bank, nearest[..., None, None, None], 2)[:, :, 0]
+  target = jnp.take_along_axis(bank, nearest[..., None, None, None], 2)[:, :, 0]
   physical_off = off_physical(path, weight)
 
   both = weight[..., 1:] * weight[..., :-1]
-  gap = jnp.diff(path, axis=2) - jnp.diff(asked, axis=2)
+  gap = jnp.diff(path, axis=2) - jnp.diff(target, axis=2)
   step = jnp.sqrt(jnp.square(gap).sum(-1) + 1e-12)
   acts = (both * jnp.exp(-step / _FALL_STEP)).mean(-1)
   same = (name[:, :, 1:] == name[:, :, :-1]) & (name[:, :, 1:] >= 0)
@@ -144,8 +144,8 @@ def look(
   extra = jnp.maximum(detection.present.sum(-1) - count[:, None], 0)
   flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), detection)
   clean = detect.background_quality(flat).reshape(extra.shape)
-  shown = right.sum(1) / jnp.maximum(count, 1)[:, None]
-  objects = (shown * jnp.exp(-_EXTRA * extra) * clean).mean(-1)
+  hits = right.sum(1) / jnp.maximum(count, 1)[:, None]
+  objects = (hits * jnp.exp(-_EXTRA * extra) * clean).mean(-1)
   follows = over_items(jnp.exp(-off / _FALL_OFF) * share)
   physical = over_items(jnp.exp(-physical_off / _FALL_OFF) * share * steady)
   is_clean = (

@@ -63,9 +63,9 @@ def sample_scene(
   at = jnp.take_along_axis(centre[0], jnp.full((paths.FRAMES, 1), along), 1)
   way = jnp.where((at * later[:, None]).sum() > 12.0 * later.sum(), -1.0, 1.0)
   jump = way * draw(6, (), *JUMP) * later * (fault == JUMPS)
-  moved = centre[0] + jump[:, None] * (jnp.arange(2) == along)
-  moved = jnp.clip(moved, low[0], high[0])
-  centre = centre.at[0].set(jnp.where(fault == JUMPS, moved, centre[0]))
+  place = centre[0] + jump[:, None] * (jnp.arange(2) == along)
+  place = jnp.clip(place, low[0], high[0])
+  centre = centre.at[0].set(jnp.where(fault == JUMPS, place, centre[0]))
 
   by_frame = lambda x: jnp.broadcast_to(x, (paths.FRAMES, *x.shape))
   is_colour = whole(7, (), 0, 2) == 1
@@ -94,9 +94,9 @@ def render_prompts(
   keys: Key[Array, "B"], prompts: PromptBatch
 ) -> Float[Array, "B F S S 3"]:
   """One video in [0, 1] for each of B prompts."""
-  asked = prompts.extras
+  extras = prompts.extras
   scene = jax.vmap(sample_scene)(
-    keys, jnp.asarray(asked.items), jnp.asarray(asked.fault)
+    keys, jnp.asarray(extras.items), jnp.asarray(extras.fault)
   )
   flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), scene)
   frames = scenes.render(flat, paths.SIDE)

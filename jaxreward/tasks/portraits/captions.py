@@ -7,6 +7,7 @@ stay those of the training split.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import grain
@@ -57,35 +58,10 @@ def wrong_answers(
   return rows
 
 
-def caption_batches(
-  chosen: Sequence[prompts.Prompt],
-  *,
-  seed: int,
-  batch_size: int,
-  corruption: float,
-  kind_weights: Sequence[int],
-  steps: int,
-) -> grain.MapDataset:
-  """Batches by step number, the same in every process and after a resume.
-
-  Returns:
-    A dataset whose element n is {"scene": PromptBatch of the images,
-    "caption": int32 [B, L], "seed": uint32 [B] to draw what is free}.
-  """
-  stream = pipeline.prompt_batches(
-    chosen, seed=seed, batch_size=batch_size, kind_weights=kind_weights,
-    categories=prompts.CATEGORIES, rows=prompts.batch,
-  )  # fmt: skip
-
-  def apply(index, rng):
-    batch = stream(int(index))
-    scene = wrong(batch, corruption, rng)
-    return {
-      "scene": scene, "caption": batch.tokens,
-      "seed": pipeline.seeds_of(index, batch_size),
-    }  # fmt: skip
-
-  return grain.MapDataset.range(steps).seed(seed).random_map(apply)
+caption_batches = functools.partial(
+  pipeline.caption_batches, wrong=wrong, rows=prompts.batch,
+  categories=prompts.CATEGORIES,
+)  # fmt: skip
 
 
 def edit_batches(

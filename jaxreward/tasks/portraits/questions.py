@@ -342,10 +342,10 @@ def about_edit(
       asked.whether("done", of("edit_done"), wrong == 0, prompt=text),
       asked.whether("kept", of("edit_kept"), lost == 0, prompt=text),
     ]
-  kept = max(0.0, 1 - lost / 3)
+  share = max(0.0, 1 - lost / 3)
   return [
     asked.scored("following", of("edit_following"), 1 - wrong, low, high, text),
-    asked.scored("keeping", of("edit_keeping"), kept, low, high, text),
+    asked.scored("keeping", of("edit_keeping"), share, low, high, text),
   ]
 
 
