@@ -12,6 +12,7 @@ the environment of JAX is set up.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import mmap
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = (
   "BACKEND_TRIAL",
   "absent_gpu",
+  "cache_no_cpu_collectives",
   "closed_function",
   "device_grid",
   "flash_attention",
@@ -115,6 +117,46 @@ def open_jaxpr(jaxpr: Any) -> Any:
   from jax.extend import core
 
   return jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
+
+
+def cache_no_cpu_collectives() -> None:
+  """Programs of several CPU devices are neither read from JAX's cache nor kept there.
+
+  One that XLA has read back no longer knows in which order its exchanges come:
+  `CreateResourceFromProto` gives each of them a communicator resource to itself,
+  where all shared one. Devices then start them in different orders, and wait for one
+  another for ever. To be called before the first compilation; later calls do nothing.
+  """
+  from jax._src import compilation_cache
+
+  read = getattr(compilation_cache, "get_executable_and_time", None)
+  write = getattr(compilation_cache, "put_executable_and_time", None)
+  if read is None or write is None:  # moved: no cache is better than a wrong one
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    return
+  if getattr(read, "reads_no_cpu_collectives", False):
+    return
+
+  @functools.wraps(read)
+  def read_one_device(cache_key, compile_options, backend, *args, **kwargs):
+    build = compile_options.executable_build_options
+    if backend.platform == "cpu" and build.num_partitions * build.num_replicas > 1:
+      return None, None
+    return read(cache_key, compile_options, backend, *args, **kwargs)
+
+  @functools.wraps(write)
+  def write_one_device(
+    cache_key, module_name, executable, backend, *args, **kwargs
+  ):
+    if backend.platform == "cpu" and len(executable.local_devices()) > 1:
+      return
+    write(cache_key, module_name, executable, backend, *args, **kwargs)
+
+  read_one_device.reads_no_cpu_collectives = True
+  compilation_cache.get_executable_and_time = read_one_device
+  compilation_cache.put_executable_and_time = write_one_device
 
 
 def absent_gpu(kind: str = "NVIDIA H100") -> Any:

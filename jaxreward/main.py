@@ -27,6 +27,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jaxreward import (
+  compat,
   binding,
   inherited,
   jobs,
@@ -188,6 +189,7 @@ def configure_jax() -> None:
   import jax
 
   inherited.pin_jax()
+  compat.cache_no_cpu_collectives()
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:

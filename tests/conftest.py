@@ -4,7 +4,7 @@ import gc
 import importlib.util
 import os
 
-from jaxreward import inherited
+from jaxreward import compat, inherited
 from tests import cache, hurry
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,6 +25,7 @@ from tests import lazily, turns
 gc.disable()  # until all is imported and collected, which makes no garbage
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_threefry_partitionable", True)
+compat.cache_no_cpu_collectives()
 jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them
 lazily.install("jaxreward", "pallas_kernels")
 
