@@ -131,7 +131,9 @@ def cache_no_cpu_collectives() -> None:
 
   read = getattr(compilation_cache, "get_executable_and_time", None)
   write = getattr(compilation_cache, "put_executable_and_time", None)
-  if read is None or write is None:  # moved: no cache is better than a wrong one
+  if (
+    read is None or write is None
+  ):  # moved: no cache is better than a wrong one
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
@@ -142,7 +144,10 @@ def cache_no_cpu_collectives() -> None:
   @functools.wraps(read)
   def read_one_device(cache_key, compile_options, backend, *args, **kwargs):
     build = compile_options.executable_build_options
-    if backend.platform == "cpu" and build.num_partitions * build.num_replicas > 1:
+    if (
+      backend.platform == "cpu"
+      and build.num_partitions * build.num_replicas > 1
+    ):
       return None, None
     return read(cache_key, compile_options, backend, *args, **kwargs)
 

@@ -27,8 +27,8 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from jaxreward import (
-  compat,
   binding,
+  compat,
   inherited,
   jobs,
   paths,

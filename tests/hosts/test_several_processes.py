@@ -238,6 +238,7 @@ def test_process_0_alone_writes_and_speaks(done):
 
 @pytest.mark.job
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.turns(6, 1)
 def test_a_killed_process_ends_the_run_which_goes_on(victim, done, tmp_path):
   """One clear line from the other, within a few heartbeats; then no loss."""
   expected, _ = done(2)
@@ -282,6 +283,7 @@ def test_a_notice_to_one_process_stops_all_at_one_step(done, tmp_path):
 
 
 @pytest.mark.job
+@pytest.mark.turns(6, 4)
 def test_a_damaged_checkpoint_is_left_by_all(done, tmp_path):
   """Also where one process alone reads the part that is damaged."""
   expected, _ = done(2)

@@ -434,6 +434,7 @@ def test_a_pipeline_of_what_is_no_job(name, command, tmp_path):
 
 
 @pytest.mark.job
+@pytest.mark.turns(3)
 def test_another_config_in_the_same_working_directory(
   command, tmp_path, small_model
 ):

@@ -38,6 +38,7 @@ def test_a_prompt_that_is_no_class_is_named(split, tmp_path):
 
 
 @pytest.mark.job
+@pytest.mark.turns(3)
 def test_from_pretraining_to_pictures(command, tmp_path):
   """The loss falls, alignment goes on from the file, and samples are drawn."""
   steps = {

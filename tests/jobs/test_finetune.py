@@ -18,6 +18,7 @@ SMALL = (
 
 
 @pytest.mark.job
+@pytest.mark.turns(2)
 def test_a_run_learns_is_watched_and_goes_on_to_the_byte(tmp_path):
   config = tiny.load(SPEC, SMALL)
   workdir = tiny.run(config, tmp_path / "run")

@@ -36,6 +36,7 @@ def fill(step, *, late):
 
 
 @pytest.mark.parametrize("late", [False, True])
+@pytest.mark.turns(2)
 def test_one_line_and_the_run_goes_on_once_there_is_room(
   late, command, tmp_path, small_model
 ):

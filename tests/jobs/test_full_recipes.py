@@ -83,6 +83,7 @@ def test_diffusion_nft_as_published(model):
 @pytest.mark.parametrize("sizes", [(4, 16, 1), (1, 64, 1), (4, 8, 2)])
 @pytest.mark.parametrize("objective", ["flow_grpo", "diffusion_nft"])
 @pytest.mark.parametrize("model", list(FLOW_GRPO))
+@pytest.mark.turns(3)
 def test_sixty_four_devices_share_samples_and_parameters(
   model, objective, sizes
 ):

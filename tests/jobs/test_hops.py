@@ -19,6 +19,7 @@ class Arrived(Exception):
 
 
 @pytest.mark.job
+@pytest.mark.turns(3)
 def test_few_hops_lead_from_the_config_to_the_gradient(monkeypatch, tmp_path):
   """Calls between functions of this library; what JAX puts between is not."""
 

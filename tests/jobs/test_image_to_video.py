@@ -69,6 +69,7 @@ def test_the_full_recipes_of_wan22_read_no_vision(model, side, picture):
   prompt_encoding.bind(config, policy)
 
 
+@pytest.mark.turns(3)
 def test_the_first_frame_is_the_picture_that_was_given():
   """Its latents stand beside the words, and a video begins with them."""
   config = tiny.load(OTHER.format("wan22_ti2v_5b", "flow_grpo"))
@@ -221,6 +222,7 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
   ("model", "objective"),
   recipes.cases("diffusion_nft", "wan_i2v", "wan22_i2v", "wan22_ti2v_5b"),
 )
+@pytest.mark.turns(3)
 def test_a_recipe_runs_and_its_report_shows_the_pictures(
   model, objective, tmp_path
 ):

@@ -47,6 +47,7 @@ def python(site, tmp_path):
   return run
 
 
+@pytest.mark.turns(3)
 def test_the_miniature_runs_from_an_empty_folder(python, site, tmp_path):
   where = "import jaxreward; print(jaxreward.__file__)"
   assert python("-c", where).stdout.startswith(str(site))

@@ -35,6 +35,7 @@ def load(spec, *overrides, weights="", model=LATENTS):
   return config
 
 
+@pytest.mark.turns(3)
 def test_an_autoencoder_then_a_policy_then_its_alignment(tmp_path):
   first = tmp_path / "autoencoder"
   tiny.run(load("pretrain_scenes.py:smoke", FIRST), first)

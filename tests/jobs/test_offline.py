@@ -46,6 +46,7 @@ def config_of(spec, *overrides):
 
 
 @pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_run_on_a_folder_of_images(tmp_path, monkeypatch):
   def draws(*args, **kwargs):
     raise AssertionError("a rollout")

@@ -53,6 +53,7 @@ def rows_of(workdir, job):
     "klein_4b",
   ),
 )
+@pytest.mark.turns(3)
 def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   config = tiny.load(SPEC.format(model, objective), SMALL)
   workdir = epath.Path(tmp_path)
@@ -118,6 +119,7 @@ def test_weights_of_a_public_folder_start_a_run(tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.turns(3)
 def test_two_networks_are_written_and_read_by_folder(tmp_path):
   """Whole, as the public pipeline has them, and as adapters of either."""
   config = tiny.load(SPEC.format("wan22_t2v", "flow_grpo"))
@@ -160,6 +162,7 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   ("model", "objective"),
   recipes.cases("flow_grpo", "kontext", "qwen_image_edit"),
 )
+@pytest.mark.turns(3)
 def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
   """Ratios are 1, and another source gives another picture."""
   config = tiny.load(SPEC.format(model, objective), SMALL)

@@ -205,6 +205,7 @@ def direct(name, images, prompts, options):
   return np.asarray(found)
 
 
+@pytest.mark.turns(3)
 def test_a_job_scores_as_the_functions_do(tmp_path, small_model, weights):
   """One run with all of them; every mean is that of the direct calls."""
   for name in ("data", "given", "kept"):

@@ -28,6 +28,7 @@ def seen(monkeypatch):
   return found
 
 
+@pytest.mark.turns(2)
 def test_a_resumed_run_remembers_the_rows_before_it(
   seen, tmp_path, small_model, monkeypatch
 ):

@@ -68,6 +68,7 @@ def test_an_unknown_form_is_one_line():
 
 
 @pytest.mark.parametrize("case", list(programs.CASES))
+@pytest.mark.turns(3)
 def test_triton_lowers_for_cuda_on_any_machine(case):
   program, operands = programs.CASES[case]
   with compat.absent_gpu():

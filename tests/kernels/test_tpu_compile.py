@@ -63,6 +63,7 @@ def assert_compiled(found, cases):
 
 
 @pytest.mark.parametrize("chip", list(TOPOLOGIES))
+@pytest.mark.turns(3)
 def test_one_of_each_for_every_chip(chip):
   cases = ("policy", "pairs_4096", "draw", "replay")
   assert_compiled(compile_for(chip, *cases), cases)

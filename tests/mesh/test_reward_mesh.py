@@ -70,6 +70,7 @@ def trained(*sizes):
   return tiny.flat(current.params), tiny.flat(params), losses, specs
 
 
+@pytest.mark.turns(2)
 def test_eight_devices_train_the_same_reward_model():
   """Data over four and parameters over two devices: float rounding apart."""
   one, start, losses, _ = trained(1)

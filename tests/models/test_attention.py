@@ -52,6 +52,7 @@ def near(got, want, atol=2e-5):
   [(128, 128, 0), (130, 70, 0), (40, 300, 9)],
   ids=["whole blocks", "filled up", "with a mask"],
 )
+@pytest.mark.turns(3)
 def test_flash_gives_the_plain_numbers_and_gradients(tokens, keys, hidden):
   q, k, v = arrays(2, tokens, keys, 2)
   mask = jnp.arange(keys) < jnp.array([[keys - hidden], [keys]])
@@ -185,6 +186,7 @@ def test_a_job_refuses_it_before_it_starts(tmp_path, capfd):
 
 @pytest.mark.tpu_compile
 @pytest.mark.parametrize("heads", [24, 38], ids=["by heads", "by queries"])
+@pytest.mark.turns(3)
 def test_a_tpu_takes_it_forward_and_backward(heads):
   """Over data and tensor of v5e, at the sizes of SD3.5 at 512 pixels."""
   pytest.importorskip("libtpu")

@@ -201,6 +201,7 @@ def loss_and_gradients(**fields):
   ],
   ids=str,
 )
+@pytest.mark.turns(3)
 def test_remat_and_unroll_change_nothing(fields):
   (want, grads), (got, others) = (
     loss_and_gradients(),

@@ -228,6 +228,7 @@ def layouts(policy):
 @pytest.mark.parametrize(
   "name", ["sd3", "flux", "qwen_image", "wan", "z_image", "flux2"]
 )
+@pytest.mark.turns(3)
 def test_pipelines_draw_what_we_draw(peers, tmp_path, name):
   """Whatever the layout; ranks and alphas differ from layer to layer."""
   import test_lora_files as files

@@ -84,6 +84,7 @@ def load(peers, policy, model, folder):
   ("size", "edit"),
   [("tiny", 0), ("tiny", 1), ("tiny_2511", 2)],
 )
+@pytest.mark.turns(3)
 def test_outputs_and_gradients_are_those_of_diffusers(
   peers, tmp_path, size, edit
 ):

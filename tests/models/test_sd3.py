@@ -142,6 +142,7 @@ def test_diffusers_reads_what_we_write(peers, tmp_path):
 
 
 @pytest.mark.parity
+@pytest.mark.turns(3)
 def test_places_start_as_in_diffusers(peers):
   policy = make()
   table = jax.jit(policy.init)(jax.random.key(0))["position"]
@@ -188,6 +189,7 @@ def loss_and_gradients(**fields):
   ],
   ids=str,
 )
+@pytest.mark.turns(3)
 def test_remat_and_unroll_change_nothing(fields):
   (want, grads), (got, others) = (
     loss_and_gradients(),

@@ -35,6 +35,7 @@ def channels_last(tensor):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("size", ["tiny", "tiny22"])
+@pytest.mark.turns(3)
 def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path, size):
   """There frames pass one by one through caches, here all at once."""
   import torch
@@ -78,6 +79,7 @@ def test_both_ways_and_gradients_are_those_of_diffusers(peers, tmp_path, size):
 
 
 @pytest.mark.parity
+@pytest.mark.turns(3)
 def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
   import torch
 
@@ -106,6 +108,7 @@ def test_bfloat16_and_one_frame_are_those_of_diffusers(peers, tmp_path):
     ("AutoencoderKLWan", "tiny22"),
   ],
 )
+@pytest.mark.turns(3)
 def test_tiles_are_those_of_diffusers(peers, tmp_path, kind, size):
   import diffusers
   import torch
@@ -140,6 +143,7 @@ def test_tiles_are_those_of_diffusers(peers, tmp_path, kind, size):
 
 
 @pytest.mark.parity
+@pytest.mark.turns(3)
 def test_pictures_become_the_condition_of_the_public_pipeline(peers, tmp_path):
   """Mask and latents of `WanImageToVideoPipeline.prepare_latents`."""
   import diffusers

@@ -83,6 +83,7 @@ def load(peers, policy, model, folder):
 
 @pytest.mark.parity
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
+@pytest.mark.turns(3)
 def test_outputs_and_gradients_are_those_of_diffusers(
   peers, monkeypatch, tmp_path, fields
 ):
@@ -170,6 +171,7 @@ def test_remat_and_unroll_change_nothing():
 
 
 @pytest.mark.parity
+@pytest.mark.turns(3)
 def test_eight_devices_agree_with_one(peers, monkeypatch):
   fields = dict(VARIANTS[1], vision_width=16)
   monkeypatch.setitem(wan.SIZES, "tiny", wan.SIZES["tiny"] | fields)

@@ -56,6 +56,7 @@ def with_negative(whole, both, made, source=None):
   return dataclasses.replace(both, empty=negative)
 
 
+@pytest.mark.turns(3)
 def test_words_become_pictures(whole, plain, monkeypatch):
   made = config, policy, params, decoder = whole.job(
     plain, "qwen_image", **{"text_encoder.name": "qwen_image"}

@@ -210,6 +210,7 @@ def test_a_player_that_is_not_finite_stays_as_it_is(run):
 
 @pytest.mark.job
 @pytest.mark.optimized
+@pytest.mark.turns(3)
 def test_devices_change_no_player():
   """Rows of a player are spread like those of the policy.
 
@@ -413,6 +414,7 @@ def test_scores_of_pictures_that_are_not_finite():
 
 
 @pytest.mark.job
+@pytest.mark.turns(2)
 def test_a_critic_gives_credit_to_steps():
   """At first V is 0 everywhere, so that every step has the whitened reward."""
   given = {

@@ -103,6 +103,7 @@ def test_every_recipe_has_its_turn():
 @pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.turns(3)
 def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
   overrides = {}
   if size == "full" and name in FOR_USERS:
@@ -126,6 +127,7 @@ def check(config):
 @pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes("default", "smoke"))
 @pytest.mark.parametrize("name", OF_SCENES)
+@pytest.mark.turns(3)
 def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
   check(load(name, size=size))
   with pytest.raises(UserError, match="no full size"):

@@ -14,6 +14,8 @@ from jaxreward.setup import drawn_preferences, reward_model
 from jaxreward.tasks.scenes import detect, grammar
 from jaxreward.tasks.scenes import preferences as scenes
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
+
 F = np.float32
 
 
@@ -43,8 +45,6 @@ def rows():
   return prompts, pr.beside_reference(rows)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_reference_shows_the_prompt_and_is_no_candidate(rows):
   prompts, rows = rows
   members, context = np.asarray(rows.members), np.asarray(rows.context)

@@ -117,6 +117,7 @@ def config_of(tmp_path):
 
 
 @pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_run_reads_both_and_finishes_no_latents(tmp_path, monkeypatch):
   def refuse(*args):
     raise AssertionError("latents were finished and scored")

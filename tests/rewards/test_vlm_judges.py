@@ -25,6 +25,8 @@ from jaxreward.rewards.remote import templates
 from jaxreward.rewards.remote.rewards import YES
 from jaxreward.types import PromptBatch
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
+
 TEXTS = ["a red circle", "two blue squares <|image_pad|>"]
 # As many bytes each: random weights find long answers improbable.
 WORDS = {"first": 1.0, "other": 0.0, "equal": 0.5}
@@ -165,8 +167,6 @@ def question(template, text, **fields):
   return template
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_yes_is_as_probable_as_in_a_whole_row(scores, images, read):
   asked = question(
     templates.YES_NO, CLEAN[1], image=SHOWN,

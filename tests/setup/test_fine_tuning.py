@@ -16,6 +16,8 @@ from jaxreward.jobs import finetune
 from jaxreward.setup import encodings, fine_tuning, offline
 from tests import tiny
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 1)]
+
 SD3 = "finetune.py:sd35_medium,smoke"
 
 
@@ -48,8 +50,6 @@ def encoded(config, cache):
   )  # fmt: skip
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
   folder = tmp_path / "d"
   folder.mkdir()
@@ -147,8 +147,6 @@ def loss_of(**options):
   return fine_tuning.Loss(trainable, objectives.flow_matching, **options)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_rows_draw_alike_in_any_split_and_times_are_shifted():
   loss = loss_of(caption_drop=0.5)
   params = loss.trainable.policy.init(jax.random.key(0))

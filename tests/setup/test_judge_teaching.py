@@ -14,6 +14,8 @@ from jaxreward.rewards.vision_language import PICTURE, Options
 from jaxreward.setup import judge
 from tests import tiny
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
+
 SPEC = "pretrain_judge.py:smoke"
 
 
@@ -111,7 +113,6 @@ def test_an_image_is_that_of_its_row_whatever_stands_beside_it(parts, name):
   assert np.abs(whole[2:6] - whole[:4]).max() > 0.1
 
 
-@pytest.mark.job
 def test_how_a_judge_is_led_astray_is_counted(parts, tmp_path):
   config, of, reader = parts
   judge.save(tmp_path, reader, judge.init(config, reader), "float32")

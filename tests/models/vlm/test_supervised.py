@@ -10,6 +10,8 @@ from jaxreward.models.vision.qwen_vision import VisionTower
 from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
 from jaxreward.models.vlm.supervised import Taught
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
+
 TOKENS = words.make((), "a b c d e".split())
 MODEL = own.geometry(
   TOKENS, width=16, depth=2, heads=2, groups=1, mlp=24, vision_width=16,

@@ -15,6 +15,8 @@ from jaxreward.models.vlm import decode, prompts, qwen_vl
 from jaxreward.training import sharding
 from tests import tiny
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 1)]
+
 MODEL = qwen_vl.Model(
   Qwen(24, 2, 4, 2, 20, 64, sections=(1, 1, 2), pad=60, head=8, qwen3=True),
   Vision(
@@ -84,8 +86,6 @@ def run():
   return jax.tree.map(np.asarray, jax.jit(everything)(params))
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_given_answers_score_as_in_a_row_of_their_own(run):
   whole = run["whole"].reshape(2, 2, 16, -1)
   for b, row in enumerate(ROWS):
@@ -133,8 +133,6 @@ def test_an_answer_ends_with_words_and_goes_on_with_others(run):
   assert ended.mask[0, 0].tolist() == [True, True, True, False]
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_mesh_draws_alike_and_cuts_what_is_kept_by_heads(run):
   """One program for two lengths of a bucket."""
   mesh = tiny.mesh_of(4, 1, 2, 2)

@@ -25,6 +25,8 @@ from jaxreward.tasks.portraits import (
 )
 from jaxreward.tasks.portraits import attributes as at
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
+
 N = 200
 RNG = np.random.default_rng(1)
 
@@ -50,8 +52,6 @@ def look():
   return run
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_every_description_says_what_it_was_made_from():
   texts = set()
   for prompt in prompts.all_prompts():
@@ -60,8 +60,6 @@ def test_every_description_says_what_it_was_made_from():
   assert len(texts) == len(prompts.all_prompts())
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_the_policy_has_room_for_every_word():
   sizes = (len(words.TEXT_WORDS), len(words.EDIT_WORDS), words.MAX_WORDS)
   assert scene_dit.LANGUAGES["portraits"] == sizes
@@ -94,8 +92,6 @@ def test_a_wording_that_is_held_out_is_in_no_training_prompt():
   assert prompts.reword(prompt).people == prompt.people
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 @pytest.mark.parametrize("count", [1, 2])
 def test_pictures_are_layers_over_layers(count):
   """Pixel by pixel in float64, from the bytes of the atlas."""
@@ -116,8 +112,6 @@ def test_pictures_are_layers_over_layers(count):
       np.testing.assert_allclose(image[y, x], pixel, atol=1e-6)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_clean_pictures_are_read_right_and_noise_changes_little(look):
   rows, count = people(N), RNG.integers(1, 3, N)
   rows[:, 1, at.BACKGROUND_AT] = rows[:, 0, at.BACKGROUND_AT]
@@ -152,8 +146,6 @@ def test_clean_pictures_are_read_right_and_noise_changes_little(look):
   assert found["strict"].max() == 0 and found["drawn"].max() < 0.2
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_answers_of_edits_are_exact(look):
   every = edits.all_prompts()
   chosen = [p for k in prompts.EDIT_CATEGORIES for p in every
@@ -251,8 +243,6 @@ def test_a_strip_shows_one_held_out_person_in_several_ways():
   assert len(seen) == 3
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_words_alone_pay_for_the_loss_of_a_person(look):
   pairs = [p for p in edits.prompts("heldout") if p.pictures.count == 2]
   chosen = pairs[:: len(pairs) // N + 1]
@@ -293,8 +283,6 @@ def test_captions_are_wrong_as_often_as_asked():
   np.testing.assert_array_equal(again["caption"], micro["caption"])
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_answers_of_edits_are_wrong_as_often_as_asked():
   chosen = edits.prompts("train")
   right = prompts.batch(chosen)
@@ -329,8 +317,6 @@ def test_no_wrong_answer_shows_somebody_who_is_held_out():
   assert (rows != whole.rows).any((1, 2)).mean() > 0.6
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_a_worse_picture_is_wrong_in_one_attribute(look):
   chosen = [
     p for p in prompts.prompts("train") if p.category == prompts.FIRST + 1
@@ -351,8 +337,6 @@ def test_the_shipped_layers_are_those_of_the_drawing():
   np.testing.assert_array_equal(draw.layers(), atlas.read(atlas.PATH))
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_annotators_prefer_what_the_words_say():
   of = lambda split: [p for p in prompts.prompts(split) if len(p.people) == 2]
   chosen = of("train")[:2] + of("heldout")[:2]
@@ -375,8 +359,6 @@ def test_annotators_prefer_what_the_words_say():
     assert members.min() >= 0 and members.max() < len(part.images)
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_ratings_are_means_over_users_of_drawing_and_taste():
   batch = prompts.batch(prompts.prompts("train")[:1])
   images = np.full((1, 3, at.SIDE, at.SIDE, 3), 0.5, np.float32)

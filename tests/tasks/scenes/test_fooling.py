@@ -244,6 +244,7 @@ def _stripes(image, scene, generator):
     _extra_object, _missing_object, _specks, _faint, _negative, _stripes,
   ],
 )  # fmt: skip
+@pytest.mark.turns(3)
 def test_spoiled_pictures_are_refused(spoil):
   verdict = _spoiled(spoil)
   assert verdict.strict.max() == 0

@@ -11,6 +11,8 @@ from jaxreward.data import preferences as pr
 from jaxreward.tasks.scenes import detect, grammar
 from jaxreward.tasks.scenes import preferences as scene_preferences
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
+
 
 @pytest.fixture(scope="module")
 def chosen():
@@ -47,8 +49,6 @@ def collected(chosen):
   return found, samples
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_pictures_are_judged_for_their_own_prompt(collected, chosen):
   found, samples = collected
   rows, n = found.members.shape
@@ -71,8 +71,6 @@ def test_pictures_are_judged_for_their_own_prompt(collected, chosen):
   )
 
 
-@pytest.mark.job
-@pytest.mark.turns(3)
 def test_the_sides_share_no_picture_and_no_prompt(collected, chosen):
   found, _ = collected
   train = pr.rows_between(found, 0, 10, per_row=6)

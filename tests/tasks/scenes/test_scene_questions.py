@@ -8,6 +8,8 @@ import pytest
 
 from jaxreward.tasks.scenes import detect, grammar, judge, questions
 
+pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
+
 
 @pytest.fixture(scope="module")
 def batch():
