@@ -21,11 +21,8 @@ def get_config(arg: str | None = None):
   size = ",smoke" if options["smoke"] else ""
   spec = f"align_scenes.py:{options['objective']}{size}"
   config = config_lib.load_sibling(spec, __file__)
-  config.model.update(
-    image_size=24, patch=8, frames=8, patch_frames=2, language="motion",
-    width=96, place_axes=True,
-  )  # fmt: skip
-  config.video.frames = 8
+  config.model.update(frames=6, language="motion")
+  config.video.frames = 6
   config.data.update(
     source="motion", grammar="motion", kind_weights=(1, 2, 3, 2, 2, 3)
   )
@@ -38,7 +35,7 @@ def get_config(arg: str | None = None):
     config.model.update(depth=2, width=32, unroll=1)
   else:
     config.init.checkpoint = BASE
-    config.rollout.update(prompts=12, group=12, microbatch=144)
+    config.rollout.update(prompts=8, group=12, microbatch=96)
     config.align.update(iterations=40, times=2, updates=2)
     config.eval.update(
       samples=240, quick_samples=96, every=20, microbatch=96,

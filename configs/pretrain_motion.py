@@ -1,12 +1,13 @@
-"""Trains a policy on moving scenes from nothing.
+"""Trains a policy on moving scenes, from the image policy of the scenes.
 
   python -m jaxreward.main --workdir=runs/motion \
     --config=configs/pretrain_motion.py
 
-Videos of 8 frames of 24 x 24 pixels; a token is a patch of two frames. A part of
-the videos is not as their captions say: the object moves in another way, jumps, or
-changes its colour or shape, so that the policy can draw what is asked for, and often
-does not.
+Videos of 6 frames of 36 x 36 pixels. The policy begins with `package:scenes_base`,
+which draws single images: at step 0 it draws one in every frame, each from its own
+noise, and it learns how frames belong together. A part of the videos is not as their
+captions say: the object moves in another way, jumps, or changes its colour or shape,
+so that the policy can draw what is asked for, and often does not.
 """
 
 from jaxreward import config as config_lib
@@ -17,16 +18,15 @@ def get_config(arg: str | None = None):
   options = config_lib.parse_arg(arg, smoke=False)
   size = ":smoke" if options["smoke"] else ""
   config = config_lib.load_sibling(f"pretrain_scenes.py{size}", __file__)
-  config.model.update(
-    image_size=24, patch=8, frames=8, patch_frames=2, language="motion"
-  )
-  config.video.frames = 8
+  config.model.update(frames=6, language="motion")
+  config.video.frames = 6
   config.data.update(
     source="motion", grammar="motion", kind_weights=(1, 2, 3, 1, 1, 2)
   )
   if not options["smoke"]:
-    config.model.update(width=96, place_axes=True)
-    config.pretrain.update(steps=1300, batch_size=64, caption_corruption=0.4)
+    config.init.checkpoint = "package:scenes_base"
+    config.optimizer.learning_rate = 1e-2
+    config.pretrain.update(steps=2500, batch_size=32, caption_corruption=0.3)
     config.eval.update(samples=240, quick_samples=48, microbatch=48)
-    config.eval.every = config.checkpoint.every = 650
+    config.eval.every = config.checkpoint.every = 500
   return config

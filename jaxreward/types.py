@@ -164,6 +164,8 @@ class Policy:
       so is none.
     optional: regex of parameters that an older checkpoint may lack; they are
       then initialized afresh.
+    longer: regex of tables of which the checkpoint of a policy with fewer words may
+      hold the first rows alone.
     kinds: names of the prompt categories that it supports; empty for all.
     language: whose word ids it reads, as `tasks.Task.language`; "" for none.
   """
@@ -189,6 +191,7 @@ class Policy:
   to_latents: Callable[..., Array] | None = None
   user: int = 0
   optional: str = ""
+  longer: str = ""
   kinds: tuple[str, ...] = ()
   language: str = ""
 

@@ -152,10 +152,14 @@ def _load_plain(
   if policy.layout and not _is_own(spec):
     return _load_public(spec, policy, like)
   path = checkpoint_path(spec, field, workdir)
-  if not policy.optional:
+  if not policy.optional and not policy.longer:
     return weights.load_params(path, like)
-  fresh = matching(jax.jit(policy.init)(key), policy.optional)
-  return weights.load_params(path, like, fresh)
+  drawn = jax.jit(policy.init)(key)
+  parts = (
+    matching(drawn, pattern) if pattern else None
+    for pattern in (policy.optional, policy.longer)
+  )
+  return weights.load_params(path, like, *parts)
 
 
 def _load_public(spec: str, policy: Policy, like: Params) -> Params:

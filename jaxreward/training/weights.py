@@ -63,7 +63,10 @@ def save_params(
 
 
 def load_params(
-  path: os.PathLike[str] | str, like: Params, fresh: Params | None = None
+  path: os.PathLike[str] | str,
+  like: Params,
+  fresh: Params | None = None,
+  longer: Params | None = None,
 ) -> Params:
   """Fills every leaf of `like` exactly once from a safetensors file.
 
@@ -72,6 +75,7 @@ def load_params(
     like: tree of arrays or `jax.ShapeDtypeStruct`; gives the structure, the
       shapes and the types, and the shardings where its leaves have one.
     fresh: initial values of leaves that the file may lack.
+    longer: initial values of tables of which it may hold the first rows alone.
 
   Returns:
     The tree; leaves are NumPy arrays where `like` has no sharding.
@@ -81,9 +85,15 @@ def load_params(
       shaped or non-finite tensors, by name.
   """
   drawn, read = _named({} if fresh is None else fresh), _read(path)
-  if untaught := sorted(drawn.keys() - read.keys()):
+  untaught = sorted(drawn.keys() - read.keys())
+  for name, table in _named({} if longer is None else longer).items():
+    rows = read.get(name, table)
+    if rows.shape[1:] == table.shape[1:] and 0 < len(rows) < len(table):
+      untaught.append(f"{name} from row {len(rows)} on")
+      read[name] = np.concatenate([rows, np.asarray(table)[len(rows) :]])
+  if untaught:
     logging.warning(
-      "%s lacks %s: untaught", shown(path, 120), shown(", ".join(untaught), 150)
+      "%s lacks %s: untaught", shown(path, 120), shown(", ".join(untaught), 300)
     )
   found = drawn | read
   wanted = _named(like)

@@ -13,7 +13,7 @@ def _parse(text):
 
 
 def _measure(here):
-  judge.groups(np.ones((1, 1, 5, 24, 24, 3), np.float32), None)
+  judge.groups(np.ones((1, 1, 5, 36, 36, 3), np.float32), None)
 
 
 ROWS = [
@@ -25,13 +25,11 @@ ROWS = [
       call=_parse("a red circle falling and a blue square moving left")),
   Row("too many words", ("at most 11",),
       call=_parse("a red circle moving left " * 3)),
-  Row("videos of another length", ("8 frames", "video.frames=8"), call=_measure),
-  Row("pictures", ("makes pictures", "model.frames=8"), config=CONFIG,
-      overrides={"model.frames": 0, "model.patch_frames": 1}),
-  Row("a policy of fewer frames", ("model.frames=4", "8 frames"), config=CONFIG,
+  Row("videos of another length", ("6 frames", "video.frames=6"), call=_measure),
+  Row("pictures", ("makes pictures", "model.frames=6"), config=CONFIG,
+      overrides={"model.frames": 0}),
+  Row("a policy of fewer frames", ("model.frames=4", "6 frames"), config=CONFIG,
       overrides={"model.frames": 4}),
-  Row("fewer frames kept", ("video.frames=5", "8 frames"), config=CONFIG,
+  Row("fewer frames kept", ("video.frames=5", "6 frames"), config=CONFIG,
       overrides={"video.frames": 5}),
-  Row("frames of a token", ("patch_frames=3", "model.frames=8"), config=CONFIG,
-      overrides={"model.patch_frames": 3}),
 ]  # fmt: skip

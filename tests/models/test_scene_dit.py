@@ -273,6 +273,7 @@ CONFIGURATIONS = [
   {"depth": 3, "text_layers": 3, "mlp_ratio": 4, "patch": 4},
   {"condition": "class"},
   {"user": 12, "soft_tokens": 3, "soft_layers": 2},
+  {"frames": 3, "language": "motion"},
 ]
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 2, 4)]
 
@@ -544,14 +545,14 @@ def test_places_begin_as_row_plus_column():
   )
 
 
-def test_tokens_of_videos_are_patches_of_consecutive_frames():
+def test_tokens_of_videos_are_patches_of_every_frame():
   """Cut out one by one, and laid back."""
-  net = types.SimpleNamespace(patch_frames=2, patch=3, dtype=jnp.float32)
+  net = types.SimpleNamespace(patch=3, dtype=jnp.float32)
   x = np.random.default_rng(0).normal(size=(2, 4, 6, 6, 3)).astype(np.float32)
   tokens = scene_dit.SceneDiT._patches(net, jnp.asarray(x))
   cuts = [
-    x[:, t : t + 2, i : i + 3, j : j + 3].reshape(2, -1)
-    for t in (0, 2)
+    x[:, t, i : i + 3, j : j + 3].reshape(2, -1)
+    for t in range(4)
     for i in (0, 3)
     for j in (0, 3)
   ]
@@ -560,29 +561,16 @@ def test_tokens_of_videos_are_patches_of_consecutive_frames():
   np.testing.assert_array_equal(back, x)
 
 
-@pytest.mark.parametrize(
-  ("kwargs", "said"),
-  [
-    ({"frames": 5, "patch_frames": 2}, "does not divide model.frames=5"),
-    ({"frames": 4, "takes_source": True}, "no edits of videos"),
-  ],
-)
-def test_videos_that_are_not_drawn_are_refused(kwargs, said):
-  with pytest.raises(UserError, match=said):
-    scene_dit.make_policy(**kwargs)
+def test_edits_of_videos_are_refused():
+  with pytest.raises(UserError, match="no edits of videos"):
+    scene_dit.make_policy(frames=4, takes_source=True)
 
 
 @pytest.mark.job
 @pytest.mark.turns(3)
-def test_a_video_of_one_frame_is_an_image_and_frames_see_each_other():
-  policy, params = start()
-  x, t, tokens = inputs()
-  params = perturb(params)
-  v = program(policy)(params, x, t, tokens)
-  one, _ = start(frames=1)
-  alone = program(one)(params, x[:, None], t, tokens)
-  np.testing.assert_allclose(alone[:, 0], v, atol=1e-6)
+def test_frames_see_each_other():
   video, params = start(frames=2)
+  x, t, tokens = inputs()
   params, both = perturb(params), jnp.stack([x, x], 1)
   draw = lambda x: program(video)(params, x, t, tokens)
   change = draw(both.at[:, 0].add(1.0)) - draw(both)

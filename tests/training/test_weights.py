@@ -124,3 +124,16 @@ def test_a_failed_write_keeps_the_older_file(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert_equal(weights.load_params(path, params_tree()), params_tree())
   assert [p.name for p in tmp_path.iterdir()] == ["a.st"]
+
+
+def test_a_table_may_have_more_rows_than_the_file(tmp_path):
+  """The file's are the first ones; other columns, and fewer rows, are refused."""
+  of = lambda *shape: {"table": np.ones(shape, np.float32)}
+  weights.save_params(tmp_path / "a.st", of(2, 3))
+  drawn = {"table": np.zeros((4, 3), np.float32)}
+  restored = weights.load_params(tmp_path / "a.st", drawn, longer=drawn)
+  np.testing.assert_array_equal(restored["table"][:, 0], [1, 1, 0, 0])
+  for other in (drawn, of(1, 3), of(4, 2)):
+    longer = None if other is drawn else other
+    with pytest.raises(UserError, match="table is float32"):
+      weights.load_params(tmp_path / "a.st", other, longer=longer)

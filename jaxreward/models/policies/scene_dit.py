@@ -11,8 +11,12 @@ With `takes_source` it also reads the words of instructions and an image to
 start from, whose patches are extra channels of the noisy ones; their weights
 are zero-initialized, so that a checkpoint without them gives the same samples.
 
-With `frames` it draws videos [F, H, W, C]: a token is a patch of some consecutive
-frames, and tokens attend to those of every frame.
+With `frames` it draws videos [F, H, W, C]: the blocks of images see every frame for
+itself, and each then attends to the tokens of all frames by weights of its own, whose
+output is zero-initialized. A video policy that starts from an image checkpoint
+therefore draws, in every frame, exactly the image that the checkpoint draws from that
+frame's noise (inflation, as of Video LDM, Blattmann et al. 2023,
+https://arxiv.org/abs/2304.08818).
 
 With `user`, the width of the vector of a user, each block also attends to a few
 tokens that are linear in it, in a softmax of its own whose output is added with
@@ -59,8 +63,9 @@ VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
 LANGUAGES = {
   "scenes": (VOCABULARY, EDIT_WORDS, MAX_WORDS),
   "portraits": (35, 10, 16),
-  "motion": (22, 0, 11),
+  "motion": (33, 0, 11),
 }
+LONGER = ("motion",)  # they begin with the words of the scenes
 MAX_LAYERS = 1000
 USER_TOKENS = 4
 SOFT_BANDS = 100  # of time, each with soft tokens of its own
@@ -77,7 +82,8 @@ COUNTS, COLOURS, SHAPES = (1, 4), (11, 5), (16, 4)
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^text/(embedding|edit_words|position)$", (None, "fsdp")),
   (r"^classes/(count|colour|shape|null)$", (None, "fsdp")),
-  (r"^place$", (None, "fsdp")),
+  (r"^(place|when)$", (None, "fsdp")),
+  (r"^blocks/when$", (None, None, "fsdp")),
   (r"^(patch|source|user)_in/kernel$", (None, "fsdp")),
   (r"^blocks/user_weight$", ()),
   (r"^soft_(tokens|times)$", (None, None, "fsdp")),
@@ -86,8 +92,8 @@ SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^time_out/kernel$", ("tensor", "fsdp")),
   (r"^text/(kv|block_\d+/(qkv|up))/kernel$", ("fsdp", "tensor")),
   (r"^text/block_\d+/(out|down)/kernel$", ("tensor", "fsdp")),
-  (r"^blocks/(modulation|qkv|up)/kernel$", (None, "fsdp", "tensor")),
-  (r"^blocks/(out|down)/kernel$", (None, "tensor", "fsdp")),
+  (r"^blocks/(modulation|(frames_)?qkv|up)/kernel$", (None, "fsdp", "tensor")),
+  (r"^blocks/((frames_)?out|down)/kernel$", (None, "tensor", "fsdp")),
   (r"(^|/)bias$", ()),
 )
 
@@ -209,12 +215,17 @@ class ClassEncoder(nn.Module):
 
 
 class ImageBlock(nn.Module):
-  """adaLN block: patches attend to patches and words, then an MLP."""
+  """adaLN block: patches attend to patches and words, then an MLP.
+
+  Of videos, tokens [B, F N, D], patches attend within their frame, and between the
+  two parts to all frames.
+  """
 
   width: int
   heads: int
   mlp_ratio: int
   dtype: Any
+  frames: int = 0
 
   @nn.compact
   def __call__(self, x: Array, scan_in: Any) -> tuple[Array, None]:
@@ -228,6 +239,11 @@ class ImageBlock(nn.Module):
       modulation[:, None], 6, axis=-1
     )
     y = blocks.layer_norm(x) * (1 + scale1) + shift1
+    if self.frames:
+      y = y.reshape(len(y) * self.frames, -1, d)
+      words, bias, user, soft = jax.tree.map(
+        lambda z: jnp.repeat(z, self.frames, 0), (words, bias, user, soft)
+      )
     qkv = blocks.rows(blocks.dense(3 * d, "qkv", self.dtype), y)
     q, k, v = blocks.to_heads(qkv, 3, self.heads)
     k = blocks.rms_norm(k)
@@ -243,34 +259,43 @@ class ImageBlock(nn.Module):
     y = blocks.attend(q, k, v, bias)
     if user is not None:
       weight = self.param("user_weight", nn.initializers.zeros, ())
-      every = jnp.zeros((len(x), 1, 1, user.shape[-2]))
+      every = jnp.zeros((len(q), 1, 1, user.shape[-2]))
       of_user = blocks.attend(q, user[:, 0], user[:, 1], every)
       y = y + weight.astype(y.dtype) * of_user
-    y = blocks.from_heads(y)
+    y = blocks.from_heads(y).reshape(x.shape)
     x = x + gate1 * blocks.rows(blocks.dense(d, "out", self.dtype), y)
+    if self.frames:
+      x = x + self._of_all_frames(x)
     y = blocks.layer_norm(x) * (1 + scale2) + shift2
     y = blocks.rows(blocks.dense(self.mlp_ratio * d, "up", self.dtype), y)
     y = blocks.squared_relu(y)
     y = blocks.rows(blocks.dense(d, "down", self.dtype), y)
     return x + gate2 * y, None
 
+  def _of_all_frames(self, x: Array) -> Array:
+    """Attention of tokens [B, F N, D] to those of every frame; zeros at first."""
+    d = self.width
+    when = self.param("when", nn.initializers.normal(0.5), (self.frames, d))
+    when = jnp.repeat(when, x.shape[1] // self.frames, 0).astype(x.dtype)
+    layer = blocks.dense(3 * d, "frames_qkv", self.dtype)
+    qkv = blocks.rows(layer, blocks.layer_norm(x) + when)
+    q, k, v = blocks.to_heads(qkv, 3, self.heads)
+    q, k = blocks.rms_norm(q), blocks.rms_norm(k)
+    y = blocks.attend(q, k, v, jnp.zeros((len(x), 1, 1, x.shape[1])))
+    layer = blocks.dense(d, "frames_out", self.dtype, zero=True)
+    return blocks.rows(layer, blocks.from_heads(y))
 
-def axis_normal(scale: float, times: int = 1) -> Any:
-  """Initializer of [times * side * side, D]: normals of row and column, added up.
 
-  Places of one column, or of one row, then share what is learned about them. With
-  several times one more is added for each.
+def axis_normal(scale: float) -> Any:
+  """Initializer of [side * side, D]: the sum of a normal of the row and of the column.
+
+  Places of one column, or of one row, then share what is learned about them.
   """
 
   def init(key: Array, shape: tuple[int, int]) -> Array:
-    places, width = shape
-    side = math.isqrt(places // times)
-    rows, columns = jax.random.normal(key, (2, side, width))
-    both = (rows[:, None] + columns).reshape(-1, width)
-    if times == 1:
-      return scale * 0.5**0.5 * both
-    when = jax.random.normal(jax.random.fold_in(key, 1), (times, 1, width))
-    return scale * 3**-0.5 * (when + both).reshape(shape)
+    side = math.isqrt(shape[0])
+    rows, columns = jax.random.normal(key, (2, side, shape[1]))
+    return scale * 0.5**0.5 * (rows[:, None] + columns).reshape(shape)
 
   return init
 
@@ -282,7 +307,6 @@ class SceneDiT(nn.Module):
   channels: int = 3
   patch: int = PATCH
   frames: int = 0
-  patch_frames: int = 1
   width: int = 128
   depth: int = 6
   heads: int = 4
@@ -318,12 +342,12 @@ class SceneDiT(nn.Module):
         self.depth * 2 * USER_TOKENS * d, None, self.dtype, bias=False
       )
     side = self.image_size // self.patch
-    times = max(self.frames, 1) // self.patch_frames
+    init = nn.initializers.normal(self.place_scale)
     if self.place_axes:
-      init = axis_normal(self.place_scale, times)
-    else:
-      init = nn.initializers.normal(self.place_scale)
-    self.place = self.param("place", init, (times * side * side, d))
+      init = axis_normal(self.place_scale)
+    self.place = self.param("place", init, (side * side, d))
+    if self.frames:
+      self.when = self.param("when", nn.initializers.zeros, (self.frames, d))
     if self.soft_tokens:
       init, layers = (
         nn.initializers.normal(0.02),
@@ -342,12 +366,11 @@ class SceneDiT(nn.Module):
       in_axes=((1, nn.broadcast, nn.broadcast, 1, 1, 0),),
       length=self.depth,
       unroll=self.unroll,
-    )(d, self.heads, self.mlp_ratio, self.dtype)
+    )(d, self.heads, self.mlp_ratio, self.dtype, self.frames)
     self.final_modulation = blocks.dense(2 * d, None, self.dtype, zero=True)
     self.patch_out = blocks.dense(
-      self.patch_frames * self.patch**2 * self.channels, None, self.dtype,
-      zero=True,
-    )  # fmt: skip
+      self.patch**2 * self.channels, None, self.dtype, zero=True
+    )
 
   def encode(self, prompts: Any) -> Cond:
     """Word ids [P, L], or {"tokens"} with what else the policy takes.
@@ -386,23 +409,25 @@ class SceneDiT(nn.Module):
     return jnp.pad(kv, later)
 
   def _patches(self, x: Array) -> Array:
-    """[B, (F,) H, W, C] -> [B, (F / f) (H / p) (W / p), f p p C]."""
+    """[B, (F,) H, W, C] -> [B, (F) (H / p) (W / p), p p C]."""
     b, size, channels = x.shape[0], x.shape[-2], x.shape[-1]
-    f, p, side = self.patch_frames, self.patch, size // self.patch
-    y = x.reshape(b, -1, f, side, p, side, p, channels)
-    y = y.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return y.reshape(b, -1, f * p * p * channels).astype(self.dtype)
+    p, side = self.patch, size // self.patch
+    y = x.reshape(b, -1, p, side, p, channels).swapaxes(2, 3)
+    return y.reshape(b, -1, p * p * channels).astype(self.dtype)
 
   def _pixels(self, y: Array, shape: tuple[int, ...]) -> Array:
     """Tokens to latents of a shape, the inverse of `_patches`."""
     b, size, channels = shape[0], shape[-2], shape[-1]
-    f, p, side = self.patch_frames, self.patch, size // self.patch
-    y = y.reshape(b, -1, side, side, f, p, p, channels)
-    return y.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(shape)
+    p, side = self.patch, size // self.patch
+    y = y.reshape(b, -1, side, p, p, channels).swapaxes(2, 3)
+    return y.reshape(shape)
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
     y = blocks.rows(self.patch_in, self._patches(x))
-    y = y + self.place.astype(self.dtype)
+    place = self.place
+    if self.frames:
+      place = (self.when[:, None] + place).reshape(-1, self.width)
+    y = y + place.astype(self.dtype)
     if "source" in cond:
       y = y + cond["source"].astype(self.dtype)
     signal = self.time_in(blocks.timestep_features(t, self.width))
@@ -413,7 +438,7 @@ class SceneDiT(nn.Module):
     else:
       signal = nn.silu(signal + self.pooled_in(cond["pooled"]))
       words, mask = cond["kv"].astype(self.dtype), cond["mask"]
-    bias = blocks.key_bias(mask, prefix=y.shape[1])
+    bias = blocks.key_bias(mask, prefix=len(self.place))
     user = cond["user"].astype(self.dtype) if "user" in cond else None
     soft = no_soft = None
     if self.soft_tokens:
@@ -468,7 +493,6 @@ def make_policy(
   channels: int = 3,
   patch: int = PATCH,
   frames: int = 0,
-  patch_frames: int = 1,
   width: int = 128,
   depth: int = 6,
   heads: int = 4,
@@ -494,7 +518,6 @@ def make_policy(
       patch, are those of an autoencoder.
     patch: pixels per side of a token; divides image_size.
     frames: of a video; 0 for images.
-    patch_frames: consecutive frames of a token; divides frames.
     width: features; divisible by 2 * heads.
     depth: image blocks.
     heads: attention heads.
@@ -554,11 +577,6 @@ def make_policy(
       ' model.condition="class" reads none; set one of the two back'
     )
   require_counts("config.model.", least=0, frames=frames)
-  require_counts("config.model.", patch_frames=patch_frames)
-  if max(frames, 1) % patch_frames:
-    raise UserError(
-      f"model.patch_frames={patch_frames} does not divide model.frames={frames}"
-    )
   if takes_source and (frames or not LANGUAGES[language][1]):
     raise UserError(
       f"model.takes_source=True: there are no edits of videos (model.frames={frames},"
@@ -578,7 +596,6 @@ def make_policy(
     channels=channels,
     patch=patch,
     frames=frames,
-    patch_frames=patch_frames,
     width=width,
     depth=depth,
     heads=heads,
@@ -633,8 +650,10 @@ def make_policy(
         (r"^(text/edit_words|source_in/.*)$", takes_source),
         (r"^(user_in/.*|blocks/user_weight)$", user),
         (r"^soft_(tokens|times)$", soft_tokens),
+        (r"^(when|blocks/(when|frames_.*))$", frames),
       )
       if is_there
     ),
+    longer=r"^text/(embedding|position)$" if language in LONGER else "",
     kinds=CLASS_KINDS if condition == "class" else (),
   )

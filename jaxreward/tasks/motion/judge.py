@@ -18,9 +18,9 @@ from jaxreward.tasks.motion import paths, prompts
 from jaxreward.tasks.scenes import detect, grammar
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-MAX_OFF = 0.5  # pixels, root mean square from a path that counts as right
-_FALL_OFF = 2.0  # pixels off, and
-_FALL_STEP = 1.0  # pixels per frame off, at which a graded score is 1 / e
+MAX_OFF = 0.75  # pixels, root mean square from a path that counts as right
+_FALL_OFF = 3.0  # pixels off, and
+_FALL_STEP = 1.5  # pixels per frame off, at which a graded score is 1 / e
 _EXTRA = 0.5  # decay rate of the score per surplus object
 PARTS = (
   "dense", "strict", "objects", "follows", "acts", "physical", "possible",
@@ -107,15 +107,15 @@ def look(
 
   objects   share of the objects that are there in a frame, in colour and shape,
             less for others and for a background that is not even, over frames
-  follows   exp(-d / 2), d pixels from the nearest path of the motion, times the
+  follows   exp(-d / 3), d pixels from the nearest path of the motion, times the
             share of frames in which the object is seen
   dense     the product of the two
-  strict    1 if all objects and nothing else are in every frame and d <= .5
-  acts      mean over steps of exp(-|v - v'|), v the displacement to the next
+  strict    1 if all objects and nothing else are in every frame and d <= .75
+  acts      mean over steps of exp(-|v - v'| / 1.5), v the displacement to the next
             frame and v' that of the nearest path, 0 where one end is not seen
   physical  as `follows`, from the nearest physical path, times the share of steps
             that keep colour and shape
-  possible  1 if objects are seen in every frame, none changes, and d <= .5
+  possible  1 if objects are seen in every frame, none changes, and d <= .75
   texture   of the background
   """
   frames, items = jnp.asarray(frames, jnp.float32), jnp.asarray(items)

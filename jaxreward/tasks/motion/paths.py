@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-FRAMES = 8
-SIDE = 24
-GRAVITY = 1.2  # pixels per frame^2
+FRAMES = 6
+SIDE = 36  # as the scenes'
+GRAVITY = 2.5  # pixels per frame^2
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-PACES = {"slowly": (0.45, 0.75), "": (1.0, 1.35), "fast": (1.6, 1.9)}
-DROPS = (9.0, 13.0)  # of what falls and then lies
+PACES = {"slowly": (0.8, 1.3), "": (1.9, 2.5), "fast": (3.2, 3.8)}
+DROPS = (12.0, 17.0)  # of what falls and then lies
 BOUNCES = (6.0, 9.0)  # of what comes back as high as it was
 STEPS = 17
 
@@ -64,7 +64,7 @@ def _bank() -> np.ndarray:
 BANK = _bank()
 # What a path may be like down a column and be physical: any fall, any bounce.
 FALLS = np.array(
-  [f(h) for f in (fall, bounce) for h in np.arange(2.0, 14.01, 0.25)],
+  [f(h) for f in (fall, bounce) for h in np.arange(2.0, 20.01, 0.25)],
   np.float32,
 )
 HORIZONTAL = np.array([m.endswith(("left", "right")) for m in MOTIONS])

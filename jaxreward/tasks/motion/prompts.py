@@ -21,7 +21,7 @@ import numpy as np
 from jaxreward.data import prompts as prompts_lib
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.tasks.motion import paths
-from jaxreward.tasks.scenes.grammar import COLOURS, SHAPES
+from jaxreward.tasks.scenes.grammar import COLOURS, SHAPES, VOCAB
 from jaxreward.types import ArrayLike, PromptBatch
 
 KINDS = ("standing", "moving", "paced", "falling", "bouncing", "two")
@@ -34,7 +34,7 @@ SILENT = ("a", "an", "the")
 VOCABULARY = tuple(
   dict.fromkeys(
     (
-      "<pad>", *COLOURS, *SHAPES, *" ".join(paths.MOTIONS).split(), "and",
+      *VOCAB, *" ".join(paths.MOTIONS).split()
     )
   )
 )  # fmt: skip

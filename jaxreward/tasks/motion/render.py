@@ -1,4 +1,8 @@
-"""Videos of moving scenes, as pure functions of a key."""
+"""Videos of moving scenes, as pure functions of a key.
+
+Objects lie as those of the scenes, in cells of a jittered grid, and move along its rows
+and columns, two of them in different ones.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,8 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.tasks.scenes import render as scenes
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-RADIUS = (3.4, 3.9)
 EDGE = 0.8  # from what moves to the border, at least
-LANES = (6.0, 17.0)  # of two objects
-SWAY = 0.6  # of a lane, each way
-JUMP = (5.0, 7.0)
+JUMP = (7.5, 10.5)
 
 
 def sample_scene(
@@ -43,27 +44,31 @@ def sample_scene(
   bank = jnp.asarray(paths.BANK)
   offset = bank[motion, whole(0, (OBJECTS,), 0, paths.STEPS)]  # [N, F, 2]
 
-  radius = draw(1, (OBJECTS,), *RADIUS)
+  radius = draw(1, (OBJECTS,), *scenes.RADIUS)
   low = (radius + EDGE)[:, None]
   high = paths.SIDE - 1 - low
   first, last = low - offset.min(1), high - offset.max(1)
-  start = first + draw(2, (OBJECTS, 2), 0.0, 1.0) * (last - first)
+  is_vertical = (jnp.asarray(paths.VERTICAL)[motion] & present).any()
+  along = jnp.where(is_vertical, 1, 0)  # the axis of what moves
+  lane = jax.random.permutation(jax.random.fold_in(key, 3), scenes.GRID)
+  cell = whole(4, (OBJECTS, 2), 0, scenes.GRID)
+  is_along = jnp.arange(2) == along
+  cell = jnp.where(is_along, cell, lane[:OBJECTS, None])
+  start = scenes.CELL * (cell + 0.5) - 0.5
+  start += draw(13, (OBJECTS, 2), -scenes.JITTER, scenes.JITTER)
+  where = first + draw(2, (OBJECTS, 2), 0.0, 1.0) * (last - first)
+  start = jnp.where(offset.any(1), where, start)
   lands = (motion == paths.FALLING) | (motion == paths.BOUNCING)
   start = start.at[:, 1].set(jnp.where(lands, last[:, 1], start[:, 1]))
-  is_vertical = (jnp.asarray(paths.VERTICAL)[motion] & present).any()
-  along = jnp.where(is_vertical, 1, 0)  # the axis of two objects that move
-  lane = jax.random.permutation(jax.random.fold_in(key, 3), jnp.array(LANES))
-  lane = lane + draw(4, (OBJECTS,), -SWAY, SWAY)
-  is_lane = present.all() & (jnp.arange(2) != along)
-  start = jnp.where(is_lane, lane[:, None], start)
   centre = start[:, None] + offset
 
   time = jnp.arange(paths.FRAMES)
   later = time >= whole(5, (), 2, paths.FRAMES - 1)
   at = jnp.take_along_axis(centre[0], jnp.full((paths.FRAMES, 1), along), 1)
-  way = jnp.where((at * later[:, None]).sum() > 12.0 * later.sum(), -1.0, 1.0)
+  middle = paths.SIDE / 2 * later.sum()
+  way = jnp.where((at * later[:, None]).sum() > middle, -1.0, 1.0)
   jump = way * draw(6, (), *JUMP) * later * (fault == JUMPS)
-  place = centre[0] + jump[:, None] * (jnp.arange(2) == along)
+  place = centre[0] + jump[:, None] * is_along
   place = jnp.clip(place, low[0], high[0])
   centre = centre.at[0].set(jnp.where(fault == JUMPS, place, centre[0]))
 
