@@ -159,7 +159,7 @@ def cache_no_cpu_collectives() -> None:
       return
     write(cache_key, module_name, executable, backend, *args, **kwargs)
 
-  read_one_device.reads_no_cpu_collectives = True
+  vars(read_one_device)["reads_no_cpu_collectives"] = True
   compilation_cache.get_executable_and_time = read_one_device
   compilation_cache.put_executable_and_time = write_one_device
 
