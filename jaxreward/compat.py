@@ -12,7 +12,6 @@ the environment of JAX is set up.
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import mmap
@@ -138,10 +137,9 @@ def cache_no_cpu_collectives() -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)
     return
-  if getattr(read, "reads_no_cpu_collectives", False):
+  if read.__module__ == __name__:
     return
 
-  @functools.wraps(read)
   def read_one_device(cache_key, compile_options, backend, *args, **kwargs):
     build = compile_options.executable_build_options
     if (
@@ -151,7 +149,6 @@ def cache_no_cpu_collectives() -> None:
       return None, None
     return read(cache_key, compile_options, backend, *args, **kwargs)
 
-  @functools.wraps(write)
   def write_one_device(
     cache_key, module_name, executable, backend, *args, **kwargs
   ):
