@@ -130,10 +130,8 @@ def cache_no_cpu_collectives() -> None:
 
   read = getattr(compilation_cache, "get_executable_and_time", None)
   write = getattr(compilation_cache, "put_executable_and_time", None)
-  if (
-    read is None or write is None
-  ):  # moved: no cache is better than a wrong one
-    import jax
+  if read is None or write is None:
+    import jax  # they have moved: no cache is better than a wrong one
 
     jax.config.update("jax_enable_compilation_cache", False)
     return
@@ -156,7 +154,6 @@ def cache_no_cpu_collectives() -> None:
       return
     write(cache_key, module_name, executable, backend, *args, **kwargs)
 
-  vars(read_one_device)["reads_no_cpu_collectives"] = True
   compilation_cache.get_executable_and_time = read_one_device
   compilation_cache.put_executable_and_time = write_one_device
 
