@@ -33,6 +33,15 @@ def get_config(arg: str | None = None):
       patch=6,  # pixels; a token is a cell of the scenes' grid
     )
   )
+  config.verdicts = ConfigDict(
+    dict(
+      rule=dict(name="none"),  # what verdicts earn; "none": answers are taught
+      samples=8,  # answers of a question
+      length=40,  # most tokens of one
+      kl=0.02,  # weight of the judge that is begun with
+      credit="group",  # or "reward": a verdict earns its reward, as it is
+    )
+  )
   config.pretrain.update(part="judge", steps=1050, batch_size=12)
   config.optimizer.update(
     name="muon", learning_rate=1e-2, schedule="cosine", warmup_steps=30,
@@ -49,6 +58,7 @@ def get_config(arg: str | None = None):
       vision_depth=1, vision_heads=2, vision_mlp=48,
     )  # fmt: skip
     config.pretrain.update(steps=6, batch_size=8)
+    config.verdicts.update(samples=4, length=6)
     config.optimizer.warmup_steps = 2
     config.eval.update(samples=32, quick_samples=16, every=3)
     config.checkpoint.every = 3

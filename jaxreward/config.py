@@ -87,6 +87,7 @@ METHOD_SECTIONS = (
   "train_reward.last_layers",
   "reward_model.backbone",
   "reward_model.head",
+  "verdicts.rule",
 )
 # Fields and sections that may change when a run is resumed: they leave its
 # results unchanged (for the mesh, within float tolerance).

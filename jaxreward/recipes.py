@@ -458,6 +458,34 @@ def of_users(
   return config
 
 
+def by_verdicts(
+  rule: dict[str, Any], arg: str | None, beside: str
+) -> ConfigDict:
+  """The config that trains a judge by what its verdicts after thoughts earn.
+
+  Args:
+    rule: of `verdicts.rule`, with its options.
+    arg: of the recipe: "default" goes on from the judge that ships, on scenes;
+      "smoke" does so in miniature from nothing; there is no full size.
+    beside: the recipe's file.
+
+  Raises:
+    UserError: a size there is not.
+  """
+  is_small = _of_scenes(arg, "trains a judge on")
+  size = ":smoke" if is_small else ""
+  config = config_lib.load_sibling(f"../pretrain_judge.py{size}", beside)
+  config.judge.tasks = ("scenes",)
+  config.verdicts.rule = rule
+  if not is_small:
+    config.judge.weights = "package:judge"
+    config.pretrain.update(steps=120, batch_size=16)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=10)
+    config.eval.update(every=40, quick_samples=128)
+    config.checkpoint.every = 40
+  return config
+
+
 def judged(arg: str | None, beside: str, **judging: Any) -> ConfigDict:
   """The config that trains a reward model and judges it beside others.
 

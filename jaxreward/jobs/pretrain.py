@@ -36,6 +36,7 @@ from jaxreward.setup import (
   data_checks,
   evaluators,
   judge,
+  judge_verdicts,
   prompt_encoding,
   tracking,
   videos,
@@ -126,6 +127,7 @@ def check(config: ConfigDict) -> None:
     _check_autoencoder(config, policy, task)
   if part == "judge":
     judge.require(config)
+    judge_verdicts.rule_of(config)
   setup.step_table(config, "eval")
   evaluators.bind(config)
   optimizer.make_optimizer(
@@ -257,18 +259,27 @@ def _autoencoder(
 def _judge(
   config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
 ) -> Subject:
-  del mesh, task
-  of = judge.tasks_of(config)
+  del task
+  of, rule = judge.tasks_of(config), judge_verdicts.rule_of(config)
   reader, params = judge.make_reader(config)
+  if params is None:
+    params = judge.init(config, reader)
   seed = config.eval.seed
+
+  def verdicts_of(split, samples):
+    if rule is None:
+      return lambda params: {}
+    return judge_verdicts.make_evaluator(config, reader, of, split, samples)
 
   def evaluator(split, samples):
     return judge.make_evaluator(reader, of, split, samples, seed)
 
   validate = evaluator("validation", config.eval.quick_samples)
+  verdicts = verdicts_of("validation", config.eval.quick_samples)
 
   def final(params):
     results = evaluator("heldout", config.eval.samples)(params)
+    results["verdicts"] = verdicts_of("heldout", config.eval.samples)(params)
     (workdir / "judge").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name)  # a workdir may be in a bucket
@@ -281,13 +292,24 @@ def _judge(
       }
     return results
 
-  return Subject(
-    lambda: judge.init(config, reader) if params is None else params,
+  subject = Subject(
+    lambda: params,
     qwen_vl.SHARDING_RULES,
     judge.loss(reader, of, config.seed),
-    lambda params, n: judge.metrics(validate(params)),
+    lambda params, n: (
+      judge.metrics(validate(params)) | judge_verdicts.metrics(verdicts(params))
+    ),
     final,
     batch=judge.batches(config, reader, "train"),
+  )
+  if rule is None:
+    return subject
+  placed = setup.shapes(params, subject.sharding_rules, mesh)
+  return dataclasses.replace(
+    subject,
+    loss=judge_verdicts.loss(config, reader, of, rule),
+    context=setup.put(params, placed),
+    batch=judge_verdicts.batches(config, reader, "train"),
   )
 
 

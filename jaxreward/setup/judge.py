@@ -157,7 +157,9 @@ def batch_of(reader: Reader, task: Task, batch: asked.Batch) -> dict[str, Any]:
   return {"look": batch.look, "groups": rows}
 
 
-def _generator(seed: int, stream: str, number: int = 0) -> np.random.Generator:
+def generator_of(
+  seed: int, stream: str, number: int = 0
+) -> np.random.Generator:
   """Of a stream; for a number of it."""
   return np.random.default_rng([seed, zlib.crc32(stream.encode()), number])
 
@@ -170,7 +172,7 @@ def batches(config: ConfigDict, reader: Reader, split: str):
   def batch(n: int) -> dict[str, Any]:
     rows = {}
     for name, source in sources.items():
-      generator = _generator(config.seed, f"questions/{name}", n)
+      generator = generator_of(config.seed, f"questions/{name}", n)
       drawn = source(generator, count, config.judge.short)
       rows[name] = {
         **batch_of(reader, of[name], drawn),
@@ -246,7 +248,7 @@ def make_evaluator(
   batch, kinds = {}, {}
   for name, task in of.items():
     drawn = task.questions.Questions(split)(
-      _generator(seed, f"evaluation/{name}"), count
+      generator_of(seed, f"evaluation/{name}"), count
     )
     batch[name] = {
       **batch_of(reader, task, drawn), "seed": np.arange(count, dtype=np.uint32)
@@ -330,7 +332,7 @@ def fooled(
     mean probability that the first one is better; "length": correlation of the
     probability of yes with the words of the prompt, of wrong images.
   """
-  generator, q = _generator(seed, "fooled"), task.questions
+  generator, q = generator_of(seed, "fooled"), task.questions
   drawn = q.Questions(split)(generator, 16 * count)
   rows, is_right = [], drawn.is_right
   for i in range(0, len(is_right), 2):  # a right and a wrong one of a prompt

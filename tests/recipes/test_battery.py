@@ -52,7 +52,8 @@ REWARD_MODELS = [
   for name in those_of(call)
 ]
 STEERED = those_of("steered")
-OF_SCENES = REWARD_MODELS + STEERED  # without a full size
+JUDGES = those_of("by_verdicts")
+OF_SCENES = REWARD_MODELS + STEERED + JUDGES  # without a full size
 RECIPES = [
   name for name in EVERY if name not in OF_SCENES + PUBLISHED
 ]  # of align

@@ -37,23 +37,23 @@ class Taught:
   said: ArrayLike
 
 
-def logits(
+def read(
   model: Model,
   params: Params,
   features: Float[Array, "M N D"],
-  rows: Taught,
+  rows: Any,
   grid: tuple[int, int],
   *,
   deep: Float[Array, "M K N D"] | None = None,
   dtype: Any = jnp.float32,
-) -> Float[Array, "R G T V"]:
-  """Of every token of the texts.
+) -> decode.Prefix:
+  """What the questions of each row begin with.
 
   Args:
     model: geometry.
     params: of it.
     features: tokens of M images of one size, as many for each row.
-    rows: the questions; row r shows the r-th part of the images.
+    rows: "stem" and "stem_mask" [R, L]; row r shows the r-th part of the images.
     grid: rows and columns of an image's tokens.
     deep: those of inner layers.
     dtype: of the products.
@@ -65,7 +65,19 @@ def logits(
     deep = deep.reshape(len(deep), -1, deep.shape[-1])
   flat = features.reshape(-1, features.shape[-1])
   images = qwen.Images(flat, layout.source, deep)
-  prefix = decode.prefill(model, params, layout, images=images, dtype=dtype)
+  return decode.prefill(model, params, layout, images=images, dtype=dtype)
+
+
+def logits(
+  model: Model,
+  params: Params,
+  features: Float[Array, "M N D"],
+  rows: Taught,
+  grid: tuple[int, int],
+  **options: Any,
+) -> Float[Array, "R G T V"]:
+  """Of every token of the texts; the arguments are those of `read`."""
+  prefix = read(model, params, features, rows, grid, **options)
   return decode.logits(model, params, prefix, rows.texts)
 
 

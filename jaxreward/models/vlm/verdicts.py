@@ -1,0 +1,150 @@
+"""Verdicts that a judge writes after a thought, and what they earn.
+
+A rule is a function of `Written` that gives each of G answers to R questions a
+reward [R, G]; answers of one question are then compared (GRPO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxreward.errors import require_not_negative
+from jaxreward.models.vlm.decode import Answers
+from jaxreward.types import Array, ArrayLike
+
+
+@flax.struct.dataclass
+class Written:
+  """What G answers to each of R questions say.
+
+  Attributes:
+    is_right: bool [R, G], the word after the thought is the exact answer.
+    is_formed: bool [R, G], one thought, one of the verdicts, and the end.
+    listened: float [R, G], probability of the exact answer for a listener, who
+      reads the thought and not its verdict; 0 without a thought.
+  """
+
+  is_right: Array
+  is_formed: Array
+  listened: Array
+
+
+def read(
+  answers: Answers,
+  truth: Int[ArrayLike, "R"],
+  *,
+  close: int,
+  verdicts: Sequence[int],
+  stop: int,
+  heard: Float[Array, "R G T V"],
+) -> Written:
+  """What answers say that begin within a thought.
+
+  Args:
+    answers: as drawn.
+    truth: the right verdict of each question, a token.
+    close: the token that ends a thought.
+    verdicts: tokens that are verdicts.
+    stop: the token that ends an answer.
+    heard: logits of every token by the listener.
+  """
+  tokens, mask = answers.tokens, answers.mask
+  closes = (tokens == close) & mask
+  after = closes.argmax(-1)[..., None] + jnp.arange(1, 3)
+  inside = jnp.minimum(after, tokens.shape[-1] - 1)
+  take = lambda x: jnp.take_along_axis(x, inside, -1) & (after == inside)
+  is_verdict = jnp.isin(tokens, jnp.asarray(verdicts)) & mask
+  is_stop = (tokens == stop) & mask
+  right = (tokens == jnp.asarray(truth)[:, None, None]) & is_verdict
+  has_thought = closes.any(-1)
+  formed = (closes.sum(-1) == 1) & take(is_verdict)[..., 0]
+  at = jnp.take_along_axis(heard, inside[..., :1, None], 2)[..., 0, :]
+  chances = jax.nn.softmax(at[..., jnp.asarray(verdicts)], -1)
+  is_truth = jnp.asarray(truth)[:, None] == jnp.asarray(verdicts)
+  share = (chances * is_truth[:, None]).sum(-1)
+  has_room = has_thought & (after == inside)[..., 0]
+  return Written(
+    has_thought & take(right)[..., 0],
+    formed & take(is_stop)[..., 1],
+    jnp.where(has_room, share, 0.0),
+  )
+
+
+def signed(written: Written) -> Float[Array, "R G"]:
+  """1 for the right verdict, and -1 for a wrong one or none (RM-R1).
+
+  Chen et al. 2025, https://arxiv.org/abs/2505.02387.
+  """
+  return jnp.where(written.is_right, 1.0, -1.0)
+
+
+def added(written: Written) -> Float[Array, "R G"]:
+  """1 for the right verdict and 1 for the form (UnifiedReward-Think).
+
+  Wang et al. 2025, https://arxiv.org/abs/2505.03318.
+  """
+  return written.is_right + 1.0 * written.is_formed
+
+
+def gated(written: Written) -> Float[Array, "R G"]:
+  """1 for the right verdict in the right form, else 0 (branch and rethink).
+
+  Jiao et al. 2025, https://arxiv.org/abs/2510.23596; `unverified`: whether a
+  broken form costs more than nothing.
+  """
+  return 1.0 * (written.is_right & written.is_formed)
+
+
+def listened(written: Written, *, weight: float = 0.5) -> Float[Array, "R G"]:
+  """`added`, and how far the thought alone convinces a frozen listener.
+
+  Gambashidze et al. 2025, https://arxiv.org/abs/2506.22832; `unverified`: the
+  weight, and that a wrong verdict keeps the listener's part.
+
+  Args:
+    written: what is judged.
+    weight: of the listener's probability of the right verdict.
+
+  Raises:
+    UserError: a negative weight.
+  """
+  require_not_negative("", weight=weight)
+  return added(written) + weight * written.listened
+
+
+RULES: dict[str, Callable[..., Float[Array, "R G"]]] = {
+  "added": added,
+  "gated": gated,
+  "listened": listened,
+  "signed": signed,
+}
+
+
+def loss_of(
+  now: Float[Array, "R G T"],
+  reference: Float[Array, "R G T"],
+  credit: Float[Array, "R G"],
+  *,
+  kl: float,
+) -> Float[Array, "R G T"]:
+  """Policy gradient of every token of answers that were drawn just now.
+
+  -A exp(log p - stop(log p)) + kl (exp(d) - d - 1), d = log p_ref - log p
+  (Shao et al. 2024, https://arxiv.org/abs/2402.03300, eq. 3 and 4); the ratio
+  is exactly 1, so that no clipping is needed.
+
+  Args:
+    now: log-probabilities of the drawn tokens.
+    reference: those of the reference.
+    credit: of each answer.
+    kl: weight of the reference.
+  """
+  ratio = jnp.exp(now - jax.lax.stop_gradient(now))
+  loss = -jax.lax.stop_gradient(credit)[..., None] * ratio
+  gap = reference - now
+  return loss + kl * (jnp.exp(gap) - gap - 1)

@@ -1,0 +1,126 @@
+"""What verdicts after thoughts earn, and the gradient that follows from it."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxreward import advantages
+from jaxreward.models.vlm import verdicts
+from jaxreward.models.vlm.decode import Answers
+
+CLOSE, YES, NO, STOP, WORD = range(5)
+MARKS = dict(close=CLOSE, verdicts=(YES, NO), stop=STOP)
+CASES = {  # tokens: right for the truth "yes", formed
+  (WORD, CLOSE, YES, STOP): (True, True),
+  (CLOSE, YES, STOP, STOP): (True, True),
+  (WORD, CLOSE, NO, STOP): (False, True),
+  (WORD, CLOSE, YES, WORD): (True, False),
+  (WORD, WORD, CLOSE, YES): (True, False),  # it was cut
+  (WORD, YES, STOP, STOP): (False, False),  # no thought
+  (CLOSE, CLOSE, YES, STOP): (False, False),  # two ends of a thought
+  (WORD, CLOSE, WORD, STOP): (False, False),
+  (WORD, WORD, WORD, CLOSE): (False, False),
+  (WORD, STOP, CLOSE, YES): (False, False),  # what follows the end is nothing
+}
+
+
+def answers_of(rows):
+  tokens = np.array(rows)[None]
+  ended = (tokens == STOP).cumsum(-1)
+  mask = np.concatenate([0 * ended[..., :1], ended[..., :-1]], -1) == 0
+  return Answers(
+    jnp.asarray(np.where(mask, tokens, STOP)),
+    jnp.zeros(tokens.shape),
+    jnp.asarray(mask),
+  )
+
+
+@pytest.fixture(scope="module")
+def written():
+  heard = jnp.zeros((1, len(CASES), 4, 5))
+  heard = heard.at[..., YES].set(
+    np.log(3)
+  )  # a listener says yes three times of four
+  return verdicts.read(
+    answers_of([*CASES]), np.array([YES]), heard=heard, **MARKS
+  )
+
+
+def test_a_verdict_follows_a_thought_and_ends_the_answer(written):
+  right, formed = zip(*CASES.values(), strict=True)
+  assert written.is_right[0].tolist() == [*right]
+  assert written.is_formed[0].tolist() == [*formed]
+  has_thought = [CLOSE in x[:3] and STOP not in x[:2] for x in CASES]
+  np.testing.assert_allclose(
+    written.listened[0], 0.75 * np.array(has_thought), rtol=1e-6
+  )
+
+
+def test_a_truth_of_no_is_right_where_no_is_said():
+  heard = jnp.zeros((1, 2, 4, 5))
+  rows = [(WORD, CLOSE, NO, STOP), (WORD, CLOSE, YES, STOP)]
+  read = verdicts.read(answers_of(rows), np.array([NO]), heard=heard, **MARKS)
+  assert read.is_right.tolist() == [[True, False]]
+  np.testing.assert_allclose(read.listened, 0.5)
+
+
+def test_rules_are_their_tables():
+  right, formed = np.array([*itertools.product((True, False), repeat=2)]).T
+  listened = np.array([0.1, 0.2, 0.3, 0.4])
+  one = verdicts.Written(
+    *(jnp.asarray(x[None]) for x in (right, formed, listened))
+  )
+  tables = {
+    "signed": [1, 1, -1, -1],
+    "added": [2, 1, 1, 0],
+    "gated": [1, 0, 0, 0],
+    "listened": [2.05, 1.1, 1.15, 0.2],
+  }
+  assert set(tables) == set(verdicts.RULES)
+  for name, expected in tables.items():
+    np.testing.assert_allclose(verdicts.RULES[name](one)[0], expected)
+
+
+def test_a_listener_who_hears_nothing_new_changes_no_credit():
+  """Its part is the same in a group, and drops out of the comparison."""
+  right = jnp.array([[True, False, True]])
+  alike = verdicts.Written(right, right, jnp.full((1, 3), 0.3))
+  each = lambda rule: advantages.group(rule(alike), np.ones((1, 3), bool))
+  np.testing.assert_allclose(
+    each(verdicts.listened), each(verdicts.added), atol=1e-5
+  )
+
+
+def test_the_gradient_is_that_of_the_expected_reward():
+  """One token, all answers once, weighed by their probability: exact."""
+  scores, reward = jnp.array([0.3, -0.2, 0.9]), jnp.array([1.0, -1.0, 0.5])
+
+  def expected(s):
+    return (jax.nn.softmax(s) * reward).sum()
+
+  def surrogate(s):
+    now = jax.nn.log_softmax(s)
+    each = verdicts.loss_of(
+      now[None, :, None], now[None, :, None], reward[None], kl=0.0
+    )
+    weight = jax.lax.stop_gradient(jax.nn.softmax(s))
+    return -(weight * each[0, :, 0]).sum()
+
+  np.testing.assert_allclose(
+    jax.grad(surrogate)(scores), jax.grad(expected)(scores), atol=1e-6
+  )
+
+
+def test_the_reference_costs_nothing_at_the_start_and_pulls_back():
+  now = jnp.log(jnp.array([[[0.2, 0.5]]]))
+  zero = jnp.zeros((1, 1))
+  at = lambda x, base: verdicts.loss_of(x, base, zero, kl=1.0)
+  np.testing.assert_array_equal(at(now, now), 0)
+  other = jnp.log(jnp.array([[[0.4, 0.1]]]))
+  gap = np.asarray(other - now, np.float64)
+  np.testing.assert_allclose(at(now, other), np.exp(gap) - gap - 1, rtol=1e-5)
+  slope = jax.grad(lambda x: at(x, other).sum())(now)
+  np.testing.assert_allclose(slope, 1 - np.exp(gap), rtol=1e-5)

@@ -1,0 +1,57 @@
+"""Training of judges by their verdicts: what is asked, and what is refused."""
+
+import numpy as np
+import pytest
+
+from jaxreward.errors import UserError
+from jaxreward.jobs import pretrain
+from jaxreward.rewards.vision_language import PICTURE
+from jaxreward.setup import judge, judge_verdicts
+from tests import tiny
+
+SPEC = "pretrain_judge.py:smoke"
+ON = {"verdicts.rule.name": "added"}
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({"verdicts.rule.name": "adde"}, 'config.verdicts.rule.name="adde"'),
+    ({"verdicts.rule.wait": 1}, "config.verdicts.rule.wait"),
+    ({"verdicts.samples": 1}, "config.verdicts.samples=1: answers of a"),
+    ({"verdicts.length": 3}, "config.verdicts.length=3: a thought and"),
+    ({"verdicts.kl": -1.0}, "config.verdicts.kl=-1.0: expected"),
+    ({"verdicts.credit": "all"}, 'config.verdicts.credit="all": it is one'),
+    (
+      {"verdicts.rule.name": "listened", "verdicts.rule.weight": -1.0},
+      "config.verdicts.rule.weight=-1.0: expected",
+    ),
+  ],
+)
+def test_refused(given, message):
+  with pytest.raises(UserError) as error:
+    pretrain.check(tiny.load(SPEC, ON, given))
+  assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_questions_end_where_the_thought_begins(name):
+  config = tiny.load(SPEC, ON)
+  task, reader = judge.tasks_of(config)[name], judge.make_reader(config)[0]
+  generator = np.random.default_rng(0)
+  source = task.questions.Questions("train")
+  look, rows = judge_verdicts.drawn(name, source, generator, 6)
+  assert {row.kind for row in rows} == {"thought"} and len(rows) == 6
+  first = next(iter(vars(look).values()))
+  assert len(first) == 6
+  given = judge_verdicts.opened(reader, rows, *task.questions.ROOM["long"])
+  words = {reader.tokens.ids[x]: x for x in ("yes", "no")}
+  for i, row in enumerate(rows):
+    asked = row.question.replace("{image}", PICTURE)
+    whole = reader.asked([asked], "<think>")
+    ids = [
+      *np.asarray(given.stem)[i][given.stem_mask[i]],
+      *np.asarray(given.texts)[i, 0][given.texts_mask[i, 0]],
+    ]
+    assert ids == whole["text"][whole["mask"]].tolist()
+    assert row.answer.endswith(f"</think>{words[int(given.truth[i])]}")
