@@ -65,6 +65,7 @@ def get_config() -> ConfigDict:
           cache="",  # folder of decoded images; in memory by default
         ),
         caption_drop=0.0,  # share of captions left out, for guidance
+        control="",  # of portraits to colour: "grey", "edges" or "regions"
         # of preferences, where model.user is the width of a user's vector
         users=dict(
           count=0,  # planted, of opposite tastes, on a task's own pairs

@@ -10,6 +10,7 @@ from jaxreward import config as config_lib
 from jaxreward.errors import UserError
 
 SIZES = ("default", "smoke", "full")
+CONTROLS = ("grey", "edges", "regions")  # kinds of control images
 PUBLISHED = dict(
   clip=dict(fn="clip_score", weights="openai/clip-vit-large-patch14"),
   hps=dict(fn="hps_v2", weights="xswu/HPSv2:HPS_v2.1_compressed.pt"),
@@ -334,24 +335,34 @@ def on_dataset(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   return config
 
 
-def on_controls(
-  arg: str | None, beside: str, condition: str, **objective: Any
-) -> ConfigDict:
+def on_controls(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   """The config of `on_dataset` for a policy that starts from a control image.
 
-  Grey portraits, which words say how to colour, or at full size the rows of a
-  folder with a control "image" and its "target". The reward is `condition_cycle`.
+  Grey portraits, their edges, or maps of their regions, which words say how to colour;
+  at full size the rows of a folder with a control "image" and its "target". The reward
+  extracts the same again: `condition_cycle`, or `regions`.
 
   Args:
-    arg: of the recipe; "full" trains adapters of FLUX.1 Kontext.
+    arg: of the recipe: a size, and control=grey, edges or regions; "full" trains
+      adapters of FLUX.1 Kontext.
     beside: the recipe's file.
-    condition: what is extracted from both images.
     **objective: its name with its options.
+
+  Raises:
+    UserError: regions at full size.
   """
+  options = config_lib.parse_arg(arg, size=SIZES, control=CONTROLS)
+  arg, control = options["size"], options["control"]
+  if arg == "full" and control == "regions":
+    raise UserError(
+      "control=regions: the regions of portraits alone are known, and at full size"
+      ' images are of any kind; take "edges" or "grey"'
+    )
   config = on_dataset(arg, beside, **objective)
-  cycle: dict[str, Any] = dict(
-    fn="condition_cycle", condition=condition, weight=1.0
-  )
+  cycle: dict[str, Any] = dict(fn="regions", weight=1.0)
+  if control != "regions":
+    field = "source" if control == "grey" else "target"
+    cycle |= dict(fn="condition_cycle", condition=control, field=field)
   if size_of(arg) == "full":
     spec = "../align_public.py:kontext,objective=diffusion_nft"
     other = config_lib.load_sibling(spec, beside)
@@ -362,7 +373,9 @@ def on_controls(
   else:
     on_portraits(config, arg, beside, "portrait_edits")
     config.data.update(
-      dataset="portrait_edits", kind_weights=(0, 0, 0, 0, 0, 0, 0, 1, 0)
+      dataset="portrait_edits",
+      kind_weights=(0, 0, 0, 0, 0, 0, 0, 1, 0),
+      control=control,
     )
     cycle["kinds"] = kinds = dict(colour=1.0)
     config.heldout_rewards = {

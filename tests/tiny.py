@@ -17,7 +17,7 @@ from jaxreward import jobs, setup, workdirs
 from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
-from jaxreward.rewards import contexts_of
+from jaxreward.rewards import Scores, contexts_of
 from jaxreward.setup import judged, offline, players, references, row_scores
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
@@ -54,6 +54,13 @@ FAST = {
 def redness(images, prompts, *, scale=4.0, channel=0):
   """Mean of the red channel: a reward as a user would write it."""
   return scale * images[..., channel].mean((2, 3))
+
+
+def red_errors(images, prompts, *, scale=4.0, channel=0):
+  """`redness` with what each pixel lacks of it."""
+  errors = 1 - images[..., channel].reshape(*images.shape[:2], -1)
+  value = redness(images, prompts, scale=scale, channel=channel)
+  return Scores(value, errors=errors)
 
 
 def lightness(images, *, scale=1.0):

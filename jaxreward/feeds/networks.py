@@ -123,7 +123,7 @@ class Arrays:
       feeds that differentiate them. A third argument, "other", scores by the
       prompts that `align.controls` or the batch set against these; "pull" gives,
       in the place of scores, inner products with the rewards' gradients in the
-      image, each of length 1.
+      image, each of length 1; "errors" gives a reward's `Scores.errors`, [M, N].
     more: name -> function that computes a further array of the rows.
     predictions: name -> function of predicted samples [M, ...] and the rows.
   """

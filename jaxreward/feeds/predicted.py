@@ -76,6 +76,11 @@ def _scores(name: str, latents: Any, of: str = "own"):
   return lambda arrays: scored(arrays, name, latents(arrays), of)[0]
 
 
+def _errors(latents: str):
+  """`Scores.errors` of latents, [M, N], differentiable, by their own prompts."""
+  return lambda arrays: scored(arrays, latents, arrays(latents), "errors")[0]
+
+
 def _named(name: str):
   return lambda arrays: arrays(name)
 
@@ -161,6 +166,8 @@ _SCORED = {
   "denoised_other_scores": _scores("denoised", _denoised, "other"),
   "inverted_scores": _scores("inverted", _inverted),
   "inverted_other_scores": _scores("inverted", _inverted, "other"),
+  "errors": _errors("x0_hat"),
+  "near_errors": _errors("near_x0_hat"),
   "pull": _pull,
   "saliency": _saliency,
 }
@@ -191,7 +198,7 @@ FEED = dataclasses.replace(
   },
   latents=(
     *noised.FEED.latents, "x_near", "near_v", "x_solved", "x0_hat",
-    "near_x0_hat", "images", "saliency", "x_again", "again_noise",
+    "near_x0_hat", "errors", "near_errors", "images", "saliency", "x_again", "again_noise",
     "v_reference_again", "v_empty_again", "x_beyond", "x0_beyond",
     "x_beyond_again", "v_reference_beyond_again",
   ),

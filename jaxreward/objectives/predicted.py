@@ -239,62 +239,6 @@ def _distilled(
   return loss, jax.lax.stop_gradient(metrics)
 
 
-def uncertain_reward(
-  v: Latents,
-  near_v: Latents,
-  u: Latents,
-  t: Rows,
-  scores: Rows,
-  near_scores: Rows,
-  mask: Bool[ArrayLike, "B"],
-  *,
-  margin: float = 2.0,
-  weight: float = 1.0,
-  uncertainty: float = 0.1,
-  latest: float = 0.4,
-) -> Loss:
-  """Ctrl-U: a reward counts less where two predictions disagree on it.
-
-  U = |r(x0_hat at near_t) - r(x0_hat at t)|, l = relu(margin - r(x0_hat at t)),
-  L = mean |v - u|^2 + |near_v - u|^2 + 1[t <= latest] (weight l exp(-U)
-  + uncertainty U). The gradient flows through U too.
-  Zhang et al. 2024, https://arxiv.org/abs/2410.11236, read in the authors' code, for
-  depth and edges: t <= .4, weights 1 and .1, times one of 1000 apart
-  (`align.gap=0.001`). U is of pixels there and of images here, and their l is the
-  squared error of a detector.
-
-  Args:
-    v: velocity at (x_t, t).
-    near_v: velocity at (x_near, near_t), under the same noise.
-    u: flow-matching target eps - x0.
-    t: times in (0, 1].
-    scores: of x0_hat at t, differentiable.
-    near_scores: of x0_hat at near_t, differentiable.
-    mask: False for padding, which may hold anything.
-    margin: a larger score has no loss; l is to be 0 or above.
-    weight: of the reward's loss.
-    uncertainty: of U.
-    latest: the reward counts up to this time.
-
-  Returns:
-    (loss, metrics): matching_loss, disagreement (U in the window), tail_reward.
-  """
-  v, near_v, u, t, scores, near_scores = keep(
-    mask, v, near_v, u, t, scores, near_scores
-  )
-  matching = mean_square(v - u) + mean_square(near_v - u)
-  window = jnp.asarray(mask) & (t <= latest)
-  gap = jnp.abs(near_scores - scores)
-  terms = weight * jax.nn.relu(margin - scores) * jnp.exp(-gap)
-  terms = jnp.where(window, terms + uncertainty * gap, 0.0)
-  metrics = {
-    "matching_loss": Mean.of(matching, mask),
-    "disagreement": Mean.of(gap, window),
-    "tail_reward": Mean.of(scores, window),
-  }
-  return Mean.of(matching + terms, mask), jax.lax.stop_gradient(metrics)
-
-
 def _window(columns, *, latest: float = 0.2) -> dict[str, Array]:
   """Rows up to a time, each with the weight that makes their mean 1."""
   inside = columns["valid"] & (columns["t"] <= latest)
@@ -303,7 +247,76 @@ def _window(columns, *, latest: float = 0.2) -> dict[str, Array]:
   return {"window": share.astype(jnp.float32)}
 
 
-@prepares(lambda t, mask: {"t": t, "valid": mask}, _window, gives=("window",))
+_in_window = prepares(
+  lambda t, mask: {"t": t, "valid": mask}, _window, gives=("window",)
+)
+
+
+@_in_window
+def uncertain_reward(
+  v: Latents,
+  near_v: Latents,
+  u: Latents,
+  t: Rows,
+  window: Rows,
+  errors: Float[ArrayLike, "B *N"],
+  near_errors: Float[ArrayLike, "B *N"],
+  mask: Bool[ArrayLike, "B"],
+  *,
+  weight: float = 1.0,
+  uncertainty: float = 0.1,
+  latest: float = 0.4,
+) -> Loss:
+  """Ctrl-U: pixels on which two predictions differ count less.
+
+  With e what is extracted from x0_hat less the control image, pixel by pixel, and U =
+  |e(near_t) - e(t)|, which is how far the two extractions are apart,
+  L = mean |v - u|^2 + |near_v - u|^2 + the mean over rows with t <= latest of
+  weight mean_pixels(e^2 exp(-U)) + uncertainty mean_pixels(U).
+  The gradient flows through U too. Zhang et al. 2024, https://arxiv.org/abs/2410.11236,
+  read in the authors' code for depth and edges: t <= .4, weights 1 and .1, times one of
+  1000 apart (`align.gap=0.001`), the second noisier there. Of segments theirs are a
+  cross-entropy and a divergence; here channels of a map are pixels like others. The
+  weight of the reward itself is not read, `kinds` are.
+
+  Args:
+    v: velocity at (x_t, t).
+    near_v: velocity at (x_near, near_t), under the same noise.
+    u: flow-matching target eps - x0.
+    t: times in (0, 1].
+    window: 1[t <= latest] over its mean in the optimizer step.
+    errors: of x0_hat at t, differentiable.
+    near_errors: of x0_hat at near_t, differentiable.
+    mask: False for padding, which may hold anything.
+    weight: of the reward's loss.
+    uncertainty: of U.
+    latest: the reward counts up to this time.
+
+  Returns:
+    (loss, metrics): matching_loss; control_error (e^2) and disagreement (U), of the
+    window.
+  """
+  del latest  # read where the window is made
+  v, near_v, u, window, errors, near_errors = keep(
+    mask, v, near_v, u, window, errors, near_errors
+  )
+  window = jax.lax.stop_gradient(window)
+  matching = mean_square(v - u) + mean_square(near_v - u)
+  inside = jnp.asarray(mask) & (window > 0)
+  pixels = lambda x: x.reshape(len(x), -1)
+  errors, near_errors = pixels(errors), pixels(near_errors)
+  gap = jnp.abs(near_errors - errors)
+  terms = weight * jnp.square(errors) * jnp.exp(-gap) + uncertainty * gap
+  terms = window * jnp.where(inside, terms.mean(1), 0.0)
+  metrics = {
+    "matching_loss": Mean.of(matching, mask),
+    "control_error": Mean.of(mean_square(errors), inside),
+    "disagreement": Mean.of(gap.mean(1), inside),
+  }
+  return Mean.of(matching + terms, mask), jax.lax.stop_gradient(metrics)
+
+
+@_in_window
 def one_step_reward(
   v: Latents,
   u: Latents,

@@ -28,12 +28,15 @@ class Scores:
       its T steps, and of the sample last.
     places: [P, G, h, w], scores in [-1, 1] of places of the image, of any
       resolution; NaN where nothing was judged.
+    errors: [P, G, N], signed, by how much each pixel and channel of what is
+      extracted from the image is off; for objectives that read `errors`.
   """
 
   value: Float[ArrayLike, "P G"]
   std: Float[ArrayLike, "P G"] | None = None
   per_step: Float[ArrayLike, "P G S"] | None = None
   places: Float[ArrayLike, "P G h w"] | None = None
+  errors: Float[ArrayLike, "P G N"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

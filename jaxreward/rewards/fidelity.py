@@ -1,13 +1,14 @@
 """How close an image is to a reference.
 
 Distances are negated, so that higher is better. References are the prompts'
-targets (for `condition_cycle` their sources), or come from a folder; see
+targets (for `condition_cycle` their sources too), or come from a folder; see
 `references`. An image without a reference scores NaN.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import convert, hub
 from jaxreward.models.vision import perceptual, preprocess
 from jaxreward.models.vision.encoders import Encoder
-from jaxreward.rewards import consistency
+from jaxreward.rewards import consistency, contract
 from jaxreward.rewards import references as files
 from jaxreward.rewards.contract import Loaded, declare
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
@@ -284,22 +285,25 @@ def dists(
   return {"dists": against(measure, images, *pair)}
 
 
-def _grey(x: Array) -> Array:
-  return x @ jnp.array([0.299, 0.587, 0.114])
+def _grey(x: Any) -> Any:
+  return x @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _edges(x: Array) -> Array:
-  """Sobel gradient magnitude of the grey image, [B, H - 2, W - 2, 1]."""
+def edges(x: Any) -> Any:
+  """Sobel gradient magnitude of the grey images [B, H, W, 3], NumPy's or JAX's.
+
+  [B, H - 2, W - 2, 1]; 1 along a straight edge of black and white.
+  """
   y = _grey(x)
   tall = y[:, :-2] + 2 * y[:, 1:-1] + y[:, 2:]
   wide = y[:, :, :-2] + 2 * y[:, :, 1:-1] + y[:, :, 2:]
   dx = tall[:, :, 2:] - tall[:, :, :-2]
   dy = wide[:, 2:] - wide[:, :-2]
-  return jnp.sqrt(dx**2 + dy**2 + 1e-8)[..., None]
+  return ((dx**2 + dy**2) / 16 + 1e-9)[..., None] ** 0.5
 
 
 CONDITIONS: dict[str, Callable[[Array], Array]] = {
-  "edges": _edges,
+  "edges": edges,
   "grey": lambda x: _grey(x)[..., None],
   "layout": lambda x: _pooled(x, 8),
 }
@@ -311,6 +315,16 @@ def _pooled(x: Array, side: int) -> Array:
   )
 
 
+def cycle(
+  extracted: Float[ArrayLike, "P G ..."], control: Float[ArrayLike, "P _ ..."]
+) -> contract.Scores:
+  """1 - mean |c - control| / (mean |control| + 0.01), and each pixel's c - control."""
+  flat = lambda x: jnp.reshape(x, (*jnp.shape(x)[:2], -1))
+  errors, control = flat(extracted) - flat(control), flat(control)
+  scale = jnp.abs(control).mean(-1) + 0.01
+  return contract.Scores(1 - jnp.abs(errors).mean(-1) / scale, errors=errors)
+
+
 @declare(loads=load_references, applies=files.has("source"))
 def condition_cycle(
   images: Images,
@@ -319,7 +333,8 @@ def condition_cycle(
   reference: Reference | None = None,
   known: Known | None = None,
   condition: str = "edges",
-) -> Scores:
+  field: str = "source",
+) -> dict[str, contract.Scores]:
   """1 - mean |c(image) - c(reference)| / (mean |c(reference)| + 0.01).
 
   The condition is extracted again from the image and compared with the one that
@@ -332,20 +347,33 @@ def condition_cycle(
     reference: the image that the condition was extracted from.
     known: whether there is one.
     condition: c: "edges" (Sobel), "grey" or "layout" (8 x 8 colours).
+    field: of the prompts' own images: "source", or "target" where the source is
+      c(target), the control image itself, and not an image that has one.
   """
   if condition not in CONDITIONS:
     raise UserError(
       f"condition_cycle.condition={condition}: known are"
       f" {', '.join(CONDITIONS)}"
     )
+  if field not in ("source", "target"):
+    raise UserError(
+      f'condition_cycle.field="{field}": known are "source" and "target"'
+    )
+  images = jnp.asarray(images)
+  p, g, h, w, _ = images.shape
+  reference, known = files.resolve(prompts, field, reference, known)
+  usable = jnp.isfinite(images).all((2, 3, 4)) & jnp.asarray(known)
+  safe = jnp.where(usable[..., None, None, None], images, 0.0)
   draw = CONDITIONS[condition]
-
-  def measure(a: Array, b: Array) -> Array:
-    gap = jnp.abs(draw(a) - draw(b)).mean((1, 2, 3))
-    return 1 - gap / (jnp.abs(draw(b)).mean((1, 2, 3)) + 0.01)
-
-  pair = files.resolve(prompts, "source", reference, known)
-  return {"condition_cycle": against(measure, images, *pair)}
+  control = draw(preprocess.fitted(jnp.asarray(reference)[:, 0], (h, w)))
+  extracted = draw(safe.reshape(p * g, h, w, 3))
+  scores = cycle(
+    extracted.reshape(p, g, *extracted.shape[1:]), control[:, None]
+  )
+  keep = lambda x: jnp.where(
+    jnp.expand_dims(usable, range(2, x.ndim)), x, jnp.nan
+  )
+  return {"condition_cycle": jax.tree.map(keep, scores)}
 
 
 @declare(loads=load_references, applies=files.has("target"))

@@ -13,6 +13,8 @@ import numpy as np
 from jaxreward.errors import UserError, one_line, shown
 from jaxreward.rewards.contract import Scores
 
+_AXES = ("[P, G]", "[P, G, T + 1]", "[P, G, h, w]")
+
 
 def named(name: str, result: Any) -> dict[str, Any]:
   """The result by name: a single score takes the config's key."""
@@ -61,11 +63,16 @@ def _judged(name: str, result: Any, shape: tuple[int, ...]) -> Scores:
   if places is not None:
     sides = (*np.shape(places), 0, 0, 0, 0)[2:4]
     places = _scores(f"{what} as places", places, (*shape, *sides))
-  return Scores(_scores(what, result.value, shape), std, steps, places)
+  errors = result.errors
+  if errors is not None:
+    count = (np.shape(errors) or (0,))[-1]
+    axes = "[P, G, N]"
+    errors = _scores(f"{what} as errors", errors, (*shape, count), axes)
+  return Scores(_scores(what, result.value, shape), std, steps, places, errors)
 
 
-def _scores(what: str, value: Any, shape: tuple[int, ...]):
-  axes = ("[P, G]", "[P, G, T + 1]", "[P, G, h, w]")[len(shape) - 2]
+def _scores(what: str, value: Any, shape: tuple[int, ...], axes: str = ""):
+  axes = axes or _AXES[len(shape) - 2]
   expected = f"expected numbers of shape {axes} = {list(shape)}"
   value = _array(what, value, expected)
   dtype = value.dtype

@@ -188,6 +188,31 @@ def device_scores(
   return values_of(_inside(rewards, contexts, images, prompts, verdict))
 
 
+def device_errors(
+  rewards: Mapping[str, Reward],
+  contexts: Mapping[str, Context],
+  images: ArrayLike,
+  prompts: PromptBatch,
+) -> tuple[str, Array]:
+  """(name, errors [P, G, N]) of the one reward that gives `Scores.errors`.
+
+  Arguments as `device_scores`.
+
+  Raises:
+    UserError: none gives them, or more than one.
+  """
+  outputs = _inside(rewards, contexts, images, prompts, None)
+  errors = {n: s.errors for n, s in outputs.items() if s.errors is not None}
+  if len(errors) != 1:
+    known = ", ".join(errors) or "none"
+    raise UserError(
+      "config.objective reads the errors of one reward, pixel by pixel, and of"
+      f" config.rewards {known} gives them; take one such as condition_cycle"
+    )
+  ((name, value),) = errors.items()
+  return name, jnp.asarray(value)
+
+
 def _inside(rewards, contexts, images, prompts, verdict) -> dict[str, Scores]:
   scores: dict[str, Scores] = {}
   for reward in rewards.values():
@@ -247,7 +272,8 @@ def _context(reward: Reward, prompts: PromptBatch) -> Context:
 @functools.partial(jax.jit, static_argnums=0)
 def _jitted(rewards, contexts, images, prompts, verdict):
   by_name = {reward.name: reward for reward in rewards}
-  return _inside(by_name, contexts, images, prompts, verdict)
+  outputs = _inside(by_name, contexts, images, prompts, verdict)
+  return {n: dataclasses.replace(s, errors=None) for n, s in outputs.items()}
 
 
 def _arguments(rewards, images, prompts, verdict):

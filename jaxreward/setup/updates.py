@@ -25,6 +25,8 @@ from jaxreward.numerics import Max, Mean, Metric, pool
 from jaxreward.rewards import (
   Reward,
   RowWeight,
+  applies_to,
+  device_errors,
   device_scores,
   mask_inapplicable,
 )
@@ -408,6 +410,8 @@ class Loss:
     """
     images = self.trainable.policy.to_pixels(latents, frozen.decoder)
     images = jnp.clip(images, 0.0, 1.0)
+    if of == "errors":
+      return self._errors(frozen, images, index), images
     rows = controls.rows(index, of, self.plan)
     score = lambda images: self._scores(
       frozen.contexts, frozen.prompts, images, *rows
@@ -417,6 +421,18 @@ class Loss:
     scores, weights_of = score(images)
     total = sum(weights_of[name] * scores[name] for name in scores)
     return jnp.asarray(total), images
+
+  def _errors(self, frozen: Frozen, images: Array, index: ArrayLike) -> Array:
+    """Errors [M, N] by their own prompts; 0 where the reward is not applicable."""
+    index, row = controls.rows(index, "own", self.plan)
+    prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], frozen.prompts)
+    name, errors = device_errors(
+      {reward.name: reward for reward in self.rewards},
+      {k: v.take(row) for k, v in frozen.contexts.items()},
+      images[:, None], prompts,
+    )  # fmt: skip
+    is_known = applies_to(self.weights[name], prompts)
+    return jnp.where(is_known, errors[:, 0], 0.0)
 
   def scores(
     self, contexts: Any, prompts: Any, images: Array, index: ArrayLike

@@ -45,6 +45,8 @@ class Task:
       0 for a wrong one.
     rows: (prompts, number of rows) -> their batch without images.
     attach: (batch, its prompts, side) -> the batch with their images.
+    controls: names that `attach` and `pretraining` take as `control`: kinds of
+      control images, the first by default.
     own: split, or None for all -> the task's own prompts; None if it has none.
     has_pictures: whether its prompts have a source image; None if a user's file
       decides.
@@ -89,6 +91,7 @@ class Task:
   measure: Callable[..., dict[str, Array]] = out_of_range
   rows: Callable[..., PromptBatch] = prompts_lib.batch
   attach: Callable[..., PromptBatch] = pictures.attach
+  controls: tuple[str, ...] = ()
   own: Callable[[str | None], tuple[Prompt, ...]] | None = None
   has_pictures: bool | None = None
   reads_files: bool = True

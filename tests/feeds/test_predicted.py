@@ -72,6 +72,8 @@ def rows_of(plan, policy, **sampling):
 
 
 def score(latents, index, of="own"):
+  if of == "errors":
+    return jnp.sin(latents).reshape(len(latents), -1), latents
   assert of in ("own", "other")
   sign = {"own": 1.0, "other": -0.5}[of]
   return sign * jnp.sin(latents).mean((1, 2, 3)), latents
@@ -97,6 +99,8 @@ def test_on_a_point_mass_every_prediction_is_the_sample():
   want = np.sin(C)
   for name in ("scores", "near_scores", "denoised_scores", "inverted_scores"):
     np.testing.assert_allclose(arrays(name), want, atol=1e-4)
+  for name in ("errors", "near_errors"):
+    np.testing.assert_allclose(arrays(name), np.full((6, 8), want), atol=1e-4)
   for name in ("denoised_other_scores", "inverted_other_scores"):
     np.testing.assert_allclose(arrays(name), -0.5 * want, atol=1e-4)
   # The teacher agrees with it wherever it is noised again.

@@ -14,7 +14,7 @@ B, SHAPE = 6, (2, 2, 3)
 ROWS = {
   "log_prob", "old_log_prob", "advantage", "scores", "weight", "value",
   "signal_chosen", "signal_rejected", "group_gap", "group_share",
-  "sample_log_ratio", "latent_score", "near_scores", "window", "share", "pull", "denoised_scores",
+  "sample_log_ratio", "latent_score", "window", "share", "pull", "denoised_scores",
   "denoised_other_scores", "inverted_scores", "inverted_other_scores",
 }  # fmt: skip
 # Those on rows alone: test_groups.py has those on groups, test_differences.py those
@@ -49,6 +49,8 @@ def example(name, seed=0):
       arrays[key] = rng.normal(0, 1, (B, 3, *SHAPE))
     elif key == "place_weight":
       arrays[key] = rng.uniform(0, 1, (B, *SHAPE[:2]))
+    elif key in ("errors", "near_errors"):
+      arrays[key] = rng.normal(0, 1, (B, 4))
     elif key in ("t", "near_t", "again_t", "beyond_again_t", "std", "dt"):
       arrays[key] = rng.uniform(0.2, 0.9, B)
     else:
@@ -189,7 +191,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     "continuous_matching": ("v_empty_again", "v_fake_beyond_again"),
     "score_implicit": (),
     "surrogate_matching": ("v_surrogate_again", "x_again"),
-    "uncertain_reward": (),
+    "uncertain_reward": ("window",),
     "one_step_reward": ("window",),
     "reward_instruct": ("scores",),
   }.get(name, ("old_log_prob", "advantage"))

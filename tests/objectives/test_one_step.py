@@ -67,43 +67,46 @@ def test_segments_end_where_they_should():
     )
 
 
-def test_a_reward_in_doubt_counts_less():
+def test_a_pixel_in_doubt_counts_less():
   """l = 2, U = .5: l exp(-U) + U = 1.713061, with slope 1 - l exp(-U) in U."""
   zeros, one = np.zeros((1, 2)), np.ones(1, bool)
-  options = dict(margin=2.0, weight=1.0, uncertainty=1.0)
+  error = np.full((1, 2), np.sqrt(2.0))
 
-  def loss(near, t=0.3, **more):
+  def loss(gap, window=1.0):
+    near = error + np.array([[1.0, -1.0]]) * gap
     mean, _ = objectives.uncertain_reward(
-      zeros, zeros, zeros, np.array([t]), np.zeros(1), near, one,
-      **options | more,
+      zeros, zeros, zeros, np.array([0.3]), np.array([window]), error, near,
+      one, weight=1.0, uncertainty=1.0,
     )  # fmt: skip
     return mean.value()
 
-  value, slope = jax.value_and_grad(loss)(np.array([0.5], np.float32))
+  value, slope = jax.value_and_grad(loss)(np.float32(0.5))
   np.testing.assert_allclose(value, 1.713061, atol=1e-6)
-  np.testing.assert_allclose(slope, [-0.213061], atol=1e-6)
-  np.testing.assert_allclose(loss(np.log(2.0)[None]), 1.693147, atol=1e-6)
-  assert loss(np.zeros(1)) == 2.0  # one time: the plain reward
-  assert loss(np.array([0.5]), t=0.5) == 0  # flow matching alone
+  np.testing.assert_allclose(slope, -0.213061, atol=1e-6)
+  np.testing.assert_allclose(loss(np.log(2.0)), 1.693147, atol=1e-6)
+  np.testing.assert_allclose(loss(0.0), 2.0, rtol=1e-6)  # the plain reward
+  assert loss(0.5, window=0.0) == 0  # flow matching alone
 
 
 def test_uncertain_reward_in_value_and_gradient():
-  """Both velocities are matched; rewards count up to `latest`, in both scores."""
+  """As the authors have it: pixels first, then the mean over rows in the window."""
   v, near_v, u = RNG.normal(0, 1, (3, 5, 2, 2))
-  scores, near = RNG.normal(0, 2, (2, 5))
+  errors, near = RNG.normal(0, 1, (2, 5, 6))
   t = np.array([0.1, 0.39, 0.41, 0.2, 0.9])
   mask = np.array([1, 1, 1, 0, 1], bool)
-  arrays = (v, near_v, scores, near)
+  arrays = (v, near_v, errors, near)
+  finish = prepare_of(objectives.uncertain_reward).finish
+  window = finish({"t": t, "valid": mask})["window"]
 
-  def reference(v, near_v, scores, near):
+  def reference(v, near_v, errors, near):
     rows = np.square(v - u).mean((1, 2)) + np.square(near_v - u).mean((1, 2))
-    gap = np.abs(near - scores)
-    terms = 1.5 * np.maximum(1.2 - scores, 0) * np.exp(-gap) + 0.3 * gap
-    return (rows + terms * (t <= 0.4))[mask].mean()
+    gap, inside = np.abs(near - errors), mask & (t <= 0.4)
+    reward = (errors**2 * np.exp(-gap)).mean(1)[inside].mean()
+    return rows[mask].mean() + 1.5 * reward + 0.3 * gap.mean(1)[inside].mean()
 
-  def loss(v, near_v, scores, near):
+  def loss(v, near_v, errors, near):
     mean, _ = objectives.uncertain_reward(
-      v, near_v, u, t, scores, near, mask, margin=1.2, weight=1.5,
+      v, near_v, u, t, window, errors, near, mask, weight=1.5,
       uncertainty=0.3,
     )  # fmt: skip
     return mean.value()

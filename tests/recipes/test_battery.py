@@ -202,15 +202,19 @@ SIGNALS = {
 }  # fmt: skip
 
 
+READ_ERRORS = ("ctrl_u",)  # of every pixel
+
+
 def iteration(name, **changes):
   """Programs with the small policy, each reward a channel of the images."""
   dotted = {key.replace("__", "."): value for key, value in changes.items()}
   config = load(name, tiny.FAST, GEOMETRY, OVERRIDES.get(name, {}), dotted)
   rewards = config.rewards or {"redness": {}}
+  function = "red_errors" if name in READ_ERRORS else "redness"
   with config.unlocked():
     config.rewards = {
       reward: dict(
-        fn=f"{tiny.HERE}:redness", channel=i % 3,
+        fn=f"{tiny.HERE}:{function}", channel=i % 3,
         weight=section.get("weight", 1.0),
       )
       for i, (reward, section) in enumerate(rewards.items())

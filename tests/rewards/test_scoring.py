@@ -200,3 +200,26 @@ def test_the_registry_keeps_the_contract():
   assert set(known) >= {"detector", "strict", "learned"}
   for fn in known.values():
     assert fn.is_host in (True, False)
+
+
+def test_errors_of_pixels_are_those_of_one_reward(images, prompts):
+  def errors(images, prompts):
+    flat = images.reshape(*images.shape[:2], -1)
+    return rewards.Scores(flat.mean(-1), errors=flat - 1)
+
+  built = rewards.build({"warm": redness, "a": errors, "b": errors})
+  contexts = rewards.contexts_of(built, prompts)
+  of = lambda *names: rewards.device_errors(
+    {n: built[n] for n in names}, contexts, images, prompts
+  )
+  name, values = of("warm", "a")
+  assert name == "a"
+  np.testing.assert_array_equal(values, images.reshape(P, G, -1) - 1)
+  for names, known in ((("warm",), "none"), (("a", "b"), "a, b")):
+    with pytest.raises(UserError, match=f"of config.rewards {known} gives"):
+      of(*names)
+  wrong = rewards.build(
+    {"a": lambda i, p: rewards.Scores(redness(i, p), errors=np.ones((2, 2)))}
+  )
+  with pytest.raises(UserError, match=r"as errors .* \[P, G, N\]"):
+    rewards.device_errors(wrong, contexts, images, prompts)

@@ -72,8 +72,11 @@ def edit_batches(
   corruption: float,
   kind_weights: Sequence[int],
   steps: int,
+  control: str = "grey",
 ) -> grain.MapDataset:
   """As `caption_batches`, for edits, some answers of which are wrong.
+
+  `control` is of `edits.CONTROLS`.
 
   Returns:
     A dataset whose element n is {"source" and "picture", the answer: float32
@@ -81,7 +84,8 @@ def edit_batches(
   """
   stream = pipeline.prompt_batches(
     chosen, seed=seed, batch_size=batch_size, kind_weights=kind_weights,
-    categories=prompts.EDIT_CATEGORIES, rows=prompts.batch, attach=_with_answer,
+    categories=prompts.EDIT_CATEGORIES, rows=prompts.batch,
+    attach=functools.partial(_with_answer, control=control),
   )  # fmt: skip
 
   def apply(index, rng):
@@ -97,10 +101,10 @@ def edit_batches(
   return grain.MapDataset.range(steps).seed(seed).random_map(apply)
 
 
-def _with_answer(batch, chosen, side=0):
+def _with_answer(batch, chosen, side=0, *, control):
   """The source, and the attributes of a right answer, free ones too."""
   del side
-  source, _ = edits.draw(chosen)
+  source, _ = edits.draw(chosen, control)
   rows = np.stack([edits.answer(p.pictures) for p in chosen])
   extras = dataclasses.replace(batch.extras, rows=rows)
   batch = dataclasses.replace(batch, source=source, extras=extras)

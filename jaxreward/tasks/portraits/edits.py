@@ -13,7 +13,8 @@
 The target is the drawing with one attribute changed; everything else stays, to
 the pixel. An identity edit speaks of some attributes of another picture with the
 person of the source, and has many right answers. The sources of the three after it
-are squares of four pixels, a hole before the face, and shades of grey.
+are squares of four pixels, a hole before the face, and shades of grey, in the place of which edges
+or a map of regions may stand (`CONTROLS`).
 
 People are held out: who is seen in a held-out edit, before and after, is in no other
 edit. Instructions are in all splits, except those of the kind "unheard".
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from jaxreward.data.prompts import split_names
+from jaxreward.rewards import fidelity
 from jaxreward.tasks.portraits import attributes as at
 from jaxreward.tasks.portraits import prompts as lib
 from jaxreward.tasks.portraits import render, words
@@ -340,10 +342,36 @@ def answer(edit: Edit) -> np.ndarray:
   return np.where(edit.rows == render.FREE, before, edit.rows)
 
 
-def draw(prompts: Sequence[lib.Prompt]) -> tuple[np.ndarray, np.ndarray]:
+def _grey(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """[P, S, S, 1]."""
+  del rows
+  return (images @ np.array(GREY, np.float32))[..., None]
+
+
+def _edges(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """[P, S, S, 1], the border without edges."""
+  del rows
+  strength = np.minimum(fidelity.edges(images), 1.0)
+  return np.pad(strength, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def _regions(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """[P, S, S, 3]."""
+  shapes = render.shapes_of(rows)
+  return render.regions(shapes, np.ones(len(images), np.int32))
+
+
+# What the edits that colour start from: (right answers [P, S, S, 3], their
+# attributes) -> control images.
+CONTROLS = {"grey": _grey, "edges": _edges, "regions": _regions}
+
+
+def draw(
+  prompts: Sequence[lib.Prompt], control: str = "grey"
+) -> tuple[np.ndarray, np.ndarray]:
   """(sources, targets), float32 [P, S, S, 3] in [0, 1].
 
-  The target of an identity edit is one of many.
+  The target of an identity edit is one of many. `control` is of `CONTROLS`.
   """
   edits = [p.pictures for p in prompts]
   source = render.compose(
@@ -353,7 +381,8 @@ def draw(prompts: Sequence[lib.Prompt]) -> tuple[np.ndarray, np.ndarray]:
   answers = render.compose(rows, np.array([e.count for e in edits]))
   rough, grey, holes = (_is(prompts, k) for k in ("sharpen", "colour", "fill"))
   source[rough] = coarse(answers[rough])
-  source[grey] = (answers[grey] @ np.array(GREY, np.float32))[..., None]
+  if grey.any():
+    source[grey] = CONTROLS[control](answers[grey], rows[grey])
   source[holes] = answers[holes]
   for i in np.flatnonzero(holes):
     source[i][HOLE] = 0.5
@@ -374,11 +403,15 @@ def changes(
 
 
 def attach(
-  batch: PromptBatch, prompts: Sequence[lib.Prompt], side: Any = 0
+  batch: PromptBatch,
+  prompts: Sequence[lib.Prompt],
+  side: Any = 0,
+  *,
+  control: str = "grey",
 ) -> PromptBatch:
-  """The batch with the images of its edits."""
+  """The batch with the images of its edits; `control` is of `CONTROLS`."""
   del side
-  source, answers = draw(prompts)
+  source, answers = draw(prompts, control)
   mask = changes(prompts, source, answers)
   free = _is(prompts, "identity")[:, None, None, None]
   return dataclasses.replace(

@@ -246,6 +246,19 @@ def _people_shown(likeness: Array, matters: Array, count: ArrayLike) -> Array:
   return jnp.where(known.any(-1), score, jnp.nan)
 
 
+def regions(
+  images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]
+) -> Float[Array, "B S S 3"]:
+  """The map of regions of B finite pictures: each shape as far as it is read.
+
+  Differentiable, and of a picture drawn by `render.compose` that of
+  `render.regions`.
+  """
+  chance = read(images, count).chance
+  shares = [jax.nn.softmax(SHARP * chance[x.of[0]], -1) for x in at.LAYERS]
+  return render.regions(shares, count, jnp)
+
+
 def groups(
   images: Float[ArrayLike, "P G S S 3"], batch: PromptBatch
 ) -> dict[str, Array]:

@@ -6,6 +6,8 @@ scale, cut to the middle half of the picture.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,6 +79,60 @@ def compose(
   two = [over(person(rows[:, i], layers[:, :, HALF])) for i in range(at.PEOPLE)]
   is_alone = xp.asarray(count)[:, None, None, None] == 1
   return xp.where(is_alone, alone, xp.concatenate(two, 2))
+
+
+# Flat colours of a map of regions; the background is black.
+REGIONS = {
+  "skin": (1, 0, 0),
+  "eyes": (1, 1, 0),
+  "hair": (0, 1, 0),
+  "clothes": (0, 0, 1),
+  "mouth": (1, 0, 1),
+  "beard": (0, 1, 1),
+}
+
+
+@functools.cache
+def _shapes() -> tuple[np.ndarray, ...]:
+  """Per layer the opacity of its shapes, those of its first attribute, [v, S, S]."""
+  layers = atlas.premultiplied()
+  return tuple(
+    layers[first : first + layer.size : layer.size // at.COUNTS[layer.of[0]], ..., 3]
+    for first, layer in zip(atlas.FIRST, at.LAYERS, strict=True)
+  )  # fmt: skip
+
+
+def shapes_of(rows: Int[ArrayLike, "*B A"], xp: Any = np) -> list[Any]:
+  """Per layer its shape, one-hot float32 [*B, v], as `regions` takes it."""
+  first = [layer.of[0] for layer in at.LAYERS]
+  return [xp.eye(at.COUNTS[a], dtype=np.float32)[rows[..., a]] for a in first]
+
+
+def regions(
+  shapes: Sequence[Float[ArrayLike, "B 2 _"]],
+  count: Int[ArrayLike, "B"],
+  xp: Any = np,
+) -> Float[Any, "B S S 3"]:
+  """Maps of what is skin, eyes, hair, clothes, mouth and beard, see `REGIONS`.
+
+  Args:
+    shapes: per layer the share of each of its shapes, of both people.
+    count: people in the picture, 1 or 2.
+    xp: numpy or jax.numpy.
+  """
+
+  def person_map(i, columns):
+    image = xp.zeros((len(shapes[0]), 1, 1, 3), np.float32)
+    for layer, share, opacity in zip(at.LAYERS, shapes, _shapes(), strict=True):
+      opacity = xp.asarray(opacity[..., columns])
+      alpha = xp.tensordot(share[:, i], opacity, 1)[..., None]
+      colour = np.array(REGIONS[layer.name], np.float32)
+      image = (1 - alpha) * image + alpha * colour
+    return image
+
+  alone = person_map(0, slice(None))
+  two = xp.concatenate([person_map(i, HALF) for i in range(at.PEOPLE)], 2)
+  return xp.where(xp.asarray(count)[:, None, None, None] == 1, alone, two)
 
 
 def complete(keys: Array, rows: ArrayLike) -> Int[Array, "B 2 A"]:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 
 from jaxreward.data import tastes
 from jaxreward.errors import UserError
-from jaxreward.rewards import identity
+from jaxreward.rewards import contract, fidelity, identity
 from jaxreward.rewards.contract import Applies, declare
-from jaxreward.tasks.portraits import judge, prompts
+from jaxreward.tasks.portraits import judge, prompts, render
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Images = Float[ArrayLike, "P G H W C"]
@@ -124,6 +124,34 @@ def person_triplet(
   return {"person_triplet": jnp.where(usable, -loss, jnp.nan)}
 
 
+def _is_whole(batch: PromptBatch) -> Array:
+  """Prompts of which one picture alone is right."""
+  return jnp.isfinite(jnp.asarray(batch.target)).all((1, 2, 3))
+
+
+@declare(applies=_is_whole)
+def regions(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
+  """`condition_cycle` of the map of regions, `judge.regions`, and the exact one.
+
+  Args:
+    images: in [0, 1].
+    prompts: P edits with an exact answer.
+  """
+  images = jnp.asarray(images)
+  p, g, *shape = images.shape
+  usable = jnp.isfinite(images).all((2, 3, 4)) & _is_whole(prompts)[:, None]
+  safe = jnp.where(usable[..., None, None, None], images, 0.0)
+  asked = prompts.extras
+  rows, count = jnp.asarray(asked.rows), jnp.asarray(asked.count)
+  control = render.regions(render.shapes_of(rows, jnp), count, jnp)
+  maps = judge.regions(safe.reshape(p * g, *shape), jnp.repeat(count, g))
+  scores = fidelity.cycle(maps.reshape(p, g, *shape), control[:, None])
+  keep = lambda x: jnp.where(
+    usable.reshape(p, g, *[1] * (x.ndim - 2)), x, jnp.nan
+  )
+  return {"regions": jax.tree.map(keep, scores)}
+
+
 def _noise(images: Images) -> Float[Array, "P G"]:
   """Standard normal, by the bits of each picture."""
   bits = jax.lax.bitcast_convert_type(
@@ -193,4 +221,5 @@ EDITS = {
   "done": done,
   "untouched": untouched,
   "recognised": recognised,
+  "regions": regions,
 }

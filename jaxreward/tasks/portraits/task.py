@@ -112,6 +112,7 @@ EDITS = Task(
   measure=_measure(*_OF_EDITS, "read"),
   rows=prompts.batch,
   attach=edits.attach,
+  controls=tuple(edits.CONTROLS),
   own=edits.prompts,
   has_pictures=True,
   reads_files=False,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from jaxreward import tasks
 from jaxreward.data import tastes
@@ -181,6 +182,71 @@ def test_answers_of_edits_are_exact(look):
   off = source[local][still] - answers[local][still]
   assert np.abs(off).max() <= 1e-3
   assert 0 < (~still).mean() < 0.4
+
+
+def to_colour(count):
+  """Prompts of edits that colour."""
+  number = prompts.FIRST_EDIT + edits.KINDS.index("colour")
+  of_kind = [p for p in edits.prompts("heldout") if p.category == number]
+  return of_kind[:count]
+
+
+def test_control_images_are_of_the_right_answer():
+  """Edges by convolution; regions layer over layer in flat colours, in float64."""
+  chosen = to_colour(6)
+  answers = edits.draw(chosen)[1].astype(np.float64)
+  drawn, _ = edits.draw(chosen, "edges")
+  grey = answers @ np.array([0.299, 0.587, 0.114])
+  slope = lambda x: np.hypot(ndimage.sobel(x, 0), ndimage.sobel(x, 1)) / 4
+  slopes = np.stack([slope(x) for x in grey])
+  np.testing.assert_allclose(
+    drawn[:, 1:-1, 1:-1, 0], slopes[:, 1:-1, 1:-1], atol=1e-4
+  )
+  assert not drawn[:, 0].any()
+
+  drawn, _ = edits.draw(chosen, "regions")
+  rows = np.stack([edits.answer(p.pictures) for p in chosen])
+  want = np.zeros((6, at.SIDE, at.SIDE, 3))
+  indices = render.variants(rows[:, 0])
+  for layer, index in zip(at.LAYERS, indices, strict=True):
+    alpha = atlas.premultiplied()[index, ..., 3:]
+    want = alpha * np.array(render.REGIONS[layer.name]) + (1 - alpha) * want
+  np.testing.assert_allclose(drawn, want, atol=1e-5)
+  shapes = render.shapes_of(rows)
+  two = render.regions(shapes, np.full(6, 2))
+  mirrored = render.regions([s[:, ::-1] for s in shapes], np.full(6, 2))
+  np.testing.assert_array_equal(np.roll(two, at.SIDE // 2, 2), mirrored)
+
+
+@pytest.mark.job
+@pytest.mark.turns(3)
+def test_regions_are_found_again_where_they_are():
+  """In the drawing almost exactly, in another's less, and slopes lead back."""
+  chosen = to_colour(4)
+  batch = edits.attach(prompts.batch(chosen), chosen, control="regions")
+  other = np.roll(batch.target, 1, 0)
+  images = np.stack([batch.target, 0.7 * batch.target + 0.3 * other], 1)
+  images = np.concatenate([images, other[:, None]], 1)
+  images[0, 2, 0, 0, 0] = np.nan
+
+  def total(images):
+    scores = rewards.regions(images, batch)["regions"]
+    return jnp.where(jnp.isfinite(scores.value), scores.value, 0).sum(), scores
+
+  program = jax.jit(jax.value_and_grad(total, has_aux=True))
+  (_, scores), slope = program(images)
+  assert (scores.value[:, 0] > 0.97).all()
+  assert (scores.value[:, 1] > scores.value[:, 2])[1:].all()
+  assert np.isnan(scores.value[0, 2]) and np.isnan(scores.errors[0, 2]).all()
+  assert scores.errors.shape == (4, 3, at.SIDE**2 * 3)
+  off = np.abs(scores.errors).mean(-1)
+  scale = batch.source.mean((1, 2, 3)) + 0.01
+  np.testing.assert_allclose(
+    scores.value[1:], 1 - off[1:] / scale[1:, None], rtol=1e-4
+  )
+  assert np.isfinite(slope).all()
+  (_, after), _ = program(np.nan_to_num(images + 0.05 * np.sign(slope)))
+  assert (after.value[:, 1] > scores.value[:, 1]).all()
 
 
 def test_an_edit_changes_one_attribute_and_people_move_as_they_are():
