@@ -21,6 +21,7 @@ PROOFS = {
   "adv_grpo": "tests/players/test_players.py",
   "aesthetic_predictor": "tests/reward_models/test_towers.py",
   "alignprop": "tests/feeds/test_tail.py",
+  "arm_thinker_tool_rm": "tests/rewards/test_looks.py",
   "artifact_reward": "tests/players/test_artifacts.py",
   "assess_vs_optimise_probe": "tests/evaluation/test_reward_metrics.py",
   "awm": "tests/objectives/test_likelihood_free.py",
@@ -192,6 +193,7 @@ PROOFS = {
   "visurf_gt_rollout": "tests/objectives/test_real_members.py",
   "vlm_rm_goal_baseline": "tests/reward_models/test_goal_head.py",
   "vpl": "tests/reward_models/test_row_losses.py",
+  "vr_thinker": "tests/rewards/test_looks.py",
   "yojo_multi_response_rm": "tests/reward_models/test_graded_losses.py",
   "zoom_zero": "tests/advantages/test_process.py",
 }

@@ -59,7 +59,8 @@ class Judge:
     return self.reader.ask(
       params, rows, size,
       lambda prefix, rows: reasoning.verdicts(
-        self.reader, params, prefix, rows["ids"], self.how, score or mean
+        self.reader, params, prefix, rows["ids"], self.how, score or mean,
+        rows.get("pixels"),
       ),
     )  # fmt: skip
 
@@ -101,7 +102,8 @@ def loaded(
     file, default, tuple(given), images, ("prompt", *known.needed)
   )  # fmt: skip
   reader, params = vl.load(options)
-  start, how = reasoning.thinking(reader, options, begun, answer)
+  count = sum(x.count(vl.PICTURE) for x in shown.values()) + (source >= 0)
+  start, how = reasoning.thinking(reader, options, begun, answer, images=count)
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     asked = [
@@ -128,20 +130,22 @@ def seen_of(reader: Reader, params: Params, images: Array) -> Seen:
 
 
 def rows_of(
-  seen: Seen,
+  seen: Any,
   shows: Int[np.ndarray, "Q I"],
   arrays: Mapping[str, ArrayLike],
-  sources: Seen | None = None,
+  sources: Any = None,
   place: int = -1,
+  name: str = "seen",
 ) -> dict[str, Any]:
   """Rows of `Reader.ask`, Q for each prompt.
 
   Args:
-    seen: all images, [P, G, ...].
+    seen: what is known of all images, [P, G, ...].
     shows: the members of the group that each question shows.
     arrays: by prompt, [P, ...]; "ids" get a number of their own per question.
     sources: of the prompts, [P, ...], shown too.
     place: of the source among a question's images.
+    name: of what is known of them.
   """
   count = len(shows)
   each = lambda x: jnp.repeat(jnp.asarray(x), count, 0)
@@ -156,7 +160,7 @@ def rows_of(
       [x[:, :place], each(y)[:, None], x[:, place:]], 1
     )
     images = jax.tree.map(insert, images, sources)
-  return {**rows, "seen": images}
+  return {**rows, name: images}
 
 
 def questions(
@@ -173,16 +177,19 @@ def questions(
     UserError: a question about a source that no prompt has.
   """
   reader, (clean, usable) = judge.reader, usable_of(jnp.asarray(images))
-  size, sources = reader.size(clean), None
+  size, start, sources = reader.size(clean), None, None
   if judge.source >= 0:
     if prompts.source is None:
       raise UserError(
         "template: {source} is a picture to start from, which these prompts do"
         " not have"
       )
-    start, known = usable_of(jnp.asarray(prompts.source)[:, None])
-    sources = reader.see(params, start[:, 0], size)
-    usable &= known
+    given, known = usable_of(jnp.asarray(prompts.source)[:, None])
+    start, usable = given[:, 0], usable & known
+    sources = reader.see(params, start, size)
   arrays = {**arrays, "ids": jnp.asarray(prompts.ids, jnp.uint32)}
   seen = seen_of(reader, params, clean)
-  return rows_of(seen, shows, arrays, sources, judge.source), usable, size
+  rows = rows_of(seen, shows, arrays, sources, judge.source)
+  if judge.how and judge.how.looks:
+    rows |= rows_of(clean, shows, {}, start, judge.source, "pixels")
+  return rows, usable, size

@@ -18,7 +18,8 @@ from jaxreward import rng
 from jaxreward.errors import UserError, require_counts
 from jaxreward.models.vlm import decode, prompts
 from jaxreward.numerics import masked_mean
-from jaxreward.rewards import vision_language
+from jaxreward.rewards import looks, vision_language
+from jaxreward.rewards.looks import Looks
 from jaxreward.rewards.remote.options import require_choice
 from jaxreward.rewards.vision_language import Reader
 from jaxreward.types import Array, Params
@@ -50,6 +51,9 @@ class Options(vision_language.Options):
       sample.
     rethink: a second question, asked after the first thought and answered by
       another one; its only placeholder is {answer}.
+    looks: times that it asks, after a thought, to see a part of an image closer
+      (`rewards.looks`), and thinks again with that before it.
+    window: the latest parts that it still sees; 0 for all.
     verdict: words between the last thought and the answer, such as "<answer>".
     cut: of a thought that `think` cuts: "read", its verdict counts, or
       "missing", it has none.
@@ -63,15 +67,19 @@ class Options(vision_language.Options):
   top_p: float = 1.0
   seed: int = 0
   rethink: str = ""
+  looks: int = 0
+  window: int = 0
   verdict: str = ""
   cut: str = "read"
 
   def __post_init__(self):
     super().__post_init__()
     require_counts("", thoughts=self.thoughts)
-    require_counts("", least=0, think=self.think)
+    require_counts(
+      "", least=0, think=self.think, looks=self.looks, window=self.window
+    )
     require_choice("cut", self.cut, ("read", "missing"))
-    if self.think == 0 and (self.rethink or self.thoughts > 1):
+    if self.think == 0 and (self.rethink or self.looks or self.thoughts > 1):
       raise UserError(
         "think=0: there is no thought to repeat or to continue; set think"
       )
@@ -91,12 +99,14 @@ class Thinking:
     stops: tokens that end a thought.
     until: tokens that end it where they follow each other.
     tails: tokens after each thought; the last lead to the verdict.
+    looks: what it may ask to see after the first thoughts; None for nothing.
   """
 
   options: Options
   stops: tuple[int, ...]
   until: tuple[int, ...]
   tails: tuple[tuple[int, ...], ...]
+  looks: Looks | None = None
 
 
 def thinking(
@@ -105,6 +115,7 @@ def thinking(
   begun: str,
   answer: str,
   marks: Marks | None = None,
+  images: int = 1,
 ) -> tuple[str, Thinking | None]:
   """(what an answer begins with, how the judge thinks before its verdict).
 
@@ -114,18 +125,22 @@ def thinking(
     begun: the beginning of the verdict.
     answer: the sentence that asks for its form.
     marks: of its thoughts; `THINK` if None.
+    images: of a question.
   """
   begun, marks = options.verdict + begun, marks or THINK
   if not options.think:
     return begun, None
   ids = lambda text: tuple(prompts.ids_of(reader.tokens, [text])[0])
-  tails = []
+  tails = [ids(marks.after + looks.BEGUN)] * options.looks
   if options.rethink:
     text = options.rethink.replace("{answer}", answer)
     again = prompts.turn("user", text) + prompts.begin(marks.begun)
     tails.append(ids(f"{marks.ended}{prompts.END}\n{again}"))
   tails.append(ids(marks.after + begun))
-  how = Thinking(options, ids(prompts.END), ids(marks.ended), tuple(tails))
+  how = Thinking(
+    options, ids(prompts.END), ids(marks.ended), tuple(tails),
+    looks.of_reader(reader, images, marks.begun) if options.looks else None,
+  )  # fmt: skip
   return marks.begun, how
 
 
@@ -135,6 +150,7 @@ def think(
   prefix: decode.Prefix,
   ids: Integer[Array, "B"],
   how: Thinking,
+  images: Float[Array, "B I H W C"] | None = None,
 ) -> tuple[decode.Prefix, Bool[Array, "N"]]:
   """(questions with S thoughts each, whether all thoughts ended of themselves).
 
@@ -144,9 +160,10 @@ def think(
     prefix: the questions.
     ids: a number per question that is its own.
     how: the judge thinks.
+    images: that the questions show, for a judge that looks closer.
   """
   o, key = how.options, rng.stream_key(how.options.seed, "judge")
-  is_whole = jnp.ones(len(ids), bool)
+  is_whole, shown = jnp.ones(len(ids), bool), []
   for turn, tail in enumerate(how.tails):
     samples = 1 if turn else o.thoughts
     fixed = jax.lax.stop_gradient((params, prefix))
@@ -161,6 +178,17 @@ def think(
     ids = jnp.repeat(ids, samples) * samples + jnp.tile(
       jnp.arange(samples, dtype=ids.dtype), len(ids)
     )
+    if how.looks is not None and turn < o.looks:
+      images = jnp.repeat(jnp.asarray(images), samples, 0)
+      if o.window and len(shown) == o.window:
+        prefix = looks.forget(prefix, shown.pop(0))
+      keys = rng.sample_keys(
+        jax.random.fold_in(key, len(how.tails) + turn), ids, jnp.zeros_like(ids)
+      )
+      prefix, place = looks.closer(
+        reader, params, prefix, keys, images, how.looks, o.temperature
+      )
+      shown.append(place)
   return prefix, is_whole
 
 
@@ -185,6 +213,7 @@ def verdicts(
   ids: Integer[Array, "B"],
   how: Thinking | None,
   score: Any,
+  images: Float[Array, "B I H W C"] | None = None,
 ) -> Float[Array, "B *A"]:
   """Scores of questions, after thoughts where the judge thinks.
 
@@ -195,8 +224,9 @@ def verdicts(
     ids: a number per question that is its own.
     how: the judge thinks; None for a judge that does not.
     score: questions that have been read -> their scores.
+    images: that the questions show, for a judge that looks closer.
   """
   if how is None:
     return score(prefix)
-  prefix, is_whole = think(reader, params, prefix, ids, how)
+  prefix, is_whole = think(reader, params, prefix, ids, how, images)
   return averaged(score(prefix), is_whole, how)

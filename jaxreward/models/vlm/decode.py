@@ -108,14 +108,17 @@ def _extend(
   answers: qwen.Cache,
   tokens: Int[Array, "B G N"],
   start: Array | int,
+  steps: Int[Array, "#B N 3"] | None = None,
+  images: qwen.Images | None = None,
 ) -> tuple[Float[Array, "B G N D"], qwen.Cache]:
   """(hidden states of further tokens, keys and values with theirs)."""
   b, g, n = tokens.shape
-  steps = jnp.tile(start + jnp.arange(n), g)
-  places = (prefix.place[:, None] + steps)[..., None].repeat(3, -1)
+  if steps is None:
+    steps = (start + jnp.arange(n))[None, :, None].repeat(3, -1)
+  places = prefix.place[:, None, None] + jnp.tile(steps, (1, g, 1))
   net = QwenText(model.language, prefix.cache[0].dtype)
   outputs: Any = net.apply(
-    {"params": params["text"]}, tokens.reshape(b, g * n), places,
+    {"params": params["text"]}, tokens.reshape(b, g * n), places, images,
     past=qwen.Past(prefix.cache, answers), mask=prefix.mask, start=start,
     method="cached",
   )  # fmt: skip
@@ -175,11 +178,47 @@ def extended(
     mask: False for padding.
   """
   texts, mask = jnp.asarray(texts), jnp.asarray(mask)
-  b, g, t = texts.shape
-  room = _empty(prefix, g, t)
+  room = _empty(prefix, *texts.shape[1:])
   hidden, room = _extend(model, params, prefix, room, texts, 0)
   size = mask.sum(-1)
-  hidden = jnp.take_along_axis(hidden, size[..., None, None] - 1, 2)
+  return _joined(params, prefix, hidden, room, mask, size.reshape(-1))
+
+
+def extended_by_images(
+  model: Model,
+  params: Params,
+  prefix: Prefix,
+  rows: Prompts,
+  images: qwen.Images,
+) -> Prefix:
+  """Prompts with further words and images, a text for each of them.
+
+  Args:
+    model: geometry.
+    params: of it.
+    prefix: the prompts.
+    rows: the texts, as from `prompts.spread`.
+    images: that they show.
+  """
+  tokens, mask = jnp.asarray(rows.tokens)[:, None], jnp.asarray(rows.mask)
+  room, places = _empty(prefix, 1, tokens.shape[2]), jnp.asarray(rows.places)
+  hidden, room = _extend(model, params, prefix, room, tokens, 0, places, images)
+  size = jnp.where(mask[..., None], places, 0).max((1, 2)) + 1
+  return _joined(params, prefix, hidden, room, mask[:, None], size)
+
+
+def _joined(
+  params: Params,
+  prefix: Prefix,
+  hidden: Float[Array, "B G T D"],
+  room: qwen.Cache,
+  mask: Bool[Array, "B G T"],
+  size: Int[Array, "N"],
+) -> Prefix:
+  """Prompts with texts whose tokens have been read and take `size` places."""
+  b, g, t = mask.shape
+  last = mask.sum(-1)[..., None, None] - 1
+  hidden = jnp.take_along_axis(hidden, last, 2)
   each = lambda x, axis: jnp.repeat(x, g, axis)
   cache = tuple(
     jnp.concatenate(
@@ -190,7 +229,7 @@ def extended(
   return Prefix(
     (cache[0], cache[1]),
     jnp.concatenate([each(prefix.mask, 0), mask.reshape(b * g, t)], 1),
-    each(prefix.place, 0) + size.reshape(-1),
+    each(prefix.place, 0) + size,
     qwen_vl.logits(params, hidden.reshape(b * g, -1)),
   )
 
