@@ -106,6 +106,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "vlm_pairwise": judges.vlm_pairwise,
   "vlm_listwise": listwise.vlm_listwise,
   "vlm_checklist": checklists.vlm_checklist,
+  "follow_up": judges.follow_up,
   "prompt_echo": judges.prompt_echo,
   "unified_reward_point": published.unified_reward_point,
   "unified_reward_pair": published.unified_reward_pair,

@@ -31,6 +31,10 @@ from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 Images = Float[ArrayLike, "P G H W 3"]
 Scores = dict[str, Float[Array, "P G"]]
 DESCRIBE = f"{vl.PICTURE}Describe this image in detail."
+FOLLOW_UP = (
+  f"{vl.PICTURE}\nThis image was made for somebody who had asked for: {{prompt}}\n"
+  "What does this person say on seeing it?"
+)
 
 
 @with_options
@@ -268,3 +272,92 @@ def prompt_echo(
   scores = reader.ask(params, rows, reader.size(images), echo).reshape(p, g)
   has_words = jnp.asarray(caption_mask).any(1)[:, None]
   return {"prompt_echo": jnp.where(usable & has_words, scores, jnp.nan)}
+
+
+@with_options
+def load_follow_up(
+  options: vl.Options,
+  *,
+  pleased: Sequence[str] = (
+    "Thank you, that is just what I asked for.",
+    "Great! Now make another one for me.",
+  ),
+  displeased: Sequence[str] = (
+    "No, that is not what I asked for.",
+    "Something is wrong with it. Please try again.",
+  ),
+) -> Loaded:
+  """A model of the person who asked.
+
+  Args:
+    options: see `vision_language.Options`.
+    pleased: what somebody says who has what was asked for.
+    displeased: what somebody says who has not.
+
+  Raises:
+    UserError: no remark of one kind, or an empty one.
+  """
+  for name, remarks in (("pleased", pleased), ("displeased", displeased)):
+    if not remarks or not all(text.strip() for text in remarks):
+      raise UserError(
+        f"{name}={tuple(remarks)}: give a remark or more, none of them empty"
+      )
+  reader, params = vl.load(options)
+  ids = marks.ids_of(reader.tokens, [*pleased, *displeased])
+  remarks, said = answer_tables.padded(ids, max(map(len, ids)))
+
+  def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
+    clean = [marks.without_marks(text) for text in texts]
+    return reader.asked([FOLLOW_UP.format(prompt=text) for text in clean])
+
+  return vl.loaded(
+    params, prepare, reader=reader, remarks=remarks, said=said,
+    count=len(pleased),
+  )  # fmt: skip
+
+
+@declare(loads=load_follow_up)
+def follow_up(
+  images: Images,
+  prompts: PromptBatch,
+  *,
+  reader: Reader,
+  remarks: np.ndarray,
+  said: np.ndarray,
+  count: int,
+  params: Params,
+  text: Int[ArrayLike, "P L"],
+  mask: Bool[ArrayLike, "P L"],
+) -> Scores:
+  """How much likelier pleased remarks are than displeased ones, per token.
+
+  mean over pleased remarks f of log p(f | image, prompt) / |f|, less that over
+  displeased ones. Zhang et al. 2024, https://arxiv.org/abs/2409.13948, of answers in
+  words there; `unverified`: their remarks, and that all weigh the same.
+
+  Args:
+    images: in [0, 1]; one with a value that is not finite scores NaN.
+    prompts: P prompts.
+    reader: the model.
+    remarks: tokens [F, T].
+    said: False for padding.
+    count: the first so many remarks are pleased.
+    params: of the model.
+    text: token ids of the questions.
+    mask: False for padding.
+  """
+  images, usable = asking.usable_of(jnp.asarray(images))
+  p, g = images.shape[:2]
+  rows = asking.rows_of(
+    asking.seen_of(reader, params, images), np.arange(g)[:, None],
+    {"text": text, "mask": mask},
+  )  # fmt: skip
+
+  def listen(prefix: decode.Prefix, rows: Mapping[str, Any]) -> Array:
+    every = jnp.broadcast_to(remarks, (len(rows["text"]), *remarks.shape))
+    scores = decode.log_probs(reader.model, params, prefix, every)
+    each = jnp.where(said, scores, 0.0).sum(-1) / said.sum(-1)
+    return each[:, :count].mean(1) - each[:, count:].mean(1)
+
+  scores = reader.ask(params, rows, reader.size(images), listen).reshape(p, g)
+  return {"follow_up": jnp.where(usable, scores, jnp.nan)}

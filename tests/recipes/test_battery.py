@@ -137,7 +137,7 @@ def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
 
 # Towers of the published sizes, in the place of weights to download.
 SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
-            "image_reward": "image_reward", "aesthetic_predictor": "vit_l_14",
+            "image_reward": "image_reward", "social_reward": "vit_l_14", "aesthetic_predictor": "vit_l_14",
             "solireward": "qwen2_vl_2b"}  # fmt: skip
 
 

@@ -253,6 +253,17 @@ def test_rao_kupper_refuses_a_threshold_without_ties():
     rm.rao_kupper(jnp.zeros((1, 2)), threshold=1.0)
 
 
+@pytest.mark.parametrize("chosen", [0.25, 0.6])
+def test_a_hinge_on_cosines_is_half_of_a_triplet_of_unit_vectors(chosen):
+  angles = np.arccos(np.array([1.0, chosen, 0.3]))
+  text, good, bad = np.stack([np.cos(angles), np.sin(angles)], 1)
+  far = lambda x: ((text - x) ** 2).sum()
+  expected = max(0.0, far(good) - far(bad) + 0.3)
+  cosines = jnp.array([[text @ good, text @ bad]])
+  loss = rm.hinge(cosines, margin=0.15).total
+  np.testing.assert_allclose(2 * loss, expected, atol=1e-6)
+
+
 def test_hinge_is_zero_beyond_the_margin():
   assert rm.hinge(jnp.array([[2.0, 0.5]]), margin=1.0).total == 0
   np.testing.assert_allclose(

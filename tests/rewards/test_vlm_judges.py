@@ -39,6 +39,7 @@ BATCH = PromptBatch(
   source=SOURCES,
 )  # fmt: skip
 EDIT = "{source} became {image} by {prompt}: right? {answer}"
+REMARKS = dict(pleased=("Thanks!", "Just so."), displeased=("No.",))
 SCALE = dict(answer="score", low=8.0, high=11.0)
 
 
@@ -85,6 +86,11 @@ def setup(tmp_path_factory):
       dict(questions=str(file), gate="soft"),
     ),
     "sum": (judges.prompt_echo, dict(summed=True)),
+    "follow": (judges.follow_up, REMARKS),
+    "turned_follow": (
+      judges.follow_up,
+      dict(zip(REMARKS, [*REMARKS.values()][::-1], strict=True)),
+    ),
   }
   built = {}
   for name, (reward, more) in ways.items():
@@ -202,6 +208,24 @@ def test_questions_are_answered_as_in_whole_rows(scores, images, read):
   expected = many["two"] + many["six"] / 2
   assert math.isclose(scores["check"][1, 2], expected, rel_tol=1e-3)
   assert np.isnan(scores["check"]).tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_remarks_are_as_probable_as_in_whole_rows(scores, images, read):
+  asked = judges.FOLLOW_UP.format(prompt=CLEAN[1])
+  every = [*REMARKS["pleased"], *REMARKS["displeased"]]
+  sizes = [len(tiny.tokens(x)["input_ids"]) for x in every]
+  pleased, well, no = read(asked, [images[1, 1]], every) / sizes
+  expected = (pleased + well) / 2 - no
+  assert math.isclose(scores["follow"][1, 1], expected, rel_tol=1e-3)
+  assert np.isnan(scores["follow"]).tolist() == [[0, 0, 1], [0, 0, 0]]
+  np.testing.assert_allclose(
+    scores["turned_follow"], -scores["follow"], rtol=1e-4, atol=1e-6
+  )
+
+
+def test_no_remark_is_refused():
+  with pytest.raises(UserError, match=r"displeased=\(\): give a remark"):
+    judges.follow_up.loads(weights="tiny", displeased=())
 
 
 def test_a_thought_stands_before_the_verdict(scores, images, read):
