@@ -20,6 +20,26 @@ def get_config(arg: str | None = None):
     dict(
       weights="",  # a judge to go on from; its own geometry then
       tasks=("scenes", "portraits"),
+      # Images of each task per step, as multiples of pretrain.batch_size.
+      images=dict(scenes=1.0, portraits=1.0),
+      # Weights in the loss, per token of the answer, of each kind of question.
+      kinds=dict(
+        prompt=6.0,
+        exists=6.0,
+        relation=6.0,
+        people=1.0,
+        count=4.0,
+        colour=2.0,
+        score=3.0,
+        quality=3.0,
+        describe=1.0,
+        thought=1.0,
+        compare=6.0,
+        done=12.0,
+        kept=12.0,
+        following=3.0,
+        keeping=3.0,
+      ),
       short=3,  # questions with a short answer per image, besides long ones
       width=128,
       depth=4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 import pathlib
@@ -56,6 +57,41 @@ def tasks_of(config: ConfigDict) -> dict[str, Task]:
   return {name: tasks.TASKS[name] for name in config.judge.tasks}
 
 
+def counts_of(config: ConfigDict) -> dict[str, int]:
+  """Images of each task per step, even numbers.
+
+  Raises:
+    UserError: a task without images.
+  """
+  size, counts = config.pretrain.batch_size, {}
+  for name in config.judge.tasks:
+    share = config.judge.images.get(name, 1.0)
+    counts[name] = 2 * round(size * share / 2)
+    if counts[name] < 2:
+      raise UserError(
+        f"config.judge.images.{name}={share}: of pretrain.batch_size={size} this"
+        " is no pair of images; raise it, or leave the task out of judge.tasks"
+      )
+  return counts
+
+
+def weights_of(config: ConfigDict) -> dict[str, float]:
+  """Weights of the kinds of questions in the loss.
+
+  Raises:
+    UserError: a weight below 0, or a kind that has none.
+  """
+  weights = config.judge.kinds.to_dict()
+  for name, weight in weights.items():
+    if weight < 0:
+      raise UserError(f"config.judge.kinds.{name}={weight}: take 0 or more")
+  of = tasks_of(config).values()
+  for name in (k for task in of for k in task.questions.KINDS):
+    if name not in weights:
+      raise UserError(f"config.judge.kinds.{name} is missing: give it a weight")
+  return weights
+
+
 def require(config: ConfigDict) -> None:
   """Refuses a config that no judge can be taught with.
 
@@ -78,6 +114,8 @@ def require(config: ConfigDict) -> None:
       f"config.pretrain.batch_size={config.pretrain.batch_size}: images are"
       " compared in pairs; take an even number"
     )
+  counts_of(config)
+  weights_of(config)
   make_reader(config)
 
 
@@ -85,13 +123,17 @@ def make_reader(config: ConfigDict) -> tuple[Reader, Any]:
   """(a model that reads images and questions, its weights or None)."""
   section, of = config.judge.to_dict(), tasks_of(config)
   weights, short = section.pop("weights"), section.pop("short")
-  del section["tasks"]
+  for name in ("tasks", "images", "kinds"):
+    del section[name]
   if short < 2:
     raise UserError(
       f"config.judge.short={short}: each image has 2 questions or more"
     )
   if weights:
-    return vision_language.load(Options(weights))
+    reader, params = vision_language.load(Options(weights))
+    language = dataclasses.replace(reader.model.language, remat=False)
+    model = dataclasses.replace(reader.model, language=language)
+    return dataclasses.replace(reader, model=model), params
   each = lambda name: [
     x for t in of.values() for x in getattr(t.questions, name)
   ]
@@ -109,7 +151,11 @@ def init(config: ConfigDict, reader: Reader) -> Params:
 
 
 def taught(
-  reader: Reader, rows: Sequence[Sequence[Any]], stem: int, length: int
+  reader: Reader,
+  rows: Sequence[Sequence[Any]],
+  stem: int,
+  length: int,
+  kinds: Mapping[str, float] | None = None,
 ) -> Taught:
   """Questions with their answers as tokens.
 
@@ -119,6 +165,7 @@ def taught(
       which they differ.
     stem: most tokens of what those of a row begin with.
     length: of the rest, with the answer.
+    kinds: weights of the kinds of questions; all are 1 if None.
 
   Raises:
     UserError: a text that is too long.
@@ -147,13 +194,23 @@ def taught(
     *padded(stems, stem),
     padded(texts, length)[0].reshape(shape),
     padded(said, length)[0].astype(bool).reshape(shape),
-  )
+    np.array(
+      [[kinds[x.kind] if kinds else 1.0 for x in row] for row in rows], np.float32
+    ),
+  )  # fmt: skip
 
 
-def batch_of(reader: Reader, task: Task, batch: asked.Batch) -> dict[str, Any]:
-  """Questions of a task about B images as arrays."""
+def batch_of(
+  reader: Reader,
+  task: Task,
+  batch: asked.Batch,
+  kinds: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+  """Questions of a task about B images as arrays; `kinds` as of `taught`."""
   room = task.questions.ROOM
-  rows = {n: taught(reader, x, *room[n]) for n, x in batch.groups.items()}
+  rows = {
+    n: taught(reader, x, *room[n], kinds=kinds) for n, x in batch.groups.items()
+  }
   return {"look": batch.look, "groups": rows}
 
 
@@ -166,17 +223,17 @@ def generator_of(
 
 def batches(config: ConfigDict, reader: Reader, split: str):
   """Step -> its batch, the same in every process and after a resume."""
-  of, count = tasks_of(config), config.pretrain.batch_size
+  of, counts, kinds = tasks_of(config), counts_of(config), weights_of(config)
   sources = {name: task.questions.Questions(split) for name, task in of.items()}
 
   def batch(n: int) -> dict[str, Any]:
     rows = {}
     for name, source in sources.items():
       generator = generator_of(config.seed, f"questions/{name}", n)
-      drawn = source(generator, count, config.judge.short)
+      drawn = source(generator, counts[name], config.judge.short)
       rows[name] = {
-        **batch_of(reader, of[name], drawn),
-        "seed": pipeline.seeds_of(n, count),
+        **batch_of(reader, of[name], drawn, kinds),
+        "seed": pipeline.seeds_of(n, counts[name]),
       }
     return rows
 

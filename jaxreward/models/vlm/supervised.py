@@ -29,12 +29,14 @@ class Taught:
     stem_mask: False for padding.
     texts: ids of the rest of each question with its answer, [R, G, T].
     said: of the answers, which are learned, [R, G, T].
+    weight: of each question in the loss, [R, G].
   """
 
   stem: ArrayLike
   stem_mask: ArrayLike
   texts: ArrayLike
   said: ArrayLike
+  weight: ArrayLike
 
 
 def read(
@@ -82,9 +84,10 @@ def logits(
 
 
 def loss(logits: Float[Array, "R G T V"], rows: Taught) -> Mean:
-  """Mean negative log-likelihood of the answers' tokens."""
+  """Weighted mean negative log-likelihood of the answers' tokens."""
   scores = decode.of_tokens(logits, rows.texts)
-  return Mean.of(-scores, jnp.asarray(rows.said))
+  weights = jnp.asarray(rows.weight)[..., None] * jnp.asarray(rows.said)
+  return Mean(-(scores * weights).sum(), weights.sum())
 
 
 def is_right(

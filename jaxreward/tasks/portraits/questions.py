@@ -32,6 +32,11 @@ KINDS = (
 ROOM = {"short": (5, 20), "long": (5, 44), "pairs": (10, 36)}
 WAYS = ("whole", "noise", "squares", "shade", "stain")
 SOURCES = ("as it is", "sharpen", "colour", "fill")
+# What cannot be seen in each of them.
+_HIDDEN = (
+  (), (), (at.COLOUR_AT, at.SKIN_AT, at.SHIRT_AT, at.BACKGROUND_AT),
+  (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT),
+)  # fmt: skip
 _STAIN = 14  # pixels
 _GRAIN = 0.03  # most noise of a picture that is whole
 _COLOURED = {
@@ -159,16 +164,20 @@ def _facts(row: np.ndarray, names: Sequence[int]) -> dict[int, int]:
 
 
 def described(
-  rows: np.ndarray, count: int, rng: np.random.Generator
+  rows: np.ndarray,
+  count: int,
+  rng: np.random.Generator,
+  hidden: Sequence[int] = (),
 ) -> tuple[Facts, ...]:
-  """Some facts of a picture."""
+  """Some facts of a picture, of attributes that are not hidden; of half of the
+  people no more than one."""
   of_one = at.A if count == 1 else at.BACKGROUND_AT
   people: list[dict[int, int]] = []
   for i in range(count):
-    most = 5 if count == 1 else 2
-    names = rng.permutation(of_one)[: rng.integers(1, most + 1)]
-    facts = _facts(rows[i], names.tolist())
-    people.append(facts or _facts(rows[i], [at.MOUTH_AT]))
+    most = (5 if count == 1 else 2) if rng.integers(2) else 1
+    names = [n for n in rng.permutation(of_one).tolist() if n not in hidden]
+    facts = _facts(rows[i], names[: rng.integers(1, most + 1)])
+    people.append(facts or _facts(rows[i], [at.HAIR_AT]))
   return tuple(people)
 
 
@@ -212,9 +221,12 @@ def _place(i: int, count: int) -> str:
 
 
 def about_parts(
-  rows: np.ndarray, count: int, rng: np.random.Generator
+  rows: np.ndarray,
+  count: int,
+  rng: np.random.Generator,
+  hidden: Sequence[int] = (),
 ) -> Asked:
-  """A question about one thing."""
+  """A question about one thing that is not hidden."""
   kind = ("exists", "exists", "exists", "people", "count", "colour", "colour")[
     rng.integers(7)
   ]
@@ -225,12 +237,16 @@ def about_parts(
   if kind == "colour":
     noun = tuple(_COLOURED)[rng.integers(3)]
     name = _COLOURED[noun]
+    if name in hidden:
+      return about_parts(rows, count, rng, hidden)
     of = "" if noun == "background" or count == 1 else f" of the person{_place(i, count)}"  # fmt: skip
     row = rows[0 if noun == "background" else i]
     colour = at.VALUES[at.NAMES[name]][row[name]]
     question = f"What colour is the {noun}{of}?"
     return asked.looked(kind, question, _COLOUR, colour)
   name = int(rng.integers(at.BACKGROUND_AT))
+  if name in hidden:
+    return about_parts(rows, count, rng, hidden)
   value = int(rows[i, name])
   if rng.random() < 0.5 or value not in lib.spoken(name):
     value = int(rng.choice(list(lib.spoken(name))))
@@ -256,6 +272,10 @@ class Picture:
     if rng.random() < 0.3:
       self.way = int(rng.integers(1, len(WAYS)))
       self.amount = float(rng.uniform(0.3, 1.0))
+
+  @property
+  def hidden(self) -> tuple[int, ...]:
+    return _HIDDEN[self.source]
 
   def errors(self, people: Sequence[Facts]) -> int:
     return errors(self.rows, self.count, people)
@@ -292,7 +312,7 @@ def in_words(
 ) -> Asked:
   """A description, or a thought before the answer."""
   wrong = picture.errors(people)
-  if rng.random() < 0.4:
+  if picture.hidden or rng.random() < 0.4:
     said = thought(picture.rows, picture.count, people)
     return asked.thinking(text, said, not wrong)
   question, answer = asked.DESCRIBE, text
@@ -311,7 +331,9 @@ def _spoiled(
   """The answer of an edit with values changed of what is asked or kept."""
   rows, before = np.array(right), edit.before
   kinds = ((lib.ASKED,), (lib.KEPT, lib.PERSON))
-  for roles in [k for k in kinds if rng.random() < 0.4]:
+  for roles, share in zip(kinds, (0.4, 0.6), strict=True):
+    if rng.random() >= share:
+      continue
     places = np.argwhere(np.isin(edit.role, roles))
     for n in rng.permutation(len(places))[: rng.integers(1, 4)]:
       i, name = places[n]
@@ -327,7 +349,7 @@ def _spoiled(
 def about_edit(
   picture: Picture, edit: edits.Edit, text: str, rng: np.random.Generator
 ) -> list[Asked]:
-  """Two questions: one of what is asked for, one of all else."""
+  """Four questions: two of what is asked for, two of all else."""
   differ = picture.rows != edits.answer(edit)
   is_asked = edit.role == lib.ASKED
   wrong = float((differ & is_asked).sum() / max(is_asked.sum(), 1))
@@ -337,13 +359,10 @@ def about_edit(
   lost += 3 * (picture.count != edit.count)
   low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
   of = lambda name: templates.NAMED[name]
-  if rng.integers(2):
-    return [
-      asked.whether("done", of("edit_done"), wrong == 0, prompt=text),
-      asked.whether("kept", of("edit_kept"), lost == 0, prompt=text),
-    ]
   share = max(0.0, 1 - lost / 3)
   return [
+    asked.whether("done", of("edit_done"), wrong == 0, prompt=text),
+    asked.whether("kept", of("edit_kept"), lost == 0, prompt=text),
     asked.scored("following", of("edit_following"), 1 - wrong, low, high, text),
     asked.scored("keeping", of("edit_keeping"), share, low, high, text),
   ]
@@ -352,8 +371,8 @@ def about_edit(
 class Questions:
   """Draws questions about pictures for prompts and edits of one split.
 
-  Pairs of pictures are, by turns, made for one prompt, and source and result of
-  one edit.
+  Every third pair of pictures is made for one prompt; the others are source and
+  result of an edit.
   """
 
   def __init__(self, split: str):
@@ -371,7 +390,7 @@ class Questions:
   def _another(self, picture: Picture, rng: np.random.Generator):
     """(people, text) of a prompt that the picture shows as often as not."""
     while True:
-      people = described(picture.rows, picture.count, rng)
+      people = described(picture.rows, picture.count, rng, picture.hidden)
       if rng.integers(2):
         people = altered(people, rng)
       if self._fits(people):
@@ -386,9 +405,9 @@ class Questions:
     ]
     pictures, prompts, pairs, is_right, long = [], [], [], [], []
     for n in range(count // 2):
-      prompt = draw_of(self.edits if n % 2 else self.prompts)
+      prompt = draw_of(self.edits if n % 3 else self.prompts)
       prompts += [prompt] * 2
-      if n % 2:
+      if n % 3:
         pictures += (two := self._edited(prompt.pictures, rng))
         pairs.append(about_edit(two[1], prompt.pictures, prompt.text, rng))
         is_right += [False] * 2
@@ -396,17 +415,17 @@ class Questions:
         continue
       two = self._made(prompt.people, rng)
       pictures += two
-      people, text = self._another(two[int(rng.integers(2))], rng)
+      texts = [self._another(two[i % 2], rng) for i in range(3)]
       pairs.append(
         [
-          asked.compared(prompt.text, *(x.value(prompt.people) for x in two)),
-          asked.compared(text, *(x.value(people) for x in two)),
+          asked.compared(text, *(x.value(people) for x in two))
+          for people, text in [(prompt.people, prompt.text), *texts]
         ]
       )
       is_right += [not x.errors(prompt.people) for x in two]
       long += [self._long(x, prompt, rng) for x in two]
     short_rows = [
-      [about_parts(x.rows, x.count, rng) for _ in range(short)]
+      [about_parts(x.rows, x.count, rng, x.hidden) for _ in range(short)]
       for x in pictures
     ]
     look = Look(
@@ -423,11 +442,14 @@ class Questions:
     return Batch(look, groups, prompts, is_right)
 
   def _long(self, picture: Picture, prompt, rng) -> list[Asked]:
-    said = [self._another(picture, rng) for _ in range(2)]
+    said = [self._another(picture, rng) for _ in range(3)]
     if prompt is not None:
-      said[int(rng.integers(2))] = prompt.people, prompt.text
-    (a, b), (c, d) = said
-    return [about_prompt(picture, a, b, rng), in_words(picture, c, d, rng)]
+      said[int(rng.integers(3))] = prompt.people, prompt.text
+    *two, last = said
+    return [
+      *(about_prompt(picture, *x, rng) for x in two),
+      in_words(picture, *last, rng),
+    ]
 
   def _made(self, people, rng) -> list[Picture]:
     two = []

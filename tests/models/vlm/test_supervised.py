@@ -28,6 +28,9 @@ def _ids(text):
   return TOKENS(text)["input_ids"]
 
 
+WEIGHTS = np.array([[1, 2], [0.5, 3]], np.float32)
+
+
 def _padded(rows):
   ids = np.zeros((2, 2, LENGTH), np.int32)
   said = np.zeros(ids.shape, bool)
@@ -46,7 +49,7 @@ def read():
   images = np.random.default_rng(0).normal(size=(4, 8, 8, 3))
   images = images.astype(np.float32)
   stem = np.array([_ids(STEM)] * 2)
-  rows = Taught(stem, np.ones(stem.shape, bool), *_padded(ROWS))
+  rows = Taught(stem, np.ones(stem.shape, bool), *_padded(ROWS), WEIGHTS)
 
   @jax.jit
   def run(params, rows, images):
@@ -83,9 +86,9 @@ def test_the_loss_is_that_of_the_answers_alone(read):
   for i, row in enumerate(ROWS):
     for j, (question, answer) in enumerate(row):
       for k, token in enumerate(_ids(answer)):
-        total -= x[i, j, len(_ids(question)) + k, token]
-        count += 1
-  assert float(loss.weight) == count == 7
+        total -= WEIGHTS[i, j] * x[i, j, len(_ids(question)) + k, token]
+        count += WEIGHTS[i, j]
+  assert float(loss.weight) == count
   np.testing.assert_allclose(float(loss.total), total, rtol=1e-5)
   # what is not said may be anything
   best = jax.nn.one_hot(rows.texts, x.shape[-1])
