@@ -25,8 +25,8 @@ def get_config(arg: str | None = None):
   )
   if not options["smoke"]:
     config.init.checkpoint = "package:scenes_base"
-    config.optimizer.learning_rate = 1e-2
-    config.pretrain.update(steps=2500, batch_size=32, caption_corruption=0.3)
-    config.eval.update(samples=240, quick_samples=48, microbatch=48)
-    config.eval.every = config.checkpoint.every = 500
+    config.optimizer.update(learning_rate=1e-2, warmup_steps=40)
+    config.pretrain.update(steps=800, batch_size=32, caption_corruption=0.3)
+    config.eval.update(samples=240, quick_samples=24, microbatch=48)
+    config.eval.every = config.checkpoint.every = 200
   return config
