@@ -184,6 +184,7 @@ PROOFS = {
   "tree_preference_rm": "tests/setup/test_branches.py",
   "ttsnap": "tests/steering/test_methods.py",
   "unifiedreward_flex": "tests/rewards/test_vlm_judges.py",
+  "unifiedreward_sift": "tests/advantages/test_chosen.py",
   "unifiedreward_think": "tests/rewards/test_vlm_judges.py",
   "unipic2_pdtr": "tests/composition/test_trust.py",
   "uniworld_v2_edit_r1": "tests/advantages/test_chosen.py",

@@ -26,6 +26,7 @@ from jaxreward.advantages.chosen import (
   branch_ends,
   curated,
   filtered,
+  sifted,
 )
 from jaxreward.advantages.contract import (
   Advantage,
@@ -74,6 +75,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "global_and_local": global_and_local,
   "best_and_worst": best_and_worst,
   "branch_ends": branch_ends,
+  "sifted": sifted,
   "filtered": filtered,
   "against_one": against_one,
   "curated": curated,
@@ -128,6 +130,7 @@ __all__ = [
   "regional",
   "renormalised",
   "segments",
+  "sifted",
   "values",
   "whitened",
   "whole_return",

@@ -41,6 +41,50 @@ def test_best_and_worst_keeps_the_ends_of_the_whole_groups_credit(keep):
         assert np.isnan(got[p, g])
 
 
+def test_of_pairs_the_best_winner_and_the_worst_loser_are_sifted():
+  rng = np.random.default_rng(3)
+  size = 10
+  ranks, points = rng.random((2, 40, size)).astype(np.float32)
+  mask = rng.random((40, size)) > 0.1
+  ranks[:, 4], ranks[0] = ranks[:, 5], 0.5  # a tie, and a prompt of ties
+  signal = np.full_like(ranks, np.nan)
+  got = np.asarray(
+    advantages.sifted(
+      signal, {"r": ranks, "p": points}, mask, ranks="r", points="p"
+    )
+  )
+  left_out = 0
+  for p in range(len(got)):
+    winners, losers = [], []
+    for i in range(0, size, 2):
+      if mask[p, i] and mask[p, i + 1] and ranks[p, i] != ranks[p, i + 1]:
+        first = ranks[p, i] > ranks[p, i + 1]
+        winners.append(i if first else i + 1)
+        losers.append(i + 1 if first else i)
+    expected = np.full(size, np.nan)
+    if winners:
+      best = max(winners, key=lambda i: points[p, i])
+      worst = min(losers, key=lambda i: points[p, i])
+      if points[p, best] > points[p, worst]:
+        expected[best], expected[worst] = 1, -1
+    left_out += np.isnan(expected).all()
+    np.testing.assert_array_equal(got[p], expected)
+  assert 1 < left_out < len(got)
+
+
+def test_where_one_reward_compares_and_scores_the_ends_are_those_of_the_group():
+  signal = np.array([[0.3, 0.1, 0.9, 0.5], [0.1, 0.1, 0.2, 0.2]], np.float32)
+  got = advantages.sifted(signal, {}, np.ones_like(signal, bool))
+  np.testing.assert_array_equal(got, [[np.nan, -1, 1, np.nan], [np.nan] * 4])
+  for names, size, says in (
+    (dict(ranks="no"), 4, 'ranks="no": there is no reward'),
+    ({}, 3, "config.rollout.group=3: samples meet"),
+  ):
+    few = signal[:, :size]
+    with pytest.raises(UserError, match=says):
+      advantages.sifted(few, {"r": few}, few > 0, **names)
+
+
 def test_the_ends_teach_more_than_the_group():
   signal = np.random.default_rng(1).normal(size=(P, 24)).astype(np.float32)
   mask = np.ones_like(signal, bool)
