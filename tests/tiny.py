@@ -17,7 +17,7 @@ from jaxreward import jobs, setup, workdirs
 from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
-from jaxreward.rewards import Scores, contexts_of
+from jaxreward.rewards import Scores, contexts_of, declare
 from jaxreward.setup import judged, offline, players, references, row_scores
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
@@ -56,6 +56,7 @@ def redness(images, prompts, *, scale=4.0, channel=0):
   return scale * images[..., channel].mean((2, 3))
 
 
+@declare(gives_errors=True)
 def red_errors(images, prompts, *, scale=4.0, channel=0):
   """`redness` with what each pixel lacks of it."""
   errors = 1 - images[..., channel].reshape(*images.shape[:2], -1)

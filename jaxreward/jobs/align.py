@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from jaxreward import (
   advantages,
+  feeds,
   jobs,
   processes,
   setup,
@@ -45,6 +46,7 @@ from jaxreward.rewards import (
   places_of,
   probe_gradients,
   probe_images,
+  require_one_with_errors,
   require_scores,
   score,
   stds_of,
@@ -119,6 +121,7 @@ def check(config: ConfigDict) -> None:
   reward_setup.bind(config)
   if plan.feed.needs_scores:
     _refuse_host_rewards(config)
+    _require_errors(config)
   late_labels.check(config)
   if offline.origin(config) != "rollout" and not plan.feed.needs_scores:
     return
@@ -500,6 +503,15 @@ def _refuse_host_rewards(config: ConfigDict) -> None:
         f' config.objective.name="{config.objective.name}" takes; use a reward'
         " in JAX"
       )
+
+
+def _require_errors(config: ConfigDict) -> None:
+  """Refuses rewards without errors where a method reads them."""
+  names = {n for fn in align_methods.readers(config) for n in feeds.reads(fn)}
+  if names & {"errors", "near_errors"}:
+    entries = reward_setup.bind(config, ("rewards",)).items()
+    gives = lambda fn: getattr(fn, "gives_errors", False)
+    require_one_with_errors([k for k, entry in entries if gives(entry.fn)])
 
 
 def _trained(scores: Scores, weights_of: Mapping[str, Any]) -> Scores:

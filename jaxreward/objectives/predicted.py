@@ -297,17 +297,16 @@ def uncertain_reward(
     window.
   """
   del latest  # read where the window is made
-  v, near_v, u, window, errors, near_errors = keep(
-    mask, v, near_v, u, window, errors, near_errors
-  )
+  v, near_v, u, window = keep(mask, v, near_v, u, window)
   window = jax.lax.stop_gradient(window)
   matching = mean_square(v - u) + mean_square(near_v - u)
   inside = jnp.asarray(mask) & (window > 0)
+  errors, near_errors = keep(inside, errors, near_errors)
   pixels = lambda x: x.reshape(len(x), -1)
   errors, near_errors = pixels(errors), pixels(near_errors)
   gap = jnp.abs(near_errors - errors)
   terms = weight * jnp.square(errors) * jnp.exp(-gap) + uncertainty * gap
-  terms = window * jnp.where(inside, terms.mean(1), 0.0)
+  terms = window * terms.mean(1)
   metrics = {
     "matching_loss": Mean.of(matching, mask),
     "control_error": Mean.of(mean_square(errors), inside),

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxreward.errors import UserError
+from jaxreward.models.vision import preprocess
 from jaxreward.models.vlm import decode
 from jaxreward.rewards import reasoning
 from jaxreward.rewards import vision_language as vl
@@ -191,5 +192,7 @@ def questions(
   seen = seen_of(reader, params, clean)
   rows = rows_of(seen, shows, arrays, sources, judge.source)
   if judge.how and judge.how.looks:
+    if start is not None:
+      start = preprocess.resize(start, (clean.shape[2], clean.shape[3]))
     rows |= rows_of(clean, shows, {}, start, judge.source, "pixels")
   return rows, usable, size

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import flax.struct
 from jaxtyping import Float
 
-from jaxreward.types import ArrayLike, PromptBatch
+from jaxreward.types import ArrayLike
 
 F = TypeVar("F", bound=Callable[..., Any])
 Prepare = Callable[[Sequence[str]], Mapping[str, Any]]
-Applies = Callable[[PromptBatch], Any]
+Applies = Callable[..., Any]  # (prompts, **options) -> bool [P]
 
 
 @flax.struct.dataclass
@@ -64,6 +64,7 @@ def declare(
   takes_frames: bool = False,
   loads: Callable[..., Loaded] | None = None,
   applies: Applies | None = None,
+  gives_errors: bool = False,
 ) -> Callable[[F], F]:
   """Marks a reward; one without a mark runs inside jit.
 
@@ -80,9 +81,11 @@ def declare(
       reward's own; the reward's keyword arguments without a default come from
       this and its `prepare`. An argument `folder` is filled in with a folder of
       the working directory for what the reward stores.
-    applies: prompts -> bool [P], rows that have what it compares with; in other
-      rows it is not applicable, which is not a failure. Ignored where the
-      config names a folder of references.
+    applies: (prompts, **options) -> bool [P], rows that have what it compares
+      with; the options are those of the reward that it takes by keyword. In
+      other rows it is not applicable, which is not a failure. Ignored where
+      the config names a folder of references.
+    gives_errors: it returns `Scores.errors`.
   """
 
   def mark(reward: F) -> F:
@@ -92,6 +95,7 @@ def declare(
       takes_frames=takes_frames,
       loads=loads,
       applies=applies,
+      gives_errors=gives_errors,
     )
     return reward
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import require_counts
+from jaxreward.errors import UserError, require_counts
 from jaxreward.models.vlm import decode
 from jaxreward.models.vlm.qwen_vl import Model
 from jaxreward.rewards import answer_tables, asking, reasoning
@@ -86,6 +86,11 @@ def load_edit_score(
   """
   require_counts("", high=high)
   require_choice("average", average, AVERAGES)
+  if options.looks:
+    raise UserError(
+      f"looks={options.looks}: edit_score asks two questions that show different"
+      " images, and looks closer at none; set looks=0"
+    )
   reader, params = vl.load(options)
   begun, how = reasoning.thinking(
     reader, options, _BEGUN, "", _THOUGHT if options.think else None

@@ -316,16 +316,48 @@ def _pooled(x: Array, side: int) -> Array:
 
 
 def cycle(
-  extracted: Float[ArrayLike, "P G ..."], control: Float[ArrayLike, "P _ ..."]
+  extract: Callable[[Array], Array],
+  images: Images,
+  control: Float[ArrayLike, "P ..."],
+  known: Known,
 ) -> contract.Scores:
-  """1 - mean |c - control| / (mean |control| + 0.01), and each pixel's c - control."""
-  flat = lambda x: jnp.reshape(x, (*jnp.shape(x)[:2], -1))
-  errors, control = flat(extracted) - flat(control), flat(control)
+  """1 - mean |c - control| / (mean |control| + 0.01), and each pixel's c - control.
+
+  Args:
+    extract: images [P G, H, W, 3] -> c [P G, ...].
+    images: in [0, 1]; one with a value that is not finite gets NaN.
+    control: of each prompt, in the shape of c.
+    known: whether there is one; images of a prompt without it get NaN.
+  """
+  images = jnp.asarray(images)
+  p, g, *shape = images.shape
+  usable = jnp.isfinite(images).all((2, 3, 4)) & jnp.asarray(known)
+  safe = jnp.where(usable[..., None, None, None], images, 0.0)
+  extracted = extract(safe.reshape(p * g, *shape)).reshape(p, g, -1)
+  control = jnp.asarray(control).reshape(p, 1, -1)
+  errors = extracted - control
   scale = jnp.abs(control).mean(-1) + 0.01
-  return contract.Scores(1 - jnp.abs(errors).mean(-1) / scale, errors=errors)
+  value = 1 - jnp.abs(errors).mean(-1) / scale
+  return contract.Scores(
+    jnp.where(usable, value, jnp.nan),
+    errors=jnp.where(usable[..., None], errors, jnp.nan),
+  )
 
 
-@declare(loads=load_references, applies=files.has("source"))
+def _require_field(field: str) -> None:
+  if field not in ("source", "target"):
+    raise UserError(
+      f'condition_cycle.field="{field}": known are "source" and "target"'
+    )
+
+
+def _has_field(prompts: PromptBatch, *, field: str = "source") -> Array:
+  """Rows that `condition_cycle` of this field applies to."""
+  _require_field(field)
+  return files.has(field)(prompts)
+
+
+@declare(loads=load_references, applies=_has_field, gives_errors=True)
 def condition_cycle(
   images: Images,
   prompts: PromptBatch,
@@ -355,25 +387,11 @@ def condition_cycle(
       f"condition_cycle.condition={condition}: known are"
       f" {', '.join(CONDITIONS)}"
     )
-  if field not in ("source", "target"):
-    raise UserError(
-      f'condition_cycle.field="{field}": known are "source" and "target"'
-    )
-  images = jnp.asarray(images)
-  p, g, h, w, _ = images.shape
+  _require_field(field)
   reference, known = files.resolve(prompts, field, reference, known)
-  usable = jnp.isfinite(images).all((2, 3, 4)) & jnp.asarray(known)
-  safe = jnp.where(usable[..., None, None, None], images, 0.0)
-  draw = CONDITIONS[condition]
+  draw, (_, _, h, w, _) = CONDITIONS[condition], jnp.shape(images)
   control = draw(preprocess.fitted(jnp.asarray(reference)[:, 0], (h, w)))
-  extracted = draw(safe.reshape(p * g, h, w, 3))
-  scores = cycle(
-    extracted.reshape(p, g, *extracted.shape[1:]), control[:, None]
-  )
-  keep = lambda x: jnp.where(
-    jnp.expand_dims(usable, range(2, x.ndim)), x, jnp.nan
-  )
-  return {"condition_cycle": jax.tree.map(keep, scores)}
+  return {"condition_cycle": cycle(draw, images, control, known)}
 
 
 @declare(loads=load_references, applies=files.has("target"))

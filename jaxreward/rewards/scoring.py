@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -203,14 +203,24 @@ def device_errors(
   """
   outputs = _inside(rewards, contexts, images, prompts, None)
   errors = {n: s.errors for n, s in outputs.items() if s.errors is not None}
-  if len(errors) != 1:
-    known = ", ".join(errors) or "none"
-    raise UserError(
-      "config.objective reads the errors of one reward, pixel by pixel, and of"
-      f" config.rewards {known} gives them; take one such as condition_cycle"
-    )
+  require_one_with_errors(errors)
   ((name, value),) = errors.items()
   return name, jnp.asarray(value)
+
+
+def require_one_with_errors(names: Collection[str]) -> None:
+  """Refuses rewards of which not exactly one gives `Scores.errors`.
+
+  Args:
+    names: of those that do.
+  """
+  if len(names) != 1:
+    known = ", ".join(names) or "none"
+    raise UserError(
+      "config.objective reads the errors of one reward, pixel by pixel, and of"
+      f" config.rewards {known} gives them; take one such as condition_cycle,"
+      " or declare one of your own with gives_errors=True"
+    )
 
 
 def _inside(rewards, contexts, images, prompts, verdict) -> dict[str, Scores]:

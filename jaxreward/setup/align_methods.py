@@ -82,9 +82,15 @@ def feed_of(config: ConfigDict, name: str) -> feeds.Feed:
 
 def run_feed(config: ConfigDict) -> feeds.Feed:
   """The objective's feed, as the run's objective and terms read it."""
+  _, name = bind_objective(config)
+  return feeds.narrowed(feed_of(config, name), readers(config))
+
+
+def readers(config: ConfigDict) -> list[Callable[..., Any]]:
+  """The objective and its terms, which read the feed."""
   objective, name = bind_objective(config)
   terms = [fn for fn, _ in bind_regularizers(config, name).values()]
-  return feeds.narrowed(feed_of(config, name), [objective, *terms])
+  return [objective, *terms]
 
 
 def _also(config: ConfigDict, feed: feeds.Feed) -> tuple[str, ...]:

@@ -392,7 +392,7 @@ def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
     raise UserError(
       f'config.{field}.weights={file}: the reward "{name}" reads none'
     )
-  row_weight = _row_weight(entry, function, float(weight), field, task)
+  row_weight = _row_weight(entry, fn, float(weight), field, task)
   if loads and _FACT_OF in inspect.signature(loads).parameters:
     loads = functools.partial(loads, fact_of=task.fact_of)
   return _Entry(field, str(name), fn, row_weight, is_learned, file, loads)
@@ -400,7 +400,7 @@ def _bound(entry: Any, field: str, task: tasks.Task) -> _Entry:
 
 def _row_weight(
   entry: ConfigDict,
-  fn: Callable[..., Any] | None,
+  fn: functools.partial,
   weight: float,
   field: str,
   task: tasks.Task,
@@ -423,6 +423,10 @@ def _row_weight(
   applies = None if entry.get("references") else getattr(fn, "applies", None)
   if not factors and applies is None:
     return weight
+  if applies is not None:
+    names = inspect.signature(applies).parameters
+    options = {k: v for k, v in fn.keywords.items() if k in names}
+    applies = functools.partial(applies, **options) if options else applies
   return rewards.RowWeight(weight, factors, applies)
 
 

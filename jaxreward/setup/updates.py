@@ -423,7 +423,10 @@ class Loss:
     return jnp.asarray(total), images
 
   def _errors(self, frozen: Frozen, images: Array, index: ArrayLike) -> Array:
-    """Errors [M, N] by their own prompts; 0 where the reward is not applicable."""
+    """Errors [M, N] by their own prompts.
+
+    0 where the reward is not applicable, and where it failed.
+    """
     index, row = controls.rows(index, "own", self.plan)
     prompts = jax.tree.map(lambda x: jnp.asarray(x)[index], frozen.prompts)
     name, errors = device_errors(
@@ -431,8 +434,10 @@ class Loss:
       {k: v.take(row) for k, v in frozen.contexts.items()},
       images[:, None], prompts,
     )  # fmt: skip
-    is_known = applies_to(self.weights[name], prompts)
-    return jnp.where(is_known, errors[:, 0], 0.0)
+    errors = errors[:, 0]
+    is_finite = jnp.isfinite(errors).all(-1, keepdims=True)
+    applies = applies_to(self.weights[name], prompts)
+    return jnp.where(applies & is_finite, errors, 0.0)
 
   def scores(
     self, contexts: Any, prompts: Any, images: Array, index: ArrayLike

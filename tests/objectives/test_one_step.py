@@ -94,6 +94,7 @@ def test_uncertain_reward_in_value_and_gradient():
   errors, near = RNG.normal(0, 1, (2, 5, 6))
   t = np.array([0.1, 0.39, 0.41, 0.2, 0.9])
   mask = np.array([1, 1, 1, 0, 1], bool)
+  errors[2] = near[2] = np.nan  # later than the window
   arrays = (v, near_v, errors, near)
   finish = prepare_of(objectives.uncertain_reward).finish
   window = finish({"t": t, "valid": mask})["window"]

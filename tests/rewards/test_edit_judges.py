@@ -108,6 +108,8 @@ def test_refused():
   load = rewards.REGISTRY["edit_score"].loads
   with pytest.raises(UserError, match="average"):
     load(weights="tiny", average="mean")
+  with pytest.raises(UserError, match=r"looks=1: .* set looks=0"):
+    load(weights="tiny", think=4, looks=1)
   with pytest.raises(UserError, match="high=0"):
     load(weights="tiny", high=0)
   with pytest.raises(

@@ -1,6 +1,7 @@
 """A judge that looks closer, beside whole rows of the model."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,8 +12,15 @@ import pytest
 from jaxreward.errors import UserError
 from jaxreward.models.vision import preprocess
 from jaxreward.models.vlm import decode, prompts, qwen_vl, tiny
-from jaxreward.rewards import answer_tables, looks, reasoning, vision_language
+from jaxreward.rewards import (
+  answer_tables,
+  asking,
+  looks,
+  reasoning,
+  vision_language,
+)
 from jaxreward.rewards.vision_language import PICTURE
+from jaxreward.types import PromptBatch
 
 QUESTION = f"{PICTURE}Is it red?"
 SIZE, LENGTH = (32, 32), 160
@@ -170,3 +178,24 @@ def test_further_words_do_not_see_what_is_forgotten():
   place = jnp.array([[False, True, True]])
   mask = looks.forget(prefix, place).mask
   assert mask.tolist() == [[True, False, False, True, True]]
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_a_source_is_cropped_at_the_images_size():
+  reader = SimpleNamespace(
+    size=lambda images: (32, 32),
+    see=lambda params, images, size=None: images.mean((1, 2)),
+  )
+  how = SimpleNamespace(looks=True)
+  judge: Any = SimpleNamespace(reader=reader, source=0, how=how)
+  sources = np.full((2, 12, 40, 3), 0.5, np.float32)
+  batch = PromptBatch(
+    np.arange(2, dtype=np.uint32), np.zeros(2, np.int32), np.ones(2, bool),
+    source=sources,
+  )  # fmt: skip
+  rows, usable, _ = asking.questions(
+    judge, {}, np.zeros((2, 3, 16, 24, 3)), batch, np.arange(3)[:, None], {}
+  )
+  assert usable.all() and rows["seen"].shape == (6, 2, 3)
+  assert rows["pixels"].shape == (6, 2, 16, 24, 3)
+  np.testing.assert_allclose(rows["pixels"][:, 0], 0.5, atol=3e-3)

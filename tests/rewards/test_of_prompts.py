@@ -1,6 +1,8 @@
 """Rewards that read source, target and task of the prompts themselves."""
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxreward.composition import sums
 from jaxreward.errors import UserError
 from jaxreward.rewards import consistency, fidelity, identity, references
 from jaxreward.setup import rewards as reward_setup
+from jaxreward.setup import updates
 from jaxreward.tasks.scenes import edits, grammar, judge
 from tests import tiny
 from tests.rewards import folders
@@ -58,9 +61,10 @@ def of_folder(batch, field):
   ],
 )
 def test_the_prompts_pictures_count_as_a_folders(reward, field, batch, images):
-  (own,) = reward(images, batch).values()
-  (same,) = reward(images, batch, **of_folder(batch, field)).values()
-  np.testing.assert_array_equal(own, same)
+  found = reward(images, batch)
+  own, *_ = jax.tree.leaves(found)
+  same = reward(images, batch, **of_folder(batch, field))
+  jax.tree.map(np.testing.assert_array_equal, found, same)
   there = np.isfinite(np.asarray(getattr(batch, field))).all((1, 2, 3))
   np.testing.assert_array_equal(np.isfinite(own).all(1), there)
   np.testing.assert_array_equal(reward.applies(batch), there)
@@ -158,6 +162,53 @@ def test_a_weight_counts_for_its_kinds_and_where_it_applies(batch):
   np.testing.assert_array_equal(weight(batch)[:, 0], [0, 0, 0, 0, 0, 1.0])
   anywhere = dataclasses.replace(weight, applies=None)
   np.testing.assert_array_equal(anywhere(batch)[:, 0], [0, 0, 0, 0, 6.0, 1.0])
+
+
+def test_a_cycle_applies_where_the_picture_of_its_field_is(batch, images):
+  """The row of identity has a source alone, and the first here a target alone."""
+  there = np.isfinite(np.asarray(batch.source)).all((1, 2, 3))
+  without = np.where(np.arange(6)[:, None, None, None] == 0, np.nan, 1.0)
+  batch = batch.replace(source=np.asarray(batch.source) * without)
+  there &= np.arange(6) > 0
+  known = np.isfinite(np.asarray(batch.target)).all((1, 2, 3))
+  assert known[0] and not known[list(KINDS).index("identity")]
+  for field, rows in (("source", there), ("target", known)):
+    config = tiny.load(
+      "align_edits.py:smoke",
+      {"rewards.cycle.fn": "condition_cycle", "rewards.cycle.field": field},
+    )
+    entry = reward_setup.bind(config)["cycle"]
+    weight = entry.weight(batch)[:, 0] != 0
+    np.testing.assert_array_equal(weight, rows)
+    scores = entry.fn(images, batch)["condition_cycle"]
+    np.testing.assert_array_equal(np.isfinite(scores.value).all(1), rows)
+    np.testing.assert_array_equal(np.isfinite(scores.errors).all((1, 2)), rows)
+
+
+@pytest.mark.usefixtures("as_users_call")
+def test_errors_that_failed_are_0_and_so_is_their_slope(batch, images):
+  """As where a folder lacks a reference: the reward is known to apply."""
+  cycle = lambda *x: fidelity.condition_cycle(*x, field="target")
+  built = rewards.build({"cycle": cycle})
+  trainable = SimpleNamespace(policy=SimpleNamespace(to_pixels=lambda x, _: x))
+  plan: Any = SimpleNamespace(is_controlled=False, prompts=6)
+  nothing: Any = None
+  loss = updates.Loss(
+    trainable, plan, nothing, {}, tuple(built.values()), {"cycle": 1.0}
+  )
+  contexts = rewards.contexts_of(built, batch)
+  frozen = updates.Frozen({}, {}, np.zeros((6, 1)), batch, contexts)
+
+  def total(x):
+    errors, _ = loss._score(frozen, x, np.arange(6), "errors")
+    return jnp.square(errors).sum(), errors
+
+  grad = jax.grad(total, has_aux=True)
+  slope, errors = grad(jnp.asarray(images[:, 1]))
+  known = np.isfinite(np.asarray(batch.target)).all((1, 2, 3))
+  assert np.isfinite(errors).all() and np.isfinite(slope).all()
+  np.testing.assert_array_equal(np.abs(errors).max(-1) > 0, known)
+  np.testing.assert_array_equal(np.abs(slope).max((1, 2, 3)) > 0, known)
 
 
 @pytest.mark.parametrize(

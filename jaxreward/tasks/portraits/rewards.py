@@ -129,7 +129,7 @@ def _is_whole(batch: PromptBatch) -> Array:
   return jnp.isfinite(jnp.asarray(batch.target)).all((1, 2, 3))
 
 
-@declare(applies=_is_whole)
+@declare(applies=_is_whole, gives_errors=True)
 def regions(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
   """`condition_cycle` of the map of regions, `judge.regions`, and the exact one.
 
@@ -137,19 +137,12 @@ def regions(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
     images: in [0, 1].
     prompts: P edits with an exact answer.
   """
-  images = jnp.asarray(images)
-  p, g, *shape = images.shape
-  usable = jnp.isfinite(images).all((2, 3, 4)) & _is_whole(prompts)[:, None]
-  safe = jnp.where(usable[..., None, None, None], images, 0.0)
-  asked = prompts.extras
+  asked, group = prompts.extras, jnp.shape(images)[1]
   rows, count = jnp.asarray(asked.rows), jnp.asarray(asked.count)
   control = render.regions(render.shapes_of(rows, jnp), count, jnp)
-  maps = judge.regions(safe.reshape(p * g, *shape), jnp.repeat(count, g))
-  scores = fidelity.cycle(maps.reshape(p, g, *shape), control[:, None])
-  keep = lambda x: jnp.where(
-    usable.reshape(p, g, *[1] * (x.ndim - 2)), x, jnp.nan
-  )
-  return {"regions": jax.tree.map(keep, scores)}
+  extract = lambda x: judge.regions(x, jnp.repeat(count, group))
+  known = _is_whole(prompts)[:, None]
+  return {"regions": fidelity.cycle(extract, images, control, known)}
 
 
 def _noise(images: Images) -> Float[Array, "P G"]:
