@@ -2,12 +2,12 @@
 
 Luo et al. 2025, https://arxiv.org/abs/2509.23909, read in the authors' code: Flow-GRPO
 of an editor by a judge's scores of four aspects, in several passes that are averaged.
-On portraits the aspects are measured exactly, in one pass; at full size EditScore's own
-judge (`edit_score`) reads them in one pass, after a reason of at most 512 tokens that is
-drawn as the authors draw it, but not from the 20 best tokens alone; `thoughts=4` averages
-over four reasons. With a judge behind a server each is a reward of its own, and each pass
-another: `config.rewards.follow_1.fn=judge_pointwise` with the aspect's question in
-`templates`, `temperature=0.7`, another `seed`, and `config.composition.passes`.
+On portraits the judge that ships says whether the edit is done, and what it cannot tell,
+whether the rest stays and how well it is drawn, is measured exactly. At full size
+EditScore's own judge (`edit_score`) reads all in one pass, after a reason of at most 512
+tokens that is drawn as the authors draw it, but not from the 20 best tokens alone;
+`thoughts=4` averages over four reasons. Behind a server each aspect is a reward of its
+own (`judge_pointwise`, `templates`), each pass another (`config.composition.passes`).
 """
 
 from jaxreward import recipes
@@ -21,17 +21,18 @@ def get_config(arg: str | None = None):
   if recipes.size_of(arg) == "full":
     config.rewards = dict(
       edit=dict(
-        fn="edit_score",
-        think=512,
-        temperature=0.7,
-        top_p=0.9,
-        dtype="bfloat16",
-        length=1024,
-        weight=1.0,
+        fn="edit_score", think=512, temperature=0.7, top_p=0.9,
+        dtype="bfloat16", length=1024, weight=1.0,
       )
-    )
-  else:
-    config.composition = dict(
-      name="viescore", semantic=("follow", "keep"), quality=("look",)
-    )
+    )  # fmt: skip
+    return config
+  config.rewards.follow = dict(
+    fn="vlm_checklist", weights="package:portrait_judge", length=64, weight=1.0,
+    questions="package:portrait_edit_questions",
+  )  # fmt: skip
+  config.heldout_rewards.carried_out = dict(fn="carried_out", weight=1.0)
+  config.data.kind_weights = (2, 2, 1, 2, 0, 0, 0, 0, 0)  # that it can judge
+  config.composition = dict(
+    name="viescore", semantic=("follow", "keep"), quality=("look",)
+  )
   return config

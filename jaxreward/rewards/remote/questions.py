@@ -7,6 +7,7 @@ only if there is a dog.
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from jaxreward.rewards.remote.question_files import Question
 
 Questions = Sequence[Question]
 
+PACKAGE = "package:"
+_ASSETS = pathlib.Path(__file__).parents[2] / "assets"
 AGGREGATES, GATES = ("mean", "geometric"), ("hard", "soft", "off")
 _HOLDS, _LEAST = 0.5, 1e-6
 _LINE = '{"prompt": "a red circle", "questions": ["Is there a circle?"]}'
@@ -39,11 +42,14 @@ def read_questions(path: str) -> dict[str, Questions]:
       lines read {"prompt": "...", "questions": ["...", {"question": "...",
       "weight": 2, "parents": [1], "answers": {"yes": 1, "no": 0}}]}, parents
       counted from 1. Lines without questions are skipped. Or a file of a public
-      benchmark, see `question_files`.
+      benchmark, see `question_files`; or "package:portrait_edit_questions", those
+      that come with the library.
 
   Raises:
     UserError: no file, no question, or an invalid line.
   """
+  if path.startswith(PACKAGE):
+    path = str(_ASSETS / f"{path.removeprefix(PACKAGE)}.jsonl")
   at = paths.find(path, "questions")
   entries = question_files.read(at)
   if entries is None:

@@ -177,6 +177,29 @@ def _text(kind: str, place: int, name: int, value: int, old: int) -> str:
   return f"make the {thing}{of} {word}"
 
 
+def question(prompt: lib.Prompt) -> dict[str, Any] | None:
+  """Whether an edit of one attribute is done, as a line of a file of questions.
+
+  None for the other kinds.
+  """
+  kind, _, numbers = prompt.pictures.instruction.partition(":")
+  if kind not in LOCAL:
+    return None
+  place, name, value = map(int, numbers.strip("()").split(","))
+  answers = {"yes": 1.0, "no": 0.0}
+  if name == at.BACKGROUND_AT:
+    asked = "What colour is the background?"
+    colours = at.VALUES[at.NAMES[name]]
+    answers = {c: float(c == colours[value]) for c in colours}
+  else:
+    if value == at.NONE and name in (at.EYES_AT, at.BEARD_AT):
+      before = prompt.pictures.before[max(place, 0), name]
+      value, answers = int(before), {"yes": 0.0, "no": 1.0}
+    asked = f"Is there {words.person_phrase({name: value})}{_whose(place)}?"
+  entry = {"question": asked, "answers": answers}
+  return {"prompt": prompt.text, "questions": [entry]}
+
+
 def _make(kind: str, name: str, combination: tuple[int, ...], split: str):
   """(text, edit) of one edit of a split."""
   instruction = _instruction(kind, combination)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxreward.rewards.remote import questions as question_files
 from jaxreward.tasks.portraits import attributes as at
 from jaxreward.tasks.portraits import edits, judge, questions, words
 
@@ -117,3 +118,41 @@ def test_what_is_right_is_what_the_judges_of_pictures_say():
     )
     wrong = questions.altered(people, rng)
     assert wrong != people
+
+
+def test_the_questions_that_ship_are_those_of_all_local_edits():
+  known = question_files.read_questions("package:portrait_edit_questions")
+  texts = set()
+  for prompt in edits.all_prompts():
+    line = edits.question(prompt)
+    if line is None:
+      continue
+    (entry,) = line["questions"]
+    (asked,) = known[prompt.text]
+    assert (asked.text, dict(asked.answers)) == (
+      entry["question"], entry["answers"],
+    )  # fmt: skip
+    texts.add(prompt.text)
+  assert texts == set(known)
+
+
+def test_a_question_is_answered_by_what_the_edit_asks_for():
+  for prompt in edits.all_prompts()[::37]:
+    line = edits.question(prompt)
+    if line is None:
+      continue
+    place, name, value = (
+      int(x) for x in prompt.pictures.instruction.split("(")[1][:-1].split(",")
+    )
+    row = max(place, 0)
+    assert prompt.pictures.rows[row, name] == value
+    assert prompt.pictures.before[row, name] != value
+    ((word, worth),) = [
+      x for x in line["questions"][0]["answers"].items() if x[1]
+    ]
+    assert worth == 1
+    if name == at.BACKGROUND_AT:
+      assert word == at.VALUES["background"][value]
+    else:
+      gone = name in (at.EYES_AT, at.BEARD_AT) and value == at.NONE
+      assert word == ("no" if gone else "yes")
