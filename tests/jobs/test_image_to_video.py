@@ -222,7 +222,6 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
   ("model", "objective"),
   recipes.cases("diffusion_nft", "wan_i2v", "wan22_i2v", "wan22_ti2v_5b"),
 )
-@pytest.mark.turns(3)
 def test_a_recipe_runs_and_its_report_shows_the_pictures(
   model, objective, tmp_path
 ):

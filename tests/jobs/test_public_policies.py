@@ -53,7 +53,6 @@ def rows_of(workdir, job):
     "klein_4b",
   ),
 )
-@pytest.mark.turns(3)
 def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   config = tiny.load(SPEC.format(model, objective), SMALL)
   workdir = epath.Path(tmp_path)
@@ -162,7 +161,6 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   ("model", "objective"),
   recipes.cases("flow_grpo", "kontext", "qwen_image_edit"),
 )
-@pytest.mark.turns(3)
 def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
   """Ratios are 1, and another source gives another picture."""
   config = tiny.load(SPEC.format(model, objective), SMALL)

@@ -48,7 +48,8 @@ TOLERANCE = 2e-4
 def by_turns(*meshes: str) -> list:
   """Meshes, `slow` those of `TURNING` that are not due."""
   others = [mesh for mesh in MESHES if mesh not in TURNING]
-  return turns.slow_but(meshes, [*others, TURNING[turns.turn() % len(TURNING)]])
+  due = TURNING[turns.drawn(len(TURNING), turns.turn())]
+  return turns.slow_but(meshes, [*others, due])
 
 
 def config_of(objective, *overrides):

@@ -26,8 +26,9 @@ EVERY = sorted(path.stem for path in (tiny.CONFIGS / "recipes").glob("*.py"))
 
 def sizes(*names: str) -> list:
   """Of every recipe the miniature is loaded with every test, others with jobs."""
-  job = lambda name: [] if name == "smoke" else [pytest.mark.job]
-  return [pytest.param(name, marks=job(name)) for name in names]
+  others = [pytest.mark.job, pytest.mark.turns(3)]
+  marks = lambda name: [] if name == "smoke" else others
+  return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 @pytest.fixture
@@ -104,7 +105,6 @@ def test_every_recipe_has_its_turn():
 @pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes(*SIZES))
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.turns(3)
 def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
   overrides = {}
   if size == "full" and name in FOR_USERS:
@@ -128,7 +128,6 @@ def check(config):
 @pytest.mark.usefixtures("types_of_miniatures")
 @pytest.mark.parametrize("size", sizes("default", "smoke"))
 @pytest.mark.parametrize("name", OF_SCENES)
-@pytest.mark.turns(3)
 def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
   check(load(name, size=size))
   with pytest.raises(UserError, match="no full size"):

@@ -14,8 +14,6 @@ from jaxreward.setup import drawn_preferences, reward_model
 from jaxreward.tasks.scenes import detect, grammar
 from jaxreward.tasks.scenes import preferences as scenes
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
-
 F = np.float32
 
 
@@ -45,6 +43,8 @@ def rows():
   return prompts, pr.beside_reference(rows)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_reference_shows_the_prompt_and_is_no_candidate(rows):
   prompts, rows = rows
   members, context = np.asarray(rows.members), np.asarray(rows.context)
@@ -64,6 +64,8 @@ def test_a_reference_shows_the_prompt_and_is_no_candidate(rows):
     assert np.abs(references - drawn).max((1, 2, 3)).min() < 1e-6
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_images_are_scored_beside_their_reference(rows):
   """A head that multiplies the two: the mean red of both."""
   _, rows = rows

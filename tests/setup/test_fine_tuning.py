@@ -16,8 +16,6 @@ from jaxreward.jobs import finetune
 from jaxreward.setup import encodings, fine_tuning, offline
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 1)]
-
 SD3 = "finetune.py:sd35_medium,smoke"
 
 
@@ -50,6 +48,8 @@ def encoded(config, cache):
   )  # fmt: skip
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
   folder = tmp_path / "d"
   folder.mkdir()
@@ -84,6 +84,8 @@ def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
   assert not cache.has(path.stem)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_each_caption_is_encoded_once(tmp_path):
   """In rows of any shape, and not again for images that are added."""
   folder = tmp_path / "d"
@@ -147,6 +149,8 @@ def loss_of(**options):
   return fine_tuning.Loss(trainable, objectives.flow_matching, **options)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_rows_draw_alike_in_any_split_and_times_are_shifted():
   loss = loss_of(caption_drop=0.5)
   params = loss.trainable.policy.init(jax.random.key(0))

@@ -14,8 +14,6 @@ from jaxreward.rewards.vision_language import PICTURE, Options
 from jaxreward.setup import judge
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
-
 SPEC = "pretrain_judge.py:smoke"
 
 
@@ -25,6 +23,8 @@ def parts():
   return config, judge.tasks_of(config), judge.make_reader(config)[0]
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_folder_holds_the_judge_and_is_read_again(parts, tmp_path):
   config, _, reader = parts
   params = judge.init(config, reader)
@@ -115,6 +115,7 @@ def test_an_image_is_that_of_its_row_whatever_stands_beside_it(parts, name):
   assert np.abs(whole[2:6] - whole[:4]).max() > 0.1
 
 
+@pytest.mark.job
 def test_how_a_judge_is_led_astray_is_counted(parts, tmp_path):
   config, of, reader = parts
   judge.save(tmp_path, reader, judge.init(config, reader), "float32")

@@ -26,8 +26,6 @@ from jaxreward.tasks.portraits import (
 )
 from jaxreward.tasks.portraits import attributes as at
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
-
 N = 200
 RNG = np.random.default_rng(1)
 
@@ -53,6 +51,8 @@ def look():
   return run
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_every_description_says_what_it_was_made_from():
   texts = set()
   for prompt in prompts.all_prompts():
@@ -61,6 +61,8 @@ def test_every_description_says_what_it_was_made_from():
   assert len(texts) == len(prompts.all_prompts())
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_policy_has_room_for_every_word():
   sizes = (len(words.TEXT_WORDS), len(words.EDIT_WORDS), words.MAX_WORDS)
   assert scene_dit.LANGUAGES["portraits"] == sizes
@@ -94,6 +96,8 @@ def test_a_wording_that_is_held_out_is_in_no_training_prompt():
 
 
 @pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_pictures_are_layers_over_layers(count):
   """Pixel by pixel in float64, from the bytes of the atlas."""
   rows = people(3)
@@ -113,6 +117,8 @@ def test_pictures_are_layers_over_layers(count):
       np.testing.assert_allclose(image[y, x], pixel, atol=1e-6)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_clean_pictures_are_read_right_and_noise_changes_little(look):
   rows, count = people(N), RNG.integers(1, 3, N)
   rows[:, 1, at.BACKGROUND_AT] = rows[:, 0, at.BACKGROUND_AT]
@@ -147,6 +153,8 @@ def test_clean_pictures_are_read_right_and_noise_changes_little(look):
   assert found["strict"].max() == 0 and found["drawn"].max() < 0.2
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_answers_of_edits_are_exact(look):
   every = edits.all_prompts()
   chosen = [p for k in prompts.EDIT_CATEGORIES for p in every
@@ -249,6 +257,8 @@ def test_regions_are_found_again_where_they_are():
   assert (after.value[:, 1] > scores.value[:, 1]).all()
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_an_edit_changes_one_attribute_and_people_move_as_they_are():
   local = (*edits.LOCAL, edits.UNHEARD)
   for prompt in edits.all_prompts():
@@ -309,6 +319,8 @@ def test_a_strip_shows_one_held_out_person_in_several_ways():
   assert len(seen) == 3
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_words_alone_pay_for_the_loss_of_a_person(look):
   pairs = [p for p in edits.prompts("heldout") if p.pictures.count == 2]
   chosen = pairs[:: len(pairs) // N + 1]
@@ -349,6 +361,8 @@ def test_captions_are_wrong_as_often_as_asked():
   np.testing.assert_array_equal(again["caption"], micro["caption"])
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_answers_of_edits_are_wrong_as_often_as_asked():
   chosen = edits.prompts("train")
   right = prompts.batch(chosen)
@@ -383,6 +397,8 @@ def test_no_wrong_answer_shows_somebody_who_is_held_out():
   assert (rows != whole.rows).any((1, 2)).mean() > 0.6
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_a_worse_picture_is_wrong_in_one_attribute(look):
   chosen = [
     p for p in prompts.prompts("train") if p.category == prompts.FIRST + 1
@@ -403,6 +419,8 @@ def test_the_shipped_layers_are_those_of_the_drawing():
   np.testing.assert_array_equal(draw.layers(), atlas.read(atlas.PATH))
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_annotators_prefer_what_the_words_say():
   of = lambda split: [p for p in prompts.prompts(split) if len(p.people) == 2]
   chosen = of("train")[:2] + of("heldout")[:2]
@@ -425,6 +443,8 @@ def test_annotators_prefer_what_the_words_say():
     assert members.min() >= 0 and members.max() < len(part.images)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_ratings_are_means_over_users_of_drawing_and_taste():
   batch = prompts.batch(prompts.prompts("train")[:1])
   images = np.full((1, 3, at.SIDE, at.SIDE, 3), 0.5, np.float32)

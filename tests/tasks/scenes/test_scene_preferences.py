@@ -11,8 +11,6 @@ from jaxreward.data import preferences as pr
 from jaxreward.tasks.scenes import detect, grammar
 from jaxreward.tasks.scenes import preferences as scene_preferences
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
-
 
 @pytest.fixture(scope="module")
 def chosen():
@@ -49,6 +47,8 @@ def collected(chosen):
   return found, samples
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_pictures_are_judged_for_their_own_prompt(collected, chosen):
   found, samples = collected
   rows, n = found.members.shape
@@ -71,6 +71,8 @@ def test_pictures_are_judged_for_their_own_prompt(collected, chosen):
   )
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_sides_share_no_picture_and_no_prompt(collected, chosen):
   found, _ = collected
   train = pr.rows_between(found, 0, 10, per_row=6)
@@ -91,6 +93,8 @@ def test_the_sides_share_no_picture_and_no_prompt(collected, chosen):
   assert all(np.ptp(x.reshape(-1, 3), axis=0).max() == 0 for x in shared)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_collection_is_a_function_of_the_key(collected, chosen):
   found, samples = collected
   again = scene_preferences.collect(

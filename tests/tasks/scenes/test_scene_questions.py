@@ -8,8 +8,6 @@ import pytest
 
 from jaxreward.tasks.scenes import detect, grammar, judge, questions
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
-
 
 @pytest.fixture(scope="module")
 def batch():
@@ -21,6 +19,8 @@ def images_of(batch):
   return questions.draw(jax.random.split(jax.random.key(1), 96), batch.look)
 
 
+@pytest.mark.job
+@pytest.mark.turns(3)
 def test_the_detector_agrees_with_the_exact_answer(batch):
   rows = grammar.batch(batch.prompts)
   images = images_of(batch)
