@@ -124,15 +124,16 @@ def cache_no_cpu_collectives() -> None:
   One that XLA has read back no longer knows in which order its exchanges come:
   `CreateResourceFromProto` gives each of them a communicator resource to itself,
   where all shared one. Devices then start them in different orders, and wait for one
-  another for ever. To be called before the first compilation; later calls do nothing.
+  another for ever. To be called before the first compilation, as the command line
+  does; later calls do nothing.
   """
+  import jax
   from jax._src import compilation_cache
 
   read = getattr(compilation_cache, "get_executable_and_time", None)
   write = getattr(compilation_cache, "put_executable_and_time", None)
   if read is None or write is None:
-    import jax  # they have moved: no cache is better than a wrong one
-
+    # They have moved: no cache is better than a wrong one.
     jax.config.update("jax_enable_compilation_cache", False)
     return
   if read.__module__ == __name__:
@@ -150,7 +151,8 @@ def cache_no_cpu_collectives() -> None:
   def write_one_device(
     cache_key, module_name, executable, backend, *args, **kwargs
   ):
-    if backend.platform == "cpu" and len(executable.local_devices()) > 1:
+    is_shared = len(executable.local_devices()) > 1 or jax.process_count() > 1
+    if backend.platform == "cpu" and is_shared:
       return
     write(cache_key, module_name, executable, backend, *args, **kwargs)
 

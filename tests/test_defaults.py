@@ -15,6 +15,7 @@ from jaxreward import (
 )
 from jaxreward.feeds import tail
 from jaxreward.flow import steppers, times, windows
+from jaxreward.models.vlm import verdicts
 from jaxreward.training import references
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / "docs" / "defaults.md"
@@ -30,6 +31,7 @@ REGISTRIES = (
   windows.REGISTRY,
   times.DENSITIES,
   tail.DEPTHS,
+  verdicts.RULES,
 )
 # Given by the program, not by a config.
 SUPPLIED = {

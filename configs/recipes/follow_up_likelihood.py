@@ -2,8 +2,9 @@
 
 Zhang et al. 2024, https://arxiv.org/abs/2409.13948, of answers in words there: the reward
 is how much likelier pleased remarks are than displeased ones for a frozen model. At full
-size Qwen2.5-VL hears whole sentences; on scenes the judge that ships is asked the same and
-knows but two remarks, "yes" and "no".
+size Qwen2.5-VL hears whole sentences. On scenes the judge that ships stands in, which has
+not learned most words of the question and knows but two remarks, "yes" and "no": it tells
+right scenes from wrong ones worse than by its own question (area under the curve .74 on 64).
 """
 
 from jaxreward import recipes

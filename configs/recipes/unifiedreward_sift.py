@@ -2,8 +2,9 @@
 
 Wang et al. 2025, https://arxiv.org/abs/2503.05236: of ten images per prompt five pairs are
 compared; the winner of most points is preferred to the loser of fewest, and a prompt on
-which the two ways disagree is left out. At full size both are asked of UnifiedReward; on
-scenes one exact reward does both.
+which the two ways disagree is left out. At full size both are asked of UnifiedReward, of
+a group of ten; each image meets one other by `opponents=1`, and win rates decide, where the
+authors compare five pairs. On scenes one exact reward does both.
 """
 
 from jaxreward import recipes
@@ -17,11 +18,13 @@ def get_config(arg: str | None = None):
   if recipes.size_of(arg) == "full":
     judge = dict(weight=1.0, dtype="bfloat16")
     config.rewards = dict(
-      ranks=dict(fn="unified_reward_pair", **judge),
+      ranks=dict(
+        fn="unified_reward_pair", pairs="random", opponents=1, **judge
+      ),
       points=dict(fn="unified_reward_point", **judge),
     )
     ranks, points = "ranks", "points"
+    config.rollout.group = 10
   config.advantage = dict(name="sifted", ranks=ranks, points=points)
   config.align.pairs = 1
-  config.rollout.group += config.rollout.group % 2
   return config

@@ -72,7 +72,8 @@ def sifted(
   Members 2 i and 2 i + 1 meet by `ranks`; among the winners the one of most
   `points` stays, among the losers that of fewest. A prompt whose two ends do not
   agree, points(best) <= points(worst), is left out. UnifiedReward,
-  https://arxiv.org/abs/2503.05236, of ten images for DPO.
+  https://arxiv.org/abs/2503.05236, of ten images for DPO; a reward that compares each
+  image with all others (`pairs="all"`) decides a match by the two win rates.
 
   Args:
     signal: composed reward.

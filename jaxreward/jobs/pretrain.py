@@ -260,6 +260,13 @@ def _judge(
   config: ConfigDict, task: Task, mesh: Any, workdir: epath.Path
 ) -> Subject:
   del task
+  for name, count in judge.counts_of(config).items():
+    pairs = count // 2
+    if pairs != mesh_lib.round_up_to_devices(pairs, mesh):
+      raise UserError(
+        f"config.judge.images.{name}: {pairs} pairs of images per step do not divide"
+        " over the devices; change it, or config.pretrain.batch_size"
+      )
   of, rule = judge.tasks_of(config), judge_verdicts.rule_of(config)
   reader, params = judge.make_reader(config)
   if params is None:
@@ -279,7 +286,8 @@ def _judge(
 
   def final(params):
     results = evaluator("heldout", config.eval.samples)(params)
-    results["verdicts"] = verdicts_of("heldout", config.eval.samples)(params)
+    if rule is not None:
+      results["verdicts"] = verdicts_of("heldout", config.eval.samples)(params)
     (workdir / "judge").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name)  # a workdir may be in a bucket

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import UserError
+from jaxreward.errors import UserError, shown
 from jaxreward.models.vision import encoders
 from jaxreward.models.vlm import decode
 from jaxreward.models.vlm import prompts as marks
@@ -295,9 +295,13 @@ def load_follow_up(
     displeased: what somebody says who has not.
 
   Raises:
-    UserError: no remark of one kind, or an empty one.
+    UserError: no remark of one kind, an empty one, or a text in place of several.
   """
   for name, remarks in (("pleased", pleased), ("displeased", displeased)):
+    if isinstance(remarks, str):
+      raise UserError(
+        f'{name}="{shown(remarks, 60)}": give a tuple of remarks, as in ("Thanks",)'
+      )
     if not remarks or not all(text.strip() for text in remarks):
       raise UserError(
         f"{name}={tuple(remarks)}: give a remark or more, none of them empty"

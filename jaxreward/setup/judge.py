@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from jaxreward import rewards, rng, tasks
 from jaxreward.data import pipeline
-from jaxreward.errors import UserError, nearest, shown
+from jaxreward.errors import UserError, nearest, require_not_negative, shown
 from jaxreward.evaluation import intervals, tables
 from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
 from jaxreward.models.vlm.supervised import Taught
@@ -61,11 +61,12 @@ def counts_of(config: ConfigDict) -> dict[str, int]:
   """Images of each task per step, even numbers.
 
   Raises:
-    UserError: a task without images.
+    UserError: a task without images, or a share that is no finite number.
   """
   size, counts = config.pretrain.batch_size, {}
   for name in config.judge.tasks:
     share = config.judge.images.get(name, 1.0)
+    require_not_negative("config.judge.images.", **{name: share})
     counts[name] = 2 * round(size * share / 2)
     if counts[name] < 2:
       raise UserError(
@@ -79,16 +80,18 @@ def weights_of(config: ConfigDict) -> dict[str, float]:
   """Weights of the kinds of questions in the loss.
 
   Raises:
-    UserError: a weight below 0, or a kind that has none.
+    UserError: a weight that is no number from 0 on, or a kind that has none.
   """
   weights = config.judge.kinds.to_dict()
-  for name, weight in weights.items():
-    if weight < 0:
-      raise UserError(f"config.judge.kinds.{name}={weight}: take 0 or more")
+  require_not_negative("config.judge.kinds.", **weights)
   of = tasks_of(config).values()
   for name in (k for task in of for k in task.questions.KINDS):
     if name not in weights:
       raise UserError(f"config.judge.kinds.{name} is missing: give it a weight")
+  if not any(weights[k] for task in of for k in task.questions.KINDS):
+    raise UserError(
+      "config.judge.kinds: every kind has weight 0, so nothing is learned; raise one"
+    )
   return weights
 
 

@@ -121,16 +121,13 @@ def drawn(
   """(what `count` images show, the question about each that wants a thought)."""
   looks, rows = [], []
   for _ in range(_TRIES):
-    batch = source(generator, count, 2)
-    (group,) = (
-      n for n, x in batch.groups.items()
-      if any(a.kind == "thought" for row in x for a in row)
-    )  # fmt: skip
-    for i, row in enumerate(batch.groups[group]):
-      for one in row:
-        if one.kind == "thought" and len(rows) < count:
-          rows.append(one)
-          looks.append(jax.tree.map(lambda x, i=i: x[i], batch.look))
+    batch = source(generator, max(count, 2), 2)
+    for group in batch.groups.values():
+      for i, row in enumerate(group):
+        for one in row:
+          if one.kind == "thought" and len(rows) < count:
+            rows.append(one)
+            looks.append(jax.tree.map(lambda x, i=i: x[i], batch.look))
     if len(rows) == count:
       return jax.tree.map(lambda *x: np.stack(x), *looks), rows
   raise UserError(f"config.judge.tasks: {task} asks for no thoughts")
@@ -138,14 +135,14 @@ def drawn(
 
 def batches(config: ConfigDict, reader: Reader, split: str):
   """Step -> its questions, the same in every process and after a resume."""
-  count = config.pretrain.batch_size
-  of = judge.tasks_of(config)
+  of, counts = judge.tasks_of(config), judge.counts_of(config)
   sources = {name: task.questions.Questions(split) for name, task in of.items()}
 
   def batch(n: int) -> dict[str, Any]:
     rows = {}
     for name, task in of.items():
       generator = judge.generator_of(config.seed, f"verdicts/{name}", n)
+      count = counts[name]
       look, asked_for = drawn(name, sources[name], generator, count)
       rows[name] = {
         "look": look,

@@ -226,6 +226,8 @@ def test_remarks_are_as_probable_as_in_whole_rows(scores, images, read):
 def test_no_remark_is_refused():
   with pytest.raises(UserError, match=r"displeased=\(\): give a remark"):
     judges.follow_up.loads(weights="tiny", displeased=())
+  with pytest.raises(UserError, match=r'pleased="Thanks": give a tuple'):
+    judges.follow_up.loads(weights="tiny", pleased="Thanks")
 
 
 def test_a_thought_stands_before_the_verdict(scores, images, read):

@@ -74,7 +74,11 @@ def test_what_is_taught_is_what_a_judge_is_asked(parts, name):
     ({"judge.tasks": ("portrait",)}, 'config.judge.tasks: "portrait" has no'),
     ({"judge.tasks": ()}, "config.judge.tasks=(): name one or more"),
     ({"judge.images.scenes": 0.1}, "config.judge.images.scenes=0.1: of"),
-    ({"judge.kinds.done": -1.0}, "config.judge.kinds.done=-1.0: take 0"),
+    (
+      {"judge.images.scenes": float("nan")},
+      "config.judge.images.scenes=nan: expected",
+    ),
+    ({"judge.kinds.done": -1.0}, "config.judge.kinds.done=-1.0: expected"),
     ({"judge.vision_width": 36}, "config.judge.vision_width=36"),
     ({"pretrain.batch_size": 7}, "config.pretrain.batch_size=7: images"),
   ],

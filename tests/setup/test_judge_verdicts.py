@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxreward import tasks
 from jaxreward.errors import UserError
 from jaxreward.jobs import pretrain
 from jaxreward.rewards.vision_language import PICTURE
@@ -55,3 +56,12 @@ def test_questions_end_where_the_thought_begins(name):
     ]
     assert ids == whole["text"][whole["mask"]].tolist()
     assert row.answer.endswith(f"</think>{words[int(given.truth[i])]}")
+
+
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_few_questions_are_drawn_until_enough_want_a_thought(name):
+  source = tasks.TASKS[name].questions.Questions("train")
+  for seed in range(8):  # a third of such batches has no thought
+    generator = np.random.default_rng(seed)
+    _, rows = judge_verdicts.drawn(name, source, generator, 2)
+    assert [row.kind for row in rows] == ["thought"] * 2
