@@ -105,6 +105,8 @@ def load_module(
     raise UserError(f"{path}: not a Python file")
   module = importlib.util.module_from_spec(spec)
   sys.modules[name] = module  # dataclasses and pickle look it up there
+  writes = sys.dont_write_bytecode
+  sys.dont_write_bytecode = True  # nothing is put beside a user's files
   try:
     spec.loader.exec_module(module)
   except BaseException as error:
@@ -112,6 +114,8 @@ def load_module(
       raise
     sys.modules.pop(name, None)
     raise blame(error, path, file) from error
+  finally:
+    sys.dont_write_bytecode = writes
   return module
 
 

@@ -375,7 +375,7 @@ def on_controls(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
     config.data.update(
       dataset="portrait_edits",
       kind_weights=(0, 0, 0, 0, 0, 0, 0, 1, 0),
-      control=control,
+      control="" if control == "grey" else control,
     )
     cycle["kinds"] = kinds = dict(colour=1.0)
     config.heldout_rewards = {

@@ -22,7 +22,9 @@ def make_task(config: ConfigDict) -> tasks.Task:
   if not control:
     return task
   if control not in task.controls:
-    known = ", ".join(task.controls) or "none"
+    known = ", ".join(task.controls) or (
+      'those of its rows; leave the field empty, ""'
+    )
     raise UserError(
       f'config.data.control="{shown(control)}": control images of'
       f' config.data.source="{config.data.source}" are {known}'
