@@ -77,7 +77,7 @@ ROWS = [
       config="portraits.py:latent,smoke", overrides={"autoencoder.image_size": 24}),
   Row("a reward of edits", ('grammar to "portrait_edits"',), config="portraits.py:smoke",
       overrides={"rewards.x.fn": "left_alone", "rewards.x.weight": 1.0}),
-  Row("control images of portraits alone", ('control="edges"', "are none"),
+  Row("control images of portraits alone", ('control="edges"', "are those of its rows"),
       config="portraits.py:smoke", overrides={"data.control": "edges"}),
   Row("an unknown control image", ('control="edge"', "edges"),
       config="portrait_edits.py:smoke", overrides={"data.control": "edge"}),
