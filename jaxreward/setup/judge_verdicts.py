@@ -36,7 +36,7 @@ _TRIES = 50  # batches of questions that are drawn for those with a thought
 
 
 @flax.struct.dataclass
-class Opened:
+class Questions:
   """Questions about R images whose answers have begun.
 
   Attributes:
@@ -68,7 +68,7 @@ def rule_of(config: ConfigDict) -> Callable[..., Array] | None:
   )
   ones = jnp.ones((1, 2))
   try:
-    rule(verdicts.Written(ones > 0, ones > 0, ones))
+    rule(verdicts.Verdicts(ones > 0, ones > 0, ones))
   except UserError as error:
     raise UserError(f"config.{FIELD}.{error}") from error
   if section.credit not in CREDITS:
@@ -99,9 +99,9 @@ def marks(tokens: words.Words) -> dict[str, Any]:
   )
 
 
-def opened(
+def questions_of(
   reader: Reader, rows: Sequence[asked.Asked], stem: int, length: int
-) -> Opened:
+) -> Questions:
   """Questions with a thought as tokens; see `judge.taught` for the sizes."""
   cut = [row.answer.rpartition(CLOSE) for row in rows]
   begun = [[row._replace(answer="")] for row in rows]
@@ -109,13 +109,13 @@ def opened(
   # Without an answer what is said is the end alone, which is not given here.
   mask = np.arange(length) < np.asarray(given.said).argmax(-1)[..., None]
   truth = [_token(reader.tokens, verdict) for _, _, verdict in cut]
-  return Opened(
+  return Questions(
     given.stem, given.stem_mask, np.where(mask, given.texts, 0), mask,
     np.array(truth, np.int32),
   )  # fmt: skip
 
 
-def drawn(
+def draw(
   task: str, source: Any, generator: np.random.Generator, count: int
 ) -> tuple[Any, list[asked.Asked]]:
   """(what `count` images show, the question about each that wants a thought)."""
@@ -143,10 +143,10 @@ def batches(config: ConfigDict, reader: Reader, split: str):
     for name, task in of.items():
       generator = judge.generator_of(config.seed, f"verdicts/{name}", n)
       count = counts[name]
-      look, asked_for = drawn(name, sources[name], generator, count)
+      look, asked_for = draw(name, sources[name], generator, count)
       rows[name] = {
         "look": look,
-        "rows": opened(reader, asked_for, *task.questions.ROOM["long"]),
+        "rows": questions_of(reader, asked_for, *task.questions.ROOM["long"]),
         "seed": pipeline.seeds_of(n, count),
       }
     return rows
@@ -154,7 +154,9 @@ def batches(config: ConfigDict, reader: Reader, split: str):
   return batch
 
 
-def read(reader: Reader, params: Params, images: Array, rows: Opened) -> Prefix:
+def read(
+  reader: Reader, params: Params, images: Array, rows: Questions
+) -> Prefix:
   """Questions about images, once for all their answers."""
   size = reader.size(images)
   seen = reader.see(params, images, size)
@@ -174,7 +176,7 @@ def loss(
   rule: Callable[..., Array],
 ):
   """Policy gradient of verdicts; reads (step, parameters of the reference)."""
-  section, found = config.verdicts, marks(reader.tokens)
+  section, special = config.verdicts, marks(reader.tokens)
 
   def loss_fn(params: Params, micro: dict[str, Any], frozen: tuple):
     n, reference = frozen
@@ -187,12 +189,14 @@ def loss(
       answers = decode.generate(
         reader.model, *constant,
         rng.stream_key(config.seed, f"verdicts/{task}/answers", n),
-        rows["seed"], length=section.length, stops=(found["stop"],),
+        rows["seed"], length=section.length, stops=(special["stop"],),
         samples=section.samples, temperature=1.0,
       )  # fmt: skip
       base = read(reader, reference, images, rows["rows"])
       heard = decode.logits(reader.model, reference, base, answers.tokens)
-      written = verdicts.read(answers, rows["rows"].truth, heard=heard, **found)
+      written = verdicts.read(
+        answers, rows["rows"].truth, heard=heard, **special
+      )
       rewards = rule(written)
       credit = rewards
       if section.credit == "group":
@@ -221,14 +225,14 @@ def make_evaluator(
   count: int,
 ) -> Callable[[Params], dict[str, Any]]:
   """Parameters -> shares of right and of formed verdicts, thought greedily."""
-  found, seed = marks(reader.tokens), config.eval.seed
+  special, seed = marks(reader.tokens), config.eval.seed
   batch = {}
   for name, task in of.items():
     generator = judge.generator_of(seed, f"verdicts/evaluation/{name}")
-    look, rows = drawn(name, task.questions.Questions(split), generator, count)
+    look, rows = draw(name, task.questions.Questions(split), generator, count)
     batch[name] = {
       "look": look, "seed": np.arange(count, dtype=np.uint32),
-      "rows": opened(reader, rows, *task.questions.ROOM["long"]),
+      "rows": questions_of(reader, rows, *task.questions.ROOM["long"]),
     }  # fmt: skip
 
   @functools.partial(jax.jit, static_argnames="name")
@@ -237,10 +241,10 @@ def make_evaluator(
     prefix = read(reader, params, images, rows["rows"])
     answers: Answers = decode.generate(
       reader.model, params, prefix, rng.stream_key(seed, "greedy"),
-      rows["seed"], length=config.verdicts.length, stops=(found["stop"],),
+      rows["seed"], length=config.verdicts.length, stops=(special["stop"],),
     )  # fmt: skip
     heard = decode.logits(reader.model, params, prefix, answers.tokens)
-    written = verdicts.read(answers, rows["rows"].truth, heard=heard, **found)
+    written = verdicts.read(answers, rows["rows"].truth, heard=heard, **special)
     return written.is_right.sum(), written.is_formed.sum()
 
   def evaluate(params: Params) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Training of judges by their verdicts: what is asked, and what is refused."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxreward import tasks
 from jaxreward.errors import UserError
 from jaxreward.jobs import pretrain
+from jaxreward.models.vlm import verdicts
 from jaxreward.rewards.vision_language import PICTURE
 from jaxreward.setup import judge, judge_verdicts
 from tests import tiny
@@ -41,11 +44,13 @@ def test_questions_end_where_the_thought_begins(name):
   task, reader = judge.tasks_of(config)[name], judge.make_reader(config)[0]
   generator = np.random.default_rng(0)
   source = task.questions.Questions("train")
-  look, rows = judge_verdicts.drawn(name, source, generator, 6)
+  look, rows = judge_verdicts.draw(name, source, generator, 6)
   assert {row.kind for row in rows} == {"thought"} and len(rows) == 6
   first = next(iter(vars(look).values()))
   assert len(first) == 6
-  given = judge_verdicts.opened(reader, rows, *task.questions.ROOM["long"])
+  given = judge_verdicts.questions_of(
+    reader, rows, *task.questions.ROOM["long"]
+  )
   words = {reader.tokens.ids[x]: x for x in ("yes", "no")}
   for i, row in enumerate(rows):
     asked = row.question.replace("{image}", PICTURE)
@@ -63,5 +68,42 @@ def test_few_questions_are_drawn_until_enough_want_a_thought(name):
   source = tasks.TASKS[name].questions.Questions("train")
   for seed in range(8):  # a third of such batches has no thought
     generator = np.random.default_rng(seed)
-    _, rows = judge_verdicts.drawn(name, source, generator, 2)
+    _, rows = judge_verdicts.draw(name, source, generator, 2)
     assert [row.kind for row in rows] == ["thought"] * 2
+
+
+@pytest.mark.job
+@pytest.mark.turns(3)
+def test_a_step_makes_answers_that_earn_more_likely(monkeypatch):
+  """What earns here is a first token of an even number."""
+  config = tiny.load(SPEC, ON, {"judge.tasks": ("scenes",), "verdicts.kl": 0.0})
+  of, (reader, _) = judge.tasks_of(config), judge.make_reader(config)
+  params = judge.init(config, reader)
+
+  def earns(answers, truth, **options):
+    is_even = answers.tokens[..., 0] % 2 == 0
+    return verdicts.Verdicts(is_even, is_even, jnp.zeros(is_even.shape))
+
+  monkeypatch.setattr(verdicts, "read", earns)
+  loss = judge_verdicts.loss(config, reader, of, verdicts.gated)
+  micro = judge_verdicts.batches(config, reader, "train")(0)
+
+  def even(params):
+    rows = micro["scenes"]
+    images = judge.images_of(of["scenes"], config.seed, "verdicts/scenes", rows)
+    prefix = judge_verdicts.read(reader, params, images, rows["rows"])
+    return jax.nn.softmax(prefix.logits)[:, ::2].sum(-1).mean()
+
+  @jax.jit
+  def step(params):
+    def value(x):
+      total, means = loss(x, micro, (jnp.int32(0), params))
+      return total.value(), means
+
+    (_, means), slope = jax.value_and_grad(value, has_aux=True)(params)
+    moved = jax.tree.map(lambda x, g: x - 0.1 * g, params, slope)
+    return even(params), even(moved), means["reward/scenes"].value()
+
+  before, after, reward = map(float, step(params))
+  assert 0.1 < reward < 0.9 and abs(reward - before) < 0.3
+  assert after > before + 1e-3

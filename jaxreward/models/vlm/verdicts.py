@@ -1,6 +1,6 @@
 """Verdicts that a judge writes after a thought, and what they earn.
 
-A rule is a function of `Written` that gives each of G answers to R questions a
+A rule is a function of `Verdicts` that gives each of G answers to R questions a
 reward [R, G]; answers of one question are then compared (GRPO).
 """
 
@@ -19,7 +19,7 @@ from jaxreward.types import Array, ArrayLike
 
 
 @flax.struct.dataclass
-class Written:
+class Verdicts:
   """What G answers to each of R questions say.
 
   Attributes:
@@ -42,7 +42,7 @@ def read(
   verdicts: Sequence[int],
   stop: int,
   heard: Float[Array, "R G T V"],
-) -> Written:
+) -> Verdicts:
   """What answers say that begin within a thought.
 
   Args:
@@ -68,14 +68,14 @@ def read(
   is_truth = jnp.asarray(truth)[:, None] == jnp.asarray(verdicts)
   share = (chances * is_truth[:, None]).sum(-1)
   has_room = has_thought & (after == inside)[..., 0]
-  return Written(
+  return Verdicts(
     has_thought & take(right)[..., 0],
     formed & take(is_stop)[..., 1],
     jnp.where(has_room, share, 0.0),
   )
 
 
-def signed(written: Written) -> Float[Array, "R G"]:
+def signed(written: Verdicts) -> Float[Array, "R G"]:
   """1 for the right verdict, and -1 for a wrong one or none (RM-R1).
 
   Chen et al. 2025, https://arxiv.org/abs/2505.02387.
@@ -83,7 +83,7 @@ def signed(written: Written) -> Float[Array, "R G"]:
   return jnp.where(written.is_right, 1.0, -1.0)
 
 
-def added(written: Written) -> Float[Array, "R G"]:
+def added(written: Verdicts) -> Float[Array, "R G"]:
   """1 for the right verdict and 1 for the form (UnifiedReward-Think).
 
   Wang et al. 2025, https://arxiv.org/abs/2505.03318.
@@ -91,7 +91,7 @@ def added(written: Written) -> Float[Array, "R G"]:
   return written.is_right + 1.0 * written.is_formed
 
 
-def gated(written: Written) -> Float[Array, "R G"]:
+def gated(written: Verdicts) -> Float[Array, "R G"]:
   """1 for the right verdict in the right form, else 0 (branch and rethink).
 
   Jiao et al. 2025, https://arxiv.org/abs/2510.23596; `unverified`: whether a
@@ -100,7 +100,7 @@ def gated(written: Written) -> Float[Array, "R G"]:
   return 1.0 * (written.is_right & written.is_formed)
 
 
-def listened(written: Written, *, weight: float = 0.5) -> Float[Array, "R G"]:
+def listened(written: Verdicts, *, weight: float = 0.5) -> Float[Array, "R G"]:
   """`added`, and how far the thought alone convinces a frozen listener.
 
   Gambashidze et al. 2025, https://arxiv.org/abs/2506.22832; `unverified`: the

@@ -70,7 +70,7 @@ def test_a_truth_of_no_is_right_where_no_is_said():
 def test_rules_are_their_tables():
   right, formed = np.array([*itertools.product((True, False), repeat=2)]).T
   listened = np.array([0.1, 0.2, 0.3, 0.4])
-  one = verdicts.Written(
+  one = verdicts.Verdicts(
     *(jnp.asarray(x[None]) for x in (right, formed, listened))
   )
   tables = {
@@ -87,7 +87,7 @@ def test_rules_are_their_tables():
 def test_a_listener_who_hears_nothing_new_changes_no_credit():
   """Its part is the same in a group, and drops out of the comparison."""
   right = jnp.array([[True, False, True]])
-  alike = verdicts.Written(right, right, jnp.full((1, 3), 0.3))
+  alike = verdicts.Verdicts(right, right, jnp.full((1, 3), 0.3))
   each = lambda rule: advantages.group(rule(alike), np.ones((1, 3), bool))
   np.testing.assert_allclose(
     each(verdicts.listened), each(verdicts.added), atol=1e-5
