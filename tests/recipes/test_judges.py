@@ -15,7 +15,7 @@ from tests.recipes import test_battery as battery
 @pytest.mark.parametrize("name", turns.one_due(battery.JUDGES))
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
-  config = battery.load(name, {"mesh.data": 1, "pretrain.steps": 2})
+  config = battery.load(name, {"mesh.data": 1, "pretrain.steps": 3})
   workdir = tiny.run(config, tmp_path / "run")
   rows = tiny.rows(workdir, "pretrain")
   for row in rows[1:]:
