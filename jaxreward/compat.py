@@ -151,8 +151,10 @@ def cache_no_cpu_collectives() -> None:
   def write_one_device(
     cache_key, module_name, executable, backend, *args, **kwargs
   ):
-    is_shared = len(executable.local_devices()) > 1 or jax.process_count() > 1
-    if backend.platform == "cpu" and is_shared:
+    is_shared = lambda: (
+      len(executable.local_devices()) > 1 or jax.process_count() > 1
+    )
+    if backend.platform == "cpu" and is_shared():
       return
     write(cache_key, module_name, executable, backend, *args, **kwargs)
 
