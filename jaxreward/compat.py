@@ -151,10 +151,9 @@ def cache_no_cpu_collectives() -> None:
   def write_one_device(
     cache_key, module_name, executable, backend, *args, **kwargs
   ):
-    is_shared = lambda: (
+    if backend.platform == "cpu" and (
       len(executable.local_devices()) > 1 or jax.process_count() > 1
-    )
-    if backend.platform == "cpu" and is_shared():
+    ):
       return
     write(cache_key, module_name, executable, backend, *args, **kwargs)
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer, Key
 
-from jaxreward.advantages.group import group
-from jaxreward.errors import UserError, nearest
+from jaxreward.advantages.group import group, require_reward
+from jaxreward.errors import UserError
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -88,13 +88,10 @@ def sifted(
   Raises:
     UserError: a name that is not a reward, or an odd group.
   """
-  every = {"": signal, **scores}
   for field, name in (("ranks", ranks), ("points", points)):
-    if name not in every:
-      raise UserError(
-        f'config.advantage.{field}="{name}": there is no reward of this'
-        f" name{nearest(name, scores)}; there are {', '.join(scores)}"
-      )
+    if name:
+      require_reward(field, name, scores)
+  every = {"": signal, **scores}
   size = jnp.shape(mask)[1]
   if size % 2:
     raise UserError(

@@ -7,11 +7,13 @@ axis on one device, or each part would be compared with its own mean.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from jaxreward.errors import UserError, require_not_negative
+from jaxreward.errors import UserError, nearest, require_not_negative
 from jaxreward.numerics import Mean, masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
 
@@ -22,6 +24,17 @@ def check_group_size(group_size: int) -> None:
     raise UserError(
       f"rollout.group is {group_size}, but an advantage compares the samples "
       "of one prompt with each other: use 2 or more (8 to 24 is usual)."
+    )
+
+
+def require_reward(
+  field: str, name: str, scores: Mapping[str, ArrayLike]
+) -> None:
+  """Raises `UserError` unless an option names one of the rewards."""
+  if name not in scores:
+    raise UserError(
+      f'config.advantage.{field}="{name}": there is no reward of this'
+      f" name{nearest(name, scores)}; there are {', '.join(scores)}"
     )
 
 

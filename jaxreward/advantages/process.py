@@ -13,8 +13,8 @@ from jaxreward.advantages.by_step import (
   step_scores,
   to_go,
 )
-from jaxreward.advantages.group import group
-from jaxreward.errors import UserError, nearest
+from jaxreward.advantages.group import group, require_reward
+from jaxreward.errors import UserError
 from jaxreward.flow import steppers
 from jaxreward.numerics import masked_mean, masked_std
 from jaxreward.types import Array, ArrayLike
@@ -155,11 +155,7 @@ def by_phase(
       f"config.advantage.boundary={boundary}: a time lies in [0, 1]"
     )
   for field, name in (("early", early), ("late", late)):
-    if name not in scores:
-      raise UserError(
-        f'config.advantage.{field}="{name}": there is no reward of this'
-        f" name{nearest(name, scores)}; there are {', '.join(scores)}"
-      )
+    require_reward(field, name, scores)
   z = {
     name: group(score, mask, epsilon=epsilon, clip=clip)
     for name, score in scores.items()

@@ -6,7 +6,7 @@ written out, unless the judge thinks first. All are differentiable in the images
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -224,6 +224,22 @@ def load_echo(
   return vl.loaded(params, prepare, reader=reader, summed=summed)
 
 
+def _of_each_image(
+  reader: Reader,
+  params: Params,
+  images: Images,
+  arrays: Mapping[str, Any],
+  score: Callable[[decode.Prefix, Mapping[str, Any]], Array],
+) -> tuple[Float[Array, "P G"], Bool[Array, "P G"]]:
+  """(scores of what is read about each image, whether its values are finite)."""
+  images, usable = asking.usable_of(jnp.asarray(images))
+  p, g = images.shape[:2]
+  seen = asking.seen_of(reader, params, images)
+  rows = asking.rows_of(seen, np.arange(g)[:, None], arrays)
+  scores = reader.ask(params, rows, reader.size(images), score)
+  return scores.reshape(p, g), usable
+
+
 @declare(loads=load_echo)
 def prompt_echo(
   images: Images,
@@ -255,12 +271,6 @@ def prompt_echo(
     caption: token ids of the prompts.
     caption_mask: False for padding.
   """
-  images, usable = asking.usable_of(jnp.asarray(images))
-  p, g = images.shape[:2]
-  rows = asking.rows_of(
-    asking.seen_of(reader, params, images), np.arange(g)[:, None],
-    {"text": text, "mask": mask, "caption": caption, "said": caption_mask},
-  )  # fmt: skip
 
   def echo(prefix: decode.Prefix, rows: Mapping[str, Any]) -> Array:
     scores = decode.log_probs(
@@ -269,7 +279,10 @@ def prompt_echo(
     total = jnp.where(rows["said"], scores[:, 0], 0.0).sum(1)
     return total if summed else total / jnp.maximum(rows["said"].sum(1), 1)
 
-  scores = reader.ask(params, rows, reader.size(images), echo).reshape(p, g)
+  scores, usable = _of_each_image(
+    reader, params, images,
+    {"text": text, "mask": mask, "caption": caption, "said": caption_mask}, echo,
+  )  # fmt: skip
   has_words = jnp.asarray(caption_mask).any(1)[:, None]
   return {"prompt_echo": jnp.where(usable & has_words, scores, jnp.nan)}
 
@@ -350,12 +363,6 @@ def follow_up(
     text: token ids of the questions.
     mask: False for padding.
   """
-  images, usable = asking.usable_of(jnp.asarray(images))
-  p, g = images.shape[:2]
-  rows = asking.rows_of(
-    asking.seen_of(reader, params, images), np.arange(g)[:, None],
-    {"text": text, "mask": mask},
-  )  # fmt: skip
 
   def listen(prefix: decode.Prefix, rows: Mapping[str, Any]) -> Array:
     every = jnp.broadcast_to(remarks, (len(rows["text"]), *remarks.shape))
@@ -363,5 +370,7 @@ def follow_up(
     each = jnp.where(said, scores, 0.0).sum(-1) / said.sum(-1)
     return each[:, :count].mean(1) - each[:, count:].mean(1)
 
-  scores = reader.ask(params, rows, reader.size(images), listen).reshape(p, g)
+  scores, usable = _of_each_image(
+    reader, params, images, {"text": text, "mask": mask}, listen
+  )
   return {"follow_up": jnp.where(usable, scores, jnp.nan)}
