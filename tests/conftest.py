@@ -29,6 +29,9 @@ compat.cache_no_cpu_collectives()
 jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them
 lazily.install("jaxreward", "pallas_kernels")
 
+# Files that one process takes minutes for come first, so that none waits for them.
+LONG = ("test_notebook", "test_battery", "test_killed_runs", "test_pages")
+
 _compilations = []
 
 
@@ -44,6 +47,7 @@ jax.monitoring.register_event_duration_secs_listener(_on_duration)
 def pytest_collection_modifyitems(items):
   """Some tests take turns; comparisons with PyTorch are skipped without the extra."""
   turns.take(items)
+  items.sort(key=lambda item: item.path.stem not in LONG)
   peers = ("torch", "diffusers", "peft", "transformers")
   missing = [name for name in peers if importlib.util.find_spec(name) is None]
   if not missing:

@@ -75,6 +75,7 @@ def test_every_option_has_one_row():
   assert set(named) == set(options())
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("row", rows(), ids=lambda row: ".".join(row[:2]))
 def test_the_default_is_the_signatures(row):
   method, option, ours, theirs, where, why = row

@@ -34,6 +34,7 @@ def poison(x, mask):
   return np.where(mask, x, bad)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("keepdims", [False, True])
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("name", list(FUNCTIONS))
@@ -67,6 +68,7 @@ def test_a_mask_broadcasts(name):
   )
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_masked_entries_reach_neither_value_nor_gradient(name):
   ours, _ = FUNCTIONS[name]
@@ -193,6 +195,7 @@ def test_mean_is_a_pytree_that_scans():
   assert total.value() == 5.5
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_the_largest_has_the_gradient_of_one_place(axis):
   x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
@@ -206,6 +209,7 @@ def test_the_largest_has_the_gradient_of_one_place(axis):
   np.testing.assert_array_equal(tied.sum(0), [1, 1])
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("at_once", [2, 5, 8])
 def test_chunks_of_rows_leave_no_trace(at_once):
   rows = {"x": np.arange(15.0).reshape(5, 3), "n": np.arange(5)}

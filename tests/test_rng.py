@@ -92,6 +92,7 @@ def test_order_moves_rows_and_nothing_else():
   np.testing.assert_array_equal(shuffled, draws[order])
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_noise_is_bit_equal_on_any_number_of_devices(count):
   ids = np.arange(16, dtype=np.uint32) // 4

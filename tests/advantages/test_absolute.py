@@ -26,6 +26,7 @@ def test_given_is_the_signal_within_bounds():
   assert not got[~mask].any()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("among", ["batch", "group"])
 def test_exponential_weights(among):
   signal, mask = draw(1)
@@ -76,6 +77,7 @@ def reference_copo(signal, mask, sharpness, bits, clip):
   return out
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("seed", range(3))
 def test_global_and_local(seed):
   signal, mask = draw(seed, steps=2)
@@ -87,6 +89,7 @@ def test_global_and_local(seed):
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.turns(2)
 def test_a_group_that_agrees_still_learns():
   signal = np.array([[1.0] * 8, [0.0] * 8, [0, 1] * 4], np.float32)
   mask = np.ones((3, 8), bool)

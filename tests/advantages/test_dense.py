@@ -58,6 +58,7 @@ def linear() -> Policy:
   )
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("sampler", ["ode", "flow_sde"])
 def test_latents_of_a_step_are_finished_by_the_ode(sampler):
   """Without noise they end in the sample: then no step gains anything."""
@@ -105,6 +106,7 @@ def aside(sampler="flow_sde", **options):
   return drawer, draw(policy.init(None))
 
 
+@pytest.mark.turns(2)
 def test_steps_aside_leave_a_chain_without_noise():
   """The chain is the ODE's; a step aside is that of the SDE from there."""
   drawer, got = aside(is_aside=True)
@@ -147,6 +149,7 @@ def test_what_a_step_has_led_to_is_finished():
     )
 
 
+@pytest.mark.turns(2)
 def test_steps_aside_are_what_a_loss_reads():
   """Rows lead from the chain to the branch; a NaN there is masked."""
   drawer, got = aside(is_aside=True)

@@ -81,6 +81,7 @@ def test_leave_one_out_is_the_scaled_group_deviation():
   np.testing.assert_allclose(got, centred * 6 / 5, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", REGISTRY)
 @pytest.mark.parametrize("std", ["group", "batch", "none"])
 def test_equal_rewards_give_exact_zeros(name, std):

@@ -36,6 +36,7 @@ def prime(process):
   return np.where(MASK[..., None], (total - kept.mean()) / kept.std(), 0)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("process", [0.0, 5.0])
 def test_implied_rewards_and_the_outcome(process):
   signal = np.where(MASK, SIGNAL, np.nan)

@@ -52,6 +52,7 @@ def tracker(**options):
   return bound.init(sizes), update
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(("size", "least"), [(4, 2), (8, 8), (2, 0), (1, 1)])
 def test_it_equals_queues_in_float64(size, least):
   state, update = tracker(buffer_size=size, min_count=least)

@@ -134,6 +134,7 @@ def stepped(count, every, updates=2):
   )
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_step_follows_the_mix(count, every):

@@ -182,6 +182,7 @@ def test_affine_rescale_of_one_score_does_not_matter(seed, scale, shift):
     assert not np.allclose(got, base, atol=1e-3)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", composition.REGISTRY)
 def test_failed_scores_are_masked_not_zero(name):
   scores, mask = draw(2, failed=0.0)

@@ -102,6 +102,7 @@ def without_b(compose, scores, mask, **options):
   return cases.run(compose, scores, mask, weights, **options)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", composition.transforms.AGGREGATES)
 def test_a_member_without_a_say_is_not_there(name):
   scores, mask, weights, there = absent(6)

@@ -41,6 +41,7 @@ def test_batch_is_a_function_of_the_step():
   assert not np.array_equal(first[0].ids, third(0).ids)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 24])
 @pytest.mark.parametrize("weights", [(1,) * 6, (1, 2, 2, 1, 3, 3), (0, 1) * 3])
 def test_kinds_come_in_proportion(batch_size, weights):
@@ -83,6 +84,7 @@ def test_shuffles_are_even():
   assert counts.min() > 150 and counts.max() < 250  # 200 +- 4 sigma
 
 
+@pytest.mark.turns(2)
 @settings(max_examples=25, deadline=None)
 @given(
   st.integers(1, 40),

@@ -83,6 +83,7 @@ def toy(rows=5, n=4):
   )
 
 
+@pytest.mark.turns(2)
 def test_batches_keep_pictures_words_and_answers_together():
   data = jax.tree.map(jnp.asarray, toy())
   batch = pr.draw_batch(data, jax.random.key(3), rows=6, group_size=3)

@@ -18,6 +18,7 @@ def smooth(rng, n, rho):
   return noise
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("rho", [0.0, 0.6])
 @pytest.mark.parametrize("n", [10, 50, 120])
 @pytest.mark.parametrize("rising", [False, True])

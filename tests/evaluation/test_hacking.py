@@ -187,6 +187,7 @@ def test_panels_of_halves_add_up_to_the_whole():
     np.testing.assert_allclose(got, mean.value(), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.turns(2)
 def test_panel_leaves_out_what_was_not_measured():
   panel = hacking.measure_panel(pictures(12, 1, 2, 5, 5, 3), np.ones((1, 2)))
   assert set(panel.metrics("")) == {

@@ -160,6 +160,7 @@ def test_on_policy_the_old_mean_is_the_mean_and_costs_nothing():
   assert not np.any(slope)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("split", ["times", "samples"])
 @pytest.mark.parametrize("updates", [1, 2])
 def test_rows_are_cut_into_every_row_once(split, updates):

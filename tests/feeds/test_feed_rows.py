@@ -123,6 +123,7 @@ def test_the_last_members_are_the_real_ones():
   assert not np.asarray(make("noised")[0]["real"]).any()
 
 
+@pytest.mark.turns(2)
 def test_both_of_a_pair_share_noise_and_time():
   rows, plan = make("pairs", pairs=2)
   t = np.asarray(rows["t"])[..., None]
@@ -140,6 +141,7 @@ def test_both_of_a_pair_share_noise_and_time():
   assert real.sum() == 4 * len(plan.trained)
 
 
+@pytest.mark.turns(2)
 def test_a_list_is_one_prompt_under_one_noise():
   rows, plan = make("lists", microbatch=8)
   t = np.asarray(rows["t"])[..., None]
@@ -155,6 +157,7 @@ def test_a_list_is_one_prompt_under_one_noise():
   assert spread > 0.1  # prompts have noise of their own
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", ["noised", "pairs", "lists"])
 def test_rows_do_not_depend_on_the_micro_batch(name):
   key = {"pairs": "u_chosen", "lists": "u", "noised": "noise"}[name]
@@ -215,6 +218,7 @@ def test_all_steps_drawn_are_all_steps():
   del plan
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", ["steps", "noised", "lists", "tail"])
 def test_failed_samples_are_masked_and_hold_no_nan(name):
   mask = np.ones((P, G), bool)

@@ -126,6 +126,7 @@ def test_on_a_point_mass_every_prediction_is_the_sample():
     np.testing.assert_allclose(mean.value(), -want, atol=1e-4)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "name", ["scores", "near_scores", "denoised_scores", "inverted_scores"]
 )
@@ -160,6 +161,7 @@ def test_the_gradient_is_that_of_one_evaluation(name):
   )
 
 
+@pytest.mark.turns(2)
 def test_what_distillation_reads_at_the_renoised_prediction():
   """A gradient through x, none through the time, and words taken out."""
   plan, policy = plan_of(), policy_of("worded")
@@ -213,6 +215,7 @@ def test_saliency_is_the_size_of_the_slope_summed_over_channels():
   )
 
 
+@pytest.mark.turns(2)
 def test_noise_may_be_that_of_the_rollout():
   policy = policy_of()
   path = dataclasses.replace(FEED, keeps="steps")

@@ -55,6 +55,7 @@ def recorded(plan, params, policy):
   return drawer.sample(params, jax.random.key(0), TOKENS, np.arange(PROMPTS))
 
 
+@pytest.mark.turns(2)
 def test_a_score_without_a_slope_is_masked_and_no_more():
   """An infinite slope in a row that does not count reaches no parameter."""
   plan, policy = plan_of(last=1), policy_of()
@@ -108,6 +109,7 @@ def reference(plan, params, x_t):
   return np.sin(x).mean((1, 2, 3)).sum()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("last", [1, 2, 6])  # one, some, and the whole chain
 def test_the_gradient_is_that_of_the_last_steps(last):
   plan, policy = plan_of(last=last), policy_of()
@@ -202,6 +204,7 @@ def test_last_steps_of_another_plan_are_another_gradient():
   assert not np.allclose(*slopes)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_steps_before_the_depth_are_constants(depth):
   """Of 4 steps run again, the gradient is that of the last `depth` alone."""

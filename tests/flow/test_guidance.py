@@ -54,11 +54,13 @@ def test_scale_one_is_the_conditional_pass_bit_for_bit(case):
   np.testing.assert_array_equal(velocity(case, 1.0), plain(case, case[-1]))
 
 
+@pytest.mark.turns(2)
 def test_scale_one_runs_no_unconditional_pass(case):
   policy, params, _, _, tokens = case
   assert guidance.conditioning(policy, params, tokens, 1.0)[1] is None
 
 
+@pytest.mark.turns(2)
 def test_scale_zero_is_the_empty_prompt(case):
   empty = plain(case, jnp.zeros_like(case[-1]))
   assert np.isfinite(empty).all()

@@ -77,6 +77,7 @@ def test_cps_is_exact_on_a_point(shift):
   np.testing.assert_allclose(got[:, 1], var, atol=1e-6)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", ["ode", *steppers.NOISY])
 def test_sampled_chunks_have_the_moments_of_the_recursion(name):
   """The scan, its noise and its constants together, on many samples."""
@@ -109,6 +110,7 @@ def test_sampled_chunks_have_the_moments_of_the_recursion(name):
     np.testing.assert_allclose(log_probs.mean(1), -entropy, atol=0.015)
 
 
+@pytest.mark.turns(2)
 def test_heun_is_of_second_order():
   """Euler's error halves with twice the steps, Heun's falls to a quarter."""
   policy = gaussian.policy((1, 1, 1))
@@ -163,6 +165,7 @@ def test_a_drift_of_unit_length_begins_at_its_share_of_the_steps():
     )
 
 
+@pytest.mark.turns(2)
 def test_a_drift_moves_the_marginals_as_its_gradient_says():
   """V = -(x - 3)^2 k / 2: every moved step maps a Gaussian to a known one."""
   policy, count, k, scale = gaussian.policy((4, 4, 1)), 4096, 2.0, 0.1

@@ -54,6 +54,7 @@ def test_the_velocity_is_the_posterior_mean():
   np.testing.assert_allclose(mixture.velocity(x, t), (x - mean) / t, atol=1e-9)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("name", "kwargs", "falls"),
   [
@@ -86,6 +87,7 @@ NOISY = {
 }
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NOISY)
 def test_noise_in_a_window_keeps_both_hills(name):
   """Of the first steps, of the middle, or of the last as B2-DiffuRL's grows."""
@@ -169,6 +171,7 @@ def test_renoising_what_a_consistency_model_names_is_exact_in_any_steps():
     assert gap(propagate(table, named)) < 0.01
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("name", "order", "least"),
   [("ode", 1, 0.8), ("heun", 2, 1.6), ("unipc", 2, 0.6), ("dpmpp_2m", 2, 0.6)],

@@ -131,6 +131,7 @@ def test_a_chunk_of_a_sharded_axis_takes_equal_rows_of_every_device():
   np.testing.assert_array_equal(chunked[1], np.arange(24)[1::3])
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("rows", [1, 4, 7, 15, 64])
 def test_samples_do_not_depend_on_the_microbatch(rows):
   tokens, ids = prompts_of(3)
@@ -153,6 +154,7 @@ def test_samples_do_not_depend_on_the_order_of_prompts():
   np.testing.assert_allclose(shuffled[1], straight[1][:, order], atol=2e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_samples_do_not_depend_on_the_devices(count):
   tokens, ids = prompts_of(4)

@@ -19,7 +19,7 @@ from jaxreward.training import weights
 from tests import tiny
 from tests.rewards import folders
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
+pytestmark = [pytest.mark.job, pytest.mark.turns(4, 0)]
 
 
 @pytest.fixture(autouse=True, scope="module")

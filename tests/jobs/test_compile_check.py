@@ -152,6 +152,7 @@ def test_all_factorings(count):
   assert len(found) == len(set(found)) and set(found) == brute
 
 
+@pytest.mark.turns(2)
 def test_what_is_compiled_is_what_align_runs(caplog):
   """The same programs and shapes as those of a run with arrays."""
   config = tiny.load(SMOKE, FAST, tiny.REWARD)
@@ -199,6 +200,7 @@ def test_a_reward_that_cannot_be_read_counts_nothing(tmp_path):
   assert report.to_json(run)["meshes"][0]["left_out"] == ["clip"]
 
 
+@pytest.mark.turns(2)
 def test_the_update_of_a_reward_model_is_traced_on_rows_of_files(monkeypatch):
   """Padded to the devices, in bytes, with what the run keeps counted."""
   programs = []

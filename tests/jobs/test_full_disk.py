@@ -59,6 +59,7 @@ def test_one_line_and_the_run_goes_on_once_there_is_room(
   assert found == (tmp_path / "other" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.turns(2)
 def test_a_full_disk_under_the_metrics(command, tmp_path, small_model):
   """The row that did not fit is written whole by the next run."""
   from jaxreward.training import writers

@@ -139,6 +139,7 @@ def test_files_are_cut_to_the_shape_of_the_video(tmp_path):
   assert source.shape == (3, 32, 64, 3) and source.min() == 1
 
 
+@pytest.mark.turns(2)
 def test_guidance_leads_away_from_words_and_keeps_picture_and_states():
   policy = setup.make_policy(load())
   key = jax.random.key(0)
@@ -218,6 +219,7 @@ def test_states_are_those_of_the_public_pipeline(tmp_path):
     text_encoders.clip_vision(wrong, None, weights=str(tmp_path))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases("diffusion_nft", "wan_i2v", "wan22_i2v", "wan22_ti2v_5b"),

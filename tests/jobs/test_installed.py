@@ -63,6 +63,7 @@ def test_the_miniature_runs_from_an_empty_folder(python, site, tmp_path):
   assert tiny.rows(workdir)
 
 
+@pytest.mark.turns(2)
 def test_sweeps_and_mistakes_are_looked_up_there_too(python, tmp_path):
   command = ("-m", "jaxreward.main", "--workdir=run")
   sweep = python(

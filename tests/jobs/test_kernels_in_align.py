@@ -10,7 +10,7 @@ from jaxreward.setup import kernels
 from pallas_kernels import dispatch
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.optimized, pytest.mark.turns(3, 0)]
+pytestmark = [pytest.mark.job, pytest.mark.optimized, pytest.mark.turns(4, 3)]
 
 SPEC = "align_scenes.py:flow_grpo,smoke"
 SETTINGS = {

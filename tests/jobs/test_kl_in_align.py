@@ -118,6 +118,7 @@ def test_the_loss_is_the_scripts(name):
   np.testing.assert_allclose(loss.value(), beta * want, rtol=1e-4)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("counts", [(4,), (2, 2), (1, 1, 1, 1)])
 def test_a_term_weighs_as_much_however_rows_are_split(counts):
   """An objective of pairs that lie in some micro-batches and not in others."""

@@ -88,6 +88,7 @@ def test_rows_reach_the_update_as_the_file_has_them(tmp_path):
     assert not text or score == weight[text]
 
 
+@pytest.mark.turns(2)
 def test_captions_are_dropped_at_their_rate_by_the_step():
   config = config_of(SFT, {"rollout.prompts": 24, "data.caption_drop": 0.5})
   read = offline.batches(config)
@@ -110,6 +111,7 @@ def test_drawn_scenes_show_their_prompts():
   np.testing.assert_array_equal(verdict.strict, 1)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("from_file", [False, True])
 def test_edits_of_a_dataset_learn_answers_from_their_sources(
   from_file, tmp_path
@@ -282,6 +284,7 @@ def test_instructions_of_a_task_are_its_own(tmp_path):
     offline.records(config)
 
 
+@pytest.mark.turns(2)
 def test_lists_reach_objectives_on_groups_with_what_is_missing_masked():
   """Images, credit and masks of rows are those of the lists."""
   config = config_of(
@@ -313,6 +316,7 @@ def test_lists_reach_objectives_on_groups_with_what_is_missing_masked():
   np.testing.assert_allclose(x0, want, atol=1e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("name", ["rank_dpo", "flow_dpo"])
 def test_lists_may_be_shorter_than_their_most(name, tmp_path):
   """What a row lacks enters no feed, if the longest is held out too."""

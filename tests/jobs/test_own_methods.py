@@ -110,6 +110,7 @@ def test_what_is_right_passes(check, overrides):
   check(overrides)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("overrides", "said"),
   [

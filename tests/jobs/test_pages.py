@@ -36,7 +36,7 @@ def run_page(page, folder):
   [
     pytest.param(
       page,
-      marks=pytest.mark.turns(3, i % 3),
+      marks=pytest.mark.turns(6, i),
       id=str(page.relative_to(documented.DOCS)),
     )
     for i, page in enumerate(PAGES)
@@ -48,7 +48,7 @@ def test_the_page_runs(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.job
-@pytest.mark.turns(3, 1)
+@pytest.mark.turns(4, 1)
 def test_a_step_by_hand_is_on_policy(capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   run_page(BY_HAND, tmp_path)

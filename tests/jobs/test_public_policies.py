@@ -40,6 +40,7 @@ def rows_of(workdir, job):
   return [row for row in rows if row["job"] == job and row["step"]]
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases(
@@ -157,6 +158,7 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
   np.testing.assert_allclose(cut.reshape(whole.shape), whole, atol=1e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("model", "objective"),
   recipes.cases("flow_grpo", "kontext", "qwen_image_edit"),
@@ -181,6 +183,7 @@ def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
   assert len(sources) and all(x.tobytes() in drawn for x in sources)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("model", ["kontext", "qwen_image_edit"])
 def test_the_autoencoders_mean_stands_beside_the_words(model):
   config = tiny.load(SPEC.format(model, "flow_grpo"))

@@ -12,7 +12,7 @@ from jaxreward.errors import UserError
 from jaxreward.jobs import align
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.optimized, pytest.mark.turns(2, 1)]
+pytestmark = [pytest.mark.job, pytest.mark.optimized, pytest.mark.turns(4, 0)]
 
 SPEC = "align_scenes.py:flow_grpo,smoke"
 SETTINGS = {

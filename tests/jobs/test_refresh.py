@@ -41,6 +41,7 @@ def test_a_report_takes_a_small_share_of_the_time(monkeypatch, fails):
   assert gaps.min() >= 3 + 20 * 3.0 and gaps.max() < 3 + 20 * 3.0 + 10
 
 
+@pytest.mark.turns(2)
 def test_the_first_images_and_the_newest_are_on_the_page(tmp_path):
   workdir = epath.Path(tmp_path)
   config = tiny.load("align_scenes.py:smoke")

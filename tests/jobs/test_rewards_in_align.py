@@ -16,7 +16,7 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.tasks.scenes import rewards as scene_rewards
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
+pytestmark = [pytest.mark.job, pytest.mark.turns(4, 2)]
 
 NFT, GRPO = "align_scenes.py:smoke", "align_scenes.py:flow_grpo,smoke"
 

@@ -66,6 +66,7 @@ def reference(updates, decay):
   return p, average, losses
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("updates", [1, 2, 3])
 @pytest.mark.parametrize("decay", [0.0, 0.75, 1.0])
 def test_descent_and_average_per_update(updates, decay):
@@ -80,6 +81,7 @@ def test_descent_and_average_per_update(updates, decay):
   assert int(found.updates) == updates and int(found.step) == 0
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("count", [2, 3, 6])
 def test_any_cut_of_a_batch_is_the_same_update(count):
   """Micro-batches hold different numbers of masked rows."""
@@ -248,6 +250,7 @@ def test_the_best_step_is_saved_and_stays(tmp_path):
   assert steps_of(tmp_path) == ([13, 14], (0.95, 14))
 
 
+@pytest.mark.turns(2)
 def test_patience_ends_a_run_which_returns_its_best_step(tmp_path):
   scores = {2: 0.1, 4: 0.9, 6: 0.3, 8: 0.95, 10: 0.8, 12: float("nan"), 14: 2.0}
   given = {

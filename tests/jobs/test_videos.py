@@ -154,6 +154,7 @@ def test_a_frame_that_is_not_finite_spoils_its_video_alone():
   assert np.isfinite(scores["jpeg"]).tolist() == [[True, False]]
 
 
+@pytest.mark.turns(2)
 def test_pixels_are_the_decoded_frames():
   config = tiny.load(WAN, {"video.frames": 3})
   policy = setup.make_policy(config)

@@ -34,6 +34,7 @@ def kernels(program, operands) -> list:
   return [bool(e.params["interpret"]) for e in calls]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("case", list(programs.CASES))
 def test_forms_are_what_they_say(case):
   program, operands = programs.CASES[case]

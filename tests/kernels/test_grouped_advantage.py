@@ -75,6 +75,7 @@ def test_loss_gradient_and_metrics_equal_float64(shape, form):
     assert float(metrics[name].value()) == pytest.approx(mean, rel=1e-5), name
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("form", "std", "baseline", "clip"),
   [
@@ -125,6 +126,7 @@ def test_equal_rewards_are_exactly_zero(form):
     assert (np.asarray(found) == 0).all()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_left_is_a_loss_of_zero(form):
   signal, mask, log_prob, old, _ = draw(2, 4, 3)
@@ -136,6 +138,7 @@ def test_nothing_left_is_a_loss_of_zero(form):
   assert (np.asarray(gradient) == 0).all() and (advantage == 0).all()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.parametrize("rows", [1, 300])
 def test_rows_equal_the_plain_objective(form, rows):
@@ -184,6 +187,7 @@ def test_gradient_equals_finite_differences():
   assert oracles.relative(found, expected) < 1e-5
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("form", FORMS[1:])
 def test_half_precision_is_read_and_summed_in_float32(form):
   signal, mask, log_prob, old, _ = draw(3, 8, 4)

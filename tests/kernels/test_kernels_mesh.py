@@ -75,6 +75,7 @@ def test_values_and_gradients_agree(case, form, mesh):
     assert x.addressable_shards[0].data.shape[0] == 16 // devices
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("case", ["policy", "wins", "draw"])
 def test_rows_need_not_divide_by_devices(case):
   make, shapes = CASES[case]

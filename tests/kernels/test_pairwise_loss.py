@@ -52,6 +52,7 @@ def value_and_grad(scores, ratings, mask, **options):
   return jax.jit(jax.value_and_grad(loss, has_aux=True))(scores)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "form", ["interpret", "interpret_triton", pytest.param("xla", marks=SLOW)]
 )
@@ -71,6 +72,7 @@ def test_loss_and_gradient_equal_float64(choice, form):
   assert (np.asarray(gradient)[~mask] == 0).all()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.parametrize("shape", [(1, 1), (2, 40), (5, 3), (2, 130)])
 def test_odd_sizes(shape, form):
@@ -81,6 +83,7 @@ def test_odd_sizes(shape, form):
   assert float(mean.weight) == count
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("choice", ["half", "margin", "rao_kupper"])
 def test_equals_the_plain_loss_on_gathered_pairs(choice):
   scores, ratings, _ = draw(2, 9)
@@ -126,6 +129,7 @@ def test_an_unrated_candidate_is_in_no_pair():
   assert found == masked and (gradient == slope).all()
 
 
+@pytest.mark.turns(2)
 def test_a_full_group_of_4096():
   """Against float64 by rows, loss and gradient."""
   scores, ratings, mask = draw(1, 4096, seed=2)
@@ -144,6 +148,7 @@ def test_a_full_group_of_4096():
   assert oracles.relative(gradient[0], slope) < 1e-5
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("form", "temperature"),
   [

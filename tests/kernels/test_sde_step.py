@@ -63,6 +63,7 @@ def test_step_and_log_prob_equal_float64(shape, form):
   np.testing.assert_allclose(again, expected, rtol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("form", "name"),
   [
@@ -85,6 +86,7 @@ def test_equals_the_plain_steppers(name, form):
     assert (np.asarray(log_p) == 0).all()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_replay_finds_the_same_bits(form, dtype):
@@ -160,6 +162,7 @@ def test_step_gradient_equals_the_plain_one(form):
     assert oracles.relative(a, b) < 1e-5
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_sample_may_be_at_its_own_step(form):
   x, v, noise = draw((3, 7, 5))
@@ -181,6 +184,7 @@ def test_every_sample_may_be_at_its_own_step(form):
   assert (np.asarray(gradient[2]) == 0).all() and np.asarray(gradient[:2]).any()
 
 
+@pytest.mark.turns(2)
 def test_a_last_block_may_be_short(monkeypatch):
   """Rows of a block beyond the latents hold anything."""
   x, v, noise = draw((2, 128 * 11))

@@ -69,6 +69,7 @@ def slopes(form, streams, scales, rotary):
   return jax.grad(loss, (0, 1) if scales is not None else 0)(streams, scales)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("case", list(CASES))
 def test_values_and_gradients_are_those_of_plain_operations(case):
   arrays = operands(case)
@@ -83,6 +84,7 @@ def test_values_and_gradients_are_those_of_plain_operations(case):
     np.testing.assert_allclose(y, z, atol=2e-5)
 
 
+@pytest.mark.turns(2)
 def test_a_mesh_gives_the_same():
   arrays = operands("one plain stream", rows=4)
   mesh = mesh_lib.make_mesh(2, 2, 1, devices=jax.devices()[:4])

@@ -13,7 +13,7 @@ from jaxreward.flow import rollout, sampler, steppers
 from jaxreward.jobs import evaluate
 from tests import tiny, turns
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(2, 1)]
+pytestmark = [pytest.mark.job, pytest.mark.turns(4, 1)]
 
 # devices, data, fsdp
 MESHES = {

@@ -9,7 +9,7 @@ from jaxreward.training import state as state_lib
 from jaxreward.training.checkpoint import Checkpoints
 from tests import tiny
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(2, 1)]
+pytestmark = [pytest.mark.job, pytest.mark.turns(4, 3)]
 
 # devices, data, fsdp
 MESHES = {

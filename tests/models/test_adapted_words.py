@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxreward import setup
 from tests import tiny
 
 
+@pytest.mark.turns(2)
 def test_only_the_encoding_of_words_is_trained_and_it_learns():
   config = tiny.load("recipes/texforce.py:smoke", tiny.MODEL, tiny.FAST)
   policy = setup.make_policy(config)

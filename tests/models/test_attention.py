@@ -65,6 +65,7 @@ def test_flash_gives_the_plain_numbers_and_gradients(tokens, keys, hidden):
     near(x, y, 1e-4)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("rows", [4, 3], ids=["cut", "the same on all"])
 @pytest.mark.parametrize("heads", [4, 3], ids=["by heads", "by queries"])
 def test_a_share_on_every_device_gives_the_same(rows, heads):

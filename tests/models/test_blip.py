@@ -63,6 +63,7 @@ def inputs():
   return tokens, mask, images
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parity
 def test_states_and_gradients_equal_the_peers(tmp_path):
   import torch
@@ -123,6 +124,7 @@ def test_image_rewards_own_layout_holds_the_same_towers():
   }
 
 
+@pytest.mark.turns(2)
 def test_the_score_is_the_heads_normalised():
   """And a text is read beside each picture of its group."""
   params = folders.drawn(blip.shapes(TINY), scale=0.3)

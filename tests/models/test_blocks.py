@@ -114,6 +114,7 @@ def test_attention_does_not_know_the_order_of_keys():
   )
 
 
+@pytest.mark.turns(2)
 def test_gradients_of_attention_are_those_of_the_plain_formula():
   q, k, v = draw(2, 5, 3, 4), draw(2, 7, 3, 4, seed=1), draw(2, 7, 3, 4, seed=2)
   mask = np.arange(7) < np.array([[3], [6]])

@@ -211,6 +211,7 @@ def test_both_layouts_hold_the_same_model(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("name", "published"),
   [
@@ -260,6 +261,7 @@ def test_a_config_of_other_weights_names_tensors_and_shapes(tmp_path):
   assert "float[32, 3, 14, 14]" in str(error.value)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("changes", "said"),
   [

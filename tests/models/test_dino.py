@@ -82,6 +82,7 @@ def test_features_and_gradients_equal_the_peers(peer):
   peers.close_trees(slope, expected)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parity
 @pytest.mark.parametrize("size", [(28, 28), (56, 35)])
 def test_another_size_equals_the_peers(peer, size):
@@ -106,6 +107,7 @@ def test_bfloat16_stays_near_the_peer(peer):
   peers.close(unit(pooled), unit(peers.numpy(theirs.pooler_output)), 2e-2)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("name", "published"),
   [

@@ -91,6 +91,7 @@ def load(peers, policy, model, folder):
   return peers.params_of(model, policy.layout, like, folder)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parity
 @pytest.mark.parametrize(
   ("fields", "edit"), [({}, True), ({"guided": False}, False)], ids=str
@@ -213,6 +214,7 @@ def test_remat_and_unroll_change_nothing(fields):
   jax.tree.map(near, grads, others)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers):
   policy = make()

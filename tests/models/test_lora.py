@@ -90,6 +90,7 @@ def test_names_and_shapes():
     assert leaf.dtype == jnp.float32
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("remat", [True, False])
 def test_step_zero_is_the_base_bit_for_bit(remat, dtype):
@@ -123,6 +124,7 @@ def test_one_layer_matches_float64():
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.turns(2)
 def test_fused_weights_equal_the_adapted_model():
   _, apply = functions()
   lora_init, lora_apply = adapted()
@@ -141,6 +143,7 @@ def test_fusing_an_untouched_adapter_changes_nothing():
   equal(lora.fuse(params, alpha=ALPHA), lora.split(params)[0])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("remat", [True, False])
 def test_gradients_reach_the_adapter_alone_and_are_right(remat):
   lora_init, lora_apply = adapted(remat=remat)
@@ -171,6 +174,7 @@ def test_at_step_zero_only_b_has_gradients():
   assert not np.any(head["a"])
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("targets", "found"),
   [
@@ -198,6 +202,7 @@ def test_split_and_merge_are_inverse():
     lora.merge(base, {"head": {"kernel": X}})
 
 
+@pytest.mark.turns(2)
 def test_the_plain_model_is_untouched_afterwards():
   init, apply = functions()
   plain = init(KEY)
@@ -221,6 +226,7 @@ def policy_of():
   )
 
 
+@pytest.mark.turns(2)
 def test_adapted_policy():
   policy = policy_of()
   new = lora.adapt_policy(policy, rank=RANK, alpha=ALPHA, targets="head")

@@ -137,6 +137,7 @@ def drawn(name) -> Drawn:
   return Drawn(policy, plain, base, adapter, ours, theirs, kind, folder)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parity
 @pytest.mark.parametrize("name", list(MODULES))
 def test_peft_and_pipelines_draw_what_we_draw(peers, tmp_path, name):

@@ -348,6 +348,7 @@ def _of_layers(tree, fn):
   return {name: _of_layers(child, fn) for name, child in tree.items()}
 
 
+@pytest.mark.turns(2)
 def test_layers_that_a_file_leaves_out_learn(tmp_path):
   plain = small()
   layer = "transformer.transformer_blocks.0.attn.to_q"

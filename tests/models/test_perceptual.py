@@ -143,6 +143,7 @@ def torch_pair(a, b):
   return move(a).requires_grad_(), move(b)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", ["vgg", "alex", "dists"])
 def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
@@ -180,6 +181,7 @@ def test_distances_and_slopes_equal_the_peers(kind, tmp_path):
   assert gap < 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("net", [perceptual.Lpips(), perceptual.Dists()])
 def test_equal_pictures_are_at_distance_0_with_a_finite_slope(net):
   a = jnp.full((1, 32, 32, 3), 0.5)
@@ -273,6 +275,7 @@ def test_the_face_tower_equals_insightfaces(tmp_path):
   assert np.abs(slope - expected).max() < 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("name", "published"),
   [("iresnet18", 24.03), ("iresnet50", 43.59), ("iresnet100", 65.16)],

@@ -71,6 +71,7 @@ def test_every_model_has_both_lists():
   assert set(MODELS) == set(public.READ) == set(public.UNREAD)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_table_reads_and_leaves_what_the_lists_say(model):
   shapes, rules = MODELS[model]()

@@ -256,6 +256,7 @@ def test_guidance_keeps_the_length_of_every_token(dtype, tolerance):
   np.testing.assert_allclose(packed(one), c, atol=tolerance * 4)
 
 
+@pytest.mark.turns(2)
 def test_guidance_of_nothing_is_nothing_and_has_a_gradient():
   """Tokens that are zero with the prompt, when guided, or both."""
   cond, uncond = draw_pair((1, 2, 8, 4))
@@ -270,6 +271,7 @@ def test_guidance_of_nothing_is_nothing_and_has_a_gradient():
   assert all(np.isfinite(g).all() for g in slopes)
 
 
+@pytest.mark.turns(2)
 def test_gradients_of_guidance_are_differences():
   cond, uncond = draw_pair((1, 2, 4, 2))
   weight = jnp.arange(cond.size, dtype=jnp.float32).reshape(cond.shape)

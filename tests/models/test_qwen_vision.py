@@ -69,6 +69,7 @@ def theirs_of(tower, images):
   return found.reshape(len(images), -1, found.shape[-1])
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parity
 @pytest.mark.parametrize("size", [EVEN, ODD, FLAT])
 def test_tokens_and_gradients_equal_the_peers(peer, size):

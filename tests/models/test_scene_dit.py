@@ -82,6 +82,7 @@ def test_output_starts_at_x0_zero():
   )
 
 
+@pytest.mark.turns(2)
 def test_velocity_is_finite_at_both_ends_and_float32():
   policy, params = start()
   x, t, tokens = inputs()
@@ -212,6 +213,7 @@ def test_remat_and_unroll_change_no_value_and_no_gradient(kwargs):
   assert_same_slopes(policy, other, params, *inputs())
 
 
+@pytest.mark.turns(2)
 def test_bfloat16_stays_near_float32():
   policy, params = start()
   half, half_params = start(dtype="bfloat16")
@@ -278,6 +280,7 @@ CONFIGURATIONS = [
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2), (1, 4, 2), (1, 2, 4)]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("kwargs", CONFIGURATIONS, ids=str)
 def test_every_parameter_has_one_rule_that_divides_on_any_mesh(kwargs):
   policy = scene_dit.make_policy(width=128, **kwargs)
@@ -361,6 +364,7 @@ def test_an_editing_policy_starts_as_the_one_without_a_source():
   )
 
 
+@pytest.mark.turns(2)
 def test_the_source_matters_row_by_row_and_a_missing_one_is_none():
   policy, params = start(**EDITING)
   params = perturb(params)
@@ -445,6 +449,7 @@ def test_no_class_is_seen_before_training():
   assert (changed.max((1, 2, 3)) > 1e-3).all()
 
 
+@pytest.mark.turns(2)
 def test_the_null_class_is_its_own_and_each_part_has_a_row():
   policy, params = start(**CLASSES)
   params = perturb(params)
@@ -467,6 +472,7 @@ def test_the_null_class_is_its_own_and_each_part_has_a_row():
   assert moved_by("shape", 1) == [False, False, True, False]
 
 
+@pytest.mark.turns(2)
 def test_guidance_goes_from_no_class_to_the_class():
   policy, params = start(**CLASSES)
   params = perturb(params)

@@ -66,6 +66,7 @@ def test_a_fresh_scorer_has_no_opinion(score, params, inputs):
   np.testing.assert_array_equal(scores, 0.0)
 
 
+@pytest.mark.turns(2)
 def test_groups_are_single_scores_side_by_side(score, awake, inputs):
   images, tokens = inputs
   groups, _ = score(awake, images, tokens)
@@ -85,6 +86,7 @@ def test_picture_place_and_words_all_matter(score, awake, inputs):
     assert np.abs(np.asarray(other) - base).min() > 1e-4
 
 
+@pytest.mark.turns(2)
 def test_the_gradient_is_finite_where_the_largest_is_computed_twice():
   """As a compiler does that fuses features into what reads them."""
   config = tiny.load("recipes/refl.py:smoke")
@@ -137,6 +139,7 @@ def test_sizes_that_do_not_fit(sizes, field):
     make(**sizes)
 
 
+@pytest.mark.turns(2)
 def test_bfloat16_is_close(awake, score, inputs):
   low = make(dtype="bfloat16")
   a, _ = score(awake, *inputs)

@@ -77,6 +77,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parity
 @pytest.mark.parametrize("fields", VARIANTS, ids=str)
 def test_outputs_and_gradients_are_those_of_diffusers(
@@ -206,6 +207,7 @@ def plain_inputs():
   return inputs(lambda _, *s: rng.standard_normal(s).astype(np.float32))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parity
 def test_eight_devices_agree_with_one(peers):
   policy = make()

@@ -37,6 +37,7 @@ def mesh():
   return mesh_lib.make_mesh(2, 1, 4, devices=jax.devices()[:8])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("tokens", [12, 13])  # 13 is filled up to 16
 def test_values_and_gradients_are_those_of_one_device(mesh, tokens):
   q, k, v = arrays(tokens, 10, heads=3)

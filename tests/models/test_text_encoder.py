@@ -227,6 +227,7 @@ def test_full_sizes_have_the_published_counts():
   assert peers.count(shapes_of_clip(giant)) == 694_659_840
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("size", ["t5_xxl", "umt5_xxl"])
 def test_every_parameter_has_one_sharding_rule(size):
   shapes = {

@@ -16,6 +16,7 @@ def larger(x):
   return jnp.repeat(jnp.repeat(x, 2, axis=-3), 2, axis=-2)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("shape", [(1, 7, 9, 2), (2, 3, 8, 4, 1)], ids=str)
 @pytest.mark.parametrize("overlap", [0, 1, 3])
 def test_what_every_square_agrees_on_stays(shape, overlap):

@@ -90,6 +90,7 @@ def test_bfloat16_is_that_of_diffusers(peers, tmp_path):
   peers.assert_near(jax.jit(coder.decode)(params, z), want, 2e-2)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parity
 @pytest.mark.parametrize("shape", [(8, 11), (4, 13)], ids=str)
 def test_tiles_are_those_of_diffusers(peers, tmp_path, shape):

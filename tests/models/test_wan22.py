@@ -150,6 +150,7 @@ def test_a_network_that_no_row_asks_for_has_no_say(asked):
   assert np.mean(moved) > 0.8
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("which", ["high", "low"])
 def test_adapters_go_to_one_network_by_their_pattern(which):
   policy = lora.adapt_policy(

@@ -100,6 +100,7 @@ def test_a_picture_is_edited(whole, plain, monkeypatch):
     near(whole, whole.ours(*made, given, start, monkeypatch), want)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("name", "recipe"),
   [("plain", "qwen_image_edit_2509"), ("still", "qwen_image_edit_2511")],

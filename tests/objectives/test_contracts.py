@@ -92,6 +92,7 @@ def value_and_grad(name, arrays, trained, mask):
   return aux, grad
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_forms(name):
   arrays, trained = example(name)
@@ -107,6 +108,7 @@ def test_forms(name):
     assert np.isfinite(metric.value()), key
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_padding_reaches_neither_value_nor_gradient(name):
   arrays, trained = example(name)
@@ -140,6 +142,7 @@ def test_all_masked_is_zero(name):
   assert np.array_equal(grad, np.zeros_like(grad))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_pools_exactly_over_any_split_and_order(name):
   arrays, trained = example(name)
@@ -160,6 +163,7 @@ def test_pools_exactly_over_any_split_and_order(name):
   np.testing.assert_allclose(grads, grad, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_only_the_trained_policy_gets_gradients(name):
   arrays, _ = example(name)
@@ -200,6 +204,7 @@ def test_only_the_trained_policy_gets_gradients(name):
     assert np.array_equal(grad, np.zeros_like(grad)), key
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_metrics_carry_no_gradient(name):
   arrays, trained = example(name)
@@ -214,6 +219,7 @@ def test_metrics_carry_no_gradient(name):
   assert np.array_equal(grad, np.zeros_like(grad))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_low_precision_inputs_are_reduced_in_float32(name):
   arrays, _ = example(name)
@@ -229,6 +235,7 @@ def test_low_precision_inputs_are_reduced_in_float32(name):
   np.testing.assert_allclose(got.value(), want.value(), rtol=2e-2, atol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_once(name):
   traces = []

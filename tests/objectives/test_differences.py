@@ -93,6 +93,7 @@ def check(name, reference, arrays, times, **options):
   assert np.abs(want).max() > 0
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("clip_range", [0.06, 0.9])
 def test_d3po(clip_range):
   arrays, times = draw(0)
@@ -118,6 +119,7 @@ def test_d3po_at_the_reference_is_log_two():
   np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("clip_range", [0.02, 10.0])
 def test_prdp(clip_range):
   arrays, times = draw(2)
@@ -138,6 +140,7 @@ def test_prdp(clip_range):
   check("prdp", reference, arrays, times, beta=beta, clip_range=clip_range)
 
 
+@pytest.mark.turns(2)
 def test_prdp_by_hand():
   """At the reference, rewards 2 and 0: 4, which is .04 of beta 10, times 100."""
   arrays, times = draw(3)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxreward import objectives
 from tests.differences import numeric_gradient
@@ -129,6 +130,7 @@ def test_a_surrogate_and_guidance_share_the_pull_beside_matching():
   np.testing.assert_allclose(got, -2 / 6 * moved(a, 0.1), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.turns(2)
 def test_score_implicit_pulls_a_gaussian_to_the_teacher():
   """Generator N(theta, 1), data N(1, 1), exact scores: the minimum is 1."""
   rows, t = 4000, 0.5

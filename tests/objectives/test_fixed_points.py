@@ -72,6 +72,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", CASES)
 def test_a_family_reaches_its_own_fixed_point(name):
   options, advantage, want, rate = CASES[name]
@@ -100,6 +101,7 @@ def test_the_policy_gradient_with_a_kl_reaches_the_tilted_optimum():
   np.testing.assert_allclose(run(jnp.float32(0)), 1 / beta, atol=0.02)
 
 
+@pytest.mark.turns(2)
 def test_equal_rewards_are_one_reward():
   """K equal rewards summed, apart or ranked give the credit of one."""
   score = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float32)

@@ -92,6 +92,7 @@ def nft_gradient(arrays, v, **kwargs):
   )(v)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_nft_gradient_is_zero_at_the_old_policy_with_r_half(adaptive):
   arrays = f32(case()[0])
@@ -154,6 +155,7 @@ def test_nft_weight_has_a_floor():
   assert np.all(np.isfinite(grad))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("mode", "want"),
   [
@@ -202,6 +204,7 @@ def scaled(advantage, adv_clip=5.0, adv_max=1.0):
   return np.clip(advantage, -adv_clip, adv_clip) / adv_clip * adv_max
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("clip_range", [1e-4, 0.5, None])  # None: the default
 @pytest.mark.parametrize("scale", [{}, {"adv_clip": 1.5, "adv_max": 3.0}])

@@ -91,6 +91,7 @@ def region_loss(c, v, anchor):
   )  # fmt: skip
 
 
+@pytest.mark.turns(2)
 def test_places_weigh_own_samples_and_references_count_whole():
   c = region_case()
 
@@ -145,6 +146,7 @@ def contrastive(c, scale, temperature, weight):
   return (np.log(np.exp(z).sum(0)) - z[0] + weight * own)[MASK].sum()
 
 
+@pytest.mark.turns(2)
 def test_contrastive_matching():
   c = case(3) | {
     "v_others": np.random.default_rng(4).normal(size=(B, 3, *SHAPE))

@@ -256,6 +256,7 @@ def test_flow_dppo_drops_at_the_threshold_itself():
   assert above.total < 0.0
 
 
+@pytest.mark.turns(2)
 def test_gspo_clips_a_sample_as_one():
   """Value and gradient against the ratio of whole samples, in float64."""
   rng = np.random.default_rng(7)

@@ -44,6 +44,7 @@ def seppo(v, old, u, mask, beta):
   return total
 
 
+@pytest.mark.turns(2)
 def test_seppo():
   v, old, u, _, mask = draw(1)
   v[0, -1] = old[0, -1] * 0.2 + u[0, -1] * 0.8  # fits its image better

@@ -213,6 +213,7 @@ CASES = {
 }
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", CASES)
 def test_a_family_reaches_what_is_known_of_it(name):
   loss, want, rate = CASES[name]
@@ -253,6 +254,7 @@ def groups_of(x, group, **fixed):
   } | fixed  # fmt: skip
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   "name,options",
   [("prdp", dict(beta=BETA, clip_range=1e6)), ("rebel", dict(eta=BETA))],

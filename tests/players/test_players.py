@@ -77,6 +77,7 @@ def test_a_gate_that_is_closed_weighs_nothing():
     assert float(loss.weight) == (4.0 if above else 0.0)
 
 
+@pytest.mark.turns(2)
 def test_one_form_of_features_scores_and_trains():
   """Pictures of other contrast score alike where features have length 1."""
   player = players.discriminator(width=4, depth=2, hidden=8)
@@ -134,6 +135,7 @@ def test_credit_of_steps_beyond_the_critic():
   )
 
 
+@pytest.mark.turns(2)
 def test_a_critic_knows_words_of_every_kind():
   player = players.critic(width=2, depth=1, hidden=4)
   for words in (
@@ -261,6 +263,7 @@ def samples(plan):
   )  # fmt: skip
 
 
+@pytest.mark.turns(2)
 def test_rows_of_a_player():
   """Noise and times anew for each of its steps, references of the same prompt."""
   config = tiny.load("recipes/adv_grpo.py:smoke", {"rollout.microbatch": 8})
@@ -305,6 +308,7 @@ def test_rows_of_a_player():
   assert len(np.unique(keys, axis=0)) == 2 * 24  # of step, prompt and member
 
 
+@pytest.mark.turns(2)
 def test_a_rival_is_the_next_of_the_group_and_both_have_to_count():
   config = tiny.load("recipes/adv_grpo.py:smoke", {"rollout.microbatch": 8})
   plan = tiny.make_plan(config, tiny.mesh_of(1))
@@ -501,6 +505,7 @@ def surrogate_value(v, first, noise, x0, index, signal, mask, beta, clip):
   return total / beta / mask.sum()
 
 
+@pytest.mark.turns(2)
 def test_a_surrogate_has_the_gradient_of_its_group_preference():
   v, first, noise, x0, index, signal, mask = surrogate_arrays()
   beta, clip = 2.0, 1.1

@@ -64,6 +64,7 @@ GEOMETRY = {
   "align.updates": 2,
   "align.split": "samples",
   "optimizer.learning_rate": 1e-3,
+  "optimizer.eps": 1e-3,  # a gradient of nearly zero is not divided by itself
 }
 NEEDS = {"pisces_ot": "ott"}  # packages of an extra
 DUE = 4  # recipes of a commit whose runs are not slow

@@ -13,6 +13,7 @@ from tests.recipes import test_battery as battery
 
 
 @pytest.mark.job
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   "name", turns.one_due(battery.REWARD_MODELS + battery.PUBLISHED)
 )

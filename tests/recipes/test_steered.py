@@ -10,6 +10,7 @@ from tests.recipes import test_battery as battery
 
 
 @pytest.mark.job
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("name", turns.one_due(battery.STEERED))
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   """The reported reward is that of the pictures that are evaluated."""

@@ -125,6 +125,7 @@ def table_of(sampler, level):
   return steppers.REGISTRY[sampler](times, **given)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("index", [0, 4, STEPS - 2])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_value_and_gradient_are_those_of_the_script(name, index):
@@ -148,6 +149,7 @@ def test_value_and_gradient_are_those_of_the_script(name, index):
   assert np.abs(want).max() > 0
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("index", [0, 4, STEPS - 2])
 @pytest.mark.parametrize("sampler", kl.AUTHORS)
 def test_the_form_velocity_is_flow_factorys(sampler, index):

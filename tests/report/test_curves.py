@@ -95,6 +95,7 @@ def test_evaluation_lines_are_marked_only_beside_others():
   assert labels == ["one", "two"]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("n", [1, 5, 200])
 @pytest.mark.parametrize("value", [0.0, 1.0, -3.0, 1e6])
 @pytest.mark.filterwarnings("error")

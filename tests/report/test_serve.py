@@ -181,6 +181,7 @@ def test_one_vote_after_the_other_writes_its_images(tmp_path, monkeypatch):
   assert len(pairs.judged()) == 1
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("headers", "status"),
   [
@@ -201,6 +202,7 @@ def test_a_vote_from_elsewhere_is_refused(run, headers, status):
   assert not (folder / "votes").exists()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "path",
   [

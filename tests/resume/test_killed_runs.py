@@ -148,7 +148,7 @@ def assert_is_a_run(workdir):
 
 @pytest.mark.job
 @pytest.mark.parametrize("name", soon(RUNS, "diffusion_nft"))
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 def test_killed_at_random_moments(name, unbroken, tmp_path):
   """After some row and a while; the rest of the run is as if nothing was."""
   expected = unbroken(name)
@@ -195,7 +195,7 @@ def test_killed_while_a_checkpoint_is_written(name, unbroken, tmp_path):
     (signal.SIGTERM, 143),
   ],
 )
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 def test_asked_to_stop(signum, code, unbroken, tmp_path):
   """Saves the step it is in, says so, and goes on from there."""
   expected, workdir = unbroken("diffusion_nft"), tmp_path / "run"

@@ -94,6 +94,7 @@ def test_at_time_one_nothing_tells_images_apart():
   assert (np.asarray(x_t[0]) != np.asarray(x_t[1])).all()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("renders", "reference", "words"),
   [(1, True, "renders=1"), (2, False, "context=true")],

@@ -14,6 +14,7 @@ def drawn(temperature, count=200_000, seed=0):
   return np.where(first, d, -d)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_temperature_is_found(temperature):
   found = calibration.fit_temperature(drawn(temperature))

@@ -82,6 +82,7 @@ def test_good_ones_are_kept_in_a_band():
   np.testing.assert_array_equal(slope(jnp.asarray(pairs([0.0]))), 0.0)
 
 
+@pytest.mark.turns(2)
 def test_the_best_of_a_row():
   scores = RNG.normal(size=(4, 5)).astype(F)
   ratings = RNG.random((4, 5)).astype(F)
@@ -108,6 +109,7 @@ def test_the_best_of_a_row():
   )
 
 
+@pytest.mark.turns(2)
 def test_the_order_of_a_row():
   """-log of the probability of the order, over all orders adding up to 1."""
   scores = RNG.normal(size=(1, 4)).astype(F)
@@ -215,6 +217,7 @@ def test_corn_asks_only_those_who_come_so_far():
   np.testing.assert_allclose(slope, differences(loss, logits), atol=2e-3)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", ["ordinal", "thresholds", "among", "scalar"])
 def test_heads_start_without_an_opinion_and_learn(name):
   head = rm.HEADS[name]()

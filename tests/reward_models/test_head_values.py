@@ -78,6 +78,7 @@ def test_aspects_may_be_positive():
   np.testing.assert_allclose(positive["value"], want.mean(-1), rtol=1e-4)
 
 
+@pytest.mark.turns(2)
 def test_a_latent_is_drawn_and_its_kl_is_that_of_the_users_rows():
   """Of one user and large noise, z moves with the keys; alone it has no KL."""
   user = np.array([0, 0, 0, 1])

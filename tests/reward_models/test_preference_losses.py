@@ -112,6 +112,7 @@ def some_scores(seed=0, shape=(7, 2)):
   return np.random.default_rng(seed).normal(size=shape) * 2
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_matches_the_formula(name):
   scores = some_scores()
@@ -139,6 +140,7 @@ def test_options_match_the_formula(name, options):
   np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_gradient_matches_finite_differences(name):
   scores = some_scores(2)
@@ -159,6 +161,7 @@ def test_only_differences_count_and_labels_mirror(name):
   np.testing.assert_allclose(mirrored, loss(scores, LABELS).total, rtol=1e-6)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_unanswered_and_masked_pairs_reach_nothing(name):
   loss = LOSSES[name]
@@ -176,6 +179,7 @@ def test_unanswered_and_masked_pairs_reach_nothing(name):
   assert not np.asarray(grad[2:]).any()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_nothing_answered_is_zero_with_zero_gradient(name):
   total = lambda s: LOSSES[name](s, jnp.nan).value()
@@ -184,6 +188,7 @@ def test_nothing_answered_is_zero_with_zero_gradient(name):
   assert not np.asarray(grad).any()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_extreme_scores_stay_finite(name):
   scores = jnp.array([[1e4, -1e4], [-1e4, 1e4]])
@@ -210,6 +215,7 @@ def test_expected_bradley_terry_at_published_settings():
   assert grows == sorted(grows) and grows[0] >= math.log(2) - 1e-6
 
 
+@pytest.mark.turns(2)
 def test_thurstone_is_a_probability_that_unsureness_pulls_to_one_half():
   scores = np.array([[1.0, 0.0]], np.float32)
   p = []
@@ -297,6 +303,7 @@ def test_plackett_luce_of_two_is_bradley_terry():
   )
 
 
+@pytest.mark.turns(2)
 def test_plackett_luce_leaves_masked_candidates_out():
   scores = some_scores(9, (2, 4)).astype(np.float32)
   scores[0, 1] = np.nan
@@ -310,6 +317,7 @@ def test_plackett_luce_leaves_masked_candidates_out():
   assert grad[0, 1] == 0
 
 
+@pytest.mark.turns(2)
 def test_plackett_luce_gradient_matches_finite_differences():
   scores = some_scores(10, (4,))
   grad = jax.grad(lambda s: rm.plackett_luce(s).total)(

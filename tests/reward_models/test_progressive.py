@@ -40,6 +40,7 @@ def reference(params, layers, last, mask):
   return dense(h / (1 + np.exp(-h)), "score_out")[0]
 
 
+@pytest.mark.turns(2)
 def test_the_head_is_the_authors_formula_and_ignores_padding():
   head = HEADS["progressive"](heads_of=2)
   features = {"layers": LAYERS, "states": LAST, "state_mask": MASK}

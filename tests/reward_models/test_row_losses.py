@@ -58,6 +58,7 @@ def test_focal_and_fidelity_at_known_values():
   slopes(lambda s: rm.fidelity(s, stds, p.astype(F)), scores, [(0, 0), (2, 1)])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_far_scores_stay_finite(dtype):
   scores = jnp.asarray([[1e4, 0], [-1e4, 0], [0, 0]], dtype)
@@ -93,6 +94,7 @@ def test_sampled_scores_are_rewarded_by_what_they_beat():
   assert float(mean[0, 0, 1] - mean[0, 0, 0]) > 1.0  # the second was preferred
 
 
+@pytest.mark.turns(2)
 def test_sampled_scores_are_rewarded_by_the_fidelity_of_their_ranks():
   tau, g = RNG.normal(size=(2, 3, 4)), RNG.random((2, 3, 3))
   g[:, range(3), range(3)] = g[0, 1, 2] = np.nan
@@ -250,6 +252,7 @@ def shaken(head, arrays, scale=0.5):
   )
 
 
+@pytest.mark.turns(2)
 def test_gates_follow_the_prompt_and_unlabeled_aspects_close():
   head, arrays = rm.HEADS["experts"](sizes=(2, 1)), features()
   out = head.outputs(shaken(head, arrays), arrays)
@@ -279,6 +282,7 @@ def test_gates_follow_the_prompt_and_unlabeled_aspects_close():
   )
 
 
+@pytest.mark.turns(2)
 def test_outcomes_swap_with_the_images():
   head, arrays = rm.HEADS["outcomes"](), features()
   out = head.outputs(shaken(head, arrays), arrays)
@@ -289,6 +293,7 @@ def test_outcomes_swap_with_the_images():
   assert np.isfinite(head.outputs(shaken(head, arrays), alone)["value"]).all()
 
 
+@pytest.mark.turns(2)
 def test_a_mixture_is_a_distance_and_prototypes_permute():
   point, ideal = jnp.eye(2), jnp.array([0.8, 0.6])
   gap = user_heads.distance(point, ideal)
@@ -306,6 +311,7 @@ def test_a_mixture_is_a_distance_and_prototypes_permute():
   np.testing.assert_allclose(average, even, rtol=1e-6)
 
 
+@pytest.mark.turns(2)
 def test_a_latent_depends_on_the_user_s_other_rows_alone():
   golden = user_heads.gaussian_kl(F([0.5, -0.5]), F([0, math.log(0.5)]))
   assert float(golden) == pytest.approx(0.346574, abs=1e-6)
@@ -346,6 +352,7 @@ def test_a_new_user_is_a_ridge_fit():
   )
 
 
+@pytest.mark.turns(2)
 def test_opposite_users_are_told_apart_and_met_by_comparisons():
   """Two groups want the opposite of one feature; a pooled score is at chance."""
   rng = np.random.default_rng(3)

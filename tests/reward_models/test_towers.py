@@ -92,6 +92,7 @@ def test_every_backbone_keeps_the_contract(name):
     assert gap(score(params, clips, tokens[::-1], source)).min() > 1e-6
 
 
+@pytest.mark.turns(2)
 def test_words_reach_an_image_tower_through_cross_attention():
   backbone = BACKBONES["dino"](size="tiny")
   model = RewardModel(backbone, HEADS["cross"](width=8, hidden=4))
@@ -247,6 +248,7 @@ def test_a_trunk_starts_from_the_first_blocks_of_a_policy():
   np.testing.assert_array_equal(mine["place"], theirs["place"])
 
 
+@pytest.mark.turns(2)
 def test_blip_with_five_layers_is_image_reward():
   params = folders.drawn(blip.shapes(TINY_BLIP), scale=0.3)
   backbone = BACKBONES["blip"](size="tiny", microbatch=2)

@@ -61,6 +61,7 @@ def reference(x):
   return kinematic, contact, (1 - (up + aside) / 2 + 1 - balance) / 2
 
 
+@pytest.mark.turns(2)
 def test_in_float64():
   walk = [
     standing() + s * RNG.standard_normal((T, 3, 3)) for s in (3e-3, 0.02, 0.1)
@@ -79,6 +80,7 @@ def test_in_float64():
   np.testing.assert_allclose(got, want, atol=2e-3)
 
 
+@pytest.mark.turns(2)
 def test_what_stands_is_whole_and_what_goes_wrong_costs():
   slides = standing() + np.arange(T)[:, None, None] * [0.04 / FPS, 0, 0]
   noisy = [
@@ -99,6 +101,7 @@ def test_what_stands_is_whole_and_what_goes_wrong_costs():
   assert found["dynamic"][5] == pytest.approx(0.5)
 
 
+@pytest.mark.turns(2)
 def test_a_body_is_read_from_frames():
   """Two bright legs and a trunk on a dark ground, at their places in metres."""
   frame = np.zeros((40, 20, 3), np.float32)

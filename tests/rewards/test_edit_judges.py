@@ -80,6 +80,7 @@ def case():
   return jax.tree.map(np.asarray, run(params)), read, sources, images
 
 
+@pytest.mark.turns(2)
 def test_it_is_the_expected_root_of_both_minima(case):
   scores, read, sources, images = case
   numbers = np.arange(MOST + 1)

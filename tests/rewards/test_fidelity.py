@@ -89,6 +89,7 @@ def test_pictures_that_are_too_small(measure, side):
     measure(x, x)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("measure", [fidelity.psnr, fidelity.ssim])
 def test_slopes_are_finite_differences(measure):
   a, b = (jnp.asarray(x, jnp.float32) for x in pair((1, 14, 14, 3)))
@@ -131,6 +132,7 @@ def folder(tmp_path):
   return tmp_path, pictures
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("fn", "options", "own"),
   [
@@ -157,6 +159,7 @@ def test_the_reference_itself_scores_best(fn, options, own, folder):
   assert (found[:2, 1] < own).all() and found[1, 2] < own
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("size", "rows", "columns"),
   [((60, 60), slice(40), slice(40)), ((60, 20), slice(40), slice(13, 26)),

@@ -97,6 +97,7 @@ def scored(images, reference, known, **options):
   return np.asarray(found["identity"])
 
 
+@pytest.mark.turns(2)
 def test_people_are_found_wherever_they_stand():
   ann, bob, eve = people(3)
   both = np.zeros((2 * SIDE, 2 * SIDE, 3), np.float32)
@@ -120,6 +121,7 @@ def test_people_are_found_wherever_they_stand():
   assert np.isnan(scored(images, reference, np.zeros((1, 2), bool))).all()
 
 
+@pytest.mark.turns(2)
 def test_frames_are_pooled():
   ann, bob = people(2)
   reference, known = ann[None, None], np.ones((1, 1), bool)
@@ -184,6 +186,7 @@ def test_subjects_are_assigned_and_missed():
   np.testing.assert_allclose(turned, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.turns(2)
 def test_a_pool_is_read_by_its_mean_its_best_or_some():
   """IPRO: frames that are faces of the pool, in any order, are 1 by its best."""
   rng = np.random.default_rng(4)

@@ -123,6 +123,7 @@ def ratio(params, reference, images=IMAGES, draws=64, weighting="likelihood"):
   )  # fmt: skip
 
 
+@pytest.mark.turns(2)
 def test_the_ratio_is_antisymmetric_and_weighs_times():
   """Of float64, under the noise of the implicit reward; equal policies give 0."""
   x, draws = 2 * IMAGES.astype(np.float64) - 1, 3

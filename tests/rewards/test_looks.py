@@ -128,6 +128,7 @@ def test_a_part_stands_among_the_words_as_any_picture(parts, images, outputs):
   assert np.abs(logits[:, 0] - logits[:, 1]).max() > 1e-2
 
 
+@pytest.mark.turns(2)
 def test_no_more_parts_are_seen_than_the_window_holds(
   parts, images, monkeypatch
 ):
@@ -180,6 +181,7 @@ def test_further_words_do_not_see_what_is_forgotten():
   assert mask.tolist() == [[True, False, False, True, True]]
 
 
+@pytest.mark.turns(2)
 @pytest.mark.usefixtures("as_users_call")
 def test_a_source_is_cropped_at_the_images_size():
   reader = SimpleNamespace(

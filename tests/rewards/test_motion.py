@@ -66,6 +66,7 @@ def test_the_path_of_a_dot_is_read():
   np.testing.assert_allclose(even, 0.5, rtol=1e-6)
 
 
+@pytest.mark.turns(2)
 def test_smooth_motion_earns_all_and_noise_less_and_less():
   path = np.stack([0.3 + 0.3 * T, 0.5 + 0 * T], -1)
   shake = RNG.normal(size=path.shape)
@@ -81,6 +82,7 @@ def test_smooth_motion_earns_all_and_noise_less_and_less():
   assert 0.75 < score(clip(still))[0] < 1
 
 
+@pytest.mark.turns(2)
 def test_it_has_a_gradient_where_it_is_exceeded():
   path = np.stack([0.3 + 0.3 * T, 0.5 + 0 * T], -1)
   images = clip(path + 0.1 * RNG.normal(size=path.shape))[None, None]

@@ -42,6 +42,7 @@ def scored(found, items, relation=0, exact=False, **options):
   return np.asarray(jax.jit(run)(images))[0].tolist()
 
 
+@pytest.mark.turns(2)
 def test_counts():
   one, two = [(L, 0, 0.9)], [(L, 0, 0.9), (R, 0, 0.8)]
   twice = [(L, 0, 0.9), (NEAR, 0, 0.8)]
@@ -67,6 +68,7 @@ def test_a_box_is_one_thing():
   assert share == [0.5]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("relation", "expected"),
   [("left of", [0, 1, 0]), ("right of", [1, 0, 0]), ("above", [0, 0, 1])],

@@ -66,6 +66,7 @@ def picture(text):
   return np.asarray(image, np.float32) / 255
 
 
+@pytest.mark.turns(2)
 @pytest.mark.extras
 def test_texts_are_read_from_pictures(monkeypatch):
   pytest.importorskip("rapidocr")

@@ -51,6 +51,7 @@ def of_folder(batch, field):
   return {"reference": np.nan_to_num(given)[:, None], "known": known}
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("reward", "field"),
   [
@@ -185,6 +186,7 @@ def test_a_cycle_applies_where_the_picture_of_its_field_is(batch, images):
     np.testing.assert_array_equal(np.isfinite(scores.errors).all((1, 2)), rows)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.usefixtures("as_users_call")
 def test_errors_that_failed_are_0_and_so_is_their_slope(batch, images):
   """As where a folder lacks a reference: the reward is known to apply."""
@@ -211,6 +213,7 @@ def test_errors_that_failed_are_0_and_so_is_their_slope(batch, images):
   np.testing.assert_array_equal(np.abs(slope).max((1, 2, 3)) > 0, known)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "compose", [sums.weighted_sum, sums.gdpo, sums.win_rate]
 )

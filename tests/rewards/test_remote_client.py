@@ -55,6 +55,7 @@ def patience(broken):
   return 1.0 if broken == "hang" else 30.0
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_may_pass_is_asked_again(broken, serve, tmp_path):
   server = serve(first_then(BROKEN[broken], BROKEN[broken], GOOD))
@@ -64,6 +65,7 @@ def test_what_may_pass_is_asked_again(broken, serve, tmp_path):
   assert server.count == 3
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("broken", BROKEN)
 def test_what_does_not_pass_is_missing(broken, serve, tmp_path, caplog):
   """One picture is lost, the others are not, and nothing of it is kept."""

@@ -71,6 +71,7 @@ def batch_of(count):
   return batch
 
 
+@pytest.mark.turns(2)
 def test_twins_are_told_apart_over_all_prompts():
   """The one image that is not like all others is taken, and padding is not."""
   shot, other = RNG.uniform(0, 1, (2, 8, 8, 3)).astype(np.float32)

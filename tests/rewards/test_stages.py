@@ -61,6 +61,7 @@ def test_scores_in_float64():
   np.testing.assert_allclose(found, total, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.turns(2)
 def test_an_answer_is_further_than_a_source():
   before, after = RNG.random((2, 2, 16, 16, 3)).astype(np.float32)
   after[1] = np.nan  # a prompt without an answer

@@ -25,7 +25,7 @@ from jaxreward.rewards.remote import templates
 from jaxreward.rewards.remote.rewards import YES
 from jaxreward.types import PromptBatch
 
-pytestmark = [pytest.mark.job, pytest.mark.turns(3, 0)]
+pytestmark = [pytest.mark.job, pytest.mark.turns(4, 3)]
 
 TEXTS = ["a red circle", "two blue squares <|image_pad|>"]
 # As many bytes each: random weights find long answers improbable.

@@ -117,7 +117,7 @@ def test_install_without_a_checkout_says_what_to_do(tmp_path):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=pytest.mark.turns(3, i))
+    pytest.param(name, marks=pytest.mark.turns(6, 2 * i))
     for i, name in enumerate(NOTEBOOKS)
   ],
 )

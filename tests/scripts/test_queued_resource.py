@@ -45,6 +45,7 @@ def kinds(calls: list[list[str]]) -> list[str]:
   return names
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("verb", "states", "supposed", "expected"),
   [

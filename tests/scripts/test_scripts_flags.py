@@ -114,6 +114,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ("script", "words", "expected"), WRONG, ids=[f"{s}-{w}" for s, w, _ in WRONG]
 )

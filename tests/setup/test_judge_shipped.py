@@ -13,6 +13,7 @@ from jaxreward.rewards.vision_language import Options
 from jaxreward.setup import judge
 
 
+@pytest.mark.turns(2)
 @pytest.mark.job
 @pytest.mark.parametrize(
   ("name", "task", "least"),

@@ -38,6 +38,7 @@ def test_a_folder_holds_the_judge_and_is_read_again(parts, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("name", ["scenes", "portraits"])
 def test_what_is_taught_is_what_a_judge_is_asked(parts, name):
   """The question's tokens are those of `Reader.asked`, the answer's follow."""
@@ -107,6 +108,7 @@ def test_a_step_has_its_questions_after_a_restart_and_no_other_one_has_them(
   assert (colours[0] != colours[1]).any()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("name", ["scenes", "portraits"])
 def test_an_image_is_that_of_its_row_whatever_stands_beside_it(parts, name):
   config, of, reader = parts

@@ -54,6 +54,7 @@ def test_conditions_part_modes_and_their_absence_mixes_them():
   np.testing.assert_allclose(weights[-1], 0.5, atol=1e-6)
 
 
+@pytest.mark.turns(2)
 def test_rows_bring_the_shares_of_their_scores():
   """Against counting, with a reward that fails for some images."""
   config = tiny.load(

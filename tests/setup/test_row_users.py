@@ -127,6 +127,7 @@ def test_files_without_users_to_learn_from_are_refused(
     offline.checked(config)
 
 
+@pytest.mark.turns(2)
 def test_the_test_reads_each_users_own_vector(monkeypatch):
   """A policy that draws in the colours of its user: a linear toy, exact."""
   config = tiny.load(PPD, {"data.users.rows": 16, "eval.num_steps": 2})

@@ -81,6 +81,7 @@ def steer(method, draw):
   return np.asarray(pixels), trace
 
 
+@pytest.mark.turns(2)
 def test_best_of_n_is_the_best_of_the_plain_samples():
   draw = particles()
   every = samples(draw)
@@ -95,6 +96,7 @@ def test_best_of_n_is_the_best_of_the_plain_samples():
   assert len(np.unique(every.reshape(-1, 4), axis=0)) == PROMPTS * GROUP * COUNT
 
 
+@pytest.mark.turns(2)
 def test_one_particle_is_plain_sampling():
   draw = particles(count=1)
   for method in (steering.best_of_n(particles=1), steering.fk(particles=1)):
@@ -176,6 +178,7 @@ def drawn(sampler, **options):
   return np.asarray(latents)
 
 
+@pytest.mark.turns(2)
 def test_branches_share_their_first_steps_and_part_then():
   got = drawn(sampler_of(Share((2,), (jnp.int32(3),))))
   plain = drawn(sampler_of())

@@ -103,6 +103,7 @@ def reference(x, iterations, is_each, prior=0.01, clip=0.1, rate=5.0, keep=0.9):
   return images, best
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("name", ["reno", "carinox"])
 def test_the_best_image_is_that_of_float64(name):
   count = {"reno": 1, "carinox": 3}[name]

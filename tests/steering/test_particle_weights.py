@@ -62,6 +62,7 @@ def walk(potential, threshold, count=4096, sets=4):
   return jax.device_get(run(jax.random.key(1)))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("potential", weights.POTENTIALS)
 def test_particles_follow_the_tilted_law(potential):
   """With every look, with few and without any: weights are carried."""
@@ -73,6 +74,7 @@ def test_particles_follow_the_tilted_law(potential):
   assert np.abs(want - flat).max() > 0.1  # the law does change
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("potential", weights.POTENTIALS)
 def test_potentials_telescope_along_a_lineage(potential):
   """Whatever was paid on the way, a lineage has paid scale r(x_0) in the end."""
@@ -90,6 +92,7 @@ def test_the_best_score_selects_among_negative_rewards():
   np.testing.assert_allclose(lineage.log_weight, score)
 
 
+@pytest.mark.turns(2)
 def test_resampling_is_proportional_and_a_failed_score_has_no_child():
   log_weight = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125], [1, 1, 1, 1]]))
   keys = jax.random.split(jax.random.key(0), 2)

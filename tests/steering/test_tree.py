@@ -67,6 +67,7 @@ def test_failed_rewards_leave_the_others_their_shares():
   assert tree.value[0] == pytest.approx(0.5 - np.log(2) / 2)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("pick", ["best", "drawn"])
 def test_one_rollout_is_plain_sampling(pick):
   draw = particles(count=1)

@@ -214,6 +214,7 @@ def damage_digest(step: pathlib.Path) -> None:
   path.write_text(text.replace(digest, "float32:" + "0" * 16))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "damage",
   [
@@ -245,6 +246,7 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(
     assert_equal(state, make(9))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", None])
 def test_a_step_whose_score_is_damaged_is_one_without(
   tmp_path, caplog, content

@@ -10,6 +10,7 @@ from jaxreward.errors import UserError
 from jaxreward.training.checkpoint import Checkpoints
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   "name",
   ["a b", "50%", "a#b", "{a,b}", "a:b", "a]b", "日本", "x" * 255, "a\nb"],

@@ -157,6 +157,7 @@ def test_sgd_matches_float64():
     np.testing.assert_allclose(got[key], np.full_like(got[key], p), rtol=1e-6)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_weight_decay_touches_matrices_only(name):
   params = params_of()
@@ -211,6 +212,7 @@ def test_muon_leaves_vectors_and_tables_to_adam():
     np.testing.assert_allclose(np.abs(leaf), 0.05 * (1 + 0.9 / 1.9), rtol=1e-3)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 def test_dtypes_and_structure_are_kept(name):
   params = params_of()
@@ -231,6 +233,7 @@ def test_clipping_bounds_the_gradient():
   np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("bad", ["loss", "gradient", "infinite", "weight"])
 def test_bad_updates_are_skipped_bit_for_bit(name, bad):

@@ -91,6 +91,7 @@ def earlier_of(slots, steps=21, count=3, seeds=400):
   return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(seeds)))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("slots", [1, 3, 8])
 def test_earlier_is_any_earlier_copy_equally_often(slots, monkeypatch):
   """Copies are those of 0, 3, 6, ... iterations, whatever is kept of them."""

@@ -33,6 +33,7 @@ def family(request, tmp_path_factory):
   return vl_peers.build(request.param, tmp_path_factory.mktemp("family"))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parity
 def test_logits_gradients_and_answers_equal_the_peers(family):
   """Over two images of two sizes in a row, and a video in the next."""
@@ -157,6 +158,7 @@ def test_a_program_lays_rows_out_as_the_host_does():
       np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("name", COUNTS)
 def test_published_sizes_have_the_published_count_and_rules(name):
   shapes = qwen_vl.shapes(qwen_vl.SIZES[name])

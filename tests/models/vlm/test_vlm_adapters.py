@@ -27,6 +27,7 @@ def public(params):
   return rows
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize("prefix", ["model.", "model.language_model."])
 def test_an_adapter_is_added_to_fused_layers(prefix, tmp_path):
   params, rng = tiny.params(), np.random.default_rng(0)

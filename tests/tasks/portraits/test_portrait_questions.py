@@ -16,6 +16,7 @@ def batch():
   return questions.Questions("heldout")(np.random.default_rng(0), 96)
 
 
+@pytest.mark.turns(2)
 def test_the_reading_of_a_clean_picture_is_what_was_asked_about(batch):
   look = batch.look
   images = questions.draw(jax.random.split(jax.random.key(1), 96), look)

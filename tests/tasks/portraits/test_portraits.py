@@ -384,6 +384,7 @@ def test_answers_of_edits_are_wrong_as_often_as_asked():
   assert (off > 0.1).mean() > 0.5 and ((off > 0.1) | (off == 0)).all()
 
 
+@pytest.mark.turns(2)
 def test_no_wrong_answer_shows_somebody_who_is_held_out():
   chosen = edits.prompts("train")
   batch = prompts.batch(chosen)

@@ -79,6 +79,7 @@ def test_clean_pictures_are_judged_right():
   assert verdict.dense[verdict.strict == 1].min() > 0.95
 
 
+@pytest.mark.turns(2)
 def test_every_object_is_found_where_it_is():
   drawn = pictures.two_thousand()
   scenes, found = drawn.scenes, drawn.detection
@@ -204,6 +205,7 @@ def _sloped(images, deviation):
   return images + ramp[:, None]
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("spoil", "limit", "scale"),
   [

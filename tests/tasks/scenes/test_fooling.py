@@ -251,6 +251,7 @@ def test_spoiled_pictures_are_refused(spoil):
   assert verdict.dense.max() < 1
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("spoil", [_torn, _hollow, _faint, _negative])
 def test_spoiled_objects_are_worth_little(spoil):
   assert _spoiled(spoil).dense.mean() < 0.3
@@ -270,6 +271,7 @@ def test_single_shapes_are_named():
   np.testing.assert_array_equal(colour, np.tile(np.arange(5), 4))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("power", [3.25, 3.5, 3.75])
 def test_between_circle_and_square_there_is_no_name(power):
   """Superellipses |x|^p + |y|^p = r^p; 2 is a circle, infinity a square."""

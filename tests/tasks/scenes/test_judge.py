@@ -47,6 +47,7 @@ def test_every_answer_is_right(pictures):
   assert np.isnan(found["preservation"][same]).all()
 
 
+@pytest.mark.turns(2)
 def test_a_source_that_is_handed_back_is_wrong(pictures):
   """It keeps everything and does nothing."""
   found = scores(pictures[0])
@@ -78,6 +79,7 @@ def test_an_edit_that_spoils_the_rest_is_executed_and_not_preserved():
   np.testing.assert_array_equal(found["strict"], 0)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize("what", ["body", "spot", "shape"])
 def test_another_subject_is_not_the_same(what):
   chosen = [

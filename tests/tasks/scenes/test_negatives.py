@@ -34,6 +34,7 @@ def test_all_are_pictures_and_all_are_changed(pictures, spoiled):
     assert np.abs(picture - np.asarray(pictures[0][i])).max() > 0.01, way
 
 
+@pytest.mark.turns(2)
 def test_texture_has_the_period_of_a_cell(pictures, spoiled):
   i = negatives.WAYS.index("texture")
   pattern = spoiled["texture"] - np.asarray(pictures[0][i])

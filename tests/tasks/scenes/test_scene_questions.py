@@ -29,6 +29,7 @@ def test_the_detector_agrees_with_the_exact_answer(batch):
   assert 0.3 < np.mean(batch.is_right) < 0.7
 
 
+@pytest.mark.turns(2)
 def test_a_thought_names_what_the_detector_finds(batch):
   """Every object, by colour and shape, whatever else was asked."""
   images = images_of(batch)

@@ -56,6 +56,7 @@ def test_detector_is_the_weighted_verdict(images, prompts, verdict):
   assert int(failed["detector"]) == int(failed["s"]) == 2
 
 
+@pytest.mark.turns(2)
 def test_what_the_detector_has_found_is_not_looked_for_again(
   images, prompts, monkeypatch
 ):
