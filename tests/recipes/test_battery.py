@@ -64,7 +64,6 @@ GEOMETRY = {
   "align.updates": 2,
   "align.split": "samples",
   "optimizer.learning_rate": 1e-3,
-  "optimizer.eps": 1e-3,  # a gradient of nearly zero is not divided by itself
 }
 NEEDS = {"pisces_ot": "ott"}  # packages of an extra
 DUE = 4  # recipes of a commit whose runs are not slow
@@ -212,6 +211,9 @@ def iteration(name, **changes):
   rewards = config.rewards or {"redness": {}}
   function = "red_errors" if name in READ_ERRORS else "redness"
   with config.unlocked():
+    config.optimizer.eps = (
+      1e-3  # no gradient of nearly zero is divided by itself
+    )
     config.rewards = {
       reward: dict(
         fn=f"{tiny.HERE}:{function}", channel=i % 3,
