@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import pathlib
 
 import pytest
 
@@ -172,3 +173,34 @@ def test_a_method_follows_the_proxy_alone(method):
   weights = {k: r.get("weight", 1.0) for k, r in config.rewards.items()}
   assert [name for name, weight in weights.items() if weight] == ["proxy"]
   assert list(config.heldout_rewards) == ["detector"] and config.job == "align"
+
+
+def test_curves_are_drawn_of_the_runs_that_are_there(tmp_path, capsys):
+  """One picture per page, over evaluations of the network."""
+  spec = importlib.util.spec_from_file_location("curves", "docs/curves.py")
+  curves = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(curves)
+  entries = curves.sweep.get_sweep()
+  for label in ("flow_grpo", "dancegrpo"):
+    entry = curves.sweep.PAGES["policy_gradient"][label]
+    run = tmp_path / str(entries.index(entry))
+    run.mkdir()
+    config = dict(job="align", rollout=dict(prompts=4, group=5))
+    (run / "config.json").write_text(json.dumps(config))
+    rows = [
+      {"step": n, "eval/reward/proxy": n / 10, "eval/accuracy": 0.5}
+      for n in (0, 10)
+    ] + [{"step": 11, "loss": 1.0}]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  job, panels = curves.lines(tmp_path, "policy_gradient")
+  first, second = panels["learned reward"]
+  assert (job, first.label, second.label) == ("align", "flow_grpo", "dancegrpo")
+  assert list(first.values) == [0.0, 1.0]
+  assert first.steps[-1] == pytest.approx(10 * 24.3 * 4 * 5 / 1e6)
+  curves.main(tmp_path, tmp_path)
+  files = {p.stem: p.read_bytes() for p in tmp_path.glob("*.png")}
+  assert {"policy_gradient", "credit"} <= set(files) < set(curves.sweep.PAGES)
+  assert all(len(data) < 40_000 for data in files.values())
+  assert "families/credit.md: ![flow_grpo](credit.png)" in capsys.readouterr().out
+  pages = {p.stem for p in pathlib.Path("docs/families").glob("*.md")}
+  assert set(curves.sweep.PAGES) == pages
