@@ -26,8 +26,8 @@ one. `wan22_ti2v_5b` starts from a picture too, and from words alone with
 `model.takes_source=False` and prompts without pictures. Their sampling times
 and guidance are those of the authors' own programs.
 
-`kontext` and `qwen_image_edit` edit pictures: `data.source` is a .jsonl file
-whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
+`kontext`, `qwen_image_edit` and the klein models with `_edit`, such as
+`klein_4b_edit`, edit images: `data.source` is a .jsonl file whose rows name one, {"prompt": "make it blue", "image": "a.png"}. Similarity to
 the source and agreement with the words are weighed as by Flow-GRPO's authors,
 who count objects for the latter (`objects` with its `facts`). Pictures are
 edited at the policy's own square size. The text encoder of `qwen_image_edit`
@@ -212,6 +212,13 @@ MODELS = {
     weights="Qwen/Qwen-Image-Edit-2511", tiny_size="tiny_2511", **QWEN_PLUS,
   ),
 }  # fmt: skip
+# The same weights edit: the source image is tokens beside those that are drawn.
+MODELS |= {
+  f"{name}_edit": entry
+  | dict(model=entry["model"] | dict(takes_source=True), similarity=0.5)
+  for name, entry in MODELS.items()
+  if name.startswith("klein")
+}
 OBJECTIVES = ("flow_grpo", "diffusion_nft")
 
 

@@ -113,7 +113,9 @@ def get_config() -> ConfigDict:
         shift=0.0,  # of the times; 0: that of the sampler's schedule
         validation=0.05,  # share of images whose loss is watched
         times=4,  # of each of them
-        cache="",  # folder of latents and texts; "" WORKDIR/encodings; "none"
+        # folder of latents and texts, of `align` on files too; "": in
+        # WORKDIR/encodings; "none" encodes each batch anew
+        cache="",
         drawn=512,  # images, where data.dataset names a task
         export_dtype="float32",
       ),

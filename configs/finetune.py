@@ -19,9 +19,8 @@ PUBLIC = (
   "qwen_image_edit", "qwen_image_edit_2509", "qwen_image_edit_2511", "wan_t2v",
   "wan_i2v", "wan22_t2v", "wan22_i2v", "wan22_ti2v_5b", "z_image",
   "z_image_turbo", "klein_4b", "klein_9b", "klein_base_4b", "klein_base_9b",
+  "klein_4b_edit", "klein_9b_edit", "klein_base_4b_edit", "klein_base_9b_edit",
 )  # fmt: skip
-EDITS = ("kontext", "qwen_image_edit")
-VIDEOS = "wan"
 
 
 def get_config(arg: str | None = None):

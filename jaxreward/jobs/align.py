@@ -60,6 +60,7 @@ from jaxreward.setup import (
   credits,
   data_checks,
   drawn_dataset,
+  encodings,
   evaluators,
   followers,
   late_labels,
@@ -621,7 +622,13 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
 
   with jax.set_mesh(mesh):
     decoder = setup.put_decoder(config, policy, mesh)
-    encode = prompt_encoding.make_encode(config, policy, mesh, decoder)
+    cache, latents_of = offline.encoding_cache(config, policy, workdir), None
+    if cache is not None:
+      encoders = encodings.Encoders(config, policy, mesh, decoder)
+      latents_of = encodings.latents_of(encoders, cache)
+    encode = prompt_encoding.make_encode(
+      config, policy, mesh, decoder, cache=cache
+    )
     base = setup.load_params(config, policy)
     players.require_references(players.bind(config), config, batches)
     real.require(plan, config, batches)
@@ -782,7 +789,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
       assert files is not None
       rows = next_rows.pop(n) if n in next_rows else files(n)
       batch = put(encode(rows.prompts))
-      trajectory = parts.encode(put(rows.images), decoder)
+      images = rows.images
+      if latents_of is not None:
+        images = latents_of(np.asarray(images))
+      trajectory = parts.encode(put(images), decoder)
       timer("data", trajectory)
       contexts = None
       if plan.feed.needs_scores:

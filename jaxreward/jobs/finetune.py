@@ -43,8 +43,6 @@ from jaxreward.setup.encodings import Encoders, Encodings
 from jaxreward.training import optimizer
 from jaxreward.types import Params, Policy
 
-CACHE = "encodings"  # in the working directory
-
 
 def check(config: ConfigDict) -> None:
   """Validates the config without allocating arrays."""
@@ -112,7 +110,7 @@ def _sides(config, policy, records, encoders, workdir) -> Sides:
   )  # fmt: skip
   cache = None
   if section.cache != "none":
-    cache = EncodingCache(section.cache or workdir / CACHE)
+    cache = EncodingCache(section.cache or workdir / offline.ENCODINGS)
   encodings = Encodings(
     config, policy, records, inspection, sizes, shape_of, encoders, cache
   )

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,59 +22,18 @@ from jaxreward.data import images as images_lib
 from jaxreward.data.dataset_images import Inspection
 from jaxreward.data.encoding_cache import EncodingCache, key
 from jaxreward.data.rows import Record
-from jaxreward.errors import UserError
-from jaxreward.models import hub
 from jaxreward.setup import offline, prompt_encoding, videos
+from jaxreward.setup.encoder_outputs import (
+  entry_of,
+  fingerprint,
+  hash_of,
+  through,
+)
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Array, Cond, Params, Policy
 
 Shape = tuple[int, int]
-_FORMAT = 1  # of what entries hold; another one reads none of older runs
 _AT_ONCE = 8  # images that are encoded together; one video
-_SAMPLE = 1 << 16  # bytes of a file of weights at each of `_PLACES`
-_PLACES = 16
-
-
-def fingerprint(section: Any, seed: int, policy: Policy) -> str:
-  """Identity of an encoder: its options, and bytes of its files of weights.
-
-  Sixteen places of every file are read, not all of it. Random weights are known by
-  the seed.
-
-  Args:
-    section: of the config.
-    seed: of the run.
-    policy: whose shapes of prompts it gives.
-  """
-  parts: list[Any] = [
-    _FORMAT,
-    json.dumps(section.to_dict(), sort_keys=True, default=str),
-  ]
-  spec = section.get("weights", "")
-  if not spec:
-    parts.append(seed)
-  else:
-    for path in _files(spec):
-      parts.append((path.name, path.stat().st_size, _sampled(path)))
-  shapes = jax.tree.map(lambda x: x.shape, policy.prompts)
-  return key(*parts, str(shapes))
-
-
-def _files(spec: str) -> list[pathlib.Path]:
-  place = hub.resolve(spec)
-  if place.is_file():
-    return [place]
-  ends = (".safetensors", ".json", ".txt", ".model", ".bin", ".pt", ".pth")
-  return sorted(p for p in place.rglob("*") if p.suffix in ends and p.is_file())
-
-
-def _sampled(path: pathlib.Path) -> str:
-  digest, size = hashlib.blake2b(digest_size=16), path.stat().st_size
-  with open(path, "rb") as file:
-    for i in range(_PLACES):
-      file.seek(i * max(size - _SAMPLE, 0) // (_PLACES - 1))
-      digest.update(file.read(_SAMPLE))
-  return digest.hexdigest()
 
 
 class Encoders:
@@ -258,19 +214,8 @@ class Encodings:
     if self.cache is None:
       return self.encoders.blank
     row = int(np.flatnonzero(self.shape_of >= 0)[0])
-    entry = self._entry(self._keys(row)["empty"])
+    entry = entry_of(self.cache, self._keys(row)["empty"])
     return jax.tree.map(lambda x: x[None], entry)
-
-  def _entry(self, name: str) -> dict[str, np.ndarray]:
-    assert self.cache is not None
-    entry = self.cache.read(name)
-    if entry is None:
-      self.cache.discard(name)
-      raise UserError(
-        f"config.finetune.cache: the entry {name} of {self.cache.folder} is"
-        " gone or damaged; start again, which encodes it anew"
-      )
-    return entry
 
   def fill(self) -> None:
     """Encodes what the cache lacks; every process has to call it."""
@@ -368,12 +313,12 @@ class Encodings:
     else:
       names = [self._keys(i) for i in rows]
       entries = [
-        {k: self._entry(v) for k, v in of.items() if k != "empty"}
+        {k: entry_of(self.cache, v) for k, v in of.items() if k != "empty"}
         for of in names
       ]
       if self.encoders.reads_images:
         for entry, of in zip(entries, names, strict=True):
-          entry["empty"] = self._entry(of["empty"])
+          entry["empty"] = entry_of(self.cache, of["empty"])
     stacked: Any = jax.tree.map(lambda *x: np.stack(x), *entries)
     source = stacked.get("source", {})
     if self._tokens is not None and self.policy.takes_source and not source:
@@ -394,3 +339,24 @@ class Encodings:
     if self.encoders.reads_images:
       batch["empty"] = stacked["empty"]
     return batch
+
+
+def latents_of(
+  encoders: Encoders, cache: EncodingCache
+) -> Callable[[np.ndarray], np.ndarray]:
+  """Images -> latents, each image encoded once.
+
+  Images are uint8 [P, G, H, W, 3], videos [P, G, F, H, W, 3], latents
+  float32 [P, G, ...]. An entry is named by the pixels and the autoencoder.
+  """
+  config, policy = encoders.config, encoders.policy
+  coder = fingerprint(config.autoencoder, config.seed, policy)
+
+  def run(images: np.ndarray) -> np.ndarray:
+    flat = images.reshape(-1, *images.shape[2:])
+    names = [key("pixels", coder, hash_of(x)) for x in flat]
+    encode = lambda rows: {"x": encoders.latents(flat[rows])}
+    latents = through(cache, names, encode)["x"]
+    return latents.reshape(*images.shape[:2], *latents.shape[1:])
+
+  return run

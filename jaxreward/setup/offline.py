@@ -18,11 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from jaxreward import config as config_lib
 from jaxreward import feeds, processes, rng, setup, tasks, user_code
 from jaxreward.data import rows
+from jaxreward.data.encoding_cache import EncodingCache
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.data.prompts import SPLITS, Prompt
 from jaxreward.data.rows import Record, RowBatch
@@ -41,6 +43,7 @@ from jaxreward.setup.policies import make_autoencoder
 from jaxreward.types import Array, ArrayLike, Params, Policy, Trajectory
 
 ORIGINS = ("dataset", "preferences")
+ENCODINGS = "encodings"  # in the working directory
 SCORE = "file"  # the name of the one score that a row's images have
 WEIGHTS = {SCORE: 1.0}
 
@@ -462,6 +465,18 @@ def _without_captions(
   return dataclasses.replace(batch, prompts=prompts)
 
 
+def encoding_cache(
+  config: ConfigDict, policy: Policy, workdir: epath.Path
+) -> EncodingCache | None:
+  """Where encoded rows of files are kept; None without encoders or files."""
+  folder = config.finetune.cache
+  is_encoded = policy.decoder is not None and policy.prompts is not None
+  has_files = origin(config) != "rollout" and not is_drawn(config)
+  if not (has_files and is_encoded) or folder == "none":
+    return None
+  return EncodingCache(folder or workdir / ENCODINGS)
+
+
 def image_shapes(
   config: ConfigDict, policy: Policy, plan: feeds.Plan
 ) -> jax.ShapeDtypeStruct:
@@ -481,7 +496,8 @@ def samples(
 
   Args:
     to_latents: see `encoder`.
-    images: uint8 [P, G, H, W, 3], or videos [P, G, F, H, W, 3].
+    images: uint8 [P, G, H, W, 3], or videos [P, G, F, H, W, 3]; or latents
+      float32 [P, G, ...], which are taken as they are.
     plan: of the run.
     decoder: parameters of the autoencoder, which gives the mean of its latents.
   """
@@ -491,8 +507,10 @@ def samples(
   def encode(chunk: Array) -> Array:
     return to_latents(chunk.astype(jnp.float32) / 255, decoder)
 
-  latents = jax.lax.map(encode, rollout.to_chunks(flat, layout.chunks))
-  latents = jnp.asarray(rollout.from_chunks(latents))
+  latents = flat
+  if flat.dtype == jnp.uint8:
+    latents = jax.lax.map(encode, rollout.to_chunks(flat, layout.chunks))
+    latents = jnp.asarray(rollout.from_chunks(latents))
   return Trajectory(
     latents=latents[None],
     log_probs=jnp.zeros((len(plan.table.t), len(latents))),

@@ -24,9 +24,11 @@ from ml_collections import ConfigDict
 from jaxreward import config as config_lib
 from jaxreward import setup, tasks
 from jaxreward.data import texts, wordings
+from jaxreward.data.encoding_cache import EncodingCache, key
 from jaxreward.errors import UserError, shown
 from jaxreward.models.vision import preprocess
 from jaxreward.setup import row_scores, text_encoders
+from jaxreward.setup.encoder_outputs import fingerprint, hash_of, through
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.types import Cond, Params, Policy, PromptBatch, PromptEmbeddings
 
@@ -238,6 +240,7 @@ def make_encode(
   mesh: Mesh | None = None,
   decoder: Params | None = None,
   encoder: Callable[[], TextEncoder] | None = None,
+  cache: EncodingCache | None = None,
 ) -> Encode:
   """Batch of prompts -> the batch with encoded prompts, on the host.
 
@@ -247,12 +250,13 @@ def make_encode(
     mesh: that holds the text encoders.
     decoder: parameters of the autoencoder, for source images.
     encoder: gives the text encoder; a new one if None.
+    cache: of outputs on disk; encoders are loaded for what it lacks.
 
   Raises:
     UserError: see `bind`; or outputs that do not have the policy's shapes; the
       result raises it for prompts without the source image they need.
   """
-  encode = _make_encode(config, policy, mesh, decoder, encoder)
+  encode = _make_encode(config, policy, mesh, decoder, encoder, cache)
   return lambda batch: encode(row_scores.asking(config, batch))
 
 
@@ -262,14 +266,18 @@ def _make_encode(
   mesh: Mesh | None,
   decoder: Params | None,
   given: Callable[[], TextEncoder] | None,
+  kept: EncodingCache | None,
 ) -> Encode:
   make_encoder, cache = bind(config, policy), OrderedDict[_Key, Cond]()
   if make_encoder is None:
     return lambda batch: batch
-  encoder = make_encoder(policy.prompts, mesh) if given is None else given()
-  encode_images = (
-    _image_encoder(config, policy, mesh) if policy.takes_source else None
-  )
+  make = given or (lambda: make_encoder(policy.prompts, mesh))
+  encoder = make() if kept is None else _kept_texts(make, config, policy, kept)
+  encode_images = None
+  if policy.takes_source:
+    encode_images = _image_encoder(config, policy, mesh)
+    if kept is not None:
+      encode_images = _kept_images(encode_images, config, policy, kept)
 
   def encode_texts(
     prompts: Sequence[str], sources: np.ndarray | None = None
@@ -284,8 +292,8 @@ def _make_encode(
       for n, i in enumerate(fresh):
         cache[keys[i]] = jax.tree.map(lambda x, n=n: x[n], outputs)
     entries = [cache[k] for k in keys]
-    for key in keys:
-      cache.move_to_end(key)
+    for k in keys:
+      cache.move_to_end(k)
     size = sum(x.nbytes for x in jax.tree.leaves(entries[0]))
     while len(cache) > max(KEPT // size, len(keys)):
       cache.popitem(last=False)
@@ -314,6 +322,47 @@ def _make_encode(
         embedded, prompts=embedded.prompts | image_inputs
       )
     return dataclasses.replace(batch, embedded=embedded)
+
+  return encode
+
+
+def _kept_texts(
+  make: Callable[[], TextEncoder],
+  config: ConfigDict,
+  policy: Policy,
+  cache: EncodingCache,
+) -> TextEncoder:
+  """A text encoder that is loaded for what the cache lacks."""
+  encoder = functools.cache(make)
+  identity = fingerprint(config.text_encoder, config.seed, policy)
+
+  def run(prompts: Sequence[str], *images: np.ndarray) -> Cond:
+    rows = zip(prompts, *images, strict=True)
+    names = [key("text", identity, text, *map(hash_of, x)) for text, *x in rows]
+    encode = lambda part: encoder()(
+      [prompts[i] for i in part], *(x[part] for x in images)
+    )
+    return through(cache, names, encode)
+
+  return run
+
+
+def _kept_images(
+  run: Callable[..., dict[str, np.ndarray]],
+  config: ConfigDict,
+  policy: Policy,
+  cache: EncodingCache,
+) -> Callable[..., dict[str, np.ndarray]]:
+  """An encoder of source images that is asked for what the cache lacks."""
+  identity = [
+    fingerprint(config[name], config.seed, policy)
+    for name in ("autoencoder", "image_encoder")
+  ]
+  shapes = str(policy.pictures)
+
+  def encode(decoder: Params, images: np.ndarray) -> dict[str, np.ndarray]:
+    names = [key("inputs", *identity, shapes, hash_of(x)) for x in images]
+    return through(cache, names, lambda part: run(decoder, images[part]))
 
   return encode
 

@@ -201,6 +201,8 @@ def test_curves_are_drawn_of_the_runs_that_are_there(tmp_path, capsys):
   files = {p.stem: p.read_bytes() for p in tmp_path.glob("*.png")}
   assert {"policy_gradient", "credit"} <= set(files) < set(curves.sweep.PAGES)
   assert all(len(data) < 40_000 for data in files.values())
-  assert "families/credit.md: ![flow_grpo](credit.png)" in capsys.readouterr().out
+  assert (
+    "families/credit.md: ![flow_grpo](credit.png)" in capsys.readouterr().out
+  )
   pages = {p.stem for p in pathlib.Path("docs/families").glob("*.md")}
   assert set(curves.sweep.PAGES) == pages

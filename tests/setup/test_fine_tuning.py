@@ -1,5 +1,6 @@
 """Fine-tuning by its parts: captions left out, times, encodings, the cache."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,11 +10,17 @@ import pytest
 from PIL import Image
 
 from jaxreward import objectives, setup
-from jaxreward.data import aspect_buckets, dataset_images
+from jaxreward.data import aspect_buckets, dataset_images, prompts
 from jaxreward.data.encoding_cache import EncodingCache
 from jaxreward.errors import UserError
-from jaxreward.jobs import finetune
-from jaxreward.setup import encodings, fine_tuning, offline
+from jaxreward.jobs import align, finetune
+from jaxreward.setup import (
+  encoder_outputs,
+  encodings,
+  fine_tuning,
+  offline,
+  prompt_encoding,
+)
 from tests import tiny
 
 SD3 = "finetune.py:sd35_medium,smoke"
@@ -80,7 +87,7 @@ def test_a_cache_changes_no_number_and_is_known_by_content(tmp_path):
   path.write_bytes(path.read_bytes()[:-40])
   assert cache.read(path.stem) is None
   with pytest.raises(UserError, match="gone or damaged"):
-    again._entry(path.stem)
+    encoder_outputs.entry_of(cache, path.stem)
   assert not cache.has(path.stem)
 
 
@@ -117,6 +124,49 @@ def test_each_caption_is_encoded_once(tmp_path):
   fresh = counted(None)
   words = fresh.batch([0, 2, 0])["words"]["words"]
   assert asked == ["a 0"] and (words == 3).all()
+
+
+@pytest.mark.job
+@pytest.mark.turns(2)
+def test_encodings_of_preferences_are_made_once(tmp_path):
+  """Of images, words and sources; a second start loads no encoder."""
+  config = tiny.load(
+    "offline.py:klein_4b_edit,smoke",
+    {"data.preferences": "pairs.jsonl", "rollout.prompts": 2},
+  )
+  policy = setup.make_policy(config)
+  cache = offline.encoding_cache(config, policy, tmp_path)
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (2, 2, 36, 36, 3), np.uint8)
+  images[1, 1] = images[0, 0]
+  batch = prompts.batch(
+    [prompts.Prompt("make it red"), prompts.Prompt("a cat")]
+  )
+  source = rng.random((2, 36, 36, 3), np.float32)
+  batch = dataclasses.replace(batch, source=source)
+
+  def start(decoder, encoder=None):
+    encoders = encodings.Encoders(config, policy, decoder=decoder)
+    encode = prompt_encoding.make_encode(
+      config, policy, decoder=decoder, encoder=encoder, cache=cache
+    )
+    return encodings.latents_of(encoders, cache)(images), encode(batch).embedded
+
+  decoder = jax.jit(policy.decoder)(jax.random.key(0))
+  latents, embedded = start(decoder)
+  want = encodings.Encoders(config, policy, decoder=decoder).latents(images[1])
+  np.testing.assert_allclose(latents[1], want, atol=1e-5)
+  plain = prompt_encoding.make_encode(config, policy, decoder=decoder)(batch)
+  assert tiny.same_bits(embedded, plain.embedded)
+  names = {p.name for p in tmp_path.rglob("*.npz")}
+  assert len(names) == 3 + 2 + 1 + 2  # images, words, none, sources
+  again = start(None, lambda: pytest.fail("an encoder is loaded"))
+  assert tiny.same_bits(again, (latents, embedded))
+  # The update takes them as samples.
+  samples = offline.samples(lambda: None, latents, align.make_plan(config, 1))
+  np.testing.assert_array_equal(
+    samples.latents[0, :4], latents.reshape(4, *policy.latent_shape)
+  )
 
 
 def test_encoders_are_known_by_their_weights(tmp_path):
