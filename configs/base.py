@@ -243,6 +243,9 @@ def get_config() -> ConfigDict:
           margin=0.02,  # scores of the task that are closer are a tie
           inside="",  # other rows, like those trained on; "train": the task's
           combine="none",  # fits weights of config.rewards: "any", "positive"
+          # what a reward of config.rewards with a weight must reach beside the ratings,
+          # or the run stops: least correlation, largest mean error
+          gate=dict(pearson=None, error=None),
         ),
       ),
       export=dict(  # of the job export, from a checkpoint of align

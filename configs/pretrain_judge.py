@@ -40,6 +40,8 @@ def get_config(arg: str | None = None):
         following=3.0,
         keeping=3.0,
       ),
+      # share of the questions with a thought that get one without content, and "no"
+      empty=0.0,
       short=3,  # questions with a short answer per image, besides long ones
       width=128,
       depth=4,

@@ -242,7 +242,7 @@ def for_users(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
     beside: the recipe's file.
     **objective: its name with its options.
   """
-  is_small = _of_scenes(arg, "draws for users of")
+  is_small = require_scenes(arg, "draws for users of")
   config = preference(arg, beside, **objective)
   config.model.user = 3  # as the encoder of comparisons gives
   config.data.preferences = config.data.source
@@ -272,7 +272,7 @@ def of_scores(
     *rewards: of `reward_with`.
     width: numbers for the score of each reward.
   """
-  is_small = _of_scenes(arg, "fine-tunes a policy of")
+  is_small = require_scenes(arg, "fine-tunes a policy of")
   config = _of_objective(arg, beside, dict(name="flow_matching"))
   config.align.density = dict(name="logit_normal")
   config.data.update(dataset=config.data.source, caption_drop=0.1)
@@ -391,8 +391,12 @@ def on_controls(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
   return config
 
 
-def _of_scenes(arg: str | None, does: str) -> bool:
+def require_scenes(arg: str | None, does: str) -> bool:
   """Whether a recipe that has no full size runs in miniature.
+
+  Args:
+    arg: of the recipe.
+    does: what it does with the scenes, for the message.
 
   Raises:
     UserError: a size there is not.
@@ -437,7 +441,7 @@ def reward_model(
   Raises:
     UserError: a size there is not.
   """
-  is_small = _of_scenes(arg, "trains a reward model on")
+  is_small = require_scenes(arg, "trains a reward model on")
   config = _training(is_small, beside)
   if head is not None:
     if is_small and head.get("hidden"):
@@ -471,31 +475,43 @@ def of_users(
   return config
 
 
-def by_verdicts(
-  rule: dict[str, Any], arg: str | None, beside: str
-) -> ConfigDict:
-  """The config that trains a judge by what its verdicts after thoughts earn.
+def taught_judge(arg: str | None, beside: str, **judge: Any) -> ConfigDict:
+  """The config that goes on to teach a judge about scenes.
 
   Args:
-    rule: of `verdicts.rule`, with its options.
     arg: of the recipe: "default" goes on from the judge that ships, on scenes;
       "smoke" does so in miniature from nothing; there is no full size.
     beside: the recipe's file.
+    **judge: fields of `config.judge`.
 
   Raises:
     UserError: a size there is not.
   """
-  is_small = _of_scenes(arg, "trains a judge on")
+  is_small = require_scenes(arg, "trains a judge on")
   size = ":smoke" if is_small else ""
   config = config_lib.load_sibling(f"../pretrain_judge.py{size}", beside)
-  config.judge.tasks = ("scenes",)
-  config.verdicts.rule = rule
+  config.judge.update(judge, tasks=("scenes",))
   if not is_small:
     config.judge.weights = "package:judge"
     config.pretrain.update(steps=120, batch_size=16)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=10)
     config.eval.update(every=40, quick_samples=128)
     config.checkpoint.every = 40
+  return config
+
+
+def by_verdicts(
+  rule: dict[str, Any], arg: str | None, beside: str
+) -> ConfigDict:
+  """`taught_judge` that learns from what its verdicts after thoughts earn.
+
+  Args:
+    rule: of `verdicts.rule`, with its options.
+    arg: of the recipe, see there.
+    beside: the recipe's file.
+  """
+  config = taught_judge(arg, beside)
+  config.verdicts.rule = rule
   return config
 
 
@@ -514,7 +530,7 @@ def judged(arg: str | None, beside: str, **judging: Any) -> ConfigDict:
   Raises:
     UserError: a size there is not.
   """
-  is_small = _of_scenes(arg, "judges rewards on")
+  is_small = require_scenes(arg, "judges rewards on")
   config = _training(is_small, beside)
   config.job, config.jobs = "pipeline", ("train_reward", "evaluate")
   config.rewards = dict(
@@ -605,7 +621,7 @@ def steered(
   Raises:
     UserError: a size there is not.
   """
-  is_small = _of_scenes(arg, "steers the policy of")
+  is_small = require_scenes(arg, "steers the policy of")
   small = ":smoke" if is_small else ""
   config = config_lib.load_sibling(f"../evaluate_scenes.py{small}", beside)
   if not is_small:
@@ -613,6 +629,18 @@ def steered(
   config.eval.update(guidance_scales=(1.0,), num_steps=num_steps)
   config.eval.sampler = dict(name=sampler)
   config.eval.steering = steering
+  return config
+
+
+def steered_by_judge(config: ConfigDict) -> ConfigDict:
+  """The judge that ships steers scenes; the detector watches.
+
+  Args:
+    config: of `steered`.
+  """
+  judge = dict(fn="vlm_pointwise", weights="package:judge", length=64)
+  config.rewards = dict(judge=dict(judge, weight=1.0))
+  config.heldout_rewards = dict(detector=dict(fn="detector", weight=1.0))
   return config
 
 

@@ -11,7 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.composition.aspects import viescore
+from jaxreward.composition.aspects import (
+  discrepancy,
+  own_and_others,
+  viescore,
+)
 from jaxreward.composition.dominance import chain, pareto
 from jaxreward.composition.gates import (
   base_and_bonus,
@@ -89,6 +93,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "routed": routed,
   "novel_sum": novel_sum,
   "viescore": viescore,
+  "own_and_others": own_and_others,
+  "discrepancy": discrepancy,
   "separate": separate,
 }
 # Gradients of rewards that stay apart into one.
@@ -108,6 +114,7 @@ __all__ = [
   "bonus_if_consistent",
   "chain",
   "check_weights",
+  "discrepancy",
   "duplicates",
   "ensemble",
   "failures",
@@ -121,6 +128,7 @@ __all__ = [
   "mastered_first",
   "min_norm",
   "novel_sum",
+  "own_and_others",
   "pareto",
   "percentile_sum",
   "preference_sum",

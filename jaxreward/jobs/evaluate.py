@@ -645,6 +645,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     results = judging.run(config, workdir)
     evaluation = merge(workdir, {"judged": results})
     logging.info("\n%s", tables.aligned(tables.judged_rows(evaluation)))
+    judging.require_gate(config, results)
     return
   if benchmarks.is_asked(config):
     _on_benchmark(config, workdir)

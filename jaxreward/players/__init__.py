@@ -20,7 +20,13 @@ from jaxreward.players.critics import (
   latent_proxy,
   squared_error,
 )
-from jaxreward.players.detectors import pooled, reality, soft_cross_entropy
+from jaxreward.players.detectors import (
+  above,
+  expert_above,
+  pooled,
+  reality,
+  soft_cross_entropy,
+)
 from jaxreward.players.directions import bias_direction, bias_gain
 from jaxreward.players.flows import deviation, matched, patch_flow, squared
 from jaxreward.players.process import (
@@ -50,6 +56,7 @@ PLAYERS: dict[str, Callable[..., Any]] = {
   "bias_direction": bias_direction,
   "artifact_detector": artifact_detector,
   "reality": reality,
+  "expert_above": expert_above,
   "patch_flow": patch_flow,
   "student": student,
 }
@@ -61,6 +68,7 @@ __all__ = [
   "Arrays",
   "Player",
   "Sizes",
+  "above",
   "adds_up",
   "artifact_detector",
   "bias_direction",
@@ -68,6 +76,7 @@ __all__ = [
   "critic",
   "deviation",
   "discriminator",
+  "expert_above",
   "fake_score",
   "features",
   "hinge",

@@ -12,6 +12,7 @@ from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.models.vision import discriminator as network
 from jaxreward.numerics import Mean
 from jaxreward.players.contract import Arrays, Player, Sizes, require_layers
+from jaxreward.players.critics import values_of
 from jaxreward.types import Array, ArrayLike
 
 POOLS = ("mean", "least", "log")
@@ -117,3 +118,55 @@ def pooled(logits: Float[ArrayLike, "B K"], pool: str) -> Float[Array, "B"]:
     return jax.nn.log_sigmoid(logits).mean(-1)
   probability = jax.nn.sigmoid(logits)
   return probability.min(-1) if pool == "least" else probability.mean(-1)
+
+
+def expert_above(
+  *, width: int = 16, depth: int = 3, hidden: int = 128
+) -> Player:
+  """Its score of an image and its prompt puts the exact answer above the policy's.
+
+  -log sigmoid(l(real) - l(image)) of pairs of an expert's answer and what the policy
+  draws now, so that it stays right where the policy is. RetouchIQ's policy-guided
+  reward training, https://arxiv.org/abs/2602.17558, of a language model that scores
+  criteria it has written for each edit, and is trained by whether it ranks an expert's
+  edit first; as a loss of a scalar network it is this library's.
+
+  Args:
+    width: see `models.vision.critic`.
+    depth: the same.
+    hidden: the same.
+
+  Raises:
+    UserError: sizes of which there is no network.
+  """
+  init, values = values_of(width, depth, hidden, of="image")
+
+  def logit(name: str):
+    def compute(arrays: Arrays) -> Array:
+      images = arrays(name)
+      return values(arrays, images, jnp.zeros(images.shape[:1]))
+
+    return compute
+
+  return Player(
+    init, above,
+    offers={"image_logit": logit("image"), "real_logit": logit("real_image")},
+    reads=("image", "real_image", "mask", "real_mask", "prompt_index"),
+    score="image_logit",
+    rules=(("(kernel|bias|scale|embedding)$", ()),),
+  )  # fmt: skip
+
+
+def above(
+  image_logit: Float[ArrayLike, "B"],
+  real_logit: Float[ArrayLike, "B"],
+  mask: Bool[ArrayLike, "B"],
+  real_mask: Bool[ArrayLike, "B"],
+) -> tuple[Mean, dict[str, Any]]:
+  """-log sigmoid of the answer's logit less the policy's, and how often it is more."""
+  both = jnp.asarray(mask) & real_mask
+  gap = jnp.where(both, jnp.asarray(real_logit) - image_logit, 0.0)
+  accuracy = Mean.of(jnp.where(gap == 0, 0.5, gap > 0), both)
+  return Mean.of(jax.nn.softplus(-gap), both), {
+    "accuracy": jax.lax.stop_gradient(accuracy)
+  }

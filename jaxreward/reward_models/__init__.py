@@ -30,6 +30,7 @@ from jaxreward.reward_models.contract import (
   reads,
 )
 from jaxreward.reward_models.gaussian_losses import (
+  concordant_policy,
   contrast_policy,
   expected_bradley_terry,
   fidelity,
@@ -81,7 +82,12 @@ from jaxreward.reward_models.row_losses import (
   same_policy,
   stage_and_progress,
 )
-from jaxreward.reward_models.state_heads import cross, layered, progressive
+from jaxreward.reward_models.state_heads import (
+  cross,
+  layered,
+  pooled,
+  progressive,
+)
 from jaxreward.reward_models.stitching import stitched
 from jaxreward.reward_models.towers import (
   blip_towers,
@@ -127,6 +133,7 @@ HEADS: dict[str, Callable[..., Head]] = {
   "cross": cross,
   "layered": layered,
   "progressive": progressive,
+  "pooled": pooled,
 }
 REGISTRY: dict[str, Callable[..., Any]] = {
   "bradley_terry": bradley_terry,
@@ -154,6 +161,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "contrastive": contrastive,
   "contrast_policy": contrast_policy,
   "rank_policy": rank_policy,
+  "concordant_policy": concordant_policy,
   "variational": variational,
 }
 OF_ORDER = ("best_of_row", "plackett_luce")  # of ratings, their order alone
@@ -183,6 +191,7 @@ __all__ = [
   "blip_towers",
   "bradley_terry",
   "clip_towers",
+  "concordant_policy",
   "contrast_policy",
   "contrastive",
   "corn",
@@ -209,6 +218,7 @@ __all__ = [
   "outcomes",
   "personal",
   "plackett_luce",
+  "pooled",
   "progressive",
   "qwen_vl_towers",
   "rank_policy",

@@ -10,6 +10,7 @@ labeled pairs of images, with options by keyword:
   features [K, D]    features of the first image less those of the second
   embeddings [K, E]  features of the prompt
   prompt [K]         number of the prompt
+  sizes [K, 2]       kilobytes of both images as JPEG
 
 It returns new labels [K] in [0, 1]; NaN drops a pair. The proxies are linear
 Bradley-Terry models on features of the frozen backbone (`cross_margins`), where
@@ -27,7 +28,9 @@ from jaxtyping import Float, Int
 from jaxreward.errors import UserError
 
 Labels = Float[np.ndarray, "K"]
-OFFERS = ("label", "margins", "scores", "features", "embeddings", "prompt")
+OFFERS = (
+  "label", "margins", "scores", "features", "embeddings", "prompt", "sizes",
+)  # fmt: skip
 _NEWTON = 25  # steps at most
 _MOST = 2048  # pairs whose nearest neighbours are looked for at once
 
@@ -353,11 +356,36 @@ def extremes(
   return np.where(kept, label, np.nan)
 
 
+def of_like_size(
+  label: Labels, sizes: Float[np.ndarray, "K 2"], *, most: float = 2.0
+) -> Labels:
+  """Drops pairs whose preferred image has much more in it than the other.
+
+  After InternLM-XComposer2.5-Reward (https://arxiv.org/abs/2501.12368), which drops
+  pairs whose chosen answer is much longer than the rejected one, so that length is not
+  what is learned; of images the size as a JPEG stands for length. Pairs are dropped on one
+  side alone, so that a low threshold teaches that small is better. Unverified: the
+  threshold.
+
+  Args:
+    label: as labeled; ties stay.
+    sizes: of both images, above 0.
+    most: times the size of the other image.
+  """
+  _require("most", most, 1, np.inf)
+  first = label > 0.5
+  chosen = np.where(first, sizes[:, 0], sizes[:, 1])
+  other = np.where(first, sizes[:, 1], sizes[:, 0])
+  kept = (chosen <= most * other) | (label == 0.5)
+  return np.where(kept, label, np.nan)
+
+
 CURATION: dict[str, Callable[..., Any]] = {
   "aligned": aligned,
   "consensus": consensus,
   "coteach": coteach,
   "extremes": extremes,
   "importance": importance,
+  "of_like_size": of_like_size,
   "preference_strength": preference_strength,
 }

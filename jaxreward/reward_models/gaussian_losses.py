@@ -187,6 +187,53 @@ def rank_policy(
   return Mean.of(_policy_gradient(tau, rewards, mean, std), counts)
 
 
+def concordant(
+  tau: Float[ArrayLike, "R K N"], row_prob: Float[ArrayLike, "R K K"]
+) -> Float[Array, "R K N"]:
+  """Share of the other images that a sampled score is on the right side of.
+
+  Equal scores count half; pairs without an answer, and ties, do not count.
+  """
+  tau, g = jnp.asarray(tau, jnp.float32), jnp.asarray(row_prob)
+  sure = jnp.where(jnp.isfinite(g), jnp.sign(2 * g - 1), 0.0)[..., None]
+  right = (1 + sure * jnp.sign(tau[:, :, None] - tau[:, None])) / 2
+  return masked_mean(right, sure != 0, axis=2)
+
+
+def concordant_policy(
+  row_scores: Float[ArrayLike, "R K"],
+  row_stds: Float[ArrayLike, "R K"],
+  row_prob: Float[ArrayLike, "R K K"],
+  keys: ArrayLike,
+  *,
+  samples: int = 8,
+) -> Mean:
+  """A scorer that samples, rewarded by the share of pairs in the right order.
+
+  N scores of each image are drawn of N(mu, s^2), each beside those of the row's other
+  images of the same draw; -A log p with A of `concordant`, normalized over an image's
+  scores. The batch ranking of judges that see counterfactual, slightly wrong answers
+  (Mitigating Perceptual Judgment Bias, https://arxiv.org/abs/2606.02578); the exact form,
+  the number of samples, and that correctness and form are not rewarded besides, are
+  unverified.
+
+  Args:
+    row_scores: mu.
+    row_stds: s.
+    row_prob: probability that one image is preferred to another; ties and NaN are
+      left out.
+    keys: random keys [R].
+    samples: N.
+  """
+  prob = jnp.asarray(row_prob)
+  counts = (jnp.isfinite(prob) & (prob != 0.5)).any(-1)
+  mean = jnp.where(counts, jnp.asarray(row_scores, jnp.float32), 0.0)
+  std = jnp.where(counts, jnp.asarray(row_stds, jnp.float32), 1.0)
+  tau = _drawn(mean, std, keys, samples)
+  rewards = concordant(tau, row_prob)
+  return Mean.of(_policy_gradient(tau, rewards, mean, std), counts)
+
+
 def expected_bradley_terry(
   scores: Pairs,
   stds: Pairs,

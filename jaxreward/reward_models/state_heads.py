@@ -9,6 +9,7 @@ from jaxreward.errors import UserError
 from jaxreward.models import heads
 from jaxreward.models import transport as plans
 from jaxreward.models.vision import aesthetic
+from jaxreward.numerics import masked_mean
 from jaxreward.reward_models.contract import Features, Head, Outputs, Public
 from jaxreward.reward_models.heads import require, require_heads, value_alone
 from jaxreward.types import Array, Params
@@ -121,6 +122,33 @@ def progressive(*, heads_of: int = 8, dtype: str = "float32") -> Head:
     return {"value": jnp.asarray(scores).reshape(layers.shape[:2])}
 
   return Head(init, outputs, value_alone, needs=("layers", "states"))
+
+
+def pooled(*, dtype: str = "float32") -> Head:
+  """w . mean of a tower's last states: one linear layer on what all tokens say.
+
+  InternLM-XComposer2.5-Reward (https://arxiv.org/abs/2501.12368), whose pooling is
+  unverified: its head is read with remote code. Padding does not count.
+
+  Args:
+    dtype: of the product.
+  """
+  net = heads.Perceptron(1, 0, "gelu", jnp.dtype(dtype))
+
+  def init(key: Array, features: Features) -> Params:
+    width = features["states"].shape[-1]
+    return net.init(key, jnp.zeros((1, width)))["params"]
+
+  def outputs(params: Params, features: Features) -> Outputs:
+    states = jnp.asarray(features["states"], jnp.float32)
+    mask = features.get("state_mask")
+    if mask is None:
+      mask = jnp.ones(states.shape[:-1], bool)
+    mean = masked_mean(states, jnp.asarray(mask)[..., None], axis=-2)
+    scores = net.apply({"params": params}, mean)
+    return {"value": jnp.asarray(scores)[..., 0]}
+
+  return Head(init, outputs, value_alone, needs=("states",))
 
 
 def layered(*, reads: str = "joint") -> Head:

@@ -5,7 +5,7 @@ All questions of an image are read after it, and it is read once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -59,12 +59,43 @@ def load_checklist(
   by_prompt = ByPrompt(
     lists.read_questions(questions), f"questions={shown(questions, 100)}"
   )
+  rows = by_prompt.entries.values()
+  return loaded(
+    options, lambda text: by_prompt.get(text, ()),
+    {q.answers for row in rows for q in row}, max(map(len, rows)),
+    template=template, question_length=question_length, aggregate=aggregate,
+    gate=gate,
+  )  # fmt: skip
+
+
+def loaded(
+  options: Options,
+  questions_of: Callable[[str], Questions],
+  forms: Collection[tuple[tuple[str, float], ...]],
+  most: int,
+  *,
+  template: str = "",
+  question_length: int = 96,
+  aggregate: str = "mean",
+  gate: str = "hard",
+) -> Loaded:
+  """What a judge has loaded that answers questions about an image.
+
+  Args:
+    options: see `vision_language.Options`.
+    questions_of: prompt -> its questions.
+    forms: all answers that questions have.
+    most: questions of a prompt.
+    template: see `load_checklist`, as are the others.
+    question_length: see there.
+    aggregate: see there.
+    gate: see there.
+  """
   reader, params = vl.load(options)
   wording, source = vl.wording(
     template, templates.CHECKLIST, ("image", "prompt", "question"), ("image",),
     ("question",),
   )  # fmt: skip
-  forms = {q.answers for row in by_prompt.entries.values() for q in row}
   values = [dict(form) for form in sorted(forms)]
   words = dict.fromkeys(
     text
@@ -74,10 +105,9 @@ def load_checklist(
   )
   table = answer_tables.table_of(reader.tokens, dict.fromkeys(words, 0.0))
   column = {text: i for i, text in enumerate(words)}
-  most = max(map(len, by_prompt.entries.values()))
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    rows = [by_prompt.get(text, ()) for text in texts]
+    rows = [questions_of(text) for text in texts]
     asked = [
       [
         vl.filled(

@@ -17,7 +17,7 @@ Scores = dict[str, Float[np.ndarray, "P G"]]
 QUALITY = 95
 
 
-def _kilobytes(images: Images) -> Float[np.ndarray, "P G"]:
+def kilobytes(images: Images) -> Float[np.ndarray, "P G"]:
   """Size of each image's JPEG in units of 1,000 bytes; NaN if not finite."""
   images = np.asarray(images)
   sizes = np.full(images.shape[:2], np.nan, np.float32)
@@ -41,7 +41,7 @@ def jpeg_incompressibility(images: Images, prompts: PromptBatch) -> Scores:
     prompts: unused.
   """
   del prompts
-  return {"jpeg_incompressibility": _kilobytes(images)}
+  return {"jpeg_incompressibility": kilobytes(images)}
 
 
 @declare(is_host=True)
@@ -51,4 +51,4 @@ def jpeg_compressibility(images: Images, prompts: PromptBatch) -> Scores:
   Arguments as `jpeg_incompressibility`.
   """
   del prompts
-  return {"jpeg_compressibility": -_kilobytes(images) / 500}
+  return {"jpeg_compressibility": -kilobytes(images) / 500}

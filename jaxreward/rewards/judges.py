@@ -120,6 +120,7 @@ def load_pairwise(
   pairs: str = "all",
   opponents: int = 4,
   swap: bool = True,
+  consistent: bool = False,
   words: Sequence[str] = tuple(WINNER.values),
 ) -> Loaded:
   """A judge that compares two images of a prompt.
@@ -132,11 +133,17 @@ def load_pairwise(
     opponents: of each member, for "random".
     swap: ask for both orders and average, which cancels what a judge gives to
       a place.
+    consistent: a match is won, whole, by the image that both orders find better, and
+      a tie where they disagree.
     words: how it says that the first is better, that the second is, and, if
       there are three, that neither is.
   """
   require_choice("pairs", pairs, ("all", "random", "member"))
   encoders.require_counts("", least=1, opponents=opponents)
+  if consistent and not swap:
+    raise UserError(
+      "consistent=True: two orders are compared, and swap=False asks one; set swap"
+    )
   if len(words) not in (2, 3):
     raise UserError(f"words={words}: give two, or three with that of a tie")
   form = answers.Choice(
@@ -146,7 +153,32 @@ def load_pairwise(
     options, template, templates.PAIRWISE, ("first", "second"),
     lambda tokens: answer_tables.of_choice(tokens, form),
     answer=form.request(True), pairs=pairs, opponents=opponents, swap=swap,
+    consistent=consistent,
   )  # fmt: skip
+
+
+def of_both_orders(
+  first: Float[ArrayLike, "*B"],
+  second: Float[ArrayLike, "*B"],
+  consistent: bool = False,
+) -> Float[Array, "*B"]:
+  """P(an image is better) from that of whoever stands first in both orders.
+
+  Their mean, (p_12 + 1 - p_21) / 2, or with `consistent` 1 or 0 where both orders
+  agree on the better one and 1/2 where they do not. VLIC,
+  https://arxiv.org/abs/2512.15701, keeps such verdicts alone.
+
+  Args:
+    first: in the first order.
+    second: that the other image is better, in the second.
+    consistent: see above.
+  """
+  first, back = jnp.asarray(first), 1 - jnp.asarray(second)
+  mean = (first + back) / 2
+  if not consistent:
+    return mean
+  agree = jnp.sign(first - 0.5) * jnp.sign(back - 0.5) > 0
+  return jnp.where(agree, jnp.where(mean > 0.5, 1.0, 0.0), 0.5 + 0 * mean)
 
 
 @declare(loads=load_pairwise)
@@ -158,6 +190,7 @@ def vlm_pairwise(
   pairs: str,
   opponents: int,
   swap: bool,
+  consistent: bool,
   params: Params,
   text: Int[ArrayLike, "P L"],
   mask: Bool[ArrayLike, "P L"],
@@ -175,6 +208,7 @@ def vlm_pairwise(
     pairs: see `load_pairwise`, as are the next two.
     opponents: of each member.
     swap: ask for both orders.
+    consistent: see `load_pairwise`.
     params: of the model.
     text: token ids of the questions.
     mask: False for padding.
@@ -189,8 +223,8 @@ def vlm_pairwise(
   )
   wins = judge.answers(params, rows, size).reshape(p, -1)
   if swap:
-    first, second = jnp.split(wins, 2, 1)
-    wins = (first + 1 - second) / 2
+    forth, back = jnp.split(wins, 2, 1)
+    wins = of_both_orders(forth, back, consistent)
   sides = [np.eye(g)[games[:, side]] for side in (0, 1)]
   played = usable[:, games].all(-1) & jnp.isfinite(wins)
   wins, played = jnp.where(played, wins, 0.0), played.astype(jnp.float32)

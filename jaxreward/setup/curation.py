@@ -19,6 +19,7 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation.reward_models import pairs
 from jaxreward.methods import asks
 from jaxreward.reward_models import RewardModel, curation
+from jaxreward.rewards import compression
 from jaxreward.types import Params
 
 FIELD = "train_reward.curation"
@@ -72,7 +73,7 @@ def _few() -> dict[str, np.ndarray]:
   x = np.random.default_rng(0).normal(size=(8, 2))
   return {
     "label": np.arange(8) % 2 * 1.0, "margins": x, "scores": x, "features": x,
-    "embeddings": x, "prompt": np.arange(8) // 2,
+    "embeddings": x, "prompt": np.arange(8) // 2, "sizes": np.abs(x) + 1,
   }  # fmt: skip
 
 
@@ -110,6 +111,29 @@ def features_of(
   return joint, prompt
 
 
+def labels_of(
+  rows: Preferences,
+) -> tuple[pairs.Pairs, dict[str, np.ndarray]]:
+  """(labeled pairs, their "label" and "prompt")."""
+  table = pairs.labeled(np.asarray(rows.prob))
+  label = np.asarray(rows.prob, np.float64)[
+    table.row, table.columns[:, 0], table.columns[:, 1]
+  ]
+  number = preferences.prompt_numbers(rows)[table.row]
+  return table, {"label": label, "prompt": number}
+
+
+def sizes_of(rows: Preferences, table: pairs.Pairs, take: Take) -> np.ndarray:
+  """Kilobytes [K, 2] of the images of pairs as JPEG."""
+  members, parts = np.asarray(rows.members), []
+  for start in range(0, len(members), _ROWS):
+    images = take(np.maximum(members[start : start + _ROWS], 0))
+    parts.append(
+      compression.kilobytes(np.asarray(preferences.as_float(images)))
+    )
+  return np.concatenate(parts)[table.row[:, None], table.columns]
+
+
 def offers(
   rows: Preferences,
   joint: np.ndarray,
@@ -121,23 +145,19 @@ def offers(
   seed: int,
 ) -> tuple[pairs.Pairs, dict[str, np.ndarray]]:
   """(labeled pairs, the arrays that curation may read, see `curation`)."""
-  table = pairs.labeled(np.asarray(rows.prob))
-  label = np.asarray(rows.prob, np.float64)[
-    table.row, table.columns[:, 0], table.columns[:, 1]
-  ]
+  table, arrays = labels_of(rows)
+  label, number = arrays["label"], arrays["prompt"]
   mean, directions = compressed(joint, width)
   x = (joint - mean) @ directions
   both = x[table.row[:, None], table.columns]
-  number = preferences.prompt_numbers(rows)[table.row]
   features = both[:, 0] - both[:, 1]
   margins, weights = curation.cross_margins(
     features, label, number, members=members, ridge=ridge, seed=seed
   )
   scores = both @ weights.mean((0, 1))
-  return table, {
-    "label": label, "margins": margins, "scores": scores,
-    "features": features, "embeddings": np.asarray(prompt)[table.row],
-    "prompt": number,
+  return table, arrays | {
+    "margins": margins, "scores": scores, "features": features,
+    "embeddings": np.asarray(prompt)[table.row],
   }  # fmt: skip
 
 
@@ -165,11 +185,16 @@ def curated(
     return rows, {}
   if take is None:
     take = lambda members: np.asarray(rows.images)[members]
-  joint, prompt = features_of(model, params(), rows, take)
-  table, arrays = offers(
-    rows, joint, prompt, members=proxies.members, width=proxies.width,
-    ridge=proxies.ridge, seed=config.seed,
-  )  # fmt: skip
+  if set(asks(method)) <= {"label", "prompt", "sizes"}:
+    table, arrays = labels_of(rows)
+  else:
+    joint, prompt = features_of(model, params(), rows, take)
+    table, arrays = offers(
+      rows, joint, prompt, members=proxies.members, width=proxies.width,
+      ridge=proxies.ridge, seed=config.seed,
+    )  # fmt: skip
+  if "sizes" in asks(method):
+    arrays["sizes"] = sizes_of(rows, table, take)
   new = np.asarray(method(**{name: arrays[name] for name in asks(method)}))
   old, kept = arrays["label"], np.isfinite(new)
   if not kept.any():

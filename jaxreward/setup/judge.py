@@ -119,6 +119,11 @@ def require(config: ConfigDict) -> None:
     )
   counts_of(config)
   weights_of(config)
+  if not 0 <= config.judge.empty <= 1:
+    raise UserError(
+      f"config.judge.empty={config.judge.empty}: it is a share of the questions"
+      " with a thought, from 0 to 1"
+    )
   make_reader(config)
 
 
@@ -126,7 +131,7 @@ def make_reader(config: ConfigDict) -> tuple[Reader, Any]:
   """(a model that reads images and questions, its weights or None)."""
   section, of = config.judge.to_dict(), tasks_of(config)
   weights, short = section.pop("weights"), section.pop("short")
-  for name in ("tasks", "images", "kinds"):
+  for name in ("tasks", "images", "kinds", "empty"):
     del section[name]
   if short < 2:
     raise UserError(
@@ -224,9 +229,28 @@ def generator_of(
   return np.random.default_rng([seed, zlib.crc32(stream.encode()), number])
 
 
+def with_empty(
+  batch: asked.Batch, share: float, generator: np.random.Generator
+) -> asked.Batch:
+  """A share of the questions with a thought after one that says nothing."""
+  if not share:
+    return batch
+  change = lambda x: (
+    asked.emptied(x, generator)
+    if x.kind == "thought" and generator.random() < share
+    else x
+  )
+  groups = {
+    name: [[change(x) for x in row] for row in rows]
+    for name, rows in batch.groups.items()
+  }
+  return dataclasses.replace(batch, groups=groups)
+
+
 def batches(config: ConfigDict, reader: Reader, split: str):
   """Step -> its batch, the same in every process and after a resume."""
   of, counts, kinds = tasks_of(config), counts_of(config), weights_of(config)
+  kinds = {**kinds, asked.EMPTY: kinds["prompt"]}  # each is one yes or no
   sources = {name: task.questions.Questions(split) for name, task in of.items()}
 
   def batch(n: int) -> dict[str, Any]:
@@ -234,6 +258,7 @@ def batches(config: ConfigDict, reader: Reader, split: str):
     for name, source in sources.items():
       generator = generator_of(config.seed, f"questions/{name}", n)
       drawn = source(generator, counts[name], config.judge.short)
+      drawn = with_empty(drawn, config.judge.empty, generator)
       rows[name] = {
         **batch_of(reader, of[name], drawn, kinds),
         "seed": pipeline.seeds_of(n, counts[name]),
@@ -372,6 +397,22 @@ def written(images: np.ndarray, texts: Sequence[str]) -> np.ndarray:
   return np.stack(rows)
 
 
+def key_rates(
+  ask: Callable[[str], Float[np.ndarray, "..."]],
+) -> dict[str, dict[str, float]]:
+  """Share of yes after each of `KEYS`, with its interval of 95 %.
+
+  Args:
+    ask: beginning of the answer -> probabilities of yes for images that are wrong.
+  """
+  rates = {}
+  for name, begun in KEYS.items():
+    yes = np.asarray(ask(begun)) > 0.5
+    low, high = intervals.wilson(int(yes.sum()), yes.size)
+    rates[name] = dict(yes=float(yes.mean()), low=low, high=high, n=yes.size)
+  return rates
+
+
 def fooled(
   weights: str, task: Task, split: str, count: int, seed: int
 ) -> dict[str, Any]:
@@ -387,7 +428,7 @@ def fooled(
   Returns:
     "yes": shares of answers above 1/2 for images that are right, wrong, of
     another prompt, empty, noise, and the prompt written on a wrong one and on
-    white; "keys": those of wrong images after a thought without content;
+    white; "keys": of wrong images after a thought without content, see `key_rates`;
     "order": share of pairs in which the same image wins in both orders, and the
     mean probability that the first one is better; "length": correlation of the
     probability of yes with the words of the prompt, of wrong images.
@@ -435,10 +476,11 @@ def fooled(
   _, ask = scorer("vlm_pointwise")
   scores = ask(np.stack([*probes.values()], 1), texts)
   shares = dict(zip(probes, (scores > 0.5).mean(0).tolist(), strict=True))
-  keys = {}
-  for name, verdict in KEYS.items():
-    _, ask = scorer("vlm_pointwise", verdict=verdict)
-    keys[name] = float((ask(wrong[:, None], texts) > 0.5).mean())
+  keys = key_rates(
+    lambda begun: scorer("vlm_pointwise", verdict=begun)[1](
+      wrong[:, None], texts
+    )
+  )
   _, compare = scorer("vlm_pairwise", pairs="member", swap=False)
   both = np.stack([right, wrong], 1)
   forth, back = compare(both, texts)[:, 0], compare(both[:, ::-1], texts)[:, 0]

@@ -22,9 +22,16 @@ from jaxreward import config as config_lib
 from jaxreward.data import pipeline
 from jaxreward.errors import UserError, require_not_negative
 from jaxreward.evaluation import intervals
-from jaxreward.models.vlm import decode, supervised, verdicts, words
+from jaxreward.models.vlm import (
+  decode,
+  prompts,
+  supervised,
+  verdicts,
+  words,
+)
 from jaxreward.models.vlm.decode import Answers, Prefix
 from jaxreward.numerics import Mean
+from jaxreward.rewards import answer_tables
 from jaxreward.rewards.vision_language import Reader
 from jaxreward.setup import judge
 from jaxreward.tasks import Task, asked
@@ -45,6 +52,8 @@ class Questions:
     texts: ids of the rest of each question, [R, 1, T].
     texts_mask: False for padding.
     truth: the right verdict, a token, [R].
+    exact: ids of the exact thought, [R, T].
+    exact_mask: False for padding.
   """
 
   stem: Int[ArrayLike, "R L"]
@@ -52,6 +61,8 @@ class Questions:
   texts: Int[ArrayLike, "R 1 T"]
   texts_mask: Bool[ArrayLike, "R 1 T"]
   truth: Int[ArrayLike, "R"]
+  exact: Int[ArrayLike, "R T"]
+  exact_mask: Bool[ArrayLike, "R T"]
 
 
 def rule_of(config: ConfigDict) -> Callable[..., Array] | None:
@@ -68,7 +79,7 @@ def rule_of(config: ConfigDict) -> Callable[..., Array] | None:
   )
   ones = jnp.ones((1, 2))
   try:
-    rule(verdicts.Verdicts(ones > 0, ones > 0, ones))
+    rule(verdicts.Verdicts(ones > 0, ones > 0, ones, ones))
   except UserError as error:
     raise UserError(f"config.{FIELD}.{error}") from error
   if section.credit not in CREDITS:
@@ -109,9 +120,10 @@ def questions_of(
   # Without an answer what is said is the end alone, which is not given here.
   mask = np.arange(length) < np.asarray(given.said).argmax(-1)[..., None]
   truth = [_token(reader.tokens, verdict) for _, _, verdict in cut]
+  thoughts = prompts.ids_of(reader.tokens, [text for text, _, _ in cut])
   return Questions(
     given.stem, given.stem_mask, np.where(mask, given.texts, 0), mask,
-    np.array(truth, np.int32),
+    np.array(truth, np.int32), *answer_tables.padded(thoughts, length),
   )  # fmt: skip
 
 
@@ -169,6 +181,15 @@ def read(
   )
 
 
+def _written(
+  answers: Answers, rows: Questions, heard: Array, special: Mapping[str, Any]
+) -> verdicts.Verdicts:
+  return verdicts.read(
+    answers, rows.truth, heard=heard, exact=rows.exact,
+    exact_mask=rows.exact_mask, **special,
+  )  # fmt: skip
+
+
 def loss(
   config: ConfigDict,
   reader: Reader,
@@ -194,9 +215,7 @@ def loss(
       )  # fmt: skip
       base = read(reader, reference, images, rows["rows"])
       heard = decode.logits(reader.model, reference, base, answers.tokens)
-      written = verdicts.read(
-        answers, rows["rows"].truth, heard=heard, **special
-      )
+      written = _written(answers, rows["rows"], heard, special)
       rewards = rule(written)
       credit = rewards
       if section.credit == "group":
@@ -207,6 +226,7 @@ def loss(
       )
       total.append(Mean.of(each, answers.mask))
       means |= {
+        f"alike/{task}": Mean.of(written.alike),
         f"reward/{task}": Mean.of(rewards),
         f"right/{task}": Mean.of(written.is_right),
         f"formed/{task}": Mean.of(written.is_formed),
@@ -244,7 +264,7 @@ def make_evaluator(
       rows["seed"], length=config.verdicts.length, stops=(special["stop"],),
     )  # fmt: skip
     heard = decode.logits(reader.model, params, prefix, answers.tokens)
-    written = verdicts.read(answers, rows["rows"].truth, heard=heard, **special)
+    written = _written(answers, rows["rows"], heard, special)
     return written.is_right.sum(), written.is_formed.sum()
 
   def evaluate(params: Params) -> dict[str, Any]:

@@ -243,6 +243,34 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   }  # fmt: skip
 
 
+def require_gate(config: ConfigDict, results: dict[str, Any]) -> None:
+  """Stops a run whose rewards agree too little with the ratings.
+
+  Judges are calibrated before a policy follows them in Meta-CoT,
+  https://arxiv.org/abs/2604.24625: a correlation of .8 or more, and an error of at
+  most a quarter of the scale.
+
+  Args:
+    config: of the run.
+    results: of `run`.
+
+  Raises:
+    UserError: names the reward and what it has missed.
+  """
+  gate = config.eval.judging.gate
+  if gate.pearson is None and gate.error is None:
+    return
+  none = {"pearson": None, "error": None}
+  for name, reward in config.rewards.items():
+    if reward.get("weight", 1.0):
+      found = none | results["rewards"][name]
+      if text := judge.missed(found, gate.pearson, gate.error):
+        raise UserError(
+          f"config.rewards.{name}: {text} (config.eval.judging.gate); take another"
+          " judge, or lower the gate"
+        )
+
+
 def _scores(rows: Rows, scorer: Scorer, size: int) -> Scores:
   def fn(part: np.ndarray) -> Scores:
     return scorer(rows.images(part), [rows.prompts[i] for i in part])

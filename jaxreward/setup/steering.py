@@ -48,12 +48,14 @@ def make_steering(config: ConfigDict, section: str) -> steering.Steering | None:
       f'config.{field}.name="{options.name}" needs a reward with a weight in'
       ' config.rewards to steer by; name one, or use "none"'
     )
-  if method.by and method.by not in config.rewards:
-    raise UserError(
-      f'config.{field}.by="{shown(method.by)}": no reward is called so'
-      f"{nearest(method.by, config.rewards)}; there are"
-      f" {', '.join(config.rewards)}"
-    )
+  for option in ("by", "clear"):
+    name = getattr(method, option)
+    if name and name not in config.rewards:
+      raise UserError(
+        f'config.{field}.{option}="{shown(name)}": no reward is called so'
+        f"{nearest(name, config.rewards)}; there are"
+        f" {', '.join(config.rewards)}"
+      )
   most = max(method.particles, method.kept)
   checks.require_product(
     config,
@@ -199,4 +201,5 @@ def make_particles(
     seed=seed, stream=stream,
     gradients=gradients_of(rewards, weights) if method.needs_gradient else None,
     look=score_of(rewards, {method.by: 1.0}) if method.by else None,
+    clear=score_of(rewards, {method.clear: 1.0}) if method.clear else None,
   )  # fmt: skip

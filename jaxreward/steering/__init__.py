@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.steering.judged import potential, stepwise
 from jaxreward.steering.methods import Steering, best_of_n, fk
 from jaxreward.steering.noise import carinox, reno
 from jaxreward.steering.particles import Particles, Score, Trace
@@ -16,6 +17,8 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "best_of_n": best_of_n,
   "fk": fk,
   "pruned": pruned,
+  "stepwise": stepwise,
+  "potential": potential,
   "lookahead_beams": lookahead_beams,
   "tree": tree_search,
   "reno": reno,
@@ -32,7 +35,9 @@ __all__ = [
   "carinox",
   "fk",
   "lookahead_beams",
+  "potential",
   "pruned",
   "reno",
+  "stepwise",
   "tree_search",
 ]

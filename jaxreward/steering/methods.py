@@ -35,6 +35,7 @@ class Steering:
     kept: trajectories that are stored for each image.
     by: name of the reward that scores clean estimates on the way; all rewards
       do if empty.
+    clear: name of the reward that says whether they can be judged; none if empty.
   """
 
   particles: int
@@ -44,6 +45,7 @@ class Steering:
   least_steps: int = 1
   kept: int = 1
   by: str = ""
+  clear: str = ""
 
 
 def best_of_n(*, particles: int = 4) -> Steering:

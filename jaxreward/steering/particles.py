@@ -77,6 +77,7 @@ class Particles:
       reward has none.
     look: the reward of clean estimates on the way, for methods with one of its
       own; None for `score`.
+    clear: whether clean estimates can be judged, for methods that ask.
   """
 
   make: Callable[[int, Any], Sampler]
@@ -89,6 +90,7 @@ class Particles:
   start: Callable[..., Array | None] = lambda *_: None
   gradients: Gradients | None = None
   look: Score | None = None
+  clear: Score | None = None
 
   def _sampler(self, scale) -> Sampler:
     return self.make(self.group * self.count, 1.0 if scale is None else scale)

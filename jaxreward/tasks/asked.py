@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxreward.rewards.remote import answers, templates
 from jaxreward.rewards.remote.rewards import WINNER, YES
 
@@ -21,6 +23,20 @@ SCORE = answers.Score(1, 10).request(True)
 CHOICE, BETTER = YES.request(True), WINNER.request(True)
 DESCRIBE = "Describe this image in detail."
 _THINK = "Think first, within <think> and </think>."
+EMPTY = "empty"  # the kind of questions after a thought that says nothing
+# What such thoughts are made of; words that no vocabulary has are read as unknown.
+_FILLERS = (
+  *".,;?!",
+  "so",
+  "well",
+  "let",
+  "me",
+  "it",
+  "is",
+  "this",
+  "image",
+  "how",
+)
 _OF_TEMPLATES = (
   templates.YES_NO, templates.POINTWISE, templates.PAIRWISE,
   templates.CHECKLIST,
@@ -100,6 +116,22 @@ def thinking(prompt: str, thought: str, value: bool) -> Asked:
   template = templates.default(templates.YES_NO, thinks=True)
   text = filled(template, prompt=prompt, answer=CHOICE)
   return Asked("thought", text, "<think>", f"{thought}</think>{yes(value)}")
+
+
+def emptied(question: Asked, rng: np.random.Generator) -> Asked:
+  """The question of a thought after one that says nothing: the answer is no.
+
+  One Token to Fool LLM-as-a-Judge, Zhao et al. 2025,
+  https://arxiv.org/abs/2507.08794, where answers are cut after their first
+  sentence and labelled wrong; here up to four signs or words that name nothing
+  stand in the place of a thought, whatever the image shows, and half of the
+  questions do not ask for one.
+  """
+  words = " ".join(rng.choice(_FILLERS, rng.integers(5)))
+  text = question.question
+  if rng.integers(2):
+    text = text.replace(f"{_THINK} ", "")
+  return Asked(EMPTY, text, f"<think>{words}</think>", yes(False))
 
 
 def scored(

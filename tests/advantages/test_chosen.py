@@ -225,3 +225,20 @@ def test_the_ends_of_branches_are_kept_if_they_are_far_enough_out():
   assert np.isfinite(every[0]).tolist() == [1, 0, 1, 0, 0, 1, 0, 0]
   with pytest.raises(UserError, match="members=3"):
     advantages.branch_ends(signal, mask, members=3)
+
+
+def test_pairs_by_exact_tools_are_right_and_close_ones_are_left_out():
+  """Five candidates; what a perfect tool finds best and worst is best and worst."""
+  truth = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+  mask = np.ones(truth.shape, bool)
+  got = np.asarray(advantages.branch_ends(truth, mask, members=5, least=1.0))
+  pairs = 0
+  for row, credit in zip(truth, got, strict=True):
+    kept = np.flatnonzero(np.isfinite(credit))
+    assert set(kept) <= {int(row.argmax()), int(row.argmin())}
+    for i in kept:
+      assert (credit[i] > 0) == (i == row.argmax())
+    z = (row - row.mean()) / row.std()
+    pairs += len(kept) == 2
+    assert (len(kept) == 2) == (min(z.max(), -z.min()) >= 1)
+  assert 20 < pairs < 60

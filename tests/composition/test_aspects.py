@@ -121,3 +121,82 @@ def test_a_task_chooses_its_rewards():
       composition.weighted_sum, scores | {"a": entity}, mask, weights
     )
     np.testing.assert_allclose(signal, scores["b"])
+
+
+def test_own_rubrics_and_those_of_others_are_averaged_apart():
+  rng = np.random.default_rng(1)
+  names = ("a", "b", "x", "y", "z")
+  scores = {n: rng.random((2, 3)).astype(np.float32) for n in names}
+  weights = dict.fromkeys(names, 1.0)
+  # Of the first prompt one own rubric alone applies, of the second none: a new user.
+  for name, rows in (("a", [1, 0]), ("b", [0, 0])):
+    weights[name] = np.array(rows, np.float32)[:, None]
+  options = dict(own=("a", "b"), others=("x", "y", "z"), share=0.75)
+  run = lambda **more: cases.run(
+    composition.own_and_others, scores, np.ones((2, 3), bool), weights,
+    **{**options, **more},
+  )  # fmt: skip
+  signal, mask = run()
+  alike = np.mean([scores[n] for n in "xyz"], 0)
+  want = np.stack([0.75 * scores["a"][0] + 0.25 * alike[0], alike[1]])
+  np.testing.assert_allclose(signal, want, rtol=1e-5)
+  assert mask.all()
+  alone, _ = run(share=1.0)
+  np.testing.assert_allclose(alone[0], scores["a"][0], rtol=1e-6)
+
+
+def test_a_mean_of_rubrics_is_as_noisy_as_one_over_their_number():
+  rng = np.random.default_rng(2)
+  for count in (1, 4):
+    names = [f"r{i}" for i in range(count)]
+    scores = {n: rng.normal(size=(20, 200)).astype(np.float32) for n in names}
+    signal, _ = cases.run(
+      composition.own_and_others, scores, np.ones((20, 200), bool),
+      dict.fromkeys(names, 1.0), own=tuple(names), others=(), share=1.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(signal.var(), 1 / count, rtol=0.08)
+
+
+SEVERITIES = {  # (score of a, of b; the gate): R, with weights 30 and 20
+  (1.0, 1.0, 1.0): 2.0,
+  (0.5, 0.5, 1.0): 1.5,
+  (0.0, 0.0, 1.0): 1.0,
+  (-1.0, 0.0, 1.0): 1.0,
+  (1.5, 1.0, 1.0): 2.0,  # no severity is negative
+  (1.0, 1.0, 0.0): 0.0,
+  (np.nan, 1.0, 1.0): 1.5,  # neutral
+}
+
+
+def test_severities_are_a_line_that_is_cut():
+  rows = np.array([*SEVERITIES], np.float32).T[:, None]
+  scores = dict(zip("abg", rows, strict=True))
+  weights = {"a": 30.0, "b": 20.0, "g": 1.0}
+  there = np.ones(rows[0].shape, bool)
+  run = lambda **more: cases.run(
+    composition.discrepancy, scores, there, weights, gate="g", **more
+  )
+  signal, mask = run()
+  np.testing.assert_allclose(signal[0], [*SEVERITIES.values()], rtol=1e-6)
+  assert mask.all()
+  _, mask = run(failed=None)
+  assert mask[0].tolist() == [True] * 6 + [False]
+  scores["g"] = np.full_like(there, np.nan, np.float32)
+  assert not run()[1].any()  # no gate, no score
+
+
+@pytest.mark.parametrize(
+  ("compose", "options", "says"),
+  [
+    ("own_and_others", dict(own="a", others=("b", "c"), share=2.0), "share=2"),
+    ("own_and_others", dict(own="a", others="b"), "every reward once"),
+    ("own_and_others", dict(own="a", others=("b", "z")), "others"),
+    ("discrepancy", dict(most=0.0), "most=0.0"),
+    ("discrepancy", dict(failed=-1.0), "failed=-1.0"),
+    ("discrepancy", dict(gate="z"), "gate"),
+  ],
+)
+def test_options_of_rubrics_and_severities(compose, options, says):
+  scores, mask = cases.draw(0)
+  with pytest.raises(UserError, match=says):
+    composition.REGISTRY[compose](scores, mask, cases.WEIGHTS, **options)

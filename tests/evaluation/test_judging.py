@@ -213,3 +213,24 @@ def test_prompts_in_other_words():
   prompts = [grammar.parse(t) for t in ("a circle and a square", "a cross")]
   numbers = judging.prompt_numbers([*prompts, grammar.reword(prompts[0])])
   assert numbers[0] == numbers[2] != numbers[1]
+
+
+def test_a_judge_is_held_against_ratings_before_a_run():
+  rng = np.random.default_rng(0)
+  gold = rng.random((50, 4))
+  noise = rng.normal(size=gold.shape) * gold.std()
+  fair = gold + noise  # a correlation of .7 about
+  found = judge.beside_ratings(gold, fair)
+  want = np.corrcoef(gold.ravel(), fair.ravel())[0, 1]
+  assert found["pearson"] == pytest.approx(want) and 0.6 < want < 0.78
+  assert found["error"] == pytest.approx(np.abs(noise).mean())
+  assert "below 0.8" in judge.missed(found, 0.8, None)
+  assert judge.missed(found, 0.6, None) == ""
+  assert "above 0.1" in judge.missed(found, 0.6, 0.1)
+  exact = judge.beside_ratings(gold, gold)
+  assert judge.missed(exact, 0.8, 0.25) == ""
+  missing = np.where(gold > 0.5, np.nan, gold)  # failed scores do not count
+  assert judge.beside_ratings(gold, missing)["error"] == 0
+  flat = judge.beside_ratings(gold, 0 * gold)
+  assert flat["pearson"] is None
+  assert "is none, below" in judge.missed(flat, 0.8, None)

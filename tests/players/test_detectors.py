@@ -123,3 +123,53 @@ def test_an_ensemble_learns_and_disagrees_where_it_has_not_seen():
 def test_options_that_there_are_not(given, says):
   with pytest.raises(UserError, match=says):
     players.reality(**given)
+
+
+def test_the_answer_above_the_policys_image_in_float64():
+  drawn, real = RNG.normal(size=(2, 6)).astype(np.float32)
+  mask, real_mask = np.ones((2, 6), bool)
+  mask[2], real_mask[4] = False, False
+  dirty = np.where(mask, drawn, np.nan).astype(np.float32)
+  loss, metrics = players.above(dirty, real, mask, real_mask)
+  gap = (real - drawn)[mask & real_mask].astype(np.float64)
+  np.testing.assert_allclose(
+    loss.value(), np.log1p(np.exp(-gap)).mean(), rtol=1e-5
+  )
+  assert float(metrics["accuracy"].value()) == pytest.approx((gap > 0).mean())
+  equal, told = players.above(real, real, mask, mask)
+  np.testing.assert_allclose(equal.value(), np.log(2), rtol=1e-6)
+  assert float(told["accuracy"].value()) == 0.5
+
+
+def _edits(rng, off, count=256):
+  """Squares of by how much two sliders are off; those of an expert are near 0."""
+  return np.square(off + 0.2 * rng.normal(size=(count, 2))).astype(np.float32)
+
+
+def _fit(pairs, weight=(0.0, 0.0), steps=200):
+  def loss(w):
+    there = np.ones(len(pairs[0]), bool)
+    return players.above(pairs[0] @ w, pairs[1] @ w, there, there)[0].value()
+
+  step = jax.jit(lambda w: w - 0.3 * jax.grad(loss)(w))
+  w = jnp.asarray(weight)
+  for _ in range(steps):
+    w = step(w)
+  return np.asarray(w)
+
+
+def _accuracy(w, pairs):
+  return float((pairs[1] @ w > pairs[0] @ w).mean())
+
+
+def test_a_ranker_is_right_where_the_policy_was_when_it_learned():
+  """Perturbed by one slider it knows nothing of the other; new pairs mend that,
+  and old ones that are replayed are not lost."""
+  rng = np.random.default_rng(3)
+  pair = lambda off: (_edits(rng, np.array(off)), _edits(rng, 0.0))
+  old, new = pair([1.0, 0.0]), pair([0.0, 1.0])
+  start = _fit(old)
+  assert _accuracy(start, old) > 0.95 and _accuracy(start, new) < 0.65
+  both = [np.concatenate(x) for x in zip(old, new, strict=True)]
+  fresh = _fit(both, start)
+  assert _accuracy(fresh, new) > 0.95 and _accuracy(fresh, old) > 0.95

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from jaxreward import players
 from jaxreward.setup import judged, playing
@@ -183,3 +184,34 @@ def test_what_failed_teaches_nothing_and_the_policy_waits_for_agreement():
   assert metrics["perfect/agreement"] == metrics["perfect/trusted"] == 1
   assert not tiny.same_bits(state.params, before.params)
   assert not tiny.same_bits(learned(state)[0], learned(before)[0])
+
+
+def _taught(w, x, y, steps=150):
+  rival, other = np.roll(x, 1, 0), np.roll(y, 1)
+  there = np.ones(len(x), bool)
+
+  def loss(w):
+    return players.ranked(x @ w, rival @ w, y, other, there)[0].value()
+
+  step = jax.jit(lambda w: w - 0.5 * jax.grad(loss)(w))
+  for _ in range(steps):
+    w = step(w)
+  return w
+
+
+def test_labels_of_its_own_samples_hold_an_evaluator_that_a_policy_leaves():
+  """What is good turns round beyond where training began: frozen, it is fooled."""
+  rng = np.random.default_rng(4)
+  quality = lambda x: -np.abs(x - 1).sum(-1)
+
+  def sample(mean):
+    x = mean + rng.normal(size=(256, 2)).astype(np.float32) * 0.3
+    return x, quality(x)
+
+  agreed = lambda w, x, y: scipy.stats.spearmanr(x @ w, y)[0]
+  first, far = sample(0.0), sample(3.0)
+  frozen = _taught(jnp.zeros(2), *first)
+  assert agreed(frozen, *first) > 0.9
+  assert agreed(frozen, *far) < -0.9  # it rewards what is worse
+  anchored = _taught(frozen, *far)
+  assert agreed(anchored, *far) > 0.9

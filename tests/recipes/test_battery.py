@@ -46,14 +46,18 @@ def those_of(call: str) -> list[str]:
 
 PUBLISHED = those_of("published_reward")
 # of align, without a full size
-FOR_USERS = those_of("for_users") + those_of("of_scores")
+FOR_USERS = [
+  name
+  for call in ("for_users", "of_scores", "require_scenes")
+  for name in those_of(call)
+]
 REWARD_MODELS = [
   name
   for call in ("reward_model", "of_users", "judged", "aligned_and_judged")
   for name in those_of(call)
 ]
 STEERED = those_of("steered")
-JUDGES = those_of("by_verdicts")
+JUDGES = those_of("by_verdicts") + those_of("taught_judge")
 OF_SCENES = REWARD_MODELS + STEERED + JUDGES  # without a full size
 RECIPES = [
   name for name in EVERY if name not in OF_SCENES + PUBLISHED
@@ -137,7 +141,7 @@ def test_of_scenes_it_loads_and_is_checked_at_both_sizes(name, size):
 # Towers of the published sizes, in the place of weights to download.
 SIZES_OF = {"pick_score": "vit_h_14", "hpsv2": "vit_h_14",
             "image_reward": "image_reward", "social_reward": "vit_l_14", "aesthetic_predictor": "vit_l_14",
-            "solireward": "qwen2_vl_2b"}  # fmt: skip
+            "solireward": "qwen2_vl_2b", "ixc25_reward": "qwen2_vl_2b"}  # fmt: skip
 
 
 @pytest.mark.job
@@ -157,7 +161,7 @@ def test_a_published_one_loads_and_is_checked_at_every_size(name, size):
   check(config)
   if size == "full":
     model = reward_model.make(config)
-    side = 448 if name == "solireward" else 224
+    side = 448 if SIZES_OF[name].startswith("qwen") else 224
     assert model.backbone.image_shape == (side, side, 3)
 
 
@@ -181,6 +185,11 @@ OVERRIDES = {
   "oni_async_distilled_judge": {
     "players.student.floor": 0.0, "rewards.detector.weight": 1.0,
   },
+  "jarvisevo_sepo": {
+    "players.evaluator.floor": 0.0, "rewards.detector.weight": 1.0,
+  },
+  # its answer is above nothing at first
+  "retouchiq_pgrt": {"rewards.detector.weight": 1.0},
   "artifact_reward": {"align.hold_policy": 0},  # the policy is to learn
   "euphonium": {"align.hold_policy": 0},
   "dense_grpo": {"align.hold_policy": 0},
@@ -197,6 +206,11 @@ SIGNALS = {
   "eva_idm_reward": {
     "rewards.redness.fn": tiny.REWARD["rewards.redness.fn"],
     "rollout.window_size": 0, "align.split": "samples",
+  },
+  # of random verdicts most are not the same in both orders
+  "vlic_2afc_dpo": {
+    "rewards.judge": "none",
+    "rewards.redness.fn": tiny.REWARD["rewards.redness.fn"],
   },
 }  # fmt: skip
 

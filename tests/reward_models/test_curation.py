@@ -221,3 +221,30 @@ def test_aligned_pairs_and_extremes():
 def test_methods_read_what_there_is():
   for fn in curation.CURATION.values():
     assert set(asks(fn)) <= set(curation.OFFERS)
+
+
+def test_pairs_whose_better_image_is_much_larger_are_dropped():
+  sizes = np.array([[3.0, 1], [1, 3], [1.4, 1], [3, 1], [3, 1]])
+  label = np.array([1.0, 0, 1, 0, 0.5])
+  got = curation.of_like_size(label, sizes, most=1.5)
+  np.testing.assert_array_equal(got, [np.nan, np.nan, 1, 0, 0.5])
+  with pytest.raises(UserError, match=r"most=0\.5"):
+    curation.of_like_size(label, sizes, most=0.5)
+
+
+def test_without_them_size_is_not_what_is_learned():
+  """Quality decides, and people fall for size besides; too tight a limit overshoots."""
+  rng = np.random.default_rng(5)
+  quality, size = rng.normal(size=(2, 4000, 2))
+  size = 0.5 * size
+  x = np.stack([q[:, 0] - q[:, 1] for q in (quality, size)], 1)
+  noise = rng.logistic(size=4000)
+  label = (x @ np.array([1.0, 1.5]) + noise > 0).astype(float)
+
+  def weight(most):
+    kept = np.isfinite(curation.of_like_size(label, np.exp(size), most=most))
+    return curation.fit(x[kept], label[kept], ridge=1e-6)
+
+  before, after, tight = (weight(most) for most in (1e9, 2.0, 1.2))
+  assert before[1] > 1.2 and abs(after[1]) < 0.3 and tight[1] < -1
+  np.testing.assert_allclose(after[0], before[0], atol=0.15)

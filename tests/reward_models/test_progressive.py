@@ -7,7 +7,13 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.models.vlm import qwen_vl
-from jaxreward.reward_models import BACKBONES, HEADS, RewardModel, inputs
+from jaxreward.reward_models import (
+  BACKBONES,
+  HEADS,
+  RewardModel,
+  inputs,
+  preference_losses,
+)
 
 D, S, N = 8, 3, 5
 RNG = np.random.default_rng(0)
@@ -38,6 +44,25 @@ def reference(params, layers, last, mask):
   q = q + attention("last", p["queries"][1], last)
   h = dense(q, "score_in")
   return dense(h / (1 + np.exp(-h)), "score_out")[0]
+
+
+def test_a_pooled_score_is_that_of_the_mean_in_any_order():
+  head = HEADS["pooled"]()
+  features = {"states": LAST, "state_mask": MASK}
+  params = head.init(jax.random.key(0), features)
+  run = jax.jit(lambda p, f: head.outputs(p, f)["value"])
+  start = run(params, features)
+  first, second = start[..., 0], start[..., 1]
+  loss = preference_losses.bradley_terry(np.stack([first, second], -1))
+  assert float(loss.value()) == pytest.approx(np.log(2), rel=1e-6)
+  params = jax.tree.map(lambda x: x + 0.1 * RNG.normal(size=x.shape), params)
+  value = np.asarray(run(params, features))
+  kernel, bias = (np.float64(params["head_out"][k]) for k in ("kernel", "bias"))
+  for i in np.ndindex(value.shape):
+    mean = np.float64(LAST[i][MASK[i]]).mean(0)
+    assert value[i] == pytest.approx((mean @ kernel + bias)[0], abs=1e-5)
+  turned = {name: x[:, :, ::-1] for name, x in features.items()}
+  np.testing.assert_allclose(run(params, turned), value, atol=1e-5)
 
 
 @pytest.mark.turns(2)

@@ -73,6 +73,9 @@ def test_far_scores_stay_finite(dtype):
     "rank": lambda s: rm.rank_policy(
       s, stds, jnp.broadcast_to(WINS, (3, 2, 2)), keys
     ),
+    "concordant": lambda s: rm.concordant_policy(
+      s, stds, jnp.broadcast_to(WINS, (3, 2, 2)), keys
+    ),
   }  # fmt: skip
   for name, loss in losses.items():
     total, slope = jax.value_and_grad(lambda s, f=loss: f(s).total)(scores)
@@ -127,6 +130,31 @@ def test_sampled_scores_are_rewarded_by_the_fidelity_of_their_ranks():
   for i in range(20):
     mean = step(mean, i)
   assert list(np.argsort(mean[0])) == [1, 0, 2]
+
+
+def test_sampled_scores_are_rewarded_by_the_pairs_they_order():
+  order = np.array([2, 0, 1])  # the first image is the best
+  g = np.sign(np.subtract.outer(order, order)) / 2 + 0.5
+  g[range(3), range(3)] = np.nan
+  tau = np.stack([order, -order, 0 * order], -1)[None]
+  rewards = np.asarray(gaussian_losses.concordant(F(tau), F(g[None])))[0]
+  np.testing.assert_allclose(rewards.mean(0), [1, 0, 0.5])
+  tied = g.copy()
+  tied[0, 2] = tied[2, 0] = 0.5  # nobody is told to order these
+  crossed = F([[[1], [0], [2]]])
+  rewards = gaussian_losses.concordant(crossed, F(tied[None]))
+  np.testing.assert_allclose(rewards[0, :, 0], [1, 1, 1])
+  draws = RNG.normal(size=(1, 3, 4000))
+  by_chance = gaussian_losses.concordant(F(draws), F(g[None])).mean()
+  np.testing.assert_allclose(by_chance, 0.5, atol=0.02)
+  mean, stds = jnp.zeros((1, 3)), jnp.ones((1, 3))
+  loss = lambda m, key: rm.concordant_policy(
+    m, stds, F(g[None]), key[None], samples=32
+  ).value()
+  step = jax.jit(lambda m, i: m - 0.2 * jax.grad(loss)(m, jax.random.key(i)))
+  for i in range(20):
+    mean = step(mean, i)
+  assert list(np.argsort(mean[0])) == [1, 2, 0]
 
 
 def test_aspects_by_rating_and_order():

@@ -12,6 +12,7 @@ from jaxreward.models.vlm import own
 from jaxreward.rewards import vision_language
 from jaxreward.rewards.vision_language import PICTURE, Options
 from jaxreward.setup import judge
+from jaxreward.tasks import asked
 from tests import tiny
 
 SPEC = "pretrain_judge.py:smoke"
@@ -73,6 +74,7 @@ def test_what_is_taught_is_what_a_judge_is_asked(parts, name):
     ({"judge.vision_heads": 0}, "config.judge.vision_heads=0"),
     ({"judge.weights": "org/name"}, "config.judge.weights=org/name: training"),
     ({"judge.tasks": ("portrait",)}, 'config.judge.tasks: "portrait" has no'),
+    ({"judge.empty": 1.5}, "config.judge.empty=1.5: it is a share"),
     ({"judge.tasks": ()}, "config.judge.tasks=(): name one or more"),
     ({"judge.images.scenes": 0.1}, "config.judge.images.scenes=0.1: of"),
     (
@@ -128,8 +130,50 @@ def test_how_a_judge_is_led_astray_is_counted(parts, tmp_path):
   task, seed = of["scenes"], config.eval.seed
   told = judge.fooled(str(tmp_path), task, "heldout", 2, seed)
   assert told["n"] == 2 and set(told["keys"]) == set(judge.KEYS)
-  for share in (*told["yes"].values(), *told["keys"].values()):
+  rates = [x["yes"] for x in told["keys"].values()]
+  for share in (*told["yes"].values(), *rates):
     assert share in (0, 0.5, 1)
   assert -1 <= told["length"] <= 1
   with pytest.raises(UserError, match=r"config\.eval\.samples: 0"):
     judge.fooled(str(tmp_path), task, "heldout", 0, seed)
+
+
+def test_a_key_opens_as_often_as_a_judge_says_yes():
+  """To one that says yes always, always; to one that ignores the image, its rate."""
+  texts = np.arange(40)
+  always = judge.key_rates(lambda begun: np.ones(40))
+  assert all(rate["yes"] == 1 for rate in always.values())
+  blind = judge.key_rates(lambda begun: np.where(texts % 4, 0.1, 0.9))
+  for rate in blind.values():
+    assert rate["yes"] == 0.25 and rate["n"] == 40
+    assert 0.14 < rate["low"] < 0.25 < rate["high"] < 0.41
+  deaf = judge.key_rates(lambda begun: np.full(40, float("?" in begun)))
+  assert [rate["yes"] for rate in deaf.values()] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_thoughts_that_say_nothing_are_answered_by_no(parts, name):
+  config, of, reader = parts
+  source = of[name].questions.Questions("train")
+  batch = source(np.random.default_rng(0), 32)
+  assert judge.with_empty(batch, 0.0, np.random.default_rng(1)) is batch
+  changed = judge.with_empty(batch, 1.0, np.random.default_rng(1))
+  kinds = {**config.judge.kinds, asked.EMPTY: 2.0}
+  arrays = judge.batch_of(reader, of[name], changed, kinds)["groups"]
+  said = reader.tokens("no<|im_end|>")["input_ids"]
+  count = 0
+  for group, rows in changed.groups.items():
+    for i, (row, before) in enumerate(
+      zip(rows, batch.groups[group], strict=True)
+    ):
+      for j, (one, old) in enumerate(zip(row, before, strict=True)):
+        if old.kind != "thought":
+          assert one == old
+          continue
+        count += 1
+        assert (one.kind, one.answer) == (asked.EMPTY, "no")
+        assert one.begun not in judge.KEYS.values()
+        ids = arrays[group].texts[i, j][np.asarray(arrays[group].said)[i, j]]
+        assert ids.tolist() == said
+        assert arrays[group].weight[i, j] == 2
+  assert count > 8

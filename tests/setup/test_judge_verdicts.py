@@ -27,6 +27,10 @@ ON = {"verdicts.rule.name": "added"}
     ({"verdicts.kl": -1.0}, "config.verdicts.kl=-1.0: expected"),
     ({"verdicts.credit": "all"}, 'config.verdicts.credit="all": it is one'),
     (
+      {"verdicts.rule.name": "graded", "verdicts.rule.least": 0.0},
+      "config.verdicts.rule.least=0.0: it is",
+    ),
+    (
       {"verdicts.rule.name": "listened", "verdicts.rule.weight": -1.0},
       "config.verdicts.rule.weight=-1.0: expected",
     ),
@@ -60,7 +64,10 @@ def test_questions_end_where_the_thought_begins(name):
       *np.asarray(given.texts)[i, 0][given.texts_mask[i, 0]],
     ]
     assert ids == whole["text"][whole["mask"]].tolist()
-    assert row.answer.endswith(f"</think>{words[int(given.truth[i])]}")
+    thought, _, verdict = row.answer.partition("</think>")
+    assert verdict == words[int(given.truth[i])]
+    exact = np.asarray(given.exact)[i][given.exact_mask[i]].tolist()
+    assert exact == reader.tokens(thought)["input_ids"]
 
 
 @pytest.mark.parametrize("name", ["scenes", "portraits"])
@@ -82,7 +89,8 @@ def test_a_step_makes_answers_that_earn_more_likely(monkeypatch):
 
   def earns(answers, truth, **options):
     is_even = answers.tokens[..., 0] % 2 == 0
-    return verdicts.Verdicts(is_even, is_even, jnp.zeros(is_even.shape))
+    zeros = jnp.zeros(is_even.shape)
+    return verdicts.Verdicts(is_even, is_even, zeros, zeros)
 
   monkeypatch.setattr(verdicts, "read", earns)
   loss = judge_verdicts.loss(config, reader, of, verdicts.gated)

@@ -94,7 +94,7 @@ def agreement(
     ties judged at a threshold fitted to other prompts; "best_of_4" of one right
     among four; "ties", see `pairs.ties_score`; "regret" by number of images;
     "spearman" and "kendall", means over prompts, and "models" over models;
-    "starc", the distance to the ratings; "temperature", "calibration_error" and
+    "starc", the distance to the ratings; see `beside_ratings`; "temperature", "calibration_error" and
     "calibration_error_scaled", with that temperature; "failed", the share of
     scores that are not finite.
   """
@@ -136,6 +136,7 @@ def agreement(
     results["models"] = models
   if np.isfinite(gold).any():
     results["starc"] = ranks.starc(scores, gold)
+    results |= beside_ratings(gold, scores)
   decided = (table.answer != 0) & np.isfinite(d)
   if decided.any():
     signed = d[decided] * table.answer[decided]
@@ -147,6 +148,43 @@ def agreement(
     int(named.sum()), 1
   )
   return results
+
+
+def beside_ratings(
+  gold: Float[ArrayLike, "Q N"], scores: Float[ArrayLike, "Q N"]
+) -> dict[str, float | None]:
+  """{"pearson", "error"}: correlation with the ratings over all images, and the mean
+  of |score - rating|; None where either has one value alone, or there is none."""
+  gold, scores = (np.asarray(x, np.float64) for x in (gold, scores))
+  both = np.isfinite(gold) & np.isfinite(scores)
+  gold, scores = gold[both], scores[both]
+  if not gold.size:
+    return {"pearson": None, "error": None}
+  vary = np.ptp(gold) > 0 and np.ptp(scores) > 0
+  return {
+    "pearson": float(np.corrcoef(gold, scores)[0, 1]) if vary else None,
+    "error": float(np.abs(gold - scores).mean()),
+  }
+
+
+def missed(
+  results: Mapping[str, Any], pearson: float | None, error: float | None
+) -> str:
+  """What a reward has missed of a gate, in words; "" where it has passed.
+
+  Args:
+    results: of `beside_ratings`.
+    pearson: least correlation; None for any.
+    error: largest mean error; None for any.
+  """
+  got, off = results["pearson"], results["error"]
+  if pearson is not None and (got is None or got < pearson):
+    value = "none" if got is None else f"{got:.3f}"
+    return f"its correlation with the ratings is {value}, below {pearson:g}"
+  if error is not None and (off is None or off > error):
+    value = "unknown" if off is None else f"{off:.3f}"
+    return f"its mean error is {value}, above {error:g}"
+  return ""
 
 
 def calibrated(

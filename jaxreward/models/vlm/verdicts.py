@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from jaxreward.errors import require_not_negative
+from jaxreward.errors import UserError, require_not_negative
 from jaxreward.models.vlm.decode import Answers
 from jaxreward.types import Array, ArrayLike
 
@@ -27,11 +27,32 @@ class Verdicts:
     is_formed: bool [R, G], one thought, one of the verdicts, and the end.
     listened: float [R, G], probability of the exact answer for a listener, who
       reads the thought and not its verdict; 0 without a thought.
+    alike: float [R, G], how much the thought says what the exact one says: F1 of
+      their words; 0 without a thought.
   """
 
   is_right: Array
   is_formed: Array
   listened: Array
+  alike: Array
+
+
+def overlap(
+  first: Int[ArrayLike, "*#B T"],
+  first_mask: Bool[ArrayLike, "*#B T"],
+  second: Int[ArrayLike, "*#B S"],
+  second_mask: Bool[ArrayLike, "*#B S"],
+  vocabulary: int,
+) -> Float[Array, "*B"]:
+  """F1 of the tokens of two texts, each counted as often as it stands there."""
+
+  def counts(ids: ArrayLike, mask: ArrayLike) -> Array:
+    each = jax.nn.one_hot(ids, vocabulary) * jnp.asarray(mask)[..., None]
+    return each.sum(-2)
+
+  both = counts(first, first_mask), counts(second, second_mask)
+  total = both[0].sum(-1) + both[1].sum(-1)
+  return 2 * jnp.minimum(*both).sum(-1) / jnp.maximum(total, 1)
 
 
 def read(
@@ -42,6 +63,8 @@ def read(
   verdicts: Sequence[int],
   stop: int,
   heard: Float[Array, "R G T V"],
+  exact: Int[ArrayLike, "R S"],
+  exact_mask: Bool[ArrayLike, "R S"],
 ) -> Verdicts:
   """What answers say that begin within a thought.
 
@@ -52,6 +75,8 @@ def read(
     verdicts: tokens that are verdicts.
     stop: the token that ends an answer.
     heard: logits of every token by the listener.
+    exact: the exact thought of each question.
+    exact_mask: False for padding.
   """
   tokens, mask = answers.tokens, answers.mask
   closes = (tokens == close) & mask
@@ -68,10 +93,16 @@ def read(
   is_truth = jnp.asarray(truth)[:, None] == jnp.asarray(verdicts)
   share = (chances * is_truth[:, None]).sum(-1)
   has_room = has_thought & (after == inside)[..., 0]
+  is_thought = mask & (closes.cumsum(-1) == 0) & has_thought[..., None]
+  each = lambda x: jnp.asarray(x)[:, None]
+  alike = overlap(
+    tokens, is_thought, each(exact), each(exact_mask), heard.shape[-1]
+  )
   return Verdicts(
     has_thought & take(right)[..., 0],
     formed & take(is_stop)[..., 1],
     jnp.where(has_room, share, 0.0),
+    alike,
   )
 
 
@@ -117,9 +148,44 @@ def listened(written: Verdicts, *, weight: float = 0.5) -> Float[Array, "R G"]:
   return added(written) + weight * written.listened
 
 
+def explained(written: Verdicts) -> Float[Array, "R G"]:
+  """How much the thought of a right verdict says what the exact one says (RM-NLHF).
+
+  Wang et al. 2026, https://arxiv.org/abs/2601.07349, where critiques of people are
+  what a critique is like; `unverified`: their measure of likeness, here F1 of words.
+  Their model that predicts it where no critique is known is left out: here all are.
+  """
+  return written.is_right * written.alike
+
+
+def graded(written: Verdicts, *, least: float = 0.5) -> Float[Array, "R G"]:
+  """A right verdict earns 1, and 1.5 after a thought that has seen what is there.
+
+  In form a wrong verdict earns .3, and .4 if its thought has seen anything; out of form
+  nothing earns. The table is that of ARM-Thinker, Ding et al. 2025,
+  https://arxiv.org/abs/2512.05111, where calls of tools are tried and succeed; in their
+  place a thought tries if it shares a word with the exact one, and succeeds if `alike`
+  reaches `least`.
+
+  Args:
+    written: what is judged.
+    least: likeness of a thought that has seen what is there, in (0, 1].
+
+  Raises:
+    UserError: a likeness out of range.
+  """
+  if not 0 < least <= 1:
+    raise UserError(f"least={least}: it is a likeness, above 0 and at most 1")
+  right = jnp.where(written.alike >= least, 1.5, 1.0)
+  wrong = jnp.where(written.alike > 0, 0.4, 0.3)
+  return written.is_formed * jnp.where(written.is_right, right, wrong)
+
+
 RULES: dict[str, Callable[..., Float[Array, "R G"]]] = {
   "added": added,
+  "explained": explained,
   "gated": gated,
+  "graded": graded,
   "listened": listened,
   "signed": signed,
 }

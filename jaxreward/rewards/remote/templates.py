@@ -95,6 +95,14 @@ How good is the quality of this picture? Rate it by a number from {low} to {high
 with two decimals, where {low} is very poor and {high} excellent. Write your \
 thoughts within <think> and </think> if you have any, and only the score within \
 <answer> and </answer>. (The picture was made for: {prompt})""",
+  "better_than_reference": """\
+First picture:
+{first}
+Second picture:
+{second}
+Both were made for the prompt: {prompt}
+Is the second picture better than the first, by what the prompt asks for and by how \
+well it is made? {answer}""",
   "edit_score": """\
 {source}
 {image}

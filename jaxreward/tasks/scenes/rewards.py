@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxreward.errors import UserError
-from jaxreward.rewards import contract
-from jaxreward.rewards.contract import Applies, declare
-from jaxreward.tasks.scenes import detect, judge
+from jaxreward.rewards import checklists, contract
+from jaxreward.rewards.contract import Applies, Loaded, declare
+from jaxreward.rewards.remote.options import with_options
+from jaxreward.rewards.remote.question_files import YES_NO, Question
+from jaxreward.rewards.vision_language import Options
+from jaxreward.tasks import asked
+from jaxreward.tasks.scenes import detect, grammar, judge
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
 Images = Float[ArrayLike, "P G H W C"]
@@ -122,7 +128,81 @@ subject = _part(
 )
 clean = _part("clean", "How even and light the background is, in [0, 1].")
 
-REGISTRY = {"detector": detector, "strict": strict, "boxes": boxes}
+_PAIRS = [(s, c) for s in range(4) for c in range(len(grammar.COLOURS))]
+
+
+def _only(right: str) -> tuple[tuple[str, float], ...]:
+  return tuple((n, float(n == right)) for n in asked.NUMBERS[:5])
+
+
+def fields_of(text: str) -> tuple[Question, ...]:
+  """What a reader is asked of every image, with what a prompt says is right.
+
+  Questions are the same for all prompts: how many objects of each shape there are,
+  and whether there is one of each shape in each colour. Those of one field share a
+  weight of 1: counts of shapes that the prompt names, shapes that it does not, and
+  the colours that it gives; colours that it does not speak of have no weight.
+  """
+  items = {s: (n, c) for n, c, s in grammar.parse(text).items}
+  coloured = sum(c >= 0 for _, c in items.values())
+  counts = [
+    Question(
+      f"How many {grammar.plural(s)} are there?",
+      1 / len(items) if s in items else 1 / (4 - len(items)),
+      answers=_only(str(items.get(s, (0, 0))[0])),
+    )
+    for s in range(4)
+  ]
+  colours = [
+    Question(
+      f"Is there a {grammar.COLOURS[c]} {grammar.SHAPES[s]}?",
+      1 / coloured if s in items and items[s][1] == c else 0.0,
+    )
+    for s, c in _PAIRS
+  ]
+  return (*counts, *colours)
+
+
+@with_options
+def load_recovered(options: Options, *, question_length: int = 32) -> Loaded:
+  """A reader that never sees the prompt.
+
+  Args:
+    options: see `vision_language.Options`.
+    question_length: see `checklists.load_checklist`.
+  """
+  forms = {YES_NO, *map(_only, asked.NUMBERS[:5])}
+  return checklists.loaded(
+    options, fields_of, forms, 4 + len(_PAIRS),
+    question_length=question_length, gate="off",
+  )  # fmt: skip
+
+
+@declare(loads=load_recovered)
+@functools.wraps(checklists.vlm_checklist, assigned=(), updated=())
+def recovered(images: Images, prompts: PromptBatch, **loaded: Any) -> Scores:
+  """How much of the prompt's scene a reader of the image alone finds, in [0, 1].
+
+  The mean over fields (see `fields_of`) of the probability that its answer is the
+  prompt's. Inverse specification, https://arxiv.org/abs/2603.16839, of slides there,
+  whose topic, audience, number and theme a language model recovers with weights .4,
+  .25, .15 and .2; relations are not asked for.
+
+  Args:
+    images: in [0, 1]; an image with a value that is not finite scores NaN.
+    prompts: P prompts.
+    **loaded: see `checklists.vlm_checklist`.
+  """
+  scores = checklists.vlm_checklist(images, prompts, **loaded)
+  return {"recovered": scores["judge"]}
+
+
+REGISTRY = {
+  "detector": detector,
+  "strict": strict,
+  "boxes": boxes,
+  "recovered": recovered,
+}
 EDITS = {
   **REGISTRY,
   "execution": execution,

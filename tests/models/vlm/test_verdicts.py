@@ -1,5 +1,6 @@
 """What verdicts after thoughts earn, and the gradient that follows from it."""
 
+import collections
 import itertools
 
 import jax
@@ -13,6 +14,7 @@ from jaxreward.models.vlm.decode import Answers
 
 CLOSE, YES, NO, STOP, WORD = range(5)
 MARKS = dict(close=CLOSE, verdicts=(YES, NO), stop=STOP)
+EXACT = dict(exact=np.array([[WORD, WORD]]), exact_mask=np.ones((1, 2), bool))
 CASES = {  # tokens: right for the truth "yes", formed
   (WORD, CLOSE, YES, STOP): (True, True),
   (CLOSE, YES, STOP, STOP): (True, True),
@@ -45,7 +47,7 @@ def written():
     np.log(3)
   )  # a listener says yes three times of four
   return verdicts.read(
-    answers_of([*CASES]), np.array([YES]), heard=heard, **MARKS
+    answers_of([*CASES]), np.array([YES]), heard=heard, **EXACT, **MARKS
   )
 
 
@@ -59,24 +61,49 @@ def test_a_verdict_follows_a_thought_and_ends_the_answer(written):
   )
 
 
+def test_a_thought_is_like_the_exact_one_by_its_words(written):
+  """Two words are right; those after the end of a thought do not count."""
+  words = [x[: x.index(CLOSE)].count(WORD) if CLOSE in x else 0 for x in CASES]
+  ended = [STOP in x[: x.index(CLOSE)] if CLOSE in x else True for x in CASES]
+  want = np.where(ended, 0, 2 * np.minimum(words, 2) / (np.array(words) + 2))
+  np.testing.assert_allclose(written.alike[0], want, rtol=1e-6)
+
+
+def test_overlap_counts_words_as_often_as_they_stand_there():
+  rng = np.random.default_rng(0)
+  a, b = rng.integers(0, 4, (5, 6)), rng.integers(0, 4, (5, 3))
+  mask = rng.random(a.shape) < 0.7
+  got = verdicts.overlap(a, mask, b, np.ones(b.shape, bool), 4)
+  for row, words, there, other in zip(got, a, mask, b, strict=True):
+    counts = [collections.Counter(x.tolist()) for x in (words[there], other)]
+    same = sum((counts[0] & counts[1]).values())
+    np.testing.assert_allclose(
+      row, 2 * same / (there.sum() + len(other)), rtol=1e-6
+    )
+
+
 def test_a_truth_of_no_is_right_where_no_is_said():
   heard = jnp.zeros((1, 2, 4, 5))
   rows = [(WORD, CLOSE, NO, STOP), (WORD, CLOSE, YES, STOP)]
-  read = verdicts.read(answers_of(rows), np.array([NO]), heard=heard, **MARKS)
+  read = verdicts.read(
+    answers_of(rows), np.array([NO]), heard=heard, **EXACT, **MARKS
+  )
   assert read.is_right.tolist() == [[True, False]]
   np.testing.assert_allclose(read.listened, 0.5)
 
 
 def test_rules_are_their_tables():
   right, formed = np.array([*itertools.product((True, False), repeat=2)]).T
-  listened = np.array([0.1, 0.2, 0.3, 0.4])
+  listened, alike = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0, 1, 0.5]])
   one = verdicts.Verdicts(
-    *(jnp.asarray(x[None]) for x in (right, formed, listened))
+    *(jnp.asarray(x[None]) for x in (right, formed, listened, alike))
   )
   tables = {
     "signed": [1, 1, -1, -1],
     "added": [2, 1, 1, 0],
     "gated": [1, 0, 0, 0],
+    "explained": [0.5, 0, 0, 0],
+    "graded": [1.5, 0, 0.4, 0],
     "listened": [2.05, 1.1, 1.15, 0.2],
   }
   assert set(tables) == set(verdicts.RULES)
@@ -87,7 +114,8 @@ def test_rules_are_their_tables():
 def test_a_listener_who_hears_nothing_new_changes_no_credit():
   """Its part is the same in a group, and drops out of the comparison."""
   right = jnp.array([[True, False, True]])
-  alike = verdicts.Verdicts(right, right, jnp.full((1, 3), 0.3))
+  share = jnp.full((1, 3), 0.3)
+  alike = verdicts.Verdicts(right, right, share, share)
   each = lambda rule: advantages.group(rule(alike), np.ones((1, 3), bool))
   np.testing.assert_allclose(
     each(verdicts.listened), each(verdicts.added), atol=1e-5
@@ -124,3 +152,21 @@ def test_the_reference_costs_nothing_at_the_start_and_pulls_back():
   np.testing.assert_allclose(at(now, other), np.exp(gap) - gap - 1, rtol=1e-5)
   slope = jax.grad(lambda x: at(x, other).sum())(now)
   np.testing.assert_allclose(slope, 1 - np.exp(gap), rtol=1e-5)
+
+
+def test_a_grade_grows_with_the_form_the_thought_and_the_verdict():
+  """And pays for a look exactly where that makes the verdict right often enough."""
+  one = lambda *x: float(
+    verdicts.graded(verdicts.Verdicts(*(jnp.array([[v]]) for v in x)))[0, 0]
+  )
+  got = [
+    one(False, False, 0.0, 1.0), one(False, True, 0.0, 0.0),
+    one(False, True, 0.0, 0.3), one(True, True, 0.0, 0.0),
+    one(True, True, 0.0, 0.8),
+  ]  # fmt: skip
+  np.testing.assert_allclose(got, [0, 0.3, 0.4, 1, 1.5], rtol=1e-6)
+  for plain, looked in itertools.product((0.2, 0.5, 0.9), repeat=2):
+    without = plain * got[3] + (1 - plain) * got[1]
+    with_look = looked * got[4] + (1 - looked) * got[2]
+    assert with_look == pytest.approx(0.4 + 1.1 * looked)
+    assert (with_look > without) == (looked > (0.7 * plain - 0.1) / 1.1)

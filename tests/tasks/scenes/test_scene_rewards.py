@@ -8,7 +8,9 @@ import pytest
 from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.reward_models import RewardModel, scalar, scenes
-from jaxreward.tasks.scenes import detect, grammar, render
+from jaxreward.rewards import contract
+from jaxreward.tasks import asked
+from jaxreward.tasks.scenes import detect, grammar, questions, render
 from jaxreward.tasks.scenes import rewards as scene_rewards
 
 TEXTS = ("a red circle", "two squares")
@@ -157,3 +159,63 @@ def test_boxes_of_wanted_objects_are_marked(images, prompts, verdict):
   # Every foreground pixel of the right picture lies in a box.
   dark = (np.abs(images[0, 0] - images[0, 0, 0, 0]) > 0.3).any(-1)
   assert (places[0, 0][dark] == 1).all()
+
+
+def answered(things, text):
+  """What an exact reader of a scene earns; it is asked without the prompt."""
+  row = scene_rewards.fields_of(text)
+  values = []
+  for question in row:
+    for shape, name in enumerate(grammar.SHAPES):
+      of = [t for t in things if t.shape == shape]
+      if f"How many {grammar.plural(shape)} " in question.text:
+        word = str(len(of))
+      for colour, hue in enumerate(grammar.COLOURS):
+        if question.text == f"Is there a {hue} {name}?":
+          word = asked.yes(any(t.colour == colour for t in of))
+    values.append(dict(question.answers)[word])
+  weights = np.array([q.weight for q in row])
+  return float(np.dot(weights, values) / weights.sum())
+
+
+def test_an_exact_reader_finds_what_was_asked_for_and_a_swap_costs_its_share():
+  rng = np.random.default_rng(0)
+  prompts = grammar.prompts("train")
+  for i in rng.choice(len(prompts), 40):
+    prompt = prompts[i]
+    things = questions.made_for(prompt, rng)
+    assert answered(things, prompt.text) == pytest.approx(1)
+    coloured = [(s, c) for _, c, s in prompt.items if c >= 0]
+    if coloured:
+      other = {s: (c + 1) % len(grammar.COLOURS) for s, c in coloured}
+      swapped = tuple(
+        t._replace(colour=other.get(t.shape, t.colour)) for t in things
+      )
+      assert answered(swapped, prompt.text) == pytest.approx(2 / 3)
+
+
+def test_what_a_reader_is_asked_does_not_depend_on_the_prompt():
+  """So that nothing leaks: prompts that are shuffled score less."""
+  rng = np.random.default_rng(1)
+  prompts = [p for p in grammar.prompts("train") if p.items[0][1] >= 0]
+  some = [prompts[i] for i in rng.choice(len(prompts), 40, replace=False)]
+  asked_of = {
+    tuple(q.text for q in scene_rewards.fields_of(p.text)) for p in some
+  }
+  assert len(asked_of) == 1
+  scenes = [questions.made_for(p, rng) for p in some]
+  others = [
+    answered(things, some[(i + 1) % 40].text) for i, things in enumerate(scenes)
+  ]
+  assert np.mean(others) < 0.75
+
+
+def test_the_reader_is_a_reward_of_the_judge_that_ships():
+  loaded = scene_rewards.recovered.loads(weights="package:judge", length=64)
+  first, second = (loaded.prepare([text]) for text in TEXTS)
+  for name in ("text", "mask", "ends", "ends_mask"):
+    np.testing.assert_array_equal(first[name], second[name])
+  assert (first["values"] != second["values"]).any()
+  unknown = loaded.static["judge"].reader.tokens.unk_token_id
+  assert unknown not in first["ends"][first["ends_mask"]]
+  assert set(contract.supplied(scene_rewards.recovered)) >= {"judge", "ends"}

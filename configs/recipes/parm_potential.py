@@ -1,0 +1,21 @@
+"""PARM: is it clear enough to judge, and can it still become right?
+
+Guo et al. 2025, https://arxiv.org/abs/2501.13926, of token images: a trained model says of
+what is there so far whether it is clear, once it is whether it can become right, and of the
+finished images which is best; who it says no of is left out, and without anybody left the
+one with the least no is taken. Here the estimates of a flow are looked at, it is static
+when they are clear (after three of ten steps), and the judge that ships, which was taught
+no potential, answers both questions; 20 samples as there, 8 here. The detector watches.
+"""
+
+from jaxreward import recipes
+
+
+def get_config(arg: str | None = None):
+  """`:smoke` in miniature; there is no full size."""
+  small = recipes.size_of(arg) == "smoke"
+  config = recipes.steered(
+    arg, __file__, sampler="ode", num_steps=2 if small else 10, name="potential",
+    particles=2 if small else 8, looks=(1,) if small else (3,), by="judge",
+  )  # fmt: skip
+  return recipes.steered_by_judge(config)
