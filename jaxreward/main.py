@@ -29,10 +29,10 @@ from ml_collections import ConfigDict
 from jaxreward import (
   binding,
   compat,
-  inherited,
   jobs,
   paths,
   processes,
+  startup,
   user_code,
   workdirs,
 )
@@ -135,7 +135,7 @@ class _Console(py_logging.Handler):
     prefix = f"{record.levelname.lower()}: " if severe else ""
     if processes.count() > 1:
       prefix = f"[{processes.index()}] {prefix}"
-    inherited.say(f"{prefix}{self.format(record)}\n")
+    startup.say(f"{prefix}{self.format(record)}\n")
 
 
 def _is_worth_a_line(record: py_logging.LogRecord) -> bool:
@@ -188,7 +188,7 @@ def configure_jax() -> None:
   """Pins settings and enables the compilation cache, before any array."""
   import jax
 
-  inherited.pin_jax()
+  startup.pin_jax()
   compat.cache_no_cpu_collectives()
   if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
@@ -310,8 +310,8 @@ def run(flags: Flags) -> int:
   job = jobs.find(config)
   if not (flags.workdir or flags.check or config.job in jobs.LOOKING):
     raise UserError("--workdir is missing, as in --workdir=runs/first")
-  inherited.require_flags()
-  inherited.let_devices_meet()
+  startup.require_flags()
+  startup.let_devices_meet()
   configure_jax()
   workdir = workdirs.find(flags.workdir or ".")
   if config.job not in jobs.LOOKING:
@@ -333,14 +333,14 @@ def run(flags: Flags) -> int:
   if "workdir" in config:
     with config.unlocked():
       config.workdir = os.fspath(workdir)
-  inherited.require_platform()
+  startup.require_platform()
   if config.job in jobs.JOBS:
     jobs.check_data(config.job, config, workdir)
   jobs.rehearse(config)
   if flags.check:
     if flags.workdir:
       workdirs.require_same(workdir, recorded or config)
-    inherited.say(
+    startup.say(
       f"{shown(flags.config, 100)}: the config and its files are in order; nothing"
       " was run\n",
       sys.stdout,
@@ -439,7 +439,7 @@ def serve(flags: Flags) -> int:
   server = page.make_server(folder, int(flags.port or page.PORT))
   with server, contextlib.suppress(KeyboardInterrupt):
     line = f"{shown(folder, 100)} is shown at {page.address_of(server)}"
-    inherited.say(f"{line} until Ctrl-C\n", sys.stdout)
+    startup.say(f"{line} until Ctrl-C\n", sys.stdout)
     server.serve_forever()
   return 0
 
@@ -467,7 +467,7 @@ def run_sweep(flags: Flags) -> int:
   commands = sweep_commands(flags)
   for i, command in enumerate(commands):
     if flags.dry_run:
-      inherited.say(shlex.join(["python", *command]) + "\n", sys.stdout)
+      startup.say(shlex.join(["python", *command]) + "\n", sys.stdout)
       continue
     line = shown(shlex.join(command), 250)
     logging.info("run %d of %d: %s", i + 1, len(commands), line)
@@ -477,7 +477,7 @@ def run_sweep(flags: Flags) -> int:
 
 
 def _fail(message: str, code: int = 2) -> int:
-  inherited.say(f"error: {squeeze(message)}\n")
+  startup.say(f"error: {squeeze(message)}\n")
   return code
 
 
@@ -526,16 +526,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   configure_logging()
   argv, code = sys.argv[1:] if argv is None else argv, 0
   try:
-    inherited.require_folder()
+    startup.require_folder()
     flags = parse_flags(argv)
     if flags.help or not argv:
-      inherited.say(USAGE, sys.stdout)
+      startup.say(USAGE, sys.stdout)
     elif flags.dry_run and not flags.sweep:
       raise UserError("--dry-run goes with --sweep")
     elif flags.serve or flags.port:
       code = serve(flags)
     else:
-      inherited.require_settings()
+      startup.require_settings()
       code = run_sweep(flags) if flags.sweep else run(flags)
   except (Exception, KeyboardInterrupt) as error:
     code = _code_of(error)
@@ -550,7 +550,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  inherited.open_streams()
-  inherited.allow_warnings()
+  startup.open_streams()
+  startup.allow_warnings()
   collect_rarely()
   sys.exit(main())

@@ -4,13 +4,13 @@ import gc
 import importlib.util
 import os
 
-from jaxreward import compat, inherited
+from jaxreward import compat, startup
 from tests import cache, hurry
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.folder()
-os.environ.setdefault("XLA_FLAGS", inherited.for_virtual_devices(""))
+os.environ.setdefault("XLA_FLAGS", startup.for_virtual_devices(""))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax

@@ -5,7 +5,7 @@ what the compiler makes of a program, as that a replay gives the same bits, bear
 the mark `optimized`: these are compiled as users' are. Imports no JAX.
 """
 
-from jaxreward import compat, inherited
+from jaxreward import compat, startup
 
 FLAGS = {
   "xla_backend_optimization_level": 0,
@@ -21,4 +21,4 @@ def xla_flags(devices: int = 1) -> str:
   """XLA_FLAGS of another process with some virtual devices."""
   words = [f"--{name}={value}".lower() for name, value in FLAGS.items()]
   words.append(f"--xla_force_host_platform_device_count={devices}")
-  return inherited.for_virtual_devices(" ".join(words))
+  return startup.for_virtual_devices(" ".join(words))

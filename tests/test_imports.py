@@ -26,7 +26,7 @@ LAYERS = {
     "paths",
     "reading",
     "user_code",
-    "inherited",
+    "startup",
     "inputs",
     "compat",
   },

@@ -18,7 +18,13 @@ from jaxreward.data import pipeline
 from jaxreward.flow import rollout, sampler
 from jaxreward.jobs import align
 from jaxreward.rewards import Scores, contexts_of, declare
-from jaxreward.setup import judged, offline, players, references, row_scores
+from jaxreward.setup import (
+  judge_labels,
+  offline,
+  players,
+  references,
+  row_scores,
+)
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import async_rollout, loop, weights
@@ -323,10 +329,10 @@ class Iteration:
     roles = [role for role in players.bind(self.config) if role.judge]
     if images is None or not roles:
       return None
-    labels = judged.Labels(
+    labels = judge_labels.Labels(
       redness(images, None), self.batch.words, self.batch.mask
     )
-    return judged.Late(images, {role.name: labels for role in roles})
+    return judge_labels.Late(images, {role.name: labels for role in roles})
 
   def step(self, state):
     """A whole iteration: (state, metrics, trajectory)."""

@@ -286,10 +286,14 @@ def curated(
   draws = _uniform_each(key, prompt_ids, jnp.shape(signal)[1])
   gumbel = -jnp.log(-jnp.log(jnp.maximum(draws, 1e-30)))
   real = jnp.asarray(real)
-  drawn = mask & ~real
-  score = jnp.where(drawn, jnp.asarray(signal) / temperature + gumbel, -jnp.inf)
+  policy_mask = mask & ~real
+  score = jnp.where(
+    policy_mask, jnp.asarray(signal) / temperature + gumbel, -jnp.inf
+  )
   is_kept = jnp.argmax(score, axis=1)[:, None] == jnp.arange(score.shape[1])
-  return jnp.where(is_kept & drawn, 1.0, jnp.where(real & mask, 0.0, jnp.nan))
+  return jnp.where(
+    is_kept & policy_mask, 1.0, jnp.where(real & mask, 0.0, jnp.nan)
+  )
 
 
 def _uniform_each(

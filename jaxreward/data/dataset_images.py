@@ -110,5 +110,5 @@ def held_out(digests: Sequence[str], share: float) -> Bool[np.ndarray, "N"]:
   count = round(share * len(order))
   if share and len(order) > 1:
     count = min(max(count, 1), len(order) - 1)
-  chosen = set(order[:count])
-  return np.array([d in chosen for d in digests], bool)
+  selection = set(order[:count])
+  return np.array([d in selection for d in digests], bool)

@@ -162,8 +162,8 @@ def _assembled(
     if x is None:
       return None
     mask = both if x.ndim == 3 else both[..., None]
-    found = x[row[..., None], at[:, :, None], at[:, None, :]]
-    return np.where(mask, found, np.float32(np.nan))
+    values = x[row[..., None], at[:, :, None], at[:, None, :]]
+    return np.where(mask, values, np.float32(np.nan))
 
   context, has_context = None, None
   if rows.context is not None:

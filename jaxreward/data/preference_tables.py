@@ -231,9 +231,10 @@ def check_sides(train: Builder, heldout: Builder, name: str) -> None:
         f"{name}: none of its rows is on the {side} side; rows are split by"
         " prompt, so more prompts are needed"
       )
-  chosen = lambda b: {i for members in b.members for i in members}
+  members_of = lambda b: {i for members in b.members for i in members}
   keys = [
-    {b.files[i].key: b.files[i] for i in chosen(b)} for b in (train, heldout)
+    {b.files[i].key: b.files[i] for i in members_of(b)}
+    for b in (train, heldout)
   ]
   shared = sorted(str(keys[0][k]) for k in set(keys[0]) & set(keys[1]))
   if shared:

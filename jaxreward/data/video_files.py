@@ -57,15 +57,15 @@ def decode(
     ) as file:  # packets, without decoding them
       total = sum(p.size > 0 for p in file.demux(_stream(file, most_pixels)))
     indices = middles(total, indices)
-  wanted, frames = list(indices), []
+  targets, frames = list(indices), []
   with av.open(io.BytesIO(data), "r") as file:
     for i, frame in enumerate(file.decode(_stream(file, most_pixels))):
-      while wanted and wanted[0] == i:
+      while targets and targets[0] == i:
         frames.append(_upright(frame))
-        del wanted[0]
-      if not wanted:
+        del targets[0]
+      if not targets:
         return frames
-  raise ValueError(f"frame {wanted[0]} is missing")
+  raise ValueError(f"frame {targets[0]} is missing")
 
 
 def _stream(file: Any, most_pixels: int) -> Any:

@@ -430,9 +430,9 @@ class Sampler:
       keep = lambda before, after, info, step: (
         after.latents, info.log_prob, info.aside,
       )  # fmt: skip
-      _, (latents, *kept) = self.scan(params, state, keep)
+      _, (latents, *records) = self.scan(params, state, keep)
       latents = from_chunks(jnp.concatenate([state.latents[None], latents]))
-      log_probs, aside = jax.tree.map(from_chunks, tuple(kept))
+      log_probs, aside = jax.tree.map(from_chunks, tuple(records))
     elif tail:
       middle, _ = self.scan(params, state, nothing, slice(None, -tail))
       end, _ = self.scan(params, middle, nothing, slice(-tail, None))

@@ -59,7 +59,6 @@ from jaxreward.setup import (
   controls,
   credits,
   data_checks,
-  drawn_dataset,
   encodings,
   evaluators,
   followers,
@@ -72,6 +71,7 @@ from jaxreward.setup import (
   real,
   references,
   row_scores,
+  task_dataset,
   tracking,
   tuning,
   updates,
@@ -602,7 +602,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   plan = make_plan(config, mesh_lib.round_up_to_devices(1, mesh))
   batches = setup.prompt_batches(config)
   if offline.draws_files(config, policy):
-    config = drawn_dataset.write(config, policy, workdir)
+    config = task_dataset.write(config, policy, workdir)
   files = offline.batches(config)
   rewards = reward_setup.load(config, workdir, mesh=mesh)
   files = row_scores.conditioned(config, files, rewards)

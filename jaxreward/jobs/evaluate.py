@@ -469,10 +469,12 @@ def save_strips(
   batch = data.task.batch(prompts, len(data.prompts), side)
   images, texts = [], []
   for name, (evaluator, params) in (("before", before), ("after", after)):
-    drawn, measures = evaluator.first_of(params, batch, count, guidance_scale)
-    images.append(drawn)
+    samples_drawn, measures = evaluator.first_of(
+      params, batch, count, guidance_scale
+    )
+    images.append(samples_drawn)
     strict = measures[data.task.strip_measure]
-    texts.append(_sides(data.task, prompts, name, drawn, strict))
+    texts.append(_sides(data.task, prompts, name, samples_drawn, strict))
   cards = [
     a | b | {"kind": i // len(rows[0])}
     for i, (a, b) in enumerate(zip(*texts, strict=True))

@@ -32,11 +32,11 @@ from jaxreward.jobs import evaluate, export, pretrain
 from jaxreward.setup import (
   adapters,
   data_checks,
-  drawn_dataset,
   evaluators,
   fine_tuning,
   offline,
   prompt_encoding,
+  task_dataset,
   videos,
 )
 from jaxreward.setup.encodings import Encoders, Encodings
@@ -205,7 +205,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
     "finetune.microbatch", section.batch_size // parts, mesh
   )
   policy = setup.make_policy(config)
-  config = drawn_dataset.write(config, policy, workdir)
+  config = task_dataset.write(config, policy, workdir)
   records = offline.records(config)
   trainable = setup.make_trainable(config, policy)
   with jax.set_mesh(mesh):

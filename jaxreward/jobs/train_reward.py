@@ -33,7 +33,6 @@ from jaxreward.setup import (
   checks,
   curation,
   data_checks,
-  drawn_preferences,
   preference_data,
   prompt_encoding,
   reward_labels,
@@ -41,6 +40,7 @@ from jaxreward.setup import (
   reward_model,
   reward_optimizer,
   reward_starts,
+  task_preferences,
   tracking,
   user_tests,
 )
@@ -130,7 +130,7 @@ def check(config: ConfigDict) -> None:
     policy = setup.make_policy(config)
     prompt_encoding.bind(config, policy)
     _check_task(config)
-    drawn_preferences.plan_of(config)
+    task_preferences.plan_of(config)
     if policy.takes_source:
       raise UserError(
         f'config.train_reward.source="{options.source}": the policy'
@@ -149,9 +149,9 @@ def check(config: ConfigDict) -> None:
       " policy; set it to false"
     )
   preference_data.check_frames(config)
-  drawn_preferences.check_gallery(config)
-  drawn_preferences.check_estimates(config)
-  drawn_preferences.check_reference(config, model)
+  task_preferences.check_gallery(config)
+  task_preferences.check_estimates(config)
+  task_preferences.check_reference(config, model)
   reward_labels.check(config)
   user_tests.check(config)
   _check_stopping(config)
@@ -177,8 +177,8 @@ def data(config: ConfigDict, workdir: epath.Path) -> list[PictureRow]:
     data_checks.require_weights(config)
   if path := config.train_reward.init_from:
     reward_model.load(paths.find(path, "config.train_reward.init_from"))
-  for spec in drawn_preferences.gallery(config):
-    data_checks.require_weights(config, spec, drawn_preferences.GALLERY)
+  for spec in task_preferences.gallery(config):
+    data_checks.require_weights(config, spec, task_preferences.GALLERY)
   if source not in tasks.OWN:
     model = reward_model.make(config)
     sides, rows = preference_data.load(config, model)
@@ -294,7 +294,7 @@ def _data(config: ConfigDict, workdir: epath.Path, model: RewardModel, mesh):
   if source not in tasks.OWN:
     rows, heldout, counts = _file(config, model, params, mesh)
     return rows, heldout, base, counts
-  sides = drawn_preferences.scene_preferences(
+  sides = task_preferences.scene_preferences(
     config, policy, base, model.backbone.read, workdir
   )
   train, heldout = jax.device_put(sides, mesh_lib.replicated(mesh))
@@ -312,7 +312,7 @@ def _data(config: ConfigDict, workdir: epath.Path, model: RewardModel, mesh):
   reward_losses.require_labels(config, model, train)
   train, counts = curation.curated(config, model, params, train)
   train = jax.device_put(train, mesh_lib.replicated(mesh))
-  texts = functools.partial(drawn_preferences.texts_of, config, model, heldout)
+  texts = functools.partial(task_preferences.texts_of, config, model, heldout)
   return (lambda n: train), Heldout(heldout, texts=texts), base, counts
 
 

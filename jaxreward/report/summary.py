@@ -185,11 +185,11 @@ def data_notes(evaluation: Evaluation) -> list[str]:
     lines.append(f"Preferences: {counts.get('rows')} rows{tail}.")
   curation: Any = evaluation.get("curation")
   if isinstance(curation, Mapping):
-    kept = [
+    selection = [
       f"{curation.get(name)} {name}" for name in ("kept", "turned", "softened")
     ]
     lines.append(
-      f"Curated labels: of {curation.get('pairs')} pairs {', '.join(kept)}."
+      f"Curated labels: of {curation.get('pairs')} pairs {', '.join(selection)}."
     )
   return lines
 

@@ -180,17 +180,17 @@ def consensus(
   """
   _require("flip_above", flip_above, 0.5, 1)
   signed = agreement_of(label, margins)
-  kept = (signed > 0).all(1)
+  selection = (signed > 0).all(1)
   wrong = (_logistic(-signed) > flip_above).all(1)
-  result = np.where(kept, label, np.where(wrong, 1 - label, np.nan))
+  result = np.where(selection, label, np.where(wrong, 1 - label, np.nan))
   return np.where(label == 0.5, np.nan, result)
 
 
 def smallest(loss: Labels, count: int) -> np.ndarray:
   """bool [K]: the `count` pairs of smallest loss, the first of equal ones."""
-  kept = np.zeros(len(loss), bool)
-  kept[np.argsort(loss, kind="stable")[:count]] = True
-  return kept
+  selection = np.zeros(len(loss), bool)
+  selection[np.argsort(loss, kind="stable")[:count]] = True
+  return selection
 
 
 def _loss(features: np.ndarray, label: Labels, w: np.ndarray) -> Labels:
@@ -207,8 +207,8 @@ def taught(
   ridge: float = 1e-2,
 ) -> list[Float[np.ndarray, "D"]]:
   """Two models anew, each fitted to the `keep` pairs of its peer's least loss."""
-  kept = [smallest(_loss(features, label, w), keep) for w in models[::-1]]
-  return [fit(features[part], label[part], ridge=ridge) for part in kept]
+  selection = [smallest(_loss(features, label, w), keep) for w in models[::-1]]
+  return [fit(features[part], label[part], ridge=ridge) for part in selection]
 
 
 def coteach(
@@ -249,8 +249,8 @@ def coteach(
     models = taught(models, features, label, keep, ridge=ridge)
   keep = int(np.ceil(count * (1 - noise)))
   total = sum(_loss(features, label, w) for w in models)
-  kept = smallest(np.asarray(total), keep) | (label == 0.5)
-  return np.where(kept, label, np.nan)
+  selection = smallest(np.asarray(total), keep) | (label == 0.5)
+  return np.where(selection, label, np.nan)
 
 
 def neighbour_distance(
@@ -307,8 +307,8 @@ def importance(
     distance = neighbour_distance(embeddings[first], neighbours)
     entropy = np.log(np.maximum(distance, 1e-6))
     score = score + diversity * entropy[index.reshape(-1)]
-  kept = smallest(-score, round(share * len(label)))
-  return np.where(kept, label, np.nan)
+  selection = smallest(-score, round(share * len(label)))
+  return np.where(selection, label, np.nan)
 
 
 def aligned(
@@ -326,10 +326,10 @@ def aligned(
     share: of pairs that are kept.
   """
   _require("share", share, 0, 1)
-  chosen = np.where(label > 0.5, scores[:, 0], scores[:, 1])
-  chosen = np.where(label == 0.5, scores.max(1), chosen)
-  kept = smallest(-chosen, round(share * len(label)))
-  return np.where(kept, label, np.nan)
+  winner_scores = np.where(label > 0.5, scores[:, 0], scores[:, 1])
+  winner_scores = np.where(label == 0.5, scores.max(1), winner_scores)
+  selection = smallest(-winner_scores, round(share * len(label)))
+  return np.where(selection, label, np.nan)
 
 
 def extremes(
@@ -349,11 +349,11 @@ def extremes(
   if count < 1:
     raise UserError(f"count={count}: it must be at least 1")
   gap = -np.abs(scores[:, 0] - scores[:, 1])
-  kept = np.zeros(len(label), bool)
+  selection = np.zeros(len(label), bool)
   for number in np.unique(prompt):
     index = np.flatnonzero(prompt == number)
-    kept[index[smallest(gap[index], count)]] = True
-  return np.where(kept, label, np.nan)
+    selection[index[smallest(gap[index], count)]] = True
+  return np.where(selection, label, np.nan)
 
 
 def of_like_size(

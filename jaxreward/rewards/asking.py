@@ -107,11 +107,11 @@ def loaded(
   start, how = reasoning.thinking(reader, options, begun, answer, images=count)
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
-    asked = [
+    questions = [
       vl.filled(wording, prompt=text, answer=answer, **given, **known.of(text))
       for text in texts
     ]
-    return reader.asked(asked, start)
+    return reader.asked(questions, start)
 
   judge = Judge(reader, table(reader.tokens), source, how)
   return vl.loaded(params, prepare, judge=judge, **static)
@@ -126,8 +126,8 @@ def usable_of(images: Array) -> tuple[Array, Bool[Array, "P G"]]:
 def seen_of(reader: Reader, params: Params, images: Array) -> Seen:
   """Tokens of the images [P, G, ...]."""
   p, g = images.shape[:2]
-  seen = reader.see(params, images.reshape(p * g, *images.shape[2:]))
-  return jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), seen)
+  features = reader.see(params, images.reshape(p * g, *images.shape[2:]))
+  return jax.tree.map(lambda x: x.reshape(p, g, *x.shape[1:]), features)
 
 
 def rows_of(
@@ -189,8 +189,8 @@ def questions(
     start, usable = given[:, 0], usable & known
     sources = reader.see(params, start, size)
   arrays = {**arrays, "ids": jnp.asarray(prompts.ids, jnp.uint32)}
-  seen = seen_of(reader, params, clean)
-  rows = rows_of(seen, shows, arrays, sources, judge.source)
+  features = seen_of(reader, params, clean)
+  rows = rows_of(features, shows, arrays, sources, judge.source)
   if judge.how and judge.how.looks:
     if start is not None:
       start = preprocess.resize(start, (clean.shape[2], clean.shape[3]))

@@ -118,8 +118,8 @@ def loaded(
       ]
       for text, row in zip(texts, rows, strict=True)
     ]  # fmt: skip
-    given = reader.branched(asked, most, question_length)
-    return {**given, **_arrays(rows, most, column)}
+    branches = reader.branched(asked, most, question_length)
+    return {**branches, **_arrays(rows, most, column)}
 
   judge = Judge(reader, table, source)
   return vl.loaded(params, prepare, judge=judge, aggregate=aggregate, gate=gate)

@@ -252,8 +252,8 @@ def load_echo(
     caption, caption_mask = reader.padded(
       [marks.without_marks(text) for text in texts]
     )
-    asked = reader.asked([DESCRIBE] * len(texts))
-    return {**asked, "caption": caption, "caption_mask": caption_mask}
+    question = reader.asked([DESCRIBE] * len(texts))
+    return {**question, "caption": caption, "caption_mask": caption_mask}
 
   return vl.loaded(params, prepare, reader=reader, summed=summed)
 
@@ -268,8 +268,8 @@ def _of_each_image(
   """(scores of what is read about each image, whether its values are finite)."""
   images, usable = asking.usable_of(jnp.asarray(images))
   p, g = images.shape[:2]
-  seen = asking.seen_of(reader, params, images)
-  rows = asking.rows_of(seen, np.arange(g)[:, None], arrays)
+  features = asking.seen_of(reader, params, images)
+  rows = asking.rows_of(features, np.arange(g)[:, None], arrays)
   scores = reader.ask(params, rows, reader.size(images), score)
   return scores.reshape(p, g), usable
 
@@ -355,14 +355,14 @@ def load_follow_up(
       )
   reader, params = vl.load(options)
   ids = marks.ids_of(reader.tokens, [*pleased, *displeased])
-  remarks, said = answer_tables.padded(ids, max(map(len, ids)))
+  remarks, is_word = answer_tables.padded(ids, max(map(len, ids)))
 
   def prepare(texts: Sequence[str]) -> Mapping[str, Any]:
     clean = [marks.without_marks(text) for text in texts]
     return reader.asked([FOLLOW_UP.format(prompt=text) for text in clean])
 
   return vl.loaded(
-    params, prepare, reader=reader, remarks=remarks, said=said,
+    params, prepare, reader=reader, remarks=remarks, said=is_word,
     count=len(pleased),
   )  # fmt: skip
 

@@ -58,7 +58,7 @@ def load_listwise(
   if not low < high:
     raise UserError(f"low={low}, high={high}: low must be less than high")
   numbers = [str(i) for i in range(1, members + 1)]
-  shown = "".join(f"Picture {i}:\n{vl.PICTURE}\n" for i in numbers)
+  listing = "".join(f"Picture {i}:\n{vl.PICTURE}\n" for i in numbers)
   if answer == "best":
     form = answers.Choice("best", dict.fromkeys(numbers, 0.0))
     default, request = templates.BEST, form.request(True)
@@ -69,7 +69,7 @@ def load_listwise(
     table = lambda tokens: answer_tables.of_score(tokens, form)
   kept = asking.loaded(
     options, template, default, ("images",), table, answer=request,
-    given=dict(low=f"{low:g}", high=f"{high:g}"), shown={"images": shown},
+    given=dict(low=f"{low:g}", high=f"{high:g}"), shown={"images": listing},
     orders=orders,
   )  # fmt: skip
   judge, leads = kept.static["judge"], None
@@ -140,9 +140,9 @@ def vlm_listwise(
 
   scores = judge.answers(params, rows, size, best if leads is None else scored)
   scores = scores.reshape(p, -1, members)
-  seen = usable[:, shows].all(-1, keepdims=True) & jnp.isfinite(scores)
+  is_valid = usable[:, shows].all(-1, keepdims=True) & jnp.isfinite(scores)
   place = np.eye(g)[shows]  # [lists, members, G]
-  total = jnp.einsum("plm,lmg->pg", jnp.where(seen, scores, 0.0), place)
-  count = jnp.einsum("plm,lmg->pg", seen.astype(jnp.float32), place)
+  total = jnp.einsum("plm,lmg->pg", jnp.where(is_valid, scores, 0.0), place)
+  count = jnp.einsum("plm,lmg->pg", is_valid.astype(jnp.float32), place)
   mean = total / jnp.maximum(count, 1)
   return {"judge": jnp.where(count > 0, mean, jnp.nan)}

@@ -70,8 +70,8 @@ def of_reader(reader: Reader, images: int, again: str) -> Looks:
     )
   listed, texts = names(images), []
   for name in listed:
-    shown = PICTURE if name != NONE else ""
-    text = f"{name}{ENDED}{prompts.END}\n{prompts.turn('user', shown)}"
+    view = PICTURE if name != NONE else ""
+    text = f"{name}{ENDED}{prompts.END}\n{prompts.turn('user', view)}"
     texts.append(text + prompts.begin(again))
   rows = prompts.ids_of(reader.tokens, texts)
   table = answer_tables.table_of(reader.tokens, dict.fromkeys(listed, 0.0))
@@ -125,17 +125,17 @@ def closer(
   else:
     choice = scores.argmax(-1)
   number = jnp.minimum(choice // PARTS, images.shape[1] - 1)
-  shown = images[jnp.arange(len(images)), number]
-  size = reader.size(shown)
-  seen = reader.see(params, crop(shown, choice % PARTS), size)
+  view = images[jnp.arange(len(images)), number]
+  size = reader.size(view)
+  features = reader.see(params, crop(view, choice % PARTS), size)
   layout = prompts.spread(
     reader.model, jnp.asarray(looks.texts)[choice],
     jnp.asarray(looks.mask)[choice], reader.model.vision.grid(*size), 1,
   )  # fmt: skip
-  deep = seen.deep
+  deep = features.deep
   if deep is not None:  # [B, K, N, D]
     deep = jnp.moveaxis(deep, 1, 0).reshape(deep.shape[1], -1, deep.shape[-1])
-  flat = seen.features.reshape(-1, seen.features.shape[-1])
+  flat = features.features.reshape(-1, features.features.shape[-1])
   images_of = qwen.Images(flat, layout.source, deep)
   old = prefix.mask.shape[1]
   prefix = decode.extended_by_images(

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jaxreward.models.vlm import own, tiny
+from jaxreward.models.vlm import small_judge, tiny
 from jaxreward.rewards import edit_judges, judges, video_judges
 from jaxreward.rewards.contract import declare
 
@@ -28,7 +28,7 @@ def _with_defaults(
 
   def filled(given: Mapping[str, Any]) -> dict[str, Any]:
     weights = str(given.get("weights", ""))
-    is_own = weights == tiny.NAME or weights.startswith(own.PREFIX)
+    is_own = weights == tiny.NAME or weights.startswith(small_judge.PREFIX)
     adapter = {"adapter": ""} if is_own and "adapter" in defaults else {}
     return {**defaults, **adapter, **given}
 

@@ -129,9 +129,9 @@ def load_stages(
   """
   require_counts("", least=2, frames=frames)
   tower = sets.load_set(weights, size=size, dtype=dtype, microbatch=microbatch)
-  shown = files.images_of(references, "frames", image_size, frames)
+  stills = files.images_of(references, "frames", image_size, frames)
   static = {**tower.static, "frames": frames}
-  return dataclasses.replace(tower, static=static, prepare=shown)
+  return dataclasses.replace(tower, static=static, prepare=stills)
 
 
 def _blends(prompts: PromptBatch, count: int) -> tuple[Array, Array]:
@@ -199,12 +199,12 @@ def stage_progress(
   features, usable = encoders.image_features(encoder, params, clips)
   usable = usable.all(-1)
   features = jnp.where(usable[..., None, None], features, 0.0)
-  shown, _ = encoders.image_features(encoder, params, reference)
+  stills, _ = encoders.image_features(encoder, params, reference)
   score = jax.vmap(
     lambda rows, demo, there: stage_scores(
       rows, demo, there, stages=stages, top=top, alpha=alpha, floor=floor
     )
-  )(features, shown, jnp.asarray(known)).mean(-1)
+  )(features, stills, jnp.asarray(known)).mean(-1)
   is_known = jnp.asarray(known).sum(-1) >= stages
   return {
     "stage_progress": jnp.where(usable & is_known[:, None], score, jnp.nan)

@@ -27,7 +27,14 @@ from jaxreward.models.vision import (
   qwen_images,
   qwen_vision,
 )
-from jaxreward.models.vlm import decode, own, prompts, qwen_vl, tiny, words
+from jaxreward.models.vlm import (
+  decode,
+  prompts,
+  qwen_vl,
+  small_judge,
+  tiny,
+  words,
+)
 from jaxreward.models.vlm.qwen_vl import Model
 from jaxreward.rewards import answer_tables
 from jaxreward.rewards.contract import Loaded
@@ -146,10 +153,10 @@ class Reader:
         )
       stems.append(rows[0][:same])
       tails += [tails[0]] * (most - len(tails))
-      for kept, x in zip(
+      for leaf, x in zip(
         (ends, ends_mask), answer_tables.padded(tails, length), strict=True
       ):
-        kept.append(x)
+        leaf.append(x)
     text, mask = answer_tables.padded(stems, self.length)
     return {
       "text": text, "mask": mask,
@@ -267,7 +274,7 @@ def load(options: Options) -> tuple[Reader, Params]:
     model, params, tokens = tiny.MODEL, tiny.params(dtype), tiny.tokens
     processor = qwen_images.ImageProcessor(None, 16, 16 * 16, 64 * 64)
   else:
-    weights = own.resolve(weights)
+    weights = small_judge.resolve(weights)
     model, params = qwen_vl.load(weights, dtype=dtype)
     tokens = tokenizer(options.tokenizer or weights)
     if options.adapter:

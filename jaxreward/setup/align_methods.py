@@ -174,7 +174,7 @@ def adaptive_weights(config: ConfigDict) -> dict[str, Adaptive]:
   Raises:
     UserError: an unknown option or one out of range.
   """
-  found: dict[str, Adaptive] = {}
+  adaptive: dict[str, Adaptive] = {}
   for name, section in config.regularizers.items():
     weight: Any = section.get("weight", 1.0)
     if "adapt" not in section or not weight:
@@ -191,10 +191,10 @@ def adaptive_weights(config: ConfigDict) -> dict[str, Adaptive]:
       raise UserError(f"{field}: it needs {' and '.join(needed)}")
     try:
       values: dict[str, Any] = dict(options.items())
-      found[name] = Adaptive(most=float(weight), **values)
+      adaptive[name] = Adaptive(most=float(weight), **values)
     except UserError as error:
       raise UserError(f"{field}.{error}") from error
-  return found
+  return adaptive
 
 
 def apart(config: ConfigDict, weights: Mapping[str, Any]) -> tuple[str, ...]:

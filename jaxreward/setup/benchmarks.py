@@ -27,7 +27,7 @@ from jaxreward.report import grids
 from jaxreward.rewards import sets
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.setup import videos
-from jaxreward.setup.judged_views import make_scorer, over_rows
+from jaxreward.setup.judging_scores import make_scorer, over_rows
 
 FIELD = "eval.benchmark"
 POLICY = "policy"  # among the folders: what is drawn here
@@ -273,8 +273,8 @@ def run(
 
     values[name] = {}
     if rewards:
-      scored = over_rows(scores_of, len(loaded.items), section.rows_at_once)
-      values[name] = {k: np.where(exists, x, np.nan) for k, x in scored.items()}
+      scores = over_rows(scores_of, len(loaded.items), section.rows_at_once)
+      values[name] = {k: np.where(exists, x, np.nan) for k, x in scores.items()}
     results[name] = {
       "images": sum(map(len, groups)),
       "scores": {

@@ -84,9 +84,9 @@ def compressed(
   x = features.reshape(-1, features.shape[-1]).astype(np.float64)
   mean = x.mean(0)
   size, directions = np.linalg.eigh(np.cov(x - mean, rowvar=False, bias=True))
-  kept = np.argsort(size)[::-1][:width]
-  kept = kept[size[kept] > 1e-9 * max(float(size.max()), 1e-300)]
-  return mean, directions[:, kept] / np.sqrt(size[kept])
+  selection = np.argsort(size)[::-1][:width]
+  selection = selection[size[selection] > 1e-9 * max(float(size.max()), 1e-300)]
+  return mean, directions[:, selection] / np.sqrt(size[selection])
 
 
 def features_of(
@@ -196,8 +196,8 @@ def curated(
   if "sizes" in asks(method):
     arrays["sizes"] = sizes_of(rows, table, take)
   new = np.asarray(method(**{name: arrays[name] for name in asks(method)}))
-  old, kept = arrays["label"], np.isfinite(new)
-  if not kept.any():
+  old, selection = arrays["label"], np.isfinite(new)
+  if not selection.any():
     raise UserError(
       f'config.{FIELD}.name="{config.train_reward.curation.name}": none of the'
       f" {len(old)} pairs is kept; ask less of them"
@@ -206,10 +206,12 @@ def curated(
   first, second = table.columns.T
   prob[table.row, first, second] = new
   prob[table.row, second, first] = 1 - new
-  turned = kept & ((new > 0.5) != (old > 0.5)) & (new != 0.5) & (old != 0.5)
+  turned = (
+    selection & ((new > 0.5) != (old > 0.5)) & (new != 0.5) & (old != 0.5)
+  )
   counts = {
-    "pairs": len(old), "kept": int(kept.sum()), "turned": int(turned.sum()),
-    "softened": int((kept & ~turned & (new != old)).sum()),
+    "pairs": len(old), "kept": int(selection.sum()), "turned": int(turned.sum()),
+    "softened": int((selection & ~turned & (new != old)).sum()),
   }  # fmt: skip
   counts |= _against_scores(rows, table, old, new)
   if processes.is_first():

@@ -22,7 +22,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.models import hub, packaged
 from jaxreward.models.text import qwen3_prompts, qwen_prompts
 from jaxreward.models.vision import encoders
-from jaxreward.models.vlm import own, tiny
+from jaxreward.models.vlm import small_judge, tiny
 from jaxreward.rewards import references
 from jaxreward.setup import rewards as reward_setup
 
@@ -118,7 +118,7 @@ def _require_place(spec: str, field: str) -> None:
   if is_packaged and spec.removeprefix(packaged.PREFIX) in packaged.SHIPPED:
     return
   try:
-    (own.resolve if is_packaged else hub.resolve)(spec)
+    (small_judge.resolve if is_packaged else hub.resolve)(spec)
   except UserError as error:
     raise UserError(f"config.{field}: {error}") from error
 

@@ -193,8 +193,8 @@ class Encodings:
       )
     }
     if self.policy.takes_source and self.policy.prompts is not None:
-      kept = str(self.policy.pictures)
-      keys["source"] = key("source", coder, vision, shape, source, kept)
+      shapes = str(self.policy.pictures)
+      keys["source"] = key("source", coder, vision, shape, source, shapes)
     if self.policy.prompts is not None:
       images = (shape, source) if self.encoders.reads_images else ()
       keys["text"] = key("text", text, self.caption(row), *images)
@@ -250,16 +250,16 @@ class Encodings:
       texts = self.encoders.texts([captions[name] for name in part])
       for n, name in enumerate(part):
         cache.write(name, jax.tree.map(lambda x, n=n: x[n], texts))
-    written: set[str] = set()
+    complete: set[str] = set()
     for number in range(len(self.shapes)):
       group = [i for i in missing if self.shape_of[i] == number]
       for start in range(0, len(group), _AT_ONCE):
         part = group[start : start + _AT_ONCE]
         for row, encoded in zip(part, self._encoded(part), strict=True):
           for name, entry in keys_of(row).items():
-            if name in encoded and entry not in written:
+            if name in encoded and entry not in complete:
               cache.write(entry, encoded[name])
-              written.add(entry)
+              complete.add(entry)
     processes.wait_for_all("encodings")
 
   @property

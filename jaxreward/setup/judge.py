@@ -21,7 +21,13 @@ from jaxreward import rewards, rng, tasks
 from jaxreward.data import pipeline
 from jaxreward.errors import UserError, nearest, require_not_negative, shown
 from jaxreward.evaluation import intervals, tables
-from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
+from jaxreward.models.vlm import (
+  prompts,
+  qwen_vl,
+  small_judge,
+  supervised,
+  words,
+)
 from jaxreward.models.vlm.supervised import Taught
 from jaxreward.numerics import Mean
 from jaxreward.rewards import answer_tables, vision_language
@@ -107,7 +113,7 @@ def require(config: ConfigDict) -> None:
       " configs/pretrain_judge.py"
     )
   weights = config.judge.weights
-  if weights and words.read(pathlib.Path(own.resolve(weights))) is None:
+  if weights and words.read(pathlib.Path(small_judge.resolve(weights))) is None:
     raise UserError(
       f"config.judge.weights={shown(weights, 100)}: training goes on from a judge that"
       " configs/pretrain_judge.py has made; a public one has other tokens"
@@ -147,8 +153,8 @@ def make_reader(config: ConfigDict) -> tuple[Reader, Any]:
   ]
   sides = [task.drawn_side or 0 for task in of.values()]
   tokens = words.make(each("PHRASES"), [*asked.WORDS, *each("WORDS")])
-  model = own.geometry(tokens, sides=sides, **section)
-  images = own.processor(model, sides)
+  model = small_judge.geometry(tokens, sides=sides, **section)
+  images = small_judge.processor(model, sides)
   return Reader(model, tokens, images, jnp.float32, 128, 0), None
 
 
@@ -379,7 +385,7 @@ def save(
 ) -> None:
   """Writes a judge of this library's own as a folder in the public layout."""
   assert isinstance(reader.tokens, words.Words)
-  files = own.records(reader.model, reader.tokens, reader.processor)
+  files = small_judge.records(reader.model, reader.tokens, reader.processor)
   record = files.pop("config.json")
   qwen_vl.save(folder, reader.model, params, record, dtype=dtype)
   for name, content in files.items():

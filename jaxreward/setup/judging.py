@@ -26,9 +26,9 @@ from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.evaluation.reward_models import combination, judge, pairs
 from jaxreward.evaluation.reward_models.judge import Labels
-from jaxreward.setup import judged_files
+from jaxreward.setup import judging_rows
 from jaxreward.setup import rewards as reward_setup
-from jaxreward.setup.judged_views import (
+from jaxreward.setup.judging_scores import (
   Rows,
   Scorer,
   Scores,
@@ -111,12 +111,12 @@ def load(config: ConfigDict, source: str, field: str) -> Rows:
     return drawn(config, "heldout" if source in tasks.OWN else INSIDE)
   task, side = task_of(config), side_of(config)
   frames = config.eval.judging.frames
-  table = judged_files.read(
+  table = judging_rows.read(
     config, source, task.parse, field, config.eval.judging.rows
   )
   return Rows(
     table.prompts,
-    functools.partial(judged_files.images, table, side, frames=frames),
+    functools.partial(judging_rows.images, table, side, frames=frames),
     Labels(table.prob, judge.ratings(table.prob, table.rating),
            prompt_numbers(table.prompts), table.model),
     table.aspects, task, table.answers, max(frames, 1),
@@ -192,7 +192,7 @@ def data(config: ConfigDict) -> list[PictureRow]:
   ):
     if path and not _is_drawn(path):
       most, parse = config.eval.judging.rows, task_of(config).parse
-      rows += judged_files.read(config, path, parse, field, most).checked()
+      rows += judging_rows.read(config, path, parse, field, most).checked()
   return rows
 
 

@@ -28,7 +28,7 @@ from jaxreward.feeds import Plan
 from jaxreward.flow import rollout
 from jaxreward.setup import offline, players
 from jaxreward.setup import rewards as reward_setup
-from jaxreward.setup.judged import Labels, Late
+from jaxreward.setup.judge_labels import Labels, Late
 from jaxreward.training import mesh as mesh_lib
 from jaxreward.training.state import TrainState
 from jaxreward.types import Array, PromptBatch

@@ -154,9 +154,9 @@ def _load_plain(
   path = checkpoint_path(spec, field, workdir)
   if not policy.optional and not policy.longer:
     return weights.load_params(path, like)
-  drawn = jax.jit(policy.init)(key)
+  fresh = jax.jit(policy.init)(key)
   parts = (
-    matching(drawn, pattern) if pattern else None
+    matching(fresh, pattern) if pattern else None
     for pattern in (policy.optional, policy.longer)
   )
   return weights.load_params(path, like, *parts)

@@ -16,8 +16,8 @@ from jaxreward.flow import path, rollout
 from jaxreward.methods import prepare_of
 from jaxreward.numerics import Mean, Metric
 from jaxreward.players import Arrays
-from jaxreward.setup import judged, players, real, tuning
-from jaxreward.setup.judged import Late
+from jaxreward.setup import judge_labels, players, real, tuning
+from jaxreward.setup.judge_labels import Late
 from jaxreward.setup.players import Role, Roles
 from jaxreward.training import state, step
 from jaxreward.training.state import TrainState
@@ -411,7 +411,7 @@ class Audience:
     )
     self.trusted: Array | None = None
     self._players = dict(current.players)
-    self._judged: dict[str, judged.LabelledSamples] = {}
+    self._judged: dict[str, judge_labels.LabelledSamples] = {}
     self._metrics: dict[str, Metric] = {}
     for role in loss.roles:
       if role.player.judged:
@@ -441,11 +441,11 @@ class Audience:
     """Takes in the labels that arrive now; the player keeps the images."""
     name, plan = role.name, self._plan
     assert self._images is not None
-    images, labels = self._images, judged.no_labels(self._prompts, plan)
+    images, labels = self._images, judge_labels.no_labels(self._prompts, plan)
     if late is not None:
       images = rollout.from_groups(jnp.asarray(late.images), plan.layout)
       labels = late.labels[name]
-    samples = judged.hear(
+    samples = judge_labels.hear(
       role, self._players[name], jnp.asarray(images), labels, self._state.step,
       plan, functools.partial(score, role, self.params[name]),
     )  # fmt: skip
@@ -486,7 +486,7 @@ class Audience:
 
   def _rows(self, role: Role, signal: Array, mask: ArrayLike):
     if role.player.judged:
-      return judged.make_rows(role, self._judged[role.name], self._plan)
+      return judge_labels.make_rows(role, self._judged[role.name], self._plan)
     key = rng.stream_key(
       self._updater.seed, f"player/{role.name}/rows", self._state.step
     )

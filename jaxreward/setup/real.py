@@ -113,9 +113,9 @@ def mix(
   pixels = jnp.concatenate([pixels[:, : group - count], images], 1)
   encode = lambda one: setup.to_latents(policy, one, decoder)
   latents = jax.lax.map(encode, images)
-  drawn = jnp.zeros((plan.prompts, group - count, *latents.shape[2:]))
+  blank = jnp.zeros((plan.prompts, group - count, *latents.shape[2:]))
   latents = rollout.from_groups(
-    jnp.concatenate([drawn, latents], 1), plan.layout
+    jnp.concatenate([blank, latents], 1), plan.layout
   )
   is_real = path.expand(
     jnp.asarray(trajectory.member) >= group - count, latents

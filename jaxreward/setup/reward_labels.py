@@ -20,7 +20,7 @@ from jaxreward.data.preferences import Preferences
 from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.evaluation.reward_models import ranks
-from jaxreward.setup import judged_views
+from jaxreward.setup import judging_scores
 from jaxreward.setup import rewards as reward_setup
 
 FIELD = "config.train_reward.labels"
@@ -122,14 +122,14 @@ def _score(
   rewards = reward_setup.load(alone, workdir or epath.Path(), (section,))
   task = setup.make_task(config)
   side = task.drawn_side or 0
-  score = judged_views.make_scorer(rewards, task, _AT_ONCE, side)
+  score = judging_scores.make_scorer(rewards, task, _AT_ONCE, side)
   members = np.asarray(rows.members)
 
-  def fn(part: np.ndarray) -> judged_views.Scores:
+  def fn(part: np.ndarray) -> judging_scores.Scores:
     images = preferences.as_float(rows.images[members[part]])
     return score(np.asarray(images), [prompts[i] for i in part])
 
-  return judged_views.over_rows(fn, len(prompts), _AT_ONCE)[name]
+  return judging_scores.over_rows(fn, len(prompts), _AT_ONCE)[name]
 
 
 def _digest(rows: Preferences, prompts: Sequence[Prompt]) -> str:

@@ -168,9 +168,9 @@ def parted(config: ConfigDict, records: Sequence[Record]) -> Parts:
       " leaves none to learn from"
     )
   known_by = {name: rows[: options.shown] for name, rows in rows_of.items()}
-  taken = {id(r) for rows in known_by.values() for r in rows}
+  used = {id(r) for rows in known_by.values() for r in rows}
   new = set([*rows_of][known:])
-  rest = [r for r in records if id(r) not in taken]
+  rest = [r for r in records if id(r) not in used]
   learned = tuple(r for r in rest if r.user not in new)
   if all(r.is_tie for r in learned):
     raise UserError(

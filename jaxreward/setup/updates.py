@@ -31,7 +31,7 @@ from jaxreward.rewards import (
   mask_inapplicable,
 )
 from jaxreward.setup import controls, credits, players, playing, real, tuning
-from jaxreward.setup.judged import Late
+from jaxreward.setup.judge_labels import Late
 from jaxreward.training import async_rollout, references, step
 from jaxreward.training import state as state_lib
 from jaxreward.training.adaptive import Adaptive

@@ -164,18 +164,18 @@ def require_ranges(prefix: str = "optimizer.", **options: Any) -> None:
   Raises:
     UserError: names the option, its value and the range.
   """
-  given = lambda *names: {k: options[k] for k in names if k in options}
-  require_counts(prefix, least=0, **given("warmup_steps"))
-  require_positive(prefix, **given("eps"))
+  select = lambda *names: {k: options[k] for k in names if k in options}
+  require_counts(prefix, least=0, **select("warmup_steps"))
+  require_positive(prefix, **select("eps"))
   require_not_negative(
-    prefix, **given("learning_rate", "weight_decay", "adam_scale", "clip_norm")
+    prefix, **select("learning_rate", "weight_decay", "adam_scale", "clip_norm")
   )
-  for name, value in given("b1", "b2", "momentum").items():
+  for name, value in select("b1", "b2", "momentum").items():
     if not (is_finite(value) and 0 <= value < 1):
       raise UserError(
         f"{prefix}{name}={shown(value)}: expected at least 0 and less than 1"
       )
-  for name, value in given("final_scale").items():
+  for name, value in select("final_scale").items():
     if not (is_finite(value) and 0 <= value <= 1):
       raise UserError(
         f"{prefix}{name}={shown(value)}: expected a number from 0 to 1"

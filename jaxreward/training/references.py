@@ -113,8 +113,8 @@ class Earlier:
       jax.tree.map(choose(i), params, old)
       for i, old in enumerate(reference.bank)
     )
-    kept = jnp.minimum(stored + 1, self.slots)
-    pick = jax.random.randint(jax.random.fold_in(key, 1), (), 0, kept)
+    count = jnp.minimum(stored + 1, self.slots)
+    pick = jax.random.randint(jax.random.fold_in(key, 1), (), 0, count)
     one = lambda *copies: jax.lax.select_n(pick, *copies)
     return Reference(jax.tree.map(one, *bank), reference.age + 1, bank)
 

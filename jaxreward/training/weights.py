@@ -84,8 +84,8 @@ def load_params(
     UserError: no such file, not safetensors, or missing, unexpected, wrongly
       shaped or non-finite tensors, by name.
   """
-  drawn, read = _named({} if fresh is None else fresh), _read(path)
-  untaught = sorted(drawn.keys() - read.keys())
+  fresh_leaves, read = _named({} if fresh is None else fresh), _read(path)
+  untaught = sorted(fresh_leaves.keys() - read.keys())
   for name, table in _named({} if longer is None else longer).items():
     rows = read.get(name, table)
     if rows.shape[1:] == table.shape[1:] and 0 < len(rows) < len(table):
@@ -95,14 +95,14 @@ def load_params(
     logging.warning(
       "%s lacks %s: untaught", shown(path, 120), shown(", ".join(untaught), 300)
     )
-  found = drawn | read
-  wanted = _named(like)
-  _require_equal_names(path, found, wanted)
+  leaves = fresh_leaves | read
+  expected = _named(like)
+  _require_equal_names(path, leaves, expected)
   wrong = [
-    f"{name} is {_kind(found[name])}, expected {_kind(leaf)}"
-    for name, leaf in wanted.items()
-    if tuple(found[name].shape) != tuple(leaf.shape)
-    or _is_float(found[name]) != _is_float(leaf)
+    f"{name} is {_kind(leaves[name])}, expected {_kind(leaf)}"
+    for name, leaf in expected.items()
+    if tuple(leaves[name].shape) != tuple(leaf.shape)
+    or _is_float(leaves[name]) != _is_float(leaf)
   ]
   if wrong:
     raise UserError(f"{path} does not fit this model: {_list(wrong)}")
@@ -110,8 +110,8 @@ def load_params(
   def fill(leaf_path, leaf):
     name = jax.tree_util.keystr(leaf_path, simple=True, separator="/")
     if name in read:
-      require_finite(path, name, found[name])
-    value = found[name].astype(leaf.dtype)
+      require_finite(path, name, leaves[name])
+    value = leaves[name].astype(leaf.dtype)
     sharding = getattr(leaf, "sharding", None)
     return value if sharding is None else jax.device_put(value, sharding)
 

@@ -78,8 +78,10 @@ def truncate_rows(
     past = row.get("job") == job and row.get("step", 0) > step
     return not past and row.get("job") not in later
 
-  kept = [line for i, line in enumerate(lines) if line and stays(i + 1, line)]
-  data = b"".join(line + b"\n" for line in kept)
+  remaining = [
+    line for i, line in enumerate(lines) if line and stays(i + 1, line)
+  ]
+  data = b"".join(line + b"\n" for line in remaining)
   if epath.Path(path).exists() and epath.Path(path).read_bytes() != data:
     write_atomic(path, data)
 

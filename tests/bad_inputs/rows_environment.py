@@ -2,7 +2,7 @@
 
 import jax
 
-from jaxreward import inherited
+from jaxreward import startup
 from tests.bad_inputs.table import Row
 
 
@@ -46,7 +46,7 @@ ROWS = [
       f"a platform there is not: {name}",
       (f"JAX_PLATFORMS={name}", "this machine has cpu (1)"),
       env={"JAX_PLATFORMS": name}, prepare=_no_platform,
-      call=lambda here: inherited.require_platform(),
+      call=lambda here: startup.require_platform(),
     )
     for name in ("cuda", "tpu", "rocm", "gpuu")
   ),

@@ -13,7 +13,7 @@ import re
 import sys
 
 from jaxreward import tasks
-from jaxreward.models.vlm import own
+from jaxreward.models.vlm import small_judge
 from jaxreward.setup import judge
 
 SCALE = re.compile(r"from (\d+) \(|to (\d+) \(")
@@ -38,7 +38,9 @@ def most_frequent(seed: int, count: int) -> dict[str, float]:
 
 def main() -> None:
   """Prints the rows."""
-  folder = pathlib.Path((*sys.argv[1:], own.resolve("package:judge"))[0])
+  folder = pathlib.Path(
+    (*sys.argv[1:], small_judge.resolve("package:judge"))[0]
+  )
   record = json.loads((folder / "judge.json").read_text())
   section = record["config"]["eval"]
   frequent = most_frequent(section["seed"], section["samples"])

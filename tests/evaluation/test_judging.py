@@ -12,7 +12,7 @@ from jaxreward.data import corruptions
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.evaluation.reward_models import judge
-from jaxreward.setup import judged_files, judged_views, judging
+from jaxreward.setup import judging, judging_rows, judging_scores
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks import free
 from jaxreward.tasks.scenes import grammar
@@ -92,10 +92,10 @@ def test_lists_of_other_lengths_and_answers_of_a_file(tmp_path):
   path = tmp_path / "rows.jsonl"
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
   config = config_lib.load(str(tiny.CONFIGS / "base.py"))
-  table = judged_files.read(
+  table = judging_rows.read(
     config, str(path), free.parse, "eval.preferences", 9
   )
-  images = judged_files.images(table, 4, np.array([1, 0]))
+  images = judging_rows.images(table, 4, np.array([1, 0]))
   assert np.isfinite(images).all((2, 3, 4)).tolist() == [[1, 1, 0], [1, 1, 1]]
   assert table.answers["look"][1, 1, 0] == 1
   assert np.isnan(table.answers["look"][0]).all()
@@ -134,7 +134,7 @@ def test_rewards_are_judged_on_several_frames_of_a_clip(tmp_path):
   scorer = lambda images, prompts: (
     shown.append(images) or {"redness": np.asarray(fn(images, None))}
   )
-  views = judged_views.Views(rows, scorer, 2, 2, 0)
+  views = judging_scores.Views(rows, scorer, 2, 2, 0)
   _, scores = views.mirrored()
   mean = want.mean(1) + 2.5 / 255
   np.testing.assert_allclose(scores["redness"], [mean, mean], atol=1e-6)

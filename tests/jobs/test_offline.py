@@ -13,7 +13,7 @@ from PIL import Image
 from jaxreward import feeds, setup
 from jaxreward.errors import UserError
 from jaxreward.jobs import align
-from jaxreward.setup import drawn_dataset, offline, updates
+from jaxreward.setup import offline, task_dataset, updates
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks.scenes import grammar
 from tests import tiny, turns
@@ -251,7 +251,7 @@ def test_pairs_of_files_suit_policies_of_every_kind(model, tmp_path):
   config = tiny.load(f"offline.py:{model},smoke", sizes)
   policy = setup.make_policy(config)
   align.check(config)
-  config = drawn_dataset.write(config, policy, epath.Path(tmp_path))
+  config = task_dataset.write(config, policy, epath.Path(tmp_path))
   batch, plan = offline.batches(config)(0), align.make_plan(config, 1)
   like = offline.image_shapes(config, policy, plan)
   assert batch.images.shape == like.shape and batch.images.dtype == np.uint8

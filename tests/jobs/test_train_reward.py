@@ -17,7 +17,7 @@ from jaxreward.errors import UserError
 from jaxreward.evaluation import intervals
 from jaxreward.jobs import train_reward
 from jaxreward.report import hardest
-from jaxreward.setup import drawn_preferences, reward_losses, reward_model
+from jaxreward.setup import reward_losses, reward_model, task_preferences
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import checkpoint
 from tests import tiny
@@ -168,7 +168,7 @@ def asked(monkeypatch):
     found.extend(chosen)
     raise Drawn
 
-  monkeypatch.setattr(drawn_preferences, "sample_policy", draw)
+  monkeypatch.setattr(task_preferences, "sample_policy", draw)
   return found
 
 
@@ -180,7 +180,7 @@ def test_pictures_are_of_the_prompts_of_the_source(asked, tmp_path, caplog):
   with config.unlocked():
     config.data.source = str(path)
   with caplog.at_level("INFO"), pytest.raises(Drawn):
-    drawn_preferences.scene_preferences(config, tiny.small_policy(), {})
+    task_preferences.scene_preferences(config, tiny.small_policy(), {})
   rows = config.train_reward.train_rows
   assert {p.text for p in asked} <= {p.text for p in own}
   assert all(p.split == "train" for p in asked[:rows])
@@ -197,7 +197,7 @@ def test_a_source_that_cannot_be_split_is_refused(asked, tmp_path):
   with config.unlocked():
     config.data.source = str(path)
   with pytest.raises(UserError, match=r"prompts\.txt"):
-    drawn_preferences.scene_preferences(config, tiny.small_policy(), {})
+    task_preferences.scene_preferences(config, tiny.small_policy(), {})
   assert not asked
 
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from jaxreward import players
-from jaxreward.setup import judged, playing
+from jaxreward.setup import judge_labels, playing
 from jaxreward.training import state as training
 from tests import tiny
 
@@ -55,9 +55,9 @@ def plan():
 
 def hear(role, plan, player, images, labels, step):
   """One iteration: the score of an image is its mean."""
-  return judged.hear(
+  return judge_labels.hear(
     role, player, jnp.asarray(images),
-    judged.Labels(labels, np.arange(6)[:, None], np.ones(6, bool)),
+    judge_labels.Labels(labels, np.arange(6)[:, None], np.ones(6, bool)),
     jnp.int32(step), plan,
     lambda images, plan, words: images.mean((1, 2, 3)).reshape(6, 4),
   )  # fmt: skip
@@ -91,7 +91,7 @@ def test_labels_meet_the_images_they_are_of(plan):
     np.testing.assert_array_equal(heard.images[kept], images[step - 2][kept])
     assert bool(heard.trusted)
     assert float(heard.metrics["s/agreement"].value()) == 1.0
-  rows = judged.make_rows(role, heard, plan)
+  rows = judge_labels.make_rows(role, heard, plan)
   flat = {
     k: np.asarray(v)[0].swapaxes(0, 1).reshape(24, *v.shape[3:])
     for k, v in rows.items()
@@ -109,15 +109,15 @@ def test_labels_meet_the_images_they_are_of(plan):
 def test_agreement_is_of_the_newest_pairs():
   recent = jnp.array([1.0, 0.0, 1.0, jnp.nan])
   newest = jnp.array([jnp.nan, 0.5, jnp.nan, 0.0])
-  got = judged.remembered(recent, newest)
+  got = judge_labels.remembered(recent, newest)
   np.testing.assert_array_equal(got, [0.5, 0.0, 1.0, 0.0])
   score = np.array([[1.0, 2.0, 2.0, 0.0]])
   labels = np.array([[0.0, 3.0, 1.0, 1.0]])
   usable = np.array([[True, True, True, True]])
-  got = judged.agreed(*map(jnp.asarray, (score, labels, usable)))
+  got = judge_labels.agreed(*map(jnp.asarray, (score, labels, usable)))
   np.testing.assert_array_equal(got, [1.0, 0.5, np.nan, 0.0])
   usable[0, 1] = False
-  got = judged.agreed(*map(jnp.asarray, (score, labels, usable)))
+  got = judge_labels.agreed(*map(jnp.asarray, (score, labels, usable)))
   np.testing.assert_array_equal(got, [np.nan, np.nan, np.nan, 0.0])
 
 
@@ -159,10 +159,10 @@ def test_what_failed_teaches_nothing_and_the_policy_waits_for_agreement():
     words, mask = one.batch.words, one.batch.mask
     with jax.set_mesh(one.mesh):
       trajectory, _, images = one.sample(state)
-      heard = judged.Labels(jnp.asarray(labels), words, mask)
+      heard = judge_labels.Labels(jnp.asarray(labels), words, mask)
       state, metrics = one.parts.update(
         one.copy(state), one.parts.base, trajectory, one.scores(images),
-        one.batch, None, None, None, {}, judged.Late(images, {"perfect": heard}),
+        one.batch, None, None, None, {}, judge_labels.Late(images, {"perfect": heard}),
       )  # fmt: skip
     return state, tiny.numbers(metrics)
 

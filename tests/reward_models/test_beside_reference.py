@@ -10,7 +10,7 @@ from jaxreward import reward_models as rm
 from jaxreward.data import preferences as pr
 from jaxreward.errors import UserError
 from jaxreward.reward_models import inputs, towers
-from jaxreward.setup import drawn_preferences, reward_model
+from jaxreward.setup import reward_model, task_preferences
 from jaxreward.tasks.scenes import detect, grammar
 from jaxreward.tasks.scenes import preferences as scenes
 
@@ -103,4 +103,4 @@ def test_a_reference_needs_another_render(renders, reference, words):
   config = config_lib.load("configs/recipes/latent_identity_reward.py:smoke")
   config.train_reward.pictures.update(renders=renders, reference=reference)
   with pytest.raises(UserError, match=words):
-    drawn_preferences.check_reference(config, reward_model.make(config))
+    task_preferences.check_reference(config, reward_model.make(config))

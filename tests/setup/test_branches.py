@@ -9,7 +9,7 @@ import pytest
 from jaxreward import config as config_lib
 from jaxreward import setup
 from jaxreward.errors import UserError
-from jaxreward.setup import branches, drawn_preferences
+from jaxreward.setup import branches, task_preferences
 from tests import tiny
 
 RECIPE = "recipes/tree_preference_rm.py"
@@ -25,7 +25,7 @@ def forks_of(members: tuple[int, ...]) -> np.ndarray:
 
 def test_the_recipe_forks_in_two_at_three_steps():
   config = tiny.load(RECIPE)
-  table, share = drawn_preferences.plan_of(config)
+  table, share = task_preferences.plan_of(config)
   assert share.members == (8, 4, 2) and share.steps == (1, 4, 7)
   assert (np.asarray(table.std)[7:] > 0).any()
   depth = forks_of(share.members)
@@ -80,17 +80,17 @@ def test_every_policy_of_a_gallery_draws_as_many(tmp_path):
   policy = setup.make_policy(config)
   params = tiny.shaken(tiny.drawn(policy.init, jax.random.key(0)))
   prompts = list(setup.load_prompts(config, "train")[:3])
-  (alone,) = drawn_preferences.sample_policy(config, policy, params, prompts)
+  (alone,) = task_preferences.sample_policy(config, policy, params, prompts)
   file = tiny.save_weights(tmp_path / "other.safetensors", config, seed=1)
   with config.unlocked():
     config.train_reward.sampling.gallery = (file,)
-  (both,) = drawn_preferences.sample_policy(config, policy, params, prompts)
+  (both,) = task_preferences.sample_policy(config, policy, params, prompts)
   assert alone.shape[:2] == (3, 4) and both.shape[:2] == (3, 8)
   np.testing.assert_array_equal(both[:, :4], alone)
   other = setup.load_params(config, policy, spec=file)
   with config.unlocked():
     config.train_reward.sampling.gallery = ()
-  (theirs,) = drawn_preferences.sample_policy(config, policy, other, prompts)
+  (theirs,) = task_preferences.sample_policy(config, policy, other, prompts)
   # The same policy under other keys: neither a copy nor the base's.
   assert not np.array_equal(both[:, 4:], theirs)
   far = lambda a, b: np.abs(
@@ -110,7 +110,7 @@ def test_every_policy_of_a_gallery_draws_as_many(tmp_path):
 def test_samples_that_make_no_tree_are_refused(fields, words):
   fields = {f"{SAMPLING}.{name}": x for name, x in fields.items()}
   with pytest.raises(UserError, match=words):
-    drawn_preferences.plan_of(tiny.load(RECIPE, fields))
+    task_preferences.plan_of(tiny.load(RECIPE, fields))
 
 
 def test_a_fork_without_noise_is_refused():
@@ -135,8 +135,8 @@ def test_a_gallery_of_no_files_is_refused(gallery):
   with config.unlocked():
     config.train_reward.sampling.gallery = gallery
   with pytest.raises(UserError, match="expected files of weights"):
-    drawn_preferences.check_gallery(config)
+    task_preferences.check_gallery(config)
   with config.unlocked():
     config.train_reward.source = "pairs.jsonl"
   with pytest.raises(UserError, match="no policy draws any"):
-    drawn_preferences.check_gallery(config)
+    task_preferences.check_gallery(config)

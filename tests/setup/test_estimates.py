@@ -11,7 +11,7 @@ from jaxreward import rng, setup
 from jaxreward.data import preferences
 from jaxreward.flow import rollout, schedule, steppers
 from jaxreward.flow.sampler import Sampler, initial_noise
-from jaxreward.setup import drawn_preferences, preference_data, prompt_encoding
+from jaxreward.setup import preference_data, prompt_encoding, task_preferences
 from jaxreward.training import mesh as mesh_lib
 from tests import tiny
 
@@ -87,7 +87,7 @@ def test_a_look_after_all_steps_is_the_image_and_the_first_one_jump():
   params = tiny.shaken(tiny.drawn(policy.init, jax.random.key(0)))
   prompts = list(setup.load_prompts(config, "train")[:2])
   finished, clean, noisy = np.asarray(
-    drawn_preferences.sample_policy(config, policy, params, prompts), int
+    task_preferences.sample_policy(config, policy, params, prompts), int
   )
   np.testing.assert_allclose(clean, finished, atol=1)
   batch = setup.make_task(config).batch(prompts)
@@ -121,11 +121,11 @@ def test_labels_are_of_finished_images_and_rows_show_estimates(monkeypatch):
   )
   count = [3]
   monkeypatch.setattr(
-    drawn_preferences,
+    task_preferences,
     "sample_policy",
     lambda *_: jnp.asarray(views[: count[0]]),
   )
-  run = lambda: drawn_preferences.scene_preferences(
+  run = lambda: task_preferences.scene_preferences(
     config, tiny.small_policy(), {}
   )
   train, heldout = run()

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from jaxreward import tasks
-from jaxreward.models.vlm import own
+from jaxreward.models.vlm import small_judge
 from jaxreward.rewards import vision_language
 from jaxreward.rewards.vision_language import Options
 from jaxreward.setup import judge
@@ -39,7 +39,7 @@ def test_it_answers_above_chance(name, task, least):
 
 @pytest.mark.parametrize("name", ["judge", "portrait_judge"])
 def test_its_record_says_how_it_was_made(name):
-  folder = pathlib.Path(own.resolve(f"package:{name}"))
+  folder = pathlib.Path(small_judge.resolve(f"package:{name}"))
   assert sum(x.stat().st_size for x in folder.iterdir()) < 5e6
   record = json.loads((folder / "judge.json").read_text())
   assert {"command", "seed", "steps", "seconds", "evaluation"} <= set(record)

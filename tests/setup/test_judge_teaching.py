@@ -8,7 +8,7 @@ import pytest
 
 from jaxreward.errors import UserError
 from jaxreward.jobs import pretrain
-from jaxreward.models.vlm import own
+from jaxreward.models.vlm import small_judge
 from jaxreward.rewards import vision_language
 from jaxreward.rewards.vision_language import PICTURE, Options
 from jaxreward.setup import judge
@@ -94,8 +94,8 @@ def test_refused(given, message):
 
 def test_a_judge_that_does_not_ship_is_named():
   with pytest.raises(UserError, match="weights=package:no: no such judge"):
-    own.resolve("package:no")
-  assert own.resolve("org/name") == "org/name"
+    small_judge.resolve("package:no")
+  assert small_judge.resolve("org/name") == "org/name"
 
 
 def test_a_step_has_its_questions_after_a_restart_and_no_other_one_has_them(

@@ -55,8 +55,8 @@ def fit(
   x, y = np.asarray(features, np.float64), np.asarray(labels)
   mean = x.mean(0)
   _, size, directions = np.linalg.svd(x - mean, full_matrices=False)
-  kept = size > 1e-9 * max(size.max(initial=0.0), 1e-300)
-  whiten = directions[kept].T / size[kept] * np.sqrt(len(x))
+  is_large = size > 1e-9 * max(size.max(initial=0.0), 1e-300)
+  whiten = directions[is_large].T / size[is_large] * np.sqrt(len(x))
   z = (x - mean) @ whiten
   target = np.eye(int(y.max()) + 1)[y]
   bias = target.mean(0)

@@ -377,17 +377,17 @@ class SceneDiT(nn.Module):
 
     That is "source" [P, H, W, 3] in [0, 1] and "user" [P, U].
     """
-    given = prompts if isinstance(prompts, dict) else {"tokens": prompts}
+    inputs = prompts if isinstance(prompts, dict) else {"tokens": prompts}
     read = self.classes if self.condition == "class" else self.text
-    cond = read(given["tokens"])
-    if "source" in given:
-      source = jnp.asarray(given["source"])
+    cond = read(inputs["tokens"])
+    if "source" in inputs:
+      source = jnp.asarray(inputs["source"])
       is_usable = jnp.isfinite(source).all((1, 2, 3))[:, None, None]
       y = self._patches(jnp.where(is_usable[..., None], source * 2 - 1, 0.0))
       y = blocks.rows(self.source_in, y).astype(jnp.float32)
       cond = dict(cond, source=jnp.where(is_usable, y, 0.0))
-    if "user" in given:
-      cond = dict(cond, user=self._user(jnp.asarray(given["user"])))
+    if "user" in inputs:
+      cond = dict(cond, user=self._user(jnp.asarray(inputs["user"])))
     return cond
 
   def _user(self, user: Array) -> Array:

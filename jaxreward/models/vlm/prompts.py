@@ -70,9 +70,9 @@ def chat(
     system: what the system says; nothing if empty, as in Qwen3-VL.
     answer: beginning of the answer.
   """
-  said = turn("system", system) if system else ""
-  said += turn("user", _MARKS.format(IMAGE) * images + question)
-  return said + begin(answer)
+  dialogue = turn("system", system) if system else ""
+  dialogue += turn("user", _MARKS.format(IMAGE) * images + question)
+  return dialogue + begin(answer)
 
 
 def turn(role: str, text: str) -> str:
@@ -256,10 +256,10 @@ def lay_out(
       ids += [row[mark]] * math.prod(size.grid)
       last = mark + 1
     ids += row[last:]
-    shown = sum(math.prod(size.grid) for size in grids)
+    patch_count = sum(math.prod(size.grid) for size in grids)
     if len(ids) > length:
       raise UserError(
-        f"a prompt has {len(ids)} tokens, {shown} of them of {len(grids)}"
+        f"a prompt has {len(ids)} tokens, {patch_count} of them of {len(grids)}"
         f" pictures, and the context holds {length}: raise it, or show fewer or"
         " smaller pictures"
       )

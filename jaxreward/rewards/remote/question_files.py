@@ -188,8 +188,10 @@ def _unigen(rows: Iterable[tuple[str, dict[str, Any]]]) -> list[Entry]:
         f'{where}: "sub_dims_en" has no "Testpoints" and "Testpoint Description"'
       )
     questions = [
-      Question(f'Does the picture show this: "{said}"? It is about: {point}.')
-      for point, said in zip(points, words, strict=False)
+      Question(
+        f'Does the picture show this: "{description}"? It is about: {point}.'
+      )
+      for point, description in zip(points, words, strict=False)
     ]
     entries.append((where, _prompt(row, "prompt_en", where), questions))
   return entries

@@ -46,10 +46,13 @@ def _wordings(
   judge: Judge, default: str, known: Sequence[str], needed: Sequence[str]
 ) -> tuple[str, ...]:
   """Templates of a question that says what to judge by, if that is given."""
-  told = judge.principles.needed
-  default = templates.default(default, told=bool(told))
+  needs_principle = judge.principles.needed
+  default = templates.default(default, told=bool(needs_principle))
   return templates.read(
-    judge.options.templates, default, (*known, *told), (*needed, *told)
+    judge.options.templates,
+    default,
+    (*known, *needs_principle),
+    (*needed, *needs_principle),
   )
 
 

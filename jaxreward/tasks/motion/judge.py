@@ -77,10 +77,10 @@ def _tracks(detection: detect.Detection, items: Array):
   its colour nor its shape is not seen.
   """
   of_frame = lambda x: x[:, None]  # [B, 1, F, K, ...]
-  wanted = lambda i: items[:, :, None, None, i]
+  item = lambda i: items[:, :, None, None, i]
   present = of_frame(detection.present)
-  is_colour = of_frame(detection.colour) == wanted(0)
-  is_shape = of_frame(detection.shape) == wanted(1)
+  is_colour = of_frame(detection.colour) == item(0)
+  is_shape = of_frame(detection.shape) == item(1)
   score = present * (2.0 * is_colour + is_shape)
   slot = score.argmax(-1)[..., None]
   take = lambda x: jnp.take_along_axis(
@@ -120,10 +120,10 @@ def look(
   """
   frames, items = jnp.asarray(frames, jnp.float32), jnp.asarray(items)
   detection = _detect(frames)
-  path, seen, right, name = _tracks(detection, items)
+  path, is_visible, right, name = _tracks(detection, items)
   is_item = items[..., 0] >= 0
   count = is_item.sum(-1)
-  weight = seen.astype(jnp.float32)
+  weight = is_visible.astype(jnp.float32)
   share = weight.mean(-1)
   over_items = lambda x: (x * is_item).sum(-1) / jnp.maximum(count, 1)
   every = lambda x: (x | ~is_item).all(-1)
@@ -209,11 +209,11 @@ def _read(strips: Array):
   names = jnp.stack([detection.colour, detection.shape], -1)[:, 0]
   names = jnp.where(detection.present[:, 0, :, None], names, -1)
   names = names[:, : prompts.OBJECTS]
-  path, seen, *_ = _tracks(detection, names)
+  path, is_visible, *_ = _tracks(detection, names)
   bank = jnp.asarray(paths.BANK).reshape(-1, *paths.BANK.shape[2:])
-  off = off_bank(path, seen.astype(jnp.float32), bank)
+  off = off_bank(path, is_visible.astype(jnp.float32), bank)
   off = off.reshape(*off.shape[:2], -1, paths.STEPS).min(-1)
-  return names, jnp.where(seen.all(-1)[..., None], off, jnp.inf)
+  return names, jnp.where(is_visible.all(-1)[..., None], off, jnp.inf)
 
 
 def describe(strips: Float[ArrayLike, "B S W 3"]) -> list[str]:

@@ -188,15 +188,15 @@ def question(prompt: lib.Prompt) -> dict[str, Any] | None:
   place, name, value = map(int, numbers.strip("()").split(","))
   answers = {"yes": 1.0, "no": 0.0}
   if name == at.BACKGROUND_AT:
-    asked = "What colour is the background?"
+    question = "What colour is the background?"
     colours = at.VALUES[at.NAMES[name]]
     answers = {c: float(c == colours[value]) for c in colours}
   else:
     if value == at.NONE and name in (at.EYES_AT, at.BEARD_AT):
       before = prompt.pictures.before[max(place, 0), name]
       value, answers = int(before), {"yes": 0.0, "no": 1.0}
-    asked = f"Is there {words.person_phrase({name: value})}{_whose(place)}?"
-  entry = {"question": asked, "answers": answers}
+    question = f"Is there {words.person_phrase({name: value})}{_whose(place)}?"
+  entry = {"question": question, "answers": answers}
   return {"prompt": prompt.text, "questions": [entry]}
 
 
@@ -229,13 +229,13 @@ def _make(kind: str, name: str, combination: tuple[int, ...], split: str):
     named = list(_FACE if kind == "fill" else _COLOURED)
     role[0, named] = lib.ASKED
     facts = {a: int(before[0, a]) for a in named}
-    said = " ".join(
+    sentence = " ".join(
       s
       for s in (words.person_phrase(facts), words.background_phrase(facts))
       if s
     )
-    said = said.replace("a person", "the person", 1)
-    text = f"fill in {said}" if kind == "fill" else f"colour {said}"
+    sentence = sentence.replace("a person", "the person", 1)
+    text = f"fill in {sentence}" if kind == "fill" else f"colour {sentence}"
   else:
     _, at_, value = combination
     old = int(before[row, at_])
@@ -328,12 +328,12 @@ def strips(count: int) -> tuple[tuple[lib.Prompt, ...], ...]:
   for number in range(count):
     rng = np.random.default_rng(lib.seed_of(f"strip:{number}"))
     person, row = _draw_person(rng, True, None), []
-    for asked in _STRIP:
+    for question in _STRIP:
       before = np.stack([person, _draw_person(rng, True, None)])
       before[1, at.BACKGROUND_AT] = before[0, at.BACKGROUND_AT]
-      instruction = _instruction("identity", asked)
+      instruction = _instruction("identity", question)
       name = f"strip:{number}:{instruction}"
-      text, edit = _identity(name, instruction, asked, before)
+      text, edit = _identity(name, instruction, question, before)
       row.append(lib.Prompt(text, lib.FIRST_EDIT + kind, "heldout", edit))
     rows.append(tuple(row))
   return tuple(rows)

@@ -68,9 +68,9 @@ def _judged(
   )
 
   def look(chunk):
-    pixels, asked = chunk
+    pixels, targets = chunk
     pixels = as_float(pixels)
-    parts = judge.look(pixels, dataclasses.replace(batch, extras=asked))
+    parts = judge.look(pixels, dataclasses.replace(batch, extras=targets))
     names = ("dense", "strict", "drawn", "read")
     return {k: parts[k] for k in names} | {
       "warmth": tastes.warmth(pixels.mean((-3, -2)))

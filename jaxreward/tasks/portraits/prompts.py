@@ -93,8 +93,8 @@ def spoken(name: int) -> range:
 
 
 def _values(names: Sequence[int]) -> Iterable[dict[int, int]]:
-  for chosen in itertools.product(*(spoken(n) for n in names)):
-    yield dict(zip(names, chosen, strict=True))
+  for values in itertools.product(*(spoken(n) for n in names)):
+    yield dict(zip(names, values, strict=True))
 
 
 def _drawn(rng: np.random.Generator, names: Sequence[int]) -> dict[int, int]:

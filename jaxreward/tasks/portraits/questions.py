@@ -207,13 +207,13 @@ def whole(row: np.ndarray, background: bool) -> str:
 
 def thought(rows: np.ndarray, count: int, people: Sequence[Facts]) -> str:
   """What a picture shows in the places of which a prompt speaks."""
-  said = []
+  sentence = []
   for i in range(count):
     names = people[i] if i < len(people) else {}
     values = [at.VALUES[at.NAMES[a]][rows[i, a]] for a in names]
     side = [words.SIDES[i]] if count == at.PEOPLE else ["person"]
-    said.append(" ".join([*side, *values]))
-  return ", ".join(said)
+    sentence.append(" ".join([*side, *values]))
+  return ", ".join(sentence)
 
 
 def _place(i: int, count: int) -> str:
@@ -250,14 +250,16 @@ def about_parts(
   value = int(rows[i, name])
   if rng.random() < 0.5 or value not in lib.spoken(name):
     value = int(rng.choice(list(lib.spoken(name))))
-  said = words.person_phrase({name: value})
+  sentence = words.person_phrase({name: value})
   has = [bool(row[name] == value) for row in rows[:count]]
   if kind == "count":
-    question = f"How many people {said.removeprefix('a person ')} are there?"
+    question = (
+      f"How many people {sentence.removeprefix('a person ')} are there?"
+    )
     return asked.looked(kind, question, asked.COUNT, str(sum(has)))
   if rng.integers(2):
-    return asked.looked(kind, f"Is there {said}?", asked.CHOICE, asked.yes(any(has)))  # fmt: skip
-  question = f"Is there {said}{_place(i, count)}?"
+    return asked.looked(kind, f"Is there {sentence}?", asked.CHOICE, asked.yes(any(has)))  # fmt: skip
+  question = f"Is there {sentence}{_place(i, count)}?"
   is_so = has[i] if count == at.PEOPLE else any(has)
   return asked.looked(kind, question, asked.CHOICE, asked.yes(bool(is_so)))
 
@@ -313,8 +315,8 @@ def in_words(
   """A description, or a thought before the answer."""
   wrong = picture.errors(people)
   if picture.hidden or rng.random() < 0.4:
-    said = thought(picture.rows, picture.count, people)
-    return asked.thinking(text, said, not wrong)
+    sentence = thought(picture.rows, picture.count, people)
+    return asked.thinking(text, sentence, not wrong)
   question, answer = asked.DESCRIBE, text
   if wrong or rng.random() < 0.7:
     if picture.count == 1:
@@ -442,10 +444,10 @@ class Questions:
     return Batch(look, groups, prompts, is_right)
 
   def _long(self, picture: Picture, prompt, rng) -> list[Asked]:
-    said = [self._another(picture, rng) for _ in range(3)]
+    sentence = [self._another(picture, rng) for _ in range(3)]
     if prompt is not None:
-      said[int(rng.integers(3))] = prompt.people, prompt.text
-    *two, last = said
+      sentence[int(rng.integers(3))] = prompt.people, prompt.text
+    *two, last = sentence
     return [
       *(about_prompt(picture, *x, rng) for x in two),
       in_words(picture, *last, rng),

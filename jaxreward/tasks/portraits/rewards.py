@@ -137,8 +137,8 @@ def regions(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
     images: in [0, 1].
     prompts: P edits with an exact answer.
   """
-  asked, group = prompts.extras, jnp.shape(images)[1]
-  rows, count = jnp.asarray(asked.rows), jnp.asarray(asked.count)
+  extras, group = prompts.extras, jnp.shape(images)[1]
+  rows, count = jnp.asarray(extras.rows), jnp.asarray(extras.count)
   control = render.regions(render.shapes_of(rows, jnp), count, jnp)
   extract = lambda x: judge.regions(x, jnp.repeat(count, group))
   known = _is_whole(prompts)[:, None]

@@ -56,15 +56,15 @@ class Look:
 
 def made_for(prompt: grammar.Prompt, rng: np.random.Generator) -> Things:
   """A scene that shows what a prompt asks for."""
-  wanted = [(s, c) for count, c, s in prompt.items for _ in range(count)]
-  cells = rng.permutation(render.GRID**2)[: len(wanted)]
+  items = [(s, c) for count, c, s in prompt.items for _ in range(count)]
+  cells = rng.permutation(render.GRID**2)[: len(items)]
   if prompt.relation:
     pairs = render.related_cells(prompt.relation)
     cells = pairs[rng.integers(len(pairs))]
   colour = lambda c: int(rng.integers(len(grammar.COLOURS))) if c < 0 else c
   return tuple(
     Thing(s, colour(c), int(cell))
-    for (s, c), cell in zip(wanted, cells, strict=True)
+    for (s, c), cell in zip(items, cells, strict=True)
   )
 
 
@@ -327,8 +327,8 @@ class Questions:
         ]
       )
       other = prompt if rng.integers(2) else self._another(things, i, rng)
-      said = description(things, rng, prompt) if rng.random() < 0.3 else None
-      long.append([said or with_thought(things, other)])
+      text = description(things, rng, prompt) if rng.random() < 0.3 else None
+      long.append([text or with_thought(things, other)])
     pairs = []
     for n, i in enumerate(rows):
       a, b = scenes[2 * n : 2 * n + 2]

@@ -7,13 +7,19 @@ import pytest
 
 from jaxreward.models.text import qwen
 from jaxreward.models.vision.qwen_vision import VisionTower
-from jaxreward.models.vlm import own, prompts, qwen_vl, supervised, words
+from jaxreward.models.vlm import (
+  prompts,
+  qwen_vl,
+  small_judge,
+  supervised,
+  words,
+)
 from jaxreward.models.vlm.supervised import Taught
 
 pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
 
 TOKENS = words.make((), "a b c d e".split())
-MODEL = own.geometry(
+MODEL = small_judge.geometry(
   TOKENS, width=16, depth=2, heads=2, groups=1, mlp=24, vision_width=16,
   vision_depth=1, vision_heads=1, vision_mlp=16, patch=2, sides=(8,),
 )  # fmt: skip

@@ -7,15 +7,15 @@ import sys
 import jax
 import pytest
 
-from jaxreward import inherited
+from jaxreward import startup
 from jaxreward.errors import UserError
 from tests import tiny
 
 CHILD = """
 import os, sys
-from jaxreward import inherited, main
-inherited.open_streams()
-inherited.allow_warnings()
+from jaxreward import startup, main
+startup.open_streams()
+startup.allow_warnings()
 main.configure_logging()
 assert sys.stderr is not None and all(os.fstat(i) for i in (0, 1, 2))
 assert os.open(os.devnull, os.O_RDONLY) > 2
@@ -53,7 +53,7 @@ def test_a_hostile_environment(tmp_path):
 
 REFUSED = """
 import os, pathlib, sys
-from jaxreward import inherited, main
+from jaxreward import startup, main
 from jaxreward.errors import UserError
 for name, value in (
   ("JAX_ENABLE_X64", "maybe"), ("JAX_DEFAULT_MATMUL_PRECISION", "garbage"),
@@ -71,7 +71,7 @@ for name in ("cuda", "rocm", "gpuu"):
   os.environ["JAX_PLATFORMS"] = name
   jax.config.update("jax_platforms", name)
   try:
-    inherited.require_platform()
+    startup.require_platform()
   except UserError as error:
     print(error)
   backend.clear_backends()
@@ -109,41 +109,41 @@ def test_what_the_real_jax_refuses_is_one_line(tmp_path):
 def test_settings_are_pinned_and_said(monkeypatch, caplog):
   monkeypatch.setenv("JAX_NUMPY_RANK_PROMOTION", "raise")
   jax.config.update("jax_numpy_rank_promotion", "raise")
-  inherited.pin_jax()
+  startup.pin_jax()
   assert jax.config.jax_numpy_rank_promotion == "allow"
   assert "JAX_NUMPY_RANK_PROMOTION=raise is left out" in caplog.text
-  known = [n for n in inherited.PINNED if hasattr(jax.config, n)]
-  assert len(known) >= len(inherited.PINNED) - 1
+  known = [n for n in startup.PINNED if hasattr(jax.config, n)]
+  assert len(known) >= len(startup.PINNED) - 1
 
 
 def test_a_flag_that_is_there(monkeypatch):
   flag = "--xla_force_host_platform_device_count=8"
   monkeypatch.setenv("XLA_FLAGS", flag)
-  inherited.require_flags()
+  startup.require_flags()
   monkeypatch.setenv("XLA_FLAGS", f"{flag} --xla_forse_host=1")
   with pytest.raises(UserError, match="no flag --xla_forse_host"):
-    inherited.require_flags()
+    startup.require_flags()
 
 
 @pytest.mark.parametrize(
   ("flags", "count", "added"),
   [
-    ("--xla_force_host_platform_device_count=8", "", [*inherited.VIRTUAL]),
-    ("", "8", [*inherited.VIRTUAL]),
+    ("--xla_force_host_platform_device_count=8", "", [*startup.VIRTUAL]),
+    ("", "8", [*startup.VIRTUAL]),
     ("", "", []),
-    *((f"--{name}=50", "8", {*inherited.VIRTUAL} - {name})
-      for name in inherited.VIRTUAL),
+    *((f"--{name}=50", "8", {*startup.VIRTUAL} - {name})
+      for name in startup.VIRTUAL),
     ("flags.txt", "8", []),
   ],
 )  # fmt: skip
 def test_virtual_devices_meet(monkeypatch, flags, count, added):
   monkeypatch.setenv("XLA_FLAGS", flags)
   monkeypatch.setenv("JAX_NUM_CPU_DEVICES", count)
-  inherited.let_devices_meet()
+  startup.let_devices_meet()
   more = os.environ["XLA_FLAGS"].removeprefix(flags).split()
-  assert sorted(more) == sorted(f"--{k}={inherited.VIRTUAL[k]}" for k in added)
+  assert sorted(more) == sorted(f"--{k}={startup.VIRTUAL[k]}" for k in added)
   before = os.environ["XLA_FLAGS"]
-  inherited.let_devices_meet()  # again, as where one process runs several jobs
+  startup.let_devices_meet()  # again, as where one process runs several jobs
   assert os.environ["XLA_FLAGS"] == before
 
 
@@ -157,4 +157,4 @@ def test_streams_that_nobody_reads():
       raise OSError(5, "Input/output error")
 
   for stream in (Gone(), Hung(), None):
-    inherited.say("text", stream)
+    startup.say("text", stream)
