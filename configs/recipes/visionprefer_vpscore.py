@@ -21,4 +21,6 @@ def get_config(arg: str | None = None):
   )
   config.train_reward.labels = "annotator"
   config.train_reward.label_noise = 0.0
+  if recipes.size_of(arg) == "smoke":
+    config.eval.guidance_scales = (1.0,)
   return config
