@@ -2,10 +2,11 @@
 
 Zhang et al. 2026, https://arxiv.org/abs/2602.12116, of answers in words there: a judge
 derives rubrics from what a user has preferred, several are averaged, and so are those of
-users of the same cluster. Here rubrics are given in words, two of the user and two of
-others, and each is followed by one judge (`principle`). A new user's part is that of the
-others. `unverified`: the share of one half, and two rubrics. A tiny model with random
-weights stands in for the judge on scenes.
+users of the same cluster. Here rubrics are given in words, three of one user and two of
+others, for all prompts, and each is followed by one judge (`principle`); nothing is derived
+from a history, and nobody is clustered. A new user's part is that of the others.
+`unverified`: the share of .7, and the numbers of rubrics. A tiny model with random weights
+stands in for the judge on scenes.
 """
 
 from jaxreward import recipes
@@ -13,6 +14,7 @@ from jaxreward import recipes
 OWN = {
   "warm": "Warm colours are better than cold ones.",
   "sparse": "Few objects with much space between them are better.",
+  "large": "Large objects are better than small ones.",
 }
 OTHERS = {
   "bright": "Bright pictures are better than dark ones.",
@@ -29,6 +31,6 @@ def get_config(arg: str | None = None):
   }
   recipes.judge_with(config, arg, **judges)
   config.composition = dict(
-    name="own_and_others", own=tuple(OWN), others=tuple(OTHERS), share=0.5
+    name="own_and_others", own=tuple(OWN), others=tuple(OTHERS), share=0.7
   )
   return config

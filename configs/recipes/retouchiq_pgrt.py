@@ -14,7 +14,9 @@ from jaxreward import recipes
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for an editing policy with exact answers."""
   size = recipes.size_of(arg)
-  config = recipes.beside_answers(arg, __file__)
+  config = recipes.beside_answers(
+    arg, __file__
+  )  # with CLIP rewards at full size
   if size != "full":
     config.rewards = dict(detector=dict(fn="detector", weight=0.0))
   config.players.expert = dict(

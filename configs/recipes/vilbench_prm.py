@@ -31,6 +31,6 @@ def get_config(arg: str | None = None):
   training.pictures.update(renders=0, spoiled=0, borrowed=0)
   training.sampling.update(
     samples=4, guidance_scales=(1.0,), num_steps=steps,
-    estimates=(2, 1) if small else (7, 5, 3),
+    estimates=(3, 2, 1) if small else (10, 7, 5, 3),
   )  # fmt: skip
   return config

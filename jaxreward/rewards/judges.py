@@ -129,7 +129,8 @@ def load_pairwise(
     options: see `reasoning.Options`.
     template: file with the question (`remote.templates`), or "".
     pairs: who meets whom in a group: "all"; "random", each member so many
-      neighbours; "member", all of them the first one.
+      neighbours; "member", all of them the first one; "first", the same, and the
+      first one has no score.
     opponents: of each member, for "random".
     swap: ask for both orders and average, which cancels what a judge gives to
       a place.
@@ -138,7 +139,7 @@ def load_pairwise(
     words: how it says that the first is better, that the second is, and, if
       there are three, that neither is.
   """
-  require_choice("pairs", pairs, ("all", "random", "member"))
+  require_choice("pairs", pairs, ("all", "random", "member", "first"))
   encoders.require_counts("", least=1, opponents=opponents)
   if consistent and not swap:
     raise UserError(
@@ -214,7 +215,8 @@ def vlm_pairwise(
     mask: False for padding.
   """
   p, g = jnp.asarray(images).shape[:2]
-  games = np.array(matches.schedule(range(g), pairs, opponents), np.int32)
+  meets = "member" if pairs == "first" else pairs
+  games = np.array(matches.schedule(range(g), meets, opponents), np.int32)
   if not games.size:  # nobody to meet
     return {"judge": jnp.full((p, g), jnp.nan)}
   shows = np.concatenate([games, games[:, ::-1]]) if swap else games
@@ -231,7 +233,10 @@ def vlm_pairwise(
   total = wins @ sides[0] + (played - wins) @ sides[1]
   count = played @ (sides[0] + sides[1])
   rate = total / jnp.maximum(count, 1)
-  return {"judge": jnp.where(count > 0, rate, jnp.nan)}
+  is_scored = count > 0
+  if pairs == "first":
+    is_scored &= np.arange(g) > 0
+  return {"judge": jnp.where(is_scored, rate, jnp.nan)}
 
 
 @with_options

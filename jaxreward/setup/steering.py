@@ -87,20 +87,25 @@ def _weighted(
 
 
 def score_of(
-  rewards: Mapping[str, Reward], weights: Mapping[str, Any]
+  rewards: Mapping[str, Reward],
+  weights: Mapping[str, Any],
+  nothing: float = 0.0,
 ) -> Callable[[Array, PromptBatch], Array]:
   """(images [P, S, H, W, C], prompts) -> weighted sum of scores [P, S].
 
   Args:
     rewards: by name.
     weights: name -> weight, of those to steer by.
+    nothing: the score where no reward is applicable.
   """
   steering_rewards = _weighted(rewards, weights)
 
   def total(images: Array, prompts: PromptBatch) -> Array:
     scores, _ = score(steering_rewards, images, prompts)
     scores, factors = mask_inapplicable(scores, weights, prompts.plain)
-    return jnp.stack([factors[k] * scores[k] for k in steering_rewards]).sum(0)
+    parts = [factors[k] * scores[k] for k in steering_rewards]
+    applies = jnp.stack([factors[k] != 0 for k in steering_rewards]).any(0)
+    return jnp.where(applies, jnp.stack(parts).sum(0), nothing)
 
   return total
 
@@ -200,6 +205,7 @@ def make_particles(
     start=functools.partial(start_latents, config, section, policy),
     seed=seed, stream=stream,
     gradients=gradients_of(rewards, weights) if method.needs_gradient else None,
-    look=score_of(rewards, {method.by: 1.0}) if method.by else None,
-    clear=score_of(rewards, {method.clear: 1.0}) if method.clear else None,
+    look=score_of(rewards, {method.by: 1.0}, np.nan) if method.by else None,
+    clear=score_of(rewards, {method.clear: 1.0}, np.nan)
+    if method.clear else None,
   )  # fmt: skip

@@ -103,8 +103,11 @@ def asked_once(
   is_clear: Bool[ArrayLike, "*B N"],
   answer: Float[ArrayLike, "*B N"],
 ) -> tuple[Array, Array]:
-  """(chances, who has been asked): who is clear now and was not asked yet is."""
-  new = jnp.asarray(is_clear) & ~jnp.asarray(asked)
+  """(chances, who has been asked): who is clear now and was not asked yet is.
+
+  An answer that failed, which is not finite, is none.
+  """
+  new = jnp.asarray(is_clear) & ~jnp.asarray(asked) & jnp.isfinite(answer)
   return jnp.where(new, answer, chance), jnp.asarray(asked) | new
 
 
@@ -117,11 +120,16 @@ def survivor(
 ) -> Array:
   """The best outcome of those that may become right; without any, the likeliest.
 
-  Who was never clear enough to be asked stays.
+  Who was never clear enough to be asked stays, an outcome that failed never does, and
+  outcomes decide between those that are equally likely.
   """
-  stays = ~jnp.asarray(asked) | (jnp.asarray(chance) >= threshold)
-  best = jnp.where(stays, outcome, -jnp.inf).argmax(-1)
-  return jnp.where(stays.any(-1), best, jnp.asarray(chance).argmax(-1))
+  chance, asked = jnp.asarray(chance), jnp.asarray(asked)
+  is_scored = jnp.isfinite(outcome)
+  stays = is_scored & (~asked | (chance >= threshold))
+  likely = jnp.where(is_scored, chance, -jnp.inf)
+  likeliest = is_scored & (likely == likely.max(-1, keepdims=True))
+  left = jnp.where(stays.any(-1, keepdims=True), stays, likeliest)
+  return jnp.where(left, outcome, -jnp.inf).argmax(-1)
 
 
 def potential(
@@ -145,7 +153,7 @@ def potential(
     particles: N for each image.
     looks: steps taken before each look, rising, fewer than the sampler's.
     by: name of the reward that says whether an estimate can become right, in [0, 1],
-      whatever its weight; all rewards if empty.
+      whatever its weight.
     clear: name of the reward that says whether it can be judged, likewise; without
       one every estimate can at the first look.
     threshold: of both, in [0, 1].
@@ -155,6 +163,11 @@ def potential(
   """
   require_counts("steering.", particles=particles)
   require_looks(looks)
+  if not by:
+    raise UserError(
+      'steering.by="": name the reward that says, from 0 to 1, whether an estimate'
+      " can become right"
+    )
   if not 0 <= threshold <= 1:
     raise UserError(
       f"steering.threshold={threshold:g}: it is a probability, from 0 to 1"

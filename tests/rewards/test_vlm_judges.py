@@ -71,6 +71,8 @@ def setup(tmp_path_factory):
     "score": (judges.vlm_pointwise, SCALE),
     "pairs": (judges.vlm_pairwise, {}),
     "first": (judges.vlm_pairwise, dict(pairs="member", swap=False)),
+    "others": (judges.vlm_pairwise, dict(pairs="first", swap=False)),
+    "whole": (judges.vlm_pairwise, dict(consistent=True)),
     "echo": (judges.prompt_echo, {}),
     "think": (
       judges.vlm_pointwise,
@@ -329,6 +331,11 @@ def test_both_orders_of_a_pair_are_asked(scores, images, read):
   np.testing.assert_allclose(scores["pairs"][0], expected, atol=1e-5)
   expected = [ahead, 1 - ahead, np.nan]
   np.testing.assert_allclose(scores["first"][0], expected, atol=1e-5)
+  expected[0] = np.nan  # it is what the others are compared with
+  np.testing.assert_allclose(scores["others"][0], expected, atol=1e-5)
+  votes = (ahead > 0.5) + (behind < 0.5)
+  expected = [votes / 2, 1 - votes / 2, np.nan]
+  np.testing.assert_allclose(scores["whole"][0], expected, atol=1e-5)
 
 
 def test_win_rates_follow_the_images_and_sum_to_half(scores):

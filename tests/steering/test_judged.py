@@ -22,9 +22,9 @@ class Chains(steering.Particles):
   A state is how many steps have been right so far, or -1 once one was wrong.
   """
 
-  def __init__(self, group, count, steps, chance, look=None):
+  def __init__(self, group, count, steps, chance, look=None, clear=None):
     given = dict(
-      group=group, count=count, steps=steps, look=look, clear=None,
+      group=group, count=count, steps=steps, look=look, clear=clear,
       chance=chance, rng=np.random.default_rng(0), drawn=[], asked=[],
     )  # fmt: skip
     vars(self).update(given)
@@ -114,6 +114,34 @@ def test_who_is_asked_once_keeps_the_answer():
     )
   np.testing.assert_allclose(chance, [0.3, 0.8, 0])
   assert asked.tolist() == [True, True, False]
+  failed = judged.asked_once(
+    chance, asked, np.ones(3, bool), np.array([1.0, 1.0, -np.inf])
+  )
+  np.testing.assert_array_equal(failed[0], chance)
+  np.testing.assert_array_equal(failed[1], asked)
+
+
+def test_a_sample_is_asked_at_the_look_at_which_it_is_clear():
+  """Clear after two right steps: whoever is not by then is never given up."""
+  count, chance = 4, 0.5
+  answered = []
+
+  def may_become(state):
+    answered.append(np.asarray(state))
+    return jnp.zeros(np.shape(state))  # always no
+
+  is_clear = lambda state: jnp.asarray(state) >= 2
+  draw = Chains(5000, count, 3, chance, may_become, is_clear)
+  method = steering.potential(
+    particles=count, looks=(1, 2), by="may", clear="clear"
+  )
+  got, trace = success(method, draw)
+  clear = answered[1] >= 2
+  assert not (answered[0] >= 2).any() and clear.any()
+  # Where one is not clear, and so wrong, it alone is left; else the outcome decides.
+  want = clear.all(-1).mean() * (1 - (1 - chance) ** count)
+  assert got == pytest.approx(want, abs=0.01)
+  assert trace.reward_calls == count * 5
 
 
 def test_survivors_alone_are_chosen_among():
@@ -126,6 +154,12 @@ def test_survivors_alone_are_chosen_among():
   assert pick([0.4, 0.6, 0.6], every) == 2
   assert pick([0.1, 0.3, 0.2], every) == 1  # nobody is left: the likeliest
   assert pick([0.0, 0.6, 0.6], [0, 1, 1]) == 0  # it was never clear
+  assert pick([0.0, 0.0, 0.0], every) == 0  # all alike: the outcome decides
+  assert pick([0.0, 0.0, 0.0], [0, 0, 0]) == 0  # no answer of any
+  outcome[0] = -np.inf  # it failed
+  assert pick([0.6, 0.6, 0.6], every) == 2
+  assert pick([0.4, 0.2, 0.3], every) == 2
+  assert pick([0.4, 0.3, 0.3], every) == 2
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.5])
@@ -151,8 +185,8 @@ def test_a_false_no_costs_the_product_of_its_rate(wrong):
     )
     if stays:
       want += share * (1 - (1 - chance) ** stays)
-    else:  # the first of those with the least no: all alike
-      want += share * chance * lost / (1 - kept)
+    else:  # all alike: the outcome decides
+      want += share * (1 - (1 - chance * lost / (1 - kept)) ** count)
   assert got == pytest.approx(want, abs=0.012)
   assert trace.reward_calls == count * 2
 
@@ -164,7 +198,8 @@ def test_a_false_no_costs_the_product_of_its_rate(wrong):
     (lambda: steering.stepwise(looks=(3, 2)), "steering.looks"),
     (lambda: steering.stepwise(aggregate="max"), 'aggregate="max"'),
     (lambda: steering.potential(looks=(0,)), "steering.looks"),
-    (lambda: steering.potential(threshold=1.5), "threshold=1.5"),
+    (lambda: steering.potential(), 'steering.by=""'),
+    (lambda: steering.potential(threshold=1.5, by="a"), "threshold=1.5"),
     (lambda: steering.potential(particles=0), "particles=0"),
   ],
 )

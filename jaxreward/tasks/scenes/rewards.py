@@ -141,22 +141,29 @@ def fields_of(text: str) -> tuple[Question, ...]:
   Questions are the same for all prompts: how many objects of each shape there are,
   and whether there is one of each shape in each colour. Those of one field share a
   weight of 1: counts of shapes that the prompt names, shapes that it does not, and
-  the colours that it gives; colours that it does not speak of have no weight.
+  the colours that it gives. Other colours have no weight: a further object shows in
+  the counts.
   """
-  items = {s: (n, c) for n, c, s in grammar.parse(text).items}
-  coloured = sum(c >= 0 for _, c in items.values())
+  if not text:  # padding
+    return ()
+  count = dict.fromkeys(range(4), 0)
+  pairs = set()
+  for n, c, s in grammar.parse(text).items:
+    count[s] += n
+    pairs |= {(s, c)} if c >= 0 else set()
+  named = sum(n > 0 for n in count.values())
   counts = [
     Question(
       f"How many {grammar.plural(s)} are there?",
-      1 / len(items) if s in items else 1 / (4 - len(items)),
-      answers=_only(str(items.get(s, (0, 0))[0])),
+      1 / (named if count[s] else 4 - named),
+      answers=_only(str(count[s])),
     )
     for s in range(4)
   ]
   colours = [
     Question(
       f"Is there a {grammar.COLOURS[c]} {grammar.SHAPES[s]}?",
-      1 / coloured if s in items and items[s][1] == c else 0.0,
+      1 / len(pairs) if (s, c) in pairs else 0.0,
     )
     for s, c in _PAIRS
   ]
@@ -201,8 +208,8 @@ REGISTRY = {
   "detector": detector,
   "strict": strict,
   "boxes": boxes,
-  "recovered": recovered,
 }
+SCENES = {**REGISTRY, "recovered": recovered}
 EDITS = {
   **REGISTRY,
   "execution": execution,

@@ -194,6 +194,18 @@ def test_an_exact_reader_finds_what_was_asked_for_and_a_swap_costs_its_share():
       assert answered(swapped, prompt.text) == pytest.approx(2 / 3)
 
 
+def test_two_items_of_one_shape_are_both_asked_for():
+  text = "a red circle and a green circle"
+  red, green = (grammar.COLOURS.index(c) for c in ("red", "green"))
+  prompt = grammar.parse(text)
+  right = questions.made_for(prompt, np.random.default_rng(0))
+  assert sorted(t.colour for t in right) == sorted([red, green])
+  assert answered(right, text) == pytest.approx(1)
+  one = tuple(t for t in right if t.colour == green)
+  assert answered(one, text) == pytest.approx((0 + 1 + 0.5) / 3)
+  assert scene_rewards.fields_of("") == ()
+
+
 def test_what_a_reader_is_asked_does_not_depend_on_the_prompt():
   """So that nothing leaks: prompts that are shuffled score less."""
   rng = np.random.default_rng(1)
