@@ -40,14 +40,16 @@ SIZE, DPI = (7.6, 3.1), 100  # inches, dots per inch
 LARGEST = 7  # lines of a picture: as many colours
 
 
-def unit(entry: Mapping[str, Any], config: Mapping[str, Any]) -> float:
-  """What a step of a run costs, on the horizontal axis."""
+def unit(label: str, config: Mapping[str, Any]) -> float:
+  """What a step of a run costs, on the horizontal axis.
+
+  Lines that are not of `METHODS` are variants of Flow-GRPO.
+  """
   if config["job"] != "align":
     return 1.0
-  method = entry["config"].partition(":")[2]
-  rollout = config["rollout"]
+  methods, rollout = sweep.objectives.METHODS, config["rollout"]
   samples = rollout["prompts"] * rollout["group"]
-  return sweep.objectives.METHODS[method][0] * samples / 1e6
+  return methods.get(label, methods["flow_grpo"])[0] * samples / 1e6
 
 
 def lines(
@@ -61,7 +63,7 @@ def lines(
       continue
     config = json.loads((run / "config.json").read_text())
     rows = list(map(json.loads, (run / "metrics.jsonl").open()))
-    job, step = config["job"], unit(entry, config)
+    job, step = config["job"], unit(label, config)
     for title, metric in PANELS[job].items():
       line = series.line_of(rows, metric, label)
       if line is not None:

@@ -116,7 +116,6 @@ PROOFS = {
   "marble": "tests/composition/test_gradients.py",
   "masked_flow_dpo": "tests/objectives/test_preference.py",
   "mcts_dpo": "tests/objectives/test_preference.py",
-  "meta_cot_cec": "tests/evaluation/test_judging.py",
   "mhaldetect_fdpo": "tests/objectives/test_preference.py",
   "mixgrpo": "tests/flow/test_windows.py",
   "mj_video_moe": "tests/reward_models/test_row_losses.py",
@@ -171,7 +170,6 @@ PROOFS = {
   "rewardbench2_bestof4_ties": "tests/evaluation/test_reward_metrics.py",
   "rewarddance_yes_token": "tests/rewards/test_yes_tokens.py",
   "rg_lcd": "tests/players/test_players.py",
-  "rm_nlhf": "tests/models/vlm/test_verdicts.py",
   "rm_r1": "tests/models/vlm/test_verdicts.py",
   "rlcm": "tests/flow/test_precise.py",
   "rlfr_flow_reward": "tests/players/test_flows.py",
@@ -198,7 +196,6 @@ PROOFS = {
   "tp_grpo": "tests/advantages/test_process.py",
   "tree_preference_rm": "tests/setup/test_branches.py",
   "ttsnap": "tests/steering/test_methods.py",
-  "ui_genie_rm_loop": "tests/reward_models/test_row_losses.py",
   "unifiedreward_flex": "tests/rewards/test_vlm_judges.py",
   "unifiedreward_sift": "tests/advantages/test_chosen.py",
   "unifiedreward_think": "tests/rewards/test_vlm_judges.py",
@@ -209,11 +206,9 @@ PROOFS = {
   "verpo_check_weights": "tests/composition/test_transforms.py",
   "vgpo": "tests/advantages/test_absolute.py",
   "vilbench_prm": "tests/steering/test_judged.py",
-  "visual_erm": "tests/composition/test_aspects.py",
   "visionprefer_vpscore": "tests/reward_models/test_preference_losses.py",
   "visualquality_r1": "tests/reward_models/test_row_losses.py",
   "visurf_gt_rollout": "tests/objectives/test_real_members.py",
-  "vlic_2afc_dpo": "tests/rewards/test_yes_tokens.py",
   "vlm_rm_goal_baseline": "tests/reward_models/test_goal_head.py",
   "vpl": "tests/reward_models/test_row_losses.py",
   "vr_thinker": "tests/rewards/test_looks.py",
@@ -270,6 +265,8 @@ def page() -> str:
   known, rows = recipes(), systems()
   if stale := sorted(set(REASONS) & set(known)):
     raise SystemExit(f"docs/systems.py: {', '.join(stale)} has a recipe now")
+  if stale := sorted(set(PROOFS) - set(known)):
+    raise SystemExit(f"docs/systems.py: {', '.join(stale)} has no recipe")
   missing = sorted(set(known) - set(PROOFS))
   if missing:
     raise SystemExit(f"docs/systems.py: name the proof of {', '.join(missing)}")

@@ -23,15 +23,14 @@ _PROXY = "runs/proxy/reward_model.safetensors"
 
 def _methods(*names):
   """Entries of methods in configs/compare.py, by name."""
-  return {name: _policy(name.partition(",")[0], objectives.METHODS[name][1])
-          for name in names}  # fmt: skip
+  return {name: _policy(name, objectives.METHODS[name][1]) for name in names}
 
 
-def _policy(method, fields):
-  """The entry of a method, with changed fields."""
-  count = objectives.affordable((method,))[method] // 2
+def _policy(name, fields):
+  """The entry of a method of `objectives.METHODS`, with changed fields."""
+  count = objectives.affordable((name,))[name] // 2
   return {
-    "config": f"configs/compare.py:{method}",
+    "config": f"configs/compare.py:{name.partition(',')[0]}",
     "align.iterations": count,
     "eval.every": max(1, count // POINTS),
     "checkpoint.every": count,

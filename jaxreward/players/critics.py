@@ -75,6 +75,23 @@ def values_of(width: int, depth: int, hidden: int, *, of: str = "latent"):
   return init, values
 
 
+def logits_of(width: int, depth: int, hidden: int):
+  """(init of a player, name of images -> what offers their numbers at time 0).
+
+  The sizes and errors are those of `values_of`.
+  """
+  init, values = values_of(width, depth, hidden, of="image")
+
+  def logit(name: str):
+    def compute(arrays: Arrays) -> Array:
+      images = arrays(name)
+      return values(arrays, images, jnp.zeros(images.shape[:1]))
+
+    return compute
+
+  return init, logit
+
+
 def squared_error(
   value: Float[ArrayLike, "B"],
   shaped: Float[ArrayLike, "B"],

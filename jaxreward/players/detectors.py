@@ -12,7 +12,7 @@ from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.models.vision import discriminator as network
 from jaxreward.numerics import Mean
 from jaxreward.players.contract import Arrays, Player, Sizes, require_layers
-from jaxreward.players.critics import values_of
+from jaxreward.players.critics import logits_of
 from jaxreward.types import Array, ArrayLike
 
 POOLS = ("mean", "least", "log")
@@ -139,14 +139,7 @@ def expert_above(
   Raises:
     UserError: sizes of which there is no network.
   """
-  init, values = values_of(width, depth, hidden, of="image")
-
-  def logit(name: str):
-    def compute(arrays: Arrays) -> Array:
-      images = arrays(name)
-      return values(arrays, images, jnp.zeros(images.shape[:1]))
-
-    return compute
+  init, logit = logits_of(width, depth, hidden)
 
   return Player(
     init, above,

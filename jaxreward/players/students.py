@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError
 from jaxreward.numerics import Mean
-from jaxreward.players.contract import JUDGED_ROWS, Arrays, Player
-from jaxreward.players.critics import values_of
-from jaxreward.types import Array, ArrayLike
+from jaxreward.players.contract import JUDGED_ROWS, Player
+from jaxreward.players.critics import logits_of
+from jaxreward.types import ArrayLike
 
 LOSSES = ("pairs", "labels")
 Values = Float[ArrayLike, "B"]
@@ -39,14 +39,7 @@ def student(
   """
   if loss not in LOSSES:
     raise UserError(f'loss="{loss}": it is one of {", ".join(LOSSES)}')
-  init, values = values_of(width, depth, hidden, of="image")
-
-  def logit(name: str):
-    def compute(arrays: Arrays) -> Array:
-      images = arrays(name)
-      return values(arrays, images, jnp.zeros(images.shape[:1]))
-
-    return compute
+  init, logit = logits_of(width, depth, hidden)
 
   is_pairs = loss == "pairs"
   score = lambda arrays: (

@@ -90,12 +90,14 @@ _NOT_NEGATIVE = {
   "train_reward": ("margin",),
   "checkpoint": ("grace",),
   "video": ("fade",),
+  "eval.judging.gate": ("error",),
 }
 _FINITE = {
   "rollout": ("guidance_scale",),
   "sample": ("guidance_scale",),
   "pretrain": ("time_mean",),
 }
+_GATE = "eval.judging.gate"
 _SHARES = {
   "data": ("caption_drop",),
   "pretrain": ("caption_corruption", "caption_drop"),
@@ -171,6 +173,11 @@ def check(config: ConfigDict) -> None:
     ),
     (_fields(_FINITE), is_finite, "a finite number"),
     (
+      (f"{_GATE}.pearson",),
+      lambda v: is_finite(v) and -1 <= v <= 1,
+      "a number from -1 to 1",
+    ),
+    (
       _fields(_SHARES),
       lambda v: is_finite(v) and 0 <= v <= 1,
       "a number from 0 to 1",
@@ -200,7 +207,30 @@ def check(config: ConfigDict) -> None:
       optimizer.require_ranges(f"config.{section}.", **options.to_dict())
   for fields in _PRODUCTS:
     require_product(config, fields)
+  _check_gate(config)
   tracking.bind(config)
+
+
+def _check_gate(config: ConfigDict) -> None:
+  """Refuses a gate that no evaluation of rewards would close."""
+  gates = (f"{_GATE}.{name}" for name in ("pearson", "error"))
+  field = next((f for f in gates if _value(config, f) is not None), None)
+  if field is None:
+    return
+  start = f"config.{field}={shown(_value(config, field))}"
+  if not _value(config, "eval.preferences"):
+    raise UserError(
+      f"{start}: rewards are held against ratings of config.eval.preferences,"
+      " which is empty; name a file of preferences, or set it to None"
+    )
+  names = (config.job,)
+  if config.job == "pipeline":
+    names = tuple(_value(config, "jobs") or ())
+  if "align" in names and "evaluate" not in names[: names.index("align")]:
+    raise UserError(
+      f"{start}: nothing is evaluated before align; set config.job=pipeline and"
+      " config.jobs=evaluate,align, or set it to None"
+    )
 
 
 def require_product(

@@ -80,9 +80,10 @@ def drawn(config: ConfigDict, split: str) -> Rows:
     name: np.asarray(rows.aspects)[..., i]
     for i, name in enumerate(rows.aspect_names)
   }
+  rating = np.asarray(rows.score, np.float64)
   labels = Labels(
-    np.asarray(prob, np.float64), np.asarray(rows.score, np.float64),
-    prompt_numbers(prompts), np.full(members.shape, -1),
+    np.asarray(prob, np.float64), rating, prompt_numbers(prompts),
+    np.full(members.shape, -1), rating,
   )  # fmt: skip
   take = lambda index: np.asarray(rows.images)[members[index]] / np.float32(255)
   return Rows(tuple(prompts), take, labels, aspects, task)
@@ -118,7 +119,7 @@ def load(config: ConfigDict, source: str, field: str) -> Rows:
     table.prompts,
     functools.partial(judging_rows.images, table, side, frames=frames),
     Labels(table.prob, judge.ratings(table.prob, table.rating),
-           prompt_numbers(table.prompts), table.model),
+           prompt_numbers(table.prompts), table.model, table.rating),
     table.aspects, task, table.answers, max(frames, 1),
   )  # fmt: skip
 
@@ -192,7 +193,10 @@ def data(config: ConfigDict) -> list[PictureRow]:
   ):
     if path and not _is_drawn(path):
       most, parse = config.eval.judging.rows, task_of(config).parse
-      rows += judging_rows.read(config, path, parse, field, most).checked()
+      table = judging_rows.read(config, path, parse, field, most)
+      if field == "eval.preferences":
+        _require_ratings(config, table.rating)
+      rows += table.checked()
   return rows
 
 
@@ -243,6 +247,18 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
   }  # fmt: skip
 
 
+def _require_ratings(config: ConfigDict, rating: np.ndarray) -> None:
+  gate = config.eval.judging.gate
+  is_asked = gate.pearson is not None or gate.error is not None
+  if is_asked and not np.isfinite(rating).any():
+    raise UserError(
+      f"config.eval.judging.gate: config.eval.preferences="
+      f"{shown(config.eval.preferences, 60)} has comparisons and no ratings, with"
+      " which scores could correlate; name a file with ratings, or set the gate to"
+      " None"
+    )
+
+
 def require_gate(config: ConfigDict, results: dict[str, Any]) -> None:
   """Stops a run whose rewards agree too little with the ratings.
 
@@ -260,10 +276,9 @@ def require_gate(config: ConfigDict, results: dict[str, Any]) -> None:
   gate = config.eval.judging.gate
   if gate.pearson is None and gate.error is None:
     return
-  none = {"pearson": None, "error": None}
   for name, reward in config.rewards.items():
     if reward.get("weight", 1.0):
-      found = none | results["rewards"][name]
+      found = results["rewards"][name]
       if text := judge.missed(found, gate.pearson, gate.error):
         raise UserError(
           f"config.rewards.{name}: {text} (config.eval.judging.gate); take another"

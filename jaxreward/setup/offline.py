@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -376,6 +377,8 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
     if has_users(config):
       parts = row_users.parted(config, file_records)
       file_records = parts.learned
+    if encoding_cache(config, policy, epath.Path()) and processes.is_first():
+      _log_cache(config, policy, len(file_records))
     read_rows = rows.batches(
       file_records, seed=config.seed, batch_size=config.rollout.prompts,
       side=setup.picture_side(policy),
@@ -468,13 +471,33 @@ def _without_captions(
 def encoding_cache(
   config: ConfigDict, policy: Policy, workdir: epath.Path
 ) -> EncodingCache | None:
-  """Where encoded rows of files are kept; None without encoders or files."""
+  """Where encoded rows of files are kept; None without encoders or files.
+
+  config.finetune.cache="none" keeps nothing.
+  """
   folder = config.finetune.cache
   is_encoded = policy.decoder is not None and policy.prompts is not None
   has_files = origin(config) != "rollout" and not is_drawn(config)
   if not (has_files and is_encoded) or folder == "none":
     return None
   return EncodingCache(folder or workdir / ENCODINGS)
+
+
+def encoded_bytes(policy: Policy, images: int) -> int:
+  """At most, of a row in the cache: its images, its words and its source."""
+  inputs = jax.tree.leaves((policy.prompts, policy.pictures))
+  beside = sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in inputs)
+  return images * 4 * math.prod(policy.latent_shape) + beside
+
+
+def _log_cache(config: ConfigDict, policy: Policy, count: int) -> None:
+  folder = config.finetune.cache or f"WORKDIR/{ENCODINGS}"
+  count = min(count, config.align.iterations * config.rollout.prompts)
+  size = count * encoded_bytes(policy, group(config)) / 1e9
+  logging.info(
+    "encodings of up to %d rows, %.2f GB, are kept in %s; config.finetune.cache="
+    "none keeps none", count, size, folder,
+  )  # fmt: skip
 
 
 def image_shapes(

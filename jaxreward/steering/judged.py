@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
@@ -12,22 +9,10 @@ from jaxtyping import Bool, Float
 from jaxreward.errors import UserError, require_counts
 from jaxreward.steering.methods import Steering
 from jaxreward.steering.particles import Particles, Trace
+from jaxreward.steering.pruning import require_looks
 from jaxreward.types import Array, ArrayLike
 
 AGGREGATES = ("min", "mean", "last")
-
-
-def require_looks(looks: Sequence[int]) -> None:
-  """Refuses looks that are not rising numbers of steps.
-
-  Raises:
-    UserError: names the looks.
-  """
-  are_whole = looks and all(isinstance(look, int) for look in looks)
-  if not are_whole or any(a >= b for a, b in itertools.pairwise((0, *looks))):
-    raise UserError(
-      f"steering.looks={looks}: expected rising numbers of steps, from 1 on"
-    )
 
 
 def aggregated(

@@ -13,6 +13,19 @@ from jaxreward.steering.methods import Steering
 from jaxreward.steering.particles import Particles, Trace
 
 
+def require_looks(looks: Sequence[int]) -> None:
+  """Refuses looks that are not rising numbers of steps.
+
+  Raises:
+    UserError: names the looks.
+  """
+  are_whole = looks and all(isinstance(look, int) for look in looks)
+  if not are_whole or any(a >= b for a, b in itertools.pairwise((0, *looks))):
+    raise UserError(
+      f"steering.looks={looks}: expected rising numbers of steps, from 1 on"
+    )
+
+
 def survivors(particles: int, keep: Sequence[float]) -> tuple[int, ...]:
   """Particles before the first look and after each; at least one."""
   counts = [particles]
@@ -68,11 +81,7 @@ def pruned(
       f"steering.looks={looks}, steering.keep={keep}: one share is needed for each"
       " look, and at least one look"
     )
-  are_whole = all(isinstance(look, int) for look in looks)
-  if not are_whole or any(a >= b for a, b in itertools.pairwise((0, *looks))):
-    raise UserError(
-      f"steering.looks={looks}: expected rising numbers of steps, from 1 on"
-    )
+  require_looks(looks)
   if not all(0 < share <= 1 for share in keep):
     raise UserError(f"steering.keep={keep}: expected shares above 0, at most 1")
   counts = survivors(particles, keep)

@@ -12,7 +12,7 @@ from jaxreward.data import corruptions
 from jaxreward.errors import UserError
 from jaxreward.evaluation import tables
 from jaxreward.evaluation.reward_models import judge
-from jaxreward.setup import judging, judging_rows, judging_scores
+from jaxreward.setup import checks, judging, judging_rows, judging_scores
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.tasks import free
 from jaxreward.tasks.scenes import grammar
@@ -234,3 +234,61 @@ def test_a_judge_is_held_against_ratings_before_a_run():
   flat = judge.beside_ratings(gold, 0 * gold)
   assert flat["pearson"] is None
   assert "is none, below" in judge.missed(flat, 0.8, None)
+
+
+def test_comparisons_won_are_no_ratings(labels):
+  """All right in their rows, and with no scale over the rows."""
+  scores = labels.gold + 10 * labels.prompt[:, None]
+  found = judge.agreement(labels, scores)
+  assert found["accuracy"] == 1
+  assert found["pearson"] is None and found["error"] is None
+  rated = dataclasses.replace(labels, rating=labels.gold)
+  found = judge.agreement(rated, labels.gold + 0.1)
+  assert (found["pearson"], found["error"]) == pytest.approx((1, 0.1))
+
+
+def gated(**gate):
+  names = {"a": 1.0, "b": 0.0}
+  fields = {"rewards.detector": "none"}
+  fields |= {f"rewards.{k}.weight": weight for k, weight in names.items()}
+  fields |= {f"rewards.{k}.fn": "jpeg_compressibility" for k in names}
+  fields |= {f"eval.judging.gate.{k}": value for k, value in gate.items()}
+  return tiny.load("base.py", fields)
+
+
+def test_a_gate_stops_a_run_by_the_rewards_that_count():
+  found = {"pearson": 0.7, "error": 0.2}
+  none = {"pearson": None, "error": None}
+  results = {"rewards": {"a": found, "b": none}}  # b is watched
+  judging.require_gate(gated(), results)
+  judging.require_gate(gated(pearson=0.6, error=0.25), results)
+  with pytest.raises(UserError, match=r"rewards.a: .* is 0.700, below 0.8"):
+    judging.require_gate(gated(pearson=0.8), results)
+  with pytest.raises(UserError, match=r"rewards.a: .* is 0.200, above 0.1"):
+    judging.require_gate(gated(error=0.1), results)
+
+
+def test_a_gate_beside_comparisons_alone_is_refused(tmp_path):
+  for name in "ab":
+    Image.new("RGB", (4, 4)).save(tmp_path / f"{name}.png")
+  row = {"prompt": "a red circle", "images": ["a.png", "b.png"]}
+  path = tmp_path / "rows.jsonl"
+  config = gated(pearson=0.8)
+  config.eval.preferences = str(path)
+  path.write_text(json.dumps(row | {"ratings": [1.0, 0.0]}))
+  assert judging.data(config)
+  path.write_text(json.dumps(row | {"ranks": [1, 2]}))
+  with pytest.raises(UserError, match="comparisons and no ratings"):
+    judging.data(config)
+
+
+def test_a_gate_stands_before_the_policy_learns():
+  fields = {"job": "align", "eval.preferences": "scenes"}
+  gate = {"eval.judging.gate.pearson": 0.8}
+  for jobs in ((), ("align", "evaluate"), ("align",)):
+    order = {"job": "pipeline", "jobs": jobs} if jobs else {}
+    config = tiny.load("base.py", fields | gate | order)
+    with pytest.raises(UserError, match="nothing is evaluated before align"):
+      checks.check(config)
+  order = {"job": "pipeline", "jobs": ("evaluate", "align")}
+  checks.check(tiny.load("base.py", fields | gate | order))

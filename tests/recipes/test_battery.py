@@ -207,11 +207,6 @@ SIGNALS = {
     "rewards.redness.fn": tiny.REWARD["rewards.redness.fn"],
     "rollout.window_size": 0, "align.split": "samples",
   },
-  # of random verdicts most are not the same in both orders
-  "vlic_2afc_dpo": {
-    "rewards.judge": "none",
-    "rewards.redness.fn": tiny.REWARD["rewards.redness.fn"],
-  },
 }  # fmt: skip
 
 

@@ -197,6 +197,17 @@ def test_curves_are_drawn_of_the_runs_that_are_there(tmp_path, capsys):
   assert (job, first.label, second.label) == ("align", "flow_grpo", "dancegrpo")
   assert list(first.values) == [0.0, 1.0]
   assert first.steps[-1] == pytest.approx(10 * 24.3 * 4 * 5 / 1e6)
+  # Half of the budget for all, also where the config's name is another's.
+  for page, label in (
+    ("regularizers_and_defences", "flow_grpo, no KL"),
+    ("policy_gradient", "dancegrpo"), ("players_and_references", "fixed"),
+  ):  # fmt: skip
+    count = curves.sweep.PAGES[page][label]["align.iterations"]
+    cost = curves.unit(label, config) / curves.unit("flow_grpo", config)
+    assert count * cost == pytest.approx(30, abs=1)
+  assert curves.unit("flow_grpo, no KL", config) == pytest.approx(
+    20.3 * 4 * 5 / 1e6
+  )
   curves.main(tmp_path, tmp_path)
   files = {p.stem: p.read_bytes() for p in tmp_path.glob("*.png")}
   assert {"policy_gradient", "credit"} <= set(files) < set(curves.sweep.PAGES)

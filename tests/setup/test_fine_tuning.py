@@ -154,16 +154,28 @@ def test_encodings_of_preferences_are_made_once(tmp_path):
 
   decoder = jax.jit(policy.decoder)(jax.random.key(0))
   latents, embedded = start(decoder)
-  want = encodings.Encoders(config, policy, decoder=decoder).latents(images[1])
-  np.testing.assert_allclose(latents[1], want, atol=1e-5)
+  # What an update encodes without a cache, to rounding.
+  plan = align.make_plan(config, 1)
+  to_latents = offline.encoder(config, policy)
+  want = jax.jit(lambda x: offline.samples(to_latents, x, plan, decoder))(
+    images
+  )
+  np.testing.assert_allclose(
+    latents.reshape(4, *policy.latent_shape), want.latents[0, :4], atol=1e-5
+  )
   plain = prompt_encoding.make_encode(config, policy, decoder=decoder)(batch)
   assert tiny.same_bits(embedded, plain.embedded)
   names = {p.name for p in tmp_path.rglob("*.npz")}
   assert len(names) == 3 + 2 + 1 + 2  # images, words, none, sources
+  kept = [cache.read(name.removesuffix(".npz")) for name in names]
+  size = sum(x.nbytes for x in jax.tree.leaves(kept))
+  none = offline.encoded_bytes(dataclasses.replace(policy, pictures=None), 0)
+  image = 4 * np.prod(policy.latent_shape)  # one of the four is there twice
+  assert size == 2 * offline.encoded_bytes(policy, 2) + none - image
   again = start(None, lambda: pytest.fail("an encoder is loaded"))
   assert tiny.same_bits(again, (latents, embedded))
   # The update takes them as samples.
-  samples = offline.samples(lambda: None, latents, align.make_plan(config, 1))
+  samples = offline.samples(lambda: None, latents, plan)
   np.testing.assert_array_equal(
     samples.latents[0, :4], latents.reshape(4, *policy.latent_shape)
   )

@@ -21,15 +21,18 @@ class Labels:
 
   Attributes:
     prob: [Q, N, N], that the row's image is preferred; NaN where unlabeled.
-    gold: [Q, N], ratings; NaN where unknown.
+    gold: [Q, N], ratings, or what stands for them (`ratings`); NaN where
+      unknown.
     prompt: [Q], equal for rows of one prompt, which are not independent.
     model: [Q, N], number of who drew an image; -1 where unknown.
+    rating: [Q, N], ratings alone; NaN where unknown; None for none.
   """
 
   prob: Float[np.ndarray, "Q N N"]
   gold: Float[np.ndarray, "Q N"]
   prompt: Int[np.ndarray, "Q"]
   model: Int[np.ndarray, "Q N"]
+  rating: Float[np.ndarray, "Q N"] | None = None
 
 
 def ratings(
@@ -94,9 +97,10 @@ def agreement(
     ties judged at a threshold fitted to other prompts; "best_of_4" of one right
     among four; "ties", see `pairs.ties_score`; "regret" by number of images;
     "spearman" and "kendall", means over prompts, and "models" over models;
-    "starc", the distance to the ratings; see `beside_ratings`; "temperature", "calibration_error" and
-    "calibration_error_scaled", with that temperature; "failed", the share of
-    scores that are not finite.
+    "starc", the distance to the ratings; "pearson" and "error", see
+    `beside_ratings`, of rows that have ratings of their own; "temperature",
+    "calibration_error" and "calibration_error_scaled", with that temperature;
+    "failed", the share of scores that are not finite.
   """
   scores = np.asarray(scores, np.float64)
   table = pairs.labeled(labels.prob)
@@ -136,7 +140,10 @@ def agreement(
     results["models"] = models
   if np.isfinite(gold).any():
     results["starc"] = ranks.starc(scores, gold)
-    results |= beside_ratings(gold, scores)
+  rating = (
+    np.full(gold.shape, np.nan) if labels.rating is None else labels.rating
+  )
+  results |= beside_ratings(rating, scores)
   decided = (table.answer != 0) & np.isfinite(d)
   if decided.any():
     signed = d[decided] * table.answer[decided]
