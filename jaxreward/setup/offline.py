@@ -377,7 +377,7 @@ def batches(config: ConfigDict) -> Callable[[int], RowBatch] | None:
     if has_users(config):
       parts = row_users.parted(config, file_records)
       file_records = parts.learned
-    if encoding_cache(config, policy, epath.Path()) and processes.is_first():
+    if encoding_cache(config, policy, epath.Path(".")) and processes.is_first():
       _log_cache(config, policy, len(file_records))
     read_rows = rows.batches(
       file_records, seed=config.seed, batch_size=config.rollout.prompts,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from jaxreward import objectives, setup
@@ -135,7 +136,7 @@ def test_encodings_of_preferences_are_made_once(tmp_path):
     {"data.preferences": "pairs.jsonl", "rollout.prompts": 2},
   )
   policy = setup.make_policy(config)
-  cache = offline.encoding_cache(config, policy, tmp_path)
+  cache = offline.encoding_cache(config, policy, epath.Path(tmp_path))
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (2, 2, 36, 36, 3), np.uint8)
   images[1, 1] = images[0, 0]
