@@ -183,7 +183,7 @@ def discrepancy(
   *,
   gate: str = "",
   most: float = 50.0,
-  failed: float | None = 25.0,
+  failed: float | None = None,
 ) -> Signal:
   """How severe all is that is not as it should be: R = 1 + clip(1 - S / most, 0, 1).
 
@@ -192,8 +192,8 @@ def discrepancy(
   as whether there is an image at all, is 0 or less.
   Visual-ERM, https://arxiv.org/abs/2603.13224, of rendered charts, tables and
   vector graphics, whose judge lists what is wrong with severities 1, 2 and 3; here
-  what may be wrong is listed by the rewards. Range, clip and the neutral severity are
-  those of the authors' code.
+  what may be wrong is listed by the rewards. Range and clip are those of the authors'
+  code, which gives a sample without a verdict a severity of 25; here it is masked.
 
   Args:
     scores: name -> raw scores; not finite where a score failed.

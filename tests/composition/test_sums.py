@@ -18,6 +18,7 @@ OPTIONS = {
   "gated_sum": dict(gates=dict(detector=0.5)),
   "lexicographic": dict(order=("detector", "model"), thresholds=(0.5,)),
   "mastered_first": dict(base="detector", threshold=0.5),
+  "own_and_others": dict(own="detector", others="model"),
   "tempered": dict(reliability="detector"),
   "bonus_if_consistent": dict(base="detector", consistency="model"),
   "tiers": dict(thresholds=(0.25, 0.5)),

@@ -119,6 +119,15 @@ def test_it_loads_and_is_checked_at_every_size(name, size, tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red circle\na cat\na dog\n")
     overrides["data.source"] = prompts
+    if name == "geneval":
+      facts = tmp_path / "facts.jsonl"
+      facts.write_text(
+        "".join(
+          f'{{"prompt": "{prompt}", "include": [{{"class": "dog", "count": 1}}]}}\n'
+          for prompt in prompts.read_text().splitlines()
+        )
+      )
+      overrides["rewards.objects.facts"] = facts
   check(load(name, overrides, size=size))
 
 
@@ -192,6 +201,8 @@ OVERRIDES = {
   "retouchiq_pgrt": {"rewards.detector.weight": 1.0},
   "artifact_reward": {"align.hold_policy": 0},  # the policy is to learn
   "euphonium": {"align.hold_policy": 0},
+  "implicit_prm": {"align.hold_policy": 0},
+  "anyprefer": {"advantage.least": 0.0},  # each optimizer step is to have a pair
   "dense_grpo": {"align.hold_policy": 0},
   # rewards below have no texts to move
   "d2_align": {"align.hold_policy": 0, "players.bias": "none"},
