@@ -663,6 +663,38 @@ def train_reward_first(
   return config
 
 
+def steered_by_estimates(
+  config: ConfigDict,
+  arg: str | None,
+  beside: str,
+  *,
+  estimates: tuple[int, ...],
+) -> ConfigDict:
+  """A reward that learned the detector's from clean estimates on the way steers.
+
+  It has the name of `eval.steering.by`; the detector is the reward itself.
+
+  Args:
+    config: of `steered`.
+    arg: of the recipe.
+    beside: the recipe's file.
+    estimates: steps before each estimate that it learns from.
+  """
+  steps = config.eval.num_steps
+  config = train_reward_first(config, arg, beside)
+  config.rewards = dict(detector=dict(fn="detector", weight=1.0))
+  config.rewards[config.eval.steering.by] = dict(fn="learned", weight=0.0)
+  config.heldout_rewards = dict()
+  training = config.train_reward
+  training.loss = dict(name="regression")
+  training.update(labels="detector", label_noise=0.0, pictures_per_row=4)
+  training.pictures.update(renders=0, spoiled=0, borrowed=0)
+  training.sampling.update(
+    samples=4, guidance_scales=(1.0,), num_steps=steps, estimates=estimates
+  )
+  return config
+
+
 def aligned_and_judged(
   config: ConfigDict, arg: str | None, beside: str, **judging: Any
 ) -> ConfigDict:

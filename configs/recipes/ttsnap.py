@@ -21,18 +21,7 @@ def get_config(arg: str | None = None):
     looks=(1, 2) if small else (1, 3, 5),
     keep=(0.5, 0.5) if small else (0.4, 0.4, 0.5), by="noise_aware",
   )  # fmt: skip
-  config = recipes.train_reward_first(config, arg, __file__)
-  config.rewards = dict(
-    detector=dict(fn="detector", weight=1.0),
-    noise_aware=dict(fn="learned", weight=0.0),
-  )
-  config.heldout_rewards = dict()
-  training = config.train_reward
-  training.loss = dict(name="regression")
-  training.update(labels="detector", label_noise=0.0, pictures_per_row=4)
-  training.pictures.update(renders=0, spoiled=0, borrowed=0)
-  training.sampling.update(
-    samples=4, guidance_scales=(1.0,), num_steps=3 if small else 10,
+  return recipes.steered_by_estimates(
+    config, arg, __file__,
     estimates=(2, 1) if small else (8, 7, 6, 5, 4, 3, 2, 1),
   )  # fmt: skip
-  return config

@@ -13,24 +13,12 @@ from jaxreward import recipes
 def get_config(arg: str | None = None):
   """`:smoke` in miniature; there is no full size."""
   small = recipes.size_of(arg) == "smoke"
-  steps = 3 if small else 10
   config = recipes.steered(
-    arg, __file__, sampler="ode", num_steps=steps, name="stepwise",
+    arg, __file__, sampler="ode", num_steps=3 if small else 10, name="stepwise",
     particles=2 if small else 8, looks=(1, 2) if small else (3, 5, 7),
     aggregate="min", by="steps",
   )  # fmt: skip
-  config = recipes.train_reward_first(config, arg, __file__)
-  config.rewards = dict(
-    detector=dict(fn="detector", weight=1.0),
-    steps=dict(fn="learned", weight=0.0),
-  )
-  config.heldout_rewards = dict()
-  training = config.train_reward
-  training.loss = dict(name="regression")
-  training.update(labels="detector", label_noise=0.0, pictures_per_row=4)
-  training.pictures.update(renders=0, spoiled=0, borrowed=0)
-  training.sampling.update(
-    samples=4, guidance_scales=(1.0,), num_steps=steps,
+  return recipes.steered_by_estimates(
+    config, arg, __file__,
     estimates=(3, 2, 1) if small else (10, 7, 5, 3),
   )  # fmt: skip
-  return config

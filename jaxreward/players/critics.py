@@ -40,11 +40,12 @@ def critic(*, width: int = 16, depth: int = 2, hidden: int = 128) -> Player:
   return Player(
     init, squared_error, offers={"value": value},
     reads=("x_t", "t", "shaped", "mask", "prompt_index"), gives=("value",),
-    rules=_REPLICATED,
+    rules=REPLICATED,
   )  # fmt: skip
 
 
-_REPLICATED = (("(kernel|bias|scale|embedding)$", ()),)
+# Parameters of small networks stand whole on every device.
+REPLICATED = (("(kernel|bias|scale|embedding)$", ()),)
 
 
 def values_of(width: int, depth: int, hidden: int, *, of: str = "latent"):
@@ -134,7 +135,7 @@ def latent_proxy(
     offers={"latent_score": score("x0"), "rival_score": score("rival")},
     reads=("x0", "rival", "signal", "rival_signal", "mask", "prompt_index"),
     predicts=("latent_score",),
-    rules=_REPLICATED,
+    rules=REPLICATED,
   )  # fmt: skip
 
 

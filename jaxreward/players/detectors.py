@@ -12,7 +12,7 @@ from jaxreward.errors import UserError, nearest, require_counts
 from jaxreward.models.vision import discriminator as network
 from jaxreward.numerics import Mean
 from jaxreward.players.contract import Arrays, Player, Sizes, require_layers
-from jaxreward.players.critics import logits_of
+from jaxreward.players.critics import REPLICATED, logits_of
 from jaxreward.types import Array, ArrayLike
 
 POOLS = ("mean", "least", "log")
@@ -146,7 +146,7 @@ def expert_above(
     offers={"image_logit": logit("image"), "real_logit": logit("real_image")},
     reads=("image", "real_image", "mask", "real_mask", "prompt_index"),
     score="image_logit",
-    rules=(("(kernel|bias|scale|embedding)$", ()),),
+    rules=REPLICATED,
   )  # fmt: skip
 
 

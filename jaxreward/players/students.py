@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from jaxreward.errors import UserError
 from jaxreward.numerics import Mean
 from jaxreward.players.contract import JUDGED_ROWS, Player
-from jaxreward.players.critics import logits_of
+from jaxreward.players.critics import REPLICATED, logits_of
 from jaxreward.types import ArrayLike
 
 LOSSES = ("pairs", "labels")
@@ -52,7 +52,7 @@ def student(
   return Player(
     init, ranked if is_pairs else above_half, offers=offers,
     reads=JUDGED_ROWS if is_pairs else single, score="score", judged=True,
-    rules=(("(kernel|bias|scale|embedding)$", ()),),
+    rules=REPLICATED,
   )  # fmt: skip
 
 

@@ -374,10 +374,10 @@ def of_like_size(
   """
   _require("most", most, 1, np.inf)
   first = label > 0.5
-  chosen = np.where(first, sizes[:, 0], sizes[:, 1])
-  other = np.where(first, sizes[:, 1], sizes[:, 0])
-  kept = (chosen <= most * other) | (label == 0.5)
-  return np.where(kept, label, np.nan)
+  winner = np.where(first, sizes[:, 0], sizes[:, 1])
+  loser = np.where(first, sizes[:, 1], sizes[:, 0])
+  selection = (winner <= most * loser) | (label == 0.5)
+  return np.where(selection, label, np.nan)
 
 
 CURATION: dict[str, Callable[..., Any]] = {

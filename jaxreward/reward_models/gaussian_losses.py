@@ -6,6 +6,8 @@ For a pair, d ~ N(mu_1 - mu_2, s_1^2 + s_2^2). Labels and masks are those of
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +137,23 @@ def _policy_gradient(
   return -(advantage * log_p).mean(-1)
 
 
+def _policy_of_rows(
+  rewards_of: Callable[[Array, ArrayLike], Array],
+  row_scores: ArrayLike,
+  row_stds: ArrayLike,
+  row_prob: ArrayLike,
+  counts: Array,
+  keys: ArrayLike,
+  samples: int,
+) -> Mean:
+  """-A log p of scores drawn for the images of rows, over those that count."""
+  mean = jnp.where(counts, jnp.asarray(row_scores, jnp.float32), 0.0)
+  std = jnp.where(counts, jnp.asarray(row_stds, jnp.float32), 1.0)
+  tau = _drawn(mean, std, keys, samples)
+  rewards = rewards_of(tau, row_prob)
+  return Mean.of(_policy_gradient(tau, rewards, mean, std), counts)
+
+
 def fidelity_rewards(
   tau: Float[ArrayLike, "R K N"], row_prob: Float[ArrayLike, "R K K"]
 ) -> Float[Array, "R K N"]:
@@ -180,11 +199,9 @@ def rank_policy(
     samples: K.
   """
   counts = jnp.isfinite(jnp.asarray(row_prob)).any(-1)
-  mean = jnp.where(counts, jnp.asarray(row_scores, jnp.float32), 0.0)
-  std = jnp.where(counts, jnp.asarray(row_stds, jnp.float32), 1.0)
-  tau = _drawn(mean, std, keys, samples)
-  rewards = fidelity_rewards(tau, row_prob)
-  return Mean.of(_policy_gradient(tau, rewards, mean, std), counts)
+  return _policy_of_rows(
+    fidelity_rewards, row_scores, row_stds, row_prob, counts, keys, samples
+  )
 
 
 def concordant(
@@ -227,11 +244,9 @@ def concordant_policy(
   """
   prob = jnp.asarray(row_prob)
   counts = (jnp.isfinite(prob) & (prob != 0.5)).any(-1)
-  mean = jnp.where(counts, jnp.asarray(row_scores, jnp.float32), 0.0)
-  std = jnp.where(counts, jnp.asarray(row_stds, jnp.float32), 1.0)
-  tau = _drawn(mean, std, keys, samples)
-  rewards = concordant(tau, row_prob)
-  return Mean.of(_policy_gradient(tau, rewards, mean, std), counts)
+  return _policy_of_rows(
+    concordant, row_scores, row_stds, row_prob, counts, keys, samples
+  )
 
 
 def expected_bradley_terry(

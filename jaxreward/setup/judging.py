@@ -278,8 +278,8 @@ def require_gate(config: ConfigDict, results: dict[str, Any]) -> None:
     return
   for name, reward in config.rewards.items():
     if reward.get("weight", 1.0):
-      found = results["rewards"][name]
-      if text := judge.missed(found, gate.pearson, gate.error):
+      agreement = results["rewards"][name]
+      if text := judge.missed(agreement, gate.pearson, gate.error):
         raise UserError(
           f"config.rewards.{name}: {text} (config.eval.judging.gate); take another"
           " judge, or lower the gate"

@@ -266,18 +266,18 @@ def _make_encode(
   mesh: Mesh | None,
   decoder: Params | None,
   given: Callable[[], TextEncoder] | None,
-  kept: EncodingCache | None,
+  disk: EncodingCache | None,
 ) -> Encode:
   make_encoder, cache = bind(config, policy), OrderedDict[_Key, Cond]()
   if make_encoder is None:
     return lambda batch: batch
   make = given or (lambda: make_encoder(policy.prompts, mesh))
-  encoder = make() if kept is None else _kept_texts(make, config, policy, kept)
+  encoder = make() if disk is None else _kept_texts(make, config, policy, disk)
   encode_images = None
   if policy.takes_source:
     encode_images = _image_encoder(config, policy, mesh)
-    if kept is not None:
-      encode_images = _kept_images(encode_images, config, policy, kept)
+    if disk is not None:
+      encode_images = _kept_images(encode_images, config, policy, disk)
 
   def encode_texts(
     prompts: Sequence[str], sources: np.ndarray | None = None

@@ -207,13 +207,13 @@ def whole(row: np.ndarray, background: bool) -> str:
 
 def thought(rows: np.ndarray, count: int, people: Sequence[Facts]) -> str:
   """What a picture shows in the places of which a prompt speaks."""
-  sentence = []
+  parts = []
   for i in range(count):
     names = people[i] if i < len(people) else {}
     values = [at.VALUES[at.NAMES[a]][rows[i, a]] for a in names]
     side = [words.SIDES[i]] if count == at.PEOPLE else ["person"]
-    sentence.append(" ".join([*side, *values]))
-  return ", ".join(sentence)
+    parts.append(" ".join([*side, *values]))
+  return ", ".join(parts)
 
 
 def _place(i: int, count: int) -> str:
@@ -444,10 +444,10 @@ class Questions:
     return Batch(look, groups, prompts, is_right)
 
   def _long(self, picture: Picture, prompt, rng) -> list[Asked]:
-    sentence = [self._another(picture, rng) for _ in range(3)]
+    claims = [self._another(picture, rng) for _ in range(3)]
     if prompt is not None:
-      sentence[int(rng.integers(3))] = prompt.people, prompt.text
-    *two, last = sentence
+      claims[int(rng.integers(3))] = prompt.people, prompt.text
+    *two, last = claims
     return [
       *(about_prompt(picture, *x, rng) for x in two),
       in_words(picture, *last, rng),
