@@ -68,15 +68,14 @@ def stepwise(
     pixels, score = draw.finish(
       params, state, position, prompts, decoder, scale
     )
-    if by:
-      score = draw.scores(pixels, prompts, draw.look)
-    score = aggregated(jnp.stack([*values, score]), aggregate)
+    last = draw.scores(pixels, prompts, draw.look) if by else score
+    best = aggregated(jnp.stack([*values, last]), aggregate).argmax(-1)
     trace = Trace(
       network_evaluations=draw.count * draw.steps,
       reward_calls=draw.count * (len(looks) + 1 + bool(by)),
-      score=score.max(-1),
+      score=jnp.take_along_axis(score, best[..., None], -1)[..., 0],
     )
-    return draw.take(pixels, score.argmax(-1)), trace
+    return draw.take(pixels, best), trace
 
   return Steering(particles, run, least_steps=looks[-1] + 1, by=by)
 

@@ -91,7 +91,7 @@ def test_the_best_of_n_by_steps_with_an_exact_judge_of_chains():
   chance, count, looks = 0.5, 4, (1, 2)
 
   def latest(state):
-    return jnp.asarray(state) >= 0
+    return 0.5 * (jnp.asarray(state) >= 0)
 
   for how in ("min", "last"):
     draw = Chains(20000, count, 3, chance, latest)
@@ -100,6 +100,8 @@ def test_the_best_of_n_by_steps_with_an_exact_judge_of_chains():
     )
     got, trace = success(method, draw)
     assert got == pytest.approx(1 - (1 - chance**3) ** count, abs=0.012)
+    # What is reported is the rewards' score, not that of the one that chooses.
+    assert float(trace.score.mean()) == pytest.approx(got)
     assert trace.reward_calls == count * 4
     assert trace.network_evaluations == count * 3
     assert draw.asked.count(latest) == 3
