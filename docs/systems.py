@@ -170,6 +170,7 @@ PROOFS = {
   "rewardbench2_bestof4_ties": "tests/evaluation/test_reward_metrics.py",
   "rewarddance_yes_token": "tests/rewards/test_yes_tokens.py",
   "rg_lcd": "tests/players/test_players.py",
+  "rm_nlhf": "tests/models/vlm/test_verdicts.py",
   "rm_r1": "tests/models/vlm/test_verdicts.py",
   "rlcm": "tests/flow/test_precise.py",
   "rlfr_flow_reward": "tests/players/test_flows.py",

@@ -151,9 +151,10 @@ def listened(written: Verdicts, *, weight: float = 0.5) -> Float[Array, "R G"]:
 def explained(written: Verdicts) -> Float[Array, "R G"]:
   """How much the thought of a right verdict says what the exact one says (RM-NLHF).
 
-  Wang et al. 2026, https://arxiv.org/abs/2601.07349, where critiques of people are
-  what a critique is like; `unverified`: their measure of likeness, here F1 of words.
-  Their model that predicts it where no critique is known is left out: here all are.
+  Wang et al. 2026, https://arxiv.org/abs/2601.07349, where likeness is the F1 of the
+  arguments of a critique and of a person's; here of words. `unverified`: how verdict
+  and likeness are combined. Their model that predicts it where no critique is known is
+  left out: here all are.
   """
   return written.is_right * written.alike
 

@@ -122,6 +122,36 @@ def test_a_listener_who_hears_nothing_new_changes_no_credit():
   )
 
 
+def test_of_right_verdicts_the_critique_decides_and_a_guess_earns_nothing():
+  """Read from tokens: two exact words, one, none, and two before a wrong verdict."""
+  rows = [
+    (WORD, WORD, CLOSE, YES, STOP), (WORD, CLOSE, YES, STOP, STOP),
+    (CLOSE, YES, STOP, STOP, STOP), (WORD, WORD, CLOSE, NO, STOP),
+  ]  # fmt: skip
+  read = verdicts.read(
+    answers_of(rows), np.array([YES]), heard=jnp.zeros((1, 4, 5, 5)), **EXACT,
+    **MARKS,
+  )  # fmt: skip
+  np.testing.assert_allclose(
+    verdicts.explained(read)[0], [1, 2 / 3, 0, 0], rtol=1e-6
+  )
+  # Where all verdicts are right, they alone teach nothing; the critiques do.
+  right = jax.tree.map(lambda x: x[:, :3], read)
+  credit = lambda rule: np.asarray(
+    advantages.group(rule(right), np.ones((1, 3), bool))
+  )[0]
+  np.testing.assert_array_equal(credit(verdicts.signed), 0)
+  assert (np.diff(credit(verdicts.explained)) < 0).all()
+  # A guess without a critique: half of the verdicts are right, and none is paid.
+  rows = [(CLOSE, word, STOP) for word in (YES, NO)]
+  guess = verdicts.read(
+    answers_of(rows), np.array([YES]), heard=jnp.zeros((1, 2, 3, 5)), **EXACT,
+    **MARKS,
+  )  # fmt: skip
+  assert verdicts.gated(guess).mean() == 0.5
+  assert not np.asarray(verdicts.explained(guess)).any()
+
+
 def test_the_gradient_is_that_of_the_expected_reward():
   """One token, all answers once, weighed by their probability: exact."""
   scores, reward = jnp.array([0.3, -0.2, 0.9]), jnp.array([1.0, -1.0, 0.5])
