@@ -66,7 +66,7 @@ def test_every_method_has_a_row(registry):
   files = " or ".join(where(page) for page in pages)
   assert not missing, (
     f"{', '.join(missing)} ({registry}): add to {files} a row such as"
-    f" | `{missing[0]}` | what it computes | its options with their defaults |"
+    f" | `{missing[0]}` | definition | its options with their defaults |"
     " its recipe | its paper |"
   )
 
