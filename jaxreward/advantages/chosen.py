@@ -254,6 +254,7 @@ def curated(
   real: Mask,
   *,
   temperature: float = 1.0,
+  least: float | None = None,
 ) -> Float[Array, "P G"]:
   """1 for one sample of each group, kept with probability softmax(r / T).
 
@@ -264,6 +265,9 @@ def curated(
   E[exp(r / T)]: for an infinite group the fitted density is p exp(r / T) / E[exp(r / T)].
   Ferbach et al. 2024, https://arxiv.org/abs/2407.09499, the discrete choice of
   users among K samples.
+  With `least` the choice is among samples that a filter passes, as UI-Genie retrains on,
+  https://arxiv.org/abs/2505.21496: where its verdicts are right with probability q, a
+  round multiplies the odds of a right sample by q / (1 - q).
 
   Args:
     signal: composed reward; anything where masked.
@@ -272,6 +276,8 @@ def curated(
     key: of the iteration.
     real: True for reference images.
     temperature: T, above 0; near 0 the best is kept.
+    least: smallest signal that may be kept; None for any. A group without one keeps
+      nothing.
 
   Returns:
     advantage, NaN for the other samples.
@@ -287,6 +293,8 @@ def curated(
   gumbel = -jnp.log(-jnp.log(jnp.maximum(draws, 1e-30)))
   real = jnp.asarray(real)
   policy_mask = mask & ~real
+  if least is not None:
+    policy_mask &= jnp.asarray(signal) >= least
   score = jnp.where(
     policy_mask, jnp.asarray(signal) / temperature + gumbel, -jnp.inf
   )

@@ -41,12 +41,14 @@ class Judge:
     source: place among the images of that which an edit starts from; -1
       without it.
     how: it thinks; None for a judge that does not.
+    original: the field of the prompts that {source} shows.
   """
 
   reader: Reader
   table: Table
   source: int = -1
   how: Thinking | None = None
+  original: str = "source"
 
   def answers(
     self,
@@ -77,6 +79,7 @@ def loaded(
   answer: str,
   given: Mapping[str, str] | None = None,
   shown: Mapping[str, str] | None = None,
+  original: str = "source",
   **static: Any,
 ) -> Loaded:
   """What a judge with one question has loaded.
@@ -91,6 +94,7 @@ def loaded(
     answer: the sentence that asks for its form.
     given: texts for further placeholders.
     shown: texts for those of images, `PICTURE` if None.
+    original: see `Judge`.
     **static: further options of the reward.
   """
   shown = shown or dict.fromkeys(images, vl.PICTURE)
@@ -113,7 +117,7 @@ def loaded(
     ]
     return reader.asked(questions, start)
 
-  judge = Judge(reader, table(reader.tokens), source, how)
+  judge = Judge(reader, table(reader.tokens), source, how, original)
   return vl.loaded(params, prepare, judge=judge, **static)
 
 
@@ -180,12 +184,13 @@ def questions(
   reader, (clean, usable) = judge.reader, usable_of(jnp.asarray(images))
   size, start, sources = reader.size(clean), None, None
   if judge.source >= 0:
-    if prompts.source is None:
+    picture = getattr(prompts, judge.original)
+    if picture is None:
       raise UserError(
-        "template: {source} is a picture to start from, which these prompts do"
-        " not have"
+        f"template: {{source}} is a prompt's {judge.original}, which these prompts"
+        " do not have"
       )
-    given, known = usable_of(jnp.asarray(prompts.source)[:, None])
+    given, known = usable_of(jnp.asarray(picture)[:, None])
     start, usable = given[:, 0], usable & known
     sources = reader.see(params, start, size)
   arrays = {**arrays, "ids": jnp.asarray(prompts.ids, jnp.uint32)}

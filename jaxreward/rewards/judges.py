@@ -121,6 +121,7 @@ def load_pairwise(
   opponents: int = 4,
   swap: bool = True,
   consistent: bool = False,
+  original: str = "source",
   words: Sequence[str] = tuple(WINNER.values),
 ) -> Loaded:
   """A judge that compares two images of a prompt.
@@ -136,10 +137,13 @@ def load_pairwise(
       a place.
     consistent: a match is won, whole, by the image that both orders find better, and
       a tie where they disagree.
+    original: the picture of a prompt that {source} shows in the question: the
+      "source" of an edit, or its exact answer, the "target".
     words: how it says that the first is better, that the second is, and, if
       there are three, that neither is.
   """
   require_choice("pairs", pairs, ("all", "random", "member", "first"))
+  require_choice("original", original, ("source", "target"))
   encoders.require_counts("", least=1, opponents=opponents)
   if consistent and not swap:
     raise UserError(
@@ -154,7 +158,7 @@ def load_pairwise(
     options, template, templates.PAIRWISE, ("first", "second"),
     lambda tokens: answer_tables.of_choice(tokens, form),
     answer=form.request(True), pairs=pairs, opponents=opponents, swap=swap,
-    consistent=consistent,
+    consistent=consistent, original=original,
   )  # fmt: skip
 
 

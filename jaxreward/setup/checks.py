@@ -211,13 +211,19 @@ def check(config: ConfigDict) -> None:
   tracking.bind(config)
 
 
+def gate_of(config: ConfigDict) -> dict[str, Any]:
+  """What `config.eval.judging.gate` asks for: "pearson", "error", both or neither."""
+  limits = {k: _value(config, f"{_GATE}.{k}") for k in ("pearson", "error")}
+  return {name: limit for name, limit in limits.items() if limit is not None}
+
+
 def _check_gate(config: ConfigDict) -> None:
   """Refuses a gate that no evaluation of rewards would close."""
-  gates = (f"{_GATE}.{name}" for name in ("pearson", "error"))
-  field = next((f for f in gates if _value(config, f) is not None), None)
-  if field is None:
+  limits = gate_of(config)
+  if not limits:
     return
-  start = f"config.{field}={shown(_value(config, field))}"
+  name, value = next(iter(limits.items()))
+  start = f"config.{_GATE}.{name}={shown(value)}"
   if not _value(config, "eval.preferences"):
     raise UserError(
       f"{start}: rewards are held against ratings of config.eval.preferences,"

@@ -26,7 +26,7 @@ from jaxreward.data.prompts import Prompt
 from jaxreward.errors import UserError, nearest, shown
 from jaxreward.evaluation.reward_models import combination, judge, pairs
 from jaxreward.evaluation.reward_models.judge import Labels
-from jaxreward.setup import judging_rows
+from jaxreward.setup import checks, judging_rows
 from jaxreward.setup import rewards as reward_setup
 from jaxreward.setup.judging_scores import (
   Rows,
@@ -248,9 +248,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict[str, Any]:
 
 
 def _require_ratings(config: ConfigDict, rating: np.ndarray) -> None:
-  gate = config.eval.judging.gate
-  is_asked = gate.pearson is not None or gate.error is not None
-  if is_asked and not np.isfinite(rating).any():
+  if checks.gate_of(config) and not np.isfinite(rating).any():
     raise UserError(
       f"config.eval.judging.gate: config.eval.preferences="
       f"{shown(config.eval.preferences, 60)} has comparisons and no ratings, with"
@@ -273,13 +271,12 @@ def require_gate(config: ConfigDict, results: dict[str, Any]) -> None:
   Raises:
     UserError: names the reward and what it has missed.
   """
-  gate = config.eval.judging.gate
-  if gate.pearson is None and gate.error is None:
+  if not (limits := checks.gate_of(config)):
     return
   for name, reward in config.rewards.items():
     if reward.get("weight", 1.0):
       agreement = results["rewards"][name]
-      if text := judge.missed(agreement, gate.pearson, gate.error):
+      if text := judge.missed(agreement, **limits):
         raise UserError(
           f"config.rewards.{name}: {text} (config.eval.judging.gate); take another"
           " judge, or lower the gate"

@@ -168,6 +168,26 @@ def test_curated_keeps_one_with_the_chance_of_its_reward():
   )
 
 
+@pytest.mark.parametrize("right", [0.7, 0.9])
+def test_rounds_of_a_filter_multiply_the_odds_of_right_samples(right):
+  """Bayes: by q / (1 - q) each, of verdicts that are right with probability q."""
+  rng = np.random.default_rng(0)
+  mask, share = np.ones((8000, 8), bool), 0.1
+  ids = np.arange(8000, dtype=np.uint32)
+  for n in (1, 2, 3):
+    is_good = rng.random(mask.shape) < share
+    passes = is_good == (rng.random(mask.shape) < right)
+    got = advantages.curated(
+      passes.astype(np.float32), mask, ids, jax.random.key(n), ~mask, least=0.5
+    )
+    kept = np.isfinite(got)
+    np.testing.assert_array_equal(kept.sum(1), passes.any(1))
+    assert passes[kept].all()
+    share = is_good[kept].mean()  # the next policy draws what was kept
+    odds = 0.1 / 0.9 * (right / (1 - right)) ** n
+    assert share == pytest.approx(odds / (1 + odds), abs=0.025)
+
+
 def test_draws_belong_to_the_prompt_and_the_member():
   signal, mask = draw(3)
   key, order = jax.random.key(5), np.array([2, 0, 3, 1])

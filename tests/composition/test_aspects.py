@@ -185,6 +185,28 @@ def test_severities_are_a_line_that_is_cut():
   assert not run()[1].any()  # no gate, no score
 
 
+def test_past_the_bound_faults_cost_the_same_and_a_gate_stays_below_all():
+  """An edit that is not done earns nothing by what it keeps."""
+  rng = np.random.default_rng(0)
+  shape, weights = (20, 40), {"a": 3.0, "b": 2.0, "c": 1.0, "g": 1.0}
+  scores = {k: rng.random(shape).astype(np.float32) for k in weights}
+  scores["a"][:5] = 0
+  scores["g"][:, :4] = 0
+  run = lambda scores: cases.run(
+    composition.discrepancy, scores, np.ones(shape, bool), weights, gate="g",
+    most=3.0,
+  )[0]  # fmt: skip
+  signal = run(scores)
+  faults = sum(weights[k] * (1 - scores[k].astype(np.float64)) for k in "abc")
+  want = np.where(scores["g"] > 0, 1 + np.maximum(1 - faults / 3, 0), 0)
+  np.testing.assert_allclose(signal, want, rtol=1e-5)
+  np.testing.assert_array_equal(signal[:5, 4:], 1)
+  assert (signal > 1).any() and signal[:, 4:].min() > signal[:, :4].max()
+  for name in "abc":
+    better = {**scores, name: np.minimum(scores[name] + 0.2, 1)}
+    assert (run(better) >= signal).all()
+
+
 @pytest.mark.parametrize(
   ("compose", "options", "says"),
   [

@@ -36,8 +36,9 @@ SOURCES = np.random.default_rng(1).random((2, 32, 32, 3)).astype(np.float32)
 SOURCES = np.rint(SOURCES * 255) / np.float32(255)
 BATCH = PromptBatch(
   np.arange(2, dtype=np.uint32), np.zeros(2, np.int32), np.ones(2, bool),
-  source=SOURCES,
+  source=SOURCES, target=1 - SOURCES,
 )  # fmt: skip
+PAIR = "{source}: {first} or {second}, {prompt}? {answer}"
 EDIT = "{source} became {image} by {prompt}: right? {answer}"
 REMARKS = dict(pleased=("Thanks!", "Just so."), displeased=("No.",))
 SCALE = dict(answer="score", low=8.0, high=11.0)
@@ -65,6 +66,9 @@ def setup(tmp_path_factory):
   file.write_text("\n".join(map(json.dumps, LINES)))
   edit = file.with_name("edit.txt")
   edit.write_text(EDIT)
+  pair = file.with_name("pair.txt")
+  pair.write_text(PAIR)
+  nearer = dict(template=str(pair), original="target")
   options = dict(weights="tiny", length=LENGTH, microbatch=4)
   ways = {
     "yes": (judges.vlm_pointwise, {}),
@@ -72,6 +76,7 @@ def setup(tmp_path_factory):
     "pairs": (judges.vlm_pairwise, {}),
     "first": (judges.vlm_pairwise, dict(pairs="member", swap=False)),
     "others": (judges.vlm_pairwise, dict(pairs="first", swap=False)),
+    "nearer": (judges.vlm_pairwise, dict(nearer, pairs="member", swap=False)),
     "whole": (judges.vlm_pairwise, dict(consistent=True)),
     "echo": (judges.prompt_echo, {}),
     "think": (
@@ -279,6 +284,17 @@ def test_an_edit_is_seen_beside_its_source(scores, images, read):
   assert math.isclose(
     scores["edit"][0, 1], softmax(logs)[:2].sum(), rel_tol=1e-3
   )
+
+
+def test_a_pair_is_seen_beside_the_exact_answer(scores, images, read):
+  asked = question(
+    PAIR, CLEAN[0], source=SHOWN, first=SHOWN, second=SHOWN,
+    answer="Answer with one word: first, second or tie.",
+  )  # fmt: skip
+  shown = [1 - SOURCES[0], *images[0, :2]]
+  win = softmax(read(asked, shown, list(WORDS))) @ list(WORDS.values())
+  expected = [win, 1 - win, np.nan]
+  np.testing.assert_allclose(scores["nearer"][0], expected, atol=1e-5)
 
 
 def test_a_file_asks_the_same_of_judges_here_and_behind_a_server(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 
+from jaxreward import advantages
 from jaxreward.errors import UserError
 from jaxreward.models.vlm import decode, tiny
 from jaxreward.reward_models import curation
@@ -76,6 +77,27 @@ def test_a_judge_of_places_decides_nothing_and_one_by_chance_is_unbiased():
   decided = kept[kept != 0.5]
   assert len(decided) / kept.size == pytest.approx(0.5, abs=0.02)
   assert decided.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_pairs_of_two_are_kept_where_both_orders_agree():
+  """One by chance teaches either member as often; one of places keeps no pair."""
+  rng = np.random.default_rng(3)
+  mask = np.ones((20000, 2), bool)
+
+  def credit(first, second):
+    win = judges.of_both_orders(first, second, consistent=True)
+    rates = np.stack([win, 1 - win], -1)
+    return np.asarray(advantages.sifted(rates, {"judge": rates}, mask))
+
+  place = credit(*(0.5 + 0.5 * rng.random((2, 20000)).astype(np.float32)))
+  assert np.isnan(place).all()
+  chance = credit(*rng.random((2, 20000)).astype(np.float32))
+  kept = chance[np.isfinite(chance).all(-1)]
+  assert len(kept) == pytest.approx(10000, abs=400)
+  np.testing.assert_array_equal(kept.sum(-1), 0)
+  np.testing.assert_allclose(kept.mean(0), 0, atol=0.04)
+  sure = credit(np.full(20000, 0.8), np.full(20000, 0.3))
+  np.testing.assert_array_equal(sure, [[1, -1]] * 20000)
 
 
 def test_both_orders_are_needed_to_agree():

@@ -175,7 +175,9 @@ def beside_ratings(
 
 
 def missed(
-  results: Mapping[str, Any], pearson: float | None, error: float | None
+  results: Mapping[str, Any],
+  pearson: float | None = None,
+  error: float | None = None,
 ) -> str:
   """What a reward has missed of a gate, in words; "" where it has passed.
 

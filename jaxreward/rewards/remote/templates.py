@@ -103,6 +103,16 @@ Second picture:
 Both were made for the prompt: {prompt}
 Is the second picture better than the first, by what the prompt asks for and by how \
 well it is made? {answer}""",
+  "closer_to_original": """\
+Original:
+{source}
+First picture:
+{first}
+Second picture:
+{second}
+Both were made to be the original again, from what is left of it and these words: \
+{prompt}
+Which of them looks more like the original? {answer}""",
   "edit_score": """\
 {source}
 {image}
