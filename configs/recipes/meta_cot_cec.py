@@ -34,4 +34,5 @@ def get_config(arg: str | None = None):
   gate = (0.8, 0.25) if size == "full" else (0.5, 0.35)
   config.eval.judging.gate = dict(zip(("pearson", "error"), gate, strict=True))
   config.rollout.update(window_start=0, window_size=1 if size == "smoke" else 2)
+  config.align.split = "samples"
   return config

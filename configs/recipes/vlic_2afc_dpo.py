@@ -27,6 +27,8 @@ def get_config(arg: str | None = None):
     config.heldout_rewards = dict(drawn=dict(fn="drawn", weight=1.0))
     config.optimizer.learning_rate = 5e-5  # samples pull all one way
     config.data.kind_weights = (0, 0, 0, 0, 0, 1, 0, 0, 0)  # sharpen
+    if recipes.size_of(arg) == "smoke":  # without noise it draws grey alone
+      config.rollout.sampler = dict(name="flow_sde", noise_level=0.7)
   config.rollout.group = 2
   config.advantage = dict(name="sifted")
   config.align.pairs = 1
