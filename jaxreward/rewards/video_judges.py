@@ -22,7 +22,7 @@ from jaxreward.models.vision import (
   qwen_vision,
 )
 from jaxreward.models.vlm import prompts as marks
-from jaxreward.models.vlm import qwen_vl
+from jaxreward.models.vlm import qwen_vl, words
 from jaxreward.models.vlm.qwen_vl import Prompts
 from jaxreward.rewards import vision_language as vl
 from jaxreward.rewards.contract import Loaded, declare
@@ -184,7 +184,7 @@ def load_video_align(
   rows = len(params["text"]["token"])
   language = dataclasses.replace(model.language, vocabulary=rows)
   model = dataclasses.replace(model, language=language)
-  tokens = vl.tokenizer(options.tokenizer or base)
+  tokens = words.pretrained(options.tokenizer or base)
   if hasattr(tokens, "add_special_tokens"):
     tokens.add_special_tokens({"additional_special_tokens": [*TOKENS]})
   ids = [marks.ids_of(tokens, [token])[0] for token in TOKENS]

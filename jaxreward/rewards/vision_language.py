@@ -232,6 +232,8 @@ class Options:
   Attributes:
     weights: folder or hub id of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or of what
       configs/pretrain_judge.py has made, or "tiny" for a tiny one with random weights.
+      A name of `qwen_vl.SIZES` is a model without weights, which the job
+      compile_check takes; its tokenizer is one of bytes.
     adapter: folder or hub id of a PEFT adapter (LoRA) that is added to them;
       "tiny" takes none.
     tokenizer: its folder, if it is not beside the weights.
@@ -256,10 +258,10 @@ class Options:
     require_counts(
       "", least=0, microbatch=self.microbatch, most_pixels=self.most_pixels
     )
-    if self.adapter and self.weights == tiny.NAME:
+    if self.adapter and self.weights in (tiny.NAME, *qwen_vl.SIZES):
       raise UserError(
-        f'adapter={shown(self.adapter, 100)}: weights="{tiny.NAME}" takes none;'
-        " remove it, or name the weights that it was trained on"
+        f'adapter={shown(self.adapter, 100)}: weights="{self.weights}" takes'
+        " none; remove it, or name the weights that it was trained on"
       )
 
 
@@ -273,10 +275,14 @@ def load(options: Options) -> tuple[Reader, Params]:
   if weights == tiny.NAME:
     model, params, tokens = tiny.MODEL, tiny.params(dtype), tiny.tokens
     processor = qwen_images.ImageProcessor(None, 16, 16 * 16, 64 * 64)
+  elif weights in qwen_vl.SIZES:
+    model, tokens = qwen_vl.SIZES[weights], tiny.public_tokens
+    params = qwen_vl.shapes(model, dtype)
+    processor = qwen_images.processor_of({}, model.vision, None)
   else:
     weights = small_judge.resolve(weights)
     model, params = qwen_vl.load(weights, dtype=dtype)
-    tokens = tokenizer(options.tokenizer or weights)
+    tokens = words.pretrained(options.tokenizer or weights)
     if options.adapter:
       params = qwen_vl.with_adapter(model, params, options.adapter)
     record = hub.read_config(weights, "preprocessor_config.json")
@@ -291,13 +297,6 @@ def load(options: Options) -> tuple[Reader, Params]:
     options.microbatch,
   )  # fmt: skip
   return reader, params
-
-
-def tokenizer(spec: str) -> Any:
-  """The tokenizer of a folder, of words or that of transformers."""
-  path = hub.resolve(spec)
-  folder = path if path.is_dir() else path.parent
-  return words.read(folder) or encoders.pretrained(spec)
 
 
 def loaded(params: Params, prepare: Any, **static: Any) -> Loaded:

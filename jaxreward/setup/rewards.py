@@ -85,13 +85,21 @@ def load(
     UserError: an entry is invalid; raised before any computation.
   """
   placement_mesh = setup.make_mesh(config) if mesh is None else mesh
+
+  def published(entry: _Entry, loaded: rewards.Loaded) -> dict[str, Any]:
+    arrays = dict(loaded.arrays)
+    if any(
+      isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(arrays)
+    ):
+      raise UserError(
+        f'config.{entry.field}.weights="{entry.weights}": a model without weights,'
+        " for job=compile_check; name a folder or a hub id"
+      )
+    return jax.tree.map(jax.device_put, arrays, _places(loaded, placement_mesh))
+
   return _build(
     config, bind(config, sections, frames), workdir,
-    lambda entry: _load_learned(entry, workdir, mesh),
-    lambda loaded: jax.tree.map(
-      lambda x, place: jax.device_put(x, place),
-      dict(loaded.arrays), _places(loaded, placement_mesh),
-    ),
+    lambda entry: _load_learned(entry, workdir, mesh), published,
   )  # fmt: skip
 
 
@@ -118,7 +126,8 @@ def abstract(
     tokenize = scorer.backbone.read
     return _bound_learned(entry, scorer), {"params": params}, tokenize
 
-  def published(loaded: rewards.Loaded) -> dict[str, Any]:
+  def published(entry: _Entry, loaded: rewards.Loaded) -> dict[str, Any]:
+    del entry
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       dict(loaded.arrays), _places(loaded, mesh),
@@ -159,7 +168,7 @@ def _build(
         functions[name], absent[name] = _zeros, str(error)
         continue
       functions[name] = _with(entry.fn, loaded.static)
-      contexts[name] = published(loaded)
+      contexts[name] = published(entry, loaded)
       if loaded.prepare:
         prepares[name] = loaded.prepare
   weights = {name: entry.weight for name, entry in entries.items()}

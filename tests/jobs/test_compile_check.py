@@ -11,7 +11,11 @@ from etils import epath
 from jaxreward import main
 from jaxreward.compilation import report, topology
 from jaxreward.compilation.report import MeshReport, RunReport
+from jaxreward.errors import UserError
 from jaxreward.jobs import align, compile_check
+from jaxreward.models.vlm import qwen_vl
+from jaxreward.models.vlm import tiny as vlm_tiny
+from jaxreward.rewards import scoring
 from jaxreward.setup import rewards
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import async_rollout
@@ -198,6 +202,32 @@ def test_a_reward_that_cannot_be_read_counts_nothing(tmp_path):
   )
   assert "Not counted, for want of weights: clip." in report.to_text(run)
   assert report.to_json(run)["meshes"][0]["left_out"] == ["clip"]
+
+
+def test_a_judge_of_a_size_is_compiled_and_never_run(tmp_path, monkeypatch):
+  """Its name stands for shapes, placed by its rules; a run wants weights."""
+  monkeypatch.setitem(qwen_vl.SIZES, "small", vlm_tiny.MODEL)
+  monkeypatch.setattr(vlm_tiny, "public_tokens", vlm_tiny.tokens)
+  config = tiny.load(SMOKE, tiny.MODEL)
+  config.unlock()
+  judge = dict(fn="vlm_pointwise", weight=1.0, weights="small", length=512)
+  config.rewards = dict(judge=judge)
+  mesh = mesh_lib.make_mesh(2, 4, devices=jax.devices()[:8])
+  absent = {}
+  judges = rewards.abstract(config, epath.Path(tmp_path), mesh, absent)
+  params, weights = judges["judge"].context["params"], vlm_tiny.params()
+  assert not absent
+  shape = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shape(params) == shape(weights)
+  leaves = jax.tree.leaves(params)
+  assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+  assert any("fsdp" in leaf.sharding.spec for leaf in leaves)
+  images = jax.ShapeDtypeStruct((8, 2, 32, 32, 3), jnp.float32)
+  batch = grammar.batch(grammar.prompts("train")[:8])
+  scores = scoring.trace(judges, images, batch).out_info["judge"]
+  assert scores.value.shape == (8, 2)
+  with pytest.raises(UserError, match=r'weights="small": a model without'):
+    rewards.load(config, epath.Path(tmp_path), mesh=mesh)
 
 
 @pytest.mark.turns(2)

@@ -17,6 +17,8 @@ from typing import Any
 
 from jaxreward.errors import UserError, one_line
 from jaxreward.files import write_atomic
+from jaxreward.models import hub
+from jaxreward.models.vision import encoders
 from jaxreward.models.vlm import prompts
 
 UNKNOWN, FILE = "<unk>", "tokenizer.json"
@@ -125,3 +127,17 @@ def read(folder: pathlib.Path) -> Words | None:
       " this library has written"
     )
   return tokens
+
+
+def pretrained(spec: str) -> Any:
+  """The tokenizer beside weights: of words, or that of transformers.
+
+  Args:
+    spec: their folder or hub id.
+
+  Raises:
+    UserError: there is none, or it cannot be read.
+  """
+  path = hub.resolve(spec)
+  folder = path if path.is_dir() else path.parent
+  return read(folder) or encoders.pretrained(spec)
