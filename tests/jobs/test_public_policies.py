@@ -17,7 +17,7 @@ from jaxreward.report import grids
 from jaxreward.setup import prompt_encoding
 from jaxreward.tasks.scenes import edits
 from jaxreward.types import PromptEmbeddings
-from tests import tiny
+from tests import tiny, turns
 from tests.jobs import recipes
 
 pytestmark = pytest.mark.job
@@ -63,6 +63,11 @@ def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows)
   if objective == "flow_grpo":
     assert [row["log_prob_gap"] for row in rows] == [0.0, 0.0]
+  assert_moved(config, workdir)
+
+
+def assert_moved(config, workdir):
+  """Every network of the policy that a run has written differs from its start."""
   policy = setup.make_policy(config)
   tuned = setup.load_params(
     config, policy, spec=str(workdir / setup.POLICY_FILE)
@@ -71,6 +76,30 @@ def test_a_recipe_runs_from_prompts_to_weights(model, objective, tmp_path):
   moved = jax.tree.map(lambda a, b: bool((a != b).any()), tuned, base)
   networks = [moved[name] for name in policy.parts] if policy.parts else [moved]
   assert all(any(jax.tree.leaves(network)) for network in networks)
+
+
+def public(config: str) -> list:
+  """(config, model) of every public model that a config takes."""
+  module = config_lib.load_module(str(tiny.CONFIGS / config))
+  return [(config, model) for model in module.PUBLIC]
+
+
+@pytest.mark.parametrize(
+  ("config", "model"),
+  turns.one_due(public("finetune.py") + public("offline.py")),
+)
+def test_files_of_images_reach_the_weights_of_every_policy(
+  config, model, tmp_path
+):
+  """Fine-tuning and preferences: the smoke of the command line, to its adapter."""
+  job = {"finetune.py": "finetune", "offline.py": "align"}[config]
+  few = {"eval.samples": 2, "eval.quick_samples": 2, "eval.every": 0}
+  run = tiny.load(f"{config}:{model},smoke", few)
+  workdir = tiny.run(run, tmp_path / "run")
+  rows = rows_of(workdir, job)
+  assert len(rows) > 1
+  assert all(row["grad_norm"] > 0 and np.isfinite(row["loss"]) for row in rows)
+  assert_moved(run, workdir)
 
 
 @pytest.mark.slow
@@ -161,7 +190,7 @@ def test_pictures_are_decoded_a_micro_batch_at_a_time():
 @pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ("model", "objective"),
-  recipes.cases("flow_grpo", "kontext", "qwen_image_edit"),
+  recipes.cases("flow_grpo", "kontext", "qwen_image_edit", "klein_4b_edit"),
 )
 def test_an_editing_recipe_starts_from_pictures(model, objective, tmp_path):
   """Ratios are 1, and another source gives another picture."""
