@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxreward.errors import UserError, require_counts
+from jaxreward.errors import UserError, require_counts, shown
 from jaxreward.models import fields, hub
 from jaxreward.models.text.qwen import Qwen
 from jaxreward.models.vision import (
@@ -19,9 +19,12 @@ from jaxreward.models.vision import (
   qwen_images,
   qwen_vision,
 )
-from jaxreward.models.vlm import prompts, qwen_vl
+from jaxreward.models.vlm import prompts, qwen_vl, small_judge
+from jaxreward.models.vlm import words as word_tokens
 from jaxreward.reward_models.backbones import BYTES, size_of
 from jaxreward.reward_models.contract import Backbone, Features
+from jaxreward.rewards.remote import templates
+from jaxreward.rewards.remote.rewards import YES
 from jaxreward.types import Array, ArrayLike, Params
 
 _LANGUAGE = Qwen(
@@ -31,6 +34,10 @@ _VISION = qwen_vision.Vision(
   32, 1, 2, 64, 32, 8, 2, window=0, full=(), model="qwen2_vl"
 )
 TINY = qwen_vl.Model(_LANGUAGE, _VISION)
+_PROMPT = "{prompt}"
+YES_NO = templates.YES_NO.replace("{image}\n", "").replace(
+  "{answer}", YES.request(True)
+)
 
 
 def qwen_vl_towers(
@@ -40,6 +47,7 @@ def qwen_vl_towers(
   tokenizer: str = "",
   image: int = 0,
   length: int = 128,
+  question: str = "{prompt}",
   layers: Sequence[int] = (),
   dtype: str = "float32",
   microbatch: int = 16,
@@ -52,12 +60,16 @@ def qwen_vl_towers(
 
   Args:
     weights: folder, file or hub id; see `models.hub.resolve`. Empty for random
-      parameters.
+      parameters. "package:judge" is the judge that ships, and a folder may be one
+      that configs/pretrain_judge.py has made.
     size: a name of `qwen_vl.SIZES`, or "tiny", for random parameters.
     tokenizer: its folder or hub id; that of the weights if empty, and without
       weights a token per byte.
     image: pixels per side; 448 if 0, or 32 for "tiny".
-    length: tokens of a prompt with the template after it; longer ones are cut.
+    length: tokens of a question with the template after it; a prompt that is longer
+      is cut.
+    question: about the images, with {prompt}; "yes_no" is the one that `vlm_pointwise`
+      asks, whose answer would follow the state that heads read.
     layers: whose states heads read, from 1 to the number of layers, which stands for
       the states after the last norm; the end of each quarter if empty.
     dtype: of parameters and compute, "float32" or "bfloat16".
@@ -65,9 +77,16 @@ def qwen_vl_towers(
 
   Raises:
     UserError: layers that there are not, an image that is no whole number of
-      tokens, or a template that the length does not hold.
+      tokens, a question without {prompt}, or one that the length does not hold.
   """
   field = "reward_model.backbone."
+  weights = small_judge.resolve(weights)
+  question = YES_NO if question == "yes_no" else question
+  if question.count(_PROMPT) != 1:
+    raise UserError(
+      f'{field}question={shown(question, 100)}: it has "{{prompt}}" once; "yes_no"'
+      " is the question of vlm_pointwise"
+    )
   require_counts(f"config.{field}", least=0, microbatch=microbatch, image=image)
   if weights:
     record = fields.read(weights)
@@ -94,16 +113,28 @@ def qwen_vl_towers(
     _prepared(weights, model, side),
   )
   before, mark, after, words = _template(weights, tokenizer, model)
-  if length <= len(after):
+  asked, room = question.split(_PROMPT), length - len(after)
+  least = len(words("".join(asked))) + len(after)
+  if length <= least:
     raise UserError(
-      f"{field}length={length}: the template alone has {len(after)} tokens; set it"
+      f"{field}length={length}: the template alone has {least} tokens; set it"
       " to more"
     )
+
+  def whole(text: str) -> list[int]:
+    tokens = words(text.join(asked))
+    if (
+      len(tokens) > room
+    ):  # as many of the prompt's as fit beside the question's
+      first, last = (words(part) for part in asked)
+      rest = room - len(first) - len(last)
+      tokens = [*first, *words(text)[: max(rest, 0)], *last][:room]
+    return tokens
 
   def read(texts: Sequence[str]) -> np.ndarray:
     ids = np.full((len(texts), length), -1, np.int32)
     for row, text in enumerate(texts):
-      tokens = [*words(text)[: length - len(after)], *after]
+      tokens = [*whole(prompts.without_marks(text)), *after]
       ids[row, : len(tokens)] = tokens
     return ids
 
@@ -163,12 +194,12 @@ def _towers(params: Params) -> Params:
 def _template(
   weights: str, tokenizer: str, model: qwen_vl.Model
 ) -> tuple[list[int], list[int], list[int], Callable[[str], list[int]]]:
-  """Ids before the images, of each between its marks, after the prompt; text -> ids."""
+  """Ids before the images, of each between its marks, after the question; text -> ids."""
   pad = model.language.pad
   if not weights and not tokenizer:
     as_bytes = lambda text: [byte + 1 for byte in text.lower().encode()]
     return [], [BYTES + 1, pad, BYTES + 2], [BYTES - 1], as_bytes
-  tokens = encoders.pretrained(tokenizer or weights)
+  tokens = word_tokens.pretrained(tokenizer or weights)
   system = "" if model.vision.model == "qwen3_vl" else prompts.SYSTEM
   start, end = prompts.chat("{}", system=system).split("{}")
   first, after = prompts.ids_of(tokens, (start, end))
@@ -179,7 +210,7 @@ def _template(
       " model's own"
     )
   at = first.index(pad)
-  words = lambda text: prompts.ids_of(tokens, [prompts.without_marks(text)])[0]
+  words = lambda text: prompts.ids_of(tokens, [text])[0]
   return first[: at - 1], first[at - 1 : at + 2], after, words
 
 
