@@ -9,7 +9,8 @@ from jaxreward import tasks
 from jaxreward.errors import UserError
 from jaxreward.jobs import pretrain
 from jaxreward.models.vlm import verdicts
-from jaxreward.rewards.vision_language import PICTURE
+from jaxreward.rewards import vision_language
+from jaxreward.rewards.vision_language import PICTURE, Options
 from jaxreward.setup import judge, judge_verdicts
 from tests import tiny
 
@@ -115,3 +116,64 @@ def test_a_step_makes_answers_that_earn_more_likely(monkeypatch):
   before, after, reward = map(float, step(params))
   assert 0.1 < reward < 0.9 and abs(reward - before) < 0.3
   assert after > before + 1e-3
+
+
+@pytest.mark.turns(2)
+@pytest.mark.parametrize(
+  ("credit", "share", "learns"),
+  [("reward", 0, False), ("reward", 1, True), ("group", 0, False), ("group", 1, False)],
+)  # fmt: skip
+def test_rejection_learns_right_answers_and_groups_what_differs(
+  credit, share, learns, monkeypatch
+):
+  """Nothing is learned where none is right, nor in a group where all are alike."""
+  config = tiny.load(
+    SPEC, ON,
+    {"judge.tasks": ("scenes",), "verdicts.kl": 0.0, "verdicts.credit": credit},
+  )  # fmt: skip
+  of, (reader, _) = judge.tasks_of(config), judge.make_reader(config)
+  params = judge.init(config, reader)
+
+  def alike(answers, truth, **options):
+    right = jnp.full(answers.tokens.shape[:-1], bool(share))
+    zeros = jnp.zeros(right.shape)
+    return verdicts.Verdicts(right, right, zeros, zeros)
+
+  monkeypatch.setattr(verdicts, "read", alike)
+  loss = judge_verdicts.loss(config, reader, of, verdicts.gated)
+  micro = judge_verdicts.batches(config, reader, "train")(0)
+  slope = jax.jit(
+    jax.grad(lambda x: loss(x, micro, (jnp.int32(0), params))[0].value())
+  )(params)
+  largest = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slope))
+  assert (largest > 1e-3) == learns
+  assert learns or largest < 1e-6
+
+
+@pytest.mark.job
+@pytest.mark.turns(3)
+def test_stages_go_on_from_the_judge_before(tmp_path):
+  """Answers, then rejection sampling, then GRPO: each begins where one has ended."""
+  stages = {
+    "answers": {},
+    "right": {"verdicts.rule.name": "gated", "verdicts.credit": "reward"},
+    "compared": {"verdicts.rule.name": "added"},
+  }
+  few = {"judge.tasks": ("scenes",), "pretrain.steps": 1, "eval.every": 0}
+  few |= {
+    "eval.samples": 8,
+    "eval.quick_samples": 8,
+    "optimizer.warmup_steps": 0,
+  }
+  before = ""
+  for name, fields in stages.items():
+    config = tiny.load(SPEC, few, fields, {"judge.weights": before})
+    workdir = tiny.run(config, tmp_path / name)
+    if before:
+      start = judge.make_reader(config)[1]
+      held = vision_language.load(Options(before))[1]
+      jax.tree.map(np.testing.assert_array_equal, start, held)
+      end = vision_language.load(Options(str(workdir / "judge")))[1]
+      moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, end)
+      assert any(jax.tree.leaves(moved))
+    before = str(workdir / "judge")
