@@ -20,14 +20,6 @@ from jaxreward.advantages.by_step import (
   noise_weighted,
   values,
 )
-from jaxreward.advantages.chosen import (
-  against_one,
-  best_and_worst,
-  branch_ends,
-  curated,
-  filtered,
-  sifted,
-)
 from jaxreward.advantages.contract import (
   Advantage,
   Sizes,
@@ -35,8 +27,7 @@ from jaxreward.advantages.contract import (
   credit,
   with_columns,
 )
-from jaxreward.advantages.doubted import confident, place_weights, regional
-from jaxreward.advantages.gated import gardo
+from jaxreward.advantages.gates import gardo
 from jaxreward.advantages.group import (
   check_group_size,
   group,
@@ -44,13 +35,7 @@ from jaxreward.advantages.group import (
   whitened,
   zero_variance_share,
 )
-from jaxreward.advantages.learned import (
-  implicit_process,
-  outcome_and_process,
-  outcome_and_values,
-  redistributed,
-  whole_return,
-)
+from jaxreward.advantages.history import per_prompt
 from jaxreward.advantages.process import (
   by_difficulty,
   by_phase,
@@ -58,7 +43,22 @@ from jaxreward.advantages.process import (
   renormalised,
   segments,
 )
-from jaxreward.advantages.tracked import per_prompt
+from jaxreward.advantages.selection import (
+  against_one,
+  best_and_worst,
+  branch_ends,
+  curated,
+  filtered,
+  sifted,
+)
+from jaxreward.advantages.step_rewards import (
+  implicit_process,
+  outcome_and_process,
+  outcome_and_values,
+  redistributed,
+  whole_return,
+)
+from jaxreward.advantages.uncertainty import confident, place_weights, regional
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "group": group,

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxreward.compilation.compiled import Report, gib
+from jaxreward.compilation.executables import Report, gib
 from jaxreward.compilation.roofline import Seconds
 from jaxreward.compilation.topology import Topology
 

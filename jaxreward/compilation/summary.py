@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxreward import paths, reading
-from jaxreward.compilation.compiled import gib
+from jaxreward.compilation.executables import gib
 from jaxreward.compilation.report import number, table
 
 HEADS = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jaxreward.feeds import (
   dataset,
   lists,
-  noised,
+  noised_samples,
   pairs,
-  predicted,
+  predictions,
   steps,
   tail,
 )
@@ -32,11 +32,11 @@ from jaxreward.feeds.networks import Arrays, Network
 
 FEEDS: dict[str, Feed] = {
   "steps": steps.FEED,
-  "noised": noised.FEED,
+  "noised": noised_samples.FEED,
   "pairs": pairs.FEED,
   "lists": lists.FEED,
   "tail": tail.FEED,
-  "predicted": predicted.FEED,
+  "predicted": predictions.FEED,
   "dataset": dataset.FEED,
 }
 

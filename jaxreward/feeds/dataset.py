@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxreward.feeds import noised
+from jaxreward.feeds import noised_samples
 
 FEED = dataclasses.replace(
-  noised.FEED,
-  offers={k: v for k, v in noised.FEED.offers.items() if k != "advantage"},
+  noised_samples.FEED,
+  offers={
+    k: v for k, v in noised_samples.FEED.offers.items() if k != "advantage"
+  },
 )

@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from jaxreward import setup
-from jaxreward.compilation import compiled, report, topology
+from jaxreward.compilation import executables, report, topology
 from jaxreward.compilation.report import MeshReport
 from jaxreward.errors import UserError, nearest, one_line
 from jaxreward.evaluation import tables
@@ -87,7 +87,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> None:
   limit = config.compile_check.memory * topology.GIB
   limit = limit or (slice_topology.chip.memory if slice_topology.chip else 0.0)
   reports = []
-  with compiled.effort(config.compile_check.effort):
+  with executables.effort(config.compile_check.effort):
     for sizes in meshes(config, slice_topology.size):
       logging.info(
         "compiling for %s, %s ...", slice_topology.name, report.title(sizes)
@@ -189,7 +189,7 @@ def _compile_training(
   update = train_reward.make_update(config, loss_fn, tx, places, mesh)
   rows = preference_data.abstract(config, model, mesh)
   with jax.set_mesh(mesh):
-    program = compiled.build(
+    program = executables.build(
       update.trace(placed, rows, frozen), dict(mesh.shape),
       sharding.device_bytes((placed, rows, frozen)),
     )  # fmt: skip
@@ -224,14 +224,14 @@ def _compile(
   resident = (run_programs.state, run_programs.base, context, batch, decoder)
   live_bytes = sharding.device_bytes(resident)
   axes = dict(mesh.shape)
-  programs: dict[str, compiled.Report] = {}
+  programs: dict[str, executables.Report] = {}
 
   def build(name: str, program: Any, *arguments: Any) -> Any:
     logging.info("  %s ...", name)
     # Nothing may be computed here: the mesh's devices cannot run programs.
     with jax.set_mesh(mesh):
       traced = program(*arguments)
-      programs[name] = compiled.build(traced, axes, live_bytes)
+      programs[name] = executables.build(traced, axes, live_bytes)
     return programs[name].result
 
   if plan.origin == "rollout":

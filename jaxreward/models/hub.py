@@ -155,9 +155,9 @@ def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
       foreign file; each by name.
   """
   if str(spec).startswith("package:"):
-    from jaxreward.models import packaged  # which reads layouts of ours
+    from jaxreward.models import packages  # which reads layouts of ours
 
-    return packaged.open_weights(str(spec))
+    return packages.open_weights(str(spec))
   path = resolve(spec)
   path = _choose(path) if path.is_dir() else path
   if _INDEX.fullmatch(path.name):

@@ -13,7 +13,7 @@ from jaxreward.objectives.confidence import (
   smoothed_dpo,
 )
 from jaxreward.objectives.differences import d3po, prdp, rebel
-from jaxreward.objectives.distilled import (
+from jaxreward.objectives.distillation import (
   continuous_matching,
   distribution_matching,
   salient_matching,
@@ -40,7 +40,7 @@ from jaxreward.objectives.policy_gradient import (
   grpo_guard,
   gspo,
 )
-from jaxreward.objectives.predicted import (
+from jaxreward.objectives.predictions import (
   consistency_proxy,
   consistency_reward,
   noised_reward,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from jaxreward.regularizers.estimates import sampled_kl, step_drop
 from jaxreward.regularizers.kl import (
   data_matching,
   dual_kl,
@@ -16,7 +17,6 @@ from jaxreward.regularizers.kl import (
   tail_distance,
   velocity_distance,
 )
-from jaxreward.regularizers.sampled import sampled_kl, step_drop
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "step_kl": step_kl,

@@ -19,7 +19,7 @@ from jaxreward import processes, setup
 from jaxreward.data import pictures
 from jaxreward.data.image_checks import PictureRow
 from jaxreward.errors import UserError, shown
-from jaxreward.models import hub, packaged
+from jaxreward.models import hub, packages
 from jaxreward.models.text import qwen3_prompts, qwen_prompts
 from jaxreward.models.vision import encoders
 from jaxreward.models.vlm import small_judge, tiny
@@ -114,8 +114,8 @@ def _require_place(spec: str, field: str) -> None:
   is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
   if spec in ("", tiny.NAME) or (is_hub_id and not epath.Path(place).exists()):
     return
-  is_packaged = spec.startswith(packaged.PREFIX)
-  if is_packaged and spec.removeprefix(packaged.PREFIX) in packaged.SHIPPED:
+  is_packaged = spec.startswith(packages.PREFIX)
+  if is_packaged and spec.removeprefix(packages.PREFIX) in packages.SHIPPED:
     return
   try:
     (small_judge.resolve if is_packaged else hub.resolve)(spec)

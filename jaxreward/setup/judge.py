@@ -25,14 +25,14 @@ from jaxreward.models.vlm import (
   prompts,
   qwen_vl,
   small_judge,
-  supervised,
+  supervision,
   words,
 )
-from jaxreward.models.vlm.supervised import Taught
+from jaxreward.models.vlm.supervision import Taught
 from jaxreward.numerics import Mean
 from jaxreward.rewards import answer_tables, vision_language
 from jaxreward.rewards.vision_language import PICTURE, Options, Reader
-from jaxreward.tasks import Task, asked
+from jaxreward.tasks import Task, judge_questions
 from jaxreward.types import Array, Params, PromptBatch
 
 # Beginnings of an answer that say nothing, as in https://arxiv.org/abs/2507.08794.
@@ -152,7 +152,7 @@ def make_reader(config: ConfigDict) -> tuple[Reader, Any]:
     x for t in of.values() for x in getattr(t.questions, name)
   ]
   sides = [task.drawn_side or 0 for task in of.values()]
-  tokens = words.make(each("PHRASES"), [*asked.WORDS, *each("WORDS")])
+  tokens = words.make(each("PHRASES"), [*judge_questions.WORDS, *each("WORDS")])
   model = small_judge.geometry(tokens, sides=sides, **section)
   images = small_judge.processor(model, sides)
   return Reader(model, tokens, images, jnp.float32, 128, 0), None
@@ -188,7 +188,7 @@ def taught(
   ids = lambda text: prompts.ids_of(reader.tokens, [text])[0]
   for row in rows:
     for i, one in enumerate(row):
-      question = one.question.replace(asked.IMAGE, PICTURE)
+      question = one.question.replace(judge_questions.IMAGE, PICTURE)
       whole = reader.asked_text(question, one.begun)
       at = whole.rindex(PICTURE) + len(PICTURE)
       if i == 0:
@@ -217,7 +217,7 @@ def taught(
 def batch_of(
   reader: Reader,
   task: Task,
-  batch: asked.Batch,
+  batch: judge_questions.Batch,
   kinds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
   """Questions of a task about B images as arrays; `kinds` as of `taught`."""
@@ -236,13 +236,13 @@ def generator_of(
 
 
 def with_empty(
-  batch: asked.Batch, share: float, generator: np.random.Generator
-) -> asked.Batch:
+  batch: judge_questions.Batch, share: float, generator: np.random.Generator
+) -> judge_questions.Batch:
   """A share of the questions with a thought after one that says nothing."""
   if not share:
     return batch
   change = lambda x: (
-    asked.emptied(x, generator)
+    judge_questions.emptied(x, generator)
     if x.kind == "thought" and generator.random() < share
     else x
   )
@@ -256,7 +256,10 @@ def with_empty(
 def batches(config: ConfigDict, reader: Reader, split: str):
   """Step -> its batch, the same in every process and after a resume."""
   of, counts, kinds = tasks_of(config), counts_of(config), weights_of(config)
-  kinds = {**kinds, asked.EMPTY: kinds["prompt"]}  # each is one yes or no
+  kinds = {
+    **kinds,
+    judge_questions.EMPTY: kinds["prompt"],
+  }  # each is one yes or no
   sources = {name: task.questions.Questions(split) for name, task in of.items()}
 
   def batch(n: int) -> dict[str, Any]:
@@ -293,7 +296,7 @@ def logits_of(
   seen = reader.see(params, images, size)
   grid = reader.model.vision.grid(*size)
   return {
-    name: supervised.logits(
+    name: supervision.logits(
       reader.model, params, seen.features, rows, grid, deep=seen.deep,
       dtype=reader.dtype,
     )
@@ -316,7 +319,7 @@ def loss(reader: Reader, of: Mapping[str, Task], seed: int):
       images = images_of(of[task], seed, f"judge/{task}", rows)
       outputs = logits_of(reader, params, images, rows["groups"])
       for name, x in outputs.items():
-        mean = supervised.loss(x, rows["groups"][name])
+        mean = supervision.loss(x, rows["groups"][name])
         means[f"loss/{task}/{name}"] = mean
     return pooled(means.values()), means
 
@@ -354,8 +357,8 @@ def make_evaluator(
     images = images_of(of[name], seed, "judge/evaluation", rows)
     outputs = logits_of(reader, params, images, rows["groups"])
     groups = rows["groups"]
-    total = pooled(supervised.loss(x, groups[n]) for n, x in outputs.items())
-    right = {n: supervised.is_right(x, groups[n]) for n, x in outputs.items()}
+    total = pooled(supervision.loss(x, groups[n]) for n, x in outputs.items())
+    right = {n: supervision.is_right(x, groups[n]) for n, x in outputs.items()}
     return total, right
 
   def evaluate(params: Params) -> dict[str, Any]:

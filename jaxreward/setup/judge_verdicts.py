@@ -25,7 +25,7 @@ from jaxreward.evaluation import intervals
 from jaxreward.models.vlm import (
   decode,
   prompts,
-  supervised,
+  supervision,
   verdicts,
   words,
 )
@@ -34,7 +34,7 @@ from jaxreward.numerics import Mean
 from jaxreward.rewards import answer_tables
 from jaxreward.rewards.vision_language import Reader
 from jaxreward.setup import judge
-from jaxreward.tasks import Task, asked
+from jaxreward.tasks import Task, judge_questions
 from jaxreward.types import Array, ArrayLike, Params
 
 FIELD, CLOSE = "verdicts.rule", "</think>"
@@ -105,13 +105,15 @@ def marks(tokens: words.Words) -> dict[str, Any]:
   """The tokens that `verdicts.read` looks for."""
   return dict(
     close=_token(tokens, CLOSE),
-    verdicts=tuple(_token(tokens, asked.yes(x)) for x in (True, False)),
+    verdicts=tuple(
+      _token(tokens, judge_questions.yes(x)) for x in (True, False)
+    ),
     stop=_token(tokens, words.STOP),
   )
 
 
 def questions_of(
-  reader: Reader, rows: Sequence[asked.Asked], stem: int, length: int
+  reader: Reader, rows: Sequence[judge_questions.Asked], stem: int, length: int
 ) -> Questions:
   """Questions with a thought as tokens; see `judge.taught` for the sizes."""
   cut = [row.answer.rpartition(CLOSE) for row in rows]
@@ -129,7 +131,7 @@ def questions_of(
 
 def draw(
   task: str, source: Any, generator: np.random.Generator, count: int
-) -> tuple[Any, list[asked.Asked]]:
+) -> tuple[Any, list[judge_questions.Asked]]:
   """(what `count` images show, the question about each that wants a thought)."""
   looks, rows = [], []
   for _ in range(_TRIES):
@@ -172,7 +174,7 @@ def read(
   """Questions about images, once for all their answers."""
   size = reader.size(images)
   seen = reader.see(params, images, size)
-  prefix = supervised.read(
+  prefix = supervision.read(
     reader.model, params, seen.features, rows, reader.model.vision.grid(*size),
     deep=seen.deep, dtype=reader.dtype,
   )  # fmt: skip

@@ -107,14 +107,14 @@ FAULTS = (
   ),
   Fault(
     "the guided teacher of Diff-Instruct* starts from its words",
-    "jaxreward/objectives/distilled.py",
+    "jaxreward/objectives/distillation.py",
     "score(empty + guidance * (real - empty))",
     "score(real + guidance * (real - empty))",
-    "tests/objectives/test_distilled.py",
+    "tests/objectives/test_distillation.py",
   ),
   Fault(
     "Ctrl-U matches one of its two velocities",
-    "jaxreward/objectives/predicted.py",
+    "jaxreward/objectives/predictions.py",
     "mean_square(v - u) + mean_square(near_v - u)", "mean_square(v - u)",
     "tests/objectives/test_one_step.py",
   ),
@@ -127,9 +127,9 @@ FAULTS = (
   ),
   Fault(
     "slopes of a reward cancel in its saliency",
-    "jaxreward/feeds/predicted.py",
+    "jaxreward/feeds/predictions.py",
     "jnp.abs(slope).sum(-1, keepdims=True)", "slope.sum(-1, keepdims=True)",
-    "tests/feeds/test_predicted.py",
+    "tests/feeds/test_predictions.py",
   ),
   Fault(
     "a reward without a say counts in an ensemble",

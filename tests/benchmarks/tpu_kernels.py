@@ -8,7 +8,7 @@ import sys
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxreward.compilation import compiled, topology
+from jaxreward.compilation import executables, topology
 from jaxreward.training import mesh as mesh_lib
 from tests.kernels import programs
 
@@ -28,7 +28,7 @@ def main(name):
     for form in ("xla", "tpu"):
       with jax.set_mesh(mesh):
         traced = jax.jit(make(form)).trace(*shapes)
-        report = compiled.build(traced, dict(mesh.shape))
+        report = executables.build(traced, dict(mesh.shape))
       costs, seconds = report.costs, report.seconds(pod)
       sys.stdout.write(
         f"{case}, {form}: compiler {1e6 * seconds.compiler:.1f} us, traffic"

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxreward import config as config_lib
 from jaxreward import setup
-from jaxreward.compilation import compiled, topology
+from jaxreward.compilation import executables, topology
 from jaxreward.flow import guidance
 from jaxreward.jobs import compile_check
 from jaxreward.training import mesh as mesh_lib
@@ -95,10 +95,12 @@ def main(name, spec, *fields):
   for part, (run, operands) in programs(config, mesh).items():
     with jax.set_mesh(mesh):
       traced = jax.jit(run).trace(*operands)
-      report = compiled.build(traced, dict(mesh.shape))
+      report = executables.build(traced, dict(mesh.shape))
     seconds = report.seconds(pod)
     if seconds is None:
-      raise SystemExit(f"{part}: needs {compiled.gib(report.memory.total)} GiB")
+      raise SystemExit(
+        f"{part}: needs {executables.gib(report.memory.total)} GiB"
+      )
     values = {
       "compute": seconds.compute, "memory": seconds.memory,
       "network": seconds.network, "compiler": seconds.compiler,

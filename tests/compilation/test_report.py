@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxreward.compilation import compiled, hlo, report, roofline, topology
+from jaxreward.compilation import executables, hlo, report, roofline, topology
 
 CHIP = topology.Chip(
   memory=100.0, flops=10.0, bandwidth=5.0, network=2.0, clock=4.0
@@ -20,8 +20,8 @@ def costs(flops=0.0, read=0.0, cycles=0.0, sent=0.0):
 
 
 def program(total=10.0, found=None, **kwargs):
-  memory = compiled.Memory(argument=total - 1, temporary=1.0)
-  return compiled.Report(
+  memory = executables.Memory(argument=total - 1, temporary=1.0)
+  return executables.Report(
     memory, counted_flops=400.0, costs=found or costs(flops=100.0), **kwargs
   )
 
@@ -60,15 +60,15 @@ def test_the_longest_bound_is_the_wall(found, wall, bound, step):
   ],
 )  # fmt: skip
 def test_what_the_compiler_asked_for(message, size):
-  assert compiled.required_bytes(message) == pytest.approx(size)
+  assert executables.required_bytes(message) == pytest.approx(size)
 
 
 def test_what_lies_beside_a_program_counts_against_the_limit():
-  memory = compiled.Memory(argument=50, temporary=20, beside=40)
-  one = compiled.Report(memory, 1.0, costs=costs(1.0))
+  memory = executables.Memory(argument=50, temporary=20, beside=40)
+  one = executables.Report(memory, 1.0, costs=costs(1.0))
   assert memory.total == 110
   assert one.fits(0.0) and one.fits(110.0) and not one.fits(100.0)
-  refused = compiled.Report(compiled.Memory(required=50), 1.0)
+  refused = executables.Report(executables.Memory(required=50), 1.0)
   assert not refused.fits(0.0) and refused.memory.total == 50
 
 

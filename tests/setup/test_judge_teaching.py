@@ -12,7 +12,7 @@ from jaxreward.models.vlm import small_judge
 from jaxreward.rewards import vision_language
 from jaxreward.rewards.vision_language import PICTURE, Options
 from jaxreward.setup import judge
-from jaxreward.tasks import asked
+from jaxreward.tasks import judge_questions
 from tests import tiny
 
 SPEC = "pretrain_judge.py:smoke"
@@ -158,7 +158,7 @@ def test_thoughts_that_say_nothing_are_answered_by_no(parts, name):
   batch = source(np.random.default_rng(0), 32)
   assert judge.with_empty(batch, 0.0, np.random.default_rng(1)) is batch
   changed = judge.with_empty(batch, 1.0, np.random.default_rng(1))
-  kinds = {**config.judge.kinds, asked.EMPTY: 2.0}
+  kinds = {**config.judge.kinds, judge_questions.EMPTY: 2.0}
   arrays = judge.batch_of(reader, of[name], changed, kinds)["groups"]
   said = reader.tokens("no<|im_end|>")["input_ids"]
   count = 0
@@ -171,7 +171,7 @@ def test_thoughts_that_say_nothing_are_answered_by_no(parts, name):
           assert one == old
           continue
         count += 1
-        assert (one.kind, one.answer) == (asked.EMPTY, "no")
+        assert (one.kind, one.answer) == (judge_questions.EMPTY, "no")
         assert one.begun not in judge.KEYS.values()
         ids = arrays[group].texts[i, j][np.asarray(arrays[group].said)[i, j]]
         assert ids.tolist() == said

@@ -17,8 +17,8 @@ from jaxtyping import Float, Key
 
 from jaxreward import rng as rng_lib
 from jaxreward.rewards.remote import templates
-from jaxreward.tasks import asked
-from jaxreward.tasks.asked import Asked, Batch
+from jaxreward.tasks import judge_questions
+from jaxreward.tasks.judge_questions import Asked, Batch
 from jaxreward.tasks.portraits import attributes as at
 from jaxreward.tasks.portraits import edits, render, words
 from jaxreward.tasks.portraits import prompts as lib
@@ -45,7 +45,7 @@ _COLOURED = {
 _COLOURS = tuple(
   dict.fromkeys(w for a in _COLOURED.values() for w in at.VALUES[at.NAMES[a]])
 )
-_COLOUR = asked.one_of(_COLOURS)
+_COLOUR = judge_questions.one_of(_COLOURS)
 _LEFT, _RIGHT = (f"Describe the person on the {s} in detail." for s in words.SIDES)  # fmt: skip
 
 Facts = Mapping[int, int]
@@ -233,7 +233,7 @@ def about_parts(
   i = int(rng.integers(count))
   if kind == "people":
     text = "How many people are there?"
-    return asked.looked(kind, text, asked.COUNT, str(count))
+    return judge_questions.looked(kind, text, judge_questions.COUNT, str(count))
   if kind == "colour":
     noun = tuple(_COLOURED)[rng.integers(3)]
     name = _COLOURED[noun]
@@ -243,7 +243,7 @@ def about_parts(
     row = rows[0 if noun == "background" else i]
     colour = at.VALUES[at.NAMES[name]][row[name]]
     question = f"What colour is the {noun}{of}?"
-    return asked.looked(kind, question, _COLOUR, colour)
+    return judge_questions.looked(kind, question, _COLOUR, colour)
   name = int(rng.integers(at.BACKGROUND_AT))
   if name in hidden:
     return about_parts(rows, count, rng, hidden)
@@ -256,12 +256,16 @@ def about_parts(
     question = (
       f"How many people {sentence.removeprefix('a person ')} are there?"
     )
-    return asked.looked(kind, question, asked.COUNT, str(sum(has)))
+    return judge_questions.looked(
+      kind, question, judge_questions.COUNT, str(sum(has))
+    )
   if rng.integers(2):
-    return asked.looked(kind, f"Is there {sentence}?", asked.CHOICE, asked.yes(any(has)))  # fmt: skip
+    return judge_questions.looked(kind, f"Is there {sentence}?", judge_questions.CHOICE, judge_questions.yes(any(has)))  # fmt: skip
   question = f"Is there {sentence}{_place(i, count)}?"
   is_so = has[i] if count == at.PEOPLE else any(has)
-  return asked.looked(kind, question, asked.CHOICE, asked.yes(bool(is_so)))
+  return judge_questions.looked(
+    kind, question, judge_questions.CHOICE, judge_questions.yes(bool(is_so))
+  )
 
 
 class Picture:
@@ -295,15 +299,19 @@ def about_prompt(
 ) -> Asked:
   """Whether, or how well, a picture shows what a prompt wants, or is made."""
   wrong, way = picture.errors(people), rng.random()
-  low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
+  low, high = judge_questions.SCALES[rng.integers(len(judge_questions.SCALES))]
   if way < 0.6:
-    return asked.whether("prompt", templates.YES_NO, not wrong, prompt=text)
+    return judge_questions.whether(
+      "prompt", templates.YES_NO, not wrong, prompt=text
+    )
   if way < 0.8:
     share = 1 - wrong / sum(map(len, people))
-    return asked.scored("score", templates.POINTWISE, share, low, high, text)
+    return judge_questions.scored(
+      "score", templates.POINTWISE, share, low, high, text
+    )
   template = templates.NAMED["picture_quality"]
   share = 1 - picture.amount
-  return asked.scored("quality", template, share, low, high, text)
+  return judge_questions.scored("quality", template, share, low, high, text)
 
 
 def in_words(
@@ -316,15 +324,15 @@ def in_words(
   wrong = picture.errors(people)
   if picture.hidden or rng.random() < 0.4:
     sentence = thought(picture.rows, picture.count, people)
-    return asked.thinking(text, sentence, not wrong)
-  question, answer = asked.DESCRIBE, text
+    return judge_questions.thinking(text, sentence, not wrong)
+  question, answer = judge_questions.DESCRIBE, text
   if wrong or rng.random() < 0.7:
     if picture.count == 1:
       answer = whole(picture.rows[0], True)
     else:
       i = int(rng.integers(at.PEOPLE))
       question, answer = (_LEFT, _RIGHT)[i], whole(picture.rows[i], False)
-  return Asked("describe", asked.IMAGE + question, "", answer)
+  return Asked("describe", judge_questions.IMAGE + question, "", answer)
 
 
 def _spoiled(
@@ -359,14 +367,18 @@ def about_edit(
     wrong = 1.0
   lost = int((differ & np.isin(edit.role, (lib.KEPT, lib.PERSON))).sum())
   lost += 3 * (picture.count != edit.count)
-  low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
+  low, high = judge_questions.SCALES[rng.integers(len(judge_questions.SCALES))]
   of = lambda name: templates.NAMED[name]
   share = max(0.0, 1 - lost / 3)
   return [
-    asked.whether("done", of("edit_done"), wrong == 0, prompt=text),
-    asked.whether("kept", of("edit_kept"), lost == 0, prompt=text),
-    asked.scored("following", of("edit_following"), 1 - wrong, low, high, text),
-    asked.scored("keeping", of("edit_keeping"), share, low, high, text),
+    judge_questions.whether("done", of("edit_done"), wrong == 0, prompt=text),
+    judge_questions.whether("kept", of("edit_kept"), lost == 0, prompt=text),
+    judge_questions.scored(
+      "following", of("edit_following"), 1 - wrong, low, high, text
+    ),
+    judge_questions.scored(
+      "keeping", of("edit_keeping"), share, low, high, text
+    ),
   ]
 
 
@@ -420,7 +432,7 @@ class Questions:
       texts = [self._another(two[i % 2], rng) for i in range(3)]
       pairs.append(
         [
-          asked.compared(text, *(x.value(people) for x in two))
+          judge_questions.compared(text, *(x.value(people) for x in two))
           for people, text in [(prompt.people, prompt.text), *texts]
         ]
       )
@@ -478,5 +490,5 @@ class Questions:
     return [source, result]
 
 
-PHRASES = asked.phrases(_COLOUR, _LEFT, _RIGHT)
+PHRASES = judge_questions.phrases(_COLOUR, _LEFT, _RIGHT)
 WORDS = (*words.VOCABULARY[1:], *words.SILENT, "people", "nothing")

@@ -18,8 +18,8 @@ from jaxtyping import Float, Key
 
 from jaxreward import rng as rng_lib
 from jaxreward.rewards.remote import templates
-from jaxreward.tasks import asked
-from jaxreward.tasks.asked import Asked, Batch
+from jaxreward.tasks import judge_questions
+from jaxreward.tasks.judge_questions import Asked, Batch
 from jaxreward.tasks.scenes import captions, grammar, render
 from jaxreward.types import Array, ArrayLike
 
@@ -30,7 +30,7 @@ KINDS = (
 # Most tokens of a group's questions: of what a row begins with, and of the rest.
 ROOM = {"short": (5, 23), "long": (5, 34), "pairs": (10, 18)}
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
-_COLOUR = asked.one_of(grammar.COLOURS)
+_COLOUR = judge_questions.one_of(grammar.COLOURS)
 
 
 class Thing(NamedTuple):
@@ -161,12 +161,14 @@ def described(
 def about_prompt(things: Things, prompt: grammar.Prompt) -> Asked:
   """Whether a scene shows what a prompt asks for."""
   is_right = not errors(things, prompt)
-  return asked.whether("prompt", templates.YES_NO, is_right, prompt=prompt.text)
+  return judge_questions.whether(
+    "prompt", templates.YES_NO, is_right, prompt=prompt.text
+  )
 
 
 def with_thought(things: Things, prompt: grammar.Prompt) -> Asked:
   """The same after a thought."""
-  return asked.thinking(
+  return judge_questions.thinking(
     prompt.text, thought(things), not errors(things, prompt)
   )
 
@@ -178,7 +180,9 @@ def description(
   right = prompt if not errors(things, prompt) else described(things, rng)
   if right is None:
     return None
-  return Asked("describe", asked.IMAGE + asked.DESCRIBE, "", right.text)
+  return Asked(
+    "describe", judge_questions.IMAGE + judge_questions.DESCRIBE, "", right.text
+  )
 
 
 def about_parts(
@@ -191,7 +195,7 @@ def about_parts(
   kind = ("exists", "count", "colour", "score", "relation")[rng.integers(5)]
   if kind == "colour" and len(of_shape) == 1:
     question = f"What colour is the {shape}?"
-    return asked.looked(kind, question, _COLOUR, colour)
+    return judge_questions.looked(kind, question, _COLOUR, colour)
   if kind == "count":
     if rng.integers(2):
       shape_id = thing.shape if rng.integers(2) else int(rng.integers(4))
@@ -200,8 +204,8 @@ def about_parts(
     else:
       noun = "objects"
       count = len(things)
-    return asked.looked(
-      kind, f"How many {noun} are there?", asked.COUNT, str(count)
+    return judge_questions.looked(
+      kind, f"How many {noun} are there?", judge_questions.COUNT, str(count)
     )
   single = [
     t for t in things if sum(o.shape == t.shape for o in things) == 1
@@ -214,11 +218,15 @@ def about_parts(
       f"Is the {grammar.SHAPES[a.shape]} {grammar.RELATIONS[r]} the"
       f" {grammar.SHAPES[b.shape]}?"
     )
-    return asked.looked(kind, question, asked.CHOICE, asked.yes(holds))
+    return judge_questions.looked(
+      kind, question, judge_questions.CHOICE, judge_questions.yes(holds)
+    )
   if kind == "score":
-    low, high = asked.SCALES[rng.integers(len(asked.SCALES))]
+    low, high = judge_questions.SCALES[
+      rng.integers(len(judge_questions.SCALES))
+    ]
     share = max(0.0, 1 - errors(things, prompt) / 3)
-    return asked.scored(
+    return judge_questions.scored(
       kind, templates.POINTWISE, share, low, high, prompt.text
     )
   there = {(t.shape, t.colour) for t in things}
@@ -229,14 +237,17 @@ def about_parts(
     else:
       c = int(rng.integers(5))
   question = f"Is there a {grammar.COLOURS[c]} {grammar.SHAPES[s]}?"
-  return asked.looked(
-    "exists", question, asked.CHOICE, asked.yes((s, c) in there)
+  return judge_questions.looked(
+    "exists",
+    question,
+    judge_questions.CHOICE,
+    judge_questions.yes((s, c) in there),
   )
 
 
 def compared(first: Things, second: Things, prompt: grammar.Prompt) -> Asked:
   """Which of two scenes shows better what a prompt asks for."""
-  return asked.compared(
+  return judge_questions.compared(
     prompt.text, errors(first, prompt), errors(second, prompt)
   )
 
@@ -341,5 +352,5 @@ class Questions:
     return Batch(look_of(scenes), groups, prompts, is_right)
 
 
-PHRASES = asked.phrases(_COLOUR)
+PHRASES = judge_questions.phrases(_COLOUR)
 WORDS = (*grammar.VOCAB[1:], *grammar.EDIT_WORDS)

@@ -15,7 +15,7 @@ from jaxreward.rewards.contract import Applies, Loaded, declare
 from jaxreward.rewards.remote.options import with_options
 from jaxreward.rewards.remote.question_files import YES_NO, Question
 from jaxreward.rewards.vision_language import Options
-from jaxreward.tasks import asked
+from jaxreward.tasks import judge_questions
 from jaxreward.tasks.scenes import detect, grammar, judge
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
@@ -132,7 +132,7 @@ _PAIRS = [(s, c) for s in range(4) for c in range(len(grammar.COLOURS))]
 
 
 def _only(right: str) -> tuple[tuple[str, float], ...]:
-  return tuple((n, float(n == right)) for n in asked.NUMBERS[:5])
+  return tuple((n, float(n == right)) for n in judge_questions.NUMBERS[:5])
 
 
 def fields_of(text: str) -> tuple[Question, ...]:
@@ -178,7 +178,7 @@ def load_recovered(options: Options, *, question_length: int = 32) -> Loaded:
     options: see `vision_language.Options`.
     question_length: see `checklists.load_checklist`.
   """
-  forms = {YES_NO, *map(_only, asked.NUMBERS[:5])}
+  forms = {YES_NO, *map(_only, judge_questions.NUMBERS[:5])}
   return checklists.loaded(
     options, fields_of, forms, 4 + len(_PAIRS),
     question_length=question_length, gate="off",

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxreward.tasks.contract import Task, out_of_range
 from jaxreward.tasks.scenes import (
   captions,
+  datasets,
   detect,
-  drawn,
   edits,
   facts,
   grammar,
@@ -77,7 +77,7 @@ SCENES = Task(
   fact_of=facts.fact_of,
   reword=grammar.reword,
   render=render.render_prompts,
-  draw=drawn.images,
+  draw=datasets.images,
   drawn_side=render.SIZE,
   rewards=rewards.SCENES,
   judge="detector",

@@ -9,7 +9,7 @@ from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.reward_models import RewardModel, scalar, scenes
 from jaxreward.rewards import contract
-from jaxreward.tasks import asked
+from jaxreward.tasks import judge_questions
 from jaxreward.tasks.scenes import detect, grammar, questions, render
 from jaxreward.tasks.scenes import rewards as scene_rewards
 
@@ -172,7 +172,7 @@ def answered(things, text):
         word = str(len(of))
       for colour, hue in enumerate(grammar.COLOURS):
         if question.text == f"Is there a {hue} {name}?":
-          word = asked.yes(any(t.colour == colour for t in of))
+          word = judge_questions.yes(any(t.colour == colour for t in of))
     values.append(dict(question.answers)[word])
   weights = np.array([q.weight for q in row])
   return float(np.dot(weights, values) / weights.sum())

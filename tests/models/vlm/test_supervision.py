@@ -11,10 +11,10 @@ from jaxreward.models.vlm import (
   prompts,
   qwen_vl,
   small_judge,
-  supervised,
+  supervision,
   words,
 )
-from jaxreward.models.vlm.supervised import Taught
+from jaxreward.models.vlm.supervision import Taught
 
 pytestmark = [pytest.mark.job, pytest.mark.turns(3, 2)]
 
@@ -61,7 +61,7 @@ def read():
   def run(params, rows, images):
     net = VisionTower(MODEL.vision)
     features = net.apply({"params": params["vision"]}, images)[0]
-    logits = supervised.logits(MODEL, params, features, rows, (2, 2))
+    logits = supervision.logits(MODEL, params, features, rows, (2, 2))
     # The same as four rows of their own, with nothing shared.
     each = lambda x: jnp.repeat(x, 2, 0)
     flat = jnp.concatenate([each(rows.stem), rows.texts.reshape(4, -1)], 1)
@@ -73,7 +73,7 @@ def read():
       {"params": params["text"]}, layout.tokens, layout.places, shown
     )
     whole = qwen_vl.logits(params, hidden)[:, -LENGTH - 1 : -1]
-    return logits, supervised.loss(logits, rows), whole
+    return logits, supervision.loss(logits, rows), whole
 
   return *run(params, rows, images), rows
 
@@ -98,10 +98,10 @@ def test_the_loss_is_that_of_the_answers_alone(read):
   np.testing.assert_allclose(float(loss.total), total, rtol=1e-5)
   # what is not said may be anything
   best = jax.nn.one_hot(rows.texts, x.shape[-1])
-  assert supervised.is_right(best, rows).all()
+  assert supervision.is_right(best, rows).all()
   spoiled = best.at[0, 0, 0].set(-best[0, 0, 0])  # of a question
-  assert supervised.is_right(spoiled, rows).all()
+  assert supervision.is_right(spoiled, rows).all()
   spoiled = best.at[0, 1, 2].set(-best[0, 1, 2])  # of an answer
   np.testing.assert_array_equal(
-    supervised.is_right(spoiled, rows), [[True, False], [True, True]]
+    supervision.is_right(spoiled, rows), [[True, False], [True, True]]
   )

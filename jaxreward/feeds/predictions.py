@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxreward import rng
-from jaxreward.feeds import noised, rollouts
+from jaxreward.feeds import noised_samples, rollouts
 from jaxreward.feeds.contract import Rows
 from jaxreward.feeds.networks import Arrays, row, scored
 from jaxreward.flow import path
@@ -23,7 +23,7 @@ from jaxreward.types import Array
 
 def make(trajectory, credit, prompt_ids, plan, key) -> Rows:
   """Rows [K, B, ...] of "noised", and the point with less noise."""
-  rows = noised.make(trajectory, credit, prompt_ids, plan, key)
+  rows = noised_samples.make(trajectory, credit, prompt_ids, plan, key)
   near = jnp.maximum(rows["t"] - plan.gap, 0.0)
   near_x = rollouts.noise_at(rows["x0"][0], rows["noise"], near)
   again = rollouts.keys_of(trajectory, prompt_ids, jax.random.fold_in(key, 1))
@@ -173,10 +173,10 @@ _SCORED = {
 }
 
 FEED = dataclasses.replace(
-  noised.FEED,
+  noised_samples.FEED,
   make=make,
   offers={
-    **noised.FEED.offers,
+    **noised_samples.FEED.offers,
     "near_t": row("near_t"),
     "x_near": row("x_near"),
     "near_v": lambda arrays: arrays.velocity("policy", "x_near", "near_t"),
@@ -197,7 +197,7 @@ FEED = dataclasses.replace(
     **_SCORED,
   },
   latents=(
-    *noised.FEED.latents, "x_near", "near_v", "x_solved", "x0_hat",
+    *noised_samples.FEED.latents, "x_near", "near_v", "x_solved", "x0_hat",
     "near_x0_hat", "errors", "near_errors", "images", "saliency", "x_again", "again_noise",
     "v_reference_again", "v_empty_again", "x_beyond", "x0_beyond",
     "x_beyond_again", "v_reference_beyond_again",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxreward.errors import UserError
-from jaxreward.models import hub, packaged
+from jaxreward.models import hub, packages
 from jaxreward.models.vision import dlib_face
 from jaxreward.rewards import fidelity
 
@@ -25,12 +25,12 @@ def test_a_pickle_of_anything_but_arrays_is_refused(tmp_path):
   arrays = {"a": {"b": np.arange(6.0).reshape(2, 3)}}
   path = tmp_path / "a.ckpt"
   path.write_bytes(pickle.dumps(arrays, protocol=4))
-  found = packaged.read_arrays(path)
+  found = packages.read_arrays(path)
   np.testing.assert_array_equal(found["a"]["b"], arrays["a"]["b"])
   for content in ({"a": Evil()}, {"a": pathlib.Path("x")}, [1]):
     path.write_bytes(pickle.dumps(content))
     with pytest.raises(UserError, match=r"cannot read .*a\.ckpt"):
-      packaged.read_arrays(path)
+      packages.read_arrays(path)
   with pytest.raises(UserError, match=r'did you mean "lpips_vgg"'):
     hub.open_weights("package:lpips_vg")
 
