@@ -27,7 +27,6 @@ from jaxreward.advantages.contract import (
   credit,
   with_columns,
 )
-from jaxreward.advantages.gates import gardo
 from jaxreward.advantages.group import (
   check_group_size,
   group,
@@ -36,6 +35,7 @@ from jaxreward.advantages.group import (
   zero_variance_share,
 )
 from jaxreward.advantages.history import per_prompt
+from jaxreward.advantages.novelty_gate import gardo
 from jaxreward.advantages.process import (
   by_difficulty,
   by_phase,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from jaxreward.regularizers.estimates import sampled_kl, step_drop
 from jaxreward.regularizers.kl import (
   data_matching,
   dual_kl,
@@ -17,6 +16,7 @@ from jaxreward.regularizers.kl import (
   tail_distance,
   velocity_distance,
 )
+from jaxreward.regularizers.sample_estimates import sampled_kl, step_drop
 
 REGISTRY: dict[str, Callable[..., Any]] = {
   "step_kl": step_kl,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from jaxreward.errors import UserError, nearest, require_not_negative, shown
 from jaxreward.numerics import Mean
-from jaxreward.regularizers.estimates import difference
+from jaxreward.regularizers.sample_estimates import difference
 from jaxreward.types import ArrayLike
 
 ScalarOrRows = ArrayLike | np.floating | float
