@@ -3,26 +3,26 @@
   python -m jaxreward.main --workdir=runs/edits_aligned \
     --config=configs/align_edits.py
 
-The tasks start from a picture (`jaxreward.tasks.scenes.edits`): four kinds of
-edits, one that keeps a subject's identity, one that sharpens. A reward has a say
-in the kinds that it names, and in rows that have what it compares with: where
-there is no exact answer, fidelity is left out, and not 0.
+Each prompt has a source image (`jaxreward.tasks.scenes.edits`): four kinds of edits,
+one that keeps a subject's identity, and one that sharpens. A reward applies to the
+categories that it names, and to rows with the data for its comparison: without an
+exact answer, fidelity is left out instead of scored 0.
 
-    family        reward                  compares the picture with
-    alignment     execution               what the words ask for
-    consistency   preservation            objects that they do not speak of
+    family        reward                  compares the image with
+    alignment     execution               the instruction
+    consistency   preservation            objects that the instruction does not name
                   background              the source, outside the edited cells
     identity      subject                 the subject that the source shows
     quality       clean                   nothing: how even the background is
     fidelity      ssim, psnr              the exact answer
 
-All of these need no weights, and the detector's strict verdict, which is held
-out, says whether the whole task is done. Of real pictures the same places are
-taken by `clip_score`, `image_similarity`, `background`, `identity`,
-`aesthetic` and `lpips`, which find source and answer in the same rows.
+None of these needs weights. The detector's strict verdict, which is held out, says
+whether the whole edit is right. For real images use `clip_score`,
+`image_similarity`, `background`, `identity`, `aesthetic` and `lpips` instead; they
+read source and answer from the same rows.
 
-Each reward is measured by its own group's mean and deviation before they are
-added up (GDPO, Liu et al., 2026), so that a weight means the same for all. The
+Each reward is standardised within its group before the sum (GDPO, Liu et al.,
+2026), so that weights are comparable. The
 policy to start from, runs/edits/policy.safetensors, comes from
 configs/pretrain_edits.py.
 """

@@ -1,9 +1,8 @@
-"""A method against others: one reward that can be hacked, one that is held out.
+"""Compares methods on one reward that can be hacked, with one held-out reward.
 
-`:METHOD`, and `,smoke` in miniature. The policy follows a reward model that learned
-from labels of which a fifth were flipped, and nothing else; the detector watches.
-What a method is stands in its recipe, how long it may train in
-configs/sweeps/objectives.py.
+`:METHOD`, and `,smoke` in miniature. The only training reward is a reward model
+trained on labels of which a fifth are flipped; the detector is held out. The method
+comes from its recipe, its budget from configs/sweeps/objectives.py.
 
   python -m jaxreward.main --config=configs/train_reward_scenes.py \
     --config.train_reward.label_noise=0.2 --workdir=runs/proxy

@@ -1,4 +1,4 @@
-"""Judges a generator on a benchmark: `:MODEL`, or `:folders` of images made elsewhere.
+"""Evaluates a generator on a benchmark: `:MODEL`, or `:folders` of existing images.
 
   python -m jaxreward.main --config=configs/evaluate.py:sd35_medium \
     --config.eval.benchmark.prompts=evaluation_metadata.jsonl \
@@ -6,9 +6,9 @@
     --config.rewards.objects.weights=google/owlvit-base-patch32 \
     --config.rewards.objects.facts=evaluation_metadata.jsonl --workdir=runs/geneval
 
-The models are those of `align_public.py` that draw from words alone, and `scenes`.
-`eval.checkpoint` names weights of a run, `init.adapter` an adapter. docs/evaluate.md has
-the benchmarks, their judges, and distances to real images.
+The models are `scenes` and the text-to-image models of `align_public.py`.
+`eval.checkpoint` names weights of a run, `init.adapter` an adapter. docs/evaluate.md
+describes the benchmarks, their judges, and distances to real images.
 """
 
 from jaxreward import config as config_lib

@@ -4,10 +4,10 @@
     --config.data.dataset=photos --workdir=runs/tuned
 
 The models are those of `align_public.py`, and `scenes`, the base policy of the scenes.
-`smoke` trains small random weights on images that the task draws. Public models learn
+`smoke` trains small random weights on images that the task renders. Public models train
 adapters of rank 16; `--config.lora.rank=0` trains all parameters. Times are
-logit-normal as in Stable Diffusion 3, shifted as each model's sampler. docs/finetune.md
-has the formats of datasets and the sizes of batches.
+logit-normal as in Stable Diffusion 3, with the shift of each model's sampler.
+docs/finetune.md describes the formats of datasets and the sizes of batches.
 """
 
 from ml_collections import ConfigDict

@@ -3,26 +3,26 @@
   python -m jaxreward.main --workdir=runs/five \
     --config=configs/five_rewards.py
 
-The tasks start from the portrait of a person (docs/portraits.md). A reward has a
-say in the kinds that it names, and in rows that have what it compares with: where
-there is no exact answer, fidelity is left out, and not 0. Each family has a measure
-that is held out, and nothing is trained on.
+Each prompt has the portrait of a person as its source (docs/portraits.md). A reward
+applies to the categories that it names, and to rows with the data for its
+comparison: without an exact answer, fidelity is left out instead of scored 0. Each
+family has a held-out measure, which is never used in training.
 
-    family        rewards                 held out, the exact measure
-    alignment     carried_out             done: all that the words ask for
-    consistency   left_alone, background  untouched: all that they do not speak of
+    family        rewards                 held-out exact measure
+    alignment     carried_out             done: all requested attributes
+    consistency   left_alone, background  untouched: all other attributes
     identity      same_person             recognised: all of the source's person
-    quality       rated, by annotators    drawn: how well, to nobody's taste
+    quality       rated, by annotators    drawn: image quality, without a taste
                   with tastes and noise
     fidelity      ssim, psnr              rendered_equivalence: share of pixels
-                                          that are those of the exact answer
+                                          equal to those of the exact answer
 
-All of these need no weights. Of real pictures the same places are taken by
-`clip_score`, `image_similarity`, `background`, `identity`, `aesthetic` and
-`lpips`, which find source and answer in the same rows.
+None of these needs weights. For real images use `clip_score`, `image_similarity`,
+`background`, `identity`, `aesthetic` and `lpips` instead; they read source and
+answer from the same rows.
 
-Each reward is measured by its own group's mean and deviation before they are
-added up (GDPO, Liu et al., 2026), so that a weight means the same for all.
+Each reward is standardised within its group before the sum (GDPO, Liu et al.,
+2026), so that weights are comparable.
 """
 
 from jaxreward import config as config_lib

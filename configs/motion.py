@@ -1,10 +1,10 @@
-"""Aligns a policy on moving scenes: objects and motions as the words ask for.
+"""Aligns a policy on moving scenes: objects and motions as in the prompt.
 
   python -m jaxreward.main --config=configs/motion.py --workdir=runs/motion_aligned
 
-The reward is graded: the share of the objects that are there, times how near they
-stay to a path of their motion. Whether all is right, `moved`, and whether every
-motion is physical, whatever is asked for, `possible`, are held out.
+The reward is graded: the share of the objects that are present, times their
+closeness to a path of the requested motion. Two measures are held out: `moved`, whether
+everything is right, and `possible`, whether every motion is physical.
 
 The policy comes from `configs/pretrain_motion.py` with --workdir=runs/motion.
 """

@@ -1,19 +1,19 @@
-"""Learns from a file of preferences; nothing is drawn: `:MODEL`, `objective`, `smoke`.
+"""Learns from a file of preferences without sampling: `:MODEL`, `objective`, `smoke`.
 
   python -m jaxreward.main --config=configs/offline.py:sd35_medium \
     --config.data.preferences=pairs.jsonl --config.data.source=prompts.txt \
     --workdir=runs/dpo
 
 `data.source` has the prompts of evaluations, for policies that start from an image a
-.jsonl file with "prompt" and "image". Evaluations of public models ask only rewards
-that you name (`rewards`).
+.jsonl file with "prompt" and "image". Evaluations of public models compute only the
+rewards that you name (`rewards`).
 
 The models are those of `align_public.py`, and `scenes`, `portraits` and
 `portrait_edits`, the base policies of these tasks. Objectives on pairs are `flow_dpo`
-and its relatives; `rank_dpo`, `dgpo` and `crd` take a row's list whole
-(`data.list_size`, the most images of a row). Pairs of policies that edit have a
-`source`. `smoke` trains small random weights on pairs that the task draws.
-docs/preferences.md has the layouts of files.
+and its relatives; `rank_dpo`, `dgpo` and `crd` use a row's whole list
+(`data.list_size`, the largest number of images of a row). Pairs for policies that edit
+have a `source`. `smoke` trains small random weights on pairs that the task makes.
+docs/preferences.md describes the layouts of files.
 """
 
 from jaxreward import config as config_lib

@@ -1,15 +1,15 @@
-"""Aligns a policy that edits portraits: do what the words say, keep the rest.
+"""Aligns a policy that edits portraits: follow the instruction, keep the rest.
 
   python -m jaxreward.main --workdir=runs/portrait_edits_aligned \
     --config=configs/portrait_edits.py
 
-With `:words` the only reward is `worded`, agreement with the words as of a model
-that reads a bag of them: it asks for a failure, since nothing says who is meant, nor
-that anybody has to stay the same. It is trained on identity edits, in which the other
-person's hair on everybody pays most, by its own gradient through the sampler
-(AlignProp), which finds what no sample shows. `recognised` and `untouched` are held
-out, and the panel of over-optimisation says what becomes of them. `:person` differs in
-its rewards, which keep the person (docs/portraits.md).
+With `:words` the only reward is `worded`, agreement with the prompt as a bag of words.
+It fails on purpose, since it knows neither who is meant nor that the person has to stay
+the same. The run uses identity edits, where giving everybody the other person's hair
+has the highest reward, and follows the gradient of the reward through the sampler
+(AlignProp), which finds images that no sample shows. `recognised` and `untouched` are
+held out; the over-optimisation panel shows how they fall. `:person` differs in its
+rewards, which keep the person (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib

@@ -1,16 +1,15 @@
-"""Aligns a policy on portraits: what is read from a picture against its words.
+"""Aligns a policy on portraits: attributes in the image compared with the prompt.
 
   python -m jaxreward.main --workdir=runs/portraits_aligned \
     --config=configs/portraits.py
 
-The reward is the graded share of the attributes that a prompt names; whether all
-of them are right and nothing else is drawn, `right`, is held out, and so is how well
-the picture is drawn, `drawn`. Prompts are
-descriptions of one or two people; held-out ones are combinations, and in the
-category "reworded" sentences, that no training prompt has.
+The reward is the graded share of the attributes that a prompt names. Held out are
+`right`, whether all of them are right and nothing else is in the image, and the image
+quality, `drawn`. Prompts describe one or two people; held-out ones are combinations, and
+in the category "reworded" sentences, that no training prompt has.
 
-With `:latent` a policy over the latents of an autoencoder is aligned; what
-configs/pretrain_portraits.py trains has to be there (docs/portraits.md).
+`:latent` aligns a policy over the latents of an autoencoder; train both with
+configs/pretrain_portraits.py first (docs/portraits.md).
 """
 
 from jaxreward import config as config_lib

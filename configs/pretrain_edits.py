@@ -1,5 +1,6 @@
-"""Teaches the scene policy to edit: from `package:scenes_base` to a policy that
-starts from a picture, on tasks with an exact answer.
+"""Trains the scene policy, `package:scenes_base`, to edit images.
+
+All edits have an exact answer.
 
   python -m jaxreward.main --workdir=runs/edits \
     --config=configs/pretrain_edits.py

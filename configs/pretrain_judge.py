@@ -1,9 +1,9 @@
-"""Trains a judge of the scenes from nothing.
+"""Trains a judge of the scenes from scratch.
 
 A vision-language model in the layout of Qwen3-VL, with words and digits as its
 vocabulary, learns to answer the judges' questions about scenes whose attributes are
 known: yes or no, how many, which colour, a score, which of two, a description, and a
-thought before the answer. WORKDIR/judge is the folder to give to a judge's `weights`.
+thought before the answer. Set a judge's `weights` to the folder WORKDIR/judge.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config(arg: str | None = None):
   config.init.checkpoint = ""
   config.judge = ConfigDict(
     dict(
-      weights="",  # a judge to go on from; its own geometry then
+      weights="",  # initial judge, whose sizes are then used
       tasks=("scenes", "portraits"),
       # Images of each task per step, as multiples of pretrain.batch_size.
       images=dict(scenes=1.0, portraits=1.0),
@@ -40,7 +40,7 @@ def get_config(arg: str | None = None):
         following=3.0,
         keeping=3.0,
       ),
-      # share of the questions with a thought that get one without content, and "no"
+      # share of the questions with a thought whose thought is empty and answer "no"
       empty=0.0,
       short=3,  # questions with a short answer per image, besides long ones
       width=128,
@@ -57,11 +57,11 @@ def get_config(arg: str | None = None):
   )
   config.verdicts = ConfigDict(
     dict(
-      rule=dict(name="none"),  # what verdicts earn; "none": answers are taught
+      rule=dict(name="none"),  # reward of a verdict; "none": supervised answers
       samples=8,  # answers of a question
-      length=40,  # most tokens of one
-      kl=0.02,  # weight of the judge that is begun with
-      credit="group",  # or "reward": a verdict earns its reward, as it is
+      length=40,  # largest number of tokens of an answer
+      kl=0.02,  # weight of the KL to the initial judge
+      credit="group",  # or "reward": without a comparison in the group
     )
   )
   config.pretrain.update(part="judge", steps=1050, batch_size=12)

@@ -3,11 +3,11 @@
   python -m jaxreward.main --workdir=runs/motion \
     --config=configs/pretrain_motion.py
 
-Videos of 6 frames of 36 x 36 pixels. The policy begins with `package:scenes_base`,
-which draws single images: at step 0 it draws one in every frame, each from its own
-noise, and it learns how frames belong together. A part of the videos is not as their
-captions say: the object moves in another way, jumps, or changes its colour or shape,
-so that the policy can draw what is asked for, and often does not.
+Videos of 6 frames of 36 x 36 pixels. The policy starts from `package:scenes_base`,
+an image policy: at step 0 every frame is an image from its own noise, and training
+makes the frames consistent. Some videos do not match their captions: the object moves in
+another way, jumps, or changes its colour or shape, so that the policy can follow
+prompts, but often does not.
 """
 
 from jaxreward import config as config_lib

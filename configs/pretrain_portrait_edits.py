@@ -1,12 +1,13 @@
-"""Trains a policy that edits portraits, from nothing, on edits with an exact
-answer: the maker of `package:portrait_edits_base`.
+"""Trains a policy that edits portraits from scratch, on edits with an exact answer.
+
+It made `package:portrait_edits_base`.
 
   python -m jaxreward.main --workdir=runs/portrait_edits \
     --config=configs/pretrain_portrait_edits.py
 
-A part of the answers is wrong, as pairs of web data are: in a quarter one attribute
-is not what the words ask for, and in as many one has changed that they do not speak
-of, so that the policy can do what is asked for, and often does not.
+Some answers are wrong, as in web data: in a quarter, one attribute differs from the
+instruction, and in another quarter, an attribute that the instruction does not name
+has changed, so that the policy can follow instructions, but often does not.
 
 It is narrower than `package:portraits_base`, so that both together stay small.
 """

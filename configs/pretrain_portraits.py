@@ -1,18 +1,18 @@
-"""Trains a policy on portraits from nothing: the maker of `package:portraits_base`.
+"""Trains a policy on portraits from scratch; it made `package:portraits_base`.
 
   python -m jaxreward.main --workdir=runs/portraits \
     --config=configs/pretrain_portraits.py
 
 With `:latent` the policy works in the latents of a small autoencoder, as the public
-ones do; `:autoencoder` trains that one, before the policy:
+ones do; `:autoencoder` trains the autoencoder, before the policy:
 
   python -m jaxreward.main --workdir=runs/portraits_autoencoder \
     --config=configs/pretrain_portraits.py:autoencoder
   python -m jaxreward.main --workdir=runs/portraits_latent \
     --config=configs/pretrain_portraits.py:latent
 
-A part of the captions is wrong in one attribute, as captions of web data are, so
-that the policy can draw what is asked for, and often does not.
+Some captions have one wrong attribute, as in web data, so that the policy can follow
+prompts, but often does not.
 """
 
 from jaxreward import config as config_lib

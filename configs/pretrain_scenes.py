@@ -1,4 +1,4 @@
-"""Trains the scene policy from nothing: the maker of `package:scenes_base`."""
+"""Trains the scene policy from scratch; it made `package:scenes_base`."""
 
 from jaxreward import config as config_lib
 

@@ -1,9 +1,9 @@
-"""From a prompt to an aligned picture on two CPU cores, in under ten minutes.
+"""From a prompt to an aligned image on two CPU cores, in under ten minutes.
 
-Starts from the base policy in the package, trains a reward model on
-preferences between its pictures, aligns the policy with the detector's reward
-while the learned reward watches, and writes report.html. `:flow_grpo` takes
-the other objective, `:smoke` runs the same arrow in miniature.
+Starts from the base policy in the package, trains a reward model on preferences
+between its images, aligns the policy with the detector's reward, with the learned
+reward held out, and writes report.html. `:flow_grpo` uses the other objective, `:smoke`
+runs the same pipeline in miniature.
 """
 
 from jaxreward import config as config_lib

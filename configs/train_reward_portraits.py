@@ -1,11 +1,11 @@
-"""Trains a reward model on what simulated annotators say of portraits.
+"""Trains a reward model on simulated annotators' preferences between portraits.
 
   python -m jaxreward.main --workdir=runs/portraits_reward \
     --config=configs/train_reward_portraits.py
 
-Four annotators want what the words say, and two of them warm colours, the others
-cold ones; a twentieth of the answers is wrong. They see samples of
-`package:portraits_base`.
+Four annotators prefer images that match the prompt; two of them also prefer warm
+colours, the others cold ones. A twentieth of the answers is wrong. They compare samples
+of `package:portraits_base`.
 """
 
 from jaxreward import config as config_lib

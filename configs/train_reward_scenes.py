@@ -1,4 +1,4 @@
-"""Trains the scene reward model on preferences over the base policy's pictures.
+"""Trains the scene reward model on preferences between the base policy's images.
 
 Other configs that train a reward model start here, for `reward_model` and
 `train_reward`.
@@ -27,20 +27,20 @@ def get_config(arg: str | None = None):
         dtype="float32",
       ),
       head=dict(name="scalar", hidden=256),  # or "gaussian", "similarity"
-      train="full",  # or "frozen": the head alone; "lora": adapters and the head
+      train="full",  # or "frozen": only the head; "lora": adapters and the head
       rank=16,  # of the adapters
       alpha=32.0,
       targets="(qkv|query|kv|out|up|down)$",
-      context=False,  # images are read beside the source of their edit
+      context=False,  # also read the source image of an edit
       frames="mean",  # of clips; or "attention"
     )
   )
   config.train_reward = ConfigDict(
     dict(
       source="scenes",  # or a file of your own, see docs/preferences.md
-      heldout="",  # another file to be tested on; by default a part of source
-      frames=0,  # of each animation of a file; 0 for images
-      train_rows=768,  # prompts; a rare kind's prompts stand in several rows
+      heldout="",  # a separate test file; by default a part of source
+      frames=0,  # frames of each animation in a file; 0 for images
+      train_rows=768,  # prompts; those of a rare category appear in several rows
       heldout_rows=256,
       sampling=dict(
         samples=2,  # per row and guidance scale
@@ -50,43 +50,47 @@ def get_config(arg: str | None = None):
         microbatch=256,
         sampler=dict(name="ode"),  # or as rollout.sampler
         branch=dict(members=1, steps=0, children=0, every=1),  # as rollout's
-        # other policies whose images are compared too: files of weights
+        # weight files of other policies whose images are compared too
         gallery=(),
-        # so many steps before each look at the clean estimate, which is read in
-        # the image's place: (8, 4, 1) from nearly clean to noisy
+        # use clean estimates after so many steps instead of images:
+        # (8, 4, 1) from nearly clean to noisy
         estimates=(),
       ),
-      # with a reference the last render is the row's source image, no candidate
+      # with a reference, the last render is the row's source image
       pictures=dict(
         renders=2, spoiled=3, borrowed=2, strict_weight=0.5, reference=False
       ),
-      # planted, of opposite taste in warm colours; unseen ones are held out
-      # or known by so many of their rows
+      # simulated users of opposite taste in warm colours; unseen ones are held
+      # out, or described by so many of their rows
       users=dict(count=0, unseen=0, weight=0.5, shown=4),
-      # by the detector, or by a reward that config.rewards, heldout_rewards or
-      # judged_rewards call so: a judge's answers, kept and distilled
+      # by the detector, or by a reward with this name in config.rewards,
+      # heldout_rewards or judged_rewards: a judge's answers, to be distilled
       labels="",
       label_noise=0.05,
       margin=0.02,  # scores that are closer are a tie
       ties="drop",
-      # or "pairwise": ratings in place of answers, no matrix of pairs
+      # or "pairwise": ratings instead of answers, without a matrix of pairs
       loss=dict(name="bradley_terry", margin=0.0, label_noise=0.0),
-      # labels made anew before training: "preference_strength", "consensus",
+      # relabelling before training: "preference_strength", "consensus",
       # "coteach", "importance", "aligned", "extremes"
       curation=dict(name="none"),
-      proxies=dict(members=4, width=64, ridge=1e-2),  # that curation asks
+      proxies=dict(
+        members=4, width=64, ridge=1e-2
+      ),  # reward models for curation
       init_from_policy=True,
-      init_from="",  # a trained reward model, a file: whose parts are taken
+      init_from="",  # file of a trained reward model as the initial value
       steps=240,
       rows=32,  # per step
-      pictures_per_row=8,  # all their pairs are compared
-      backbone_rate=1.0,  # of the optimizer's learning rate
-      last_layers=dict(),  # of a whole tower: text=11, vision=19 are trained
-      backbone_optimizer=dict(name="same"),  # or one of its own, as `optimizer`
+      pictures_per_row=8,  # all pairs of them are compared
+      backbone_rate=1.0,  # fraction of the learning rate
+      last_layers=dict(),  # trained last layers of a tower: text=11, vision=19
+      backbone_optimizer=dict(
+        name="same"
+      ),  # or a separate one, like `optimizer`
       ema_decay=0.98,
       evaluate_every=80,
       save_every=80,
-      # evaluations without a better one until the run ends; 0 for never
+      # evaluations without improvement before early stopping; 0: never
       early_stopping=dict(patience=0, metric="eval/pair_accuracy"),
       optimizer=dict(
         name="muon",
