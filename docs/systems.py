@@ -117,6 +117,7 @@ PROOFS = {
   "masked_flow_dpo": "tests/objectives/test_preference.py",
   "mcts_dpo": "tests/objectives/test_preference.py",
   "meta_cot_cec": "tests/evaluation/test_judging.py",
+  "meta_policy_optimization": "tests/advantages/test_rubrics.py",
   "mhaldetect_fdpo": "tests/objectives/test_preference.py",
   "mixgrpo": "tests/flow/test_windows.py",
   "mj_video_moe": "tests/reward_models/test_row_losses.py",
@@ -224,8 +225,6 @@ PROOFS = {
 REASONS: dict[str, str] = {
   "adiee_score_token": "its scorer sees the source of an edit beside the edit: the"
   " backbone `qwen_vl` reads no source, and other backbones have no token of a score",
-  "meta_policy_optimization": "a rubric is rewritten while the policy learns:"
-  " `principle` stands for a whole run",
   "promptenhancer_alignevaluator": "a writer of prompts is trained: no job trains one",
   "roboreward_progress": "its negatives are clips cut short: moving scenes have no"
   " rows of preferences",

@@ -6,6 +6,9 @@ finished images which is best; who it says no of is left out, and without anybod
 one with the least no is taken. Here the estimates of a flow are looked at, it is static
 when they are clear (after three of ten steps), and the judge that ships, which was taught
 no potential, answers both questions; 20 samples as there, 8 here. The detector watches.
+Whether an image is clear enough is not asked: the judge that ships knows 159 words, of
+which none is "clear", "sharp", "blurred" or "enough". With a judge that can say it, give it
+a reward of its own and name that in `eval.steering.clear`; `looks` may then be several.
 """
 
 from jaxreward import recipes

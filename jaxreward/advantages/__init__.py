@@ -43,6 +43,7 @@ from jaxreward.advantages.process import (
   renormalised,
   segments,
 )
+from jaxreward.advantages.rubrics import revised
 from jaxreward.advantages.selection import (
   against_one,
   best_and_worst,
@@ -92,6 +93,7 @@ REGISTRY: dict[str, Callable[..., Any]] = {
   "segments": segments,
   "by_phase": by_phase,
   "by_difficulty": by_difficulty,
+  "revised": revised,
 }
 
 __all__ = [
@@ -129,6 +131,7 @@ __all__ = [
   "redistributed",
   "regional",
   "renormalised",
+  "revised",
   "segments",
   "sifted",
   "values",
