@@ -292,7 +292,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(row) < len(pairs):
     names = [key for key, _ in pairs]
     twice = next(key for key in names if names.count(key) > 1)
-    raise _Refused(f'"{shown(twice, 40)}" stands there twice')
+    raise _Refused(f'"{shown(twice, 40)}" appears twice')
   return row
 
 

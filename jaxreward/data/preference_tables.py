@@ -240,7 +240,7 @@ def check_sides(train: Builder, heldout: Builder, name: str) -> None:
   if shared:
     raise UserError(
       f"{name}: {shared[0]} belongs to training and to held-out prompts; a"
-      " picture may stand on one side only"
+      " image may be on one side only"
     )
 
 

@@ -47,7 +47,7 @@ def check_prompt(text: object, where: str, name: str = "the prompt") -> str:
   if not any(map(_is_seen, text)):
     unseen = next(c for c in text if not c.isspace())
     raise UserError(
-      f"{where}: {name} is empty to the eye: it holds U+{ord(unseen):04X} and"
+      f"{where}: {name} looks empty: it holds U+{ord(unseen):04X} and"
       " no letter; write words"
     )
   return text
@@ -98,7 +98,7 @@ def put(entries: dict[str, Any], text: str, entry: Any, where: str) -> None:
   """
   if entries.setdefault(text, entry) != entry:
     raise UserError(
-      f'{where}: "{shown(text)}" stands there twice, with different entries;'
+      f'{where}: "{shown(text)}" appears twice, with different entries;'
       " keep one"
     )
 

@@ -55,7 +55,7 @@ def rows(folder: str) -> dict[str, dict[str, Any]]:
       )
     prompt = wordings.check_prompt(row["prompt"], where, '"prompt"')
     if prompt in lines:
-      raise UserError(f'{where}: "{shown(prompt)}" stands there twice')
+      raise UserError(f'{where}: "{shown(prompt)}" appears twice')
     lines[prompt] = row
   if not lines:
     raise UserError(

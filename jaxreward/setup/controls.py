@@ -59,7 +59,7 @@ def require(words: tuple[str, str] | None, rewards: Mapping[str, Reward]):
   if words and not any(reward.prepare for reward in rewards.values()):
     raise UserError(
       f'config.align.controls.positive="{words[0]}": no reward of config.rewards'
-      " reads prompts in any words; take one that does, such as pick_score, or"
+      " reads free text; take one that does, such as pick_score, or"
       " leave both empty"
     )
 

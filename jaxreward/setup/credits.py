@@ -136,9 +136,9 @@ def require_stds(
 def _require_stds(advantage: advantages.Advantage, stds: Mapping[str, Any]):
   if "stds" in advantage.names and not stds:
     raise UserError(
-      "config.advantage.name: it weighs by how unsure rewards are, and none of"
-      ' config.rewards says so; take "learned" with a head that does, such as'
-      ' "ellipsoid"'
+      "config.advantage.name: it reads how unsure rewards are, and no reward in"
+      ' config.rewards gives that; take "learned" with a head that does, such'
+      ' as "ellipsoid"'
     )
 
 

@@ -71,9 +71,7 @@ def shapes(config: ConfigDict, policy: Policy) -> list[tuple[int, int]]:
     _try(config, policy, shape, field)
     sizes.append(shape)
   if len(set(sizes)) < len(sizes):
-    raise UserError(
-      f"config.finetune.buckets={text}: a size stands there twice"
-    )
+    raise UserError(f"config.finetune.buckets={text}: a size appears twice")
   return sizes
 
 

@@ -115,12 +115,12 @@ def bind(
     if name != "none":
       raise UserError(
         f'config.text_encoder.name="{name}": the policy'
-        f' "{config.model.name}" reads words by itself; use "none"'
+        f' "{config.model.name}" has its own text embeddings; use "none"'
       )
     if not setup.make_task(config).verdict:
       raise UserError(
         f'config.data.grammar="{config.data.grammar}": the policy'
-        f' "{config.model.name}" knows the words of the scenes alone; take one'
+        f' "{config.model.name}" knows only the words of the scenes; take one'
         " with a text encoder"
       )
     language = setup.make_task(config).language
@@ -216,7 +216,7 @@ def _check_negative(config: ConfigDict, policy: Policy) -> None:
   field = f'config.data.negative_prompt="{shown(text)}"'
   if policy.prompts is None:
     raise UserError(
-      f'{field}: the policy "{config.model.name}" reads words by itself, and of'
+      f'{field}: the policy "{config.model.name}" has its own text embeddings, and of'
       ' no prompt it knows the empty one alone; use ""'
     )
   if text.strip():  # a single blank is the empty prompt of some encoders

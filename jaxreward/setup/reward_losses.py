@@ -188,7 +188,7 @@ def _require_order(
     differs = _is_decided(train.prob) or not arguments & _LABELS
   if not differs:
     raise UserError(
-      f"{name}: all training rows of {source} are ties, which teach nothing;"
+      f"{name}: all training rows of {source} are ties, without any preference;"
       " give rows with an answer"
     )
   if "row_source" in arguments and not _has_twins(np.asarray(train.source)):

@@ -257,7 +257,7 @@ def bind(
     for name in config[section]:
       if name in entries:
         raise UserError(
-          f'config.{section}.{name}: "{name}" stands in another section too;'
+          f'config.{section}.{name}: "{name}" is in another section too;'
           " a held-out reward is one that is not trained on"
         )
       _check_name(section, name)

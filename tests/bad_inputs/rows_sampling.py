@@ -475,7 +475,7 @@ ROWS = [
   # Negative prompts.
   _row(
     "negative prompt of the scenes", SAMPLE,
-    ('config.data.negative_prompt="blurry"', "reads words by itself"),
+    ('config.data.negative_prompt="blurry"', "has its own text embeddings"),
     data__negative_prompt="blurry",
   ),
   _row(
@@ -499,7 +499,7 @@ ROWS = [
   ),
   _row(
     "negative prompt of nothing to see", SD3,
-    ("config.data.negative_prompt=", "empty to the eye", "U+200B"),
+    ("config.data.negative_prompt=", "looks empty", "U+200B"),
     data__negative_prompt="\u200b",
   ),
   _row(

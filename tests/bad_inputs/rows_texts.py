@@ -139,7 +139,7 @@ FAULTS = {
   ),
   "a key twice": (
     lambda r: _third(r, _end(r, ', "prompt": "a circle"')),
-    ("line 3", '"prompt" stands there twice'),
+    ("line 3", '"prompt" appears twice'),
   ),
   "a comma too many": (
     lambda r: _third(r, _end(r, ",")),
@@ -175,7 +175,7 @@ FAULTS = {
   ),
   "an invisible prompt": (
     lambda r: _third(r, _with(r, prompt="\u200b\u00ad\ufeff")),
-    ("line 3", "empty to the eye", "U+200B"),
+    ("line 3", "looks empty", "U+200B"),
   ),
   "an empty prompt": (
     lambda r: _third(r, _with(r, prompt=" \u00a0 ")),
@@ -283,7 +283,7 @@ ROWS = [
   _text("nothing", "", "no prompt in this file"),
   _text("white space alone", "\ufeff \r\r\n\t\n", "no prompt in this file"),
   _text("an invisible prompt", "a cross\n\u200b\u2060\n", "line 2", "U+200B"),
-  _text("a filler", "a cross\n\u3164\n", "line 2", "empty to the eye"),
+  _text("a filler", "a cross\n\u3164\n", "line 2", "looks empty"),
   _text("a soft hyphen", "a cross\n\xad\n", "line 2", "U+00AD"),
   _text("old line ends", b"a cross\ra square\ra blob\r", 'line 3: prompt "a blob'),
   _text("mixed line ends", b"a cross\r\na square\n\ra blob", "line 4"),
@@ -311,7 +311,7 @@ ROWS = [
   _own("facts", "no include", '{"prompt": "a cross"}', "GenEval's record"),
   _own("facts", "a huge count", _with(READERS["facts"]["row"], include=[{"class": "x", "count": 10**20}]), "GenEval's record"),
   _own("facts", "a class that is no word", _with(READERS["facts"]["row"], include=[{"class": 3, "count": 1}]), "GenEval's record"),
-  _own("facts", "two of one prompt", "\n".join(_with(READERS["facts"]["row"], include=[{"class": "x", "count": n}]) for n in (1, 2)), "line 2", "stands there twice"),
+  _own("facts", "two of one prompt", "\n".join(_with(READERS["facts"]["row"], include=[{"class": "x", "count": n}]) for n in (1, 2)), "line 2", "appears twice"),
   _own("facts", "other prompts alone", _with(READERS["facts"]["row"], prompt="a crosss"), 'no entry for the prompt "a', "nor for any other"),
   _own("references", "other prompts alone", _with(READERS["references"]["row"], prompt="a dog"), "no entry for the prompt"),
   _own("questions", "other prompts alone", _with(READERS["questions"]["row"], prompt="dogs"), "no entry for the prompt"),
@@ -323,6 +323,6 @@ ROWS = [
   _template("Latin-1", "{image} caf\xe9 {prompt}".encode("latin-1"), "byte 12 is not UTF-8"),
   _template("UTF-16", "{image}{prompt}".encode("utf-16"), "is UTF-16"),
   _template("nothing", "\n", "the text is empty"),
-  _template("invisible", "\u200b", "empty to the eye"),
+  _template("invisible", "\u200b", "looks empty"),
   _template("a folder", _folder, "it is a folder"),
 ]  # fmt: skip

@@ -305,7 +305,7 @@ def test_words_for_and_against_are_rows_of_their_own():
 
 def test_words_that_nobody_reads_are_refused():
   rewards = build({"look": lambda images, prompts: images[..., 0, 0, 0]})
-  with pytest.raises(UserError, match="reads prompts in any words"):
+  with pytest.raises(UserError, match="reads free text"):
     controls.require(("Real", "Painting"), rewards)
   section = ConfigDict(
     {"align": {"controls": {"positive": "", "negative": "x"}}}

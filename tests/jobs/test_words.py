@@ -148,12 +148,12 @@ def test_outputs_of_another_shape_are_refused(policy, monkeypatch):
     (
       "align_scenes.py:smoke",
       {"text_encoder.name": "noise"},
-      "reads words by itself",
+      "has its own text embeddings",
     ),
     (
       "align_scenes.py:smoke",
       {"data.grammar": "free"},
-      "knows the words of the scenes alone",
+      "knows only the words of the scenes",
     ),
     (SPEC, {"data.grammar": "any"}, "scenes, edits, free"),
     (SPEC, {"autoencoder.size": "flux"}, "latents of 16 channels"),
@@ -212,7 +212,7 @@ assert not xla_bridge._backends, xla_bridge._backends
       "train_reward",
       "train_reward_scenes.py:smoke",
       {"data.grammar": "free"},
-      "knows the words of the scenes alone",
+      "knows only the words of the scenes",
     ),
     ("align", SPEC, {"rewards.jpeg.weights": "a.safetensors"}, "reads none"),
   ],

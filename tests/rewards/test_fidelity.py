@@ -225,7 +225,7 @@ def test_the_background_counts_and_the_rest_does_not(folder):
     (None, "no such file"),
     ("{", ", line 1: `{` is not JSON"),
     ('{"image": "a.png"}', ', line 1: expected a JSON object with "prompt"'),
-    ('{"prompt": "a"}\n{"prompt": "a"}', ', line 2: "a" stands there twice'),
+    ('{"prompt": "a"}\n{"prompt": "a"}', ', line 2: "a" appears twice'),
     ('{"prompt": "a", "image": ["b", "c"]}', "has 2 image, at most 1"),
     ('{"prompt": "a", "image": "b.png"}', "b.png: No such file"),
     (

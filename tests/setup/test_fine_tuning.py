@@ -239,7 +239,7 @@ def test_rows_draw_alike_in_any_split_and_times_are_shifted():
   [
     ({"finetune.buckets": "64"}, 'buckets: "64" is no HEIGHTxWIDTH'),
     ({"finetune.buckets": "35x36"}, '"35x36": "sd3" takes no such size'),
-    ({"finetune.buckets": "32x24,32x24"}, "a size stands there twice"),
+    ({"finetune.buckets": "32x24,32x24"}, "a size appears twice"),
     ({"finetune.microbatch": 3}, "microbatch=3 does not divide"),
     ({"data.dataset": ""}, "config.data.dataset is empty"),
     ({"objective.name": "awm"}, 'objective.name="awm"'),

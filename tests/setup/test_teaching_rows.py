@@ -48,7 +48,9 @@ def check(loss, train, heldout=None):
   ],
 )  # fmt: skip
 def test_ties_alone(loss, train):
-  with pytest.raises(UserError, match=r"f.jsonl are ties, which teach nothing"):
+  with pytest.raises(
+    UserError, match=r"f.jsonl are ties, without any preference"
+  ):
     check(loss, train)
 
 

@@ -175,7 +175,7 @@ def parse(text: str) -> Prompt:
   else:
     kind = "pair" if max(map(len, people)) < 2 else "two"
   if not any(people):
-    raise UserError(f'prompt "{text}" says nothing of the people')
+    raise UserError(f'prompt "{text}" does not describe the people')
   split = split_of_combination(people) or "heldout"
   return Prompt(
     " ".join(text.split()), FIRST + KINDS.index(kind), split, people=people
