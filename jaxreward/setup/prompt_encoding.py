@@ -216,8 +216,8 @@ def _check_negative(config: ConfigDict, policy: Policy) -> None:
   field = f'config.data.negative_prompt="{shown(text)}"'
   if policy.prompts is None:
     raise UserError(
-      f'{field}: the policy "{config.model.name}" has its own text embeddings, and of'
-      ' no prompt it knows the empty one alone; use ""'
+      f'{field}: the policy "{config.model.name}" has its own text'
+      ' embeddings, and its only negative prompt is the empty one; use ""'
     )
   if text.strip():  # a single blank is the empty prompt of some encoders
     wordings.check_prompt(text, field)
