@@ -5,7 +5,7 @@ photo editor and scores what it has made: the editor is rewarded by the evaluato
 the evaluator by how well it agrees with annotated scores. Here the policy follows a small
 network alone, and every second iteration that learns from exact labels of what the policy
 has just drawn; the policy waits while it orders less than .6 of the newest 256 pairs right:
-chance is .5 with a deviation of .03.
+of as many, chance is .5 with a deviation of .03, and more before they are there.
 The detector labels scenes, ImageReward images at full size. `unverified`: reward forms,
 weights and the length of a turn; tools and reflection are left out.
 """

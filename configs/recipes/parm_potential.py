@@ -7,7 +7,7 @@ one with the least no is taken. Here the estimates of a flow are looked at, it i
 when they are clear (after three of ten steps), and the judge that ships, which was taught
 no potential, says what can become right and which is best; 20 samples there, 8 here. The
 detector watches.
-Whether an image is clear enough is not asked: the judge that ships knows 159 words, of
+Whether an image is clear enough is not asked: the judge that ships knows 159 tokens, of
 which none is "clear", "sharp", "blurred" or "enough". With a judge that can say it, give it
 a reward of its own and name that in `eval.steering.clear`; `looks` may then be several.
 """

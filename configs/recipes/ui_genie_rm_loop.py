@@ -5,8 +5,10 @@ says yes or no, taught by trajectories that rules verify, corrupted ones, and ri
 other tasks; the agent explores with it, what it passes is learned like data, and both learn
 again from what the better agent does. Here a rule, the detector, labels the policy's own
 scenes, renders, corrupted renders and images of other prompts; of each group the policy
-learns one that the model passes, none if it passes none, and renders. One round is run; the
-next begins with `--config.init.checkpoint` at its policy. `unverified`: mixture and the
+learns one that the model passes, none if it passes none, and renders. An image passes that
+scores above the mean of the initial policy's held-out images: scores are standardised by
+those, so this is a cut of the model's logit, and not of its yes at 1/2. One round is run;
+the next begins with `--config.init.checkpoint` at its policy. `unverified`: mixture and the
 threshold; steps inside a trajectory are not scored.
 """
 

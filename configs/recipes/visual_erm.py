@@ -6,8 +6,9 @@ or 3, whose sum is S; the reward is 1 + clip(1 - S / 50, 0, 1), and 0 where noth
 rendered. Here an edit has three faults at most: what is asked for is missing (3), something
 else has changed (2), somebody is not the same person (2) or, at full size, the image is
 badly made (1). From S = 3 on all costs the same, so that an edit that is not done earns
-nothing by what it keeps; an image of nothing earns 0. Exact measures find the faults of
-portraits, a judge those at full size. `unverified`: severities and bound of edits. Their
+nothing by what it keeps. Something is always drawn, so that no image earns 0 as one
+of nothing (`composition.gate`). Exact measures find the faults of portraits, a judge those
+at full size. `unverified`: severities and bound of edits. Their
 critique and revision at test time are left out.
 """
 
@@ -23,9 +24,8 @@ JUDGED = {  # name: its question and severity
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for FLUX.1 Kontext."""
   config = recipes.of_edits(
-    "flow_grpo", arg, __file__, follow=3.0, keep=2.0, person=2.0, look=1.0
+    "flow_grpo", arg, __file__, follow=3.0, keep=2.0, person=2.0
   )
-  gate = "look"
   if recipes.size_of(arg) == "full":
     judge = dict(fn="vlm_pointwise", answer="score")
     judges = {
@@ -33,6 +33,5 @@ def get_config(arg: str | None = None):
       for name, (template, severity) in JUDGED.items()
     }
     recipes.judge_with(config, arg, **judges)
-    gate = ""  # something is always drawn
-  config.composition = dict(name="discrepancy", most=3.0, gate=gate)
+  config.composition = dict(name="discrepancy", most=3.0)
   return config
