@@ -35,7 +35,7 @@ _VISION = qwen_vision.Vision(
 )
 TINY = qwen_vl.Model(_LANGUAGE, _VISION)
 _PROMPT = "{prompt}"
-YES_NO = templates.YES_NO.replace("{image}\n", "").replace(
+YES_NO = templates.YES_NO.replace("{image}", "").replace(
   "{answer}", YES.request(True)
 )
 
@@ -84,8 +84,8 @@ def qwen_vl_towers(
   question = YES_NO if question == "yes_no" else question
   if question.count(_PROMPT) != 1:
     raise UserError(
-      f'{field}question={shown(question, 100)}: it has "{{prompt}}" once; "yes_no"'
-      " is the question of vlm_pointwise"
+      f'{field}question="{shown(question, 100)}": write {{prompt}} in it, once, or'
+      ' take "yes_no", the question of vlm_pointwise'
     )
   require_counts(f"config.{field}", least=0, microbatch=microbatch, image=image)
   if weights:
@@ -114,7 +114,8 @@ def qwen_vl_towers(
   )
   before, mark, after, words = _template(weights, tokenizer, model)
   asked, room = question.split(_PROMPT), length - len(after)
-  least = len(words("".join(asked))) + len(after)
+  first, last = (words(part) for part in asked)
+  least = len(first) + len(last) + len(after)
   if length <= least:
     raise UserError(
       f"{field}length={length}: the template alone has {least} tokens; set it"
@@ -123,13 +124,10 @@ def qwen_vl_towers(
 
   def whole(text: str) -> list[int]:
     tokens = words(text.join(asked))
-    if (
-      len(tokens) > room
-    ):  # as many of the prompt's as fit beside the question's
-      first, last = (words(part) for part in asked)
-      rest = room - len(first) - len(last)
-      tokens = [*first, *words(text)[: max(rest, 0)], *last][:room]
-    return tokens
+    if len(tokens) <= room:
+      return tokens
+    # As many tokens of the prompt as there is room for beside the question.
+    return [*first, *words(text)[: length - least], *last]
 
   def read(texts: Sequence[str]) -> np.ndarray:
     ids = np.full((len(texts), length), -1, np.int32)

@@ -47,8 +47,11 @@ def test_a_shipped_judge_is_a_backbone_that_is_asked_its_question():
 @pytest.mark.parametrize(
   ("options", "says"),
   [
-    (dict(question="is it good?"), "question=is it good?: it has"),
-    (dict(question="{prompt} or {prompt}"), 'it has "{prompt}" once'),
+    (
+      dict(question="is it good?"),
+      'question="is it good?": write {prompt} in it, once',
+    ),
+    (dict(question="{prompt} or {prompt}"), "write {prompt} in it, once"),
     (dict(question="yes_no", length=20), "length=20: the template alone has"),
     (dict(weights="package:nobody"), "no such judge ships"),
   ],
