@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,8 @@ def revised(
   of an iteration are compared by one version.
   Meta Policy Optimization, https://arxiv.org/abs/2504.20157, where a language model
   reads recent samples with their scores and rewrites the rubric; here versions are
-  written in advance. Both rules of a review are unverified.
+  written in advance; which one is in force is part of the run's state and in no metric.
+  Both rules of a review are unverified.
 
   Args:
     versions: names of the rewards, in their order; the last one stays.
@@ -75,6 +77,10 @@ def revised(
       f"config.advantage.versions={names}: name two rewards or more, each once"
     )
   require_counts("config.advantage.", every=every)
+  if not math.isfinite(saturated):
+    raise UserError(
+      f"config.advantage.saturated={saturated}: it is a score, a finite number"
+    )
   if not -1 <= agreement <= 1:
     raise UserError(
       f"config.advantage.agreement={agreement}: it is a correlation, from -1 to 1"
@@ -97,11 +103,16 @@ def revised(
     now = rows[version]
     following = rows[jnp.minimum(version + 1, len(names) - 1)]
     credit = group(now, valid, std=std, epsilon=epsilon, clip=clip)
-    count = state.count + 1
-    mean = state.mean + masked_mean(now, valid)
-    agreed = state.agreement + agreement_of(now, following, valid)
+    counts = valid.any()  # an iteration in which all scores failed is none
+    count = state.count + counts
+    mean = state.mean + jnp.where(counts, masked_mean(now, valid), 0.0)
+    agreed = state.agreement + jnp.where(
+      counts, agreement_of(now, following, valid), 0.0
+    )
     review = count >= every
-    fails = (mean / count >= saturated) | (agreed / count < agreement)
+    iterations = jnp.maximum(count, 1)
+    fails = mean / iterations >= saturated
+    fails |= agreed / iterations < agreement
     version = jnp.where(
       review & fails, jnp.minimum(version + 1, len(names) - 1), version
     )

@@ -1,5 +1,7 @@
 """A rubric that is replaced while the policy learns."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
@@ -70,6 +72,19 @@ def test_a_rubric_that_still_tells_stays_and_what_failed_does_not_count():
     assert int(state.version) == 0
 
 
+def test_an_iteration_whose_scores_all_failed_is_none():
+  """It neither fills a window nor protects a rubric that is saturated."""
+  state, step = reviewer(every=2, saturated=0.9)
+  full = {name: np.ones((P, G), np.float32) for name in "abc"}
+  failed = {name: np.full((P, G), np.nan, np.float32) for name in "abc"}
+  versions = []
+  for scores in (full, failed, failed, full):
+    credit, state = step(scores, MASK, state)
+    assert not np.asarray(credit).any()
+    versions.append((int(state.version), int(state.count)))
+  assert versions == [(0, 1), (0, 1), (0, 1), (1, 0)]
+
+
 @pytest.mark.parametrize(
   ("options", "says"),
   [
@@ -77,6 +92,7 @@ def test_a_rubric_that_still_tells_stays_and_what_failed_does_not_count():
     (dict(versions=("a", "a")), "each once"),
     (dict(versions=("a", "b"), every=0), "every=0"),
     (dict(versions=("a", "b"), agreement=2.0), "agreement=2.0"),
+    (dict(versions=("a", "b"), saturated=math.nan), "saturated=nan"),
   ],
 )
 def test_refused(options, says):
