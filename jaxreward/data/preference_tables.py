@@ -239,8 +239,8 @@ def check_sides(train: Builder, heldout: Builder, name: str) -> None:
   shared = sorted(str(keys[0][k]) for k in set(keys[0]) & set(keys[1]))
   if shared:
     raise UserError(
-      f"{name}: {shared[0]} belongs to training and to held-out prompts; a"
-      " image may be on one side only"
+      f"{name}: {shared[0]} belongs to training and to held-out prompts;"
+      " an image may be on one side only: remove its rows from one of them"
     )
 
 

@@ -187,8 +187,9 @@ def questions(
     picture = getattr(prompts, judge.original)
     if picture is None:
       raise UserError(
-        f"template: {{source}} is a prompt's {judge.original}, which these prompts"
-        " do not have"
+        f'original="{judge.original}": {{source}} in the template is a prompt\'s'
+        f" {judge.original}, and these prompts have none; take prompts with one, or"
+        " another template"
       )
     given, known = usable_of(jnp.asarray(picture)[:, None])
     start, usable = given[:, 0], usable & known

@@ -16,7 +16,7 @@ from jaxreward.jobs import align, compile_check
 from jaxreward.models.vlm import qwen_vl
 from jaxreward.models.vlm import tiny as vlm_tiny
 from jaxreward.rewards import scoring
-from jaxreward.setup import rewards
+from jaxreward.setup import data_checks, rewards
 from jaxreward.tasks.scenes import grammar
 from jaxreward.training import async_rollout
 from jaxreward.training import mesh as mesh_lib
@@ -214,6 +214,7 @@ def test_a_judge_of_a_size_is_compiled_and_never_run(tmp_path, monkeypatch):
   config.rewards = dict(judge=judge)
   mesh = mesh_lib.make_mesh(2, 4, devices=jax.devices()[:8])
   absent = {}
+  assert not data_checks.of_rewards(config, epath.Path(tmp_path))
   judges = rewards.abstract(config, epath.Path(tmp_path), mesh, absent)
   params, weights = judges["judge"].context["params"], vlm_tiny.params()
   assert not absent
