@@ -125,24 +125,21 @@ def get_config() -> ConfigDict:
         microbatch=256,
         num_steps=8,
         shift=2.5,
-        schedule=dict(
-          name="constant"
-        ),  # or "dynamic": grows with the image size
+        # or "dynamic": grows with the image size
+        schedule=dict(name="constant"),
         guidance_scale=1.0,
         sampler=dict(name="ode"),  # or "flow_sde", "heun", "unipc" and others
         window_start=0,
         window_size=0,  # 0: noise in every step
-        window_move=dict(
-          name="none"
-        ),  # or "drawn" (random), "sliding", "growing"
+        # or "drawn" (random), "sliding", "growing"
+        window_move=dict(name="none"),
         # `members` samples of a group share the initial noise and that of the first
         # `steps`; with `children` each chain splits into so many after every
         # `every` steps; steps -1: all steps before the window
         branch=dict(members=1, steps=0, children=0, every=1),
         aside=False,  # each noisy step branches off a deterministic chain
-        start=dict(
-          name="noise"
-        ),  # or "picture", "reference", "own": partly noised
+        # or "picture", "reference", "own": partly noised
+        start=dict(name="noise"),
         # a player whose value guides the sampler: scale times its gradient in the
         # latents is added after each step, from the share `first` of the steps on
         drift=dict(player="", scale=0.01, first=0.75, unit=False),
@@ -161,18 +158,16 @@ def get_config() -> ConfigDict:
       align=dict(
         iterations=180,
         times=4,  # noise levels per sample and iteration, forward objectives
-        density=dict(
-          name="uniform"
-        ),  # their density; or "logit_normal", "mode"
+        # their density; or "logit_normal", "mode"
+        density=dict(name="uniform"),
         noise="fresh",  # their noise; or the sampler's: "first", "path"
         gap=0.1,  # between the two times of a one-step prediction
         # words before the prompts with which a loss scores, for and against
         controls=dict(positive="", negative=""),
         pairs=1,  # per group, for objectives on pairs
         last_steps=1,  # differentiated steps, for objectives through the sampler
-        depth=dict(
-          name="whole"
-        ),  # or a random number of them: "uniform", "normal"
+        # or a random number of them: "uniform", "normal"
+        depth=dict(name="whole"),
         combine=dict(name="none"),  # of gradients of separate rewards: "marble"
         hold_policy=0,  # first iterations without training of the policy
         updates=4,  # optimizer steps per iteration

@@ -98,7 +98,7 @@ def over_shards(
 ) -> Callable[..., Any]:
   """`body` on each device's share over these axes of the mesh in use.
 
-  What is replicated is taken at its word: kernels do not say what they keep.
+  Replication is not checked: kernels do not declare what they replicate.
   """
   import jax
 
@@ -119,12 +119,12 @@ def open_jaxpr(jaxpr: Any) -> Any:
 
 
 def cache_no_cpu_collectives() -> None:
-  """Programs of several CPU devices are neither read from JAX's cache nor kept there.
+  """Keeps programs of several CPU devices out of JAX's compilation cache.
 
-  One that XLA has read back no longer knows in which order its exchanges come:
-  `CreateResourceFromProto` gives each of them a communicator resource to itself,
-  where all shared one. Devices then start them in different orders, and wait for one
-  another for ever. To be called before the first compilation, as the command line
+  A program that XLA reads back loses the order of its collectives:
+  `CreateResourceFromProto` gives each one its own communicator resource, where all
+  shared one before. Devices then start them in different orders and deadlock. Call
+  this before the first compilation, as the command line
   does; later calls do nothing.
   """
   import jax

@@ -49,7 +49,7 @@ _MOST = 10_000  # files
 _RUN = {FILE, "command.txt", ".lock"}  # beside config.json
 _TEXTS = (".txt", ".jsonl", ".json", ".csv")
 _CODE = ".py"
-# Sections, and fields, whose files may change: they are written, or no results.
+# Sections and fields whose files may change: outputs, or not part of results.
 _LEFT, _CACHE = ("workdir", "checkpoint", "export"), "cache"
 # Sections whose files tell of data, which a job that exports weights leaves.
 _DATA = (

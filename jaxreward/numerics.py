@@ -102,7 +102,7 @@ def unit_of(
 
 @flax.struct.dataclass
 class Running:
-  """Mean and deviation of everything added so far, as of all of it at once.
+  """Running mean and deviation, equal to those of all entries at once.
 
   Attributes:
     count: float32, entries.
@@ -116,7 +116,7 @@ class Running:
 
   @classmethod
   def empty(cls) -> Running:
-    """Of nothing; arrays of its own."""
+    """Statistics of no entries, in new arrays."""
     return cls(*(jnp.zeros((), jnp.float32) for _ in range(3)))
 
   def add(

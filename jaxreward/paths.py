@@ -19,8 +19,8 @@ from etils import epath
 
 from jaxreward.errors import UserError, shown
 
-# The checkpointer looks folders up by patterns and does not find these again;
-# `*` and `?` find themselves, and also what belongs to others.
+# The checkpointer finds folders by glob patterns and cannot find these again;
+# `*` and `?` match themselves, but also other folders.
 _PATTERNS = "[*?\\"
 _ABSENT = "there is no such file or folder"
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)

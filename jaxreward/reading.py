@@ -187,7 +187,7 @@ def _rows(
   """(place, object, or what is wrong with the line).
 
   Raises:
-    UserError: the file as a whole is none of lines.
+    UserError: the file is not a file of lines.
   """
   for number, (where, line) in enumerate(lines(path)):
     try:

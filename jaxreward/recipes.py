@@ -50,9 +50,9 @@ def load(objective: str, arg: str | None, beside: str) -> ConfigDict:
 
 
 def beside_answers(arg: str | None, beside: str) -> ConfigDict:
-  """The config of a policy whose players learn from real images beside its own.
+  """The config of a policy whose players also learn from real images.
 
-  These are scenes drawn anew for the same prompts or, at full size, the exact
+  Real images are scenes drawn anew for the same prompts or, at full size, the exact
   answer of each edit, a prompt's "target".
 
   Args:
@@ -214,7 +214,7 @@ def _of_objective(
 
 
 def preference(arg: str | None, beside: str, **objective: Any) -> ConfigDict:
-  """The config of a loss of preferences, whose samples pull all one way.
+  """The config of a preference loss, whose samples all pull in one direction.
 
   It has no regularizers and, where the scene policy is trained, a small learning
   rate.
@@ -290,8 +290,8 @@ def of_scores(
 def draw_in(config: ConfigDict, steps: int, sampler: str = "renoise") -> None:
   """A sampler of few steps wherever the config draws, evaluations included.
 
-  A student of so many steps is no flow: its velocities lead to samples and along
-  no path, and a sampler of more steps shows less than it has learned.
+  A few-step student is not a flow: its velocities point to samples and do not
+  follow a path, and a sampler with more steps understates what it has learned.
 
   Args:
     config: of the job align.
@@ -456,7 +456,7 @@ def reward_model(
 def of_users(
   arg: str | None, beside: str, head: dict[str, Any], loss: dict[str, Any]
 ) -> ConfigDict:
-  """The config of a reward model that knows who is asked.
+  """The config of a reward model conditioned on the user.
 
   Eight planted users of opposite tastes in warm colours, and four more in the
   test alone; fewer in miniature.
@@ -578,7 +578,8 @@ def published_reward(
   """
   size = size_of(arg)
   config = _training(size == "smoke", beside)
-  config.train_reward.init_from_policy = False  # the towers are another's
+  # the towers are not the policy's
+  config.train_reward.init_from_policy = False
   config.reward_model.head = head
   config.reward_model.train = train
   config.train_reward.loss = loss
@@ -670,7 +671,7 @@ def steered_by_estimates(
   *,
   estimates: tuple[int, ...],
 ) -> ConfigDict:
-  """A reward that learned the detector's from clean estimates on the way steers.
+  """Steers by a reward that learned the detector's from clean estimates.
 
   It has the name of `eval.steering.by`; the detector is the reward itself.
 

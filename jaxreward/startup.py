@@ -206,9 +206,9 @@ def require_flags() -> None:
 
 
 def let_devices_meet() -> None:
-  """Sees to it that virtual CPU devices do not wait for one another for ever.
+  """Prevents virtual CPU devices from waiting for one another forever.
 
-  A value in XLA_FLAGS stands. To be called before JAX makes its devices.
+  A value in XLA_FLAGS takes precedence. Call it before JAX makes its devices.
   """
   flags = os.environ.get("XLA_FLAGS", "").strip()
   counts = [*_DEVICES.findall(flags), os.environ.get("JAX_NUM_CPU_DEVICES", "")]

@@ -49,8 +49,8 @@ class PromptBatch:
       (`data.texts`).
     tokens: int32 [P, L], word ids, 0 is padding; None where the task has no
       vocabulary of its own.
-    embedded: what text encoders outside the policy made of the words; None
-      for policies that read `tokens`.
+    embedded: outputs of text encoders outside the policy; None for policies that
+      read `tokens`.
     user: float32 [P, U], who it is drawn for, a vector of the width that the
       policy takes; zeros for the average user, None for a policy of no users.
     source: float32 [P, H, W, 3] in [0, 1], images to start from; this and

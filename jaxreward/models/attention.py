@@ -1,9 +1,9 @@
 """Softmax attention: plain, or by a kernel that stores no logits.
 
 The logits of an image of 1024 pixels are 2 GB per layer in float32. The kernels
-are those shipped with JAX, beside `pallas_kernels.stream_attention`: flash attention (Dao et al. 2022,
-https://arxiv.org/abs/2205.14135) in Pallas on TPUs, cuDNN's on GPUs. Their
-backward passes recompute the weights.
+are `pallas_kernels.stream_attention` and those shipped with JAX: flash
+attention (Dao et al. 2022, https://arxiv.org/abs/2205.14135) in Pallas on TPUs,
+cuDNN's on GPUs. Their backward passes recompute the weights.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def choose(form: str, dtype: jnp.dtype | type, platform: str) -> str:
 def is_fused(
   form: str, heads: int, width: int, tokens: int, mask: Array | None
 ) -> bool:
-  """Whether `stream_attention` takes a layer: no mask, heads not cut.
+  """Whether `stream_attention` supports a layer: no mask, heads not sharded.
 
   Args:
-    form: one of `FORMS`; "fused" runs on any platform, interpreted but on TPUs.
-    heads: of the layer.
+    form: one of `FORMS`; "fused" runs on any platform, interpreted off TPUs.
+    heads: attention heads.
     width: features of a head.
-    tokens: of all streams.
-    mask: of keys.
+    tokens: total over all streams.
+    mask: key mask.
   """
   is_on = form == "fused" or (form == "auto" and processes.platform() == "tpu")
   fits = stream_attention.fits(heads, width, tokens)
@@ -101,8 +101,8 @@ def attention(
     k: keys; their heads may be fewer, if they divide those of the queries.
     v: values.
     mask: False for keys to ignore.
-    form: one of `FORMS`; "flash" knows neither `causal` nor fewer heads, and is
-      "plain" there.
+    form: one of `FORMS`; "flash" supports neither `causal` nor fewer heads
+      and falls back to "plain".
     causal: whether a token attends to itself and earlier ones only.
 
   Returns:
@@ -134,14 +134,15 @@ def after_prefix(
 ) -> Float[Array, "B G*N H*D"]:
   """Causal attention of G answers to the prefix of their row and to themselves.
 
-  The prefix lies in memory once, not once for each answer.
+  The prefix is stored once, not once per answer.
 
   Args:
     q: queries of N tokens of every answer.
-    prefix: keys and values; H / K heads of q share one of theirs.
+    prefix: keys and values; each of their heads serves H / K heads of q.
     mask: False for keys of the prefix to ignore.
-    answers: keys and values, of as many tokens as an answer may have.
-    start: place of the first query within the answer; later keys are ignored.
+    answers: keys and values, padded to the maximum length of an answer.
+    start: position of the first query within the answer; later keys are
+      ignored.
   """
   b, g, n, h, d = q.shape
   (prefix_k, prefix_v), (answer_k, answer_v) = prefix, answers

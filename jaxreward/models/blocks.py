@@ -152,7 +152,7 @@ def key_bias(
 ) -> Float[Array, "B 1 1 {prefix}+L"]:
   """0 where a key is attended to, else low enough for a weight of 0.
 
-  The first `prefix` keys, which `mask` leaves out, are always attended to.
+  The first `prefix` keys, which `mask` does not cover, are always attended to.
   """
   bias = jnp.where(mask, 0.0, -1e30)
   return jnp.pad(bias, ((0, 0), (prefix, 0)))[:, None, None, :]
@@ -176,8 +176,8 @@ def attend(
     q: [B, H, N, D].
     k: [B, H, M, D].
     v: [B, H, M, D].
-    bias: from `key_bias`, has no derivative; some key of each row is not
-      masked.
+    bias: from `key_bias`, has no derivative; at least one key of each row
+      is not masked.
 
   Returns:
     [B, H, N, D].
@@ -197,8 +197,8 @@ def _attend_forward(q, k, v, bias):
 
 def _attend_backward(residuals, g):
   q, k, v, weight = residuals
-  # Behind the barrier the small matrix is transposed once, on its own; the
-  # product would transpose and pack it anew for every head.
+  # With the barrier the small matrix is transposed only once; the product
+  # would transpose and pack it again for every head.
   flip = lambda x: jax.lax.optimization_barrier(x.swapaxes(-1, -2))
   dv = jnp.einsum("bhmn,bhnd->bhmd", flip(weight.astype(g.dtype)), g)
   dw = jnp.einsum("bhnd,bhmd->bhnm", g, v, preferred_element_type=jnp.float32)

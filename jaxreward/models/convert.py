@@ -1,8 +1,8 @@
 """Public weight layouts: one table per architecture, read in both directions.
 
-A table is a sequence of `Rule`s, each of which ties one of our parameters to
-the public tensors that make it. Loading and saving follow the same rules, so
-that a round trip gives back the same bits.
+A table is a sequence of `Rule`s, each of which maps one of our parameters to
+public tensors. Loading and saving use the same rules, so a round trip is exact
+to the bit.
 
   rules = (
     *linear("patch_in", "x_embedder"),
@@ -58,16 +58,16 @@ CONV = Form(
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """One parameter of ours and the public tensors it is made of.
+  """One of our parameters and the corresponding public tensors.
 
   Attributes:
-    ours: path, such as "blocks/query/kernel"; empty for public tensors that
-      may be there and are not read, and then `public` is a glob.
+    ours: path, such as "blocks/query/kernel"; empty for optional public
+      tensors that are not loaded; `public` is then a glob.
     public: name, with "{}" for the layer if `layers` is given. Several names
       are equal parts of ours, one after the other on the first public axis
       (query, key and value of a fused product).
     form: of each public tensor, or of their concatenation.
-    layers: layers that lie on the first axis of ours, for a scan.
+    layers: layers stacked on our first axis, for a scan.
   """
 
   ours: str
@@ -104,7 +104,7 @@ Rules = Sequence[Rule]
 
 
 def below(rules: Rules, ours: str, public: str) -> tuple[Rule, ...]:
-  """A part's rules within a whole: paths after `ours`, names after `public`."""
+  """Rules with the prefix `ours` before paths and `public` before names."""
   names = lambda x: (x,) if isinstance(x, str) else x
   return tuple(
     dataclasses.replace(
@@ -199,7 +199,7 @@ def load_params(
 
 
 def _say_unread(spec: os.PathLike[str] | str, names: list[str]) -> None:
-  """Logs the tensors that are not read, layers counted."""
+  """Logs the tensors that are not read, layers grouped."""
   if names:
     counts = collections.Counter(re.sub(r"\d+", "{}", name) for name in names)
     parts = [f"{n} ({k})" if k > 1 else n for n, k in counts.items()]
@@ -229,14 +229,14 @@ def replaced(
   names: Collection[str],
   value_of: Callable[[str, np.ndarray], np.ndarray],
 ) -> Params:
-  """Parameters with other values of some public tensors; all else is as it was.
+  """Parameters with some public tensors replaced, the others unchanged.
 
   Args:
     params: of the architecture.
     rules: its table.
     names: of the public tensors.
-    value_of: (name, its float32 values) -> other ones, of which only the first axis
-      may have another size.
+    value_of: (name, its float32 values) -> new values; only the first axis may
+      change size.
   """
   result = jax.tree.map(lambda x: x, params)
   for rule in rules:
@@ -270,10 +270,10 @@ def save_params(
   """Writes a folder that the public libraries load.
 
   Args:
-    folder: made if absent.
+    folder: created if absent.
     params: our parameters.
     rules: the architecture's table.
-    config: what to write as `config.json`, if anything.
+    config: content of `config.json`, if any.
     stem: name of the weights; transformers calls them "model".
     dtype: storage type of floating leaves, such as "bfloat16".
     shard_bytes: largest file; larger weights are sharded, with an index.
@@ -311,7 +311,7 @@ def save_params(
 
 
 def stored(name: str, x: np.ndarray, dtype: Any) -> np.ndarray:
-  """An array as a file holds it, floats in `dtype` unless that is None.
+  """An array as stored in a file: floats in `dtype`, unchanged if it is None.
 
   Raises:
     UserError: finite values that are too large for it.

@@ -19,7 +19,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.models import hub
 
 _SHOWN = 60  # characters of an expected value in an error
-# What transformers writes into every config: training, generation, bookkeeping.
+# Fields of every transformers config: for training, generation, bookkeeping.
 TRANSFORMERS = (
   "architectures", "attention_dropout", "attn_implementation", "auto_map",
   "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
@@ -47,9 +47,9 @@ class Fields:
   """The known fields of one kind of config.
 
   Attributes:
-    read: names whose values the reader takes.
+    read: names whose values are used.
     fixed: by name, the values that are implemented.
-    unread: names that change no output.
+    unread: names without effect on outputs.
     absent: the public library's default of a missing field.
   """
 

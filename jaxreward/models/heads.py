@@ -78,7 +78,7 @@ class Among(nn.Module):
   def __call__(
     self, x: Float[Array, "P G D"], mask: Bool[Array, "P G"] | None = None
   ) -> Float[Array, "P G"]:
-    """Images without a mask are not attended to."""
+    """Images where the mask is False are not attended to."""
     x = blocks.dense(self.width, "inside", self.dtype)(x.astype(self.dtype))
     attention = nn.MultiHeadDotProductAttention(
       self.heads, dtype=self.dtype, name="attention"
@@ -107,9 +107,9 @@ class CrossAttention(nn.Module):
     width: features of queries and keys.
     heads: of the attention; they divide `width`.
     hidden: features of the perceptron's hidden layer; 0 for none.
-    vocabulary: of queries that are token ids.
-    transport: nominal mass of a plan of transport from queries to the image's tokens,
-      which the attention is multiplied by; 0 for none.
+    vocabulary: number of token ids, for queries that are token ids.
+    transport: nominal mass of a transport plan from queries to the image's
+      tokens, by which the attention is multiplied; 0 for no plan.
     dtype: of the products; the result is float32.
   """
 
@@ -155,7 +155,7 @@ class CrossAttention(nn.Module):
 
 
 class Progressive(nn.Module):
-  """One score from several layers' states, each asked by what the last one gave.
+  """One score from several layers' states, each queried by the previous output.
 
   q_1 = attention(query, layer 1), q_i = attention(q_(i-1), layer i), and
   r = W silu(V (q_S + attention(query', last)) + b), without residuals or norms.
@@ -175,7 +175,7 @@ class Progressive(nn.Module):
     last: Float[Array, "B N D"],
     mask: Bool[Array, "B N"] | None = None,
   ) -> Float[Array, "B"]:
-    """Tokens without a mask are not attended to."""
+    """Tokens where the mask is False are not attended to."""
     width = last.shape[-1]
     queries = self.param("queries", nn.initializers.normal(1.0), (2, width))
     dense = lambda n, name: blocks.dense(n, name, self.dtype)

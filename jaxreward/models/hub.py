@@ -1,12 +1,13 @@
 """Public weights on disk or on the Hugging Face hub, read without PyTorch.
 
-A place is a `.safetensors` file, a `.safetensors.index.json` with its shards, a
-file of `torch.save`, or a folder that holds one of them. Of a folder with variants, such as
-`model.fp16.safetensors` beside `model.safetensors`, the plain one is read; of
-several plain ones, such as `open_clip_model.safetensors` beside that, the one
-that transformers calls `model`. Name the file for another, on the hub as
-"org/name:open_clip_model.safetensors"; the configs and tokenizer beside it come
-with it. Tensors are listed first and read on demand.
+Weights are a `.safetensors` file, a `.safetensors.index.json` with its shards,
+a file of `torch.save`, or a folder that holds one of them. If a folder has
+variants, such as `model.fp16.safetensors` beside `model.safetensors`, the file
+without a variant is read; if it has several of those, such as
+`open_clip_model.safetensors` too, the one called `model`, as in transformers.
+To read another, name the file, on the hub as
+"org/name:open_clip_model.safetensors"; its configs and tokenizer are downloaded
+too. Tensors are listed first and read on demand.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (teaches NumPy, hence safetensors, bfloat16)
+import ml_dtypes  # noqa: F401  (adds bfloat16 to NumPy, hence safetensors)
 import numpy as np
 import safetensors
 
@@ -39,7 +40,7 @@ _PICKLES = (".ckpt", ".pkl", ".pickle")
 _KINDS = {
   int: "a whole number above 0", float: "a number above 0", dict: "an object",
 }  # fmt: skip
-_LARGEST = 10**300  # neither NaN nor an infinity is below
+_LARGEST = 10**300  # excludes NaN and infinities
 _SHOWN = 60  # characters of a value in an error
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -112,8 +113,8 @@ def resolve(spec: os.PathLike[str] | str) -> pathlib.Path:
 def _download(repository: str, inside: str) -> pathlib.Path:
   """The folder of a snapshot with the requested safetensors and configs.
 
-  A file also brings its neighbours, except other weights; an index brings all
-  weights of its folder.
+  For a file, its neighbours are downloaded too, except other weights; for an
+  index, all weights of its folder.
   """
   is_file = inside.endswith((_SUFFIX, *_TORCH))
   is_index = _INDEX.fullmatch(inside) is not None
@@ -155,7 +156,7 @@ def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
       foreign file; each by name.
   """
   if str(spec).startswith("package:"):
-    from jaxreward.models import packages  # which reads layouts of ours
+    from jaxreward.models import packages  # imports this module
 
     return packages.open_weights(str(spec))
   path = resolve(spec)
@@ -163,7 +164,7 @@ def open_weights(spec: os.PathLike[str] | str) -> dict[str, Stored]:
   if _INDEX.fullmatch(path.name):
     return _sharded(path)
   if path.suffix in _TORCH:
-    from jaxreward.models import torch_files  # whose tensors are ours
+    from jaxreward.models import torch_files  # imports this module
 
     return torch_files.open_weights(path)
   if path.suffix != _SUFFIX:
@@ -212,7 +213,7 @@ def field(
     kind: int for counts of 1 or more, float for numbers above 0, dict for
       objects.
     of: file and part, such as "config.json: text_config", for the error.
-    default: where the field is absent or null; None if it must be there.
+    default: value of an absent or null field; None if the field is required.
 
   Raises:
     UserError: missing, or of another kind.

@@ -179,8 +179,8 @@ def pad(adapter: Params, fresh: Params, *, alpha: float) -> Params:
   """Pads an adapter to another rank and alpha, as a starting point.
 
   Args:
-    adapter: as `split` gives it, alpha its rank.
-    fresh: adapters at step 0, of at least as many layers, that add 0.
+    adapter: as from `split`, with alpha equal to its rank.
+    fresh: adapters at step 0, which add 0, of at least the same layers.
     alpha: of the fresh ones.
 
   Returns:

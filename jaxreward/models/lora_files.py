@@ -2,8 +2,8 @@
 
 `adapter_config.json` and `adapter_model.safetensors` are in the layout of
 `PeftModel.save_pretrained`. `pytorch_lora_weights.safetensors` has the names of
-diffusers' pipelines, its second matrices multiplied by alpha / rank, so that it
-means the same to programs that read no alpha, or another one's:
+diffusers' pipelines. Its second matrices are multiplied by alpha / rank, so
+that it also works in programs that ignore alpha or assume another one:
 
   PeftModel.from_pretrained(transformer, folder)
   pipeline.load_lora_weights(folder)
@@ -54,7 +54,7 @@ def save_adapter(
   """Writes the adapters of a model, given its table of public names.
 
   Args:
-    folder: made if absent.
+    folder: created if absent.
     adapter: the second tree of `lora.split`.
     rules: the architecture's table.
     alpha: scale, as in `lora.with_lora`.
@@ -101,7 +101,7 @@ def _config(pairs: Pairs, rank: int, alpha: float) -> dict[str, Any]:
 def _bytes(
   pairs: Pairs, prefix: str, config: dict[str, Any], dtype: Any
 ) -> bytes:
-  """One safetensors file whose header holds the config, by the same prefix."""
+  """A safetensors file whose header holds the config, with the same prefix."""
   arrays = {}
   for name, a, b in pairs:
     for end, x in (("A", a), ("B", b)):

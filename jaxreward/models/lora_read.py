@@ -66,7 +66,7 @@ class _Pair:
   """The matrices of one layer of the file.
 
   Attributes:
-    name: of the layer, as the file has it.
+    name: of the layer, as in the file.
     a: [rank, in], or of a convolution [rank, in, *window].
     b: [out, rank].
     scale: of their product.
@@ -87,7 +87,7 @@ def read(
   into the second matrices, so that alpha is the rank: the same function.
 
   Args:
-    spec: see `hub.resolve`; a folder stands for the adapter in it.
+    spec: see `hub.resolve`; a folder means the adapter in it.
     rules: the architecture's table.
     like: the parameters of the table, or their shapes.
     kind: the class of the network in diffusers.
@@ -104,7 +104,7 @@ def read(
 def added(
   spec: os.PathLike[str] | str, rules: convert.Rules, params: Params, kind: str
 ) -> Params:
-  """Parameters with a public adapter added, to layers that are fused here too.
+  """Parameters with a public adapter added, also to layers that are fused here.
 
   Args:
     spec: see `read`.

@@ -36,7 +36,7 @@ def scales(
   """(layer, rank) -> scale, from the PEFT config beside or inside a file.
 
   Args:
-    path: of the file, or a folder with one alone.
+    path: the file, or a folder with a single one.
     spec: the user's spelling, for errors.
 
   Returns:
@@ -59,7 +59,7 @@ def scales(
 def _header(
   path: pathlib.Path, spec: os.PathLike[str] | str
 ) -> dict[str, Any] | None:
-  """What diffusers writes into a file, without the network's name."""
+  """Metadata that diffusers writes into a file, without the network's name."""
   if path.is_dir():
     path = next(iter(hub.open_weights(path).values())).file
   with safetensors.safe_open(path, "numpy") as file:

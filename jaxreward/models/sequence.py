@@ -32,7 +32,7 @@ Attend = Callable[[Array, Array, Array], Array]
 
 
 def rows(x: Shaped[Array, "B ..."]) -> Shaped[Array, "B ..."]:
-  """`x` with its rows sharded over the batch axes of the current mesh, only.
+  """`x` with rows sharded over only the batch axes of the current mesh.
 
   Without a mesh, or if it does not divide the rows, returns x. The gradient is
   sharded like x. The sharding is fully specified: between products sharded over
@@ -108,7 +108,7 @@ def attend(
 
   Args:
     run: attention; each row of its result depends on that row of q alone.
-    q: queries; zeros are added where they do not divide, and dropped again.
+    q: queries; padded with zeros to divide, the padding is dropped again.
     k: keys.
     v: values.
     least: smallest number of tokens for which it pays off.
@@ -142,10 +142,10 @@ def by_device(
   Args:
     run: attention; each head and row of its result depends on that head and
       row of q alone.
-    q: queries; zeros are added where they do not divide, and dropped again.
+    q: queries; padded with zeros to divide, the padding is dropped again.
     k: keys.
     v: values.
-    mask: False for keys that nobody attends to.
+    mask: False for masked keys.
   """
   free = _free_axes()
   if math.prod(free.values()) == 1:

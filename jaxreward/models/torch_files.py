@@ -104,10 +104,10 @@ def _tensor(storage, start, shape, stride, *_) -> _Tensor:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Describes tensors; any name that is not one of a tensor ends the reading.
+  """Describes tensors; any name that tensors do not need is an error.
 
   Attributes:
-    kinds: key of every storage it has met -> kind of its numbers.
+    kinds: key of every storage read so far -> kind of its numbers.
   """
 
   def __init__(self, file: Any):

@@ -44,17 +44,18 @@ def plan(
 ) -> Float[Array, "*B M N"]:
   """The entropic plan P = diag(u) K diag(v), K = exp(-cost / epsilon), by ott-jax.
 
-  u = (rows / K v)^tau, v = (columns / K' u)^tau, tau = mass: marginals are bent by
-  rho KL with rho = epsilon mass / (1 - mass), and exact with mass 1. The plan's own
-  sum is not `mass`. Chizat et al. 2018, https://arxiv.org/abs/1607.05816.
+  u = (rows / K v)^tau, v = (columns / K' u)^tau, tau = mass: marginals are
+  relaxed by rho KL with rho = epsilon mass / (1 - mass), and exact with mass 1.
+  The plan's own sum is not `mass`. Chizat et al. 2018,
+  https://arxiv.org/abs/1607.05816.
 
   Args:
     cost: of moving row i to column j.
-    rows: their marginal; rows of 0 move nothing.
-    columns: the same of columns.
+    rows: marginal of the rows; rows of 0 move nothing.
+    columns: marginal of the columns.
     epsilon: of the entropy, above 0.
     mass: tau, in (0, 1].
-    steps: of Sinkhorn's iteration, all of them.
+    steps: number of Sinkhorn iterations, without early stopping.
 
   Raises:
     UserError: an epsilon, mass or number of steps outside its range; ott-jax is not
@@ -90,16 +91,16 @@ def token_cost(
 ) -> Float[Array, "*B M N"]:
   """PISCES's cost of words and patches, in [0, 1].
 
-  C = (1 - cos) + spatial |p_i - s_j|, p_i the mean place of the patches that word i
-  attends to; both terms and the sum are brought to [0, 1]. Places are those of a
-  square grid; without one the second term is left out, as is theirs of time.
-  https://arxiv.org/abs/2602.01624
+  C = (1 - cos) + spatial |p_i - s_j|, p_i the mean place of the patches that
+  word i attends to; both terms and the sum are brought to [0, 1]. Places are
+  those of a square grid; without one the second term is left out, as is the
+  paper's term of time. https://arxiv.org/abs/2602.01624
 
   Args:
     cosines: of words and patches.
     attention: of words to patches, rows of sum 1.
-    known: False for padding, which is not looked at and costs nothing.
-    spatial: weight of the distance, theirs .2.
+    known: False for padding, which is ignored and costs nothing.
+    spatial: weight of the distance, .2 in the paper.
   """
   known = jnp.asarray(known)[..., None]
   cost = _to_unit(1 - jnp.asarray(cosines), known)

@@ -57,7 +57,7 @@ def experts(
   temperature: float = 1.0,
   dtype: str = "float32",
 ) -> Head:
-  """Criteria that gates of the prompt mix into aspects, and into one value.
+  """Criteria, mixed into aspects and one value by gates of the prompt.
 
   c = W h, S_a = sum_{i in a} w_i c_i with w a softmax within each aspect, and
   the value is sum_a v_a S_a with v a softmax over aspects; both gates read the

@@ -141,7 +141,7 @@ def siglip_towers(
 
 
 def size_of(name: str, known: Mapping[str, Any]) -> Any:
-  """The geometry of a name.
+  """The geometry with this name.
 
   Raises:
     UserError: an unknown name.
@@ -252,7 +252,7 @@ def image_states(
 
 
 def is_word(tokens: ArrayLike) -> Array:
-  """Which ids [P, L] stand before the padding: up to the last that differs.
+  """Which ids [P, L] are not padding: up to the last id that differs.
 
   The padding repeats the last id, or there is none.
   """

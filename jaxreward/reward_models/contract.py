@@ -145,7 +145,7 @@ class RewardModel:
 
   @functools.cached_property
   def saved_shapes(self) -> Params:
-    """Shapes of all parameters after training, with what the head adds up."""
+    """Shapes of all parameters after training, with the head's statistics."""
     if self.head.statistics is None or self.head.fitted is None:
       return self.param_shapes
     head = self.param_shapes["head"]
@@ -167,7 +167,7 @@ class RewardModel:
     )
 
   def _features(self, prompts: int = 1, group: int = 1) -> Features:
-    """Shapes of what the head reads of images."""
+    """Shapes of the image features that the head reads."""
     raw = self._raw_features(prompts, group + self.context)
     known = jax.ShapeDtypeStruct((prompts,), bool) if self.context else None
     return jax.eval_shape(inputs.apart, raw, known)
@@ -241,7 +241,7 @@ class RewardModel:
       frozen: the other part.
       images: of the rows.
       tokens: token ids of their prompts.
-      rows: what a head reads of the rows besides, see `Features`; "context"
+      rows: other arrays that a head reads, see `Features`; "context"
         with `context`; and for a backbone on noisy images "time" [P], drawn
         from "keys" where it is absent.
     """
@@ -283,7 +283,7 @@ class RewardModel:
     self, params: Params, images: ArrayLike, tokens: ArrayLike,
     context: ArrayLike | None = None, mask: ArrayLike | None = None,
   ) -> Any:  # fmt: skip
-    """What the head adds up over training rows; see `Head.statistics`."""
+    """Sums of the head over training rows; see `Head.statistics`."""
     assert self.head.statistics is not None
     head, features = self._read(params, images, tokens, context)
     masked = features if mask is None else {**features, "mask": mask}
@@ -320,7 +320,7 @@ class RewardModel:
       context: source images of edits, with `context`; none are known if None.
       time: [P], noise level at which a policy's trunk reads the images; its own
         if None.
-      details: what a head reads of the rows besides, such as "user".
+      details: other arrays that a head reads, such as "user".
 
     Raises:
       UserError: a time for a backbone of clean images.
@@ -376,7 +376,7 @@ class RewardModel:
 
 
 def below(pattern: str, part: str) -> str:
-  """A pattern of a part's paths as one of the paths of the whole."""
+  """A pattern for paths in a part, as a pattern for paths in the whole."""
   if pattern.startswith("(^|/)"):
     return f"^{part}/(.*/)?" + pattern.removeprefix("(^|/)")
   return f"^{part}/" + pattern.removeprefix("^")

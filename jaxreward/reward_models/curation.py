@@ -132,7 +132,7 @@ def preference_strength(
   soften: float = 0.2,
   smoothing: float = 0.2,
 ) -> Labels:
-  """Turns the labels that the proxies contradict most, and softens the next.
+  """Flips the labels that the proxies contradict most, and smooths the next.
 
   Wang et al. 2024, https://arxiv.org/abs/2401.06080: of the mean margins of the
   labeled choice the lowest share is flipped, the next one is smoothed, the rest
@@ -167,16 +167,16 @@ def consensus(
 ) -> Labels:
   """Keeps the pairs on which all proxies agree with the label.
 
-  After Liu et al. 2025, https://arxiv.org/abs/2507.01352, who keep what the
-  label, the current model and one of verified pairs agree on and turn round what
-  is confidently wrong; here all proxies have to be sure. Unverified: thresholds.
+  After Liu et al. 2025, https://arxiv.org/abs/2507.01352, who keep pairs on
+  which the label, the current model and one of verified pairs agree and flip the
+  confidently wrong ones; here all proxies have to be sure. Unverified: thresholds.
   Their relabeling of similar pairs by a judge is left out.
 
   Args:
     label: as labeled; ties are dropped.
     margins: of the proxies.
     flip_above: probability that every proxy gives the other answer, above which
-      the label is turned round; 1 for never.
+      the label is flipped; 1 for never.
   """
   _require("flip_above", flip_above, 0.5, 1)
   signed = agreement_of(label, margins)
@@ -206,7 +206,7 @@ def taught(
   *,
   ridge: float = 1e-2,
 ) -> list[Float[np.ndarray, "D"]]:
-  """Two models anew, each fitted to the `keep` pairs of its peer's least loss."""
+  """Refits two models, each to the `keep` pairs of least loss under its peer."""
   selection = [smallest(_loss(features, label, w), keep) for w in models[::-1]]
   return [fit(features[part], label[part], ridge=ridge) for part in selection]
 
@@ -359,7 +359,7 @@ def extremes(
 def of_like_size(
   label: Labels, sizes: Float[np.ndarray, "K 2"], *, most: float = 2.0
 ) -> Labels:
-  """Drops pairs whose preferred image has much more in it than the other.
+  """Drops pairs whose preferred image has a much larger JPEG than the other.
 
   After InternLM-XComposer2.5-Reward (https://arxiv.org/abs/2501.12368), which drops
   pairs whose chosen answer is much longer than the rejected one, so that length is not

@@ -207,7 +207,7 @@ def rank_policy(
 def concordant(
   tau: Float[ArrayLike, "R K N"], row_prob: Float[ArrayLike, "R K K"]
 ) -> Float[Array, "R K N"]:
-  """Share of the other images that a sampled score is on the right side of.
+  """Share of the other images that a sampled score ranks correctly against.
 
   Equal scores count half; pairs without an answer, and ties, do not count.
   """

@@ -116,9 +116,9 @@ def best_of_row(row_scores: Row, row_ratings: Row) -> Mean:
 def ranked_plackett_luce(row_scores: Row, row_ratings: Row) -> Mean:
   """`plackett_luce` in order of a row's ratings, with Efron's ties (1977).
 
-  m images of equal rating are chosen one after the other, and of their weight a
-  share of j / m is gone when the j-th of them has been: the order of equal images
-  says nothing, and a row of equal ratings pulls its scores together.
+  m images of equal rating are chosen one after the other; once j of them are
+  chosen, a share j / m of their weight is removed: the order of equal images
+  carries no information, and a row of equal ratings pulls its scores together.
 
   Args:
     row_scores: of all images of a row.

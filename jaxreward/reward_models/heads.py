@@ -18,7 +18,7 @@ from jaxreward.types import Array, Params
 
 
 def require(least: int, **options: int) -> None:
-  """Refuses options of a head below a bound.
+  """Rejects head options below a bound.
 
   Raises:
     UserError: names the option, its value and the bound.
@@ -27,7 +27,7 @@ def require(least: int, **options: int) -> None:
 
 
 def require_heads(width: int, heads_of: int) -> None:
-  """Refuses an attention whose heads do not divide its width.
+  """Rejects attention whose number of heads does not divide its width.
 
   Raises:
     UserError: names both options.
@@ -60,7 +60,7 @@ def perceptron(
   activation: str = "gelu",
   reads: str = "joint",
 ):
-  """(init, apply) of a network on features of a name."""
+  """(init, apply) of a network on the features with a given name."""
   if activation not in heads.ACTIVATIONS:
     raise UserError(
       f'reward_model.head.activation="{activation}": it is one of'
@@ -138,7 +138,7 @@ def gaussian(
 def ellipsoid(
   *, hidden: int = 256, ridge: float = 1.0, dtype: str = "float32"
 ) -> Head:
-  """A value, and how far the image lies from those that were trained on.
+  """A value, and the distance of the image from the training images.
 
   value = w . z, std = sqrt(z' V^-1 z), V = ridge I + sum z z' over training rows,
   with z the features of one hidden layer: the deviation of ridge regression, times

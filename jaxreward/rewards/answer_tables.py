@@ -51,7 +51,7 @@ class Table:
   def log_probs(
     self, model: Model, params: Params, prefix: decode.Prefix
   ) -> Float[Array, "B A"]:
-    """Of each answer as a whole."""
+    """Log-probability of each complete answer."""
     if self.ids.shape[1] == 1:
       scores = prefix.logits[:, self.ids[:, 0]]
       return scores - jax.nn.logsumexp(prefix.logits, -1)[:, None]
@@ -116,13 +116,13 @@ def of_choice(tokens: Any, form: answers.Choice) -> Table:
 def of_score(
   tokens: Any, form: answers.Score, step: float = 1.0, end: str = AROUND[1]
 ) -> Table:
-  """Numbers of a scale, each with what ends it.
+  """Numbers of a scale, each followed by the end of the answer.
 
   Args:
     tokens: the tokenizer.
     form: the scale.
-    step: from one number to the next.
-    end: of the answer that holds it.
+    step: difference between consecutive numbers.
+    end: the text that follows the number in the answer.
 
   Raises:
     UserError: a scale that the step does not divide, or with more than 101

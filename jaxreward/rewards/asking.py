@@ -38,9 +38,9 @@ class Judge:
   Attributes:
     reader: the model.
     table: the answers there are.
-    source: place among the images of that which an edit starts from; -1
-      without it.
-    how: it thinks; None for a judge that does not.
+    source: position of the source image of an edit among the images; -1
+      without one.
+    how: how it thinks; None for a judge that does not think.
     original: the field of the prompts that {source} shows.
   """
 
@@ -122,7 +122,7 @@ def loaded(
 
 
 def usable_of(images: Array) -> tuple[Array, Bool[Array, "P G"]]:
-  """(images without values that are not finite, which have none)."""
+  """(images with non-finite values replaced, which images had none)."""
   usable = jnp.isfinite(images).all((2, 3, 4))
   return jnp.where(usable[..., None, None, None], images, 0.0), usable
 
@@ -147,7 +147,7 @@ def rows_of(
   Args:
     seen: what is known of all images, [P, G, ...].
     shows: the members of the group that each question shows.
-    arrays: by prompt, [P, ...]; "ids" get a number of their own per question.
+    arrays: by prompt, [P, ...]; "ids" are made unique per question.
     sources: of the prompts, [P, ...], shown too.
     place: of the source among a question's images.
     name: of what is known of them.

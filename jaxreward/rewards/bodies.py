@@ -115,7 +115,7 @@ def _floats(root: Array, foot: Array, stands: Array, time: int) -> Array:
 def outline(
   frames: Float[ArrayLike, "*B F H W C"], metres: float
 ) -> Float[Array, "*B F 3 2"]:
-  """What stands out in frames, and its lowest places left and right of that.
+  """Position of the foreground in frames, and of its left and right foot.
 
   Places (right, up) in metres; the ground is the lower of the two in the first
   frame. A foot is the mean place of pixels that differ much from the mean colour,

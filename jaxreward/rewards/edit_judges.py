@@ -81,8 +81,8 @@ def load_edit_score(
   Args:
     options: see `reasoning.Options`; the adapter is added to the weights.
     high: the best number.
-    average: over the thoughts of the root of both parts' product, "last", or of
-      each part first, "first".
+    average: "last" averages the root of the product of both parts over all
+      thoughts; "first" averages each part over its thoughts first.
   """
   require_counts("", high=high)
   require_choice("average", average, AVERAGES)
@@ -140,8 +140,8 @@ def edit_score(
   what is kept, then sees the edit alone and writes two numbers q, of how natural
   it looks and of artefacts. Theirs are drawn, from 0 to 25 and divided by 2.5, and
   the root is averaged over passes; here it is the expected root under the
-  numbers' probabilities, over all pairs of passes, divided by 10. An answer
-  without numbers, which is the middle of the scale there, there is none here.
+  numbers' probabilities, over all pairs of passes, divided by 10. Theirs
+  scores an answer without numbers as mid-scale; here every answer has numbers.
   The questions are in this library's words and the second number is read after the
   most probable first one.
 
@@ -149,8 +149,8 @@ def edit_score(
     images: in [0, 1]; an image with a value that is not finite scores NaN, as do
       those of a prompt without a source.
     prompts: P prompts with a source.
-    semantic: who is asked about success.
-    quality: who is asked about quality.
+    semantic: the judge of success.
+    quality: the judge of quality.
     power: of the minima before they are averaged.
     params: of the model.
     semantic_text: token ids of the questions.

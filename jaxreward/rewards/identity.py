@@ -101,7 +101,7 @@ def subject_score(
     likeness: of subject s to face f, in T frames.
     known: subjects that exist; without one the score is 0.
     missing: subtracted for all subjects missing, a share of it for some.
-    least: a similarity of which a subject is there.
+    least: similarity from which a subject counts as present.
   """
   likeness, known = jnp.asarray(likeness), jnp.asarray(known)
   present = jnp.broadcast_to(known[..., None, :], likeness.shape[:-1])
@@ -112,9 +112,9 @@ def subject_score(
 def pooled(
   likeness: Float[ArrayLike, "*B S F"], known: Bool[ArrayLike, "*B S"], top: int
 ) -> Float[Array, "*B F"]:
-  """Mean of the `top` largest similarities of each face to a pool of S, of all if 0.
+  """Mean of the `top` largest similarities of each face to a pool; all if 0.
 
-  Those of a pool that has fewer are all of its.
+  A pool with fewer than `top` entries uses all of them.
   """
   known = jnp.asarray(known)[..., None]
   if not top:

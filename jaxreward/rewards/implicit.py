@@ -1,4 +1,4 @@
-"""The reward that a policy itself is, against the one it was tuned from."""
+"""The implicit reward of a policy relative to the one it was tuned from."""
 
 from __future__ import annotations
 

@@ -129,12 +129,11 @@ def load_pairwise(
   Args:
     options: see `reasoning.Options`.
     template: file with the question (`remote.templates`), or "".
-    pairs: who meets whom in a group: "all"; "random", each member so many
-      neighbours; "member", all of them the first one; "first", the same, and the
-      first one has no score.
-    opponents: of each member, for "random".
-    swap: ask for both orders and average, which cancels what a judge gives to
-      a place.
+    pairs: which members of a group are compared: "all" pairs; "random", each
+      member with `opponents` neighbours; "member", each with the first one;
+      "first", the same, but the first one gets no score.
+    opponents: number per member, for "random".
+    swap: ask in both orders and average, which cancels position bias.
     consistent: a match is won, whole, by the image that both orders find better, and
       a tie where they disagree.
     original: the picture of a prompt that {source} shows in the question: the
@@ -167,15 +166,15 @@ def of_both_orders(
   second: Float[ArrayLike, "*B"],
   consistent: bool = False,
 ) -> Float[Array, "*B"]:
-  """P(an image is better) from that of whoever stands first in both orders.
+  """P(an image is better), from the answers to both orders of a pair.
 
   Their mean, (p_12 + 1 - p_21) / 2, or with `consistent` 1 or 0 where both orders
   agree on the better one and 1/2 where they do not. VLIC,
   https://arxiv.org/abs/2512.15701, keeps such verdicts alone.
 
   Args:
-    first: in the first order.
-    second: that the other image is better, in the second.
+    first: P(the image is better), shown first.
+    second: P(the other image is better), with that one shown first.
     consistent: see above.
   """
   first, back = jnp.asarray(first), 1 - jnp.asarray(second)
@@ -221,7 +220,7 @@ def vlm_pairwise(
   p, g = jnp.asarray(images).shape[:2]
   meets = "member" if pairs == "first" else pairs
   games = np.array(matches.schedule(range(g), meets, opponents), np.int32)
-  if not games.size:  # nobody to meet
+  if not games.size:  # no opponents
     return {"judge": jnp.full((p, g), jnp.nan)}
   shows = np.concatenate([games, games[:, ::-1]]) if swap else games
   rows, usable, size = asking.questions(
@@ -343,12 +342,12 @@ def load_follow_up(
     "Something is wrong with it. Please try again.",
   ),
 ) -> Loaded:
-  """A model of the person who asked.
+  """A model of the user who wrote the prompt.
 
   Args:
     options: see `vision_language.Options`.
-    pleased: what somebody says who has what was asked for.
-    displeased: what somebody says who has not.
+    pleased: remarks of a user who got what they asked for.
+    displeased: remarks of a user who did not.
 
   Raises:
     UserError: no remark of one kind, an empty one, or a text in place of several.

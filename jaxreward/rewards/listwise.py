@@ -44,7 +44,7 @@ def load_listwise(
     options: see `reasoning.Options`.
     members: images that it sees, at most those of the group.
     orders: lists of each group; 0 for as many as the group has images. Each
-      begins with the next image, so that then each stands everywhere.
+      starts one image later, so that with 0 every image takes every position.
     template: file with the question (`remote.templates`), or ""; {images} is
       where they stand.
     answer: "best" for the number of the best, "score" for a whole number for
@@ -102,7 +102,7 @@ def vlm_listwise(
 
   Args:
     images: in [0, 1]; an image with a value that is not finite scores NaN, and
-      so do those that are seen with such a one alone.
+      so do images shown only in lists with such an image.
     prompts: P prompts.
     judge: the judge.
     members: see `load_listwise`, as is the next.

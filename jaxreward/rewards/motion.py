@@ -1,4 +1,4 @@
-"""Whether what moves in a video could be moved so."""
+"""Whether the motion in a video is physically executable."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def executable(
     fps: frames per second, of those that are scored.
     limits: of speed, acceleration and jerk, per second, second^2 and second^3.
     scales: of what exceeds them.
-    margin: of the frame, which what moves is not to enter.
-    edge: scale of how far it enters it.
+    margin: width of the border of the frame to stay out of.
+    edge: scale of the distance by which the motion enters the margin.
 
   Raises:
     UserError: options out of range, or too few frames for the derivatives.

@@ -1,4 +1,4 @@
-"""Rewards of whole sets of images, and which image of a pair does a set good.
+"""Rewards of whole sets of images, and which image of a pair improves a set.
 
 An image of a set has no score of its own. Of every two members of a group one goes
 to the better set and one to the other, and their scores are 1 and 0: pairs for a
@@ -256,7 +256,7 @@ def inclusion_loss(
     original: o, of length 1.
     known: prompts that have both; the second result is False for others, and
       where there is nothing to compare with.
-    least: similarity to the original from which on it is near enough.
+    least: similarity to the original above which there is no penalty.
   """
   f, r = jnp.asarray(features), jnp.asarray(reference)
   weight = jnp.asarray(mask, jnp.float32)[..., None]

@@ -31,7 +31,7 @@ from jaxreward.rewards.remote.options import require_choice, with_options
 from jaxreward.rewards.vision_language import Options, Reader
 from jaxreward.types import Array, ArrayLike, Params, PromptBatch
 
-ASPECTS = ("VQ", "MQ", "TA")  # of looks, of motion, of the words
+ASPECTS = ("VQ", "MQ", "TA")  # visual quality, motion quality, text alignment
 TOKENS = tuple(f"<|{name}_reward|>" for name in ASPECTS)
 _LEAST = 128 * 28 * 28  # pixels of a frame
 _PREFIX = "base_model.model."

@@ -23,7 +23,7 @@ TASKS: dict[str, Task] = {
   "motion": motion.MOTION,
 }
 
-# Sources that are not files.
+# Tasks with their own prompts: sources that are not files.
 OWN = tuple(name for name, task in TASKS.items() if task.own is not None)
 
 __all__ = ["OWN", "TASKS", "Reward", "Task", "get", "rewards"]
@@ -34,7 +34,7 @@ def get(name: str, source: str) -> Task:
 
   Args:
     name: of `TASKS`.
-    source: the name of a task with prompts of its own, or a file or folder.
+    source: the name of a task with its own prompts, or a file or folder.
 
   Raises:
     UserError: an unknown name, or prompts that the task cannot judge.

@@ -24,7 +24,7 @@ NOTHING: Mapping[Any, Any] = types.MappingProxyType({})
 def out_of_range(
   images: ArrayLike, pixels: ArrayLike, prompts: PromptBatch
 ) -> dict[str, Array]:
-  """Share of clipped pixels [P, G]; every task measures it."""
+  """Fraction of clipped pixels [P, G]; measured in every task."""
   del images, prompts
   pixels = jnp.asarray(pixels)
   axes = tuple(range(2, pixels.ndim))
@@ -33,7 +33,7 @@ def out_of_range(
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """Everything that the rest of the program knows about a task.
+  """The complete interface of a task.
 
   Attributes:
     name: value of `config.data.grammar`.
@@ -58,11 +58,10 @@ class Task:
     frames: of the videos that it measures, as strips; 0 for images.
     describe: images [B, H, W, 3] in [0, 1] -> a readable line each.
     tokenize: text -> word ids, int32 [L], for reward models that read them.
-    language: name of its vocabulary; policies that read word ids know one.
+    language: name of its vocabulary; a policy that reads word ids has one.
     split_of: text -> its split; None if it is not a prompt of the task.
-    fact_of: text -> what it asks for, see `rewards.objects`.
-    reword: a prompt -> one of the same meaning in other words, None if there is
-      none.
+    fact_of: text -> the requested objects, see `rewards.objects`.
+    reword: a prompt -> another wording of it, None if there is none.
     render: (keys [B], batch) -> images of the prompts [B, H, W, 3], or videos
       [B, F, H, W, 3].
     draw: (key, batch, with_worse=) -> uint8 [P, G, H, W, 3], images of the
@@ -76,13 +75,13 @@ class Task:
       "source", images [B, H, W, 3].
     preferences: (key, prompts, samples uint8 [Q, S, H, W, 3], options) ->
       unlabeled `Preferences`.
-    questions: a module like `scenes.questions`, with which a judge is taught; None
-      if the task has no exact answers.
-    strips: number of rows -> so many rows of held-out prompts, as many in each,
-      those of a row with one source image, for the report; None if there are none.
-    strip_measure: of `measure`, 1 where an image shows whom or what the source
-      shows, and 0 elsewhere.
-    credits: whom a model card has to name, in Markdown; "" for nobody.
+    questions: a module like `scenes.questions`, to train a judge with; None if
+      the task has no exact answers.
+    strips: number of rows -> rows of held-out prompts for the report, equally
+      long, each with one source image; None if there are none.
+    strip_measure: name in `measure`, 1 if an image shows the person or object
+      of the source, else 0.
+    credits: attributions for the model card, in Markdown; "" for none.
   """
 
   name: str
@@ -146,7 +145,7 @@ class Task:
 
     Args:
       split: "train", "validation" or "heldout".
-      source: a user's file or folder, for a task without prompts of its own.
+      source: a user's file or folder, for a task without its own prompts.
       categories: names of those to keep; empty for all.
       with_pictures: rows of a file may name images.
       known: names of other sources, suggested if there is no such file.

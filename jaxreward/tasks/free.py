@@ -1,4 +1,4 @@
-"""Free-form prompts, without a judge of their own."""
+"""Free-form prompts, which have no judge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parse(text: str) -> Prompt:
 
 
 def reword(prompt: Prompt) -> Prompt:
-  """The same words in a frame that means nothing."""
+  """The same words within a phrase that adds no meaning."""
   return dataclasses.replace(prompt, text=f"an image of {prompt.text}")
 
 
@@ -24,7 +24,7 @@ TASK = Task("free", {CATEGORY: "free"}, parse, is_weighted=False, reword=reword)
 
 
 def of(task: Task) -> Task:
-  """The prompts of another task, unjudged: for images of any size."""
+  """The prompts of another task without its judge: for images of any size."""
   return dataclasses.replace(
     task, name=TASK.name, measure=out_of_range, verdict=(), side=None, frames=0,
     describe=None, rewards=NOTHING, judge="", is_weighted=False,

@@ -1,7 +1,6 @@
 """Questions with exact answers, as the judges ask them.
 
-Questions are the templates of the judges, so that what is learned is what they
-ask.
+Questions use the judges' templates, so that training matches their use.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from jaxreward.rewards.remote import answers, templates
 from jaxreward.rewards.remote.rewards import WINNER, YES
 
-IMAGE = "{image}"  # of the questions, where each image stands
+IMAGE = "{image}"  # stands for an image in questions
 SCALES = ((1, 10), (0, 10), (1, 5), (1, 4))
 NUMBERS = tuple(map(str, range(11)))
 COUNT = answers.Choice("n", dict.fromkeys(NUMBERS[:5], 0.0)).request(True)
@@ -23,8 +22,8 @@ SCORE = answers.Score(1, 10).request(True)
 CHOICE, BETTER = YES.request(True), WINNER.request(True)
 DESCRIBE = "Describe this image in detail."
 _THINK = "Think first, within <think> and </think>."
-EMPTY = "empty"  # the kind of questions after a thought that says nothing
-# What such thoughts are made of; words that no vocabulary has are read as unknown.
+EMPTY = "empty"  # the kind of questions after a meaningless thought
+# Parts of such thoughts; words outside the vocabulary become the unknown token.
 _FILLERS = (
   *".,;?!",
   "so",
@@ -53,10 +52,10 @@ class Asked(NamedTuple):
   """A question with its answer.
 
   Attributes:
-    kind: of the task's `KINDS`.
-    question: with `IMAGE` where each image stands.
+    kind: one of the task's `KINDS`.
+    question: with `IMAGE` in place of each image.
     begun: beginning of the answer, which is given.
-    answer: the rest of it, which is learned.
+    answer: the rest of the answer, which is learned.
   """
 
   kind: str
@@ -70,11 +69,11 @@ class Batch:
   """Questions about B images.
 
   Attributes:
-    look: what the images show; arrays [B, ...].
+    look: content of the images; arrays [B, ...].
     groups: by name, rows of questions; a group's R rows show B / R images each,
       in order.
     prompts: of the images.
-    is_right: whether each shows what its prompt asks for.
+    is_right: whether each image satisfies its prompt.
   """
 
   look: Any
@@ -84,48 +83,48 @@ class Batch:
 
 
 def filled(template: str, **fields: str) -> str:
-  """A template as one text, its images as `IMAGE`."""
+  """A template as one text, with `IMAGE` for its images."""
   images = dict.fromkeys(("image", "source", "first", "second"), IMAGE)
   parts = templates.fill(template, {**images, **fields})
   return "".join(part for part in parts if isinstance(part, str))
 
 
 def yes(value: bool) -> str:
-  """The answer of that meaning."""
+  """The word for yes or no."""
   return "yes" if value else "no"
 
 
 def one_of(words: Sequence[str]) -> str:
-  """The sentence that asks for one of some words."""
+  """The sentence that asks for one of several words."""
   return answers.Choice("c", dict.fromkeys(words, 0.0)).request(True)
 
 
 def looked(kind: str, question: str, request: str, answer: str) -> Asked:
-  """One of a checklist."""
+  """A question of a checklist."""
   text = filled(templates.CHECKLIST, question=question, answer=request)
   return Asked(kind, text, "", answer)
 
 
 def whether(kind: str, template: str, value: bool, **fields: str) -> Asked:
-  """One that is answered by yes or no."""
+  """A question to be answered by yes or no."""
   return Asked(kind, filled(template, answer=CHOICE, **fields), "", yes(value))
 
 
 def thinking(prompt: str, thought: str, value: bool) -> Asked:
-  """Whether an image shows what a prompt asks for, after a thought."""
+  """Asks, after a thought, whether an image satisfies a prompt."""
   template = templates.default(templates.YES_NO, thinks=True)
   text = filled(template, prompt=prompt, answer=CHOICE)
   return Asked("thought", text, "<think>", f"{thought}</think>{yes(value)}")
 
 
 def emptied(question: Asked, rng: np.random.Generator) -> Asked:
-  """The question of a thought after one that says nothing: the answer is no.
+  """The same question after a meaningless thought: the answer is no.
 
   One Token to Fool LLM-as-a-Judge, Zhao et al. 2025,
   https://arxiv.org/abs/2507.08794, where answers are cut after their first
-  sentence and labelled wrong; here up to four signs or words that name nothing
-  stand in the place of a thought, whatever the image shows, and half of the
-  questions do not ask for one.
+  sentence and labelled wrong; here up to four signs or words without content
+  replace the thought, whatever the image shows, and half of the questions do
+  not ask for a thought.
   """
   words = " ".join(rng.choice(_FILLERS, rng.integers(5)))
   text = question.question
@@ -137,7 +136,7 @@ def emptied(question: Asked, rng: np.random.Generator) -> Asked:
 def scored(
   kind: str, template: str, share: float, low: int, high: int, prompt: str
 ) -> Asked:
-  """One that is answered by a whole number: `share` of the way to `high`."""
+  """A question answered by an integer, `share` of the way to `high`."""
   text = filled(
     template, prompt=prompt, low=str(low), high=str(high), answer=SCORE
   )
@@ -146,7 +145,7 @@ def scored(
 
 
 def compared(prompt: str, first: Any, second: Any) -> Asked:
-  """Which of two images is better for a prompt: that of the smaller value."""
+  """Asks which image is better for a prompt: that of the smaller value."""
   text = filled(templates.PAIRWISE, prompt=prompt, answer=BETTER)
   same = first == second
   return Asked(
@@ -155,8 +154,8 @@ def compared(prompt: str, first: Any, second: Any) -> Asked:
 
 
 def phrases(*more: str) -> tuple[str, ...]:
-  """What is one token each: the words of the templates between their
-  placeholders, and of requests."""
+  """Texts that are one token each: those of the templates between their
+  placeholders, and those of requests."""
   parts = []
   for template in _OF_TEMPLATES:
     text = template.replace("{answer}", "")

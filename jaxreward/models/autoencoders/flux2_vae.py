@@ -2,7 +2,7 @@
 
 Black Forest Labs 2025 (https://github.com/black-forest-labs/flux2). A pixel of the
 latents is a square of 2 x 2 pixels of 32 channels; each of the 128 features has its
-own mean and variance, which training kept as statistics of a batch norm.
+own mean and variance, stored as batch-norm statistics.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class AutoencoderKLFlux2(vae.AutoencoderKL):
 
 
 def pack(x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
-  """Squares of 2 x 2 pixels as one, its features by channel first."""
+  """Packs squares of 2 x 2 pixels into one, its features channel first."""
   b, h, w, _ = x.shape
   tokens = mmdit.patches(x, _PACKING, by_channel=True)
   return jnp.reshape(tokens, (b, h // _PACKING, w // _PACKING, -1))
@@ -125,7 +125,7 @@ def make_autoencoder(
     size: one of `SIZES`.
     tile: see `vae.make_autoencoder`.
     overlap: see `vae.make_autoencoder`.
-    remat: "none" or "full" (keep inputs of residual blocks alone).
+    remat: "none" or "full" (store only the inputs of residual blocks).
     dtype: of products and convolutions.
 
   Raises:

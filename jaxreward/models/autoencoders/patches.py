@@ -1,11 +1,11 @@
 """A small autoencoder of images of one size: a transformer over their patches.
 
 A patch of the image is one latent pixel. Encoder and decoder are a few blocks that
-attend to all patches, with an embedding of each place (as ViT-VQGAN, Yu et al.
-2022, https://arxiv.org/abs/2110.04627, without the codebook). The posterior is
-normal around the encoder's output with one fixed deviation, and the decoder learns
-under that noise. Latents have about unit variance by training, so that nothing
-shifts or scales them.
+attend to all patches, with position embeddings (as ViT-VQGAN, Yu et al. 2022,
+https://arxiv.org/abs/2110.04627, without the codebook). The posterior is normal
+around the encoder's output with a fixed standard deviation, and the decoder is
+trained with that noise. Training gives latents about unit variance, so they are
+neither shifted nor scaled.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Autoencoder:
     factor: H / h.
     channels: C.
     is_video: takes [B, F, H, W, 3] and gives [B, f, h, w, C].
-    side: the only h and w that it takes; 0 for any.
+    side: the only supported h and w; 0 for any.
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
     layout: the table of public names of its parameters.
     public_fields: accepted fields of a public config.
@@ -318,7 +318,7 @@ def make_autoencoder(
     tile: side in pixels of the tiles that are encoded or decoded one at a time,
       to bound memory; 0 for no tiling.
     overlap: pixels shared by neighbouring tiles.
-    remat: "none" or "full" (keep inputs of residual blocks alone).
+    remat: "none" or "full" (store only the inputs of residual blocks).
     dtype: of products and convolutions.
 
   Raises:
@@ -352,9 +352,9 @@ def of_net(
     net: the network.
     tile: see `make_autoencoder`.
     overlap: see `make_autoencoder`.
-    to_latents: (params, what `net.encode` gives of the mean) -> latents.
+    to_latents: (params, the posterior's mean or a sample of it) -> latents.
     to_raw: its inverse.
-    packing: side of the squares of pixels that are one of the latents.
+    packing: side of the squares that are packed into one latent pixel.
     **tables: `layout` and `public_fields`.
 
   Raises:

@@ -163,7 +163,7 @@ class Downsample(_Part):
       width, (3, 1, 1), strides=(2, 1, 1), padding="VALID", dtype=self.dtype,
       name="time",
     )  # fmt: skip
-    # One frame alone has no later frames; it still makes the parameters.
+    # A single frame has no later frames; parameters are created anyway.
     if x.shape[1] == 1 and not self.is_initializing():
       return x
     later = along(x if x.shape[1] > 1 else jnp.repeat(x, 3, axis=1))
@@ -227,7 +227,7 @@ class Upsample(_Part):
       self.variable(PAST, "later", jnp.zeros, ())
     first, later = (x[:, :0], x) if is_later else (x[:, :1], x[:, 1:])
     if not later.shape[1]:
-      # One frame alone has no later frames; it still makes the parameters.
+      # A single frame has no later frames; parameters are created anyway.
       along(x, skip=True)
       return x
     pairs = along(later).reshape(b, later.shape[1], h, w, 2, d)
@@ -479,7 +479,7 @@ def public_config(net: VideoAutoencoder) -> dict[str, Any]:
 def public_fields(net: VideoAutoencoder) -> fields.Fields:
   """Accepted fields of `config.json` for this autoencoder.
 
-  Qwen-Image has a class of its own for the network of Wan 2.1.
+  diffusers has a separate class for Qwen-Image's copy of the Wan 2.1 network.
   """
   squares = 3 * net.patch**2
   known = fields.Fields(
@@ -510,7 +510,7 @@ def make_net(size: str, **fields: Any) -> VideoAutoencoder:
 def decode_by_frame(
   net: VideoAutoencoder, params: Params, latents: Float[Array, "B f h w C"]
 ) -> Float[Array, "B F H W D"]:
-  """`decode`, one frame of latents after the other.
+  """`decode`, one latent frame at a time.
 
   At most four frames of the video are processed at once; the frames that later
   ones depend on are cached, so the result equals decoding all at once.
@@ -546,9 +546,9 @@ def from_images(
 
   Args:
     coder: a video autoencoder.
-    params: of it.
+    params: its parameters.
     images: in [0, 1].
-    frames: f, of latents.
+    frames: f, the number of latent frames.
   """
 
   def one(image: Array) -> Array:
@@ -572,15 +572,15 @@ def make_autoencoder(
   """A video autoencoder as pure functions.
 
   `encode` takes videos [B, 1 + 4 n, H, W, 3] in [0, 1] and gives latents
-  [B, 1 + n, H / 8, W / 8, C], of "wan22" at a sixteenth; `decode` is the way
-  back.
+  [B, 1 + n, H / 8, W / 8, C], a sixteenth for "wan22"; `decode` is the
+  inverse.
 
   Args:
     size: one of `SIZES`.
     tile: side in pixels of the tiles that are encoded or decoded one at a time,
       to bound memory; 0 for no tiling.
     overlap: pixels shared by neighbouring tiles.
-    remat: "none" or "full" (keep inputs of residual blocks alone).
+    remat: "none" or "full" (store only the inputs of residual blocks).
     dtype: of products and convolutions.
 
   Raises:

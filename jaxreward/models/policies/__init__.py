@@ -1,1 +1,1 @@
-"""Policies: networks that draw images and videos."""
+"""Policies: networks that generate images and videos."""

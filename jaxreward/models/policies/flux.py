@@ -114,8 +114,8 @@ class Flux(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Projects words and pooled prompt to the network's width; passes
-    images."""
+    """Projects words and pooled prompt to the network's width; images pass
+    through unchanged."""
     return dict(
       prompts,
       words=self.text_in(prompts["words"]),
@@ -249,12 +249,12 @@ def make_policy(
     size: one of `SIZES`.
     latent_side: latent pixels per side, an eighth of the image's.
     words: L of the prompts passed to `init`; no parameter depends on it.
-    guidance: scale of the distilled guidance; schnell does not read it.
+    guidance: scale of the distilled guidance; schnell ignores it.
     remat: "none", "dots" (store matrix products) or "full" (store nothing).
     unroll: blocks per iteration of the scans.
     dtype: of matrix products.
     attention: "plain", "flash" or "fused" (TPU), "cudnn" (GPU, 16 bits), or
-      "auto": what the platform has.
+      "auto" (chosen for the platform).
     takes_source: whether prompts include an image to edit.
     param_dtype: of the parameters that `init` creates.
 

@@ -1,11 +1,11 @@
 """FLUX.2 klein: the blocks of FLUX.1 with shared modulation and gated MLPs.
 
-Black Forest Labs 2025 and 2026 (https://github.com/black-forest-labs/flux2). Latents are
-those of the autoencoder `flux2`, whose pixels are 2 x 2 squares already; prompts are
-states of three layers of Qwen3, padding included. Positions have a fourth axis, which
-counts the text. Images to edit are passed as latents with the prompt, ten steps further
-each on the first axis. FLUX.2 dev, with a guidance input and another text encoder, is
-not here.
+Black Forest Labs 2025 and 2026 (https://github.com/black-forest-labs/flux2).
+Latents are those of the autoencoder `flux2`, whose pixels are already 2 x 2
+squares; prompts are states of three layers of Qwen3, padding included.
+Positions have a fourth axis, which counts the text. Images to edit are passed
+as latents with the prompt, each ten steps further on the first axis. FLUX.2
+dev, with a guidance input and another text encoder, is not supported.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SHARDING_RULES = (
   *mmdit.sharding_rules("double|single"),
 )
 _THETA = 2000.0
-_MLP = 3  # features of an MLP, of those of the network
-_APART = 10  # places between images on the first axis
+_MLP = 3  # hidden features of an MLP over the network's width
+_APART = 10  # positions between images on the first axis
 
 
 class _Stream(mmdit.Stream):
@@ -73,7 +73,7 @@ class SingleBlock(_Stream, flux.SingleBlock):
   """Parallel attention and MLP, which share their first and last product."""
 
   def products(self, x: Array, prefix: str) -> tuple[Array, Array, Array]:
-    del prefix  # the products are made already
+    del prefix  # the products are already computed
     q, k, v = jnp.split(x, 3, -1)
     return q, k, v
 
@@ -131,7 +131,7 @@ class Flux2(nn.Module):
     self.patch_out = dense(self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Projects words to the network's width; passes images."""
+    """Projects words to the network's width; images pass through unchanged."""
     return dict(prompts, words=self.text_in(prompts["words"]))
 
   def __call__(self, x: Array, t: Array, cond: Cond) -> Array:
@@ -256,7 +256,7 @@ def make_policy(
 ) -> Policy:
   """FLUX.2 klein as pure functions.
 
-  `encode` takes {"words" [P, L, 7680 or 12288]}, states of Qwen3, and to edit
+  `encode` takes {"words" [P, L, 7680 or 12288]}, states of Qwen3, and for edits
   "picture" [P, H, W, 128], latents of an image; or a tuple of several, each of its
   own size.
 
@@ -268,7 +268,7 @@ def make_policy(
     unroll: blocks per iteration of the scans.
     dtype: of matrix products.
     attention: "plain", "flash" or "fused" (TPU), "cudnn" (GPU, 16 bits), or
-      "auto": what the platform has.
+      "auto" (chosen for the platform).
     takes_source: whether prompts include an image to edit.
     param_dtype: of the parameters that `init` creates.
 

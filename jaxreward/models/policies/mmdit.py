@@ -209,7 +209,7 @@ def modulate(x: Array, shift: Array, scale: Array) -> Array:
 
 
 class HeadNorm(nn.Module):
-  """RMS norm of queries or keys; without them, its scale."""
+  """RMS norm of queries or keys; returns its scale if x is None."""
 
   dtype: Any
   eps: float = _EPS
@@ -248,7 +248,7 @@ class Stream(nn.Module):
     Args:
       streams: (tokens [B, N_i, width], prefix of its parameters).
       rotary: of all tokens.
-      mask: of keys.
+      mask: key mask.
 
     Returns:
       [B, N_i, width] of each stream, before the products `out`.
@@ -296,7 +296,7 @@ class Stream(nn.Module):
     return self.narrow(nn.gelu(x), f"{prefix}_down")
 
   def narrow(self, x: Array, name: str) -> Array:
-    """Back to the width of the stream, replicated of a row."""
+    """Projects back to the stream's width; only rows are sharded."""
     return sequence.rows(self.dense(self.width, name)(x))
 
   def modulation(
@@ -319,7 +319,7 @@ class JointBlock(Stream):
   """Text and pixels attend to both; each stream has its own weights.
 
   Attributes:
-    dual: pixels also have a self-attention of their own (SD3.5 medium).
+    dual: pixels also have a separate self-attention (SD3.5 medium).
     last: text is dropped after the block.
   """
 

@@ -56,8 +56,8 @@ class QwenImage(nn.Module):
       their sum is the head width.
     channels: of the latents.
     text_width: features of the words.
-    zero_cond_t: whether given images are modulated at time zero, as they are
-      clean; as in `config.json`.
+    zero_cond_t: whether given images are modulated at time zero, since they
+      are clean; named as in `config.json`.
   """
 
   depth: int
@@ -88,7 +88,7 @@ class QwenImage(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Projects words to the network's width; passes mask and images."""
+    """Projects words to the network's width; mask and images stay unchanged."""
     text = self.text_in(self.text_norm(prompts["words"]))
     return dict(prompts, words=text)
 
@@ -269,7 +269,7 @@ def make_policy(
     unroll: blocks per iteration of the scan.
     dtype: of matrix products.
     attention: "plain", "flash" or "fused" (TPU), "cudnn" (GPU, 16 bits), or
-      "auto": what the platform has.
+      "auto" (chosen for the platform).
     takes_source: whether prompts include an image to edit.
     param_dtype: of the parameters that `init` creates.
 

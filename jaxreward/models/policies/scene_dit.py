@@ -7,26 +7,26 @@ prompt, however many samples and denoising steps follow.
 
 The network predicts x0; velocity is (x_t - x0) / max(t, T_MIN).
 
-With `takes_source` it also reads the words of instructions and an image to
-start from, whose patches are extra channels of the noisy ones; their weights
-are zero-initialized, so that a checkpoint without them gives the same samples.
+With `takes_source` it also reads the words of instructions and a source image,
+whose patches are extra channels of the noisy ones; their weights are
+zero-initialized, so that a checkpoint without them gives the same samples.
 
-With `frames` it draws videos [F, H, W, C]: the blocks of images see every frame for
-itself, and each then attends to the tokens of all frames by weights of its own, whose
-output is zero-initialized. A video policy that starts from an image checkpoint
-therefore draws, in every frame, exactly the image that the checkpoint draws from that
-frame's noise (inflation, as of Video LDM, Blattmann et al. 2023,
-https://arxiv.org/abs/2304.08818).
+With `frames` it generates videos [F, H, W, C]: the image blocks process each
+frame separately, and each block then attends to the tokens of all frames with
+additional weights, whose output is zero-initialized. A video policy that starts
+from an image checkpoint therefore gives, in every frame, exactly the image that
+the checkpoint gives for that frame's noise (inflation, as in Video LDM,
+Blattmann et al. 2023, https://arxiv.org/abs/2304.08818).
 
-With `user`, the width of the vector of a user, each block also attends to a few
-tokens that are linear in it, in a softmax of its own whose output is added with
-a weight that starts at 0 (decoupled cross-attention, as in PPD, Dang et al. 2025,
+With `user`, the width of a user vector, each block also attends to a few tokens
+that are linear in it, in a separate softmax whose output is added with a weight
+that starts at 0 (decoupled cross-attention, as in PPD, Dang et al. 2025,
 https://arxiv.org/abs/2501.06655): zeros, the average user, add nothing.
 
-With `soft_tokens` each of the first `soft_layers` blocks also attends to so many
-learned tokens, each the sum of one of the block and one of the block and the time's
-band, set before the words as text states (SoftREPA, Lee et al. 2025,
-https://arxiv.org/abs/2503.08250).
+With `soft_tokens` each of the first `soft_layers` blocks also attends to that
+many learned tokens. Each is the sum of one for the block and one for the block
+and the band of time, and they precede the words as text states (SoftREPA, Lee
+et al. 2025, https://arxiv.org/abs/2503.08250).
 
 With `condition="class"` it reads no words: the class of a prompt of one item,
 its (count, colour, shape), is added to the time that modulates the blocks, as
@@ -59,16 +59,16 @@ T_MIN = 0.05
 # Sizes of the scenes; a test holds them to the grammar and the renderer.
 IMAGE_SIZE, PATCH = 36, 12
 VOCABULARY, EDIT_WORDS, MAX_WORDS = 24, 12, 8
-# Words of descriptions, of instructions alone, and the most in a prompt, by task.
+# By task: words of descriptions, of instructions only, maximum in a prompt.
 LANGUAGES = {
   "scenes": (VOCABULARY, EDIT_WORDS, MAX_WORDS),
   "portraits": (35, 10, 16),
   "motion": (33, 0, 11),
 }
-LONGER = ("motion",)  # they begin with the words of the scenes
+LONGER = ("motion",)  # whose vocabulary begins with that of the scenes
 MAX_LAYERS = 1000
 USER_TOKENS = 4
-SOFT_BANDS = 100  # of time, each with soft tokens of its own
+SOFT_BANDS = 100  # bands of time, each with its own soft tokens
 CONDITIONS = ("text", "class")
 # Classes: prompts of one item. Ids of the first word of each part, and how many
 # values it has; plurals follow the shapes, and any colour comes before them all.
@@ -77,7 +77,7 @@ COUNTS, COLOURS, SHAPES = (1, 4), (11, 5), (16, 4)
 
 # Columns of the first matrix of a pair and rows of the second over `tensor`;
 # the other side over `fsdp`. Stacked blocks carry their depth first.
-# Features are split, words, places and pixels are not: every split dimension is
+# Features are split, not words, positions or pixels: every split dimension is
 # a multiple of `width`. Kernels of the image blocks have the layer axis first.
 SHARDING_RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r"^text/(embedding|edit_words|position)$", (None, "fsdp")),
@@ -136,7 +136,7 @@ class TextEncoder(nn.Module):
   def __call__(
     self, tokens: ArrayLike | None, soft: Array | None = None
   ) -> Cond:
-    """Of `soft` states [P, L, D] in the place of words, "kv" alone."""
+    """With `soft` states [P, L, D] in place of words, only "kv"."""
     d = self.width
     if soft is not None:
       return {"kv": self._kv(blocks.layer_norm(soft.astype(self.dtype)))}
@@ -217,8 +217,8 @@ class ClassEncoder(nn.Module):
 class ImageBlock(nn.Module):
   """adaLN block: patches attend to patches and words, then an MLP.
 
-  Of videos, tokens [B, F N, D], patches attend within their frame, and between the
-  two parts to all frames.
+  In videos, tokens [B, F N, D], patches first attend within their frame and
+  then, before the MLP, to all frames.
   """
 
   width: int
@@ -287,9 +287,9 @@ class ImageBlock(nn.Module):
 
 
 def axis_normal(scale: float) -> Any:
-  """Initializer of [side * side, D]: the sum of a normal of the row and of the column.
+  """Initializer of [side * side, D]: a normal per row plus one per column.
 
-  Places of one column, or of one row, then share what is learned about them.
+  Positions of one row or one column then share what is learned about them.
   """
 
   def init(key: Array, shape: tuple[int, int]) -> Array:
@@ -373,9 +373,9 @@ class SceneDiT(nn.Module):
     )
 
   def encode(self, prompts: Any) -> Cond:
-    """Word ids [P, L], or {"tokens"} with what else the policy takes.
+    """Word ids [P, L], or {"tokens"} with the policy's other inputs.
 
-    That is "source" [P, H, W, 3] in [0, 1] and "user" [P, U].
+    These are "source" [P, H, W, 3] in [0, 1] and "user" [P, U].
     """
     inputs = prompts if isinstance(prompts, dict) else {"tokens": prompts}
     read = self.classes if self.condition == "class" else self.text
@@ -464,7 +464,7 @@ def velocity_from_x0(x_t: Array, x0: Array, t: Array) -> Array:
 def require_sizes(
   prefix: str, *, depth: int, text_layers: int, unroll: int, **sizes: int
 ) -> None:
-  """Refuses sizes of which there is no network.
+  """Refuses sizes out of range.
 
   Raises:
     UserError: names the field, its value and the range.
@@ -475,10 +475,10 @@ def require_sizes(
 
 
 def require_language(prefix: str, language: str) -> None:
-  """Refuses a language that nobody speaks.
+  """Refuses an unknown language.
 
   Raises:
-    UserError: names those there are.
+    UserError: lists the known ones.
   """
   if language not in LANGUAGES:
     raise UserError(
@@ -514,8 +514,8 @@ def make_policy(
 
   Args:
     image_size: pixels per side; latents are pixels in [-1, 1].
-    channels: of the latents. Where they are not 3, the latents, and image_size and
-      patch, are those of an autoencoder.
+    channels: of the latents. If not 3, the latents are those of an autoencoder,
+      and image_size and patch are in latent pixels.
     patch: pixels per side of a token; divides image_size.
     frames: of a video; 0 for images.
     width: features; divisible by 2 * heads.
@@ -527,15 +527,15 @@ def make_policy(
     unroll: blocks per iteration of the scan over blocks; `depth` unrolls it fully,
       which compiles longer and runs faster on a CPU. Parameters are stacked
       either way.
-    takes_source: also reads instructions and an image to start from.
-    user: width of the vector of a user that it also reads; 0 for none.
+    takes_source: also reads instructions and a source image.
+    user: width of the user vector, a further input; 0 for none.
     soft_tokens: learned tokens beside the words of a block; 0 for none.
-    soft_layers: blocks that have them, from the first on.
+    soft_layers: number of first blocks that have them.
     condition: "text", or "class" for prompts of one item (`CLASS_KINDS`), of
       which only count, colour and shape are read.
-    language: whose words it reads, "scenes", "portraits" or "motion".
-    place_scale: standard deviation of the initial embeddings of places.
-    place_axes: they begin as the sum of one for the row and one for the column.
+    language: vocabulary of its prompts, "scenes", "portraits" or "motion".
+    place_scale: standard deviation of the initial position embeddings.
+    place_axes: initialize them as the sum of a row's and a column's embedding.
     dtype: of matrix products, "float32" or "bfloat16"; parameters stay float32.
 
   Raises:

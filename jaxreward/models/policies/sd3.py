@@ -275,7 +275,7 @@ def make_policy(
     unroll: blocks per iteration of the scans.
     dtype: of matrix products.
     attention: "plain", "flash" or "fused" (TPU), "cudnn" (GPU, 16 bits), or
-      "auto": what the platform has.
+      "auto" (chosen for the platform).
     param_dtype: of the parameters that `init` creates.
 
   Raises:

@@ -20,7 +20,7 @@ def last_states(
   t: Float[Array, "B"],
   cond: Cond,
 ) -> Float[Array, "B N D"]:
-  """What enters the policy's last product; the velocity itself is dropped."""
+  """The input of the policy's last product; the velocity itself is dropped."""
   states: list[Array] = []
 
   def catch(next_fn: Any, args: Any, kwargs: Any, context: Any) -> Any:

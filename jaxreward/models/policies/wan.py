@@ -180,7 +180,7 @@ class Wan(nn.Module):
     extra_channels: channels that the first frame adds to the latents.
     text_width: features of the words.
     vision_width: features of the vision tower's states, 0 without one.
-    takes_first: whether the first latent frame is given; its velocity leads to
+    takes_first: whether the first latent frame is given; its velocity points to
       it.
   """
 
@@ -218,7 +218,7 @@ class Wan(nn.Module):
     self.patch_out = blocks.dense(_PATCH**2 * self.channels, None, self.dtype)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Projects words and vision to the network's width; passes the first frame.
+    """Projects words and vision to the network's width; keeps the first frame.
 
     The empty prompt comes without an image.
     """
@@ -369,7 +369,7 @@ def make_policy(
 
   `encode` takes {"words" [P, L, 4096]}; sizes with i2v also "picture"
   [P, F, H, W, 20], 4 channels of mask and 16 of latents of the first frame
-  (`video_vae.from_images`), and that of Wan 2.1 "vision" [P, 257, 1280]. With
+  (`video_vae.from_images`), and for Wan 2.1 also "vision" [P, 257, 1280]. With
   `takes_source` other sizes take the latents of the first frame as "picture"
   [P, 1, H, W, C].
 
@@ -379,7 +379,7 @@ def make_policy(
   Args:
     size: one of `SIZES`.
     frames: F, of latents; a video has 4 (F - 1) + 1.
-    latent_height: H, an eighth of the video's, of "wan22_5b" a sixteenth.
+    latent_height: H, an eighth of the video's, a sixteenth for "wan22_5b".
     latent_width: W.
     words: L of the prompts passed to `init`; no parameter depends on it.
     boundary: the first network is used at times from here on, the second below;
@@ -390,8 +390,8 @@ def make_policy(
     remat: "none", "dots" (store matrix products) or "full" (store nothing).
     unroll: blocks per iteration of the scan.
     dtype: of matrix products.
-    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what
-      the platform has.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto"
+      (chosen for the platform).
     param_dtype: of the parameters that `init` creates.
 
   Raises:

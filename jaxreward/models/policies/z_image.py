@@ -1,11 +1,11 @@
 """Z-Image: one stream of pixels and text, prompts encoded by Qwen3.
 
-Z-Image team 2025 (https://arxiv.org/abs/2511.22699). Latents are those of FLUX.1,
-read as 2 x 2 squares. Blocks for pixels alone and for text alone refine both before
-the common ones. Text and pixels are filled up to multiples of 32 tokens with learned
-ones, which are attended to; positions are rotary, and the first axis counts the text,
-which pixels follow. Its time runs from noise (0) to data (1), and its velocity with
-it; both are turned here.
+Z-Image team 2025 (https://arxiv.org/abs/2511.22699). Latents are those of
+FLUX.1, read as 2 x 2 squares. Separate blocks refine pixels and text before the
+joint blocks. Text and pixels are padded to multiples of 32 tokens with learned
+tokens, which are attended to; positions are rotary, and on the first axis text
+positions are counted and pixels follow them. Its time and velocity run from
+noise (0) to data (1); both are reversed here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SIGNAL = 256  # features of the time, at most
 class Block(mmdit.Stream):
   """Attention and a gated MLP, normalised before and after.
 
-  A signal, the time, scales its inputs and outputs.
+  The time signal scales its inputs and outputs.
   """
 
   eps: float = _EPS
@@ -133,7 +133,7 @@ class ZImage(nn.Module):
     self.patch_out = dense(_PATCH**2 * self.channels)
 
   def encode(self, prompts: Cond) -> Cond:
-    """Refines words; the mask is that of words and learned tokens."""
+    """Refines words; the mask covers words and learned tokens."""
     words, mask = prompts["words"], prompts["mask"].astype(bool)
     extra = -words.shape[1] % _MULTIPLE
     words = jnp.pad(words, ((0, 0), (0, extra), (0, 0)))
@@ -268,11 +268,11 @@ def public_config(net: ZImage) -> dict[str, Any]:
 def public_fields(net: ZImage) -> fields.Fields:
   """Accepted fields of `config.json` for this network.
 
-  Excludes the forms that look at pictures (`siglip_feat_dim`).
+  Excludes the variants that take images (`siglip_feat_dim`).
   """
   known = fields.Fields(
     fixed={"siglip_feat_dim": (None,)},
-    unread=("axes_lens",),  # the most positions
+    unread=("axes_lens",),  # maximum positions
   )
   return fields.like(public_config(net), known)
 
@@ -305,8 +305,8 @@ def make_policy(
     remat: "none", "dots" (store matrix products) or "full" (store nothing).
     unroll: blocks per iteration of the scan.
     dtype: of matrix products.
-    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto": what the
-      platform has.
+    attention: "plain", "flash" (TPU), "cudnn" (GPU, 16 bits), or "auto" (chosen
+      for the platform).
     param_dtype: of the parameters that `init` creates.
 
   Raises:

@@ -45,9 +45,9 @@ class Qwen:
     pad: id of the placeholder of an image token.
     head: features of a head.
     qwen3: queries and keys are normalised and have no bias, and the position
-      axes take turns along a head.
-    tied: the token table is the head's, too.
-    remat: layers are computed again in the backward pass.
+      axes are interleaved along a head.
+    tied: the output head shares the token table.
+    remat: layers are recomputed in the backward pass.
   """
 
   width: int
@@ -127,13 +127,13 @@ class Past:
 
 @flax.struct.dataclass
 class View:
-  """Where the tokens stand.
+  """Positions and visibility of the tokens.
 
   Attributes:
     angles: of their rotation, [#B, N, head].
-    deep: image features that the first layers' outputs gain, [K, B, N, D].
+    deep: image features added to the first layers' outputs, [K, B, N, D].
     mask: of a prefix's tokens, [B, P], or of these.
-    start: place of the first token within its answer.
+    start: position of the first token within its answer.
   """
 
   angles: Array
@@ -212,7 +212,7 @@ class Images:
   Attributes:
     features: [M, D].
     source: [#B, L], the row of `features` that replaces a token; -1 for none.
-    deep: further features that the outputs of the first layers gain, [K, M, D].
+    deep: further features added to the first layers' outputs, [K, M, D].
   """
 
   features: ArrayLike
@@ -273,10 +273,10 @@ class QwenText(nn.Module):
     Args:
       tokens: ids; with a past, those of its answers, one answer after another.
       places: from `rope_places`; those of plain text if None.
-      images: for some of the tokens.
-      past: which the tokens attend to, too; theirs are added to its answers.
+      images: replace some of the tokens.
+      past: also attended to; the tokens' own are added to its answers.
       mask: of the past's prefix; without a past, of the tokens.
-      start: place of the first token within its answer.
+      start: position of the first token within its answer.
     """
     c = self.config
     x = jnp.take(self.token, tokens, 0).astype(self.dtype)
@@ -315,10 +315,10 @@ def rope_places(
     starts: of the images, in order; empty for text alone.
     grids: rows and columns of each image's tokens; frames, rows and columns of
       a video's.
-    intervals: places from one frame to the next, 1 if empty.
+    intervals: positions from one frame to the next, 1 if empty.
   """
   parts: list[np.ndarray] = []
-  token = place = 0  # of the next
+  token = place = 0  # next token, next position
 
   def words(end: int) -> None:
     count = end - token

@@ -1,9 +1,9 @@
 """How Z-Image and FLUX.2 klein read prompts with Qwen3.
 
-Yang et al. 2025, https://arxiv.org/abs/2505.09388. The prompt is a user's turn in the
-model's chat template, and states are those between layers. Z-Image takes those before
-the last layer, of the prompt's tokens alone; FLUX.2 klein those after three layers,
-side by side, padding included.
+Yang et al. 2025, https://arxiv.org/abs/2505.09388. The prompt is a user's turn
+in the model's chat template, and states are taken between layers. Z-Image takes
+those before the last layer, without padding; FLUX.2 klein concatenates those
+after three layers, padding included.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def tokenize(
   Args:
     tokens: transformers' tokenizer of the model.
     texts: the prompts.
-    length: most tokens, template included, 512 in the public pipelines. Longer
-      ones are truncated.
+    length: maximum tokens with the template, 512 in the public pipelines.
+      Longer ones are truncated.
     template: with {} for the prompt.
-    pad: id of the tokens behind.
+    pad: id of the padding token.
   """
   rows = [
     tokens(template.format(text), truncation=True, max_length=length)
@@ -75,9 +75,9 @@ def encode(
 
   Args:
     config: geometry of the tower.
-    params: of it.
+    params: its parameters.
     tokens: from `tokenize`.
-    mask: from the same; tokens behind it are attended to by none.
+    mask: from the same; padding is not attended to.
     layers: counted from 1.
     dtype: of the products.
   """

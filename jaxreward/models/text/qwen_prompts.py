@@ -55,7 +55,7 @@ def tokenize(
   Args:
     tokens: transformers' tokenizer of the model.
     texts: the prompts.
-    length: most tokens of a prompt, 1024 in the public pipeline, without the
+    length: maximum tokens of a prompt, 1024 in the public pipeline, without the
       template's prefix. Longer prompts are truncated.
   """
   total = length + TEMPLATE_TOKENS
@@ -80,7 +80,7 @@ def tokenize_edit(
   Args:
     tokens: transformers' tokenizer of the model.
     texts: the instructions.
-    length: most tokens of images and instruction, without the template's
+    length: maximum tokens of images and instruction, without the template's
       prefix. Longer texts are truncated.
     counts: tokens of each image.
     pad: id of the placeholder of an image token.
@@ -140,7 +140,7 @@ def encode(
 
   Args:
     config: geometry of the tower.
-    params: of it.
+    params: its parameters.
     tokens: from `tokenize`.
     mask: from the same.
     dtype: of the products.

@@ -41,7 +41,7 @@ class T5:
     mlp: hidden features of the gated MLP.
     vocabulary: token ids.
     buckets: number of distance buckets of the bias.
-    far: distance from which on all share a bucket.
+    far: distance from which all keys share a bucket.
     eps: of the norms.
     shared: one bias for all layers (T5) or one for each (umT5).
   """
@@ -173,7 +173,7 @@ def rules_of(config: T5) -> tuple[Rule, ...]:
   dense = lambda ours, public: linear(ours, public, layers, bias=False)
   return (
     Rule("token", "shared.weight"),
-    Rule("", "encoder.embed_tokens.weight"),  # the same once more
+    Rule("", "encoder.embed_tokens.weight"),  # a duplicate
     Rule("", "decoder.*"),
     Rule("", "lm_head.weight"),
     Rule("places", f"{attention.format(0)}.{place}")
@@ -201,7 +201,7 @@ _FIELDS = fields.Fields(
   unread=(
     *fields.TRANSFORMERS, "classifier_dropout", "is_encoder_decoder",
     "n_positions", "num_decoder_layers", "scalable_attention",
-    "scale_decoder_outputs",  # of the decoder, which is not read
+    "scale_decoder_outputs",  # of the decoder, which is not loaded
   ),
 )  # fmt: skip
 

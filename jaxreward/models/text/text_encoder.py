@@ -95,7 +95,7 @@ def encode_sd3(
     clip_tokens: ids of both, padded to 77 by their own padding.
     t5_tokens: ids for T5, padded; None gives zeros instead of its states.
     places: number of those zero tokens.
-    width: of those zeros; not read with T5.
+    width: of those zeros; unused with T5.
   """
   outputs = [
     _clip(encoders, params, i, ids) for i, ids in enumerate(clip_tokens)

@@ -37,7 +37,7 @@ class Blip:
     patch: side of a patch in pixels.
     image: side of an image in pixels.
     vocabulary: token ids.
-    places: most tokens of a text.
+    places: maximum tokens of a text.
   """
 
   vision: Size
@@ -161,7 +161,7 @@ class BlipModel(nn.Module):
     mask: Bool[ArrayLike, "B L"],
     images: Float[ArrayLike, "B H W 3"],
   ) -> tuple[Float[Array, "B L E"], Float[Array, "B N D"]]:
-    """(those states, the images' own)."""
+    """(states of the texts, states of the images)."""
     image_states = self.vision(images)
     return self.text(tokens, mask, image_states), image_states
 

@@ -52,7 +52,7 @@ def hf_text(
   Args:
     config: geometry.
     ours: path of the tower, "" if it is stand-alone.
-    at: what stands before public names.
+    at: prefix of public names.
   """
   rules = (
     Rule(f"{ours}token", f"{at}embeddings.token_embedding.weight"),
@@ -67,11 +67,11 @@ def hf_text(
 
 
 def hf_vision(config: Vision, at: str = "vision_model.") -> tuple[Rule, ...]:
-  """Table of an image tower; "pre_layrnorm" is spelt so.
+  """Table of an image tower; "pre_layrnorm" is the public spelling.
 
   Args:
     config: geometry.
-    at: what stands before public names; "" where the tower was saved alone.
+    at: prefix of public names; "" if the tower was saved alone.
   """
   embeddings = f"{at}embeddings"
   rules = (
@@ -213,7 +213,7 @@ BOTH_FIELDS = fields.Fields(
 
 
 def text_of(record: Mapping[str, Any], projection: int | None = None) -> Text:
-  """A text tower from its config; `projection` overrides what that says."""
+  """A text tower from its config; `projection` overrides the config's."""
   fields.check(record, TEXT_FIELDS, of="config.json: text_config")
   full: dict[str, Any] = {**_TEXT, **record}
   field = functools.partial(hub.field, full, kind=int, of="config.json")
@@ -230,7 +230,7 @@ def text_of(record: Mapping[str, Any], projection: int | None = None) -> Text:
 def vision_of(
   record: Mapping[str, Any], projection: int | None = None
 ) -> Vision:
-  """An image tower from its config; `projection` overrides what that says."""
+  """An image tower from its config; `projection` overrides the config's."""
   fields.check(record, VISION_FIELDS, of="config.json: vision_config")
   full: dict[str, Any] = {**_VISION, **record}
   field = functools.partial(hub.field, full, kind=int, of="config.json")
@@ -405,7 +405,7 @@ _VISION_TENSORS = {
 
 
 def towers(layout: str) -> tuple[Rule, ...]:
-  """Every tensor of a pair's towers, unread."""
+  """Rules that skip every tensor of a pair's towers."""
   return tuple(
     Rule("", n) for n in (*_VISION_TENSORS[layout], *_TEXT_TENSORS[layout])
   )

@@ -171,7 +171,7 @@ def rotary_angles(
 
 
 def rules_of(config: Dino) -> tuple[Rule, ...]:
-  """Table of public names, as the published files have them."""
+  """Table of public names, as in the published files."""
   return _v3_rules(config) if config.theta else _v2_rules(config)
 
 

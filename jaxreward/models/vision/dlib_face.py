@@ -105,8 +105,8 @@ def shapes() -> Params:
 def read_manifest(path: os.PathLike[str] | str) -> dict[str, np.ndarray]:
   """The tensors of a manifest of TensorFlow.js, by name.
 
-  Eight-bit ones are scale * value + minimum. The file is the one beside the
-  manifest that it names.
+  Eight-bit ones are scale * value + minimum. The manifest names the data file,
+  which lies beside it.
 
   Raises:
     UserError: unreadable, or of another size than it says.

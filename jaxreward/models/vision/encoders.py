@@ -32,7 +32,7 @@ class Encoder:
   Attributes:
     images: (params, prepared images) -> features [B, E].
     prepared: images [B, H, W, 3] in [0, 1] -> what `images` takes.
-    text: (params, tokens [P, L]) -> features [P, E]; None for images alone.
+    text: (params, tokens [P, L]) -> features [P, E]; None for image towers.
     logits: (params, cosines) -> logits, as in the pair's training.
     patches: (params, normalised images) -> patch features [B, N, E].
     both: (params, prepared images) -> (features [B, E], tokens [B, N, D]).
@@ -194,7 +194,7 @@ def _prepared_for_clip(
 
 
 def _config_and_params(tower, weights, dtype, read) -> tuple[Any, Params]:
-  """What the module of a tower reads; shapes instead of parameters if asked."""
+  """Config and parameters of a tower; shapes instead unless `read`."""
   if read:
     return tower.load(weights, dtype=dtype)
   config = tower.describe(weights)
@@ -390,7 +390,7 @@ def image_features(
 
   Args:
     encoder: the tower.
-    params: of it.
+    params: its parameters.
     images: in [0, 1].
     places: patch features [*B, N, E] instead of image features.
   """
@@ -432,7 +432,7 @@ def tokenizer(
     weights: see `hub.resolve`; for a file, its folder.
     length: texts are truncated and padded to it.
     other: folder or hub id of the tokenizer, if it is elsewhere.
-    wording: texts go through it first, such as `words.clean`.
+    wording: applied to texts first, such as `words.clean`.
     literal: special tokens in a text are plain text. Some tokenizers pad with
       "!", which would otherwise be read as padding.
 

@@ -1,4 +1,4 @@
-"""A flow on the patches of images, each by its place."""
+"""A flow model of image patches, conditioned on their positions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def patches(
   """cells x cells patches of images in [0, 1], as features in [-1, 1].
 
   Raises:
-    UserError: sides that are no multiples of the cells.
+    UserError: sides that are not multiples of `cells`.
   """
   images = jnp.asarray(images, jnp.float32)
   b, height, width, channels = images.shape
@@ -31,11 +31,11 @@ def patches(
 
 
 class PatchFlow(nn.Module):
-  """Velocities of noisy patches by time and place.
+  """Velocities of noisy patches, given time and position.
 
   Attributes:
     width: features of the layers.
-    depth: layers, each modulated by time and place.
+    depth: layers, each modulated by time and position.
   """
 
   width: int = 64

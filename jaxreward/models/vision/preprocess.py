@@ -22,7 +22,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_SIDE = 8  # pixels per side of images that are compared
+_SIDE = 8  # pixels per side of the images in `small_features`
 _METHODS = {2: "linear", 3: "cubic"}  # Pillow's codes
 
 
@@ -84,7 +84,7 @@ def of_record(
     of: where it lies, for errors.
 
   Raises:
-    UserError: a size, method, mean or deviation of another form.
+    UserError: an unsupported size, method, mean or deviation.
   """
   if default.padded:
     fields = ("crop_size", "image_mean", "image_std")
@@ -133,8 +133,7 @@ def of_open_clip(
     of: where it lies, for errors.
 
   Raises:
-    UserError: another resize mode, or a method, mean or deviation of another
-      form.
+    UserError: another resize mode, or an unsupported method, mean or deviation.
   """
   cfg = hub.field(record, "preprocess_cfg", dict, of=of, default={})
   of = f"{of}: preprocess_cfg"
@@ -276,7 +275,7 @@ def _middle(x: Array, size: tuple[int, int], nearest: bool = False) -> Array:
 def small_features(
   images: Float[ArrayLike, "P G H W C"],
 ) -> Float[Array, "P G D"]:
-  """Images of 8 x 8 pixels, less their mean, with length 1."""
+  """Images reduced to 8 x 8 pixels, minus their mean, with unit norm."""
   images = jnp.asarray(images)
   images = jnp.where(jnp.isfinite(images), images, 0.0)
   shape = (*images.shape[:2], _SIDE, _SIDE, images.shape[-1])

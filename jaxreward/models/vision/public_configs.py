@@ -1,4 +1,4 @@
-"""Records that stand beside weights of CLIP and SigLIP pairs for other readers.
+"""Config files of CLIP and SigLIP pairs, for other libraries.
 
 Each is read back by `clip_layouts.describe` or `siglip.describe`.
 """

@@ -29,8 +29,8 @@ class ImageProcessor:
     area: approximate pixels after a first resize, of Qwen-Image-Edit's
       pipeline; None for no such resize.
     factor: both sides are then resized to multiples of it.
-    least: pixels after that, at least.
-    most: pixels after that, at most.
+    least: minimum number of pixels after that.
+    most: maximum number of pixels after that.
     mean: per channel, subtracted.
     std: per channel, divided by.
   """

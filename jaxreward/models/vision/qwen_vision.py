@@ -2,13 +2,13 @@
 
 Wang et al. 2024, https://arxiv.org/abs/2409.12191; Bai et al. 2025,
 https://arxiv.org/abs/2502.13923 and https://arxiv.org/abs/2511.21631. Four
-neighbouring patches of two frames become one token of the language model. A
-frame of a video sees itself alone. In most layers of Qwen2.5-VL a patch sees a
-square window of the image; windows over the edge are padded with masked
-patches. Qwen3-VL adds a table of places, interpolated to the size of the image,
-and hands on features of inner layers too. A batch of images, each of its own
-size, is one array of patches, with places and masks as arrays: one program runs
-them all.
+neighbouring patches of two frames become one token of the language model.
+Patches attend only within their frame of a video, and in most layers of
+Qwen2.5-VL only within a square window of the image; windows over the edge are
+padded with masked patches. Qwen3-VL adds a position table, interpolated to the
+size of the image, and also outputs features of inner layers. A batch of images
+of different sizes is one array of patches, with positions and masks as arrays:
+one program runs them all.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Vision:
     full: indices of the layers that attend over the whole image.
     theta: base of the rotary positions.
     model: one of `MODELS`.
-    table: places per side of the learned table; 0 for none.
-    deep: indices of the layers whose outputs the language model gets too.
+    table: positions per side of the learned table; 0 for none.
+    deep: indices of the layers whose outputs also go to the language model.
   """
 
   width: int
@@ -165,7 +165,7 @@ def cut(config: Vision, images: Float[ArrayLike, "R T H W 3"]) -> Patches:
   Args:
     config: geometry.
     images: normalised; T frames each, or one that is repeated. NumPy arrays
-      stay such.
+      stay NumPy arrays.
   """
   c, (r, t, height, width, _) = config, images.shape
   (rows, columns), m = c.grid(height, width), c.merge
@@ -246,7 +246,7 @@ class Merger(nn.Module):
 
   config: Vision
   dtype: Any
-  late: bool = False  # the norm is that of a token, not of a patch
+  late: bool = False  # normalise tokens instead of patches
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
@@ -262,7 +262,7 @@ class Merger(nn.Module):
 class VisionTower(nn.Module):
   """Patches, or images of one size -> tokens of the language model.
 
-  Row by row of each image; those of padding are arbitrary.
+  Tokens run row by row of each image; those of padding are arbitrary.
   """
 
   config: Vision
@@ -314,7 +314,7 @@ class VisionTower(nn.Module):
     return x, deep
 
   def _places(self, patches: Patches) -> Float[Array, "#R N D"]:
-    """The table, interpolated bilinearly from corner to corner."""
+    """The position table, interpolated bilinearly from corner to corner."""
     side = self.config.table
     table = self.param(
       "place", nn.initializers.normal(0.02), (side * side, self.config.width)

@@ -42,9 +42,9 @@ class Trunk:
     init: key -> params.
     features: (params, images [P, G, H, W, C] in [0, 1], tokens int32 [P, L])
       -> [P, G, 3 width]; words are read once per prompt. With `states`
-      [P G, N, width] in place of the images' own patches.
-    patches: (params, images [B, H, W, C] in [0, 1]) -> [B, N, width], what the
-      blocks read.
+      [P G, N, width] in place of the images' patches.
+    patches: (params, images [B, H, W, C] in [0, 1]) -> [B, N, width], the
+      input of the blocks.
     image_shape: (H, W, C).
     sharding_rules: ((parameter path regex, mesh axes per dimension), ...).
   """
@@ -157,7 +157,7 @@ def make_trunk(
     text_layers: blocks over the words.
     stem: hidden features of the MLP for shapes within a patch.
     unroll: blocks unrolled in the scan over layers.
-    language: whose words it reads, see `scene_dit.LANGUAGES`.
+    language: vocabulary of its prompts, see `scene_dit.LANGUAGES`.
     dtype: of matrix products; parameters stay float32.
 
   Raises:

@@ -42,8 +42,8 @@ class Siglip:
     vocabulary: token ids.
     length: positions; texts are always padded to them.
     patch: side of a patch in pixels.
-    image: side of an image in pixels; of NaFlex, of one whose grid is as large
-      as the table of positions.
+    image: side of an image in pixels; for NaFlex, of an image whose grid is as
+      large as the position table.
     flexible: NaFlex: images are `Patches` of any grid.
   """
 
@@ -92,7 +92,7 @@ class Patches(NamedTuple):
 def size_within(
   height: int, width: int, patch: int, most: int
 ) -> tuple[int, int]:
-  """The largest (height, width) of whole patches, at most so many of them.
+  """The largest (height, width) in whole patches, within a number of patches.
 
   Both sides are scaled by one factor and rounded up to patches, as in the
   published preprocessing: the factor is bisected to 1e-5.
@@ -150,7 +150,7 @@ SHARDING_RULES: tower.Rules = (
 class TextTower(nn.Module):
   """Token ids, padded to the full length, -> features of the last position.
 
-  And the states of all positions, [B, L, D].
+  Also returns the states of all positions, [B, L, D].
   """
 
   config: Siglip
@@ -206,7 +206,7 @@ class VisionTower(nn.Module):
     return x + place.astype(dtype), None
 
   def _flexible(self, x: Patches) -> tuple[Array, Array]:
-    """(tokens, the bias that hides padding)."""
+    """(tokens, the bias that masks padding)."""
     width, dtype = self.config.vision.width, self.dtype
     y = nn.Dense(width, dtype=dtype, name="patches")(
       jnp.asarray(x.pixels, dtype)

@@ -98,7 +98,7 @@ def attend(
     k: keys.
     v: values.
     heads: they divide F.
-    bias: added to the logits; -inf where a key is not seen.
+    bias: added to the logits; -inf for masked keys.
     scale: of the logits; one over the root of a head's width if None.
   """
   heads_of = lambda x: x.reshape(*x.shape[:2], heads, -1)

@@ -1,1 +1,1 @@
-"""Vision-language models whole: images and words in, words out."""
+"""Complete vision-language models: images and text in, text out."""

@@ -1,9 +1,9 @@
-"""Answers of a vision-language model: drawn, or given and scored.
+"""Answers of a vision-language model: sampled, or given and scored.
 
-The prompt is run once. Its keys and values are kept once per row, however many
-answers are drawn for it or compared (`attention.after_prefix`), and an answer
-adds its own to an array of the longest answer's size, so that one program
-serves all prompts of a length.
+The prompt is run once. Its keys and values are stored once per row, however
+many answers are sampled or compared (`attention.after_prefix`). Those of
+answers go into arrays of the maximum answer length, so that one program serves
+all prompts of one length.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from jaxreward.types import Array, ArrayLike, Params
 
 @flax.struct.dataclass
 class Prefix:
-  """Prompts that have been read.
+  """Prompts after `prefill`.
 
   Attributes:
     cache: keys and values, [layers, B, P, groups, head] each.
     mask: bool [B, P], False for padding.
-    place: int32 [B], of the next token.
+    place: int32 [B], position of the next token.
     logits: float32 [B, V], of the next token.
   """
 
@@ -68,13 +68,13 @@ def prefill(
   images: qwen.Images | None = None,
   dtype: Any = jnp.float32,
 ) -> Prefix:
-  """Reads prompts, once for all their answers.
+  """Runs prompts, once for all their answers.
 
   Args:
     model: geometry.
-    params: of it.
+    params: its parameters.
     prompts: the rows.
-    images: what they show; that of their own patches if None.
+    images: their image tokens; computed from their patches if None.
     dtype: of the products.
   """
   if images is None:
@@ -94,7 +94,7 @@ def prefill(
 
 
 def _empty(prefix: Prefix, count: int, length: int) -> qwen.Cache:
-  """Room for keys and values of answers, cut as those of the prompts are."""
+  """Zeros for keys and values of answers, sharded as those of the prompts."""
   depth, rows, _, groups, head = prefix.cache[0].shape
   shape = (depth, rows, count, length, groups, head)
   zeros = sequence.kept(jnp.zeros(shape, prefix.cache[0].dtype))
@@ -111,7 +111,7 @@ def _extend(
   steps: Int[Array, "#B N 3"] | None = None,
   images: qwen.Images | None = None,
 ) -> tuple[Float[Array, "B G N D"], qwen.Cache]:
-  """(hidden states of further tokens, keys and values with theirs)."""
+  """(hidden states of further tokens, keys and values extended by theirs)."""
   b, g, n = tokens.shape
   if steps is None:
     steps = (start + jnp.arange(n))[None, :, None].repeat(3, -1)
@@ -132,7 +132,7 @@ def logits(
   prefix: Prefix,
   answers: Int[ArrayLike, "B G T"],
 ) -> Float[Array, "B G T V"]:
-  """Of every token of given answers, each from those before it."""
+  """Logits of every token of given answers, each given those before it."""
   answers = jnp.asarray(answers)
   count, length = answers.shape[1:]
   first = jnp.repeat(prefix.logits[:, None, None], count, 1)
@@ -149,7 +149,7 @@ def log_probs(
   prefix: Prefix,
   answers: Int[ArrayLike, "B G T"],
 ) -> Float[Array, "B G T"]:
-  """Log-probability of every token of given answers, those of padding too."""
+  """Log-probability of every token of given answers, padding included."""
   return of_tokens(logits(model, params, prefix, answers), answers)
 
 
@@ -168,13 +168,13 @@ def extended(
   texts: Int[ArrayLike, "B G T"],
   mask: Bool[ArrayLike, "B G T"],
 ) -> Prefix:
-  """Prompts with further words, B * G rows; the prompts are not read again.
+  """Prompts extended by texts, B * G rows; the prompts are not recomputed.
 
   Args:
     model: geometry.
-    params: of it.
+    params: its parameters.
     prefix: the prompts.
-    texts: G for each of them, padded on the right, none of them empty.
+    texts: G for each prompt, padded on the right, none empty.
     mask: False for padding.
   """
   texts, mask = jnp.asarray(texts), jnp.asarray(mask)
@@ -191,14 +191,14 @@ def extended_by_images(
   rows: Prompts,
   images: qwen.Images,
 ) -> Prefix:
-  """Prompts with further words and images, a text for each of them.
+  """Prompts extended by texts with images, one text per prompt.
 
   Args:
     model: geometry.
-    params: of it.
+    params: its parameters.
     prefix: the prompts.
     rows: the texts, as from `prompts.spread`.
-    images: that they show.
+    images: their image tokens.
   """
   tokens, mask = jnp.asarray(rows.tokens)[:, None], jnp.asarray(rows.mask)
   room, places = _empty(prefix, 1, tokens.shape[2]), jnp.asarray(rows.places)
@@ -215,7 +215,7 @@ def _joined(
   mask: Bool[Array, "B G T"],
   size: Int[Array, "N"],
 ) -> Prefix:
-  """Prompts with texts whose tokens have been read and take `size` places."""
+  """Prompts joined with texts already run, which take `size` positions."""
   b, g, t = mask.shape
   last = mask.sum(-1)[..., None, None] - 1
   hidden = jnp.take_along_axis(hidden, last, 2)
@@ -240,7 +240,7 @@ def followed(
   until: Sequence[Any],
   tail: Sequence[int],
 ) -> tuple[Int[Array, "B G L"], Bool[Array, "B G L"], Bool[Array, "B G"]]:
-  """(answers without what ended them and with more, mask, whether they ended).
+  """(answers with any stop replaced by `tail`, mask, whether they had one).
 
   Args:
     answers: from `generate`.
@@ -279,24 +279,24 @@ def generate(
   top_p: float = 1.0,
   choices: Int[np.ndarray, "C T"] | None = None,
 ) -> Answers:
-  """Draws answers, token by token, until all have ended.
+  """Samples answers, token by token, until all have ended.
 
   Args:
     model: geometry.
-    params: of it.
+    params: its parameters.
     prefix: from `prefill`.
     key: folded with the row's id, the sample and the step for each draw.
-    ids: a number per row that is its own, such as that of its prompt.
-    length: most tokens of an answer, with the stop token.
-    stops: ids that end an answer; the first fills the rest.
-    until: ids that end it where they follow each other.
+    ids: a unique number per row, such as that of its prompt.
+    length: maximum tokens of an answer, with the stop token.
+    stops: ids that end an answer; the first one pads the rest.
+    until: a sequence of ids that also ends an answer.
     samples: answers per row.
     temperature: of the draws; 0 takes the most probable token.
-    top_p: only the most probable tokens that together reach it are drawn.
-    choices: the only answers there are, padded with the first stop token.
+    top_p: sample among the most probable tokens that together reach it.
+    choices: the only possible answers, padded with the first stop token.
 
   Raises:
-    UserError: an option out of its range.
+    UserError: an option out of range.
   """
   _require(length, stops, temperature, top_p, choices)
   rows = len(prefix.mask)
@@ -379,7 +379,7 @@ def answer(
 def _nucleus(
   logits: Float[Array, "*N V"], top_p: float
 ) -> Float[Array, "*N V"]:
-  """Without the tokens beyond the most probable that reach `top_p`."""
+  """Masks all but the most probable tokens that together reach `top_p`."""
   if top_p == 1:
     return logits
   ordered = jnp.sort(logits, -1, descending=True)

@@ -27,7 +27,7 @@ from jaxreward.types import ArrayLike
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 _MARKS = "<|vision_start|>{}<|vision_end|>"
-END = "<|im_end|>"  # of what somebody says
+END = "<|im_end|>"  # ends a turn
 _MARK = re.compile(r"<\|[A-Za-z_]+\|>")
 SYSTEM = "You are a helpful assistant."
 
@@ -39,7 +39,7 @@ class Shown:
   Attributes:
     frames: [T, H, W, 3], normalised (`qwen_images.ImageProcessor`), whole
       tokens per side; one frame for an image.
-    seconds: between tokens of a video that follow each other.
+    seconds: between consecutive tokens of a video.
   """
 
   frames: Float[np.ndarray, "T H W 3"]
@@ -48,11 +48,11 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """What a prompt's tokens show of an image or a video: frames, rows, columns.
+  """Token grid of an image or a video in a prompt.
 
   Attributes:
-    grid: of its tokens.
-    seconds: as of `Shown`; None for an image.
+    grid: frames, rows and columns of its tokens.
+    seconds: as in `Shown`; None for an image.
   """
 
   grid: tuple[int, int, int]
@@ -65,9 +65,9 @@ def chat(
   """One turn in the template of the public models.
 
   Args:
-    question: what the user says after the images.
-    images: how many there are.
-    system: what the system says; nothing if empty, as in Qwen3-VL.
+    question: the user's text after the images.
+    images: number of images.
+    system: the system prompt; left out if empty, as in Qwen3-VL.
     answer: beginning of the answer.
   """
   dialogue = turn("system", system) if system else ""
@@ -76,7 +76,7 @@ def chat(
 
 
 def turn(role: str, text: str) -> str:
-  """What somebody says, in that template."""
+  """One turn in that template."""
   return f"<|im_start|>{role}\n{text}{END}\n"
 
 
@@ -86,17 +86,17 @@ def begin(answer: str = "") -> str:
 
 
 def without_marks(text: str) -> str:
-  """A text without the marks of the chat form, which are no words of it."""
+  """A text without the special tokens of the chat template."""
   while (less := _MARK.sub("", text)) != text:
     text = less
   return text
 
 
 def video_mark(model: Model, frames: int, seconds: float) -> str:
-  """A video in a text, a placeholder for each part that has a grid of its own.
+  """A video in a text: one placeholder for each part with its own grid.
 
   Args:
-    model: geometry; Qwen3-VL has each pair of frames after its time.
+    model: geometry; in Qwen3-VL each pair of frames follows its time.
     frames: of the video.
     seconds: from one frame to the next.
   """
@@ -111,11 +111,11 @@ def video_mark(model: Model, frames: int, seconds: float) -> str:
 def as_video(
   model: Model, frames: Float[np.ndarray, "T H W 3"], seconds: float
 ) -> list[Shown]:
-  """A video as the parts that `video_mark` has placeholders for.
+  """Splits a video into the parts for the placeholders of `video_mark`.
 
   Args:
     model: geometry.
-    frames: normalised; the last is repeated where they are an odd number.
+    frames: normalised; the last is repeated if their number is odd.
     seconds: from one frame to the next.
   """
   each = model.vision.frames
@@ -127,7 +127,7 @@ def as_video(
 
 
 def bucket(tokens: int, least: int = 64) -> int:
-  """The least of 64, 96, 128, 192, ... that holds so many tokens."""
+  """The smallest of 64, 96, 128, 192, ... that fits this number of tokens."""
   size = least
   while size < tokens:
     size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
@@ -151,8 +151,8 @@ def pack(
     shown: what each row's placeholders stand for.
     length: tokens of every row, with those of images; 0 for the `bucket` of the
       longest, so that batches share a program.
-    frames: rows of patches at least, so that batches share a program.
-    patches: per frame at least.
+    frames: minimum rows of patches, so that batches share a program.
+    patches: minimum per frame.
 
   Raises:
     UserError: see `lay_out`.
@@ -190,7 +190,7 @@ def pack(
 def _stacked(
   vision: qwen_vision.Vision, parts: list[Patches], frames: int, patches: int
 ) -> Patches:
-  """All frames, padded to one number of patches, and further empty ones."""
+  """All frames, padded to one number of patches and with empty frames."""
   window = (max(vision.side, 1) * vision.merge) ** 2
   most = max(patches, *(p.pixels.shape[1] for p in parts))
   most += -most % window
@@ -223,7 +223,7 @@ def lay_out(
   length: int,
   stride: int,
 ) -> Prompts:
-  """Everything of `pack` but the pixels, which may come from elsewhere.
+  """`pack` without the pixels, which may come from elsewhere.
 
   Args:
     model: geometry.
@@ -239,7 +239,7 @@ def lay_out(
   shape = (len(rows), length)
   tokens, source = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
   mask, places = np.zeros(shape, bool), np.zeros((*shape, 3), np.int32)
-  frame = 0  # of the whole batch
+  frame = 0  # counted over the whole batch
   pads = (model.language.pad, model.video)
   for b, (row, grids) in enumerate(zip(rows, sizes, strict=True)):
     marks = [i for i, token in enumerate(row) if token in pads]
@@ -329,6 +329,6 @@ def ids_of(tokens: Any, texts: Sequence[str]) -> list[list[int]]:
 
   Args:
     tokens: transformers' tokenizer of the model.
-    texts: such as `chat` makes.
+    texts: such as those of `chat`.
   """
   return [list(tokens(text)["input_ids"]) for text in texts]

@@ -1,10 +1,10 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense) whole.
+"""Complete Qwen2-VL, Qwen2.5-VL and Qwen3-VL (dense) models.
 
 Wang et al. 2024, https://arxiv.org/abs/2409.12191; Bai et al. 2025,
 https://arxiv.org/abs/2502.13923 and https://arxiv.org/abs/2511.21631. A vision
-tower (`qwen_vision`) turns images and videos into tokens that stand among those
-of the text, a language model (`text.qwen`) reads both, and a head gives logits
-of the next token; it may be the token table itself.
+tower (`qwen_vision`) turns images and videos into tokens among those of the
+text, a language model (`text.qwen`) reads both, and a head, which may be the
+token table itself, gives logits of the next token.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Model:
     language: of the language model.
     vision: of the vision tower.
     video: id of the placeholder of a video token; images have `language.pad`.
-    pace: places that a second of a video takes; 0 where frames are one place
-      apart, however long they last.
+    pace: positions per second of a video; 0 if frames are one position apart,
+      whatever the time between them.
   """
 
   language: Qwen
@@ -66,7 +66,7 @@ class Prompts:
     tokens: int32 [B, L], padded on the right.
     mask: bool [B, L], False for padding.
     places: int32 [B, L, 3], for the rotary positions.
-    source: int32 [B, L], the image token that stands here, -1 for text; image
+    source: int32 [B, L], index of the image token here, -1 for text; image
       tokens are counted over all images of the batch.
     patches: of the images, None for text alone.
   """
@@ -81,7 +81,7 @@ class Prompts:
 def images_of(
   model: Model, params: Params, prompts: Prompts, dtype: Any = jnp.float32
 ) -> qwen.Images | None:
-  """What the language model reads of the images, None without any."""
+  """The language model's image inputs, None without images."""
   if prompts.patches is None:
     return None
   net = VisionTower(model.vision, dtype)
@@ -128,7 +128,7 @@ def layer_states(
 def logits(
   params: Params, hidden: Float[Array, "*N D"]
 ) -> Float[Array, "*N V"]:
-  """Of the token after each hidden state, in float32."""
+  """Logits of the token after each hidden state, in float32."""
   if "head" in params:
     table = params["head"]["kernel"]
   else:
@@ -171,12 +171,12 @@ def rules_of(model: Model, *, nested: bool) -> tuple[Rule, ...]:
   Args:
     model: geometry.
     nested: whether both towers lie in "model.", as in files of Qwen3-VL and in
-      what transformers 5 holds in memory.
+      models of transformers 5.
   """
   text = "model.language_model." if nested else "model."
   vision = "model.visual." if nested else "visual."
   head = (
-    Rule("", "lm_head.weight")  # the token table once more
+    Rule("", "lm_head.weight")  # a duplicate of the token table
     if model.language.tied
     else Rule("head/kernel", "lm_head.weight", convert.LINEAR)
   )
@@ -236,7 +236,7 @@ def with_adapter(model: Model, params: Params, spec: str) -> Params:
 
   Args:
     model: geometry.
-    params: of it.
+    params: its parameters.
     spec: folder, file or hub id; its names may be those of any transformers.
 
   Raises:
@@ -259,11 +259,11 @@ def save(
   """Writes a folder that transformers loads.
 
   Args:
-    folder: made if absent.
+    folder: created if absent.
     model: geometry.
-    params: of it.
+    params: its parameters.
     record: `config.json`, as it was read.
-    dtype: of the stored weights; theirs if None.
+    dtype: of the stored weights; unchanged if None.
 
   Raises:
     UserError: see `convert.save_params`.

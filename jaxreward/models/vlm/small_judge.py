@@ -1,4 +1,4 @@
-"""Small models of this library's own, in the layout of Qwen3-VL."""
+"""This library's small models, in the layout of Qwen3-VL."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def geometry(
 
 
 def processor(model: Model, sides: Sequence[int]) -> ImageProcessor:
-  """Squares of these sizes as they are; others become as large as one of them."""
+  """Keeps squares of these sizes; resizes others to their range of areas."""
   factor = model.vision.patch * model.vision.merge
   half = (0.5,) * 3
   return ImageProcessor(

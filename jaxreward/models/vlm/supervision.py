@@ -1,8 +1,8 @@
-"""Answers that a vision-language model is taught, token by token.
+"""Supervised training of a vision-language model on given answers.
 
-What the questions of a row begin with, its images included, is read once; each
-question with its answer follows it apart from the others, as answers do when
-they are drawn (`decode`).
+The common prefix of a row's questions, images included, is run once. Each
+question with its answer follows it independently of the others, as sampled
+answers do (`decode`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Taught:
   """G answered questions about the images of each of R rows.
 
   Attributes:
-    stem: ids of what they begin with, one placeholder per image, [R, L].
+    stem: ids of their common prefix, one placeholder per image, [R, L].
     stem_mask: False for padding.
     texts: ids of the rest of each question with its answer, [R, G, T].
-    said: of the answers, which are learned, [R, G, T].
+    said: mask of the answers' tokens, which are learned, [R, G, T].
     weight: of each question in the loss, [R, G].
   """
 
@@ -49,15 +49,15 @@ def read(
   deep: Float[Array, "M K N D"] | None = None,
   dtype: Any = jnp.float32,
 ) -> decode.Prefix:
-  """What the questions of each row begin with.
+  """Runs the common prefix of each row's questions.
 
   Args:
     model: geometry.
-    params: of it.
-    features: tokens of M images of one size, as many for each row.
+    params: its parameters.
+    features: tokens of M images of one size, equally many per row.
     rows: "stem" and "stem_mask" [R, L]; row r shows the r-th part of the images.
     grid: rows and columns of an image's tokens.
-    deep: those of inner layers.
+    deep: features of inner layers.
     dtype: of the products.
   """
   count = len(features) // len(rows.stem)
@@ -78,7 +78,7 @@ def logits(
   grid: tuple[int, int],
   **options: Any,
 ) -> Float[Array, "R G T V"]:
-  """Of every token of the texts; the arguments are those of `read`."""
+  """Logits of every token of the texts; arguments as in `read`."""
   prefix = read(model, params, features, rows, grid, **options)
   return decode.logits(model, params, prefix, rows.texts)
 

@@ -1,4 +1,4 @@
-"""A tiny model with random weights, and a tokenizer of bytes, to try a config with."""
+"""A tiny model with random weights and a byte tokenizer, to try a config."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARKS = (
   "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 _IDS = {mark: 256 + i for i, mark in enumerate(_MARKS)}
-# Of the public models of every size.
+# Token ids in the public models of every size.
 _PUBLIC_IDS = dict(
   zip(_MARKS, (151644, 151645, 151652, 151653, 151655, 151656), strict=True)
 )
@@ -37,7 +37,7 @@ MODEL = Model(
 def _byte_tokens(
   marks: Mapping[str, int],
 ) -> Callable[[str], Mapping[str, list[int]]]:
-  """A tokenizer of bytes and of these marks, in the form of transformers'."""
+  """A tokenizer of bytes and special tokens, called as in transformers."""
 
   def tokens(text: str) -> Mapping[str, list[int]]:
     ids: list[int] = []
@@ -49,7 +49,7 @@ def _byte_tokens(
 
 
 tokens = _byte_tokens(_IDS)
-# Bytes are three to five times as many as the tokens of a public model.
+# A text has three to five times as many bytes as tokens of a public model.
 public_tokens = _byte_tokens(_PUBLIC_IDS)
 
 

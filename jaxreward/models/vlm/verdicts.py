@@ -1,4 +1,4 @@
-"""Verdicts that a judge writes after a thought, and what they earn.
+"""Verdicts that a judge writes after a thought, and their rewards.
 
 A rule is a function of `Verdicts` that gives each of G answers to R questions a
 reward [R, G]; answers of one question are then compared (GRPO).
@@ -20,15 +20,15 @@ from jaxreward.types import Array, ArrayLike
 
 @flax.struct.dataclass
 class Verdicts:
-  """What G answers to each of R questions say.
+  """Properties of G answers to each of R questions.
 
   Attributes:
     is_right: bool [R, G], the word after the thought is the exact answer.
     is_formed: bool [R, G], one thought, one of the verdicts, and the end.
     listened: float [R, G], probability of the exact answer for a listener, who
       reads the thought and not its verdict; 0 without a thought.
-    alike: float [R, G], how much the thought says what the exact one says: F1 of
-      their words; 0 without a thought.
+    alike: float [R, G], similarity of the thought to the exact one: F1 of their
+      words; 0 without a thought.
   """
 
   is_right: Array
@@ -44,7 +44,7 @@ def overlap(
   second_mask: Bool[ArrayLike, "*#B S"],
   vocabulary: int,
 ) -> Float[Array, "*B"]:
-  """F1 of the tokens of two texts, each counted as often as it stands there."""
+  """F1 of the tokens of two texts, each counted with its multiplicity."""
 
   def counts(ids: ArrayLike, mask: ArrayLike) -> Array:
     each = jax.nn.one_hot(ids, vocabulary) * jnp.asarray(mask)[..., None]
@@ -66,7 +66,7 @@ def read(
   exact: Int[ArrayLike, "R S"],
   exact_mask: Bool[ArrayLike, "R S"],
 ) -> Verdicts:
-  """What answers say that begin within a thought.
+  """Reads the verdicts of answers that begin within a thought.
 
   Args:
     answers: as drawn.
@@ -74,7 +74,7 @@ def read(
     close: the token that ends a thought.
     verdicts: tokens that are verdicts.
     stop: the token that ends an answer.
-    heard: logits of every token by the listener.
+    heard: the listener's logits of every token.
     exact: the exact thought of each question.
     exact_mask: False for padding.
   """
@@ -126,7 +126,7 @@ def gated(written: Verdicts) -> Float[Array, "R G"]:
   """1 for the right verdict in the right form, else 0 (branch and rethink).
 
   Jiao et al. 2025, https://arxiv.org/abs/2510.23596; `unverified`: whether a
-  broken form costs more than nothing.
+  broken form scores below 0.
   """
   return 1.0 * (written.is_right & written.is_formed)
 
@@ -135,10 +135,10 @@ def listened(written: Verdicts, *, weight: float = 0.5) -> Float[Array, "R G"]:
   """`added`, and how far the thought alone convinces a frozen listener.
 
   Gambashidze et al. 2025, https://arxiv.org/abs/2506.22832; `unverified`: the
-  weight, and that a wrong verdict keeps the listener's part.
+  weight, and that a wrong verdict still earns the listener's part.
 
   Args:
-    written: what is judged.
+    written: the verdicts.
     weight: of the listener's probability of the right verdict.
 
   Raises:
@@ -149,31 +149,31 @@ def listened(written: Verdicts, *, weight: float = 0.5) -> Float[Array, "R G"]:
 
 
 def explained(written: Verdicts) -> Float[Array, "R G"]:
-  """How much the thought of a right verdict says what the exact one says (RM-NLHF).
+  """Similarity of a right verdict's thought to the exact one (RM-NLHF).
 
-  Wang et al. 2026, https://arxiv.org/abs/2601.07349, where likeness is the F1 of the
-  arguments of a critique and of a person's; here of words. `unverified`: how verdict
-  and likeness are combined. Their model that predicts it where no critique is known is
-  left out: here all are.
+  Wang et al. 2026, https://arxiv.org/abs/2601.07349, where similarity is the F1
+  of the arguments of a critique and of a human one; here of words.
+  `unverified`: how verdict and similarity are combined. Their model that
+  predicts it without a human critique is left out: here all thoughts are known.
   """
   return written.is_right * written.alike
 
 
 def graded(written: Verdicts, *, least: float = 0.5) -> Float[Array, "R G"]:
-  """A right verdict earns 1, and 1.5 after a thought that has seen what is there.
+  """1 for a right verdict, or 1.5 after a thought similar to the exact one.
 
-  In form a wrong verdict earns .3, and .4 if its thought has seen anything; out of form
-  nothing earns. The table is that of ARM-Thinker, Ding et al. 2025,
-  https://arxiv.org/abs/2512.05111, where calls of tools are tried and succeed; in their
-  place a thought tries if it shares a word with the exact one, and succeeds if `alike`
-  reaches `least`.
+  A wrong verdict in the right form earns .3, or .4 if its thought shares a word
+  with the exact one; a wrong form earns 0. The table is that of ARM-Thinker,
+  Ding et al. 2025, https://arxiv.org/abs/2512.05111, which scores tool calls
+  that are attempted and that succeed. Here a thought counts as an attempt if it
+  shares a word with the exact one, and as a success if `alike` reaches `least`.
 
   Args:
-    written: what is judged.
-    least: likeness of a thought that has seen what is there, in (0, 1].
+    written: the verdicts.
+    least: similarity from which a thought is a success, in (0, 1].
 
   Raises:
-    UserError: a likeness out of range.
+    UserError: `least` is out of range.
   """
   if not 0 < least <= 1:
     raise UserError(f"least={least}: it is a likeness, above 0 and at most 1")
@@ -199,7 +199,7 @@ def loss_of(
   *,
   kl: float,
 ) -> Float[Array, "R G T"]:
-  """Policy gradient of every token of answers that were drawn just now.
+  """Policy-gradient loss of every token of on-policy answers.
 
   -A exp(log p - stop(log p)) + kl (exp(d) - d - 1), d = log p_ref - log p
   (Shao et al. 2024, https://arxiv.org/abs/2402.03300, eq. 3 and 4); the ratio
@@ -207,9 +207,9 @@ def loss_of(
 
   Args:
     now: log-probabilities of the drawn tokens.
-    reference: those of the reference.
-    credit: of each answer.
-    kl: weight of the reference.
+    reference: those of the reference policy.
+    credit: advantage A of each answer.
+    kl: weight of the KL term.
   """
   ratio = jnp.exp(now - jax.lax.stop_gradient(now))
   loss = -jax.lax.stop_gradient(credit)[..., None] * ratio

@@ -1,8 +1,8 @@
-"""A tokenizer of whole words, for small models with a vocabulary of their own.
+"""A tokenizer of whole words, for small models with their own vocabulary.
 
-Some phrases are one token each, such as the sentences of a question that is
-always asked in the same words; what is not known is `UNKNOWN`. `tokenizer.json`
-is in the form of the library `tokenizers`, so that transformers reads it too.
+Some phrases are one token each, such as fixed sentences of questions; unknown
+words are `UNKNOWN`. `tokenizer.json` is in the format of the library
+`tokenizers`, so that transformers reads it too.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Words:
   """Text -> ids, as transformers' tokenizers are called.
 
   Attributes:
-    phrases: tokens that are found first, as they are written.
-    words: the others, in lower case.
+    phrases: tokens that are matched first, verbatim.
+    words: the other tokens, in lower case.
   """
 
   phrases: tuple[str, ...]
@@ -97,13 +97,13 @@ class Words:
 
 
 def make(phrases: Sequence[str], words: Sequence[str]) -> Words:
-  """A tokenizer that knows the marks of the chat form too."""
+  """A tokenizer that also knows the special tokens of the chat template."""
   plain = dict.fromkeys(w.lower() for w in (UNKNOWN, *words))
   return Words((*MARKS, *dict.fromkeys(phrases)), tuple(plain))
 
 
 def read(folder: pathlib.Path) -> Words | None:
-  """That of a folder; None where its tokenizer is another.
+  """The word tokenizer in a folder; None if it has another tokenizer.
 
   Raises:
     UserError: it cannot be read.
@@ -130,7 +130,7 @@ def read(folder: pathlib.Path) -> Words | None:
 
 
 def pretrained(spec: str) -> Any:
-  """The tokenizer beside weights: of words, or that of transformers.
+  """The tokenizer beside weights: a `Words`, or that of transformers.
 
   Args:
     spec: their folder or hub id.

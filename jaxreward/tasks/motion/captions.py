@@ -1,4 +1,4 @@
-"""Batches for pretraining on moving scenes, of which a share is wrong."""
+"""Batches for pretraining on moving scenes, a fraction of them wrong."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from jaxreward.types import PromptBatch
 def wrong(
   batch: PromptBatch, share: float, rng: np.random.Generator
 ) -> PromptBatch:
-  """The batch with a share of its videos wrong, each for one of three reasons.
+  """The batch with a fraction of its videos wrong, each in one of three ways.
 
-  One object moves as that of another row, and of two each as the other; or the first
-  jumps, also where no other motion is to be had; or its colour or its shape changes.
+  A single object moves as that of another row, and two objects swap their
+  motions; or the first object jumps, also if no other motion is available; or
+  its colour or shape changes.
   """
   extras: prompts.Asked = batch.extras
   items, fault = np.array(extras.items), np.array(extras.fault)

@@ -1,10 +1,11 @@
-"""What is read from videos of moving scenes: objects, paths, and their motions.
+"""Judges videos of moving scenes: objects, paths, and their motions.
 
-The detector of the scenes finds the objects of every frame. The path of each that
-is asked for, its centre in every frame, is compared with all paths that its motion
-allows (`paths.BANK`) up to a shift, and with what is physical at all: at a steady
-velocity, or across at one while it falls or bounces. The inverse dynamics, what an
-object did from each frame to the next, is compared with the asked path.
+The detector of the scenes finds the objects of every frame. The path of each
+requested object, its centre in every frame, is compared up to a shift with all
+paths that its motion allows (`paths.BANK`), and with all physical paths: at a
+constant velocity, or horizontally at one while it falls or bounces. The inverse
+dynamics, the displacement of an object from each frame to the next, is compared
+with the requested path.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def off_bank(
 
   Args:
     path: of an object.
-    weight: of its frames; 0 where it is not seen.
+    weight: of its frames; 0 where it is not detected.
     bank: other paths.
   """
   w = weight[..., None, :, None]
@@ -51,8 +52,8 @@ def off_physical(
 ) -> Float[Array, "*B"]:
   """Root mean square distance from the nearest physical path.
 
-  Across at a steady velocity; down at one, or by a fall or a bounce under the
-  gravity that all objects share.
+  Horizontally at a constant velocity; vertically at one, or by a fall or a
+  bounce under the gravity that all objects share.
   """
   total = jnp.maximum(weight.sum(-1), 1e-6)[..., None]
   mean = lambda x: (weight * x).sum(-1, keepdims=True) / total
@@ -71,10 +72,10 @@ def off_physical(
 
 
 def _tracks(detection: detect.Detection, items: Array):
-  """Of objects [B, N] in frames [B, F]: path, seen, right and (colour, shape).
+  """Path, seen, right and (colour, shape) of objects [B, N] in frames [B, F].
 
-  An object is the component of a frame that is most like it; one that shares neither
-  its colour nor its shape is not seen.
+  An object is matched to the most similar component of a frame; it is not seen
+  if that has neither its colour nor its shape.
   """
   of_frame = lambda x: x[:, None]  # [B, 1, F, K, ...]
   item = lambda i: items[:, :, None, None, i]
@@ -94,7 +95,7 @@ def _tracks(detection: detect.Detection, items: Array):
 
 
 def _detect(frames: Array) -> detect.Detection:
-  """Leaves [B, F, ...]."""
+  """Detections in every frame, leaves [B, F, ...]."""
   b, f = frames.shape[:2]
   detection = detect.detect(frames.reshape(b * f, *frames.shape[2:]))
   return jax.tree.map(lambda x: x.reshape(b, f, *x.shape[1:]), detection)
@@ -103,18 +104,18 @@ def _detect(frames: Array) -> detect.Detection:
 def look(
   frames: Float[ArrayLike, "B F S S 3"], items: Int[ArrayLike, "B N 3"]
 ) -> dict[str, Float[Array, "B"]]:
-  """Verdicts on videos by what each asks for, in [0, 1].
+  """Verdicts on videos against their prompts, in [0, 1].
 
-  objects   share of the objects that are there in a frame, in colour and shape,
-            less for others and for a background that is not even, over frames
+  objects   fraction of objects in a frame with the right colour and shape, less
+            for others and for an uneven background, averaged over frames
   follows   exp(-d / 3), d pixels from the nearest path of the motion, times the
-            share of frames in which the object is seen
+            fraction of frames in which the object is seen
   dense     the product of the two
   strict    1 if all objects and nothing else are in every frame and d <= .75
   acts      mean over steps of exp(-|v - v'| / 1.5), v the displacement to the next
             frame and v' that of the nearest path, 0 where one end is not seen
-  physical  as `follows`, from the nearest physical path, times the share of steps
-            that keep colour and shape
+  physical  as `follows`, from the nearest physical path, times the fraction of
+            steps that keep colour and shape
   possible  1 if objects are seen in every frame, none changes, and d <= .75
   texture   of the background
   """
@@ -172,7 +173,7 @@ def look(
 def groups(
   frames: Float[ArrayLike, "P G F S S 3"], batch: PromptBatch
 ) -> dict[str, Float[Array, "P G"]]:
-  """As `look`, of P prompts; videos that are not finite are judged as black.
+  """As `look`, for P prompts; videos that are not finite are judged as black.
 
   Raises:
     UserError: videos of another size.
@@ -195,7 +196,7 @@ def groups(
 def frames_of(
   strips: Float[ArrayLike, "*B S W 3"],
 ) -> Float[Array, "*B F S S 3"]:
-  """The frames of strips, as videos are measured."""
+  """Splits strips into the frames that are measured."""
   strips = jnp.asarray(strips)
   *outer, side, width, channels = strips.shape
   frames = strips.reshape(*outer, side, width // side, side, channels)

@@ -1,10 +1,10 @@
 """Prompts of moving scenes, their meanings and splits.
 
-standing   one shape that stays where it is
-moving     one that moves at a steady speed
-paced      slowly, or fast
-falling    one that falls and lies
-bouncing   one that falls and comes back
+standing   one shape that does not move
+moving     one that moves at a constant speed
+paced      one that moves slowly, or fast
+falling    one that falls and stays down
+bouncing   one that falls and bounces back
 two        two shapes that move along one axis, side by side
 """
 
@@ -28,7 +28,7 @@ KINDS = ("standing", "moving", "paced", "falling", "bouncing", "two")
 FIRST = 27  # numbers of categories are part of random streams
 CATEGORIES = dict(enumerate(KINDS, FIRST))
 OBJECTS = 2
-PAIRS = 600  # of so many drawn ones
+PAIRS = 600  # number of sampled pairs of objects
 MAX_WORDS = 11
 SILENT = ("a", "an", "the")
 VOCABULARY = tuple(
@@ -39,7 +39,7 @@ VOCABULARY = tuple(
   )
 )  # fmt: skip
 _IDS = {word: i for i, word in enumerate(VOCABULARY)}
-# What may go wrong in a video.
+# Faults of a video.
 NOTHING, JUMPS, CHANGES = range(3)
 
 Item = tuple[int, ...]
@@ -58,8 +58,8 @@ class Asked:
 
   Attributes:
     items: int32 [P, 2, 3], (colour, shape, motion), -1 where there is no object.
-    fault: int32 [P], of the first object in videos to train on: 0 for none, 1
-      where it jumps, 2 where its colour or its shape changes.
+    fault: int32 [P], of the first object in training videos: 0 for none, 1 if
+      it jumps, 2 if its colour or its shape changes.
   """
 
   items: ArrayLike
@@ -159,7 +159,7 @@ def tokenize(text: str) -> np.ndarray:
 
 
 def parse(text: str) -> Prompt:
-  """Reads a description, a user's own included.
+  """Parses a description, also one written by a user.
 
   Raises:
     UserError: what is wrong with the text, and the fix.
@@ -194,7 +194,7 @@ def parse(text: str) -> Prompt:
 
 
 def split_of(text: str) -> str | None:
-  """The split of a description; None for other words."""
+  """The split of a description; None for any other text."""
   try:
     return parse(text).split
   except UserError:

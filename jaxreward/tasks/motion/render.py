@@ -1,7 +1,7 @@
 """Videos of moving scenes, as pure functions of a key.
 
-Objects lie as those of the scenes, in cells of a jittered grid, and move along its rows
-and columns, two of them in different ones.
+As in the scenes, objects lie in cells of a jittered grid. They move along its
+rows and columns, two of them in different ones.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxreward.tasks.scenes import grammar
 from jaxreward.tasks.scenes import render as scenes
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-EDGE = 0.8  # from what moves to the border, at least
+EDGE = 0.8  # minimum distance of moving objects from the border
 JUMP = (7.5, 10.5)
 
 
@@ -49,7 +49,7 @@ def sample_scene(
   high = paths.SIDE - 1 - low
   first, last = low - offset.min(1), high - offset.max(1)
   is_vertical = (jnp.asarray(paths.VERTICAL)[motion] & present).any()
-  along = jnp.where(is_vertical, 1, 0)  # the axis of what moves
+  along = jnp.where(is_vertical, 1, 0)  # the axis of the motion
   lane = jax.random.permutation(jax.random.fold_in(key, 3), scenes.GRID)
   cell = whole(4, (OBJECTS, 2), 0, scenes.GRID)
   is_along = jnp.arange(2) == along

@@ -1,4 +1,4 @@
-"""Rewards of moving scenes: what is read from a video against the prompt."""
+"""Rewards of moving scenes: a video judged against its prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxreward.types import Array, ArrayLike, PromptBatch
 
 
 def _part(name: str, part: str, text: str):
-  """The reward that is one part of the verdict, see `judge.look`."""
+  """The reward for one part of the verdict, see `judge.look`."""
 
   @declare(takes_verdict=True, takes_frames=True)
   def reward(
@@ -47,7 +47,7 @@ REGISTRY = {
     "How near objects stay to some physical path, keeping colour and shape, in"
     " [0, 1], whatever motion is asked for.",
   ),
-  # To be held out: verdicts of which rewards above are graded shares.
+  # To be held out: binary verdicts; the rewards above are graded versions.
   "moved": _part(
     "moved", "strict",
     "1 if objects and motions are as asked, and nothing else is there.",

@@ -23,12 +23,12 @@ FIRST = tuple(
 
 
 def digest(layers: np.ndarray) -> str:
-  """A name of the content: of the pixels, whatever the file's packing."""
+  """A hash of the pixels, independent of the file's compression."""
   return hashlib.sha256(np.ascontiguousarray(layers).tobytes()).hexdigest()[:16]
 
 
 def save(path: epath.Path, layers: np.ndarray) -> None:
-  """Writes the layers, uint8 [V, S, S, 4], with the name of their content."""
+  """Writes the layers, uint8 [V, S, S, 4], with their hash."""
   files.save_arrays(path, layers=layers, digest=digest(layers))
 
 

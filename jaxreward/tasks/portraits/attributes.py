@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 SIDE = 48  # pixels
-PEOPLE = 2  # the most in a picture
-NONE = 0  # of EYES, BEARD and PATTERN: what no word speaks of
+PEOPLE = 2  # maximum in a picture
+NONE = 0  # of EYES, BEARD and PATTERN: absent, and not mentioned
 
 HAIR = ("short", "curly", "long", "bob", "bun", "mohawk")
 HAIR_COLOUR = ("black", "brown", "red", "blond", "white")
@@ -18,8 +18,8 @@ PATTERN = ("plain", "checked")
 SHIRT = ("red", "yellow", "green", "blue", "purple", "black")
 BACKGROUND = ("white", "blue", "green", "pink")
 
-# In the order of an attribute row. The background belongs to the picture: it
-# stands in the row of the first person.
+# In the order of an attribute row. The background belongs to the picture and is
+# stored in the row of the first person.
 VALUES: dict[str, tuple[str, ...]] = {
   "hair": HAIR,
   "hair colour": HAIR_COLOUR,
@@ -38,7 +38,7 @@ A = len(NAMES)
   HAIR_AT, COLOUR_AT, SKIN_AT, EYES_AT, MOUTH_AT, BEARD_AT, PATTERN_AT,
   SHIRT_AT, BACKGROUND_AT,
 ) = range(A)  # fmt: skip
-# What makes a person the same in other clothes and with another expression.
+# Attributes of identity: constant under other clothes and expressions.
 IDENTITY = (HAIR_AT, COLOUR_AT, SKIN_AT, BEARD_AT)
 OF_PERSON = tuple(range(BACKGROUND_AT))
 
@@ -49,7 +49,7 @@ BACKGROUND_RGB = ("#f5f5f5", "#bcd9f5", "#c9ebc4", "#f7cfdf")
 
 
 class Layer(NamedTuple):
-  """A layer of the picture: which attributes choose among its variants.
+  """A layer of the picture and the attributes that select its variant.
 
   Attributes:
     name: of the drawing's component.

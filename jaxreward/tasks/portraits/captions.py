@@ -1,7 +1,7 @@
 """Batches for pretraining on portraits and on their edits.
 
 Where a caption is wrong, the picture differs from it in one attribute; captions
-stay those of the training split.
+are always of the training split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def wrong(
   rng: np.random.Generator,
   roles: Sequence[int] = (prompts.ASKED,),
 ) -> PromptBatch:
-  """The batch with one value of a share of its rows replaced, of one in `roles`."""
+  """The batch with one value in `roles` replaced in a fraction of its rows."""
   extras: prompts.Asked = batch.extras
   rows, counts = np.array(extras.rows), np.array(at.COUNTS)
   for row in np.flatnonzero(rng.random(len(rows)) < share):
@@ -44,11 +44,11 @@ def wrong(
 def wrong_answers(
   batch: PromptBatch, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-  """Answers of edits, int32 [B, 2, A], of which a part is wrong.
+  """Answers of edits, int32 [B, 2, A], some of them wrong.
 
-  Of a share one attribute is not what the words ask for; independently, of as many
-  one that should have stayed is another. An answer that would show somebody who is
-  held out is left right.
+  In a fraction of them one attribute is not as requested; independently, in the
+  same fraction one attribute that should be preserved is changed. An answer
+  that would show a held-out person stays right.
   """
   spoiled = wrong(batch, share, rng)
   spoiled = wrong(spoiled, share, rng, (prompts.KEPT, prompts.PERSON))
@@ -74,9 +74,9 @@ def edit_batches(
   steps: int,
   control: str = "grey",
 ) -> grain.MapDataset:
-  """As `caption_batches`, for edits, some answers of which are wrong.
+  """As `caption_batches`, for edits, with some wrong answers.
 
-  `control` is of `edits.CONTROLS`.
+  `control` is one of `edits.CONTROLS`.
 
   Returns:
     A dataset whose element n is {"source" and "picture", the answer: float32

@@ -2,7 +2,7 @@
 
 The drawings are "Personas by Draftbit" (https://personas.draftbit.com), licensed
 under CC BY 4.0, in the version of DiceBear. Each variant of each component is
-rendered alone; `render` puts them on top of each other.
+rendered alone; `render` composes them.
 
   python -c "from jaxreward.tasks.portraits import draw; draw.write()"
 """

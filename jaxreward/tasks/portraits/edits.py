@@ -10,14 +10,14 @@
     colour     colour a person with dark skin and red hair in a blue shirt
     unheard    instructions of the first four kinds, in no training prompt
 
-The target is the drawing with one attribute changed; everything else stays, to
-the pixel. An identity edit speaks of some attributes of another picture with the
-person of the source, and has many right answers. The sources of the three after it
-are squares of four pixels, a hole before the face, and shades of grey, in the place of which edges
-or a map of regions may stand (`CONTROLS`).
+The target is the drawing with one attribute changed; everything else is the
+same to the pixel. An identity edit names some attributes of another picture of
+the source's person, and has many right answers. The sources of the next three
+kinds are squares of four pixels, a picture with a hole over the face, and a
+greyscale picture, which edges or a map of regions may replace (`CONTROLS`).
 
-People are held out: who is seen in a held-out edit, before and after, is in no other
-edit. Instructions are in all splits, except those of the kind "unheard".
+People are held out: a person in a held-out edit, before or after, is in no
+other edit. Instructions are in all splits, except those of the kind "unheard".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from jaxreward.types import PromptBatch
 KINDS = lib.EDITS
 LOCAL = KINDS[:4]  # one attribute changes
 UNHEARD = "unheard"
-PER_KIND = 1500  # or a few more
+PER_KIND = 1500  # edits per kind, or a few more
 COARSE = 4  # pixels, side of the squares of a sharpen source
 HOLE = (slice(21, 36), slice(16, 32))  # rows and columns of a person's face
 GREY = (0.299, 0.587, 0.114)
@@ -48,11 +48,11 @@ WHOLE = (
   "identity",
   "sharpen",
   "colour",
-)  # nothing of the source stays as it is
+)  # no pixel of the source is preserved
 _PLACES = (-1, 0, 1)  # alone, left, right
 _FACE = (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT)
 _COLOURED = (at.COLOUR_AT, at.SKIN_AT, at.SHIRT_AT, at.BACKGROUND_AT)
-_CANDIDATES = 32  # people drawn at once
+_CANDIDATES = 32  # people sampled at once
 _HELDOUT = 0.2  # share of the people
 # Place, mouth and shirt of a person's pictures in a strip.
 _STRIP = ((0, 0, 0), (1, 1, 3), (0, 2, 4), (1, 0, 5))
@@ -86,9 +86,9 @@ class Edit:
 
 @functools.cache
 def _heldout_people() -> np.ndarray:
-  """bool, an axis for each attribute of an identity."""
+  """Which identities are held out, bool with an axis per attribute."""
   shape = tuple(at.COUNTS[a] for a in at.IDENTITY)
-  # A CRC would hold out people of whom no two differ in one attribute.
+  # A CRC would hold out no two people who differ in only one attribute.
   order = sorted(np.ndindex(shape), key=lambda i: sha256(bytes(i)).digest())
   table = np.zeros(shape, bool)
   table[tuple(np.transpose(order[: round(_HELDOUT * len(order))]))] = True
@@ -96,19 +96,19 @@ def _heldout_people() -> np.ndarray:
 
 
 def is_heldout(people: np.ndarray) -> np.ndarray:
-  """Whether people, attributes [..., A], are those of held-out edits; bool [...]."""
+  """Whether people, attributes [..., A], are held out; bool [...]."""
   return _heldout_people()[tuple(people[..., list(at.IDENTITY)].T)].T
 
 
 def _draw_person(
   rng: np.random.Generator, heldout: bool, change: tuple[int, int] | None
 ) -> np.ndarray:
-  """Attributes [A] of somebody who is held out, or not, before and after a change.
+  """Attributes [A] of a person before a change; held out, or not, both times.
 
   Args:
     rng: of the edit.
-    heldout: who is asked for.
-    change: (attribute, its value after); before it has another.
+    heldout: whether the person is to be held out.
+    change: (attribute, its value after); its value before is another.
   """
   while True:
     rows = rng.integers(0, at.COUNTS, (_CANDIDATES, at.A))
@@ -178,7 +178,7 @@ def _text(kind: str, place: int, name: int, value: int, old: int) -> str:
 
 
 def question(prompt: lib.Prompt) -> dict[str, Any] | None:
-  """Whether an edit of one attribute is done, as a line of a file of questions.
+  """Asks whether an edit of one attribute is done: a line of a question file.
 
   None for the other kinds.
   """
@@ -249,7 +249,7 @@ def _make(kind: str, name: str, combination: tuple[int, ...], split: str):
 
 
 def _identity(name, instruction, combination, before):
-  """The person alone before; left or right of another one after."""
+  """Source: the person alone. Answer: left or right of another person."""
   place, mouth, shirt = combination
   rows = np.full_like(before, render.FREE)
   role = np.full_like(before, lib.ANY)
@@ -319,9 +319,9 @@ def prompts(split: str | None) -> tuple[lib.Prompt, ...]:
 
 
 def strips(count: int) -> tuple[tuple[lib.Prompt, ...], ...]:
-  """Identity edits of held-out people, those of one person in a row.
+  """Identity edits of held-out people, one person per row.
 
-  Each has another side, expression or shirt, beside somebody else.
+  Each has another side, expression or shirt, beside another person.
   """
   kind = KINDS.index("identity")
   rows = []
@@ -356,9 +356,9 @@ def coarse(images: np.ndarray) -> np.ndarray:
 
 
 def answer(edit: Edit) -> np.ndarray:
-  """Attributes of a right answer, int32 [2, A]; what is free is as before.
+  """Attributes of a right answer, int32 [2, A]; free ones are as before.
 
-  A person who moves to the right takes it along.
+  A person who moves to the right keeps them.
   """
   moves = (edit.role[1] == lib.PERSON).any()
   before = edit.before[::-1] if moves else edit.before
@@ -384,7 +384,7 @@ def _regions(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
   return render.regions(shapes, np.ones(len(images), np.int32))
 
 
-# What the edits that colour start from: (right answers [P, S, S, 3], their
+# Sources of the edits of kind "colour": (right answers [P, S, S, 3], their
 # attributes) -> control images.
 CONTROLS = {"grey": _grey, "edges": _edges, "regions": _regions}
 
@@ -394,7 +394,7 @@ def draw(
 ) -> tuple[np.ndarray, np.ndarray]:
   """(sources, targets), float32 [P, S, S, 3] in [0, 1].
 
-  The target of an identity edit is one of many. `control` is of `CONTROLS`.
+  The target of an identity edit is one of many. `control`: one of `CONTROLS`.
   """
   edits = [p.pictures for p in prompts]
   source = render.compose(
@@ -417,7 +417,7 @@ def changes(
 ) -> np.ndarray:
   """1 where source and target differ, else 0, float32 [P, S, S, 3].
 
-  NaN where nothing of the source stays as it is.
+  NaN for kinds that preserve nothing of the source.
   """
   differ = np.abs(answers - source).max(-1, keepdims=True) > 1e-3
   masks = np.repeat(differ.astype(np.float32), 3, -1)
@@ -432,7 +432,7 @@ def attach(
   *,
   control: str = "grey",
 ) -> PromptBatch:
-  """The batch with the images of its edits; `control` is of `CONTROLS`."""
+  """The batch with the images of its edits; `control`: one of `CONTROLS`."""
   del side
   source, answers = draw(prompts, control)
   mask = changes(prompts, source, answers)

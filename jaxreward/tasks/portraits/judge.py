@@ -3,11 +3,12 @@
 A picture is explained by the layers that would draw it: coordinate descent on
 the squared error, one layer at a time with the others fixed, every variant of a
 layer compared at once. The error of a variant is quadratic in its pixels, so a
-sweep is a few matrix products with the atlas. Of a person the middle half of the
-columns is read, which is all there is of one of two people.
+sweep is a few matrix products with the atlas. Only the middle half of a
+person's columns is read, which is all that a picture of two people shows of
+each.
 
 The verdict of an attribute is graded: how much better the requested value
-explains the picture than the best other one does.
+explains the picture than the best other value.
 """
 
 from __future__ import annotations
@@ -29,24 +30,23 @@ from jaxreward.types import Array, ArrayLike, PromptBatch
 
 SWEEPS = 2
 SHARP = 8.0  # slope of a verdict in the relative gain of the requested value
-FLOOR = 4.0  # squared error of a window below which gains are not told apart
+FLOOR = 4.0  # least squared error of a window that gains are relative to
 CORNER = 4  # pixels, side of the corners that show the background
 MAX_ERROR = 0.1  # root mean square difference from the best explanation
-NOBODY = 0.12  # the same, of what shows a person at all
-SPOT = 4  # pixels, side of the squares in which a local defect is looked for
+NOBODY = 0.12  # the same, above which a picture shows no person
+SPOT = 4  # pixels, side of the squares that are tested for local defects
 MAX_SPOT = 0.2  # difference in mean colour of such a square
-# From what lies over others to what lies under them: an unknown upper layer
-# disturbs more.
+# From upper to lower layers: an unknown upper layer disturbs more.
 _ORDER = ("hair", "clothes", "skin", "eyes", "mouth", "beard")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """What B pictures show.
+  """Attributes read from B pictures.
 
   Attributes:
     rows: int32 [B, 2, A], the attributes read; the second person's have no
-      meaning where there is one.
+      meaning if there is only one person.
     chance: tuple of A, float32 [B, 2, values]: how well each value explains the
       picture, in units in which the best is highest; softmax gives a share.
     error: float32 [B], root mean square difference from the picture of `rows`.
@@ -62,7 +62,7 @@ class Reading:
 
 @functools.cache
 def _windows() -> tuple[np.ndarray, ...]:
-  """Per layer its variants within the middle columns, and last their mean.
+  """Per layer its variants within the middle columns, and finally their mean.
 
   Each is [v + 1, S * S / 2, 4].
   """
@@ -124,7 +124,7 @@ def _people(images: Array, count: Array) -> Array:
 def _worst_spot(difference: Array) -> Array:
   """See `Reading.spot`; [B] of [B, S, S, 3].
 
-  Of a misplaced edge the two sides cancel, of a stain they do not.
+  The two sides of a misplaced edge cancel; a stain does not cancel.
   """
   window = (1, SPOT, SPOT, 1)
   sums = jax.lax.reduce_window(
@@ -160,7 +160,7 @@ def read(images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]):
     grid = gain.reshape(len(windows), *(at.COUNTS[n] for n in layer.of))
     for axis, name in enumerate(layer.of):
       if layer.name == "beard" and name == at.COLOUR_AT:
-        continue  # the hair says it
+        continue  # read from the hair
       others = tuple(1 + i for i in range(len(layer.of)) if i != axis)
       value = grid.max(others) if others else grid
       scores[name] = value.reshape(size, at.PEOPLE, -1)
@@ -176,20 +176,22 @@ def read(images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]):
 def look(images: Float[ArrayLike, "B S S 3"], batch: PromptBatch):
   """Verdicts on B finite pictures of B prompts, {name: float32 [B]}.
 
-  "strict": everything right and nothing else drawn; "dense": the graded share of
-  what was asked for, times how well it is drawn; "execution", "preservation" and
-  "same_person": graded shares of what was asked, of what stays, of what makes
-  the person, NaN where a prompt has none; "done", "untouched" and "recognised": 1
-  if all of the same is read right, else 0; "worded": graded share of what was asked
-  over everybody in the picture, whoever was meant; "people": that of each person, of
-  those in the picture whom it fits best (`identity.subject_score`); "told_apart":
-  graded share of what was asked for, less that of somebody who is otherwise in all of
-  it; "drawn": in [0, 1], 1 for a picture that layers explain exactly, in every place.
+  "strict": everything right and nothing else drawn; "dense": graded score of
+  all required attributes, times a factor for drawing quality; "execution",
+  "preservation" and "same_person": graded scores of the requested attributes,
+  of the preserved ones, and of those of identity, NaN where a prompt has none;
+  "done", "untouched" and "recognised": 1 if all of these are read right, else
+  0; "worded": graded score of the requested attributes over all people in the
+  picture, whichever person has them; "people": that of each described person,
+  for the person in the picture who fits best (`identity.subject_score`);
+  "told_apart": graded score of all required attributes, minus that of a person
+  who differs in all of them; "drawn": in [0, 1], 1 for a picture that layers
+  explain exactly everywhere.
   """
   request: prompts.Asked = batch.extras
   reading = read(images, request.count)
   targets, role = jnp.asarray(request.rows), jnp.asarray(request.role)
-  # of person i as the prompt wants person j, [B, 2, 2, A]; and with other values
+  # of person i under the prompt's person j, [B, 2, 2, A]; and with other values
   likeness, others = [], []
   for name in range(at.A):
     odds = jax.nn.softmax(SHARP * reading.chance[name], -1)
@@ -249,9 +251,9 @@ def _people_shown(likeness: Array, matters: Array, count: ArrayLike) -> Array:
 def regions(
   images: Float[ArrayLike, "B S S 3"], count: Int[ArrayLike, "B"]
 ) -> Float[Array, "B S S 3"]:
-  """The map of regions of B finite pictures: each shape as far as it is read.
+  """The map of regions of B finite pictures, shapes weighted by their scores.
 
-  Differentiable, and of a picture drawn by `render.compose` that of
+  Differentiable. For a picture drawn by `render.compose` it is that of
   `render.regions`.
   """
   chance = read(images, count).chance
@@ -282,7 +284,7 @@ def groups(
 
 
 def describe(images: ArrayLike) -> list[str]:
-  """What each image shows, read as one person and as two: the better of both."""
+  """Describes each image, read as one person or two, whichever fits better."""
   images = jnp.asarray(images)
   lines: list[str] = []
   alone, pair = (

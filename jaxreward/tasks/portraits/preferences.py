@@ -1,9 +1,10 @@
-"""Preferences on portraits: what simulated annotators say of pictures.
+"""Preferences of simulated annotators on portraits.
 
 Each row holds the policy's samples, drawings of its prompt, drawings with one
-attribute wrong, spoiled ones, and samples of other rows. The judge's graded share is
-the common score; the last aspect, warm colours, is what users may like or not
-(`data.tastes`), and answers are flipped at the rate of `train_reward.label_noise`.
+attribute wrong, corrupted ones, and samples of other rows. The judge's graded
+score is common to all users; the last aspect, warm colours, is liked by some
+and not by others (`data.tastes`), and labels are flipped at rate
+`train_reward.label_noise`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def spoil(
   images: Float[np.ndarray, "B S S 3"],
   others: Float[np.ndarray, "B S S 3"],
 ) -> np.ndarray:
-  """Images spoiled by turns: noise, squares, shade, the ghost of another."""
+  """Images corrupted in turn by noise, squares, shade or another image."""
   results = np.array(images)
   for row, (image, other) in enumerate(zip(images, others, strict=True)):
     amount = generator.uniform(0.3, 1.0)
@@ -96,7 +97,7 @@ def collect(
     key: scalar key of the drawings.
     chosen: Q prompts, training prompts first.
     samples: uint8 [Q, S, H, W, 3], the policy's images.
-    renders: per row, right and as many wrong ones.
+    renders: per row, right ones and as many wrong ones.
     spoiled: per row, see `spoil`.
     borrowed: per row, the policy's images of the rows that follow on its side
       of the split.

@@ -4,7 +4,7 @@
     detailed   five of them
     pair       one attribute of each of two people
     two        two attributes of each
-    reworded   held-out combinations in a wording that no training prompt has
+    reworded   held-out combinations in a wording absent from training prompts
 
 A combination belongs to one split, in all of its wordings.
 """
@@ -37,10 +37,10 @@ EDITS = (
 )  # fmt: skip
 FIRST_EDIT = FIRST + len(KINDS)
 EDIT_CATEGORIES = dict(enumerate(EDITS, FIRST_EDIT))
-DETAILED = 1200  # combinations of this many, and so on
+DETAILED = 1200  # number of combinations
 PAIRS = 600
 TWO = 1200
-# What an attribute is to a prompt.
+# The role of an attribute in a prompt.
 ANY, ASKED, KEPT, PERSON = range(4)
 
 Facts = Mapping[int, int]
@@ -70,9 +70,9 @@ class Asked:
   """What P prompts ask for: the `extras` of their batch.
 
   Attributes:
-    rows: int32 [P, 2, A], values, `FREE` where any will do.
-    role: int32 [P, 2, A]: 0 where free, 1 of what is asked, 2 of what stays, 3
-      of the person who stays.
+    rows: int32 [P, 2, A], values, `FREE` for any value.
+    role: int32 [P, 2, A]: 0 if free, 1 if requested, 2 if preserved, 3 if part
+      of the identity of the person to preserve.
     count: int32 [P], people.
   """
 
@@ -87,7 +87,7 @@ def combination(people: Sequence[Facts]) -> str:
 
 
 def spoken(name: int) -> range:
-  """Values that words name."""
+  """Values that have words."""
   silent = name in (at.EYES_AT, at.BEARD_AT, at.PATTERN_AT)
   return range(1 if silent else 0, at.COUNTS[name])
 
@@ -163,7 +163,7 @@ def prompts(split: str | None) -> tuple[Prompt, ...]:
 
 
 def parse(text: str) -> Prompt:
-  """Reads a description, a user's own included.
+  """Parses a description, also one written by a user.
 
   Raises:
     UserError: what is wrong with the text, and the fix.
@@ -183,12 +183,12 @@ def parse(text: str) -> Prompt:
 
 
 def split_of_combination(people: Sequence[Facts]) -> str | None:
-  """The split of a meaning; None for one that no prompt has."""
+  """The split of a meaning; None if it is not that of a prompt."""
   return _splits().get(combination(people))
 
 
 def split_of(text: str) -> str | None:
-  """The split of a description; None for other words."""
+  """The split of a description; None for any other text."""
   try:
     return parse(text).split
   except UserError:

@@ -1,8 +1,7 @@
 """Questions about portraits and their edits with exact answers.
 
-Pictures come in pairs: two that were made for one prompt, half of them with
-something changed, or the source of an edit and a picture that is, or is not, its
-answer. Some are spoiled.
+Pictures come in pairs: two for one prompt, half of them with a change, or the
+source of an edit and a right or wrong result. Some are corrupted.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ KINDS = (
   "prompt", "exists", "people", "count", "colour", "score", "quality",
   "describe", "thought", "compare", "done", "kept", "following", "keeping",
 )  # fmt: skip
-# Most tokens of a group's questions: of what a row begins with, and of the rest.
+# Maximum tokens of a group's questions: of a row's prefix, and of the rest.
 ROOM = {"short": (5, 20), "long": (5, 44), "pairs": (10, 36)}
 WAYS = ("whole", "noise", "squares", "shade", "stain")
 SOURCES = ("as it is", "sharpen", "colour", "fill")
-# What cannot be seen in each of them.
+# Attributes that cannot be seen in each of them.
 _HIDDEN = (
   (), (), (at.COLOUR_AT, at.SKIN_AT, at.SHIRT_AT, at.BACKGROUND_AT),
   (at.EYES_AT, at.MOUTH_AT, at.BEARD_AT),
 )  # fmt: skip
 _STAIN = 14  # pixels
-_GRAIN = 0.03  # most noise of a picture that is whole
+_GRAIN = 0.03  # maximum noise of a clean picture
 _COLOURED = {
   "hair": at.COLOUR_AT, "shirt": at.SHIRT_AT, "background": at.BACKGROUND_AT
 }  # fmt: skip
@@ -53,14 +52,14 @@ Facts = Mapping[int, int]
 
 @flax.struct.dataclass
 class Look:
-  """What B pictures show.
+  """Content of B pictures.
 
   Attributes:
     rows: int32 [B, 2, A], attributes.
     count: int32 [B], people.
-    source: int32 [B], of `SOURCES`: what an edit makes good.
-    way: int32 [B], of `WAYS`: how it is spoiled.
-    amount: float32 [B], how much, in [0, 1].
+    source: int32 [B], index into `SOURCES`: the defect that an edit repairs.
+    way: int32 [B], index into `WAYS`: the kind of corruption.
+    amount: float32 [B], its strength, in [0, 1].
   """
 
   rows: ArrayLike
@@ -71,7 +70,7 @@ class Look:
 
 
 def draw(keys: Key[Array, "B"], look: Look) -> Float[Array, "B S S 3"]:
-  """Pictures, spoiled by noise, stains and shades of their own."""
+  """Pictures, each corrupted by its own noise, stain or shade."""
   images = render.compose(look.rows, look.count, jnp)
   wide = lambda x: jnp.asarray(x)[:, None, None, None]
   side, n = at.SIDE, edits.COARSE
@@ -108,8 +107,8 @@ def _values(row: np.ndarray, facts: Facts) -> int:
 
 
 def errors(rows: np.ndarray, count: int, people: Sequence[Facts]) -> int:
-  """Attributes that are not as a prompt wants them; of another number of
-  people, all."""
+  """Number of attributes that differ from the prompt; all of them if the
+  number of people differs."""
   if count != len(people):
     return sum(map(len, people))
   return sum(_values(row, facts) for row, facts in zip(rows, people, strict=False))  # fmt: skip
@@ -124,7 +123,7 @@ def _other(rng: np.random.Generator, name: int, value: int) -> int:
 
 
 def made_for(people: Sequence[Facts], rng: np.random.Generator) -> np.ndarray:
-  """Attributes [2, A] of a picture that shows what a prompt wants."""
+  """Attributes [2, A] of a picture that satisfies a prompt."""
   rows = _random(rng)
   for row, facts in zip(rows, people, strict=False):
     for name, value in facts.items():
@@ -138,8 +137,8 @@ def changed(
   people: Sequence[Facts],
   rng: np.random.Generator,
 ) -> tuple[np.ndarray, int]:
-  """(attributes, people) with something changed: values that are wanted, who
-  stands left and right, or how many people there are."""
+  """(attributes, people) with a change: in requested values, in who stands left
+  and right, or in the number of people."""
   way, rows = rng.integers(8), np.array(rows)
   if way == 0:
     return rows, 3 - count
@@ -156,7 +155,7 @@ def changed(
 
 
 def _facts(row: np.ndarray, names: Sequence[int]) -> dict[int, int]:
-  """Those of some attributes that words speak of."""
+  """The given attributes that have words."""
   silent = (at.EYES_AT, at.BEARD_AT, at.PATTERN_AT)
   return {
     int(a): int(row[a]) for a in names if row[a] != at.NONE or a not in silent
@@ -169,8 +168,8 @@ def described(
   rng: np.random.Generator,
   hidden: Sequence[int] = (),
 ) -> tuple[Facts, ...]:
-  """Some facts of a picture, of attributes that are not hidden; of half of the
-  people no more than one."""
+  """Some facts of a picture, from attributes that are not hidden; at most one
+  for half of the people."""
   of_one = at.A if count == 1 else at.BACKGROUND_AT
   people: list[dict[int, int]] = []
   for i in range(count):
@@ -184,7 +183,7 @@ def described(
 def altered(
   people: Sequence[Facts], rng: np.random.Generator
 ) -> tuple[Facts, ...]:
-  """The same with another value of one attribute, or changed places."""
+  """The same with another value of one attribute, or with people swapped."""
   new = [dict(facts) for facts in people]
   if len(new) == at.PEOPLE and rng.integers(3) == 0 and new[0] != new[1]:
     return tuple(new[::-1])
@@ -199,14 +198,14 @@ def altered(
 
 
 def whole(row: np.ndarray, background: bool) -> str:
-  """A person in all that words speak of."""
+  """A person with all attributes that have words."""
   facts = _facts(row, range(at.A))
   text = words.person_phrase(facts)
   return f"{text} {words.background_phrase(facts)}" if background else text
 
 
 def thought(rows: np.ndarray, count: int, people: Sequence[Facts]) -> str:
-  """What a picture shows in the places of which a prompt speaks."""
+  """The picture's values of the attributes that a prompt names."""
   parts = []
   for i in range(count):
     names = people[i] if i < len(people) else {}
@@ -226,7 +225,7 @@ def about_parts(
   rng: np.random.Generator,
   hidden: Sequence[int] = (),
 ) -> Asked:
-  """A question about one thing that is not hidden."""
+  """A question about one attribute that is not hidden."""
   kind = ("exists", "exists", "exists", "people", "count", "colour", "colour")[
     rng.integers(7)
   ]
@@ -269,7 +268,7 @@ def about_parts(
 
 
 class Picture:
-  """One picture of a batch; a share of them is spoiled."""
+  """One picture of a batch; a fraction of them is corrupted."""
 
   def __init__(self, rows: np.ndarray, count: int, rng: np.random.Generator):
     self.rows, self.count = rows, count
@@ -287,7 +286,7 @@ class Picture:
     return errors(self.rows, self.count, people)
 
   def value(self, people: Sequence[Facts]) -> tuple[int, int]:
-    """The smaller, the better it is for a prompt."""
+    """Rank of the picture for a prompt; smaller is better."""
     return self.errors(people), round(4 * self.amount)
 
 
@@ -297,7 +296,7 @@ def about_prompt(
   text: str,
   rng: np.random.Generator,
 ) -> Asked:
-  """Whether, or how well, a picture shows what a prompt wants, or is made."""
+  """Asks if, or how well, a picture satisfies a prompt, or for its quality."""
   wrong, way = picture.errors(people), rng.random()
   low, high = judge_questions.SCALES[rng.integers(len(judge_questions.SCALES))]
   if way < 0.6:
@@ -320,7 +319,7 @@ def in_words(
   text: str,
   rng: np.random.Generator,
 ) -> Asked:
-  """A description, or a thought before the answer."""
+  """Asks for a description, or for a thought before the answer."""
   wrong = picture.errors(people)
   if picture.hidden or rng.random() < 0.4:
     sentence = thought(picture.rows, picture.count, people)
@@ -338,7 +337,7 @@ def in_words(
 def _spoiled(
   right: np.ndarray, edit: edits.Edit, rng: np.random.Generator
 ) -> np.ndarray:
-  """The answer of an edit with values changed of what is asked or kept."""
+  """The answer of an edit with changes of requested or preserved values."""
   rows, before = np.array(right), edit.before
   kinds = ((lib.ASKED,), (lib.KEPT, lib.PERSON))
   for roles, share in zip(kinds, (0.4, 0.6), strict=True):
@@ -359,7 +358,7 @@ def _spoiled(
 def about_edit(
   picture: Picture, edit: edits.Edit, text: str, rng: np.random.Generator
 ) -> list[Asked]:
-  """Four questions: two of what is asked for, two of all else."""
+  """Four questions: two about the request, two about the rest."""
   differ = picture.rows != edits.answer(edit)
   is_asked = edit.role == lib.ASKED
   wrong = float((differ & is_asked).sum() / max(is_asked.sum(), 1))
@@ -398,11 +397,11 @@ class Questions:
     self.edits = [x for k, x in by_kind.items() if k in lib.EDIT_CATEGORIES]
 
   def _fits(self, people: Sequence[Facts]) -> bool:
-    """Whether a combination is not of another split."""
+    """Whether a combination is in no other split."""
     return lib.split_of_combination(people) in (None, self.split)
 
   def _another(self, picture: Picture, rng: np.random.Generator):
-    """(people, text) of a prompt that the picture shows as often as not."""
+    """(people, text) of a prompt that the picture satisfies half the time."""
     while True:
       people = described(picture.rows, picture.count, rng, picture.hidden)
       if rng.integers(2):
@@ -413,7 +412,7 @@ class Questions:
   def __call__(
     self, rng: np.random.Generator, count: int, short: int = 3
   ) -> Batch:
-    """Questions about `count` pictures, an even number, `short` of each."""
+    """Questions about `count` pictures, an even number; `short` for each."""
     draw_of = lambda groups: (g := groups[rng.integers(len(groups))])[
       rng.integers(len(g))
     ]
@@ -482,7 +481,7 @@ class Questions:
       source.source = SOURCES.index(kind)
     result = Picture(_spoiled(edits.answer(edit), edit, rng), edit.count, rng)
     way = rng.random()
-    if way < 0.1:  # nothing is done
+    if way < 0.1:  # nothing is changed
       result.rows, result.count = edit.before, edit.people
       result.source = source.source
     elif way < 0.15:

@@ -1,7 +1,7 @@
-"""Portraits from their attributes: layers over layers, in NumPy or JAX.
+"""Portraits from their attributes, composed of layers in NumPy or JAX.
 
-One person stands in the middle. Two stand left and right, each in the same
-scale, cut to the middle half of the picture.
+One person stands in the middle. Two stand left and right at the same scale,
+each cropped to the middle half of the columns.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ REGIONS = {
 
 @functools.cache
 def _shapes() -> tuple[np.ndarray, ...]:
-  """Per layer the opacity of its shapes, those of its first attribute, [v, S, S]."""
+  """Per layer the opacity [v, S, S] of its shapes, by its first attribute."""
   layers = atlas.premultiplied()
   return tuple(
     layers[first : first + layer.size : layer.size // at.COUNTS[layer.of[0]], ..., 3]
@@ -113,10 +113,10 @@ def regions(
   count: Int[ArrayLike, "B"],
   xp: Any = np,
 ) -> Float[Any, "B S S 3"]:
-  """Maps of what is skin, eyes, hair, clothes, mouth and beard, see `REGIONS`.
+  """Maps of skin, eyes, hair, clothes, mouth and beard, see `REGIONS`.
 
   Args:
-    shapes: per layer the share of each of its shapes, of both people.
+    shapes: per layer the weight of each of its shapes, for both people.
     count: people in the picture, 1 or 2.
     xp: numpy or jax.numpy.
   """
@@ -136,11 +136,11 @@ def regions(
 
 
 def complete(keys: Array, rows: ArrayLike) -> Int[Array, "B 2 A"]:
-  """Attributes with those that are free drawn, each value as likely.
+  """Samples free attributes uniformly.
 
   Args:
     keys: [B].
-    rows: int [B, 2, A], `FREE` where any value will do.
+    rows: int [B, 2, A], `FREE` for any value.
   """
   counts = jnp.array(at.COUNTS)
 
@@ -155,7 +155,7 @@ def complete(keys: Array, rows: ArrayLike) -> Int[Array, "B 2 A"]:
 def render_prompts(
   keys: Array, prompts: PromptBatch
 ) -> Float[Array, "B S S 3"]:
-  """Pictures of the prompts; what they do not speak of is drawn from keys [B]."""
+  """Pictures of the prompts; free attributes are sampled with keys [B]."""
   request = prompts.extras
   rows = complete(keys, request.rows)
   return compose(rows, request.count, jnp)

@@ -1,4 +1,4 @@
-"""Rewards of portraits: what is read from a picture against the prompt."""
+"""Rewards of portraits: a picture judged against its prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _parts(images: Images, batch: PromptBatch, verdict: Parts):
 
 
 def _part(name: str, part: str, text: str, applies: Applies | None = None):
-  """The reward that is one part of the verdict."""
+  """The reward for one part of the verdict."""
 
   @declare(takes_verdict=True, applies=applies)
   def reward(
@@ -80,7 +80,7 @@ people = _part(
   "Mean over people of how far somebody in the picture is as asked, one for each, less"
   " .5 for those that nobody is like: `rewards.identity.subject_score`.",
 )  # fmt: skip
-# To be held out: the verdicts of which the rewards above are graded shares.
+# To be held out: binary verdicts; the rewards above are graded versions.
 done = _part(
   "done", "done", "1 if all that the words ask for is there, else 0.",
   _has(prompts.ASKED),
@@ -108,10 +108,10 @@ def person_triplet(
   margin: float = 1.0,
   verdict: Parts = None,
 ) -> Scores:
-  """`rewards.identity.triplet`, negated, of who is asked for and somebody else.
+  """`rewards.identity.triplet`, negated, of the requested and another person.
 
-  -relu(margin - (s - s')), s the graded share of the attributes that a prompt names,
-  s' of as many that somebody else has in their places.
+  -relu(margin - (s - s')), s the graded score of the attributes that a prompt
+  names, s' that of other values of the same attributes.
 
   Args:
     images: in [0, 1].
@@ -125,7 +125,7 @@ def person_triplet(
 
 
 def _is_whole(batch: PromptBatch) -> Array:
-  """Prompts of which one picture alone is right."""
+  """Prompts with exactly one right picture."""
   return jnp.isfinite(jnp.asarray(batch.target)).all((1, 2, 3))
 
 
@@ -146,7 +146,7 @@ def regions(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
 
 
 def _noise(images: Images) -> Float[Array, "P G"]:
-  """Standard normal, by the bits of each picture."""
+  """Standard normal noise, seeded by the bits of each picture."""
   bits = jax.lax.bitcast_convert_type(
     jnp.asarray(images, jnp.float32), jnp.uint32
   )
@@ -169,17 +169,17 @@ def rated(
 ) -> Scores:
   """Mean rating by simulated annotators, in [0, 1].
 
-  All of them want a picture drawn well: (1 - w) times that, and w times the
-  warmth of the colours for the first half of the users, its lack for the others.
+  The rating is (1 - w) times the drawing quality, plus w times the warmth of
+  the colours for the first half of the users, or 1 - warmth for the others.
 
   Args:
     images: in [0, 1].
     prompts: P prompts.
-    users: annotators; of an odd number one more likes warmth, of an even number
-      the tastes cancel out.
+    users: number of annotators; if odd, one more likes warmth; if even, the
+      tastes cancel out.
     taste: w.
-    noise: standard deviation of one user's rating around what the user thinks.
-      The noise of a picture is always the same: nobody changes a rating.
+    noise: standard deviation of the noise in one user's rating. The noise of a
+      picture is always the same, so ratings never change.
     verdict: of the judge on these images, if already computed.
   """
   if users < 1 or not 0 <= taste <= 1 or not 0 <= noise < math.inf:

@@ -69,7 +69,7 @@ def draw(
   return np.stack(jax.device_get(members), 1)
 
 
-# As NOTICE has it.
+# As in NOTICE.
 CREDITS = (
   'The portraits are a remix of "[Personas by'
   ' Draftbit](https://personas.draftbit.com/)" by'

@@ -3,8 +3,8 @@
     a person with long red hair and glasses, smiling, in a checked blue shirt,
     on a pink background
 
-Articles, joining words and commas carry no meaning and are no tokens, so that a
-sentence stays short for the model that reads it.
+Articles, conjunctions and commas carry no meaning and are not tokens, so that
+token sequences stay short.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXT_WORDS: tuple[str, ...] = tuple(
     )
   )
 )  # fmt: skip
-# Words of instructions alone.
+# Words that only instructions use.
 EDIT_WORDS = (
   "give", "take", "make", "away", "change", "same", "sharpen", "fill",
   "colour", "plain",
@@ -38,8 +38,8 @@ EDIT_WORDS = (
 VOCABULARY = (*TEXT_WORDS, *EDIT_WORDS)
 _IDS = {word: i for i, word in enumerate(VOCABULARY)}
 
-# Attributes in the order in which a sentence names them, of three wordings; the
-# last one is for held-out prompts alone.
+# Order of the attributes in a sentence, for three wordings; the last one is
+# only for held-out prompts.
 HAIR_FIRST = (at.SKIN_AT, at.HAIR_AT, at.EYES_AT, at.BEARD_AT, at.MOUTH_AT,
               at.SHIRT_AT)  # fmt: skip
 FACE_FIRST = (at.MOUTH_AT, at.EYES_AT, at.BEARD_AT, at.SKIN_AT, at.HAIR_AT,
@@ -71,7 +71,7 @@ def shirt_phrase(facts: Mapping[int, int]) -> str:
 
 
 def phrase(at_: int, facts: Mapping[int, int]) -> str:
-  """What is said of an attribute; "" for what no word speaks of."""
+  """The words for an attribute; "" if there are none."""
   if at_ == at.HAIR_AT:
     has_words = at.HAIR_AT in facts or at.COLOUR_AT in facts
     return f"with {hair_phrase(facts)}" if has_words else ""
@@ -137,7 +137,7 @@ def split(text: str, *, edits: bool = False) -> list[str]:
 
   Args:
     text: a description, or an instruction.
-    edits: whether the words of instructions are known too.
+    edits: whether to accept the words of instructions too.
 
   Raises:
     UserError: an unknown word.
@@ -214,7 +214,7 @@ def parse(text: str) -> tuple[dict[int, int], ...]:
   background: dict[int, int] = {}
   words = split(text)
   pending: list[str] = []
-  target: dict[int, int] = {}  # of words before the first person
+  target: dict[int, int] = {}  # facts before the first person
   for word in words:
     if word in SIDES:
       if pending:

@@ -2,8 +2,7 @@
 
 Images of web data often do not match their captions. Here a share of the
 captions differs from the image in one attribute, so that the pretrained policy
-has the weakness of real ones: it can draw what is asked for, but often does
-not.
+has the weakness of real ones: it can follow a prompt, but often does not.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def one_attribute_away(
   """For every prompt, those of its category that differ in one attribute.
 
   Only the given prompts are used, so a corrupted caption of the training split
-  is itself of the training split. A prompt without a neighbour is its own.
+  is itself of the training split. A prompt without a neighbour gets itself.
   """
   rows = np.array([attributes(prompt) for prompt in prompts])
   near = (rows[:, None] != rows).sum(-1) == 1
@@ -53,7 +52,7 @@ def kind_pattern(weights: Sequence[int], size: int) -> np.ndarray:
     )
   share, counts = share / share.sum(), np.zeros(len(share))
   pattern = np.zeros(size, np.int64)
-  for i in range(size):  # next is the category furthest below its share
+  for i in range(size):  # next: the category furthest below its share
     pattern[i] = np.argmax(share * (i + 1) - counts)
     counts[pattern[i]] += 1
   return pattern

@@ -35,7 +35,7 @@ def _neighbours(
 ) -> PromptBatch:
   """For each prompt a training prompt that differs in one attribute.
 
-  A prompt without a neighbour is its own.
+  A prompt without a neighbour gets itself.
   """
   pool, attributes = _training_pool()
   neighbours = []

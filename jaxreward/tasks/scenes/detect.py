@@ -22,7 +22,7 @@ import numpy as np
 from jaxreward.tasks.scenes import grammar, render
 from jaxreward.types import Array, ArrayLike, PromptBatch
 
-SLOTS = 6  # components examined; an image with more is wrong anyway
+SLOTS = 6  # components examined; an image with more is wrong in any case
 FOREGROUND = 0.30  # colour distance from the background
 MIN_AREA = 6  # pixels; smaller components are stray
 MIN_NAMED_AREA = 14.0  # soft pixels; smaller objects have no name
@@ -259,7 +259,7 @@ def detect(images: ArrayLike) -> Detection:
   )
   length = jnp.maximum(jnp.square(towards).sum(-1), 1e-6)
   alpha = jnp.einsum("bnc,bkc->bkn", pixels, towards) / length[..., None]
-  # The anti-aliased rim lies just outside the threshold: one pixel more.
+  # Dilate by one pixel: the anti-aliased rim lies just outside the threshold.
   grid = masks.reshape(-1, size, size)
   rim = (grid | jnp.stack(_neighbours(grid, False)).any(0)).reshape(masks.shape)
   free = (labels.reshape(batch, 1, -1) == 0) | masks
@@ -350,7 +350,7 @@ def box_scores(
 
 
 def judge(detection: Detection, prompts: PromptBatch) -> Verdict:
-  """Compares the objects of B images with those that B prompts ask for."""
+  """Compares the objects of B images with the requests of B prompts."""
   request: grammar.Asked = prompts.extras
   items = jnp.asarray(request.items)
   relation = jnp.asarray(request.relation)

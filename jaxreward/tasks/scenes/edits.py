@@ -82,7 +82,7 @@ class Expected:
   """Objects of P targets, in N = `grammar.MAX_OBJECTS` rows.
 
   Attributes:
-    shape: int32 [P, N], -1 for an absent row.
+    shape: int32 [P, N], -1 if absent.
     colour: int32 [P, N].
     centre: float32 [P, N, 2], (x, y) in pixels.
     changed: bool [P, N], the edited objects; the others are to be preserved.
@@ -190,7 +190,7 @@ def _make(category: str, combination: tuple[int, ...], variant: int):
 
 
 def _identity(name, meaning, combination, cells):
-  """The subject alone before; with another object after."""
+  """Source: the subject alone. Target: with another object."""
   shape, colour, mark, colour_2, shape_2, relation = combination
   places = render.related_cells(relation) if relation else [cells[1:3]]
   first, second = places[zlib.crc32(name.encode()) % len(places)]
@@ -357,7 +357,7 @@ def draw(
 def targets(
   prompts: Sequence[grammar.Prompt], answers: np.ndarray
 ) -> np.ndarray:
-  """The targets that are unique; NaN for identity edits."""
+  """The unique targets; NaN for identity edits."""
   free = _is(prompts, "identity")[:, None, None, None]
   return np.where(free, np.float32(np.nan), answers)
 

@@ -1,4 +1,4 @@
-"""What a prompt of the scenes asks for, for the reward `objects`."""
+"""The request of a scene prompt, for the reward `objects`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _OPPOSITE = (0, 2, 1, 4, 3)
 
 
 def fact_of(text: str) -> Fact:
-  """What a prompt of the grammar asks for.
+  """The objects that a prompt of the grammar asks for.
 
   Returns:
     ([(colour or "", shape, count), ...], relation of the second item to the

@@ -57,7 +57,7 @@ VOCAB: tuple[str, ...] = (
   *SHAPES,
   *_PLURAL.values(),
 )
-# Words of instructions, which only policies with a source image know.
+# Words of instructions, known only to policies with a source image.
 EDIT_WORDS: tuple[str, ...] = (
   "make",
   "the",
@@ -239,7 +239,7 @@ def tokenize(text: str, *, edits: bool = False) -> np.ndarray:
 
   Args:
     text: the prompt.
-    edits: whether the words of instructions are known too.
+    edits: whether to accept the words of instructions too.
 
   Raises:
     UserError: an unknown word, or more than MAX_WORDS of them.
@@ -298,7 +298,7 @@ def _category_of(items: Sequence[Item], relation: int) -> int:
 
 
 def parse(text: str) -> Prompt:
-  """Reads a prompt of the grammar, a user's own included.
+  """Parses a prompt of the grammar, also one written by a user.
 
   Raises:
     UserError: what is wrong with the text, and the fix.
@@ -329,7 +329,7 @@ def parse(text: str) -> Prompt:
 
 
 def split_of(text: str) -> str | None:
-  """The split of a prompt of the grammar; None for other words."""
+  """The split of a prompt of the grammar; None for any other text."""
   try:
     return parse(text).split
   except UserError:

@@ -43,7 +43,7 @@ class Judgement:
   parts: dict[str, Array]
 
   def scores(self) -> dict[str, Array]:
-    """Everything that rewards may read, float32 [B]."""
+    """All values that rewards may use, float32 [B]."""
     scores = {"strict": self.verdict.strict, "dense": self.verdict.dense}
     if self.parts:
       scores |= self.parts | {"clean": self.verdict.clean}

@@ -83,7 +83,7 @@ def _draw(key, prompts, others, ids, samples, spoiled):
   )
   shape = right.shape[1:]
   right, wrong = (x.reshape(rows, renders, *shape) for x in (right, wrong))
-  if not spoiled:  # and maybe no render that they could be made of
+  if not spoiled:  # there may be no render to corrupt
     return as_bytes(jnp.concatenate([right, wrong], 1))
   # Renders and samples alternate; each corruption is used equally often.
   turn = jnp.arange(rows * spoiled)

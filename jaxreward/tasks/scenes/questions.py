@@ -1,8 +1,7 @@
-"""Questions about scenes with their exact answers, to teach a judge with.
+"""Questions about scenes with their exact answers, to train a judge with.
 
-A scene is made for a prompt, and half of them are then changed in one thing.
-Questions are the templates of the judges, so that what is learned is what they
-ask.
+Each scene is made for a prompt, and half of the scenes then get one change.
+Questions use the judges' templates, so that training matches their use.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ KINDS = (
   "prompt", "exists", "relation", "count", "colour", "score", "describe",
   "thought", "compare",
 )  # fmt: skip
-# Most tokens of a group's questions: of what a row begins with, and of the rest.
+# Maximum tokens of a group's questions: of a row's prefix, and of the rest.
 ROOM = {"short": (5, 23), "long": (5, 34), "pairs": (10, 18)}
 _ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
 _COLOUR = judge_questions.one_of(grammar.COLOURS)
@@ -55,7 +54,7 @@ class Look:
 
 
 def made_for(prompt: grammar.Prompt, rng: np.random.Generator) -> Things:
-  """A scene that shows what a prompt asks for."""
+  """A scene that satisfies a prompt."""
   items = [(s, c) for count, c, s in prompt.items for _ in range(count)]
   cells = rng.permutation(render.GRID**2)[: len(items)]
   if prompt.relation:
@@ -69,7 +68,7 @@ def made_for(prompt: grammar.Prompt, rng: np.random.Generator) -> Things:
 
 
 def changed(things: Things, rng: np.random.Generator) -> Things:
-  """A scene with one thing changed: an object's colour, shape or place, or one
+  """A scene with one change: an object's colour, shape or place, or one object
   more or less."""
   free = sorted(set(range(render.GRID**2)) - {t.cell for t in things})
   other = lambda old, count: int((old + rng.integers(1, count)) % count)
@@ -100,7 +99,7 @@ def changed(things: Things, rng: np.random.Generator) -> Things:
 
 
 def errors(things: Things, prompt: grammar.Prompt) -> int:
-  """Objects too many, too few or of another colour, and a relation that is not."""
+  """Number of surplus, missing or miscoloured objects and false relations."""
   total = 0
   for count, colour, shape in prompt.items:
     same = [t for t in things if t.shape == shape]
@@ -139,7 +138,7 @@ def _item(things: Sequence[Thing], has_colour: bool) -> grammar.Item:
 def described(
   things: Things, rng: np.random.Generator
 ) -> grammar.Prompt | None:
-  """A prompt of the grammar that a scene shows; None if there is none."""
+  """A prompt of the grammar that a scene satisfies; None if there is none."""
   groups = [
     [t for t in things if t.shape == shape] for shape in {t.shape for t in things}
   ]  # fmt: skip
@@ -159,7 +158,7 @@ def described(
 
 
 def about_prompt(things: Things, prompt: grammar.Prompt) -> Asked:
-  """Whether a scene shows what a prompt asks for."""
+  """Asks whether a scene satisfies a prompt."""
   is_right = not errors(things, prompt)
   return judge_questions.whether(
     "prompt", templates.YES_NO, is_right, prompt=prompt.text
@@ -167,7 +166,7 @@ def about_prompt(things: Things, prompt: grammar.Prompt) -> Asked:
 
 
 def with_thought(things: Things, prompt: grammar.Prompt) -> Asked:
-  """The same after a thought."""
+  """Asks the same after a thought."""
   return judge_questions.thinking(
     prompt.text, thought(things), not errors(things, prompt)
   )
@@ -176,7 +175,7 @@ def with_thought(things: Things, prompt: grammar.Prompt) -> Asked:
 def description(
   things: Things, rng: np.random.Generator, prompt: grammar.Prompt
 ) -> Asked | None:
-  """A scene in the words of a prompt."""
+  """Asks for a description of a scene, answered in the words of a prompt."""
   right = prompt if not errors(things, prompt) else described(things, rng)
   if right is None:
     return None
@@ -188,7 +187,7 @@ def description(
 def about_parts(
   things: Things, prompt: grammar.Prompt, rng: np.random.Generator
 ) -> Asked:
-  """A question about one thing."""
+  """A question about one property of a scene."""
   thing = things[int(rng.integers(len(things)))]
   shape, colour = grammar.SHAPES[thing.shape], grammar.COLOURS[thing.colour]
   of_shape = [t for t in things if t.shape == thing.shape]
@@ -246,7 +245,7 @@ def about_parts(
 
 
 def compared(first: Things, second: Things, prompt: grammar.Prompt) -> Asked:
-  """Which of two scenes shows better what a prompt asks for."""
+  """Asks which of two scenes satisfies a prompt better."""
   return judge_questions.compared(
     prompt.text, errors(first, prompt), errors(second, prompt)
   )
@@ -266,7 +265,7 @@ def look_of(scenes: Sequence[Things]) -> Look:
 
 
 def draw(keys: Key[Array, "B"], look: Look) -> Float[Array, "B S S 3"]:
-  """Images of scenes, in sizes, tints and places of their own."""
+  """Images of scenes with random sizes, tints and places."""
   count = look.present.shape[1]
 
   def uniform(i: int, low: float, high: float, *more: int):
@@ -313,14 +312,14 @@ class Questions:
     return int(rng.choice(rows))
 
   def _another(self, things: Things, i: int, rng: np.random.Generator):
-    """A prompt to ask about that the scene shows as often as not."""
+    """A prompt to ask about that the scene satisfies half of the time."""
     right = described(things, rng) if rng.integers(2) else None
     return right or self.prompts[int(rng.choice(self.near[i]))]
 
   def __call__(
     self, rng: np.random.Generator, count: int, short: int = 3
   ) -> Batch:
-    """Questions about `count` scenes, an even number, `short` of each."""
+    """Questions about `count` scenes, an even number; `short` for each."""
     rows = [self._prompt(rng) for _ in range(count // 2)]
     numbers = [i for i in rows for _ in range(2)]
     scenes, one, long = [], [], []

@@ -74,7 +74,7 @@ def strict(
 
 @declare()
 def boxes(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
-  """`detector`, and 1 or -1 in the boxes of objects that are wanted or not."""
+  """`detector`, and 1 in boxes of requested objects, -1 in those of others."""
   flat = jnp.reshape(images, (-1, *jnp.shape(images)[2:]))
   usable = jnp.isfinite(flat).all((1, 2, 3))
   flat = jnp.where(usable[:, None, None, None], flat, 0.0)
@@ -93,7 +93,7 @@ def boxes(images: Images, prompts: PromptBatch) -> dict[str, contract.Scores]:
 
 
 def _part(name: str, text: str, applies: Applies | None = None):
-  """The reward of one part of the verdict on an edit."""
+  """The reward for one part of the verdict on an edit."""
 
   @declare(takes_verdict=True, applies=applies)
   def reward(
@@ -136,7 +136,7 @@ def _only(right: str) -> tuple[tuple[str, float], ...]:
 
 
 def fields_of(text: str) -> tuple[Question, ...]:
-  """What a reader is asked of every image, with what a prompt says is right.
+  """The questions about every image, with the right answers for a prompt.
 
   Questions are the same for all prompts: how many objects of each shape there are,
   and whether there is one of each shape in each colour. Those of one field share a
@@ -172,7 +172,7 @@ def fields_of(text: str) -> tuple[Question, ...]:
 
 @with_options
 def load_recovered(options: Options, *, question_length: int = 32) -> Loaded:
-  """A reader that never sees the prompt.
+  """A reader (vision-language model) that never sees the prompt.
 
   Args:
     options: see `vision_language.Options`.
@@ -188,12 +188,13 @@ def load_recovered(options: Options, *, question_length: int = 32) -> Loaded:
 @declare(loads=load_recovered)
 @functools.wraps(checklists.vlm_checklist, assigned=(), updated=())
 def recovered(images: Images, prompts: PromptBatch, **loaded: Any) -> Scores:
-  """How much of the prompt's scene a reader of the image alone finds, in [0, 1].
+  """How much of the prompt a reader recovers from the image alone, in [0, 1].
 
-  The mean over fields (see `fields_of`) of the probability that its answer is the
-  prompt's. Inverse specification, https://arxiv.org/abs/2603.16839, of slides there,
-  whose topic, audience, number and theme a language model recovers with weights .4,
-  .25, .15 and .2; relations are not asked for.
+  The mean over fields (see `fields_of`) of the probability that its answer
+  agrees with the prompt. Inverse specification,
+  https://arxiv.org/abs/2603.16839; in the paper a language model recovers
+  topic, audience, number and theme of slides with weights .4, .25, .15 and .2.
+  Relations are not asked for here.
 
   Args:
     images: in [0, 1]; an image with a value that is not finite scores NaN.

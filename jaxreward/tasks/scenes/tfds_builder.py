@@ -153,7 +153,7 @@ def make_builder(
 
   Args:
     data_dir: the root of TFDS data sets; each choice of the other arguments
-      has a folder of its own below it.
+      has its own folder below it.
     per_prompt: images of each prompt.
     seed: another seed gives other images.
 
