@@ -233,7 +233,8 @@ class Iteration:
     batch: prompts of the first iteration, on the mesh.
   """
 
-  def __init__(self, config, mesh, *, real=False, plan=None):
+  def __init__(self, config, mesh, *, real=False, plan=None, scale=4.0):
+    self.scale = scale  # of the rewards
     self.config, self.mesh = config, mesh
     user, side = (
       config.model.get(name, default)
@@ -283,7 +284,7 @@ class Iteration:
     if self.rows is not None:
       return {offline.SCORE: self.rows.scores}
     return {
-      name: redness(images, None, channel=i % 3)
+      name: redness(images, None, channel=i % 3, scale=self.scale)
       for i, name in enumerate(self.weights)
     }
 

@@ -23,15 +23,18 @@ JUDGED = {  # name: its question and severity
 
 def get_config(arg: str | None = None):
   """`:smoke` in miniature, `:full` for FLUX.1 Kontext."""
+  size = recipes.size_of(arg)
   config = recipes.of_edits(
     "flow_grpo", arg, __file__, follow=3.0, keep=2.0, person=2.0
   )
-  if recipes.size_of(arg) == "full":
+  if size == "full":
     judge = dict(fn="vlm_pointwise", answer="score")
     judges = {
       name: dict(judge, template=template, weight=severity)
       for name, (template, severity) in JUDGED.items()
     }
     recipes.judge_with(config, arg, **judges)
-  config.composition = dict(name="discrepancy", most=3.0)
+  # A policy that has learned nothing makes every fault: it is still compared.
+  most = 7.0 if size == "smoke" else 3.0
+  config.composition = dict(name="discrepancy", most=most)
   return config

@@ -23,8 +23,6 @@ from jaxreward.models.vlm import prompts, qwen_vl, small_judge
 from jaxreward.models.vlm import words as word_tokens
 from jaxreward.reward_models.backbones import BYTES, size_of
 from jaxreward.reward_models.contract import Backbone, Features
-from jaxreward.rewards.remote import templates
-from jaxreward.rewards.remote.rewards import YES
 from jaxreward.types import Array, ArrayLike, Params
 
 _LANGUAGE = Qwen(
@@ -35,9 +33,6 @@ _VISION = qwen_vision.Vision(
 )
 TINY = qwen_vl.Model(_LANGUAGE, _VISION)
 _PROMPT = "{prompt}"
-YES_NO = templates.YES_NO.replace("{image}", "").replace(
-  "{answer}", YES.request(True)
-)
 
 
 def qwen_vl_towers(
@@ -68,8 +63,8 @@ def qwen_vl_towers(
     image: pixels per side; 448 if 0, or 32 for "tiny".
     length: tokens of a question with the template after it; a prompt that is longer
       is cut.
-    question: about the images, with {prompt}; "yes_no" is the one that `vlm_pointwise`
-      asks, whose answer would follow the state that heads read.
+    question: about the images, with {prompt}. Heads read the state after it, from
+      which a judge would begin its answer.
     layers: whose states heads read, from 1 to the number of layers, which stands for
       the states after the last norm; the end of each quarter if empty.
     dtype: of parameters and compute, "float32" or "bfloat16".
@@ -81,11 +76,9 @@ def qwen_vl_towers(
   """
   field = "reward_model.backbone."
   weights = small_judge.resolve(weights)
-  question = YES_NO if question == "yes_no" else question
   if question.count(_PROMPT) != 1:
     raise UserError(
-      f'{field}question="{shown(question, 100)}": write {{prompt}} in it, once, or'
-      ' take "yes_no", the question of vlm_pointwise'
+      f'{field}question="{shown(question, 100)}": write {{prompt}} in it, once'
     )
   require_counts(f"config.{field}", least=0, microbatch=microbatch, image=image)
   if weights:

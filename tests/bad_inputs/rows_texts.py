@@ -317,7 +317,7 @@ ROWS = [
   _own("questions", "other prompts alone", _with(READERS["questions"]["row"], prompt="dogs"), "no entry for the prompt"),
   _own("questions", "no list", _with(READERS["questions"]["row"], questions="Is it?"), "a line reads like"),
   _own("questions", "a number", _with(READERS["questions"]["row"], questions=[3]), "a line reads like"),
-  _own("questions", "an empty question", _with(READERS["questions"]["row"], questions=["\u200b"]), "a question is empty"),
+  _own("questions", "an empty question", _with(READERS["questions"]["row"], questions=["\u200b"]), "a question looks empty"),
   _own("questions", "a weight that is no number", _with(READERS["questions"]["row"], questions=[{"question": "a?", "weight": "much"}]), "the weight 'much'"),
   _own("questions", "a weight of 0", _with(READERS["questions"]["row"], questions=[{"question": "a?", "weight": 0}]), "greater than 0"),
   _template("Latin-1", "{image} caf\xe9 {prompt}".encode("latin-1"), "byte 12 is not UTF-8"),

@@ -222,6 +222,7 @@ SIGNALS = {
 
 
 READ_ERRORS = ("ctrl_u",)  # of every pixel
+SCALES = {"visual_erm": 0.5}  # of rewards, where a composition wants [0, 1]
 
 
 def iteration(name, **changes):
@@ -231,9 +232,8 @@ def iteration(name, **changes):
   rewards = config.rewards or {"redness": {}}
   function = "red_errors" if name in READ_ERRORS else "redness"
   with config.unlocked():
-    config.optimizer.eps = (
-      1e-3  # no gradient of nearly zero is divided by itself
-    )
+    # no gradient of nearly zero is divided by itself
+    config.optimizer.eps = 1e-3
     config.rewards = {
       reward: dict(
         fn=f"{tiny.HERE}:{function}", channel=i % 3,
@@ -241,7 +241,8 @@ def iteration(name, **changes):
       )
       for i, (reward, section) in enumerate(rewards.items())
     }  # fmt: skip
-  return tiny.Iteration(config, tiny.mesh_of(1))
+  scale = SCALES.get(name, 4.0)
+  return tiny.Iteration(config, tiny.mesh_of(1), scale=scale)
 
 
 @pytest.mark.job

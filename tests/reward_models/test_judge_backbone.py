@@ -10,13 +10,20 @@ from jaxreward import rewards
 from jaxreward.errors import UserError
 from jaxreward.models.vlm import qwen_vl, small_judge, words
 from jaxreward.reward_models import BACKBONES
+from jaxreward.rewards.remote import templates
+from jaxreward.rewards.remote.rewards import YES
 from jaxreward.tasks.scenes import grammar
 
+YES_NO = templates.YES_NO.replace("{image}", "").replace(
+  "{answer}", YES.request(True)
+)
 
+
+@pytest.mark.job
 def test_a_shipped_judge_is_a_backbone_that_is_asked_its_question():
   """Its last state gives the answer that the judge as a reward gives."""
   backbone = BACKBONES["qwen_vl"](
-    weights="package:judge", image=36, length=64, question="yes_no"
+    weights="package:judge", image=36, length=64, question=YES_NO
   )
   texts = ["a red circle", "two blue squares"]
   images = np.random.default_rng(0).random((2, 3, 36, 36, 3), np.float32)
@@ -52,7 +59,7 @@ def test_a_shipped_judge_is_a_backbone_that_is_asked_its_question():
       'question="is it good?": write {prompt} in it, once',
     ),
     (dict(question="{prompt} or {prompt}"), "write {prompt} in it, once"),
-    (dict(question="yes_no", length=20), "length=20: the template alone has"),
+    (dict(question=YES_NO, length=20), "length=20: the template alone has"),
     (dict(weights="package:nobody"), "no such judge ships"),
   ],
 )

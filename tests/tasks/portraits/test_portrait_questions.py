@@ -64,7 +64,7 @@ def test_answers_of_parts_by_other_means(batch):
         right = (
           str(has.sum())
           if kind == "count"
-          else questions.asked.yes(bool(has.any()))
+          else questions.judge_questions.yes(bool(has.any()))
         )
         assert answer == right
   assert {("exists", "yes"), ("exists", "no"), ("count", "2")} <= seen
