@@ -102,6 +102,12 @@ def load(spec, *overrides):
   return config_lib.load(str(CONFIGS / spec), texts(*overrides))
 
 
+def use_one_device(monkeypatch) -> None:
+  """Jobs see the first device alone: eight on two cores only make them slower."""
+  first = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda *_: first)
+
+
 def run(config, workdir) -> epath.Path:
   """Runs the config's job in this process."""
   workdir = epath.Path(workdir)

@@ -5,8 +5,8 @@ edit does what a written plan says, to what it says; it is used since its correl
 500 ratings of people is at least .8 and its mean error at most 2.5, and Flow-GRPO trains
 the steps near noise alone. At full size it is asked whether the edit is done, and whether
 that alone has changed; no plan is written, and both are held against the one rating of a
-row in "ratings.jsonl". On scenes the judge that ships says how probable
-it is that the prompt is shown. Beside the exact ratings of 128 held-out prompts it reaches
+row in "ratings.jsonl". On scenes the judge that ships says how probable it is that the
+prompt is shown. Beside the exact ratings of 128 held-out prompts it reaches
 .60 and .28, its scores from 1 to 10 reach .42 and .50: no answer of its passes .8 and .25,
 and here the gate is .5 and .35. `unverified`: number of early steps, and weights.
 """

@@ -4,8 +4,9 @@ Sargent et al. 2025, https://arxiv.org/abs/2512.15701: a diffusion model decodes
 images, a vision-language model sees the original and two decodings of one code in both
 orders, and verdicts that agree are pairs for Diffusion-DPO. Here the policy makes coarse
 squares of a portrait sharp again; on portraits the judge is exact, the error of pixels, for
-no judge that ships compares portraits: one verdict, in no order. At full size rows of a file have a poor "image" and its
-"target". `unverified`: beta, votes and ties, and how a perceptual metric has to agree.
+no judge that ships compares portraits: one verdict, in no order. At full size rows of a
+file have a poor "image" and its "target". `unverified`: beta, votes and ties, and how a
+perceptual metric has to agree.
 """
 
 from jaxreward import recipes

@@ -22,21 +22,26 @@ judges = config_lib.load_module(
 )
 _SHIPPED = {"weights": "package:judge", "length": 64}
 _PAIRS = {"fn": "vlm_pairwise", "pairs": "random", "opponents": 2, **_SHIPPED}
-# What a judge is asked -> a reward's fields; a learned one's weights are the seed's.
+# Reward -> fields; "learned" is the judge that was trained with the run's seed.
 REWARDS = {
   "yes": {"fn": "vlm_pointwise", **_SHIPPED},
   "one_order": {**_PAIRS, "swap": False},
   "both_orders": _PAIRS,
-  "learned": {"fn": "learned"},
 }
-# Variant -> (rewards, composition).
+# Variant -> (rewards, fields).
 VARIANTS = {
-  "as shipped, yes or no": (("yes",), "weighted_sum"),
-  "as shipped, pairs in one order": (("one_order",), "weighted_sum"),
-  "as shipped, pairs in both orders": (("both_orders",), "weighted_sum"),
-  "trained": (("learned",), "weighted_sum"),
-  "trained, mean less deviation": (("learned",), "lower_bound"),
-  "trained, and yes or no": (("learned", "yes"), "advantage_sum"),
+  "as shipped, yes or no": (("yes",), {}),
+  "as shipped, pairs in one order": (("one_order",), {}),
+  "as shipped, pairs in both orders": (("both_orders",), {}),
+  "trained": (("learned",), {}),
+  "trained, mean less deviation": (
+    ("learned",),
+    {"composition.name": "lower_bound"},
+  ),
+  "trained, and yes or no": (
+    ("learned", "yes"),
+    {"composition.name": "advantage_sum", "advantage.std": "none"},
+  ),
 }
 FIELDS = {
   "rewards.detector": "none",
@@ -46,18 +51,15 @@ FIELDS = {
   "eval.every": 50,
   "eval.guidance_scales": "1.0,",
 }
-_STANDARDISED = ("advantage_sum",)
 
 
 def runs():
   """(variant, entry) per variant and seed."""
-  for variant, (names, composition) in VARIANTS.items():
+  for variant, (names, fields) in VARIANTS.items():
     for seed in judges.SEEDS:
-      entry = {**FIELDS, "seed": seed, "composition.name": composition}
-      if composition in _STANDARDISED:
-        entry["advantage.std"] = "none"
+      entry = {**FIELDS, **fields, "seed": seed}
       for name in names:
-        for key, value in REWARDS[name].items():
+        for key, value in REWARDS.get(name, {}).items():
           entry[f"rewards.{name}.{key}"] = value
       section = "rewards" if "learned" in names else "heldout_rewards"
       entry[f"{section}.learned.fn"] = "learned"

@@ -6,8 +6,8 @@
 
 The vision-language model is the judge that ships, asked its own question. A Gaussian
 head reads the state after it, and all of it learns from preferences between images of
-the base policy, of which a fifth are flipped. configs/sweeps/judge_circle.py aligns policies with
-these judges; its docstring has the rest of the circle.
+the base policy, of which a fifth are flipped. configs/sweeps/judge_circle.py aligns
+policies with these judges; its docstring has the rest of the circle.
 """
 
 import sys
@@ -67,7 +67,7 @@ def table(folder):
   named = [("judge", entry) for entry in get_sweep()]
   cells = sweeps.cells(folder, named, numbers, last="reward_model")
   columns = [column for _, column in cells]
-  row = [sweeps.percent(numbers) for numbers in cells.values()]
+  row = [sweeps.percent(shares) for shares in cells.values()]
   return sweeps.markdown(columns, [row])
 
 

@@ -100,25 +100,23 @@ def revised(
     valid = jnp.asarray(mask) & jnp.isfinite(rows).all(0)
     rows = jnp.where(valid, rows, 0.0)
     version = jnp.asarray(state.version)
+    successor = jnp.minimum(version + 1, len(names) - 1)
     now = rows[version]
-    following = rows[jnp.minimum(version + 1, len(names) - 1)]
     credit = group(now, valid, std=std, epsilon=epsilon, clip=clip)
     counts = valid.any()  # an iteration in which all scores failed is none
     count = state.count + counts
     mean = state.mean + jnp.where(counts, masked_mean(now, valid), 0.0)
-    agreed = state.agreement + jnp.where(
-      counts, agreement_of(now, following, valid), 0.0
+    agreements = state.agreement + jnp.where(
+      counts, agreement_of(now, rows[successor], valid), 0.0
     )
     review = count >= every
     iterations = jnp.maximum(count, 1)
     fails = mean / iterations >= saturated
-    fails |= agreed / iterations < agreement
-    version = jnp.where(
-      review & fails, jnp.minimum(version + 1, len(names) - 1), version
-    )
-    kept = lambda x: jnp.where(review, 0, x).astype(jnp.asarray(x).dtype)
+    fails |= agreements / iterations < agreement
+    version = jnp.where(review & fails, successor, version)
+    window = lambda x: jnp.where(review, 0, x).astype(jnp.asarray(x).dtype)
     state = Window(
-      version.astype(jnp.int32), kept(count), kept(mean), kept(agreed)
+      version.astype(jnp.int32), window(count), window(mean), window(agreements)
     )
     return credit, state
 
@@ -135,6 +133,6 @@ def agreement_of(first: Scores, second: Scores, mask: Mask) -> Float[Array, ""]:
   )
   a, b = centred(jnp.asarray(first)), centred(jnp.asarray(second))
   scale = safe_sqrt((a * a).sum(1) * (b * b).sum(1))
-  told = scale > 1e-8
-  each = (a * b).sum(1) / jnp.where(told, scale, 1.0)
-  return jnp.where(told.any(), masked_mean(each, told), 1.0)
+  varies = scale > 1e-8
+  each = (a * b).sum(1) / jnp.where(varies, scale, 1.0)
+  return jnp.where(varies.any(), masked_mean(each, varies), 1.0)

@@ -106,8 +106,8 @@ def qwen_vl_towers(
     _prepared(weights, model, side),
   )
   before, mark, after, words = _template(weights, tokenizer, model)
-  asked, room = question.split(_PROMPT), length - len(after)
-  first, last = (words(part) for part in asked)
+  around, room = question.split(_PROMPT), length - len(after)
+  first, last = (words(part) for part in around)
   least = len(first) + len(last) + len(after)
   if length <= least:
     raise UserError(
@@ -116,7 +116,7 @@ def qwen_vl_towers(
     )
 
   def whole(text: str) -> list[int]:
-    tokens = words(text.join(asked))
+    tokens = words(text.join(around))
     if len(tokens) <= room:
       return tokens
     # As many tokens of the prompt as there is room for beside the question.

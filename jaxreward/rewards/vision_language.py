@@ -258,7 +258,7 @@ class Options:
     require_counts(
       "", least=0, microbatch=self.microbatch, most_pixels=self.most_pixels
     )
-    if self.adapter and self.weights in (tiny.NAME, *qwen_vl.SIZES):
+    if self.adapter and tiny.has_no_files(self.weights):
       raise UserError(
         f'adapter={shown(self.adapter, 100)}: weights="{self.weights}" takes'
         " none; remove it, or name the weights that it was trained on"

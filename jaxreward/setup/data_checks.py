@@ -22,7 +22,7 @@ from jaxreward.errors import UserError, shown
 from jaxreward.models import hub, packages
 from jaxreward.models.text import qwen3_prompts, qwen_prompts
 from jaxreward.models.vision import encoders
-from jaxreward.models.vlm import qwen_vl, small_judge, tiny
+from jaxreward.models.vlm import small_judge, tiny
 from jaxreward.rewards import references
 from jaxreward.setup import rewards as reward_setup
 
@@ -112,9 +112,8 @@ def require_weights(
 def _require_place(spec: str, field: str) -> None:
   place = spec.partition(":")[0]
   is_hub_id = place.count("/") == 1 and not place.startswith((".", "/", "~"))
-  if spec in ("", tiny.NAME, *qwen_vl.SIZES) or (
-    is_hub_id and not epath.Path(place).exists()
-  ):
+  is_absent = is_hub_id and not epath.Path(place).exists()
+  if not spec or is_absent or tiny.has_no_files(spec):
     return
   is_packaged = spec.startswith(packages.PREFIX)
   if is_packaged and spec.removeprefix(packages.PREFIX) in packages.SHIPPED:

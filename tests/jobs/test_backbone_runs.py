@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.job, pytest.mark.turns(4, 0)]
 @pytest.fixture(autouse=True, scope="module")
 def one_device():
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+    tiny.use_one_device(patch)
     yield
 
 

@@ -240,7 +240,7 @@ def test_the_update_of_a_reward_model_is_traced_on_rows_of_files(monkeypatch):
     programs.append((traced, live_bytes))
     return axes
 
-  monkeypatch.setattr(compile_check.compiled, "build", build)
+  monkeypatch.setattr(compile_check.executables, "build", build)
   config = tiny.load(
     "recipes/pick_score.py:smoke", {"compile_check.job": "train_reward"}
   )

@@ -66,14 +66,14 @@ def pairs_file(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  tiny.use_one_device(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def unbroken(pairs_file, tmp_path_factory):
   workdir = epath.Path(tmp_path_factory.mktemp("unbroken"))
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+    tiny.use_one_device(patch)
     train_reward.run(make_config(source=pairs_file), workdir)
   return workdir
 

@@ -303,7 +303,7 @@ def test_devices_share_the_update(name):
 @pytest.mark.parametrize("name", rotated())
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   """On one device: others are compared with it by `test_devices_share_the_update`."""
-  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  tiny.use_one_device(monkeypatch)
   config = load(name, {"mesh.data": 1}, SIGNALS.get(name, {}))
   workdir = tiny.run(config, tmp_path / "run")
   rows = tiny.rows(workdir, "align")

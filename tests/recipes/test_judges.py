@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -14,7 +13,7 @@ from tests.recipes import test_battery as battery
 @pytest.mark.job
 @pytest.mark.parametrize("name", turns.one_due(battery.JUDGES))
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  tiny.use_one_device(monkeypatch)
   config = battery.load(name, {"mesh.data": 1, "pretrain.steps": 3})
   workdir = tiny.run(config, tmp_path / "run")
   rows = tiny.rows(workdir, "pretrain")

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -18,7 +17,7 @@ from tests.recipes import test_battery as battery
   "name", turns.one_due(battery.REWARD_MODELS + battery.PUBLISHED)
 )
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  tiny.use_one_device(monkeypatch)
   config = battery.load(name, {"mesh.data": 1})
   workdir = tiny.run(config, tmp_path / "run")
   rows = tiny.rows(workdir, "train_reward")

@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import pytest
 
 from tests import tiny, turns
@@ -14,7 +13,7 @@ from tests.recipes import test_battery as battery
 @pytest.mark.parametrize("name", turns.one_due(battery.STEERED))
 def test_the_miniature_runs_end_to_end(name, tmp_path, monkeypatch):
   """The reported reward is that of the pictures that are evaluated."""
-  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  tiny.use_one_device(monkeypatch)
   config = battery.load(name, {"mesh.data": 1})
   workdir = tiny.run(config, tmp_path / "run")
   record = json.loads((workdir / "evaluation.json").read_text())

@@ -189,7 +189,9 @@ def test_a_source_is_cropped_at_the_images_size():
     see=lambda params, images, size=None: images.mean((1, 2)),
   )
   how = SimpleNamespace(looks=True)
-  judge: Any = SimpleNamespace(reader=reader, source=0, how=how)
+  judge: Any = SimpleNamespace(
+    reader=reader, source=0, how=how, original="source"
+  )
   sources = np.full((2, 12, 40, 3), 0.5, np.float32)
   batch = PromptBatch(
     np.arange(2, dtype=np.uint32), np.zeros(2, np.int32), np.ones(2, bool),

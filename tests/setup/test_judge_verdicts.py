@@ -160,7 +160,7 @@ def test_rejection_learns_right_answers_and_groups_what_differs(
 @pytest.mark.turns(3)
 def test_stages_go_on_from_the_judge_before(tmp_path, monkeypatch):
   """Answers, then rejection sampling, then GRPO: each begins where one has ended."""
-  monkeypatch.setattr(jax, "devices", lambda *_, _all=jax.devices: _all()[:1])
+  tiny.use_one_device(monkeypatch)
   stages = {
     "answers": {},
     "right": {"verdicts.rule.name": "gated", "verdicts.credit": "reward"},

@@ -34,6 +34,11 @@ MODEL = Model(
 )  # fmt: skip
 
 
+def has_no_files(weights: str) -> bool:
+  """Whether `weights` is this model or a size without weights, and names no file."""
+  return weights == NAME or weights in qwen_vl.SIZES
+
+
 def _byte_tokens(
   marks: Mapping[str, int],
 ) -> Callable[[str], Mapping[str, list[int]]]:
